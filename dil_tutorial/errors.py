@@ -1,0 +1,25 @@
+"""One exception for input a person can mend, and the nearest-name hint that goes with it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Bad input: one line that says what is wrong, where, and how to mend it.
+
+    The command line prints it and exits with status 2; library users catch it as a ``ValueError``.
+    """
+
+
+def unknown_name(what: str, name: object, choices: Iterable[str]) -> InputError:
+    """The error for a name that is not among ``choices``, with the nearest one that is.
+
+    >>> str(unknown_name("generator", "lsfi", ["lsif", "ukl"]))
+    "unknown generator 'lsfi': did you mean 'lsif'? Known: lsif, ukl"
+    """
+    known = sorted(choices)
+    near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.6)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return InputError(f"unknown {what} {str(name)!r}: {hint}Known: {', '.join(known)}")

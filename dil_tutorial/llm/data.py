@@ -1,0 +1,218 @@
+"""From a file of preference pairs to padded token batches.
+
+A row has ``prompt``, ``chosen`` and ``rejected``: three strings, or three lists of chat messages
+(``[{"role": "user", "content": "..."}]``).  Other fields are ignored.
+
+The boundary between prompt and response follows TRL's DPOTrainer:
+
+- chat messages go through the model's chat template, the prompt with the generation prompt on;
+- plain strings are joined as they are, and the end-of-sequence token closes each response;
+- prompt + response is tokenised whole, then cut where the tokenised prompt ends;
+- ``max_length`` holds for prompt + response, the start is kept, and a pair whose prompt alone fills it is dropped
+  and counted.
+
+Where it differs from TRL: an empty response, or a chosen response equal to the rejected one, is refused instead of
+trained on; where tokens merge across the boundary the response starts at the first differing token, in each response
+by itself (TRL takes the earlier of the two for both); a string row can be wrapped as chat (``as_chat``).
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dil_tutorial.errors import InputError
+
+FIELDS = ("prompt", "chosen", "rejected")
+Pair = dict[str, Any]
+
+
+def tiny_preferences() -> Path:
+    """The small preference file written for this project: for tests and for a first try."""
+    return Path(str(resources.files("dil_tutorial.llm") / "tiny_preferences.jsonl"))
+
+
+def read_pairs(path: str | Path, limit: int | None = None) -> list[Pair]:
+    """Read and check a .jsonl or .jsonl.gz file of preference pairs; InputError names file, line and field.
+
+    >>> pairs = read_pairs(tiny_preferences(), limit=2)
+    >>> sorted(pairs[0])
+    ['chosen', 'prompt', 'rejected']
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file: give a .jsonl or .jsonl.gz file with one preference pair a line")
+    pairs: list[Pair] = []
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if limit is not None and len(pairs) == limit:
+                    break
+                if line.strip():
+                    pairs.append(check_pair(_parse(line, f"{path}:{number}"), f"{path}:{number}"))
+    except (gzip.BadGzipFile, EOFError) as error:
+        raise InputError(f"{path}: not a complete gzip file ({error}): copy or download it again") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from None
+    if not pairs:
+        raise InputError(f"{path}: holds no pairs: give one JSON object a line")
+    return pairs
+
+
+def _parse(line: str, where: str) -> object:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: broken JSON, {error.msg} at column {error.colno}: put one JSON object on the line") from None
+
+
+def check_pair(row: object, where: str) -> Pair:
+    """The prompt, chosen and rejected fields of a row, checked; ``where`` begins the error message.
+
+    >>> check_pair({"prompt": "Hi", "chosen": "Hello!", "rejected": ""}, "pairs.jsonl:3")
+    Traceback (most recent call last):
+    ...
+    dil_tutorial.errors.InputError: pairs.jsonl:3: field 'rejected' is empty: give a response, or remove the pair
+    """
+    if not isinstance(row, Mapping):
+        raise InputError(f"{where}: holds a {type(row).__name__}, not an object: give {{\"prompt\": ..., \"chosen\": ..., \"rejected\": ...}}")
+    for field in FIELDS:
+        if field not in row:
+            raise InputError(f"{where}: field '{field}' is missing: give prompt, chosen and rejected")
+        if not (isinstance(row[field], str) or _is_chat(row[field])):
+            raise InputError(
+                f"{where}: field '{field}' is of type {type(row[field]).__name__}: "
+                "give a string, or a list of {\"role\": ..., \"content\": ...} messages"
+            )
+    if len({isinstance(row[field], str) for field in FIELDS}) > 1:
+        raise InputError(f"{where}: field 'prompt', 'chosen' and 'rejected' mix strings and messages: use one form for all")
+    for field in ("chosen", "rejected"):
+        if not _text(row[field]).strip():
+            raise InputError(f"{where}: field '{field}' is empty: give a response, or remove the pair")
+    if row["chosen"] == row["rejected"]:
+        raise InputError(f"{where}: field 'chosen' equals 'rejected': such a pair says nothing, remove it")
+    return {field: row[field] for field in FIELDS}
+
+
+def _is_chat(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) > 0
+        and all(isinstance(m, Mapping) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in value)
+    )
+
+
+def _text(value: str | list[Mapping[str, str]]) -> str:
+    return value if isinstance(value, str) else "".join(message["content"] for message in value)
+
+
+def as_chat(pair: Pair) -> Pair:
+    """A pair of strings as a user's message and two assistant's answers; a pair of messages unchanged.
+
+    >>> as_chat({"prompt": "Hi", "chosen": "Hello!", "rejected": "Go away."})["chosen"]
+    [{'role': 'assistant', 'content': 'Hello!'}]
+    """
+    if not isinstance(pair["prompt"], str):
+        return pair
+    roles = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
+    return {field: [{"role": role, "content": pair[field]}] for field, role in roles.items()}
+
+
+def tokenize_pair(pair: Pair, tokenizer: Any) -> dict[str, list[int]]:
+    """Token ids of one pair: {"chosen_prompt", "chosen", "rejected_prompt", "rejected"}, prompt and response apart.
+
+    The two prompts are the same tokens unless a token merges across the boundary in one of them.
+    """
+    out: dict[str, list[int]] = {}
+    chat = not isinstance(pair["prompt"], str)
+    if chat and not tokenizer.chat_template:
+        raise InputError(f"{tokenizer.name_or_path}: the tokenizer has no chat template: give strings instead of messages")
+    for field in ("chosen", "rejected"):
+        if chat:
+            prompt = tokenizer.apply_chat_template(pair["prompt"], add_generation_prompt=True, return_dict=True)["input_ids"]
+            whole = tokenizer.apply_chat_template(pair["prompt"] + pair[field], return_dict=True)["input_ids"]
+        else:
+            prompt = tokenizer(pair["prompt"])["input_ids"]
+            ending = "" if pair[field].endswith(tokenizer.eos_token) else tokenizer.eos_token
+            whole = tokenizer(pair["prompt"] + pair[field] + ending)["input_ids"]
+        boundary = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), min(len(prompt), len(whole)))
+        out[f"{field}_prompt"], out[field] = whole[:boundary], whole[boundary:]
+    return out
+
+
+def tokenize_pairs(pairs: Iterable[Pair], tokenizer: Any, max_length: int, chat_format: bool = False) -> tuple[list[dict[str, Any]], int]:
+    """Tokenise and truncate; returns the rows that are left and how many were dropped for a prompt that fills max_length."""
+    rows, dropped = [], 0
+    for pair in pairs:
+        row: dict[str, Any] = tokenize_pair(as_chat(pair) if chat_format else pair, tokenizer)
+        longest_prompt = max(len(row["chosen_prompt"]), len(row["rejected_prompt"]))
+        if longest_prompt >= max_length:
+            dropped += 1
+            continue
+        for field in ("chosen", "rejected"):
+            row[field] = row[field][: max_length - len(row[f"{field}_prompt"])]
+        rows.append(row)
+    if not rows:
+        raise InputError(f"max_length is {max_length}: every prompt alone fills it: raise max_length")
+    return rows, dropped
+
+
+def pad_responses(responses: list[tuple[list[int], list[int]]], pad_token_id: int) -> dict[str, Tensor]:
+    """Pad N (prompt, response) token lists so that every response starts in the same column.
+
+    Prompts are padded on the left to width S, responses on the right to width T, so the last T columns are the
+    responses and a model's vocabulary head is needed for those alone.
+
+    ==================  ==========  ======================================================
+    Name                Shape       Description
+    ==================  ==========  ======================================================
+    ``input_ids``       (N, S + T)  prompt | response
+    ``attention_mask``  (N, S + T)  1 at real tokens
+    ``position_ids``    (N, S + T)  0, 1, 2, ... from the first real token
+    ``response_mask``   (N, T)      True at response tokens
+    ==================  ==========  ======================================================
+
+    >>> batch = pad_responses([([5, 6], [7]), ([8], [9, 10])], pad_token_id=0)
+    >>> batch["input_ids"].tolist()
+    [[5, 6, 7, 0], [0, 8, 9, 10]]
+    """
+    S, T = max(len(p) for p, _ in responses), max(len(r) for _, r in responses)
+    ids = torch.full((len(responses), S + T), pad_token_id)
+    mask = torch.zeros_like(ids)
+    for i, (prompt, response) in enumerate(responses):
+        span = slice(S - len(prompt), S + len(response))
+        ids[i, span] = torch.tensor(prompt + response)
+        mask[i, span] = 1
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "position_ids": (mask.cumsum(1) - 1).clamp(min=0),
+        "response_mask": mask[:, S:].bool(),
+    }
+
+
+def collate(rows: list[dict[str, Any]], pad_token_id: int) -> dict[str, Tensor]:
+    """B rows as one batch of 2B responses: the B chosen first, then the B rejected, and their reference log-probs.
+
+    The reference log-probs (B,), summed over tokens, are there once the trainer has scored them.
+    """
+    batch = pad_responses(
+        [(row[f"{field}_prompt"], row[field]) for field in ("chosen", "rejected") for row in rows], pad_token_id
+    )
+    for field in ("chosen", "rejected"):
+        if f"ref_{field}" in rows[0]:
+            batch[f"ref_{field}"] = torch.tensor([row[f"ref_{field}"] for row in rows], dtype=torch.float32)
+    return batch
+
+
+def batches(rows: list[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+    """Consecutive slices of ``rows``, the last one perhaps shorter."""
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]

@@ -1,0 +1,204 @@
+r"""DIL and its relatives: one equation, one pure function of log-ratios.
+
+``f = log pi_theta(y|x) - log pi_ref(y|x)``, the log-ratio of a response (summed over its tokens, unless you
+choose the mean: THEORY §6).  Every function takes ``f_chosen`` and ``f_rejected`` of one shape and returns the
+loss of each element, same shape: no mean, no sum, so that a toy world can weigh it by an exact law and a trainer
+can average it over a batch.  Minimise.  Half-precision inputs are lifted to float32 first.
+
+The DIL loss needs no pairing: its chosen and its denominator term are separate expectations (paper §4.4).
+**Whose samples stand for pi_ref in the second one is the whole question** (THEORY §4):
+
+============  ===============================  ==========================================================
+denominator   estimator of E_ref[g]            optimum in a full tabular class
+============  ===============================  ==========================================================
+rejected      g(y_l)            (published)    not pi_chosen: see ``toy.optima``
+mixture       (g(y_w) + g(y_l)) / 2 (repair)   pi_chosen, for every h: winners and losers average to pi_ref
+reference     g(y), y ~ pi_ref                 pi_chosen, for every h
+============  ===============================  ==========================================================
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dil_tutorial.bregman import Generator, get_generator
+from dil_tutorial.errors import InputError, unknown_name
+
+DENOMINATORS = ("rejected", "mixture", "reference")
+
+Loss = Callable[..., Tensor]
+
+
+def _lift(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def dil_loss(
+    f_chosen: Tensor,
+    f_rejected: Tensor | None,
+    generator: str | Generator = "lsif",
+    denominator: str = "rejected",
+    f_reference: Tensor | None = None,
+    beta: float = 1.0,
+) -> Tensor:
+    r"""Direct imitation learning: E[chosen_loss(f(y_w))] + E_ref[reference_loss(f)] (paper §4.4).
+
+    ``rejected`` is the loss as published, ``mixture`` its repair from the same data, ``reference`` wants
+    ``f_reference``, log-ratios of fresh samples of pi_ref (and no f_rejected).  ``beta`` scales f; for
+    beta != 1 the optimum is biased (THEORY §6.1).
+
+    >>> f_w, f_l = torch.tensor([0.5]), torch.tensor([-0.5])
+    >>> dil_loss(f_w, f_l, "ukl", "rejected")     # -f_w + e^{f_l}
+    tensor([0.1065])
+    >>> dil_loss(f_w, f_l, "ukl", "mixture")      # -f_w + (e^{f_w} + e^{f_l}) / 2
+    tensor([0.6276])
+    """
+    gen = get_generator(generator)
+    if denominator not in DENOMINATORS:
+        raise unknown_name("denominator", denominator, DENOMINATORS)
+    needed = f_reference if denominator == "reference" else f_rejected
+    if needed is None:
+        missing = "f_reference" if denominator == "reference" else "f_rejected"
+        raise InputError(f"dil_loss: denominator {denominator!r} needs {missing}: pass those log-ratios")
+    chosen_term = gen.chosen_loss(beta * _lift(f_chosen))
+    reference_term = gen.reference_loss(beta * _lift(needed))
+    if denominator == "mixture":  # (pi_chosen + pi_rejected)/2 = pi_ref, exactly
+        reference_term = (gen.reference_loss(beta * _lift(f_chosen)) + reference_term) / 2
+    return chosen_term + reference_term
+
+
+def sft_loss(f_chosen: Tensor, f_rejected: Tensor | None = None) -> Tensor:
+    """Imitate the winners by maximum likelihood: -f_w = -log pi_theta(y_w) + const, the forward KL.
+
+    The loser plays no part; it is in the signature so that every loss is called alike.
+
+    >>> sft_loss(torch.tensor([0.5]))
+    tensor([-0.5000])
+    """
+    return -_lift(f_chosen)
+
+
+def dpo_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 0.1) -> Tensor:
+    """Direct preference optimisation (Rafailov et al., 2023): -log sigmoid(beta (f_w - f_l)).
+
+    Under Bradley–Terry pairs its optimum is pi_ref exp(R/beta)/Z, the optimum of RLHF.
+
+    >>> dpo_loss(torch.tensor([0.0]), torch.tensor([0.0]))
+    tensor([0.6931])
+    """
+    return -F.logsigmoid(beta * (_lift(f_chosen) - _lift(f_rejected)))
+
+
+def cpc_loss(score: Tensor, negatives: Tensor) -> Tensor:
+    """CPC/InfoNCE (ranking NCE): -log e^s / (e^s + sum_k e^{s_k}); (...), (..., K) -> (...).
+
+    With one negative and s = f this is DPO at beta = 1.  With negatives drawn from pi_ref independently of the
+    positive ~ pi_chosen, s learns log(pi_chosen/pi_ref) + c (THEORY §2.3).
+
+    >>> cpc_loss(torch.tensor(0.0), torch.tensor([0.0]))
+    tensor(0.6931)
+    """
+    score, negatives = _lift(score), _lift(negatives)
+    return torch.logsumexp(torch.cat([score.unsqueeze(-1), negatives], -1), -1) - score
+
+
+def ipo_loss(f_chosen: Tensor, f_rejected: Tensor, tau: float = 0.5) -> Tensor:
+    """Identity preference optimisation (Azar et al., 2024): (f_w - f_l - 1/(2 tau))^2.
+
+    Its optimum is pi_ref exp(w/tau)/Z, w the win rate against pi_ref.
+
+    >>> ipo_loss(torch.tensor([1.0]), torch.tensor([0.0]), tau=0.5)
+    tensor([0.])
+    """
+    return (_lift(f_chosen) - _lift(f_rejected) - 1 / (2 * tau)) ** 2
+
+
+def nca_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 1.0) -> Tensor:
+    """Noise-contrastive alignment for pairs (Chen et al., 2024), from its own paper.
+
+    At beta = 1 it is DIL with BCE and the repaired denominator, an identity the ledger checks.
+
+    >>> nca_loss(torch.tensor([0.0]), torch.tensor([0.0]))
+    tensor([1.3863])
+    """
+    g_w, g_l = beta * _lift(f_chosen), beta * _lift(f_rejected)
+    return -F.logsigmoid(g_w) - 0.5 * (F.logsigmoid(-g_w) + F.logsigmoid(-g_l))
+
+
+def bco_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 1.0, delta: float = 0.0) -> Tensor:
+    """Binary classifier optimisation (Jung et al., 2024); ``delta`` is its reward shift.
+
+    At beta = 1 and delta = 0 it is DIL with BCE as published.
+
+    >>> bco_loss(torch.tensor([0.0]), torch.tensor([0.0]))
+    tensor([1.3863])
+    """
+    return -F.logsigmoid(beta * _lift(f_chosen) - delta) - F.logsigmoid(-(beta * _lift(f_rejected) - delta))
+
+
+def simpo_loss(logp_chosen: Tensor, logp_rejected: Tensor, beta: float = 2.0, gamma: float = 1.0) -> Tensor:
+    """SimPO (Meng et al., 2024): -log sigmoid(beta (l_w - l_l) - gamma).
+
+    Reference-free: takes *mean* log-probabilities per token, log pi_theta(y)/|y|, not log-ratios.
+
+    >>> simpo_loss(torch.tensor([0.5]), torch.tensor([0.0]))
+    tensor([0.6931])
+    """
+    return -F.logsigmoid(beta * (_lift(logp_chosen) - _lift(logp_rejected)) - gamma)
+
+
+LOSSES: dict[str, Loss] = {
+    "dil": dil_loss,
+    "sft": sft_loss,
+    "dpo": dpo_loss,
+    "ipo": ipo_loss,
+    "nca": nca_loss,
+    "bco": bco_loss,
+    "simpo": simpo_loss,
+}
+REFERENCE_FREE = ("simpo",)  # fed log-probabilities instead of log-ratios
+
+
+def make_loss(name: str, **settings: Any) -> Loss:
+    """The loss called ``name`` with its settings bound: what both the toy and the trainer differentiate.
+
+    Settings a loss does not have, and names that do not exist, raise InputError; nothing is ignored.
+
+    >>> loss = make_loss("dil", generator="bce", denominator="mixture")
+    >>> loss(torch.tensor([0.0]), torch.tensor([0.0]))
+    tensor([1.3863])
+    >>> make_loss("dpo", tau=1.0)
+    Traceback (most recent call last):
+    ...
+    dil_tutorial.errors.InputError: unknown setting of the dpo loss 'tau': Known: beta
+    """
+    if name not in LOSSES:
+        raise unknown_name("loss", name, LOSSES)
+    known = [p for p in inspect.signature(LOSSES[name]).parameters if not p.startswith(("f_", "logp_"))]
+    for key, value in settings.items():
+        if key not in known:
+            raise unknown_name(f"setting of the {name} loss", key, known)
+        if key in ("beta", "tau") and not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+            raise InputError(f"loss {name!r}: {key} is {value!r}: give a positive number")
+    if "generator" in settings:
+        settings["generator"] = get_generator(settings["generator"])
+    if settings.get("denominator", "rejected") not in DENOMINATORS:
+        raise unknown_name("denominator", settings["denominator"], DENOMINATORS)
+    return functools.partial(LOSSES[name], **settings)
+
+
+def needs_reference_samples(loss: Loss) -> bool:
+    """Whether ``loss`` (from make_loss) wants ``f_reference``: DIL with the ``reference`` denominator.
+
+    >>> needs_reference_samples(make_loss("dil", denominator="reference"))
+    True
+    """
+    return getattr(loss, "keywords", {}).get("denominator") == "reference"

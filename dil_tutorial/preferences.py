@@ -1,0 +1,146 @@
+r"""What does a preference data set contain?  Two distributions that average to the reference.
+
+Notation (used everywhere in this project; the paper is arXiv:2503.05079, cited by section):
+
+========================  ==============  ==================================================
+Symbol                    Shape           Description
+========================  ==============  ==================================================
+``ref``  = pi_ref(y|x)    (..., Y)        reference policy; each row sums to one
+``reward``  = R(x, y)     (..., Y)        the labeller's true reward, in nats (log-odds)
+``preference``  = P       (..., Y, Y)     P[y, y'] = probability that y is preferred to y'
+w(y)                      (..., Y)        win rate of y against a draw from pi_ref, in [0, 1]
+t(y) = 2 w(y) - 1         (..., Y)        advantage, in [-1, 1]
+========================  ==============  ==================================================
+
+A pair is made by drawing y, y' ~ pi_ref independently and letting P name the winner:
+``p(y_w, y_l | x) = 2 pi_ref(y_w) pi_ref(y_l) P(y_w > y_l)``.  The winner and the loser are
+therefore *not* independent of each other.  Leading dimensions ``...`` (prompts) broadcast.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dil_tutorial.errors import InputError
+
+ATOL = 1e-8  # how far a row may be from summing to one, and P + P^T from one: rounding, not error
+
+
+def check_policy(policy: Tensor, name: str = "ref") -> Tensor:
+    """Return ``policy`` (..., Y) if every row is a probability distribution; raise InputError if not.
+
+    >>> check_policy(torch.tensor([0.5, 0.4]))
+    Traceback (most recent call last):
+    ...
+    dil_tutorial.errors.InputError: ref: row 0 sums to 0.9, not 1: divide the row by its sum
+    """
+    if policy.ndim == 0 or policy.shape[-1] == 0:
+        raise InputError(f"{name}: shape {tuple(policy.shape)} holds no responses: give shape (..., Y)")
+    rows = policy.reshape(-1, policy.shape[-1])
+    for i, row in enumerate(rows):
+        if not row.isfinite().all():
+            raise InputError(f"{name}: row {i} holds NaN or infinity: every entry must be a finite number")
+        if (row < 0).any():
+            raise InputError(f"{name}: row {i} holds {row.min().item():.6g}: probabilities cannot be negative")
+        if abs(row.sum().item() - 1) > ATOL:
+            raise InputError(f"{name}: row {i} sums to {row.sum().item():.6g}, not 1: divide the row by its sum")
+    return policy
+
+
+def check_preference(preference: Tensor, name: str = "preference") -> Tensor:
+    """Return ``preference`` (..., Y, Y) if P is in [0, 1] and P + P^T = 1; raise InputError if not.
+
+    The diagonal is then 1/2: a response ties with itself.
+    """
+    if preference.ndim < 2 or preference.shape[-1] != preference.shape[-2]:
+        raise InputError(f"{name}: shape {tuple(preference.shape)} is not square: give shape (..., Y, Y)")
+    if not preference.isfinite().all():
+        raise InputError(f"{name}: holds NaN or infinity: every entry must be a probability")
+    if ((preference < 0) | (preference > 1)).any():
+        raise InputError(f"{name}: holds entries outside [0, 1]: every entry must be a probability")
+    gap = (preference + preference.mT - 1).abs()
+    if gap.max() > ATOL:
+        *_, i, j = (int(k) for k in torch.unravel_index(gap.argmax(), gap.shape))
+        total = (preference + preference.mT).flatten()[gap.argmax()].item()
+        raise InputError(
+            f"{name}: P[{i},{j}] + P[{j},{i}] = {total:.6g}, not 1: "
+            f"set P[{j},{i}] = 1 - P[{i},{j}] (and 1/2 on the diagonal)"
+        )
+    return preference
+
+
+def bradley_terry(reward: Tensor) -> Tensor:
+    """P(y > y') = sigmoid(R(y) - R(y')): rewards (..., Y) -> preferences (..., Y, Y).
+
+    >>> bradley_terry(torch.tensor([0.0, 0.0]))
+    tensor([[0.5000, 0.5000],
+            [0.5000, 0.5000]])
+    """
+    return torch.sigmoid(reward.unsqueeze(-1) - reward.unsqueeze(-2))
+
+
+def hard_labels(reward: Tensor) -> Tensor:
+    """P(y > y') in {0, 1/2, 1}: the higher reward always wins, a tie is a fair coin. (..., Y) -> (..., Y, Y)."""
+    return (torch.sign(reward.unsqueeze(-1) - reward.unsqueeze(-2)) + 1) / 2
+
+
+def win_rate(ref: Tensor, preference: Tensor) -> Tensor:
+    """w(y) = E_{y' ~ pi_ref} P(y > y'): (..., Y), (..., Y, Y) -> (..., Y)."""
+    return (preference * ref.unsqueeze(-2)).sum(-1)
+
+
+def advantage(ref: Tensor, preference: Tensor) -> Tensor:
+    """t(y) = 2 w(y) - 1, the edge of y over the reference; E_{pi_ref} t = 0.  (..., Y)."""
+    return 2 * win_rate(ref, preference) - 1
+
+
+def pi_chosen(ref: Tensor, preference: Tensor) -> Tensor:
+    """The law of the winners (paper §4.1): pi_chosen = 2 pi_ref w = pi_ref (1 + t).  (..., Y)."""
+    return 2 * ref * win_rate(ref, preference)
+
+
+def pi_rejected(ref: Tensor, preference: Tensor) -> Tensor:
+    """The law of the losers: pi_rejected = 2 pi_ref (1 - w) = pi_ref (1 - t).  (..., Y)."""
+    return 2 * ref * win_rate(ref, preference.mT)  # a loss of y is a win of y': 1 - P = P^T, exact where w -> 1
+
+
+def pair_law(ref: Tensor, preference: Tensor) -> Tensor:
+    """p(y_w, y_l | x) = 2 pi_ref(y_w) pi_ref(y_l) P(y_w > y_l): (..., Y, Y), rows y_w, columns y_l."""
+    return 2 * ref.unsqueeze(-1) * ref.unsqueeze(-2) * preference
+
+
+def sample_pairs(
+    ref: Tensor, preference: Tensor, pairs: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw ``pairs`` labelled pairs a prompt: (X, Y), (X, Y, Y) -> indices y_w, y_l, each (X, pairs).
+
+    Done as the data are really made: two independent draws from pi_ref, then the label.
+
+    >>> ref, P = torch.full((1, 2), 0.5), hard_labels(torch.tensor([[0.0, 1.0]]))
+    >>> y_w, y_l = sample_pairs(ref, P, 1000, torch.Generator().manual_seed(0))
+    >>> bool((y_w >= y_l).all())
+    True
+    """
+    y = torch.multinomial(ref, 2 * pairs, replacement=True, generator=generator)  # (X, 2 pairs)
+    first, second = y[:, :pairs], y[:, pairs:]
+    prompt = torch.arange(ref.shape[0]).unsqueeze(-1)
+    coin = torch.rand(first.shape, generator=generator, dtype=ref.dtype)
+    first_wins = coin < preference[prompt, first, second]
+    return torch.where(first_wins, first, second), torch.where(first_wins, second, first)
+
+
+def best_of_n(ref: Tensor, reward: Tensor, n: int) -> Tensor:
+    """The exact law of the best of ``n`` draws from pi_ref, ties shared as pi_ref shares them.  (..., Y).
+
+    The best is at most R(y) with probability F(y)^n, F the reference's distribution function of R.
+
+    >>> best_of_n(torch.tensor([0.5, 0.5]), torch.tensor([0.0, 1.0]), 2)
+    tensor([0.2500, 0.7500])
+    """
+    below = (reward.unsqueeze(-2) < reward.unsqueeze(-1)).to(ref.dtype)  # [y, y'] = 1 where R(y') < R(y)
+    tied = (reward.unsqueeze(-2) == reward.unsqueeze(-1)).to(ref.dtype)
+    mass_below = (below * ref.unsqueeze(-2)).sum(-1)
+    mass_tied = (tied * ref.unsqueeze(-2)).sum(-1)
+    tie_wins = (mass_below + mass_tied) ** n - mass_below**n
+    return torch.where(ref > 0, ref * tie_wins / mass_tied, 0.0)

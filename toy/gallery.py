@@ -1,0 +1,53 @@
+"""Worlds worth meeting, by name.  Each is deterministic and small enough to draw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from toy.worlds import World
+
+
+def bandit(scale: float = 1.5) -> World:
+    """One prompt, eight responses, Bradley–Terry labels; rewards of s.d. ``scale``, the best response rare a priori.
+
+    >>> bandit().ref.shape
+    torch.Size([1, 8])
+    """
+    ref = torch.tensor([0.22, 0.19, 0.16, 0.13, 0.11, 0.09, 0.06, 0.04], dtype=torch.float64)
+    reward = torch.tensor([-0.3, 0.6, -1.5, 0.2, 1.0, -0.9, -0.4, 1.3], dtype=torch.float64)
+    return World.from_reward(ref, scale * (reward - reward.mean()) / reward.std())
+
+
+def rock_paper_scissors(strength: float = 0.4) -> World:
+    """Each response beats the next with probability 1/2 + strength, in a circle: no reward explains it.
+
+    The reference plays rock most, so paper has the highest advantage *against this reference*.
+
+    >>> rock_paper_scissors().advantage.argmax().item()
+    1
+    """
+    beats = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]], dtype=torch.float64)
+    return World([0.5, 0.25, 0.25], 0.5 + strength * beats)  # rock, paper, scissors
+
+
+def bimodal(prompts: int = 5, responses: int = 41) -> World:
+    """Responses on a line from -1 to 1; two good regions whose balance shifts with the prompt.  (prompts, responses).
+
+    >>> bimodal().ref.shape
+    torch.Size([5, 41])
+    """
+    y = torch.linspace(-1, 1, responses, dtype=torch.float64)
+    balance = torch.linspace(-1, 1, prompts, dtype=torch.float64).unsqueeze(1)
+    left, right = torch.exp(-(((y + 0.5) / 0.15) ** 2)), torch.exp(-(((y - 0.5) / 0.15) ** 2))
+    reward = 3 * (left * (1 - balance) + right * (1 + balance))
+    ref = torch.softmax(-(y**2) / 0.5, 0).expand(prompts, -1)
+    return World.from_reward(ref, reward)
+
+
+GALLERY: dict[str, Callable[[], World]] = {
+    "bandit": bandit,
+    "rock-paper-scissors": rock_paper_scissors,
+    "bimodal": bimodal,
+}
