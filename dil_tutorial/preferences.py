@@ -64,8 +64,7 @@ def check_preference(preference: Tensor, name: str = "preference") -> Tensor:
         *_, i, j = (int(k) for k in torch.unravel_index(gap.argmax(), gap.shape))
         total = (preference + preference.mT).flatten()[gap.argmax()].item()
         raise InputError(
-            f"{name}: P[{i},{j}] + P[{j},{i}] = {total:.6g}, not 1: "
-            f"set P[{j},{i}] = 1 - P[{i},{j}] (and 1/2 on the diagonal)"
+            f"{name}: P[{i},{j}] + P[{j},{i}] = {total:.6g}, not 1: set P[{j},{i}] = 1 - P[{i},{j}] (and 1/2 on the diagonal)"
         )
     return preference
 
@@ -110,9 +109,7 @@ def pair_law(ref: Tensor, preference: Tensor) -> Tensor:
     return 2 * ref.unsqueeze(-1) * ref.unsqueeze(-2) * preference
 
 
-def sample_pairs(
-    ref: Tensor, preference: Tensor, pairs: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
+def sample_pairs(ref: Tensor, preference: Tensor, pairs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Draw ``pairs`` labelled pairs a prompt: (X, Y), (X, Y, Y) -> indices y_w, y_l, each (X, pairs).
 
     Done as the data are really made: two independent draws from pi_ref, then the label.

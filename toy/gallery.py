@@ -29,7 +29,7 @@ def rock_paper_scissors(strength: float = 0.4) -> World:
     1
     """
     beats = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]], dtype=torch.float64)
-    return World([0.5, 0.25, 0.25], 0.5 + strength * beats)  # rock, paper, scissors
+    return World(torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64), 0.5 + strength * beats)  # rock, paper, scissors
 
 
 def bimodal(prompts: int = 5, responses: int = 41) -> World:

@@ -29,11 +29,9 @@ BISECTIONS = 60  # halvings: more than the 53 bits of a float64
 
 def rlhf(world: World, beta: float = 1.0) -> Tensor:
     """pi_ref exp(R/beta)/Z, the optimum of RLHF and, under Bradley–Terry pairs, of DPO.  (X, Y)."""
-    if world.reward is None:
-        raise InputError("rlhf: this world has preferences but no reward: make it with World.from_reward")
     if not beta > 0:
         raise InputError(f"rlhf: beta is {beta}: give a positive number")
-    return gibbs.rlhf_optimum(world.ref, world.reward, beta)
+    return gibbs.rlhf_optimum(world.ref, world.true_reward, beta)
 
 
 def ipo(world: World, tau: float = 0.5) -> Tensor:

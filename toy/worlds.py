@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from dil_tutorial import preferences
-from dil_tutorial.errors import InputError
+from dil_tutorial.errors import InputError, unknown_name
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,9 @@ class World:
         """Bradley–Terry labels P = sigmoid(R - R'), or with ``hard`` the higher reward always wins."""
         ref, reward = as_table("ref", ref), as_table("reward", reward)
         if reward.shape[-1:] != ref.shape[-1:] or reward.ndim > 2:
-            raise InputError(f"reward: shape {tuple(reward.shape)} does not fit ref's {tuple(ref.shape)}: one reward a response")
+            raise InputError(
+                f"reward: shape {tuple(reward.shape)} does not fit ref's {tuple(ref.shape)}: one reward a response"
+            )
         if not reward.isfinite().all():
             raise InputError("reward: holds NaN or infinity: every entry must be a finite number")
         if ref.ndim == 1:
@@ -68,9 +72,7 @@ class World:
         return cls(ref, label(reward), reward)
 
     @classmethod
-    def random(
-        cls, seeds: Iterable[int], responses: int = 6, scale: float = 1.5, kind: str = "bradley-terry"
-    ) -> World:
+    def random(cls, seeds: Iterable[int], responses: int = 6, scale: float = 1.5, kind: str = "bradley-terry") -> World:
         """One prompt a seed, each drawn from its own seed: Dirichlet reference, Gaussian rewards of s.d. ``scale``.
 
         ``kind``: "bradley-terry", "hard" (a total order), or "any" (a random P, in general no reward behind it).
@@ -86,6 +88,13 @@ class World:
         if kind == "any":
             return cls(ref, any_preference)
         return cls.from_reward(ref, reward, hard=kind == "hard")
+
+    @property
+    def true_reward(self) -> Tensor:
+        """The labeller's reward R, (X, Y); InputError where the world has preferences only."""
+        if self.reward is None:
+            raise InputError("this world has preferences but no reward: make it with World.from_reward")
+        return self.reward
 
     @property
     def win_rate(self) -> Tensor:
@@ -119,3 +128,35 @@ def as_table(name: str, values: object) -> Tensor:
         return torch.as_tensor(values, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
         raise InputError(f"{name}: not a rectangular table of numbers: give lists of equal length") from None
+
+
+def read_world(path: Path) -> World:
+    """A world from a JSON file with ``ref`` and either ``reward`` (and perhaps ``hard``) or ``preference``."""
+    if not path.is_file():
+        raise InputError(f'{path}: no such file: give JSON such as {{"ref": [0.5, 0.5], "reward": [0, 1]}}')
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8 text: save it as UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{error.lineno}: broken JSON, {error.msg} at column {error.colno}") from None
+    if not isinstance(content, dict):
+        raise InputError(f'{path}: holds a {type(content).__name__}, not an object: give {{"ref": ..., "reward": ...}}')
+    fields = ("ref", "reward", "preference", "hard")
+    for key in content:
+        if key not in fields:
+            raise InputError(f"{path}: {unknown_name('field', key, fields)}")
+    if "ref" not in content:
+        raise InputError(f"{path}: field 'ref' is missing: give the reference policy")
+    if ("reward" in content) == ("preference" in content):
+        raise InputError(f"{path}: give one of the fields 'reward' and 'preference'")
+    try:
+        if "preference" in content:
+            if "hard" in content:
+                raise InputError("field 'hard' goes with 'reward': with 'preference' say 0 or 1 there")
+            return World(content["ref"], content["preference"])
+        if not isinstance(content.get("hard", False), bool):
+            raise InputError(f"field 'hard' is {content['hard']!r}: give true or false")
+        return World.from_reward(content["ref"], content["reward"], hard=content.get("hard", False))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None

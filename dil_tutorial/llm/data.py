@@ -70,7 +70,9 @@ def _parse(line: str, where: str) -> object:
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
-        raise InputError(f"{where}: broken JSON, {error.msg} at column {error.colno}: put one JSON object on the line") from None
+        raise InputError(
+            f"{where}: broken JSON, {error.msg} at column {error.colno}: put one JSON object on the line"
+        ) from None
 
 
 def check_pair(row: object, where: str) -> Pair:
@@ -82,14 +84,16 @@ def check_pair(row: object, where: str) -> Pair:
     dil_tutorial.errors.InputError: pairs.jsonl:3: field 'rejected' is empty: give a response, or remove the pair
     """
     if not isinstance(row, Mapping):
-        raise InputError(f"{where}: holds a {type(row).__name__}, not an object: give {{\"prompt\": ..., \"chosen\": ..., \"rejected\": ...}}")
+        raise InputError(
+            f'{where}: holds a {type(row).__name__}, not an object: give {{"prompt": ..., "chosen": ..., "rejected": ...}}'
+        )
     for field in FIELDS:
         if field not in row:
             raise InputError(f"{where}: field '{field}' is missing: give prompt, chosen and rejected")
         if not (isinstance(row[field], str) or _is_chat(row[field])):
             raise InputError(
                 f"{where}: field '{field}' is of type {type(row[field]).__name__}: "
-                "give a string, or a list of {\"role\": ..., \"content\": ...} messages"
+                'give a string, or a list of {"role": ..., "content": ...} messages'
             )
     if len({isinstance(row[field], str) for field in FIELDS}) > 1:
         raise InputError(f"{where}: field 'prompt', 'chosen' and 'rejected' mix strings and messages: use one form for all")
@@ -142,12 +146,16 @@ def tokenize_pair(pair: Pair, tokenizer: Any) -> dict[str, list[int]]:
             prompt = tokenizer(pair["prompt"])["input_ids"]
             ending = "" if pair[field].endswith(tokenizer.eos_token) else tokenizer.eos_token
             whole = tokenizer(pair["prompt"] + pair[field] + ending)["input_ids"]
-        boundary = next((i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), min(len(prompt), len(whole)))
+        boundary = next(
+            (i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), min(len(prompt), len(whole))
+        )
         out[f"{field}_prompt"], out[field] = whole[:boundary], whole[boundary:]
     return out
 
 
-def tokenize_pairs(pairs: Iterable[Pair], tokenizer: Any, max_length: int, chat_format: bool = False) -> tuple[list[dict[str, Any]], int]:
+def tokenize_pairs(
+    pairs: Iterable[Pair], tokenizer: Any, max_length: int, chat_format: bool = False
+) -> tuple[list[dict[str, Any]], int]:
     """Tokenise and truncate; returns the rows that are left and how many were dropped for a prompt that fills max_length."""
     rows, dropped = [], 0
     for pair in pairs:

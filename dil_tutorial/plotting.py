@@ -1,0 +1,96 @@
+"""Figures in one style: colour-blind safe, readable without colour too, saved as PNG and SVG."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+# Okabe and Ito's palette, which readers with any colour vision can tell apart; a marker goes with each colour.
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F"]
+MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
+STYLE: Any = {
+    "figure.facecolor": "white",  # also on a dark page
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "axes.titlesize": 11,
+    "font.size": 10,
+    "svg.hashsalt": "dil",  # the same figure gives the same file
+}
+
+
+def new_figure(columns: int = 1, width: float = 7.2, height: float = 3.4) -> tuple[Figure, list[Axes]]:
+    """A figure with ``columns`` axes side by side, outside pyplot's global state."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained", dpi=120)
+        axes = figure.subplots(1, columns, squeeze=False)[0]
+    return figure, list(axes)
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write ``stem``.png and ``stem``.svg; returns their paths."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(paths[0], metadata={"Software": None})
+        figure.savefig(paths[1], metadata={"Date": None})
+    return paths
+
+
+def policies(axes: Axes, named: Mapping[str, Tensor], labels: Sequence[str] | None = None, title: str = "") -> None:
+    """Policies over one prompt's responses as grouped bars; each value of ``named`` is (Y,)."""
+    count = len(next(iter(named.values())))
+    width = 0.84 / len(named)
+    for i, (name, probabilities) in enumerate(named.items()):
+        x = np.arange(count) + (i - (len(named) - 1) / 2) * width
+        axes.bar(x, probabilities.numpy(), width, label=name, color=COLOURS[i % len(COLOURS)])
+    axes.set_xticks(np.arange(count), labels or [str(i) for i in range(count)])
+    axes.set_ylabel("probability")
+    axes.set_title(title, loc="left")
+    axes.grid(visible=False, axis="x")
+    axes.margins(y=0.25)  # room for the legend above the bars
+    axes.legend(frameon=False, ncols=2, loc="upper left", fontsize=9)
+
+
+def curves(
+    axes: Axes, named: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str, title: str = ""
+) -> None:
+    """Lines (x, y) by name, each with its own colour and marker."""
+    for i, (name, (x, y)) in enumerate(named.items()):
+        marks = max(1, len(x) // 8)
+        axes.plot(
+            x,
+            y,
+            label=name,
+            color=COLOURS[i % len(COLOURS)],
+            marker=MARKERS[i % len(MARKERS)],
+            markevery=(i % marks, marks),
+            ms=5,
+        )
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.set_title(title, loc="left")
+    axes.legend(frameon=False)
+
+
+def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Loss, margins and log-ratios of a training run, from ``trainer.state.log_history``."""
+    rows = [row for row in history if "loss" in row]
+    steps = [row["step"] for row in rows]
+    figure, (left, middle, right) = new_figure(columns=3, width=11)
+    curves(left, {"loss": (steps, [row["loss"] for row in rows])}, "optimiser step", "loss", "Loss")
+    margins = {"margin": (steps, [row["rewards/margins"] for row in rows])}
+    curves(middle, margins, "optimiser step", "beta (f chosen - f rejected), nats", "Margin")
+    ratios = {side: (steps, [row[f"logratios/{side}"] for row in rows]) for side in ("chosen", "rejected")}
+    curves(right, ratios, "optimiser step", "f = log pi/pi_ref, nats", "Log-ratios")
+    for axes in (middle, right):
+        axes.axhline(0, color="black", lw=0.8)
+    return figure

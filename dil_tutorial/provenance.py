@@ -1,0 +1,49 @@
+"""Results files say where they come from, and appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from dil_tutorial import __version__
+from dil_tutorial.errors import InputError
+
+PACKAGES = ("torch", "transformers", "numpy", "matplotlib")
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, machine, command and time, for the head of a results file.
+
+    >>> sorted(provenance())
+    ['command', 'machine', 'time', 'versions']
+    """
+    versions = {"dil-tutorial": __version__, "python": platform.python_version()}
+    versions |= {package: metadata.version(package) for package in PACKAGES}
+    return {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
+        "versions": versions,
+    }
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write to a temporary file beside ``path``, then rename: never half a file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}): choose another place") from None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """``content`` as indented JSON, atomically."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -1,0 +1,131 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 00 · Orientation
+#
+# **Reinforcement learning from human feedback is imitation learning.** That is the thesis of a paper by Xiao et al.
+# (ICLR 2025, [arXiv:2503.05079](https://arxiv.org/abs/2503.05079)), and from it follows a method, *Direct Imitation
+# Learning* (DIL): train a language model to imitate the responses that people chose.
+#
+# This tutorial rebuilds the argument from nothing, on worlds so small that every answer is known exactly, and then
+# takes the very same loss functions to a real language model. One rule holds throughout:
+#
+# > **Every claim is a check that runs and gives a verdict**, also where the published derivation does not hold.
+#
+# After this notebook you will be able to
+# - say what a *world* is in this tutorial, and read its symbols;
+# - run a claim of the ledger and read its verdict;
+# - find your way to the module, notebook or command you need.
+
+# %% [markdown]
+# ## The smallest world
+#
+# One prompt, three responses. A *reference policy* $\pi_\text{ref}$ writes them with probabilities 0.5, 0.3 and 0.2. A
+# labeller values them by a reward $R$ and prefers $y$ to $y'$ with probability $\sigma(R(y) - R(y'))$ (Bradley–Terry).
+
+# %%
+from toy import World
+
+world = World.from_reward(ref=[0.5, 0.3, 0.2], reward=[-1.0, 0.0, 1.0])
+print("reference ", world.ref[0].numpy().round(3))
+print("preference\n", world.preference[0].numpy().round(3))
+
+# %% [markdown]
+# Draw two responses from $\pi_\text{ref}$, ask the labeller which is better, write the answer down: that is a preference
+# pair $(y_w, y_l)$, winner and loser. A preference data set is a heap of such pairs.
+#
+# **Predict before you run.** Among the *winners* of this data set, is the third response (reference 0.2, best reward) more
+# frequent than the first (reference 0.5, worst reward)?
+
+# %%
+print("winners   ", world.chosen[0].numpy().round(3))
+print("losers    ", world.rejected[0].numpy().round(3))
+
+# %% [markdown]
+# It is, but barely: 0.307 against 0.290. Winning a comparison tilts the reference only gently. How gently exactly is the subject of
+# [notebook 01](01_two_distributions.ipynb); that the tilt of RLHF is *sharper* is why "RLHF imitates the winners" needs care.
+#
+# ## The ledger
+#
+# Each statement of the derivation is a *claim*: a sentence, a source, a function from random worlds to a residual, a
+# tolerance and a recorded verdict. Here are three, run now, in front of you.
+
+# %%
+from dil_tutorial import claims
+
+claims.report("1.mixture", "1.best-of-2", "4.bce-published")
+
+# %% [markdown]
+# Three kinds of verdict:
+#
+# | verdict | meaning |
+# |---|---|
+# | **holds** | the residual is within tolerance in every random world |
+# | **holds under an assumption** | ... and without the assumption it does not, by the size given |
+# | **fails as published** | the published statement misses by the size given; the repaired statement holds |
+#
+# `dil verify` runs all of them. The table is also a page of the book: *The paper, checked*.
+
+# %%
+verdicts = [claim.verdict for claim in claims.CLAIMS]
+for verdict in (claims.HOLDS, claims.ASSUMES, claims.FAILS):
+    print(f"{verdicts.count(verdict):3d} claims: {verdict}")
+
+# %% [markdown]
+# ## The map
+#
+# Read the modules of `dil_tutorial` in this order; each is one step of the derivation and reads top to bottom.
+#
+# | module | question | paper |
+# |---|---|---|
+# | `preferences` | What does a preference data set contain? | §3, §4.1 |
+# | `rlhf` | In which sense is RLHF imitation? | §4.1 |
+# | `bregman` | How does one learn a density ratio from samples? | §4.3 |
+# | `losses` | What is the DIL loss, and who are its relatives? | §4.4 |
+# | `claims` | Is all that true? | |
+# | `llm` | Does it work on a language model? | §5 |
+#
+# The sister package `toy` has the worlds with exact answers. Nothing is written twice: the toy differentiates the same loss
+# function that the language-model trainer trains with.
+
+# %%
+from dil_tutorial.losses import make_loss
+from toy.fit import fit
+
+repaired = make_loss("dil", generator="ukl", denominator="mixture")
+print("fitted with repaired DIL", fit(world, repaired)[0].numpy().round(3))
+print("the winners' law        ", world.chosen[0].numpy().round(3))
+
+# %% [markdown]
+# ## Exercise
+#
+# **1.** In a world of two responses with reference (0.9, 0.1) and hard labels (the second response always wins), what share
+# of the winners is the second response? A pair can consist of twice the same response.
+
+# %%
+from dil_tutorial.exercises import check_answer
+
+your_share = None  # replace None by a number
+
+two = World.from_reward(ref=[0.9, 0.1], reward=[0.0, 1.0], hard=True)
+check_answer(your_share, two.chosen[0, 1], "The second response wins unless both draws are the first one.")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# The winner is the first response only if both draws are: probability $0.9^2 = 0.81$. So the share is $0.19$.
+# </details>
+#
+# ## Summary
+#
+# - A world is a reference policy and a preference; everything about it can be computed.
+# - A claim is a check with a verdict. Run it with `claims.report(...)` here, with `dil verify` in the terminal.
+# - **Next:** [01 · Two distributions](01_two_distributions.ipynb).

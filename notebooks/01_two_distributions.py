@@ -1,0 +1,233 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 01 · The two distributions in a preference data set
+#
+# Paper §3 and §4.1; module `dil_tutorial.preferences`; about 30 minutes.
+#
+# After this notebook you will be able to
+# - write down the law of the winners and of the losers for *any* labeller;
+# - say how far imitating winners can move a policy, at most;
+# - explain in which sense that is best-of-2 sampling, and how to get best-of-$2^k$ from it;
+# - name the assumption on which all of it rests.
+#
+# **The question.** Imitation needs a demonstrator. Whom does a preference data set demonstrate?
+
+# %%
+import torch
+
+from dil_tutorial import claims, plotting
+from dil_tutorial.exercises import check_answer
+from dil_tutorial.preferences import best_of_n, pi_chosen, sample_pairs
+from dil_tutorial.rlhf import kl, rlhf_optimum
+from toy import World
+from toy.gallery import bandit, rock_paper_scissors
+
+torch.set_printoptions(precision=4, sci_mode=False)
+world = bandit()  # one prompt, eight responses, Bradley–Terry labels
+
+# %% [markdown]
+# ## 1 · The law of a pair
+#
+# Draw $y, y' \sim \pi_\text{ref}$ independently and let the labeller name the winner. Either draw can be the winner, hence
+# the 2:
+#
+# $$p(y_w, y_l \mid x) = 2\, \pi_\text{ref}(y_w)\, \pi_\text{ref}(y_l)\, P(y_w \succ y_l).$$
+#
+# Sum over the loser. With the **win rate** $w(y) = E_{y' \sim \pi_\text{ref}} P(y \succ y')$ and the **advantage** $t = 2w - 1$,
+#
+# $$\pi_\text{chosen}(y) = \sum_{y_l} p(y, y_l) = 2\,\pi_\text{ref}(y)\, w(y) = \pi_\text{ref}(y)\,\bigl(1 + t(y)\bigr),
+# \qquad \pi_\text{rejected}(y) = \pi_\text{ref}(y)\,\bigl(1 - t(y)\bigr).$$
+#
+# Nothing was assumed of $P$: no Bradley–Terry, not even transitivity.
+
+# %%
+claims.report("1.chosen", "1.rejected", "1.centred", "1.tanh")
+
+# %% [markdown]
+# The formula, seen in data: 20,000 drawn pairs against the closed form.
+
+# %%
+y_w, y_l = sample_pairs(world.ref, world.preference, 20_000, torch.Generator().manual_seed(0))
+counted = torch.bincount(y_w[0], minlength=8) / y_w.numel()
+print("counted winners  ", counted.numpy().round(3))
+print("pi_ref (1 + t)   ", world.chosen[0].numpy().round(3))
+
+# %% [markdown]
+# **Predict before you run.** Add the winners' and the losers' distributions, halve. What do you get?
+
+# %%
+claims.report("1.mixture")
+
+# %% [markdown]
+# $$\frac{\pi_\text{chosen} + \pi_\text{rejected}}{2} = \pi_\text{ref}.$$
+#
+# Of course: a pair is two draws from the reference, sorted. Keep this **mixture identity**; in notebook 06 it repairs a hole in the published
+# DIL loss, at no cost in data.
+
+# %%
+order = world.true_reward[0].argsort()
+figure, (axes,) = plotting.new_figure(width=8)
+plotting.policies(
+    axes,
+    {
+        r"$\pi_{ref}$": world.ref[0, order],
+        r"$\pi_{chosen}$": world.chosen[0, order],
+        r"$\pi_{rejected}$": world.rejected[0, order],
+    },
+    [f"R={r:+.1f}" for r in world.true_reward[0, order].tolist()],
+    "Winners and losers average to the reference",
+)
+figure
+
+# %% [markdown]
+# ## 2 · A gentle tilt
+#
+# A win rate is at most 1, so $\pi_\text{chosen}/\pi_\text{ref} = 2w \le 2$: no response can become more than twice as likely, however good
+# it is. In nats, $KL(\pi_\text{chosen} \| \pi_\text{ref}) \le \log 2 - \frac12 \approx 0.19$.
+
+# %%
+claims.report("1.bound", "1.kl-bound")
+
+# %% [markdown]
+# RLHF knows no such bound: its optimum $\pi_\text{ref}\, e^{R/\beta}/Z$ is an *exponential* tilt. Move the scale of the rewards and watch the
+# two part ways. At which scale do they still agree? (Compare RLHF at $\beta = 2$: claim `1.small-rewards`.)
+
+# %%
+from dil_tutorial.widgets import frames
+
+
+def tilt_explorer(scale):
+    w = bandit(scale)
+    i = w.true_reward[0].argsort()
+    figure, (axes,) = plotting.new_figure(width=8)
+    plotting.policies(
+        axes,
+        {
+            r"$\pi_{ref}$": w.ref[0, i],
+            r"$\pi_{chosen}$": w.chosen[0, i],
+            r"RLHF, $\beta=2$": rlhf_optimum(w.ref, w.true_reward, 2.0)[0, i],
+            r"RLHF, $\beta=1$": rlhf_optimum(w.ref, w.true_reward, 1.0)[0, i],
+        },
+        [f"R={r:+.1f}" for r in w.true_reward[0, i].tolist()],
+        f"Reward scale (s.d.) {scale:g}",
+    )
+    axes.set_ylim(0, 0.8)
+    return figure
+
+
+frames(tilt_explorer, [0.25, 0.5, 1, 1.5, 2, 3, 4, 6], "Reward scale", start=2)
+
+# %%
+claims.report("1.small-rewards", "1.small-tilt", "1.small-ipo")
+
+# %% [markdown]
+# ## 3 · Best of two, and best of $2^k$
+#
+# If the better response always wins, the winner *is* the better of two draws: $\pi_\text{chosen}$ is best-of-2 sampling. With
+# Bradley–Terry labels it is a soft version of that.
+
+# %%
+claims.report("1.best-of-2", "1.kl-limit")
+
+# %% [markdown]
+# Imitate the winners, let the imitator draw the next pairs, imitate again. **Predict:** after three rounds under hard labels you
+# have best of ... 4? 6? 8?
+
+# %%
+hard = World.from_reward(world.ref, world.true_reward, hard=True)
+policy = hard.ref
+for k in range(1, 4):
+    policy = pi_chosen(policy, hard.preference)
+    same = torch.allclose(policy, best_of_n(hard.ref, hard.true_reward, 2**k))
+    print(f"after round {k}: best of {2**k}? {same}; KL to pi_ref {kl(policy, hard.ref).item():.3f} nats")
+claims.report("1.iterated")
+
+# %% [markdown]
+# ## 4 · Where this breaks
+#
+# **Winner and loser are not independent.** It is tempting to treat $y_l$ as a free sample; the published loss goes further and lets it stand for a
+# sample of $\pi_\text{ref}$. Neither is true unless the labeller tosses a coin:
+
+# %%
+claims.report("1.independent")
+
+# %% [markdown]
+# **"Prefers" need not mean "has a reward".** In rock–paper–scissors no reward explains the labels, and yet
+# $\pi_\text{chosen} = \pi_\text{ref}(1+t)$ is perfectly well defined. It depends on the reference: against an opponent
+# who likes rock, paper wins most.
+
+# %%
+rps = rock_paper_scissors()
+for name, ref, chosen in zip(["rock", "paper", "scissors"], rps.ref[0], rps.chosen[0], strict=True):
+    print(f"{name:9s} reference {ref:.3f}  winners {chosen:.3f}  ratio {chosen / ref:.2f}")
+
+# %% [markdown]
+# **The pairs must come from the reference.** If somebody else wrote the responses (as in most public data sets), the data demonstrate
+# *their* $\mu(1 + t_\mu)$, not $\pi_\text{ref}(1+t)$. The ledger has that as `4.other-data` and `4.on-reference`.
+
+# %%
+claims.report("4.other-data", "4.on-reference")
+
+# %% [markdown]
+# ## Exercises
+#
+# **1.** Compute the advantage $t$ of the eight responses from `world.ref` and `world.preference` alone.
+
+# %%
+your_t = None  # shape (8,)
+
+check_answer(your_t, world.advantage[0], "Average P[y, y'] over y' with the weights of the reference; then 2 w - 1.")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# your_t = 2 * (world.preference[0] * world.ref[0]).sum(-1) - 1
+# ```
+# The sum runs over the columns $y'$; summing over rows gives the rate of *losing*.
+# </details>
+#
+# **2.** Which hard-label world of two responses attains the bound ratio 2 most closely? Give a reference probability for the better
+# response such that $\pi_\text{chosen}/\pi_\text{ref} = 1.9$ for it.
+
+# %%
+your_p = None  # a number between 0 and 1
+
+check_answer(your_p, 0.1, "With hard labels the better response wins with w = 1 - p/2 (a tie with itself counts half).")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# $w = (1-p) \cdot 1 + p \cdot \frac12 = 1 - p/2$, so the ratio is $2 - p$, and $p = 0.1$.
+# </details>
+#
+# **3.** How many nats from the reference is best-of-16 over very many equally likely responses?
+
+# %%
+your_kl = None  # nats
+
+check_answer(your_kl, torch.log(torch.tensor(16.0, dtype=torch.float64)) - 15 / 16, "Claim 1.kl-limit has the formula.")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# $\log 16 - \frac{15}{16} \approx 1.835$.
+# </details>
+#
+# ## Summary
+#
+# - For any labeller, winners follow $\pi_\text{ref}(1+t)$, losers $\pi_\text{ref}(1-t)$, and the two average to $\pi_\text{ref}$.
+# - Imitating winners at most doubles a probability; under hard labels it is best-of-2, and iterated, best-of-$2^k$.
+# - Preferences act through the win rate only: a linear tilt, where RLHF's is exponential.
+# - It rests on pairs being drawn from the reference.
+#
+# **Source:** `dil_tutorial/preferences.py` · **Claims:** `dil verify 1` · **Before:** [00 · Orientation](00_orientation.ipynb)
