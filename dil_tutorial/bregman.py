@@ -20,7 +20,7 @@ any h     h                           -h'(e^f)             e^f h'(e^f)-h(e^f)  -
 (The named rows drop constants.)  The reference weight is always r times the chosen weight.
 
 **A departure from the formulas, on purpose.** e^{2f} overflows float32 at f = 45 and float64 at f = 355, and an
-infinite loss teaches nothing.  Where |f| > MAX_LOG_RATIO = 30 (a ratio of 1e13), a loss continues along its
+infinite loss teaches nothing.  Where ``|f| > MAX_LOG_RATIO = 30`` (a ratio of 1e13), a loss continues along its
 tangent: value and slope stay finite, of the right sign and, below the bound, exactly the table's.
 """
 

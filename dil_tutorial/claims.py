@@ -73,7 +73,7 @@ class Result:
 
     @property
     def size(self) -> float | None:
-        """How far the statement misses without its assumption or repair: the smallest miss over seeds."""
+        """The smallest miss, over seeds, of the statement without its assumption or repair."""
         return min(self.counter) if self.counter else None
 
     @property

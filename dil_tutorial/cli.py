@@ -218,13 +218,17 @@ def tour(
 
     console.rule("[bold]What you have seen")
     console.print(
-        "  A preference data set holds two distributions that average to the reference: winners and losers.\n"
-        "  SFT, NCA and DIL [bold]with the mixture denominator[/] end exactly at the winners' law, pi_chosen.\n"
-        "  DIL [bold]as published[/] (rejected responses for reference samples) does not: it goes towards RLHF,\n"
-        "  LSIF most, and LSIF and DPO let the likelihood of chosen responses fall.\n\n"
-        "  [bold]Next:[/]  dil lab              notebook 00 in JupyterLab\n"
-        "         dil verify           all claims, with their statements\n"
-        "         dil fetch-model      a real 135M-parameter model, then: dil train --help"
+        "  A preference data set holds two laws that average to the reference: winners\n"
+        "  and losers.  SFT, NCA and DIL [bold]with the mixture denominator[/] end exactly at\n"
+        "  the winners' law, pi_chosen.  DIL [bold]as published[/] (rejected responses in place of\n"
+        "  reference samples) does not: it goes towards RLHF, LSIF most; and LSIF and\n"
+        "  DPO let the likelihood of chosen responses fall.\n\n"
+        "  [bold]Open next[/]\n"
+        "    dil lab           notebook 00 in JupyterLab\n"
+        "    dil verify        all claims, with their statements\n"
+        "    dil fetch-model   a real 135M-parameter model; then dil train --help\n\n"
+        "  (The command lives in .venv/bin: source .venv/bin/activate, once a terminal.)",
+        soft_wrap=True,
     )
     if not all(result.as_recorded for result in results) or any(float(row["error"]) > 1e-8 for row in rows):  # type: ignore[arg-type]
         raise typer.Exit(1)

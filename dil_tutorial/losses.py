@@ -147,7 +147,7 @@ def bco_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 1.0, delta: flo
 def simpo_loss(logp_chosen: Tensor, logp_rejected: Tensor, beta: float = 2.0, gamma: float = 1.0) -> Tensor:
     """SimPO (Meng et al., 2024): -log sigmoid(beta (l_w - l_l) - gamma).
 
-    Reference-free: takes *mean* log-probabilities per token, log pi_theta(y)/|y|, not log-ratios.
+    Reference-free: takes *mean* log-probabilities per token, ``log pi_theta(y) / |y|``, not log-ratios.
 
     >>> simpo_loss(torch.tensor([0.5]), torch.tensor([0.0]))
     tensor([0.6931])

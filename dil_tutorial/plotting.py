@@ -45,6 +45,17 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     return paths
 
 
+def image(figure: Figure, alt: str) -> Any:
+    """The figure as a notebook output with an alternative text for those who cannot see it."""
+    import io
+
+    from IPython.display import Image
+
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return Image(buffer.getvalue(), format="png", alt=alt)
+
+
 def policies(axes: Axes, named: Mapping[str, Tensor], labels: Sequence[str] | None = None, title: str = "") -> None:
     """Policies over one prompt's responses as grouped bars; each value of ``named`` is (Y,)."""
     count = len(next(iter(named.values())))

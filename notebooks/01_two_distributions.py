@@ -86,7 +86,7 @@ plotting.policies(
     [f"R={r:+.1f}" for r in world.true_reward[0, order].tolist()],
     "Winners and losers average to the reference",
 )
-figure
+plotting.image(figure, "Bars for eight responses: the winners' share exceeds the reference's where the losers' falls short, by the same amount.")
 
 # %% [markdown]
 # ## 2 · A gentle tilt
@@ -163,7 +163,7 @@ claims.report("1.independent")
 # %% [markdown]
 # **"Prefers" need not mean "has a reward".** In rock–paper–scissors no reward explains the labels, and yet
 # $\pi_\text{chosen} = \pi_\text{ref}(1+t)$ is perfectly well defined. It depends on the reference: against an opponent
-# who likes rock, paper wins most.
+# who likes rock, paper gains most.
 
 # %%
 rps = rock_paper_scissors()
