@@ -4,14 +4,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip
 
-.PHONY: tutorial test test-core lab book lint clean
+.PHONY: tutorial test lab book lint clean
 .DEFAULT_GOAL := tutorial
 
 tutorial: .venv/base.stamp
 	$(BIN)/dil tour
 
 test: .venv/full.stamp
-	$(BIN)/python -m pytest tests/test_notebooks_strict.py -q -n 2 --dist loadfile --no-header -p no:cacheprovider
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/full.stamp
 	$(BIN)/ruff check .

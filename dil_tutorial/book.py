@@ -27,20 +27,21 @@ def ledger_page(results: Sequence[Result], seeds: int) -> str:
     lines = [
         "# The paper, checked",
         "",
-        f"Every row is a function that ran when this page was built, on {seeds} random worlds "
-        "(`dil verify`). *Residual* is the worst over the worlds; *fails by* is the smallest miss over the worlds of the "
-        "statement without its assumption, or as published. Sources: the paper {cite:p}`xiao2025dil`, and [the theory page](../theory.md).",
+        f"Every row is a function that ran when this page was built, on {seeds} random worlds (`dil verify`). *Residual*: the "
+        "worst over the worlds of the statement, under its assumption or repaired where it needs that. *Else off by*: the "
+        "smallest miss over the worlds of the statement without its assumption, or as published. Sources: the paper "
+        "{cite:p}`xiao2025dil`, and [the theory page](../theory.md).",
         "",
     ]
     for section, title in SECTIONS.items():
-        lines += [f"## {title}", "", "| claim | statement | source | verdict | residual | fails by |", "|---|---|---|---|--:|--:|"]
+        lines += [f"## {title}", "", "| claim | statement | verdict |", "|---|---|---|"]
         for result in results:
             claim = result.claim
             if not claim.id.startswith(section + "."):
                 continue
-            note = {claims.ASSUMES: f" (if: {claim.note})", claims.FAILS: f" (repaired: {claim.note})"}.get(claim.verdict, "")
-            size = "" if result.size is None else f"{result.size:.2g}"
-            cells = [f"`{claim.id}`", claim.statement + note, claim.source, f"**{result.verdict}**", f"{result.residual:.0e}", size]
+            note = {claims.ASSUMES: f" *If: {claim.note}.*", claims.FAILS: f" *Repair: {claim.note}.*"}.get(claim.verdict, "")
+            numbers = f"residual {result.residual:.0e}" + ("" if result.size is None else f", else off by {result.size:.2g}")
+            cells = [f"`{claim.id}`<br>{claim.source}", claim.statement + note, f"**{result.verdict}**<br>{numbers}"]
             lines.append("| " + " | ".join(cell.replace(r"\|", r"\Vert ").replace("|", r"\|") for cell in cells) + " |")
         lines.append("")
     return "\n".join(lines)

@@ -158,27 +158,30 @@ def plain(latex: str) -> str:
 
 @app.command()
 def optima(
-    world: Annotated[
-        Path, typer.Argument(help='JSON: {"ref": [...], "reward": [...]} or {"ref": [...], "preference": [[...]]}.')
-    ],
+    world: Annotated[Path, typer.Argument(help='JSON: {"ref": [...], "reward": [...]}, or "preference" for "reward".')],
+    json: JsonOption = None,
 ) -> None:
     """Where does every loss end in YOUR world?  Exact policies for a small world of your own."""
+    from dil_tutorial.provenance import provenance, write_json
     from toy import optima as solve
     from toy.worlds import read_world
 
     w = read_world(world)
-    columns = {"pi_ref": w.ref, "pi_chosen": w.chosen, "DIL mixture": solve.dil(w, "lsif", "mixture")}
-    columns |= {f"DIL {g.upper()} rejected": solve.dil(w, g, "rejected") for g in ("lsif", "ukl", "bce")}
-    columns["IPO 1/2"] = solve.ipo(w, 0.5)
+    policies = {"reference": w.ref, "chosen": w.chosen, "DIL mixture": solve.dil(w, "lsif", "mixture")}
+    policies |= {f"DIL {gen} rejected": solve.dil(w, gen, "rejected") for gen in ("lsif", "ukl", "bce")}
+    policies["IPO tau 0.5"] = solve.ipo(w, 0.5)
     if w.reward is not None:
-        columns["RLHF 1"] = solve.rlhf(w, 1.0)
+        policies["RLHF beta 1"] = solve.rlhf(w, 1.0)
     for x in range(len(w.ref)):
         table = Table(title=f"prompt {x}", title_justify="left")
-        for name in ["response", *columns]:
-            table.add_column(name, justify="right")
+        for name in ["y", *policies]:
+            table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
         for y in range(w.ref.shape[1]):
-            table.add_row(str(y), *(f"{policy[x, y]:.6f}" for policy in columns.values()))
+            table.add_row(str(y), *(f"{policy[x, y]:.4f}" for policy in policies.values()))
         console.print(table)
+    if json:
+        write_json(json, {**provenance(), "policies": {name: policy.tolist() for name, policy in policies.items()}})
+        console.print(f"wrote {escape(str(json))}")
 
 
 @app.command()
@@ -301,7 +304,7 @@ def train(
     recipe["data"] = str(data or recipe.get("data") or tiny_preferences())
     out = output_dir or Path("outputs") / config.stem
     trainer, checkpoint = recipes.prepare(recipe, out, resume)
-    pairs = len(trainer.train_dataset)  # type: ignore[arg-type]
+    pairs = len(trainer.train_dataset)
     dropped = f" ({trainer.dropped} dropped: the prompt alone fills max_length)" if trainer.dropped else ""
     console.print(
         f"{trainer.args.loss} on {pairs} pairs{dropped}, {trainer.args.logprobs} of log-probabilities, "
@@ -359,6 +362,10 @@ def sample(
     for row in zip(prompts, *answers, strict=True):
         table.add_row(*(escape(text) for text in row))
     console.print(table)
+    if answers[0] == answers[1]:
+        console.print(
+            "The same answers: the policy moved too little to change these words; try --temperature 1, or train longer."
+        )
 
 
 # --- Reading ---------------------------------------------------------------------------------------------------------

@@ -102,6 +102,8 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     curves(middle, margins, "optimiser step", "beta (f chosen - f rejected), nats", "Margin")
     ratios = {side: (steps, [row[f"logratios/{side}"] for row in rows]) for side in ("chosen", "rejected")}
     curves(right, ratios, "optimiser step", "f = log pi/pi_ref, nats", "Log-ratios")
+    for axes in (left, middle, right):
+        axes.xaxis.get_major_locator().set_params(integer=True)
     for axes in (middle, right):
         axes.axhline(0, color="black", lw=0.8)
     return figure

@@ -23,8 +23,12 @@ def frames(draw: Callable[[float], Figure], values: Sequence[float], label: str,
         with matplotlib.rc_context(STYLE):
             draw(value).savefig(buffer, format="png")
         images.append(ipywidgets.Image(value=buffer.getvalue(), format="png", layout={"max_width": "100%"}))
-    slider = ipywidgets.IntSlider(value=start, min=0, max=len(values) - 1, description="position", readout=False, layout={"width": "28em"})
+    slider = ipywidgets.IntSlider(
+        value=start, min=0, max=len(values) - 1, description="position", readout=False, layout={"width": "28em"}
+    )
     stack = ipywidgets.Stack(children=images, selected_index=start)
     ipywidgets.jslink((slider, "value"), (stack, "selected_index"))
-    caption = ipywidgets.Label(f"{label}, from {values[0]:g} to {values[-1]:g} (the title tells the value): drag, or use the arrow keys")
+    caption = ipywidgets.Label(
+        f"{label}, from {values[0]:g} to {values[-1]:g} (the title tells the value): drag, or use the arrow keys"
+    )
     return ipywidgets.VBox([caption, slider, stack])

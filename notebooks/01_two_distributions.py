@@ -44,8 +44,9 @@ world = bandit()  # one prompt, eight responses, Bradley–Terry labels
 #
 # Sum over the loser. With the **win rate** $w(y) = E_{y' \sim \pi_\text{ref}} P(y \succ y')$ and the **advantage** $t = 2w - 1$,
 #
-# $$\pi_\text{chosen}(y) = \sum_{y_l} p(y, y_l) = 2\,\pi_\text{ref}(y)\, w(y) = \pi_\text{ref}(y)\,\bigl(1 + t(y)\bigr),
-# \qquad \pi_\text{rejected}(y) = \pi_\text{ref}(y)\,\bigl(1 - t(y)\bigr).$$
+# $$\pi_\text{chosen}(y) = \sum_{y_l} p(y, y_l) = 2\,\pi_\text{ref}(y)\, w(y) = \pi_\text{ref}(y)\,\bigl(1 + t(y)\bigr),$$
+#
+# and over the winner: $\pi_\text{rejected}(y) = \pi_\text{ref}(y)\,\bigl(1 - t(y)\bigr)$.
 #
 # Nothing was assumed of $P$: no Bradley–Terry, not even transitivity.
 
@@ -56,7 +57,8 @@ claims.report("1.chosen", "1.rejected", "1.centred", "1.tanh")
 # The formula, seen in data: 20,000 drawn pairs against the closed form.
 
 # %%
-y_w, y_l = sample_pairs(world.ref, world.preference, 20_000, torch.Generator().manual_seed(0))
+seeded = torch.Generator().manual_seed(0)
+y_w, y_l = sample_pairs(world.ref, world.preference, 20_000, seeded)
 counted = torch.bincount(y_w[0], minlength=8) / y_w.numel()
 print("counted winners  ", counted.numpy().round(3))
 print("pi_ref (1 + t)   ", world.chosen[0].numpy().round(3))
@@ -86,7 +88,7 @@ plotting.policies(
     [f"R={r:+.1f}" for r in world.true_reward[0, order].tolist()],
     "Winners and losers average to the reference",
 )
-plotting.image(figure, "Bars for eight responses: the winners' share exceeds the reference's where the losers' falls short, by the same amount.")
+plotting.image(figure, alt="Eight responses: where winners exceed the reference, losers fall short by as much.")
 
 # %% [markdown]
 # ## 2 · A gentle tilt
@@ -124,7 +126,8 @@ def tilt_explorer(scale):
     return figure
 
 
-frames(tilt_explorer, [0.25, 0.5, 1, 1.5, 2, 3, 4, 6], "Reward scale", start=2)
+scales = [0.25, 0.5, 1, 1.5, 2, 3, 4, 6]
+frames(tilt_explorer, scales, "Reward scale", start=2)
 
 # %%
 claims.report("1.small-rewards", "1.small-tilt", "1.small-ipo")
@@ -213,9 +216,11 @@ check_answer(your_p, 0.1, "With hard labels the better response wins with w = 1 
 # **3.** How many nats from the reference is best-of-16 over very many equally likely responses?
 
 # %%
+import math
+
 your_kl = None  # nats
 
-check_answer(your_kl, torch.log(torch.tensor(16.0, dtype=torch.float64)) - 15 / 16, "Claim 1.kl-limit has the formula.")
+check_answer(your_kl, math.log(16) - 15 / 16, "Claim 1.kl-limit has the formula.")
 
 # %% [markdown]
 # <details><summary>Solution</summary>

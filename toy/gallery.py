@@ -33,7 +33,9 @@ def rock_paper_scissors(strength: float = 0.4) -> World:
 
 
 def bimodal(prompts: int = 5, responses: int = 41) -> World:
-    """Responses on a line from -1 to 1; two good regions whose balance shifts with the prompt.  (prompts, responses).
+    """Responses on a line from -1 to 1, equally likely a priori, with two good regions: (prompts, responses).
+
+    The balance of the two shifts with the prompt.
 
     >>> bimodal().ref.shape
     torch.Size([5, 41])
@@ -42,8 +44,7 @@ def bimodal(prompts: int = 5, responses: int = 41) -> World:
     balance = torch.linspace(-1, 1, prompts, dtype=torch.float64).unsqueeze(1)
     left, right = torch.exp(-(((y + 0.5) / 0.15) ** 2)), torch.exp(-(((y - 0.5) / 0.15) ** 2))
     reward = 3 * (left * (1 - balance) + right * (1 + balance))
-    ref = torch.softmax(-(y**2) / 0.5, 0).expand(prompts, -1)
-    return World.from_reward(ref, reward)
+    return World.from_reward(torch.full_like(reward, 1 / responses), reward)
 
 
 GALLERY: dict[str, Callable[[], World]] = {

@@ -54,8 +54,8 @@ def dil(world: World, generator: str | Generator = "lsif", denominator: str = "r
     """The exact optimum of the DIL loss in the full tabular class, (X, Y) probabilities.
 
     The same root is solved for every denominator, so that "the repair ends at pi_chosen" is computed, not assumed.
-    A generator known only as code needs h''(r)(A - D r) to fall in r on (0, A/D), which every h with non-increasing h''
-    has; otherwise its optimum need not be unique and InputError says so.
+    With ``rejected`` a generator known only as code needs h''(r)(A - D r) to fall in r on (0, A/D), which every h with
+    non-increasing h'' has; otherwise its optimum need not be unique and InputError says so.
 
     >>> world = World.from_reward([0.5, 0.5], [0.0, 1.0])
     >>> dil(world, "ukl", "mixture")      # pi_chosen
@@ -70,10 +70,12 @@ def dil(world: World, generator: str | Generator = "lsif", denominator: str = "r
     A = torch.where(alive, 1 + world.advantage, 1.0)
     D = torch.where(alive, world.rejected / world.ref, 1.0) if denominator == "rejected" else torch.ones_like(A)
 
+    built_in = gen is GENERATORS.get(gen.name)  # a user's own generator may carry any name
+    if not built_in and denominator == "rejected":
+        _check_unique(gen, A, D)
+
     def ratio(lam: Tensor) -> Tensor:  # lam (X, 1) -> r (X, Y)
-        if gen is GENERATORS.get(gen.name):  # a user's own generator may carry any name
-            return RATIO_AT[gen.name](A, D, lam)
-        return _ratio_by_bisection(gen, A, D, lam)
+        return RATIO_AT[gen.name](A, D, lam) if built_in else _ratio_by_bisection(gen, A, D, lam)
 
     def mass(lam: Tensor) -> Tensor:
         return (world.ref * ratio(lam)).sum(-1, keepdim=True)
@@ -83,6 +85,7 @@ def dil(world: World, generator: str | Generator = "lsif", denominator: str = "r
     while (too_low := mass(high) > 1).any():  # the mass falls to zero as lam grows, so this ends
         high = torch.where(too_low, 2 * high, high)
     lam = bisect(lambda lam: 1 - mass(lam), low, high)
+    lam = torch.where(mass(low) <= 1 + 1e-12, 0.0, lam)  # the free optimum sums to one: nothing to hold back
     return world.ref * ratio(lam)
 
 
@@ -103,11 +106,15 @@ def _ratio_by_bisection(gen: Generator, A: Tensor, D: Tensor, lam: Tensor) -> Te
         r = u.exp()
         return lam - gen.d2h(r) * (A - D * r)
 
-    steps = torch.linspace(-12, 0, 49, dtype=A.dtype)
-    profile = torch.stack([excess(top + step) for step in steps])
-    if (profile.diff(dim=0) < -1e-9 * profile.abs().max()).any():
-        raise InputError(
-            f"generator {gen.name!r}: h''(r)(A - D r) is not decreasing in r, so its optimum may not be unique: "
-            "use a generator whose h'' does not increase"
-        )
     return bisect(excess, top - 40, top).exp()
+
+
+def _check_unique(gen: Generator, A: Tensor, D: Tensor) -> None:
+    """InputError unless h''(r)(A - D r) falls in r on (0, A/D), so that every lam > 0 has one r."""
+    r = torch.logspace(-5, 0, 61, dtype=A.dtype)[:, None, None] * A / D
+    slopes = (gen.d2h(r) * (A - D * r)).diff(dim=0)
+    if (slopes > 1e-9).any():
+        raise InputError(
+            f"generator {gen.name!r}: h''(r)(A - D r) does not fall everywhere in r, so the optimum with denominator "
+            "'rejected' may not be unique: use a generator whose h'' does not increase"
+        )

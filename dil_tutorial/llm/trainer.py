@@ -17,6 +17,7 @@ BCE (THEORY §7); here ``logprobs: sum`` is the default, as the paper's derivati
 from __future__ import annotations
 
 import hashlib
+import inspect
 import signal
 from collections import defaultdict
 from collections.abc import Sequence
@@ -119,7 +120,8 @@ class DILTrainer(Trainer):
         if processing_class is None:
             raise InputError("DILTrainer: no processing_class: pass the model's tokenizer")
         self.loss_function = args.loss_function()
-        self.beta = self.loss_function.keywords.get("beta", 1.0)  # type: ignore[attr-defined]
+        beta = inspect.signature(self.loss_function).parameters.get("beta")
+        self.beta = beta.default if beta else 1.0  # bound, or the loss's own default; SFT and IPO have none
         self.dropped = 0
         pad = processing_class.pad_token_id if processing_class.pad_token_id is not None else processing_class.eos_token_id
         rows = {"train": self._tokenize(train_dataset, processing_class, args, "train")}

@@ -1,0 +1,64 @@
+"""The book builds with warnings as errors, holds what it promises, and asks no other server for anything."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("jupyter_book", reason="the book needs the book extra")
+
+from dil_tutorial import book, claims
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A build from a copy of the sources, so that a test leaves the checkout as it was."""
+    copy = tmp_path_factory.mktemp("book")
+    for folder in ("book", "notebooks"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("_build", "generated"))
+    status, index = book.build(copy)
+    assert status == 0
+    return index.parent
+
+
+def test_every_claim_is_on_the_page(site):
+    page = (site / "generated" / "ledger.html").read_text()
+    for claim in claims.CLAIMS:
+        assert claim.id in page
+    assert page.count("fails as published") >= 4
+
+
+def test_notebooks_are_pages_with_their_figures_and_widgets(site):
+    page = (site / "generated" / "01_two_distributions.html").read_text()
+    assert "application/vnd.jupyter.widget-state+json" in page
+    assert "Winners and losers average" in page or page.count("<img") >= 1
+    state = re.search(r'<script type="application/vnd.jupyter.widget-state\+json">(.*?)</script>', page, re.DOTALL)
+    models = json.loads(state.group(1))["state"].values()
+    assert sum(model["model_name"] == "ImageModel" for model in models) == 8  # every frame of the explorer
+    assert any(model["model_name"] == "LinkModel" for model in models)
+
+
+def test_no_page_asks_another_server(site):
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 8
+    for page in pages:
+        text = page.read_text()
+        assert not re.findall(r'<(?:script|img|iframe)[^>]*\ssrc="(?:https?:)?//[^"]*', text), page
+        assert not re.findall(r'<link[^>]*rel="stylesheet"[^>]*href="(?:https?:)?//[^"]*', text), page
+    theory = (site / "theory.html").read_text()
+    assert "_static/vendor/tex-svg.js" in theory
+    for name in ("tex-svg.js", "embed-amd.js", "require.js"):
+        assert (site / "_static" / "vendor" / name).stat().st_size > 10_000
+
+
+def test_a_failing_notebook_fails_the_build(tmp_path):
+    copy = tmp_path / "copy"
+    for folder in ("book", "notebooks"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("_build", "generated"))
+    notebook = copy / "notebooks" / "00_orientation.ipynb"
+    notebook.write_text(notebook.read_text().replace("from toy import World", "from toy import Wrold"))
+    assert book.build(copy)[0] != 0

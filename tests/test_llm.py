@@ -1,0 +1,232 @@
+"""Tokens, log-probabilities and the trainer, on a tiny model whose every number can be had another way."""
+
+import pytest
+import torch
+
+pytest.importorskip("accelerate", reason="language models need the llm extra")
+
+from safetensors.torch import load_file
+
+from dil_tutorial.errors import InputError
+from dil_tutorial.llm.checkpoint import load_model, load_tokenizer
+from dil_tutorial.llm.data import as_chat, pad_responses, read_pairs, tiny_preferences, tokenize_pair, tokenize_pairs
+from dil_tutorial.llm.logprobs import response_logps
+from dil_tutorial.llm.trainer import DILConfig, DILTrainer, fingerprint
+from dil_tutorial.losses import make_loss
+
+PAIRS = read_pairs(tiny_preferences())
+
+
+@pytest.fixture
+def parts(tiny_model):
+    return load_model(str(tiny_model)), load_tokenizer(str(tiny_model))
+
+
+def trainer_for(parts, tmp_path, pairs=PAIRS[:8], eval_pairs=None, **settings):
+    model, tokenizer = parts
+    settings = {"per_device_train_batch_size": 4, "max_steps": 2, "save_strategy": "no", "use_cpu": True, **settings}
+    config = DILConfig(output_dir=str(tmp_path), disable_tqdm=True, **settings)
+    return DILTrainer(model, config, pairs, eval_dataset=eval_pairs, processing_class=tokenizer)
+
+
+def logp_the_slow_way(model, prompt, response):
+    """One response alone, unpadded, position by position."""
+    logits = model(torch.tensor([prompt + response])).logits[0].double()
+    logps = torch.log_softmax(logits, -1)
+    return sum(logps[len(prompt) + k - 1, token] for k, token in enumerate(response))
+
+
+# --- Tokens ----------------------------------------------------------------------------------------------------------
+
+
+def test_boundary_and_end_token(parts):
+    tokenizer = parts[1]
+    row = tokenize_pair({"prompt": "Name a fruit:", "chosen": " A pear.", "rejected": " No.</s>"}, tokenizer)
+    assert tokenizer.decode(row["chosen_prompt"]) == "Name a fruit:"
+    assert tokenizer.decode(row["chosen"]) == " A pear.</s>"
+    assert tokenizer.decode(row["rejected"]) == " No.</s>"  # the end token is not doubled
+    chat = tokenize_pair(as_chat({"prompt": "Hi", "chosen": "Hello!", "rejected": "Go."}), tokenizer)
+    assert tokenizer.decode(chat["chosen_prompt"]) == "<s>user\nHi</s>\n<s>assistant\n"
+    assert tokenizer.decode(chat["chosen"]) == "Hello!</s>\n"
+
+
+def test_a_merge_across_the_boundary_moves_it_in_that_response_only(parts):
+    tokenizer = parts[1]
+    word = next(w for w in sorted(tokenizer.get_vocab()) if w.isascii() and w.isalpha() and len(w) == 2)
+    pair = {"prompt": f"({word[0]}", "chosen": word[1], "rejected": " no"}
+    row = tokenize_pair(pair, tokenizer)
+    for side in ("chosen", "rejected"):
+        whole = tokenizer(pair["prompt"] + pair[side] + "</s>")["input_ids"]
+        assert row[f"{side}_prompt"] + row[side] == whole
+    assert tokenizer.decode(row["chosen_prompt"]) == "("  # the first letter went into the merged token
+    assert tokenizer.decode(row["rejected_prompt"]) == pair["prompt"]
+
+
+def test_max_length_keeps_the_start_and_drops_pairs_whose_prompt_fills_it(parts):
+    tokenizer = parts[1]
+    long = {"prompt": "What is this? " * 40, "chosen": "A test.", "rejected": "No test."}
+    rows, dropped = tokenize_pairs([PAIRS[0], long], tokenizer, max_length=40)
+    assert (len(rows), dropped) == (1, 1)
+    full = tokenize_pair(PAIRS[0], tokenizer)
+    rows, _ = tokenize_pairs([PAIRS[0]], tokenizer, max_length=len(full["chosen_prompt"]) + 3)
+    assert rows[0]["chosen"] == full["chosen"][:3]
+    with pytest.raises(InputError, match="every prompt alone fills it"):
+        tokenize_pairs([long], tokenizer, max_length=40)
+
+
+# --- Log-probabilities -----------------------------------------------------------------------------------------------
+
+
+def test_padded_logps_equal_the_slow_way(parts):
+    model, tokenizer = parts[0].double().eval(), parts[1]
+    rows, _ = tokenize_pairs(PAIRS[:5], tokenizer, 200)
+    responses = [(row["chosen_prompt"], row["chosen"]) for row in rows]
+    with torch.no_grad():
+        sums, lengths = response_logps(model, pad_responses(responses, tokenizer.pad_token_id))
+        slow = torch.stack([logp_the_slow_way(model, *r) for r in responses])
+    assert torch.allclose(sums, slow, atol=1e-10)
+    assert lengths.tolist() == [len(r) for _, r in responses]
+
+
+def test_gradients_equal_the_slow_way(parts):
+    model, tokenizer = parts[0].double().train(), parts[1]
+    rows, _ = tokenize_pairs(PAIRS[:3], tokenizer, 200)
+    responses = [(row["rejected_prompt"], row["rejected"]) for row in rows]
+    weights = list(model.parameters())
+    fast = torch.autograd.grad(response_logps(model, pad_responses(responses, 1))[0].sum(), weights)
+    slow = torch.autograd.grad(sum(logp_the_slow_way(model, *r) for r in responses), weights)
+    assert all(torch.allclose(a, b, atol=1e-10) for a, b in zip(fast, slow, strict=True))
+
+
+# --- Trainer ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("logprobs", ["sum", "mean"])
+def test_the_step_is_the_loss_of_the_library_on_log_ratios(parts, tmp_path, logprobs):
+    """compute_loss after the policy has moved, against the loss function on log-ratios computed the slow way."""
+    settings = {"generator": "ukl", "denominator": "mixture"}
+    trainer = trainer_for(parts, tmp_path, pairs=PAIRS[:3], logprobs=logprobs, loss="dil", **settings)
+    reference = load_model(parts[0].name_or_path)
+    with torch.no_grad():
+        for weight in trainer.model.parameters():
+            weight.add_(0.01 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+    f = {}
+    for side in ("chosen", "rejected"):
+        values = []
+        for row in trainer.train_dataset:
+            tokens = row[f"{side}_prompt"], row[side]
+            value = logp_the_slow_way(trainer.model, *tokens) - logp_the_slow_way(reference, *tokens)
+            values.append(value / (len(row[side]) if logprobs == "mean" else 1))
+        f[side] = torch.stack(values)
+    expected = make_loss("dil", **settings)(f["chosen"], f["rejected"]).mean()
+    batch = trainer.data_collator(trainer.train_dataset)
+    trainer.model.train()
+    assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(expected.item(), abs=1e-4)
+    assert trainer._metrics["train"]["logratios/chosen"] == pytest.approx(f["chosen"].tolist(), abs=1e-4)
+
+
+def test_training_starts_at_the_reference_and_imitates(parts, tmp_path):
+    settings = {"loss": "dil", "generator": "bce", "denominator": "mixture", "learning_rate": 3e-3, "chat_format": True}
+    trainer = trainer_for(parts, tmp_path, pairs=PAIRS, max_steps=40, per_device_train_batch_size=8, **settings)
+    before = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
+    trainer.train()
+    history = [row for row in trainer.state.log_history if "loss" in row]
+    assert history[0]["loss"] == pytest.approx(2 * 0.693147, abs=1e-4)  # f = 0: two coins
+    assert history[0]["logratios/chosen"] == pytest.approx(0, abs=1e-4)
+    last = history[-5:]
+    assert sum(row["loss"] for row in last) / 5 < 1.3
+    assert sum(row["rewards/margins"] for row in last) / 5 > 0.5
+    assert sum(row["rewards/accuracies"] for row in last) / 5 > 0.7
+    assert any(not torch.equal(before[name], weight) for name, weight in trainer.model.state_dict().items())
+    for row in history:
+        assert row["rewards/margins"] == pytest.approx(row["rewards/chosen"] - row["rewards/rejected"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loss": "sft"},
+        {"loss": "dpo", "beta": 0.5},
+        {"loss": "ipo", "tau": 1.0},
+        {"loss": "nca"},
+        {"loss": "bco", "delta": 0.1},
+        {"loss": "simpo", "logprobs": "mean", "gamma": 0.5},
+        *({"loss": "dil", "generator": g, "denominator": d} for g in ("lsif", "ukl", "bce") for d in ("rejected", "mixture")),
+    ],
+    ids=lambda s: "-".join(str(v) for v in s.values()),
+)
+def test_every_loss_trains(parts, tmp_path, settings):
+    trainer = trainer_for(parts, tmp_path, max_steps=12, learning_rate=1e-3, per_device_train_batch_size=8, **settings)
+    trainer.train()
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    assert losses[-1] < losses[0]  # the same 8 pairs every step
+
+
+def test_accumulated_steps_equal_one_big_step(tiny_model, tmp_path):
+    weights = []
+    for size, accumulation in ((8, 1), (2, 4)):
+        parts = load_model(str(tiny_model)), load_tokenizer(str(tiny_model))
+        settings = {"gradient_accumulation_steps": accumulation, "per_device_train_batch_size": size, "optim": "sgd"}
+        trainer = trainer_for(parts, tmp_path / str(size), max_steps=1, learning_rate=0.1, loss="nca", **settings)
+        trainer.train()
+        weights.append(torch.cat([w.flatten() for w in trainer.model.parameters()]).detach())
+    assert torch.allclose(*weights, atol=1e-6)
+
+
+def test_reference_logps_are_cached_under_a_fingerprint(parts, tmp_path, monkeypatch):
+    first = trainer_for(parts, tmp_path)
+    scored = [row["ref_chosen"] for row in first.train_dataset]
+    monkeypatch.setattr(DILTrainer, "_reference_logps", lambda *a: pytest.fail("scored again"))
+    assert [row["ref_chosen"] for row in trainer_for(parts, tmp_path).train_dataset] == scored
+    monkeypatch.undo()
+    before = fingerprint(parts[0], first.train_dataset)
+    with torch.no_grad():
+        parts[0].lm_head.weight[0, 0] += 1e-3
+    assert fingerprint(parts[0], first.train_dataset) != before
+    assert fingerprint(parts[0], first.train_dataset[1:]) != fingerprint(parts[0], first.train_dataset)
+    assert [row["ref_chosen"] for row in trainer_for(parts, tmp_path).train_dataset] != scored
+
+
+def test_another_reference_and_evaluation(parts, tmp_path):
+    model, tokenizer = parts
+    other = load_model(model.name_or_path)
+    with torch.no_grad():
+        other.lm_head.weight.mul_(1.1)
+    config = DILConfig(output_dir=str(tmp_path), use_cpu=True, disable_tqdm=True, loss="dpo")
+    trainer = DILTrainer(model, config, PAIRS[:4], eval_dataset=PAIRS[4:8], processing_class=tokenizer, ref_model=other)
+    metrics = trainer.evaluate()
+    assert abs(metrics["eval_logratios/chosen"]) > 1e-3  # the reference is another model
+    assert metrics["eval_rewards/margins"] == pytest.approx(
+        0.1 * (metrics["eval_logratios/chosen"] - metrics["eval_logratios/rejected"]), abs=1e-5
+    )
+
+
+def test_master_weights_stay_float32_under_bf16(parts, tmp_path):
+    trainer = trainer_for(parts, tmp_path, bf16=True, learning_rate=1e-6, loss="nca")
+    before = [weight.clone() for weight in trainer.model.parameters()]
+    trainer.train()
+    assert all(weight.dtype == torch.float32 for weight in trainer.model.parameters())
+    moved = [not torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True)]
+    assert all(moved)  # updates of 1e-6 arrive
+    in_bf16 = [torch.equal(a.bfloat16(), (a + 1e-6).bfloat16()) for a in (torch.tensor(0.01), torch.tensor(0.1))]
+    assert all(in_bf16)  # where they would be lost in pure bf16
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"loss": "dill"}, "did you mean 'dil'"),
+        ({"loss": "dpo", "denominator": "mixture"}, "unknown setting of the dpo loss 'denominator'"),
+        ({"denominator": "reference"}, "use 'mixture'"),
+        ({"logprobs": "avg"}, "unknown logprobs 'avg'"),
+        ({"loss": "simpo"}, "logprobs: mean"),
+        ({"max_length": 1}, "max_length is 1"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(tmp_path, settings, message):
+    with pytest.raises(InputError, match=message):
+        DILConfig(output_dir=str(tmp_path), **settings)
+
+
+def test_weights_saved_by_transformers_load_again(tiny_model):
+    assert load_file(tiny_model / "model.safetensors")

@@ -1,0 +1,55 @@
+"""What README and book tell a reader to type exists."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "book").glob("*.md"))]
+
+
+def test_commands_and_options_exist():
+    from test_cli import dil
+
+    known = dil("--help").stdout
+    for page in PAGES:
+        for line in re.findall(r"^(?:\$ )?dil ([^#\n]+)", page.read_text(), re.MULTILINE):
+            command, *rest = line.split()
+            assert re.search(rf"│ {command}\s", known), f"{page.name}: dil {command}"
+            options = {word for word in rest if word.startswith("--")}
+            shown = dil(command, "--help").stdout
+            assert all(option in shown for option in options), f"{page.name}: dil {line}"
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for page in PAGES:
+        for target in re.findall(r"`?make ([a-z]+)", page.read_text()):
+            if target in ("sure",):
+                continue
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{page.name}: make {target}"
+
+
+def test_files_exist():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            if target.startswith("generated/") or target.startswith("../"):
+                continue
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_python_in_the_readme_runs():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        subprocess.run([sys.executable, "-c", block], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("stem", ["00_orientation", "01_two_distributions"])
+def test_notebooks_and_their_percent_scripts_say_the_same(stem):
+    jupytext = pytest.importorskip("jupytext")
+    notebook, script = (jupytext.read(ROOT / "notebooks" / f"{stem}.{kind}") for kind in ("ipynb", "py"))
+    assert [cell.source for cell in notebook.cells] == [cell.source for cell in script.cells]

@@ -1,0 +1,158 @@
+"""`dil train` and `dil sample` as processes: a run, an interruption, and every bad input."""
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from test_cli import DIL, dil, dil_process, refused
+
+pytest.importorskip("accelerate", reason="language models need the llm extra")
+
+from dil_tutorial.llm.data import tiny_preferences
+
+GOOD = {"prompt": "Hi", "chosen": "Hello!", "rejected": "Go away."}
+
+
+@pytest.fixture
+def recipe(write, tiny_model):
+    """recipe(**values): a recipe file for the tiny model."""
+
+    def make(**values):
+        settings = {"model": str(tiny_model), "loss": "nca", "learning_rate": 1e-3, "use_cpu": True, "save_strategy": "no"}
+        settings |= {"per_device_train_batch_size": 4, "max_steps": 3, **values}
+        return write("recipe.yaml", "".join(f"{key}: {json.dumps(value)}\n" for key, value in settings.items()))
+
+    return make
+
+
+def test_train_then_sample(recipe, tmp_path, write):
+    import gzip
+
+    packed = tmp_path / "pairs.jsonl.gz"
+    packed.write_bytes(gzip.compress(tiny_preferences().read_bytes()))
+    out = tmp_path / "run"
+    run = dil(
+        "train", "--config", recipe(), "--data", packed, "--output-dir", out, "--set", "loss=dil", "--set", "generator=bce"
+    )
+    assert run.returncode == 0, run.stderr
+    assert {p.name for p in out.iterdir()} >= {"model", "run.json", "training.png", "training.svg"}
+    content = json.loads((out / "run.json").read_text())
+    assert content["loss"] == "dil"
+    assert content["recipe"]["generator"] == "bce"
+    assert len([row for row in content["history"] if "loss" in row]) == 3
+    assert "dil on 24 pairs" in run.stdout
+    assert "sum of log-probabilities, weights in float32" in run.stdout
+    shown = dil("sample", out, "--prompt", "Hi", "--max-new-tokens", 4)
+    assert shown.returncode == 0, shown.stderr
+    assert "reference" in shown.stdout
+    assert "trained" in shown.stdout
+    refused(dil("train", "--config", recipe(), "--output-dir", out), "finished run")
+
+
+def test_stopped_and_resumed_ends_with_the_same_weights(recipe, tmp_path):
+    config = recipe(max_steps=300, lr_scheduler_type="cosine")
+    whole = dil_process("train", "--config", config, "--output-dir", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+
+    out, log = tmp_path / "stopped", tmp_path / "log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen([DIL, "train", "--config", config, "--output-dir", out], stderr=stream, stdout=stream)
+        deadline = time.monotonic() + 120
+        while b" 8/300" not in log.read_bytes() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(120) == 128 + signal.SIGTERM, log.read_text()
+    assert "go on with --resume" in log.read_text()
+    assert not (out / "model").exists()
+    refused(dil("train", "--config", config, "--output-dir", out), "--resume")
+    resumed = dil_process("train", "--config", config, "--output-dir", out, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "stopped")]
+    assert weights[0] == weights[1]
+    assert not list(out.glob("checkpoint-*"))
+    histories = [json.loads((tmp_path / name / "run.json").read_text())["history"] for name in ("whole", "stopped")]
+    assert [row["loss"] for row in histories[0] if "loss" in row] == [row["loss"] for row in histories[1] if "loss" in row]
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([GOOD, GOOD, '{"prompt": "Hi", '], ["pairs.jsonl:3", "broken JSON"]),
+        ([GOOD, {"prompt": "Hi", "chosen": "Hello!"}], ["pairs.jsonl:2", "'rejected' is missing"]),
+        ([{**GOOD, "chosen": 3}], ["pairs.jsonl:1", "'chosen' is of type int"]),
+        ([{**GOOD, "chosen": [{"role": "assistant"}]}], ["pairs.jsonl:1", "'chosen' is of type list"]),
+        ([{**GOOD, "prompt": [{"role": "user", "content": "Hi"}]}], ["pairs.jsonl:1", "mix"]),
+        ([{**GOOD, "rejected": "  "}], ["pairs.jsonl:1", "'rejected' is empty"]),
+        ([{**GOOD, "rejected": "Hello!"}], ["pairs.jsonl:1", "'chosen' equals 'rejected'"]),
+        (["[1, 2]"], ["pairs.jsonl:1", "list"]),
+        ([], ["pairs.jsonl", "no pairs"]),
+    ],
+)
+def test_bad_data(recipe, write, tmp_path, rows, words):
+    out = tmp_path / "out"
+    refused(dil("train", "--config", recipe(), "--data", write("pairs.jsonl", rows), "--output-dir", out), *words)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"loss": "dop"}, ["unknown loss 'dop'", "did you mean 'dpo'"]),
+        ({"loss": "dil", "generator": "bec"}, ["unknown generator 'bec'", "did you mean 'bce'"]),
+        ({"loss": "dil", "denominator": "mixtrue"}, ["unknown denominator 'mixtrue'", "did you mean 'mixture'"]),
+        ({"learning_rte": 1}, ["recipe.yaml:8", "unknown key 'learning_rte'", "did you mean 'learning_rate'"]),
+        ({"learning_rate": "fast"}, ["recipe.yaml:3", "learning_rate is 'fast'", "float"]),
+        ({"max_length": 2.5}, ["recipe.yaml:8", "max_length is 2.5", "int"]),
+        ({"chat_format": "yes please"}, ["recipe.yaml:8", "chat_format", "bool"]),
+        ({"model": "/nowhere/model"}, ["/nowhere/model", "no such folder"]),
+        ({"limit": 0}, ["limit is 0"]),
+        ({"max_length": 3}, ["max_length is 3", "raise max_length"]),
+        ({"lr_scheduler_type": "wobbly"}, ["recipe", "wobbly"]),
+    ],
+)
+def test_bad_recipes(recipe, tmp_path, values, words):
+    out = tmp_path / "out"
+    refused(dil("train", "--config", recipe(**values), "--output-dir", out), *words)
+    assert not out.exists()
+
+
+def test_bad_files_and_folders(recipe, write, tmp_path, tiny_model):
+    out = tmp_path / "out"
+    refused(dil("train", "--config", recipe(), "--data", "nowhere.jsonl", "--output-dir", out), "nowhere.jsonl", "no such file")
+    refused(dil("train", "--config", "nowhere.yaml", "--output-dir", out), "nowhere.yaml", "no such recipe")
+    refused(dil("train", "--config", write("b.yaml", "loss: [dil\nx"), "--output-dir", out), "b.yaml:2", "broken YAML")
+    refused(dil("train", "--config", write("c.yaml", "- dil"), "--output-dir", out), "c.yaml", "mapping")
+    refused(dil("train", "--config", recipe(), "--set", "beta", "--output-dir", out), "--set beta", "key=value")
+    refused(dil("train", "--config", recipe(), "--set", "lose=dpo", "--output-dir", out), "--set lose", "did you mean 'loss'")
+    refused(dil("train", "--config", recipe(), "--resume", "--output-dir", out), "no checkpoint")
+    cut = write("cut.jsonl.gz", "not gzip at all")
+    refused(dil("train", "--config", recipe(), "--data", cut, "--output-dir", out), "cut.jsonl.gz", "gzip")
+    hollow = tmp_path / "hollow"
+    shutil.copytree(tiny_model, hollow)
+    (hollow / "model.safetensors").write_bytes(b"damaged")
+    refused(dil("train", "--config", recipe(model=str(hollow)), "--output-dir", out), "hollow", "cannot be loaded")
+    (hollow / "model.safetensors").unlink()
+    refused(dil("train", "--config", recipe(model=str(hollow)), "--output-dir", out), "hollow", "no weights")
+    assert not out.exists()
+    refused(dil("sample", tmp_path), "no finished run")
+
+
+def test_a_packaged_model_must_be_fetched_first(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("DIL_CACHE", str(tmp_path / "empty"))
+    run = dil("train", "--config", recipe(model="smollm2-135m-instruct"), "--output-dir", tmp_path / "out")
+    refused(run, "not fetched yet", "dil fetch-model")
+
+
+def test_the_shipped_recipes_are_valid():
+    from dil_tutorial.llm.recipe import OWN_KEYS, read_recipe
+    from dil_tutorial.llm.trainer import DILConfig
+
+    recipes = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+    assert recipes
+    for path in recipes:
+        values = read_recipe(path, [])
+        DILConfig(output_dir="unused", **{k: v for k, v in values.items() if k not in OWN_KEYS})
