@@ -394,7 +394,7 @@ def book(
     from importlib.util import find_spec
 
     if find_spec("jupyter_book") is None:
-        raise InputError("the book needs jupyter-book: run pip install 'dil-tutorial[book]', or make book")
+        raise InputError("the book needs jupyter-book: run make book, which installs it")
     from dil_tutorial.book import build
 
     status, index = build(project_root(), out)

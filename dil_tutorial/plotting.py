@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 # Okabe and Ito's palette, which readers with any colour vision can tell apart; a marker goes with each colour.
@@ -103,7 +104,7 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     ratios = {side: (steps, [row[f"logratios/{side}"] for row in rows]) for side in ("chosen", "rejected")}
     curves(right, ratios, "optimiser step", "f = log pi/pi_ref, nats", "Log-ratios")
     for axes in (left, middle, right):
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (middle, right):
         axes.axhline(0, color="black", lw=0.8)
     return figure

@@ -187,6 +187,13 @@ def test_reference_logps_are_cached_under_a_fingerprint(parts, tmp_path, monkeyp
     assert [row["ref_chosen"] for row in trainer_for(parts, tmp_path).train_dataset] != scored
 
 
+def test_a_datasets_dataset_will_do(parts, tmp_path):
+    from datasets import Dataset
+
+    trainer = trainer_for(parts, tmp_path, pairs=Dataset.from_list(PAIRS[:4]))
+    assert trainer.train_dataset == trainer_for(parts, tmp_path, pairs=PAIRS[:4]).train_dataset
+
+
 def test_another_reference_and_evaluation(parts, tmp_path):
     model, tokenizer = parts
     other = load_model(model.name_or_path)

@@ -53,6 +53,17 @@ def test_train_then_sample(recipe, tmp_path, write):
     refused(dil("train", "--config", recipe(), "--output-dir", out), "finished run")
 
 
+def test_chat_messages_train_as_well(recipe, write, tmp_path):
+    chat = {
+        "prompt": [{"role": "user", "content": "Hi"}],
+        "chosen": [{"role": "assistant", "content": "Hello!"}],
+        "rejected": [{"role": "assistant", "content": "Go away."}],
+    }
+    run = dil("train", "--config", recipe(), "--data", write("pairs.jsonl", [chat, chat]), "--output-dir", tmp_path / "run")
+    assert run.returncode == 0, run.stderr
+    assert "nca on 2 pairs" in run.stdout
+
+
 def test_stopped_and_resumed_ends_with_the_same_weights(recipe, tmp_path):
     config = recipe(max_steps=300, lr_scheduler_type="cosine")
     whole = dil_process("train", "--config", config, "--output-dir", tmp_path / "whole")
@@ -69,6 +80,8 @@ def test_stopped_and_resumed_ends_with_the_same_weights(recipe, tmp_path):
     assert "go on with --resume" in log.read_text()
     assert not (out / "model").exists()
     refused(dil("train", "--config", config, "--output-dir", out), "--resume")
+    changed = dil("train", "--config", config, "--output-dir", out, "--resume", "--set", "loss=dpo")
+    refused(changed, "another loss", "same recipe")
     resumed = dil_process("train", "--config", config, "--output-dir", out, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "stopped")]

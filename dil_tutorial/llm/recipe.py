@@ -100,13 +100,21 @@ def prepare(recipe: dict[str, Any], output_dir: Path, resume: bool) -> tuple[DIL
         raise InputError("no data: give --data FILE.jsonl, or `data:` in the recipe")
     if limit is not None and limit < 1:
         raise InputError(f"recipe: limit is {limit}: give at least 1, or leave it out")
-    checkpoints = sorted(output_dir.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    whole = [path.parent for path in output_dir.glob("checkpoint-*/trainer_state.json")]  # that file is written last
+    checkpoints = sorted(whole, key=lambda p: int(p.name.split("-")[1]))
     if (output_dir / "model").exists():
         raise InputError(f"{output_dir}: holds a finished run: choose another --output-dir")
     if checkpoints and not resume:
         raise InputError(f"{output_dir}: holds an interrupted run: go on with --resume, or choose another --output-dir")
     if resume and not checkpoints:
         raise InputError(f"{output_dir}: holds no checkpoint to resume from: start without --resume")
+    if checkpoints:
+        before = json.loads((output_dir / "recipe.json").read_text(encoding="utf-8"))
+        changed = sorted(key for key in before.keys() | recipe.keys() if before.get(key) != recipe.get(key))
+        if changed:
+            raise InputError(
+                f"{output_dir}: the interrupted run had another {', '.join(changed)}: resume with the same recipe and data"
+            )
 
     pairs = read_pairs(data, limit)
     eval_pairs = read_pairs(eval_data, limit) if eval_data else None
@@ -125,6 +133,7 @@ def prepare(recipe: dict[str, Any], output_dir: Path, resume: bool) -> tuple[DIL
 
 def run(trainer: DILTrainer, checkpoint: str | None, recipe: dict[str, Any]) -> int | None:
     """Train and save; returns None, or the number of the signal that stopped it (a checkpoint is saved then)."""
+    write_json(Path(trainer.args.output_dir) / "recipe.json", recipe)
     trainer.train(resume_from_checkpoint=checkpoint)
     stopped = next(c.stopped_by for c in trainer.callback_handler.callbacks if isinstance(c, StopAndSave))
     if stopped is not None and trainer.state.global_step < trainer.state.max_steps:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import os
 import signal
 from collections import defaultdict
 from collections.abc import Sequence
@@ -168,8 +169,9 @@ class DILTrainer(Trainer):
         if f"{print_of}.chosen" not in cached:
             cached = self._reference_logps(rows, reference, print_of, pad)
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(cached, path.with_suffix(".part"))
-            path.with_suffix(".part").replace(path)
+            part = path.with_suffix(f".{os.getpid()}.part")  # its own name in each process of a distributed run
+            save_file(cached, part)
+            part.replace(path)
         for side in ("chosen", "rejected"):
             for row, value in zip(rows, cached[f"{print_of}.{side}"].tolist(), strict=True):
                 row[f"ref_{side}"] = value
