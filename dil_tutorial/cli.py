@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from dil_tutorial.claims import Result
+    from dil_tutorial.llm.trainer import DILTrainer
 
 app = typer.Typer(
     help="RLHF is imitation learning: check it, see it, train with it.",
@@ -307,7 +308,7 @@ def train(
     pairs = len(trainer.train_dataset)
     dropped = f" ({trainer.dropped} dropped: the prompt alone fills max_length)" if trainer.dropped else ""
     console.print(
-        f"{trainer.args.loss} on {pairs} pairs{dropped}, {trainer.args.logprobs} of log-probabilities, "
+        f"{describe(trainer)} on {pairs} pairs{dropped}, {trainer.args.logprobs} of log-probabilities, "
         f"weights in {str(trainer.model.dtype).removeprefix('torch.')}"
     )
     stopped = recipes.run(trainer, checkpoint, recipe)
@@ -319,6 +320,16 @@ def train(
     console.print(training_summary(trainer.state.log_history))
     console.print(f"saved: {escape(str(out / 'model'))}, training.png, training.svg, run.json", soft_wrap=True)
     console.print(f"next:  dil sample {escape(str(out))}", soft_wrap=True)
+
+
+def describe(trainer: DILTrainer) -> str:
+    """The loss with the settings it will use, e.g. dil (generator bce, denominator mixture, beta 1.0)."""
+    import inspect
+
+    parameters = inspect.signature(trainer.loss_function).parameters.values()
+    used = {p.name: p.default for p in parameters if not p.name.startswith(("f_", "logp_"))}
+    settings = ", ".join(f"{name} {getattr(value, 'name', value)}" for name, value in used.items())
+    return trainer.args.loss + (f" ({settings})" if settings else "")
 
 
 def training_summary(history: list[dict[str, float]]) -> Table:
@@ -379,11 +390,11 @@ def project_root() -> Path:
     return root
 
 
-@app.command()
-def lab() -> None:
-    """Open JupyterLab on notebook 00."""
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def lab(context: typer.Context) -> None:
+    """Open JupyterLab on notebook 00; further options go to JupyterLab (--no-browser, --allow-root, ...)."""
     notebook = project_root() / "notebooks" / "00_orientation.ipynb"
-    raise typer.Exit(subprocess.call([sys.executable, "-m", "jupyter", "lab", str(notebook)]))
+    raise typer.Exit(subprocess.call([sys.executable, "-m", "jupyter", "lab", str(notebook), *context.args]))
 
 
 @app.command()

@@ -80,32 +80,58 @@ def bradley_terry(reward: Tensor) -> Tensor:
 
 
 def hard_labels(reward: Tensor) -> Tensor:
-    """P(y > y') in {0, 1/2, 1}: the higher reward always wins, a tie is a fair coin. (..., Y) -> (..., Y, Y)."""
+    """P(y > y') in {0, 1/2, 1}: the higher reward always wins, a tie is a fair coin.  (..., Y) -> (..., Y, Y).
+
+    >>> hard_labels(torch.tensor([0.0, 1.0]))
+    tensor([[0.5000, 0.0000],
+            [1.0000, 0.5000]])
+    """
     return (torch.sign(reward.unsqueeze(-1) - reward.unsqueeze(-2)) + 1) / 2
 
 
 def win_rate(ref: Tensor, preference: Tensor) -> Tensor:
-    """w(y) = E_{y' ~ pi_ref} P(y > y'): (..., Y), (..., Y, Y) -> (..., Y)."""
+    """w(y) = E_{y' ~ pi_ref} P(y > y') (THEORY §0): (..., Y), (..., Y, Y) -> (..., Y).
+
+    >>> win_rate(torch.tensor([0.9, 0.1]), hard_labels(torch.tensor([0.0, 1.0])))
+    tensor([0.4500, 0.9500])
+    """
     return (preference * ref.unsqueeze(-2)).sum(-1)
 
 
 def advantage(ref: Tensor, preference: Tensor) -> Tensor:
-    """t(y) = 2 w(y) - 1, the edge of y over the reference; E_{pi_ref} t = 0.  (..., Y)."""
+    """t(y) = 2 w(y) - 1, the edge of y over the reference; E_{pi_ref} t = 0 (THEORY §0).  (..., Y).
+
+    >>> advantage(torch.tensor([0.9, 0.1]), hard_labels(torch.tensor([0.0, 1.0])))
+    tensor([-0.1000,  0.9000])
+    """
     return 2 * win_rate(ref, preference) - 1
 
 
 def pi_chosen(ref: Tensor, preference: Tensor) -> Tensor:
-    """The law of the winners (paper §4.1): pi_chosen = 2 pi_ref w = pi_ref (1 + t).  (..., Y)."""
+    """The law of the winners (paper §4.1, THEORY §1.1): pi_chosen = 2 pi_ref w = pi_ref (1 + t).  (..., Y).
+
+    >>> pi_chosen(torch.tensor([0.9, 0.1]), hard_labels(torch.tensor([0.0, 1.0])))
+    tensor([0.8100, 0.1900])
+    """
     return 2 * ref * win_rate(ref, preference)
 
 
 def pi_rejected(ref: Tensor, preference: Tensor) -> Tensor:
-    """The law of the losers: pi_rejected = 2 pi_ref (1 - w) = pi_ref (1 - t).  (..., Y)."""
+    """The law of the losers (THEORY §1.1): pi_rejected = 2 pi_ref (1 - w) = pi_ref (1 - t).  (..., Y).
+
+    >>> pi_rejected(torch.tensor([0.9, 0.1]), hard_labels(torch.tensor([0.0, 1.0])))
+    tensor([0.9900, 0.0100])
+    """
     return 2 * ref * win_rate(ref, preference.mT)  # a loss of y is a win of y': 1 - P = P^T, exact where w -> 1
 
 
 def pair_law(ref: Tensor, preference: Tensor) -> Tensor:
-    """p(y_w, y_l | x) = 2 pi_ref(y_w) pi_ref(y_l) P(y_w > y_l): (..., Y, Y), rows y_w, columns y_l."""
+    """p(y_w, y_l | x) = 2 pi_ref(y_w) pi_ref(y_l) P(y_w > y_l): (..., Y, Y), rows y_w, columns y_l.
+
+    >>> pair_law(torch.tensor([0.5, 0.5]), hard_labels(torch.tensor([0.0, 1.0])))
+    tensor([[0.2500, 0.0000],
+            [0.5000, 0.2500]])
+    """
     return 2 * ref.unsqueeze(-1) * ref.unsqueeze(-2) * preference
 
 

@@ -24,7 +24,11 @@ def kl(p: Tensor, q: Tensor) -> Tensor:
 
 
 def log_partition(ref: Tensor, energy: Tensor) -> Tensor:
-    """log Z = log E_{pi_ref} exp(energy), stable for any size of energy.  (..., Y), (..., Y) -> (...)."""
+    """log Z = log E_{pi_ref} exp(energy), stable for any size of energy.  (..., Y), (..., Y) -> (...).
+
+    >>> log_partition(torch.tensor([0.5, 0.5]), torch.tensor([1e4, 1e4]))
+    tensor(10000.)
+    """
     return torch.logsumexp(ref.log() + energy, dim=-1)
 
 
@@ -38,12 +42,21 @@ def tilt(ref: Tensor, energy: Tensor) -> Tensor:
 
 
 def rlhf_objective(policy: Tensor, ref: Tensor, reward: Tensor, beta: float) -> Tensor:
-    """J(pi) = E_pi R - beta KL(pi || pi_ref), what RLHF maximises.  (..., Y) x 3 -> (...)."""
+    """J(pi) = E_pi R - beta KL(pi || pi_ref), what RLHF maximises (paper §3).  (..., Y) x 3 -> (...).
+
+    >>> ref, reward = torch.tensor([0.5, 0.5]), torch.tensor([0.0, 1.0])
+    >>> rlhf_objective(ref, ref, reward, beta=1.0)
+    tensor(0.5000)
+    """
     return (policy * reward).sum(-1) - beta * kl(policy, ref)
 
 
 def rlhf_optimum(ref: Tensor, reward: Tensor, beta: float) -> Tensor:
-    """pi* = pi_ref exp(R/beta) / Z, the maximiser of J (Gibbs).  (..., Y)."""
+    """pi* = pi_ref exp(R/beta) / Z, the maximiser of J (Gibbs, THEORY §2.1).  (..., Y).
+
+    >>> rlhf_optimum(torch.tensor([0.5, 0.5]), torch.tensor([0.0, 1.0]), beta=1.0)
+    tensor([0.2689, 0.7311])
+    """
     return tilt(ref, reward / beta)
 
 
@@ -52,5 +65,9 @@ def imitation_loss(target: Tensor, ref: Tensor, energy: Tensor) -> Tensor:
 
     Equals KL(target || pi_phi) up to KL(target || pi_ref), which phi cannot change; least at
     R_phi = log(target/pi_ref) + c.  (..., Y) x 3 -> (...).
+
+    >>> target, ref = torch.tensor([0.25, 0.75]), torch.tensor([0.5, 0.5])
+    >>> imitation_loss(target, ref, torch.zeros(2)) - imitation_loss(target, ref, (target / ref).log())
+    tensor(0.1308)
     """
     return log_partition(ref, energy) - (target * energy).sum(-1)

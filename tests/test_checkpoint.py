@@ -23,10 +23,11 @@ class Server(http.server.BaseHTTPRequestHandler):
     """Serves CONTENT with Range; breaks off after ``limit`` bytes if set."""
 
     limit: int | None = None
+    resumes = True
     ranges: list[str | None] = []  # noqa: RUF012
 
     def do_GET(self):
-        asked = self.headers.get("Range")
+        asked = self.headers.get("Range") if Server.resumes else None
         Server.ranges.append(asked)
         start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
         if start >= len(CONTENT):
@@ -43,7 +44,7 @@ class Server(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def url():
-    Server.limit, Server.ranges = None, []
+    Server.limit, Server.ranges, Server.resumes = None, [], True
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}/model.whl"
@@ -70,6 +71,14 @@ def test_a_broken_download_goes_on_where_it_stopped(url, tmp_path):
     assert seen[0][0] > 1 << 20
     assert seen[-1] == (len(CONTENT), len(CONTENT))
     assert not part.exists()
+
+
+def test_a_server_that_does_not_resume_sends_everything_again(url, tmp_path):
+    Server.resumes = False
+    target = tmp_path / "model.whl"
+    target.with_suffix(".part").write_bytes(CONTENT[:1000])
+    download(url, target, SHA, quiet)
+    assert target.read_bytes() == CONTENT
 
 
 def test_a_complete_part_needs_no_download(url, tmp_path):

@@ -70,8 +70,15 @@ def test_max_length_keeps_the_start_and_drops_pairs_whose_prompt_fills_it(parts)
     full = tokenize_pair(PAIRS[0], tokenizer)
     rows, _ = tokenize_pairs([PAIRS[0]], tokenizer, max_length=len(full["chosen_prompt"]) + 3)
     assert rows[0]["chosen"] == full["chosen"][:3]
-    with pytest.raises(InputError, match="every prompt alone fills it"):
+    with pytest.raises(InputError, match="every prompt alone fills"):
         tokenize_pairs([long], tokenizer, max_length=40)
+
+
+def test_a_prompt_that_melts_into_its_response_is_refused(parts):
+    word = next(w for w in sorted(parts[1].get_vocab()) if w.isascii() and w.isalpha() and len(w) == 2)
+    pair = {"prompt": word[0], "chosen": word[1], "rejected": " no"}
+    with pytest.raises(InputError, match="data row 1: prompt and response merge"):
+        tokenize_pairs([PAIRS[0], pair], parts[1], 100)
 
 
 # --- Log-probabilities -----------------------------------------------------------------------------------------------

@@ -105,6 +105,13 @@ def test_same_seed_same_fit():
     assert torch.equal(*runs)
 
 
+def test_kinds_of_random_worlds():
+    assert set(World.random([0], kind="hard").preference.unique().tolist()) <= {0.0, 0.5, 1.0}
+    assert World.random([0], kind="any").reward is None
+    with pytest.raises(InputError, match="did you mean 'hard'"):
+        World.random([0], kind="hrad")
+
+
 def test_gallery():
     for make in GALLERY.values():
         assert isinstance(make(), World)

@@ -44,8 +44,9 @@ def test_train_then_sample(recipe, tmp_path, write):
     assert content["loss"] == "dil"
     assert content["recipe"]["generator"] == "bce"
     assert len([row for row in content["history"] if "loss" in row]) == 3
-    assert "dil on 24 pairs" in run.stdout
-    assert "sum of log-probabilities, weights in float32" in run.stdout
+    shown = " ".join(run.stdout.split())
+    assert "dil (generator bce, denominator rejected, beta 1.0) on 24 pairs" in shown
+    assert "sum of log-probabilities, weights in float32" in shown
     shown = dil("sample", out, "--prompt", "Hi", "--max-new-tokens", 4)
     assert shown.returncode == 0, shown.stderr
     assert "reference" in shown.stdout
@@ -61,7 +62,7 @@ def test_chat_messages_train_as_well(recipe, write, tmp_path):
     }
     run = dil("train", "--config", recipe(), "--data", write("pairs.jsonl", [chat, chat]), "--output-dir", tmp_path / "run")
     assert run.returncode == 0, run.stderr
-    assert "nca on 2 pairs" in run.stdout
+    assert "nca (beta 1.0) on 2 pairs" in run.stdout
 
 
 def test_stopped_and_resumed_ends_with_the_same_weights(recipe, tmp_path):
@@ -100,6 +101,7 @@ def test_stopped_and_resumed_ends_with_the_same_weights(recipe, tmp_path):
         ([{**GOOD, "chosen": [{"role": "assistant"}]}], ["pairs.jsonl:1", "'chosen' is of type list"]),
         ([{**GOOD, "prompt": [{"role": "user", "content": "Hi"}]}], ["pairs.jsonl:1", "mix"]),
         ([{**GOOD, "rejected": "  "}], ["pairs.jsonl:1", "'rejected' is empty"]),
+        ([{**GOOD, "prompt": ""}], ["pairs.jsonl:1", "'prompt' is empty"]),
         ([{**GOOD, "rejected": "Hello!"}], ["pairs.jsonl:1", "'chosen' equals 'rejected'"]),
         (["[1, 2]"], ["pairs.jsonl:1", "list"]),
         ([], ["pairs.jsonl", "no pairs"]),
@@ -123,7 +125,7 @@ def test_bad_data(recipe, write, tmp_path, rows, words):
         ({"chat_format": "yes please"}, ["recipe.yaml:8", "chat_format", "bool"]),
         ({"model": "/nowhere/model"}, ["/nowhere/model", "no such folder"]),
         ({"limit": 0}, ["limit is 0"]),
-        ({"max_length": 3}, ["max_length is 3", "raise max_length"]),
+        ({"max_length": 3}, ["max_length, which is 3", "raise max_length"]),
         ({"lr_scheduler_type": "wobbly"}, ["recipe", "wobbly"]),
     ],
 )

@@ -28,14 +28,22 @@ BISECTIONS = 60  # halvings: more than the 53 bits of a float64
 
 
 def rlhf(world: World, beta: float = 1.0) -> Tensor:
-    """pi_ref exp(R/beta)/Z, the optimum of RLHF and, under Bradley–Terry pairs, of DPO.  (X, Y)."""
+    """pi_ref exp(R/beta)/Z, the optimum of RLHF and, under Bradley–Terry pairs, of DPO (THEORY §2.1, §5).  (X, Y).
+
+    >>> rlhf(World.from_reward([0.5, 0.5], [0.0, 1.0]))
+    tensor([[0.2689, 0.7311]], dtype=torch.float64)
+    """
     if not beta > 0:
         raise InputError(f"rlhf: beta is {beta}: give a positive number")
     return gibbs.rlhf_optimum(world.ref, world.true_reward, beta)
 
 
 def ipo(world: World, tau: float = 0.5) -> Tensor:
-    """pi_ref exp(w/tau)/Z, the optimum of IPO: an exponential tilt by the win rate.  (X, Y)."""
+    """pi_ref exp(w/tau)/Z, the optimum of IPO: an exponential tilt by the win rate (THEORY §5).  (X, Y).
+
+    >>> ipo(World.from_reward([0.5, 0.5], [0.0, 1.0]))
+    tensor([[0.3865, 0.6135]], dtype=torch.float64)
+    """
     if not tau > 0:
         raise InputError(f"ipo: tau is {tau}: give a positive number")
     return gibbs.tilt(world.ref, world.win_rate / tau)

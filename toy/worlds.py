@@ -13,6 +13,8 @@ from torch import Tensor
 from dil_tutorial import preferences
 from dil_tutorial.errors import InputError, unknown_name
 
+KINDS = ("bradley-terry", "hard", "any")
+
 
 @dataclass(frozen=True)
 class World:
@@ -77,6 +79,8 @@ class World:
 
         ``kind``: "bradley-terry", "hard" (a total order), or "any" (a random P, in general no reward behind it).
         """
+        if kind not in KINDS:
+            raise unknown_name("kind of world", kind, KINDS)
         rows = []
         for seed in seeds:
             rng = torch.Generator().manual_seed(seed)

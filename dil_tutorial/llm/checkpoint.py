@@ -217,4 +217,6 @@ def _load(kind: Any, name: str, **settings: Any) -> Any:
         raise
     except Exception as error:  # a damaged file, no network, an unknown architecture: each a line for the user
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"model {name}: cannot be loaded ({reason}): check the name, its files, and for a hub id the network") from None
+        raise InputError(
+            f"model {name}: cannot be loaded ({reason}): check the name, its files, and for a hub id the network"
+        ) from None

@@ -97,9 +97,10 @@ def check_pair(row: object, where: str) -> Pair:
             )
     if len({isinstance(row[field], str) for field in FIELDS}) > 1:
         raise InputError(f"{where}: field 'prompt', 'chosen' and 'rejected' mix strings and messages: use one form for all")
-    for field in ("chosen", "rejected"):
+    for field in FIELDS:
         if not _text(row[field]).strip():
-            raise InputError(f"{where}: field '{field}' is empty: give a response, or remove the pair")
+            kind = "prompt" if field == "prompt" else "response"
+            raise InputError(f"{where}: field '{field}' is empty: give a {kind}, or remove the pair")
     if row["chosen"] == row["rejected"]:
         raise InputError(f"{where}: field 'chosen' equals 'rejected': such a pair says nothing, remove it")
     return {field: row[field] for field in FIELDS}
@@ -154,21 +155,25 @@ def tokenize_pair(pair: Pair, tokenizer: Any) -> dict[str, list[int]]:
 
 
 def tokenize_pairs(
-    pairs: Iterable[Pair], tokenizer: Any, max_length: int, chat_format: bool = False
+    pairs: Iterable[Pair], tokenizer: Any, max_length: int, chat_format: bool = False, where: str = "data"
 ) -> tuple[list[dict[str, Any]], int]:
-    """Tokenise and truncate; returns the rows that are left and how many were dropped for a prompt that fills max_length."""
+    """Tokenise and truncate; returns the rows left and how many were dropped because the prompt alone fills max_length."""
     rows, dropped = [], 0
-    for pair in pairs:
+    for i, pair in enumerate(pairs):
         row: dict[str, Any] = tokenize_pair(as_chat(pair) if chat_format else pair, tokenizer)
-        longest_prompt = max(len(row["chosen_prompt"]), len(row["rejected_prompt"]))
-        if longest_prompt >= max_length:
+        lengths = [len(row["chosen_prompt"]), len(row["rejected_prompt"])]
+        if min(lengths) == 0:  # nothing is left to condition the first token on
+            raise InputError(
+                f"{where} row {i}: prompt and response merge into one token: end the prompt with a space or newline"
+            )
+        if max(lengths) >= max_length:
             dropped += 1
             continue
         for field in ("chosen", "rejected"):
             row[field] = row[field][: max_length - len(row[f"{field}_prompt"])]
         rows.append(row)
     if not rows:
-        raise InputError(f"max_length is {max_length}: every prompt alone fills it: raise max_length")
+        raise InputError(f"{where}: every prompt alone fills max_length, which is {max_length}: raise max_length")
     return rows, dropped
 
 

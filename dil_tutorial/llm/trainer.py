@@ -137,7 +137,6 @@ class DILTrainer(Trainer):
             data_collator=lambda rows: collate(rows, pad),
             **settings,
         )
-        self.model_accepts_loss_kwargs = False  # our loss is a mean over pairs: let Trainer divide by the accumulation
         self._metrics: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
         self.add_callback(StopAndSave())
         if any(type(callback) is ProgressCallback for callback in self.callback_handler.callbacks):  # not in notebooks
@@ -150,7 +149,7 @@ class DILTrainer(Trainer):
 
     def _tokenize(self, pairs: Sequence[Pair], tokenizer: Any, args: DILConfig, split: str) -> list[dict[str, Any]]:
         checked = [check_pair(pair, f"{split} row {i}") for i, pair in enumerate(pairs)]
-        rows, dropped = tokenize_pairs(checked, tokenizer, args.max_length, args.chat_format)
+        rows, dropped = tokenize_pairs(checked, tokenizer, args.max_length, args.chat_format, where=split)
         if dropped:
             logger.warning(
                 f"{split}: dropped {dropped} of {len(checked)} pairs whose prompt alone fills {args.max_length} tokens"
@@ -249,7 +248,7 @@ def fingerprint(model: Any, rows: list[dict[str, Any]]) -> str:
     digest = hashlib.sha256()
     for name, weight in model.state_dict().items():
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        digest.update(weight.detach().cpu().flatten().view(torch.uint8).numpy().data)
     for row in rows:
         digest.update(repr([row[key] for key in ("chosen_prompt", "chosen", "rejected_prompt", "rejected")]).encode())
     return digest.hexdigest()
