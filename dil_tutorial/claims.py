@@ -15,6 +15,7 @@ The order is that of THEORY §1-5 and of the paper's §4; tolerances are 1e-9 fo
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -488,7 +489,7 @@ CLAIMS: list[Claim] = [
           "THEORY §0", advantage_is_mean_tanh),
     Claim("1.independent", r"The winner and the loser of a pair are independent: $p(y_w, y_l) = \pi_\text{chosen}(y_w)\,\pi_\text{rejected}(y_l)$.",
           "THEORY §0", lambda w: pair_is_independent(indifferent(w)), ASSUMES, worlds=ANY, counter=pair_is_independent,
-          note="the labeller tosses a coin, P = 1/2"),
+          note=r"the labeller tosses a coin, $P = \frac12$"),
     Claim("1.mixture", r"Winners and losers average to the reference: $(\pi_\text{chosen}+\pi_\text{rejected})/2 = \pi_\text{ref}$.",
           "THEORY §1.2", mixture_identity, worlds=ANY),
     Claim("1.bound", r"Imitation of winners is a mild tilt: $\pi_\text{chosen}/\pi_\text{ref} \le 2$.",
@@ -517,13 +518,13 @@ CLAIMS: list[Claim] = [
           f"THEORY §2.2, {PAPER_RLHF}", ebm_optimum, tolerance=OPTIMUM, worlds=ANY),
     Claim("2.ranking-nce", r"The logistic loss on (winner, reference) pairs is minimised by $\log(\pi_\text{chosen}/\pi_\text{ref}) + c(x)$.",
           f"THEORY §2.3, {PAPER_RLHF}", lambda w: gap(logistic(w, independent_pairs(w)), w.chosen), ASSUMES, OPTIMUM,
-          counter=lambda w: gap(logistic(w), w.chosen), note="y_w ~ pi_chosen and y_l ~ pi_ref drawn independently"),
+          counter=lambda w: gap(logistic(w), w.chosen), note=r"$y_w \sim \pi_\text{chosen}$ and $y_l \sim \pi_\text{ref}$ drawn independently"),
     Claim("2.logistic", r"On pairs as they are really drawn the logistic loss is minimised by the reward, $R_\phi = R + c(x)$.",
           "THEORY §2.4", lambda w: gap(logistic(w), optima.rlhf(w, 1.0)), tolerance=OPTIMUM),
     Claim("2.rlhf-imitates", r"RLHF ($\beta = 1$) on preference pairs imitates $\pi_\text{chosen}$.",
           f"THEORY §2.4, {PAPER_RLHF}", lambda w: gap(logistic(w, independent_pairs(w)), w.chosen), FAILS, OPTIMUM,
           counter=lambda w: kl(logistic(w), w.chosen),
-          note=r"it does on winners paired with independent reference samples; on real pairs it goes to pi_ref exp(R)/Z"),
+          note=r"holds on winners paired with independent reference samples; real pairs lead to $\pi_\text{ref}\,e^R/Z$"),
     Claim("2.forward-kl", r"SFT on the winners, $\min_\theta KL(\pi_\text{chosen}\,\|\,\pi_\theta)$, ends at $\pi_\text{chosen}$ in a full tabular class.",
           "THEORY §2.5", sft_optimum, tolerance=OPTIMUM, worlds=ANY),
     Claim("2.reverse-kl", r"The reverse KL, $\min_\theta KL(\pi_\theta\,\|\,\pi_\text{chosen})$, ends there too.",
@@ -552,7 +553,7 @@ CLAIMS: list[Claim] = [
     *[
         Claim(f"4.{gen}-published", rf"DIL with {gen.upper()} as published (rejected responses for samples of $\pi_\text{{ref}}$) ends at $\pi_\text{{chosen}}$.",
               f"THEORY §4, {PAPER_LOSS}", lambda w, gen=gen: dil_gap(w, gen, "mixture"), FAILS, OPTIMUM,  # type: ignore[misc]
-              counter=published(gen), note="with the mixture of both responses in the denominator it does")
+              counter=published(gen), note="holds with the mixture of both responses in the denominator")
         for gen in GENERATORS
     ],
     *[
@@ -579,7 +580,7 @@ CLAIMS: list[Claim] = [
           "THEORY §4", over_generators(ratio_from_other_data), tolerance=OPTIMUM, worlds=ANY),
     Claim("4.on-reference", r"The repaired loss on log-ratios to $\pi_\text{ref}$ ends at $\pi_\text{chosen}$.",
           "THEORY §4", lambda w: dil_gap_with_pairs(w, w.pairs), ASSUMES, OPTIMUM, worlds=ANY, counter=policy_from_other_data,
-          note="the pairs were drawn from pi_ref itself"),
+          note=r"the pairs were drawn from $\pi_\text{ref}$ itself"),
     Claim("4.nca", r"At $\beta = 1$ the repaired BCE is NCA.", "THEORY §4",
           on_random_pairs(make_loss("dil", generator="bce", denominator="mixture"), make_loss("nca"))),
     Claim("4.bco", r"The published BCE is BCO without its shift.", "THEORY §4",
@@ -594,12 +595,37 @@ CLAIMS: list[Claim] = [
 ]  # fmt: skip
 
 
+def plain(latex: str) -> str:
+    r"""A statement's LaTeX as it can stand in a terminal.
+
+    >>> plain(r"$KL(\pi_\text{chosen}\,\|\,\pi_\text{ref}) \le \log 2 - \frac12$")
+    'KL(π_chosen ‖ π_ref) ≤ log 2 - 1/2'
+    """
+    text = re.sub(r"\\text\{([^}]*)\}", r"\1", latex)
+    text = re.sub(r"\\frac\{([^}]*)\}\{([^}]*)\}", r"(\1)/(\2)", text).replace(r"\frac12", "1/2")
+    symbols = {
+        r"\pi": "π",
+        r"\theta": "θ",
+        r"\phi": "φ",
+        r"\beta": "β",
+        r"\tau": "τ",
+        r"\lambda": "λ",
+        r"\sigma": "σ",
+        r"\mu": "μ",
+    }
+    symbols |= {r"\le": "≤", r"\ge": "≥", r"\|": "‖", r"\succ": "≻", r"\sim": "~", r"\to": "→", r"\cdot": "·", r"\sum": "Σ"}
+    symbols |= {r"\log": "log", r"\max": "max", r"\min": "min", r"\tanh": "tanh", r"\,": " ", r"\ ": " ", "$": "", "{=}": "="}
+    for symbol in sorted(symbols, key=len, reverse=True):
+        text = text.replace(symbol, symbols[symbol])
+    return re.sub(r"[{}]", "", text).replace("  ", " ")
+
+
 def report(*patterns: str, seeds: int = 20) -> None:
     """Run claims and print a line each, for notebooks: verdicts and bounds, not the last digits of a machine.
 
     >>> report("1.mixture", "4.lsif-published")
     ✓ 1.mixture: holds on 20 random worlds (residual below 1e-09)
-    ✓ 4.lsif-published: fails as published, by at least 0.038; with the mixture of both responses in the denominator it does
+    ✓ 4.lsif-published: fails as published, by at least 0.038; holds with the mixture of both responses in the denominator
     """
     for result in run(select(*patterns), range(seeds)):
         claim = result.claim
@@ -609,7 +635,7 @@ def report(*patterns: str, seeds: int = 20) -> None:
         elif claim.verdict == HOLDS:
             line += f" on {seeds} random worlds (residual below {claim.tolerance:.0e})"
         elif claim.verdict == ASSUMES:
-            line += f": {claim.note}; otherwise off by at least {result.size:.2g}"
+            line += f": {plain(claim.note)}; otherwise off by at least {result.size:.2g}"
         else:
-            line += f", by at least {result.size:.2g}; {claim.note}"
+            line += f", by at least {result.size:.2g}; {plain(claim.note)}"
         print(line)

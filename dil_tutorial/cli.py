@@ -90,29 +90,25 @@ def run_ledger(patterns: list[str], seeds: int) -> list[Result]:
 
 
 def ledger_table(results: list[Result]) -> Table:
-    """One row a claim: verdict, worst residual, and by how much it fails without its assumption or repair."""
-    table = Table(title="The ledger", show_lines=False, title_justify="left")
-    for name, settings in {
-        "": {"width": 1},
-        "claim": {"no_wrap": True},
-        "statement": {"ratio": 1, "min_width": 24},
-        "verdict": {"min_width": 10},
-        "residual": {"justify": "right", "no_wrap": True},
-        "fails by": {"justify": "right", "no_wrap": True},
-    }.items():
-        table.add_column(name, **settings)  # type: ignore[arg-type]
-    colours = {"holds": "green", "holds under an assumption": "yellow", "fails as published": "magenta"}
+    """One row a claim: statement, verdict, worst residual, and the miss without its assumption or repair."""
+    from dil_tutorial.claims import ASSUMES, FAILS, HOLDS, plain
+
+    table = Table(title="The ledger", title_justify="left")
+    table.add_column("claim", no_wrap=True)
+    table.add_column("statement", ratio=1)
+    table.add_column("verdict", min_width=18, max_width=26)
+    colours = {HOLDS: "green", ASSUMES: "yellow", FAILS: "magenta"}
     for result in results:
         claim = result.claim
+        mark = "[green]✓[/]" if result.as_recorded else "[red]✗[/]"
+        word = "repair" if claim.verdict == FAILS else "if"
+        note = f"\n[dim]{word}: {escape(plain(claim.note))}[/]" if claim.note else ""
         verdict = result.verdict if result.as_recorded else f"{result.verdict} (recorded: {claim.verdict})"
-        word = "repaired" if claim.verdict == "fails as published" else "if"
+        size = "" if result.size is None else f"\nelse off by {result.size:.2g}"
         table.add_row(
-            "[green]✓[/]" if result.as_recorded else "[red]✗[/]",
-            claim.id,
-            escape(plain(claim.statement)) + (f"\n[dim]{word}: {escape(plain(claim.note))}[/]" if claim.note else ""),
-            f"[{colours.get(result.verdict, 'bold red')}]{verdict}[/]",
-            f"{result.residual:.0e}",
-            "" if result.size is None else f"{result.size:.2g}",
+            f"{mark} {claim.id}",
+            escape(plain(claim.statement)) + note,
+            f"[{colours.get(result.verdict, 'bold red')}]{verdict}[/]\n[dim]residual {result.residual:.0e}{size}[/]",
         )
     return table
 
@@ -132,29 +128,6 @@ def write_ledger(path: Path, results: list[Result], seeds: int) -> None:
     from dil_tutorial.provenance import provenance, write_json
 
     write_json(path, {**provenance(), "seeds": list(range(seeds)), "claims": [result.as_dict() for result in results]})
-
-
-def plain(latex: str) -> str:
-    """A statement's LaTeX as it can stand in a terminal."""
-    import re
-
-    text = re.sub(r"\\text\{([^}]*)\}", r"\1", latex)
-    text = re.sub(r"\\frac\{([^}]*)\}\{([^}]*)\}", r"(\1)/(\2)", text).replace(r"\frac12", "1/2")
-    symbols = {
-        r"\pi": "π",
-        r"\theta": "θ",
-        r"\phi": "φ",
-        r"\beta": "β",
-        r"\tau": "τ",
-        r"\lambda": "λ",
-        r"\sigma": "σ",
-        r"\mu": "μ",
-    }
-    symbols |= {r"\le": "≤", r"\ge": "≥", r"\|": "‖", r"\succ": "≻", r"\sim": "~", r"\to": "→", r"\cdot": "·", r"\sum": "Σ"}
-    symbols |= {r"\log": "log", r"\max": "max", r"\min": "min", r"\tanh": "tanh", r"\,": " ", r"\ ": " ", "$": "", "{=}": "="}
-    for symbol in sorted(symbols, key=len, reverse=True):
-        text = text.replace(symbol, symbols[symbol])
-    return re.sub(r"[{}]", "", text).replace("  ", " ")
 
 
 @app.command()
