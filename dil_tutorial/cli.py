@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -41,8 +41,16 @@ def main() -> None:
     try:
         app()
     except InputError as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]dil:[/] {escape(str(error))}", highlight=False)
-        sys.exit(2)
+        refuse(str(error))
+    except OSError as error:  # a folder that cannot be written, a full disk
+        if error.filename is None:
+            raise
+        refuse(f"{error.filename}: {error.strerror}: check the path and its permissions")
+
+
+def refuse(message: str) -> NoReturn:
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]dil:[/] {escape(message)}", highlight=False)
+    sys.exit(2)
 
 
 def progress_bar() -> Progress:

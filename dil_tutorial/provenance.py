@@ -33,6 +33,24 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def read_text(path: Path) -> str:
+    """The UTF-8 text of a file; InputError where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; InputError with file and line where it is broken."""
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{error.lineno}: broken JSON, {error.msg} at column {error.colno}") from None
+
+
 def write_text(path: Path, text: str) -> None:
     """Write to a temporary file beside ``path``, then rename: never half a file."""
     try:

@@ -153,6 +153,12 @@ def test_bad_files_and_folders(recipe, write, tmp_path, tiny_model):
     (hollow / "model.safetensors").unlink()
     refused(dil("train", "--config", recipe(model=str(hollow)), "--output-dir", out), "hollow", "no weights")
     assert not out.exists()
+    refused(dil("train", "--config", write("d.yaml", "7: x"), "--output-dir", out), "d.yaml:1", "unknown key '7'")
+    refused(dil("train", "--config", write("e.yaml", "loss: dil\nloss: dpo"), "--output-dir", out), "e.yaml:2", "twice")
+    (tmp_path / "latin.yaml").write_bytes(b"model: caf\xe9")
+    refused(dil("train", "--config", tmp_path / "latin.yaml", "--output-dir", out), "latin.yaml", "UTF-8")
+    refused(dil("train", "--config", recipe(), "--output-dir", write("file", "x")), "is a file")
+    refused(dil("train", "--config", recipe(), "--output-dir", "/proc/nowhere"), "/proc/nowhere")
     refused(dil("sample", tmp_path), "no finished run")
 
 

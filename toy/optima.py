@@ -75,10 +75,10 @@ def dil(world: World, generator: str | Generator = "lsif", denominator: str = "r
     if denominator not in DENOMINATORS:
         raise unknown_name("denominator", denominator, DENOMINATORS)
     alive = world.ref > 0  # a response the reference cannot produce is never sampled: its ratio does not matter
-    A = torch.where(alive, 1 + world.advantage, 1.0)
+    A = torch.where(alive, world.chosen / world.ref, 1.0)  # 1 + t, without the cancellation where t is near -1
     D = torch.where(alive, world.rejected / world.ref, 1.0) if denominator == "rejected" else torch.ones_like(A)
 
-    built_in = gen is GENERATORS.get(gen.name)  # a user's own generator may carry any name
+    built_in = gen.name in RATIO_AT and gen is GENERATORS[gen.name]  # a user's own generator may carry any name
     if not built_in and denominator == "rejected":
         _check_unique(gen, A, D)
 

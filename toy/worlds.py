@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from dil_tutorial import preferences
 from dil_tutorial.errors import InputError, unknown_name
+from dil_tutorial.provenance import read_json
 
 KINDS = ("bradley-terry", "hard", "any")
 
@@ -138,12 +138,7 @@ def read_world(path: Path) -> World:
     """A world from a JSON file with ``ref`` and either ``reward`` (and perhaps ``hard``) or ``preference``."""
     if not path.is_file():
         raise InputError(f'{path}: no such file: give JSON such as {{"ref": [0.5, 0.5], "reward": [0, 1]}}')
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text: save it as UTF-8") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}: broken JSON, {error.msg} at column {error.colno}") from None
+    content = read_json(path)
     if not isinstance(content, dict):
         raise InputError(f'{path}: holds a {type(content).__name__}, not an object: give {{"ref": ..., "reward": ...}}')
     fields = ("ref", "reward", "preference", "hard")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import types
 import typing
@@ -16,7 +15,7 @@ from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.llm.checkpoint import load_model, load_tokenizer, resolve
 from dil_tutorial.llm.data import read_pairs
 from dil_tutorial.llm.trainer import DILConfig, DILTrainer, StopAndSave
-from dil_tutorial.provenance import provenance, write_json
+from dil_tutorial.provenance import provenance, read_json, read_text, write_json
 
 OWN_KEYS = {"model": str, "data": str, "eval_data": str, "limit": int}  # what a recipe holds beside DILConfig's fields
 
@@ -28,7 +27,7 @@ def read_recipe(path: Path, overrides: list[str]) -> dict[str, Any]:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such recipe: give a YAML file, for example recipes/smollm2-cpu.yaml")
-    values = _checked(_parse(path.read_text(encoding="utf-8"), str(path)), str(path))
+    values = _checked(_parse(read_text(path), str(path)), str(path))
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
@@ -50,7 +49,7 @@ def _parse(text: str, where: str) -> list[tuple[str, Any, int]]:
         ) from None
     if not isinstance(node, yaml.MappingNode):
         raise InputError(f"{where}: not a mapping: write one `key: value` a line")
-    return [(str(key.value), content[key.value], key.start_mark.line + 1) for key, _ in node.value if key.value in content]
+    return [(str(key.value), content.get(key.value), key.start_mark.line + 1) for key, _ in node.value]
 
 
 def _checked(entries: list[tuple[str, Any, int]], where: str) -> dict[str, Any]:
@@ -101,6 +100,8 @@ def prepare(recipe: dict[str, Any], output_dir: Path, resume: bool) -> tuple[DIL
     if limit is not None and limit < 1:
         raise InputError(f"recipe: limit is {limit}: give at least 1, or leave it out")
     whole = [path.parent for path in output_dir.glob("checkpoint-*/trainer_state.json")]  # that file is written last
+    if output_dir.exists() and not output_dir.is_dir():
+        raise InputError(f"{output_dir}: is a file: choose another --output-dir")
     checkpoints = sorted(whole, key=lambda p: int(p.name.split("-")[1]))
     if (output_dir / "model").exists():
         raise InputError(f"{output_dir}: holds a finished run: choose another --output-dir")
@@ -109,7 +110,7 @@ def prepare(recipe: dict[str, Any], output_dir: Path, resume: bool) -> tuple[DIL
     if resume and not checkpoints:
         raise InputError(f"{output_dir}: holds no checkpoint to resume from: start without --resume")
     if checkpoints:
-        before = json.loads((output_dir / "recipe.json").read_text(encoding="utf-8"))
+        before = read_json(output_dir / "recipe.json")
         changed = sorted(key for key in before.keys() | recipe.keys() if before.get(key) != recipe.get(key))
         if changed:
             raise InputError(
@@ -173,4 +174,4 @@ def read_run(folder: Path) -> dict[str, Any]:
     path = folder / "run.json"
     if not path.is_file() or not (folder / "model").is_dir():
         raise InputError(f"{folder}: no finished run: give the output folder of `dil train`")
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    return dict(read_json(path))
