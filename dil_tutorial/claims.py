@@ -621,21 +621,24 @@ def plain(latex: str) -> str:
 
 
 def report(*patterns: str, seeds: int = 20) -> None:
-    """Run claims and print a line each, for notebooks: verdicts and bounds, not the last digits of a machine.
+    """Run claims and print them, for notebooks: verdicts and bounds, not the last digits of a machine.
 
     >>> report("1.mixture", "4.lsif-published")
-    ✓ 1.mixture: holds on 20 random worlds (residual below 1e-09)
-    ✓ 4.lsif-published: fails as published, by at least 0.038; holds with the mixture of both responses in the denominator
+    ✓ 1.mixture: holds (residual below 1e-09 on 20 random worlds)
+    ✓ 4.lsif-published: fails as published, by at least 0.038
+      repair: holds with the mixture of both responses in the denominator
     """
+    lines = []
     for result in run(select(*patterns), range(seeds)):
         claim = result.claim
         line = f"{'✓' if result.as_recorded else '✗'} {claim.id}: {result.verdict}"
         if not result.as_recorded:
             line += f" (recorded: {claim.verdict}; residual {result.residual:.1e}, tolerance {claim.tolerance:.0e})"
         elif claim.verdict == HOLDS:
-            line += f" on {seeds} random worlds (residual below {claim.tolerance:.0e})"
+            line += f" (residual below {claim.tolerance:.0e} on {seeds} random worlds)"
         elif claim.verdict == ASSUMES:
-            line += f": {plain(claim.note)}; otherwise off by at least {result.size:.2g}"
+            line += f" (else off by at least {result.size:.2g})\n  if: {plain(claim.note)}"
         else:
-            line += f", by at least {result.size:.2g}; {plain(claim.note)}"
-        print(line)
+            line += f", by at least {result.size:.2g}\n  repair: {plain(claim.note)}"
+        lines.append(line)
+    print("\n".join(lines))
