@@ -16,6 +16,7 @@ BCE (THEORY §7); here ``logprobs: sum`` is the default, as the paper's derivati
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import os
@@ -104,8 +105,9 @@ class DILTrainer(Trainer):
     """Train ``model`` on preference pairs; the reference is the model as given, scored before the first step.
 
     ``train_dataset`` and ``eval_dataset`` hold rows with prompt, chosen and rejected (see ``llm.data``): a list of
-    dicts, or a ``datasets.Dataset``.  ``ref_model`` is another reference.  Reference log-probs are always computed in
-    float32 and kept in ``output_dir/reference_logps.safetensors``, under a fingerprint of weights and tokens.
+    dicts, or a ``datasets.Dataset``.  ``ref_model`` is another reference.  Reference log-probs are computed in the
+    precision of the weights, never under autocast, and kept in ``output_dir/reference_logps_*.safetensors`` under a
+    fingerprint of weights and tokens.
     """
 
     def __init__(
@@ -134,7 +136,7 @@ class DILTrainer(Trainer):
             train_dataset=rows["train"],
             eval_dataset=rows.get("eval"),
             processing_class=processing_class,
-            data_collator=lambda rows: collate(rows, pad),
+            data_collator=functools.partial(collate, pad_token_id=pad),
             **settings,
         )
         self._metrics: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
