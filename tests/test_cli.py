@@ -43,10 +43,12 @@ def refused(run, *words):
 
 
 def test_help_is_instant_and_imports_are_light():
-    dil_process("--help")  # the first call compiles
-    start = time.perf_counter()
-    assert dil_process("--help").returncode == 0
-    assert time.perf_counter() - start < 1
+    times = []
+    for _ in range(3):  # the first call compiles, and a busy machine may delay any one
+        start = time.perf_counter()
+        assert dil_process("--help").returncode == 0
+        times.append(time.perf_counter() - start)
+    assert min(times) < 1
     code = "import sys, dil_tutorial, dil_tutorial.cli; print([m for m in ('torch', 'transformers') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
     code = "import sys, dil_tutorial.claims, toy.fit; print('transformers' in sys.modules)"

@@ -32,7 +32,7 @@ def test_closed_forms_are_where_the_gradient_leads(gen, denominator):
         assert (fit(world, loss) - optima.dil(world, gen, denominator)).abs().max() < 1e-8
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.floats(0.1, 6))
 def test_optima_are_policies_and_stationary(seed, scale):
     world = World.random([seed], scale=scale)
