@@ -339,25 +339,27 @@ def sample(
     quiet_transformers()
     from dil_tutorial.llm.checkpoint import load_model, load_tokenizer
     from dil_tutorial.llm.recipe import read_run
-    from dil_tutorial.llm.sampling import answer
+    from dil_tutorial.llm.sampling import answer, score
 
     reference = read_run(run)["recipe"]["model"]
     prompts = prompt or ["What is the capital of France?", "Give me one tip for sleeping better."]
     tokenizer = load_tokenizer(str(run / "model"))
-    answers = []
-    for name in (reference, str(run / "model")):
-        with console.status(f"{name} answers"):
-            answers.append(answer(load_model(name), tokenizer, prompts, max_new_tokens, temperature, seed))
+    models = load_model(reference), load_model(str(run / "model"))
     table = Table(show_lines=True, expand=True)
-    for name in ("prompt", f"reference: {reference}", f"trained: {run}"):
-        table.add_column(escape(name), ratio=1 if name == "prompt" else 2)
-    for row in zip(prompts, *answers, strict=True):
-        table.add_row(*(escape(text) for text in row))
-    console.print(table)
-    if answers[0] == answers[1]:
-        console.print(
-            "The same answers: the policy moved too little to change these words; try --temperature 1, or train longer."
+    table.add_column("prompt", ratio=1)
+    columns = [[escape(text) for text in prompts]]
+    for name, model in zip((f"reference: {reference}", f"trained: {run}"), models, strict=True):
+        table.add_column(escape(name), ratio=2)
+        with console.status(f"{name} answers"):
+            texts = answer(model, tokenizer, prompts, max_new_tokens, temperature, seed)
+            f = score(models[1], tokenizer, prompts, texts) - score(models[0], tokenizer, prompts, texts)
+        columns.append(
+            [f"{escape(text)}\n[dim]f = {value:+.2f} nats[/]" for text, value in zip(texts, f.tolist(), strict=True)]
         )
+    for row in zip(*columns, strict=True):
+        table.add_row(*row)
+    console.print(table)
+    console.print("f = log pi_trained - log pi_reference of the answer: above 0, training made it more probable.")
 
 
 # --- Reading ---------------------------------------------------------------------------------------------------------

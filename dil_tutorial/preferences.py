@@ -38,13 +38,14 @@ def check_policy(policy: Tensor, name: str = "ref") -> Tensor:
     if policy.ndim == 0 or policy.shape[-1] == 0:
         raise InputError(f"{name}: shape {tuple(policy.shape)} holds no responses: give shape (..., Y)")
     rows = policy.reshape(-1, policy.shape[-1])
-    for i, row in enumerate(rows):
-        if not row.isfinite().all():
+    broken, negative, off = ~rows.isfinite().all(1), (rows < 0).any(1), (rows.sum(1) - 1).abs() > ATOL
+    if (bad := broken | negative | off).any():
+        i = int(bad.nonzero()[0])
+        if broken[i]:
             raise InputError(f"{name}: row {i} holds NaN or infinity: every entry must be a finite number")
-        if (row < 0).any():
-            raise InputError(f"{name}: row {i} holds {row.min().item():.6g}: probabilities cannot be negative")
-        if abs(row.sum().item() - 1) > ATOL:
-            raise InputError(f"{name}: row {i} sums to {row.sum().item():.6g}, not 1: divide the row by its sum")
+        if negative[i]:
+            raise InputError(f"{name}: row {i} holds {rows[i].min().item():.6g}: probabilities cannot be negative")
+        raise InputError(f"{name}: row {i} sums to {rows[i].sum().item():.6g}, not 1: divide the row by its sum")
     return policy
 
 

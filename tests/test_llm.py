@@ -11,6 +11,7 @@ from dil_tutorial.errors import InputError
 from dil_tutorial.llm.checkpoint import load_model, load_tokenizer
 from dil_tutorial.llm.data import as_chat, pad_responses, read_pairs, tiny_preferences, tokenize_pair, tokenize_pairs
 from dil_tutorial.llm.logprobs import response_logps
+from dil_tutorial.llm.sampling import answer, score
 from dil_tutorial.llm.trainer import DILConfig, DILTrainer, fingerprint
 from dil_tutorial.losses import make_loss
 
@@ -103,6 +104,18 @@ def test_gradients_equal_the_slow_way(parts):
     fast = torch.autograd.grad(response_logps(model, pad_responses(responses, 1))[0].sum(), weights)
     slow = torch.autograd.grad(sum(logp_the_slow_way(model, *r) for r in responses), weights)
     assert all(torch.allclose(a, b, atol=1e-10) for a, b in zip(fast, slow, strict=True))
+
+
+def test_scores_of_answers_are_their_logps(parts):
+    model, tokenizer = parts[0].eval(), parts[1]
+    row = tokenize_pair(as_chat(PAIRS[0]), tokenizer)
+    with torch.no_grad():
+        slow = logp_the_slow_way(model, row["chosen_prompt"], row["chosen"])
+    scores = score(model, tokenizer, [PAIRS[0]["prompt"], "Hi"], [PAIRS[0]["chosen"], "Hello!"])
+    assert scores[0].item() == pytest.approx(slow.item(), abs=1e-3)
+    assert answer(model, tokenizer, ["Hi"], 5) == answer(model, tokenizer, ["Hi"], 5)
+    sampled = [answer(model, tokenizer, ["Hi"], 8, temperature=1.0, seed=seed)[0] for seed in (0, 0, 1)]
+    assert sampled[0] == sampled[1] != sampled[2]
 
 
 # --- Trainer ---------------------------------------------------------------------------------------------------------

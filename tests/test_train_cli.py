@@ -51,6 +51,7 @@ def test_train_then_sample(recipe, tmp_path, write):
     assert shown.returncode == 0, shown.stderr
     assert "reference" in shown.stdout
     assert "trained" in shown.stdout
+    assert shown.stdout.count("nats") == 2
     refused(dil("train", "--config", recipe(), "--output-dir", out), "finished run")
 
 

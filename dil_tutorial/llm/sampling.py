@@ -1,4 +1,4 @@
-"""What does a model answer?  Greedy or sampled responses, for reading side by side."""
+"""What does a model answer, and how probable is an answer?  For reading two models side by side."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
+
+from dil_tutorial.llm.data import as_chat, pad_responses, tokenize_pair
+from dil_tutorial.llm.logprobs import response_logps
 
 
 @torch.no_grad()
@@ -40,3 +44,16 @@ def answer(
     )
     responses = out[:, batch["input_ids"].shape[1] :]
     return [text.strip() for text in tokenizer.batch_decode(responses, skip_special_tokens=True)]
+
+
+@torch.no_grad()
+def score(model: Any, tokenizer: Any, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
+    """Summed log-probability of each response, end token included, (N,); prompts wrapped as in ``answer``."""
+    tokens = []
+    for prompt, response in zip(prompts, responses, strict=True):
+        pair = {"prompt": prompt, "chosen": response, "rejected": response}
+        row = tokenize_pair(as_chat(pair) if tokenizer.chat_template else pair, tokenizer)
+        tokens.append((row["chosen_prompt"], row["chosen"]))
+    batch = {key: value.to(model.device) for key, value in pad_responses(tokens, tokenizer.pad_token_id).items()}
+    model.eval()
+    return response_logps(model, batch)[0].cpu()
