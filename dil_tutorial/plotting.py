@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,25 +47,29 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     return paths
 
 
-def image(figure: Figure, alt: str) -> Any:
-    """The figure as a notebook output with an alternative text for those who cannot see it."""
-    import io
-
-    from IPython.display import Image
-
+def png(figure: Figure) -> bytes:
+    """The figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    return Image(buffer.getvalue(), format="png", alt=alt)
+    return buffer.getvalue()
 
 
-def policies(axes: Axes, named: Mapping[str, Tensor], labels: Sequence[str] | None = None, title: str = "") -> None:
-    """Policies over one prompt's responses as grouped bars; each value of ``named`` is (Y,)."""
-    count = len(next(iter(named.values())))
+def image(figure: Figure, alt: str) -> Any:
+    """The figure as a notebook output with an alternative text for those who cannot see it."""
+    from IPython.display import Image
+
+    return Image(png(figure), format="png", alt=alt)
+
+
+def policies(axes: Axes, named: Mapping[str, Tensor], reward: Tensor, title: str = "") -> None:
+    """Policies over one prompt's responses, worst reward first, as grouped bars; ``reward`` and each policy are (Y,)."""
+    order = reward.argsort()
+    places = np.arange(len(order))
     width = 0.84 / len(named)
-    for i, (name, probabilities) in enumerate(named.items()):
-        x = np.arange(count) + (i - (len(named) - 1) / 2) * width
-        axes.bar(x, probabilities.numpy(), width, label=name, color=COLOURS[i % len(COLOURS)])
-    axes.set_xticks(np.arange(count), labels or [str(i) for i in range(count)])
+    for i, (name, policy) in enumerate(named.items()):
+        shift = (i - (len(named) - 1) / 2) * width
+        axes.bar(places + shift, policy[order].numpy(), width, label=name, color=COLOURS[i % len(COLOURS)])
+    axes.set_xticks(places, [f"R={r:+.1f}" for r in reward[order].tolist()])
     axes.set_ylabel("probability")
     axes.set_title(title, loc="left")
     axes.grid(visible=False, axis="x")

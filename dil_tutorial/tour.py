@@ -9,47 +9,40 @@ import torch
 from torch import Tensor
 
 from dil_tutorial import plotting
-from dil_tutorial.losses import make_loss
+from dil_tutorial.losses import Loss, make_loss
 from dil_tutorial.provenance import provenance, write_json
 from dil_tutorial.rlhf import kl
 from toy import World, optima
 from toy.fit import fit, fit_pairs
-from toy.gallery import bandit
 
 Target = Callable[[World], Tensor]
 
-# Every loss, and the closed form of where it should end.
-DESTINATIONS: dict[str, tuple[dict[str, object], str, Target]] = {
-    "SFT": ({"name": "sft"}, "pi_chosen", lambda w: w.chosen),
+# Every loss, the name of where it should end, and the closed form of that.
+DESTINATIONS: dict[str, tuple[Loss, str, Target]] = {
+    "SFT": (make_loss("sft"), "pi_chosen", lambda w: w.chosen),
     **{
         f"DIL {gen.upper()}, {den}": (
-            {"name": "dil", "generator": gen, "denominator": den},
+            make_loss("dil", generator=gen, denominator=den),
             f"THEORY §4, {gen.upper()}" if den == "rejected" else "pi_chosen",
             lambda w, gen=gen, den=den: optima.dil(w, gen, "rejected") if den == "rejected" else w.chosen,  # type: ignore[misc]
         )
         for den in ("rejected", "mixture", "reference")
         for gen in ("lsif", "ukl", "bce")
     },
-    "NCA": ({"name": "nca"}, "pi_chosen", lambda w: w.chosen),
-    "BCO": ({"name": "bco"}, "THEORY §4, BCE", lambda w: optima.dil(w, "bce", "rejected")),
-    "IPO (tau 1/2)": ({"name": "ipo", "tau": 0.5}, "pi_ref exp(2w)/Z", lambda w: optima.ipo(w, 0.5)),
-    "DPO (beta 1)": ({"name": "dpo", "beta": 1.0}, "pi_ref exp(R)/Z", lambda w: optima.rlhf(w, 1.0)),
+    "NCA": (make_loss("nca"), "pi_chosen", lambda w: w.chosen),
+    "BCO": (make_loss("bco"), "THEORY §4, BCE", lambda w: optima.dil(w, "bce", "rejected")),
+    "IPO (tau 1/2)": (make_loss("ipo", tau=0.5), "pi_ref exp(2w)/Z", lambda w: optima.ipo(w, 0.5)),
+    "DPO (beta 1)": (make_loss("dpo", beta=1.0), "pi_ref exp(R)/Z", lambda w: optima.rlhf(w, 1.0)),
 }
 DYNAMICS = ["SFT", "DIL BCE, mixture", "DIL LSIF, mixture", "DIL BCE, rejected", "DIL LSIF, rejected", "DPO (beta 1)"]
 PAIRS, STEPS, REPEATS = 300, 400, 10
 
 
-def loss_of(name: str):  # type: ignore[no-untyped-def]
-    """The loss function of a row of DESTINATIONS."""
-    settings = dict(DESTINATIONS[name][0])
-    return make_loss(str(settings.pop("name")), **settings)
-
-
 def fit_all(world: World, on_done: Callable[[str], None] = lambda name: None) -> list[dict[str, object]]:
     """Fit every loss by its population gradient and compare with its closed form; one row a loss."""
     rows: list[dict[str, object]] = []
-    for name, (_, destination, target) in DESTINATIONS.items():
-        policy = fit(world, loss_of(name))
+    for name, (loss, destination, target) in DESTINATIONS.items():
+        policy = fit(world, loss)
         rows.append(
             {
                 "loss": name,
@@ -76,7 +69,7 @@ def train_on_pairs(world: World, on_done: Callable[[str], None] = lambda name: N
             history.append((repeated.chosen * f).sum(-1).mean().item())
 
         rng = torch.Generator().manual_seed(0)
-        fit_pairs(repeated, loss_of(name), pairs=PAIRS, generator=rng, steps=STEPS, record=record)
+        fit_pairs(repeated, DESTINATIONS[name][0], pairs=PAIRS, generator=rng, steps=STEPS, record=record)
         result[name] = history
         on_done(name)
     return result
@@ -85,21 +78,19 @@ def train_on_pairs(world: World, on_done: Callable[[str], None] = lambda name: N
 def draw(world: World, rows: list[dict[str, object]], dynamics: dict[str, list[float]], out: Path) -> list[Path]:
     """The tour's three figures as PNG and SVG under ``out``; returns the paths of all files."""
     figure, (left, right) = plotting.new_figure(columns=2, width=11, height=3.8)
-    by_reward = world.true_reward[0].argsort()
     contents = {
-        r"$\pi_{ref}$": world.ref[0, by_reward],
-        r"$\pi_{chosen}$, the winners": world.chosen[0, by_reward],
-        r"$\pi_{rejected}$, the losers": world.rejected[0, by_reward],
+        r"$\pi_{ref}$": world.ref[0],
+        r"$\pi_{chosen}$, the winners": world.chosen[0],
+        r"$\pi_{rejected}$, the losers": world.rejected[0],
     }
-    responses = [f"R={r:+.1f}" for r in world.true_reward[0, by_reward].tolist()]
-    plotting.policies(left, contents, responses, "What a preference data set contains")
+    plotting.policies(left, contents, world.true_reward[0], "What a preference data set contains")
     ends = {
-        r"$\pi_{chosen}$ = repaired DIL, any h": world.chosen[0, by_reward],
-        "DIL as published, UKL": optima.dil(world, "ukl", "rejected")[0, by_reward],
-        "DIL as published, LSIF": optima.dil(world, "lsif", "rejected")[0, by_reward],
-        r"RLHF = DPO, $\beta = 1$": optima.rlhf(world, 1.0)[0, by_reward],
+        r"$\pi_{chosen}$ = repaired DIL, any h": world.chosen[0],
+        "DIL as published, UKL": optima.dil(world, "ukl", "rejected")[0],
+        "DIL as published, LSIF": optima.dil(world, "lsif", "rejected")[0],
+        r"RLHF = DPO, $\beta = 1$": optima.rlhf(world, 1.0)[0],
     }
-    plotting.policies(right, ends, responses, "Where the losses end")
+    plotting.policies(right, ends, world.true_reward[0], "Where the losses end")
     for axes in (left, right):
         axes.tick_params(axis="x", labelsize=8)
     paths = plotting.save(figure, out / "policies")
@@ -137,8 +128,3 @@ def save_numbers(rows: list[dict[str, object]], dynamics: dict[str, list[float]]
     """The numbers the figures show, beside them."""
     write_json(out / "tour.json", {**provenance(), "seed": 0, "fits": rows, "chosen log-ratio": dynamics})
     return out / "tour.json"
-
-
-def default_world() -> World:
-    """The bandit of ``toy.gallery``."""
-    return bandit()

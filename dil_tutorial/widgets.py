@@ -5,24 +5,17 @@ The trick: draw every frame beforehand, stack them, and link the slider to the s
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 
 import ipywidgets
-import matplotlib
 from matplotlib.figure import Figure
 
-from dil_tutorial.plotting import STYLE
+from dil_tutorial.plotting import png
 
 
 def frames(draw: Callable[[float], Figure], values: Sequence[float], label: str, start: int = 0) -> ipywidgets.VBox:
     """A slider over ``values`` that shows ``draw(value)``; arrow keys move it once it has the focus."""
-    images = []
-    for value in values:
-        buffer = io.BytesIO()
-        with matplotlib.rc_context(STYLE):
-            draw(value).savefig(buffer, format="png")
-        images.append(ipywidgets.Image(value=buffer.getvalue(), format="png", layout={"max_width": "100%"}))
+    images = [ipywidgets.Image(value=png(draw(value)), format="png", layout={"max_width": "100%"}) for value in values]
     slider = ipywidgets.IntSlider(
         value=start, min=0, max=len(values) - 1, description="position", readout=False, layout={"width": "28em"}
     )

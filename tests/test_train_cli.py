@@ -66,7 +66,8 @@ def test_chat_messages_train_as_well(recipe, write, tmp_path):
     assert "nca (beta 1.0) on 2 pairs" in run.stdout
 
 
-def test_stopped_and_resumed_ends_with_the_same_weights(recipe, tmp_path):
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_stopped_and_resumed_ends_with_the_same_weights(recipe, tmp_path, stop):
     config = recipe(max_steps=300, lr_scheduler_type="cosine")
     whole = dil_process("train", "--config", config, "--output-dir", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
@@ -77,8 +78,8 @@ def test_stopped_and_resumed_ends_with_the_same_weights(recipe, tmp_path):
         deadline = time.monotonic() + 120
         while b" 8/300" not in log.read_bytes() and time.monotonic() < deadline:
             time.sleep(0.01)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(120) == 128 + signal.SIGTERM, log.read_text()
+        process.send_signal(stop)
+        assert process.wait(120) == 128 + stop, log.read_text()
     assert "go on with --resume" in log.read_text()
     assert not (out / "model").exists()
     refused(dil("train", "--config", config, "--output-dir", out), "--resume")

