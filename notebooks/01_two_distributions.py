@@ -75,7 +75,7 @@ claims.report("1.mixture")
 # Of course: a pair is two draws from the reference, sorted. Keep this **mixture identity**; it repairs a hole in the published
 # DIL loss, at no cost in data (claims `4.ukl-published` and `4.mixture`).
 
-# %%
+# %% mystnb={"image": {"alt": "Eight responses: where winners exceed the reference, losers fall short by as much."}}
 figure, (axes,) = plotting.new_figure(width=8)
 contents = {
     r"$\pi_{ref}$": world.ref[0],
