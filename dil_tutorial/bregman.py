@@ -8,25 +8,34 @@ For a strictly convex h, ``B_h(a, b) = h(a) - h(b) - h'(b)(a - b)`` and
 With f = log r, the log-ratio log pi_theta/pi_ref of a policy, this splits into one loss on a chosen
 response and one on a sample of the reference:
 
-========  ==========================  ===================  ==================  ================  ===============
-name      h(r)                        chosen_loss(f)       reference_loss(f)   d/df chosen       d/df reference
-========  ==========================  ===================  ==================  ================  ===============
-LSIF      (r - 1)^2 / 2               -e^f                 e^{2f} / 2          -r                r^2
-UKL       r log r - r                 -f                   e^f                 -1                r
-BCE       r log r - (r+1) log(r+1)    -log sigmoid(f)      -log sigmoid(-f)    -1/(1+r)          r/(1+r)
-any h     h                           -h'(e^f)             e^f h'(e^f)-h(e^f)  -r h''(r)         r^2 h''(r)
-========  ==========================  ===================  ==================  ================  ===============
+==============  ==========================  ===================  ==================  ================  ===============
+name            h(r)                        chosen_loss(f)       reference_loss(f)   d/df chosen       d/df reference
+==============  ==========================  ===================  ==================  ================  ===============
+LSIF            (r - 1)^2 / 2               -e^f                 e^{2f} / 2          -r                r^2
+UKL             r log r - r                 -f                   e^f                 -1                r
+BCE             r log r - (r+1) log(r+1)    -log sigmoid(f)      -log sigmoid(-f)    -1/(1+r)          r/(1+r)
+Hellinger       2 (sqrt r - 1)^2            2 e^{-f/2}           2 e^{f/2}           -r^{-1/2}         r^{1/2}
+Itakura–Saito   -log r                      e^{-f}               f                   -1/r              1
+exponential     e^r                         -exp(e^f)            (e^f - 1) exp(e^f)  -r e^r            r^2 e^r
+power(a)        h'' = r^{a-1}               -e^{af} / a          e^{(1+a)f}/(1+a)    -r^a              r^{1+a}
+any h           h                           -h'(e^f)             e^f h'(e^f)-h(e^f)  -r h''(r)         r^2 h''(r)
+==============  ==========================  ===================  ==================  ================  ===============
 
-(The named rows drop constants.)  The reference weight is always r times the chosen weight.
+(The named rows drop constants.)  The reference weight is always r times the chosen weight.  ``power(a)`` (Basu et al.,
+1998) runs through LSIF (a = 1), UKL (0), Hellinger (-1/2) and Itakura–Saito (-1); Hellinger's losses are AdaBoost's
+exponential loss at f/2; a ``mixture`` with positive weights is a generator that can be *learned*.
 
 **A departure from the formulas, on purpose.** e^{2f} overflows float32 at f = 45 and float64 at f = 355, and an
-infinite loss teaches nothing.  Where ``|f| > MAX_LOG_RATIO = 30`` (a ratio of 1e13), a loss continues along its
-tangent: value and slope stay finite, of the right sign and, below the bound, exactly the table's.
+infinite loss teaches nothing.  Where ``|f| > MAX_LOG_RATIO = 30`` (a ratio of 1e13), a loss that explodes continues along
+its tangent: value and slope stay finite, of the right sign and, below the bound, exactly the table's.  (The exponential
+generator explodes twice; its bound is r = 30.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -55,17 +64,35 @@ def derivative(function: Function, x: Tensor) -> Tensor:
     return slope if x.requires_grad else slope.detach()
 
 
-def _exp(f: Tensor, power: int = 1) -> Tensor:
-    """e^{power f}, continued along its tangent beyond f = MAX_LOG_RATIO."""
-    inside = f.clamp(max=MAX_LOG_RATIO)
+def _inside(f: Tensor, power: float) -> Tensor:
+    """f cut off where e^{power f} explodes: at ``_bound(power)`` on the growing side."""
+    return f.clamp(max=_bound(power)) if power > 0 else f.clamp(min=-_bound(power))
+
+
+def _bound(power: float) -> float:
+    """The |f| at which e^{power f} is continued along its tangent: 30, sooner for |power| > 2, so that float32 holds it."""
+    return MAX_LOG_RATIO * min(1.0, 2 / abs(power))
+
+
+def _exp(f: Tensor, power: float = 1) -> Tensor:
+    """e^{power f}, continued along its tangent where it explodes."""
+    inside = _inside(f, power)
     return torch.exp(power * inside) * (1 + power * (f - inside))
 
 
-def _with_tangents(loss: Function) -> Function:
-    """``loss`` continued along its tangents where |f| > MAX_LOG_RATIO; for an h known only as code."""
+def _growth(f: Tensor, power: float) -> Tensor:
+    """(e^{power f} - 1) / power, which is f at power = 0; continued like ``_exp``."""
+    if power == 0:
+        return f
+    inside = _inside(f, power)
+    return torch.expm1(power * inside) / power + torch.exp(power * inside) * (f - inside)
+
+
+def _with_tangents(loss: Function, upper: float = MAX_LOG_RATIO) -> Function:
+    """``loss`` continued along its tangents below -MAX_LOG_RATIO and above ``upper``; slopes by autodiff."""
 
     def extended(f: Tensor) -> Tensor:
-        inside = f.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+        inside = f.clamp(-MAX_LOG_RATIO, upper)
         slope = derivative(loss, inside.detach())
         return loss(inside) + slope * (f - inside)
 
@@ -74,7 +101,9 @@ def _with_tangents(loss: Function) -> Function:
 
 @dataclass(frozen=True)
 class Generator:
-    """A convex h and the two losses it generates.  All fields take and return tensors of one shape.
+    """A convex h and the two losses it generates.  All functions take and return tensors of one shape.
+
+    Construction checks that h' increases on a grid of r from 1e-4 to 1e4 (or ``max_ratio``); InputError if not.
 
     >>> f = torch.tensor([0.0, 1.0])
     >>> LSIF.chosen_loss(f), LSIF.reference_loss(f)
@@ -86,12 +115,24 @@ class Generator:
     dh: Function  # h'(r)
     chosen_loss: Function  # -h'(e^f), constants dropped
     reference_loss: Function  # e^f h'(e^f) - h(e^f), constants dropped
+    max_ratio: float = math.exp(MAX_LOG_RATIO)  # the losses go on along their tangents beyond it
+
+    def __post_init__(self) -> None:
+        grid = torch.logspace(-4, math.log10(min(1e4, self.max_ratio)), 161, dtype=torch.float64)
+        slopes = self.dh(grid)
+        if not slopes.isfinite().all():
+            where = grid[~slopes.isfinite()][0].item()
+            raise InputError(f"generator {self.name!r}: h' is not finite at r = {where:.4g}: h must be smooth on r > 0")
+        rising = slopes.diff() > 0
+        if not rising.all():
+            where = grid[:-1][~rising][0].item()
+            raise InputError(f"generator {self.name!r}: h is not strictly convex near r = {where:.4g}: h' must increase")
 
     @classmethod
-    def from_function(cls, h: Function, name: str = "custom") -> Generator:
+    def from_function(cls, h: Function, name: str = "custom", max_ratio: float = math.exp(MAX_LOG_RATIO)) -> Generator:
         """A generator from h alone, a strictly convex elementwise function of torch tensors on r > 0.
 
-        Raises InputError where h' does not increase on a grid of r from 1e-4 to 1e4.
+        ``max_ratio``: where h itself would overflow, the r beyond which the losses go on along their tangents.
 
         >>> burg = Generator.from_function(lambda r: -r.log(), name="itakura-saito")
         >>> burg.reference_loss(torch.tensor([1.0]))   # r h' - h = -1 + log r = f - 1
@@ -112,16 +153,8 @@ class Generator:
             r = torch.exp(f)
             return r * dh(r) - h(r)
 
-        grid = torch.logspace(-4, 4, 161, dtype=torch.float64)
-        slopes = dh(grid)
-        if not slopes.isfinite().all():
-            where = grid[~slopes.isfinite()][0].item()
-            raise InputError(f"generator {name!r}: h' is not finite at r = {where:.4g}: h must be smooth on r > 0")
-        rising = slopes.diff() > 0
-        if not rising.all():
-            where = grid[:-1][~rising][0].item()
-            raise InputError(f"generator {name!r}: h is not strictly convex near r = {where:.4g}: h' must increase")
-        return cls(name, h, dh, _with_tangents(chosen_loss), _with_tangents(reference_loss))
+        upper = math.log(max_ratio)
+        return cls(name, h, dh, _with_tangents(chosen_loss, upper), _with_tangents(reference_loss, upper), max_ratio)
 
     def d2h(self, r: Tensor) -> Tensor:
         """h''(r) > 0, the curvature that weighs both gradients."""
@@ -167,17 +200,94 @@ BCE = Generator(
     reference_loss=lambda f: -F.logsigmoid(-f),
 )
 
-GENERATORS: dict[str, Generator] = {g.name: g for g in (LSIF, UKL, BCE)}
+# Hellinger: the exponential loss of AdaBoost at f/2; symmetric in chosen and reference.
+HELLINGER = Generator(
+    name="hellinger",
+    h=lambda r: 2 * (torch.sqrt(r) - 1) ** 2,
+    dh=lambda r: 2 * (1 - torch.rsqrt(r)),
+    chosen_loss=lambda f: 2 * _exp(f, -0.5),
+    reference_loss=lambda f: 2 * _exp(f, 0.5),
+)
+
+# Itakura–Saito: every reference sample weighs the same; small ratios of chosen responses weigh most.
+ITAKURA_SAITO = Generator(
+    name="itakura-saito",
+    h=lambda r: -torch.log(r),
+    dh=lambda r: -1 / r,
+    chosen_loss=lambda f: _exp(f, -1),
+    reference_loss=lambda f: f,
+)
+
+# Exponential: h'' grows, so large ratios rule; the published denominator may have several optima (toy.optima).
+EXPONENTIAL = Generator(
+    name="exponential",
+    h=torch.exp,
+    dh=torch.exp,
+    chosen_loss=_with_tangents(lambda f: -torch.exp(torch.exp(f)), upper=math.log(30)),
+    reference_loss=_with_tangents(lambda f: (torch.exp(f) - 1) * torch.exp(torch.exp(f)), upper=math.log(30)),
+    max_ratio=30.0,
+)
+
+GENERATORS: dict[str, Generator] = {g.name: g for g in (LSIF, UKL, BCE, HELLINGER, ITAKURA_SAITO, EXPONENTIAL)}
+PUBLISHED = ("lsif", "ukl", "bce")  # the paper's three
+
+
+def power(a: float) -> Generator:
+    """The power (Basu) generator, h''(r) = r^{a-1}, for any real a: LSIF 1, UKL 0, Hellinger -1/2, Itakura–Saito -1.
+
+    h = r h' - (r^{1+a} - 1)/(1+a) with h' = (r^a - 1)/a, so that h(1) = h'(1) = 0; the limits a = 0, -1 are exact.
+
+    >>> f = torch.tensor([0.0, 1.0])
+    >>> derivative(power(0.5).chosen_loss, f)     # -r^a
+    tensor([-1.0000, -1.6487])
+    """
+    if not math.isfinite(a):
+        raise InputError(f"generator power({a}): give a finite number")
+    return Generator(
+        name=f"power({a:g})",
+        h=lambda r: r * _growth(r.log(), a) - _growth(r.log(), 1 + a),
+        dh=lambda r: _growth(r.log(), a),
+        chosen_loss=lambda f: -_growth(f, a),
+        reference_loss=lambda f: _growth(f, 1 + a),
+        max_ratio=math.exp(min(_bound(p) for p in (a, 1 + a) if p != 0)),
+    )
+
+
+def mixture(weights: Mapping[str, float]) -> Generator:
+    """sum_k weight_k h_k of named generators: convex for any weights >= 0, and linear in them, so it can be learned.
+
+    >>> mixture({"lsif": 0.5, "ukl": 0.5}).chosen_loss(torch.tensor([0.0]))
+    tensor([-0.5000])
+    """
+    if not weights or min(weights.values()) < 0 or not 0 < sum(weights.values()) < math.inf:
+        raise InputError(f"generator mixture({dict(weights)}): give weights of at least 0 and a positive sum")
+    parts = [(weight, get_generator(name)) for name, weight in weights.items() if weight > 0]
+
+    def mixed(which: str) -> Function:
+        return lambda x: sum((weight * getattr(gen, which)(x) for weight, gen in parts), torch.zeros_like(x))
+
+    name = " + ".join(f"{weight:.3g} {gen.name}" for weight, gen in parts)
+    return Generator(
+        name, mixed("h"), mixed("dh"), mixed("chosen_loss"), mixed("reference_loss"),
+        max_ratio=min(gen.max_ratio for _, gen in parts),
+    )  # fmt: skip
 
 
 def get_generator(generator: str | Generator) -> Generator:
-    """A generator by name, or the generator itself.
+    """A generator by name, "power(a)" for any number a, or the generator itself.
 
     >>> get_generator("ukl") is UKL
     True
+    >>> get_generator("power(0.5)").name
+    'power(0.5)'
     """
     if isinstance(generator, Generator):
         return generator
+    if number := re.fullmatch(r"power\(([-+]?[\d.]+(?:e[-+]?\d+)?)\)", generator):
+        try:
+            return power(float(number.group(1)))
+        except ValueError:
+            raise InputError(f"generator {generator!r}: {number.group(1)!r} is not a number: give e.g. power(0.5)") from None
     if generator not in GENERATORS:
-        raise unknown_name("generator", generator, GENERATORS)
+        raise unknown_name("generator", generator, [*GENERATORS, "power(0.5)"])
     return GENERATORS[generator]

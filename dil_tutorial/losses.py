@@ -48,12 +48,14 @@ def dil_loss(
     denominator: str = "rejected",
     f_reference: Tensor | None = None,
     beta: float = 1.0,
+    shift: Tensor | float = 0.0,
 ) -> Tensor:
     r"""Direct imitation learning: E[chosen_loss(f(y_w))] + E_ref[reference_loss(f)] (paper §4.4).
 
     ``rejected`` is the loss as published, ``mixture`` its repair from the same data, ``reference`` wants
-    ``f_reference``, log-ratios of fresh samples of pi_ref (and no f_rejected).  ``beta`` scales f; for
-    beta != 1 the optimum is biased (THEORY §6.1).
+    ``f_reference``, log-ratios of fresh samples of pi_ref (and no f_rejected).  The ratio is fitted by
+    s = exp(beta f + shift).  For beta != 1 and shift = 0 the optimum is biased; with ``shift`` learned for each
+    prompt (a log-normaliser) beta becomes a temperature, pi_ref (pi_chosen/pi_ref)^{1/beta}/Z (THEORY §6.1).
 
     >>> f_w, f_l = torch.tensor([0.5]), torch.tensor([-0.5])
     >>> dil_loss(f_w, f_l, "ukl", "rejected")     # -f_w + e^{f_l}
@@ -68,11 +70,11 @@ def dil_loss(
     if needed is None:
         missing = "f_reference" if denominator == "reference" else "f_rejected"
         raise InputError(f"dil_loss: denominator {denominator!r} needs {missing}: pass those log-ratios")
-    chosen_term = gen.chosen_loss(beta * _lift(f_chosen))
-    reference_term = gen.reference_loss(beta * _lift(needed))
+    log_s_chosen = beta * _lift(f_chosen) + shift
+    reference_term = gen.reference_loss(beta * _lift(needed) + shift)
     if denominator == "mixture":  # (pi_chosen + pi_rejected)/2 = pi_ref, exactly
-        reference_term = (gen.reference_loss(beta * _lift(f_chosen)) + reference_term) / 2
-    return chosen_term + reference_term
+        reference_term = (gen.reference_loss(log_s_chosen) + reference_term) / 2
+    return gen.chosen_loss(log_s_chosen) + reference_term
 
 
 def sft_loss(f_chosen: Tensor, f_rejected: Tensor | None = None) -> Tensor:
@@ -144,15 +146,94 @@ def bco_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 1.0, delta: flo
     return -F.logsigmoid(beta * _lift(f_chosen) - delta) - F.logsigmoid(-(beta * _lift(f_rejected) - delta))
 
 
-def simpo_loss(logp_chosen: Tensor, logp_rejected: Tensor, beta: float = 2.0, gamma: float = 1.0) -> Tensor:
-    """SimPO (Meng et al., 2024): -log sigmoid(beta (l_w - l_l) - gamma).
+def f_dpo_loss(f_chosen: Tensor, f_rejected: Tensor, generator: str | Generator = "bce", beta: float = 0.1) -> Tensor:
+    """f-DPO (Wang et al., 2024): -log sigmoid(beta (h'(r_w) - h'(r_l))), the KL of DPO replaced by an f-divergence.
 
-    Reference-free: takes *mean* log-probabilities per token, ``log pi_theta(y) / |y|``, not log-ratios.
+    Its divergences are our generators: reverse KL (DPO itself) is UKL, Jensen–Shannon BCE, forward KL
+    Itakura–Saito, alpha power(-alpha).  Under Bradley–Terry its optimum solves beta h'(r) = R - lam(x).
+
+    >>> f_dpo_loss(torch.tensor([1.0]), torch.tensor([0.0]), "ukl") == dpo_loss(torch.tensor([1.0]), torch.tensor([0.0]))
+    tensor([True])
+    """
+    gen = get_generator(generator)  # chosen_loss(f) = -h'(e^f) + const, and the constants cancel
+    return -F.logsigmoid(beta * (gen.chosen_loss(_lift(f_rejected)) - gen.chosen_loss(_lift(f_chosen))))
+
+
+def kto_loss(
+    f_chosen: Tensor, f_rejected: Tensor, beta: float = 0.1, kl: Tensor | float = 0.0, chosen_weight: float = 1.0,
+    rejected_weight: float = 1.0,
+) -> Tensor:  # fmt: skip
+    """KTO (Ethayarajh et al., 2024): a value that saturates on both sides of the reference point z = beta ``kl``.
+
+    ``kl`` estimates KL(pi_theta || pi_ref) and takes no gradient; the weights are the paper's lambda_D, lambda_U.
+    The loss needs no pairs.
+
+    >>> kto_loss(torch.tensor([0.0]), torch.tensor([0.0]))
+    tensor([1.])
+    """
+    z = beta * torch.as_tensor(kl).detach()
+    gain = chosen_weight * torch.sigmoid(z - beta * _lift(f_chosen))  # 1 - sigmoid(beta f_w - z), without cancellation
+    return gain + rejected_weight * torch.sigmoid(beta * _lift(f_rejected) - z)
+
+
+def sppo_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 1.0) -> Tensor:
+    """SPPO with hard labels (Wu et al., 2024): (f_w - 1/(2 beta))^2 + (f_l + 1/(2 beta))^2.
+
+    >>> sppo_loss(torch.tensor([0.5]), torch.tensor([-0.5]))
+    tensor([0.])
+    """
+    target = 1 / (2 * beta)
+    return (_lift(f_chosen) - target) ** 2 + (_lift(f_rejected) + target) ** 2
+
+
+# --- Without a reference: fed log-probabilities l = log pi_theta(y|x), not log-ratios ------------------------------
+
+
+def simpo_loss(logp_chosen: Tensor, logp_rejected: Tensor, beta: float = 2.0, gamma: float = 1.0) -> Tensor:
+    """SimPO (Meng et al., 2024): -log sigmoid(beta (l_w - l_l) - gamma), l the *mean* log-probability per token.
 
     >>> simpo_loss(torch.tensor([0.5]), torch.tensor([0.0]))
     tensor([0.6931])
     """
     return -F.logsigmoid(beta * (_lift(logp_chosen) - _lift(logp_rejected)) - gamma)
+
+
+def slic_loss(logp_chosen: Tensor, logp_rejected: Tensor, delta: float = 1.0, sft_weight: float = 0.1) -> Tensor:
+    """SLiC-HF (Zhao et al., 2023): a hinge on the margin of log-probabilities, and maximum likelihood beside it.
+
+    >>> slic_loss(torch.tensor([-1.0]), torch.tensor([-1.5]))   # max(0, 1 - 0.5) + 0.1 * 1
+    tensor([0.6000])
+    """
+    l_w, l_l = _lift(logp_chosen), _lift(logp_rejected)
+    return F.relu(delta - l_w + l_l) - sft_weight * l_w
+
+
+def cpo_loss(logp_chosen: Tensor, logp_rejected: Tensor, beta: float = 0.1, sft_weight: float = 1.0) -> Tensor:
+    """CPO (Xu et al., 2024): DPO with a uniform reference, and maximum likelihood beside it.
+
+    >>> cpo_loss(torch.tensor([-1.0]), torch.tensor([-1.0]))
+    tensor([1.6931])
+    """
+    l_w, l_l = _lift(logp_chosen), _lift(logp_rejected)
+    return -F.logsigmoid(beta * (l_w - l_l)) - sft_weight * l_w
+
+
+def orpo_loss(logp_chosen: Tensor, logp_rejected: Tensor, weight: float = 0.1) -> Tensor:
+    """ORPO (Hong et al., 2024): maximum likelihood and the log odds ratio, l the *mean* log-probability per token.
+
+    odds(p) = p / (1 - p), so log odds = l - log(1 - e^l).  At l = 0, a certain response, the odds are infinite;
+    l is taken at most at -1e-6.
+
+    >>> orpo_loss(torch.tensor([-1.0]), torch.tensor([-1.0]))
+    tensor([1.0693])
+    """
+    l_w, l_l = _lift(logp_chosen), _lift(logp_rejected)
+
+    def log_odds(logp: Tensor) -> Tensor:
+        p_not_one = logp.clamp(max=-1e-6)
+        return logp - torch.log(-torch.expm1(p_not_one))
+
+    return -l_w - weight * F.logsigmoid(log_odds(l_w) - log_odds(l_l))
 
 
 LOSSES: dict[str, Loss] = {
@@ -162,9 +243,15 @@ LOSSES: dict[str, Loss] = {
     "ipo": ipo_loss,
     "nca": nca_loss,
     "bco": bco_loss,
+    "kto": kto_loss,
+    "f-dpo": f_dpo_loss,
+    "sppo": sppo_loss,
     "simpo": simpo_loss,
+    "slic": slic_loss,
+    "cpo": cpo_loss,
+    "orpo": orpo_loss,
 }
-REFERENCE_FREE = ("simpo",)  # fed log-probabilities instead of log-ratios
+REFERENCE_FREE = ("simpo", "slic", "cpo", "orpo")  # fed log-probabilities instead of log-ratios
 
 
 def make_loss(name: str, **settings: Any) -> Loss:
@@ -186,13 +273,27 @@ def make_loss(name: str, **settings: Any) -> Loss:
     for key, value in settings.items():
         if key not in known:
             raise unknown_name(f"setting of the {name} loss", key, known)
-        if key in ("beta", "tau") and not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if key in ("beta", "tau") and not (number and value > 0):
             raise InputError(f"loss {name!r}: {key} is {value!r}: give a positive number")
+        if key.endswith("weight") and not (number and value >= 0):
+            raise InputError(f"loss {name!r}: {key} is {value!r}: give a number of at least 0")
+        if key in ("gamma", "delta", "shift", "kl") and not (number or isinstance(value, Tensor)):
+            raise InputError(f"loss {name!r}: {key} is {value!r}: give a finite number")
     if "generator" in settings:
         settings["generator"] = get_generator(settings["generator"])
     if settings.get("denominator", "rejected") not in DENOMINATORS:
         raise unknown_name("denominator", settings["denominator"], DENOMINATORS)
     return functools.partial(LOSSES[name], **settings)
+
+
+def is_reference_free(loss: Loss) -> bool:
+    """Whether ``loss`` (from make_loss) is fed log-probabilities of the policy in place of log-ratios to pi_ref.
+
+    >>> is_reference_free(make_loss("simpo")), is_reference_free(make_loss("dpo"))
+    (True, False)
+    """
+    return getattr(loss, "func", loss) in [LOSSES[name] for name in REFERENCE_FREE]
 
 
 def needs_reference_samples(loss: Loss) -> bool:
@@ -202,3 +303,12 @@ def needs_reference_samples(loss: Loss) -> bool:
     True
     """
     return getattr(loss, "keywords", {}).get("denominator") == "reference"
+
+
+def needs_kl(loss: Loss) -> bool:
+    """Whether ``loss`` (from make_loss) wants ``kl`` = KL(pi_theta || pi_ref) at every step: KTO without a fixed one.
+
+    >>> needs_kl(make_loss("kto")), needs_kl(make_loss("kto", kl=0.0))
+    (True, False)
+    """
+    return getattr(loss, "func", loss) is kto_loss and "kl" not in getattr(loss, "keywords", {})

@@ -20,9 +20,12 @@ therefore *not* independent of each other.  Leading dimensions ``...`` (prompts)
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dil_tutorial.errors import InputError
+
+CHUNK = 2**22  # entries of P held at once where P comes from a reward: 32 MB
 
 ATOL = 1e-8  # how far a row may be from summing to one, and P + P^T from one: rounding, not error
 
@@ -99,6 +102,37 @@ def win_rate(ref: Tensor, preference: Tensor) -> Tensor:
     return (preference * ref.unsqueeze(-2)).sum(-1)
 
 
+def win_rate_of_reward(ref: Tensor, reward: Tensor, hard: bool = False) -> Tensor:
+    """``win_rate`` for Bradley–Terry or ``hard`` labels straight from the reward: no Y x Y table in memory.  (..., Y).
+
+    Bradley–Terry sums sigmoid(R - R') over chunks of responses, hard labels sort.
+
+    >>> win_rate_of_reward(torch.tensor([0.9, 0.1]), torch.tensor([0.0, 1.0]), hard=True)
+    tensor([0.4500, 0.9500])
+    """
+    if hard:
+        below, tied = mass_below_and_tied(ref, reward)
+        return below + tied / 2
+    rows = max(1, CHUNK // max(1, reward.numel()))
+    parts = [torch.sigmoid(r.unsqueeze(-1) - reward.unsqueeze(-2)) @ ref.unsqueeze(-1) for r in reward.split(rows, -1)]
+    return torch.cat(parts, -2).squeeze(-1)
+
+
+def mass_below_and_tied(ref: Tensor, reward: Tensor) -> tuple[Tensor, Tensor]:
+    """For each y the reference's mass of lower and of equal rewards (y's own included), by sorting.  Two of (..., Y).
+
+    >>> mass_below_and_tied(torch.tensor([0.2, 0.3, 0.5]), torch.tensor([1.0, 0.0, 1.0]))
+    (tensor([0.3000, 0.0000, 0.3000]), tensor([0.7000, 0.3000, 0.7000]))
+    """
+    ref, reward = torch.broadcast_tensors(ref, reward)
+    ascending, order = reward.sort(-1)
+    group = F.pad((ascending.diff(dim=-1) > 0).long(), (1, 0)).cumsum(-1)  # responses of one reward, numbered from 0
+    mass = torch.zeros_like(ref).scatter_add(-1, group, ref.gather(-1, order))  # of each group
+    below = F.pad(mass.cumsum(-1)[..., :-1], (1, 0))  # of the groups before it: no difference, so nothing cancels
+    back = order.argsort(-1)
+    return below.gather(-1, group).gather(-1, back), mass.gather(-1, group).gather(-1, back)
+
+
 def advantage(ref: Tensor, preference: Tensor) -> Tensor:
     """t(y) = 2 w(y) - 1, the edge of y over the reference; E_{pi_ref} t = 0 (THEORY §0).  (..., Y).
 
@@ -162,9 +196,8 @@ def best_of_n(ref: Tensor, reward: Tensor, n: int) -> Tensor:
     >>> best_of_n(torch.tensor([0.5, 0.5]), torch.tensor([0.0, 1.0]), 2)
     tensor([0.2500, 0.7500])
     """
-    below = (reward.unsqueeze(-2) < reward.unsqueeze(-1)).to(ref.dtype)  # [y, y'] = 1 where R(y') < R(y)
-    tied = (reward.unsqueeze(-2) == reward.unsqueeze(-1)).to(ref.dtype)
-    mass_below = (below * ref.unsqueeze(-2)).sum(-1)
-    mass_tied = (tied * ref.unsqueeze(-2)).sum(-1)
-    tie_wins = (mass_below + mass_tied) ** n - mass_below**n
-    return torch.where(ref > 0, ref * tie_wins / mass_tied, 0.0)
+    below, tied = mass_below_and_tied(ref, reward)
+    # (below + tied)^n - below^n, without the cancellation where tied is small
+    rest = torch.where(below > 0, below, 1.0)
+    tie_wins = torch.where(below > 0, rest**n * torch.expm1(n * torch.log1p(tied / rest)), tied**n)
+    return torch.where(ref > 0, ref * tie_wins / torch.where(tied > 0, tied, 1.0), 0.0)

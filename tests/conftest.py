@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import settings
 
 settings.register_profile("tutorial", deadline=None, derandomize=True)  # a busy machine is no failure; runs repeat
 settings.load_profile("tutorial")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # small tensors: workers that fight for cores are many times slower
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<s>{{ m['role'] }}\n{{ m['content'] }}</s>\n{% endfor %}"

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -42,6 +43,72 @@ def test_values_at_zero():
     assert make_loss("simpo")(zero, zero).item() == pytest.approx(math.log1p(math.e), abs=1e-12)
 
 
+@given(st.integers(0, 200))
+def test_relatives_written_out(seed):
+    f_w, f_l = pair(seed)
+    r_w, r_l = f_w.exp(), f_l.exp()
+    sigmoid = torch.sigmoid
+
+    def close(a, b):
+        assert torch.allclose(a, b, rtol=1e-7, atol=1e-9)
+
+    close(losses.dpo_loss(f_w, f_l, beta=0.3), -torch.log(sigmoid(0.3 * (f_w - f_l))))
+    close(losses.dpo_loss(f_w, f_l), -torch.log(sigmoid(0.1 * (f_w - f_l))))
+    close(losses.ipo_loss(f_w, f_l, tau=0.2), (f_w - f_l - 2.5) ** 2)
+    close(losses.nca_loss(f_w, f_l, beta=0.3), -torch.log(sigmoid(0.3 * f_w)) - (torch.log(sigmoid(-0.3 * f_w)) + torch.log(sigmoid(-0.3 * f_l))) / 2)
+    close(losses.bco_loss(f_w, f_l, beta=0.3, delta=0.4), -torch.log(sigmoid(0.3 * f_w - 0.4)) - torch.log(sigmoid(0.4 - 0.3 * f_l)))
+    close(losses.kto_loss(f_w, f_l, beta=0.3, kl=2.0), 1 - sigmoid(0.3 * f_w - 0.6) + 1 - sigmoid(0.6 - 0.3 * f_l))
+    close(losses.kto_loss(f_w, f_l, chosen_weight=2.0, rejected_weight=0.5), 2 * sigmoid(-0.1 * f_w) + 0.5 * sigmoid(0.1 * f_l))
+    close(losses.sppo_loss(f_w, f_l, beta=0.25), (f_w - 2) ** 2 + (f_l + 2) ** 2)
+    close(losses.sppo_loss(f_w, f_l), (f_w - 0.5) ** 2 + (f_l + 0.5) ** 2)
+    close(losses.f_dpo_loss(f_w, f_l, "ukl", beta=0.3), losses.dpo_loss(f_w, f_l, beta=0.3))
+    close(losses.f_dpo_loss(f_w, f_l, "itakura-saito", beta=0.3), -F.logsigmoid(0.3 * (1 / r_l - 1 / r_w)))
+    close(losses.f_dpo_loss(f_w, f_l, beta=0.3), -F.logsigmoid(0.3 * torch.log(r_w / (1 + r_w) * (1 + r_l) / r_l)))
+    close(losses.simpo_loss(f_w, f_l), -torch.log(sigmoid(2 * (f_w - f_l) - 1)))
+    l_w, l_l = -f_w.abs() - 0.01, -f_l.abs() - 0.01
+    close(losses.slic_loss(l_w, l_l, delta=0.7, sft_weight=0.2), torch.clamp(0.7 - l_w + l_l, min=0) - 0.2 * l_w)
+    close(losses.cpo_loss(l_w, l_l, beta=0.4, sft_weight=0.5), -torch.log(sigmoid(0.4 * (l_w - l_l))) - 0.5 * l_w)
+    p_w, p_l = l_w.exp(), l_l.exp()
+    odds = torch.log(p_w / (1 - p_w)) - torch.log(p_l / (1 - p_l))
+    close(losses.orpo_loss(l_w, l_l, weight=0.3), -l_w - 0.3 * torch.log(sigmoid(odds)))
+
+
+def test_ktos_reference_point_takes_no_gradient():
+    f = torch.tensor([0.5], requires_grad=True)
+    (slope,) = torch.autograd.grad(losses.kto_loss(f, torch.zeros(1), beta=0.5, kl=3 * f).sum(), f)
+    v = torch.tensor([0.5 * 0.5 - 0.5 * 1.5])
+    assert torch.allclose(slope, -0.5 * torch.sigmoid(v) * torch.sigmoid(-v))
+
+
+def test_a_certain_response_is_finite_in_orpo():
+    l_w = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    value = losses.orpo_loss(l_w, torch.tensor([-1.0], dtype=torch.float64))
+    assert value.isfinite()
+    assert torch.autograd.grad(value, l_w)[0].isfinite()
+
+
+def test_the_shift_is_a_log_normaliser():
+    f_w, f_l = pair(3)
+    shifted = dil_loss(f_w, f_l, "bce", "mixture", beta=0.5, shift=0.3)
+    assert torch.allclose(shifted, dil_loss(0.5 * f_w + 0.3, 0.5 * f_l + 0.3, "bce", "mixture"), atol=1e-14)
+    assert torch.allclose(  # BCO's shift is ours with the other sign
+        dil_loss(f_w, f_l, "bce", "rejected", beta=0.5, shift=-0.4), losses.bco_loss(f_w, f_l, beta=0.5, delta=0.4), atol=1e-12
+    )
+
+
+@pytest.mark.parametrize(("name", "wants"), [("dpo", False), ("kto", True)])
+def test_what_a_loss_is_fed(name, wants):
+    assert losses.needs_kl(make_loss(name)) is wants
+    assert losses.needs_kl(LOSSES[name]) is wants
+    assert not losses.is_reference_free(LOSSES[name])
+    for free in losses.REFERENCE_FREE:
+        assert losses.is_reference_free(make_loss(free))
+        assert losses.is_reference_free(LOSSES[free])
+    assert not losses.needs_kl(make_loss("kto", kl=0.5))
+    assert not losses.needs_reference_samples(make_loss("dil", denominator="mixture"))
+    assert not losses.needs_reference_samples(LOSSES["dil"])
+
+
 @pytest.mark.parametrize(
     "name", [n for n in LOSSES if n != "dil"] + [(g, d) for g in ("lsif", "ukl", "bce") for d in ("rejected", "mixture")]
 )
@@ -73,6 +140,12 @@ def test_the_repair_pulls_an_exploded_ratio_back():
         (lambda: make_loss("dpo", generator="lsif"), "unknown setting of the dpo loss 'generator'"),
         (lambda: make_loss("dpo", beta=0), "beta is 0: give a positive number"),
         (lambda: make_loss("dpo", beta=float("nan")), "beta is nan"),
+        (lambda: make_loss("dpo", beta=True), "beta is True"),
+        (lambda: make_loss("ipo", tau=-1), "tau is -1: give a positive number"),
+        (lambda: make_loss("cpo", sft_weight=-0.1), "sft_weight is -0.1: give a number of at least 0"),
+        (lambda: make_loss("orpo", weight="x"), "weight is 'x'"),
+        (lambda: make_loss("simpo", gamma=float("inf")), "gamma is inf: give a finite number"),
+        (lambda: make_loss("bco", delta="1"), "delta is '1'"),
         (lambda: dil_loss(torch.zeros(1), torch.zeros(1), denominator="reference"), "needs f_reference"),
         (lambda: dil_loss(torch.zeros(1), None), "needs f_rejected"),
     ],

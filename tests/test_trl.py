@@ -24,34 +24,88 @@ class Outputs:
         return torch.zeros_like(self.log_probs)
 
 
-def trl_loss(loss_type: str, beta: float, f_chosen: float, f_rejected: float) -> float:
+def trl_loss(
+    loss_type: str, beta: float, f_chosen: float, f_rejected: float, divergence: str = "reverse_kl", alpha: float = 1.0
+) -> float:
     """TRL's loss of one pair: a response of one token whose log-prob is the log-ratio, and a reference at 0."""
     trainer = MagicMock()
     trainer.configure_mock(
-        beta=beta, loss_types=[loss_type], loss_weights=[1.0], f_divergence_type="reverse_kl", precompute_ref_logps=True,
+        beta=beta, loss_types=[loss_type], loss_weights=[1.0],
+        f_divergence_type=divergence, f_alpha_divergence_coef=alpha, precompute_ref_logps=True,
         ld_alpha=None, use_weighting=False, aux_loss_enabled=False, label_smoothing=0.0,
     )  # fmt: skip
     trainer.accelerator.device = "cpu"
     trainer.accelerator.gather_for_metrics = lambda x: x
-    logps = torch.tensor([[f_chosen], [f_rejected]], dtype=torch.float64)
+    logps = torch.tensor([[f_chosen], [f_rejected]], dtype=torch.float32 if alpha != 1.0 else torch.float64)
     outputs = Outputs(logps)
     inputs = {
         "input_ids": torch.zeros(2, 2, dtype=torch.long),
         "attention_mask": torch.ones(2, 2, dtype=torch.long),
         "completion_mask": torch.tensor([[0, 1], [0, 1]]),
-        "ref_chosen_logps": torch.zeros(1, dtype=torch.float64),
-        "ref_rejected_logps": torch.zeros(1, dtype=torch.float64),
+        "ref_chosen_logps": torch.zeros(1, dtype=logps.dtype),
+        "ref_rejected_logps": torch.zeros(1, dtype=logps.dtype),
     }
     return float(trl.DPOTrainer._compute_loss(trainer, MagicMock(return_value=outputs), inputs, False))
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [("dpo", "sigmoid"), ("nca", "nca_pair"), ("bco", "bco_pair")])
-@pytest.mark.parametrize("beta", [0.1, 1.0])
-def test_losses_equal_trls(ours, theirs, beta):
+SETTINGS = [
+    ("dpo", "sigmoid", lambda beta: {"beta": beta}),
+    ("ipo", "ipo", lambda beta: {"tau": beta}),
+    ("nca", "nca_pair", lambda beta: {"beta": beta}),
+    ("bco", "bco_pair", lambda beta: {"beta": beta}),
+    ("sppo", "sppo_hard", lambda beta: {"beta": beta}),
+    ("kto", "apo_zero", lambda beta: {"beta": beta, "kl": 0.0}),  # KTO with its reference point at zero
+]
+
+
+def random_pairs() -> list[list[float]]:
     rng = torch.Generator().manual_seed(0)
-    for f_w, f_l in (3 * torch.randn(20, 2, generator=rng, dtype=torch.float64)).tolist():
-        mine = make_loss(ours, beta=beta)(torch.tensor([f_w], dtype=torch.float64), torch.tensor([f_l], dtype=torch.float64))
-        assert mine.item() == pytest.approx(trl_loss(theirs, beta, f_w, f_l), abs=1e-6)
+    return (2 * torch.randn(20, 2, generator=rng, dtype=torch.float64)).tolist()
+
+
+def ours_of(name: str, f_w: float, f_l: float, **settings: object) -> float:
+    return make_loss(name, **settings)(torch.tensor([f_w]).double(), torch.tensor([f_l]).double()).item()
+
+
+@pytest.mark.parametrize(("ours", "theirs", "settings"), SETTINGS, ids=[row[0] for row in SETTINGS])
+@pytest.mark.parametrize("beta", [0.1, 1.0])
+def test_losses_equal_trls(ours, theirs, settings, beta):
+    for f_w, f_l in random_pairs():
+        assert ours_of(ours, f_w, f_l, **settings(beta)) == pytest.approx(trl_loss(theirs, beta, f_w, f_l), rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("generator", "divergence", "alpha"),
+    [("ukl", "reverse_kl", 1.0), ("itakura-saito", "forward_kl", 1.0), ("bce", "js_divergence", 1.0),
+     ("power(-0.5)", "alpha_divergence", 0.5), ("power(0.5)", "alpha_divergence", 1.5)],
+)  # fmt: skip
+def test_f_dpo_equals_trls(generator, divergence, alpha):
+    for f_w, f_l in random_pairs():
+        theirs = trl_loss("sigmoid", 0.5, f_w, f_l, divergence, alpha)
+        assert ours_of("f-dpo", f_w, f_l, generator=generator, beta=0.5) == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+
+
+def test_hinge_cpo_simpo_and_orpo_equal_trls(monkeypatch):
+    monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
+    from trl.experimental.cpo import CPOTrainer
+    from trl.experimental.orpo import ORPOTrainer
+
+    for l_w, l_l in random_pairs():
+        l_w, l_l = -abs(l_w) - 0.01, -abs(l_l) - 0.01
+        assert ours_of("slic", l_w, l_l, sft_weight=0.0) == pytest.approx(trl_loss("hinge", 1.0, l_w, l_l), abs=1e-6)
+        logps = torch.tensor([l_w]), torch.tensor([l_l])
+        for loss_type, mine in (
+            ("sigmoid", ours_of("cpo", l_w, l_l, beta=0.3, sft_weight=0.0)),
+            ("simpo", ours_of("simpo", l_w, l_l, beta=0.3, gamma=0.6)),
+        ):
+            trainer = SimpleNamespace(
+                alpha=0.0, beta=0.3, loss_type=loss_type, simpo_gamma=0.6, label_smoothing=0.0,
+                accelerator=SimpleNamespace(device="cpu"),
+            )  # fmt: skip
+            assert mine == pytest.approx(CPOTrainer.cpo_loss(trainer, *logps)[0].item(), abs=1e-5)
+        trainer = SimpleNamespace(beta=0.3, accelerator=SimpleNamespace(device="cpu"))
+        theirs = -l_w - ORPOTrainer.odds_ratio_loss(trainer, *logps)[0].item()
+        assert ours_of("orpo", l_w, l_l, weight=0.3) == pytest.approx(theirs, abs=1e-5)
 
 
 @pytest.mark.parametrize("chat", [False, True])

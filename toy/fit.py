@@ -1,7 +1,8 @@
-"""Fit tabular policies with the very loss functions that train language models.
+"""Fit policies with the very loss functions that train language models.
 
-``fit`` minimises the *population* loss: the loss averaged over every (y_w, y_l, y_ref) by its exact probability.
-``fit_pairs`` trains on finitely many drawn pairs, as one does in practice.  All prompts are fitted at once.
+``fit`` minimises the *population* loss: the loss averaged over every (y_w, y_l, y_ref) by its exact probability,
+over all tabular policies or over a smaller class (``log_ratio_of``).  ``search`` does so from many starts, for losses
+that may have several minima.  ``fit_pairs`` trains on finitely many drawn pairs.  All prompts are fitted at once.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.losses import Loss, make_loss, needs_reference_samples
+from dil_tutorial.losses import Loss, is_reference_free, make_loss, needs_kl, needs_reference_samples
 from dil_tutorial.preferences import sample_pairs
 from toy.worlds import World
 
@@ -26,20 +27,36 @@ def log_ratio(policy_logits: Tensor, ref: Tensor) -> Tensor:
     return torch.where(alive, log_policy - ref.log(), 0.0)
 
 
-def population_loss(world: World, loss: Loss, f: Tensor, pairs: Tensor | None = None) -> Tensor:
+def inputs_of(loss: Loss, f: Tensor, ref: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    """What ``loss`` is fed for log-ratios f: f itself, or log pi_theta for a reference-free loss; and KTO's KL.
+
+    With ``lengths`` (Y,) it is fed the mean per token in place of the sum.  (X, Y), (X, Y) -> (X, Y) and settings of
+    shape (X, 1, 1).
+    """
+    settings = {"kl": (ref * f.exp() * f).sum(-1).detach()[:, None, None]} if needs_kl(loss) else {}
+    log_ref = torch.where(ref > 0, ref, 1.0).log()
+    fed = f + log_ref if is_reference_free(loss) else f
+    return (fed if lengths is None else fed / lengths), settings
+
+
+def population_loss(
+    world: World, loss: Loss, f: Tensor, pairs: Tensor | None = None, lengths: Tensor | None = None
+) -> Tensor:
     """E[loss] for each prompt under the exact law of the data; f (X, Y) -> (X,).
 
-    ``pairs`` (X, Y, Y) replaces the law of (y_w, y_l), for asking what a loss does with other data.
+    ``pairs`` (X, Y, Y) replaces the law of (y_w, y_l), for asking what a loss does with other data; ``lengths`` (Y,)
+    feeds the loss f/|y|, the mean per token (THEORY §6.2).
     Memory is X Y^2 numbers, X Y^3 for a loss that wants reference samples too.
     """
     law = world.pairs if pairs is None else pairs
+    f, settings = inputs_of(loss, f, world.ref, lengths)
     f_w, f_l = torch.broadcast_tensors(f.unsqueeze(2), f.unsqueeze(1))  # [x, y_w, y_l]
     if needs_reference_samples(loss):
         f_ref = f[:, None, None, :]  # y_ref ~ pi_ref, independent of the pair
         values = loss(f_w.unsqueeze(-1), f_l.unsqueeze(-1), f_reference=f_ref)
         values = (values * world.ref[:, None, None, :]).sum(-1)
     else:
-        values = loss(f_w, f_l)
+        values = loss(f_w, f_l, **settings)
     return (law * values).sum((1, 2))
 
 
@@ -48,8 +65,8 @@ def newton(objective: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
 
     Newton's method with the exact Hessian by automatic differentiation: X problems of Y unknowns each, solved to
     rounding error in about ten steps, where gradient descent would need thousands.  Curvatures enter by their absolute
-    value, so that a step never climbs; directions without curvature (adding a constant to a row) are left alone; no
-    logit moves by more than 1 a step.
+    value, so that a step points downhill, and it is halved until the objective does not rise; directions without curvature
+    (adding a constant to a row) are left alone; no logit moves by more than 1 a step.
     """
     for _ in range(100):
         logits = logits.detach().requires_grad_()
@@ -62,23 +79,62 @@ def newton(objective: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
         flat = curvature.abs() < 1e-13
         move = -torch.where(flat, 0.0, slope / curvature.abs().masked_fill(flat, 1.0))
         move = (basis @ move.unsqueeze(-1)).squeeze(-1)
-        logits = logits.detach() + move / move.abs().amax(1, keepdim=True).clamp(min=1)
+        move = move / move.abs().amax(1, keepdim=True).clamp(min=1)
+        if move.abs().max() < 1e-15:
+            break
+        with torch.no_grad():
+            bound = objective(logits) * (1 + 1e-13 * objective(logits).sign()) + 1e-13
+            for _ in range(20):
+                if not (worse := ~(objective(logits + move) <= bound)).any():
+                    break
+                move = torch.where(worse.unsqueeze(1), move / 2, move)
+        logits = logits.detach() + move
     return logits.detach()
 
 
-def fit(world: World, loss: Loss | str, *, pairs: Tensor | None = None) -> Tensor:
+def fit(
+    world: World,
+    loss: Loss | str,
+    *,
+    pairs: Tensor | None = None,
+    lengths: Tensor | None = None,
+    log_ratio_of: Callable[[Tensor], Tensor] | None = None,
+    start: Tensor | None = None,
+) -> Tensor:
     """Minimise the population loss over all tabular policies, from pi_ref; returns policies (X, Y).
+
+    ``pairs`` and ``lengths`` as in ``population_loss``.  For a smaller class give ``log_ratio_of``, which maps
+    parameters (X, K) to f (X, Y), and their ``start``.
 
     >>> world = World.from_reward([0.5, 0.5], [0.0, 1.0])
     >>> fit(world, make_loss("dil", generator="ukl", denominator="mixture"))
     tensor([[0.3845, 0.6155]], dtype=torch.float64)
     """
     chosen_loss = make_loss(loss) if isinstance(loss, str) else loss
+    f_of = log_ratio_of or (lambda logits: log_ratio(logits, world.ref))
+    parameters = newton(
+        lambda parameters: population_loss(world, chosen_loss, f_of(parameters), pairs, lengths),
+        initial_logits(world) if start is None else start,
+    )
+    return f_of(parameters).exp() * world.ref
 
-    def objective(logits: Tensor) -> Tensor:
-        return population_loss(world, chosen_loss, log_ratio(logits, world.ref), pairs)
 
-    return policy(newton(objective, initial_logits(world)), world.ref)
+def search(world: World, loss: Loss, starts: int = 24) -> Tensor:
+    """The best of ``starts`` fits (and one from pi_ref), for losses that may have several minima; policies (X, Y).
+
+    The starts are seeded tilts of pi_ref, the same at every call.  This is a search, not a proof.
+    """
+    X, Y = world.ref.shape
+    rng = torch.Generator().manual_seed(0)
+    tilts = torch.randn(starts, 1, Y, generator=rng, dtype=world.ref.dtype) * torch.linspace(1, 4, starts)[:, None, None]
+    tilts = torch.cat([torch.zeros_like(tilts[:1]), tilts.to(world.ref.dtype)])
+    copies = World(world.ref.repeat(starts + 1, 1), world.preference.repeat(starts + 1, 1, 1))
+    begin = (initial_logits(world) + tilts).reshape(-1, Y)
+    policies = fit(copies, loss, start=begin)
+    f = torch.where(policies > 0, policies.log(), -745.0) - copies.ref.clamp(min=1e-300).log()  # e^-745 is the least float64
+    losses = population_loss(copies, loss, torch.where(copies.ref > 0, f, 0.0)).view(starts + 1, X)
+    best = losses.nan_to_num(torch.inf).argmin(0)
+    return policies.view(starts + 1, X, Y)[best, torch.arange(X)]
 
 
 def initial_logits(world: World) -> Tensor:

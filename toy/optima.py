@@ -9,6 +9,7 @@ the one constraint a policy has, sum_y pi_ref r = 1 with multiplier lam(x), the 
 
 For D = 1 this is r = A at lam = 0: pi_chosen, for every h.  For D = B Jensen gives E_ref A/B >= 1, hence lam >= 0 and
 a different policy for every h (THEORY §4).  sum_y pi_ref r(lam) falls in lam, so one bracketed root a prompt remains.
+f-DPO, SPPO and KTO are solved in the same way; a loss without such a form is minimised numerically (``toy.fit.search``).
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dil_tutorial import rlhf as gibbs
 from dil_tutorial.bregman import GENERATORS, Generator, get_generator
 from dil_tutorial.errors import InputError, unknown_name
-from dil_tutorial.losses import DENOMINATORS
+from dil_tutorial.losses import DENOMINATORS, make_loss
+from toy.fit import initial_logits, log_ratio, newton, population_loss, search
 from toy.worlds import World
 
 BISECTIONS = 60  # halvings: more than the 53 bits of a float64
@@ -55,15 +58,19 @@ RATIO_AT: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "ukl": lambda A, D, lam: A / (D + lam),  # h'' = 1/r
     # h'' = 1/(r(r+1)): lam r^2 + (D + lam) r - A = 0, in the form that does not cancel
     "bce": lambda A, D, lam: 2 * A / ((D + lam) + torch.sqrt((D + lam) ** 2 + 4 * lam * A)),
+    # h'' = 1/r^2: lam r^2 + D r - A = 0
+    "itakura-saito": lambda A, D, lam: 2 * A / (D + torch.sqrt(D**2 + 4 * lam * A)),
 }
 
 
-def dil(world: World, generator: str | Generator = "lsif", denominator: str = "rejected") -> Tensor:
+def dil(
+    world: World, generator: str | Generator = "lsif", denominator: str = "rejected", beta: float = 1.0
+) -> Tensor:
     """The exact optimum of the DIL loss in the full tabular class, (X, Y) probabilities.
 
     The same root is solved for every denominator, so that "the repair ends at pi_chosen" is computed, not assumed.
-    With ``rejected`` a generator known only as code needs h''(r)(A - D r) to fall in r on (0, A/D), which every h with
-    non-increasing h'' has; otherwise its optimum need not be unique and InputError says so.
+    Where one multiplier may have several roots (``rejected`` with an increasing h'', or beta != 1) the optimum is
+    searched for by descents from many starts.
 
     >>> world = World.from_reward([0.5, 0.5], [0.0, 1.0])
     >>> dil(world, "ukl", "mixture")      # pi_chosen
@@ -75,26 +82,151 @@ def dil(world: World, generator: str | Generator = "lsif", denominator: str = "r
     if denominator not in DENOMINATORS:
         raise unknown_name("denominator", denominator, DENOMINATORS)
     alive = world.ref > 0  # a response the reference cannot produce is never sampled: its ratio does not matter
-    A = torch.where(alive, world.chosen / world.ref, 1.0)  # 1 + t, without the cancellation where t is near -1
-    D = torch.where(alive, world.rejected / world.ref, 1.0) if denominator == "rejected" else torch.ones_like(A)
+    A = torch.where(alive, 2 * world.win_rate, 1.0)  # 1 + t, without the cancellation where t is near -1
+    D = torch.where(alive, 2 * world.loss_rate, 1.0) if denominator == "rejected" else torch.ones_like(A)
 
     built_in = gen.name in RATIO_AT and gen is GENERATORS[gen.name]  # a user's own generator may carry any name
-    if not built_in and denominator == "rejected":
-        _check_unique(gen, A, D)
+    if beta != 1 or (not built_in and denominator == "rejected" and not _unique(gen, A, D)):
+        return search(world, make_loss("dil", generator=gen, denominator=denominator, beta=beta))
 
     def ratio(lam: Tensor) -> Tensor:  # lam (X, 1) -> r (X, Y)
         return RATIO_AT[gen.name](A, D, lam) if built_in else _ratio_by_bisection(gen, A, D, lam)
 
-    def mass(lam: Tensor) -> Tensor:
-        return (world.ref * ratio(lam)).sum(-1, keepdim=True)
-
-    low = torch.zeros_like(A[:, :1])
-    high = torch.ones_like(low)
-    while (too_low := mass(high) > 1).any():  # the mass falls to zero as lam grows, so this ends
+    low, high = torch.zeros_like(A[:, :1]), torch.ones_like(A[:, :1])
+    while (too_low := _mass(world.ref, ratio(high)) > 1).any():  # the mass falls to zero as lam grows, so this ends
         high = torch.where(too_low, 2 * high, high)
-    lam = bisect(lambda lam: 1 - mass(lam), low, high)
-    lam = torch.where(mass(low) <= 1 + 1e-12, 0.0, lam)  # the free optimum sums to one: nothing to hold back
+    lam = _multiplier(world.ref, ratio, low, high)
+    lam = torch.where(_mass(world.ref, ratio(low)) <= 1 + 1e-12, 0.0, lam)  # the free optimum sums to one: lam = 0
     return world.ref * ratio(lam)
+
+
+def tempered(world: World, beta: float = 1.0) -> Tensor:
+    """pi_ref (pi_chosen/pi_ref)^{1/beta}/Z: DIL's objective with temperature beta, KL-regularised RL on log r*.  (X, Y).
+
+    Also where repaired DIL with beta != 1 ends once the shift is learned for each prompt (THEORY §6.1).
+
+    >>> tempered(World.from_reward([0.5, 0.5], [0.0, 1.0]), beta=0.5)
+    tensor([[0.2807, 0.7193]], dtype=torch.float64)
+    """
+    if not beta > 0:
+        raise InputError(f"tempered: beta is {beta}: give a positive number")
+    return gibbs.tilt(world.ref, world.win_rate.log() / beta)  # pi_chosen/pi_ref = 2w; the 2 is normalised away
+
+
+def f_dpo(world: World, generator: str | Generator = "bce", beta: float = 1.0) -> Tensor:
+    """beta h'(r) = R - lam(x), the optimum of f-DPO under Bradley–Terry pairs and of f-regularised RLHF.  (X, Y).
+
+    Where h'(0) is finite (LSIF) and the reward is too low to pay it, f-RLHF gives a response up, r = 0, and f-DPO ends
+    elsewhere (Wang et al., 2024, ask for h'(0) = -inf); the optimum of f-DPO is then searched for.
+
+    >>> world = World.from_reward([0.5, 0.5], [0.0, 1.0])
+    >>> f_dpo(world, "ukl"), rlhf(world)
+    (tensor([[0.2689, 0.7311]], dtype=torch.float64), tensor([[0.2689, 0.7311]], dtype=torch.float64))
+    """
+    if not beta > 0:
+        raise InputError(f"f_dpo: beta is {beta}: give a positive number")
+    gen, reward = get_generator(generator), world.true_reward
+    floor, ceiling = torch.full_like(reward, -700.0), torch.full_like(reward, 30.0)  # of log r; r <= 1/pi_ref
+
+    def ratio(lam: Tensor) -> Tensor:
+        return bisect(lambda u: gen.dh(u.exp()) - (reward - lam) / beta, floor, ceiling).exp()
+
+    level = beta * gen.dh(torch.ones_like(reward[:, :1]))  # r = 1
+    low, high = reward.amin(1, keepdim=True) - level, reward.amax(1, keepdim=True) - level  # r >= 1, r <= 1 for all
+    policy = world.ref * ratio(_multiplier(world.ref, ratio, low, high))
+    given_up = (policy < 1e-290 * world.ref) & (world.ref > 0)
+    near_zero = gen.dh(torch.tensor([1e-150, 1e-300], dtype=reward.dtype))
+    if given_up.any() and near_zero[0] - near_zero[1] < 10:  # h'(0) is finite
+        return search(world, make_loss("f-dpo", generator=gen, beta=beta))
+    return policy
+
+
+def sppo(world: World, beta: float = 1.0) -> Tensor:
+    """f + lam e^f = t/(2 beta), the optimum of SPPO with hard labels among normalised policies, for any P.  (X, Y).
+
+    Without normalisation it is f = t/(2 beta), which sums to more than one.
+
+    >>> sppo(World.from_reward([0.5, 0.5], [0.0, 1.0]), beta=0.5)
+    tensor([[0.3891, 0.6109]], dtype=torch.float64)
+    """
+    if not beta > 0:
+        raise InputError(f"sppo: beta is {beta}: give a positive number")
+    free = world.advantage / (2 * beta)
+
+    def ratio(lam: Tensor) -> Tensor:
+        return bisect(lambda f: f + lam * f.exp() - free, free - lam * free.exp(), free).exp()
+
+    low = torch.zeros_like(free[:, :1])
+    return world.ref * ratio(_multiplier(world.ref, ratio, low, free.abs().amax(1, keepdim=True) + 1))
+
+
+def kto(world: World, beta: float = 0.1) -> Tensor:
+    """Where KTO ends: probability zero wherever t <= 0, and t sigmoid'(beta f - z) = lam e^f elsewhere, for any P.  (X, Y).
+
+    A response that loses more often than it wins has no reason to keep any probability: the loss falls in its f all
+    the way.  z = beta KL(pi || pi_ref) is the policy's own, found as a fixed point.  Needs beta < 1.
+
+    >>> kto(World.from_reward([0.5, 0.3, 0.2], [0.0, 1.0, 2.0]))
+    tensor([[0.0000, 0.3471, 0.6529]], dtype=torch.float64)
+    """
+    if not 0 < beta < 1:
+        raise InputError(f"kto: beta is {beta}: give a number between 0 and 1, where the optimum is unique")
+    ref, t = world.ref, world.advantage
+    wins = (t > 1e-12) & (ref > 0)  # above rounding
+    wins = torch.where(wins.any(1, keepdim=True), wins, ref > 0)  # everybody ties: nothing to learn, r = 1
+    log_t = torch.where(t > 1e-12, t, 1.0).log()
+
+    z = torch.zeros_like(t[:, :1])
+    for _ in range(200):  # a fixed point: the pull of z on the policy is weak
+        shift = z
+
+        def ratio(log_lam: Tensor, shift: Tensor = shift) -> Tensor:
+            f = torch.zeros_like(t)
+            for _ in range(50):  # log_lam + f - log t - log sigmoid'(beta f - z) is convex and rises: Newton cannot fail
+                v = beta * f - shift
+                excess = log_lam + f - log_t - F.logsigmoid(v) - F.logsigmoid(-v)
+                step = excess / (1 + beta * torch.tanh(v / 2))
+                f = f - step
+                if step.abs().max() < 1e-13:
+                    break
+            return torch.where(wins, f.exp(), 0.0)
+
+        low = torch.full_like(z, -200.0)
+        r = ratio(_multiplier(ref, ratio, low, -low))
+        z = beta * (ref * torch.xlogy(r, r)).sum(1, keepdim=True)
+        if (z - shift).abs().max() < 1e-15:
+            break
+    return ref * r
+
+
+def slic(world: World, delta: float = 1.0, sft_weight: float = 0.1) -> Tensor:
+    """The optimum of SLiC: convex but with kinks, so its hinge is softened by softplus(k m)/k with k up to 2^30.  (X, Y).
+
+    The error in log pi is of order 1/k.
+    """
+    if not sft_weight > 0:
+        raise InputError(f"slic: sft_weight is {sft_weight}: give a positive number, without it the optimum is not unique")
+
+    def softened(k: float) -> Callable[[Tensor], Tensor]:
+        def loss(f_w: Tensor, f_l: Tensor) -> Tensor:
+            l_w, l_l = f_w + log_ref.unsqueeze(2), f_l + log_ref.unsqueeze(1)
+            return F.softplus(k * (delta - l_w + l_l)) / k - sft_weight * l_w
+
+        return lambda logits: population_loss(world, loss, log_ratio(logits, world.ref))
+
+    log_ref, logits = initial_logits(world), initial_logits(world)
+    for power in range(0, 31, 2):
+        logits = newton(softened(2.0**power), logits)
+    return log_ratio(logits, world.ref).exp() * world.ref
+
+
+def _mass(ref: Tensor, ratio: Tensor) -> Tensor:
+    return (ref * ratio).sum(-1, keepdim=True)
+
+
+def _multiplier(ref: Tensor, ratio: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
+    """The lam (X, 1) in [low, high] at which the policy sums to one; ``ratio`` must fall in lam."""
+    return bisect(lambda lam: 1 - _mass(ref, ratio(lam)), low, high)
 
 
 def bisect(increasing: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
@@ -117,12 +249,8 @@ def _ratio_by_bisection(gen: Generator, A: Tensor, D: Tensor, lam: Tensor) -> Te
     return bisect(excess, top - 40, top).exp()
 
 
-def _check_unique(gen: Generator, A: Tensor, D: Tensor) -> None:
-    """InputError unless h''(r)(A - D r) falls in r on (0, A/D), so that every lam > 0 has one r."""
+def _unique(gen: Generator, A: Tensor, D: Tensor) -> bool:
+    """Whether h''(r)(A - D r) falls in r on (0, A/D), so that every lam > 0 has one r."""
     r = torch.logspace(-5, 0, 61, dtype=A.dtype)[:, None, None] * A / D
     slopes = (gen.d2h(r) * (A - D * r)).diff(dim=0)
-    if (slopes > 1e-9).any():
-        raise InputError(
-            f"generator {gen.name!r}: h''(r)(A - D r) does not fall everywhere in r, so the optimum with denominator "
-            "'rejected' may not be unique: use a generator whose h'' does not increase"
-        )
+    return bool((slopes <= 1e-9).all())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -17,12 +16,12 @@ from dil_tutorial.provenance import read_json
 KINDS = ("bradley-terry", "hard", "any")
 
 
-@dataclass(frozen=True)
 class World:
     """A reference policy and a preference over Y responses, for X prompts at once.
 
     ``ref`` is (X, Y) or (Y,), rows summing to one; ``preference`` is (X, Y, Y) or (Y, Y) with P + P^T = 1, any
-    such matrix (rock–paper–scissors too).  ``reward`` (X, Y) is set by ``from_reward`` and None otherwise.
+    such matrix (rock–paper–scissors too).  ``reward`` (X, Y) is set by ``from_reward`` and None otherwise; such a
+    world makes its Y x Y table only when somebody reads it, so that 20,000 responses are no trouble.
 
     >>> world = World.from_reward([0.5, 0.5], [0.0, 1.0])
     >>> world.chosen
@@ -34,45 +33,38 @@ class World:
     """
 
     ref: Tensor
-    preference: Tensor
     reward: Tensor | None = None
+    hard: bool = False  # labels of a world made from a reward
 
-    def __post_init__(self) -> None:
-        ref = as_table("ref", self.ref)
-        ref = preferences.check_policy(ref.unsqueeze(0) if ref.ndim == 1 else ref)
-        if ref.ndim != 2:
-            raise InputError(f"ref: shape {tuple(ref.shape)}: give (X, Y) or (Y,)")
-        preference = as_table("preference", self.preference)
-        if preference.shape[-2:] != (ref.shape[1], ref.shape[1]):
+    def __init__(self, ref: object, preference: object) -> None:
+        self.ref = _checked_ref(ref)
+        X, Y = self.ref.shape
+        table = as_table("preference", preference)
+        if table.shape[-2:] != (Y, Y):
             raise InputError(
-                f"preference: shape {tuple(preference.shape)} does not fit the {ref.shape[1]} responses "
-                f"of ref: give (X, {ref.shape[1]}, {ref.shape[1]})"
+                f"preference: shape {tuple(table.shape)} does not fit the {Y} responses of ref: give (X, {Y}, {Y})"
             )
-        preference = preferences.check_preference(preference)
+        table = preferences.check_preference(table)
         try:
-            preference = preference.expand(len(ref), -1, -1)
+            self.preference = table.expand(X, -1, -1)  # what the cached property would hold
         except RuntimeError:
-            raise InputError(f"preference: {preference.shape[0]} prompts, ref has {len(ref)}: give one P for each") from None
-        object.__setattr__(self, "ref", ref)
-        object.__setattr__(self, "preference", preference)
+            raise InputError(f"preference: {table.shape[0]} prompts, ref has {X}: give one P for each") from None
 
     @classmethod
     def from_reward(cls, ref: object, reward: object, hard: bool = False) -> World:
         """Bradley–Terry labels P = sigmoid(R - R'), or with ``hard`` the higher reward always wins."""
-        ref, reward = as_table("ref", ref), as_table("reward", reward)
-        if reward.shape[-1:] != ref.shape[-1:] or reward.ndim > 2:
+        world = cls.__new__(cls)
+        world.ref, table = _checked_ref(ref), as_table("reward", reward)
+        if table.shape[-1:] != world.ref.shape[-1:] or table.ndim > 2:
             raise InputError(
-                f"reward: shape {tuple(reward.shape)} does not fit ref's {tuple(ref.shape)}: one reward a response"
+                f"reward: shape {tuple(table.shape)} does not fit ref's {tuple(world.ref.shape)}: one reward a response"
             )
-        if not reward.isfinite().all():
+        if not table.isfinite().all():
             raise InputError("reward: holds NaN or infinity: every entry must be a finite number")
-        if ref.ndim == 1:
-            ref = ref.unsqueeze(0)
-        if reward.ndim == 2 and len(reward) not in (1, len(ref)):
-            raise InputError(f"reward: {len(reward)} prompts, ref has {len(ref)}: give one row for each")
-        reward = reward.expand(ref.shape)
-        label = preferences.hard_labels if hard else preferences.bradley_terry
-        return cls(ref, label(reward), reward)
+        if table.ndim == 2 and len(table) not in (1, len(world.ref)):
+            raise InputError(f"reward: {len(table)} prompts, ref has {len(world.ref)}: give one row for each")
+        world.reward, world.hard = table.expand(world.ref.shape), hard
+        return world
 
     @classmethod
     def random(cls, seeds: Iterable[int], responses: int = 6, scale: float = 1.5, kind: str = "bradley-terry") -> World:
@@ -102,29 +94,50 @@ class World:
         return self.reward
 
     @cached_property
+    def preference(self) -> Tensor:
+        """P[y, y'] = probability that y is preferred to y', (X, Y, Y)."""
+        return preferences.hard_labels(self.true_reward) if self.hard else preferences.bradley_terry(self.true_reward)
+
+    @cached_property
     def win_rate(self) -> Tensor:
         """w(y) = E_{y' ~ pi_ref} P(y > y'), (X, Y)."""
-        return preferences.win_rate(self.ref, self.preference)
+        if self.reward is None:
+            return preferences.win_rate(self.ref, self.preference)
+        return preferences.win_rate_of_reward(self.ref, self.reward, self.hard)
+
+    @cached_property
+    def loss_rate(self) -> Tensor:
+        """1 - w(y) = E_{y' ~ pi_ref} P(y' > y), exact also where w is nearly 1, (X, Y)."""
+        if self.reward is None:
+            return preferences.win_rate(self.ref, self.preference.mT)
+        return preferences.win_rate_of_reward(self.ref, -self.reward, self.hard)
 
     @cached_property
     def advantage(self) -> Tensor:
-        """t = 2 w - 1, (X, Y)."""
-        return preferences.advantage(self.ref, self.preference)
+        """t = 2 w - 1 = w - (1 - w), (X, Y)."""
+        return self.win_rate - self.loss_rate
 
     @cached_property
     def chosen(self) -> Tensor:
-        """pi_chosen = pi_ref (1 + t), the law of the winners, (X, Y)."""
-        return preferences.pi_chosen(self.ref, self.preference)
+        """pi_chosen = 2 pi_ref w = pi_ref (1 + t), the law of the winners, (X, Y)."""
+        return 2 * self.ref * self.win_rate
 
     @cached_property
     def rejected(self) -> Tensor:
-        """pi_rejected = pi_ref (1 - t), the law of the losers, (X, Y)."""
-        return preferences.pi_rejected(self.ref, self.preference)
+        """pi_rejected = 2 pi_ref (1 - w) = pi_ref (1 - t), the law of the losers, (X, Y)."""
+        return 2 * self.ref * self.loss_rate
 
     @cached_property
     def pairs(self) -> Tensor:
         """p(y_w, y_l | x), the joint law of a labelled pair, (X, Y, Y)."""
         return preferences.pair_law(self.ref, self.preference)
+
+
+def _checked_ref(ref: object) -> Tensor:
+    table = as_table("ref", ref)
+    if table.ndim not in (1, 2):
+        raise InputError(f"ref: shape {tuple(table.shape)}: give (X, Y) or (Y,)")
+    return preferences.check_policy(table.unsqueeze(0) if table.ndim == 1 else table)
 
 
 def as_table(name: str, values: object) -> Tensor:

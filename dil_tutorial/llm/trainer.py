@@ -52,12 +52,12 @@ class DILConfig(TrainingArguments):
     Field               Default     Description
     ==================  ==========  ====================================================================
     ``loss``            "dil"       a name from ``losses.LOSSES``
-    ``generator``       None        DIL: "lsif" (its default), "ukl", "bce"
+    ``generator``       None        DIL: "lsif" (its default) or another of ``bregman.GENERATORS``; f-DPO too ("bce")
     ``denominator``     None        DIL: "rejected" (its default, as published) or "mixture" (the repair)
     ``beta``            None        scales f; the loss's own default if None (DIL 1.0, DPO 0.1)
     ``tau``             None        IPO
     ``gamma``           None        SimPO's margin
-    ``delta``           None        BCO's shift
+    ``delta``           None        BCO's shift, SLiC's margin
     ``logprobs``        "sum"       "sum" over the response's tokens, or "mean" per token (THEORY §6)
     ``max_length``      1024        tokens of prompt + response; the start is kept
     ``chat_format``     False       wrap plain strings as user and assistant messages
@@ -85,14 +85,16 @@ class DILConfig(TrainingArguments):
             raise unknown_name("logprobs", self.logprobs, LOGPROBS)
         if not isinstance(self.max_length, int) or self.max_length < 2:
             raise InputError(f"max_length is {self.max_length!r}: give a whole number of at least 2")
-        if self.loss == "simpo" and self.logprobs != "mean":
-            raise InputError("loss 'simpo' is defined on mean log-probabilities: set logprobs: mean")
+        if self.loss in ("simpo", "orpo") and self.logprobs != "mean":
+            raise InputError(f"loss {self.loss!r} is defined on mean log-probabilities: set logprobs: mean")
         super().__post_init__()
 
     def loss_function(self) -> Loss:
         """The loss with its settings bound; InputError where the two do not fit."""
         names = ("generator", "denominator", "beta", "tau", "gamma", "delta")
         loss = make_loss(self.loss, **{name: getattr(self, name) for name in names if getattr(self, name) is not None})
+        if self.loss == "kto":
+            raise InputError("loss 'kto' needs an estimate of KL(pi_theta || pi_ref), which this trainer does not make: use 'bco'")
         if needs_reference_samples(loss):
             raise InputError(
                 "denominator 'reference' needs fresh samples of the reference model, which this trainer does not draw: "

@@ -1,0 +1,44 @@
+"""Several objectives at once: log-linear mixtures of policies, weighed by mirror descent (MPO; THEORY §9).
+
+With energies e_k = R_k/beta the mixture pi_w = pi_ref exp(sum_k w_k e_k)/Z_w of the RLHF optima *is* the RLHF optimum for
+the mixed reward.  The policy that is best against the worst objective, max_pi min_k E_pi e_k - KL(pi || pi_ref), is the
+pi_w whose weights minimise log Z_w: convex, with gradient E_{pi_w} e_k.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dil_tutorial.rlhf import kl, log_partition, tilt
+
+
+def log_linear_mixture(policies: Tensor, weights: Tensor) -> Tensor:
+    """prod_k pi_k^{w_k} / Z: policies (K, X, Y), weights (X, K) -> (X, Y).
+
+    >>> log_linear_mixture(torch.tensor([[[0.5, 0.5]], [[0.2, 0.8]]]), torch.tensor([[0.5, 0.5]]))
+    tensor([[0.3333, 0.6667]])
+    """
+    return torch.softmax(torch.einsum("kxy,xk->xy", policies.log(), weights), -1)
+
+
+def worst_case(ref: Tensor, energies: Tensor, steps: int = 20_000) -> tuple[Tensor, Tensor]:
+    """Weights (X, K) that minimise log Z_w by mirror descent on the simplex, and pi_w (X, Y); energies (K, X, Y).
+
+    w_k <- w_k exp(-step_size E_{pi_w} e_k) / norm: an objective that does well loses weight.  The step is one over the
+    curvature of log Z_w, which is a variance and so at most the largest squared deviation of an energy from its mean.
+    """
+    deviation = energies - torch.einsum("kxy,xy->kx", energies, ref).unsqueeze(-1)
+    step_size = 1 / deviation.abs().amax((0, 2)).clamp(min=1e-12).unsqueeze(-1) ** 2
+    log_w = torch.zeros(ref.shape[0], energies.shape[0], dtype=ref.dtype)
+    for _ in range(steps):
+        policy = tilt(ref, torch.einsum("kxy,xk->xy", energies, log_w.softmax(-1)))
+        log_w = (log_w - step_size * torch.einsum("kxy,xy->xk", energies, policy)).log_softmax(-1)
+    weights = log_w.softmax(-1)
+    return weights, tilt(ref, torch.einsum("kxy,xk->xy", energies, weights))
+
+
+def duality_gap(ref: Tensor, energies: Tensor, weights: Tensor, policy: Tensor) -> Tensor:
+    """log Z_w - min_k (E_pi e_k - KL(pi || pi_ref)) >= 0, zero only at the saddle point: a certificate.  (X,)."""
+    dual = log_partition(ref, torch.einsum("kxy,xk->xy", energies, weights))
+    return dual - (torch.einsum("kxy,xy->kx", energies, policy).amin(0) - kl(policy, ref))

@@ -1,0 +1,38 @@
+"""Ranking accuracy, and the best one a perfectly trained policy can have (Chen et al., 2024; THEORY §9).
+
+A policy ranks a pair correctly if it gives the preferred response the higher probability.  A preference loss moves
+*ratios to the reference*, so even its exact optimum keeps a wrong ranking where pi_ref disagrees strongly enough.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from toy.worlds import World
+
+
+def pair_weights(world: World) -> Tensor:
+    """How often (y, y') is drawn with y the majority's choice, P(y > y') > 1/2; sums to one.  (X, Y, Y)."""
+    drawn = world.ref.unsqueeze(2) * world.ref.unsqueeze(1) * (world.preference > 0.5)
+    return drawn / drawn.sum((1, 2), keepdim=True)
+
+
+def accuracy(policy: Tensor, world: World) -> Tensor:
+    """The share of pairs in which ``policy`` (X, Y) gives the majority's choice more probability, ties one half.  (X,).
+
+    >>> world = World.from_reward([0.9, 0.1], [0.0, 1.0])
+    >>> accuracy(world.ref, world)
+    tensor([0.], dtype=torch.float64)
+    """
+    return (pair_weights(world) * (torch.sign(policy.unsqueeze(2) - policy.unsqueeze(1)) + 1) / 2).sum((1, 2))
+
+
+def idealised_accuracy(world: World, beta: float = 1.0) -> Tensor:
+    """The share ranked by (pi_ref(y)/pi_ref(y')) (P/(1-P))^{1/beta} > 1: that of DPO's exact optimum, pair by pair.  (X,).
+
+    Under Bradley–Terry it is ``accuracy`` of pi_ref exp(R/beta)/Z.
+    """
+    log_ref, P = world.ref.log(), world.preference
+    margin = log_ref.unsqueeze(2) - log_ref.unsqueeze(1) + torch.special.logit(P) / beta
+    return (pair_weights(world) * (torch.sign(margin) + 1) / 2).sum((1, 2))
