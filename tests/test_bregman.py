@@ -6,7 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dil_tutorial.bregman import (
-    BCE, GENERATORS, HELLINGER, ITAKURA_SAITO, LSIF, MAX_LOG_RATIO, UKL, Generator, derivative, get_generator, mixture, power,
+    BCE,
+    GENERATORS,
+    HELLINGER,
+    ITAKURA_SAITO,
+    LSIF,
+    MAX_LOG_RATIO,
+    UKL,
+    Generator,
+    derivative,
+    get_generator,
+    mixture,
+    power,
 )  # fmt: skip
 from dil_tutorial.errors import InputError
 
@@ -103,7 +114,9 @@ def test_mixtures_are_linear_and_skip_zero_weights():
     assert both.name == "0.25 lsif + 2 bce"
 
 
-@pytest.mark.parametrize("weights", [{}, {"lsif": 0.0}, {"lsif": -1.0, "ukl": 3.0}, {"lsif": float("nan")}, {"lsif": float("inf")}])
+@pytest.mark.parametrize(
+    "weights", [{}, {"lsif": 0.0}, {"lsif": -1.0, "ukl": 3.0}, {"lsif": float("nan")}, {"lsif": float("inf")}]
+)
 def test_bad_weights(weights):
     with pytest.raises(InputError, match="give weights of at least 0 and a positive sum"):
         mixture(weights)

@@ -55,8 +55,14 @@ def test_relatives_written_out(seed):
     close(losses.dpo_loss(f_w, f_l, beta=0.3), -torch.log(sigmoid(0.3 * (f_w - f_l))))
     close(losses.dpo_loss(f_w, f_l), -torch.log(sigmoid(0.1 * (f_w - f_l))))
     close(losses.ipo_loss(f_w, f_l, tau=0.2), (f_w - f_l - 2.5) ** 2)
-    close(losses.nca_loss(f_w, f_l, beta=0.3), -torch.log(sigmoid(0.3 * f_w)) - (torch.log(sigmoid(-0.3 * f_w)) + torch.log(sigmoid(-0.3 * f_l))) / 2)
-    close(losses.bco_loss(f_w, f_l, beta=0.3, delta=0.4), -torch.log(sigmoid(0.3 * f_w - 0.4)) - torch.log(sigmoid(0.4 - 0.3 * f_l)))
+    close(
+        losses.nca_loss(f_w, f_l, beta=0.3),
+        -torch.log(sigmoid(0.3 * f_w)) - (torch.log(sigmoid(-0.3 * f_w)) + torch.log(sigmoid(-0.3 * f_l))) / 2,
+    )
+    close(
+        losses.bco_loss(f_w, f_l, beta=0.3, delta=0.4),
+        -torch.log(sigmoid(0.3 * f_w - 0.4)) - torch.log(sigmoid(0.4 - 0.3 * f_l)),
+    )
     close(losses.kto_loss(f_w, f_l, beta=0.3, kl=2.0), 1 - sigmoid(0.3 * f_w - 0.6) + 1 - sigmoid(0.6 - 0.3 * f_l))
     close(losses.kto_loss(f_w, f_l, chosen_weight=2.0, rejected_weight=0.5), 2 * sigmoid(-0.1 * f_w) + 0.5 * sigmoid(0.1 * f_l))
     close(losses.sppo_loss(f_w, f_l, beta=0.25), (f_w - 2) ** 2 + (f_l + 2) ** 2)

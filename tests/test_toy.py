@@ -1,67 +1,18 @@
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dil_tutorial.bregman import GENERATORS, Generator
 from dil_tutorial.claims import distances_to_rlhf, order_exception
 from dil_tutorial.errors import InputError
 from dil_tutorial.losses import make_loss
-from dil_tutorial.rlhf import kl, tilt
+from dil_tutorial.rlhf import kl
 from toy import World, optima
-from toy.fit import fit, fit_pairs, log_ratio, population_loss, search
+from toy.fit import fit, fit_pairs, log_ratio, population_loss
 from toy.gallery import GALLERY, bandit, bimodal, rock_paper_scissors
 
 BURG = Generator.from_function(lambda r: -r.log(), name="burg")  # known only as a Python function
 ALL = [*GENERATORS.values(), BURG]
-WORLDS = [World.random(range(8)), World.random(range(8), kind="any"), bandit(), rock_paper_scissors(), bimodal()]
-
-
-@pytest.mark.parametrize("gen", ALL, ids=lambda g: g.name)
-@pytest.mark.parametrize("denominator", ["mixture", "reference"])
-def test_the_repair_ends_at_pi_chosen(gen, denominator):
-    for world in WORLDS:
-        assert (optima.dil(world, gen, denominator) - world.chosen).abs().max() < 1e-10
-
-
-@pytest.mark.parametrize("gen", ALL, ids=lambda g: g.name)
-@pytest.mark.parametrize("denominator", ["rejected", "mixture", "reference"])
-def test_closed_forms_are_where_the_gradient_leads(gen, denominator):
-    loss = make_loss("dil", generator=gen, denominator=denominator)
-    for world in WORLDS[:4]:
-        assert (fit(world, loss) - optima.dil(world, gen, denominator)).abs().max() < 1e-8
-
-
-@settings(max_examples=25)
-@given(st.integers(0, 10_000), st.floats(0.1, 6))
-def test_optima_are_policies_and_stationary(seed, scale):
-    world = World.random([seed], scale=scale)
-    A, B = world.chosen / world.ref, world.rejected / world.ref
-    for name, gen in GENERATORS.items():
-        if name == "exponential":
-            continue  # see test_generators_without_a_unique_optimum
-        policy = optima.dil(world, name, "rejected")
-        assert policy.sum().item() == pytest.approx(1, abs=1e-12)
-        r = policy / world.ref
-        lam = (gen.d2h(r.clamp(min=1e-300)) * (A - B * r))[r > 1e-12]
-        assert (lam.max() - lam.min()).item() == pytest.approx(0, abs=1e-9)
-
-
-def test_a_function_has_the_optimum_of_its_closed_form():
-    world = World.random(range(5))
-    for gen in GENERATORS.values():
-        if gen.name == "exponential":
-            continue  # its published optimum is searched for, by the same search
-        as_code = Generator.from_function(gen.h, name=gen.name)  # same name, so no table look-up may be made by name alone
-        assert (optima.dil(world, as_code, "rejected") - optima.dil(world, gen, "rejected")).abs().max() < 1e-10
-
-
-def test_other_optima():
-    world = World.random(range(5))
-    assert (fit(world, make_loss("dpo", beta=0.5)) - optima.rlhf(world, 0.5)).abs().max() < 1e-8
-    assert (fit(world, make_loss("ipo", tau=0.3)) - optima.ipo(world, 0.3)).abs().max() < 1e-8
-    assert (fit(world, "sft") - world.chosen).abs().max() < 1e-8
-    assert (fit(world, "nca") - world.chosen).abs().max() < 1e-8
+WORLDS = [World.random(range(4)), World.random(range(4), kind="any"), bandit(), rock_paper_scissors(), bimodal(1, 11)]
 
 
 def test_published_variants_lie_between_rlhf_and_pi_chosen():
@@ -70,16 +21,6 @@ def test_published_variants_lie_between_rlhf_and_pi_chosen():
         assert (distances_to_rlhf(world).diff(dim=1) > 0).all()
     exception = distances_to_rlhf(order_exception(World.random([0])))
     assert exception[0, 0] > exception[0, 1]
-
-
-def test_impossible_responses_do_no_harm():
-    world = World([0.6, 0.4, 0.0], [[0.5, 0.8, 0.0], [0.2, 0.5, 0.0], [1.0, 1.0, 0.5]])
-    for gen in ALL:
-        for denominator in ("rejected", "mixture", "reference"):
-            exact = optima.dil(world, gen, denominator)
-            fitted = fit(world, make_loss("dil", generator=gen, denominator=denominator))
-            assert exact[0, 2] == fitted[0, 2] == 0
-            assert (exact - fitted).abs().max() < 1e-8
 
 
 def test_prompts_do_not_mix():
@@ -123,87 +64,3 @@ def test_gallery():
         optima.rlhf(rock_paper_scissors())
     peaks = (optima.rlhf(bimodal())[2].diff().sign().diff() < 0).sum()
     assert peaks == 2
-
-
-def test_generators_without_a_unique_optimum():
-    """An increasing h'' may have several local optima; the search must find one at least as good as brute force."""
-    steep = Generator.from_function(lambda r: r**6 / 30, name="steep")  # h'' = r^4 grows
-    for gen in (steep, GENERATORS["exponential"]):
-        world = World.random(range(4), responses=3, scale=3)
-        loss = make_loss("dil", generator=gen, denominator="rejected")
-        found = population_loss(world, loss, (optima.dil(world, gen, "rejected").clamp(min=1e-300) / world.ref).log())
-        ticks = torch.linspace(1e-6, 1, 81, dtype=torch.float64)
-        a, b = torch.meshgrid(ticks, ticks, indexing="ij")
-        grid = torch.stack([a, b, 1 - a - b], -1)[(a + b) < 1]  # the simplex
-        for x in range(4):
-            one = World.from_reward(world.ref[x].expand(len(grid), 3), world.true_reward[x].expand(len(grid), 3))
-            assert found[x] <= population_loss(one, loss, (grid / one.ref).log()).min() + 1e-9
-        assert (optima.dil(world, gen, "mixture") - world.chosen).abs().max() < 1e-10  # the repair holds for every h
-
-
-def test_optima_of_the_relatives_are_where_the_gradient_leads():
-    for kind in ("bradley-terry", "any"):
-        world = World.random(range(10), kind=kind)
-        for beta in (0.3, 1.0):
-            assert (fit(world, make_loss("sppo", beta=beta)) - optima.sppo(world, beta)).abs().max() < 1e-8
-        for gen, beta in (("bce", 0.7), ("itakura-saito", 1.0), ("hellinger", 2.0), ("lsif", 1.0), ("power(-0.4)", 1.0)):
-            if kind == "any":
-                continue
-            best = optima.f_dpo(world, gen, beta)
-            assert best.sum(1).sub(1).abs().max() < 1e-12
-            assert (search(world, make_loss("f-dpo", generator=gen, beta=beta)) - best).abs().max() < 1e-8
-    assert (optima.tempered(world, 1.0) - world.chosen).abs().max() < 1e-14
-    assert (optima.tempered(world, 0.25) - tilt(world.ref, 4 * (world.chosen / world.ref).log())).abs().max() < 1e-12
-
-
-def test_kto_gives_up_losers_and_is_stationary():
-    world = World.random(range(10), kind="any")
-    for beta in (0.1, 0.5):
-        policy = optima.kto(world, beta)
-        assert policy.sum(1).sub(1).abs().max() < 1e-12
-        assert ((policy == 0) == (world.advantage <= 0)).all()
-        logits = torch.where(policy > 0, policy.log(), -1e4).requires_grad_()  # the losers' f is on its way to -infinity
-        loss = population_loss(world, make_loss("kto", beta=beta), log_ratio(logits, world.ref)).sum()
-        assert torch.autograd.grad(loss, logits)[0].abs().max() < 1e-9
-    ties = World([0.3, 0.7], [[0.5, 0.5], [0.5, 0.5]])
-    assert torch.allclose(optima.kto(ties), ties.ref, atol=1e-12)
-
-
-def test_slic_cannot_be_improved():
-    """A convex sum of hinges on differences: if it can be lowered at all, then by moving some subset of the logits together."""
-    world = World.random(range(5), kind="any")
-    policy = optima.slic(world, 1.0, 0.1)
-    f = (policy / world.ref).log()
-    subsets = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * 6)[1:-1]
-    for step in (1e-3, 1e-5, -1e-5, -1e-3):
-        for subset in subsets:
-            moved = log_ratio(policy.log() + step * subset, world.ref)
-            change = population_loss(world, make_loss("slic"), moved) - population_loss(world, make_loss("slic"), f)
-            assert (change > -1e-10).all()
-
-
-def test_numerical_optima_do_not_depend_on_the_start():
-    world = World.random(range(5), kind="any")
-    for name in ("simpo", "cpo", "orpo", "dpo", "ipo"):
-        assert (search(world, make_loss(name), starts=6) - fit(world, name)).abs().max() < 1e-8
-
-
-def test_beta_biases_and_a_learned_shift_repairs():
-    world = World.random(range(5))
-    for beta in (0.5, 2.0):
-        biased = optima.dil(world, "ukl", "mixture", beta=beta)
-        s = (biased / world.ref) ** beta
-        lam = (world.chosen / world.ref - s) / s ** (1 / beta)  # s + lam s^{1/beta} = r*
-        assert (lam - lam[:, :1]).abs().max() < 1e-7
-        assert kl(biased, optima.tempered(world, beta)).min() > 1e-8
-
-
-@pytest.mark.parametrize(
-    "call",
-    [lambda w: optima.rlhf(w, 0), lambda w: optima.ipo(w, -1), lambda w: optima.kto(w, 1.0), lambda w: optima.kto(w, 0.0),
-     lambda w: optima.sppo(w, 0.0), lambda w: optima.f_dpo(w, "bce", 0.0), lambda w: optima.tempered(w, 0.0),
-     lambda w: optima.slic(w, sft_weight=0.0), lambda w: optima.dil(w, "ukl", "mixtre"), lambda w: optima.dil(w, "ukll")],
-)  # fmt: skip
-def test_bad_settings_of_optima(call):
-    with pytest.raises(InputError):
-        call(bandit())

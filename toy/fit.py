@@ -39,9 +39,7 @@ def inputs_of(loss: Loss, f: Tensor, ref: Tensor, lengths: Tensor | None = None)
     return (fed if lengths is None else fed / lengths), settings
 
 
-def population_loss(
-    world: World, loss: Loss, f: Tensor, pairs: Tensor | None = None, lengths: Tensor | None = None
-) -> Tensor:
+def population_loss(world: World, loss: Loss, f: Tensor, pairs: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
     """E[loss] for each prompt under the exact law of the data; f (X, Y) -> (X,).
 
     ``pairs`` (X, Y, Y) replaces the law of (y_w, y_l), for asking what a loss does with other data; ``lengths`` (Y,)

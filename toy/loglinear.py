@@ -13,8 +13,8 @@ from torch import Tensor
 
 from dil_tutorial.losses import Loss
 from dil_tutorial.rlhf import kl
-from toy.fit import initial_logits, log_ratio, newton
 from toy.fit import fit as fit_any
+from toy.fit import initial_logits, log_ratio, newton
 from toy.worlds import World
 
 

@@ -63,9 +63,7 @@ RATIO_AT: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 }
 
 
-def dil(
-    world: World, generator: str | Generator = "lsif", denominator: str = "rejected", beta: float = 1.0
-) -> Tensor:
+def dil(world: World, generator: str | Generator = "lsif", denominator: str = "rejected", beta: float = 1.0) -> Tensor:
     """The exact optimum of the DIL loss in the full tabular class, (X, Y) probabilities.
 
     The same root is solved for every denominator, so that "the repair ends at pi_chosen" is computed, not assumed.
@@ -93,11 +91,12 @@ def dil(
         return RATIO_AT[gen.name](A, D, lam) if built_in else _ratio_by_bisection(gen, A, D, lam)
 
     low, high = torch.zeros_like(A[:, :1]), torch.ones_like(A[:, :1])
+    free = _mass(world.ref, ratio(low)) <= 1 + 1e-12  # the free optimum sums to one: nothing to hold back, lam = 0
+    if free.all():
+        return world.ref * ratio(low)
     while (too_low := _mass(world.ref, ratio(high)) > 1).any():  # the mass falls to zero as lam grows, so this ends
         high = torch.where(too_low, 2 * high, high)
-    lam = _multiplier(world.ref, ratio, low, high)
-    lam = torch.where(_mass(world.ref, ratio(low)) <= 1 + 1e-12, 0.0, lam)  # the free optimum sums to one: lam = 0
-    return world.ref * ratio(lam)
+    return world.ref * ratio(torch.where(free, low, _multiplier(world.ref, ratio, low, high)))
 
 
 def tempered(world: World, beta: float = 1.0) -> Tensor:

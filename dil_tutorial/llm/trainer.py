@@ -94,7 +94,9 @@ class DILConfig(TrainingArguments):
         names = ("generator", "denominator", "beta", "tau", "gamma", "delta")
         loss = make_loss(self.loss, **{name: getattr(self, name) for name in names if getattr(self, name) is not None})
         if self.loss == "kto":
-            raise InputError("loss 'kto' needs an estimate of KL(pi_theta || pi_ref), which this trainer does not make: use 'bco'")
+            raise InputError(
+                "loss 'kto' needs an estimate of KL(pi_theta || pi_ref), which this trainer does not make: use 'bco'"
+            )
         if needs_reference_samples(loss):
             raise InputError(
                 "denominator 'reference' needs fresh samples of the reference model, which this trainer does not draw: "

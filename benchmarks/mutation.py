@@ -1,0 +1,185 @@
+"""Mutation testing of the exact core: break each line in turn and see whether a test notices.
+
+    make mutation            # or: python benchmarks/mutation.py [--workers 2] [--only bregman]
+
+cosmic-ray makes the mutants; each is tested in a fork of one warm process (importing torch a thousand times would take
+longer than the tests).  Mutants of annotations and docstrings, which are never executed, are left out.  Results go to
+``benchmarks/mutation.json``: the score of each module and every survivor, with the reason where it is equivalent (from
+``benchmarks/equivalent_mutants.toml``).  An interrupted run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import difflib
+import hashlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator
+from rich.progress import track
+
+from dil_tutorial.provenance import provenance, read_json, write_json
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS, EQUIVALENT = ROOT / "benchmarks" / "mutation.json", ROOT / "benchmarks" / "equivalent_mutants.toml"
+
+# The tests of each module, fastest first.
+TESTS = {
+    "dil_tutorial/bregman.py": ["tests/test_bregman.py"],
+    "dil_tutorial/losses.py": ["tests/test_losses.py"],
+    "dil_tutorial/preferences.py": ["tests/test_preferences.py", "tests/test_extreme_worlds.py::test_the_two_distributions",
+                                    "tests/test_extreme_worlds.py::test_win_rates_do_not_need_the_table",
+                                    "tests/test_extreme_worlds.py::test_best_of_n_is_exact_to_the_last_response"],
+    "toy/optima.py": ["tests/test_optima.py"],
+}  # fmt: skip
+
+# One replacement an operator (all eleven of each would be mostly type errors), both neighbours of a number.
+OPERATORS = [
+    "NumberReplacer", "AddNot", "ReplaceAndWithOr", "ReplaceOrWithAnd", "ReplaceTrueWithFalse", "ReplaceFalseWithTrue",
+    "ZeroIterationForLoop", "ReplaceBreakWithContinue", "ExceptionReplacer", "RemoveDecorator",
+    *[f"ReplaceBinaryOperator_{a}" for a in ("Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul", "Pow_Mul", "FloorDiv_Mul",
+                                             "BitAnd_BitOr", "BitOr_BitAnd")],
+    *[f"ReplaceUnaryOperator_{a}" for a in ("Delete_USub", "Delete_Not", "Delete_Invert")],
+    *[f"ReplaceComparisonOperator_{a}" for a in ("Gt_GtE", "Gt_LtE", "Lt_LtE", "Lt_GtE", "GtE_Gt", "GtE_Lt", "LtE_Lt", "LtE_Gt",
+                                                 "Eq_NotEq", "NotEq_Eq", "Is_IsNot", "IsNot_Is")],
+]  # fmt: skip
+
+
+def executed(source: str) -> str:
+    """The syntax tree without annotations and docstrings: what runs."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and ast.get_docstring(node):
+            node.body = node.body[1:] or [ast.Pass()]
+        if isinstance(node, ast.FunctionDef):
+            node.returns = None
+        if isinstance(node, ast.arg):
+            node.annotation = None
+        if isinstance(node, ast.AnnAssign):
+            node.annotation = ast.Constant(0)
+    return ast.dump(tree)
+
+
+def mutants_of(module: str) -> list[dict[str, Any]]:
+    """Every mutant of a module that changes what runs: operator, occurrence, changed line, source."""
+    source = (ROOT / module).read_text()
+    nodes, found, seen = list(ast_nodes(get_ast(source))), [], {executed(source)}
+    for name in OPERATORS:
+        operator = get_operator(f"core/{name}")()
+        for occurrence in range(sum(len(list(operator.mutation_positions(node))) for node in nodes)):
+            mutated = mutate_code(source, operator, occurrence)
+            try:
+                tree = executed(mutated)
+            except SyntaxError:
+                continue
+            if tree in seen:
+                continue
+            seen.add(tree)
+            diff = [line for line in difflib.ndiff(source.splitlines(), mutated.splitlines()) if line[0] in "+-"]
+            change = [next(line[2:].strip() for line in diff if line[0] == sign) for sign in "-+"]
+            found.append({"operator": name, "occurrence": occurrence, "from": change[0], "to": change[1], "source": mutated})
+    return found
+
+
+def survives(module: str, source: str, timeout: int) -> bool:
+    """Whether the module's tests pass with ``source`` in its place; run in a fork."""
+    with tempfile.TemporaryDirectory() as folder:
+        for package in ("dil_tutorial", "toy"):
+            shutil.copytree(ROOT / package, Path(folder) / package, ignore=shutil.ignore_patterns("__pycache__", "llm"))
+        (Path(folder) / module).write_text(source)
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(timeout)  # an endless loop is a mutant noticed
+            silence = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(silence, 1)
+            os.dup2(silence, 2)
+            os.chdir(ROOT)
+            for name in [n for n in sys.modules if n.split(".")[0] in ("dil_tutorial", "toy")]:
+                del sys.modules[name]
+            sys.path.insert(0, folder)
+            sys.dont_write_bytecode = True
+            import pytest
+
+            options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:nbval", "-p", "no:xdist", "-o", "addopts="]
+            os._exit(int(pytest.main([*options, *TESTS[module]])))
+        return os.waitpid(child, 0)[1] == 0
+
+
+def reason_for(module: str, mutant: dict[str, Any], known: dict[str, Any]) -> str | None:
+    """Why a survivor is equivalent, if somebody has shown it to be."""
+    for entry in known.get("mutant", []):
+        if entry["module"] == module and entry["from"] == mutant["from"] and mutant["to"] in entry["to"]:
+            return str(entry["reason"])
+    return None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--only", default="", help="part of a module's name")
+    parser.add_argument("--timeout", type=int, default=120, help="seconds a mutant; slower counts as noticed")
+    arguments = parser.parse_args()
+    import hypothesis  # noqa: F401  warm what every fork needs
+    import pytest  # noqa: F401
+    import torch
+
+    torch.set_num_threads(1)  # a fork must not inherit threads
+    known = tomllib.loads(EQUIVALENT.read_text()) if EQUIVALENT.exists() else {}
+    results = read_json(RESULTS)["modules"] if RESULTS.exists() else {}
+    for module in [m for m in TESTS if arguments.only in m]:
+        tests = [ROOT / test.split("::")[0] for test in TESTS[module]]
+        files = [ROOT / module, *sorted(set(tests))]
+        digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+        before = results.get(module, {})
+        outcomes = before.get("outcomes", {}) if before.get("sources") == digest else {}
+        mutants = mutants_of(module)
+        todo = [m for m in mutants if f"{m['operator']}:{m['occurrence']}" not in outcomes]
+        if not survives(module, (ROOT / module).read_text(), 600):
+            sys.exit(f"{module}: its tests fail without any mutation: mend them first")
+        with ThreadPoolExecutor(arguments.workers) as pool:
+            judged = pool.map(lambda m, name=module: survives(name, m["source"], arguments.timeout), todo)
+            for i, (mutant, survived) in enumerate(track(zip(todo, judged, strict=True), module, len(todo))):
+                outcomes[f"{mutant['operator']}:{mutant['occurrence']}"] = "survived" if survived else "killed"
+                if i % 20 == 19 or i == len(todo) - 1:
+                    results[module] = summary(module, digest, mutants, outcomes, known)
+                    write_json(RESULTS, {**provenance(), "modules": results})
+        results[module] = summary(module, digest, mutants, outcomes, known)
+        write_json(RESULTS, {**provenance(), "modules": results})
+        row = results[module]
+        print(
+            f"{module}: {row['killed']} of {row['tested']} mutants killed ({row['score']:.1%}), {row['equivalent']} equivalent"
+        )
+
+
+def summary(
+    module: str, digest: str, mutants: list[dict[str, Any]], outcomes: dict[str, str], known: dict[str, Any]
+) -> dict[str, Any]:
+    """Counts, score and the list of survivors."""
+    survivors = [m for m in mutants if outcomes.get(f"{m['operator']}:{m['occurrence']}") == "survived"]
+    listed = [
+        {"operator": m["operator"], "from": m["from"], "to": m["to"], "equivalent": reason_for(module, m, known)}
+        for m in survivors
+    ]
+    killed = sum(outcome == "killed" for outcome in outcomes.values())
+    equivalent = sum(row["equivalent"] is not None for row in listed)
+    return {
+        "sources": digest, "mutants": len(mutants), "tested": len(outcomes), "killed": killed,
+        "score": killed / max(1, len(outcomes)), "equivalent": equivalent,
+        "score_without_equivalent": killed / max(1, len(outcomes) - equivalent), "survivors": listed, "outcomes": outcomes,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
