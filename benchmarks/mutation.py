@@ -87,7 +87,7 @@ def mutants_of(module: str) -> list[dict[str, Any]]:
                 continue
             seen.add(tree)
             diff = [line for line in difflib.ndiff(source.splitlines(), mutated.splitlines()) if line[0] in "+-"]
-            change = [next(line[2:].strip() for line in diff if line[0] == sign) for sign in "-+"]
+            change = [next((line[2:].strip() for line in diff if line[0] == sign), "(removed)") for sign in "-+"]
             found.append({"operator": name, "occurrence": occurrence, "from": change[0], "to": change[1], "source": mutated})
     return found
 
