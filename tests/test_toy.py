@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dil_tutorial.bregman import GENERATORS, Generator
-from dil_tutorial.claims import distances_to_rlhf, order_exception
+from dil_tutorial.claims.denominators import distances_to_rlhf, order_exception
 from dil_tutorial.errors import InputError
 from dil_tutorial.losses import make_loss
 from dil_tutorial.rlhf import kl

@@ -166,7 +166,7 @@ def kto(world: World, beta: float = 0.1) -> Tensor:
     the way.  z = beta KL(pi || pi_ref) is the policy's own, found as a fixed point.  Needs beta < 1.
 
     >>> kto(World.from_reward([0.5, 0.3, 0.2], [0.0, 1.0, 2.0]))
-    tensor([[0.0000, 0.3471, 0.6529]], dtype=torch.float64)
+    tensor([[0.0000, 0.2855, 0.7145]], dtype=torch.float64)
     """
     if not 0 < beta < 1:
         raise InputError(f"kto: beta is {beta}: give a number between 0 and 1, where the optimum is unique")

@@ -1,0 +1,41 @@
+r"""The ledger: every statement of the derivation as a check that runs and gives a verdict.
+
+``ledger`` has the machinery; each other module holds the claims of one section of THEORY, in reading order, and
+``questions`` what readers of the paper asked.  A claim is a function from random worlds to residuals; its docstring is the
+explanation.  ``dil verify`` runs them all.
+"""
+
+from dil_tutorial.claims.ledger import (
+    ASSUMES,
+    CLAIMS,
+    FAILS,
+    HOLDS,
+    IDENTITY,
+    OPTIMUM,
+    PAPER_SECTIONS,
+    SECTIONS,
+    Claim,
+    Result,
+    plain,
+    report,
+    run,
+    select,
+)  # fmt: skip
+
+# Importing a module registers its claims; the order is the ledger's.
+# isort: off
+from dil_tutorial.claims import distributions  # noqa: F401
+from dil_tutorial.claims import imitation  # noqa: F401
+from dil_tutorial.claims import ratios  # noqa: F401
+from dil_tutorial.claims import denominators  # noqa: F401
+from dil_tutorial.claims import relatives  # noqa: F401
+from dil_tutorial.claims import beta_and_length  # noqa: F401
+from dil_tutorial.claims import code  # noqa: F401
+from dil_tutorial.claims import finite_data  # noqa: F401
+from dil_tutorial.claims import neighbours  # noqa: F401
+# isort: on
+
+__all__ = [
+    "ASSUMES", "CLAIMS", "FAILS", "HOLDS", "IDENTITY", "OPTIMUM", "PAPER_SECTIONS", "SECTIONS", "Claim", "Result", "plain",
+    "report", "run", "select",
+]  # fmt: skip

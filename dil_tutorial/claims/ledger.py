@@ -1,0 +1,281 @@
+r"""The ledger's machinery: what a claim is, how it is run, how its verdict is computed.
+
+A ``Claim`` carries its statement, its source, a function from random worlds to residuals, a tolerance, an explanation, and
+the verdict we recorded for it:
+
+- **holds**: the residual is within tolerance in every world.
+- **holds under an assumption**: it does where the assumption is made, and does *not* where it is dropped.
+- **fails as published**: the published statement misses by a stated size in every world; its repair holds.
+
+Worlds come stacked, one prompt a seed, so that one tensor program checks all seeds at once; a residual has one entry
+a seed.  ``run`` computes verdicts anew, and a verdict that differs from the recorded one is a failure of the ledger.
+Tolerances are 1e-9 for identities and 1e-8 for optima.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dil_tutorial import rlhf
+from dil_tutorial.bregman import GENERATORS, Generator, power
+from dil_tutorial.errors import InputError, unknown_name
+from toy import World
+from toy.fit import initial_logits, newton
+
+HOLDS, ASSUMES, FAILS = "holds", "holds under an assumption", "fails as published"
+IDENTITY, OPTIMUM = 1e-9, 1e-8
+BT, HARD, ANY = "bradley-terry", "hard", "any"
+
+SECTIONS = {
+    "1": "The two distributions in a preference data set",
+    "2": "RLHF as imitation",
+    "3": "DIL's objective and density ratios",
+    "4": "Whose samples stand for the reference?",
+    "5": "Relatives",
+    "6": "beta, and lengths",
+    "7": "The paper against its code",
+    "8": "Finite data and training dynamics",
+    "9": "Neighbours",
+}
+PAPER_SECTIONS = {
+    "4.1": "RLHF is a form of imitation learning",
+    "4.2": "The objective: reverse KL to the winners",
+    "4.3": "Density ratios by Bregman divergences",
+    "4.4": "The loss: a change of variables",
+    "5": "Experiments",
+}
+
+Check = Callable[[World], Tensor]  # worlds with one prompt a seed -> (seeds,) residuals
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One statement.  ``check`` must stay within ``tolerance``; ``counter``, if any, must exceed it a thousandfold.
+
+    ``counter`` is the statement *without* its assumption, or *as published*; it makes the verdict a real one.
+    """
+
+    id: str  # THEORY section and a short name, e.g. "4.lsif-published"
+    statement: str  # one sentence, LaTeX between dollars
+    source: str  # section of THEORY
+    check: Check
+    verdict: str = HOLDS
+    tolerance: float = IDENTITY
+    worlds: str = BT  # the family drawn for ``check``; see World.random
+    counter: Check | None = None
+    counter_worlds: str | None = None  # the family for ``counter`` where it differs
+    note: str = ""  # the assumption, or the repair
+    paper: str = ""  # the section of the paper that states it
+    explanation: str = ""  # why, in a paragraph
+
+
+CLAIMS: list[Claim] = []
+
+
+def claim(
+    id: str, statement: str, source: str, verdict: str = HOLDS, tolerance: float = IDENTITY, **fields: Any
+) -> Callable[[Check], Check]:
+    """Register the decorated check, whose docstring is the explanation, as a claim; fields as in ``Claim``.
+
+    With ``counter_worlds`` and no ``counter`` the check itself, on those worlds, is the counter-check.
+    """
+
+    def register(check: Check) -> Check:
+        if "counter_worlds" in fields and "counter" not in fields:
+            fields["counter"] = check
+        words = " ".join(inspect.cleandoc(check.__doc__ or "").split())
+        CLAIMS.append(Claim(id, statement, f"THEORY §{source}", check, verdict, tolerance, explanation=words, **fields))
+        return check
+
+    return register
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run found for one claim."""
+
+    claim: Claim
+    residuals: list[float]  # one a seed
+    counter: list[float]  # one a seed, empty without a counter-check
+    seconds: float
+
+    @property
+    def residual(self) -> float:
+        """The worst residual; NaN counts as worst."""
+        return _worst(self.residuals)
+
+    @property
+    def size(self) -> float | None:
+        """The smallest miss, over seeds, of the statement without its assumption or repair."""
+        return min(self.counter) if self.counter else None
+
+    @property
+    def verdict(self) -> str:
+        """The verdict this run supports, computed from the numbers alone."""
+        if not self.residual <= self.claim.tolerance:
+            return "does not hold"
+        if self.size is None:
+            return HOLDS
+        if not self.size > 1000 * self.claim.tolerance:
+            return HOLDS  # also without the assumption or repair
+        return self.claim.verdict if self.claim.verdict != HOLDS else ASSUMES
+
+    @property
+    def as_recorded(self) -> bool:
+        return self.verdict == self.claim.verdict
+
+    def as_dict(self) -> dict[str, Any]:
+        claim = self.claim
+        return {
+            "id": claim.id,
+            "statement": claim.statement,
+            "explanation": claim.explanation,
+            "source": claim.source,
+            "paper": claim.paper,
+            "recorded": claim.verdict,
+            "verdict": self.verdict,
+            "as_recorded": self.as_recorded,
+            "note": claim.note,
+            "tolerance": claim.tolerance,
+            "residual": self.residual,
+            "residuals": self.residuals,
+            "failure_size": self.size,
+            "failure_sizes": self.counter,
+            "seconds": round(self.seconds, 4),
+        }
+
+
+def _worst(values: Sequence[float]) -> float:
+    return math.nan if any(math.isnan(v) for v in values) else max(values)
+
+
+def run(claims: Sequence[Claim], seeds: Sequence[int]) -> Iterator[Result]:
+    """Check ``claims`` on one random world a seed, yielding a Result each.
+
+    >>> [result.as_recorded for result in run(select("1.mixture"), seeds=[0, 1])]
+    [True]
+    """
+    if not seeds:
+        raise InputError("verify: no seeds: ask for at least 1")
+    worlds = {kind: World.random(seeds, kind=kind) for kind in (BT, HARD, ANY)}
+    for claim in claims:
+        start = time.perf_counter()
+        residuals = claim.check(worlds[claim.worlds]).tolist()
+        counter = claim.counter(worlds[claim.counter_worlds or claim.worlds]).tolist() if claim.counter else []
+        yield Result(claim, residuals, counter, time.perf_counter() - start)
+
+
+def select(*patterns: str) -> list[Claim]:
+    """The claims whose id or section is named; all of them without patterns.
+
+    "4" is section 4 of THEORY, "4.mixture" one claim, "paper" what the paper states, "paper-4.1" in its section 4.1.
+
+    >>> [claim.id for claim in select("4.mixture")]
+    ['4.mixture']
+    """
+    chosen = list(CLAIMS)
+    if patterns:
+        for pattern in patterns:
+            if not any(_matches(claim, pattern) for claim in CLAIMS):
+                raise unknown_name("claim", pattern, [claim.id for claim in CLAIMS] + [f"paper-{s}" for s in PAPER_SECTIONS])
+        chosen = [claim for claim in CLAIMS if any(_matches(claim, pattern) for pattern in patterns)]
+    return chosen
+
+
+def _matches(claim: Claim, pattern: str) -> bool:
+    names = (claim.id, claim.id.split(".")[0], *(["paper", f"paper-{claim.paper}"] if claim.paper else []))
+    return pattern in names
+
+
+# --- Small helpers of the checks ---------------------------------------------------------------------------------
+
+
+def gap(a: Tensor, b: Tensor) -> Tensor:
+    """The largest absolute difference for each prompt: (X, ...) -> (X,)."""
+    return (a - b).abs().flatten(1).amax(1)
+
+
+def excess(a: Tensor, bound: Tensor | float) -> Tensor:
+    """By how much a exceeds its bound, 0 where it does not: (X, ...) -> (X,)."""
+    return (a - bound).clamp(min=0).flatten(1).amax(1)
+
+
+def some_policy(world: World) -> Tensor:
+    """A policy that has nothing to do with the preferences: pi_ref tilted by a fixed wave.  (X, Y)."""
+    wave = torch.sin(3.0 * torch.arange(world.ref.numel(), dtype=world.ref.dtype)).view_as(world.ref)
+    return rlhf.tilt(world.ref, wave)
+
+
+def some_log_ratios(world: World, gen: Generator | None = None) -> Tensor:
+    """Log-ratios on both sides of zero, (X, Y), below the bound at which ``gen`` goes on along its tangents."""
+    f = (some_policy(world) / world.ref).log() * 2
+    return f if gen is None else f.clamp(max=math.log(gen.max_ratio))
+
+
+def every_generator() -> list[Generator]:
+    """All named generators, one of the power family between them, and one known only as a Python function."""
+    return [*GENERATORS.values(), power(0.5), Generator.from_function(lambda r: (r - 1) ** 2 / (r + 1), name="triangular")]
+
+
+def over_generators(check: Callable[[World, Generator], Tensor]) -> Check:
+    """The worst residual over ``every_generator``."""
+    return lambda world: torch.stack([check(world, gen) for gen in every_generator()]).amax(0)
+
+
+def minimise(world: World, objective: Callable[[Tensor], Tensor]) -> Tensor:
+    """The policy (X, Y) that minimises ``objective(policy)`` over the full tabular class."""
+    logits = newton(lambda logits: objective(torch.softmax(logits, -1)), initial_logits(world))
+    return torch.softmax(logits, -1)
+
+
+def plain(latex: str) -> str:
+    r"""A statement's LaTeX as it can stand in a terminal.
+
+    >>> plain(r"$KL(\pi_\text{chosen}\,\|\,\pi_\text{ref}) \le \log 2 - \frac12$")
+    'KL(π_chosen ‖ π_ref) ≤ log 2 - 1/2'
+    """
+    text = re.sub(r"\\text\{([^}]*)\}", r"\1", latex)
+    text = re.sub(r"\\frac\{([^}]*)\}\{([^}]*)\}", r"(\1)/(\2)", text).replace(r"\frac12", "1/2")
+    text = re.sub(r"\\frac(\d)(\d)", r"\1/\2", text)
+    greek = {"pi": "π", "theta": "θ", "phi": "φ", "beta": "β", "tau": "τ", "lambda": "λ", "sigma": "σ", "mu": "μ", "gamma": "γ",
+             "delta": "δ", "epsilon": "ε", "eta": "η"}  # fmt: skip
+    symbols = {"\\" + name: letter for name, letter in greek.items()}
+    symbols |= {r"\le": "≤", r"\ge": "≥", r"\ne": "≠", r"\|": "‖", r"\succ": "≻", r"\sim": "~", r"\to": "→", r"\cdot": "·"}
+    symbols |= {r"\sum": "Σ", r"\prod": "Π", r"\log": "log", r"\max": "max", r"\min": "min", r"\tanh": "tanh"}
+    symbols |= {r"\bigl": "", r"\bigr": "", r"\,": " ", r"\ ": " ", "$": "", "{=}": "="}
+    for symbol in sorted(symbols, key=len, reverse=True):
+        text = text.replace(symbol, symbols[symbol])
+    return re.sub(r"[{}]", "", text).replace("  ", " ")
+
+
+def report(*patterns: str, seeds: int = 20) -> None:
+    """Run claims and print them, for notebooks: verdicts and bounds, not the last digits of a machine.
+
+    >>> report("1.mixture", "4.lsif-published")
+    ✓ 1.mixture: holds (residual below 1e-09 on 20 random worlds)
+    ✓ 4.lsif-published: fails as published, by at least 0.038
+      repair: holds with the mixture of both responses in the denominator
+    """
+    lines = []
+    for result in run(select(*patterns), range(seeds)):
+        claim = result.claim
+        line = f"{'✓' if result.as_recorded else '✗'} {claim.id}: {result.verdict}"
+        if not result.as_recorded:
+            line += f" (recorded: {claim.verdict}; residual {result.residual:.1e}, tolerance {claim.tolerance:.0e})"
+        elif claim.verdict == HOLDS:
+            line += f" (residual below {claim.tolerance:.0e} on {seeds} random worlds)"
+        elif claim.verdict == ASSUMES:
+            line += f" (else off by at least {result.size:.2g})\n  if: {plain(claim.note)}"
+        else:
+            line += f", by at least {result.size:.2g}\n  repair: {plain(claim.note)}"
+        lines.append(line)
+    print("\n".join(lines))
