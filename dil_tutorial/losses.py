@@ -252,6 +252,7 @@ LOSSES: dict[str, Loss] = {
     "orpo": orpo_loss,
 }
 REFERENCE_FREE = ("simpo", "slic", "cpo", "orpo")  # fed log-probabilities instead of log-ratios
+UNPAIRED = ("dil", "sft", "nca", "bco", "kto", "sppo")  # a term of y_w plus a term of y_l: needs no pairs
 
 
 def make_loss(name: str, **settings: Any) -> Loss:
@@ -294,6 +295,15 @@ def is_reference_free(loss: Loss) -> bool:
     (True, False)
     """
     return getattr(loss, "func", loss) in [LOSSES[name] for name in REFERENCE_FREE]
+
+
+def is_unpaired(loss: Loss) -> bool:
+    """Whether ``loss`` (from make_loss) is a term of the winner plus a term of the loser, so that it needs no pairs.
+
+    >>> is_unpaired(make_loss("kto")), is_unpaired(make_loss("dpo"))
+    (True, False)
+    """
+    return getattr(loss, "func", loss) in [LOSSES[name] for name in UNPAIRED]
 
 
 def needs_reference_samples(loss: Loss) -> bool:

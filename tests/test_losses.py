@@ -79,6 +79,16 @@ def test_relatives_written_out(seed):
     close(losses.orpo_loss(l_w, l_l, weight=0.3), -l_w - 0.3 * torch.log(sigmoid(odds)))
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_which_losses_need_pairs(name):
+    """A loss without pairs has no mixed term: loss(a, b) - loss(a, 0) - loss(0, b) + loss(0, 0) = 0."""
+    loss = make_loss(name)
+    f_w, f_l = -pair(5, scale=1.0).abs() - 0.1  # below zero: log-probabilities, too
+    base = torch.full_like(f_w, -0.1)
+    mixed = loss(f_w, f_l) - loss(f_w, base) - loss(base, f_l) + loss(base, base)
+    assert (mixed.abs().max().item() < 1e-12) == losses.is_unpaired(loss) == (name in losses.UNPAIRED)
+
+
 def test_ktos_reference_point_takes_no_gradient():
     f = torch.tensor([0.5], requires_grad=True)
     (slope,) = torch.autograd.grad(losses.kto_loss(f, torch.zeros(1), beta=0.5, kl=3 * f).sum(), f)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.losses import Loss, is_reference_free, make_loss, needs_kl, needs_reference_samples
+from dil_tutorial.losses import Loss, is_reference_free, is_unpaired, make_loss, needs_kl, needs_reference_samples
 from dil_tutorial.preferences import sample_pairs
 from toy.worlds import World
 
@@ -39,23 +39,35 @@ def inputs_of(loss: Loss, f: Tensor, ref: Tensor, lengths: Tensor | None = None)
     return (fed if lengths is None else fed / lengths), settings
 
 
-def population_loss(world: World, loss: Loss, f: Tensor, pairs: Tensor | None = None, lengths: Tensor | None = None) -> Tensor:
+def population_loss(
+    world: World,
+    loss: Loss,
+    f: Tensor,
+    pairs: Tensor | None = None,
+    lengths: Tensor | None = None,
+    reference: Tensor | None = None,
+) -> Tensor:
     """E[loss] for each prompt under the exact law of the data; f (X, Y) -> (X,).
 
-    ``pairs`` (X, Y, Y) replaces the law of (y_w, y_l), for asking what a loss does with other data; ``lengths`` (Y,)
-    feeds the loss f/|y|, the mean per token (THEORY §6.2).
-    Memory is X Y^2 numbers, X Y^3 for a loss that wants reference samples too.
+    ``pairs`` (X, Y, Y) replaces the law of (y_w, y_l), for asking what a loss does with other data, ``reference`` (X, Y)
+    that of reference samples; ``lengths`` (Y,) feeds the loss f/|y|, the mean per token (THEORY §6.2).
+
+    A loss that is a term of y_w plus a term of y_l is averaged over the two laws by themselves: 2 X Y numbers in place of
+    X Y^2.  Its terms are loss(f, 0) - loss(0, 0) and loss(0, f).
     """
     law = world.pairs if pairs is None else pairs
     f, settings = inputs_of(loss, f, world.ref, lengths)
-    f_w, f_l = torch.broadcast_tensors(f.unsqueeze(2), f.unsqueeze(1))  # [x, y_w, y_l]
+    zero = torch.zeros_like(f)
     if needs_reference_samples(loss):
-        f_ref = f[:, None, None, :]  # y_ref ~ pi_ref, independent of the pair
-        values = loss(f_w.unsqueeze(-1), f_l.unsqueeze(-1), f_reference=f_ref)
-        values = (values * world.ref[:, None, None, :]).sum(-1)
-    else:
-        values = loss(f_w, f_l, **settings)
-    return (law * values).sum((1, 2))
+        ref = world.ref if reference is None else reference
+        chosen = loss(f, None, f_reference=zero) - loss(zero, None, f_reference=zero)
+        return (law.sum(2) * chosen).sum(1) + (ref * loss(zero, None, f_reference=f)).sum(1)
+    if is_unpaired(loss):
+        settings = {name: value.squeeze(-1) for name, value in settings.items()}
+        chosen = loss(f, zero, **settings) - loss(zero, zero, **settings)
+        return (law.sum(2) * chosen).sum(1) + (law.sum(1) * loss(zero, f, **settings)).sum(1)
+    f_w, f_l = torch.broadcast_tensors(f.unsqueeze(2), f.unsqueeze(1))  # [x, y_w, y_l]
+    return (law * loss(f_w, f_l, **settings)).sum((1, 2))
 
 
 def newton(objective: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
@@ -145,6 +157,43 @@ def policy(logits: Tensor, ref: Tensor) -> Tensor:
     return (log_ratio(logits.detach(), ref).exp() * ref).detach()
 
 
+def empirical_law(world: World, pairs: int, generator: torch.Generator) -> Tensor:
+    """The frequencies of ``pairs`` drawn pairs a prompt: all that a full-batch loss sees of them.  (X, Y, Y)."""
+    if pairs < 1:
+        raise InputError(f"pairs is {pairs}: give at least 1")
+    y_w, y_l = sample_pairs(world.ref, world.preference, pairs, generator)
+    X, Y = world.ref.shape
+    cells = torch.zeros(X, Y * Y, dtype=world.ref.dtype)
+    return cells.scatter_add_(1, y_w * Y + y_l, torch.full(y_w.shape, 1 / pairs, dtype=world.ref.dtype)).view(X, Y, Y)
+
+
+def descend(
+    world: World,
+    loss: Loss,
+    *,
+    pairs: Tensor,
+    reference: Tensor | None = None,
+    lengths: Tensor | None = None,
+    steps: int = 1000,
+    learning_rate: float = 0.05,
+    record: Record | None = None,
+) -> Tensor:
+    """Minimise the loss on data with the law ``pairs`` (X, Y, Y) with Adam, full batch, from pi_ref; policies (X, Y).
+
+    Every prompt is a run of its own: Adam works on each number by itself, so hundreds of runs are one tensor program.
+    """
+    logits = initial_logits(world).requires_grad_()
+    optimizer = torch.optim.Adam([logits], lr=learning_rate)
+    for step in range(steps):
+        if record:
+            record(step, policy(logits, world.ref))
+        f = log_ratio(logits, world.ref)
+        optimizer.zero_grad()
+        population_loss(world, loss, f, pairs, lengths, reference).sum().backward()
+        optimizer.step()
+    return policy(logits, world.ref)
+
+
 def fit_pairs(
     world: World,
     loss: Loss | str,
@@ -155,25 +204,16 @@ def fit_pairs(
     learning_rate: float = 0.05,
     record: Record | None = None,
 ) -> Tensor:
-    """Minimise the mean loss over ``pairs`` drawn pairs a prompt with Adam, full batch, from pi_ref; (X, Y).
+    """``descend`` on ``pairs`` drawn pairs a prompt (and as many reference samples, for a loss that wants them); (X, Y).
 
     >>> world = World.from_reward([0.5, 0.5], [0.0, 1.0])
     >>> fit_pairs(world, "sft", pairs=1000, generator=torch.Generator().manual_seed(0)).argmax().item()
     1
     """
     loss = make_loss(loss) if isinstance(loss, str) else loss
-    if pairs < 1:
-        raise InputError(f"fit_pairs: pairs is {pairs}: give at least 1")
-    y_w, y_l = sample_pairs(world.ref, world.preference, pairs, generator)
+    law = empirical_law(world, pairs, generator)
     y_ref = torch.multinomial(world.ref, pairs, replacement=True, generator=generator)
-    logits = initial_logits(world).requires_grad_()
-    optimizer = torch.optim.Adam([logits], lr=learning_rate)
-    for step in range(steps):
-        if record:
-            record(step, policy(logits, world.ref))
-        f = log_ratio(logits, world.ref)
-        samples = {"f_reference": f.gather(1, y_ref)} if needs_reference_samples(loss) else {}
-        optimizer.zero_grad()
-        loss(f.gather(1, y_w), f.gather(1, y_l), **samples).mean(1).sum().backward()
-        optimizer.step()
-    return policy(logits, world.ref)
+    frequencies = torch.zeros_like(world.ref).scatter_add_(1, y_ref, torch.full(y_ref.shape, 1 / pairs, dtype=world.ref.dtype))
+    return descend(
+        world, loss, pairs=law, reference=frequencies, steps=steps, learning_rate=learning_rate, record=record
+    )
