@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pytest
@@ -134,10 +135,11 @@ def test_bregman_divergence_is_positive_and_zero_only_at_equality(a, b):
 @pytest.mark.parametrize(
     ("h", "message"),
     [
-        (lambda r: -(r**2), "not strictly convex near r = 0.0001"),
-        (lambda r: r, "not strictly convex"),
-        (lambda r: (r - 2) ** 3, "not strictly convex"),
-        (lambda r: torch.sqrt(r - 1), "not finite"),
+        (lambda r: -(r**2), "not strictly convex near r = 0.0001: h' must increase"),
+        (lambda r: r, "not strictly convex near r = 0.0001:"),
+        (lambda r: (r - 2) ** 3, "not strictly convex near r = 0.0001:"),
+        (lambda r: -(torch.relu(r - 5) ** 2) + r**1.5, r"not strictly convex near r = 5\.01"),
+        (lambda r: torch.sqrt(r - 1), "not finite at r = 0.0001:"),
     ],
 )
 def test_functions_that_are_not_convex_are_refused(h, message):
@@ -163,3 +165,49 @@ def test_names():
         power(float("nan"))
     with pytest.raises(InputError, match="did you mean 'ukl'"):
         get_generator("ukll")
+
+
+def test_sums_run_over_responses_only():
+    f = torch.tensor([[0.1, -0.4, 0.7], [1.0, 0.0, -2.0]], dtype=torch.float64)
+    ref = torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]], dtype=torch.float64)
+    chosen = torch.tensor([[0.1, 0.3, 0.6], [0.5, 0.4, 0.1]], dtype=torch.float64)
+    for x in range(2):
+        loss = sum(chosen[x, y] * -f[x, y] + ref[x, y] * f[x, y].exp() for y in range(3))
+        assert UKL.ratio_loss(f, chosen, ref)[x].item() == pytest.approx(loss.item(), abs=1e-14)
+        gap = sum(ref[x, y] * (f[x, y].exp() - chosen[x, y] / ref[x, y]) ** 2 / 2 for y in range(3))
+        assert LSIF.divergence(chosen / ref, f.exp(), ref)[x].item() == pytest.approx(gap.item(), abs=1e-14)
+
+
+def test_derivatives_are_differentiable_where_their_input_is():
+    x = torch.tensor([1.0, 2.0])
+    assert not derivative(torch.exp, x).requires_grad
+    x.requires_grad_()
+    slope = derivative(lambda t: t**3, x)
+    assert torch.allclose(torch.autograd.grad(slope.sum(), x)[0], 6 * x)
+    assert torch.equal(derivative(lambda t: torch.ones_like(t).detach(), x), torch.zeros(2))
+
+
+def test_bounds_are_where_the_documentation_says():
+    f = torch.tensor([29.9, 30.2], dtype=torch.float64)
+    at_bound = math.exp(30)
+    assert LSIF.chosen_loss(f).tolist() == pytest.approx([-math.exp(29.9), -at_bound * 1.2], rel=1e-12)
+    assert ITAKURA_SAITO.chosen_loss(-f).tolist() == pytest.approx([math.exp(29.9), at_bound * 1.2], rel=1e-12)
+    steep = power(2.0)  # e^{3f}/3 is continued from f = 20 on
+    assert derivative(steep.reference_loss, torch.tensor([19.9, 20.2], dtype=torch.float64)).tolist() == pytest.approx(
+        [math.exp(3 * 19.9), math.exp(60)], rel=1e-12
+    )
+    assert [math.log(power(a).max_ratio) for a in (2.0, -3.0, 0.5, 0.0, -1.0)] == pytest.approx([20, 20, 30, 30, 30])
+    slope = derivative(GENERATORS["exponential"].chosen_loss, torch.tensor([29.9, 30.1, 40.0], dtype=torch.float64).log())
+    assert slope.tolist() == pytest.approx([-29.9 * math.exp(29.9), -30 * math.exp(30), -30 * math.exp(30)], rel=1e-9)
+    slope = derivative(GENERATORS["exponential"].reference_loss, torch.tensor([29.9, 30.1], dtype=torch.float64).log())
+    assert slope.tolist() == pytest.approx([29.9**2 * math.exp(29.9), 900 * math.exp(30)], rel=1e-9)
+    assert GENERATORS["exponential"].max_ratio == 30
+
+
+def test_generators_are_immutable_and_weights_may_be_small():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        LSIF.name = "other"
+    f = torch.tensor([0.3], dtype=torch.float64)
+    assert torch.allclose(mixture({"lsif": 0.5}).chosen_loss(f), 0.5 * LSIF.chosen_loss(f))
+    with pytest.raises(InputError, match=r"'1\.2\.3' is not a number"):
+        get_generator("power(1.2.3)")

@@ -1,3 +1,4 @@
+import inspect
 import math
 
 import pytest
@@ -169,3 +170,38 @@ def test_the_repair_pulls_an_exploded_ratio_back():
 def test_bad_settings(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+DEFAULTS = {
+    "dil": {"generator": "lsif", "denominator": "rejected", "beta": 1.0, "shift": 0.0},
+    "sft": {}, "dpo": {"beta": 0.1}, "ipo": {"tau": 0.5}, "nca": {"beta": 1.0}, "bco": {"beta": 1.0, "delta": 0.0},
+    "kto": {"beta": 0.1, "kl": 0.0, "chosen_weight": 1.0, "rejected_weight": 1.0}, "f-dpo": {"generator": "bce", "beta": 0.1},
+    "sppo": {"beta": 1.0}, "simpo": {"beta": 2.0, "gamma": 1.0}, "slic": {"delta": 1.0, "sft_weight": 0.1},
+    "cpo": {"beta": 0.1, "sft_weight": 1.0}, "orpo": {"weight": 0.1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_defaults_are_the_documented_ones(name):
+    parameters = inspect.signature(LOSSES[name]).parameters.values()
+    settings = {p.name: p.default for p in parameters if not p.name.startswith(("f_", "logp_"))}
+    assert settings == DEFAULTS[name]
+
+
+def test_settings_at_the_edge_are_allowed():
+    f = torch.tensor([0.5], dtype=torch.float64)
+    assert make_loss("cpo", sft_weight=0.0)(-f, -f).item() == pytest.approx(math.log(2))
+    assert make_loss("cpo", sft_weight=0.5)(-f, -f).item() == pytest.approx(math.log(2) + 0.25)
+    assert make_loss("dpo", beta=0.25)(f, -f).item() == pytest.approx(math.log1p(math.exp(-0.25)))
+    assert losses.sft_loss(f).item() == -0.5
+
+
+def test_cpc_with_many_negatives_and_batches():
+    rng = torch.Generator().manual_seed(0)
+    score, negatives = torch.randn(2, 3, generator=rng), torch.randn(2, 3, 5, generator=rng)
+    value = losses.cpc_loss(score, negatives)
+    assert value.shape == (2, 3)
+    for i in range(2):
+        for j in range(3):
+            scores = torch.cat([score[i, j].view(1), negatives[i, j]])
+            assert value[i, j].item() == pytest.approx(-torch.log_softmax(scores, 0)[0].item(), abs=1e-6)

@@ -20,7 +20,10 @@ WORLDS = [World.random(range(4)), World.random(range(4), kind="any"), bandit(), 
 
 @pytest.mark.parametrize(
     "call",
-    [lambda w: optima.rlhf(w, 0), lambda w: optima.ipo(w, -1), lambda w: optima.kto(w, 1.0), lambda w: optima.kto(w, 0.0),
+    [lambda w: optima.rlhf(w, 0), lambda w: optima.ipo(w, -1),
+     lambda w: optima.ipo(w, 0), lambda w: optima.rlhf(w, -0.5), lambda w: optima.ipo(w, -0.5),
+     lambda w: optima.kto(w, 1.0), lambda w: optima.kto(w, 0.0), lambda w: optima.kto(w, -0.5), lambda w: optima.sppo(w, -0.5),
+     lambda w: optima.tempered(w, -0.5), lambda w: optima.f_dpo(w, 'bce', -0.5), lambda w: optima.slic(w, sft_weight=-0.5),
      lambda w: optima.sppo(w, 0.0), lambda w: optima.f_dpo(w, "bce", 0.0), lambda w: optima.tempered(w, 0.0),
      lambda w: optima.slic(w, sft_weight=0.0), lambda w: optima.dil(w, "ukl", "mixtre"), lambda w: optima.dil(w, "ukll")],
 )  # fmt: skip
@@ -157,3 +160,29 @@ def test_optima_are_policies_and_stationary(seed, scale):
         r = policy / world.ref
         lam = (gen.d2h(r.clamp(min=1e-300)) * (A - B * r))[r > 1e-12]
         assert (lam.max() - lam.min()).item() == pytest.approx(0, abs=1e-9)
+
+
+def test_defaults_of_optima():
+    defaults = {
+        "rlhf": (1.0,), "ipo": (0.5,), "dil": ("lsif", "rejected", 1.0), "tempered": (1.0,), "f_dpo": ("bce", 1.0), "sppo": (1.0,),
+        "kto": (0.1,), "slic": (1.0, 0.1),
+    }  # fmt: skip
+    for name, values in defaults.items():
+        assert getattr(optima, name).__defaults__ == values
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.9])
+def test_kto_in_worlds_of_any_size(beta):
+    rng = torch.Generator().manual_seed(0)
+    world = World(
+        torch.softmax(8 * torch.randn(2, 12, generator=rng, dtype=torch.float64), 1),
+        World.random([1, 2], 12, kind="any").preference,
+    )
+    policy = optima.kto(world, beta)
+    f = (policy / world.ref).clamp(min=1e-300).log()
+    z = beta * (policy * f).sum(1, keepdim=True)
+    v = beta * f - z
+    lam = (world.advantage * torch.sigmoid(v) * torch.sigmoid(-v) / f.exp())[policy > 0].log()
+    rows = (policy > 0).sum(1).tolist()
+    for part in lam.split(rows):
+        assert (part - part[0]).abs().max() < 1e-8

@@ -107,3 +107,43 @@ def test_extremes():
     assert log_partition(ref, torch.tensor([1e4, 0.0], dtype=torch.float64)).item() == pytest.approx(1e4 - 0.693147, abs=1e-5)
     assert kl(torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.0])).isinf()
     assert kl(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0])) == 0
+
+
+@pytest.mark.parametrize(
+    ("check", "value", "message"),
+    [
+        (pref.check_policy, torch.tensor(1.0), "holds no responses"),
+        (pref.check_policy, torch.tensor([[0.5, 0.5], [0.5, 0.7], [0.1, 0.1]]), "row 1 sums to 1.2"),
+        (pref.check_preference, torch.tensor([0.5, 0.5]), "is not square"),
+        (pref.check_preference, torch.full((2, 3), 0.5), "is not square"),
+        (pref.check_preference, torch.full((3, 2), 0.5), "is not square"),
+        (pref.check_preference, torch.tensor([[0.5, 0.7], [-0.2, 0.5]]), "outside"),
+        (pref.check_preference, torch.tensor([[0.5, 1.2], [0.3, 0.5]]), "outside"),
+    ],
+)
+def test_checks_say_what_is_wrong(check, value, message):
+    with pytest.raises(InputError, match=message):
+        check(value)
+
+
+def test_batches_of_prompts_do_not_mix():
+    world = World.random(range(3), responses=4, kind="any")
+    law = pref.pair_law(world.ref, world.preference)
+    y_w, y_l = pref.sample_pairs(world.ref, world.preference, 60_000, torch.Generator().manual_seed(1))
+    for x in range(3):
+        assert torch.equal(law[x], pref.pair_law(world.ref[x], world.preference[x]))
+        assert torch.allclose(pref.win_rate(world.ref, world.preference)[x], pref.win_rate(world.ref[x], world.preference[x]))
+        counts = torch.zeros(4, 4, dtype=torch.float64)
+        counts.index_put_((y_w[x], y_l[x]), torch.full((60_000,), 1 / 60_000, dtype=torch.float64), accumulate=True)
+        assert (counts - law[x]).abs().max() < 4 * (0.25 / 60_000) ** 0.5
+
+
+@pytest.mark.parametrize("chunk", [1, 10, 1000])
+def test_chunks_do_not_change_win_rates(chunk, monkeypatch):
+    monkeypatch.setattr(pref, "CHUNK", chunk)
+    world = World.random(range(3), responses=7)
+    whole = pref.win_rate(world.ref, world.preference)
+    assert torch.allclose(pref.win_rate_of_reward(world.ref, world.reward), whole, rtol=1e-13)
+    assert torch.allclose(pref.win_rate_of_reward(world.ref[0], world.reward[0]), whole[0], rtol=1e-13)
+    hard = pref.win_rate(world.ref, pref.hard_labels(world.reward))
+    assert torch.allclose(pref.win_rate_of_reward(world.ref, world.reward, hard=True), hard, rtol=1e-13)

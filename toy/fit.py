@@ -214,6 +214,4 @@ def fit_pairs(
     law = empirical_law(world, pairs, generator)
     y_ref = torch.multinomial(world.ref, pairs, replacement=True, generator=generator)
     frequencies = torch.zeros_like(world.ref).scatter_add_(1, y_ref, torch.full(y_ref.shape, 1 / pairs, dtype=world.ref.dtype))
-    return descend(
-        world, loss, pairs=law, reference=frequencies, steps=steps, learning_rate=learning_rate, record=record
-    )
+    return descend(world, loss, pairs=law, reference=frequencies, steps=steps, learning_rate=learning_rate, record=record)

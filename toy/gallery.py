@@ -20,6 +20,18 @@ def bandit(scale: float = 1.5) -> World:
     return World.from_reward(ref, scale * (reward - reward.mean()) / reward.std())
 
 
+def bandit20(scale: float = 1.5) -> World:
+    """One prompt, twenty responses whose probabilities span a factor of about a hundred, rewards of s.d. ``scale``.
+
+    >>> bandit20().ref.shape
+    torch.Size([1, 20])
+    """
+    rng = torch.Generator().manual_seed(0)
+    ref = torch.softmax(torch.randn(20, generator=rng, dtype=torch.float64), 0)
+    reward = torch.randn(20, generator=rng, dtype=torch.float64)
+    return World.from_reward(ref, scale * (reward - reward.mean()) / reward.std())
+
+
 def rock_paper_scissors(strength: float = 0.4) -> World:
     """Each response beats the next with probability 1/2 + strength, in a circle: no reward explains it.
 
@@ -49,6 +61,7 @@ def bimodal(prompts: int = 5, responses: int = 41) -> World:
 
 GALLERY: dict[str, Callable[[], World]] = {
     "bandit": bandit,
+    "bandit20": bandit20,
     "rock-paper-scissors": rock_paper_scissors,
     "bimodal": bimodal,
 }
