@@ -66,7 +66,9 @@ def progress_bar() -> Progress:
 
 @app.command()
 def verify(
-    claims: Annotated[list[str] | None, typer.Argument(help="Ids or sections, e.g. 4 or 4.mixture; all if none.")] = None,
+    claims: Annotated[
+        list[str] | None, typer.Argument(help="Sections or ids, e.g. 4, 4.mixture, paper, paper-4.1; all if none.")
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Check every claim on this many random worlds.")] = 5,
     json: JsonOption = None,
 ) -> None:
@@ -74,13 +76,24 @@ def verify(
     if seeds < 1:
         raise InputError(f"--seeds is {seeds}: give at least 1")
     results = run_ledger(claims or [], seeds)
-    console.print(ledger_table(results))
+    console.print(ledger_table(results, explain=len(results) <= 6))
     if json:
         write_ledger(json, results, seeds)
         console.print(f"wrote {escape(str(json))}")
+    console.print(ledger_extremes(results))
     console.print(ledger_summary(results, seeds))
     if not all(result.as_recorded for result in results):
         raise typer.Exit(1)
+
+
+def ledger_extremes(results: list[Result], count: int = 3) -> str:
+    """The claims that took longest, and those whose residual is the largest share of their tolerance."""
+    slow = sorted(results, key=lambda r: -r.seconds)[:count]
+    worst = sorted(results, key=lambda r: -r.residual / r.claim.tolerance)[:count]
+    return (
+        "slowest: " + ", ".join(f"{r.claim.id} {r.seconds:.2f} s" for r in slow) + f"; all {sum(r.seconds for r in results):.1f} s\n"
+        "worst (residual of tolerance): " + ", ".join(f"{r.claim.id} {r.residual:.0e} of {r.claim.tolerance:.0e}" for r in worst)
+    )  # fmt: skip
 
 
 def run_ledger(patterns: list[str], seeds: int) -> list[Result]:
@@ -97,8 +110,8 @@ def run_ledger(patterns: list[str], seeds: int) -> list[Result]:
     return results
 
 
-def ledger_table(results: list[Result]) -> Table:
-    """One row a claim: statement, verdict, worst residual, and the miss without its assumption or repair."""
+def ledger_table(results: list[Result], explain: bool = False) -> Table:
+    """One row a claim: statement, verdict, worst residual, the miss without its assumption or repair; with ``explain`` why."""
     from dil_tutorial.claims import ASSUMES, FAILS, HOLDS, plain
 
     table = Table(title="The ledger", title_justify="left")
@@ -111,6 +124,7 @@ def ledger_table(results: list[Result]) -> Table:
         mark = "[green]✓[/]" if result.as_recorded else "[red]✗[/]"
         word = "repair" if claim.verdict == FAILS else "if"
         note = f"\n[dim]{word}: {escape(plain(claim.note))}[/]" if claim.note else ""
+        note += f"\n\n{escape(claim.explanation)}" if explain else ""
         verdict = result.verdict if result.as_recorded else f"{result.verdict} (recorded: {claim.verdict})"
         size = "" if result.size is None else f"\nelse off by {result.size:.2g}"
         table.add_row(
@@ -145,25 +159,116 @@ def optima(
 ) -> None:
     """Where does every loss end in YOUR world?  Exact policies for a small world of your own."""
     from dil_tutorial.provenance import provenance, write_json
-    from toy import optima as solve
+    from dil_tutorial.rlhf import kl
+    from toy.compare import ENTRIES
     from toy.worlds import read_world
 
     w = read_world(world)
-    policies = {"reference": w.ref, "chosen": w.chosen, "DIL mixture": solve.dil(w, "lsif", "mixture")}
-    policies |= {f"DIL {gen} rejected": solve.dil(w, gen, "rejected") for gen in ("lsif", "ukl", "bce")}
-    policies["IPO tau 0.5"] = solve.ipo(w, 0.5)
-    if w.reward is not None:
-        policies["RLHF beta 1"] = solve.rlhf(w, 1.0)
+    policies = {"reference": w.ref, "winners, pi_chosen": w.chosen, "losers, pi_rejected": w.rejected}
+    with progress_bar() as bar:
+        for entry in bar.track(ENTRIES, description="solving"):
+            policy = entry.policy(w)
+            if policy is not None:
+                policies[entry.label] = policy
     for x in range(len(w.ref)):
         table = Table(title=f"prompt {x}", title_justify="left")
-        for name in ["y", *policies]:
-            table.add_column(name.replace(" ", "\n"), justify="right", no_wrap=True)
-        for y in range(w.ref.shape[1]):
-            table.add_row(str(y), *(f"{policy[x, y]:.4f}" for policy in policies.values()))
+        table.add_column("policy", no_wrap=True)
+        shown = min(w.ref.shape[1], 8)  # as many columns as a terminal holds; the JSON has all
+        for y in range(shown):
+            table.add_column(f"y{y}", justify="right")
+        table.add_column("KL to\npi_chosen", justify="right")
+        for name, policy in policies.items():
+            away = f"{abs(kl(policy, w.chosen)[x].item()):.4f}"
+            table.add_row(name, *(f"{policy[x, y]:.4f}" for y in range(shown)), away)
         console.print(table)
+        if shown < w.ref.shape[1]:
+            console.print(f"{shown} of {w.ref.shape[1]} responses shown; --json FILE writes all")
+    if missing := [entry.label for entry in ENTRIES if entry.label not in policies]:
+        console.print(f"no finite optimum where a label is certain: {', '.join(missing)}")
     if json:
         write_json(json, {**provenance(), "policies": {name: policy.tolist() for name, policy in policies.items()}})
         console.print(f"wrote {escape(str(json))}")
+
+
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(help="Which study: dynamics.")],
+    out: Annotated[Path, typer.Option(help="Folder for numbers, figures and conclusions.")] = Path("outputs/dynamics"),
+    seeds: Annotated[int, typer.Option(help="Data sets a condition.")] = 20,
+) -> None:
+    """Finite data and training dynamics: run the study, draw every figure, write the conclusions.  Resumes where it stopped."""
+    from dil_tutorial import dynamics
+    from dil_tutorial.errors import unknown_name
+    from toy import study as runner
+
+    if name != "dynamics":
+        raise unknown_name("study", name, ["dynamics"])
+    if seeds < 2:
+        raise InputError(f"--seeds is {seeds}: give at least 2, an interval needs them")
+    results: dynamics.Results = {}
+    try:
+        with progress_bar() as bar:
+            task = bar.add_task("training", total=len(runner.cells(seeds)))
+            for experiment, loss, rows in runner.study(out, seeds):
+                results.setdefault(experiment, {})[loss] = rows
+                bar.update(task, advance=1, description=f"{experiment}: {loss}")
+    except KeyboardInterrupt:
+        console.print(f"stopped; what was finished is kept in {escape(str(out))}: run the same command to go on")
+        raise typer.Exit(130) from None
+    console.print(f"wrote {escape(str(dynamics.save(results, seeds, out)))}", soft_wrap=True)
+    for path in dynamics.report(results, seeds, out):
+        console.print(f"wrote {escape(str(path))}", soft_wrap=True)
+
+
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="Which benchmark: toy.")],
+    json: JsonOption = Path("outputs/bench/toy.json"),
+    runs: Annotated[int, typer.Option(min=2, help="Training runs in the batched call.")] = 500,
+    steps: Annotated[int, typer.Option(min=1, help="Steps a run.")] = 2000,
+    loop_runs: Annotated[
+        int | None, typer.Option(min=1, help="Time only this many runs of the loop, and scale; all if not given.")
+    ] = None,
+) -> None:
+    """How the exact world scales: growth with the number of responses, and batched runs against a Python loop."""
+    from dil_tutorial import bench as benchmark
+    from dil_tutorial import plotting
+    from dil_tutorial.errors import unknown_name
+    from dil_tutorial.provenance import provenance, write_json
+
+    if name != "toy":
+        raise unknown_name("benchmark", name, ["toy"])
+    looped = min(loop_runs or runs, runs)
+    with progress_bar() as bar:
+        task = bar.add_task("measuring", total=len(benchmark.SIZES) + len(benchmark.LOSSES) * (1 + looped))
+
+        def done(what: str) -> None:
+            bar.update(task, advance=1, description=what)
+
+        growth = benchmark.growth(done)
+        batching = benchmark.batching(runs, steps, looped, done)
+    table = Table(title="Exact answers without an n x n table", title_justify="left")
+    for column in ("responses", "winners' and losers' law, s", "five optima, s", "peak memory, MiB"):
+        table.add_column(column, justify="right")
+    for row in growth:
+        table.add_row(f"{row['responses']:,}", f"{row['laws_s']:.2f}", f"{row['optima_s']:.2f}", f"{row['peak_mib']:.0f}")
+    console.print(table)
+    table = Table(title=f"{runs} runs of {steps:,} steps, 20 actions", title_justify="left")
+    for column in ("loss", "batched, s", f"loop over {looped}, s", "times faster", "largest difference"):
+        table.add_column(column, justify="left" if column == "loss" else "right")
+    for one in batching:
+        table.add_row(
+            one["loss"],
+            f"{one['batched_s']:.2f}",
+            f"{one['loop_s']:.1f}",
+            f"{one['ratio']:.0f}",
+            f"{one['largest_difference']:.0e}",
+        )
+    console.print(table)
+    assert json is not None
+    write_json(json, {**provenance(), "growth": growth, "batching": batching})
+    for path in [json, *plotting.save(benchmark.figure(growth), json.with_suffix(""))]:
+        console.print(f"wrote {escape(str(path))}", soft_wrap=True)
 
 
 @app.command()

@@ -58,8 +58,8 @@ def lines(
         axes.plot(
             xs, [row[measure][0] for row in rows], label=name, lw=1.7, marker="o" if len(xs) < 12 else None, ms=3, **style
         )
-        bounds = [[row[measure][side] for row in rows] for side in (1, 2)]
-        axes.fill_between(xs, *bounds, color=style["color"], alpha=0.13, lw=0)
+        low, high = ([row[measure][side] for row in rows] for side in (1, 2))
+        axes.fill_between(xs, low, high, color=style["color"], alpha=0.13, lw=0)
     axes.set_xscale("log")
 
 

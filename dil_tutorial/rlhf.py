@@ -51,8 +51,8 @@ def rlhf_objective(policy: Tensor, ref: Tensor, reward: Tensor, beta: float) -> 
     return (policy * reward).sum(-1) - beta * kl(policy, ref)
 
 
-def rlhf_optimum(ref: Tensor, reward: Tensor, beta: float) -> Tensor:
-    """pi* = pi_ref exp(R/beta) / Z, the maximiser of J (Gibbs, THEORY §2.1).  (..., Y).
+def rlhf_optimum(ref: Tensor, reward: Tensor, beta: float | Tensor) -> Tensor:
+    """pi* = pi_ref exp(R/beta) / Z, the maximiser of J (Gibbs, THEORY §2.1).  (..., Y); a beta for each prompt is (..., 1).
 
     >>> rlhf_optimum(torch.tensor([0.5, 0.5]), torch.tensor([0.0, 1.0]), beta=1.0)
     tensor([0.2689, 0.7311])

@@ -137,7 +137,7 @@ def search(world: World, loss: Loss, starts: int = 24) -> Tensor:
     X, Y = world.ref.shape
     rng = torch.Generator().manual_seed(0)
     tilts = torch.randn(starts, 1, Y, generator=rng, dtype=world.ref.dtype) * torch.linspace(1, 4, starts)[:, None, None]
-    tilts = torch.cat([torch.zeros_like(tilts[:1]), tilts.to(world.ref.dtype)])
+    tilts = torch.cat([torch.zeros(1, 1, Y, dtype=world.ref.dtype), tilts])
     copies = World(world.ref.repeat(starts + 1, 1), world.preference.repeat(starts + 1, 1, 1))
     begin = (initial_logits(world) + tilts).reshape(-1, Y)
     policies = fit(copies, loss, start=begin)

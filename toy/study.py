@@ -129,13 +129,11 @@ def run_conditions(loss: Loss, conditions: Sequence[Condition], seeds: Sequence[
         if step in wanted:
             found[step] = measure(policy, law, stacked)
 
-    fixed = {"steps": first.steps, "learning_rate": first.learning_rate}
-    lengths = LENGTHS if first.mean else None
-    found[first.steps] = measure(
-        descend(stacked, loss, pairs=law, lengths=lengths, record=record, **fixed),
-        law,
-        stacked,  # type: ignore[arg-type]
-    )
+    final = descend(
+        stacked, loss, pairs=law, lengths=LENGTHS if first.mean else None, steps=first.steps, learning_rate=first.learning_rate,
+        record=record,
+    )  # fmt: skip
+    found[first.steps] = measure(final, law, stacked)
     return [
         {step: {name: value[i * S : (i + 1) * S] for name, value in found[step].items()} for step in wanted}
         for i in range(len(conditions))
