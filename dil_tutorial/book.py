@@ -1,4 +1,4 @@
-"""Build the book: write what is generated (the ledger's page, the notebooks), then call jupyter-book with -W."""
+"""Build the book: write what is generated (ledger, questions, tables, figures, notebooks), then call jupyter-book with -W."""
 
 from __future__ import annotations
 
@@ -8,50 +8,192 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dil_tutorial import claims
-from dil_tutorial.claims import Result
+from dil_tutorial import claims, plotting, theory_figures
+from dil_tutorial.claims import PAPER_SECTIONS, SECTIONS, Result
+from dil_tutorial.claims.questions import QUESTIONS
 from dil_tutorial.provenance import write_text
+from toy import compare
+from toy.gallery import bandit, rock_paper_scissors
 
 SEEDS = 20
-SECTIONS = {
-    "1": "The two distributions in a preference data set",
-    "2": "RLHF as imitation (paper §4.1)",
-    "3": "DIL's objective and density ratios (paper §4.2-4.4)",
-    "4": "Whose samples stand for the reference?",
-    "5": "Relatives",
-}
 
 
-def ledger_page(results: Sequence[Result], seeds: int) -> str:
-    """The ledger as a Markdown page: a table a section, statements in LaTeX."""
+def label(claim_id: str) -> str:
+    """The anchor of a claim on the ledger's page.
+
+    >>> label("4.mixture")
+    'claim-4-mixture'
+    """
+    return "claim-" + claim_id.replace(".", "-")
+
+
+def link(claim_id: str) -> str:
+    """A reference to a claim from any page."""
+    return f"{{ref}}`{claim_id} <{label(claim_id)}>`"
+
+
+def row(*cells: object) -> str:
+    """A row of a Markdown table; bars in formulas become norms or are escaped."""
+    return "| " + " | ".join(str(cell).replace(r"\|", r"\Vert ").replace("|", r"\vert ") for cell in cells) + " |"
+
+
+def note(result: Result) -> str:
+    """The assumption or the repair of a claim that needs one."""
+    word = {claims.ASSUMES: "If", claims.FAILS: "Repair"}.get(result.claim.verdict)
+    return f" *{word}: {result.claim.note}.*" if word else ""
+
+
+def numbers(result: Result) -> str:
+    size = "" if result.size is None else f"; else off by {result.size:.2g}"
+    return f"residual {result.residual:.0e} (tolerance {result.claim.tolerance:.0e}){size}"
+
+
+def paper_page(results: Sequence[Result], seeds: int) -> str:
+    """The paper's own statements, one by one, with our verdict: the front page of the theory part."""
+    counts = {
+        verdict: sum(r.verdict == verdict for r in results if r.claim.paper)
+        for verdict in (claims.HOLDS, claims.ASSUMES, claims.FAILS)
+    }
     lines = [
         "# The paper, checked",
         "",
-        f"Every row is a function that ran when this page was built, on {seeds} random worlds (`dil verify`). *Residual*: the "
-        "worst over the worlds of the statement, under its assumption or repaired where it needs that. *Else off by*: the "
-        "smallest miss over the worlds of the statement without its assumption, or as published. Sources: the paper "
-        "{cite:p}`xiao2025dil`, and [the theory page](../theory.md).",
+        f"What the paper {{cite:p}}`xiao2025dil` states, in its own order, and whether it is so. Each row is a function that ran on {seeds} random worlds "
+        "when this page was built (`dil verify paper`). Of the paper's statements "
+        + ", ".join(f"{count} {verdict.replace('holds', 'hold').replace('fails', 'fail')}" for verdict, count in counts.items())
+        + ". Follow a claim's name for the explanation and the numbers; [all claims](ledger.md) has the statements that are ours, too.",
         "",
-    ]
-    for section, title in SECTIONS.items():
-        lines += [f"## {title}", "", "| claim | statement | verdict |", "|---|---|---|"]
-        for result in results:
-            claim = result.claim
-            if not claim.id.startswith(section + "."):
-                continue
-            note = {claims.ASSUMES: f" *If: {claim.note}.*", claims.FAILS: f" *Repair: {claim.note}.*"}.get(claim.verdict, "")
-            numbers = f"residual {result.residual:.0e}" + ("" if result.size is None else f", else off by {result.size:.2g}")
-            cells = [f"`{claim.id}`<br>{claim.source}", claim.statement + note, f"**{result.verdict}**<br>{numbers}"]
-            lines.append("| " + " | ".join(cell.replace(r"\|", r"\Vert ").replace("|", r"\|") for cell in cells) + " |")
+    ]  # fmt: skip
+    for section, title in PAPER_SECTIONS.items():
+        lines += [f"## §{section} {title}", "", "| the paper states | verdict | claim |", "|---|---|---|"]
+        lines += [
+            row(r.claim.statement + note(r), f"**{r.verdict}**", link(r.claim.id)) for r in results if r.claim.paper == section
+        ]
         lines.append("")
     return "\n".join(lines)
 
 
+def ledger_page(results: Sequence[Result], seeds: int) -> str:
+    """Every claim by section of THEORY: statement, verdict, numbers, and the explanation."""
+    lines = [
+        "# The ledger",
+        "",
+        f"{len(results)} claims, each a function that ran when this page was built, on {seeds} random worlds (`dil verify`). *Residual*: the worst over "
+        "the worlds of the statement, under its assumption or repaired where it needs that. *Else off by*: the smallest miss over the worlds of the "
+        "statement without its assumption, or as published.",
+        "",
+    ]
+    for section, title in SECTIONS.items():
+        lines += [f"## §{section} {title}", ""]
+        for r in results:
+            if r.claim.id.split(".")[0] != section:
+                continue
+            source = r.claim.source + (f", paper §{r.claim.paper}" if r.claim.paper else "")
+            lines += [
+                f"({label(r.claim.id)})=",
+                f"**`{r.claim.id}`** · **{r.verdict}** · {numbers(r)} · {source}",
+                "",
+                f"> {r.claim.statement}{note(r)}",
+                "",
+                r.claim.explanation.replace("<", "&lt;").replace("*", r"\*"),
+                "",
+            ]
+    return "\n".join(lines)
+
+
+def questions_page() -> str:
+    """What readers asked, our answers, and the claims that settle them."""
+    lines = [
+        "# Questions readers asked",
+        "",
+        "Asked in public reviews and discussions of the paper; each answer names the checks that settle it.",
+        "",
+    ]
+    for question in QUESTIONS:
+        lines += [f"## {question.text}", "", question.answer, ""]
+        where = ", ".join(link(claim) for claim in question.claims)
+        lines += [f"Claims: {where}." + (f" Numbers and figures: [here]({question.page})." if question.page else ""), ""]
+    return "\n".join(lines)
+
+
+def losses_page() -> str:
+    """Every loss side by side, and the misspecified case."""
+    yes = {True: "yes", False: "no"}
+    lines = [
+        "# Every loss, side by side",
+        "",
+        "Optima in the full tabular class; $\\ell$ is a log-probability, $\\bar\\ell$ its mean per token. What a loss needs and how the pull of one pair "
+        "grows with the log-ratio are computed from the loss. *Bandit*: eight responses, Bradley–Terry labels (`toy.gallery.bandit`). *Game*: "
+        "rock–paper–scissors against a reference that likes rock, where no reward exists and the winners' law is (0.500, 0.300, 0.200). Your own "
+        "world: `dil optima FILE`.",
+        "",
+        "| loss | objective | optimum, Bradley–Terry pairs | optimum, any preference | needs pairs? | needs a reference? | pull of one pair |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    table = compare.table(bandit(), rock_paper_scissors())
+    lines += [
+        row(r["loss"], r["objective"], r["optimum"], r["optimum without transitivity"], yes[r["needs pairs"]],
+            yes[r["needs a reference"]], r["gradient"]) for r in table
+    ]  # fmt: skip
+    lines += [
+        "",
+        "| loss | KL to $\\pi_\\text{chosen}$ | KL to RLHF | reward | rock, paper, scissors |",
+        "|---|---:|---:|---:|---|",
+    ]
+    for r in table:
+        played = ", ".join(f"{p:.3f}" for p in r["game"])
+        lines.append(
+            row(r["loss"], f"{abs(r['KL to pi_chosen']):.4f}", f"{abs(r['KL to RLHF']):.4f}", f"{r['reward']:+.3f}", played)
+        )
+    lines += [
+        "",
+        "## When the class does not contain the winners' law",
+        "",
+        "The same losses over two-parameter log-linear policies (discretised Gaussians on a line, a demonstrator with two modes), by descent from the "
+        "reference. Losses that share an optimum in the full class have projections of their own, except repaired UKL and SFT, which are the same loss "
+        f"({link('3.ukl-is-sft')}). Published LSIF, whose chosen term has no floor, may run to a single response.",
+        "",
+        "| loss | KL($\\pi_\\text{chosen}$ ‖ policy) | KL(policy ‖ $\\pi_\\text{chosen}$) | reward |",
+        "|---|---:|---:|---:|",
+    ]
+    for r in theory_figures.misspecified():
+        lines.append(row(r["loss"], f"{r['forward']:.5f}", f"{r['reverse']:.5f}", f"{r['reward']:+.3f}"))
+    return "\n".join([*lines, ""])
+
+
+CAPTIONS = {
+    "generators": ("Generators", "A convex $h$ is all that tells one ratio loss from another. Shapes are scaled to $h''(1) = 1$; near $r = 1$, where training "
+                   "starts, they agree."),
+    "weights": ("Gradient weights", "The pull of one response, $r h''(r)$ on a winner and $r^2 h''(r)$ on a reference sample (claims " + link("3.table") + ", "
+                + link("5.bounded") + "). One curve is always $r$ times the other (" + link("3.weights") + ")."),
+    "projections": ("Mass covering against mode seeking", "A demonstrator with two modes, imitated by a Gaussian: the forward KL pays for what it misses and "
+                    "covers both, the reverse KL pays for what it adds and picks one, depending on the start (" + link("2.mode-seeking") + ")."),
+    "lengths": ("Sums against means", "31 responses of one to four tokens; rewards have the same mean and spread at each length. Losses fed means per token treat "
+                "lengths differently all the same (" + link("6.mean") + ", " + link("6.mean-dpo") + ")."),
+    "frontier": ("Reward for KL", "RLHF's optima are the best reward at their distance (" + link("1.frontier") + "). Best-of-$N$, iterated imitation and tempered "
+                 "DIL lie close below: most of what separates the methods is how far they go."),
+}  # fmt: skip
+
+
+def figures_page(folder: Path) -> str:
+    """The figures of the exact theory, drawn into ``folder``, with their captions."""
+    lines = ["# The theory in figures", ""]
+    for name, draw in theory_figures.FIGURES.items():
+        figure, alt = draw()
+        plotting.save(figure, folder / f"theory_{name}")
+        title, caption = CAPTIONS[name]
+        lines += [f"## {title}", "", f"```{{figure}} theory_{name}.svg", f":alt: {alt}", ":width: 100%", "", caption, "```", ""]
+    return "\n".join(lines)
+
+
 def generate(root: Path) -> None:
-    """Write book/generated: the ledger's page and copies of the notebooks (sources must lie below the book)."""
+    """Write book/generated: pages, figures, and copies of the notebooks and their data (sources must lie below the book)."""
     generated = root / "book" / "generated"
     results = list(claims.run(claims.CLAIMS, range(SEEDS)))
+    write_text(generated / "paper_checked.md", paper_page(results, SEEDS))
     write_text(generated / "ledger.md", ledger_page(results, SEEDS))
+    write_text(generated / "questions.md", questions_page())
+    write_text(generated / "losses.md", losses_page())
+    write_text(generated / "figures.md", figures_page(generated))
     for notebook in sorted((root / "notebooks").glob("*.ipynb")):
         shutil.copyfile(notebook, generated / notebook.name)
 

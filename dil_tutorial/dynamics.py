@@ -6,6 +6,7 @@ numbers: run the study with other settings and they say something else.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 
 from dil_tutorial import plotting
 from dil_tutorial.errors import InputError
-from dil_tutorial.provenance import provenance, read_json, write_json, write_text
+from dil_tutorial.provenance import provenance, read_json, write_text
 
 Row = dict[str, Any]
 Results = dict[str, dict[str, list[Row]]]  # experiment -> loss -> rows
@@ -32,7 +33,8 @@ LINES = ["-", "-", "--", ":", "-", "--", ":", "-.", "-", "--", "-.", ":"]
 def save(results: Results, seeds: int, folder: Path) -> Path:
     """``dynamics.json`` in ``folder``."""
     path = folder / "dynamics.json"
-    write_json(path, {**provenance(), "seeds": seeds, "interval": "95% bootstrap over seeds", "experiments": results})
+    content = {**provenance(), "seeds": seeds, "interval": "mean, then 95% bootstrap over seeds", "experiments": results}
+    write_text(path, json.dumps(content, ensure_ascii=False) + "\n")
     return path
 
 
@@ -97,6 +99,20 @@ def figures(results: Results) -> dict[str, tuple[Figure, str]]:
         panels(results["pairs"], "pairs", "pairs", [CHOSEN, DISTANCE, UNSEEN], "How much data? After 2,000 steps"),
         "Three panels against the number of pairs: the mean log-ratio of winners, the KL to the winners' law, the mass moved to "
         "unseen responses; one line a loss.",
+    )
+    made["targets"] = (
+        panels(
+            results["pairs"],
+            "pairs",
+            "pairs",
+            [
+                ("KL to RLHF", r"KL(policy $\|$ RLHF, $\beta = 1$), nats", "log"),
+                REJECTED,
+                ("reward", "expected reward", "linear"),
+            ],
+            "And towards RLHF? After 2,000 steps",
+        ),
+        "Three panels against the number of pairs: the KL to RLHF's optimum, the mean log-ratio of losers, the expected reward.",
     )
     made["steps"] = (
         panels(
@@ -187,90 +203,130 @@ def pairs_needed(rows: Sequence[Row], target: float) -> str:
     return f"{enough:,}" if enough else f"more than {rows[-1]['pairs']:,}"
 
 
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    ruled = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in ruled)
+
+
 def conclusions(results: Results, seeds: int) -> dict[str, list[str]]:
-    """Paragraphs (Markdown) under each figure's name, every number and every list of losses computed from the results."""
-    text: dict[str, list[str]] = {}
-    cells = results["pairs"]
+    """Blocks of Markdown under each figure's name; every number and every list of losses is computed from the results."""
+    return {
+        "pairs": pairs_text(results["pairs"], seeds),
+        "targets": [],
+        "steps": path_text(results["steps"], "summed log-probabilities"),
+        "mean": path_text(results["mean"], "mean log-probabilities per token"),
+        "learning rate": rate_text(results["learning rate"]),
+        "generator": generator_text(results["generator"]),
+        "noise": noise_text(results["noise"]),
+    }
+
+
+def pairs_text(cells: dict[str, list[Row]], seeds: int) -> list[str]:
+    """Where the winners' likelihood holds at convergence, and how many pairs a given quality takes."""
+    sizes = [row["pairs"] for row in next(iter(cells.values()))]
     always = {v: [n for n, rows in cells.items() if all(verdict(r) == v for r in rows)] for v in ("held", "fell")}
-    many = {v: [n for n, rows in cells.items() if verdict(rows[-1]) == v] for v in ("held", "fell", "unclear")}
-    turns = []
-    for name, rows in cells.items():
-        held = [row["pairs"] for row in rows if verdict(row) == "held"]
-        if held and name not in always["held"]:
-            turns.append(f"{name} from {held[0]:,} pairs on")
-    last = f"{next(iter(cells.values()))[-1]['pairs']:,}"
-    few, fewest = {n: rows[0]["chosen"] for n, rows in cells.items()}, f"{next(iter(cells.values()))[0]['pairs']:,}"
-    text["pairs"] = [
+    last = {v: [n for n, rows in cells.items() if verdict(rows[-1]) == v] for v in ("held", "fell", "unclear")}
+
+    def from_on(rows: list[Row]) -> str:
+        held: int | None = None
+        for row in reversed(rows):
+            if verdict(row) != "held":
+                break
+            held = row["pairs"]
+        return f"{held:,}" if held else "never"
+
+    ends = (0, len(sizes) - 1)
+    return [
         f"**Where does “the chosen likelihood is preserved” hold?** Trained to convergence (2,000 steps, {seeds} data sets), the mean log-ratio of "
-        f"winners is above zero at every number of pairs for: {listed(always['held'])}. It is below zero at every number for: "
-        f"{listed(always['fell'])}. With enough data it holds for {listed(turns)}. At {last} pairs it holds for "
-        f"{listed(many['held'])}, fails for {listed(many['fell'])}, and is within its interval of zero for {listed(many['unclear'])}.",
-        f"At {fewest} pairs the log-ratio is " + "; ".join(f"{n} {number(v)}" for n, v in few.items()) + ".",
-        "**How many pairs to a given quality?** Pairs needed for KL(policy ‖ π_chosen) ≤ 0.02: "
-        + "; ".join(f"{n} {pairs_needed(rows, 0.02)}" for n, rows in cells.items())
-        + ". (Losses that do not end at π_chosen may never get there; that is not an inefficiency but another target.)",
+        f"winners stays above zero at every number of pairs for {listed(always['held'])}, and below zero at every number for "
+        f"{listed(always['fell'])}. At {sizes[-1]:,} pairs it is above zero for {listed(last['held'])}; below for "
+        f"{listed(last['fell'])}; within its interval of zero for {listed(last['unclear'])}.",
+        table(
+            ["loss", *(f"$E_{{\\pi_\\text{{chosen}}}} f$ at {sizes[i]:,} pairs" for i in ends), "held from", "pairs for KL ≤ 0.02",
+             f"KL at {sizes[-1]:,}"],
+            [[n, *(number(rows[i]["chosen"]) for i in ends), from_on(rows), pairs_needed(rows, 0.02),
+              f"{rows[-1]['KL to pi_chosen'][0]:.4f}"] for n, rows in cells.items()],
+        ),
+        "KL is KL(policy ‖ π_chosen), intervals are 95% bootstrap over data sets. A loss whose optimum is not π_chosen never gets there; that is "
+        "another target, not inefficiency.",
+    ]  # fmt: skip
+
+
+def path_text(cells: dict[str, list[Row]], fed: str) -> list[str]:
+    """Where the losses part, when the winners' log-ratio peaks and falls, and what early stopping would give."""
+    others = [rows for n, rows in cells.items() if n != "SFT"]
+    together = [
+        row["step"] for i, row in enumerate(others[0])
+        if all(abs(rows[j]["chosen"][0] - others[0][j]["chosen"][0]) < 0.01 for rows in others for j in range(i + 1))
+    ]  # fmt: skip
+    rows_of = []
+    fallen: list[str] = []
+    for name, rows in cells.items():
+        peak = max(rows, key=lambda row: row["chosen"][0])
+        best = min(rows, key=lambda row: row["KL to pi_chosen"][0])
+        fell = next((row["step"] for row in rows if row["step"] > peak["step"] and verdict(row) == "fell"), None)
+        fallen += [name] if fell else []
+        rows_of.append(
+            [name, f"{peak['chosen'][0]:+.3f} at {peak['step']}", f"{fell:,}" if fell else "never", number(rows[-1]["chosen"]),
+             f"{best['KL to pi_chosen'][0]:.3f} at {best['step']}", f"{rows[-1]['KL to pi_chosen'][0]:.3f}"]
+        )  # fmt: skip
+    steps = others[0][-1]["step"]
+    return [
+        f"**Along the path, fed {fed}.** Up to step {max(together)} all losses but SFT agree within 0.01 nats on the winners' log-ratio: the common "
+        f"first direction (claims `8.first-step`, `8.rises-first`). Within {steps:,} steps it falls below zero, interval and all, for "
+        f"{listed(fallen)}. The step of least KL to π_chosen is where early stopping would have ended.",
+        table(["loss", "peak of $E_{\\pi_\\text{chosen}} f$, step", "below zero from step", f"at step {steps:,}",
+               "least KL to π_chosen, step", "KL at the end"], rows_of),
+    ]  # fmt: skip
+
+
+def rate_text(cells: dict[str, list[Row]]) -> list[str]:
+    """Which learning rates can tell the losses apart."""
+    rates = [row["learning_rate"] for row in next(iter(cells.values()))]
+    common = [rate for i, rate in enumerate(rates) if all(verdict(rows[i]) == "held" for rows in cells.values())]
+    broken = {n: [row["learning_rate"] for row in rows if verdict(row) == "fell"] for n, rows in cells.items()}
+    return [
+        "**Small steps flatter every loss.** With 300 steps on 300 pairs the winners' log-ratio is above zero for *every* loss "
+        + (f"at learning rates up to {max(common):.2g}" if common else "at none of the learning rates")
+        + ". It is below zero for "
+        + listed([f"{n} from {min(b):.2g} on" for n, b in broken.items() if b])
+        + f"; at no rate up to {max(rates):.2g} for {listed([n for n, b in broken.items() if not b])}. A plot made with tiny learning rates and few "
+        "steps cannot tell a loss that keeps the winners' likelihood from one that does not.",
     ]
-    for name, fed in (("steps", "summed log-probabilities"), ("mean", "mean log-probabilities per token")):
-        cells = results[name]
-        peak = {n: max(rows, key=lambda row: row["chosen"][0]) for n, rows in cells.items()}
-        fallen = {
-            n: next((row["step"] for row in rows if verdict(row) == "fell" and row["step"] > 1), None)
-            for n, rows in cells.items()
-        }
-        best = {n: min(rows, key=lambda row: row["KL to pi_chosen"][0]) for n, rows in cells.items()}
-        steps = next(iter(cells.values()))[-1]["step"]
-        early = max(row["step"] for row in cells["DPO"] if all(
-            abs(rows[i]["chosen"][0] - row["chosen"][0]) < 0.01 for i, row2 in enumerate(cells["DPO"]) if row2 is row
-            for n, rows in cells.items() if n != "SFT"))  # fmt: skip
-        text[name] = [
-            f"**Along the path, fed {fed}.** Up to step {early} all losses but SFT agree within 0.01 nats on the log-ratio of winners: the common first "
-            f"direction (claims `8.first-step`, `8.rises-first`). It peaks at "
-            + "; ".join(f"{peak[n]['chosen'][0]:+.3f} at step {peak[n]['step']} ({n})" for n in cells) + ".",
-            "It has fallen below zero (interval and all) at step "
-            + (listed([f"{s} for {n}" for n, s in fallen.items() if s]) if any(fallen.values()) else "…: never")
-            + f"; within {steps:,} steps never for {listed([n for n, s in fallen.items() if not s])}.",
-            "**Early stopping.** The KL to π_chosen is least at step "
-            + "; ".join(f"{best[n]['step']} for {n} ({best[n]['KL to pi_chosen'][0]:.3f}, {rows[-1]['KL to pi_chosen'][0]:.3f} at the end)"
-                        for n, rows in cells.items()) + ".",
-        ]  # fmt: skip
-    cells = results["learning rate"]
-    safe = {n: [r["learning_rate"] for r in rows if verdict(r) == "held"] for n, rows in cells.items()}
-    broken = {n: [r["learning_rate"] for r in rows if verdict(r) == "fell"] for n, rows in cells.items()}
-    rates = [r["learning_rate"] for r in next(iter(cells.values()))]
-    common = [rate for rate in rates if all(rate in s for s in safe.values())]
-    text["learning rate"] = [
-        f"**Small steps flatter every loss.** With 300 steps on 300 pairs the winners' log-ratio is above zero for *every* loss at learning rates up to "
-        f"{max(common):.2g}" + (". " if common else "none. ")
-        + "Below zero it falls for " + listed([f"{n} from {min(b):.2g} on" for n, b in broken.items() if b])
-        + f"; at no rate up to {max(rates):.2g} for {listed([n for n, b in broken.items() if not b])}. A plot made with tiny learning rates and few steps cannot "
-        "tell a loss that keeps the winners' likelihood from one that does not.",
-    ]  # fmt: skip
-    text["generator"] = generator_text(results["generator"])
-    cells = results["noise"]
-    text["noise"] = [
-        f"**Label noise.** With {row['flips']:.0%} of the labels flipped, KL to the *clean* π_chosen is "
-        + "; ".join(f"{n} {rows[i]['KL to pi_chosen'][0]:.3f}" for n, rows in cells.items())
-        + ", and the reward "
-        + "; ".join(f"{n} {rows[i]['reward'][0]:+.2f}" for n, rows in cells.items())
-        + "."
-        for i, row in enumerate(next(iter(cells.values()))) if row["flips"] in (0.0, 0.2, 0.4)
-    ]  # fmt: skip
-    return text
 
 
 def generator_text(cells: dict[str, list[Row]]) -> list[str]:
-    """Which h is best in each condition, and whether the intervals tell it from the runner-up."""
-    sentences = []
+    """Which h is best in each condition, and whether the intervals tell it from the last."""
+    rows_of, decided = [], []
     for i, condition in enumerate(next(iter(cells.values()))):
         ranked = sorted(cells, key=lambda name, i=i: cells[name][i]["KL to pi_chosen"][0])  # type: ignore[misc]
-        first, worst = (cells[name][i]["KL to pi_chosen"] for name in (ranked[0], ranked[-1]))
-        apart = "intervals apart" if first[2] < worst[1] else "intervals overlap"
+        first, last = (cells[name][i]["KL to pi_chosen"] for name in (ranked[0], ranked[-1]))
+        apart = first[2] < last[1]
         short = [name.removeprefix("DIL ").removesuffix(" repaired") for name in (ranked[0], ranked[-1])]
-        sentences.append(
-            f"s.d. {condition['scale']:g}, {condition['pairs']:,} pairs: {short[0]} {first[0]:.4f}, {short[1]} last with {worst[0]:.4f} ({apart})"
-        )
-    return ["**Which h when?** All repaired generators share their optimum; with finite data the KL to π_chosen is least, by condition: "
-            + "; ".join(sentences) + "."]  # fmt: skip
+        where = f"s.d. {condition['scale']:g} and {condition['pairs']:,} pairs"
+        decided += [f"{where} ({short[0]} before {short[1]})"] if apart else []
+        rows_of.append([where, f"{short[0]}, {first[0]:.4f}", f"{short[1]}, {last[0]:.4f}", "yes" if apart else "no"])
+    return [
+        "**Which h when?** All repaired generators share their optimum (claim `4.mixture`). With finite data the KL to π_chosen tells the best from the "
+        f"last, intervals apart, at {listed(decided)}"
+        + ("; elsewhere it does not matter." if decided else ": it does not matter."),
+        table(["rewards", "least KL", "largest KL", "intervals apart"], rows_of),
+    ]
+
+
+def noise_text(cells: dict[str, list[Row]]) -> list[str]:
+    """KL to the clean target and reward as labels are flipped."""
+    shares = [row["flips"] for row in next(iter(cells.values()))]
+    best = [min(cells, key=lambda n, i=i: cells[n][i]["KL to pi_chosen"][0]) for i in range(len(shares))]  # type: ignore[misc]
+    return [
+        "**Label noise.** Flips shrink the advantage (claim `8.noise`), so imitation gets milder. Nearest to the *clean* π_chosen: "
+        + listed([f"{name} at {share:.0%}" for name, share in zip(best, shares, strict=True)])
+        + ". Noise blunts a loss that aims beyond π_chosen towards it, which is not robustness but two errors that cancel.",
+        table(["loss", *(f"KL at {share:.0%}" for share in shares), *(f"reward at {shares[i]:.0%}" for i in (0, -1))],
+              [[n, *(f"{row['KL to pi_chosen'][0]:.3f}" for row in rows), *(f"{rows[i]['reward'][0]:+.2f}" for i in (0, -1))]
+               for n, rows in cells.items()]),
+    ]  # fmt: skip
 
 
 def report(results: Results, seeds: int, folder: Path) -> list[Path]:

@@ -6,6 +6,9 @@ import json
 import os
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # small tensors: workers that fight for cores are many times slower
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for notebook kernels and the book too
+
 import pytest
 import torch
 from hypothesis import settings
@@ -13,7 +16,7 @@ from hypothesis import settings
 settings.register_profile("tutorial", deadline=None, derandomize=True)  # a busy machine is no failure; runs repeat
 settings.load_profile("tutorial")
 if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)  # small tensors: workers that fight for cores are many times slower
+    torch.set_num_threads(1)
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<s>{{ m['role'] }}\n{{ m['content'] }}</s>\n{% endfor %}"

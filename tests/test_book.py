@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A build from a copy of the sources, so that a test leaves the checkout as it was."""
     copy = tmp_path_factory.mktemp("book")
-    for folder in ("book", "notebooks"):
+    for folder in ("book", "notebooks", "benchmarks"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("_build", "generated"))
     status, index = book.build(copy)
     assert status == 0
@@ -57,7 +57,7 @@ def test_no_page_asks_another_server(site):
 
 def test_a_failing_notebook_fails_the_build(tmp_path):
     copy = tmp_path / "copy"
-    for folder in ("book", "notebooks"):
+    for folder in ("book", "notebooks", "benchmarks"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("_build", "generated"))
     notebook = copy / "notebooks" / "00_orientation.ipynb"
     notebook.write_text(notebook.read_text().replace("from toy import World", "from toy import Wrold"))

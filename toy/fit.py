@@ -50,7 +50,7 @@ def population_loss(
     """E[loss] for each prompt under the exact law of the data; f (X, Y) -> (X,).
 
     ``pairs`` (X, Y, Y) replaces the law of (y_w, y_l), for asking what a loss does with other data, ``reference`` (X, Y)
-    that of reference samples; ``lengths`` (Y,) feeds the loss f/|y|, the mean per token (THEORY §6.2).
+    that of reference samples; ``lengths`` (Y,) feeds the loss ``f/|y|``, the mean per token (THEORY §6.2).
 
     A loss that is a term of y_w plus a term of y_l is averaged over the two laws by themselves: 2 X Y numbers in place of
     X Y^2.  Its terms are loss(f, 0) - loss(0, 0) and loss(0, f).

@@ -53,7 +53,7 @@ class Sequences:
 
     @property
     def lengths(self) -> Tensor:
-        """|y|, tokens of each response, the end token included.  (Y,)."""
+        """``|y|``, tokens of each response, the end token included.  (Y,)."""
         return torch.tensor([len(response) for response in self.responses], dtype=torch.float64)
 
     @cached_property

@@ -147,7 +147,7 @@ def directions_apart(world: World) -> Tensor:
     """KL between the two projections of a sharp demonstrator with two modes (bimodal world, RLHF at beta = 1/2)."""
     two_modes = bimodal(len(world.ref), 11)
     target, features = optima.rlhf(two_modes, 0.5), quadratic(11)
-    start = torch.tensor([[2.0, -1.0]], dtype=world.ref.dtype).expand(len(world.ref), -1)
+    start = torch.tensor([[50.0, -50.0]], dtype=world.ref.dtype).expand(len(world.ref), -1)
     return kl(project(two_modes, target, features, "reverse", start), project(two_modes, target, features))
 
 
