@@ -90,10 +90,9 @@ def ledger_extremes(results: list[Result], count: int = 3) -> str:
     """The claims that took longest, and those whose residual is the largest share of their tolerance."""
     slow = sorted(results, key=lambda r: -r.seconds)[:count]
     worst = sorted(results, key=lambda r: -r.residual / r.claim.tolerance)[:count]
-    return (
-        "slowest: " + ", ".join(f"{r.claim.id} {r.seconds:.2f} s" for r in slow) + f"; all {sum(r.seconds for r in results):.1f} s\n"
-        "worst (residual of tolerance): " + ", ".join(f"{r.claim.id} {r.residual:.0e} of {r.claim.tolerance:.0e}" for r in worst)
-    )  # fmt: skip
+    slowest = ", ".join(f"{r.claim.id} {r.seconds:.2f} s" for r in slow)
+    shares = ", ".join(f"{r.claim.id} {r.residual:.0e} of {r.claim.tolerance:.0e}" for r in worst)
+    return f"slowest: {slowest}; all {sum(r.seconds for r in results):.1f} s\nworst (residual of tolerance): {shares}"
 
 
 def run_ledger(patterns: list[str], seeds: int) -> list[Result]:
@@ -213,7 +212,9 @@ def study(
                 results.setdefault(experiment, {})[loss] = rows
                 bar.update(task, advance=1, description=f"{experiment}: {loss}")
     except KeyboardInterrupt:
-        console.print(f"stopped; what was finished is kept in {escape(str(out))}: run the same command to go on")
+        console.print(
+            f"stopped; what was finished is kept in {escape(str(out))}: run the same command to go on", soft_wrap=True
+        )
         raise typer.Exit(130) from None
     console.print(f"wrote {escape(str(dynamics.save(results, seeds, out)))}", soft_wrap=True)
     for path in dynamics.report(results, seeds, out):

@@ -1,4 +1,4 @@
-"""Figures of the exact theory: generators, projections, lengths, the frontier.  Each function returns (figure, alternative text)."""
+"""Figures of the exact theory: generators, projections, lengths, the frontier; each with its alternative text."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def misspecified() -> list[dict[str, Any]]:
 
 
 def sentences_world() -> tuple[Sequences, World]:
-    """31 responses of 1 to 4 tokens, a reference that ends with probability 1/3 at each token, rewards without regard to length."""
+    """31 responses of 1 to 4 tokens, a reference that ends with probability 1/3 at each token, rewards blind to length."""
     words = Sequences(vocabulary=2, max_length=4)
     ref = words.log_probs(torch.zeros(1, len(words.prefixes) * 3, dtype=torch.float64)).exp()
     rng = torch.Generator().manual_seed(3)

@@ -174,10 +174,8 @@ def test_defaults_of_optima():
 @pytest.mark.parametrize("beta", [0.1, 0.9])
 def test_kto_in_worlds_of_any_size(beta):
     rng = torch.Generator().manual_seed(0)
-    world = World(
-        torch.softmax(8 * torch.randn(2, 12, generator=rng, dtype=torch.float64), 1),
-        World.random([1, 2], 12, kind="any").preference,
-    )
+    ref = torch.softmax(8 * torch.randn(2, 12, generator=rng, dtype=torch.float64), 1)
+    world = World(ref, World.random([1, 2], 12, kind="any").preference)
     policy = optima.kto(world, beta)
     f = (policy / world.ref).clamp(min=1e-300).log()
     z = beta * (policy * f).sum(1, keepdim=True)
