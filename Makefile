@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip
 
-.PHONY: tutorial test lab book lint clean
+.PHONY: tutorial test lab book lint mutation clean
 .DEFAULT_GOAL := tutorial
 
 tutorial: .venv/base.stamp
@@ -17,6 +17,9 @@ lint: .venv/full.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+mutation: .venv/full.stamp
+	$(BIN)/python benchmarks/mutation.py
 
 lab: .venv/base.stamp
 	$(BIN)/dil lab

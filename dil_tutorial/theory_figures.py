@@ -64,8 +64,8 @@ def weights() -> Drawn:
         ax.set_ylim(0, 5)
         ax.legend(frameon=False, fontsize=8)
     return figure, (
-        "Gradient weights against the ratio: LSIF and the exponential generator weigh large ratios most, Itakura-Saito and Hellinger "
-        "small ones; BCE's weights are bounded on both sides."
+        "Gradient weights against the ratio: LSIF and the exponential generator weigh large ratios most, Itakura-Saito and "
+        "Hellinger small ones; BCE's weights are bounded on both sides."
     )
 
 

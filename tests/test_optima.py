@@ -18,6 +18,45 @@ ALL = [*GENERATORS.values(), BURG]
 WORLDS = [World.random(range(4)), World.random(range(4), kind="any"), bandit(), rock_paper_scissors(), bimodal(1, 11)]
 
 
+SMALL = World.random(range(2), responses=4, scale=2.0)
+QUICK = {
+    "lsif": (lambda: optima.dil(SMALL, "lsif"), make_loss("dil", generator="lsif")),
+    "ukl": (lambda: optima.dil(SMALL, "ukl"), make_loss("dil", generator="ukl")),
+    "bce": (lambda: optima.dil(SMALL, "bce"), make_loss("dil", generator="bce")),
+    "itakura-saito": (lambda: optima.dil(SMALL, "itakura-saito"), make_loss("dil", generator="itakura-saito")),
+    "hellinger": (lambda: optima.dil(SMALL, "hellinger"), make_loss("dil", generator="hellinger")),
+    "burg mixture": (lambda: optima.dil(SMALL, BURG, "mixture"), make_loss("dil", generator=BURG, denominator="mixture")),
+    "beta": (
+        lambda: optima.dil(SMALL, "ukl", "mixture", 0.5),
+        make_loss("dil", generator="ukl", denominator="mixture", beta=0.5),
+    ),
+    "rlhf": (lambda: optima.rlhf(SMALL, 0.7), make_loss("dpo", beta=0.7)),
+    "ipo": (lambda: optima.ipo(SMALL, 0.3), make_loss("ipo", tau=0.3)),
+    "f-dpo": (lambda: optima.f_dpo(SMALL, "bce", 1.3), make_loss("f-dpo", generator="bce", beta=1.3)),
+    "sppo": (lambda: optima.sppo(SMALL, 0.3), make_loss("sppo", beta=0.3)),
+}
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_at_a_glance(name):
+    exact, loss = QUICK[name]
+    assert (exact() - fit(SMALL, loss)).abs().max() < 1e-8
+
+
+def test_at_a_glance_kto_and_slic():
+    policy = optima.kto(SMALL, 0.3)
+    logits = torch.where(policy > 0, policy.log(), -1e4).requires_grad_()
+    loss = population_loss(SMALL, make_loss("kto", beta=0.3), log_ratio(logits, SMALL.ref)).sum()
+    assert torch.autograd.grad(loss, logits)[0].abs().max() < 1e-10
+    assert policy.sum(1).sub(1).abs().max() < 1e-12
+    best = optima.slic(SMALL, 0.8, 0.3)
+    slic = make_loss("slic", delta=0.8, sft_weight=0.3)
+    base = population_loss(SMALL, slic, (best / SMALL.ref).log())
+    for subset in torch.cartesian_prod(*[torch.tensor([0.0, 1e-3], dtype=torch.float64)] * 4):
+        for sign in (1, -1):
+            assert (population_loss(SMALL, slic, log_ratio(best.log() + sign * subset, SMALL.ref)) >= base - 1e-10).all()
+
+
 @pytest.mark.parametrize(
     "call",
     [lambda w: optima.rlhf(w, 0), lambda w: optima.ipo(w, -1),
@@ -164,8 +203,8 @@ def test_optima_are_policies_and_stationary(seed, scale):
 
 def test_defaults_of_optima():
     defaults = {
-        "rlhf": (1.0,), "ipo": (0.5,), "dil": ("lsif", "rejected", 1.0), "tempered": (1.0,), "f_dpo": ("bce", 1.0), "sppo": (1.0,),
-        "kto": (0.1,), "slic": (1.0, 0.1),
+        "rlhf": (1.0,), "ipo": (0.5,), "dil": ("lsif", "rejected", 1.0), "tempered": (1.0,), "f_dpo": ("bce", 1.0),
+        "sppo": (1.0,), "kto": (0.1,), "slic": (1.0, 0.1),
     }  # fmt: skip
     for name, values in defaults.items():
         assert getattr(optima, name).__defaults__ == values

@@ -1,4 +1,4 @@
-"""Several objectives at once: log-linear mixtures of policies, weighed by mirror descent (MPO; THEORY §9).
+"""Several objectives at once: log-linear mixtures of policies, weighed by mirror descent (MPO: Wang et al., 2025; THEORY §9).
 
 With energies e_k = R_k/beta the mixture pi_w = pi_ref exp(sum_k w_k e_k)/Z_w of the RLHF optima *is* the RLHF optimum for
 the mixed reward.  The policy that is best against the worst objective, max_pi min_k E_pi e_k - KL(pi || pi_ref), is the

@@ -1,4 +1,4 @@
-"""A safe reference: E-RLHF takes the KL to pi_ref(. | x_safe) for a harmful prompt x (Xia et al., 2024; THEORY §9).
+"""A safe reference: E-RLHF takes the KL to pi_ref(. | x_safe) for a harmful prompt x (Su et al., 2024; THEORY §9).
 
 RLHF can only reweigh its reference: what pi_ref(.|x) may say, pi* may say.  Swapping the reference is the same as adding
 beta log(pi_safe/pi_ref) to the reward, which is minus infinity where the safe reference is silent.
