@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,20 @@ def link(claim_id: str) -> str:
 def row(*cells: object) -> str:
     """A row of a Markdown table; bars in formulas become norms or are escaped."""
     return "| " + " | ".join(str(cell).replace(r"\|", r"\Vert ").replace("|", r"\vert ") for cell in cells) + " |"
+
+
+def prose(text: str) -> str:
+    """Plain explanations as Markdown: names of policies and Greek letters become symbols, signs that Markdown would eat are kept.
+
+    >>> prose("pi_ref (r*)^{1/beta} < 2")
+    '$\\\\pi_\\\\text{ref}$ (r\\\\*)^{1/β} &lt; 2'
+    """
+    text = text.replace("<", "&lt;").replace("*", r"\*").replace("_l ", r"\_l ")
+    text = re.sub(r"\bpi_(ref|chosen|rejected|theta|phi|safe)\b", r"$\\pi_\\text{\1}$", text)
+    text = re.sub(r"\bpi_(\w)\b", r"$\\pi_\1$", text)
+    for name, letter in (("beta", "β"), ("lambda", "λ"), ("theta", "θ"), ("gamma", "γ"), ("delta", "δ"), ("eps", "ε")):
+        text = re.sub(rf"\b{name}\b", letter, text)
+    return text
 
 
 def note(result: Result) -> str:
@@ -94,7 +109,7 @@ def ledger_page(results: Sequence[Result], seeds: int) -> str:
                 "",
                 f"> {r.claim.statement}{note(r)}",
                 "",
-                r.claim.explanation.replace("<", "&lt;").replace("*", r"\*"),
+                prose(r.claim.explanation),
                 "",
             ]
     return "\n".join(lines)
@@ -109,7 +124,7 @@ def questions_page() -> str:
         "",
     ]
     for question in QUESTIONS:
-        lines += [f"## {question.text}", "", question.answer, ""]
+        lines += [f"## {question.text.replace('pi_chosen', 'the winners’ law')}", "", prose(question.answer), ""]
         where = ", ".join(link(claim) for claim in question.claims)
         lines += [f"Claims: {where}." + (f" Numbers and figures: [here]({question.page})." if question.page else ""), ""]
     return "\n".join(lines)
@@ -126,7 +141,9 @@ def losses_page() -> str:
         "rock–paper–scissors against a reference that likes rock, where no reward exists and the winners' law is (0.500, 0.300, 0.200). Your own "
         "world: `dil optima FILE`.",
         "",
-        "| loss | objective | optimum, Bradley–Terry pairs | optimum, any preference | needs pairs? | needs a reference? | pull of one pair |",
+        "::::{div} full-width",
+        "",
+        "| loss | objective | optimum, Bradley–Terry pairs | optimum, any preference | needs pairs? | reference? | pull |",
         "|---|---|---|---|---|---|---|",
     ]
     table = compare.table(bandit(), rock_paper_scissors())

@@ -76,7 +76,7 @@ ENTRIES = [
     Entry("DIL BCE, published = BCO, no shift", dil("bce", "rejected"), r"$-\log\sigma(f_w) - \log\sigma(-f_l)$",
           r"$\pi_\text{ref}\,r$, $\lambda r^2 + (B+\lambda)r = A$", SAME, lambda w: optima.dil(w, "bce", "rejected")),
     Entry("DPO, β 1", {"name": "dpo", "beta": 1.0}, r"$-\log\sigma(\beta(f_w - f_l))$", r"$\pi_\text{ref}\,e^{R/\beta}/Z$",
-          "the Bradley–Terry reward with the same win rates", dpo_optimum, runs_off=True),
+          "Bradley–Terry with the same $w$", dpo_optimum, runs_off=True),
     Entry("f-DPO, Jensen–Shannon, β 1", {"name": "f-dpo", "generator": "bce", "beta": 1.0},
           r"$-\log\sigma(\beta(h'(r_w) - h'(r_l)))$", r"$\beta h'(r) = R - \lambda$", NUMERIC,
           lambda w: optima.f_dpo(w, "bce", 1.0) if w.reward is not None and not w.hard
@@ -123,7 +123,7 @@ def pull(loss: Loss, f: Tensor) -> Tensor:
 
 
 def gradient_growth(loss: Loss) -> str:
-    """How one pair's pull grows with |f|: "bounded", "linear" or "exponential", measured at 12 and 24.
+    """How one pair's pull grows with the size of f: "bounded", "linear" or "exponential", measured at 12 and 24.
 
     >>> [gradient_growth(make_loss(name)) for name in ("dpo", "ipo", "dil")]
     ['bounded', 'linear', 'exponential']

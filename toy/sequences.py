@@ -35,7 +35,7 @@ class Sequences:
 
     @cached_property
     def prefixes(self) -> list[tuple[int, ...]]:
-        """Where the policy has to choose: every string shorter than max_length."""
+        """Where the policy has to choose, every string shorter than max_length."""
         letters = range(self.vocabulary)
         return [p for length in range(self.max_length) for p in itertools.product(letters, repeat=length)]
 
