@@ -163,7 +163,7 @@ def optima(
     from toy.worlds import read_world
 
     w = read_world(world)
-    policies = {"reference": w.ref, "winners, pi_chosen": w.chosen, "losers, pi_rejected": w.rejected}
+    policies = {"reference": w.ref, "chosen": w.chosen, "rejected": w.rejected}
     with progress_bar() as bar:
         for entry in bar.track(ENTRIES, description="solving"):
             policy = entry.policy(w)
@@ -411,11 +411,11 @@ def train(
 
 
 def describe(trainer: DILTrainer) -> str:
-    """The loss with the settings it will use, e.g. dil (generator bce, denominator mixture, beta 1.0)."""
+    """The loss with the settings it will use, e.g. dil (generator bce, denominator mixture, beta 1.0); no shift is learned."""
     import inspect
 
     parameters = inspect.signature(trainer.loss_function).parameters.values()
-    used = {p.name: p.default for p in parameters if not p.name.startswith(("f_", "logp_"))}
+    used = {p.name: p.default for p in parameters if not p.name.startswith(("f_", "logp_", "shift"))}
     settings = ", ".join(f"{name} {getattr(value, 'name', value)}" for name, value in used.items())
     return trainer.args.loss + (f" ({settings})" if settings else "")
 

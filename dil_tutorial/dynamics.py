@@ -21,6 +21,8 @@ from dil_tutorial.provenance import provenance, read_json, write_text
 Row = dict[str, Any]
 Results = dict[str, dict[str, list[Row]]]  # experiment -> loss -> rows
 
+COMMITTED = Path(__file__).resolve().parent.parent / "benchmarks" / "dynamics.json"  # what the book and notebook 08 show
+
 MARKS = {name: i for i, name in enumerate([
     "SFT", "DIL LSIF repaired", "DIL UKL repaired", "DIL BCE repaired", "DIL LSIF published", "DIL UKL published",
     "DIL BCE published", "IPO", "DPO", "DIL power(0.5) repaired", "DIL Hellinger repaired", "DIL Itakura–Saito repaired",

@@ -24,9 +24,6 @@
 # an interrupted study goes on where it stopped). No number below was typed.
 
 # %%
-from pathlib import Path
-
-import torch
 from IPython.display import Markdown, display
 
 from dil_tutorial import claims, dynamics, plotting
@@ -35,7 +32,7 @@ from dil_tutorial.losses import make_loss
 from toy import study
 from toy.gallery import bandit20
 
-results, seeds = dynamics.load(next(p for p in (Path("../benchmarks"), Path("../../benchmarks")) if p.is_dir()) / "dynamics.json")
+results, seeds = dynamics.load(dynamics.COMMITTED)
 figures, text = dynamics.figures(results), dynamics.conclusions(results, seeds)
 
 
