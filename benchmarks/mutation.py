@@ -5,7 +5,8 @@
 cosmic-ray makes the mutants; each is tested in a fork of one warm process (importing torch a thousand times would take
 longer than the tests).  Mutants of annotations and docstrings, which are never executed, are left out.  Results go to
 ``benchmarks/mutation.json``: the score of each module and every survivor, with the reason where it is equivalent (from
-``benchmarks/equivalent_mutants.toml``).  An interrupted run goes on where it stopped.
+``benchmarks/equivalent_mutants.toml``).  An interrupted run goes on where it stopped; when tests change, only survivors are
+tried again (delete the results to try all), when the module does, everything is.
 """
 
 from __future__ import annotations
@@ -140,11 +141,12 @@ def main() -> None:
     known = tomllib.loads(EQUIVALENT.read_text()) if EQUIVALENT.exists() else {}
     results = read_json(RESULTS)["modules"] if RESULTS.exists() else {}
     for module in [m for m in TESTS if arguments.only in m]:
-        tests = [ROOT / test.split("::")[0] for test in TESTS[module]]
-        files = [ROOT / module, *sorted(set(tests))]
-        digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+        source = digest_of([ROOT / module])
+        tests = digest_of(sorted({ROOT / test.split("::")[0] for test in TESTS[module]}))
         before = results.get(module, {})
-        outcomes = before.get("outcomes", {}) if before.get("sources") == digest else {}
+        outcomes = before.get("outcomes", {}) if before.get("source") == source else {}
+        if before.get("tests") != tests:
+            outcomes = {name: outcome for name, outcome in outcomes.items() if outcome == "killed"}
         mutants = mutants_of(module)
         todo = [m for m in mutants if f"{m['operator']}:{m['occurrence']}" not in outcomes]
         if not survives(module, (ROOT / module).read_text(), 600):
@@ -154,9 +156,9 @@ def main() -> None:
             for i, (mutant, survived) in enumerate(track(zip(todo, judged, strict=True), module, len(todo))):
                 outcomes[f"{mutant['operator']}:{mutant['occurrence']}"] = "survived" if survived else "killed"
                 if i % 20 == 19 or i == len(todo) - 1:
-                    results[module] = summary(module, digest, mutants, outcomes, known)
+                    results[module] = summary(module, (source, tests), mutants, outcomes, known)
                     write_json(RESULTS, {**provenance(), "modules": results})
-        results[module] = summary(module, digest, mutants, outcomes, known)
+        results[module] = summary(module, (source, tests), mutants, outcomes, known)
         write_json(RESULTS, {**provenance(), "modules": results})
         row = results[module]
         print(
@@ -164,8 +166,12 @@ def main() -> None:
         )
 
 
+def digest_of(files: list[Path]) -> str:
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
 def summary(
-    module: str, digest: str, mutants: list[dict[str, Any]], outcomes: dict[str, str], known: dict[str, Any]
+    module: str, digests: tuple[str, str], mutants: list[dict[str, Any]], outcomes: dict[str, str], known: dict[str, Any]
 ) -> dict[str, Any]:
     """Counts, score and the list of survivors."""
     survivors = [m for m in mutants if outcomes.get(f"{m['operator']}:{m['occurrence']}") == "survived"]
@@ -176,7 +182,7 @@ def summary(
     killed = sum(outcome == "killed" for outcome in outcomes.values())
     equivalent = sum(row["equivalent"] is not None for row in listed)
     return {
-        "sources": digest, "mutants": len(mutants), "tested": len(outcomes), "killed": killed,
+        "source": digests[0], "tests": digests[1], "mutants": len(mutants), "tested": len(outcomes), "killed": killed,
         "score": killed / max(1, len(outcomes)), "equivalent": equivalent,
         "score_without_equivalent": killed / max(1, len(outcomes) - equivalent), "survivors": listed, "outcomes": outcomes,
     }  # fmt: skip

@@ -223,3 +223,16 @@ def test_kto_in_worlds_of_any_size(beta):
     rows = (policy > 0).sum(1).tolist()
     for part in lam.split(rows):
         assert (part - part[0]).abs().max() < 1e-8
+
+
+def test_many_responses_and_hard_labels_need_a_large_multiplier():
+    """With n equally likely responses in a total order sum pi_ref (A - 1)+/B grows like log(n)/2, so lam exceeds 1."""
+    world = World.from_reward(torch.full((1, 300), 1 / 300, dtype=torch.float64), torch.arange(300.0), hard=True)
+    A, B = 2 * world.win_rate, 2 * world.loss_rate
+    policy = optima.dil(world, "lsif", "rejected")
+    assert policy.sum().item() == pytest.approx(1, abs=1e-12)
+    alive = policy > 0
+    lam = (A - B * policy / world.ref)[alive]
+    assert (lam - lam[0]).abs().max() < 1e-9
+    assert 1 < lam[0] < 2
+    assert (A[~alive] <= lam[0]).all()
