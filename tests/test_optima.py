@@ -108,19 +108,118 @@ def test_numerical_optima_do_not_depend_on_the_start():
         assert (search(world, make_loss(name), starts=6) - fit(world, name)).abs().max() < 1e-8
 
 
-def test_optima_of_the_relatives_are_where_the_gradient_leads():
-    for kind in ("bradley-terry", "any"):
-        world = World.random(range(10), kind=kind)
-        for beta in (0.3, 1.0):
-            assert (fit(world, make_loss("sppo", beta=beta)) - optima.sppo(world, beta)).abs().max() < 1e-8
-        for gen, beta in (("bce", 0.7), ("itakura-saito", 1.0), ("hellinger", 2.0), ("lsif", 1.0), ("power(-0.4)", 1.0)):
-            if kind == "any":
-                continue
-            best = optima.f_dpo(world, gen, beta)
-            assert best.sum(1).sub(1).abs().max() < 1e-12
-            assert (search(world, make_loss("f-dpo", generator=gen, beta=beta)) - best).abs().max() < 1e-8
-    assert (optima.tempered(world, 1.0) - world.chosen).abs().max() < 1e-14
-    assert (optima.tempered(world, 0.25) - tilt(world.ref, 4 * (world.chosen / world.ref).log())).abs().max() < 1e-12
+def test_defaults_of_optima():
+    defaults = {
+        "rlhf": (1.0,), "ipo": (0.5,), "dil": ("lsif", "rejected", 1.0), "tempered": (1.0,), "f_dpo": ("bce", 1.0),
+        "sppo": (1.0,), "kto": (0.1,), "slic": (1.0, 0.1),
+    }  # fmt: skip
+    for name, values in defaults.items():
+        assert getattr(optima, name).__defaults__ == values
+
+
+@pytest.mark.parametrize("beta", [0.1, 0.9])
+def test_kto_in_worlds_of_any_size(beta):
+    rng = torch.Generator().manual_seed(0)
+    ref = torch.softmax(8 * torch.randn(2, 12, generator=rng, dtype=torch.float64), 1)
+    world = World(ref, World.random([1, 2], 12, kind="any").preference)
+    policy = optima.kto(world, beta)
+    f = (policy / world.ref).clamp(min=1e-300).log()
+    z = beta * (policy * f).sum(1, keepdim=True)
+    v = beta * f - z
+    lam = (world.advantage * torch.sigmoid(v) * torch.sigmoid(-v) / f.exp())[policy > 0].log()
+    rows = (policy > 0).sum(1).tolist()
+    for part in lam.split(rows):
+        assert (part - part[0]).abs().max() < 1e-8
+
+
+def test_many_responses_and_hard_labels_need_a_large_multiplier():
+    """With n equally likely responses in a total order sum pi_ref (A - 1)+/B grows like log(n)/2, so lam exceeds 1."""
+    world = World.from_reward(torch.full((1, 300), 1 / 300, dtype=torch.float64), torch.arange(300.0), hard=True)
+    A, B = 2 * world.win_rate, 2 * world.loss_rate
+    policy = optima.dil(world, "lsif", "rejected")
+    assert policy.sum().item() == pytest.approx(1, abs=1e-12)
+    alive = policy > 0
+    lam = (A - B * policy / world.ref)[alive]
+    assert (lam - lam[0]).abs().max() < 1e-9
+    assert 1 < lam[0] < 2
+    assert (A[~alive] <= lam[0]).all()
+
+
+def test_f_dpo_searches_only_where_h_gives_up_a_response(monkeypatch):
+    def no_search(*arguments):
+        raise AssertionError("searched")
+
+    real = optima.search
+    low = World.from_reward([0.5, 0.3, 0.2], [0.0, 1.0, -2000.0])
+    mild = World.from_reward([0.5, 0.3, 0.2], [0.0, 0.2, -0.1])
+    monkeypatch.setattr(optima, "search", no_search)
+    assert (optima.f_dpo(low, "ukl") - optima.rlhf(low)).abs().max() < 1e-9  # r = e^-2000: not given up, only tiny
+    for gen in ("lsif", "power(0.5)", "bce", "hellinger"):
+        optima.f_dpo(mild, gen)
+    strong = World.from_reward([0.5, 0.3, 0.2], [0.0, 1.0, -5.0])
+    for gen in ("lsif", "power(0.5)"):  # h'(0) is finite: -1 and -2
+        with pytest.raises(AssertionError, match="searched"):
+            optima.f_dpo(strong, gen)
+    monkeypatch.setattr(optima, "search", real)
+    assert (optima.f_dpo(strong, "lsif") - real(strong, make_loss("f-dpo", generator="lsif", beta=1.0))).abs().max() == 0
+
+
+def test_when_the_published_optimum_is_searched_for(monkeypatch):
+    calls = []
+    monkeypatch.setattr(optima, "search", lambda world, loss: calls.append(loss) or world.ref)
+    for gen in ("lsif", "ukl", "bce", "itakura-saito", "hellinger", BURG):
+        optima.dil(SMALL, gen, "rejected")
+        optima.dil(SMALL, gen, "mixture")
+    optima.dil(SMALL, "exponential", "mixture")
+    optima.dil(SMALL, "exponential", "reference")
+    assert not calls
+    optima.dil(SMALL, "exponential", "rejected")
+    optima.dil(SMALL, "ukl", "mixture", beta=0.5)
+    assert [call.keywords["beta"] for call in calls] == [1.0, 0.5]
+
+
+def test_rare_responses_and_large_ratios():
+    """Ratios up to 1e6: brackets, floors and tolerances must be wide enough."""
+    ref = torch.tensor([[1 - 3e-6, 1e-6, 2e-6]], dtype=torch.float64)
+    world = World.from_reward(ref, [[0.0, 20.0, -20.0]])
+    for beta in (0.5, 1.0):
+        assert (optima.f_dpo(world, "ukl", beta) - optima.rlhf(world, beta)).abs().max() < 1e-9
+    policy = optima.f_dpo(world, "hellinger", 1.0)
+    r = policy / ref
+    lam = world.true_reward - GENERATORS["hellinger"].dh(r)
+    assert (lam - lam[:, :1]).abs().max() < 1e-6
+    for name in ("lsif", "ukl", "bce", "itakura-saito", "hellinger"):
+        assert optima.dil(world, name, "rejected").sum().item() == pytest.approx(1, abs=1e-10)
+    hard = World.from_reward(ref, [[0.0, 1.0, 2.0]], hard=True)
+    f = (optima.sppo(hard, 0.05) / ref).log()  # targets of +-10
+    lam = (hard.advantage / 0.1 - f) / f.exp()
+    assert (lam - lam[:, :1]).abs().max() < 1e-6 * lam.abs().max()
+    policy = optima.kto(hard, 0.3)
+    assert policy[0, 0] == 0
+    assert policy.sum().item() == pytest.approx(1, abs=1e-12)
+
+
+def test_nearly_tied_responses_are_not_given_up_by_rounding():
+    tied = World([0.25, 0.25, 0.5], [[0.5, 0.5 + 1e-15, 0.5], [0.5 - 1e-15, 0.5, 0.5], [0.5, 0.5, 0.5]])
+    assert torch.allclose(optima.kto(tied), tied.ref, atol=1e-9)
+    almost = World([0.25, 0.25, 0.5], [[0.5, 0.6, 0.5], [0.4, 0.5, 0.5], [0.5, 0.5, 0.5]])
+    assert optima.kto(almost)[0].tolist() == pytest.approx([1.0, 0.0, 0.0], abs=1e-12)
+    one_prompt_ties = World([[0.5, 0.5], [0.5, 0.5]], [[[0.5, 0.5], [0.5, 0.5]], [[0.5, 0.9], [0.1, 0.5]]])
+    assert torch.allclose(optima.kto(one_prompt_ties), torch.tensor([[0.5, 0.5], [1.0, 0.0]]).double(), atol=1e-12)
+
+
+def test_bisection_finds_roots_and_keeps_to_its_ends():
+    low, high = torch.full((3,), -1.0, dtype=torch.float64), torch.full((3,), 2.0, dtype=torch.float64)
+    target = torch.tensor([0.3, -5.0, 5.0], dtype=torch.float64)
+    root = optima.bisect(lambda x: x - target, low, high)
+    assert root.tolist() == pytest.approx([0.3, -1.0, 2.0], abs=1e-15)
+
+
+@pytest.mark.parametrize("gen", ALL, ids=lambda g: g.name)
+@pytest.mark.parametrize("denominator", ["mixture", "reference"])
+def test_the_repair_ends_at_pi_chosen(gen, denominator):
+    for world in WORLDS:
+        assert (optima.dil(world, gen, denominator) - world.chosen).abs().max() < 1e-10
 
 
 def test_impossible_responses_do_no_harm():
@@ -162,20 +261,19 @@ def test_slic_cannot_be_improved():
             assert (change > -1e-10).all()
 
 
-def test_a_function_has_the_optimum_of_its_closed_form():
-    world = World.random(range(3))
-    for gen in GENERATORS.values():
-        if gen.name == "exponential":
-            continue  # its published optimum is searched for, by the same search
-        as_code = Generator.from_function(gen.h, name=gen.name)  # same name, so no table look-up may be made by name alone
-        assert (optima.dil(world, as_code, "rejected") - optima.dil(world, gen, "rejected")).abs().max() < 1e-10
-
-
-@pytest.mark.parametrize("gen", ALL, ids=lambda g: g.name)
-@pytest.mark.parametrize("denominator", ["mixture", "reference"])
-def test_the_repair_ends_at_pi_chosen(gen, denominator):
-    for world in WORLDS:
-        assert (optima.dil(world, gen, denominator) - world.chosen).abs().max() < 1e-10
+def test_optima_of_the_relatives_are_where_the_gradient_leads():
+    for kind in ("bradley-terry", "any"):
+        world = World.random(range(10), kind=kind)
+        for beta in (0.3, 1.0):
+            assert (fit(world, make_loss("sppo", beta=beta)) - optima.sppo(world, beta)).abs().max() < 1e-8
+        for gen, beta in (("bce", 0.7), ("itakura-saito", 1.0), ("hellinger", 2.0), ("lsif", 1.0), ("power(-0.4)", 1.0)):
+            if kind == "any":
+                continue
+            best = optima.f_dpo(world, gen, beta)
+            assert best.sum(1).sub(1).abs().max() < 1e-12
+            assert (search(world, make_loss("f-dpo", generator=gen, beta=beta)) - best).abs().max() < 1e-8
+    assert (optima.tempered(world, 1.0) - world.chosen).abs().max() < 1e-14
+    assert (optima.tempered(world, 0.25) - tilt(world.ref, 4 * (world.chosen / world.ref).log())).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("gen", ALL, ids=lambda g: g.name)
@@ -184,6 +282,15 @@ def test_closed_forms_are_where_the_gradient_leads(gen, denominator):
     loss = make_loss("dil", generator=gen, denominator=denominator)
     for world in WORLDS[:4]:
         assert (fit(world, loss) - optima.dil(world, gen, denominator)).abs().max() < 1e-8
+
+
+def test_a_function_has_the_optimum_of_its_closed_form():
+    world = World.random(range(3))
+    for gen in GENERATORS.values():
+        if gen.name == "exponential":
+            continue  # its published optimum is searched for, by the same search
+        as_code = Generator.from_function(gen.h, name=gen.name)  # same name, so no table look-up may be made by name alone
+        assert (optima.dil(world, as_code, "rejected") - optima.dil(world, gen, "rejected")).abs().max() < 1e-10
 
 
 @settings(max_examples=10)
@@ -199,40 +306,3 @@ def test_optima_are_policies_and_stationary(seed, scale):
         r = policy / world.ref
         lam = (gen.d2h(r.clamp(min=1e-300)) * (A - B * r))[r > 1e-12]
         assert (lam.max() - lam.min()).item() == pytest.approx(0, abs=1e-9)
-
-
-def test_defaults_of_optima():
-    defaults = {
-        "rlhf": (1.0,), "ipo": (0.5,), "dil": ("lsif", "rejected", 1.0), "tempered": (1.0,), "f_dpo": ("bce", 1.0),
-        "sppo": (1.0,), "kto": (0.1,), "slic": (1.0, 0.1),
-    }  # fmt: skip
-    for name, values in defaults.items():
-        assert getattr(optima, name).__defaults__ == values
-
-
-@pytest.mark.parametrize("beta", [0.1, 0.9])
-def test_kto_in_worlds_of_any_size(beta):
-    rng = torch.Generator().manual_seed(0)
-    ref = torch.softmax(8 * torch.randn(2, 12, generator=rng, dtype=torch.float64), 1)
-    world = World(ref, World.random([1, 2], 12, kind="any").preference)
-    policy = optima.kto(world, beta)
-    f = (policy / world.ref).clamp(min=1e-300).log()
-    z = beta * (policy * f).sum(1, keepdim=True)
-    v = beta * f - z
-    lam = (world.advantage * torch.sigmoid(v) * torch.sigmoid(-v) / f.exp())[policy > 0].log()
-    rows = (policy > 0).sum(1).tolist()
-    for part in lam.split(rows):
-        assert (part - part[0]).abs().max() < 1e-8
-
-
-def test_many_responses_and_hard_labels_need_a_large_multiplier():
-    """With n equally likely responses in a total order sum pi_ref (A - 1)+/B grows like log(n)/2, so lam exceeds 1."""
-    world = World.from_reward(torch.full((1, 300), 1 / 300, dtype=torch.float64), torch.arange(300.0), hard=True)
-    A, B = 2 * world.win_rate, 2 * world.loss_rate
-    policy = optima.dil(world, "lsif", "rejected")
-    assert policy.sum().item() == pytest.approx(1, abs=1e-12)
-    alive = policy > 0
-    lam = (A - B * policy / world.ref)[alive]
-    assert (lam - lam[0]).abs().max() < 1e-9
-    assert 1 < lam[0] < 2
-    assert (A[~alive] <= lam[0]).all()
