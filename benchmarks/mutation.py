@@ -42,8 +42,8 @@ TESTS = {
     "dil_tutorial/preferences.py": ["tests/test_preferences.py", "tests/test_extreme_worlds.py::test_the_two_distributions",
                                     "tests/test_extreme_worlds.py::test_win_rates_do_not_need_the_table",
                                     "tests/test_extreme_worlds.py::test_best_of_n_is_exact_to_the_last_response"],
-    "toy/optima.py": ["tests/test_optima.py", "--deselect=tests/test_optima.py::test_a_function_has_the_optimum_of_its_closed_form",
-                      "--deselect=tests/test_optima.py::test_optima_are_policies_and_stationary"],  # slow, and kill no more
+    "toy/optima.py": ["tests/test_optima.py", *(f"--deselect=tests/test_optima.py::{slow}" for slow in (
+        "test_a_function_has_the_optimum_of_its_closed_form", "test_optima_are_policies_and_stationary"))],
 }  # fmt: skip
 
 # One replacement an operator (all eleven of each would be mostly type errors), both neighbours of a number.
