@@ -132,9 +132,10 @@ def test_kto_in_worlds_of_any_size(beta):
         assert (part - part[0]).abs().max() < 1e-8
 
 
-def test_many_responses_and_hard_labels_need_a_large_multiplier():
+@pytest.mark.parametrize("n", [30, 300])
+def test_many_responses_and_hard_labels_need_a_large_multiplier(n):
     """With n equally likely responses in a total order sum pi_ref (A - 1)+/B grows like log(n)/2, so lam exceeds 1."""
-    world = World.from_reward(torch.full((1, 300), 1 / 300, dtype=torch.float64), torch.arange(300.0), hard=True)
+    world = World.from_reward(torch.full((1, n), 1 / n, dtype=torch.float64), torch.arange(float(n)), hard=True)
     A, B = 2 * world.win_rate, 2 * world.loss_rate
     policy = optima.dil(world, "lsif", "rejected")
     assert policy.sum().item() == pytest.approx(1, abs=1e-12)
