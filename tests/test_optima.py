@@ -51,6 +51,7 @@ def test_at_a_glance_kto_and_slic():
     assert policy.sum(1).sub(1).abs().max() < 1e-12
     best = optima.slic(SMALL, 0.8, 0.3)
     slic = make_loss("slic", delta=0.8, sft_weight=0.3)
+    assert best.sum(1).sub(1).abs().max() < 1e-12
     base = population_loss(SMALL, slic, (best / SMALL.ref).log())
     for subset in torch.cartesian_prod(*[torch.tensor([0.0, 1e-3], dtype=torch.float64)] * 4):
         for sign in (1, -1):
@@ -168,7 +169,10 @@ def test_f_dpo_searches_only_where_h_gives_up_a_response(monkeypatch):
 def test_when_the_published_optimum_is_searched_for(monkeypatch):
     calls = []
     monkeypatch.setattr(optima, "search", lambda world, loss: calls.append(loss) or world.ref)
-    for gen in ("lsif", "ukl", "bce", "itakura-saito", "hellinger", BURG):
+    own = Generator.from_function(
+        lambda r: (r - 1) ** 2 / 2, name="own least squares"
+    )  # h'' = 1: A - D r falls, A + D r does not
+    for gen in ("lsif", "ukl", "bce", "itakura-saito", "hellinger", BURG, own):
         optima.dil(SMALL, gen, "rejected")
         optima.dil(SMALL, gen, "mixture")
     optima.dil(SMALL, "exponential", "mixture")
