@@ -5,8 +5,8 @@
 cosmic-ray makes the mutants; each is tested in a fork of one warm process (importing torch a thousand times would take
 longer than the tests).  Mutants of annotations and docstrings, which are never executed, are left out.  Results go to
 ``benchmarks/mutation.json``: the score of each module and every survivor, with the reason where it is equivalent (from
-``benchmarks/equivalent_mutants.toml``).  An interrupted run goes on where it stopped; when tests change, only survivors are
-tried again (delete the results to try all), when the module does, everything is.
+``benchmarks/equivalent_mutants.toml``).  An interrupted run goes on where it stopped; when tests change, only unexplained
+survivors are tried again (delete the results to try all), when the module does, everything is.
 """
 
 from __future__ import annotations
@@ -146,16 +146,17 @@ def main() -> None:
         tests = digest_of(sorted({ROOT / test.split("::")[0] for test in TESTS[module] if not test.startswith("--")}))
         before = results.get(module, {})
         outcomes = before.get("outcomes", {}) if before.get("source") == source else {}
-        if before.get("tests") != tests:
-            outcomes = {name: outcome for name, outcome in outcomes.items() if outcome == "killed"}
         mutants = mutants_of(module)
-        todo = [m for m in mutants if f"{m['operator']}:{m['occurrence']}" not in outcomes]
+        if before.get("tests") != tests:  # try survivors again, but for those known to be equivalent
+            final = {key(m) for m in mutants if reason_for(module, m, known)}
+            outcomes = {name: outcome for name, outcome in outcomes.items() if outcome == "killed" or name in final}
+        todo = [m for m in mutants if key(m) not in outcomes]
         if not survives(module, (ROOT / module).read_text(), 600):
             sys.exit(f"{module}: its tests fail without any mutation: mend them first")
         with ThreadPoolExecutor(arguments.workers) as pool:
             judged = pool.map(lambda m, name=module: survives(name, m["source"], arguments.timeout), todo)
             for i, (mutant, survived) in enumerate(track(zip(todo, judged, strict=True), module, len(todo))):
-                outcomes[f"{mutant['operator']}:{mutant['occurrence']}"] = "survived" if survived else "killed"
+                outcomes[key(mutant)] = "survived" if survived else "killed"
                 if i % 20 == 19 or i == len(todo) - 1:
                     results[module] = summary(module, (source, tests), mutants, outcomes, known)
                     write_json(RESULTS, {**provenance(), "modules": results})
@@ -167,6 +168,10 @@ def main() -> None:
         )
 
 
+def key(mutant: dict[str, Any]) -> str:
+    return f"{mutant['operator']}:{mutant['occurrence']}"
+
+
 def digest_of(files: list[Path]) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
@@ -175,7 +180,7 @@ def summary(
     module: str, digests: tuple[str, str], mutants: list[dict[str, Any]], outcomes: dict[str, str], known: dict[str, Any]
 ) -> dict[str, Any]:
     """Counts, score and the list of survivors."""
-    survivors = [m for m in mutants if outcomes.get(f"{m['operator']}:{m['occurrence']}") == "survived"]
+    survivors = [m for m in mutants if outcomes.get(key(m)) == "survived"]
     listed = [
         {"operator": m["operator"], "from": m["from"], "to": m["to"], "equivalent": reason_for(module, m, known)}
         for m in survivors
