@@ -176,6 +176,8 @@ def test_sums_run_over_responses_only():
         assert UKL.ratio_loss(f, chosen, ref)[x].item() == pytest.approx(loss.item(), abs=1e-14)
         gap = sum(ref[x, y] * (f[x, y].exp() - chosen[x, y] / ref[x, y]) ** 2 / 2 for y in range(3))
         assert LSIF.divergence(chosen / ref, f.exp(), ref)[x].item() == pytest.approx(gap.item(), abs=1e-14)
+        assert UKL.ratio_loss(f[x], chosen[x], ref[x]).item() == pytest.approx(loss.item(), abs=1e-14)
+        assert LSIF.divergence((chosen / ref)[x], f[x].exp(), ref[x]).item() == pytest.approx(gap.item(), abs=1e-14)
 
 
 def test_derivatives_are_differentiable_where_their_input_is():

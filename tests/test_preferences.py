@@ -117,6 +117,7 @@ def test_extremes():
         (pref.check_preference, torch.tensor([0.5, 0.5]), "is not square"),
         (pref.check_preference, torch.full((2, 3), 0.5), "is not square"),
         (pref.check_preference, torch.full((3, 2), 0.5), "is not square"),
+        (pref.check_preference, torch.full((2, 3, 4), 0.5), "is not square"),
         (pref.check_preference, torch.tensor([[0.5, 0.7], [-0.2, 0.5]]), "outside"),
         (pref.check_preference, torch.tensor([[0.5, 1.2], [0.3, 0.5]]), "outside"),
     ],
