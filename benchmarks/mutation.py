@@ -159,13 +159,21 @@ def main() -> None:
                 outcomes[key(mutant)] = "survived" if survived else "killed"
                 if i % 20 == 19 or i == len(todo) - 1:
                     results[module] = summary(module, (source, tests), mutants, outcomes, known)
-                    write_json(RESULTS, {**provenance(), "modules": results})
+                    save(results)
         results[module] = summary(module, (source, tests), mutants, outcomes, known)
-        write_json(RESULTS, {**provenance(), "modules": results})
+        save(results)
         row = results[module]
         print(
             f"{module}: {row['killed']} of {row['tested']} mutants killed ({row['score']:.1%}), {row['equivalent']} equivalent"
         )
+
+
+def save(results: dict[str, Any]) -> None:
+    """Write the results so far, the score over all modules first."""
+    total = {name: sum(row[name] for row in results.values()) for name in ("tested", "killed", "equivalent")}
+    total["score"] = total["killed"] / total["tested"]
+    total["score_without_equivalent"] = total["killed"] / (total["tested"] - total["equivalent"])
+    write_json(RESULTS, {**provenance(), "total": total, "modules": results})
 
 
 def key(mutant: dict[str, Any]) -> str:
