@@ -71,8 +71,8 @@ def panels(
     cells: dict[str, list[Row]], x: str, xlabel: str, measures: Sequence[tuple[str, str, str]], title: str,
     limits: dict[str, tuple[float, float]] | None = None,
 ) -> Figure:  # fmt: skip
-    """One panel a (measure, y label, y scale), a legend beside them."""
-    figure, axes = plotting.new_figure(columns=len(measures), width=4.3 * len(measures) + 1.6, height=4.0)
+    """One panel a (measure, y label, y scale), a legend below them."""
+    figure, axes = plotting.new_figure(columns=len(measures), width=3.4 * len(measures), height=4.0)
     for ax, (measure, ylabel, scale) in zip(axes, measures, strict=True):
         lines(ax, cells, x, measure)
         ax.set_xlabel(xlabel)
@@ -83,7 +83,7 @@ def panels(
         if scale == "symlog":
             ax.axhline(0, color="black", lw=0.8)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, 1 + len(measures)), frameon=False, fontsize=9)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     return figure
 
@@ -140,7 +140,7 @@ def figures(results: Results) -> dict[str, tuple[Figure, str]]:
 
 def generators(cells: dict[str, list[Row]]) -> Figure:
     """KL to pi_chosen by generator, relative to the mean over generators: one panel a reward scale."""
-    figure, axes = plotting.new_figure(columns=2, width=10.5, height=3.8)
+    figure, axes = plotting.new_figure(columns=2, width=8.5, height=3.8)
     for ax, scale in zip(axes, (0.5, 4.0), strict=True):
         lines(ax, cells, "pairs", "KL to pi_chosen", lambda row, scale=scale: row["scale"] == scale)  # type: ignore[misc]
         ax.set_yscale("log")
@@ -153,7 +153,7 @@ def generators(cells: dict[str, list[Row]]) -> Figure:
 
 
 def noise(cells: dict[str, list[Row]]) -> Figure:
-    figure, axes = plotting.new_figure(columns=2, width=10.5, height=3.8)
+    figure, axes = plotting.new_figure(columns=2, width=8.5, height=3.8)
     for ax, (measure, label) in zip(
         axes, [("KL to pi_chosen", DISTANCE[1] + " (clean)"), ("reward", "expected reward")], strict=True
     ):

@@ -30,7 +30,7 @@ def shown_generators() -> list[tuple[str, Generator, Tensor]]:
 
 def generators() -> Drawn:
     """h (less its tangent at 1) and the two losses it generates, scaled to h''(1) = 1."""
-    figure, axes = plotting.new_figure(columns=3, width=12.5, height=4.0)
+    figure, axes = plotting.new_figure(columns=3, width=10, height=3.8)
     r, f = torch.linspace(0.02, 3, 150, dtype=torch.float64), torch.linspace(-3, 1.2, 150, dtype=torch.float64)
     one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
     h, chosen, reference = {}, {}, {}
@@ -52,7 +52,7 @@ def generators() -> Drawn:
 
 def weights() -> Drawn:
     """The gradient weights r h'' on a chosen response and r^2 h'' on a reference sample, scaled to 1 at r = 1."""
-    figure, axes = plotting.new_figure(columns=2, width=10, height=4.0)
+    figure, axes = plotting.new_figure(columns=2, width=8.5, height=3.8)
     r = torch.linspace(0.02, 3, 150, dtype=torch.float64)
     chosen = {n: (r.tolist(), (-derivative(gen.chosen_loss, r.log()) / scale).tolist()) for n, gen, scale in shown_generators()}
     reference = {

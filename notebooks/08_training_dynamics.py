@@ -38,8 +38,7 @@ figures, text = dynamics.figures(results), dynamics.conclusions(results, seeds)
 
 def show(name):
     figure, alt = figures[name]
-    display(plotting.image(figure, alt=alt))
-    display(Markdown("\n\n".join(text[name])))
+    display(plotting.image(figure, alt=alt), *(Markdown(part) for part in text[name]))
 
 
 # %% [markdown]

@@ -59,6 +59,8 @@ def test_losses_figures_and_dynamics_have_their_pages(site):
     dynamics = (site / "generated" / "08_training_dynamics.html").read_text()
     assert "Where does “the chosen likelihood is preserved” hold?" in dynamics
     assert dynamics.count("<img alt=") >= 7
+    assert dynamics.count("<table") >= 4  # tables that the notebook displays as Markdown
+    assert "core.display.Markdown object" not in dynamics
 
 
 def test_notebooks_are_pages_with_their_figures_and_widgets(site):

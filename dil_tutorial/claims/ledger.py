@@ -17,6 +17,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -257,6 +258,11 @@ def plain(latex: str) -> str:
     return re.sub(r"[{}]", "", text).replace("  ", " ")
 
 
+def wrapped(text: str) -> str:
+    """A note under a claim's line, no wider than a notebook's page."""
+    return textwrap.fill(text, 88, initial_indent="  ", subsequent_indent="    ")
+
+
 def report(*patterns: str, seeds: int = 20) -> None:
     """Run claims and print them, for notebooks: verdicts and bounds, not the last digits of a machine.
 
@@ -274,8 +280,8 @@ def report(*patterns: str, seeds: int = 20) -> None:
         elif claim.verdict == HOLDS:
             line += f" (residual below {claim.tolerance:.0e} on {seeds} random worlds)"
         elif claim.verdict == ASSUMES:
-            line += f" (else off by at least {result.size:.2g})\n  if: {plain(claim.note)}"
+            line += f" (else off by at least {result.size:.2g})\n{wrapped('if: ' + plain(claim.note))}"
         else:
-            line += f", by at least {result.size:.2g}\n  repair: {plain(claim.note)}"
+            line += f", by at least {result.size:.2g}\n{wrapped('repair: ' + plain(claim.note))}"
         lines.append(line)
     print("\n".join(lines))
