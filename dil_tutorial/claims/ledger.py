@@ -187,7 +187,9 @@ def select(*patterns: str) -> list[Claim]:
     if patterns:
         for pattern in patterns:
             if not any(_matches(claim, pattern) for claim in CLAIMS):
-                raise unknown_name("claim", pattern, [claim.id for claim in CLAIMS] + [f"paper-{s}" for s in PAPER_SECTIONS])
+                section = [claim.id for claim in CLAIMS if _matches(claim, pattern.split(".")[0])]
+                sections = {claim.id.split(".")[0] for claim in CLAIMS} | {"paper"} | {f"paper-{s}" for s in PAPER_SECTIONS}
+                raise unknown_name("claim", pattern, section or sections)
         chosen = [claim for claim in CLAIMS if any(_matches(claim, pattern) for pattern in patterns)]
     return chosen
 
