@@ -194,7 +194,7 @@ def test_accumulated_steps_equal_one_big_step(tiny_model, tmp_path):
 def test_reference_logps_are_cached_under_a_fingerprint(parts, tmp_path, monkeypatch):
     first = trainer_for(parts, tmp_path)
     scored = [row["ref_chosen"] for row in first.train_dataset]
-    monkeypatch.setattr(DILTrainer, "_reference_logps", lambda *a: pytest.fail("scored again"))
+    monkeypatch.setattr(DILTrainer, "_response_logps", lambda *a: pytest.fail("scored again"))
     assert [row["ref_chosen"] for row in trainer_for(parts, tmp_path).train_dataset] == scored
     monkeypatch.undo()
     before = fingerprint(parts[0], first.train_dataset)
@@ -203,6 +203,33 @@ def test_reference_logps_are_cached_under_a_fingerprint(parts, tmp_path, monkeyp
     assert fingerprint(parts[0], first.train_dataset) != before
     assert fingerprint(parts[0], first.train_dataset[1:]) != fingerprint(parts[0], first.train_dataset)
     assert [row["ref_chosen"] for row in trainer_for(parts, tmp_path).train_dataset] != scored
+    assert fingerprint(parts[0], first.train_dataset, "padded") != fingerprint(parts[0], first.train_dataset, "packed")
+
+
+@pytest.mark.parametrize("layout", ["shared", "packed", "padded"])
+@pytest.mark.parametrize("precision", ["float32", "bf16 autocast", "bf16 weights", "fp64"])
+def test_f_is_exactly_zero_before_the_first_step(parts, tmp_path, precision, layout):
+    """... in every precision, in every batch of two epochs, in training and in evaluation."""
+    model, tokenizer = parts
+    model.to({"bf16 weights": torch.bfloat16, "fp64": torch.float64}.get(precision, torch.float32))
+    settings = {"bf16": precision == "bf16 autocast", "layout": layout, "learning_rate": 0.0, "weight_decay": 0.0}
+    settings |= {"max_steps": 6, "per_device_train_batch_size": 3, "per_device_eval_batch_size": 2}
+    trainer = trainer_for((model, tokenizer), tmp_path, pairs=PAIRS[:8], eval_pairs=PAIRS[8:13], **settings)
+    trainer.train()
+    history = [row for row in trainer.state.log_history if "loss" in row]
+    assert len(history) == 6
+    assert all(row["logratios/chosen"] == row["logratios/rejected"] == 0 for row in history)
+    assert trainer.evaluate()["eval_logratios/chosen"] == 0
+
+
+def test_a_reference_scored_in_another_layout_is_noise(parts, tmp_path):
+    """What the fixed batches are for: under bf16 autocast the same responses, batched otherwise, differ by far more."""
+    settings = {"bf16": True, "per_device_train_batch_size": 4, "layout": "padded"}
+    scored = []
+    for size in (4, 1):
+        trainer = trainer_for(parts, tmp_path / str(size), **{**settings, "per_device_train_batch_size": size})
+        scored.append(torch.tensor([row["ref_chosen"] for row in trainer.train_dataset]))
+    assert (scored[0] - scored[1]).abs().max() > 1e-5
 
 
 def test_a_datasets_dataset_will_do(parts, tmp_path):

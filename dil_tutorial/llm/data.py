@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from dil_tutorial.errors import InputError
+from dil_tutorial.llm.packing import pack
 
 FIELDS = ("prompt", "chosen", "rejected")
 Pair = dict[str, Any]
@@ -190,6 +191,8 @@ def pad_responses(responses: list[tuple[list[int], list[int]]], pad_token_id: in
     ``attention_mask``  (N, S + T)  1 at real tokens
     ``position_ids``    (N, S + T)  0, 1, 2, ... from the first real token
     ``response_mask``   (N, T)      True at response tokens
+    ``targets``         (M,)        the response tokens, one response after the other
+    ``lengths``         (N,)        tokens in each response
     ==================  ==========  ======================================================
 
     >>> batch = pad_responses([([5, 6], [7]), ([8], [9, 10])], pad_token_id=0)
@@ -208,24 +211,25 @@ def pad_responses(responses: list[tuple[list[int], list[int]]], pad_token_id: in
         "attention_mask": mask,
         "position_ids": (mask.cumsum(1) - 1).clamp(min=0),
         "response_mask": mask[:, S:].bool(),
+        "targets": torch.tensor([token for _, response in responses for token in response]),
+        "lengths": torch.tensor([len(response) for _, response in responses]),
     }
 
 
-def collate(rows: list[dict[str, Any]], pad_token_id: int) -> dict[str, Tensor]:
+LAYOUTS = ("shared", "packed", "padded")
+
+
+def collate(rows: list[dict[str, Any]], pad_token_id: int, layout: str = "padded") -> dict[str, Tensor]:
     """B rows as one batch of 2B responses: the B chosen first, then the B rejected, and their reference log-probs.
 
+    ``layout`` is "padded" (``pad_responses``), "packed" or, with shared prompts read once, "shared" (``packing.pack``).
     The reference log-probs (B,), summed over tokens, are there once the trainer has scored them.
     """
-    batch = pad_responses(
-        [(row[f"{field}_prompt"], row[field]) for field in ("chosen", "rejected") for row in rows], pad_token_id
-    )
-    for field in ("chosen", "rejected"):
+    batch: dict[str, Tensor] = {}
+    for field in ("chosen", "rejected"):  # first, because transformers takes the first tensor's length for the batch size
         if f"ref_{field}" in rows[0]:
-            batch[f"ref_{field}"] = torch.tensor([row[f"ref_{field}"] for row in rows], dtype=torch.float32)
-    return batch
-
-
-def batches(rows: list[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
-    """Consecutive slices of ``rows``, the last one perhaps shorter."""
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
+            batch[f"ref_{field}"] = torch.tensor([row[f"ref_{field}"] for row in rows], dtype=torch.float64)
+    if layout == "padded":
+        responses = [(row[f"{field}_prompt"], row[field]) for field in ("chosen", "rejected") for row in rows]
+        return batch | pad_responses(responses, pad_token_id)
+    return batch | pack(rows, prefix_sharing=layout == "shared")

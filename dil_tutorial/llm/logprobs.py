@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 def token_logps(logits: Tensor, tokens: Tensor) -> Tensor:
@@ -19,20 +22,56 @@ def token_logps(logits: Tensor, tokens: Tensor) -> Tensor:
     return -F.cross_entropy(logits.flatten(0, -2), tokens.flatten(), reduction="none").view_as(tokens)
 
 
-def response_logps(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Summed log-probability and length in tokens of each of N responses, both (N,); batch from ``pad_responses``.
+@contextmanager
+def head_gives_logps(head: nn.Module, pick: Callable[[Tensor], Tensor], targets: Tensor, chunk: int) -> Iterator[None]:
+    """While it lasts, the vocabulary head returns log-probs (M,) of ``targets`` (M,) where it would return logits.
 
-    The vocabulary head runs on response positions only: with responses in the last T columns, the T + 1 last hidden
-    states are all it needs (the one before each response token predicts it).
+    It works on ``chunk`` positions at a time and computes each chunk again in the backward pass, so that
+    (tokens x vocabulary) logits are never held.  ``pick`` takes the M hidden states, (M, H), from what the model feeds
+    its head.  The head is called inside the model's own forward pass, as DDP and FSDP need it.
     """
-    mask = batch["response_mask"]  # (N, T)
-    T = mask.shape[1]
-    logits = model(
-        input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
-        position_ids=batch["position_ids"],
-        use_cache=False,
-        logits_to_keep=T + 1,
-    ).logits[:, -T - 1 : -1]  # (N, T, V); the slice also serves a model that keeps every position
-    logps = token_logps(logits, batch["input_ids"][:, -T:])  # (N, T)
-    return (logps * mask).sum(1), mask.sum(1)
+    logits = head.forward
+
+    def chunk_logps(hidden: Tensor, tokens: Tensor) -> Tensor:
+        return token_logps(logits(hidden), tokens)
+
+    def logps(hidden: Tensor) -> Tensor:
+        parts = zip(pick(hidden).split(chunk), targets.split(chunk), strict=True)  # nothing random happens in the head:
+        return torch.cat([checkpoint(chunk_logps, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
+
+    head.forward = logps
+    try:
+        yield
+    finally:
+        del head.forward
+
+
+def response_logps(
+    model: Any, batch: dict[str, Tensor], head: nn.Module | None = None, chunk: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Summed log-probability and length in tokens of each of N responses, both (N,).
+
+    ``batch`` is from ``pad_responses`` or from ``packing.pack``.  The vocabulary head runs on the positions that predict
+    response tokens, and with ``chunk`` (which needs the model's ``head``) on that many of them at a time.
+    """
+    targets, lengths = batch["targets"], batch["lengths"]  # (M,), (N,)
+    inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"], "use_cache": False}
+    if "documents" in batch:
+        inputs |= {"attention_mask": batch["documents"].cpu(), "logits_to_keep": batch["sources"]}
+
+        def pick(x: Tensor) -> Tensor:
+            return x[0]  # (1, M, ...) -> (M, ...)
+    else:
+        mask = batch["response_mask"]  # (N, T)
+        T = mask.shape[1]
+        inputs |= {"attention_mask": batch["attention_mask"], "logits_to_keep": T + 1}
+
+        def pick(x: Tensor) -> Tensor:
+            return x[:, -T - 1 : -1][mask]  # (N, T + 1 or more, ...) -> (M, ...): each token's predecessor
+
+    if chunk and head is not None:
+        with head_gives_logps(head, pick, targets, chunk):
+            logps = model(**inputs).logits
+    else:
+        logps = token_logps(pick(model(**inputs).logits), targets)
+    return torch.stack([part.sum() for part in logps.split(lengths.tolist())]), lengths

@@ -2,41 +2,41 @@
 
 One step, in full:
 
-1. ``collate`` makes one batch of the B chosen and the B rejected responses.
-2. ``response_logps`` scores them under the policy.
-3. f = log pi_theta - log pi_ref, with the reference's log-probs scored once before training.
+1. ``collate`` lays out a batch of B pairs: packed, with the prompt that two responses share read once (``llm.packing``).
+2. ``response_logps`` scores the 2B responses under the policy, a chunk of the vocabulary head at a time (``llm.logprobs``).
+3. f = log pi_theta - log pi_ref, with the reference's log-probs scored once before training (``llm.reference``).
 4. The loss, *the same function that the toy world differentiates*, takes f_chosen and f_rejected.
 
-Everything else (loop, accumulation, schedule, checkpoints, mixed precision) is transformers'.
+Everything else (loop, accumulation, schedule, checkpoints, mixed precision, FSDP) is transformers'.
 
 Departures to know: the authors' public code uses mean log-probabilities per token and leaves beta out of LSIF, UKL and
 BCE (THEORY §7); here ``logprobs: sum`` is the default, as the paper's derivation has it, ``mean`` is one word away, and
-``beta`` always applies.  Metrics have TRL's names; ``rewards/*`` are beta f.
+``beta`` always applies.  Metrics have TRL's names; ``rewards/*`` are beta f.  Dropout is off, as in TRL: it is noise in f.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import inspect
-import os
-import signal
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-from transformers import PreTrainedModel, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from torch import Tensor, nn
+from transformers import PreTrainedModel, ProgressCallback, Trainer, TrainingArguments
 from transformers.utils import logging
 
 from dil_tutorial.errors import InputError, unknown_name
-from dil_tutorial.llm.data import Pair, batches, check_pair, collate, tokenize_pairs
+from dil_tutorial.llm.callbacks import ProgressBar, StopAndSave
+from dil_tutorial.llm.data import LAYOUTS, Pair, check_pair, collate, tokenize_pairs
 from dil_tutorial.llm.logprobs import response_logps
+from dil_tutorial.llm.packing import ATTENTION
+from dil_tutorial.llm.probe import why_not_chunked, why_not_packed
+from dil_tutorial.llm.reference import FixedBatches, Rows, fingerprint, score_reference
 from dil_tutorial.losses import REFERENCE_FREE, Loss, make_loss, needs_reference_samples
 
 logger = logging.get_logger(__name__)
@@ -61,6 +61,10 @@ class DILConfig(TrainingArguments):
     ``logprobs``        "sum"       "sum" over the response's tokens, or "mean" per token (THEORY §6)
     ``max_length``      1024        tokens of prompt + response; the start is kept
     ``chat_format``     False       wrap plain strings as user and assistant messages
+    ``layout``          "shared"    how a batch is laid out: "shared" packs pairs and reads a shared prompt once,
+                                    "packed" packs without sharing, "padded" gives each response a padded row
+    ``head_chunk``      512         positions the vocabulary head works on at a time, recomputed; 0: all at once
+    ``disable_dropout``  True       no dropout in policy or reference
     ==================  ==========  ====================================================================
     """
 
@@ -74,6 +78,9 @@ class DILConfig(TrainingArguments):
     logprobs: str = "sum"
     max_length: int = 1024
     chat_format: bool = False
+    layout: str = "shared"
+    head_chunk: int = 512
+    disable_dropout: bool = True
 
     learning_rate: float = field(default=1e-6)  # TrainingArguments' 5e-5 would wreck a policy
     logging_steps: float = field(default=1)
@@ -83,6 +90,15 @@ class DILConfig(TrainingArguments):
         self.loss_function()
         if self.logprobs not in LOGPROBS:
             raise unknown_name("logprobs", self.logprobs, LOGPROBS)
+        if self.layout not in LAYOUTS:
+            raise unknown_name("layout", self.layout, LAYOUTS)
+        if not isinstance(self.head_chunk, int) or self.head_chunk < 0:
+            raise InputError(f"head_chunk is {self.head_chunk!r}: give a number of positions, or 0 for all at once")
+        if self.train_sampling_strategy not in ("random", "group_by_length"):
+            raise InputError(
+                f"train_sampling_strategy is {self.train_sampling_strategy!r}: batches are drawn once and reordered in each "
+                "epoch: give 'random' or 'group_by_length'"
+            )
         if not isinstance(self.max_length, int) or self.max_length < 2:
             raise InputError(f"max_length is {self.max_length!r}: give a whole number of at least 2")
         if self.loss in ("simpo", "orpo") and self.logprobs != "mean":
@@ -134,13 +150,17 @@ class DILTrainer(Trainer):
         rows = {"train": self._tokenize(train_dataset, processing_class, args, "train")}
         if eval_dataset is not None:
             rows["eval"] = self._tokenize(eval_dataset, processing_class, args, "eval")
+        for part in (model, ref_model):
+            if part is not None and args.disable_dropout:
+                disable_dropout(part)
+        self.layout, self.head_chunk = usable_savings(model, args)
         super().__init__(
             model=model,
             args=args,
             train_dataset=rows["train"],
             eval_dataset=rows.get("eval"),
             processing_class=processing_class,
-            data_collator=functools.partial(collate, pad_token_id=pad),
+            data_collator=functools.partial(collate, pad_token_id=pad, layout=self.layout),
             **settings,
         )
         self._metrics: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
@@ -150,8 +170,12 @@ class DILTrainer(Trainer):
             self.add_callback(ProgressBar())
         logger.info(f"{args.loss} on the {args.logprobs} of log-probabilities, weights in {next(model.parameters()).dtype}")
         if args.loss not in REFERENCE_FREE:
-            for split, split_rows in rows.items():
-                self._score_reference(split_rows, ref_model or model, split, pad)
+            size = args.eval_batch_size
+            self._score_reference(rows["train"], self._get_train_sampler().batches, ref_model, "train")
+            if eval_dataset is not None:  # evaluation meets the rows in their order
+                count = len(rows["eval"])
+                groups = [list(range(i, min(i + size, count))) for i in range(0, count, size)]
+                self._score_reference(rows["eval"], groups, ref_model, "eval")
 
     def _tokenize(self, pairs: Sequence[Pair], tokenizer: Any, args: DILConfig, split: str) -> list[dict[str, Any]]:
         checked = [check_pair(pair, f"{split} row {i}") for i, pair in enumerate(pairs)]
@@ -163,51 +187,48 @@ class DILTrainer(Trainer):
         self.dropped += dropped
         return rows
 
-    def _score_reference(self, rows: list[dict[str, Any]], reference: Any, split: str, pad: int) -> None:
-        """Put ``ref_chosen`` and ``ref_rejected``, summed log-probs, into every row; from the cache where it fits."""
-        path = Path(self.args.output_dir) / f"reference_logps_{split}.safetensors"
-        print_of = fingerprint(reference, rows)
-        try:
-            cached = load_file(path) if path.exists() else {}
-        except SafetensorError:  # damaged: score again
-            cached = {}
-        if f"{print_of}.chosen" not in cached:
-            cached = self._reference_logps(rows, reference, print_of, pad)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_suffix(f".{os.getpid()}.part")  # its own name in each process of a distributed run
-            save_file(cached, part)
-            part.replace(path)
-        for side in ("chosen", "rejected"):
-            for row, value in zip(rows, cached[f"{print_of}.{side}"].tolist(), strict=True):
-                row[f"ref_{side}"] = value
+    def _get_train_sampler(self, train_dataset: Any = None) -> FixedBatches:
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        lengths = None
+        if self.args.train_sampling_strategy == "group_by_length":
+            lengths = [len(row["chosen_prompt"]) + len(row["chosen"]) + len(row["rejected"]) for row in rows]
+        return FixedBatches(len(rows), self.args.train_batch_size, seed, lengths)
 
-    @torch.no_grad()
-    def _reference_logps(self, rows: list[dict[str, Any]], reference: Any, print_of: str, pad: int) -> dict[str, Tensor]:
-        from tqdm.auto import tqdm
-
-        size = self.args.per_device_eval_batch_size
-        reference = reference.to(self.args.device)
+    def _score_reference(self, rows: Rows, groups: list[list[int]], ref_model: Any, split: str) -> None:
+        """Put the reference's log-probs into ``rows``: of ``ref_model``, of the adapter's base, or of the model as it is."""
+        reference = ref_model if ref_model is not None else self.model
+        adapter_off = getattr(reference, "disable_adapter", nullcontext) if ref_model is None else nullcontext
+        if ref_model is not None and self.layout != "padded":
+            ref_model.set_attn_implementation(ATTENTION)
         was_training = reference.training
-        reference.eval()
-        logps: list[Tensor] = []  # each (2, b): chosen, rejected
-        steps = tqdm(
-            batches(rows, size), total=-(-len(rows) // size), desc="Reference log-probs", disable=self.args.disable_tqdm
-        )
-        for part in steps:
-            batch = {key: value.to(self.args.device) for key, value in collate(part, pad).items()}
-            logps.append(response_logps(reference, batch)[0].view(2, -1).cpu())
+        reference.to(self.args.device).eval()
+
+        @torch.no_grad()
+        def score(part: Rows) -> Tensor:
+            with self.accelerator.autocast():  # the policy's precision
+                return self._response_logps(reference, self._prepare_inputs(self.data_collator(part)))[0].cpu()
+
+        how = (groups, self.layout, self.head_chunk, self.args.bf16, self.args.fp16, str(self.args.device), torch.__version__)
+        path = Path(self.args.output_dir) / f"reference_logps_{split}.safetensors"
+        with adapter_off():
+            key = fingerprint(reference, rows, how)
+            ranks = self.args.process_index, self.args.world_size
+            score_reference(rows, groups, score, path, key, *ranks, quiet=self.args.disable_tqdm)
         reference.train(was_training)
-        chosen, rejected = torch.cat(logps, 1).contiguous().float()
-        return {f"{print_of}.chosen": chosen.clone(), f"{print_of}.rejected": rejected.clone()}
+
+    def _response_logps(self, model: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        head = getattr(model, "module", model).get_output_embeddings()  # DDP keeps the model in .module
+        return response_logps(model, inputs, head, self.head_chunk)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The step of the module's docstring; inputs from ``collate``, N = 2B responses."""
-        logps, lengths = response_logps(model, inputs)  # (N,), (N,)
+        logps, lengths = self._response_logps(model, inputs)  # (N,), (N,)
         scale = 1 / lengths if self.args.logprobs == "mean" else torch.ones_like(logps)
         if "ref_chosen" in inputs:
-            f = (logps - torch.cat([inputs["ref_chosen"], inputs["ref_rejected"]])) * scale
+            f = (logps - torch.cat([inputs["ref_chosen"], inputs["ref_rejected"]]).to(logps)) * scale
         else:  # a reference-free loss is fed log-probs
             f = logps * scale
         f_chosen, f_rejected = f.chunk(2)  # (B,), (B,)
@@ -249,50 +270,23 @@ class DILTrainer(Trainer):
         return loss.detach(), None, None
 
 
-def fingerprint(model: Any, rows: list[dict[str, Any]]) -> str:
-    """sha256 over a model's weights and the tokens of the rows: the same only if the reference log-probs are."""
-    digest = hashlib.sha256()
-    for name, weight in model.state_dict().items():
-        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-        digest.update(weight.detach().cpu().flatten().view(torch.uint8).numpy().data)
-    for row in rows:
-        digest.update(repr([row[key] for key in ("chosen_prompt", "chosen", "rejected_prompt", "rejected")]).encode())
-    return digest.hexdigest()
+def usable_savings(model: Any, args: DILConfig) -> tuple[str, int]:
+    """The layout and head_chunk asked for, as far as ``model`` allows; what it does not is one line in the log."""
+    layout, chunk = args.layout, args.head_chunk
+    if chunk and (reason := why_not_chunked(model)):
+        logger.warning(f"head_chunk: 0, the whole vocabulary at once: {reason}")
+        chunk = 0
+    if layout != "padded" and (reason := why_not_packed(model)):
+        logger.warning(f"layout: padded, without packing and prefix sharing: {reason}")
+        layout = "padded"
+    return layout, chunk
 
 
-class ProgressBar(ProgressCallback):
-    """transformers' bar with the three numbers to watch behind it, in place of a printed dict a step."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        if state.is_world_process_zero and self.training_bar is not None and logs and "loss" in logs:
-            shown = {"loss": "loss", "margin": "rewards/margins", "f chosen": "logratios/chosen"}
-            self.training_bar.set_postfix({short: f"{logs[name]:.3f}" for short, name in shown.items()})
-
-
-class StopAndSave(TrainerCallback):
-    """SIGTERM and Ctrl-C end training after the step in progress, with a checkpoint to resume from."""
-
-    def __init__(self) -> None:
-        self.stopped_by: int | None = None
-        self.previous: dict[int, Any] = {}
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        def request(number: int, frame: Any) -> None:
-            self.stopped_by = number
-            signal.signal(number, self.previous[number])  # a second signal acts as usual
-
-        try:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self.previous[number] = signal.getsignal(number)
-                signal.signal(number, request)
-        except ValueError:  # not in the main thread, where signals cannot be caught
-            self.previous.clear()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.stopped_by is not None and state.global_step < state.max_steps:
-            control.should_save = True
-            control.should_training_stop = True
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
+def disable_dropout(model: nn.Module) -> None:
+    """Set every dropout rate to zero, in modules and in the attributes that attention passes on; LoRA's own stays."""
+    for name, module in model.named_modules():
+        if "lora_" in name:
+            continue
+        for attribute, value in list(vars(module).items()):
+            if isinstance(value, float) and ("dropout" in attribute or (isinstance(module, nn.Dropout) and attribute == "p")):
+                setattr(module, attribute, 0.0)

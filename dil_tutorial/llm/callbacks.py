@@ -1,0 +1,46 @@
+"""What happens around a training step: the progress bar, and stopping with a checkpoint."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+from transformers import ProgressCallback, TrainerCallback
+
+
+class ProgressBar(ProgressCallback):
+    """transformers' bar with the three numbers to watch behind it, in place of a printed dict a step."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        if state.is_world_process_zero and self.training_bar is not None and logs and "loss" in logs:
+            shown = {"loss": "loss", "margin": "rewards/margins", "f chosen": "logratios/chosen"}
+            self.training_bar.set_postfix({short: f"{logs[name]:.3f}" for short, name in shown.items()})
+
+
+class StopAndSave(TrainerCallback):
+    """SIGTERM and Ctrl-C end training after the step in progress, with a checkpoint to resume from."""
+
+    def __init__(self) -> None:
+        self.stopped_by: int | None = None
+        self.previous: dict[int, Any] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        def request(number: int, frame: Any) -> None:
+            self.stopped_by = number
+            signal.signal(number, self.previous[number])  # a second signal acts as usual
+
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.previous[number] = signal.getsignal(number)
+                signal.signal(number, request)
+        except ValueError:  # not in the main thread, where signals cannot be caught
+            self.previous.clear()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.stopped_by is not None and state.global_step < state.max_steps:
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)

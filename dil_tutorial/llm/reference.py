@@ -1,0 +1,101 @@
+"""The reference's log-probs: scored once before training, in the very batches that training will use, and kept on disk.
+
+Why the very batches: in low precision a log-prob depends on what shares the batch.  Under bf16 autocast the same response
+scored in two layouts differs by a quarter of a nat (rms), which exp(2f) turns into a factor of 1.6.  Same batch, same code,
+same precision: f is exactly zero before the first step.  So batches are drawn once, and epochs reorder them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.data import Sampler
+from tqdm.auto import tqdm
+
+Rows = list[dict[str, Any]]
+
+
+class FixedBatches(Sampler[int]):
+    """Row numbers such that a loader of batches of ``size`` meets the same batches in every epoch, in another order.
+
+    >>> sampler = FixedBatches(5, size=2, seed=0)
+    >>> sampler.batches
+    [[4, 0], [1, 3], [2]]
+    >>> list(sampler)
+    [1, 3, 4, 0, 2]
+    """
+
+    def __init__(self, rows: int, size: int, seed: int, lengths: Sequence[int] | None = None) -> None:
+        self.seed, self.epoch = seed, 0
+        order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed)).tolist()
+        if lengths is not None:  # neighbours of like length, by sorting within windows of 50 batches
+            windows = [order[i : i + 50 * size] for i in range(0, rows, 50 * size)]
+            order = [row for window in windows for row in sorted(window, key=lambda row: -lengths[row])]
+        self.batches = [order[i : i + size] for i in range(0, rows, size)]
+        self.whole = rows // size  # a last batch that is smaller stays last, so that the others stay whole
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return sum(map(len, self.batches))
+
+    def __iter__(self) -> Iterator[int]:
+        order = torch.randperm(self.whole, generator=torch.Generator().manual_seed(self.seed + 1 + self.epoch)).tolist()
+        for batch in [*order, *range(self.whole, len(self.batches))]:
+            yield from self.batches[batch]
+
+
+def score_reference(
+    rows: Rows,
+    groups: list[list[int]],
+    score: Callable[[Rows], Tensor],
+    path: Path,
+    key: str,
+    rank: int = 0,
+    world: int = 1,
+    quiet: bool = False,
+) -> None:
+    """Put ``ref_chosen`` and ``ref_rejected``, summed log-probs, into every row: from ``path`` if it holds them under ``key``.
+
+    ``score`` maps the b rows of a batch to (2b,) log-probs, chosen first.  Of ``world`` processes each scores its share.
+    """
+    try:
+        cached = load_file(path) if path.exists() else {}
+    except SafetensorError:  # damaged: score again
+        cached = {}
+    if key not in cached:
+        mine = tqdm(groups[rank::world], desc="Reference log-probs", disable=quiet)
+        scored = [(group, score([rows[i] for i in group]).view(2, -1).tolist()) for group in mine]
+        if world > 1:
+            scored = gather_object(scored)
+        logps = torch.empty(2, len(rows), dtype=torch.float64)
+        for group, values in scored:
+            logps[:, group] = torch.tensor(values, dtype=torch.float64)
+        cached = {key: logps}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.part")  # its own name in each process
+        save_file(cached, part)
+        part.replace(path)
+    for row, chosen, rejected in zip(rows, *cached[key].tolist(), strict=True):
+        row["ref_chosen"], row["ref_rejected"] = chosen, rejected
+
+
+def fingerprint(model: Any, rows: Rows, settings: object = None) -> str:
+    """sha256 over a model's weights, the rows' tokens and what else decides the reference's log-probs."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for name, weight in model.state_dict().items():
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        digest.update(weight.detach().cpu().flatten().view(torch.uint8).numpy().data)
+    for row in rows:
+        digest.update(repr([row[key] for key in ("chosen_prompt", "chosen", "rejected_prompt", "rejected")]).encode())
+    return digest.hexdigest()
