@@ -17,7 +17,7 @@ from dil_tutorial.llm.packing import ATTENTION, pack
 def rows(tiny_model):
     tokenizer = load_tokenizer(str(tiny_model))
     rows = tokenize_pairs(read_pairs(tiny_preferences())[:5], tokenizer, 200)[0]
-    rows[1]["rejected_prompt"] = rows[1]["rejected_prompt"][:-1]  # a pair that shares no prompt
+    rows[1]["rejected_prompt"] = rows[1]["rejected_prompt"][:-1]  # a pair whose prompts differ at the end
     rows[1]["rejected"] = [rows[1]["chosen_prompt"][-1], *rows[1]["rejected"]]
     return rows
 

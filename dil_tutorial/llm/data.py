@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.llm.packing import pack
+from dil_tutorial.llm.packing import common_prefix, pack
 
 FIELDS = ("prompt", "chosen", "rejected")
 Pair = dict[str, Any]
@@ -148,9 +148,7 @@ def tokenize_pair(pair: Pair, tokenizer: Any) -> dict[str, list[int]]:
             prompt = tokenizer(pair["prompt"])["input_ids"]
             ending = "" if pair[field].endswith(tokenizer.eos_token) else tokenizer.eos_token
             whole = tokenizer(pair["prompt"] + pair[field] + ending)["input_ids"]
-        boundary = next(
-            (i for i, (a, b) in enumerate(zip(prompt, whole, strict=False)) if a != b), min(len(prompt), len(whole))
-        )
+        boundary = common_prefix(prompt, whole)
         out[f"{field}_prompt"], out[field] = whole[:boundary], whole[boundary:]
     return out
 

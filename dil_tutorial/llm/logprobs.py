@@ -26,8 +26,8 @@ def token_logps(logits: Tensor, tokens: Tensor) -> Tensor:
 def head_gives_logps(head: nn.Module, pick: Callable[[Tensor], Tensor], targets: Tensor, chunk: int) -> Iterator[None]:
     """While it lasts, the vocabulary head returns log-probs (M,) of ``targets`` (M,) where it would return logits.
 
-    It works on ``chunk`` positions at a time and computes each chunk again in the backward pass, so that
-    (tokens x vocabulary) logits are never held.  ``pick`` takes the M hidden states, (M, H), from what the model feeds
+    Of more than ``chunk`` positions it takes that many at a time, and computes each chunk again in the backward pass, so
+    that (M x vocabulary) logits are never held.  ``pick`` takes the M hidden states, (M, H), from what the model feeds
     its head.  The head is called inside the model's own forward pass, as DDP and FSDP need it.
     """
     logits = head.forward
@@ -36,6 +36,8 @@ def head_gives_logps(head: nn.Module, pick: Callable[[Tensor], Tensor], targets:
         return token_logps(logits(hidden), tokens)
 
     def logps(hidden: Tensor) -> Tensor:
+        if len(targets) <= chunk:
+            return chunk_logps(pick(hidden), targets)
         parts = zip(pick(hidden).split(chunk), targets.split(chunk), strict=True)  # nothing random happens in the head:
         return torch.cat([checkpoint(chunk_logps, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
 

@@ -1,16 +1,16 @@
 """Pairs packed end to end into one row: no padding anywhere, and a prompt that two responses share is read once.
 
-A *document* is a prompt and one or two responses to it, laid out [prompt | first | second].  Positions restart at the
-second response, and its tokens see the prompt and themselves but not the first response, so that every number is what
-the two plain rows [prompt | first] and [prompt | second] would give::
+A *document* is what two prompts have in common (usually all) and one or two branches: [prefix | first | second].
+Positions restart at the second branch, and its tokens see the prefix and themselves but not the first branch, so that
+every number is what the two plain rows [prefix | first] and [prefix | second] would give::
 
-             prompt   first    second
-    prompt   causal
+             prefix   first    second
+    prefix   causal
     first    full     causal
     second   full     -        causal
 
 A batch is one row of documents.  Every linear layer then works on real tokens alone; attention, the only place where
-tokens meet, runs document by document: twice, on [prompt | first] and for the second response on [prompt | second].
+tokens meet, runs document by document: on [prefix | first], and for the second branch on [prefix | second].
 
 The layout reaches the attention function as a table (1, 1, D, 3) of lengths in the place of the attention mask:
 transformers hands a 4-D mask through untouched.  With any other mask ``document_attention`` is transformers' own SDPA,
@@ -30,6 +30,15 @@ from transformers.masking_utils import sdpa_mask
 ATTENTION = "documents"  # the name of document_attention in transformers' table of attention functions
 
 
+def common_prefix(a: list[int], b: list[int]) -> int:
+    """How many tokens ``a`` and ``b`` have in common at their start.
+
+    >>> common_prefix([5, 6, 7], [5, 6, 8, 9])
+    2
+    """
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
 def pack(rows: list[dict[str, Any]], prefix_sharing: bool = True) -> dict[str, Tensor]:
     """B tokenised pairs as one row of S tokens; responses are numbered as in ``collate``: B chosen, then B rejected.
 
@@ -37,8 +46,8 @@ def pack(rows: list[dict[str, Any]], prefix_sharing: bool = True) -> dict[str, T
     Name                Shape            Description
     ==================  ===============  ======================================================================
     ``input_ids``       (1, S)           all documents, end to end
-    ``position_ids``    (1, S)           0, 1, 2, ... in [prompt | first]; the second response goes on from the prompt
-    ``documents``       (1, 1, D, 3)     lengths of prompt, first and second response (0: none), int32
+    ``position_ids``    (1, S)           0, 1, 2, ... in [prefix | first]; the second branch goes on from the prefix
+    ``documents``       (1, 1, D, 3)     lengths of prefix, first and second branch (0: none), int32
     ``sources``         (M,)             for each response token the place in the row that predicts it
     ``targets``         (M,)             the response tokens, in the order of the responses
     ``lengths``         (2B,)            tokens in each response
@@ -54,32 +63,31 @@ def pack(rows: list[dict[str, Any]], prefix_sharing: bool = True) -> dict[str, T
     [[5, 6, 7, 1, 5, 6, 8]]
     """
     B = len(rows)
-    documents: list[tuple[list[int], list[tuple[int, list[int]]]]] = []  # prompt, [(number, response), ...]
-    for i, row in enumerate(rows):
-        first, second = (i, row["chosen"]), (i + B, row["rejected"])
-        if prefix_sharing and row["chosen_prompt"] == row["rejected_prompt"]:
-            documents.append((row["chosen_prompt"], [first, second]))
-        else:
-            documents += [(row["chosen_prompt"], [first]), (row["rejected_prompt"], [second])]
     ids: list[int] = []
     positions: list[int] = []
-    table: list[list[int]] = []
+    documents: list[list[int]] = []
     sources: list[list[int]] = [[] for _ in range(2 * B)]
     responses: list[list[int]] = [[] for _ in range(2 * B)]
-    for prompt, branches in documents:
-        last = len(ids) + len(prompt) - 1  # the prompt's last token predicts the first of each response
-        ids += prompt
-        positions += range(len(prompt))
-        for number, response in branches:
-            sources[number] = [last, *range(len(ids), len(ids) + len(response) - 1)]
-            responses[number] = response
-            ids += response
-            positions += range(len(prompt), len(prompt) + len(response))
-        table.append([len(prompt), *(len(response) for _, response in branches), *([0] if len(branches) == 1 else [])])
+    for i, row in enumerate(rows):
+        pair = [(i, row["chosen_prompt"], row["chosen"]), (i + B, row["rejected_prompt"], row["rejected"])]
+        for branches in [pair] if prefix_sharing else [pair[:1], pair[1:]]:
+            prefix = branches[0][1][: common_prefix(branches[0][1], branches[-1][1])]
+            start = len(ids)
+            ids += prefix
+            positions += range(len(prefix))
+            documents.append([len(prefix), 0, 0])
+            for place, (number, prompt, response) in enumerate(branches, 1):
+                branch = prompt[len(prefix) :] + response  # a prompt whose last token differs ends in its own branch
+                row_of = [*range(start, start + len(prefix)), *range(len(ids), len(ids) + len(branch))]
+                sources[number] = row_of[len(prompt) - 1 : -1]  # each response token is predicted by the one before it
+                responses[number] = response
+                ids += branch
+                positions += range(len(prefix), len(prefix) + len(branch))
+                documents[-1][place] = len(branch)
     return {
         "input_ids": torch.tensor([ids]),
         "position_ids": torch.tensor([positions]),
-        "documents": torch.tensor([[table]], dtype=torch.int32),
+        "documents": torch.tensor([[documents]], dtype=torch.int32),
         "sources": torch.tensor([place for part in sources for place in part]),
         "targets": torch.tensor([token for part in responses for token in part]),
         "lengths": torch.tensor([len(part) for part in responses]),
@@ -108,13 +116,18 @@ def document_attention(
             seen = seen.triu(t - s - window + 1)
         return sdpa_attention_forward(module, q, k, v, seen[None, None], is_causal=False, **settings)[0]
 
-    parts, end = [], 0
-    for prompt, first, second in attention_mask[0, 0].tolist():
-        start, middle, end = end, end + prompt + first, end + prompt + first + second
-        parts.append(attend(*(x[:, :, start:middle] for x in (query, key, value))))
-        if second:
-            seen = [torch.cat([x[:, :, start : start + prompt], x[:, :, middle:end]], 2) for x in (key, value)]
-            parts.append(attend(query[:, :, middle:end], *seen))
+    table = attention_mask[0, 0].tolist()
+    lengths = [sum(document) for document in table]
+    parts = []
+    for document, q, k, v in zip(table, *(x.split(lengths, 2) for x in (query, key, value)), strict=True):
+        prefix, first, second = document  # split, not sliced: the gradient of a split is one concatenation
+        if not second:
+            parts.append(attend(q, k, v))
+            continue
+        q_first, q_second = q.split([prefix + first, second], 2)
+        (k_prefix, k_first, k_second), (v_prefix, v_first, v_second) = k.split(document, 2), v.split(document, 2)
+        parts.append(attend(q_first, torch.cat([k_prefix, k_first], 2), torch.cat([v_prefix, v_first], 2)))
+        parts.append(attend(q_second, torch.cat([k_prefix, k_second], 2), torch.cat([v_prefix, v_second], 2)))
     return torch.cat(parts, 1), None
 
 

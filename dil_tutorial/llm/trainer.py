@@ -63,7 +63,7 @@ class DILConfig(TrainingArguments):
     ``chat_format``     False       wrap plain strings as user and assistant messages
     ``layout``          "shared"    how a batch is laid out: "shared" packs pairs and reads a shared prompt once,
                                     "packed" packs without sharing, "padded" gives each response a padded row
-    ``head_chunk``      512         positions the vocabulary head works on at a time, recomputed; 0: all at once
+    ``head_chunk``      1024        most positions whose logits are held; more are taken in chunks, recomputed; 0: no bound
     ``disable_dropout``  True       no dropout in policy or reference
     ==================  ==========  ====================================================================
     """
@@ -79,7 +79,7 @@ class DILConfig(TrainingArguments):
     max_length: int = 1024
     chat_format: bool = False
     layout: str = "shared"
-    head_chunk: int = 512
+    head_chunk: int = 1024
     disable_dropout: bool = True
 
     learning_rate: float = field(default=1e-6)  # TrainingArguments' 5e-5 would wreck a policy

@@ -1,0 +1,265 @@
+"""``dil bench llm``: seconds, tokens and memory of a training step, ours against TRL's DPOTrainer.
+
+Both train the same model with the same loss (DPO) on the same pairs in the same precision, each run in a process of its
+own, so that its peak memory is its own.  Rounds are interleaved, because a machine drifts; the figures are medians over
+rounds.  TRL runs with its reference precomputed, its fastest setting, and with activation checkpointing where ours has
+it.  Tokens are counted as TRL sees them: prompt and response of both responses of a pair, no padding.
+
+A run is two passes over the pairs; the second is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from dil_tutorial import plotting
+from dil_tutorial.errors import InputError
+from dil_tutorial.llm.checkpoint import load_model, load_tokenizer
+from dil_tutorial.llm.data import Pair, read_pairs, tiny_preferences
+
+PAIRS, BATCH = 16, 4
+LENGTHS = {  # tokens on average: prompt, chosen, rejected
+    "mixed": (113, 74, 71),
+    "long prompt": (300, 100, 100),
+    "long response": (30, 200, 200),
+}
+PRECISIONS = ("bf16 autocast", "bf16", "fp32")
+# Hidden size, layers, heads, key-value heads, feed-forward size, vocabulary: the shape of Llama-3-8B, with random weights.
+SHAPE_8B = (4096, 32, 32, 8, 14336, 128256)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one process measures."""
+
+    side: str  # "ours" or "trl"
+    model: str
+    workload: str
+    precision: str
+    checkpointing: bool
+    pairs: str  # a .jsonl file
+    layout: str = "shared"
+    batch: int = BATCH
+
+    def label(self) -> str:
+        with_checkpointing = ", checkpointing" if self.checkpointing else ""
+        return f"{self.workload}, {self.precision}{with_checkpointing}"
+
+
+def made_up_pairs(lengths: tuple[int, int, int], tokenizer: Any, count: int = PAIRS) -> list[Pair]:
+    """Pairs of words from the tutorial's own texts, with about so many tokens of prompt, chosen and rejected on average.
+
+    Lengths vary by a factor of 2.7 either way at two standard deviations (log-normal, sigma 0.5), as real ones do.
+    """
+    words = " ".join(" ".join(pair.values()) for pair in read_pairs(tiny_preferences())).split()
+    rng = torch.Generator().manual_seed(0)
+    per_token = len(words) / len(tokenizer(" ".join(words))["input_ids"])
+    spread = torch.exp(0.5 * torch.randn(count, 3, generator=rng))
+    spread = spread / spread.mean(0) * torch.tensor(lengths) * per_token  # words
+    pairs = []
+    for sizes in spread.tolist():
+        texts = []
+        for size in sizes:
+            start = int(torch.randint(len(words), (1,), generator=rng))
+            texts.append(" ".join((words * 4)[start : start + max(2, round(size))]))
+        texts[1:] = [" " + text for text in texts[1:]]
+        pairs.append(dict(zip(("prompt", "chosen", "rejected"), texts, strict=True)))
+    return pairs
+
+
+def random_model(shape: tuple[int, ...] = SHAPE_8B) -> Any:
+    """A Llama of that shape with random bf16 weights, made on the device."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    hidden, layers, heads, kv_heads, feed_forward, vocabulary = shape
+    config = LlamaConfig(
+        hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv_heads,
+        intermediate_size=feed_forward, vocab_size=vocabulary, tie_word_embeddings=False, dtype="bfloat16",
+    )  # fmt: skip
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = LlamaForCausalLM(config)
+    torch.set_default_dtype(torch.float32)
+    return model
+
+
+def measure(run: Run) -> dict[str, Any]:
+    """Train for two passes and return the second's seconds a step, tokens a step, losses, and the peak memory in GiB."""
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        def __init__(self) -> None:
+            self.seconds: list[float] = []
+
+        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            _wait()
+            self.start = time.perf_counter()
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            _wait()
+            self.seconds.append(time.perf_counter() - self.start)
+
+    pairs = read_pairs(run.pairs)
+    own = run.model == "random-8b"
+    tokenizer = load_tokenizer("smollm2-135m-instruct" if own else run.model)
+    model = random_model() if own else load_model(run.model)
+    if run.precision == "bf16":
+        model = model.to(torch.bfloat16)
+    steps = 2 * len(pairs) // run.batch
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        common: dict[str, Any] = {
+            "output_dir": folder, "per_device_train_batch_size": run.batch, "per_device_eval_batch_size": run.batch,
+            "max_steps": steps, "learning_rate": 1e-6, "beta": 0.1, "bf16": run.precision == "bf16 autocast",
+            "use_cpu": not torch.cuda.is_available(), "gradient_checkpointing": run.checkpointing, "max_length": 4096,
+            "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "logging_steps": 1, "optim": "adamw_torch",
+        }  # fmt: skip
+        if run.side == "ours":
+            from dil_tutorial.llm.trainer import DILConfig, DILTrainer
+
+            config = DILConfig(loss="dpo", layout=run.layout, **common)
+            trainer: Any = DILTrainer(model, config, pairs, processing_class=tokenizer, callbacks=[clock])
+        else:
+            from datasets import Dataset
+            from trl import DPOConfig, DPOTrainer
+
+            config = DPOConfig(precompute_ref_log_probs=True, **common)
+            trainer = DPOTrainer(
+                model, args=config, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer, callbacks=[clock]
+            )
+        trainer.train()
+    half = len(clock.seconds) // 2
+    return {
+        **asdict(run),
+        "seconds": sum(clock.seconds[half:]) / half,
+        "tokens": count_tokens(pairs, tokenizer) / half,
+        "losses": [row["loss"] for row in trainer.state.log_history if "loss" in row],
+        "peak_gib": _peak_gib(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+
+
+def count_tokens(pairs: list[Pair], tokenizer: Any) -> int:
+    """Real tokens of prompt and response, over both responses of every pair."""
+    texts = [pair["prompt"] + pair[side] + tokenizer.eos_token for pair in pairs for side in ("chosen", "rejected")]
+    return sum(len(ids) for ids in tokenizer(texts)["input_ids"])
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _peak_gib() -> float:
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated() / 2**30)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def plan(model: str, folder: Path, quick: bool = False) -> list[Run]:
+    """The runs of one round, ours and TRL's next to each other; writes the pairs into ``folder``."""
+    tokenizer = load_tokenizer("smollm2-135m-instruct" if model == "random-8b" else model)
+    gpu = torch.cuda.is_available()
+    lengths = {"1:1": (1024, 1024, 1024), "3:1": (1536, 512, 512)} if model == "random-8b" else LENGTHS
+    for workload, sizes in lengths.items():
+        lines = [json.dumps(pair) for pair in made_up_pairs(sizes, tokenizer)]
+        (folder / f"{workload}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    cells = [(workload, "bf16" if model == "random-8b" else "bf16 autocast", False) for workload in lengths]
+    if model == "random-8b":
+        cells += [(workload, "bf16", True) for workload in lengths]
+    elif not quick:
+        cells += [("mixed", "bf16 autocast", True), ("mixed", "fp32", False), ("mixed", "bf16", False)]
+    return [
+        Run(side, model, workload, precision, checkpointing, str(folder / f"{workload}.jsonl"), batch=4 if gpu else BATCH)
+        for workload, precision, checkpointing in cells
+        for side in ("ours", "trl")
+    ]
+
+
+def interleaved(runs: list[Run], rounds: int, done: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Every run once a round, each in a fresh process; one row a measurement, or why there is none."""
+    rows = []
+    for number in range(rounds):
+        for run in runs if number % 2 == 0 else runs[::-1]:
+            command = [sys.executable, "-m", "dil_tutorial.llm.bench", json.dumps(asdict(run))]
+            output = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TQDM_DISABLE": "1"})
+            if output.returncode:
+                reason = (output.stderr.strip().splitlines() or ["no output"])[-1]
+                rows.append({**asdict(run), "round": number, "failed": reason[:300]})
+            else:
+                rows.append({**json.loads(output.stdout.splitlines()[-1]), "round": number})
+            done(f"round {number + 1}: {run.side}, {run.label()}")
+    return rows
+
+
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Ours against TRL's in each cell: medians over rounds of tokens/s and peak memory, and their ratios, with the range of
+    the rounds' ratios."""
+    cells: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in rows:
+        fields = {name: row[name] for name in Run.__dataclass_fields__}
+        cells.setdefault(Run(**fields).label(), {"ours": [], "trl": []})[row["side"]].append(row)
+    out = []
+    for label, sides in cells.items():
+        failed = [row["failed"] for side in sides.values() for row in side if "failed" in row]
+        if failed:
+            out.append({"cell": label, "failed": failed[0]})
+            continue
+        speed = {side: [row["tokens"] / row["seconds"] for row in measured] for side, measured in sides.items()}
+        peak = {side: statistics.median(row["peak_gib"] for row in measured) for side, measured in sides.items()}
+        ratios = sorted(a / b for a, b in zip(speed["ours"], speed["trl"], strict=True))
+        out.append(
+            {
+                "cell": label,
+                "tokens_per_s": {side: statistics.median(values) for side, values in speed.items()},
+                "peak_gib": peak,
+                "times_faster": statistics.median(speed["ours"]) / statistics.median(speed["trl"]),
+                "times_faster_rounds": ratios,
+                "memory_ratio": peak["ours"] / peak["trl"],
+            }
+        )
+    return out
+
+
+def figure(cells: list[dict[str, Any]]) -> Figure:
+    """Tokens/s and peak memory of both sides in every cell."""
+    cells = [cell for cell in cells if "failed" not in cell][::-1]
+    drawn, axes = plotting.new_figure(columns=2, width=10, height=1.2 + 0.5 * len(cells))
+    for ax, key, title in zip(axes, ("tokens_per_s", "peak_gib"), ("tokens a second", "peak memory, GiB"), strict=True):
+        for shift, side, colour in ((0.2, "ours", plotting.COLOURS[0]), (-0.2, "trl", plotting.COLOURS[1])):
+            places = [place + shift for place in range(len(cells))]
+            bars = ax.barh(
+                places, [cell[key][side] for cell in cells], 0.38, color=colour, label={"trl": "TRL"}.get(side, side)
+            )
+            ax.bar_label(bars, fmt="%.0f" if key == "tokens_per_s" else "%.1f", padding=2, fontsize=8)
+        ax.set_title(title, loc="left")
+        ax.set_yticks(range(len(cells)), [cell["cell"] for cell in cells] if ax is axes[0] else [""] * len(cells))
+        ax.margins(x=0.12)
+    axes[1].legend(frameon=False, fontsize=9)
+    return drawn
+
+
+def check_installed() -> None:
+    """InputError where TRL is missing."""
+    try:
+        import trl  # noqa: F401
+    except ImportError:
+        raise InputError("dil bench llm: TRL is not installed: pip install -c constraints.txt -e '.[llm,bench]'") from None
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(Run(**json.loads(sys.argv[1])))))
