@@ -253,6 +253,63 @@ def test_another_reference_and_evaluation(parts, tmp_path):
     )
 
 
+def test_lora_with_the_adapter_off_as_reference(parts, tmp_path):
+    from peft import AutoPeftModelForCausalLM, LoraConfig
+
+    model, tokenizer = parts
+    frozen = load_model(model.name_or_path).eval()
+    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", lora_dropout=0.0)
+    config = DILConfig(
+        output_dir=str(tmp_path),
+        use_cpu=True,
+        disable_tqdm=True,
+        loss="nca",
+        learning_rate=0.05,
+        max_steps=6,
+        save_strategy="no",
+    )
+    trainer = DILTrainer(model, config, PAIRS[:8], processing_class=tokenizer, peft_config=lora)
+    trainer.train()
+    history = [row for row in trainer.state.log_history if "loss" in row]
+    assert history[0]["logratios/chosen"] == 0
+    assert history[-1]["loss"] < history[0]["loss"]
+    again = DILTrainer(
+        trainer.model, config, PAIRS[:8], processing_class=tokenizer
+    )  # a moved adapter: the base is the reference
+    with torch.no_grad():
+        for row in again.train_dataset:
+            slow = logp_the_slow_way(frozen, row["chosen_prompt"], row["chosen"]).item()
+            assert row["ref_chosen"] == pytest.approx(slow, rel=1e-5)
+            assert abs(logp_the_slow_way(trainer.model, row["chosen_prompt"], row["chosen"]).item() - slow) > 1e-3
+    trainer.save_model(str(tmp_path / "adapter"))
+    assert {p.name for p in (tmp_path / "adapter").iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
+    assert not (tmp_path / "adapter" / "model.safetensors").exists()
+    loaded = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
+    ids = torch.tensor([again.train_dataset[0]["chosen"]])
+    with torch.no_grad():
+        assert torch.allclose(loaded(ids).logits, trainer.model(ids).logits, atol=1e-5)
+
+
+def test_dropout_is_off_in_modules_and_in_attention(tmp_path, parts):
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = parts[1]
+    size = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+    }
+    for model in (
+        GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=4)),
+        LlamaForCausalLM(LlamaConfig(attention_dropout=0.3, **size)),
+    ):
+        trainer = trainer_for((model, tokenizer), tmp_path / type(model).__name__, max_steps=1, learning_rate=0.0)
+        trainer.train()
+        assert trainer.state.log_history[0]["logratios/chosen"] == 0
+
+
 def test_master_weights_stay_float32_under_bf16(parts, tmp_path):
     trainer = trainer_for(parts, tmp_path, bf16=True, learning_rate=1e-6, loss="nca")
     before = [weight.clone() for weight in trainer.model.parameters()]

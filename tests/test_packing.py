@@ -5,6 +5,7 @@ import torch
 
 pytest.importorskip("accelerate", reason="language models need the llm extra")
 
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from dil_tutorial.llm.checkpoint import load_tokenizer
@@ -29,11 +30,11 @@ def results(model, batch, chunk):
     return sums, lengths, torch.autograd.grad((weights * sums).sum(), list(model.parameters()))
 
 
-def neox():
+def neox(vocabulary=600):
     """A tiny GPT-NeoX: rotary positions, and float64 throughout (Llama's norm computes in float32)."""
     torch.manual_seed(0)
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    return GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=600, max_position_embeddings=256, **size)).double().train()
+    return GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=vocabulary, max_position_embeddings=256, **size)).double().train()
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -53,3 +54,30 @@ def test_savings_change_nothing(rows, layout, chunk, checkpointing):
     assert torch.equal(got[1], expected[1])
     assert all(torch.allclose(a, b, atol=1e-10, rtol=0) for a, b in zip(got[2], expected[2], strict=True))
     assert "forward" not in vars(model.get_output_embeddings())  # the head is itself again
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the size of the largest tensor that any operation made, in forward and backward."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        made = [x for x in (out if isinstance(out, tuple | list) else [out]) if isinstance(x, torch.Tensor)]
+        self.numbers = max([self.numbers, *(x.numel() for x in made)])
+        return out
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed", "shared"])
+def test_full_logits_are_never_held(rows, layout):
+    vocabulary = 5000
+    model, batch = neox(vocabulary), collate(rows * 8, 1, layout)
+    tokens = len(batch["targets"])
+    model.set_attn_implementation(ATTENTION)
+    largest = {}
+    for chunk in (0, 32):
+        with Largest() as mode:
+            response_logps(model, batch, model.get_output_embeddings(), chunk)[0].sum().backward()
+        largest[chunk] = mode.numbers
+    assert largest[0] >= tokens * vocabulary  # without the saving they are there
+    assert largest[32] < tokens * vocabulary / 3

@@ -121,3 +121,37 @@ def test_tokens_equal_trls(tiny_model, chat):
         ours = tokenize_pair(pair, tokenizer)
         assert ours["chosen_prompt"] == ours["rejected_prompt"] == row["prompt_ids"]
         assert (ours["chosen"], ours["rejected"]) == (row["chosen_ids"], row["rejected_ids"])
+
+
+@pytest.mark.parametrize(("loss", "theirs"), [("dpo", "sigmoid"), ("nca", "nca_pair"), ("bco", "bco_pair")])
+def test_a_batch_equals_trls(tiny_model, tmp_path, loss, theirs):
+    """Loss, gradients and logged metrics of a whole batch, through both trainers, after the policy has moved."""
+    from datasets import Dataset
+
+    from dil_tutorial.llm.checkpoint import load_model
+    from dil_tutorial.llm.trainer import DILConfig, DILTrainer
+
+    pairs, tokenizer = read_pairs(tiny_preferences())[:6], load_tokenizer(str(tiny_model))
+    common = {
+        "output_dir": str(tmp_path), "use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True, "beta": 0.5,
+        "per_device_train_batch_size": 6, "max_length": 512, "logging_steps": 1, "max_steps": 2,
+        "learning_rate": 0.03, "optim": "sgd", "lr_scheduler_type": "constant", "max_grad_norm": 1e9, "save_strategy": "no",
+        "gradient_checkpointing": False,
+    }  # fmt: skip
+    config = DILConfig(loss=loss, **common)
+    ours = DILTrainer(load_model(str(tiny_model)), config, pairs, processing_class=tokenizer)
+    dataset = Dataset.from_list(pairs)
+    config = trl.DPOConfig(loss_type=[theirs], precompute_ref_log_probs=True, **common)
+    other = trl.DPOTrainer(load_model(str(tiny_model)), args=config, train_dataset=dataset, processing_class=tokenizer)
+    logs = []
+    for trainer in (ours, other):
+        trainer.train()
+        logs.append([row for row in trainer.state.log_history if "loss" in row])
+    names = ["loss", "grad_norm", *(f"rewards/{n}" for n in ("chosen", "rejected", "margins", "accuracies"))]
+    names += ["logps/chosen", "logps/rejected"]
+    for step in (0, 1):  # the second after a step of size 0.03, with f far from 0
+        for name in names:
+            assert logs[0][step][name] == pytest.approx(logs[1][step][name], rel=1e-4, abs=2e-5), (step, name)
+    assert abs(logs[0][1]["rewards/margins"]) > 0.01
+    for a, b in zip(ours.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-6)

@@ -125,9 +125,9 @@ class DILTrainer(Trainer):
     """Train ``model`` on preference pairs; the reference is the model as given, scored before the first step.
 
     ``train_dataset`` and ``eval_dataset`` hold rows with prompt, chosen and rejected (see ``llm.data``): a list of
-    dicts, or a ``datasets.Dataset``.  ``ref_model`` is another reference.  Reference log-probs are computed in the
-    precision of the weights, never under autocast, and kept in ``output_dir/reference_logps_*.safetensors`` under a
-    fingerprint of weights and tokens.
+    dicts, or a ``datasets.Dataset``.  ``ref_model`` is another reference.  With a ``peft_config``, or a ``PeftModel``, the
+    reference is the model with its adapter off.  Reference log-probs are computed in the batches and the precision of
+    training and kept in ``output_dir/reference_logps_*.safetensors`` under a fingerprint of weights, tokens and batches.
     """
 
     def __init__(
@@ -138,6 +138,7 @@ class DILTrainer(Trainer):
         eval_dataset: Sequence[Pair] | None = None,
         processing_class: Any = None,
         ref_model: PreTrainedModel | None = None,
+        peft_config: Any = None,
         **settings: Any,
     ) -> None:
         if processing_class is None:
@@ -154,6 +155,10 @@ class DILTrainer(Trainer):
             if part is not None and args.disable_dropout:
                 disable_dropout(part)
         self.layout, self.head_chunk = usable_savings(model, args)
+        if peft_config is not None:
+            from peft import get_peft_model
+
+            model = get_peft_model(model, peft_config)
         super().__init__(
             model=model,
             args=args,
@@ -253,11 +258,14 @@ class DILTrainer(Trainer):
             self._metrics[split][name].extend(value.tolist())
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the means of the metrics since the last log."""
+        """Add the means of the metrics since the last log, over all processes."""
         split = "eval" if any(key.startswith("eval_") for key in logs) else "train"
         prefix = "eval_" if split == "eval" else ""
         if "loss" in logs or "eval_loss" in logs:
-            logs.update({prefix + name: sum(v) / len(v) for name, v in self._metrics[split].items()})
+            values = self._metrics[split]
+            totals = torch.tensor([[sum(v), len(v)] for v in values.values()], dtype=torch.float32, device=self.args.device)
+            for name, (total, count) in zip(values, self.accelerator.reduce(totals).tolist(), strict=True):
+                logs[prefix + name] = total / count
             self._metrics[split].clear()
         super().log(logs, *args, **kwargs)
 

@@ -1,0 +1,36 @@
+"""Two processes against one: the same global batch gives the same weights."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("accelerate", reason="language models need the llm extra")
+
+WORKER = Path(__file__).parent / "distributed_worker.py"
+
+
+def run(processes, tiny_model, out, **settings):
+    out.mkdir()
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    arguments = [str(tiny_model), str(out), json.dumps(settings)]
+    done = subprocess.run([*command, str(WORKER), *arguments], capture_output=True, text=True, timeout=300,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(out / "result.pt", weights_only=True)
+
+
+def test_two_processes_equal_one(tiny_model, tmp_path):
+    """2 x 2 pairs a step under DDP, and 1 x 2 pairs accumulated twice: the same batches, the same weights to 1e-5."""
+    two = run(2, tiny_model, tmp_path / "two", per_device_train_batch_size=2, num_train_epochs=2)
+    one = run(1, tiny_model, tmp_path / "one", per_device_train_batch_size=2, num_train_epochs=2, gradient_accumulation_steps=2)
+    assert len(two["history"]) == len(one["history"]) == 8
+    assert two["history"][0]["logratios/chosen"] == 0
+    for name, weight in one["weights"].items():
+        assert torch.allclose(weight, two["weights"][name], atol=1e-5), name
+    for a, b in zip(one["history"], two["history"], strict=True):
+        assert a["rewards/margins"] == pytest.approx(b["rewards/margins"], abs=1e-4)  # metrics cover all processes
