@@ -11,17 +11,32 @@ import torch
 
 pytest.importorskip("accelerate", reason="language models need the llm extra")
 
-WORKER = Path(__file__).parent / "distributed_worker.py"
+HERE = Path(__file__).parent
+
+
+def torchrun(processes, script, *arguments):
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc_per_node={processes}",
+        str(HERE / script),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 def run(processes, tiny_model, out, **settings):
     out.mkdir()
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    arguments = [str(tiny_model), str(out), json.dumps(settings)]
-    done = subprocess.run([*command, str(WORKER), *arguments], capture_output=True, text=True, timeout=300,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    torchrun(processes, "distributed_worker.py", str(tiny_model), str(out), json.dumps(settings))
     return torch.load(out / "result.pt", weights_only=True)
+
+
+def test_the_step_under_fsdp(tiny_model):
+    assert "equal" in torchrun(2, "fsdp_worker.py", str(tiny_model))
 
 
 def test_two_processes_equal_one(tiny_model, tmp_path):

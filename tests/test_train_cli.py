@@ -94,6 +94,34 @@ def test_stopped_and_resumed_ends_with_the_same_weights(recipe, tmp_path, stop):
     assert [row["loss"] for row in histories[0] if "loss" in row] == [row["loss"] for row in histories[1] if "loss" in row]
 
 
+def test_killed_at_any_step_and_resumed_ends_with_the_same_weights(recipe, tmp_path):
+    """SIGKILL three times, wherever it falls, a checkpoint being written included."""
+    settings = {
+        "max_steps": 60,
+        "lr_scheduler_type": "cosine",
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "save_total_limit": 2,
+    }
+    config = recipe(**settings)
+    assert dil_process("train", "--config", config, "--output-dir", tmp_path / "whole").returncode == 0
+    out, killed = tmp_path / "killed", 0
+    for after in (4, 16, 30):
+        resume = ["--resume"] if out.exists() else []
+        command = [DIL, "train", "--config", config, "--output-dir", out, *resume]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while not (out / f"checkpoint-{after}").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        process.kill()  # as its folder appears: the checkpoint is not whole yet
+        killed += process.wait(60) == -signal.SIGKILL
+    assert killed == 3
+    resumed = dil_process("train", "--config", config, "--output-dir", out, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+    assert weights[0] == weights[1]
+
+
 @pytest.mark.parametrize(
     ("rows", "words"),
     [

@@ -28,10 +28,11 @@ from matplotlib.figure import Figure
 
 from dil_tutorial import plotting
 from dil_tutorial.errors import InputError
-from dil_tutorial.llm.checkpoint import load_model, load_tokenizer
+from dil_tutorial.llm.checkpoint import load_model, load_tokenizer, resolve
 from dil_tutorial.llm.data import Pair, read_pairs, tiny_preferences
 
-PAIRS, BATCH = 16, 4
+PAIRS, BATCH = 8, 4
+RANDOM = "random-8b"
 LENGTHS = {  # tokens on average: prompt, chosen, rejected
     "mixed": (113, 74, 71),
     "long prompt": (300, 100, 100),
@@ -81,6 +82,22 @@ def made_up_pairs(lengths: tuple[int, int, int], tokenizer: Any, count: int = PA
     return pairs
 
 
+def own_tokenizer() -> Any:
+    """A tokenizer of 500 byte-level tokens made from the tutorial's own texts, where no model brings one."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False
+    )
+    texts = [text for pair in read_pairs(tiny_preferences()) for text in pair.values()]
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+
+
 def random_model(shape: tuple[int, ...] = SHAPE_8B) -> Any:
     """A Llama of that shape with random bf16 weights, made on the device."""
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -114,8 +131,8 @@ def measure(run: Run) -> dict[str, Any]:
             self.seconds.append(time.perf_counter() - self.start)
 
     pairs = read_pairs(run.pairs)
-    own = run.model == "random-8b"
-    tokenizer = load_tokenizer("smollm2-135m-instruct" if own else run.model)
+    own = run.model == RANDOM
+    tokenizer = own_tokenizer() if own else load_tokenizer(run.model)
     model = random_model() if own else load_model(run.model)
     if run.precision == "bf16":
         model = model.to(torch.bfloat16)
@@ -170,18 +187,18 @@ def _peak_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
 
 
-def plan(model: str, folder: Path, quick: bool = False) -> list[Run]:
+def plan(model: str, folder: Path) -> list[Run]:
     """The runs of one round, ours and TRL's next to each other; writes the pairs into ``folder``."""
-    tokenizer = load_tokenizer("smollm2-135m-instruct" if model == "random-8b" else model)
+    tokenizer = own_tokenizer() if model == RANDOM else load_tokenizer(model)
     gpu = torch.cuda.is_available()
-    lengths = {"1:1": (1024, 1024, 1024), "3:1": (1536, 512, 512)} if model == "random-8b" else LENGTHS
+    lengths = {"1:1": (1024, 1024, 1024), "3:1": (1536, 512, 512)} if model == RANDOM else LENGTHS
     for workload, sizes in lengths.items():
         lines = [json.dumps(pair) for pair in made_up_pairs(sizes, tokenizer)]
         (folder / f"{workload}.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    cells = [(workload, "bf16" if model == "random-8b" else "bf16 autocast", False) for workload in lengths]
-    if model == "random-8b":
+    cells = [(workload, "bf16" if model == RANDOM else "bf16 autocast", False) for workload in lengths]
+    if model == RANDOM:
         cells += [(workload, "bf16", True) for workload in lengths]
-    elif not quick:
+    else:
         cells += [("mixed", "bf16 autocast", True), ("mixed", "fp32", False), ("mixed", "bf16", False)]
     return [
         Run(side, model, workload, precision, checkpointing, str(folder / f"{workload}.jsonl"), batch=4 if gpu else BATCH)
@@ -253,12 +270,16 @@ def figure(cells: list[dict[str, Any]]) -> Figure:
     return drawn
 
 
-def check_installed() -> None:
-    """InputError where TRL is missing."""
+def check(model: str) -> None:
+    """InputError where TRL is missing, where the model is not to be had, or where it needs a GPU that is not there."""
     try:
         import trl  # noqa: F401
     except ImportError:
         raise InputError("dil bench llm: TRL is not installed: pip install -c constraints.txt -e '.[llm,bench]'") from None
+    if model != RANDOM:
+        resolve(model)
+    elif not torch.cuda.is_available():
+        raise InputError("--model random-8b: no GPU here: leave --model out to measure SmolLM2 on the CPU")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,57 @@
+"""`dil bench llm` on a tiny model: both sides run, in processes of their own, on the same pairs."""
+
+import json
+
+import pytest
+from test_cli import dil, refused
+
+pytest.importorskip("trl", reason="TRL is in the bench extra")
+
+from dil_tutorial.llm import bench
+from dil_tutorial.llm.data import tokenize_pairs
+
+
+def test_both_sides_are_measured(tiny_model, tmp_path):
+    run = dil("bench", "llm", "--model", tiny_model, "--only", "mixed, fp32", "--rounds", 1, "--json", tmp_path / "llm.json")
+    assert run.returncode == 0, run.stderr
+    content = json.loads((tmp_path / "llm.json").read_text())
+    assert {p.name for p in tmp_path.iterdir()} >= {"llm.json", "llm.png", "llm.svg"}
+    ours, theirs = content["measurements"]
+    assert (ours["side"], theirs["side"]) == ("ours", "trl")
+    assert ours["tokens"] == theirs["tokens"] > 500
+    assert len(ours["losses"]) == len(theirs["losses"]) == 4
+    assert ours["losses"][0] == pytest.approx(0.693147, abs=1e-6)
+    (cell,) = content["cells"]
+    speed = {side: row["tokens"] / row["seconds"] for side, row in (("ours", ours), ("trl", theirs))}
+    assert cell["tokens_per_s"] == speed
+    assert cell["times_faster"] == pytest.approx(speed["ours"] / speed["trl"])
+    refused(dil("bench", "llm", "--model", tiny_model, "--only", "mxed"), "no such cell")
+
+
+def test_workloads_have_the_lengths_they_name():
+    tokenizer = bench.own_tokenizer()
+    for lengths in bench.LENGTHS.values():
+        rows = tokenize_pairs(bench.made_up_pairs(lengths, tokenizer), tokenizer, 4096)[0]
+        for field, wanted in zip(("chosen_prompt", "chosen", "rejected"), lengths, strict=True):
+            assert sum(len(row[field]) for row in rows) / len(rows) == pytest.approx(wanted, rel=0.15)
+
+
+def test_medians_ratios_and_failures():
+    base = {
+        "model": "m",
+        "workload": "mixed",
+        "precision": "fp32",
+        "checkpointing": False,
+        "pairs": "p",
+        "layout": "shared",
+        "batch": 4,
+    }
+    rows = [
+        {**base, "side": side, "seconds": seconds, "tokens": 100, "peak_gib": peak}
+        for side, peak, times in (("ours", 1.0, (1, 2, 4)), ("trl", 2.0, (4, 4, 4)))
+        for seconds in times
+    ]
+    (cell,) = bench.summary(rows)
+    assert (cell["times_faster"], cell["times_faster_rounds"], cell["memory_ratio"]) == (2, [1, 2, 4], 0.5)
+    (cell,) = bench.summary([*rows, {**base, "side": "trl", "failed": "out of memory"}])
+    assert cell == {"cell": "mixed, fp32", "failed": "out of memory"}
