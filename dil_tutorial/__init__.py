@@ -15,4 +15,4 @@ Worlds with exact answers live in the sister package ``toy``. Importing this pac
 purpose (no torch, no transformers): take what you need from the modules.
 """
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"

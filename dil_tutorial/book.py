@@ -12,11 +12,12 @@ from pathlib import Path
 from dil_tutorial import claims, plotting, theory_figures
 from dil_tutorial.claims import PAPER_SECTIONS, SECTIONS, Result
 from dil_tutorial.claims.questions import QUESTIONS
-from dil_tutorial.provenance import write_text
+from dil_tutorial.provenance import read_json, write_text
 from toy import compare
 from toy.gallery import bandit, rock_paper_scissors
 
 SEEDS = 20
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"  # the committed results
 
 
 def label(claim_id: str) -> str:
@@ -202,6 +203,61 @@ def figures_page(folder: Path) -> str:
     return "\n".join(lines)
 
 
+def measured_page(folder: Path) -> str:
+    """The training step against TRL's, and what low precision does to f, from the files that `dil bench` wrote."""
+    from dil_tutorial.llm.bench import figure
+
+    llm, noise = (read_json(BENCHMARKS / f"{name}.json") for name in ("llm", "noise"))
+    plotting.save(figure(llm["cells"]), folder / "bench_llm")
+    versions = ", ".join(f"{name} {llm['versions'][name]}" for name in ("torch", "transformers", "trl"))
+    lines = [
+        "# The step, measured",
+        "",
+        f"`dil bench llm`, {llm['time'][:10]}, {llm['machine']['cores']} cores, {versions}. Same model ({llm['measurements'][0]['model']}), same pairs, same precision; TRL "
+        "with its reference precomputed, its fastest setting; every run in a process of its own, interleaved, medians over rounds.",
+        "",
+        "```{figure} bench_llm.svg",
+        ":alt: Bars: tokens a second and peak memory of our training step and of TRL's, for each workload and precision.",
+        ":width: 100%",
+        "",
+        "A training step of ours and of TRL's `DPOTrainer`.",
+        "```",
+        "",
+        "| workload, precision | tokens/s | TRL's | times faster | rounds | GiB | TRL's | ratio |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for cell in llm["cells"]:
+        speed, peak, rounds = cell["tokens_per_s"], cell["peak_gib"], cell["times_faster_rounds"]
+        lines.append(
+            row(
+                cell["cell"], f"{speed['ours']:.0f}", f"{speed['trl']:.0f}", f"**{cell['times_faster']:.2f}**",
+                f"{rounds[0]:.2f} to {rounds[-1]:.2f}", f"{peak['ours']:.2f}", f"{peak['trl']:.2f}", f"{cell['memory_ratio']:.2f}",
+            )
+        )  # fmt: skip
+    lines += [
+        "",
+        "## Low precision: what happens if batches change",
+        "",
+        f"Before the first step policy and reference are the same model, so every $f$ is zero. But the same response may come out differently in another batch: below, $|f|$ in nats over "
+        f"64 responses ({noise['model']}, `dil bench noise`), and the largest factor that $e^{{2f}}$ makes of it. This is why the trainer keeps its batches together "
+        "([what happens in a step](../train.md)).",
+        "",
+        "| precision | reference scored in | root mean square | largest | in $e^{2f}$ |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for r in noise["noise"]:
+        lines.append(
+            row(
+                r["precision"],
+                r["reference scored in"],
+                f"{r['rms']:.2g}",
+                f"{r['largest']:.2g}",
+                f"× {r['largest_factor']:.4g}",
+            )
+        )
+    return "\n".join([*lines, ""])
+
+
 def generate(root: Path) -> None:
     """Write book/generated: pages, figures, and copies of the notebooks and their data (sources must lie below the book)."""
     generated = root / "book" / "generated"
@@ -211,6 +267,7 @@ def generate(root: Path) -> None:
     write_text(generated / "questions.md", questions_page())
     write_text(generated / "losses.md", losses_page())
     write_text(generated / "figures.md", figures_page(generated))
+    write_text(generated / "measured.md", measured_page(generated))
     for notebook in sorted((root / "notebooks").glob("*.ipynb")):
         shutil.copyfile(notebook, generated / notebook.name)
 

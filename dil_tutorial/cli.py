@@ -292,6 +292,7 @@ def bench_llm(
     from dil_tutorial.llm import bench as benchmark
     from dil_tutorial.provenance import provenance, write_json
 
+    need_llm_extra()
     benchmark.check(model)
     with tempfile.TemporaryDirectory() as folder, progress_bar() as bar:
         plan = benchmark.plan(model, Path(folder))
@@ -321,6 +322,34 @@ def bench_llm(
     write_json(json, {**head, "cells": cells, "measurements": rows})
     for path in [json, *plotting.save(benchmark.figure(cells), json.with_suffix(""))]:
         console.print(f"wrote {escape(str(path))}", soft_wrap=True)
+
+
+@benchmarks.command("noise")
+def bench_noise(
+    json: JsonOption = Path("outputs/bench/noise.json"),
+    model: Annotated[str, typer.Option(help="A fetched model, a folder or a hub id.")] = "smollm2-135m-instruct",
+) -> None:
+    """How far from zero f is before the first step, if the reference is scored in other batches than the policy."""
+    need_llm_extra()
+    quiet_transformers()
+    from dil_tutorial.llm import bench as benchmark
+    from dil_tutorial.llm.checkpoint import resolve
+    from dil_tutorial.provenance import provenance, write_json
+
+    resolve(model)
+    with progress_bar() as bar:
+        task = bar.add_task("measuring", total=3)
+        rows = benchmark.noise(model, lambda what: bar.update(task, advance=1, description=what))
+    table = Table(title=f"|f| before the first step, {model}, nats", title_justify="left")
+    for column in ("precision", "reference scored in", "rms", "largest", "in e^{2f}"):
+        table.add_column(column, justify="left" if column in ("precision", "reference scored in") else "right")
+    for row in rows:
+        numbers = (f"{row['rms']:.2g}", f"{row['largest']:.2g}", f"x {row['largest_factor']:.4g}")
+        table.add_row(row["precision"], row["reference scored in"], *numbers)
+    console.print(table)
+    assert json is not None
+    write_json(json, {**provenance(), "model": model, "noise": rows})
+    console.print(f"wrote {escape(str(json))}", soft_wrap=True)
 
 
 @app.command()
@@ -444,6 +473,7 @@ def train(
     recipe["data"] = str(data or recipe.get("data") or tiny_preferences())
     out = output_dir or Path("outputs") / config.stem
     trainer, checkpoint = recipes.prepare(recipe, out, resume)
+    console.quiet = not trainer.is_world_process_zero()  # one of several processes speaks
     pairs = len(trainer.train_dataset)
     dropped = f" ({trainer.dropped} dropped: the prompt alone fills max_length)" if trainer.dropped else ""
     console.print(
@@ -518,6 +548,41 @@ def sample(
         table.add_row(*row)
     console.print(table)
     console.print("f = log pi_trained - log pi_reference of the answer: above 0, training made it more probable.")
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="The output folder of `dil train`.")],
+    data: Annotated[Path, typer.Option(help="Held-out preference pairs, .jsonl or .jsonl.gz.")],
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many pairs.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pairs a batch.")] = 8,
+    json: JsonOption = None,
+) -> None:
+    """Held-out pairs: ranking accuracy, margins, log-ratios, KL and perplexity, of policy and reference, with intervals."""
+    need_llm_extra()
+    quiet_transformers()
+    from dil_tutorial.llm.checkpoint import load_model, load_tokenizer
+    from dil_tutorial.llm.data import read_pairs
+    from dil_tutorial.llm.evaluate import evaluate as measure
+    from dil_tutorial.llm.recipe import read_run
+    from dil_tutorial.provenance import provenance, write_json
+
+    recipe = read_run(run)["recipe"]
+    pairs = read_pairs(data, limit)
+    tokenizer = load_tokenizer(str(run / "model"))
+    models = load_model(str(run / "model")), load_model(recipe["model"])
+    settings = {key: recipe[key] for key in ("max_length", "chat_format") if key in recipe}
+    result = measure(*models, tokenizer, pairs, batch_size=batch_size, quiet=not console.is_terminal, **settings)
+    dropped = f" ({result['dropped']} dropped: the prompt alone fills max_length)" if result["dropped"] else ""
+    table = Table(title=f"{result['pairs']} held-out pairs{dropped}", title_justify="left")
+    for column in ("metric", "mean", "95% interval"):
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    for name, (mean, low, high) in result["metrics"].items():
+        table.add_row(escape(name), f"{mean:.3f}", f"{low:.3f} to {high:.3f}")
+    console.print(table)
+    if json is not None:
+        write_json(json, {**provenance(), "run": str(run), "data": str(data), **result})
+        console.print(f"wrote {escape(str(json))}", soft_wrap=True)
 
 
 # --- Reading ---------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ def unknown_name(what: str, name: object, choices: Iterable[str]) -> InputError:
     """
     known = sorted(choices)
     near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.6)
-    hint = f": did you mean '{near[0]}'?" if near else "."
+    hint = f": did you mean '{near[0]}'?" if near else ":"
     if not near or len(known) <= 12:  # a long list helps only someone who is far off
         hint += f" Known: {', '.join(known)}"
     return InputError(f"unknown {what} {str(name)!r}{hint}")

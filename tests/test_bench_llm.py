@@ -33,7 +33,7 @@ def test_workloads_have_the_lengths_they_name():
     for lengths in bench.LENGTHS.values():
         rows = tokenize_pairs(bench.made_up_pairs(lengths, tokenizer), tokenizer, 4096)[0]
         for field, wanted in zip(("chosen_prompt", "chosen", "rejected"), lengths, strict=True):
-            assert sum(len(row[field]) for row in rows) / len(rows) == pytest.approx(wanted, rel=0.15)
+            assert sum(len(row[field]) for row in rows) / len(rows) == pytest.approx(wanted, rel=0.3)
 
 
 def test_medians_ratios_and_failures():

@@ -40,6 +40,16 @@ def test_every_claim_is_on_the_page_with_its_explanation(site):
     assert "expected" not in front
 
 
+def test_the_measured_page_shows_the_committed_results(site):
+    page = (site / "generated" / "measured.html").read_text()
+    cells = json.loads((ROOT / "benchmarks" / "llm.json").read_text())["cells"]
+    for cell in cells:
+        assert cell["cell"] in page
+        assert f"{cell['times_faster']:.2f}" in page
+    assert "bench_llm" in page
+    assert "one pair at a time" in page
+
+
 def test_questions_lead_to_claims_that_exist(site):
     page = (site / "generated" / "questions.html").read_text()
     known = {claim.id for claim in claims.CLAIMS}

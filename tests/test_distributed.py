@@ -14,15 +14,9 @@ pytest.importorskip("accelerate", reason="language models need the llm extra")
 HERE = Path(__file__).parent
 
 
-def torchrun(processes, script, *arguments):
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc_per_node={processes}",
-        str(HERE / script),
-    ]
+def torchrun(processes, script, *arguments, python=True):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command += [str(HERE / script)] if python else ["--no-python", script]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -49,3 +43,18 @@ def test_two_processes_equal_one(tiny_model, tmp_path):
         assert torch.allclose(weight, two["weights"][name], atol=1e-5), name
     for a, b in zip(one["history"], two["history"], strict=True):
         assert a["rewards/margins"] == pytest.approx(b["rewards/margins"], abs=1e-4)  # metrics cover all processes
+
+
+def test_dil_train_under_torchrun(tiny_model, tmp_path):
+    """The command itself in two processes: one run folder, one voice, a model that is whole."""
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(f"model: {tiny_model}\nloss: nca\nuse_cpu: true\nmax_steps: 3\nper_device_train_batch_size: 2\n")
+    out = tmp_path / "run"
+    said = torchrun(2, str(Path(sys.executable).with_name("dil")), "train", "--config", str(recipe), "--output-dir", str(out),
+                    python=False)  # fmt: skip
+    assert said.count("saved:") == 1
+    run = json.loads((out / "run.json").read_text())
+    assert run["processes"] == 2
+    assert len([row for row in run["history"] if "loss" in row]) == 3
+    assert (out / "model" / "model.safetensors").exists()
+    assert not (out / "model.writing").exists()

@@ -80,6 +80,51 @@ def test_a_prompt_that_melts_into_its_response_is_refused(parts):
         tokenize_pairs([PAIRS[0], pair], parts[1], 100)
 
 
+def test_parquet_and_implicit_prompts(tmp_path):
+    from datasets import Dataset
+
+    from dil_tutorial.llm.data import check_pair
+
+    Dataset.from_list(PAIRS[:5]).to_parquet(tmp_path / "pairs.parquet")
+    assert read_pairs(tmp_path / "pairs.parquet") == PAIRS[:5]
+    assert read_pairs(tmp_path / "pairs.parquet", limit=2) == PAIRS[:2]
+    Dataset.from_list([*PAIRS[:2], {**PAIRS[2], "rejected": " "}]).to_parquet(tmp_path / "bad.parquet")
+    with pytest.raises(InputError, match=r"bad.parquet row 2: field 'rejected' is empty"):
+        read_pairs(tmp_path / "bad.parquet")
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1 torn")
+    with pytest.raises(InputError, match=r"torn.parquet: cannot be read"):
+        read_pairs(tmp_path / "torn.parquet")
+    question, answers = (
+        {"role": "user", "content": "Hi"},
+        [{"role": "assistant", "content": text} for text in ("Hello!", "Go.")],
+    )
+    whole = {"chosen": [question, answers[0]], "rejected": [question, answers[1]]}
+    expected = {"prompt": [question], "chosen": answers[:1], "rejected": answers[1:]}
+    assert check_pair(whole, "x") == check_pair({**whole, "prompt": "Hi"}, "x") == expected
+    with pytest.raises(InputError, match="field 'prompt' is empty"):
+        check_pair({"chosen": "Yes.", "rejected": "No."}, "x")  # nothing in common
+
+
+def test_a_million_rows_with_a_bad_one_at_the_end(tmp_path):
+    """Streams: the bad row is named, and no more than the rows themselves is held."""
+    import itertools
+    import tracemalloc
+
+    from dil_tutorial.llm.data import _rows
+
+    path, line = tmp_path / "large.jsonl", '{"prompt": "Hi", "chosen": "Hello!", "rejected": "Go."}\n'
+    with path.open("w") as file:
+        for _ in range(1000):
+            file.write(line * 1000)
+        file.write('{"prompt": "Hi", "chosen": "Hello!"}\n')
+    tracemalloc.start()
+    assert sum(1 for _ in itertools.islice(_rows(path), 20_000)) == 20_000
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+    with pytest.raises(InputError, match=r"large.jsonl:1000001: field 'rejected' is missing"):
+        read_pairs(path)
+
+
 # --- Log-probabilities -----------------------------------------------------------------------------------------------
 
 
@@ -290,6 +335,58 @@ def test_lora_with_the_adapter_off_as_reference(parts, tmp_path):
         assert torch.allclose(loaded(ids).logits, trainer.model(ids).logits, atol=1e-5)
 
 
+@pytest.mark.parametrize("lora", [False, True])
+def test_fresh_samples_of_the_reference(parts, tmp_path, lora):
+    """denominator 'reference': every step draws from the reference, which stays where it was while the policy moves."""
+    from peft import LoraConfig
+
+    model, tokenizer = parts
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    config = DILConfig(
+        output_dir=str(tmp_path), use_cpu=True, disable_tqdm=True, loss="dil", generator="bce", denominator="reference",
+        reference_max_new_tokens=6, learning_rate=0.01, max_steps=4, save_strategy="no", per_device_train_batch_size=4,
+    )  # fmt: skip
+    adapter = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM") if lora else None
+    trainer = DILTrainer(model, config, PAIRS[:8], processing_class=tokenizer, peft_config=adapter)
+    seen = []
+    fresh = trainer._fresh_log_ratios
+    trainer._fresh_log_ratios = lambda *inputs: seen.append(fresh(*inputs)) or seen[-1]
+    trainer.train()
+    assert [len(f) for f in seen] == [4] * 4
+    assert (seen[0] == 0).all()  # the policy is the reference
+    assert (seen[3] != 0).any()  # it has moved, its reference has not
+    history = [row for row in trainer.state.log_history if "loss" in row]
+    assert history[0]["loss"] == pytest.approx(2 * 0.693147, abs=1e-5)
+    assert history[-1]["logratios/chosen"] > 0
+
+
+def test_reference_samples_follow_the_models_law(parts):
+    """The first token of 4,000 draws against the model's probabilities."""
+    from dil_tutorial.llm.data import collate
+    from dil_tutorial.llm.reference import sample_responses
+
+    model, tokenizer = parts
+    with torch.no_grad():
+        model.lm_head.weight.mul_(40)  # far from uniform
+    row = tokenize_pairs(PAIRS[:1], tokenizer, 200)[0][0]
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    torch.manual_seed(0)
+    batch = sample_responses(model.eval(), collate([row] * 4000, 1, prompts=True), 1)
+    assert (batch["lengths"] == 1).all()
+    with torch.no_grad():
+        law = torch.softmax(model(torch.tensor([row["chosen_prompt"]])).logits[0, -1], -1)
+    drawn = torch.bincount(batch["targets"], minlength=len(law)) / 4000
+    assert law.max() > 0.01
+    assert (drawn - law).abs().max() < 5 * (law.max() / 4000).sqrt()
+
+
+def test_a_tokenizer_without_an_end_token_is_refused(parts):
+    tokenizer = parts[1]
+    tokenizer.eos_token = None
+    with pytest.raises(InputError, match="no end-of-sequence token"):
+        tokenize_pair(PAIRS[0], tokenizer)
+
+
 def test_dropout_is_off_in_modules_and_in_attention(tmp_path, parts):
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
@@ -326,7 +423,10 @@ def test_master_weights_stay_float32_under_bf16(parts, tmp_path):
     [
         ({"loss": "dill"}, "did you mean 'dil'"),
         ({"loss": "dpo", "denominator": "mixture"}, "unknown setting of the dpo loss 'denominator'"),
-        ({"denominator": "reference"}, "use 'mixture'"),
+        ({"denominator": "mixture", "reference_max_new_tokens": 8}, "denominator 'reference' alone"),
+        ({"layout": "shred"}, "did you mean 'shared'"),
+        ({"head_chunk": -1}, "head_chunk is -1"),
+        ({"train_sampling_strategy": "sequential"}, "batches are drawn once"),
         ({"logprobs": "avg"}, "unknown logprobs 'avg'"),
         ({"loss": "simpo"}, "logprobs: mean"),
         ({"max_length": 1}, "max_length is 1"),

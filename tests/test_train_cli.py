@@ -165,6 +165,49 @@ def test_bad_recipes(recipe, tmp_path, values, words):
     assert not out.exists()
 
 
+def test_a_disk_that_fills_up_leaves_the_checkpoint_before(recipe, tmp_path):
+    """A limit on the size of files stands in for a full disk: one line, and the run goes on once there is room."""
+    import resource
+
+    config = recipe(max_steps=40, save_strategy="steps", save_steps=2, save_total_limit=2)
+    out = tmp_path / "run"
+    with subprocess.Popen([DIL, "train", "--config", config, "--output-dir", out], stderr=subprocess.DEVNULL,
+                          stdout=subprocess.DEVNULL) as process:  # fmt: skip
+        deadline = time.monotonic() + 120
+        while not (out / "checkpoint-2" / "trainer_state.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        process.kill()
+    command = [DIL, "train", "--config", config, "--output-dir", out, "--resume"]
+    small = 60_000  # bytes; the optimiser's state is larger
+    full = subprocess.run(
+        command, capture_output=True, text=True, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (small, small))
+    )
+    assert full.returncode == 2, full.stderr
+    assert "Traceback" not in full.stderr
+    (line,) = [line for line in full.stderr.splitlines() if "dil: " in line]
+    assert "could not be written" in line
+    assert "--resume" in line
+    resumed = subprocess.run(command, capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
+    assert (out / "model" / "model.safetensors").exists()
+
+
+def test_a_lora_run_from_a_recipe(recipe, tmp_path):
+    """The adapter is trained, saved, sampled from and evaluated; the base model's weights are not written again."""
+    out = tmp_path / "run"
+    run = dil("train", "--config", recipe(lora_r=4, learning_rate=0.05), "--output-dir", out)
+    assert run.returncode == 0, run.stderr
+    assert (out / "model" / "adapter_model.safetensors").exists()
+    assert not (out / "model" / "model.safetensors").exists()
+    shown = dil("sample", out, "--prompt", "Hi", "--max-new-tokens", 4)
+    assert shown.returncode == 0, shown.stderr
+    evaluated = dil("evaluate", out, "--data", tiny_preferences(), "--json", tmp_path / "e.json")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert json.loads((tmp_path / "e.json").read_text())["metrics"]["log-ratio, chosen"][0] != 0
+    refused(dil("train", "--config", recipe(lora_alpha=4), "--output-dir", tmp_path / "b"), "lora_alpha without lora_r")
+    refused(dil("train", "--config", recipe(dtype="bf16"), "--output-dir", tmp_path / "b"), "unknown dtype 'bf16'")
+
+
 def test_bad_files_and_folders(recipe, write, tmp_path, tiny_model):
     out = tmp_path / "out"
     refused(dil("train", "--config", recipe(), "--data", "nowhere.jsonl", "--output-dir", out), "nowhere.jsonl", "no such file")
@@ -206,4 +249,5 @@ def test_the_shipped_recipes_are_valid():
     assert recipes
     for path in recipes:
         values = read_recipe(path, [])
-        DILConfig(output_dir="unused", **{k: v for k, v in values.items() if k not in OWN_KEYS})
+        settings = {k: v for k, v in values.items() if k not in OWN_KEYS}
+        DILConfig(**{"output_dir": "unused", **settings, "use_cpu": True})  # bf16 is refused without a GPU otherwise

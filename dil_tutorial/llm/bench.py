@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ import torch
 from matplotlib.figure import Figure
 
 from dil_tutorial import plotting
+from dil_tutorial.bench import peak_gib
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.checkpoint import load_model, load_tokenizer, resolve
 from dil_tutorial.llm.data import Pair, read_pairs, tiny_preferences
@@ -184,7 +184,7 @@ def _wait() -> None:
 def _peak_gib() -> float:
     if torch.cuda.is_available():
         return float(torch.cuda.max_memory_allocated() / 2**30)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+    return peak_gib()
 
 
 def plan(model: str, folder: Path) -> list[Run]:
@@ -268,6 +268,44 @@ def figure(cells: list[dict[str, Any]]) -> Figure:
         ax.margins(x=0.12)
     axes[1].legend(frameon=False, fontsize=9)
     return drawn
+
+
+def noise(model: str, done: Callable[[str], None], count: int = 32) -> list[dict[str, Any]]:
+    """f before the first step, where it should be zero, if policy and reference are scored in different batches.
+
+    One row a precision and a way to batch: root mean square and largest |f| in nats over 2 x ``count`` responses, and the
+    largest factor e^{2|f|} that it makes of LSIF's exact 1.
+    """
+    from contextlib import nullcontext
+
+    from dil_tutorial.llm.data import tokenize_pairs
+    from dil_tutorial.llm.evaluate import pair_logps
+    from dil_tutorial.llm.packing import ATTENTION
+
+    tokenizer = load_tokenizer(model)
+    rows = tokenize_pairs(made_up_pairs(LENGTHS["mixed"], tokenizer, count), tokenizer, 4096)[0]
+    mixed = torch.randperm(count, generator=torch.Generator().manual_seed(1))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    out = []
+    for precision in ("fp32", "bf16 autocast", "bf16"):
+        network = load_model(model, "bfloat16" if precision == "bf16" else "float32").to(device)
+        network.set_attn_implementation(ATTENTION)
+        autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16 autocast" else nullcontext()
+        with autocast:
+            base = pair_logps(network, rows, BATCH, "shared", quiet=True)
+            others = {
+                "the same batches": pair_logps(network, rows, BATCH, "shared", quiet=True),
+                "other batches": pair_logps(network, [rows[i] for i in mixed], BATCH, "shared", quiet=True)[:, mixed.argsort()],
+                "one pair at a time": pair_logps(network, rows, 1, "shared", quiet=True),
+                "padded batches": pair_logps(network, rows, BATCH, "padded", quiet=True),
+            }
+        for batching, logps in others.items():
+            f = (base - logps).abs()
+            factor = (2 * f.max().double()).exp().item()
+            out.append({"precision": precision, "reference scored in": batching, "rms": f.square().mean().sqrt().item(),
+                        "largest": f.max().item(), "largest_factor": factor})  # fmt: skip
+        done(precision)
+    return out
 
 
 def check(model: str) -> None:

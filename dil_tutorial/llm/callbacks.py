@@ -1,4 +1,4 @@
-"""What happens around a training step: the progress bar, and stopping with a checkpoint."""
+"""What happens around a training step: the progress bar, a live figure, warnings that teach, stopping with a checkpoint."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import signal
 from typing import Any
 
 from transformers import ProgressCallback, TrainerCallback
+from transformers.utils import logging
+
+from dil_tutorial.llm.metrics import warnings
+
+logger = logging.get_logger(__name__)
 
 
 class ProgressBar(ProgressCallback):
@@ -15,6 +20,47 @@ class ProgressBar(ProgressCallback):
         if state.is_world_process_zero and self.training_bar is not None and logs and "loss" in logs:
             shown = {"loss": "loss", "margin": "rewards/margins", "f chosen": "logratios/chosen"}
             self.training_bar.set_postfix({short: f"{logs[name]:.3f}" for short, name in shown.items()})
+
+
+class Teach(TrainerCallback):
+    """Says in the log what the metrics give cause to say, each kind of warning once a run."""
+
+    def __init__(self, loss: str, generator: str | None) -> None:
+        self.loss, self.generator = loss, generator
+        self.said: dict[str, str] = {}
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        if not state.is_world_process_zero or not logs or "logratios/chosen" not in logs:
+            return
+        for kind, text in warnings(logs, self.loss, self.generator).items():
+            if kind not in self.said:
+                self.said[kind] = text
+                logger.warning(f"step {state.global_step}: {text}")
+
+
+class LiveFigure(TrainerCallback):
+    """The training curves as a figure in a notebook that grows while the run goes on: ``callbacks=[LiveFigure()]``.
+
+    ``every`` is the number of logged steps between two drawings.
+    """
+
+    def __init__(self, every: int = 5) -> None:
+        self.every = every
+        self.image: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        import ipywidgets
+        from IPython.display import display
+
+        self.image = ipywidgets.Image(format="png", width=900)
+        display(self.image)
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        rows = [row for row in state.log_history if "loss" in row]
+        if rows and (len(rows) % self.every == 0 or state.global_step >= state.max_steps):
+            from dil_tutorial import plotting
+
+            self.image.value = plotting.png(plotting.training_curves(rows))
 
 
 class StopAndSave(TrainerCallback):

@@ -170,6 +170,8 @@ def _fetch_from_hub(name: str) -> Path:
 
 def check_folder(folder: Path) -> Path:
     """``folder`` if it holds a model in safetensors; InputError if not."""
+    if (folder / "adapter_config.json").is_file() and any(folder.glob("adapter_model*.safetensors")):
+        return folder  # an adapter, which names its base model
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder}: no config.json: give a folder that save_pretrained wrote")
     if not any(folder.glob("*.safetensors")):
@@ -193,11 +195,11 @@ def resolve(name: str) -> str:
     return name
 
 
-def load_model(name: str) -> Any:
-    """A causal language model by name, folder or hub id, in float32."""
+def load_model(name: str, dtype: str = "float32") -> Any:
+    """A causal language model by name, folder or hub id; a folder with an adapter gives the base model with it."""
     from transformers import AutoModelForCausalLM
 
-    return _load(AutoModelForCausalLM, name, dtype="float32", use_safetensors=True)
+    return _load(AutoModelForCausalLM, name, dtype=dtype, use_safetensors=True)
 
 
 def load_tokenizer(name: str) -> Any:

@@ -1,7 +1,8 @@
 """From a file of preference pairs to padded token batches.
 
 A row has ``prompt``, ``chosen`` and ``rejected``: three strings, or three lists of chat messages
-(``[{"role": "user", "content": "..."}]``).  Other fields are ignored.
+(``[{"role": "user", "content": "..."}]``).  Other fields are ignored.  TRL's implicit prompts are read too: without
+``prompt``, or with a string prompt beside two whole conversations, the prompt is what chosen and rejected begin with.
 
 The boundary between prompt and response follows TRL's DPOTrainer:
 
@@ -20,8 +21,11 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable, Mapping
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,7 @@ from torch import Tensor
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.packing import common_prefix, pack
 
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 FIELDS = ("prompt", "chosen", "rejected")
 Pair = dict[str, Any]
 
@@ -41,30 +46,61 @@ def tiny_preferences() -> Path:
 
 
 def read_pairs(path: str | Path, limit: int | None = None) -> list[Pair]:
-    """Read and check a .jsonl or .jsonl.gz file of preference pairs; InputError names file, line and field.
+    """Read and check preference pairs; InputError names file, line and field.
+
+    ``path`` is a .jsonl, .jsonl.gz or .parquet file, or a data set on the hub as ``owner/name:split``.
 
     >>> pairs = read_pairs(tiny_preferences(), limit=2)
     >>> sorted(pairs[0])
     ['chosen', 'prompt', 'rejected']
     """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file: give a .jsonl or .jsonl.gz file with one preference pair a line")
     pairs: list[Pair] = []
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if limit is not None and len(pairs) == limit:
-                    break
-                if line.strip():
-                    pairs.append(check_pair(_parse(line, f"{path}:{number}"), f"{path}:{number}"))
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise InputError(f"{path}: not a complete gzip file ({error}): copy or download it again") from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from None
+    for row, where in islice(_rows(path), limit):
+        pairs.append(check_pair(row, where))
     if not pairs:
         raise InputError(f"{path}: holds no pairs: give one JSON object a line")
     return pairs
+
+
+def _rows(name: str | Path) -> Iterator[tuple[object, str]]:
+    """(row, where it stands), one at a time."""
+    path = Path(name)
+    if path.suffix == ".parquet" or (not path.exists() and HUB_ID.fullmatch(str(name))):
+        yield from _dataset_rows(name)
+        return
+    if not path.is_file():
+        raise InputError(
+            f"{path}: no such file: give a .jsonl, .jsonl.gz or .parquet file with one preference pair a row, "
+            "or owner/name:split on the hub"
+        )
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield _parse(line, f"{path}:{number}"), f"{path}:{number}"
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: not a complete gzip file ({error}): copy or download it again") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from None
+
+
+def _dataset_rows(name: str | Path) -> Iterator[tuple[object, str]]:
+    """Rows of a Parquet file or of a hub data set, streamed."""
+    from datasets import load_dataset
+
+    try:
+        if Path(name).suffix == ".parquet":
+            rows = load_dataset("parquet", data_files=str(name), split="train", streaming=True)
+        else:
+            hub_id, _, split = str(name).partition(":")
+            rows = load_dataset(hub_id, split=split or "train", streaming=True)
+        for number, row in enumerate(rows):
+            yield row, f"{name} row {number}"
+    except InputError:
+        raise
+    except Exception as error:  # datasets raises many kinds; each means that the rows are not to be had
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{name}: cannot be read ({reason}): check the name, the split, and for the hub the network") from None
 
 
 def _parse(line: str, where: str) -> object:
@@ -84,6 +120,8 @@ def check_pair(row: object, where: str) -> Pair:
     ...
     dil_tutorial.errors.InputError: pairs.jsonl:3: field 'rejected' is empty: give a response, or remove the pair
     """
+    if isinstance(row, Mapping):
+        row = with_prompt(row)
     if not isinstance(row, Mapping):
         raise InputError(
             f'{where}: holds a {type(row).__name__}, not an object: give {{"prompt": ..., "chosen": ..., "rejected": ...}}'
@@ -105,6 +143,23 @@ def check_pair(row: object, where: str) -> Pair:
     if row["chosen"] == row["rejected"]:
         raise InputError(f"{where}: field 'chosen' equals 'rejected': such a pair says nothing, remove it")
     return {field: row[field] for field in FIELDS}
+
+
+def with_prompt(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row with its prompt made explicit, where TRL's data sets leave it implicit; else the row as it is.
+
+    >>> with_prompt({"chosen": "The sky is blue.", "rejected": "The sky is green."})
+    {'chosen': ' blue.', 'rejected': ' green.', 'prompt': 'The sky is'}
+    """
+    chosen, rejected = row.get("chosen"), row.get("rejected")
+    texts = isinstance(chosen, str) and isinstance(rejected, str) and "prompt" not in row
+    chats = _is_chat(chosen) and _is_chat(rejected) and (row.get("prompt") is None or isinstance(row["prompt"], str))
+    if not (texts or chats) or chosen == rejected:
+        return row
+    end = common_prefix(chosen, rejected)  # type: ignore[arg-type]
+    if texts and chosen[end - 1 : end] == " ":  # type: ignore[index]
+        end -= 1  # the space goes with the response, as in TRL
+    return {**row, "prompt": chosen[:end], "chosen": chosen[end:], "rejected": rejected[end:]}  # type: ignore[index]
 
 
 def _is_chat(value: object) -> bool:
@@ -137,6 +192,10 @@ def tokenize_pair(pair: Pair, tokenizer: Any) -> dict[str, list[int]]:
     The two prompts are the same tokens unless a token merges across the boundary in one of them.
     """
     out: dict[str, list[int]] = {}
+    if tokenizer.eos_token is None:
+        raise InputError(
+            f"{tokenizer.name_or_path}: the tokenizer has no end-of-sequence token, which closes a response: set one"
+        )
     chat = not isinstance(pair["prompt"], str)
     if chat and not tokenizer.chat_template:
         raise InputError(f"{tokenizer.name_or_path}: the tokenizer has no chat template: give strings instead of messages")
@@ -217,16 +276,20 @@ def pad_responses(responses: list[tuple[list[int], list[int]]], pad_token_id: in
 LAYOUTS = ("shared", "packed", "padded")
 
 
-def collate(rows: list[dict[str, Any]], pad_token_id: int, layout: str = "padded") -> dict[str, Tensor]:
+def collate(rows: list[dict[str, Any]], pad_token_id: int, layout: str = "padded", prompts: bool = False) -> dict[str, Tensor]:
     """B rows as one batch of 2B responses: the B chosen first, then the B rejected, and their reference log-probs.
 
     ``layout`` is "padded" (``pad_responses``), "packed" or, with shared prompts read once, "shared" (``packing.pack``).
-    The reference log-probs (B,), summed over tokens, are there once the trainer has scored them.
+    The reference log-probs (B,), summed over tokens, are there once the trainer has scored them.  ``prompts`` adds
+    ``prompt_ids`` and ``prompt_mask`` (B, S), padded on the left, to draw further responses from.
     """
     batch: dict[str, Tensor] = {}
     for field in ("chosen", "rejected"):  # first, because transformers takes the first tensor's length for the batch size
         if f"ref_{field}" in rows[0]:
             batch[f"ref_{field}"] = torch.tensor([row[f"ref_{field}"] for row in rows], dtype=torch.float64)
+    if prompts:
+        alone = pad_responses([(row["chosen_prompt"], []) for row in rows], pad_token_id)
+        batch |= {"prompt_ids": alone["input_ids"], "prompt_mask": alone["attention_mask"]}
     if layout == "padded":
         responses = [(row[f"{field}_prompt"], row[field]) for field in ("chosen", "rejected") for row in rows]
         return batch | pad_responses(responses, pad_token_id)

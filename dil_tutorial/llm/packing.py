@@ -19,6 +19,7 @@ so a model left on it generates and scores as before.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -30,8 +31,8 @@ from transformers.masking_utils import sdpa_mask
 ATTENTION = "documents"  # the name of document_attention in transformers' table of attention functions
 
 
-def common_prefix(a: list[int], b: list[int]) -> int:
-    """How many tokens ``a`` and ``b`` have in common at their start.
+def common_prefix(a: Sequence[Any], b: Sequence[Any]) -> int:
+    """How many items (tokens, messages, letters) ``a`` and ``b`` have in common at their start.
 
     >>> common_prefix([5, 6, 7], [5, 6, 8, 9])
     2

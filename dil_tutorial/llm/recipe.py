@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import shutil
 import types
 import typing
@@ -10,14 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import SafetensorError
 
 from dil_tutorial.errors import InputError, unknown_name
+from dil_tutorial.llm.callbacks import StopAndSave
 from dil_tutorial.llm.checkpoint import load_model, load_tokenizer, resolve
 from dil_tutorial.llm.data import read_pairs
-from dil_tutorial.llm.trainer import DILConfig, DILTrainer, StopAndSave
+from dil_tutorial.llm.trainer import DILConfig, DILTrainer
 from dil_tutorial.provenance import provenance, read_json, read_text, write_json
 
-OWN_KEYS = {"model": str, "data": str, "eval_data": str, "limit": int}  # what a recipe holds beside DILConfig's fields
+OWN_KEYS = {  # what a recipe holds beside DILConfig's fields
+    "model": str, "dtype": str, "data": str, "eval_data": str, "limit": int,
+    "lora_r": int, "lora_alpha": int, "lora_dropout": float, "lora_target_modules": list | str,
+}  # fmt: skip
+DTYPES = ("float32", "bfloat16")
 
 
 def read_recipe(path: Path, overrides: list[str]) -> dict[str, Any]:
@@ -97,6 +104,12 @@ def prepare(recipe: dict[str, Any], output_dir: Path, resume: bool) -> tuple[DIL
         raise InputError("recipe: no model: set model to a fetched model, a folder or a hub id")
     if not data:
         raise InputError("no data: give --data FILE.jsonl, or `data:` in the recipe")
+    dtype = settings.pop("dtype", "float32")
+    if dtype not in DTYPES:
+        raise InputError(f"recipe: {unknown_name('dtype', dtype, DTYPES)}")
+    lora = {key: settings.pop(key) for key in list(settings) if key.startswith("lora_")}
+    if lora and "lora_r" not in lora:
+        raise InputError(f"recipe: {', '.join(lora)} without lora_r: give the rank, or leave LoRA out")
     if limit is not None and limit < 1:
         raise InputError(f"recipe: limit is {limit}: give at least 1, or leave it out")
     whole = [path.parent for path in output_dir.glob("checkpoint-*/trainer_state.json")]  # that file is written last
@@ -127,24 +140,67 @@ def prepare(recipe: dict[str, Any], output_dir: Path, resume: bool) -> tuple[DIL
         raise InputError(f"recipe: {' '.join(str(error).split())}") from None
     resolve(name)  # a folder without weights is an error before anything is written
     tokenizer = load_tokenizer(name)
-    model = load_model(name)
-    trainer = DILTrainer(model, config, pairs, eval_dataset=eval_pairs, processing_class=tokenizer)
+    model = load_model(name, dtype)
+    peft_config = lora_config(lora) if lora else None
+    trainer = DILTrainer(model, config, pairs, eval_dataset=eval_pairs, processing_class=tokenizer, peft_config=peft_config)
     return trainer, str(checkpoints[-1]) if checkpoints else None
+
+
+def lora_config(keys: dict[str, Any]) -> Any:
+    """peft's LoraConfig from a recipe's lora_* keys; by default every linear layer gets an adapter, with alpha = 2 r."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=keys["lora_r"],
+        lora_alpha=keys.get("lora_alpha", 2 * keys["lora_r"]),
+        lora_dropout=keys.get("lora_dropout", 0.0),
+        target_modules=keys.get("lora_target_modules", "all-linear"),
+        task_type="CAUSAL_LM",
+    )
 
 
 def run(trainer: DILTrainer, checkpoint: str | None, recipe: dict[str, Any]) -> int | None:
     """Train and save; returns None, or the number of the signal that stopped it (a checkpoint is saved then)."""
-    write_json(Path(trainer.args.output_dir) / "recipe.json", recipe)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.is_world_process_zero():
+        write_json(Path(trainer.args.output_dir) / "recipe.json", recipe)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if reason := cannot_write(error):
+            raise InputError(
+                f"{trainer.args.output_dir}: a checkpoint could not be written ({reason}): make room, then go on with --resume "
+                "from the one before"
+            ) from None
+        raise
     stopped = next(c.stopped_by for c in trainer.callback_handler.callbacks if isinstance(c, StopAndSave))
     if stopped is not None and trainer.state.global_step < trainer.state.max_steps:
         return stopped
-    save_run(trainer, recipe)
+    out = Path(trainer.args.output_dir)
+    unfinished = out / "model.writing"
+    if trainer.is_world_process_zero():
+        shutil.rmtree(unfinished, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+    trainer.save_model(str(unfinished))  # on every process: a sharded model is gathered
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        save_run(trainer, recipe)
+        unfinished.replace(out / "model")  # the model's name appears last: a folder with it is a finished run
+        if trainer.args.save_strategy == "no":
+            for left in out.glob("checkpoint-*"):  # by an interruption, not asked for
+                shutil.rmtree(left)
     return None
 
 
+def cannot_write(error: Exception) -> str | None:
+    """What kept a file from being written, if that is what ``error`` says: a full disk or quota, a file too large."""
+    if isinstance(error, OSError):
+        return error.strerror if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else None
+    text = " ".join(str(error).split())
+    return text[:160] if any(sign in text for sign in ("No space left", "File too large", "failed writing file")) else None
+
+
 def save_run(trainer: DILTrainer, recipe: dict[str, Any]) -> None:
-    """The model, the training curves as figure and numbers, and run.json, under the output folder."""
+    """The training curves as figure and numbers, and run.json, under the output folder."""
     from dil_tutorial import plotting
 
     out = Path(trainer.args.output_dir)
@@ -156,17 +212,13 @@ def save_run(trainer: DILTrainer, recipe: dict[str, Any]) -> None:
         "seed": trainer.args.seed,
         "loss": trainer.args.loss,
         "logprobs": trainer.args.logprobs,
+        "layout": trainer.layout,
+        "head_chunk": trainer.head_chunk,
+        "processes": trainer.args.world_size,
         "pairs dropped": trainer.dropped,
         "history": trainer.state.log_history,
     }
     write_json(out / "run.json", run)
-    unfinished = out / "model.writing"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    trainer.save_model(str(unfinished))
-    unfinished.replace(out / "model")  # the model's name appears last: a folder with it is a finished run
-    if trainer.args.save_strategy == "no":
-        for checkpoint in out.glob("checkpoint-*"):  # left by an interruption, not asked for
-            shutil.rmtree(checkpoint)
 
 
 def read_run(folder: Path) -> dict[str, Any]:

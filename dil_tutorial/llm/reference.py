@@ -1,8 +1,8 @@
 """The reference's log-probs: scored once before training, in the very batches that training will use, and kept on disk.
 
-Why the very batches: in low precision a log-prob depends on what shares the batch.  Under bf16 autocast the same response
-scored in two layouts differs by a quarter of a nat (rms), which exp(2f) turns into a factor of 1.6.  Same batch, same code,
-same precision: f is exactly zero before the first step.  So batches are drawn once, and epochs reorder them.
+Why the very batches: in low precision a log-prob depends on the layout of its batch.  Under bf16 autocast the same response
+in two layouts differs by a third of a nat (rms; `dil bench noise`), which exp(2f) turns into a factor of 2.  Same batch, same
+code, same precision: f is exactly zero before the first step.  So batches are drawn once, and epochs reorder them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Sampler
 from tqdm.auto import tqdm
+
+from dil_tutorial.llm.data import pad_responses
 
 Rows = list[dict[str, Any]]
 
@@ -88,6 +90,26 @@ def score_reference(
         part.replace(path)
     for row, chosen, rejected in zip(rows, *cached[key].tolist(), strict=True):
         row["ref_chosen"], row["ref_rejected"] = chosen, rejected
+
+
+def sample_responses(model: Any, prompts: dict[str, Tensor], max_new_tokens: int) -> dict[str, Tensor]:
+    """One response of ``model`` to each of B prompts, drawn from its own law (temperature 1, no top-k), as a padded batch.
+
+    ``prompts`` holds ``prompt_ids`` and ``prompt_mask`` (B, S), padded on the left.  The generator is torch's default one,
+    whose state checkpoints keep.
+    """
+    ids, mask = prompts["prompt_ids"], prompts["prompt_mask"]
+    config = model.generation_config
+    ends = {*config.eos_token_id} if isinstance(config.eos_token_id, list) else {config.eos_token_id}
+    out = model.generate(
+        input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
+        pad_token_id=next((end for end in ends if end is not None), 0),
+    )  # fmt: skip
+    responses = []
+    for prompt, keep, drawn in zip(ids.tolist(), mask.bool().tolist(), out[:, ids.shape[1] :].tolist(), strict=True):
+        stop = next((place for place, token in enumerate(drawn, 1) if token in ends), len(drawn))  # the end token is kept
+        responses.append(([token for token, real in zip(prompt, keep, strict=True) if real], drawn[:stop]))
+    return pad_responses(responses, 0)
 
 
 def fingerprint(model: Any, rows: Rows, settings: object = None) -> str:

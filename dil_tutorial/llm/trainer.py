@@ -16,109 +16,33 @@ BCE (THEORY §7); here ``logprobs: sum`` is the default, as the paper's derivati
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, ProgressCallback, Trainer, TrainingArguments
+from transformers import PreTrainedModel, ProgressCallback, Trainer
 from transformers.utils import logging
 
-from dil_tutorial.errors import InputError, unknown_name
-from dil_tutorial.llm.callbacks import ProgressBar, StopAndSave
-from dil_tutorial.llm.data import LAYOUTS, Pair, check_pair, collate, tokenize_pairs
+from dil_tutorial.bregman import MAX_LOG_RATIO
+from dil_tutorial.errors import InputError
+from dil_tutorial.llm.callbacks import ProgressBar, StopAndSave, Teach
+from dil_tutorial.llm.config import DILConfig
+from dil_tutorial.llm.data import Pair, check_pair, collate, tokenize_pairs
 from dil_tutorial.llm.logprobs import response_logps
+from dil_tutorial.llm.metrics import beyond_the_formula, measure
 from dil_tutorial.llm.packing import ATTENTION
 from dil_tutorial.llm.probe import why_not_chunked, why_not_packed
-from dil_tutorial.llm.reference import FixedBatches, Rows, fingerprint, score_reference
-from dil_tutorial.losses import REFERENCE_FREE, Loss, make_loss, needs_reference_samples
+from dil_tutorial.llm.reference import FixedBatches, Rows, fingerprint, sample_responses, score_reference
+from dil_tutorial.losses import REFERENCE_FREE, Loss, needs_reference_samples
 
 logger = logging.get_logger(__name__)
-
-LOGPROBS = ("sum", "mean")
-
-
-@dataclass
-class DILConfig(TrainingArguments):
-    """TrainingArguments plus the loss.  A setting that the chosen loss does not have is an error, never ignored.
-
-    ==================  ==========  ====================================================================
-    Field               Default     Description
-    ==================  ==========  ====================================================================
-    ``loss``            "dil"       a name from ``losses.LOSSES``
-    ``generator``       None        DIL: "lsif" (its default) or another of ``bregman.GENERATORS``; f-DPO too ("bce")
-    ``denominator``     None        DIL: "rejected" (its default, as published) or "mixture" (the repair)
-    ``beta``            None        scales f; the loss's own default if None (DIL 1.0, DPO 0.1)
-    ``tau``             None        IPO
-    ``gamma``           None        SimPO's margin
-    ``delta``           None        BCO's shift, SLiC's margin
-    ``logprobs``        "sum"       "sum" over the response's tokens, or "mean" per token (THEORY §6)
-    ``max_length``      1024        tokens of prompt + response; the start is kept
-    ``chat_format``     False       wrap plain strings as user and assistant messages
-    ``layout``          "shared"    how a batch is laid out: "shared" packs pairs and reads a shared prompt once,
-                                    "packed" packs without sharing, "padded" gives each response a padded row
-    ``head_chunk``      1024        most positions whose logits are held; more are taken in chunks, recomputed; 0: no bound
-    ``disable_dropout``  True       no dropout in policy or reference
-    ==================  ==========  ====================================================================
-    """
-
-    loss: str = "dil"
-    generator: str | None = None
-    denominator: str | None = None
-    beta: float | None = None
-    tau: float | None = None
-    gamma: float | None = None
-    delta: float | None = None
-    logprobs: str = "sum"
-    max_length: int = 1024
-    chat_format: bool = False
-    layout: str = "shared"
-    head_chunk: int = 1024
-    disable_dropout: bool = True
-
-    learning_rate: float = field(default=1e-6)  # TrainingArguments' 5e-5 would wreck a policy
-    logging_steps: float = field(default=1)
-    remove_unused_columns: bool | None = field(default=False)  # rows are token lists that only our collator knows
-
-    def __post_init__(self) -> None:
-        self.loss_function()
-        if self.logprobs not in LOGPROBS:
-            raise unknown_name("logprobs", self.logprobs, LOGPROBS)
-        if self.layout not in LAYOUTS:
-            raise unknown_name("layout", self.layout, LAYOUTS)
-        if not isinstance(self.head_chunk, int) or self.head_chunk < 0:
-            raise InputError(f"head_chunk is {self.head_chunk!r}: give a number of positions, or 0 for all at once")
-        if self.train_sampling_strategy not in ("random", "group_by_length"):
-            raise InputError(
-                f"train_sampling_strategy is {self.train_sampling_strategy!r}: batches are drawn once and reordered in each "
-                "epoch: give 'random' or 'group_by_length'"
-            )
-        if not isinstance(self.max_length, int) or self.max_length < 2:
-            raise InputError(f"max_length is {self.max_length!r}: give a whole number of at least 2")
-        if self.loss in ("simpo", "orpo") and self.logprobs != "mean":
-            raise InputError(f"loss {self.loss!r} is defined on mean log-probabilities: set logprobs: mean")
-        super().__post_init__()
-
-    def loss_function(self) -> Loss:
-        """The loss with its settings bound; InputError where the two do not fit."""
-        names = ("generator", "denominator", "beta", "tau", "gamma", "delta")
-        loss = make_loss(self.loss, **{name: getattr(self, name) for name in names if getattr(self, name) is not None})
-        if self.loss == "kto":
-            raise InputError(
-                "loss 'kto' needs an estimate of KL(pi_theta || pi_ref), which this trainer does not make: use 'bco'"
-            )
-        if needs_reference_samples(loss):
-            raise InputError(
-                "denominator 'reference' needs fresh samples of the reference model, which this trainer does not draw: "
-                "use 'mixture', which has the same optimum"
-            )
-        return loss
 
 
 class DILTrainer(Trainer):
@@ -147,7 +71,7 @@ class DILTrainer(Trainer):
         beta = inspect.signature(self.loss_function).parameters.get("beta")
         self.beta = beta.default if beta else 1.0  # bound, or the loss's own default; SFT and IPO have none
         self.dropped = 0
-        pad = processing_class.pad_token_id if processing_class.pad_token_id is not None else processing_class.eos_token_id
+        pad = processing_class.pad_token_id or processing_class.eos_token_id or 0  # any token: padding is masked
         rows = {"train": self._tokenize(train_dataset, processing_class, args, "train")}
         if eval_dataset is not None:
             rows["eval"] = self._tokenize(eval_dataset, processing_class, args, "eval")
@@ -159,17 +83,25 @@ class DILTrainer(Trainer):
             from peft import get_peft_model
 
             model = get_peft_model(model, peft_config)
+        fresh = needs_reference_samples(self.loss_function)
+        if fresh and ref_model is None and not hasattr(model, "disable_adapter"):
+            ref_model = copy.deepcopy(model)
+        self.sampler = ref_model if ref_model is not None else model  # draws the responses that denominator 'reference' wants
         super().__init__(
             model=model,
             args=args,
             train_dataset=rows["train"],
             eval_dataset=rows.get("eval"),
             processing_class=processing_class,
-            data_collator=functools.partial(collate, pad_token_id=pad, layout=self.layout),
+            data_collator=functools.partial(collate, pad_token_id=pad, layout=self.layout, prompts=fresh),
             **settings,
         )
+        self.exponential = args.loss in ("dil", "f-dpo")
+        self._said_tangent = False
         self._metrics: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
         self.add_callback(StopAndSave())
+        if args.loss not in REFERENCE_FREE:
+            self.add_callback(Teach(args.loss, args.generator))
         if any(type(callback) is ProgressCallback for callback in self.callback_handler.callbacks):  # not in notebooks
             self.remove_callback(ProgressCallback)
             self.add_callback(ProgressBar())
@@ -203,24 +135,18 @@ class DILTrainer(Trainer):
     def _score_reference(self, rows: Rows, groups: list[list[int]], ref_model: Any, split: str) -> None:
         """Put the reference's log-probs into ``rows``: of ``ref_model``, of the adapter's base, or of the model as it is."""
         reference = ref_model if ref_model is not None else self.model
-        adapter_off = getattr(reference, "disable_adapter", nullcontext) if ref_model is None else nullcontext
         if ref_model is not None and self.layout != "padded":
             ref_model.set_attn_implementation(ATTENTION)
-        was_training = reference.training
-        reference.to(self.args.device).eval()
 
         @torch.no_grad()
         def score(part: Rows) -> Tensor:
-            with self.accelerator.autocast():  # the policy's precision
-                return self._response_logps(reference, self._prepare_inputs(self.data_collator(part)))[0].cpu()
+            return self._response_logps(reference, self._prepare_inputs(self.data_collator(part)))[0].cpu()
 
         how = (groups, self.layout, self.head_chunk, self.args.bf16, self.args.fp16, str(self.args.device), torch.__version__)
         path = Path(self.args.output_dir) / f"reference_logps_{split}.safetensors"
-        with adapter_off():
-            key = fingerprint(reference, rows, how)
+        with self._as_reference(reference):
             ranks = self.args.process_index, self.args.world_size
-            score_reference(rows, groups, score, path, key, *ranks, quiet=self.args.disable_tqdm)
-        reference.train(was_training)
+            score_reference(rows, groups, score, path, fingerprint(reference, rows, how), *ranks, quiet=self.args.disable_tqdm)
 
     def _response_logps(self, model: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         head = getattr(model, "module", model).get_output_embeddings()  # DDP keeps the model in .module
@@ -237,25 +163,44 @@ class DILTrainer(Trainer):
         else:  # a reference-free loss is fed log-probs
             f = logps * scale
         f_chosen, f_rejected = f.chunk(2)  # (B,), (B,)
-        losses = self.loss_function(f_chosen, f_rejected)  # (B,)
-        self._record("train" if model.training else "eval", f, logps)
+        fresh = {"f_reference": self._fresh_log_ratios(model, inputs)} if "prompt_ids" in inputs else {}
+        losses = self.loss_function(f_chosen, f_rejected, **fresh)  # (B,)
+        loss_of_pairs = functools.partial(
+            self.loss_function, **{name: value.detach().float().cpu() for name, value in fresh.items()}
+        )
+        self._record("train" if model.training else "eval", f, logps, loss_of_pairs)
         loss = losses.mean()
         return (loss, {"losses": losses.detach()}) if return_outputs else loss
 
-    def _record(self, split: str, f: Tensor, logps: Tensor) -> None:
-        f_w, f_l = f.detach().float().chunk(2)
-        logp_w, logp_l = logps.detach().float().chunk(2)
-        for name, value in {
-            "rewards/chosen": self.beta * f_w,
-            "rewards/rejected": self.beta * f_l,
-            "rewards/margins": self.beta * (f_w - f_l),
-            "rewards/accuracies": (f_w > f_l).float(),
-            "logps/chosen": logp_w,
-            "logps/rejected": logp_l,
-            "logratios/chosen": f_w,
-            "logratios/rejected": f_l,
-        }.items():
-            self._metrics[split][name].extend(value.tolist())
+    def _fresh_log_ratios(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
+        """f (B,) of one new response of the reference to each prompt, scored by both in the same batch."""
+        with torch.no_grad(), self._as_reference(self.sampler):
+            batch = self._prepare_inputs(sample_responses(self.sampler, inputs, self.args.reference_max_new_tokens or 128))
+            reference_logps, lengths = self._response_logps(self.sampler, batch)
+        scale = 1 / lengths if self.args.logprobs == "mean" else 1.0
+        return (self._response_logps(model, batch)[0] - reference_logps) * scale
+
+    @contextmanager
+    def _as_reference(self, reference: Any) -> Iterator[None]:
+        """While it lasts, ``reference`` is in evaluation mode, on the device, in the policy's precision, its adapter off."""
+        own_adapter = getattr(reference, "disable_adapter", nullcontext) if reference is self.model else nullcontext
+        was_training = reference.training
+        reference.to(self.args.device).eval()
+        with own_adapter(), self.accelerator.autocast():
+            yield
+        reference.train(was_training)
+
+    def _record(self, split: str, f: Tensor, logps: Tensor, loss: Loss) -> None:
+        f_w, f_l = f.chunk(2)
+        logp_w, logp_l = logps.chunk(2)
+        for name, values in measure(loss, f_w, f_l, logp_w, logp_l, self.beta).items():
+            self._metrics[split][name].extend(values)
+        if self.exponential and not self._said_tangent and beyond_the_formula(f):
+            self._said_tangent = True
+            logger.warning(
+                f"a log-ratio is beyond {MAX_LOG_RATIO:g}, where e^f in the loss goes on along its tangent (finite value and "
+                "slope): lower the learning rate"
+            )
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the means of the metrics since the last log, over all processes."""

@@ -1,0 +1,90 @@
+"""The settings of a training run: transformers' TrainingArguments, the loss by name, and the savings of the step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+from dil_tutorial.errors import InputError, unknown_name
+from dil_tutorial.llm.data import LAYOUTS
+from dil_tutorial.losses import Loss, make_loss, needs_reference_samples
+
+LOGPROBS = ("sum", "mean")
+
+
+@dataclass
+class DILConfig(TrainingArguments):
+    """TrainingArguments plus the loss.  A setting that the chosen loss does not have is an error, never ignored.
+
+    ============================  ==========  ================================================================================
+    Field                         Default     Description
+    ============================  ==========  ================================================================================
+    ``loss``                      "dil"       a name from ``losses.LOSSES``
+    ``generator``                 None        DIL: "lsif" (its default), another of ``bregman.GENERATORS``; f-DPO ("bce")
+    ``denominator``               None        DIL: "rejected" (its default, as published), "mixture" (the repair), or
+                                              "reference": a new response of the reference to each prompt, every step (slow)
+    ``reference_max_new_tokens``  128         the longest such response in tokens
+    ``beta``                      None        scales f; the loss's own default if None (DIL 1.0, DPO 0.1)
+    ``tau``                       None        IPO
+    ``gamma``                     None        SimPO's margin
+    ``delta``                     None        BCO's shift, SLiC's margin
+    ``logprobs``                  "sum"       "sum" over the response's tokens, or "mean" per token (THEORY §6)
+    ``max_length``                1024        tokens of prompt + response; the start is kept
+    ``chat_format``               False       wrap plain strings as user and assistant messages
+    ``layout``                    "shared"    a batch: "shared" packs pairs and reads a shared prompt once,
+                                              "packed" packs without sharing, "padded" gives each response a padded row
+    ``head_chunk``                1024        most positions whose logits are held; more go in chunks, recomputed; 0: no bound
+    ``disable_dropout``           True        no dropout in policy or reference
+    ============================  ==========  ================================================================================
+    """
+
+    loss: str = "dil"
+    generator: str | None = None
+    denominator: str | None = None
+    beta: float | None = None
+    tau: float | None = None
+    gamma: float | None = None
+    delta: float | None = None
+    logprobs: str = "sum"
+    max_length: int = 1024
+    chat_format: bool = False
+    layout: str = "shared"
+    head_chunk: int = 1024
+    disable_dropout: bool = True
+    reference_max_new_tokens: int | None = None
+
+    learning_rate: float = field(default=1e-6)  # TrainingArguments' 5e-5 would wreck a policy
+    logging_steps: float = field(default=1)
+    remove_unused_columns: bool | None = field(default=False)  # rows are token lists that only our collator knows
+
+    def __post_init__(self) -> None:
+        self.loss_function()
+        if self.logprobs not in LOGPROBS:
+            raise unknown_name("logprobs", self.logprobs, LOGPROBS)
+        if self.layout not in LAYOUTS:
+            raise unknown_name("layout", self.layout, LAYOUTS)
+        if not isinstance(self.head_chunk, int) or self.head_chunk < 0:
+            raise InputError(f"head_chunk is {self.head_chunk!r}: give a number of positions, or 0 for all at once")
+        if self.train_sampling_strategy not in ("random", "group_by_length"):
+            raise InputError(
+                f"train_sampling_strategy is {self.train_sampling_strategy!r}: batches are drawn once and reordered in each "
+                "epoch: give 'random' or 'group_by_length'"
+            )
+        if not isinstance(self.max_length, int) or self.max_length < 2:
+            raise InputError(f"max_length is {self.max_length!r}: give a whole number of at least 2")
+        if self.loss in ("simpo", "orpo") and self.logprobs != "mean":
+            raise InputError(f"loss {self.loss!r} is defined on mean log-probabilities: set logprobs: mean")
+        super().__post_init__()
+
+    def loss_function(self) -> Loss:
+        """The loss with its settings bound; InputError where the two do not fit."""
+        names = ("generator", "denominator", "beta", "tau", "gamma", "delta")
+        loss = make_loss(self.loss, **{name: getattr(self, name) for name in names if getattr(self, name) is not None})
+        if self.loss == "kto":
+            raise InputError(
+                "loss 'kto' needs an estimate of KL(pi_theta || pi_ref), which this trainer does not make: use 'bco'"
+            )
+        if self.reference_max_new_tokens is not None and not needs_reference_samples(loss):
+            raise InputError("reference_max_new_tokens is for denominator 'reference' alone: leave it out")
+        return loss

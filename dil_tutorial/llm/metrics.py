@@ -1,0 +1,92 @@
+"""What to watch while a policy trains: numbers a response or a pair, and what they say when something goes wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from dil_tutorial.bregman import MAX_LOG_RATIO
+from dil_tutorial.losses import Loss
+
+LARGE = 10.0  # |f| beyond which a response counts as far from the reference: a ratio of 22,000
+
+
+def gradient_weights(loss: Loss, f_chosen: Tensor, f_rejected: Tensor) -> tuple[Tensor, Tensor]:
+    """How hard the loss pulls: -dl/df_w (B,), upwards on the chosen, and dl/df_l (B,), downwards on the rejected.
+
+    >>> from dil_tutorial.losses import make_loss
+    >>> zero = torch.zeros(1)
+    >>> [round(w.item(), 2) for w in gradient_weights(make_loss("dpo", beta=0.1), zero, zero)]
+    [0.05, 0.05]
+    """
+    with torch.enable_grad():
+        f = [x.detach().float().requires_grad_() for x in (f_chosen, f_rejected)]
+        grads = torch.autograd.grad(loss(*f).sum(), f, allow_unused=True, materialize_grads=True)
+    return -grads[0], grads[1]
+
+
+def kl_terms(f: Tensor) -> Tensor:
+    """r log r - r + 1 for each log-ratio: never negative, and its mean over samples of pi_ref is KL(pi_theta || pi_ref).
+
+    Winners and losers together are samples of pi_ref (THEORY §1), so the mean over a batch of pairs estimates that KL.
+    In float64, with f at most 300.
+
+    >>> kl_terms(torch.tensor([0.0, 1.0])).float().tolist()
+    [0.0, 1.0]
+    """
+    f = f.double().clamp(max=300)
+    return f * f.exp() - torch.expm1(f)
+
+
+def measure(loss: Loss, f_w: Tensor, f_l: Tensor, logp_w: Tensor, logp_l: Tensor, beta: float) -> dict[str, list[float]]:
+    """One number a pair for every metric (a mean over them is what is logged); all arguments (B,)."""
+    f_w, f_l, logp_w, logp_l = (x.detach().float().cpu() for x in (f_w, f_l, logp_w, logp_l))
+    pull_w, pull_l = gradient_weights(loss, f_w, f_l)
+    both = torch.stack([f_w, f_l])
+    values = {
+        "rewards/chosen": beta * f_w,
+        "rewards/rejected": beta * f_l,
+        "rewards/margins": beta * (f_w - f_l),
+        "rewards/accuracies": (f_w > f_l).float(),
+        "logps/chosen": logp_w,
+        "logps/rejected": logp_l,
+        "logratios/chosen": f_w,
+        "logratios/rejected": f_l,
+        "logratios/large": (both.abs() > LARGE).float().mean(0),
+        "ratio": both.double().clamp(max=300).exp().mean(0),  # 1 in expectation, for any policy
+        "kl": kl_terms(both).mean(0),
+        "weights/chosen": pull_w,
+        "weights/rejected": pull_l,
+    }
+    return {name: value.tolist() for name, value in values.items()}
+
+
+def warnings(logs: Mapping[str, float], loss: str, generator: str | None) -> dict[str, str]:
+    """What a set of logged means gives cause to say: {kind: one line}; each kind need be said once a run.
+
+    >>> list(warnings({"logratios/chosen": -3.0, "logratios/large": 0.0, "ratio": 1.0}, "dpo", None))
+    ['falling']
+    """
+    said = {}
+    if logs["logratios/chosen"] < -1:
+        said["falling"] = (
+            f"the chosen responses have lost probability (log-ratio {logs['logratios/chosen']:.1f}): the policy moves away "
+            "from what it should imitate. See claims 8.chosen and 8.dpo-unseen; denominator 'mixture' keeps them up"
+        )
+    if logs["ratio"] > 20:
+        cause = " (LSIF weighs the largest ratios most; 'bce' bounds its weights)" if generator in (None, "lsif") else ""
+        said["exploding"] = (
+            f"the mean ratio pi_theta/pi_ref is {logs['ratio']:.3g}; for any policy its expectation is 1, so a few responses "
+            f"decide{cause if loss in ('dil', 'f-dpo') else ''}: lower the learning rate"
+        )
+    if logs["logratios/large"] > 0.5:
+        said["far"] = f"over half of the responses have |f| > {LARGE:g}: the policy has left the reference; stop earlier"
+    return said
+
+
+def beyond_the_formula(f: Tensor) -> bool:
+    """Is a log-ratio so large that losses with an exponential go on along their tangent (see ``bregman``)?"""
+    return bool(f.detach().abs().max() > MAX_LOG_RATIO) or not math.isfinite(f.detach().abs().max().item())
