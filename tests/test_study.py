@@ -112,7 +112,7 @@ def test_an_interrupted_study_goes_on(tmp_path):
     while process.poll() is None and len(list(cells.glob("*.json")) if cells.exists() else []) < 2:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     assert process.returncode == 130, err
     assert b"run the same command to go on" in out
     kept = {path: path.stat().st_mtime_ns for path in cells.glob("*.json")}
