@@ -283,16 +283,16 @@ def bench_llm(
     rounds: Annotated[int, typer.Option(min=1, help="Measurements of each cell, interleaved.")] = 3,
     only: Annotated[str | None, typer.Option(help='Only cells whose name begins so, such as "mixed, bf16".')] = None,
 ) -> None:
-    """Our training step against TRL's DPOTrainer: tokens a second and peak memory.  Half an hour on two cores."""
+    """Our training step against TRL's DPOTrainer: tokens a second and peak memory.  45 minutes on two cores."""
     import tempfile
     from importlib import metadata
 
+    need_llm_extra()
     from dil_tutorial import plotting
     from dil_tutorial.errors import InputError
     from dil_tutorial.llm import bench as benchmark
     from dil_tutorial.provenance import provenance, write_json
 
-    need_llm_extra()
     benchmark.check(model)
     with tempfile.TemporaryDirectory() as folder, progress_bar() as bar:
         plan = benchmark.plan(model, Path(folder))
@@ -553,7 +553,7 @@ def sample(
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="The output folder of `dil train`.")],
-    data: Annotated[Path, typer.Option(help="Held-out preference pairs, .jsonl or .jsonl.gz.")],
+    data: Annotated[Path, typer.Option(help="Held-out preference pairs, as for `dil train`.")],
     limit: Annotated[int | None, typer.Option(min=1, help="The first so many pairs.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pairs a batch.")] = 8,
     json: JsonOption = None,

@@ -43,8 +43,6 @@ def test_medians_ratios_and_failures():
         "precision": "fp32",
         "checkpointing": False,
         "pairs": "p",
-        "layout": "shared",
-        "batch": 4,
     }
     rows = [
         {**base, "side": side, "seconds": seconds, "tokens": 100, "peak_gib": peak}

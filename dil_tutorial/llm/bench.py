@@ -38,7 +38,6 @@ LENGTHS = {  # tokens on average: prompt, chosen, rejected
     "long prompt": (300, 100, 100),
     "long response": (30, 200, 200),
 }
-PRECISIONS = ("bf16 autocast", "bf16", "fp32")
 # Hidden size, layers, heads, key-value heads, feed-forward size, vocabulary: the shape of Llama-3-8B, with random weights.
 SHAPE_8B = (4096, 32, 32, 8, 14336, 128256)
 
@@ -53,8 +52,6 @@ class Run:
     precision: str
     checkpointing: bool
     pairs: str  # a .jsonl file
-    layout: str = "shared"
-    batch: int = BATCH
 
     def label(self) -> str:
         with_checkpointing = ", checkpointing" if self.checkpointing else ""
@@ -98,11 +95,11 @@ def own_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>")
 
 
-def random_model(shape: tuple[int, ...] = SHAPE_8B) -> Any:
-    """A Llama of that shape with random bf16 weights, made on the device."""
+def random_model() -> Any:
+    """A Llama of the shape of Llama-3-8B with random bf16 weights, made on the device."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    hidden, layers, heads, kv_heads, feed_forward, vocabulary = shape
+    hidden, layers, heads, kv_heads, feed_forward, vocabulary = SHAPE_8B
     config = LlamaConfig(
         hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv_heads,
         intermediate_size=feed_forward, vocab_size=vocabulary, tie_word_embeddings=False, dtype="bfloat16",
@@ -136,11 +133,11 @@ def measure(run: Run) -> dict[str, Any]:
     model = random_model() if own else load_model(run.model)
     if run.precision == "bf16":
         model = model.to(torch.bfloat16)
-    steps = 2 * len(pairs) // run.batch
+    steps = 2 * len(pairs) // BATCH
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:
         common: dict[str, Any] = {
-            "output_dir": folder, "per_device_train_batch_size": run.batch, "per_device_eval_batch_size": run.batch,
+            "output_dir": folder, "per_device_train_batch_size": BATCH, "per_device_eval_batch_size": BATCH,
             "max_steps": steps, "learning_rate": 1e-6, "beta": 0.1, "bf16": run.precision == "bf16 autocast",
             "use_cpu": not torch.cuda.is_available(), "gradient_checkpointing": run.checkpointing, "max_length": 4096,
             "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "logging_steps": 1, "optim": "adamw_torch",
@@ -148,7 +145,7 @@ def measure(run: Run) -> dict[str, Any]:
         if run.side == "ours":
             from dil_tutorial.llm.trainer import DILConfig, DILTrainer
 
-            config = DILConfig(loss="dpo", layout=run.layout, **common)
+            config = DILConfig(loss="dpo", **common)
             trainer: Any = DILTrainer(model, config, pairs, processing_class=tokenizer, callbacks=[clock])
         else:
             from datasets import Dataset
@@ -190,7 +187,6 @@ def _peak_gib() -> float:
 def plan(model: str, folder: Path) -> list[Run]:
     """The runs of one round, ours and TRL's next to each other; writes the pairs into ``folder``."""
     tokenizer = own_tokenizer() if model == RANDOM else load_tokenizer(model)
-    gpu = torch.cuda.is_available()
     lengths = {"1:1": (1024, 1024, 1024), "3:1": (1536, 512, 512)} if model == RANDOM else LENGTHS
     for workload, sizes in lengths.items():
         lines = [json.dumps(pair) for pair in made_up_pairs(sizes, tokenizer)]
@@ -201,7 +197,7 @@ def plan(model: str, folder: Path) -> list[Run]:
     else:
         cells += [("mixed", "bf16 autocast", True), ("mixed", "fp32", False), ("mixed", "bf16", False)]
     return [
-        Run(side, model, workload, precision, checkpointing, str(folder / f"{workload}.jsonl"), batch=4 if gpu else BATCH)
+        Run(side, model, workload, precision, checkpointing, str(folder / f"{workload}.jsonl"))
         for workload, precision, checkpointing in cells
         for side in ("ours", "trl")
     ]
