@@ -15,6 +15,7 @@ from dil_tutorial.llm.data import read_pairs, tiny_preferences, tokenize_pairs
 from dil_tutorial.llm.evaluate import evaluate
 from dil_tutorial.llm.trainer import DILConfig, DILTrainer
 from dil_tutorial.losses import LOSSES, make_loss
+from dil_tutorial.plotting import training_curves as curves
 
 PAIRS = read_pairs(tiny_preferences())
 
@@ -79,6 +80,20 @@ def test_warnings_are_said_once_and_only_with_cause(tiny_model, tmp_path, caplog
     assert sum("along its tangent" in text for text in said) == 1
     history = [row for row in trainer.state.log_history if "loss" in row]
     assert all(math.isfinite(value) for row in history for value in row.values() if isinstance(value, float))
+
+
+def test_the_live_figure_grows(tiny_model, tmp_path, monkeypatch):
+    from dil_tutorial.llm.callbacks import LiveFigure
+
+    monkeypatch.setattr("IPython.display.display", lambda shown: None)
+    config = DILConfig(output_dir=str(tmp_path), use_cpu=True, disable_tqdm=True, loss="nca", max_steps=3, save_strategy="no")
+    live, drawn = LiveFigure(every=2), []
+    tokenizer = load_tokenizer(str(tiny_model))
+    trainer = DILTrainer(load_model(str(tiny_model)), config, PAIRS[:8], processing_class=tokenizer, callbacks=[live])
+    monkeypatch.setattr("dil_tutorial.plotting.training_curves", lambda rows: drawn.append(len(rows)) or curves(rows))
+    trainer.train()
+    assert drawn == [2, 3]
+    assert live.image.value.startswith(b"\x89PNG")
 
 
 def test_evaluate_against_the_slow_way(tiny_model, tmp_path):

@@ -55,7 +55,9 @@ class LiveFigure(TrainerCallback):
         self.image = ipywidgets.Image(format="png", width=900)
         display(self.image)
 
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        if not logs or "loss" not in logs:  # the summary at the end
+            return
         rows = [row for row in state.log_history if "loss" in row]
         if rows and (len(rows) % self.every == 0 or state.global_step >= state.max_steps):
             from dil_tutorial import plotting
