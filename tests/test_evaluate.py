@@ -93,7 +93,7 @@ def test_the_live_figure_grows(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setattr("dil_tutorial.plotting.training_curves", lambda rows: drawn.append(len(rows)) or curves(rows))
     trainer.train()
     assert drawn == [2, 3]
-    assert live.image.value.startswith(b"\x89PNG")
+    assert bytes(live.image.value).startswith(b"\x89PNG")
 
 
 def test_evaluate_against_the_slow_way(tiny_model, tmp_path):
