@@ -5,13 +5,14 @@ import torch
 
 pytest.importorskip("accelerate", reason="language models need the llm extra")
 
+from dil_tutorial.bregman import GENERATORS
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.checkpoint import load_model, load_tokenizer
 from dil_tutorial.llm.data import as_chat, pad_responses, read_pairs, tiny_preferences, tokenize_pair, tokenize_pairs
 from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.sampling import answer, score
 from dil_tutorial.llm.trainer import DILConfig, DILTrainer, fingerprint
-from dil_tutorial.losses import make_loss
+from dil_tutorial.losses import LOSSES, make_loss
 
 PAIRS = read_pairs(tiny_preferences())
 
@@ -205,16 +206,17 @@ def test_training_starts_at_the_reference_and_imitates(parts, tmp_path):
         assert row["rewards/margins"] == pytest.approx(row["rewards/chosen"] - row["rewards/rejected"], abs=1e-4)
 
 
+SETTINGS = {  # beyond the defaults
+    "dpo": {"beta": 0.5}, "ipo": {"tau": 1.0}, "bco": {"delta": 0.1}, "kto": {"beta": 0.5}, "f-dpo": {"generator": "bce"},
+    "simpo": {"logprobs": "mean", "gamma": 0.5}, "orpo": {"logprobs": "mean"},
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "settings",
     [
-        {"loss": "sft"},
-        {"loss": "dpo", "beta": 0.5},
-        {"loss": "ipo", "tau": 1.0},
-        {"loss": "nca"},
-        {"loss": "bco", "delta": 0.1},
-        {"loss": "simpo", "logprobs": "mean", "gamma": 0.5},
-        *({"loss": "dil", "generator": g, "denominator": d} for g in ("lsif", "ukl", "bce") for d in ("rejected", "mixture")),
+        *({"loss": name, **SETTINGS.get(name, {})} for name in LOSSES if name != "dil"),
+        *({"loss": "dil", "generator": g, "denominator": d} for g in GENERATORS for d in ("rejected", "mixture")),
     ],
     ids=lambda s: "-".join(str(v) for v in s.values()),
 )
@@ -223,6 +225,38 @@ def test_every_loss_trains(parts, tmp_path, settings):
     trainer.train()
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     assert losses[-1] < losses[0]  # the same 8 pairs every step
+
+
+def test_kto_holds_log_ratios_against_mismatched_ones(parts, tmp_path):
+    """Its reference point: beta times the mean f of each prompt with the next pair's chosen response, if above zero."""
+    trainer = trainer_for(parts, tmp_path, pairs=PAIRS[:4], loss="kto", beta=0.5, max_steps=10, learning_rate=1e-2)
+    trainer.train()
+    reference, policy = load_model(parts[0].name_or_path), trainer.model
+    rows = trainer.train_dataset
+    batch = trainer.data_collator(rows)
+    loss = trainer.compute_loss(policy, batch)
+    got = torch.autograd.grad(loss, list(policy.parameters()))
+
+    def f(prompt, response):
+        return logp_the_slow_way(policy, prompt, response) - logp_the_slow_way(reference, prompt, response)
+
+    kl = sum(f(row["chosen_prompt"], rows[(i + 1) % 4]["chosen"]).item() for i, row in enumerate(rows)) / 4
+    assert kl > 0.1
+    terms = [
+        torch.sigmoid(0.5 * (kl - f(row["chosen_prompt"], row["chosen"])))
+        + torch.sigmoid(0.5 * (f(row["rejected_prompt"], row["rejected"]) - kl))
+        for row in rows
+    ]
+    expected = torch.stack(terms).mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+    wanted = torch.autograd.grad(expected, list(policy.parameters()))
+    assert all(torch.allclose(a, b, atol=1e-5, rtol=1e-3) for a, b in zip(got, wanted, strict=True))
+
+
+def test_several_gpus_in_one_process_are_refused(parts, tmp_path, monkeypatch):
+    monkeypatch.setattr(DILConfig, "n_gpu", property(lambda self: 2))
+    with pytest.raises(InputError, match="torchrun --nproc_per_node 2"):
+        trainer_for(parts, tmp_path)
 
 
 def test_accumulated_steps_equal_one_big_step(tiny_model, tmp_path):
@@ -349,8 +383,8 @@ def test_fresh_samples_of_the_reference(parts, tmp_path, lora):
     adapter = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM") if lora else None
     trainer = DILTrainer(model, config, PAIRS[:8], processing_class=tokenizer, peft_config=adapter)
     seen = []
-    fresh = trainer._fresh_log_ratios
-    trainer._fresh_log_ratios = lambda *inputs: seen.append(fresh(*inputs)) or seen[-1]
+    fresh = trainer._log_ratios
+    trainer._log_ratios = lambda *inputs: seen.append(fresh(*inputs)) or seen[-1]
     trainer.train()
     assert [len(f) for f in seen] == [4] * 4
     assert (seen[0] == 0).all()  # the policy is the reference
@@ -430,6 +464,9 @@ def test_master_weights_stay_float32_under_bf16(parts, tmp_path):
         ({"logprobs": "avg"}, "unknown logprobs 'avg'"),
         ({"loss": "simpo"}, "logprobs: mean"),
         ({"max_length": 1}, "max_length is 1"),
+        ({"loss": "kto", "per_device_train_batch_size": 1}, "estimates a KL from the batch"),
+        ({"deepspeed": {"zero_optimization": {"stage": 3}}}, "use fsdp, or stage 2"),
+        ({"deepspeed": "nowhere.json"}, "nowhere.json"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(tmp_path, settings, message):

@@ -8,6 +8,7 @@ pytest.importorskip("accelerate", reason="language models need the llm extra")
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
+from dil_tutorial.llm import packing
 from dil_tutorial.llm.checkpoint import load_tokenizer
 from dil_tutorial.llm.data import collate, read_pairs, tiny_preferences, tokenize_pairs
 from dil_tutorial.llm.logprobs import response_logps
@@ -81,3 +82,55 @@ def test_full_logits_are_never_held(rows, layout):
         largest[chunk] = mode.numbers
     assert largest[0] >= tokens * vocabulary  # without the saving they are there
     assert largest[32] < tokens * vocabulary / 3
+
+
+def varlen_by_hand(q, k, v, queries_at, keys_at, longest_query, longest_key, scale, window_size, enable_gqa=False):
+    """What torch documents of its flash kernel for CUDA: each segment's queries are the last of its keys, and causal."""
+    left, right = window_size
+    assert right == 0
+    out = []
+    for i in range(len(queries_at) - 1):
+        a, b = (x[at[i] : at[i + 1]].transpose(0, 1) for x, at in ((q, queries_at), (k, keys_at)))  # (heads, s, d)
+        c = v[keys_at[i] : keys_at[i + 1]].transpose(0, 1)
+        s, t = a.shape[1], b.shape[1]
+        assert s <= longest_query
+        assert t <= longest_key
+        groups = a.shape[0] // b.shape[0]
+        b, c = b.repeat_interleave(groups, 0), c.repeat_interleave(groups, 0)
+        distance = torch.arange(t - s, t)[:, None] - torch.arange(t)[None]
+        seen = (distance >= 0) & (distance <= left if left >= 0 else True)
+        out.append(((a @ b.mT * scale).masked_fill(~seen, -torch.inf).softmax(-1) @ c).transpose(0, 1))
+    return torch.cat(out)
+
+
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize("layout", ["packed", "shared"])
+def test_one_call_for_all_branches(rows, layout, window, monkeypatch):
+    """The call that CUDA gets, with the kernel done by hand, against SDPA branch by branch."""
+    documents = collate(rows, 1, layout)["documents"]
+    S = int(documents.sum())
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, heads, S, 8, dtype=torch.float64, generator=generator) for heads in (4, 2, 2))
+    module = torch.nn.Module()
+    module.num_key_value_groups, module.is_causal = 2, True
+    settings = {"scaling": 0.3, "sliding_window": window}
+    expected = packing.document_attention(module, q, k, v, documents, **settings)[0]
+    monkeypatch.setattr(packing, "varlen_attn", varlen_by_hand)
+    got = packing.flash_documents(q, k, v, documents, **settings)
+    assert torch.allclose(got, expected, atol=1e-12)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernel is for GPUs")
+@pytest.mark.parametrize("window", [None, 16])
+def test_the_kernel_on_a_gpu(rows, window):
+    documents = collate(rows, 1, "shared")["documents"]
+    S = int(documents.sum())
+    q, k, v = (torch.randn(1, heads, S, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True) for heads in (4, 2, 2))
+    module = torch.nn.Module()
+    module.num_key_value_groups, module.is_causal = 2, True
+    results = []
+    for attention in (packing.document_attention, packing.varlen_attention):
+        out = attention(module, q, k, v, documents, scaling=0.125, sliding_window=window)[0]
+        results.append([out, *torch.autograd.grad(out.float().square().sum(), (q, k, v))])
+    for a, b in zip(*results, strict=True):
+        assert torch.allclose(a, b, atol=0.05, rtol=0.05)

@@ -13,6 +13,7 @@ import torch
 from test_cli import DIL, dil, refused
 
 from dil_tutorial import dynamics
+from dil_tutorial.intervals import bootstrap
 from dil_tutorial.losses import make_loss
 from toy import World, study
 from toy.fit import descend, empirical_law
@@ -63,9 +64,9 @@ def test_means_per_token_are_what_is_fed():
 
 def test_intervals_cover_and_are_seeded():
     values = torch.randn(40, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    mean, low, high = study.interval(values)
+    mean, low, high = bootstrap(values)
     assert low < mean < high
-    assert [mean, low, high] == study.interval(values)
+    assert [mean, low, high] == bootstrap(values)
     half = 1.96 * values.std().item() / 40**0.5
     assert high - low == pytest.approx(2 * half, rel=0.2)
 
@@ -135,7 +136,7 @@ def test_the_committed_results_can_be_reproduced():
     row = results["learning rate"]["DPO"][0]
     assert row["learning_rate"] == experiment.conditions[0].learning_rate
     for name, values in by_step[300].items():
-        assert study.interval(values) == pytest.approx(row[name], rel=1e-4, abs=1e-6), name
+        assert bootstrap(values) == pytest.approx(row[name], rel=1e-4, abs=1e-6), name
 
 
 def test_words_follow_the_numbers():

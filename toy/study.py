@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dil_tutorial.intervals import bootstrap
 from dil_tutorial.losses import Loss, make_loss
 from dil_tutorial.provenance import read_json, write_json
 from dil_tutorial.rlhf import kl
@@ -151,17 +152,9 @@ def batches(conditions: Sequence[Condition]) -> Iterator[list[Condition]]:
     yield from groups.values()
 
 
-def interval(values: Tensor, resamples: int = 2000) -> list[float]:
-    """Mean and the bounds of its 95% bootstrap interval over seeds, seeded: (seeds,) -> [mean, low, high].
-
-    >>> interval(torch.tensor([1.0, 1.0, 1.0]))
-    [1.0, 1.0, 1.0]
-    """
-    rng = torch.Generator().manual_seed(0)
-    picks = torch.randint(len(values), (resamples, len(values)), generator=rng)
-    means = values[picks].mean(1)
-    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()
-    return [float(f"{x:.6g}") for x in (values.mean().item(), low, high)]
+def rounded(numbers: list[float]) -> list[float]:
+    """Six digits of each: what a results file holds."""
+    return [float(f"{x:.6g}") for x in numbers]
 
 
 def cells(seeds: int, experiments: Sequence[Experiment] = EXPERIMENTS) -> list[tuple[str, str, dict[str, Any]]]:
@@ -188,7 +181,7 @@ def study(folder: Path, seeds: int, experiments: Sequence[Experiment] = EXPERIME
                 for condition, by_step in zip(batch, results, strict=True):
                     for step, measures in by_step.items():
                         row = {**asdict(condition), "step": step}
-                        rows.append({**row, **{name: interval(values) for name, values in measures.items()}})
+                        rows.append({**row, **{name: rounded(bootstrap(values)) for name, values in measures.items()}})
             saved = {"settings": settings, "rows": rows}
             write_json(path, saved)
         yield experiment, label, saved["rows"]

@@ -277,7 +277,7 @@ def noise(model: str, done: Callable[[str], None], count: int = 32) -> list[dict
 
     from dil_tutorial.llm.data import tokenize_pairs
     from dil_tutorial.llm.evaluate import pair_logps
-    from dil_tutorial.llm.packing import ATTENTION
+    from dil_tutorial.llm.probe import why_not_packed
 
     tokenizer = load_tokenizer(model)
     rows = tokenize_pairs(made_up_pairs(LENGTHS["mixed"], tokenizer, count), tokenizer, 4096)[0]
@@ -286,9 +286,10 @@ def noise(model: str, done: Callable[[str], None], count: int = 32) -> list[dict
     out = []
     for precision in ("fp32", "bf16 autocast", "bf16"):
         network = load_model(model, "bfloat16" if precision == "bf16" else "float32").to(device)
-        network.set_attn_implementation(ATTENTION)
         autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16 autocast" else nullcontext()
         with autocast:
+            if reason := why_not_packed(network):
+                raise InputError(f"model {model}: {reason}: dil bench noise compares packed batches with padded ones")
             base = pair_logps(network, rows, BATCH, "shared", quiet=True)
             others = {
                 "the same batches": pair_logps(network, rows, BATCH, "shared", quiet=True),

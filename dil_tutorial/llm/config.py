@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 from transformers import TrainingArguments
 
 from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.llm.data import LAYOUTS
-from dil_tutorial.losses import Loss, make_loss, needs_reference_samples
+from dil_tutorial.losses import Loss, make_loss, needs_kl, needs_reference_samples
+from dil_tutorial.provenance import read_json
 
 LOGPROBS = ("sum", "mean")
 
@@ -75,16 +78,29 @@ class DILConfig(TrainingArguments):
             raise InputError(f"max_length is {self.max_length!r}: give a whole number of at least 2")
         if self.loss in ("simpo", "orpo") and self.logprobs != "mean":
             raise InputError(f"loss {self.loss!r} is defined on mean log-probabilities: set logprobs: mean")
+        if (stage := zero_stage(self.deepspeed)) == 3:
+            raise InputError(
+                f"deepspeed: ZeRO stage {stage} shards the weights while they are loaded, before the reference can be scored: "
+                "use fsdp, or stage 2"
+            )
         super().__post_init__()
 
     def loss_function(self) -> Loss:
         """The loss with its settings bound; InputError where the two do not fit."""
         names = ("generator", "denominator", "beta", "tau", "gamma", "delta")
         loss = make_loss(self.loss, **{name: getattr(self, name) for name in names if getattr(self, name) is not None})
-        if self.loss == "kto":
-            raise InputError(
-                "loss 'kto' needs an estimate of KL(pi_theta || pi_ref), which this trainer does not make: use 'bco'"
-            )
+        if needs_kl(loss) and self.per_device_train_batch_size < 2:
+            raise InputError("loss 'kto' estimates a KL from the batch: set per_device_train_batch_size to 2 or more")
         if self.reference_max_new_tokens is not None and not needs_reference_samples(loss):
             raise InputError("reference_max_new_tokens is for denominator 'reference' alone: leave it out")
         return loss
+
+
+def zero_stage(deepspeed: dict[str, Any] | str | None) -> int:
+    """The stage of ZeRO in a DeepSpeed configuration, which is a mapping or a JSON file.
+
+    >>> zero_stage({"zero_optimization": {"stage": 2}}), zero_stage(None)
+    (2, 0)
+    """
+    content = read_json(Path(deepspeed)) if isinstance(deepspeed, str) else deepspeed or {}
+    return int(content.get("zero_optimization", {}).get("stage", 0))

@@ -276,20 +276,26 @@ def pad_responses(responses: list[tuple[list[int], list[int]]], pad_token_id: in
 LAYOUTS = ("shared", "packed", "padded")
 
 
-def collate(rows: list[dict[str, Any]], pad_token_id: int, layout: str = "padded", prompts: bool = False) -> dict[str, Tensor]:
+def collate(
+    rows: list[dict[str, Any]], pad_token_id: int, layout: str = "padded", prompts: bool = False, mismatched: bool = False
+) -> dict[str, Any]:
     """B rows as one batch of 2B responses: the B chosen first, then the B rejected, and their reference log-probs.
 
     ``layout`` is "padded" (``pad_responses``), "packed" or, with shared prompts read once, "shared" (``packing.pack``).
     The reference log-probs (B,), summed over tokens, are there once the trainer has scored them.  ``prompts`` adds
-    ``prompt_ids`` and ``prompt_mask`` (B, S), padded on the left, to draw further responses from.
+    ``prompt_ids`` and ``prompt_mask`` (B, S), padded on the left, to draw further responses from.  ``mismatched`` adds a
+    padded batch of B responses under that name: to each prompt the chosen response of the next pair.
     """
-    batch: dict[str, Tensor] = {}
+    batch: dict[str, Any] = {}
     for field in ("chosen", "rejected"):  # first, because transformers takes the first tensor's length for the batch size
         if f"ref_{field}" in rows[0]:
             batch[f"ref_{field}"] = torch.tensor([row[f"ref_{field}"] for row in rows], dtype=torch.float64)
     if prompts:
         alone = pad_responses([(row["chosen_prompt"], []) for row in rows], pad_token_id)
         batch |= {"prompt_ids": alone["input_ids"], "prompt_mask": alone["attention_mask"]}
+    if mismatched:
+        others = [(row["chosen_prompt"], other["chosen"]) for row, other in zip(rows, rows[1:] + rows[:1], strict=True)]
+        batch["mismatched"] = pad_responses(others, pad_token_id)
     if layout == "padded":
         responses = [(row[f"{field}_prompt"], row[field]) for field in ("chosen", "rejected") for row in rows]
         return batch | pad_responses(responses, pad_token_id)

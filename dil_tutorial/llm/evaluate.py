@@ -8,18 +8,19 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from dil_tutorial.intervals import bootstrap
 from dil_tutorial.llm.data import Pair, collate, tokenize_pairs
 from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.metrics import kl_terms
-from dil_tutorial.llm.packing import ATTENTION
 from dil_tutorial.llm.probe import why_not_packed
 
 
 @torch.no_grad()
 def pair_logps(model: Any, rows: list[dict[str, Any]], batch_size: int, layout: str, quiet: bool = False) -> Tensor:
-    """Summed log-probabilities (2, P) of the chosen and the rejected responses of P tokenised pairs."""
-    if layout != "padded":
-        model.set_attn_implementation(ATTENTION)
+    """Summed log-probabilities (2, P) of the chosen and the rejected responses of P tokenised pairs.
+
+    A ``layout`` other than "padded" wants a model that ``why_not_packed`` has nothing against.
+    """
     model.eval()
     parts = []
     for start in tqdm(range(0, len(rows), batch_size), desc="Scoring", disable=quiet):
@@ -46,7 +47,7 @@ def evaluate(
     resamples, seeded).  Perplexity is exp of the mean negative log-probability a token of all chosen responses.
     """
     rows, dropped = tokenize_pairs(pairs, tokenizer, max_length, chat_format)
-    layout = "padded" if why_not_packed(policy) or why_not_packed(reference) else "shared"
+    layout = "padded" if any([why_not_packed(policy), why_not_packed(reference)]) else "shared"  # asks both
     ours, theirs = (pair_logps(model, rows, batch_size, layout, quiet) for model in (policy, reference))
     f_w, f_l = ours - theirs
     tokens = torch.tensor([[len(row["chosen"]), len(row["rejected"])] for row in rows]).T
@@ -59,22 +60,9 @@ def evaluate(
         "log-ratio, rejected": f_l,
         "KL(policy || reference)": kl_terms(torch.stack([f_w, f_l])).mean(0),
     }
-    metrics = {name: bootstrap(value.double()[None], torch.mean) for name, value in values.items()}
+    metrics = {name: bootstrap(value.double()) for name, value in values.items()}
     for name, logps in (("perplexity of chosen", ours), ("perplexity of chosen, reference", theirs)):
         metrics[name] = bootstrap(
             torch.stack([logps[0], tokens[0]]).double(), lambda x, dim: (-x[0].sum(dim) / x[1].sum(dim)).exp()
         )
     return {"pairs": len(rows), "dropped": dropped, "layout": layout, "metrics": metrics}
-
-
-def bootstrap(values: Tensor, statistic: Any, resamples: int = 2000) -> list[float]:
-    """``statistic(values, dim=-1)`` of values (K, P), and its 95% bootstrap interval over the P pairs, seeded.
-
-    >>> bootstrap(torch.ones(1, 5), torch.mean)
-    [1.0, 1.0, 1.0]
-    """
-    pairs = values.shape[-1]
-    picks = torch.randint(pairs, (resamples, pairs), generator=torch.Generator().manual_seed(0))
-    drawn = statistic(values[:, picks], dim=-1).flatten()
-    low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975], dtype=drawn.dtype)).tolist()
-    return [statistic(values, dim=-1).item(), low, high]

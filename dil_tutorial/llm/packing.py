@@ -13,22 +13,30 @@ A batch is one row of documents.  Every linear layer then works on real tokens a
 tokens meet, runs document by document: on [prefix | first], and for the second branch on [prefix | second].
 
 The layout reaches the attention function as a table (1, 1, D, 3) of lengths in the place of the attention mask:
-transformers hands a 4-D mask through untouched.  With any other mask ``document_attention`` is transformers' own SDPA,
-so a model left on it generates and scores as before.
+transformers hands a 4-D mask through untouched.  With any other mask the attention functions here are transformers' own
+SDPA, so a model left on one generates and scores as before.
+
+``document_attention`` calls SDPA for each branch and runs anywhere.  ``varlen_attention`` is one call of torch's flash
+kernel for all branches: on CUDA in half precision, where many small calls would cost more than they compute.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-ATTENTION = "documents"  # the name of document_attention in transformers' table of attention functions
+ATTENTION = "documents"  # the names of document_attention and of varlen_attention in transformers' table
+VARLEN = "documents_varlen"
 
 
 def common_prefix(a: Sequence[Any], b: Sequence[Any]) -> int:
@@ -132,5 +140,71 @@ def document_attention(
     return torch.cat(parts, 1), None
 
 
-AttentionInterface.register(ATTENTION, document_attention)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+@functools.lru_cache(maxsize=2)  # every layer of a forward pass asks for the same
+def branches(table: tuple[tuple[int, int, int], ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor, int, int]:
+    """The keys that each branch's queries see, end to end: (places in the row, offsets of queries, of keys, longest of each).
+
+    The queries of a branch are the last of its keys: all of [prefix | first], then the second of [prefix | second].
+
+    >>> keys, queries_at, keys_at, *longest = branches(((2, 1, 3),), torch.device("cpu"))
+    >>> keys.tolist(), queries_at.tolist(), keys_at.tolist(), longest
+    ([0, 1, 2, 0, 1, 3, 4, 5], [0, 3, 6], [0, 3, 8], [3, 5])
+    """
+    places: list[int] = []
+    queries, keys = [], []
+    start = 0
+    for prefix, first, second in table:
+        middle, end = start + prefix + first, start + prefix + first + second
+        places += range(start, middle)
+        queries.append(prefix + first)
+        keys.append(prefix + first)
+        if second:
+            places += [*range(start, start + prefix), *range(middle, end)]
+            queries.append(second)
+            keys.append(prefix + second)
+        start = end
+
+    def offsets(lengths: list[int]) -> Tensor:
+        return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+
+    return torch.tensor(places, device=device), offsets(queries), offsets(keys), max(queries), max(keys)
+
+
+def varlen_attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings: Any
+) -> tuple[Tensor, None]:
+    """``document_attention`` in one call of a flash kernel, for CUDA in half precision; for anything else it hands over."""
+    device = query.device
+    dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else query.dtype
+    half = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)
+    if attention_mask is None or attention_mask.dtype != torch.int32 or not half or settings.get("dropout"):
+        return document_attention(module, query, key, value, attention_mask, **settings)
+    return flash_documents(query.to(dtype), key.to(dtype), value.to(dtype), attention_mask, **settings), None
+
+
+def flash_documents(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    documents: Tensor,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **unused: Any,
+) -> Tensor:
+    """(1, heads, S, d) -> (1, S, heads, d)."""
+    table = tuple(tuple(document) for document in documents[0, 0].tolist())
+    keys, queries_at, keys_at, longest_query, longest_key = branches(table, query.device)
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (S, heads, d)
+    window = (sliding_window - 1 if sliding_window else -1, 0)  # how far a query sees to the left and to the right
+    out: Any = varlen_attn(
+        q, k[keys], v[keys], queries_at, keys_at, longest_query, longest_key, scale=scaling, window_size=window, **GROUPED
+    )
+    return torch.unsqueeze(out, 0)
+
+
+# From torch 2.12 on, fewer key heads than query heads must be asked for; before, they are simply accepted.
+GROUPED: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+
+for _name, _function in ((ATTENTION, document_attention), (VARLEN, varlen_attention)):
+    AttentionInterface.register(_name, _function)
+    AttentionMaskInterface.register(_name, sdpa_mask)

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from dil_tutorial.llm.data import collate
 from dil_tutorial.llm.logprobs import response_logps
-from dil_tutorial.llm.packing import ATTENTION
+from dil_tutorial.llm.packing import ATTENTION, VARLEN
 
 SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
+ERRORS = (ValueError, TypeError, RuntimeError, IndexError)  # what a model raises that was not made for a saving
 
 
 def why_not_chunked(model: Any) -> str | None:
@@ -25,35 +26,41 @@ def why_not_chunked(model: Any) -> str | None:
     try:
         batch = collate(made_up_rows(model), 0)
         whole, chunked = _score(model, batch, 0), _score(model, batch, 4)
-    except (ValueError, TypeError, RuntimeError, IndexError) as error:
+    except ERRORS as error:
         return f"{type(model).__name__}: {_one_line(error)}"
-    if _far(whole, chunked, model.dtype.itemsize > 2):
+    if _far(whole, chunked, _is_precise(model)):
         return f"{type(model).__name__} changes the logits after its vocabulary head"
     return None
 
 
 def why_not_packed(model: Any) -> str | None:
-    """Why documents cannot be packed; where they can, leaves the model on ``document_attention``."""
+    """Why documents cannot be packed; where they can, leaves the model on the first attention for its device that holds."""
     name, before = type(model).__name__, model.config._attn_implementation
     kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or []) - SUPPORTED_LAYERS
     if kinds:
         return f"{name} has layers of type {', '.join(sorted(kinds))}"
     rows = made_up_rows(model)
-    other = [{**row, "chosen": row["chosen"][::-1]} for row in rows]
+    swapped = [{**row, "chosen": row["chosen"][::-1]} for row in rows]
+    on_cuda = next(model.parameters()).is_cuda
     reason = None
     try:
         padded = _score(model, collate(rows, 0), 0)
-        model.set_attn_implementation(ATTENTION)
-        packed = _score(model, collate(rows, 0, "shared"), 0)
-        swapped = _score(model, collate(other, 0, "shared"), 0)
-        if not torch.equal(packed[len(rows) :], swapped[len(rows) :]):
+    except ERRORS as error:
+        return f"{name}: {_one_line(error)}"
+    for attention in (VARLEN, ATTENTION) if on_cuda else (ATTENTION,):
+        try:
+            model.set_attn_implementation(attention)
+            packed, other = (_score(model, collate(part, 0, "shared"), 0) for part in (rows, swapped))
+        except ERRORS as error:
+            reason = f"{name}: {_one_line(error)}"
+            continue
+        if not torch.equal(packed[len(rows) :], other[len(rows) :]):
             reason = f"{name} lets the second response see the first"
-        elif _far(padded, packed, model.dtype.itemsize > 2):
+        elif _far(padded, packed, _is_precise(model)):
             reason = f"{name} scores packed responses differently"
-    except (ValueError, TypeError, RuntimeError, IndexError) as error:
-        reason = f"{name}: {_one_line(error)}"
-    if reason:
-        model.set_attn_implementation(before)
+        else:
+            return None
+    model.set_attn_implementation(before)
     return reason
 
 
@@ -77,8 +84,14 @@ def _score(model: Any, batch: dict[str, Tensor], chunk: int) -> Tensor:
     return logps
 
 
+def _is_precise(model: Any) -> bool:
+    """Whether ``model`` computes in float32 or better."""
+    weight = next(model.parameters())
+    return bool(model.dtype.itemsize > 2 and not torch.is_autocast_enabled(weight.device.type))
+
+
 def _far(a: Tensor, b: Tensor, precise: bool) -> bool:
-    """Further apart than rounding takes sums over at most eight tokens; ``precise``: weights in float32 or better."""
+    """Further apart than rounding takes sums over at most eight tokens; ``precise``: computed in float32 or better."""
     tolerance = 1e-4 if precise else 0.02
     return not torch.allclose(a, b, rtol=tolerance, atol=tolerance)
 

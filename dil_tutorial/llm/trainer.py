@@ -37,10 +37,9 @@ from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.data import Pair, check_pair, collate, tokenize_pairs
 from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.metrics import beyond_the_formula, measure
-from dil_tutorial.llm.packing import ATTENTION
 from dil_tutorial.llm.probe import why_not_chunked, why_not_packed
 from dil_tutorial.llm.reference import FixedBatches, Rows, fingerprint, sample_responses, score_reference
-from dil_tutorial.losses import REFERENCE_FREE, Loss, needs_reference_samples
+from dil_tutorial.losses import REFERENCE_FREE, Loss, needs_kl, needs_reference_samples
 
 logger = logging.get_logger(__name__)
 
@@ -67,6 +66,8 @@ class DILTrainer(Trainer):
     ) -> None:
         if processing_class is None:
             raise InputError("DILTrainer: no processing_class: pass the model's tokenizer")
+        if args.n_gpu > 1:
+            raise InputError(f"{args.n_gpu} GPUs in one process: launch with torchrun --nproc_per_node {args.n_gpu}, one each")
         self.loss_function = args.loss_function()
         beta = inspect.signature(self.loss_function).parameters.get("beta")
         self.beta = beta.default if beta else 1.0  # bound, or the loss's own default; SFT and IPO have none
@@ -78,24 +79,26 @@ class DILTrainer(Trainer):
         for part in (model, ref_model):
             if part is not None and args.disable_dropout:
                 disable_dropout(part)
-        self.layout, self.head_chunk = usable_savings(model, args)
         if peft_config is not None:
             from peft import get_peft_model
 
             model = get_peft_model(model, peft_config)
-        fresh = needs_reference_samples(self.loss_function)
-        if fresh and ref_model is None and not hasattr(model, "disable_adapter"):
+        samples, kl = needs_reference_samples(self.loss_function), needs_kl(self.loss_function)
+        if (samples or kl) and ref_model is None and not hasattr(model, "disable_adapter"):
             ref_model = copy.deepcopy(model)
-        self.sampler = ref_model if ref_model is not None else model  # draws the responses that denominator 'reference' wants
+        self.reference = ref_model if ref_model is not None else model  # scores what comes up during training
         super().__init__(
             model=model,
             args=args,
             train_dataset=rows["train"],
             eval_dataset=rows.get("eval"),
             processing_class=processing_class,
-            data_collator=functools.partial(collate, pad_token_id=pad, layout=self.layout, prompts=fresh),
+            data_collator=functools.partial(collate, pad_token_id=pad, prompts=samples, mismatched=kl),
             **settings,
         )
+        with self._as_reference(self.model):  # on the device and in the precision of training
+            self.layout, self.head_chunk = usable_savings(getattr(model, "get_base_model", lambda: model)(), args)
+        self.data_collator.keywords["layout"] = self.layout
         self.exponential = args.loss in ("dil", "f-dpo")
         self._said_tangent = False
         self._metrics: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
@@ -136,13 +139,23 @@ class DILTrainer(Trainer):
         """Put the reference's log-probs into ``rows``: of ``ref_model``, of the adapter's base, or of the model as it is."""
         reference = ref_model if ref_model is not None else self.model
         if ref_model is not None and self.layout != "padded":
-            ref_model.set_attn_implementation(ATTENTION)
+            ref_model.set_attn_implementation(self.model.config._attn_implementation)
 
         @torch.no_grad()
         def score(part: Rows) -> Tensor:
             return self._response_logps(reference, self._prepare_inputs(self.data_collator(part)))[0].cpu()
 
-        how = (groups, self.layout, self.head_chunk, self.args.bf16, self.args.fp16, str(self.args.device), torch.__version__)
+        attention = self.model.config._attn_implementation
+        how = (
+            groups,
+            self.layout,
+            attention,
+            self.head_chunk,
+            self.args.bf16,
+            self.args.fp16,
+            str(self.args.device),
+            torch.__version__,
+        )
         path = Path(self.args.output_dir) / f"reference_logps_{split}.safetensors"
         with self._as_reference(reference):
             ranks = self.args.process_index, self.args.world_size
@@ -153,7 +166,7 @@ class DILTrainer(Trainer):
         return response_logps(model, inputs, head, self.head_chunk)
 
     def compute_loss(
-        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The step of the module's docstring; inputs from ``collate``, N = 2B responses."""
         logps, lengths = self._response_logps(model, inputs)  # (N,), (N,)
@@ -163,20 +176,30 @@ class DILTrainer(Trainer):
         else:  # a reference-free loss is fed log-probs
             f = logps * scale
         f_chosen, f_rejected = f.chunk(2)  # (B,), (B,)
-        fresh = {"f_reference": self._fresh_log_ratios(model, inputs)} if "prompt_ids" in inputs else {}
-        losses = self.loss_function(f_chosen, f_rejected, **fresh)  # (B,)
+        more: dict[str, Tensor] = {}
+        if "prompt_ids" in inputs:
+            more["f_reference"] = self._log_ratios(model, self._reference_samples(inputs))  # (B,)
+        if "mismatched" in inputs:
+            with torch.no_grad():
+                more["kl"] = self._log_ratios(model, inputs["mismatched"]).mean().clamp(min=0)
+        losses = self.loss_function(f_chosen, f_rejected, **more)  # (B,)
         loss_of_pairs = functools.partial(
-            self.loss_function, **{name: value.detach().float().cpu() for name, value in fresh.items()}
+            self.loss_function, **{name: value.detach().float().cpu() for name, value in more.items()}
         )
         self._record("train" if model.training else "eval", f, logps, loss_of_pairs)
         loss = losses.mean()
         return (loss, {"losses": losses.detach()}) if return_outputs else loss
 
-    def _fresh_log_ratios(self, model: Any, inputs: dict[str, Tensor]) -> Tensor:
-        """f (B,) of one new response of the reference to each prompt, scored by both in the same batch."""
-        with torch.no_grad(), self._as_reference(self.sampler):
-            batch = self._prepare_inputs(sample_responses(self.sampler, inputs, self.args.reference_max_new_tokens or 128))
-            reference_logps, lengths = self._response_logps(self.sampler, batch)
+    def _reference_samples(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A batch of one new response of the reference to each prompt."""
+        with torch.no_grad(), self._as_reference(self.reference):
+            batch = sample_responses(self.reference, inputs, self.args.reference_max_new_tokens or 128)
+        return dict(self._prepare_inputs(batch))
+
+    def _log_ratios(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
+        """f of responses that the reference has not scored before: both score them, in the same batch."""
+        with torch.no_grad(), self._as_reference(self.reference):
+            reference_logps, lengths = self._response_logps(self.reference, batch)
         scale = 1 / lengths if self.args.logprobs == "mean" else 1.0
         return (self._response_logps(model, batch)[0] - reference_logps) * scale
 
