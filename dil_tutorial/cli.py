@@ -478,7 +478,7 @@ def train(
     dropped = f" ({trainer.dropped} dropped: the prompt alone fills max_length)" if trainer.dropped else ""
     console.print(
         f"{describe(trainer)} on {pairs} pairs{dropped}, {trainer.args.logprobs} of log-probabilities, "
-        f"weights in {str(trainer.model.dtype).removeprefix('torch.')}"
+        f"weights in {recipe.get('dtype', 'float32')}"
     )
     stopped = recipes.run(trainer, checkpoint, recipe)
     if stopped is not None:
@@ -517,7 +517,7 @@ def training_summary(history: list[dict[str, float]]) -> Table:
 @app.command()
 def sample(
     run: Annotated[Path, typer.Argument(help="The output folder of `dil train`.")],
-    prompt: Annotated[list[str] | None, typer.Option(help="May be given more than once.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="Can be repeated.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 96,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(help="For temperature > 0.")] = 0,
@@ -529,10 +529,11 @@ def sample(
     from dil_tutorial.llm.recipe import read_run
     from dil_tutorial.llm.sampling import answer, score
 
-    reference = read_run(run)["recipe"]["model"]
+    recipe = read_run(run)["recipe"]
+    reference, dtype = recipe["model"], recipe.get("dtype", "float32")
     prompts = prompt or ["What is the capital of France?", "Give me one tip for sleeping better."]
     tokenizer = load_tokenizer(str(run / "model"))
-    models = load_model(reference), load_model(str(run / "model"))
+    models = load_model(reference, dtype), load_model(str(run / "model"), dtype)
     table = Table(show_lines=True, expand=True)
     table.add_column("prompt", ratio=1)
     columns = [[escape(text) for text in prompts]]
@@ -553,35 +554,64 @@ def sample(
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="The output folder of `dil train`.")],
-    data: Annotated[Path, typer.Option(help="Held-out preference pairs, as for `dil train`.")],
-    limit: Annotated[int | None, typer.Option(min=1, help="The first so many pairs.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pairs a batch.")] = 8,
+    data: Annotated[Path | None, typer.Option(help="Held-out preference pairs, as for `dil train`.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="A task of lm-evaluation-harness; may be given more than once.")
+    ] = None,
+    task_folder: Annotated[Path | None, typer.Option(help="Task files (YAML) of your own.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many pairs, or questions of each task.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pairs, or questions, a batch.")] = 8,
     json: JsonOption = None,
 ) -> None:
-    """Held-out pairs: ranking accuracy, margins, log-ratios, KL and perplexity, of policy and reference, with intervals."""
+    """Policy and reference on held-out pairs (accuracy, margins, log-ratios, KL, perplexity), on tasks, or on both."""
     need_llm_extra()
     quiet_transformers()
+    import torch
+
+    from dil_tutorial.llm import evaluate as evaluation
     from dil_tutorial.llm.checkpoint import load_model, load_tokenizer
     from dil_tutorial.llm.data import read_pairs
-    from dil_tutorial.llm.evaluate import evaluate as measure
     from dil_tutorial.llm.recipe import read_run
     from dil_tutorial.provenance import provenance, write_json
 
+    if data is None and not task:
+        raise InputError("nothing to evaluate on: give --data PAIRS.jsonl, or --task NAME")
+    if task_folder is not None and not task_folder.is_dir():
+        raise InputError(f"{task_folder}: no such folder: give the folder that holds the task's YAML file")
     recipe = read_run(run)["recipe"]
-    pairs = read_pairs(data, limit)
+    pairs = read_pairs(data, limit) if data is not None else []
     tokenizer = load_tokenizer(str(run / "model"))
-    models = load_model(str(run / "model")), load_model(recipe["model"])
-    settings = {key: recipe[key] for key in ("max_length", "chat_format") if key in recipe}
-    result = measure(*models, tokenizer, pairs, batch_size=batch_size, quiet=not console.is_terminal, **settings)
-    dropped = f" ({result['dropped']} dropped: the prompt alone fills max_length)" if result["dropped"] else ""
-    table = Table(title=f"{result['pairs']} held-out pairs{dropped}", title_justify="left")
-    for column in ("metric", "mean", "95% interval"):
-        table.add_column(column, justify="left" if column == "metric" else "right")
-    for name, (mean, low, high) in result["metrics"].items():
-        table.add_row(escape(name), f"{mean:.3f}", f"{low:.3f} to {high:.3f}")
-    console.print(table)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = recipe.get("dtype", "float32")
+    policy, reference = (load_model(name, dtype).to(device) for name in (str(run / "model"), recipe["model"]))
+    content: dict[str, object] = {**provenance(), "run": str(run)}
+    if pairs:
+        settings = {key: recipe[key] for key in ("max_length", "chat_format") if key in recipe}
+        quiet = not console.is_terminal
+        result = evaluation.evaluate(policy, reference, tokenizer, pairs, batch_size=batch_size, quiet=quiet, **settings)
+        dropped = f" ({result['dropped']} dropped: the prompt alone fills max_length)" if result["dropped"] else ""
+        table = Table(title=f"{result['pairs']} held-out pairs{dropped}", title_justify="left")
+        for column in ("metric", "mean", "95% interval"):
+            table.add_column(column, justify="left" if column == "metric" else "right")
+        for name, (mean, low, high) in result["metrics"].items():
+            table.add_row(escape(name), f"{mean:.3f}", f"{low:.3f} to {high:.3f}")
+        console.print(table)
+        content |= {"data": str(data), **result}
+    if task:
+        ours, theirs = (
+            evaluation.run_tasks(model, tokenizer, task, task_folder, limit, batch_size) for model in (policy, reference)
+        )
+        table = Table(title="Tasks, with standard errors", title_justify="left")
+        for column in ("task", "metric", "policy", "reference"):
+            table.add_column(column, justify="left" if column in ("task", "metric") else "right")
+        for name, metrics in ours.items():
+            for metric in metrics:
+                shown = ("{:.3f} ± {:.3f}".format(*side[name][metric]) for side in (ours, theirs))
+                table.add_row(escape(name), escape(metric), *shown)
+        console.print(table)
+        content["tasks"] = {"policy": ours, "reference": theirs}
     if json is not None:
-        write_json(json, {**provenance(), "run": str(run), "data": str(data), **result})
+        write_json(json, content)
         console.print(f"wrote {escape(str(json))}", soft_wrap=True)
 
 

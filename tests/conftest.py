@@ -27,20 +27,29 @@ CHAT_TEMPLATE = (
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A two-layer Llama with random weights and a byte-level BPE tokenizer trained on the tutorial's own pairs."""
+    return make_model(tmp_path_factory.mktemp("tiny-model"), hidden_size=32)
+
+
+@pytest.fixture(scope="session")
+def wider_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with 128 numbers a token: 4-bit weights come in blocks of 64, and bitsandbytes wants whole ones in a row."""
+    return make_model(tmp_path_factory.mktemp("wider-model"), hidden_size=128)
+
+
+def make_model(folder: Path, hidden_size: int) -> Path:
     pytest.importorskip("accelerate")
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from dil_tutorial.llm.bench import own_tokenizer
 
-    folder = tmp_path_factory.mktemp("tiny-model")
     fast = own_tokenizer()
     fast.chat_template = CHAT_TEMPLATE
     fast.save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(fast),
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=hidden_size,
+        intermediate_size=2 * hidden_size,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,

@@ -140,3 +140,49 @@ def test_dil_evaluate(tiny_model, tmp_path, write):
     assert "ranking accuracy" in run.stdout
     refused(dil("evaluate", out, "--data", "nowhere.jsonl"), "nowhere.jsonl", "no such file")
     refused(dil("evaluate", tmp_path, "--data", tiny_preferences()), "no finished run")
+    refused(dil("evaluate", out), "nothing to evaluate on")
+    refused(dil("evaluate", out, "--task", "x", "--task-folder", tmp_path / "none"), "no such folder")
+
+
+def test_tasks_of_the_harness(tiny_model, tmp_path, write):
+    """A task file of one's own, whose answer is the mean over questions of the choice with the larger log-probability."""
+    pytest.importorskip("lm_eval", reason="tasks need the eval extra")
+    from dil_tutorial.llm.evaluate import run_tasks
+
+    questions = [{"question": f"{a} plus {b} is", "choices": ["four", "twelve", "red"], "answer": (a + b) % 3}
+                 for a in range(4) for b in range(5)]  # fmt: skip
+    write("sums.jsonl", "\n".join(map(json.dumps, questions)))
+    write("sums.yaml", f"""
+task: sums
+dataset_path: json
+dataset_kwargs: {{data_files: {tmp_path / "sums.jsonl"}}}
+test_split: train
+output_type: multiple_choice
+doc_to_text: "{{{{question}}}}"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: "{{{{answer}}}}"
+metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
+""")  # fmt: skip
+    model, tokenizer = load_model(str(tiny_model)), load_tokenizer(str(tiny_model))
+    accuracy, error = run_tasks(model, tokenizer, ["sums"], tmp_path)["sums"]["acc"]
+    right = 0
+    for row in questions:
+        logps = []
+        for choice in row["choices"]:
+            prompt, whole = (tokenizer(text)["input_ids"] for text in (row["question"], f"{row['question']} {choice}"))
+            with torch.no_grad():
+                table = torch.log_softmax(model(torch.tensor([whole])).logits[0], -1)
+            logps.append(sum(table[k - 1, whole[k]].item() for k in range(len(prompt), len(whole))))
+        right += logps.index(max(logps)) == row["answer"]
+    assert accuracy == right / len(questions)
+    assert 0 < accuracy < 1
+    assert error == pytest.approx((accuracy * (1 - accuracy) / (len(questions) - 1)) ** 0.5, rel=1e-6)
+
+    recipe = write("r.yaml", f"model: {tiny_model}\nloss: nca\nuse_cpu: true\nmax_steps: 1\n")
+    assert dil("train", "--config", recipe, "--output-dir", tmp_path / "run").returncode == 0
+    both = ("--task", "sums", "--task-folder", tmp_path, "--json", tmp_path / "t.json")
+    run = dil("evaluate", tmp_path / "run", *both)
+    assert run.returncode == 0, run.stderr
+    content = json.loads((tmp_path / "t.json").read_text())
+    assert content["tasks"]["reference"]["sums"]["acc"] == [accuracy, error]
+    refused(dil("evaluate", tmp_path / "run", "--task", "smus", "--task-folder", tmp_path), "task 'smus'")

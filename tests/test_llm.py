@@ -369,6 +369,29 @@ def test_lora_with_the_adapter_off_as_reference(parts, tmp_path):
         assert torch.allclose(loaded(ids).logits, trainer.model(ids).logits, atol=1e-5)
 
 
+def test_adapters_on_four_bits_get_the_gradients_of_the_same_weights_in_full(wider_model):
+    pytest.importorskip("bitsandbytes", reason="4 bits need the qlora extra")
+    from peft import LoraConfig, get_peft_model
+
+    from dil_tutorial.llm.data import collate
+
+    rows = tokenize_pairs(PAIRS[:4], load_tokenizer(str(wider_model)), 200)[0]
+    gradients = []
+    for dequantised in (False, True):
+        model = load_model(str(wider_model), "nf4")
+        model = get_peft_model(
+            model.dequantize() if dequantised else model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+        )
+        adapters = {name: weight for name, weight in model.named_parameters() if "lora_" in name}
+        for number, weight in enumerate(adapters.values()):
+            torch.nn.init.normal_(weight, std=0.1, generator=torch.Generator().manual_seed(number))
+        response_logps(model, collate(rows, 1))[0].mean().backward()
+        gradients.append([weight.grad.float() for weight in adapters.values()])
+    assert len(gradients[0]) >= 28  # A and B of seven projections in each layer
+    for a, b in zip(*gradients, strict=True):
+        assert (a - b).norm() < 0.05 * b.norm()  # bf16
+
+
 @pytest.mark.parametrize("lora", [False, True])
 def test_fresh_samples_of_the_reference(parts, tmp_path, lora):
     """denominator 'reference': every step draws from the reference, which stays where it was while the policy moves."""

@@ -208,6 +208,24 @@ def test_a_lora_run_from_a_recipe(recipe, tmp_path):
     refused(dil("train", "--config", recipe(dtype="bf16"), "--output-dir", tmp_path / "b"), "unknown dtype 'bf16'")
 
 
+def test_a_qlora_run_from_a_recipe(recipe, tmp_path, wider_model):
+    """A base in 4 bits, an adapter that learns on it, both loaded again as they were."""
+    pytest.importorskip("bitsandbytes", reason="4 bits need the qlora extra")
+    out = tmp_path / "run"
+    settings = {"model": str(wider_model), "dtype": "nf4", "lora_r": 4, "learning_rate": 0.05, "gradient_checkpointing": True}
+    run = dil("train", "--config", recipe(**settings), "--output-dir", out)
+    assert run.returncode == 0, run.stderr
+    assert "weights in nf4" in run.stdout
+    assert not (out / "model" / "model.safetensors").exists()
+    history = [row for row in json.loads((out / "run.json").read_text())["history"] if "loss" in row]
+    assert history[0]["logratios/chosen"] == 0
+    assert history[-1]["logratios/chosen"] != 0
+    evaluated = dil("evaluate", out, "--data", tiny_preferences(), "--json", tmp_path / "e.json")
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert json.loads((tmp_path / "e.json").read_text())["metrics"]["log-ratio, chosen"][0] != 0
+    refused(dil("train", "--config", recipe(dtype="nf4"), "--output-dir", tmp_path / "b"), "nf4 without lora_r")
+
+
 def test_bad_files_and_folders(recipe, write, tmp_path, tiny_model):
     out = tmp_path / "out"
     refused(dil("train", "--config", recipe(), "--data", "nowhere.jsonl", "--output-dir", out), "nowhere.jsonl", "no such file")

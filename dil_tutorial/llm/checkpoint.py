@@ -18,6 +18,7 @@ import urllib.request
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -195,11 +196,30 @@ def resolve(name: str) -> str:
     return name
 
 
+DTYPES = ("float32", "bfloat16", "nf4")
+
+
 def load_model(name: str, dtype: str = "float32") -> Any:
-    """A causal language model by name, folder or hub id; a folder with an adapter gives the base model with it."""
+    """A causal language model by name, folder or hub id; a folder with an adapter gives the base model with it.
+
+    ``dtype`` "nf4" keeps the weights of linear layers in 4 bits (QLoRA, Dettmers et al., 2023) and computes in bfloat16.
+    """
     from transformers import AutoModelForCausalLM
 
-    return _load(AutoModelForCausalLM, name, dtype=dtype, use_safetensors=True)
+    settings: dict[str, Any] = {"dtype": dtype}
+    if dtype == "nf4":
+        if find_spec("bitsandbytes") is None:
+            raise InputError("dtype nf4 needs bitsandbytes: pip install -c constraints.txt -e '.[qlora]'")
+        from transformers import BitsAndBytesConfig
+
+        four_bits = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype="bfloat16",
+        )
+        settings = {"dtype": "bfloat16", "quantization_config": four_bits}
+    return _load(AutoModelForCausalLM, name, use_safetensors=True, **settings)
 
 
 def load_tokenizer(name: str) -> Any:

@@ -1,13 +1,17 @@
-"""Held-out pairs: does the policy rank them better than the reference, and how far has it moved?"""
+"""Held-out pairs: does the policy rank them better than the reference, and how far has it moved?  And tasks of others."""
 
 from __future__ import annotations
 
+import math
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from dil_tutorial.errors import InputError
 from dil_tutorial.intervals import bootstrap
 from dil_tutorial.llm.data import Pair, collate, tokenize_pairs
 from dil_tutorial.llm.logprobs import response_logps
@@ -66,3 +70,34 @@ def evaluate(
             torch.stack([logps[0], tokens[0]]).double(), lambda x, dim: (-x[0].sum(dim) / x[1].sum(dim)).exp()
         )
     return {"pairs": len(rows), "dropped": dropped, "layout": layout, "metrics": metrics}
+
+
+def run_tasks(
+    model: Any, tokenizer: Any, tasks: list[str], folder: Path | None = None, limit: int | None = None, batch_size: int = 8
+) -> dict[str, dict[str, list[float]]]:
+    """{task: {metric: [value, standard error]}} by EleutherAI's lm-evaluation-harness.
+
+    ``tasks`` are its names, or names of task files (YAML) in ``folder``; ``limit`` is the number of questions of each.
+    """
+    if find_spec("lm_eval") is None:
+        raise InputError("tasks need lm-evaluation-harness: pip install -c constraints.txt -e '.[eval]'")
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=str(folder) if folder else None)
+    for task in tasks:
+        if not manager.match_tasks([task]):
+            where = f"the harness or {folder}" if folder else "the harness (give --task-folder for a task of your own)"
+            raise InputError(f"task {task!r}: not in {where}: `lm-eval ls tasks` lists its tasks")
+    network = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+    results = lm_eval.simple_evaluate(model=network, tasks=tasks, task_manager=manager, limit=limit)["results"]
+    numbers: dict[str, dict[str, list[float]]] = {}
+    for task, values in results.items():
+        for key, value in values.items():
+            metric, _, how = key.partition(",")  # "acc,none" and, beside it, "acc_stderr,none"
+            if how and not metric.endswith("_stderr") and isinstance(value, (int, float)):
+                error = values.get(f"{metric}_stderr,{how}")
+                spread = float(error) if isinstance(error, (int, float)) else math.nan
+                numbers.setdefault(task, {})[metric if how == "none" else f"{metric} ({how})"] = [float(value), spread]
+    return numbers

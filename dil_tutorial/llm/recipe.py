@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 
 from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.llm.callbacks import StopAndSave
-from dil_tutorial.llm.checkpoint import load_model, load_tokenizer, resolve
+from dil_tutorial.llm.checkpoint import DTYPES, load_model, load_tokenizer, resolve
 from dil_tutorial.llm.data import read_pairs
 from dil_tutorial.llm.trainer import DILConfig, DILTrainer
 from dil_tutorial.provenance import provenance, read_json, read_text, write_json
@@ -24,7 +24,6 @@ OWN_KEYS = {  # what a recipe holds beside DILConfig's fields
     "model": str, "dtype": str, "data": str, "eval_data": str, "limit": int,
     "lora_r": int, "lora_alpha": int, "lora_dropout": float, "lora_target_modules": list | str,
 }  # fmt: skip
-DTYPES = ("float32", "bfloat16")
 
 
 def read_recipe(path: Path, overrides: list[str]) -> dict[str, Any]:
@@ -110,6 +109,8 @@ def prepare(recipe: dict[str, Any], output_dir: Path, resume: bool) -> tuple[DIL
     lora = {key: settings.pop(key) for key in list(settings) if key.startswith("lora_")}
     if lora and "lora_r" not in lora:
         raise InputError(f"recipe: {', '.join(lora)} without lora_r: give the rank, or leave LoRA out")
+    if dtype == "nf4" and not lora:
+        raise InputError("recipe: dtype nf4 without lora_r: weights of 4 bits cannot be trained, an adapter on them can")
     if limit is not None and limit < 1:
         raise InputError(f"recipe: limit is {limit}: give at least 1, or leave it out")
     whole = [path.parent for path in output_dir.glob("checkpoint-*/trainer_state.json")]  # that file is written last
@@ -141,6 +142,10 @@ def prepare(recipe: dict[str, Any], output_dir: Path, resume: bool) -> tuple[DIL
     resolve(name)  # a folder without weights is an error before anything is written
     tokenizer = load_tokenizer(name)
     model = load_model(name, dtype)
+    if dtype == "nf4":
+        from peft import prepare_model_for_kbit_training
+
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=config.gradient_checkpointing)
     peft_config = lora_config(lora) if lora else None
     trainer = DILTrainer(model, config, pairs, eval_dataset=eval_pairs, processing_class=tokenizer, peft_config=peft_config)
     return trainer, str(checkpoints[-1]) if checkpoints else None
