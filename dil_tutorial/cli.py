@@ -301,25 +301,34 @@ def bench_llm(
             raise InputError(f"--only {only}: no such cell: {', '.join(sorted({run.label() for run in plan}))}")
         task = bar.add_task("measuring", total=rounds * len(runs))
         rows = benchmark.interleaved(runs, rounds, lambda what: bar.update(task, advance=1, description=what))
-    cells = benchmark.summary(rows)
+    cells, fastest = benchmark.summary(rows), benchmark.fastest(rows)
     table = Table(title=f"Ours against TRL, {model}, medians of {rounds}", title_justify="left")
     for column in ("workload, precision", "tokens/s", "TRL's", "times faster (rounds)", "GiB", "TRL's", "ratio"):
         table.add_column(column, justify="left" if column.startswith("workload") else "right")
     for cell in cells:
-        if "failed" in cell:
-            table.add_row(cell["cell"], escape(cell["failed"]))
-            continue
-        speed, peak, spread = cell["tokens_per_s"], cell["peak_gib"], cell["times_faster_rounds"]
-        table.add_row(
-            cell["cell"], f"{speed['ours']:.0f}", f"{speed['trl']:.0f}",
-            f"{cell['times_faster']:.2f} ({spread[0]:.2f}–{spread[-1]:.2f})",
-            f"{peak['ours']:.2f}", f"{peak['trl']:.2f}", f"{cell['memory_ratio']:.2f}",
-        )  # fmt: skip
+        speed, peak = (
+            ["-" if side not in cell[key] else f"{cell[key][side]:{form}}" for side in ("ours", "trl")]
+            for key, form in (("tokens_per_s", ".0f"), ("peak_gib", ".2f"))
+        )
+        faster = memory = "-"
+        if "times_faster" in cell:
+            low, high = cell["times_faster_rounds"][0], cell["times_faster_rounds"][-1]
+            faster, memory = f"{cell['times_faster']:.2f} ({low:.2f}–{high:.2f})", f"{cell['memory_ratio']:.2f}"
+        table.add_row(cell["cell"], *speed, faster, *peak, memory)
     console.print(table)
+    for cell in cells:
+        for side, reason in cell.get("failed", {}).items():
+            console.print(f"{cell['cell']}, {side}: {escape(reason)}", soft_wrap=True)
+        if "utilisation" in cell:
+            shares = ", ".join(f"{side} {share:.0%}" for side, share in cell["utilisation"].items())
+            console.print(f"{cell['cell']}: model FLOP utilisation {shares}", soft_wrap=True)
+    for best in fastest:
+        text = f"{best['workload']}: {best['times_faster']:.2f} times TRL's fastest ({best['ours']} against {best['trl']})"
+        console.print(text, soft_wrap=True)
     assert json is not None
     head = provenance()
     head["versions"]["trl"] = metadata.version("trl")
-    write_json(json, {**head, "cells": cells, "measurements": rows})
+    write_json(json, {**head, "cells": cells, "fastest": fastest, "measurements": rows})
     for path in [json, *plotting.save(benchmark.figure(cells), json.with_suffix(""))]:
         console.print(f"wrote {escape(str(path))}", soft_wrap=True)
 
@@ -423,10 +432,13 @@ def need_llm_extra() -> None:
 def quiet_transformers() -> None:
     """Warnings only, and our own progress bars in place of transformers'."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import logging as python_logging
+
     from transformers.utils import logging
 
     logging.set_verbosity_warning()
     logging.disable_progress_bar()
+    python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)  # speaks of missing kernels when merely imported
 
 
 @app.command()

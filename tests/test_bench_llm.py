@@ -37,13 +37,8 @@ def test_workloads_have_the_lengths_they_name():
 
 
 def test_medians_ratios_and_failures():
-    base = {
-        "model": "m",
-        "workload": "mixed",
-        "precision": "fp32",
-        "checkpointing": False,
-        "pairs": "p",
-    }
+    base = {"model": "m", "workload": "mixed", "precision": "bf16", "checkpointing": False, "liger": False, "pairs": "p",
+            "device": "NVIDIA H200", "parameters": 1e9}  # fmt: skip
     rows = [
         {**base, "side": side, "seconds": seconds, "tokens": 100, "peak_gib": peak}
         for side, peak, times in (("ours", 1.0, (1, 2, 4)), ("trl", 2.0, (4, 4, 4)))
@@ -51,5 +46,15 @@ def test_medians_ratios_and_failures():
     ]
     (cell,) = bench.summary(rows)
     assert (cell["times_faster"], cell["times_faster_rounds"], cell["memory_ratio"]) == (2, [1, 2, 4], 0.5)
+    assert cell["utilisation"]["ours"] == pytest.approx(6e9 * 50 / 989e12)
     (cell,) = bench.summary([*rows, {**base, "side": "trl", "failed": "out of memory"}])
-    assert cell == {"cell": "mixed, fp32", "failed": "out of memory"}
+    assert cell["failed"] == {"trl": "out of memory"}
+    assert cell["tokens_per_s"] == {"ours": 50}
+    assert "times_faster" not in cell
+    (cell,) = bench.summary([{**row, "device": "cpu"} for row in rows])
+    assert "utilisation" not in cell
+    faster = [{**row, "liger": True, "seconds": 2.5} for row in rows if row["side"] == "trl"]
+    slower = [{**row, "checkpointing": True, "seconds": 9} for row in rows]
+    (best,) = bench.fastest([*rows, *faster, *slower, {**rows[0], "checkpointing": True, "failed": "x"}])
+    assert best == {"workload": "mixed, bf16", "ours": "mixed, bf16", "trl": "mixed, bf16, Liger", "times_faster": 1.25}
+    bench.figure(bench.summary([*rows, *faster]))  # a cell that one side alone ran is drawn

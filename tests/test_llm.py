@@ -311,11 +311,30 @@ def test_a_reference_scored_in_another_layout_is_noise(parts, tmp_path):
     assert (scored[0] - scored[1]).abs().max() > 1e-5
 
 
-def test_a_datasets_dataset_will_do(parts, tmp_path):
+def test_a_datasets_dataset_will_do_streamed_or_not(parts, tmp_path):
     from datasets import Dataset
 
-    trainer = trainer_for(parts, tmp_path, pairs=Dataset.from_list(PAIRS[:4]))
-    assert trainer.train_dataset == trainer_for(parts, tmp_path, pairs=PAIRS[:4]).train_dataset
+    rows = trainer_for(parts, tmp_path, pairs=PAIRS[:4]).train_dataset
+    stored = Dataset.from_list(PAIRS[:4])
+    assert trainer_for(parts, tmp_path, pairs=stored).train_dataset == rows
+    assert trainer_for(parts, tmp_path, pairs=stored.to_iterable_dataset()).train_dataset == rows
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="what only a GPU does")
+def test_on_a_gpu(parts, tmp_path):
+    """The flash kernel is chosen, f starts at zero, and the steps are those of the CPU up to rounding."""
+    from dil_tutorial.llm.packing import VARLEN
+
+    settings = {"loss": "nca", "learning_rate": 1e-3, "max_steps": 4, "optim": "sgd"}
+    on_cpu = trainer_for((load_model(parts[0].name_or_path), parts[1]), tmp_path / "cpu", **settings)
+    on_gpu = trainer_for(parts, tmp_path / "gpu", use_cpu=False, bf16=True, **settings)
+    assert (on_gpu.layout, on_gpu.model.config._attn_implementation) == ("shared", VARLEN)
+    for trainer in (on_cpu, on_gpu):
+        trainer.train()
+    ours, theirs = ([row for row in t.state.log_history if "loss" in row] for t in (on_gpu, on_cpu))
+    assert ours[0]["logratios/chosen"] == ours[0]["logratios/rejected"] == 0
+    assert [row["logps/chosen"] for row in ours] == pytest.approx([row["logps/chosen"] for row in theirs], rel=0.01)
+    assert [row["loss"] for row in ours] == pytest.approx([row["loss"] for row in theirs], abs=0.1)
 
 
 def test_another_reference_and_evaluation(parts, tmp_path):

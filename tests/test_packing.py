@@ -57,6 +57,25 @@ def test_savings_change_nothing(rows, layout, chunk, checkpointing):
     assert "forward" not in vars(model.get_output_embeddings())  # the head is itself again
 
 
+@pytest.mark.parametrize("precision", ["bf16", "bf16 autocast"])
+def test_in_bf16_within_rounding(rows, precision):
+    """The savings err from the float64 numbers no more than the plain computation does."""
+    truth = results(neox(), collate(rows, 1), 0)
+    errors = {}
+    for layout, chunk in (("padded", 0), ("shared", 7)):
+        model = neox().float() if "autocast" in precision else neox().bfloat16()
+        if layout == "shared":
+            model.set_attn_implementation(ATTENTION)
+        with torch.autocast("cpu", torch.bfloat16, enabled="autocast" in precision):
+            sums, _, gradients = results(model, collate(rows, 1, layout), chunk)
+        pairs = zip(gradients, truth[2], strict=True)
+        off = sum((a.double() - b).square().sum().item() for a, b in pairs) / sum(b.square().sum().item() for b in truth[2])
+        errors[layout] = (sums.double() - truth[0]).abs().max().item(), off**0.5
+    for saved, plain in zip(errors["shared"], errors["padded"], strict=True):
+        assert plain > 1e-4  # rounding is there to be seen
+        assert saved < 1.5 * plain
+
+
 class Largest(TorchDispatchMode):
     """Remembers the size of the largest tensor that any operation made, in forward and backward."""
 

@@ -268,4 +268,7 @@ def test_the_shipped_recipes_are_valid():
     for path in recipes:
         values = read_recipe(path, [])
         settings = {k: v for k, v in values.items() if k not in OWN_KEYS}
-        DILConfig(**{"output_dir": "unused", **settings, "use_cpu": True})  # bf16 is refused without a GPU otherwise
+        config = DILConfig(**{"output_dir": "unused", **settings, "use_cpu": True})  # bf16 is refused without a GPU otherwise
+        if path.name.startswith("paper-"):  # sharded, as the authors' runs are
+            assert config.fsdp
+            assert config.fsdp_config["activation_checkpointing"]

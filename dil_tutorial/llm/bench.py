@@ -5,6 +5,9 @@ own, so that its peak memory is its own.  Rounds are interleaved, because a mach
 rounds.  TRL runs with its reference precomputed, its fastest setting, and with activation checkpointing where ours has
 it.  Tokens are counted as TRL sees them: prompt and response of both responses of a pair, no padding.
 
+On a GPU with liger-kernel installed TRL is also measured with its layers.  Model FLOP utilisation is the share of the card's
+dense bf16 peak that 6 x parameters x tokens a second take: what the plain computation would need, whatever was saved.
+
 A run is two passes over the pairs; the second is measured.
 """
 
@@ -19,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +44,7 @@ LENGTHS = {  # tokens on average: prompt, chosen, rejected
 }
 # Hidden size, layers, heads, key-value heads, feed-forward size, vocabulary: the shape of Llama-3-8B, with random weights.
 SHAPE_8B = (4096, 32, 32, 8, 14336, 128256)
+PEAK_FLOPS = {"H200": 989e12, "H100 80GB HBM3": 989e12, "A100": 312e12, "RTX 4090": 165e12}  # dense bf16, from NVIDIA's sheets
 
 
 @dataclass(frozen=True)
@@ -51,11 +56,12 @@ class Run:
     workload: str
     precision: str
     checkpointing: bool
+    liger: bool  # TRL with Liger's layers
     pairs: str  # a .jsonl file
 
     def label(self) -> str:
-        with_checkpointing = ", checkpointing" if self.checkpointing else ""
-        return f"{self.workload}, {self.precision}{with_checkpointing}"
+        more = ", checkpointing" * self.checkpointing + ", Liger" * self.liger
+        return f"{self.workload}, {self.precision}{more}"
 
 
 def made_up_pairs(lengths: tuple[int, int, int], tokenizer: Any, count: int = PAIRS) -> list[Pair]:
@@ -152,14 +158,17 @@ def measure(run: Run) -> dict[str, Any]:
             from datasets import Dataset
             from trl import DPOConfig, DPOTrainer
 
-            config = DPOConfig(precompute_ref_log_probs=True, **common)
+            config = DPOConfig(precompute_ref_log_probs=True, use_liger_kernel=run.liger, **common)
             trainer = DPOTrainer(
                 model, args=config, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer, callbacks=[clock]
             )
         trainer.train()
     half = len(clock.seconds) // 2
+    tied = model.config.get_text_config().tie_word_embeddings
+    embeddings = 0 if tied else model.get_input_embeddings().weight.numel()  # looked up, not multiplied
     return {
         **asdict(run),
+        "parameters": sum(weight.numel() for weight in model.parameters()) - embeddings,
         "seconds": sum(clock.seconds[half:]) / half,
         "tokens": count_tokens(pairs, tokenizer) / half,
         "losses": [row["loss"] for row in trainer.state.log_history if "loss" in row],
@@ -197,10 +206,11 @@ def plan(model: str, folder: Path) -> list[Run]:
         cells += [(workload, "bf16", True) for workload in lengths]
     else:
         cells += [("mixed", "bf16 autocast", True), ("mixed", "fp32", False), ("mixed", "bf16", False)]
+    with_liger = torch.cuda.is_available() and find_spec("liger_kernel") is not None
     return [
-        Run(side, model, workload, precision, checkpointing, str(folder / f"{workload}.jsonl"))
+        Run(side, model, workload, precision, checkpointing, liger, str(folder / f"{workload}.jsonl"))
         for workload, precision, checkpointing in cells
-        for side in ("ours", "trl")
+        for side, liger in [("ours", False), ("trl", False), *([("trl", True)] if with_liger else [])]
     ]
 
 
@@ -222,44 +232,80 @@ def interleaved(runs: list[Run], rounds: int, done: Callable[[str], None]) -> li
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Ours against TRL's in each cell: medians over rounds of tokens/s and peak memory, and their ratios, with the range of
-    the rounds' ratios."""
+    the rounds' ratios; what one side alone ran, or why it did not."""
     cells: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for row in rows:
-        fields = {name: row[name] for name in Run.__dataclass_fields__}
-        cells.setdefault(Run(**fields).label(), {"ours": [], "trl": []})[row["side"]].append(row)
+        cells.setdefault(_run(row).label(), {}).setdefault(row["side"], []).append(row)
     out = []
     for label, sides in cells.items():
-        failed = [row["failed"] for side in sides.values() for row in side if "failed" in row]
-        if failed:
-            out.append({"cell": label, "failed": failed[0]})
-            continue
-        speed = {side: [row["tokens"] / row["seconds"] for row in measured] for side, measured in sides.items()}
-        peak = {side: statistics.median(row["peak_gib"] for row in measured) for side, measured in sides.items()}
-        ratios = sorted(a / b for a, b in zip(speed["ours"], speed["trl"], strict=True))
-        out.append(
-            {
-                "cell": label,
-                "tokens_per_s": {side: statistics.median(values) for side, values in speed.items()},
-                "peak_gib": peak,
-                "times_faster": statistics.median(speed["ours"]) / statistics.median(speed["trl"]),
-                "times_faster_rounds": ratios,
-                "memory_ratio": peak["ours"] / peak["trl"],
-            }
-        )
+        failed = {side: row["failed"] for side, measured in sides.items() for row in measured if "failed" in row}
+        speed = {side: _speeds(measured) for side, measured in sides.items() if side not in failed}
+        peak = {side: statistics.median(row["peak_gib"] for row in sides[side]) for side in speed}
+        median = {side: statistics.median(values) for side, values in speed.items()}
+        cell: dict[str, Any] = {"cell": label, "tokens_per_s": median, "peak_gib": peak}
+        cell |= {"failed": failed} if failed else {}
+        used = {side: utilisation(sides[side][0], median[side]) for side in speed}
+        cell |= {"utilisation": used} if all(used.values()) and used else {}
+        if len(speed) == 2:
+            cell["times_faster"] = median["ours"] / median["trl"]
+            cell["times_faster_rounds"] = sorted(a / b for a, b in zip(speed["ours"], speed["trl"], strict=True))
+            cell["memory_ratio"] = peak["ours"] / peak["trl"]
+        out.append(cell)
     return out
+
+
+def fastest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each side at its fastest setting (checkpointing or not, Liger or not) for a workload and a precision."""
+    groups: dict[str, dict[str, dict[str, list[dict[str, Any]]]]] = {}
+    for row in rows:
+        settings = groups.setdefault(f"{row['workload']}, {row['precision']}", {}).setdefault(row["side"], {})
+        settings.setdefault(_run(row).label(), []).append(row)
+    out = []
+    for name, sides in groups.items():
+        best = {}
+        for side, settings in sides.items():
+            speeds = {
+                label: statistics.median(_speeds(measured))
+                for label, measured in settings.items()
+                if not any("failed" in row for row in measured)
+            }
+            if speeds:
+                best[side] = max(speeds.items(), key=lambda item: item[1])
+        if len(best) == 2:
+            ours, theirs = best["ours"], best["trl"]
+            out.append({"workload": name, "ours": ours[0], "trl": theirs[0], "times_faster": ours[1] / theirs[1]})
+    return out
+
+
+def utilisation(row: dict[str, Any], tokens_per_s: float) -> float | None:
+    """Model FLOP utilisation, where the device's peak is known.
+
+    >>> round(utilisation({"device": "NVIDIA H200", "parameters": 8e9}, 8242), 3)
+    0.4
+    """
+    peak = next((flops for name, flops in PEAK_FLOPS.items() if name in row["device"]), None)
+    return 6 * row["parameters"] * tokens_per_s / peak if peak else None
+
+
+def _run(row: dict[str, Any]) -> Run:
+    return Run(**{name: row[name] for name in Run.__dataclass_fields__})
+
+
+def _speeds(measured: list[dict[str, Any]]) -> list[float]:
+    return [row["tokens"] / row["seconds"] for row in measured]
 
 
 def figure(cells: list[dict[str, Any]]) -> Figure:
     """Tokens/s and peak memory of both sides in every cell."""
-    cells = [cell for cell in cells if "failed" not in cell][::-1]
+    cells = cells[::-1]
     drawn, axes = plotting.new_figure(columns=2, width=10, height=1.2 + 0.5 * len(cells))
     for ax, key, title in zip(axes, ("tokens_per_s", "peak_gib"), ("tokens a second", "peak memory, GiB"), strict=True):
         for shift, side, colour in ((0.2, "ours", plotting.COLOURS[0]), (-0.2, "trl", plotting.COLOURS[1])):
             places = [place + shift for place in range(len(cells))]
-            bars = ax.barh(
-                places, [cell[key][side] for cell in cells], 0.38, color=colour, label={"trl": "TRL"}.get(side, side)
-            )
-            ax.bar_label(bars, fmt="%.0f" if key == "tokens_per_s" else "%.1f", padding=2, fontsize=8)
+            values = [cell[key].get(side, 0) for cell in cells]  # a side that did not run has no bar
+            bars = ax.barh(places, values, 0.38, color=colour, label={"trl": "TRL"}.get(side, side))
+            number = "{:,.0f}" if key == "tokens_per_s" else "{:.1f}"
+            ax.bar_label(bars, [number.format(value) if value else "" for value in values], padding=2, fontsize=8)
         ax.set_title(title, loc="left")
         ax.set_yticks(range(len(cells)), [cell["cell"] for cell in cells] if ax is axes[0] else [""] * len(cells))
         ax.margins(x=0.12)
@@ -308,10 +354,8 @@ def noise(model: str, done: Callable[[str], None], count: int = 32) -> list[dict
 
 def check(model: str) -> None:
     """InputError where TRL is missing, where the model is not to be had, or where it needs a GPU that is not there."""
-    try:
-        import trl  # noqa: F401
-    except ImportError:
-        raise InputError("dil bench llm: TRL is not installed: pip install -c constraints.txt -e '.[llm,bench]'") from None
+    if find_spec("trl") is None:
+        raise InputError("dil bench llm: TRL is not installed: pip install -c constraints.txt -e '.[llm,bench]'")
     if model != RANDOM:
         resolve(model)
     elif not torch.cuda.is_available():

@@ -61,6 +61,7 @@ def _parse(text: str, where: str) -> list[tuple[str, Any, int]]:
 def _checked(entries: list[tuple[str, Any, int]], where: str) -> dict[str, Any]:
     hints = typing.get_type_hints(DILConfig)
     kinds: dict[str, Any] = {field.name: hints[field.name] for field in dataclasses.fields(DILConfig) if field.init} | OWN_KEYS
+    kinds["fsdp"] = bool | str | None  # transformers wants a bool by now, and annotates a str
     values: dict[str, Any] = {}
     for key, value, line in entries:
         place = where if where.startswith("--set") else f"{where}:{line}"

@@ -20,7 +20,7 @@ import copy
 import functools
 import inspect
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -48,17 +48,18 @@ class DILTrainer(Trainer):
     """Train ``model`` on preference pairs; the reference is the model as given, scored before the first step.
 
     ``train_dataset`` and ``eval_dataset`` hold rows with prompt, chosen and rejected (see ``llm.data``): a list of
-    dicts, or a ``datasets.Dataset``.  ``ref_model`` is another reference.  With a ``peft_config``, or a ``PeftModel``, the
-    reference is the model with its adapter off.  Reference log-probs are computed in the batches and the precision of
-    training and kept in ``output_dir/reference_logps_*.safetensors`` under a fingerprint of weights, tokens and batches.
+    dicts, a ``datasets.Dataset``, or a streamed one, which is read to its end.  ``ref_model`` is another reference.  With
+    a ``peft_config``, or a ``PeftModel``, the reference is the model with its adapter off.  Reference log-probs are
+    computed in the batches and the precision of training and kept in ``output_dir/reference_logps_*.safetensors`` under a
+    fingerprint of weights, tokens and batches.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
         args: DILConfig,
-        train_dataset: Sequence[Pair],
-        eval_dataset: Sequence[Pair] | None = None,
+        train_dataset: Iterable[Pair],
+        eval_dataset: Iterable[Pair] | None = None,
         processing_class: Any = None,
         ref_model: PreTrainedModel | None = None,
         peft_config: Any = None,
@@ -117,7 +118,7 @@ class DILTrainer(Trainer):
                 groups = [list(range(i, min(i + size, count))) for i in range(0, count, size)]
                 self._score_reference(rows["eval"], groups, ref_model, "eval")
 
-    def _tokenize(self, pairs: Sequence[Pair], tokenizer: Any, args: DILConfig, split: str) -> list[dict[str, Any]]:
+    def _tokenize(self, pairs: Iterable[Pair], tokenizer: Any, args: DILConfig, split: str) -> list[dict[str, Any]]:
         checked = [check_pair(pair, f"{split} row {i}") for i, pair in enumerate(pairs)]
         rows, dropped = tokenize_pairs(checked, tokenizer, args.max_length, args.chat_format, where=split)
         if dropped:
