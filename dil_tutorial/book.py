@@ -234,6 +234,11 @@ def measured_page(folder: Path) -> str:
                 f"{rounds[0]:.2f} to {rounds[-1]:.2f}", f"{peak['ours']:.2f}", f"{peak['trl']:.2f}", f"{cell['memory_ratio']:.2f}",
             )
         )  # fmt: skip
+    lines += ["", "Each side at its fastest setting:", ""]
+    lines += [
+        f"- {best['workload']}: **{best['times_faster']:.2f}** times (ours: {best['ours']}; TRL: {best['trl']})"
+        for best in llm["fastest"]
+    ]
     lines += [
         "",
         "## Low precision: what happens if batches change",

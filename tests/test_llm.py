@@ -509,6 +509,9 @@ def test_master_weights_stay_float32_under_bf16(parts, tmp_path):
         ({"loss": "kto", "per_device_train_batch_size": 1}, "estimates a KL from the batch"),
         ({"deepspeed": {"zero_optimization": {"stage": 3}}}, "use fsdp, or stage 2"),
         ({"deepspeed": "nowhere.json"}, "nowhere.json"),
+        ({"torch_compile": True}, "torch_compile: the reference is scored before"),
+        ({"auto_find_batch_size": True}, "auto_find_batch_size: the reference"),
+        ({"use_liger_kernel": True}, "use_liger_kernel: the reference"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(tmp_path, settings, message):

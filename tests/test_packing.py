@@ -8,8 +8,8 @@ pytest.importorskip("accelerate", reason="language models need the llm extra")
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from dil_tutorial.llm import packing
-from dil_tutorial.llm.checkpoint import load_tokenizer
+from dil_tutorial.llm import packing, probe
+from dil_tutorial.llm.checkpoint import load_model, load_tokenizer
 from dil_tutorial.llm.data import collate, read_pairs, tiny_preferences, tokenize_pairs
 from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.packing import ATTENTION, pack
@@ -74,6 +74,31 @@ def test_in_bf16_within_rounding(rows, precision):
     for saved, plain in zip(errors["shared"], errors["padded"], strict=True):
         assert plain > 1e-4  # rounding is there to be seen
         assert saved < 1.5 * plain
+
+
+def test_the_probe_takes_the_first_attention_that_holds(tiny_model, monkeypatch):
+    def raises(*args, **settings):
+        raise RuntimeError("no kernel for this card")
+
+    def sees_all(module, query, key, value, attention_mask, **settings):
+        if attention_mask is not None and attention_mask.dtype == torch.int32:
+            return torch.nn.functional.scaled_dot_product_attention(query, key, value, enable_gqa=True).transpose(1, 2), None
+        return packing.document_attention(module, query, key, value, attention_mask, **settings)
+
+    for name, function in (("raises", raises), ("sees all", sees_all)):
+        packing.AttentionInterface.register(name, function)
+        packing.AttentionMaskInterface.register(name, packing.sdpa_mask)
+    model = load_model(str(tiny_model))
+    for tried, reason in (
+        (("raises", "sees all", ATTENTION), None),
+        (("raises",), "no kernel for this card"),
+        (("raises", "sees all"), "lets the second response see the first"),
+    ):
+        monkeypatch.setattr(probe, "attentions", lambda device, tried=tried: tried)
+        before = model.config._attn_implementation
+        said = probe.why_not_packed(model)
+        assert said is reason if reason is None else reason in said
+        assert model.config._attn_implementation == (ATTENTION if reason is None else before)
 
 
 class Largest(TorchDispatchMode):

@@ -83,6 +83,11 @@ class DILConfig(TrainingArguments):
                 f"deepspeed: ZeRO stage {stage} shards the weights while they are loaded, before the reference can be scored: "
                 "use fsdp, or stage 2"
             )
+        for name in ("torch_compile", "use_liger_kernel", "auto_find_batch_size"):
+            if getattr(self, name):
+                raise InputError(
+                    f"{name}: the reference is scored before it takes effect, so that f would not start at zero: leave it out"
+                )
         super().__post_init__()
 
     def loss_function(self) -> Loss:

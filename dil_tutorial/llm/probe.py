@@ -33,6 +33,11 @@ def why_not_chunked(model: Any) -> str | None:
     return None
 
 
+def attentions(device: torch.device) -> tuple[str, ...]:
+    """The attention functions for packed documents to try on a device, best first."""
+    return (VARLEN, ATTENTION) if device.type == "cuda" else (ATTENTION,)
+
+
 def why_not_packed(model: Any) -> str | None:
     """Why documents cannot be packed; where they can, leaves the model on the first attention for its device that holds."""
     name, before = type(model).__name__, model.config._attn_implementation
@@ -41,13 +46,12 @@ def why_not_packed(model: Any) -> str | None:
         return f"{name} has layers of type {', '.join(sorted(kinds))}"
     rows = made_up_rows(model)
     swapped = [{**row, "chosen": row["chosen"][::-1]} for row in rows]
-    on_cuda = next(model.parameters()).is_cuda
     reason = None
     try:
         padded = _score(model, collate(rows, 0), 0)
     except ERRORS as error:
         return f"{name}: {_one_line(error)}"
-    for attention in (VARLEN, ATTENTION) if on_cuda else (ATTENTION,):
+    for attention in attentions(next(model.parameters()).device):
         try:
             model.set_attn_implementation(attention)
             packed, other = (_score(model, collate(part, 0, "shared"), 0) for part in (rows, swapped))
