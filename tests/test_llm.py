@@ -242,15 +242,17 @@ def test_kto_holds_log_ratios_against_mismatched_ones(parts, tmp_path):
 
     kl = sum(f(row["chosen_prompt"], rows[(i + 1) % 4]["chosen"]).item() for i, row in enumerate(rows)) / 4
     assert kl > 0.1
-    terms = [
-        torch.sigmoid(0.5 * (kl - f(row["chosen_prompt"], row["chosen"])))
-        + torch.sigmoid(0.5 * (f(row["rejected_prompt"], row["rejected"]) - kl))
-        for row in rows
-    ]
-    expected = torch.stack(terms).mean()
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
-    wanted = torch.autograd.grad(expected, list(policy.parameters()))
+    f_w = torch.stack([f(row["chosen_prompt"], row["chosen"]) for row in rows])
+    f_l = torch.stack([f(row["rejected_prompt"], row["rejected"]) for row in rows])
+
+    def expected(kl):
+        return (torch.sigmoid(0.5 * (kl - f_w)) + torch.sigmoid(0.5 * (f_l - kl))).mean()
+
+    assert loss.item() == pytest.approx(expected(kl).item(), rel=1e-4)
+    wanted = torch.autograd.grad(expected(kl), list(policy.parameters()), retain_graph=True)
     assert all(torch.allclose(a, b, atol=1e-5, rtol=1e-3) for a, b in zip(got, wanted, strict=True))
+    trainer._log_ratios = lambda model, batch: torch.full((4,), -2.0)  # a KL is never below zero
+    assert trainer.compute_loss(policy, batch).item() == pytest.approx(expected(0.0).item(), rel=1e-4)
 
 
 def test_several_gpus_in_one_process_are_refused(parts, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from dil_tutorial.llm.checkpoint import load_tokenizer
 from dil_tutorial.llm.data import read_pairs, tiny_preferences
+from dil_tutorial.llm.probe import why_not_packed
 from dil_tutorial.llm.trainer import DILConfig, DILTrainer
 
 PAIRS = read_pairs(tiny_preferences())[:6]
@@ -65,3 +66,13 @@ def test_three_steps_with_and_without_sharing(kind, tiny_model, tmp_path, caplog
     assert losses[0][0] != losses[0][-1]
     for (name, a), b in zip(shared.model.named_parameters(), padded.model.parameters(), strict=True):
         assert torch.allclose(a, b, atol=2e-4), name
+
+
+def test_in_bf16_soft_caps_are_seen_too(tiny_model, tmp_path):
+    """Where rounding would hide what comes after the head or the scores, the model's structure tells."""
+    settings, _ = ZOO["gemma2"]
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma2", **settings)).bfloat16()
+    config = DILConfig(output_dir=str(tmp_path), use_cpu=True, disable_tqdm=True, loss="nca")
+    trainer = DILTrainer(model, config, PAIRS, processing_class=load_tokenizer(str(tiny_model)))
+    assert (trainer.layout, trainer.head_chunk) == ("padded", 0)
+    assert why_not_packed(model) == "Gemma2ForCausalLM soft-caps its attention"

@@ -37,7 +37,7 @@ class DILConfig(TrainingArguments):
     ``chat_format``               False       wrap plain strings as user and assistant messages
     ``layout``                    "shared"    a batch: "shared" packs pairs and reads a shared prompt once,
                                               "packed" packs without sharing, "padded" gives each response a padded row
-    ``head_chunk``                1024        most positions whose logits are held; more go in chunks, recomputed; 0: no bound
+    ``head_chunk``                256         most positions whose logits are held; more go in chunks, recomputed; 0: no bound
     ``disable_dropout``           True        no dropout in policy or reference
     ============================  ==========  ================================================================================
     """
@@ -53,7 +53,7 @@ class DILConfig(TrainingArguments):
     max_length: int = 1024
     chat_format: bool = False
     layout: str = "shared"
-    head_chunk: int = 1024
+    head_chunk: int = 256
     disable_dropout: bool = True
     reference_max_new_tokens: int | None = None
 

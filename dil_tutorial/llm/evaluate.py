@@ -30,7 +30,7 @@ def pair_logps(model: Any, rows: list[dict[str, Any]], batch_size: int, layout: 
     for start in tqdm(range(0, len(rows), batch_size), desc="Scoring", disable=quiet):
         batch = collate(rows[start : start + batch_size], pad_token_id=0, layout=layout)
         on_device = {name: value.to(model.device) for name, value in batch.items()}
-        logps, _ = response_logps(model, on_device, model.get_output_embeddings(), chunk=1024 if layout != "padded" else 0)
+        logps, _ = response_logps(model, on_device, model.get_output_embeddings(), chunk=256 if layout != "padded" else 0)
         parts.append(logps.view(2, -1).float().cpu())
     return torch.cat(parts, 1)
 

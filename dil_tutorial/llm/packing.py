@@ -103,6 +103,12 @@ def pack(rows: list[dict[str, Any]], prefix_sharing: bool = True) -> dict[str, T
     }
 
 
+@functools.lru_cache(maxsize=2)  # the same tensor in every layer; DDP moves it to the card, and to read it there is to wait
+def lengths_of(documents: Tensor) -> tuple[tuple[int, int, int], ...]:
+    """The table ``documents`` of ``pack`` in plain numbers: lengths of prefix, first and second branch."""
+    return tuple((prefix, first, second) for prefix, first, second in documents[0, 0].tolist())
+
+
 def document_attention(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings: Any
 ) -> tuple[Tensor, None]:
@@ -125,7 +131,7 @@ def document_attention(
             seen = seen.triu(t - s - window + 1)
         return sdpa_attention_forward(module, q, k, v, seen[None, None], is_causal=False, **settings)[0]
 
-    table = attention_mask[0, 0].tolist()
+    table = lengths_of(attention_mask)
     lengths = [sum(document) for document in table]
     parts = []
     for document, q, k, v in zip(table, *(x.split(lengths, 2) for x in (query, key, value)), strict=True):
@@ -192,8 +198,7 @@ def flash_documents(
     **unused: Any,
 ) -> Tensor:
     """(1, heads, S, d) -> (1, S, heads, d)."""
-    table = tuple(tuple(document) for document in documents[0, 0].tolist())
-    keys, queries_at, keys_at, longest_query, longest_key = branches(table, query.device)
+    keys, queries_at, keys_at, longest_query, longest_key = branches(lengths_of(documents), query.device)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (S, heads, d)
     window = (sliding_window - 1 if sliding_window else -1, 0)  # how far a query sees to the left and to the right
     out: Any = varlen_attn(

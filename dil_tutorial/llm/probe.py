@@ -20,16 +20,22 @@ ERRORS = (ValueError, TypeError, RuntimeError, IndexError)  # what a model raise
 
 def why_not_chunked(model: Any) -> str | None:
     """Why the vocabulary head cannot work chunk by chunk: something comes after it, or it cannot be found."""
-    head = model.get_output_embeddings()
+    name, head = type(model).__name__, model.get_output_embeddings()
     if head is None:
-        return f"{type(model).__name__} has no vocabulary head to call by itself"
+        return f"{name} has no vocabulary head to call by itself"
+    given: list[Tensor] = []
+    seen = head.register_forward_hook(lambda module, inputs, output: given.append(output))
+    tokens = torch.tensor([made_up_rows(model)[0]["chosen"]], device=next(model.parameters()).device)
     try:
-        batch = collate(made_up_rows(model), 0)
-        whole, chunked = _score(model, batch, 0), _score(model, batch, 4)
+        with torch.no_grad():
+            logits = model(tokens).logits
+        if len(given) != 1 or not torch.equal(given[0].to(logits.dtype), logits):
+            return f"{name} changes the logits after its vocabulary head"
+        _score(model, collate(made_up_rows(model), 0), 4)
     except ERRORS as error:
-        return f"{type(model).__name__}: {_one_line(error)}"
-    if _far(whole, chunked, _is_precise(model)):
-        return f"{type(model).__name__} changes the logits after its vocabulary head"
+        return f"{name}: {_one_line(error)}"
+    finally:
+        seen.remove()
     return None
 
 
@@ -40,32 +46,39 @@ def attentions(device: torch.device) -> tuple[str, ...]:
 
 def why_not_packed(model: Any) -> str | None:
     """Why documents cannot be packed; where they can, leaves the model on the first attention for its device that holds."""
-    name, before = type(model).__name__, model.config._attn_implementation
-    kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or []) - SUPPORTED_LAYERS
+    name, before, config = type(model).__name__, model.config._attn_implementation, model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or []) - SUPPORTED_LAYERS
     if kinds:
         return f"{name} has layers of type {', '.join(sorted(kinds))}"
-    rows = made_up_rows(model)
-    swapped = [{**row, "chosen": row["chosen"][::-1]} for row in rows]
+    if getattr(config, "attn_logit_softcapping", None):
+        return f"{name} soft-caps its attention"
     reason = None
-    try:
-        padded = _score(model, collate(rows, 0), 0)
-    except ERRORS as error:
-        return f"{name}: {_one_line(error)}"
     for attention in attentions(next(model.parameters()).device):
         try:
+            reason = _how_packed_differs(model, attention)
+        except ERRORS as error:
+            reason = _one_line(error)
+        if reason is None:
+            return None
+        model.set_attn_implementation(before)
+    return f"{name}: {reason}"
+
+
+def _how_packed_differs(model: Any, attention: str) -> str | None:
+    """What ``attention`` gets wrong, in full precision or, where autocast is on, with it; leaves the model on it."""
+    rows, before, device = made_up_rows(model), model.config._attn_implementation, next(model.parameters()).device.type
+    swapped = [{**row, "chosen": row["chosen"][::-1]} for row in rows]
+    for autocast in (False, True) if torch.is_autocast_enabled(device) else (False,):
+        with torch.autocast(device, dtype=torch.get_autocast_dtype(device), enabled=autocast):
+            model.set_attn_implementation(before)
+            padded = _score(model, collate(rows, 0), 0)
             model.set_attn_implementation(attention)
             packed, other = (_score(model, collate(part, 0, "shared"), 0) for part in (rows, swapped))
-        except ERRORS as error:
-            reason = f"{name}: {_one_line(error)}"
-            continue
         if not torch.equal(packed[len(rows) :], other[len(rows) :]):
-            reason = f"{name} lets the second response see the first"
-        elif _far(padded, packed, _is_precise(model)):
-            reason = f"{name} scores packed responses differently"
-        else:
-            return None
-    model.set_attn_implementation(before)
-    return reason
+            return "the second response sees the first"
+        if _far(padded, packed, model.dtype.itemsize > 2 and not autocast):
+            return "packed responses score differently"
+    return None
 
 
 def made_up_rows(model: Any) -> list[dict[str, list[int]]]:
@@ -86,12 +99,6 @@ def _score(model: Any, batch: dict[str, Tensor], chunk: int) -> Tensor:
     logps = response_logps(model, on_device, model.get_output_embeddings(), chunk)[0]
     model.train(was_training)
     return logps
-
-
-def _is_precise(model: Any) -> bool:
-    """Whether ``model`` computes in float32 or better."""
-    weight = next(model.parameters())
-    return bool(model.dtype.itemsize > 2 and not torch.is_autocast_enabled(weight.device.type))
 
 
 def _far(a: Tensor, b: Tensor, precise: bool) -> bool:

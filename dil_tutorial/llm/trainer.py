@@ -68,7 +68,10 @@ class DILTrainer(Trainer):
         if processing_class is None:
             raise InputError("DILTrainer: no processing_class: pass the model's tokenizer")
         if args.n_gpu > 1:
-            raise InputError(f"{args.n_gpu} GPUs in one process: launch with torchrun --nproc_per_node {args.n_gpu}, one each")
+            raise InputError(
+                f"{args.n_gpu} GPUs in one process: launch with torchrun --nproc_per_node {args.n_gpu}, one each, or show it "
+                "one, with CUDA_VISIBLE_DEVICES=0"
+            )
         self.loss_function = args.loss_function()
         beta = inspect.signature(self.loss_function).parameters.get("beta")
         self.beta = beta.default if beta else 1.0  # bound, or the loss's own default; SFT and IPO have none
