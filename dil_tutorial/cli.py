@@ -504,11 +504,14 @@ def train(
 
 
 def describe(trainer: DILTrainer) -> str:
-    """The loss with the settings it will use, e.g. dil (generator bce, denominator mixture, beta 1.0); no shift is learned."""
+    """The loss with the settings it will use, e.g. dil (generator bce, denominator mixture, beta 1.0).
+
+    A learned shift and a measured KL are no settings.
+    """
     import inspect
 
     parameters = inspect.signature(trainer.loss_function).parameters.values()
-    used = {p.name: p.default for p in parameters if not p.name.startswith(("f_", "logp_", "shift"))}
+    used = {p.name: p.default for p in parameters if not p.name.startswith(("f_", "logp_", "shift", "kl"))}
     settings = ", ".join(f"{name} {getattr(value, 'name', value)}" for name, value in used.items())
     return trainer.args.loss + (f" ({settings})" if settings else "")
 

@@ -78,9 +78,9 @@ class DILConfig(TrainingArguments):
             raise InputError(f"max_length is {self.max_length!r}: give a whole number of at least 2")
         if self.loss in ("simpo", "orpo") and self.logprobs != "mean":
             raise InputError(f"loss {self.loss!r} is defined on mean log-probabilities: set logprobs: mean")
-        if (stage := zero_stage(self.deepspeed)) == 3:
+        if zero_stage(self.deepspeed) == 3:
             raise InputError(
-                f"deepspeed: ZeRO stage {stage} shards the weights while they are loaded, before the reference can be scored: "
+                "deepspeed: ZeRO stage 3 shards the weights while they are loaded, before the reference can be scored: "
                 "use fsdp, or stage 2"
             )
         for name in ("torch_compile", "use_liger_kernel", "auto_find_batch_size"):

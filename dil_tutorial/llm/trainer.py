@@ -149,21 +149,13 @@ class DILTrainer(Trainer):
         def score(part: Rows) -> Tensor:
             return self._response_logps(reference, self._prepare_inputs(self.data_collator(part)))[0].cpu()
 
-        attention = self.model.config._attn_implementation
-        how = (
-            groups,
-            self.layout,
-            attention,
-            self.head_chunk,
-            self.args.bf16,
-            self.args.fp16,
-            str(self.args.device),
-            torch.__version__,
-        )
+        savings = self.layout, self.head_chunk, self.model.config._attn_implementation
+        numerics = self.args.bf16, self.args.fp16, str(self.args.device), torch.__version__
+        key = fingerprint(reference, rows, (groups, savings, numerics))
         path = Path(self.args.output_dir) / f"reference_logps_{split}.safetensors"
+        ranks = self.args.process_index, self.args.world_size
         with self._as_reference(reference):
-            ranks = self.args.process_index, self.args.world_size
-            score_reference(rows, groups, score, path, fingerprint(reference, rows, how), *ranks, quiet=self.args.disable_tqdm)
+            score_reference(rows, groups, score, path, key, *ranks, quiet=self.args.disable_tqdm)
 
     def _response_logps(self, model: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         head = getattr(model, "module", model).get_output_embeddings()  # DDP keeps the model in .module
