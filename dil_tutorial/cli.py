@@ -630,6 +630,95 @@ def evaluate(
         console.print(f"wrote {escape(str(json))}", soft_wrap=True)
 
 
+@app.command()
+def simulate(
+    out: Annotated[Path, typer.Option(help="Folder for pairs, truth and data card.")] = Path("outputs/simulated"),
+    model: Annotated[str, typer.Option(help="pi_ref: a fetched model, a folder or a hub id.")] = "smollm2-135m-instruct",
+    prompts: Annotated[Path | None, typer.Option(help="One prompt a line, or .jsonl; the tutorial's 280 if not given.")] = None,
+    reward: Annotated[
+        str, typer.Option(help="sentiment, length, characters, keyword:PATTERN or FILE.py:FUNCTION.")
+    ] = "sentiment",
+    scale: Annotated[float, typer.Option(min=0.0, help="Nats a unit of the reward.")] = 4.0,
+    labels: Annotated[str, typer.Option(help="bradley-terry, hard or cycle (not transitive).")] = "bradley-terry",
+    noise: Annotated[float, typer.Option(help="Share of labels turned around.")] = 0.0,
+    samples: Annotated[int, typer.Option(min=2, help="Responses a prompt.")] = 24,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs a prompt.")] = 8,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest response, in tokens.")] = 16,
+    chat: Annotated[bool, typer.Option("--chat", help="Prompts are a user's messages, not texts to go on with.")] = False,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Make preference pairs whose truth is known: sample a model, score by a known reward, label, and say how."""
+    need_llm_extra()
+    quiet_transformers()
+    import torch
+
+    from dil_tutorial.llm import simulate as simulation
+    from dil_tutorial.llm.checkpoint import load_model, load_tokenizer
+
+    texts = simulation.read_prompts(prompts or simulation.PROMPTS)
+    settings = {
+        "model": model, "prompts": str(prompts or "prompts.txt of dil_tutorial.llm"), "reward": reward, "scale": scale,
+        "labels": labels, "noise": noise, "samples": samples, "pairs": pairs, "max_new_tokens": max_new_tokens, "chat": chat,
+        "seed": seed,
+    }  # fmt: skip
+    simulation.check(settings)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network, tokenizer = load_model(model).to(device), load_tokenizer(model)
+    try:
+        numbers = simulation.simulate(network, tokenizer, texts, out, settings, quiet=not console.is_terminal)
+    except KeyboardInterrupt:
+        console.print(f"stopped; what was drawn is kept in {escape(str(out))}: run the same command to go on", soft_wrap=True)
+        raise typer.Exit(130) from None
+    table = Table(title="Simulated preferences", title_justify="left")
+    table.add_column("number")
+    table.add_column("value", justify="right")
+    for name, counts in numbers["splits"].items():
+        table.add_row(name, f"{counts['prompts']} prompts, {counts['pairs']} pairs")
+    for name, value in numbers.items():
+        if name != "splits":
+            table.add_row(escape(name), f"{value:.4g}")
+    console.print(table)
+    console.print(
+        f"wrote {escape(str(out))}: train.jsonl, validation.jsonl, held_out.jsonl, responses.jsonl, README.md", soft_wrap=True
+    )
+
+
+experiments = typer.Typer(no_args_is_help=True, help="Experiments on language models.")
+app.add_typer(experiments, name="experiment")
+
+
+@experiments.command("known-truth")
+def known_truth(
+    preset: Annotated[str, typer.Option(help="cpu (90 minutes on two cores) or gpu.")] = "cpu",
+    out: Annotated[Path | None, typer.Option(help="Folder; outputs/known-truth-PRESET if not given.")] = None,
+) -> None:
+    """Does each loss imitate pi_chosen on a language model?  Trains all of them where the truth is known.  Resumes."""
+    need_llm_extra()
+    quiet_transformers()
+    from dil_tutorial import known_truth as report
+    from dil_tutorial.errors import unknown_name
+    from dil_tutorial.llm import known_truth as experiment
+    from dil_tutorial.llm.checkpoint import resolve
+
+    if preset not in experiment.PRESETS:
+        raise unknown_name("preset", preset, experiment.PRESETS)
+    settings = experiment.PRESETS[preset]
+    resolve(settings.model)
+    folder = out or Path(f"outputs/known-truth-{preset}")
+    try:
+        lab = experiment.Lab(settings, folder, quiet=not console.is_terminal)
+        with progress_bar() as bar:
+            task = bar.add_task("training", total=experiment.steps(settings))
+            results = experiment.experiment(lab, lambda what: bar.update(task, advance=1, description=what))
+    except KeyboardInterrupt:
+        console.print(
+            f"stopped; what was finished is kept in {escape(str(folder))}: run the same command to go on", soft_wrap=True
+        )
+        raise typer.Exit(130) from None
+    for path in [report.save(results, folder), *report.report(results, folder)]:
+        console.print(f"wrote {escape(str(path))}", soft_wrap=True)
+
+
 # --- Reading ---------------------------------------------------------------------------------------------------------
 
 

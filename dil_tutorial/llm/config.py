@@ -26,7 +26,8 @@ class DILConfig(TrainingArguments):
     ``loss``                      "dil"       a name from ``losses.LOSSES``
     ``generator``                 None        DIL: "lsif" (its default), another of ``bregman.GENERATORS``; f-DPO ("bce")
     ``denominator``               None        DIL: "rejected" (its default, as published), "mixture" (the repair), or
-                                              "reference": a new response of the reference to each prompt, every step (slow)
+                                              "reference": on the field of that name in the data, or on a new response
+                                              of the reference to each prompt, every step (slow)
     ``reference_max_new_tokens``  128         the longest such response in tokens
     ``beta``                      None        scales f; the loss's own default if None (DIL 1.0, DPO 0.1)
     ``tau``                       None        IPO

@@ -12,6 +12,11 @@ The boundary between prompt and response follows TRL's DPOTrainer:
 - ``max_length`` holds for prompt + response, the start is kept, and a pair whose prompt alone fills it is dropped
   and counted.
 
+A row may bring its tokens along, as the files of `dil simulate` do: ``prompt_ids``, ``chosen_ids`` and ``rejected_ids``
+are then used as they are.  What a model drew is not always what its tokenizer makes of the text, and a response cut at
+a number of tokens has no end token.  A third response of the reference, ``reference`` (``reference_ids``), is what
+the denominator of that name is estimated on.
+
 Where it differs from TRL: an empty response, or a chosen response equal to the rejected one, is refused instead of
 trained on; where tokens merge across the boundary the response starts at the first differing token, in each response
 by itself (TRL takes the earlier of the two for both); a string row can be wrapped as chat (``as_chat``).
@@ -37,6 +42,7 @@ from dil_tutorial.llm.packing import common_prefix, pack
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 FIELDS = ("prompt", "chosen", "rejected")
+THIRD = "reference"  # a response of the reference policy beside the pair, where a row has one
 Pair = dict[str, Any]
 
 
@@ -121,12 +127,15 @@ def check_pair(row: object, where: str) -> Pair:
     dil_tutorial.errors.InputError: pairs.jsonl:3: field 'rejected' is empty: give a response, or remove the pair
     """
     if isinstance(row, Mapping):
+        if "chosen_ids" in row:
+            return _check_tokens(row, where)
         row = with_prompt(row)
     if not isinstance(row, Mapping):
         raise InputError(
             f'{where}: holds a {type(row).__name__}, not an object: give {{"prompt": ..., "chosen": ..., "rejected": ...}}'
         )
-    for field in FIELDS:
+    fields = (*FIELDS, THIRD) if row.get(THIRD) is not None else FIELDS
+    for field in fields:
         if field not in row:
             raise InputError(f"{where}: field '{field}' is missing: give prompt, chosen and rejected")
         if not (isinstance(row[field], str) or _is_chat(row[field])):
@@ -134,15 +143,25 @@ def check_pair(row: object, where: str) -> Pair:
                 f"{where}: field '{field}' is of type {type(row[field]).__name__}: "
                 'give a string, or a list of {"role": ..., "content": ...} messages'
             )
-    if len({isinstance(row[field], str) for field in FIELDS}) > 1:
+    if len({isinstance(row[field], str) for field in fields}) > 1:
         raise InputError(f"{where}: field 'prompt', 'chosen' and 'rejected' mix strings and messages: use one form for all")
-    for field in FIELDS:
+    for field in fields:
         if not _text(row[field]).strip():
             kind = "prompt" if field == "prompt" else "response"
             raise InputError(f"{where}: field '{field}' is empty: give a {kind}, or remove the pair")
     if row["chosen"] == row["rejected"]:
         raise InputError(f"{where}: field 'chosen' equals 'rejected': such a pair says nothing, remove it")
-    return {field: row[field] for field in FIELDS}
+    return {field: row[field] for field in fields}
+
+
+def _check_tokens(row: Mapping[str, Any], where: str) -> Pair:
+    """A row that brings its tokens: texts and token lists, checked.  Equal responses are allowed: two draws may coincide."""
+    fields = (*FIELDS, THIRD) if f"{THIRD}_ids" in row else FIELDS
+    for field in fields:
+        ids = row.get(f"{field}_ids")
+        if not (isinstance(ids, list) and ids and all(type(token) is int and token >= 0 for token in ids)):
+            raise InputError(f"{where}: field '{field}_ids' is not a list of token numbers: give at least one")
+    return {key: row[key] for field in fields for key in (field, f"{field}_ids") if key in row}
 
 
 def with_prompt(row: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -180,18 +199,24 @@ def as_chat(pair: Pair) -> Pair:
     >>> as_chat({"prompt": "Hi", "chosen": "Hello!", "rejected": "Go away."})["chosen"]
     [{'role': 'assistant', 'content': 'Hello!'}]
     """
-    if not isinstance(pair["prompt"], str):
+    if "chosen_ids" in pair or not isinstance(pair["prompt"], str):
         return pair
-    roles = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
-    return {field: [{"role": role, "content": pair[field]}] for field, role in roles.items()}
+    roles = {"prompt": "user", "chosen": "assistant", "rejected": "assistant", THIRD: "assistant"}
+    return {field: [{"role": role, "content": pair[field]}] for field, role in roles.items() if field in pair}
 
 
 def tokenize_pair(pair: Pair, tokenizer: Any) -> dict[str, list[int]]:
     """Token ids of one pair: {"chosen_prompt", "chosen", "rejected_prompt", "rejected"}, prompt and response apart.
 
-    The two prompts are the same tokens unless a token merges across the boundary in one of them.
+    The two prompts are the same tokens unless a token merges across the boundary in one of them.  A response of the
+    reference beside them gives "reference_prompt" and "reference".
     """
     out: dict[str, list[int]] = {}
+    responses = responses_of(pair)
+    if "chosen_ids" in pair:
+        for field in responses:
+            out[f"{field}_prompt"], out[field] = pair["prompt_ids"], pair[f"{field}_ids"]
+        return out
     if tokenizer.eos_token is None:
         raise InputError(
             f"{tokenizer.name_or_path}: the tokenizer has no end-of-sequence token, which closes a response: set one"
@@ -199,7 +224,7 @@ def tokenize_pair(pair: Pair, tokenizer: Any) -> dict[str, list[int]]:
     chat = not isinstance(pair["prompt"], str)
     if chat and not tokenizer.chat_template:
         raise InputError(f"{tokenizer.name_or_path}: the tokenizer has no chat template: give strings instead of messages")
-    for field in ("chosen", "rejected"):
+    for field in responses:
         if chat:
             prompt = tokenizer.apply_chat_template(pair["prompt"], add_generation_prompt=True, return_dict=True)["input_ids"]
             whole = tokenizer.apply_chat_template(pair["prompt"] + pair[field], return_dict=True)["input_ids"]
@@ -212,6 +237,16 @@ def tokenize_pair(pair: Pair, tokenizer: Any) -> dict[str, list[int]]:
     return out
 
 
+def responses_of(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the responses that a row holds, text or tokens.
+
+    >>> responses_of({"prompt": "Hi", "chosen": "Hello!", "rejected": "Go away."})
+    ('chosen', 'rejected')
+    """
+    third = THIRD in row or f"{THIRD}_ids" in row
+    return ("chosen", "rejected", THIRD) if third else ("chosen", "rejected")
+
+
 def tokenize_pairs(
     pairs: Iterable[Pair], tokenizer: Any, max_length: int, chat_format: bool = False, where: str = "data"
 ) -> tuple[list[dict[str, Any]], int]:
@@ -219,7 +254,7 @@ def tokenize_pairs(
     rows, dropped = [], 0
     for i, pair in enumerate(pairs):
         row: dict[str, Any] = tokenize_pair(as_chat(pair) if chat_format else pair, tokenizer)
-        lengths = [len(row["chosen_prompt"]), len(row["rejected_prompt"])]
+        lengths = [len(row[f"{field}_prompt"]) for field in responses_of(row)]
         if min(lengths) == 0:  # nothing is left to condition the first token on
             raise InputError(
                 f"{where} row {i}: prompt and response merge into one token: end the prompt with a space or newline"
@@ -227,7 +262,7 @@ def tokenize_pairs(
         if max(lengths) >= max_length:
             dropped += 1
             continue
-        for field in ("chosen", "rejected"):
+        for field in responses_of(row):
             row[field] = row[field][: max_length - len(row[f"{field}_prompt"])]
         rows.append(row)
     if not rows:
@@ -281,13 +316,16 @@ def collate(
 ) -> dict[str, Any]:
     """B rows as one batch of 2B responses: the B chosen first, then the B rejected, and their reference log-probs.
 
+    Rows with a third response, of the reference, give 3B, those last.
+
     ``layout`` is "padded" (``pad_responses``), "packed" or, with shared prompts read once, "shared" (``packing.pack``).
     The reference log-probs (B,), summed over tokens, are there once the trainer has scored them.  ``prompts`` adds
     ``prompt_ids`` and ``prompt_mask`` (B, S), padded on the left, to draw further responses from.  ``mismatched`` adds a
     padded batch of B responses under that name: to each prompt the chosen response of the next pair.
     """
     batch: dict[str, Any] = {}
-    for field in ("chosen", "rejected"):  # first, because transformers takes the first tensor's length for the batch size
+    fields = responses_of(rows[0])
+    for field in fields:  # first, because transformers takes the first tensor's length for the batch size
         if f"ref_{field}" in rows[0]:
             batch[f"ref_{field}"] = torch.tensor([row[f"ref_{field}"] for row in rows], dtype=torch.float64)
     if prompts:
@@ -297,6 +335,6 @@ def collate(
         others = [(row["chosen_prompt"], other["chosen"]) for row, other in zip(rows, rows[1:] + rows[:1], strict=True)]
         batch["mismatched"] = pad_responses(others, pad_token_id)
     if layout == "padded":
-        responses = [(row[f"{field}_prompt"], row[field]) for field in ("chosen", "rejected") for row in rows]
+        responses = [(row[f"{field}_prompt"], row[field]) for field in fields for row in rows]
         return batch | pad_responses(responses, pad_token_id)
     return batch | pack(rows, prefix_sharing=layout == "shared")

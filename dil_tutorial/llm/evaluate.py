@@ -51,6 +51,8 @@ def evaluate(
     resamples, seeded).  Perplexity is exp of the mean negative log-probability a token of all chosen responses.
     """
     rows, dropped = tokenize_pairs(pairs, tokenizer, max_length, chat_format)
+    for row in rows:
+        row.pop("reference", None)  # a third response plays no part here
     layout = "padded" if any([why_not_packed(policy), why_not_packed(reference)]) else "shared"  # asks both
     ours, theirs = (pair_logps(model, rows, batch_size, layout, quiet) for model in (policy, reference))
     f_w, f_l = ours - theirs

@@ -51,6 +51,8 @@ def common_prefix(a: Sequence[Any], b: Sequence[Any]) -> int:
 def pack(rows: list[dict[str, Any]], prefix_sharing: bool = True) -> dict[str, Tensor]:
     """B tokenised pairs as one row of S tokens; responses are numbered as in ``collate``: B chosen, then B rejected.
 
+    A third response, of the reference, is a document of its own, and N is then 3B in place of 2B.
+
     ==================  ===============  ======================================================================
     Name                Shape            Description
     ==================  ===============  ======================================================================
@@ -59,7 +61,7 @@ def pack(rows: list[dict[str, Any]], prefix_sharing: bool = True) -> dict[str, T
     ``documents``       (1, 1, D, 3)     lengths of prefix, first and second branch (0: none), int32
     ``sources``         (M,)             for each response token the place in the row that predicts it
     ``targets``         (M,)             the response tokens, in the order of the responses
-    ``lengths``         (2B,)            tokens in each response
+    ``lengths``         (N,)             tokens in each response
     ==================  ===============  ======================================================================
 
     >>> row = {"chosen_prompt": [5, 6], "chosen": [7, 1], "rejected_prompt": [5, 6], "rejected": [8]}
@@ -75,11 +77,13 @@ def pack(rows: list[dict[str, Any]], prefix_sharing: bool = True) -> dict[str, T
     ids: list[int] = []
     positions: list[int] = []
     documents: list[list[int]] = []
-    sources: list[list[int]] = [[] for _ in range(2 * B)]
-    responses: list[list[int]] = [[] for _ in range(2 * B)]
+    N = 3 * B if "reference" in rows[0] else 2 * B
+    sources: list[list[int]] = [[] for _ in range(N)]
+    responses: list[list[int]] = [[] for _ in range(N)]
     for i, row in enumerate(rows):
         pair = [(i, row["chosen_prompt"], row["chosen"]), (i + B, row["rejected_prompt"], row["rejected"])]
-        for branches in [pair] if prefix_sharing else [pair[:1], pair[1:]]:
+        alone = [[(i + 2 * B, row["reference_prompt"], row["reference"])]] if "reference" in row else []
+        for branches in [pair, *alone] if prefix_sharing else [pair[:1], pair[1:], *alone]:
             prefix = branches[0][1][: common_prefix(branches[0][1], branches[-1][1])]
             start = len(ids)
             ids += prefix

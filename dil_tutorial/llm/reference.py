@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 from tqdm.auto import tqdm
 
-from dil_tutorial.llm.data import pad_responses
+from dil_tutorial.llm.data import pad_responses, responses_of
 
 Rows = list[dict[str, Any]]
 
@@ -67,20 +67,22 @@ def score_reference(
     world: int = 1,
     quiet: bool = False,
 ) -> None:
-    """Put ``ref_chosen`` and ``ref_rejected``, summed log-probs, into every row: from ``path`` if it holds them under ``key``.
+    """Put ``ref_chosen``, ``ref_rejected``, summed log-probs, into every row: from ``path`` if it holds them under ``key``.
 
-    ``score`` maps the b rows of a batch to (2b,) log-probs, chosen first.  Of ``world`` processes each scores its share.
+    ``score`` maps the b rows of a batch to (2b,) log-probs, chosen first; to (3b,) where rows have a third response, which
+    gives ``ref_reference``.  Of ``world`` processes each scores its share.
     """
     try:
         cached = load_file(path) if path.exists() else {}
     except SafetensorError:  # damaged: score again
         cached = {}
+    fields = responses_of(rows[0])
     if key not in cached:
         mine = tqdm(groups[rank::world], desc="Reference log-probs", disable=quiet)
-        scored = [(group, score([rows[i] for i in group]).view(2, -1).tolist()) for group in mine]
+        scored = [(group, score([rows[i] for i in group]).view(len(fields), -1).tolist()) for group in mine]
         if world > 1:
             scored = gather_object(scored)
-        logps = torch.empty(2, len(rows), dtype=torch.float64)
+        logps = torch.empty(len(fields), len(rows), dtype=torch.float64)
         for group, values in scored:
             logps[:, group] = torch.tensor(values, dtype=torch.float64)
         cached = {key: logps}
@@ -88,8 +90,9 @@ def score_reference(
         part = path.with_suffix(f".{os.getpid()}.part")  # its own name in each process
         save_file(cached, part)
         part.replace(path)
-    for row, chosen, rejected in zip(rows, *cached[key].tolist(), strict=True):
-        row["ref_chosen"], row["ref_rejected"] = chosen, rejected
+    for field, values in zip(fields, cached[key].tolist(), strict=True):
+        for row, value in zip(rows, values, strict=True):
+            row[f"ref_{field}"] = value
 
 
 def sample_responses(model: Any, prompts: dict[str, Tensor], max_new_tokens: int) -> dict[str, Tensor]:
@@ -119,5 +122,6 @@ def fingerprint(model: Any, rows: Rows, settings: object = None) -> str:
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
         digest.update(weight.detach().cpu().flatten().view(torch.uint8).numpy().data)
     for row in rows:
-        digest.update(repr([row[key] for key in ("chosen_prompt", "chosen", "rejected_prompt", "rejected")]).encode())
+        fields = [key for field in responses_of(row) for key in (f"{field}_prompt", field)]
+        digest.update(repr([row[key] for key in fields]).encode())
     return digest.hexdigest()

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
+from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 
+from dil_tutorial.errors import InputError
 from dil_tutorial.llm.data import as_chat, pad_responses, tokenize_pair
+from dil_tutorial.llm.evaluate import pair_logps
 from dil_tutorial.llm.logprobs import response_logps
+from dil_tutorial.llm.probe import why_not_packed
+from dil_tutorial.provenance import write_text
 
 
 @torch.no_grad()
@@ -57,3 +66,137 @@ def score(model: Any, tokenizer: Any, prompts: Sequence[str], responses: Sequenc
     batch = {key: value.to(model.device) for key, value in pad_responses(tokens, tokenizer.pad_token_id).items()}
     model.eval()
     return response_logps(model, batch)[0].cpu()
+
+
+# --- Many responses to each prompt, with their exact log-probabilities ------------------------------------------------
+
+
+def encode_prompt(tokenizer: Any, prompt: str, chat: bool = False) -> list[int]:
+    """The tokens that a response follows: of the plain text, or of a user's message and the start of the answer."""
+    if chat:
+        message = [{"role": "user", "content": prompt}]
+        return list(tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True)["input_ids"])
+    return list(tokenizer(prompt)["input_ids"])
+
+
+def draw(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    samples: int,
+    max_new_tokens: int,
+    seed: int,
+    path: Path | None = None,
+    chat: bool = False,
+    rows: int = 256,
+    quiet: bool = False,
+) -> list[dict[str, Any]]:
+    """``samples`` responses to each prompt from the model's own law, with their log-probabilities.
+
+    The law is the model's: temperature 1, no top-k, no top-p, no penalty.  A response ends with its end token, or after
+    ``max_new_tokens`` (then ``ended`` is false); cut there, responses still have probabilities that sum to one.
+    A row a prompt: {"prompt", "prompt_ids", "responses": [{"text", "ids", "logp", "ended"}]}; ``logp`` is summed over ids.
+
+    ``rows`` responses are drawn at a time, each such batch from a seed of its own.  With ``path`` every batch is appended
+    there (a JSON object a prompt), and a call that finds some goes on behind them: the result is the same.
+    """
+    size = max(1, rows // samples)
+    batches = [list(prompts[i : i + size]) for i in range(0, len(prompts), size)]
+    done = _whole_batches(path, batches) if path is not None else []
+    bar = tqdm(total=len(prompts), initial=len(done), desc="Sampling", unit=" prompts", disable=quiet)
+    for number, batch in enumerate(batches):
+        if number * size < len(done):
+            continue
+        drawn = _draw_batch(model, tokenizer, batch, samples, max_new_tokens, f"{seed} {number}", chat)
+        if path is not None:
+            with path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in drawn)
+        done += drawn
+        bar.update(len(batch))
+    bar.close()
+    return done
+
+
+def _whole_batches(path: Path, batches: list[list[str]]) -> list[dict[str, Any]]:
+    """The rows of the whole batches that ``path`` holds; what an interruption left behind them is cut off."""
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []  # a last line without end: not whole
+    done: list[dict[str, Any]] = []
+    for batch in batches:
+        if len(lines) < len(done) + len(batch):
+            break
+        done += [json.loads(line) for line in lines[len(done) : len(done) + len(batch)]]
+    if len(lines) > len(done) or path.exists():
+        write_text(path, "".join(line + "\n" for line in lines[: len(done)]))
+    return done
+
+
+@torch.no_grad()
+def _draw_batch(
+    model: Any, tokenizer: Any, prompts: list[str], samples: int, max_new_tokens: int, seed: str, chat: bool
+) -> list[dict[str, Any]]:
+    from transformers import GenerationConfig
+
+    encoded = [encode_prompt(tokenizer, prompt, chat) for prompt in prompts]
+    for prompt, ids in zip(prompts, encoded, strict=True):
+        if not ids:
+            raise InputError(f"prompt {prompt!r} has no tokens: give a text")
+    batch = pad_responses([(ids, []) for ids in encoded], pad_token_id=0)
+    ends = end_tokens(model, tokenizer)
+    law = GenerationConfig(
+        do_sample=True, temperature=1.0, top_k=0, top_p=1.0, num_return_sequences=samples, max_new_tokens=max_new_tokens,
+        eos_token_id=sorted(ends), pad_token_id=min(ends),
+    )  # fmt: skip
+    model.eval()
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7]))
+        out = model.generate(
+            input_ids=batch["input_ids"].to(model.device),
+            attention_mask=batch["attention_mask"].to(model.device),
+            generation_config=law,
+        )
+    new = out[:, batch["input_ids"].shape[1] :].tolist()
+    drawn: list[dict[str, Any]] = []
+    for i, (prompt, prompt_ids) in enumerate(zip(prompts, encoded, strict=True)):
+        responses = []
+        for tokens in new[i * samples : (i + 1) * samples]:
+            end = next((place for place, token in enumerate(tokens, 1) if token in ends), None)
+            ids = tokens[: end or max_new_tokens]
+            text = tokenizer.decode(ids, skip_special_tokens=True)
+            responses.append({"text": text, "ids": ids, "ended": end is not None})
+        drawn.append({"prompt": prompt, "prompt_ids": prompt_ids, "responses": responses})
+    for row, logps in zip(drawn, score_drawn(model, drawn, quiet=True), strict=True):
+        for response, logp in zip(row["responses"], logps.tolist(), strict=True):
+            response["logp"] = logp
+    return drawn
+
+
+def end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """The tokens that end a response: the model's, or the tokenizer's where the model names none."""
+    named = model.generation_config.eos_token_id
+    ends = set(named) if isinstance(named, list) else {named} if named is not None else {tokenizer.eos_token_id}
+    if None in ends:
+        raise InputError(
+            "neither the model nor its tokenizer names an end-of-sequence token: set generation_config.eos_token_id"
+        )
+    return ends
+
+
+def score_drawn(model: Any, drawn: Sequence[dict[str, Any]], batch_size: int = 32, quiet: bool = False) -> list[Tensor]:
+    """Summed log-probabilities (K,) under ``model`` of the K responses in each row of ``draw``.
+
+    Two responses to a prompt at a time go the way of a pair: packed, where the model allows it, with the prompt read once.
+    """
+    pairs = []
+    for row in drawn:
+        ids = [response["ids"] for response in row["responses"]]
+        prompt = {"chosen_prompt": row["prompt_ids"], "rejected_prompt": row["prompt_ids"]}
+        pairs += [{**prompt, "chosen": a, "rejected": b} for a, b in zip_longest(ids[::2], ids[1::2], fillvalue=ids[0])]
+    core = getattr(model, "get_base_model", lambda: model)()
+    layout = "padded" if why_not_packed(core) else "shared"
+    logps = pair_logps(model, pairs, batch_size, layout, quiet)  # (2, P)
+    out, start = [], 0
+    for row in drawn:
+        K = len(row["responses"])
+        out.append(logps[:, start : start + (K + 1) // 2].T.flatten()[:K])
+        start += (K + 1) // 2
+    return out

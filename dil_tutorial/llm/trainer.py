@@ -48,8 +48,9 @@ class DILTrainer(Trainer):
     """Train ``model`` on preference pairs; the reference is the model as given, scored before the first step.
 
     ``train_dataset`` and ``eval_dataset`` hold rows with prompt, chosen and rejected (see ``llm.data``): a list of
-    dicts, a ``datasets.Dataset``, or a streamed one, which is read to its end.  ``ref_model`` is another reference.  With
-    a ``peft_config``, or a ``PeftModel``, the reference is the model with its adapter off.  Reference log-probs are
+    dicts, a ``datasets.Dataset``, or a streamed one, which is read to its end.  For the denominator ``reference`` a row may
+    have a response of that name; otherwise one is drawn at every step.  ``ref_model`` is another reference.  With a
+    ``peft_config``, or a ``PeftModel``, the reference is the model with its adapter off.  Reference log-probs are
     computed in the batches and the precision of training and kept in ``output_dir/reference_logps_*.safetensors`` under a
     fingerprint of weights, tokens and batches.
     """
@@ -88,6 +89,12 @@ class DILTrainer(Trainer):
 
             model = get_peft_model(model, peft_config)
         samples, kl = needs_reference_samples(self.loss_function), needs_kl(self.loss_function)
+        every = [row for part in rows.values() for row in part]
+        if samples and all("reference" in row for row in every):
+            samples = False  # the data bring them along
+        else:
+            for row in every:
+                row.pop("reference", None)  # a response that the loss does not read
         if (samples or kl) and ref_model is None and not hasattr(model, "disable_adapter"):
             ref_model = copy.deepcopy(model)
         self.reference = ref_model if ref_model is not None else model  # scores what comes up during training
@@ -164,15 +171,19 @@ class DILTrainer(Trainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The step of the module's docstring; inputs from ``collate``, N = 2B responses."""
+        """The step of the module's docstring; inputs from ``collate``, N = 2B responses, or 3B."""
         logps, lengths = self._response_logps(model, inputs)  # (N,), (N,)
         scale = 1 / lengths if self.args.logprobs == "mean" else torch.ones_like(logps)
         if "ref_chosen" in inputs:
-            f = (logps - torch.cat([inputs["ref_chosen"], inputs["ref_rejected"]]).to(logps)) * scale
+            theirs = [inputs[name] for name in ("ref_chosen", "ref_rejected", "ref_reference") if name in inputs]
+            f = (logps - torch.cat(theirs).to(logps)) * scale
         else:  # a reference-free loss is fed log-probs
             f = logps * scale
-        f_chosen, f_rejected = f.chunk(2)  # (B,), (B,)
         more: dict[str, Tensor] = {}
+        if "ref_reference" in inputs:
+            f_chosen, f_rejected, more["f_reference"] = f.chunk(3)  # (B,) each
+        else:
+            f_chosen, f_rejected = f.chunk(2)
         if "prompt_ids" in inputs:
             more["f_reference"] = self._log_ratios(model, self._reference_samples(inputs))  # (B,)
         if "mismatched" in inputs:
@@ -182,7 +193,8 @@ class DILTrainer(Trainer):
         loss_of_pairs = functools.partial(
             self.loss_function, **{name: value.detach().float().cpu() for name, value in more.items()}
         )
-        self._record("train" if model.training else "eval", f, logps, loss_of_pairs)
+        pairs = 2 * len(f_chosen)
+        self._record("train" if model.training else "eval", f[:pairs], logps[:pairs], loss_of_pairs)
         loss = losses.mean()
         return (loss, {"losses": losses.detach()}) if return_outputs else loss
 
