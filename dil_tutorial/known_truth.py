@@ -22,7 +22,7 @@ from dil_tutorial.dynamics import listed, table
 from dil_tutorial.errors import InputError
 from dil_tutorial.intervals import bootstrap
 from dil_tutorial.llm.simulate import log_ratio_error, preference_of, world_of_samples
-from dil_tutorial.losses import is_reference_free, make_loss
+from dil_tutorial.losses import is_reference_free, is_unpaired, make_loss
 from dil_tutorial.preferences import best_of_n
 from dil_tutorial.provenance import read_json, write_text
 from dil_tutorial.rlhf import kl, rlhf_optimum
@@ -89,11 +89,13 @@ def predicted(loss: dict[str, Any], feed: str, truth: Truth) -> Tensor:
     """log-ratios (X, K) at the loss's exact optimum among normalised policies, each prompt by itself (THEORY §4, §5, §6).
 
     Summed DIL by its closed form, anything else by Newton's method on the population loss.  -inf where a response is given up.
+    A loss of pairs takes P as it is: a sample paired with itself says nothing there, and P need not make up for it.
     """
-    world, settings = truth.world, {key: value for key, value in loss.items() if key != "loss"}
+    settings = {key: value for key, value in loss.items() if key != "loss"}
+    function = make_loss(loss["loss"], **settings)
+    world = truth.world if is_unpaired(function) else World(truth.world.ref, truth.preference)
     if loss["loss"] == "dil" and feed == "sum":
         return (optima.dil(world, **settings) / world.ref).log()
-    function = make_loss(loss["loss"], **settings)
     lengths = truth.tokens if feed == "mean" else torch.ones_like(truth.tokens)
     free = is_reference_free(function)
 

@@ -26,7 +26,7 @@ RESPONSES = [
     *([i, 0] for i in range(1, 4)),
     *([i, j] for i in range(1, 4) for j in range(1, 4)),
 ]  # 0 ends; at most 2 tokens
-PROMPTS = [" ".join(words) for words in itertools.product(WORDS, repeat=3)][:10]
+PROMPTS = [" ".join(words) for words in itertools.product(WORDS, repeat=2)]
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,8 @@ def tabular(tmp_path_factory):
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", pad_token="</s>").save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=4, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        initializer_range=0.15, bos_token_id=None, eos_token_id=0, pad_token_id=0, tie_word_embeddings=False,
+        vocab_size=4, hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        initializer_range=0.1, bos_token_id=None, eos_token_id=0, pad_token_id=0, tie_word_embeddings=False,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
@@ -85,8 +85,8 @@ def test_an_interrupted_draw_goes_on_to_the_same_result(tabular, tmp_path):
 
 
 PRESET = experiment.Preset(
-    scale=3.0, samples=4000, max_new_tokens=2, pairs=2000, batch_size=512, epochs=8, bf16=False, layout="padded",
-    learning_rates=(5e-3,), seeds=1, top_layers=0,
+    scale=3.0, samples=4000, max_new_tokens=2, pairs=2000, batch_size=256, epochs=8, bf16=False, layout="padded",
+    learning_rates=(3e-3,), seeds=1, top_layers=0,
 )  # fmt: skip
 
 
@@ -114,17 +114,19 @@ def exact_world(lab):
 
 def test_what_the_samples_say_is_the_truth(lab):
     """t and log(1 + t) estimated on K samples lie around the exact values as the stated errors say."""
-    prompts, _, world = exact_world(lab)
-    rows = lab.data.rows("train")
+    _, _, world = exact_world(lab)
     misses = []
-    for i, x in enumerate(rows):
-        for k, response in enumerate(lab.data.drawn[x]["responses"][:30]):
-            exact = world.advantage[i, RESPONSES.index(response["ids"])].log1p()
+    for i, x in enumerate(lab.data.rows("train")):
+        seen = {}
+        for k, response in enumerate(lab.data.drawn[x]["responses"]):
+            seen.setdefault(RESPONSES.index(response["ids"]), k)
+        for number, k in seen.items():
+            exact = world.advantage[i, number].log1p()
             misses.append(((lab.data.log_ratio[x, k] - exact) / lab.data.error[x, k]).item())
     misses = torch.tensor(misses)
-    assert len(prompts) == 6
-    assert misses.mean().abs() < 0.5  # the 30 responses of a prompt share their errors
-    assert 0.7 < misses.pow(2).mean().sqrt() < 1.3
+    assert len(misses) > 50
+    assert misses.mean().abs() < 0.7  # the responses of a prompt share their errors
+    assert 0.5 < misses.pow(2).mean().sqrt() < 1.5
 
 
 @pytest.mark.parametrize(
@@ -140,7 +142,7 @@ def test_what_the_samples_say_is_the_truth(lab):
 def test_a_tabular_language_model_ends_where_the_theory_says(lab, loss, generator, denominator):
     """Slope 1 on the true log-ratio for `mixture` and `reference`; on the closed form of the optimum for `rejected`."""
     prompts, logp, world = exact_world(lab)
-    policy, _ = lab.train(experiment.Run(loss, "sum", 5e-3, 0, lab.preset.pairs))
+    policy, _ = lab.train(experiment.Run(loss, "sum", 3e-3, 0, lab.preset.pairs))
     f = everything(policy, lab.tokenizer, prompts) - logp
     truth, optimum = world.advantage.log1p(), (optima.dil(world, generator, denominator) / world.ref).log()
     on_truth = report.regress(truth, f, weight=world.ref)["slope"][0]
