@@ -715,7 +715,16 @@ def known_truth(
             f"stopped; what was finished is kept in {escape(str(folder))}: run the same command to go on", soft_wrap=True
         )
         raise typer.Exit(130) from None
-    for path in [report.save(results, folder), *report.report(results, folder)]:
+    with console.status("solving for where each loss ends"):
+        found = report.summary(results)
+    table = Table(title="f on log(1 + t) at held-out prompts; 1: imitates pi_chosen", title_justify="left")
+    for column in ("loss, fed", "slope", "of its optimum", "correlation", "truth on f"):
+        table.add_column(column, justify="left" if column == "loss, fed" else "right")
+    for name, value in found["losses"].items():
+        numbers = (report.number(value["slope"]), f"{value['expected slope'][0]:.2f}", f"{value['correlation'][0]:.2f}")
+        table.add_row(name, *numbers, report.number(value["truth on f"]))
+    console.print(table)
+    for path in [report.save(results, folder), *report.report(results, found, folder)]:
         console.print(f"wrote {escape(str(path))}", soft_wrap=True)
 
 

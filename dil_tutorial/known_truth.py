@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
 from torch import Tensor
 
 from dil_tutorial import plotting
@@ -173,7 +174,8 @@ def measures(rows: Sequence[dict[str, Any]], truth: Truth, target: Tensor) -> di
     seeds                       the slope of each seed by itself
     expected slope              of the loss's own optimum on log(1 + t(y))
     on target                   slope of f_theta(y) on the optimum's log-ratio; 1: the loss has arrived
-    truth on f                  slope of log(1 + t(y)) on f_theta(y); 1: what f says can be taken at its word
+    truth on f                  slope of log(1 + t(y)) on f_theta(y); 1: f can be taken at its word about pi_chosen
+    target on f                 slope of the optimum's log-ratio on f_theta(y); 1: f can be taken at its word about the optimum
     given up                    share of responses that the optimum gives probability zero (no slope can show them)
     mean ratio                  E_ref exp f, 1 for every normalised policy
     KL                          KL(pi_theta || pi_ref) in nats, from the policy's own responses
@@ -195,6 +197,7 @@ def measures(rows: Sequence[dict[str, Any]], truth: Truth, target: Tensor) -> di
         "expected slope": regress(x, g, alive)["slope"],
         "on target": regress(g, f, alive)["slope"],
         "truth on f": regress(f, x.expand_as(f))["slope"],
+        "target on f": regress(f, g.expand_as(f), alive)["slope"],
         "given up": 1 - alive.double().mean().item(),
         "mean ratio": over_prompts(ratio),
         "KL": over_prompts(stacked(rows, "own f")),
@@ -231,22 +234,23 @@ def marks(truth: Truth) -> dict[str, tuple[float, float, float]]:
 
     named = {"pi_chosen": place(truth.world.chosen)}
     named |= {f"best of {n}": place(best_of_n(ref, reward, n)) for n in (2, 4)}
-    return named | {f"RLHF, beta {beta:g}": place(rlhf_optimum(ref, reward, beta)) for beta in (8, 4, 2, 1.5, 1)}
+    return named | {f"RLHF, beta {beta:g}": place(rlhf_optimum(ref, reward, beta)) for beta in (16, 8, 5, 4, 3, 2, 1.5, 1)}
 
 
 def summary(results: Results) -> dict[str, Any]:
-    """All numbers of the report, by (loss, fed) as "loss, fed"."""
+    """All numbers of the report, by "loss, fed"; under "targets" where each loss ends, (X, K)."""
     from dil_tutorial.llm.known_truth import LOSSES
 
     held, train, validation = (Truth.of(results, split) for split in ("held-out", "train", "validation"))
     M = results["preset"]["evaluated"]
     x = held.log_ratio[:, :M]
     found: dict[str, Any] = {}
+    targets: dict[str, Tensor] = {}
     by_row: dict[str, list[dict[str, Any]]] = {}
     for row in results["runs"]:
         by_row.setdefault(f"{row['loss']}, {row['fed']}", []).append(row)
     for name, rows in by_row.items():
-        target = predicted(LOSSES[rows[0]["loss"]], rows[0]["fed"], held)
+        target = targets[name] = predicted(LOSSES[rows[0]["loss"]], rows[0]["fed"], held)
         seen, unseen = seen_and_unseen(rows, train)
         found[name] = {
             "loss": rows[0]["loss"], "fed": rows[0]["fed"], "learning rate": rows[0]["learning rate"],
@@ -276,7 +280,7 @@ def summary(results: Results) -> dict[str, Any]:
     ideal = {name: accuracy(held.logp + shift, held.world).mean().item()
              for name, shift in (("pi_ref", torch.zeros_like(held.reward)), ("pi_chosen", held.log_ratio), ("RLHF", held.reward))}  # fmt: skip
     return {
-        "losses": found, "sweep": sweep, "ladder": ladder, "rounds": rounds, "marks": marks(held), "attenuation": 1 - noise,
+        "losses": found, "targets": targets, "sweep": sweep, "ladder": ladder, "rounds": rounds, "marks": marks(held), "attenuation": 1 - noise,
         "ideal accuracy": ideal, "samples": results["preset"]["samples"], "spread": x.std().item(), "reward spread": held.reward.std(1).mean().item(),
     }  # fmt: skip
 
@@ -302,9 +306,14 @@ def figures(results: Results, found: dict[str, Any]) -> dict[str, tuple[Figure, 
     """Every figure by name, with its alternative text."""
     return {
         "imitation": (
-            imitation(results),
+            imitation(results, found),
             "Six panels, one a loss: the policy's mean log-ratio on held-out responses against the true one, in bins, with the diagonal "
             "of imitation and the curve of the loss's own optimum.",
+        ),
+        "calibration": (
+            calibration(results, found),
+            "Six panels, one a loss: responses in bins of the policy's ratio; the mean of the true ratio 1 + t in each bin, and of the ratio of "
+            "the loss's own optimum, against the ratio that the policy gives.",
         ),
         "slopes": (
             slopes(found),
@@ -337,17 +346,15 @@ def binned(x: Tensor, y: Tensor, bins: int = 9) -> tuple[Tensor, Tensor, Tensor]
     )  # type: ignore[return-value]
 
 
-def imitation(results: Results) -> Figure:
+def imitation(results: Results, found: dict[str, Any]) -> Figure:
     """f_theta(y) against log(1 + t(y)) on held-out prompts: points in bins, the diagonal, the loss's own optimum."""
-    from dil_tutorial.llm.known_truth import LOSSES
-
     truth, M = Truth.of(results, "held-out"), results["preset"]["evaluated"]
     x = truth.log_ratio[:, :M]
     figure, axes = plotting.new_figure(columns=len(SHOWN), width=13, height=3.1)
     span = torch.tensor([x.quantile(0.02), x.quantile(0.98)])
     for ax, loss in zip(axes, SHOWN, strict=True):
         rows = [row for row in results["runs"] if (row["loss"], row["fed"]) == (loss, "sum")]
-        f, g = stacked(rows, "f held-out"), predicted(LOSSES[loss], "sum", truth)[:, :M]
+        f, g = stacked(rows, "f held-out"), found["targets"][f"{loss}, sum"][:, :M]
         alive = g > -30
         mx, my, error = binned(x.expand_as(f).flatten(), f.flatten())
         gx, gy, _ = binned(x[alive], g[alive])
@@ -358,6 +365,34 @@ def imitation(results: Results) -> Figure:
         ax.set_xlabel("log(1 + t), nats")
         ax.set_ylim(3 * span[0].item(), 2.2 * span[1].item())
     axes[0].set_ylabel(r"$f_\theta$, nats")
+    handles, labels = axes[1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def calibration(results: Results, found: dict[str, Any]) -> Figure:
+    """Taken at its word: the mean of 1 + t, and of the optimum's ratio, where the policy's ratio is about e^f."""
+    truth, M = Truth.of(results, "held-out"), results["preset"]["evaluated"]
+    figure, axes = plotting.new_figure(columns=len(SHOWN), width=13, height=3.1)
+    for ax, loss in zip(axes, SHOWN, strict=True):
+        rows = [row for row in results["runs"] if (row["loss"], row["fed"]) == (loss, "sum")]
+        f, g = stacked(rows, "f held-out"), found["targets"][f"{loss}, sum"][:, :M]
+        order = f.flatten().argsort().tensor_split(9)
+        said, true, own = (
+            torch.stack([values.flatten()[part].mean() for part in order])
+            for values in (f.exp(), truth.log_ratio[:, :M].exp().expand_as(f), g.exp().expand_as(f))
+        )
+        ends = torch.stack([said[0], said[-1]])
+        ax.plot(ends, ends, color="black", lw=0.8, ls=":", label="at its word")
+        ax.plot(said, own, color="#7F7F7F", ls="--", marker="s", ms=3.5, lw=1.3, label="ratio of its own optimum")
+        ax.plot(said, true, color=colour(loss), marker="o", ms=4, lw=1.5, label=r"true ratio $\pi_{chosen}/\pi_{ref}$")
+        ax.set(xscale="log", yscale="log", xlabel=r"policy's ratio $e^f$", ylim=(0.1, 6))
+        ax.set_title(loss, loc="left")
+        ax.minorticks_off()
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(FixedLocator([0.125, 0.25, 0.5, 1, 2, 4]))
+            axis.set_major_formatter("{x:g}")
+    axes[0].set_ylabel("mean in the bin")
     handles, labels = axes[1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     return figure
@@ -524,6 +559,7 @@ def conclusions(results: Results, found: dict[str, Any]) -> dict[str, list[str]]
     return {
         "head": head_text(results, found),
         "imitation": imitation_text(found),
+        "calibration": calibration_text(found),
         "slopes": slopes_text(found),
         "frontier": frontier_text(found),
         "curves": curves_text(results),
@@ -558,11 +594,9 @@ def head_text(results: Results, found: dict[str, Any]) -> list[str]:
 def imitation_text(found: dict[str, Any]) -> list[str]:
     """The main table, for losses fed sums."""
     rows = [
-        [
-            name, f"{value['expected slope'][0]:.2f}", number(value["slope"]), f"{value['correlation'][0]:.2f}", number(value["on target"]),
-            number(value["truth on f"]), f"{value['mean ratio'][0]:.2f}",
-        ]
-        for name, value in fed(found, "sum").items()
+        [name, f"{v['expected slope'][0]:.2f}", number(v["slope"]), f"{v['correlation'][0]:.2f}", number(v["on target"]),
+         f"{v['mean ratio'][0]:.2f}"]
+        for name, v in fed(found, "sum").items()
     ]  # fmt: skip
     header = [
         "loss, fed sums",
@@ -570,14 +604,36 @@ def imitation_text(found: dict[str, Any]) -> list[str]:
         "slope measured",
         "correlation",
         "slope on its optimum",
-        "truth on f",
         "$E_{\\pi_\\text{ref}} e^f$",
     ]
+    given_up = {name: v["given up"] for name, v in fed(found, "sum").items() if v["given up"] > 0}
+    left_out = "; ".join(f"{name} gives up {share:.0%} of the responses" for name, share in given_up.items())
     return [
         table(header, rows),
-        "*Slope of its optimum* is that of the loss's exact optimum, solved for each held-out prompt. *Slope on its optimum* is 1 where the policy has arrived "
-        "there. *Truth on f* turns the regression round: 1 where f can be taken at its word, below 1 where f says more than is true. "
-        f"Monte-Carlo error of the truth lowers measured slopes by a factor of {found['attenuation']:.3f}.",
+        "*Slope of its optimum*: that of the loss's exact optimum, solved for each held-out prompt. *Slope on its optimum*: 1 where the policy has arrived there. "
+        f"Monte-Carlo error of the truth lowers measured slopes by a factor of {found['attenuation']:.3f}."
+        + (f" Left out, because their log-ratio is minus infinity at the optimum: {left_out}." if left_out else ""),
+    ]
+
+
+def calibration_text(found: dict[str, Any]) -> list[str]:
+    """The regression turned round: what a policy that generalises imperfectly still tells of its target."""
+    sums = fed(found, "sum")
+    rows = [
+        [name, number(v["truth on f"]), number(v["target on f"]), f"{v['correlation'][0] ** 2:.2f}"] for name, v in sums.items()
+    ]
+    said = {
+        kind: [n for n, v in sums.items() if against(v["truth on f"], 1) == kind] for kind in ("below", "above", "as expected")
+    }
+    own = [n for n, v in sums.items() if against(v["target on f"], 1) == "as expected"]
+    return [
+        "A policy that has seen too little moves less than its target: like any prediction it varies less than what it predicts, and the slope of f on the truth falls short "
+        "even where nothing is wrong with the loss. (Slope of f on the truth × slope of the truth on f = correlation², whatever the loss.) "
+        "So turn the regression round. If f is a good prediction of log(1 + t), then among responses of a given f the truth is f on average: slope 1. "
+        "A policy on its way to a sharper target says more than is true of $\\pi_\\text{chosen}$: slope below 1.",
+        f"Taken at its word about $\\pi_\\text{{chosen}}$, f says too much (slope of truth on f below 1, interval and all) for {listed(said['below'])}; too little for "
+        f"{listed(said['above'])}; and neither for {listed(said['as expected'])}. About its own optimum, f can be taken at its word (interval holds 1) for {listed(own)}.",
+        table(["loss, fed sums", "truth on f", "own optimum on f", "correlation²"], rows),
     ]
 
 
@@ -591,6 +647,10 @@ def slopes_text(found: dict[str, Any]) -> list[str]:
         [[sums[name][key][0] for name in expected] for key in ("expected slope", "slope")], dtype=torch.float64
     )
     order = torch.corrcoef(ranks.argsort(1).argsort(1).double())[0, 1].item()
+    means_fed = [
+        [name, f"{v['expected slope'][0]:.1f}", number(v["slope"]), number(v["truth on f"]), f"{v['correlation'][0]:.2f}"]
+        for name, v in fed(found, "mean").items()
+    ]
     seen = [
         [name, number(v["slope, trained on"]), number(v["slope, same prompts"]), number(v["slope"])] for name, v in sums.items()
     ]
@@ -602,6 +662,9 @@ def slopes_text(found: dict[str, Any]) -> list[str]:
         f"Rank correlation of measured and expected slopes over the {len(sums)} losses fed sums: {order:.2f}. "
         f"Measured below its optimum's slope, interval and all: {listed(short)}; above: {listed(beyond)}.",
         table(["loss, fed sums", "responses in training pairs", "other responses, same prompts", "held-out prompts"], seen),
+        "Fed the mean per token, as the authors' public code does, every loss works on f/|y|: β = 1/|y|, a target that is |y| times as far (THEORY §6.2). "
+        "With as many steps a policy gets a smaller part of the way there.",
+        table(["loss, fed means", "slope of its optimum", "slope measured", "truth on f", "correlation"], means_fed),
     ]
 
 
@@ -612,7 +675,10 @@ def frontier_text(found: dict[str, Any]) -> list[str]:
          f"{v['accuracy'][0]:.3f}", f"{v['perplexity']:.1f}"]
         for v in found["losses"].values()
     ]  # fmt: skip
-    marks_ = "; ".join(f"{name} {place[1]:.2f} at KL {place[0]:.2f}" for name, place in found["marks"].items())
+    exact = {
+        name: place for name, place in found["marks"].items() if name not in ("RLHF, beta 16", "RLHF, beta 5", "RLHF, beta 3")
+    }
+    marks_ = "; ".join(f"{name} {place[1]:.2f} at KL {place[0]:.2f}" for name, place in exact.items())
     ideal = ", ".join(f"{value:.3f} for {name}" for name, value in found["ideal accuracy"].items())
     return [
         f"Exact points, from the held-out prompts' samples (gain in reward, nats): {marks_}. With {found['samples']} samples a prompt a KL near "
@@ -636,14 +702,15 @@ def frontier_text(found: dict[str, Any]) -> list[str]:
 
 def curves_text(results: Results) -> list[str]:
     """Whether the chosen likelihood falls in training."""
-    ends = []
+    ends, chosen = [], {}
     for loss in dict.fromkeys(row["loss"] for row in results["runs"] if row["fed"] == "sum"):
         rows = [row for row in results["runs"] if (row["loss"], row["fed"]) == (loss, "sum")]
         last = {side: [sum(row["curves"][side][-10:]) / 10 for row in rows] for side in ("chosen", "rejected")}
+        chosen[loss] = last["chosen"]
         ends.append([loss, *(f"{sum(v) / len(v):+.2f} ({min(v):+.2f} to {max(v):+.2f})" for v in last.values())])
-    fell = [row[0] for row in ends if row[1].startswith("-")]
+    fell = [row[0] for row in ends if all(value < 0 for value in chosen[row[0]])]
     return [
-        f"Mean over the last ten steps, on pairs not trained on before. The chosen log-ratio ends below zero for {listed(fell)}.",
+        f"Mean over the last ten steps, on pairs not trained on before. The chosen log-ratio ends below zero, in every seed, for {listed(fell)}.",
         table(["loss, fed sums", "chosen (seeds)", "rejected (seeds)"], ends),
     ]
 
@@ -651,12 +718,14 @@ def curves_text(results: Results) -> list[str]:
 def rates_text(results: Results, found: dict[str, Any]) -> list[str]:
     """How much the slope depends on the rate, and which was chosen."""
     grid = results["preset"]["learning_rates"]
+    edges = [name for name, value in found["losses"].items() if value["learning rate"] in (min(grid), max(grid))]
     rows = [
         [name, *(f"{slope:.2f}{' ←' if rate == found['losses'][name]['learning rate'] else ''}" for rate, _, slope in sweep)]
         for name, sweep in found["sweep"].items()
     ]
     return [
-        "The grid is the same for all; the rate with the least validation loss of the loss itself is kept (←). Slopes on validation prompts, seed 0:",
+        "The grid is the same for all; the rate with the least validation loss of the loss itself is kept (←). "
+        f"The rate kept lies at an end of the grid for {listed(edges)}. Slopes on validation prompts, seed 0:",
         table(["loss, fed", *(f"{rate:g}" for rate in grid)], rows),
     ]
 
@@ -696,23 +765,24 @@ def limits_text(results: Results, found: dict[str, Any]) -> list[str]:
     ]
 
 
-def report(results: Results, folder: Path) -> list[Path]:
-    """Figures as PNG and SVG and the report as Markdown, in ``folder``."""
-    found, paths, words = summary(results), [], ["# DIL on a language model whose truth is known", ""]
+def report(results: Results, found: dict[str, Any], folder: Path, name: str = "report.md") -> list[Path]:
+    """Figures as PNG and SVG and the report as Markdown, in ``folder``; ``found`` from ``summary``."""
+    paths, words = [], ["# DIL on a language model whose truth is known", ""]
     text = conclusions(results, found)
     words += [line for paragraph in text["head"] for line in (paragraph, "")]
-    for name, (figure, alt) in figures(results, found).items():
-        stem = f"known_truth_{name}"
+    for part, (figure, alt) in figures(results, found).items():
+        stem = f"known_truth_{part}"
         paths += plotting.save(figure, folder / stem)
-        words += [f"## {TITLES[name]}", "", f"![{alt}]({stem}.png)", ""]
-        words += [line for paragraph in text[name] for line in (paragraph, "")]
+        words += [f"## {TITLES[part]}", "", f"![{alt}]({stem}.png)", ""]
+        words += [line for paragraph in text[part] for line in (paragraph, "")]
     words += ["## Limits", "", *text["limits"]]
-    write_text(folder / "report.md", "\n".join(words) + "\n")
-    return [*paths, folder / "report.md"]
+    write_text(folder / name, "\n".join(words) + "\n")
+    return [*paths, folder / name]
 
 
 TITLES = {
     "imitation": "Which loss imitates?",
+    "calibration": "Can f be taken at its word?",
     "slopes": "Slopes, and what the theory expects",
     "frontier": "Is the gain more than KL?",
     "curves": "Does the chosen likelihood fall?",
