@@ -254,17 +254,17 @@ class Lab:
             "f train": self.log_ratios(policy, self.evaluated("train", preset.samples, preset.seen_prompts), "train"),
             "train unused": left[: len(seen)].int().tolist(),
             "perplexity": self.perplexity(policy),
-            **self.own_responses(policy, run.seed),
+            **self.own_responses(policy, run.seed, preset.policy_samples),
         }
 
-    def own_responses(self, policy: Any, seed: int, origin: Any = None) -> dict[str, Any]:
-        """Rewards, and f in float32, of responses that the policy itself draws to held-out prompts.
+    def own_responses(self, policy: Any, seed: int, count: int, origin: Any = None) -> dict[str, Any]:
+        """Rewards, and f in float32, of ``count`` responses that the policy itself draws to each held-out prompt.
 
         f is against ``origin``, or against the policy's own reference.
         """
         preset, known = self.preset, set(self.memory)
         prompts = [row["prompt"] for row in self.evaluated("held-out", 1)]
-        drawn = draw(policy, self.tokenizer, prompts, preset.policy_samples, preset.max_new_tokens, 1000 + seed, quiet=True)
+        drawn = draw(policy, self.tokenizer, prompts, count, preset.max_new_tokens, 1000 + seed, quiet=True)
         ours = torch.tensor([[r["logp"] for r in row["responses"]] for row in drawn])
         with self.reference(policy) if origin is None else nullcontext(origin) as reference:
             theirs = torch.stack(score_drawn(reference, drawn, quiet=True))
@@ -397,8 +397,8 @@ def measured(lab: Lab, run: Run, policy: Any = None) -> dict[str, Any]:
 def iterated(lab: Lab, learning_rate: float, progress: Progress) -> list[dict[str, Any]]:
     """Imitate the winners, draw new pairs from the new policy, imitate again: under hard labels (THEORY §1.4).
 
-    A round trains repaired BCE on pairs of the policy before it, which is its reference; rewards and f of the policy's own
-    responses are against pi_ref.
+    A round trains repaired BCE on all the pairs that K samples of the policy before it make; that policy is its reference.
+    Rewards and f of the policy's own responses are against pi_ref.
     """
     preset, origin, base = lab.preset, lab.base(), lab.base()
     why_not_packed(origin)
@@ -407,7 +407,7 @@ def iterated(lab: Lab, learning_rate: float, progress: Progress) -> list[dict[st
     for number in range(preset.rounds + 1):
 
         def make(number: int = number, base: Any = base) -> dict[str, Any]:
-            return {"round": number, **lab.own_responses(base, 10 + number, origin)}
+            return {"round": number, **lab.own_responses(base, 10 + number, 8 * preset.policy_samples, origin)}
 
         rounds.append(kept(lab, "rounds", f"measured-{number}", make))
         progress(f"round {number}")
@@ -421,9 +421,9 @@ def iterated(lab: Lab, learning_rate: float, progress: Progress) -> list[dict[st
         drawn = [lab.data.drawn[x] for x in seen]
         if number:
             path = lab.folder / "rounds" / f"drawn-{number}.jsonl"
-            drawn = draw(base, lab.tokenizer, prompts, 2 * preset.pairs, preset.max_new_tokens, number, path, quiet=lab.quiet)
+            drawn = draw(base, lab.tokenizer, prompts, preset.samples, preset.max_new_tokens, number, path, quiet=lab.quiet)
         data = replace(label(drawn, preset, "hard"), splits=[lab.data.splits[x] for x in seen])
-        policy, _ = lab.train(Run("DIL BCE mixture", "sum", learning_rate, 100 + number, preset.pairs), data, base)
+        policy, _ = lab.train(Run("DIL BCE mixture", "sum", learning_rate, 100 + number, preset.samples // 2), data, base)
         base = policy.merge_and_unload() if preset.top_layers else policy
         unfinished = weights.with_name(weights.name + ".writing")
         base.save_pretrained(unfinished)
