@@ -641,7 +641,7 @@ def simulate(
     scale: Annotated[float, typer.Option(min=0.0, help="Nats a unit of the reward.")] = 4.0,
     labels: Annotated[str, typer.Option(help="bradley-terry, hard or cycle (not transitive).")] = "bradley-terry",
     noise: Annotated[float, typer.Option(help="Share of labels turned around.")] = 0.0,
-    samples: Annotated[int, typer.Option(min=2, help="Responses a prompt.")] = 24,
+    samples: Annotated[int, typer.Option(min=3, help="Responses a prompt.")] = 24,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs a prompt.")] = 8,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest response, in tokens.")] = 16,
     chat: Annotated[bool, typer.Option("--chat", help="Prompts are a user's messages, not texts to go on with.")] = False,

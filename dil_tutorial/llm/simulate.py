@@ -84,9 +84,9 @@ def log_ratio_error(preference: Tensor, advantage: Tensor) -> Tensor:
 def truth_of(reward: Tensor, rule: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
     """t of every response and the standard error of log(1 + t), (X, K) each; ``rule`` is a ``preference_of``.
 
-    >>> t, error = truth_of(torch.tensor([[0.0, 1.0, 2.0]]), preference_of)
-    >>> t.round(decimals=4)[0].tolist()
-    [-0.6119, 0.0, 0.6119]
+    >>> t, error = truth_of(torch.tensor([[0.0, 0.5, 1.5]]), preference_of)
+    >>> t.round(decimals=2)
+    tensor([[-0.4400, -0.1100,  0.5500]], dtype=torch.float64)
     """
     found = []
     for row in reward:  # one K x K table at a time
