@@ -689,7 +689,7 @@ app.add_typer(experiments, name="experiment")
 
 @experiments.command("known-truth")
 def known_truth(
-    preset: Annotated[str, typer.Option(help="cpu (90 minutes on two cores) or gpu.")] = "cpu",
+    preset: Annotated[str, typer.Option(help="cpu (two cores, in the background) or gpu.")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="Folder; outputs/known-truth-PRESET if not given.")] = None,
 ) -> None:
     """Does each loss imitate pi_chosen on a language model?  Trains all of them where the truth is known.  Resumes."""

@@ -98,13 +98,13 @@ def predicted(loss: dict[str, Any], feed: str, truth: Truth) -> Tensor:
     if loss["loss"] == "dil" and feed == "sum":
         return (optima.dil(world, **settings) / world.ref).log()
     lengths = truth.tokens if feed == "mean" else torch.ones_like(truth.tokens)
-    free = is_reference_free(function)
 
-    def fed(f_w: Tensor, f_l: Tensor) -> Tensor:  # a wrapped loss gets f/|y|; one without a reference wants log pi/|y|
-        base = truth.logp / lengths
-        return function(f_w + base.unsqueeze(2), f_l + base.unsqueeze(1)) if free else function(f_w, f_l)
+    base = truth.logp / lengths
 
-    used = fed if free else function
+    def without_reference(f_w: Tensor, f_l: Tensor) -> Tensor:  # such a loss wants log pi/|y| in place of f/|y|
+        return function(f_w + base.unsqueeze(2), f_l + base.unsqueeze(1))
+
+    used = without_reference if is_reference_free(function) else function
     logits = newton(
         lambda logits: population_loss(world, used, log_ratio(logits, world.ref), lengths=lengths), initial_logits(world)
     )
@@ -566,7 +566,7 @@ def conclusions(results: Results, found: dict[str, Any]) -> dict[str, list[str]]
         "rates": rates_text(results, found),
         "ladder": ladder_text(found),
         "rounds": rounds_text(found),
-        "limits": limits_text(results, found),
+        "limits": limits_text(results),
     }
 
 
@@ -753,7 +753,7 @@ def rounds_text(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def limits_text(results: Results, found: dict[str, Any]) -> list[str]:
+def limits_text(results: Results) -> list[str]:
     """What this run cannot say."""
     preset = results["preset"]
     return [

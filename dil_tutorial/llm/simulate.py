@@ -139,8 +139,8 @@ def make_pairs(
 ) -> tuple[list[dict[str, Any]], Tensor]:
     """``pairs`` labelled pairs a prompt from its K samples, and which samples they leave for evaluation, (X, K) bool.
 
-    A pair is two samples that no other pair holds, in an order that ``rule`` draws by their rewards (X, K), and beside them as ``reference`` a sample of the
-    next pair: an independent draw of pi_ref.  Which samples these are is drawn by ``seed``, for each prompt.
+    A pair is two samples that no other pair holds, in an order that ``rule`` draws by their rewards (X, K), and beside them
+    as ``reference`` a sample of the next pair: an independent draw of pi_ref.  Which samples these are is drawn by ``seed``.
     """
     X, K = reward.shape
     if not 2 <= 2 * pairs <= K or (pairs == 1 and K < 3):
@@ -192,7 +192,8 @@ def simulate(
 ) -> dict[str, Any]:
     """Draw, score, label and write the files that the data card describes; returns the card's numbers.
 
-    ``settings``: model, prompts (a name for them), reward, scale, labels, noise, samples, pairs, max_new_tokens, chat, seed.  An interrupted call goes on where it stopped; a folder made with other settings is refused.
+    ``settings``: model, prompts (a name for them), reward, scale, labels, noise, samples, pairs, max_new_tokens, chat, seed.
+    An interrupted call goes on where it stopped; a folder whose responses were drawn otherwise is refused.
     """
     check(settings)
     drawn = draw_once(model, tokenizer, prompts, out, settings, quiet)
@@ -288,7 +289,7 @@ Preference pairs made by `dil simulate`, whose truth is known. `card.json` has t
 
 ## The truth
 
-`t` is 2 w - 1, w the share of the *other* samples of the prompt that a response beats (by P, so without label noise of its own);
+`t` is 2 w - 1, w the share of the *other* samples of the prompt that a response beats, by P with its label noise;
 `log_ratio` is log(1 + t), the true log(pi_chosen / pi_ref); `log_ratio_error` its standard error, because the other samples are
 {settings["samples"] - 1} and not all.
 
