@@ -709,7 +709,14 @@ def known_truth(
         lab = experiment.Lab(settings, folder, quiet=not console.is_terminal)
         with progress_bar() as bar:
             task = bar.add_task("training", total=experiment.steps(settings))
-            results = experiment.experiment(lab, lambda what: bar.update(task, advance=1, description=what))
+
+            def done(what: str) -> None:
+                bar.update(task, advance=1, description=what)
+                if not console.is_terminal:  # in the background: a line a step, for the log
+                    step = bar.tasks[task]
+                    console.print(f"{step.completed:.0f}/{step.total:.0f}, {step.elapsed or 0:.0f} s: {what}", soft_wrap=True)
+
+            results = experiment.experiment(lab, done)
     except KeyboardInterrupt:
         console.print(
             f"stopped; what was finished is kept in {escape(str(folder))}: run the same command to go on", soft_wrap=True

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 from torch import Tensor
@@ -267,6 +268,15 @@ def summary(results: Results) -> dict[str, Any]:
             ladder.setdefault(row["loss"], []).append({"pairs": row["pairs"], **regress(x, stacked([row], "f held-out"))})
     for rungs in ladder.values():
         rungs.sort(key=lambda rung: rung["pairs"])
+    few: dict[str, Any] = {}
+    for row in results["few"]:
+        f, g = stacked([row], "f train"), predicted(LOSSES[row["loss"]], row["fed"], train)
+        alive = g > -30
+        targets[f"{row['loss']}, few"] = g
+        few[row["loss"]] = {
+            "slope": regress(train.log_ratio, f)["slope"], "correlation": regress(train.log_ratio, f)["correlation"],
+            "expected slope": regress(train.log_ratio, g, alive)["slope"], "on target": regress(g, f, alive)["slope"],
+        }  # fmt: skip
     rounds = [
         {
             "round": row["round"],
@@ -280,7 +290,7 @@ def summary(results: Results) -> dict[str, Any]:
     ideal = {name: accuracy(held.logp + shift, held.world).mean().item()
              for name, shift in (("pi_ref", torch.zeros_like(held.reward)), ("pi_chosen", held.log_ratio), ("RLHF", held.reward))}  # fmt: skip
     return {
-        "losses": found, "targets": targets, "sweep": sweep, "ladder": ladder, "rounds": rounds, "marks": marks(held), "attenuation": 1 - noise,
+        "losses": found, "targets": targets, "sweep": sweep, "ladder": ladder, "few": few, "rounds": rounds, "marks": marks(held), "attenuation": 1 - noise,
         "ideal accuracy": ideal, "samples": results["preset"]["samples"], "spread": x.std().item(), "reward spread": held.reward.std(1).mean().item(),
     }  # fmt: skip
 
@@ -333,6 +343,11 @@ def figures(results: Results, found: dict[str, Any]) -> dict[str, tuple[Figure, 
             "Slope on validation prompts against the learning rate, one line a loss; the chosen rate is marked.",
         ),
         "ladder": (ladder(found), "Slope and correlation on held-out prompts against the number of training pairs."),
+        "few": (
+            few(results, found),
+            "Three panels, one a loss trained on all responses of a few prompts: its mean log-ratio on those responses against the true one, "
+            "with the diagonal of imitation and the curve of the loss's own optimum.",
+        ),
         "rounds": (rounds(found), "Gain in reward against KL after each round of iterated imitation, beside best of 2 and 4."),
     }
 
@@ -349,24 +364,43 @@ def binned(x: Tensor, y: Tensor, bins: int = 9) -> tuple[Tensor, Tensor, Tensor]
 def imitation(results: Results, found: dict[str, Any]) -> Figure:
     """f_theta(y) against log(1 + t(y)) on held-out prompts: points in bins, the diagonal, the loss's own optimum."""
     truth, M = Truth.of(results, "held-out"), results["preset"]["evaluated"]
-    x = truth.log_ratio[:, :M]
     figure, axes = plotting.new_figure(columns=len(SHOWN), width=13, height=3.1)
-    span = torch.tensor([x.quantile(0.02), x.quantile(0.98)])
     for ax, loss in zip(axes, SHOWN, strict=True):
         rows = [row for row in results["runs"] if (row["loss"], row["fed"]) == (loss, "sum")]
         f, g = stacked(rows, "f held-out"), found["targets"][f"{loss}, sum"][:, :M]
-        alive = g > -30
-        mx, my, error = binned(x.expand_as(f).flatten(), f.flatten())
-        gx, gy, _ = binned(x[alive], g[alive])
-        ax.plot(span, span, color="black", lw=0.8, ls=":", label=r"imitates $\pi_{chosen}$")
-        ax.plot(gx, gy, color="#7F7F7F", ls="--", lw=1.5, label="its own optimum")
-        ax.errorbar(mx, my, 1.96 * error, color=colour(loss), marker="o", ms=4, lw=1.2, label="measured")
-        ax.set_title(loss, loc="left")
-        ax.set_xlabel("log(1 + t), nats")
-        ax.set_ylim(3 * span[0].item(), 2.2 * span[1].item())
-    axes[0].set_ylabel(r"$f_\theta$, nats")
-    handles, labels = axes[1].get_legend_handles_labels()
+        against_truth(ax, truth.log_ratio[:, :M], f, g, loss)
+    end_panels(figure, axes, r"$f_\theta$, nats")
+    return figure
+
+
+def against_truth(ax: Axes, x: Tensor, f: Tensor, g: Tensor, loss: str) -> None:
+    """Log-ratios f (S, X, M) of a policy and g (X, M) of its loss's optimum against the true ones x (X, M), in bins of x."""
+    span = torch.tensor([x.quantile(0.02), x.quantile(0.98)])
+    alive = g > -30
+    mx, my, error = binned(x.expand_as(f).flatten(), f.flatten())
+    gx, gy, _ = binned(x[alive], g[alive])
+    ax.plot(span, span, color="black", lw=0.8, ls=":", label=r"imitates $\pi_{chosen}$")
+    ax.plot(gx, gy, color="#7F7F7F", ls="--", lw=1.5, label="its own optimum")
+    ax.errorbar(mx, my, 1.96 * error, color=colour(loss), marker="o", ms=4, lw=1.2, label="measured")
+    ax.set_title(loss, loc="left")
+    ax.set_xlabel("log(1 + t), nats")
+    ax.set_ylim(3 * span[0].item(), 2.2 * span[1].item())
+
+
+def end_panels(figure: Figure, axes: Sequence[Axes], ylabel: str) -> None:
+    """One name for the vertical axes of a row of panels, one legend below."""
+    axes[0].set_ylabel(ylabel)
+    handles, labels = axes[-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+
+
+def few(results: Results, found: dict[str, Any]) -> Figure:
+    """As ``imitation``, of the losses that saw every response of a few prompts many times, at those responses."""
+    truth = Truth.of(results, "train")
+    figure, axes = plotting.new_figure(columns=len(results["few"]), width=8.5, height=3.4)
+    for ax, row in zip(axes, results["few"], strict=True):
+        against_truth(ax, truth.log_ratio, stacked([row], "f train"), found["targets"][f"{row['loss']}, few"], row["loss"])
+    end_panels(figure, axes, r"$f_\theta$, nats")
     return figure
 
 
@@ -392,9 +426,7 @@ def calibration(results: Results, found: dict[str, Any]) -> Figure:
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_locator(FixedLocator([0.125, 0.25, 0.5, 1, 2, 4]))
             axis.set_major_formatter("{x:g}")
-    axes[0].set_ylabel("mean in the bin")
-    handles, labels = axes[1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    end_panels(figure, axes, "mean in the bin")
     return figure
 
 
@@ -565,6 +597,7 @@ def conclusions(results: Results, found: dict[str, Any]) -> dict[str, list[str]]
         "curves": curves_text(results),
         "rates": rates_text(results, found),
         "ladder": ladder_text(found),
+        "few": few_text(results, found),
         "rounds": rounds_text(found),
         "limits": limits_text(results),
     }
@@ -739,6 +772,22 @@ def ladder_text(found: dict[str, Any]) -> list[str]:
     return [table(["loss, pairs a prompt (seed 0)", "slope", "correlation"], rows)]
 
 
+def few_text(results: Results, found: dict[str, Any]) -> list[str]:
+    """Whether a loss arrives where nothing is left to generalise."""
+    preset = results["preset"]
+    rows = [
+        [loss, f"{v['expected slope'][0]:.2f}", number(v["slope"]), f"{v['correlation'][0]:.2f}", number(v["on target"])]
+        for loss, v in found["few"].items()
+    ]
+    return [
+        f"Trained on {preset['seen_prompts']} prompts alone, every one of their {preset['samples']} responses paired and labelled anew {preset['passes']} times, and asked "
+        "about those responses: no generalisation is asked for, and what is missing now the training misses.",
+        table(
+            ["loss, fed sums (seed 0)", "slope of its optimum", "slope measured", "correlation", "slope on its optimum"], rows
+        ),
+    ]
+
+
 def rounds_text(found: dict[str, Any]) -> list[str]:
     """The staircase."""
     rows = [
@@ -788,5 +837,6 @@ TITLES = {
     "curves": "Does the chosen likelihood fall?",
     "rates": "Learning rates",
     "ladder": "Is it the data?",
+    "few": "Is it the optimiser?",
     "rounds": "Iterated imitation: does the staircase show?",
 }

@@ -22,7 +22,7 @@ from dil_tutorial.llm.data import read_pairs
 FEW = [*((loss, "sum") for loss in report.SHOWN), ("DIL BCE rejected", "sum"), ("SimPO", "mean")]
 SMALL = {
     "scale": 1.0, "samples": 8, "max_new_tokens": 3, "pairs": 2, "batch_size": 16, "learning_rates": (1e-3, 1e-2), "seeds": 2,
-    "top_layers": 1, "rank": 2, "evaluated": 4, "seen_prompts": 3, "ladder": (1, 3), "rounds": 2, "bf16": False,
+    "top_layers": 1, "rank": 2, "evaluated": 4, "seen_prompts": 3, "ladder": (1, 3), "passes": 2, "rounds": 2, "bf16": False,
 }  # fmt: skip
 SCRIPT = """
 import sys
@@ -52,7 +52,7 @@ def finished(tiny_model, tmp_path_factory):
 
 def numbers_of(out):
     results = json.loads((out / "known_truth.json").read_text())
-    return {key: results[key] for key in ("preset", "truth", "sweep", "runs", "ladder", "rounds")}
+    return {key: results[key] for key in ("preset", "truth", "sweep", "runs", "ladder", "few", "rounds")}
 
 
 def test_the_experiment_writes_numbers_figures_and_report(finished):
@@ -65,6 +65,7 @@ def test_the_experiment_writes_numbers_figures_and_report(finished):
     assert {(row["loss"], row["pairs"]) for row in results["ladder"]} == {
         (loss, p) for loss in experiment.LADDER for p in (1, 3)
     }
+    assert [(row["loss"], row["pairs"]) for row in results["few"]] == [(loss, 2 * 8 // 2) for loss in experiment.LADDER]
     assert [row["round"] for row in results["rounds"]] == [0, 1, 2]
     assert max(abs(f) for row in results["rounds"][0]["own f"] for f in row) < 1e-4  # round 0 is pi_ref
     assert max(abs(f) for row in results["rounds"][2]["own f"] for f in row) > 1e-3

@@ -8,6 +8,7 @@ import torch
 pytest.importorskip("accelerate", reason="language models need the llm extra")
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from dil_tutorial.llm import sampling
 from dil_tutorial.llm.checkpoint import load_tokenizer
 from dil_tutorial.llm.data import read_pairs, tiny_preferences
 from dil_tutorial.llm.probe import why_not_packed
@@ -76,3 +77,21 @@ def test_in_bf16_soft_caps_are_seen_too(tiny_model, tmp_path):
     trainer = DILTrainer(model, config, PAIRS, processing_class=load_tokenizer(str(tiny_model)))
     assert (trainer.layout, trainer.head_chunk) == ("padded", 0)
     assert why_not_packed(model) == "Gemma2ForCausalLM soft-caps its attention"
+
+
+@pytest.mark.parametrize("kind", ZOO)
+def test_prompts_read_once_give_the_samples_of_prompts_read_for_each(kind, tiny_model, monkeypatch):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **ZOO[kind][0]))
+    tokenizer = load_tokenizer(str(tiny_model))
+    prompts = ["What is the capital of France, and of Spain, and of all the others?", "Name a colour.", "x"]
+    read, once = [], sampling._read_once
+    monkeypatch.setattr(sampling, "_read_once", lambda *given: read.append(once(*given)) or read[-1])
+    saved = sampling.draw(model, tokenizer, prompts, 6, 5, seed=0, rows=12, quiet=True)  # the last prompt in its own batch
+    assert bool(read[0]) == (kind not in ("mamba", "mistral", "gemma2", "gemma3_text"))  # states and windows: read for each
+    assert not read[1]  # one token: there is nothing to read before it
+    monkeypatch.setattr(sampling, "_read_once", lambda *given: {})
+    plain = sampling.draw(model, tokenizer, prompts, 6, 5, seed=0, rows=12, quiet=True)
+    for a, b in zip(saved, plain, strict=True):
+        assert [r["ids"] for r in a["responses"]] == [r["ids"] for r in b["responses"]]
+        assert [r["logp"] for r in a["responses"]] == pytest.approx([r["logp"] for r in b["responses"]], abs=1e-4)

@@ -39,7 +39,6 @@ from dil_tutorial.llm.simulate import (
     read_prompts,
     rewards_of,
     split_prompts,
-    truth_of,
 )
 from dil_tutorial.llm.trainer import DILTrainer
 from dil_tutorial.provenance import provenance, read_json, read_text, write_json
@@ -74,19 +73,20 @@ class Preset:
     bf16: bool = True  # autocast in training and scoring; responses are drawn in float32
     learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     seeds: int = 3
-    top_layers: int = 4
+    top_layers: int = 3
     rank: int = 8
     evaluated: int = 12  # responses of each held-out prompt
     seen_prompts: int = 12  # training prompts whose responses are scored too
     policy_samples: int = 1  # responses of each policy to each held-out prompt
     ladder: tuple[int, ...] = (2, 4, 16)  # other numbers of pairs a prompt
+    passes: int = 12  # over all the samples of the seen prompts alone, paired and labelled anew
     rounds: int = 2  # of iterated DIL
 
 
 PRESETS = {
     "cpu": Preset(),
     "gpu": Preset(reward="sentiment", scale=4.0, samples=256, max_new_tokens=24, pairs=100, batch_size=64, top_layers=0,
-                  learning_rates=(3e-6, 1e-5, 3e-5), evaluated=64, policy_samples=64, ladder=(12, 25, 50)),
+                  learning_rates=(3e-6, 1e-5, 3e-5), evaluated=64, policy_samples=64, ladder=(12, 25, 50), passes=8),
 }  # fmt: skip
 
 
@@ -110,7 +110,7 @@ class Run:
 
 
 COMBINATIONS = [(loss, feed) for feed in ("sum", "mean") for loss in LOSSES if (loss, feed) != ("SimPO", "sum")]
-LADDER = ("DIL BCE mixture", "DIL BCE rejected", "DPO")  # the losses trained on other numbers of pairs
+LADDER = ("DIL BCE mixture", "DIL BCE rejected", "DPO")  # the losses trained on other numbers of pairs and of prompts
 
 
 # --- The data and their truth --------------------------------------------------------------------------------------------
@@ -118,30 +118,37 @@ LADDER = ("DIL BCE mixture", "DIL BCE rejected", "DPO")  # the losses trained on
 
 @dataclass(frozen=True)
 class Data:
-    """Drawn responses with what is known of them: X prompts, K responses each."""
+    """Drawn responses with what a labeller knows of them: X prompts, K responses each."""
 
     drawn: list[dict[str, Any]]
     splits: list[str]  # (X,)
     reward: Tensor  # (X, K), nats
     rule: Callable[[Tensor], Tensor]  # from rewards (X, K) to P (X, K, K)
-    log_ratio: Tensor  # (X, K), log(1 + t)
-    error: Tensor  # (X, K), its Monte-Carlo error
 
     def rows(self, split: str) -> list[int]:
         return [x for x, name in enumerate(self.splits) if name == split]
 
     def pairs(self, split: str, count: int, seed: int) -> tuple[list[dict[str, Any]], Tensor]:
-        """``simulate.make_pairs`` on the prompts of a split."""
+        """``simulate.make_pairs`` on the prompts of a split; past K // 2 pairs all samples are paired and labelled anew."""
         rows = self.rows(split)
-        return make_pairs([self.drawn[x] for x in rows], self.reward[rows], self.rule, count, seed)
+        drawn, reward = [self.drawn[x] for x in rows], self.reward[rows]
+        most = reward.shape[1] // 2
+        pairs, left = make_pairs(drawn, reward, self.rule, min(count, most), seed)
+        for start in range(most, count, most):
+            more, unused = make_pairs(drawn, reward, self.rule, min(count - start, most), seed + 1_000_000 + start)
+            pairs, left = pairs + more, left & unused
+        return pairs, left
+
+    def few(self, count: int) -> Data:
+        """With the first ``count`` training prompts only."""
+        kept = sorted(set(range(len(self.drawn))) - set(self.rows("train")[count:]))
+        return Data([self.drawn[x] for x in kept], [self.splits[x] for x in kept], self.reward[kept], self.rule)
 
 
 def label(drawn: list[dict[str, Any]], preset: Preset, labels: str = "bradley-terry") -> Data:
     """Score and label drawn responses; the split of a prompt is drawn by a fixed seed."""
     reward = rewards_of(drawn, preset.reward, preset.scale)
-    rule = functools.partial(preference_of, labels=labels)
-    t, error = truth_of(reward, rule)
-    return Data(drawn, split_prompts(len(drawn), 0), reward, rule, t.log1p(), error)
+    return Data(drawn, split_prompts(len(drawn), 0), reward, functools.partial(preference_of, labels=labels))
 
 
 # --- Training and scoring ------------------------------------------------------------------------------------------------
@@ -303,9 +310,12 @@ Progress = Callable[[str], None]  # told what is done, after each step of ``step
 
 
 def steps(preset: Preset) -> int:
-    """How many steps ``experiment`` has: trainings of the sweep, of further seeds, of the ladder, and of the rounds."""
+    """How many steps ``experiment`` has: runs of the sweep, of further seeds, of the ladder, on few prompts, and rounds."""
     return (
-        len(COMBINATIONS) * (len(preset.learning_rates) + preset.seeds) + len(LADDER) * len(preset.ladder) + preset.rounds + 1
+        len(COMBINATIONS) * (len(preset.learning_rates) + preset.seeds)
+        + len(LADDER) * (len(preset.ladder) + 1)
+        + preset.rounds
+        + 1
     )
 
 
@@ -335,6 +345,10 @@ def experiment(lab: Lab, progress: Progress) -> dict[str, Any]:
         for pairs in preset.ladder:
             ladder.append(measured(lab, Run(loss, "sum", chosen[loss, "sum"], 0, pairs)))
             progress(f"{loss}, {pairs} pairs a prompt")
+    few = []
+    for loss in LADDER:
+        few.append(measured_on_few(lab, loss, chosen[loss, "sum"]))
+        progress(f"{loss}, few prompts")
     rounds = iterated(lab, chosen["DIL BCE mixture", "sum"], progress)
     return {
         **provenance(),
@@ -343,6 +357,7 @@ def experiment(lab: Lab, progress: Progress) -> dict[str, Any]:
         "sweep": sweep,
         "runs": runs,
         "ladder": ladder,
+        "few": few,
         "rounds": rounds,
     }
 
@@ -392,6 +407,22 @@ def measured(lab: Lab, run: Run, policy: Any = None) -> dict[str, Any]:
         return {**settings_of(run), **row, **lab.measure(made, run)}
 
     return kept(lab, "runs", run.name(), make)
+
+
+def measured_on_few(lab: Lab, loss: str, learning_rate: float) -> dict[str, Any]:
+    """f on the responses of a few prompts to which the loss has seen every response many times, labelled anew each time.
+
+    Nothing is left to generalise: what is missing at its optimum here, training misses.
+    """
+    preset = lab.preset
+    run = Run(loss, "sum", learning_rate, 0, preset.passes * (preset.samples // 2))
+
+    def make() -> dict[str, Any]:
+        policy, row = lab.train(run, lab.data.few(preset.seen_prompts))
+        seen = lab.evaluated("train", preset.samples, preset.seen_prompts)
+        return {**settings_of(run), **row, "f train": lab.log_ratios(policy, seen, "train")}
+
+    return kept(lab, "few", run.name(), make)
 
 
 def iterated(lab: Lab, learning_rate: float, progress: Progress) -> list[dict[str, Any]]:

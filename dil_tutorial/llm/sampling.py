@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.data import as_chat, pad_responses, tokenize_pair
@@ -143,17 +144,16 @@ def _draw_batch(
     batch = pad_responses([(ids, []) for ids in encoded], pad_token_id=0)
     ends = end_tokens(model, tokenizer)
     law = GenerationConfig(
-        do_sample=True, temperature=1.0, top_k=0, top_p=1.0, num_return_sequences=samples, max_new_tokens=max_new_tokens,
-        eos_token_id=sorted(ends), pad_token_id=min(ends),
+        do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=max_new_tokens, eos_token_id=sorted(ends),
+        pad_token_id=min(ends),
     )  # fmt: skip
     model.eval()
+    inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7]))
-        out = model.generate(
-            input_ids=batch["input_ids"].to(model.device),
-            attention_mask=batch["attention_mask"].to(model.device),
-            generation_config=law,
-        )
+        read = _read_once(model, inputs, samples)
+        each = {name: value.repeat_interleave(samples, 0) for name, value in inputs.items()}
+        out = model.generate(**each, **read, generation_config=law)
     new = out[:, batch["input_ids"].shape[1] :].tolist()
     drawn: list[dict[str, Any]] = []
     for i, (prompt, prompt_ids) in enumerate(zip(prompts, encoded, strict=True)):
@@ -168,6 +168,21 @@ def _draw_batch(
         for response, logp in zip(row["responses"], logps.tolist(), strict=True):
             response["logp"] = logp
     return drawn
+
+
+def _read_once(model: Any, inputs: dict[str, Tensor], samples: int) -> dict[str, Any]:
+    """Keys and values of the prompts but for their last token, read once and repeated for the samples of each.
+
+    Nothing where the model keeps anything else of its past (sliding windows, states): it then reads a prompt for each sample.
+    """
+    before = {name: value[:, :-1] for name, value in inputs.items()}
+    if samples == 1 or not before["attention_mask"].any(1).all():  # a prompt of one token
+        return {}
+    past = model.generate(**before, max_new_tokens=1, do_sample=False, return_dict_in_generate=True).get("past_key_values")
+    if type(past) is not DynamicCache or any(type(layer) is not DynamicLayer for layer in past.layers):
+        return {}
+    past.batch_repeat_interleave(samples)
+    return {"past_key_values": past}
 
 
 def end_tokens(model: Any, tokenizer: Any) -> set[int]:
