@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 from torch import Tensor
 
@@ -39,6 +40,9 @@ Interval = list[float]  # value, low, high
 COMMITTED = Path(__file__).resolve().parent.parent / "benchmarks" / "known_truth.json"  # what the book shows
 
 
+PARTS = {"preset", "losses", "truth", "sweep", "runs", "ladder", "few", "rounds"}
+
+
 def save(results: Results, folder: Path) -> Path:
     """``known_truth.json`` in ``folder``."""
     path = folder / "known_truth.json"
@@ -49,7 +53,7 @@ def save(results: Results, folder: Path) -> Path:
 def load(path: Path) -> Results:
     """The results of a ``known_truth.json``."""
     results = read_json(path)
-    if not isinstance(results, dict) or not {"truth", "runs", "preset"} <= results.keys():
+    if not isinstance(results, dict) or not results.keys() >= PARTS:
         raise InputError(f"{path}: not a results file of dil experiment known-truth: run that command")
     return results
 
@@ -240,8 +244,6 @@ def marks(truth: Truth) -> dict[str, tuple[float, float, float]]:
 
 def summary(results: Results) -> dict[str, Any]:
     """All numbers of the report, by "loss, fed"; under "targets" where each loss ends, (X, K)."""
-    from dil_tutorial.llm.known_truth import LOSSES
-
     held, train, validation = (Truth.of(results, split) for split in ("held-out", "train", "validation"))
     M = results["preset"]["evaluated"]
     x = held.log_ratio[:, :M]
@@ -251,7 +253,7 @@ def summary(results: Results) -> dict[str, Any]:
     for row in results["runs"]:
         by_row.setdefault(f"{row['loss']}, {row['fed']}", []).append(row)
     for name, rows in by_row.items():
-        target = targets[name] = predicted(LOSSES[rows[0]["loss"]], rows[0]["fed"], held)
+        target = targets[name] = predicted(results["losses"][rows[0]["loss"]], rows[0]["fed"], held)
         seen, unseen = seen_and_unseen(rows, train)
         found[name] = {
             "loss": rows[0]["loss"], "fed": rows[0]["fed"], "learning rate": rows[0]["learning rate"],
@@ -270,7 +272,7 @@ def summary(results: Results) -> dict[str, Any]:
         rungs.sort(key=lambda rung: rung["pairs"])
     few: dict[str, Any] = {}
     for row in results["few"]:
-        f, g = stacked([row], "f train"), predicted(LOSSES[row["loss"]], row["fed"], train)
+        f, g = stacked([row], "f train"), predicted(results["losses"][row["loss"]], row["fed"], train)
         alive = g > -30
         targets[f"{row['loss']}, few"] = g
         few[row["loss"]] = {
@@ -310,6 +312,20 @@ def colour(loss: str) -> str:
     """One colour a family: repaired, reference, published, DPO, the others."""
     kinds = {"mixture": 2, "reference": 5, "rejected": 1, "DPO": 0, "SFT": 6, "NCA": 3, "SimPO": 4}
     return plotting.COLOURS[next(number for kind, number in kinds.items() if loss.endswith(kind))]
+
+
+def marker(loss: str) -> str:
+    """One marker a generator; losses without one share the diamond."""
+    return {"LSIF": "s", "UKL": "o", "BCE": "^"}.get(loss.removeprefix("DIL ").split(" ")[0], "D")
+
+
+def legend(ax: Axes, losses: Sequence[str], **settings: Any) -> None:
+    """Names of losses by colour and marker, beside what ``ax`` names itself."""
+    handles, names = ax.get_legend_handles_labels()
+    for loss in losses:
+        handles.append(Line2D([], [], ls="", marker=marker(loss), color=colour(loss), ms=6))
+        names.append(loss)
+    ax.legend(handles, names, frameon=False, fontsize=8, **settings)
 
 
 def figures(results: Results, found: dict[str, Any]) -> dict[str, tuple[Figure, str]]:
@@ -426,6 +442,7 @@ def calibration(results: Results, found: dict[str, Any]) -> Figure:
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_locator(FixedLocator([0.125, 0.25, 0.5, 1, 2, 4]))
             axis.set_major_formatter("{x:g}")
+        ax.tick_params(labelsize=8)
     end_panels(figure, axes, "mean in the bin")
     return figure
 
@@ -453,29 +470,26 @@ def slopes(found: dict[str, Any]) -> Figure:
 
 def frontier(found: dict[str, Any]) -> Figure:
     """Gain in reward against KL, from the policies' own responses."""
-    figure, axes = plotting.new_figure(columns=2, width=10, height=4.2)
+    figure, axes = plotting.new_figure(columns=2, width=13, height=4.2)
     exact = found["marks"]
     line = [(0.0, 0.0), *(place[:2] for name, place in exact.items() if name.startswith("RLHF"))]
     for ax, fed in zip(axes, ("sum", "mean"), strict=True):
         ax.plot(*zip(*line, strict=True), color="black", lw=1, label=r"RLHF, $\beta$ from $\infty$ to 1")
-        for name, marker in (("best of 2", "s"), ("best of 4", "D"), ("pi_chosen", "*")):
+        for name, mark in (("best of 2", "s"), ("best of 4", "D"), ("pi_chosen", "*")):
             ax.plot(
-                *exact[name][:2], marker, color="black", mfc="white", ms=9, label=name.replace("pi_chosen", r"$\pi_{chosen}$")
+                *exact[name][:2], mark, color="black", mfc="white", ms=9, label=name.replace("pi_chosen", r"$\pi_{chosen}$")
             )
         for value in found["losses"].values():
             if value["fed"] == fed:
                 kl_, gain = value["KL, reweighted"], value["gain, reweighted"]
                 ax.errorbar(kl_[0], gain[0], xerr=[[kl_[0] - kl_[1]], [kl_[2] - kl_[0]]],
-                            yerr=[[gain[0] - gain[1]], [gain[2] - gain[0]]], fmt="o", ms=5, lw=0.8,
+                            yerr=[[gain[0] - gain[1]], [gain[2] - gain[0]]], fmt=marker(value["loss"]), ms=6, lw=0.8,
                             color=colour(value["loss"]))  # fmt: skip
-                ax.annotate(
-                    value["loss"].removeprefix("DIL "), (kl_[0], gain[0]), fontsize=7, xytext=(4, 3), textcoords="offset points"
-                )
         ax.set_xlabel(r"KL(policy $\|\,\pi_{ref}$), nats")
         ax.set_ylabel("gain in expected reward, nats")
         ax.set_title(f"fed the {fed}", loc="left")
         ax.set_xlim(left=-0.02)
-    axes[0].legend(frameon=False, fontsize=8, loc="lower right")
+        legend(ax, list(fed_losses(found, fed)), loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -490,7 +504,7 @@ def smoothed(values: Tensor, width: int = 9) -> Tensor:
 
 def curves(results: Results) -> Figure:
     """Log-ratios of the batch's chosen and rejected responses during training, means over seeds."""
-    figure, axes = plotting.new_figure(columns=2, width=10, height=3.8)
+    figure, axes = plotting.new_figure(columns=2, width=10, height=4)
     for ax, side in zip(axes, ("chosen", "rejected"), strict=True):
         for i, loss in enumerate(SHOWN):
             rows = [row for row in results["runs"] if (row["loss"], row["fed"]) == (loss, "sum")]
@@ -499,32 +513,27 @@ def curves(results: Results) -> Figure:
         ax.axhline(0, color="black", lw=0.8)
         ax.set_xlabel("optimiser step")
         ax.set_ylabel(f"f of {side} responses, nats")
-    axes[0].legend(frameon=False, fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, fontsize=9)
     return figure
 
 
 def rates(found: dict[str, Any]) -> Figure:
     """Slope on validation prompts against the learning rate."""
-    figure, axes = plotting.new_figure(columns=2, width=10, height=3.8)
+    figure, axes = plotting.new_figure(columns=2, width=13, height=3.8)
     for ax, fed in zip(axes, ("sum", "mean"), strict=True):
         for name, rows in found["sweep"].items():
             loss, _, kind = name.partition(", ")
             if kind == fed:
                 ax.plot([row[0] for row in rows], [row[2] for row in rows], color=colour(loss), lw=1.2)
                 kept = next(row for row in rows if row[0] == found["losses"][name]["learning rate"])
-                ax.plot(kept[0], kept[2], "o", color=colour(loss), ms=6)
-                ax.annotate(
-                    loss.removeprefix("DIL "),
-                    (rows[-1][0], rows[-1][2]),
-                    fontsize=7,
-                    xytext=(4, -2),
-                    textcoords="offset points",
-                )
+                ax.plot(kept[0], kept[2], marker(loss), color=colour(loss), ms=7)
         ax.set_xscale("log")
         ax.set_xlabel("learning rate")
         ax.set_ylabel("slope on validation prompts")
-        ax.set_title(f"fed the {fed} (dots: least validation loss)", loc="left")
-        ax.margins(x=0.25)
+        ax.set_title(f"fed the {fed} (marked: least validation loss)", loc="left")
+        ax.set_xticks([row[0] for row in rows], [f"{row[0]:g}" for row in rows])
+        ax.minorticks_off()
+        legend(ax, list(fed_losses(found, fed)), loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -603,7 +612,7 @@ def conclusions(results: Results, found: dict[str, Any]) -> dict[str, list[str]]
     }
 
 
-def fed(found: dict[str, Any], feed: str) -> dict[str, dict[str, Any]]:
+def fed_losses(found: dict[str, Any], feed: str) -> dict[str, dict[str, Any]]:
     """The losses that were fed sums or means, by loss."""
     return {value["loss"]: value for value in found["losses"].values() if value["fed"] == feed}
 
@@ -629,7 +638,7 @@ def imitation_text(found: dict[str, Any]) -> list[str]:
     rows = [
         [name, f"{v['expected slope'][0]:.2f}", number(v["slope"]), f"{v['correlation'][0]:.2f}", number(v["on target"]),
          f"{v['mean ratio'][0]:.2f}"]
-        for name, v in fed(found, "sum").items()
+        for name, v in fed_losses(found, "sum").items()
     ]  # fmt: skip
     header = [
         "loss, fed sums",
@@ -639,7 +648,7 @@ def imitation_text(found: dict[str, Any]) -> list[str]:
         "slope on its optimum",
         "$E_{\\pi_\\text{ref}} e^f$",
     ]
-    given_up = {name: v["given up"] for name, v in fed(found, "sum").items() if v["given up"] > 0}
+    given_up = {name: v["given up"] for name, v in fed_losses(found, "sum").items() if v["given up"] > 0}
     left_out = "; ".join(f"{name} gives up {share:.0%} of the responses" for name, share in given_up.items())
     return [
         table(header, rows),
@@ -651,7 +660,7 @@ def imitation_text(found: dict[str, Any]) -> list[str]:
 
 def calibration_text(found: dict[str, Any]) -> list[str]:
     """The regression turned round: what a policy that generalises imperfectly still tells of its target."""
-    sums = fed(found, "sum")
+    sums = fed_losses(found, "sum")
     rows = [
         [name, number(v["truth on f"]), number(v["target on f"]), f"{v['correlation'][0] ** 2:.2f}"] for name, v in sums.items()
     ]
@@ -672,17 +681,19 @@ def calibration_text(found: dict[str, Any]) -> list[str]:
 
 def slopes_text(found: dict[str, Any]) -> list[str]:
     """The order of the slopes against the order of the predictions, and generalisation."""
-    sums = fed(found, "sum")
+    sums = fed_losses(found, "sum")
     expected = sorted(sums, key=lambda name: sums[name]["expected slope"][0])
     kinds = {kind: [v for name, v in sums.items() if name.endswith(kind)] for kind in ("mixture", "reference", "rejected")}
     means = {kind: sum(v["slope"][0] for v in values) / len(values) for kind, values in kinds.items()}
-    ranks = torch.tensor(
-        [[sums[name][key][0] for name in expected] for key in ("expected slope", "slope")], dtype=torch.float64
-    )
-    order = torch.corrcoef(ranks.argsort(1).argsort(1).double())[0, 1].item()
+    steep = [name for name in expected if sums[name]["expected slope"][0] > 1.05]
+    flat = [name for name in expected if name not in steep]
+    spans = [
+        f"{min(sums[n]['slope'][0] for n in part):.2f} to {max(sums[n]['slope'][0] for n in part):.2f}"
+        for part in (flat, steep)
+    ]
     means_fed = [
         [name, f"{v['expected slope'][0]:.1f}", number(v["slope"]), number(v["truth on f"]), f"{v['correlation'][0]:.2f}"]
-        for name, v in fed(found, "mean").items()
+        for name, v in fed_losses(found, "mean").items()
     ]
     seen = [
         [name, number(v["slope, trained on"]), number(v["slope, same prompts"]), number(v["slope"])] for name, v in sums.items()
@@ -692,7 +703,7 @@ def slopes_text(found: dict[str, Any]) -> list[str]:
     return [
         f"Mean slope of the three DIL losses with the denominator as published (`rejected`): {means['rejected']:.2f}; repaired (`mixture`): {means['mixture']:.2f}; with "
         f"fresh samples (`reference`): {means['reference']:.2f}; DPO: {sums['DPO']['slope'][0]:.2f}; SFT: {sums['SFT']['slope'][0]:.2f}. "
-        f"Rank correlation of measured and expected slopes over the {len(sums)} losses fed sums: {order:.2f}. "
+        f"Losses whose optimum is $\\pi_\\text{{chosen}}$ have slopes from {spans[0]}, those with a steeper optimum from {spans[1]}. "
         f"Measured below its optimum's slope, interval and all: {listed(short)}; above: {listed(beyond)}.",
         table(["loss, fed sums", "responses in training pairs", "other responses, same prompts", "held-out prompts"], seen),
         "Fed the mean per token, as the authors' public code does, every loss works on f/|y|: β = 1/|y|, a target that is |y| times as far (THEORY §6.2). "

@@ -353,6 +353,7 @@ def experiment(lab: Lab, progress: Progress) -> dict[str, Any]:
     return {
         **provenance(),
         "preset": asdict(preset),
+        "losses": LOSSES,
         "truth": truth(lab),
         "sweep": sweep,
         "runs": runs,
