@@ -263,6 +263,14 @@ def measured_page(folder: Path) -> str:
     return "\n".join([*lines, ""])
 
 
+def known_truth_page(folder: Path) -> None:
+    """The experiment on a language model whose truth is known, from the file that `dil experiment known-truth` wrote."""
+    from dil_tutorial import known_truth
+
+    results = known_truth.load(known_truth.COMMITTED)
+    known_truth.report(results, known_truth.summary(results), folder, "known_truth.md")
+
+
 def generate(root: Path) -> None:
     """Write book/generated: pages, figures, and copies of the notebooks and their data (sources must lie below the book)."""
     generated = root / "book" / "generated"
@@ -273,6 +281,7 @@ def generate(root: Path) -> None:
     write_text(generated / "losses.md", losses_page())
     write_text(generated / "figures.md", figures_page(generated))
     write_text(generated / "measured.md", measured_page(generated))
+    known_truth_page(generated)
     for notebook in sorted((root / "notebooks").glob("*.ipynb")):
         shutil.copyfile(notebook, generated / notebook.name)
 

@@ -721,6 +721,8 @@ def known_truth(
     resolve(settings.model)
     folder = out or Path(f"outputs/known-truth-{preset}")
     try:
+        if not console.is_terminal:
+            console.print("drawing responses of the reference; then a line a step", soft_wrap=True)
         lab = experiment.Lab(settings, folder, quiet=not console.is_terminal)
         with progress_bar() as bar:
             task = bar.add_task("training", total=experiment.steps(settings))

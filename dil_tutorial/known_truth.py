@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -40,7 +41,7 @@ Interval = list[float]  # value, low, high
 COMMITTED = Path(__file__).resolve().parent.parent / "benchmarks" / "known_truth.json"  # what the book shows
 
 
-PARTS = {"preset", "losses", "truth", "sweep", "runs", "ladder", "few", "rounds"}
+PARTS = {"preset", "losses", "truth", "reference", "sweep", "runs", "ladder", "few", "rounds"}
 
 
 def save(results: Results, folder: Path) -> Path:
@@ -273,11 +274,14 @@ def summary(results: Results) -> dict[str, Any]:
     few: dict[str, Any] = {}
     for row in results["few"]:
         f, g = stacked([row], "f train"), predicted(results["losses"][row["loss"]], row["fed"], train)
+        free = g
+        if row["loss"].endswith("rejected"):  # its optimum where lambda = 0: A/B for every h
+            free = (train.world.chosen / train.world.rejected).log()
         alive = g > -30
         targets[f"{row['loss']}, few"] = g
         few[row["loss"]] = {
-            "slope": regress(train.log_ratio, f)["slope"], "correlation": regress(train.log_ratio, f)["correlation"],
-            "expected slope": regress(train.log_ratio, g, alive)["slope"], "on target": regress(g, f, alive)["slope"],
+            **regress(train.log_ratio, f), "expected slope": regress(train.log_ratio, g, alive)["slope"],
+            "free slope": regress(train.log_ratio, free)["slope"], "mean ratio": over_prompts(f.exp()),
         }  # fmt: skip
     rounds = [
         {
@@ -468,8 +472,19 @@ def slopes(found: dict[str, Any]) -> Figure:
     return figure
 
 
+def reweighs(value: dict[str, Any]) -> bool:
+    """Whether samples of the reference reach where the policy writes: then the mean of e^f over them is near 1."""
+    return abs(value["mean ratio"][0] - 1) < 0.1
+
+
+def place_of(value: dict[str, Any]) -> tuple[Interval, Interval]:
+    """KL and gain of a loss: reweighted, which is the less noisy estimate, where that can be done, else of its own responses."""
+    kind = ", reweighted" if reweighs(value) else ""
+    return value[f"KL{kind}"], value[f"gain{kind}"]
+
+
 def frontier(found: dict[str, Any]) -> Figure:
-    """Gain in reward against KL, from the policies' own responses."""
+    """Gain in reward against KL."""
     figure, axes = plotting.new_figure(columns=2, width=13, height=4.2)
     exact = found["marks"]
     line = [(0.0, 0.0), *(place[:2] for name, place in exact.items() if name.startswith("RLHF"))]
@@ -481,7 +496,7 @@ def frontier(found: dict[str, Any]) -> Figure:
             )
         for value in found["losses"].values():
             if value["fed"] == fed:
-                kl_, gain = value["KL, reweighted"], value["gain, reweighted"]
+                kl_, gain = place_of(value)
                 ax.errorbar(kl_[0], gain[0], xerr=[[kl_[0] - kl_[1]], [kl_[2] - kl_[0]]],
                             yerr=[[gain[0] - gain[1]], [gain[2] - gain[0]]], fmt=marker(value["loss"]), ms=6, lw=0.8,
                             color=colour(value["loss"]))  # fmt: skip
@@ -547,6 +562,8 @@ def ladder(found: dict[str, Any]) -> Figure:
             ax.plot(pairs, middle, label=loss, color=colour(loss), marker=plotting.MARKERS[i])
             ax.fill_between(pairs, low, high, color=colour(loss), alpha=0.13, lw=0)
         ax.set_xscale("log")
+        ax.set_xticks(pairs, [str(count) for count in pairs])
+        ax.minorticks_off()
         ax.set_xlabel("pairs a training prompt")
         ax.set_ylabel(f"{measure} of f on log(1 + t)")
     axes[0].legend(frameon=False, fontsize=8)
@@ -598,7 +615,7 @@ def against(interval: Interval, expected: float) -> str:
 def conclusions(results: Results, found: dict[str, Any]) -> dict[str, list[str]]:
     """Blocks of Markdown under each figure's name; every number and every list of losses is computed from the results."""
     return {
-        "head": head_text(results, found),
+        "head": [*head_text(results, found), *verdict_text(results, found)],
         "imitation": imitation_text(found),
         "calibration": calibration_text(found),
         "slopes": slopes_text(found),
@@ -631,6 +648,71 @@ def head_text(results: Results, found: dict[str, Any]) -> list[str]:
         f"Slope 1 means: imitates $\\pi_\\text{{chosen}}$. The true log-ratios have s.d. {found['spread']:.2f} nats, the rewards "
         f"{found['reward spread']:.2f} within a prompt. Intervals are 95% bootstrap over prompts.",
     ]
+
+
+def span(values: Sequence[float]) -> str:
+    """From the smallest to the largest.
+
+    >>> span([0.5, 0.25, 0.375])
+    '0.25 to 0.50'
+    """
+    return f"{min(values):.2f} to {max(values):.2f}".replace("-", "−")
+
+
+def steep_and_flat(found: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Losses fed sums whose optimum is steeper than the winners' law, and those whose optimum it is."""
+    sums = fed_losses(found, "sum")
+    steep = [name for name, v in sums.items() if v["expected slope"][0] > 1.05]
+    return steep, [name for name in sums if name not in steep]
+
+
+def share_of_frontier(found: dict[str, Any], kl_: float, gain: float) -> float:
+    """A gain in reward as a share of what exact RLHF gains at the same KL, between the marked temperatures in straight lines."""
+    points = sorted([(0.0, 0.0), *(place[:2] for name, place in found["marks"].items() if name.startswith("RLHF"))])
+    xs, ys = zip(*points, strict=True)
+    return gain / float(np.interp(kl_, xs, ys))
+
+
+def verdict_text(results: Results, found: dict[str, Any]) -> list[str]:
+    """The questions of the experiment and their answers, a line each."""
+    sums, few_ = fed_losses(found, "sum"), found["few"]
+    steep, flat = steep_and_flat(found)
+    fell = [f"{loss} ({end:+.2f})".replace("-", "−") for loss, end in chosen_ends(results).items() if end < 0]
+    means = fed_losses(found, "mean")
+    timid = [name for name in flat if against(means[name]["truth on f"], 1) != "below"]
+    shares = {n: share_of_frontier(found, *(value[0] for value in place_of(v))) for n, v in sums.items()}
+    least, most = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
+    seen = ", ".join(f"{name} {number(v['slope'])} (its optimum: {v['expected slope'][0]:.2f})" for name, v in few_.items())
+    worst = max(means, key=lambda name: means[name]["perplexity"])
+    rounds_ = "; ".join(f"round {step['round']} {number(step['win rate'])}" for step in found["rounds"][1:])
+    best = " and ".join(f"{found['marks'][name][2]:.2f} for {name}" for name in ("best of 2", "best of 4"))
+    return [
+        "\n".join([
+            f"- **Which loss imitates?** Those whose exact optimum is $\\pi_\\text{{chosen}}$ ({listed(flat)}) have slopes of f on the truth from "
+            f"{span([sums[n]['slope'][0] for n in flat])} on held-out prompts: part of the way. What they do say is true: the slope of the truth on f is "
+            f"{span([sums[n]['truth on f'][0] for n in flat])} (1: to be taken at its word; above 1: too timid).",
+            f"- **Which overshoots, and by how much?** {listed(steep)}: slopes of the truth on f from {span([sums[n]['truth on f'][0] for n in steep])}. Of a log-ratio "
+            "that they give a response, that share is true of $\\pi_\\text{chosen}$.",
+            f"- **Does the repair work on a language model?** Where every response was seen ({results['preset']['seen_prompts']} prompts), slopes on the truth: {seen}. So most of what is missing on "
+            "new prompts is generalisation from few pairs, not a fault of the loss.",
+            f"- **Does the chosen likelihood fall?** On new pairs, at the end of training, the mean over seeds is below zero for {listed(fell)}; above for the others.",
+            f"- **Sums or means?** Fed the mean per token, also losses whose optimum on sums is $\\pi_\\text{{chosen}}$ overshoot it, except {listed(timid)}: slopes of the truth on f are "
+            f"{span([means[n]['truth on f'][0] for n in flat if n not in timid])}. DPO's is {means['DPO']['truth on f'][0]:.2f}, SimPO's {means['SimPO']['truth on f'][0]:.2f}.",
+            f"- **Is the gain more than KL?** Against exact RLHF at the same KL the gains in reward are {shares[least]:.0%} ({least}) to {shares[most]:.0%} ({most}).",
+            f"- **What does it cost elsewhere?** Perplexity on unrelated text, {results['reference']['perplexity']:.1f} for the reference: {span([v['perplexity'] for v in sums.values()])} fed "
+            f"sums; the largest fed means, {worst} {means[worst]['perplexity']:.0f}.",
+            f"- **Does the staircase show?** Win rates against $\\pi_\\text{{ref}}$: {rounds_}; exact: {best}.",
+        ])
+    ]  # fmt: skip
+
+
+def chosen_ends(results: Results) -> dict[str, float]:
+    """Where the chosen log-ratio of each loss fed sums ends: mean over the last ten steps and over seeds, on pairs not trained on before."""
+    rows = [row for row in results["runs"] if row["fed"] == "sum"]
+    ends: dict[str, list[float]] = {}
+    for row in rows:
+        ends.setdefault(row["loss"], []).append(sum(row["curves"]["chosen"][-10:]) / 10)
+    return {loss: sum(values) / len(values) for loss, values in ends.items()}
 
 
 def imitation_text(found: dict[str, Any]) -> list[str]:
@@ -682,15 +764,14 @@ def calibration_text(found: dict[str, Any]) -> list[str]:
 def slopes_text(found: dict[str, Any]) -> list[str]:
     """The order of the slopes against the order of the predictions, and generalisation."""
     sums = fed_losses(found, "sum")
-    expected = sorted(sums, key=lambda name: sums[name]["expected slope"][0])
     kinds = {kind: [v for name, v in sums.items() if name.endswith(kind)] for kind in ("mixture", "reference", "rejected")}
     means = {kind: sum(v["slope"][0] for v in values) / len(values) for kind, values in kinds.items()}
-    steep = [name for name in expected if sums[name]["expected slope"][0] > 1.05]
-    flat = [name for name in expected if name not in steep]
-    spans = [
-        f"{min(sums[n]['slope'][0] for n in part):.2f} to {max(sums[n]['slope'][0] for n in part):.2f}"
-        for part in (flat, steep)
-    ]
+    steep, flat = steep_and_flat(found)
+    spans = [span([sums[n]["slope"][0] for n in part]) for part in (flat, steep)]
+
+    def way(feed: str) -> list[float]:
+        return [v["slope"][0] / v["expected slope"][0] for v in fed_losses(found, feed).values()]
+
     means_fed = [
         [name, f"{v['expected slope'][0]:.1f}", number(v["slope"]), number(v["truth on f"]), f"{v['correlation'][0]:.2f}"]
         for name, v in fed_losses(found, "mean").items()
@@ -706,8 +787,8 @@ def slopes_text(found: dict[str, Any]) -> list[str]:
         f"Losses whose optimum is $\\pi_\\text{{chosen}}$ have slopes from {spans[0]}, those with a steeper optimum from {spans[1]}. "
         f"Measured below its optimum's slope, interval and all: {listed(short)}; above: {listed(beyond)}.",
         table(["loss, fed sums", "responses in training pairs", "other responses, same prompts", "held-out prompts"], seen),
-        "Fed the mean per token, as the authors' public code does, every loss works on f/|y|: β = 1/|y|, a target that is |y| times as far (THEORY §6.2). "
-        "With as many steps a policy gets a smaller part of the way there.",
+        "Fed the mean per token, as the authors' public code does, every loss works on f/|y|: β = 1/|y|, a target that is up to |y| times as far (THEORY §6.2). With as many steps a "
+        f"policy goes further, {span(way('mean'))} of the way to that optimum (fed sums: {span(way('sum'))}), and so past the winners' law.",
         table(["loss, fed means", "slope of its optimum", "slope measured", "truth on f", "correlation"], means_fed),
     ]
 
@@ -724,9 +805,11 @@ def frontier_text(found: dict[str, Any]) -> list[str]:
     }
     marks_ = "; ".join(f"{name} {place[1]:.2f} at KL {place[0]:.2f}" for name, place in exact.items())
     ideal = ", ".join(f"{value:.3f} for {name}" for name, value in found["ideal accuracy"].items())
+    own = [f"{v['loss']} ({v['fed']})" for v in found["losses"].values() if not reweighs(v)]
     return [
         f"Exact points, from the held-out prompts' samples (gain in reward, nats): {marks_}. With {found['samples']} samples a prompt a KL near "
-        "log of that number is underestimated.",
+        "log of that number is underestimated. *Reweighted*: from the reference's samples, weighed by $e^f$, the less noisy of two estimates, as long as they reach where the policy writes (the mean of "
+        f"$e^f$ is then near 1). The figure shows that one, and for {listed(own)} that of the policy's own responses.",
         table(
             [
                 "loss, fed",
@@ -746,15 +829,15 @@ def frontier_text(found: dict[str, Any]) -> list[str]:
 
 def curves_text(results: Results) -> list[str]:
     """Whether the chosen likelihood falls in training."""
-    ends, chosen = [], {}
+    ends = []
     for loss in dict.fromkeys(row["loss"] for row in results["runs"] if row["fed"] == "sum"):
         rows = [row for row in results["runs"] if (row["loss"], row["fed"]) == (loss, "sum")]
         last = {side: [sum(row["curves"][side][-10:]) / 10 for row in rows] for side in ("chosen", "rejected")}
-        chosen[loss] = last["chosen"]
-        ends.append([loss, *(f"{sum(v) / len(v):+.2f} ({min(v):+.2f} to {max(v):+.2f})" for v in last.values())])
-    fell = [row[0] for row in ends if all(value < 0 for value in chosen[row[0]])]
+        ends.append(
+            [loss, *(f"{sum(v) / len(v):+.2f} ({min(v):+.2f} to {max(v):+.2f})".replace("-", "−") for v in last.values())]
+        )
     return [
-        f"Mean over the last ten steps, on pairs not trained on before. The chosen log-ratio ends below zero, in every seed, for {listed(fell)}.",
+        "Mean over the last ten steps, on pairs not trained on before; in brackets the lowest and the highest seed.",
         table(["loss, fed sums", "chosen (seeds)", "rejected (seeds)"], ends),
     ]
 
@@ -762,7 +845,7 @@ def curves_text(results: Results) -> list[str]:
 def rates_text(results: Results, found: dict[str, Any]) -> list[str]:
     """How much the slope depends on the rate, and which was chosen."""
     grid = results["preset"]["learning_rates"]
-    edges = [name for name, value in found["losses"].items() if value["learning rate"] in (min(grid), max(grid))]
+    edges = [f"{v['loss']} ({v['fed']})" for v in found["losses"].values() if v["learning rate"] in (min(grid), max(grid))]
     rows = [
         [name, *(f"{slope:.2f}{' ←' if rate == found['losses'][name]['learning rate'] else ''}" for rate, _, slope in sweep)]
         for name, sweep in found["sweep"].items()
@@ -787,15 +870,31 @@ def few_text(results: Results, found: dict[str, Any]) -> list[str]:
     """Whether a loss arrives where nothing is left to generalise."""
     preset = results["preset"]
     rows = [
-        [loss, f"{v['expected slope'][0]:.2f}", number(v["slope"]), f"{v['correlation'][0]:.2f}", number(v["on target"])]
+        [
+            loss,
+            f"{v['expected slope'][0]:.2f}",
+            f"{v['free slope'][0]:.2f}",
+            number(v["slope"]),
+            f"{v['correlation'][0]:.2f}",
+            number(v["mean ratio"]),
+        ]
         for loss, v in found["few"].items()
+    ]
+    header = [
+        "loss, fed sums (seed 0)",
+        "slope of its optimum",
+        "with λ = 0",
+        "slope measured",
+        "correlation",
+        "mean of $e^f$ over these responses",
     ]
     return [
         f"Trained on {preset['seen_prompts']} prompts alone, every one of their {preset['samples']} responses paired and labelled anew {preset['passes']} times, and asked "
         "about those responses: no generalisation is asked for, and what is missing now the training misses.",
-        table(
-            ["loss, fed sums (seed 0)", "slope of its optimum", "slope measured", "correlation", "slope on its optimum"], rows
-        ),
+        table(header, rows),
+        f"*With λ = 0*: a prompt has far more responses than the {preset['samples']} that were drawn. Those that no pair holds can give up their probability, so the drawn ones need not share "
+        "theirs as the law over the drawn ones alone would have it (their mean of $e^f$ may exceed 1), and the published loss may go on towards $\\log\\frac{1+t}{1-t}$, its optimum where nothing holds it "
+        "back (§4). The repaired loss does not want more than $\\log(1 + t)$ in either case.",
     ]
 
 

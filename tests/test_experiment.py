@@ -270,3 +270,25 @@ def test_a_model_that_was_not_fetched(monkeypatch, tmp_path):
     monkeypatch.setenv("DIL_CACHE", str(tmp_path))
     refused(dil("experiment", "known-truth", "--out", tmp_path / "out"), "not fetched yet: run `dil fetch-model`")
     assert not (tmp_path / "out").exists()
+
+
+# --- What is committed ----------------------------------------------------------------------------------------------------
+
+
+def test_the_committed_results_are_whole():
+    results = report.load(report.COMMITTED)
+    assert {"versions", "machine", "command", "time"} <= results.keys()
+    preset = experiment.PRESETS["cpu"]
+    assert results["preset"] == json.loads(json.dumps(vars(preset)))
+    made = {(row["loss"], row["fed"], row["seed"]) for row in results["runs"]}
+    assert made == {(loss, fed, seed) for loss, fed in experiment.COMBINATIONS for seed in range(preset.seeds)}
+    assert not set(results["truth"]["held-out"]["prompts"]) & set(results["truth"]["validation"]["prompts"])
+    for row in results["runs"]:
+        rates = [r for r in results["sweep"] if (r["loss"], r["fed"]) == (row["loss"], row["fed"])]
+        assert row["learning rate"] == min(rates, key=experiment.own_loss)["learning rate"]
+
+
+def test_other_files_are_refused(tmp_path):
+    (tmp_path / "known_truth.json").write_text('{"truth": {}, "runs": []}')
+    with pytest.raises(report.InputError, match=r"known_truth\.json: not a results file of dil experiment known-truth"):
+        report.load(tmp_path / "known_truth.json")

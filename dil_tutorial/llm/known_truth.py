@@ -79,7 +79,7 @@ class Preset:
     seen_prompts: int = 12  # training prompts whose responses are scored too
     policy_samples: int = 1  # responses of each policy to each held-out prompt
     ladder: tuple[int, ...] = (2, 4, 16)  # other numbers of pairs a prompt
-    passes: int = 12  # over all the samples of the seen prompts alone, paired and labelled anew
+    passes: int = 24  # over all the samples of the seen prompts alone, paired and labelled anew
     rounds: int = 2  # of iterated DIL
 
 
@@ -350,11 +350,13 @@ def experiment(lab: Lab, progress: Progress) -> dict[str, Any]:
         few.append(measured_on_few(lab, loss, chosen[loss, "sum"]))
         progress(f"{loss}, few prompts")
     rounds = iterated(lab, chosen["DIL BCE mixture", "sum"], progress)
+    reference = kept(lab, "runs", "reference", lambda: {"perplexity": lab.perplexity(lab.base())})
     return {
         **provenance(),
         "preset": asdict(preset),
         "losses": LOSSES,
         "truth": truth(lab),
+        "reference": reference,
         "sweep": sweep,
         "runs": runs,
         "ladder": ladder,
