@@ -679,7 +679,7 @@ def verdict_text(results: Results, found: dict[str, Any]) -> list[str]:
     steep, flat = steep_and_flat(found)
     fell = [f"{loss} ({end:+.2f})".replace("-", "−") for loss, end in chosen_ends(results).items() if end < 0]
     means = fed_losses(found, "mean")
-    timid = [name for name in flat if against(means[name]["truth on f"], 1) != "below"]
+    over = [name for name, v in means.items() if against(v["truth on f"], 1) == "below"]
     shares = {n: share_of_frontier(found, *(value[0] for value in place_of(v))) for n, v in sums.items()}
     least, most = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
     seen = ", ".join(f"{name} {number(v['slope'])} (its optimum: {v['expected slope'][0]:.2f})" for name, v in few_.items())
@@ -696,8 +696,8 @@ def verdict_text(results: Results, found: dict[str, Any]) -> list[str]:
             f"- **Does the repair work on a language model?** Where every response was seen ({results['preset']['seen_prompts']} prompts), slopes on the truth: {seen}. So most of what is missing on "
             "new prompts is generalisation from few pairs, not a fault of the loss.",
             f"- **Does the chosen likelihood fall?** On new pairs, at the end of training, the mean over seeds is below zero for {listed(fell)}; above for the others.",
-            f"- **Sums or means?** Fed the mean per token, also losses whose optimum on sums is $\\pi_\\text{{chosen}}$ overshoot it, except {listed(timid)}: slopes of the truth on f are "
-            f"{span([means[n]['truth on f'][0] for n in flat if n not in timid])}. DPO's is {means['DPO']['truth on f'][0]:.2f}, SimPO's {means['SimPO']['truth on f'][0]:.2f}.",
+            f"- **Sums or means?** Fed the mean per token, f says too much about $\\pi_\\text{{chosen}}$ for {listed(over)} (slopes of the truth on f from "
+            f"{span([means[n]['truth on f'][0] for n in over] or [1.0])}), repaired or not; it does not for {listed([n for n in means if n not in over])}.",
             f"- **Is the gain more than KL?** Against exact RLHF at the same KL the gains in reward are {shares[least]:.0%} ({least}) to {shares[most]:.0%} ({most}).",
             f"- **What does it cost elsewhere?** Perplexity on unrelated text, {results['reference']['perplexity']:.1f} for the reference: {span([v['perplexity'] for v in sums.values()])} fed "
             f"sums; the largest fed means, {worst} {means[worst]['perplexity']:.0f}.",
