@@ -384,7 +384,7 @@ def binned(x: Tensor, y: Tensor, bins: int = 9) -> tuple[Tensor, Tensor, Tensor]
 def imitation(results: Results, found: dict[str, Any]) -> Figure:
     """f_theta(y) against log(1 + t(y)) on held-out prompts: points in bins, the diagonal, the loss's own optimum."""
     truth, M = Truth.of(results, "held-out"), results["preset"]["evaluated"]
-    figure, axes = plotting.new_figure(columns=len(SHOWN), width=13, height=3.1)
+    figure, axes = plotting.new_figure(columns=len(SHOWN), width=10.5, height=3.1)
     for ax, loss in zip(axes, SHOWN, strict=True):
         rows = [row for row in results["runs"] if (row["loss"], row["fed"]) == (loss, "sum")]
         f, g = stacked(rows, "f held-out"), found["targets"][f"{loss}, sum"][:, :M]
@@ -427,7 +427,7 @@ def few(results: Results, found: dict[str, Any]) -> Figure:
 def calibration(results: Results, found: dict[str, Any]) -> Figure:
     """Taken at its word: the mean of 1 + t, and of the optimum's ratio, where the policy's ratio is about e^f."""
     truth, M = Truth.of(results, "held-out"), results["preset"]["evaluated"]
-    figure, axes = plotting.new_figure(columns=len(SHOWN), width=13, height=3.1)
+    figure, axes = plotting.new_figure(columns=len(SHOWN), width=10.5, height=3.1)
     for ax, loss in zip(axes, SHOWN, strict=True):
         rows = [row for row in results["runs"] if (row["loss"], row["fed"]) == (loss, "sum")]
         f, g = stacked(rows, "f held-out"), found["targets"][f"{loss}, sum"][:, :M]
@@ -443,8 +443,8 @@ def calibration(results: Results, found: dict[str, Any]) -> Figure:
         ax.set(xscale="log", yscale="log", xlabel=r"policy's ratio $e^f$", ylim=(0.1, 6))
         ax.set_title(loss, loc="left")
         ax.minorticks_off()
-        for axis in (ax.xaxis, ax.yaxis):
-            axis.set_major_locator(FixedLocator([0.125, 0.25, 0.5, 1, 2, 4]))
+        for axis, lowest in ((ax.xaxis, 1), (ax.yaxis, 0)):
+            axis.set_major_locator(FixedLocator([0.125, 0.25, 0.5, 1, 2, 4][lowest:]))
             axis.set_major_formatter("{x:g}")
         ax.tick_params(labelsize=8)
     end_panels(figure, axes, "mean in the bin")
