@@ -771,6 +771,43 @@ def lab(context: typer.Context) -> None:
 
 
 @app.command()
+def notebooks(
+    names: Annotated[list[str] | None, typer.Argument(help="Beginnings of names, as 01; all if none.")] = None,
+    save: Annotated[bool, typer.Option("--write", help="Write the outputs into the .ipynb files.")] = False,
+) -> None:
+    """Run the notebooks from their scripts and print how long each took; exit status 1 if one fails or takes too long."""
+    from importlib.util import find_spec
+
+    if find_spec("jupytext") is None:
+        raise InputError("this needs jupytext: run make test once, or pip install -e '.[dev]'")
+    from nbclient.exceptions import CellExecutionError
+
+    from dil_tutorial.notebooks import LIMIT, find, run, write
+
+    table, good = Table(title=f"notebooks (at most {LIMIT} s each on two cores)", title_justify="left"), True
+    for column in ("notebook", "cells", "seconds", ""):
+        table.add_column(column, justify="right" if column in ("cells", "seconds") else "left")
+    with progress_bar() as bar:
+        scripts = find(project_root() / "notebooks", names or [])
+        task = bar.add_task("running", total=len(scripts))
+        for script in scripts:
+            bar.update(task, description=script.stem)
+            try:
+                notebook, seconds = run(script)
+            except CellExecutionError as error:
+                table.add_row(script.stem, "", "", f"{error.ename}: {escape(error.evalue)}")
+                good = False
+            else:
+                if save:
+                    write(notebook, script.with_suffix(".ipynb"))
+                table.add_row(script.stem, str(len(notebook.cells)), f"{seconds:.1f}", "" if seconds <= LIMIT else "too long")
+                good &= seconds <= LIMIT
+            bar.advance(task)
+    console.print(table)
+    raise typer.Exit(0 if good else 1)
+
+
+@app.command()
 def book() -> None:
     """Build the book: notebooks, the ledger's table and their figures as a site that needs no internet."""
     from importlib.util import find_spec

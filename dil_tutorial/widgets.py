@@ -1,27 +1,101 @@
-"""Interactive panels that work in JupyterLab and, without a kernel, in the static book.
+"""Interactive panels that work in JupyterLab and voila and, without a kernel, in the static book.
 
-The trick: draw every frame beforehand, stack them, and link the slider to the stack in the browser.
+The trick: draw every frame beforehand, stack them, and link each slider to its stacks in the browser.  With several sliders the
+stacks are nested: the first slider chooses among stacks, the last among pictures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import ipywidgets
+import PIL.Image
 from matplotlib.figure import Figure
 
-from dil_tutorial.plotting import png
+from dil_tutorial import plotting
+
+Drawn = tuple[Figure, str]  # a figure, and what it shows in one sentence with its numbers
+WIDE = {"width": "min(36em, 95%)"}
 
 
-def frames(draw: Callable[[float], Figure], values: Sequence[float], label: str, start: int = 0) -> ipywidgets.VBox:
-    """A slider over ``values`` that shows ``draw(value)``; arrow keys move it once it has the focus."""
-    images = [ipywidgets.Image(value=png(draw(value)), format="png", layout={"max_width": "100%"}) for value in values]
-    slider = ipywidgets.IntSlider(
-        value=start, min=0, max=len(values) - 1, description="position", readout=False, layout={"width": "28em"}
+def frames(
+    draw: Callable[..., Drawn], controls: Mapping[str, Sequence[Any]], start: Sequence[int] | None = None
+) -> ipywidgets.VBox:
+    """A slider for each of ``controls`` over what ``draw(*values)`` makes of where they stand; arrow keys move a slider.
+
+    ``controls`` holds the values of each slider by its label, ``start`` the places at which they begin.  Every combination is
+    drawn, so keep their product small.  The sentence stands below the figure, and is read to those who cannot see it.
+
+    >>> from dil_tutorial.plotting import new_figure
+    >>> def draw(scale, labels):
+    ...     return new_figure()[0], f"{labels}, {scale}"
+    >>> panel = frames(draw, {"Scale": [1, 2, 4], "Labels": ["soft", "hard"]})
+    >>> panel.children[0].index = 2
+    >>> sentence(panel)
+    'soft, 4'
+    """
+    start = list(start or [0] * len(controls))
+    sliders = [
+        ipywidgets.SelectionSlider(
+            options=[(f"{value:g}" if isinstance(value, int | float) else str(value), i) for i, value in enumerate(values)],
+            index=place, description=name, style={"description_width": "initial"}, layout=WIDE,
+        )
+        for (name, values), place in zip(controls.items(), start, strict=True)
+    ]  # fmt: skip
+
+    def stack(chosen: tuple[Any, ...]) -> ipywidgets.Widget:
+        depth = len(chosen)
+        if depth == len(sliders):
+            figure, said = draw(*chosen)
+            return ipywidgets.VBox([picture(figure, said), ipywidgets.HTML(said)])
+        layer = ipywidgets.Stack(
+            children=[stack((*chosen, value)) for value in list(controls.values())[depth]], selected_index=start[depth]
+        )
+        ipywidgets.jslink((sliders[depth], "index"), (layer, "selected_index"))
+        return layer
+
+    return ipywidgets.VBox([*sliders, stack(())])
+
+
+def picture(figure: Figure, alt: str) -> ipywidgets.Image:
+    """A figure as a widget; ``alt`` becomes its title, which screen readers read."""
+    return ipywidgets.Image(value=png(figure), format="png", tooltip=alt, layout={"max_width": "100%"})
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG of 128 colours, a third of its size: a panel holds many."""
+    small = io.BytesIO()
+    PIL.Image.open(io.BytesIO(plotting.png(figure))).convert("RGB").quantize(128).save(small, "PNG", optimize=True)
+    return small.getvalue()
+
+
+def sentence(panel: ipywidgets.VBox) -> str:
+    """What a panel of ``frames`` says where its sliders stand (a browser follows them by itself)."""
+    *sliders, at = panel.children
+    for slider in sliders:
+        at = at.children[slider.index]
+    return str(at.children[1].value)
+
+
+def asked(draw: Callable[[str], Drawn], label: str, start: str) -> ipywidgets.VBox:
+    """A text box over what ``draw(text)`` makes of it; it needs a kernel.  An InputError of ``draw`` is shown as its line."""
+    from dil_tutorial.errors import InputError
+
+    box = ipywidgets.Text(
+        value=start, description=label, continuous_update=False, style={"description_width": "initial"}, layout=WIDE
     )
-    stack = ipywidgets.Stack(children=images, selected_index=start)
-    ipywidgets.jslink((slider, "value"), (stack, "selected_index"))
-    caption = ipywidgets.Label(
-        f"{label}, from {values[0]:g} to {values[-1]:g} (the title tells the value): drag, or use the arrow keys"
-    )
-    return ipywidgets.VBox([caption, slider, stack])
+    figure, said = draw(start)
+    image, line = picture(figure, said), ipywidgets.HTML(said)
+
+    def redraw(change: Any) -> None:
+        try:
+            figure, line.value = draw(box.value)
+        except InputError as error:
+            line.value = f"<b>Refused.</b> {error}"
+            return
+        image.value, image.tooltip = png(figure), line.value
+
+    box.observe(redraw, "value")
+    return ipywidgets.VBox([box, image, line])

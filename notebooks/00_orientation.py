@@ -54,6 +54,15 @@ print("losers    ", world.rejected[0].numpy().round(3))
 # comparison tilts the reference only gently. How gently exactly is the subject of [notebook 01](01_two_distributions.ipynb); that the
 # tilt of RLHF is *sharper* is why "RLHF imitates the winners" needs care.
 #
+# Move the reward of the third response (arrow keys work once the slider has the focus). Can its share among the winners ever be more than twice 0.2?
+
+# %%
+from dil_tutorial.panels import first_world
+
+first_world()
+
+# %% [markdown]
+#
 # ## The ledger
 #
 # Each statement of the derivation is a *claim*: a sentence, a source, a function from random worlds to a residual, a
@@ -123,10 +132,16 @@ check_answer(your_share, two.chosen[0, 1], "The second response wins unless both
 # <details><summary>Solution</summary>
 #
 # The winner is the first response only if both draws are: probability $0.9^2 = 0.81$. So the share is $0.19$.
+#
+# ```python
+# your_share = 0.19
+# ```
 # </details>
 #
 # ## Summary
 #
 # - A world is a reference policy and a preference; everything about it can be computed.
 # - A claim is a check with a verdict. Run it with `claims.report(...)` here, with `dil verify` in the terminal.
-# - **Next:** [01 · Two distributions](01_two_distributions.ipynb).
+# - **Next:** [01 · Two distributions](01_two_distributions.ipynb). The whole line: 01 the two distributions, 02 RLHF as imitation, 03 the two KLs, 04 density ratios,
+#   05 the DIL loss, 06 the hole and the repair, 07 the family, 08 training dynamics, 09 sequences, 10 a language model whose truth is known, 11 scaling up, 12 beyond,
+#   13 the paper against its code.

@@ -27,7 +27,7 @@ import torch
 from dil_tutorial import claims, plotting
 from dil_tutorial.exercises import check_answer
 from dil_tutorial.preferences import best_of_n, pi_chosen, sample_pairs
-from dil_tutorial.rlhf import kl, rlhf_optimum
+from dil_tutorial.rlhf import kl
 from toy import World
 from toy.gallery import bandit, rock_paper_scissors
 
@@ -96,28 +96,12 @@ claims.report("1.bound", "1.kl-bound")
 
 # %% [markdown]
 # RLHF knows no such bound: its optimum $\pi_\text{ref}\, e^{R/\beta}/Z$ is an *exponential* tilt. Move the scale of the rewards and watch the
-# two part ways. At which scale do they still agree? (Compare RLHF at $\beta = 2$: claim `1.small-rewards`.)
+# two part ways; make the labels hard; add responses. Where DIL ends as published is in the picture too: [notebook 06](06_whose_samples.ipynb) explains it. At which scale do winners and RLHF still agree? (Claim `1.small-rewards`: best at $\beta = 2$.)
 
 # %%
-from dil_tutorial.widgets import frames
+from dil_tutorial.panels import tilt_explorer
 
-
-def tilt_explorer(scale):
-    w = bandit(scale)
-    laws = {
-        r"$\pi_{ref}$": w.ref[0],
-        r"$\pi_{chosen}$": w.chosen[0],
-        r"RLHF, $\beta=2$": rlhf_optimum(w.ref, w.true_reward, 2.0)[0],
-        r"RLHF, $\beta=1$": rlhf_optimum(w.ref, w.true_reward, 1.0)[0],
-    }
-    figure, (axes,) = plotting.new_figure(width=8)
-    plotting.policies(axes, laws, w.true_reward[0], f"Reward scale (s.d.) {scale:g}")
-    axes.set_ylim(0, 0.8)
-    return figure
-
-
-scales = [0.25, 0.5, 1, 1.5, 2, 3, 4, 6]
-frames(tilt_explorer, scales, "Reward scale", start=2)
+tilt_explorer()
 
 # %%
 claims.report("1.small-rewards", "1.small-tilt", "1.small-ipo")
@@ -201,6 +185,10 @@ check_answer(your_p, 0.1, "With hard labels the better response wins with w = 1 
 # <details><summary>Solution</summary>
 #
 # $w = (1-p) \cdot 1 + p \cdot \frac12 = 1 - p/2$, so the ratio is $2 - p$, and $p = 0.1$.
+#
+# ```python
+# your_p = 0.1
+# ```
 # </details>
 #
 # **3.** How many nats from the reference is best-of-16 over very many equally likely responses?
@@ -216,6 +204,10 @@ check_answer(your_kl, math.log(16) - 15 / 16, "Claim 1.kl-limit has the formula.
 # <details><summary>Solution</summary>
 #
 # $\log 16 - \frac{15}{16} \approx 1.835$.
+#
+# ```python
+# your_kl = math.log(16) - 15 / 16
+# ```
 # </details>
 #
 # ## Summary
@@ -225,4 +217,5 @@ check_answer(your_kl, math.log(16) - 15 / 16, "Claim 1.kl-limit has the formula.
 # - Preferences act through the win rate only: a linear tilt, where RLHF's is exponential.
 # - It rests on pairs being drawn from the reference.
 #
-# **Source:** `dil_tutorial/preferences.py` · **Claims:** `dil verify 1` · **Before:** [00 · Orientation](00_orientation.ipynb)
+# **Source:** `dil_tutorial/preferences.py` · **Claims:** `dil verify 1` · **Before:** [00 · Orientation](00_orientation.ipynb) · **Next:**
+# [02 · RLHF is imitation, and when](02_rlhf_is_imitation.ipynb)

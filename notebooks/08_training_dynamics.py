@@ -67,7 +67,24 @@ claims.report("8.first-step", "8.rises-first", "8.chosen", "8.repaired-finite", 
 show("steps")
 
 # %% [markdown]
+# One of these data sets, response by response: each dot is a response, its size the reference's probability, the dotted line is imitation.
+
+# %%
+from dil_tutorial.panels import dynamics_player, pairs_budget
+
+dynamics_player()
+
+# %% [markdown]
 # ## 3 · How much data?
+#
+# What SFT and the repaired losses end at can be written down: SFT at the frequencies of the winners, the repaired losses at twice the empirical win rate times the reference (claim `8.repaired-finite`). **Predict:** with 300 pairs,
+# which is nearer to the winners' law?
+
+# %%
+pairs_budget()
+
+# %% [markdown]
+# The win rate is a share of trials of *one* response; a frequency also carries the luck of how often it was drawn. The reference knows that part already, and the repaired loss uses it.
 
 # %% mystnb={"image": {"alt": "Log-ratio of winners, KL to the winners' law and mass on unseen responses against the number of pairs."}}
 show("pairs")
@@ -122,6 +139,11 @@ for name, loss in {"repaired": make_loss("dil", generator="bce", denominator="mi
     print(f"{name:9s} winners' log-ratio {path}")
 
 # %% [markdown]
+# ## 9 · Where this breaks
+#
+# All of this is one bandit with a table for a policy. A network shares what it learns among responses: it may generalise to the unseen ones, or drag them along. What then remains of the picture is measured on a language model in
+# [notebook 10](10_known_truth.ipynb).
+#
 # ## Exercises
 #
 # **1.** In 40 pairs a response won 3 times and lost once, and others were never seen. Where does the repaired loss take its ratio $r$?
@@ -135,6 +157,10 @@ check_answer(your_r, 1.5, "Claim 8.repaired-finite: twice the empirical win rate
 # <details><summary>Solution</summary>
 #
 # $2 \cdot 3/(3 + 1) = 1.5$, for every generator.
+#
+# ```python
+# your_r = 1.5
+# ```
 # </details>
 #
 # **2.** A quarter of the labels are flipped. By which factor does the advantage $t$ shrink?
@@ -148,6 +174,10 @@ check_answer(your_factor, 0.5, "Claim 8.noise: 1 - 2 epsilon.")
 # <details><summary>Solution</summary>
 #
 # $1 - 2\epsilon = 0.5$: half of the imitation is lost to a quarter of flips.
+#
+# ```python
+# your_factor = 0.5
+# ```
 # </details>
 #
 # **3.** What is $E_{\pi_\text{chosen}} f$ at the optimum of a repaired loss on the bandit of this notebook? (No training needed.)
@@ -174,4 +204,5 @@ check_answer(your_value, (world.chosen * (world.chosen / world.ref).log()).sum()
 # - The choice of $h$ matters with few pairs and strong rewards, hardly otherwise.
 # - Means per token are another method.
 #
-# **Source:** `toy/study.py`, `dil_tutorial/dynamics.py` · **Claims:** `dil verify 8` · **All figures:** `dil study dynamics`
+# **Source:** `toy/study.py`, `dil_tutorial/dynamics.py` · **Claims:** `dil verify 8` · **All figures:** `dil study dynamics` ·
+# **Before:** [07 · One family](07_one_family.ipynb) · **Next:** [09 · From bandits to sequences](09_bandits_to_sequences.ipynb)

@@ -1,8 +1,11 @@
 """The book builds with warnings as errors, holds what it promises, and asks no other server for anything."""
 
+import functools
+import http.server
 import json
 import re
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -104,3 +107,71 @@ def test_a_failing_notebook_fails_the_build(tmp_path, monkeypatch):
     notebook = copy / "notebooks" / "00_orientation.ipynb"
     notebook.write_text(notebook.read_text().replace("from toy import World", "from toy import Wrold"))
     assert book.build(copy)[0] != 0
+
+
+# --- In a browser, without a kernel ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    """The site served from this machine."""
+    handler = functools.partial(QuietHandler, directory=str(site))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+def test_static_sliders_change_the_frame_and_its_numbers(browser, address):
+    page = browser.new_page()
+    outside = []
+    page.on(
+        "request",
+        lambda request: outside.append(request.url) if not request.url.startswith((address, "data:", "blob:")) else None,
+    )
+    page.goto(f"{address}/generated/06_whose_samples.html")
+    handle = page.locator(".noUi-handle").first
+    handle.wait_for(timeout=60_000)
+    said = page.locator(".widget-html-content:visible").first
+    picture = page.locator("img.widget-image:visible").first
+    before, seen = said.inner_text(), picture.get_attribute("src")
+    handle.focus()
+    for _ in range(5):
+        handle.press("ArrowRight")
+        page.wait_for_timeout(80)
+    page.wait_for_timeout(300)
+    assert "With 0% winners" in before
+    assert "With 50% winners" in said.inner_text()
+    assert [float(number) for number in re.findall(r"\d\.\d{4}", said.inner_text())] == [0, 0, 0]
+    assert picture.get_attribute("src") != seen
+    assert picture.get_attribute("title") == said.inner_text()
+    assert not outside
+    page.close()
+
+
+def test_no_page_scrolls_sideways_on_a_telephone_or_asks_outside(browser, address, site):
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    outside, wide = [], []
+    page.on(
+        "request",
+        lambda request: outside.append(request.url) if not request.url.startswith((address, "data:", "blob:")) else None,
+    )
+    for path in sorted(site.rglob("*.html")):
+        if (
+            path.name in ("genindex.html", "search.html", "py-modindex.html")
+            or "_modules" in path.parts
+            or "_static" in path.parts
+        ):
+            continue
+        page.goto(f"{address}/{path.relative_to(site)}")
+        page.wait_for_timeout(300)
+        if page.evaluate("document.documentElement.scrollWidth") > 391:
+            wide.append(path.name)
+    page.close()
+    assert not outside
+    assert not wide

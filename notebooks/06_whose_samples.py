@@ -1,0 +1,215 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 06 · Whose samples stand for the reference?
+#
+# Paper §4.4; modules `dil_tutorial.losses`, `toy.optima`; about 35 minutes.
+#
+# After this notebook you will be able to
+# - find the hole in the published loss by looking at one expectation;
+# - compute, with one multiplier a prompt, where the published losses really end;
+# - repair them at no cost in data, and say what the repair rests on.
+#
+# **The question.** $L_h$ contains $E_{\pi_\text{ref}}[\cdot]$. The paper fills in the rejected responses. A public reviewer called that "simply a wrong assumption". Who is right, and what does it cost?
+
+# %%
+import torch
+
+from dil_tutorial import claims
+from dil_tutorial.exercises import check_answer
+from dil_tutorial.losses import make_loss
+from dil_tutorial.rlhf import kl, rlhf_optimum
+from toy import World, optima
+from toy.fit import fit
+from toy.gallery import bandit, rock_paper_scissors
+
+torch.set_printoptions(precision=4, sci_mode=False)
+world = bandit()
+A, B = 1 + world.advantage, 1 - world.advantage  # winners' and losers' ratios to the reference
+
+# %% [markdown]
+# ## 1 · The hole
+#
+# Losers follow $\pi_\text{rejected} = \pi_\text{ref}(1 - t)$. They are samples of the reference only if $t = 0$, that is if the labeller tosses a coin:
+
+# %%
+print("pi_ref      ", world.ref[0].numpy().round(3))
+print("pi_rejected ", world.rejected[0].numpy().round(3))
+
+# %% [markdown]
+# With losers in the denominator the loss is $E_{\pi_\text{ref}}\bigl[A\cdot(-h'(r)) + B\cdot(r\,h'(r) - h(r))\bigr]$. Set its derivative with respect to $r$ to zero response by response and you get $r = A/B$: the ratio of winners to
+# **losers**. **Predict:** can a *policy* have $\pi_\theta/\pi_\text{ref} = A/B$ everywhere?
+
+# %%
+print("sum of pi_ref A/B =", (world.ref * A / B).sum().item())
+
+# %% [markdown]
+# No: it would sum to more than one. The policy's probabilities are held to sum to one, and what holds them back is a multiplier:
+#
+# $$h''(r)\,(A - B\,r) = \lambda(x), \qquad \sum_y \pi_\text{ref}\, r = 1.$$
+#
+# One number for each prompt, and everything is explicit:
+#
+# | | optimum $\pi_\theta/\pi_\text{ref}$ as published |
+# |---|---|
+# | LSIF | $\max(A - \lambda, 0)/B$ |
+# | UKL | $A/(B + \lambda)$ |
+# | BCE | the positive root of $\lambda r^2 + (B + \lambda) r = A$ |
+
+# %%
+claims.report("4.one-multiplier", "4.lsif-closed-form", "4.ukl-closed-form", "4.bce-closed-form", "4.multiplier")
+
+# %% [markdown]
+# ## 2 · Where do they end, then?
+
+# %%
+rlhf = rlhf_optimum(world.ref, world.true_reward, 1.0)
+print("                       KL to the winners' law    KL to RLHF")
+for name in ("lsif", "ukl", "bce"):
+    policy = optima.dil(world, name, "rejected")
+    print(f"{name.upper():5s} as published           {kl(policy, world.chosen).item():.4f}              {kl(policy, rlhf).item():.4f}")
+print(f"the winners' law itself      0.0000              {kl(world.chosen, rlhf).item():.4f}")
+claims.report("4.lsif-published", "4.ukl-published", "4.bce-published")
+
+# %% [markdown]
+# None ends at $\pi_\text{chosen}$. They lie *between* the winners' law and RLHF, LSIF nearly at RLHF: as an approximation of RLHF without pairs the published loss is not bad at all. It is not what was claimed.
+
+# %%
+claims.report("4.order", "4.order-ukl", "4.lsif-zeros")
+
+# %% [markdown]
+# ## 3 · The repair
+#
+# Recall the mixture identity from [notebook 01](01_two_distributions.ipynb): winners and losers *together* average to the reference. So let both responses stand for it:
+#
+# $$-\ell_1(f_w) + \tfrac12\bigl(\ell_{-1}(f_w) + \ell_{-1}(f_l)\bigr).$$
+#
+# Same data, same cost, one more term.
+
+# %%
+for name in ("lsif", "ukl", "bce"):
+    policy = fit(world, make_loss("dil", generator=name, denominator="mixture"))
+    print(f"{name.upper():5s} repaired: KL to the winners' law {abs(kl(policy, world.chosen).item()):.6f}")
+claims.report("4.mixture", "4.reference")
+
+# %% [markdown]
+# Move the share of winners in the denominator from none (as published) to one half (the repair) and beyond.
+
+# %%
+from dil_tutorial.panels import denominator_mix
+
+denominator_mix()
+
+# %% [markdown]
+# At one half all three meet, for *every* $h$, and only there. Nothing was tuned: one half is the share of winners in a pair.
+#
+# ## 4 · Without a reward
+#
+# In rock–paper–scissors there is no RLHF optimum to compare with. The target and the closed forms do not mind:
+
+# %%
+game = rock_paper_scissors()
+for label, policy in {
+    "winners' law": game.chosen,
+    "UKL repaired": optima.dil(game, "ukl", "mixture"),
+    "UKL as published": optima.dil(game, "ukl", "rejected"),
+}.items():
+    print(f"{label:17s} rock {policy[0, 0]:.3f}  paper {policy[0, 1]:.3f}  scissors {policy[0, 2]:.3f}")
+
+# %% [markdown]
+# ## 5 · Where the repair breaks
+#
+# It rests on one thing: the pairs come from the reference. If somebody else ($\mu$) wrote the responses, winners and losers average to $\mu$, and the ratio learned is $\pi_\text{chosen}/\mu$:
+
+# %%
+claims.report("4.other-data", "4.on-reference")
+
+# %% [markdown]
+# That is the usual case with public data sets. Mending it needs samples of the reference (`denominator="reference"`) or a reference that has been fine-tuned on the data's responses first, as one does with SFT before DPO.
+#
+# ## Exercises
+#
+# **1.** Two responses, reference $(\frac12, \frac12)$, the second always wins. $A$ and $B$ of the *second* response? Give `[A, B]`.
+
+# %%
+your_pair = None
+
+check_answer(your_pair, [1.5, 0.5], "It wins against the first, and half of the time against itself: w = 3/4.")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# $w = \frac12\cdot 1 + \frac12\cdot\frac12 = \frac34$, $t = \frac12$: $A = 1.5$, $B = 0.5$.
+#
+# ```python
+# your_pair = [1.5, 0.5]
+# ```
+# </details>
+#
+# **2.** In that world, where does UKL as published end? First find $\lambda$ from $\frac12\frac{A_1}{B_1+\lambda} + \frac12\frac{A_2}{B_2+\lambda} = 1$. Give the probability of the second response.
+
+# %%
+your_probability = None
+
+two = World.from_reward([0.5, 0.5], [0.0, 1.0], hard=True)
+check_answer(your_probability, optima.dil(two, "ukl", "rejected")[0, 1], "A = (0.5, 1.5), B = (1.5, 0.5): a quadratic in lambda.")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# $0.25(0.5+\lambda) + 0.75(1.5+\lambda) = (1.5+\lambda)(0.5+\lambda)$, so $\lambda^2 + \lambda - 0.5 = 0$, $\lambda = 0.366$, and $\frac12\cdot\frac{1.5}{0.866} = 0.866$. The winners' law gives 0.75.
+#
+# ```python
+# your_probability = 0.5 * 1.5 / (0.5 + (3**0.5 - 1) / 2)
+# ```
+# </details>
+#
+# **3.** Write the repaired loss for *your own* generator: take $h(r) = r^3$, $\ell_1 = 3r^2$, $\ell_{-1} = 2r^3$. What is it at $f_w = f_l = 0$?
+
+# %%
+your_value = None
+
+check_answer(your_value, -1.0, "-l_1(f_w) + (l_-1(f_w) + l_-1(f_l))/2 at r = 1.")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# $-3 + \frac12(2 + 2) = -1$.
+#
+# ```python
+# your_value = -1.0
+# ```
+# </details>
+#
+# **4.** A quarter of all labels are flipped by mistake. By which factor is the *repaired* optimum's $t$ smaller? (Claim `8.noise`.)
+
+# %%
+your_factor = None
+
+check_answer(your_factor, 0.5, "1 - 2 epsilon.")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# $1 - 2\cdot\frac14 = \frac12$. Imitation gets milder and in no other way worse.
+#
+# ```python
+# your_factor = 0.5
+# ```
+# </details>
+#
+# ## Summary
+#
+# - Losers are not samples of the reference. The published losses end at $h''(r)(A - Br) = \lambda$, between the winners' law and RLHF.
+# - Both responses together *are* samples of the reference. With them in the denominator DIL ends at $\pi_\text{chosen}$ for every $h$.
+# - The repair needs pairs that were drawn from the reference.
+#
+# **Source:** `toy/optima.py` (the multiplier), `dil_tutorial/losses.py` · **Claims:** `dil verify 4` · **Before:** [05 · The DIL loss](05_the_dil_loss.ipynb) · **Next:** [07 · One family](07_one_family.ipynb)

@@ -1,0 +1,184 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 09 · From bandits to sequences: temperature and length
+#
+# Paper §4.4 and its public code; modules `toy.sequences`, `dil_tutorial.losses`; about 30 minutes.
+#
+# After this notebook you will be able to
+# - move everything you know about tables to models that write token by token;
+# - say what goes wrong when DIL gets a temperature $\beta \ne 1$, and mend it with one number a prompt;
+# - explain why the *mean* log-probability per token is another method, and predict what it does to lengths.
+#
+# **The question.** So far a response was one symbol. A language model multiplies probabilities of tokens. What carries over?
+
+# %%
+import torch
+
+from dil_tutorial import claims
+from dil_tutorial.exercises import check_answer
+from dil_tutorial.rlhf import kl
+from toy import optima
+from toy.gallery import bandit
+from toy.sequences import Sequences
+
+torch.set_printoptions(precision=4, sci_mode=False)
+
+# %% [markdown]
+# ## 1 · Tokens
+#
+# $$\log\pi_\theta(y|x) = \sum_{k=1}^{|y|}\log\pi_\theta(y_k|x, y_{<k}), \qquad \text{the end token included}.$$
+#
+# A language over the letters a and b, where a response ends with "." or after three tokens:
+
+# %%
+words = Sequences(vocabulary=2, max_length=3)
+print(words.texts)
+print("lengths", words.lengths.int().tolist())
+
+# %% [markdown]
+# A table of next-token probabilities, one row for each prefix, can write *any* distribution over these responses. So every statement about tables holds for it; gradients flow through other parameters, the optimum stays.
+#
+# **Predict.** How many free numbers has that table, and how many has a distribution over the 15 responses?
+
+# %%
+print("free numbers: token table", len(words.prefixes) * words.vocabulary, " responses", len(words.responses) - 1)
+claims.report("6.tokens")
+
+# %% [markdown]
+# The end token counts. Leave it out of the sum and "a" and "ab" share a probability that belongs to different responses: the log-ratio is then that of a *prefix*.
+#
+# ## 2 · A temperature
+#
+# DPO has a $\beta$; give DIL one too: feed the loss $\beta f$, that is $s = r^\beta$. One wishes for $\pi_\text{ref}(r^*)^{1/\beta}/Z$. But now $Z \ne 1$, the change of variables of notebook 05 does not hold, and the constraint "sums to one" pulls with a multiplier:
+#
+# $$D\,s^2h''(s) - A\,s\,h''(s) + \lambda\, s^{1/\beta} = 0.$$
+
+# %%
+claims.report("6.beta-equation", "6.beta", "6.lsif-half")
+
+# %%
+world = bandit(3.0)  # strong rewards
+for beta in (0.5, 1.0, 2.0):
+    wished = optima.tempered(world, beta)
+    got = optima.dil(world, "bce", "mixture", beta)
+    print(f"beta {beta:3.1f}: KL(wished || optimum of the plain loss) = {kl(wished, got).item():.4f}")
+
+# %% [markdown]
+# The mend: learn a shift $c(x)$ beside the policy, $\beta f + c(x)$. It becomes $-\log Z$, the multiplier vanishes, and $\beta$ is a temperature again. BCO's "reward shift" $\delta$ is this, with one number for all prompts.
+
+# %%
+claims.report("6.shift-is-log-z", "6.bco-shift", "6.beta-one")
+
+# %% [markdown]
+# ## 3 · Means per token
+#
+# The authors' public code feeds the loss the *mean* log-probability per token, $f/|y|$. That is $\beta = 1/|y|$, another temperature for each response! The optimum then depends on lengths although labels and rewards do not.
+#
+# In this world rewards have the same mean and spread at every length. **Predict:** which responses does DPO on means favour, long or short?
+
+# %%
+from dil_tutorial.panels import length_bias
+
+length_bias()
+
+# %%
+claims.report("6.mean", "6.mean-is-beta", "6.mean-dpo")
+
+# %% [markdown]
+# $f$ must grow with $|y|$ for the mean to reach what a sum needs: long responses move further in both directions, and by an exponential's convexity the good long ones win.
+#
+# ## 4 · Where this breaks
+#
+# At the *start* of training, $f = 0$, sums and means look alike (claim `7.value-at-start`). A comparison of a few short runs with small steps therefore cannot tell the methods apart; it compares step sizes.
+
+# %%
+claims.report("7.value-at-start", "7.rewards")
+
+# %% [markdown]
+# ## Exercises
+#
+# **1.** A model gives the tokens of a response, the end token last, probabilities 0.5, 0.2, 0.9. Its summed log-probability?
+
+# %%
+your_sum = None
+
+check_answer(your_sum, torch.tensor([0.5, 0.2, 0.9], dtype=torch.float64).log().sum(), "The log of the product.")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# $\log 0.09 \approx -2.408$.
+#
+# ```python
+# your_sum = torch.tensor([0.5, 0.2, 0.9]).log().sum()
+# ```
+# </details>
+#
+# **2.** $r^* = 1.6$ for a response of 4 tokens. To which $f$ does a mean-fed loss push it, if no multiplier held it back?
+
+# %%
+your_f = None
+
+check_answer(your_f, 4 * torch.log(torch.tensor(1.6, dtype=torch.float64)), "It wants f/|y| = log r*.")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# $4\log 1.6 = 1.88$: a ratio of $1.6^4 = 6.6$ where the truth is 1.6.
+#
+# ```python
+# your_f = 4 * torch.tensor(1.6).log()
+# ```
+# </details>
+#
+# **3.** What shift $c(x)$ does the repaired loss learn on our bandit at $\beta = 2$? ($c = -\log\sum_y\pi_\text{ref}\,e^{\beta f}$ at the wished optimum.)
+
+# %%
+your_shift = None
+
+f = (optima.tempered(world, 2.0) / world.ref).log()
+check_answer(your_shift, -torch.logsumexp(world.ref.log() + 2.0 * f, 1)[0], "f = log(tempered / ref); claim 6.shift-is-log-z.")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# f = (optima.tempered(world, 2.0) / world.ref).log()
+# your_shift = -torch.logsumexp(world.ref.log() + 2.0 * f, 1)
+# ```
+# </details>
+#
+# **4.** A response of two letters and an end token was cut off after two tokens, so it has no end token. Its log-probability is −3.0; the model would have ended it there with probability 0.25. What would the complete response have?
+
+# %%
+your_logp = None
+
+check_answer(your_logp, -3.0 + torch.log(torch.tensor(0.25, dtype=torch.float64)), "One more factor.")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# $-3 + \log 0.25 = -4.386$. A response that was cut is another response: its probability is that of all that begin so.
+#
+# ```python
+# your_logp = -3 + torch.tensor(0.25).log()
+# ```
+# </details>
+#
+# ## Summary
+#
+# - Tables of tokens are as good as tables of responses; the end token is part of the response.
+# - A temperature needs a learned normaliser. Without it the plain loss is biased, except at $\beta = 1$ (and LSIF at $\frac12$).
+# - The mean per token is a temperature that depends on the length. It is another method.
+#
+# **Source:** `toy/sequences.py`, `dil_tutorial/llm/logprobs.py` · **Claims:** `dil verify 6` · **Before:** [08 · Training dynamics](08_training_dynamics.ipynb) · **Next:**
+# [10 · A language model whose truth is known](10_known_truth.ipynb)

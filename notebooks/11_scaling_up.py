@@ -1,0 +1,228 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 11 · Scaling up: batches, LoRA, GPUs, recipes
+#
+# Paper §5 (settings); modules `dil_tutorial.llm`; about 30 minutes.
+#
+# After this notebook you will be able to
+# - train any causal language model of `transformers` with any loss of this tutorial, in ten lines;
+# - see where the time and memory of a preference-training step go, and what packing, shared prompts and a chunked head save;
+# - read the curves of a run and know when to stop it.
+#
+# **The question.** The losses are two lines each. What else does it take to align a real model with them?
+#
+# This notebook needs the `llm` extra: `pip install -c constraints.txt -e '.[llm]'`.
+
+# %%
+import json
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # speaks of missing kernels when merely imported
+logging.getLogger("transformers").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", category=FutureWarning)
+
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from dil_tutorial import plotting
+from dil_tutorial.book import BENCHMARKS
+from dil_tutorial.exercises import check_answer
+from dil_tutorial.llm.bench import figure as step_figure
+from dil_tutorial.llm.bench import own_tokenizer
+from dil_tutorial.llm.data import collate, read_pairs, tiny_preferences
+from dil_tutorial.llm.trainer import DILConfig, DILTrainer
+
+folder = Path(tempfile.mkdtemp())
+
+# %% [markdown]
+# ## 1 · Ten lines
+#
+# The tutorial's own pairs and a small network with random weights, so that it runs anywhere; for a real run put a model's name and your file.
+
+# %%
+tokenizer = own_tokenizer()
+torch.manual_seed(0)
+model = LlamaForCausalLM(
+    LlamaConfig(vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
+                bos_token_id=0, eos_token_id=1, pad_token_id=1)
+)
+config = DILConfig(
+    output_dir=str(folder / "run"), loss="dil", generator="bce", denominator="mixture", chat_format=False,
+    learning_rate=5e-4, num_train_epochs=3, per_device_train_batch_size=8, logging_steps=1, use_cpu=True, disable_tqdm=True, report_to=[],
+)
+pairs = read_pairs(tiny_preferences())
+trainer = DILTrainer(model, config, pairs, processing_class=tokenizer)
+from transformers import PrinterCallback
+
+trainer.remove_callback(PrinterCallback)
+trainer.train()
+history = [row for row in trainer.state.log_history if "loss" in row]
+print(f"{len(pairs)} pairs, {len(history)} steps; f before the first step: {history[0]['logratios/chosen']:.1f}")
+
+# %% [markdown]
+# `DILTrainer` is `transformers.Trainer`, `DILConfig` its `TrainingArguments`: schedules, accumulation, checkpointing, resuming, DDP, bf16 and logging are theirs.
+#
+# **Before the first step $f$ is exactly zero.** The reference is scored once, in the very batches of training; in low precision the same response in another batch would come out up to a nat different, and $e^{2f}$ would make poison of it.
+
+# %% mystnb={"image": {"alt": "Loss, margin and log-ratios of the run."}}
+plotting.image(plotting.training_curves(trainer.state.log_history), alt="Loss, margin and log-ratios of the run against the optimiser step.")
+
+# %% [markdown]
+# How to read it: the *margin* rises in every run. Watch the *log-ratio of the chosen*: if it falls while the margin rises, the policy runs away from what it should imitate (claim `8.chosen`); the trainer then says so.
+#
+# ## 2 · Where the time goes
+#
+# A pair is a prompt and two responses. Computed plainly that is two rows, padded to the longest, with the prompt in both. **Predict:** with a prompt four times as long as a response, which share of the positions is needed?
+
+# %%
+from dil_tutorial.widgets import frames
+
+rng = torch.Generator().manual_seed(0)
+
+
+def layouts(prompt_tokens):
+    size = {"prompt": prompt_tokens, "chosen": 60, "rejected": 60}
+    rows = []
+    for _ in range(6):
+        drawn = {part: max(4, int(mean * (0.5 + torch.rand(1, generator=rng).item()))) for part, mean in size.items()}
+        prompt = list(range(drawn["prompt"]))
+        rows.append({"chosen_prompt": prompt, "chosen": [1] * drawn["chosen"], "rejected_prompt": prompt, "rejected": [1] * drawn["rejected"]})
+    counts = {layout: collate(rows, 0, layout)["input_ids"].numel() for layout in ("padded", "packed", "shared")}
+    figure, axes = plotting.new_figure(columns=3, width=11, height=2.8)
+    for ax, (layout, count) in zip(axes, counts.items(), strict=True):
+        for i, row in enumerate(rows):
+            parts = [len(row["chosen_prompt"]), len(row["chosen"]), len(row["rejected_prompt"]), len(row["rejected"])]
+            if layout == "shared":
+                parts[2] = 0
+            start = 0
+            for width, colour in zip(parts, ("#999999", plotting.COLOURS[2], "#999999", plotting.COLOURS[1]), strict=True):
+                ax.barh(i, width, left=start, color=colour, height=0.8)
+                start += width
+        ax.set(yticks=[], xlabel="positions of a pair", title=f"{layout}: {count} positions", xlim=(0, 2.2 * (1.5 * prompt_tokens + 90)))
+    return figure, (
+        f"Prompts of about {prompt_tokens} tokens: padded rows take {counts['padded']} positions, packed {counts['packed']}, "
+        f"with shared prompts {counts['shared']}, {counts['shared'] / counts['padded']:.0%}."
+    )
+
+
+frames(layouts, {"Prompt tokens": [15, 60, 240, 960]}, [1])
+
+# %% [markdown]
+# Grey: prompt; green: chosen; orange: rejected. `layout="shared"` (the default) reads a common prompt once, packs everything into one row without padding, and keeps the two responses from seeing each other; every number comes out as from plain rows, to
+# $10^{-10}$ in float64 (`tests/test_packing.py`). The vocabulary head runs on response positions alone, in chunks, so that full logits never exist.
+#
+# Measured against TRL's `DPOTrainer` (from `benchmarks/llm.json`, written by `dil bench llm`):
+
+# %% mystnb={"image": {"alt": "Tokens a second and peak memory of our step and TRL's."}}
+measured = json.loads(BENCHMARKS.joinpath("llm.json").read_text())
+for cell in measured["cells"]:
+    print(f"{cell['cell']:40s} {cell['times_faster']:.2f} times as fast, {cell['memory_ratio']:.2f} of the memory")
+plotting.image(step_figure(measured["cells"]), alt="Tokens a second and peak memory of our training step and of TRL's, for each workload.")
+
+# %% [markdown]
+# ## 3 · LoRA, and larger
+#
+# With an adapter the reference is the model with its adapter off: no second model.
+
+# %%
+from peft import LoraConfig
+
+adapter = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+small = DILTrainer(model, config, pairs[:8], processing_class=tokenizer, peft_config=adapter)
+trained = sum(p.numel() for p in small.model.parameters() if p.requires_grad)
+print(f"trained with the adapter: {trained:,} of {sum(p.numel() for p in small.model.parameters()):,} weights")
+
+# %% [markdown]
+# A recipe is a YAML file of these fields. Those that come with the tutorial:
+#
+# | recipe | for |
+# |---|---|
+# | `smollm2-cpu.yaml` | a laptop, four minutes |
+# | `smollm2-gpu.yaml` | the same model on any GPU |
+# | `llama-3-8b-lora-24gb.yaml`, `llama-3-8b-qlora-16gb.yaml` | 8 billion parameters on one card |
+# | `paper-mistral-7b.yaml`, `paper-llama-3-8b.yaml` | the paper's settings, several cards |
+#
+# ```console
+# $ dil train --config recipes/smollm2-cpu.yaml --data my_pairs.jsonl --set generator=ukl
+# $ torchrun --nproc_per_node 4 --no-python dil train --config recipes/paper-mistral-7b.yaml --data my_pairs.jsonl
+# ```
+#
+# ## 4 · Where this breaks
+#
+# - **Sums over long responses** make $f$ large after few steps. Small learning rates (1e-6), bounded generators (BCE) first; LSIF explodes earliest.
+# - **bf16 weights** swallow updates of 1e-6: keep float32 weights and compute in bf16 (`bf16: true`).
+# - **Data of strangers.** If another model wrote the responses, the repair learns $\pi_\text{chosen}/\mu$ (claim `4.on-reference`). Fine-tune on the responses first, or draw your own pairs (`dil simulate`).
+#
+# ## Exercises
+#
+# **1.** Prompt 300 tokens, responses 50 and 100. How many positions has the pair in plain rows without padding, and how many with a shared prompt? Give `[plain, shared]`.
+
+# %%
+your_counts = None
+
+check_answer(your_counts, [750, 450], "The prompt stands in both rows, or once.")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# $2\cdot300 + 150 = 750$; $300 + 150 = 450$: 60%.
+#
+# ```python
+# your_counts = [2 * 300 + 150, 300 + 150]
+# ```
+# </details>
+#
+# **2.** Logits of 2,000 response positions over a vocabulary of 50,000, in float32: how many GB (of 10^9 bytes)? And in chunks of 256 positions? Give `[full, chunk]`.
+
+# %%
+your_gigabytes = None
+
+check_answer(your_gigabytes, [0.4, 0.0512], "Four bytes a number.", tolerance=1e-4)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# $2000\cdot50000\cdot4 = 0.4$ GB and $0.051$ GB. The gradient needs as much again, and a softmax more: this is why the head is chunked.
+#
+# ```python
+# your_gigabytes = [0.4, 0.0512]
+# ```
+# </details>
+#
+# **3.** A LoRA adapter of rank 8 on a matrix of 4096 × 4096 trains how many numbers?
+
+# %%
+your_count = None
+
+check_answer(your_count, 65536, "Two thin matrices.")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# $2\cdot8\cdot4096 = 65{,}536$, a 256th of the matrix.
+#
+# ```python
+# your_count = 2 * 8 * 4096
+# ```
+# </details>
+#
+# ## Summary
+#
+# - The loss objects of the toy train language models unchanged; the rest is `transformers.Trainer`.
+# - Padding and twice-read prompts are most of a plain step. Share, pack, and chunk the head.
+# - Watch the chosen log-ratio, not the margin.
+#
+# **Source:** `dil_tutorial/llm/` · **In the book:** *Training* · **Before:** [10 · Known truth](10_known_truth.ipynb) · **Next:** [12 · Beyond](12_beyond.ipynb)

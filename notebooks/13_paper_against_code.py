@@ -1,0 +1,168 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 13 · The paper against its code, and readers' questions
+#
+# Paper, public code and public reviews; modules `dil_tutorial.claims`, `dil_tutorial.claims.questions`; about 30 minutes.
+#
+# After this notebook you will be able to
+# - list where the public code departs from the paper, and say which departures change the method;
+# - answer the questions that readers asked in public, each with a check that runs;
+# - read any other paper this way.
+#
+# **The question.** A derivation, a program and a table of results carry one name. Are they the same thing?
+
+# %%
+import torch
+from IPython.display import Markdown, display
+
+from dil_tutorial import claims
+from dil_tutorial.claims.questions import QUESTIONS
+from dil_tutorial.exercises import check_answer
+from dil_tutorial.losses import dil_loss, dpo_loss
+
+# %% [markdown]
+# ## 1 · Six differences
+#
+# | the paper | the public code | does it matter? |
+# |---|---|---|
+# | log-probabilities of whole responses | **means per token**, hard-wired | yes: another optimum (`6.mean`) |
+# | a parameter $\beta$ | set to 1 and not used by LSIF, UKL, BCE | no, at $\beta = 1$ |
+# | UKL's winner term $-f_w$ | $-\log\pi_\theta(y_w)$ | no: same gradient (`7.ukl`) |
+# | samples of $\pi_\text{ref}$ | rejected responses | yes: another optimum (`4.ukl-published`) |
+# | "rewards" in the logs | means of $\log\pi_\theta$, not log-ratios | for reading plots (`7.rewards`) |
+# | one method, DIL | four loss types, DPO among them | for comparing runs |
+
+# %%
+claims.report("7.ukl", "7.rewards", "7.value-at-start", "6.mean")
+
+# %% [markdown]
+# **Predict.** In a run of few steps with a tiny learning rate, which of these differences can one see?
+#
+# Next to none: at $f = 0$ all losses, sums or means, have the same first step up to its size. That is why a plot of a short, gentle run is weak evidence for any of them.
+
+# %%
+claims.report("8.first-step", "8.rises-first")
+
+# %% [markdown]
+# ## 2 · What a mean does to one pair
+#
+# Two responses of 10 and 100 tokens, each with $f = 1$. Move the length of the second and watch what the loss is fed:
+
+# %%
+from dil_tutorial import plotting
+from dil_tutorial.widgets import frames
+
+
+def fed(tokens):
+    f = torch.linspace(-6, 6, 121, dtype=torch.float64)
+    figure, (left, right) = plotting.new_figure(columns=2, width=9)
+    zero = torch.zeros_like(f)
+    for ax, scale, title in ((left, 1, "fed the sum f"), (right, tokens, "fed the mean f/|y|")):
+        named = {
+            "LSIF, published": (f.tolist(), dil_loss(f / scale, zero, generator="lsif").tolist()),
+            "BCE, published": (f.tolist(), dil_loss(f / scale, zero, generator="bce").tolist()),
+            "DPO": (f.tolist(), dpo_loss(f / scale, zero, beta=1.0).tolist()),
+        }
+        plotting.curves(ax, named, "f of the winner, nats", "loss", title)
+        ax.set_ylim(-6, 6)
+    x = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(dpo_loss(x / tokens, torch.zeros((), dtype=torch.float64), beta=1.0), x)
+    return figure, f"{tokens} tokens: at f = 2 DPO on means pulls with {-slope.item():.4f}, on sums with {torch.sigmoid(torch.tensor(-2.0)).item():.4f}."
+
+
+frames(fed, {"Tokens in the winner": [1, 2, 5, 10, 50, 100]}, [2])
+
+# %% [markdown]
+# ## 3 · The paper, statement by statement
+#
+# `dil verify paper` runs this table; in the book it is the page *The paper, checked*. The claims that fail as published:
+
+# %%
+for claim in claims.CLAIMS:
+    if claim.verdict == claims.FAILS:
+        print(f"{claim.id:18s} {claim.statement}")
+
+# %% [markdown]
+# ## 4 · Questions of readers
+#
+# Asked in reviews, threads and reading groups; each answer names its checks.
+
+# %%
+lines = []
+for question in QUESTIONS:
+    lines += [f"**{question.text}** {question.answer} *({', '.join(question.claims)})*", ""]
+display(Markdown("\n".join(lines)))
+
+# %% [markdown]
+# ## 5 · Where this breaks
+#
+# Everything exact here is about tables, infinite data and known labels. What happens with a network, finite data and short training is measured, not proved: in [notebook 08](08_training_dynamics.ipynb) on bandits, in
+# [notebook 10](10_known_truth.ipynb) on a language model. And a claim that "fails as published" says nothing about benchmark scores: a loss that ends between imitation and RLHF can be a fine loss.
+#
+# ## Exercises
+#
+# **1.** The code's UKL winner term is $-\log\pi_\theta(y_w)$. The reference gives that winner probability 0.01 and the policy 0.02. By how much does the code's loss term exceed the paper's $-f_w$?
+
+# %%
+your_difference = None
+
+check_answer(your_difference, -torch.log(torch.tensor(0.01, dtype=torch.float64)), "log pi - f is a constant.")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# $-\log 0.02 + \log\frac{0.02}{0.01} = -\log 0.01 = 4.605$: the reference's constant. Its gradient is zero.
+#
+# ```python
+# your_difference = -torch.tensor(0.01).log()
+# ```
+# </details>
+#
+# **2.** How many claims of the ledger fail as published?
+
+# %%
+your_count = None
+
+check_answer(your_count, sum(claim.verdict == claims.FAILS for claim in claims.CLAIMS), "Count the list above.")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# your_count = sum(claim.verdict == claims.FAILS for claim in claims.CLAIMS)
+# ```
+# </details>
+#
+# **3.** A log shows "rewards" of a winner rising from −1.2 to −1.0 per token over training. The response has 50 tokens and the reference gives it −60 in sum. What is its log-ratio $f$ at the end?
+
+# %%
+your_f = None
+
+check_answer(your_f, 10.0, "-1.0 a token for 50 tokens, minus the reference's sum.")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# $-50 + 60 = 10$ nats: a ratio of 22,000. The small-looking rise of 0.2 a token hides it.
+#
+# ```python
+# your_f = -50.0 + 60.0
+# ```
+# </details>
+#
+# ## Summary
+#
+# - Two departures change the method: means per token, and losers as samples of the reference.
+# - Early training cannot tell them apart; optima can.
+# - "Checked" means: a sentence, a function, a tolerance, a verdict.
+#
+# **Source:** `dil_tutorial/claims/code.py`, `claims/questions.py` · **Claims:** `dil verify paper` · **Before:** [12 · Beyond](12_beyond.ipynb) · **Start again:** [00 · Orientation](00_orientation.ipynb)
