@@ -83,6 +83,10 @@ def test_in_bf16_soft_caps_are_seen_too(tiny_model, tmp_path):
 def test_prompts_read_once_give_the_samples_of_prompts_read_for_each(kind, tiny_model, monkeypatch):
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **ZOO[kind][0]))
+    with torch.no_grad():  # weights large enough that samples depend on the prompt
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.mul_(5)
     tokenizer = load_tokenizer(str(tiny_model))
     prompts = ["What is the capital of France, and of Spain, and of all the others?", "Name a colour.", "x"]
     read, once = [], sampling._read_once
