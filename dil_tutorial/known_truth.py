@@ -673,31 +673,38 @@ def share_of_frontier(found: dict[str, Any], kl_: float, gain: float) -> float:
     return gain / float(np.interp(kl_, xs, ys))
 
 
+def too_much(losses: dict[str, dict[str, Any]]) -> str:
+    """The losses whose f says more than is true of the winners' law, with the range of their slopes of the truth on f."""
+    found = {name: v["truth on f"][0] for name, v in losses.items() if against(v["truth on f"], 1) == "below"}
+    return f"{listed(list(found))} (slopes of the truth on f {span(list(found.values()))})" if found else "none"
+
+
 def verdict_text(results: Results, found: dict[str, Any]) -> list[str]:
     """The questions of the experiment and their answers, a line each."""
     sums, few_ = fed_losses(found, "sum"), found["few"]
-    steep, flat = steep_and_flat(found)
+    _, flat = steep_and_flat(found)
     fell = [f"{loss} ({end:+.2f})".replace("-", "−") for loss, end in chosen_ends(results).items() if end < 0]
     means = fed_losses(found, "mean")
-    over = [name for name, v in means.items() if against(v["truth on f"], 1) == "below"]
     shares = {n: share_of_frontier(found, *(value[0] for value in place_of(v))) for n, v in sums.items()}
     least, most = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
-    seen = ", ".join(f"{name} {number(v['slope'])} (its optimum: {v['expected slope'][0]:.2f})" for name, v in few_.items())
+    seen = ", ".join(
+        f"{name} {number(v['slope'])} (its optimum {v['expected slope'][0]:.2f}; on new prompts {sums[name]['slope'][0]:.2f})"
+        for name, v in few_.items()
+    )
     worst = max(means, key=lambda name: means[name]["perplexity"])
     rounds_ = "; ".join(f"round {step['round']} {number(step['win rate'])}" for step in found["rounds"][1:])
     best = " and ".join(f"{found['marks'][name][2]:.2f} for {name}" for name in ("best of 2", "best of 4"))
     return [
         "\n".join([
             f"- **Which loss imitates?** Those whose exact optimum is $\\pi_\\text{{chosen}}$ ({listed(flat)}) have slopes of f on the truth from "
-            f"{span([sums[n]['slope'][0] for n in flat])} on held-out prompts: part of the way. What they do say is true: the slope of the truth on f is "
-            f"{span([sums[n]['truth on f'][0] for n in flat])} (1: to be taken at its word; above 1: too timid).",
-            f"- **Which overshoots, and by how much?** {listed(steep)}: slopes of the truth on f from {span([sums[n]['truth on f'][0] for n in steep])}. Of a log-ratio "
-            "that they give a response, that share is true of $\\pi_\\text{chosen}$.",
-            f"- **Does the repair work on a language model?** Where every response was seen ({results['preset']['seen_prompts']} prompts), slopes on the truth: {seen}. So most of what is missing on "
-            "new prompts is generalisation from few pairs, not a fault of the loss.",
+            f"{span([sums[n]['slope'][0] for n in flat])} on held-out prompts. Turned round, the slope of the truth on f is "
+            f"{span([sums[n]['truth on f'][0] for n in flat])} (1: to be taken at its word; above: too timid; below: says too much).",
+            f"- **Which overshoots, and by how much?** f says too much about $\\pi_\\text{{chosen}}$ (interval and all) for {too_much(sums)}: that share of a log-ratio is true.",
+            f"- **Does the repair work on a language model?** Slopes on the truth where every response was seen ({results['preset']['seen_prompts']} prompts, many passes): {seen}. What lies between is "
+            "generalisation, and the number of passes.",
             f"- **Does the chosen likelihood fall?** On new pairs, at the end of training, the mean over seeds is below zero for {listed(fell)}; above for the others.",
-            f"- **Sums or means?** Fed the mean per token, f says too much about $\\pi_\\text{{chosen}}$ for {listed(over)} (slopes of the truth on f from "
-            f"{span([means[n]['truth on f'][0] for n in over] or [1.0])}), repaired or not; it does not for {listed([n for n in means if n not in over])}.",
+            f"- **Sums or means?** Fed the mean per token, f says too much about $\\pi_\\text{{chosen}}$ for {too_much(means)}; it does not for "
+            f"{listed([n for n, v in means.items() if against(v['truth on f'], 1) != 'below'])}.",
             f"- **Is the gain more than KL?** Against exact RLHF at the same KL the gains in reward are {shares[least]:.0%} ({least}) to {shares[most]:.0%} ({most}).",
             f"- **What does it cost elsewhere?** Perplexity on unrelated text, {results['reference']['perplexity']:.1f} for the reference: {span([v['perplexity'] for v in sums.values()])} fed "
             f"sums; the largest fed means, {worst} {means[worst]['perplexity']:.0f}.",
@@ -787,8 +794,8 @@ def slopes_text(found: dict[str, Any]) -> list[str]:
         f"Losses whose optimum is $\\pi_\\text{{chosen}}$ have slopes from {spans[0]}, those with a steeper optimum from {spans[1]}. "
         f"Measured below its optimum's slope, interval and all: {listed(short)}; above: {listed(beyond)}.",
         table(["loss, fed sums", "responses in training pairs", "other responses, same prompts", "held-out prompts"], seen),
-        "Fed the mean per token, as the authors' public code does, every loss works on f/|y|: β = 1/|y|, a target that is up to |y| times as far (THEORY §6.2). With as many steps a "
-        f"policy goes further, {span(way('mean'))} of the way to that optimum (fed sums: {span(way('sum'))}), and so past the winners' law.",
+        "Fed the mean per token, as the authors' public code does, every loss works on f/|y|: β = 1/|y|, a target that is up to |y| times as far (THEORY §6.2). As many steps "
+        f"take a policy {span(way('mean'))} of the way to that optimum (fed sums: {span(way('sum'))}).",
         table(["loss, fed means", "slope of its optimum", "slope measured", "truth on f", "correlation"], means_fed),
     ]
 
