@@ -291,4 +291,7 @@ def build(root: Path) -> tuple[int, Path]:
     generate(root)
     tool = Path(sys.executable).with_name("jupyter-book")
     command = [str(tool), "build", str(root / "book"), "-W", "-n", "--keep-going"]
-    return subprocess.call(command), root / "book" / "_build" / "html" / "index.html"
+    status, built = subprocess.call(command), root / "book" / "_build"
+    if status:  # a page that was read with a warning is not read again: without this the next build would pass
+        shutil.rmtree(built / ".doctrees", ignore_errors=True)
+    return status, built / "html" / "index.html"

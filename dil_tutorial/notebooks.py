@@ -32,7 +32,8 @@ def run(script: Path) -> tuple[Any, float]:
         cell["id"] = f"{script.stem.split('_')[0]}-{number:03d}"
     started = time.perf_counter()
     where = {"metadata": {"path": str(script.parent)}}
-    NotebookClient(notebook, timeout=600, record_timing=False, resources=where).execute()
+    quiet = ["--log-level=ERROR"]  # each kernel warns that it talks over TCP, which here is this machine's own loopback
+    NotebookClient(notebook, timeout=600, record_timing=False, resources=where, extra_arguments=quiet).execute()
     return notebook, time.perf_counter() - started
 
 

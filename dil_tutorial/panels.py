@@ -164,7 +164,7 @@ OPERATORS: dict[type, Callable[..., Any]] = {
 
 
 def formula(text: str) -> Callable[[Tensor], Tensor]:
-    """A function of r from text: numbers, r, + - * / **, log, exp, sqrt, abs and nothing else, so that any text is safe.
+    """A function of r from text: numbers, r, ``+ - * / **``, log, exp, sqrt, abs and nothing else, so that any text is safe.
 
     >>> formula("r*log(r) - r")(torch.tensor([1.0]))
     tensor([-1.])

@@ -6,7 +6,10 @@ stacks are nested: the first slider chooses among stacks, the last among picture
 
 from __future__ import annotations
 
+import base64
 import io
+import re
+from html import escape
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +29,7 @@ def frames(
     """A slider for each of ``controls`` over what ``draw(*values)`` makes of where they stand; arrow keys move a slider.
 
     ``controls`` holds the values of each slider by its label, ``start`` the places at which they begin.  Every combination is
-    drawn, so keep their product small.  The sentence stands below the figure, and is read to those who cannot see it.
+    drawn, so keep their product small.  The sentence stands below the figure as its caption.
 
     >>> from dil_tutorial.plotting import new_figure
     >>> def draw(scale, labels):
@@ -48,8 +51,7 @@ def frames(
     def stack(chosen: tuple[Any, ...]) -> ipywidgets.Widget:
         depth = len(chosen)
         if depth == len(sliders):
-            figure, said = draw(*chosen)
-            return ipywidgets.VBox([picture(figure, said), ipywidgets.HTML(said)])
+            return ipywidgets.HTML(picture(*draw(*chosen)))
         layer = ipywidgets.Stack(
             children=[stack((*chosen, value)) for value in list(controls.values())[depth]], selected_index=start[depth]
         )
@@ -59,9 +61,34 @@ def frames(
     return ipywidgets.VBox([*sliders, stack(())])
 
 
-def picture(figure: Figure, alt: str) -> ipywidgets.Image:
-    """A figure as a widget; ``alt`` becomes its title, which screen readers read."""
-    return ipywidgets.Image(value=png(figure), format="png", tooltip=alt, layout={"max_width": "100%"})
+def picture(figure: Figure, said: str) -> str:
+    """The figure and its caption as HTML.  (ipywidgets.Image knows no alternative text.)"""
+    data = base64.b64encode(png(figure)).decode()
+    return (
+        f'<figure style="margin: 0"><img src="data:image/png;base64,{data}" alt="{escape(described(figure))}" '
+        f'style="max-width: 100%; height: auto"><figcaption>{said}</figcaption></figure>'
+    )
+
+
+def described(figure: Figure) -> str:
+    r"""What is drawn, from the axes' own titles, labels and legends; what it shows is in the caption.
+
+    >>> from dil_tutorial.plotting import new_figure
+    >>> figure, [axes] = new_figure()
+    >>> _ = axes.plot([0, 1], label="BCE"), axes.set(title="Losses", xlabel=r"$\pi_{ref}$", ylabel="loss"), axes.legend()
+    >>> described(figure)
+    'Chart. Losses: loss against π_ref, with BCE.'
+    """
+    parts = []
+    for axes in figure.axes:
+        title = axes.get_title("left") or axes.get_title()
+        drawn = " against ".join(name for name in (axes.get_ylabel(), axes.get_xlabel()) if name)
+        legend = axes.get_legend()
+        names = "with " + ", ".join(text.get_text() for text in legend.get_texts()) if legend else ""
+        said = ", ".join(part for part in (drawn, names) if part)
+        parts.append(": ".join(part for part in (title, said) if part))
+    text = "Chart. " + "; ".join(part for part in parts if part) + "."
+    return re.sub(r"[${}]|\\,|\\", "", text.replace(r"\pi", "π").replace(r"\beta", "β"))  # spoken, not typeset
 
 
 def png(figure: Figure) -> bytes:
@@ -76,7 +103,7 @@ def sentence(panel: ipywidgets.VBox) -> str:
     *sliders, at = panel.children
     for slider in sliders:
         at = at.children[slider.index]
-    return str(at.children[1].value)
+    return str(at.value.split("<figcaption>")[1].split("</figcaption>")[0])
 
 
 def asked(draw: Callable[[str], Drawn], label: str, start: str) -> ipywidgets.VBox:
@@ -86,16 +113,13 @@ def asked(draw: Callable[[str], Drawn], label: str, start: str) -> ipywidgets.VB
     box = ipywidgets.Text(
         value=start, description=label, continuous_update=False, style={"description_width": "initial"}, layout=WIDE
     )
-    figure, said = draw(start)
-    image, line = picture(figure, said), ipywidgets.HTML(said)
+    shown, refusal = ipywidgets.HTML(picture(*draw(start))), ipywidgets.HTML()
 
     def redraw(change: Any) -> None:
         try:
-            figure, line.value = draw(box.value)
+            shown.value, refusal.value = picture(*draw(box.value)), ""
         except InputError as error:
-            line.value = f"<b>Refused.</b> {error}"
-            return
-        image.value, image.tooltip = png(figure), line.value
+            refusal.value = f"<b>Refused.</b> {escape(str(error))}"
 
     box.observe(redraw, "value")
-    return ipywidgets.VBox([box, image, line])
+    return ipywidgets.VBox([box, shown, refusal])
