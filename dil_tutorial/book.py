@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import shutil
 import subprocess
@@ -9,29 +11,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dil_tutorial import claims, plotting, theory_figures
+from dil_tutorial import claims, crossref, plotting, theory_figures
 from dil_tutorial.claims import PAPER_SECTIONS, SECTIONS, Result
 from dil_tutorial.claims.questions import QUESTIONS
-from dil_tutorial.provenance import read_json, write_text
+from dil_tutorial.crossref import label, link
+from dil_tutorial.provenance import read_json, read_text, write_text
 from toy import compare
 from toy.gallery import bandit, rock_paper_scissors
 
 SEEDS = 20
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"  # the committed results
-
-
-def label(claim_id: str) -> str:
-    """The anchor of a claim on the ledger's page.
-
-    >>> label("4.mixture")
-    'claim-4-mixture'
-    """
-    return "claim-" + claim_id.replace(".", "-")
-
-
-def link(claim_id: str) -> str:
-    """A reference to a claim from any page."""
-    return f"{{ref}}`{claim_id} <{label(claim_id)}>`"
 
 
 def row(*cells: object) -> str:
@@ -88,8 +77,9 @@ def paper_page(results: Sequence[Result], seeds: int) -> str:
     return "\n".join(lines)
 
 
-def ledger_page(results: Sequence[Result], seeds: int) -> str:
-    """Every claim by section of THEORY: statement, verdict, numbers, and the explanation."""
+def ledger_page(results: Sequence[Result], seeds: int, root: Path) -> str:
+    """Every claim by section of THEORY: statement, verdict, numbers, explanation, and where its code and its notebooks are."""
+    scripts, api = sorted((root / "notebooks").glob("[0-9]*.py")), root / "book" / "api.md"
     lines = [
         "# The ledger",
         "",
@@ -103,7 +93,12 @@ def ledger_page(results: Sequence[Result], seeds: int) -> str:
         for r in results:
             if r.claim.id.split(".")[0] != section:
                 continue
-            source = r.claim.source + (f", paper §{r.claim.paper}" if r.claim.paper else "")
+            number = r.claim.source.removeprefix("THEORY §")
+            source = f"{{ref}}`THEORY §{number} <theory-{number.split('.')[0]}>`" + (
+                f", paper §{r.claim.paper}" if r.claim.paper else ""
+            )
+            places = [f"[notebook {script.stem[:2]}]({script.stem}.ipynb)" for script in crossref.shown_in(r.claim.id, scripts)]
+            where = [part for part in (crossref.code_links(r.claim, api), ", ".join(places)) if part]
             lines += [
                 f"({label(r.claim.id)})=",
                 f"**`{r.claim.id}`** · **{r.verdict}** · {numbers(r)} · {source}",
@@ -112,8 +107,31 @@ def ledger_page(results: Sequence[Result], seeds: int) -> str:
                 "",
                 prose(r.claim.explanation),
                 "",
+                f"*See* {'; '.join(where)}." if where else "",
+                "",
             ]
     return "\n".join(lines)
+
+
+def section_claims(results: Sequence[Result], section: str) -> str:
+    """What stands below a section of the theory page: its claims with their verdicts."""
+    found = [f"{link(r.claim.id)} ({r.verdict})" for r in results if r.claim.id.split(".")[0] == section]
+    return f"*Checked:* {', '.join(found)}.\n"
+
+
+def for_the_book(notebook: Path, script: Path) -> str:
+    """A notebook as its page: claims that its text names become links to the ledger, and those its code reports stand below."""
+    content = read_json(notebook)
+    known = {claim.id for claim in claims.CLAIMS}
+    reported = [c.id for c in claims.CLAIMS if crossref.shown_in(c.id, [script])]
+    for cell in content["cells"]:
+        if cell["cell_type"] == "markdown":
+            text = "".join(cell["source"])
+            cell["source"] = re.sub(r"`(\d+\.[\w-]+)`", lambda m: link(m[1]) if m[1] in known else m[0], text)
+    if reported:
+        text = f"**Claims of this notebook in the ledger:** {', '.join(link(claim) for claim in reported)}."
+        content["cells"].append({"cell_type": "markdown", "id": "claims", "metadata": {}, "source": text})
+    return json.dumps(content)
 
 
 def questions_page() -> str:
@@ -276,22 +294,37 @@ def generate(root: Path) -> None:
     generated = root / "book" / "generated"
     results = list(claims.run(claims.CLAIMS, range(SEEDS)))
     write_text(generated / "paper_checked.md", paper_page(results, SEEDS))
-    write_text(generated / "ledger.md", ledger_page(results, SEEDS))
+    write_text(generated / "ledger.md", ledger_page(results, SEEDS, root))
+    for section in SECTIONS:
+        write_text(generated / f"claims_{section}.md", section_claims(results, section))
     write_text(generated / "questions.md", questions_page())
     write_text(generated / "losses.md", losses_page())
     write_text(generated / "figures.md", figures_page(generated))
     write_text(generated / "measured.md", measured_page(generated))
     known_truth_page(generated)
     for notebook in sorted((root / "notebooks").glob("*.ipynb")):
-        shutil.copyfile(notebook, generated / notebook.name)
+        write_text(generated / notebook.name, for_the_book(notebook, notebook.with_suffix(".py")))
+
+
+def forget_stale_runs(built: Path) -> None:
+    """Drop the notebooks' cached outputs if what they import or read has changed: jupyter-cache looks at the notebooks alone."""
+    here = Path(__file__).resolve().parent
+    files = sorted([*here.rglob("*.py"), *Path(compare.__file__).parent.rglob("*.py"), *BENCHMARKS.glob("*.json")])
+    now = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    stamp = built / "sources.sha256"
+    if not stamp.exists() or read_text(stamp) != now:
+        for folder in (".jupyter_cache", ".doctrees"):
+            shutil.rmtree(built / folder, ignore_errors=True)
+    write_text(stamp, now)
 
 
 def build(root: Path) -> tuple[int, Path]:
     """Build the site; returns jupyter-book's exit status and the path of the first page.  Warnings are errors."""
     generate(root)
+    built = root / "book" / "_build"
+    forget_stale_runs(built)
     tool = Path(sys.executable).with_name("jupyter-book")
-    command = [str(tool), "build", str(root / "book"), "-W", "-n", "--keep-going"]
-    status, built = subprocess.call(command), root / "book" / "_build"
+    status = subprocess.call([str(tool), "build", str(root / "book"), "-W", "-n", "--keep-going"])
     if status:  # a page that was read with a warning is not read again: without this the next build would pass
         shutil.rmtree(built / ".doctrees", ignore_errors=True)
     return status, built / "html" / "index.html"

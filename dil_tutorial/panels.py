@@ -65,7 +65,7 @@ def tilt_explorer() -> ipywidgets.VBox:
         reward, laws = world.true_reward, {r"$\pi_{ref}$": world.ref, r"$\pi_{chosen}$ = repaired DIL": world.chosen}
         laws |= {f"DIL {name.upper()}, published": optima.dil(world, name, "rejected") for name in ("bce", "ukl", "lsif")}
         laws[r"RLHF, $\beta=1$"] = rlhf_optimum(world.ref, reward, 1.0)
-        figure, (left, right) = plotting.new_figure(columns=2, width=10, height=3.8)
+        figure, (left, right) = plotting.new_figure(columns=2, width=8.8, height=3.8)
         for i, (name, law) in enumerate(laws.items()):
             style: dict[str, Any] = {"color": plotting.COLOURS[i], "marker": plotting.MARKERS[i], "ms": 4, "lw": 1.2}
             left.plot(reward[0], law[0], label=name, **style)
@@ -209,7 +209,7 @@ def draw_generator(text: str) -> Drawn:
     r, f = torch.linspace(0.05, 3, 120, dtype=torch.float64), torch.linspace(-2, 1.1, 120, dtype=torch.float64)
     one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
     scale = gen.d2h(one)
-    figure, axes = plotting.new_figure(columns=4, width=13, height=3.4)
+    figure, axes = plotting.new_figure(columns=2, rows=2, width=8.5, height=6)
     axes[0].plot(r, (gen.h(r) - gen.h(one) - gen.dh(one) * (r - 1)) / scale, color=plotting.COLOURS[0])
     axes[0].set(xlabel="ratio r", ylim=(0, 3), title="h, less its tangent at 1")
     for i, (name, loss, side) in enumerate([("chosen", gen.chosen_loss, -1), ("reference", gen.reference_loss, 1)]):
@@ -326,7 +326,7 @@ def denominator_mix() -> ipywidgets.VBox:
     world = bandit()
 
     def draw(share: float) -> Drawn:
-        figure, (left, right) = plotting.new_figure(columns=2, width=10, height=3.6)
+        figure, (left, right) = plotting.new_figure(columns=2, width=8.8, height=3.6)
         order = world.true_reward[0].argsort()
         x, said = world.true_reward[0, order], []
         left.plot(x, (world.chosen / world.ref)[0, order], color="black", ls=":", lw=2, label="winners' law")
@@ -428,7 +428,7 @@ def dynamics_player() -> ipywidgets.VBox:
         )
 
     def draw(step: int) -> Drawn:
-        figure, axes = plotting.new_figure(columns=4, width=12, height=3.2)
+        figure, axes = plotting.new_figure(columns=2, rows=2, width=8.5, height=6.4)
         said = []
         for ax, (name, path) in zip(axes, paths.items(), strict=True):
             f = (path[step] / world.ref).log()[0]
@@ -436,7 +436,8 @@ def dynamics_player() -> ipywidgets.VBox:
             ax.scatter(true, f, s=15 + 300 * world.ref[0], color=plotting.COLOURS[list(paths).index(name)], alpha=0.7)
             ax.set(ylim=(-6, 2), xlim=(-2, 1), title=name, xlabel=r"true $\log(1+t)$")
             said.append(f"{name} {(world.chosen[0] * f).sum().item() + 1e-9:+.2f}")
-        axes[0].set_ylabel("log-ratio f")
+        for ax in (axes[0], axes[2]):
+            ax.set_ylabel("log-ratio f")
         return (
             figure,
             f"After {step} steps the winners' mean log-ratio is {', '.join(said)} "

@@ -29,11 +29,11 @@ STYLE: Any = {
 }
 
 
-def new_figure(columns: int = 1, width: float = 7.2, height: float = 3.4) -> tuple[Figure, list[Axes]]:
-    """A figure with ``columns`` axes side by side, outside pyplot's global state."""
+def new_figure(columns: int = 1, width: float = 7.2, height: float = 3.4, rows: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure with ``columns`` axes side by side in each of ``rows``, outside pyplot's global state."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained", dpi=120)
-        axes = figure.subplots(1, columns, squeeze=False)[0]
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
     return figure, list(axes)
 
 

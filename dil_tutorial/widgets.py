@@ -9,8 +9,8 @@ from __future__ import annotations
 import base64
 import io
 import re
-from html import escape
 from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from typing import Any
 
 import ipywidgets
