@@ -64,7 +64,11 @@ def load(path: Path) -> Results:
 
 @dataclass(frozen=True)
 class Truth:
-    """X prompts of a split with K responses of pi_ref each, all (X, K)."""
+    """X prompts of a split with K responses of pi_ref each, all (X, K).
+
+    >>> Truth(torch.zeros(2, 5), torch.zeros(2, 5), torch.ones(2, 5)).reward.shape
+    torch.Size([2, 5])
+    """
 
     reward: Tensor
     logp: Tensor
@@ -97,6 +101,12 @@ def predicted(loss: dict[str, Any], feed: str, truth: Truth) -> Tensor:
 
     Summed DIL by its closed form, anything else by Newton's method on the population loss.  -inf where a response is given up.
     A loss of pairs takes P as it is: a sample paired with itself says nothing there, and P need not make up for it.
+
+    >>> truth = Truth(torch.tensor([[0.0, 1.0, 2.0]]).double(), torch.zeros(1, 3).double(), torch.ones(1, 3))
+    >>> predicted({"loss": "dil", "generator": "bce", "denominator": "mixture"}, "sum", truth).round(decimals=3)
+    tensor([[-0.8310,  0.0000,  0.4470]], dtype=torch.float64)
+    >>> predicted({"loss": "dil", "generator": "bce", "denominator": "rejected"}, "sum", truth).round(decimals=3)
+    tensor([[-1.3750, -0.2070,  0.6600]], dtype=torch.float64)
     """
     settings = {key: value for key, value in loss.items() if key != "loss"}
     function = make_loss(loss["loss"], **settings)

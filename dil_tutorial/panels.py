@@ -51,7 +51,11 @@ def first_world() -> ipywidgets.VBox:
 
 
 def row_of_responses(count: int, scale: float, hard: bool = False) -> World:
-    """``count`` responses, rewards evenly spread with s.d. ``scale``, good ones a little rarer than bad ones."""
+    """``count`` responses, rewards evenly spread with s.d. ``scale``, good ones a little rarer than bad ones.
+
+    >>> row_of_responses(4, 1.0).ref.round(decimals=2)
+    tensor([[0.3400, 0.2700, 0.2200, 0.1700]], dtype=torch.float64)
+    """
     spread = torch.linspace(-1, 1, count, dtype=torch.float64)
     spread = spread / spread.std()
     return World.from_reward(torch.softmax(-0.3 * spread, 0), scale * spread, hard=hard)

@@ -38,7 +38,12 @@ def new_figure(columns: int = 1, width: float = 7.2, height: float = 3.4, rows: 
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write ``stem``.png and ``stem``.svg; returns their paths."""
+    """Write ``stem``.png and ``stem``.svg; returns their paths.
+
+    >>> import tempfile
+    >>> [path.name for path in save(new_figure()[0], Path(tempfile.mkdtemp()) / "empty")]
+    ['empty.png', 'empty.svg']
+    """
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
     with matplotlib.rc_context(STYLE):
@@ -48,7 +53,11 @@ def save(figure: Figure, stem: Path) -> list[Path]:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as the bytes of a PNG file."""
+    """The figure as the bytes of a PNG file.
+
+    >>> png(new_figure()[0])[1:4]
+    b'PNG'
+    """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -56,6 +56,12 @@ def check_preference(preference: Tensor, name: str = "preference") -> Tensor:
     """Return ``preference`` (..., Y, Y) if P is in [0, 1] and P + P^T = 1; raise InputError if not.
 
     The diagonal is then 1/2: a response ties with itself.
+
+    >>> _ = check_preference(torch.tensor([[0.5, 0.8], [0.2, 0.5]]))
+    >>> check_preference(torch.tensor([[0.5, 0.8], [0.8, 0.5]]))
+    Traceback (most recent call last):
+    ...
+    dil_tutorial.errors.InputError: preference: P[0,1] + P[1,0] = 1.6, not 1: set P[1,0] = 1 - P[0,1] (and 1/2 on the diagonal)
     """
     if preference.ndim < 2 or preference.shape[-1] != preference.shape[-2]:
         raise InputError(f"{name}: shape {tuple(preference.shape)} is not square: give shape (..., Y, Y)")

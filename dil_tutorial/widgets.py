@@ -62,7 +62,12 @@ def frames(
 
 
 def picture(figure: Figure, said: str) -> str:
-    """The figure and its caption as HTML.  (ipywidgets.Image knows no alternative text.)"""
+    """The figure and its caption as HTML.  (ipywidgets.Image knows no alternative text.)
+
+    >>> from dil_tutorial.plotting import new_figure
+    >>> picture(new_figure()[0], "Nothing yet.")[-45:]
+    'figcaption>Nothing yet.</figcaption></figure>'
+    """
     data = base64.b64encode(png(figure)).decode()
     return (
         f'<figure style="margin: 0"><img src="data:image/png;base64,{data}" alt="{escape(described(figure))}" '
@@ -92,7 +97,12 @@ def described(figure: Figure) -> str:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG of 128 colours, a third of its size: a panel holds many."""
+    """The figure as a PNG of 128 colours, a third of its size: a panel holds many.
+
+    >>> from dil_tutorial.plotting import new_figure
+    >>> png(new_figure()[0])[1:4]
+    b'PNG'
+    """
     small = io.BytesIO()
     PIL.Image.open(io.BytesIO(plotting.png(figure))).convert("RGB").quantize(128).save(small, "PNG", optimize=True)
     return small.getvalue()
@@ -107,7 +117,14 @@ def sentence(panel: ipywidgets.VBox) -> str:
 
 
 def asked(draw: Callable[[str], Drawn], label: str, start: str) -> ipywidgets.VBox:
-    """A text box over what ``draw(text)`` makes of it; it needs a kernel.  An InputError of ``draw`` is shown as its line."""
+    """A text box over what ``draw(text)`` makes of it; it needs a kernel.  An InputError of ``draw`` is shown as its line.
+
+    >>> from dil_tutorial.plotting import new_figure
+    >>> box, shown, refusal = asked(lambda text: (new_figure()[0], f"You typed {text}."), "Type", "a").children
+    >>> box.value = "b"
+    >>> "You typed b." in shown.value
+    True
+    """
     from dil_tutorial.errors import InputError
 
     box = ipywidgets.Text(

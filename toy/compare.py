@@ -25,7 +25,11 @@ Optimum = Callable[[World], Tensor]
 
 @dataclass(frozen=True)
 class Entry:
-    """A loss with its settings; ``bt`` and ``any_preference`` are its optimum in LaTeX, ``optimum`` computes it."""
+    """A loss with its settings; ``bt`` and ``any_preference`` are its optimum in LaTeX, ``optimum`` computes it.
+
+    >>> [entry.label for entry in ENTRIES if entry.runs_off]
+    ['DPO, β 1', 'f-DPO, Jensen–Shannon, β 1', 'SimPO, β 2, γ 1']
+    """
 
     label: str
     settings: dict[str, Any]
@@ -134,7 +138,13 @@ def gradient_growth(loss: Loss) -> str:
 
 
 def table(world: World, game: World) -> list[dict[str, Any]]:
-    """One row a loss: its formulas, its needs, and its optimum in a Bradley–Terry ``world`` and a non-transitive ``game``."""
+    """One row a loss: its formulas, its needs, and its optimum in a Bradley–Terry ``world`` and a non-transitive ``game``.
+
+    >>> from toy.gallery import bandit, rock_paper_scissors
+    >>> rows = table(bandit(), rock_paper_scissors())
+    >>> len(rows), sorted(rows[0])
+    (16, ['KL to RLHF', 'KL to pi_chosen', 'game', 'gradient', 'loss', 'needs a reference', 'needs pairs', 'objective', 'optimum', 'optimum without transitivity', 'reward'])
+    """
     rows = []
     for entry in ENTRIES:
         policy, played = entry.policy(world), entry.policy(game)

@@ -25,7 +25,13 @@ FAMILY = ("lsif", "ukl", "bce", "hellinger", "itakura-saito")
 
 
 def scaled_divergences(world: World, f: Tensor, family: Sequence[str | Generator] = FAMILY) -> Tensor:
-    """D_{h_k}(r* || e^f) / h_k''(1) for each generator: f (X, Y) -> (X, K)."""
+    """D_{h_k}(r* || e^f) / h_k''(1) for each generator: f (X, Y) -> (X, K).
+
+    >>> from toy.gallery import bandit
+    >>> world = bandit()
+    >>> scaled_divergences(world, (world.chosen / world.ref).log()).abs().max().item() < 1e-12
+    True
+    """
     one = torch.ones(1, dtype=f.dtype)
     generators = [get_generator(name) for name in family]
     true_ratio = 2 * world.win_rate
@@ -36,6 +42,12 @@ def learn(world: World, features: Tensor, family: Sequence[str | Generator] = FA
     """The saddle point over log-linear policies with ``features`` (Y, F): weights (X, K) and the policy (X, Y).
 
     max_k is softened to logsumexp(k D)/k, and k raised to 2^34; the weights are the softmax.
+
+    >>> from toy.gallery import bandit
+    >>> features = torch.linspace(-1, 1, 8, dtype=torch.float64)[:, None]
+    >>> weights, policy = learn(bandit(), features)
+    >>> weights.shape, weights.sum()
+    (torch.Size([1, 5]), tensor(1., dtype=torch.float64))
     """
     f_of = log_ratio_of(world, features)
     theta = torch.zeros(len(world.ref), features.shape[1], dtype=world.ref.dtype)

@@ -31,7 +31,12 @@ def quadratic(responses: int) -> Tensor:
 
 
 def log_ratio_of(world: World, features: Tensor) -> Callable[[Tensor], Tensor]:
-    """theta (X, K) -> f (X, Y) for features (Y, K)."""
+    """theta (X, K) -> f (X, Y) for features (Y, K).
+
+    >>> from toy.gallery import bandit
+    >>> log_ratio_of(bandit(), torch.ones(8, 1, dtype=torch.float64))(torch.ones(1, 1, dtype=torch.float64)).abs().max().item() < 1e-12
+    True
+    """
     return lambda theta: log_ratio(initial_logits(world) + theta @ features.T, world.ref)
 
 

@@ -29,6 +29,11 @@ def worst_case(ref: Tensor, energies: Tensor, steps: int = 20_000) -> tuple[Tens
 
     w_k <- w_k exp(-step_size E_{pi_w} e_k) / norm: an objective that does well loses weight.  The step is one over a bound on
     the curvature of log Z_w at w, max_k Var_{pi_w}(e_k - e_w).  Ends when the duality gap is 1e-12.
+
+    >>> ref = torch.full((1, 2), 0.5, dtype=torch.float64)
+    >>> energies = torch.tensor([[[0.0, 1.0]], [[1.0, 0.0]]], dtype=torch.float64)  # two objectives that want opposite things
+    >>> worst_case(ref, energies)
+    (tensor([[0.5000, 0.5000]], dtype=torch.float64), tensor([[0.5000, 0.5000]], dtype=torch.float64))
     """
     log_w = torch.full((ref.shape[0], energies.shape[0]), -math.log(len(energies)), dtype=ref.dtype)
     for step in range(steps):
@@ -45,6 +50,12 @@ def worst_case(ref: Tensor, energies: Tensor, steps: int = 20_000) -> tuple[Tens
 
 
 def duality_gap(ref: Tensor, energies: Tensor, weights: Tensor, policy: Tensor) -> Tensor:
-    """log Z_w - min_k (E_pi e_k - KL(pi || pi_ref)) >= 0, zero only at the saddle point: a certificate.  (X,)."""
+    """log Z_w - min_k (E_pi e_k - KL(pi || pi_ref)) >= 0, zero only at the saddle point: a certificate.  (X,).
+
+    >>> ref = torch.full((1, 2), 0.5, dtype=torch.float64)
+    >>> energies = torch.tensor([[[0.0, 1.0]], [[1.0, 0.0]]], dtype=torch.float64)
+    >>> duality_gap(ref, energies, *worst_case(ref, energies)).item() < 1e-12
+    True
+    """
     dual = log_partition(ref, torch.einsum("kxy,xk->xy", energies, weights))
     return dual - (torch.einsum("kxy,xy->kx", energies, policy).amin(0) - kl(policy, ref))

@@ -202,6 +202,10 @@ def slic(world: World, delta: float = 1.0, sft_weight: float = 0.1) -> Tensor:
     """The optimum of SLiC: convex but with kinks, so its hinge is softened by softplus(k m)/k with k up to 2^30.  (X, Y).
 
     The error in log pi is of order 1/k.
+
+    >>> from toy.gallery import bandit
+    >>> slic(bandit()).sum()
+    tensor(1.0000, dtype=torch.float64)
     """
     if not sft_weight > 0:
         raise InputError(f"slic: sft_weight is {sft_weight}: give a positive number, without it the optimum is not unique")
@@ -229,7 +233,11 @@ def _multiplier(ref: Tensor, ratio: Callable[[Tensor], Tensor], low: Tensor, hig
 
 
 def bisect(increasing: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
-    """The root of an increasing function, elementwise, in [low, high]; the nearer end where it keeps one sign."""
+    """The root of an increasing function, elementwise, in [low, high]; the nearer end where it keeps one sign.
+
+    >>> bisect(lambda x: x**2 - 2, torch.zeros(1, dtype=torch.float64), torch.full((1,), 2.0, dtype=torch.float64))
+    tensor([1.4142], dtype=torch.float64)
+    """
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
         below = increasing(middle) < 0

@@ -13,7 +13,12 @@ from toy.worlds import World
 
 
 def pair_weights(world: World) -> Tensor:
-    """How often (y, y') is drawn with y the majority's choice, P(y > y') > 1/2; sums to one.  (X, Y, Y)."""
+    """How often (y, y') is drawn with y the majority's choice, P(y > y') > 1/2; sums to one.  (X, Y, Y).
+
+    >>> from toy.gallery import bandit
+    >>> pair_weights(bandit()).sum().item()
+    0.9999999999999999
+    """
     drawn = world.ref.unsqueeze(2) * world.ref.unsqueeze(1) * (world.preference > 0.5)
     return drawn / drawn.sum((1, 2), keepdim=True)
 

@@ -22,5 +22,11 @@ def e_rlhf(safe_ref: Tensor, reward: Tensor, beta: float) -> Tensor:
 
 
 def implied_reward(ref: Tensor, safe_ref: Tensor, reward: Tensor, beta: float) -> Tensor:
-    """R + beta log(pi_safe/pi_ref): the reward under which plain RLHF on ``ref`` would do the same.  (X, Y)."""
+    """R + beta log(pi_safe/pi_ref): the reward under which plain RLHF on ``ref`` would do the same.  (X, Y).
+
+    >>> import torch
+    >>> ref, safe = torch.tensor([[0.5, 0.5]]), torch.tensor([[0.9, 0.1]])
+    >>> implied_reward(ref, safe, torch.zeros(1, 2), beta=1.0)
+    tensor([[ 0.5878, -1.6094]])
+    """
     return reward + beta * (safe_ref.log() - ref.log())

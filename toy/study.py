@@ -58,7 +58,11 @@ class Condition:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A question: the losses and the conditions under which each is trained."""
+    """A question: the losses and the conditions under which each is trained.
+
+    >>> [experiment.name for experiment in EXPERIMENTS]
+    ['pairs', 'steps', 'mean', 'learning rate', 'generator', 'noise']
+    """
 
     name: str
     losses: dict[str, dict[str, Any]]
@@ -82,6 +86,12 @@ def measure(policy: Tensor, law: Tensor, clean: World) -> dict[str, Tensor]:
 
     ``chosen`` and ``rejected`` are means of f over the law of winners and losers, ``chosen (data)`` over the winners
     trained on; ``unseen`` is the policy's mass on responses that occur in no pair, less the reference's.
+
+    >>> from toy.gallery import bandit
+    >>> world = bandit()
+    >>> measured = measure(world.chosen, world.pairs, world)
+    >>> sorted(measured)
+    ['KL to RLHF', 'KL to pi_chosen', 'KL to pi_ref', 'chosen', 'chosen (data)', 'rejected', 'reward', 'unseen']
     """
     f = policy.clamp(min=1e-300).log() - clean.ref.log()
     seen = law.sum(1) + law.sum(2) > 0
@@ -169,6 +179,11 @@ def study(folder: Path, seeds: int, experiments: Sequence[Experiment] = EXPERIME
     """Run every cell that ``folder`` does not hold yet; yields (experiment, loss, rows) one by one.
 
     A row is a condition at a recorded step: its settings and, for each measure, [mean, low, high].
+
+    >>> import tempfile
+    >>> small = Experiment("small", {"SFT": {"name": "sft"}}, (Condition(pairs=30, steps=10),))
+    >>> [(name, loss, len(rows)) for name, loss, rows in study(Path(tempfile.mkdtemp()), 2, [small])]
+    [('small', 'SFT', 1)]
     """
     conditions = {e.name: e.conditions for e in experiments}
     for experiment, label, settings in cells(seeds, experiments):

@@ -21,6 +21,10 @@ def consistent_rewards(world: World, count: int, slack: float, seed: int = 0) ->
     """``count`` rewards with KL(pi_chosen || pi_ref e^R/Z) = slack: log(pi_chosen/pi_ref) plus noise of the right size.
 
     (count, X, Y).
+
+    >>> from toy.gallery import bandit
+    >>> consistent_rewards(bandit(), count=3, slack=0.1).shape
+    torch.Size([3, 1, 8])
     """
     rng = torch.Generator().manual_seed(seed)
     noise = torch.randn(count, *world.ref.shape, generator=rng, dtype=world.ref.dtype)
@@ -34,11 +38,27 @@ def consistent_rewards(world: World, count: int, slack: float, seed: int = 0) ->
 
 
 def regrets(policy: Tensor, ref: Tensor, rewards: Tensor) -> Tensor:
-    """J_k(pi_k) - J_k(pi) at beta = 1 for each reward: policy (X, Y), rewards (K, X, Y) -> (K, X)."""
+    """J_k(pi_k) - J_k(pi) at beta = 1 for each reward: policy (X, Y), rewards (K, X, Y) -> (K, X).
+
+    >>> from toy.gallery import bandit
+    >>> from dil_tutorial.rlhf import rlhf_optimum
+    >>> world = bandit()
+    >>> rewards = consistent_rewards(world, count=3, slack=0.1)
+    >>> best = rlhf_optimum(world.ref, rewards[0], 1.0)
+    >>> regrets(best, world.ref, rewards)[0].abs() < 1e-12  # none under its own reward
+    tensor([True])
+    """
     return kl(policy, tilt(ref, rewards))
 
 
 def least_worst_regret(ref: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights (X, K) on the rewards and the policy (X, Y) that minimises the worst regret."""
+    """Weights (X, K) on the rewards and the policy (X, Y) that minimises the worst regret.
+
+    >>> from toy.gallery import bandit
+    >>> world = bandit()
+    >>> weights, policy = least_worst_regret(world.ref, consistent_rewards(world, count=3, slack=0.1))
+    >>> weights.shape, policy.shape
+    (torch.Size([1, 3]), torch.Size([1, 8]))
+    """
     candidates = tilt(ref, rewards)
     return worst_case(ref, (candidates / ref).log())

@@ -141,7 +141,15 @@ def _checked_ref(ref: object) -> Tensor:
 
 
 def as_table(name: str, values: object) -> Tensor:
-    """``values`` as a float64 tensor; InputError where they are not a rectangular table of numbers."""
+    """``values`` as a float64 tensor; InputError where they are not a rectangular table of numbers.
+
+    >>> as_table("ref", [0.5, 0.5])
+    tensor([0.5000, 0.5000], dtype=torch.float64)
+    >>> as_table("ref", [[0.5, 0.5], [1.0]])
+    Traceback (most recent call last):
+    ...
+    dil_tutorial.errors.InputError: ref: not a rectangular table of numbers: give lists of equal length
+    """
     try:
         return torch.as_tensor(values, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
@@ -149,7 +157,14 @@ def as_table(name: str, values: object) -> Tensor:
 
 
 def read_world(path: Path) -> World:
-    """A world from a JSON file with ``ref`` and either ``reward`` (and perhaps ``hard``) or ``preference``."""
+    """A world from a JSON file with ``ref`` and either ``reward`` (and perhaps ``hard``) or ``preference``.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "world.json"
+    >>> _ = path.write_text('{"ref": [0.5, 0.5], "reward": [0.0, 1.0]}')
+    >>> read_world(path).chosen
+    tensor([[0.3845, 0.6155]], dtype=torch.float64)
+    """
     if not path.is_file():
         raise InputError(f'{path}: no such file: give JSON such as {{"ref": [0.5, 0.5], "reward": [0, 1]}}')
     content = read_json(path)

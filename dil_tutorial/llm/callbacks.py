@@ -23,7 +23,10 @@ class ProgressBar(ProgressCallback):
 
 
 class Teach(TrainerCallback):
-    """Says in the log what the metrics give cause to say, each kind of warning once a run."""
+    """Says in the log what the metrics give cause to say, each kind of warning once a run.
+
+    >>> callbacks = [Teach("dil", "bce")]  # then DILTrainer(..., callbacks=callbacks)
+    """
 
     def __init__(self, loss: str, generator: str | None) -> None:
         self.loss, self.generator = loss, generator
@@ -42,6 +45,8 @@ class LiveFigure(TrainerCallback):
     """The training curves as a figure in a notebook that grows while the run goes on: ``callbacks=[LiveFigure()]``.
 
     ``every`` is the number of logged steps between two drawings.
+
+    >>> callbacks = [LiveFigure(every=10)]  # then DILTrainer(..., callbacks=callbacks)
     """
 
     def __init__(self, every: int = 5) -> None:
@@ -66,7 +71,10 @@ class LiveFigure(TrainerCallback):
 
 
 class StopAndSave(TrainerCallback):
-    """SIGTERM and Ctrl-C end training after the step in progress, with a checkpoint to resume from."""
+    """SIGTERM and Ctrl-C end training after the step in progress, with a checkpoint to resume from.
+
+    >>> callbacks = [StopAndSave()]  # then DILTrainer(..., callbacks=callbacks)
+    """
 
     def __init__(self) -> None:
         self.stopped_by: int | None = None

@@ -210,6 +210,11 @@ def tokenize_pair(pair: Pair, tokenizer: Any) -> dict[str, list[int]]:
 
     The two prompts are the same tokens unless a token merges across the boundary in one of them.  A response of the
     reference beside them gives "reference_prompt" and "reference".
+
+    >>> from dil_tutorial.llm.bench import own_tokenizer
+    >>> row = tokenize_pair({"prompt": "Hi", "chosen": " there!", "rejected": "!"}, own_tokenizer())
+    >>> row["chosen_prompt"] == row["rejected_prompt"], len(row["rejected"])  # the end token is one of them
+    (True, 2)
     """
     out: dict[str, list[int]] = {}
     responses = responses_of(pair)
@@ -250,7 +255,13 @@ def responses_of(row: Mapping[str, Any]) -> tuple[str, ...]:
 def tokenize_pairs(
     pairs: Iterable[Pair], tokenizer: Any, max_length: int, chat_format: bool = False, where: str = "data"
 ) -> tuple[list[dict[str, Any]], int]:
-    """Tokenise and truncate; returns the rows left and how many were dropped because the prompt alone fills max_length."""
+    """Tokenise and truncate; returns the rows left and how many were dropped because the prompt alone fills max_length.
+
+    >>> from dil_tutorial.llm.bench import own_tokenizer
+    >>> rows, dropped = tokenize_pairs(read_pairs(tiny_preferences(), limit=5), own_tokenizer(), max_length=64)
+    >>> len(rows), dropped
+    (5, 0)
+    """
     rows, dropped = [], 0
     for i, pair in enumerate(pairs):
         row: dict[str, Any] = tokenize_pair(as_chat(pair) if chat_format else pair, tokenizer)

@@ -42,7 +42,14 @@ def kl_terms(f: Tensor) -> Tensor:
 
 
 def measure(loss: Loss, f_w: Tensor, f_l: Tensor, logp_w: Tensor, logp_l: Tensor, beta: float) -> dict[str, list[float]]:
-    """One number a pair for every metric (a mean over them is what is logged); all arguments (B,)."""
+    """One number a pair for every metric (a mean over them is what is logged); all arguments (B,).
+
+    >>> from dil_tutorial.losses import make_loss
+    >>> f_w, f_l = torch.tensor([0.5, -0.5]), torch.zeros(2)
+    >>> measured = measure(make_loss("dpo", beta=0.1), f_w, f_l, f_w - 5, f_l - 5, beta=0.1)
+    >>> measured["rewards/accuracies"], measured["logratios/chosen"]
+    ([1.0, 0.0], [0.5, -0.5])
+    """
     f_w, f_l, logp_w, logp_l = (x.detach().float().cpu() for x in (f_w, f_l, logp_w, logp_l))
     pull_w, pull_l = gradient_weights(loss, f_w, f_l)
     both = torch.stack([f_w, f_l])
@@ -88,5 +95,9 @@ def warnings(logs: Mapping[str, float], loss: str, generator: str | None) -> dic
 
 
 def beyond_the_formula(f: Tensor) -> bool:
-    """Is a log-ratio so large that losses with an exponential go on along their tangent (see ``bregman``)?"""
+    """Is a log-ratio so large that losses with an exponential go on along their tangent (see ``bregman``)?
+
+    >>> beyond_the_formula(torch.tensor([1.0, 100.0]))
+    True
+    """
     return bool(f.detach().abs().max() > MAX_LOG_RATIO) or not math.isfinite(f.detach().abs().max().item())

@@ -71,6 +71,14 @@ def score_reference(
 
     ``score`` maps the b rows of a batch to (2b,) log-probs, chosen first; to (3b,) where rows have a third response, which
     gives ``ref_reference``.  Of ``world`` processes each scores its share.
+
+    >>> import tempfile
+    >>> rows = [{"chosen": [5, 6], "rejected": [7]}, {"chosen": [8], "rejected": [9]}]
+    >>> def score(batch):  # here -1 a token
+    ...     return torch.tensor([-1.0 * len(row[side]) for side in ("chosen", "rejected") for row in batch])
+    >>> score_reference(rows, [[0, 1]], score, Path(tempfile.mkdtemp()) / "ref.safetensors", "key", quiet=True)
+    >>> rows[0]["ref_chosen"], rows[0]["ref_rejected"]
+    (-2.0, -1.0)
     """
     try:
         cached = load_file(path) if path.exists() else {}
@@ -116,7 +124,14 @@ def sample_responses(model: Any, prompts: dict[str, Tensor], max_new_tokens: int
 
 
 def fingerprint(model: Any, rows: Rows, settings: object = None) -> str:
-    """sha256 over a model's weights, the rows' tokens and what else decides the reference's log-probs."""
+    """sha256 over a model's weights, the rows' tokens and what else decides the reference's log-probs.
+
+    >>> model, rows = torch.nn.Linear(2, 2), [{"chosen_prompt": [1], "chosen": [2], "rejected_prompt": [1], "rejected": [3]}]
+    >>> before = fingerprint(model, rows)
+    >>> _ = model.weight.data.add_(1e-3)
+    >>> before == fingerprint(model, rows)
+    False
+    """
     digest = hashlib.sha256(repr(settings).encode())
     for name, weight in model.state_dict().items():
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())

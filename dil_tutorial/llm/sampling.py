@@ -34,6 +34,16 @@ def answer(
     """One response a prompt: greedy at temperature 0, else sampled from the model's own law (no top-k, no top-p).
 
     Prompts are wrapped as a user's message where the tokenizer has a chat template.
+
+    >>> from dil_tutorial.llm.bench import own_tokenizer
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> tokenizer = own_tokenizer()
+    >>> _ = torch.manual_seed(0)
+    >>> size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=500, eos_token_id=1, pad_token_id=1, bos_token_id=0, **size))
+    >>> answers = answer(model, tokenizer, ["Name a fruit.", "Why?"], max_new_tokens=4)
+    >>> len(answers)
+    2
     """
     texts = list(prompts)
     if tokenizer.chat_template:
@@ -58,7 +68,17 @@ def answer(
 
 @torch.no_grad()
 def score(model: Any, tokenizer: Any, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
-    """Summed log-probability of each response, end token included, (N,); prompts wrapped as in ``answer``."""
+    """Summed log-probability of each response, end token included, (N,); prompts wrapped as in ``answer``.
+
+    >>> from dil_tutorial.llm.bench import own_tokenizer
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> tokenizer = own_tokenizer()
+    >>> _ = torch.manual_seed(0)
+    >>> size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=500, eos_token_id=1, pad_token_id=1, bos_token_id=0, **size))
+    >>> score(model, tokenizer, ["Name a fruit."], [" A pear."]).shape
+    torch.Size([1])
+    """
     tokens = []
     for prompt, response in zip(prompts, responses, strict=True):
         pair = {"prompt": prompt, "chosen": response, "rejected": response}
@@ -100,6 +120,16 @@ def draw(
 
     ``rows`` responses are drawn at a time, each such batch from a seed of its own.  With ``path`` every batch is appended
     there (a JSON object a prompt), and a call that finds some goes on behind them: the result is the same.
+
+    >>> from dil_tutorial.llm.bench import own_tokenizer
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> tokenizer = own_tokenizer()
+    >>> _ = torch.manual_seed(0)
+    >>> size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=500, eos_token_id=1, pad_token_id=1, bos_token_id=0, **size))
+    >>> [row] = draw(model, tokenizer, ["Name a fruit."], samples=3, max_new_tokens=4, seed=0, quiet=True)
+    >>> [len(response["ids"]) for response in row["responses"]], sorted(row["responses"][0])
+    ([4, 4, 4], ['ended', 'ids', 'logp', 'text'])
     """
     size = max(1, rows // samples)
     batches = [list(prompts[i : i + size]) for i in range(0, len(prompts), size)]
@@ -186,7 +216,17 @@ def _read_once(model: Any, inputs: dict[str, Tensor], samples: int) -> dict[str,
 
 
 def end_tokens(model: Any, tokenizer: Any) -> set[int]:
-    """The tokens that end a response: the model's, or the tokenizer's where the model names none."""
+    """The tokens that end a response: the model's, or the tokenizer's where the model names none.
+
+    >>> from dil_tutorial.llm.bench import own_tokenizer
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> tokenizer = own_tokenizer()
+    >>> _ = torch.manual_seed(0)
+    >>> size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=500, eos_token_id=1, pad_token_id=1, bos_token_id=0, **size))
+    >>> end_tokens(model, tokenizer)
+    {1}
+    """
     named = model.generation_config.eos_token_id
     ends = set(named) if isinstance(named, list) else {named} if named is not None else {tokenizer.eos_token_id}
     if None in ends:

@@ -75,7 +75,13 @@ def world_of_samples(preference: Tensor) -> World:
 
 
 def log_ratio_error(preference: Tensor, advantage: Tensor) -> Tensor:
-    """Standard error of log(1 + t) that comes from estimating t on K - 1 other samples: (X, K, K), (X, K) -> (X, K)."""
+    """Standard error of log(1 + t) that comes from estimating t on K - 1 other samples: (X, K, K), (X, K) -> (X, K).
+
+    >>> reward = torch.tensor([[0.0, 0.5, 1.5]])
+    >>> preference = preference_of(reward)
+    >>> log_ratio_error(preference, truth_of(reward, preference_of)[0]).shape
+    torch.Size([1, 3])
+    """
     edge, others = 2 * preference.double() - 1, preference.shape[-1] - 1  # a response's edge over itself is 0
     variance = ((edge**2).sum(2) - edge.sum(2) ** 2 / others) / (others - 1)
     return (variance / others).sqrt() / (1 + advantage)
@@ -141,6 +147,13 @@ def make_pairs(
 
     A pair is two samples that no other pair holds, in an order that ``rule`` draws by their rewards (X, K), and beside them
     as ``reference`` a sample of the next pair: an independent draw of pi_ref.  Which samples these are is drawn by ``seed``.
+
+    >>> drawn = [{"prompt": "Hi", "prompt_ids": [9], "responses": [{"text": text, "ids": [i]} for i, text in enumerate("abcdef")]}]
+    >>> made, left = make_pairs(drawn, torch.arange(6.0)[None], preference_of, pairs=2, seed=0)
+    >>> sorted(made[0])
+    ['chosen', 'chosen_ids', 'prompt', 'prompt_ids', 'reference', 'reference_ids', 'rejected', 'rejected_ids']
+    >>> left.sum().item()  # samples that no pair holds
+    2
     """
     X, K = reward.shape
     if not 2 <= 2 * pairs <= K or (pairs == 1 and K < 3):
