@@ -1,19 +1,23 @@
 """The book builds with warnings as errors, holds what it promises, and asks no other server for anything."""
 
 import functools
+import html
 import http.server
+import importlib
 import json
 import re
 import shutil
 import threading
+import urllib.parse
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("jupyter_book", reason="the book needs the book extra")
 
-from dil_tutorial import book, claims
+from dil_tutorial import book, claims, crossref
 from dil_tutorial.claims.questions import QUESTIONS
+from dil_tutorial.provenance import write_json
 from toy.compare import ENTRIES
 
 ROOT = Path(__file__).parent.parent
@@ -33,13 +37,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_claim_is_on_the_page_with_its_explanation(site):
     page = (site / "generated" / "ledger.html").read_text()
     for claim in claims.CLAIMS:
-        assert f'id="{book.label(claim.id)}"' in page
+        assert f'id="{crossref.label(claim.id)}"' in page
         longest_plain_passage = max(re.findall(r"[A-Za-z ,]+", book.prose(claim.explanation)), key=len).strip()
         assert longest_plain_passage in page
     assert page.count("fails as published") >= 4
     front = (site / "generated" / "paper_checked.html").read_text()
     for claim in claims.select("paper"):
-        assert f'href="ledger.html#{book.label(claim.id)}"' in front
+        assert f'href="ledger.html#{crossref.label(claim.id)}"' in front
     assert "expected" not in front
 
 
@@ -59,7 +63,7 @@ def test_questions_lead_to_claims_that_exist(site):
     for question in QUESTIONS:
         assert set(question.claims) <= known, question.text
         for claim in question.claims:
-            assert f'href="ledger.html#{book.label(claim)}"' in page
+            assert f'href="ledger.html#{crossref.label(claim)}"' in page
     assert len(QUESTIONS) >= 12
 
 
@@ -100,13 +104,115 @@ def test_no_page_asks_another_server(site):
 
 
 def test_a_failing_notebook_fails_the_build(tmp_path, monkeypatch):
-    monkeypatch.setattr(book, "SEEDS", 1)  # the ledger is not the point here
-    copy = tmp_path / "copy"
-    for folder in ("book", "notebooks"):
-        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("_build", "generated"))
-    notebook = copy / "notebooks" / "00_orientation.ipynb"
-    notebook.write_text(notebook.read_text().replace("from toy import World", "from toy import Wrold"))
-    assert book.build(copy)[0] != 0
+    """On a book of one notebook; it builds as it is, and does not with a mistake."""
+    shutil.copytree(ROOT / "book", tmp_path / "book", ignore=shutil.ignore_patterns("_build", "generated"))
+    (tmp_path / "book" / "index.md").write_text("# A book\n")
+    (tmp_path / "book" / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters:\n  - file: generated/note\n")
+    text = {"cell_type": "markdown", "id": "a", "metadata": {}, "source": "# A notebook"}
+    code = {"cell_type": "code", "id": "b", "metadata": {}, "source": "1 + 1", "outputs": [], "execution_count": None}
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebook = {"cells": [text, code], "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
+    monkeypatch.setattr(book, "generate", lambda root: write_json(root / "book" / "generated" / "note.ipynb", notebook))
+    assert book.build(tmp_path)[0] == 0
+    code["source"] = "1 + one"
+    assert book.build(tmp_path)[0] != 0
+    assert book.build(tmp_path)[0] != 0  # nor at a second try
+
+
+# --- Everything leads somewhere --------------------------------------------------------------------------------------------
+
+
+def pages(site):
+    """The book's own pages; sources and the tool's indices left out."""
+    own = [page for page in site.rglob("*.html") if not {"_modules", "_static", "_sources"} & set(page.parts)]
+    return sorted(page for page in own if page.name not in ("genindex.html", "search.html", "py-modindex.html"))
+
+
+def test_no_internal_link_is_dead(site):
+    texts = {page: page.read_text() for page in site.rglob("*.html")}
+    anchors = {page: set(re.findall(r'\s(?:id|name)="([^"]+)"', text)) for page, text in texts.items()}
+    dead, checked = [], 0
+    for page, text in texts.items():
+        for link in re.findall(r'<a\s[^>]*?href="([^"]*)"', text):
+            path, _, anchor = html.unescape(link).partition("#")
+            if re.match(r"[a-z]+:", path):
+                continue  # an outside address or mailto
+            target = (page.parent / urllib.parse.unquote(path.split("?")[0])).resolve() if path else page
+            target = target / "index.html" if target.is_dir() else target
+            checked += 1
+            if not target.exists() or (anchor and target in anchors and urllib.parse.unquote(anchor) not in anchors[target]):
+                dead.append((page.name, link))
+    assert checked > 1000
+    assert not dead
+
+
+def test_every_equation_is_referenced_and_claims_lead_both_ways(site):
+    text = "".join(page.read_text() for page in pages(site))
+    labels = set(re.findall(r'id="equation-(eq-[\w-]+)"', text))
+    assert len(labels) >= 12
+    assert not {label for label in labels if f'#equation-{label}"' not in text}
+    theory = (site / "theory.html").read_text()
+    ledger = (site / "generated" / "ledger.html").read_text()
+    for claim in claims.CLAIMS:
+        if claim.id[0] != "0":
+            assert f'href="generated/ledger.html#{crossref.label(claim.id)}"' in theory  # from the equations to the claim
+    assert ledger.count('href="../theory.html#theory-') >= len(claims.CLAIMS)  # and back
+    assert 'href="../api.html#dil_tutorial.rlhf.rlhf_optimum"' in ledger  # from the claim to the code
+    api = (site / "api.html").read_text()
+    assert 'href="generated/ledger.html#claim-2-gibbs"' in api  # and back
+    assert 'href="theory.html#theory-4"' in api
+    assert 'href="06_whose_samples.html"' in ledger  # from the claim to the notebook
+    assert 'href="ledger.html#claim-4-mixture"' in (site / "generated" / "06_whose_samples.html").read_text()  # and back
+
+
+def symbols(text):
+    """Policies and single letters that occur in the formulas of a Markdown text."""
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
+    found = set()
+    for formula in re.findall(r"\$\$.+?\$\$|\$[^$\n]+?\$", text, flags=re.DOTALL):
+        policy = r"\\pi_(?:\\text\{\w+\}|\\?\w+)"
+        found |= set(re.findall(policy, formula))
+        rest = re.sub(rf"{policy}|\\(?:text|mathrm|operatorname)\{{[^}}]*\}}", " ", formula)
+        greek = r"\\(?:alpha|beta|gamma|delta|epsilon|lambda|mu|tau|phi|theta|sigma|ell|eta|rho)\b"
+        found |= set(re.findall(greek, rest))
+        found |= set(re.findall(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])", re.sub(r"\\[a-zA-Z]+", " ", rest)))
+    return found - {"d"}  # of a derivative
+
+
+def test_every_symbol_is_in_the_glossary():
+    explained = symbols((ROOT / "book" / "glossary.md").read_text())
+    texts = {"theory": (ROOT / "book" / "theory.md").read_text()}
+    for script in (ROOT / "notebooks").glob("[0-9]*.py"):
+        texts[script.stem] = re.sub(
+            r"^# ?", "", "\n".join(re.findall(r"^#.*", script.read_text(), re.MULTILINE)), flags=re.MULTILINE
+        )
+    assert {"w", "K", r"\beta", r"\pi_\text{ref}"} <= symbols(texts["theory"])
+    assert {name: missing for name, text in texts.items() if (missing := symbols(text) - explained)} == {}
+
+
+def test_every_function_of_the_api_has_an_example_that_runs():
+    """A doctest of its own, or a notebook that calls it: the page links there."""
+    scripts = sorted((ROOT / "notebooks").glob("[0-9]*.py"))
+    without, seen = [], 0
+    for module, members in re.findall(r"automodule:: (\S+)\n +:members:(.*)", (ROOT / "book" / "api.md").read_text()):
+        content = vars(importlib.import_module(module))
+        for name in re.findall(r"\w+", members) or content:
+            thing = content[name]
+            if name.startswith("_") or getattr(thing, "__module__", None) != module or not callable(thing):
+                continue
+            seen += 1
+            if ">>> " not in (thing.__doc__ or "") and not crossref.in_use(f"{module}.{name}", scripts):
+                without.append(f"{module}.{name}")
+    assert seen > 100
+    assert not without
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["dil_tutorial.preferences", "dil_tutorial.rlhf", "dil_tutorial.bregman", "dil_tutorial.losses", "toy.optima", "toy.fit"],
+)
+def test_the_core_is_listed_whole(module):
+    assert re.search(rf"automodule:: {re.escape(module)}\n +:members:\s*\n", (ROOT / "book" / "api.md").read_text())
 
 
 # --- In a browser, without a kernel ----------------------------------------------------------------------------------------
@@ -138,7 +244,7 @@ def test_static_sliders_change_the_frame_and_its_numbers(browser, address):
     handle = page.locator(".noUi-handle").first
     handle.wait_for(timeout=60_000)
     said = page.locator(".widget-html-content:visible").first
-    picture = page.locator("img.widget-image:visible").first
+    picture = page.locator(".widget-html-content:visible img").first
     before, seen = said.inner_text(), picture.get_attribute("src")
     handle.focus()
     for _ in range(5):
@@ -149,7 +255,9 @@ def test_static_sliders_change_the_frame_and_its_numbers(browser, address):
     assert "With 50% winners" in said.inner_text()
     assert [float(number) for number in re.findall(r"\d\.\d{4}", said.inner_text())] == [0, 0, 0]
     assert picture.get_attribute("src") != seen
-    assert picture.get_attribute("title") == said.inner_text()
+    assert picture.get_attribute("alt").startswith("Chart. ratio to the reference against reward")
+    assert handle.get_attribute("aria-label") == "Share of winners"
+    assert handle.get_attribute("aria-valuetext") == "0.5"
     assert not outside
     page.close()
 
@@ -161,13 +269,7 @@ def test_no_page_scrolls_sideways_on_a_telephone_or_asks_outside(browser, addres
         "request",
         lambda request: outside.append(request.url) if not request.url.startswith((address, "data:", "blob:")) else None,
     )
-    for path in sorted(site.rglob("*.html")):
-        if (
-            path.name in ("genindex.html", "search.html", "py-modindex.html")
-            or "_modules" in path.parts
-            or "_static" in path.parts
-        ):
-            continue
+    for path in pages(site):
         page.goto(f"{address}/{path.relative_to(site)}")
         page.wait_for_timeout(300)
         if page.evaluate("document.documentElement.scrollWidth") > 391:
@@ -175,3 +277,26 @@ def test_no_page_scrolls_sideways_on_a_telephone_or_asks_outside(browser, addres
     page.close()
     assert not outside
     assert not wide
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_have_no_serious_accessibility_violation(browser, address, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs the dev extra").Axe()
+    found = []
+    for name in (
+        "index",
+        "generated/01_two_distributions",
+        "generated/04_density_ratios",
+        "generated/08_training_dynamics",
+        "glossary",
+    ):
+        page = browser.new_page(color_scheme=scheme)
+        page.goto(f"{address}/{name}.html")
+        if "_" in name:
+            page.locator(".noUi-handle").first.wait_for(timeout=60_000)
+            page.wait_for_timeout(500)
+        for violation in axe.run(page).response["violations"]:
+            if violation["impact"] in ("serious", "critical"):
+                found.append((name, violation["id"], [node["html"][:120] for node in violation["nodes"]]))
+        page.close()
+    assert not found

@@ -157,7 +157,8 @@ def search(world: World, loss: Loss, starts: int = 24) -> Tensor:
 
     >>> from toy.gallery import bandit
     >>> world = bandit()
-    >>> (search(world, make_loss("dil", generator="bce", denominator="mixture"), starts=2) - world.chosen).abs().max().item() < 1e-9
+    >>> repaired = make_loss("dil", generator="bce", denominator="mixture")
+    >>> (search(world, repaired, starts=2) - world.chosen).abs().max().item() < 1e-9
     True
     """
     X, Y = world.ref.shape
