@@ -367,7 +367,7 @@ def tour(
     out: Annotated[Path, typer.Option(help="Folder for the figures and numbers.")] = Path("outputs/tour"),
     seeds: Annotated[int, typer.Option(help="Random worlds a claim in the ledger.")] = 5,
 ) -> None:
-    """The whole idea in a minute: the ledger, every loss against its closed form, three figures."""
+    """The whole idea in a minute: the ledger, every loss against its closed form, four figures."""
     from dil_tutorial import tour as stops
     from toy.gallery import bandit
 

@@ -61,33 +61,34 @@ def row_of_responses(count: int, scale: float, hard: bool = False) -> World:
     return World.from_reward(torch.softmax(-0.3 * spread, 0), scale * spread, hard=hard)
 
 
+def draw_tilt(scale: float, labels: str = "Bradley–Terry", count: int = 8) -> Drawn:
+    """pi_ref, pi_chosen, RLHF and every DIL optimum at one scale of rewards."""
+    world = row_of_responses(count, scale, hard=labels == "hard")
+    reward, laws = world.true_reward, {r"$\pi_{ref}$": world.ref, r"$\pi_{chosen}$ = repaired DIL": world.chosen}
+    laws |= {f"DIL {name.upper()}, published": optima.dil(world, name, "rejected") for name in ("bce", "ukl", "lsif")}
+    laws[r"RLHF, $\beta=1$"] = rlhf_optimum(world.ref, reward, 1.0)
+    figure, (left, right) = plotting.new_figure(columns=2, width=8.8, height=3.8)
+    for i, (name, law) in enumerate(laws.items()):
+        style: dict[str, Any] = {"color": plotting.COLOURS[i], "marker": plotting.MARKERS[i], "ms": 4, "lw": 1.2}
+        left.plot(reward[0], law[0], label=name, **style)
+        right.plot(reward[0], (law / world.ref)[0].clamp(min=1e-3), **style)
+    right.axhline(2, color="black", lw=0.8, ls=":")
+    right.set(yscale="log", ylim=(8e-3, 40), xlabel="reward", title="ratio to the reference (dotted: 2)")
+    left.set(ylim=(0, 1), xlabel="reward", title="probability")
+    left.legend(frameon=False, fontsize=8, loc="upper left")
+    own = kl(world.chosen, world.ref).item()
+    away = {name: kl(law, world.ref).item() for name, law in laws.items()}
+    return figure, (
+        f"KL to the reference: winners {own:.3f} nats (never above {torch.log(torch.tensor(2.0)) - 0.5:.3f}), "
+        f"published DIL {away['DIL BCE, published']:.3f} (BCE), {away['DIL UKL, published']:.3f} (UKL), "
+        f"{away['DIL LSIF, published']:.3f} (LSIF), RLHF {list(away.values())[-1]:.3f}."
+    )
+
+
 def tilt_explorer() -> ipywidgets.VBox:
     """pi_ref, pi_chosen, RLHF and every DIL optimum as the scale of rewards, the labels and the number of responses change."""
-
-    def draw(scale: float, labels: str, count: int) -> Drawn:
-        world = row_of_responses(count, scale, hard=labels == "hard")
-        reward, laws = world.true_reward, {r"$\pi_{ref}$": world.ref, r"$\pi_{chosen}$ = repaired DIL": world.chosen}
-        laws |= {f"DIL {name.upper()}, published": optima.dil(world, name, "rejected") for name in ("bce", "ukl", "lsif")}
-        laws[r"RLHF, $\beta=1$"] = rlhf_optimum(world.ref, reward, 1.0)
-        figure, (left, right) = plotting.new_figure(columns=2, width=8.8, height=3.8)
-        for i, (name, law) in enumerate(laws.items()):
-            style: dict[str, Any] = {"color": plotting.COLOURS[i], "marker": plotting.MARKERS[i], "ms": 4, "lw": 1.2}
-            left.plot(reward[0], law[0], label=name, **style)
-            right.plot(reward[0], (law / world.ref)[0].clamp(min=1e-3), **style)
-        right.axhline(2, color="black", lw=0.8, ls=":")
-        right.set(yscale="log", ylim=(8e-3, 40), xlabel="reward", title="ratio to the reference (dotted: 2)")
-        left.set(ylim=(0, 1), xlabel="reward", title="probability")
-        left.legend(frameon=False, fontsize=8, loc="upper left")
-        own = kl(world.chosen, world.ref).item()
-        away = {name: kl(law, world.ref).item() for name, law in laws.items()}
-        return figure, (
-            f"KL to the reference: winners {own:.3f} nats (never above {torch.log(torch.tensor(2.0)) - 0.5:.3f}), "
-            f"published DIL {away['DIL BCE, published']:.3f} (BCE), {away['DIL UKL, published']:.3f} (UKL), "
-            f"{away['DIL LSIF, published']:.3f} (LSIF), RLHF {list(away.values())[-1]:.3f}."
-        )
-
     scales, labels = [0.25, 0.5, 1.0, 2.0, 4.0], ["Bradley–Terry", "hard"]
-    return frames(draw, {"Reward scale (s.d.)": scales, "Labels": labels, "Responses": [4, 8, 20]}, start=[2, 0, 1])
+    return frames(draw_tilt, {"Reward scale (s.d.)": scales, "Labels": labels, "Responses": [4, 8, 20]}, start=[2, 0, 1])
 
 
 # --- 02 · RLHF is imitation, and when ---------------------------------------------------------------------------------

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import PIL.Image
 import torch
 from torch import Tensor
 
-from dil_tutorial import plotting
+from dil_tutorial import panels, plotting
 from dil_tutorial.losses import Loss, make_loss
 from dil_tutorial.provenance import provenance, write_json
 from dil_tutorial.rlhf import kl
@@ -76,7 +78,7 @@ def train_on_pairs(world: World, on_done: Callable[[str], None] = lambda name: N
 
 
 def draw(world: World, rows: list[dict[str, object]], dynamics: dict[str, list[float]], out: Path) -> list[Path]:
-    """The tour's three figures as PNG and SVG under ``out``; returns the paths of all files."""
+    """The tour's figures under ``out``: three as PNG and SVG, one in steps as GIF; returns the paths of all files."""
     figure, (left, right) = plotting.new_figure(columns=2, width=11, height=3.8)
     contents = {
         r"$\pi_{ref}$": world.ref[0],
@@ -121,7 +123,19 @@ def draw(world: World, rows: list[dict[str, object]], dynamics: dict[str, list[f
     axes.axhline(exact, color="black", lw=0.8, ls=":")
     axes.annotate("exact imitation", (STEPS, exact), ha="right", va="bottom", fontsize=8)
     axes.legend(fontsize=8, ncols=2, frameon=False)
-    return paths + plotting.save(figure, out / "chosen_during_training")
+    return [*paths, *plotting.save(figure, out / "chosen_during_training"), step_through(out / "tilt.gif")]
+
+
+def step_through(path: Path, scales: Sequence[float] = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)) -> Path:
+    """The laws that a preference data set and the losses make of one reference, as the rewards grow: a figure in steps."""
+    steps = []
+    for scale in scales:
+        figure, _ = panels.draw_tilt(scale)
+        figure.suptitle(f"Rewards with standard deviation {scale:g}", x=0.01, ha="left")
+        steps.append(PIL.Image.open(io.BytesIO(plotting.png(figure))).convert("RGB").quantize(64))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    steps[0].save(path, save_all=True, append_images=steps[1:], duration=1200, loop=0, optimize=True)
+    return path
 
 
 def save_numbers(rows: list[dict[str, object]], dynamics: dict[str, list[float]], out: Path) -> Path:

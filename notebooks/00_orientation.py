@@ -115,7 +115,12 @@ print("fitted with repaired DIL", fit(world, repaired)[0].numpy().round(3))
 print("the winners' law        ", world.chosen[0].numpy().round(3))
 
 # %% [markdown]
-# ## Exercise
+# ## Where this breaks
+#
+# A check on random worlds is not a proof. It can miss an exception that is rarer than the worlds it tries: the order of losses in claim `4.order` looks like a theorem on a thousand worlds, and only a search among
+# 400,000 found where it fails. So a verdict says how many worlds were tried and how closely it held, the derivation stands beside it, and identities are tested on extreme worlds, too.
+#
+# ## Exercises
 #
 # **1.** In a world of two responses with reference (0.9, 0.1) and hard labels (the second response always wins), what share
 # of the winners is the second response? A pair can consist of twice the same response.
@@ -136,6 +141,40 @@ check_answer(your_share, two.chosen[0, 1], "The second response wins unless both
 # ```python
 # your_share = 0.19
 # ```
+# </details>
+#
+# **2.** Winners and losers of the first world above were printed. Without another computation: what is the average of the two shares of the *second* response?
+
+# %%
+your_average = None
+
+check_answer(your_average, world.ref[0, 1], "Every response of a pair was written by the reference, and is either its winner or its loser.")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# The reference's share, 0.3: claim `1.mixture`. The repair of notebook 06 is this sentence.
+#
+# ```python
+# your_average = 0.3
+# ```
+# </details>
+#
+# **3.** How many claims of the paper itself (they have a `paper` section) fail as published? Count them with `claims.select`.
+
+# %%
+your_count = None
+
+failing = [claim for claim in claims.select("paper") if claim.verdict == claims.FAILS]
+check_answer(your_count, len(failing), "claims.select('paper') is a list of claims; each has a verdict.")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# your_count = sum(claim.verdict == claims.FAILS for claim in claims.select("paper"))
+# ```
+# Which ones: *The paper, checked* in the book, or `dil verify paper`.
 # </details>
 #
 # ## Summary

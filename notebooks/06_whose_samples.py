@@ -90,7 +90,7 @@ claims.report("4.order", "4.order-ukl", "4.lsif-zeros")
 #
 # Recall the mixture identity from [notebook 01](01_two_distributions.ipynb): winners and losers *together* average to the reference. So let both responses stand for it:
 #
-# $$-\ell_1(f_w) + \tfrac12\bigl(\ell_{-1}(f_w) + \ell_{-1}(f_l)\bigr).$$
+# $$\ell_\text{chosen}(f_w) + \tfrac12\bigl(\ell_\text{ref}(f_w) + \ell_\text{ref}(f_l)\bigr), \qquad \ell_\text{chosen}(f) = -h'(e^f), \quad \ell_\text{ref}(f) = e^f h'(e^f) - h(e^f).$$
 #
 # Same data, same cost, one more term.
 
@@ -172,12 +172,12 @@ check_answer(your_probability, optima.dil(two, "ukl", "rejected")[0, 1], "A = (0
 # ```
 # </details>
 #
-# **3.** Write the repaired loss for *your own* generator: take $h(r) = r^3$, $\ell_1 = 3r^2$, $\ell_{-1} = 2r^3$. What is it at $f_w = f_l = 0$?
+# **3.** Write the repaired loss for *your own* generator: take $h(r) = r^3$, so $\ell_\text{chosen} = -3r^2$ and $\ell_\text{ref} = 2r^3$. What is it at $f_w = f_l = 0$?
 
 # %%
 your_value = None
 
-check_answer(your_value, -1.0, "-l_1(f_w) + (l_-1(f_w) + l_-1(f_l))/2 at r = 1.")
+check_answer(your_value, -1.0, "The winner's loss once, the reference's loss at winner and loser with half a weight each, at r = 1.")
 
 # %% [markdown]
 # <details><summary>Solution</summary>

@@ -127,7 +127,7 @@ check_answer(your_log_factor, 10.0, "R/beta.")
 # ```
 # </details>
 #
-# **2.** The largest pull IPO ($\tau = \frac12$) can exert grows without bound. What is the gradient with respect to $f_w$ at $f_w = 3$, $f_l = -3$?
+# **2.** The pull of IPO ($\tau = \frac12$) grows without bound. What is the gradient with respect to $f_w$ at $f_w = 3$, $f_l = -3$?
 
 # %%
 your_gradient = None

@@ -83,12 +83,12 @@ claims.report("9.mixing", "9.max-min")
 # **A safe reference.** No loss on pairs can make a response impossible that the reference can write, nor unlikely what nobody compared. Swap the reference:
 
 # %%
-three = bandit(1.0)
-safe = three.ref.clone()
+eight = bandit(1.0)
+safe = eight.ref.clone()
 safe[0, 2] = 0.0  # the response of worst reward
 safe = safe / safe.sum()
-print("RLHF, own reference ", rlhf_optimum(three.ref, three.true_reward, 1.0)[0, 2].item())
-print("RLHF, safe reference", e_rlhf(safe, three.true_reward, 1.0)[0, 2].item())
+print("RLHF, own reference ", rlhf_optimum(eight.ref, eight.true_reward, 1.0)[0, 2].item())
+print("RLHF, safe reference", e_rlhf(safe, eight.true_reward, 1.0)[0, 2].item())
 claims.report("9.safe-implied", "9.safe-silent")
 
 # %% [markdown]

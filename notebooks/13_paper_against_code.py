@@ -55,7 +55,7 @@ claims.report("8.first-step", "8.rises-first")
 # %% [markdown]
 # ## 2 · What a mean does to one pair
 #
-# Two responses of 10 and 100 tokens, each with $f = 1$. Move the length of the second and watch what the loss is fed:
+# One winner, its log-ratio $f$ on the axis, the loser held at $f = 0$. Left the losses are fed $f$, right $f/|y|$. Make the winner longer: what becomes of the pull at $f = 2$?
 
 # %%
 from dil_tutorial import plotting
