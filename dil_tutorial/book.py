@@ -318,13 +318,14 @@ def forget_stale_runs(built: Path) -> None:
     write_text(stamp, now)
 
 
-def build(root: Path) -> tuple[int, Path]:
-    """Build the site; returns jupyter-book's exit status and the path of the first page.  Warnings are errors."""
+def build(root: Path, single: bool = False) -> tuple[int, Path]:
+    """Build the site, or a ``single`` page; returns jupyter-book's exit status and the first page.  Warnings are errors."""
     generate(root)
     built = root / "book" / "_build"
     forget_stale_runs(built)
     tool = Path(sys.executable).with_name("jupyter-book")
-    status = subprocess.call([str(tool), "build", str(root / "book"), "-W", "-n", "--keep-going"])
+    builder = "singlehtml" if single else "html"
+    status = subprocess.call([str(tool), "build", str(root / "book"), "--builder", builder, "-W", "-n", "--keep-going"])
     if status:  # a page that was read with a warning is not read again: without this the next build would pass
         shutil.rmtree(built / ".doctrees", ignore_errors=True)
-    return status, built / "html" / "index.html"
+    return status, built / builder / "index.html"

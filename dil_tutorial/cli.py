@@ -808,7 +808,9 @@ def notebooks(
 
 
 @app.command()
-def book() -> None:
+def book(
+    single: Annotated[bool, typer.Option("--single", help="One long page, to print or save as PDF; without panels.")] = False,
+) -> None:
     """Build the book: notebooks, the ledger's table and their figures as a site that needs no internet."""
     from importlib.util import find_spec
 
@@ -816,7 +818,7 @@ def book() -> None:
         raise InputError("the book needs jupyter-book: run make book, which installs it")
     from dil_tutorial.book import build
 
-    status, index = build(project_root())
+    status, index = build(project_root(), single)
     if status == 0:
         console.print(f"open {escape(str(index))}", soft_wrap=True)
     raise typer.Exit(1 if status else 0)

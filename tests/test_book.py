@@ -85,8 +85,10 @@ def test_notebooks_are_pages_with_their_figures_and_widgets(site):
     assert "application/vnd.jupyter.widget-state+json" in page
     assert '<img alt="Eight responses: where winners exceed the reference' in page  # the alternative text reaches the page
     state = re.search(r'<script type="application/vnd.jupyter.widget-state\+json">(.*?)</script>', page, re.DOTALL)
-    models = json.loads(state.group(1))["state"].values()
-    assert sum(model["model_name"] == "ImageModel" for model in models) >= 30  # every frame of the explorer
+    models = list(json.loads(state.group(1))["state"].values())
+    frames = [model["state"]["value"] for model in models if model["model_name"] == "HTMLModel"]
+    assert len(frames) == 30  # every position of the explorer
+    assert all('<img src="data:image/png' in frame and 'alt="Chart' in frame for frame in frames)
     assert any(model["model_name"] == "LinkModel" for model in models)
 
 

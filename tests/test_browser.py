@@ -103,6 +103,18 @@ def test_sliders_under_voila(browser, name):
         page.goto(address, timeout=120_000)
         page.locator(".noUi-handle").first.wait_for(timeout=120_000)
         PAGES[name](page)
+        for handle in page.locator(".noUi-handle").all():
+            handle.scroll_into_view_if_needed()
+            panel = page.locator(".widget-vbox", has=handle).last  # the innermost box that holds the slider
+            caption, picture = panel.locator("figcaption:visible"), panel.locator("img:visible")
+            before = caption.inner_text(), picture.get_attribute("src")
+            handle.focus()
+            last = float(handle.get_attribute("aria-valuenow")) == float(handle.get_attribute("aria-valuemax"))
+            handle.press("ArrowLeft" if last else "ArrowRight")
+            page.wait_for_timeout(300)
+            after = caption.inner_text(), picture.get_attribute("src")
+            assert before[0] != after[0]  # the numbers
+            assert before[1] != after[1]  # and the picture
         page.close()
 
 
@@ -112,12 +124,19 @@ def test_a_generator_typed_under_voila(browser):
         page.goto(address, timeout=120_000)
         box = page.locator(".widget-text input").first
         box.wait_for(timeout=120_000)
-        line = page.locator(".widget-html-content:visible").last
+        panel = page.locator(".widget-vbox", has=box).last
+        shown, refusal = panel.locator(".widget-html-content").first, panel.locator(".widget-html-content").last
         box.fill("(r - 1)**2 / 2")
         box.press("Enter")
-        sync_api.expect(line).to_contain_text("h = (r - 1)**2 / 2 is convex", timeout=20_000)
-        assert numbers(line.inner_text())[-1] > 0.1  # LSIF as published ends far from the winners' law
+        sync_api.expect(shown).to_contain_text("h = (r - 1)**2 / 2 is convex", timeout=20_000)
+        assert numbers(shown.inner_text())[-1] > 0.1  # LSIF as published ends far from the winners' law
+        drawn = shown.locator("img").get_attribute("src")
         box.fill("-r**2")
         box.press("Enter")
-        sync_api.expect(line).to_contain_text("Refused.", timeout=20_000)
+        sync_api.expect(refusal).to_contain_text("Refused. generator '-r**2': h is not strictly convex", timeout=20_000)
+        assert shown.locator("img").get_attribute("src") == drawn  # the last good one stays
+        box.fill("r*log(r) - r")
+        box.press("Enter")
+        sync_api.expect(refusal).to_have_text("", timeout=20_000)
+        assert shown.locator("img").get_attribute("src") != drawn
         page.close()
