@@ -102,6 +102,15 @@ def own_tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>")
 
 
+def tiny_model() -> Any:
+    """A Llama of two layers with seeded random weights and ``own_tokenizer``'s vocabulary, for examples that run anywhere."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=500, bos_token_id=0, eos_token_id=1, pad_token_id=1, **size))
+
+
 def random_model() -> Any:
     """A Llama of the shape of Llama-3-8B with random bf16 weights, made on the device."""
     from transformers import LlamaConfig, LlamaForCausalLM

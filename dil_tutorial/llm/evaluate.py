@@ -25,12 +25,8 @@ def pair_logps(model: Any, rows: list[dict[str, Any]], batch_size: int, layout: 
 
     A ``layout`` other than "padded" wants a model that ``why_not_packed`` has nothing against.
 
-    >>> from dil_tutorial.llm.bench import own_tokenizer
-    >>> from transformers import LlamaConfig, LlamaForCausalLM
-    >>> tokenizer = own_tokenizer()
-    >>> _ = torch.manual_seed(0)
-    >>> size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=500, eos_token_id=1, pad_token_id=1, bos_token_id=0, **size))
+    >>> from dil_tutorial.llm.bench import own_tokenizer, tiny_model
+    >>> model, tokenizer = tiny_model(), own_tokenizer()
     >>> from dil_tutorial.llm.data import read_pairs, tiny_preferences, tokenize_pairs
     >>> rows, _ = tokenize_pairs(read_pairs(tiny_preferences(), limit=3), tokenizer, max_length=128)
     >>> pair_logps(model, rows, batch_size=2, layout="padded", quiet=True).shape
@@ -61,12 +57,8 @@ def evaluate(
     Policy and reference are scored in the same batches by the same code.  Intervals are 95% bootstrap over pairs (2,000
     resamples, seeded).  Perplexity is exp of the mean negative log-probability a token of all chosen responses.
 
-    >>> from dil_tutorial.llm.bench import own_tokenizer
-    >>> from transformers import LlamaConfig, LlamaForCausalLM
-    >>> tokenizer = own_tokenizer()
-    >>> _ = torch.manual_seed(0)
-    >>> size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=500, eos_token_id=1, pad_token_id=1, bos_token_id=0, **size))
+    >>> from dil_tutorial.llm.bench import own_tokenizer, tiny_model
+    >>> model, tokenizer = tiny_model(), own_tokenizer()
     >>> from dil_tutorial.llm.data import read_pairs, tiny_preferences
     >>> found = evaluate(model, model, tokenizer, read_pairs(tiny_preferences(), limit=4), quiet=True)
     >>> found["pairs"], len(found["metrics"]["ranking accuracy"])

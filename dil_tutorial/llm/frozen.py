@@ -23,10 +23,8 @@ def remember_frozen_layers(model: Any, memory: Memory) -> int:
     ``memory`` may go from model to model as long as the frozen weights are the same.  Generation, which feeds a token at a
     time, is left alone.  The model must keep its layers in ``model.model.layers``, as transformers' decoders do.
 
-    >>> from transformers import LlamaConfig, LlamaForCausalLM
-    >>> _ = torch.manual_seed(0)
-    >>> size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=500, eos_token_id=1, pad_token_id=1, bos_token_id=0, **size))
+    >>> from dil_tutorial.llm.bench import tiny_model
+    >>> model = tiny_model()
     >>> _ = model.model.embed_tokens.requires_grad_(False), model.model.layers[0].requires_grad_(False)
     >>> remember_frozen_layers(model, memory := {})
     1

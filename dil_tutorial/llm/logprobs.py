@@ -56,14 +56,12 @@ def response_logps(
     ``batch`` is from ``pad_responses`` or from ``packing.pack``.  The vocabulary head runs on the positions that predict
     response tokens, and with ``chunk`` (which needs the model's ``head``) on that many of them at a time.
 
+    >>> from dil_tutorial.llm.bench import tiny_model
     >>> from dil_tutorial.llm.data import pad_responses
-    >>> from transformers import LlamaConfig, LlamaForCausalLM
-    >>> _ = torch.manual_seed(0)
-    >>> size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=20, **size))
-    >>> _ = model.lm_head.weight.data.zero_()  # all tokens equally likely
+    >>> model = tiny_model()
+    >>> _ = model.lm_head.weight.data.zero_()  # all 500 tokens equally likely
     >>> logps, tokens = response_logps(model, pad_responses([([5, 6], [7]), ([8], [9, 10])], pad_token_id=0))
-    >>> (logps / torch.log(torch.tensor(1 / 20))).tolist(), tokens.tolist()
+    >>> (logps / torch.log(torch.tensor(1 / 500))).tolist(), tokens.tolist()
     ([1.0, 2.0], [1, 2])
     """
     targets, lengths = batch["targets"], batch["lengths"]  # (M,), (N,)
