@@ -556,11 +556,80 @@ def reward_for_kl() -> ipywidgets.VBox:
     return frames(draw, {"Temperature β": shown}, [3])
 
 
+# --- 11 · Scaling up ---------------------------------------------------------------------------------------------------
+
+
+def batch_layouts() -> ipywidgets.VBox:
+    """What padding and twice-read prompts cost: six pairs in each layout, as the prompt grows.  Needs the llm extra."""
+    from dil_tutorial.llm.data import collate
+
+    rng = torch.Generator().manual_seed(0)
+
+    def draw(prompt_tokens: int) -> Drawn:
+        means = {"prompt": prompt_tokens, "chosen": 60, "rejected": 60}
+        rows = []
+        for _ in range(6):
+            size = {part: max(4, int(mean * (0.5 + torch.rand(1, generator=rng).item()))) for part, mean in means.items()}
+            shared = list(range(size["prompt"]))
+            rows.append({"chosen_prompt": shared, "chosen": [1] * size["chosen"],
+                         "rejected_prompt": shared, "rejected": [1] * size["rejected"]})  # fmt: skip
+        counts = {layout: collate(rows, 0, layout)["input_ids"].numel() for layout in ("padded", "packed", "shared")}
+        figure, axes = plotting.new_figure(columns=3, width=9, height=2.8)
+        grey, padding, green, orange = "#888888", "#e4e4e4", plotting.COLOURS[2], plotting.COLOURS[1]
+        longest = max(len(row["chosen_prompt"]) + max(len(row["chosen"]), len(row["rejected"])) for row in rows)
+        for ax, (layout, count) in zip(axes, counts.items(), strict=True):
+            for i, row in enumerate(rows):
+                prompt, first, second = len(row["chosen_prompt"]), len(row["chosen"]), len(row["rejected"])
+                widths = [prompt, first, longest - prompt - first, prompt, second, longest - prompt - second]
+                if layout != "padded":
+                    widths[2] = widths[5] = 0
+                if layout == "shared":
+                    widths[3] = 0
+                for k, colour in enumerate((grey, green, padding, grey, orange, padding)):
+                    ax.barh(i, widths[k], left=sum(widths[:k]), color=colour, height=0.8)
+            ax.set(yticks=[], xlabel="positions of a pair", title=f"{layout}: {count} positions", xlim=(0, 2.05 * longest))
+        return figure, (
+            f"Prompts of about {prompt_tokens} tokens: padded rows take {counts['padded']} positions, packed "
+            f"{counts['packed']}, with shared prompts {counts['shared']}, {counts['shared'] / counts['padded']:.0%}. "
+            "Grey: prompt; pale: padding; green: chosen; orange: rejected."
+        )
+
+    return frames(draw, {"Prompt tokens": [15, 60, 240, 960]}, [1])
+
+
+# --- 13 · The paper against its code -----------------------------------------------------------------------------------
+
+
+def fed_means() -> ipywidgets.VBox:
+    """What a loss makes of a winner's log-ratio when it is fed the sum, and when it is fed the mean per token."""
+    f = torch.linspace(-6, 6, 121, dtype=torch.float64)
+    zero = torch.zeros_like(f)
+    losses = {
+        "LSIF, published": make_loss("dil", generator="lsif", denominator="rejected"),
+        "BCE, published": make_loss("dil", generator="bce", denominator="rejected"),
+        "DPO": make_loss("dpo", beta=1.0),
+    }
+
+    def draw(tokens: int) -> Drawn:
+        figure, panes = plotting.new_figure(columns=2, width=8.8)
+        for ax, scale, title in zip(panes, (1, tokens), ("fed the sum f", "fed the mean f/|y|"), strict=True):
+            named = {name: (f.tolist(), loss(f / scale, zero).tolist()) for name, loss in losses.items()}
+            plotting.curves(ax, named, "f of the winner, nats", "loss", title)
+            ax.set_ylim(-6, 6)
+        pulls = [torch.sigmoid(torch.tensor(-2.0 / scale)).item() / scale for scale in (1, tokens)]
+        return (
+            figure,
+            f"{tokens} tokens: at f = 2 DPO pulls with {pulls[0]:.4f} fed sums, {pulls[1]:.4f} fed means.",
+        )
+
+    return frames(draw, {"Tokens in the winner": [1, 2, 5, 10, 50, 100]}, [2])
+
+
 PANELS: dict[str, Callable[[], ipywidgets.VBox]] = {
     panel.__name__: panel
     for panel in (
         first_world,
         tilt_explorer, whose_losers, kl_directions, generator_playground, generator_gallery, loss_landscape, denominator_mix,
-        pulls, dynamics_player, pairs_budget, length_bias, reward_for_kl,
+        pulls, dynamics_player, pairs_budget, length_bias, reward_for_kl, batch_layouts, fed_means,
     )
 }  # fmt: skip

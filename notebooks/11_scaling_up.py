@@ -42,7 +42,7 @@ from dil_tutorial.book import BENCHMARKS
 from dil_tutorial.exercises import check_answer
 from dil_tutorial.llm.bench import figure as step_figure
 from dil_tutorial.llm.bench import own_tokenizer
-from dil_tutorial.llm.data import collate, read_pairs, tiny_preferences
+from dil_tutorial.llm.data import read_pairs, tiny_preferences
 from dil_tutorial.llm.trainer import DILConfig, DILTrainer
 
 folder = Path(tempfile.mkdtemp())
@@ -88,40 +88,12 @@ plotting.image(plotting.training_curves(trainer.state.log_history), alt="Loss, m
 # A pair is a prompt and two responses. Computed plainly that is two rows, padded to the longest, with the prompt in both. **Predict:** with a prompt four times as long as a response, which share of the positions is needed?
 
 # %%
-from dil_tutorial.widgets import frames
+from dil_tutorial.panels import batch_layouts
 
-rng = torch.Generator().manual_seed(0)
-
-
-def layouts(prompt_tokens):
-    size = {"prompt": prompt_tokens, "chosen": 60, "rejected": 60}
-    rows = []
-    for _ in range(6):
-        drawn = {part: max(4, int(mean * (0.5 + torch.rand(1, generator=rng).item()))) for part, mean in size.items()}
-        prompt = list(range(drawn["prompt"]))
-        rows.append({"chosen_prompt": prompt, "chosen": [1] * drawn["chosen"], "rejected_prompt": prompt, "rejected": [1] * drawn["rejected"]})
-    counts = {layout: collate(rows, 0, layout)["input_ids"].numel() for layout in ("padded", "packed", "shared")}
-    figure, axes = plotting.new_figure(columns=3, width=11, height=2.8)
-    for ax, (layout, count) in zip(axes, counts.items(), strict=True):
-        for i, row in enumerate(rows):
-            parts = [len(row["chosen_prompt"]), len(row["chosen"]), len(row["rejected_prompt"]), len(row["rejected"])]
-            if layout == "shared":
-                parts[2] = 0
-            start = 0
-            for width, colour in zip(parts, ("#999999", plotting.COLOURS[2], "#999999", plotting.COLOURS[1]), strict=True):
-                ax.barh(i, width, left=start, color=colour, height=0.8)
-                start += width
-        ax.set(yticks=[], xlabel="positions of a pair", title=f"{layout}: {count} positions", xlim=(0, 2.2 * (1.5 * prompt_tokens + 90)))
-    return figure, (
-        f"Prompts of about {prompt_tokens} tokens: padded rows take {counts['padded']} positions, packed {counts['packed']}, "
-        f"with shared prompts {counts['shared']}, {counts['shared'] / counts['padded']:.0%}."
-    )
-
-
-frames(layouts, {"Prompt tokens": [15, 60, 240, 960]}, [1])
+batch_layouts()
 
 # %% [markdown]
-# Grey: prompt; green: chosen; orange: rejected. `layout="shared"` (the default) reads a common prompt once, packs everything into one row without padding, and keeps the two responses from seeing each other; every number comes out as from plain rows, to
+# `layout="shared"` (the default) reads a common prompt once, packs everything into one row without padding, and keeps the two responses from seeing each other; every number comes out as from plain rows, to
 # $10^{-10}$ in float64 (`tests/test_packing.py`). The vocabulary head runs on response positions alone, in chunks, so that full logits never exist.
 #
 # Measured against TRL's `DPOTrainer` (from `benchmarks/llm.json`, written by `dil bench llm`):

@@ -27,7 +27,6 @@ from IPython.display import Markdown, display
 from dil_tutorial import claims
 from dil_tutorial.claims.questions import QUESTIONS
 from dil_tutorial.exercises import check_answer
-from dil_tutorial.losses import dil_loss, dpo_loss
 
 # %% [markdown]
 # ## 1 · Six differences
@@ -58,28 +57,9 @@ claims.report("8.first-step", "8.rises-first")
 # One winner, its log-ratio $f$ on the axis, the loser held at $f = 0$. Left the losses are fed $f$, right $f/|y|$. Make the winner longer: what becomes of the pull at $f = 2$?
 
 # %%
-from dil_tutorial import plotting
-from dil_tutorial.widgets import frames
+from dil_tutorial.panels import fed_means
 
-
-def fed(tokens):
-    f = torch.linspace(-6, 6, 121, dtype=torch.float64)
-    figure, (left, right) = plotting.new_figure(columns=2, width=9)
-    zero = torch.zeros_like(f)
-    for ax, scale, title in ((left, 1, "fed the sum f"), (right, tokens, "fed the mean f/|y|")):
-        named = {
-            "LSIF, published": (f.tolist(), dil_loss(f / scale, zero, generator="lsif").tolist()),
-            "BCE, published": (f.tolist(), dil_loss(f / scale, zero, generator="bce").tolist()),
-            "DPO": (f.tolist(), dpo_loss(f / scale, zero, beta=1.0).tolist()),
-        }
-        plotting.curves(ax, named, "f of the winner, nats", "loss", title)
-        ax.set_ylim(-6, 6)
-    x = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
-    (slope,) = torch.autograd.grad(dpo_loss(x / tokens, torch.zeros((), dtype=torch.float64), beta=1.0), x)
-    return figure, f"{tokens} tokens: at f = 2 DPO on means pulls with {-slope.item():.4f}, on sums with {torch.sigmoid(torch.tensor(-2.0)).item():.4f}."
-
-
-frames(fed, {"Tokens in the winner": [1, 2, 5, 10, 50, 100]}, [2])
+fed_means()
 
 # %% [markdown]
 # ## 3 · The paper, statement by statement
