@@ -45,6 +45,8 @@ from dil_tutorial.llm.known_truth import Lab, Preset, Run
 from toy import World, optima
 
 RUN_THE_REAL_THING = False  # True: train SmolLM2-135M with every loss, about 80 minutes on two cores; run `dil fetch-model` first
+if not RUN_THE_REAL_THING:
+    torch.set_num_threads(1)  # for a network this small threads cost more than they bring
 
 # %% [markdown]
 # ## 1 · Choose the labeller, and you know the truth
