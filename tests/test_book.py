@@ -144,7 +144,7 @@ def test_no_internal_link_is_dead(site):
             if not target.exists() or (anchor and target in anchors and urllib.parse.unquote(anchor) not in anchors[target]):
                 dead.append((page.name, link))
     assert checked > 1000
-    assert not dead
+    assert not dead, dead[:5]
 
 
 def test_every_equation_is_referenced_and_claims_lead_both_ways(site):
