@@ -89,7 +89,13 @@ def policies(axes: Axes, named: Mapping[str, Tensor], reward: Tensor, title: str
 def curves(
     axes: Axes, named: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str, title: str = ""
 ) -> None:
-    """Lines (x, y) by name, each with its own colour and marker."""
+    """Lines (x, y) by name, each with its own colour and marker.
+
+    >>> figure, [axes] = new_figure()
+    >>> curves(axes, {"DPO": ([0, 1, 2], [0.7, 0.5, 0.4])}, "step", "loss")
+    >>> [line.get_label() for line in axes.lines]
+    ['DPO']
+    """
     for i, (name, (x, y)) in enumerate(named.items()):
         marks = max(1, len(x) // 8)
         axes.plot(

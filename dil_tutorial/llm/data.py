@@ -333,6 +333,10 @@ def collate(
     The reference log-probs (B,), summed over tokens, are there once the trainer has scored them.  ``prompts`` adds
     ``prompt_ids`` and ``prompt_mask`` (B, S), padded on the left, to draw further responses from.  ``mismatched`` adds a
     padded batch of B responses under that name: to each prompt the chosen response of the next pair.
+
+    >>> row = {"chosen_prompt": [5, 6], "chosen": [7, 1], "rejected_prompt": [5, 6], "rejected": [8]}
+    >>> collate([row], 0)["input_ids"].tolist(), collate([row], 0, "shared")["input_ids"].tolist()
+    ([[5, 6, 7, 1], [5, 6, 8, 0]], [[5, 6, 7, 1, 8]])
     """
     batch: dict[str, Any] = {}
     fields = responses_of(rows[0])
