@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import PIL.Image
 import torch
 from torch import Tensor
 
-from dil_tutorial import panels, plotting
+from dil_tutorial import panels, plotting, widgets
 from dil_tutorial.losses import Loss, make_loss
 from dil_tutorial.provenance import provenance, write_json
 from dil_tutorial.rlhf import kl
@@ -126,13 +126,13 @@ def draw(world: World, rows: list[dict[str, object]], dynamics: dict[str, list[f
     return [*paths, *plotting.save(figure, out / "chosen_during_training"), step_through(out / "tilt.gif")]
 
 
-def step_through(path: Path, scales: Sequence[float] = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)) -> Path:
+def step_through(path: Path) -> Path:
     """The laws that a preference data set and the losses make of one reference, as the rewards grow: a figure in steps."""
     steps = []
-    for scale in scales:
+    for scale in (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0):
         figure, _ = panels.draw_tilt(scale)
         figure.suptitle(f"Rewards with standard deviation {scale:g}", x=0.01, ha="left")
-        steps.append(PIL.Image.open(io.BytesIO(plotting.png(figure))).convert("RGB").quantize(64))
+        steps.append(PIL.Image.open(io.BytesIO(widgets.png(figure))))
     path.parent.mkdir(parents=True, exist_ok=True)
     steps[0].save(path, save_all=True, append_images=steps[1:], duration=1200, loop=0, optimize=True)
     return path

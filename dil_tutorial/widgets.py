@@ -71,7 +71,7 @@ def picture(figure: Figure, said: str) -> str:
     data = base64.b64encode(png(figure)).decode()
     return (
         f'<figure style="margin: 0"><img src="data:image/png;base64,{data}" alt="{escape(described(figure))}" '
-        f'style="max-width: 100%; height: auto"><figcaption>{said}</figcaption></figure>'
+        f'style="max-width: 100%; height: auto"><figcaption>{escape(said, quote=False)}</figcaption></figure>'
     )
 
 

@@ -125,8 +125,9 @@ def test_a_typed_generator_is_drawn_and_a_bad_one_refused():
         assert refusal.value.startswith("<b>Refused.</b>"), bad
         assert why in unescape(refusal.value)
         assert shown.value == drawn  # the last good one stays
-    box.value = "r*log(r) - r"
+    box.value = "r*log(r) - r  # <img src=x>"
     assert refusal.value == ""
+    assert "<img src=x>" not in shown.value  # what is typed is shown, not run
 
 
 @pytest.mark.parametrize("text", list(panels.KNOWN_H.values()))
