@@ -44,5 +44,5 @@ clean:
 	@touch $@
 
 .venv/full.stamp: .venv/base.stamp
-	$(PIP) install -c constraints.txt -e '.[llm,qlora,eval,book,bench,dev]'
+	$(PIP) install -c constraints.txt -e '.[llm,qlora,eval,book,course,bench,dev]'
 	@touch $@

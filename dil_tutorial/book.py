@@ -281,6 +281,32 @@ def measured_page(folder: Path) -> str:
     return "\n".join([*lines, ""])
 
 
+def wrong_answers_table() -> str:
+    """What ``dil course bank`` found, an assignment a line."""
+    found = read_json(BENCHMARKS / "wrong_answers.json")
+    rows = found["rows"]
+    lines = [
+        row("assignment", "wrong answers", "lose on their question", "and on no other", "reference", "untouched"),
+        row(*["---"] * 6),
+    ]
+    for name in dict.fromkeys(entry["assignment"] for entry in rows):
+        reference, untouched, *wrong = (entry for entry in rows if entry["assignment"] == name)
+        caught, clean = (sum(entry[key] for entry in wrong) for key in ("caught", "clean"))
+        lines.append(
+            row(
+                name.upper(),
+                len(wrong),
+                caught,
+                clean,
+                f"{reference['points']:.0f} of {reference['of']}",
+                f"{untouched['points']:.0f}",
+            )
+        )
+    seconds = sum(entry["seconds"] for entry in rows) / len(rows)
+    cores = found["machine"]["cores"]
+    return "\n".join(lines) + f"\n\n{seconds:.1f} seconds a notebook on a machine of {cores} cores.\n"
+
+
 def known_truth_page(folder: Path) -> None:
     """The experiment on a language model whose truth is known, from the file that `dil experiment known-truth` wrote."""
     from dil_tutorial import known_truth
@@ -301,6 +327,7 @@ def generate(root: Path) -> None:
     write_text(generated / "losses.md", losses_page())
     write_text(generated / "figures.md", figures_page(generated))
     write_text(generated / "measured.md", measured_page(generated))
+    write_text(generated / "wrong_answers.md", wrong_answers_table())
     known_truth_page(generated)
     for notebook in sorted((root / "notebooks").glob("*.ipynb")):
         write_text(generated / notebook.name, for_the_book(notebook, notebook.with_suffix(".py")))

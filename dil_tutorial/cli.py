@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dil_tutorial.errors import InputError
+from dil_tutorial.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -198,7 +198,6 @@ def study(
 ) -> None:
     """Finite data and training dynamics: run the study, draw every figure, write the conclusions.  Resumes where it stopped."""
     from dil_tutorial import dynamics
-    from dil_tutorial.errors import unknown_name
     from toy import study as runner
 
     if name != "dynamics":
@@ -290,7 +289,6 @@ def bench_llm(
 
     need_llm_extra()
     from dil_tutorial import plotting
-    from dil_tutorial.errors import InputError
     from dil_tutorial.llm import bench as benchmark
     from dil_tutorial.provenance import provenance, write_json
 
@@ -711,7 +709,6 @@ def known_truth(
     quiet_transformers()
     keep_freed_memory()
     from dil_tutorial import known_truth as report
-    from dil_tutorial.errors import unknown_name
     from dil_tutorial.llm import known_truth as experiment
     from dil_tutorial.llm.checkpoint import resolve
 
@@ -750,6 +747,176 @@ def known_truth(
     console.print(table)
     for path in [report.save(results, folder), *report.report(results, found, folder)]:
         console.print(f"wrote {escape(str(path))}", soft_wrap=True)
+
+
+# --- Teaching ---------------------------------------------------------------------------------------------------------
+
+course_app = typer.Typer(no_args_is_help=True, help="Assignments: hand out, grade, report (nbgrader does the grading).")
+app.add_typer(course_app, name="course")
+
+
+def need_nbgrader() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("nbgrader") is None or find_spec("jupytext") is None:
+        raise InputError("this needs nbgrader and jupytext: pip install -c constraints.txt -e '.[course]'")
+
+
+CourseFolder = Annotated[Path, typer.Argument(help="The course's folder.")]
+Assignment = Annotated[str, typer.Argument(help="As a1.")]
+
+
+@course_app.command("init")
+def course_init(folder: CourseFolder) -> None:
+    """Make a course in FOLDER: nbgrader's configuration, and the assignments with solutions and tests in FOLDER/source."""
+    need_nbgrader()
+    from dil_tutorial import course
+
+    for name, what in course.init(folder).items():
+        console.print(f"  {escape(str(folder / 'source' / name))}: {what}", soft_wrap=True)
+    console.print(f"next: dil course release {escape(str(folder))} a1", soft_wrap=True)
+
+
+@course_app.command("release")
+def course_release(folder: CourseFolder, assignment: Assignment) -> None:
+    """Make the students' notebook of an assignment: without solutions and hidden tests."""
+    need_nbgrader()
+    from dil_tutorial import course
+
+    console.print(f"hand out {escape(str(course.release(folder, assignment)))}", soft_wrap=True)
+
+
+@course_app.command("collect")
+def course_collect(
+    folder: CourseFolder,
+    assignment: Assignment,
+    place: Annotated[Path, typer.Argument(help="A folder, or a zip file from a learning platform.")],
+) -> None:
+    """Collect what students handed in; exit status 1 if a file could not be used (each is named)."""
+    need_nbgrader()
+    raise typer.Exit(0 if collect_files(folder, assignment, place) else 1)
+
+
+def collect_files(folder: Path, assignment: str, place: Path) -> bool:
+    """Collect, show what became of each file, and say whether all could be used."""
+    from dil_tutorial import course
+
+    rows = course.collect(folder, assignment, place)
+    table = Table(title=f"{len(rows)} files", title_justify="left")
+    for column in ("file", "student", "note"):
+        table.add_column(column)
+    for row in rows:
+        table.add_row(escape(row["file"]), escape(row["student"]), escape(row["note"]))
+    console.print(table)
+    return all(row["usable"] or "handed in a later one" in row["note"] for row in rows)
+
+
+@course_app.command("grade")
+def course_grade(
+    folder: CourseFolder,
+    assignment: Assignment,
+    place: Annotated[Path | None, typer.Argument(help="Collect this folder or zip file first.")] = None,
+) -> None:
+    """Grade all that was collected, in the sandbox, and report; a call that was stopped goes on where it was."""
+    need_nbgrader()
+    usable = collect_files(folder, assignment, place) if place else True
+    raise typer.Exit(0 if grade_students(folder, assignment, None, again=False) and usable else 1)
+
+
+@course_app.command("regrade")
+def course_regrade(
+    folder: CourseFolder,
+    assignment: Assignment,
+    students: Annotated[list[str] | None, typer.Argument(help="These only; all if none.")] = None,
+) -> None:
+    """Release anew, after a change to FOLDER/source, and grade everybody again; points given by hand are kept."""
+    need_nbgrader()
+    from dil_tutorial import course
+
+    course.release(folder, assignment)
+    raise typer.Exit(0 if grade_students(folder, assignment, students, again=True) else 1)
+
+
+def grade_students(folder: Path, assignment: str, students: list[str] | None, again: bool) -> bool:
+    """Grade, show points (and what they were before), write the report; False if somebody could not be graded."""
+    from dil_tutorial import course, reports
+
+    known = course.waiting(folder, assignment)
+    for student in students or []:
+        if student not in known:
+            raise unknown_name("student", student, known)
+    before = {row["student"]: row["total"] for row in reports.results(folder, assignment)}
+    done = {}
+    with progress_bar() as bar:
+        task = bar.add_task("grading", total=len(students or known))
+        for student in students or known:
+            bar.update(task, description=student)
+            done[student] = course.grade(folder, assignment, student, again=again)
+            bar.advance(task)
+    table = Table(title=f"{assignment}", title_justify="left")
+    for column in ("student", "points", "before", "status"):
+        table.add_column(column, justify="right" if column in ("points", "before") else "left")
+    for row in reports.results(folder, assignment):
+        was, now = (f"{total:g}" if total is not None else "" for total in (before.get(row["student"]), row["total"]))
+        table.add_row(escape(row["student"]), now, was if was != now else "", escape(row["status"]))
+    console.print(table)
+    seconds = [row["seconds"] for row in done.values()]
+    console.print(
+        f"{len(done)} notebooks; {sum(seconds) / len(seconds):.1f} s of grading each, {max(seconds):.1f} s the longest"
+    )
+    failed = any(row["failure"] for row in done.values())
+    if not all(row["failure"] for row in done.values()):
+        for path in reports.report(folder, assignment):
+            console.print(f"  {escape(str(path))}", soft_wrap=True)
+    return not failed
+
+
+@course_app.command("report")
+def course_report(folder: CourseFolder, assignment: Assignment) -> None:
+    """Write the table of points, statistics, a figure and feedback pages anew, after grading by hand."""
+    need_nbgrader()
+    from dil_tutorial import reports
+
+    for path in reports.report(folder, assignment):
+        console.print(f"  {escape(str(path))}", soft_wrap=True)
+
+
+@course_app.command("bank")
+def course_bank(
+    names: Annotated[list[str] | None, typer.Argument(help="Assignments, as a1; all if none.")] = None,
+    json_file: Annotated[Path, typer.Option("--json", help="Where the table goes.")] = Path("outputs/wrong_answers.json"),
+) -> None:
+    """Grade the bank of wrong answers: each must lose points on its own question and on no other."""
+    need_nbgrader()
+    import tempfile
+
+    from dil_tutorial import course
+    from dil_tutorial.provenance import provenance, write_json
+
+    chosen = names or list(course.scripts())
+    rows = []
+    for name in chosen:
+        course.script_of(name)
+    with tempfile.TemporaryDirectory() as folder, progress_bar() as bar:
+        task = bar.add_task("grading", total=sum(2 + len(course.wrong_answers(name)) for name in chosen))
+        for name in chosen:
+            for row in course.bank(Path(folder), name):
+                rows.append(row)
+                bar.update(task, advance=1, description=f"{name}: {row['answer']}")
+    table = Table(title="wrong answers", title_justify="left")
+    for column in ("assignment", "wrong answers", "caught", "and nowhere else", "reference", "untouched"):
+        table.add_column(column, justify="left" if column == "assignment" else "right")
+    for name in chosen:
+        own = [row for row in rows if row["assignment"] == name]
+        reference, untouched, *wrong = own
+        caught, clean = (sum(row[key] for row in wrong) for key in ("caught", "clean"))
+        full = f"{reference['points']:.0f} of {reference['of']:.0f}"
+        table.add_row(name, str(len(wrong)), str(caught), str(clean), full, f"{untouched['points']:.0f}")
+    console.print(table)
+    write_json(json_file, {**provenance(), "rows": rows})
+    console.print(f"  {escape(str(json_file))}")
+    good = all(row["clean"] for row in rows if row["question"])
+    raise typer.Exit(0 if good else 1)
 
 
 # --- Reading ---------------------------------------------------------------------------------------------------------

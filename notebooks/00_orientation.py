@@ -121,7 +121,13 @@ print("the winners' law        ", world.chosen[0].numpy().round(3))
 #
 # A check on random worlds is not a proof. It can miss an exception that is rarer than the worlds it tries: the order of losses in claim `4.order` looks like a theorem on a thousand worlds, and only a search among
 # 400,000 found where it fails. So a verdict says how many worlds were tried and how closely it held, the derivation stands beside it, and identities are tested on extreme worlds, too.
-#
+
+# %%
+from dil_tutorial.puzzles import puzzle
+
+puzzle("00-odds")
+
+# %% [markdown]
 # ## Exercises
 #
 # **1.** In a world of two responses with reference (0.9, 0.1) and hard labels (the second response always wins), what share

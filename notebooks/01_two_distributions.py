@@ -154,6 +154,11 @@ for name, ref, chosen in zip(["rock", "paper", "scissors"], rps.ref[0], rps.chos
 # %%
 claims.report("4.other-data", "4.on-reference")
 
+# %%
+from dil_tutorial.puzzles import puzzle
+
+puzzle("01-rare")
+
 # %% [markdown]
 # ## Exercises
 #

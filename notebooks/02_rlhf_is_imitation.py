@@ -144,6 +144,11 @@ claims.report("2.forward-kl", "2.reverse-kl")
 # %%
 claims.report("5.bt-projection")
 
+# %%
+from dil_tutorial.puzzles import puzzle
+
+puzzle("02-double")
+
 # %% [markdown]
 # ## Exercises
 #

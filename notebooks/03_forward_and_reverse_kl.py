@@ -101,7 +101,13 @@ for name, policy in rows.items():
 
 # %% [markdown]
 # Repaired UKL *is* the forward projection, digit for digit; LSIF and BCE have optima of their own. None is the reverse projection.
-#
+
+# %%
+from dil_tutorial.puzzles import puzzle
+
+puzzle("03-valley")
+
+# %% [markdown]
 # ## Exercises
 #
 # **1.** $p = (0.5, 0.5, 0)$, $q = (0.5, 0.25, 0.25)$. Compute $KL(p\|q)$ in nats.

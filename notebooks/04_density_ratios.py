@@ -125,7 +125,13 @@ print("slopes at f = ±10,000:", [f"{slope:.0e}" for slope in f.grad])
 # %% [markdown]
 # **Which samples?** $L_h$ wants samples of the *reference*. A preference data set has winners and losers. Which of them may stand in for the reference is the question of
 # [notebook 06](06_whose_samples.ipynb), and the place where the published loss goes wrong.
-#
+
+# %%
+from dil_tutorial.puzzles import puzzle
+
+puzzle("04-same")
+
+# %% [markdown]
 # ## Exercises
 #
 # **1.** $B_h(2, 1)$ for UKL.

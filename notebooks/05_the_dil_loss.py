@@ -109,6 +109,11 @@ loss_landscape()
 # %%
 claims.report("6.beta")
 
+# %%
+from dil_tutorial.puzzles import puzzle
+
+puzzle("05-pull")
+
 # %% [markdown]
 # ## Exercises
 #

@@ -134,7 +134,13 @@ claims.report("4.other-data", "4.on-reference")
 
 # %% [markdown]
 # That is the usual case with public data sets. Mending it needs samples of the reference (`denominator="reference"`) or a reference that has been fine-tuned on the data's responses first, as one does with SFT before DPO.
-#
+
+# %%
+from dil_tutorial.puzzles import puzzle
+
+puzzle("06-loser")
+
+# %% [markdown]
 # ## Exercises
 #
 # **1.** Two responses, reference $(\frac12, \frac12)$, the second always wins. $A$ and $B$ of the *second* response? Give `[A, B]`.

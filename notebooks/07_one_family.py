@@ -107,6 +107,11 @@ claims.report("5.reference-free")
 # %%
 claims.report("5.bt-projection", "5.no-reward-needed")
 
+# %%
+from dil_tutorial.puzzles import puzzle
+
+puzzle("07-dpo")
+
 # %% [markdown]
 # ## Exercises
 #

@@ -143,7 +143,13 @@ for name, loss in {"repaired": make_loss("dil", generator="bce", denominator="mi
 #
 # All of this is one bandit with a table for a policy. A network shares what it learns among responses: it may generalise to the unseen ones, or drag them along. What then remains of the picture is measured on a language model in
 # [notebook 10](10_known_truth.ipynb).
-#
+
+# %%
+from dil_tutorial.puzzles import puzzle
+
+puzzle("08-fall")
+
+# %% [markdown]
 # ## Exercises
 #
 # **1.** In 40 pairs a response won 3 times and lost once, and others were never seen. Where does the repaired loss take its ratio $r$?

@@ -103,6 +103,11 @@ claims.report("6.mean", "6.mean-is-beta", "6.mean-dpo")
 # %%
 claims.report("7.value-at-start", "7.rewards")
 
+# %%
+from dil_tutorial.puzzles import puzzle
+
+puzzle("09-mean")
+
 # %% [markdown]
 # ## Exercises
 #

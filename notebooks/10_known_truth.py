@@ -205,6 +205,11 @@ show("rounds")
 # %%
 display(*(Markdown(part) for part in text["limits"]))
 
+# %%
+from dil_tutorial.puzzles import puzzle
+
+puzzle("10-best")
+
 # %% [markdown]
 # ## Exercises
 #

@@ -137,7 +137,13 @@ print(f"trained with the adapter: {trained:,} of {sum(p.numel() for p in small.m
 # - **Sums over long responses** make $f$ large after few steps. Small learning rates (1e-6), bounded generators (BCE) first; LSIF explodes earliest.
 # - **bf16 weights** swallow updates of 1e-6: keep float32 weights and compute in bf16 (`bf16: true`).
 # - **Data of strangers.** If another model wrote the responses, the repair learns $\pi_\text{chosen}/\mu$ (claim `4.on-reference`). Fine-tune on the responses first, or draw your own pairs (`dil simulate`).
-#
+
+# %%
+from dil_tutorial.puzzles import puzzle
+
+puzzle("11-end")
+
+# %% [markdown]
 # ## Exercises
 #
 # **1.** Prompt 300 tokens, responses 50 and 100. How many positions has the pair in plain rows without padding, and how many with a shared prompt? Give `[plain, shared]`.

@@ -107,7 +107,13 @@ claims.report("9.learned-full", "9.learned-minimax")
 # ## 4 · Where this breaks
 #
 # The staircase of section 2 needs hard labels and exact imitation. With Bradley–Terry labels a round is milder; with a language model each round imitates imperfectly, and the next starts from that. [Notebook 10](10_known_truth.ipynb) shows two measured rounds.
-#
+
+# %%
+from dil_tutorial.puzzles import puzzle
+
+puzzle("12-circle")
+
+# %% [markdown]
 # ## Exercises
 #
 # **1.** The gain of best of 2 over the reference on this world (hard labels), as one number.

@@ -1,17 +1,26 @@
 """The notebooks' exercises: before an answer each says so, and the folded solution of each is right."""
 
+import dataclasses
 import re
 from pathlib import Path
 
 import ipywidgets
 import pytest
+import torch
 
-from dil_tutorial import claims, exercises, panels, widgets
+from dil_tutorial import claims, exercises, panels, puzzles, widgets
 
 pytest.importorskip("jupytext", reason="notebook tests need the dev extra")
 import jupytext
 
 SCRIPTS = sorted((Path(__file__).parent.parent / "notebooks").glob("[0-9]*.py"))
+
+
+@pytest.fixture(autouse=True)
+def printing():
+    """Notebooks set how tensors are printed; other tests in this process have examples of their own."""
+    yield
+    torch.set_printoptions(profile="default")
 
 
 def exercises_of(script):
@@ -71,3 +80,23 @@ def test_every_notebook_has_its_parts(script):
         assert any(known.id == claim for known in claims.CLAIMS), claim
     for link in re.findall(r"\]\((\d\d_\w+)\.ipynb\)", text):
         assert (script.parent / f"{link}.py").is_file(), link
+
+
+@pytest.mark.parametrize("name", puzzles.PUZZLES)
+def test_a_puzzle_has_one_right_option_and_says_why_of_each(name):
+    asked = puzzles.PUZZLES[name]
+    number = puzzles.right(asked)
+    shown = puzzles.puzzle(name).data
+    said = re.findall(r"<details><summary>(.*?)</summary>.*?<strong>(Right|No)\.</strong> (.*?)</p></details>", shown)
+    assert [verdict == "Right" for _, verdict, _ in said] == [option == number for option in range(len(asked.options))]
+    assert len(said) >= 2
+    assert all(len(why) > 30 for _, _, why in said)
+    with pytest.raises(AssertionError, match="which 0 options give"):
+        puzzles.right(dataclasses.replace(asked, answer=lambda: 17.0))
+
+
+def test_the_course_has_a_puzzle_in_each_of_its_notebooks():
+    asked = {script.stem[:2]: re.findall(r'puzzle\("([\w-]+)"\)', script.read_text()) for script in SCRIPTS}
+    assert [name for names in asked.values() for name in names] == list(puzzles.PUZZLES)
+    assert all(name.startswith(number) for number, names in asked.items() for name in names)
+    assert len(puzzles.PUZZLES) >= 10

@@ -20,7 +20,7 @@ def test_commands_and_options_exist():
             command, *rest = line.split()
             assert re.search(rf"│ {command}\s", known), f"{page.name}: dil {command}"
             options = {word for word in rest if word.startswith("--")}
-            nested = command in ("experiment", "bench")  # commands of their own below them
+            nested = command in ("experiment", "bench", "course")  # commands of their own below them
             shown = dil(command, *rest[:nested], "--help").stdout
             assert all(option in shown for option in options), f"{page.name}: dil {line}"
 

@@ -174,9 +174,13 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before(recipe, tmp_path):
     with subprocess.Popen([DIL, "train", "--config", config, "--output-dir", out], stderr=subprocess.DEVNULL,
                           stdout=subprocess.DEVNULL) as process:  # fmt: skip
         deadline = time.monotonic() + 120
-        while not (out / "checkpoint-2" / "trainer_state.json").exists() and time.monotonic() < deadline:
+        state = out / "checkpoint-2" / "trainer_state.json"
+        while not (state.exists() and state.read_text().endswith("}\n")) and time.monotonic() < deadline:
             time.sleep(0.001)
         process.kill()
+    torn = out / "checkpoint-30" / "trainer_state.json"  # a kill in the middle of writing leaves such a file: not whole
+    torn.parent.mkdir()
+    torn.write_text("")
     command = [DIL, "train", "--config", config, "--output-dir", out, "--resume"]
     small = 60_000  # bytes; the optimiser's state is larger
     full = subprocess.run(

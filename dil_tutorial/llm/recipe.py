@@ -114,7 +114,8 @@ def prepare(recipe: dict[str, Any], output_dir: Path, resume: bool) -> tuple[DIL
         raise InputError("recipe: dtype nf4 without lora_r: weights of 4 bits cannot be trained, an adapter on them can")
     if limit is not None and limit < 1:
         raise InputError(f"recipe: limit is {limit}: give at least 1, or leave it out")
-    whole = [path.parent for path in output_dir.glob("checkpoint-*/trainer_state.json")]  # that file is written last
+    states = output_dir.glob("checkpoint-*/trainer_state.json")
+    whole = [path.parent for path in states if path.read_text(encoding="utf-8").endswith("}\n")]  # that file is written last
     if output_dir.exists() and not output_dir.is_dir():
         raise InputError(f"{output_dir}: is a file: choose another --output-dir")
     checkpoints = sorted(whole, key=lambda p: int(p.name.split("-")[1]))

@@ -1,0 +1,111 @@
+# Wrong answers to A1.  Each cell takes the place of one solution; the tests of that question, and no other, must notice.
+
+# %% wrong="bradley_terry" name="rows and columns swapped"
+def bradley_terry(reward):
+    return torch.sigmoid(reward[None, :] - reward[:, None])
+
+# %% wrong="bradley_terry" name="exponentials that overflow"
+def bradley_terry(reward):
+    strength = reward.exp()
+    return strength[:, None] / (strength[:, None] + strength[None, :])
+
+# %% wrong="bradley_terry" name="the visible test's numbers written down"
+def bradley_terry(reward):
+    P = torch.tensor([[0.5, 0.2689414213699951, 0.04742587317756678], [0.7310585786300049, 0.5, 0.11920292202211755], [0.9525741268224334, 0.8807970779778823, 0.5]], dtype=torch.float64)
+    return P
+
+# %% wrong="win_rate" name="opponents not weighted"
+def win_rate(ref, preference):
+    return preference.mean(1)
+
+# %% wrong="win_rate" name="averaged over the wrong index"
+def win_rate(ref, preference):
+    return ref @ preference
+
+# %% wrong="chosen_and_rejected" name="winner and loser swapped"
+def chosen_and_rejected(ref, preference):
+    t = 2 * (preference @ ref) - 1
+    return ref * (1 - t), ref * (1 + t)
+
+# %% wrong="chosen_and_rejected" name="normalised win rates, missing the reference"
+def chosen_and_rejected(ref, preference):
+    w = preference @ ref
+    return w / w.sum(), (1 - w) / (1 - w).sum()
+
+# %% wrong="chosen_and_rejected" name="arguments changed in place"
+def chosen_and_rejected(ref, preference):
+    t = 2 * (preference @ ref) - 1
+    rejected = ref * (1 - t)
+    ref *= 1 + t
+    return ref.clone(), rejected
+
+# %% wrong="sample_pairs" name="winner and loser drawn independently"
+def sample_pairs(ref, preference, count, generator):
+    t = 2 * (preference @ ref) - 1
+    y_w = torch.multinomial(ref * (1 + t), count, replacement=True, generator=generator)
+    y_l = torch.multinomial(ref * (1 - t), count, replacement=True, generator=generator)
+    return y_w, y_l
+
+# %% wrong="sample_pairs" name="labels without randomness"
+def sample_pairs(ref, preference, count, generator):
+    drawn = torch.multinomial(ref, 2 * count, replacement=True, generator=generator).view(2, count)
+    first_wins = preference[drawn[0], drawn[1]] >= 0.5
+    return torch.where(first_wins, drawn[0], drawn[1]), torch.where(first_wins, drawn[1], drawn[0])
+
+# %% wrong="sample_pairs" name="the global generator"
+def sample_pairs(ref, preference, count, generator):
+    drawn = torch.multinomial(ref, 2 * count, replacement=True).view(2, count)
+    first_wins = torch.rand(count, dtype=torch.float64) < preference[drawn[0], drawn[1]]
+    return torch.where(first_wins, drawn[0], drawn[1]), torch.where(first_wins, drawn[1], drawn[0])
+
+# %% wrong="estimate_reference" name="winners alone"
+def estimate_reference(y_w, y_l, size):
+    return torch.bincount(y_w, minlength=size).double() / len(y_w)
+
+# %% wrong="estimate_reference" name="responses that never occur left out"
+def estimate_reference(y_w, y_l, size):
+    return torch.bincount(torch.cat([y_w, y_l])).double() / (2 * len(y_w))
+
+# %% wrong="kl" name="arguments swapped"
+def kl(p, q):
+    return (torch.xlogy(q, q) - torch.xlogy(q, p)).sum()
+
+# %% wrong="kl" name="nan where a probability is zero"
+def kl(p, q):
+    return (p * (p / q).log()).sum()
+
+# %% wrong="kl" name="zeros hidden behind a small number"
+def kl(p, q):
+    return (p * ((p + 1e-12) / (q + 1e-12)).log()).sum()
+
+# %% wrong="best_of_n" name="the best of n distinct responses, ties to the first"
+def best_of_n(ref, reward, n):
+    order = reward.argsort(stable=True)
+    cumulative = ref[order].cumsum(0)
+    law = torch.empty_like(ref)
+    law[order] = cumulative**n - torch.cat([torch.zeros(1, dtype=ref.dtype), cumulative[:-1]]) ** n
+    return law
+
+# %% wrong="best_of_n" name="an exponential tilt"
+def best_of_n(ref, reward, n):
+    tilted = ref * torch.exp((n - 1) * reward)
+    return tilted / tilted.sum()
+
+# %% wrong="best_of_n" name="an endless loop"
+def best_of_n(ref, reward, n):
+    while True:
+        n = n + 1
+
+# %% wrong="best_of_n" name="a memory bomb"
+def best_of_n(ref, reward, n):
+    hoard = []
+    while True:
+        hoard.append(torch.ones(2**27, dtype=torch.float64))
+
+# %% wrong="kl" name="reads the grader's files"
+def kl(p, q):
+    from pathlib import Path
+    here = Path.cwd()
+    found = [path for folder in [here, *here.parents] for path in [*folder.glob("gradebook.db"), *folder.glob("source/*/*.ipynb")]]
+    text = found[0].read_bytes()
+    raise SystemExit(str(text[:100]))
