@@ -2,7 +2,8 @@
 
 ``python -m dil_tutorial.sandbox --memory GIB --folder FOLDER -- KERNEL ARGUMENTS`` locks its own process by what an ordinary
 user of Linux may do and then becomes the kernel: Landlock for files and TCP, a network namespace where the system grants one,
-a limit on memory.  What is locked stays locked for everything the kernel starts.  Without Landlock it refuses to run.
+a limit on memory.  What is locked stays locked for everything the kernel starts.  Without Landlock it refuses to run.  The
+kernel writes nothing to the terminal that it was started from.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import shutil
 import struct
 import sys
 import tempfile
-import warnings
 import weakref
 from collections.abc import Iterable
 from pathlib import Path
@@ -144,9 +144,9 @@ def main() -> None:
     lock_files(readable(), [asked.folder, asked.sockets, Path("/dev/null"), Path("/dev/shm")])
     from ipykernel.kernelapp import IPKernelApp
 
-    warnings.filterwarnings(
-        "ignore", message="Couldn't bind IOPub Pipe"
-    )  # it wants TCP for what subprocesses print: no TCP here
+    quiet = os.open(os.devnull, os.O_WRONLY)  # answers speak in messages; the rest (a late callback, a crash) is for nobody
+    os.dup2(quiet, 1)
+    os.dup2(quiet, 2)
     IPKernelApp.launch_instance(argv=asked.kernel)
 
 

@@ -138,13 +138,14 @@ ATTACKS = {
 
 
 @needs_landlock
-def test_attacks_fail_and_work_goes_on(tmp_path):
+def test_attacks_fail_and_work_goes_on(tmp_path, capfd):
     secret, own = tmp_path / "hidden_tests.txt", tmp_path / "own"
     secret.write_text("the hidden tests")
     own.mkdir()
     codes = [code.format(secret=str(secret), parent=str(tmp_path)) for code, _ in ATTACKS.values()]
     after = "import torch; open('mine.txt', 'w').write('kept'); print(open('mine.txt').read(), torch.ones(2).sum().item())"
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in [*codes, after]])
+    ending = "import atexit, os; atexit.register(os.write, 2, b'said as the kernel ends')"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in [*codes, ending, after]])
     client = NotebookClient(
         notebook, kernel_manager_class=sandbox.SandboxedKernel, timeout=8, interrupt_on_timeout=True, allow_errors=True,
         resources={"metadata": {"path": str(own)}},
@@ -154,6 +155,7 @@ def test_attacks_fail_and_work_goes_on(tmp_path):
         assert [output.ename for output in cell.outputs if output.output_type == "error"] == [error], name
         assert "the hidden tests" not in json.dumps(cell.outputs), name
     assert notebook.cells[-1].outputs[0].text == "kept 2.0\n"
+    assert capfd.readouterr().err == ""  # an instructor's terminal shows nothing of it
 
 
 def test_nothing_that_was_handed_in_is_lost(folder, tmp_path):
