@@ -270,12 +270,12 @@ def page(course: Path, assignment: str, student: str, master: Any, points: dict[
         answer = by_name.get(ask["question"])
         if answer is not None:
             parts.append(f"<pre>{html.escape(answer.source)}</pre>")
-            parts += [f'<p class="wrong">This cell: {html.escape(said(error))}</p>' for error in errors(answer)]
+            parts += [f'<p class="wrong">This cell: {html.escape(why)}</p>' for why in verdicts(answer)]
         for cell in ask["cells"]:
             if cell == ask["question"]:
                 continue
             what = "Further tests" if cell in secrets else "The tests you saw"
-            why = "; ".join(html.escape(said(error, secrets.get(cell, ""))) for error in errors(by_name[cell]))
+            why = html.escape("; ".join(verdicts(by_name[cell], secrets.get(cell, ""))))
             verdict = '<span class="right">passed</span>' if not why else f'<span class="wrong">{why}</span>'
             parts.append(f"<p>{what}, {points.get(cell) or 0:g} points: {verdict}</p>")
         if comments.get(ask["question"]):
@@ -295,6 +295,11 @@ def page(course: Path, assignment: str, student: str, master: Any, points: dict[
 """
 
 
-def errors(cell: Any) -> list[Any]:
-    """The errors among a cell's outputs."""
-    return [output for output in cell.get("outputs", []) if output["output_type"] == "error"]
+def verdicts(cell: Any, hidden: str = "") -> list[str]:
+    """What a cell's errors tell its student, each once: a cell that is stopped has two, of Python and of nbclient.
+
+    >>> stopped = [{"output_type": "error", "ename": name, "evalue": ""} for name in ("KeyboardInterrupt", "CellTimeoutError")]
+    >>> verdicts({"outputs": stopped})
+    ['took longer than allowed and was stopped']
+    """
+    return list(dict.fromkeys(said(output, hidden) for output in cell.get("outputs", []) if output["output_type"] == "error"))

@@ -22,6 +22,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from ipykernel.iostream import OutStream
 from jupyter_client.manager import AsyncKernelManager
 
 from dil_tutorial.errors import InputError
@@ -125,6 +126,30 @@ class SandboxedKernel(AsyncKernelManager):
             shutil.rmtree(home, ignore_errors=True)
 
 
+class ShortStream(OutStream):
+    """What a cell prints, up to a limit: half a minute of print would take gigabytes, here and at the grader's."""
+
+    characters = left = 100_000
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "write":  # IPython would put one there that keeps all that is printed in its history
+            super().__setattr__(name, value)
+
+    def set_parent(self, parent: Any) -> None:
+        """A cell begins."""
+        super().set_parent(parent)
+        self.left = self.characters
+
+    def write(self, string: str) -> int:
+        """Print what there is room for."""
+        if self.left > 0:
+            super().write(string[: self.left])
+            self.left -= len(string)
+            if self.left <= 0:
+                super().write("\n(what was printed beyond this is left out)\n")
+        return len(string)
+
+
 def main() -> None:
     """Lock this process in, then run an IPython kernel in it."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -147,7 +172,7 @@ def main() -> None:
     quiet = os.open(os.devnull, os.O_WRONLY)  # answers speak in messages; the rest (a late callback, a crash) is for nobody
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
-    IPKernelApp.launch_instance(argv=asked.kernel)
+    IPKernelApp.launch_instance(argv=asked.kernel, outstream_class="dil_tutorial.sandbox.ShortStream")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from nbclient import NotebookClient
 
 from dil_tutorial import course, reports, rules, sandbox
 from dil_tutorial.errors import InputError
+from dil_tutorial.grading import LockedExecute
 
 ROOT = course.ASSIGNMENTS.parent.parent
 
@@ -54,7 +55,7 @@ def test_there_are_five_assignments_of_a_hundred_points():
 def test_the_release_holds_no_solution_and_no_hidden_test(folder, name):
     [released] = (folder / "release" / name).glob("*.ipynb")
     text = "\n".join(cell.source for cell in nbformat.read(released, as_version=4).cells)
-    secrets, public = [], ""
+    secrets = []
     for cell in course.convert(course.scripts()[name]).cells:
         marks = cell.metadata.get("nbgrader", {})
         if marks.get("grade_id", "").endswith("-hidden") or (marks.get("solution") and marks["grade"]):
@@ -156,6 +157,19 @@ def test_attacks_fail_and_work_goes_on(tmp_path, capfd):
         assert "the hidden tests" not in json.dumps(cell.outputs), name
     assert notebook.cells[-1].outputs[0].text == "kept 2.0\n"
     assert capfd.readouterr().err == ""  # an instructor's terminal shows nothing of it
+
+
+@needs_landlock
+def test_endless_output_fills_no_memory(tmp_path):
+    """Five gigabytes of it, more than a kernel may take: neither stream nor history keeps them."""
+    codes = ["print('kept')", "for _ in range(500_000):\n    print('x' * 10_000)\n1 / 0", "print('on')"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in codes])
+    done, _ = LockedExecute().preprocess(notebook, {"metadata": {"path": str(tmp_path)}})
+    first, flood, last = ("".join(output.get("text", "") for output in cell.outputs) for cell in done.cells)
+    assert (first, last) == ("kept\n", "on\n")
+    assert 100_000 <= len(flood) < 101_000
+    assert flood.endswith("is left out)\n")
+    assert done.cells[1].outputs[-1].ename == "ZeroDivisionError"
 
 
 def test_nothing_that_was_handed_in_is_lost(folder, tmp_path):
@@ -413,8 +427,6 @@ def check_second_round(here):
 
 def test_nbgraders_own_commands_use_the_sandbox_and_no_exchange(folder):
     from traitlets.config import PyFileConfigLoader
-
-    from dil_tutorial.grading import LockedExecute
 
     read = PyFileConfigLoader("nbgrader_config.py", path=str(folder)).load_config()
     assert LockedExecute in read.Autograde.autograde_preprocessors
