@@ -19,7 +19,7 @@ pytest.importorskip("jupytext", reason="assignments are written as scripts")
 import nbformat
 from nbclient import NotebookClient
 
-from dil_tutorial import course, reports, rules, sandbox
+from dil_tutorial import course, grading, reports, rules, sandbox
 from dil_tutorial.errors import InputError
 from dil_tutorial.grading import LockedExecute
 
@@ -255,15 +255,44 @@ REFUSED = {
     "In[-1]": "uses In",
     "get_ipython().events": "uses get_ipython",
     "f.__globals__": "uses .__globals__",
-    "torch.sys.modules": "uses .modules",
+    "torch.sys": "uses .sys",
+    "torch.utils.data": "uses .utils",
+    "torch.nn.modules.module.register_module_forward_hook(f)": "uses .modules",
+    "torch.nn.functional.warnings": "uses .warnings",
+    "from numpy import ctypeslib": "imports numpy.ctypeslib",
+    "from torch import load": "imports torch.load",
+    "numpy.load('x', allow_pickle=True)": "uses .load",
+    "'{0.a}'.format(f)": "uses .format",
+    "functools.wraps(A, assigned=('sum',))(torch.Tensor)": "uses .wraps",
+    "def f(self): self.allclose = print": "sets self.allclose",
+    "self = torch\nself.allclose = print": "new meaning",
+    "class A:\n    def f(self): self.allclose = print": "sets self.allclose",
+    "class A:\n    def __init__(): self.allclose = print": "sets self.allclose",
+    "class A:\n    def __init__(me, self): self.allclose = print": "sets self.allclose",
+    "class A:\n    def __init__(me, /, self): self.allclose = print": "sets self.allclose",
+    "class A:\n    def __init__(self):\n        def f(self): self.allclose = print": "sets self.allclose",
+    "class A:\n    def __init__(self):\n        self = torch\n        self.allclose = print": "new meaning",
+    "class A:\n    def __init__(self):\n        [0 for self in [torch] for self.allclose in [print]]": "self",
+    "A.__init__(torch)": "uses .__init__",
     "def f():\n    global expect": "says global",
     "class A:\n    def __eq__(self, other): return True": "defines __eq__",
-    "type('A', (object,), {})": "makes a class",
+    "class A:\n    async def __eq__(self, other): return True": "defines __eq__",
+    "class A:\n    from math import isfinite as __eq__": "defines __eq__",
+    "class A:\n    __eq__ = print": "defines __eq__",
+    "match f:\n    case object(__globals__=g): pass": "matches __globals__",
+    "copy.dispatch_table[A] = print": "uses .dispatch_table",
+    "type('A', (object,), {})": "uses type",
+    "type(int)('A', (object,), {})": "uses type",
+    "collections.abc.ABCMeta('A', (object,), {})": "uses .ABCMeta",
     "!cat ../source": "not Python",
     "%load x": "not Python",
 }
 ALLOWED = [
-    "import torch\nimport numpy as np\nfrom math import log",
+    "import torch\nimport numpy as np\nimport math\nfrom math import log\nmath.log(torch.exp(x).cpu())",
+    "import torch.nn.functional as F\nfrom torch import nn\nF.softplus(x.type(torch.float64)) + torch.special.expit(x)",
+    "from torch.optim.lr_scheduler import LinearLR\ntorch.autograd.grad(x, y, create_graph=True)",
+    "model.eval()",
+    "signal, core, types = 1, 2, [isinstance(x, float)]",
     "def kl(p, q):\n    sum = 0\n    max, range = 1, 2\n    return sum",
     "class Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.weight = 1",
     "for parameter in model.parameters():\n    parameter.grad = None",
@@ -286,10 +315,13 @@ def copy_for(folder, **answers):
     return course.answered(course.released(folder, "a1"), {**right, **answers})
 
 
-CRASH = """import numpy
+CRASH = """import itertools
 
 def win_rate(ref, preference):
-    return numpy.lib.stride_tricks.as_strided(numpy.zeros(1), (10**12,), (8,)).sum()
+    found = iter([])
+    for _ in range(1_000_000):
+        found = itertools.chain(found)
+    return next(found)  # a million calls deep in C: the stack overflows
 """
 
 
@@ -443,8 +475,9 @@ def test_a_table_of_students_without_ids_is_refused(folder):
 
 
 @needs_landlock
-def test_an_answer_cannot_read_the_tests_that_lie_beside_it(folder):
-    """It could tell them to its student by an error, which the page of feedback shows."""
+def test_an_answer_cannot_read_the_tests_that_lie_beside_it(folder, monkeypatch):
+    """It could tell them to its student by an error, which the page of feedback shows; the rules, which forbid it, are off."""
+    monkeypatch.setattr(grading, "refused", lambda code, given: None)
     reading = (
         "import numpy\n\nnames = ['a1_two_distributions.ipynb']\nraise ValueError(numpy.fromfile(names[0], dtype='S9000'))"
     )

@@ -141,6 +141,9 @@ def response_mask(prompt_lengths, lengths, T):
 
 # %% wrong="log_ratios" name="kills Python"
 def log_ratios(policy, reference, batch):
-    import numpy
+    import itertools
 
-    return numpy.lib.stride_tricks.as_strided(numpy.zeros(1), (10**12,), (8,)).sum(), None
+    found = iter([])
+    for _ in range(1_000_000):
+        found = itertools.chain(found)
+    return next(found), None  # a million calls deep in C: the stack overflows
