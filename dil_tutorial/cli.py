@@ -915,8 +915,7 @@ def course_bank(
     console.print(table)
     write_json(json_file, {**provenance(), "rows": rows})
     console.print(f"  {escape(str(json_file))}")
-    good = all(row["clean"] for row in rows if row["question"])
-    raise typer.Exit(0 if good else 1)
+    raise typer.Exit(0 if all(row["clean"] for row in rows) else 1)
 
 
 # --- Reading ---------------------------------------------------------------------------------------------------------

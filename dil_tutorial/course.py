@@ -212,39 +212,59 @@ def released(course: Path, assignment: str) -> Path:
 # Collecting
 
 
-def handed_in(place: Path) -> list[tuple[str, bytes]]:
-    """(path, content) of every notebook in a folder or a zip file, in the order of their paths."""
+LARGEST = 100 * 2**20  # bytes of a notebook; a zip file can hold far more than it weighs
+
+
+def handed_in(place: Path) -> list[tuple[str, bytes | str]]:
+    """(path, content) of every file in a folder or a zip file by path; instead of the content, why it is no notebook."""
     if place.is_dir():
-        paths = sorted(place.rglob("*.ipynb"))
-        found = [(path.relative_to(place).as_posix(), path.read_bytes()) for path in paths]
+        files = {path.relative_to(place).as_posix(): path.stat().st_size for path in place.rglob("*") if path.is_file()}
+        found = [(name, unfit(name, size) or (place / name).read_bytes()) for name, size in sorted(files.items())]
     else:
         try:
             with zipfile.ZipFile(place) as archive:
-                found = [(name, archive.read(name)) for name in sorted(archive.namelist()) if name.endswith(".ipynb")]
+                files = {entry.filename: entry.file_size for entry in archive.infolist() if not entry.is_dir()}
+                found = [(name, unfit(name, size) or archive.read(name)) for name, size in sorted(files.items())]
         except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile, RuntimeError) as error:
             raise InputError(f"{place}: neither a folder nor a zip file that can be read ({error})") from None
-    found = [(path, content) for path, content in found if not {".ipynb_checkpoints", "__MACOSX"} & set(path.split("/"))]
-    if not found:
+    found = [row for row in found if not any(part.startswith((".", "__MACOSX")) for part in row[0].split("/"))]
+    if all(isinstance(content, str) for _, content in found):
         raise InputError(f"{place}: no notebook (.ipynb) in it")
     return found
 
 
-def students_of(paths: Sequence[str]) -> dict[str, str]:
-    """Who handed in each file: the first folder of its path without Moodle's suffix, else its name up to the first underscore.
+def unfit(path: str, size: int) -> str:
+    """Why a file is not looked into; empty for a notebook of reasonable size.
 
-    A folder around everything counts for nothing.
+    >>> unfit("answers.pdf", 100), unfit("answers.ipynb", 100)
+    ('not a notebook (.ipynb): ask for it again', '')
+    """
+    if not path.endswith(".ipynb"):
+        return "not a notebook (.ipynb): ask for it again"
+    return f"larger than {LARGEST // 2**20} MiB: ask for it again, without outputs" if size > LARGEST else ""
+
+
+def students_of(paths: Sequence[str]) -> dict[str, str]:
+    """Who handed in each file: the first folder of its path, or what its name begins with.
+
+    Of folders Moodle's suffix is dropped; of Canvas's names (name, student's number, submission's number, file) the first two are
+    kept, of other names what stands before the first underscore.  A folder around everything counts for nothing.
 
     >>> students_of(["Ada Lovelace_4711_assignsubmission_file_/a1.ipynb"])
     {'Ada Lovelace_4711_assignsubmission_file_/a1.ipynb': 'ada-lovelace-4711'}
-    >>> list(students_of(["all/noether_12_a1.ipynb", "all/王伟_13_a1.ipynb"]).values())
-    ['noether', '王伟']
+    >>> list(students_of(["all/noether_a1.ipynb", "all/王伟_LATE_13_998_a1.ipynb", "all/王伟_14_999_a1.ipynb"]).values())
+    ['noether', '王伟-13', '王伟-14']
     """
     tops = {path.partition("/")[0] for path in paths}
     around = len(tops) == 1 and len(paths) > 1 and all("/" in path for path in paths) and "_assignsubmission" not in paths[0]
     found = {}
     for path in paths:
         first, _, rest = (path.partition("/")[2] if around else path).partition("/")
-        name = first.split("_assignsubmission")[0] if rest else Path(first).stem.split("_")[0]
+        canvas = re.match(r"([^_]+)(?:_LATE)?_(\d+)_\d+_", first)
+        if rest:
+            name = first.split("_assignsubmission")[0]
+        else:
+            name = "-".join(canvas.groups()) if canvas else Path(first).stem.split("_")[0]
         found[path] = re.sub(r"[\W_]+", "-", name.lower()).strip("-") or "unnamed"
     return found
 
@@ -293,8 +313,8 @@ def submit(course: Path, assignment: str, student: str, notebook: Any) -> None:
 def collect(course: Path, assignment: str, place: Path) -> list[dict[str, Any]]:
     """Put what lies in ``place`` (a folder, or a zip file from a learning platform) where ``grade`` finds it.
 
-    Files may have any name; a notebook is known by its cells.  Returns a row for each file, nothing is left out: {"file",
-    "student", "usable", "note"}.  If a student handed in several, the last usable one in the order of paths counts.
+    Files may have any name; a notebook is known by its cells.  Returns a row for each notebook, and for other files of who has
+    none: {"file", "student", "usable", "note"}.  Of several of a student the last usable one in the order of paths counts.
     """
     import nbformat
 
@@ -302,11 +322,17 @@ def collect(course: Path, assignment: str, place: Path) -> list[dict[str, Any]]:
     worth = set(points_of(master))
     files = handed_in(place)
     whose = students_of([path for path, _ in files])
+    with_notebook = {whose[path] for path, _ in files if path.endswith(".ipynb")}
     rows: list[dict[str, Any]] = []
     by_student: dict[str, dict[str, Any]] = {}
     for path, content in files:
+        if not path.endswith(".ipynb") and whose[path] in with_notebook:
+            continue
         row: dict[str, Any] = {"file": path, "student": whose[path], "usable": False, "note": ""}
         rows.append(row)
+        if isinstance(content, str):
+            row["note"] = content
+            continue
         try:
             notebook = nbformat.reads(content.decode("utf-8"), as_version=4)
             cells = {cell.metadata.get("nbgrader", {}).get("grade_id") for cell in notebook.cells}
@@ -419,7 +445,8 @@ def solutions_of(notebook: Any) -> dict[str, str]:
 def bank(course: Path, assignment: str) -> Iterator[dict[str, Any]]:
     """Grade the reference solution, the untouched release and every wrong answer; yields a row for each.
 
-    A wrong answer is *caught* if it loses points on the question it answers, and *clean* if on no other.
+    A wrong answer is *caught* if it loses points on the question it answers, and *clean* if on no other; the reference is clean
+    if it loses none, the untouched release if it gets none.
     """
     init(course, [assignment])
     release_path, full = release(course, assignment), source(course, assignment)
@@ -437,6 +464,7 @@ def bank(course: Path, assignment: str) -> Iterator[dict[str, Any]]:
         yield {
             "assignment": assignment, "answer": name, "question": question,
             "points": sum(points or 0.0 for points in got.values()), "of": sum(automatic.values()), "lost on": lost,
-            "caught": question in lost, "clean": lost == [question],
+            "caught": question in lost,
+            "clean": {"reference": not lost, "untouched": not any(got.values())}.get(name, lost == [question]),
             "seconds": done["seconds"],
         }  # fmt: skip

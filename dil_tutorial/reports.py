@@ -47,6 +47,16 @@ def roster(course: Path) -> dict[str, dict[str, str]]:
     return {row["id"]: {key: value or "" for key, value in row.items() if key and key != "id"} for row in rows}
 
 
+def listed_as(student: str, listed: dict[str, dict[str, str]]) -> str:
+    """A student's id in students.csv: the same, or without the number behind it, which Moodle changes with every assignment.
+
+    >>> listed_as("ada-lovelace-4711", {"ada-lovelace": {}}), listed_as("li-13", {"li-13": {}}), listed_as("li-13", {})
+    ('ada-lovelace', 'li-13', 'li-13')
+    """
+    bare = re.sub(r"-\d+$", "", student)
+    return bare if bare in listed and student not in listed else student
+
+
 def results(course: Path, assignment: str) -> list[dict[str, Any]]:
     """A row for everybody on the list, in the files handed in or in the gradebook: {"student", "status", "total", "cells"}.
 
@@ -55,8 +65,10 @@ def results(course: Path, assignment: str) -> list[dict[str, Any]]:
     files = read_json(courses.collected(course, assignment)) if courses.collected(course, assignment).exists() else []
     graded = courses.scores(course, assignment) if (course / "gradebook.db").exists() else {}
     submitted = {path.parent.name for path in (course / "submitted").glob(f"*/{assignment}")}
+    listed, seen = roster(course), submitted | {row["student"] for row in files}
+    missing = listed.keys() - {listed_as(student, listed) for student in seen}
     rows = []
-    for student in sorted({*roster(course), *submitted, *(row["student"] for row in files)}):
+    for student in sorted(seen | missing):
         record = course / "graded" / assignment / f"{student}.json"
         done = read_json(record) if record.exists() else None
         cells: dict[str, float | None] = {}
@@ -128,7 +140,10 @@ def report(course: Path, assignment: str) -> list[Path]:
     columns = list(next(iter(listed.values()), {}))
     lines = []
     for row in rows:
-        who = {"student": row["student"], **{key: listed.get(row["student"], {}).get(key, "") for key in columns}}
+        who = {
+            "student": row["student"],
+            **{key: listed.get(listed_as(row["student"], listed), {}).get(key, "") for key in columns},
+        }
         each = {ask["question"]: earned(ask, row["cells"]) if row["cells"] else None for ask in asked}
         lines.append(who | {"status": row["status"], "total": row["total"]} | each)
     by_question = statistics(asked, graded)
