@@ -247,8 +247,8 @@ def unfit(path: str, size: int) -> str:
 def students_of(paths: Sequence[str]) -> dict[str, str]:
     """Who handed in each file: the first folder of its path, or what its name begins with.
 
-    Folders lose Moodle's suffix.  Of Canvas's file names (name, number of the student, of the submission, file) the first two are
-    kept, of others what stands before the first underscore.  A folder around everything counts for nothing.
+    Folders lose Moodle's suffix.  Of Canvas's file names (name, number of the student, of the submission, file) the first two
+    are kept, of others what stands before the first underscore.  A folder around everything counts for nothing.
 
     >>> students_of(["Ada Lovelace_4711_assignsubmission_file_/a1.ipynb"])
     {'Ada Lovelace_4711_assignsubmission_file_/a1.ipynb': 'ada-lovelace-4711'}
