@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ast
+import re
 import shutil
 import tempfile
 import time
@@ -13,7 +13,7 @@ from nbformat.v4 import new_output
 from nbgrader.converters.autograde import Autograde
 from nbgrader.preprocessors import Execute
 
-from dil_tutorial.rules import bound, refused
+from dil_tutorial.rules import defined, refused
 from dil_tutorial.sandbox import SandboxedKernel
 
 CELL_SECONDS, NOTEBOOK_SECONDS = 30, 180
@@ -24,12 +24,16 @@ def locked(cell: Any) -> bool:
     return bool(cell.metadata.get("nbgrader", {}).get("locked"))
 
 
-def given_names(cells: list[Any]) -> set[str]:
-    """What an instructor's cells define for all: imported modules, functions and classes, but no passing variables."""
-    statements = (node for cell in cells if cell.cell_type == "code" and locked(cell) for node in ast.parse(cell.source).body)
-    made = [node for node in statements if not isinstance(node, (ast.Assign, ast.For, ast.Expr))]
-    imported = {alias.name for node in made if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names}
-    return imported.union(*(bound(node) for node in made))
+HIDDEN = re.compile(r"^### BEGIN HIDDEN TESTS\n(.*?)^### END HIDDEN TESTS", re.MULTILINE | re.DOTALL)
+
+
+def isolated(source: str) -> str:
+    """A cell whose hidden tests run in a copy of the notebook's names, so that they overwrite no helper of a student's.
+
+    >>> isolated("a = 1\\n### BEGIN HIDDEN TESTS\\nb = a\\n### END HIDDEN TESTS")
+    "a = 1\\nexec(compile('b = a\\\\n', 'hidden tests', 'exec'), dict(globals()))"
+    """
+    return HIDDEN.sub(lambda tests: f"exec(compile({tests[1]!r}, 'hidden tests', 'exec'), dict(globals()))", source)
 
 
 class LockedExecute(Execute):
@@ -40,7 +44,9 @@ class LockedExecute(Execute):
         self.timeout_func = lambda cell: int(max(1, min(CELL_SECONDS, self.ends - time.monotonic())))
 
     def preprocess(self, nb: Any, resources: Any, *more: Any) -> Any:
-        self.ends, self.given, self.killers = time.monotonic() + NOTEBOOK_SECONDS, given_names(nb.cells), set[int]()
+        self.ends, self.killers = time.monotonic() + NOTEBOOK_SECONDS, set[int]()
+        given = (isolated(cell.source) for cell in nb.cells if cell.cell_type == "code" and locked(cell))
+        self.given = set[str]().union(*map(defined, given))
         own = resources["metadata"]["path"]
         while True:
             self.answer = -1
@@ -64,7 +70,11 @@ class LockedExecute(Execute):
                 name = "NotRun" if why else "KernelDied"
                 cell.outputs = [new_output("error", ename=name, evalue=why or "", traceback=[why or name])]
                 return cell, resources
-        cell, resources = super().preprocess_cell(cell, resources, index)
+        shown, cell.source = cell.source, isolated(cell.source) if locked(cell) else cell.source
+        try:
+            cell, resources = super().preprocess_cell(cell, resources, index)
+        finally:
+            cell.source = shown
         if locked(cell):  # to nbgrader a warning on stderr is a failure; to us it is a warning
             cell.outputs = [output for output in cell.get("outputs", []) if output.get("name") != "stderr"]
         return cell, resources

@@ -116,6 +116,17 @@ def sets_on_self(node: ast.AST) -> bool:
     return False
 
 
+def defined(code: str) -> set[str]:
+    """What a given cell defines for all: imported modules, functions and classes, but no passing variables.
+
+    >>> sorted(defined("import math\\nfrom torch import nn\\ndef f(x): return x\\nx = 1"))
+    ['f', 'math', 'nn']
+    """
+    lasting = [node for node in ast.parse(code).body if not isinstance(node, ast.Assign | ast.For | ast.Expr)]
+    imported = {alias.name for node in lasting if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names}
+    return imported.union(*map(bound, lasting))
+
+
 def bound(node: ast.AST) -> list[str]:
     """The names to which one node of a syntax tree gives a value."""
     match node:
@@ -199,10 +210,10 @@ def may_hand_in(cells: Sequence[str]) -> None:
     >>> may_hand_in(["", "import torch"])
     The rules are kept: you may hand in.
     """
-    own = ((number, refused(code, {"torch", "expect"})) for number, code in enumerate(cells) if "may_hand_in(In)" not in code)
-    found = [f"cell [{number}], {why}" for number, why in own if why]
-    print(
-        "\n".join(
-            [*found, "Mend this, restart the kernel and run all cells." if found else "The rules are kept: you may hand in."]
-        )
-    )
+    given = [code for code in cells if "from dil_tutorial.exercises import expect" in code]
+    names = {"torch", "expect"}.union(*map(defined, given))
+    own = {number: code for number, code in enumerate(cells) if code not in given and "may_hand_in(In)" not in code}
+    broken = {number: why for number, code in own.items() if (why := refused(code, names))}
+    for number, why in broken.items():
+        print(f"cell [{number}], {why}")
+    print("Mend this, restart the kernel and run all cells." if broken else "The rules are kept: you may hand in.")

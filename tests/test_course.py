@@ -322,6 +322,14 @@ def test_the_rules():
         assert rules.refused(code, {"expect", "torch"}) is None, code
 
 
+def test_students_hear_of_names_that_are_taken(capsys):
+    given = "import torch\nfrom dil_tutorial.exercises import expect\ndef made_up(seed): return seed"
+    rules.may_hand_in(["", given, "def helper(): return made_up(1)"])
+    assert capsys.readouterr().out == "The rules are kept: you may hand in.\n"
+    rules.may_hand_in(["", given, "def made_up(): return 1"])
+    assert capsys.readouterr().out.startswith("cell [2], line 1 gives 'made_up' a new meaning")
+
+
 def copy_for(folder, **answers):
     """The reference solution of a1 with these answers instead."""
     right = course.solutions_of(course.source(folder, "a1"))
@@ -485,6 +493,30 @@ def test_a_table_of_students_without_ids_is_refused(folder):
     with pytest.raises(InputError, match="needs a first line with a column id"):
         reports.results(folder, "a1")
     (folder / "students.csv").unlink()
+
+
+HELPERS = """def forward(target, policies):
+    return (torch.xlogy(target, target) - torch.xlogy(target, policies)).sum(1)
+
+
+def reverse(target, policies):
+    return (torch.xlogy(policies, policies) - torch.xlogy(policies, target)).sum(1)
+
+
+def projections(target, candidates):
+    return forward(target, candidates).argmin().item(), reverse(target, candidates).argmin().item()
+"""
+
+
+@needs_landlock
+def test_a_helper_may_have_the_name_of_a_hidden_variable(folder):
+    hidden = reports.hidden_tests(course.source(folder, "a2"))["projections-hidden"]
+    assert "    forward = [" in hidden
+    assert "    reverse = [" in hidden
+    right = {**course.solutions_of(course.source(folder, "a2")), "projections": HELPERS}
+    course.submit(folder, "a2", "helpers", course.answered(course.released(folder, "a2"), right))
+    assert not course.grade(folder, "a2", "helpers")["failure"]
+    assert course.scores(folder, "a2")["helpers"]["projections-hidden"] == 6
 
 
 @needs_landlock

@@ -12,6 +12,8 @@
 # another order of operations. A cell may take 30 seconds. Each question is tested on its own; if you call an earlier answer of yours, a mistake in it costs here, too.
 
 # %%
+import math
+
 import torch
 
 from dil_tutorial.exercises import expect
@@ -202,8 +204,6 @@ expect(kl(p, q), 0.34657359027997264, "only the second response contributes: 0.5
 expect(kl(p, p), 0.0, "a distribution is at distance zero from itself, zeros included", "notebook 03, section 1")
 
 # %% hidden="kl" points=9
-import math
-
 for seed in range(20):
     p, q = torch.rand(2, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     p, q = p / p.sum(), q / q.sum()

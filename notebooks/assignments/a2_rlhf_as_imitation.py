@@ -12,6 +12,8 @@
 # cell may take 30 seconds. Each question is tested on its own; if you call an earlier answer of yours, a mistake in it costs here, too.
 
 # %%
+import math
+
 import torch
 
 from dil_tutorial.exercises import expect
@@ -37,8 +39,6 @@ expect(objective(ref, ref, reward, 1.0), 0.5, "at the reference the KL is zero",
 expect(objective(torch.tensor([0.0, 1.0], dtype=torch.float64), ref, reward, 1.0), 1 - 0.6931471805599453, "reward 1, KL log 2", "notebook 02, section 1")
 
 # %% hidden="objective" points=6
-import math
-
 for seed in range(20):
     rng = torch.Generator().manual_seed(seed)
     policy, ref = torch.rand(2, 5, generator=rng, dtype=torch.float64)

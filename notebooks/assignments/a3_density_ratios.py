@@ -12,6 +12,8 @@
 # give finite, right numbers and slopes. A cell may take 30 seconds. Each question is tested on its own; if you call an earlier answer of yours, a mistake in it costs here, too.
 
 # %%
+import math
+
 import torch
 
 from dil_tutorial.exercises import expect
@@ -37,8 +39,6 @@ expect(bregman(lambda r: r**2, a, b), [1.0, 4.0], "for h = r^2 it is (a - b)^2",
 expect(bregman(lambda r: r * r.log() - r, a, b), [0.38629436111989057, 0.4675231281281418], "h(a) - h(b) - h'(b)(a - b); the tangent touches at b", "notebook 04, section 1")
 
 # %% hidden="bregman" points=6
-import math
-
 for seed in range(10):
     a, b = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 3 + 0.1
     copies = a.clone(), b.clone()

@@ -15,6 +15,16 @@ import torch
 
 from dil_tutorial.exercises import expect
 
+
+def world(seed, scale=1.5):
+    """A made-up world for your own tests: (ref, preference); in general no reward explains it."""
+    rng = torch.Generator().manual_seed(seed)
+    size = 3 + seed % 5
+    ref = torch.rand(size, generator=rng, dtype=torch.float64) + 0.05
+    upper = torch.sigmoid(scale * torch.randn(size, size, generator=rng, dtype=torch.float64)).triu(1)
+    P = upper + (1 - upper).T.tril(-1) + 0.5 * torch.eye(size, dtype=torch.float64)
+    return ref / ref.sum(), P
+
 # %% [markdown]
 # ## 1 · The hole (10 points)
 #
@@ -35,15 +45,6 @@ hard = torch.tensor([[0.5, 0.0], [1.0, 0.5]], dtype=torch.float64)
 expect(mass(half, hard), 0.5 / 3 + 0.5 * 3, "A = (0.5, 1.5), B = (1.5, 0.5) (exercise 1 of notebook 06)", "notebook 06, section 1")
 
 # %% hidden="mass" points=6
-def world(seed, size=None, scale=1.5):
-    rng = torch.Generator().manual_seed(seed)
-    size = size or 3 + seed % 5
-    ref = torch.rand(size, generator=rng, dtype=torch.float64) + 0.05
-    upper = torch.sigmoid(scale * torch.randn(size, size, generator=rng, dtype=torch.float64)).triu(1)
-    P = upper + (1 - upper).T.tril(-1) + 0.5 * torch.eye(size, dtype=torch.float64)
-    return ref / ref.sum(), P  # in general no reward explains P
-
-
 for seed in range(20):
     ref, P = world(seed)
     t = 2 * (P * ref).sum(1) - 1
