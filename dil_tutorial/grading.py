@@ -17,14 +17,12 @@ from dil_tutorial.rules import defined, refused
 from dil_tutorial.sandbox import SandboxedKernel
 
 CELL_SECONDS, NOTEBOOK_SECONDS = 30, 180
+HIDDEN = re.compile(r"^### BEGIN HIDDEN TESTS\n(.*?)^### END HIDDEN TESTS", re.MULTILINE | re.DOTALL)
 
 
 def locked(cell: Any) -> bool:
     """Whether the instructor wrote the cell: nbgrader has restored its text."""
     return bool(cell.metadata.get("nbgrader", {}).get("locked"))
-
-
-HIDDEN = re.compile(r"^### BEGIN HIDDEN TESTS\n(.*?)^### END HIDDEN TESTS", re.MULTILINE | re.DOTALL)
 
 
 def isolated(source: str) -> str:
