@@ -465,6 +465,6 @@ def bank(course: Path, assignment: str) -> Iterator[dict[str, Any]]:
             "assignment": assignment, "answer": name, "question": question,
             "points": sum(points or 0.0 for points in got.values()), "of": sum(automatic.values()), "lost on": lost,
             "caught": question in lost,
-            "clean": {"reference": not lost, "untouched": not any(got.values())}.get(name, lost == [question]),
+            "clean": {"reference": not lost, "untouched": bool(got) and not any(got.values())}.get(name, lost == [question]),
             "seconds": done["seconds"],
         }  # fmt: skip
