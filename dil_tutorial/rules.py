@@ -36,7 +36,6 @@ def foreign_modules() -> set[str]:
     return found - WITHIN - set(dir(torch.Tensor)) - set(dir(numpy.ndarray))
 
 
-FOREIGN = foreign_modules()
 REACHING = {  # names by which code reads or changes what is not its own
     "In", "Out", "breakpoint", "compile", "ctypes", "delattr", "dispatch_table", "eval", "exec", "exit", "f_back", "f_builtins",
     "f_code", "f_globals", "f_locals", "format", "format_map", "get_ipython", "getattr", "gi_frame", "globals", "input",
@@ -46,6 +45,7 @@ FILES = {  # an answer opens none: a pickle, for one, is a program
     "DataSource", "from_file", "fromfile", "genfromtxt", "load", "load_library", "loadtxt", "memmap", "save", "savetxt",
     "savez", "savez_compressed", "tofile",
 }  # fmt: skip
+OUTSIDE = REACHING | FILES | foreign_modules()
 TENSORS_OWN = ("data", "grad", "requires_grad")  # an optimiser's step may set them
 SCOPES = (
     ast.FunctionDef,
@@ -186,7 +186,7 @@ def reaches(name: str) -> bool:
     """Whether an attribute of this name reaches outside an answer."""
     if name == "eval":  # as an attribute a network's mode
         return False
-    return name in REACHING | FOREIGN | FILES or name.startswith("_") or name.endswith("Meta")
+    return name in OUTSIDE or name.startswith("_") or name.endswith("Meta")
 
 
 def outside(path: str) -> str | None:
