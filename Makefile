@@ -3,28 +3,45 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip
+# A worker a core, four at most (each holds a gigabyte); files stay whole, the longest first (tests/conftest.py).
+PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: tutorial test lab book lint mutation clean
+.PHONY: tutorial test test-all check portability lint lab book mutation clean
 .DEFAULT_GOAL := tutorial
 
 tutorial: .venv/base.stamp
 	$(BIN)/dil tour
 
-test: .venv/full.stamp
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+# Everything that is not marked slow, then the core once more as other processors would compute it.
+test: .venv/test.stamp
+	$(PYTEST) --durations 25
+	$(BIN)/python tests/portability.py
 
-lint: .venv/full.stamp
+# What takes long too: browsers, kills, a whole class graded, every loss on a language model of known truth.
+test-all: test .venv/all.stamp
+	$(PYTEST) -m slow --durations 10 tests
+
+# The derivation and the toy alone.
+check: .venv/test.stamp
+	$(PYTEST) $(addprefix tests/test_,$(addsuffix .py,optima extreme_worlds claims bregman losses preferences toy neighbours densratio)) \
+		$(addprefix dil_tutorial/,preferences.py rlhf.py bregman.py losses.py) toy
+
+# Everything cheap, notebooks too, under three instruction sets, one and two threads and another seed.
+portability: .venv/test.stamp
+	$(BIN)/python tests/portability.py --all
+
+lint: .venv/lint.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-mutation: .venv/full.stamp
+mutation: .venv/mutation.stamp
 	$(BIN)/python benchmarks/mutation.py
 
 lab: .venv/base.stamp
 	$(BIN)/dil lab
 
-book: .venv/full.stamp
+book: .venv/test.stamp
 	$(BIN)/dil book
 
 clean:
@@ -37,12 +54,17 @@ clean:
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: $(PYTHON) has no venv module: install it (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
 	$(PYTHON) -m venv .venv
 
-# Stamps make a second run skip the installation until the dependencies change.
-.venv/base.stamp: .venv/bin/python pyproject.toml constraints.txt
-	$(PIP) install -c constraints.txt --upgrade pip
-	$(PIP) install -c constraints.txt -e .
+# Stamps make a second run skip the installation until the dependencies change.  CONSTRAINTS names the versions.
+CONSTRAINTS ?= constraints.txt
+.venv/base.stamp: .venv/bin/python pyproject.toml $(CONSTRAINTS)
+	$(PIP) install -c $(CONSTRAINTS) --upgrade pip
+	$(PIP) install -c $(CONSTRAINTS) -e .
 	@touch $@
 
-.venv/full.stamp: .venv/base.stamp
-	$(PIP) install -c constraints.txt -e '.[llm,qlora,eval,book,course,bench,dev]'
+.venv/test.stamp: EXTRAS = llm,book,course,bench,dev
+.venv/all.stamp: EXTRAS = qlora,eval,browser
+.venv/lint.stamp: EXTRAS = llm,lint
+.venv/mutation.stamp: EXTRAS = llm,dev,mutation
+.venv/test.stamp .venv/all.stamp .venv/lint.stamp .venv/mutation.stamp: .venv/base.stamp
+	$(PIP) install -c $(CONSTRAINTS) -e '.[$(EXTRAS)]'
 	@touch $@

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -10,11 +9,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dil_tutorial import claims, crossref, plotting, theory_figures
 from dil_tutorial.claims import PAPER_SECTIONS, SECTIONS, Result
 from dil_tutorial.claims.questions import QUESTIONS
 from dil_tutorial.crossref import label, link
+from dil_tutorial.errors import InputError
 from dil_tutorial.provenance import read_json, read_text, write_text
 from toy import compare
 from toy.gallery import bandit, rock_paper_scissors
@@ -119,9 +120,29 @@ def section_claims(results: Sequence[Result], section: str) -> str:
     return f"*Checked:* {', '.join(found)}.\n"
 
 
+def finished(notebook: Path, script: Path) -> dict[str, Any]:
+    """The content of a notebook whose outputs are those of its script's code; InputError where a cell failed or was not run.
+
+    The book shows what the notebooks hold; that they hold what their code gives is what strict nbval checks in `make test`.
+    """
+    content, source = read_json(notebook), read_text(script)
+    again = f"run dil notebooks --write {script.stem}"
+    for number, cell in enumerate(content["cells"]):
+        if cell["cell_type"] != "code":
+            continue
+        if "".join(cell["source"]) not in source:
+            raise InputError(f"{notebook}: cell {number} is not in {script.name}: {again}")
+        if cell["execution_count"] is None:
+            raise InputError(f"{notebook}: cell {number} was not run: {again}")
+        for output in cell["outputs"]:
+            if output["output_type"] == "error":
+                raise InputError(f"{notebook}: cell {number} ended in {output['ename']}: mend {script.name}, then {again}")
+    return content
+
+
 def for_the_book(notebook: Path, script: Path) -> str:
     """A notebook as its page: claims that its text names become links to the ledger, and those its code reports stand below."""
-    content = read_json(notebook)
+    content = finished(notebook, script)
     known = {claim.id for claim in claims.CLAIMS}
     reported = [c.id for c in claims.CLAIMS if crossref.shown_in(c.id, [script])]
     for cell in content["cells"]:
@@ -333,23 +354,10 @@ def generate(root: Path) -> None:
         write_text(generated / notebook.name, for_the_book(notebook, notebook.with_suffix(".py")))
 
 
-def forget_stale_runs(built: Path) -> None:
-    """Drop the notebooks' cached outputs if what they import or read has changed: jupyter-cache looks at the notebooks alone."""
-    here = Path(__file__).resolve().parent
-    files = sorted([*here.rglob("*.py"), *Path(compare.__file__).parent.rglob("*.py"), *BENCHMARKS.glob("*.json")])
-    now = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
-    stamp = built / "sources.sha256"
-    if not stamp.exists() or read_text(stamp) != now:
-        for folder in (".jupyter_cache", ".doctrees"):
-            shutil.rmtree(built / folder, ignore_errors=True)
-    write_text(stamp, now)
-
-
 def build(root: Path, single: bool = False) -> tuple[int, Path]:
     """Build the site, or a ``single`` page; returns jupyter-book's exit status and the first page.  Warnings are errors."""
     generate(root)
     built = root / "book" / "_build"
-    forget_stale_runs(built)
     tool = Path(sys.executable).with_name("jupyter-book")
     builder = "singlehtml" if single else "html"
     status = subprocess.call([str(tool), "build", str(root / "book"), "--builder", builder, "-W", "-n", "--keep-going"])

@@ -135,8 +135,8 @@ class Generator:
         ``max_ratio``: where h itself would overflow, the r beyond which the losses go on along their tangents.
 
         >>> burg = Generator.from_function(lambda r: -r.log(), name="itakura-saito")
-        >>> burg.reference_loss(torch.tensor([1.0]))   # r h' - h = -1 + log r = f - 1
-        tensor([0.])
+        >>> burg.reference_loss(torch.tensor([0.5]))   # r h' - h = -1 + log r = f - 1
+        tensor([-0.5000])
         >>> Generator.from_function(lambda r: -(r**2))
         Traceback (most recent call last):
         ...

@@ -117,8 +117,8 @@ def ipo_loss(f_chosen: Tensor, f_rejected: Tensor, tau: float = 0.5) -> Tensor:
 
     Its optimum is pi_ref exp(w/tau)/Z, w the win rate against pi_ref.
 
-    >>> ipo_loss(torch.tensor([1.0]), torch.tensor([0.0]), tau=0.5)
-    tensor([0.])
+    >>> ipo_loss(torch.tensor([1.5]), torch.tensor([0.0]), tau=0.5)
+    tensor([0.2500])
     """
     return (_lift(f_chosen) - _lift(f_rejected) - 1 / (2 * tau)) ** 2
 
@@ -168,8 +168,8 @@ def kto_loss(
     ``kl`` estimates KL(pi_theta || pi_ref) and takes no gradient; the weights are the paper's lambda_D, lambda_U.
     The loss needs no pairs.
 
-    >>> kto_loss(torch.tensor([0.0]), torch.tensor([0.0]))
-    tensor([1.])
+    >>> kto_loss(torch.tensor([2.0]), torch.tensor([0.0]))
+    tensor([0.9502])
     """
     z = beta * torch.as_tensor(kl).detach()
     gain = chosen_weight * torch.sigmoid(z - beta * _lift(f_chosen))  # 1 - sigmoid(beta f_w - z), without cancellation
@@ -179,8 +179,8 @@ def kto_loss(
 def sppo_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 1.0) -> Tensor:
     """SPPO with hard labels (Wu et al., 2024): (f_w - 1/(2 beta))^2 + (f_l + 1/(2 beta))^2.
 
-    >>> sppo_loss(torch.tensor([0.5]), torch.tensor([-0.5]))
-    tensor([0.])
+    >>> sppo_loss(torch.tensor([1.0]), torch.tensor([-0.5]))
+    tensor([0.2500])
     """
     target = 1 / (2 * beta)
     return (_lift(f_chosen) - target) ** 2 + (_lift(f_rejected) + target) ** 2

@@ -110,9 +110,9 @@ def whose_losers() -> ipywidgets.VBox:
         plotting.policies(axes, named, world.true_reward[0], "One loss, two kinds of loser")
         axes.set_ylim(0, 0.9)
         return figure, (
-            f"KL from the winners' law: {kl(world.chosen, independent).item():.4f} nats with independent losers, "
-            f"{kl(world.chosen, real).item():.4f} with pairs as they are drawn; that one is "
-            f"{kl(rlhf_optimum(world.ref, world.true_reward, 1.0), real).item():.4f} from RLHF at β = 1."
+            f"KL from the winners' law: {kl(world.chosen, independent).item():z.4f} nats with independent losers, "
+            f"{kl(world.chosen, real).item():z.4f} with pairs as they are drawn; that one is "
+            f"{kl(rlhf_optimum(world.ref, world.true_reward, 1.0), real).item():z.4f} from RLHF at β = 1."
         )
 
     return frames(draw, {"Reward scale (s.d.)": [0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0]}, start=[2])
@@ -171,8 +171,8 @@ OPERATORS: dict[type, Callable[..., Any]] = {
 def formula(text: str) -> Callable[[Tensor], Tensor]:
     """A function of r from text: numbers, r, ``+ - * / **``, log, exp, sqrt, abs and nothing else, so that any text is safe.
 
-    >>> formula("r*log(r) - r")(torch.tensor([1.0]))
-    tensor([-1.])
+    >>> formula("r*log(r) - r")(torch.tensor([2.0]))
+    tensor([-0.6137])
     >>> formula("open(r)")
     Traceback (most recent call last):
     ...
@@ -232,8 +232,8 @@ def draw_generator(text: str) -> Drawn:
     axes[3].set(xlabel="reward", ylim=(0, 0.8), title="where it ends")
     axes[3].legend(frameon=False, fontsize=8)
     return figure, (
-        f"h = {text} is convex. KL from the winners' law: {kl(world.chosen, repaired).item():.4f} nats for the repaired loss, "
-        f"{kl(published, world.chosen).item():.4f} for the published one."
+        f"h = {text} is convex. KL from the winners' law: {kl(world.chosen, repaired).item():z.4f} nats for the repaired loss, "
+        f"{kl(published, world.chosen).item():z.4f} for the published one."
     )
 
 
@@ -316,8 +316,8 @@ def loss_landscape() -> ipywidgets.VBox:
         axes.set_title(name, loc="left")
         axes.legend(frameon=False, loc="upper left", fontsize=9)
         return figure, (
-            f"{name}: its optimum is {kl(end, world.chosen).item():.4f} nats from the winners' law and "
-            f"{kl(end, rlhf).item():.4f} from RLHF at β = 1."
+            f"{name}: its optimum is {kl(end, world.chosen).item():z.4f} nats from the winners' law and "
+            f"{kl(end, rlhf).item():z.4f} from RLHF at β = 1."
         )
 
     return frames(draw, {"Loss": list(LANDSCAPES), "Reward scale": [0.5, 1.0, 2.0]}, [1, 1])
@@ -343,7 +343,7 @@ def denominator_mix() -> ipywidgets.VBox:
             style: dict[str, Any] = {"color": plotting.COLOURS[i], "marker": plotting.MARKERS[i], "ms": 5, "lw": 1.2}
             left.plot(x, (policy / world.ref)[0, order], label=name.upper(), **style)
             right.plot(SHARES, far[:-1], label=name.upper(), **style)
-            said.append(f"{name.upper()} {far[-1]:.4f}")
+            said.append(f"{name.upper()} {far[-1]:z.4f}")
         right.axvline(share, color="black", lw=1)
         left.set(xlabel="reward", ylabel="ratio to the reference", ylim=(0, 6))
         right.set(xlabel="share of winners in the denominator", ylabel="KL(policy || winners' law), nats")
@@ -475,8 +475,8 @@ def pairs_budget() -> ipywidgets.VBox:
         axes.legend(frameon=False)
         far = [kl(policy, world.chosen[0]).item() for policy in (n_w, repaired)]
         return figure, (
-            f"{pairs} pairs, {int((~seen).sum())} responses unseen. KL to the winners' law: SFT {far[0]:.4f}, "
-            f"repaired DIL {far[1]:.4f} nats."
+            f"{pairs} pairs, {int((~seen).sum())} responses unseen. KL to the winners' law: SFT {far[0]:z.4f}, "
+            f"repaired DIL {far[1]:z.4f} nats."
         )
 
     return frames(draw, {"Pairs": [30, 100, 300, 1000, 10_000, 100_000], "Draw": [1, 2, 3]}, [2, 0])

@@ -100,7 +100,7 @@ logistic = make_loss("dpo", beta=1.0)  # -log sigmoid(f_w - f_l): R_phi = f
 independent = world.chosen.unsqueeze(2) * world.ref.unsqueeze(1)  # y_w from the winners, y_l from the reference, independently
 for name, pairs in {"independent reference samples": independent, "pairs as they are drawn": world.pairs}.items():
     policy = fit(world, logistic, pairs=pairs)
-    print(f"{name:30s} KL(pi_chosen || .) = {kl(world.chosen, policy).item():.6f}   KL(RLHF || .) = {kl(best, policy).item():.6f}")
+    print(f"{name:30s} KL(pi_chosen || .) = {kl(world.chosen, policy).item():z.6f}   KL(RLHF || .) = {kl(best, policy).item():z.6f}")
 
 # %% [markdown]
 # With independent reference samples the loss ends exactly at the winners' law: that is **ranking NCE**, also known as CPC or InfoNCE with one negative. With real pairs, whose

@@ -49,7 +49,7 @@ print("pi_rejected ", world.rejected[0].numpy().round(3))
 # **losers**. **Predict:** can a *policy* have $\pi_\theta/\pi_\text{ref} = A/B$ everywhere?
 
 # %%
-print("sum of pi_ref A/B =", (world.ref * A / B).sum().item())
+print(f"sum of pi_ref A/B = {(world.ref * A / B).sum():.4f}")
 
 # %% [markdown]
 # No: it would sum to more than one. The policy's probabilities are held to sum to one, and what holds them back is a multiplier:
@@ -97,7 +97,7 @@ claims.report("4.order", "4.order-ukl", "4.lsif-zeros")
 # %%
 for name in ("lsif", "ukl", "bce"):
     policy = fit(world, make_loss("dil", generator=name, denominator="mixture"))
-    print(f"{name.upper():5s} repaired: KL to the winners' law {abs(kl(policy, world.chosen).item()):.6f}")
+    print(f"{name.upper():5s} repaired: KL to the winners' law {kl(policy, world.chosen).item():z.6f}")
 claims.report("4.mixture", "4.reference")
 
 # %% [markdown]

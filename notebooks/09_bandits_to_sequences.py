@@ -70,7 +70,7 @@ world = bandit(3.0)  # strong rewards
 for beta in (0.5, 1.0, 2.0):
     wished = optima.tempered(world, beta)
     got = optima.dil(world, "bce", "mixture", beta)
-    print(f"beta {beta:3.1f}: KL(wished || optimum of the plain loss) = {kl(wished, got).item():.4f}")
+    print(f"beta {beta:3.1f}: KL(wished || optimum of the plain loss) = {kl(wished, got).item():z.4f}")
 
 # %% [markdown]
 # The mend: learn a shift $c(x)$ beside the policy, $\beta f + c(x)$. It becomes $-\log Z$, the multiplier vanishes, and $\beta$ is a temperature again. BCO's "reward shift" $\delta$ is this, with one number for all prompts.

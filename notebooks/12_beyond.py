@@ -59,7 +59,7 @@ policy = hard.ref
 for k in range(5):
     same = kl(policy, best_of_n(hard.ref, hard.true_reward, 2**k)).item()
     gain = ((policy - hard.ref) * hard.true_reward).sum().item()
-    print(f"round {k}: gain {gain:.3f} at KL {kl(policy, hard.ref).item():.3f}; KL from best of {2**k}: {abs(same):.6f}")
+    print(f"round {k}: gain {gain:z.3f} at KL {kl(policy, hard.ref).item():z.3f}; KL from best of {2**k}: {same:z.6f}")
     policy = pi_chosen(policy, hard.preference)
 claims.report("1.iterated", "1.iterated-sampled")
 
@@ -87,8 +87,8 @@ eight = bandit(1.0)
 safe = eight.ref.clone()
 safe[0, 2] = 0.0  # the response of worst reward
 safe = safe / safe.sum()
-print("RLHF, own reference ", rlhf_optimum(eight.ref, eight.true_reward, 1.0)[0, 2].item())
-print("RLHF, safe reference", e_rlhf(safe, eight.true_reward, 1.0)[0, 2].item())
+print(f"RLHF, own reference  {rlhf_optimum(eight.ref, eight.true_reward, 1.0)[0, 2]:.4f}")
+print(f"RLHF, safe reference {e_rlhf(safe, eight.true_reward, 1.0)[0, 2]:.4f}")
 claims.report("9.safe-implied", "9.safe-silent")
 
 # %% [markdown]

@@ -7,17 +7,27 @@ import os
 import shutil
 from pathlib import Path
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # small tensors: workers that fight for cores are many times slower
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # for notebook kernels and the book too
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; processes that they start (kernels, dil) inherit the share
+    share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
 
 import pytest
 import torch
 from hypothesis import settings
 
 settings.register_profile("tutorial", deadline=None, derandomize=True)  # a busy machine is no failure; runs repeat
+settings.register_profile("another-seed", deadline=None, database=None)  # with --hypothesis-seed: see portability.py
 settings.load_profile("tutorial")
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)
+if "OMP_NUM_THREADS" in os.environ:
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+# The files that take longest begin first, so that no worker is left alone with one of them at the end.
+LONGEST = ["test_book", "test_known_truth", "test_experiment", "test_course", "test_train_cli", "10_known_truth", "test_llm"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {stem: rank for rank, stem in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<s>{{ m['role'] }}\n{{ m['content'] }}</s>\n{% endfor %}"
@@ -79,10 +89,10 @@ def write(tmp_path: Path):
 @pytest.fixture(scope="session")
 def browser():
     """Chromium, driven by playwright."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need the dev extra")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need the browser extra: make test-all installs it")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if not chromium:
-        pytest.skip("no chromium on this machine (Debian: apt install chromium)")
+        pytest.skip("no chromium on this machine: install it (Debian, Ubuntu: apt install chromium; macOS: brew install chromium)")
     with sync_api.sync_playwright() as play:
         launched = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"])
         yield launched

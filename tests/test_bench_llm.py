@@ -11,6 +11,7 @@ from dil_tutorial.llm import bench
 from dil_tutorial.llm.data import tokenize_pairs
 
 
+@pytest.mark.slow
 def test_both_sides_are_measured(tiny_model, tmp_path):
     run = dil("bench", "llm", "--model", tiny_model, "--only", "mixed, fp32", "--rounds", 1, "--json", tmp_path / "llm.json")
     assert run.returncode == 0, run.stderr

@@ -17,7 +17,7 @@ pytest.importorskip("jupyter_book", reason="the book needs the book extra")
 
 from dil_tutorial import book, claims, crossref
 from dil_tutorial.claims.questions import QUESTIONS
-from dil_tutorial.provenance import write_json
+from dil_tutorial.errors import InputError
 from toy.compare import ENTRIES
 
 ROOT = Path(__file__).parent.parent
@@ -105,20 +105,39 @@ def test_no_page_asks_another_server(site):
         assert (site / "_static" / "vendor" / name).stat().st_size > 10_000
 
 
-def test_a_failing_notebook_fails_the_build(tmp_path, monkeypatch):
-    """On a book of one notebook; it builds as it is, and does not with a mistake."""
+def test_a_notebook_that_failed_or_was_not_run_makes_no_page(tmp_path):
+    """As it is it makes one; with an error among its outputs, a cell not run, or code that is not the script's it does not."""
+    script = ROOT / "notebooks" / "00_orientation.py"
+    copy = tmp_path / "00_orientation.ipynb"
+    content = json.loads(script.with_suffix(".ipynb").read_text())
+    error = {"output_type": "error", "ename": "NameError", "evalue": "one", "traceback": []}
+    number = next(i for i, cell in enumerate(content["cells"]) if cell["cell_type"] == "code")
+    changes = {
+        "": {},
+        f"cell {number} ended in NameError": {"outputs": [error]},
+        f"cell {number} was not run": {"execution_count": None},
+        f"cell {number} is not in 00_orientation.py": {"source": ["1 + one"]},
+    }
+    for message, change in changes.items():
+        cells = [{**cell, **change} if i == number else cell for i, cell in enumerate(content["cells"])]
+        copy.write_text(json.dumps({**content, "cells": cells}))
+        if message:
+            with pytest.raises(InputError, match=f"{copy.name}: {message}: .*dil notebooks --write 00_orientation"):
+                book.for_the_book(copy, script)
+        else:
+            assert "Where this breaks" in book.for_the_book(copy, script)
+
+
+@pytest.mark.slow
+def test_a_warning_fails_the_build(tmp_path, monkeypatch):
+    """On a book of one page; it builds as it is, and does not with a link to nowhere, nor at a second try."""
     shutil.copytree(ROOT / "book", tmp_path / "book", ignore=shutil.ignore_patterns("_build", "generated"))
-    (tmp_path / "book" / "index.md").write_text("# A book\n")
-    (tmp_path / "book" / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters:\n  - file: generated/note\n")
-    text = {"cell_type": "markdown", "id": "a", "metadata": {}, "source": "# A notebook"}
-    code = {"cell_type": "code", "id": "b", "metadata": {}, "source": "1 + 1", "outputs": [], "execution_count": None}
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    notebook = {"cells": [text, code], "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
-    monkeypatch.setattr(book, "generate", lambda root: write_json(root / "book" / "generated" / "note.ipynb", notebook))
-    assert book.build(tmp_path)[0] == 0
-    code["source"] = "1 + one"
-    assert book.build(tmp_path)[0] != 0
-    assert book.build(tmp_path)[0] != 0  # nor at a second try
+    (tmp_path / "book" / "_toc.yml").write_text("format: jb-book\nroot: index\n")
+    monkeypatch.setattr(book, "generate", lambda root: None)
+    for text, passes in (("# A book\n", True), ("# A book\n\n[gone](nowhere.md)\n", False), (None, False)):
+        if text:
+            (tmp_path / "book" / "index.md").write_text(text)
+        assert (book.build(tmp_path)[0] == 0) == passes
 
 
 # --- Everything leads somewhere --------------------------------------------------------------------------------------------
@@ -234,6 +253,7 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 def test_static_sliders_change_the_frame_and_its_numbers(browser, address):
     page = browser.new_page()
     outside = []
@@ -263,6 +283,7 @@ def test_static_sliders_change_the_frame_and_its_numbers(browser, address):
     page.close()
 
 
+@pytest.mark.slow
 def test_no_page_scrolls_sideways_on_a_telephone_or_asks_outside(browser, address, site):
     page = browser.new_page(viewport={"width": 390, "height": 844})
     outside, wide = [], []
@@ -280,9 +301,10 @@ def test_no_page_scrolls_sideways_on_a_telephone_or_asks_outside(browser, addres
     assert not wide
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pages_have_no_serious_accessibility_violation(browser, address, scheme):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs the dev extra").Axe()
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs the browser extra: make test-all installs it").Axe()
     found = []
     for name in (
         "index",

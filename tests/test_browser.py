@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need the dev extra")
+sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need the browser extra: make test-all installs it")
+pytestmark = pytest.mark.slow
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -30,6 +31,11 @@ def dil(*arguments):
 
 def dil_process(*arguments):
     return subprocess.run([DIL, *map(str, arguments)], capture_output=True, text=True, timeout=300)
+
+
+def hear_ctrl_c():
+    """For ``preexec_fn``: a script that runs the tests with & makes all that they start deaf to Ctrl-C; a terminal does not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def refused(run, *words):

@@ -11,6 +11,7 @@ import torch
 
 pytest.importorskip("accelerate", reason="language models need the llm extra")
 
+pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
 
 

@@ -144,6 +144,7 @@ def test_dil_evaluate(tiny_model, tmp_path, write):
     refused(dil("evaluate", out, "--task", "x", "--task-folder", tmp_path / "none"), "no such folder")
 
 
+@pytest.mark.slow
 def test_tasks_of_the_harness(tiny_model, tmp_path, write):
     """A task file of one's own, whose answer is the mean over questions of the choice with the larger log-probability."""
     pytest.importorskip("lm_eval", reason="tasks need the eval extra")

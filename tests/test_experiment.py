@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from test_cli import dil, refused
+from test_cli import dil, hear_ctrl_c, refused
 
 pytest.importorskip("accelerate")
 
@@ -21,7 +21,7 @@ from dil_tutorial.llm.data import read_pairs
 
 FEW = [*((loss, "sum") for loss in report.SHOWN), ("DIL BCE rejected", "sum"), ("SimPO", "mean")]
 SMALL = {
-    "scale": 1.0, "samples": 8, "max_new_tokens": 3, "pairs": 2, "batch_size": 16, "learning_rates": (1e-3, 1e-2), "seeds": 2,
+    "scale": 1.0, "samples": 8, "max_new_tokens": 3, "pairs": 2, "batch_size": 64, "learning_rates": (1e-3, 1e-2), "seeds": 2,
     "top_layers": 1, "rank": 2, "evaluated": 4, "seen_prompts": 3, "ladder": (1, 3), "passes": 2, "rounds": 2, "bf16": False,
 }  # fmt: skip
 SCRIPT = """
@@ -80,6 +80,7 @@ def test_the_experiment_writes_numbers_figures_and_report(finished):
         assert loss in text
 
 
+@pytest.mark.slow
 def test_a_killed_experiment_goes_on_to_the_same_numbers(tiny_model, finished, tmp_path):
     process = subprocess.Popen(command(tiny_model, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while process.poll() is None and len(list(tmp_path.glob("sweep/*.json"))) < 5:
@@ -96,8 +97,11 @@ def test_a_killed_experiment_goes_on_to_the_same_numbers(tiny_model, finished, t
     assert not list(tmp_path.rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_with_one_line(tiny_model, tmp_path):
-    process = subprocess.Popen(command(tiny_model, tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(tiny_model, tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c
+    )
     while process.poll() is None and not list(tmp_path.glob("sweep/*.json")):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)

@@ -390,6 +390,7 @@ def test_lora_with_the_adapter_off_as_reference(parts, tmp_path):
         assert torch.allclose(loaded(ids).logits, trainer.model(ids).logits, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_adapters_on_four_bits_get_the_gradients_of_the_same_weights_in_full(wider_model):
     pytest.importorskip("bitsandbytes", reason="4 bits need the qlora extra")
     from peft import LoraConfig, get_peft_model

@@ -39,7 +39,10 @@ def exercises_of(script):
         yield cell.source, solution
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+@pytest.mark.parametrize(
+    "script",
+    [pytest.param(script, id=script.stem, marks=pytest.mark.slow if script.stem[:2] == "10" else ()) for script in SCRIPTS],
+)  # 10 trains language models; nbval trains them in make test, too
 def test_every_solution_is_right(script, monkeypatch, capsys):
     monkeypatch.chdir(script.parent)
     monkeypatch.setattr(claims, "report", lambda *ids: [claims.select(claim) for claim in ids])  # they run in nbval

@@ -1,7 +1,6 @@
 """The study of finite data: its runs are those of a plain loop, it resumes, and its words follow its numbers."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cli import DIL, dil, refused
+from test_cli import DIL, dil, hear_ctrl_c, refused
 
 from dil_tutorial import dynamics
 from dil_tutorial.intervals import bootstrap
@@ -107,7 +106,7 @@ def test_other_settings_are_not_taken_for_the_same(small, tmp_path):
 def test_an_interrupted_study_goes_on(tmp_path):
     command = [DIL, "study", "dynamics", "--out", tmp_path, "--seeds", "2"]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=hear_ctrl_c
     )
     cells = tmp_path / "cells"
     while process.poll() is None and len(list(cells.glob("*.json")) if cells.exists() else []) < 2:

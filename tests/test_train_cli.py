@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_cli import DIL, dil, dil_process, refused
+from test_cli import DIL, dil, dil_process, hear_ctrl_c, refused
 
 pytest.importorskip("accelerate", reason="language models need the llm extra")
 
@@ -66,17 +66,18 @@ def test_chat_messages_train_as_well(recipe, write, tmp_path):
     assert "nca (beta 1.0) on 2 pairs" in run.stdout
 
 
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+@pytest.mark.parametrize("stop", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
 def test_stopped_and_resumed_ends_with_the_same_weights(recipe, tmp_path, stop):
-    config = recipe(max_steps=300, lr_scheduler_type="cosine")
+    config = recipe(max_steps=100, lr_scheduler_type="cosine")
     whole = dil_process("train", "--config", config, "--output-dir", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
 
     out, log = tmp_path / "stopped", tmp_path / "log"
     with log.open("wb") as stream:
-        process = subprocess.Popen([DIL, "train", "--config", config, "--output-dir", out], stderr=stream, stdout=stream)
+        process = subprocess.Popen([DIL, "train", "--config", config, "--output-dir", out], stderr=stream, stdout=stream,
+                                   preexec_fn=hear_ctrl_c)  # fmt: skip
         deadline = time.monotonic() + 120
-        while b" 8/300" not in log.read_bytes() and time.monotonic() < deadline:
+        while b" 8/100" not in log.read_bytes() and time.monotonic() < deadline:
             time.sleep(0.01)
         process.send_signal(stop)
         assert process.wait(120) == 128 + stop, log.read_text()
@@ -94,6 +95,7 @@ def test_stopped_and_resumed_ends_with_the_same_weights(recipe, tmp_path, stop):
     assert [row["loss"] for row in histories[0] if "loss" in row] == [row["loss"] for row in histories[1] if "loss" in row]
 
 
+@pytest.mark.slow
 def test_killed_at_any_step_and_resumed_ends_with_the_same_weights(recipe, tmp_path):
     """SIGKILL three times, wherever it falls, a checkpoint being written included."""
     settings = {
@@ -165,6 +167,7 @@ def test_bad_recipes(recipe, tmp_path, values, words):
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_the_checkpoint_before(recipe, tmp_path):
     """A limit on the size of files stands in for a full disk: one line, and the run goes on once there is room."""
     import resource
@@ -212,6 +215,7 @@ def test_a_lora_run_from_a_recipe(recipe, tmp_path):
     refused(dil("train", "--config", recipe(dtype="bf16"), "--output-dir", tmp_path / "b"), "unknown dtype 'bf16'")
 
 
+@pytest.mark.slow
 def test_a_qlora_run_from_a_recipe(recipe, tmp_path, wider_model):
     """A base in 4 bits, an adapter that learns on it, both loaded again as they were."""
     pytest.importorskip("bitsandbytes", reason="4 bits need the qlora extra")

@@ -15,6 +15,7 @@ from torch import Tensor
 from dil_tutorial.errors import InputError
 from dil_tutorial.losses import Loss, is_reference_free, is_unpaired, make_loss, needs_kl, needs_reference_samples
 from dil_tutorial.preferences import sample_pairs
+from toy.threads import one_thread
 from toy.worlds import World
 
 Record = Callable[[int, Tensor], None]  # called with (step, policy (X, Y)) before each step
@@ -67,9 +68,8 @@ def population_loss(
 
     >>> from toy.gallery import bandit
     >>> world = bandit()
-    >>> at_ref = population_loss(world, make_loss("dpo"), torch.zeros(1, 8, dtype=torch.float64))
-    >>> at_ref.exp()  # DPO starts at log 2
-    tensor([2.], dtype=torch.float64)
+    >>> population_loss(world, make_loss("dpo"), torch.zeros(1, 8, dtype=torch.float64))  # DPO starts at log 2
+    tensor([0.6931], dtype=torch.float64)
     """
     law = world.pairs if pairs is None else pairs
     f, settings = inputs_of(loss, f, world.ref, lengths)
@@ -86,26 +86,36 @@ def population_loss(
     return (law * loss(f_w, f_l, **settings)).sum((1, 2))
 
 
+@one_thread()
 def newton(objective: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
     """Minimise ``objective(logits) -> (X,)`` over logits (X, Y), each prompt on its own; returns the logits.
 
     Newton's method with the exact Hessian by automatic differentiation: X problems of Y unknowns each, solved to
     rounding error in about ten steps, where gradient descent would need thousands.  Curvatures enter by their absolute
     value, so that a step points downhill, and it is halved until the objective does not rise; directions without curvature
-    (adding a constant to a row) are left alone; no logit moves by more than 1 a step.
+    (adding a constant to a row) are left alone; no logit moves by more than 1 a step.  It ends where ten steps in a row bring
+    no prompt a lower objective or half the slope: at a kink, or far out, rounding keeps the gradient above any bound.
 
     >>> target = torch.tensor([[0.2, 0.3, 0.5]], dtype=torch.float64)
     >>> logits = newton(lambda z: -(target * z.log_softmax(1)).sum(1), torch.zeros(1, 3, dtype=torch.float64))
     >>> logits.softmax(1)
     tensor([[0.2000, 0.3000, 0.5000]], dtype=torch.float64)
     """
+    lowest = flattest = torch.full(logits.shape[:1], torch.inf, dtype=logits.dtype)  # objective and slope, the best so far
+    idle = 0
     for _ in range(100):
         logits = logits.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(objective(logits).sum(), logits, create_graph=True)  # (X, Y)
-        if gradient.abs().max() < 1e-14:
+        value = objective(logits)  # (X,)
+        (gradient,) = torch.autograd.grad(value.sum(), logits, create_graph=True)  # (X, Y)
+        value, steepness = value.detach(), gradient.detach().abs().amax(1)
+        progress = (value < lowest - 1e-15 * value.abs()) | (steepness < flattest / 2)
+        idle = 0 if progress.any() else idle + 1
+        if steepness.max() < 1e-14 or idle == 10:
             break
-        columns = [torch.autograd.grad(g.sum(), logits, retain_graph=True)[0] for g in gradient.unbind(1)]
-        curvature, basis = torch.linalg.eigh(torch.stack(columns, 1))  # (X, Y), (X, Y, Y)
+        lowest, flattest = lowest.minimum(value), flattest.minimum(steepness)
+        unit = torch.eye(gradient.shape[1], dtype=logits.dtype).unsqueeze(1).expand(-1, *gradient.shape)  # (Y, X, Y)
+        (columns,) = torch.autograd.grad(gradient, logits, unit, is_grads_batched=True)  # one pass for all Y columns
+        curvature, basis = torch.linalg.eigh(columns.transpose(0, 1))  # (X, Y), (X, Y, Y)
         slope = (basis.mT @ gradient.detach().unsqueeze(-1)).squeeze(-1)  # the gradient in the eigenbasis
         flat = curvature.abs() < 1e-13
         move = -torch.where(flat, 0.0, slope / curvature.abs().masked_fill(flat, 1.0))
@@ -114,7 +124,7 @@ def newton(objective: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
         if move.abs().max() < 1e-15:
             break
         with torch.no_grad():
-            bound = objective(logits) * (1 + 1e-13 * objective(logits).sign()) + 1e-13
+            bound = value + 1e-13 * (value.abs() + 1)
             for _ in range(20):
                 if not (worse := ~(objective(logits + move) <= bound)).any():
                     break
@@ -208,6 +218,7 @@ def empirical_law(world: World, pairs: int, generator: torch.Generator) -> Tenso
     return cells.scatter_add_(1, y_w * Y + y_l, torch.full(y_w.shape, 1 / pairs, dtype=world.ref.dtype)).view(X, Y, Y)
 
 
+@one_thread()
 def descend(
     world: World,
     loss: Loss,

@@ -21,10 +21,8 @@ from toy.worlds import World
 def quadratic(responses: int) -> Tensor:
     """Features (y, y^2) of responses on a line from -1 to 1: with a flat reference, discretised Gaussians.  (Y, 2).
 
-    >>> quadratic(3)
-    tensor([[-1.,  1.],
-            [ 0.,  0.],
-            [ 1.,  1.]], dtype=torch.float64)
+    >>> quadratic(3).tolist()
+    [[-1.0, 1.0], [0.0, 0.0], [1.0, 1.0]]
     """
     y = torch.linspace(-1, 1, responses, dtype=torch.float64)
     return torch.stack([y, y**2], 1)

@@ -27,8 +27,8 @@ def accuracy(policy: Tensor, world: World) -> Tensor:
     """The share of pairs in which ``policy`` (X, Y) gives the majority's choice more probability, ties one half.  (X,).
 
     >>> world = World.from_reward([0.9, 0.1], [0.0, 1.0])
-    >>> accuracy(world.ref, world)
-    tensor([0.], dtype=torch.float64)
+    >>> accuracy(world.ref, world).tolist()
+    [0.0]
     """
     return (pair_weights(world) * (torch.sign(policy.unsqueeze(2) - policy.unsqueeze(1)) + 1) / 2).sum((1, 2))
 
