@@ -17,8 +17,8 @@ test: .venv/test.stamp
 	$(PYTEST) --durations 25
 	$(BIN)/python tests/portability.py
 
-# What takes long too: browsers, kills, a whole class graded, every loss on a language model of known truth.
-test-all: test .venv/all.stamp
+# What make test leaves out because it takes long: browsers, kills, a whole class graded, every loss on a language model of known truth.
+test-all: .venv/all.stamp
 	$(PYTEST) -m slow --durations 10 tests
 
 # The derivation and the toy alone.
@@ -62,7 +62,7 @@ CONSTRAINTS ?= constraints.txt
 	@touch $@
 
 .venv/test.stamp: EXTRAS = llm,book,course,bench,dev
-.venv/all.stamp: EXTRAS = qlora,eval,browser
+.venv/all.stamp: EXTRAS = llm,book,course,bench,dev,qlora,eval,browser
 .venv/lint.stamp: EXTRAS = llm,lint
 .venv/mutation.stamp: EXTRAS = llm,dev,mutation
 .venv/test.stamp .venv/all.stamp .venv/lint.stamp .venv/mutation.stamp: .venv/base.stamp

@@ -304,7 +304,9 @@ def test_no_page_scrolls_sideways_on_a_telephone_or_asks_outside(browser, addres
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pages_have_no_serious_accessibility_violation(browser, address, scheme):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs the browser extra: make test-all installs it").Axe()
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="needs the browser extra: make test-all installs it"
+    ).Axe()
     found = []
     for name in (
         "index",

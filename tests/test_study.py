@@ -105,9 +105,7 @@ def test_other_settings_are_not_taken_for_the_same(small, tmp_path):
 
 def test_an_interrupted_study_goes_on(tmp_path):
     command = [DIL, "study", "dynamics", "--out", tmp_path, "--seeds", "2"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=hear_ctrl_c
-    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=hear_ctrl_c)
     cells = tmp_path / "cells"
     while process.poll() is None and len(list(cells.glob("*.json")) if cells.exists() else []) < 2:
         time.sleep(0.05)

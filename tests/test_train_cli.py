@@ -66,7 +66,9 @@ def test_chat_messages_train_as_well(recipe, write, tmp_path):
     assert "nca (beta 1.0) on 2 pairs" in run.stdout
 
 
-@pytest.mark.parametrize("stop", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+@pytest.mark.parametrize(
+    "stop", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT], ids=["SIGTERM", "Ctrl-C"]
+)
 def test_stopped_and_resumed_ends_with_the_same_weights(recipe, tmp_path, stop):
     config = recipe(max_steps=100, lr_scheduler_type="cosine")
     whole = dil_process("train", "--config", config, "--output-dir", tmp_path / "whole")
