@@ -71,7 +71,7 @@ def test_chat_messages_train_as_well(recipe, write, tmp_path):
 )
 def test_stopped_and_resumed_ends_with_the_same_weights(recipe, tmp_path, stop):
     config = recipe(max_steps=100, lr_scheduler_type="cosine")
-    whole = dil_process("train", "--config", config, "--output-dir", tmp_path / "whole")
+    whole = dil("train", "--config", config, "--output-dir", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
 
     out, log = tmp_path / "stopped", tmp_path / "log"
@@ -88,7 +88,7 @@ def test_stopped_and_resumed_ends_with_the_same_weights(recipe, tmp_path, stop):
     refused(dil("train", "--config", config, "--output-dir", out), "--resume")
     changed = dil("train", "--config", config, "--output-dir", out, "--resume", "--set", "loss=dpo")
     refused(changed, "another loss", "same recipe")
-    resumed = dil_process("train", "--config", config, "--output-dir", out, "--resume")
+    resumed = dil("train", "--config", config, "--output-dir", out, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "stopped")]
     assert weights[0] == weights[1]
