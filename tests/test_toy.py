@@ -1,13 +1,16 @@
+import dataclasses
+
 import pytest
 import torch
 
+from dil_tutorial import claims
 from dil_tutorial.bregman import GENERATORS, Generator
 from dil_tutorial.claims.denominators import distances_to_rlhf, order_exception
 from dil_tutorial.errors import InputError
 from dil_tutorial.losses import make_loss
 from dil_tutorial.rlhf import kl
 from toy import World, optima
-from toy.fit import fit, fit_pairs, log_ratio, population_loss
+from toy.fit import descend, fit, fit_pairs, log_ratio, newton, population_loss
 from toy.gallery import GALLERY, bandit, bimodal, rock_paper_scissors
 
 BURG = Generator.from_function(lambda r: -r.log(), name="burg")  # known only as a Python function
@@ -55,6 +58,34 @@ def test_kinds_of_random_worlds():
     assert World.random([0], kind="any").reward is None
     with pytest.raises(InputError, match="did you mean 'hard'"):
         World.random([0], kind="hrad")
+
+
+def test_newton_ends_where_rounding_stops_progress(monkeypatch):
+    """At a kink the gradient is all or nothing and never small: without an end of its own each of 16 stages takes 100 steps."""
+    steps, eigh = [], torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda table: steps.append(1) or eigh(table))
+    optima.slic(World.random(range(5), kind="any"))
+    assert len(steps) < 400  # 243 as it is
+
+
+def test_toy_worlds_run_on_one_thread():
+    """Whatever the process has, which it has again afterwards: see toy/threads.py."""
+    seen, before = set(), torch.get_num_threads()
+    torch.set_num_threads(2)
+
+    def objective(logits):
+        seen.add(torch.get_num_threads())
+        return logits.square().sum(1)
+
+    check = dataclasses.replace(claims.CLAIMS[0], check=lambda world: objective(world.ref))
+    try:
+        newton(objective, torch.ones(1, 2, dtype=torch.float64))
+        descend(bandit(), lambda f, g: objective(f)[:, None], pairs=bandit().pairs, steps=1)
+        list(claims.run([check], [0]))
+        assert seen == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_gallery():
