@@ -329,21 +329,19 @@ def loss_landscape() -> ipywidgets.VBox:
 def denominator_mix() -> ipywidgets.VBox:
     """Winners among the denominator's samples, from none (as published) to half (the repair) and beyond."""
     world = bandit()
+    ends = {name: [fit(world, _mixed(name, share)) for share in SHARES] for name in ("lsif", "ukl", "bce")}
 
     def draw(share: float) -> Drawn:
         figure, (left, right) = plotting.new_figure(columns=2, width=8.8, height=3.6)
         order = world.true_reward[0].argsort()
         x, said = world.true_reward[0, order], []
         left.plot(x, (world.chosen / world.ref)[0, order], color="black", ls=":", lw=2, label="winners' law")
-        for i, name in enumerate(("lsif", "ukl", "bce")):
-            far = []
-            for s in (*SHARES, share):
-                policy = fit(world, _mixed(name, s))
-                far.append(kl(policy, world.chosen).item())
+        for i, (name, policies) in enumerate(ends.items()):
+            here, far = SHARES.index(share), [kl(policy, world.chosen).item() for policy in policies]
             style: dict[str, Any] = {"color": plotting.COLOURS[i], "marker": plotting.MARKERS[i], "ms": 5, "lw": 1.2}
-            left.plot(x, (policy / world.ref)[0, order], label=name.upper(), **style)
-            right.plot(SHARES, far[:-1], label=name.upper(), **style)
-            said.append(f"{name.upper()} {far[-1]:z.4f}")
+            left.plot(x, (policies[here] / world.ref)[0, order], label=name.upper(), **style)
+            right.plot(SHARES, far, label=name.upper(), **style)
+            said.append(f"{name.upper()} {far[here]:z.4f}")
         right.axvline(share, color="black", lw=1)
         left.set(xlabel="reward", ylabel="ratio to the reference", ylim=(0, 6))
         right.set(xlabel="share of winners in the denominator", ylabel="KL(policy || winners' law), nats")

@@ -72,6 +72,7 @@ def test_misspecified_ukl_is_sft_and_the_projections_are_best():
     assert rows["DIL LSIF, repaired"]["reverse"] > rows["*the reverse projection itself*"]["reverse"] + 1e-4
 
 
+@pytest.mark.slow
 def test_benchmark_of_the_toy(tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "SIZES", (500, 3000))
     run = dil("bench", "toy", "--json", tmp_path / "toy.json", "--runs", 60, "--steps", 30, "--loop-runs", 2)

@@ -103,6 +103,7 @@ def test_other_settings_are_not_taken_for_the_same(small, tmp_path):
     assert any(rows[key] != again[key] for key in rows)
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_goes_on(tmp_path):
     command = [DIL, "study", "dynamics", "--out", tmp_path, "--seeds", "2"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=hear_ctrl_c)

@@ -238,11 +238,11 @@ def bisect(increasing: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) ->
     >>> bisect(lambda x: x**2 - 2, torch.zeros(1, dtype=torch.float64), torch.full((1,), 2.0, dtype=torch.float64))
     tensor([1.4142], dtype=torch.float64)
     """
+    width = high - low
     for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        below = increasing(middle) < 0
-        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return (low + high) / 2
+        width = width / 2
+        low = torch.where(increasing(low + width) < 0, low + width, low)
+    return low + width / 2
 
 
 def _ratio_by_bisection(gen: Generator, A: Tensor, D: Tensor, lam: Tensor) -> Tensor:
