@@ -324,7 +324,7 @@ def test_a_datasets_dataset_will_do_streamed_or_not(parts, tmp_path):
     assert trainer_for(parts, tmp_path, pairs=stored.to_iterable_dataset()).train_dataset == rows
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="what only a GPU does")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use (CUDA): rent one, make test there")
 def test_on_a_gpu(parts, tmp_path):
     """The flash kernel is chosen, f starts at zero, and the steps are those of the CPU up to rounding."""
     from dil_tutorial.llm.packing import VARLEN

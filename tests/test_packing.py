@@ -164,7 +164,7 @@ def test_one_call_for_all_branches(rows, layout, window, monkeypatch):
     assert torch.allclose(got, expected, atol=1e-12)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernel is for GPUs")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use (CUDA): rent one, make test there")
 @pytest.mark.parametrize("window", [None, 16])
 def test_the_kernel_on_a_gpu(rows, window):
     documents = collate(rows, 1, "shared")["documents"]
