@@ -203,7 +203,7 @@ def best_of_n(ref: Tensor, reward: Tensor, n: int) -> Tensor:
     tensor([0.2500, 0.7500])
     """
     below, tied = mass_below_and_tied(ref, reward)
-    # (below + tied)^n - below^n, without the cancellation where tied is small
+    # (below + tied)^n - below^n, without cancellation where tied is small, nor overflow where below is
     rest = torch.where(below > 0, below, 1.0)
-    tie_wins = torch.where(below > 0, rest**n * torch.expm1(n * torch.log1p(tied / rest)), tied**n)
+    tie_wins = (below + tied) ** n * torch.where(below > 0, -torch.expm1(-n * torch.log1p(tied / rest)), 1.0)
     return torch.where(ref > 0, ref * tie_wins / torch.where(tied > 0, tied, 1.0), 0.0)

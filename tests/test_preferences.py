@@ -148,3 +148,12 @@ def test_chunks_do_not_change_win_rates(chunk, monkeypatch):
     assert torch.allclose(pref.win_rate_of_reward(world.ref[0], world.reward[0]), whole[0], rtol=1e-13)
     hard = pref.win_rate(world.ref, pref.hard_labels(world.reward))
     assert torch.allclose(pref.win_rate_of_reward(world.ref, world.reward, hard=True), hard, rtol=1e-13)
+
+
+def test_best_of_many_where_a_response_is_next_to_impossible():
+    """(1 - F(y))^n for a response of probability e: no overflow of the ratio of the two terms, no NaN."""
+    for e in (1e-8, 1e-12):
+        policy = pref.best_of_n(torch.tensor([e, 1 - e], dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64), 33)
+        assert policy.isfinite().all()
+        assert policy[1].item() == pytest.approx(1, abs=1e-12)
+        assert policy[0].item() == pytest.approx(e**33, rel=1e-9)
