@@ -153,7 +153,8 @@ def test_chunks_do_not_change_win_rates(chunk, monkeypatch):
 def test_best_of_many_where_a_response_is_next_to_impossible():
     """(1 - F(y))^n for a response of probability e: no overflow of the ratio of the two terms, no NaN."""
     for e in (1e-8, 1e-12):
-        policy = pref.best_of_n(torch.tensor([e, 1 - e], dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64), 33)
+        ref, reward = torch.tensor([[e, 1 - e], [0.0, 1.0]], dtype=torch.float64)
+        policy = pref.best_of_n(ref, reward, 33)
         assert policy.isfinite().all()
         assert policy[1].item() == pytest.approx(1, abs=1e-12)
         assert policy[0].item() == pytest.approx(e**33, rel=1e-9)
