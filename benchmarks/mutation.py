@@ -30,19 +30,19 @@ from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator
 from rich.progress import track
 
-from dil_tutorial.provenance import provenance, read_json, write_json
+from dil_tutorial.support.provenance import provenance, read_json, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, EQUIVALENT = ROOT / "benchmarks" / "mutation.json", ROOT / "benchmarks" / "equivalent_mutants.toml"
 
 # The tests of each module, fastest first.
 TESTS = {
-    "dil_tutorial/bregman.py": ["tests/test_bregman.py"],
-    "dil_tutorial/losses.py": ["tests/test_losses.py"],
-    "dil_tutorial/preferences.py": ["tests/test_preferences.py", "tests/test_extreme_worlds.py::test_the_two_distributions",
-                                    "tests/test_extreme_worlds.py::test_win_rates_do_not_need_the_table",
-                                    "tests/test_extreme_worlds.py::test_best_of_n_is_exact_to_the_last_response"],
-    "toy/optima.py": ["tests/test_optima.py", *(f"--deselect=tests/test_optima.py::{slow}" for slow in (
+    "dil_tutorial/bregman.py": ["tests/derivation/test_bregman.py"],
+    "dil_tutorial/losses.py": ["tests/derivation/test_losses.py"],
+    "dil_tutorial/preferences.py": ["tests/derivation/test_preferences.py", *(
+        f"tests/toy/test_extreme_worlds.py::{exact}" for exact in (
+        "test_the_two_distributions", "test_win_rates_do_not_need_the_table", "test_best_of_n_is_exact_to_the_last_response"))],
+    "toy/optima.py": ["tests/toy/test_optima.py", *(f"--deselect=tests/toy/test_optima.py::{slow}" for slow in (
         "test_a_function_has_the_optimum_of_its_closed_form", "test_optima_are_policies_and_stationary"))],
 }  # fmt: skip
 

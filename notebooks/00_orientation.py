@@ -59,7 +59,7 @@ print("losers    ", world.rejected[0].numpy().round(3))
 # Move the reward of the third response (arrow keys work once the slider has the focus). Can its share among the winners ever be more than twice 0.2?
 
 # %%
-from dil_tutorial.panels import first_world
+from dil_tutorial.lessons.panels import first_world
 
 first_world()
 
@@ -123,7 +123,7 @@ print("the winners' law        ", world.chosen[0].numpy().round(3))
 # 400,000 found where it fails. So a verdict says how many worlds were tried and how closely it held, the derivation stands beside it, and identities are tested on extreme worlds, too.
 
 # %%
-from dil_tutorial.puzzles import puzzle
+from dil_tutorial.lessons.puzzles import puzzle
 
 puzzle("00-odds")
 
@@ -134,7 +134,7 @@ puzzle("00-odds")
 # of the winners is the second response? A pair can consist of twice the same response.
 
 # %%
-from dil_tutorial.exercises import check_answer
+from dil_tutorial.lessons.exercises import check_answer
 
 your_share = None  # replace None by a number
 

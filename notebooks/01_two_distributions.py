@@ -24,10 +24,11 @@
 # %%
 import torch
 
-from dil_tutorial import claims, plotting
-from dil_tutorial.exercises import check_answer
+from dil_tutorial import claims
+from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.preferences import best_of_n, pi_chosen, sample_pairs
 from dil_tutorial.rlhf import kl
+from dil_tutorial.support import plotting
 from toy import World
 from toy.gallery import bandit, rock_paper_scissors
 
@@ -99,7 +100,7 @@ claims.report("1.bound", "1.kl-bound")
 # two part ways; make the labels hard; add responses. Where DIL ends as published is in the picture too: [notebook 06](06_whose_samples.ipynb) explains it. At which scale do winners and RLHF still agree? (Claim `1.small-rewards`: best at $\beta = 2$.)
 
 # %%
-from dil_tutorial.panels import tilt_explorer
+from dil_tutorial.lessons.panels import tilt_explorer
 
 tilt_explorer()
 
@@ -155,7 +156,7 @@ for name, ref, chosen in zip(["rock", "paper", "scissors"], rps.ref[0], rps.chos
 claims.report("4.other-data", "4.on-reference")
 
 # %%
-from dil_tutorial.puzzles import puzzle
+from dil_tutorial.lessons.puzzles import puzzle
 
 puzzle("01-rare")
 

@@ -24,7 +24,7 @@
 import torch
 
 from dil_tutorial import claims
-from dil_tutorial.exercises import check_answer
+from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.losses import make_loss
 from dil_tutorial.rlhf import kl, rlhf_objective, rlhf_optimum
 from toy.fit import fit
@@ -117,7 +117,7 @@ claims.report("2.ranking-nce", "2.logistic", "2.rlhf-imitates")
 # Move the scale of the rewards. Where are the two optima alike?
 
 # %%
-from dil_tutorial.panels import whose_losers
+from dil_tutorial.lessons.panels import whose_losers
 
 whose_losers()
 
@@ -145,7 +145,7 @@ claims.report("2.forward-kl", "2.reverse-kl")
 claims.report("5.bt-projection")
 
 # %%
-from dil_tutorial.puzzles import puzzle
+from dil_tutorial.lessons.puzzles import puzzle
 
 puzzle("02-double")
 

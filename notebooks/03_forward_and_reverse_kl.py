@@ -24,7 +24,7 @@
 import torch
 
 from dil_tutorial import claims
-from dil_tutorial.exercises import check_answer
+from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.losses import make_loss
 from dil_tutorial.rlhf import kl, rlhf_objective
 from toy import loglinear
@@ -50,7 +50,7 @@ world = bandit()
 # the two projections go when the peaks are close? when they are far?
 
 # %%
-from dil_tutorial.panels import kl_directions
+from dil_tutorial.lessons.panels import kl_directions
 
 kl_directions()
 
@@ -103,7 +103,7 @@ for name, policy in rows.items():
 # Repaired UKL *is* the forward projection, digit for digit; LSIF and BCE have optima of their own. None is the reverse projection.
 
 # %%
-from dil_tutorial.puzzles import puzzle
+from dil_tutorial.lessons.puzzles import puzzle
 
 puzzle("03-valley")
 

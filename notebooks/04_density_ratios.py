@@ -26,7 +26,7 @@ import torch
 from dil_tutorial import claims
 from dil_tutorial.bregman import BCE, LSIF, UKL, Generator, derivative
 from dil_tutorial.errors import InputError
-from dil_tutorial.exercises import check_answer
+from dil_tutorial.lessons.exercises import check_answer
 from toy.gallery import bandit
 
 torch.set_printoptions(precision=4, sci_mode=False)
@@ -88,7 +88,7 @@ for gen in (LSIF, UKL, BCE):
 # Any convex $h$ will do. Move through some:
 
 # %%
-from dil_tutorial.panels import generator_gallery, generator_playground
+from dil_tutorial.lessons.panels import generator_gallery, generator_playground
 
 generator_gallery()
 
@@ -127,7 +127,7 @@ print("slopes at f = ±10,000:", [f"{slope:.0e}" for slope in f.grad])
 # [notebook 06](06_whose_samples.ipynb), and the place where the published loss goes wrong.
 
 # %%
-from dil_tutorial.puzzles import puzzle
+from dil_tutorial.lessons.puzzles import puzzle
 
 puzzle("04-same")
 

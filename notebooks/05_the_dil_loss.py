@@ -25,7 +25,7 @@ import torch
 
 from dil_tutorial import claims
 from dil_tutorial.bregman import BCE, LSIF, UKL
-from dil_tutorial.exercises import check_answer
+from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.losses import bco_loss, dil_loss, dpo_loss, nca_loss
 from toy.gallery import bandit
 
@@ -96,7 +96,7 @@ claims.report("4.nca", "4.bco", "3.ukl-is-sft", "5.dpo-cpc")
 # or square?
 
 # %%
-from dil_tutorial.panels import loss_landscape
+from dil_tutorial.lessons.panels import loss_landscape
 
 loss_landscape()
 
@@ -110,7 +110,7 @@ loss_landscape()
 claims.report("6.beta")
 
 # %%
-from dil_tutorial.puzzles import puzzle
+from dil_tutorial.lessons.puzzles import puzzle
 
 puzzle("05-pull")
 

@@ -24,7 +24,7 @@
 import torch
 
 from dil_tutorial import claims
-from dil_tutorial.exercises import check_answer
+from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.losses import make_loss
 from dil_tutorial.rlhf import kl, rlhf_optimum
 from toy import World, optima
@@ -104,7 +104,7 @@ claims.report("4.mixture", "4.reference")
 # Move the share of winners in the denominator from none (as published) to one half (the repair) and beyond.
 
 # %%
-from dil_tutorial.panels import denominator_mix
+from dil_tutorial.lessons.panels import denominator_mix
 
 denominator_mix()
 
@@ -136,7 +136,7 @@ claims.report("4.other-data", "4.on-reference")
 # That is the usual case with public data sets. Mending it needs samples of the reference (`denominator="reference"`) or a reference that has been fine-tuned on the data's responses first, as one does with SFT before DPO.
 
 # %%
-from dil_tutorial.puzzles import puzzle
+from dil_tutorial.lessons.puzzles import puzzle
 
 puzzle("06-loser")
 

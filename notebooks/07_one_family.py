@@ -25,7 +25,7 @@ import torch
 from IPython.display import Markdown, display
 
 from dil_tutorial import claims
-from dil_tutorial.exercises import check_answer
+from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.losses import dpo_loss, ipo_loss
 from dil_tutorial.rlhf import kl
 from toy import compare
@@ -64,7 +64,7 @@ claims.report("5.win-rates", "5.margins-see-more", "5.dpo", "5.ipo", "5.sppo")
 # The gradient of a pair loss is a pull up on the winner and a pull down on the loser, both depending on where $f_w$ and $f_l$ stand. Choose a loss. Dotted: $f_w = f_l$.
 
 # %%
-from dil_tutorial.panels import pulls
+from dil_tutorial.lessons.panels import pulls
 
 pulls()
 
@@ -108,7 +108,7 @@ claims.report("5.reference-free")
 claims.report("5.bt-projection", "5.no-reward-needed")
 
 # %%
-from dil_tutorial.puzzles import puzzle
+from dil_tutorial.lessons.puzzles import puzzle
 
 puzzle("07-dpo")
 

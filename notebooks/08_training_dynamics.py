@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 08 · Finite data and training dynamics
 #
-# Paper §5 (experiments); modules `toy.study`, `dil_tutorial.dynamics`; about 40 minutes.
+# Paper §5 (experiments); modules `dil_tutorial.experiments.finite_data.run`, `dil_tutorial.experiments.finite_data.report`; about 40 minutes.
 #
 # After this notebook you will be able to
 # - say where the claim "DIL preserves the likelihood of chosen responses" holds and where it does not;
@@ -26,10 +26,12 @@
 # %%
 from IPython.display import Markdown, display
 
-from dil_tutorial import claims, dynamics, plotting
-from dil_tutorial.exercises import check_answer
+from dil_tutorial import claims
+from dil_tutorial.experiments.finite_data import report as dynamics
+from dil_tutorial.experiments.finite_data import run as study
+from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.losses import make_loss
-from toy import study
+from dil_tutorial.support import plotting
 from toy.gallery import bandit20
 
 results, seeds = dynamics.load(dynamics.COMMITTED)
@@ -70,7 +72,7 @@ show("steps")
 # One of these data sets, response by response: each dot is a response, its size the reference's probability, the dotted line is imitation.
 
 # %%
-from dil_tutorial.panels import dynamics_player, pairs_budget
+from dil_tutorial.lessons.panels import dynamics_player, pairs_budget
 
 dynamics_player()
 
@@ -145,7 +147,7 @@ for name, loss in {"repaired": make_loss("dil", generator="bce", denominator="mi
 # [notebook 10](10_known_truth.ipynb).
 
 # %%
-from dil_tutorial.puzzles import puzzle
+from dil_tutorial.lessons.puzzles import puzzle
 
 puzzle("08-fall")
 
@@ -210,5 +212,5 @@ check_answer(your_value, (world.chosen * (world.chosen / world.ref).log()).sum()
 # - The choice of $h$ matters with few pairs and strong rewards, hardly otherwise.
 # - Means per token are another method.
 #
-# **Source:** `toy/study.py`, `dil_tutorial/dynamics.py` · **Claims:** `dil verify 8` · **All figures:** `dil study dynamics` ·
+# **Source:** `dil_tutorial/experiments/finite_data/run.py`, `dil_tutorial/experiments/finite_data/report.py` · **Claims:** `dil verify 8` · **All figures:** `dil study dynamics` ·
 # **Before:** [07 · One family](07_one_family.ipynb) · **Next:** [09 · From bandits to sequences](09_bandits_to_sequences.ipynb)

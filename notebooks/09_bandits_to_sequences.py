@@ -24,7 +24,7 @@
 import torch
 
 from dil_tutorial import claims
-from dil_tutorial.exercises import check_answer
+from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.rlhf import kl
 from toy import optima
 from toy.gallery import bandit
@@ -86,7 +86,7 @@ claims.report("6.shift-is-log-z", "6.bco-shift", "6.beta-one")
 # In this world rewards have the same mean and spread at every length. **Predict:** which responses does DPO on means favour, long or short?
 
 # %%
-from dil_tutorial.panels import length_bias
+from dil_tutorial.lessons.panels import length_bias
 
 length_bias()
 
@@ -104,7 +104,7 @@ claims.report("6.mean", "6.mean-is-beta", "6.mean-dpo")
 claims.report("7.value-at-start", "7.rewards")
 
 # %%
-from dil_tutorial.puzzles import puzzle
+from dil_tutorial.lessons.puzzles import puzzle
 
 puzzle("09-mean")
 

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 10 · A language model whose truth is known
 #
-# Paper §5; modules `dil_tutorial.llm.known_truth`, `dil_tutorial.known_truth`; about 40 minutes.
+# Paper §5; modules `dil_tutorial.experiments.known_truth.run`, `dil_tutorial.experiments.known_truth.report`; about 40 minutes.
 #
 # After this notebook you will be able to
 # - build an experiment in which the right answer of a *language model* is known for every response;
@@ -38,10 +38,11 @@ from IPython.display import Markdown, display
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from dil_tutorial import known_truth, plotting
-from dil_tutorial.exercises import check_answer
+from dil_tutorial.experiments.known_truth import report as known_truth
+from dil_tutorial.experiments.known_truth.run import Lab, Preset, Run
+from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.llm import sampling
-from dil_tutorial.llm.known_truth import Lab, Preset, Run
+from dil_tutorial.support import plotting
 from toy import World, optima
 
 RUN_THE_REAL_THING = False  # True: train SmolLM2-135M with every loss, about 80 minutes on two cores; run `dil fetch-model` first
@@ -128,7 +129,7 @@ for name in ("DIL BCE mixture", "DIL BCE rejected"):
 
 # %%
 if RUN_THE_REAL_THING:
-    from dil_tutorial.llm.known_truth import PRESETS, experiment
+    from dil_tutorial.experiments.known_truth.run import PRESETS, experiment
 
     results = experiment(Lab(PRESETS["cpu"], Path("outputs/known-truth-cpu")), print)
 else:
@@ -168,7 +169,7 @@ show("calibration")
 # Choose a loss and see all three: truth, its own optimum, and what was measured.
 
 # %%
-from dil_tutorial.widgets import frames
+from dil_tutorial.lessons.widgets import frames
 
 
 def one_loss(loss):
@@ -206,7 +207,7 @@ show("rounds")
 display(*(Markdown(part) for part in text["limits"]))
 
 # %%
-from dil_tutorial.puzzles import puzzle
+from dil_tutorial.lessons.puzzles import puzzle
 
 puzzle("10-best")
 
@@ -270,4 +271,4 @@ check_answer(your_number, 1, "Think of regression dilution.")
 # - Where everything is seen, the losses arrive where the theory says; on new prompts each gets a part of the way.
 # - Read the regression both ways before you call a policy timid or bold.
 #
-# **Source:** `dil_tutorial/llm/known_truth.py` · **Run it:** `dil experiment known-truth --preset cpu` · **Before:** [09 · From bandits to sequences](09_bandits_to_sequences.ipynb) · **Next:** [11 · Scaling up](11_scaling_up.ipynb)
+# **Source:** `dil_tutorial/experiments/known_truth/run.py` · **Run it:** `dil experiment known-truth --preset cpu` · **Before:** [09 · From bandits to sequences](09_bandits_to_sequences.ipynb) · **Next:** [11 · Scaling up](11_scaling_up.ipynb)

@@ -37,13 +37,13 @@ warnings.filterwarnings("ignore", category=FutureWarning)
 
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from dil_tutorial import plotting
-from dil_tutorial.book import BENCHMARKS
-from dil_tutorial.exercises import check_answer
-from dil_tutorial.llm.bench import figure as step_figure
-from dil_tutorial.llm.bench import own_tokenizer
+from dil_tutorial.bench.llm import figure as step_figure
+from dil_tutorial.bench.llm import own_tokenizer
+from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.llm.data import read_pairs, tiny_preferences
 from dil_tutorial.llm.trainer import DILConfig, DILTrainer
+from dil_tutorial.support import plotting
+from dil_tutorial.support.paths import BENCHMARKS
 
 folder = Path(tempfile.mkdtemp())
 
@@ -88,7 +88,7 @@ plotting.image(plotting.training_curves(trainer.state.log_history), alt="Loss, m
 # A pair is a prompt and two responses. Computed plainly that is two rows, padded to the longest, with the prompt in both. **Predict:** with a prompt four times as long as a response, which share of the positions is needed?
 
 # %%
-from dil_tutorial.panels import batch_layouts
+from dil_tutorial.lessons.panels import batch_layouts
 
 batch_layouts()
 
@@ -139,7 +139,7 @@ print(f"trained with the adapter: {trained:,} of {sum(p.numel() for p in small.m
 # - **Data of strangers.** If another model wrote the responses, the repair learns $\pi_\text{chosen}/\mu$ (claim `4.on-reference`). Fine-tune on the responses first, or draw your own pairs (`dil simulate`).
 
 # %%
-from dil_tutorial.puzzles import puzzle
+from dil_tutorial.lessons.puzzles import puzzle
 
 puzzle("11-end")
 

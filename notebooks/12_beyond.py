@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 12 · Beyond: best of n, iteration, neighbours
 #
-# Paper §6; modules `dil_tutorial.preferences`, `toy.ranking`, `toy.mixing`, `toy.safe_reference`, `toy.task_aligned`, `toy.learned_divergence`; about 35 minutes.
+# Paper §6; modules `dil_tutorial.preferences`, `toy.neighbours.ranking`, `toy.neighbours.mixing`, `toy.neighbours.safe_reference`, `toy.neighbours.task_aligned`, `toy.neighbours.learned_divergence`; about 35 minutes.
 #
 # After this notebook you will be able to
 # - compare alignment methods at equal KL, and say what imitation costs and what iteration buys;
@@ -23,12 +23,13 @@
 import torch
 
 from dil_tutorial import claims
-from dil_tutorial.exercises import check_answer
+from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.preferences import best_of_n, pi_chosen
 from dil_tutorial.rlhf import kl, rlhf_optimum
-from toy import World, optima, ranking
+from toy import World, optima
 from toy.gallery import bandit, bandit20
-from toy.safe_reference import e_rlhf
+from toy.neighbours import ranking
+from toy.neighbours.safe_reference import e_rlhf
 
 torch.set_printoptions(precision=4, sci_mode=False)
 world = bandit20()
@@ -39,7 +40,7 @@ world = bandit20()
 # A policy can always gain reward by going further from the reference. So compare at equal KL. RLHF's optima are, by their definition, the best one can do; the question is how far below the others are.
 
 # %%
-from dil_tutorial.panels import reward_for_kl
+from dil_tutorial.lessons.panels import reward_for_kl
 
 reward_for_kl()
 
@@ -109,7 +110,7 @@ claims.report("9.learned-full", "9.learned-minimax")
 # The staircase of section 2 needs hard labels and exact imitation. With Bradley–Terry labels a round is milder; with a language model each round imitates imperfectly, and the next starts from that. [Notebook 10](10_known_truth.ipynb) shows two measured rounds.
 
 # %%
-from dil_tutorial.puzzles import puzzle
+from dil_tutorial.lessons.puzzles import puzzle
 
 puzzle("12-circle")
 

@@ -26,7 +26,7 @@ from IPython.display import Markdown, display
 
 from dil_tutorial import claims
 from dil_tutorial.claims.questions import QUESTIONS
-from dil_tutorial.exercises import check_answer
+from dil_tutorial.lessons.exercises import check_answer
 
 # %% [markdown]
 # ## 1 · Six differences
@@ -57,7 +57,7 @@ claims.report("8.first-step", "8.rises-first")
 # One winner, its log-ratio $f$ on the axis, the loser held at $f = 0$. Left the losses are fed $f$, right $f/|y|$. Make the winner longer: what becomes of the pull at $f = 2$?
 
 # %%
-from dil_tutorial.panels import fed_means
+from dil_tutorial.lessons.panels import fed_means
 
 fed_means()
 
@@ -145,4 +145,4 @@ check_answer(your_f, 10.0, "-1.0 a token for 50 tokens, minus the reference's su
 # - Early training cannot tell them apart; optima can.
 # - "Checked" means: a sentence, a function, a tolerance, a verdict.
 #
-# **Source:** `dil_tutorial/claims/code.py`, `claims/questions.py` · **Claims:** `dil verify paper` · **Before:** [12 · Beyond](12_beyond.ipynb) · **Start again:** [00 · Orientation](00_orientation.ipynb)
+# **Source:** `dil_tutorial/claims/paper_against_code.py`, `claims/questions.py` · **Claims:** `dil verify paper` · **Before:** [12 · Beyond](12_beyond.ipynb) · **Start again:** [00 · Orientation](00_orientation.ipynb)

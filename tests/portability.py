@@ -25,13 +25,12 @@ from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = [
-    *(f"tests/test_{name}.py" for name in (
-        "preferences", "losses", "bregman", "claims", "toy", "optima", "extreme_worlds", "compare", "densratio", "neighbours",
-    )),
-    *(f"dil_tutorial/{name}.py" for name in ("preferences", "rlhf", "bregman", "losses", "puzzles", "exercises", "intervals")),
-    "dil_tutorial/claims", "toy",
+    *(f"tests/{room}" for room in ("derivation", "toy", "claims")),
+    *(f"dil_tutorial/{name}.py" for name in ("preferences", "rlhf", "bregman", "losses")),
+    "dil_tutorial/claims", "dil_tutorial/support", "dil_tutorial/lessons/puzzles.py", "dil_tutorial/lessons/exercises.py",
+    "toy",
 ]  # fmt: skip
-CHEAP = ["tests/test_notebooks.py", "tests/test_packing.py", "tests/test_llm.py", "dil_tutorial", "notebooks"]
+CHEAP = ["tests/lessons/test_notebooks.py", "tests/llm/test_attention.py", "tests/llm/test_llm.py", "dil_tutorial", "notebooks"]
 NO_NUMBERS = ["benchmark", "twenty_thousand", "figures"]  # tests of time, memory and files
 PROCESSORS = {
     "default": {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"},  # no vector instructions of its own

@@ -12,7 +12,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "book").g
 
 
 def test_commands_and_options_exist():
-    from test_cli import dil
+    from command import dil
 
     known = dil("--help").stdout
     for page in PAGES:

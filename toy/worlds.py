@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dil_tutorial import preferences
 from dil_tutorial.errors import InputError, unknown_name
-from dil_tutorial.provenance import read_json
+from dil_tutorial.support.provenance import read_json
 
 KINDS = ("bradley-terry", "hard", "any")
 

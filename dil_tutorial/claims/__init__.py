@@ -30,7 +30,7 @@ from dil_tutorial.claims import ratios  # noqa: F401
 from dil_tutorial.claims import denominators  # noqa: F401
 from dil_tutorial.claims import relatives  # noqa: F401
 from dil_tutorial.claims import beta_and_length  # noqa: F401
-from dil_tutorial.claims import code  # noqa: F401
+from dil_tutorial.claims import paper_against_code  # noqa: F401
 from dil_tutorial.claims import finite_data  # noqa: F401
 from dil_tutorial.claims import neighbours  # noqa: F401
 # isort: on

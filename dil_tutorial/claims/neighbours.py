@@ -10,8 +10,9 @@ from dil_tutorial.bregman import mixture
 from dil_tutorial.claims.ledger import ANY, ASSUMES, OPTIMUM, claim, excess, gap
 from dil_tutorial.losses import make_loss
 from dil_tutorial.rlhf import kl, rlhf_optimum, tilt
-from toy import World, learned_divergence, loglinear, mixing, optima, ranking, safe_reference, task_aligned
+from toy import World, loglinear, optima
 from toy.fit import fit
+from toy.neighbours import learned_divergence, mixing, ranking, safe_reference, task_aligned
 
 
 @claim("9.idealised", "The exact optimum of DPO ranks just the share of pairs that the idealised ranking accuracy says.", "9")

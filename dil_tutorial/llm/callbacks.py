@@ -65,7 +65,7 @@ class LiveFigure(TrainerCallback):
             return
         rows = [row for row in state.log_history if "loss" in row]
         if rows and (len(rows) % self.every == 0 or state.global_step >= state.max_steps):
-            from dil_tutorial import plotting
+            from dil_tutorial.support import plotting
 
             self.image.value = plotting.png(plotting.training_curves(rows))
 

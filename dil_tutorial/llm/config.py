@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.llm.data import LAYOUTS
 from dil_tutorial.losses import Loss, make_loss, needs_kl, needs_reference_samples
-from dil_tutorial.provenance import read_json
+from dil_tutorial.support.provenance import read_json
 
 LOGPROBS = ("sum", "mean")
 

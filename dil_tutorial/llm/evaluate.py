@@ -12,11 +12,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.intervals import bootstrap
+from dil_tutorial.llm.capabilities import why_not_packed
 from dil_tutorial.llm.data import Pair, collate, tokenize_pairs
 from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.metrics import kl_terms
-from dil_tutorial.llm.probe import why_not_packed
+from dil_tutorial.support.intervals import bootstrap
 
 
 @torch.no_grad()
@@ -25,7 +25,7 @@ def pair_logps(model: Any, rows: list[dict[str, Any]], batch_size: int, layout: 
 
     A ``layout`` other than "padded" wants a model that ``why_not_packed`` has nothing against.
 
-    >>> from dil_tutorial.llm.bench import own_tokenizer, tiny_model
+    >>> from dil_tutorial.bench.llm import own_tokenizer, tiny_model
     >>> model, tokenizer = tiny_model(), own_tokenizer()
     >>> from dil_tutorial.llm.data import read_pairs, tiny_preferences, tokenize_pairs
     >>> rows, _ = tokenize_pairs(read_pairs(tiny_preferences(), limit=3), tokenizer, max_length=128)
@@ -57,7 +57,7 @@ def evaluate(
     Policy and reference are scored in the same batches by the same code.  Intervals are 95% bootstrap over pairs (2,000
     resamples, seeded).  Perplexity is exp of the mean negative log-probability a token of all chosen responses.
 
-    >>> from dil_tutorial.llm.bench import own_tokenizer, tiny_model
+    >>> from dil_tutorial.bench.llm import own_tokenizer, tiny_model
     >>> model, tokenizer = tiny_model(), own_tokenizer()
     >>> from dil_tutorial.llm.data import read_pairs, tiny_preferences
     >>> found = evaluate(model, model, tokenizer, read_pairs(tiny_preferences(), limit=4), quiet=True)

@@ -15,10 +15,10 @@ from safetensors import SafetensorError
 
 from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.llm.callbacks import StopAndSave
-from dil_tutorial.llm.checkpoint import DTYPES, load_model, load_tokenizer, resolve
 from dil_tutorial.llm.data import read_pairs
+from dil_tutorial.llm.models import DTYPES, load_model, load_tokenizer, resolve
 from dil_tutorial.llm.trainer import DILConfig, DILTrainer
-from dil_tutorial.provenance import provenance, read_json, read_text, write_json
+from dil_tutorial.support.provenance import provenance, read_json, read_text, write_json
 
 OWN_KEYS = {  # what a recipe holds beside DILConfig's fields
     "model": str, "dtype": str, "data": str, "eval_data": str, "limit": int,
@@ -208,7 +208,7 @@ def cannot_write(error: Exception) -> str | None:
 
 def save_run(trainer: DILTrainer, recipe: dict[str, Any]) -> None:
     """The training curves as figure and numbers, and run.json, under the output folder."""
-    from dil_tutorial import plotting
+    from dil_tutorial.support import plotting
 
     out = Path(trainer.args.output_dir)
     figure = plotting.training_curves(trainer.state.log_history)

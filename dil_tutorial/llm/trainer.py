@@ -33,11 +33,11 @@ from transformers.utils import logging
 from dil_tutorial.bregman import MAX_LOG_RATIO
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.callbacks import ProgressBar, StopAndSave, Teach
+from dil_tutorial.llm.capabilities import why_not_chunked, why_not_packed
 from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.data import Pair, check_pair, collate, tokenize_pairs
 from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.metrics import beyond_the_formula, measure
-from dil_tutorial.llm.probe import why_not_chunked, why_not_packed
 from dil_tutorial.llm.reference import FixedBatches, Rows, fingerprint, sample_responses, score_reference
 from dil_tutorial.losses import REFERENCE_FREE, Loss, needs_kl, needs_reference_samples
 

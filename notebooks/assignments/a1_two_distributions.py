@@ -16,7 +16,7 @@ import math
 
 import torch
 
-from dil_tutorial.exercises import expect
+from dil_tutorial.lessons.exercises import expect
 
 # %% [markdown]
 # ## 1 · A labeller (10 points)
@@ -271,6 +271,6 @@ for seed in range(8):
 # Restart the kernel and run all cells; then this one looks through what was run.
 
 # %%
-from dil_tutorial.rules import may_hand_in
+from dil_tutorial.course.rules import may_hand_in
 
 may_hand_in(In)

@@ -16,7 +16,7 @@ import math
 
 import torch
 
-from dil_tutorial.exercises import expect
+from dil_tutorial.lessons.exercises import expect
 
 # %% [markdown]
 # ## 1 · What RLHF maximises (10 points)
@@ -289,6 +289,6 @@ for seed in range(30):
 # Restart the kernel and run all cells; then this one looks through what was run.
 
 # %%
-from dil_tutorial.rules import may_hand_in
+from dil_tutorial.course.rules import may_hand_in
 
 may_hand_in(In)

@@ -16,7 +16,7 @@ import math
 
 import torch
 
-from dil_tutorial.exercises import expect
+from dil_tutorial.lessons.exercises import expect
 
 # %% [markdown]
 # ## 1 · The gap under a tangent (10 points)
@@ -285,6 +285,6 @@ expect(slope.double() / scale, [0.0] + [1.0] * 5, "beyond 30 the slope is exp(30
 # Restart the kernel and run all cells; then this one looks through what was run.
 
 # %%
-from dil_tutorial.rules import may_hand_in
+from dil_tutorial.course.rules import may_hand_in
 
 may_hand_in(In)

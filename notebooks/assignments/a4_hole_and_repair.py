@@ -13,7 +13,7 @@
 # %%
 import torch
 
-from dil_tutorial.exercises import expect
+from dil_tutorial.lessons.exercises import expect
 
 
 def world(seed, scale=1.5):
@@ -254,6 +254,6 @@ for seed in range(10):
 # Restart the kernel and run all cells; then this one looks through what was run.
 
 # %%
-from dil_tutorial.rules import may_hand_in
+from dil_tutorial.course.rules import may_hand_in
 
 may_hand_in(In)

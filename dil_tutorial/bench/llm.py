@@ -1,0 +1,375 @@
+"""``dil bench llm``: seconds, tokens and memory of a training step, ours against TRL's DPOTrainer.
+
+Both train the same model with the same loss (DPO) on the same pairs in the same precision, each run in a process of its
+own, so that its peak memory is its own.  Rounds are interleaved, because a machine drifts; the figures are medians over
+rounds.  TRL runs with its reference precomputed, its fastest setting, and with activation checkpointing where ours has
+it.  Tokens are counted as TRL sees them: prompt and response of both responses of a pair, no padding.
+
+On a GPU with liger-kernel installed TRL is also measured with its layers.  Model FLOP utilisation is the share of the card's
+dense bf16 peak that 6 x parameters x tokens a second take: what the plain computation would need, whatever was saved.
+
+A run is two passes over the pairs; the second is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from dil_tutorial.bench.toy import peak_gib
+from dil_tutorial.errors import InputError
+from dil_tutorial.llm.data import Pair, read_pairs, tiny_preferences
+from dil_tutorial.llm.models import load_model, load_tokenizer, resolve
+from dil_tutorial.support import plotting
+
+PAIRS, BATCH = 8, 4
+RANDOM = "random-8b"
+LENGTHS = {  # tokens on average: prompt, chosen, rejected
+    "mixed": (113, 74, 71),
+    "long prompt": (300, 100, 100),
+    "long response": (30, 200, 200),
+}
+# Hidden size, layers, heads, key-value heads, feed-forward size, vocabulary: the shape of Llama-3-8B, with random weights.
+SHAPE_8B = (4096, 32, 32, 8, 14336, 128256)
+PEAK_FLOPS = {"H200": 989e12, "H100 80GB HBM3": 989e12, "A100": 312e12, "RTX 4090": 165e12}  # dense bf16, from NVIDIA's sheets
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one process measures."""
+
+    side: str  # "ours" or "trl"
+    model: str
+    workload: str
+    precision: str
+    checkpointing: bool
+    liger: bool  # TRL with Liger's layers
+    pairs: str  # a .jsonl file
+
+    def label(self) -> str:
+        more = ", checkpointing" * self.checkpointing + ", Liger" * self.liger
+        return f"{self.workload}, {self.precision}{more}"
+
+
+def made_up_pairs(lengths: tuple[int, int, int], tokenizer: Any, count: int = PAIRS) -> list[Pair]:
+    """Pairs of words from the tutorial's own texts, with about so many tokens of prompt, chosen and rejected on average.
+
+    Lengths vary by a factor of 2.7 either way at two standard deviations (log-normal, sigma 0.5), as real ones do.
+    """
+    words = " ".join(" ".join(pair.values()) for pair in read_pairs(tiny_preferences())).split()
+    rng = torch.Generator().manual_seed(0)
+    per_token = len(words) / len(tokenizer(" ".join(words))["input_ids"])
+    spread = torch.exp(0.5 * torch.randn(count, 3, generator=rng))
+    spread = spread / spread.mean(0) * torch.tensor(lengths) * per_token  # words
+    pairs = []
+    for sizes in spread.tolist():
+        texts = []
+        for size in sizes:
+            start = int(torch.randint(len(words), (1,), generator=rng))
+            texts.append(" ".join((words * 4)[start : start + max(2, round(size))]))
+        texts[1:] = [" " + text for text in texts[1:]]
+        pairs.append(dict(zip(("prompt", "chosen", "rejected"), texts, strict=True)))
+    return pairs
+
+
+def own_tokenizer() -> Any:
+    """A tokenizer of 500 byte-level tokens made from the tutorial's own texts, where no model brings one."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=500, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False
+    )
+    texts = [text for pair in read_pairs(tiny_preferences()) for text in pair.values()]
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+
+
+def tiny_model() -> Any:
+    """A Llama of two layers with seeded random weights and ``own_tokenizer``'s vocabulary, for examples that run anywhere."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=500, bos_token_id=0, eos_token_id=1, pad_token_id=1, **size))
+
+
+def random_model() -> Any:
+    """A Llama of the shape of Llama-3-8B with random bf16 weights, made on the device."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    hidden, layers, heads, kv_heads, feed_forward, vocabulary = SHAPE_8B
+    config = LlamaConfig(
+        hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv_heads,
+        intermediate_size=feed_forward, vocab_size=vocabulary, tie_word_embeddings=False, dtype="bfloat16",
+    )  # fmt: skip
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = LlamaForCausalLM(config)
+    torch.set_default_dtype(torch.float32)
+    return model
+
+
+def measure(run: Run) -> dict[str, Any]:
+    """Train for two passes and return the second's seconds a step, tokens a step, losses, and the peak memory in GiB."""
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        def __init__(self) -> None:
+            self.seconds: list[float] = []
+
+        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            _wait()
+            self.start = time.perf_counter()
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            _wait()
+            self.seconds.append(time.perf_counter() - self.start)
+
+    pairs = read_pairs(run.pairs)
+    own = run.model == RANDOM
+    tokenizer = own_tokenizer() if own else load_tokenizer(run.model)
+    model = random_model() if own else load_model(run.model)
+    if run.precision == "bf16":
+        model = model.to(torch.bfloat16)
+    steps = 2 * len(pairs) // BATCH
+    clock = Clock()
+    with tempfile.TemporaryDirectory() as folder:
+        common: dict[str, Any] = {
+            "output_dir": folder, "per_device_train_batch_size": BATCH, "per_device_eval_batch_size": BATCH,
+            "max_steps": steps, "learning_rate": 1e-6, "beta": 0.1, "bf16": run.precision == "bf16 autocast",
+            "use_cpu": not torch.cuda.is_available(), "gradient_checkpointing": run.checkpointing, "max_length": 4096,
+            "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "logging_steps": 1, "optim": "adamw_torch",
+        }  # fmt: skip
+        if run.side == "ours":
+            from dil_tutorial.llm.trainer import DILConfig, DILTrainer
+
+            config = DILConfig(loss="dpo", **common)
+            trainer: Any = DILTrainer(model, config, pairs, processing_class=tokenizer, callbacks=[clock])
+        else:
+            from datasets import Dataset
+            from trl import DPOConfig, DPOTrainer
+
+            config = DPOConfig(precompute_ref_log_probs=True, use_liger_kernel=run.liger, **common)
+            trainer = DPOTrainer(
+                model, args=config, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer, callbacks=[clock]
+            )
+        trainer.train()
+    half = len(clock.seconds) // 2
+    tied = model.config.get_text_config().tie_word_embeddings
+    embeddings = 0 if tied else model.get_input_embeddings().weight.numel()  # looked up, not multiplied
+    return {
+        **asdict(run),
+        "parameters": sum(weight.numel() for weight in model.parameters()) - embeddings,
+        "seconds": sum(clock.seconds[half:]) / half,
+        "tokens": count_tokens(pairs, tokenizer) / half,
+        "losses": [row["loss"] for row in trainer.state.log_history if "loss" in row],
+        "peak_gib": _peak_gib(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+
+
+def count_tokens(pairs: list[Pair], tokenizer: Any) -> int:
+    """Real tokens of prompt and response, over both responses of every pair."""
+    texts = [pair["prompt"] + pair[side] + tokenizer.eos_token for pair in pairs for side in ("chosen", "rejected")]
+    return sum(len(ids) for ids in tokenizer(texts)["input_ids"])
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _peak_gib() -> float:
+    if torch.cuda.is_available():
+        return float(torch.cuda.max_memory_allocated() / 2**30)
+    return peak_gib()
+
+
+def plan(model: str, folder: Path) -> list[Run]:
+    """The runs of one round, ours and TRL's next to each other; writes the pairs into ``folder``."""
+    tokenizer = own_tokenizer() if model == RANDOM else load_tokenizer(model)
+    lengths = {"1:1": (1024, 1024, 1024), "3:1": (1536, 512, 512)} if model == RANDOM else LENGTHS
+    for workload, sizes in lengths.items():
+        lines = [json.dumps(pair) for pair in made_up_pairs(sizes, tokenizer)]
+        (folder / f"{workload}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    cells = [(workload, "bf16" if model == RANDOM else "bf16 autocast", False) for workload in lengths]
+    if model == RANDOM:
+        cells += [(workload, "bf16", True) for workload in lengths]
+    else:
+        cells += [("mixed", "bf16 autocast", True), ("mixed", "fp32", False), ("mixed", "bf16", False)]
+    with_liger = torch.cuda.is_available() and find_spec("liger_kernel") is not None
+    return [
+        Run(side, model, workload, precision, checkpointing, liger, str(folder / f"{workload}.jsonl"))
+        for workload, precision, checkpointing in cells
+        for side, liger in [("ours", False), ("trl", False), *([("trl", True)] if with_liger else [])]
+    ]
+
+
+def interleaved(runs: list[Run], rounds: int, done: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Every run once a round, each in a fresh process; one row a measurement, or why there is none."""
+    rows = []
+    for number in range(rounds):
+        for run in runs if number % 2 == 0 else runs[::-1]:
+            command = [sys.executable, "-m", "dil_tutorial.bench.llm", json.dumps(asdict(run))]
+            output = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TQDM_DISABLE": "1"})
+            if output.returncode:
+                reason = (output.stderr.strip().splitlines() or ["no output"])[-1]
+                rows.append({**asdict(run), "round": number, "failed": reason[:300]})
+            else:
+                rows.append({**json.loads(output.stdout.splitlines()[-1]), "round": number})
+            done(f"round {number + 1}: {run.side}, {run.label()}")
+    return rows
+
+
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Ours against TRL's in each cell: medians over rounds of tokens/s and peak memory, and their ratios, with the range of
+    the rounds' ratios; what one side alone ran, or why it did not."""
+    cells: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in rows:
+        cells.setdefault(_run(row).label(), {}).setdefault(row["side"], []).append(row)
+    out = []
+    for label, sides in cells.items():
+        failed = {side: row["failed"] for side, measured in sides.items() for row in measured if "failed" in row}
+        speed = {side: _speeds(measured) for side, measured in sides.items() if side not in failed}
+        peak = {side: statistics.median(row["peak_gib"] for row in sides[side]) for side in speed}
+        median = {side: statistics.median(values) for side, values in speed.items()}
+        cell: dict[str, Any] = {"cell": label, "tokens_per_s": median, "peak_gib": peak}
+        cell |= {"failed": failed} if failed else {}
+        used = {side: utilisation(sides[side][0], median[side]) for side in speed}
+        cell |= {"utilisation": used} if all(used.values()) and used else {}
+        if len(speed) == 2:
+            cell["times_faster"] = median["ours"] / median["trl"]
+            cell["times_faster_rounds"] = sorted(a / b for a, b in zip(speed["ours"], speed["trl"], strict=True))
+            cell["memory_ratio"] = peak["ours"] / peak["trl"]
+        out.append(cell)
+    return out
+
+
+def fastest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each side at its fastest setting (checkpointing or not, Liger or not) for a workload and a precision."""
+    groups: dict[str, dict[str, dict[str, list[dict[str, Any]]]]] = {}
+    for row in rows:
+        settings = groups.setdefault(f"{row['workload']}, {row['precision']}", {}).setdefault(row["side"], {})
+        settings.setdefault(_run(row).label(), []).append(row)
+    out = []
+    for name, sides in groups.items():
+        best = {}
+        for side, settings in sides.items():
+            speeds = {
+                label: statistics.median(_speeds(measured))
+                for label, measured in settings.items()
+                if not any("failed" in row for row in measured)
+            }
+            if speeds:
+                best[side] = max(speeds.items(), key=lambda item: item[1])
+        if len(best) == 2:
+            ours, theirs = best["ours"], best["trl"]
+            out.append({"workload": name, "ours": ours[0], "trl": theirs[0], "times_faster": ours[1] / theirs[1]})
+    return out
+
+
+def utilisation(row: dict[str, Any], tokens_per_s: float) -> float | None:
+    """Model FLOP utilisation, where the device's peak is known.
+
+    >>> round(utilisation({"device": "NVIDIA H200", "parameters": 8e9}, 8242), 3)
+    0.4
+    """
+    peak = next((flops for name, flops in PEAK_FLOPS.items() if name in row["device"]), None)
+    return 6 * row["parameters"] * tokens_per_s / peak if peak else None
+
+
+def _run(row: dict[str, Any]) -> Run:
+    return Run(**{name: row[name] for name in Run.__dataclass_fields__})
+
+
+def _speeds(measured: list[dict[str, Any]]) -> list[float]:
+    return [row["tokens"] / row["seconds"] for row in measured]
+
+
+def figure(cells: list[dict[str, Any]]) -> Figure:
+    """Tokens/s and peak memory of both sides in every cell."""
+    cells = cells[::-1]
+    drawn, axes = plotting.new_figure(columns=2, width=10, height=1.2 + 0.5 * len(cells))
+    for ax, key, title in zip(axes, ("tokens_per_s", "peak_gib"), ("tokens a second", "peak memory, GiB"), strict=True):
+        for shift, side, colour in ((0.2, "ours", plotting.COLOURS[0]), (-0.2, "trl", plotting.COLOURS[1])):
+            places = [place + shift for place in range(len(cells))]
+            values = [cell[key].get(side, 0) for cell in cells]  # a side that did not run has no bar
+            bars = ax.barh(places, values, 0.38, color=colour, label={"trl": "TRL"}.get(side, side))
+            number = "{:,.0f}" if key == "tokens_per_s" else "{:.1f}"
+            ax.bar_label(bars, [number.format(value) if value else "" for value in values], padding=2, fontsize=8)
+        ax.set_title(title, loc="left")
+        ax.set_yticks(range(len(cells)), [cell["cell"] for cell in cells] if ax is axes[0] else [""] * len(cells))
+        ax.margins(x=0.12)
+    axes[1].legend(frameon=False, fontsize=9)
+    return drawn
+
+
+def noise(model: str, done: Callable[[str], None], count: int = 32) -> list[dict[str, Any]]:
+    """f before the first step, where it should be zero, if policy and reference are scored in different batches.
+
+    One row a precision and a way to batch: root mean square and largest |f| in nats over 2 x ``count`` responses, and the
+    largest factor e^{2|f|} that it makes of LSIF's exact 1.
+    """
+    from contextlib import nullcontext
+
+    from dil_tutorial.llm.capabilities import why_not_packed
+    from dil_tutorial.llm.data import tokenize_pairs
+    from dil_tutorial.llm.evaluate import pair_logps
+
+    tokenizer = load_tokenizer(model)
+    rows = tokenize_pairs(made_up_pairs(LENGTHS["mixed"], tokenizer, count), tokenizer, 4096)[0]
+    mixed = torch.randperm(count, generator=torch.Generator().manual_seed(1))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    out = []
+    for precision in ("fp32", "bf16 autocast", "bf16"):
+        network = load_model(model, "bfloat16" if precision == "bf16" else "float32").to(device)
+        autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16 autocast" else nullcontext()
+        with autocast:
+            if reason := why_not_packed(network):
+                raise InputError(f"model {model}: {reason}: dil bench noise compares packed batches with padded ones")
+            base = pair_logps(network, rows, BATCH, "shared", quiet=True)
+            others = {
+                "the same batches": pair_logps(network, rows, BATCH, "shared", quiet=True),
+                "other batches": pair_logps(network, [rows[i] for i in mixed], BATCH, "shared", quiet=True)[:, mixed.argsort()],
+                "one pair at a time": pair_logps(network, rows, 1, "shared", quiet=True),
+                "padded batches": pair_logps(network, rows, BATCH, "padded", quiet=True),
+            }
+        for batching, logps in others.items():
+            f = (base - logps).abs()
+            factor = (2 * f.max().double()).exp().item()
+            out.append({"precision": precision, "reference scored in": batching, "rms": f.square().mean().sqrt().item(),
+                        "largest": f.max().item(), "largest_factor": factor})  # fmt: skip
+        done(precision)
+    return out
+
+
+def check(model: str) -> None:
+    """InputError where TRL is missing, where the model is not to be had, or where it needs a GPU that is not there."""
+    if find_spec("trl") is None:
+        raise InputError("dil bench llm: TRL is not installed: pip install -c constraints.txt -e '.[llm,bench]'")
+    if model != RANDOM:
+        resolve(model)
+    elif not torch.cuda.is_available():
+        raise InputError("--model random-8b: no GPU here: leave --model out to measure SmolLM2 on the CPU")
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(Run(**json.loads(sys.argv[1])))))

@@ -1,0 +1,119 @@
+"""``dil bench toy``: how far the exact world scales, and what stacking runs in one tensor program is worth.
+
+1. Win rates and exact optima for up to 20,000 responses, each size in a process of its own, so that its peak memory is its own.
+2. Training runs on a 20-action bandit in one batched call, against a plain Python loop over the same runs.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from dil_tutorial.losses import make_loss
+from dil_tutorial.support import plotting
+from toy import World, optima
+from toy.fit import descend, empirical_law
+from toy.gallery import bandit20
+
+SIZES = (1000, 2000, 5000, 10_000, 20_000)
+LOSSES: dict[str, dict[str, Any]] = {
+    "DIL BCE repaired": {"name": "dil", "generator": "bce", "denominator": "mixture"},
+    "DPO": {"name": "dpo", "beta": 1.0},
+}
+
+
+def peak_gib() -> float:
+    """The most memory this process has held, in GiB (Linux counts a parent's into ru_maxrss, so its own file is better)."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def one_size(responses: int) -> dict[str, float]:
+    """Seconds for the two laws and five exact optima of one prompt with ``responses`` responses, and the peak memory in MiB."""
+    rng = torch.Generator().manual_seed(0)
+    ref = torch.softmax(torch.randn(responses, generator=rng, dtype=torch.float64), 0)
+    world = World.from_reward(ref, 1.5 * torch.randn(responses, generator=rng, dtype=torch.float64))
+    start = time.perf_counter()
+    assert abs(float((world.chosen + world.rejected).sum()) - 2) < 1e-9
+    laws = time.perf_counter() - start
+    start = time.perf_counter()
+    for policy in [optima.dil(world, name, "rejected") for name in ("lsif", "ukl", "bce")] + [
+        optima.rlhf(world),
+        optima.ipo(world),
+    ]:
+        assert abs(float(policy.sum()) - 1) < 1e-9
+    return {"responses": responses, "laws_s": laws, "optima_s": time.perf_counter() - start, "peak_mib": 1024 * peak_gib()}
+
+
+def growth(done: Callable[[str], None]) -> list[dict[str, float]]:
+    """``one_size`` for every size, each in a fresh process."""
+    rows = []
+    for size in SIZES:
+        output = subprocess.run(
+            [sys.executable, "-m", "dil_tutorial.bench.toy", str(size)], capture_output=True, text=True, check=True
+        )
+        rows.append(json.loads(output.stdout))
+        done(f"{size:,} responses")
+    return rows
+
+
+def batching(runs: int, steps: int, loop_runs: int, done: Callable[[str], None]) -> list[dict[str, Any]]:
+    """``runs`` runs of ``steps`` steps at once, and ``loop_runs`` of them one after the other, on the same data."""
+    world, rows = bandit20(), []
+    laws = torch.cat([empirical_law(world, 300, torch.Generator().manual_seed(seed)) for seed in range(runs)])
+    stacked = World.from_reward(world.ref.expand(runs, -1), world.true_reward.expand(runs, -1))
+    for label, settings in LOSSES.items():
+        loss = make_loss(**settings)
+        start = time.perf_counter()
+        together = descend(stacked, loss, pairs=laws, steps=steps)
+        batched = time.perf_counter() - start
+        done(f"{label}, batched")
+        start, worst = time.perf_counter(), 0.0
+        for run in range(loop_runs):
+            alone = descend(world, loss, pairs=laws[run : run + 1], steps=steps)
+            worst = max(worst, (alone[0] - together[run]).abs().max().item())
+            done(f"{label}, run {run + 1} of the loop")
+        looped = time.perf_counter() - start
+        rows.append(
+            {
+                "loss": label, "runs": runs, "steps": steps, "batched_s": batched, "loop_runs": loop_runs, "loop_s": looped,
+                "ratio": (looped / loop_runs * runs) / batched, "largest_difference": worst,
+            }
+        )  # fmt: skip
+    return rows
+
+
+def figure(rows: list[dict[str, float]]) -> Figure:
+    """Seconds and memory against the number of responses."""
+    drawn, (left, right) = plotting.new_figure(columns=2, width=9)
+    sizes = [row["responses"] for row in rows]
+    named = {
+        "laws of winners and losers": (sizes, [row["laws_s"] for row in rows]),
+        "five optima": (sizes, [row["optima_s"] for row in rows]),
+    }
+    plotting.curves(left, named, "responses", "seconds", "Time")
+    plotting.curves(
+        right, {"peak": (sizes, [row["peak_mib"] for row in rows])}, "responses", "MiB, the process included", "Memory"
+    )
+    table = [8 * size**2 / 2**20 for size in sizes]
+    right.plot(sizes, table, "--", color="grey", label="one n x n table alone")
+    right.legend(frameon=False)
+    for axes in (left, right):
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+    return drawn
+
+
+if __name__ == "__main__":
+    print(json.dumps(one_size(int(sys.argv[1]))))

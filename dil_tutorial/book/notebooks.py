@@ -1,0 +1,49 @@
+"""Run the notebooks from top to bottom, and write them with their outputs so that a second run writes the same file."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+from dil_tutorial.errors import InputError
+from dil_tutorial.support.provenance import write_text
+
+LIMIT = 60  # seconds a notebook may take on two cores
+
+
+def find(folder: Path, names: list[str]) -> list[Path]:
+    """The scripts (py:percent) of the notebooks whose names begin as asked; all if none is asked for."""
+    scripts = sorted(folder.glob("[0-9]*.py"))
+    for name in names:
+        if not any(script.stem.startswith(name) for script in scripts):
+            raise InputError(f"no notebook begins with {name!r}: there are {', '.join(script.stem for script in scripts)}")
+    return [script for script in scripts if not names or script.stem.startswith(tuple(names))]
+
+
+def run(script: Path) -> tuple[Any, float]:
+    """The executed notebook of a script, and seconds; a CellExecutionError where a cell fails."""
+    import jupytext
+    from nbclient import NotebookClient
+
+    notebook = jupytext.read(script)
+    for number, cell in enumerate(notebook.cells):
+        cell["id"] = f"{script.stem.split('_')[0]}-{number:03d}"
+    started = time.perf_counter()
+    where = {"metadata": {"path": str(script.parent)}}
+    quiet = ["--log-level=ERROR"]  # each kernel warns that it talks over TCP, which here is this machine's own loopback
+    NotebookClient(notebook, timeout=600, record_timing=False, resources=where, extra_arguments=quiet).execute()
+    return notebook, time.perf_counter() - started
+
+
+def write(notebook: Any, path: Path) -> None:
+    """The notebook as .ipynb; widgets get numbers in the order of appearance in place of random names."""
+    import nbformat
+
+    text = nbformat.writes(notebook)
+    names: dict[str, str] = {}
+    text = re.sub(
+        r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])", lambda match: names.setdefault(match[0], f"{len(names):032x}"), text
+    )
+    write_text(path, text + "\n")

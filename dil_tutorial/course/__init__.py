@@ -1,0 +1,3 @@
+from dil_tutorial.course.assignments import settings
+
+__all__ = ["settings"]

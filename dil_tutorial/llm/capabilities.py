@@ -1,0 +1,111 @@
+"""Does a saving hold for this model?  Asked of the model itself, on a few made-up tokens, before training.
+
+The reasons returned are one line for the log; None means that the saving applies.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dil_tutorial.llm.attention import ATTENTION, VARLEN
+from dil_tutorial.llm.data import collate
+from dil_tutorial.llm.logprobs import response_logps
+
+SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
+ERRORS = (ValueError, TypeError, RuntimeError, IndexError)  # what a model raises that was not made for a saving
+
+
+def why_not_chunked(model: Any) -> str | None:
+    """Why the vocabulary head cannot work chunk by chunk: something comes after it, or it cannot be found."""
+    name, head = type(model).__name__, model.get_output_embeddings()
+    if head is None:
+        return f"{name} has no vocabulary head to call by itself"
+    given: list[Tensor] = []
+    seen = head.register_forward_hook(lambda module, inputs, output: given.append(output))
+    tokens = torch.tensor([made_up_rows(model)[0]["chosen"]], device=next(model.parameters()).device)
+    try:
+        with torch.no_grad():
+            logits = model(tokens).logits
+        if len(given) != 1 or not torch.equal(given[0].to(logits.dtype), logits):
+            return f"{name} changes the logits after its vocabulary head"
+        _score(model, collate(made_up_rows(model), 0), 4)
+    except ERRORS as error:
+        return f"{name}: {_one_line(error)}"
+    finally:
+        seen.remove()
+    return None
+
+
+def attentions(device: torch.device) -> tuple[str, ...]:
+    """The attention functions for packed documents to try on a device, best first."""
+    return (VARLEN, ATTENTION) if device.type == "cuda" else (ATTENTION,)
+
+
+def why_not_packed(model: Any) -> str | None:
+    """Why documents cannot be packed; where they can, leaves the model on the first attention for its device that holds."""
+    name, before, config = type(model).__name__, model.config._attn_implementation, model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or []) - SUPPORTED_LAYERS
+    if kinds:
+        return f"{name} has layers of type {', '.join(sorted(kinds))}"
+    if getattr(config, "attn_logit_softcapping", None):
+        return f"{name} soft-caps its attention"
+    reason = None
+    for attention in attentions(next(model.parameters()).device):
+        try:
+            reason = _how_packed_differs(model, attention)
+        except ERRORS as error:
+            reason = _one_line(error)
+        if reason is None:
+            return None
+        model.set_attn_implementation(before)
+    return f"{name}: {reason}"
+
+
+def _how_packed_differs(model: Any, attention: str) -> str | None:
+    """What ``attention`` gets wrong, in full precision or, where autocast is on, with it; leaves the model on it."""
+    rows, before, device = made_up_rows(model), model.config._attn_implementation, next(model.parameters()).device.type
+    swapped = [{**row, "chosen": row["chosen"][::-1]} for row in rows]
+    for autocast in (False, True) if torch.is_autocast_enabled(device) else (False,):
+        with torch.autocast(device, dtype=torch.get_autocast_dtype(device), enabled=autocast):
+            model.set_attn_implementation(before)
+            padded = _score(model, collate(rows, 0), 0)
+            model.set_attn_implementation(attention)
+            packed, other = (_score(model, collate(part, 0, "shared"), 0) for part in (rows, swapped))
+        if not torch.equal(packed[len(rows) :], other[len(rows) :]):
+            return "the second response sees the first"
+        if _far(padded, packed, model.dtype.itemsize > 2 and not autocast):
+            return "packed responses score differently"
+    return None
+
+
+def made_up_rows(model: Any) -> list[dict[str, list[int]]]:
+    """Two pairs of a few random tokens, prompts of different lengths."""
+    vocabulary = model.get_input_embeddings().num_embeddings
+    tokens = torch.randint(vocabulary, (40,), generator=torch.Generator().manual_seed(0)).tolist()
+    rows = []
+    for prompt, chosen, rejected in ((tokens[:8], tokens[8:13], tokens[13:20]), (tokens[20:25], tokens[25:33], tokens[33:])):
+        rows.append({"chosen_prompt": prompt, "chosen": chosen, "rejected_prompt": prompt, "rejected": rejected})
+    return rows
+
+
+@torch.no_grad()
+def _score(model: Any, batch: dict[str, Tensor], chunk: int) -> Tensor:
+    was_training, device = model.training, next(model.parameters()).device
+    model.eval()
+    on_device = {name: value.to(device) for name, value in batch.items()}
+    logps = response_logps(model, on_device, model.get_output_embeddings(), chunk)[0]
+    model.train(was_training)
+    return logps
+
+
+def _far(a: Tensor, b: Tensor, precise: bool) -> bool:
+    """Further apart than rounding takes sums over at most eight tokens; ``precise``: computed in float32 or better."""
+    tolerance = 1e-4 if precise else 0.02
+    return not torch.allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

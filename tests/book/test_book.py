@@ -1,0 +1,329 @@
+"""The book builds with warnings as errors, holds what it promises, and asks no other server for anything."""
+
+import functools
+import html
+import http.server
+import importlib
+import json
+import re
+import shutil
+import threading
+import urllib.parse
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("jupyter_book", reason="the book needs the book extra")
+
+from dil_tutorial import claims
+from dil_tutorial.book import crossref
+from dil_tutorial.book import pages as book
+from dil_tutorial.claims.questions import QUESTIONS
+from dil_tutorial.errors import InputError
+from toy.compare import ENTRIES
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A build from a copy of the sources, so that a test leaves the checkout as it was."""
+    copy = tmp_path_factory.mktemp("book")
+    for folder in ("book", "notebooks"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("_build", "generated"))
+    status, index = book.build(copy)
+    assert status == 0
+    return index.parent
+
+
+def test_every_claim_is_on_the_page_with_its_explanation(site):
+    page = (site / "generated" / "ledger.html").read_text()
+    for claim in claims.CLAIMS:
+        assert f'id="{crossref.label(claim.id)}"' in page
+        longest_plain_passage = max(re.findall(r"[A-Za-z ,]+", book.prose(claim.explanation)), key=len).strip()
+        assert longest_plain_passage in page
+    assert page.count("fails as published") >= 4
+    front = (site / "generated" / "paper_checked.html").read_text()
+    for claim in claims.select("paper"):
+        assert f'href="ledger.html#{crossref.label(claim.id)}"' in front
+    assert "expected" not in front
+
+
+def test_the_measured_page_shows_the_committed_results(site):
+    page = (site / "generated" / "measured.html").read_text()
+    cells = json.loads((ROOT / "benchmarks" / "llm.json").read_text())["cells"]
+    for cell in cells:
+        assert cell["cell"] in page
+        assert f"{cell['times_faster']:.2f}" in page
+    assert "bench_llm" in page
+    assert "one pair at a time" in page
+
+
+def test_questions_lead_to_claims_that_exist(site):
+    page = (site / "generated" / "questions.html").read_text()
+    known = {claim.id for claim in claims.CLAIMS}
+    for question in QUESTIONS:
+        assert set(question.claims) <= known, question.text
+        for claim in question.claims:
+            assert f'href="ledger.html#{crossref.label(claim)}"' in page
+    assert len(QUESTIONS) >= 12
+
+
+def test_losses_figures_and_dynamics_have_their_pages(site):
+    losses = (site / "generated" / "losses.html").read_text()
+    for entry in ENTRIES:
+        assert entry.label.split(",")[0] in losses
+    figures = (site / "generated" / "figures.html").read_text()
+    assert figures.count("<img alt=") >= 5
+    dynamics = (site / "generated" / "08_training_dynamics.html").read_text()
+    assert "Where does “the chosen likelihood is preserved” hold?" in dynamics
+    assert dynamics.count("<img alt=") >= 7
+    assert dynamics.count("<table") >= 4  # tables that the notebook displays as Markdown
+    assert "core.display.Markdown object" not in dynamics
+
+
+def test_notebooks_are_pages_with_their_figures_and_widgets(site):
+    page = (site / "generated" / "01_two_distributions.html").read_text()
+    assert "application/vnd.jupyter.widget-state+json" in page
+    assert '<img alt="Eight responses: where winners exceed the reference' in page  # the alternative text reaches the page
+    state = re.search(r'<script type="application/vnd.jupyter.widget-state\+json">(.*?)</script>', page, re.DOTALL)
+    models = list(json.loads(state.group(1))["state"].values())
+    frames = [model["state"]["value"] for model in models if model["model_name"] == "HTMLModel"]
+    assert len(frames) == 30  # every position of the explorer
+    assert all('<img src="data:image/png' in frame and 'alt="Chart' in frame for frame in frames)
+    assert any(model["model_name"] == "LinkModel" for model in models)
+
+
+def test_no_page_asks_another_server(site):
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 8
+    for page in pages:
+        text = page.read_text()
+        assert not re.findall(r'<(?:script|img|iframe)[^>]*\ssrc="(?:https?:)?//[^"]*', text), page
+        assert not re.findall(r'<link[^>]*rel="stylesheet"[^>]*href="(?:https?:)?//[^"]*', text), page
+    theory = (site / "theory.html").read_text()
+    assert "_static/vendor/tex-svg.js" in theory
+    for name in ("tex-svg.js", "embed-amd.js", "require.js"):
+        assert (site / "_static" / "vendor" / name).stat().st_size > 10_000
+
+
+def test_a_notebook_that_failed_or_was_not_run_makes_no_page(tmp_path):
+    """As it is it makes one; with an error among its outputs, a cell not run, or code that is not the script's it does not."""
+    script = ROOT / "notebooks" / "00_orientation.py"
+    copy = tmp_path / "00_orientation.ipynb"
+    content = json.loads(script.with_suffix(".ipynb").read_text())
+    error = {"output_type": "error", "ename": "NameError", "evalue": "one", "traceback": []}
+    number = next(i for i, cell in enumerate(content["cells"]) if cell["cell_type"] == "code")
+    changes = {
+        "": {},
+        f"cell {number} ended in NameError": {"outputs": [error]},
+        f"cell {number} was not run": {"execution_count": None},
+        f"cell {number} is not in 00_orientation.py": {"source": ["1 + one"]},
+    }
+    for message, change in changes.items():
+        cells = [{**cell, **change} if i == number else cell for i, cell in enumerate(content["cells"])]
+        copy.write_text(json.dumps({**content, "cells": cells}))
+        if message:
+            with pytest.raises(InputError, match=f"{copy.name}: {message}: .*dil notebooks --write 00_orientation"):
+                book.for_the_book(copy, script)
+        else:
+            assert "Where this breaks" in book.for_the_book(copy, script)
+
+
+@pytest.mark.slow
+def test_a_warning_fails_the_build(tmp_path, monkeypatch):
+    """On a book of one page; it builds as it is, and does not with a link to nowhere, nor at a second try."""
+    shutil.copytree(ROOT / "book", tmp_path / "book", ignore=shutil.ignore_patterns("_build", "generated"))
+    (tmp_path / "book" / "_toc.yml").write_text("format: jb-book\nroot: index\n")
+    monkeypatch.setattr(book, "generate", lambda root: None)
+    for text, passes in (("# A book\n", True), ("# A book\n\n[gone](nowhere.md)\n", False), (None, False)):
+        if text:
+            (tmp_path / "book" / "index.md").write_text(text)
+        assert (book.build(tmp_path)[0] == 0) == passes
+
+
+# --- Everything leads somewhere --------------------------------------------------------------------------------------------
+
+
+def pages(site):
+    """All pages but those that only show a module's source."""
+    return sorted(page for page in site.rglob("*.html") if not {"_modules", "_static"} & set(page.parts))
+
+
+def test_no_internal_link_is_dead(site):
+    texts = {page: page.read_text() for page in site.rglob("*.html")}
+    anchors = {page: set(re.findall(r'\s(?:id|name)="([^"]+)"', text)) for page, text in texts.items()}
+    dead, checked = [], 0
+    for page, text in texts.items():
+        for link in re.findall(r'<a\s[^>]*?href="([^"]*)"', text):
+            path, _, anchor = html.unescape(link).partition("#")
+            if re.match(r"[a-z]+:", path):
+                continue  # an outside address or mailto
+            target = (page.parent / urllib.parse.unquote(path.split("?")[0])).resolve() if path else page
+            target = target / "index.html" if target.is_dir() else target
+            checked += 1
+            if not target.exists() or (anchor and target in anchors and urllib.parse.unquote(anchor) not in anchors[target]):
+                dead.append((page.name, link))
+    assert checked > 1000
+    assert not dead, dead[:5]
+
+
+def test_every_equation_is_referenced_and_claims_lead_both_ways(site):
+    text = "".join(page.read_text() for page in pages(site))
+    labels = set(re.findall(r'id="equation-(eq-[\w-]+)"', text))
+    assert len(labels) >= 12
+    assert not {label for label in labels if f'#equation-{label}"' not in text}
+    theory = (site / "theory.html").read_text()
+    ledger = (site / "generated" / "ledger.html").read_text()
+    for claim in claims.CLAIMS:
+        if claim.id[0] != "0":
+            assert f'href="generated/ledger.html#{crossref.label(claim.id)}"' in theory  # from the equations to the claim
+    assert ledger.count('href="../theory.html#theory-') >= len(claims.CLAIMS)  # and back
+    assert 'href="../api.html#dil_tutorial.rlhf.rlhf_optimum"' in ledger  # from the claim to the code
+    api = (site / "api.html").read_text()
+    assert 'href="generated/ledger.html#claim-2-gibbs"' in api  # and back
+    assert 'href="theory.html#theory-4"' in api
+    assert 'href="06_whose_samples.html"' in ledger  # from the claim to the notebook
+    assert 'href="ledger.html#claim-4-mixture"' in (site / "generated" / "06_whose_samples.html").read_text()  # and back
+
+
+def symbols(text):
+    """Policies and single letters that occur in the formulas of a Markdown text."""
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
+    found = set()
+    for formula in re.findall(r"\$\$.+?\$\$|\$[^$\n]+?\$", text, flags=re.DOTALL):
+        policy = r"\\pi_(?:\\text\{\w+\}|\\?\w+)"
+        found |= set(re.findall(policy, formula))
+        rest = re.sub(rf"{policy}|\\(?:text|mathrm|operatorname)\{{[^}}]*\}}", " ", formula)
+        greek = r"\\(?:alpha|beta|gamma|delta|epsilon|lambda|mu|tau|phi|theta|sigma|ell|eta|rho)\b"
+        found |= set(re.findall(greek, rest))
+        found |= set(re.findall(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])", re.sub(r"\\[a-zA-Z]+", " ", rest)))
+    return found - {"d"}  # of a derivative
+
+
+def test_every_symbol_is_in_the_glossary():
+    explained = symbols((ROOT / "book" / "glossary.md").read_text())
+    texts = {"theory": (ROOT / "book" / "theory.md").read_text()}
+    for script in (ROOT / "notebooks").glob("[0-9]*.py"):
+        texts[script.stem] = re.sub(
+            r"^# ?", "", "\n".join(re.findall(r"^#.*", script.read_text(), re.MULTILINE)), flags=re.MULTILINE
+        )
+    assert {"w", "K", r"\beta", r"\pi_\text{ref}"} <= symbols(texts["theory"])
+    assert {name: missing for name, text in texts.items() if (missing := symbols(text) - explained)} == {}
+
+
+def test_every_function_of_the_api_has_an_example_that_runs():
+    """A doctest of its own, or a notebook that calls it: the page links there."""
+    scripts = sorted((ROOT / "notebooks").glob("[0-9]*.py"))
+    without, seen = [], 0
+    for module, members in re.findall(r"automodule:: (\S+)\n +:members:(.*)", (ROOT / "book" / "api.md").read_text()):
+        content = vars(importlib.import_module(module))
+        for name in re.findall(r"\w+", members) or content:
+            thing = content[name]
+            if name.startswith("_") or getattr(thing, "__module__", None) != module or not callable(thing):
+                continue
+            seen += 1
+            if ">>> " not in (thing.__doc__ or "") and not crossref.in_use(f"{module}.{name}", scripts):
+                without.append(f"{module}.{name}")
+    assert seen > 100
+    assert not without
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["dil_tutorial.preferences", "dil_tutorial.rlhf", "dil_tutorial.bregman", "dil_tutorial.losses", "toy.optima", "toy.fit"],
+)
+def test_the_core_is_listed_whole(module):
+    assert re.search(rf"automodule:: {re.escape(module)}\n +:members:\s*\n", (ROOT / "book" / "api.md").read_text())
+
+
+# --- In a browser, without a kernel ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    """The site served from this machine."""
+    handler = functools.partial(QuietHandler, directory=str(site))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.mark.slow
+def test_static_sliders_change_the_frame_and_its_numbers(browser, address):
+    page = browser.new_page()
+    outside = []
+    page.on(
+        "request",
+        lambda request: outside.append(request.url) if not request.url.startswith((address, "data:", "blob:")) else None,
+    )
+    page.goto(f"{address}/generated/06_whose_samples.html")
+    handle = page.locator(".noUi-handle").first
+    handle.wait_for(timeout=60_000)
+    said = page.locator(".widget-html-content:visible").first
+    picture = page.locator(".widget-html-content:visible img").first
+    before, seen = said.inner_text(), picture.get_attribute("src")
+    handle.focus()
+    for _ in range(5):
+        handle.press("ArrowRight")
+        page.wait_for_timeout(80)
+    page.wait_for_timeout(300)
+    assert "With 0% winners" in before
+    assert "With 50% winners" in said.inner_text()
+    assert [float(number) for number in re.findall(r"\d\.\d{4}", said.inner_text())] == [0, 0, 0]
+    assert picture.get_attribute("src") != seen
+    assert picture.get_attribute("alt").startswith("Chart. ratio to the reference against reward")
+    assert handle.get_attribute("aria-label") == "Share of winners"
+    assert handle.get_attribute("aria-valuetext") == "0.5"
+    assert not outside
+    page.close()
+
+
+@pytest.mark.slow
+def test_no_page_scrolls_sideways_on_a_telephone_or_asks_outside(browser, address, site):
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    outside, wide = [], []
+    page.on(
+        "request",
+        lambda request: outside.append(request.url) if not request.url.startswith((address, "data:", "blob:")) else None,
+    )
+    for path in pages(site):
+        page.goto(f"{address}/{path.relative_to(site)}")
+        page.wait_for_timeout(300)
+        if page.evaluate("document.documentElement.scrollWidth") > 391:
+            wide.append(path.name)
+    page.close()
+    assert not outside
+    assert not wide
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_have_no_serious_accessibility_violation(browser, address, scheme):
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="needs the browser extra: make test-all installs it"
+    ).Axe()
+    found = []
+    for name in (
+        "index",
+        "generated/01_two_distributions",
+        "generated/04_density_ratios",
+        "generated/08_training_dynamics",
+        "glossary",
+    ):
+        page = browser.new_page(color_scheme=scheme)
+        page.goto(f"{address}/{name}.html")
+        if "_" in name:
+            page.locator(".noUi-handle").first.wait_for(timeout=60_000)
+            page.wait_for_timeout(500)
+        for violation in axe.run(page).response["violations"]:
+            if violation["impact"] in ("serious", "critical"):
+                found.append((name, violation["id"], [node["html"][:120] for node in violation["nodes"]]))
+        page.close()
+    assert not found

@@ -1,0 +1,560 @@
+"""Assignments: what students get holds no answer, right answers get full marks, wrong ones do not, and attacks fail."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("nbgrader", reason="assignments need the course extra")
+pytest.importorskip("jupytext", reason="assignments are written as scripts")
+
+import nbformat
+from nbclient import NotebookClient
+
+from dil_tutorial.course import assignments as course
+from dil_tutorial.course import grading, rules, sandbox
+from dil_tutorial.course import statistics as reports
+from dil_tutorial.course.grading import LockedExecute
+from dil_tutorial.errors import InputError
+
+ROOT = course.ASSIGNMENTS.parent.parent
+
+if not course.scripts():
+    pytest.skip("a copy for students: the assignments are not in it", allow_module_level=True)
+needs_landlock = pytest.mark.skipif(not sandbox.available(), reason="no Landlock here to lock code of strangers in")
+NAMES = list(course.scripts())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A course with every assignment released."""
+    made = tmp_path_factory.mktemp("course")
+    course.init(made)
+    for name in NAMES:
+        course.release(made, name)
+    return made
+
+
+def test_there_are_five_assignments_of_a_hundred_points():
+    assert NAMES == ["a1", "a2", "a3", "a4", "a5"]
+    for name in NAMES:
+        notebook = course.convert(course.scripts()[name])
+        points = course.points_of(notebook)
+        assert sum(points.values()) == 100
+        by_hand = sum(value for cell, value in points.items() if cell in course.solutions_of(notebook))
+        assert by_hand <= 20
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_release_holds_no_solution_and_no_hidden_test(folder, name):
+    [released] = (folder / "release" / name).glob("*.ipynb")
+    text = "\n".join(cell.source for cell in nbformat.read(released, as_version=4).cells)
+    secrets = []
+    for cell in course.convert(course.scripts()[name]).cells:
+        marks = cell.metadata.get("nbgrader", {})
+        if marks.get("grade_id", "").endswith("-hidden") or (marks.get("solution") and marks["grade"]):
+            secrets += cell.source.split("### BEGIN HIDDEN TESTS")[-1].splitlines()
+        elif marks.get("solution"):
+            secrets += cell.source.split("### BEGIN SOLUTION")[1].splitlines()
+    shown = course.convert(course.scripts()[name]).cells
+    public = "\n".join(
+        cell.source for cell in shown if cell.metadata.get("nbgrader", {}).get("grade_id", "").endswith("-tests")
+    )
+    secrets = [line.strip() for line in secrets if len(line.strip()) > 25 and line.strip() not in public]
+    assert len(secrets) > 20
+    assert not [line for line in secrets if line in text]
+    assert "raise NotImplementedError" in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_students_see_keeps_the_rules_that_they_must_keep(folder, name):
+    cells = nbformat.read(course.released(folder, name), as_version=4).cells
+    code = [cell.source for cell in cells if cell.cell_type == "code"] + list(
+        course.solutions_of(course.source(folder, name)).values()
+    )
+    broken = {text[:60]: rules.refused(text, {"torch", "expect"}) for text in code if "may_hand_in(In)" not in text}
+    assert not {text: why for text, why in broken.items() if why}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_section_that_a_hint_names_exists(name):
+    named = set(re.findall(r'"(notebook \d+, section \d+)"', course.scripts()[name].read_text()))
+    assert len(named) >= 2
+    for where in named:
+        number, section = re.findall(r"\d+", where)
+        [notebook] = (ROOT / "notebooks").glob(f"{number}_*.py")
+        assert re.search(rf"^# ## {section} ", notebook.read_text(), re.MULTILINE), where
+
+
+@needs_landlock
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in ("a1", "a5") else pytest.mark.slow) for name in NAMES])
+def test_the_reference_gets_all_points_and_the_release_none(folder, name):
+    from nbgrader.api import Gradebook
+
+    full, released = course.source(folder, name), course.released(folder, name)
+    right, worth = course.solutions_of(full), course.points_of(full)
+    for student, solutions in (("reference", right), ("untouched", {})):
+        course.submit(folder, name, student, course.answered(released, solutions))
+        done = course.grade(folder, name, student)
+        assert not done["failure"]
+        assert done["seconds"] < 60
+        wanted = {cell: (None if cell in right else points) if solutions else 0.0 for cell, points in worth.items()}
+        assert course.scores(folder, name)[student] == wanted, student
+    with Gradebook(f"sqlite:///{folder / 'gradebook.db'}") as book:  # an instructor gives the model answers their points
+        for cell in worth.keys() & right.keys():
+            book.find_grade(cell, released.stem, name, "reference").manual_score = worth[cell]
+        book.db.commit()
+    totals = {row["student"]: row["total"] for row in reports.results(folder, name)}
+    assert (totals["reference"], totals["untouched"]) == (100, 0)
+
+
+def test_every_wrong_answer_in_the_committed_table_loses_on_its_own_question_alone():
+    rows = json.loads((course.ASSIGNMENTS.parent.parent / "benchmarks" / "wrong_answers.json").read_text())["rows"]
+    wrong = [row for row in rows if row["question"]]
+    assert {(row["assignment"], row["answer"], row["question"]) for row in wrong} == {
+        (name, entry["name"], entry["question"]) for name in NAMES for entry in course.wrong_answers(name)
+    }
+    assert len(wrong) >= 60
+    for name in NAMES:
+        assert sum(row["assignment"] == name for row in wrong) >= 10
+    assert sum(row["clean"] for row in wrong) >= 0.95 * len(wrong)
+    assert all(row["points"] < row["of"] for row in wrong)
+    assert all(row["clean"] for row in rows if not row["question"])  # references lose no point, releases get none
+
+
+ATTACKS = {
+    "reads a file of the grader": ("print(open({secret!r}).read())", "PermissionError"),
+    "lists a folder of the grader": ("import os; print(os.listdir({parent!r}))", "PermissionError"),
+    "asks another program": ("import subprocess; print(subprocess.check_output(['cat', {secret!r}]))", "CalledProcessError"),
+    "writes beside its folder": ("open({secret!r} + '.mine', 'w')", "PermissionError"),
+    "calls out": ("import socket; socket.create_connection(('127.0.0.1', 80), timeout=3)", "PermissionError"),
+    "takes all memory": ("hoard = bytearray(64 * 2**30)", "MemoryError"),
+    "never ends": ("while True: pass", "KeyboardInterrupt"),
+}  # fmt: skip
+
+
+@needs_landlock
+def test_attacks_fail_and_work_goes_on(tmp_path, capfd):
+    secret, own = tmp_path / "hidden_tests.txt", tmp_path / "own"
+    secret.write_text("the hidden tests")
+    own.mkdir()
+    codes = [code.format(secret=str(secret), parent=str(tmp_path)) for code, _ in ATTACKS.values()]
+    after = "import torch; open('mine.txt', 'w').write('kept'); print(open('mine.txt').read(), torch.ones(2).sum().item())"
+    ending = "import atexit, os; atexit.register(os.write, 2, b'said as the kernel ends')"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in [*codes, ending, after]])
+    client = NotebookClient(
+        notebook, kernel_manager_class=sandbox.SandboxedKernel, timeout=4, interrupt_on_timeout=True, allow_errors=True,
+        resources={"metadata": {"path": str(own)}},
+    )  # fmt: skip
+    client.execute()
+    for (name, (_, error)), cell in zip(ATTACKS.items(), notebook.cells, strict=False):
+        assert [output.ename for output in cell.outputs if output.output_type == "error"] == [error], name
+        assert "the hidden tests" not in json.dumps(cell.outputs), name
+    assert notebook.cells[-1].outputs[0].text == "kept 2.0\n"
+    assert capfd.readouterr().err == ""  # an instructor's terminal shows nothing of it
+
+
+@needs_landlock
+def test_endless_output_fills_no_memory(tmp_path):
+    """Five gigabytes of it, more than a kernel may take: neither stream nor history keeps them."""
+    codes = ["print('kept')", "for _ in range(500_000):\n    print('x' * 10_000)\n1 / 0", "print('on')"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in codes])
+    done, _ = LockedExecute().preprocess(notebook, {"metadata": {"path": str(tmp_path)}})
+    first, flood, last = ("".join(output.get("text", "") for output in cell.outputs) for cell in done.cells)
+    assert (first, last) == ("kept\n", "on\n")
+    assert 100_000 <= len(flood) < 101_000
+    assert flood.endswith("is left out)\n")
+    assert done.cells[1].outputs[-1].ename == "ZeroDivisionError"
+
+
+def test_nothing_that_was_handed_in_is_lost(folder, tmp_path):
+    text, other = course.released(folder, "a1").read_text(), course.released(folder, "a2").read_text()
+    short = nbformat.reads(text, as_version=4)
+    short.cells = [cell for cell in short.cells if cell.metadata.get("nbgrader", {}).get("grade_id") != "kl-tests"]
+    files = {
+        "Ada Lovelace_4711_assignsubmission_file_/my answers (final).ipynb": text,
+        "noether_12_99_a1.ipynb": text,
+        "turing_1.ipynb": text[: len(text) // 2],
+        "hopper_2.ipynb": "",
+        "gauss_1_a2.ipynb": other,
+        "euler_1.ipynb": nbformat.writes(short),
+        "abel_1.ipynb": text,
+        "abel_2.ipynb": text,
+        "abel_2.pdf": "not asked for",
+        "galois_1.zip": "who handed in something else is named",
+        "__MACOSX/abel_2.ipynb": "",
+        ".DS_Store": "",
+    }
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    rows = {row["file"]: row for row in course.collect(folder, "a1", tmp_path / "all.zip")}
+    assert set(rows) == set(files) - {"abel_2.pdf", "__MACOSX/abel_2.ipynb", ".DS_Store"}
+    assert {name: row["usable"] for name, row in rows.items()} == {
+        name: not name.startswith(("turing", "hopper", "gauss", "galois", "abel_1")) for name in rows
+    }
+    assert rows["galois_1.zip"]["note"] == "not a notebook (.ipynb): ask for it again"
+    assert rows["turing_1.ipynb"]["note"].startswith("not a notebook")
+    assert rows["gauss_1_a2.ipynb"]["note"].startswith("has no cell of a1")
+    assert rows["euler_1.ipynb"]["note"] == "1 deleted cells put back"
+    assert rows["abel_1.ipynb"]["note"] == "abel handed in a later one"
+    for student in ("ada-lovelace-4711", "noether-12", "euler", "abel"):
+        assert (folder / "submitted" / student / "a1" / "a1_two_distributions.ipynb").is_file()
+    for student in ("turing", "hopper", "gauss", "galois"):
+        assert not (folder / "submitted" / student).exists()
+    for place in ("nothing.zip", "all.txt"):
+        (tmp_path / "all.txt").write_text("no zip")
+        with pytest.raises(InputError, match="neither a folder nor a zip"):
+            course.collect(folder, "a1", tmp_path / place)
+
+
+def test_a_file_that_grows_when_it_is_unpacked_is_not(folder, tmp_path):
+    with zipfile.ZipFile(tmp_path / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("lagrange.ipynb", bytes(course.LARGEST + 1))
+        archive.writestr("noether.ipynb", course.released(folder, "a1").read_text())
+    assert (tmp_path / "all.zip").stat().st_size < 2**20
+    rows = {row["student"]: row["note"] for row in course.collect(folder, "a1", tmp_path / "all.zip")}
+    assert rows == {"lagrange": "larger than 100 MiB: ask for it again, without outputs", "noether": ""}
+
+
+def test_a_notebook_that_was_taken_apart_is_put_together(folder):
+    """Tests edited, deleted or moved come back as they were; answers and the student's own cells stay."""
+    release = nbformat.read(course.released(folder, "a1"), as_version=4)
+    handed = nbformat.read(course.released(folder, "a1"), as_version=4)
+    marks = [cell.metadata.get("nbgrader", {}).get("grade_id") for cell in handed.cells]
+    handed.cells[marks.index("kl")].source = "def kl(p, q): return helper(p, q)"
+    handed.cells[marks.index("kl-tests")].source = "pass"
+    helper, note = nbformat.v4.new_code_cell("def helper(p, q): return 0"), nbformat.v4.new_markdown_cell("a thought")
+    handed.cells.insert(marks.index("kl"), helper)
+    handed.cells.insert(0, note)
+    again = nbformat.v4.new_code_cell("def kl(p, q): return 1", metadata=handed.cells[marks.index("kl") + 2].metadata)
+    handed.cells.append(again)
+    handed.cells = [cell for cell in handed.cells if cell.metadata.get("nbgrader", {}).get("grade_id") != "win_rate-tests"]
+    handed.cells.reverse()
+    made, deleted = course.restored(release, handed)
+    assert deleted == 1
+    texts = [cell.source for cell in made.cells]
+    first = [cell.metadata.get("nbgrader", {}).get("grade_id") for cell in made.cells]
+    assert [name for name in first if name] == [name for name in marks if name]
+    for name in ("kl-tests", "win_rate-tests"):
+        assert texts[first.index(name)] == release.cells[marks.index(name)].source
+    own = {"def helper(p, q): return 0", "a thought", "def kl(p, q): return 1", "def kl(p, q): return helper(p, q)"}
+    assert own <= set(texts)
+    assert len(made.cells) == len(release.cells) + 3
+    assert len({cell.id for cell in made.cells}) == len(made.cells)
+
+
+REFUSED = {
+    "from dil_tutorial import optima": "imports dil_tutorial",
+    "from dil_tutorial.lessons.exercises import check_answer": "imports dil_tutorial",
+    "import os": "imports os",
+    "from torch import hub": "imports torch.hub",
+    "import numpy as math": "new meaning",
+    "from math import *": "imports *",
+    "def expect(*a): pass": "new meaning",
+    "def f(x=(range := print)): pass": "new meaning",
+    "[0 for _ in [1] if (len := print)]": "new meaning",
+    "for zip in [1]: pass": "new meaning",
+    "try: 1\nexcept Exception as sum: pass": "new meaning",
+    "torch.allclose = print": "sets torch.allclose",
+    "setattr(torch, 'allclose', print)": "uses setattr",
+    "torch.__dict__['allclose'] = print": "uses .__dict__",
+    "In[-1]": "uses In",
+    "get_ipython().events": "uses get_ipython",
+    "f.__globals__": "uses .__globals__",
+    "torch.sys": "uses .sys",
+    "torch.utils.data": "uses .utils",
+    "torch.nn.modules.module.register_module_forward_hook(f)": "uses .modules",
+    "torch.nn.functional.warnings": "uses .warnings",
+    "from numpy import ctypeslib": "imports numpy.ctypeslib",
+    "from torch import load": "imports torch.load",
+    "numpy.load('x', allow_pickle=True)": "uses .load",
+    "'{0.a}'.format(f)": "uses .format",
+    "functools.wraps(A, assigned=('sum',))(torch.Tensor)": "uses .wraps",
+    "def f(self): self.allclose = print": "sets self.allclose",
+    "self = torch\nself.allclose = print": "new meaning",
+    "class A:\n    def f(self): self.allclose = print": "sets self.allclose",
+    "class A:\n    def __init__(): self.allclose = print": "sets self.allclose",
+    "class A:\n    def __init__(me, self): self.allclose = print": "sets self.allclose",
+    "class A:\n    def __init__(me, /, self): self.allclose = print": "sets self.allclose",
+    "class A:\n    def __init__(self):\n        def f(self): self.allclose = print": "sets self.allclose",
+    "class A:\n    def __init__(self):\n        self = torch\n        self.allclose = print": "new meaning",
+    "class A:\n    def __init__(self):\n        [0 for self in [torch] for self.allclose in [print]]": "self",
+    "A.__init__(torch)": "uses .__init__",
+    "def f():\n    global expect": "says global",
+    "class A:\n    def __eq__(self, other): return True": "defines __eq__",
+    "class A:\n    async def __eq__(self, other): return True": "defines __eq__",
+    "class A:\n    from math import isfinite as __eq__": "defines __eq__",
+    "class A:\n    __eq__ = print": "defines __eq__",
+    "match f:\n    case object(__globals__=g): pass": "matches __globals__",
+    "copy.dispatch_table[A] = print": "uses .dispatch_table",
+    "type('A', (object,), {})": "uses type",
+    "type(int)('A', (object,), {})": "uses type",
+    "collections.abc.ABCMeta('A', (object,), {})": "uses .ABCMeta",
+    "!cat ../source": "not Python",
+    "%load x": "not Python",
+}
+ALLOWED = [
+    "import torch\nimport numpy as np\nimport math\nfrom math import log\nmath.log(torch.exp(x).cpu())",
+    "import torch.nn.functional as F\nfrom torch import nn\nF.softplus(x.type(torch.float64)) + torch.special.expit(x)",
+    "from torch.optim.lr_scheduler import LinearLR\ntorch.autograd.grad(x, y, create_graph=True)",
+    "model.eval()",
+    "signal, core, types = 1, 2, [isinstance(x, float)]",
+    "def kl(p, q):\n    sum = 0\n    max, range = 1, 2\n    return sum",
+    "class Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.weight = 1",
+    "for parameter in model.parameters():\n    parameter.grad = None",
+    "def counter():\n    n = 0\n    def more():\n        nonlocal n\n        n += 1",
+    "def broken(:",
+    "mine, _ = 1, 2",
+]
+
+
+def test_the_rules():
+    for code, why in REFUSED.items():
+        assert why in (rules.refused(code, {"expect", "math", "torch"}) or ""), code
+    for code in ALLOWED:
+        assert rules.refused(code, {"expect", "torch"}) is None, code
+
+
+def test_students_hear_of_names_that_are_taken(capsys):
+    given = "import torch\nfrom dil_tutorial.lessons.exercises import expect\ndef made_up(seed): return seed"
+    rules.may_hand_in(["", given, "def helper(): return made_up(1)"])
+    assert capsys.readouterr().out == "The rules are kept: you may hand in.\n"
+    rules.may_hand_in(["", given, "def made_up(): return 1"])
+    assert capsys.readouterr().out.startswith("cell [2], line 1 gives 'made_up' a new meaning")
+
+
+def copy_for(folder, **answers):
+    """The reference solution of a1 with these answers instead."""
+    right = course.solutions_of(course.source(folder, "a1"))
+    return course.answered(course.released(folder, "a1"), {**right, **answers})
+
+
+CRASH = """import itertools
+
+def win_rate(ref, preference):
+    found = iter([])
+    for _ in range(1_000_000):
+        found = itertools.chain(found)
+    return next(found)  # a million calls deep in C: the stack overflows
+"""
+
+
+def class_of_forty(folder, place):
+    """A learning platform's zip, and the points each of 40 students should get (None: no notebook that can be graded)."""
+
+    def right(**answers):
+        return nbformat.writes(copy_for(folder, **answers))
+
+    files, wanted, usual = {}, {}, "a1_two_distributions.ipynb"
+    table = json.loads((ROOT / "benchmarks" / "wrong_answers.json").read_text())["rows"]
+    kinds = {
+        "right": [(right(), 90.0, usual)] * 12,
+        "wrong": [
+            (right(**{row["question"]: entry["code"]}), row["points"], usual)
+            for entry in course.wrong_answers("a1")[:11]
+            for row in table
+            if (row["assignment"], row["answer"], row["question"]) == ("a1", entry["name"], entry["question"])
+        ],
+        "crashed": [(right(win_rate=CRASH), 80.0, usual)] * 3,
+        "renamed": [(right(), 90.0, name) for name in ("my answers (final).ipynb", "a2.ipynb", "1.ipynb", "für A1.ipynb")],
+        "corrupted": [(text, None, usual) for text in (right()[:3000], "", "<html>", "{}", "[1]")],
+        "missing": [(None, None, "")] * 5,
+    }  # fmt: skip
+    for kind, entries in kinds.items():
+        for number, (text, points, name) in enumerate(entries):
+            if text is not None:
+                files[f"{kind} {number}_77{number}_assignsubmission_file_/{name}"] = text
+            wanted[f"{kind}-{number}-77{number}"] = points
+    assert len(wanted) == 40
+    with zipfile.ZipFile(place, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return wanted
+
+
+@pytest.mark.slow
+@needs_landlock
+def test_a_class_of_forty_is_graded_from_a_zip_killed_and_resumed(folder, tmp_path):
+    here = tmp_path / "course"
+    course.init(here)
+    course.release(here, "a1")
+    wanted = class_of_forty(here, tmp_path / "class.zip")
+    ids = [name.removesuffix("-770") for name in wanted]  # the first of each kind is listed without Moodle's number
+    (here / "students.csv").write_text("id,last_name\n" + "".join(f"{name},Name {name}\n" for name in ids))
+    command = [str(Path(sys.executable).parent / "dil"), "course", "grade", str(here), "a1"]
+    first = subprocess.Popen(
+        [*command, str(tmp_path / "class.zip")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    graded, started = here / "graded" / "a1", time.monotonic()
+    while len(list(graded.glob("*.json"))) < 10:
+        assert first.poll() is None
+        assert time.monotonic() - started < 200
+        time.sleep(0.1)
+    time.sleep(1.5)  # into the grading of the next
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    before = {path.name: path.stat().st_mtime for path in graded.glob("*.json")}
+    assert 10 <= len(before) < 30
+    second = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "s of grading each" in second.stdout
+    assert not second.stderr
+    assert {name: (graded / name).stat().st_mtime for name in before} == before  # nobody was graded twice
+    with open(here / "report" / "a1.csv") as file:
+        rows = {row["student"]: row for row in csv.DictReader(file)}
+    assert set(rows) == {"missing-0" if name == "missing-0-770" else name for name in wanted}
+    for student, points in wanted.items():
+        row = rows["missing-0" if student == "missing-0-770" else student]
+        assert row["total"] == ("" if points is None else str(points)), student
+        assert row["last_name"] == f"Name {student.removesuffix('-770')}"
+    assert rows["missing-0"]["status"] == "nothing handed in"
+    assert rows["corrupted-0-770"]["status"].startswith("not a notebook that can be read")
+    assert rows["crashed-0-770"]["win_rate"] == "0.0"
+    assert (here / "report" / "a1.png").stat().st_size > 10_000
+    pages = {path.stem: path.read_text() for path in (here / "report" / "feedback" / "a1").glob("*.html")}
+    assert set(pages) == {student for student, points in wanted.items() if points is not None}
+    check_pages(here, pages)
+    check_second_round(here)
+
+
+def check_pages(here, pages):
+    """Nothing of a hidden test is on a page but its hints; pages ask no server and run no script."""
+    tests = (text.split("### BEGIN HIDDEN TESTS")[1] for text in reports.hidden_tests(course.source(here, "a1")).values())
+    hidden = [line.strip() for text in tests for line in text.splitlines() if len(line.strip()) > 25 and "HIDDEN" not in line]
+    assert len(hidden) > 30
+    import html
+
+    for student, text in pages.items():
+        words = html.unescape(text)
+        told = re.findall(r"Further tests, 0 points: (.*?)</p>", words)
+        assert not [what for what in told if "expected" in what or "got" in what], student  # no values of a test nobody saw
+        assert not [line for line in hidden if line in words], student
+        assert "http" not in text.replace('http-equiv="Content-Security-Policy"', "")
+        assert "<script" not in text
+        assert "src=" not in text
+    assert sum("Further tests, 0 points" in text for text in pages.values()) >= 14
+    assert "use a sigmoid that does not overflow" in pages["wrong-1-771"]  # a hint of a hidden test
+    assert "killed Python itself" in pages["crashed-0-770"]
+
+
+def check_second_round(here):
+    """Points by hand and a comment survive a changed test; what is handed in anew is graded anew."""
+    from nbgrader.api import Gradebook
+
+    with Gradebook(f"sqlite:///{here / 'gradebook.db'}") as book:
+        book.find_grade("doubling", "a1_two_distributions", "a1", "right-0-770").manual_score = 7
+        comment = book.find_comment("doubling", "a1_two_distributions", "a1", "right-0-770")
+        comment.manual_comment = "And <b>why</b> one half?"
+        book.db.commit()
+    notebook = course.source(here, "a1")
+    for cell in notebook.cells:
+        if cell.metadata.get("nbgrader", {}).get("grade_id") == "win_rate-hidden":
+            cell.source = cell.source.replace("### END", "expect(1, 2, 'changed')\n### END")
+            cell.metadata["nbgrader"]["points"] = 3
+    course.source_of(here, "a1").write_text(nbformat.writes(notebook))
+    command = [str(Path(sys.executable).parent / "dil"), "course"]
+    done = subprocess.run([*command, "regrade", str(here), "a1", "right-0-770"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = {row["student"]: row for row in reports.results(here, "a1")}
+    assert rows["right-0-770"]["total"] == 90 - 6 + 7
+    assert rows["right-1-771"]["total"] == 90
+    page = (here / "report" / "feedback" / "a1" / "right-0-770.html").read_text()
+    assert "And &lt;b&gt;why&lt;/b&gt; one half?" in page
+    course.submit(here, "a1", "right-1-771", course.answered(course.released(here, "a1"), {}))
+    course.grade(here, "a1", "right-1-771")
+    assert {row["student"]: row["total"] for row in reports.results(here, "a1")}["right-1-771"] == 0
+    notebook.cells = [cell for cell in notebook.cells if cell.metadata.get("nbgrader", {}).get("grade_id") != "kl-hidden"]
+    course.source_of(here, "a1").write_text(nbformat.writes(notebook))
+    done = subprocess.run([*command, "regrade", str(here), "a1"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "set its points to 0 instead" in done.stderr.replace("\n", " ")
+    done = subprocess.run([*command, "init", str(here)], capture_output=True, text=True, timeout=120)
+    assert done.stdout.count("kept as it is") == 5
+
+
+def test_nbgraders_own_commands_use_the_sandbox_and_no_exchange(folder):
+    from traitlets.config import PyFileConfigLoader
+
+    read = PyFileConfigLoader("nbgrader_config.py", path=str(folder)).load_config()
+    assert LockedExecute in read.Autograde.autograde_preprocessors
+    assert read.CourseDirectory.root == str(folder.resolve())
+    assert Path(read.Exchange.root).is_relative_to(folder)
+    assert not Path(read.Exchange.root).exists()
+
+
+def test_a_table_of_students_without_ids_is_refused(folder):
+    (folder / "students.csv").write_text("name\nAda\n")
+    with pytest.raises(InputError, match="needs a first line with a column id"):
+        reports.results(folder, "a1")
+    (folder / "students.csv").unlink()
+
+
+HELPERS = """def forward(target, policies):
+    return (torch.xlogy(target, target) - torch.xlogy(target, policies)).sum(1)
+
+
+def reverse(target, policies):
+    return (torch.xlogy(policies, policies) - torch.xlogy(policies, target)).sum(1)
+
+
+def projections(target, candidates):
+    return forward(target, candidates).argmin().item(), reverse(target, candidates).argmin().item()
+"""
+
+
+@needs_landlock
+def test_a_helper_may_have_the_name_of_a_hidden_variable(folder):
+    hidden = reports.hidden_tests(course.source(folder, "a2"))["projections-hidden"]
+    assert "    forward = [" in hidden
+    assert "    reverse = [" in hidden
+    right = {**course.solutions_of(course.source(folder, "a2")), "projections": HELPERS}
+    course.submit(folder, "a2", "helpers", course.answered(course.released(folder, "a2"), right))
+    assert not course.grade(folder, "a2", "helpers")["failure"]
+    assert course.scores(folder, "a2")["helpers"]["projections-hidden"] == 6
+
+
+@needs_landlock
+def test_an_answer_cannot_read_the_tests_that_lie_beside_it(folder, monkeypatch):
+    """It could tell them to its student by an error, which the page of feedback shows; the rules, which forbid it, are off."""
+    monkeypatch.setattr(grading, "refused", lambda code, given: None)
+    reading = (
+        "import numpy\n\nnames = ['a1_two_distributions.ipynb']\nraise ValueError(numpy.fromfile(names[0], dtype='S9000'))"
+    )
+    course.submit(folder, "a1", "spy", copy_for(folder, win_rate=reading))
+    assert not course.grade(folder, "a1", "spy")["failure"]
+    graded = nbformat.read(folder / "autograded" / "spy" / "a1" / "a1_two_distributions.ipynb", as_version=4)
+    [cell] = [cell for cell in graded.cells if cell.metadata.get("nbgrader", {}).get("grade_id") == "win_rate"]
+    assert [output.ename for output in cell.outputs] == ["FileNotFoundError"]
+
+
+def test_archives_of_the_repository_hold_no_answers():
+    """What a platform offers as a download, and what guides tell to hand out, is made by git archive."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a clone")
+    paths = [path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks" / "assignments").rglob("*.py")]
+    said = subprocess.run(
+        ["git", "check-attr", "export-ignore", *paths], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert said.count("export-ignore: set") == len(paths) == 10
+
+
+def test_a_mistaken_mark_in_a_script_is_named(tmp_path):
+    for text, why in {
+        '# %% solution="x"\n1\n\n# %% solution="x"\n2\n': "two cells are called 'x'",
+        '# %% tests="x" points=3\n1\n': "tests nothing",
+        '# %% solution="x" points=3\n1\n': "other cells have none",
+        '# %% solution="x"\n1\n\n# %% hidden="x"\n1\n': "need points",
+    }.items():
+        script = tmp_path / "a9_wrong.py"
+        script.write_text(text)
+        with pytest.raises(InputError, match=why):
+            course.convert(script)

@@ -1,0 +1,143 @@
+"""Panels in a real browser, served by voila with a kernel.  (Without one, in the static book: test_book.)"""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need the browser extra: make test-all installs it")
+pytestmark = pytest.mark.slow
+
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+
+
+@contextlib.contextmanager
+def served(notebook):
+    """The address of a notebook served by voila."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "voila", str(notebook), "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        for _ in range(240):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            time.sleep(0.25)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait()
+
+
+def said(page):
+    """The sentence of the first panel that is visible."""
+    return page.locator(".widget-html-content:visible").first.inner_text()
+
+
+def numbers(text):
+    return [float(number) for number in re.findall(r"-?\d+\.\d+", text.replace("−", "-"))]
+
+
+def press(page, slider, key, times):
+    """Move a slider by its keyboard."""
+    handle = page.locator(".noUi-handle").nth(slider)
+    handle.focus()
+    for _ in range(times):
+        handle.press(key)
+        page.wait_for_timeout(80)
+    page.wait_for_timeout(300)
+
+
+def check_tilt(page):
+    """The KL of RLHF grows without bound with the scale, that of the winners stays below log 2 - 1/2."""
+    press(page, 0, "Home", 1)
+    press(page, 0, "ArrowLeft", 6)
+    mild = numbers(said(page))
+    press(page, 0, "ArrowRight", 6)
+    strong = numbers(said(page))
+    assert mild[0] < 0.01
+    assert mild[-1] < 0.1
+    assert strong[-1] > 1
+    assert 0.1 < strong[0] <= 0.193
+
+
+def check_losers(page):
+    press(page, 0, "ArrowRight", 6)
+    independent, real, _ = numbers(said(page))
+    assert independent == 0
+    assert real > 0.1
+
+
+def check_directions(page):
+    press(page, 0, "ArrowRight", 8)
+    press(page, 1, "ArrowRight", 3)
+    assert "100% of its mass on the right" in said(page)
+
+
+def check_denominator(page):
+    before = numbers(said(page))[-3:]
+    press(page, 0, "ArrowRight", 5)
+    assert min(before) > 0.03
+    assert numbers(said(page))[-3:] == [0, 0, 0]
+
+
+PAGES = {
+    "01_two_distributions": check_tilt,
+    "02_rlhf_is_imitation": check_losers,
+    "03_forward_and_reverse_kl": check_directions,
+    "06_whose_samples": check_denominator,
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_sliders_under_voila(browser, name):
+    with served(NOTEBOOKS / f"{name}.ipynb") as address:
+        page = browser.new_page()
+        page.goto(address, timeout=120_000)
+        page.locator(".noUi-handle").first.wait_for(timeout=120_000)
+        PAGES[name](page)
+        for handle in page.locator(".noUi-handle").all():
+            handle.scroll_into_view_if_needed()
+            panel = page.locator(".widget-vbox", has=handle).last  # the innermost box that holds the slider
+            caption, picture = panel.locator("figcaption:visible"), panel.locator("img:visible")
+            before = caption.inner_text(), picture.get_attribute("src")
+            handle.focus()
+            last = float(handle.get_attribute("aria-valuenow")) == float(handle.get_attribute("aria-valuemax"))
+            handle.press("ArrowLeft" if last else "ArrowRight")
+            page.wait_for_timeout(300)
+            after = caption.inner_text(), picture.get_attribute("src")
+            assert before[0] != after[0]  # the numbers
+            assert before[1] != after[1]  # and the picture
+        page.close()
+
+
+def test_a_generator_typed_under_voila(browser):
+    with served(NOTEBOOKS / "04_density_ratios.ipynb") as address:
+        page = browser.new_page()
+        page.goto(address, timeout=120_000)
+        box = page.locator(".widget-text input").first
+        box.wait_for(timeout=120_000)
+        panel = page.locator(".widget-vbox", has=box).last
+        shown, refusal = panel.locator(".widget-html-content").first, panel.locator(".widget-html-content").last
+        box.fill("(r - 1)**2 / 2")
+        box.press("Enter")
+        sync_api.expect(shown).to_contain_text("h = (r - 1)**2 / 2 is convex", timeout=20_000)
+        assert numbers(shown.inner_text())[-1] > 0.1  # LSIF as published ends far from the winners' law
+        drawn = shown.locator("img").get_attribute("src")
+        box.fill("-r**2")
+        box.press("Enter")
+        sync_api.expect(refusal).to_contain_text("Refused. generator '-r**2': h is not strictly convex", timeout=20_000)
+        assert shown.locator("img").get_attribute("src") == drawn  # the last good one stays
+        box.fill("r*log(r) - r")
+        box.press("Enter")
+        sync_api.expect(refusal).to_have_text("", timeout=20_000)
+        assert shown.locator("img").get_attribute("src") != drawn
+        page.close()

@@ -1,0 +1,106 @@
+"""The notebooks' exercises: before an answer each says so, and the folded solution of each is right."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import ipywidgets
+import pytest
+import torch
+
+from dil_tutorial import claims
+from dil_tutorial.lessons import exercises, panels, puzzles, widgets
+
+pytest.importorskip("jupytext", reason="notebook tests need the dev extra")
+import jupytext
+
+SCRIPTS = sorted((Path(__file__).parents[2] / "notebooks").glob("[0-9]*.py"))
+
+
+@pytest.fixture(autouse=True)
+def printing():
+    """Notebooks set how tensors are printed; other tests in this process have examples of their own."""
+    yield
+    torch.set_printoptions(profile="default")
+
+
+def exercises_of(script):
+    """Code cells, and for those that ask something the code of the solution that follows."""
+    cells = jupytext.read(script).cells
+    for cell, after in zip(cells, [*cells[1:], None], strict=True):
+        if cell.cell_type != "code":
+            continue
+        solution = None
+        if "check_answer(" in cell.source:
+            assert after is not None, script
+            assert "<summary>Solution</summary>" in after.source, cell.source
+            block = re.search(r"```python\n(.*?)```", after.source.split("</details>")[0], re.DOTALL)
+            assert block, f"{script.name}: no code in the solution of\n{cell.source}"
+            solution = block[1]
+        yield cell.source, solution
+
+
+@pytest.mark.parametrize(
+    "script",
+    [pytest.param(script, id=script.stem, marks=pytest.mark.slow if script.stem[:2] == "10" else ()) for script in SCRIPTS],
+)  # 10 trains language models; nbval trains them in make test, too
+def test_every_solution_is_right(script, monkeypatch, capsys):
+    monkeypatch.chdir(script.parent)
+    monkeypatch.setattr(claims, "report", lambda *ids: [claims.select(claim) for claim in ids])  # they run in nbval
+    monkeypatch.setattr(widgets, "frames", lambda *given, **more: ipywidgets.VBox())
+    for name in panels.PANELS:
+        monkeypatch.setattr(panels, name, lambda: ipywidgets.VBox())
+    verdicts, own_check = [], exercises.check_answer
+
+    def check(answer, truth, hint, **settings):
+        capsys.readouterr()
+        own_check(answer, truth, hint, **settings)
+        verdicts.append(capsys.readouterr().out.strip())
+
+    monkeypatch.setattr(exercises, "check_answer", check)
+
+    space = {}
+    for code, solution in exercises_of(script):
+        exec(compile(code, script.name, "exec"), space)
+        if solution is None:
+            continue
+        assert verdicts[-1].startswith("Not answered yet"), code
+        name = re.search(r"^(?:def )?(your_\w+)", code, re.MULTILINE)[1]
+        question = re.sub(rf"^{name} = None.*$", "", code, flags=re.MULTILINE)
+        question = re.sub(rf"^def {name}\(.*?(?=^\S)", "", question, flags=re.MULTILINE | re.DOTALL)
+        exec(compile(solution + "\n" + question, script.name, "exec"), space)
+        assert verdicts[-1] == "Right.", f"{solution}: {verdicts[-1]}"
+    assert len(verdicts) >= 2 * 3  # three exercises at least
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_every_notebook_has_its_parts(script):
+    text = "\n".join(cell.source for cell in jupytext.read(script).cells)
+    for part in ("you will be able to", "**The question.**", "**Predict", "## Summary", "check_answer(", "**Source:**"):
+        assert part in text, part
+    for part in ("Where this breaks|Where the repair breaks", "dil_tutorial.lessons.panels|widgets import frames"):
+        assert re.search(part, text), part
+    for claim in re.findall(r"`(\d\.[a-z0-9-]+)`", text):
+        assert any(known.id == claim for known in claims.CLAIMS), claim
+    for link in re.findall(r"\]\((\d\d_\w+)\.ipynb\)", text):
+        assert (script.parent / f"{link}.py").is_file(), link
+
+
+@pytest.mark.parametrize("name", puzzles.PUZZLES)
+def test_a_puzzle_has_one_right_option_and_says_why_of_each(name):
+    asked = puzzles.PUZZLES[name]
+    number = puzzles.right(asked)
+    shown = puzzles.puzzle(name).data
+    said = re.findall(r"<details><summary>(.*?)</summary>.*?<strong>(Right|No)\.</strong> (.*?)</p></details>", shown)
+    assert [verdict == "Right" for _, verdict, _ in said] == [option == number for option in range(len(asked.options))]
+    assert len(said) >= 2
+    assert all(len(why) > 30 for _, _, why in said)
+    with pytest.raises(AssertionError, match="which 0 options give"):
+        puzzles.right(dataclasses.replace(asked, answer=lambda: 17.0))
+
+
+def test_the_course_has_a_puzzle_in_each_of_its_notebooks():
+    asked = {script.stem[:2]: re.findall(r'puzzle\("([\w-]+)"\)', script.read_text()) for script in SCRIPTS}
+    assert [name for names in asked.values() for name in names] == list(puzzles.PUZZLES)
+    assert all(name.startswith(number) for number, names in asked.items() for name in names)
+    assert len(puzzles.PUZZLES) >= 10

@@ -1,0 +1,181 @@
+"""Each saving against the plain computation: the same log-probs and the same gradients."""
+
+import pytest
+import torch
+
+pytest.importorskip("accelerate", reason="language models need the llm extra")
+
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+
+from dil_tutorial.llm import attention as packing
+from dil_tutorial.llm import capabilities as probe
+from dil_tutorial.llm.attention import ATTENTION, pack
+from dil_tutorial.llm.data import collate, read_pairs, tiny_preferences, tokenize_pairs
+from dil_tutorial.llm.logprobs import response_logps
+from dil_tutorial.llm.models import load_model, load_tokenizer
+
+
+@pytest.fixture(scope="module")
+def rows(tiny_model):
+    tokenizer = load_tokenizer(str(tiny_model))
+    rows = tokenize_pairs(read_pairs(tiny_preferences())[:5], tokenizer, 200)[0]
+    rows[1]["rejected_prompt"] = rows[1]["rejected_prompt"][:-1]  # a pair whose prompts differ at the end
+    rows[1]["rejected"] = [rows[1]["chosen_prompt"][-1], *rows[1]["rejected"]]
+    return rows
+
+
+def results(model, batch, chunk):
+    """Log-probs, and the gradient of a loss that weighs every response differently."""
+    sums, lengths = response_logps(model, batch, model.get_output_embeddings(), chunk)
+    weights = torch.linspace(-1, 2, len(sums), dtype=sums.dtype)
+    return sums, lengths, torch.autograd.grad((weights * sums).sum(), list(model.parameters()))
+
+
+def neox(vocabulary=600):
+    """A tiny GPT-NeoX: rotary positions, and float64 throughout (Llama's norm computes in float32)."""
+    torch.manual_seed(0)
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=vocabulary, max_position_embeddings=256, **size)).double().train()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("chunk", [0, 1, 7, 1000])
+@pytest.mark.parametrize("layout", ["padded", "packed", "shared"])
+def test_savings_change_nothing(rows, layout, chunk, checkpointing):
+    model = neox()
+    expected = results(model, collate(rows, 1), 0)
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    batch = collate(rows, 1)
+    if layout != "padded":
+        model.set_attn_implementation(ATTENTION)
+        batch = pack(rows, prefix_sharing=layout == "shared")
+    got = results(model, batch, chunk)
+    assert torch.allclose(got[0], expected[0], atol=1e-10, rtol=0)
+    assert torch.equal(got[1], expected[1])
+    assert all(torch.allclose(a, b, atol=1e-10, rtol=0) for a, b in zip(got[2], expected[2], strict=True))
+    assert "forward" not in vars(model.get_output_embeddings())  # the head is itself again
+
+
+@pytest.mark.parametrize("precision", ["bf16", "bf16 autocast"])
+def test_in_bf16_within_rounding(rows, precision):
+    """The savings err from the float64 numbers no more than the plain computation does."""
+    truth = results(neox(), collate(rows, 1), 0)
+    errors = {}
+    for layout, chunk in (("padded", 0), ("shared", 7)):
+        model = neox().float() if "autocast" in precision else neox().bfloat16()
+        if layout == "shared":
+            model.set_attn_implementation(ATTENTION)
+        with torch.autocast("cpu", torch.bfloat16, enabled="autocast" in precision):
+            sums, _, gradients = results(model, collate(rows, 1, layout), chunk)
+        pairs = zip(gradients, truth[2], strict=True)
+        off = sum((a.double() - b).square().sum().item() for a, b in pairs) / sum(b.square().sum().item() for b in truth[2])
+        errors[layout] = (sums.double() - truth[0]).abs().max().item(), off**0.5
+    for saved, plain in zip(errors["shared"], errors["padded"], strict=True):
+        assert plain > 1e-4  # rounding is there to be seen
+        assert saved < 1.5 * plain
+
+
+def test_the_probe_takes_the_first_attention_that_holds(tiny_model, monkeypatch):
+    def raises(*args, **settings):
+        raise RuntimeError("no kernel for this card")
+
+    def sees_all(module, query, key, value, attention_mask, **settings):
+        if attention_mask is not None and attention_mask.dtype == torch.int32:
+            return torch.nn.functional.scaled_dot_product_attention(query, key, value, enable_gqa=True).transpose(1, 2), None
+        return packing.document_attention(module, query, key, value, attention_mask, **settings)
+
+    for name, function in (("raises", raises), ("sees all", sees_all)):
+        packing.AttentionInterface.register(name, function)
+        packing.AttentionMaskInterface.register(name, packing.sdpa_mask)
+    model = load_model(str(tiny_model))
+    for tried, reason in (
+        (("raises", "sees all", ATTENTION), None),
+        (("raises",), "no kernel for this card"),
+        (("raises", "sees all"), "the second response sees the first"),
+    ):
+        monkeypatch.setattr(probe, "attentions", lambda device, tried=tried: tried)
+        before = model.config._attn_implementation
+        said = probe.why_not_packed(model)
+        assert said is reason if reason is None else reason in said
+        assert model.config._attn_implementation == (ATTENTION if reason is None else before)
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the size of the largest tensor that any operation made, in forward and backward."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        made = [x for x in (out if isinstance(out, tuple | list) else [out]) if isinstance(x, torch.Tensor)]
+        self.numbers = max([self.numbers, *(x.numel() for x in made)])
+        return out
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed", "shared"])
+def test_full_logits_are_never_held(rows, layout):
+    vocabulary = 5000
+    model, batch = neox(vocabulary), collate(rows * 8, 1, layout)
+    tokens = len(batch["targets"])
+    model.set_attn_implementation(ATTENTION)
+    largest = {}
+    for chunk in (0, 32):
+        with Largest() as mode:
+            response_logps(model, batch, model.get_output_embeddings(), chunk)[0].sum().backward()
+        largest[chunk] = mode.numbers
+    assert largest[0] >= tokens * vocabulary  # without the saving they are there
+    assert largest[32] < tokens * vocabulary / 3
+
+
+def varlen_by_hand(q, k, v, queries_at, keys_at, longest_query, longest_key, scale, window_size, enable_gqa=False):
+    """What torch documents of its flash kernel for CUDA: each segment's queries are the last of its keys, and causal."""
+    left, right = window_size
+    assert right == 0
+    out = []
+    for i in range(len(queries_at) - 1):
+        a, b = (x[at[i] : at[i + 1]].transpose(0, 1) for x, at in ((q, queries_at), (k, keys_at)))  # (heads, s, d)
+        c = v[keys_at[i] : keys_at[i + 1]].transpose(0, 1)
+        s, t = a.shape[1], b.shape[1]
+        assert s <= longest_query
+        assert t <= longest_key
+        groups = a.shape[0] // b.shape[0]
+        b, c = b.repeat_interleave(groups, 0), c.repeat_interleave(groups, 0)
+        distance = torch.arange(t - s, t)[:, None] - torch.arange(t)[None]
+        seen = (distance >= 0) & (distance <= left if left >= 0 else True)
+        out.append(((a @ b.mT * scale).masked_fill(~seen, -torch.inf).softmax(-1) @ c).transpose(0, 1))
+    return torch.cat(out)
+
+
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize("layout", ["packed", "shared"])
+def test_one_call_for_all_branches(rows, layout, window, monkeypatch):
+    """The call that CUDA gets, with the kernel done by hand, against SDPA branch by branch."""
+    documents = collate(rows, 1, layout)["documents"]
+    S = int(documents.sum())
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, heads, S, 8, dtype=torch.float64, generator=generator) for heads in (4, 2, 2))
+    module = torch.nn.Module()
+    module.num_key_value_groups, module.is_causal = 2, True
+    settings = {"scaling": 0.3, "sliding_window": window}
+    expected = packing.document_attention(module, q, k, v, documents, **settings)[0]
+    monkeypatch.setattr(packing, "varlen_attn", varlen_by_hand)
+    got = packing.flash_documents(q, k, v, documents, **settings)
+    assert torch.allclose(got, expected, atol=1e-12)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use (CUDA): rent one, make test there")
+@pytest.mark.parametrize("window", [None, 16])
+def test_the_kernel_on_a_gpu(rows, window):
+    documents = collate(rows, 1, "shared")["documents"]
+    S = int(documents.sum())
+    q, k, v = (torch.randn(1, heads, S, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True) for heads in (4, 2, 2))
+    module = torch.nn.Module()
+    module.num_key_value_groups, module.is_causal = 2, True
+    results = []
+    for attention in (packing.document_attention, packing.varlen_attention):
+        out = attention(module, q, k, v, documents, scaling=0.125, sliding_window=window)[0]
+        results.append([out, *torch.autograd.grad(out.float().square().sum(), (q, k, v))])
+    for a, b in zip(*results, strict=True):
+        assert torch.allclose(a, b, atol=0.05, rtol=0.05)
