@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 08 · Finite data and training dynamics
 #
-# Paper §5 (experiments); modules `dil_tutorial.experiments.finite_data.run`, `dil_tutorial.experiments.finite_data.report`; about 40 minutes.
+# Paper §5 (experiments); modules in `dil_tutorial/experiments/finite_data/`; about 40 minutes.
 #
 # After this notebook you will be able to
 # - say where the claim "DIL preserves the likelihood of chosen responses" holds and where it does not;
@@ -27,15 +27,16 @@
 from IPython.display import Markdown, display
 
 from dil_tutorial import claims
-from dil_tutorial.experiments.finite_data import report as dynamics
+from dil_tutorial.experiments.finite_data import figures as drawing
+from dil_tutorial.experiments.finite_data import report
 from dil_tutorial.experiments.finite_data import run as study
 from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.losses import make_loss
 from dil_tutorial.support import plotting
 from toy.gallery import bandit20
 
-results, seeds = dynamics.load(dynamics.COMMITTED)
-figures, text = dynamics.figures(results), dynamics.conclusions(results, seeds)
+results, seeds = study.load(study.COMMITTED)
+figures, text = drawing.figures(results), report.conclusions(results, seeds)
 
 
 def show(name):
@@ -212,5 +213,5 @@ check_answer(your_value, (world.chosen * (world.chosen / world.ref).log()).sum()
 # - The choice of $h$ matters with few pairs and strong rewards, hardly otherwise.
 # - Means per token are another method.
 #
-# **Source:** `dil_tutorial/experiments/finite_data/run.py`, `dil_tutorial/experiments/finite_data/report.py` · **Claims:** `dil verify 8` · **All figures:** `dil study dynamics` ·
+# **Source:** `dil_tutorial/experiments/finite_data/` · **Claims:** `dil verify 8` · **All figures:** `dil study dynamics` ·
 # **Before:** [07 · One family](07_one_family.ipynb) · **Next:** [09 · From bandits to sequences](09_bandits_to_sequences.ipynb)

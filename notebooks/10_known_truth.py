@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 10 · A language model whose truth is known
 #
-# Paper §5; modules `dil_tutorial.experiments.known_truth.run`, `dil_tutorial.experiments.known_truth.report`; about 40 minutes.
+# Paper §5; modules in `dil_tutorial/experiments/known_truth/`; about 40 minutes.
 #
 # After this notebook you will be able to
 # - build an experiment in which the right answer of a *language model* is known for every response;
@@ -38,8 +38,10 @@ from IPython.display import Markdown, display
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from dil_tutorial.experiments.known_truth import report as known_truth
-from dil_tutorial.experiments.known_truth.run import Lab, Preset, Run
+from dil_tutorial.experiments.known_truth import figures as drawing
+from dil_tutorial.experiments.known_truth import measures, report
+from dil_tutorial.experiments.known_truth.lab import Lab, Preset, Run
+from dil_tutorial.experiments.words import interval
 from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.llm import sampling
 from dil_tutorial.support import plotting
@@ -113,9 +115,9 @@ slopes = {}
 for name in ("DIL BCE mixture", "DIL BCE rejected"):
     policy, _ = lab.train(Run(name, "sum", 3e-3, 0, small.pairs))
     f = log_probs(policy) - log_ref
-    slopes[name] = known_truth.regress(world.advantage.log1p(), f, weight=world.ref)["slope"][0]
+    slopes[name] = measures.regress(world.advantage.log1p(), f, weight=world.ref)["slope"][0]
     exact = (optima.dil(world, "bce", name.split()[-1]) / world.ref).log()
-    should = known_truth.regress(world.advantage.log1p(), exact, weight=world.ref)["slope"][0]
+    should = measures.regress(world.advantage.log1p(), exact, weight=world.ref)["slope"][0]
     print(f"{name:17s} slope of f on log(1 + t): {slopes[name]:.1f}; of its exact optimum: {should:.1f}")
 
 # %% [markdown]
@@ -133,9 +135,9 @@ if RUN_THE_REAL_THING:
 
     results = experiment(Lab(PRESETS["cpu"], Path("outputs/known-truth-cpu")), print)
 else:
-    results = known_truth.load(known_truth.COMMITTED)
-found = known_truth.summary(results)
-figures, text = known_truth.figures(results, found), known_truth.conclusions(results, found)
+    results = measures.load(measures.COMMITTED)
+found = measures.summary(results)
+figures, text = drawing.figures(results, found), report.conclusions(results, found)
 
 
 def show(name):
@@ -173,16 +175,16 @@ from dil_tutorial.lessons.widgets import frames
 
 
 def one_loss(loss):
-    truth, M = known_truth.Truth.of(results, "held-out"), results["preset"]["evaluated"]
+    truth, M = measures.Truth.of(results, "held-out"), results["preset"]["evaluated"]
     rows = [row for row in results["runs"] if (row["loss"], row["fed"]) == (loss, "sum")]
-    f = known_truth.stacked(rows, "f held-out")
+    f = measures.stacked(rows, "f held-out")
     figure, (axes,) = plotting.new_figure(width=6, height=4)
-    known_truth.against_truth(axes, truth.log_ratio[:, :M], f, found["targets"][f"{loss}, sum"][:, :M], loss)
+    drawing.against_truth(axes, truth.log_ratio[:, :M], f, found["targets"][f"{loss}, sum"][:, :M], loss)
     axes.legend(frameon=False)
     value = found["losses"][f"{loss}, sum"]
     return figure, (
-        f"{loss}: slope of f on the truth {known_truth.number(value['slope'])}, of its optimum {value['expected slope'][0]:.2f}; "
-        f"slope of the truth on f {known_truth.number(value['truth on f'])}."
+        f"{loss}: slope of f on the truth {interval(value['slope'])}, of its optimum {value['expected slope'][0]:.2f}; "
+        f"slope of the truth on f {interval(value['truth on f'])}."
     )
 
 

@@ -38,9 +38,9 @@ warnings.filterwarnings("ignore", category=FutureWarning)
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from dil_tutorial.bench.llm import figure as step_figure
-from dil_tutorial.bench.llm import own_tokenizer
 from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.llm.data import read_pairs, tiny_preferences
+from dil_tutorial.llm.tiny import own_tokenizer
 from dil_tutorial.llm.trainer import DILConfig, DILTrainer
 from dil_tutorial.support import plotting
 from dil_tutorial.support.paths import BENCHMARKS

@@ -58,7 +58,7 @@ def make_model(folder: Path, hidden_size: int) -> Path:
     pytest.importorskip("accelerate")
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from dil_tutorial.bench.llm import own_tokenizer
+    from dil_tutorial.llm.tiny import own_tokenizer
 
     fast = own_tokenizer()
     fast.chat_template = CHAT_TEMPLATE

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
+from toy.sequences import Sequences
 from toy.worlds import World
 
 
@@ -59,9 +58,22 @@ def bimodal(prompts: int = 5, responses: int = 41) -> World:
     return World.from_reward(torch.full_like(reward, 1 / responses), reward)
 
 
-GALLERY: dict[str, Callable[[], World]] = {
-    "bandit": bandit,
-    "bandit20": bandit20,
-    "rock-paper-scissors": rock_paper_scissors,
-    "bimodal": bimodal,
-}
+def sentences(ending: float = 1 / 3) -> tuple[Sequences, World]:
+    """31 responses of 1 to 4 tokens; the reference ends at each token with probability ``ending``, rewards are blind to length.
+
+    At every length the rewards have the same mean and spread under the reference.
+
+    >>> words, world = sentences()
+    >>> len(words.responses), world.ref.shape
+    (31, torch.Size([1, 31]))
+    """
+    words = Sequences(vocabulary=2, max_length=4)
+    logits = torch.zeros(1, len(words.prefixes), 3, dtype=torch.float64)
+    logits[..., 2] = torch.log(torch.tensor(2 * ending / (1 - ending)))
+    ref = words.log_probs(logits.flatten(1)).exp()
+    reward = torch.randn(len(words.responses), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    for length in words.lengths.unique():
+        same = words.lengths == length
+        part = reward[same] - (reward[same] * ref[0, same]).sum() / ref[0, same].sum()
+        reward[same] = part / (part**2).mean().sqrt() if same.sum() > 1 else 0.0
+    return words, World.from_reward(ref, 1.5 * reward)

@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,10 @@ from matplotlib.figure import Figure
 from dil_tutorial.bench.toy import peak_gib
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.data import Pair, read_pairs, tiny_preferences
-from dil_tutorial.llm.models import load_model, load_tokenizer, resolve
+from dil_tutorial.llm.models import load_model, load_tokenizer, resolve, this_device
+from dil_tutorial.llm.tiny import own_tokenizer
 from dil_tutorial.support import plotting
+from dil_tutorial.support.provenance import provenance, write_json
 
 PAIRS, BATCH = 8, 4
 RANDOM = "random-8b"
@@ -85,32 +88,6 @@ def made_up_pairs(lengths: tuple[int, int, int], tokenizer: Any, count: int = PA
     return pairs
 
 
-def own_tokenizer() -> Any:
-    """A tokenizer of 500 byte-level tokens made from the tutorial's own texts, where no model brings one."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=500, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet, show_progress=False
-    )
-    texts = [text for pair in read_pairs(tiny_preferences()) for text in pair.values()]
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>")
-
-
-def tiny_model() -> Any:
-    """A Llama of two layers with seeded random weights and ``own_tokenizer``'s vocabulary, for examples that run anywhere."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=500, bos_token_id=0, eos_token_id=1, pad_token_id=1, **size))
-
-
 def random_model() -> Any:
     """A Llama of the shape of Llama-3-8B with random bf16 weights, made on the device."""
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -121,7 +98,7 @@ def random_model() -> Any:
         intermediate_size=feed_forward, vocab_size=vocabulary, tie_word_embeddings=False, dtype="bfloat16",
     )  # fmt: skip
     torch.set_default_dtype(torch.bfloat16)
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+    with torch.device(this_device()):
         model = LlamaForCausalLM(config)
     torch.set_default_dtype(torch.float32)
     return model
@@ -203,8 +180,8 @@ def _peak_gib() -> float:
     return peak_gib()
 
 
-def plan(model: str, folder: Path) -> list[Run]:
-    """The runs of one round, ours and TRL's next to each other; writes the pairs into ``folder``."""
+def plan(model: str, folder: Path, only: str = "") -> list[Run]:
+    """The runs of one round whose label begins with ``only``, ours and TRL's side by side; writes the pairs into ``folder``."""
     tokenizer = own_tokenizer() if model == RANDOM else load_tokenizer(model)
     lengths = {"1:1": (1024, 1024, 1024), "3:1": (1536, 512, 512)} if model == RANDOM else LENGTHS
     for workload, sizes in lengths.items():
@@ -216,11 +193,14 @@ def plan(model: str, folder: Path) -> list[Run]:
     else:
         cells += [("mixed", "bf16 autocast", True), ("mixed", "fp32", False), ("mixed", "bf16", False)]
     with_liger = torch.cuda.is_available() and find_spec("liger_kernel") is not None
-    return [
+    runs = [
         Run(side, model, workload, precision, checkpointing, liger, str(folder / f"{workload}.jsonl"))
         for workload, precision, checkpointing in cells
         for side, liger in [("ours", False), ("trl", False), *([("trl", True)] if with_liger else [])]
     ]
+    if not (chosen := [run for run in runs if run.label().startswith(only)]):
+        raise InputError(f"--only {only}: no such cell: {', '.join(sorted({run.label() for run in runs}))}")
+    return chosen
 
 
 def interleaved(runs: list[Run], rounds: int, done: Callable[[str], None]) -> list[dict[str, Any]]:
@@ -286,6 +266,25 @@ def fastest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return out
 
 
+def as_text(cell: dict[str, Any]) -> list[str]:
+    """A row of a table for a cell of ``summary``: its name, both speeds, their ratio, both peaks, their ratio."""
+    speed = [f"{cell['tokens_per_s'][side]:.0f}" if side in cell["tokens_per_s"] else "-" for side in ("ours", "trl")]
+    peak = [f"{cell['peak_gib'][side]:.2f}" if side in cell["peak_gib"] else "-" for side in ("ours", "trl")]
+    faster = memory = "-"
+    if "times_faster" in cell:
+        rounds = cell["times_faster_rounds"]
+        faster, memory = f"{cell['times_faster']:.2f} ({rounds[0]:.2f}–{rounds[-1]:.2f})", f"{cell['memory_ratio']:.2f}"
+    return [cell["cell"], *speed, faster, *peak, memory]
+
+
+def save(rows: list[dict[str, Any]], path: Path) -> list[Path]:
+    """Measurements and what follows from them as JSON, and the figure beside it; returns the paths."""
+    head, cells = provenance(), summary(rows)
+    head["versions"]["trl"] = metadata.version("trl")
+    write_json(path, {**head, "cells": cells, "fastest": fastest(rows), "measurements": rows})
+    return [path, *plotting.save(figure(cells), path.with_suffix(""))]
+
+
 def utilisation(row: dict[str, Any], tokens_per_s: float) -> float | None:
     """Model FLOP utilisation, where the device's peak is known.
 
@@ -322,49 +321,8 @@ def figure(cells: list[dict[str, Any]]) -> Figure:
     return drawn
 
 
-def noise(model: str, done: Callable[[str], None], count: int = 32) -> list[dict[str, Any]]:
-    """f before the first step, where it should be zero, if policy and reference are scored in different batches.
-
-    One row a precision and a way to batch: root mean square and largest |f| in nats over 2 x ``count`` responses, and the
-    largest factor e^{2|f|} that it makes of LSIF's exact 1.
-    """
-    from contextlib import nullcontext
-
-    from dil_tutorial.llm.capabilities import why_not_packed
-    from dil_tutorial.llm.data import tokenize_pairs
-    from dil_tutorial.llm.evaluate import pair_logps
-
-    tokenizer = load_tokenizer(model)
-    rows = tokenize_pairs(made_up_pairs(LENGTHS["mixed"], tokenizer, count), tokenizer, 4096)[0]
-    mixed = torch.randperm(count, generator=torch.Generator().manual_seed(1))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    out = []
-    for precision in ("fp32", "bf16 autocast", "bf16"):
-        network = load_model(model, "bfloat16" if precision == "bf16" else "float32").to(device)
-        autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16 autocast" else nullcontext()
-        with autocast:
-            if reason := why_not_packed(network):
-                raise InputError(f"model {model}: {reason}: dil bench noise compares packed batches with padded ones")
-            base = pair_logps(network, rows, BATCH, "shared", quiet=True)
-            others = {
-                "the same batches": pair_logps(network, rows, BATCH, "shared", quiet=True),
-                "other batches": pair_logps(network, [rows[i] for i in mixed], BATCH, "shared", quiet=True)[:, mixed.argsort()],
-                "one pair at a time": pair_logps(network, rows, 1, "shared", quiet=True),
-                "padded batches": pair_logps(network, rows, BATCH, "padded", quiet=True),
-            }
-        for batching, logps in others.items():
-            f = (base - logps).abs()
-            factor = (2 * f.max().double()).exp().item()
-            out.append({"precision": precision, "reference scored in": batching, "rms": f.square().mean().sqrt().item(),
-                        "largest": f.max().item(), "largest_factor": factor})  # fmt: skip
-        done(precision)
-    return out
-
-
 def check(model: str) -> None:
-    """InputError where TRL is missing, where the model is not to be had, or where it needs a GPU that is not there."""
-    if find_spec("trl") is None:
-        raise InputError("dil bench llm: TRL is not installed: pip install -c constraints.txt -e '.[llm,bench]'")
+    """InputError where the model is not to be had, or where it needs a GPU that is not there."""
     if model != RANDOM:
         resolve(model)
     elif not torch.cuda.is_available():

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from dil_tutorial.losses import make_loss
 from dil_tutorial.support import plotting
+from dil_tutorial.support.provenance import provenance, write_json
 from toy import World, optima
 from toy.fit import descend, empirical_law
 from toy.gallery import bandit20
@@ -113,6 +114,12 @@ def figure(rows: list[dict[str, float]]) -> Figure:
         axes.set_xscale("log")
         axes.set_yscale("log")
     return drawn
+
+
+def save(growth: list[dict[str, float]], batching: list[dict[str, Any]], path: Path) -> list[Path]:
+    """The numbers as JSON and the figure beside it; returns the paths."""
+    write_json(path, {**provenance(), "growth": growth, "batching": batching})
+    return [path, *plotting.save(figure(growth), path.with_suffix(""))]
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dil_tutorial.claims import CLAIMS, Claim
+from dil_tutorial.support.symbols import typeset
 from toy import World
 
 PROPERTY = property | functools.cached_property
@@ -105,25 +106,6 @@ def shown_in(claim_id: str, scripts: Sequence[Path]) -> list[Path]:
     """The notebooks' scripts that name a claim."""
     named = re.compile(rf"[\"`]{re.escape(claim_id)}[\"`]")
     return [script for script in scripts if named.search(script.read_text(encoding="utf-8"))]
-
-
-def typeset(line: str) -> str:
-    r"""A line of a docstring with its policies and Greek letters as formulas, but for what is code.
-
-    >>> print(typeset("``beta`` scales KL(pi_theta || pi_ref)/beta."))
-    ``beta`` scales KL(\ :math:`\pi_\theta`\  || \ :math:`\pi_\text{ref}`\ )/\ :math:`\beta`\ .
-    """
-    apart = r"(?<![\w`.*])"
-    greek = "beta|lambda|theta|gamma|tau|epsilon"
-    policy = rf"{apart}pi_(ref|chosen|rejected|safe)\b|{apart}pi_(theta|phi|mu)\b|{apart}({greek})\b(?!=)"
-
-    def formula(match: re.Match[str]) -> str:
-        words, letter, alone = match.groups()
-        tex = rf"\pi_\text{{{words}}}" if words else rf"\pi_\{letter}" if letter else rf"\{alone}"
-        return rf"\ :math:`{tex}`\ "
-
-    parts = re.split(r"(``.*?``|:\w+:`.*?`)", line)  # the odd ones are code and roles
-    return "".join(part if i % 2 else re.sub(policy, formula, part) for i, part in enumerate(parts))
 
 
 def setup(app: Any) -> dict[str, bool]:

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from dil_tutorial.bregman import GENERATORS, Generator, derivative, power
 from dil_tutorial.losses import make_loss, needs_kl
-from dil_tutorial.preferences import best_of_n, pi_chosen
+from dil_tutorial.preferences import pi_chosen
 from dil_tutorial.rlhf import kl
 from dil_tutorial.support import plotting
 from toy import World, loglinear, optima
 from toy.compare import ENTRIES
 from toy.fit import fit
-from toy.gallery import bandit20, bimodal
-from toy.sequences import Sequences
+from toy.frontier import curves, place
+from toy.gallery import bandit20, bimodal, sentences
 
 Drawn = tuple[Figure, str]
 
@@ -131,22 +131,9 @@ def misspecified() -> list[dict[str, Any]]:
     return rows
 
 
-def sentences_world() -> tuple[Sequences, World]:
-    """31 responses of 1 to 4 tokens, a reference that ends with probability 1/3 at each token, rewards blind to length."""
-    words = Sequences(vocabulary=2, max_length=4)
-    ref = words.log_probs(torch.zeros(1, len(words.prefixes) * 3, dtype=torch.float64)).exp()
-    rng = torch.Generator().manual_seed(3)
-    reward = torch.randn(len(words.responses), generator=rng, dtype=torch.float64)
-    for length in words.lengths.unique():  # equal mean reward and spread at every length
-        same = words.lengths == length
-        part = reward[same] - (reward[same] * ref[0, same]).sum() / ref[0, same].sum()
-        reward[same] = part / (part**2).mean().sqrt() if same.sum() > 1 else 0.0
-    return words, World.from_reward(ref, 1.5 * reward)
-
-
 def lengths() -> Drawn:
     """The law of the length of a response under optima of losses fed sums and means."""
-    words, world = sentences_world()
+    words, world = sentences()
     repaired = make_loss("dil", generator="lsif", denominator="mixture")
     dpo = make_loss("dpo", beta=1.0)
     named = {
@@ -179,24 +166,22 @@ def frontier() -> Drawn:
     """Expected reward against KL to pi_ref for RLHF, best-of-N, iterated imitation and tempered DIL."""
     world = bandit20()
     hard = World.from_reward(world.ref, world.true_reward, hard=True)
-
-    def curve(policies: list[Tensor]) -> tuple[list[float], list[float]]:
-        return ([kl(p, world.ref)[0].item() for p in policies], [(p * world.true_reward).sum().item() for p in policies])
-
     rounds, soft = [world.ref], [world.ref]
     for _ in range(4):
         rounds.append(pi_chosen(rounds[-1], hard.preference))
         soft.append(pi_chosen(soft[-1], world.preference))
-    betas = torch.logspace(1.3, -1.2, 33).tolist()
+    exact = curves(world)
     named = {
-        r"RLHF, every $\beta$": curve([optima.rlhf(world, b) for b in betas]),
-        "best of 1, 2, ..., 16": curve([best_of_n(world.ref, world.true_reward, n) for n in range(1, 17)]),
-        "imitation, hard labels, 0 to 4 rounds": curve(rounds),
-        "imitation, Bradley–Terry, 0 to 4 rounds": curve(soft),
-        r"DIL with temperature, $\pi_{ref}(r^*)^{1/\beta}/Z$": curve([optima.tempered(world, b) for b in betas if b > 0.1]),
+        r"RLHF, every $\beta$": exact["RLHF"],
+        "best of 1, 2, ..., 16": exact["best of 1 to 16"],
+        "imitation, hard labels, 0 to 4 rounds": [place(policy, world) for policy in rounds],
+        "imitation, Bradley–Terry, 0 to 4 rounds": [place(policy, world) for policy in soft],
+        r"DIL with temperature, $\pi_{ref}(r^*)^{1/\beta}/Z$": exact["DIL with temperature"],
     }
+    start = (world.ref * world.true_reward).sum().item()
     figure, (axes,) = plotting.new_figure(width=8, height=4.4)
-    for i, (name, (x, y)) in enumerate(named.items()):
+    for i, (name, points) in enumerate(named.items()):
+        x, y = [point[0] for point in points], [start + point[1] for point in points]
         style: dict[str, Any] = {"color": plotting.COLOURS[i], "label": name}
         axes.plot(x, y, **(style | ({"lw": 2.0} if i == 0 else {"marker": plotting.MARKERS[i], "ms": 5, "lw": 0})))
     axes.set_xlabel(r"KL(policy $\|\,\pi_{ref}$), nats")

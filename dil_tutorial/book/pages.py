@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from dil_tutorial import claims
 from dil_tutorial.book import crossref
@@ -17,33 +11,17 @@ from dil_tutorial.book import figures as theory_figures
 from dil_tutorial.book.crossref import label, link
 from dil_tutorial.claims import PAPER_SECTIONS, SECTIONS, Result
 from dil_tutorial.claims.questions import QUESTIONS
-from dil_tutorial.errors import InputError
 from dil_tutorial.support import plotting
 from dil_tutorial.support.paths import BENCHMARKS
-from dil_tutorial.support.provenance import read_json, read_text, write_text
+from dil_tutorial.support.provenance import read_json
+from dil_tutorial.support.symbols import prose
 from toy import compare
 from toy.gallery import bandit, rock_paper_scissors
-
-SEEDS = 20
 
 
 def row(*cells: object) -> str:
     """A row of a Markdown table; bars in formulas become norms or are escaped."""
     return "| " + " | ".join(str(cell).replace(r"\|", r"\Vert ").replace("|", r"\vert ") for cell in cells) + " |"
-
-
-def prose(text: str) -> str:
-    """Plain explanations as Markdown: names of policies and Greek letters become symbols, signs that Markdown would eat are kept.
-
-    >>> prose("pi_ref (r*)^{1/beta} < 2")
-    '$\\\\pi_\\\\text{ref}$ (r\\\\*)^{1/β} &lt; 2'
-    """
-    text = text.replace("<", "&lt;").replace("*", r"\*").replace("_l ", r"\_l ")
-    text = re.sub(r"\bpi_(ref|chosen|rejected|theta|phi|safe)\b", r"$\\pi_\\text{\1}$", text)
-    text = re.sub(r"\bpi_(\w)\b", r"$\\pi_\1$", text)
-    for name, letter in (("beta", "β"), ("lambda", "λ"), ("theta", "θ"), ("gamma", "γ"), ("delta", "δ"), ("eps", "ε")):
-        text = re.sub(rf"\b{name}\b", letter, text)
-    return text
 
 
 def note(result: Result) -> str:
@@ -121,41 +99,6 @@ def section_claims(results: Sequence[Result], section: str) -> str:
     """What stands below a section of the theory page: its claims with their verdicts."""
     found = [f"{link(r.claim.id)} ({r.verdict})" for r in results if r.claim.id.split(".")[0] == section]
     return f"*Checked:* {', '.join(found)}.\n"
-
-
-def finished(notebook: Path, script: Path) -> dict[str, Any]:
-    """The content of a notebook whose outputs are those of its script's code; InputError where a cell failed or was not run.
-
-    The book shows what the notebooks hold; that they hold what their code gives is what strict nbval checks in `make test`.
-    """
-    content, source = read_json(notebook), read_text(script)
-    again = f"run dil notebooks --write {script.stem}"
-    for number, cell in enumerate(content["cells"]):
-        if cell["cell_type"] != "code":
-            continue
-        if "".join(cell["source"]) not in source:
-            raise InputError(f"{notebook}: cell {number} is not in {script.name}: {again}")
-        if cell["execution_count"] is None:
-            raise InputError(f"{notebook}: cell {number} was not run: {again}")
-        for output in cell["outputs"]:
-            if output["output_type"] == "error":
-                raise InputError(f"{notebook}: cell {number} ended in {output['ename']}: mend {script.name}, then {again}")
-    return content
-
-
-def for_the_book(notebook: Path, script: Path) -> str:
-    """A notebook as its page: claims that its text names become links to the ledger, and those its code reports stand below."""
-    content = finished(notebook, script)
-    known = {claim.id for claim in claims.CLAIMS}
-    reported = [c.id for c in claims.CLAIMS if crossref.shown_in(c.id, [script])]
-    for cell in content["cells"]:
-        if cell["cell_type"] == "markdown":
-            text = "".join(cell["source"])
-            cell["source"] = re.sub(r"`(\d+\.[\w-]+)`", lambda m: link(m[1]) if m[1] in known else m[0], text)
-    if reported:
-        text = f"**Claims of this notebook in the ledger:** {', '.join(link(claim) for claim in reported)}."
-        content["cells"].append({"cell_type": "markdown", "id": "claims", "metadata": {}, "source": text})
-    return json.dumps(content)
 
 
 def questions_page() -> str:
@@ -307,63 +250,15 @@ def measured_page(folder: Path) -> str:
 
 def wrong_answers_table() -> str:
     """What ``dil course bank`` found, an assignment a line."""
+    from dil_tutorial.course.wrong_answers import caught
+
     found = read_json(BENCHMARKS / "wrong_answers.json")
-    rows = found["rows"]
+    rows, cores = found["rows"], found["machine"]["cores"]
     lines = [
         row("assignment", "wrong answers", "lose on their question", "and on no other", "reference", "untouched"),
         row(*["---"] * 6),
     ]
-    for name in dict.fromkeys(entry["assignment"] for entry in rows):
-        reference, untouched, *wrong = (entry for entry in rows if entry["assignment"] == name)
-        caught, clean = (sum(entry[key] for entry in wrong) for key in ("caught", "clean"))
-        lines.append(
-            row(
-                name.upper(),
-                len(wrong),
-                caught,
-                clean,
-                f"{reference['points']:.0f} of {reference['of']}",
-                f"{untouched['points']:.0f}",
-            )
-        )
+    for name, *counts, full, untouched in caught(rows):
+        lines.append(row(name.upper(), *counts, full, f"{untouched:.0f}"))
     seconds = sum(entry["seconds"] for entry in rows) / len(rows)
-    cores = found["machine"]["cores"]
     return "\n".join(lines) + f"\n\n{seconds:.1f} seconds a notebook on a machine of {cores} cores.\n"
-
-
-def known_truth_page(folder: Path) -> None:
-    """The experiment on a language model whose truth is known, from the file that `dil experiment known-truth` wrote."""
-    from dil_tutorial.experiments.known_truth import report as known_truth
-
-    results = known_truth.load(known_truth.COMMITTED)
-    known_truth.report(results, known_truth.summary(results), folder, "known_truth.md")
-
-
-def generate(root: Path) -> None:
-    """Write book/generated: pages, figures, and copies of the notebooks and their data (sources must lie below the book)."""
-    generated = root / "book" / "generated"
-    results = list(claims.run(claims.CLAIMS, range(SEEDS)))
-    write_text(generated / "paper_checked.md", paper_page(results, SEEDS))
-    write_text(generated / "ledger.md", ledger_page(results, SEEDS, root))
-    for section in SECTIONS:
-        write_text(generated / f"claims_{section}.md", section_claims(results, section))
-    write_text(generated / "questions.md", questions_page())
-    write_text(generated / "losses.md", losses_page())
-    write_text(generated / "figures.md", figures_page(generated))
-    write_text(generated / "measured.md", measured_page(generated))
-    write_text(generated / "wrong_answers.md", wrong_answers_table())
-    known_truth_page(generated)
-    for notebook in sorted((root / "notebooks").glob("*.ipynb")):
-        write_text(generated / notebook.name, for_the_book(notebook, notebook.with_suffix(".py")))
-
-
-def build(root: Path, single: bool = False) -> tuple[int, Path]:
-    """Build the site, or a ``single`` page; returns jupyter-book's exit status and the first page.  Warnings are errors."""
-    generate(root)
-    built = root / "book" / "_build"
-    tool = Path(sys.executable).with_name("jupyter-book")
-    builder = "singlehtml" if single else "html"
-    status = subprocess.call([str(tool), "build", str(root / "book"), "--builder", builder, "-W", "-n", "--keep-going"])
-    if status:  # a page that was read with a warning is not read again: without this the next build would pass
-        shutil.rmtree(built / ".doctrees", ignore_errors=True)
-    return status, built / builder / "index.html"

@@ -16,9 +16,9 @@ from dil_tutorial.claims.ledger import (
     SECTIONS,
     Claim,
     Result,
-    plain,
     report,
     run,
+    save,
     select,
 )  # fmt: skip
 
@@ -36,6 +36,6 @@ from dil_tutorial.claims import neighbours  # noqa: F401
 # isort: on
 
 __all__ = [
-    "ASSUMES", "CLAIMS", "FAILS", "HOLDS", "IDENTITY", "OPTIMUM", "PAPER_SECTIONS", "SECTIONS", "Claim", "Result", "plain",
-    "report", "run", "select",
+    "ASSUMES", "CLAIMS", "FAILS", "HOLDS", "IDENTITY", "OPTIMUM", "PAPER_SECTIONS", "SECTIONS", "Claim", "Result", "report",
+    "run", "save", "select",
 ]  # fmt: skip

@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import inspect
 import math
-import re
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +29,8 @@ from torch import Tensor
 from dil_tutorial import rlhf
 from dil_tutorial.bregman import GENERATORS, Generator, power
 from dil_tutorial.errors import InputError, unknown_name
+from dil_tutorial.support.provenance import provenance, write_json
+from dil_tutorial.support.symbols import plain
 from toy import World
 from toy.fit import initial_logits, newton
 from toy.threads import one_thread
@@ -177,6 +179,11 @@ def run(claims: Sequence[Claim], seeds: Sequence[int]) -> Iterator[Result]:
         yield Result(claim, residuals, counter, time.perf_counter() - start)
 
 
+def save(results: Sequence[Result], seeds: int, path: Path) -> None:
+    """The results as JSON, with versions, seeds and machine."""
+    write_json(path, {**provenance(), "seeds": list(range(seeds)), "claims": [result.as_dict() for result in results]})
+
+
 def select(*patterns: str) -> list[Claim]:
     """The claims whose id or section is named; all of them without patterns.
 
@@ -240,26 +247,6 @@ def minimise(world: World, objective: Callable[[Tensor], Tensor]) -> Tensor:
     """The policy (X, Y) that minimises ``objective(policy)`` over the full tabular class."""
     logits = newton(lambda logits: objective(torch.softmax(logits, -1)), initial_logits(world))
     return torch.softmax(logits, -1)
-
-
-def plain(latex: str) -> str:
-    r"""A statement's LaTeX as it can stand in a terminal.
-
-    >>> plain(r"$KL(\pi_\text{chosen}\,\|\,\pi_\text{ref}) \le \log 2 - \frac12$")
-    'KL(π_chosen ‖ π_ref) ≤ log 2 - 1/2'
-    """
-    text = re.sub(r"\\text\{([^}]*)\}", r"\1", latex)
-    text = re.sub(r"\\frac\{([^}]*)\}\{([^}]*)\}", r"(\1)/(\2)", text).replace(r"\frac12", "1/2")
-    text = re.sub(r"\\frac(\d)(\d)", r"\1/\2", text)
-    greek = {"pi": "π", "theta": "θ", "phi": "φ", "beta": "β", "tau": "τ", "lambda": "λ", "sigma": "σ", "mu": "μ", "gamma": "γ",
-             "delta": "δ", "epsilon": "ε", "eta": "η"}  # fmt: skip
-    symbols = {"\\" + name: letter for name, letter in greek.items()}
-    symbols |= {r"\le": "≤", r"\ge": "≥", r"\ne": "≠", r"\|": "‖", r"\succ": "≻", r"\sim": "~", r"\to": "→", r"\cdot": "·"}
-    symbols |= {r"\sum": "Σ", r"\prod": "Π", r"\log": "log", r"\max": "max", r"\min": "min", r"\tanh": "tanh"}
-    symbols |= {r"\bigl": "", r"\bigr": "", r"\,": " ", r"\ ": " ", "$": "", "{=}": "="}
-    for symbol in sorted(symbols, key=len, reverse=True):
-        text = text.replace(symbol, symbols[symbol])
-    return re.sub(r"[{}]", "", text).replace("  ", " ")
 
 
 def wrapped(text: str) -> str:

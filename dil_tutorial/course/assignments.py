@@ -13,24 +13,19 @@ notebooks below its source folder count, and an instructor may change them there
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import io
 import logging
 import os
 import re
 import sys
-import time
 import warnings
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dil_tutorial.course import sandbox
 from dil_tutorial.errors import InputError
 from dil_tutorial.support.paths import ASSIGNMENTS
-from dil_tutorial.support.provenance import read_json, write_json, write_text
+from dil_tutorial.support.provenance import write_text
 
 KINDS = ("solution", "tests", "hidden", "written")
 
@@ -105,7 +100,7 @@ def settings(course: Path) -> Any:
     """nbgrader's settings: everything below ``course``, no exchange, students' code in the sandbox."""
     from traitlets.config import Config
 
-    from dil_tutorial.course.grading import preprocessors
+    from dil_tutorial.course.preprocessors import preprocessors
 
     made = Config()
     made.CourseDirectory.root = str(course.resolve())
@@ -209,262 +204,24 @@ def released(course: Path, assignment: str) -> Path:
     return notebook
 
 
-# Collecting
-
-
-LARGEST = 100 * 2**20  # bytes of a notebook; a zip file can hold far more than it weighs
-
-
-def handed_in(place: Path) -> list[tuple[str, bytes | str]]:
-    """(path, content) of every file in a folder or a zip file by path; instead of the content, why it is no notebook."""
-    if place.is_dir():
-        files = {path.relative_to(place).as_posix(): path.stat().st_size for path in place.rglob("*") if path.is_file()}
-        found = [(name, unfit(name, size) or (place / name).read_bytes()) for name, size in sorted(files.items())]
-    else:
-        try:
-            with zipfile.ZipFile(place) as archive:
-                files = {entry.filename: entry.file_size for entry in archive.infolist() if not entry.is_dir()}
-                found = [(name, unfit(name, size) or archive.read(name)) for name, size in sorted(files.items())]
-        except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile, RuntimeError) as error:
-            raise InputError(f"{place}: neither a folder nor a zip file that can be read ({error})") from None
-    found = [row for row in found if not any(part.startswith((".", "__MACOSX")) for part in row[0].split("/"))]
-    if all(isinstance(content, str) for _, content in found):
-        raise InputError(f"{place}: no notebook (.ipynb) in it")
-    return found
-
-
-def unfit(path: str, size: int) -> str:
-    """Why a file is not looked into; empty for a notebook of reasonable size.
-
-    >>> unfit("answers.pdf", 100), unfit("answers.ipynb", 100)
-    ('not a notebook (.ipynb): ask for it again', '')
-    """
-    if not path.endswith(".ipynb"):
-        return "not a notebook (.ipynb): ask for it again"
-    return f"larger than {LARGEST // 2**20} MiB: ask for it again, without outputs" if size > LARGEST else ""
-
-
-def students_of(paths: Sequence[str]) -> dict[str, str]:
-    """Who handed in each file: the first folder of its path, or what its name begins with.
-
-    Folders lose Moodle's suffix.  Of Canvas's file names (name, number of the student, of the submission, file) the first two
-    are kept, of others what stands before the first underscore.  A folder around everything counts for nothing.
-
-    >>> students_of(["Ada Lovelace_4711_assignsubmission_file_/a1.ipynb"])
-    {'Ada Lovelace_4711_assignsubmission_file_/a1.ipynb': 'ada-lovelace-4711'}
-    >>> list(students_of(["all/noether_a1.ipynb", "all/王伟_LATE_13_998_a1.ipynb", "all/王伟_14_999_a1.ipynb"]).values())
-    ['noether', '王伟-13', '王伟-14']
-    """
-    tops = {path.partition("/")[0] for path in paths}
-    around = len(tops) == 1 and len(paths) > 1 and all("/" in path for path in paths) and "_assignsubmission" not in paths[0]
-    found = {}
-    for path in paths:
-        first, _, rest = (path.partition("/")[2] if around else path).partition("/")
-        canvas = re.match(r"([^_]+)(?:_LATE)?_(\d+)_\d+_", first)
-        if rest:
-            name = first.split("_assignsubmission")[0]
-        else:
-            name = "-".join(canvas.groups()) if canvas else Path(first).stem.split("_")[0]
-        found[path] = re.sub(r"[\W_]+", "-", name.lower()).strip("-") or "unnamed"
-    return found
-
-
-def restored(release: Any, handed: Any) -> tuple[Any, int]:
-    """The release with a student's answers in their places, and how many of its cells the student had deleted.
-
-    Given cells and tests come from the release, in its order; the student's own cells stay behind the cell that they followed.
-    """
-
-    def mark(cell: Any) -> str | None:
-        return cell.metadata.get("nbgrader", {}).get("grade_id")
-
-    places = {mark(cell) for cell in release.cells if mark(cell)}
-    texts = {cell.source for cell in release.cells}
-    answers: dict[str, str] = {}
-    own: dict[str | None, list[Any]] = {}
-    last = None
-    for cell in copy.deepcopy(handed.cells):
-        name = mark(cell)
-        if name and name in places and name not in answers:
-            answers[name], last = cell.source, name
-        elif cell.source.strip() and cell.source not in texts:
-            cell.metadata.pop("nbgrader", None)
-            own.setdefault(last, []).append(cell)
-    made = copy.deepcopy(release)
-    cells, made.cells = made.cells, own.get(None, [])
-    for cell in cells:
-        name = mark(cell)
-        if name and name in answers and cell.metadata["nbgrader"]["solution"]:
-            cell.source = answers[name]
-        made.cells += [cell, *(own.get(name, []) if name else [])]
-    for number, cell in enumerate(made.cells):
-        cell["id"] = f"cell-{number}"  # a copied cell would have its original's
-    return made, len(places) - len(answers)
-
-
-def submit(course: Path, assignment: str, student: str, notebook: Any) -> None:
-    """Put a notebook where nbgrader looks for what ``student`` handed in."""
-    import nbformat
-
-    name = source_of(course, assignment).name
-    write_text(course / "submitted" / student / assignment / name, nbformat.writes(notebook) + "\n")
-
-
-def collect(course: Path, assignment: str, place: Path) -> list[dict[str, Any]]:
-    """Put what lies in ``place`` (a folder, or a zip file from a learning platform) where ``grade`` finds it.
-
-    Files may have any name; a notebook is known by its cells.  Returns a row for each notebook, and for other files of who has
-    none: {"file", "student", "usable", "note"}.  Of several of a student the last usable one in the order of paths counts.
-    """
-    import nbformat
-
-    master = read_notebook(released(course, assignment))
-    worth = set(points_of(master))
-    files = handed_in(place)
-    whose = students_of([path for path, _ in files])
-    with_notebook = {whose[path] for path, _ in files if path.endswith(".ipynb")}
-    rows: list[dict[str, Any]] = []
-    by_student: dict[str, dict[str, Any]] = {}
-    for path, content in files:
-        if not path.endswith(".ipynb") and whose[path] in with_notebook:
-            continue
-        row: dict[str, Any] = {"file": path, "student": whose[path], "usable": False, "note": ""}
-        rows.append(row)
-        if isinstance(content, str):
-            row["note"] = content
-            continue
-        try:
-            notebook = nbformat.reads(content.decode("utf-8"), as_version=4)
-            cells = {cell.metadata.get("nbgrader", {}).get("grade_id") for cell in notebook.cells}
-        except Exception as error:  # whatever is wrong with the file, the others are collected
-            row["note"] = f"not a notebook that can be read ({type(error).__name__}): ask for it again"
-            continue
-        if not cells & worth:
-            row["note"] = f"has no cell of {assignment}: another assignment, or its cells were made anew"
-            continue
-        whole, deleted = restored(master, notebook)
-        row |= {"usable": True, "note": f"{deleted} deleted cells put back" if deleted else ""}
-        if row["student"] in by_student:
-            by_student[row["student"]] |= {"usable": False, "note": f"{row['student']} handed in a later one"}
-        by_student[row["student"]] = row
-        submit(course, assignment, row["student"], whole)
-    earlier = read_json(collected(course, assignment)) if collected(course, assignment).exists() else []
-    new = {row["student"] for row in rows}
-    write_json(collected(course, assignment), [row for row in earlier if row["student"] not in new] + rows)
-    return rows
-
-
-def collected(course: Path, assignment: str) -> Path:
-    """Where the rows of ``collect`` are kept."""
-    return course / "collected" / f"{assignment}.json"
-
-
-# Grading
-
-
-def grade(course: Path, assignment: str, student: str, again: bool = False) -> dict[str, Any]:
-    """Grade what one student handed in, unless this very file is graded; returns {"digest", "seconds", "failure"}.
-
-    The record is written last: a call that was killed leaves none, and the student is graded anew.
-    """
-    if not sandbox.available():
-        raise InputError(
-            "this system has no Landlock (Linux 5.13 or newer), without which students' code is not run: grade elsewhere"
-        )
-    record = course / "graded" / assignment / f"{student}.json"
-    handed = course / "submitted" / student / assignment / source_of(course, assignment).name
-    if not handed.is_file():
-        raise InputError(f"{handed}: not there: collect it first")
-    digest = hashlib.sha256(handed.read_bytes()).hexdigest()
-    if record.exists() and not again and read_json(record)["digest"] == digest:
-        return dict(read_json(record))
-    record.unlink(missing_ok=True)
-    started, failure = time.perf_counter(), ""
-    try:
-        run("Autograde", course, assignment, student)
-    except InputError as error:  # one bad notebook does not stop the rest
-        failure = f"{error}: look at it, then dil course regrade {course} {assignment} {student}"
-    done = {"digest": digest, "seconds": round(time.perf_counter() - started, 1), "failure": failure}
-    write_json(record, done)
-    return done
-
-
-def waiting(course: Path, assignment: str) -> list[str]:
-    """Students whose notebooks were collected."""
-    source_of(course, assignment)
-    found = sorted(path.parent.name for path in (course / "submitted").glob(f"*/{assignment}"))
-    if not found:
-        raise InputError(f"{course / 'submitted'}: nobody handed in {assignment}: dil course collect first")
-    return found
-
-
-def scores(course: Path, assignment: str) -> dict[str, dict[str, Any]]:
-    """{student: {cell: points}} from nbgrader's gradebook, None where a human has yet to grade."""
-    from nbgrader.api import Gradebook
-
-    with warnings.catch_warnings(), Gradebook(f"sqlite:///{course.resolve() / 'gradebook.db'}") as book:
-        warnings.simplefilter("ignore")
-        return {
-            submission.student.id: {
-                grade.name: None if grade.auto_score is None and grade.manual_score is None else grade.score
-                for notebook in submission.notebooks
-                for grade in notebook.grades
-            }
-            for submission in book.assignment_submissions(assignment)
-        }
-
-
-# Wrong answers that the tests must notice
-
-
-def wrong_answers(assignment: str) -> list[dict[str, str]]:
-    """The bank of wrong answers to an assignment: {"name", "question", "code"}."""
-    import jupytext
-
-    cells = jupytext.read(ASSIGNMENTS / "wrong" / f"{assignment}.py").cells
-    marked = [cell for cell in cells if "wrong" in cell.metadata]
-    return [{"name": cell.metadata["name"], "question": cell.metadata["wrong"], "code": cell.source} for cell in marked]
-
-
-def answered(release: Path, solutions: dict[str, str]) -> Any:
-    """A release with ``solutions`` (code by question) in the students' places."""
-    notebook = read_notebook(release)
+def questions(notebook: Any) -> list[dict[str, Any]]:
+    """An instructor's notebook by question: {"question", "title", "cells", "points"}; titles are the headings above."""
+    found: dict[str, dict[str, Any]] = {}
+    title = ""
     for cell in notebook.cells:
-        name = cell.metadata.get("nbgrader", {}).get("grade_id")
-        if name in solutions:
-            cell.source = solutions[name]
-    return notebook
+        heading = re.findall(r"^## (.*)$", cell.source, re.MULTILINE) if cell.cell_type == "markdown" else []
+        marks = cell.metadata.get("nbgrader", {})
+        if heading and not marks:
+            title = re.sub(r" \(\d+ points.*\)$", "", heading[-1])
+        if marks.get("grade"):
+            name = question_of(marks["grade_id"])
+            row = found.setdefault(name, {"question": name, "title": title or name, "cells": [], "points": 0})
+            row["cells"].append(marks["grade_id"])
+            row["points"] += marks["points"]
+    return list(found.values())
 
 
-def solutions_of(notebook: Any) -> dict[str, str]:
-    """The instructor's answers, by question."""
-    cells = ((cell.metadata.get("nbgrader", {}), cell.source) for cell in notebook.cells)
-    return {marks["grade_id"]: text for marks, text in cells if marks.get("solution")}
-
-
-def bank(course: Path, assignment: str) -> Iterator[dict[str, Any]]:
-    """Grade the reference solution, the untouched release and every wrong answer; yields a row for each.
-
-    A wrong answer is *caught* if it loses points on the question it answers, and *clean* if on no other; the reference is clean
-    if it loses none, the untouched release if it gets none.
-    """
-    init(course, [assignment])
-    release_path, full = release(course, assignment), source(course, assignment)
-    worth, right = points_of(full), solutions_of(full)
-    automatic = {cell: points for cell, points in worth.items() if cell not in right}
-    handed = [("reference", "", right), ("untouched", "", {})] + [
-        (wrong["name"], wrong["question"], {**right, wrong["question"]: wrong["code"]}) for wrong in wrong_answers(assignment)
-    ]
-    for number, (name, question, solutions) in enumerate(handed):
-        student = f"student{number:02d}"
-        submit(course, assignment, student, answered(release_path, solutions))
-        done = grade(course, assignment, student)
-        got = {} if done["failure"] else scores(course, assignment)[student]
-        lost = sorted({question_of(cell) for cell, points in automatic.items() if (got.get(cell) or 0.0) < points})
-        yield {
-            "assignment": assignment, "answer": name, "question": question,
-            "points": sum(points or 0.0 for points in got.values()), "of": sum(automatic.values()), "lost on": lost,
-            "caught": question in lost,
-            "clean": {"reference": not lost, "untouched": bool(got) and not any(got.values())}.get(name, lost == [question]),
-            "seconds": done["seconds"],
-        }  # fmt: skip
+def earned(ask: dict[str, Any], cells: dict[str, float | None]) -> float | None:
+    """A question's points; None while one of its cells is to be graded by hand."""
+    points = [cells.get(cell, 0.0) for cell in ask["cells"]]
+    return None if None in points else float(sum(got for got in points if got))

@@ -1,84 +1,66 @@
-"""What nbgrader does otherwise here: students' code runs in the sandbox, by the rules, and not for ever."""
+"""Grade what was collected: nbgrader runs each notebook in the sandbox, once, and its gradebook keeps the points."""
 
 from __future__ import annotations
 
-import re
-import shutil
-import tempfile
+import hashlib
 import time
+import warnings
+from pathlib import Path
 from typing import Any
 
-from nbclient.exceptions import DeadKernelError
-from nbformat.v4 import new_output
-from nbgrader.converters.autograde import Autograde
-from nbgrader.preprocessors import Execute
-
-from dil_tutorial.course.rules import defined, refused
-from dil_tutorial.course.sandbox import SandboxedKernel
-
-CELL_SECONDS, NOTEBOOK_SECONDS = 30, 180
-HIDDEN = re.compile(r"^### BEGIN HIDDEN TESTS\n(.*?)^### END HIDDEN TESTS", re.MULTILINE | re.DOTALL)
+from dil_tutorial.course import sandbox
+from dil_tutorial.course.assignments import run, source_of
+from dil_tutorial.errors import InputError
+from dil_tutorial.support.provenance import read_json, write_json
 
 
-def locked(cell: Any) -> bool:
-    """Whether the instructor wrote the cell: nbgrader has restored its text."""
-    return bool(cell.metadata.get("nbgrader", {}).get("locked"))
+def grade(course: Path, assignment: str, student: str, again: bool = False) -> dict[str, Any]:
+    """Grade what one student handed in, unless this very file is graded; returns {"digest", "seconds", "failure"}.
 
-
-def isolated(source: str) -> str:
-    """A cell whose hidden tests run in a copy of the notebook's names, so that they overwrite no helper of a student's.
-
-    >>> isolated("a = 1\\n### BEGIN HIDDEN TESTS\\nb = a\\n### END HIDDEN TESTS")
-    "a = 1\\nexec(compile('b = a\\\\n', 'hidden tests', 'exec'), dict(globals()))"
+    The record is written last: a call that was killed leaves none, and the student is graded anew.
     """
-    return HIDDEN.sub(lambda tests: f"exec(compile({tests[1]!r}, 'hidden tests', 'exec'), dict(globals()))", source)
+    if not sandbox.available():
+        raise InputError(
+            "this system has no Landlock (Linux 5.13 or newer), without which students' code is not run: grade elsewhere"
+        )
+    record = course / "graded" / assignment / f"{student}.json"
+    handed = course / "submitted" / student / assignment / source_of(course, assignment).name
+    if not handed.is_file():
+        raise InputError(f"{handed}: not there: collect it first")
+    digest = hashlib.sha256(handed.read_bytes()).hexdigest()
+    if record.exists() and not again and read_json(record)["digest"] == digest:
+        return dict(read_json(record))
+    record.unlink(missing_ok=True)
+    started, failure = time.perf_counter(), ""
+    try:
+        run("Autograde", course, assignment, student)
+    except InputError as error:  # one bad notebook does not stop the rest
+        failure = f"{error}: look at it, then dil course regrade {course} {assignment} {student}"
+    done = {"digest": digest, "seconds": round(time.perf_counter() - started, 1), "failure": failure}
+    write_json(record, done)
+    return done
 
 
-class LockedExecute(Execute):
-    """nbgrader's execution of a notebook, in a kernel that sees an empty folder; cells that break the rules are not run."""
-
-    def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, kernel_manager_class=SandboxedKernel, startup_timeout=120, **settings)
-        self.timeout_func = lambda cell: int(max(1, min(CELL_SECONDS, self.ends - time.monotonic())))
-
-    def preprocess(self, nb: Any, resources: Any, *more: Any) -> Any:
-        self.ends, self.killers = time.monotonic() + NOTEBOOK_SECONDS, set[int]()
-        given = (isolated(cell.source) for cell in nb.cells if cell.cell_type == "code" and locked(cell))
-        self.given = set[str]().union(*map(defined, given))
-        own = resources["metadata"]["path"]
-        while True:
-            self.answer = -1
-            with tempfile.TemporaryDirectory() as folder:  # not its own, where the notebook lies with the hidden tests in it
-                shutil.copytree(own, folder, ignore=shutil.ignore_patterns("*.ipynb"), dirs_exist_ok=True)
-                resources["metadata"]["path"] = folder
-                try:
-                    return super().preprocess(nb, resources, *more)
-                except DeadKernelError:  # the other answers are still worth their points: begin again without this one
-                    if self.answer < 0 or self.answer in self.killers:
-                        raise
-                    self.killers.add(self.answer)
-                finally:
-                    resources["metadata"]["path"] = own
-
-    def preprocess_cell(self, cell: Any, resources: Any, index: int) -> Any:
-        if cell.cell_type == "code" and not locked(cell):
-            self.answer = index
-            why = refused(cell.source, self.given)
-            if why or index in self.killers:
-                name = "NotRun" if why else "KernelDied"
-                cell.outputs = [new_output("error", ename=name, evalue=why or "", traceback=[why or name])]
-                return cell, resources
-        shown, cell.source = cell.source, isolated(cell.source) if locked(cell) else cell.source
-        try:
-            cell, resources = super().preprocess_cell(cell, resources, index)
-        finally:
-            cell.source = shown
-        if locked(cell):  # to nbgrader a warning on stderr is a failure; to us it is a warning
-            cell.outputs = [output for output in cell.get("outputs", []) if output.get("name") != "stderr"]
-        return cell, resources
+def waiting(course: Path, assignment: str) -> list[str]:
+    """Students whose notebooks were collected."""
+    source_of(course, assignment)
+    found = sorted(path.parent.name for path in (course / "submitted").glob(f"*/{assignment}"))
+    if not found:
+        raise InputError(f"{course / 'submitted'}: nobody handed in {assignment}: dil course collect first")
+    return found
 
 
-def preprocessors() -> list[type]:
-    """nbgrader's steps of autograding with the execution locked in."""
-    steps = Autograde.autograde_preprocessors.default_args[0]
-    return [LockedExecute if step is Execute else step for step in steps]
+def scores(course: Path, assignment: str) -> dict[str, dict[str, Any]]:
+    """{student: {cell: points}} from nbgrader's gradebook, None where a human has yet to grade."""
+    from nbgrader.api import Gradebook
+
+    with warnings.catch_warnings(), Gradebook(f"sqlite:///{course.resolve() / 'gradebook.db'}") as book:
+        warnings.simplefilter("ignore")
+        return {
+            submission.student.id: {
+                grade.name: None if grade.auto_score is None and grade.manual_score is None else grade.score
+                for notebook in submission.notebooks
+                for grade in notebook.grades
+            }
+            for submission in book.assignment_submissions(assignment)
+        }

@@ -1,22 +1,27 @@
-"""``dil tour``: the whole idea on one bandit, in figures and numbers.  Embedded data, under a minute, no network."""
+"""``dil tour``: the ledger, then the whole idea on one bandit, in figures and numbers.  Under a minute, no network."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import PIL.Image
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
-from dil_tutorial.lessons import panels, widgets
+from dil_tutorial import claims
+from dil_tutorial.claims import Result
 from dil_tutorial.losses import Loss, make_loss
-from dil_tutorial.rlhf import kl
+from dil_tutorial.rlhf import kl, rlhf_optimum
 from dil_tutorial.support import plotting
 from dil_tutorial.support.provenance import provenance, write_json
 from toy import World, optima
 from toy.fit import fit, fit_pairs
+from toy.gallery import bandit
 
 Target = Callable[[World], Tensor]
 
@@ -41,9 +46,41 @@ DYNAMICS = ["SFT", "DIL BCE, mixture", "DIL LSIF, mixture", "DIL BCE, rejected",
 PAIRS, STEPS, REPEATS = 300, 400, 10
 
 
-def fit_all(world: World, on_done: Callable[[str], None] = lambda name: None) -> list[dict[str, object]]:
+@dataclass(frozen=True)
+class Found:
+    """What a tour saw: the ledger's results, one row a loss, and the files that it wrote."""
+
+    ledger: list[Result]
+    fits: list[dict[str, Any]]
+    files: list[Path]
+
+    @property
+    def good(self) -> bool:
+        """Whether every verdict is as recorded and every loss ended at its closed form."""
+        return all(result.as_recorded for result in self.ledger) and all(row["error"] <= 1e-8 for row in self.fits)
+
+
+def steps() -> int:
+    """How many steps ``run`` reports: claims, losses fitted, losses trained on pairs."""
+    return len(claims.CLAIMS) + len(DESTINATIONS) + len(DYNAMICS)
+
+
+def run(out: Path, seeds: int = 5, done: Callable[[str], None] = lambda name: None) -> Found:
+    """Check the ledger on ``seeds`` worlds, fit every loss on the bandit, and write figures and numbers into ``out``."""
+    ledger = []
+    for result in claims.run(claims.CLAIMS, range(seeds)):
+        ledger.append(result)
+        done(result.claim.id)
+    world = bandit()
+    fits, dynamics = fit_all(world, done), train_on_pairs(world, done)
+    claims.save(ledger, seeds, out / "ledger.json")
+    write_json(out / "tour.json", {**provenance(), "seed": 0, "fits": fits, "chosen log-ratio": dynamics})
+    return Found(ledger, fits, [*draw(world, fits, dynamics, out), out / "tour.json", out / "ledger.json"])
+
+
+def fit_all(world: World, on_done: Callable[[str], None] = lambda name: None) -> list[dict[str, Any]]:
     """Fit every loss by its population gradient and compare with its closed form; one row a loss."""
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for name, (loss, destination, target) in DESTINATIONS.items():
         policy = fit(world, loss)
         rows.append(
@@ -78,7 +115,7 @@ def train_on_pairs(world: World, on_done: Callable[[str], None] = lambda name: N
     return result
 
 
-def draw(world: World, rows: list[dict[str, object]], dynamics: dict[str, list[float]], out: Path) -> list[Path]:
+def draw(world: World, rows: list[dict[str, Any]], dynamics: dict[str, list[float]], out: Path) -> list[Path]:
     """The tour's figures under ``out``: three as PNG and SVG, one in steps as GIF; returns the paths of all files."""
     figure, (left, right) = plotting.new_figure(columns=2, width=11, height=3.8)
     contents = {
@@ -101,8 +138,8 @@ def draw(world: World, rows: list[dict[str, object]], dynamics: dict[str, list[f
     figure, (axes,) = plotting.new_figure(width=6.6, height=4.2)
     seen: dict[tuple[float, float], list[str]] = {}
     for row in rows:  # losses with the same optimum share a point
-        point = (round(float(row["KL to pi_chosen"]), 6), round(float(row["KL to RLHF(1)"]), 6))  # type: ignore[arg-type]
-        seen.setdefault(point, []).append(str(row["loss"]))
+        point = (round(row["KL to pi_chosen"], 6), round(row["KL to RLHF(1)"], 6))
+        seen.setdefault(point, []).append(row["loss"])
     for i, ((x, y), names) in enumerate(sorted(seen.items())):
         label = f"{len(names)} losses: SFT, NCA, DIL repaired" if len(names) > 3 else " = ".join(names)
         axes.plot([x], [y], plotting.MARKERS[i], color=plotting.COLOURS[i], ms=9, label=label)
@@ -127,19 +164,48 @@ def draw(world: World, rows: list[dict[str, object]], dynamics: dict[str, list[f
     return [*paths, *plotting.save(figure, out / "chosen_during_training"), step_through(out / "tilt.gif")]
 
 
+def row_of_responses(count: int, scale: float, hard: bool = False) -> World:
+    """``count`` responses, rewards evenly spread with s.d. ``scale``, good ones a little rarer than bad ones.
+
+    >>> row_of_responses(4, 1.0).ref.round(decimals=2)
+    tensor([[0.3400, 0.2700, 0.2200, 0.1700]], dtype=torch.float64)
+    """
+    spread = torch.linspace(-1, 1, count, dtype=torch.float64)
+    spread = spread / spread.std()
+    return World.from_reward(torch.softmax(-0.3 * spread, 0), scale * spread, hard=hard)
+
+
+def draw_tilt(scale: float, labels: str = "Bradley–Terry", count: int = 8) -> tuple[Figure, str]:
+    """pi_ref, pi_chosen, RLHF and every DIL optimum at one scale of rewards, and a sentence with the numbers."""
+    world = row_of_responses(count, scale, hard=labels == "hard")
+    reward, laws = world.true_reward, {r"$\pi_{ref}$": world.ref, r"$\pi_{chosen}$ = repaired DIL": world.chosen}
+    laws |= {f"DIL {name.upper()}, published": optima.dil(world, name, "rejected") for name in ("bce", "ukl", "lsif")}
+    laws[r"RLHF, $\beta=1$"] = rlhf_optimum(world.ref, reward, 1.0)
+    figure, (left, right) = plotting.new_figure(columns=2, width=8.8, height=3.8)
+    for i, (name, law) in enumerate(laws.items()):
+        style: dict[str, Any] = {"color": plotting.COLOURS[i], "marker": plotting.MARKERS[i], "ms": 4, "lw": 1.2}
+        left.plot(reward[0], law[0], label=name, **style)
+        right.plot(reward[0], (law / world.ref)[0].clamp(min=1e-3), **style)
+    right.axhline(2, color="black", lw=0.8, ls=":")
+    right.set(yscale="log", ylim=(8e-3, 40), xlabel="reward", title="ratio to the reference (dotted: 2)")
+    left.set(ylim=(0, 1), xlabel="reward", title="probability")
+    left.legend(frameon=False, fontsize=8, loc="upper left")
+    own = kl(world.chosen, world.ref).item()
+    away = {name: kl(law, world.ref).item() for name, law in laws.items()}
+    return figure, (
+        f"KL to the reference: winners {own:.3f} nats (never above {torch.log(torch.tensor(2.0)) - 0.5:.3f}), "
+        f"published DIL {away['DIL BCE, published']:.3f} (BCE), {away['DIL UKL, published']:.3f} (UKL), "
+        f"{away['DIL LSIF, published']:.3f} (LSIF), RLHF {list(away.values())[-1]:.3f}."
+    )
+
+
 def step_through(path: Path) -> Path:
     """The laws that a preference data set and the losses make of one reference, as the rewards grow: a figure in steps."""
     steps = []
     for scale in (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0):
-        figure, _ = panels.draw_tilt(scale)
+        figure, _ = draw_tilt(scale)
         figure.suptitle(f"Rewards with standard deviation {scale:g}", x=0.01, ha="left")
-        steps.append(PIL.Image.open(io.BytesIO(widgets.png(figure))))
+        steps.append(PIL.Image.open(io.BytesIO(plotting.small_png(figure))))
     path.parent.mkdir(parents=True, exist_ok=True)
     steps[0].save(path, save_all=True, append_images=steps[1:], duration=1200, loop=0, optimize=True)
     return path
-
-
-def save_numbers(rows: list[dict[str, object]], dynamics: dict[str, list[float]], out: Path) -> Path:
-    """The numbers the figures show, beside them."""
-    write_json(out / "tour.json", {**provenance(), "seed": 0, "fits": rows, "chosen log-ratio": dynamics})
-    return out / "tour.json"

@@ -7,14 +7,12 @@ stacks are nested: the first slider chooses among stacks, the last among picture
 from __future__ import annotations
 
 import base64
-import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 import ipywidgets
-import PIL.Image
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
@@ -95,7 +93,7 @@ def picture(figure: Figure, said: str) -> str:
     >>> picture(new_figure()[0], "Nothing yet.")[-45:]
     'figcaption>Nothing yet.</figcaption></figure>'
     """
-    data = base64.b64encode(png(figure)).decode()
+    data = base64.b64encode(plotting.small_png(figure)).decode()
     return (
         f'<figure style="margin: 0"><img src="data:image/png;base64,{data}" alt="{escape(described(figure))}" '
         f'style="max-width: 100%; height: auto"><figcaption>{escape(said, quote=False)}</figcaption></figure>'
@@ -121,19 +119,6 @@ def described(figure: Figure) -> str:
         parts.append(": ".join(part for part in (title, said) if part))
     text = "Chart. " + "; ".join(part for part in parts if part) + "."
     return re.sub(r"[${}]|\\,|\\", "", text.replace(r"\pi", "π").replace(r"\beta", "β"))  # spoken, not typeset
-
-
-def png(figure: Figure) -> bytes:
-    """The figure as a PNG of 128 colours, a third of its size: a panel holds many.
-
-    >>> from dil_tutorial.support.plotting import new_figure
-    >>> png(new_figure()[0])[1:4]
-    b'PNG'
-    """
-    small = io.BytesIO()
-    full = PIL.Image.open(io.BytesIO(plotting.png(figure))).convert("RGB")
-    full.quantize(128, method=PIL.Image.Quantize.FASTOCTREE).save(small, "PNG")  # as small as the slow ways, eight times faster
-    return small.getvalue()
 
 
 def sentence(panel: ipywidgets.VBox) -> str:

@@ -211,7 +211,7 @@ def tokenize_pair(pair: Pair, tokenizer: Any) -> dict[str, list[int]]:
     The two prompts are the same tokens unless a token merges across the boundary in one of them.  A response of the
     reference beside them gives "reference_prompt" and "reference".
 
-    >>> from dil_tutorial.bench.llm import own_tokenizer
+    >>> from dil_tutorial.llm.tiny import own_tokenizer
     >>> row = tokenize_pair({"prompt": "Hi", "chosen": " there!", "rejected": "!"}, own_tokenizer())
     >>> row["chosen_prompt"] == row["rejected_prompt"], len(row["rejected"])  # the end token is one of them
     (True, 2)
@@ -257,7 +257,7 @@ def tokenize_pairs(
 ) -> tuple[list[dict[str, Any]], int]:
     """Tokenise and truncate; returns the rows left and how many were dropped because the prompt alone fills max_length.
 
-    >>> from dil_tutorial.bench.llm import own_tokenizer
+    >>> from dil_tutorial.llm.tiny import own_tokenizer
     >>> rows, dropped = tokenize_pairs(read_pairs(tiny_preferences(), limit=5), own_tokenizer(), max_length=64)
     >>> len(rows), dropped
     (5, 0)

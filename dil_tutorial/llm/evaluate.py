@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,14 @@ from tqdm.auto import tqdm
 
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.capabilities import why_not_packed
-from dil_tutorial.llm.data import Pair, collate, tokenize_pairs
+from dil_tutorial.llm.data import Pair, collate, read_pairs, tokenize_pairs
 from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.metrics import kl_terms
+from dil_tutorial.llm.models import this_device
+from dil_tutorial.llm.run import models_of
+from dil_tutorial.support.extras import need
 from dil_tutorial.support.intervals import bootstrap
+from dil_tutorial.support.provenance import provenance, write_json
 
 
 @torch.no_grad()
@@ -25,7 +28,7 @@ def pair_logps(model: Any, rows: list[dict[str, Any]], batch_size: int, layout: 
 
     A ``layout`` other than "padded" wants a model that ``why_not_packed`` has nothing against.
 
-    >>> from dil_tutorial.bench.llm import own_tokenizer, tiny_model
+    >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
     >>> model, tokenizer = tiny_model(), own_tokenizer()
     >>> from dil_tutorial.llm.data import read_pairs, tiny_preferences, tokenize_pairs
     >>> rows, _ = tokenize_pairs(read_pairs(tiny_preferences(), limit=3), tokenizer, max_length=128)
@@ -57,7 +60,7 @@ def evaluate(
     Policy and reference are scored in the same batches by the same code.  Intervals are 95% bootstrap over pairs (2,000
     resamples, seeded).  Perplexity is exp of the mean negative log-probability a token of all chosen responses.
 
-    >>> from dil_tutorial.bench.llm import own_tokenizer, tiny_model
+    >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
     >>> model, tokenizer = tiny_model(), own_tokenizer()
     >>> from dil_tutorial.llm.data import read_pairs, tiny_preferences
     >>> found = evaluate(model, model, tokenizer, read_pairs(tiny_preferences(), limit=4), quiet=True)
@@ -95,8 +98,7 @@ def run_tasks(
 
     ``tasks`` are its names, or names of task files (YAML) in ``folder``; ``limit`` is the number of questions of each.
     """
-    if find_spec("lm_eval") is None:
-        raise InputError("tasks need lm-evaluation-harness: pip install -c constraints.txt -e '.[eval]'")
+    need("eval", "dil evaluate --task")
     import lm_eval
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
@@ -117,3 +119,32 @@ def run_tasks(
                 spread = float(error) if isinstance(error, (int, float)) else math.nan
                 numbers.setdefault(task, {})[metric if how == "none" else f"{metric} ({how})"] = [float(value), spread]
     return numbers
+
+
+def evaluate_run(
+    run: Path, data: Path | None, tasks: list[str], task_folder: Path | None = None, limit: int | None = None,
+    batch_size: int = 8, quiet: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """A finished run against its reference: on held-out pairs where there is ``data``, and on ``tasks``, if there are any."""
+    pairs = read_pairs(data, limit) if data is not None else []
+    policy, reference, tokenizer, recipe = models_of(run)
+    for model in (policy, reference):
+        model.to(this_device())
+    found: dict[str, Any] = {"run": str(run)}
+    if pairs:
+        settings = {key: recipe[key] for key in ("max_length", "chat_format") if key in recipe}
+        found |= {
+            "data": str(data),
+            **evaluate(policy, reference, tokenizer, pairs, batch_size=batch_size, quiet=quiet, **settings),
+        }
+    if tasks:
+        both = {"policy": policy, "reference": reference}
+        found["tasks"] = {
+            name: run_tasks(model, tokenizer, tasks, task_folder, limit, batch_size) for name, model in both.items()
+        }
+    return found
+
+
+def save(found: dict[str, Any], path: Path) -> None:
+    """What ``evaluate_run`` found as JSON, with versions and machine."""
+    write_json(path, {**provenance(), **found})

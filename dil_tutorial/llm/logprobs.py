@@ -56,7 +56,7 @@ def response_logps(
     ``batch`` is from ``pad_responses`` or from ``packing.pack``.  The vocabulary head runs on the positions that predict
     response tokens, and with ``chunk`` (which needs the model's ``head``) on that many of them at a time.
 
-    >>> from dil_tutorial.bench.llm import tiny_model
+    >>> from dil_tutorial.llm.tiny import tiny_model
     >>> from dil_tutorial.llm.data import pad_responses
     >>> model = tiny_model()
     >>> _ = model.lm_head.weight.data.zero_()  # all 500 tokens equally likely

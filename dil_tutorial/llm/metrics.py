@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,3 +102,17 @@ def beyond_the_formula(f: Tensor) -> bool:
     True
     """
     return bool(f.detach().abs().max() > MAX_LOG_RATIO) or not math.isfinite(f.detach().abs().max().item())
+
+
+def first_and_last_quarter(history: Sequence[Mapping[str, Any]]) -> tuple[int, int, list[tuple[str, float, float]]]:
+    """Did the loss fall, did the margins rise?  Steps, steps in a quarter, and (metric, mean of the first, of the last).
+
+    >>> names = ("loss", "rewards/margins", "rewards/accuracies", "logratios/chosen", "logratios/rejected")
+    >>> first_and_last_quarter([dict.fromkeys(names, 2.0), dict.fromkeys(names, 1.0)])[2][0]
+    ('loss', 2.0, 1.0)
+    """
+    rows = [row for row in history if "loss" in row]
+    quarter = max(1, len(rows) // 4)
+    names = ("loss", "rewards/margins", "rewards/accuracies", "logratios/chosen", "logratios/rejected")
+    means = [tuple(sum(row[name] for row in part) / quarter for part in (rows[:quarter], rows[-quarter:])) for name in names]
+    return len(rows), quarter, [(name, first, last) for name, (first, last) in zip(names, means, strict=True)]

@@ -18,11 +18,11 @@ import urllib.request
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from dil_tutorial.errors import InputError
+from dil_tutorial.support.extras import need
 
 SMOLLM2 = "smollm2-135m-instruct"
 Progress = Callable[[str, int, int], None]  # (what, done, total), in bytes
@@ -199,6 +199,13 @@ def resolve(name: str) -> str:
 DTYPES = ("float32", "bfloat16", "nf4")
 
 
+def this_device() -> str:
+    """Where models run here: "cuda" where torch finds a GPU, else "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def load_model(name: str, dtype: str = "float32") -> Any:
     """A causal language model by name, folder or hub id; a folder with an adapter gives the base model with it.
 
@@ -208,8 +215,7 @@ def load_model(name: str, dtype: str = "float32") -> Any:
 
     settings: dict[str, Any] = {"dtype": dtype}
     if dtype == "nf4":
-        if find_spec("bitsandbytes") is None:
-            raise InputError("dtype nf4 needs bitsandbytes: pip install -c constraints.txt -e '.[qlora]'")
+        need("qlora", "dtype nf4")
         from transformers import BitsAndBytesConfig
 
         four_bits = BitsAndBytesConfig(

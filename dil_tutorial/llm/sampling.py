@@ -35,7 +35,7 @@ def answer(
 
     Prompts are wrapped as a user's message where the tokenizer has a chat template.
 
-    >>> from dil_tutorial.bench.llm import own_tokenizer, tiny_model
+    >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
     >>> model, tokenizer = tiny_model(), own_tokenizer()
     >>> answers = answer(model, tokenizer, ["Name a fruit.", "Why?"], max_new_tokens=4)
     >>> len(answers)
@@ -66,7 +66,7 @@ def answer(
 def score(model: Any, tokenizer: Any, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
     """Summed log-probability of each response, end token included, (N,); prompts wrapped as in ``answer``.
 
-    >>> from dil_tutorial.bench.llm import own_tokenizer, tiny_model
+    >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
     >>> model, tokenizer = tiny_model(), own_tokenizer()
     >>> score(model, tokenizer, ["Name a fruit."], [" A pear."]).shape
     torch.Size([1])
@@ -113,7 +113,7 @@ def draw(
     ``rows`` responses are drawn at a time, each such batch from a seed of its own.  With ``path`` every batch is appended
     there (a JSON object a prompt), and a call that finds some goes on behind them: the result is the same.
 
-    >>> from dil_tutorial.bench.llm import own_tokenizer, tiny_model
+    >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
     >>> model, tokenizer = tiny_model(), own_tokenizer()
     >>> [row] = draw(model, tokenizer, ["Name a fruit."], samples=3, max_new_tokens=4, seed=0, quiet=True)
     >>> [len(response["ids"]) for response in row["responses"]], sorted(row["responses"][0])
@@ -206,7 +206,7 @@ def _read_once(model: Any, inputs: dict[str, Tensor], samples: int) -> dict[str,
 def end_tokens(model: Any, tokenizer: Any) -> set[int]:
     """The tokens that end a response: the model's, or the tokenizer's where the model names none.
 
-    >>> from dil_tutorial.bench.llm import own_tokenizer, tiny_model
+    >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
     >>> model, tokenizer = tiny_model(), own_tokenizer()
     >>> end_tokens(model, tokenizer)
     {1}

@@ -16,10 +16,11 @@ import pytest
 pytest.importorskip("jupyter_book", reason="the book needs the book extra")
 
 from dil_tutorial import claims
+from dil_tutorial.book import build as book
 from dil_tutorial.book import crossref
-from dil_tutorial.book import pages as book
 from dil_tutorial.claims.questions import QUESTIONS
 from dil_tutorial.errors import InputError
+from dil_tutorial.support.symbols import prose
 from toy.compare import ENTRIES
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +41,7 @@ def test_every_claim_is_on_the_page_with_its_explanation(site):
     page = (site / "generated" / "ledger.html").read_text()
     for claim in claims.CLAIMS:
         assert f'id="{crossref.label(claim.id)}"' in page
-        longest_plain_passage = max(re.findall(r"[A-Za-z ,]+", book.prose(claim.explanation)), key=len).strip()
+        longest_plain_passage = max(re.findall(r"[A-Za-z ,]+", prose(claim.explanation)), key=len).strip()
         assert longest_plain_passage in page
     assert page.count("fails as published") >= 4
     front = (site / "generated" / "paper_checked.html").read_text()

@@ -6,11 +6,12 @@ import re
 import pytest
 import torch
 
-from dil_tutorial import claims, losses
+from dil_tutorial import losses
 from dil_tutorial.bregman import GENERATORS
 from dil_tutorial.claims import ASSUMES, CLAIMS, FAILS, HOLDS, IDENTITY, PAPER_SECTIONS, SECTIONS, Claim, relatives, run, select
 from dil_tutorial.errors import InputError
 from dil_tutorial.losses import LOSSES
+from dil_tutorial.support.symbols import plain
 
 RESULTS = {result.claim.id: result for result in run(CLAIMS, range(20))}
 
@@ -46,7 +47,7 @@ def test_the_ledger_is_complete():
         assert claim.id.split(".")[0] in SECTIONS
         assert 40 < len(claim.explanation) < 700, claim.id
         for text in (claim.statement, claim.note):
-            assert not re.search(r"[\\${}]", claims.plain(text)), claims.plain(text)
+            assert not re.search(r"[\\${}]", plain(text)), plain(text)
 
 
 @pytest.mark.parametrize("name", LOSSES)

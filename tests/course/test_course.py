@@ -20,12 +20,12 @@ import nbformat
 from nbclient import NotebookClient
 
 from dil_tutorial.course import assignments as course
-from dil_tutorial.course import grading, rules, sandbox
-from dil_tutorial.course import statistics as reports
-from dil_tutorial.course.grading import LockedExecute
+from dil_tutorial.course import collect, feedback, grading, preprocessors, rules, sandbox, statistics, wrong_answers
+from dil_tutorial.course.preprocessors import LockedExecute
 from dil_tutorial.errors import InputError
+from dil_tutorial.support.paths import ASSIGNMENTS
 
-ROOT = course.ASSIGNMENTS.parent.parent
+ROOT = ASSIGNMENTS.parents[1]
 
 if not course.scripts():
     pytest.skip("a copy for students: the assignments are not in it", allow_module_level=True)
@@ -49,7 +49,7 @@ def test_there_are_five_assignments_of_a_hundred_points():
         notebook = course.convert(course.scripts()[name])
         points = course.points_of(notebook)
         assert sum(points.values()) == 100
-        by_hand = sum(value for cell, value in points.items() if cell in course.solutions_of(notebook))
+        by_hand = sum(value for cell, value in points.items() if cell in wrong_answers.solutions_of(notebook))
         assert by_hand <= 20
 
 
@@ -78,7 +78,7 @@ def test_the_release_holds_no_solution_and_no_hidden_test(folder, name):
 def test_what_students_see_keeps_the_rules_that_they_must_keep(folder, name):
     cells = nbformat.read(course.released(folder, name), as_version=4).cells
     code = [cell.source for cell in cells if cell.cell_type == "code"] + list(
-        course.solutions_of(course.source(folder, name)).values()
+        wrong_answers.solutions_of(course.source(folder, name)).values()
     )
     broken = {text[:60]: rules.refused(text, {"torch", "expect"}) for text in code if "may_hand_in(In)" not in text}
     assert not {text: why for text, why in broken.items() if why}
@@ -100,27 +100,27 @@ def test_the_reference_gets_all_points_and_the_release_none(folder, name):
     from nbgrader.api import Gradebook
 
     full, released = course.source(folder, name), course.released(folder, name)
-    right, worth = course.solutions_of(full), course.points_of(full)
+    right, worth = wrong_answers.solutions_of(full), course.points_of(full)
     for student, solutions in (("reference", right), ("untouched", {})):
-        course.submit(folder, name, student, course.answered(released, solutions))
-        done = course.grade(folder, name, student)
+        collect.submit(folder, name, student, wrong_answers.answered(released, solutions))
+        done = grading.grade(folder, name, student)
         assert not done["failure"]
         assert done["seconds"] < 60
         wanted = {cell: (None if cell in right else points) if solutions else 0.0 for cell, points in worth.items()}
-        assert course.scores(folder, name)[student] == wanted, student
+        assert grading.scores(folder, name)[student] == wanted, student
     with Gradebook(f"sqlite:///{folder / 'gradebook.db'}") as book:  # an instructor gives the model answers their points
         for cell in worth.keys() & right.keys():
             book.find_grade(cell, released.stem, name, "reference").manual_score = worth[cell]
         book.db.commit()
-    totals = {row["student"]: row["total"] for row in reports.results(folder, name)}
+    totals = {row["student"]: row["total"] for row in statistics.results(folder, name)}
     assert (totals["reference"], totals["untouched"]) == (100, 0)
 
 
 def test_every_wrong_answer_in_the_committed_table_loses_on_its_own_question_alone():
-    rows = json.loads((course.ASSIGNMENTS.parent.parent / "benchmarks" / "wrong_answers.json").read_text())["rows"]
+    rows = json.loads((ROOT / "benchmarks" / "wrong_answers.json").read_text())["rows"]
     wrong = [row for row in rows if row["question"]]
     assert {(row["assignment"], row["answer"], row["question"]) for row in wrong} == {
-        (name, entry["name"], entry["question"]) for name in NAMES for entry in course.wrong_answers(name)
+        (name, entry["name"], entry["question"]) for name in NAMES for entry in wrong_answers.wrong_answers(name)
     }
     assert len(wrong) >= 60
     for name in NAMES:
@@ -196,7 +196,7 @@ def test_nothing_that_was_handed_in_is_lost(folder, tmp_path):
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         for name, content in files.items():
             archive.writestr(name, content)
-    rows = {row["file"]: row for row in course.collect(folder, "a1", tmp_path / "all.zip")}
+    rows = {row["file"]: row for row in collect.collect(folder, "a1", tmp_path / "all.zip")}
     assert set(rows) == set(files) - {"abel_2.pdf", "__MACOSX/abel_2.ipynb", ".DS_Store"}
     assert {name: row["usable"] for name, row in rows.items()} == {
         name: not name.startswith(("turing", "hopper", "gauss", "galois", "abel_1")) for name in rows
@@ -213,15 +213,15 @@ def test_nothing_that_was_handed_in_is_lost(folder, tmp_path):
     for place in ("nothing.zip", "all.txt"):
         (tmp_path / "all.txt").write_text("no zip")
         with pytest.raises(InputError, match="neither a folder nor a zip"):
-            course.collect(folder, "a1", tmp_path / place)
+            collect.collect(folder, "a1", tmp_path / place)
 
 
 def test_a_file_that_grows_when_it_is_unpacked_is_not(folder, tmp_path):
     with zipfile.ZipFile(tmp_path / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("lagrange.ipynb", bytes(course.LARGEST + 1))
+        archive.writestr("lagrange.ipynb", bytes(collect.LARGEST + 1))
         archive.writestr("noether.ipynb", course.released(folder, "a1").read_text())
     assert (tmp_path / "all.zip").stat().st_size < 2**20
-    rows = {row["student"]: row["note"] for row in course.collect(folder, "a1", tmp_path / "all.zip")}
+    rows = {row["student"]: row["note"] for row in collect.collect(folder, "a1", tmp_path / "all.zip")}
     assert rows == {"lagrange": "larger than 100 MiB: ask for it again, without outputs", "noether": ""}
 
 
@@ -239,7 +239,7 @@ def test_a_notebook_that_was_taken_apart_is_put_together(folder):
     handed.cells.append(again)
     handed.cells = [cell for cell in handed.cells if cell.metadata.get("nbgrader", {}).get("grade_id") != "win_rate-tests"]
     handed.cells.reverse()
-    made, deleted = course.restored(release, handed)
+    made, deleted = collect.restored(release, handed)
     assert deleted == 1
     texts = [cell.source for cell in made.cells]
     first = [cell.metadata.get("nbgrader", {}).get("grade_id") for cell in made.cells]
@@ -334,8 +334,8 @@ def test_students_hear_of_names_that_are_taken(capsys):
 
 def copy_for(folder, **answers):
     """The reference solution of a1 with these answers instead."""
-    right = course.solutions_of(course.source(folder, "a1"))
-    return course.answered(course.released(folder, "a1"), {**right, **answers})
+    right = wrong_answers.solutions_of(course.source(folder, "a1"))
+    return wrong_answers.answered(course.released(folder, "a1"), {**right, **answers})
 
 
 CRASH = """import itertools
@@ -360,7 +360,7 @@ def class_of_forty(folder, place):
         "right": [(right(), 90.0, usual)] * 12,
         "wrong": [
             (right(**{row["question"]: entry["code"]}), row["points"], usual)
-            for entry in course.wrong_answers("a1")[:11]
+            for entry in wrong_answers.wrong_answers("a1")[:11]
             for row in table
             if (row["assignment"], row["answer"], row["question"]) == ("a1", entry["name"], entry["question"])
         ],
@@ -428,7 +428,7 @@ def test_a_class_of_forty_is_graded_from_a_zip_killed_and_resumed(folder, tmp_pa
 
 def check_pages(here, pages):
     """Nothing of a hidden test is on a page but its hints; pages ask no server and run no script."""
-    tests = (text.split("### BEGIN HIDDEN TESTS")[1] for text in reports.hidden_tests(course.source(here, "a1")).values())
+    tests = (text.split("### BEGIN HIDDEN TESTS")[1] for text in feedback.hidden_tests(course.source(here, "a1")).values())
     hidden = [line.strip() for text in tests for line in text.splitlines() if len(line.strip()) > 25 and "HIDDEN" not in line]
     assert len(hidden) > 30
     import html
@@ -464,14 +464,14 @@ def check_second_round(here):
     command = [str(Path(sys.executable).parent / "dil"), "course"]
     done = subprocess.run([*command, "regrade", str(here), "a1", "right-0-770"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = {row["student"]: row for row in reports.results(here, "a1")}
+    rows = {row["student"]: row for row in statistics.results(here, "a1")}
     assert rows["right-0-770"]["total"] == 90 - 6 + 7
     assert rows["right-1-771"]["total"] == 90
     page = (here / "report" / "feedback" / "a1" / "right-0-770.html").read_text()
     assert "And &lt;b&gt;why&lt;/b&gt; one half?" in page
-    course.submit(here, "a1", "right-1-771", course.answered(course.released(here, "a1"), {}))
-    course.grade(here, "a1", "right-1-771")
-    assert {row["student"]: row["total"] for row in reports.results(here, "a1")}["right-1-771"] == 0
+    collect.submit(here, "a1", "right-1-771", wrong_answers.answered(course.released(here, "a1"), {}))
+    grading.grade(here, "a1", "right-1-771")
+    assert {row["student"]: row["total"] for row in statistics.results(here, "a1")}["right-1-771"] == 0
     notebook.cells = [cell for cell in notebook.cells if cell.metadata.get("nbgrader", {}).get("grade_id") != "kl-hidden"]
     course.source_of(here, "a1").write_text(nbformat.writes(notebook))
     done = subprocess.run([*command, "regrade", str(here), "a1"], capture_output=True, text=True, timeout=120)
@@ -494,7 +494,7 @@ def test_nbgraders_own_commands_use_the_sandbox_and_no_exchange(folder):
 def test_a_table_of_students_without_ids_is_refused(folder):
     (folder / "students.csv").write_text("name\nAda\n")
     with pytest.raises(InputError, match="needs a first line with a column id"):
-        reports.results(folder, "a1")
+        statistics.results(folder, "a1")
     (folder / "students.csv").unlink()
 
 
@@ -513,24 +513,24 @@ def projections(target, candidates):
 
 @needs_landlock
 def test_a_helper_may_have_the_name_of_a_hidden_variable(folder):
-    hidden = reports.hidden_tests(course.source(folder, "a2"))["projections-hidden"]
+    hidden = feedback.hidden_tests(course.source(folder, "a2"))["projections-hidden"]
     assert "    forward = [" in hidden
     assert "    reverse = [" in hidden
-    right = {**course.solutions_of(course.source(folder, "a2")), "projections": HELPERS}
-    course.submit(folder, "a2", "helpers", course.answered(course.released(folder, "a2"), right))
-    assert not course.grade(folder, "a2", "helpers")["failure"]
-    assert course.scores(folder, "a2")["helpers"]["projections-hidden"] == 6
+    right = {**wrong_answers.solutions_of(course.source(folder, "a2")), "projections": HELPERS}
+    collect.submit(folder, "a2", "helpers", wrong_answers.answered(course.released(folder, "a2"), right))
+    assert not grading.grade(folder, "a2", "helpers")["failure"]
+    assert grading.scores(folder, "a2")["helpers"]["projections-hidden"] == 6
 
 
 @needs_landlock
 def test_an_answer_cannot_read_the_tests_that_lie_beside_it(folder, monkeypatch):
     """It could tell them to its student by an error, which the page of feedback shows; the rules, which forbid it, are off."""
-    monkeypatch.setattr(grading, "refused", lambda code, given: None)
+    monkeypatch.setattr(preprocessors, "refused", lambda code, given: None)
     reading = (
         "import numpy\n\nnames = ['a1_two_distributions.ipynb']\nraise ValueError(numpy.fromfile(names[0], dtype='S9000'))"
     )
-    course.submit(folder, "a1", "spy", copy_for(folder, win_rate=reading))
-    assert not course.grade(folder, "a1", "spy")["failure"]
+    collect.submit(folder, "a1", "spy", copy_for(folder, win_rate=reading))
+    assert not grading.grade(folder, "a1", "spy")["failure"]
     graded = nbformat.read(folder / "autograded" / "spy" / "a1" / "a1_two_distributions.ipynb", as_version=4)
     [cell] = [cell for cell in graded.cells if cell.metadata.get("nbgrader", {}).get("grade_id") == "win_rate"]
     assert [output.ename for output in cell.outputs] == ["FileNotFoundError"]

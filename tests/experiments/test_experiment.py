@@ -15,11 +15,11 @@ from command import dil, hear_ctrl_c, refused
 pytest.importorskip("accelerate")
 
 from dil_tutorial.experiments.known_truth import data as simulate
-from dil_tutorial.experiments.known_truth import report, rewards
+from dil_tutorial.experiments.known_truth import figures, measures, report, rewards
 from dil_tutorial.experiments.known_truth import run as experiment
 from dil_tutorial.llm.data import read_pairs
 
-FEW = [*((loss, "sum") for loss in report.SHOWN), ("DIL BCE rejected", "sum"), ("SimPO", "mean")]
+FEW = [*((loss, "sum") for loss in figures.SHOWN), ("DIL BCE rejected", "sum"), ("SimPO", "mean")]
 SMALL = {
     "scale": 1.0, "samples": 8, "max_new_tokens": 3, "pairs": 2, "batch_size": 64, "learning_rates": (1e-3, 1e-2), "seeds": 2,
     "top_layers": 1, "rank": 2, "evaluated": 4, "seen_prompts": 3, "ladder": (1, 3), "passes": 2, "rounds": 2, "bf16": False,
@@ -112,12 +112,12 @@ def test_ctrl_c_stops_with_one_line(tiny_model, tmp_path):
 
 
 def test_words_follow_the_numbers(finished):
-    results = report.load(finished / "known_truth.json")
-    truth = report.Truth.of(results, "held-out")
+    results = measures.load(finished / "known_truth.json")
+    truth = measures.Truth.of(results, "held-out")
     x = truth.log_ratio[:, :4]
     for row in results["runs"]:  # had every loss imitated perfectly ...
         row["f held-out"] = x.tolist()
-    found = report.summary(results)
+    found = measures.summary(results)
     for value in found["losses"].values():
         assert value["slope"] == pytest.approx([1, 1, 1])
         assert value["truth on f"] == pytest.approx([1, 1, 1])
@@ -134,13 +134,13 @@ def test_words_follow_the_numbers(finished):
 
 def test_predictions_agree_with_the_closed_forms():
     torch.manual_seed(0)
-    truth = report.Truth(torch.randn(5, 12).double(), -torch.rand(5, 12).double() * 9, torch.full((5, 12), 4.0).double())
+    truth = measures.Truth(torch.randn(5, 12).double(), -torch.rand(5, 12).double() * 9, torch.full((5, 12), 4.0).double())
     reward = truth.reward - torch.logsumexp(truth.reward, 1, keepdim=True) + torch.tensor(12.0).double().log()
-    dpo = report.predicted({"loss": "dpo", "beta": 1.0}, "sum", truth)
+    dpo = measures.predicted({"loss": "dpo", "beta": 1.0}, "sum", truth)
     assert torch.allclose(dpo, reward, atol=1e-6)  # RLHF at beta 1
     for loss in ({"loss": "sft"}, {"loss": "nca", "beta": 1.0}, {"loss": "dil", "generator": "lsif", "denominator": "mixture"}):
-        assert torch.allclose(report.predicted(loss, "sum", truth), truth.log_ratio, atol=1e-7)
-    free = report.predicted({"loss": "simpo"}, "mean", truth)
+        assert torch.allclose(measures.predicted(loss, "sum", truth), truth.log_ratio, atol=1e-7)
+    free = measures.predicted({"loss": "simpo"}, "mean", truth)
     assert torch.allclose(free.exp().mean(1), torch.ones(5).double())
 
 
@@ -283,7 +283,7 @@ def test_a_model_that_was_not_fetched(monkeypatch, tmp_path):
 
 
 def test_the_committed_results_are_whole():
-    results = report.load(report.COMMITTED)
+    results = measures.load(measures.COMMITTED)
     assert {"versions", "machine", "command", "time"} <= results.keys()
     preset = experiment.PRESETS["cpu"]
     assert results["preset"] == json.loads(json.dumps(vars(preset)))
@@ -297,5 +297,5 @@ def test_the_committed_results_are_whole():
 
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "known_truth.json").write_text('{"truth": {}, "runs": []}')
-    with pytest.raises(report.InputError, match=r"known_truth\.json: not a results file of dil experiment known-truth"):
-        report.load(tmp_path / "known_truth.json")
+    with pytest.raises(measures.InputError, match=r"known_truth\.json: not a results file of dil experiment known-truth"):
+        measures.load(tmp_path / "known_truth.json")

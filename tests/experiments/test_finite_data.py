@@ -128,7 +128,7 @@ def test_an_interrupted_study_goes_on(tmp_path):
 
 def test_the_committed_results_can_be_reproduced():
     """One cheap cell of the results in the repository, run again, gives the same numbers."""
-    results, seeds = dynamics.load(COMMITTED)
+    results, seeds = study.load(COMMITTED)
     (experiment,) = [e for e in study.EXPERIMENTS if e.name == "learning rate"]
     loss = make_loss(**experiment.losses["DPO"])
     (by_step,) = study.run_conditions(loss, experiment.conditions[:1], range(seeds))
@@ -139,7 +139,7 @@ def test_the_committed_results_can_be_reproduced():
 
 
 def test_words_follow_the_numbers():
-    results, seeds = dynamics.load(COMMITTED)
+    results, seeds = study.load(COMMITTED)
     text = dynamics.conclusions(results, seeds)
     assert "below zero at every number for DIL LSIF published and DPO" in text["pairs"][0]
     for row in results["pairs"]["DPO"]:  # had DPO kept the likelihood up, the sentence would say so
@@ -155,4 +155,4 @@ def test_bad_input(tmp_path):
     assert "No such command 'tyo'. Did you mean 'toy'?" in dil("bench", "tyo").stderr
     (tmp_path / "x.json").write_text("{}")
     with pytest.raises(Exception, match="not a results file"):
-        dynamics.load(tmp_path / "x.json")
+        study.load(tmp_path / "x.json")

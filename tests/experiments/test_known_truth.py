@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from dil_tutorial.errors import InputError
 from dil_tutorial.experiments.known_truth import data as simulate
-from dil_tutorial.experiments.known_truth import report
+from dil_tutorial.experiments.known_truth import measures
 from dil_tutorial.experiments.known_truth import run as experiment
 from dil_tutorial.llm import sampling
 from dil_tutorial.llm.models import load_model, load_tokenizer
@@ -149,8 +149,8 @@ def test_a_tabular_language_model_ends_where_the_theory_says(lab, loss, generato
     policy, _ = lab.train(experiment.Run(loss, "sum", 3e-3, 0, lab.preset.pairs))
     f = everything(policy, lab.tokenizer, prompts) - logp
     truth, optimum = world.advantage.log1p(), (optima.dil(world, generator, denominator) / world.ref).log()
-    on_truth = report.regress(truth, f, weight=world.ref)["slope"][0]
-    on_optimum = report.regress(optimum, f, weight=world.ref)["slope"][0]
+    on_truth = measures.regress(truth, f, weight=world.ref)["slope"][0]
+    on_optimum = measures.regress(optimum, f, weight=world.ref)["slope"][0]
     assert on_optimum == pytest.approx(1, abs=0.05)
     if denominator == "rejected":
         assert on_truth > 1.3

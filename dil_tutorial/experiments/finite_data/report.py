@@ -1,199 +1,25 @@
-"""Figures and conclusions of the study of finite data and training dynamics, made from its numbers (THEORY §8).
+"""The report of the study of finite data and training dynamics: figures, and conclusions in words (THEORY §8).
 
-``dil study dynamics`` runs ``dil_tutorial.experiments.finite_data.run`` and writes ``dynamics.json``; everything here reads that file.  The sentences are built from the
-numbers: run the study with other settings and they say something else.
+``dil study dynamics`` runs the study and writes ``dynamics.json``; the sentences here are built from its numbers, so that a run
+with other settings says something else.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
-from dil_tutorial.errors import InputError
+from dil_tutorial.experiments.finite_data.figures import figures
+from dil_tutorial.experiments.finite_data.run import Results, Row
+from dil_tutorial.experiments.words import listed, signed_interval, table
 from dil_tutorial.support import plotting
-from dil_tutorial.support.paths import BENCHMARKS
-from dil_tutorial.support.provenance import provenance, read_json, write_text
-
-Row = dict[str, Any]
-Results = dict[str, dict[str, list[Row]]]  # experiment -> loss -> rows
-
-COMMITTED = BENCHMARKS / "dynamics.json"  # what the book and notebook 08 show
-
-MARKS = {name: i for i, name in enumerate([
-    "SFT", "DIL LSIF repaired", "DIL UKL repaired", "DIL BCE repaired", "DIL LSIF published", "DIL UKL published",
-    "DIL BCE published", "IPO", "DPO", "DIL power(0.5) repaired", "DIL Hellinger repaired", "DIL Itakura–Saito repaired",
-])}  # fmt: skip
-COLOURS = ["#000000", "#009E73", "#56B4E9", "#0072B2", "#D55E00", "#E69F00", "#CC79A7", "#7F7F7F", "#8B0000", "#999933", "#44AA99",
-           "#882255"]  # fmt: skip
-LINES = ["-", "-", "--", ":", "-", "--", ":", "-.", "-", "--", "-.", ":"]
-
-
-def save(results: Results, seeds: int, folder: Path) -> Path:
-    """``dynamics.json`` in ``folder``."""
-    path = folder / "dynamics.json"
-    content = {**provenance(), "seeds": seeds, "interval": "mean, then 95% bootstrap over seeds", "experiments": results}
-    write_text(path, json.dumps(content, ensure_ascii=False) + "\n")
-    return path
-
-
-def load(path: Path) -> tuple[Results, int]:
-    """The experiments of a ``dynamics.json`` and its number of seeds."""
-    content = read_json(path)
-    if not isinstance(content, dict) or "experiments" not in content or "seeds" not in content:
-        raise InputError(f"{path}: not a results file of dil study dynamics: run that command")
-    return content["experiments"], content["seeds"]
-
-
-# --- Figures ---------------------------------------------------------------------------------------------------------
-
-
-def lines(
-    axes: Axes, cells: dict[str, list[Row]], x: str, measure: str, keep: Callable[[Row], bool] = lambda row: True
-) -> None:
-    """One line a loss of ``measure`` against ``x``, with its 95% interval as a band."""
-    for name, rows in cells.items():
-        rows = [row for row in rows if keep(row)]
-        style: Any = {"color": COLOURS[MARKS[name]], "ls": LINES[MARKS[name]]}
-        xs = [row[x] for row in rows]
-        axes.plot(
-            xs, [row[measure][0] for row in rows], label=name, lw=1.7, marker="o" if len(xs) < 12 else None, ms=3, **style
-        )
-        low, high = ([row[measure][side] for row in rows] for side in (1, 2))
-        axes.fill_between(xs, low, high, color=style["color"], alpha=0.13, lw=0)
-    axes.set_xscale("log")
-
-
-def panels(
-    cells: dict[str, list[Row]], x: str, xlabel: str, measures: Sequence[tuple[str, str, str]], title: str,
-    limits: dict[str, tuple[float, float]] | None = None,
-) -> Figure:  # fmt: skip
-    """One panel a (measure, y label, y scale), a legend below them."""
-    figure, axes = plotting.new_figure(columns=len(measures), width=3.4 * len(measures), height=4.0)
-    for ax, (measure, ylabel, scale) in zip(axes, measures, strict=True):
-        lines(ax, cells, x, measure)
-        ax.set_xlabel(xlabel)
-        ax.set_ylabel(ylabel)
-        ax.set_yscale(scale, **({"linthresh": 0.1} if scale == "symlog" else {}))
-        if limits and measure in limits:
-            ax.set_ylim(*limits[measure])
-        if scale == "symlog":
-            ax.axhline(0, color="black", lw=0.8)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, 1 + len(measures)), frameon=False, fontsize=9)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    return figure
-
-
-CHOSEN = ("chosen", r"$E_{\pi_{chosen}} f$, nats", "symlog")
-DISTANCE = ("KL to pi_chosen", r"KL(policy $\|\,\pi_{chosen}$), nats", "log")
-UNSEEN = ("unseen", "mass moved to unseen responses", "linear")
-REJECTED = ("rejected", r"$E_{\pi_{rejected}} f$, nats", "symlog")
-
-
-def figures(results: Results) -> dict[str, tuple[Figure, str]]:
-    """Every figure of the study by name, with its alternative text."""
-    made: dict[str, tuple[Figure, str]] = {}
-    made["pairs"] = (
-        panels(results["pairs"], "pairs", "pairs", [CHOSEN, DISTANCE, UNSEEN], "How much data? After 2,000 steps"),
-        "Three panels against the number of pairs: the mean log-ratio of winners, the KL to the winners' law, the mass moved to "
-        "unseen responses; one line a loss.",
-    )
-    made["targets"] = (
-        panels(
-            results["pairs"],
-            "pairs",
-            "pairs",
-            [
-                ("KL to RLHF", r"KL(policy $\|$ RLHF, $\beta = 1$), nats", "log"),
-                REJECTED,
-                ("reward", "expected reward", "linear"),
-            ],
-            "And towards RLHF? After 2,000 steps",
-        ),
-        "Three panels against the number of pairs: the KL to RLHF's optimum, the mean log-ratio of losers, the expected reward.",
-    )
-    made["steps"] = (
-        panels(
-            results["steps"], "step", "step (300 pairs, learning rate 0.01)", [CHOSEN, REJECTED, DISTANCE], "Along the path"
-        ),
-        "Mean log-ratios of winners and losers and the KL to the winners' law against the training step; all losses rise together "
-        "at first, then part.",
-    )
-    made["mean"] = (
-        panels(results["mean"], "step", "step (300 pairs, learning rate 0.01)", [CHOSEN, REJECTED, DISTANCE],
-               "Along the path, losses fed the mean log-probability per token"),
-        "The same three panels for losses fed means per token: all rise together at first, later the log-ratio of winners falls.",
-    )  # fmt: skip
-    made["learning rate"] = (
-        panels(results["learning rate"], "learning_rate", "learning rate (300 steps)", [CHOSEN, DISTANCE], "How far is far?"),
-        "Mean log-ratio of winners and KL to the winners' law after 300 steps against the learning rate.",
-    )
-    made["generator"] = (generators(results["generator"]), "KL to the winners' law for six generators at 100 to 10,000 pairs, "
-                         "mild and strong rewards, with intervals.")  # fmt: skip
-    made["noise"] = (noise(results["noise"]), "KL to the clean winners' law and reward against the share of flipped labels.")
-    return made
-
-
-def generators(cells: dict[str, list[Row]]) -> Figure:
-    """KL to pi_chosen by generator, relative to the mean over generators: one panel a reward scale."""
-    figure, axes = plotting.new_figure(columns=2, width=8.5, height=3.8)
-    for ax, scale in zip(axes, (0.5, 4.0), strict=True):
-        lines(ax, cells, "pairs", "KL to pi_chosen", lambda row, scale=scale: row["scale"] == scale)  # type: ignore[misc]
-        ax.set_yscale("log")
-        ax.set_xlabel("pairs")
-        ax.set_ylabel(DISTANCE[1])
-        ax.set_title(f"rewards of s.d. {scale:g}", loc="left")
-    axes[1].legend(frameon=False, fontsize=8)
-    figure.suptitle("Which h when? Repaired DIL", x=0.01, ha="left", fontsize=11)
-    return figure
-
-
-def noise(cells: dict[str, list[Row]]) -> Figure:
-    figure, axes = plotting.new_figure(columns=2, width=8.5, height=3.8)
-    for ax, (measure, label) in zip(
-        axes, [("KL to pi_chosen", DISTANCE[1] + " (clean)"), ("reward", "expected reward")], strict=True
-    ):
-        lines(ax, cells, "flips", measure)
-        ax.set_xscale("linear")
-        ax.set_xlabel("share of labels flipped (1,000 pairs)")
-        ax.set_ylabel(label)
-    axes[0].set_yscale("log")
-    axes[1].legend(frameon=False, fontsize=8)
-    figure.suptitle("Label noise", x=0.01, ha="left", fontsize=11)
-    return figure
-
-
-# --- Conclusions, in words ---------------------------------------------------------------------------------------------
+from dil_tutorial.support.provenance import write_text
 
 
 def verdict(row: Row) -> str:
     """What the interval of E_chosen f says: held (above 0), fell (below 0), or neither."""
     _, low, high = row["chosen"]
     return "held" if low > 0 else "fell" if high < 0 else "unclear"
-
-
-def listed(names: Sequence[str]) -> str:
-    """'a, b and c'; 'none' where there is none.
-
-    >>> listed(["a", "b", "c"])
-    'a, b and c'
-    """
-    return "none" if not names else names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
-
-
-def number(interval: Sequence[float]) -> str:
-    """Mean and interval.
-
-    >>> number([0.5, 0.4, 0.61])
-    '+0.500 [+0.400, +0.610]'
-    """
-    mean, low, high = interval
-    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def pairs_needed(rows: Sequence[Row], target: float) -> str:
@@ -204,12 +30,6 @@ def pairs_needed(rows: Sequence[Row], target: float) -> str:
             break
         enough = row["pairs"]
     return f"{enough:,}" if enough else f"more than {rows[-1]['pairs']:,}"
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    ruled = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in ruled)
 
 
 def conclusions(results: Results, seeds: int) -> dict[str, list[str]]:
@@ -248,7 +68,7 @@ def pairs_text(cells: dict[str, list[Row]], seeds: int) -> list[str]:
         table(
             ["loss", *(f"$E_{{\\pi_\\text{{chosen}}}} f$ at {sizes[i]:,} pairs" for i in ends), "held from", "pairs for KL ≤ 0.02",
              f"KL at {sizes[-1]:,}"],
-            [[n, *(number(rows[i]["chosen"]) for i in ends), from_on(rows), pairs_needed(rows, 0.02),
+            [[n, *(signed_interval(rows[i]["chosen"]) for i in ends), from_on(rows), pairs_needed(rows, 0.02),
               f"{rows[-1]['KL to pi_chosen'][0]:.4f}"] for n, rows in cells.items()],
         ),
         "KL is KL(policy ‖ π_chosen), intervals are 95% bootstrap over data sets. A loss whose optimum is not π_chosen never gets there; that is "
@@ -271,7 +91,7 @@ def path_text(cells: dict[str, list[Row]], fed: str) -> list[str]:
         fell = next((row["step"] for row in rows if row["step"] > peak["step"] and verdict(row) == "fell"), None)
         fallen += [name] if fell else []
         rows_of.append(
-            [name, f"{peak['chosen'][0]:+.3f} at {peak['step']}", f"{fell:,}" if fell else "never", number(rows[-1]["chosen"]),
+            [name, f"{peak['chosen'][0]:+.3f} at {peak['step']}", f"{fell:,}" if fell else "never", signed_interval(rows[-1]["chosen"]),
              f"{best['KL to pi_chosen'][0]:.3f} at {best['step']}", f"{rows[-1]['KL to pi_chosen'][0]:.3f}"]
         )  # fmt: skip
     steps = others[0][-1]["step"]

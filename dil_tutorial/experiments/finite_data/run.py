@@ -2,11 +2,12 @@
 
 A *cell* is one loss in one experiment: all its conditions (numbers of pairs, learning rates, ...) and seeds train together,
 each run a prompt of a stacked ``World``.  Cells are saved as they are done, so an interrupted study goes on where it stopped.
-``dil_tutorial.experiments.finite_data.report`` draws the figures and writes the conclusions from the numbers.
+``figures`` and ``report`` draw and write what the numbers say.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,14 +17,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dil_tutorial.errors import InputError
 from dil_tutorial.losses import Loss, make_loss
 from dil_tutorial.rlhf import kl
 from dil_tutorial.support.intervals import bootstrap
-from dil_tutorial.support.provenance import read_json, write_json
+from dil_tutorial.support.paths import BENCHMARKS
+from dil_tutorial.support.provenance import provenance, read_json, write_json, write_text
 from toy import optima
 from toy.fit import descend, empirical_law
 from toy.gallery import bandit20
 from toy.worlds import World
+
+Row = dict[str, Any]
+Results = dict[str, dict[str, list[Row]]]  # experiment -> loss -> rows
+
+COMMITTED = BENCHMARKS / "dynamics.json"  # what the book and notebook 08 show
 
 LOSSES: dict[str, dict[str, Any]] = {
     "SFT": {"name": "sft"},
@@ -200,3 +208,19 @@ def study(folder: Path, seeds: int, experiments: Sequence[Experiment] = EXPERIME
             saved = {"settings": settings, "rows": rows}
             write_json(path, saved)
         yield experiment, label, saved["rows"]
+
+
+def save(results: Results, seeds: int, folder: Path) -> Path:
+    """``dynamics.json`` in ``folder``."""
+    path = folder / "dynamics.json"
+    content = {**provenance(), "seeds": seeds, "interval": "mean, then 95% bootstrap over seeds", "experiments": results}
+    write_text(path, json.dumps(content, ensure_ascii=False) + "\n")
+    return path
+
+
+def load(path: Path) -> tuple[Results, int]:
+    """The experiments of a ``dynamics.json`` and its number of seeds."""
+    content = read_json(path)
+    if not isinstance(content, dict) or "experiments" not in content or "seeds" not in content:
+        raise InputError(f"{path}: not a results file of dil study dynamics: run that command")
+    return content["experiments"], content["seeds"]

@@ -23,7 +23,7 @@ def remember_frozen_layers(model: Any, memory: Memory) -> int:
     ``memory`` may go from model to model as long as the frozen weights are the same.  Generation, which feeds a token at a
     time, is left alone.  The model must keep its layers in ``model.model.layers``, as transformers' decoders do.
 
-    >>> from dil_tutorial.bench.llm import tiny_model
+    >>> from dil_tutorial.llm.tiny import tiny_model
     >>> model = tiny_model()
     >>> _ = model.model.embed_tokens.requires_grad_(False), model.model.layers[0].requires_grad_(False)
     >>> remember_frozen_layers(model, memory := {})

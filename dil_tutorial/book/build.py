@@ -1,0 +1,92 @@
+"""Build the book: write what is generated (pages, figures, notebooks with links), then call jupyter-book with -W."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from dil_tutorial import claims
+from dil_tutorial.book import crossref, pages
+from dil_tutorial.book.crossref import link
+from dil_tutorial.errors import InputError
+from dil_tutorial.support.provenance import read_json, read_text, write_text
+
+SEEDS = 20
+
+
+def finished(notebook: Path, script: Path) -> dict[str, Any]:
+    """The content of a notebook whose outputs are those of its script's code; InputError where a cell failed or was not run.
+
+    The book shows what the notebooks hold; that they hold what their code gives is what strict nbval checks in `make test`.
+    """
+    content, source = read_json(notebook), read_text(script)
+    again = f"run dil notebooks --write {script.stem}"
+    for number, cell in enumerate(content["cells"]):
+        if cell["cell_type"] != "code":
+            continue
+        if "".join(cell["source"]) not in source:
+            raise InputError(f"{notebook}: cell {number} is not in {script.name}: {again}")
+        if cell["execution_count"] is None:
+            raise InputError(f"{notebook}: cell {number} was not run: {again}")
+        for output in cell["outputs"]:
+            if output["output_type"] == "error":
+                raise InputError(f"{notebook}: cell {number} ended in {output['ename']}: mend {script.name}, then {again}")
+    return content
+
+
+def for_the_book(notebook: Path, script: Path) -> str:
+    """A notebook as its page: claims that its text names become links to the ledger, and those its code reports stand below."""
+    content = finished(notebook, script)
+    known = {claim.id for claim in claims.CLAIMS}
+    reported = [c.id for c in claims.CLAIMS if crossref.shown_in(c.id, [script])]
+    for cell in content["cells"]:
+        if cell["cell_type"] == "markdown":
+            text = "".join(cell["source"])
+            cell["source"] = re.sub(r"`(\d+\.[\w-]+)`", lambda m: link(m[1]) if m[1] in known else m[0], text)
+    if reported:
+        text = f"**Claims of this notebook in the ledger:** {', '.join(link(claim) for claim in reported)}."
+        content["cells"].append({"cell_type": "markdown", "id": "claims", "metadata": {}, "source": text})
+    return json.dumps(content)
+
+
+def known_truth_page(folder: Path) -> None:
+    """The experiment on a language model whose truth is known, from the file that `dil experiment known-truth` wrote."""
+    from dil_tutorial.experiments.known_truth import measures, report
+
+    results = measures.load(measures.COMMITTED)
+    report.report(results, measures.summary(results), folder, "known_truth.md")
+
+
+def generate(root: Path) -> None:
+    """Write book/generated: pages, figures, and copies of the notebooks and their data (sources must lie below the book)."""
+    generated = root / "book" / "generated"
+    results = list(claims.run(claims.CLAIMS, range(SEEDS)))
+    write_text(generated / "paper_checked.md", pages.paper_page(results, SEEDS))
+    write_text(generated / "ledger.md", pages.ledger_page(results, SEEDS, root))
+    for section in claims.SECTIONS:
+        write_text(generated / f"claims_{section}.md", pages.section_claims(results, section))
+    write_text(generated / "questions.md", pages.questions_page())
+    write_text(generated / "losses.md", pages.losses_page())
+    write_text(generated / "figures.md", pages.figures_page(generated))
+    write_text(generated / "measured.md", pages.measured_page(generated))
+    write_text(generated / "wrong_answers.md", pages.wrong_answers_table())
+    known_truth_page(generated)
+    for notebook in sorted((root / "notebooks").glob("*.ipynb")):
+        write_text(generated / notebook.name, for_the_book(notebook, notebook.with_suffix(".py")))
+
+
+def build(root: Path, single: bool = False) -> tuple[int, Path]:
+    """Build the site, or a ``single`` page; returns jupyter-book's exit status and the first page.  Warnings are errors."""
+    generate(root)
+    built = root / "book" / "_build"
+    tool = Path(sys.executable).with_name("jupyter-book")
+    builder = "singlehtml" if single else "html"
+    status = subprocess.call([str(tool), "build", str(root / "book"), "--builder", builder, "-W", "-n", "--keep-going"])
+    if status:  # a page that was read with a warning is not read again: without this the next build would pass
+        shutil.rmtree(built / ".doctrees", ignore_errors=True)
+    return status, built / builder / "index.html"

@@ -1,0 +1,105 @@
+"""``dil bench``: how the exact world scales, our training step against TRL's, and what low precision does to f."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dil_tutorial.cli.console import JsonPath, console, progress, say, table, wrote
+from dil_tutorial.cli.llm import prepare_for_models
+from dil_tutorial.support.extras import need
+
+app = typer.Typer(no_args_is_help=True, help="Benchmarks: how the exact world scales, and our training step against TRL's.")
+
+
+@app.command()
+def toy(
+    json: JsonPath = Path("outputs/bench/toy.json"),
+    runs: Annotated[int, typer.Option(min=2, help="Training runs in the batched call.")] = 500,
+    steps: Annotated[int, typer.Option(min=1, help="Steps a run.")] = 2000,
+    loop_runs: Annotated[
+        int | None, typer.Option(min=1, help="Time only this many runs of the loop, and scale; all if not given.")
+    ] = None,
+) -> None:
+    """How the exact world scales: growth with the number of responses, and batched runs against a Python loop."""
+    from dil_tutorial.bench import toy as bench
+
+    looped = min(loop_runs or runs, runs)
+    with progress(len(bench.SIZES) + len(bench.LOSSES) * (1 + looped), "measuring") as done:
+        growth = bench.growth(done)
+        batching = bench.batching(runs, steps, looped, done)
+    columns = ("responses>", "winners' and losers' law, s>", "five optima, s>", "peak memory, MiB>")
+    shown = table("Exact answers without an n x n table", *columns)
+    for row in growth:
+        shown.add_row(f"{row['responses']:,}", f"{row['laws_s']:.2f}", f"{row['optima_s']:.2f}", f"{row['peak_mib']:.0f}")
+    console.print(shown)
+    title = f"{runs} runs of {steps:,} steps, 20 actions"
+    shown = table(title, "loss", "batched, s>", f"loop over {looped}, s>", "times faster>", "largest difference>")
+    for one in batching:
+        seconds = (f"{one['batched_s']:.2f}", f"{one['loop_s']:.1f}")
+        shown.add_row(one["loss"], *seconds, f"{one['ratio']:.0f}", f"{one['largest_difference']:.0e}")
+    console.print(shown)
+    wrote(*bench.save(growth, batching, json))
+
+
+@app.command()
+def llm(
+    json: JsonPath = Path("outputs/bench/llm.json"),
+    model: Annotated[
+        str, typer.Option(help="A fetched model, a folder, a hub id, or random-8b (on a GPU).")
+    ] = "smollm2-135m-instruct",
+    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each cell, interleaved.")] = 3,
+    only: Annotated[str | None, typer.Option(help='Only cells whose name begins so, such as "mixed, bf16".')] = None,
+) -> None:
+    """Our training step against TRL's DPOTrainer: tokens a second and peak memory.  45 minutes on two cores."""
+    need("llm", "dil bench llm")
+    need("bench", "dil bench llm")
+    import tempfile
+
+    from dil_tutorial.bench import llm as bench
+
+    bench.check(model)
+    with tempfile.TemporaryDirectory() as folder:
+        runs = bench.plan(model, Path(folder), only or "")
+        with progress(rounds * len(runs), "measuring") as done:
+            rows = bench.interleaved(runs, rounds, done)
+    cells, fastest = bench.summary(rows), bench.fastest(rows)
+    columns = ("workload, precision", "tokens/s>", "TRL's>", "times faster (rounds)>", "GiB>", "TRL's>", "ratio>")
+    shown = table(f"Ours against TRL, {model}, medians of {rounds}", *columns)
+    for cell in cells:
+        shown.add_row(*bench.as_text(cell))
+    console.print(shown)
+    for cell in cells:
+        for side, reason in cell.get("failed", {}).items():
+            say(f"{cell['cell']}, {side}: {reason}")
+        if "utilisation" in cell:
+            shares = ", ".join(f"{side} {share:.0%}" for side, share in cell["utilisation"].items())
+            say(f"{cell['cell']}: model FLOP utilisation {shares}")
+    for best in fastest:
+        say(f"{best['workload']}: {best['times_faster']:.2f} times TRL's fastest ({best['ours']} against {best['trl']})")
+    wrote(*bench.save(rows, json))
+
+
+@app.command()
+def noise(
+    json: JsonPath = Path("outputs/bench/noise.json"),
+    model: Annotated[str, typer.Option(help="A fetched model, a folder or a hub id.")] = "smollm2-135m-instruct",
+) -> None:
+    """How far from zero f is before the first step, if the reference is scored in other batches than the policy."""
+    prepare_for_models()
+    from dil_tutorial.bench import noise as bench
+    from dil_tutorial.llm.models import resolve
+
+    resolve(model)
+    with progress(len(bench.PRECISIONS), "measuring") as done:
+        rows = bench.noise(model, done)
+    columns = ("precision", "reference scored in", "rms>", "largest>", "in e^{2f}>")
+    shown = table(f"|f| before the first step, {model}, nats", *columns)
+    for row in rows:
+        numbers = (f"{row['rms']:.2g}", f"{row['largest']:.2g}", f"x {row['largest_factor']:.4g}")
+        shown.add_row(row["precision"], row["reference scored in"], *numbers)
+    console.print(shown)
+    bench.save(rows, model, json)
+    wrote(json)

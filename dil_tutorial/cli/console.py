@@ -1,0 +1,80 @@
+"""What all commands share: the terminal, tables, progress, and how bad input and Ctrl-C end."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+console = Console()
+
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the results here, with versions, seeds and machine.")]
+JsonPath = Annotated[Path, typer.Option("--json", help="Where the results go, with versions, seeds and machine.")]
+
+
+def refuse(message: str) -> NoReturn:
+    """One line on standard error, and exit status 2."""
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]dil:[/] {escape(message)}", highlight=False)
+    sys.exit(2)
+
+
+def say(text: str) -> None:
+    """A line of text as it is: no markup is read, and the terminal wraps it."""
+    console.print(escape(text), soft_wrap=True)
+
+
+def wrote(*paths: Path) -> None:
+    """A line for each file that was written."""
+    for path in paths:
+        say(f"wrote {path}")
+
+
+def table(title: str | None, *columns: str) -> Table:
+    """An empty table; a column whose name ends in ">" holds numbers and is aligned right.
+
+    >>> table("Losses", "loss", "KL>").columns[1].justify
+    'right'
+    """
+    made = Table(title=title, title_justify="left")
+    for column in columns:
+        made.add_column(column.removesuffix(">"), justify="right" if column.endswith(">") else "left")
+    return made
+
+
+@contextlib.contextmanager
+def progress(total: int, doing: str) -> Iterator[Callable[[str], None]]:
+    """A bar of ``total`` steps, which a terminal removes at the end; yields the function that ends a step and names it."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.description:32.32s}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(doing, total=total)
+        yield lambda what: bar.update(task, advance=1, description=what)
+
+
+@contextlib.contextmanager
+def progress_of_bytes(doing: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for downloads; yields a function that takes what is being done, and bytes done and in all (0: unknown)."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description:24s}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(doing, total=None)
+        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total or None)
+
+
+@contextlib.contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Ctrl-C ends the command with status 130, after a line that says where its work is kept and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"stopped; what was finished is kept in {folder}: run the same command to go on")
+        raise typer.Exit(130) from None

@@ -1,0 +1,154 @@
+"""``dil course``: hand out assignments, collect, grade, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from dil_tutorial.cli.console import console, progress, say, table, wrote
+from dil_tutorial.errors import unknown_name
+from dil_tutorial.support.extras import need
+
+app = typer.Typer(no_args_is_help=True, help="Assignments: hand out, grade, report (nbgrader does the grading).")
+
+CourseFolder = Annotated[Path, typer.Argument(help="The course's folder.")]
+Assignment = Annotated[str, typer.Argument(help="As a1.")]
+
+
+@app.command()
+def init(folder: CourseFolder) -> None:
+    """Make a course in FOLDER: nbgrader's configuration, and the assignments with solutions and tests in FOLDER/source."""
+    need("course", "dil course")
+    from dil_tutorial.course import assignments
+
+    for name, what in assignments.init(folder).items():
+        say(f"  {folder / 'source' / name}: {what}")
+    say(f"next: dil course release {folder} a1")
+
+
+@app.command()
+def release(folder: CourseFolder, assignment: Assignment) -> None:
+    """Make the students' notebook of an assignment: without solutions and hidden tests."""
+    need("course", "dil course")
+    from dil_tutorial.course import assignments
+
+    say(f"hand out {assignments.release(folder, assignment)}")
+
+
+@app.command()
+def collect(
+    folder: CourseFolder,
+    assignment: Assignment,
+    place: Annotated[Path, typer.Argument(help="A folder, or a zip file from a learning platform.")],
+) -> None:
+    """Collect what students handed in; exit status 1 if a file could not be used (each is named)."""
+    need("course", "dil course")
+    raise typer.Exit(0 if collect_files(folder, assignment, place) else 1)
+
+
+def collect_files(folder: Path, assignment: str, place: Path) -> bool:
+    """Collect, show what became of each file, and say whether all could be used."""
+    from dil_tutorial.course import collect
+
+    rows = collect.collect(folder, assignment, place)
+    shown = table(f"{len(rows)} files", "file", "student", "note")
+    for row in rows:
+        shown.add_row(escape(row["file"]), escape(row["student"]), escape(row["note"]))
+    console.print(shown)
+    return all(row["usable"] or "handed in a later one" in row["note"] for row in rows)
+
+
+@app.command()
+def grade(
+    folder: CourseFolder,
+    assignment: Assignment,
+    place: Annotated[Path | None, typer.Argument(help="Collect this folder or zip file first.")] = None,
+) -> None:
+    """Grade all that was collected, in the sandbox, and report; a call that was stopped goes on where it was."""
+    need("course", "dil course")
+    usable = collect_files(folder, assignment, place) if place else True
+    raise typer.Exit(0 if grade_students(folder, assignment, None, again=False) and usable else 1)
+
+
+@app.command()
+def regrade(
+    folder: CourseFolder,
+    assignment: Assignment,
+    students: Annotated[list[str] | None, typer.Argument(help="These only; all if none.")] = None,
+) -> None:
+    """Release anew, after a change to FOLDER/source, and grade everybody again; points given by hand are kept."""
+    need("course", "dil course")
+    from dil_tutorial.course import assignments
+
+    assignments.release(folder, assignment)
+    raise typer.Exit(0 if grade_students(folder, assignment, students, again=True) else 1)
+
+
+def grade_students(folder: Path, assignment: str, students: list[str] | None, again: bool) -> bool:
+    """Grade, show points (and what they were before), write the report; False if somebody could not be graded."""
+    from dil_tutorial.course import grading, statistics
+
+    known = grading.waiting(folder, assignment)
+    for student in students or []:
+        if student not in known:
+            raise unknown_name("student", student, known)
+    before = {row["student"]: row["total"] for row in statistics.results(folder, assignment)}
+    graded = {}
+    with progress(len(students or known), "grading") as done:
+        for student in students or known:
+            graded[student] = grading.grade(folder, assignment, student, again=again)
+            done(student)
+    shown = table(assignment, "student", "points>", "before>", "status")
+    for row in statistics.results(folder, assignment):
+        was, now = (f"{total:g}" if total is not None else "" for total in (before.get(row["student"]), row["total"]))
+        shown.add_row(escape(row["student"]), now, was if was != now else "", escape(row["status"]))
+    console.print(shown)
+    seconds = [row["seconds"] for row in graded.values()]
+    say(f"{len(graded)} notebooks; {sum(seconds) / len(seconds):.1f} s of grading each, {max(seconds):.1f} s the longest")
+    failed = [bool(row["failure"]) for row in graded.values()]
+    if not all(failed):
+        wrote(*statistics.report(folder, assignment))
+    return not any(failed)
+
+
+@app.command()
+def report(folder: CourseFolder, assignment: Assignment) -> None:
+    """Write the table of points, statistics, a figure and feedback pages anew, after grading by hand."""
+    need("course", "dil course")
+    from dil_tutorial.course import statistics
+
+    wrote(*statistics.report(folder, assignment))
+
+
+@app.command()
+def bank(
+    names: Annotated[list[str] | None, typer.Argument(help="Assignments, as a1; all if none.")] = None,
+    json_file: Annotated[Path, typer.Option("--json", help="Where the table goes.")] = Path("outputs/wrong_answers.json"),
+) -> None:
+    """Grade the bank of wrong answers: each must lose points on its own question and on no other."""
+    need("course", "dil course")
+    import tempfile
+
+    from dil_tutorial.course import wrong_answers
+    from dil_tutorial.course.assignments import script_of, scripts
+
+    chosen, rows = names or list(scripts()), []
+    for name in chosen:
+        script_of(name)
+    total = sum(2 + len(wrong_answers.wrong_answers(name)) for name in chosen)
+    with tempfile.TemporaryDirectory() as folder, progress(total, "grading") as done:
+        for name in chosen:
+            for row in wrong_answers.bank(Path(folder), name):
+                rows.append(row)
+                done(f"{name}: {row['answer']}")
+    columns = ("assignment", "wrong answers>", "caught>", "and nowhere else>", "reference>", "untouched>")
+    shown = table("wrong answers", *columns)
+    for name, *counts, full, untouched in wrong_answers.caught(rows):
+        shown.add_row(name, *map(str, counts), full, f"{untouched:.0f}")
+    console.print(shown)
+    wrong_answers.save(rows, json_file)
+    wrote(json_file)
+    raise typer.Exit(0 if all(row["clean"] for row in rows) else 1)

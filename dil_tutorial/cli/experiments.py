@@ -1,0 +1,160 @@
+"""``dil study``, ``tour``, ``simulate`` and ``experiment``: finite data, the first minute, models whose truth is known."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from dil_tutorial.cli import theory
+from dil_tutorial.cli.console import console, progress, resumable, say, table, wrote
+from dil_tutorial.cli.llm import prepare_for_models
+from dil_tutorial.errors import InputError, unknown_name
+
+app = typer.Typer(no_args_is_help=True, help="Experiments on language models.")
+
+
+def study(
+    name: Annotated[str, typer.Argument(help="Which study: dynamics.")],
+    out: Annotated[Path, typer.Option(help="Folder for numbers, figures and conclusions.")] = Path("outputs/dynamics"),
+    seeds: Annotated[int, typer.Option(help="Data sets a condition.")] = 20,
+) -> None:
+    """Finite data and training dynamics: run the study, draw every figure, write the conclusions.  Resumes where it stopped."""
+    from dil_tutorial.experiments.finite_data import report, run
+
+    if name != "dynamics":
+        raise unknown_name("study", name, ["dynamics"])
+    if seeds < 2:
+        raise InputError(f"--seeds is {seeds}: give at least 2, an interval needs them")
+    results: run.Results = {}
+    with resumable(out), progress(len(run.cells(seeds)), "training") as done:
+        for experiment, loss, rows in run.study(out, seeds):
+            results.setdefault(experiment, {})[loss] = rows
+            done(f"{experiment}: {loss}")
+    wrote(run.save(results, seeds, out), *report.report(results, seeds, out))
+
+
+def tour(
+    out: Annotated[Path, typer.Option(help="Folder for the figures and numbers.")] = Path("outputs/tour"),
+    seeds: Annotated[int, typer.Option(help="Random worlds a claim in the ledger.")] = 5,
+) -> None:
+    """The whole idea in a minute: the ledger, every loss against its closed form, four figures."""
+    from dil_tutorial.experiments import tour as stops
+
+    with progress(stops.steps(), "checking") as done:
+        found = stops.run(out, seeds, done)
+    console.rule("[bold]1  The ledger: every claim, run")
+    console.print(theory.ledger_table([r for r in found.ledger if r.verdict != "holds"]))
+    console.print(theory.summary(found.ledger, seeds))
+
+    console.rule("[bold]2  Every loss, fitted on a bandit, against its closed form")
+    shown = table(None, *(name if name in ("loss", "ends at") else f"{name}>" for name in found.fits[0]))
+    for row in found.fits:
+        numbers = [f"{value:.0e}" if name == "error" else f"{abs(value):.3f}" for name, value in list(row.items())[2:]]
+        shown.add_row(row["loss"], row["ends at"], *numbers)
+    console.print(shown)
+
+    console.rule("[bold]3  Figures")
+    for path in found.files:
+        say(f"  {path}")
+
+    console.rule("[bold]What you have seen")
+    console.print(
+        "  A preference data set holds two laws that average to the reference: winners\n"
+        "  and losers.  SFT, NCA and DIL [bold]with the mixture denominator[/] end exactly at\n"
+        "  the winners' law, pi_chosen.  DIL [bold]as published[/] (rejected responses in place of\n"
+        "  reference samples) does not: it goes towards RLHF, LSIF most; and LSIF and\n"
+        "  DPO let the likelihood of chosen responses fall.\n\n"
+        "  [bold]Open next[/]\n"
+        "    dil lab           notebook 00 in JupyterLab\n"
+        "    dil verify        all claims, with their statements\n"
+        "    dil fetch-model   a real 135M-parameter model; then dil train --help\n\n"
+        "  (The command lives in .venv/bin: source .venv/bin/activate, once a terminal.)",
+        soft_wrap=True,
+    )
+    if not found.good:
+        raise typer.Exit(1)
+
+
+def simulate(
+    out: Annotated[Path, typer.Option(help="Folder for pairs, truth and data card.")] = Path("outputs/simulated"),
+    model: Annotated[str, typer.Option(help="pi_ref: a fetched model, a folder or a hub id.")] = "smollm2-135m-instruct",
+    prompts: Annotated[Path | None, typer.Option(help="One prompt a line, or .jsonl; the tutorial's 280 if not given.")] = None,
+    reward: Annotated[
+        str, typer.Option(help="sentiment, length, characters, keyword:PATTERN or FILE.py:FUNCTION.")
+    ] = "sentiment",
+    scale: Annotated[float, typer.Option(min=0.0, help="Nats a unit of the reward.")] = 4.0,
+    labels: Annotated[str, typer.Option(help="bradley-terry, hard or cycle (not transitive).")] = "bradley-terry",
+    noise: Annotated[float, typer.Option(help="Share of labels turned around.")] = 0.0,
+    samples: Annotated[int, typer.Option(min=3, help="Responses a prompt.")] = 24,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs a prompt.")] = 8,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest response, in tokens.")] = 16,
+    chat: Annotated[bool, typer.Option("--chat", help="Prompts are a user's messages, not texts to go on with.")] = False,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Make preference pairs whose truth is known: sample a model, score by a known reward, label, and say how."""
+    prepare_for_models()
+    from dil_tutorial.experiments.known_truth import data
+    from dil_tutorial.llm.models import load_model, load_tokenizer, this_device
+
+    texts = data.read_prompts(prompts or data.PROMPTS)
+    settings = {
+        "model": model, "prompts": str(prompts or "the tutorial's prompts.txt"), "reward": reward, "scale": scale,
+        "labels": labels, "noise": noise, "samples": samples, "pairs": pairs, "max_new_tokens": max_new_tokens, "chat": chat,
+        "seed": seed,
+    }  # fmt: skip
+    data.check(settings)
+    network, tokenizer = load_model(model).to(this_device()), load_tokenizer(model)
+    with resumable(out):
+        numbers = data.simulate(network, tokenizer, texts, out, settings, quiet=not console.is_terminal)
+    shown = table("Simulated preferences", "number", "value>")
+    for split, counts in numbers.pop("splits").items():
+        shown.add_row(split, f"{counts['prompts']} prompts, {counts['pairs']} pairs")
+    for name, value in numbers.items():
+        shown.add_row(escape(name), f"{value:.4g}")
+    console.print(shown)
+    say(f"wrote {out}: train.jsonl, validation.jsonl, held_out.jsonl, responses.jsonl, README.md")
+
+
+@app.command("known-truth")
+def known_truth(
+    preset: Annotated[str, typer.Option(help="cpu (two cores, in the background) or gpu.")] = "cpu",
+    out: Annotated[Path | None, typer.Option(help="Folder; outputs/known-truth-PRESET if not given.")] = None,
+) -> None:
+    """Does each loss imitate pi_chosen on a language model?  Trains all of them where the truth is known.  Resumes."""
+    prepare_for_models()
+    from dil_tutorial.experiments.known_truth import measures, report, run
+    from dil_tutorial.experiments.words import interval
+    from dil_tutorial.llm.models import resolve
+
+    if preset not in run.PRESETS:
+        raise unknown_name("preset", preset, run.PRESETS)
+    settings = run.PRESETS[preset]
+    resolve(settings.model)
+    folder, terminal = out or Path(f"outputs/known-truth-{preset}"), console.is_terminal
+    if not terminal:
+        say("drawing responses of the reference; then a line a step")
+    with resumable(folder):
+        lab = run.Lab(settings, folder, quiet=not terminal)
+        with progress(run.steps(settings), "training") as done:
+            results = run.experiment(lab, done if terminal else numbered(run.steps(settings)))
+    with console.status("solving for where each loss ends"):
+        found = measures.summary(results)
+    columns = ("loss, fed", "slope>", "of its optimum>", "correlation>", "truth on f>")
+    shown = table("f on log(1 + t) at held-out prompts; 1: imitates pi_chosen", *columns)
+    for name, value in found["losses"].items():
+        numbers = (interval(value["slope"]), f"{value['expected slope'][0]:.2f}", f"{value['correlation'][0]:.2f}")
+        shown.add_row(name, *numbers, interval(value["truth on f"]))
+    console.print(shown)
+    wrote(measures.save(results, folder), *report.report(results, found, folder))
+
+
+def numbered(total: int) -> Callable[[str], None]:
+    """For a log file, where a progress bar would not show: a line a step, with the seconds since the start."""
+    start, count = time.perf_counter(), itertools.count(1)
+    return lambda what: say(f"{next(count)}/{total}, {time.perf_counter() - start:.0f} s: {what}")

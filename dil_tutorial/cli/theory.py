@@ -1,0 +1,116 @@
+"""``dil verify`` and ``dil optima``: the ledger, and every loss in a world of your own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from dil_tutorial.cli.console import JsonOption, console, progress, say, table, wrote
+from dil_tutorial.errors import InputError
+
+if TYPE_CHECKING:
+    from dil_tutorial.claims import Result
+
+
+def verify(
+    claims: Annotated[
+        list[str] | None, typer.Argument(help="Sections or ids, e.g. 4, 4.mixture, paper, paper-4.1; all if none.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Check every claim on this many random worlds.")] = 5,
+    json: JsonOption = None,
+) -> None:
+    """Check the ledger: run every claim and compare its verdict with the recorded one."""
+    from dil_tutorial import claims as ledger
+
+    if seeds < 1:
+        raise InputError(f"--seeds is {seeds}: give at least 1")
+    selected, results = ledger.select(*claims or []), []
+    with progress(len(selected), "checking") as done:
+        for result in ledger.run(selected, range(seeds)):
+            results.append(result)
+            done(result.claim.id)
+    console.print(ledger_table(results, explain=len(results) <= 6))
+    if json:
+        ledger.save(results, seeds, json)
+        wrote(json)
+    console.print(extremes(results))
+    console.print(summary(results, seeds))
+    if not all(result.as_recorded for result in results):
+        raise typer.Exit(1)
+
+
+def extremes(results: list[Result], count: int = 3) -> str:
+    """The claims that took longest, and those whose residual is the largest share of their tolerance."""
+    slow = sorted(results, key=lambda r: -r.seconds)[:count]
+    worst = sorted(results, key=lambda r: -r.residual / r.claim.tolerance)[:count]
+    slowest = ", ".join(f"{r.claim.id} {r.seconds:.2f} s" for r in slow)
+    shares = ", ".join(f"{r.claim.id} {r.residual:.0e} of {r.claim.tolerance:.0e}" for r in worst)
+    return f"slowest: {slowest}; all {sum(r.seconds for r in results):.1f} s\nworst (residual of tolerance): {shares}"
+
+
+def ledger_table(results: list[Result], explain: bool = False) -> Table:
+    """One row a claim: statement, verdict, worst residual, the miss without its assumption or repair; with ``explain`` why."""
+    from dil_tutorial.claims import ASSUMES, FAILS, HOLDS
+    from dil_tutorial.support.symbols import plain
+
+    shown = Table(title="The ledger", title_justify="left")
+    shown.add_column("claim", no_wrap=True)
+    shown.add_column("statement", ratio=1)
+    shown.add_column("verdict", min_width=18, max_width=26)
+    colours = {HOLDS: "green", ASSUMES: "yellow", FAILS: "magenta"}
+    for result in results:
+        claim = result.claim
+        mark = "[green]✓[/]" if result.as_recorded else "[red]✗[/]"
+        word = "repair" if claim.verdict == FAILS else "if"
+        note = f"\n[dim]{word}: {escape(plain(claim.note))}[/]" if claim.note else ""
+        note += f"\n\n{escape(claim.explanation)}" if explain else ""
+        verdict = result.verdict if result.as_recorded else f"{result.verdict} (recorded: {claim.verdict})"
+        size = "" if result.size is None else f"\nelse off by {result.size:.2g}"
+        shown.add_row(
+            f"{mark} {claim.id}",
+            escape(plain(claim.statement)) + note,
+            f"[{colours.get(result.verdict, 'bold red')}]{verdict}[/]\n[dim]residual {result.residual:.0e}{size}[/]",
+        )
+    return shown
+
+
+def summary(results: list[Result], seeds: int) -> str:
+    """One line: how many claims came out how."""
+    counts = Counter(result.verdict for result in results)
+    wrong = [result.claim.id for result in results if not result.as_recorded]
+    tail = f"[bold red]Not as recorded: {', '.join(wrong)}[/]" if wrong else "[green]All verdicts as recorded.[/]"
+    return f"{len(results)} claims on {seeds} worlds each: " + ", ".join(f"{n} {v}" for v, n in counts.items()) + f". {tail}"
+
+
+def optima(
+    world: Annotated[Path, typer.Argument(help='JSON: {"ref": [...], "reward": [...]}, or "preference" for "reward".')],
+    json: JsonOption = None,
+) -> None:
+    """Where does every loss end in YOUR world?  Exact policies for a small world of your own."""
+    from dil_tutorial.experiments import own_world
+    from dil_tutorial.rlhf import kl
+    from toy.compare import ENTRIES
+
+    w = own_world.read_world(world)
+    with progress(len(ENTRIES), "solving") as done:
+        policies = own_world.policies(w, done)
+    count = w.ref.shape[1]
+    columns = min(count, 8)  # as many as a terminal holds; the JSON file has all
+    for x in range(len(w.ref)):
+        shown = table(f"prompt {x}", "policy", *(f"y{y}>" for y in range(columns)), "KL to\npi_chosen>")
+        for name, policy in policies.items():
+            away = abs(kl(policy, w.chosen)[x].item())
+            shown.add_row(name, *(f"{policy[x, y]:.4f}" for y in range(columns)), f"{away:.4f}")
+        console.print(shown)
+        if columns < count:
+            say(f"{columns} of {count} responses shown; --json FILE writes all")
+    if missing := [entry.label for entry in ENTRIES if entry.label not in policies]:
+        say(f"no finite optimum where a label is certain: {', '.join(missing)}")
+    if json:
+        own_world.save(policies, json)
+        wrote(json)

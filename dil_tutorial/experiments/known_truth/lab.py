@@ -1,0 +1,281 @@
+"""The laboratory of the experiment: its presets' fields, its data with their truth, and how one run is trained and scored."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PrinterCallback
+
+from dil_tutorial.experiments.known_truth.data import (
+    PROMPTS,
+    draw_once,
+    make_pairs,
+    preference_of,
+    read_prompts,
+    rewards_of,
+    split_prompts,
+)
+from dil_tutorial.experiments.known_truth.frozen_layers import Memory, remember_frozen_layers
+from dil_tutorial.llm.callbacks import StopAndSave
+from dil_tutorial.llm.capabilities import why_not_packed
+from dil_tutorial.llm.config import DILConfig
+from dil_tutorial.llm.models import SMOLLM2, load_model, load_tokenizer, this_device
+from dil_tutorial.llm.sampling import draw, score_drawn
+from dil_tutorial.llm.trainer import DILTrainer
+from dil_tutorial.support.provenance import read_text
+
+UNRELATED = Path(__file__).parent / "unrelated.txt"
+
+LOSSES: dict[str, dict[str, Any]] = {
+    "SFT": {"loss": "sft"},
+    "DPO": {"loss": "dpo", "beta": 1.0},
+    **{
+        f"DIL {generator.upper()} {denominator}": {"loss": "dil", "generator": generator, "denominator": denominator}
+        for generator in ("lsif", "ukl", "bce") for denominator in ("rejected", "mixture", "reference")
+    },
+    "NCA": {"loss": "nca", "beta": 1.0},
+    "SimPO": {"loss": "simpo"},
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The size of the experiment; ``top_layers`` 0 trains all weights, else a LoRA adapter of rank ``rank`` on that many."""
+
+    model: str = SMOLLM2
+    reward: str = "characters"
+    scale: float = 0.35  # nats a unit of the reward
+    samples: int = 32  # K
+    max_new_tokens: int = 4
+    pairs: int = 8  # a training prompt
+    batch_size: int = 16  # pairs
+    epochs: int = 1
+    layout: str = "shared"
+    bf16: bool = True  # autocast in training and scoring; responses are drawn in float32
+    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    seeds: int = 3
+    top_layers: int = 3
+    rank: int = 8
+    evaluated: int = 12  # responses of each held-out prompt
+    seen_prompts: int = 12  # training prompts whose responses are scored too
+    policy_samples: int = 1  # responses of each policy to each held-out prompt
+    ladder: tuple[int, ...] = (2, 4, 16)  # other numbers of pairs a prompt
+    passes: int = 24  # over all the samples of the seen prompts alone, paired and labelled anew
+    rounds: int = 2  # of iterated DIL
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: a loss by its label in ``LOSSES``, what it is fed, a learning rate, a seed, pairs a prompt."""
+
+    loss: str
+    feed: str
+    learning_rate: float
+    seed: int
+    pairs: int
+
+    def name(self) -> str:
+        """A file name.
+
+        >>> Run("DIL BCE mixture", "sum", 1e-3, 0, 8).name()
+        'DIL_BCE_mixture-sum-0.001-0-8'
+        """
+        return f"{self.loss.replace(' ', '_')}-{self.feed}-{self.learning_rate:g}-{self.seed}-{self.pairs}"
+
+
+# --- The data and their truth --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Data:
+    """Drawn responses with what a labeller knows of them: X prompts, K responses each."""
+
+    drawn: list[dict[str, Any]]
+    splits: list[str]  # (X,)
+    reward: Tensor  # (X, K), nats
+    rule: Callable[[Tensor], Tensor]  # from rewards (X, K) to P (X, K, K)
+
+    def rows(self, split: str) -> list[int]:
+        return [x for x, name in enumerate(self.splits) if name == split]
+
+    def pairs(self, split: str, count: int, seed: int) -> tuple[list[dict[str, Any]], Tensor]:
+        """``simulate.make_pairs`` on the prompts of a split; past K // 2 pairs all samples are paired and labelled anew."""
+        rows = self.rows(split)
+        drawn, reward = [self.drawn[x] for x in rows], self.reward[rows]
+        most = reward.shape[1] // 2
+        pairs, left = make_pairs(drawn, reward, self.rule, min(count, most), seed)
+        for start in range(most, count, most):
+            more, unused = make_pairs(drawn, reward, self.rule, min(count - start, most), seed + 1_000_000 + start)
+            pairs, left = pairs + more, left & unused
+        return pairs, left
+
+    def few(self, count: int) -> Data:
+        """With the first ``count`` training prompts only."""
+        kept = sorted(set(range(len(self.drawn))) - set(self.rows("train")[count:]))
+        return Data([self.drawn[x] for x in kept], [self.splits[x] for x in kept], self.reward[kept], self.rule)
+
+
+def label(drawn: list[dict[str, Any]], preset: Preset, labels: str = "bradley-terry") -> Data:
+    """Score and label drawn responses; the split of a prompt is drawn by a fixed seed."""
+    reward = rewards_of(drawn, preset.reward, preset.scale)
+    return Data(drawn, split_prompts(len(drawn), 0), reward, functools.partial(preference_of, labels=labels))
+
+
+# --- Training and scoring ------------------------------------------------------------------------------------------------
+
+
+class Lab:
+    """A model, its data and what runs share: the hidden states of frozen layers and the reference's log-probabilities."""
+
+    def __init__(self, preset: Preset, folder: Path, quiet: bool = False, prompts: Sequence[str] | None = None) -> None:
+        self.preset, self.folder, self.quiet = preset, folder, quiet
+        self.device = this_device()
+        self.tokenizer = load_tokenizer(preset.model)
+        self.memory: Memory = {}
+        self.theirs: dict[str, Tensor] = {}  # the reference's log-probabilities of what is evaluated
+        law = {
+            "model": preset.model,
+            "samples": preset.samples,
+            "max_new_tokens": preset.max_new_tokens,
+            "chat": False,
+            "seed": 0,
+        }
+        prompts = prompts or read_prompts(PROMPTS)
+        self.data = label(draw_once(self.base(), self.tokenizer, prompts, folder, law, quiet), preset)
+
+    def base(self) -> Any:
+        return load_model(self.preset.model).to(self.device)
+
+    def policy(self, base: Any, seed: int) -> Any:
+        """``base`` with a fresh adapter on its top layers, or as it is where all weights are trained."""
+        if not self.preset.top_layers:
+            return base
+        from peft import LoraConfig, get_peft_model
+
+        count, top = base.config.num_hidden_layers, self.preset.top_layers
+        linear = sorted(
+            {name.split(".")[-1] for name, part in base.model.layers.named_modules() if isinstance(part, nn.Linear)}
+        )
+        adapter = LoraConfig(
+            r=self.preset.rank, lora_alpha=2 * self.preset.rank, target_modules=linear, task_type="CAUSAL_LM",
+            layers_to_transform=list(range(count - top, count)),
+        )  # fmt: skip
+        torch.manual_seed(seed)
+        policy = get_peft_model(base, adapter)
+        remember_frozen_layers(policy, self.memory)
+        return policy
+
+    def train(self, run: Run, data: Data | None = None, base: Any = None) -> tuple[Any, dict[str, Any]]:
+        """The trained policy, and its validation loss and curves."""
+        data, preset = data or self.data, self.preset
+        pairs, _ = data.pairs("train", run.pairs, run.seed)
+        validation, _ = data.pairs("validation", preset.pairs, 0)  # the same for every seed
+        settings = LOSSES[run.loss]
+        third = "-reference" if settings.get("denominator") == "reference" else ""
+        work = (
+            self.folder / "work" / f"{run.pairs}-{run.seed}{third}"
+        )  # runs that differ in the loss share the reference's scores
+        config = DILConfig(
+            output_dir=str(work), **settings, logprobs=run.feed, learning_rate=run.learning_rate, seed=run.seed,
+            per_device_train_batch_size=preset.batch_size, per_device_eval_batch_size=preset.batch_size,
+            num_train_epochs=preset.epochs, lr_scheduler_type="linear", warmup_steps=0.1, weight_decay=0.0,
+            bf16=preset.bf16, use_cpu=self.device == "cpu", layout=preset.layout, head_chunk=8192,
+            save_strategy="no", report_to=[], disable_tqdm=True, logging_steps=1,
+        )  # fmt: skip
+        policy = self.policy(base if base is not None else self.base(), run.seed)
+        trainer = DILTrainer(policy, config, pairs, eval_dataset=validation, processing_class=self.tokenizer)
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        if any(isinstance(c, StopAndSave) and c.stopped_by for c in trainer.callback_handler.callbacks):
+            shutil.rmtree(work, ignore_errors=True)  # with its checkpoint: a run that was stopped starts again
+            raise KeyboardInterrupt
+        history = [row for row in trainer.state.log_history if "loss" in row]
+        curves = {}
+        if "logratios/chosen" in history[0]:
+            names = ("logratios/chosen", "logratios/rejected", "loss")
+            curves = {name.split("/")[-1]: [rounded(row[name]) for row in history] for name in names}
+        return policy, {"validation loss": trainer.evaluate()["eval_loss"], "curves": curves}
+
+    def log_ratios(self, policy: Any, rows: Sequence[dict[str, Any]], name: str) -> list[list[float]]:
+        """f of the responses in rows of ``draw``, scored under policy and reference in the same batches and precision."""
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.preset.bf16):
+            ours = torch.stack(score_drawn(policy, rows, quiet=True))
+            if name not in self.theirs:
+                with self.reference(policy) as reference:
+                    self.theirs[name] = torch.stack(score_drawn(reference, rows, quiet=True))
+        return [[rounded(f) for f in row] for row in (ours - self.theirs[name]).tolist()]
+
+    @contextmanager
+    def reference(self, policy: Any) -> Iterator[Any]:
+        """The reference: the policy without its adapter, or the model as it was."""
+        if hasattr(policy, "disable_adapter"):
+            with policy.disable_adapter():
+                yield policy
+        else:
+            reference = self.base()
+            why_not_packed(reference)  # puts it on the policy's attention
+            yield reference
+
+    def evaluated(self, split: str, count: int, prompts: int | None = None) -> list[dict[str, Any]]:
+        """The first ``count`` responses to the prompts of a split."""
+        rows = [self.data.drawn[x] for x in self.data.rows(split)[:prompts]]
+        return [{**row, "responses": row["responses"][:count]} for row in rows]
+
+    def measure(self, policy: Any, run: Run) -> dict[str, Any]:
+        """What the results hold of a chosen policy: log-ratios as they are, its own responses, its perplexity elsewhere."""
+        preset, data = self.preset, self.data
+        seen = data.rows("train")[: preset.seen_prompts]
+        _, left = data.pairs("train", run.pairs, run.seed)
+        return {
+            "f held-out": self.log_ratios(policy, self.evaluated("held-out", preset.evaluated), "held-out"),
+            "f train": self.log_ratios(policy, self.evaluated("train", preset.samples, preset.seen_prompts), "train"),
+            "train unused": left[: len(seen)].int().tolist(),
+            "perplexity": self.perplexity(policy),
+            **self.own_responses(policy, run.seed, preset.policy_samples),
+        }
+
+    def own_responses(self, policy: Any, seed: int, count: int, origin: Any = None) -> dict[str, Any]:
+        """Rewards, and f in float32, of ``count`` responses that the policy itself draws to each held-out prompt.
+
+        f is against ``origin``, or against the policy's own reference.
+        """
+        preset, known = self.preset, set(self.memory)
+        prompts = [row["prompt"] for row in self.evaluated("held-out", 1)]
+        drawn = draw(policy, self.tokenizer, prompts, count, preset.max_new_tokens, 1000 + seed, quiet=True)
+        ours = torch.tensor([[r["logp"] for r in row["responses"]] for row in drawn])
+        with self.reference(policy) if origin is None else nullcontext(origin) as reference:
+            theirs = torch.stack(score_drawn(reference, drawn, quiet=True))
+        for batch in set(self.memory) - known:
+            del self.memory[batch]  # it will not come again
+        reward = rewards_of(drawn, preset.reward, preset.scale)
+        return {
+            "own reward": [[rounded(x) for x in row] for row in reward.tolist()],
+            "own f": [[rounded(x) for x in row] for row in (ours - theirs).tolist()],
+        }
+
+    def perplexity(self, policy: Any) -> float:
+        """On paragraphs that have nothing to do with the prompts: exp of the mean negative log-probability a token."""
+        rows = []
+        for paragraph in read_text(UNRELATED).strip().split("\n\n"):
+            first, *rest = self.tokenizer(paragraph)["input_ids"]
+            rows.append({"prompt_ids": [first], "responses": [{"ids": rest}]})
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.preset.bf16):
+            logps = torch.cat(score_drawn(policy, rows, quiet=True))
+        return float((-logps.sum() / sum(len(row["responses"][0]["ids"]) for row in rows)).exp())
+
+
+def rounded(x: float) -> float:
+    """Five digits: what a results file holds.
+
+    >>> rounded(0.1234567)
+    0.12346
+    """
+    return float(f"{x:.5g}")

@@ -1,0 +1,68 @@
+"""``dil optima FILE``: where every loss ends in a small world of the reader's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import Tensor
+
+from dil_tutorial.errors import InputError, unknown_name
+from dil_tutorial.support.provenance import provenance, read_json, write_json
+from toy.compare import ENTRIES
+from toy.worlds import World
+
+
+def read_world(path: Path) -> World:
+    """A world from a JSON file with ``ref`` and either ``reward`` (and perhaps ``hard``) or ``preference``.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "world.json"
+    >>> _ = path.write_text('{"ref": [0.5, 0.5], "reward": [0.0, 1.0]}')
+    >>> read_world(path).chosen
+    tensor([[0.3845, 0.6155]], dtype=torch.float64)
+    """
+    if not path.is_file():
+        raise InputError(f'{path}: no such file: give JSON such as {{"ref": [0.5, 0.5], "reward": [0, 1]}}')
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise InputError(f'{path}: holds a {type(content).__name__}, not an object: give {{"ref": ..., "reward": ...}}')
+    fields = ("ref", "reward", "preference", "hard")
+    for key in content:
+        if key not in fields:
+            raise InputError(f"{path}: {unknown_name('field', key, fields)}")
+    if "ref" not in content:
+        raise InputError(f"{path}: field 'ref' is missing: give the reference policy")
+    if ("reward" in content) == ("preference" in content):
+        raise InputError(f"{path}: give one of the fields 'reward' and 'preference'")
+    try:
+        if "preference" in content:
+            if "hard" in content:
+                raise InputError("field 'hard' goes with 'reward': with 'preference' say 0 or 1 there")
+            return World(content["ref"], content["preference"])
+        if not isinstance(content.get("hard", False), bool):
+            raise InputError(f"field 'hard' is {content['hard']!r}: give true or false")
+        return World.from_reward(content["ref"], content["reward"], hard=content.get("hard", False))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def policies(world: World, done: Callable[[str], None] = lambda label: None) -> dict[str, Tensor]:
+    """The reference, both laws, and where each loss ends, all (X, Y); a loss without a finite optimum is left out.
+
+    >>> from toy.gallery import bandit
+    >>> list(policies(bandit()))[:4]
+    ['reference', 'chosen', 'rejected', 'SFT']
+    """
+    found = {"reference": world.ref, "chosen": world.chosen, "rejected": world.rejected}
+    for entry in ENTRIES:
+        policy = entry.policy(world)
+        if policy is not None:
+            found[entry.label] = policy
+        done(entry.label)
+    return found
+
+
+def save(policies: dict[str, Tensor], path: Path) -> None:
+    """The policies as JSON, with versions and machine."""
+    write_json(path, {**provenance(), "policies": {name: policy.tolist() for name, policy in policies.items()}})

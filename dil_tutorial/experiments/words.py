@@ -1,0 +1,49 @@
+"""Numbers and names in sentences and tables: the reports of all experiments are written with these."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def listed(names: Sequence[str]) -> str:
+    """'a, b and c'; 'none' where there is none.
+
+    >>> listed(["a", "b", "c"])
+    'a, b and c'
+    """
+    return "none" if not names else names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+
+
+def interval(interval: Sequence[float]) -> str:
+    """Value and interval.
+
+    >>> interval([0.5, 0.4, 0.61])
+    '0.50 (0.40–0.61)'
+    """
+    value, low, high = interval
+    return f"{value:.2f} ({low:.2f}–{high:.2f})".replace("-", "−")
+
+
+def signed_interval(interval: Sequence[float]) -> str:
+    """Mean and interval.
+
+    >>> signed_interval([0.5, 0.4, 0.61])
+    '+0.500 [+0.400, +0.610]'
+    """
+    mean, low, high = interval
+    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def span(values: Sequence[float]) -> str:
+    """From the smallest to the largest.
+
+    >>> span([0.5, 0.25, 0.375])
+    '0.25 to 0.50'
+    """
+    return f"{min(values):.2f} to {max(values):.2f}".replace("-", "−")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    ruled = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in ruled)

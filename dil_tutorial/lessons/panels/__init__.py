@@ -1,0 +1,21 @@
+"""The panels of the notebooks.  Each is a function from where its sliders stand to a figure and a sentence with its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import ipywidgets
+
+from dil_tutorial.lessons.panels.family import dynamics_player, length_bias, pairs_budget, pulls
+from dil_tutorial.lessons.panels.laws import first_world, kl_directions, tilt_explorer, whose_losers
+from dil_tutorial.lessons.panels.practice import batch_layouts, fed_means, reward_for_kl
+from dil_tutorial.lessons.panels.ratios import denominator_mix, generator_gallery, generator_playground, loss_landscape
+
+PANELS: dict[str, Callable[[], ipywidgets.VBox]] = {
+    panel.__name__: panel
+    for panel in (
+        first_world,
+        tilt_explorer, whose_losers, kl_directions, generator_playground, generator_gallery, loss_landscape, denominator_mix,
+        pulls, dynamics_player, pairs_budget, length_bias, reward_for_kl, batch_layouts, fed_means,
+    )
+}  # fmt: skip

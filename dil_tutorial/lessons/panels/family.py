@@ -1,0 +1,158 @@
+"""The panels of notebooks 07 to 09: how losses pull, how they train, and what they make of lengths."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ipywidgets
+import torch
+from torch import Tensor
+
+from dil_tutorial.lessons.widgets import Drawn, frames
+from dil_tutorial.losses import Loss, make_loss
+from dil_tutorial.rlhf import kl
+from dil_tutorial.support import plotting
+from toy.fit import empirical_law, fit, fit_pairs
+from toy.gallery import bandit20, sentences
+
+# --- 07 · One family --------------------------------------------------------------------------------------------------
+
+FAMILY: dict[str, tuple[str, dict[str, Any]]] = {
+    "DPO": ("dpo", {"beta": 1.0}), "IPO": ("ipo", {"tau": 0.5}), "SLiC": ("slic", {"sft_weight": 0.0}),
+    "NCA = repaired BCE": ("nca", {"beta": 1.0}), "BCO = published BCE": ("bco", {"beta": 1.0}),
+    "LSIF, published": ("dil", {"generator": "lsif"}),
+    "LSIF, repaired": ("dil", {"generator": "lsif", "denominator": "mixture"}),
+    "SPPO": ("sppo", {"beta": 0.5}), "KTO": ("kto", {"beta": 1.0}),
+}  # fmt: skip
+
+
+def pulls() -> ipywidgets.VBox:
+    """How hard one pair pulls on its winner and on its loser, by where the two log-ratios stand."""
+    f = torch.linspace(-3, 3, 81, dtype=torch.float64)
+
+    def draw(name: str) -> Drawn:
+        kind, settings = FAMILY[name]
+        loss = make_loss(kind, **settings)
+        f_w, f_l = (axis.clone().requires_grad_() for axis in torch.meshgrid(f, f, indexing="ij"))
+        extra = {"kl": torch.zeros(())} if kind == "kto" else {}
+        g_w, g_l = torch.autograd.grad(loss(f_w, f_l, **extra).sum(), (f_w, f_l), allow_unused=True)
+        figure, axes = plotting.new_figure(columns=2, width=9.5, height=3.9)
+        for ax, pull, title in zip(axes, (-g_w, g_l), ("up on the winner", "down on the loser"), strict=True):
+            shown = ax.pcolormesh(f, f, pull.T.detach().clamp(-3, 3), cmap="RdBu", vmin=-3, vmax=3, shading="auto")
+            ax.axline((0, 0), slope=1, color="black", lw=0.8, ls=":")
+            ax.set(xlabel="f of the winner", ylabel="f of the loser", title=title)
+        figure.colorbar(shown, ax=axes, label="pull (cut at 3)")
+        middle = len(f) // 2
+        both = (-g_w[middle, middle]).item(), g_l[middle, middle].item()
+        far = (-g_w[-1, 0]).item(), g_l[-1, 0].item()
+        return figure, (
+            f"{name}: at the start it pulls {both[0]:.2f} up and {both[1]:.2f} down; with the pair at f = 3 and −3, "
+            f"{far[0]:.2f} and {far[1]:.2f}."
+        )
+
+    return frames(draw, {"Loss": list(FAMILY)})
+
+
+# --- 08 · Training dynamics -------------------------------------------------------------------------------------------
+
+PLAYED: dict[str, Loss] = {
+    "SFT": make_loss("sft"),
+    "BCE, repaired": make_loss("dil", generator="bce", denominator="mixture"),
+    "LSIF, published": make_loss("dil", generator="lsif"),
+    "DPO": make_loss("dpo", beta=1.0),
+}
+
+
+def dynamics_player() -> ipywidgets.VBox:
+    """Four losses on the same 300 pairs, step by step: each response's log-ratio against the true one."""
+    world, steps = bandit20(), [0, 10, 30, 100, 200, 400, 800, 1600]
+    true = (world.chosen / world.ref).log()[0]
+    paths: dict[str, dict[int, Tensor]] = {name: {} for name in PLAYED}
+    for name, loss in PLAYED.items():
+
+        def record(step: int, policy: Tensor, name: str = name) -> None:
+            if step in steps:
+                paths[name][step] = policy
+
+        fit_pairs(
+            world, loss, pairs=300, generator=torch.Generator().manual_seed(0), steps=1601, learning_rate=0.01, record=record
+        )
+
+    def draw(step: int) -> Drawn:
+        figure, axes = plotting.new_figure(columns=2, rows=2, width=8.5, height=6.4)
+        said = []
+        for ax, (name, path) in zip(axes, paths.items(), strict=True):
+            f = (path[step] / world.ref).log()[0]
+            ax.plot([-2, 1], [-2, 1], color="black", lw=0.8, ls=":")
+            ax.scatter(true, f, s=15 + 300 * world.ref[0], color=plotting.COLOURS[list(paths).index(name)], alpha=0.7)
+            ax.set(ylim=(-6, 2), xlim=(-2, 1), title=name, xlabel=r"true $\log(1+t)$")
+            said.append(f"{name} {(world.chosen[0] * f).sum().item() + 1e-9:+.2f}")
+        for ax in (axes[0], axes[2]):
+            ax.set_ylabel("log-ratio f")
+        return (
+            figure,
+            f"After {step} steps the winners' mean log-ratio is {', '.join(said)} "
+            f"(imitation: {(world.chosen[0] * true).sum():+.2f}).",
+        )
+
+    return frames(draw, {"Optimiser step": steps})
+
+
+def pairs_budget() -> ipywidgets.VBox:
+    """What SFT and the repaired losses end at on finite data, in closed form: frequencies, and twice the empirical win rate."""
+    world = bandit20()
+
+    def draw(pairs: int, seed: int) -> Drawn:
+        law = empirical_law(world, pairs, torch.Generator().manual_seed(seed))[0]
+        n_w, n_l = law.sum(1), law.sum(0)  # of each response as a winner, as a loser
+        seen = n_w + n_l > 0
+        ratio = torch.where(seen, 2 * n_w / (n_w + n_l).clamp(min=1e-12), 0.0)
+        left = 1 - (world.ref[0] * ratio).sum()
+        unseen = world.ref[0] * ~seen
+        repaired = world.ref[0] * ratio + (unseen / unseen.sum() * left if unseen.sum() > 0 else 0)
+        repaired = repaired.clamp(min=0) / repaired.clamp(min=0).sum()
+        figure, (axes,) = plotting.new_figure(width=8.5)
+        order = world.true_reward[0].argsort()
+        places = range(20)
+        axes.bar(places, world.chosen[0, order], color="#DDDDDD", label="winners' law")
+        axes.plot(places, n_w[order], "s", color=plotting.COLOURS[6], ms=5, label="SFT: frequencies of winners")
+        axes.plot(places, repaired[order], "o", color=plotting.COLOURS[2], ms=6, label="repaired DIL: win rate × reference")
+        axes.set(xlabel="responses, worst reward first", ylabel="probability", ylim=(0, 0.4), xticks=[])
+        axes.legend(frameon=False)
+        far = [kl(policy, world.chosen[0]).item() for policy in (n_w, repaired)]
+        return figure, (
+            f"{pairs} pairs, {int((~seen).sum())} responses unseen. KL to the winners' law: SFT {far[0]:z.4f}, "
+            f"repaired DIL {far[1]:z.4f} nats."
+        )
+
+    return frames(draw, {"Pairs": [30, 100, 300, 1000, 10_000, 100_000], "Draw": [1, 2, 3]}, [2, 0])
+
+
+# --- 09 · Lengths -----------------------------------------------------------------------------------------------------
+
+
+def length_bias() -> ipywidgets.VBox:
+    """Mean lengths under optima of losses fed sums and means, by the reference's probability of ending."""
+    losses = {
+        "DIL LSIF, repaired": make_loss("dil", generator="lsif", denominator="mixture"),
+        "DPO": make_loss("dpo", beta=1.0),
+    }
+
+    def draw(name: str, ending: float) -> Drawn:
+        words, world = sentences(ending)
+        loss = losses[name]
+        laws = {"reference": world.ref, "fed sums": fit(world, loss), "fed means": fit(world, loss, lengths=words.lengths)}
+        figure, (axes,) = plotting.new_figure(width=8)
+        mean = {}
+        for i, (label, law) in enumerate(laws.items()):
+            mass = [law[0, words.lengths == n].sum().item() for n in range(1, 5)]
+            mean[label] = (law * words.lengths).sum().item()
+            axes.bar([n + (i - 1) * 0.27 for n in range(1, 5)], mass, 0.27, color=plotting.COLOURS[i], label=label)
+        axes.set(xlabel="tokens, the end token included", ylabel="probability", ylim=(0, 1), xticks=range(1, 5), title=name)
+        axes.legend(frameon=False)
+        return figure, (
+            f"Mean length: reference {mean['reference']:.2f} tokens, {name} fed sums {mean['fed sums']:.2f}, "
+            f"fed means {mean['fed means']:.2f}."
+        )
+
+    return frames(draw, {"Loss": list(losses), "Probability of ending": [0.1, 0.2, 0.33, 0.5, 0.7]}, [1, 2])

@@ -1,0 +1,106 @@
+"""The panels of notebooks 11 to 13: batches, reward for KL, and what the public code computes."""
+
+from __future__ import annotations
+
+import ipywidgets
+import torch
+
+from dil_tutorial.lessons.widgets import Drawn, frames
+from dil_tutorial.losses import make_loss
+from dil_tutorial.support import plotting
+from toy import optima
+from toy.frontier import curves, place
+from toy.gallery import bandit20
+
+# --- 11 · Scaling up ---------------------------------------------------------------------------------------------------
+
+
+def batch_layouts() -> ipywidgets.VBox:
+    """What padding and twice-read prompts cost: six pairs in each layout, as the prompt grows.  Needs the llm extra."""
+    from dil_tutorial.llm.data import collate
+
+    rng = torch.Generator().manual_seed(0)
+
+    def draw(prompt_tokens: int) -> Drawn:
+        means = {"prompt": prompt_tokens, "chosen": 60, "rejected": 60}
+        rows = []
+        for _ in range(6):
+            size = {part: max(4, int(mean * (0.5 + torch.rand(1, generator=rng).item()))) for part, mean in means.items()}
+            shared = list(range(size["prompt"]))
+            rows.append({"chosen_prompt": shared, "chosen": [1] * size["chosen"],
+                         "rejected_prompt": shared, "rejected": [1] * size["rejected"]})  # fmt: skip
+        counts = {layout: collate(rows, 0, layout)["input_ids"].numel() for layout in ("padded", "packed", "shared")}
+        figure, axes = plotting.new_figure(columns=3, width=9, height=2.8)
+        grey, padding, green, orange = "#888888", "#e4e4e4", plotting.COLOURS[2], plotting.COLOURS[1]
+        longest = max(len(row["chosen_prompt"]) + max(len(row["chosen"]), len(row["rejected"])) for row in rows)
+        for ax, (layout, count) in zip(axes, counts.items(), strict=True):
+            for i, row in enumerate(rows):
+                prompt, first, second = len(row["chosen_prompt"]), len(row["chosen"]), len(row["rejected"])
+                widths = [prompt, first, longest - prompt - first, prompt, second, longest - prompt - second]
+                if layout != "padded":
+                    widths[2] = widths[5] = 0
+                if layout == "shared":
+                    widths[3] = 0
+                for k, colour in enumerate((grey, green, padding, grey, orange, padding)):
+                    ax.barh(i, widths[k], left=sum(widths[:k]), color=colour, height=0.8)
+            ax.set(yticks=[], xlabel="positions of a pair", title=f"{layout}: {count} positions", xlim=(0, 2.05 * longest))
+        return figure, (
+            f"Prompts of about {prompt_tokens} tokens: padded rows take {counts['padded']} positions, packed "
+            f"{counts['packed']}, with shared prompts {counts['shared']}, {counts['shared'] / counts['padded']:.0%}. "
+            "Grey: prompt; pale: padding; green: chosen; orange: rejected."
+        )
+
+    return frames(draw, {"Prompt tokens": [15, 60, 240, 960]}, [1])
+
+
+# --- 12 · Beyond ------------------------------------------------------------------------------------------------------
+
+
+def reward_for_kl() -> ipywidgets.VBox:
+    """One temperature for RLHF and for DIL's objective, and best of N beside them."""
+    world = bandit20()
+    shown = [8.0, 4.0, 2.0, 1.0, 0.7, 0.5, 0.3, 0.2]
+    exact = curves(world)
+
+    def draw(beta: float) -> Drawn:
+        figure, (axes,) = plotting.new_figure(width=7.5, height=4)
+        for i, (name, points) in enumerate(exact.items()):
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, color=plotting.COLOURS[i], lw=(1.8, 1.8, 0)[i], marker=(None, None, "o")[i], ms=4, label=name)
+        marked = place(optima.rlhf(world, beta), world), place(optima.tempered(world, beta), world)
+        for i, point in enumerate(marked):
+            axes.plot(*point, "D", color=plotting.COLOURS[i], mec="black", ms=9)
+        axes.set(xlim=(0, 2.2), xlabel=r"KL(policy $\|\,\pi_{ref}$), nats", ylabel="gain in reward", title=f"β = {beta:g}")
+        axes.legend(frameon=False, loc="lower right")
+        (k, g), (k2, g2) = marked
+        return figure, f"At β = {beta:g} RLHF gains {g:.2f} for {k:.2f} nats, DIL with that temperature {g2:.2f} for {k2:.2f}."
+
+    return frames(draw, {"Temperature β": shown}, [3])
+
+
+# --- 13 · The paper against its code -----------------------------------------------------------------------------------
+
+
+def fed_means() -> ipywidgets.VBox:
+    """What a loss makes of a winner's log-ratio when it is fed the sum, and when it is fed the mean per token."""
+    f = torch.linspace(-6, 6, 121, dtype=torch.float64)
+    zero = torch.zeros_like(f)
+    losses = {
+        "LSIF, published": make_loss("dil", generator="lsif", denominator="rejected"),
+        "BCE, published": make_loss("dil", generator="bce", denominator="rejected"),
+        "DPO": make_loss("dpo", beta=1.0),
+    }
+
+    def draw(tokens: int) -> Drawn:
+        figure, panes = plotting.new_figure(columns=2, width=8.8)
+        for ax, scale, title in zip(panes, (1, tokens), ("fed the sum f", "fed the mean f/|y|"), strict=True):
+            named = {name: (f.tolist(), loss(f / scale, zero).tolist()) for name, loss in losses.items()}
+            plotting.curves(ax, named, "f of the winner, nats", "loss", title)
+            ax.set_ylim(-6, 6)
+        pulls = [torch.sigmoid(torch.tensor(-2.0 / scale)).item() / scale for scale in (1, tokens)]
+        return (
+            figure,
+            f"{tokens} tokens: at f = 2 DPO pulls with {pulls[0]:.4f} fed sums, {pulls[1]:.4f} fed means.",
+        )
+
+    return frames(draw, {"Tokens in the winner": [1, 2, 5, 10, 50, 100]}, [2])

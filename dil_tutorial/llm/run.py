@@ -1,0 +1,188 @@
+"""Training by a recipe: check everything first, build the trainer, train, save; and read a finished run again."""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from dil_tutorial.errors import InputError, unknown_name
+from dil_tutorial.llm.callbacks import StopAndSave
+from dil_tutorial.llm.config import DILConfig
+from dil_tutorial.llm.data import read_pairs
+from dil_tutorial.llm.models import DTYPES, load_model, load_tokenizer, resolve
+from dil_tutorial.llm.recipe import OWN_KEYS
+from dil_tutorial.llm.trainer import DILTrainer
+from dil_tutorial.support import plotting
+from dil_tutorial.support.provenance import provenance, read_json, write_json
+
+
+def prepare(recipe: dict[str, Any], output_dir: Path, resume: bool) -> tuple[DILTrainer, str | None]:
+    """Check everything, then build the trainer; returns it and the checkpoint to resume from."""
+    check_own_keys(recipe)
+    checkpoint = checkpoint_to_resume(recipe, output_dir, resume)
+    pairs = read_pairs(recipe["data"], recipe.get("limit"))
+    eval_pairs = read_pairs(recipe["eval_data"], recipe.get("limit")) if recipe.get("eval_data") else None
+    settings = {key: value for key, value in recipe.items() if key not in OWN_KEYS}
+    try:
+        config = DILConfig(output_dir=str(output_dir), **settings)
+    except InputError as error:
+        raise InputError(f"recipe: {error}") from None
+    except ValueError as error:  # transformers' own checks
+        raise InputError(f"recipe: {' '.join(str(error).split())}") from None
+    name, dtype = recipe["model"], recipe.get("dtype", "float32")
+    resolve(name)  # a folder without weights is an error before anything is written
+    tokenizer = load_tokenizer(name)
+    model = load_model(name, dtype)
+    if dtype == "nf4":
+        from peft import prepare_model_for_kbit_training
+
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=config.gradient_checkpointing)
+    peft_config = lora_config(recipe) if "lora_r" in recipe else None
+    trainer = DILTrainer(model, config, pairs, eval_dataset=eval_pairs, processing_class=tokenizer, peft_config=peft_config)
+    return trainer, checkpoint
+
+
+def check_own_keys(recipe: dict[str, Any]) -> None:
+    """InputError where what a recipe holds beside DILConfig's fields is missing or does not go together."""
+    dtype = recipe.get("dtype", "float32")
+    lora = [key for key in recipe if key.startswith("lora_")]
+    limit = recipe.get("limit")
+    if not recipe.get("model"):
+        raise InputError("recipe: no model: set model to a fetched model, a folder or a hub id")
+    if not recipe.get("data"):
+        raise InputError("no data: give --data FILE.jsonl, or `data:` in the recipe")
+    if dtype not in DTYPES:
+        raise InputError(f"recipe: {unknown_name('dtype', dtype, DTYPES)}")
+    if lora and "lora_r" not in lora:
+        raise InputError(f"recipe: {', '.join(lora)} without lora_r: give the rank, or leave LoRA out")
+    if dtype == "nf4" and not lora:
+        raise InputError("recipe: dtype nf4 without lora_r: weights of 4 bits cannot be trained, an adapter on them can")
+    if limit is not None and limit < 1:
+        raise InputError(f"recipe: limit is {limit}: give at least 1, or leave it out")
+
+
+def checkpoint_to_resume(recipe: dict[str, Any], output_dir: Path, resume: bool) -> str | None:
+    """The newest whole checkpoint where ``resume`` asks for one; InputError where the folder holds something else."""
+    if output_dir.exists() and not output_dir.is_dir():
+        raise InputError(f"{output_dir}: is a file: choose another --output-dir")
+    if (output_dir / "model").exists():
+        raise InputError(f"{output_dir}: holds a finished run: choose another --output-dir")
+    states = output_dir.glob("checkpoint-*/trainer_state.json")
+    whole = [path.parent for path in states if path.read_text(encoding="utf-8").endswith("}\n")]  # that file is written last
+    checkpoints = sorted(whole, key=lambda path: int(path.name.split("-")[1]))
+    if checkpoints and not resume:
+        raise InputError(f"{output_dir}: holds an interrupted run: go on with --resume, or choose another --output-dir")
+    if resume and not checkpoints:
+        raise InputError(f"{output_dir}: holds no checkpoint to resume from: start without --resume")
+    if not checkpoints:
+        return None
+    before = read_json(output_dir / "recipe.json")
+    if changed := sorted(key for key in before.keys() | recipe.keys() if before.get(key) != recipe.get(key)):
+        raise InputError(
+            f"{output_dir}: the interrupted run had another {', '.join(changed)}: resume with the same recipe and data"
+        )
+    return str(checkpoints[-1])
+
+
+def describe(trainer: DILTrainer) -> str:
+    """The loss with the settings it will use, e.g. dil (generator bce, denominator mixture, beta 1.0).
+
+    A learned shift and a measured KL are no settings.
+    """
+    parameters = inspect.signature(trainer.loss_function).parameters.values()
+    used = {p.name: p.default for p in parameters if not p.name.startswith(("f_", "logp_", "shift", "kl"))}
+    settings = ", ".join(f"{name} {getattr(value, 'name', value)}" for name, value in used.items())
+    return trainer.args.loss + (f" ({settings})" if settings else "")
+
+
+def lora_config(keys: dict[str, Any]) -> Any:
+    """peft's LoraConfig from a recipe's lora_* keys; by default every linear layer gets an adapter, with alpha = 2 r."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=keys["lora_r"],
+        lora_alpha=keys.get("lora_alpha", 2 * keys["lora_r"]),
+        lora_dropout=keys.get("lora_dropout", 0.0),
+        target_modules=keys.get("lora_target_modules", "all-linear"),
+        task_type="CAUSAL_LM",
+    )
+
+
+def run(trainer: DILTrainer, checkpoint: str | None, recipe: dict[str, Any]) -> int | None:
+    """Train and save; returns None, or the number of the signal that stopped it (a checkpoint is saved then)."""
+    if trainer.is_world_process_zero():
+        write_json(Path(trainer.args.output_dir) / "recipe.json", recipe)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if reason := cannot_write(error):
+            raise InputError(
+                f"{trainer.args.output_dir}: a checkpoint could not be written ({reason}): make room, then go on with --resume "
+                "from the one before"
+            ) from None
+        raise
+    stopped = next(c.stopped_by for c in trainer.callback_handler.callbacks if isinstance(c, StopAndSave))
+    if stopped is not None and trainer.state.global_step < trainer.state.max_steps:
+        return stopped
+    out = Path(trainer.args.output_dir)
+    unfinished = out / "model.writing"
+    if trainer.is_world_process_zero():
+        shutil.rmtree(unfinished, ignore_errors=True)
+    trainer.accelerator.wait_for_everyone()
+    trainer.save_model(str(unfinished))  # on every process: a sharded model is gathered
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        save_run(trainer, recipe)
+        unfinished.replace(out / "model")  # the model's name appears last: a folder with it is a finished run
+        if trainer.args.save_strategy == "no":
+            for left in out.glob("checkpoint-*"):  # by an interruption, not asked for
+                shutil.rmtree(left)
+    return None
+
+
+def cannot_write(error: Exception) -> str | None:
+    """What kept a file from being written, if that is what ``error`` says: a full disk or quota, a file too large."""
+    if isinstance(error, OSError):
+        return error.strerror if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else None
+    text = " ".join(str(error).split())
+    return text[:160] if any(sign in text for sign in ("No space left", "File too large", "failed writing file")) else None
+
+
+def save_run(trainer: DILTrainer, recipe: dict[str, Any]) -> None:
+    """The training curves as figure and numbers, and run.json, under the output folder."""
+    out = Path(trainer.args.output_dir)
+    figure = plotting.training_curves(trainer.state.log_history)
+    plotting.save(figure, out / "training")
+    run = {
+        **provenance(),
+        "recipe": recipe,
+        "seed": trainer.args.seed,
+        "loss": trainer.args.loss,
+        "logprobs": trainer.args.logprobs,
+        "layout": trainer.layout,
+        "head_chunk": trainer.head_chunk,
+        "processes": trainer.args.world_size,
+        "pairs dropped": trainer.dropped,
+        "history": trainer.state.log_history,
+    }
+    write_json(out / "run.json", run)
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """run.json of a finished run."""
+    path = folder / "run.json"
+    if not path.is_file() or not (folder / "model").is_dir():
+        raise InputError(f"{folder}: no finished run: give the output folder of `dil train`")
+    return dict(read_json(path))
+
+
+def models_of(folder: Path) -> tuple[Any, Any, Any, dict[str, Any]]:
+    """The trained model of a finished run, its reference, their tokenizer, and the recipe."""
+    recipe = read_run(folder)["recipe"]
+    dtype, trained = recipe.get("dtype", "float32"), str(folder / "model")
+    return load_model(trained, dtype), load_model(recipe["model"], dtype), load_tokenizer(trained), recipe

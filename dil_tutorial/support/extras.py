@@ -1,0 +1,26 @@
+"""Optional packages: where one is missing, a line that says how to get it stands in place of an ImportError."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from dil_tutorial.errors import InputError
+
+MODULES = {  # what each extra of pyproject.toml must bring
+    "llm": ("accelerate", "peft", "datasets", "gguf"),
+    "qlora": ("bitsandbytes",),
+    "eval": ("lm_eval",),
+    "book": ("jupyter_book",),
+    "course": ("nbgrader", "jupytext"),
+    "bench": ("trl",),
+    "dev": ("jupytext",),
+}
+
+
+def need(extra: str, what: str) -> None:
+    """InputError where a module of ``extra`` is missing; ``what`` is the thing that needs it, the line's first words.
+
+    >>> need("dev", "dil notebooks")
+    """
+    if missing := [name for name in MODULES[extra] if find_spec(name) is None]:
+        raise InputError(f"{what} needs {' and '.join(missing)}: pip install -c constraints.txt -e '.[{extra}]', or make test")
