@@ -2,6 +2,7 @@
 
 ``World`` (worlds.py) holds pi_ref and a preference; ``optima`` solves for what each loss converges to;
 ``fit`` differentiates the very loss functions that train language models; ``gallery`` has worlds worth meeting.
+Read them in that order.  It may import the derivation, and never a language model.
 """
 
 from toy.worlds import World

@@ -11,10 +11,10 @@ import torch
 
 from dil_tutorial.bench.llm import BATCH, LENGTHS, made_up_pairs
 from dil_tutorial.errors import InputError
-from dil_tutorial.llm.capabilities import why_not_packed
-from dil_tutorial.llm.data import tokenize_pairs
-from dil_tutorial.llm.evaluate import pair_logps
+from dil_tutorial.llm.capabilities import enable_packing
+from dil_tutorial.llm.logprobs import pair_logps
 from dil_tutorial.llm.models import load_model, load_tokenizer, this_device
+from dil_tutorial.llm.tokens import tokenize_pairs
 from dil_tutorial.support.provenance import provenance, write_json
 
 PRECISIONS = ("fp32", "bf16 autocast", "bf16")
@@ -35,7 +35,7 @@ def noise(model: str, done: Callable[[str], None], count: int = 32) -> list[dict
         network = load_model(model, "bfloat16" if precision == "bf16" else "float32").to(device)
         autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16 autocast" else nullcontext()
         with autocast:
-            if reason := why_not_packed(network):
+            if reason := enable_packing(network):
                 raise InputError(f"model {model}: {reason}: dil bench noise compares packed batches with padded ones")
             base = pair_logps(network, rows, BATCH, "shared", quiet=True)
             others = {

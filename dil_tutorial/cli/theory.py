@@ -93,23 +93,19 @@ def optima(
 ) -> None:
     """Where does every loss end in YOUR world?  Exact policies for a small world of your own."""
     from dil_tutorial.experiments import own_world
-    from dil_tutorial.rlhf import kl
-    from toy.compare import ENTRIES
 
-    w = own_world.read_world(world)
-    with progress(len(ENTRIES), "solving") as done:
-        policies = own_world.policies(w, done)
-    count = w.ref.shape[1]
-    columns = min(count, 8)  # as many as a terminal holds; the JSON file has all
-    for x in range(len(w.ref)):
+    with progress(own_world.STEPS, "solving") as done:
+        policies, missing = own_world.solve(own_world.read_world(world), done)
+    away, (prompts, responses) = own_world.away(policies), policies["reference"].shape
+    columns = min(responses, 8)  # as many as a terminal holds; the JSON file has all
+    for x in range(prompts):
         shown = table(f"prompt {x}", "policy", *(f"y{y}>" for y in range(columns)), "KL to\npi_chosen>")
         for name, policy in policies.items():
-            away = abs(kl(policy, w.chosen)[x].item())
-            shown.add_row(name, *(f"{policy[x, y]:.4f}" for y in range(columns)), f"{away:.4f}")
+            shown.add_row(name, *(f"{policy[x, y]:.4f}" for y in range(columns)), f"{away[name][x]:.4f}")
         console.print(shown)
-        if columns < count:
-            say(f"{columns} of {count} responses shown; --json FILE writes all")
-    if missing := [entry.label for entry in ENTRIES if entry.label not in policies]:
+        if columns < responses:
+            say(f"{columns} of {responses} responses shown; --json FILE writes all")
+    if missing:
         say(f"no finite optimum where a label is certain: {', '.join(missing)}")
     if json:
         own_world.save(policies, json)

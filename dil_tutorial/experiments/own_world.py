@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from dil_tutorial.errors import InputError, unknown_name
+from dil_tutorial.rlhf import kl
 from dil_tutorial.support.provenance import provenance, read_json, write_json
 from toy.compare import ENTRIES
 from toy.worlds import World
@@ -47,20 +48,32 @@ def read_world(path: Path) -> World:
         raise InputError(f"{path}: {error}") from None
 
 
-def policies(world: World, done: Callable[[str], None] = lambda label: None) -> dict[str, Tensor]:
-    """The reference, both laws, and where each loss ends, all (X, Y); a loss without a finite optimum is left out.
+STEPS = len(ENTRIES)  # that ``solve`` reports
+
+
+def solve(world: World, done: Callable[[str], None] = lambda label: None) -> tuple[dict[str, Tensor], list[str]]:
+    """The reference, both laws, and where each loss ends, all (X, Y); and the losses that have no finite optimum here.
 
     >>> from toy.gallery import bandit
-    >>> list(policies(bandit()))[:4]
-    ['reference', 'chosen', 'rejected', 'SFT']
+    >>> policies, missing = solve(bandit())
+    >>> list(policies)[:4], missing
+    (['reference', 'chosen', 'rejected', 'SFT'], [])
     """
-    found = {"reference": world.ref, "chosen": world.chosen, "rejected": world.rejected}
+    policies = {"reference": world.ref, "chosen": world.chosen, "rejected": world.rejected}
+    missing = []
     for entry in ENTRIES:
         policy = entry.policy(world)
-        if policy is not None:
-            found[entry.label] = policy
+        if policy is None:
+            missing.append(entry.label)
+        else:
+            policies[entry.label] = policy
         done(entry.label)
-    return found
+    return policies, missing
+
+
+def away(policies: dict[str, Tensor]) -> dict[str, list[float]]:
+    """KL(policy || pi_chosen) of each policy at each prompt, in nats."""
+    return {name: kl(policy, policies["chosen"]).abs().tolist() for name, policy in policies.items()}
 
 
 def save(policies: dict[str, Tensor], path: Path) -> None:

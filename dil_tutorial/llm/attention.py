@@ -1,16 +1,7 @@
-"""Pairs packed end to end into one row: no padding anywhere, and a prompt that two responses share is read once.
+"""Attention for packed pairs: tokens see their own document, and the second of two responses does not see the first.
 
-A *document* is what two prompts have in common (usually all) and one or two branches: [prefix | first | second].
-Positions restart at the second branch, and its tokens see the prefix and themselves but not the first branch, so that
-every number is what the two plain rows [prefix | first] and [prefix | second] would give::
-
-             prefix   first    second
-    prefix   causal
-    first    full     causal
-    second   full     -        causal
-
-A batch is one row of documents.  Every linear layer then works on real tokens alone; attention, the only place where
-tokens meet, runs document by document: on [prefix | first], and for the second branch on [prefix | second].
+A *document* is [prefix | first | second] (``batches.pack``).  Every linear layer works on real tokens alone; attention, the
+only place where tokens meet, runs document by document: on [prefix | first], and for the second branch on [prefix | second].
 
 The layout reaches the attention function as a table (1, 1, D, 3) of lengths in the place of the attention mask:
 transformers hands a 4-D mask through untouched.  With any other mask the attention functions here are transformers' own
@@ -24,7 +15,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -39,75 +29,7 @@ ATTENTION = "documents"  # the names of document_attention and of varlen_attenti
 VARLEN = "documents_varlen"
 
 
-def common_prefix(a: Sequence[Any], b: Sequence[Any]) -> int:
-    """How many items (tokens, messages, letters) ``a`` and ``b`` have in common at their start.
-
-    >>> common_prefix([5, 6, 7], [5, 6, 8, 9])
-    2
-    """
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-
-
-def pack(rows: list[dict[str, Any]], prefix_sharing: bool = True) -> dict[str, Tensor]:
-    """B tokenised pairs as one row of S tokens; responses are numbered as in ``collate``: B chosen, then B rejected.
-
-    A third response, of the reference, is a document of its own, and N is then 3B in place of 2B.
-
-    ==================  ===============  ======================================================================
-    Name                Shape            Description
-    ==================  ===============  ======================================================================
-    ``input_ids``       (1, S)           all documents, end to end
-    ``position_ids``    (1, S)           0, 1, 2, ... in [prefix | first]; the second branch goes on from the prefix
-    ``documents``       (1, 1, D, 3)     lengths of prefix, first and second branch (0: none), int32
-    ``sources``         (M,)             for each response token the place in the row that predicts it
-    ``targets``         (M,)             the response tokens, in the order of the responses
-    ``lengths``         (N,)             tokens in each response
-    ==================  ===============  ======================================================================
-
-    >>> row = {"chosen_prompt": [5, 6], "chosen": [7, 1], "rejected_prompt": [5, 6], "rejected": [8]}
-    >>> batch = pack([row])
-    >>> batch["input_ids"].tolist(), batch["position_ids"].tolist()
-    ([[5, 6, 7, 1, 8]], [[0, 1, 2, 3, 2]])
-    >>> batch["documents"].tolist(), batch["sources"].tolist(), batch["targets"].tolist()
-    ([[[[2, 2, 1]]]], [1, 2, 1], [7, 1, 8])
-    >>> pack([row], prefix_sharing=False)["input_ids"].tolist()
-    [[5, 6, 7, 1, 5, 6, 8]]
-    """
-    B = len(rows)
-    ids: list[int] = []
-    positions: list[int] = []
-    documents: list[list[int]] = []
-    N = 3 * B if "reference" in rows[0] else 2 * B
-    sources: list[list[int]] = [[] for _ in range(N)]
-    responses: list[list[int]] = [[] for _ in range(N)]
-    for i, row in enumerate(rows):
-        pair = [(i, row["chosen_prompt"], row["chosen"]), (i + B, row["rejected_prompt"], row["rejected"])]
-        alone = [[(i + 2 * B, row["reference_prompt"], row["reference"])]] if "reference" in row else []
-        for branches in [pair, *alone] if prefix_sharing else [pair[:1], pair[1:], *alone]:
-            prefix = branches[0][1][: common_prefix(branches[0][1], branches[-1][1])]
-            start = len(ids)
-            ids += prefix
-            positions += range(len(prefix))
-            documents.append([len(prefix), 0, 0])
-            for place, (number, prompt, response) in enumerate(branches, 1):
-                branch = prompt[len(prefix) :] + response  # a prompt whose last token differs ends in its own branch
-                row_of = [*range(start, start + len(prefix)), *range(len(ids), len(ids) + len(branch))]
-                sources[number] = row_of[len(prompt) - 1 : -1]  # each response token is predicted by the one before it
-                responses[number] = response
-                ids += branch
-                positions += range(len(prefix), len(prefix) + len(branch))
-                documents[-1][place] = len(branch)
-    return {
-        "input_ids": torch.tensor([ids]),
-        "position_ids": torch.tensor([positions]),
-        "documents": torch.tensor([[documents]], dtype=torch.int32),
-        "sources": torch.tensor([place for part in sources for place in part]),
-        "targets": torch.tensor([token for part in responses for token in part]),
-        "lengths": torch.tensor([len(part) for part in responses]),
-    }
-
-
-@functools.lru_cache(maxsize=2)  # the same tensor in every layer; DDP moves it to the card, and to read it there is to wait
+@functools.lru_cache(maxsize=2)  # every layer asks for it, and reading a CUDA tensor synchronises the device
 def lengths_of(documents: Tensor) -> tuple[tuple[int, int, int], ...]:
     """The table ``documents`` of ``pack`` in plain numbers: lengths of prefix, first and second branch."""
     return tuple((prefix, first, second) for prefix, first, second in documents[0, 0].tolist())
@@ -150,7 +72,7 @@ def document_attention(
     return torch.cat(parts, 1), None
 
 
-@functools.lru_cache(maxsize=2)  # every layer of a forward pass asks for the same
+@functools.lru_cache(maxsize=2)  # every layer asks for the same
 def branches(table: tuple[tuple[int, int, int], ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor, int, int]:
     """The keys that each branch's queries see, end to end: (places in the row, offsets of queries, of keys, longest of each).
 

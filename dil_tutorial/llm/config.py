@@ -9,7 +9,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from dil_tutorial.errors import InputError, unknown_name
-from dil_tutorial.llm.data import LAYOUTS
+from dil_tutorial.llm.batches import LAYOUTS
 from dil_tutorial.losses import Loss, make_loss, needs_kl, needs_reference_samples
 from dil_tutorial.support.provenance import read_json
 

@@ -7,42 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from tqdm.auto import tqdm
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.llm.capabilities import why_not_packed
-from dil_tutorial.llm.data import Pair, collate, read_pairs, tokenize_pairs
-from dil_tutorial.llm.logprobs import response_logps
+from dil_tutorial.llm.capabilities import enable_packing
+from dil_tutorial.llm.data import Pair, read_pairs
+from dil_tutorial.llm.logprobs import pair_logps
 from dil_tutorial.llm.metrics import kl_terms
 from dil_tutorial.llm.models import this_device
 from dil_tutorial.llm.run import models_of
+from dil_tutorial.llm.tokens import tokenize_pairs
 from dil_tutorial.support.extras import need
 from dil_tutorial.support.intervals import bootstrap
 from dil_tutorial.support.provenance import provenance, write_json
-
-
-@torch.no_grad()
-def pair_logps(model: Any, rows: list[dict[str, Any]], batch_size: int, layout: str, quiet: bool = False) -> Tensor:
-    """Summed log-probabilities (2, P) of the chosen and the rejected responses of P tokenised pairs.
-
-    A ``layout`` other than "padded" wants a model that ``why_not_packed`` has nothing against.
-
-    >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
-    >>> model, tokenizer = tiny_model(), own_tokenizer()
-    >>> from dil_tutorial.llm.data import read_pairs, tiny_preferences, tokenize_pairs
-    >>> rows, _ = tokenize_pairs(read_pairs(tiny_preferences(), limit=3), tokenizer, max_length=128)
-    >>> pair_logps(model, rows, batch_size=2, layout="padded", quiet=True).shape
-    torch.Size([2, 3])
-    """
-    model.eval()
-    parts = []
-    for start in tqdm(range(0, len(rows), batch_size), desc="Scoring", disable=quiet):
-        batch = collate(rows[start : start + batch_size], pad_token_id=0, layout=layout)
-        on_device = {name: value.to(model.device) for name, value in batch.items()}
-        logps, _ = response_logps(model, on_device, model.get_output_embeddings(), chunk=256 if layout != "padded" else 0)
-        parts.append(logps.view(2, -1).float().cpu())
-    return torch.cat(parts, 1)
 
 
 def evaluate(
@@ -68,12 +44,10 @@ def evaluate(
     (4, 3)
     """
     rows, dropped = tokenize_pairs(pairs, tokenizer, max_length, chat_format)
-    for row in rows:
-        row.pop("reference", None)  # a third response plays no part here
-    layout = "padded" if any([why_not_packed(policy), why_not_packed(reference)]) else "shared"  # asks both
+    layout = "padded" if any([enable_packing(policy), enable_packing(reference)]) else "shared"  # asks both
     ours, theirs = (pair_logps(model, rows, batch_size, layout, quiet) for model in (policy, reference))
     f_w, f_l = ours - theirs
-    tokens = torch.tensor([[len(row["chosen"]), len(row["rejected"])] for row in rows]).T
+    tokens = torch.tensor([[len(row.chosen.tokens), len(row.rejected.tokens)] for row in rows]).T
     values = {
         "ranking accuracy": (ours[0] > ours[1]).float(),
         "ranking accuracy, reference": (theirs[0] > theirs[1]).float(),

@@ -10,6 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from tqdm.auto import tqdm
+
+from dil_tutorial.llm.batches import PackedBatch, PaddedBatch, batch_of
+from dil_tutorial.llm.tokens import TokenisedPair
 
 
 def token_logps(logits: Tensor, tokens: Tensor) -> Tensor:
@@ -49,39 +53,48 @@ def head_gives_logps(head: nn.Module, pick: Callable[[Tensor], Tensor], targets:
 
 
 def response_logps(
-    model: Any, batch: dict[str, Tensor], head: nn.Module | None = None, chunk: int = 0
+    model: Any, batch: PaddedBatch | PackedBatch, head: nn.Module | None = None, chunk: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Summed log-probability and length in tokens of each of N responses, both (N,).
 
-    ``batch`` is from ``pad_responses`` or from ``packing.pack``.  The vocabulary head runs on the positions that predict
-    response tokens, and with ``chunk`` (which needs the model's ``head``) on that many of them at a time.
+    The vocabulary head runs on the positions that predict response tokens, and with ``chunk`` (which needs the model's
+    ``head``) on that many of them at a time.
 
+    >>> from dil_tutorial.llm.batches import pad
     >>> from dil_tutorial.llm.tiny import tiny_model
-    >>> from dil_tutorial.llm.data import pad_responses
+    >>> from dil_tutorial.llm.tokens import Response
     >>> model = tiny_model()
     >>> _ = model.lm_head.weight.data.zero_()  # all 500 tokens equally likely
-    >>> logps, tokens = response_logps(model, pad_responses([([5, 6], [7]), ([8], [9, 10])], pad_token_id=0))
+    >>> logps, tokens = response_logps(model, pad([Response([5, 6], [7]), Response([8], [9, 10])], pad_token_id=0))
     >>> (logps / torch.log(torch.tensor(1 / 500))).tolist(), tokens.tolist()
     ([1.0, 2.0], [1, 2])
     """
-    targets, lengths = batch["targets"], batch["lengths"]  # (M,), (N,)
-    inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"], "use_cache": False}
-    if "documents" in batch:
-        inputs |= {"attention_mask": batch["documents"].cpu(), "logits_to_keep": batch["sources"]}
-
-        def pick(x: Tensor) -> Tensor:
-            return x[0]  # (1, M, ...) -> (M, ...)
-    else:
-        mask = batch["response_mask"]  # (N, T)
-        T = mask.shape[1]
-        inputs |= {"attention_mask": batch["attention_mask"], "logits_to_keep": T + 1}
-
-        def pick(x: Tensor) -> Tensor:
-            return x[:, -T - 1 : -1][mask]  # (N, T + 1 or more, ...) -> (M, ...): each token's predecessor
-
     if chunk and head is not None:
-        with head_gives_logps(head, pick, targets, chunk):
-            logps = model(**inputs).logits
+        with head_gives_logps(head, batch.pick, batch.targets, chunk):
+            logps = model(**batch.inputs(), use_cache=False).logits  # (M,)
     else:
-        logps = token_logps(pick(model(**inputs).logits), targets)
-    return torch.stack([part.sum() for part in logps.split(lengths.tolist())]), lengths
+        logps = token_logps(batch.pick(model(**batch.inputs(), use_cache=False).logits), batch.targets)
+    return torch.stack([part.sum() for part in logps.split(batch.lengths.tolist())]), batch.lengths
+
+
+@torch.no_grad()
+def pair_logps(model: Any, rows: list[TokenisedPair], batch_size: int, layout: str, quiet: bool = False) -> Tensor:
+    """Summed log-probabilities (2, P) of the chosen and the rejected responses of P pairs.
+
+    A ``layout`` other than "padded" wants a model on which ``capabilities.enable_packing`` succeeded.
+
+    >>> from dil_tutorial.llm.data import read_pairs, tiny_preferences
+    >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
+    >>> from dil_tutorial.llm.tokens import tokenize_pairs
+    >>> rows, _ = tokenize_pairs(read_pairs(tiny_preferences(), limit=3), own_tokenizer(), max_length=128)
+    >>> pair_logps(tiny_model(), rows, batch_size=2, layout="padded", quiet=True).shape
+    torch.Size([2, 3])
+    """
+    model.eval()
+    parts = []
+    for start in tqdm(range(0, len(rows), batch_size), desc="Scoring", disable=quiet):
+        pairs = [TokenisedPair(row.chosen, row.rejected) for row in rows[start : start + batch_size]]
+        batch = batch_of(pairs, pad_token_id=0, layout=layout).to(model.device)
+        logps, _ = response_logps(model, batch, model.get_output_embeddings(), chunk=256 if layout != "padded" else 0)
+        parts.append(logps.view(2, -1).float().cpu())
+    return torch.cat(parts, 1)

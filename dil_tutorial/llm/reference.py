@@ -21,9 +21,10 @@ from torch import Tensor
 from torch.utils.data import Sampler
 from tqdm.auto import tqdm
 
-from dil_tutorial.llm.data import pad_responses, responses_of
+from dil_tutorial.llm.batches import PaddedBatch, pad
+from dil_tutorial.llm.tokens import Response, TokenisedPair
 
-Rows = list[dict[str, Any]]
+Rows = list[TokenisedPair]
 
 
 class FixedBatches(Sampler[int]):
@@ -67,30 +68,31 @@ def score_reference(
     world: int = 1,
     quiet: bool = False,
 ) -> None:
-    """Put ``ref_chosen``, ``ref_rejected``, summed log-probs, into every row: from ``path`` if it holds them under ``key``.
+    """Put ``ref_logp``, the summed log-prob, into every response: from ``path`` if it holds them under ``key``.
 
-    ``score`` maps the b rows of a batch to (2b,) log-probs, chosen first; to (3b,) where rows have a third response, which
-    gives ``ref_reference``.  Of ``world`` processes each scores its share.
+    ``score`` maps the b rows of a batch to the (2b,) or (3b,) log-probs of their responses, in the order of a batch.  Of
+    ``world`` processes each scores its share.
 
     >>> import tempfile
-    >>> rows = [{"chosen": [5, 6], "rejected": [7]}, {"chosen": [8], "rejected": [9]}]
+    >>> from dil_tutorial.llm.batches import in_order
+    >>> rows = [TokenisedPair(Response([1], [5, 6]), Response([1], [7])), TokenisedPair(Response([1], [8]), Response([1], [9]))]
     >>> def score(batch):  # here -1 a token
-    ...     return torch.tensor([-1.0 * len(row[side]) for side in ("chosen", "rejected") for row in batch])
+    ...     return torch.tensor([-1.0 * len(response.tokens) for response in in_order(batch)])
     >>> score_reference(rows, [[0, 1]], score, Path(tempfile.mkdtemp()) / "ref.safetensors", "key", quiet=True)
-    >>> rows[0]["ref_chosen"], rows[0]["ref_rejected"]
+    >>> rows[0].chosen.ref_logp, rows[0].rejected.ref_logp
     (-2.0, -1.0)
     """
     try:
         cached = load_file(path) if path.exists() else {}
     except SafetensorError:  # damaged: score again
         cached = {}
-    fields = responses_of(rows[0])
+    sides = len(rows[0].responses)
     if key not in cached:
         mine = tqdm(groups[rank::world], desc="Reference log-probs", disable=quiet)
-        scored = [(group, score([rows[i] for i in group]).view(len(fields), -1).tolist()) for group in mine]
+        scored = [(group, score([rows[i] for i in group]).view(sides, -1).tolist()) for group in mine]
         if world > 1:
             scored = gather_object(scored)
-        logps = torch.empty(len(fields), len(rows), dtype=torch.float64)
+        logps = torch.empty(sides, len(rows), dtype=torch.float64)
         for group, values in scored:
             logps[:, group] = torch.tensor(values, dtype=torch.float64)
         cached = {key: logps}
@@ -98,18 +100,17 @@ def score_reference(
         part = path.with_suffix(f".{os.getpid()}.part")  # its own name in each process
         save_file(cached, part)
         part.replace(path)
-    for field, values in zip(fields, cached[key].tolist(), strict=True):
-        for row, value in zip(rows, values, strict=True):
-            row[f"ref_{field}"] = value
+    for row, logps_of_row in zip(rows, cached[key].T.tolist(), strict=True):
+        for response, logp in zip(row.responses, logps_of_row, strict=True):
+            response.ref_logp = logp
 
 
-def sample_responses(model: Any, prompts: dict[str, Tensor], max_new_tokens: int) -> dict[str, Tensor]:
-    """One response of ``model`` to each of B prompts, drawn from its own law (temperature 1, no top-k), as a padded batch.
+def sample_responses(model: Any, prompts: PaddedBatch, max_new_tokens: int) -> PaddedBatch:
+    """One response of ``model`` to each of B prompts, drawn from its own law (temperature 1, no top-k).
 
-    ``prompts`` holds ``prompt_ids`` and ``prompt_mask`` (B, S), padded on the left.  The generator is torch's default one,
-    whose state checkpoints keep.
+    ``prompts`` has no responses yet.  The generator is torch's default one, whose state checkpoints keep.
     """
-    ids, mask = prompts["prompt_ids"], prompts["prompt_mask"]
+    ids, mask = prompts.input_ids, prompts.attention_mask
     config = model.generation_config
     ends = {*config.eos_token_id} if isinstance(config.eos_token_id, list) else {config.eos_token_id}
     out = model.generate(
@@ -119,14 +120,14 @@ def sample_responses(model: Any, prompts: dict[str, Tensor], max_new_tokens: int
     responses = []
     for prompt, keep, drawn in zip(ids.tolist(), mask.bool().tolist(), out[:, ids.shape[1] :].tolist(), strict=True):
         stop = next((place for place, token in enumerate(drawn, 1) if token in ends), len(drawn))  # the end token is kept
-        responses.append(([token for token, real in zip(prompt, keep, strict=True) if real], drawn[:stop]))
-    return pad_responses(responses, 0)
+        responses.append(Response([token for token, real in zip(prompt, keep, strict=True) if real], drawn[:stop]))
+    return pad(responses, 0)
 
 
 def fingerprint(model: Any, rows: Rows, settings: object = None) -> str:
     """sha256 over a model's weights, the rows' tokens and what else decides the reference's log-probs.
 
-    >>> model, rows = torch.nn.Linear(2, 2), [{"chosen_prompt": [1], "chosen": [2], "rejected_prompt": [1], "rejected": [3]}]
+    >>> model, rows = torch.nn.Linear(2, 2), [TokenisedPair(Response([1], [2]), Response([1], [3]))]
     >>> before = fingerprint(model, rows)
     >>> _ = model.weight.data.add_(1e-3)
     >>> before == fingerprint(model, rows)
@@ -137,6 +138,5 @@ def fingerprint(model: Any, rows: Rows, settings: object = None) -> str:
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
         digest.update(weight.detach().cpu().flatten().view(torch.uint8).numpy().data)
     for row in rows:
-        fields = [key for field in responses_of(row) for key in (f"{field}_prompt", field)]
-        digest.update(repr([row[key] for key in fields]).encode())
+        digest.update(repr([(response.prompt, response.tokens) for response in row.responses]).encode())
     return digest.hexdigest()

@@ -15,10 +15,11 @@ from tqdm.auto import tqdm
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.llm.capabilities import why_not_packed
-from dil_tutorial.llm.data import as_chat, pad_responses, tokenize_pair
-from dil_tutorial.llm.evaluate import pair_logps
-from dil_tutorial.llm.logprobs import response_logps
+from dil_tutorial.llm.batches import pad
+from dil_tutorial.llm.capabilities import enable_packing
+from dil_tutorial.llm.data import as_chat
+from dil_tutorial.llm.logprobs import pair_logps, response_logps
+from dil_tutorial.llm.tokens import Response, TokenisedPair, tokenize_pair
 from dil_tutorial.support.provenance import write_text
 
 
@@ -74,11 +75,9 @@ def score(model: Any, tokenizer: Any, prompts: Sequence[str], responses: Sequenc
     tokens = []
     for prompt, response in zip(prompts, responses, strict=True):
         pair = {"prompt": prompt, "chosen": response, "rejected": response}
-        row = tokenize_pair(as_chat(pair) if tokenizer.chat_template else pair, tokenizer)
-        tokens.append((row["chosen_prompt"], row["chosen"]))
-    batch = {key: value.to(model.device) for key, value in pad_responses(tokens, tokenizer.pad_token_id).items()}
+        tokens.append(tokenize_pair(as_chat(pair) if tokenizer.chat_template else pair, tokenizer).chosen)
     model.eval()
-    return response_logps(model, batch)[0].cpu()
+    return response_logps(model, pad(tokens, tokenizer.pad_token_id).to(model.device))[0].cpu()
 
 
 # --- Many responses to each prompt, with their exact log-probabilities ------------------------------------------------
@@ -159,20 +158,20 @@ def _draw_batch(
     for prompt, ids in zip(prompts, encoded, strict=True):
         if not ids:
             raise InputError(f"prompt {prompt!r} has no tokens: give a text")
-    batch = pad_responses([(ids, []) for ids in encoded], pad_token_id=0)
+    batch = pad([Response(ids, []) for ids in encoded], pad_token_id=0)
     ends = end_tokens(model, tokenizer)
     law = GenerationConfig(
         do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=max_new_tokens, eos_token_id=sorted(ends),
         pad_token_id=min(ends),
     )  # fmt: skip
     model.eval()
-    inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
+    inputs = {"input_ids": batch.input_ids.to(model.device), "attention_mask": batch.attention_mask.to(model.device)}
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7]))
         read = _read_once(model, inputs, samples)
         each = {name: value.repeat_interleave(samples, 0) for name, value in inputs.items()}
         out = model.generate(**each, **read, generation_config=law)
-    new = out[:, batch["input_ids"].shape[1] :].tolist()
+    new = out[:, batch.input_ids.shape[1] :].tolist()
     drawn: list[dict[str, Any]] = []
     for i, (prompt, prompt_ids) in enumerate(zip(prompts, encoded, strict=True)):
         responses = []
@@ -228,10 +227,10 @@ def score_drawn(model: Any, drawn: Sequence[dict[str, Any]], batch_size: int = 3
     pairs = []
     for row in drawn:
         ids = [response["ids"] for response in row["responses"]]
-        prompt = {"chosen_prompt": row["prompt_ids"], "rejected_prompt": row["prompt_ids"]}
-        pairs += [{**prompt, "chosen": a, "rejected": b} for a, b in zip_longest(ids[::2], ids[1::2], fillvalue=ids[0])]
+        couples = zip_longest(ids[::2], ids[1::2], fillvalue=ids[0])
+        pairs += [TokenisedPair(*(Response(row["prompt_ids"], tokens) for tokens in couple)) for couple in couples]
     core = getattr(model, "get_base_model", lambda: model)()
-    layout = "padded" if why_not_packed(core) else "shared"
+    layout = "padded" if enable_packing(core) else "shared"
     logps = pair_logps(model, pairs, batch_size, layout, quiet)  # (2, P)
     out, start = [], 0
     for row in drawn:

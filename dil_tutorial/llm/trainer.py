@@ -2,7 +2,7 @@
 
 One step, in full:
 
-1. ``collate`` lays out a batch of B pairs: packed, with the prompt that two responses share read once (``llm.packing``).
+1. ``Collator`` lays out a batch of B pairs: packed, with the prompt that two responses share read once (``llm.batches``).
 2. ``response_logps`` scores the 2B responses under the policy, a chunk of the vocabulary head at a time (``llm.logprobs``).
 3. f = log pi_theta - log pi_ref, with the reference's log-probs scored once before training (``llm.reference``).
 4. The loss, *the same function that the toy world differentiates*, takes f_chosen and f_rejected.
@@ -32,13 +32,15 @@ from transformers.utils import logging
 
 from dil_tutorial.bregman import MAX_LOG_RATIO
 from dil_tutorial.errors import InputError
+from dil_tutorial.llm.batches import Collator, PackedBatch, PaddedBatch, PairBatch
 from dil_tutorial.llm.callbacks import ProgressBar, StopAndSave, Teach
-from dil_tutorial.llm.capabilities import why_not_chunked, why_not_packed
+from dil_tutorial.llm.capabilities import chunking_problem, enable_packing
 from dil_tutorial.llm.config import DILConfig
-from dil_tutorial.llm.data import Pair, check_pair, collate, tokenize_pairs
+from dil_tutorial.llm.data import Pair, check_pair
 from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.metrics import beyond_the_formula, measure
-from dil_tutorial.llm.reference import FixedBatches, Rows, fingerprint, sample_responses, score_reference
+from dil_tutorial.llm.reference import FixedBatches, fingerprint, sample_responses, score_reference
+from dil_tutorial.llm.tokens import TokenisedPair, tokenize_pairs
 from dil_tutorial.losses import REFERENCE_FREE, Loss, needs_kl, needs_reference_samples
 
 logger = logging.get_logger(__name__)
@@ -76,11 +78,52 @@ class DILTrainer(Trainer):
         self.loss_function = args.loss_function()
         beta = inspect.signature(self.loss_function).parameters.get("beta")
         self.beta = beta.default if beta else 1.0  # bound, or the loss's own default; SFT and IPO have none
-        self.dropped = 0
+        rows = self._prepare_rows({"train": train_dataset, "eval": eval_dataset}, processing_class, args)
+        every = [row for part in rows.values() for row in part]
+        draws = needs_reference_samples(self.loss_function) and any(row.reference is None for row in every)
+        if draws or not needs_reference_samples(self.loss_function):
+            for row in every:
+                row.reference = None  # the loss does not read it, or not all rows have one
+        model, self.reference = self._choose_reference(model, ref_model, peft_config, draws, args)
         pad = processing_class.pad_token_id or processing_class.eos_token_id or 0  # any token: padding is masked
-        rows = {"train": self._tokenize(train_dataset, processing_class, args, "train")}
-        if eval_dataset is not None:
-            rows["eval"] = self._tokenize(eval_dataset, processing_class, args, "eval")
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=rows["train"],
+            eval_dataset=rows.get("eval"),
+            processing_class=processing_class,
+            data_collator=Collator(pad, prompts=draws, mismatched=needs_kl(self.loss_function)),
+            **settings,
+        )
+        with self._as_reference(self.model):  # on the device and in the precision of training
+            self.layout, self.head_chunk = usable_savings(getattr(model, "get_base_model", lambda: model)(), args)
+        self.data_collator.layout = self.layout
+        self._said_tangent = False
+        self._metrics: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
+        self._add_callbacks()
+        logger.info(f"{args.loss} on the {args.logprobs} of log-probabilities, weights in {next(model.parameters()).dtype}")
+        if args.loss not in REFERENCE_FREE:
+            self._score_all(rows)
+
+    def _prepare_rows(
+        self, datasets: dict[str, Iterable[Pair] | None], tokenizer: Any, args: DILConfig
+    ) -> dict[str, list[TokenisedPair]]:
+        """Check and tokenise the splits that there are; ``dropped`` counts pairs whose prompt alone fills max_length."""
+        rows, self.dropped = {}, 0
+        for split, pairs in datasets.items():
+            if pairs is None:
+                continue
+            checked = [check_pair(pair, f"{split} row {i}") for i, pair in enumerate(pairs)]
+            rows[split], dropped = tokenize_pairs(checked, tokenizer, args.max_length, args.chat_format, where=split)
+            if dropped:
+                logger.warning(
+                    f"{split}: dropped {dropped} of {len(checked)} pairs whose prompt alone fills {args.max_length} tokens"
+                )
+            self.dropped += dropped
+        return rows
+
+    def _choose_reference(self, model: Any, ref_model: Any, peft_config: Any, draws: bool, args: DILConfig) -> tuple[Any, Any]:
+        """The policy, with its adapter where one is asked for, and the reference that scores what comes up during training."""
         for part in (model, ref_model):
             if part is not None and args.disable_dropout:
                 disable_dropout(part)
@@ -88,73 +131,44 @@ class DILTrainer(Trainer):
             from peft import get_peft_model
 
             model = get_peft_model(model, peft_config)
-        samples, kl = needs_reference_samples(self.loss_function), needs_kl(self.loss_function)
-        every = [row for part in rows.values() for row in part]
-        if samples and all("reference" in row for row in every):
-            samples = False  # the data bring them along
-        else:
-            for row in every:
-                row.pop("reference", None)  # a response that the loss does not read
-        if (samples or kl) and ref_model is None and not hasattr(model, "disable_adapter"):
+        if ref_model is None and (draws or needs_kl(self.loss_function)) and not hasattr(model, "disable_adapter"):
             ref_model = copy.deepcopy(model)
-        self.reference = ref_model if ref_model is not None else model  # scores what comes up during training
-        super().__init__(
-            model=model,
-            args=args,
-            train_dataset=rows["train"],
-            eval_dataset=rows.get("eval"),
-            processing_class=processing_class,
-            data_collator=functools.partial(collate, pad_token_id=pad, prompts=samples, mismatched=kl),
-            **settings,
-        )
-        with self._as_reference(self.model):  # on the device and in the precision of training
-            self.layout, self.head_chunk = usable_savings(getattr(model, "get_base_model", lambda: model)(), args)
-        self.data_collator.keywords["layout"] = self.layout
-        self.exponential = args.loss in ("dil", "f-dpo")
-        self._said_tangent = False
-        self._metrics: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
+        self._other_reference = ref_model is not None
+        return model, model if ref_model is None else ref_model
+
+    def _add_callbacks(self) -> None:
+        """Stop on a signal, explain the numbers of losses with a reference, and show our own bar outside of notebooks."""
         self.add_callback(StopAndSave())
-        if args.loss not in REFERENCE_FREE:
-            self.add_callback(Teach(args.loss, args.generator))
-        if any(type(callback) is ProgressCallback for callback in self.callback_handler.callbacks):  # not in notebooks
+        if self.args.loss not in REFERENCE_FREE:
+            self.add_callback(Teach(self.args.loss, self.args.generator))
+        if any(type(callback) is ProgressCallback for callback in self.callback_handler.callbacks):
             self.remove_callback(ProgressCallback)
             self.add_callback(ProgressBar())
-        logger.info(f"{args.loss} on the {args.logprobs} of log-probabilities, weights in {next(model.parameters()).dtype}")
-        if args.loss not in REFERENCE_FREE:
-            size = args.eval_batch_size
-            self._score_reference(rows["train"], self._get_train_sampler().batches, ref_model, "train")
-            if eval_dataset is not None:  # evaluation meets the rows in their order
-                count = len(rows["eval"])
-                groups = [list(range(i, min(i + size, count))) for i in range(0, count, size)]
-                self._score_reference(rows["eval"], groups, ref_model, "eval")
 
-    def _tokenize(self, pairs: Iterable[Pair], tokenizer: Any, args: DILConfig, split: str) -> list[dict[str, Any]]:
-        checked = [check_pair(pair, f"{split} row {i}") for i, pair in enumerate(pairs)]
-        rows, dropped = tokenize_pairs(checked, tokenizer, args.max_length, args.chat_format, where=split)
-        if dropped:
-            logger.warning(
-                f"{split}: dropped {dropped} of {len(checked)} pairs whose prompt alone fills {args.max_length} tokens"
-            )
-        self.dropped += dropped
-        return rows
+    def _score_all(self, rows: dict[str, list[TokenisedPair]]) -> None:
+        """Score the reference on every split, in the batches in which training and evaluation will meet the rows."""
+        self._score_reference(rows["train"], self._get_train_sampler().batches, "train")
+        if "eval" in rows:  # evaluation meets the rows in their order
+            size, count = self.args.eval_batch_size, len(rows["eval"])
+            self._score_reference(rows["eval"], [list(range(i, min(i + size, count))) for i in range(0, count, size)], "eval")
 
     def _get_train_sampler(self, train_dataset: Any = None) -> FixedBatches:
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         rows = self.train_dataset if train_dataset is None else train_dataset
         lengths = None
         if self.args.train_sampling_strategy == "group_by_length":
-            lengths = [len(row["chosen_prompt"]) + len(row["chosen"]) + len(row["rejected"]) for row in rows]
+            lengths = [len(row.chosen.prompt) + len(row.chosen.tokens) + len(row.rejected.tokens) for row in rows]
         return FixedBatches(len(rows), self.args.train_batch_size, seed, lengths)
 
-    def _score_reference(self, rows: Rows, groups: list[list[int]], ref_model: Any, split: str) -> None:
+    def _score_reference(self, rows: list[TokenisedPair], groups: list[list[int]], split: str) -> None:
         """Put the reference's log-probs into ``rows``: of ``ref_model``, of the adapter's base, or of the model as it is."""
-        reference = ref_model if ref_model is not None else self.model
-        if ref_model is not None and self.layout != "padded":
-            ref_model.set_attn_implementation(self.model.config._attn_implementation)
+        reference = self.reference if self._other_reference else self.model
+        if self._other_reference and self.layout != "padded":
+            reference.set_attn_implementation(self.model.config._attn_implementation)
 
         @torch.no_grad()
-        def score(part: Rows) -> Tensor:
-            return self._response_logps(reference, self._prepare_inputs(self.data_collator(part)))[0].cpu()
+        def score(part: list[TokenisedPair]) -> Tensor:
+            return self._response_logps(reference, self.data_collator(part)["responses"])[0].cpu()
 
         savings = self.layout, self.head_chunk, self.model.config._attn_implementation
         numerics = self.args.bf16, self.args.fp16, str(self.args.device), torch.__version__
@@ -164,52 +178,44 @@ class DILTrainer(Trainer):
         with self._as_reference(reference):
             score_reference(rows, groups, score, path, key, *ranks, quiet=self.args.disable_tqdm)
 
-    def _response_logps(self, model: Any, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _response_logps(self, model: Any, responses: PaddedBatch | PackedBatch) -> tuple[Tensor, Tensor]:
+        """Summed log-probabilities and lengths of N responses, (N,) each, on the device of training."""
         head = getattr(model, "module", model).get_output_embeddings()  # DDP keeps the model in .module
-        return response_logps(model, inputs, head, self.head_chunk)
+        return response_logps(model, responses.to(self.args.device), head, self.head_chunk)
 
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """The step of the module's docstring; inputs from ``collate``, N = 2B responses, or 3B."""
-        logps, lengths = self._response_logps(model, inputs)  # (N,), (N,)
-        scale = 1 / lengths if self.args.logprobs == "mean" else torch.ones_like(logps)
-        if "ref_chosen" in inputs:
-            theirs = [inputs[name] for name in ("ref_chosen", "ref_rejected", "ref_reference") if name in inputs]
-            f = (logps - torch.cat(theirs).to(logps)) * scale
-        else:  # a reference-free loss is fed log-probs
-            f = logps * scale
-        more: dict[str, Tensor] = {}
-        if "ref_reference" in inputs:
-            f_chosen, f_rejected, more["f_reference"] = f.chunk(3)  # (B,) each
-        else:
-            f_chosen, f_rejected = f.chunk(2)
-        if "prompt_ids" in inputs:
-            more["f_reference"] = self._log_ratios(model, self._reference_samples(inputs))  # (B,)
-        if "mismatched" in inputs:
+    def compute_loss(self, model: Any, inputs: PairBatch, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        """The step of the module's docstring, on B pairs with N = 2B responses, or 3B."""
+        logps, lengths = self._response_logps(model, inputs["responses"])  # (N,), (N,)
+        f = logps - inputs["ref_logps"].T.flatten().to(logps)  # a loss without a reference is fed log-probs: ref_logps is 0
+        if self.args.logprobs == "mean":
+            f = f / lengths
+        B = len(inputs["ref_logps"])
+        f_chosen, f_rejected, f_reference = f[:B], f[B : 2 * B], f[2 * B :]  # (B,), (B,), (B,) or (0,)
+        more: dict[str, Tensor] = {"f_reference": f_reference} if len(f_reference) else {}
+        if inputs["prompts"] is not None:
+            more["f_reference"] = self._log_ratios(model, self._reference_samples(inputs["prompts"]))  # (B,)
+        if inputs["mismatched"] is not None:
             with torch.no_grad():
                 more["kl"] = self._log_ratios(model, inputs["mismatched"]).mean().clamp(min=0)
         losses = self.loss_function(f_chosen, f_rejected, **more)  # (B,)
-        loss_of_pairs = functools.partial(
-            self.loss_function, **{name: value.detach().float().cpu() for name, value in more.items()}
-        )
-        pairs = 2 * len(f_chosen)
-        self._record("train" if model.training else "eval", f[:pairs], logps[:pairs], loss_of_pairs)
+        fixed = {name: value.detach().float().cpu() for name, value in more.items()}
+        loss_of_pairs = functools.partial(self.loss_function, **fixed)
+        self._record("train" if model.training else "eval", f[: 2 * B], logps[: 2 * B], loss_of_pairs)
         loss = losses.mean()
         return (loss, {"losses": losses.detach()}) if return_outputs else loss
 
-    def _reference_samples(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A batch of one new response of the reference to each prompt."""
+    def _reference_samples(self, prompts: PaddedBatch) -> PaddedBatch:
+        """One new response of the reference to each prompt."""
         with torch.no_grad(), self._as_reference(self.reference):
-            batch = sample_responses(self.reference, inputs, self.args.reference_max_new_tokens or 128)
-        return dict(self._prepare_inputs(batch))
+            longest = self.args.reference_max_new_tokens or 128
+            return sample_responses(self.reference, prompts.to(self.args.device), longest)
 
-    def _log_ratios(self, model: Any, batch: dict[str, Tensor]) -> Tensor:
-        """f of responses that the reference has not scored before: both score them, in the same batch."""
+    def _log_ratios(self, model: Any, responses: PaddedBatch) -> Tensor:
+        """f (N,) of responses that the reference has not scored before: both score them, in the same batch."""
         with torch.no_grad(), self._as_reference(self.reference):
-            reference_logps, lengths = self._response_logps(self.reference, batch)
-        scale = 1 / lengths if self.args.logprobs == "mean" else 1.0
-        return (self._response_logps(model, batch)[0] - reference_logps) * scale
+            reference_logps, lengths = self._response_logps(self.reference, responses)
+        f = self._response_logps(model, responses)[0] - reference_logps
+        return f / lengths if self.args.logprobs == "mean" else f
 
     @contextmanager
     def _as_reference(self, reference: Any) -> Iterator[None]:
@@ -226,7 +232,7 @@ class DILTrainer(Trainer):
         logp_w, logp_l = logps.chunk(2)
         for name, values in measure(loss, f_w, f_l, logp_w, logp_l, self.beta).items():
             self._metrics[split][name].extend(values)
-        if self.exponential and not self._said_tangent and beyond_the_formula(f):
+        if self.args.loss in ("dil", "f-dpo") and not self._said_tangent and beyond_the_formula(f):
             self._said_tangent = True
             logger.warning(
                 f"a log-ratio is beyond {MAX_LOG_RATIO:g}, where e^f in the loss goes on along its tangent (finite value and "
@@ -255,12 +261,12 @@ class DILTrainer(Trainer):
 
 
 def usable_savings(model: Any, args: DILConfig) -> tuple[str, int]:
-    """The layout and head_chunk asked for, as far as ``model`` allows; what it does not is one line in the log."""
+    """The layout and head_chunk asked for, as far as ``model`` allows, which is switched to them; what it refuses is logged."""
     layout, chunk = args.layout, args.head_chunk
-    if chunk and (reason := why_not_chunked(model)):
+    if chunk and (reason := chunking_problem(model)):
         logger.warning(f"head_chunk: 0, the whole vocabulary at once: {reason}")
         chunk = 0
-    if layout != "padded" and (reason := why_not_packed(model)):
+    if layout != "padded" and (reason := enable_packing(model)):
         logger.warning(f"layout: padded, without packing and prefix sharing: {reason}")
         layout = "padded"
     return layout, chunk

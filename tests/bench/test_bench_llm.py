@@ -8,7 +8,7 @@ from command import dil, refused
 pytest.importorskip("trl", reason="TRL is in the bench extra")
 
 from dil_tutorial.bench import llm as bench
-from dil_tutorial.llm.data import tokenize_pairs
+from dil_tutorial.llm.tokens import tokenize_pairs
 
 
 @pytest.mark.slow
@@ -33,8 +33,9 @@ def test_workloads_have_the_lengths_they_name():
     tokenizer = bench.own_tokenizer()
     for lengths in bench.LENGTHS.values():
         rows = tokenize_pairs(bench.made_up_pairs(lengths, tokenizer), tokenizer, 4096)[0]
-        for field, wanted in zip(("chosen_prompt", "chosen", "rejected"), lengths, strict=True):
-            assert sum(len(row[field]) for row in rows) / len(rows) == pytest.approx(wanted, rel=0.3)
+        parts = [(row.chosen.prompt, row.chosen.tokens, row.rejected.tokens) for row in rows]
+        for part, wanted in zip(zip(*parts, strict=True), lengths, strict=True):
+            assert sum(map(len, part)) / len(rows) == pytest.approx(wanted, rel=0.3)
 
 
 def test_medians_ratios_and_failures():

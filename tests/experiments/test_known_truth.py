@@ -175,7 +175,7 @@ def test_the_third_response_is_what_the_reference_denominator_reads(lab, tmp_pat
         trainer = DILTrainer(policy, config, pairs, processing_class=lab.tokenizer)
         assert trainer.reference is policy  # no copy is kept to draw from
         batch = trainer.data_collator(trainer.train_dataset)
-        assert len(batch["lengths"]) == 3 * len(pairs)
+        assert len(batch["responses"].lengths) == 3 * len(pairs)
         with torch.no_grad():  # before the first step f is zero, bit for bit
             assert trainer.compute_loss(policy, batch).item() == pytest.approx(2 * torch.tensor(2.0).log().item(), abs=1e-7)
         other = load_model(lab.preset.model)
@@ -195,14 +195,15 @@ def test_the_third_response_is_what_the_reference_denominator_reads(lab, tmp_pat
         assert trainer.compute_loss(other, batch).item() == pytest.approx(expected.mean().item(), rel=1e-5)
     config = DILConfig(str(tmp_path / "dpo"), loss="dpo", use_cpu=True, report_to=[])
     trainer = DILTrainer(policy, config, pairs, processing_class=lab.tokenizer)
-    assert len(trainer.data_collator(trainer.train_dataset)["lengths"]) == 2 * len(pairs)
+    assert len(trainer.data_collator(trainer.train_dataset)["responses"].lengths) == 2 * len(pairs)
 
 
 def test_token_rows_are_checked():
-    from dil_tutorial.llm.data import check_pair, tokenize_pair
+    from dil_tutorial.llm.data import check_pair
+    from dil_tutorial.llm.tokens import tokenize_pair
 
     row = {"prompt": "a", "prompt_ids": [1], "chosen": "b", "chosen_ids": [2, 0], "rejected": "b", "rejected_ids": [2, 0]}
-    assert tokenize_pair(check_pair(row, "x:1"), tokenizer=type("T", (), {"eos_token": "</s>"})())["chosen"] == [2, 0]
+    assert tokenize_pair(check_pair(row, "x:1"), tokenizer=type("T", (), {"eos_token": "</s>"})()).chosen.tokens == [2, 0]
     for field, value in (("chosen_ids", []), ("rejected_ids", "b"), ("prompt_ids", [True]), ("chosen_ids", [-1])):
         with pytest.raises(InputError, match=f"x:1: field '{field}' is not a list of token numbers"):
             check_pair({**row, field: value}, "x:1")

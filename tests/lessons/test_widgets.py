@@ -7,10 +7,13 @@ import ipywidgets
 import pytest
 import torch
 
+from dil_tutorial.experiments.tour import row_of_responses
 from dil_tutorial.lessons import panels
+from dil_tutorial.lessons.panels import ratios
 from dil_tutorial.lessons.widgets import sentence
 from dil_tutorial.rlhf import kl, rlhf_optimum
 from toy import optima
+from toy.gallery import bandit
 
 
 def numbers(panel):
@@ -54,7 +57,7 @@ def test_every_slider_is_labelled_and_every_picture_described(tilt):
 )
 def test_the_tilt_explorer_says_the_exact_divergences(tilt, scale, labels, count):
     said = move(tilt, reward=scale, labels=labels, responses=count)
-    world = panels.row_of_responses(int(count), float(scale), hard=labels == "hard")
+    world = row_of_responses(int(count), float(scale), hard=labels == "hard")
     laws = [world.chosen, *(optima.dil(world, name, "rejected") for name in ("bce", "ukl", "lsif"))]
     laws.append(rlhf_optimum(world.ref, world.true_reward, 1.0))
     exact = [kl(law, world.ref).item() for law in laws]
@@ -104,7 +107,7 @@ def test_a_typed_generator_is_drawn_and_a_bad_one_refused():
     before = shown.value
     box.value = "(r - 1)**2 / 2"
     assert shown.value != before
-    off = kl(optima.dil(panels.bandit(), "lsif", "rejected"), panels.bandit().chosen).item()
+    off = kl(optima.dil(bandit(), "lsif", "rejected"), bandit().chosen).item()
     assert f"{off:.4f} for the published one" in shown.value
     drawn = shown.value
     for bad, why in {
@@ -130,8 +133,8 @@ def test_a_typed_generator_is_drawn_and_a_bad_one_refused():
     assert "<img src=x>" not in shown.value  # what is typed is shown, not run
 
 
-@pytest.mark.parametrize("text", list(panels.KNOWN_H.values()))
+@pytest.mark.parametrize("text", list(ratios.KNOWN_H.values()))
 def test_formulas_are_read_as_python_reads_them(text):
     r = torch.linspace(0.1, 3, 7, dtype=torch.float64)
     expected = eval(text, {"r": r, "log": torch.log, "exp": torch.exp, "sqrt": torch.sqrt})
-    torch.testing.assert_close(panels.formula(text)(r), expected + 0 * r, rtol=1e-14, atol=0)
+    torch.testing.assert_close(ratios.formula(text)(r), expected + 0 * r, rtol=1e-14, atol=0)

@@ -8,9 +8,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from dil_tutorial.llm.attention import ATTENTION
-from dil_tutorial.llm.data import collate, read_pairs, tiny_preferences, tokenize_pairs
+from dil_tutorial.llm.batches import batch_of
+from dil_tutorial.llm.data import read_pairs, tiny_preferences
 from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.models import load_model, load_tokenizer
+from dil_tutorial.llm.tokens import tokenize_pairs
 from dil_tutorial.losses import make_loss
 
 
@@ -22,7 +24,7 @@ def main():
     loss_function = make_loss("nca")
 
     def step(model, part):
-        logps, _ = response_logps(model, collate(part, 1, "shared"), model.get_output_embeddings(), chunk=16)
+        logps, _ = response_logps(model, batch_of(part, 1, "shared"), model.get_output_embeddings(), chunk=16)
         loss = loss_function(*(logps / 100).chunk(2)).mean()
         loss.backward()
         return loss.item()

@@ -10,18 +10,20 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from dil_tutorial.llm import attention as packing
 from dil_tutorial.llm import capabilities as probe
-from dil_tutorial.llm.attention import ATTENTION, pack
-from dil_tutorial.llm.data import collate, read_pairs, tiny_preferences, tokenize_pairs
+from dil_tutorial.llm.attention import ATTENTION
+from dil_tutorial.llm.batches import batch_of, pack
+from dil_tutorial.llm.data import read_pairs, tiny_preferences
 from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.models import load_model, load_tokenizer
+from dil_tutorial.llm.tokens import tokenize_pairs
 
 
 @pytest.fixture(scope="module")
 def rows(tiny_model):
     tokenizer = load_tokenizer(str(tiny_model))
     rows = tokenize_pairs(read_pairs(tiny_preferences())[:5], tokenizer, 200)[0]
-    rows[1]["rejected_prompt"] = rows[1]["rejected_prompt"][:-1]  # a pair whose prompts differ at the end
-    rows[1]["rejected"] = [rows[1]["chosen_prompt"][-1], *rows[1]["rejected"]]
+    rows[1].rejected.prompt = rows[1].rejected.prompt[:-1]  # a pair whose prompts differ at the end
+    rows[1].rejected.tokens = [rows[1].chosen.prompt[-1], *rows[1].rejected.tokens]
     return rows
 
 
@@ -44,13 +46,13 @@ def neox(vocabulary=600):
 @pytest.mark.parametrize("layout", ["padded", "packed", "shared"])
 def test_savings_change_nothing(rows, layout, chunk, checkpointing):
     model = neox()
-    expected = results(model, collate(rows, 1), 0)
+    expected = results(model, batch_of(rows, 1), 0)
     if checkpointing:
         model.gradient_checkpointing_enable()
-    batch = collate(rows, 1)
+    batch = batch_of(rows, 1)
     if layout != "padded":
         model.set_attn_implementation(ATTENTION)
-        batch = pack(rows, prefix_sharing=layout == "shared")
+        batch = pack(rows, share_prompts=layout == "shared")
     got = results(model, batch, chunk)
     assert torch.allclose(got[0], expected[0], atol=1e-10, rtol=0)
     assert torch.equal(got[1], expected[1])
@@ -61,14 +63,14 @@ def test_savings_change_nothing(rows, layout, chunk, checkpointing):
 @pytest.mark.parametrize("precision", ["bf16", "bf16 autocast"])
 def test_in_bf16_within_rounding(rows, precision):
     """The savings err from the float64 numbers no more than the plain computation does."""
-    truth = results(neox(), collate(rows, 1), 0)
+    truth = results(neox(), batch_of(rows, 1), 0)
     errors = {}
     for layout, chunk in (("padded", 0), ("shared", 7)):
         model = neox().float() if "autocast" in precision else neox().bfloat16()
         if layout == "shared":
             model.set_attn_implementation(ATTENTION)
         with torch.autocast("cpu", torch.bfloat16, enabled="autocast" in precision):
-            sums, _, gradients = results(model, collate(rows, 1, layout), chunk)
+            sums, _, gradients = results(model, batch_of(rows, 1, layout), chunk)
         pairs = zip(gradients, truth[2], strict=True)
         off = sum((a.double() - b).square().sum().item() for a, b in pairs) / sum(b.square().sum().item() for b in truth[2])
         errors[layout] = (sums.double() - truth[0]).abs().max().item(), off**0.5
@@ -97,7 +99,7 @@ def test_the_probe_takes_the_first_attention_that_holds(tiny_model, monkeypatch)
     ):
         monkeypatch.setattr(probe, "attentions", lambda device, tried=tried: tried)
         before = model.config._attn_implementation
-        said = probe.why_not_packed(model)
+        said = probe.enable_packing(model)
         assert said is reason if reason is None else reason in said
         assert model.config._attn_implementation == (ATTENTION if reason is None else before)
 
@@ -117,8 +119,8 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("layout", ["padded", "packed", "shared"])
 def test_full_logits_are_never_held(rows, layout):
     vocabulary = 5000
-    model, batch = neox(vocabulary), collate(rows * 8, 1, layout)
-    tokens = len(batch["targets"])
+    model, batch = neox(vocabulary), batch_of(rows * 8, 1, layout)
+    tokens = len(batch.targets)
     model.set_attn_implementation(ATTENTION)
     largest = {}
     for chunk in (0, 32):
@@ -152,7 +154,7 @@ def varlen_by_hand(q, k, v, queries_at, keys_at, longest_query, longest_key, sca
 @pytest.mark.parametrize("layout", ["packed", "shared"])
 def test_one_call_for_all_branches(rows, layout, window, monkeypatch):
     """The call that CUDA gets, with the kernel done by hand, against SDPA branch by branch."""
-    documents = collate(rows, 1, layout)["documents"]
+    documents = batch_of(rows, 1, layout).documents
     S = int(documents.sum())
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, heads, S, 8, dtype=torch.float64, generator=generator) for heads in (4, 2, 2))
@@ -168,7 +170,7 @@ def test_one_call_for_all_branches(rows, layout, window, monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use (CUDA): rent one, make test there")
 @pytest.mark.parametrize("window", [None, 16])
 def test_the_kernel_on_a_gpu(rows, window):
-    documents = collate(rows, 1, "shared")["documents"]
+    documents = batch_of(rows, 1, "shared").documents
     S = int(documents.sum())
     q, k, v = (torch.randn(1, heads, S, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True) for heads in (4, 2, 2))
     module = torch.nn.Module()

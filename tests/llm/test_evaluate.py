@@ -10,9 +10,10 @@ from command import dil, refused
 pytest.importorskip("accelerate", reason="language models need the llm extra")
 
 from dil_tutorial.llm import metrics
-from dil_tutorial.llm.data import read_pairs, tiny_preferences, tokenize_pairs
+from dil_tutorial.llm.data import read_pairs, tiny_preferences
 from dil_tutorial.llm.evaluate import evaluate
 from dil_tutorial.llm.models import load_model, load_tokenizer
+from dil_tutorial.llm.tokens import tokenize_pairs
 from dil_tutorial.llm.trainer import DILConfig, DILTrainer
 from dil_tutorial.losses import LOSSES, make_loss
 from dil_tutorial.support.plotting import training_curves as curves
@@ -105,11 +106,11 @@ def test_evaluate_against_the_slow_way(tiny_model, tmp_path):
     rows = tokenize_pairs(PAIRS[:7], tokenizer, 1024)[0]
 
     def slow(model, row, side):
-        tokens = torch.tensor([row[f"{side}_prompt"] + row[side]])
+        tokens = torch.tensor([getattr(row, side).prompt + getattr(row, side).tokens])
         with torch.no_grad():
             logps = torch.log_softmax(model(tokens).logits[0].double(), -1)
-        start = len(row[f"{side}_prompt"])
-        return sum(logps[start + k - 1, token].item() for k, token in enumerate(row[side]))
+        start = len(getattr(row, side).prompt)
+        return sum(logps[start + k - 1, token].item() for k, token in enumerate(getattr(row, side).tokens))
 
     ours, theirs = ([[slow(m, row, side) for row in rows] for side in ("chosen", "rejected")] for m in (policy, reference))
     f_w, f_l = ([a - b for a, b in zip(x, y, strict=True)] for x, y in zip(ours, theirs, strict=True))
@@ -119,7 +120,7 @@ def test_evaluate_against_the_slow_way(tiny_model, tmp_path):
         "log-ratio, chosen": sum(f_w) / 7,
         "margin f_w - f_l": (sum(f_w) - sum(f_l)) / 7,
         "KL(policy || reference)": sum(f * math.exp(f) - math.exp(f) + 1 for f in f_w + f_l) / 14,
-        "perplexity of chosen": math.exp(-sum(ours[0]) / sum(len(row["chosen"]) for row in rows)),
+        "perplexity of chosen": math.exp(-sum(ours[0]) / sum(len(row.chosen.tokens) for row in rows)),
     }
     for name, value in expected.items():
         mean, low, high = result["metrics"][name]

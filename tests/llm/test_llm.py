@@ -7,10 +7,12 @@ pytest.importorskip("accelerate", reason="language models need the llm extra")
 
 from dil_tutorial.bregman import GENERATORS
 from dil_tutorial.errors import InputError
-from dil_tutorial.llm.data import as_chat, pad_responses, read_pairs, tiny_preferences, tokenize_pair, tokenize_pairs
+from dil_tutorial.llm.batches import batch_of, pad
+from dil_tutorial.llm.data import as_chat, read_pairs, tiny_preferences
 from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.models import load_model, load_tokenizer
 from dil_tutorial.llm.sampling import answer, score
+from dil_tutorial.llm.tokens import Response, tokenize_pair, tokenize_pairs
 from dil_tutorial.llm.trainer import DILConfig, DILTrainer, fingerprint
 from dil_tutorial.losses import LOSSES, make_loss
 
@@ -42,12 +44,12 @@ def logp_the_slow_way(model, prompt, response):
 def test_boundary_and_end_token(parts):
     tokenizer = parts[1]
     row = tokenize_pair({"prompt": "Name a fruit:", "chosen": " A pear.", "rejected": " No.</s>"}, tokenizer)
-    assert tokenizer.decode(row["chosen_prompt"]) == "Name a fruit:"
-    assert tokenizer.decode(row["chosen"]) == " A pear.</s>"
-    assert tokenizer.decode(row["rejected"]) == " No.</s>"  # the end token is not doubled
+    assert tokenizer.decode(row.chosen.prompt) == "Name a fruit:"
+    assert tokenizer.decode(row.chosen.tokens) == " A pear.</s>"
+    assert tokenizer.decode(row.rejected.tokens) == " No.</s>"  # the end token is not doubled
     chat = tokenize_pair(as_chat({"prompt": "Hi", "chosen": "Hello!", "rejected": "Go."}), tokenizer)
-    assert tokenizer.decode(chat["chosen_prompt"]) == "<s>user\nHi</s>\n<s>assistant\n"
-    assert tokenizer.decode(chat["chosen"]) == "Hello!</s>\n"
+    assert tokenizer.decode(chat.chosen.prompt) == "<s>user\nHi</s>\n<s>assistant\n"
+    assert tokenizer.decode(chat.chosen.tokens) == "Hello!</s>\n"
 
 
 def test_a_merge_across_the_boundary_moves_it_in_that_response_only(parts):
@@ -57,9 +59,9 @@ def test_a_merge_across_the_boundary_moves_it_in_that_response_only(parts):
     row = tokenize_pair(pair, tokenizer)
     for side in ("chosen", "rejected"):
         whole = tokenizer(pair["prompt"] + pair[side] + "</s>")["input_ids"]
-        assert row[f"{side}_prompt"] + row[side] == whole
-    assert tokenizer.decode(row["chosen_prompt"]) == "("  # the first letter went into the merged token
-    assert tokenizer.decode(row["rejected_prompt"]) == pair["prompt"]
+        assert getattr(row, side).prompt + getattr(row, side).tokens == whole
+    assert tokenizer.decode(row.chosen.prompt) == "("  # the first letter went into the merged token
+    assert tokenizer.decode(row.rejected.prompt) == pair["prompt"]
 
 
 def test_max_length_keeps_the_start_and_drops_pairs_whose_prompt_fills_it(parts):
@@ -68,8 +70,8 @@ def test_max_length_keeps_the_start_and_drops_pairs_whose_prompt_fills_it(parts)
     rows, dropped = tokenize_pairs([PAIRS[0], long], tokenizer, max_length=40)
     assert (len(rows), dropped) == (1, 1)
     full = tokenize_pair(PAIRS[0], tokenizer)
-    rows, _ = tokenize_pairs([PAIRS[0]], tokenizer, max_length=len(full["chosen_prompt"]) + 3)
-    assert rows[0]["chosen"] == full["chosen"][:3]
+    rows, _ = tokenize_pairs([PAIRS[0]], tokenizer, max_length=len(full.chosen.prompt) + 3)
+    assert rows[0].chosen.tokens == full.chosen.tokens[:3]
     with pytest.raises(InputError, match="every prompt alone fills"):
         tokenize_pairs([long], tokenizer, max_length=40)
 
@@ -133,21 +135,21 @@ def test_a_million_rows_with_a_bad_one_at_the_end(tmp_path):
 def test_padded_logps_equal_the_slow_way(parts):
     model, tokenizer = parts[0].double().eval(), parts[1]
     rows, _ = tokenize_pairs(PAIRS[:5], tokenizer, 200)
-    responses = [(row["chosen_prompt"], row["chosen"]) for row in rows]
+    responses = [row.chosen for row in rows]
     with torch.no_grad():
-        sums, lengths = response_logps(model, pad_responses(responses, tokenizer.pad_token_id))
-        slow = torch.stack([logp_the_slow_way(model, *r) for r in responses])
+        sums, lengths = response_logps(model, pad(responses, tokenizer.pad_token_id))
+        slow = torch.stack([logp_the_slow_way(model, r.prompt, r.tokens) for r in responses])
     assert torch.allclose(sums, slow, atol=1e-10)
-    assert lengths.tolist() == [len(r) for _, r in responses]
+    assert lengths.tolist() == [len(response.tokens) for response in responses]
 
 
 def test_gradients_equal_the_slow_way(parts):
     model, tokenizer = parts[0].double().train(), parts[1]
     rows, _ = tokenize_pairs(PAIRS[:3], tokenizer, 200)
-    responses = [(row["rejected_prompt"], row["rejected"]) for row in rows]
+    responses = [row.rejected for row in rows]
     weights = list(model.parameters())
-    fast = torch.autograd.grad(response_logps(model, pad_responses(responses, 1))[0].sum(), weights)
-    slow = torch.autograd.grad(sum(logp_the_slow_way(model, *r) for r in responses), weights)
+    fast = torch.autograd.grad(response_logps(model, pad(responses, 1))[0].sum(), weights)
+    slow = torch.autograd.grad(sum(logp_the_slow_way(model, r.prompt, r.tokens) for r in responses), weights)
     assert all(torch.allclose(a, b, atol=1e-10) for a, b in zip(fast, slow, strict=True))
 
 
@@ -155,7 +157,7 @@ def test_scores_of_answers_are_their_logps(parts):
     model, tokenizer = parts[0].eval(), parts[1]
     row = tokenize_pair(as_chat(PAIRS[0]), tokenizer)
     with torch.no_grad():
-        slow = logp_the_slow_way(model, row["chosen_prompt"], row["chosen"])
+        slow = logp_the_slow_way(model, row.chosen.prompt, row.chosen.tokens)
     scores = score(model, tokenizer, [PAIRS[0]["prompt"], "Hi"], [PAIRS[0]["chosen"], "Hello!"])
     assert scores[0].item() == pytest.approx(slow.item(), abs=1e-3)
     assert answer(model, tokenizer, ["Hi"], 5) == answer(model, tokenizer, ["Hi"], 5)
@@ -179,9 +181,9 @@ def test_the_step_is_the_loss_of_the_library_on_log_ratios(parts, tmp_path, logp
     for side in ("chosen", "rejected"):
         values = []
         for row in trainer.train_dataset:
-            tokens = row[f"{side}_prompt"], row[side]
+            tokens = getattr(row, side).prompt, getattr(row, side).tokens
             value = logp_the_slow_way(trainer.model, *tokens) - logp_the_slow_way(reference, *tokens)
-            values.append(value / (len(row[side]) if logprobs == "mean" else 1))
+            values.append(value / (len(getattr(row, side).tokens) if logprobs == "mean" else 1))
         f[side] = torch.stack(values)
     expected = make_loss("dil", **settings)(f["chosen"], f["rejected"]).mean()
     batch = trainer.data_collator(trainer.train_dataset)
@@ -241,10 +243,10 @@ def test_kto_holds_log_ratios_against_mismatched_ones(parts, tmp_path):
     def f(prompt, response):
         return logp_the_slow_way(policy, prompt, response) - logp_the_slow_way(reference, prompt, response)
 
-    kl = sum(f(row["chosen_prompt"], rows[(i + 1) % 4]["chosen"]).item() for i, row in enumerate(rows)) / 4
+    kl = sum(f(row.chosen.prompt, rows[(i + 1) % 4].chosen.tokens).item() for i, row in enumerate(rows)) / 4
     assert kl > 0.1
-    f_w = torch.stack([f(row["chosen_prompt"], row["chosen"]) for row in rows])
-    f_l = torch.stack([f(row["rejected_prompt"], row["rejected"]) for row in rows])
+    f_w = torch.stack([f(row.chosen.prompt, row.chosen.tokens) for row in rows])
+    f_l = torch.stack([f(row.rejected.prompt, row.rejected.tokens) for row in rows])
 
     def expected(kl):
         return (torch.sigmoid(0.5 * (kl - f_w)) + torch.sigmoid(0.5 * (f_l - kl))).mean()
@@ -275,16 +277,16 @@ def test_accumulated_steps_equal_one_big_step(tiny_model, tmp_path):
 
 def test_reference_logps_are_cached_under_a_fingerprint(parts, tmp_path, monkeypatch):
     first = trainer_for(parts, tmp_path)
-    scored = [row["ref_chosen"] for row in first.train_dataset]
+    scored = [row.chosen.ref_logp for row in first.train_dataset]
     monkeypatch.setattr(DILTrainer, "_response_logps", lambda *a: pytest.fail("scored again"))
-    assert [row["ref_chosen"] for row in trainer_for(parts, tmp_path).train_dataset] == scored
+    assert [row.chosen.ref_logp for row in trainer_for(parts, tmp_path).train_dataset] == scored
     monkeypatch.undo()
     before = fingerprint(parts[0], first.train_dataset)
     with torch.no_grad():
         parts[0].lm_head.weight[0, 0] += 1e-3
     assert fingerprint(parts[0], first.train_dataset) != before
     assert fingerprint(parts[0], first.train_dataset[1:]) != fingerprint(parts[0], first.train_dataset)
-    assert [row["ref_chosen"] for row in trainer_for(parts, tmp_path).train_dataset] != scored
+    assert [row.chosen.ref_logp for row in trainer_for(parts, tmp_path).train_dataset] != scored
     assert fingerprint(parts[0], first.train_dataset, "padded") != fingerprint(parts[0], first.train_dataset, "packed")
 
 
@@ -311,7 +313,7 @@ def test_a_reference_scored_in_other_batches_is_off_by_rounding_alone(parts, tmp
     scored = []
     for size in (4, 1):
         trainer = trainer_for(parts, tmp_path / str(size), bf16=bf16, per_device_train_batch_size=size, layout="padded")
-        scored.append(torch.tensor([row["ref_chosen"] for row in trainer.train_dataset]))
+        scored.append(torch.tensor([row.chosen.ref_logp for row in trainer.train_dataset]))
     assert (scored[0] - scored[1]).abs().max() < bound
 
 
@@ -380,14 +382,14 @@ def test_lora_with_the_adapter_off_as_reference(parts, tmp_path):
     )  # a moved adapter: the base is the reference
     with torch.no_grad():
         for row in again.train_dataset:
-            slow = logp_the_slow_way(frozen, row["chosen_prompt"], row["chosen"]).item()
-            assert row["ref_chosen"] == pytest.approx(slow, rel=1e-5)
-            assert abs(logp_the_slow_way(trainer.model, row["chosen_prompt"], row["chosen"]).item() - slow) > 1e-3
+            slow = logp_the_slow_way(frozen, row.chosen.prompt, row.chosen.tokens).item()
+            assert row.chosen.ref_logp == pytest.approx(slow, rel=1e-5)
+            assert abs(logp_the_slow_way(trainer.model, row.chosen.prompt, row.chosen.tokens).item() - slow) > 1e-3
     trainer.save_model(str(tmp_path / "adapter"))
     assert {p.name for p in (tmp_path / "adapter").iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
     assert not (tmp_path / "adapter" / "model.safetensors").exists()
     loaded = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
-    ids = torch.tensor([again.train_dataset[0]["chosen"]])
+    ids = torch.tensor([again.train_dataset[0].chosen.tokens])
     with torch.no_grad():
         assert torch.allclose(loaded(ids).logits, trainer.model(ids).logits, atol=1e-5)
 
@@ -396,8 +398,6 @@ def test_lora_with_the_adapter_off_as_reference(parts, tmp_path):
 def test_adapters_on_four_bits_get_the_gradients_of_the_same_weights_in_full(wider_model):
     pytest.importorskip("bitsandbytes", reason="4 bits need the qlora extra")
     from peft import LoraConfig, get_peft_model
-
-    from dil_tutorial.llm.data import collate
 
     rows = tokenize_pairs(PAIRS[:4], load_tokenizer(str(wider_model)), 200)[0]
     gradients = []
@@ -409,7 +409,7 @@ def test_adapters_on_four_bits_get_the_gradients_of_the_same_weights_in_full(wid
         adapters = {name: weight for name, weight in model.named_parameters() if "lora_" in name}
         for number, weight in enumerate(adapters.values()):
             torch.nn.init.normal_(weight, std=0.1, generator=torch.Generator().manual_seed(number))
-        response_logps(model, collate(rows, 1))[0].mean().backward()
+        response_logps(model, batch_of(rows, 1))[0].mean().backward()
         gradients.append([weight.grad.float() for weight in adapters.values()])
     assert len(gradients[0]) >= 28  # A and B of seven projections in each layer
     for a, b in zip(*gradients, strict=True):
@@ -443,7 +443,6 @@ def test_fresh_samples_of_the_reference(parts, tmp_path, lora):
 
 def test_reference_samples_follow_the_models_law(parts):
     """The first token of 4,000 draws against the model's probabilities."""
-    from dil_tutorial.llm.data import collate
     from dil_tutorial.llm.reference import sample_responses
 
     model, tokenizer = parts
@@ -452,11 +451,11 @@ def test_reference_samples_follow_the_models_law(parts):
     row = tokenize_pairs(PAIRS[:1], tokenizer, 200)[0][0]
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     torch.manual_seed(0)
-    batch = sample_responses(model.eval(), collate([row] * 4000, 1, prompts=True), 1)
-    assert (batch["lengths"] == 1).all()
+    batch = sample_responses(model.eval(), pad([Response(row.chosen.prompt, [])] * 4000, 1), 1)
+    assert (batch.lengths == 1).all()
     with torch.no_grad():
-        law = torch.softmax(model(torch.tensor([row["chosen_prompt"]])).logits[0, -1], -1)
-    drawn = torch.bincount(batch["targets"], minlength=len(law)) / 4000
+        law = torch.softmax(model(torch.tensor([row.chosen.prompt])).logits[0, -1], -1)
+    drawn = torch.bincount(batch.targets, minlength=len(law)) / 4000
     assert law.max() > 0.01
     assert (drawn - law).abs().max() < 5 * (law.max() / 4000).sqrt()
 

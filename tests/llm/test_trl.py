@@ -8,8 +8,9 @@ import torch
 
 trl = pytest.importorskip("trl", reason="TRL is in the bench extra")
 
-from dil_tutorial.llm.data import as_chat, read_pairs, tiny_preferences, tokenize_pair  # noqa: E402
+from dil_tutorial.llm.data import as_chat, read_pairs, tiny_preferences  # noqa: E402
 from dil_tutorial.llm.models import load_tokenizer  # noqa: E402
+from dil_tutorial.llm.tokens import tokenize_pair  # noqa: E402
 from dil_tutorial.losses import make_loss  # noqa: E402
 
 
@@ -119,8 +120,8 @@ def test_tokens_equal_trls(tiny_model, chat):
     rows = trl.DPOTrainer._prepare_dataset(trainer, Dataset.from_list(pairs), tokenizer, args, "train")
     for pair, row in zip(pairs, rows, strict=True):
         ours = tokenize_pair(pair, tokenizer)
-        assert ours["chosen_prompt"] == ours["rejected_prompt"] == row["prompt_ids"]
-        assert (ours["chosen"], ours["rejected"]) == (row["chosen_ids"], row["rejected_ids"])
+        assert ours.chosen.prompt == ours.rejected.prompt == row["prompt_ids"]
+        assert (ours.chosen.tokens, ours.rejected.tokens) == (row["chosen_ids"], row["rejected_ids"])
 
 
 @pytest.mark.parametrize(("loss", "theirs"), [("dpo", "sigmoid"), ("nca", "nca_pair"), ("bco", "bco_pair")])

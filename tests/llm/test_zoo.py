@@ -9,7 +9,7 @@ pytest.importorskip("accelerate", reason="language models need the llm extra")
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from dil_tutorial.llm import sampling
-from dil_tutorial.llm.capabilities import why_not_packed
+from dil_tutorial.llm.capabilities import enable_packing
 from dil_tutorial.llm.data import read_pairs, tiny_preferences
 from dil_tutorial.llm.models import load_tokenizer
 from dil_tutorial.llm.trainer import DILConfig, DILTrainer
@@ -76,7 +76,7 @@ def test_in_bf16_soft_caps_are_seen_too(tiny_model, tmp_path):
     config = DILConfig(output_dir=str(tmp_path), use_cpu=True, disable_tqdm=True, loss="nca")
     trainer = DILTrainer(model, config, PAIRS, processing_class=load_tokenizer(str(tiny_model)))
     assert (trainer.layout, trainer.head_chunk) == ("padded", 0)
-    assert why_not_packed(model) == "Gemma2ForCausalLM soft-caps its attention"
+    assert enable_packing(model) == "Gemma2ForCausalLM soft-caps its attention"
 
 
 @pytest.mark.parametrize("kind", ZOO)

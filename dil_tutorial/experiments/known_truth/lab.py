@@ -25,7 +25,7 @@ from dil_tutorial.experiments.known_truth.data import (
 )
 from dil_tutorial.experiments.known_truth.frozen_layers import Memory, remember_frozen_layers
 from dil_tutorial.llm.callbacks import StopAndSave
-from dil_tutorial.llm.capabilities import why_not_packed
+from dil_tutorial.llm.capabilities import enable_packing
 from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.models import SMOLLM2, load_model, load_tokenizer, this_device
 from dil_tutorial.llm.sampling import draw, score_drawn
@@ -221,7 +221,7 @@ class Lab:
                 yield policy
         else:
             reference = self.base()
-            why_not_packed(reference)  # puts it on the policy's attention
+            enable_packing(reference)  # puts it on the policy's attention
             yield reference
 
     def evaluated(self, split: str, count: int, prompts: int | None = None) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from dil_tutorial.experiments.known_truth.lab import LOSSES, Lab, Preset, Run, label, rounded
-from dil_tutorial.llm.capabilities import why_not_packed
+from dil_tutorial.llm.capabilities import enable_packing
 from dil_tutorial.llm.models import load_model
 from dil_tutorial.llm.sampling import draw
 from dil_tutorial.support.provenance import provenance, read_json, write_json
@@ -161,7 +161,7 @@ def iterated(lab: Lab, learning_rate: float, progress: Progress) -> list[dict[st
     Rewards and f of the policy's own responses are against pi_ref.
     """
     preset, origin, base = lab.preset, lab.base(), lab.base()
-    why_not_packed(origin)
+    enable_packing(origin)
     rounds = []
     seen = [x for x, split in enumerate(lab.data.splits) if split != "held-out"]
     for number in range(preset.rounds + 1):

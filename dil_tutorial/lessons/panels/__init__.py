@@ -1,4 +1,8 @@
-"""The panels of the notebooks.  Each is a function from where its sliders stand to a figure and a sentence with its numbers."""
+"""The panels of the notebooks: a function each, from where its sliders stand to a figure and a sentence with its numbers.
+
+Read ``laws`` (notebooks 00 to 03), ``ratios`` (04 to 06), ``family`` (07 to 09) and ``practice`` (11 to 13).
+It may import what ``lessons`` may.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,8 @@ from toy.gallery import bandit20
 
 def batch_layouts() -> ipywidgets.VBox:
     """What padding and twice-read prompts cost: six pairs in each layout, as the prompt grows.  Needs the llm extra."""
-    from dil_tutorial.llm.data import collate
+    from dil_tutorial.llm.batches import LAYOUTS, batch_of
+    from dil_tutorial.llm.tokens import Response, TokenisedPair
 
     rng = torch.Generator().manual_seed(0)
 
@@ -27,15 +28,14 @@ def batch_layouts() -> ipywidgets.VBox:
         for _ in range(6):
             size = {part: max(4, int(mean * (0.5 + torch.rand(1, generator=rng).item()))) for part, mean in means.items()}
             shared = list(range(size["prompt"]))
-            rows.append({"chosen_prompt": shared, "chosen": [1] * size["chosen"],
-                         "rejected_prompt": shared, "rejected": [1] * size["rejected"]})  # fmt: skip
-        counts = {layout: collate(rows, 0, layout)["input_ids"].numel() for layout in ("padded", "packed", "shared")}
+            rows.append(TokenisedPair(*(Response(shared, [1] * size[side]) for side in ("chosen", "rejected"))))
+        counts = {layout: batch_of(rows, 0, layout).input_ids.numel() for layout in LAYOUTS[::-1]}
         figure, axes = plotting.new_figure(columns=3, width=9, height=2.8)
         grey, padding, green, orange = "#888888", "#e4e4e4", plotting.COLOURS[2], plotting.COLOURS[1]
-        longest = max(len(row["chosen_prompt"]) + max(len(row["chosen"]), len(row["rejected"])) for row in rows)
+        longest = max(len(response.prompt) + len(response.tokens) for row in rows for response in row.responses)
         for ax, (layout, count) in zip(axes, counts.items(), strict=True):
             for i, row in enumerate(rows):
-                prompt, first, second = len(row["chosen_prompt"]), len(row["chosen"]), len(row["rejected"])
+                prompt, first, second = (len(part) for part in (row.chosen.prompt, row.chosen.tokens, row.rejected.tokens))
                 widths = [prompt, first, longest - prompt - first, prompt, second, longest - prompt - second]
                 if layout != "padded":
                     widths[2] = widths[5] = 0

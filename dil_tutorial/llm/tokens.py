@@ -1,0 +1,112 @@
+"""From preference pairs to tokens: where a prompt ends and a response begins.
+
+The boundary between prompt and response follows TRL's DPOTrainer:
+
+- chat messages go through the model's chat template, the prompt with the generation prompt on;
+- plain strings are joined as they are, and the end-of-sequence token closes each response;
+- prompt + response is tokenised whole, then cut where the tokenised prompt ends;
+- ``max_length`` holds for prompt + response, the start is kept, and a pair whose prompt alone fills it is dropped
+  and counted.
+
+Where it differs from TRL: where tokens merge across the boundary, the response starts at the first differing token, in each
+response by itself (TRL takes the earlier of the two for both).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dil_tutorial.errors import InputError
+from dil_tutorial.llm.data import REFERENCE_RESPONSE, Pair, as_chat, common_prefix
+
+
+@dataclass
+class Response:
+    """A response in tokens, with the prompt it answers.
+
+    ``ref_logp`` is log pi_ref(response | prompt), summed over tokens.  It is 0 until the trainer has scored the reference,
+    and stays 0 for a loss without one, whose log-ratio to a reference of 1 is then its log-probability.
+    """
+
+    prompt: list[int]
+    tokens: list[int]
+    ref_logp: float = 0.0
+
+
+@dataclass
+class TokenisedPair:
+    """A preference pair in tokens; ``reference`` is a response of the reference itself, where the data bring one."""
+
+    chosen: Response
+    rejected: Response
+    reference: Response | None = None
+
+    @property
+    def responses(self) -> list[Response]:
+        """All responses: chosen, rejected and, where there is one, the reference's."""
+        return [self.chosen, self.rejected, *([self.reference] if self.reference else [])]
+
+
+def tokenize_pair(pair: Pair, tokenizer: Any) -> TokenisedPair:
+    """The tokens of one pair.  The prompts are equal unless a token merges across the boundary in one of them.
+
+    >>> from dil_tutorial.llm.tiny import own_tokenizer
+    >>> row = tokenize_pair({"prompt": "Hi", "chosen": " there!", "rejected": "!"}, own_tokenizer())
+    >>> row.chosen.prompt == row.rejected.prompt, len(row.rejected.tokens)  # the end token is one of them
+    (True, 2)
+    """
+    fields = ["chosen", "rejected"]
+    if REFERENCE_RESPONSE in pair or f"{REFERENCE_RESPONSE}_ids" in pair:
+        fields.append(REFERENCE_RESPONSE)
+    if "chosen_ids" in pair:
+        return TokenisedPair(*(Response(pair["prompt_ids"], pair[f"{field}_ids"]) for field in fields))
+    if tokenizer.eos_token is None:
+        raise InputError(
+            f"{tokenizer.name_or_path}: the tokenizer has no end-of-sequence token, which closes a response: set one"
+        )
+    if not isinstance(pair["prompt"], str) and not tokenizer.chat_template:
+        raise InputError(f"{tokenizer.name_or_path}: the tokenizer has no chat template: give strings instead of messages")
+    return TokenisedPair(*(_tokenize(pair["prompt"], pair[field], tokenizer) for field in fields))
+
+
+def _tokenize(prompt: Any, response: Any, tokenizer: Any) -> Response:
+    """Prompt and response tokenised whole, then cut where the tokenised prompt ends."""
+    if isinstance(prompt, str):
+        before = tokenizer(prompt)["input_ids"]
+        ending = "" if response.endswith(tokenizer.eos_token) else tokenizer.eos_token
+        whole = tokenizer(prompt + response + ending)["input_ids"]
+    else:
+        before = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
+        whole = tokenizer.apply_chat_template(prompt + response, return_dict=True)["input_ids"]
+    boundary = common_prefix(before, whole)
+    return Response(whole[:boundary], whole[boundary:])
+
+
+def tokenize_pairs(
+    pairs: Iterable[Pair], tokenizer: Any, max_length: int, chat_format: bool = False, where: str = "data"
+) -> tuple[list[TokenisedPair], int]:
+    """Tokenise and truncate; returns the rows left and how many were dropped because the prompt alone fills max_length.
+
+    >>> from dil_tutorial.llm.data import read_pairs, tiny_preferences
+    >>> from dil_tutorial.llm.tiny import own_tokenizer
+    >>> rows, dropped = tokenize_pairs(read_pairs(tiny_preferences(), limit=5), own_tokenizer(), max_length=64)
+    >>> len(rows), dropped
+    (5, 0)
+    """
+    rows, dropped = [], 0
+    for i, pair in enumerate(pairs):
+        row = tokenize_pair(as_chat(pair) if chat_format else pair, tokenizer)
+        prompts = [len(response.prompt) for response in row.responses]
+        if min(prompts) == 0:  # nothing is left to condition the first token on
+            raise InputError(
+                f"{where} row {i}: prompt and response merge into one token: end the prompt with a space or newline"
+            )
+        if max(prompts) >= max_length:
+            dropped += 1
+            continue
+        rows.append(TokenisedPair(*(replace(r, tokens=r.tokens[: max_length - len(r.prompt)]) for r in row.responses)))
+    if not rows:
+        raise InputError(f"{where}: every prompt alone fills max_length, which is {max_length}: raise max_length")
+    return rows, dropped

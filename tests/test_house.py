@@ -1,0 +1,86 @@
+"""The house: arrows between rooms are as the table says, none goes back, and the front rooms stay light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+grimp = pytest.importorskip("grimp", reason="the house is read by grimp: it comes with the dev and the book extra")
+
+from dil_tutorial.book import house
+
+ROOT = Path(__file__).parents[1]
+DERIVATION = {"preferences", "rlhf", "bregman", "losses", "errors"}
+
+
+@pytest.fixture(scope="module")
+def arrows():
+    return house.arrows(ROOT / "notebooks")
+
+
+def test_the_arrows_are_those_of_the_table(arrows):
+    table = house.table()
+    assert arrows.keys() == table.keys()
+    for room, imports in arrows.items():
+        assert imports == table[room], f"{room}: new {imports - table[room]}, gone {table[room] - imports}: see house.ARROWS"
+
+
+def test_there_is_no_circle_and_few_arrows(arrows):
+    assert house.circle(arrows) == []
+    assert len(arrows) <= 18
+    assert sum(map(len, arrows.values())) <= 85
+
+
+def test_rooms_keep_to_themselves(arrows):
+    for room in DERIVATION:
+        assert arrows[room] <= DERIVATION, room
+    for room in ("toy", "neighbours"):
+        assert arrows[room] <= DERIVATION | {"toy"}, room  # never a language model, nothing on disk
+    assert arrows["support"] == {"errors"}
+    assert not arrows["claims"] & {"llm", "experiments"}
+
+
+def test_a_reversed_arrow_is_found(arrows):
+    """Let every arrow in turn point back: a circle must be found, whichever it is."""
+    for room, others in arrows.items():
+        for other in others:
+            turned = {**arrows, other: arrows[other] | {room}}
+            assert house.circle(turned), (room, other)
+
+
+def test_every_module_lies_in_a_room():
+    graph = grimp.build_graph("dil_tutorial", "toy")
+    assert {module for module in graph.modules if house.room_of(module) is None} == {"dil_tutorial"}
+
+
+def test_importing_the_package_and_the_toy_is_light():
+    for code, absent in (
+        ("import dil_tutorial", ["torch", "transformers"]),
+        ("import dil_tutorial.cli", ["torch", "transformers"]),
+        ("import dil_tutorial.losses, dil_tutorial.claims, toy.compare, toy.neighbours.mixing", ["transformers", "matplotlib"]),
+    ):
+        check = f"import sys; {code}; print([name for name in {absent} if name in sys.modules])"
+        assert subprocess.check_output([sys.executable, "-c", check], text=True).strip() == "[]", code
+
+
+def modules():
+    return [path for package in ("dil_tutorial", "toy") for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def test_no_module_and_no_function_is_long():
+    for path in modules():
+        text = path.read_text()
+        assert len(text.splitlines()) <= 400, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno - node.lineno < 60, f"{path}: {node.name}"
+
+
+def test_every_package_says_what_it_is():
+    """Its docstring: what it is, in which order to read it, what it may import."""
+    for path in modules():
+        if path.name == "__init__.py":
+            text = ast.get_docstring(ast.parse(path.read_text())) or ""
+            assert len(text.splitlines()) >= 3, f"{path}: say what it is, in which order to read it, what it may import"
