@@ -41,7 +41,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from dil_tutorial.experiments.known_truth import figures as drawing
 from dil_tutorial.experiments.known_truth import measures, report
 from dil_tutorial.experiments.known_truth.lab import Lab, Preset, Run
-from dil_tutorial.experiments.words import interval
+from dil_tutorial.support.words import interval
 from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.llm import sampling
 from dil_tutorial.support import plotting

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,6 +56,9 @@ ARROWS: dict[str, str] = {
     "cli": "errors support claims llm experiments bench course book",
     "notebooks": "preferences rlhf bregman losses errors support toy neighbours claims llm experiments bench lessons",
 }
+
+
+NOT_IN_API = ("book", "cli", "notebooks")  # rooms whose readers do not call them
 
 
 def table() -> dict[str, set[str]]:
@@ -123,7 +127,7 @@ def implied(found: Mapping[str, set[str]]) -> set[tuple[str, str]]:
     return {(room, far) for room, near in found.items() for far in near if any(far in below(other) for other in near - {far})}
 
 
-def draw(found: Mapping[str, set[str]], pages: Mapping[str, str]) -> Figure:
+def draw(found: Mapping[str, set[str]], pages: Mapping[str, str | None]) -> Figure:
     """The picture: an arrow points at what is imported, pale where a longer way says so too; in SVG a room is a link."""
     figure, (axes,) = plotting.new_figure(width=9, height=7.6)
     pale = implied(found)
@@ -146,3 +150,14 @@ def draw(found: Mapping[str, set[str]], pages: Mapping[str, str]) -> Figure:
     axes.set(xlim=(-0.9, 5.5), ylim=(-0.6, 9.5))
     axes.axis("off")
     return figure
+
+
+def as_svg(figure: Figure) -> str:
+    """The figure as SVG to stand in a page, where its links work.
+
+    >>> as_svg(plotting.new_figure()[0])[:4]
+    '<svg'
+    """
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]

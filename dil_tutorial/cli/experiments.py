@@ -129,8 +129,8 @@ def known_truth(
     """Does each loss imitate pi_chosen on a language model?  Trains all of them where the truth is known.  Resumes."""
     prepare_for_models()
     from dil_tutorial.experiments.known_truth import measures, report, run
-    from dil_tutorial.experiments.words import interval
     from dil_tutorial.llm.models import resolve
+    from dil_tutorial.support.words import interval
 
     if preset not in run.PRESETS:
         raise unknown_name("preset", preset, run.PRESETS)

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from dil_tutorial.support import plotting
+from toy.threads import one_thread
 
 Drawn = tuple[Figure, str]  # a figure, and what it shows in one sentence with its numbers
 WIDE = {"width": "min(36em, 95%)"}
@@ -61,7 +62,8 @@ def frames(
         ipywidgets.jslink((sliders[depth], "index"), (layer, "selected_index"))
         return layer
 
-    return ipywidgets.VBox([*sliders, stack(())])
+    with one_thread():  # what is drawn are toy worlds; beside another busy process two threads take twenty times as long
+        return ipywidgets.VBox([*sliders, stack(())])
 
 
 def hold_still(figure: Figure, places: list[Bbox]) -> None:

@@ -90,9 +90,13 @@ def test_benchmark_of_the_toy(tmp_path, monkeypatch):
 
 def test_twenty_thousand_responses_make_no_table():
     """Peak memory far below the 3 GiB of one 20,000 x 20,000 table (a smaller size here: 12,000, 1.1 GiB)."""
-    command = [bench.sys.executable, "-m", "dil_tutorial.bench.toy", "12000"]
+
+    def peak(responses):
+        command = [bench.sys.executable, "-m", "dil_tutorial.bench.toy", str(responses)]
+        return json.loads(bench.subprocess.run(command, capture_output=True, text=True, check=True).stdout)["peak_mib"]
+
     for _ in range(3):  # a reading on a crowded machine can be far above what the work needs; one low reading proves the claim
-        peak = json.loads(bench.subprocess.run(command, capture_output=True, text=True, check=True).stdout)["peak_mib"]
-        if peak < 700:
+        more = peak(12_000) - peak(10)  # importing torch alone takes 300 to 700 MiB, depending on its version
+        if more < 300:
             return
-    pytest.fail(f"{peak:.0f} MiB")
+    pytest.fail(f"{more:.0f} MiB")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from dil_tutorial.experiments.finite_data.figures import figures
 from dil_tutorial.experiments.finite_data.run import Results, Row
-from dil_tutorial.experiments.words import listed, signed_interval, table
 from dil_tutorial.support import plotting
 from dil_tutorial.support.provenance import write_text
+from dil_tutorial.support.words import listed, signed_interval, table
 
 
 def verdict(row: Row) -> str:

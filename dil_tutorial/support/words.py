@@ -1,4 +1,4 @@
-"""Numbers and names in sentences and tables: the reports of all experiments are written with these."""
+"""Numbers and names in sentences and tables, for templates and reports."""
 
 from __future__ import annotations
 
@@ -14,6 +14,15 @@ def listed(names: Sequence[str]) -> str:
     return "none" if not names else names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
 
 
+def fixed(number: float, digits: int = 2, sign: str = "") -> str:
+    """A number with so many digits and a typographer's minus; ``sign`` "+" shows a plus, too.
+
+    >>> fixed(-0.456), fixed(0.456, 1, "+")
+    ('−0.46', '+0.5')
+    """
+    return f"{number:{sign}.{digits}f}".replace("-", "−")
+
+
 def interval(interval: Sequence[float]) -> str:
     """Value and interval.
 
@@ -25,7 +34,7 @@ def interval(interval: Sequence[float]) -> str:
 
 
 def signed_interval(interval: Sequence[float]) -> str:
-    """Mean and interval.
+    """Mean and interval, with three digits and signs.
 
     >>> signed_interval([0.5, 0.4, 0.61])
     '+0.500 [+0.400, +0.610]'
