@@ -184,11 +184,7 @@ LSIF = Generator(
 
 # Unnormalised KL (KLIEP): the chosen term is maximum likelihood.
 UKL = Generator(
-    name="ukl",
-    h=lambda r: torch.xlogy(r, r) - r,
-    dh=torch.log,
-    chosen_loss=lambda f: -f,
-    reference_loss=lambda f: _exp(f),
+    name="ukl", h=lambda r: torch.xlogy(r, r) - r, dh=torch.log, chosen_loss=lambda f: -f, reference_loss=lambda f: _exp(f)
 )
 
 # Binary cross-entropy: logistic regression of chosen against reference; both weights are bounded.

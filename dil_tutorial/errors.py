@@ -1,7 +1,5 @@
 """One exception for input a person can mend, and the nearest-name hint that goes with it."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 

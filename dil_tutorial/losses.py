@@ -17,8 +17,6 @@ reference     g(y), y ~ pi_ref                 pi_chosen, for every h
 ============  ===============================  ==========================================================
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 import math

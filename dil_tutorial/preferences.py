@@ -17,8 +17,6 @@ A pair is made by drawing y, y' ~ pi_ref independently and letting P name the wi
 therefore *not* independent of each other.  Leading dimensions ``...`` (prompts) broadcast.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -5,8 +5,6 @@ projection, ``J(pi*) - J(pi) = beta KL(pi || pi*)``.  And fitting the reward of 
 winners is a forward-KL projection.  Shapes are (..., Y): prompts lead, responses last; everything is in nats.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

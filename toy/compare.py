@@ -4,8 +4,6 @@ What a loss needs and how its gradient grows is computed from the loss, not type
 there is no closed form, from a search.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any

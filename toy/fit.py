@@ -5,8 +5,6 @@ over all tabular policies or over a smaller class (``log_ratio_of``).  ``search`
 that may have several minima.  ``fit_pairs`` trains on finitely many drawn pairs.  All prompts are fitted at once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """Reward for KL: how much expected reward a policy gains over the reference, and how far it goes for it (THEORY §1.6)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Worlds worth meeting, by name.  Each is deterministic and small enough to draw."""
 
-from __future__ import annotations
-
 import torch
 
 from toy.sequences import Sequences

@@ -4,8 +4,6 @@ In the full tabular class many losses share an optimum.  Here they part ways: fo
 reverse KL seeks a mode, and every generator h has an optimum of its own.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

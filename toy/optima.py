@@ -12,8 +12,6 @@ a different policy for every h (THEORY §4).  sum_y pi_ref r(lam) falls in lam, 
 f-DPO, SPPO and KTO are solved in the same way; a loss without such a form is minimised numerically (``toy.fit.search``).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

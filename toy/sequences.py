@@ -5,8 +5,6 @@ end token, or when it has ``max_length`` tokens (as ``max_new_tokens`` cuts it o
 has one row of logits a prefix; it contains every distribution over the responses, so what holds of tables holds here.
 """
 
-from __future__ import annotations
-
 import itertools
 import string
 from dataclasses import dataclass

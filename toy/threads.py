@@ -5,8 +5,6 @@ A tensor of a few hundred numbers gains nothing from a second thread, and pays f
 than with one.  So what runs on toy worlds runs on one thread; language models keep all cores.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

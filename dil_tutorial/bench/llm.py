@@ -11,8 +11,6 @@ dense bf16 peak that 6 x parameters x tokens a second take: what the plain compu
 A run is two passes over the pairs; the second is measured.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import statistics

@@ -1,7 +1,5 @@
 """``dil bench noise``: what low precision does to f where policy and reference are not scored in the same batches."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path

@@ -4,8 +4,6 @@
 2. Training runs on a 20-action bandit in one batched call, against a plain Python loop over the same runs.
 """
 
-from __future__ import annotations
-
 import json
 import resource
 import subprocess

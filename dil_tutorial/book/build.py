@@ -1,7 +1,5 @@
 """Build the book: write what is generated (pages, figures, notebooks with links), then call jupyter-book with -W."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil

@@ -4,8 +4,6 @@ A Sphinx extension, too: below each docstring of the API stand the claims that c
 and pi_ref a formula.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import inspect
@@ -84,15 +82,19 @@ def called(check: Callable[..., Any], api: Path) -> list[str]:
 
 
 def in_use(name: str, scripts: Sequence[Path]) -> list[Path]:
-    """The notebooks' scripts that import from a function's module, or the module, and call it."""
+    """The notebooks' scripts that import a function, from its module or a package above it, or its module, and call it."""
     module, short = name.rsplit(".", 1)
     package, _, last = module.rpartition(".")
-    imports = re.compile(
-        rf"from {re.escape(module)} import [^\n]*\b{short}\b|from {re.escape(package)} import [^\n]*\b{last}\b[^\n]*"
-        rf"(?s:.*)\b{last}\.{short}\("
-    )
-    texts = {script: script.read_text(encoding="utf-8") for script in scripts}
-    return [script for script, text in texts.items() if imports.search(text) and re.search(rf"\b{short}\(", text)]
+    own = re.compile(rf"from ({re.escape(module)}|{re.escape(package)}) import [^\n]*\b{short}\b")
+    whole = re.compile(rf"from {re.escape(package)} import [^\n]*\b{last}\b(?: as (\w+))?")
+    found = []
+    for script in scripts:
+        text = script.read_text(encoding="utf-8")
+        by_module = whole.search(text)
+        called = rf"\b{by_module[1] or last}\.{short}\(" if by_module else rf"\b{short}\("
+        if (own.search(text) or by_module) and re.search(called, text):
+            found.append(script)
+    return found
 
 
 def code_links(claim: Claim, api: Path) -> str:

@@ -1,7 +1,5 @@
 """Figures of the exact theory: generators, projections, lengths, the frontier; each with its alternative text."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

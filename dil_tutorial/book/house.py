@@ -3,8 +3,6 @@
 ``ARROWS`` is the one table of what each room may import; a test compares it with the code, so that a new arrow is a decision.
 """
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Mapping
@@ -52,7 +50,7 @@ ARROWS: dict[str, str] = {
     "bench": "losses errors support toy llm",
     "lessons": "preferences rlhf bregman losses errors support toy llm experiments",
     "course": "errors support toy",
-    "book": "preferences rlhf bregman losses errors support toy claims experiments bench course",
+    "book": "preferences rlhf bregman losses errors support toy claims llm experiments bench course",
     "cli": "errors support claims llm experiments bench course book",
     "notebooks": "preferences rlhf bregman losses errors support toy neighbours claims llm experiments bench lessons",
 }

@@ -1,7 +1,5 @@
 """Run the notebooks from top to bottom, and write them with their outputs so that a second run writes the same file."""
 
-from __future__ import annotations
-
 import re
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The generated pages of the book: each computes what its template in ``templates/`` fills in."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """How a pair becomes a gradient: one pair through every function that touches it, with shapes and actual numbers."""
 
-from __future__ import annotations
-
 import json
 from typing import NamedTuple
 

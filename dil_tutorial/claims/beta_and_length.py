@@ -1,7 +1,5 @@
 """THEORY §6: beta, and lengths."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """THEORY §4: whose samples stand for pi_ref? The hole in the published loss, and its repair."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """THEORY §0-1: the two distributions in a preference data set."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """THEORY §8: finite data and training dynamics: what is exact about them.  The rest is measured by `dil study dynamics`."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

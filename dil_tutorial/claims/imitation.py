@@ -1,7 +1,5 @@
 """THEORY §2: RLHF as imitation (paper §4.1)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

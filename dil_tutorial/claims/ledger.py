@@ -12,8 +12,6 @@ a seed.  ``run`` computes verdicts anew, and a verdict that differs from the rec
 Tolerances are 1e-9 for identities and 1e-8 for optima.
 """
 
-from __future__ import annotations
-
 import inspect
 import math
 import textwrap

@@ -1,7 +1,5 @@
 """THEORY §9: neighbours."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

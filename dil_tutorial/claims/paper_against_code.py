@@ -1,7 +1,5 @@
 """THEORY §7: the paper against its public code, statement by statement."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

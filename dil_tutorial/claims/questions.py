@@ -1,7 +1,5 @@
 """What readers of the paper asked in public, and the checks that settle it (THEORY §11)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

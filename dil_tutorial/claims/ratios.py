@@ -1,7 +1,5 @@
 """THEORY §3: DIL's objective and density ratios (paper §4.2-4.4)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """THEORY §5: relatives."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -4,8 +4,6 @@ Exit status: 0, 1 (a check failed), 2 (bad input: one line says what, where and 
 Read ``console``, then any command.  Commands import torch and transformers inside, so that ``dil --help`` is instant.
 """
 
-from __future__ import annotations
-
 import typer
 
 from dil_tutorial.cli import bench, course, experiments, llm, read, theory

@@ -1,7 +1,5 @@
 """``dil bench``: how the exact world scales, our training step against TRL's, and what low precision does to f."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """What all commands share: the terminal, tables, progress, and how bad input and Ctrl-C end."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """``dil course``: hand out assignments, collect, grade, report."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """``dil study``, ``tour``, ``simulate`` and ``experiment``: finite data, the first minute, models whose truth is known."""
 
-from __future__ import annotations
-
 import itertools
 import time
 from collections.abc import Callable

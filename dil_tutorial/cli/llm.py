@@ -1,7 +1,5 @@
 """``dil fetch-model``, ``train``, ``sample`` and ``evaluate``: language models."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """``dil lab``, ``notebooks`` and ``book``: read the tutorial, and make the book of it.  They need a clone of the repository."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from typing import Annotated

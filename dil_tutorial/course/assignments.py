@@ -11,8 +11,6 @@ All other code cells are given: students may not change them.  ``init`` makes a 
 notebooks below its source folder count, and an instructor may change them there.
 """
 
-from __future__ import annotations
-
 import io
 import logging
 import os

@@ -1,7 +1,5 @@
 """From what a learning platform hands over, a folder or a zip file, to notebooks where nbgrader looks for them."""
 
-from __future__ import annotations
-
 import copy
 import re
 import zipfile

@@ -1,25 +1,13 @@
 """A student's page.  nbgrader's own pages show hidden tests and load their mathematics from elsewhere, so it is made here."""
 
-from __future__ import annotations
-
 import ast
-import html
 import re
 from pathlib import Path
 from typing import Any
 
 from dil_tutorial.course.assignments import earned, questions, read_notebook, source_of
+from dil_tutorial.support import templates
 
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto;
-  padding: 0 1rem; color: #222; background: #fff }
-h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin: 2rem 0 .4rem; border-bottom: 1px solid #ccc }
-h2 span { float: right; font-weight: normal } table { border-collapse: collapse; width: 100% }
-td, th { text-align: left; padding: .2rem .6rem .2rem 0 } td.n { text-align: right; white-space: nowrap }
-pre { background: #f6f6f6; padding: .7rem; font-size: 14px; white-space: pre-wrap; overflow-wrap: anywhere }
-.right { color: #14632f } .wrong { color: #a1260d } .open { color: #5a4a00 }
-.said { border-left: 4px solid #888; padding-left: .7rem }
-"""
 NAMES = {
     "NotImplementedError": "not answered",
     "KeyboardInterrupt": "took longer than allowed and was stopped",
@@ -88,49 +76,30 @@ def comments_of(course: Path, assignment: str, student: str) -> dict[str, str]:
 
 def page(course: Path, assignment: str, student: str, master: Any, points: dict[str, float | None]) -> str:
     """One student's feedback, ``master`` being the instructor's notebook: a page of HTML without scripts and requests."""
-    file = source_of(course, assignment).name
-    notebook = read_notebook(course / "autograded" / student / assignment / file)
-    asked = questions(master)
+    notebook = read_notebook(course / "autograded" / student / assignment / source_of(course, assignment).name)
+    cells = {cell.metadata.get("nbgrader", {}).get("grade_id"): cell for cell in notebook.cells}
     secrets, comments = hidden_tests(master), comments_of(course, assignment, student)
-    headings = re.findall(
-        r"^# (.*)$", "\n".join(cell.source for cell in master.cells if cell.cell_type == "markdown"), re.MULTILINE
-    )
-    name = headings[0] if headings else assignment
-    total, of = sum(got or 0.0 for got in points.values()), sum(ask["points"] for ask in asked)
-    by_name = {cell.metadata.get("nbgrader", {}).get("grade_id"): cell for cell in notebook.cells}
-    rows, parts = [], []
-    for ask in asked:
-        got = earned(ask, points)
-        shown = "to be graded by hand," if got is None else f"{got:g}"
-        title = html.escape(ask["title"])
-        rows.append(f'<tr><td>{title}</td><td class="n">{shown}</td><td class="n">of {ask["points"]:g}</td></tr>')
-        parts.append(f"<h2>{title} <span>{shown} of {ask['points']:g}</span></h2>")
-        answer = by_name.get(ask["question"])
-        if answer is not None:
-            parts.append(f"<pre>{html.escape(answer.source)}</pre>")
-            parts += [f'<p class="wrong">This cell: {html.escape(why)}</p>' for why in verdicts(answer)]
-        for cell in ask["cells"]:
-            if cell == ask["question"]:
-                continue
-            what = "Further tests" if cell in secrets else "The tests you saw"
-            why = html.escape("; ".join(verdicts(by_name[cell], secrets.get(cell, ""))))
-            verdict = '<span class="right">passed</span>' if not why else f'<span class="wrong">{why}</span>'
-            parts.append(f"<p>{what}, {points.get(cell) or 0:g} points: {verdict}</p>")
-        if comments.get(ask["question"]):
-            parts.append(f'<p class="said">{html.escape(comments[ask["question"]])}</p>')
-    undecided = (
-        ' <span class="open">(without what is graded by hand)</span>' if any(got is None for got in points.values()) else ""
-    )
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{html.escape(assignment)}: {html.escape(student)}</title><style>{STYLE}</style></head><body><main>
-<h1>{html.escape(name)}</h1>
-<p>{html.escape(student)}: <strong>{total:g} of {of:g} points</strong>{undecided}</p>
-<table><tbody>{"".join(rows)}</tbody></table>
-{chr(10).join(parts)}
-</main></body></html>
-"""
+    told = "\n".join(cell.source for cell in master.cells if cell.cell_type == "markdown")
+    headings = re.findall(r"^# (.*)$", told, re.MULTILINE)
+    asked = []
+    for ask in questions(master):
+        got, answer = earned(ask, points), cells.get(ask["question"])
+        tests = [
+            {"what": "Further tests" if name in secrets else "The tests you saw", "points": points.get(name) or 0,
+             "why": "; ".join(verdicts(cells[name], secrets.get(name, "")))}
+            for name in ask["cells"] if name != ask["question"]
+        ]  # fmt: skip
+        asked.append({
+            "title": ask["title"], "points": ask["points"], "got": "to be graded by hand," if got is None else f"{got:g}",
+            "answer": answer and answer.source, "wrong": verdicts(answer) if answer else [], "tests": tests,
+            "comment": comments.get(ask["question"]),
+        })  # fmt: skip
+    template = templates.load(Path(__file__).with_name("feedback.html.j2"))
+    return template.render(
+        assignment=assignment, student=student, name=headings[0] if headings else assignment, asked=asked,
+        total=sum(got or 0.0 for got in points.values()), of=sum(ask["points"] for ask in asked),
+        undecided=any(got is None for got in points.values()),
+    ) + "\n"  # fmt: skip
 
 
 def verdicts(cell: Any, hidden: str = "") -> list[str]:

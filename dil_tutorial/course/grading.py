@@ -1,7 +1,5 @@
 """Grade what was collected: nbgrader runs each notebook in the sandbox, once, and its gradebook keeps the points."""
 
-from __future__ import annotations
-
 import hashlib
 import time
 import warnings

@@ -1,7 +1,5 @@
 """What nbgrader does otherwise here: students' code runs in the sandbox, by the rules, and not for ever."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import tempfile

@@ -3,8 +3,6 @@
 The rules close the ways that need no more malice than an idle afternoon's; the sandbox closes files, network and memory to all.
 """
 
-from __future__ import annotations
-
 import ast
 import builtins
 import pkgutil

@@ -6,8 +6,6 @@ grants one, a limit on memory.  What is locked stays locked for everything the k
 to run.  The kernel writes nothing to the terminal that it was started from.
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import ctypes

@@ -1,7 +1,5 @@
 """What comes out of grading an assignment: a table for a learning platform, statistics by question, a figure."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re

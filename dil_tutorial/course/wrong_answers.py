@@ -1,19 +1,10 @@
 """The bank of wrong answers: each must lose points on its own question and on no other."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dil_tutorial.course.assignments import (
-    init,
-    points_of,
-    question_of,
-    read_notebook,
-    release,
-    source,
-)
+from dil_tutorial.course.assignments import init, points_of, question_of, read_notebook, release, source
 from dil_tutorial.course.collect import submit
 from dil_tutorial.course.grading import grade, scores
 from dil_tutorial.support.paths import ASSIGNMENTS

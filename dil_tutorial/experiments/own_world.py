@@ -1,7 +1,5 @@
 """``dil optima FILE``: where every loss ends in a small world of the reader's own."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """``dil tour``: the ledger, then the whole idea on one bandit, in figures and numbers.  Under a minute, no network."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Instant checks for the exercises in the notebooks."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys

@@ -4,8 +4,6 @@ No answer is written down as right: it is computed, from the same functions as e
 is the right one.  A puzzle is plain HTML, so that it also works where no Python runs.
 """
 
-from __future__ import annotations
-
 import html
 import math
 from collections.abc import Callable

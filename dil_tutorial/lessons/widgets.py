@@ -4,8 +4,6 @@ The trick: draw every frame beforehand, stack them, and link each slider to its 
 stacks are nested: the first slider chooses among stacks, the last among pictures.
 """
 
-from __future__ import annotations
-
 import base64
 import re
 from collections.abc import Callable, Mapping, Sequence

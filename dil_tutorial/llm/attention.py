@@ -11,8 +11,6 @@ SDPA, so a model left on one generates and scores as before.
 kernel for all branches: on CUDA in half precision, where many small calls would cost more than they compute.
 """
 
-from __future__ import annotations
-
 import functools
 import inspect
 from itertools import accumulate

@@ -10,8 +10,6 @@ so that every number is what the two plain rows [prefix | first] and [prefix | s
     second   full     -        causal
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from typing import Any, TypedDict, TypeVar
 

@@ -1,7 +1,5 @@
 """What happens around a training step: the progress bar, a live figure, warnings that teach, stopping with a checkpoint."""
 
-from __future__ import annotations
-
 import signal
 from typing import Any
 

@@ -3,8 +3,6 @@
 The answers are one line for the log that says why not, or None.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

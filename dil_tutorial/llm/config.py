@@ -1,7 +1,5 @@
 """The settings of a training run: transformers' TrainingArguments, the loss by name, and the savings of the step."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any

@@ -13,8 +13,6 @@ Where it differs from TRL: an empty response, or a chosen response equal to the 
 trained on; a string row can be wrapped as chat (``as_chat``).
 """
 
-from __future__ import annotations
-
 import gzip
 import json
 import re

@@ -1,7 +1,5 @@
 """Held-out pairs: does the policy rank them better than the reference, and how far has it moved?  And tasks of others."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

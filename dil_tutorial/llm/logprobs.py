@@ -1,7 +1,5 @@
 """Log-probabilities of whole responses under a causal language model: log pi(y|x) = sum_k log pi(y_k | x, y_<k)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """What to watch while a policy trains: numbers a response or a pair, and what they say when something goes wrong."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -5,8 +5,6 @@ bf16 (8 bits of mantissa) an update of 1e-6 to a weight of 1e-2 rounds away.  Fo
 which computes in bf16 (autocast) on float32 master weights.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -219,10 +217,7 @@ def load_model(name: str, dtype: str = "float32") -> Any:
         from transformers import BitsAndBytesConfig
 
         four_bits = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype="bfloat16",
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype="bfloat16"
         )
         settings = {"dtype": "bfloat16", "quantization_config": four_bits}
     return _load(AutoModelForCausalLM, name, use_safetensors=True, **settings)

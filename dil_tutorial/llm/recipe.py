@@ -1,7 +1,5 @@
 """A recipe is a flat YAML file: which model, which data, and any field of DILConfig.  ``llm.run`` trains by one."""
 
-from __future__ import annotations
-
 import dataclasses
 import types
 import typing

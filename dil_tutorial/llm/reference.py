@@ -5,8 +5,6 @@ in two layouts differs by a third of a nat (rms; `dil bench noise`), which exp(2
 code, same precision: f is exactly zero before the first step.  So batches are drawn once, and epochs reorder them.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Training by a recipe: check everything first, build the trainer, train, save; and read a finished run again."""
 
-from __future__ import annotations
-
 import errno
 import inspect
 import shutil

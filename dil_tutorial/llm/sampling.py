@@ -1,7 +1,5 @@
 """What does a model answer, and how probable is an answer?  For reading two models side by side."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Sequence
@@ -25,12 +23,7 @@ from dil_tutorial.support.provenance import write_text
 
 @torch.no_grad()
 def answer(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[str],
-    max_new_tokens: int = 128,
-    temperature: float = 0.0,
-    seed: int = 0,
+    model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int = 128, temperature: float = 0.0, seed: int = 0
 ) -> list[str]:
     """One response a prompt: greedy at temperature 0, else sampled from the model's own law (no top-k, no top-p).
 

@@ -1,7 +1,5 @@
 """A tokenizer and a language model made on the spot, for examples and tests that need no network."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

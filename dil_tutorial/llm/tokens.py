@@ -12,8 +12,6 @@ Where it differs from TRL: where tokens merge across the boundary, the response 
 response by itself (TRL takes the earlier of the two for both).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,6 +26,9 @@ class Response:
 
     ``ref_logp`` is log pi_ref(response | prompt), summed over tokens.  It is 0 until the trainer has scored the reference,
     and stays 0 for a loss without one, whose log-ratio to a reference of 1 is then its log-probability.
+
+    >>> Response(prompt=[5, 6], tokens=[7, 1]).ref_logp
+    0.0
     """
 
     prompt: list[int]
@@ -37,7 +38,11 @@ class Response:
 
 @dataclass
 class TokenisedPair:
-    """A preference pair in tokens; ``reference`` is a response of the reference itself, where the data bring one."""
+    """A preference pair in tokens; ``reference`` is a response of the reference itself, where the data bring one.
+
+    >>> TokenisedPair(Response([5, 6], [7, 1]), Response([5, 6], [8, 1])).responses[1].tokens
+    [8, 1]
+    """
 
     chosen: Response
     rejected: Response
@@ -45,7 +50,7 @@ class TokenisedPair:
 
     @property
     def responses(self) -> list[Response]:
-        """All responses: chosen, rejected and, where there is one, the reference's."""
+        """The chosen one, the rejected one and, where there is one, the reference's."""
         return [self.chosen, self.rejected, *([self.reference] if self.reference else [])]
 
 

@@ -14,8 +14,6 @@ BCE (THEORY §7); here ``logprobs: sum`` is the default, as the paper's derivati
 ``beta`` always applies.  Metrics have TRL's names; ``rewards/*`` are beta f.  Dropout is off, as in TRL: it is noise in f.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import inspect

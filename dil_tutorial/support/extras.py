@@ -1,7 +1,5 @@
 """Optional packages: where one is missing, a line that says how to get it stands in place of an ImportError."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 
 from dil_tutorial.errors import InputError

@@ -1,7 +1,5 @@
 """How sure is a mean?  Bootstrap intervals, for studies over seeds and for evaluations over pairs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

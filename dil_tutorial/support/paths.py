@@ -1,7 +1,5 @@
 """Where things lie in a clone of the repository; an installed package comes without them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from dil_tutorial.errors import InputError

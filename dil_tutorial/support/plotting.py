@@ -1,7 +1,5 @@
 """Figures in one style: colour-blind safe, readable without colour too, saved as PNG and SVG."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Results files say where they come from, and appear whole or not at all."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

@@ -1,7 +1,5 @@
 """Formulas for people: from LaTeX to a terminal, from plain words to a page, from docstrings to the API's pages."""
 
-from __future__ import annotations
-
 import re
 
 GREEK = {

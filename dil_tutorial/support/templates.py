@@ -1,7 +1,5 @@
 """Prose lives in Jinja2 templates beside the module that fills it in; a name that is missing is an error, never a blank."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType

@@ -1,7 +1,5 @@
 """Numbers and names in sentences and tables, for templates and reports."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 

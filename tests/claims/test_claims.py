@@ -23,12 +23,7 @@ def test_every_claim_comes_out_as_recorded(claim):
     assert len(result.residuals) == 20
 
 
-ROUGH = {
-    "1.small-rewards": 0.05,
-    "1.small-tilt": 0.05,
-    "1.small-ipo": 0.05,
-    "1.iterated-sampled": 5.0,
-}  # orders; s.e.
+ROUGH = {"1.small-rewards": 0.05, "1.small-tilt": 0.05, "1.small-ipo": 0.05, "1.iterated-sampled": 5.0}  # orders; s.e.
 LIMITS = ("8.sft-unseen", "8.repaired-finite")  # optima at infinity, approached like 1/steps
 
 

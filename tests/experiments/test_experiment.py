@@ -124,12 +124,12 @@ def test_words_follow_the_numbers(finished):
     mixture, published = (found["losses"][f"{loss}, sum"] for loss in ("DIL BCE mixture", "DIL UKL rejected"))
     assert mixture["expected slope"][0] == pytest.approx(1, abs=1e-6)
     assert published["expected slope"][0] > 1.1
-    assert "(interval and all) for none" in report.verdict_text(results, found)[0]
+    assert "(interval and all) for none" in report.conclusions(results, found)["head"][1]
     found["losses"]["DPO, sum"]["truth on f"] = [0.4, 0.3, 0.5]
-    assert "for DPO (slopes of the truth on f 0.40 to 0.40)" in report.verdict_text(results, found)[0]
-    assert "below its optimum's slope, interval and all: " in report.slopes_text(found)[0]
-    assert "DIL UKL rejected" in report.slopes_text(found)[0].split("interval and all: ")[1]
-    assert "DIL BCE mixture" not in report.slopes_text(found)[0].split("interval and all: ")[1]
+    assert "for DPO (slopes of the truth on f 0.40 to 0.40)" in report.conclusions(results, found)["head"][1]
+    assert "below its optimum's slope, interval and all: " in report.conclusions(results, found)["slopes"][0]
+    assert "DIL UKL rejected" in report.conclusions(results, found)["slopes"][0].split("interval and all: ")[1]
+    assert "DIL BCE mixture" not in report.conclusions(results, found)["slopes"][0].split("interval and all: ")[1]
 
 
 def test_predictions_agree_with_the_closed_forms():

@@ -9,8 +9,6 @@ The inner maximum of a linear function is the largest D_k, so the problem is min
 generators with positive weight have equal divergences.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -5,8 +5,6 @@ the mixed reward.  The policy that is best against the worst objective, max_pi m
 pi_w whose weights minimise log Z_w: convex, with gradient E_{pi_w} e_k.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

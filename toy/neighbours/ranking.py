@@ -4,8 +4,6 @@ A policy ranks a pair correctly if it gives the preferred response the higher pr
 *ratios to the reference*, so even its exact optimum keeps a wrong ranking where pi_ref disagrees strongly enough.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -4,8 +4,6 @@ RLHF can only reweigh its reference: what pi_ref(.|x) may say, pi* may say.  Swa
 beta log(pi_safe/pi_ref) to the reward, which is minus infinity where the safe reference is silent.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from dil_tutorial.rlhf import rlhf_optimum

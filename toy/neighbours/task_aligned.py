@@ -6,8 +6,6 @@ J_k(pi_k) - J_k(pi) = beta KL(pi || pi_k), so the policy of least worst regret i
 point of ``mixing.worst_case`` with energies log(pi_k/pi_ref): the centre of the candidates in reverse KL.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """The figures of the study of finite data and training dynamics, from the rows of ``run.study`` (THEORY §8)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

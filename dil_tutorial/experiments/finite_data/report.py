@@ -4,8 +4,6 @@
 with other settings says something else.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -115,7 +113,7 @@ def rate_text(cells: dict[str, list[Row]]) -> list[str]:
         + ". It is below zero for "
         + listed([f"{n} from {min(b):.2g} on" for n, b in broken.items() if b])
         + f"; at no rate up to {max(rates):.2g} for {listed([n for n, b in broken.items() if not b])}. A plot made with tiny learning rates and few "
-        "steps cannot tell a loss that keeps the winners' likelihood from one that does not.",
+        "steps cannot tell a loss that keeps the winners' likelihood from one that does not."
     ]
 
 

@@ -5,8 +5,6 @@ each run a prompt of a stacked ``World``.  Cells are saved as they are done, so 
 ``figures`` and ``report`` draw and write what the numbers say.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Sequence

@@ -8,8 +8,6 @@ In a world of K samples a response meets itself with chance 1/K, in the truth ha
 K/(K - 1): t(y) is then the mean of 2 P(y > y') - 1 over the *other* samples, which is unbiased.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json
@@ -24,6 +22,7 @@ from dil_tutorial import preferences
 from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.experiments.known_truth.rewards import get_reward, score
 from dil_tutorial.llm.sampling import draw
+from dil_tutorial.support import templates
 from dil_tutorial.support.provenance import provenance, read_json, read_text, write_json, write_text
 from toy.worlds import World
 
@@ -196,12 +195,7 @@ def check(settings: dict[str, Any]) -> None:
 
 
 def simulate(
-    model: Any,
-    tokenizer: Any,
-    prompts: Sequence[str],
-    out: Path,
-    settings: dict[str, Any],
-    quiet: bool = False,
+    model: Any, tokenizer: Any, prompts: Sequence[str], out: Path, settings: dict[str, Any], quiet: bool = False
 ) -> dict[str, Any]:
     """Draw, score, label and write the files that the data card describes; returns the card's numbers.
 
@@ -267,52 +261,15 @@ def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
+RULES = {  # what the data card says of each rule
+    "bradley-terry": "Bradley–Terry: the first wins with probability sigmoid(R - R')",
+    "hard": "hard: the higher reward wins, equal rewards by a fair coin",
+    "cycle": "a cycle over the sign of R: good beats neutral, neutral beats bad, bad beats good, each with probability sigmoid(1)",
+}
+
+
 def data_card(settings: dict[str, Any], numbers: dict[str, Any]) -> str:
     """Markdown: exactly how the data were made, what the files hold, and what they are not good for."""
-    rule = {
-        "bradley-terry": "Bradley–Terry: the first wins with probability sigmoid(R - R')",
-        "hard": "hard: the higher reward wins, equal rewards by a fair coin",
-        "cycle": "a cycle over the sign of R: good beats neutral, neutral beats bad, bad beats good, each with probability sigmoid(1)",
-    }[settings["labels"]]
-    flips = f", then {settings['noise']:.0%} of the labels are turned around" if settings["noise"] else ""
-    splits = "\n".join(f"| {name} | {n['prompts']} | {n['pairs']} |" for name, n in numbers["splits"].items())
-    shown = "\n".join(f"| {name} | {value:.4g} |" for name, value in numbers.items() if isinstance(value, (int, float)))
-    return f"""# Data card
-
-Preference pairs made by `dil simulate`, whose truth is known. `card.json` has the same settings and numbers, with versions.
-
-## How they were made
-
-1. Prompts: {settings["prompts"]}; {"wrapped as a user's message" if settings["chat"] else "given as plain text, to be continued"}.
-2. Responses: {settings["samples"]} a prompt from {settings["model"]}, in float32, at temperature 1 with no top-k, no top-p and no penalty,
-   at most {settings["max_new_tokens"]} tokens. A response ends with its end token or where it is cut; so cut, their probabilities sum to one,
-   and `logp` is the exact log-probability of the tokens in `ids`.
-3. Reward: {settings["scale"]:g} nats x {settings["reward"]} (`dil_tutorial.experiments.known_truth.rewards`).
-4. Labels: {rule}{flips}.
-5. Pairs: {settings["pairs"]} a prompt, each of two samples that no other pair holds, and beside it as `reference` a sample of another pair.
-6. Seed {settings["seed"]} for everything. Prompts are split at random; no prompt is in two splits.
-
-| split | prompts | pairs |
-|---|---:|---:|
-{splits}
-
-| number | value |
-|---|---:|
-{shown}
-
-## The truth
-
-`t` is 2 w - 1, w the share of the *other* samples of the prompt that a response beats, by P with its label noise;
-`log_ratio` is log(1 + t), the true log(pi_chosen / pi_ref); `log_ratio_error` its standard error, because the other samples are
-{settings["samples"] - 1} and not all.
-
-## Files
-
-- `train.jsonl`, `validation.jsonl`, `held_out.jsonl`: pairs for `dil train --data` and `dil evaluate --data`. The `_ids` are the tokens as drawn.
-- `responses.jsonl`: a prompt a line with its split and all its responses: text, ids, logp, ended, reward, t, log_ratio, log_ratio_error.
-- `drawn.jsonl`, `drawn.json`: the responses before scoring, and what they were drawn with.
-
-## Limits
-
-The reward is a rule, not a person. Responses are a small model's and may be nonsense, or worse; nobody has read them all.
-"""
+    shown = {name: value for name, value in numbers.items() if name != "splits"}
+    card = templates.load(Path(__file__).with_name("data_card.md.j2"))
+    return card.render(**settings, rule=RULES[settings["labels"]], splits=numbers["splits"], numbers=shown) + "\n"

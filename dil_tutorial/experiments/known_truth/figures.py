@@ -1,7 +1,5 @@
 """The figures of the experiment with a known truth, from its results and ``measures.summary`` of them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

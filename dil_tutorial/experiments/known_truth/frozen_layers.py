@@ -5,8 +5,6 @@ meets them again in every epoch, when it scores the reference, and in every run 
 an evaluation on fixed responses.  The hidden states are kept as they came out: every number stays bit for bit the same.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 from typing import Any

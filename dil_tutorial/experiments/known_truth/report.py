@@ -1,7 +1,5 @@
 """The report of the experiment with a known truth: figures, and the template report.md.j2 filled in from the results."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

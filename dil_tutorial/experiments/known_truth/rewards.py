@@ -15,8 +15,6 @@ FILE.py:FUNCTION    any             yours
 ==================  ==============  ==========================================================================
 """
 
-from __future__ import annotations
-
 import functools
 import importlib.util
 import math

@@ -11,8 +11,6 @@
 Every run is a file of its own, so that an interrupted experiment goes on where it stopped.
 """
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Callable
 from dataclasses import asdict, replace

@@ -4,8 +4,6 @@ Read ``laws`` (notebooks 00 to 03), ``ratios`` (04 to 06), ``family`` (07 to 09)
 It may import what ``lessons`` may.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import ipywidgets

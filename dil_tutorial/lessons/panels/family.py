@@ -1,7 +1,5 @@
 """The panels of notebooks 07 to 09: how losses pull, how they train, and what they make of lengths."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import ipywidgets

@@ -1,7 +1,5 @@
 """The panels of notebooks 00 to 03: what a data set of preferences holds, and what imitates it."""
 
-from __future__ import annotations
-
 import ipywidgets
 import torch
 

@@ -1,7 +1,5 @@
 """The panels of notebooks 11 to 13: batches, reward for KL, and what the public code computes."""
 
-from __future__ import annotations
-
 import ipywidgets
 import torch
 
@@ -98,9 +96,6 @@ def fed_means() -> ipywidgets.VBox:
             plotting.curves(ax, named, "f of the winner, nats", "loss", title)
             ax.set_ylim(-6, 6)
         pulls = [torch.sigmoid(torch.tensor(-2.0 / scale)).item() / scale for scale in (1, tokens)]
-        return (
-            figure,
-            f"{tokens} tokens: at f = 2 DPO pulls with {pulls[0]:.4f} fed sums, {pulls[1]:.4f} fed means.",
-        )
+        return (figure, f"{tokens} tokens: at f = 2 DPO pulls with {pulls[0]:.4f} fed sums, {pulls[1]:.4f} fed means.")
 
     return frames(draw, {"Tokens in the winner": [1, 2, 5, 10, 50, 100]}, [2])

@@ -1,7 +1,5 @@
 """The panels of notebooks 04 to 06: generators, the landscape of a loss, and whose samples stand for the reference."""
 
-from __future__ import annotations
-
 import ast
 import operator
 from collections.abc import Callable
