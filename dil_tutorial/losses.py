@@ -17,10 +17,10 @@ reference     g(y), y ~ pi_ref                 pi_chosen, for every h
 ============  ===============================  ==========================================================
 """
 
-import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -253,7 +253,36 @@ REFERENCE_FREE = ("simpo", "slic", "cpo", "orpo")  # fed log-probabilities inste
 UNPAIRED = ("dil", "sft", "nca", "bco", "kto", "sppo")  # a term of y_w plus a term of y_l: needs no pairs
 
 
-def make_loss(name: str, **settings: Any) -> Loss:
+@dataclass(frozen=True)
+class BoundLoss:
+    """A loss with its settings, and what it must be fed; call it with f_chosen, f_rejected.
+
+    Wrap a function of your own where it is not fed log-ratios in pairs, which is what a bare function counts as.
+
+    >>> own = BoundLoss(lambda l_w, l_l: -l_w, reference_free=True)
+    >>> own(torch.tensor([-1.0]), torch.tensor([-2.0])), is_reference_free(own)
+    (tensor([1.]), True)
+    """
+
+    function: Loss
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    reference_free: bool = False  # fed log-probabilities of the policy in place of log-ratios to pi_ref
+    unpaired: bool = False  # a term of the winner plus a term of the loser, so that it needs no pairs
+    needs_reference_samples: bool = False  # wants f_reference, log-ratios of fresh samples of pi_ref
+    needs_kl: bool = False  # wants kl = KL(pi_theta || pi_ref) at every step
+
+    def __call__(self, f_chosen: Tensor, f_rejected: Tensor | None = None, **fed: Any) -> Tensor:
+        return self.function(f_chosen, f_rejected, **self.settings, **fed)
+
+    @property
+    def all_settings(self) -> dict[str, Any]:
+        """Every setting with the value it has, given or by default; what the loss is fed is none."""
+        parameters = inspect.signature(self.function).parameters.values()
+        defaults = {p.name: p.default for p in parameters if not p.name.startswith(("f_", "logp_", "shift", "kl"))}
+        return defaults | dict(self.settings)
+
+
+def make_loss(name: str, **settings: Any) -> BoundLoss:
     """The loss called ``name`` with its settings bound: what both the toy and the trainer differentiate.
 
     Settings a loss does not have, and names that do not exist, raise InputError; nothing is ignored.
@@ -283,40 +312,55 @@ def make_loss(name: str, **settings: Any) -> Loss:
         settings["generator"] = get_generator(settings["generator"])
     if settings.get("denominator", "rejected") not in DENOMINATORS:
         raise unknown_name("denominator", settings["denominator"], DENOMINATORS)
-    return functools.partial(LOSSES[name], **settings)
+    return BoundLoss(
+        LOSSES[name], settings, name in REFERENCE_FREE, name in UNPAIRED,
+        needs_reference_samples=settings.get("denominator") == "reference", needs_kl=name == "kto" and "kl" not in settings,
+    )  # fmt: skip
+
+
+def bound(loss: Loss) -> BoundLoss:
+    """A loss with what it must be fed: of a function of this module its own, of any other log-ratios in pairs.
+
+    >>> bound(dpo_loss).unpaired, bound(kto_loss).needs_kl
+    (False, True)
+    """
+    if isinstance(loss, BoundLoss):
+        return loss
+    name = next((name for name, function in LOSSES.items() if function is loss), None)
+    return make_loss(name) if name else BoundLoss(loss)
 
 
 def is_reference_free(loss: Loss) -> bool:
-    """Whether ``loss`` (from make_loss) is fed log-probabilities of the policy in place of log-ratios to pi_ref.
+    """Whether ``loss`` is fed log-probabilities of the policy in place of log-ratios to pi_ref.
 
     >>> is_reference_free(make_loss("simpo")), is_reference_free(make_loss("dpo"))
     (True, False)
     """
-    return getattr(loss, "func", loss) in [LOSSES[name] for name in REFERENCE_FREE]
+    return bound(loss).reference_free
 
 
 def is_unpaired(loss: Loss) -> bool:
-    """Whether ``loss`` (from make_loss) is a term of the winner plus a term of the loser, so that it needs no pairs.
+    """Whether ``loss`` is a term of the winner plus a term of the loser, so that it needs no pairs.
 
     >>> is_unpaired(make_loss("kto")), is_unpaired(make_loss("dpo"))
     (True, False)
     """
-    return getattr(loss, "func", loss) in [LOSSES[name] for name in UNPAIRED]
+    return bound(loss).unpaired
 
 
 def needs_reference_samples(loss: Loss) -> bool:
-    """Whether ``loss`` (from make_loss) wants ``f_reference``: DIL with the ``reference`` denominator.
+    """Whether ``loss`` wants ``f_reference``: DIL with the ``reference`` denominator.
 
     >>> needs_reference_samples(make_loss("dil", denominator="reference"))
     True
     """
-    return getattr(loss, "keywords", {}).get("denominator") == "reference"
+    return bound(loss).needs_reference_samples
 
 
 def needs_kl(loss: Loss) -> bool:
-    """Whether ``loss`` (from make_loss) wants ``kl`` = KL(pi_theta || pi_ref) at every step: KTO without a fixed one.
+    """Whether ``loss`` wants ``kl`` = KL(pi_theta || pi_ref) at every step: KTO without a fixed one.
 
     >>> needs_kl(make_loss("kto")), needs_kl(make_loss("kto", kl=0.0))
     (True, False)
     """
-    return getattr(loss, "func", loss) is kto_loss and "kl" not in getattr(loss, "keywords", {})
+    return bound(loss).needs_kl

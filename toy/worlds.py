@@ -30,39 +30,18 @@ class World:
     dil_tutorial.errors.InputError: ref: row 0 sums to 1.1, not 1: divide the row by its sum
     """
 
-    ref: Tensor
-    reward: Tensor | None = None
-    hard: bool = False  # labels of a world made from a reward
-
-    def __init__(self, ref: object, preference: object) -> None:
+    def __init__(self, ref: object, preference: object = None, reward: object = None, hard: bool = False) -> None:
         self.ref = _checked_ref(ref)
-        X, Y = self.ref.shape
-        table = as_table("preference", preference)
-        if table.shape[-2:] != (Y, Y):
-            raise InputError(
-                f"preference: shape {tuple(table.shape)} does not fit the {Y} responses of ref: give (X, {Y}, {Y})"
-            )
-        table = preferences.check_preference(table)
-        try:
-            self.preference = table.expand(X, -1, -1)  # what the cached property would hold
-        except RuntimeError:
-            raise InputError(f"preference: {table.shape[0]} prompts, ref has {X}: give one P for each") from None
+        if (preference is None) == (reward is None):
+            raise InputError("World: give a preference, or a reward to make one from, and not both")
+        self.reward = None if reward is None else _checked_reward(reward, self.ref)
+        self._table = None if preference is None else _checked_preference(preference, self.ref)
+        self.hard = hard  # labels of a world made from a reward
 
     @classmethod
     def from_reward(cls, ref: object, reward: object, hard: bool = False) -> World:
         """Bradley–Terry labels P = sigmoid(R - R'), or with ``hard`` the higher reward always wins."""
-        world = cls.__new__(cls)
-        world.ref, table = _checked_ref(ref), as_table("reward", reward)
-        if table.shape[-1:] != world.ref.shape[-1:] or table.ndim > 2:
-            raise InputError(
-                f"reward: shape {tuple(table.shape)} does not fit ref's {tuple(world.ref.shape)}: one reward a response"
-            )
-        if not table.isfinite().all():
-            raise InputError("reward: holds NaN or infinity: every entry must be a finite number")
-        if table.ndim == 2 and len(table) not in (1, len(world.ref)):
-            raise InputError(f"reward: {len(table)} prompts, ref has {len(world.ref)}: give one row for each")
-        world.reward, world.hard = table.expand(world.ref.shape), hard
-        return world
+        return cls(ref, reward=reward, hard=hard)
 
     @classmethod
     def random(cls, seeds: Iterable[int], responses: int = 6, scale: float = 1.5, kind: str = "bradley-terry") -> World:
@@ -94,6 +73,8 @@ class World:
     @cached_property
     def preference(self) -> Tensor:
         """P[y, y'] = probability that y is preferred to y', (X, Y, Y)."""
+        if self._table is not None:
+            return self._table
         return preferences.hard_labels(self.true_reward) if self.hard else preferences.bradley_terry(self.true_reward)
 
     @cached_property
@@ -136,6 +117,30 @@ def _checked_ref(ref: object) -> Tensor:
     if table.ndim not in (1, 2):
         raise InputError(f"ref: shape {tuple(table.shape)}: give (X, Y) or (Y,)")
     return preferences.check_policy(table.unsqueeze(0) if table.ndim == 1 else table)
+
+
+def _checked_reward(reward: object, ref: Tensor) -> Tensor:
+    """A reward a response, for every prompt: (X, Y)."""
+    table = as_table("reward", reward)
+    if table.shape[-1:] != ref.shape[-1:] or table.ndim > 2:
+        raise InputError(f"reward: shape {tuple(table.shape)} does not fit ref's {tuple(ref.shape)}: one reward a response")
+    if not table.isfinite().all():
+        raise InputError("reward: holds NaN or infinity: every entry must be a finite number")
+    if table.ndim == 2 and len(table) not in (1, len(ref)):
+        raise InputError(f"reward: {len(table)} prompts, ref has {len(ref)}: give one row for each")
+    return table.expand(ref.shape)
+
+
+def _checked_preference(preference: object, ref: Tensor) -> Tensor:
+    """P for every prompt: (X, Y, Y)."""
+    (X, Y), table = ref.shape, as_table("preference", preference)
+    if table.shape[-2:] != (Y, Y):
+        raise InputError(f"preference: shape {tuple(table.shape)} does not fit the {Y} responses of ref: give (X, {Y}, {Y})")
+    table = preferences.check_preference(table)
+    try:
+        return table.expand(X, -1, -1)
+    except RuntimeError:
+        raise InputError(f"preference: {table.shape[0]} prompts, ref has {X}: give one P for each") from None
 
 
 def as_table(name: str, values: object) -> Tensor:

@@ -25,12 +25,14 @@ class Stop(NamedTuple):
 
 
 def func(name: str) -> str:
-    """A link to a function.
+    """A link to a function or, with two names before it, a method, and the file that it stands in.
 
     >>> func("dil_tutorial.rlhf.kl")
-    '{py:func}`~dil_tutorial.rlhf.kl`'
+    '{py:func}`~dil_tutorial.rlhf.kl` in `dil_tutorial/rlhf.py`'
     """
-    return f"{{py:func}}`~{name}`"
+    kind = "meth" if name.split(".")[-2][0].isupper() else "class" if name.split(".")[-1][0].isupper() else "func"
+    module = ".".join(part for part in name.split(".")[:-1] if part[0].islower())
+    return f"{{py:{kind}}}`~{name}` in `{module.replace('.', '/')}.py`"
 
 
 def shown(values: Tensor, digits: int = 3) -> str:
@@ -92,7 +94,7 @@ def through_a_language_model() -> list[Stop]:
         Stop("The reference's, scored once before training in the same batches", func("dil_tutorial.llm.reference.score_reference"),
              "(B, 2)", shown(ref_logps)),
         Stop("Log-ratios $f = \\log\\pi_\\theta - \\log\\pi_\\text{ref}$",
-             "{py:meth}`~dil_tutorial.llm.trainer.DILTrainer.compute_loss`", "(B,), (B,)", shown(f.detach(), 4)),
+             func("dil_tutorial.llm.trainer.DILTrainer.compute_loss"), "(B,), (B,)", shown(f.detach(), 4)),
         Stop("The loss: here LSIF, repaired", func("dil_tutorial.losses.dil_loss"), "(B,)", shown(value, 4)),
         Stop("Its pull on the two log-ratios, $-\\partial L/\\partial f$", func("dil_tutorial.llm.metrics.gradient_weights"), "(B,), (B,)",
              shown(pull, 4)),
@@ -111,7 +113,7 @@ def through_a_toy_world() -> list[Stop]:
     ends = fit(world, loss)
     exact = optima.dil(world, "lsif", "mixture")
     return [
-        Stop("A world: a reference and a labeller", "{py:class}`~toy.worlds.World`", "(X, Y)",
+        Stop("A world: a reference and a labeller", func("toy.worlds.World"), "(X, Y)",
              f"$\\pi_\\text{{ref}}$ = {shown(world.ref, 1)}; rewards {shown(world.true_reward, 0)}"),
         Stop("The law of a labelled pair: winner, loser", func("dil_tutorial.preferences.pair_law"), "(X, Y, Y)", shown(world.pairs)),
         Stop("Its margins: winners and losers", func("dil_tutorial.preferences.pi_chosen"), "(X, Y)",

@@ -8,7 +8,7 @@ from transformers import TrainingArguments
 
 from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.llm.batches import LAYOUTS
-from dil_tutorial.losses import Loss, make_loss, needs_kl, needs_reference_samples
+from dil_tutorial.losses import BoundLoss, make_loss
 from dil_tutorial.support.provenance import read_json
 
 LOGPROBS = ("sum", "mean")
@@ -31,6 +31,8 @@ class DILConfig(TrainingArguments):
     ``tau``                       None        IPO
     ``gamma``                     None        SimPO's margin
     ``delta``                     None        BCO's shift, SLiC's margin
+    ``weight``                    None        ORPO's weight of the log odds ratio
+    ``sft_weight``                None        SLiC's and CPO's weight of maximum likelihood
     ``logprobs``                  "sum"       "sum" over the response's tokens, or "mean" per token (THEORY §6)
     ``max_length``                1024        tokens of prompt + response; the start is kept
     ``chat_format``               False       wrap plain strings as user and assistant messages
@@ -48,6 +50,8 @@ class DILConfig(TrainingArguments):
     tau: float | None = None
     gamma: float | None = None
     delta: float | None = None
+    weight: float | None = None
+    sft_weight: float | None = None
     logprobs: str = "sum"
     max_length: int = 1024
     chat_format: bool = False
@@ -89,13 +93,13 @@ class DILConfig(TrainingArguments):
                 )
         super().__post_init__()
 
-    def loss_function(self) -> Loss:
+    def loss_function(self) -> BoundLoss:
         """The loss with its settings bound; InputError where the two do not fit."""
-        names = ("generator", "denominator", "beta", "tau", "gamma", "delta")
+        names = ("generator", "denominator", "beta", "tau", "gamma", "delta", "weight", "sft_weight")
         loss = make_loss(self.loss, **{name: getattr(self, name) for name in names if getattr(self, name) is not None})
-        if needs_kl(loss) and self.per_device_train_batch_size < 2:
+        if loss.needs_kl and self.per_device_train_batch_size < 2:
             raise InputError("loss 'kto' estimates a KL from the batch: set per_device_train_batch_size to 2 or more")
-        if self.reference_max_new_tokens is not None and not needs_reference_samples(loss):
+        if self.reference_max_new_tokens is not None and not loss.needs_reference_samples:
             raise InputError("reference_max_new_tokens is for denominator 'reference' alone: leave it out")
         return loss
 

@@ -1,7 +1,6 @@
 """Training by a recipe: check everything first, build the trainer, train, save; and read a finished run again."""
 
 import errno
-import inspect
 import shutil
 from pathlib import Path
 from typing import Any
@@ -92,8 +91,7 @@ def describe(trainer: DILTrainer) -> str:
 
     A learned shift and a measured KL are no settings.
     """
-    parameters = inspect.signature(trainer.loss_function).parameters.values()
-    used = {p.name: p.default for p in parameters if not p.name.startswith(("f_", "logp_", "shift", "kl"))}
+    used = trainer.loss_function.all_settings
     settings = ", ".join(f"{name} {getattr(value, 'name', value)}" for name, value in used.items())
     return trainer.args.loss + (f" ({settings})" if settings else "")
 

@@ -16,7 +16,6 @@ BCE (THEORY §7); here ``logprobs: sum`` is the default, as the paper's derivati
 
 import copy
 import functools
-import inspect
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -39,7 +38,7 @@ from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.metrics import beyond_the_formula, measure
 from dil_tutorial.llm.reference import FixedBatches, fingerprint, sample_responses, score_reference
 from dil_tutorial.llm.tokens import TokenisedPair, tokenize_pairs
-from dil_tutorial.losses import REFERENCE_FREE, Loss, needs_kl, needs_reference_samples
+from dil_tutorial.losses import Loss
 
 logger = logging.get_logger(__name__)
 
@@ -74,12 +73,11 @@ class DILTrainer(Trainer):
                 "one, with CUDA_VISIBLE_DEVICES=0"
             )
         self.loss_function = args.loss_function()
-        beta = inspect.signature(self.loss_function).parameters.get("beta")
-        self.beta = beta.default if beta else 1.0  # bound, or the loss's own default; SFT and IPO have none
+        self.beta = self.loss_function.all_settings.get("beta", 1.0)  # SFT and IPO have none
         rows = self._prepare_rows({"train": train_dataset, "eval": eval_dataset}, processing_class, args)
         every = [row for part in rows.values() for row in part]
-        draws = needs_reference_samples(self.loss_function) and any(row.reference is None for row in every)
-        if draws or not needs_reference_samples(self.loss_function):
+        draws = self.loss_function.needs_reference_samples and any(row.reference is None for row in every)
+        if draws or not self.loss_function.needs_reference_samples:
             for row in every:
                 row.reference = None  # the loss does not read it, or not all rows have one
         model, self.reference = self._choose_reference(model, ref_model, peft_config, draws, args)
@@ -90,7 +88,7 @@ class DILTrainer(Trainer):
             train_dataset=rows["train"],
             eval_dataset=rows.get("eval"),
             processing_class=processing_class,
-            data_collator=Collator(pad, prompts=draws, mismatched=needs_kl(self.loss_function)),
+            data_collator=Collator(pad, prompts=draws, mismatched=self.loss_function.needs_kl),
             **settings,
         )
         with self._as_reference(self.model):  # on the device and in the precision of training
@@ -100,7 +98,7 @@ class DILTrainer(Trainer):
         self._metrics: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
         self._add_callbacks()
         logger.info(f"{args.loss} on the {args.logprobs} of log-probabilities, weights in {next(model.parameters()).dtype}")
-        if args.loss not in REFERENCE_FREE:
+        if not self.loss_function.reference_free:
             self._score_all(rows)
 
     def _prepare_rows(
@@ -129,7 +127,7 @@ class DILTrainer(Trainer):
             from peft import get_peft_model
 
             model = get_peft_model(model, peft_config)
-        if ref_model is None and (draws or needs_kl(self.loss_function)) and not hasattr(model, "disable_adapter"):
+        if ref_model is None and (draws or self.loss_function.needs_kl) and not hasattr(model, "disable_adapter"):
             ref_model = copy.deepcopy(model)
         self._other_reference = ref_model is not None
         return model, model if ref_model is None else ref_model
@@ -137,7 +135,7 @@ class DILTrainer(Trainer):
     def _add_callbacks(self) -> None:
         """Stop on a signal, explain the numbers of losses with a reference, and show our own bar outside of notebooks."""
         self.add_callback(StopAndSave())
-        if self.args.loss not in REFERENCE_FREE:
+        if not self.loss_function.reference_free:
             self.add_callback(Teach(self.args.loss, self.args.generator))
         if any(type(callback) is ProgressCallback for callback in self.callback_handler.callbacks):
             self.remove_callback(ProgressCallback)

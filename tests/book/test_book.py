@@ -17,7 +17,7 @@ pytest.importorskip("jupyter_book", reason="the book needs the book extra")
 
 from dil_tutorial import claims
 from dil_tutorial.book import build as book
-from dil_tutorial.book import crossref
+from dil_tutorial.book import crossref, house, pair
 from dil_tutorial.claims.questions import QUESTIONS
 from dil_tutorial.errors import InputError
 from dil_tutorial.support.symbols import prose
@@ -83,7 +83,28 @@ def test_losses_figures_and_dynamics_have_their_pages(site):
     assert "core.display.Markdown object" not in dynamics
 
 
+def test_the_house_is_drawn_with_its_links_and_a_pair_goes_all_the_way(site):
+    page = (site / "generated" / "house.html").read_text()
+    for room in house.ROOMS:
+        assert (f'href="../api.html#room-{room}"' in page) == (room not in house.NOT_IN_API), room
+    ids = set(re.findall(r'id="(room-[a-z]+)"', (site / "api.html").read_text()))
+    assert ids == {f"room-{room}" for room in house.ROOMS if room not in house.NOT_IN_API}
+    page = (site / "generated" / "pair.html").read_text()
+    for name in ("read_pairs", "tokenize_pair", "pack", "response_logps", "dil_loss", "compute_loss", "population_loss"):
+        assert re.search(rf'href="[^"]*#[\w.]*\.{name}"', page), name
+
+
+def test_the_way_of_a_pair_ends_lower_and_at_the_optimum():
+    *_, (_, _, _, loss) = pair.through_a_language_model()
+    before, after = (float(number.replace("−", "-")) for number in re.findall(r"[−\d.]+", loss))
+    assert after < before
+    *_, newton, closed, distance = (stop.here for stop in pair.through_a_toy_world())
+    assert newton == closed
+    assert distance == "0.000000 nats"
+
+
 def test_notebooks_are_pages_with_their_figures_and_widgets(site):
+    assert "application/vnd.jupyter.widget-state+json" in (site / "index.html").read_text()  # the front page has a panel, too
     page = (site / "generated" / "01_two_distributions.html").read_text()
     assert "application/vnd.jupyter.widget-state+json" in page
     assert '<img alt="Eight responses: where winners exceed the reference' in page  # the alternative text reaches the page

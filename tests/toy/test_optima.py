@@ -180,7 +180,7 @@ def test_when_the_published_optimum_is_searched_for(monkeypatch):
     assert not calls
     optima.dil(SMALL, "exponential", "rejected")
     optima.dil(SMALL, "ukl", "mixture", beta=0.5)
-    assert [call.keywords["beta"] for call in calls] == [1.0, 0.5]
+    assert [call.settings["beta"] for call in calls] == [1.0, 0.5]
 
 
 def test_rare_responses_and_large_ratios():

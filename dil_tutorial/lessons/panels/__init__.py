@@ -11,7 +11,13 @@ import ipywidgets
 from dil_tutorial.lessons.panels.family import dynamics_player, length_bias, pairs_budget, pulls
 from dil_tutorial.lessons.panels.laws import first_world, kl_directions, tilt_explorer, whose_losers
 from dil_tutorial.lessons.panels.practice import batch_layouts, fed_means, reward_for_kl
-from dil_tutorial.lessons.panels.ratios import denominator_mix, generator_gallery, generator_playground, loss_landscape
+from dil_tutorial.lessons.panels.ratios import (  # noqa: F401
+    denominator_mix,
+    formula,
+    generator_gallery,
+    generator_playground,
+    loss_landscape,
+)  # fmt: skip
 
 PANELS: dict[str, Callable[[], ipywidgets.VBox]] = {
     panel.__name__: panel
