@@ -260,8 +260,8 @@ class BoundLoss:
     Wrap a function of your own where it is not fed log-ratios in pairs, which is what a bare function counts as.
 
     >>> own = BoundLoss(lambda l_w, l_l: -l_w, reference_free=True)
-    >>> own(torch.tensor([-1.0]), torch.tensor([-2.0])), is_reference_free(own)
-    (tensor([1.]), True)
+    >>> own(torch.tensor([-1.0]), torch.tensor([-2.0]))
+    tensor([1.])
     """
 
     function: Loss
@@ -321,46 +321,10 @@ def make_loss(name: str, **settings: Any) -> BoundLoss:
 def bound(loss: Loss) -> BoundLoss:
     """A loss with what it must be fed: of a function of this module its own, of any other log-ratios in pairs.
 
-    >>> bound(dpo_loss).unpaired, bound(kto_loss).needs_kl
-    (False, True)
+    >>> bound(dpo_loss).unpaired, bound(kto_loss).needs_kl, make_loss("kto", kl=0.0).needs_kl
+    (False, True, False)
     """
     if isinstance(loss, BoundLoss):
         return loss
     name = next((name for name, function in LOSSES.items() if function is loss), None)
     return make_loss(name) if name else BoundLoss(loss)
-
-
-def is_reference_free(loss: Loss) -> bool:
-    """Whether ``loss`` is fed log-probabilities of the policy in place of log-ratios to pi_ref.
-
-    >>> is_reference_free(make_loss("simpo")), is_reference_free(make_loss("dpo"))
-    (True, False)
-    """
-    return bound(loss).reference_free
-
-
-def is_unpaired(loss: Loss) -> bool:
-    """Whether ``loss`` is a term of the winner plus a term of the loser, so that it needs no pairs.
-
-    >>> is_unpaired(make_loss("kto")), is_unpaired(make_loss("dpo"))
-    (True, False)
-    """
-    return bound(loss).unpaired
-
-
-def needs_reference_samples(loss: Loss) -> bool:
-    """Whether ``loss`` wants ``f_reference``: DIL with the ``reference`` denominator.
-
-    >>> needs_reference_samples(make_loss("dil", denominator="reference"))
-    True
-    """
-    return bound(loss).needs_reference_samples
-
-
-def needs_kl(loss: Loss) -> bool:
-    """Whether ``loss`` wants ``kl`` = KL(pi_theta || pi_ref) at every step: KTO without a fixed one.
-
-    >>> needs_kl(make_loss("kto")), needs_kl(make_loss("kto", kl=0.0))
-    (True, False)
-    """
-    return bound(loss).needs_kl

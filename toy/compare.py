@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dil_tutorial.bregman import derivative
-from dil_tutorial.losses import Loss, is_reference_free, is_unpaired, make_loss, needs_reference_samples
+from dil_tutorial.losses import Loss, bound, make_loss
 from dil_tutorial.rlhf import kl
 from toy import optima
 from toy.fit import search
@@ -101,12 +101,12 @@ ENTRIES = [
 
 def needs_pairs(loss: Loss) -> bool:
     """Whether the loss looks at winner and loser together."""
-    return not (is_unpaired(loss) or needs_reference_samples(loss))
+    return not (bound(loss).unpaired or bound(loss).needs_reference_samples)
 
 
 def needs_reference(loss: Loss) -> bool:
     """Whether pi_ref's log-probabilities enter the gradient: no for reference-free losses, nor where the slope in f is constant (SFT)."""
-    if is_reference_free(loss):
+    if bound(loss).reference_free:
         return False
     f = torch.tensor([-1.0, 2.0], dtype=torch.float64)
     return pull(loss, f).diff().abs().max().item() > 1e-12
@@ -114,7 +114,7 @@ def needs_reference(loss: Loss) -> bool:
 
 def pull(loss: Loss, f: Tensor) -> Tensor:
     """The gradient of one pair in (f_w, f_l) at (f, -f) and (-f, f), stacked: (N,) -> (4, N)."""
-    if is_reference_free(loss):  # log-probabilities: f at most 0
+    if bound(loss).reference_free:  # log-probabilities: f at most 0
         pairs = [(-f.abs(), torch.zeros_like(f) - 0.1), (torch.zeros_like(f) - 0.1, -f.abs())]
     else:
         pairs = [(f, -f), (-f, f)]

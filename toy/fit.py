@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.losses import Loss, is_reference_free, is_unpaired, make_loss, needs_kl, needs_reference_samples
+from dil_tutorial.losses import Loss, bound, make_loss
 from dil_tutorial.preferences import sample_pairs
 from toy.threads import one_thread
 from toy.worlds import World
@@ -42,9 +42,9 @@ def inputs_of(loss: Loss, f: Tensor, ref: Tensor, lengths: Tensor | None = None)
     >>> inputs_of(make_loss("simpo"), f, ref)[0]  # log pi_theta
     tensor([[-0.1931, -1.1931]])
     """
-    settings = {"kl": (ref * f.exp() * f).sum(-1).detach()[:, None, None]} if needs_kl(loss) else {}
+    settings = {"kl": (ref * f.exp() * f).sum(-1).detach()[:, None, None]} if bound(loss).needs_kl else {}
     log_ref = torch.where(ref > 0, ref, 1.0).log()
-    fed = f + log_ref if is_reference_free(loss) else f
+    fed = f + log_ref if bound(loss).reference_free else f
     return (fed if lengths is None else fed / lengths), settings
 
 
@@ -72,11 +72,11 @@ def population_loss(
     law = world.pairs if pairs is None else pairs
     f, settings = inputs_of(loss, f, world.ref, lengths)
     zero = torch.zeros_like(f)
-    if needs_reference_samples(loss):
+    if bound(loss).needs_reference_samples:
         ref = world.ref if reference is None else reference
         chosen = loss(f, None, f_reference=zero) - loss(zero, None, f_reference=zero)
         return (law.sum(2) * chosen).sum(1) + (ref * loss(zero, None, f_reference=f)).sum(1)
-    if is_unpaired(loss):
+    if bound(loss).unpaired:
         settings = {name: value.squeeze(-1) for name, value in settings.items()}
         chosen = loss(f, zero, **settings) - loss(zero, zero, **settings)
         return (law.sum(2) * chosen).sum(1) + (law.sum(1) * loss(zero, f, **settings)).sum(1)

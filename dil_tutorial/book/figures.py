@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dil_tutorial.bregman import GENERATORS, Generator, derivative, power
-from dil_tutorial.losses import make_loss, needs_kl
+from dil_tutorial.losses import bound, make_loss
 from dil_tutorial.preferences import pi_chosen
 from dil_tutorial.rlhf import kl
 from dil_tutorial.support import plotting
@@ -104,7 +104,7 @@ def misspecified() -> list[dict[str, Any]]:
                 return torch.nn.functional.softplus(1000 * (1 - f_w + f_l)) / 1000 - 0.1 * (f_w + log_ref)
 
         policy = loglinear.fit(world, loss, features)
-        if needs_kl(entry.loss):
+        if bound(entry.loss).needs_kl:
             for _ in range(30):
                 here = kl(policy, world.ref)[:, None]
                 policy = loglinear.fit(world, make_loss(**entry.settings, kl=here), features)

@@ -87,7 +87,7 @@ def test_which_losses_need_pairs(name):
     f_w, f_l = -pair(5, scale=1.0).abs() - 0.1  # below zero: log-probabilities, too
     base = torch.full_like(f_w, -0.1)
     mixed = loss(f_w, f_l) - loss(f_w, base) - loss(base, f_l) + loss(base, base)
-    assert (mixed.abs().max().item() < 1e-12) == losses.is_unpaired(loss) == (name in losses.UNPAIRED)
+    assert (mixed.abs().max().item() < 1e-12) == losses.bound(loss).unpaired == (name in losses.UNPAIRED)
 
 
 def test_ktos_reference_point_takes_no_gradient():
@@ -115,15 +115,15 @@ def test_the_shift_is_a_log_normaliser():
 
 @pytest.mark.parametrize(("name", "wants"), [("dpo", False), ("kto", True)])
 def test_what_a_loss_is_fed(name, wants):
-    assert losses.needs_kl(make_loss(name)) is wants
-    assert losses.needs_kl(LOSSES[name]) is wants
-    assert not losses.is_reference_free(LOSSES[name])
+    assert losses.bound(make_loss(name)).needs_kl is wants
+    assert losses.bound(LOSSES[name]).needs_kl is wants
+    assert not losses.bound(LOSSES[name]).reference_free
     for free in losses.REFERENCE_FREE:
-        assert losses.is_reference_free(make_loss(free))
-        assert losses.is_reference_free(LOSSES[free])
-    assert not losses.needs_kl(make_loss("kto", kl=0.5))
-    assert not losses.needs_reference_samples(make_loss("dil", denominator="mixture"))
-    assert not losses.needs_reference_samples(LOSSES["dil"])
+        assert losses.bound(make_loss(free)).reference_free
+        assert losses.bound(LOSSES[free]).reference_free
+    assert not losses.bound(make_loss("kto", kl=0.5)).needs_kl
+    assert not losses.bound(make_loss("dil", denominator="mixture")).needs_reference_samples
+    assert not losses.bound(LOSSES["dil"]).needs_reference_samples
 
 
 @pytest.mark.parametrize(

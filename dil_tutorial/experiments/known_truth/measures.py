@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dil_tutorial.errors import InputError
 from dil_tutorial.experiments.known_truth.data import log_ratio_error, preference_of, world_of_samples
-from dil_tutorial.losses import is_reference_free, is_unpaired, make_loss
+from dil_tutorial.losses import bound, make_loss
 from dil_tutorial.preferences import best_of_n
 from dil_tutorial.rlhf import kl, rlhf_optimum
 from dil_tutorial.support.intervals import bootstrap
@@ -104,7 +104,7 @@ def predicted(loss: dict[str, Any], feed: str, truth: Truth) -> Tensor:
     """
     settings = {key: value for key, value in loss.items() if key != "loss"}
     function = make_loss(loss["loss"], **settings)
-    world = truth.world if is_unpaired(function) else World(truth.world.ref, truth.preference)
+    world = truth.world if bound(function).unpaired else World(truth.world.ref, truth.preference)
     if loss["loss"] == "dil" and feed == "sum":
         return (optima.dil(world, **settings) / world.ref).log()
     lengths = truth.tokens if feed == "mean" else torch.ones_like(truth.tokens)
@@ -114,7 +114,7 @@ def predicted(loss: dict[str, Any], feed: str, truth: Truth) -> Tensor:
     def without_reference(f_w: Tensor, f_l: Tensor) -> Tensor:  # such a loss wants log pi/|y| in place of f/|y|
         return function(f_w + base.unsqueeze(2), f_l + base.unsqueeze(1))
 
-    used = without_reference if is_reference_free(function) else function
+    used = without_reference if bound(function).reference_free else function
     logits = newton(
         lambda logits: population_loss(world, used, log_ratio(logits, world.ref), lengths=lengths), initial_logits(world)
     )
