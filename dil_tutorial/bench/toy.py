@@ -47,10 +47,8 @@ def one_size(responses: int) -> dict[str, float]:
     assert abs(float((world.chosen + world.rejected).sum()) - 2) < 1e-9
     laws = time.perf_counter() - start
     start = time.perf_counter()
-    for policy in [optima.dil(world, name, "rejected") for name in ("lsif", "ukl", "bce")] + [
-        optima.rlhf(world),
-        optima.ipo(world),
-    ]:
+    published = [optima.dil(world, name, "rejected") for name in ("lsif", "ukl", "bce")]
+    for policy in [*published, optima.rlhf(world), optima.ipo(world)]:
         assert abs(float(policy.sum()) - 1) < 1e-9
     return {"responses": responses, "laws_s": laws, "optima_s": time.perf_counter() - start, "peak_mib": 1024 * peak_gib()}
 
@@ -102,9 +100,8 @@ def figure(rows: list[dict[str, float]]) -> Figure:
         "five optima": (sizes, [row["optima_s"] for row in rows]),
     }
     plotting.curves(left, named, "responses", "seconds", "Time")
-    plotting.curves(
-        right, {"peak": (sizes, [row["peak_mib"] for row in rows])}, "responses", "MiB, the process included", "Memory"
-    )
+    peak = {"peak": (sizes, [row["peak_mib"] for row in rows])}
+    plotting.curves(right, peak, "responses", "MiB, the process included", "Memory")
     table = [8 * size**2 / 2**20 for size in sizes]
     right.plot(sizes, table, "--", color="grey", label="one n x n table alone")
     right.legend(frameon=False)

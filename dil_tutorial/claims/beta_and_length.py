@@ -62,9 +62,8 @@ def shift_makes_beta_a_temperature(world: World) -> Tensor:
     return torch.stack(gaps).amax(0)
 
 
-@claim(
-    "6.lsif-half", r"Repaired LSIF is unbiased at $\beta = \frac12$ too, without a shift.", "6.1", tolerance=OPTIMUM, worlds=ANY
-)
+@claim("6.lsif-half", r"Repaired LSIF is unbiased at $\beta = \frac12$ too, without a shift.", "6.1", tolerance=OPTIMUM,
+       worlds=ANY)  # fmt: skip
 def lsif_at_one_half(world: World) -> Tensor:
     """A coincidence worth knowing: with h'' = 1 and 1/beta = 2 the multiplier's term lambda s^2 has the form of the
     reference term D s^2, so s = A/(1 + lambda), the right ratio up to a constant, which normalisation absorbs. In the
@@ -72,13 +71,8 @@ def lsif_at_one_half(world: World) -> Tensor:
     return gap(optima.dil(world, "lsif", "mixture", beta=0.5), optima.tempered(world, 0.5))
 
 
-@claim(
-    "6.shift-is-log-z",
-    r"The shift learned is the log-normaliser, $c(x) = -\log\sum_y \pi_\text{ref}\,e^{\beta f}$.",
-    "6.1",
-    tolerance=OPTIMUM,
-    worlds=ANY,
-)
+@claim("6.shift-is-log-z", r"The shift learned is the log-normaliser, $c(x) = -\log\sum_y \pi_\text{ref}\,e^{\beta f}$.", "6.1",
+       tolerance=OPTIMUM, worlds=ANY)  # fmt: skip
 def shift_is_the_log_normaliser(world: World) -> Tensor:
     """At the optimum s = e^c r^beta is the density ratio r*, whose mean under the reference is one. So c is minus the log
     of the mean of r^beta: the Z that the change of variables at beta = 1 got for free."""
@@ -93,13 +87,8 @@ def bco_shift(world: World) -> Tensor:
     return gap(dil_loss(f, f.flip(1), "bce", "rejected", beta=0.4, shift=-0.7), bco_loss(f, f.flip(1), beta=0.4, delta=0.7))
 
 
-@claim(
-    "6.beta-one",
-    r"At $\beta = 1$ the repaired loss needs no shift: the one it learns is zero.",
-    "6.1",
-    tolerance=OPTIMUM,
-    worlds=ANY,
-)
+@claim("6.beta-one", r"At $\beta = 1$ the repaired loss needs no shift: the one it learns is zero.", "6.1", tolerance=OPTIMUM,
+       worlds=ANY)  # fmt: skip
 def no_shift_at_one(world: World) -> Tensor:
     """Why DIL can do without a temperature: at beta = 1, and only there, the ratio is normalised already."""
     _, c = fit_scaled(world, make_loss("dil", generator="lsif", denominator="mixture"), shifted=True)
@@ -120,12 +109,8 @@ def sentences(world: World) -> World:
     return World.from_reward(WORDS.log_probs(logits).exp(), reward)
 
 
-@claim(
-    "6.tokens",
-    "A table of next-token probabilities is as good as a table of responses: DIL (repaired) ends at the winners' law.",
-    "6.2",
-    tolerance=OPTIMUM,
-)
+@claim("6.tokens", "A table of next-token probabilities is as good as a table of responses: DIL (repaired) ends at the winners' law.", "6.2",
+       tolerance=OPTIMUM)  # fmt: skip
 def token_policies(world: World) -> Tensor:
     """The log-probability of a response is the sum over its tokens, and next-token tables can write any distribution over
     responses. So everything proved for bandits holds for sequences, with *summed* log-probabilities."""

@@ -35,13 +35,8 @@ def dil_gap(world: World, gen: str | Generator, denominator: str) -> Tensor:
     return gap(fit(world, make_loss("dil", generator=gen, denominator=denominator)), world.chosen)
 
 
-@claim(
-    "4.reference",
-    r"With reference samples in the denominator DIL ends at $\pi_\text{chosen}$, for every $h$.",
-    "4",
-    tolerance=OPTIMUM,
-    worlds=ANY,
-)
+@claim("4.reference", r"With reference samples in the denominator DIL ends at $\pi_\text{chosen}$, for every $h$.", "4",
+       tolerance=OPTIMUM, worlds=ANY)  # fmt: skip
 def reference_denominator(world: World) -> Tensor:
     """This is the loss that the derivation arrives at: an average over winners and one over samples of the reference. Its
     optimum is the true ratio, which sums to one by itself, so the normalisation of the policy costs nothing."""
@@ -114,13 +109,8 @@ def one_multiplier(world: World) -> Tensor:
     return torch.stack(spreads).amax(0)
 
 
-@claim(
-    "4.multiplier",
-    r"The published loss must be held back: $\lambda(x) \ge 0$ for LSIF, UKL and BCE.",
-    "4",
-    tolerance=OPTIMUM,
-    worlds=ANY,
-)
+@claim("4.multiplier", r"The published loss must be held back: $\lambda(x) \ge 0$ for LSIF, UKL and BCE.", "4",
+       tolerance=OPTIMUM, worlds=ANY)  # fmt: skip
 def multiplier_is_positive(world: World) -> Tensor:
     """The free optimum A/B has mean E_ref[A/B] = E_ref[2/B] - 1, and by Jensen that is at least 2/E_ref[B] - 1 = 1: more
     mass than there is. Normalisation can only take away. (Lambda is read off policies fitted by gradient: the exact
@@ -187,13 +177,8 @@ def other_data(world: World) -> World:
     return World(some_policy(world), world.preference)
 
 
-@claim(
-    "4.other-data",
-    r"The repair learns $\pi_\text{chosen}/\mu$ for the law $\mu$ the pairs were drawn from.",
-    "4",
-    tolerance=OPTIMUM,
-    worlds=ANY,
-)
+@claim("4.other-data", r"The repair learns $\pi_\text{chosen}/\mu$ for the law $\mu$ the pairs were drawn from.", "4",
+       tolerance=OPTIMUM, worlds=ANY)  # fmt: skip
 def ratio_from_other_data(world: World) -> Tensor:
     """Both terms are averages over the data, so the ratio they estimate has the data's own law in its denominator. Free
     log-ratios (no normalisation) show it."""

@@ -13,21 +13,16 @@ from toy import World, optima
 from toy.optima import bisect
 
 
-@claim(
-    "1.chosen", r"The winners of pairs follow $\pi_\text{chosen} = \pi_\text{ref}(1+t)$, for any preference.", "1.1", worlds=ANY
-)
+@claim("1.chosen", r"The winners of pairs follow $\pi_\text{chosen} = \pi_\text{ref}(1+t)$, for any preference.", "1.1",
+       worlds=ANY)  # fmt: skip
 def winners_law(world: World) -> Tensor:
     """Sum the law of a pair, 2 pi_ref(y) pi_ref(y') P(y > y'), over the loser. What remains is 2 pi_ref(y) times the rate
     at which y beats a draw from the reference. Nothing was assumed about P, not even that preferences are transitive."""
     return gap(world.pairs.sum(2), world.ref * (1 + world.advantage))
 
 
-@claim(
-    "1.rejected",
-    r"The losers of pairs follow $\pi_\text{rejected} = \pi_\text{ref}(1-t)$, for any preference.",
-    "1.1",
-    worlds=ANY,
-)
+@claim("1.rejected", r"The losers of pairs follow $\pi_\text{rejected} = \pi_\text{ref}(1-t)$, for any preference.", "1.1",
+       worlds=ANY)  # fmt: skip
 def losers_law(world: World) -> Tensor:
     """The same sum over the winner: y loses as often as others beat it, at the rate 1 - w(y)."""
     return gap(world.pairs.sum(1), world.ref * (1 - world.advantage))
@@ -59,12 +54,8 @@ def coin_tosses_are_independent(world: World) -> Tensor:
     return pair_is_independent(World(world.ref, torch.full_like(world.preference, 0.5)))
 
 
-@claim(
-    "1.mixture",
-    r"Winners and losers average to the reference: $(\pi_\text{chosen}+\pi_\text{rejected})/2 = \pi_\text{ref}$.",
-    "1.2",
-    worlds=ANY,
-)
+@claim("1.mixture", r"Winners and losers average to the reference: $(\pi_\text{chosen}+\pi_\text{rejected})/2 = \pi_\text{ref}$.", "1.2",
+       worlds=ANY)  # fmt: skip
 def mixture_identity(world: World) -> Tensor:
     """A pair is two draws from the reference, sorted; forget which is which and you have the two draws again. So a data
     set of pairs contains samples of the reference: both of its columns together. The repaired loss of section 4 is this
@@ -108,12 +99,8 @@ def best_of_many_kl_limit(world: World) -> Tensor:
     return torch.stack(gaps).amax().expand(len(world.ref))
 
 
-@claim(
-    "1.bon-kl",
-    r"For any finite set of responses $KL(\text{best-of-}N\,\|\,\pi_\text{ref}) \le \log N - \frac{N-1}{N}$.",
-    "1.4",
-    worlds=HARD,
-)
+@claim("1.bon-kl", r"For any finite set of responses $KL(\text{best-of-}N\,\|\,\pi_\text{ref}) \le \log N - \frac{N-1}{N}$.", "1.4",
+       worlds=HARD)  # fmt: skip
 def best_of_n_kl_bound(world: World) -> Tensor:
     """The famous formula is an upper bound, reached only in the limit: responses that carry much probability, or tie,
     make best-of-N move less. Checked for N = 2 to 64."""
@@ -151,12 +138,8 @@ def sampled_tournaments(world: World) -> Tensor:
     return ((counts / n - p).abs() / (p * (1 - p) / n).sqrt().clamp(min=1 / n)).amax(1)
 
 
-@claim(
-    "1.frontier",
-    r"At the same $KL$ to $\pi_\text{ref}$ RLHF earns at least the reward of best-of-$N$ ($N = 2, 4, 8$).",
-    "1.4",
-    worlds=HARD,
-)
+@claim("1.frontier", r"At the same $KL$ to $\pi_\text{ref}$ RLHF earns at least the reward of best-of-$N$ ($N = 2, 4, 8$).", "1.4",
+       worlds=HARD)  # fmt: skip
 def rlhf_frontier_is_best(world: World) -> Tensor:
     """RLHF's optima, as beta varies, are by construction the best reward for their KL. Best-of-N uses only the order of
     the rewards, not their sizes, so it must lie on or below that frontier; in practice it lies surprisingly close."""
@@ -184,12 +167,8 @@ def small_rewards(world: World, candidate: Callable[[World], Tensor], order: flo
     return (torch.log2(sizes[1] / sizes[0]) - order).abs()
 
 
-@claim(
-    "1.small-rewards",
-    r"For small rewards of scale $s$, $KL(\pi_\text{chosen}\,\|\,\text{RLHF}(\beta{=}2)) = O(s^4)$.",
-    "1.5",
-    tolerance=0.05,
-)
+@claim("1.small-rewards", r"For small rewards of scale $s$, $KL(\pi_\text{chosen}\,\|\,\text{RLHF}(\beta{=}2)) = O(s^4)$.", "1.5",
+       tolerance=0.05)  # fmt: skip
 def small_rewards_rlhf(world: World) -> Tensor:
     """tanh(x/2) is x/2 to first order, so 1 + t is exp(R/2) up to a constant, and a normaliser takes the constant. The
     policies agree to second order, and KL is quadratic in their difference. The residual is the distance of the measured
@@ -197,20 +176,15 @@ def small_rewards_rlhf(world: World) -> Tensor:
     return small_rewards(world, lambda s: optima.rlhf(s, 2.0), 4)
 
 
-@claim(
-    "1.small-tilt",
-    r"... while the tilt itself is of lower order, $KL(\pi_\text{chosen}\,\|\,\pi_\text{ref}) = O(s^2)$.",
-    "1.5",
-    tolerance=0.05,
-)
+@claim("1.small-tilt", r"... while the tilt itself is of lower order, $KL(\pi_\text{chosen}\,\|\,\pi_\text{ref}) = O(s^2)$.", "1.5",
+       tolerance=0.05)  # fmt: skip
 def small_rewards_tilt(world: World) -> Tensor:
     """The move itself is linear in the rewards and its KL quadratic, so the agreement of order four is not trivial."""
     return small_rewards(world, lambda s: s.ref, 2)
 
 
-@claim(
-    "1.small-ipo", r"For small rewards $KL(\pi_\text{chosen}\,\|\,\text{IPO}(\tau{=}\frac12)) = O(s^4)$.", "1.5", tolerance=0.05
-)
+@claim("1.small-ipo", r"For small rewards $KL(\pi_\text{chosen}\,\|\,\text{IPO}(\tau{=}\frac12)) = O(s^4)$.", "1.5",
+       tolerance=0.05)  # fmt: skip
 def small_rewards_ipo(world: World) -> Tensor:
     """IPO's tilt exp(2w) and imitation's 2w agree to first order around w = 1/2."""
     return small_rewards(world, lambda s: optima.ipo(s, 0.5), 4)

@@ -24,11 +24,7 @@ def slopes_at_start(loss: Loss) -> Tensor:
     return torch.cat([derivative(lambda f: loss(f, zero), zero), derivative(lambda f: loss(zero, f), zero)])
 
 
-@claim(
-    "8.first-step",
-    r"The first gradient step of DPO, IPO, NCA, BCO, KTO, SPPO and every DIL variant is the same, up to the step size: up with $y_w$, down with $y_l$, equally.",
-    "8",
-)
+@claim("8.first-step", r"The first gradient step of DPO, IPO, NCA, BCO, KTO, SPPO and every DIL variant is the same, up to the step size: up with $y_w$, down with $y_l$, equally.", "8")  # fmt: skip
 def first_step_is_common(world: World) -> Tensor:
     """At f = 0 the pulls are -k and +k for each of these losses, published or repaired; only k differs. So short runs
     with tiny learning rates cannot tell the losses apart, and early plots say little about where a loss is going. (SFT
@@ -37,12 +33,8 @@ def first_step_is_common(world: World) -> Tensor:
     return (slopes.sum(1) / slopes.abs().amax(1)).abs().amax().expand(len(world.ref))
 
 
-@claim(
-    "8.rises-first",
-    r"Whatever the loss, the likelihood of chosen responses rises first: $\frac{d}{d\eta} E_{\pi_\text{chosen}} f \ge 0$ at the start.",
-    "8",
-    worlds=ANY,
-)
+@claim("8.rises-first", r"Whatever the loss, the likelihood of chosen responses rises first: $\frac{d}{d\eta} E_{\pi_\text{chosen}} f \ge 0$ at the start.", "8",
+       worlds=ANY)  # fmt: skip
 def chosen_rises_first(world: World) -> Tensor:
     """The common first step moves the logits along pi_ref t, and the change of E_chosen f is proportional to sum (pi_ref
     t)^2: never negative. A falling chosen likelihood is something that happens later, on the way to a far optimum or an
@@ -90,12 +82,8 @@ def without(law: Tensor, unseen: int) -> Tensor:
     return kept / kept.sum((1, 2), keepdim=True)
 
 
-@claim(
-    "8.sft-unseen",
-    "On finite data SFT ends at the frequencies of the winners: responses nobody saw win get probability zero.",
-    "8",
-    tolerance=1e-7,
-)
+@claim("8.sft-unseen", "On finite data SFT ends at the frequencies of the winners: responses nobody saw win get probability zero.", "8",
+       tolerance=1e-7)  # fmt: skip
 def sft_forgets_the_unseen(world: World) -> Tensor:
     """Maximum likelihood reproduces the sample. With few pairs it therefore forgets responses that were merely unlucky,
     and nothing in the loss says stop; early stopping and the smoothness of a network do. (The limit is approached like
@@ -134,12 +122,8 @@ def repaired_losses_on_finite_data(world: World) -> Tensor:
     return distance_to_frequencies(bandit, without(law, 4))
 
 
-@claim(
-    "8.dpo-unseen",
-    "DPO cannot tell whether the responses it saw keep their probability: moving mass to unseen responses leaves its loss as it was.",
-    "8",
-    worlds=ANY,
-)
+@claim("8.dpo-unseen", "DPO cannot tell whether the responses it saw keep their probability: moving mass to unseen responses leaves its loss as it was.", "8",
+       worlds=ANY)  # fmt: skip
 def dpo_ignores_unseen_mass(world: World) -> Tensor:
     """DPO sees differences of log-ratios. Take 1 nat from every response in the data and give it to the others: all
     differences are the same. Only the optimiser's path decides, and it drifts there. DIL's terms see each response by
@@ -155,12 +139,8 @@ def dpo_ignores_unseen_mass(world: World) -> Tensor:
     return same + (price.abs() < 1e-3)
 
 
-@claim(
-    "8.noise",
-    r"Labels flipped at rate $\epsilon$ shrink the advantage to $(1 - 2\epsilon)\,t$: imitation gets milder, in no other direction.",
-    "8",
-    worlds=ANY,
-)
+@claim("8.noise", r"Labels flipped at rate $\epsilon$ shrink the advantage to $(1 - 2\epsilon)\,t$: imitation gets milder, in no other direction.", "8",
+       worlds=ANY)  # fmt: skip
 def noise_shrinks(world: World, epsilon: float = 0.2) -> Tensor:
     """A flip turns P into (1 - eps) P + eps (1 - P). The winners' law is linear in P, so noise only pulls it towards the
     reference. DPO is not linear: noise caps the odds it can learn, whatever the reward."""

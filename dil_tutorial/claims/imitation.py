@@ -14,12 +14,8 @@ from toy.gallery import bimodal
 from toy.loglinear import project, quadratic
 
 
-@claim(
-    "2.gibbs",
-    r"RLHF is a reverse-KL projection: $J(\pi^*) - J(\pi) = \beta\, KL(\pi\,\|\,\pi^*)$ for every $\pi$.",
-    "2.1",
-    paper="4.1",
-)
+@claim("2.gibbs", r"RLHF is a reverse-KL projection: $J(\pi^*) - J(\pi) = \beta\, KL(\pi\,\|\,\pi^*)$ for every $\pi$.", "2.1",
+       paper="4.1")  # fmt: skip
 def gibbs_identity(world: World, beta: float = 0.7) -> Tensor:
     """Write R as beta log(pi*/pi_ref) + beta log Z: what any policy loses against the optimum is beta times its reverse
     KL to it. So maximising a KL-regularised reward *is* imitating the energy-based model pi_ref exp(R/beta)/Z; the
@@ -32,12 +28,8 @@ def gibbs_identity(world: World, beta: float = 0.7) -> Tensor:
     return (objective(best) - objective(policy) - beta * kl(policy, best)).abs()
 
 
-@claim(
-    "2.every-policy",
-    r"Every policy is the RLHF optimum of a reward, $R = \beta\log(\pi/\pi_\text{ref}) + c(x)$.",
-    "2.1",
-    paper="4.1",
-)
+@claim("2.every-policy", r"Every policy is the RLHF optimum of a reward, $R = \beta\log(\pi/\pi_\text{ref}) + c(x)$.", "2.1",
+       paper="4.1")  # fmt: skip
 def every_policy_is_optimal(world: World, beta: float = 0.7) -> Tensor:
     """Read the Gibbs formula backwards. This change of variables lets DPO and DIL train a policy where RLHF would first
     train a reward; the constant c(x) is the log-normaliser, and no comparison of two responses ever sees it."""
@@ -93,12 +85,8 @@ def ranking_nce(world: World) -> Tensor:
     return gap(logistic(world, independent_pairs(world)), world.chosen)
 
 
-@claim(
-    "2.logistic",
-    r"On pairs as they are really drawn the logistic loss is minimised by the reward, $R_\phi = R + c(x)$.",
-    "2.4",
-    tolerance=OPTIMUM,
-)
+@claim("2.logistic", r"On pairs as they are really drawn the logistic loss is minimised by the reward, $R_\phi = R + c(x)$.", "2.4",
+       tolerance=OPTIMUM)  # fmt: skip
 def logistic_finds_the_reward(world: World) -> Tensor:
     """In a real pair the loser was beaten by this very winner. The logistic loss is then the likelihood of the
     Bradley–Terry model, whose maximum is the labeller's own reward: a sharper target than the log-ratio of claim

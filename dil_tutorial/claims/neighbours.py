@@ -51,11 +51,7 @@ def objectives(world: World, count: int = 3) -> Tensor:
     return 1.5 * torch.randn(count, *world.ref.shape, generator=rng, dtype=world.ref.dtype)
 
 
-@claim(
-    "9.mixing",
-    r"A log-linear mixture of RLHF optima, $\prod_k \pi_k^{w_k}/Z$, is the RLHF optimum for the mixed reward $\sum_k w_k R_k$.",
-    "9",
-)
+@claim("9.mixing", r"A log-linear mixture of RLHF optima, $\prod_k \pi_k^{w_k}/Z$, is the RLHF optimum for the mixed reward $\sum_k w_k R_k$.", "9")  # fmt: skip
 def mixtures_of_optima(world: World, beta: float = 0.7) -> Tensor:
     """Logs of Gibbs policies add. So policies trained for single objectives can be combined afterwards, without training,
     into the policy for any weighing of them: this is what MPO's post-processing does."""
@@ -67,9 +63,8 @@ def mixtures_of_optima(world: World, beta: float = 0.7) -> Tensor:
     return gap(mixed, rlhf_optimum(world.ref, torch.einsum("kxy,xk->xy", rewards, weights), beta))
 
 
-@claim(
-    "9.max-min", "Mirror descent on the weights finds the policy that is best for the worst objective.", "9", tolerance=OPTIMUM
-)
+@claim("9.max-min", "Mirror descent on the weights finds the policy that is best for the worst objective.", "9",
+       tolerance=OPTIMUM)  # fmt: skip
 def max_min_mixture(world: World) -> Tensor:
     """max_pi min_k has a saddle point, whose policy is a log-linear mixture; the weights minimise the convex log Z. The
     residual is the duality gap, which is zero only at the saddle point."""
@@ -84,11 +79,7 @@ def safe(world: World) -> Tensor:
     return kept / kept.sum(1, keepdim=True)
 
 
-@claim(
-    "9.safe-implied",
-    r"Swapping the reference for a safe one is RLHF with reward $R + \beta\log(\pi_\text{safe}/\pi_\text{ref})$.",
-    "9",
-)
+@claim("9.safe-implied", r"Swapping the reference for a safe one is RLHF with reward $R + \beta\log(\pi_\text{safe}/\pi_\text{ref})$.", "9")  # fmt: skip
 def safe_reference_is_a_reward(world: World, beta: float = 0.7) -> Tensor:
     """E-RLHF changes one line of the objective; in the energy-based model a change of the reference and a change of the
     reward are the same thing. Where the safe reference is silent the implied reward is minus infinity."""
@@ -123,12 +114,8 @@ def many_rewards_fit(world: World) -> Tensor:
     return (kl(world.chosen, tilt(world.ref, candidates(world))) - 0.05).abs().amax(0)
 
 
-@claim(
-    "9.regret",
-    r"The regret of $\pi$ under $R_k$ is $KL(\pi\,\|\,\pi_k)$: the policy of least worst regret is the centre of the candidates.",
-    "9",
-    worlds=ANY,
-)
+@claim("9.regret", r"The regret of $\pi$ under $R_k$ is $KL(\pi\,\|\,\pi_k)$: the policy of least worst regret is the centre of the candidates.", "9",
+       worlds=ANY)  # fmt: skip
 def regret_is_a_divergence(world: World) -> Tensor:
     """Gibbs again (2.gibbs), once for each candidate. Task alignment asks for the policy whose largest reverse KL to the
     candidate optima is smallest."""
@@ -140,13 +127,8 @@ def regret_is_a_divergence(world: World) -> Tensor:
     return torch.stack(gaps).amax(0)
 
 
-@claim(
-    "9.task-aligned",
-    "The task-aligned policy is a saddle point, and no candidate's own optimum has a smaller worst regret.",
-    "9",
-    tolerance=OPTIMUM,
-    worlds=ANY,
-)
+@claim("9.task-aligned", "The task-aligned policy is a saddle point, and no candidate's own optimum has a smaller worst regret.", "9",
+       tolerance=OPTIMUM, worlds=ANY)  # fmt: skip
 def task_aligned_policy(world: World) -> Tensor:
     """Trusting any one explanation risks a large regret if another is true; the centre bounds it for all. The residual is
     the duality gap, plus any amount by which a candidate's own optimum does better in the worst case."""
@@ -159,13 +141,8 @@ def task_aligned_policy(world: World) -> Tensor:
     return duality + (worst - others).clamp(min=0)
 
 
-@claim(
-    "9.learned-full",
-    r"In a full class a learned divergence changes nothing: any mixture of generators ends at $\pi_\text{chosen}$.",
-    "9",
-    tolerance=OPTIMUM,
-    worlds=ANY,
-)
+@claim("9.learned-full", r"In a full class a learned divergence changes nothing: any mixture of generators ends at $\pi_\text{chosen}$.", "9",
+       tolerance=OPTIMUM, worlds=ANY)  # fmt: skip
 def learned_in_the_full_class(world: World) -> Tensor:
     """The repaired loss has the same optimum for every h, hence for every learned h. A learned divergence can only matter
     where policies are restricted or data are few."""

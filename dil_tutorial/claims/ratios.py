@@ -123,9 +123,8 @@ def power_family(world: World) -> Tensor:
     return torch.stack(gaps).amax(0)
 
 
-@claim(
-    "3.mixtures", r"Generators add: the loss and the divergence of $\sum_k w_k h_k$ are the sums of theirs.", "3.3", worlds=ANY
-)
+@claim("3.mixtures", r"Generators add: the loss and the divergence of $\sum_k w_k h_k$ are the sums of theirs.", "3.3",
+       worlds=ANY)  # fmt: skip
 def mixtures_are_linear(world: World) -> Tensor:
     """Everything is linear in h. A positive mixture of convex functions is convex, so its weights can be learned, which
     is the idea of f-GAIL (claims 9.learned-*)."""
@@ -137,13 +136,8 @@ def mixtures_are_linear(world: World) -> Tensor:
     return torch.maximum((whole - parts).abs(), (mixed.ratio_loss(f, world.chosen, world.ref) - loss).abs())
 
 
-@claim(
-    "3.normaliser",
-    r"The change of variables needs no normaliser: $Z = \sum_y \pi_\text{ref}\, r^* = 1$.",
-    "3.4",
-    worlds=ANY,
-    paper="4.4",
-)
+@claim("3.normaliser", r"The change of variables needs no normaliser: $Z = \sum_y \pi_\text{ref}\, r^* = 1$.", "3.4",
+       worlds=ANY, paper="4.4")  # fmt: skip
 def no_normaliser(world: World) -> Tensor:
     """A density ratio integrates to one against its denominator. So at temperature 1 the policy's own log-ratio can stand
     for log r*, with nothing left over. At another temperature something is (section 6)."""
@@ -165,12 +159,8 @@ def shuffled_pairs(world: World) -> Tensor:
     return torch.stack(gaps).amax(0)
 
 
-@claim(
-    "3.ukl-is-sft",
-    r"For normalised policies repaired UKL is SFT: $L = -E_{\pi_\text{chosen}} f + 1$, in any class of policies.",
-    "3.3",
-    worlds=ANY,
-)
+@claim("3.ukl-is-sft", r"For normalised policies repaired UKL is SFT: $L = -E_{\pi_\text{chosen}} f + 1$, in any class of policies.", "3.3",
+       worlds=ANY)  # fmt: skip
 def ukl_is_sft(world: World) -> Tensor:
     """UKL's reference term is E_ref e^f, the policy's total mass, which is one. What remains is the log-likelihood of the
     winners. So the generator the paper calls UKL, with the right denominator, is the *forward* KL of plain SFT, not a

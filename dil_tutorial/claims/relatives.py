@@ -107,25 +107,16 @@ def ipo_optimum(world: World, tau: float = 0.4) -> Tensor:
     return gap(fit(world, make_loss("ipo", tau=tau)), optima.ipo(world, tau))
 
 
-@claim(
-    "5.sppo",
-    r"SPPO with hard labels ends at $f + \lambda e^f = t/(2\beta)$, for any preference.",
-    "5",
-    tolerance=OPTIMUM,
-    worlds=ANY,
-)
+@claim("5.sppo", r"SPPO with hard labels ends at $f + \lambda e^f = t/(2\beta)$, for any preference.", "5", tolerance=OPTIMUM,
+       worlds=ANY)  # fmt: skip
 def sppo_optimum(world: World, beta: float = 0.7) -> Tensor:
     """Two squares with opposite targets average to one square around t/(2 beta). Those log-ratios would sum to more than
     one, and the normaliser lambda brings them back; the paper's update has the normaliser built in."""
     return gap(fit(world, make_loss("sppo", beta=beta)), optima.sppo(world, beta))
 
 
-@claim(
-    "5.f-dpo",
-    r"f-DPO ends at $\beta h'(r) = R - \lambda(x)$, the optimum of RLHF with the $f$-divergence of $h$.",
-    "5",
-    tolerance=OPTIMUM,
-)
+@claim("5.f-dpo", r"f-DPO ends at $\beta h'(r) = R - \lambda(x)$, the optimum of RLHF with the $f$-divergence of $h$.", "5",
+       tolerance=OPTIMUM)  # fmt: skip
 def f_dpo_optimum(world: World) -> Tensor:
     """Replace log r by h'(r) in DPO, and its generators are ours: UKL gives the reverse KL and so DPO itself, BCE the
     Jensen–Shannon divergence, Itakura–Saito the forward KL. The same h bends two different bridges, one from ratios and
@@ -155,12 +146,8 @@ def kto_is_stationary(world: World) -> Tensor:
     return gradient.abs().amax(1) + zeros
 
 
-@claim(
-    "5.reference-free",
-    r"SimPO with $\gamma = 0$ on responses of one token ends at $e^{R/\beta}/Z$: the reference plays no part.",
-    "5",
-    tolerance=OPTIMUM,
-)
+@claim("5.reference-free", r"SimPO with $\gamma = 0$ on responses of one token ends at $e^{R/\beta}/Z$: the reference plays no part.", "5",
+       tolerance=OPTIMUM)  # fmt: skip
 def simpo_forgets_the_reference(world: World) -> Tensor:
     """A loss that never sees pi_ref cannot stay near it. The pairs come from the reference, but how often a pair is drawn
     does not move a loss that every pair can satisfy; only the preference does."""
@@ -221,13 +208,8 @@ def bounded_gradients(world: World) -> Tensor:
     return torch.stack([largest_pull(world, loss) for loss in bounded]).amax(0)
 
 
-@claim(
-    "5.no-reward-needed",
-    r"Without any reward behind the preference, DIL's target is still $\pi_\text{ref}(1+t)$ and its exact optimum.",
-    "5",
-    tolerance=OPTIMUM,
-    worlds=ANY,
-)
+@claim("5.no-reward-needed", r"Without any reward behind the preference, DIL's target is still $\pi_\text{ref}(1+t)$ and its exact optimum.", "5",
+       tolerance=OPTIMUM, worlds=ANY)  # fmt: skip
 def no_reward_needed(world: World) -> Tensor:
     """Dropping Bradley–Terry loses nothing: an average win rate exists for any table of preferences, transitive or not.
     (DIL still assumes that labels are draws from *some* fixed P and that pairs come from the reference.)"""

@@ -81,16 +81,12 @@ def fit_all(world: World, on_done: Callable[[str], None] = lambda name: None) ->
     rows: list[dict[str, Any]] = []
     for name, (loss, destination, target) in DESTINATIONS.items():
         policy = fit(world, loss)
-        rows.append(
-            {
-                "loss": name,
-                "ends at": destination,
-                "error": (policy - target(world)).abs().max().item(),
-                "KL to pi_chosen": kl(policy, world.chosen).mean().item(),
-                "KL to RLHF(1)": kl(policy, optima.rlhf(world, 1.0)).mean().item(),
-                "reward": (policy * world.true_reward).sum(-1).mean().item(),
-            }
-        )
+        rows.append({
+            "loss": name, "ends at": destination, "error": (policy - target(world)).abs().max().item(),
+            "KL to pi_chosen": kl(policy, world.chosen).mean().item(),
+            "KL to RLHF(1)": kl(policy, optima.rlhf(world, 1.0)).mean().item(),
+            "reward": (policy * world.true_reward).sum(-1).mean().item(),
+        })  # fmt: skip
         on_done(name)
     return rows
 

@@ -4,26 +4,13 @@ Read ``laws`` (notebooks 00 to 03), ``ratios`` (04 to 06), ``family`` (07 to 09)
 It may import what ``lessons`` may.
 """
 
-from collections.abc import Callable
-
-import ipywidgets
-
 from dil_tutorial.lessons.panels.family import dynamics_player, length_bias, pairs_budget, pulls
 from dil_tutorial.lessons.panels.laws import first_world, kl_directions, tilt_explorer, whose_losers
 from dil_tutorial.lessons.panels.practice import batch_layouts, fed_means, reward_for_kl
-from dil_tutorial.lessons.panels.ratios import (  # noqa: F401
-    denominator_mix,
-    formula,
-    generator_gallery,
-    generator_playground,
-    loss_landscape,
-)  # fmt: skip
+from dil_tutorial.lessons.panels.ratios import denominator_mix, formula, generator_gallery, generator_playground, loss_landscape
 
-PANELS: dict[str, Callable[[], ipywidgets.VBox]] = {
-    panel.__name__: panel
-    for panel in (
-        first_world,
-        tilt_explorer, whose_losers, kl_directions, generator_playground, generator_gallery, loss_landscape, denominator_mix,
-        pulls, dynamics_player, pairs_budget, length_bias, reward_for_kl, batch_layouts, fed_means,
-    )
-}  # fmt: skip
+__all__ = [
+    "batch_layouts", "denominator_mix", "dynamics_player", "fed_means", "first_world", "formula",
+    "generator_gallery", "generator_playground", "kl_directions", "length_bias", "loss_landscape", "pairs_budget",
+    "pulls", "reward_for_kl", "tilt_explorer", "whose_losers",
+]  # fmt: skip
