@@ -1,6 +1,7 @@
 """The house: arrows between rooms are as the table says, none goes back, and the front rooms stay light."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,11 @@ def test_a_reversed_arrow_is_found(arrows):
         for other in others:
             turned = {**arrows, other: arrows[other] | {room}}
             assert house.circle(turned), (room, other)
+
+
+def test_the_picture_in_the_readme_is_of_this_code(arrows):
+    drawn = re.findall(r'id="(\w+)-imports-(\w+)"', (ROOT / "book" / "images" / "house.svg").read_text())
+    assert set(drawn) == {(room, other) for room, others in arrows.items() for other in others}, "draw it anew: dil book"
 
 
 def test_every_module_lies_in_a_room():

@@ -87,7 +87,7 @@ def draw(found: Mapping[str, set[str]], pages: Mapping[str, str | None]) -> Figu
             )
             axes.add_patch(FancyArrowPatch(
                 (x, y - 0.22), (u, v + 0.22), arrowstyle="-|>", mutation_scale=8, **style,
-                connectionstyle=f"arc3,rad={0.12 if u == x else 0.0}",
+                connectionstyle=f"arc3,rad={0.12 if u == x else 0.0}", gid=f"{room}-imports-{other}",
             ))  # fmt: skip
     for room, of in ROOMS.items():
         x, y = of["place"]

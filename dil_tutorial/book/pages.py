@@ -11,7 +11,7 @@ from dil_tutorial.claims import Result
 from dil_tutorial.claims.questions import QUESTIONS
 from dil_tutorial.support import plotting, templates
 from dil_tutorial.support.paths import BENCHMARKS
-from dil_tutorial.support.provenance import read_json
+from dil_tutorial.support.provenance import read_json, write_text
 from toy import compare
 from toy.gallery import bandit, rock_paper_scissors
 
@@ -102,12 +102,12 @@ def wrong_answers_table() -> str:
     return page("wrong_answers", rows=caught(found["rows"]), seconds=seconds, cores=found["machine"]["cores"])
 
 
-def house_page(folder: Path, root: Path) -> str:
-    """The map of rooms and arrows, drawn from the code; a room links to its part of the API, if it has one."""
+def house_page(root: Path) -> str:
+    """The map of rooms and arrows, drawn from the code, for the README, too; a room links to its part of the API, if any."""
     found = house.arrows(root / "notebooks")
     pages = {room: None if room in house.NOT_IN_API else f"../api.html#room-{room}" for room in house.ROOMS}
     svg = house.as_svg(house.draw(found, pages))
-    plotting.save(house.draw(found, pages), folder / "house")
+    write_text(root / "book" / "images" / "house.svg", svg)
     return page("house", svg=svg, rooms=house.ROOMS, found=found, pages=pages)
 
 
