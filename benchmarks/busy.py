@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from dil_tutorial.support.provenance import provenance, write_json
+from dil_tutorial.support.files import provenance, write_json
 
 VERIFY = [str(Path(sys.executable).with_name("dil")), "verify", "--seeds", "20"]
 BUSY = "while True: pass"  # one core's worth

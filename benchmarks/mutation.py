@@ -30,7 +30,7 @@ from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator
 from rich.progress import track
 
-from dil_tutorial.support.provenance import provenance, read_json, write_json
+from dil_tutorial.support.files import provenance, read_json, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, EQUIVALENT = ROOT / "benchmarks" / "mutation.json", ROOT / "benchmarks" / "equivalent_mutants.toml"

@@ -5,7 +5,7 @@ For DIL write A = 1 + t for the chosen weight and D for the denominator's weight
 loss is sum_y pi_ref [A chosen_loss(log r) + D reference_loss(log r)].  Its derivative in r is h''(r)(D r - A), so under
 the one constraint a policy has, sum_y pi_ref r = 1 with multiplier lam(x), the optimum solves
 
-    h''(r) (A - D r) = lam      (or r = 0, where even r -> 0 cannot pay lam).
+    h''(r) (A - D r) = lam      (or the boundary r = 0, where h''(r)(A - D r) < lam for all r > 0).
 
 For D = 1 this is r = A at lam = 0: pi_chosen, for every h.  For D = B Jensen gives E_ref A/B >= 1, hence lam >= 0 and
 a different policy for every h (THEORY §4).  sum_y pi_ref r(lam) falls in lam, so one bracketed root a prompt remains.

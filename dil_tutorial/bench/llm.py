@@ -34,7 +34,7 @@ from dil_tutorial.llm.data import Pair, read_pairs, tiny_preferences
 from dil_tutorial.llm.models import load_model, load_tokenizer, resolve, this_device
 from dil_tutorial.llm.tiny import own_tokenizer
 from dil_tutorial.support import plotting
-from dil_tutorial.support.provenance import provenance, write_json
+from dil_tutorial.support.files import provenance, write_json
 
 PAIRS, BATCH = 8, 4
 RANDOM = "random-8b"

@@ -13,7 +13,7 @@ from dil_tutorial.llm.capabilities import enable_packing
 from dil_tutorial.llm.logprobs import pair_logps
 from dil_tutorial.llm.models import load_model, load_tokenizer, this_device
 from dil_tutorial.llm.tokens import tokenize_pairs
-from dil_tutorial.support.provenance import provenance, write_json
+from dil_tutorial.support.files import provenance, write_json
 
 PRECISIONS = ("fp32", "bf16 autocast", "bf16")
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from dil_tutorial.losses import make_loss
 from dil_tutorial.support import plotting
-from dil_tutorial.support.provenance import provenance, write_json
+from dil_tutorial.support.files import provenance, write_json
 from toy import World, optima
 from toy.fit import descend, empirical_law
 from toy.gallery import bandit20

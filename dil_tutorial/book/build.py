@@ -12,7 +12,7 @@ from dil_tutorial import claims
 from dil_tutorial.book import crossref, pages
 from dil_tutorial.book.crossref import link
 from dil_tutorial.errors import InputError
-from dil_tutorial.support.provenance import read_json, read_text, write_text
+from dil_tutorial.support.files import read_json, read_text, write_text
 
 SEEDS = 20
 

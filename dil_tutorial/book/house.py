@@ -35,7 +35,7 @@ def arrows(notebooks: Path) -> dict[str, set[str]]:
     """What each room imports, from the code and from the notebooks' scripts; imports inside functions count."""
     import grimp
 
-    graph = grimp.build_graph("dil_tutorial", "toy")
+    graph = grimp.build_graph("dil_tutorial", "toy", cache_dir=None)
     imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
     texts = "\n".join(script.read_text(encoding="utf-8") for script in sorted(notebooks.glob("[0-9]*.py")))
     lines = re.findall(r"^ *from ((?:dil_tutorial|toy)[\w.]*) import (.*)$", texts, re.MULTILINE)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.support.provenance import write_text
+from dil_tutorial.support.files import write_text
 
 LIMIT = 60  # seconds a notebook may take on two cores
 

@@ -10,8 +10,8 @@ from dil_tutorial.book.crossref import label, link
 from dil_tutorial.claims import Result
 from dil_tutorial.claims.questions import QUESTIONS
 from dil_tutorial.support import plotting, templates
+from dil_tutorial.support.files import read_json, write_text
 from dil_tutorial.support.paths import BENCHMARKS
-from dil_tutorial.support.provenance import read_json, write_text
 from toy import compare
 from toy.gallery import bandit, rock_paper_scissors
 

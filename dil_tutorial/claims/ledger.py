@@ -27,7 +27,7 @@ from torch import Tensor
 from dil_tutorial import rlhf
 from dil_tutorial.bregman import GENERATORS, Generator, power
 from dil_tutorial.errors import InputError, unknown_name
-from dil_tutorial.support.provenance import provenance, write_json
+from dil_tutorial.support.files import provenance, write_json
 from dil_tutorial.support.symbols import plain
 from toy import World
 from toy.fit import initial_logits, newton

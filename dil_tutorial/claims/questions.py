@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from dil_tutorial.support.provenance import read_text
+from dil_tutorial.support.files import read_text
 
 
 @dataclass(frozen=True)

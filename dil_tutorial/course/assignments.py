@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from dil_tutorial.errors import InputError
+from dil_tutorial.support.files import write_text
 from dil_tutorial.support.paths import ASSIGNMENTS
-from dil_tutorial.support.provenance import write_text
 
 KINDS = ("solution", "tests", "hidden", "written")
 
@@ -118,7 +118,7 @@ def run(converter: str, course: Path, assignment: str, student: str = "*") -> No
         os.environ["PATH"] = os.pathsep.join([tools, os.environ["PATH"]])
     here = settings(course)
     here.CourseDirectory.assignment_id, here.CourseDirectory.student_id = assignment, student
-    log, said = logging.Logger("nbgrader"), io.StringIO()  # it reports each step: nobody wants to read that unless it fails
+    log, said = logging.Logger("nbgrader"), io.StringIO()  # nbgrader's report of each step; shown only on failure
     log.addHandler(logging.StreamHandler(said))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of nbgrader's database and of sockets that a killed kernel leaves

@@ -9,7 +9,7 @@ from typing import Any
 
 from dil_tutorial.course.assignments import points_of, read_notebook, released, source_of
 from dil_tutorial.errors import InputError
-from dil_tutorial.support.provenance import read_json, write_json, write_text
+from dil_tutorial.support.files import read_json, write_json, write_text
 
 LARGEST = 100 * 2**20  # bytes of a notebook; a zip file can hold far more than it weighs
 

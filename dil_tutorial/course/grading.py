@@ -9,7 +9,7 @@ from typing import Any
 from dil_tutorial.course import sandbox
 from dil_tutorial.course.assignments import run, source_of
 from dil_tutorial.errors import InputError
-from dil_tutorial.support.provenance import read_json, write_json
+from dil_tutorial.support.files import read_json, write_json
 
 
 def grade(course: Path, assignment: str, student: str, again: bool = False) -> dict[str, Any]:

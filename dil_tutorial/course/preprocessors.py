@@ -1,4 +1,4 @@
-"""What nbgrader does otherwise here: students' code runs in the sandbox, by the rules, and not for ever."""
+"""nbgrader preprocessors: students' code runs in the sandbox, by the rules of answers, and within time limits."""
 
 import re
 import shutil

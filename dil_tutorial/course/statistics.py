@@ -15,7 +15,7 @@ from dil_tutorial.course.feedback import page
 from dil_tutorial.course.grading import scores
 from dil_tutorial.errors import InputError
 from dil_tutorial.support import plotting
-from dil_tutorial.support.provenance import read_json, read_text, write_text
+from dil_tutorial.support.files import read_json, read_text, write_text
 
 
 def roster(course: Path) -> dict[str, dict[str, str]]:

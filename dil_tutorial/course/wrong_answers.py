@@ -7,8 +7,8 @@ from typing import Any
 from dil_tutorial.course.assignments import init, points_of, question_of, read_notebook, release, source
 from dil_tutorial.course.collect import submit
 from dil_tutorial.course.grading import grade, scores
+from dil_tutorial.support.files import provenance, write_json
 from dil_tutorial.support.paths import ASSIGNMENTS
-from dil_tutorial.support.provenance import provenance, write_json
 
 
 def wrong_answers(assignment: str) -> list[dict[str, str]]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.rlhf import kl
-from dil_tutorial.support.provenance import provenance, read_json, write_json
+from dil_tutorial.support.files import provenance, read_json, write_json
 from toy.compare import ENTRIES
 from toy.worlds import World
 

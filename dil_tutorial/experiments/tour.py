@@ -16,7 +16,7 @@ from dil_tutorial.claims import Result
 from dil_tutorial.losses import Loss, make_loss
 from dil_tutorial.rlhf import kl, rlhf_optimum
 from dil_tutorial.support import plotting
-from dil_tutorial.support.provenance import provenance, write_json
+from dil_tutorial.support.files import provenance, write_json
 from toy import World, optima
 from toy.fit import fit, fit_pairs
 from toy.gallery import bandit

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from dil_tutorial import bregman, losses, preferences
-from dil_tutorial.support.provenance import read_text
+from dil_tutorial.support.files import read_text
 from toy import World, gallery, loglinear, optima
 
 F64 = torch.float64

@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.llm.batches import LAYOUTS
 from dil_tutorial.losses import BoundLoss, make_loss
-from dil_tutorial.support.provenance import read_json
+from dil_tutorial.support.files import read_json
 
 LOGPROBS = ("sum", "mean")
 

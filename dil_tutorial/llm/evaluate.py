@@ -15,8 +15,8 @@ from dil_tutorial.llm.models import this_device
 from dil_tutorial.llm.run import models_of
 from dil_tutorial.llm.tokens import tokenize_pairs
 from dil_tutorial.support.extras import need
+from dil_tutorial.support.files import provenance, write_json
 from dil_tutorial.support.intervals import bootstrap
-from dil_tutorial.support.provenance import provenance, write_json
 
 
 def evaluate(

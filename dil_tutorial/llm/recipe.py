@@ -10,7 +10,7 @@ import yaml
 
 from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.llm.config import DILConfig
-from dil_tutorial.support.provenance import read_text
+from dil_tutorial.support.files import read_text
 
 OWN_KEYS = {  # what a recipe holds beside DILConfig's fields
     "model": str, "dtype": str, "data": str, "eval_data": str, "limit": int,

@@ -15,7 +15,7 @@ from dil_tutorial.llm.models import DTYPES, load_model, load_tokenizer, resolve
 from dil_tutorial.llm.recipe import OWN_KEYS
 from dil_tutorial.llm.trainer import DILTrainer
 from dil_tutorial.support import plotting
-from dil_tutorial.support.provenance import provenance, read_json, write_json
+from dil_tutorial.support.files import provenance, read_json, write_json
 
 
 def prepare(recipe: dict[str, Any], output_dir: Path, resume: bool) -> tuple[DILTrainer, str | None]:

@@ -18,7 +18,7 @@ from dil_tutorial.llm.capabilities import enable_packing
 from dil_tutorial.llm.data import as_chat
 from dil_tutorial.llm.logprobs import pair_logps, response_logps
 from dil_tutorial.llm.tokens import Response, TokenisedPair, tokenize_pair
-from dil_tutorial.support.provenance import write_text
+from dil_tutorial.support.files import write_text
 
 
 @torch.no_grad()
@@ -183,7 +183,7 @@ def _draw_batch(
 def _read_once(model: Any, inputs: dict[str, Tensor], samples: int) -> dict[str, Any]:
     """Keys and values of the prompts but for their last token, read once and repeated for the samples of each.
 
-    Nothing where the model keeps anything else of its past (sliding windows, states): it then reads a prompt for each sample.
+    Returns {} unless the model's cache is a plain DynamicCache (no sliding windows or states): samples then read their prompts.
     """
     before = {name: value[:, :-1] for name, value in inputs.items()}
     if samples == 1 or not before["attention_mask"].any(1).all():  # a prompt of one token

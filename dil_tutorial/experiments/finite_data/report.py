@@ -10,7 +10,7 @@ from pathlib import Path
 from dil_tutorial.experiments.finite_data.figures import figures
 from dil_tutorial.experiments.finite_data.run import Results, Row
 from dil_tutorial.support import plotting
-from dil_tutorial.support.provenance import write_text
+from dil_tutorial.support.files import write_text
 from dil_tutorial.support.words import listed, signed_interval, table
 
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from dil_tutorial.errors import InputError
 from dil_tutorial.losses import Loss, make_loss
 from dil_tutorial.rlhf import kl
+from dil_tutorial.support.files import provenance, read_json, write_json, write_text
 from dil_tutorial.support.intervals import bootstrap
 from dil_tutorial.support.paths import BENCHMARKS
-from dil_tutorial.support.provenance import provenance, read_json, write_json, write_text
 from toy import optima
 from toy.fit import descend, empirical_law
 from toy.gallery import bandit20

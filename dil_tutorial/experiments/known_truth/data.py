@@ -23,7 +23,7 @@ from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.experiments.known_truth.rewards import get_reward, score
 from dil_tutorial.llm.sampling import draw
 from dil_tutorial.support import templates
-from dil_tutorial.support.provenance import provenance, read_json, read_text, write_json, write_text
+from dil_tutorial.support.files import provenance, read_json, read_text, write_json, write_text
 from toy.worlds import World
 
 LABELS = ("bradley-terry", "hard", "cycle")

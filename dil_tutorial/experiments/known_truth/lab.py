@@ -30,7 +30,7 @@ from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.models import SMOLLM2, load_model, load_tokenizer, this_device
 from dil_tutorial.llm.sampling import draw, score_drawn
 from dil_tutorial.llm.trainer import DILTrainer
-from dil_tutorial.support.provenance import read_text
+from dil_tutorial.support.files import read_text
 
 UNRELATED = Path(__file__).parent / "unrelated.txt"
 

@@ -21,9 +21,9 @@ from dil_tutorial.experiments.known_truth.data import log_ratio_error, preferenc
 from dil_tutorial.losses import bound, make_loss
 from dil_tutorial.preferences import best_of_n
 from dil_tutorial.rlhf import kl, rlhf_optimum
+from dil_tutorial.support.files import read_json, write_text
 from dil_tutorial.support.intervals import bootstrap
 from dil_tutorial.support.paths import BENCHMARKS
-from dil_tutorial.support.provenance import read_json, write_text
 from toy import optima
 from toy.fit import initial_logits, log_ratio, newton, population_loss
 from toy.neighbours.ranking import accuracy

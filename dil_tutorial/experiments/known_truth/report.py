@@ -16,7 +16,7 @@ from dil_tutorial.experiments.known_truth.measures import (
     steep_and_flat,
 )  # fmt: skip
 from dil_tutorial.support import plotting, templates
-from dil_tutorial.support.provenance import write_text
+from dil_tutorial.support.files import write_text
 from dil_tutorial.support.words import fixed, interval, listed, span
 
 TEMPLATE = Path(__file__).with_name("report.md.j2")

@@ -20,7 +20,7 @@ from dil_tutorial.experiments.known_truth.lab import LOSSES, Lab, Preset, Run, l
 from dil_tutorial.llm.capabilities import enable_packing
 from dil_tutorial.llm.models import load_model
 from dil_tutorial.llm.sampling import draw
-from dil_tutorial.support.provenance import provenance, read_json, write_json
+from dil_tutorial.support.files import provenance, read_json, write_json
 
 PRESETS = {
     "cpu": Preset(),

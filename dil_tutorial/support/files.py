@@ -1,4 +1,4 @@
-"""Results files say where they come from, and appear whole or not at all."""
+"""Atomic file writes, and a provenance header for results."""
 
 import json
 import os
