@@ -1,0 +1,3 @@
+from dil_tutorial.cli import main
+
+main()
