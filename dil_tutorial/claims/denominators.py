@@ -67,10 +67,9 @@ for _gen in PUBLISHED:
     def _as_published(world: World, gen: str = _gen) -> Tensor:
         return kl(published(world, gen), world.chosen)
 
-    _repaired.__doc__ = WHY_PUBLISHED[_gen]
     claim(f"4.{_gen}-published",
           rf"DIL with {_gen.upper()} as published (rejected responses for samples of $\pi_\text{{ref}}$) ends at $\pi_\text{{chosen}}$.",
-          "4", FAILS, OPTIMUM, counter=_as_published, paper="4.4",
+          "4", FAILS, OPTIMUM, counter=_as_published, paper="4.4", explanation=WHY_PUBLISHED[_gen],
           note="holds with the mixture of both responses in the denominator")(_repaired)  # fmt: skip
 
 for _gen, _form in [

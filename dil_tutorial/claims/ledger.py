@@ -86,7 +86,7 @@ CLAIMS: list[Claim] = []
 def claim(
     id: str, statement: str, source: str, verdict: str = HOLDS, tolerance: float = IDENTITY, **fields: Any
 ) -> Callable[[Check], Check]:
-    """Register the decorated check, whose docstring is the explanation, as a claim; fields as in ``Claim``.
+    """Register the decorated check as a claim; fields as in ``Claim``.  Its docstring is the explanation if none is given.
 
     With ``counter_worlds`` and no ``counter`` the check itself, on those worlds, is the counter-check.
     """
@@ -94,7 +94,7 @@ def claim(
     def register(check: Check) -> Check:
         if "counter_worlds" in fields and "counter" not in fields:
             fields["counter"] = check
-        words = " ".join(inspect.cleandoc(check.__doc__ or "").split())
+        words = " ".join(inspect.cleandoc(fields.pop("explanation", check.__doc__ or "")).split())
         CLAIMS.append(Claim(id, statement, f"THEORY §{source}", check, verdict, tolerance, explanation=words, **fields))
         return check
 

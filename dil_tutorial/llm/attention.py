@@ -134,6 +134,9 @@ def flash_documents(
 # From torch 2.12 on, fewer key heads than query heads must be asked for; before, they are simply accepted.
 GROUPED: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
 
-for _name, _function in ((ATTENTION, document_attention), (VARLEN, varlen_attention)):
-    AttentionInterface.register(_name, _function)
-    AttentionMaskInterface.register(_name, sdpa_mask)
+
+def register() -> None:
+    """Enter both functions into transformers' tables; a second time does no harm."""
+    for name, function in ((ATTENTION, document_attention), (VARLEN, varlen_attention)):
+        AttentionInterface.register(name, function)
+        AttentionMaskInterface.register(name, sdpa_mask)

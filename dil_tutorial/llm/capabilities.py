@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dil_tutorial.llm.attention import ATTENTION, VARLEN
+from dil_tutorial.llm.attention import ATTENTION, VARLEN, register
 from dil_tutorial.llm.batches import PackedBatch, PaddedBatch, in_order, pack, pad
 from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.tokens import Response, TokenisedPair
@@ -52,6 +52,7 @@ def enable_packing(model: Any) -> str | None:
         return f"{name} has layers of type {', '.join(sorted(kinds))}"
     if getattr(config, "attn_logit_softcapping", None):
         return f"{name} soft-caps its attention"
+    register()
     reason = None
     for attention in attentions(next(model.parameters()).device):
         reason = packing_problem(model, attention)

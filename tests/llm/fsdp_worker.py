@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from dil_tutorial.llm.attention import ATTENTION
+from dil_tutorial.llm.attention import ATTENTION, register
 from dil_tutorial.llm.batches import batch_of
 from dil_tutorial.llm.data import read_pairs, tiny_preferences
 from dil_tutorial.llm.logprobs import response_logps
@@ -31,6 +31,7 @@ def main():
 
     whole, sharded = load_model(folder), load_model(folder)
     for model in (whole, sharded):
+        register()
         model.set_attn_implementation(ATTENTION)
     mesh = init_device_mesh("cpu", (2,))
     for layer in sharded.model.layers:

@@ -20,6 +20,7 @@ from dil_tutorial.llm.tokens import tokenize_pairs
 
 @pytest.fixture(scope="module")
 def rows(tiny_model):
+    packing.register()
     tokenizer = load_tokenizer(str(tiny_model))
     rows = tokenize_pairs(read_pairs(tiny_preferences())[:5], tokenizer, 200)[0]
     rows[1].rejected.prompt = rows[1].rejected.prompt[:-1]  # a pair whose prompts differ at the end

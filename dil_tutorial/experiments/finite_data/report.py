@@ -4,14 +4,20 @@
 with other settings says something else.
 """
 
+import itertools
+import operator
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dil_tutorial.experiments.finite_data.figures import figures
 from dil_tutorial.experiments.finite_data.run import Results, Row
-from dil_tutorial.support import plotting
+from dil_tutorial.support import plotting, templates
 from dil_tutorial.support.files import write_text
-from dil_tutorial.support.words import listed, signed_interval, table
+from dil_tutorial.support.words import signed_interval
+
+TEMPLATE = Path(__file__).with_name("report.md.j2")
+Cells = dict[str, list[Row]]  # the rows of each loss in one experiment
 
 
 def verdict(row: Row) -> str:
@@ -31,93 +37,69 @@ def pairs_needed(rows: Sequence[Row], target: float) -> str:
 
 
 def conclusions(results: Results, seeds: int) -> dict[str, list[str]]:
-    """Blocks of Markdown under each figure's name; every number and every list of losses is computed from the results."""
-    return {
-        "pairs": pairs_text(results["pairs"], seeds),
-        "targets": [],
-        "steps": path_text(results["steps"], "summed log-probabilities"),
-        "mean": path_text(results["mean"], "mean log-probabilities per token"),
-        "learning rate": rate_text(results["learning rate"]),
-        "generator": generator_text(results["generator"]),
-        "noise": noise_text(results["noise"]),
-    }
+    """Paragraphs of Markdown under each figure's name; every number and every list of losses is computed from the results."""
+    values = {
+        "seeds": seeds, "pairs": pairs(results["pairs"]), "rates": rates(results["learning rate"]),
+        "generators": generators(results["generator"]), "noise": noise(results["noise"]),
+    }  # fmt: skip
+    fed = {"steps": "summed log-probabilities", "mean": "mean log-probabilities per token"}
+    texts = {name: templates.paragraphs(TEMPLATE, **values, along=path(results[name]), fed=fed[name]) for name in fed}
+    whole = {name.replace("_", " "): text for name, text in texts["steps"].items()}
+    return {**whole, **{name: text["along"] for name, text in texts.items()}}
 
 
-def pairs_text(cells: dict[str, list[Row]], seeds: int) -> list[str]:
+def pairs(cells: Cells) -> dict[str, Any]:
     """Where the winners' likelihood holds at convergence, and how many pairs a given quality takes."""
     sizes = [row["pairs"] for row in next(iter(cells.values()))]
-    always = {v: [n for n, rows in cells.items() if all(verdict(r) == v for r in rows)] for v in ("held", "fell")}
-    last = {v: [n for n, rows in cells.items() if verdict(rows[-1]) == v] for v in ("held", "fell", "unclear")}
 
-    def from_on(rows: list[Row]) -> str:
-        held: int | None = None
-        for row in reversed(rows):
-            if verdict(row) != "held":
-                break
-            held = row["pairs"]
-        return f"{held:,}" if held else "never"
+    def held_from(rows: list[Row]) -> str:
+        held = [row["pairs"] for row in itertools.takewhile(lambda row: verdict(row) == "held", reversed(rows))]
+        return f"{held[-1]:,}" if held else "never"
 
-    ends = (0, len(sizes) - 1)
-    return [
-        f"**Where does “the chosen likelihood is preserved” hold?** Trained to convergence (2,000 steps, {seeds} data sets), the mean log-ratio of "
-        f"winners stays above zero at every number of pairs for {listed(always['held'])}, and below zero at every number for "
-        f"{listed(always['fell'])}. At {sizes[-1]:,} pairs it is above zero for {listed(last['held'])}; below for "
-        f"{listed(last['fell'])}; within its interval of zero for {listed(last['unclear'])}.",
-        table(
-            ["loss", *(f"$E_{{\\pi_\\text{{chosen}}}} f$ at {sizes[i]:,} pairs" for i in ends), "held from", "pairs for KL ≤ 0.02",
-             f"KL at {sizes[-1]:,}"],
-            [[n, *(signed_interval(rows[i]["chosen"]) for i in ends), from_on(rows), pairs_needed(rows, 0.02),
-              f"{rows[-1]['KL to pi_chosen'][0]:.4f}"] for n, rows in cells.items()],
-        ),
-        "KL is KL(policy ‖ π_chosen), intervals are 95% bootstrap over data sets. A loss whose optimum is not π_chosen never gets there; that is "
-        "another target, not inefficiency.",
-    ]  # fmt: skip
+    return {
+        "fewest": f"{sizes[0]:,}", "most": f"{sizes[-1]:,}",
+        "always": {v: [n for n, rows in cells.items() if all(verdict(row) == v for row in rows)] for v in ("held", "fell")},
+        "last": {v: [n for n, rows in cells.items() if verdict(rows[-1]) == v] for v in ("held", "fell", "unclear")},
+        "rows": [[n, *(signed_interval(rows[i]["chosen"]) for i in (0, -1)), held_from(rows), pairs_needed(rows, 0.02),
+                  f"{rows[-1]['KL to pi_chosen'][0]:.4f}"] for n, rows in cells.items()],
+    }  # fmt: skip
 
 
-def path_text(cells: dict[str, list[Row]], fed: str) -> list[str]:
+def path(cells: Cells) -> dict[str, Any]:
     """Where the losses part, when the winners' log-ratio peaks and falls, and what early stopping would give."""
     others = [rows for n, rows in cells.items() if n != "SFT"]
+    apart = (
+        any(abs(rows[i]["chosen"][0] - others[0][i]["chosen"][0]) >= 0.01 for rows in others) for i in range(len(others[0]))
+    )
     together = [
-        row["step"] for i, row in enumerate(others[0])
-        if all(abs(rows[j]["chosen"][0] - others[0][j]["chosen"][0]) < 0.01 for rows in others for j in range(i + 1))
-    ]  # fmt: skip
-    rows_of = []
-    fallen: list[str] = []
+        row["step"] for row, parted in zip(others[0], itertools.accumulate(apart, operator.or_), strict=True) if not parted
+    ]
+    rows_of, fallen = [], []
     for name, rows in cells.items():
         peak = max(rows, key=lambda row: row["chosen"][0])
         best = min(rows, key=lambda row: row["KL to pi_chosen"][0])
         fell = next((row["step"] for row in rows if row["step"] > peak["step"] and verdict(row) == "fell"), None)
         fallen += [name] if fell else []
-        rows_of.append(
-            [name, f"{peak['chosen'][0]:+.3f} at {peak['step']}", f"{fell:,}" if fell else "never", signed_interval(rows[-1]["chosen"]),
-             f"{best['KL to pi_chosen'][0]:.3f} at {best['step']}", f"{rows[-1]['KL to pi_chosen'][0]:.3f}"]
-        )  # fmt: skip
-    steps = others[0][-1]["step"]
-    return [
-        f"**Along the path, fed {fed}.** Up to step {max(together)} all losses but SFT agree within 0.01 nats on the winners' log-ratio: the common "
-        f"first direction (claims `8.first-step`, `8.rises-first`). Within {steps:,} steps it falls below zero, interval and all, for "
-        f"{listed(fallen)}. The step of least KL to π_chosen is where early stopping would have ended.",
-        table(["loss", "peak of $E_{\\pi_\\text{chosen}} f$, step", "below zero from step", f"at step {steps:,}",
-               "least KL to π_chosen, step", "KL at the end"], rows_of),
-    ]  # fmt: skip
+        rows_of.append([
+            name, f"{peak['chosen'][0]:+.3f} at {peak['step']}", f"{fell:,}" if fell else "never",
+            signed_interval(rows[-1]["chosen"]), f"{best['KL to pi_chosen'][0]:.3f} at {best['step']}",
+            f"{rows[-1]['KL to pi_chosen'][0]:.3f}",
+        ])  # fmt: skip
+    return {"together": max(together), "steps": f"{others[0][-1]['step']:,}", "fallen": fallen, "rows": rows_of}
 
 
-def rate_text(cells: dict[str, list[Row]]) -> list[str]:
+def rates(cells: Cells) -> dict[str, Any]:
     """Which learning rates can tell the losses apart."""
-    rates = [row["learning_rate"] for row in next(iter(cells.values()))]
-    common = [rate for i, rate in enumerate(rates) if all(verdict(rows[i]) == "held" for rows in cells.values())]
+    tried = [row["learning_rate"] for row in next(iter(cells.values()))]
     broken = {n: [row["learning_rate"] for row in rows if verdict(row) == "fell"] for n, rows in cells.items()}
-    return [
-        "**Small steps flatter every loss.** With 300 steps on 300 pairs the winners' log-ratio is above zero for *every* loss "
-        + (f"at learning rates up to {max(common):.2g}" if common else "at none of the learning rates")
-        + ". It is below zero for "
-        + listed([f"{n} from {min(b):.2g} on" for n, b in broken.items() if b])
-        + f"; at no rate up to {max(rates):.2g} for {listed([n for n, b in broken.items() if not b])}. A plot made with tiny learning rates and few "
-        "steps cannot tell a loss that keeps the winners' likelihood from one that does not."
-    ]
+    return {
+        "common": [rate for i, rate in enumerate(tried) if all(verdict(rows[i]) == "held" for rows in cells.values())],
+        "broken": [f"{n} from {min(b):.2g} on" for n, b in broken.items() if b], "highest": max(tried),
+        "whole": [n for n, b in broken.items() if not b],
+    }  # fmt: skip
 
 
-def generator_text(cells: dict[str, list[Row]]) -> list[str]:
+def generators(cells: Cells) -> dict[str, Any]:
     """Which h is best in each condition, and whether the intervals tell it from the last."""
     rows_of, decided = [], []
     for i, condition in enumerate(next(iter(cells.values()))):
@@ -128,26 +110,19 @@ def generator_text(cells: dict[str, list[Row]]) -> list[str]:
         where = f"s.d. {condition['scale']:g} and {condition['pairs']:,} pairs"
         decided += [f"{where} ({short[0]} before {short[1]})"] if apart else []
         rows_of.append([where, f"{short[0]}, {first[0]:.4f}", f"{short[1]}, {last[0]:.4f}", "yes" if apart else "no"])
-    return [
-        "**Which h when?** All repaired generators share their optimum (claim `4.mixture`). With finite data the KL to π_chosen tells the best from the "
-        f"last, intervals apart, at {listed(decided)}"
-        + ("; elsewhere it does not matter." if decided else ": it does not matter."),
-        table(["rewards", "least KL", "largest KL", "intervals apart"], rows_of),
-    ]
+    return {"decided": decided, "rows": rows_of}
 
 
-def noise_text(cells: dict[str, list[Row]]) -> list[str]:
+def noise(cells: Cells) -> dict[str, Any]:
     """KL to the clean target and reward as labels are flipped."""
     shares = [row["flips"] for row in next(iter(cells.values()))]
     best = [min(cells, key=lambda n, i=i: cells[n][i]["KL to pi_chosen"][0]) for i in range(len(shares))]  # type: ignore[misc]
-    return [
-        "**Label noise.** Flips shrink the advantage (claim `8.noise`), so imitation gets milder. Nearest to the *clean* π_chosen: "
-        + listed([f"{name} at {share:.0%}" for name, share in zip(best, shares, strict=True)])
-        + ". Noise blunts a loss that aims beyond π_chosen towards it, which is not robustness but two errors that cancel.",
-        table(["loss", *(f"KL at {share:.0%}" for share in shares), *(f"reward at {shares[i]:.0%}" for i in (0, -1))],
-              [[n, *(f"{row['KL to pi_chosen'][0]:.3f}" for row in rows), *(f"{rows[i]['reward'][0]:+.2f}" for i in (0, -1))]
-               for n, rows in cells.items()]),
-    ]  # fmt: skip
+    return {
+        "nearest": [f"{name} at {share:.0%}" for name, share in zip(best, shares, strict=True)],
+        "header": ["loss", *(f"KL at {share:.0%}" for share in shares), *(f"reward at {shares[i]:.0%}" for i in (0, -1))],
+        "rows": [[n, *(f"{row['KL to pi_chosen'][0]:.3f}" for row in rows), *(f"{rows[i]['reward'][0]:+.2f}" for i in (0, -1))]
+                 for n, rows in cells.items()],
+    }  # fmt: skip
 
 
 def report(results: Results, seeds: int, folder: Path) -> list[Path]:
