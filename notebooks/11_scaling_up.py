@@ -94,7 +94,7 @@ batch_layouts()
 
 # %% [markdown]
 # `layout="shared"` (the default) reads a common prompt once, packs everything into one row without padding, and keeps the two responses from seeing each other; every number comes out as from plain rows, to
-# $10^{-10}$ in float64 (`tests/test_packing.py`). The vocabulary head runs on response positions alone, in chunks, so that full logits never exist.
+# $10^{-10}$ in float64 (`tests/llm/test_attention.py`). The vocabulary head runs on response positions alone, in chunks, so that full logits never exist.
 #
 # Measured against TRL's `DPOTrainer` (from `benchmarks/llm.json`, written by `dil bench llm`):
 
