@@ -10,8 +10,9 @@ import torch
 from dil_tutorial.experiments.tour import row_of_responses
 from dil_tutorial.lessons import panels
 from dil_tutorial.lessons.panels import ratios
-from dil_tutorial.lessons.widgets import sentence
+from dil_tutorial.lessons.widgets import frames, sentence
 from dil_tutorial.rlhf import kl, rlhf_optimum
+from dil_tutorial.support.plotting import new_figure
 from toy import optima
 from toy.gallery import bandit
 
@@ -138,3 +139,20 @@ def test_formulas_are_read_as_python_reads_them(text):
     r = torch.linspace(0.1, 3, 7, dtype=torch.float64)
     expected = eval(text, {"r": r, "log": torch.log, "exp": torch.exp, "sqrt": torch.sqrt})
     torch.testing.assert_close(ratios.formula(text)(r), expected + 0 * r, rtol=1e-14, atol=0)
+
+
+def test_panels_are_drawn_on_one_thread():
+    """Beside another busy process a panel that fits toy worlds on two threads takes minutes."""
+    seen, before = set(), torch.get_num_threads()
+
+    def draw(value):
+        seen.add(torch.get_num_threads())
+        return new_figure()[0], str(value)
+
+    torch.set_num_threads(2)
+    try:
+        frames(draw, {"Value": [1, 2]})
+        assert seen == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
