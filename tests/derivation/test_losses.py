@@ -1,3 +1,4 @@
+import dataclasses
 import inspect
 import math
 
@@ -124,6 +125,29 @@ def test_what_a_loss_is_fed(name, wants):
     assert not losses.bound(make_loss("kto", kl=0.5)).needs_kl
     assert not losses.bound(make_loss("dil", denominator="mixture")).needs_reference_samples
     assert not losses.bound(LOSSES["dil"]).needs_reference_samples
+
+
+def test_a_function_of_ones_own_counts_as_fed_log_ratios_in_pairs():
+    def own(f_w, f_l, slope=2.0):
+        return slope * (f_l - f_w)
+
+    counted = losses.bound(own)
+    fed = (counted.reference_free, counted.unpaired, counted.needs_reference_samples, counted.needs_kl)
+    assert fed == (False, False, False, False)
+    assert counted(torch.ones(1), torch.zeros(1)).item() == -2
+    said = losses.BoundLoss(own, {"slope": 3.0}, reference_free=True)
+    assert losses.bound(said) is said
+    assert said(torch.ones(1), torch.zeros(1)).item() == -3
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        said.reference_free = False
+
+
+def test_all_settings_are_those_given_and_the_defaults():
+    assert make_loss("slic", delta=0.5).all_settings == {"delta": 0.5, "sft_weight": 0.1}
+    assert make_loss("kto", kl=0.0).all_settings.keys() == {"beta", "chosen_weight", "rejected_weight", "kl"}
+    dil = make_loss("dil", generator="ukl").all_settings
+    assert (dil["generator"].name, dil["denominator"], dil["beta"]) == ("ukl", "rejected", 1.0)
+    assert dil.keys() == {"generator", "denominator", "beta"}
 
 
 @pytest.mark.parametrize(
