@@ -119,7 +119,7 @@ def test_an_interrupted_study_goes_on(tmp_path):
     assert len(kept) >= 2
     assert not list(tmp_path.rglob("*.part"))
     code = (
-        "from toy import study; from pathlib import Path; "
+        "from dil_tutorial.experiments.finite_data import run as study; from pathlib import Path; "
         f"cells = study.study(Path({str(tmp_path)!r}), 2); [next(cells) for _ in range({len(kept)})]"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
