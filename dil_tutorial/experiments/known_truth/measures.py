@@ -351,10 +351,14 @@ def share_of_frontier(found: dict[str, Any], kl_: float, gain: float) -> float:
     return gain / float(np.interp(kl_, xs, ys))
 
 
+def last_steps(results: Results, loss: str, side: str) -> Sequence[float]:
+    """The mean log-ratio over the last ten steps of each seed of a loss fed sums."""
+    rows = [row for row in results["runs"] if (row["loss"], row["fed"]) == (loss, "sum")]
+    return [sum(row["curves"][side][-10:]) / 10 for row in rows]
+
+
 def chosen_ends(results: Results) -> dict[str, float]:
     """The chosen log-ratio of each loss fed sums over the last ten steps, a mean over seeds, on pairs not trained on before."""
-    rows = [row for row in results["runs"] if row["fed"] == "sum"]
-    ends: dict[str, list[float]] = {}
-    for row in rows:
-        ends.setdefault(row["loss"], []).append(sum(row["curves"]["chosen"][-10:]) / 10)
+    losses = dict.fromkeys(row["loss"] for row in results["runs"] if row["fed"] == "sum")
+    ends = {loss: last_steps(results, loss, "chosen") for loss in losses}
     return {loss: sum(values) / len(values) for loss, values in ends.items()}

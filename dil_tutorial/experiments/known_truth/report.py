@@ -1,6 +1,5 @@
 """The report of the experiment with a known truth: figures, and the template report.md.j2 filled in from the results."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from dil_tutorial.experiments.known_truth.measures import (
     against,
     chosen_ends,
     fed_losses,
+    last_steps,
     place_of,
     reweighs,
     share_of_frontier,
@@ -136,12 +136,6 @@ def tables(results: Results, found: dict[str, Any]) -> dict[str, Any]:
             for s in found["rounds"]
         ] + [[f"{name}, exact", *(f"{x:.2f}" for x in found["marks"][name])] for name in ("best of 2", "best of 4")],
     }  # fmt: skip
-
-
-def last_steps(results: Results, loss: str, side: str) -> Sequence[float]:
-    """The mean log-ratio over the last ten steps of each seed of a loss fed sums."""
-    rows = [row for row in results["runs"] if (row["loss"], row["fed"]) == (loss, "sum")]
-    return [sum(row["curves"][side][-10:]) / 10 for row in rows]
 
 
 def report(results: Results, found: dict[str, Any], folder: Path, name: str = "report.md") -> list[Path]:
