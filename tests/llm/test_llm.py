@@ -523,14 +523,6 @@ def test_settings_that_do_not_fit_are_refused(tmp_path, settings, message):
         DILConfig(output_dir=str(tmp_path), **settings)
 
 
-def test_a_smaller_last_batch_counts_by_its_size(parts, tmp_path):
-    """Five pairs in batches of two: the evaluation loss of a loss without a reference is the mean over pairs, not batches."""
-    settings = {"loss": "simpo", "logprobs": "mean", "max_steps": 1, "learning_rate": 0.0}
-    trainer = trainer_for(parts, tmp_path, eval_pairs=PAIRS[8:13], per_device_eval_batch_size=2, **settings)
-    one_by_one = trainer_for(parts, tmp_path, eval_pairs=PAIRS[8:13], per_device_eval_batch_size=1, **settings)
-    assert trainer.evaluate()["eval_loss"] == pytest.approx(one_by_one.evaluate()["eval_loss"], rel=1e-5)
-
-
 def test_weights_of_losses_can_be_set(tmp_path):
     for loss, name, more in (("orpo", "weight", {"logprobs": "mean"}), ("slic", "sft_weight", {}), ("cpo", "sft_weight", {})):
         config = DILConfig(str(tmp_path), loss=loss, use_cpu=True, report_to=[], **{name: 0.3}, **more)
