@@ -92,7 +92,7 @@ claims.report("4.nca", "4.bco", "3.ukl-is-sft", "5.dpo-cpc")
 # %% [markdown]
 # ## 4 · See where it goes
 #
-# Three responses, so that every policy is a point of a triangle. Colours: the population loss, green where it is low; lines: gradient descent on the logits from five starts; star: the winners' law; square: RLHF. **Predict** for "LSIF, published": star
+# Three responses, so that every policy is a point of a triangle. Colours: the population loss, green where it is low; lines: gradient descent on the logits from five starts; star: the winners' law; square: RLHF. **Predict** for "DIL LSIF published": star
 # or square?
 
 # %%

@@ -112,11 +112,11 @@ print("probabilities of all 13 responses sum to", round(log_ref.exp().sum(1).mea
 
 # %%
 slopes = {}
-for name in ("DIL BCE mixture", "DIL BCE rejected"):
+for name, denominator in (("DIL BCE repaired", "mixture"), ("DIL BCE published", "rejected")):
     policy, _ = lab.train(Run(name, "sum", 3e-3, 0, small.pairs))
     f = log_probs(policy) - log_ref
     slopes[name] = measures.regress(world.advantage.log1p(), f, weight=world.ref)["slope"][0]
-    exact = (optima.dil(world, "bce", name.split()[-1]) / world.ref).log()
+    exact = (optima.dil(world, "bce", denominator) / world.ref).log()
     should = measures.regress(world.advantage.log1p(), exact, weight=world.ref)["slope"][0]
     print(f"{name:17s} slope of f on log(1 + t): {slopes[name]:.1f}; of its exact optimum: {should:.1f}")
 

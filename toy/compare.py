@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from dil_tutorial.bregman import derivative
-from dil_tutorial.losses import Loss, bound, make_loss
+from dil_tutorial.losses import BoundLoss, Loss, bound, make_loss
 from dil_tutorial.rlhf import kl
 from toy import optima
+from toy.catalogue import LOSSES
 from toy.fit import search
 from toy.worlds import World
 
@@ -23,14 +24,13 @@ Optimum = Callable[[World], Tensor]
 
 @dataclass(frozen=True)
 class Entry:
-    """A loss with its settings; ``bt`` and ``any_preference`` are its optimum in LaTeX, ``optimum`` computes it.
+    """A loss of the catalogue; ``bt`` and ``any_preference`` are its optimum in LaTeX, ``optimum`` computes it.
 
     >>> [entry.label for entry in ENTRIES if entry.runs_off]
-    ['DPO, β 1', 'f-DPO, Jensen–Shannon, β 1', 'SimPO, β 2, γ 1']
+    ['DPO, β 1', 'f-DPO Jensen–Shannon, β 1', 'SimPO, β 2, γ 1']
     """
 
-    label: str
-    settings: dict[str, Any]
+    name: str  # in ``catalogue.LOSSES``
     objective: str
     bt: str
     any_preference: str
@@ -38,8 +38,12 @@ class Entry:
     runs_off: bool = field(default=False)  # no finite optimum where some label is certain
 
     @property
-    def loss(self) -> Loss:
-        return make_loss(**self.settings)
+    def label(self) -> str:
+        return LOSSES[self.name].described
+
+    @property
+    def loss(self) -> BoundLoss:
+        return LOSSES[self.name].loss
 
     def policy(self, world: World) -> Tensor | None:
         """The optimal policies (X, Y); None where there is no finite optimum."""
@@ -56,46 +60,37 @@ def dpo_optimum(world: World) -> Tensor:
     return optima.rlhf(world, 1.0) if transitive else search(world, make_loss("dpo", beta=1.0), starts=2)
 
 
-def dil(generator: str, denominator: str) -> dict[str, Any]:
-    return {"name": "dil", "generator": generator, "denominator": denominator}
-
-
 CHOSEN = r"$\pi_\text{ref}(1+t)$"
 SAME = "the same"
 NUMERIC = "numerical"
 ENTRIES = [
-    Entry("SFT", {"name": "sft"}, r"$-f_w$", CHOSEN, SAME, lambda w: w.chosen),
-    Entry("DIL LSIF, repaired", dil("lsif", "mixture"), r"$-r_w + \frac14(r_w^2 + r_l^2)$", CHOSEN, SAME,
-          lambda w: optima.dil(w, "lsif", "mixture")),
-    Entry("DIL UKL, repaired", dil("ukl", "mixture"), r"$-f_w + \frac12(r_w + r_l)$", CHOSEN, SAME,
-          lambda w: optima.dil(w, "ukl", "mixture")),
-    Entry("DIL BCE, repaired = NCA", dil("bce", "mixture"), r"$-\log\sigma(f_w) - \frac12\log\sigma(-f_w) - \frac12\log\sigma(-f_l)$",
+    Entry("SFT", r"$-f_w$", CHOSEN, SAME, lambda w: w.chosen),
+    Entry("DIL LSIF repaired", r"$-r_w + \frac14(r_w^2 + r_l^2)$", CHOSEN, SAME, lambda w: optima.dil(w, "lsif", "mixture")),
+    Entry("DIL UKL repaired", r"$-f_w + \frac12(r_w + r_l)$", CHOSEN, SAME, lambda w: optima.dil(w, "ukl", "mixture")),
+    Entry("DIL BCE repaired", r"$-\log\sigma(f_w) - \frac12\log\sigma(-f_w) - \frac12\log\sigma(-f_l)$",
           CHOSEN, SAME, lambda w: optima.dil(w, "bce", "mixture")),
-    Entry("DIL LSIF, published", dil("lsif", "rejected"), r"$-r_w + \frac12 r_l^2$", r"$\pi_\text{ref}\max(A-\lambda,0)/B$", SAME,
+    Entry("DIL LSIF published", r"$-r_w + \frac12 r_l^2$", r"$\pi_\text{ref}\max(A-\lambda,0)/B$", SAME,
           lambda w: optima.dil(w, "lsif", "rejected")),
-    Entry("DIL UKL, published", dil("ukl", "rejected"), r"$-f_w + r_l$", r"$\pi_\text{ref}\,A/(B+\lambda)$", SAME,
+    Entry("DIL UKL published", r"$-f_w + r_l$", r"$\pi_\text{ref}\,A/(B+\lambda)$", SAME,
           lambda w: optima.dil(w, "ukl", "rejected")),
-    Entry("DIL BCE, published = BCO, no shift", dil("bce", "rejected"), r"$-\log\sigma(f_w) - \log\sigma(-f_l)$",
+    Entry("DIL BCE published", r"$-\log\sigma(f_w) - \log\sigma(-f_l)$",
           r"$\pi_\text{ref}\,r$, $\lambda r^2 + (B+\lambda)r = A$", SAME, lambda w: optima.dil(w, "bce", "rejected")),
-    Entry("DPO, β 1", {"name": "dpo", "beta": 1.0}, r"$-\log\sigma(\beta(f_w - f_l))$", r"$\pi_\text{ref}\,e^{R/\beta}/Z$",
+    Entry("DPO", r"$-\log\sigma(\beta(f_w - f_l))$", r"$\pi_\text{ref}\,e^{R/\beta}/Z$",
           "Bradley–Terry with the same $w$", dpo_optimum, runs_off=True),
-    Entry("f-DPO, Jensen–Shannon, β 1", {"name": "f-dpo", "generator": "bce", "beta": 1.0},
-          r"$-\log\sigma(\beta(h'(r_w) - h'(r_l)))$", r"$\beta h'(r) = R - \lambda$", NUMERIC,
+    Entry("f-DPO Jensen–Shannon", r"$-\log\sigma(\beta(h'(r_w) - h'(r_l)))$", r"$\beta h'(r) = R - \lambda$", NUMERIC,
           lambda w: optima.f_dpo(w, "bce", 1.0) if w.reward is not None and not w.hard
           else search(w, make_loss("f-dpo", generator="bce", beta=1.0)), runs_off=True),
-    Entry("IPO, τ 1/2", {"name": "ipo", "tau": 0.5}, r"$(f_w - f_l - \frac{1}{2\tau})^2$", r"$\pi_\text{ref}\,e^{w/\tau}/Z$", SAME,
-          lambda w: optima.ipo(w, 0.5)),
-    Entry("SPPO, β 1/2", {"name": "sppo", "beta": 0.5}, r"$(f_w - \frac{1}{2\beta})^2 + (f_l + \frac{1}{2\beta})^2$",
+    Entry("IPO", r"$(f_w - f_l - \frac{1}{2\tau})^2$", r"$\pi_\text{ref}\,e^{w/\tau}/Z$", SAME, lambda w: optima.ipo(w, 0.5)),
+    Entry("SPPO", r"$(f_w - \frac{1}{2\beta})^2 + (f_l + \frac{1}{2\beta})^2$",
           r"$f + \lambda e^f = t/(2\beta)$", SAME, lambda w: optima.sppo(w, 0.5)),
-    Entry("KTO, β 0.1", {"name": "kto", "beta": 0.1}, r"$\sigma(z - \beta f_w) + \sigma(\beta f_l - z)$",
+    Entry("KTO", r"$\sigma(z - \beta f_w) + \sigma(\beta f_l - z)$",
           r"0 where $t \le 0$, else $t\,\sigma'(\beta f - z) = \lambda e^f$", SAME, lambda w: optima.kto(w, 0.1)),
-    Entry("SimPO, β 2, γ 1", {"name": "simpo", "beta": 2.0, "gamma": 1.0}, r"$-\log\sigma(\beta(\bar\ell_w - \bar\ell_l) - \gamma)$",
+    Entry("SimPO", r"$-\log\sigma(\beta(\bar\ell_w - \bar\ell_l) - \gamma)$",
           r"numerical ($e^{R/\beta}/Z$ for $\gamma = 0$)", NUMERIC, runs_off=True),
-    Entry("SLiC, δ 1, weight 0.1", {"name": "slic", "delta": 1.0, "sft_weight": 0.1}, r"$\max(0, \delta - \ell_w + \ell_l) - 0.1\,\ell_w$",
+    Entry("SLiC", r"$\max(0, \delta - \ell_w + \ell_l) - 0.1\,\ell_w$",
           "numerical, with kinks", NUMERIC, lambda w: optima.slic(w, 1.0, 0.1)),
-    Entry("CPO, β 0.1", {"name": "cpo", "beta": 0.1}, r"$-\log\sigma(\beta(\ell_w - \ell_l)) - \ell_w$", NUMERIC, NUMERIC),
-    Entry("ORPO, weight 0.1", {"name": "orpo", "weight": 0.1},
-          r"$-\bar\ell_w - 0.1\log\sigma(\log\text{odds}_w - \log\text{odds}_l)$", NUMERIC, NUMERIC),
+    Entry("CPO", r"$-\log\sigma(\beta(\ell_w - \ell_l)) - \ell_w$", NUMERIC, NUMERIC),
+    Entry("ORPO", r"$-\bar\ell_w - 0.1\log\sigma(\log\text{odds}_w - \log\text{odds}_l)$", NUMERIC, NUMERIC),
 ]  # fmt: skip
 
 

@@ -16,18 +16,15 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from dil_tutorial.losses import make_loss
 from dil_tutorial.support import plotting
 from dil_tutorial.support.files import provenance, write_json
 from toy import World, optima
+from toy.catalogue import losses
 from toy.fit import descend, empirical_law
 from toy.gallery import bandit20
 
 SIZES = (1000, 2000, 5000, 10_000, 20_000)
-LOSSES: dict[str, dict[str, Any]] = {
-    "DIL BCE repaired": {"name": "dil", "generator": "bce", "denominator": "mixture"},
-    "DPO": {"name": "dpo", "beta": 1.0},
-}
+LOSSES = losses("DIL BCE repaired", "DPO")
 
 
 def peak_gib() -> float:
@@ -70,8 +67,7 @@ def batching(runs: int, steps: int, loop_runs: int, done: Callable[[str], None])
     world, rows = bandit20(), []
     laws = torch.cat([empirical_law(world, 300, torch.Generator().manual_seed(seed)) for seed in range(runs)])
     stacked = World.from_reward(world.ref.expand(runs, -1), world.true_reward.expand(runs, -1))
-    for label, settings in LOSSES.items():
-        loss = make_loss(**settings)
+    for label, loss in LOSSES.items():
         start = time.perf_counter()
         together = descend(stacked, loss, pairs=laws, steps=steps)
         batched = time.perf_counter() - start

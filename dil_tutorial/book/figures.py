@@ -7,11 +7,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dil_tutorial.bregman import GENERATORS, Generator, derivative, power
-from dil_tutorial.losses import bound, make_loss
+from dil_tutorial.losses import Loss, bound, make_loss
 from dil_tutorial.preferences import pi_chosen
 from dil_tutorial.rlhf import kl
 from dil_tutorial.support import plotting
 from toy import World, loglinear, optima
+from toy.catalogue import LOSSES
 from toy.compare import ENTRIES
 from toy.fit import fit
 from toy.frontier import curves, place
@@ -96,8 +97,8 @@ def misspecified() -> list[dict[str, Any]]:
     """
     world, features, rows = bimodal(3, 21), loglinear.quadratic(21), []
     for entry in ENTRIES:
-        loss = entry.loss
-        if entry.settings["name"] == "slic":
+        loss: Loss = entry.loss
+        if entry.name == "SLiC":
             log_ref = world.ref[0, 0].log()  # flat
 
             def loss(f_w: Tensor, f_l: Tensor, log_ref: Tensor = log_ref) -> Tensor:
@@ -107,7 +108,7 @@ def misspecified() -> list[dict[str, Any]]:
         if bound(entry.loss).needs_kl:
             for _ in range(30):
                 here = kl(policy, world.ref)[:, None]
-                policy = loglinear.fit(world, make_loss(**entry.settings, kl=here), features)
+                policy = loglinear.fit(world, make_loss(**LOSSES[entry.name].settings, kl=here), features)
         rows.append(
             {
                 "loss": entry.label,

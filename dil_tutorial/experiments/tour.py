@@ -13,35 +13,33 @@ from torch import Tensor
 
 from dil_tutorial import claims
 from dil_tutorial.claims import Result
-from dil_tutorial.losses import Loss, make_loss
 from dil_tutorial.rlhf import kl, rlhf_optimum
 from dil_tutorial.support import plotting
 from dil_tutorial.support.files import provenance, write_json
 from toy import World, optima
+from toy.catalogue import LOSSES, colours
 from toy.fit import fit, fit_pairs
 from toy.gallery import bandit
 
 Target = Callable[[World], Tensor]
 
 # Every loss, the name of where it should end, and the closed form of that.
-DESTINATIONS: dict[str, tuple[Loss, str, Target]] = {
-    "SFT": (make_loss("sft"), "pi_chosen", lambda w: w.chosen),
-    **{
-        f"DIL {gen.upper()}, {den}": (
-            make_loss("dil", generator=gen, denominator=den),
-            f"THEORY §4, {gen.upper()}" if den == "rejected" else "pi_chosen",
-            lambda w, gen=gen, den=den: optima.dil(w, gen, "rejected") if den == "rejected" else w.chosen,  # type: ignore[misc]
-        )
-        for den in ("rejected", "mixture", "reference")
-        for gen in ("lsif", "ukl", "bce")
-    },
-    "NCA": (make_loss("nca"), "pi_chosen", lambda w: w.chosen),
-    "BCO": (make_loss("bco"), "THEORY §4, BCE", lambda w: optima.dil(w, "bce", "rejected")),
-    "IPO (tau 1/2)": (make_loss("ipo", tau=0.5), "pi_ref exp(2w)/Z", lambda w: optima.ipo(w, 0.5)),
-    "DPO (beta 1)": (make_loss("dpo", beta=1.0), "pi_ref exp(R)/Z", lambda w: optima.rlhf(w, 1.0)),
-}
-DYNAMICS = ["SFT", "DIL BCE, mixture", "DIL LSIF, mixture", "DIL BCE, rejected", "DIL LSIF, rejected", "DPO (beta 1)"]
+DESTINATIONS: dict[str, tuple[str, Target]] = {
+    **dict.fromkeys(("SFT", "NCA"), ("pi_chosen", lambda w: w.chosen)),
+    **{f"DIL {h} {variant}": ("pi_chosen", lambda w: w.chosen)
+       for h in ("LSIF", "UKL", "BCE") for variant in ("repaired", "reference")},
+    "DIL LSIF published": ("THEORY §4, LSIF", lambda w: optima.dil(w, "lsif", "rejected")),
+    "DIL UKL published": ("THEORY §4, UKL", lambda w: optima.dil(w, "ukl", "rejected")),
+    **dict.fromkeys(("DIL BCE published", "BCO"), ("THEORY §4, BCE", lambda w: optima.dil(w, "bce", "rejected"))),
+    "IPO": ("pi_ref exp(2w)/Z", lambda w: optima.ipo(w, 0.5)),
+    "DPO": ("pi_ref exp(R)/Z", lambda w: optima.rlhf(w, 1.0)),
+}  # fmt: skip
+DYNAMICS = ["SFT", "DIL BCE repaired", "DIL LSIF repaired", "DIL BCE published", "DIL LSIF published", "DPO"]
 PAIRS, STEPS, REPEATS = 300, 400, 10
+
+# Laws that several losses share, in the colour of one of them.
+REPAIRED, RLHF = r"$\pi_{chosen}$ = repaired DIL", r"RLHF = DPO, $\beta = 1$"
+LAWS = {r"$\pi_{ref}$": "#7F7F7F", REPAIRED: LOSSES["DIL LSIF repaired"].colour, RLHF: LOSSES["DPO"].colour} | colours()
 
 
 @dataclass(frozen=True)
@@ -79,8 +77,8 @@ def run(out: Path, seeds: int = 5, done: Callable[[str], None] = lambda name: No
 def fit_all(world: World, on_done: Callable[[str], None] = lambda name: None) -> list[dict[str, Any]]:
     """Fit every loss by its population gradient and compare with its closed form; one row a loss."""
     rows: list[dict[str, Any]] = []
-    for name, (loss, destination, target) in DESTINATIONS.items():
-        policy = fit(world, loss)
+    for name, (destination, target) in DESTINATIONS.items():
+        policy = fit(world, LOSSES[name].loss)
         rows.append({
             "loss": name, "ends at": destination, "error": (policy - target(world)).abs().max().item(),
             "KL to pi_chosen": kl(policy, world.chosen).mean().item(),
@@ -103,7 +101,7 @@ def train_on_pairs(world: World, on_done: Callable[[str], None] = lambda name: N
             history.append((repeated.chosen * f).sum(-1).mean().item())
 
         rng = torch.Generator().manual_seed(0)
-        fit_pairs(repeated, DESTINATIONS[name][0], pairs=PAIRS, generator=rng, steps=STEPS, record=record)
+        fit_pairs(repeated, LOSSES[name].loss, pairs=PAIRS, generator=rng, steps=STEPS, record=record)
         result[name] = history
         on_done(name)
     return result
@@ -119,12 +117,12 @@ def draw(world: World, rows: list[dict[str, Any]], dynamics: dict[str, list[floa
     }
     plotting.policies(left, contents, world.true_reward[0], "What a preference data set contains")
     ends = {
-        r"$\pi_{chosen}$ = repaired DIL, any h": world.chosen[0],
-        "DIL as published, UKL": optima.dil(world, "ukl", "rejected")[0],
-        "DIL as published, LSIF": optima.dil(world, "lsif", "rejected")[0],
-        r"RLHF = DPO, $\beta = 1$": optima.rlhf(world, 1.0)[0],
+        REPAIRED: world.chosen[0],
+        "DIL UKL published": optima.dil(world, "ukl", "rejected")[0],
+        "DIL LSIF published": optima.dil(world, "lsif", "rejected")[0],
+        RLHF: optima.rlhf(world, 1.0)[0],
     }
-    plotting.policies(right, ends, world.true_reward[0], "Where the losses end")
+    plotting.policies(right, ends, world.true_reward[0], "Where the losses end", LAWS)
     for axes in (left, right):
         axes.tick_params(axis="x", labelsize=8)
     paths = plotting.save(figure, out / "policies")
@@ -148,7 +146,7 @@ def draw(world: World, rows: list[dict[str, Any]], dynamics: dict[str, list[floa
     plotting.curves(
         axes, {name: (steps, values) for name, values in dynamics.items()},
         "step of gradient descent (Adam)", r"$E_{\pi_{chosen}} f$, nats",
-        f"Does the chosen likelihood hold? {PAIRS} pairs, mean of {REPEATS} data sets",
+        f"Does the chosen likelihood hold? {PAIRS} pairs, mean of {REPEATS} data sets", colours(),
     )  # fmt: skip
     axes.axhline(0, color="black", lw=0.8)
     exact = kl(world.chosen, world.ref).item()
@@ -172,12 +170,12 @@ def row_of_responses(count: int, scale: float, hard: bool = False) -> World:
 def draw_tilt(scale: float, labels: str = "Bradley–Terry", count: int = 8) -> tuple[Figure, str]:
     """pi_ref, pi_chosen, RLHF and every DIL optimum at one scale of rewards, and a sentence with the numbers."""
     world = row_of_responses(count, scale, hard=labels == "hard")
-    reward, laws = world.true_reward, {r"$\pi_{ref}$": world.ref, r"$\pi_{chosen}$ = repaired DIL": world.chosen}
-    laws |= {f"DIL {name.upper()}, published": optima.dil(world, name, "rejected") for name in ("bce", "ukl", "lsif")}
-    laws[r"RLHF, $\beta=1$"] = rlhf_optimum(world.ref, reward, 1.0)
+    reward, laws = world.true_reward, {r"$\pi_{ref}$": world.ref, REPAIRED: world.chosen}
+    laws |= {f"DIL {name.upper()} published": optima.dil(world, name, "rejected") for name in ("bce", "ukl", "lsif")}
+    laws[RLHF] = rlhf_optimum(world.ref, reward, 1.0)
     figure, (left, right) = plotting.new_figure(columns=2, width=8.8, height=3.8)
     for i, (name, law) in enumerate(laws.items()):
-        style: dict[str, Any] = {"color": plotting.COLOURS[i], "marker": plotting.MARKERS[i], "ms": 4, "lw": 1.2}
+        style: dict[str, Any] = {"color": LAWS[name], "marker": plotting.MARKERS[i], "ms": 4, "lw": 1.2}
         left.plot(reward[0], law[0], label=name, **style)
         right.plot(reward[0], (law / world.ref)[0].clamp(min=1e-3), **style)
     right.axhline(2, color="black", lw=0.8, ls=":")
@@ -188,8 +186,8 @@ def draw_tilt(scale: float, labels: str = "Bradley–Terry", count: int = 8) -> 
     away = {name: kl(law, world.ref).item() for name, law in laws.items()}
     return figure, (
         f"KL to the reference: winners {own:.3f} nats (never above {torch.log(torch.tensor(2.0)) - 0.5:.3f}), "
-        f"published DIL {away['DIL BCE, published']:.3f} (BCE), {away['DIL UKL, published']:.3f} (UKL), "
-        f"{away['DIL LSIF, published']:.3f} (LSIF), RLHF {list(away.values())[-1]:.3f}."
+        f"published DIL {away['DIL BCE published']:.3f} (BCE), {away['DIL UKL published']:.3f} (UKL), "
+        f"{away['DIL LSIF published']:.3f} (LSIF), RLHF {away[RLHF]:.3f}."
     )
 
 

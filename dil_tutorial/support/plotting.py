@@ -81,14 +81,17 @@ def image(figure: Figure, alt: str) -> Any:
     return Image(png(figure), format="png", alt=alt)
 
 
-def policies(axes: Axes, named: Mapping[str, Tensor], reward: Tensor, title: str = "") -> None:
-    """Policies over one prompt's responses, worst reward first, as grouped bars; ``reward`` and each policy are (Y,)."""
+def policies(axes: Axes, named: Mapping[str, Tensor], reward: Tensor, title: str = "", colours: Mapping[str, str] = {}) -> None:
+    """Policies over one prompt's responses, worst reward first, as grouped bars; ``reward`` and each policy are (Y,).
+
+    ``colours`` by name; names without one get the palette's.
+    """
     order = reward.argsort()
     places = np.arange(len(order))
     width = 0.84 / len(named)
     for i, (name, policy) in enumerate(named.items()):
         shift = (i - (len(named) - 1) / 2) * width
-        axes.bar(places + shift, policy[order].numpy(), width, label=name, color=COLOURS[i % len(COLOURS)])
+        axes.bar(places + shift, policy[order].numpy(), width, label=name, color=colours.get(name, COLOURS[i % len(COLOURS)]))
     axes.set_xticks(places, [f"R={r:+.1f}" for r in reward[order].tolist()])
     axes.set_ylabel("probability")
     axes.set_title(title, loc="left")
@@ -98,9 +101,10 @@ def policies(axes: Axes, named: Mapping[str, Tensor], reward: Tensor, title: str
 
 
 def curves(
-    axes: Axes, named: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str, title: str = ""
-) -> None:
-    """Lines (x, y) by name, each with its own colour and marker.
+    axes: Axes, named: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str, title: str = "",
+    colours: Mapping[str, str] = {},
+) -> None:  # fmt: skip
+    """Lines (x, y) by name, each with its own marker and colour: that in ``colours``, else the palette's.
 
     >>> figure, [axes] = new_figure()
     >>> curves(axes, {"DPO": ([0, 1, 2], [0.7, 0.5, 0.4])}, "step", "loss")
@@ -113,7 +117,7 @@ def curves(
             x,
             y,
             label=name,
-            color=COLOURS[i % len(COLOURS)],
+            color=colours.get(name, COLOURS[i % len(COLOURS)]),
             marker=MARKERS[i % len(MARKERS)],
             markevery=(i % marks, marks),
             ms=5,

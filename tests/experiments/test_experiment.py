@@ -19,7 +19,7 @@ from dil_tutorial.experiments.known_truth import figures, measures, report, rewa
 from dil_tutorial.experiments.known_truth import run as experiment
 from dil_tutorial.llm.data import read_pairs
 
-FEW = [*((loss, "sum") for loss in figures.SHOWN), ("DIL BCE rejected", "sum"), ("SimPO", "mean")]
+FEW = [*((loss, "sum") for loss in figures.SHOWN), ("DIL BCE published", "sum"), ("SimPO", "mean")]
 SMALL = {
     "scale": 1.0, "samples": 8, "max_new_tokens": 3, "pairs": 2, "batch_size": 64, "learning_rates": (1e-3, 1e-2), "seeds": 2,
     "top_layers": 1, "rank": 2, "evaluated": 4, "seen_prompts": 3, "ladder": (1, 3), "passes": 2, "rounds": 2, "bf16": False,
@@ -121,26 +121,26 @@ def test_words_follow_the_numbers(finished):
     for value in found["losses"].values():
         assert value["slope"] == pytest.approx([1, 1, 1])
         assert value["truth on f"] == pytest.approx([1, 1, 1])
-    mixture, published = (found["losses"][f"{loss}, sum"] for loss in ("DIL BCE mixture", "DIL UKL rejected"))
+    mixture, published = (found["losses"][f"{loss}, sum"] for loss in ("DIL BCE repaired", "DIL UKL published"))
     assert mixture["expected slope"][0] == pytest.approx(1, abs=1e-6)
     assert published["expected slope"][0] > 1.1
     assert "(interval and all) for none" in report.conclusions(results, found)["head"][1]
     found["losses"]["DPO, sum"]["truth on f"] = [0.4, 0.3, 0.5]
     assert "for DPO (slopes of the truth on f 0.40 to 0.40)" in report.conclusions(results, found)["head"][1]
     assert "below its optimum's slope, interval and all: " in report.conclusions(results, found)["slopes"][0]
-    assert "DIL UKL rejected" in report.conclusions(results, found)["slopes"][0].split("interval and all: ")[1]
-    assert "DIL BCE mixture" not in report.conclusions(results, found)["slopes"][0].split("interval and all: ")[1]
+    assert "DIL UKL published" in report.conclusions(results, found)["slopes"][0].split("interval and all: ")[1]
+    assert "DIL BCE repaired" not in report.conclusions(results, found)["slopes"][0].split("interval and all: ")[1]
 
 
 def test_predictions_agree_with_the_closed_forms():
     torch.manual_seed(0)
     truth = measures.Truth(torch.randn(5, 12).double(), -torch.rand(5, 12).double() * 9, torch.full((5, 12), 4.0).double())
     reward = truth.reward - torch.logsumexp(truth.reward, 1, keepdim=True) + torch.tensor(12.0).double().log()
-    dpo = measures.predicted({"loss": "dpo", "beta": 1.0}, "sum", truth)
+    dpo = measures.predicted({"name": "dpo", "beta": 1.0}, "sum", truth)
     assert torch.allclose(dpo, reward, atol=1e-6)  # RLHF at beta 1
-    for loss in ({"loss": "sft"}, {"loss": "nca", "beta": 1.0}, {"loss": "dil", "generator": "lsif", "denominator": "mixture"}):
+    for loss in ({"name": "sft"}, {"name": "nca", "beta": 1.0}, {"name": "dil", "generator": "lsif", "denominator": "mixture"}):
         assert torch.allclose(measures.predicted(loss, "sum", truth), truth.log_ratio, atol=1e-7)
-    free = measures.predicted({"loss": "simpo"}, "mean", truth)
+    free = measures.predicted({"name": "simpo"}, "mean", truth)
     assert torch.allclose(free.exp().mean(1), torch.ones(5).double())
 
 

@@ -8,14 +8,7 @@ from matplotlib.figure import Figure
 
 from dil_tutorial.experiments.finite_data.run import Results, Row
 from dil_tutorial.support import plotting
-
-MARKS = {name: i for i, name in enumerate([
-    "SFT", "DIL LSIF repaired", "DIL UKL repaired", "DIL BCE repaired", "DIL LSIF published", "DIL UKL published",
-    "DIL BCE published", "IPO", "DPO", "DIL power(0.5) repaired", "DIL Hellinger repaired", "DIL Itakura–Saito repaired",
-])}  # fmt: skip
-COLOURS = ["#000000", "#009E73", "#56B4E9", "#0072B2", "#D55E00", "#E69F00", "#CC79A7", "#7F7F7F", "#8B0000", "#999933", "#44AA99",
-           "#882255"]  # fmt: skip
-LINES = ["-", "-", "--", ":", "-", "--", ":", "-.", "-", "--", "-.", ":"]
+from toy.catalogue import LOSSES
 
 
 def lines(
@@ -24,7 +17,7 @@ def lines(
     """One line a loss of ``measure`` against ``x``, with its 95% interval as a band."""
     for name, rows in cells.items():
         rows = [row for row in rows if keep(row)]
-        style: Any = {"color": COLOURS[MARKS[name]], "ls": LINES[MARKS[name]]}
+        style: Any = {"color": LOSSES[name].colour, "ls": LOSSES[name].line}
         xs = [row[x] for row in rows]
         axes.plot(
             xs, [row[measure][0] for row in rows], label=name, lw=1.7, marker="o" if len(xs) < 12 else None, ms=3, **style

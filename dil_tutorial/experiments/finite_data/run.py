@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.losses import Loss, make_loss
+from dil_tutorial.losses import Loss
 from dil_tutorial.rlhf import kl
 from dil_tutorial.support.files import provenance, read_json, write_json, write_text
 from dil_tutorial.support.intervals import bootstrap
 from dil_tutorial.support.paths import BENCHMARKS
 from toy import optima
+from toy.catalogue import LOSSES
 from toy.fit import descend, empirical_law
 from toy.gallery import bandit20
 from toy.worlds import World
@@ -31,22 +32,9 @@ Results = dict[str, dict[str, list[Row]]]  # experiment -> loss -> rows
 
 COMMITTED = BENCHMARKS / "dynamics.json"  # what the book and notebook 08 show
 
-LOSSES: dict[str, dict[str, Any]] = {
-    "SFT": {"name": "sft"},
-    "DIL LSIF repaired": {"name": "dil", "generator": "lsif", "denominator": "mixture"},
-    "DIL UKL repaired": {"name": "dil", "generator": "ukl", "denominator": "mixture"},
-    "DIL BCE repaired": {"name": "dil", "generator": "bce", "denominator": "mixture"},
-    "DIL LSIF published": {"name": "dil", "generator": "lsif", "denominator": "rejected"},
-    "DIL UKL published": {"name": "dil", "generator": "ukl", "denominator": "rejected"},
-    "DIL BCE published": {"name": "dil", "generator": "bce", "denominator": "rejected"},
-    "IPO": {"name": "ipo", "tau": 0.5},
-    "DPO": {"name": "dpo", "beta": 1.0},
-}
-GENERATORS = {
-    f"DIL {label} repaired": {"name": "dil", "generator": name, "denominator": "mixture"}
-    for label, name in [("LSIF", "lsif"), ("power(0.5)", "power(0.5)"), ("UKL", "ukl"), ("BCE", "bce"),
-                        ("Hellinger", "hellinger"), ("Itakura–Saito", "itakura-saito")]
-}  # fmt: skip
+COMPARED = ("SFT", "DIL LSIF repaired", "DIL UKL repaired", "DIL BCE repaired", "DIL LSIF published", "DIL UKL published",
+            "DIL BCE published", "IPO", "DPO")  # fmt: skip
+GENERATORS = tuple(f"DIL {h} repaired" for h in ("LSIF", "power(0.5)", "UKL", "BCE", "Hellinger", "Itakura–Saito"))
 
 
 @dataclass(frozen=True)
@@ -71,18 +59,18 @@ class Experiment:
     """
 
     name: str
-    losses: dict[str, dict[str, Any]]
+    losses: tuple[str, ...]  # labels in the catalogue
     conditions: tuple[Condition, ...]
 
 
 PATH = Condition(pairs=300, learning_rate=0.01, steps=3000, records=32)
 EXPERIMENTS = [
-    Experiment("pairs", LOSSES, tuple(Condition(pairs=n) for n in (30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000))),
-    Experiment("steps", LOSSES, (PATH,)),
-    Experiment("mean", LOSSES, (replace(PATH, mean=True),)),
-    Experiment("learning rate", LOSSES, tuple(Condition(learning_rate=10 ** (-4 + k / 2), steps=300) for k in range(7))),
+    Experiment("pairs", COMPARED, tuple(Condition(pairs=n) for n in (30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000))),
+    Experiment("steps", COMPARED, (PATH,)),
+    Experiment("mean", COMPARED, (replace(PATH, mean=True),)),
+    Experiment("learning rate", COMPARED, tuple(Condition(learning_rate=10 ** (-4 + k / 2), steps=300) for k in range(7))),
     Experiment("generator", GENERATORS, tuple(Condition(pairs=n, scale=s) for s in (0.5, 4.0) for n in (100, 1000, 10_000))),
-    Experiment("noise", {name: LOSSES[name] for name in ("SFT", "DIL BCE repaired", "DIL LSIF published", "IPO", "DPO")},
+    Experiment("noise", ("SFT", "DIL BCE repaired", "DIL LSIF published", "IPO", "DPO"),
                tuple(Condition(pairs=1000, flips=f) for f in (0.0, 0.1, 0.2, 0.3, 0.4))),
 ]  # fmt: skip
 
@@ -176,9 +164,10 @@ def rounded(numbers: list[float]) -> list[float]:
 def cells(seeds: int, experiments: Sequence[Experiment] = EXPERIMENTS) -> list[tuple[str, str, dict[str, Any]]]:
     """(experiment, loss, settings) of every cell; the settings tell a saved cell from one made otherwise."""
     return [
-        (e.name, label, {"loss": settings, "seeds": seeds, "conditions": [asdict(c) for c in e.conditions]})
-        for e in experiments for label, settings in e.losses.items()
-    ]  # fmt: skip
+        (e.name, label, {"loss": LOSSES[label].settings, "seeds": seeds, "conditions": [asdict(c) for c in e.conditions]})
+        for e in experiments
+        for label in e.losses
+    ]
 
 
 def study(folder: Path, seeds: int, experiments: Sequence[Experiment] = EXPERIMENTS) -> Iterator[tuple[str, str, list[Any]]]:
@@ -187,7 +176,7 @@ def study(folder: Path, seeds: int, experiments: Sequence[Experiment] = EXPERIME
     A row is a condition at a recorded step: its settings and, for each measure, [mean, low, high].
 
     >>> import tempfile
-    >>> small = Experiment("small", {"SFT": {"name": "sft"}}, (Condition(pairs=30, steps=10),))
+    >>> small = Experiment("small", ("SFT",), (Condition(pairs=30, steps=10),))
     >>> [(name, loss, len(rows)) for name, loss, rows in study(Path(tempfile.mkdtemp()), 2, [small])]
     [('small', 'SFT', 1)]
     """
@@ -196,7 +185,7 @@ def study(folder: Path, seeds: int, experiments: Sequence[Experiment] = EXPERIME
         path = folder / "cells" / f"{experiment} - {label}.json".replace(" ", "_")
         saved = read_json(path) if path.is_file() else {}
         if saved.get("settings") != settings:
-            loss, rows = make_loss(**settings["loss"]), []
+            loss, rows = LOSSES[label].loss, []
             for batch in batches(conditions[experiment]):
                 results = run_conditions(loss, batch, range(seeds))
                 for condition, by_step in zip(batch, results, strict=True):

@@ -12,14 +12,9 @@ from torch import Tensor
 
 from dil_tutorial.experiments.known_truth.measures import Results, Truth, fed_losses, place_of, stacked
 from dil_tutorial.support import plotting
+from toy.catalogue import LOSSES
 
-SHOWN = ("SFT", "DIL BCE mixture", "DIL BCE reference", "DIL UKL rejected", "DIL LSIF rejected", "DPO")
-
-
-def colour(loss: str) -> str:
-    """One colour a family: repaired, reference, published, DPO, the others."""
-    kinds = {"mixture": 2, "reference": 5, "rejected": 1, "DPO": 0, "SFT": 6, "NCA": 3, "SimPO": 4}
-    return plotting.COLOURS[next(number for kind, number in kinds.items() if loss.endswith(kind))]
+SHOWN = ("SFT", "DIL BCE repaired", "DIL BCE reference", "DIL UKL published", "DIL LSIF published", "DPO")
 
 
 def marker(loss: str) -> str:
@@ -31,7 +26,7 @@ def legend(ax: Axes, losses: Sequence[str], **settings: Any) -> None:
     """Names of losses by colour and marker, beside what ``ax`` names itself."""
     handles, names = ax.get_legend_handles_labels()
     for loss in losses:
-        handles.append(Line2D([], [], ls="", marker=marker(loss), color=colour(loss), ms=6))
+        handles.append(Line2D([], [], ls="", marker=marker(loss), color=LOSSES[loss].colour, ms=6))
         names.append(loss)
     ax.legend(handles, names, frameon=False, fontsize=8, **settings)
 
@@ -105,7 +100,7 @@ def against_truth(ax: Axes, x: Tensor, f: Tensor, g: Tensor, loss: str) -> None:
     gx, gy, _ = binned(x[alive], g[alive])
     ax.plot(span, span, color="black", lw=0.8, ls=":", label=r"imitates $\pi_{chosen}$")
     ax.plot(gx, gy, color="#7F7F7F", ls="--", lw=1.5, label="its own optimum")
-    ax.errorbar(mx, my, 1.96 * error, color=colour(loss), marker="o", ms=4, lw=1.2, label="measured")
+    ax.errorbar(mx, my, 1.96 * error, color=LOSSES[loss].colour, marker="o", ms=4, lw=1.2, label="measured")
     ax.set_title(loss, loc="left")
     ax.set_xlabel("log(1 + t), nats")
     ax.set_ylim(3 * span[0].item(), 2.2 * span[1].item())
@@ -143,7 +138,7 @@ def calibration(results: Results, found: dict[str, Any]) -> Figure:
         ends = torch.stack([said[0], said[-1]])
         ax.plot(ends, ends, color="black", lw=0.8, ls=":", label="at its word")
         ax.plot(said, own, color="#7F7F7F", ls="--", marker="s", ms=3.5, lw=1.3, label="ratio of its own optimum")
-        ax.plot(said, true, color=colour(loss), marker="o", ms=4, lw=1.5, label=r"true ratio $\pi_{chosen}/\pi_{ref}$")
+        ax.plot(said, true, color=LOSSES[loss].colour, marker="o", ms=4, lw=1.5, label=r"true ratio $\pi_{chosen}/\pi_{ref}$")
         ax.set(xscale="log", yscale="log", xlabel=r"policy's ratio $e^f$", ylim=(0.1, 6))
         ax.set_title(loss, loc="left")
         ax.minorticks_off()
@@ -162,8 +157,8 @@ def slopes(found: dict[str, Any]) -> Figure:
         rows = [value for value in found["losses"].values() if value["fed"] == fed]
         for place, value in enumerate(rows):
             middle, low, high = value["slope"]
-            ax.plot([low, high], [place, place], color=colour(value["loss"]), lw=2.5)
-            ax.plot(middle, place, "o", color=colour(value["loss"]), ms=7)
+            ax.plot([low, high], [place, place], color=LOSSES[value["loss"]].colour, lw=2.5)
+            ax.plot(middle, place, "o", color=LOSSES[value["loss"]].colour, ms=7)
             ax.plot(value["seeds"], [place] * len(value["seeds"]), "|", color="black", ms=7)
             if fed == "sum":
                 ax.plot(value["expected slope"][0], place, "D", mfc="white", mec="black", ms=6)
@@ -192,7 +187,7 @@ def frontier(found: dict[str, Any]) -> Figure:
                 kl_, gain = place_of(value)
                 ax.errorbar(kl_[0], gain[0], xerr=[[kl_[0] - kl_[1]], [kl_[2] - kl_[0]]],
                             yerr=[[gain[0] - gain[1]], [gain[2] - gain[0]]], fmt=marker(value["loss"]), ms=6, lw=0.8,
-                            color=colour(value["loss"]))  # fmt: skip
+                            color=LOSSES[value["loss"]].colour)  # fmt: skip
         ax.set_xlabel(r"KL(policy $\|\,\pi_{ref}$), nats")
         ax.set_ylabel("gain in expected reward, nats")
         ax.set_title(f"fed the {fed}", loc="left")
@@ -217,7 +212,8 @@ def curves(results: Results) -> Figure:
         for i, loss in enumerate(SHOWN):
             rows = [row for row in results["runs"] if (row["loss"], row["fed"]) == (loss, "sum")]
             values = torch.tensor([row["curves"][side] for row in rows], dtype=torch.float64).mean(0)
-            ax.plot(range(1, len(values) + 1), smoothed(values), label=loss, color=colour(loss), ls=("-", "--")[i % 2], lw=1.6)
+            style: dict[str, Any] = {"color": LOSSES[loss].colour, "ls": ("-", "--")[i % 2], "lw": 1.6}
+            ax.plot(range(1, len(values) + 1), smoothed(values), label=loss, **style)
         ax.axhline(0, color="black", lw=0.8)
         ax.set_xlabel("optimiser step")
         ax.set_ylabel(f"f of {side} responses, nats")
@@ -232,9 +228,9 @@ def rates(found: dict[str, Any]) -> Figure:
         for name, rows in found["sweep"].items():
             loss, _, kind = name.partition(", ")
             if kind == fed:
-                ax.plot([row[0] for row in rows], [row[2] for row in rows], color=colour(loss), lw=1.2)
+                ax.plot([row[0] for row in rows], [row[2] for row in rows], color=LOSSES[loss].colour, lw=1.2)
                 kept = next(row for row in rows if row[0] == found["losses"][name]["learning rate"])
-                ax.plot(kept[0], kept[2], marker(loss), color=colour(loss), ms=7)
+                ax.plot(kept[0], kept[2], marker(loss), color=LOSSES[loss].colour, ms=7)
         ax.set_xscale("log")
         ax.set_xlabel("learning rate")
         ax.set_ylabel("slope on validation prompts")
@@ -252,8 +248,8 @@ def ladder(found: dict[str, Any]) -> Figure:
         for i, (loss, rungs) in enumerate(found["ladder"].items()):
             middle, low, high = zip(*(rung[measure] for rung in rungs), strict=True)
             pairs = [rung["pairs"] for rung in rungs]
-            ax.plot(pairs, middle, label=loss, color=colour(loss), marker=plotting.MARKERS[i])
-            ax.fill_between(pairs, low, high, color=colour(loss), alpha=0.13, lw=0)
+            ax.plot(pairs, middle, label=loss, color=LOSSES[loss].colour, marker=plotting.MARKERS[i])
+            ax.fill_between(pairs, low, high, color=LOSSES[loss].colour, alpha=0.13, lw=0)
         ax.set_xscale("log")
         ax.set_xticks(pairs, [str(count) for count in pairs])
         ax.minorticks_off()
@@ -270,7 +266,7 @@ def rounds(found: dict[str, Any]) -> Figure:
     for ax, measure in zip(axes, ("gain", "win rate"), strict=True):
         xs, ys = ([step[key][0] for step in steps] for key in ("KL", measure))
         bars = [[abs(step[measure][0] - step[measure][side]) for step in steps] for side in (1, 2)]
-        ax.errorbar(xs, ys, bars, marker="o", color=plotting.COLOURS[2], label="rounds of repaired BCE")
+        ax.errorbar(xs, ys, bars, marker="o", color=LOSSES["DIL BCE repaired"].colour, label="rounds of repaired BCE")
         for step, x, y in zip(steps, xs, ys, strict=True):
             ax.annotate(str(step["round"]), (x, y), xytext=(5, -11), textcoords="offset points")
         for name, marker in (("best of 2", "s"), ("best of 4", "D")):

@@ -31,19 +31,12 @@ from dil_tutorial.llm.models import SMOLLM2, load_model, load_tokenizer, this_de
 from dil_tutorial.llm.sampling import draw, score_drawn
 from dil_tutorial.llm.trainer import DILTrainer
 from dil_tutorial.support.files import read_text
+from toy import catalogue
 
 UNRELATED = Path(__file__).parent / "unrelated.txt"
 
-LOSSES: dict[str, dict[str, Any]] = {
-    "SFT": {"loss": "sft"},
-    "DPO": {"loss": "dpo", "beta": 1.0},
-    **{
-        f"DIL {generator.upper()} {denominator}": {"loss": "dil", "generator": generator, "denominator": denominator}
-        for generator in ("lsif", "ukl", "bce") for denominator in ("rejected", "mixture", "reference")
-    },
-    "NCA": {"loss": "nca", "beta": 1.0},
-    "SimPO": {"loss": "simpo"},
-}  # fmt: skip
+DIL = [f"DIL {h} {variant}" for h in ("LSIF", "UKL", "BCE") for variant in catalogue.VARIANTS.values()]
+LOSSES = ("SFT", "DPO", *DIL, "NCA", "SimPO")  # labels in the catalogue
 
 
 @dataclass(frozen=True)
@@ -85,8 +78,8 @@ class Run:
     def name(self) -> str:
         """A file name.
 
-        >>> Run("DIL BCE mixture", "sum", 1e-3, 0, 8).name()
-        'DIL_BCE_mixture-sum-0.001-0-8'
+        >>> Run("DIL BCE repaired", "sum", 1e-3, 0, 8).name()
+        'DIL_BCE_repaired-sum-0.001-0-8'
         """
         return f"{self.loss.replace(' ', '_')}-{self.feed}-{self.learning_rate:g}-{self.seed}-{self.pairs}"
 
@@ -178,14 +171,13 @@ class Lab:
         data, preset = data or self.data, self.preset
         pairs, _ = data.pairs("train", run.pairs, run.seed)
         validation, _ = data.pairs("validation", preset.pairs, 0)  # the same for every seed
-        settings = LOSSES[run.loss]
+        settings = dict(catalogue.LOSSES[run.loss].settings)
         third = "-reference" if settings.get("denominator") == "reference" else ""
-        work = (
-            self.folder / "work" / f"{run.pairs}-{run.seed}{third}"
-        )  # runs that differ in the loss share the reference's scores
+        work = self.folder / "work" / f"{run.pairs}-{run.seed}{third}"  # losses that read the same pairs share the scores
         config = DILConfig(
-            output_dir=str(work), **settings, logprobs=run.feed, learning_rate=run.learning_rate, seed=run.seed,
-            per_device_train_batch_size=preset.batch_size, per_device_eval_batch_size=preset.batch_size,
+            output_dir=str(work), loss=settings.pop("name"), **settings, logprobs=run.feed,
+            learning_rate=run.learning_rate, seed=run.seed, per_device_train_batch_size=preset.batch_size,
+            per_device_eval_batch_size=preset.batch_size,
             num_train_epochs=preset.epochs, lr_scheduler_type="linear", warmup_steps=0.1, weight_decay=0.0,
             bf16=preset.bf16, use_cpu=self.device == "cpu", layout=preset.layout, head_chunk=8192,
             save_strategy="no", report_to=[], disable_tqdm=True, logging_steps=1,

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dil_tutorial.errors import InputError
 from dil_tutorial.experiments.known_truth.data import log_ratio_error, preference_of, world_of_samples
-from dil_tutorial.losses import bound, make_loss
+from dil_tutorial.losses import Loss, make_loss
 from dil_tutorial.preferences import best_of_n
 from dil_tutorial.rlhf import kl, rlhf_optimum
 from dil_tutorial.support.files import read_json, write_text
@@ -90,31 +90,30 @@ class Truth:
         return log_ratio_error(self.preference, self.world.advantage)
 
 
-def predicted(loss: dict[str, Any], feed: str, truth: Truth) -> Tensor:
-    """log-ratios (X, K) at the loss's exact optimum among normalised policies, each prompt by itself (THEORY §4, §5, §6).
+def predicted(settings: dict[str, Any], feed: str, truth: Truth) -> Tensor:
+    """log-ratios (X, K) at a loss's exact optimum among normalised policies, each prompt by itself (THEORY §4, §5, §6).
 
-    Summed DIL by its closed form, anything else by Newton's method on the population loss.  -inf where a response is given up.
+    ``settings`` are ``make_loss``'s.  Summed DIL by its closed form, anything else by Newton's method on the population loss.  -inf where a response is given up.
     A loss of pairs takes P as it is: a sample paired with itself says nothing there, and P need not make up for it.
 
     >>> truth = Truth(torch.tensor([[0.0, 1.0, 2.0]]).double(), torch.zeros(1, 3).double(), torch.ones(1, 3))
-    >>> predicted({"loss": "dil", "generator": "bce", "denominator": "mixture"}, "sum", truth).round(decimals=3)
+    >>> predicted({"name": "dil", "generator": "bce", "denominator": "mixture"}, "sum", truth).round(decimals=3)
     tensor([[-0.8310,  0.0000,  0.4470]], dtype=torch.float64)
-    >>> predicted({"loss": "dil", "generator": "bce", "denominator": "rejected"}, "sum", truth).round(decimals=3)
+    >>> predicted({"name": "dil", "generator": "bce", "denominator": "rejected"}, "sum", truth).round(decimals=3)
     tensor([[-1.3750, -0.2070,  0.6600]], dtype=torch.float64)
     """
-    settings = {key: value for key, value in loss.items() if key != "loss"}
-    function = make_loss(loss["loss"], **settings)
-    world = truth.world if bound(function).unpaired else World(truth.world.ref, truth.preference)
-    if loss["loss"] == "dil" and feed == "sum":
-        return (optima.dil(world, **settings) / world.ref).log()
+    loss = make_loss(**settings)
+    world = truth.world if loss.unpaired else World(truth.world.ref, truth.preference)
+    if settings["name"] == "dil" and feed == "sum":
+        return (optima.dil(world, settings["generator"], settings["denominator"]) / world.ref).log()
     lengths = truth.tokens if feed == "mean" else torch.ones_like(truth.tokens)
 
     base = truth.logp / lengths
 
     def without_reference(f_w: Tensor, f_l: Tensor) -> Tensor:  # such a loss wants log pi/|y| in place of f/|y|
-        return function(f_w + base.unsqueeze(2), f_l + base.unsqueeze(1))
+        return loss(f_w + base.unsqueeze(2), f_l + base.unsqueeze(1))
 
-    used = without_reference if bound(function).reference_free else function
+    used: Loss = without_reference if loss.reference_free else loss
     logits = newton(
         lambda logits: population_loss(world, used, log_ratio(logits, world.ref), lengths=lengths), initial_logits(world)
     )
@@ -279,7 +278,7 @@ def summary(results: Results) -> dict[str, Any]:
     for row in results["few"]:
         f, g = stacked([row], "f train"), predicted(results["losses"][row["loss"]], row["fed"], train)
         free = g
-        if row["loss"].endswith("rejected"):  # its optimum where lambda = 0: A/B for every h
+        if row["loss"].endswith("published"):  # its optimum where lambda = 0: A/B for every h
             free = (train.world.chosen / train.world.rejected).log()
         alive = g > -30
         targets[f"{row['loss']}, few"] = g

@@ -18,6 +18,7 @@ from dil_tutorial.experiments.known_truth.measures import (
 from dil_tutorial.support import plotting, templates
 from dil_tutorial.support.files import write_text
 from dil_tutorial.support.words import fixed, interval, listed, span
+from toy.catalogue import VARIANTS
 
 TEMPLATE = Path(__file__).with_name("report.md.j2")
 TITLES = {
@@ -59,8 +60,7 @@ def lists(results: Results, found: dict[str, Any]) -> dict[str, Any]:
     sums, means = fed_losses(found, "sum"), fed_losses(found, "mean")
     steep, flat = steep_and_flat(found)
     shares = {name: share_of_frontier(found, *(value[0] for value in place_of(v))) for name, v in sums.items()}
-    kinds = {kind: [v["slope"][0] for name, v in sums.items() if name.endswith(kind)]
-             for kind in ("rejected", "mixture", "reference")}  # fmt: skip
+    kinds = {k: [v["slope"][0] for name, v in sums.items() if name.endswith(k)] for k in VARIANTS.values()}
     grid = results["preset"]["learning_rates"]
 
     def where(kind: str, measure: str = "truth on f", losses: dict[str, Any] = sums) -> list[str]:

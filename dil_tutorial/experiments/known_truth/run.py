@@ -21,6 +21,7 @@ from dil_tutorial.llm.capabilities import enable_packing
 from dil_tutorial.llm.models import load_model
 from dil_tutorial.llm.sampling import draw
 from dil_tutorial.support.files import provenance, read_json, write_json
+from toy import catalogue
 
 PRESETS = {
     "cpu": Preset(),
@@ -28,7 +29,7 @@ PRESETS = {
                   learning_rates=(3e-6, 1e-5, 3e-5), evaluated=64, policy_samples=64, ladder=(12, 25, 50), passes=8),
 }  # fmt: skip
 COMBINATIONS = [(loss, feed) for feed in ("sum", "mean") for loss in LOSSES if (loss, feed) != ("SimPO", "sum")]
-LADDER = ("DIL BCE mixture", "DIL BCE rejected", "DPO")  # the losses trained on other numbers of pairs and of prompts
+LADDER = ("DIL BCE repaired", "DIL BCE published", "DPO")  # the losses trained on other numbers of pairs and of prompts
 Progress = Callable[[str], None]  # told what is done, after each step of ``steps``
 
 
@@ -73,12 +74,12 @@ def experiment(lab: Lab, progress: Progress) -> dict[str, Any]:
     for loss in LADDER:
         few.append(measured_on_few(lab, loss, chosen[loss, "sum"]))
         progress(f"{loss}, few prompts")
-    rounds = iterated(lab, chosen["DIL BCE mixture", "sum"], progress)
+    rounds = iterated(lab, chosen["DIL BCE repaired", "sum"], progress)
     reference = kept(lab, "runs", "reference", lambda: {"perplexity": lab.perplexity(lab.base())})
     return {
         **provenance(),
         "preset": asdict(preset),
-        "losses": LOSSES,
+        "losses": {loss: catalogue.LOSSES[loss].settings for loss in LOSSES},
         "truth": truth(lab),
         "reference": reference,
         "sweep": sweep,
@@ -181,7 +182,7 @@ def iterated(lab: Lab, learning_rate: float, progress: Progress) -> list[dict[st
             path = lab.folder / "rounds" / f"drawn-{number}.jsonl"
             drawn = draw(base, lab.tokenizer, prompts, preset.samples, preset.max_new_tokens, number, path, quiet=lab.quiet)
         data = replace(label(drawn, preset, "hard"), splits=[lab.data.splits[x] for x in seen])
-        policy, _ = lab.train(Run("DIL BCE mixture", "sum", learning_rate, 100 + number, preset.samples // 2), data, base)
+        policy, _ = lab.train(Run("DIL BCE repaired", "sum", learning_rate, 100 + number, preset.samples // 2), data, base)
         base = policy.merge_and_unload() if preset.top_layers else policy
         unfinished = weights.with_name(weights.name + ".writing")
         base.save_pretrained(unfinished)

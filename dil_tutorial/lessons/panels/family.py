@@ -1,26 +1,22 @@
 """The panels of notebooks 07 to 09: how losses pull, how they train, and what they make of lengths."""
 
-from typing import Any
-
 import ipywidgets
 import torch
 from torch import Tensor
 
 from dil_tutorial.lessons.widgets import Drawn, frames
-from dil_tutorial.losses import Loss, make_loss
+from dil_tutorial.losses import Loss, bound, make_loss
 from dil_tutorial.rlhf import kl
 from dil_tutorial.support import plotting
+from toy.catalogue import LOSSES, losses
 from toy.fit import empirical_law, fit, fit_pairs
 from toy.gallery import bandit20, sentences
 
 # --- 07 · One family --------------------------------------------------------------------------------------------------
 
-FAMILY: dict[str, tuple[str, dict[str, Any]]] = {
-    "DPO": ("dpo", {"beta": 1.0}), "IPO": ("ipo", {"tau": 0.5}), "SLiC": ("slic", {"sft_weight": 0.0}),
-    "NCA = repaired BCE": ("nca", {"beta": 1.0}), "BCO = published BCE": ("bco", {"beta": 1.0}),
-    "LSIF, published": ("dil", {"generator": "lsif"}),
-    "LSIF, repaired": ("dil", {"generator": "lsif", "denominator": "mixture"}),
-    "SPPO": ("sppo", {"beta": 0.5}), "KTO": ("kto", {"beta": 1.0}),
+FAMILY: dict[str, Loss] = {
+    **losses("DPO", "IPO"), "SLiC, no SFT term": make_loss("slic", sft_weight=0.0),
+    **losses("NCA", "BCO", "DIL LSIF published", "DIL LSIF repaired", "SPPO"), "KTO, β 1": make_loss("kto", beta=1.0),
 }  # fmt: skip
 
 
@@ -29,10 +25,9 @@ def pulls() -> ipywidgets.VBox:
     f = torch.linspace(-3, 3, 81, dtype=torch.float64)
 
     def draw(name: str) -> Drawn:
-        kind, settings = FAMILY[name]
-        loss = make_loss(kind, **settings)
+        loss = bound(FAMILY[name])
         f_w, f_l = (axis.clone().requires_grad_() for axis in torch.meshgrid(f, f, indexing="ij"))
-        extra = {"kl": torch.zeros(())} if kind == "kto" else {}
+        extra = {"kl": torch.zeros(())} if loss.needs_kl else {}
         g_w, g_l = torch.autograd.grad(loss(f_w, f_l, **extra).sum(), (f_w, f_l), allow_unused=True)
         figure, axes = plotting.new_figure(columns=2, width=9.5, height=3.9)
         for ax, pull, title in zip(axes, (-g_w, g_l), ("up on the winner", "down on the loser"), strict=True):
@@ -53,12 +48,7 @@ def pulls() -> ipywidgets.VBox:
 
 # --- 08 · Training dynamics -------------------------------------------------------------------------------------------
 
-PLAYED: dict[str, Loss] = {
-    "SFT": make_loss("sft"),
-    "BCE, repaired": make_loss("dil", generator="bce", denominator="mixture"),
-    "LSIF, published": make_loss("dil", generator="lsif"),
-    "DPO": make_loss("dpo", beta=1.0),
-}
+PLAYED = ("SFT", "DIL BCE repaired", "DIL LSIF published", "DPO")
 
 
 def dynamics_player() -> ipywidgets.VBox:
@@ -66,7 +56,7 @@ def dynamics_player() -> ipywidgets.VBox:
     world, steps = bandit20(), [0, 10, 30, 100, 200, 400, 800, 1600]
     true = (world.chosen / world.ref).log()[0]
     paths: dict[str, dict[int, Tensor]] = {name: {} for name in PLAYED}
-    for name, loss in PLAYED.items():
+    for name, loss in losses(*PLAYED).items():
 
         def record(step: int, policy: Tensor, name: str = name) -> None:
             if step in steps:
@@ -82,7 +72,7 @@ def dynamics_player() -> ipywidgets.VBox:
         for ax, (name, path) in zip(axes, paths.items(), strict=True):
             f = (path[step] / world.ref).log()[0]
             ax.plot([-2, 1], [-2, 1], color="black", lw=0.8, ls=":")
-            ax.scatter(true, f, s=15 + 300 * world.ref[0], color=plotting.COLOURS[list(paths).index(name)], alpha=0.7)
+            ax.scatter(true, f, s=15 + 300 * world.ref[0], color=LOSSES[name].colour, alpha=0.7)
             ax.set(ylim=(-6, 2), xlim=(-2, 1), title=name, xlabel=r"true $\log(1+t)$")
             said.append(f"{name} {(world.chosen[0] * f).sum().item() + 1e-9:+.2f}")
         for ax in (axes[0], axes[2]):
@@ -131,14 +121,11 @@ def pairs_budget() -> ipywidgets.VBox:
 
 def length_bias() -> ipywidgets.VBox:
     """Mean lengths under optima of losses fed sums and means, by the reference's probability of ending."""
-    losses = {
-        "DIL LSIF, repaired": make_loss("dil", generator="lsif", denominator="mixture"),
-        "DPO": make_loss("dpo", beta=1.0),
-    }
+    shown = losses("DIL LSIF repaired", "DPO")
 
     def draw(name: str, ending: float) -> Drawn:
         words, world = sentences(ending)
-        loss = losses[name]
+        loss = shown[name]
         laws = {"reference": world.ref, "fed sums": fit(world, loss), "fed means": fit(world, loss, lengths=words.lengths)}
         figure, (axes,) = plotting.new_figure(width=8)
         mean = {}
@@ -153,4 +140,4 @@ def length_bias() -> ipywidgets.VBox:
             f"fed means {mean['fed means']:.2f}."
         )
 
-    return frames(draw, {"Loss": list(losses), "Probability of ending": [0.1, 0.2, 0.33, 0.5, 0.7]}, [1, 2])
+    return frames(draw, {"Loss": list(shown), "Probability of ending": [0.1, 0.2, 0.33, 0.5, 0.7]}, [1, 2])

@@ -4,9 +4,9 @@ import ipywidgets
 import torch
 
 from dil_tutorial.lessons.widgets import Drawn, frames
-from dil_tutorial.losses import make_loss
 from dil_tutorial.support import plotting
 from toy import optima
+from toy.catalogue import colours, losses
 from toy.frontier import curves, place
 from toy.gallery import bandit20
 
@@ -83,17 +83,13 @@ def fed_means() -> ipywidgets.VBox:
     """What a loss makes of a winner's log-ratio when it is fed the sum, and when it is fed the mean per token."""
     f = torch.linspace(-6, 6, 121, dtype=torch.float64)
     zero = torch.zeros_like(f)
-    losses = {
-        "LSIF, published": make_loss("dil", generator="lsif", denominator="rejected"),
-        "BCE, published": make_loss("dil", generator="bce", denominator="rejected"),
-        "DPO": make_loss("dpo", beta=1.0),
-    }
+    fed = losses("DIL LSIF published", "DIL BCE published", "DPO")
 
     def draw(tokens: int) -> Drawn:
         figure, panes = plotting.new_figure(columns=2, width=8.8)
         for ax, scale, title in zip(panes, (1, tokens), ("fed the sum f", "fed the mean f/|y|"), strict=True):
-            named = {name: (f.tolist(), loss(f / scale, zero).tolist()) for name, loss in losses.items()}
-            plotting.curves(ax, named, "f of the winner, nats", "loss", title)
+            named = {name: (f.tolist(), loss(f / scale, zero).tolist()) for name, loss in fed.items()}
+            plotting.curves(ax, named, "f of the winner, nats", "loss", title, colours(*fed))
             ax.set_ylim(-6, 6)
         pulls = [torch.sigmoid(torch.tensor(-2.0 / scale)).item() / scale for scale in (1, tokens)]
         return (figure, f"{tokens} tokens: at f = 2 DPO pulls with {pulls[0]:.4f} fed sums, {pulls[1]:.4f} fed means.")

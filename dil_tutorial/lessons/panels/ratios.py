@@ -13,10 +13,11 @@ from torch import Tensor
 from dil_tutorial.bregman import Generator, derivative, get_generator
 from dil_tutorial.errors import InputError
 from dil_tutorial.lessons.widgets import Drawn, asked, frames
-from dil_tutorial.losses import Loss, make_loss
+from dil_tutorial.losses import Loss
 from dil_tutorial.rlhf import kl, rlhf_optimum
 from dil_tutorial.support import plotting
 from toy import World, optima
+from toy.catalogue import LOSSES, losses
 from toy.fit import fit, log_ratio, population_loss
 from toy.gallery import bandit
 
@@ -114,15 +115,8 @@ def generator_gallery() -> ipywidgets.VBox:
 
 # --- 05 · The DIL loss ------------------------------------------------------------------------------------------------
 
-LANDSCAPES: dict[str, Loss] = {
-    "SFT": make_loss("sft"),
-    "LSIF, repaired": make_loss("dil", generator="lsif", denominator="mixture"),
-    "BCE, repaired": make_loss("dil", generator="bce", denominator="mixture"),
-    "BCE, published": make_loss("dil", generator="bce", denominator="rejected"),
-    "UKL, published": make_loss("dil", generator="ukl", denominator="rejected"),
-    "LSIF, published": make_loss("dil", generator="lsif", denominator="rejected"),
-    "DPO": make_loss("dpo", beta=1.0),
-}
+LANDSCAPES = losses("SFT", "DIL LSIF repaired", "DIL BCE repaired", "DIL BCE published", "DIL UKL published",
+                    "DIL LSIF published", "DPO")  # fmt: skip
 
 
 def on_triangle(policies: Tensor) -> tuple[Tensor, Tensor]:
@@ -203,7 +197,8 @@ def denominator_mix() -> ipywidgets.VBox:
         left.plot(x, (world.chosen / world.ref)[0, order], color="black", ls=":", lw=2, label="winners' law")
         for i, (name, policies) in enumerate(ends.items()):
             here, far = SHARES.index(share), [kl(policy, world.chosen).item() for policy in policies]
-            style: dict[str, Any] = {"color": plotting.COLOURS[i], "marker": plotting.MARKERS[i], "ms": 5, "lw": 1.2}
+            colour = LOSSES[f"DIL {name.upper()} published"].colour
+            style: dict[str, Any] = {"color": colour, "marker": plotting.MARKERS[i], "ms": 5, "lw": 1.2}
             left.plot(x, (policies[here] / world.ref)[0, order], label=name.upper(), **style)
             right.plot(SHARES, far, label=name.upper(), **style)
             said.append(f"{name.upper()} {far[here]:z.4f}")
