@@ -1,5 +1,6 @@
 """Run the notebooks from top to bottom, and write them with their outputs so that a second run writes the same file."""
 
+import json
 import re
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from dil_tutorial.errors import InputError
 from dil_tutorial.support.files import write_text
 
 LIMIT = 60  # seconds a notebook may take on two cores
+WIDGET = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")  # the name of a widget
 
 
 def find(folder: Path, names: list[str]) -> list[Path]:
@@ -36,12 +38,26 @@ def run(script: Path) -> tuple[Any, float]:
 
 
 def write(notebook: Any, path: Path) -> None:
-    """The notebook as .ipynb; widgets get numbers in the order of appearance in place of random names."""
+    """The notebook as .ipynb, with ``numbered`` widgets in place of randomly named ones."""
     import nbformat
 
-    text = nbformat.writes(notebook)
+    names = numbered(notebook)
+    text = WIDGET.sub(lambda match: names.get(match[0], match[0]), nbformat.writes(notebook))
+    write_text(path, nbformat.writes(nbformat.reads(text, as_version=4)) + "\n")  # again, to sort by the new names
+
+
+def numbered(notebook: Any) -> dict[str, str]:
+    """A new name for each widget: numbers in the order in which the cells show them, each followed by its own parts."""
+    states = notebook.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
     names: dict[str, str] = {}
-    text = re.sub(
-        r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])", lambda match: names.setdefault(match[0], f"{len(names):032x}"), text
-    )
-    write_text(path, text + "\n")
+
+    def visit(content: Any) -> None:
+        for name in WIDGET.findall(json.dumps(content, sort_keys=True)):
+            if name in states and name not in names:
+                names[name] = f"{len(names):032x}"
+                visit(states[name])
+
+    visit(notebook.cells)
+    hidden = [name for name in states if name not in names]  # links between widgets, which nothing refers to
+    visit(sorted(hidden, key=lambda name: WIDGET.sub(lambda m: names.get(m[0], ""), json.dumps(states[name], sort_keys=True))))
+    return names
