@@ -27,10 +27,11 @@ def fit_scaled(world: World, loss: Loss, shifted: bool = False) -> tuple[Tensor,
     return log_ratio(parameters[:, :Y], world.ref).exp() * world.ref, parameters[:, Y:]
 
 
-@claim("6.beta-equation", r"For $\beta \ne 1$ the optimum solves $D\,s^2h''(s) - A\,s\,h''(s) + \lambda\,s^{1/\beta} = 0$ with $s = r^\beta$.", "6.1",
-       tolerance=OPTIMUM, worlds=ANY)  # fmt: skip
+@claim("6.beta-equation", "6.1", tolerance=OPTIMUM, worlds=ANY)
 def beta_equation(world: World) -> Tensor:
-    """The loss wants s to be the density ratio; the policy wants r = s^{1/beta} to sum to one; the multiplier settles it.
+    r"""For $\beta \ne 1$ the optimum solves $D\,s^2h''(s) - A\,s\,h''(s) + \lambda\,s^{1/\beta} = 0$ with $s = r^\beta$.
+
+    The loss wants s to be the density ratio; the policy wants r = s^{1/beta} to sum to one; the multiplier settles it.
     At beta = 1 the two wishes agree (repaired) and lambda vanishes. Read off policies fitted by gradient, for three
     generators, two denominators and beta = 1/2 and 2."""
     spreads = []
@@ -48,11 +49,20 @@ def beta_equation(world: World) -> Tensor:
     return torch.stack(spreads).amax(0)
 
 
-@claim("6.beta", r"Repaired DIL with $\beta \ne 1$ ends at $\pi_\text{ref}\,(r^*)^{1/\beta}/Z$, the optimum of $E\log r^* - \beta\,KL$.", "6.1", ASSUMES,
-       OPTIMUM, worlds=ANY, note="a log-normaliser is learned for each prompt; without it the optimum is biased",
-       counter=lambda w: gap(optima.dil(w, "ukl", "mixture", beta=0.5), optima.tempered(w, 0.5)))  # fmt: skip
+@claim(
+    "6.beta",
+    "6.1",
+    ASSUMES,
+    OPTIMUM,
+    worlds=ANY,
+    counter=lambda w: gap(optima.dil(w, "ukl", "mixture", beta=0.5), optima.tempered(w, 0.5)),
+)
 def shift_makes_beta_a_temperature(world: World) -> Tensor:
-    """With beta != 1 the ratio r^beta of the target does not sum to one, so a normalised policy cannot be fitted to it.
+    r"""Repaired DIL with $\beta \ne 1$ ends at $\pi_\text{ref}\,(r^*)^{1/\beta}/Z$, the optimum of $E\log r^* - \beta\,KL$.
+
+    If: a log-normaliser is learned for each prompt; without it the optimum is biased.
+
+    With beta != 1 the ratio r^beta of the target does not sum to one, so a normalised policy cannot be fitted to it.
     Give the loss a free shift c(x), s = e^c r^beta: the fit is exact again, and beta becomes what it is in RLHF, a
     temperature. BCO's running-mean shift is a cheap version, one number for all prompts."""
     gaps = []
@@ -62,35 +72,40 @@ def shift_makes_beta_a_temperature(world: World) -> Tensor:
     return torch.stack(gaps).amax(0)
 
 
-@claim("6.lsif-half", r"Repaired LSIF is unbiased at $\beta = \frac12$ too, without a shift.", "6.1", tolerance=OPTIMUM,
-       worlds=ANY)  # fmt: skip
+@claim("6.lsif-half", "6.1", tolerance=OPTIMUM, worlds=ANY)
 def lsif_at_one_half(world: World) -> Tensor:
-    """A coincidence worth knowing: with h'' = 1 and 1/beta = 2 the multiplier's term lambda s^2 has the form of the
+    r"""Repaired LSIF is unbiased at $\beta = \frac12$ too, without a shift.
+
+    A coincidence worth knowing: with h'' = 1 and 1/beta = 2 the multiplier's term lambda s^2 has the form of the
     reference term D s^2, so s = A/(1 + lambda), the right ratio up to a constant, which normalisation absorbs. In the
     power family beta = 1/(1 + a) does it; UKL's is beta = 1."""
     return gap(optima.dil(world, "lsif", "mixture", beta=0.5), optima.tempered(world, 0.5))
 
 
-@claim("6.shift-is-log-z", r"The shift learned is the log-normaliser, $c(x) = -\log\sum_y \pi_\text{ref}\,e^{\beta f}$.", "6.1",
-       tolerance=OPTIMUM, worlds=ANY)  # fmt: skip
+@claim("6.shift-is-log-z", "6.1", tolerance=OPTIMUM, worlds=ANY)
 def shift_is_the_log_normaliser(world: World) -> Tensor:
-    """At the optimum s = e^c r^beta is the density ratio r*, whose mean under the reference is one. So c is minus the log
+    r"""The shift learned is the log-normaliser, $c(x) = -\log\sum_y \pi_\text{ref}\,e^{\beta f}$.
+
+    At the optimum s = e^c r^beta is the density ratio r*, whose mean under the reference is one. So c is minus the log
     of the mean of r^beta: the Z that the change of variables at beta = 1 got for free."""
     policy, c = fit_scaled(world, make_loss("dil", generator="bce", denominator="mixture", beta=0.5), shifted=True)
     return (c.squeeze(1) + (world.ref * (policy / world.ref) ** 0.5).sum(1).log()).abs()
 
 
-@claim("6.bco-shift", r"BCO's reward shift $\delta$ is the learned shift with the other sign.", "6.1")
+@claim("6.bco-shift", "6.1")
 def bco_shift(world: World) -> Tensor:
-    """BCO subtracts delta from both rewards before the sigmoid; DIL with BCE adds its shift before the same sigmoid."""
+    r"""BCO's reward shift $\delta$ is the learned shift with the other sign.
+
+    BCO subtracts delta from both rewards before the sigmoid; DIL with BCE adds its shift before the same sigmoid."""
     f = some_log_ratios(world)
     return gap(dil_loss(f, f.flip(1), "bce", "rejected", beta=0.4, shift=-0.7), bco_loss(f, f.flip(1), beta=0.4, delta=0.7))
 
 
-@claim("6.beta-one", r"At $\beta = 1$ the repaired loss needs no shift: the one it learns is zero.", "6.1", tolerance=OPTIMUM,
-       worlds=ANY)  # fmt: skip
+@claim("6.beta-one", "6.1", tolerance=OPTIMUM, worlds=ANY)
 def no_shift_at_one(world: World) -> Tensor:
-    """Why DIL can do without a temperature: at beta = 1, and only there, the ratio is normalised already."""
+    r"""At $\beta = 1$ the repaired loss needs no shift: the one it learns is zero.
+
+    Why DIL can do without a temperature: at beta = 1, and only there, the ratio is normalised already."""
     _, c = fit_scaled(world, make_loss("dil", generator="lsif", denominator="mixture"), shifted=True)
     return c.abs().squeeze(1)
 
@@ -109,10 +124,11 @@ def sentences(world: World) -> World:
     return World.from_reward(WORDS.log_probs(logits).exp(), reward)
 
 
-@claim("6.tokens", "A table of next-token probabilities is as good as a table of responses: DIL (repaired) ends at the winners' law.", "6.2",
-       tolerance=OPTIMUM)  # fmt: skip
+@claim("6.tokens", "6.2", tolerance=OPTIMUM)
 def token_policies(world: World) -> Tensor:
-    """The log-probability of a response is the sum over its tokens, and next-token tables can write any distribution over
+    """A table of next-token probabilities is as good as a table of responses: DIL (repaired) ends at the winners' law.
+
+    The log-probability of a response is the sum over its tokens, and next-token tables can write any distribution over
     responses. So everything proved for bandits holds for sequences, with *summed* log-probabilities."""
     world = sentences(world)
     policy = fit(
@@ -126,21 +142,33 @@ def mean_fit(world: World, loss: Loss) -> Tensor:
     return fit(world, loss, lengths=WORDS.lengths)
 
 
-@claim("6.mean", r"DIL with the mean log-probability per token, as in the authors' code, ends at $\pi_\text{chosen}$.", "6.2", FAILS, OPTIMUM,
-       counter=lambda w: kl(mean_fit(sentences(w), make_loss("dil", generator="lsif", denominator="mixture")), sentences(w).chosen),
-       note="holds with the sum over tokens, as the derivation has it (and with both responses in the denominator)")  # fmt: skip
+@claim(
+    "6.mean",
+    "6.2",
+    FAILS,
+    OPTIMUM,
+    counter=lambda w: kl(
+        mean_fit(sentences(w), make_loss("dil", generator="lsif", denominator="mixture")), sentences(w).chosen
+    ),
+)
 def sums_end_at_the_winners(world: World) -> Tensor:
-    """The mean per token is beta = 1/|y|, another beta for every response. The loss then fits the |y|-th root of the
+    r"""DIL with the mean log-probability per token, as in the authors' code, ends at $\pi_\text{chosen}$.
+
+    Repair: holds with the sum over tokens, as the derivation has it (and with both responses in the denominator).
+
+    The mean per token is beta = 1/|y|, another beta for every response. The loss then fits the |y|-th root of the
     ratio: long responses must move much further than short ones to satisfy it, and normalisation distributes the error by
     length."""
     world = sentences(world)
     return gap(fit(world, make_loss("dil", generator="lsif", denominator="mixture")), world.chosen)
 
 
-@claim("6.mean-is-beta", r"The mean per token is $\beta = 1/|y|$ for each response: the optimum solves $\frac{1}{|y|}(A - D s)\,s\,h''(s) = \lambda\, s^{|y|}$.", "6.2",
-       tolerance=OPTIMUM)  # fmt: skip
+@claim("6.mean-is-beta", "6.2", tolerance=OPTIMUM)
 def mean_is_a_beta(world: World) -> Tensor:
-    """Dividing the summed log-ratio by the length scales f, and a scale of f is what beta is; only that here it differs
+    r"""The mean per token is $\beta = 1/|y|$ for each response: the optimum solves $\frac{1}{|y|}(A - D s)\,s\,h''(s) =
+    \lambda\, s^{|y|}$.
+
+    Dividing the summed log-ratio by the length scales f, and a scale of f is what beta is; only that here it differs
     from response to response. The stationarity of 6.beta-equation holds with beta = 1/length in each place, read off the
     policy fitted by gradient with UKL, repaired."""
     words = sentences(world)
@@ -151,10 +179,12 @@ def mean_is_a_beta(world: World) -> Tensor:
     return (lam.amax(1) - lam.amin(1)) / lam.abs().amax(1).clamp(min=1)
 
 
-@claim("6.mean-dpo", r"DPO on means per token ends at $f = |y|\,(R + c(x))/\beta$: long responses are favoured if their reward clears $-c$, punished if not.",
-       "6.2", tolerance=OPTIMUM)  # fmt: skip
+@claim("6.mean-dpo", "6.2", tolerance=OPTIMUM)
 def mean_dpo(world: World) -> Tensor:
-    """Bradley–Terry fixes f/|y| = (R + c)/beta, and c is set by normalisation. Length multiplies the reward, so two
+    r"""DPO on means per token ends at $f = |y|\,(R + c(x))/\beta$: long responses are favoured if their reward clears $-c$,
+    punished if not.
+
+    Bradley–Terry fixes f/|y| = (R + c)/beta, and c is set by normalisation. Length multiplies the reward, so two
     responses of equal reward and unequal length are no longer treated alike: the length bias of length-normalised losses,
     in closed form."""
     words = sentences(world)

@@ -35,57 +35,93 @@ def dil_gap(world: World, gen: str | Generator, denominator: str) -> Tensor:
     return gap(fit(world, make_loss("dil", generator=gen, denominator=denominator)), world.chosen)
 
 
-@claim("4.reference", r"With reference samples in the denominator DIL ends at $\pi_\text{chosen}$, for every $h$.", "4",
-       tolerance=OPTIMUM, worlds=ANY)  # fmt: skip
+@claim("4.reference", "4", tolerance=OPTIMUM, worlds=ANY)
 def reference_denominator(world: World) -> Tensor:
-    """This is the loss that the derivation arrives at: an average over winners and one over samples of the reference. Its
+    r"""With reference samples in the denominator DIL ends at $\pi_\text{chosen}$, for every $h$.
+
+    This is the loss that the derivation arrives at: an average over winners and one over samples of the reference. Its
     optimum is the true ratio, which sums to one by itself, so the normalisation of the policy costs nothing."""
     return over_generators(lambda w, gen: dil_gap(w, gen, "reference"))(world)
 
 
-@claim("4.mixture", r"With the mixture of both responses in the denominator (the repair) DIL ends at $\pi_\text{chosen}$, for every $h$.", "4",
-       tolerance=OPTIMUM, worlds=ANY)  # fmt: skip
+@claim("4.mixture", "4", tolerance=OPTIMUM, worlds=ANY)
 def mixture_denominator(world: World) -> Tensor:
-    """Winners and losers average to the reference (1.mixture), so half the sum of the two losses estimates the reference
+    r"""With the mixture of both responses in the denominator (the repair) DIL ends at $\pi_\text{chosen}$, for every $h$.
+
+    Winners and losers average to the reference (1.mixture), so half the sum of the two losses estimates the reference
     term from the pairs themselves. One line of code, no new data, and the theorem holds as stated."""
     return over_generators(lambda w, gen: dil_gap(w, gen, "mixture"))(world)
 
 
-WHY_PUBLISHED = {
-    "lsif": """LSIF with losers in the denominator. The free optimum A/B would be the ratio of winners to losers, which is exp(R) for two
-    responses; normalisation pulls it back by one number. It ends within a hair of RLHF, not at the winners' law.""",
-    "ukl": """UKL with losers in the denominator: the policy is drawn to A/B again, but lambda enters beside B and holds it back more
-    than in LSIF.""",
-    "bce": """BCE with losers in the denominator classifies winners against losers, not against the reference. It stays closest to the winners' law of the
-    three, and still misses it.""",
-}
-for _gen in PUBLISHED:
+def published_gap(gen: str) -> Check:
+    """How far the published loss ends from pi_chosen: KL(its optimum || pi_chosen)."""
+    return lambda world: kl(published(world, gen), world.chosen)
 
-    def _repaired(world: World, gen: str = _gen) -> Tensor:
-        return dil_gap(world, gen, "mixture")
 
-    def _as_published(world: World, gen: str = _gen) -> Tensor:
-        return kl(published(world, gen), world.chosen)
+@claim("4.lsif-published", "4", FAILS, OPTIMUM, counter=published_gap("lsif"), paper="4.4")
+def repaired_lsif(world: World) -> Tensor:
+    r"""DIL with LSIF as published (rejected responses for samples of $\pi_\text{ref}$) ends at $\pi_\text{chosen}$.
 
-    claim(f"4.{_gen}-published",
-          rf"DIL with {_gen.upper()} as published (rejected responses for samples of $\pi_\text{{ref}}$) ends at $\pi_\text{{chosen}}$.",
-          "4", FAILS, OPTIMUM, counter=_as_published, paper="4.4", explanation=WHY_PUBLISHED[_gen],
-          note="holds with the mixture of both responses in the denominator")(_repaired)  # fmt: skip
+    Repair: holds with the mixture of both responses in the denominator.
 
-for _gen, _form in [
-    ("lsif", r"\pi_\text{ref}\,\max(A-\lambda, 0)/B"),
-    ("ukl", r"\pi_\text{ref}\,A/(B+\lambda)"),
-    ("bce", r"\pi_\text{ref}\,r,\ \lambda r^2 + (B+\lambda) r = A"),
-    ("itakura-saito", r"\pi_\text{ref}\,r,\ \lambda r^2 + B r = A"),
-]:
+    With losers in the denominator the free optimum of LSIF, A/B, would be the ratio of winners to losers, which is exp(R)
+    for two responses; normalisation pulls it back by one number. It ends within a hair of RLHF, not at the winners' law."""
+    return dil_gap(world, "lsif", "mixture")
 
-    def _closed_form(world: World, gen: str = _gen) -> Tensor:
-        """Set the derivative h''(r)(A - B r) equal to the multiplier lambda(x) of the constraint that the policy sums to
-        one, and solve for r. Gradient descent on the exact population loss must arrive at the same policy."""
-        return gap(published(world, gen), optima.dil(world, gen, "rejected"))
 
-    claim(f"4.{_gen}-closed-form", rf"DIL with {_gen.upper() if _gen in PUBLISHED else 'Itakura–Saito'} as published ends at ${_form}$, with one multiplier $\lambda(x)$.",
-          "4", tolerance=OPTIMUM, worlds=ANY)(_closed_form)  # fmt: skip
+@claim("4.ukl-published", "4", FAILS, OPTIMUM, counter=published_gap("ukl"), paper="4.4")
+def repaired_ukl(world: World) -> Tensor:
+    r"""DIL with UKL as published (rejected responses for samples of $\pi_\text{ref}$) ends at $\pi_\text{chosen}$.
+
+    Repair: holds with the mixture of both responses in the denominator.
+
+    With losers in the denominator UKL draws the policy to A/B again, but lambda enters beside B and holds it back more
+    than in LSIF."""
+    return dil_gap(world, "ukl", "mixture")
+
+
+@claim("4.bce-published", "4", FAILS, OPTIMUM, counter=published_gap("bce"), paper="4.4")
+def repaired_bce(world: World) -> Tensor:
+    r"""DIL with BCE as published (rejected responses for samples of $\pi_\text{ref}$) ends at $\pi_\text{chosen}$.
+
+    Repair: holds with the mixture of both responses in the denominator.
+
+    BCE with losers in the denominator classifies winners against losers, not against the reference. It stays closest to
+    the winners' law of the three, and still misses it."""
+    return dil_gap(world, "bce", "mixture")
+
+
+@claim("4.lsif-closed-form", "4", tolerance=OPTIMUM, worlds=ANY)
+def lsif_closed_form(world: World) -> Tensor:
+    r"""DIL with LSIF as published ends at $\pi_\text{ref}\,\max(A-\lambda, 0)/B$, with one multiplier $\lambda(x)$.
+
+    Set the derivative h''(r)(A - B r) equal to the multiplier lambda(x) of the constraint that the policy sums to one, and
+    solve for r; LSIF has h'' = 1. Gradient descent on the exact population loss must arrive at the same policy."""
+    return gap(published(world, "lsif"), optima.dil(world, "lsif", "rejected"))
+
+
+@claim("4.ukl-closed-form", "4", tolerance=OPTIMUM, worlds=ANY)
+def ukl_closed_form(world: World) -> Tensor:
+    r"""DIL with UKL as published ends at $\pi_\text{ref}\,A/(B+\lambda)$, with one multiplier $\lambda(x)$.
+
+    The same equation with h'' = 1/r: the multiplier stands beside B."""
+    return gap(published(world, "ukl"), optima.dil(world, "ukl", "rejected"))
+
+
+@claim("4.bce-closed-form", "4", tolerance=OPTIMUM, worlds=ANY)
+def bce_closed_form(world: World) -> Tensor:
+    r"""DIL with BCE as published ends at $\pi_\text{ref}\,r,\ \lambda r^2 + (B+\lambda) r = A$, with one multiplier $\lambda(x)$.
+
+    The same equation with h'' = 1/(r(r + 1)), a quadratic one with one positive root."""
+    return gap(published(world, "bce"), optima.dil(world, "bce", "rejected"))
+
+
+@claim("4.itakura-saito-closed-form", "4", tolerance=OPTIMUM, worlds=ANY)
+def itakura_saito_closed_form(world: World) -> Tensor:
+    r"""DIL with Itakura–Saito as published ends at $\pi_\text{ref}\,r,\ \lambda r^2 + B r = A$, with one multiplier $\lambda(x)$.
+
+    The same equation with h'' = 1/r^2, another quadratic one."""
+    return gap(published(world, "itakura-saito"), optima.dil(world, "itakura-saito", "rejected"))
 
 
 def multiplier(world: World, name: str) -> Tensor:
@@ -95,10 +131,11 @@ def multiplier(world: World, name: str) -> Tensor:
     return gen.d2h(r) * (world.chosen - world.rejected * r) / world.ref
 
 
-@claim("4.one-multiplier", r"For every $h$ the published optimum solves $h''(r)(A - B r) = \lambda(x)$, one number for all responses of a prompt.",
-       "4", tolerance=OPTIMUM, worlds=ANY)  # fmt: skip
+@claim("4.one-multiplier", "4", tolerance=OPTIMUM, worlds=ANY)
 def one_multiplier(world: World) -> Tensor:
-    """The general form behind the closed forms. Every response feels the same pressure of normalisation; how far it gives
+    r"""For every $h$ the published optimum solves $h''(r)(A - B r) = \lambda(x)$, one number for all responses of a prompt.
+
+    The general form behind the closed forms. Every response feels the same pressure of normalisation; how far it gives
     way depends on the curvature h''. With the repaired denominator lambda is zero, and h drops out."""
     spreads = []
     for name in ("lsif", "ukl", "bce", "hellinger", "itakura-saito"):
@@ -108,10 +145,11 @@ def one_multiplier(world: World) -> Tensor:
     return torch.stack(spreads).amax(0)
 
 
-@claim("4.multiplier", r"The published loss must be held back: $\lambda(x) \ge 0$ for LSIF, UKL and BCE.", "4",
-       tolerance=OPTIMUM, worlds=ANY)  # fmt: skip
+@claim("4.multiplier", "4", tolerance=OPTIMUM, worlds=ANY)
 def multiplier_is_positive(world: World) -> Tensor:
-    """The free optimum A/B has mean E_ref[A/B] = E_ref[2/B] - 1, and by Jensen that is at least 2/E_ref[B] - 1 = 1: more
+    r"""The published loss must be held back: $\lambda(x) \ge 0$ for LSIF, UKL and BCE.
+
+    The free optimum A/B has mean E_ref[A/B] = E_ref[2/B] - 1, and by Jensen that is at least 2/E_ref[B] - 1 = 1: more
     mass than there is. Normalisation can only take away. (Lambda is read off policies fitted by gradient: the exact
     solver looks for positive ones only.)"""
     return torch.stack([excess(-multiplier(world, name).nan_to_num(0.0), 0.0) for name in PUBLISHED]).amax(0)
@@ -139,18 +177,23 @@ def rescaled(world: World, factor: float) -> World:
     return World.from_reward(world.ref, factor * world.true_reward)
 
 
-@claim("4.order", r"The published variants lie between RLHF and $\pi_\text{chosen}$: $KL(\cdot\,\|\,\text{RLHF}(1))$ is ordered LSIF < UKL < BCE < $\pi_\text{chosen}$.",
-       "4", ASSUMES, counter=lambda w: out_of_order(distances_to_rlhf(order_exception(w))),
-       note="rewards are mild (s.d. 0.5 here); with strong ones LSIF and UKL change places in about one world of 10,000")  # fmt: skip
+@claim("4.order", "4", ASSUMES, counter=lambda w: out_of_order(distances_to_rlhf(order_exception(w))))
 def order_for_mild_rewards(world: World) -> Tensor:
-    """For small rewards all of them tilt alike, and higher orders decide who goes further. A rule, not a theorem: where
+    r"""The published variants lie between RLHF and $\pi_\text{chosen}$: $KL(\cdot\,\|\,\text{RLHF}(1))$ is ordered LSIF < UKL
+    < BCE < $\pi_\text{chosen}$.
+
+    If: rewards are mild (s.d. 0.5 here); with strong ones LSIF and UKL change places in about one world of 10,000.
+
+    For small rewards all of them tilt alike, and higher orders decide who goes further. A rule, not a theorem: where
     one response is very bad LSIF may all but delete it and so overshoot RLHF, and then UKL is nearer."""
     return out_of_order(distances_to_rlhf(rescaled(world, 1 / 3)))
 
 
-@claim("4.order-ukl", r"UKL < BCE < $\pi_\text{chosen}$ in that order, also for strong rewards.", "4")
+@claim("4.order-ukl", "4")
 def order_of_ukl_and_bce(world: World) -> Tensor:
-    """No exception among 400,000 random worlds; we know of no proof."""
+    r"""UKL < BCE < $\pi_\text{chosen}$ in that order, also for strong rewards.
+
+    No exception among 400,000 random worlds; we know of no proof."""
     return out_of_order(distances_to_rlhf(world)[:, 1:])
 
 
@@ -163,10 +206,13 @@ def zeros_are_where_lam_says(world: World, gen: str = "lsif") -> Tensor:
     return 1 - as_predicted.double()
 
 
-@claim("4.lsif-zeros", r"The published loss gives probability exactly zero to responses that winners contain, those with $A \le \lambda$.", "4", ASSUMES,
-       counter=lambda w: zeros_are_where_lam_says(w, "ukl"), note="h is LSIF and rewards are strong (s.d. 30 here, all but hard labels); UKL never does")  # fmt: skip
+@claim("4.lsif-zeros", "4", ASSUMES, counter=lambda w: zeros_are_where_lam_says(w, "ukl"))
 def lsif_gives_up(world: World) -> Tensor:
-    """LSIF's curvature stays finite at r = 0, so a fixed pressure lambda can push a ratio all the way to zero. Where h''
+    r"""The published loss gives probability exactly zero to responses that winners contain, those with $A \le \lambda$.
+
+    If: h is LSIF and rewards are strong (s.d. 30 here, all but hard labels); UKL never does.
+
+    LSIF's curvature stays finite at r = 0, so a fixed pressure lambda can push a ratio all the way to zero. Where h''
     is infinite at zero, as in UKL, every response keeps something."""
     return zeros_are_where_lam_says(world)
 
@@ -176,10 +222,11 @@ def other_data(world: World) -> World:
     return World(some_policy(world), world.preference)
 
 
-@claim("4.other-data", r"The repair learns $\pi_\text{chosen}/\mu$ for the law $\mu$ the pairs were drawn from.", "4",
-       tolerance=OPTIMUM, worlds=ANY)  # fmt: skip
+@claim("4.other-data", "4", tolerance=OPTIMUM, worlds=ANY)
 def ratio_from_other_data(world: World) -> Tensor:
-    """Both terms are averages over the data, so the ratio they estimate has the data's own law in its denominator. Free
+    r"""The repair learns $\pi_\text{chosen}/\mu$ for the law $\mu$ the pairs were drawn from.
+
+    Both terms are averages over the data, so the ratio they estimate has the data's own law in its denominator. Free
     log-ratios (no normalisation) show it."""
 
     def check(world: World, gen: Generator) -> Tensor:
@@ -197,10 +244,13 @@ def repaired_gap(world: World, data: World) -> Tensor:
     return gap(fit(world, loss, pairs=data.pairs), world.chosen)
 
 
-@claim("4.on-reference", r"The repaired loss on log-ratios to $\pi_\text{ref}$ ends at $\pi_\text{chosen}$.", "4", ASSUMES, OPTIMUM, worlds=ANY,
-       counter=lambda w: repaired_gap(w, other_data(w)), note=r"the pairs were drawn from $\pi_\text{ref}$ itself")  # fmt: skip
+@claim("4.on-reference", "4", ASSUMES, OPTIMUM, worlds=ANY, counter=lambda w: repaired_gap(w, other_data(w)))
 def repair_needs_on_reference_pairs(world: World) -> Tensor:
-    """Most public data sets hold other people's responses. Then neither the published loss nor its repair has pi_chosen
+    r"""The repaired loss on log-ratios to $\pi_\text{ref}$ ends at $\pi_\text{chosen}$.
+
+    If: the pairs were drawn from $\pi_\text{ref}$ itself.
+
+    Most public data sets hold other people's responses. Then neither the published loss nor its repair has pi_chosen
     of *our* reference as its optimum: fine-tune on the responses first, or sample your own pairs."""
     return repaired_gap(world, world)
 
@@ -215,15 +265,19 @@ def on_random_pairs(left: losses.Loss, right: losses.Loss) -> Check:
     return check
 
 
-@claim("4.nca", r"At $\beta = 1$ the repaired BCE is NCA.", "4")
+@claim("4.nca", "4")
 def repaired_bce_is_nca(world: World) -> Tensor:
-    """Noise-contrastive alignment was derived from classifying winners against the reference, with both responses
+    r"""At $\beta = 1$ the repaired BCE is NCA.
+
+    Noise-contrastive alignment was derived from classifying winners against the reference, with both responses
     standing for the reference: the repair, found from another side a year earlier."""
     return on_random_pairs(make_loss("dil", generator="bce", denominator="mixture"), make_loss("nca"))(world)
 
 
-@claim("4.bco", r"The published BCE is BCO without its shift.", "4")
+@claim("4.bco", "4")
 def published_bce_is_bco(world: World) -> Tensor:
-    """Binary classifier optimisation classifies winners against losers, with a shift that centres the rewards. Drop the
+    """The published BCE is BCO without its shift.
+
+    Binary classifier optimisation classifies winners against losers, with a shift that centres the rewards. Drop the
     shift, and the formulas coincide."""
     return on_random_pairs(make_loss("dil", generator="bce", denominator="rejected"), make_loss("bco"))(world)

@@ -13,30 +13,36 @@ from toy import World, optima
 from toy.optima import bisect
 
 
-@claim("1.chosen", r"The winners of pairs follow $\pi_\text{chosen} = \pi_\text{ref}(1+t)$, for any preference.", "1.1",
-       worlds=ANY)  # fmt: skip
+@claim("1.chosen", "1.1", worlds=ANY)
 def winners_law(world: World) -> Tensor:
-    """Sum the law of a pair, 2 pi_ref(y) pi_ref(y') P(y > y'), over the loser. What remains is 2 pi_ref(y) times the rate
+    r"""The winners of pairs follow $\pi_\text{chosen} = \pi_\text{ref}(1+t)$, for any preference.
+
+    Sum the law of a pair, 2 pi_ref(y) pi_ref(y') P(y > y'), over the loser. What remains is 2 pi_ref(y) times the rate
     at which y beats a draw from the reference. Nothing was assumed about P, not even that preferences are transitive."""
     return gap(world.pairs.sum(2), world.ref * (1 + world.advantage))
 
 
-@claim("1.rejected", r"The losers of pairs follow $\pi_\text{rejected} = \pi_\text{ref}(1-t)$, for any preference.", "1.1",
-       worlds=ANY)  # fmt: skip
+@claim("1.rejected", "1.1", worlds=ANY)
 def losers_law(world: World) -> Tensor:
-    """The same sum over the winner: y loses as often as others beat it, at the rate 1 - w(y)."""
+    r"""The losers of pairs follow $\pi_\text{rejected} = \pi_\text{ref}(1-t)$, for any preference.
+
+    The same sum over the winner: y loses as often as others beat it, at the rate 1 - w(y)."""
     return gap(world.pairs.sum(1), world.ref * (1 - world.advantage))
 
 
-@claim("1.centred", r"The advantage is centred: $E_{\pi_\text{ref}}\, t = 0$.", "0", worlds=ANY)
+@claim("1.centred", "0", worlds=ANY)
 def advantage_is_centred(world: World) -> Tensor:
-    """Every comparison has one winner and one loser, so over two draws from the reference gains and losses cancel."""
+    r"""The advantage is centred: $E_{\pi_\text{ref}}\, t = 0$.
+
+    Every comparison has one winner and one loser, so over two draws from the reference gains and losses cancel."""
     return (world.ref * world.advantage).sum(1).abs()
 
 
-@claim("1.tanh", r"Under Bradley–Terry $t(y) = E_{y' \sim \pi_\text{ref}} \tanh\frac{R(y)-R(y')}{2}$.", "0")
+@claim("1.tanh", "0")
 def advantage_is_mean_tanh(world: World) -> Tensor:
-    """2 sigmoid(x) - 1 = tanh(x/2). The advantage is an average of bounded terms: however large a reward is, t cannot
+    r"""Under Bradley–Terry $t(y) = E_{y' \sim \pi_\text{ref}} \tanh\frac{R(y)-R(y')}{2}$.
+
+    2 sigmoid(x) - 1 = tanh(x/2). The advantage is an average of bounded terms: however large a reward is, t cannot
     exceed 1. This is where imitation and RLHF part, since RLHF exponentiates R itself."""
     half_gap = (world.true_reward.unsqueeze(2) - world.true_reward.unsqueeze(1)) / 2
     return gap(world.advantage, (torch.tanh(half_gap) * world.ref.unsqueeze(1)).sum(2))
@@ -46,49 +52,62 @@ def pair_is_independent(world: World) -> Tensor:
     return gap(world.pairs, world.chosen.unsqueeze(2) * world.rejected.unsqueeze(1))
 
 
-@claim("1.independent", r"The winner and the loser of a pair are independent: $p(y_w, y_l) = \pi_\text{chosen}(y_w)\,\pi_\text{rejected}(y_l)$.",
-       "0", ASSUMES, worlds=ANY, counter=pair_is_independent, note=r"the labeller tosses a coin, $P = \frac12$")  # fmt: skip
+@claim("1.independent", "0", ASSUMES, worlds=ANY, counter=pair_is_independent)
 def coin_tosses_are_independent(world: World) -> Tensor:
-    """The two responses are drawn independently, but the label looks at both: a mediocre winner tells us that its loser was
+    r"""The winner and the loser of a pair are independent: $p(y_w, y_l) = \pi_\text{chosen}(y_w)\,\pi_\text{rejected}(y_l)$.
+
+    If: the labeller tosses a coin, $P = \frac12$.
+
+    The two responses are drawn independently, but the label looks at both: a mediocre winner tells us that its loser was
     poor. Derivations that treat the loser as a free sample stumble over this."""
     return pair_is_independent(World(world.ref, torch.full_like(world.preference, 0.5)))
 
 
-@claim("1.mixture", r"Winners and losers average to the reference: $(\pi_\text{chosen}+\pi_\text{rejected})/2 = \pi_\text{ref}$.", "1.2",
-       worlds=ANY)  # fmt: skip
+@claim("1.mixture", "1.2", worlds=ANY)
 def mixture_identity(world: World) -> Tensor:
-    """A pair is two draws from the reference, sorted; forget which is which and you have the two draws again. So a data
+    r"""Winners and losers average to the reference: $(\pi_\text{chosen}+\pi_\text{rejected})/2 = \pi_\text{ref}$.
+
+    A pair is two draws from the reference, sorted; forget which is which and you have the two draws again. So a data
     set of pairs contains samples of the reference: both of its columns together. The repaired loss of section 4 is this
     line."""
     return gap((world.chosen + world.rejected) / 2, world.ref)
 
 
-@claim("1.bound", r"Imitation of winners is a mild tilt: $\pi_\text{chosen}/\pi_\text{ref} \le 2$.", "1.3", worlds=ANY)
+@claim("1.bound", "1.3", worlds=ANY)
 def ratio_at_most_two(world: World) -> Tensor:
-    """A win rate is at most 1, and the ratio is twice the win rate. Perfect imitation of winners can at most double a
+    r"""Imitation of winners is a mild tilt: $\pi_\text{chosen}/\pi_\text{ref} \le 2$.
+
+    A win rate is at most 1, and the ratio is twice the win rate. Perfect imitation of winners can at most double a
     probability, in one round, however good the response is."""
     return excess(world.chosen / world.ref, 2.0)
 
 
-@claim("1.best-of-2", r"$\pi_\text{chosen}$ is best-of-2 sampling.", "1.3", ASSUMES, worlds=HARD, counter_worlds=BT,
-       note="hard labels: the better response always wins")  # fmt: skip
+@claim("1.best-of-2", "1.3", ASSUMES, worlds=HARD, counter_worlds=BT)
 def chosen_is_best_of_two(world: World) -> Tensor:
-    """If the better of two draws always wins, the winner is the best of two draws, by definition. A Bradley–Terry
+    r"""$\pi_\text{chosen}$ is best-of-2 sampling.
+
+    If: hard labels: the better response always wins.
+
+    If the better of two draws always wins, the winner is the best of two draws, by definition. A Bradley–Terry
     labeller makes mistakes, and the winners follow a softer law."""
     return gap(world.chosen, best_of_n(world.ref, world.true_reward, 2))
 
 
-@claim("1.kl-bound", r"$KL(\pi_\text{chosen}\,\|\,\pi_\text{ref}) \le \log 2 - \frac12$.", "1.3", worlds=HARD)
+@claim("1.kl-bound", "1.3", worlds=HARD)
 def chosen_kl_bound(world: World) -> Tensor:
-    """About 0.19 nats, best-of-2's distance in the limit of many equally likely responses. Hard labels come closest; any
+    r"""$KL(\pi_\text{chosen}\,\|\,\pi_\text{ref}) \le \log 2 - \frac12$.
+
+    About 0.19 nats, best-of-2's distance in the limit of many equally likely responses. Hard labels come closest; any
     other preference stays further below."""
     return excess(kl(world.chosen, world.ref).unsqueeze(1), math.log(2) - 0.5)
 
 
-@claim("1.kl-limit", r"With many equally likely responses and hard labels $KL(\text{best-of-}N\,\|\,\pi_\text{ref}) \to \log N - \frac{N-1}{N}$.",
-       "1.4", worlds=HARD)  # fmt: skip
+@claim("1.kl-limit", "1.4", worlds=HARD)
 def best_of_many_kl_limit(world: World) -> Tensor:
-    """The ratio of best-of-N at the quantile u is N u^{N-1}; integrate its logarithm. Checked with 200,000 responses for
+    r"""With many equally likely responses and hard labels $KL(\text{best-of-}N\,\|\,\pi_\text{ref}) \to \log N -
+    \frac{N-1}{N}$.
+
+    The ratio of best-of-N at the quantile u is N u^{N-1}; integrate its logarithm. Checked with 200,000 responses for
     N = 2, 4, 8."""
     Y = 200_000
     upper = torch.arange(1, Y + 1, dtype=world.ref.dtype) / Y  # F(y), the reference's distribution function
@@ -99,19 +118,23 @@ def best_of_many_kl_limit(world: World) -> Tensor:
     return torch.stack(gaps).amax().expand(len(world.ref))
 
 
-@claim("1.bon-kl", r"For any finite set of responses $KL(\text{best-of-}N\,\|\,\pi_\text{ref}) \le \log N - \frac{N-1}{N}$.", "1.4",
-       worlds=HARD)  # fmt: skip
+@claim("1.bon-kl", "1.4", worlds=HARD)
 def best_of_n_kl_bound(world: World) -> Tensor:
-    """The famous formula is an upper bound, reached only in the limit: responses that carry much probability, or tie,
+    r"""For any finite set of responses $KL(\text{best-of-}N\,\|\,\pi_\text{ref}) \le \log N - \frac{N-1}{N}$.
+
+    The famous formula is an upper bound, reached only in the limit: responses that carry much probability, or tie,
     make best-of-N move less. Checked for N = 2 to 64."""
     sizes = [(n, kl(best_of_n(world.ref, world.true_reward, n), world.ref)) for n in (2, 3, 4, 8, 16, 64)]
     return torch.stack([excess(size.unsqueeze(1), math.log(n) - (n - 1) / n) for n, size in sizes]).amax(0)
 
 
-@claim("1.iterated", r"Imitating the winners and drawing new pairs, $k$ times, gives best-of-$2^k$ ($k = 3$).", "1.4", ASSUMES,
-       worlds=HARD, counter_worlds=BT, note="hard labels: the better response always wins")  # fmt: skip
+@claim("1.iterated", "1.4", ASSUMES, worlds=HARD, counter_worlds=BT)
 def iterated_imitation(world: World) -> Tensor:
-    """The best of two bests-of-2 is the best of four. A tournament whose winners write the next round's pairs is
+    """Imitating the winners and drawing new pairs, $k$ times, gives best-of-$2^k$ ($k = 3$).
+
+    If: hard labels: the better response always wins.
+
+    The best of two bests-of-2 is the best of four. A tournament whose winners write the next round's pairs is
     best-of-2^k without ever drawing 2^k samples at once."""
     policy = world.ref
     for _ in range(3):
@@ -119,10 +142,11 @@ def iterated_imitation(world: World) -> Tensor:
     return gap(policy, best_of_n(world.ref, world.true_reward, 8))
 
 
-@claim("1.iterated-sampled", r"... and so do sampled tournaments: 40,000 of them agree with best-of-$8$ within five standard errors.",
-       "1.4", tolerance=5.0, worlds=HARD)  # fmt: skip
+@claim("1.iterated-sampled", "1.4", tolerance=5.0, worlds=HARD)
 def sampled_tournaments(world: World) -> Tensor:
-    """The exact law once more, by brute force: eight draws from the reference, three rounds of pairs, the last winner
+    """... and so do sampled tournaments: 40,000 of them agree with best-of-$8$ within five standard errors.
+
+    The exact law once more, by brute force: eight draws from the reference, three rounds of pairs, the last winner
     counted. The residual is the largest deviation of a frequency in standard errors; of 120 normal deviates the largest is
     below five with probability 0.9999."""
     rng, n = torch.Generator().manual_seed(0), 40_000
@@ -138,10 +162,11 @@ def sampled_tournaments(world: World) -> Tensor:
     return ((counts / n - p).abs() / (p * (1 - p) / n).sqrt().clamp(min=1 / n)).amax(1)
 
 
-@claim("1.frontier", r"At the same $KL$ to $\pi_\text{ref}$ RLHF earns at least the reward of best-of-$N$ ($N = 2, 4, 8$).", "1.4",
-       worlds=HARD)  # fmt: skip
+@claim("1.frontier", "1.4", worlds=HARD)
 def rlhf_frontier_is_best(world: World) -> Tensor:
-    """RLHF's optima, as beta varies, are by construction the best reward for their KL. Best-of-N uses only the order of
+    r"""At the same $KL$ to $\pi_\text{ref}$ RLHF earns at least the reward of best-of-$N$ ($N = 2, 4, 8$).
+
+    RLHF's optima, as beta varies, are by construction the best reward for their KL. Best-of-N uses only the order of
     the rewards, not their sizes, so it must lie on or below that frontier; in practice it lies surprisingly close."""
     worst = []
     for n in (2, 4, 8):
@@ -167,24 +192,27 @@ def small_rewards(world: World, candidate: Callable[[World], Tensor], order: flo
     return (torch.log2(sizes[1] / sizes[0]) - order).abs()
 
 
-@claim("1.small-rewards", r"For small rewards of scale $s$, $KL(\pi_\text{chosen}\,\|\,\text{RLHF}(\beta{=}2)) = O(s^4)$.", "1.5",
-       tolerance=0.05)  # fmt: skip
+@claim("1.small-rewards", "1.5", tolerance=0.05)
 def small_rewards_rlhf(world: World) -> Tensor:
-    """tanh(x/2) is x/2 to first order, so 1 + t is exp(R/2) up to a constant, and a normaliser takes the constant. The
+    r"""For small rewards of scale $s$, $KL(\pi_\text{chosen}\,\|\,\text{RLHF}(\beta{=}2)) = O(s^4)$.
+
+    tanh(x/2) is x/2 to first order, so 1 + t is exp(R/2) up to a constant, and a normaliser takes the constant. The
     policies agree to second order, and KL is quadratic in their difference. The residual is the distance of the measured
     exponent from 4."""
     return small_rewards(world, lambda s: optima.rlhf(s, 2.0), 4)
 
 
-@claim("1.small-tilt", r"... while the tilt itself is of lower order, $KL(\pi_\text{chosen}\,\|\,\pi_\text{ref}) = O(s^2)$.", "1.5",
-       tolerance=0.05)  # fmt: skip
+@claim("1.small-tilt", "1.5", tolerance=0.05)
 def small_rewards_tilt(world: World) -> Tensor:
-    """The move itself is linear in the rewards and its KL quadratic, so the agreement of order four is not trivial."""
+    r"""... while the tilt itself is of lower order, $KL(\pi_\text{chosen}\,\|\,\pi_\text{ref}) = O(s^2)$.
+
+    The move itself is linear in the rewards and its KL quadratic, so the agreement of order four is not trivial."""
     return small_rewards(world, lambda s: s.ref, 2)
 
 
-@claim("1.small-ipo", r"For small rewards $KL(\pi_\text{chosen}\,\|\,\text{IPO}(\tau{=}\frac12)) = O(s^4)$.", "1.5",
-       tolerance=0.05)  # fmt: skip
+@claim("1.small-ipo", "1.5", tolerance=0.05)
 def small_rewards_ipo(world: World) -> Tensor:
-    """IPO's tilt exp(2w) and imitation's 2w agree to first order around w = 1/2."""
+    r"""For small rewards $KL(\pi_\text{chosen}\,\|\,\text{IPO}(\tau{=}\frac12)) = O(s^4)$.
+
+    IPO's tilt exp(2w) and imitation's 2w agree to first order around w = 1/2."""
     return small_rewards(world, lambda s: optima.ipo(s, 0.5), 4)

@@ -14,10 +14,11 @@ from toy.gallery import bimodal
 from toy.loglinear import project, quadratic
 
 
-@claim("2.gibbs", r"RLHF is a reverse-KL projection: $J(\pi^*) - J(\pi) = \beta\, KL(\pi\,\|\,\pi^*)$ for every $\pi$.", "2.1",
-       paper="4.1")  # fmt: skip
+@claim("2.gibbs", "2.1", paper="4.1")
 def gibbs_identity(world: World, beta: float = 0.7) -> Tensor:
-    """Write R as beta log(pi*/pi_ref) + beta log Z: what any policy loses against the optimum is beta times its reverse
+    r"""RLHF is a reverse-KL projection: $J(\pi^*) - J(\pi) = \beta\, KL(\pi\,\|\,\pi^*)$ for every $\pi$.
+
+    Write R as beta log(pi*/pi_ref) + beta log Z: what any policy loses against the optimum is beta times its reverse
     KL to it. So maximising a KL-regularised reward *is* imitating the energy-based model pi_ref exp(R/beta)/Z; the
     temperature beta only says how sharp that model is. The identity is exact for every policy, not just near the optimum."""
     policy, best = some_policy(world), optima.rlhf(world, beta)
@@ -28,38 +29,44 @@ def gibbs_identity(world: World, beta: float = 0.7) -> Tensor:
     return (objective(best) - objective(policy) - beta * kl(policy, best)).abs()
 
 
-@claim("2.every-policy", r"Every policy is the RLHF optimum of a reward, $R = \beta\log(\pi/\pi_\text{ref}) + c(x)$.", "2.1",
-       paper="4.1")  # fmt: skip
+@claim("2.every-policy", "2.1", paper="4.1")
 def every_policy_is_optimal(world: World, beta: float = 0.7) -> Tensor:
-    """Read the Gibbs formula backwards. This change of variables lets DPO and DIL train a policy where RLHF would first
+    r"""Every policy is the RLHF optimum of a reward, $R = \beta\log(\pi/\pi_\text{ref}) + c(x)$.
+
+    Read the Gibbs formula backwards. This change of variables lets DPO and DIL train a policy where RLHF would first
     train a reward; the constant c(x) is the log-normaliser, and no comparison of two responses ever sees it."""
     policy = some_policy(world)
     return gap(rlhf.rlhf_optimum(world.ref, beta * (policy / world.ref).log() + 3.0, beta), policy)
 
 
-@claim("2.constant", r"A constant $c(x)$ added to the reward changes neither preferences nor the optimum.", "2.1")
+@claim("2.constant", "2.1")
 def reward_up_to_a_constant(world: World) -> Tensor:
-    """Preferences see differences of rewards and softmax removes constants. A reward is therefore known from preferences
+    """A constant $c(x)$ added to the reward changes neither preferences nor the optimum.
+
+    Preferences see differences of rewards and softmax removes constants. A reward is therefore known from preferences
     only up to a constant for each prompt, and nothing that matters depends on it."""
     shift = torch.linspace(-3, 3, len(world.ref), dtype=world.ref.dtype).unsqueeze(1)
     moved = World.from_reward(world.ref, world.true_reward + shift)
     return torch.maximum(gap(moved.preference, world.preference), gap(optima.rlhf(moved, 0.7), optima.rlhf(world, 0.7)))
 
 
-@claim("2.ebm", r"Fitting an energy-based model to the winners is forward KL: $KL(\pi_\text{chosen}\,\|\,\pi_\phi) = -E_{\pi_\text{chosen}} R_\phi + \log E_{\pi_\text{ref}} e^{R_\phi} + c$.",
-       "2.2", worlds=ANY, paper="4.1")  # fmt: skip
+@claim("2.ebm", "2.2", worlds=ANY, paper="4.1")
 def ebm_is_forward_kl(world: World) -> Tensor:
-    """Put pi_phi = pi_ref exp(R_phi)/Z into the KL: the energy of the winners, minus the log-normaliser, and a part
+    r"""Fitting an energy-based model to the winners is forward KL: $KL(\pi_\text{chosen}\,\|\,\pi_\phi) =
+    -E_{\pi_\text{chosen}} R_\phi + \log E_{\pi_\text{ref}} e^{R_\phi} + c$.
+
+    Put pi_phi = pi_ref exp(R_phi)/Z into the KL: the energy of the winners, minus the log-normaliser, and a part
     without phi. Learning a reward from winners is maximum likelihood of an energy-based model, whose hard part is Z."""
     energy = some_log_ratios(world)
     loss = rlhf.imitation_loss(world.chosen, world.ref, energy)
     return (kl(world.chosen, rlhf.tilt(world.ref, energy)) - loss - kl(world.chosen, world.ref)).abs()
 
 
-@claim("2.ebm-optimum", r"... and is least where $\pi_\phi = \pi_\text{chosen}$, $R_\phi = \log(\pi_\text{chosen}/\pi_\text{ref}) + c(x)$.",
-       "2.2", tolerance=OPTIMUM, worlds=ANY, paper="4.1")  # fmt: skip
+@claim("2.ebm-optimum", "2.2", tolerance=OPTIMUM, worlds=ANY, paper="4.1")
 def ebm_optimum(world: World) -> Tensor:
-    """A KL is zero only at equality. The reward that imitation learns is the log of a density ratio, bounded by log 2; it
+    r"""... and is least where $\pi_\phi = \pi_\text{chosen}$, $R_\phi = \log(\pi_\text{chosen}/\pi_\text{ref}) + c(x)$.
+
+    A KL is zero only at equality. The reward that imitation learns is the log of a density ratio, bounded by log 2; it
     is not the labeller's reward R."""
     energy = newton(lambda e: rlhf.imitation_loss(world.chosen, world.ref, e), torch.zeros_like(world.ref))
     return gap(rlhf.tilt(world.ref, energy), world.chosen)
@@ -75,54 +82,64 @@ def logistic(world: World, pairs: Tensor | None = None) -> Tensor:
     return fit(world, make_loss("dpo", beta=1.0), pairs=pairs)
 
 
-@claim("2.ranking-nce", r"The logistic loss on (winner, reference) pairs is minimised by $\log(\pi_\text{chosen}/\pi_\text{ref}) + c(x)$.",
-       "2.3", ASSUMES, OPTIMUM, counter=lambda w: gap(logistic(w), w.chosen), paper="4.1",
-       note=r"$y_w \sim \pi_\text{chosen}$ and $y_l \sim \pi_\text{ref}$ drawn independently")  # fmt: skip
+@claim("2.ranking-nce", "2.3", ASSUMES, OPTIMUM, counter=lambda w: gap(logistic(w), w.chosen), paper="4.1")
 def ranking_nce(world: World) -> Tensor:
-    """Ranking noise-contrastive estimation: tell the positive from one negative. If the negative is an independent sample
+    r"""The logistic loss on (winner, reference) pairs is minimised by $\log(\pi_\text{chosen}/\pi_\text{ref}) + c(x)$.
+
+    If: $y_w \sim \pi_\text{chosen}$ and $y_l \sim \pi_\text{ref}$ drawn independently.
+
+    Ranking noise-contrastive estimation: tell the positive from one negative. If the negative is an independent sample
     of the reference, the best score is the log density ratio, and the trick of estimating Z from the pair itself is
     sound. The f* of CPC is this score, and DPO's f takes its place."""
     return gap(logistic(world, independent_pairs(world)), world.chosen)
 
 
-@claim("2.logistic", r"On pairs as they are really drawn the logistic loss is minimised by the reward, $R_\phi = R + c(x)$.", "2.4",
-       tolerance=OPTIMUM)  # fmt: skip
+@claim("2.logistic", "2.4", tolerance=OPTIMUM)
 def logistic_finds_the_reward(world: World) -> Tensor:
-    """In a real pair the loser was beaten by this very winner. The logistic loss is then the likelihood of the
+    r"""On pairs as they are really drawn the logistic loss is minimised by the reward, $R_\phi = R + c(x)$.
+
+    In a real pair the loser was beaten by this very winner. The logistic loss is then the likelihood of the
     Bradley–Terry model, whose maximum is the labeller's own reward: a sharper target than the log-ratio of claim
     2.ranking-nce."""
     return gap(logistic(world), optima.rlhf(world, 1.0))
 
 
-@claim("2.rlhf-imitates", r"RLHF ($\beta = 1$) on preference pairs imitates $\pi_\text{chosen}$.", "2.4", FAILS, OPTIMUM, paper="4.1",
-       counter=lambda w: kl(logistic(w), w.chosen),
-       note=r"holds on winners paired with independent reference samples; real pairs lead to $\pi_\text{ref}\,e^R/Z$")  # fmt: skip
+@claim("2.rlhf-imitates", "2.4", FAILS, OPTIMUM, paper="4.1", counter=lambda w: kl(logistic(w), w.chosen))
 def rlhf_imitates_on_independent_pairs(world: World) -> Tensor:
-    """The paper's headline, taken at its word. It is exact if losers are independent samples of the reference, and false
+    r"""RLHF ($\beta = 1$) on preference pairs imitates $\pi_\text{chosen}$.
+
+    Repair: holds on winners paired with independent reference samples; real pairs lead to $\pi_\text{ref}\,e^R/Z$.
+
+    The paper's headline, taken at its word. It is exact if losers are independent samples of the reference, and false
     for pairs as people collect them: there RLHF imitates the energy-based model of R itself. The size is KL(RLHF ||
     pi_chosen)."""
     return gap(logistic(world, independent_pairs(world)), world.chosen)
 
 
-@claim("2.forward-kl", r"SFT on the winners, $\min_\theta KL(\pi_\text{chosen}\,\|\,\pi_\theta)$, ends at $\pi_\text{chosen}$ in a full tabular class.",
-       "2.5", tolerance=OPTIMUM, worlds=ANY)  # fmt: skip
+@claim("2.forward-kl", "2.5", tolerance=OPTIMUM, worlds=ANY)
 def sft_optimum(world: World) -> Tensor:
-    """Maximum likelihood reproduces the law of its data, and the data of SFT on winners are the winners."""
+    r"""SFT on the winners, $\min_\theta KL(\pi_\text{chosen}\,\|\,\pi_\theta)$, ends at $\pi_\text{chosen}$ in a full tabular
+    class.
+
+    Maximum likelihood reproduces the law of its data, and the data of SFT on winners are the winners."""
     return gap(fit(world, "sft"), world.chosen)
 
 
-@claim("2.reverse-kl", r"The reverse KL, $\min_\theta KL(\pi_\theta\,\|\,\pi_\text{chosen})$, ends there too.", "2.5", tolerance=OPTIMUM,
-       worlds=ANY, paper="4.2")  # fmt: skip
+@claim("2.reverse-kl", "2.5", tolerance=OPTIMUM, worlds=ANY, paper="4.2")
 def reverse_kl_optimum(world: World) -> Tensor:
-    """Both KLs vanish only at equality, so while every policy is available the direction does not matter for the
+    r"""The reverse KL, $\min_\theta KL(\pi_\theta\,\|\,\pi_\text{chosen})$, ends there too.
+
+    Both KLs vanish only at equality, so while every policy is available the direction does not matter for the
     destination; it matters for restricted policies (2.mode-seeking) and finite data (section 8)."""
     return gap(minimise(world, lambda pi: kl(pi, world.chosen)), world.chosen)
 
 
-@claim("2.moments", r"Among log-linear policies the forward projection matches the target's mean features, $E_{\pi_\theta}\phi = E_{\pi_\text{chosen}}\phi$.",
-       "2.5", tolerance=OPTIMUM, worlds=ANY)  # fmt: skip
+@claim("2.moments", "2.5", tolerance=OPTIMUM, worlds=ANY)
 def moment_matching(world: World) -> Tensor:
-    """The gradient of the forward KL in theta is the difference of the mean features. Maximum entropy inverse RL is this
+    r"""Among log-linear policies the forward projection matches the target's mean features, $E_{\pi_\theta}\phi =
+    E_{\pi_\text{chosen}}\phi$.
+
+    The gradient of the forward KL in theta is the difference of the mean features. Maximum entropy inverse RL is this
     statement; it spreads over all modes of the target to get the means right."""
     features = quadratic(world.ref.shape[1])
     policy = project(world, world.chosen, features)
@@ -143,19 +160,23 @@ def full_class_directions(world: World) -> Tensor:
     return gap(forward, reverse)
 
 
-@claim("2.mode-seeking", "Forward and reverse KL end at the same policy.", "2.5", ASSUMES, OPTIMUM, worlds=ANY, counter=directions_apart,
-       note="the class contains the target; two-parameter log-linear policies do not contain two modes")  # fmt: skip
+@claim("2.mode-seeking", "2.5", ASSUMES, OPTIMUM, worlds=ANY, counter=directions_apart)
 def directions_agree_in_the_full_class(world: World) -> Tensor:
-    """Outside the class the two part: the forward KL pays for every response of the target that the policy misses
+    """Forward and reverse KL end at the same policy.
+
+    If: the class contains the target; two-parameter log-linear policies do not contain two modes.
+
+    Outside the class the two part: the forward KL pays for every response of the target that the policy misses
     (mass-covering), the reverse KL for every response the policy adds (mode-seeking). That is why the direction is worth
     arguing about at all."""
     return full_class_directions(world)
 
 
-@claim("2.preferences-from-policy", r"The preference of the RLHF optimum's own reward is the labeller's: $\sigma(\beta(f(y)-f(y'))) = P(y \succ y')$.",
-       "2.1", paper="4.1")  # fmt: skip
+@claim("2.preferences-from-policy", "2.1", paper="4.1")
 def policy_is_a_reward_model(world: World, beta: float = 0.7) -> Tensor:
-    """The optimum of RLHF carries its reward with it, in its log-ratios: a language model trained to the optimum is a
+    r"""The preference of the RLHF optimum's own reward is the labeller's: $\sigma(\beta(f(y)-f(y'))) = P(y \succ y')$.
+
+    The optimum of RLHF carries its reward with it, in its log-ratios: a language model trained to the optimum is a
     reward model that predicts the labels."""
     f = (optima.rlhf(world, beta) / world.ref).log()
     return gap(bradley_terry(beta * f), world.preference)

@@ -83,19 +83,22 @@ class Claim:
 CLAIMS: list[Claim] = []
 
 
-def claim(
-    id: str, statement: str, source: str, verdict: str = HOLDS, tolerance: float = IDENTITY, **fields: Any
-) -> Callable[[Check], Check]:
-    """Register the decorated check as a claim; fields as in ``Claim``.  Its docstring is the explanation if none is given.
+def claim(id: str, source: str, verdict: str = HOLDS, tolerance: float = IDENTITY, **fields: Any) -> Callable[[Check], Check]:
+    """Register the decorated check as a claim, ``fields`` as in ``Claim``.
 
-    With ``counter_worlds`` and no ``counter`` the check itself, on those worlds, is the counter-check.
+    The check's docstring has in its first paragraph the statement, then "If: ..." or "Repair: ..." where the verdict needs a
+    note, then the explanation; ``fields`` may hold them instead.  With ``counter_worlds`` and no ``counter`` the check itself,
+    on those worlds, is the counter-check.
     """
 
     def register(check: Check) -> Check:
-        if "counter_worlds" in fields and "counter" not in fields:
-            fields["counter"] = check
-        words = " ".join(inspect.cleandoc(fields.pop("explanation", check.__doc__ or "")).split())
-        CLAIMS.append(Claim(id, statement, f"THEORY §{source}", check, verdict, tolerance, explanation=words, **fields))
+        statement, *rest = [" ".join(part.split()) for part in inspect.cleandoc(check.__doc__ or "").split("\n\n")]
+        noted = rest and rest[0].startswith(("If: ", "Repair: "))
+        note = rest.pop(0).partition(": ")[2].removesuffix(".") if noted else ""
+        texts = {"statement": statement, "note": note, "explanation": " ".join(rest)} | fields
+        if "counter_worlds" in texts:
+            texts.setdefault("counter", check)
+        CLAIMS.append(Claim(id=id, source=f"THEORY §{source}", check=check, verdict=verdict, tolerance=tolerance, **texts))
         return check
 
     return register

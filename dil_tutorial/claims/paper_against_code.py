@@ -10,9 +10,11 @@ from toy import World
 from toy.fit import log_ratio
 
 
-@claim("7.ukl", r"The code's chosen term of UKL, $-\log\pi_\theta(y_w)$ in place of $-f(y_w)$, has the same gradient.", "7")
+@claim("7.ukl", "7")
 def ukl_without_the_reference(world: World) -> Tensor:
-    """The reference's log-probability does not depend on theta, and UKL's chosen term is linear, so dropping it changes
+    r"""The code's chosen term of UKL, $-\log\pi_\theta(y_w)$ in place of $-f(y_w)$, has the same gradient.
+
+    The reference's log-probability does not depend on theta, and UKL's chosen term is linear, so dropping it changes
     the value of the loss and nothing else. For any other generator it would not be a constant."""
     logits = some_policy(world).log().requires_grad_()
     ours = UKL.chosen_loss(log_ratio(logits, world.ref)).sum()
@@ -44,18 +46,23 @@ def margin_gap(words: World) -> Tensor:
     return gap(*logged_margin(words, some_policy(words)))
 
 
-@claim("7.rewards", 'What the code logs as "rewards", mean log-probabilities, has the margins of the log-ratios.', "7", ASSUMES,
-       counter=lambda w: margin_gap(sentences(w)), note="the reference gives both responses the same mean log-probability")  # fmt: skip
+@claim("7.rewards", "7", ASSUMES, counter=lambda w: margin_gap(sentences(w)))
 def logged_rewards(world: World) -> Tensor:
-    """A margin of log-probabilities contains the reference's own margin, which training does not touch. Plots of it tell
+    """What the code logs as "rewards", mean log-probabilities, has the margins of the log-ratios.
+
+    If: the reference gives both responses the same mean log-probability.
+
+    A margin of log-probabilities contains the reference's own margin, which training does not touch. Plots of it tell
     how probable responses are, not how far the policy has moved; only with a reference that is indifferent are they the
     same."""
     return margin_gap(flat_reference(world))
 
 
-@claim("7.value-at-start", r"At the start, $f = 0$, every loss sees the same thing whether it is fed sums or means.", "7")
+@claim("7.value-at-start", "7")
 def start_is_the_same(world: World) -> Tensor:
-    """Zero divided by a length is zero. Means and sums part only as training moves, and with a mean each token's pull is
+    """At the start, $f = 0$, every loss sees the same thing whether it is fed sums or means.
+
+    Zero divided by a length is zero. Means and sums part only as training moves, and with a mean each token's pull is
     |y| times weaker: with learning rates of 5e-7 and one epoch the published runs stay close to this point (see
     8.first-step)."""
     f = some_log_ratios(world) * 0

@@ -24,28 +24,31 @@ from toy.fit import fit, population_loss
 from toy.gallery import bimodal
 
 
-@claim("3.objective", r"$KL(\pi_\theta\,\|\,\pi_\text{chosen}) = KL(\pi_\theta\,\|\,\pi_\text{ref}) - E_{\pi_\theta} \log r^*$.", "3.1",
-       worlds=ANY, paper="4.2")  # fmt: skip
+@claim("3.objective", "3.1", worlds=ANY, paper="4.2")
 def reverse_kl_is_rlhf(world: World) -> Tensor:
-    """Split log(pi/pi_chosen) at pi_ref. The reverse KL to the winners is a KL-regularised reward: stay near the
+    r"""$KL(\pi_\theta\,\|\,\pi_\text{chosen}) = KL(\pi_\theta\,\|\,\pi_\text{ref}) - E_{\pi_\theta} \log r^*$.
+
+    Split log(pi/pi_chosen) at pi_ref. The reverse KL to the winners is a KL-regularised reward: stay near the
     reference, and earn the log-ratio r* = pi_chosen/pi_ref. No reward model appears, but its place is taken."""
     policy, ratio = some_policy(world), world.chosen / world.ref
     return (kl(policy, world.chosen) - (kl(policy, world.ref) - (policy * ratio.log()).sum(1))).abs()
 
 
-@claim("3.objective-optimum", r"DIL's objective is RLHF at $\beta = 1$ with reward $\log r^*$; its optimum is $\pi_\text{chosen}$.", "3.1",
-       tolerance=OPTIMUM, worlds=ANY, paper="4.2")  # fmt: skip
+@claim("3.objective-optimum", "3.1", tolerance=OPTIMUM, worlds=ANY, paper="4.2")
 def dil_objective_optimum(world: World) -> Tensor:
-    """By Gibbs the optimum is pi_ref exp(log r*)/Z = pi_ref r* = pi_chosen. Temperature 1 is not a choice here: another
+    r"""DIL's objective is RLHF at $\beta = 1$ with reward $\log r^*$; its optimum is $\pi_\text{chosen}$.
+
+    By Gibbs the optimum is pi_ref exp(log r*)/Z = pi_ref r* = pi_chosen. Temperature 1 is not a choice here: another
     beta would imitate pi_ref (r*)^{1/beta}/Z instead."""
     log_ratio = (world.chosen / world.ref).log()
     return gap(minimise(world, lambda pi: -rlhf.rlhf_objective(pi, world.ref, log_ratio, 1.0)), world.chosen)
 
 
-@claim("3.bregman", r"The ratio loss measures a Bregman divergence: $L_h(r) - L_h(r^*) = D_h(r^*\,\|\,r)$ for every convex $h$.", "3.2",
-       worlds=ANY, paper="4.3")  # fmt: skip
+@claim("3.bregman", "3.2", worlds=ANY, paper="4.3")
 def bregman_gap(world: World) -> Tensor:
-    """The divergence contains the unknown r*; multiply out, and r* appears only inside an average over the winners, which
+    r"""The ratio loss measures a Bregman divergence: $L_h(r) - L_h(r^*) = D_h(r^*\,\|\,r)$ for every convex $h$.
+
+    The divergence contains the unknown r*; multiply out, and r* appears only inside an average over the winners, which
     the data provide. What is left, L_h, can be estimated and differs from the divergence by a constant."""
 
     def check(world: World, gen: Generator) -> Tensor:
@@ -57,17 +60,20 @@ def bregman_gap(world: World) -> Tensor:
     return over_generators(check)(world)
 
 
-@claim("3.positive", r"$B_h(r^*, r) \ge 0$, so the loss is least at $r = r^*$.", "3.2", worlds=ANY, paper="4.3")
+@claim("3.positive", "3.2", worlds=ANY, paper="4.3")
 def divergence_is_positive(world: World) -> Tensor:
-    """A convex function lies above its tangents, and B_h is the distance from the tangent. Least squares, logistic
+    r"""$B_h(r^*, r) \ge 0$, so the loss is least at $r = r^*$.
+
+    A convex function lies above its tangents, and B_h is the distance from the tangent. Least squares, logistic
     regression and maximum likelihood of a ratio are three choices of one function h."""
     return over_generators(lambda w, gen: excess(-gen.bregman(w.chosen / w.ref, some_log_ratios(w, gen).exp()), 0.0))(world)
 
 
-@claim("3.table", r"The table of losses: $\frac{d}{df}$ of the chosen term is $-r h''(r)$, of the reference term $r^2 h''(r)$.", "3.3",
-       worlds=ANY, paper="4.3")  # fmt: skip
+@claim("3.table", "3.3", worlds=ANY, paper="4.3")
 def loss_forms(world: World) -> Tensor:
-    """With r = e^f the chain rule gives a factor r. The curvature h'' is all that distinguishes one loss from another:
+    r"""The table of losses: $\frac{d}{df}$ of the chosen term is $-r h''(r)$, of the reference term $r^2 h''(r)$.
+
+    With r = e^f the chain rule gives a factor r. The curvature h'' is all that distinguishes one loss from another:
     LSIF weighs large ratios most, BCE bounds every weight, Itakura–Saito looks at small ratios."""
 
     def check(world: World, gen: Generator) -> Tensor:
@@ -80,9 +86,11 @@ def loss_forms(world: World) -> Tensor:
     return over_generators(check)(world)
 
 
-@claim("3.weights", r"The reference weight is always $r$ times the chosen weight.", "3.3", worlds=ANY)
+@claim("3.weights", "3.3", worlds=ANY)
 def weight_ratio(world: World) -> Tensor:
-    """r^2 h'' over r h''. So the two pulls on a response balance where the data say A(y) = D(y) r(y), whatever h is, unless
+    """The reference weight is always $r$ times the chosen weight.
+
+    r^2 h'' over r h''. So the two pulls on a response balance where the data say A(y) = D(y) r(y), whatever h is, unless
     normalisation interferes."""
 
     def check(world: World, gen: Generator) -> Tensor:
@@ -93,9 +101,11 @@ def weight_ratio(world: World) -> Tensor:
     return over_generators(check)(world)
 
 
-@claim("3.autodiff", r"A generator given only as code, $h$, has the same gradients as its closed form.", "3.3", worlds=ANY)
+@claim("3.autodiff", "3.3", worlds=ANY)
 def autodiff_matches_closed_form(world: World) -> Tensor:
-    """The losses need h' and h, nothing else, so any differentiable convex function makes a new algorithm without a line
+    """A generator given only as code, $h$, has the same gradients as its closed form.
+
+    The losses need h' and h, nothing else, so any differentiable convex function makes a new algorithm without a line
     of algebra."""
 
     def check(world: World, gen: Generator) -> Tensor:
@@ -110,10 +120,11 @@ def autodiff_matches_closed_form(world: World) -> Tensor:
     return over_generators(check)(world)
 
 
-@claim("3.power", r"One family, $h'' = r^{a-1}$, runs through LSIF ($a = 1$), UKL ($0$), Hellinger ($-\frac12$) and Itakura–Saito ($-1$).",
-       "3.3", worlds=ANY)  # fmt: skip
+@claim("3.power", "3.3", worlds=ANY)
 def power_family(world: World) -> Tensor:
-    """The power (Basu) divergences. The exponent says which ratios matter: the larger a, the more the loss cares about
+    r"""One family, $h'' = r^{a-1}$, runs through LSIF ($a = 1$), UKL ($0$), Hellinger ($-\frac12$) and Itakura–Saito ($-1$).
+
+    The power (Basu) divergences. The exponent says which ratios matter: the larger a, the more the loss cares about
     responses that the winners have often and the reference seldom."""
     f = some_log_ratios(world)
     gaps = []
@@ -123,10 +134,11 @@ def power_family(world: World) -> Tensor:
     return torch.stack(gaps).amax(0)
 
 
-@claim("3.mixtures", r"Generators add: the loss and the divergence of $\sum_k w_k h_k$ are the sums of theirs.", "3.3",
-       worlds=ANY)  # fmt: skip
+@claim("3.mixtures", "3.3", worlds=ANY)
 def mixtures_are_linear(world: World) -> Tensor:
-    """Everything is linear in h. A positive mixture of convex functions is convex, so its weights can be learned, which
+    r"""Generators add: the loss and the divergence of $\sum_k w_k h_k$ are the sums of theirs.
+
+    Everything is linear in h. A positive mixture of convex functions is convex, so its weights can be learned, which
     is the idea of f-GAIL (claims 9.learned-*)."""
     weights = {"lsif": 0.3, "bce": 1.2, "hellinger": 0.5}
     f, mixed = some_log_ratios(world), mixture(weights)
@@ -136,17 +148,20 @@ def mixtures_are_linear(world: World) -> Tensor:
     return torch.maximum((whole - parts).abs(), (mixed.ratio_loss(f, world.chosen, world.ref) - loss).abs())
 
 
-@claim("3.normaliser", r"The change of variables needs no normaliser: $Z = \sum_y \pi_\text{ref}\, r^* = 1$.", "3.4",
-       worlds=ANY, paper="4.4")  # fmt: skip
+@claim("3.normaliser", "3.4", worlds=ANY, paper="4.4")
 def no_normaliser(world: World) -> Tensor:
-    """A density ratio integrates to one against its denominator. So at temperature 1 the policy's own log-ratio can stand
+    r"""The change of variables needs no normaliser: $Z = \sum_y \pi_\text{ref}\, r^* = 1$.
+
+    A density ratio integrates to one against its denominator. So at temperature 1 the policy's own log-ratio can stand
     for log r*, with nothing left over. At another temperature something is (section 6)."""
     return rlhf.log_partition(world.ref, (world.chosen / world.ref).log()).abs()
 
 
-@claim("3.no-pairing", "No pairing is used: winners and losers may come from different pairs.", "3.4", worlds=ANY, paper="4.4")
+@claim("3.no-pairing", "3.4", worlds=ANY, paper="4.4")
 def shuffled_pairs(world: World) -> Tensor:
-    """The DIL loss is a sum of a term of the winner and one of the loser, so only their separate laws matter. Shuffle the
+    """No pairing is used: winners and losers may come from different pairs.
+
+    The DIL loss is a sum of a term of the winner and one of the loser, so only their separate laws matter. Shuffle the
     losers among the pairs, and the loss is the same for every policy. (DPO looks at the pair: claim 5.win-rates.)"""
     f = some_log_ratios(world)
     shuffled = world.chosen.unsqueeze(2) * world.rejected.unsqueeze(1)
@@ -159,10 +174,11 @@ def shuffled_pairs(world: World) -> Tensor:
     return torch.stack(gaps).amax(0)
 
 
-@claim("3.ukl-is-sft", r"For normalised policies repaired UKL is SFT: $L = -E_{\pi_\text{chosen}} f + 1$, in any class of policies.", "3.3",
-       worlds=ANY)  # fmt: skip
+@claim("3.ukl-is-sft", "3.3", worlds=ANY)
 def ukl_is_sft(world: World) -> Tensor:
-    """UKL's reference term is E_ref e^f, the policy's total mass, which is one. What remains is the log-likelihood of the
+    r"""For normalised policies repaired UKL is SFT: $L = -E_{\pi_\text{chosen}} f + 1$, in any class of policies.
+
+    UKL's reference term is E_ref e^f, the policy's total mass, which is one. What remains is the log-likelihood of the
     winners. So the generator the paper calls UKL, with the right denominator, is the *forward* KL of plain SFT, not a
     reverse KL; with finite data its reference term acts as a control variate for the normalisation over unseen responses."""
     policy = some_policy(world)
@@ -188,10 +204,13 @@ def curvature_in_the_truth(world: World, gen: Generator | None) -> Tensor:
     return gap(*curvatures)
 
 
-@claim("3.not-reverse", r"The divergence that DIL minimises is curved in $r^*$ independently of $r$, as $B_h(r^*, r)$ is.", "3.2", ASSUMES, worlds=ANY,
-       counter=lambda w: curvature_in_the_truth(w, None), note=r"it comes from a convex $h$; the reverse KL, $r\log\frac{r}{r^*}$, does not")  # fmt: skip
+@claim("3.not-reverse", "3.2", ASSUMES, worlds=ANY, counter=lambda w: curvature_in_the_truth(w, None))
 def no_generator_is_the_reverse_kl(world: World) -> Tensor:
-    """In B_h(r*, r) the truth enters as h(r*) plus a linear term, so its second derivative in r* is h''(r*), whatever r
+    r"""The divergence that DIL minimises is curved in $r^*$ independently of $r$, as $B_h(r^*, r)$ is.
+
+    If: it comes from a convex $h$; the reverse KL, $r\log\frac{r}{r^*}$, does not.
+
+    In B_h(r*, r) the truth enters as h(r*) plus a linear term, so its second derivative in r* is h''(r*), whatever r
     is. The reverse KL's is r/r*^2, which depends on r. Hence no generator turns the ratio loss into the reverse KL that
     DIL set out to minimise; they share a minimiser when the class contains it, and nothing more."""
     return over_generators(lambda w, gen: curvature_in_the_truth(w, gen))(world)
@@ -204,10 +223,13 @@ def restricted_gap(world: World) -> Tensor:
     return kl(policy, loglinear.project(two_modes, two_modes.chosen, features, "reverse"))
 
 
-@claim("3.reverse-kl", r"Minimising the (repaired) ratio loss minimises $KL(\pi_\theta\,\|\,\pi_\text{chosen})$.", "3.4", ASSUMES, OPTIMUM, worlds=ANY,
-       paper="4.4", counter=restricted_gap, note="the class contains the winners' law; in a two-parameter log-linear class it does not")  # fmt: skip
+@claim("3.reverse-kl", "3.4", ASSUMES, OPTIMUM, worlds=ANY, paper="4.4", counter=restricted_gap)
 def ratio_loss_minimises_the_reverse_kl(world: World) -> Tensor:
-    """The paper's chain of equivalences ends in a loss whose optimum is the reverse KL's, provided that optimum is zero.
+    r"""Minimising the (repaired) ratio loss minimises $KL(\pi_\theta\,\|\,\pi_\text{chosen})$.
+
+    If: the class contains the winners' law; in a two-parameter log-linear class it does not.
+
+    The paper's chain of equivalences ends in a loss whose optimum is the reverse KL's, provided that optimum is zero.
     For a policy class that misses the target, each h has a projection of its own (LSIF's is measured here), and none of
     them is the reverse one."""
     return gap(fit(world, make_loss("dil", generator="lsif", denominator="mixture")), world.chosen)

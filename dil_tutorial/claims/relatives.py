@@ -13,17 +13,21 @@ from toy.fit import fit, log_ratio, population_loss, search
 from toy.gallery import rock_paper_scissors
 
 
-@claim("5.dpo-cpc", r"DPO at $\beta = 1$ is CPC with one negative, scored by $f$.", "5", paper="4.1")
+@claim("5.dpo-cpc", "5", paper="4.1")
 def dpo_is_cpc(world: World) -> Tensor:
-    """Softmax over two candidates is a sigmoid of their difference. DPO's log-ratio f sits exactly where CPC has its
+    r"""DPO at $\beta = 1$ is CPC with one negative, scored by $f$.
+
+    Softmax over two candidates is a sigmoid of their difference. DPO's log-ratio f sits exactly where CPC has its
     score f*, which is the paper's bridge from contrastive learning to DPO."""
     f = some_log_ratios(world)
     return gap(losses.dpo_loss(f, f.flip(1), beta=1.0), losses.cpc_loss(f, f.flip(1).unsqueeze(-1)))
 
 
-@claim("5.dpo", r"DPO ends at $\pi_\text{ref}\,e^{R/\beta}/Z$.", "5", tolerance=OPTIMUM)
+@claim("5.dpo", "5", tolerance=OPTIMUM)
 def dpo_optimum(world: World, beta: float = 0.5) -> Tensor:
-    """The Bradley–Terry likelihood is maximal at the labeller's reward, and beta f is DPO's reward. So DPO's optimum is
+    r"""DPO ends at $\pi_\text{ref}\,e^{R/\beta}/Z$.
+
+    The Bradley–Terry likelihood is maximal at the labeller's reward, and beta f is DPO's reward. So DPO's optimum is
     RLHF's, without a reward model in between."""
     return gap(fit(world, make_loss("dpo", beta=beta)), optima.rlhf(world, beta))
 
@@ -34,18 +38,23 @@ def dpo_reproduces_preference(world: World) -> Tensor:
     return gap(torch.sigmoid(f.unsqueeze(2) - f.unsqueeze(1)), world.preference)
 
 
-@claim("5.dpo-preference", r"DPO's optimum reproduces the preference: $\sigma(f(y) - f(y')) = P(y \succ y')$.", "5", ASSUMES, OPTIMUM,
-       counter_worlds=ANY, note="the preference is Bradley–Terry")  # fmt: skip
+@claim("5.dpo-preference", "5", ASSUMES, OPTIMUM, counter_worlds=ANY)
 def dpo_preference(world: World) -> Tensor:
-    """One number for each response can explain only preferences that come from one number for each response. For
+    r"""DPO's optimum reproduces the preference: $\sigma(f(y) - f(y')) = P(y \succ y')$.
+
+    If: the preference is Bradley–Terry.
+
+    One number for each response can explain only preferences that come from one number for each response. For
     rock–paper–scissors the best it can do is a compromise (5.bt-projection)."""
     return dpo_reproduces_preference(world)
 
 
-@claim("5.bt-projection", r"For any preference DPO's optimum is the Bradley–Terry model with the same win rates: $E_{y'}\,\sigma(f(y)-f(y')) = w(y)$.",
-       "5", tolerance=OPTIMUM, worlds=ANY)  # fmt: skip
+@claim("5.bt-projection", "5", tolerance=OPTIMUM, worlds=ANY)
 def bt_projection(world: World) -> Tensor:
-    """The derivative of the logistic likelihood in f(y) is the win rate that the data show minus the one that the model
+    r"""For any preference DPO's optimum is the Bradley–Terry model with the same win rates: $E_{y'}\,\sigma(f(y)-f(y')) =
+    w(y)$.
+
+    The derivative of the logistic likelihood in f(y) is the win rate that the data show minus the one that the model
     predicts. So DPO never sees intransitivity; it sees win rates, and explains them by the only reward that can."""
     f = (fit(world, make_loss("dpo", beta=1.0)) / world.ref).log()
     predicted = (torch.sigmoid(f.unsqueeze(2) - f.unsqueeze(1)) * world.ref.unsqueeze(1)).sum(2)
@@ -64,10 +73,12 @@ def cyclic_twin(world: World) -> World:
     return World(ref, P)
 
 
-@claim("5.win-rates", r"The preference acts only through the win rate $w$, for DIL, SFT, NCA, KTO, IPO, SPPO and DPO: no model of preferences is needed to say where they end.",
-       "5", tolerance=OPTIMUM, worlds=ANY)  # fmt: skip
+@claim("5.win-rates", "5", tolerance=OPTIMUM, worlds=ANY)
 def only_win_rates_matter(world: World) -> Tensor:
-    """Two labellers with equal win rates but different tastes (one of them with a cycle added) lead to the same optimum.
+    """The preference acts only through the win rate $w$, for DIL, SFT, NCA, KTO, IPO, SPPO and DPO: no model of preferences
+    is needed to say where they end.
+
+    Two labellers with equal win rates but different tastes (one of them with a cycle added) lead to the same optimum.
     Losses of winner and loser apart see only the two marginal laws; IPO is quadratic; and DPO's optimum is fixed by win
     rates too (5.bt-projection), though its value is not."""
     twin = cyclic_twin(world)
@@ -91,34 +102,41 @@ def twins_with_a_margin(world: World) -> Tensor:
     return gap(fit(game, "simpo"), fit(cyclic_twin(game), "simpo"))
 
 
-@claim("5.margins-see-more", "Where a loss ends depends on the preference only through the win rate.", "5", ASSUMES, OPTIMUM, worlds=ANY,
-       counter=twins_with_a_margin, note="the margin has no target (SimPO's gamma is one): with a margin, who beats whom matters")  # fmt: skip
+@claim("5.margins-see-more", "5", ASSUMES, OPTIMUM, worlds=ANY, counter=twins_with_a_margin)
 def no_margin_no_matter(world: World) -> Tensor:
-    """With gamma = 0 SimPO is a logistic loss and sees win rates alone. A margin breaks the balance of the logistic
+    """Where a loss ends depends on the preference only through the win rate.
+
+    If: the margin has no target (SimPO's gamma is one): with a margin, who beats whom matters.
+
+    With gamma = 0 SimPO is a logistic loss and sees win rates alone. A margin breaks the balance of the logistic
     gradient, and the optimum then depends on the whole table of preferences."""
     loss = make_loss("simpo", gamma=0.0)
     return gap(fit(world, loss), fit(cyclic_twin(world), loss))
 
 
-@claim("5.ipo", r"IPO ends at $\pi_\text{ref}\,e^{w/\tau}/Z$, for any preference.", "5", tolerance=OPTIMUM, worlds=ANY)
+@claim("5.ipo", "5", tolerance=OPTIMUM, worlds=ANY)
 def ipo_optimum(world: World, tau: float = 0.4) -> Tensor:
-    """A square loss makes the log-ratio a regression on the win rate. Because w is bounded IPO cannot run off to infinity
+    r"""IPO ends at $\pi_\text{ref}\,e^{w/\tau}/Z$, for any preference.
+
+    A square loss makes the log-ratio a regression on the win rate. Because w is bounded IPO cannot run off to infinity
     as DPO does when labels are nearly deterministic."""
     return gap(fit(world, make_loss("ipo", tau=tau)), optima.ipo(world, tau))
 
 
-@claim("5.sppo", r"SPPO with hard labels ends at $f + \lambda e^f = t/(2\beta)$, for any preference.", "5", tolerance=OPTIMUM,
-       worlds=ANY)  # fmt: skip
+@claim("5.sppo", "5", tolerance=OPTIMUM, worlds=ANY)
 def sppo_optimum(world: World, beta: float = 0.7) -> Tensor:
-    """Two squares with opposite targets average to one square around t/(2 beta). Those log-ratios would sum to more than
+    r"""SPPO with hard labels ends at $f + \lambda e^f = t/(2\beta)$, for any preference.
+
+    Two squares with opposite targets average to one square around t/(2 beta). Those log-ratios would sum to more than
     one, and the normaliser lambda brings them back; the paper's update has the normaliser built in."""
     return gap(fit(world, make_loss("sppo", beta=beta)), optima.sppo(world, beta))
 
 
-@claim("5.f-dpo", r"f-DPO ends at $\beta h'(r) = R - \lambda(x)$, the optimum of RLHF with the $f$-divergence of $h$.", "5",
-       tolerance=OPTIMUM)  # fmt: skip
+@claim("5.f-dpo", "5", tolerance=OPTIMUM)
 def f_dpo_optimum(world: World) -> Tensor:
-    """Replace log r by h'(r) in DPO, and its generators are ours: UKL gives the reverse KL and so DPO itself, BCE the
+    r"""f-DPO ends at $\beta h'(r) = R - \lambda(x)$, the optimum of RLHF with the $f$-divergence of $h$.
+
+    Replace log r by h'(r) in DPO, and its generators are ours: UKL gives the reverse KL and so DPO itself, BCE the
     Jensen–Shannon divergence, Itakura–Saito the forward KL. The same h bends two different bridges, one from ratios and
     one from rewards."""
     gaps = [gap(search(world, make_loss("f-dpo", generator=gen, beta=1.0), starts=8), optima.f_dpo(world, gen, 1.0))
@@ -126,16 +144,20 @@ def f_dpo_optimum(world: World) -> Tensor:
     return torch.stack(gaps).amax(0)
 
 
-@claim("5.f-dpo-ukl", "f-DPO with UKL is DPO.", "5")
+@claim("5.f-dpo-ukl", "5")
 def f_dpo_with_ukl(world: World) -> Tensor:
-    """h' = log r, so h'(r_w) - h'(r_l) is the difference of log-ratios."""
+    """f-DPO with UKL is DPO.
+
+    h' = log r, so h'(r_w) - h'(r_l) is the difference of log-ratios."""
     f = some_log_ratios(world)
     return gap(losses.f_dpo_loss(f, f.flip(1), "ukl", beta=0.3), losses.dpo_loss(f, f.flip(1), beta=0.3))
 
 
-@claim("5.kto", r"KTO gives probability zero to every response that loses more than it wins ($t \le 0$).", "5", worlds=ANY)
+@claim("5.kto", "5", worlds=ANY)
 def kto_is_stationary(world: World) -> Tensor:
-    """Its population loss is -E_ref t sigmoid(beta f - z): it falls in f all the way where t > 0 and rises all the way
+    r"""KTO gives probability zero to every response that loses more than it wins ($t \le 0$).
+
+    Its population loss is -E_ref t sigmoid(beta f - z): it falls in f all the way where t > 0 and rises all the way
     where t < 0. Only the normalisation stops the good ones. The residual is the loss's gradient at the stated optimum,
     losers sent to e^-10000."""
     policy = optima.kto(world, 0.1)
@@ -146,27 +168,32 @@ def kto_is_stationary(world: World) -> Tensor:
     return gradient.abs().amax(1) + zeros
 
 
-@claim("5.reference-free", r"SimPO with $\gamma = 0$ on responses of one token ends at $e^{R/\beta}/Z$: the reference plays no part.", "5",
-       tolerance=OPTIMUM)  # fmt: skip
+@claim("5.reference-free", "5", tolerance=OPTIMUM)
 def simpo_forgets_the_reference(world: World) -> Tensor:
-    """A loss that never sees pi_ref cannot stay near it. The pairs come from the reference, but how often a pair is drawn
+    r"""SimPO with $\gamma = 0$ on responses of one token ends at $e^{R/\beta}/Z$: the reference plays no part.
+
+    A loss that never sees pi_ref cannot stay near it. The pairs come from the reference, but how often a pair is drawn
     does not move a loss that every pair can satisfy; only the preference does."""
     uniform = torch.full_like(world.ref, 1 / world.ref.shape[1])
     return gap(fit(world, make_loss("simpo", beta=2.0, gamma=0.0)), tilt(uniform, world.true_reward / 2.0))
 
 
-@claim("5.cpo", "CPO is DPO with a uniform reference plus SFT on the winners.", "5")
+@claim("5.cpo", "5")
 def cpo_is_dpo_plus_sft(world: World) -> Tensor:
-    """The reference cancels from a difference of log-probabilities when it is uniform. The added likelihood keeps the
+    """CPO is DPO with a uniform reference plus SFT on the winners.
+
+    The reference cancels from a difference of log-probabilities when it is uniform. The added likelihood keeps the
     winners' probability from falling."""
     log_pi = torch.log_softmax(some_log_ratios(world), -1)
     both = losses.dpo_loss(log_pi, log_pi.flip(1), beta=0.3) + 0.5 * losses.sft_loss(log_pi)
     return gap(losses.LOSSES["cpo"](log_pi, log_pi.flip(1), beta=0.3, sft_weight=0.5), both)
 
 
-@claim("5.orpo", "ORPO is SFT plus DPO on log-odds in place of log-ratios.", "5")
+@claim("5.orpo", "5")
 def orpo_is_sft_plus_dpo_on_odds(world: World) -> Tensor:
-    """log odds = log p - log(1 - p). For a long response p is tiny and its log-odds are its log-probability, so ORPO is
+    """ORPO is SFT plus DPO on log-odds in place of log-ratios.
+
+    log odds = log p - log(1 - p). For a long response p is tiny and its log-odds are its log-probability, so ORPO is
     nearly CPO; the mean per token makes p large enough for the odds to matter."""
     log_p = torch.log_softmax(some_log_ratios(world), -1)
     odds = torch.special.logit(log_p.exp())
@@ -174,9 +201,11 @@ def orpo_is_sft_plus_dpo_on_odds(world: World) -> Tensor:
     return gap(losses.LOSSES["orpo"](log_p, log_p.flip(1), weight=0.3), both)
 
 
-@claim("5.slic", "SLiC's optimum has kinks and no closed form; the stated numerical one cannot be improved.", "5", worlds=ANY)
+@claim("5.slic", "5", worlds=ANY)
 def slic_optimum(world: World) -> Tensor:
-    """Convex in the logits and piecewise linear but for the likelihood term, so pairs of responses lock at exactly the
+    """SLiC's optimum has kinks and no closed form; the stated numerical one cannot be improved.
+
+    Convex in the logits and piecewise linear but for the likelihood term, so pairs of responses lock at exactly the
     margin delta. If such a function can be lowered, then by moving some subset of the logits together; the residual is
     the largest fall over all subsets, up and down, in the loss's own units."""
     best, loss = optima.slic(world), make_loss("slic")
@@ -197,20 +226,23 @@ def largest_pull(world: World, loss: Loss) -> Tensor:
     return excess(pulls.abs().unsqueeze(0), 1.0).expand(len(world.ref))
 
 
-@claim("5.bounded", "One pair pulls on a log-ratio with a force of at most 1.", "5", ASSUMES,
-       counter=lambda w: largest_pull(w, make_loss("dil", generator="lsif", denominator="mixture")),
-       note=r"the loss is BCE, NCA, BCO, KTO or DPO at $\beta \le 1$; LSIF and UKL grow with the ratio")  # fmt: skip
+@claim("5.bounded", "5", ASSUMES, counter=lambda w: largest_pull(w, make_loss("dil", generator="lsif", denominator="mixture")))
 def bounded_gradients(world: World) -> Tensor:
-    """Sigmoids have bounded slopes. With LSIF a response whose ratio is e^5 pulls e^10 times as hard as it should: one
+    r"""One pair pulls on a log-ratio with a force of at most 1.
+
+    If: the loss is BCE, NCA, BCO, KTO or DPO at $\beta \le 1$; LSIF and UKL grow with the ratio.
+
+    Sigmoids have bounded slopes. With LSIF a response whose ratio is e^5 pulls e^10 times as hard as it should: one
     such response can undo a batch, which is why h matters in practice even where all h share an optimum."""
     bounded = [make_loss(name, beta=1.0) for name in ("nca", "bco", "kto", "dpo")]
     bounded += [make_loss("dil", generator="bce", denominator=denominator) for denominator in ("mixture", "rejected")]
     return torch.stack([largest_pull(world, loss) for loss in bounded]).amax(0)
 
 
-@claim("5.no-reward-needed", r"Without any reward behind the preference, DIL's target is still $\pi_\text{ref}(1+t)$ and its exact optimum.", "5",
-       tolerance=OPTIMUM, worlds=ANY)  # fmt: skip
+@claim("5.no-reward-needed", "5", tolerance=OPTIMUM, worlds=ANY)
 def no_reward_needed(world: World) -> Tensor:
-    """Dropping Bradley–Terry loses nothing: an average win rate exists for any table of preferences, transitive or not.
+    r"""Without any reward behind the preference, DIL's target is still $\pi_\text{ref}(1+t)$ and its exact optimum.
+
+    Dropping Bradley–Terry loses nothing: an average win rate exists for any table of preferences, transitive or not.
     (DIL still assumes that labels are draws from *some* fixed P and that pairs come from the reference.)"""
     return kl(optima.dil(world, "bce", "mixture"), world.chosen)
