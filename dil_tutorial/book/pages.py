@@ -113,4 +113,4 @@ def house_page(root: Path) -> str:
 
 def pair_page() -> str:
     """One pair from its line of JSON to the weights, and the same in a toy world, with the actual numbers."""
-    return page("pair", language_model=pair.through_a_language_model(), toy=pair.through_a_toy_world())
+    return page("pair", func=pair.func, model=pair.through_a_language_model(), toy=pair.through_a_toy_world())

@@ -1,7 +1,6 @@
 """How a pair becomes a gradient: one pair through every function that touches it, with shapes and actual numbers."""
 
 import json
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,15 +12,6 @@ from toy.fit import fit, population_loss
 
 LOSS = {"name": "dil", "generator": "lsif", "denominator": "mixture"}
 PAIR = {"prompt": "The sky is", "chosen": " blue.", "rejected": " green."}
-
-
-class Stop(NamedTuple):
-    """A row of the page: what happens, which function does it, the shape of what comes out, and what that is here."""
-
-    what: str
-    where: str  # a role of Sphinx, which links to the function's documentation
-    shape: str
-    here: str
 
 
 def func(name: str) -> str:
@@ -44,8 +34,8 @@ def shown(values: Tensor, digits: int = 3) -> str:
     return ", ".join(f"{value:z.{digits}f}".replace("-", "−") for value in values.flatten().tolist())
 
 
-def through_a_language_model() -> list[Stop]:
-    """From a line of JSON to the weights of the tutorial's tiny model, one step away from its reference."""
+def through_a_language_model() -> dict[str, str]:
+    """What each stop makes of PAIR in the tutorial's tiny model, one step away from its reference; the rows are the template's."""
     from dil_tutorial.llm.batches import PackedBatch, pack
     from dil_tutorial.llm.capabilities import enable_packing
     from dil_tutorial.llm.data import check_pair
@@ -79,48 +69,39 @@ def through_a_language_model() -> list[Stop]:
     pull = -torch.autograd.grad(loss(*f), f)[0]
     after = step(0.0)[2]
     assert isinstance(batch, PackedBatch)
-    ids = {name: ", ".join(map(str, part)) for name, part in (
-        ("prompt", row.chosen.prompt), ("chosen", row.chosen.tokens), ("rejected", row.rejected.tokens))}  # fmt: skip
-    return [
-        Stop("A line of the file is read and checked", func("dil_tutorial.llm.data.read_pairs"), "a row", f"`{json.dumps(PAIR)}`"),
-        Stop("Prompt and responses become tokens; the end token closes each response", func("dil_tutorial.llm.tokens.tokenize_pair"),
-             "three lists", f"prompt {ids['prompt']}; chosen {ids['chosen']}; rejected {ids['rejected']}"),
-        Stop("Both responses share a row: prompt, chosen, rejected; positions restart", func("dil_tutorial.llm.batches.pack"),
-             "(1, S)", f"S = {batch.input_ids.shape[1]}, positions {shown(batch.position_ids, 0)}, document {shown(batch.documents, 0)}"),
-        Stop("The model reads the row; the rejected response does not see the chosen one",
-             func("dil_tutorial.llm.attention.document_attention"), "(1, heads, S, d)", "prompt and response meet, document by document"),
-        Stop("Log-probabilities of the responses, summed over tokens", func("dil_tutorial.llm.logprobs.response_logps"), "(N,), N = 2B",
-             shown(logps)),
-        Stop("The reference's, scored once before training in the same batches", func("dil_tutorial.llm.reference.score_reference"),
-             "(B, 2)", shown(ref_logps)),
-        Stop("Log-ratios $f = \\log\\pi_\\theta - \\log\\pi_\\text{ref}$",
-             func("dil_tutorial.llm.trainer.DILTrainer.compute_loss"), "(B,), (B,)", shown(f.detach(), 4)),
-        Stop("The loss: here LSIF, repaired", func("dil_tutorial.losses.dil_loss"), "(B,)", shown(value, 4)),
-        Stop("Its pull on the two log-ratios, $-\\partial L/\\partial f$", func("dil_tutorial.llm.metrics.gradient_weights"), "(B,), (B,)",
-             shown(pull, 4)),
-        Stop("The gradient in the weights", "`torch.autograd`", "as the weights", f"norm {shown(norm, 4)}"),
-        Stop("After a step of gradient descent at rate 0.01", "`transformers.Trainer`", "as the weights",
-             f"loss {shown(value, 4)} becomes {shown(after, 4)}"),
-    ]  # fmt: skip
+    tokens = {"prompt": row.chosen.prompt, "chosen": row.chosen.tokens, "rejected": row.rejected.tokens}
+    return {
+        "line": f"`{json.dumps(PAIR)}`",
+        "tokens": "; ".join(f"{name} {', '.join(map(str, ids))}" for name, ids in tokens.items()),
+        "size": str(batch.input_ids.shape[1]),
+        "positions": shown(batch.position_ids, 0),
+        "document": shown(batch.documents, 0),
+        "logps": shown(logps),
+        "ref_logps": shown(ref_logps),
+        "f": shown(f.detach(), 4),
+        "pull": shown(pull, 4),
+        "norm": shown(norm, 4),
+        "loss": shown(value, 4),
+        "after": shown(after, 4),
+    }
 
 
-def through_a_toy_world() -> list[Stop]:
-    """From a world to the optimum of the same loss."""
+def through_a_toy_world() -> dict[str, str]:
+    """What each stop makes of a world, from its laws to the optimum of the same loss."""
     world, loss = World.from_reward([0.5, 0.3, 0.2], [-1.0, 0.0, 1.0]), make_loss(**LOSS)
     f = torch.zeros_like(world.ref, requires_grad=True)
     value = population_loss(world, loss, f)
     slope = torch.autograd.grad(value.sum(), f)[0]
-    ends = fit(world, loss)
     exact = optima.dil(world, "lsif", "mixture")
-    return [
-        Stop("A world: a reference and a labeller", func("toy.worlds.World"), "(X, Y)",
-             f"$\\pi_\\text{{ref}}$ = {shown(world.ref, 1)}; rewards {shown(world.true_reward, 0)}"),
-        Stop("The law of a labelled pair: winner, loser", func("dil_tutorial.preferences.pair_law"), "(X, Y, Y)", shown(world.pairs)),
-        Stop("Its margins: winners and losers", func("dil_tutorial.preferences.pi_chosen"), "(X, Y)",
-             f"{shown(world.chosen)}; {shown(world.rejected)}"),
-        Stop("The loss of every pair at the reference, weighed by that law", func("toy.fit.population_loss"), "(X,)", shown(value.detach())),
-        Stop("Its slope in every log-ratio", "`torch.autograd`", "(X, Y)", shown(slope)),
-        Stop("Newton's method follows it to the end", func("toy.fit.fit"), "(X, Y)", shown(ends, 6)),
-        Stop("The optimum by its closed form", func("toy.optima.dil"), "(X, Y)", shown(exact, 6)),
-        Stop("How far that is from the winners' law", func("dil_tutorial.rlhf.kl"), "(X,)", f"{shown(kl(exact, world.chosen).abs(), 6)} nats"),
-    ]  # fmt: skip
+    return {
+        "ref": shown(world.ref, 1),
+        "reward": shown(world.true_reward, 0),
+        "pairs": shown(world.pairs),
+        "chosen": shown(world.chosen),
+        "rejected": shown(world.rejected),
+        "loss": shown(value.detach()),
+        "slope": shown(slope),
+        "newton": shown(fit(world, loss), 6),
+        "exact": shown(exact, 6),
+        "away": shown(kl(exact, world.chosen).abs(), 6),
+    }
