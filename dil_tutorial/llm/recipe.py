@@ -1,16 +1,31 @@
 """A recipe is a flat YAML file: which model, which data, and any field of DILConfig.  ``llm.run`` trains by one."""
 
 import dataclasses
-import types
+import re
 import typing
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.support.files import read_text
+
+
+class Loader(yaml.SafeLoader):
+    """YAML with the scalars of its version 1.2, in which 1e-6 is a number, and no, yes, on and off are words."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, form) for tag, form in forms if not tag.endswith((":bool", ":float"))]
+        for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+NUMBER = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$")
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+.0123456789"))
 
 OWN_KEYS = {  # what a recipe holds beside DILConfig's fields
     "model": str, "dtype": str, "data": str, "eval_data": str, "limit": int,
@@ -37,8 +52,8 @@ def read_recipe(path: Path, overrides: list[str]) -> dict[str, Any]:
 def _parse(text: str, where: str) -> list[tuple[str, Any, int]]:
     """(key, value, line) of a flat YAML mapping."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
+        node = yaml.compose(text, Loader=Loader)
+        content = yaml.load(text, Loader=Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -51,37 +66,22 @@ def _parse(text: str, where: str) -> list[tuple[str, Any, int]]:
 
 
 def _checked(entries: list[tuple[str, Any, int]], where: str) -> dict[str, Any]:
-    hints = typing.get_type_hints(DILConfig)
-    kinds: dict[str, Any] = {field.name: hints[field.name] for field in dataclasses.fields(DILConfig) if field.init} | OWN_KEYS
+    """The values by key; InputError for a key that is unknown or given twice, or a value of another type than its field's."""
+    kinds: dict[str, Any] = typing.get_type_hints(DILConfig) | OWN_KEYS
     kinds["fsdp"] = bool | str | None  # transformers wants a bool by now, and annotates a str
+    known = {field.name for field in dataclasses.fields(DILConfig) if field.init} | OWN_KEYS.keys()
     values: dict[str, Any] = {}
     for key, value, line in entries:
         place = where if where.startswith("--set") else f"{where}:{line}"
-        if key not in kinds:
-            raise InputError(f"{place}: {unknown_name('key', key, kinds)}")
+        if key not in known:
+            raise InputError(f"{place}: {unknown_name('key', key, known)}")
         if key in values:
             raise InputError(f"{place}: key '{key}' is given twice: keep one")
-        values[key] = _typed(value, kinds[key], f"{place}: {key}")
-    return values
-
-
-def _typed(value: Any, kind: Any, where: str) -> Any:
-    """``value`` if it is of ``kind``; a number that YAML read as text (1e-6 without a point) becomes one."""
-    union = isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union
-    members = typing.get_args(kind) if union else (kind,)
-    plain = [m for m in (typing.get_origin(m) or m for m in members) if isinstance(m, type)]
-    if value is None and type(None) in plain:
-        return None
-    if isinstance(value, str) and str not in plain and float in plain:
         try:
-            return float(value)
-        except ValueError:
-            pass
-    if isinstance(value, int) and not isinstance(value, bool) and float in plain:
-        return value
-    fits = any(isinstance(value, m) and (m is bool or not isinstance(value, bool)) for m in plain)
-    enumeration = isinstance(value, str) and any(hasattr(m, "__members__") for m in plain)
-    if not fits and not enumeration:
-        names = " or ".join(sorted({m.__name__ for m in plain if m is not type(None)}))
-        raise InputError(f"{where} is {value!r}, of type {type(value).__name__}: give a value of type {names}")
-    return value
+            TypeAdapter(kinds[key]).validate_python(value, strict=True)
+        except ValidationError as error:
+            wants = (part["msg"].removeprefix("Input should be ") for part in error.errors())
+            wanted = " or ".join(dict.fromkeys(want for want in wants if "instance of" not in want))
+            raise InputError(f"{place}: {key} is {value!r}, of type {type(value).__name__}: give {wanted}") from None
+        values[key] = value
+    return values

@@ -154,7 +154,7 @@ def test_bad_data(recipe, write, tmp_path, rows, words):
         ({"loss": "dil", "generator": "bec"}, ["unknown generator 'bec'", "did you mean 'bce'"]),
         ({"loss": "dil", "denominator": "mixtrue"}, ["unknown denominator 'mixtrue'", "did you mean 'mixture'"]),
         ({"learning_rte": 1}, ["recipe.yaml:8", "unknown key 'learning_rte'", "did you mean 'learning_rate'"]),
-        ({"learning_rate": "fast"}, ["recipe.yaml:3", "learning_rate is 'fast'", "float"]),
+        ({"learning_rate": "fast"}, ["recipe.yaml:3", "learning_rate is 'fast'", "number"]),
         ({"max_length": 2.5}, ["recipe.yaml:8", "max_length is 2.5", "int"]),
         ({"chat_format": "yes please"}, ["recipe.yaml:8", "chat_format", "bool"]),
         ({"model": "/nowhere/model"}, ["/nowhere/model", "no such folder"]),
