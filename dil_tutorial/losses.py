@@ -40,13 +40,13 @@ def _lift(x: Tensor) -> Tensor:
 
 
 def dil_loss(
-    f_chosen: Tensor,
-    f_rejected: Tensor | None,
-    generator: str | Generator = "lsif",
-    denominator: str = "rejected",
-    f_reference: Tensor | None = None,
-    beta: float = 1.0,
-    shift: Tensor | float = 0.0,
+    f_chosen: Tensor,  # (...) log-ratios of chosen responses
+    f_rejected: Tensor | None,  # (...) of rejected ones; None where pi_ref is sampled
+    generator: str | Generator = "lsif",  # h, by name or itself
+    denominator: str = "rejected",  # whose responses stand for samples of pi_ref
+    f_reference: Tensor | None = None,  # (...) of samples of pi_ref
+    beta: float = 1.0,  # s = exp(beta f + shift)
+    shift: Tensor | float = 0.0,  # (...) or a number: a log-normaliser
 ) -> Tensor:
     r"""Direct imitation learning: E[chosen_loss(f(y_w))] + E_ref[reference_loss(f)] (paper §4.4).
 

@@ -40,10 +40,10 @@ world, game = bandit(), rock_paper_scissors()
 
 # %%
 lines = ["| loss | ends at | KL to the winners' law |", "|---|---|---:|"]
-for entry in compare.ENTRIES:
-    policy = entry.policy(world)
+for entry in compare.COMPARED:
+    policy = compare.optimum(entry, world)
     far = "numerical" if policy is None else f"{abs(kl(policy, world.chosen).item()):.4f}"
-    lines.append(f"| {entry.label} | {entry.bt} | {far} |")
+    lines.append(f"| {entry.described} | {entry.bt} | {far} |")
 display(Markdown("\n".join(lines)))
 
 # %% [markdown]
@@ -83,8 +83,8 @@ claims.report("5.bounded", "8.dpo-unseen", "3.weights")
 
 # %%
 lines = ["| loss | pairs | reference |", "|---|---|---|"]
-for entry in compare.ENTRIES:
-    lines.append(f"| {entry.label} | {'yes' if compare.needs_pairs(entry.loss) else 'no'} | {'yes' if compare.needs_reference(entry.loss) else 'no'} |")
+for entry in compare.COMPARED:
+    lines.append(f"| {entry.described} | {'yes' if compare.needs_pairs(entry.loss) else 'no'} | {'yes' if compare.needs_reference(entry.loss) else 'no'} |")
 display(Markdown("\n".join(lines)))
 
 # %% [markdown]

@@ -49,12 +49,12 @@ def inputs_of(loss: Loss, f: Tensor, ref: Tensor, lengths: Tensor | None = None)
 
 
 def population_loss(
-    world: World,
-    loss: Loss,
-    f: Tensor,
-    pairs: Tensor | None = None,
-    lengths: Tensor | None = None,
-    reference: Tensor | None = None,
+    world: World,  # X prompts, Y responses
+    loss: Loss,  # called with (X, Y) or (X, Y, Y) log-ratios
+    f: Tensor,  # (X, Y)
+    pairs: Tensor | None = None,  # (X, Y, Y)
+    lengths: Tensor | None = None,  # (Y,) tokens
+    reference: Tensor | None = None,  # (X, Y)
 ) -> Tensor:
     """E[loss] for each prompt under the exact law of the data; f (X, Y) -> (X,).
 
@@ -132,13 +132,13 @@ def newton(objective: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
 
 
 def fit(
-    world: World,
-    loss: Loss | str,
+    world: World,  # X prompts, Y responses
+    loss: Loss | str,  # or its name
     *,
-    pairs: Tensor | None = None,
-    lengths: Tensor | None = None,
-    log_ratio_of: Callable[[Tensor], Tensor] | None = None,
-    start: Tensor | None = None,
+    pairs: Tensor | None = None,  # (X, Y, Y)
+    lengths: Tensor | None = None,  # (Y,) tokens
+    log_ratio_of: Callable[[Tensor], Tensor] | None = None,  # (X, K) -> (X, Y)
+    start: Tensor | None = None,  # (X, K)
 ) -> Tensor:
     """Minimise the population loss over all tabular policies, from pi_ref; returns policies (X, Y).
 
@@ -218,15 +218,15 @@ def empirical_law(world: World, pairs: int, generator: torch.Generator) -> Tenso
 
 @one_thread()
 def descend(
-    world: World,
+    world: World,  # X runs, Y responses
     loss: Loss,
     *,
-    pairs: Tensor,
-    reference: Tensor | None = None,
-    lengths: Tensor | None = None,
-    steps: int = 1000,
+    pairs: Tensor,  # (X, Y, Y) law of (y_w, y_l)
+    reference: Tensor | None = None,  # (X, Y) law of reference samples
+    lengths: Tensor | None = None,  # (Y,) tokens
+    steps: int = 1000,  # of Adam
     learning_rate: float = 0.05,
-    record: Record | None = None,
+    record: Record | None = None,  # called with (step, policy (X, Y)) before each step
 ) -> Tensor:
     """Minimise the loss on data with the law ``pairs`` (X, Y, Y) with Adam, full batch, from pi_ref; policies (X, Y).
 
@@ -251,14 +251,14 @@ def descend(
 
 
 def fit_pairs(
-    world: World,
+    world: World,  # X runs, Y responses
     loss: Loss | str,
     *,
-    pairs: int,
-    generator: torch.Generator,
-    steps: int = 1000,
+    pairs: int,  # drawn for each run
+    generator: torch.Generator,  # of the pairs and samples
+    steps: int = 1000,  # of Adam
     learning_rate: float = 0.05,
-    record: Record | None = None,
+    record: Record | None = None,  # called with (step, policy (X, Y)) before each step
 ) -> Tensor:
     """``descend`` on ``pairs`` drawn pairs a prompt (and as many reference samples, for a loss that wants them); (X, Y).
 

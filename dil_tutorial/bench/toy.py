@@ -54,9 +54,8 @@ def growth(done: Callable[[str], None]) -> list[dict[str, float]]:
     """``one_size`` for every size, each in a fresh process."""
     rows = []
     for size in SIZES:
-        output = subprocess.run(
-            [sys.executable, "-m", "dil_tutorial.bench.toy", str(size)], capture_output=True, text=True, check=True
-        )
+        command = [sys.executable, "-m", "dil_tutorial.bench.toy", str(size)]
+        output = subprocess.run(command, capture_output=True, text=True, check=True)
         rows.append(json.loads(output.stdout))
         done(f"{size:,} responses")
     return rows

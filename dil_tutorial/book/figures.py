@@ -12,8 +12,7 @@ from dil_tutorial.preferences import pi_chosen
 from dil_tutorial.rlhf import kl
 from dil_tutorial.support import plotting
 from toy import World, loglinear, optima
-from toy.catalogue import LOSSES
-from toy.compare import ENTRIES
+from toy.compare import COMPARED
 from toy.fit import fit
 from toy.frontier import curves, place
 from toy.gallery import bandit20, bimodal, sentences
@@ -95,10 +94,11 @@ def misspecified() -> list[dict[str, Any]]:
 
     SLiC's hinge is softened to softplus(1000 m)/1000; KTO's reference point is iterated to its fixed point.
     """
-    world, features, rows = bimodal(3, 21), loglinear.quadratic(21), []
-    for entry in ENTRIES:
+    world, features = bimodal(3, 21), loglinear.quadratic(21)
+    found: dict[str, Tensor] = {}
+    for entry in COMPARED:
         loss: Loss = entry.loss
-        if entry.name == "SLiC":
+        if entry.label == "SLiC":
             log_ref = world.ref[0, 0].log()  # flat
 
             def loss(f_w: Tensor, f_l: Tensor, log_ref: Tensor = log_ref) -> Tensor:
@@ -108,26 +108,19 @@ def misspecified() -> list[dict[str, Any]]:
         if bound(entry.loss).needs_kl:
             for _ in range(30):
                 here = kl(policy, world.ref)[:, None]
-                policy = loglinear.fit(world, make_loss(**LOSSES[entry.name].settings, kl=here), features)
-        rows.append(
-            {
-                "loss": entry.label,
-                "forward": kl(world.chosen, policy).mean().item(),
-                "reverse": kl(policy, world.chosen).mean().item(),
-                "reward": (policy * world.true_reward).sum(1).mean().item(),
-            }
-        )
+                policy = loglinear.fit(world, make_loss(**entry.settings, kl=here), features)
+        found[entry.described] = policy
     for direction in ("forward", "reverse"):
-        policy = loglinear.project(world, world.chosen, features, direction)
-        rows.append(
-            {
-                "loss": f"*the {direction} projection itself*",
-                "forward": kl(world.chosen, policy).mean().item(),
-                "reverse": kl(policy, world.chosen).mean().item(),
-                "reward": (policy * world.true_reward).sum(1).mean().item(),
-            }
-        )
-    return rows
+        found[f"*the {direction} projection itself*"] = loglinear.project(world, world.chosen, features, direction)
+    return [
+        {
+            "loss": name,
+            "forward": kl(world.chosen, policy).mean().item(),
+            "reverse": kl(policy, world.chosen).mean().item(),
+            "reward": (policy * world.true_reward).sum(1).mean().item(),
+        }
+        for name, policy in found.items()
+    ]
 
 
 def lengths() -> Drawn:

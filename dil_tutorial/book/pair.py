@@ -35,7 +35,7 @@ def shown(values: Tensor, digits: int = 3) -> str:
 
 
 def through_a_language_model() -> dict[str, str]:
-    """What each stop makes of PAIR in the tutorial's tiny model, one step away from its reference; the rows are the template's."""
+    """What each stop makes of PAIR in the tutorial's tiny model, one step from its reference; the template has the rows."""
     from dil_tutorial.llm.batches import PackedBatch, pack
     from dil_tutorial.llm.capabilities import enable_packing
     from dil_tutorial.llm.data import check_pair

@@ -24,18 +24,13 @@ from dil_tutorial.claims.ledger import (
 
 # Importing a module registers its claims; the order is the ledger's.
 # isort: off
-from dil_tutorial.claims import distributions  # noqa: F401
-from dil_tutorial.claims import imitation  # noqa: F401
-from dil_tutorial.claims import ratios  # noqa: F401
-from dil_tutorial.claims import denominators  # noqa: F401
-from dil_tutorial.claims import relatives  # noqa: F401
-from dil_tutorial.claims import beta_and_length  # noqa: F401
-from dil_tutorial.claims import paper_against_code  # noqa: F401
-from dil_tutorial.claims import finite_data  # noqa: F401
-from dil_tutorial.claims import neighbours  # noqa: F401
+from dil_tutorial.claims import distributions
+from dil_tutorial.claims import imitation
+from dil_tutorial.claims import ratios
+from dil_tutorial.claims import denominators
+from dil_tutorial.claims import relatives
+from dil_tutorial.claims import beta_and_length
+from dil_tutorial.claims import paper_against_code
+from dil_tutorial.claims import finite_data
+from dil_tutorial.claims import neighbours
 # isort: on
-
-__all__ = [
-    "ASSUMES", "CLAIMS", "FAILS", "HOLDS", "IDENTITY", "OPTIMUM", "PAPER_SECTIONS", "SECTIONS", "Claim", "Result", "report",
-    "run", "save", "select",
-]  # fmt: skip

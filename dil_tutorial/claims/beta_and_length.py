@@ -31,9 +31,9 @@ def fit_scaled(world: World, loss: Loss, shifted: bool = False) -> tuple[Tensor,
 def beta_equation(world: World) -> Tensor:
     r"""For $\beta \ne 1$ the optimum solves $D\,s^2h''(s) - A\,s\,h''(s) + \lambda\,s^{1/\beta} = 0$ with $s = r^\beta$.
 
-    The loss wants s to be the density ratio; the policy wants r = s^{1/beta} to sum to one; the multiplier settles it.
-    At beta = 1 the two wishes agree (repaired) and lambda vanishes. Read off policies fitted by gradient, for three
-    generators, two denominators and beta = 1/2 and 2."""
+    The loss wants s to be the density ratio; the policy wants r = s^{1/beta} to sum to one; the multiplier settles it. At beta
+    = 1 the two wishes agree (repaired) and lambda vanishes. Read off policies fitted by gradient, for three generators, two
+    denominators and beta = 1/2 and 2."""
     spreads = []
     for name in ("lsif", "ukl", "bce"):
         for denominator in ("mixture", "rejected"):
@@ -59,12 +59,11 @@ def beta_equation(world: World) -> Tensor:
 )
 def shift_makes_beta_a_temperature(world: World) -> Tensor:
     r"""Repaired DIL with $\beta \ne 1$ ends at $\pi_\text{ref}\,(r^*)^{1/\beta}/Z$, the optimum of $E\log r^* - \beta\,KL$.
-
     If: a log-normaliser is learned for each prompt; without it the optimum is biased.
 
-    With beta != 1 the ratio r^beta of the target does not sum to one, so a normalised policy cannot be fitted to it.
-    Give the loss a free shift c(x), s = e^c r^beta: the fit is exact again, and beta becomes what it is in RLHF, a
-    temperature. BCO's running-mean shift is a cheap version, one number for all prompts."""
+    With beta != 1 the ratio r^beta of the target does not sum to one, so a normalised policy cannot be fitted to it. Give the
+    loss a free shift c(x), s = e^c r^beta: the fit is exact again, and beta becomes what it is in RLHF, a temperature. BCO's
+    running-mean shift is a cheap version, one number for all prompts."""
     gaps = []
     for generator in ("lsif", "ukl", "bce"):
         policy, _ = fit_scaled(world, make_loss("dil", generator=generator, denominator="mixture", beta=0.5), shifted=True)
@@ -76,9 +75,9 @@ def shift_makes_beta_a_temperature(world: World) -> Tensor:
 def lsif_at_one_half(world: World) -> Tensor:
     r"""Repaired LSIF is unbiased at $\beta = \frac12$ too, without a shift.
 
-    A coincidence worth knowing: with h'' = 1 and 1/beta = 2 the multiplier's term lambda s^2 has the form of the
-    reference term D s^2, so s = A/(1 + lambda), the right ratio up to a constant, which normalisation absorbs. In the
-    power family beta = 1/(1 + a) does it; UKL's is beta = 1."""
+    A coincidence worth knowing: with h'' = 1 and 1/beta = 2 the multiplier's term lambda s^2 has the form of the reference term
+    D s^2, so s = A/(1 + lambda), the right ratio up to a constant, which normalisation absorbs. In the power family beta = 1/(1
+    + a) does it; UKL's is beta = 1."""
     return gap(optima.dil(world, "lsif", "mixture", beta=0.5), optima.tempered(world, 0.5))
 
 
@@ -86,8 +85,8 @@ def lsif_at_one_half(world: World) -> Tensor:
 def shift_is_the_log_normaliser(world: World) -> Tensor:
     r"""The shift learned is the log-normaliser, $c(x) = -\log\sum_y \pi_\text{ref}\,e^{\beta f}$.
 
-    At the optimum s = e^c r^beta is the density ratio r*, whose mean under the reference is one. So c is minus the log
-    of the mean of r^beta: the Z that the change of variables at beta = 1 got for free."""
+    At the optimum s = e^c r^beta is the density ratio r*, whose mean under the reference is one. So c is minus the log of the
+    mean of r^beta: the Z that the change of variables at beta = 1 got for free."""
     policy, c = fit_scaled(world, make_loss("dil", generator="bce", denominator="mixture", beta=0.5), shifted=True)
     return (c.squeeze(1) + (world.ref * (policy / world.ref) ** 0.5).sum(1).log()).abs()
 
@@ -153,12 +152,10 @@ def mean_fit(world: World, loss: Loss) -> Tensor:
 )
 def sums_end_at_the_winners(world: World) -> Tensor:
     r"""DIL with the mean log-probability per token, as in the authors' code, ends at $\pi_\text{chosen}$.
-
     Repair: holds with the sum over tokens, as the derivation has it (and with both responses in the denominator).
 
-    The mean per token is beta = 1/|y|, another beta for every response. The loss then fits the |y|-th root of the
-    ratio: long responses must move much further than short ones to satisfy it, and normalisation distributes the error by
-    length."""
+    The mean per token is beta = 1/|y|, another beta for every response. The loss then fits the |y|-th root of the ratio: long
+    responses must move much further than short ones to satisfy it, and normalisation distributes the error by length."""
     world = sentences(world)
     return gap(fit(world, make_loss("dil", generator="lsif", denominator="mixture")), world.chosen)
 
@@ -168,9 +165,9 @@ def mean_is_a_beta(world: World) -> Tensor:
     r"""The mean per token is $\beta = 1/|y|$ for each response: the optimum solves $\frac{1}{|y|}(A - D s)\,s\,h''(s) =
     \lambda\, s^{|y|}$.
 
-    Dividing the summed log-ratio by the length scales f, and a scale of f is what beta is; only that here it differs
-    from response to response. The stationarity of 6.beta-equation holds with beta = 1/length in each place, read off the
-    policy fitted by gradient with UKL, repaired."""
+    Dividing the summed log-ratio by the length scales f, and a scale of f is what beta is; only that here it differs from
+    response to response. The stationarity of 6.beta-equation holds with beta = 1/length in each place, read off the policy
+    fitted by gradient with UKL, repaired."""
     words = sentences(world)
     policy = mean_fit(words, make_loss("dil", generator="ukl", denominator="mixture"))
     beta, r = 1 / WORDS.lengths, policy / words.ref
@@ -184,9 +181,8 @@ def mean_dpo(world: World) -> Tensor:
     r"""DPO on means per token ends at $f = |y|\,(R + c(x))/\beta$: long responses are favoured if their reward clears $-c$,
     punished if not.
 
-    Bradley–Terry fixes f/|y| = (R + c)/beta, and c is set by normalisation. Length multiplies the reward, so two
-    responses of equal reward and unequal length are no longer treated alike: the length bias of length-normalised losses,
-    in closed form."""
+    Bradley–Terry fixes f/|y| = (R + c)/beta, and c is set by normalisation. Length multiplies the reward, so two responses of
+    equal reward and unequal length are no longer treated alike: the length bias of length-normalised losses, in closed form."""
     words = sentences(world)
 
     def too_much(c: Tensor) -> Tensor:

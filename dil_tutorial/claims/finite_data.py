@@ -26,12 +26,12 @@ def slopes_at_start(loss: Loss) -> Tensor:
 
 @claim("8.first-step", "8")
 def first_step_is_common(world: World) -> Tensor:
-    """The first gradient step of DPO, IPO, NCA, BCO, KTO, SPPO and every DIL variant is the same, up to the step size: up
-    with $y_w$, down with $y_l$, equally.
+    """The first gradient step of DPO, IPO, NCA, BCO, KTO, SPPO and every DIL variant is the same, up to the step size: up with
+    $y_w$, down with $y_l$, equally.
 
-    At f = 0 the pulls are -k and +k for each of these losses, published or repaired; only k differs. So short runs
-    with tiny learning rates cannot tell the losses apart, and early plots say little about where a loss is going. (SFT
-    alone starts with (-1, 0).)"""
+    At f = 0 the pulls are -k and +k for each of these losses, published or repaired; only k differs. So short runs with tiny
+    learning rates cannot tell the losses apart, and early plots say little about where a loss is going. (SFT alone starts with
+    (-1, 0).)"""
     slopes = torch.stack([slopes_at_start(loss) for loss in ALL_LOSSES])  # (losses, 2)
     return (slopes.sum(1) / slopes.abs().amax(1)).abs().amax().expand(len(world.ref))
 
@@ -41,9 +41,9 @@ def chosen_rises_first(world: World) -> Tensor:
     r"""Whatever the loss, the likelihood of chosen responses rises first: $\frac{d}{d\eta} E_{\pi_\text{chosen}} f \ge 0$ at
     the start.
 
-    The common first step moves the logits along pi_ref t, and the change of E_chosen f is proportional to sum (pi_ref
-    t)^2: never negative. A falling chosen likelihood is something that happens later, on the way to a far optimum or an
-    overfitted one. The residual is its fall, relative to the closed form."""
+    The common first step moves the logits along pi_ref t, and the change of E_chosen f is proportional to sum (pi_ref t)^2:
+    never negative. A falling chosen likelihood is something that happens later, on the way to a far optimum or an overfitted
+    one. The residual is its fall, relative to the closed form."""
     falls = []
     for loss in ALL_LOSSES:
         logits = world.ref.log().requires_grad_()
@@ -61,13 +61,12 @@ def chosen_log_ratio(world: World, policy: Tensor) -> Tensor:
 @claim("8.chosen", "8", FAILS, OPTIMUM, paper="5", counter=lambda w: -chosen_log_ratio(w, published(rescaled(w, 4), "lsif")))
 def chosen_likelihood_is_kept(world: World) -> Tensor:
     r"""DIL preserves the likelihood of chosen responses: $E_{\pi_\text{chosen}} f \ge 0$ at the optimum.
+    Repair: holds for every repaired loss, where $E_{\pi_\text{chosen}} f = KL(\pi_\text{chosen}\,\|\,\pi_\text{ref})$; the
+    published LSIF, which the paper recommends, falls below zero under strong rewards (s.d. 6 here).
 
-    Repair: holds for every repaired loss, where $E_{\pi_\text{chosen}} f = KL(\pi_\text{chosen}\,\|\,\pi_\text{ref})$;
-    the published LSIF, which the paper recommends, falls below zero under strong rewards (s.d. 6 here).
-
-    A loss that ends at the winners' law keeps their likelihood, by exactly the KL of that law to the reference. A loss
-    that goes on towards RLHF takes probability from good winners to give it to the best, and the average log-likelihood
-    of winners falls, as DPO's does. For finite data see the study of dynamics."""
+    A loss that ends at the winners' law keeps their likelihood, by exactly the KL of that law to the reference. A loss that
+    goes on towards RLHF takes probability from good winners to give it to the best, and the average log-likelihood of winners
+    falls, as DPO's does. For finite data see the study of dynamics."""
     policy = fit(world, make_loss("dil", generator="bce", denominator="mixture"))
     return (chosen_log_ratio(world, policy) - kl(world.chosen, world.ref)).abs()
 
@@ -94,9 +93,9 @@ def without(law: Tensor, unseen: int) -> Tensor:
 def sft_forgets_the_unseen(world: World) -> Tensor:
     """On finite data SFT ends at the frequencies of the winners: responses nobody saw win get probability zero.
 
-    Maximum likelihood reproduces the sample. With few pairs it therefore forgets responses that were merely unlucky,
-    and nothing in the loss says stop; early stopping and the smoothness of a network do. (The limit is approached like
-    1/steps, hence 1e-7.)"""
+    Maximum likelihood reproduces the sample. With few pairs it therefore forgets responses that were merely unlucky, and
+    nothing in the loss says stop; early stopping and the smoothness of a network do. (The limit is approached like 1/steps,
+    hence 1e-7.)"""
     bandit, law = drawn(world)
     return gap(fit(bandit, "sft", pairs=law), law.sum(2))
 
@@ -123,27 +122,24 @@ def one_beats_all(world: World) -> Tensor:
 
 @claim("8.repaired-finite", "8", ASSUMES, 1e-7, counter=one_beats_all)
 def repaired_losses_on_finite_data(world: World) -> Tensor:
-    r"""On finite data every repaired loss ends at $r = 2 n_w/(n_w + n_l)$ on the responses seen; the unseen keep what is
-    left.
+    r"""On finite data every repaired loss ends at $r = 2 n_w/(n_w + n_l)$ on the responses seen; the unseen keep what is left.
+    If: unseen responses are left, $\sum_\text{seen} \pi_\text{ref}\, r \le 1$; else normalisation stretches the seen ones.
 
-    If: unseen responses are left, $\sum_\text{seen} \pi_\text{ref}\, r \le 1$; else normalisation stretches the seen
-    ones.
-
-    Count wins and losses of each response: twice its empirical win rate is the ratio, for every h, and never more than
-    2. Unseen responses are not in the loss, so they take up the rest of the probability. This bound is why the repaired
-    losses overfit so much less than DPO on few pairs."""
+    Count wins and losses of each response: twice its empirical win rate is the ratio, for every h, and never more than 2.
+    Unseen responses are not in the loss, so they take up the rest of the probability. This bound is why the repaired losses
+    overfit so much less than DPO on few pairs."""
     bandit, law = drawn(world)
     return distance_to_frequencies(bandit, without(law, 4))
 
 
 @claim("8.dpo-unseen", "8", worlds=ANY)
 def dpo_ignores_unseen_mass(world: World) -> Tensor:
-    """DPO cannot tell whether the responses it saw keep their probability: moving mass to unseen responses leaves its loss
-    as it was.
+    """DPO cannot tell whether the responses it saw keep their probability: moving mass to unseen responses leaves its loss as
+    it was.
 
-    DPO sees differences of log-ratios. Take 1 nat from every response in the data and give it to the others: all
-    differences are the same. Only the optimiser's path decides, and it drifts there. DIL's terms see each response by
-    itself, so for them the move has a price."""
+    DPO sees differences of log-ratios. Take 1 nat from every response in the data and give it to the others: all differences
+    are the same. Only the optimiser's path decides, and it drifts there. DIL's terms see each response by itself, so for them
+    the move has a price."""
     law = without(world.pairs, 2)
     f = some_log_ratios(world)
     moved = f.clone()
@@ -171,8 +167,7 @@ def noise_keeps_the_order(world: World, epsilon: float = 0.2) -> Tensor:
     """Under flipped labels DPO still ranks responses by their true reward.
 
     Noisy win rates are the true ones shrunk towards one half, and DPO's optimum has the win rates of its data
-    (5.bt-projection): a response with a higher reward keeps a higher log-ratio. The residual counts violations of the
-    order."""
+    (5.bt-projection): a response with a higher reward keeps a higher log-ratio. The residual counts violations of the order."""
     noisy = World(world.ref, (1 - epsilon) * world.preference + epsilon * world.preference.mT)
     f = (fit(noisy, make_loss("dpo", beta=1.0)) / world.ref).log()
     order = world.true_reward.argsort(1)

@@ -14,6 +14,7 @@ Tolerances are 1e-9 for identities and 1e-8 for optima.
 
 import inspect
 import math
+import re
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -86,16 +87,16 @@ CLAIMS: list[Claim] = []
 def claim(id: str, source: str, verdict: str = HOLDS, tolerance: float = IDENTITY, **fields: Any) -> Callable[[Check], Check]:
     """Register the decorated check as a claim, ``fields`` as in ``Claim``.
 
-    The check's docstring has in its first paragraph the statement, then "If: ..." or "Repair: ..." where the verdict needs a
-    note, then the explanation; ``fields`` may hold them instead.  With ``counter_worlds`` and no ``counter`` the check itself,
-    on those worlds, is the counter-check.
+    The check's docstring begins with the statement and, on a line of its own, "If: ..." or "Repair: ..." where the verdict
+    needs such a note; then comes the explanation.  ``fields`` may hold them instead.  With ``counter_worlds`` and no
+    ``counter`` the check itself, on those worlds, is the counter-check.
     """
 
     def register(check: Check) -> Check:
-        statement, *rest = [" ".join(part.split()) for part in inspect.cleandoc(check.__doc__ or "").split("\n\n")]
-        noted = rest and rest[0].startswith(("If: ", "Repair: "))
-        note = rest.pop(0).partition(": ")[2].removesuffix(".") if noted else ""
-        texts = {"statement": statement, "note": note, "explanation": " ".join(rest)} | fields
+        head, _, explanation = inspect.cleandoc(check.__doc__ or "").partition("\n\n")
+        statement, *notes = re.split(r"^(?:If|Repair): ", head, flags=re.MULTILINE)
+        texts = {"statement": statement, "note": "".join(notes).removesuffix("."), "explanation": explanation}
+        texts = {name: " ".join(text.split()) for name, text in texts.items()} | fields
         if "counter_worlds" in texts:
             texts.setdefault("counter", check)
         CLAIMS.append(Claim(id=id, source=f"THEORY §{source}", check=check, verdict=verdict, tolerance=tolerance, **texts))
@@ -139,20 +140,12 @@ class Result:
         return self.verdict == self.claim.verdict
 
     def as_dict(self) -> dict[str, Any]:
-        claim = self.claim
+        told = ("id", "statement", "explanation", "source", "paper", "note", "tolerance")
+        found = ("verdict", "as_recorded", "residual", "residuals")
         return {
-            "id": claim.id,
-            "statement": claim.statement,
-            "explanation": claim.explanation,
-            "source": claim.source,
-            "paper": claim.paper,
-            "recorded": claim.verdict,
-            "verdict": self.verdict,
-            "as_recorded": self.as_recorded,
-            "note": claim.note,
-            "tolerance": claim.tolerance,
-            "residual": self.residual,
-            "residuals": self.residuals,
+            **{name: getattr(self.claim, name) for name in told},
+            "recorded": self.claim.verdict,
+            **{name: getattr(self, name) for name in found},
             "failure_size": self.size,
             "failure_sizes": self.counter,
             "seconds": round(self.seconds, 4),

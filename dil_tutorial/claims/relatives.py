@@ -17,8 +17,8 @@ from toy.gallery import rock_paper_scissors
 def dpo_is_cpc(world: World) -> Tensor:
     r"""DPO at $\beta = 1$ is CPC with one negative, scored by $f$.
 
-    Softmax over two candidates is a sigmoid of their difference. DPO's log-ratio f sits exactly where CPC has its
-    score f*, which is the paper's bridge from contrastive learning to DPO."""
+    Softmax over two candidates is a sigmoid of their difference. DPO's log-ratio f sits exactly where CPC has its score f*,
+    which is the paper's bridge from contrastive learning to DPO."""
     f = some_log_ratios(world)
     return gap(losses.dpo_loss(f, f.flip(1), beta=1.0), losses.cpc_loss(f, f.flip(1).unsqueeze(-1)))
 
@@ -27,8 +27,8 @@ def dpo_is_cpc(world: World) -> Tensor:
 def dpo_optimum(world: World, beta: float = 0.5) -> Tensor:
     r"""DPO ends at $\pi_\text{ref}\,e^{R/\beta}/Z$.
 
-    The Bradley–Terry likelihood is maximal at the labeller's reward, and beta f is DPO's reward. So DPO's optimum is
-    RLHF's, without a reward model in between."""
+    The Bradley–Terry likelihood is maximal at the labeller's reward, and beta f is DPO's reward. So DPO's optimum is RLHF's,
+    without a reward model in between."""
     return gap(fit(world, make_loss("dpo", beta=beta)), optima.rlhf(world, beta))
 
 
@@ -41,7 +41,6 @@ def dpo_reproduces_preference(world: World) -> Tensor:
 @claim("5.dpo-preference", "5", ASSUMES, OPTIMUM, counter_worlds=ANY)
 def dpo_preference(world: World) -> Tensor:
     r"""DPO's optimum reproduces the preference: $\sigma(f(y) - f(y')) = P(y \succ y')$.
-
     If: the preference is Bradley–Terry.
 
     One number for each response can explain only preferences that come from one number for each response. For
@@ -54,8 +53,8 @@ def bt_projection(world: World) -> Tensor:
     r"""For any preference DPO's optimum is the Bradley–Terry model with the same win rates: $E_{y'}\,\sigma(f(y)-f(y')) =
     w(y)$.
 
-    The derivative of the logistic likelihood in f(y) is the win rate that the data show minus the one that the model
-    predicts. So DPO never sees intransitivity; it sees win rates, and explains them by the only reward that can."""
+    The derivative of the logistic likelihood in f(y) is the win rate that the data show minus the one that the model predicts.
+    So DPO never sees intransitivity; it sees win rates, and explains them by the only reward that can."""
     f = (fit(world, make_loss("dpo", beta=1.0)) / world.ref).log()
     predicted = (torch.sigmoid(f.unsqueeze(2) - f.unsqueeze(1)) * world.ref.unsqueeze(1)).sum(2)
     return gap(predicted, world.win_rate)
@@ -75,23 +74,16 @@ def cyclic_twin(world: World) -> World:
 
 @claim("5.win-rates", "5", tolerance=OPTIMUM, worlds=ANY)
 def only_win_rates_matter(world: World) -> Tensor:
-    """The preference acts only through the win rate $w$, for DIL, SFT, NCA, KTO, IPO, SPPO and DPO: no model of preferences
-    is needed to say where they end.
+    """The preference acts only through the win rate $w$, for DIL, SFT, NCA, KTO, IPO, SPPO and DPO: no model of preferences is
+    needed to say where they end.
 
-    Two labellers with equal win rates but different tastes (one of them with a cycle added) lead to the same optimum.
-    Losses of winner and loser apart see only the two marginal laws; IPO is quadratic; and DPO's optimum is fixed by win
-    rates too (5.bt-projection), though its value is not."""
+    Two labellers with equal win rates but different tastes (one of them with a cycle added) lead to the same optimum. Losses of
+    winner and loser apart see only the two marginal laws; IPO is quadratic; and DPO's optimum is fixed by win rates too
+    (5.bt-projection), though its value is not."""
     twin = cyclic_twin(world)
     gaps = [gap(world.win_rate, twin.win_rate), gap(optima.kto(world), optima.kto(twin))]
-    for name, settings in (
-        ("dil", {"generator": "ukl"}),
-        ("sft", {}),
-        ("nca", {}),
-        ("ipo", {}),
-        ("sppo", {}),
-        ("dpo", {"beta": 1.0}),
-    ):
-        loss = make_loss(name, **settings)
+    published = make_loss("dil", generator="ukl")
+    for loss in (published, make_loss("dpo", beta=1.0), *map(make_loss, ("sft", "nca", "ipo", "sppo"))):
         gaps.append(gap(fit(world, loss), fit(twin, loss)))
     return torch.stack(gaps).amax(0)
 
@@ -105,11 +97,10 @@ def twins_with_a_margin(world: World) -> Tensor:
 @claim("5.margins-see-more", "5", ASSUMES, OPTIMUM, worlds=ANY, counter=twins_with_a_margin)
 def no_margin_no_matter(world: World) -> Tensor:
     """Where a loss ends depends on the preference only through the win rate.
-
     If: the margin has no target (SimPO's gamma is one): with a margin, who beats whom matters.
 
-    With gamma = 0 SimPO is a logistic loss and sees win rates alone. A margin breaks the balance of the logistic
-    gradient, and the optimum then depends on the whole table of preferences."""
+    With gamma = 0 SimPO is a logistic loss and sees win rates alone. A margin breaks the balance of the logistic gradient, and
+    the optimum then depends on the whole table of preferences."""
     loss = make_loss("simpo", gamma=0.0)
     return gap(fit(world, loss), fit(cyclic_twin(world), loss))
 
@@ -118,8 +109,8 @@ def no_margin_no_matter(world: World) -> Tensor:
 def ipo_optimum(world: World, tau: float = 0.4) -> Tensor:
     r"""IPO ends at $\pi_\text{ref}\,e^{w/\tau}/Z$, for any preference.
 
-    A square loss makes the log-ratio a regression on the win rate. Because w is bounded IPO cannot run off to infinity
-    as DPO does when labels are nearly deterministic."""
+    A square loss makes the log-ratio a regression on the win rate. Because w is bounded IPO cannot run off to infinity as DPO
+    does when labels are nearly deterministic."""
     return gap(fit(world, make_loss("ipo", tau=tau)), optima.ipo(world, tau))
 
 
@@ -127,8 +118,8 @@ def ipo_optimum(world: World, tau: float = 0.4) -> Tensor:
 def sppo_optimum(world: World, beta: float = 0.7) -> Tensor:
     r"""SPPO with hard labels ends at $f + \lambda e^f = t/(2\beta)$, for any preference.
 
-    Two squares with opposite targets average to one square around t/(2 beta). Those log-ratios would sum to more than
-    one, and the normaliser lambda brings them back; the paper's update has the normaliser built in."""
+    Two squares with opposite targets average to one square around t/(2 beta). Those log-ratios would sum to more than one, and
+    the normaliser lambda brings them back; the paper's update has the normaliser built in."""
     return gap(fit(world, make_loss("sppo", beta=beta)), optima.sppo(world, beta))
 
 
@@ -137,8 +128,8 @@ def f_dpo_optimum(world: World) -> Tensor:
     r"""f-DPO ends at $\beta h'(r) = R - \lambda(x)$, the optimum of RLHF with the $f$-divergence of $h$.
 
     Replace log r by h'(r) in DPO, and its generators are ours: UKL gives the reverse KL and so DPO itself, BCE the
-    Jensen–Shannon divergence, Itakura–Saito the forward KL. The same h bends two different bridges, one from ratios and
-    one from rewards."""
+    Jensen–Shannon divergence, Itakura–Saito the forward KL. The same h bends two different bridges, one from ratios and one
+    from rewards."""
     gaps = [gap(search(world, make_loss("f-dpo", generator=gen, beta=1.0), starts=8), optima.f_dpo(world, gen, 1.0))
             for gen in ("ukl", "bce", "hellinger")]  # fmt: skip
     return torch.stack(gaps).amax(0)
@@ -157,9 +148,9 @@ def f_dpo_with_ukl(world: World) -> Tensor:
 def kto_is_stationary(world: World) -> Tensor:
     r"""KTO gives probability zero to every response that loses more than it wins ($t \le 0$).
 
-    Its population loss is -E_ref t sigmoid(beta f - z): it falls in f all the way where t > 0 and rises all the way
-    where t < 0. Only the normalisation stops the good ones. The residual is the loss's gradient at the stated optimum,
-    losers sent to e^-10000."""
+    Its population loss is -E_ref t sigmoid(beta f - z): it falls in f all the way where t > 0 and rises all the way where t <
+    0. Only the normalisation stops the good ones. The residual is the loss's gradient at the stated optimum, losers sent to
+    e^-10000."""
     policy = optima.kto(world, 0.1)
     logits = torch.where(policy > 0, policy.log(), -1e4).requires_grad_()
     loss = population_loss(world, make_loss("kto", beta=0.1), log_ratio(logits, world.ref))
@@ -172,8 +163,8 @@ def kto_is_stationary(world: World) -> Tensor:
 def simpo_forgets_the_reference(world: World) -> Tensor:
     r"""SimPO with $\gamma = 0$ on responses of one token ends at $e^{R/\beta}/Z$: the reference plays no part.
 
-    A loss that never sees pi_ref cannot stay near it. The pairs come from the reference, but how often a pair is drawn
-    does not move a loss that every pair can satisfy; only the preference does."""
+    A loss that never sees pi_ref cannot stay near it. The pairs come from the reference, but how often a pair is drawn does not
+    move a loss that every pair can satisfy; only the preference does."""
     uniform = torch.full_like(world.ref, 1 / world.ref.shape[1])
     return gap(fit(world, make_loss("simpo", beta=2.0, gamma=0.0)), tilt(uniform, world.true_reward / 2.0))
 
@@ -182,8 +173,8 @@ def simpo_forgets_the_reference(world: World) -> Tensor:
 def cpo_is_dpo_plus_sft(world: World) -> Tensor:
     """CPO is DPO with a uniform reference plus SFT on the winners.
 
-    The reference cancels from a difference of log-probabilities when it is uniform. The added likelihood keeps the
-    winners' probability from falling."""
+    The reference cancels from a difference of log-probabilities when it is uniform. The added likelihood keeps the winners'
+    probability from falling."""
     log_pi = torch.log_softmax(some_log_ratios(world), -1)
     both = losses.dpo_loss(log_pi, log_pi.flip(1), beta=0.3) + 0.5 * losses.sft_loss(log_pi)
     return gap(losses.LOSSES["cpo"](log_pi, log_pi.flip(1), beta=0.3, sft_weight=0.5), both)
@@ -193,8 +184,8 @@ def cpo_is_dpo_plus_sft(world: World) -> Tensor:
 def orpo_is_sft_plus_dpo_on_odds(world: World) -> Tensor:
     """ORPO is SFT plus DPO on log-odds in place of log-ratios.
 
-    log odds = log p - log(1 - p). For a long response p is tiny and its log-odds are its log-probability, so ORPO is
-    nearly CPO; the mean per token makes p large enough for the odds to matter."""
+    log odds = log p - log(1 - p). For a long response p is tiny and its log-odds are its log-probability, so ORPO is nearly
+    CPO; the mean per token makes p large enough for the odds to matter."""
     log_p = torch.log_softmax(some_log_ratios(world), -1)
     odds = torch.special.logit(log_p.exp())
     both = losses.sft_loss(log_p) + 0.3 * losses.dpo_loss(odds, odds.flip(1), beta=1.0)
@@ -205,9 +196,9 @@ def orpo_is_sft_plus_dpo_on_odds(world: World) -> Tensor:
 def slic_optimum(world: World) -> Tensor:
     """SLiC's optimum has kinks and no closed form; the stated numerical one cannot be improved.
 
-    Convex in the logits and piecewise linear but for the likelihood term, so pairs of responses lock at exactly the
-    margin delta. If such a function can be lowered, then by moving some subset of the logits together; the residual is
-    the largest fall over all subsets, up and down, in the loss's own units."""
+    Convex in the logits and piecewise linear but for the likelihood term, so pairs of responses lock at exactly the margin
+    delta. If such a function can be lowered, then by moving some subset of the logits together; the residual is the largest
+    fall over all subsets, up and down, in the loss's own units."""
     best, loss = optima.slic(world), make_loss("slic")
 
     def value(logits: Tensor) -> Tensor:
@@ -229,11 +220,10 @@ def largest_pull(world: World, loss: Loss) -> Tensor:
 @claim("5.bounded", "5", ASSUMES, counter=lambda w: largest_pull(w, make_loss("dil", generator="lsif", denominator="mixture")))
 def bounded_gradients(world: World) -> Tensor:
     r"""One pair pulls on a log-ratio with a force of at most 1.
-
     If: the loss is BCE, NCA, BCO, KTO or DPO at $\beta \le 1$; LSIF and UKL grow with the ratio.
 
-    Sigmoids have bounded slopes. With LSIF a response whose ratio is e^5 pulls e^10 times as hard as it should: one
-    such response can undo a batch, which is why h matters in practice even where all h share an optimum."""
+    Sigmoids have bounded slopes. With LSIF a response whose ratio is e^5 pulls e^10 times as hard as it should: one such
+    response can undo a batch, which is why h matters in practice even where all h share an optimum."""
     bounded = [make_loss(name, beta=1.0) for name in ("nca", "bco", "kto", "dpo")]
     bounded += [make_loss("dil", generator="bce", denominator=denominator) for denominator in ("mixture", "rejected")]
     return torch.stack([largest_pull(world, loss) for loss in bounded]).amax(0)
@@ -243,6 +233,6 @@ def bounded_gradients(world: World) -> Tensor:
 def no_reward_needed(world: World) -> Tensor:
     r"""Without any reward behind the preference, DIL's target is still $\pi_\text{ref}(1+t)$ and its exact optimum.
 
-    Dropping Bradley–Terry loses nothing: an average win rate exists for any table of preferences, transitive or not.
-    (DIL still assumes that labels are draws from *some* fixed P and that pairs come from the reference.)"""
+    Dropping Bradley–Terry loses nothing: an average win rate exists for any table of preferences, transitive or not. (DIL still
+    assumes that labels are draws from *some* fixed P and that pairs come from the reference.)"""
     return kl(optima.dil(world, "bce", "mixture"), world.chosen)

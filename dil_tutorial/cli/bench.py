@@ -17,9 +17,7 @@ def toy(
     json: JsonPath = Path("outputs/bench/toy.json"),
     runs: Annotated[int, typer.Option(min=2, help="Training runs in the batched call.")] = 500,
     steps: Annotated[int, typer.Option(min=1, help="Steps a run.")] = 2000,
-    loop_runs: Annotated[
-        int | None, typer.Option(min=1, help="Time only this many runs of the loop, and scale; all if not given.")
-    ] = None,
+    loop_runs: Annotated[int | None, typer.Option(min=1, help="Time only so many runs of the loop, and scale.")] = None,
 ) -> None:
     """How the exact world scales: growth with the number of responses, and batched runs against a Python loop."""
     from dil_tutorial.bench import toy as bench
@@ -45,9 +43,7 @@ def toy(
 @app.command()
 def llm(
     json: JsonPath = Path("outputs/bench/llm.json"),
-    model: Annotated[
-        str, typer.Option(help="A fetched model, a folder, a hub id, or random-8b (on a GPU).")
-    ] = "smollm2-135m-instruct",
+    model: Annotated[str, typer.Option(help="A model, a folder, a hub id, or random-8b (on a GPU).")] = "smollm2-135m-instruct",
     rounds: Annotated[int, typer.Option(min=1, help="Measurements of each cell, interleaved.")] = 3,
     only: Annotated[str | None, typer.Option(help='Only cells whose name begins so, such as "mixed, bf16".')] = None,
 ) -> None:

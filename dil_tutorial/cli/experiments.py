@@ -37,6 +37,21 @@ def study(
     wrote(run.save(results, seeds, out), *report.report(results, seeds, out))
 
 
+SEEN = """\
+  A preference data set holds two laws that average to the reference: winners
+  and losers.  SFT, NCA and DIL [bold]with the mixture denominator[/] end exactly at
+  the winners' law, pi_chosen.  DIL [bold]as published[/] (rejected responses in place of
+  reference samples) does not: it goes towards RLHF, LSIF most; and LSIF and
+  DPO let the likelihood of chosen responses fall.
+
+  [bold]Open next[/]
+    dil lab           notebook 00 in JupyterLab
+    dil verify        all claims, with their statements
+    dil fetch-model   a real 135M-parameter model; then dil train --help
+
+  (The command lives in .venv/bin: source .venv/bin/activate, once a terminal.)"""
+
+
 def tour(
     out: Annotated[Path, typer.Option(help="Folder for the figures and numbers.")] = Path("outputs/tour"),
     seeds: Annotated[int, typer.Option(help="Random worlds a claim in the ledger.")] = 5,
@@ -62,19 +77,7 @@ def tour(
         say(f"  {path}")
 
     console.rule("[bold]What you have seen")
-    console.print(
-        "  A preference data set holds two laws that average to the reference: winners\n"
-        "  and losers.  SFT, NCA and DIL [bold]with the mixture denominator[/] end exactly at\n"
-        "  the winners' law, pi_chosen.  DIL [bold]as published[/] (rejected responses in place of\n"
-        "  reference samples) does not: it goes towards RLHF, LSIF most; and LSIF and\n"
-        "  DPO let the likelihood of chosen responses fall.\n\n"
-        "  [bold]Open next[/]\n"
-        "    dil lab           notebook 00 in JupyterLab\n"
-        "    dil verify        all claims, with their statements\n"
-        "    dil fetch-model   a real 135M-parameter model; then dil train --help\n\n"
-        "  (The command lives in .venv/bin: source .venv/bin/activate, once a terminal.)",
-        soft_wrap=True,
-    )
+    console.print(SEEN, soft_wrap=True)
     if not found.good:
         raise typer.Exit(1)
 
@@ -83,9 +86,7 @@ def simulate(
     out: Annotated[Path, typer.Option(help="Folder for pairs, truth and data card.")] = Path("outputs/simulated"),
     model: Annotated[str, typer.Option(help="pi_ref: a fetched model, a folder or a hub id.")] = "smollm2-135m-instruct",
     prompts: Annotated[Path | None, typer.Option(help="One prompt a line, or .jsonl; the tutorial's 280 if not given.")] = None,
-    reward: Annotated[
-        str, typer.Option(help="sentiment, length, characters, keyword:PATTERN or FILE.py:FUNCTION.")
-    ] = "sentiment",
+    reward: Annotated[str, typer.Option(help="sentiment, length, characters, keyword:PATTERN, FILE.py:NAME.")] = "sentiment",
     scale: Annotated[float, typer.Option(min=0.0, help="Nats a unit of the reward.")] = 4.0,
     labels: Annotated[str, typer.Option(help="bradley-terry, hard or cycle (not transitive).")] = "bradley-terry",
     noise: Annotated[float, typer.Option(help="Share of labels turned around.")] = 0.0,

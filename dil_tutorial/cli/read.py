@@ -48,9 +48,7 @@ def notebooks(
     raise typer.Exit(0 if good else 1)
 
 
-def book(
-    single: Annotated[bool, typer.Option("--single", help="One long page, to print or save as PDF; without panels.")] = False,
-) -> None:
+def book(single: Annotated[bool, typer.Option("--single", help="One long page to print, without panels.")] = False) -> None:
     """Build the book: notebooks, the ledger's table and their figures as a site that needs no internet."""
     need("book", "dil book")
     from dil_tutorial.book.build import build

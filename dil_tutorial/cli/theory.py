@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 
 def verify(
-    claims: Annotated[
-        list[str] | None, typer.Argument(help="Sections or ids, e.g. 4, 4.mixture, paper, paper-4.1; all if none.")
-    ] = None,
+    claims: Annotated[list[str] | None, typer.Argument(help="Sections or ids: 4, 4.mixture, paper-4.1; all if none.")] = None,
     seeds: Annotated[int, typer.Option(help="Check every claim on this many random worlds.")] = 5,
     json: JsonOption = None,
 ) -> None:

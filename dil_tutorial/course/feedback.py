@@ -48,16 +48,12 @@ def hints(tests: str) -> list[str]:
     """
     calls = (node for node in ast.walk(ast.parse(tests)) if isinstance(node, ast.Call) and len(node.args) > 2)
     texts = (call.args[2].values if isinstance(call.args[2], ast.JoinedStr) else [call.args[2]] for call in calls)
-    return [
-        "".join(re.escape(str(part.value)) if isinstance(part, ast.Constant) else r"\w+" for part in text) for text in texts
-    ]
+    return ["".join(re.escape(str(part.value)) if isinstance(part, ast.Constant) else r"\w+" for part in t) for t in texts]
 
 
 def hidden_tests(notebook: Any) -> dict[str, str]:
     """The hidden tests of an instructor's notebook, by cell."""
-    return {
-        cell.metadata["nbgrader"]["grade_id"]: cell.source for cell in notebook.cells if "BEGIN HIDDEN TESTS" in cell.source
-    }
+    return {cell.metadata["nbgrader"]["grade_id"]: cell.source for cell in notebook.cells if "HIDDEN TESTS" in cell.source}
 
 
 def comments_of(course: Path, assignment: str, student: str) -> dict[str, str]:

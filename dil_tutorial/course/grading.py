@@ -18,9 +18,7 @@ def grade(course: Path, assignment: str, student: str, again: bool = False) -> d
     The record is written last: a call that was killed leaves none, and the student is graded anew.
     """
     if not sandbox.available():
-        raise InputError(
-            "this system has no Landlock (Linux 5.13 or newer), without which students' code is not run: grade elsewhere"
-        )
+        raise InputError("no Landlock here (Linux 5.13 or newer), without which students' code is not run: grade elsewhere")
     record = course / "graded" / assignment / f"{student}.json"
     handed = course / "submitted" / student / assignment / source_of(course, assignment).name
     if not handed.is_file():

@@ -8,7 +8,7 @@ from torch import Tensor
 from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.rlhf import kl
 from dil_tutorial.support.files import provenance, read_json, write_json
-from toy.compare import ENTRIES
+from toy.compare import COMPARED, optimum
 from toy.worlds import World
 
 
@@ -46,7 +46,7 @@ def read_world(path: Path) -> World:
         raise InputError(f"{path}: {error}") from None
 
 
-STEPS = len(ENTRIES)  # that ``solve`` reports
+STEPS = len(COMPARED)  # that ``solve`` reports
 
 
 def solve(world: World, done: Callable[[str], None] = lambda label: None) -> tuple[dict[str, Tensor], list[str]]:
@@ -59,13 +59,13 @@ def solve(world: World, done: Callable[[str], None] = lambda label: None) -> tup
     """
     policies = {"reference": world.ref, "chosen": world.chosen, "rejected": world.rejected}
     missing = []
-    for entry in ENTRIES:
-        policy = entry.policy(world)
+    for entry in COMPARED:
+        policy = optimum(entry, world)
         if policy is None:
-            missing.append(entry.label)
+            missing.append(entry.described)
         else:
-            policies[entry.label] = policy
-        done(entry.label)
+            policies[entry.described] = policy
+        done(entry.described)
     return policies, missing
 
 

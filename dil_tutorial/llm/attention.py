@@ -113,21 +113,19 @@ def varlen_attention(
 
 
 def flash_documents(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    documents: Tensor,
+    query: Tensor,  # (1, heads, S, d)
+    key: Tensor,  # (1, key heads, S, d)
+    value: Tensor,  # (1, key heads, S, d)
+    documents: Tensor,  # (1, 1, D, 3), int32
     scaling: float | None = None,
     sliding_window: int | None = None,
     **unused: Any,
 ) -> Tensor:
     """(1, heads, S, d) -> (1, S, heads, d)."""
-    keys, queries_at, keys_at, longest_query, longest_key = branches(lengths_of(documents), query.device)
+    keys, queries_at, keys_at, *longest = branches(lengths_of(documents), query.device)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (S, heads, d)
     window = (sliding_window - 1 if sliding_window else -1, 0)  # how far a query sees to the left and to the right
-    out: Any = varlen_attn(
-        q, k[keys], v[keys], queries_at, keys_at, longest_query, longest_key, scale=scaling, window_size=window, **GROUPED
-    )
+    out: Any = varlen_attn(q, k[keys], v[keys], queries_at, keys_at, *longest, scale=scaling, window_size=window, **GROUPED)
     return torch.unsqueeze(out, 0)
 
 

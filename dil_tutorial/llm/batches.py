@@ -140,9 +140,7 @@ def pack(rows: list[TokenisedPair], share_prompts: bool = True) -> PackedBatch:
             positions += range(len(prefix))
             documents.append([len(prefix), 0, 0])
             for place, (number, response) in enumerate(branches, 1):
-                branch = (
-                    response.prompt[len(prefix) :] + response.tokens
-                )  # where prompts differ, their ends lie in the branches
+                branch = response.prompt[len(prefix) :] + response.tokens  # where prompts differ, it holds the prompt's end
                 row_of = [*range(start, start + len(prefix)), *range(len(ids), len(ids) + len(branch))]
                 sources[number] = row_of[len(response.prompt) - 1 : -1]  # the token before a response token predicts it
                 ids += branch
@@ -190,9 +188,8 @@ class Collator:
     def __call__(self, rows: list[TokenisedPair]) -> PairBatch:
         responses = batch_of(rows, self.pad_token_id, self.layout)
         alone = [Response(row.chosen.prompt, []) for row in rows]
-        others = [
-            Response(row.chosen.prompt, other.chosen.tokens) for row, other in zip(rows, rows[1:] + rows[:1], strict=True)
-        ]
+        following = zip(rows, rows[1:] + rows[:1], strict=True)
+        others = [Response(row.chosen.prompt, other.chosen.tokens) for row, other in following]
         return {
             "ref_logps": torch.tensor([[response.ref_logp for response in row.responses] for row in rows], dtype=torch.float64),
             "input_ids": responses.input_ids,

@@ -98,9 +98,7 @@ def _parse(line: str, where: str) -> object:
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
-        raise InputError(
-            f"{where}: broken JSON, {error.msg} at column {error.colno}: put one JSON object on the line"
-        ) from None
+        raise InputError(f"{where}: broken JSON, {error.msg} at column {error.colno}: give one JSON object a line") from None
 
 
 def check_pair(row: object, where: str) -> Pair:
@@ -116,9 +114,7 @@ def check_pair(row: object, where: str) -> Pair:
             return _check_tokens(row, where)
         row = with_prompt(row)
     if not isinstance(row, Mapping):
-        raise InputError(
-            f'{where}: holds a {type(row).__name__}, not an object: give {{"prompt": ..., "chosen": ..., "rejected": ...}}'
-        )
+        raise InputError(f"{where}: holds a {type(row).__name__}, not an object: give prompt, chosen, rejected")
     fields = (*FIELDS, REFERENCE_RESPONSE) if row.get(REFERENCE_RESPONSE) is not None else FIELDS
     for field in fields:
         if field not in row:

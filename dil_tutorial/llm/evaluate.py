@@ -23,10 +23,10 @@ def evaluate(
     policy: Any,
     reference: Any,
     tokenizer: Any,
-    pairs: list[Pair],
-    max_length: int = 1024,
+    pairs: list[Pair],  # P held-out pairs
+    max_length: int = 1024,  # tokens of prompt + response
     chat_format: bool = False,
-    batch_size: int = 8,
+    batch_size: int = 8,  # pairs
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Metrics on pairs that training did not see: {"pairs", "dropped", "metrics": {name: [mean, low, high]}}.
@@ -45,7 +45,7 @@ def evaluate(
     layout = "padded" if any([enable_packing(policy), enable_packing(reference)]) else "shared"  # asks both
     ours, theirs = (pair_logps(model, rows, batch_size, layout, quiet) for model in (policy, reference))
     f_w, f_l = ours - theirs
-    tokens = torch.tensor([[len(row.chosen.tokens), len(row.rejected.tokens)] for row in rows]).T
+    tokens = torch.tensor([len(row.chosen.tokens) for row in rows]).double()
     values = {
         "ranking accuracy": (ours[0] > ours[1]).float(),
         "ranking accuracy, reference": (theirs[0] > theirs[1]).float(),
@@ -57,9 +57,7 @@ def evaluate(
     }
     metrics = {name: bootstrap(value.double()) for name, value in values.items()}
     for name, logps in (("perplexity of chosen", ours), ("perplexity of chosen, reference", theirs)):
-        metrics[name] = bootstrap(
-            torch.stack([logps[0], tokens[0]]).double(), lambda x, dim: (-x[0].sum(dim) / x[1].sum(dim)).exp()
-        )
+        metrics[name] = bootstrap(torch.stack([logps[0], tokens]), lambda x, dim: (-x[0].sum(dim) / x[1].sum(dim)).exp())
     return {"pairs": len(rows), "dropped": dropped, "layout": layout, "metrics": metrics}
 
 
@@ -111,9 +109,7 @@ def evaluate_run(
         }
     if tasks:
         both = {"policy": policy, "reference": reference}
-        found["tasks"] = {
-            name: run_tasks(model, tokenizer, tasks, task_folder, limit, batch_size) for name, model in both.items()
-        }
+        found["tasks"] = {name: run_tasks(one, tokenizer, tasks, task_folder, limit, batch_size) for name, one in both.items()}
     return found
 
 

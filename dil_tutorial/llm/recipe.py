@@ -57,9 +57,7 @@ def _parse(text: str, where: str) -> list[tuple[str, Any, int]]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise InputError(
-            f"{where}{line}: broken YAML ({getattr(error, 'problem', error)}): write one `key: value` a line"
-        ) from None
+        raise InputError(f"{where}{line}: broken YAML ({getattr(error, 'problem', error)}): write `key: value` lines") from None
     if not isinstance(node, yaml.MappingNode):
         raise InputError(f"{where}: not a mapping: write one `key: value` a line")
     return [(str(key.value), content.get(key.value), key.start_mark.line + 1) for key, _ in node.value]

@@ -57,13 +57,13 @@ class FixedBatches(Sampler[int]):
 
 
 def score_reference(
-    rows: Rows,
-    groups: list[list[int]],
-    score: Callable[[Rows], Tensor],
-    path: Path,
-    key: str,
-    rank: int = 0,
-    world: int = 1,
+    rows: Rows,  # P pairs
+    groups: list[list[int]],  # row numbers of each batch
+    score: Callable[[Rows], Tensor],  # b rows -> (2b,) or (3b,) log-probs
+    path: Path,  # where they are kept
+    key: str,  # a fingerprint
+    rank: int = 0,  # of this process
+    world: int = 1,  # processes
     quiet: bool = False,
 ) -> None:
     """Put ``ref_logp``, the summed log-prob, into every response: from ``path`` if it holds them under ``key``.

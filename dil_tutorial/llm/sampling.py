@@ -87,13 +87,13 @@ def encode_prompt(tokenizer: Any, prompt: str, chat: bool = False) -> list[int]:
 def draw(
     model: Any,
     tokenizer: Any,
-    prompts: Sequence[str],
-    samples: int,
-    max_new_tokens: int,
+    prompts: Sequence[str],  # X texts
+    samples: int,  # K responses to each
+    max_new_tokens: int,  # the longest response
     seed: int,
-    path: Path | None = None,
-    chat: bool = False,
-    rows: int = 256,
+    path: Path | None = None,  # where batches are kept, to go on from
+    chat: bool = False,  # prompts are a user's messages
+    rows: int = 256,  # responses drawn at a time
     quiet: bool = False,
 ) -> list[dict[str, Any]]:
     """``samples`` responses to each prompt from the model's own law, with their log-probabilities.
@@ -206,9 +206,7 @@ def end_tokens(model: Any, tokenizer: Any) -> set[int]:
     named = model.generation_config.eos_token_id
     ends = set(named) if isinstance(named, list) else {named} if named is not None else {tokenizer.eos_token_id}
     if None in ends:
-        raise InputError(
-            "neither the model nor its tokenizer names an end-of-sequence token: set generation_config.eos_token_id"
-        )
+        raise InputError("neither the model nor its tokenizer has an end-of-sequence token: set generation_config.eos_token_id")
     return ends
 
 

@@ -68,9 +68,7 @@ def tokenize_pair(pair: Pair, tokenizer: Any) -> TokenisedPair:
     if "chosen_ids" in pair:
         return TokenisedPair(*(Response(pair["prompt_ids"], pair[f"{field}_ids"]) for field in fields))
     if tokenizer.eos_token is None:
-        raise InputError(
-            f"{tokenizer.name_or_path}: the tokenizer has no end-of-sequence token, which closes a response: set one"
-        )
+        raise InputError(f"{tokenizer.name_or_path}: the tokenizer has no end-of-sequence token to close a response: set one")
     if not isinstance(pair["prompt"], str) and not tokenizer.chat_template:
         raise InputError(f"{tokenizer.name_or_path}: the tokenizer has no chat template: give strings instead of messages")
     return TokenisedPair(*(_tokenize(pair["prompt"], pair[field], tokenizer) for field in fields))
@@ -105,9 +103,7 @@ def tokenize_pairs(
         row = tokenize_pair(as_chat(pair) if chat_format else pair, tokenizer)
         prompts = [len(response.prompt) for response in row.responses]
         if min(prompts) == 0:  # nothing is left to condition the first token on
-            raise InputError(
-                f"{where} row {i}: prompt and response merge into one token: end the prompt with a space or newline"
-            )
+            raise InputError(f"{where} row {i}: prompt and response merge into one token: end the prompt with a space")
         if max(prompts) >= max_length:
             dropped += 1
             continue

@@ -56,14 +56,14 @@ class DILTrainer(Trainer):
 
     def __init__(
         self,
-        model: PreTrainedModel,
+        model: PreTrainedModel,  # the policy, and the reference as it is now
         args: DILConfig,
-        train_dataset: Iterable[Pair],
+        train_dataset: Iterable[Pair],  # rows of prompt, chosen, rejected
         eval_dataset: Iterable[Pair] | None = None,
-        processing_class: Any = None,
-        ref_model: PreTrainedModel | None = None,
-        peft_config: Any = None,
-        **settings: Any,
+        processing_class: Any = None,  # the model's tokenizer
+        ref_model: PreTrainedModel | None = None,  # another reference
+        peft_config: Any = None,  # an adapter to train in place of the weights
+        **settings: Any,  # Trainer's
     ) -> None:
         if processing_class is None:
             raise InputError("DILTrainer: no processing_class: pass the model's tokenizer")

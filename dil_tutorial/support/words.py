@@ -1,6 +1,7 @@
 """Numbers and names in sentences and tables, for templates and reports."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def listed(names: Sequence[str]) -> str:
@@ -54,3 +55,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     ruled = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     return "\n".join("| " + " | ".join(row) + " |" for row in ruled)
+
+
+def rows(named: Mapping[str, Mapping[str, Any]], *columns: str) -> list[list[str]]:
+    """A row of ``table`` for each name: under "slope" that value and its interval, under "slope:2" its two digits alone.
+
+    >>> rows({"SFT": {"slope": [0.5, 0.4, 0.61]}}, "slope", "slope:1")
+    [['SFT', '0.50 (0.40–0.61)', '0.5']]
+    """
+
+    def cell(values: Mapping[str, Any], column: str) -> str:
+        key, _, digits = column.partition(":")
+        return f"{values[key][0]:.{digits}f}" if digits else interval(values[key])
+
+    return [[name, *(cell(values, column) for column in columns)] for name, values in named.items()]

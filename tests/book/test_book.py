@@ -21,7 +21,7 @@ from dil_tutorial.book import crossref, house, pair
 from dil_tutorial.claims.questions import QUESTIONS
 from dil_tutorial.errors import InputError
 from dil_tutorial.support.symbols import prose
-from toy.compare import ENTRIES
+from toy.compare import COMPARED
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,8 +72,8 @@ def test_questions_lead_to_claims_that_exist(site):
 
 def test_losses_figures_and_dynamics_have_their_pages(site):
     losses = (site / "generated" / "losses.html").read_text()
-    for entry in ENTRIES:
-        assert entry.label in losses
+    for entry in COMPARED:
+        assert entry.described in losses
     figures = (site / "generated" / "figures.html").read_text()
     assert figures.count("<img alt=") >= 5
     dynamics = (site / "generated" / "08_training_dynamics.html").read_text()

@@ -11,31 +11,31 @@ from dil_tutorial.book import figures as theory_figures
 from dil_tutorial.losses import make_loss
 from dil_tutorial.support import plotting
 from toy import World, compare
-from toy.compare import ENTRIES
+from toy.compare import COMPARED
 from toy.fit import fit, log_ratio, population_loss
 from toy.gallery import bandit, rock_paper_scissors
 
 
-@pytest.mark.parametrize("entry", ENTRIES, ids=lambda e: e.name)
+@pytest.mark.parametrize("entry", COMPARED, ids=lambda e: e.label)
 def test_stated_optima_are_stationary(entry):
     """No step along the gradient from a stated optimum lowers the loss by more than rounding."""
     for world in (bandit(), rock_paper_scissors()):
-        policy = entry.policy(world)
+        policy = compare.optimum(entry, world)
         logits = policy.clamp(min=1e-300).log().where(policy > 0, torch.tensor(-1e4).double()).requires_grad_()
         loss = population_loss(world, entry.loss, log_ratio(logits, world.ref)).sum()
         (gradient,) = torch.autograd.grad(loss, logits)
-        kinks = entry.name == "SLiC"  # its optimum lies on kinks: see test_slic_cannot_be_improved
+        kinks = entry.label == "SLiC"  # its optimum lies on kinks: see test_slic_cannot_be_improved
         assert gradient.abs().max() < (1.0 if kinks else 1e-8)
 
 
 def test_what_a_loss_needs_is_what_the_literature_says():
-    needs = {e.name: (compare.needs_pairs(e.loss), compare.needs_reference(e.loss)) for e in ENTRIES}
+    needs = {e.label: (compare.needs_pairs(e.loss), compare.needs_reference(e.loss)) for e in COMPARED}
     assert needs["SFT"] == (False, False)
     assert needs["KTO"] == (False, True)
     assert needs["DPO"] == needs["IPO"] == (True, True)
     assert needs["SimPO"] == needs["CPO"] == needs["ORPO"] == needs["SLiC"] == (True, False)
     assert needs["DIL LSIF repaired"] == (False, True)
-    growth = {e.name: compare.gradient_growth(e.loss) for e in ENTRIES}
+    growth = {e.label: compare.gradient_growth(e.loss) for e in COMPARED}
     assert growth["IPO"] == growth["SPPO"] == "linear"
     assert growth["DIL UKL repaired"] == "exponential"
     assert growth["DPO"] == growth["KTO"] == growth["SFT"] == "bounded"
@@ -45,7 +45,7 @@ def test_what_a_loss_needs_is_what_the_literature_says():
 
 def test_certain_labels_have_no_finite_dpo_optimum(write):
     hard = World.from_reward([0.5, 0.3, 0.2], [0.0, 1.0, 2.0], hard=True)
-    missing = {e.name for e in ENTRIES if e.policy(hard) is None}
+    missing = {e.label for e in COMPARED if compare.optimum(e, hard) is None}
     assert missing == {"DPO", "f-DPO Jensen–Shannon", "SimPO"}
     run = dil("optima", write("world.json", {"ref": [0.5, 0.3, 0.2], "reward": [0, 1, 2], "hard": True}))
     assert run.returncode == 0, run.stderr

@@ -19,18 +19,13 @@ def lines(
         rows = [row for row in rows if keep(row)]
         style: Any = {"color": LOSSES[name].colour, "ls": LOSSES[name].line}
         xs = [row[x] for row in rows]
-        axes.plot(
-            xs, [row[measure][0] for row in rows], label=name, lw=1.7, marker="o" if len(xs) < 12 else None, ms=3, **style
-        )
+        axes.plot(xs, [row[measure][0] for row in rows], label=name, lw=1.7, marker="o" if len(xs) < 12 else "", ms=3, **style)
         low, high = ([row[measure][side] for row in rows] for side in (1, 2))
         axes.fill_between(xs, low, high, color=style["color"], alpha=0.13, lw=0)
     axes.set_xscale("log")
 
 
-def panels(
-    cells: dict[str, list[Row]], x: str, xlabel: str, measures: Sequence[tuple[str, str, str]], title: str,
-    limits: dict[str, tuple[float, float]] | None = None,
-) -> Figure:  # fmt: skip
+def panels(cells: dict[str, list[Row]], x: str, xlabel: str, measures: Sequence[tuple[str, str, str]], title: str) -> Figure:
     """One panel a (measure, y label, y scale), a legend below them."""
     figure, axes = plotting.new_figure(columns=len(measures), width=3.4 * len(measures), height=4.0)
     for ax, (measure, ylabel, scale) in zip(axes, measures, strict=True):
@@ -38,8 +33,6 @@ def panels(
         ax.set_xlabel(xlabel)
         ax.set_ylabel(ylabel)
         ax.set_yscale(scale, **({"linthresh": 0.1} if scale == "symlog" else {}))
-        if limits and measure in limits:
-            ax.set_ylim(*limits[measure])
         if scale == "symlog":
             ax.axhline(0, color="black", lw=0.8)
     handles, labels = axes[0].get_legend_handles_labels()
@@ -52,50 +45,39 @@ CHOSEN = ("chosen", r"$E_{\pi_{chosen}} f$, nats", "symlog")
 DISTANCE = ("KL to pi_chosen", r"KL(policy $\|\,\pi_{chosen}$), nats", "log")
 UNSEEN = ("unseen", "mass moved to unseen responses", "linear")
 REJECTED = ("rejected", r"$E_{\pi_{rejected}} f$, nats", "symlog")
+RLHF = ("KL to RLHF", r"KL(policy $\|$ RLHF, $\beta = 1$), nats", "log")
+REWARD = ("reward", "expected reward", "linear")
+STEP = "step (300 pairs, learning rate 0.01)"
 
 
 def figures(results: Results) -> dict[str, tuple[Figure, str]]:
     """Every figure of the study by name, with its alternative text."""
-    made: dict[str, tuple[Figure, str]] = {}
-    made["pairs"] = (
-        panels(results["pairs"], "pairs", "pairs", [CHOSEN, DISTANCE, UNSEEN], "How much data? After 2,000 steps"),
-        "Three panels against the number of pairs: the mean log-ratio of winners, the KL to the winners' law, the mass moved to "
-        "unseen responses; one line a loss.",
-    )
-    made["targets"] = (
-        panels(
-            results["pairs"],
-            "pairs",
-            "pairs",
-            [
-                ("KL to RLHF", r"KL(policy $\|$ RLHF, $\beta = 1$), nats", "log"),
-                REJECTED,
-                ("reward", "expected reward", "linear"),
-            ],
-            "And towards RLHF? After 2,000 steps",
-        ),
-        "Three panels against the number of pairs: the KL to RLHF's optimum, the mean log-ratio of losers, the expected reward.",
-    )
-    made["steps"] = (
-        panels(
-            results["steps"], "step", "step (300 pairs, learning rate 0.01)", [CHOSEN, REJECTED, DISTANCE], "Along the path"
-        ),
-        "Mean log-ratios of winners and losers and the KL to the winners' law against the training step; all losses rise together "
-        "at first, then part.",
-    )
-    made["mean"] = (
-        panels(results["mean"], "step", "step (300 pairs, learning rate 0.01)", [CHOSEN, REJECTED, DISTANCE],
-               "Along the path, losses fed the mean log-probability per token"),
-        "The same three panels for losses fed means per token: all rise together at first, later the log-ratio of winners falls.",
-    )  # fmt: skip
-    made["learning rate"] = (
-        panels(results["learning rate"], "learning_rate", "learning rate (300 steps)", [CHOSEN, DISTANCE], "How far is far?"),
-        "Mean log-ratio of winners and KL to the winners' law after 300 steps against the learning rate.",
-    )
-    made["generator"] = (generators(results["generator"]), "KL to the winners' law for six generators at 100 to 10,000 pairs, "
-                         "mild and strong rewards, with intervals.")  # fmt: skip
-    made["noise"] = (noise(results["noise"]), "KL to the clean winners' law and reward against the share of flipped labels.")
-    return made
+    drawn = {
+        "pairs": panels(results["pairs"], "pairs", "pairs", [CHOSEN, DISTANCE, UNSEEN], "How much data? After 2,000 steps"),
+        "targets": panels(results["pairs"], "pairs", "pairs", [RLHF, REJECTED, REWARD], "And towards RLHF? After 2,000 steps"),
+        "steps": panels(results["steps"], "step", STEP, [CHOSEN, REJECTED, DISTANCE], "Along the path"),
+        "mean": panels(results["mean"], "step", STEP, [CHOSEN, REJECTED, DISTANCE], "Along the path, losses fed " + MEAN),
+        "learning rate": panels(results["learning rate"], "learning_rate", RATE, [CHOSEN, DISTANCE], "How far is far?"),
+        "generator": generators(results["generator"]),
+        "noise": noise(results["noise"]),
+    }
+    return {name: (figure, " ".join(ALTERNATIVES[name].split())) for name, figure in drawn.items()}
+
+
+MEAN, RATE = "the mean log-probability per token", "learning rate (300 steps)"
+ALTERNATIVES = {
+    "pairs": """Three panels against the number of pairs: the mean log-ratio of winners, the KL to the winners' law, the mass moved
+    to unseen responses; one line a loss.""",
+    "targets": """Three panels against the number of pairs: the KL to RLHF's optimum, the mean log-ratio of losers, the expected
+    reward.""",
+    "steps": """Mean log-ratios of winners and losers and the KL to the winners' law against the training step; all losses rise
+    together at first, then part.""",
+    "mean": """The same three panels for losses fed means per token: all rise together at first, later the log-ratio of winners
+    falls.""",
+    "learning rate": "Mean log-ratio of winners and KL to the winners' law after 300 steps against the learning rate.",
+    "generator": "KL to the winners' law for six generators at 100 to 10,000 pairs, mild and strong rewards, with intervals.",
+    "noise": "KL to the clean winners' law and reward against the share of flipped labels.",
+}
 
 
 def generators(cells: dict[str, list[Row]]) -> Figure:

@@ -68,12 +68,9 @@ def pairs(cells: Cells) -> dict[str, Any]:
 def path(cells: Cells) -> dict[str, Any]:
     """Where the losses part, when the winners' log-ratio peaks and falls, and what early stopping would give."""
     others = [rows for n, rows in cells.items() if n != "SFT"]
-    apart = (
-        any(abs(rows[i]["chosen"][0] - others[0][i]["chosen"][0]) >= 0.01 for rows in others) for i in range(len(others[0]))
-    )
-    together = [
-        row["step"] for row, parted in zip(others[0], itertools.accumulate(apart, operator.or_), strict=True) if not parted
-    ]
+    first = others[0]
+    apart = (any(abs(rows[i]["chosen"][0] - first[i]["chosen"][0]) >= 0.01 for rows in others) for i in range(len(first)))
+    together = [row["step"] for row, parted in zip(first, itertools.accumulate(apart, operator.or_), strict=True) if not parted]
     rows_of, fallen = [], []
     for name, rows in cells.items():
         peak = max(rows, key=lambda row: row["chosen"][0])
@@ -85,7 +82,7 @@ def path(cells: Cells) -> dict[str, Any]:
             signed_interval(rows[-1]["chosen"]), f"{best['KL to pi_chosen'][0]:.3f} at {best['step']}",
             f"{rows[-1]['KL to pi_chosen'][0]:.3f}",
         ])  # fmt: skip
-    return {"together": max(together), "steps": f"{others[0][-1]['step']:,}", "fallen": fallen, "rows": rows_of}
+    return {"together": max(together), "steps": f"{first[-1]['step']:,}", "fallen": fallen, "rows": rows_of}
 
 
 def rates(cells: Cells) -> dict[str, Any]:

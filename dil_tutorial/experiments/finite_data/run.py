@@ -124,10 +124,9 @@ def run_conditions(loss: Loss, conditions: Sequence[Condition], seeds: Sequence[
         P = (1 - condition.flips) * world.preference + condition.flips * world.preference.mT
         for seed in seeds:  # one generator a run: the data of a seed do not depend on which other seeds are asked for
             laws.append(empirical_law(World(world.ref, P), condition.pairs, torch.Generator().manual_seed(seed)))
-        clean.append(world)
-    stacked = World.from_reward(
-        torch.cat([w.ref.expand(S, -1) for w in clean]), torch.cat([w.true_reward.expand(S, -1) for w in clean])
-    )
+        clean.append((world.ref, world.true_reward))
+    ref, reward = (torch.cat([part.expand(S, -1) for part in parts]) for parts in zip(*clean, strict=True))
+    stacked = World.from_reward(ref, reward)
     law, wanted, found = torch.cat(laws), record_steps(first.steps, first.records), {}
 
     def record(step: int, policy: Tensor) -> None:

@@ -14,6 +14,7 @@ from dil_tutorial.experiments.known_truth.measures import Results, Truth, fed_lo
 from dil_tutorial.support import plotting
 from toy.catalogue import LOSSES
 
+NAMES = {"pi_chosen": r"$\pi_{chosen}$"}
 SHOWN = ("SFT", "DIL BCE repaired", "DIL BCE reference", "DIL UKL published", "DIL LSIF published", "DPO")
 
 
@@ -31,46 +32,6 @@ def legend(ax: Axes, losses: Sequence[str], **settings: Any) -> None:
     ax.legend(handles, names, frameon=False, fontsize=8, **settings)
 
 
-def figures(results: Results, found: dict[str, Any]) -> dict[str, tuple[Figure, str]]:
-    """Every figure by name, with its alternative text."""
-    return {
-        "imitation": (
-            imitation(results, found),
-            "Six panels, one a loss: the policy's mean log-ratio on held-out responses against the true one, in bins, with the diagonal "
-            "of imitation and the curve of the loss's own optimum.",
-        ),
-        "calibration": (
-            calibration(results, found),
-            "Six panels, one a loss: responses in bins of the policy's ratio; the mean of the true ratio 1 + t in each bin, and of the ratio of "
-            "the loss's own optimum, against the ratio that the policy gives.",
-        ),
-        "slopes": (
-            slopes(found),
-            "For each loss the slope of its log-ratios on the true ones with its interval and each seed, beside the slope of its "
-            "optimum and the line at 1.",
-        ),
-        "frontier": (
-            frontier(found),
-            "Gain in reward against the KL to the reference: each loss, best of 2 and 4, the winners' law and the curve of exact RLHF.",
-        ),
-        "curves": (
-            curves(results),
-            "Log-ratios of chosen and of rejected responses of the batch during training, one line a loss.",
-        ),
-        "rates": (
-            rates(found),
-            "Slope on validation prompts against the learning rate, one line a loss; the chosen rate is marked.",
-        ),
-        "ladder": (ladder(found), "Slope and correlation on held-out prompts against the number of training pairs."),
-        "few": (
-            few(results, found),
-            "Three panels, one a loss trained on all responses of a few prompts: its mean log-ratio on those responses against the true one, "
-            "with the diagonal of imitation and the curve of the loss's own optimum.",
-        ),
-        "rounds": (rounds(found), "Gain in reward against KL after each round of iterated imitation, beside best of 2 and 4."),
-    }
-
-
 def binned(x: Tensor, y: Tensor, bins: int = 9) -> tuple[Tensor, Tensor, Tensor]:
     """Means of x and y, and the standard error of y's, in bins of equally many x."""
     order = x.argsort()
@@ -81,7 +42,8 @@ def binned(x: Tensor, y: Tensor, bins: int = 9) -> tuple[Tensor, Tensor, Tensor]
 
 
 def imitation(results: Results, found: dict[str, Any]) -> Figure:
-    """f_theta(y) against log(1 + t(y)) on held-out prompts: points in bins, the diagonal, the loss's own optimum."""
+    """Six panels, one a loss: the policy's mean log-ratio on held-out responses against the true one, in bins, with the
+    diagonal of imitation and the curve of the loss's own optimum."""
     truth, M = Truth.of(results, "held-out"), results["preset"]["evaluated"]
     figure, axes = plotting.new_figure(columns=len(SHOWN), width=10.5, height=3.1)
     for ax, loss in zip(axes, SHOWN, strict=True):
@@ -114,7 +76,8 @@ def end_panels(figure: Figure, axes: Sequence[Axes], ylabel: str) -> None:
 
 
 def few(results: Results, found: dict[str, Any]) -> Figure:
-    """As ``imitation``, of the losses that saw every response of a few prompts many times, at those responses."""
+    """Three panels, one a loss trained on all responses of a few prompts: its mean log-ratio on those responses against the
+    true one, with the diagonal of imitation and the curve of the loss's own optimum."""
     truth = Truth.of(results, "train")
     figure, axes = plotting.new_figure(columns=len(results["few"]), width=8.5, height=3.4)
     for ax, row in zip(axes, results["few"], strict=True):
@@ -124,7 +87,8 @@ def few(results: Results, found: dict[str, Any]) -> Figure:
 
 
 def calibration(results: Results, found: dict[str, Any]) -> Figure:
-    """Taken at its word: the mean of 1 + t, and of the optimum's ratio, where the policy's ratio is about e^f."""
+    """Six panels, one a loss: responses in bins of the policy's ratio; the mean of the true ratio 1 + t in each bin, and of the
+    ratio of the loss's own optimum, against the ratio that the policy gives."""
     truth, M = Truth.of(results, "held-out"), results["preset"]["evaluated"]
     figure, axes = plotting.new_figure(columns=len(SHOWN), width=10.5, height=3.1)
     for ax, loss in zip(axes, SHOWN, strict=True):
@@ -150,8 +114,9 @@ def calibration(results: Results, found: dict[str, Any]) -> Figure:
     return figure
 
 
-def slopes(found: dict[str, Any]) -> Figure:
-    """A row a loss: measured slope with interval, its seeds, and the slope of its optimum."""
+def slopes(results: Results, found: dict[str, Any]) -> Figure:
+    """For each loss the slope of its log-ratios on the true ones with its interval and each seed, beside the slope of its
+    optimum and the line at 1."""
     figure, axes = plotting.new_figure(columns=2, width=10, height=4.2)
     for ax, fed in zip(axes, ("sum", "mean"), strict=True):
         rows = [value for value in found["losses"].values() if value["fed"] == fed]
@@ -171,17 +136,16 @@ def slopes(found: dict[str, Any]) -> Figure:
     return figure
 
 
-def frontier(found: dict[str, Any]) -> Figure:
-    """Gain in reward against KL."""
+def frontier(results: Results, found: dict[str, Any]) -> Figure:
+    """Gain in reward against the KL to the reference: each loss, best of 2 and 4, the winners' law and the curve of exact
+    RLHF."""
     figure, axes = plotting.new_figure(columns=2, width=13, height=4.2)
     exact = found["marks"]
     line = [(0.0, 0.0), *(place[:2] for name, place in exact.items() if name.startswith("RLHF"))]
     for ax, fed in zip(axes, ("sum", "mean"), strict=True):
         ax.plot(*zip(*line, strict=True), color="black", lw=1, label=r"RLHF, $\beta$ from $\infty$ to 1")
         for name, mark in (("best of 2", "s"), ("best of 4", "D"), ("pi_chosen", "*")):
-            ax.plot(
-                *exact[name][:2], mark, color="black", mfc="white", ms=9, label=name.replace("pi_chosen", r"$\pi_{chosen}$")
-            )
+            ax.plot(*exact[name][:2], mark, color="black", mfc="white", ms=9, label=NAMES.get(name, name))
         for value in found["losses"].values():
             if value["fed"] == fed:
                 kl_, gain = place_of(value)
@@ -205,8 +169,8 @@ def smoothed(values: Tensor, width: int = 9) -> Tensor:
     return (total / count)[0, 0]
 
 
-def curves(results: Results) -> Figure:
-    """Log-ratios of the batch's chosen and rejected responses during training, means over seeds."""
+def curves(results: Results, found: dict[str, Any]) -> Figure:
+    """Log-ratios of chosen and of rejected responses of the batch during training, one line a loss."""
     figure, axes = plotting.new_figure(columns=2, width=10, height=4)
     for ax, side in zip(axes, ("chosen", "rejected"), strict=True):
         for i, loss in enumerate(SHOWN):
@@ -221,8 +185,8 @@ def curves(results: Results) -> Figure:
     return figure
 
 
-def rates(found: dict[str, Any]) -> Figure:
-    """Slope on validation prompts against the learning rate."""
+def rates(results: Results, found: dict[str, Any]) -> Figure:
+    """Slope on validation prompts against the learning rate, one line a loss; the chosen rate is marked."""
     figure, axes = plotting.new_figure(columns=2, width=13, height=3.8)
     for ax, fed in zip(axes, ("sum", "mean"), strict=True):
         for name, rows in found["sweep"].items():
@@ -241,8 +205,8 @@ def rates(found: dict[str, Any]) -> Figure:
     return figure
 
 
-def ladder(found: dict[str, Any]) -> Figure:
-    """Slope and correlation against the number of pairs a prompt."""
+def ladder(results: Results, found: dict[str, Any]) -> Figure:
+    """Slope and correlation on held-out prompts against the number of training pairs."""
     figure, axes = plotting.new_figure(columns=2, width=8.5, height=3.6)
     for ax, measure in zip(axes, ("slope", "correlation"), strict=True):
         for i, (loss, rungs) in enumerate(found["ladder"].items()):
@@ -259,8 +223,8 @@ def ladder(found: dict[str, Any]) -> Figure:
     return figure
 
 
-def rounds(found: dict[str, Any]) -> Figure:
-    """The staircase: win rate and reward after each round, against KL."""
+def rounds(results: Results, found: dict[str, Any]) -> Figure:
+    """Gain in reward against KL after each round of iterated imitation, beside best of 2 and 4."""
     figure, axes = plotting.new_figure(columns=2, width=8.5, height=3.6)
     steps = found["rounds"]
     for ax, measure in zip(axes, ("gain", "win rate"), strict=True):
@@ -276,3 +240,11 @@ def rounds(found: dict[str, Any]) -> Figure:
         ax.set_ylabel("gain in expected reward, nats" if measure == "gain" else r"win rate against $\pi_{ref}$, hard labels")
     axes[0].legend(frameon=False, fontsize=8)
     return figure
+
+
+FIGURES = (imitation, calibration, slopes, frontier, curves, rates, ladder, few, rounds)
+
+
+def figures(results: Results, found: dict[str, Any]) -> dict[str, tuple[Figure, str]]:
+    """Every figure by its function's name, with that function's docstring as its alternative text."""
+    return {draw.__name__: (draw(results, found), " ".join(str(draw.__doc__).split())) for draw in FIGURES}

@@ -134,13 +134,8 @@ class Lab:
         self.tokenizer = load_tokenizer(preset.model)
         self.memory: Memory = {}
         self.theirs: dict[str, Tensor] = {}  # the reference's log-probabilities of what is evaluated
-        law = {
-            "model": preset.model,
-            "samples": preset.samples,
-            "max_new_tokens": preset.max_new_tokens,
-            "chat": False,
-            "seed": 0,
-        }
+        law: dict[str, Any] = {"model": preset.model, "samples": preset.samples, "chat": False, "seed": 0}
+        law["max_new_tokens"] = preset.max_new_tokens
         prompts = prompts or read_prompts(PROMPTS)
         self.data = label(draw_once(self.base(), self.tokenizer, prompts, folder, law, quiet), preset)
 
@@ -153,13 +148,11 @@ class Lab:
             return base
         from peft import LoraConfig, get_peft_model
 
-        count, top = base.config.num_hidden_layers, self.preset.top_layers
-        linear = sorted(
-            {name.split(".")[-1] for name, part in base.model.layers.named_modules() if isinstance(part, nn.Linear)}
-        )
+        layers, top = base.model.layers, self.preset.top_layers
+        linear = sorted({name.split(".")[-1] for name, part in layers.named_modules() if isinstance(part, nn.Linear)})
         adapter = LoraConfig(
             r=self.preset.rank, lora_alpha=2 * self.preset.rank, target_modules=linear, task_type="CAUSAL_LM",
-            layers_to_transform=list(range(count - top, count)),
+            layers_to_transform=list(range(len(layers) - top, len(layers))),
         )  # fmt: skip
         torch.manual_seed(seed)
         policy = get_peft_model(base, adapter)

@@ -114,9 +114,7 @@ def predicted(settings: dict[str, Any], feed: str, truth: Truth) -> Tensor:
         return loss(f_w + base.unsqueeze(2), f_l + base.unsqueeze(1))
 
     used: Loss = without_reference if loss.reference_free else loss
-    logits = newton(
-        lambda logits: population_loss(world, used, log_ratio(logits, world.ref), lengths=lengths), initial_logits(world)
-    )
+    logits = newton(lambda z: population_loss(world, used, log_ratio(z, world.ref), lengths=lengths), initial_logits(world))
     return log_ratio(logits, world.ref)
 
 

@@ -88,26 +88,14 @@ def lists(results: Results, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def tables(results: Results, found: dict[str, Any]) -> dict[str, Any]:
-    """The rows of every table."""
-    sums, means = fed_losses(found, "sum"), fed_losses(found, "mean")
+    """The rows of the tables that are more than names and numbers."""
+    sums = fed_losses(found, "sum")
     rates = results["preset"]["learning_rates"]
     kept = {name: v["learning rate"] for name, v in found["losses"].items()}
     return {
-        "imitation_rows": [
-            [name, f"{v['expected slope'][0]:.2f}", interval(v["slope"]), f"{v['correlation'][0]:.2f}", interval(v["on target"]),
-             f"{v['mean ratio'][0]:.2f}"] for name, v in sums.items()
-        ],
         "calibration_rows": [
             [name, interval(v["truth on f"]), interval(v["target on f"]), f"{v['correlation'][0] ** 2:.2f}"]
             for name, v in sums.items()
-        ],
-        "seen_rows": [
-            [name, interval(v["slope, trained on"]), interval(v["slope, same prompts"]), interval(v["slope"])]
-            for name, v in sums.items()
-        ],
-        "means_rows": [
-            [name, f"{v['expected slope'][0]:.1f}", interval(v["slope"]), interval(v["truth on f"]), f"{v['correlation'][0]:.2f}"]
-            for name, v in means.items()
         ],
         "frontier_rows": [
             [f"{v['loss']}, {v['fed']}", *(interval(v[key]) for key in ("KL", "KL, reweighted", "gain", "gain, reweighted")),
@@ -126,10 +114,6 @@ def tables(results: Results, found: dict[str, Any]) -> dict[str, Any]:
         "ladder_rows": [
             [f"{loss}, {rung['pairs']} pairs", interval(rung["slope"]), interval(rung["correlation"])]
             for loss, rungs in found["ladder"].items() for rung in rungs
-        ],
-        "few_rows": [
-            [loss, f"{v['expected slope'][0]:.2f}", f"{v['free slope'][0]:.2f}", interval(v["slope"]),
-             f"{v['correlation'][0]:.2f}", interval(v["mean ratio"])] for loss, v in found["few"].items()
         ],
         "round_rows": [
             [f"round {s['round']}" if s["round"] else "pi_ref", interval(s["KL"]), interval(s["gain"]), interval(s["win rate"])]

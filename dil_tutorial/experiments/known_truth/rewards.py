@@ -42,9 +42,7 @@ def _vader() -> Any:
     try:
         from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
     except ImportError:
-        raise InputError(
-            "reward 'sentiment' needs vaderSentiment: pip install -c constraints.txt -e '.[llm]', or make test once"
-        ) from None
+        raise InputError("reward 'sentiment' needs vaderSentiment: pip install -c constraints.txt -e '.[llm]'") from None
     return SentimentIntensityAnalyzer()
 
 

@@ -35,12 +35,8 @@ Progress = Callable[[str], None]  # told what is done, after each step of ``step
 
 def steps(preset: Preset) -> int:
     """How many steps ``experiment`` has: runs of the sweep, of further seeds, of the ladder, on few prompts, and rounds."""
-    return (
-        len(COMBINATIONS) * (len(preset.learning_rates) + preset.seeds)
-        + len(LADDER) * (len(preset.ladder) + 1)
-        + preset.rounds
-        + 1
-    )
+    runs = len(COMBINATIONS) * (len(preset.learning_rates) + preset.seeds)
+    return runs + len(LADDER) * (len(preset.ladder) + 1) + preset.rounds + 1
 
 
 def experiment(lab: Lab, progress: Progress) -> dict[str, Any]:

@@ -8,9 +8,3 @@ from dil_tutorial.lessons.panels.family import dynamics_player, length_bias, pai
 from dil_tutorial.lessons.panels.laws import first_world, kl_directions, tilt_explorer, whose_losers
 from dil_tutorial.lessons.panels.practice import batch_layouts, fed_means, reward_for_kl
 from dil_tutorial.lessons.panels.ratios import denominator_mix, formula, generator_gallery, generator_playground, loss_landscape
-
-__all__ = [
-    "batch_layouts", "denominator_mix", "dynamics_player", "fed_means", "first_world", "formula",
-    "generator_gallery", "generator_playground", "kl_directions", "length_bias", "loss_landscape", "pairs_budget",
-    "pulls", "reward_for_kl", "tilt_explorer", "whose_losers",
-]  # fmt: skip

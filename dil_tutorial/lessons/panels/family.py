@@ -57,14 +57,13 @@ def dynamics_player() -> ipywidgets.VBox:
     true = (world.chosen / world.ref).log()[0]
     paths: dict[str, dict[int, Tensor]] = {name: {} for name in PLAYED}
     for name, loss in losses(*PLAYED).items():
+        rng = torch.Generator().manual_seed(0)
 
         def record(step: int, policy: Tensor, name: str = name) -> None:
             if step in steps:
                 paths[name][step] = policy
 
-        fit_pairs(
-            world, loss, pairs=300, generator=torch.Generator().manual_seed(0), steps=1601, learning_rate=0.01, record=record
-        )
+        fit_pairs(world, loss, pairs=300, generator=rng, steps=1601, learning_rate=0.01, record=record)
 
     def draw(step: int) -> Drawn:
         figure, axes = plotting.new_figure(columns=2, rows=2, width=8.5, height=6.4)

@@ -140,9 +140,7 @@ def loss_landscape() -> ipywidgets.VBox:
     ref, spread = [0.5, 0.3, 0.2], torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
     n = 60
     cells = torch.tensor([(i, j, n - i - j) for i in range(1, n) for j in range(1, n - i)], dtype=torch.float64) / n
-    corners = torch.tensor(
-        [[0.9, 0.05, 0.05], [0.05, 0.9, 0.05], [0.05, 0.05, 0.9], [0.34, 0.33, 0.33], ref], dtype=torch.float64
-    )
+    corners = torch.tensor([[0.9, 0.05, 0.05], [0.05, 0.9, 0.05], [0.05, 0.05, 0.9], [1 / 3] * 3, ref], dtype=torch.float64)
 
     def draw(name: str, scale: float) -> Drawn:
         world, loss = World.from_reward(ref, scale * spread), LANDSCAPES[name]
@@ -156,9 +154,8 @@ def loss_landscape() -> ipywidgets.VBox:
             path.append(logits.softmax(1).detach())
         end = fit(world, loss)
         figure, (axes,) = plotting.new_figure(width=6.4, height=5)
-        axes.tricontourf(
-            *on_triangle(cells), (height - height.min()).clamp(min=1e-6).log(), levels=18, cmap="viridis_r", alpha=0.55
-        )
+        above = (height - height.min()).clamp(min=1e-6)
+        axes.tricontourf(*on_triangle(cells), above.log(), levels=18, cmap="viridis_r", alpha=0.55)
         for start in range(len(corners)):
             axes.plot(*on_triangle(torch.stack(path)[:, start]), color="black", lw=1)
         rlhf = rlhf_optimum(world.ref, world.true_reward, 1.0)
