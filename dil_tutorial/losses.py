@@ -276,7 +276,7 @@ class BoundLoss:
 
     @property
     def all_settings(self) -> dict[str, Any]:
-        """Every setting with the value it has, given or by default; what the loss is fed is none."""
+        """Every setting with its value, given or by default; what the loss is fed at each step is not a setting."""
         parameters = inspect.signature(self.function).parameters.values()
         defaults = {p.name: p.default for p in parameters if not p.name.startswith(("f_", "logp_", "shift", "kl"))}
         return defaults | dict(self.settings)
@@ -319,7 +319,7 @@ def make_loss(name: str, **settings: Any) -> BoundLoss:
 
 
 def bound(loss: Loss) -> BoundLoss:
-    """A loss with what it must be fed: of a function of this module its own, of any other log-ratios in pairs.
+    """The loss with what it must be fed: a function of this module says so itself, any other is fed log-ratios in pairs.
 
     >>> bound(dpo_loss).unpaired, bound(kto_loss).needs_kl, make_loss("kto", kl=0.0).needs_kl
     (False, True, False)

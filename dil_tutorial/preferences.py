@@ -1,4 +1,4 @@
-r"""What does a preference data set contain?  Two distributions that average to the reference.
+r"""What does a preference data set contain?  Two laws that average to the reference.
 
 Notation (used everywhere in this project; the paper is arXiv:2503.05079, cited by section):
 

@@ -161,7 +161,7 @@ def fit(
 def search(world: World, loss: Loss, starts: int = 24) -> Tensor:
     """The best of ``starts`` fits (and one from pi_ref), for losses that may have several minima; policies (X, Y).
 
-    The starts are seeded tilts of pi_ref, the same at every call.  This is a search, not a proof.
+    The starts are seeded tilts of pi_ref, the same at every call.  A search proves nothing: it may miss a better one.
 
     >>> from toy.gallery import bandit
     >>> world = bandit()

@@ -2,7 +2,7 @@
 
 A policy writes token by token: at each prefix it has logits for the V letters and for the end.  A response is over with the
 end token, or when it has ``max_length`` tokens (as ``max_new_tokens`` cuts it off).  The tabular autoregressive class
-has one row of logits a prefix; it contains every distribution over the responses, so what holds of tables holds here.
+has one row of logits a prefix; it contains every law of the responses, so what holds of tables holds here.
 """
 
 import itertools

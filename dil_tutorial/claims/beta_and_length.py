@@ -127,7 +127,7 @@ def sentences(world: World) -> World:
 def token_policies(world: World) -> Tensor:
     """A table of next-token probabilities is as good as a table of responses: DIL (repaired) ends at the winners' law.
 
-    The log-probability of a response is the sum over its tokens, and next-token tables can write any distribution over
+    The log-probability of a response is the sum over its tokens, and next-token tables can write any law over
     responses. So everything proved for bandits holds for sequences, with *summed* log-probabilities."""
     world = sentences(world)
     policy = fit(

@@ -14,7 +14,7 @@ from dil_tutorial.support.extras import need
 
 
 def prepare_for_models() -> None:
-    """Refuse where the ``llm`` extra is missing; warnings only, no bars of transformers' own; keep freed memory."""
+    """Refuse where the ``llm`` extra is missing; let transformers log warnings only, without bars; keep freed memory."""
     need("llm", "dil with a language model")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import logging as python_logging
@@ -23,7 +23,7 @@ def prepare_for_models() -> None:
 
     logging.set_verbosity_warning()
     logging.disable_progress_bar()
-    python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)  # it names missing kernels whenever it is imported
+    python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)  # on import it warns of missing kernels
     keep_freed_memory()
 
 

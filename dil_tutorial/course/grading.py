@@ -38,7 +38,7 @@ def grade(course: Path, assignment: str, student: str, again: bool = False) -> d
 
 
 def waiting(course: Path, assignment: str) -> list[str]:
-    """Students whose notebooks were collected."""
+    """The students whose notebooks of an assignment were collected; InputError where nobody's was."""
     source_of(course, assignment)
     found = sorted(path.parent.name for path in (course / "submitted").glob(f"*/{assignment}"))
     if not found:

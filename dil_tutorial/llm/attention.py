@@ -121,7 +121,7 @@ def flash_documents(
     sliding_window: int | None = None,
     **unused: Any,
 ) -> Tensor:
-    """(1, heads, S, d) -> (1, S, heads, d)."""
+    """The kernel's call behind ``varlen_attention``, on half-precision tensors: (1, heads, S, d) -> (1, S, heads, d)."""
     keys, queries_at, keys_at, *longest = branches(lengths_of(documents), query.device)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (S, heads, d)
     window = (sliding_window - 1 if sliding_window else -1, 0)  # how far a query sees to the left and to the right

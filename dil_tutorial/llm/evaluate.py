@@ -42,7 +42,7 @@ def evaluate(
     (4, 3)
     """
     rows, dropped = tokenize_pairs(pairs, tokenizer, max_length, chat_format)
-    layout = "padded" if any([enable_packing(policy), enable_packing(reference)]) else "shared"  # asks both
+    layout = "padded" if any([enable_packing(policy), enable_packing(reference)]) else "shared"  # both are asked, and switched
     ours, theirs = (pair_logps(model, rows, batch_size, layout, quiet) for model in (policy, reference))
     f_w, f_l = ours - theirs
     tokens = torch.tensor([len(row.chosen.tokens) for row in rows]).double()

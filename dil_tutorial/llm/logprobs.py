@@ -40,7 +40,7 @@ def head_gives_logps(head: nn.Module, pick: Callable[[Tensor], Tensor], targets:
     def logps(hidden: Tensor) -> Tensor:
         if len(targets) <= chunk:
             return chunk_logps(pick(hidden), targets)
-        parts = zip(pick(hidden).split(chunk), targets.split(chunk), strict=True)  # nothing random happens in the head:
+        parts = zip(pick(hidden).split(chunk), targets.split(chunk), strict=True)  # no random state to keep: the head is linear
         return torch.cat([checkpoint(chunk_logps, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
 
     head.forward = logps

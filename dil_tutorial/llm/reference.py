@@ -1,8 +1,9 @@
 """The reference's log-probs: scored once before training, in the very batches that training will use, and kept on disk.
 
-Why the very batches: in low precision a log-prob depends on the layout of its batch.  Under bf16 autocast the same response
-in two layouts differs by a third of a nat (rms; `dil bench noise`), which exp(2f) turns into a factor of 2.  Same batch, same
-code, same precision: f is exactly zero before the first step.  So batches are drawn once, and epochs reorder them.
+The very batches are needed because in low precision a log-prob depends on the layout of its batch.  Under bf16 autocast the
+same response in two layouts differs by a third of a nat (rms; `dil bench noise`), which exp(2f) turns into a factor of 2.
+With the same batch, code and precision f is exactly zero before the first step.  So batches are drawn once, and epochs
+reorder them.
 """
 
 import hashlib

@@ -11,7 +11,7 @@ Everything else (loop, accumulation, schedule, checkpoints, mixed precision, FSD
 
 Departures to know: the authors' public code uses mean log-probabilities per token and leaves beta out of LSIF, UKL and
 BCE (THEORY §7); here ``logprobs: sum`` is the default, as the paper's derivation has it, ``mean`` is one word away, and
-``beta`` always applies.  Metrics have TRL's names; ``rewards/*`` are beta f.  Dropout is off, as in TRL: it is noise in f.
+``beta`` always applies.  Metrics have TRL's names; ``rewards/*`` are beta f.  Dropout, noise in f, is off, as in TRL.
 """
 
 import copy

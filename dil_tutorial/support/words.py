@@ -14,7 +14,7 @@ def listed(names: Sequence[str]) -> str:
 
 
 def fixed(number: float, digits: int = 2, sign: str = "") -> str:
-    """A number with so many digits and a typographer's minus; ``sign`` "+" shows a plus, too.
+    """A number as text, with ``digits`` digits and a typographer's minus; ``sign`` "+" shows a plus, too.
 
     >>> fixed(-0.456), fixed(0.456, 1, "+")
     ('−0.46', '+0.5')
@@ -23,7 +23,7 @@ def fixed(number: float, digits: int = 2, sign: str = "") -> str:
 
 
 def interval(interval: Sequence[float]) -> str:
-    """Value and interval.
+    """A value with its interval, as text.
 
     >>> interval([0.5, 0.4, 0.61])
     '0.50 (0.40–0.61)'
@@ -33,7 +33,7 @@ def interval(interval: Sequence[float]) -> str:
 
 
 def signed_interval(interval: Sequence[float]) -> str:
-    """Mean and interval, with three digits and signs.
+    """A mean with its interval, as text with three digits and signs.
 
     >>> signed_interval([0.5, 0.4, 0.61])
     '+0.500 [+0.400, +0.610]'
@@ -43,7 +43,7 @@ def signed_interval(interval: Sequence[float]) -> str:
 
 
 def span(values: Sequence[float]) -> str:
-    """From the smallest to the largest.
+    """The smallest and the largest value, as text.
 
     >>> span([0.5, 0.25, 0.375])
     '0.25 to 0.50'

@@ -87,7 +87,7 @@ def log_ratio_error(preference: Tensor, advantage: Tensor) -> Tensor:
 
 
 def truth_of(reward: Tensor, rule: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """t of every response and the standard error of log(1 + t), (X, K) each; ``rule`` is a ``preference_of``.
+    """t of every response and the standard error of log(1 + t), (X, K) each; ``rule`` maps rewards to preferences, as ``preference_of`` does.
 
     >>> t, error = truth_of(torch.tensor([[0.0, 0.5, 1.5]]), preference_of)
     >>> t.round(decimals=2)

@@ -100,7 +100,7 @@ class Data:
         return [x for x, name in enumerate(self.splits) if name == split]
 
     def pairs(self, split: str, count: int, seed: int) -> tuple[list[dict[str, Any]], Tensor]:
-        """``simulate.make_pairs`` on the prompts of a split; past K // 2 pairs all samples are paired and labelled anew."""
+        """``make_pairs`` on the prompts of a split; beyond K // 2 pairs a prompt, all samples are paired and labelled anew."""
         rows = self.rows(split)
         drawn, reward = [self.drawn[x] for x in rows], self.reward[rows]
         most = reward.shape[1] // 2
@@ -111,7 +111,7 @@ class Data:
         return pairs, left
 
     def few(self, count: int) -> Data:
-        """With the first ``count`` training prompts only."""
+        """The same data with the first ``count`` training prompts only."""
         kept = sorted(set(range(len(self.drawn))) - set(self.rows("train")[count:]))
         return Data([self.drawn[x] for x in kept], [self.splits[x] for x in kept], self.reward[kept], self.rule)
 
@@ -160,7 +160,7 @@ class Lab:
         return policy
 
     def train(self, run: Run, data: Data | None = None, base: Any = None) -> tuple[Any, dict[str, Any]]:
-        """The trained policy, and its validation loss and curves."""
+        """Train ``base`` (the preset's model if None) as ``run`` says; returns the policy, and its validation loss and curves."""
         data, preset = data or self.data, self.preset
         pairs, _ = data.pairs("train", run.pairs, run.seed)
         validation, _ = data.pairs("validation", preset.pairs, 0)  # the same for every seed
@@ -239,7 +239,7 @@ class Lab:
         with self.reference(policy) if origin is None else nullcontext(origin) as reference:
             theirs = torch.stack(score_drawn(reference, drawn, quiet=True))
         for batch in set(self.memory) - known:
-            del self.memory[batch]  # it will not come again
+            del self.memory[batch]  # nobody will ask for these responses again
         reward = rewards_of(drawn, preset.reward, preset.scale)
         return {
             "own reward": [[rounded(x) for x in row] for row in reward.tolist()],
@@ -247,7 +247,7 @@ class Lab:
         }
 
     def perplexity(self, policy: Any) -> float:
-        """On paragraphs that have nothing to do with the prompts: exp of the mean negative log-probability a token."""
+        """exp of the mean negative log-probability a token, on paragraphs that have nothing to do with the prompts."""
         rows = []
         for paragraph in read_text(UNRELATED).strip().split("\n\n"):
             first, *rest = self.tokenizer(paragraph)["input_ids"]

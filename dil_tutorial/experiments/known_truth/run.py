@@ -1,6 +1,6 @@
 """Does DIL imitate pi_chosen on a language model?  An experiment whose truth is known (THEORY §10).
 
-1. Responses of pi_ref to short prompts, a known reward, Bradley–Terry labels: the data of ``llm.simulate``, so that the
+1. Responses of pi_ref to short prompts, a known reward, Bradley–Terry labels: the data of ``data.py``, so that the
    true log-ratio log(1 + t(y)) of every response is known, and where each loss ends (``toy.optima``) is known too.
 2. Every loss, fed sums and means of log-probabilities, is trained at every learning rate of one grid with seed 0.  The rate
    with the least loss *of its own* on validation pairs is kept: a choice that sees neither the truth nor a held-out prompt.
@@ -40,7 +40,7 @@ def steps(preset: Preset) -> int:
 
 
 def experiment(lab: Lab, progress: Progress) -> dict[str, Any]:
-    """Everything, from what ``lab.folder`` holds already; returns the results."""
+    """Run the whole experiment, going on from what ``lab.folder`` holds; returns the results."""
     gc.freeze()  # Trainer collects garbage after each run; what is loaded by now is none, and looking takes a third of a second
     preset, chosen = lab.preset, {}
     sweep, runs = [], []
