@@ -62,5 +62,9 @@ def losses(*labels: str) -> dict[str, BoundLoss]:
 
 
 def colours(*labels: str) -> dict[str, str]:
-    """The colours of some labels; of all without any."""
+    """The colours of some labels; of all without any.
+
+    >>> colours("SFT")
+    {'SFT': '#000000'}
+    """
     return {label: LOSSES[label].colour for label in labels or LOSSES}

@@ -45,16 +45,8 @@ FILES = {  # an answer opens none: a pickle, for one, is a program
 }  # fmt: skip
 OUTSIDE = REACHING | FILES | foreign_modules()
 TENSORS_OWN = ("data", "grad", "requires_grad")  # an optimiser's step may set them
-SCOPES = (
-    ast.FunctionDef,
-    ast.AsyncFunctionDef,
-    ast.Lambda,
-    ast.ClassDef,
-    ast.ListComp,
-    ast.SetComp,
-    ast.DictComp,
-    ast.GeneratorExp,
-)
+COMPREHENSIONS = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
+SCOPES = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef | COMPREHENSIONS
 
 
 def refused(code: str, given: Collection[str] = ()) -> str | None:

@@ -16,6 +16,7 @@ from dil_tutorial.experiments.finite_data import run as study
 from dil_tutorial.losses import make_loss
 from dil_tutorial.support.intervals import bootstrap
 from toy import World
+from toy.catalogue import LOSSES
 from toy.fit import descend, empirical_law
 from toy.gallery import bandit20
 
@@ -75,7 +76,7 @@ def test_intervals_cover_and_are_seeded():
 def small(monkeypatch):
     """A study in seconds: two losses an experiment, few steps."""
     few = [
-        study.Experiment(e.name, dict(list(e.losses.items())[:1] + list(e.losses.items())[-1:]),
+        study.Experiment(e.name, (e.losses[0], e.losses[-1]),
                          tuple(study.replace(c, steps=12, records=min(c.records, 3)) for c in e.conditions))
         for e in study.EXPERIMENTS
     ]  # fmt: skip
@@ -130,7 +131,8 @@ def test_the_committed_results_can_be_reproduced():
     """One cheap cell of the results in the repository, run again, gives the same numbers."""
     results, seeds = study.load(COMMITTED)
     (experiment,) = [e for e in study.EXPERIMENTS if e.name == "learning rate"]
-    loss = make_loss(**experiment.losses["DPO"])
+    assert "DPO" in experiment.losses
+    loss = LOSSES["DPO"].loss
     (by_step,) = study.run_conditions(loss, experiment.conditions[:1], range(seeds))
     row = results["learning rate"]["DPO"][0]
     assert row["learning_rate"] == experiment.conditions[0].learning_rate
