@@ -1,4 +1,4 @@
-"""One exception for input a person can mend, and the nearest-name hint that goes with it."""
+"""The exceptions that a person sees: input to be mended, with the nearest-name hint that goes with it, and a run gone wrong."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,6 +9,10 @@ class InputError(ValueError):
 
     The command line prints it and exits with status 2; library users catch it as a ``ValueError``.
     """
+
+
+class Diverged(RuntimeError):
+    """A run whose numbers are no longer finite: the command line prints this line and exits with status 1."""
 
 
 def unknown_name(what: str, name: object, choices: Iterable[str]) -> InputError:

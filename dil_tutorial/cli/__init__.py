@@ -8,7 +8,7 @@ import typer
 
 from dil_tutorial.cli import bench, course, experiments, llm, read, theory
 from dil_tutorial.cli.console import refuse
-from dil_tutorial.errors import InputError
+from dil_tutorial.errors import Diverged, InputError
 
 app = typer.Typer(
     help="RLHF is imitation learning: check it, see it, train with it.",
@@ -36,6 +36,8 @@ def main() -> None:
         app()
     except InputError as error:
         refuse(str(error))
+    except Diverged as error:
+        refuse(str(error), status=1)
     except OSError as error:  # a folder that cannot be written, a full disk
         if error.filename is None:
             raise

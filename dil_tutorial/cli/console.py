@@ -17,10 +17,10 @@ JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the resul
 JsonPath = Annotated[Path, typer.Option("--json", help="Where the results go, with versions, seeds and machine.")]
 
 
-def refuse(message: str) -> NoReturn:
-    """One line on standard error, and exit status 2."""
+def refuse(message: str, status: int = 2) -> NoReturn:
+    """One line on standard error, and the exit status of bad input, or another."""
     Console(stderr=True, soft_wrap=True).print(f"[bold red]dil:[/] {escape(message)}", highlight=False)
-    sys.exit(2)
+    sys.exit(status)
 
 
 def say(text: str) -> None:

@@ -1,4 +1,6 @@
-"""Batches of tokenised pairs: padded, one response a row, or packed, all pairs end to end in one row.
+"""Batches of tokenised pairs: packed, all pairs end to end in one row; padded, a response a row; single, a row by itself.
+
+Padding stands on the right, where no causal model can see it from a real token, and where it comes after a recurrent state.
 
 Packed, a *document* is what two prompts have in common (usually all) and one or two branches: [prefix | first | second].
 Positions restart at the second branch, and its tokens see the prefix and themselves but not the first branch (``attention``),
@@ -19,8 +21,8 @@ from torch import Tensor
 from dil_tutorial.llm.data import common_prefix
 from dil_tutorial.llm.tokens import Response, TokenisedPair
 
-LAYOUTS = ("shared", "packed", "padded")
-Batch = TypeVar("Batch", "PaddedBatch", "PackedBatch")
+LAYOUTS = ("shared", "packed", "padded", "single")
+Batch = TypeVar("Batch", "PaddedBatch", "PackedBatch", "Prompts")
 
 
 def moved(batch: Batch, device: Any) -> Batch:
@@ -30,27 +32,52 @@ def moved(batch: Batch, device: Any) -> Batch:
 
 @dataclass(frozen=True)
 class PaddedBatch:
-    """N responses, a row each: prompts padded on the left to width S, responses on the right to width T."""
+    """N responses, a row each: prompt, response, padding up to the width W of the longest."""
 
-    input_ids: Tensor  # (N, S + T)  prompt | response
-    attention_mask: Tensor  # (N, S + T)  1 at real tokens
-    position_ids: Tensor  # (N, S + T)  0, 1, 2, ... from the first real token
-    response_mask: Tensor  # (N, T)  True at response tokens
+    input_ids: Tensor  # (N, W)  prompt | response | padding
+    response_mask: Tensor  # (N, T)  True at response tokens, in the last T columns, before which no response begins
     targets: Tensor  # (M,)  the response tokens, one response after the other
     lengths: Tensor  # (N,)  tokens in each response
 
     to = moved
 
     def inputs(self) -> dict[str, Any]:
-        """What the model is called with; its vocabulary head runs on the last T + 1 columns alone."""
+        """What the model is called with; its vocabulary head runs on the last T + 1 columns alone.
+
+        There is no attention mask: a causal model cannot see padding on the right, and padding that sees nothing is NaN.
+        """
         keep = self.response_mask.shape[1] + 1
-        return {"input_ids": self.input_ids, "position_ids": self.position_ids, "attention_mask": self.attention_mask,
-                "logits_to_keep": keep}  # fmt: skip
+        return {"input_ids": self.input_ids, "logits_to_keep": keep}
 
     def pick(self, kept: Tensor) -> Tensor:
         """Of what the model keeps, (N, T + 1 or more, ...), what predicts each response token: (M, ...)."""
         T = self.response_mask.shape[1]
         return kept[:, -T - 1 : -1][self.response_mask]
+
+
+@dataclass(frozen=True)
+class SingleBatch:
+    """N responses, each in a call of its own, for models whose numbers depend on what else is in the batch."""
+
+    rows: tuple[PaddedBatch, ...]  # N batches of one response
+
+    @property
+    def input_ids(self) -> Tensor:
+        """All tokens, (1, S)."""
+        return torch.cat([row.input_ids for row in self.rows], 1)
+
+    def to(self, device: Any) -> "SingleBatch":
+        return SingleBatch(tuple(row.to(device) for row in self.rows))
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """B prompts to draw responses to: padding stands on the left, so that all responses begin in the same column."""
+
+    input_ids: Tensor  # (B, S)  padding | prompt
+    attention_mask: Tensor  # (B, S)  1 at real tokens
+
+    to = moved
 
 
 @dataclass(frozen=True)
@@ -72,8 +99,8 @@ class PackedBatch:
                 "logits_to_keep": self.sources}  # fmt: skip
 
     def pick(self, kept: Tensor) -> Tensor:
-        """Of what the model keeps, (1, M, ...), what predicts each response token: (M, ...)."""
-        return kept[0]
+        """Of what the model keeps, (1, M, ...) or all of (1, S, ...), what predicts each response token: (M, ...)."""
+        return kept[0] if kept.shape[1] == len(self.sources) else kept[0, self.sources]
 
 
 class PairBatch(TypedDict):
@@ -83,33 +110,44 @@ class PairBatch(TypedDict):
 
     ref_logps: Tensor  # (B, 2) or (B, 3), summed over tokens; first, because transformers takes its length for the batch's size
     input_ids: Tensor  # those of ``responses``: transformers counts tokens by them
-    responses: PaddedBatch | PackedBatch
-    prompts: PaddedBatch | None  # the prompts alone, to draw responses of the reference from
-    mismatched: PaddedBatch | None  # B responses: to each prompt the chosen response of the next pair
+    responses: PaddedBatch | PackedBatch | SingleBatch
+    prompts: Prompts | None  # to draw responses of the reference to
+    mismatched: PaddedBatch | SingleBatch | None  # B responses: to each prompt the chosen response of the next pair
 
 
 def pad(responses: list[Response], pad_token_id: int) -> PaddedBatch:
-    """Pad N responses so that each starts in the same column.
+    """Pad N responses on the right.
 
-    >>> batch = pad([Response([5, 6], [7]), Response([8], [9, 10])], pad_token_id=0)
-    >>> batch.input_ids.tolist()
-    [[5, 6, 7, 0], [0, 8, 9, 10]]
+    >>> batch = pad([Response([5, 6], [7]), Response([8], [9, 10, 11])], pad_token_id=0)
+    >>> batch.input_ids.tolist(), batch.response_mask.int().tolist()
+    ([[5, 6, 7, 0], [8, 9, 10, 11]], [[0, 1, 0], [1, 1, 1]])
     """
-    S, T = max(len(r.prompt) for r in responses), max(len(r.tokens) for r in responses)
-    ids = torch.full((len(responses), S + T), pad_token_id)
-    mask = torch.zeros_like(ids)
+    W = max(len(r.prompt) + len(r.tokens) for r in responses)
+    ids = torch.full((len(responses), W), pad_token_id)
+    answers = torch.zeros_like(ids, dtype=torch.bool)
     for i, response in enumerate(responses):
-        span = slice(S - len(response.prompt), S + len(response.tokens))
-        ids[i, span] = torch.tensor(response.prompt + response.tokens)
-        mask[i, span] = 1
+        begin, end = len(response.prompt), len(response.prompt) + len(response.tokens)
+        ids[i, :end] = torch.tensor(response.prompt + response.tokens)
+        answers[i, begin:end] = True
+    first = min(len(response.prompt) for response in responses)
     return PaddedBatch(
         input_ids=ids,
-        attention_mask=mask,
-        position_ids=(mask.cumsum(1) - 1).clamp(min=0),
-        response_mask=mask[:, S:].bool(),
+        response_mask=answers[:, first:],
         targets=torch.tensor([token for response in responses for token in response.tokens]),
         lengths=torch.tensor([len(response.tokens) for response in responses]),
     )
+
+
+def pad_prompts(prompts: list[list[int]], pad_token_id: int = 0) -> Prompts:
+    """Pad B prompts on the left.
+
+    >>> pad_prompts([[5, 6], [7]]).input_ids.tolist()
+    [[5, 6], [0, 7]]
+    """
+    S = max(map(len, prompts))
+    ids = [[pad_token_id] * (S - len(prompt)) + prompt for prompt in prompts]
+    mask = [[0] * (S - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+    return Prompts(torch.tensor(ids), torch.tensor(mask))
 
 
 def pack(rows: list[TokenisedPair], share_prompts: bool = True) -> PackedBatch:
@@ -161,14 +199,21 @@ def in_order(rows: list[TokenisedPair]) -> list[Response]:
     return [response for side in zip(*(row.responses for row in rows), strict=True) for response in side]
 
 
-def batch_of(rows: list[TokenisedPair], pad_token_id: int, layout: str = "padded") -> PaddedBatch | PackedBatch:
-    """The responses of B pairs, "padded", "packed" or, with prompts that two responses share read once, "shared".
+def batch_of(rows: list[TokenisedPair], pad_token_id: int, layout: str = "padded") -> PaddedBatch | PackedBatch | SingleBatch:
+    """The responses of B pairs: "single", "padded", "packed" or, with prompts that two responses share read once, "shared".
 
     >>> row = TokenisedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))
     >>> batch_of([row], 0).input_ids.tolist(), batch_of([row], 0, "shared").input_ids.tolist()
     ([[5, 6, 7, 1], [5, 6, 8, 0]], [[5, 6, 7, 1, 8]])
     """
-    return pad(in_order(rows), pad_token_id) if layout == "padded" else pack(rows, share_prompts=layout == "shared")
+    return laid_out(in_order(rows), pad_token_id, layout) if layout in ("padded", "single") else pack(rows, layout == "shared")
+
+
+def laid_out(responses: list[Response], pad_token_id: int, layout: str) -> PaddedBatch | SingleBatch:
+    """N responses "single" or, in any other layout, padded."""
+    if layout == "single":
+        return SingleBatch(tuple(pad([response], pad_token_id) for response in responses))
+    return pad(responses, pad_token_id)
 
 
 @dataclass
@@ -187,13 +232,12 @@ class Collator:
 
     def __call__(self, rows: list[TokenisedPair]) -> PairBatch:
         responses = batch_of(rows, self.pad_token_id, self.layout)
-        alone = [Response(row.chosen.prompt, []) for row in rows]
         following = zip(rows, rows[1:] + rows[:1], strict=True)
         others = [Response(row.chosen.prompt, other.chosen.tokens) for row, other in following]
         return {
             "ref_logps": torch.tensor([[response.ref_logp for response in row.responses] for row in rows], dtype=torch.float64),
             "input_ids": responses.input_ids,
             "responses": responses,
-            "prompts": pad(alone, self.pad_token_id) if self.prompts else None,
-            "mismatched": pad(others, self.pad_token_id) if self.mismatched else None,
+            "prompts": pad_prompts([row.chosen.prompt for row in rows], self.pad_token_id) if self.prompts else None,
+            "mismatched": laid_out(others, self.pad_token_id, self.layout) if self.mismatched else None,
         }

@@ -1,21 +1,116 @@
-"""Which savings does this model support?  Checked before training, on the model itself and a few made-up tokens.
+"""What can be done exactly with this model?  Checked before training, on the model itself and a few made-up tokens.
 
-The answers are one line for the log that says why not, or None.
+The truth is each response by itself, without padding, in the mode of training.  A layout is used where it gives the same
+numbers; where none can, because the model is not causal or draws random numbers, training is refused.
 """
 
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from dil_tutorial.errors import InputError
 from dil_tutorial.llm.attention import ATTENTION, VARLEN, register
-from dil_tutorial.llm.batches import PackedBatch, PaddedBatch, in_order, pack, pad
+from dil_tutorial.llm.batches import PackedBatch, PaddedBatch, SingleBatch, batch_of, in_order, pack, pad
 from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.tokens import Response, TokenisedPair
 
 SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
-ERRORS = (ValueError, TypeError, RuntimeError, IndexError)  # what a model raises that was not made for a saving
+ERRORS = (ValueError, TypeError, RuntimeError, IndexError, AttributeError)  # what a model raises that was not made for a saving
+
+
+def usable_layout(model: Any, wanted: str = "shared", longest: int = 0, training: bool = False) -> tuple[str, list[str]]:
+    """The layout nearest to ``wanted`` in which each response scores as it does by itself, and why none is nearer.
+
+    The model is switched to what the layout needs.  ``longest`` is the number of tokens in the longest row to come.
+    InputError where the model is not causal or, in ``training``, not deterministic: then no layout is right.
+    """
+    rows, name, said = made_up_rows(model), type(model).__name__, []
+    alone = _score(model, batch_of(rows, 0, "single"), 0, training)
+    if training and not torch.equal(alone, _score(model, batch_of(rows, 0, "single"), 0, training, seed=1)):
+        raise InputError(f"{name} draws random numbers in training that are no dropout: f would be noise before the first step")
+    if reason := causality_problem(model):
+        raise InputError(f"{name} is not causal: {reason}")
+    if reason := rope_problem(model, longest):
+        return "single", [f"layout: single, a response at a time: {reason}"]
+    if wanted in ("shared", "packed") and (reason := enable_packing(model, training)):
+        said.append(f"layout: padded, without packing and prefix sharing: {reason}")
+        wanted = "padded"
+    if wanted == "padded":
+        padded = _score(model, pad(in_order(rows), 0), 0, training)
+        if _far(alone, padded, model.dtype.itemsize > 2 and not torch.is_autocast_enabled(padded.device.type)):
+            said.append(f"layout: single, a response at a time: {name}: padded responses score differently")
+            wanted = "single"
+    return wanted, said
+
+
+def causality_problem(model: Any) -> str | None:
+    """What shows that a token's probability depends on the tokens behind it."""
+    tokens = torch.tensor([made_up_rows(model)[0].chosen.prompt], device=next(model.parameters()).device)
+    other = tokens.clone()
+    other[0, -1] = tokens[0, 0]
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        before, after = (model(input_ids=ids).logits[:, :-1].float() for ids in (tokens, other))
+    model.train(was_training)
+    if _far(before, after, model.dtype.itemsize > 2 and not torch.is_autocast_enabled(before.device.type)):
+        return "a token's probability changes with the tokens behind it (a decoder has is_decoder=True in its configuration)"
+    return None
+
+
+def rope_problem(model: Any, longest: int) -> str | None:
+    """Why rows of ``longest`` tokens need batches of their own; InputError where even that does not help."""
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    for part in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
+        kind = part.get("rope_type")
+        if kind not in ("dynamic", "longrope"):
+            continue
+        own = part.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
+        limit = config.max_position_embeddings if kind == "dynamic" or not own else own
+        if kind == "dynamic" and longest > limit:
+            raise InputError(
+                f"{type(model).__name__}: rope of type dynamic depends on what was read before if a row has more than {limit} "
+                f"tokens, and the longest has {longest}: set max_length to at most {limit}"
+            )
+        if kind == "longrope" and longest > limit:
+            return f"rope of type longrope takes other frequencies in batches with a row of more than {limit} tokens"
+    return None
+
+
+def check_fits(model: Any, rows: list[TokenisedPair], what: str = "the model") -> None:
+    """InputError where a row holds a token that ``model`` has no embedding for, or more tokens than it has positions."""
+    vocabulary = tokens_of(model)
+    highest = max(max(max(r.prompt, default=0), max(r.tokens, default=0)) for row in rows for r in row.responses)
+    if highest >= vocabulary:
+        raise InputError(
+            f"token {highest} is beyond the {vocabulary} embeddings of {what}: give its own tokenizer, or resize them"
+        )
+    longest = max(len(r.prompt) + len(r.tokens) for row in rows for r in row.responses)
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and ("position" in name or name.endswith("wpe")):
+            positions = module.num_embeddings - getattr(module, "offset", 0)
+            if longest > positions:
+                raise InputError(
+                    f"a row has {longest} tokens, {what} {positions} positions: set max_length to {positions} or less"
+                )
+
+
+def quiet_noise(model: nn.Module, dropout: bool) -> None:
+    """Set the rates of routers' jitter to zero and, if ``dropout`` is to go, of every dropout, in modules and attributes.
+
+    Both would be noise in f.  LoRA's own dropout stays: it is outside of the reference.
+    """
+    words = ("jitter", *(("dropout", "pdrop", "layerdrop") if dropout else ()))
+    for name, module in model.named_modules():
+        if "lora_" in name:
+            continue
+        for attribute, value in list(vars(module).items()):
+            rate = dropout and isinstance(module, nn.Dropout) and attribute == "p"
+            if isinstance(value, float) and (rate or any(word in attribute for word in words)):
+                setattr(module, attribute, 0.0)
 
 
 def chunking_problem(model: Any) -> str | None:
@@ -31,12 +126,12 @@ def chunking_problem(model: Any) -> str | None:
             logits = model(tokens).logits
         if len(given) != 1 or not torch.equal(given[0].to(logits.dtype), logits):
             return f"{name} changes the logits after its vocabulary head"
-        _score(model, pad(in_order(made_up_rows(model)), 0), 4)
+        whole, chunked = (_score(model, pad(in_order(made_up_rows(model)), 0), chunk, False) for chunk in (0, 4))
+        return f"{name}: chunks score differently" if _far(whole, chunked, model.dtype.itemsize > 2) else None
     except ERRORS as error:
         return f"{name}: {_one_line(error)}"
     finally:
         seen.remove()
-    return None
 
 
 def attentions(device: torch.device) -> tuple[str, ...]:
@@ -44,7 +139,7 @@ def attentions(device: torch.device) -> tuple[str, ...]:
     return (VARLEN, ATTENTION) if device.type == "cuda" else (ATTENTION,)
 
 
-def enable_packing(model: Any) -> str | None:
+def enable_packing(model: Any, training: bool = False) -> str | None:
     """Switch the model to an attention for packed documents; where none is right for it, leave it alone and say why."""
     name, config = type(model).__name__, model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or []) - SUPPORTED_LAYERS
@@ -55,14 +150,14 @@ def enable_packing(model: Any) -> str | None:
     register()
     reason = None
     for attention in attentions(next(model.parameters()).device):
-        reason = packing_problem(model, attention)
+        reason = packing_problem(model, attention, training)
         if reason is None:
             model.set_attn_implementation(attention)
             return None
     return f"{name}: {reason}"
 
 
-def packing_problem(model: Any, attention: str) -> str | None:
+def packing_problem(model: Any, attention: str, training: bool = False) -> str | None:
     """What ``attention`` gets wrong on this model, in full precision or, where autocast is on, with it."""
     rows, before, device = made_up_rows(model), model.config._attn_implementation, next(model.parameters()).device.type
     swapped = [TokenisedPair(replace(row.chosen, tokens=row.chosen.tokens[::-1]), row.rejected) for row in rows]
@@ -70,12 +165,13 @@ def packing_problem(model: Any, attention: str) -> str | None:
         for autocast in (False, True) if torch.is_autocast_enabled(device) else (False,):
             with torch.autocast(device, dtype=torch.get_autocast_dtype(device), enabled=autocast):
                 model.set_attn_implementation(before)
-                padded = _score(model, pad(in_order(rows), 0), 0)
+                alone = _score(model, batch_of(rows, 0, "single"), 0, training)
                 model.set_attn_implementation(attention)
-                packed, other = (_score(model, pack(part), 0) for part in (rows, swapped))
+                packed, other = (_score(model, pack(part), 0, training) for part in (rows, swapped))
+            precise = model.dtype.itemsize > 2 and not autocast
             if not torch.equal(packed[len(rows) :], other[len(rows) :]):
                 return "the second response sees the first"
-            if _far(padded, packed, model.dtype.itemsize > 2 and not autocast):
+            if _far(alone, packed, precise):
                 return "packed responses score differently"
         return None
     except ERRORS as error:
@@ -84,19 +180,26 @@ def packing_problem(model: Any, attention: str) -> str | None:
         model.set_attn_implementation(before)
 
 
+def tokens_of(model: Any) -> int:
+    """How many tokens the model can both read and write."""
+    readable = model.get_input_embeddings().num_embeddings
+    return int(min(readable, getattr(model.config.get_text_config(), "vocab_size", readable)))
+
+
 def made_up_rows(model: Any) -> list[TokenisedPair]:
     """Two pairs of a few random tokens, prompts of different lengths."""
-    vocabulary = model.get_input_embeddings().num_embeddings
-    tokens = torch.randint(vocabulary, (40,), generator=torch.Generator().manual_seed(0)).tolist()
+    tokens = torch.randint(tokens_of(model), (40,), generator=torch.Generator().manual_seed(0)).tolist()
     cuts = ((tokens[:8], tokens[8:13], tokens[13:20]), (tokens[20:25], tokens[25:33], tokens[33:]))
     return [TokenisedPair(Response(prompt, chosen), Response(prompt, rejected)) for prompt, chosen, rejected in cuts]
 
 
 @torch.no_grad()
-def _score(model: Any, batch: PaddedBatch | PackedBatch, chunk: int) -> Tensor:
+def _score(model: Any, batch: PaddedBatch | PackedBatch | SingleBatch, chunk: int, training: bool, seed: int = 0) -> Tensor:
     was_training, device = model.training, next(model.parameters()).device
-    model.eval()
-    logps = response_logps(model, batch.to(device), model.get_output_embeddings(), chunk)[0]
+    model.train(training)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        logps = response_logps(model, batch.to(device), model.get_output_embeddings(), chunk)[0]
     model.train(was_training)
     return logps
 

@@ -1,6 +1,6 @@
 """The settings of a training run: transformers' TrainingArguments, the loss by name, and the savings of the step."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,22 @@ from dil_tutorial.losses import BoundLoss, make_loss
 from dil_tutorial.support.files import read_json
 
 LOGPROBS = ("sum", "mean")
+BEFORE = "the reference is scored before it takes effect, so that f would not start at zero"
+PRECISION = "evaluation would score the policy in another precision than the reference was scored in"
+REFUSED = {  # fields of TrainingArguments that cannot do here what they say, and why
+    "torch_compile": BEFORE,
+    "use_liger_kernel": BEFORE,
+    "auto_find_batch_size": "the reference is scored in the batches of training, whose size it would change",
+    "neftune_noise_alpha": "its noise in the policy's embeddings is not in the reference's, so that f would not start at zero",
+    "bf16_full_eval": PRECISION,
+    "fp16_full_eval": PRECISION,
+    "label_smoothing_factor": "there are no labels of tokens to smooth",
+    "label_names": "what a row holds is fixed: see dil_tutorial.llm.data",
+    "length_column_name": "lengths are those of the tokenised rows",
+    "remove_unused_columns": "rows are token lists that only our collator knows",
+    "parallelism_config": "a packed row cannot be cut between devices: use fsdp",
+    "batch_eval_metrics": "compute_metrics is given all pairs at once",
+}
 
 
 @dataclass
@@ -62,7 +78,8 @@ class DILConfig(TrainingArguments):
 
     learning_rate: float = field(default=1e-6)  # TrainingArguments' 5e-5 would wreck a policy
     logging_steps: float = field(default=1)
-    remove_unused_columns: bool | None = field(default=False)  # rows are token lists that only our collator knows
+    remove_unused_columns: bool | None = field(default=False)
+    logging_nan_inf_filter: bool = field(default=False)  # it would log a loss of NaN as 0
 
     def __post_init__(self) -> None:
         self.loss_function()
@@ -86,12 +103,16 @@ class DILConfig(TrainingArguments):
                 "deepspeed: ZeRO stage 3 shards the weights while they are loaded, before the reference can be scored: "
                 "use fsdp, or stage 2"
             )
-        for name in ("torch_compile", "use_liger_kernel", "auto_find_batch_size"):
-            if getattr(self, name):
-                raise InputError(
-                    f"{name}: the reference is scored before it takes effect, so that f would not start at zero: leave it out"
-                )
+        defaults = {field.name: field.default for field in fields(DILConfig)}
+        for name, reason in REFUSED.items():
+            if getattr(self, name) not in (defaults[name], None, False, 0):
+                raise InputError(f"{name}: {reason}: leave it out")
+        if "inputs" in self.include_for_metrics:
+            raise InputError("include_for_metrics: packed tokens mean nothing to compute_metrics: leave 'inputs' out")
         super().__post_init__()
+        for name in ("dispatch_batches", "split_batches"):
+            if getattr(self.accelerator_config, name, None):
+                raise InputError(f"accelerator_config: {name} cuts batches, and a packed one cannot be cut: leave it out")
 
     def loss_function(self) -> BoundLoss:
         """The loss with its settings bound; InputError where the two do not fit."""

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.llm.capabilities import enable_packing
+from dil_tutorial.llm.batches import LAYOUTS
+from dil_tutorial.llm.capabilities import check_fits, usable_layout
 from dil_tutorial.llm.data import Pair, read_pairs
 from dil_tutorial.llm.logprobs import pair_logps
 from dil_tutorial.llm.metrics import kl_terms
@@ -42,7 +43,11 @@ def evaluate(
     (4, 3)
     """
     rows, dropped = tokenize_pairs(pairs, tokenizer, max_length, chat_format)
-    layout = "padded" if any([enable_packing(policy), enable_packing(reference)]) else "shared"  # both are asked, and switched
+    longest = max(len(r.prompt) + len(r.tokens) for row in rows for r in row.responses)
+    for model in (policy, reference):
+        check_fits(model, rows)
+    found = [usable_layout(model, "shared", longest)[0] for model in (policy, reference)]
+    layout = max(found, key=LAYOUTS.index)  # the plainer of the two serves both
     ours, theirs = (pair_logps(model, rows, batch_size, layout, quiet) for model in (policy, reference))
     f_w, f_l = ours - theirs
     tokens = torch.tensor([len(row.chosen.tokens) for row in rows]).double()

@@ -1,5 +1,6 @@
 """Log-probabilities of whole responses under a causal language model: log pi(y|x) = sum_k log pi(y_k | x, y_<k)."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 
-from dil_tutorial.llm.batches import PackedBatch, PaddedBatch, batch_of
+from dil_tutorial.llm.batches import PackedBatch, PaddedBatch, SingleBatch, batch_of
 from dil_tutorial.llm.tokens import TokenisedPair
 
 
@@ -51,7 +52,7 @@ def head_gives_logps(head: nn.Module, pick: Callable[[Tensor], Tensor], targets:
 
 
 def response_logps(
-    model: Any, batch: PaddedBatch | PackedBatch, head: nn.Module | None = None, chunk: int = 0
+    model: Any, batch: PaddedBatch | PackedBatch | SingleBatch, head: nn.Module | None = None, chunk: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Summed log-probability and length in tokens of each of N responses, both (N,).
 
@@ -67,19 +68,29 @@ def response_logps(
     >>> (logps / torch.log(torch.tensor(1 / 500))).tolist(), tokens.tolist()
     ([1.0, 2.0], [1, 2])
     """
+    if isinstance(batch, SingleBatch):
+        parts = [response_logps(model, row, head, chunk) for row in batch.rows]
+        return torch.cat([logps for logps, _ in parts]), torch.cat([lengths for _, lengths in parts])
     if chunk and head is not None:
         with head_gives_logps(head, batch.pick, batch.targets, chunk):
-            logps = model(**batch.inputs(), use_cache=False).logits  # (M,)
+            logps = model(**known(model, batch.inputs()), use_cache=False).logits  # (M,)
     else:
-        logps = token_logps(batch.pick(model(**batch.inputs(), use_cache=False).logits), batch.targets)
+        logps = token_logps(batch.pick(model(**known(model, batch.inputs()), use_cache=False).logits), batch.targets)
     return torch.stack([part.sum() for part in logps.split(batch.lengths.tolist())]), batch.lengths
+
+
+def known(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """The inputs without ``logits_to_keep`` where the model's forward pass does not know it; all logits are then computed."""
+    core = getattr(model, "module", model)  # DDP keeps the model in .module
+    parameters = inspect.signature(getattr(core, "get_base_model", lambda: core)().forward).parameters
+    return {name: value for name, value in inputs.items() if name != "logits_to_keep" or name in parameters}
 
 
 @torch.no_grad()
 def pair_logps(model: Any, rows: list[TokenisedPair], batch_size: int, layout: str, quiet: bool = False) -> Tensor:
     """Summed log-probabilities (2, P) of the chosen and the rejected responses of P pairs.
 
-    A ``layout`` other than "padded" wants a model on which ``capabilities.enable_packing`` succeeded.
+    ``layout`` is one that ``capabilities.usable_layout`` found to be exact for the model.
 
     >>> from dil_tutorial.llm.data import read_pairs, tiny_preferences
     >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
@@ -89,10 +100,10 @@ def pair_logps(model: Any, rows: list[TokenisedPair], batch_size: int, layout: s
     torch.Size([2, 3])
     """
     model.eval()
-    parts = []
+    parts, chunk = [], 256 if layout in ("shared", "packed") else 0
     for start in tqdm(range(0, len(rows), batch_size), desc="Scoring", disable=quiet):
         pairs = [TokenisedPair(row.chosen, row.rejected) for row in rows[start : start + batch_size]]
         batch = batch_of(pairs, pad_token_id=0, layout=layout).to(model.device)
-        logps, _ = response_logps(model, batch, model.get_output_embeddings(), chunk=256 if layout != "padded" else 0)
+        logps, _ = response_logps(model, batch, model.get_output_embeddings(), chunk)
         parts.append(logps.view(2, -1).float().cpu())
     return torch.cat(parts, 1)

@@ -20,10 +20,11 @@ from torch import Tensor
 from torch.utils.data import Sampler
 from tqdm.auto import tqdm
 
-from dil_tutorial.llm.batches import PaddedBatch, pad
+from dil_tutorial.llm.batches import PaddedBatch, Prompts, SingleBatch, laid_out
 from dil_tutorial.llm.tokens import Response, TokenisedPair
 
 Rows = list[TokenisedPair]
+OF_NO_EFFECT = ("_name_or_path", "transformers_version", "use_cache")  # of a configuration, on log-probs
 
 
 class FixedBatches(Sampler[int]):
@@ -104,10 +105,10 @@ def score_reference(
             response.ref_logp = logp
 
 
-def sample_responses(model: Any, prompts: PaddedBatch, max_new_tokens: int) -> PaddedBatch:
+def sample_responses(model: Any, prompts: Prompts, max_new_tokens: int, layout: str) -> PaddedBatch | SingleBatch:
     """One response of ``model`` to each of B prompts, drawn from its own law (temperature 1, no top-k).
 
-    ``prompts`` has no responses yet.  The generator is torch's default one, whose state checkpoints keep.
+    The generator is torch's default one, whose state checkpoints keep.
     """
     ids, mask = prompts.input_ids, prompts.attention_mask
     config = model.generation_config
@@ -120,11 +121,11 @@ def sample_responses(model: Any, prompts: PaddedBatch, max_new_tokens: int) -> P
     for prompt, keep, drawn in zip(ids.tolist(), mask.bool().tolist(), out[:, ids.shape[1] :].tolist(), strict=True):
         stop = next((place for place, token in enumerate(drawn, 1) if token in ends), len(drawn))  # the end token is kept
         responses.append(Response([token for token, real in zip(prompt, keep, strict=True) if real], drawn[:stop]))
-    return pad(responses, 0)
+    return laid_out(responses, 0, layout)
 
 
 def fingerprint(model: Any, rows: Rows, settings: object = None) -> str:
-    """sha256 over a model's weights, the rows' tokens and what else decides the reference's log-probs.
+    """sha256 over a model's weights and configuration, the rows' tokens and what else decides the reference's log-probs.
 
     >>> model, rows = torch.nn.Linear(2, 2), [TokenisedPair(Response([1], [2]), Response([1], [3]))]
     >>> before = fingerprint(model, rows)
@@ -132,7 +133,9 @@ def fingerprint(model: Any, rows: Rows, settings: object = None) -> str:
     >>> before == fingerprint(model, rows)
     False
     """
-    digest = hashlib.sha256(repr(settings).encode())
+    config, adapters = getattr(model, "config", None), getattr(model, "peft_config", None)
+    told = {key: value for key, value in config.to_dict().items() if key not in OF_NO_EFFECT} if config else None
+    digest = hashlib.sha256(f"{settings!r} {told!r} {adapters!r}".encode())
     for name, weight in model.state_dict().items():
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
         digest.update(weight.detach().cpu().flatten().view(torch.uint8).numpy().data)

@@ -13,8 +13,8 @@ from tqdm.auto import tqdm
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.llm.batches import pad
-from dil_tutorial.llm.capabilities import enable_packing
+from dil_tutorial.llm.batches import pad, pad_prompts
+from dil_tutorial.llm.capabilities import usable_layout
 from dil_tutorial.llm.data import as_chat
 from dil_tutorial.llm.logprobs import pair_logps, response_logps
 from dil_tutorial.llm.tokens import Response, TokenisedPair, tokenize_pair
@@ -151,7 +151,7 @@ def _draw_batch(
     for prompt, ids in zip(prompts, encoded, strict=True):
         if not ids:
             raise InputError(f"prompt {prompt!r} has no tokens: give a text")
-    batch = pad([Response(ids, []) for ids in encoded], pad_token_id=0)
+    batch = pad_prompts(encoded)
     ends = end_tokens(model, tokenizer)
     law = GenerationConfig(
         do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=max_new_tokens, eos_token_id=sorted(ends),
@@ -221,7 +221,8 @@ def score_drawn(model: Any, drawn: Sequence[dict[str, Any]], batch_size: int = 3
         couples = zip_longest(ids[::2], ids[1::2], fillvalue=ids[0])
         pairs += [TokenisedPair(*(Response(row["prompt_ids"], tokens) for tokens in couple)) for couple in couples]
     core = getattr(model, "get_base_model", lambda: model)()
-    layout = "padded" if enable_packing(core) else "shared"
+    longest = max(len(row["prompt_ids"]) + len(response["ids"]) for row in drawn for response in row["responses"])
+    layout, _ = usable_layout(core, "shared", longest)
     logps = pair_logps(model, pairs, batch_size, layout, quiet)  # (2, P)
     out, start = [], 0
     for row in drawn:

@@ -23,15 +23,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.data import SequentialSampler
 from transformers import PreTrainedModel, ProgressCallback, Trainer
+from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from dil_tutorial.bregman import MAX_LOG_RATIO
-from dil_tutorial.errors import InputError
-from dil_tutorial.llm.batches import Collator, PackedBatch, PaddedBatch, PairBatch
+from dil_tutorial.errors import Diverged, InputError
+from dil_tutorial.llm.arguments import NOT_HERE, adapter_is_fresh, with_defaults
+from dil_tutorial.llm.batches import Collator, PackedBatch, PaddedBatch, PairBatch, Prompts, SingleBatch
 from dil_tutorial.llm.callbacks import ProgressBar, StopAndSave, Teach
-from dil_tutorial.llm.capabilities import chunking_problem, enable_packing
+from dil_tutorial.llm.capabilities import check_fits, chunking_problem, quiet_noise, usable_layout
 from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.data import Pair, check_pair
 from dil_tutorial.llm.logprobs import response_logps
@@ -48,25 +51,31 @@ class DILTrainer(Trainer):
 
     ``train_dataset`` and ``eval_dataset`` hold rows with prompt, chosen and rejected (see ``llm.data``): a list of
     dicts, a ``datasets.Dataset``, or a streamed one, which is read to its end.  For the denominator ``reference`` a row may
-    have a response of that name; otherwise one is drawn at every step.  ``ref_model`` is another reference.  With a
-    ``peft_config``, or a ``PeftModel``, the reference is the model with its adapter off.  Reference log-probs are
-    computed in the batches and the precision of training and kept in ``output_dir/reference_logps_*.safetensors`` under a
-    fingerprint of weights, tokens and batches.
+    have a response of that name; otherwise one is drawn at every step.  ``eval_dataset`` may be a dict of data sets by name.
+    ``model`` may be a name, as `dil train` takes it.  ``ref_model`` is another reference; the reference of a ``PeftModel`` is
+    that model with its adapter as it is, trained or fresh.  Reference log-probs are computed in the batches and the precision
+    of training and kept in ``output_dir/reference_logps_*.safetensors`` under a fingerprint of weights, tokens and batches.
+
+    ``compute_metrics`` is given an EvalPrediction with beta f of chosen and rejected as predictions, (P, 2), and zeros as
+    labels, (P,): the column that should be larger.
     """
 
     def __init__(
         self,
-        model: PreTrainedModel,  # the policy, and the reference as it is now
-        args: DILConfig,
-        train_dataset: Iterable[Pair],  # rows of prompt, chosen, rejected
-        eval_dataset: Iterable[Pair] | None = None,
-        processing_class: Any = None,  # the model's tokenizer
+        model: PreTrainedModel | str,  # the policy, and the reference as it is now
+        args: DILConfig | None = None,  # or TRL's DPOConfig
+        train_dataset: Iterable[Pair] | None = None,  # rows of prompt, chosen, rejected
+        eval_dataset: Iterable[Pair] | dict[str, Iterable[Pair]] | None = None,
+        processing_class: Any = None,  # the model's tokenizer; if None the one that was saved with it
         ref_model: PreTrainedModel | None = None,  # another reference
         peft_config: Any = None,  # an adapter to train in place of the weights
         **settings: Any,  # Trainer's
     ) -> None:
-        if processing_class is None:
-            raise InputError("DILTrainer: no processing_class: pass the model's tokenizer")
+        model, args, processing_class = with_defaults(model, args, processing_class)
+        for name in settings.keys() & NOT_HERE.keys():
+            raise InputError(f"DILTrainer: {name}: {NOT_HERE[name]}")
+        if train_dataset is None:
+            raise InputError("DILTrainer: no train_dataset: give rows with prompt, chosen and rejected")
         if args.n_gpu > 1:
             raise InputError(
                 f"{args.n_gpu} GPUs in one process: launch with torchrun --nproc_per_node {args.n_gpu}, one each, or show it "
@@ -74,25 +83,31 @@ class DILTrainer(Trainer):
             )
         self.loss_function = args.loss_function()
         self.beta = self.loss_function.all_settings.get("beta", 1.0)  # SFT and IPO have none
-        rows = self._prepare_rows({"train": train_dataset, "eval": eval_dataset}, processing_class, args)
+        evals = eval_dataset if isinstance(eval_dataset, dict) else {}
+        splits = {"train": train_dataset, **{f"eval_{name}": part for name, part in evals.items()}}
+        self.dropped = 0
+        rows = self._prepare_rows(splits if evals else {**splits, "eval": eval_dataset}, processing_class, args)
         every = [row for part in rows.values() for row in part]
         draws = self.loss_function.needs_reference_samples and any(row.reference is None for row in every)
         if draws or not self.loss_function.needs_reference_samples:
             for row in every:
                 row.reference = None  # the loss does not read it, or not all rows have one
         model, self.reference = self._choose_reference(model, ref_model, peft_config, draws, args)
-        pad = processing_class.pad_token_id or processing_class.eos_token_id or 0  # any token: padding is masked
+        check_fits(model, every)
+        if ref_model is not None:
+            check_fits(ref_model, every, "ref_model")
         super().__init__(
             model=model,
             args=args,
             train_dataset=rows["train"],
-            eval_dataset=rows.get("eval"),
+            eval_dataset={name: rows[f"eval_{name}"] for name in evals} or rows.get("eval"),
             processing_class=processing_class,
-            data_collator=Collator(pad, prompts=draws, mismatched=self.loss_function.needs_kl),
+            data_collator=Collator(0, prompts=draws, mismatched=self.loss_function.needs_kl),
             **settings,
         )
-        with self._as_reference(self.model):  # on the device and in the precision of training
-            self.layout, self.head_chunk = usable_savings(getattr(model, "get_base_model", lambda: model)(), args)
+        with self._as_reference(self.model, adapter=False):  # on the device and in the precision of training
+            longest = max(len(response.prompt) + len(response.tokens) for row in every for response in row.responses)
+            self.layout, self.head_chunk = usable_savings(getattr(model, "get_base_model", lambda: model)(), args, longest)
         self.data_collator.layout = self.layout
         self._said_tangent = False
         self._metrics: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
@@ -101,11 +116,9 @@ class DILTrainer(Trainer):
         if not self.loss_function.reference_free:
             self._score_all(rows)
 
-    def _prepare_rows(
-        self, datasets: dict[str, Iterable[Pair] | None], tokenizer: Any, args: DILConfig
-    ) -> dict[str, list[TokenisedPair]]:
+    def _prepare_rows(self, datasets: dict[str, Any], tokenizer: Any, args: DILConfig) -> dict[str, list[TokenisedPair]]:
         """Check and tokenise the splits that there are; ``dropped`` counts pairs whose prompt alone fills max_length."""
-        rows, self.dropped = {}, 0
+        rows = {}
         for split, pairs in datasets.items():
             if pairs is None:
                 continue
@@ -121,13 +134,18 @@ class DILTrainer(Trainer):
     def _choose_reference(self, model: Any, ref_model: Any, peft_config: Any, draws: bool, args: DILConfig) -> tuple[Any, Any]:
         """The policy, with its adapter where one is asked for, and the reference that scores what comes up during training."""
         for part in (model, ref_model):
-            if part is not None and args.disable_dropout:
-                disable_dropout(part)
+            if part is not None:
+                quiet_noise(part, dropout=args.disable_dropout)
         if peft_config is not None:
             from peft import get_peft_model
 
             model = get_peft_model(model, peft_config)
-        if ref_model is None and (draws or self.loss_function.needs_kl) and not hasattr(model, "disable_adapter"):
+        for name, config in getattr(model, "peft_config", {}).items():
+            if config.is_prompt_learning:
+                kind = getattr(config.peft_type, "value", config.peft_type)
+                raise InputError(f"adapter {name!r} is of type {kind}: its virtual tokens fit no layout of a batch: use LoRA")
+        self._fresh = adapter_is_fresh(model)  # without it the model stays the reference
+        if ref_model is None and (draws or self.loss_function.needs_kl) and not self._fresh:
             ref_model = copy.deepcopy(model)
         self._other_reference = ref_model is not None
         return model, model if ref_model is None else ref_model
@@ -144,9 +162,41 @@ class DILTrainer(Trainer):
     def _score_all(self, rows: dict[str, list[TokenisedPair]]) -> None:
         """Score the reference on every split, in the batches in which training and evaluation will meet the rows."""
         self._score_reference(rows["train"], self._get_train_sampler().batches, "train")
-        if "eval" in rows:  # evaluation meets the rows in their order
-            size, count = self.args.eval_batch_size, len(rows["eval"])
-            self._score_reference(rows["eval"], [list(range(i, min(i + size, count))) for i in range(0, count, size)], "eval")
+        for split in rows.keys() - {"train"}:
+            self._score_in_order(rows[split], split)
+
+    def _score_in_order(self, rows: list[TokenisedPair], split: str) -> None:
+        """Score the reference on rows in the batches of their order, in which evaluation meets them."""
+        size, count = self.args.eval_batch_size, len(rows)
+        self._score_reference(rows, [list(range(i, min(i + size, count))) for i in range(0, count, size)], split)
+
+    def _raw(self, pairs: Any, split: str) -> Any:
+        """Rows to evaluate on, from raw pairs; InputError where the reference is gone that would score them."""
+        if pairs is None or isinstance(pairs, str) or (isinstance(pairs, list) and isinstance(pairs[0], TokenisedPair)):
+            return pairs
+        kept = self._other_reference or self._fresh or self.loss_function.reference_free
+        if self.state.global_step > 0 and not kept:
+            raise InputError(
+                f"{split}: the model has been trained and is no longer the reference that would score new pairs: give them as "
+                "eval_dataset when the trainer is made, or a ref_model"
+            )
+        rows = self._prepare_rows({split: pairs}, self.processing_class, self.args)[split]
+        check_fits(self.model, rows)
+        if not self.loss_function.reference_free:
+            self._score_in_order(rows, split)
+        return rows
+
+    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """Trainer's ``evaluate``; ``eval_dataset`` may hold raw pairs, or be a dict of such data sets by name."""
+        if isinstance(eval_dataset, dict):
+            eval_dataset = {name: self._raw(part, f"{metric_key_prefix}_{name}") for name, part in eval_dataset.items()}
+        else:
+            eval_dataset = self._raw(eval_dataset, metric_key_prefix)
+        return dict(super().evaluate(eval_dataset, ignore_keys, metric_key_prefix))
+
+    def predict(self, test_dataset: Any, ignore_keys: Any = None, metric_key_prefix: str = "test") -> Any:
+        """Trainer's ``predict`` on raw pairs: beta f of chosen and rejected, (P, 2), and the metrics."""
+        return super().predict(self._raw(test_dataset, metric_key_prefix), ignore_keys, metric_key_prefix)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> FixedBatches:
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
@@ -156,10 +206,13 @@ class DILTrainer(Trainer):
             lengths = [len(row.chosen.prompt) + len(row.chosen.tokens) + len(row.rejected.tokens) for row in rows]
         return FixedBatches(len(rows), self.args.train_batch_size, seed, lengths)
 
+    def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler:
+        return SequentialSampler(eval_dataset)  # also where training groups by length
+
     def _score_reference(self, rows: list[TokenisedPair], groups: list[list[int]], split: str) -> None:
         """Put the reference's log-probs into ``rows``: of ``ref_model``, of the adapter's base, or of the model as it is."""
         reference = self.reference if self._other_reference else self.model
-        if self._other_reference and self.layout != "padded":
+        if self._other_reference and self.layout in ("shared", "packed"):
             reference.set_attn_implementation(self.model.config._attn_implementation)
 
         @torch.no_grad()
@@ -171,10 +224,10 @@ class DILTrainer(Trainer):
         key = fingerprint(reference, rows, (groups, savings, numerics))
         path = Path(self.args.output_dir) / f"reference_logps_{split}.safetensors"
         ranks = self.args.process_index, self.args.world_size
-        with self._as_reference(reference):
+        with self._as_reference(reference, adapter=self.state.global_step == 0):
             score_reference(rows, groups, score, path, key, *ranks, quiet=self.args.disable_tqdm)
 
-    def _response_logps(self, model: Any, responses: PaddedBatch | PackedBatch) -> tuple[Tensor, Tensor]:
+    def _response_logps(self, model: Any, responses: PaddedBatch | PackedBatch | SingleBatch) -> tuple[Tensor, Tensor]:
         """Summed log-probabilities and lengths of N responses, (N,) each, on the device of training."""
         head = getattr(model, "module", model).get_output_embeddings()  # DDP keeps the model in .module
         return response_logps(model, responses.to(self.args.device), head, self.head_chunk)
@@ -194,19 +247,22 @@ class DILTrainer(Trainer):
             with torch.no_grad():
                 more["kl"] = self._log_ratios(model, inputs["mismatched"]).mean().clamp(min=0)
         losses = self.loss_function(f_chosen, f_rejected, **more)  # (B,)
+        if not losses.isfinite().all():
+            raise Diverged(f"the loss is {losses.mean().item()} at step {self.state.global_step + 1}: {self._way_back()}")
         fixed = {name: value.detach().float().cpu() for name, value in more.items()}
         loss_of_pairs = functools.partial(self.loss_function, **fixed)
         self._record("train" if model.training else "eval", f[: 2 * B], logps[: 2 * B], loss_of_pairs)
         loss = losses.mean()
-        return (loss, {"losses": losses.detach()}) if return_outputs else loss
+        rewards = self.beta * torch.stack([f_chosen, f_rejected], 1)  # (B, 2)
+        return (loss, {"losses": losses.detach(), "rewards": rewards.detach()}) if return_outputs else loss
 
-    def _reference_samples(self, prompts: PaddedBatch) -> PaddedBatch:
+    def _reference_samples(self, prompts: Prompts) -> PaddedBatch | SingleBatch:
         """One new response of the reference to each prompt."""
         with torch.no_grad(), self._as_reference(self.reference):
             longest = self.args.reference_max_new_tokens or 128
-            return sample_responses(self.reference, prompts.to(self.args.device), longest)
+            return sample_responses(self.reference, prompts.to(self.args.device), longest, self.layout)
 
-    def _log_ratios(self, model: Any, responses: PaddedBatch) -> Tensor:
+    def _log_ratios(self, model: Any, responses: PaddedBatch | SingleBatch) -> Tensor:
         """f (N,) of responses that the reference has not scored before: both score them, in the same batch."""
         with torch.no_grad(), self._as_reference(self.reference):
             reference_logps, lengths = self._response_logps(self.reference, responses)
@@ -214,9 +270,13 @@ class DILTrainer(Trainer):
         return f / lengths if self.args.logprobs == "mean" else f
 
     @contextmanager
-    def _as_reference(self, reference: Any) -> Iterator[None]:
-        """While it lasts, ``reference`` is in evaluation mode, on the device, in the policy's precision, its adapter off."""
-        own_adapter = getattr(reference, "disable_adapter", nullcontext) if reference is self.model else nullcontext
+    def _as_reference(self, reference: Any, adapter: bool = False) -> Iterator[None]:
+        """While it lasts, ``reference`` is in evaluation mode, on the device, in the policy's precision.
+
+        The policy's own ``adapter`` is on as long as it has not been trained here; then the reference is the model without it.
+        """
+        off = reference is self.model and not adapter
+        own_adapter = getattr(reference, "disable_adapter", nullcontext) if off else nullcontext
         was_training = reference.training
         reference.to(self.args.device).eval()
         with own_adapter(), self.accelerator.autocast():
@@ -235,44 +295,60 @@ class DILTrainer(Trainer):
                 "slope): lower the learning rate"
             )
 
+    def _means(self, split: str) -> dict[str, float]:
+        """The means of the metrics since the last call, over all processes."""
+        values = self._metrics[split]
+        totals = torch.tensor([[sum(v), len(v)] for v in values.values()], dtype=torch.float32, device=self.args.device)
+        reduced = self.accelerator.reduce(totals).tolist() if values else []
+        means = {name: total / count for name, (total, count) in zip(values, reduced, strict=True)}
+        values.clear()
+        return means
+
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the means of the metrics since the last log, over all processes."""
-        split = "eval" if any(key.startswith("eval_") for key in logs) else "train"
-        prefix = "eval_" if split == "eval" else ""
-        if "loss" in logs or "eval_loss" in logs:
-            values = self._metrics[split]
-            totals = torch.tensor([[sum(v), len(v)] for v in values.values()], dtype=torch.float32, device=self.args.device)
-            for name, (total, count) in zip(values, self.accelerator.reduce(totals).tolist(), strict=True):
-                logs[prefix + name] = total / count
-            self._metrics[split].clear()
+        """Add the means of the metrics of the steps since the last log."""
+        if "loss" in logs:
+            logs |= self._means("train")
         super().log(logs, *args, **kwargs)
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        """Trainer's loop, with the means of the metrics among its own."""
+        self._metrics["eval"].clear()
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output.metrics.update({f"{metric_key_prefix}_{name}": mean for name, mean in self._means("eval").items()})
+        return output
 
     def prediction_step(
         self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> tuple[Tensor, None, None]:
-        """Evaluation wants the loss and the metrics; there are no predictions to gather."""
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The loss and, for ``compute_metrics``, beta f of each pair with the column that should be larger."""
         with torch.no_grad(), self.compute_loss_context_manager():
-            loss = self.compute_loss(model, self._prepare_inputs(inputs))
-        return loss.detach(), None, None
+            loss, outputs = self.compute_loss(model, self._prepare_inputs(inputs), return_outputs=True)
+        rewards = outputs["rewards"]
+        return loss.detach(), *((None, None) if prediction_loss_only else (rewards, torch.zeros_like(rewards[:, 0]).long()))
+
+    def check_finite(self) -> None:
+        """Diverged where a weight is not a finite number."""
+        for name, weight in self.model.named_parameters():
+            if weight.requires_grad and not weight.isfinite().all():
+                raise Diverged(f"{name} holds NaN or infinity after step {self.state.global_step}: {self._way_back()}")
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self.check_finite()
+        super()._save_checkpoint(*args, **kwargs)
+
+    def _way_back(self) -> str:
+        last = get_last_checkpoint(self.args.output_dir) if Path(self.args.output_dir).is_dir() else None
+        mend = "lower the learning rate, or set max_grad_norm"
+        return f"the run has diverged; {f'the last checkpoint is {last}' if last else 'there is no checkpoint'}: {mend}"
 
 
-def usable_savings(model: Any, args: DILConfig) -> tuple[str, int]:
+def usable_savings(model: Any, args: DILConfig, longest: int) -> tuple[str, int]:
     """The layout and head_chunk asked for, as far as ``model`` allows, which is switched to them; what it refuses is logged."""
-    layout, chunk = args.layout, args.head_chunk
+    chunk = args.head_chunk
     if chunk and (reason := chunking_problem(model)):
         logger.warning(f"head_chunk: 0, the whole vocabulary at once: {reason}")
         chunk = 0
-    if layout != "padded" and (reason := enable_packing(model)):
-        logger.warning(f"layout: padded, without packing and prefix sharing: {reason}")
-        layout = "padded"
+    layout, said = usable_layout(model, args.layout, longest, training=args.disable_dropout)
+    for line in said:
+        logger.warning(line)
     return layout, chunk
-
-
-def disable_dropout(model: nn.Module) -> None:
-    """Set every dropout rate to zero, in modules and in the attributes that attention passes on; LoRA's own stays."""
-    for name, module in model.named_modules():
-        if "lora_" in name:
-            continue
-        for attribute, value in list(vars(module).items()):
-            if isinstance(value, float) and ("dropout" in attribute or (isinstance(module, nn.Dropout) and attribute == "p")):
-                setattr(module, attribute, 0.0)

@@ -7,12 +7,12 @@ pytest.importorskip("accelerate", reason="language models need the llm extra")
 
 from dil_tutorial.bregman import GENERATORS
 from dil_tutorial.errors import InputError
-from dil_tutorial.llm.batches import batch_of, pad
+from dil_tutorial.llm.batches import batch_of, pad, pad_prompts
 from dil_tutorial.llm.data import as_chat, read_pairs, tiny_preferences
 from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.models import load_model, load_tokenizer
 from dil_tutorial.llm.sampling import answer, score
-from dil_tutorial.llm.tokens import Response, tokenize_pair, tokenize_pairs
+from dil_tutorial.llm.tokens import tokenize_pair, tokenize_pairs
 from dil_tutorial.llm.trainer import DILConfig, DILTrainer, fingerprint
 from dil_tutorial.losses import LOSSES, make_loss
 
@@ -377,14 +377,18 @@ def test_lora_with_the_adapter_off_as_reference(parts, tmp_path):
     history = [row for row in trainer.state.log_history if "loss" in row]
     assert history[0]["logratios/chosen"] == 0
     assert history[-1]["loss"] < history[0]["loss"]
-    again = DILTrainer(
-        trainer.model, config, PAIRS[:8], processing_class=tokenizer
-    )  # a moved adapter: the base is the reference
     with torch.no_grad():
-        for row in again.train_dataset:
+        for row in trainer.train_dataset:
             slow = logp_the_slow_way(frozen, row.chosen.prompt, row.chosen.tokens).item()
             assert row.chosen.ref_logp == pytest.approx(slow, rel=1e-5)
             assert abs(logp_the_slow_way(trainer.model, row.chosen.prompt, row.chosen.tokens).item() - slow) > 1e-3
+    again = DILTrainer(
+        trainer.model, config, PAIRS[:8], processing_class=tokenizer
+    )  # a trained adapter is the reference as it is
+    with torch.no_grad():
+        for row in again.train_dataset:
+            own = logp_the_slow_way(trainer.model, row.chosen.prompt, row.chosen.tokens).item()
+            assert row.chosen.ref_logp == pytest.approx(own, rel=1e-5)
     trainer.save_model(str(tmp_path / "adapter"))
     assert {p.name for p in (tmp_path / "adapter").iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
     assert not (tmp_path / "adapter" / "model.safetensors").exists()
@@ -451,7 +455,7 @@ def test_reference_samples_follow_the_models_law(parts):
     row = tokenize_pairs(PAIRS[:1], tokenizer, 200)[0][0]
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     torch.manual_seed(0)
-    batch = sample_responses(model.eval(), pad([Response(row.chosen.prompt, [])] * 4000, 1), 1)
+    batch = sample_responses(model.eval(), pad_prompts([row.chosen.prompt] * 4000), 1, "padded")
     assert (batch.lengths == 1).all()
     with torch.no_grad():
         law = torch.softmax(model(torch.tensor([row.chosen.prompt])).logits[0, -1], -1)

@@ -15,7 +15,7 @@ from toy.gallery import bandit20
 
 def batch_layouts() -> ipywidgets.VBox:
     """What padding and twice-read prompts cost: six pairs in each layout, as the prompt grows.  Needs the llm extra."""
-    from dil_tutorial.llm.batches import LAYOUTS, batch_of
+    from dil_tutorial.llm.batches import batch_of
     from dil_tutorial.llm.tokens import Response, TokenisedPair
 
     rng = torch.Generator().manual_seed(0)
@@ -27,7 +27,7 @@ def batch_layouts() -> ipywidgets.VBox:
             size = {part: max(4, int(mean * (0.5 + torch.rand(1, generator=rng).item()))) for part, mean in means.items()}
             shared = list(range(size["prompt"]))
             rows.append(TokenisedPair(*(Response(shared, [1] * size[side]) for side in ("chosen", "rejected"))))
-        counts = {layout: batch_of(rows, 0, layout).input_ids.numel() for layout in LAYOUTS[::-1]}
+        counts = {layout: batch_of(rows, 0, layout).input_ids.numel() for layout in ("padded", "packed", "shared")}
         figure, axes = plotting.new_figure(columns=3, width=9, height=2.8)
         grey, padding, green, orange = "#888888", "#e4e4e4", plotting.COLOURS[2], plotting.COLOURS[1]
         longest = max(len(response.prompt) + len(response.tokens) for row in rows for response in row.responses)

@@ -1,0 +1,113 @@
+"""What DILTrainer is given: a model or its name, arguments of Trainer, and TRL's configuration.
+
+What means the same in TRL's DPOConfig is taken over by name; what does not is refused by name.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dil_tutorial.errors import InputError
+from dil_tutorial.llm.config import REFUSED, DILConfig
+from dil_tutorial.llm.models import load_model, load_tokenizer
+
+NOT_HERE = {  # arguments of Trainer that cannot do here what they say, and why
+    "data_collator": "batches are packed by our own: leave it out",
+    "compute_loss_func": "the loss is named in DILConfig: give a loss of your own to dil_tutorial.losses.LOSSES",
+    "model_init": "the reference is the model as given: pass that model",
+    "tokenizer": "it is called processing_class now",
+    "ref_model_init_kwargs": "load the reference yourself and pass it as ref_model",
+}
+
+LOSSES: dict[str, dict[str, Any]] = {  # TRL's loss_type, and ours at TRL's beta
+    "sigmoid": {"loss": "dpo"},
+    "ipo": {"loss": "ipo", "logprobs": "mean"},
+    "nca_pair": {"loss": "nca"},
+    "sppo_hard": {"loss": "sppo"},
+}
+WHY_NOT = {  # TRL's loss types that are another loss here, or none
+    "hinge": "TRL's hinge is on beta (f_w - f_l); our 'slic' is SLiC-HF's, on log-probabilities, with an SFT term beside it",
+    "bco_pair": "TRL shifts its rewards by a running mean; our 'bco' has a fixed delta",
+    "sft": "use loss 'sft' by itself",
+}
+NO_MATTER = {  # fields that have nothing left to decide here
+    "precompute_ref_log_probs": "the reference is always scored before training",
+    "precompute_ref_batch_size": "it is scored in the batches of training",
+    "dataset_num_proc": "rows are tokenised in this process",
+    "padding_free": "batches are packed already",
+    "pad_to_multiple_of": "a packed row has no padding",
+    "f_alpha_divergence_coef": "it goes with f_divergence_type alone",
+    "discopop_tau": "it goes with a loss that is not here",
+    "ref_model_mixup_alpha": "it goes with sync_ref_model alone",
+    "ref_model_sync_steps": "it goes with sync_ref_model alone",
+    "loss_weights": "one loss has weight 1",
+    "gradient_checkpointing": "TRL turns it on by default; here it is off unless a recipe asks for it",
+    "bf16": "TRL's default is to decide by the card",
+}
+UNLIKE = {  # fields that must stay as TRL has them by default, and what to do instead
+    "model_init_kwargs": "load the model yourself and pass it",
+    "trust_remote_code": "code from a model's folder is not run here",
+    "router_aux_loss_coef": "no auxiliary loss is added here",
+    "truncation_mode": "the start of a row is kept",
+    "ld_alpha": "length desensitisation is not here",
+    "f_divergence_type": "use loss 'f-dpo' with a generator",
+    "label_smoothing": "smoothed labels are not here",
+    "use_weighting": "WPO's weights are not here",
+    "activation_offloading": "activations stay on the device",
+    "sync_ref_model": "the reference is scored once; a moving one is another method",
+    "pad_token": "no padding token is needed",
+}
+
+
+def from_trl(args: Any) -> DILConfig:
+    """The DILConfig that means what a DPOConfig of TRL says; InputError for a field that has no counterpart."""
+    kind = args.loss_type[0] if isinstance(args.loss_type, list) else args.loss_type
+    if (isinstance(args.loss_type, list) and len(args.loss_type) > 1) or kind not in LOSSES:
+        reason = WHY_NOT.get(kind, f"known here: {', '.join(LOSSES)}")
+        raise InputError(f"DPOConfig: loss_type {args.loss_type!r} has no counterpart: {reason}")
+    ours = {field.name for field in dataclasses.fields(DILConfig) if field.init} - REFUSED.keys() - NO_MATTER.keys()
+    settings: dict[str, Any] = dict(LOSSES[kind])
+    for field in dataclasses.fields(args):
+        value = getattr(args, field.name)
+        if field.name in UNLIKE and value != field.default:
+            raise InputError(f"DPOConfig: {field.name}: {UNLIKE[field.name]}: leave it out")
+        if field.init and field.name in ours and field.name != "beta":
+            settings[field.name] = value
+    settings["tau" if kind == "ipo" else "beta"] = args.beta
+    return DILConfig(**settings)
+
+
+def with_defaults(model: Any, args: Any, processing_class: Any) -> tuple[Any, DILConfig, Any]:
+    """What DILTrainer was given, with a name loaded, TRL's configuration translated and the tokenizer found."""
+    if isinstance(model, str):
+        processing_class = processing_class or load_tokenizer(model)
+        model = load_model(model)
+    name = getattr(getattr(model, "config", None), "_name_or_path", "")
+    if args is None:
+        args = DILConfig(output_dir=f"{Path(name).name or 'outputs'}-DIL")
+    elif type(args).__name__ == "DPOConfig":
+        args = from_trl(args)
+    elif not isinstance(args, DILConfig):
+        raise InputError(f"DILTrainer: args is a {type(args).__name__}: give a DILConfig")
+    if processing_class is None and name:
+        processing_class = load_tokenizer(name)
+    if processing_class is None:
+        raise InputError("DILTrainer: no processing_class: pass the model's tokenizer")
+    return model, args, processing_class
+
+
+def adapter_is_fresh(model: Any) -> bool:
+    """Whether the model has an adapter that changes nothing yet, so that the reference is the model with it turned off."""
+    if not hasattr(model, "disable_adapter"):
+        return False
+    tokens = torch.arange(2, 10)[None].to(next(model.parameters()).device)
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        on = model(input_ids=tokens).logits
+        with model.disable_adapter():
+            off = model(input_ids=tokens).logits
+    model.train(was_training)
+    return torch.allclose(on, off, rtol=1e-3, atol=1e-3)

@@ -1,0 +1,154 @@
+"""Exact or refused, for every model: loss, gradient and f = 0 in each layout against each response by itself."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("accelerate", reason="language models need the llm extra")
+import architectures
+from architectures import KINDS, LAYOUTS, exact, made, pairs, step, tiny, tried
+from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config
+
+from dil_tutorial.errors import InputError
+from dil_tutorial.llm import capabilities
+
+COMMITTED = json.loads((Path(__file__).parents[2] / "benchmarks" / "architectures.json").read_text(encoding="utf-8"))
+TABLE = COMMITTED["architectures"]
+QUIRKS = ("llama", "rwkv", "recurrent_gemma", "mamba2", "phimoe", "bert", "bloom", "gpt2", "jamba")  # in make test, too
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=() if k in QUIRKS else pytest.mark.slow) for k in TABLE])
+def test_every_architecture_is_exact_or_refused(kind):
+    """What the committed table says of an architecture is so here, too: exact in every layout, refused, or not to be made."""
+    if kind.removesuffix(" (decoder)") not in KINDS:
+        pytest.skip("this transformers does not know it")
+    found = tried(kind)
+    assert "error" not in found, found
+    if "layouts" in found:
+        assert exact(found), found
+    if COMMITTED["transformers"] == architectures.transformers.__version__:
+        assert found.keys() == TABLE[kind].keys()
+        assert [row["used"] for row in found.get("layouts", {}).values()] == [
+            row["used"] for row in TABLE[kind].get("layouts", {}).values()
+        ]
+
+
+def test_the_table_holds_at_least_ninety_exact_families_and_no_error():
+    assert sum("layouts" in found and exact(found) for found in TABLE.values()) >= 90
+    assert not [kind for kind, found in TABLE.items() if "error" in found or ("layouts" in found and not exact(found))]
+    assert set(TABLE) >= set(KINDS) or COMMITTED["transformers"] != architectures.transformers.__version__
+
+
+class Odd(LlamaForCausalLM):
+    """A model nobody has seen: which tokens a token sees is decided in ``sees``, from their columns and the row's width."""
+
+    def sees(self, row, column, width):
+        raise NotImplementedError
+
+    def forward(self, input_ids=None, attention_mask=None, **settings):
+        width = input_ids.shape[1]
+        row, column = torch.arange(width)[:, None], torch.arange(width)[None]
+        mask = (self.sees(row, column, width) | (row == column))[None, None].expand(len(input_ids), -1, -1, -1)
+        return super().forward(input_ids=input_ids, attention_mask=mask, **settings)
+
+
+class Strided(Odd):
+    def sees(self, row, column, width):
+        return (column <= row) & ((row + column) % 3 != 0)  # by columns: it cannot know documents
+
+
+class Narrow(Odd):
+    def sees(self, row, column, width):
+        return (column <= row) & (row - column < width // 3)  # by the width of the row: padding changes it
+
+
+class Seer(Odd):
+    def sees(self, row, column, width):
+        return column <= row + 1
+
+
+def odd(kind):
+    config = LlamaConfig(
+        vocab_size=128, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
+    )
+    torch.manual_seed(0)
+    model = kind(config).double()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(3)
+    return model
+
+
+@pytest.mark.parametrize(("kind", "used"), [(Strided, "padded"), (Narrow, "single")])
+def test_an_odd_mask_is_caught(kind, used, tmp_path):
+    found = step(odd(kind), "shared", pairs(), str(tmp_path))
+    assert found["used"] == used
+    assert found["gradient"] < 1e-6
+    assert found["f"] == 0
+
+
+def test_a_model_that_sees_the_future_is_refused(tmp_path):
+    with pytest.raises(InputError, match="Seer is not causal"):
+        step(odd(Seer), "shared", pairs(), str(tmp_path))
+
+
+def test_noise_that_is_no_dropout_is_refused(tmp_path):
+    class Noisy(LlamaForCausalLM):
+        def forward(self, input_ids=None, **settings):
+            out = super().forward(input_ids=input_ids, **settings)
+            out.logits = out.logits + 0.1 * torch.randn_like(out.logits) * self.training
+            return out
+
+    with pytest.raises(InputError, match="Noisy draws random numbers in training"):
+        step(odd(Noisy), "shared", pairs(), str(tmp_path))
+
+
+def longrope():
+    factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
+    rope = {"rope_type": "longrope", "rope_theta": 10_000.0, "original_max_position_embeddings": 16, **factors}
+    return made(Phi3Config(
+        vocab_size=128, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        max_position_embeddings=64, original_max_position_embeddings=16, rope_parameters=rope, pad_token_id=1,
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize(("sizes", "used"), [(((5, 7, 3), (6, 4, 9)), "shared"), (((5, 7, 3), (11, 4, 9)), "single")])
+def test_longrope_is_exact_on_both_sides_of_its_limit(sizes, used, tmp_path):
+    """One row of 20 tokens would change the frequencies of the short rows in its batch; alone it does not."""
+    found = step(longrope(), "shared", pairs(sizes), str(tmp_path))
+    assert found["used"] == used
+    assert found["gradient"] < 1e-6
+    assert found["f"] == 0
+
+
+def test_dynamic_rope_is_exact_below_its_limit_and_refused_above(tmp_path):
+    rope = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
+    model = tiny("llama", max_position_embeddings=24, rope_parameters=rope)
+    assert step(model, "shared", pairs(), str(tmp_path))["used"] == "shared"
+    with pytest.raises(InputError, match="set max_length to at most 24"):
+        step(model, "shared", pairs(((20, 9, 3),)), str(tmp_path))
+
+
+@pytest.mark.parametrize(("kind", "settings", "words"), [
+    ("gpt2", {"n_positions": 16}, "a row has 20 tokens, the model 16 positions: set max_length to 16"),
+    ("opt", {"max_position_embeddings": 16}, "16 positions"),
+    ("llama", {"vocab_size": 100}, "beyond the 100 embeddings of the model"),
+])  # fmt: skip
+def test_rows_that_do_not_fit_are_refused(kind, settings, words, tmp_path):
+    model = tiny(kind, **settings)
+    with pytest.raises(InputError, match=words):
+        capabilities.check_fits(model, architectures_rows(pairs()))
+
+
+def architectures_rows(rows):
+    from dil_tutorial.llm.tokens import tokenize_pairs
+
+    return tokenize_pairs(rows, architectures.own_tokenizer(), 200)[0]
+
+
+def test_all_layouts_are_known():
+    from dil_tutorial.llm.batches import LAYOUTS as ours
+
+    assert ours == LAYOUTS

@@ -1,0 +1,256 @@
+"""What users of Trainer and of TRL give: it works, or it is refused with a line.  Nothing is accepted and ignored."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("accelerate", reason="language models need the llm extra")
+import fields
+from transformers import PrinterCallback, TrainerCallback
+
+from dil_tutorial.errors import Diverged, InputError
+from dil_tutorial.llm import arguments
+from dil_tutorial.llm.data import read_pairs, tiny_preferences
+from dil_tutorial.llm.models import load_model, load_tokenizer
+from dil_tutorial.llm.tiny import own_tokenizer
+from dil_tutorial.llm.tiny import tiny_model as small
+from dil_tutorial.llm.trainer import DILConfig, DILTrainer
+
+PAIRS = read_pairs(tiny_preferences())
+COMMITTED = json.loads((Path(__file__).parents[2] / "benchmarks" / "arguments.json").read_text(encoding="utf-8"))["fields"]
+
+
+def trainer_for(folder, model=None, pairs=PAIRS[:4], eval_dataset=PAIRS[4:7], more=None, **settings):
+    settings = {"loss": "nca", "learning_rate": 1e-2, "max_steps": 2, "save_strategy": "no", "report_to": []} | settings
+    config = DILConfig(output_dir=str(folder), use_cpu=True, disable_tqdm=True, per_device_train_batch_size=2, **settings)
+    model, tokenizer = small() if model is None else model, own_tokenizer()
+    made = DILTrainer(model, config, pairs, eval_dataset=eval_dataset, processing_class=tokenizer, **more or {})
+    made.remove_callback(PrinterCallback)
+    return made
+
+
+@pytest.mark.parametrize("name", fields.fields())
+def test_every_field_works_or_is_refused(name, tmp_path):
+    """As the committed table says; a field that only a newer transformers has is tried all the same."""
+    found = fields.tried(name, str(tmp_path))
+    if name in COMMITTED:
+        assert found["verdict"] == COMMITTED[name]["verdict"], found
+
+
+def test_the_table_hides_nothing():
+    assert {
+        name for name, row in COMMITTED.items() if row["verdict"] == "not tried"
+    } == fields.NOT_TRIED.keys() & COMMITTED.keys()
+    refused = {name for name, row in COMMITTED.items() if row["verdict"] == "refused"}
+    assert {"label_smoothing_factor", "neftune_noise_alpha", "bf16_full_eval", "remove_unused_columns"} <= refused
+
+
+@pytest.mark.parametrize("name", arguments.NOT_HERE)
+def test_arguments_of_trainer_that_mean_nothing_here_are_refused(name, tmp_path):
+    with pytest.raises(InputError, match=f"DILTrainer: {name}: "):
+        trainer_for(tmp_path, more={name: object()})
+
+
+@pytest.mark.parametrize("settings", [{"accelerator_config": {"dispatch_batches": True}}, {"include_for_metrics": ["inputs"]}])
+def test_settings_that_would_cut_a_packed_batch_are_refused(settings, tmp_path):
+    with pytest.raises(InputError, match="leave"):
+        trainer_for(tmp_path, **settings)
+
+
+def test_compute_metrics_sees_every_pair(tmp_path):
+    seen = []
+
+    def metrics(prediction):
+        seen.append(prediction)
+        right = prediction.predictions[:, 0] > prediction.predictions[:, 1]
+        return {"right": right.mean(), "labels": prediction.label_ids.sum()}
+
+    halved = []
+    more = {"compute_metrics": metrics, "preprocess_logits_for_metrics": lambda logits, labels: halved.append(1) or logits}
+    trainer = trainer_for(tmp_path, more=more, per_device_eval_batch_size=2)
+    trainer.train()
+    found = trainer.evaluate()
+    assert seen[0].predictions.shape == (3, 2)
+    assert found["eval_right"] == pytest.approx(found["eval_rewards/accuracies"])
+    assert found["eval_labels"] == 0
+    assert halved
+    difference = seen[0].predictions[:, 0] - seen[0].predictions[:, 1]
+    assert found["eval_rewards/margins"] == pytest.approx(difference.mean(), rel=1e-5)
+
+
+def test_evaluation_sets_by_name_raw_pairs_and_other_prefixes_do_not_mix(tmp_path):
+    trainer = trainer_for(tmp_path, eval_dataset={"one": PAIRS[4:7], "two": PAIRS[7:12]}, eval_strategy="epoch")
+    raw = trainer.evaluate(PAIRS[7:12], metric_key_prefix="test")
+    assert raw["test_logratios/chosen"] == 0
+    trainer.train()
+    found = trainer.evaluate()
+    two = trainer.evaluate(trainer.eval_dataset["two"], metric_key_prefix="again")
+    assert found["eval_one_logps/chosen"] != found["eval_two_logps/chosen"]
+    assert two["again_logps/chosen"] == pytest.approx(found["eval_two_logps/chosen"])
+    assert not any(key.startswith("eval") for key in two)
+    assert found["eval_two_logratios/chosen"] != 0
+    with pytest.raises(InputError, match="no longer the reference"):
+        trainer.evaluate(PAIRS[12:14])
+
+
+def test_predict_gives_rewards(tmp_path):
+    trainer = trainer_for(tmp_path)
+    out = trainer.predict(PAIRS[4:7])
+    assert out.predictions.shape == (3, 2)
+    assert (out.predictions == 0).all()  # nothing is trained yet
+    assert out.metrics["test_rewards/margins"] == 0
+
+
+def test_callbacks_hear_of_every_step(tmp_path):
+    heard = []
+
+    class Listener(TrainerCallback):
+        def on_step_end(self, args, state, control, **more):
+            heard.append(state.global_step)
+
+    trainer_for(tmp_path, more={"callbacks": [Listener()]}).train()
+    assert heard == [1, 2]
+
+
+# --- A TRL user's first five minutes -----------------------------------------------------------------------------------
+
+
+def test_the_quick_start_of_trl_with_other_imports(tiny_model, tmp_path, monkeypatch):
+    """A name, a data set, no arguments and no tokenizer."""
+    from datasets import Dataset
+
+    monkeypatch.chdir(tmp_path)
+    trainer = DILTrainer(model=str(tiny_model), train_dataset=Dataset.from_list(PAIRS[:4]))
+    assert trainer.args.output_dir.endswith("-DIL")
+    assert trainer.train_dataset[0].chosen.ref_logp < 0
+    again = DILTrainer(load_model(str(tiny_model)), DILConfig(output_dir="x", use_cpu=True), PAIRS[:4])  # finds its tokenizer
+    assert again.processing_class.eos_token == load_tokenizer(str(tiny_model)).eos_token
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"args": {"output_dir": "x"}}, "args is a dict: give a DILConfig"),
+        ({"train_dataset": None}, "no train_dataset"),
+        ({"model": "/nowhere/at/all"}, "no such folder"),
+    ],
+)
+def test_what_is_missing_is_said(given, words, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = {"model": str(tiny_model), "train_dataset": PAIRS[:4]} | given
+    with pytest.raises(InputError, match=words):
+        DILTrainer(**settings)
+
+
+def dpo_config(folder, **settings):
+    trl = pytest.importorskip("trl", reason="TRL is in the bench extra")
+    return trl.DPOConfig(output_dir=str(folder), use_cpu=True, bf16=False, report_to="none", **settings)
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "loss", "setting"),
+    [("sigmoid", "dpo", "beta"), ("ipo", "ipo", "tau"), ("nca_pair", "nca", "beta"), ("sppo_hard", "sppo", "beta")],
+)
+def test_a_dpo_config_is_taken_over_by_name(loss_type, loss, setting, tmp_path):
+    theirs = dpo_config(tmp_path, loss_type=[loss_type], beta=0.2, max_length=77, learning_rate=3e-6, seed=7, max_steps=5)
+    ours = arguments.from_trl(theirs)
+    assert (ours.loss, getattr(ours, setting)) == (loss, 0.2)
+    assert (ours.max_length, ours.learning_rate, ours.seed, ours.max_steps) == (77, 3e-6, 7, 5)
+    assert ours.logprobs == ("mean" if loss == "ipo" else "sum")
+
+
+def test_every_field_of_a_dpo_config_has_a_fate(tmp_path):
+    theirs = dpo_config(tmp_path)
+    ours = {field.name for field in dataclasses.fields(DILConfig)}
+    fates = ours | arguments.UNLIKE.keys() | arguments.NO_MATTER.keys() | {"loss_type"}
+    assert {field.name for field in dataclasses.fields(theirs)} <= fates
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"loss_type": ["hinge"]}, {"loss_type": ["sigmoid", "sft"]}, {"label_smoothing": 0.1}, {"use_weighting": True},
+     {"sync_ref_model": True}, {"ld_alpha": 0.5}, {"f_divergence_type": "js_divergence"}],
+)  # fmt: skip
+def test_what_means_something_else_is_refused_by_name(settings, tmp_path):
+    with pytest.raises(InputError, match=rf"DPOConfig: {next(iter(settings))}"):
+        arguments.from_trl(dpo_config(tmp_path, **settings))
+
+
+# --- Adapters -----------------------------------------------------------------------------------------------------------
+
+
+def trained_adapter(**settings):
+    from peft import LoraConfig, get_peft_model
+
+    model = get_peft_model(small(), LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", **settings))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(0, 0.5, generator=torch.Generator().manual_seed(0))
+    return model
+
+
+@pytest.mark.parametrize("loss", ["nca", "kto"])
+def test_a_trained_adapter_is_its_own_reference(loss, tmp_path):
+    trainer = trainer_for(tmp_path, model=trained_adapter(), loss=loss)
+    trainer.train()
+    history = [row for row in trainer.state.log_history if "loss" in row]
+    assert history[0]["logratios/chosen"] == history[0]["logratios/rejected"] == 0
+    assert history[1]["logratios/chosen"] != 0
+    assert trainer.evaluate()["eval_logratios/chosen"] != 0
+
+
+@pytest.mark.parametrize(
+    "settings", [{"use_dora": True}, {"use_rslora": True}, {"modules_to_save": ["lm_head"]}, {"lora_dropout": 0.3}]
+)
+def test_kinds_of_lora_start_at_zero(settings, tmp_path):
+    from peft import LoraConfig
+
+    lora = LoraConfig(r=4, target_modules=["q_proj"], task_type="CAUSAL_LM", **settings)
+    trainer = trainer_for(tmp_path, more={"peft_config": lora})
+    trainer.train()
+    history = [row for row in trainer.state.log_history if "loss" in row]
+    assert history[0]["logratios/chosen"] == 0
+    assert history[1]["logratios/chosen"] != 0
+
+
+def test_virtual_tokens_are_refused_by_name(tmp_path):
+    from peft import PromptTuningConfig
+
+    with pytest.raises(InputError, match="PROMPT_TUNING"):
+        trainer_for(tmp_path, more={"peft_config": PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)})
+
+
+# --- Runs that go wrong ---------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_diverges_stops_and_names_its_last_checkpoint(tmp_path):
+    trainer = trainer_for(tmp_path, learning_rate=1e30, max_grad_norm=0.0, max_steps=6, save_strategy="steps", save_steps=1)
+    with pytest.raises(Diverged, match=r"diverged; (there is no checkpoint|the last checkpoint is)"):
+        trainer.train()
+    assert all(torch.isfinite(torch.tensor(row["loss"])) for row in trainer.state.log_history if "loss" in row)
+
+
+def test_a_reference_of_another_vocabulary_is_refused(tmp_path):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    other = LlamaForCausalLM(LlamaConfig(vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
+                                         num_attention_heads=2))  # fmt: skip
+    with pytest.raises(InputError, match="64 embeddings of ref_model"):
+        trainer_for(tmp_path, more={"ref_model": other})
+
+
+def test_another_configuration_is_another_reference(tmp_path):
+    """The same weights with another rope: scores kept on disk must not be taken for theirs."""
+    first = trainer_for(tmp_path)
+    model = small()
+    model.config.rope_parameters = {"rope_type": "default", "rope_theta": 50.0}
+    model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
+    second = trainer_for(tmp_path, model=model)
+    scores = [[response.ref_logp for row in t.train_dataset for response in row.responses] for t in (first, second)]
+    assert scores[0] != scores[1]
+    second.train()
+    assert next(row for row in second.state.log_history if "loss" in row)["logratios/chosen"] == 0
