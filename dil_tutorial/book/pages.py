@@ -93,6 +93,27 @@ def measured_page(folder: Path) -> str:
     return page("measured", llm=llm, noise=noise)
 
 
+def fits_page() -> str:
+    """Which models, fields and habits of others work here, from the files that the scripts in tests/llm wrote."""
+    from dil_tutorial.llm import arguments
+
+    architectures, fields = (read_json(BENCHMARKS / f"{name}.json") for name in ("architectures", "arguments"))
+    found: dict[str, Any] = architectures["architectures"]
+    exact = {kind: row["layouts"] for kind, row in found.items() if "layouts" in row}
+    steps = [step for row in exact.values() for step in row.values()]
+    by_layout: dict[str, list[str]] = {}
+    for kind, row in exact.items():
+        by_layout.setdefault(row["shared"]["used"], []).append(kind)
+    return page(
+        "fits", architectures=architectures, found=found, exact=exact, worst=max(step["gradient"] for step in steps),
+        wrong=[step for step in steps if step["f"] != 0 or not step["gradient"] < 1e-6], by_layout=by_layout,
+        refused=[kind for kind, row in found.items() if "refused" in row],
+        untried=[kind for kind, row in found.items() if "not tiny" in row], arguments=fields, not_here=arguments.NOT_HERE,
+        trl_losses=arguments.LOSSES, trl_why_not=arguments.WHY_NOT, trl_unlike=arguments.UNLIKE,
+        trl_no_matter=arguments.NO_MATTER,
+    )  # fmt: skip
+
+
 def wrong_answers_table() -> str:
     """What ``dil course bank`` found, an assignment a line."""
     from dil_tutorial.course.wrong_answers import caught

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,11 +50,37 @@ def fetch_model(
     say(f"{name} is ready: {folder}")
 
 
+def data(
+    file: Annotated[str, typer.Argument(help="Preference pairs, .jsonl, .jsonl.gz or .parquet, or owner/name:split.")],
+    model: Annotated[str | None, typer.Option(help="Count this model's tokens; words if not given.")] = None,
+    max_length: Annotated[int, typer.Option(help="Tokens of prompt and response, with --model.")] = 1024,
+    chat_format: Annotated[bool, typer.Option("--chat-format", help="Plain strings are messages, with --model.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many rows.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the figure and the numbers.")] = Path("outputs/data"),
+) -> None:
+    """What does a file of preference pairs hold, and which of its rows cannot be used?  Trains nothing."""
+    prepare_for_models()
+    from dil_tutorial.llm import data_report
+    from dil_tutorial.llm.data import read
+    from dil_tutorial.llm.models import load_tokenizer
+
+    reading = read(file, limit, "skip")
+    found = data_report.describe(reading, load_tokenizer(model) if model else None, max_length, chat_format)
+    shown = table(file, "what", "how much>")
+    for row in data_report.rows_of(found):
+        shown.add_row(*map(escape, row))
+    console.print(shown)
+    for line in reading.bad[:10]:
+        say(f"  {line}")
+    wrote(*data_report.save(found, out))
+
+
 def train(
     config: Annotated[Path, typer.Option(help="A recipe, e.g. recipes/smollm2-cpu.yaml.")],
     data: Annotated[Path | None, typer.Option(help="Preference pairs, .jsonl or .jsonl.gz; the tutorial's if none.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change one value of the recipe: key=value.")] = None,
     output_dir: Annotated[Path | None, typer.Option(help="Where the model goes; outputs/RECIPE if not given.")] = None,
+    on_bad_line: Annotated[str | None, typer.Option(help="Rows that cannot be used: refuse (the default) or skip.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the output folder.")] = False,
 ) -> None:
     """Train a language model on preference pairs with DIL or a relative."""
@@ -65,6 +92,8 @@ def train(
 
     recipe = read_recipe(config, set_ or [])
     recipe["data"] = str(data or recipe.get("data") or tiny_preferences())
+    if on_bad_line:
+        recipe["on_bad_line"] = on_bad_line
     out = output_dir or Path("outputs") / config.stem
     trainer, checkpoint = run.prepare(recipe, out, resume)
     console.quiet = not trainer.is_world_process_zero()  # one of several processes speaks
@@ -72,6 +101,8 @@ def train(
         f"{run.describe(trainer)} on {len(trainer.train_dataset)} pairs{dropped(trainer.dropped)}, "
         f"{trainer.args.logprobs} of log-probabilities, weights in {recipe.get('dtype', 'float32')}"
     )
+    if told := run.of_the_data(trainer.reading):
+        say(f"of {recipe['data']}: {told} (dil data tells more)")
     stopped = run.run(trainer, checkpoint, recipe)
     if stopped is not None:
         say(f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, saved; go on with --resume")
@@ -85,9 +116,9 @@ def train(
     say(f"next:  dil sample {out}")
 
 
-def dropped(count: int) -> str:
+def dropped(reasons: Mapping[str, int]) -> str:
     """What to say of pairs that were left out, if any were."""
-    return f" ({count} dropped: the prompt alone fills max_length)" if count else ""
+    return f" (dropped: {', '.join(f'{count}, {reason}' for reason, count in reasons.items())})" if reasons else ""
 
 
 def sample(

@@ -52,6 +52,7 @@ class DILConfig(TrainingArguments):
     ``logprobs``                  "sum"       "sum" over the response's tokens, or "mean" per token (THEORY §6)
     ``max_length``                1024        tokens of prompt + response; the start is kept
     ``chat_format``               False       wrap plain strings as user and assistant messages
+    ``on_bad_line``               "refuse"    rows that cannot be used: "refuse" them, once all are read, or "skip" them
     ``layout``                    "shared"    a batch: "shared" packs pairs and reads a shared prompt once,
                                               "packed" packs without sharing, "padded" gives each response a padded row
     ``head_chunk``                256         most positions whose logits are held; more go in chunks, recomputed; 0: no bound
@@ -71,6 +72,7 @@ class DILConfig(TrainingArguments):
     logprobs: str = "sum"
     max_length: int = 1024
     chat_format: bool = False
+    on_bad_line: str = "refuse"
     layout: str = "shared"
     head_chunk: int = 256
     disable_dropout: bool = True

@@ -1,32 +1,38 @@
 """Preference pairs from files: read, check, and say where a row is wrong.
 
 A row has ``prompt``, ``chosen`` and ``rejected``: three strings, or three lists of chat messages
-(``[{"role": "user", "content": "..."}]``).  Other fields are ignored.  TRL's implicit prompts are read too: without
-``prompt``, or with a string prompt beside two whole conversations, the prompt is what chosen and rejected begin with.
+(``[{"role": "user", "content": "..."}]``), with ``tools`` and ``chat_template_kwargs`` for the template where it takes them.
+Other fields are ignored.  TRL's implicit prompts are read too: without ``prompt``, or with a string prompt beside two whole
+conversations, the prompt is what chosen and rejected begin with; where that goes on into the assistant's answer, it is cut
+back to where the answer begins (TRL reads on, which DPO does not notice, but losses that see a response by itself do).
 
 A row may bring its tokens along, as the files of `dil simulate` do: ``prompt_ids``, ``chosen_ids`` and ``rejected_ids``
 are then used as they are.  What a model drew is not always what its tokenizer makes of the text, and a response cut at
 a number of tokens has no end token.  A third response of the reference, ``reference`` (``reference_ids``), is what
 the denominator of that name is estimated on.
 
-Where it differs from TRL: an empty response, or a chosen response equal to the rejected one, is refused instead of
-trained on; a string row can be wrapped as chat (``as_chat``).
+Where it differs from TRL: an empty response, or a chosen response equal to the rejected one, is refused, or skipped and
+counted, instead of trained on; a string row can be wrapped as chat (``as_chat``).
 """
 
 import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from dil_tutorial.errors import InputError
+from dil_tutorial.errors import InputError, unknown_name
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 FIELDS = ("prompt", "chosen", "rejected")
+FOR_THE_TEMPLATE = ("tools", "chat_template_kwargs")
+ON_BAD_LINE = ("refuse", "skip")
+ANSWER = re.compile(r"\n\n?(?:Assistant|ASSISTANT):|### (?:Response|Assistant):|<\|assistant\|>\n?|<\|im_start\|>assistant\n")
 REFERENCE_RESPONSE = "reference"  # the field of a response of the reference policy, where a row has one
 Pair = dict[str, Any]
 
@@ -36,8 +42,19 @@ def tiny_preferences() -> Path:
     return Path(str(resources.files("dil_tutorial.llm") / "tiny_preferences.jsonl"))
 
 
-def read_pairs(path: str | Path, limit: int | None = None) -> list[Pair]:
-    """Read and check preference pairs; InputError names file, line and field.
+@dataclass
+class Reading:
+    """What came of reading rows: the pairs that can be used, why others cannot, and how many prompts were cut back."""
+
+    pairs: list[Pair]
+    bad: list[str]  # a line for each row that cannot be used
+    total: int  # rows looked at
+    more: bool = False  # whether rows are left behind the limit
+    cut_back: int = 0  # implicit prompts that went on into the answer
+
+
+def read_pairs(path: str | Path, limit: int | None = None, on_bad_line: str = "refuse") -> list[Pair]:
+    """Read and check preference pairs; InputError names file, line and field of every row that cannot be used, up to ten.
 
     ``path`` is a .jsonl, .jsonl.gz or .parquet file, or a data set on the hub as ``owner/name:split``.
 
@@ -45,12 +62,57 @@ def read_pairs(path: str | Path, limit: int | None = None) -> list[Pair]:
     >>> sorted(pairs[0])
     ['chosen', 'prompt', 'rejected']
     """
-    pairs: list[Pair] = []
-    for row, where in islice(_rows(path), limit):
-        pairs.append(check_pair(row, where))
-    if not pairs:
-        raise InputError(f"{path}: holds no pairs: give one JSON object a line")
-    return pairs
+    return read(path, limit, on_bad_line).pairs
+
+
+def read(path: str | Path, limit: int | None = None, on_bad_line: str = "refuse") -> Reading:
+    """``read_pairs`` with what else there is to say of the file."""
+    rows = _rows(path)
+    found = check_all(islice(rows, limit), str(path), on_bad_line)
+    found.more = next(rows, None) is not None
+    return found
+
+
+def check_all(rows: Iterable[tuple[object, str]], name: str, on_bad_line: str = "refuse") -> Reading:
+    """Check every row, each with where it stands; where some cannot be used, InputError once all are read, or they are skipped.
+
+    >>> good = {"prompt": "Hi", "chosen": "Hello!", "rejected": "No."}
+    >>> check_all([(good, "f:1"), ({**good, "rejected": ""}, "f:2")], "f", "skip").bad
+    ["f:2: field 'rejected' is empty: give a response, or remove the pair"]
+    """
+    if on_bad_line not in ON_BAD_LINE:
+        raise unknown_name("way with bad lines", on_bad_line, ON_BAD_LINE)
+    found = Reading([], [], 0)
+    for row, where in rows:
+        found.total += 1
+        try:
+            if isinstance(row, Unreadable):
+                raise InputError(f"{where}: {row.reason}")
+            pair = check_pair(row, where)
+        except InputError as error:
+            found.bad.append(str(error))
+            continue
+        found.pairs.append(pair)
+        found.cut_back += isinstance(row, Mapping) and went_on(row)
+    if len(found.bad) == 1 and on_bad_line == "refuse":
+        raise InputError(found.bad[0] + ", or give --on-bad-line skip" * (found.total > 1))
+    if found.bad and on_bad_line == "refuse":
+        told = "; ".join(line.removeprefix(f"{name}:").removeprefix(f"{name} ") for line in found.bad[:10])
+        more = ", ..." if len(found.bad) > 10 else ""
+        raise InputError(
+            f"{name}: {len(found.bad)} of {found.total} rows cannot be used: mend them, or give --on-bad-line skip: "
+            f"{told}{more}"
+        )
+    if not found.pairs:
+        raise InputError(f"{name}: holds no pairs{' that can be used' * bool(found.bad)}: give one JSON object a line")
+    return found
+
+
+@dataclass
+class Unreadable:
+    """A line that is no JSON."""
+
+    reason: str
 
 
 def _rows(name: str | Path) -> Iterator[tuple[object, str]]:
@@ -65,10 +127,10 @@ def _rows(name: str | Path) -> Iterator[tuple[object, str]]:
             "or owner/name:split on the hub"
         )
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
+        with gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    yield _parse(line, f"{path}:{number}"), f"{path}:{number}"
+                    yield _parse(line), f"{path}:{number}"
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise InputError(f"{path}: not a complete gzip file ({error}): copy or download it again") from None
     except UnicodeDecodeError as error:
@@ -94,11 +156,11 @@ def _dataset_rows(name: str | Path) -> Iterator[tuple[object, str]]:
         raise InputError(f"{name}: cannot be read ({reason}): check the name, the split, and for the hub the network") from None
 
 
-def _parse(line: str, where: str) -> object:
+def _parse(line: str) -> object:
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
-        raise InputError(f"{where}: broken JSON, {error.msg} at column {error.colno}: give one JSON object a line") from None
+        return Unreadable(f"broken JSON, {error.msg} at column {error.colno}: give one JSON object a line")
 
 
 def check_pair(row: object, where: str) -> Pair:
@@ -115,7 +177,9 @@ def check_pair(row: object, where: str) -> Pair:
         row = with_prompt(row)
     if not isinstance(row, Mapping):
         raise InputError(f"{where}: holds a {type(row).__name__}, not an object: give prompt, chosen, rejected")
-    fields = (*FIELDS, REFERENCE_RESPONSE) if row.get(REFERENCE_RESPONSE) is not None else FIELDS
+    if row.get("images") or row.get("image"):
+        raise InputError(f"{where}: field 'images' is not empty: pairs with pictures are not read, remove them")
+    fields = (*FIELDS, REFERENCE_RESPONSE) if row.get(REFERENCE_RESPONSE) else FIELDS
     for field in fields:
         if field not in row:
             raise InputError(f"{where}: field '{field}' is missing: give prompt, chosen and rejected")
@@ -127,12 +191,12 @@ def check_pair(row: object, where: str) -> Pair:
     if len({isinstance(row[field], str) for field in fields}) > 1:
         raise InputError(f"{where}: field 'prompt', 'chosen' and 'rejected' mix strings and messages: use one form for all")
     for field in fields:
-        if not _text(row[field]).strip():
+        if not text_of(row[field]).strip():
             kind = "prompt" if field == "prompt" else "response"
             raise InputError(f"{where}: field '{field}' is empty: give a {kind}, or remove the pair")
     if row["chosen"] == row["rejected"]:
         raise InputError(f"{where}: field 'chosen' equals 'rejected': such a pair says nothing, remove it")
-    return {field: row[field] for field in fields}
+    return {field: row[field] for field in (*fields, *(name for name in FOR_THE_TEMPLATE if row.get(name)))}
 
 
 def _check_tokens(row: Mapping[str, Any], where: str) -> Pair:
@@ -155,20 +219,48 @@ def common_prefix(a: Sequence[Any], b: Sequence[Any]) -> int:
 
 
 def with_prompt(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The row with its prompt made explicit, where TRL's data sets leave it implicit; else the row as it is.
+    r"""The row with its prompt made explicit, where TRL's data sets leave it implicit; else the row as it is.
 
     >>> with_prompt({"chosen": "The sky is blue.", "rejected": "The sky is green."})
     {'chosen': ' blue.', 'rejected': ' green.', 'prompt': 'The sky is'}
+    >>> dialogue = "\n\nHuman: Hi\n\nAssistant: I am"
+    >>> with_prompt({"chosen": dialogue + " well.", "rejected": dialogue + " not."})["chosen"]
+    ' I am well.'
     """
     chosen, rejected = row.get("chosen"), row.get("rejected")
-    texts = isinstance(chosen, str) and isinstance(rejected, str) and "prompt" not in row
+    texts = _implicit(row)
     chats = _is_chat(chosen) and _is_chat(rejected) and (row.get("prompt") is None or isinstance(row["prompt"], str))
     if not (texts or chats) or chosen == rejected:
         return row
-    end = common_prefix(chosen, rejected)  # type: ignore[arg-type]
-    if texts and chosen[end - 1 : end] == " ":  # type: ignore[index]
-        end -= 1  # the space goes with the response, as in TRL
+    end = _beginning_of_answer(row) if texts else common_prefix(chosen, rejected)  # type: ignore[arg-type]
     return {**row, "prompt": chosen[:end], "chosen": chosen[end:], "rejected": rejected[end:]}  # type: ignore[index]
+
+
+def _implicit(row: Mapping[str, Any]) -> bool:
+    """Whether a row of texts leaves its prompt implicit."""
+    return isinstance(row.get("chosen"), str) and isinstance(row.get("rejected"), str) and "prompt" not in row
+
+
+def _beginning_of_answer(row: Mapping[str, Any]) -> int:
+    """Where the responses of a row with an implicit prompt begin: behind the last sign of an answer that both share, if any."""
+    chosen, end = row["chosen"], common_prefix(row["chosen"], row["rejected"])
+    signs = [match.end() for match in ANSWER.finditer(chosen, 0, end)]
+    if signs:
+        return signs[-1]
+    return end - 1 if chosen[end - 1 : end] == " " else end  # the space goes with the response, as in TRL
+
+
+def went_on(row: Mapping[str, Any]) -> bool:
+    r"""Whether the common beginning of a row with an implicit prompt goes on into the answer.
+
+    >>> dialogue = "\n\nHuman: Hi\n\nAssistant: I am"
+    >>> went_on({"chosen": dialogue + " well.", "rejected": dialogue + " not."})
+    True
+    """
+    if not _implicit(row) or row["chosen"] == row["rejected"]:
+        return False
+    shared = row["chosen"][_beginning_of_answer(row) : common_prefix(row["chosen"], row["rejected"])]
+    return bool(shared.strip()) and bool(ANSWER.search(row["chosen"]))
 
 
 def _is_chat(value: object) -> bool:
@@ -179,7 +271,8 @@ def _is_chat(value: object) -> bool:
     )
 
 
-def _text(value: str | list[Mapping[str, str]]) -> str:
+def text_of(value: str | list[Mapping[str, str]]) -> str:
+    """The text of a prompt or response, of messages end to end."""
     return value if isinstance(value, str) else "".join(message["content"] for message in value)
 
 
@@ -192,4 +285,5 @@ def as_chat(pair: Pair) -> Pair:
     if "chosen_ids" in pair or not isinstance(pair["prompt"], str):
         return pair
     roles = {"prompt": "user", "chosen": "assistant", "rejected": "assistant", REFERENCE_RESPONSE: "assistant"}
-    return {field: [{"role": role, "content": pair[field]}] for field, role in roles.items() if field in pair}
+    chat = {field: [{"role": role, "content": pair[field]}] for field, role in roles.items() if field in pair}
+    return {**chat, **{name: pair[name] for name in FOR_THE_TEMPLATE if name in pair}}

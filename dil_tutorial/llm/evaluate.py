@@ -63,7 +63,7 @@ def evaluate(
     metrics = {name: bootstrap(value.double()) for name, value in values.items()}
     for name, logps in (("perplexity of chosen", ours), ("perplexity of chosen, reference", theirs)):
         metrics[name] = bootstrap(torch.stack([logps[0], tokens]), lambda x, dim: (-x[0].sum(dim) / x[1].sum(dim)).exp())
-    return {"pairs": len(rows), "dropped": dropped, "layout": layout, "metrics": metrics}
+    return {"pairs": len(rows), "dropped": dict(dropped), "layout": layout, "metrics": metrics}
 
 
 def run_tasks(

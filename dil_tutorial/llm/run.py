@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.llm.callbacks import StopAndSave
 from dil_tutorial.llm.config import DILConfig
-from dil_tutorial.llm.data import read_pairs
+from dil_tutorial.llm.data import Reading, read, read_pairs
 from dil_tutorial.llm.models import DTYPES, load_model, load_tokenizer, resolve
 from dil_tutorial.llm.recipe import OWN_KEYS
 from dil_tutorial.llm.trainer import DILTrainer
@@ -22,8 +22,9 @@ def prepare(recipe: dict[str, Any], output_dir: Path, resume: bool) -> tuple[DIL
     """Check everything, then build the trainer; returns it and the checkpoint to resume from."""
     check_own_keys(recipe)
     checkpoint = checkpoint_to_resume(recipe, output_dir, resume)
-    pairs = read_pairs(recipe["data"], recipe.get("limit"))
-    eval_pairs = read_pairs(recipe["eval_data"], recipe.get("limit")) if recipe.get("eval_data") else None
+    limit, on_bad_line = recipe.get("limit"), recipe.get("on_bad_line", "refuse")
+    reading = read(recipe["data"], limit, on_bad_line)
+    eval_pairs = read_pairs(recipe["eval_data"], limit, on_bad_line) if recipe.get("eval_data") else None
     settings = {key: value for key, value in recipe.items() if key not in OWN_KEYS}
     try:
         config = DILConfig(output_dir=str(output_dir), **settings)
@@ -40,7 +41,10 @@ def prepare(recipe: dict[str, Any], output_dir: Path, resume: bool) -> tuple[DIL
 
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=config.gradient_checkpointing)
     peft_config = lora_config(recipe) if "lora_r" in recipe else None
-    trainer = DILTrainer(model, config, pairs, eval_dataset=eval_pairs, processing_class=tokenizer, peft_config=peft_config)
+    trainer = DILTrainer(
+        model, config, reading.pairs, eval_dataset=eval_pairs, processing_class=tokenizer, peft_config=peft_config
+    )
+    trainer.reading = reading
     return trainer, checkpoint
 
 
@@ -94,6 +98,18 @@ def describe(trainer: DILTrainer) -> str:
     used = trainer.loss_function.all_settings
     settings = ", ".join(f"{name} {getattr(value, 'name', value)}" for name, value in used.items())
     return trainer.args.loss + (f" ({settings})" if settings else "")
+
+
+def of_the_data(reading: Reading) -> str:
+    """What a run should say of the file it read, beside the number of pairs.
+
+    >>> of_the_data(Reading([{}] * 10, ["f:3: empty"], 11, more=True, cut_back=2))
+    'the first 11 rows of more; 1 left out; 2 prompts cut back to where the answer begins'
+    """
+    said = [f"the first {reading.total:,} rows of more"] if reading.more else []
+    said += [f"{len(reading.bad):,} left out"] if reading.bad else []
+    said += [f"{reading.cut_back:,} prompts cut back to where the answer begins"] if reading.cut_back else []
+    return "; ".join(said)
 
 
 def lora_config(keys: dict[str, Any]) -> Any:
@@ -163,7 +179,7 @@ def save_run(trainer: DILTrainer, recipe: dict[str, Any]) -> None:
         "layout": trainer.layout,
         "head_chunk": trainer.head_chunk,
         "processes": trainer.args.world_size,
-        "pairs dropped": trainer.dropped,
+        "pairs dropped": dict(trainer.dropped),
         "history": trainer.state.log_history,
     }
     write_json(out / "run.json", run)

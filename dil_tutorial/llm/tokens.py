@@ -5,19 +5,26 @@ The boundary between prompt and response follows TRL's DPOTrainer:
 - chat messages go through the model's chat template, the prompt with the generation prompt on;
 - plain strings are joined as they are, and the end-of-sequence token closes each response;
 - prompt + response is tokenised whole, then cut where the tokenised prompt ends;
-- ``max_length`` holds for prompt + response, the start is kept, and a pair whose prompt alone fills it is dropped
-  and counted.
+- ``max_length`` holds for prompt + response, the start is kept, and a pair whose prompt alone fills it, or whose responses
+  are then the same, is dropped and counted.
 
 Where it differs from TRL: where tokens merge across the boundary, the response starts at the first differing token, in each
 response by itself (TRL takes the earlier of the two for both).
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from jinja2.exceptions import TemplateError
+from transformers.utils import logging
+
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.data import REFERENCE_RESPONSE, Pair, as_chat, common_prefix
+
+logger = logging.get_logger(__name__)
+MERGED = 2  # tokens at the end of a prompt that may merge with what follows
 
 
 @dataclass
@@ -34,6 +41,7 @@ class Response:
     prompt: list[int]
     tokens: list[int]
     ref_logp: float = 0.0
+    rendered_otherwise: bool = False  # by the chat template, so that some of the prompt is in ``tokens``
 
 
 @dataclass
@@ -71,43 +79,58 @@ def tokenize_pair(pair: Pair, tokenizer: Any) -> TokenisedPair:
         raise InputError(f"{tokenizer.name_or_path}: the tokenizer has no end-of-sequence token to close a response: set one")
     if not isinstance(pair["prompt"], str) and not tokenizer.chat_template:
         raise InputError(f"{tokenizer.name_or_path}: the tokenizer has no chat template: give strings instead of messages")
-    return TokenisedPair(*(_tokenize(pair["prompt"], pair[field], tokenizer) for field in fields))
+    more = {"tools": pair.get("tools"), **pair.get("chat_template_kwargs", {})} if not isinstance(pair["prompt"], str) else {}
+    try:
+        return TokenisedPair(*(_tokenize(pair["prompt"], pair[field], tokenizer, more) for field in fields))
+    except TemplateError as error:
+        raise InputError(f"the chat template of {tokenizer.name_or_path} refuses the messages: {error}") from None
 
 
-def _tokenize(prompt: Any, response: Any, tokenizer: Any) -> Response:
-    """Prompt and response tokenised whole, then cut where the tokenised prompt ends."""
+def _tokenize(prompt: Any, response: Any, tokenizer: Any, more: dict[str, Any]) -> Response:
+    """Prompt and response tokenised whole, then cut where the tokenised prompt ends; ``more`` is for the chat template."""
     if isinstance(prompt, str):
         before = tokenizer(prompt)["input_ids"]
         ending = "" if response.endswith(tokenizer.eos_token) else tokenizer.eos_token
         whole = tokenizer(prompt + response + ending)["input_ids"]
     else:
-        before = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)["input_ids"]
-        whole = tokenizer.apply_chat_template(prompt + response, return_dict=True)["input_ids"]
+        before = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True, **more)["input_ids"]
+        whole = tokenizer.apply_chat_template(prompt + response, return_dict=True, **more)["input_ids"]
     boundary = common_prefix(before, whole)
-    return Response(whole[:boundary], whole[boundary:])
+    return Response(whole[:boundary], whole[boundary:], rendered_otherwise=len(before) - boundary > MERGED)
 
 
 def tokenize_pairs(
     pairs: Iterable[Pair], tokenizer: Any, max_length: int, chat_format: bool = False, where: str = "data"
-) -> tuple[list[TokenisedPair], int]:
-    """Tokenise and truncate; returns the rows left and how many were dropped because the prompt alone fills max_length.
+) -> tuple[list[TokenisedPair], Counter[str]]:
+    """Tokenise and truncate; returns the rows left, and how many were dropped for which reason.
 
     >>> from dil_tutorial.llm.data import read_pairs, tiny_preferences
     >>> from dil_tutorial.llm.tiny import own_tokenizer
     >>> rows, dropped = tokenize_pairs(read_pairs(tiny_preferences(), limit=5), own_tokenizer(), max_length=64)
     >>> len(rows), dropped
-    (5, 0)
+    (5, Counter())
     """
-    rows, dropped = [], 0
+    rows, dropped, otherwise = [], Counter[str](), 0
     for i, pair in enumerate(pairs):
         row = tokenize_pair(as_chat(pair) if chat_format else pair, tokenizer)
         prompts = [len(response.prompt) for response in row.responses]
+        otherwise += any(response.rendered_otherwise for response in row.responses)
         if min(prompts) == 0:  # nothing is left to condition the first token on
             raise InputError(f"{where} row {i}: prompt and response merge into one token: end the prompt with a space")
         if max(prompts) >= max_length:
-            dropped += 1
+            dropped[f"the prompt alone fills max_length, {max_length}"] += 1
             continue
-        rows.append(TokenisedPair(*(replace(r, tokens=r.tokens[: max_length - len(r.prompt)]) for r in row.responses)))
+        cut = TokenisedPair(*(replace(r, tokens=r.tokens[: max_length - len(r.prompt)]) for r in row.responses))
+        if cut.chosen.tokens == cut.rejected.tokens and "chosen_ids" not in pair:  # two draws of a model may coincide
+            dropped[f"both responses are the same within max_length, {max_length}"] += 1
+            continue
+        rows.append(cut)
     if not rows:
-        raise InputError(f"{where}: every prompt alone fills max_length, which is {max_length}: raise max_length")
+        reasons = "; ".join(f"in {count} pairs {reason}" for reason, count in dropped.items())
+        raise InputError(f"{where}: no pair is left: {reasons}: raise max_length")
+    if otherwise:
+        logger.warning(
+            f"{where}: in {otherwise} pairs the chat template renders the prompt otherwise once a response follows, so that a "
+            "part of it counts as response: use a template whose prompts are beginnings of whole conversations"
+        )
     return rows, dropped

@@ -16,7 +16,7 @@ BCE (THEORY §7); here ``logprobs: sum`` is the default, as the paper's derivati
 
 import copy
 import functools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -36,7 +36,7 @@ from dil_tutorial.llm.batches import Collator, PackedBatch, PaddedBatch, PairBat
 from dil_tutorial.llm.callbacks import ProgressBar, StopAndSave, Teach
 from dil_tutorial.llm.capabilities import check_fits, chunking_problem, quiet_noise, usable_layout
 from dil_tutorial.llm.config import DILConfig
-from dil_tutorial.llm.data import Pair, check_pair
+from dil_tutorial.llm.data import Pair, check_all
 from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.metrics import beyond_the_formula, measure
 from dil_tutorial.llm.reference import FixedBatches, fingerprint, sample_responses, score_reference
@@ -85,7 +85,8 @@ class DILTrainer(Trainer):
         self.beta = self.loss_function.all_settings.get("beta", 1.0)  # SFT and IPO have none
         evals = eval_dataset if isinstance(eval_dataset, dict) else {}
         splits = {"train": train_dataset, **{f"eval_{name}": part for name, part in evals.items()}}
-        self.dropped = 0
+        self.dropped = Counter[str]()
+        self.reading: Any = None  # of `dil train`: what came of reading its file
         rows = self._prepare_rows(splits if evals else {**splits, "eval": eval_dataset}, processing_class, args)
         every = [row for part in rows.values() for row in part]
         draws = self.loss_function.needs_reference_samples and any(row.reference is None for row in every)
@@ -117,17 +118,17 @@ class DILTrainer(Trainer):
             self._score_all(rows)
 
     def _prepare_rows(self, datasets: dict[str, Any], tokenizer: Any, args: DILConfig) -> dict[str, list[TokenisedPair]]:
-        """Check and tokenise the splits that there are; ``dropped`` counts pairs whose prompt alone fills max_length."""
+        """Check and tokenise the splits that there are; ``dropped`` counts the pairs left out, by reason."""
         rows = {}
         for split, pairs in datasets.items():
             if pairs is None:
                 continue
-            checked = [check_pair(pair, f"{split} row {i}") for i, pair in enumerate(pairs)]
-            rows[split], dropped = tokenize_pairs(checked, tokenizer, args.max_length, args.chat_format, where=split)
-            if dropped:
-                logger.warning(
-                    f"{split}: dropped {dropped} of {len(checked)} pairs whose prompt alone fills {args.max_length} tokens"
-                )
+            placed = ((pair, f"{split} row {i}") for i, pair in enumerate(pairs))
+            checked = check_all(placed, split, args.on_bad_line)
+            rows[split], dropped = tokenize_pairs(checked.pairs, tokenizer, args.max_length, args.chat_format, where=split)
+            dropped += Counter({"they cannot be used": len(checked.bad)})
+            for reason, count in dropped.items():
+                logger.warning(f"{split}: dropped {count} of {checked.total} pairs: {reason}")
             self.dropped += dropped
         return rows
 

@@ -159,7 +159,7 @@ def test_bad_data(recipe, write, tmp_path, rows, words):
         ({"chat_format": "yes please"}, ["recipe.yaml:8", "chat_format", "bool"]),
         ({"model": "/nowhere/model"}, ["/nowhere/model", "no such folder"]),
         ({"limit": 0}, ["limit is 0"]),
-        ({"max_length": 3}, ["max_length, which is 3", "raise max_length"]),
+        ({"max_length": 3}, ["the prompt alone fills max_length, 3", "raise max_length"]),
         ({"lr_scheduler_type": "wobbly"}, ["recipe", "wobbly"]),
     ],
 )

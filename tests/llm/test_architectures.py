@@ -132,7 +132,7 @@ def test_dynamic_rope_is_exact_below_its_limit_and_refused_above(tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "settings", "words"), [
-    ("gpt2", {"n_positions": 16}, "a row has 20 tokens, the model 16 positions: set max_length to 16"),
+    ("gpt2", {"n_positions": 16, "max_position_embeddings": 16}, "20 tokens, the model 16 positions: set max_length to 16"),
     ("opt", {"max_position_embeddings": 16}, "16 positions"),
     ("llama", {"vocab_size": 100}, "beyond the 100 embeddings of the model"),
 ])  # fmt: skip

@@ -1,0 +1,136 @@
+"""What does a file of preference pairs hold?  Counts, lengths and traps, before anything is trained (``dil data FILE``)."""
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from dil_tutorial.llm.data import FIELDS, Reading, text_of
+from dil_tutorial.llm.tokens import tokenize_pairs
+from dil_tutorial.support import plotting
+from dil_tutorial.support.files import provenance, write_json
+from dil_tutorial.support.intervals import bootstrap
+
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")  # control characters, and the sign of a broken encoding
+
+TRAPS = {
+    "duplicates": "pairs that stand there twice",
+    "both ways": "pairs that stand there with their sides exchanged, too",
+    "control characters": "pairs with control characters",
+    "double end": "responses with two end tokens",
+}
+
+
+def describe(reading: Reading, tokenizer: Any = None, max_length: int = 1024, chat_format: bool = False) -> dict[str, Any]:
+    """What there is to say of the pairs that were read; with a ``tokenizer`` lengths are in tokens, else in words.
+
+    ==========================  ==============================================================================================
+    Key                         Meaning
+    ==========================  ==============================================================================================
+    rows, pairs                 looked at; of use
+    left out                    {reason: count}: rows that cannot be used, and with a tokenizer what max_length leaves out
+    cut back                    implicit prompts that went on into the answer, and were cut back to its beginning
+    duplicates                  pairs that stand there before
+    both ways                   pairs that stand there before with chosen and rejected exchanged
+    control characters          pairs with any
+    unit, lengths               "tokens" or "words"; {field: one number a pair}
+    chosen longer               share of pairs whose chosen response is the longer one, ties one half, with its 95% interval
+    double end                  pairs whose tokens end with two end tokens (a template's and the tokenizer's)
+    ==========================  ==============================================================================================
+
+    >>> from dil_tutorial.llm.data import read, tiny_preferences
+    >>> found = describe(read(tiny_preferences(), limit=4))
+    >>> found["pairs"], found["unit"], found["duplicates"]
+    (4, 'words', 0)
+    """
+    pairs = reading.pairs
+    left_out = Counter(reason_of(line) for line in reading.bad)
+    lengths = {field: [len(text_of(pair[field]).split()) for pair in pairs] for field in FIELDS}
+    double = 0
+    if tokenizer is not None:
+        rows, dropped = tokenize_pairs(pairs, tokenizer, max_length, chat_format)
+        left_out += dropped
+        lengths = {
+            "prompt": [len(row.chosen.prompt) for row in rows],
+            "chosen": [len(row.chosen.tokens) for row in rows],
+            "rejected": [len(row.rejected.tokens) for row in rows],
+        }
+        double = sum(row.chosen.tokens[-2:] == [tokenizer.eos_token_id] * 2 for row in rows)
+    longer = torch.tensor([[a, b] for a, b in zip(lengths["chosen"], lengths["rejected"], strict=True)], dtype=torch.float64)
+    seen = [tuple(text_of(pair[field]) for field in FIELDS) for pair in pairs]
+    before: set[tuple[str, ...]] = set()
+    duplicates = both_ways = 0
+    for prompt, chosen, rejected in seen:
+        duplicates += (prompt, chosen, rejected) in before
+        both_ways += (prompt, rejected, chosen) in before
+        before.add((prompt, chosen, rejected))
+    return {
+        "rows": reading.total,
+        "more": reading.more,
+        "pairs": len(pairs),
+        "left out": dict(left_out),
+        "cut back": reading.cut_back,
+        "duplicates": duplicates,
+        "both ways": both_ways,
+        "control characters": sum(any(CONTROL.search(text) for text in texts) for texts in seen),
+        "unit": "words" if tokenizer is None else "tokens",
+        "lengths": lengths,
+        "chosen longer": bootstrap((torch.sign(longer[:, 0] - longer[:, 1]) + 1) / 2),
+        "double end": double,
+    }
+
+
+def reason_of(line: str) -> str:
+    """Why a row was left out, without where it stands and how to mend it.
+
+    >>> reason_of("pairs.jsonl:3: field 'rejected' is empty: give a response, or remove the pair")
+    "field 'rejected' is empty"
+    """
+    return next((part for part in line.split(": ")[1:]), line).split(" at column")[0]
+
+
+def rows_of(found: dict[str, Any]) -> list[tuple[str, str]]:
+    """The report as (what, how much), for a table; traps that are not there are left out."""
+    pairs, share = found["pairs"], found["chosen longer"]
+    rows = [("rows", f"{found['rows']:,}{', more behind the limit' * found['more']}"), ("pairs of use", f"{pairs:,}")]
+    rows += [(f"left out: {reason}", f"{count:,}") for reason, count in found["left out"].items()]
+    if found["cut back"]:
+        share_cut = f"{found['cut back']:,} ({found['cut back'] / pairs:.0%})"
+        rows.append(("implicit prompts that went on into the answer, cut back", share_cut))
+    rows += [(what, f"{found[key]:,} ({found[key] / pairs:.1%})") for key, what in TRAPS.items() if found[key]]
+    for field, numbers in found["lengths"].items():
+        ordered = sorted(numbers)
+        middle, high = ordered[len(ordered) // 2], ordered[int(0.95 * (len(ordered) - 1))]
+        rows.append((f"{field}, {found['unit']}", f"median {middle:,}, 95% up to {high:,}, longest {ordered[-1]:,}"))
+    rows.append(("chosen longer than rejected", f"{share[0]:.1%} ({share[1]:.1%} to {share[2]:.1%})"))
+    return rows
+
+
+def figure(found: dict[str, Any]) -> Figure:
+    """Left the lengths of prompts and responses, right how much longer chosen responses are than rejected ones."""
+    drawn, (left, right) = plotting.new_figure(columns=2, width=10, height=3.6)
+    lengths = found["lengths"]
+    ordered = sorted(lengths["prompt"] + lengths["chosen"] + lengths["rejected"])
+    top = max(1, ordered[int(0.99 * (len(ordered) - 1))])
+    for i, (field, numbers) in enumerate(lengths.items()):
+        left.hist([min(n, top) for n in numbers], bins=30, range=(0, top), histtype="step", lw=1.6, color=plotting.COLOURS[i],
+                  label=field, ls=("-", "--", ":")[i])  # fmt: skip
+    left.set(xlabel=f"{found['unit']} (the longest 1% in the last bin)", ylabel="pairs", title="lengths")
+    left.legend(frameon=False)
+    more = [a - b for a, b in zip(lengths["chosen"], lengths["rejected"], strict=True)]
+    right.hist(more, bins=41, color=plotting.COLOURS[0])
+    right.axvline(0, color="black", lw=1)
+    share = found["chosen longer"]
+    right.set(
+        xlabel=f"{found['unit']} that chosen has more than rejected", title=f"chosen is longer in {share[0]:.0%} of pairs"
+    )
+    return drawn
+
+
+def save(found: dict[str, Any], folder: Path) -> list[Path]:
+    """The report as JSON and its figure, in ``folder``."""
+    write_json(folder / "data.json", {**provenance(), **found})
+    return [folder / "data.json", *plotting.save(figure(found), folder / "data")]

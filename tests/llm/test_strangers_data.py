@@ -1,0 +1,161 @@
+"""Files of strangers: read whole, reported, refused with every reason or skipped with a count."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("accelerate", reason="language models need the llm extra")
+
+from command import dil, refused
+
+from dil_tutorial.errors import InputError
+from dil_tutorial.llm import data, data_report
+from dil_tutorial.llm.data import check_pair, read, read_pairs, with_prompt
+from dil_tutorial.llm.models import load_tokenizer
+from dil_tutorial.llm.tokens import tokenize_pair, tokenize_pairs
+
+GOOD = {"prompt": "Hi", "chosen": "Hello!", "rejected": "No."}
+
+
+def like_hh(rows=200, empty=5, melting=38):
+    """A file in the form of Anthropic's HH-RLHF: whole dialogues, no prompt; some differ only inside of the last answer, and of
+    some one side ends where the other goes on."""
+    made = []
+    for i in range(rows):
+        asked = f"\n\nHuman: Question {i}?\n\nAssistant:"
+        if i < empty:
+            chosen, rejected = f" Answer {i}.", ""
+        elif i < empty + melting:
+            chosen, rejected = f" I think that {i} is good.", f" I think that {i} is bad."
+        else:
+            chosen, rejected = f" Yes, {i}.", f" No, {i}."
+        made.append({"chosen": asked + chosen, "rejected": asked + rejected})
+    return made
+
+
+def test_a_file_like_hh_is_read_whole_and_reported(write, tiny_model, tmp_path):
+    path = write("hh.jsonl", like_hh())
+    reading = read(path, on_bad_line="skip")
+    assert (reading.total, len(reading.pairs), len(reading.bad), reading.cut_back) == (200, 195, 5, 38)
+    assert all(pair["prompt"].endswith("\n\nAssistant:") for pair in reading.pairs)
+    with pytest.raises(InputError) as refusal:
+        read_pairs(path)
+    assert "5 of 200 rows cannot be used" in str(refusal.value)
+    assert str(refusal.value).count("is empty") == 5
+    assert "--on-bad-line skip" in str(refusal.value)
+    run = dil("data", path, "--model", tiny_model, "--out", tmp_path / "report")
+    assert run.returncode == 0, run.stderr
+    assert "38 (19%)" in run.stdout
+    assert "field 'rejected' is empty" in run.stdout
+    found = json.loads((tmp_path / "report" / "data.json").read_text())
+    assert found["cut back"] == 38
+    assert (tmp_path / "report" / "data.png").exists()
+
+
+def test_one_command_trains_on_it(write, tiny_model, tmp_path):
+    path = write("hh.jsonl", like_hh(rows=12, empty=2, melting=3))
+    recipe = write("r.yaml", f"model: {tiny_model}\nloss: nca\nmax_steps: 2\nuse_cpu: true\n")
+    refused(dil("train", "--config", recipe, "--data", path, "--output-dir", tmp_path / "a"), "2 of 12 rows", "skip")
+    run = dil("train", "--config", recipe, "--data", path, "--output-dir", tmp_path / "a", "--on-bad-line", "skip")
+    assert run.returncode == 0, run.stderr
+    assert "on 10 pairs" in run.stdout
+    assert "2 left out" in run.stdout
+    assert "3 prompts cut back" in run.stdout
+
+
+@given(
+    prompt=st.text(alphabet="ab \n", min_size=1), shared=st.text(alphabet="ab ", max_size=8),
+    ends=st.tuples(st.text(alphabet="xy", min_size=1), st.text(alphabet="xy", min_size=1)).filter(lambda e: e[0][0] != e[1][0]),
+)  # fmt: skip
+def test_a_dialogue_is_cut_at_its_last_answer(prompt, shared, ends):
+    before = f"\n\nHuman: {prompt}\n\nAssistant:"
+    row = with_prompt({"chosen": before + shared + ends[0], "rejected": before + shared + ends[1]})
+    assert (row["prompt"], row["chosen"], row["rejected"]) == (before, shared + ends[0], shared + ends[1])
+
+
+def test_more_than_ten_bad_rows_are_counted_and_ten_are_named(write):
+    rows = [GOOD] * 3 + [{**GOOD, "rejected": " "}] * 14
+    with pytest.raises(InputError) as refusal:
+        read_pairs(write("many.jsonl", rows))
+    assert "14 of 17 rows" in str(refusal.value)
+    assert str(refusal.value).count("is empty") == 10
+    assert "13: field" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [({**GOOD, "images": ["cat.png"]}, "pairs with pictures"), ({**GOOD, "reference": [1]}, "'reference' is of type list")],
+)
+def test_what_would_be_ignored_is_refused(row, words):
+    with pytest.raises(InputError, match=words):
+        check_pair(row, "here")
+
+
+@pytest.mark.parametrize("extra", [{"reference": ""}, {"reference": None}, {"images": []}, {"tools": None}])
+def test_empty_columns_do_not_matter(extra):
+    assert check_pair({**GOOD, **extra}, "here") == GOOD
+
+
+def test_a_byte_order_mark_does_not_matter(tmp_path):
+    (tmp_path / "bom.jsonl").write_bytes(b"\xef\xbb\xbf" + json.dumps(GOOD).encode() + b"\n")
+    assert read_pairs(tmp_path / "bom.jsonl") == [GOOD]
+
+
+def test_twins_after_truncation_are_dropped_and_counted(tiny_model):
+    tokenizer = load_tokenizer(str(tiny_model))
+    twins = {"prompt": "Hi", "chosen": " word" * 40 + " a", "rejected": " word" * 40 + " b"}
+    rows, dropped = tokenize_pairs([GOOD, twins], tokenizer, max_length=20)
+    assert len(rows) == 1
+    assert dict(dropped) == {"both responses are the same within max_length, 20": 1}
+
+
+CHAT = {
+    "prompt": [{"role": "user", "content": "Hi"}],
+    **{side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")},
+}
+
+
+def test_a_template_sees_tools_and_its_settings(tiny_model):
+    tokenizer = load_tokenizer(str(tiny_model))
+    tokenizer.chat_template = "{% if tools %}tools {% endif %}{{ mood }}{% for m in messages %}{{ m['content'] }}|{% endfor %}"
+    pair = check_pair({**CHAT, "tools": [{"name": "sum"}], "chat_template_kwargs": {"mood": "calm "}}, "here")
+    assert tokenizer.decode(tokenize_pair(pair, tokenizer).chosen.prompt) == "tools calm Hi|"
+
+
+def test_a_template_that_refuses_is_one_line(tiny_model):
+    tokenizer = load_tokenizer(str(tiny_model))
+    tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
+    with pytest.raises(InputError, match="refuses the messages: roles must alternate"):
+        tokenize_pair(CHAT, tokenizer)
+
+
+def test_a_template_that_renders_the_prompt_otherwise_is_told(tiny_model, caplog):
+    import logging
+
+    logging.getLogger("transformers").propagate = True
+    tokenizer = load_tokenizer(str(tiny_model))
+    tokenizer.chat_template = "{% if add_generation_prompt %}a very long system prompt {% endif %}{% for m in messages %}{{ m['content'] }}|{% endfor %}"
+    row = tokenize_pair({**CHAT, "prompt": [{"role": "user", "content": "a question"}]}, tokenizer)
+    assert row.chosen.rendered_otherwise
+    tokenize_pairs([{**CHAT, "prompt": [{"role": "user", "content": "a question"}]}], tokenizer, 100)
+    assert any("renders the prompt otherwise" in record.getMessage() for record in caplog.records)
+
+
+def test_the_report_finds_traps(write, tiny_model):
+    rows = [GOOD, GOOD, {**GOOD, "chosen": "No.", "rejected": "Hello!"}, {**GOOD, "chosen": "He\x07llo"}]
+    found = data_report.describe(read(write("traps.jsonl", rows)))
+    assert (found["duplicates"], found["both ways"], found["control characters"]) == (1, 1, 1)
+    tokenizer = load_tokenizer(str(tiny_model))
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}</s></s>{% endfor %}"
+    reading = data.Reading([CHAT], [], 1)
+    assert data_report.describe(reading, tokenizer)["double end"] == 1
+
+
+@given(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=30))
+def test_the_share_of_longer_winners_is_counted(sizes):
+    pairs = [{"prompt": "p", "chosen": "w " * a, "rejected": "w " * b} for a, b in sizes]
+    found = data_report.describe(data.Reading(pairs, [], len(pairs)))
+    expected = sum((a > b) + (a == b) / 2 for a, b in sizes) / len(sizes)
+    assert found["chosen longer"][0] == pytest.approx(expected)
