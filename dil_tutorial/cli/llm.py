@@ -130,10 +130,14 @@ def sample(
 ) -> None:
     """Show the reference's and the trained model's answers side by side."""
     prepare_for_models()
-    from dil_tutorial.llm.run import models_of
+    from dil_tutorial.llm.models import this_device
+    from dil_tutorial.llm.run import models_of, read_run
     from dil_tutorial.llm.sampling import answer, score
 
     trained, reference, tokenizer, recipe = models_of(run)
+    chat = read_run(run).get("chat")  # as the model was trained
+    for model in (trained, reference):
+        model.to(this_device())
     prompts = prompt or ["What is the capital of France?", "Give me one tip for sleeping better."]
     shown = table(None, "prompt")
     shown.show_lines = shown.expand = True
@@ -141,8 +145,8 @@ def sample(
     for name, model in ((f"reference: {recipe['model']}", reference), (f"trained: {run}", trained)):
         shown.add_column(escape(name), ratio=2)
         with console.status(f"{name} answers"):
-            texts = answer(model, tokenizer, prompts, max_new_tokens, temperature, seed)
-            f = score(trained, tokenizer, prompts, texts) - score(reference, tokenizer, prompts, texts)
+            texts = answer(model, tokenizer, prompts, max_new_tokens, temperature, seed, chat)
+            f = score(trained, tokenizer, prompts, texts, chat) - score(reference, tokenizer, prompts, texts, chat)
         columns.append([f"{escape(text)}\n[dim]f = {x:+.2f} nats[/]" for text, x in zip(texts, f.tolist(), strict=True)])
     for row in zip(*columns, strict=True):
         shown.add_row(*row)

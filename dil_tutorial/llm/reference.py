@@ -124,21 +124,32 @@ def sample_responses(model: Any, prompts: Prompts, max_new_tokens: int, layout: 
     return laid_out(responses, 0, layout)
 
 
-def fingerprint(model: Any, rows: Rows, settings: object = None) -> str:
-    """sha256 over a model's weights and configuration, the rows' tokens and what else decides the reference's log-probs.
+def fingerprint(model: str, rows: Rows, settings: object = None) -> str:
+    """sha256 over a model's digest, the rows' tokens and what else decides the reference's log-probs."""
+    return hashlib.sha256(f"{settings!r} {model} {rows_digest(rows)}".encode()).hexdigest()
 
-    >>> model, rows = torch.nn.Linear(2, 2), [TokenisedPair(Response([1], [2]), Response([1], [3]))]
-    >>> before = fingerprint(model, rows)
+
+def model_digest(model: Any) -> str:
+    """sha256 over the weights and the configuration of a model and of its adapters.
+
+    >>> model = torch.nn.Linear(2, 2)
+    >>> before = model_digest(model)
     >>> _ = model.weight.data.add_(1e-3)
-    >>> before == fingerprint(model, rows)
+    >>> before == model_digest(model)
     False
     """
     config, adapters = getattr(model, "config", None), getattr(model, "peft_config", None)
     told = {key: value for key, value in config.to_dict().items() if key not in OF_NO_EFFECT} if config else None
-    digest = hashlib.sha256(f"{settings!r} {told!r} {adapters!r}".encode())
+    digest = hashlib.sha256(f"{told!r} {adapters!r}".encode())
     for name, weight in model.state_dict().items():
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
         digest.update(weight.detach().cpu().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def rows_digest(rows: Rows) -> str:
+    """sha256 over the tokens of rows: it changes with the pairs, the tokenizer, its template, and how rows are cut."""
+    digest = hashlib.sha256()
     for row in rows:
         digest.update(repr([(response.prompt, response.tokens) for response in row.responses]).encode())
     return digest.hexdigest()

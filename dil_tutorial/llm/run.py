@@ -1,21 +1,26 @@
 """Training by a recipe: check everything first, build the trainer, train, save; and read a finished run again."""
 
 import errno
+import hashlib
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from transformers.utils import logging
 
 from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.llm.callbacks import StopAndSave
 from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.data import Reading, read, read_pairs
-from dil_tutorial.llm.models import DTYPES, load_model, load_tokenizer, resolve
+from dil_tutorial.llm.models import DTYPES, check_folder, load_model, load_tokenizer, resolve
 from dil_tutorial.llm.recipe import OWN_KEYS
+from dil_tutorial.llm.reference import model_digest
 from dil_tutorial.llm.trainer import DILTrainer
 from dil_tutorial.support import plotting
 from dil_tutorial.support.files import provenance, read_json, write_json
+
+logger = logging.get_logger(__name__)
 
 
 def prepare(recipe: dict[str, Any], output_dir: Path, resume: bool) -> tuple[DILTrainer, str | None]:
@@ -35,17 +40,66 @@ def prepare(recipe: dict[str, Any], output_dir: Path, resume: bool) -> tuple[DIL
     name, dtype = recipe["model"], recipe.get("dtype", "float32")
     resolve(name)  # a folder without weights is an error before anything is written
     tokenizer = load_tokenizer(name)
-    model = load_model(name, dtype)
+    model = load_base(name, dtype, output_dir)
     if dtype == "nf4":
         from peft import prepare_model_for_kbit_training
 
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=config.gradient_checkpointing)
+    began = {
+        "pairs": digest([reading.pairs, eval_pairs]),
+        "tokenizer": tokenizer_digest(tokenizer),
+        "model": model_digest(model),
+    }
+    if checkpoint is not None:
+        before = read_json(output_dir / "began.json")
+        if changed := [what for what in began if before.get(what) != began[what]]:
+            raise InputError(
+                f"{output_dir}: the interrupted run began with another content of its {' and '.join(changed)}: resume with the same"
+            )
     peft_config = lora_config(recipe) if "lora_r" in recipe else None
     trainer = DILTrainer(
         model, config, reading.pairs, eval_dataset=eval_pairs, processing_class=tokenizer, peft_config=peft_config
     )
     trainer.reading = reading
+    trainer.began = began
     return trainer, checkpoint
+
+
+def digest(content: Any) -> str:
+    """sha256 of something that JSON can hold.
+
+    >>> digest([1, "a"])[:8]
+    '99cb81d1'
+    """
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """sha256 over what a tokenizer makes of texts and messages."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return digest([backend.to_str() if backend else tokenizer.get_vocab(), tokenizer.chat_template, tokenizer.eos_token])
+
+
+def load_base(name: str, dtype: str, output_dir: Path) -> Any:
+    """The model to train; of a run that ended in an adapter the model with that adapter merged in, kept in the output folder.
+
+    A new adapter is saved with the name of the model that it belongs to, so that model must be somewhere.
+    """
+    if not (Path(name).expanduser() / "adapter_config.json").is_file():
+        return load_model(name, dtype)
+    merged = output_dir / "base"
+    if not merged.is_dir():
+        from peft import AutoPeftModelForCausalLM
+
+        logger.warning(f"{name} is an adapter: it is merged into its base model, which is kept in {merged}")
+        check_folder(Path(name).expanduser())
+        model = AutoPeftModelForCausalLM.from_pretrained(name, dtype="float32").merge_and_unload()
+        unfinished = merged.with_name("base.writing")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        model.save_pretrained(unfinished)
+        load_tokenizer(name).save_pretrained(unfinished)
+        unfinished.replace(merged)
+    return load_model(str(merged), dtype)
 
 
 def check_own_keys(recipe: dict[str, Any]) -> None:
@@ -61,6 +115,12 @@ def check_own_keys(recipe: dict[str, Any]) -> None:
         raise InputError(f"recipe: {unknown_name('dtype', dtype, DTYPES)}")
     if lora and "lora_r" not in lora:
         raise InputError(f"recipe: {', '.join(lora)} without lora_r: give the rank, or leave LoRA out")
+    if dtype == "bfloat16" and not lora:
+        raise InputError(
+            "recipe: dtype bfloat16 without lora_r: small updates of bfloat16 weights round away: set bf16: true instead"
+        )
+    if "output_dir" in recipe:
+        raise InputError("recipe: output_dir is given on the command line: --output-dir FOLDER")
     if dtype == "nf4" and not lora:
         raise InputError("recipe: dtype nf4 without lora_r: weights of 4 bits cannot be trained, an adapter on them can")
     if limit is not None and limit < 1:
@@ -129,18 +189,24 @@ def run(trainer: DILTrainer, checkpoint: str | None, recipe: dict[str, Any]) -> 
     """Train and save; returns None, or the number of the signal that stopped it (a checkpoint is saved then)."""
     if trainer.is_world_process_zero():
         write_json(Path(trainer.args.output_dir) / "recipe.json", recipe)
+        write_json(Path(trainer.args.output_dir) / "began.json", trainer.began)
     try:
-        trainer.train(resume_from_checkpoint=checkpoint)
-    except (OSError, RuntimeError, SafetensorError) as error:
+        return _run(trainer, checkpoint, recipe)
+    except Exception as error:  # torch, safetensors and tokenizers each have their own for a full disk
         if reason := cannot_write(error):
             raise InputError(
-                f"{trainer.args.output_dir}: a checkpoint could not be written ({reason}): make room, then go on with --resume "
-                "from the one before"
+                f"{trainer.args.output_dir}: a checkpoint or the model could not be written ({reason}): make room, then go on "
+                "with --resume"
             ) from None
         raise
+
+
+def _run(trainer: DILTrainer, checkpoint: str | None, recipe: dict[str, Any]) -> int | None:
+    trainer.train(resume_from_checkpoint=checkpoint)
     stopped = next(c.stopped_by for c in trainer.callback_handler.callbacks if isinstance(c, StopAndSave))
     if stopped is not None and trainer.state.global_step < trainer.state.max_steps:
         return stopped
+    trainer.check_finite()
     out = Path(trainer.args.output_dir)
     unfinished = out / "model.writing"
     if trainer.is_world_process_zero():
@@ -180,6 +246,7 @@ def save_run(trainer: DILTrainer, recipe: dict[str, Any]) -> None:
         "head_chunk": trainer.head_chunk,
         "processes": trainer.args.world_size,
         "pairs dropped": dict(trainer.dropped),
+        "chat": trainer.chat,
         "history": trainer.state.log_history,
     }
     write_json(out / "run.json", run)

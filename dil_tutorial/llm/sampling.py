@@ -23,11 +23,15 @@ from dil_tutorial.support.files import write_text
 
 @torch.no_grad()
 def answer(
-    model: Any, tokenizer: Any, prompts: Sequence[str], max_new_tokens: int = 128, temperature: float = 0.0, seed: int = 0
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,  # 0 is greedy
+    seed: int = 0,
+    chat: bool | None = None,  # prompts are a user's messages; None: where the tokenizer has a chat template
 ) -> list[str]:
     """One response a prompt: greedy at temperature 0, else sampled from the model's own law (no top-k, no top-p).
-
-    Prompts are wrapped as a user's message where the tokenizer has a chat template.
 
     >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
     >>> model, tokenizer = tiny_model(), own_tokenizer()
@@ -36,7 +40,7 @@ def answer(
     2
     """
     texts = list(prompts)
-    if tokenizer.chat_template:
+    if tokenizer.chat_template if chat is None else chat:
         texts = [
             tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
             for text in texts
@@ -57,7 +61,7 @@ def answer(
 
 
 @torch.no_grad()
-def score(model: Any, tokenizer: Any, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
+def score(model: Any, tokenizer: Any, prompts: Sequence[str], responses: Sequence[str], chat: bool | None = None) -> Tensor:
     """Summed log-probability of each response, end token included, (N,); prompts wrapped as in ``answer``.
 
     >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
@@ -68,7 +72,8 @@ def score(model: Any, tokenizer: Any, prompts: Sequence[str], responses: Sequenc
     tokens = []
     for prompt, response in zip(prompts, responses, strict=True):
         pair = {"prompt": prompt, "chosen": response, "rejected": response}
-        tokens.append(tokenize_pair(as_chat(pair) if tokenizer.chat_template else pair, tokenizer).chosen)
+        wrapped = tokenizer.chat_template if chat is None else chat
+        tokens.append(tokenize_pair(as_chat(pair) if wrapped else pair, tokenizer).chosen)
     model.eval()
     return response_logps(model, pad(tokens, tokenizer.pad_token_id).to(model.device))[0].cpu()
 

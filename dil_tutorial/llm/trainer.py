@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import SequentialSampler
-from transformers import PreTrainedModel, ProgressCallback, Trainer
+from transformers import PreTrainedModel, ProgressCallback, Trainer, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
@@ -39,7 +39,7 @@ from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.data import Pair, check_all
 from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.metrics import beyond_the_formula, measure
-from dil_tutorial.llm.reference import FixedBatches, fingerprint, sample_responses, score_reference
+from dil_tutorial.llm.reference import FixedBatches, fingerprint, model_digest, sample_responses, score_reference
 from dil_tutorial.llm.tokens import TokenisedPair, tokenize_pairs
 from dil_tutorial.losses import Loss
 
@@ -86,7 +86,9 @@ class DILTrainer(Trainer):
         evals = eval_dataset if isinstance(eval_dataset, dict) else {}
         splits = {"train": train_dataset, **{f"eval_{name}": part for name, part in evals.items()}}
         self.dropped = Counter[str]()
+        self.chat = False  # whether prompts and responses are messages
         self.reading: Any = None  # of `dil train`: what came of reading its file
+        self.began: dict[str, str] = {}  # and digests of what it began from
         rows = self._prepare_rows(splits if evals else {**splits, "eval": eval_dataset}, processing_class, args)
         every = [row for part in rows.values() for row in part]
         draws = self.loss_function.needs_reference_samples and any(row.reference is None for row in every)
@@ -94,6 +96,10 @@ class DILTrainer(Trainer):
             for row in every:
                 row.reference = None  # the loss does not read it, or not all rows have one
         model, self.reference = self._choose_reference(model, ref_model, peft_config, draws, args)
+        if getattr(model.config, "output_router_logits", False):
+            raise InputError(
+                "output_router_logits asks for an auxiliary loss, which is no part of these losses: set it to False"
+            )
         check_fits(model, every)
         if ref_model is not None:
             check_fits(ref_model, every, "ref_model")
@@ -113,6 +119,7 @@ class DILTrainer(Trainer):
         self._said_tangent = False
         self._metrics: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
         self._add_callbacks()
+        self.start = model_digest(self.model)
         logger.info(f"{args.loss} on the {args.logprobs} of log-probabilities, weights in {next(model.parameters()).dtype}")
         if not self.loss_function.reference_free:
             self._score_all(rows)
@@ -126,6 +133,9 @@ class DILTrainer(Trainer):
             placed = ((pair, f"{split} row {i}") for i, pair in enumerate(pairs))
             checked = check_all(placed, split, args.on_bad_line)
             rows[split], dropped = tokenize_pairs(checked.pairs, tokenizer, args.max_length, args.chat_format, where=split)
+            self.chat |= args.chat_format or any(
+                not isinstance(pair["prompt"], str) for pair in checked.pairs if "prompt" in pair
+            )
             dropped += Counter({"they cannot be used": len(checked.bad)})
             for reason, count in dropped.items():
                 logger.warning(f"{split}: dropped {count} of {checked.total} pairs: {reason}")
@@ -140,6 +150,7 @@ class DILTrainer(Trainer):
         if peft_config is not None:
             from peft import get_peft_model
 
+            set_seed(args.seed)  # of the adapter's first weights
             model = get_peft_model(model, peft_config)
         for name, config in getattr(model, "peft_config", {}).items():
             if config.is_prompt_learning:
@@ -222,7 +233,8 @@ class DILTrainer(Trainer):
 
         savings = self.layout, self.head_chunk, self.model.config._attn_implementation
         numerics = self.args.bf16, self.args.fp16, str(self.args.device), torch.__version__
-        key = fingerprint(reference, rows, (groups, savings, numerics))
+        model = self.start if reference is self.model else model_digest(reference)
+        key = fingerprint(model, rows, (groups, savings, numerics))
         path = Path(self.args.output_dir) / f"reference_logps_{split}.safetensors"
         ranks = self.args.process_index, self.args.world_size
         with self._as_reference(reference, adapter=self.state.global_step == 0):

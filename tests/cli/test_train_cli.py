@@ -217,6 +217,71 @@ def test_a_lora_run_from_a_recipe(recipe, tmp_path):
     refused(dil("train", "--config", recipe(dtype="bf16"), "--output-dir", tmp_path / "b"), "unknown dtype 'bf16'")
 
 
+def test_an_adapter_on_a_run_that_ended_in_an_adapter_keeps_both(recipe, tmp_path):
+    """With learning rate 0 the second run changes nothing: its policy is its reference, the first run's model."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    run = dil("train", "--config", recipe(lora_r=4, learning_rate=0.05), "--output-dir", first)
+    assert run.returncode == 0, run.stderr
+    config = recipe(model=str(first / "model"), lora_r=4, learning_rate=0.0)
+    run = dil("train", "--config", config, "--output-dir", second)
+    assert run.returncode == 0, run.stderr
+    assert (second / "base" / "model.safetensors").exists()
+    evaluated = dil("evaluate", second, "--data", tiny_preferences(), "--json", tmp_path / "e.json")
+    assert evaluated.returncode == 0, evaluated.stderr
+    metrics = json.loads((tmp_path / "e.json").read_text())["metrics"]
+    assert metrics["KL(policy || reference)"][0] == pytest.approx(0, abs=1e-6)
+    own = dil("evaluate", first, "--data", tiny_preferences(), "--json", tmp_path / "f.json")
+    assert own.returncode == 0, own.stderr
+    assert json.loads((tmp_path / "f.json").read_text())["metrics"]["KL(policy || reference)"][0] > 1e-3
+
+
+def test_a_run_that_diverges_exits_with_1_and_saves_no_model(recipe, tmp_path):
+    out = tmp_path / "run"
+    run = dil("train", "--config", recipe(learning_rate=1e30, max_grad_norm=0.0, max_steps=4), "--output-dir", out)
+    assert run.returncode == 1, run.stderr
+    assert "the run has diverged" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert not (out / "model").exists()
+
+
+def test_a_run_is_resumed_from_what_it_began_from_or_not_at_all(recipe, write, tmp_path):
+    """Other pairs under the same path are told from those it began with."""
+    rows = [{**GOOD, "chosen": f"Hello {i}!"} for i in range(8)]
+    data, out = write("pairs.jsonl", rows), tmp_path / "run"
+    config = recipe(max_steps=6, save_strategy="steps", save_steps=2)
+    whole = dil("train", "--config", config, "--data", data, "--output-dir", out)
+    assert whole.returncode == 0, whole.stderr
+    shutil.rmtree(out / "model")  # as if it had been interrupted
+    write("pairs.jsonl", [{**row, "chosen": row["chosen"] + " Yes."} for row in rows])
+    refused(dil("train", "--config", config, "--data", data, "--output-dir", out, "--resume"), "another content of its pairs")
+    write("pairs.jsonl", rows)
+    resumed = dil("train", "--config", config, "--data", data, "--output-dir", out, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"dtype": "bfloat16"}, ["bfloat16 without lora_r", "bf16: true"]),
+        ({"output_dir": "x"}, ["output_dir is given on the command line"]),
+        ({"neftune_noise_alpha": 5.0}, ["neftune_noise_alpha", "would not start at zero"]),
+        ({"on_bad_line": "ignore"}, ["unknown way with bad lines 'ignore'"]),
+    ],
+)
+def test_what_would_go_wrong_silently_is_refused(recipe, tmp_path, values, words):
+    refused(dil("train", "--config", recipe(**values), "--output-dir", tmp_path / "out"), *words)
+
+
+def test_a_run_on_plain_strings_is_sampled_without_the_chat_template(recipe, tmp_path):
+    for chat in (False, True):
+        out = tmp_path / str(chat)
+        run = dil("train", "--config", recipe(chat_format=chat), "--output-dir", out)
+        assert run.returncode == 0, run.stderr
+        assert json.loads((out / "run.json").read_text())["chat"] is chat
+        shown = dil("sample", out, "--prompt", "Hi", "--max-new-tokens", 4)
+        assert shown.returncode == 0, shown.stderr
+
+
 @pytest.mark.slow
 def test_a_qlora_run_from_a_recipe(recipe, tmp_path, wider_model):
     """A base in 4 bits, an adapter that learns on it, both loaded again as they were."""

@@ -11,9 +11,10 @@ from dil_tutorial.llm.batches import batch_of, pad, pad_prompts
 from dil_tutorial.llm.data import as_chat, read_pairs, tiny_preferences
 from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.models import load_model, load_tokenizer
+from dil_tutorial.llm.reference import fingerprint, model_digest
 from dil_tutorial.llm.sampling import answer, score
 from dil_tutorial.llm.tokens import tokenize_pair, tokenize_pairs
-from dil_tutorial.llm.trainer import DILConfig, DILTrainer, fingerprint
+from dil_tutorial.llm.trainer import DILConfig, DILTrainer
 from dil_tutorial.losses import LOSSES, make_loss
 
 PAIRS = read_pairs(tiny_preferences())
@@ -281,13 +282,17 @@ def test_reference_logps_are_cached_under_a_fingerprint(parts, tmp_path, monkeyp
     monkeypatch.setattr(DILTrainer, "_response_logps", lambda *a: pytest.fail("scored again"))
     assert [row.chosen.ref_logp for row in trainer_for(parts, tmp_path).train_dataset] == scored
     monkeypatch.undo()
-    before = fingerprint(parts[0], first.train_dataset)
+    before = fingerprint(model_digest(parts[0]), first.train_dataset)
     with torch.no_grad():
         parts[0].lm_head.weight[0, 0] += 1e-3
-    assert fingerprint(parts[0], first.train_dataset) != before
-    assert fingerprint(parts[0], first.train_dataset[1:]) != fingerprint(parts[0], first.train_dataset)
+    assert fingerprint(model_digest(parts[0]), first.train_dataset) != before
+    assert fingerprint(model_digest(parts[0]), first.train_dataset[1:]) != fingerprint(
+        model_digest(parts[0]), first.train_dataset
+    )
     assert [row.chosen.ref_logp for row in trainer_for(parts, tmp_path).train_dataset] != scored
-    assert fingerprint(parts[0], first.train_dataset, "padded") != fingerprint(parts[0], first.train_dataset, "packed")
+    assert fingerprint(model_digest(parts[0]), first.train_dataset, "padded") != fingerprint(
+        model_digest(parts[0]), first.train_dataset, "packed"
+    )
 
 
 @pytest.mark.parametrize("layout", ["shared", "packed", "padded"])

@@ -136,7 +136,8 @@ def test_a_template_that_renders_the_prompt_otherwise_is_told(tiny_model, caplog
 
     logging.getLogger("transformers").propagate = True
     tokenizer = load_tokenizer(str(tiny_model))
-    tokenizer.chat_template = "{% if add_generation_prompt %}a very long system prompt {% endif %}{% for m in messages %}{{ m['content'] }}|{% endfor %}"
+    first = "{% if add_generation_prompt %}a very long system prompt {% endif %}"
+    tokenizer.chat_template = first + "{% for m in messages %}{{ m['content'] }}|{% endfor %}"
     row = tokenize_pair({**CHAT, "prompt": [{"role": "user", "content": "a question"}]}, tokenizer)
     assert row.chosen.rendered_otherwise
     tokenize_pairs([{**CHAT, "prompt": [{"role": "user", "content": "a question"}]}], tokenizer, 100)

@@ -83,7 +83,7 @@ def log_ratio_error(preference: Tensor, advantage: Tensor) -> Tensor:
     """
     edge, others = 2 * preference.double() - 1, preference.shape[-1] - 1  # a response's edge over itself is 0
     variance = ((edge**2).sum(2) - edge.sum(2) ** 2 / others) / (others - 1)
-    return (variance / others).sqrt() / (1 + advantage)
+    return (variance.clamp(min=0) / others).sqrt() / (1 + advantage)  # rounding may leave a variance of zero below it
 
 
 def truth_of(reward: Tensor, rule: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
