@@ -54,7 +54,7 @@ def prepare(recipe: dict[str, Any], output_dir: Path, resume: bool) -> tuple[DIL
         before = read_json(output_dir / "began.json")
         if changed := [what for what in began if before.get(what) != began[what]]:
             raise InputError(
-                f"{output_dir}: the interrupted run began with another content of its {' and '.join(changed)}: resume with the same"
+                f"{output_dir}: the interrupted run began with another content of its {' and '.join(changed)}: give the same"
             )
     peft_config = lora_config(recipe) if "lora_r" in recipe else None
     trainer = DILTrainer(
@@ -69,7 +69,7 @@ def digest(content: Any) -> str:
     """sha256 of something that JSON can hold.
 
     >>> digest([1, "a"])[:8]
-    '99cb81d1'
+    '4a72386a'
     """
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
