@@ -71,7 +71,7 @@ def digest(content: Any) -> str:
     >>> digest([1, "a"])[:8]
     '4a72386a'
     """
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
