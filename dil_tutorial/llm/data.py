@@ -44,7 +44,11 @@ def tiny_preferences() -> Path:
 
 @dataclass
 class Reading:
-    """What came of reading rows: the pairs that can be used, why others cannot, and how many prompts were cut back."""
+    """What came of reading rows: the pairs that can be used, why others cannot, and how many prompts were cut back.
+
+    >>> read(tiny_preferences(), limit=3).total
+    3
+    """
 
     pairs: list[Pair]
     bad: list[str]  # a line for each row that cannot be used
@@ -66,7 +70,12 @@ def read_pairs(path: str | Path, limit: int | None = None, on_bad_line: str = "r
 
 
 def read(path: str | Path, limit: int | None = None, on_bad_line: str = "refuse") -> Reading:
-    """``read_pairs`` with what else there is to say of the file."""
+    """``read_pairs`` with what else there is to say of the file.
+
+    >>> found = read(tiny_preferences(), limit=3)
+    >>> len(found.pairs), found.bad, found.more
+    (3, [], True)
+    """
     rows = _rows(path)
     found = check_all(islice(rows, limit), str(path), on_bad_line)
     found.more = next(rows, None) is not None
@@ -110,7 +119,13 @@ def check_all(rows: Iterable[tuple[object, str]], name: str, on_bad_line: str = 
 
 @dataclass
 class Unreadable:
-    """A line that is no JSON."""
+    """A line that is no JSON.
+
+    >>> check_all([(Unreadable("broken JSON"), "pairs.jsonl:1")], "pairs.jsonl")
+    Traceback (most recent call last):
+    ...
+    dil_tutorial.errors.InputError: pairs.jsonl:1: broken JSON
+    """
 
     reason: str
 
@@ -272,7 +287,11 @@ def _is_chat(value: object) -> bool:
 
 
 def text_of(value: str | list[Mapping[str, str]]) -> str:
-    """The text of a prompt or response, of messages end to end."""
+    """The text of a prompt or response, of messages end to end.
+
+    >>> text_of([{"role": "user", "content": "Hi"}])
+    'Hi'
+    """
     return value if isinstance(value, str) else "".join(message["content"] for message in value)
 
 

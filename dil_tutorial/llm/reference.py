@@ -125,7 +125,12 @@ def sample_responses(model: Any, prompts: Prompts, max_new_tokens: int, layout: 
 
 
 def fingerprint(model: str, rows: Rows, settings: object = None) -> str:
-    """sha256 over a model's digest, the rows' tokens and what else decides the reference's log-probs."""
+    """sha256 over a model's digest, the rows' tokens and what else decides the reference's log-probs.
+
+    >>> rows = [TokenisedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))]
+    >>> fingerprint("model", rows) == fingerprint("model", rows), fingerprint("model", rows) == fingerprint("another", rows)
+    (True, False)
+    """
     return hashlib.sha256(f"{settings!r} {model} {rows_digest(rows)}".encode()).hexdigest()
 
 

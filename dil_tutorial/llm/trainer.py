@@ -72,34 +72,22 @@ class DILTrainer(Trainer):
         **settings: Any,  # Trainer's
     ) -> None:
         model, args, processing_class = with_defaults(model, args, processing_class)
-        for name in settings.keys() & NOT_HERE.keys():
-            raise InputError(f"DILTrainer: {name}: {NOT_HERE[name]}")
-        if train_dataset is None:
-            raise InputError("DILTrainer: no train_dataset: give rows with prompt, chosen and rejected")
-        if args.n_gpu > 1:
-            raise InputError(
-                f"{args.n_gpu} GPUs in one process: launch with torchrun --nproc_per_node {args.n_gpu}, one each, or show it "
-                "one, with CUDA_VISIBLE_DEVICES=0"
-            )
+        check_arguments(args, train_dataset, settings)
         self.loss_function = args.loss_function()
         self.beta = self.loss_function.all_settings.get("beta", 1.0)  # SFT and IPO have none
         evals = eval_dataset if isinstance(eval_dataset, dict) else {}
-        splits = {"train": train_dataset, **{f"eval_{name}": part for name, part in evals.items()}}
         self.dropped = Counter[str]()
         self.chat = False  # whether prompts and responses are messages
         self.reading: Any = None  # of `dil train`: what came of reading its file
         self.began: dict[str, str] = {}  # and digests of what it began from
-        rows = self._prepare_rows(splits if evals else {**splits, "eval": eval_dataset}, processing_class, args)
+        splits = {f"eval_{name}": part for name, part in evals.items()} or {"eval": eval_dataset}
+        rows = self._prepare_rows({"train": train_dataset, **splits}, processing_class, args)
         every = [row for part in rows.values() for row in part]
         draws = self.loss_function.needs_reference_samples and any(row.reference is None for row in every)
         if draws or not self.loss_function.needs_reference_samples:
             for row in every:
                 row.reference = None  # the loss does not read it, or not all rows have one
         model, self.reference = self._choose_reference(model, ref_model, peft_config, draws, args)
-        if getattr(model.config, "output_router_logits", False):
-            raise InputError(
-                "output_router_logits asks for an auxiliary loss, which is no part of these losses: set it to False"
-            )
         check_fits(model, every)
         if ref_model is not None:
             check_fits(ref_model, every, "ref_model")
@@ -160,6 +148,10 @@ class DILTrainer(Trainer):
         if ref_model is None and (draws or self.loss_function.needs_kl) and not self._fresh:
             ref_model = copy.deepcopy(model)
         self._other_reference = ref_model is not None
+        if getattr(model.config, "output_router_logits", False):
+            raise InputError(
+                "output_router_logits asks for an auxiliary loss, which is no part of these losses: set it to False"
+            )
         return model, model if ref_model is None else ref_model
 
     def _add_callbacks(self) -> None:
@@ -353,6 +345,19 @@ class DILTrainer(Trainer):
         last = get_last_checkpoint(self.args.output_dir) if Path(self.args.output_dir).is_dir() else None
         mend = "lower the learning rate, or set max_grad_norm"
         return f"the run has diverged; {f'the last checkpoint is {last}' if last else 'there is no checkpoint'}: {mend}"
+
+
+def check_arguments(args: DILConfig, train_dataset: Any, settings: dict[str, Any]) -> None:
+    """InputError for arguments of Trainer that cannot do here what they say, or that are missing."""
+    for name in settings.keys() & NOT_HERE.keys():
+        raise InputError(f"DILTrainer: {name}: {NOT_HERE[name]}")
+    if train_dataset is None:
+        raise InputError("DILTrainer: no train_dataset: give rows with prompt, chosen and rejected")
+    if args.n_gpu > 1:
+        raise InputError(
+            f"{args.n_gpu} GPUs in one process: launch with torchrun --nproc_per_node {args.n_gpu}, one each, or show it one, "
+            "with CUDA_VISIBLE_DEVICES=0"
+        )
 
 
 def usable_savings(model: Any, args: DILConfig, longest: int) -> tuple[str, int]:
