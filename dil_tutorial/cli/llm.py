@@ -182,6 +182,37 @@ def evaluate(
         wrote(json)
 
 
+def doctor(
+    name: Annotated[str, typer.Argument(help="A run or model (folder), a log (.json), or pairs, as for `dil train`.")],
+    model: Annotated[str | None, typer.Option(help="For pairs: look at this model's tokens, too.")] = None,
+    max_length: Annotated[int, typer.Option(help="Tokens of prompt and response, with --model.")] = 1024,
+    json: JsonOption = None,
+) -> None:
+    """What is wrong with a run, a checkpoint or a file of pairs: evidence, cause and mend.  Exit status 1 if something is."""
+    prepare_for_models()
+    from dil_tutorial.llm.doctor import diagnose
+    from dil_tutorial.llm.models import load_tokenizer
+    from dil_tutorial.support.files import provenance, write_json
+
+    what, found = diagnose(name, load_tokenizer(model) if model else None, max_length)
+    say(f"{name}: {what}")
+    for finding in found:
+        sick = finding.sickness
+        console.print(f"\n[bold]{escape(sick.what)}[/]")
+        rows = {"evidence": finding.evidence, "cause": sick.cause, "mend": sick.mend}
+        rows |= {"claim": f"{sick.claim} (dil verify {sick.claim})"} if sick.claim else {}
+        for row, text in rows.items():
+            say(f"  {row:9}{text}")
+    if not found:
+        say("nothing found")
+    if json is not None:
+        told = [{"name": finding.name, "evidence": finding.evidence, **vars(finding.sickness)} for finding in found]
+        write_json(json, {**provenance(), "looked at": what, "found": told})
+        wrote(json)
+    if found:
+        raise typer.Exit(1)
+
+
 def show_pairs(found: dict[str, Any]) -> None:
     """Metrics on held-out pairs with their intervals."""
     title = f"{found['pairs']} held-out pairs{dropped(found['dropped'])}"

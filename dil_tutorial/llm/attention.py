@@ -66,7 +66,12 @@ def document_attention(
         q_first, q_second = q.split([prefix + first, second], 2)
         (k_prefix, k_first, k_second), (v_prefix, v_first, v_second) = k.split(document, 2), v.split(document, 2)
         parts.append(attend(q_first, torch.cat([k_prefix, k_first], 2), torch.cat([v_prefix, v_first], 2)))
-        parts.append(attend(q_second, torch.cat([k_prefix, k_second], 2), torch.cat([v_prefix, v_second], 2)))
+        k_last, v_last = torch.cat([k_prefix, k_second], 2), torch.cat([v_prefix, v_second], 2)
+        if prefix < second and not (window and prefix + second > window):  # a causal square is cheaper than a mask's rectangle
+            square = attend(torch.cat([q_first[:, :, :prefix], q_second], 2), k_last, v_last)
+            parts.append(square[:, prefix:])
+        else:
+            parts.append(attend(q_second, k_last, v_last))
     return torch.cat(parts, 1), None
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from transformers import ProgressCallback, TrainerCallback
 from transformers.utils import logging
 
+from dil_tutorial.llm.doctor import of_log
 from dil_tutorial.llm.metrics import warnings
 
 logger = logging.get_logger(__name__)
@@ -23,17 +24,22 @@ class ProgressBar(ProgressCallback):
 class Teach(TrainerCallback):
     """Says in the log what the metrics give cause to say, each kind of warning once a run.
 
+    ``same_reference``: whether the reference is the model as it was, so that log-ratios must be zero at the start.
+
     >>> callbacks = [Teach("dil", "bce")]  # then DILTrainer(..., callbacks=callbacks)
     """
 
-    def __init__(self, loss: str, generator: str | None) -> None:
+    def __init__(self, loss: str, generator: str | None, same_reference: bool = True) -> None:
         self.loss, self.generator = loss, generator
+        self.asked = ("not zero at start", "nothing moves") if same_reference else ("nothing moves",)  # of ``doctor``
         self.said: dict[str, str] = {}
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero or not logs or "logratios/chosen" not in logs:
             return
-        for kind, text in warnings(logs, self.loss, self.generator).items():
+        found = {finding.name: finding for finding in of_log(state.log_history) if finding.name in self.asked}
+        told = {name: f"{one.evidence}. {one.sickness.cause} {one.sickness.mend}" for name, one in found.items()}
+        for kind, text in (warnings(logs, self.loss, self.generator) | told).items():
             if kind not in self.said:
                 self.said[kind] = text
                 logger.warning(f"step {state.global_step}: {text}")

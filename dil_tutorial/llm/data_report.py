@@ -21,6 +21,7 @@ TRAPS = {
     "both ways": "pairs that stand there with their sides exchanged, too",
     "control characters": "pairs with control characters",
     "double end": "responses with two end tokens",
+    "no end": "responses without an end token",
 }
 
 
@@ -38,7 +39,8 @@ def describe(reading: Reading, tokenizer: Any = None, max_length: int = 1024, ch
     control characters          pairs with any
     unit, lengths               "tokens" or "words"; {field: one number a pair}
     chosen longer               share of pairs whose chosen response is the longer one, ties one half, with its 95% interval
-    double end                  pairs whose tokens end with two end tokens (a template's and the tokenizer's)
+    double end                  pairs whose chosen tokens end with two end tokens (a template's and the tokenizer's)
+    no end                      pairs whose chosen tokens are not cut and have none among the last three
     ==========================  ==============================================================================================
 
     >>> from dil_tutorial.llm.data import read, tiny_preferences
@@ -49,7 +51,7 @@ def describe(reading: Reading, tokenizer: Any = None, max_length: int = 1024, ch
     pairs = reading.pairs
     left_out = Counter(reason_of(line) for line in reading.bad)
     lengths = {field: [len(text_of(pair[field]).split()) for pair in pairs] for field in FIELDS}
-    double = 0
+    double = no_end = 0
     if tokenizer is not None:
         rows, dropped = tokenize_pairs(pairs, tokenizer, max_length, chat_format)
         left_out += dropped
@@ -58,7 +60,9 @@ def describe(reading: Reading, tokenizer: Any = None, max_length: int = 1024, ch
             "chosen": [len(row.chosen.tokens) for row in rows],
             "rejected": [len(row.rejected.tokens) for row in rows],
         }
-        double = sum(row.chosen.tokens[-2:] == [tokenizer.eos_token_id] * 2 for row in rows)
+        end, won = tokenizer.eos_token_id, [row.chosen for row in rows]
+        double = sum(one.tokens[-2:] == [end] * 2 for one in won)
+        no_end = sum(end not in one.tokens[-3:] and len(one.prompt) + len(one.tokens) < max_length for one in won)
     longer = torch.tensor([[a, b] for a, b in zip(lengths["chosen"], lengths["rejected"], strict=True)], dtype=torch.float64)
     seen = [tuple(text_of(pair[field]) for field in FIELDS) for pair in pairs]
     before: set[tuple[str, ...]] = set()
@@ -80,6 +84,7 @@ def describe(reading: Reading, tokenizer: Any = None, max_length: int = 1024, ch
         "lengths": lengths,
         "chosen longer": bootstrap((torch.sign(longer[:, 0] - longer[:, 1]) + 1) / 2),
         "double end": double,
+        "no end": no_end,
     }
 
 

@@ -106,7 +106,7 @@ class DILTrainer(Trainer):
         self.data_collator.layout = self.layout
         self._said_tangent = False
         self._metrics: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
-        self._add_callbacks()
+        self._add_callbacks(same_reference=ref_model is None)
         self.start = model_digest(self.model)
         logger.info(f"{args.loss} on the {args.logprobs} of log-probabilities, weights in {next(model.parameters()).dtype}")
         if not self.loss_function.reference_free:
@@ -154,11 +154,11 @@ class DILTrainer(Trainer):
             )
         return model, model if ref_model is None else ref_model
 
-    def _add_callbacks(self) -> None:
+    def _add_callbacks(self, same_reference: bool) -> None:
         """Stop on a signal, explain the numbers of losses with a reference, and show our own bar outside of notebooks."""
         self.add_callback(StopAndSave())
         if not self.loss_function.reference_free:
-            self.add_callback(Teach(self.args.loss, self.args.generator))
+            self.add_callback(Teach(self.args.loss, self.args.generator, same_reference))
         if any(type(callback) is ProgressCallback for callback in self.callback_handler.callbacks):
             self.remove_callback(ProgressCallback)
             self.add_callback(ProgressBar())

@@ -156,3 +156,25 @@ def test_a_batch_equals_trls(tiny_model, tmp_path, loss, theirs):
     assert abs(logs[0][1]["rewards/margins"]) > 0.01
     for a, b in zip(ours.model.parameters(), other.model.parameters(), strict=True):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("learning_rate", "sicknesses"), [(0.0, ["nothing moves"]), (1e-3, [])])
+def test_the_doctor_reads_a_log_of_trl(learning_rate, sicknesses, tmp_path, tiny_model):
+    """Its DPOTrainer's own log, of a run that stands still and of one that is well."""
+    from datasets import Dataset
+
+    from dil_tutorial.llm.doctor import diagnose
+
+    tokenizer = load_tokenizer(str(tiny_model))
+    tokenizer.pad_token = tokenizer.eos_token
+    config = trl.DPOConfig(
+        output_dir=str(tmp_path), use_cpu=True, bf16=False, learning_rate=learning_rate, max_steps=6, logging_steps=1,
+        report_to=[], disable_tqdm=True, save_strategy="no", gradient_checkpointing=False,
+    )  # fmt: skip
+    pairs = Dataset.from_list(read_pairs(tiny_preferences()))
+    trainer = trl.DPOTrainer(str(tiny_model), args=config, train_dataset=pairs, processing_class=tokenizer)
+    trainer.train()
+    trainer.state.save_to_json(str(tmp_path / "trainer_state.json"))
+    what, found = diagnose(str(tmp_path))
+    assert what == "6 logged steps"
+    assert [finding.name for finding in found] == sicknesses
