@@ -114,6 +114,13 @@ def fits_page() -> str:
     )  # fmt: skip
 
 
+def doctor_page() -> str:
+    """What `dil doctor` can find."""
+    from dil_tutorial.llm.doctor import SICKNESSES
+
+    return page("doctor", sicknesses=SICKNESSES)
+
+
 def wrong_answers_table() -> str:
     """What ``dil course bank`` found, an assignment a line."""
     from dil_tutorial.course.wrong_answers import caught
