@@ -17,7 +17,7 @@ from dil_tutorial.support.extras import need
 def prepare_for_models() -> None:
     """Refuse where the ``llm`` extra is missing; let transformers log warnings only, without bars; keep freed memory."""
     need("llm", "dil with a language model")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # else a warning at every fork; no child tokenises
     import logging as python_logging
 
     from transformers.utils import logging

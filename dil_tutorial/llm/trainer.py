@@ -120,7 +120,8 @@ class DILTrainer(Trainer):
                 continue
             placed = ((pair, f"{split} row {i}") for i, pair in enumerate(pairs))
             checked = check_all(placed, split, args.on_bad_line)
-            rows[split], dropped = tokenize_pairs(checked.pairs, tokenizer, args.max_length, args.chat_format, where=split)
+            settings = {"where": split, "quiet": args.disable_tqdm}
+            rows[split], dropped = tokenize_pairs(checked.pairs, tokenizer, args.max_length, args.chat_format, **settings)
             self.chat |= args.chat_format or any(
                 not isinstance(pair["prompt"], str) for pair in checked.pairs if "prompt" in pair
             )

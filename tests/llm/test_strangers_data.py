@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 pytest.importorskip("accelerate", reason="language models need the llm extra")
@@ -160,3 +160,37 @@ def test_the_share_of_longer_winners_is_counted(sizes):
     found = data_report.describe(data.Reading(pairs, [], len(pairs)))
     expected = sum((a > b) + (a == b) / 2 for a, b in sizes) / len(sizes)
     assert found["chosen longer"][0] == pytest.approx(expected)
+
+
+TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), min_size=1, max_size=12).filter(str.strip)
+
+
+def chat(prompt, chosen, rejected):
+    return {
+        "prompt": [{"role": "user", "content": prompt}],
+        "chosen": [{"role": "assistant", "content": chosen}],
+        "rejected": [{"role": "assistant", "content": rejected}],
+    }
+
+
+@given(st.lists(st.tuples(TEXTS, TEXTS, TEXTS, st.booleans()), min_size=1, max_size=8))
+def test_many_pairs_at_once_are_each_by_itself(tiny_model, drawn):
+    """Texts and messages mixed, prompts that repeat: the same tokens as the tokenizer gives each, called by itself."""
+    tokenizer = load_tokenizer(str(tiny_model))
+    prompts = [text + ": " for text, *_ in drawn]
+    pairs = [
+        chat(f"{prompt}{prompts[0]}", a, b + ".") if messages else {"prompt": prompts[0], "chosen": a, "rejected": b + "."}
+        for prompt, (_, a, b, messages) in zip(prompts, drawn, strict=True)
+    ]
+    assume(any(a != b + "." for _, a, b, _ in drawn))
+    together, dropped = tokenize_pairs(pairs, tokenizer, max_length=10_000)
+    kept = [row for pair in pairs if (row := tokenize_pair(pair, tokenizer)).chosen.tokens != row.rejected.tokens]
+    assert together == kept
+    assert dropped.total() == len(pairs) - len(kept)
+    for pair in pairs:
+        row = tokenize_pair(pair, tokenizer)
+        if isinstance(pair["prompt"], str):
+            whole = tokenizer(pair["prompt"] + pair["chosen"] + tokenizer.eos_token)["input_ids"]
+        else:
+            whole = tokenizer.apply_chat_template(pair["prompt"] + pair["chosen"], return_dict=True)["input_ids"]
+        assert row.chosen.prompt + row.chosen.tokens == whole
