@@ -86,15 +86,18 @@ def sft_loss(f_chosen: Tensor, f_rejected: Tensor | None = None) -> Tensor:
     return -_lift(f_chosen)
 
 
-def dpo_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 0.1) -> Tensor:
-    """Direct preference optimisation (Rafailov et al., 2023): -log sigmoid(beta (f_w - f_l)).
+def dpo_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 0.1, label_smoothing: float = 0.0) -> Tensor:
+    """Direct preference optimisation (Rafailov et al., 2023): -log sigmoid(z) with z = beta (f_w - f_l).
 
-    Under Bradley–Terry pairs its optimum is pi_ref exp(R/beta)/Z, the optimum of RLHF.
+    Under Bradley–Terry pairs its optimum is pi_ref exp(R/beta)/Z, the optimum of RLHF.  With ``label_smoothing`` epsilon it is
+    conservative DPO (Mitchell, 2023), which takes a label to be wrong with that probability:
+    -(1 - epsilon) log sigmoid(z) - epsilon log sigmoid(-z) = -log sigmoid(z) + epsilon z.
 
     >>> dpo_loss(torch.tensor([0.0]), torch.tensor([0.0]))
     tensor([0.6931])
     """
-    return -F.logsigmoid(beta * (_lift(f_chosen) - _lift(f_rejected)))
+    z = beta * (_lift(f_chosen) - _lift(f_rejected))
+    return -F.logsigmoid(z) + label_smoothing * z if label_smoothing else -F.logsigmoid(z)
 
 
 def cpc_loss(score: Tensor, negatives: Tensor) -> Tensor:
@@ -293,7 +296,7 @@ def make_loss(name: str, **settings: Any) -> BoundLoss:
     >>> make_loss("dpo", tau=1.0)
     Traceback (most recent call last):
     ...
-    dil_tutorial.errors.InputError: unknown setting of the dpo loss 'tau': Known: beta
+    dil_tutorial.errors.InputError: unknown setting of the dpo loss 'tau': Known: beta, label_smoothing
     """
     if name not in LOSSES:
         raise unknown_name("loss", name, LOSSES)
@@ -306,6 +309,8 @@ def make_loss(name: str, **settings: Any) -> BoundLoss:
             raise InputError(f"loss {name!r}: {key} is {value!r}: give a positive number")
         if key.endswith("weight") and not (number and value >= 0):
             raise InputError(f"loss {name!r}: {key} is {value!r}: give a number of at least 0")
+        if key == "label_smoothing" and not (number and 0 <= value < 0.5):
+            raise InputError(f"loss {name!r}: label_smoothing is {value!r}: give a rate of wrong labels below one half")
         if key in ("gamma", "delta", "shift", "kl") and not (number or isinstance(value, Tensor)):
             raise InputError(f"loss {name!r}: {key} is {value!r}: give a finite number")
     if "generator" in settings:

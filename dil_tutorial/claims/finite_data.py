@@ -151,6 +151,11 @@ def dpo_ignores_unseen_mass(world: World) -> Tensor:
     return same + (price.abs() < 1e-3)
 
 
+def flipped(world: World, epsilon: float) -> World:
+    """The world whose labels are those of ``world``, flipped at rate epsilon."""
+    return World(world.ref, (1 - epsilon) * world.preference + epsilon * world.preference.mT)
+
+
 @claim("8.noise", "8", worlds=ANY)
 def noise_shrinks(world: World, epsilon: float = 0.2) -> Tensor:
     r"""Labels flipped at rate $\epsilon$ shrink the advantage to $(1 - 2\epsilon)\,t$: imitation gets milder, in no other
@@ -158,8 +163,19 @@ def noise_shrinks(world: World, epsilon: float = 0.2) -> Tensor:
 
     A flip turns P into (1 - eps) P + eps (1 - P). The winners' law is linear in P, so noise only pulls it towards the
     reference. DPO is not linear: noise caps the odds it can learn, whatever the reward."""
-    noisy = World(world.ref, (1 - epsilon) * world.preference + epsilon * world.preference.mT)
+    noisy = flipped(world, epsilon)
     return gap(noisy.advantage, (1 - 2 * epsilon) * world.advantage)
+
+
+@claim("8.smoothing", "8", tolerance=OPTIMUM, worlds=ANY)
+def smoothing_is_noise(world: World, epsilon: float = 0.2) -> Tensor:
+    r"""Label smoothing at rate $\epsilon$ (conservative DPO) on true labels ends where DPO ends on labels flipped at that rate.
+
+    The smoothed loss is the mean of DPO's over flips of the label, so both minimise the same function. Sigmoid(beta (f - f')) is at
+    most 1 - eps then: certain labels no longer send log-ratios to infinity. It guards against noise, it does not undo it: with
+    flipped labels the two shrink the odds twice."""
+    noisy = flipped(world, epsilon)
+    return gap(fit(world, make_loss("dpo", beta=1.0, label_smoothing=epsilon)), fit(noisy, make_loss("dpo", beta=1.0)))
 
 
 @claim("8.noise-order", "8", tolerance=OPTIMUM)
@@ -168,7 +184,7 @@ def noise_keeps_the_order(world: World, epsilon: float = 0.2) -> Tensor:
 
     Noisy win rates are the true ones shrunk towards one half, and DPO's optimum has the win rates of its data
     (5.bt-projection): a response with a higher reward keeps a higher log-ratio. The residual counts violations of the order."""
-    noisy = World(world.ref, (1 - epsilon) * world.preference + epsilon * world.preference.mT)
+    noisy = flipped(world, epsilon)
     f = (fit(noisy, make_loss("dpo", beta=1.0)) / world.ref).log()
     order = world.true_reward.argsort(1)
     return excess(-f.gather(1, order).diff(dim=1), 0.0)

@@ -32,6 +32,8 @@ WHY_NOT = {  # TRL's loss types that are another loss here, or none
     "bco_pair": "TRL shifts its rewards by a running mean; our 'bco' has a fixed delta",
     "sft": "use loss 'sft' by itself",
 }
+DIVERGENCES = {"forward_kl": "itakura-saito", "js_divergence": "bce"}  # TRL's f_divergence_type, and the generator of our f-dpo
+
 NO_MATTER = {  # fields that have nothing left to decide here
     "precompute_ref_log_probs": "the reference is always scored before training",
     "precompute_ref_batch_size": "it is scored in the batches of training",
@@ -50,11 +52,10 @@ UNLIKE = {  # fields that must stay as TRL has them by default, and what to do i
     "model_init_kwargs": "load the model yourself and pass it",
     "trust_remote_code": "code from a model's folder is not run here",
     "router_aux_loss_coef": "no auxiliary loss is added here",
-    "truncation_mode": "the start of a row is kept",
-    "ld_alpha": "length desensitisation is not here",
-    "f_divergence_type": "use loss 'f-dpo' with a generator",
-    "label_smoothing": "smoothed labels are not here",
-    "use_weighting": "WPO's weights are not here",
+    "truncation_mode": "the start of a row is kept; keeping its end would cut the prompt, and f would be of another one",
+    "ld_alpha": "it discounts the tokens beyond the shorter response, and f would be no log-ratio of two policies",
+    "use_weighting": "WPO weighs pairs by the policy's own probability of them, and no optimum here would hold",
+    "label_smoothing": "TRL's 'sigmoid' ignores it; for conservative DPO set it in a DILConfig",
     "activation_offloading": "activations stay on the device",
     "sync_ref_model": "the reference is scored once; a moving one is another method",
     "pad_token": "no padding token is needed",
@@ -68,12 +69,18 @@ def from_trl(args: Any) -> DILConfig:
         reason = WHY_NOT.get(kind, f"known here: {', '.join(LOSSES)}")
         raise InputError(f"DPOConfig: loss_type {args.loss_type!r} has no counterpart: {reason}")
     ours = {field.name for field in dataclasses.fields(DILConfig) if field.init} - REFUSED.keys() - NO_MATTER.keys()
+    divergence = getattr(args.f_divergence_type, "value", args.f_divergence_type)
     settings: dict[str, Any] = dict(LOSSES[kind])
+    if divergence != "reverse_kl":
+        alpha = f"power({args.f_alpha_divergence_coef - 1:g})"
+        settings = {"loss": "f-dpo", "generator": alpha if divergence == "alpha_divergence" else DIVERGENCES[divergence]}
+        if kind != "sigmoid":
+            raise InputError(f"DPOConfig: f_divergence_type: is for loss_type 'sigmoid' here, not {kind!r}: leave it out")
     for field in dataclasses.fields(args):
         value = getattr(args, field.name)
         if field.name in UNLIKE and value != field.default:
             raise InputError(f"DPOConfig: {field.name}: {UNLIKE[field.name]}: leave it out")
-        if field.init and field.name in ours and field.name != "beta":
+        if field.init and field.name in ours and field.name not in ("beta", "label_smoothing"):
             settings[field.name] = value
     settings["tau" if kind == "ipo" else "beta"] = args.beta
     return DILConfig(**settings)

@@ -32,6 +32,7 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 FIELDS = ("prompt", "chosen", "rejected")
 FOR_THE_TEMPLATE = ("tools", "chat_template_kwargs")
 ON_BAD_LINE = ("refuse", "skip")
+UNPAIRED = "rows of one 'completion' are no pairs: join two that answer one prompt, and give prompt, chosen and rejected"
 ANSWER = re.compile(r"\n\n?(?:Assistant|ASSISTANT):|### (?:Response|Assistant):|<\|assistant\|>\n?|<\|im_start\|>assistant\n")
 REFERENCE_RESPONSE = "reference"  # the field of a response of the reference policy, where a row has one
 Pair = dict[str, Any]
@@ -197,7 +198,8 @@ def check_pair(row: object, where: str) -> Pair:
     fields = (*FIELDS, REFERENCE_RESPONSE) if row.get(REFERENCE_RESPONSE) else FIELDS
     for field in fields:
         if field not in row:
-            raise InputError(f"{where}: field '{field}' is missing: give prompt, chosen and rejected")
+            mend = UNPAIRED if "completion" in row else "give prompt, chosen and rejected"
+            raise InputError(f"{where}: field '{field}' is missing: {mend}")
         if not (isinstance(row[field], str) or _is_chat(row[field])):
             raise InputError(
                 f"{where}: field '{field}' is of type {type(row[field]).__name__}: "

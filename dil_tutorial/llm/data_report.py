@@ -64,13 +64,8 @@ def describe(reading: Reading, tokenizer: Any = None, max_length: int = 1024, ch
         double = sum(one.tokens[-2:] == [end] * 2 for one in won)
         no_end = sum(end not in one.tokens[-3:] and len(one.prompt) + len(one.tokens) < max_length for one in won)
     longer = torch.tensor([[a, b] for a, b in zip(lengths["chosen"], lengths["rejected"], strict=True)], dtype=torch.float64)
-    seen = [tuple(text_of(pair[field]) for field in FIELDS) for pair in pairs]
-    before: set[tuple[str, ...]] = set()
-    duplicates = both_ways = 0
-    for prompt, chosen, rejected in seen:
-        duplicates += (prompt, chosen, rejected) in before
-        both_ways += (prompt, rejected, chosen) in before
-        before.add((prompt, chosen, rejected))
+    seen = [tuple(str(text_of(pair[field])) for field in FIELDS) for pair in pairs]
+    duplicates, both_ways = repeated(seen)
     return {
         "rows": reading.total,
         "more": reading.more,
@@ -86,6 +81,21 @@ def describe(reading: Reading, tokenizer: Any = None, max_length: int = 1024, ch
         "double end": double,
         "no end": no_end,
     }
+
+
+def repeated(pairs: list[tuple[str, ...]]) -> tuple[int, int]:
+    """How many of (prompt, chosen, rejected) stand there before, and how many with their sides exchanged.
+
+    >>> repeated([("a", "b", "c"), ("a", "b", "c"), ("a", "c", "b")])
+    (1, 1)
+    """
+    before: set[tuple[str, ...]] = set()
+    duplicates = both_ways = 0
+    for prompt, chosen, rejected in pairs:
+        duplicates += (prompt, chosen, rejected) in before
+        both_ways += (prompt, rejected, chosen) in before
+        before.add((prompt, chosen, rejected))
+    return duplicates, both_ways
 
 
 def reason_of(line: str) -> str:

@@ -55,6 +55,8 @@ def test_relatives_written_out(seed):
         assert torch.allclose(a, b, rtol=1e-7, atol=1e-9)
 
     close(losses.dpo_loss(f_w, f_l, beta=0.3), -torch.log(sigmoid(0.3 * (f_w - f_l))))
+    both = 0.9 * torch.log(sigmoid(0.3 * (f_w - f_l))) + 0.1 * torch.log(sigmoid(0.3 * (f_l - f_w)))
+    close(losses.dpo_loss(f_w, f_l, beta=0.3, label_smoothing=0.1), -both)
     close(losses.dpo_loss(f_w, f_l), -torch.log(sigmoid(0.1 * (f_w - f_l))))
     close(losses.ipo_loss(f_w, f_l, tau=0.2), (f_w - f_l - 2.5) ** 2)
     close(
@@ -182,6 +184,9 @@ def test_the_repair_pulls_an_exploded_ratio_back():
         (lambda: make_loss("dpo", beta=0), "beta is 0: give a positive number"),
         (lambda: make_loss("dpo", beta=float("nan")), "beta is nan"),
         (lambda: make_loss("dpo", beta=True), "beta is True"),
+        (lambda: make_loss("dpo", label_smoothing=0.5), "label_smoothing is 0.5: give a rate"),
+        (lambda: make_loss("dpo", label_smoothing=-0.1), "label_smoothing is -0.1: give a rate"),
+        (lambda: make_loss("nca", label_smoothing=0.1), "unknown setting of the nca loss 'label_smoothing'"),
         (lambda: make_loss("ipo", tau=-1), "tau is -1: give a positive number"),
         (lambda: make_loss("cpo", sft_weight=-0.1), "sft_weight is -0.1: give a number of at least 0"),
         (lambda: make_loss("orpo", weight="x"), "weight is 'x'"),
@@ -198,7 +203,8 @@ def test_bad_settings(call, message):
 
 DEFAULTS = {
     "dil": {"generator": "lsif", "denominator": "rejected", "beta": 1.0, "shift": 0.0},
-    "sft": {}, "dpo": {"beta": 0.1}, "ipo": {"tau": 0.5}, "nca": {"beta": 1.0}, "bco": {"beta": 1.0, "delta": 0.0},
+    "sft": {}, "dpo": {"beta": 0.1, "label_smoothing": 0.0}, "ipo": {"tau": 0.5}, "nca": {"beta": 1.0},
+    "bco": {"beta": 1.0, "delta": 0.0},
     "kto": {"beta": 0.1, "kl": 0.0, "chosen_weight": 1.0, "rejected_weight": 1.0}, "f-dpo": {"generator": "bce", "beta": 0.1},
     "sppo": {"beta": 1.0}, "simpo": {"beta": 2.0, "gamma": 1.0}, "slic": {"delta": 1.0, "sft_weight": 0.1},
     "cpo": {"beta": 0.1, "sft_weight": 1.0}, "orpo": {"weight": 0.1},

@@ -165,14 +165,26 @@ def test_a_dpo_config_is_taken_over_by_name(loss_type, loss, setting, tmp_path):
 def test_every_field_of_a_dpo_config_has_a_fate(tmp_path):
     theirs = dpo_config(tmp_path)
     ours = {field.name for field in dataclasses.fields(DILConfig)}
-    fates = ours | arguments.UNLIKE.keys() | arguments.NO_MATTER.keys() | {"loss_type"}
+    fates = ours | arguments.UNLIKE.keys() | arguments.NO_MATTER.keys() | {"loss_type", "f_divergence_type"}
     assert {field.name for field in dataclasses.fields(theirs)} <= fates
+
+
+@pytest.mark.parametrize(
+    ("settings", "ours"),
+    [({"f_divergence_type": "forward_kl"}, ("f-dpo", "itakura-saito")),
+     ({"f_divergence_type": "js_divergence"}, ("f-dpo", "bce")),
+     ({"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.5}, ("f-dpo", "power(-0.5)"))],
+)  # fmt: skip
+def test_variants_of_dpo_are_taken_over(settings, ours, tmp_path):
+    """``test_trl`` has that the losses are equal."""
+    config = arguments.from_trl(dpo_config(tmp_path, **settings))
+    assert (config.loss, config.generator) == ours
 
 
 @pytest.mark.parametrize(
     "settings",
     [{"loss_type": ["hinge"]}, {"loss_type": ["sigmoid", "sft"]}, {"label_smoothing": 0.1}, {"use_weighting": True},
-     {"sync_ref_model": True}, {"ld_alpha": 0.5}, {"f_divergence_type": "js_divergence"}],
+     {"sync_ref_model": True}, {"ld_alpha": 0.5}, {"f_divergence_type": "js_divergence", "loss_type": ["ipo"]}],
 )  # fmt: skip
 def test_what_means_something_else_is_refused_by_name(settings, tmp_path):
     with pytest.raises(InputError, match=rf"DPOConfig: {next(iter(settings))}"):

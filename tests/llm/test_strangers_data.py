@@ -194,3 +194,10 @@ def test_many_pairs_at_once_are_each_by_itself(tiny_model, drawn):
         else:
             whole = tokenizer.apply_chat_template(pair["prompt"] + pair["chosen"], return_dict=True)["input_ids"]
         assert row.chosen.prompt + row.chosen.tokens == whole
+
+
+@pytest.mark.parametrize("label", [{}, {"label": True}])
+def test_other_forms_of_trl_are_named(label):
+    """Prompt with completion, and KTO's unpaired rows: no pairs, and the line says so."""
+    with pytest.raises(InputError, match="rows of one 'completion' are no pairs"):
+        check_pair({"prompt": "Hi", "completion": "Hello!", **label}, "f:1")

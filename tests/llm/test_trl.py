@@ -26,14 +26,20 @@ class Outputs:
 
 
 def trl_loss(
-    loss_type: str, beta: float, f_chosen: float, f_rejected: float, divergence: str = "reverse_kl", alpha: float = 1.0
+    loss_type: str,
+    beta: float,
+    f_chosen: float,
+    f_rejected: float,
+    divergence: str = "reverse_kl",
+    alpha: float = 1.0,
+    smoothing: float = 0.0,
 ) -> float:
     """TRL's loss of one pair: a response of one token whose log-prob is the log-ratio, and a reference at 0."""
     trainer = MagicMock()
     trainer.configure_mock(
         beta=beta, loss_types=[loss_type], loss_weights=[1.0],
         f_divergence_type=divergence, f_alpha_divergence_coef=alpha, precompute_ref_logps=True,
-        ld_alpha=None, use_weighting=False, aux_loss_enabled=False, label_smoothing=0.0,
+        ld_alpha=None, use_weighting=False, aux_loss_enabled=False, label_smoothing=smoothing,
     )  # fmt: skip
     trainer.accelerator.device = "cpu"
     trainer.accelerator.gather_for_metrics = lambda x: x
@@ -84,6 +90,15 @@ def test_f_dpo_equals_trls(generator, divergence, alpha):
     for f_w, f_l in random_pairs():
         theirs = trl_loss("sigmoid", 0.5, f_w, f_l, divergence, alpha)
         assert ours_of("f-dpo", f_w, f_l, generator=generator, beta=0.5) == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+
+
+def test_conservative_dpo_equals_trls():
+    """Its "sigmoid" ignores label_smoothing; its "aot" sorts a batch, which of one pair leaves conservative DPO."""
+    for f_w, f_l in random_pairs():
+        theirs = trl_loss("aot", 0.5, f_w, f_l, smoothing=0.2)
+        ignored = trl_loss("sigmoid", 0.5, f_w, f_l, smoothing=0.2)
+        assert ignored == pytest.approx(ours_of("dpo", f_w, f_l, beta=0.5), abs=1e-6)
+        assert ours_of("dpo", f_w, f_l, beta=0.5, label_smoothing=0.2) == pytest.approx(theirs, rel=1e-6, abs=1e-6)
 
 
 def test_hinge_cpo_simpo_and_orpo_equal_trls(monkeypatch):
