@@ -80,6 +80,24 @@ def rope_problem(model: Any, longest: int) -> str | None:
     return None
 
 
+@torch.no_grad()
+def pads_left(model: Any) -> bool:
+    """Whether prompts of different lengths can be answered together, padded on the left: not through a recurrent state.
+
+    >>> from dil_tutorial.llm.tiny import tiny_model
+    >>> pads_left(tiny_model())
+    True
+    """
+    prompt = made_up_rows(model)[0].chosen.prompt
+    law = {"max_new_tokens": 1, "do_sample": False, "output_logits": True, "return_dict_in_generate": True, "pad_token_id": 0}
+    first = []
+    for padding in (0, 3):
+        ids = torch.tensor([[0] * padding + prompt], device=model.device)
+        mask = torch.tensor([[0] * padding + [1] * len(prompt)], device=model.device)
+        first.append(model.generate(input_ids=ids, attention_mask=mask, **law).logits[0].float())
+    return not _far(first[0], first[1], model.dtype.itemsize > 2)
+
+
 def check_fits(model: Any, rows: list[TokenisedPair], what: str = "the model") -> None:
     """InputError where a row holds a token that ``model`` has no embedding for, or more tokens than it has positions."""
     vocabulary = tokens_of(model)

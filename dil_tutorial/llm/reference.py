@@ -21,6 +21,7 @@ from torch.utils.data import Sampler
 from tqdm.auto import tqdm
 
 from dil_tutorial.llm.batches import PaddedBatch, Prompts, SingleBatch, laid_out
+from dil_tutorial.llm.capabilities import pads_left
 from dil_tutorial.llm.tokens import Response, TokenisedPair
 
 Rows = list[TokenisedPair]
@@ -111,6 +112,14 @@ def sample_responses(model: Any, prompts: Prompts, max_new_tokens: int, layout: 
     The generator is torch's default one, whose state checkpoints keep.
     """
     ids, mask = prompts.input_ids, prompts.attention_mask
+    if not mask.all() and not pads_left(model):
+        each = [row[keep.bool()][None] for row, keep in zip(ids, mask, strict=True)]
+        return laid_out([sampled(model, one, torch.ones_like(one), max_new_tokens)[0] for one in each], 0, layout)
+    return laid_out(sampled(model, ids, mask, max_new_tokens), 0, layout)
+
+
+def sampled(model: Any, ids: Tensor, mask: Tensor, max_new_tokens: int) -> list[Response]:
+    """Responses drawn to the prompts of ``ids`` (B, S), padded on the left as ``mask`` (B, S) says."""
     config = model.generation_config
     ends = {*config.eos_token_id} if isinstance(config.eos_token_id, list) else {config.eos_token_id}
     out = model.generate(
@@ -121,7 +130,7 @@ def sample_responses(model: Any, prompts: Prompts, max_new_tokens: int, layout: 
     for prompt, keep, drawn in zip(ids.tolist(), mask.bool().tolist(), out[:, ids.shape[1] :].tolist(), strict=True):
         stop = next((place for place, token in enumerate(drawn, 1) if token in ends), len(drawn))  # the end token is kept
         responses.append(Response([token for token, real in zip(prompt, keep, strict=True) if real], drawn[:stop]))
-    return laid_out(responses, 0, layout)
+    return responses
 
 
 def fingerprint(model: str, rows: Rows, settings: object = None) -> str:

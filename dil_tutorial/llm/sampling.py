@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.batches import pad, pad_prompts
-from dil_tutorial.llm.capabilities import usable_layout
+from dil_tutorial.llm.capabilities import pads_left, usable_layout
 from dil_tutorial.llm.data import as_chat
 from dil_tutorial.llm.logprobs import pair_logps, response_logps
 from dil_tutorial.llm.tokens import Response, TokenisedPair, tokenize_pair
@@ -39,6 +39,9 @@ def answer(
     >>> len(answers)
     2
     """
+    if len(prompts) > 1 and not pads_left(model.eval()):
+        alone = enumerate(prompts)
+        return [answer(model, tokenizer, [text], max_new_tokens, temperature, seed + i, chat)[0] for i, text in alone]
     texts = list(prompts)
     if tokenizer.chat_template if chat is None else chat:
         texts = [
@@ -116,7 +119,7 @@ def draw(
     >>> [len(response["ids"]) for response in row["responses"]], sorted(row["responses"][0])
     ([4, 4, 4], ['ended', 'ids', 'logp', 'text'])
     """
-    size = max(1, rows // samples)
+    size = max(1, rows // samples) if pads_left(model.eval()) else 1
     batches = [list(prompts[i : i + size]) for i in range(0, len(prompts), size)]
     done = _whole_batches(path, batches) if path is not None else []
     bar = tqdm(total=len(prompts), initial=len(done), desc="Sampling", unit=" prompts", disable=quiet)

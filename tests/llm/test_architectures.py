@@ -13,6 +13,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config
 
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm import capabilities
+from dil_tutorial.llm.batches import pad_prompts
+from dil_tutorial.llm.reference import sample_responses
+from dil_tutorial.llm.sampling import answer, draw
+from dil_tutorial.llm.tiny import own_tokenizer
 
 COMMITTED = json.loads((Path(__file__).parents[2] / "benchmarks" / "architectures.json").read_text(encoding="utf-8"))
 TABLE = COMMITTED["architectures"]
@@ -152,3 +156,20 @@ def test_all_layouts_are_known():
     from dil_tutorial.llm.batches import LAYOUTS as ours
 
     assert ours == LAYOUTS
+
+
+@pytest.mark.parametrize(("kind", "together"), [("llama", True), ("gpt2", True), ("rwkv", False), ("recurrent_gemma", False)])
+def test_prompts_of_other_lengths_do_not_change_an_answer(kind, together):
+    """Padding on the left runs through a recurrent state: such a model answers one prompt at a time."""
+    tokenizer = own_tokenizer()
+    model = tiny(kind, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id).float().eval()
+    assert capabilities.pads_left(model) == together
+    prompts = ["Why?", "Name a fruit that is yellow, please.", "And now?"]
+    at_once = answer(model, tokenizer, prompts, max_new_tokens=8)
+    assert at_once == [answer(model, tokenizer, [prompt], max_new_tokens=8)[0] for prompt in prompts]
+    drawn = draw(model, tokenizer, prompts, samples=2, max_new_tokens=4, seed=0, quiet=True)
+    assert [row["prompt"] for row in drawn] == prompts
+    ids = [row["prompt_ids"] for row in drawn]
+    torch.manual_seed(0)
+    responses = sample_responses(model, pad_prompts(ids), 4, "padded")
+    assert len(responses.lengths) == 3
