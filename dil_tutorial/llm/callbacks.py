@@ -10,6 +10,7 @@ from dil_tutorial.llm.doctor import of_log
 from dil_tutorial.llm.metrics import warnings
 
 logger = logging.get_logger(__name__)
+EARLY = 50  # logged steps
 
 
 class ProgressBar(ProgressCallback):
@@ -37,7 +38,8 @@ class Teach(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero or not logs or "logratios/chosen" not in logs:
             return
-        found = {finding.name: finding for finding in of_log(state.log_history) if finding.name in self.asked}
+        early = state.log_history if len(state.log_history) <= EARLY else []  # later these two have nothing new to say
+        found = {finding.name: finding for finding in of_log(early) if finding.name in self.asked}
         told = {name: f"{one.evidence}. {one.sickness.cause} {one.sickness.mend}" for name, one in found.items()}
         for kind, text in (warnings(logs, self.loss, self.generator) | told).items():
             if kind not in self.said:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm import data_report
 from dil_tutorial.llm.data import Reading, read
-from dil_tutorial.llm.metrics import LARGE, warnings
+from dil_tutorial.llm.metrics import FALLEN, LARGE, warnings
 from dil_tutorial.llm.models import load_tokenizer
 from dil_tutorial.support.files import read_json, read_text
 
@@ -116,7 +116,7 @@ def nothing_moves(rows: Sequence[Row]) -> str | None:
 
 def falling(rows: Sequence[Row]) -> str | None:
     """Chosen responses whose log-ratio is below -1 nat or, in another's log, whose reward (beta times that) is below -0.1."""
-    for name, bound in (("logratios/chosen", -1.0), ("rewards/chosen", -0.1)):
+    for name, bound in (("logratios/chosen", FALLEN), ("rewards/chosen", 0.1 * FALLEN)):
         if name in rows[-1]:
             last = last_quarter(rows, name)
             return f"{name} is {last:.2f} over the last quarter of the log" if last < bound else None

@@ -10,6 +10,7 @@ from torch import Tensor
 from dil_tutorial.bregman import MAX_LOG_RATIO
 from dil_tutorial.losses import Loss
 
+FALLEN = -1.0  # the log-ratio of chosen responses below which they have lost probability
 LARGE = 10.0  # |f| beyond which a response counts as far from the reference: a ratio of 22,000
 
 
@@ -77,7 +78,7 @@ def warnings(logs: Mapping[str, float], loss: str, generator: str | None) -> dic
     ['falling']
     """
     said = {}
-    if logs["logratios/chosen"] < -1:
+    if logs["logratios/chosen"] < FALLEN:
         said["falling"] = (
             f"the chosen responses have lost probability (log-ratio {logs['logratios/chosen']:.1f}): the policy moves away "
             "from what it should imitate. See claims 8.chosen and 8.dpo-unseen; denominator 'mixture' keeps them up"

@@ -100,6 +100,17 @@ def test_the_trainer_says_it_while_it_runs(tmp_path, caplog):
     assert sum("No weight that the loss can see changes" in record.getMessage() for record in caplog.records) == 1
 
 
+def test_another_reference_may_differ_at_the_start(tmp_path, caplog):
+    """Given on purpose, it is no sickness; the log by itself cannot know."""
+    other = small()
+    with torch.no_grad():
+        other.get_output_embeddings().weight.mul_(3)
+    trainer = trainer_for(tmp_path, more={"ref_model": other}, max_steps=1)
+    trainer.train()
+    assert names(of_log(trainer.state.log_history)) >= {"not zero at start"}
+    assert not any("differ before training" in record.getMessage() for record in caplog.records)
+
+
 # --- Data -----------------------------------------------------------------------------------------------------------------
 
 
