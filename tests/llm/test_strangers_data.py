@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 pytest.importorskip("accelerate", reason="language models need the llm extra")
 
 from command import dil, refused
+from tokenizers.processors import TemplateProcessing
 
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm import data, data_report
@@ -175,8 +176,12 @@ def chat(prompt, chosen, rejected):
 
 @given(st.lists(st.tuples(TEXTS, TEXTS, TEXTS, st.booleans()), min_size=1, max_size=8))
 def test_many_pairs_at_once_are_each_by_itself(tiny_model, drawn):
-    """Texts and messages mixed, prompts that repeat: the same tokens as the tokenizer gives each, called by itself."""
+    """Texts and messages mixed, prompts that repeat: the same tokens as the tokenizer gives each, called by itself.
+
+    It puts a sign before texts, which messages must not get: their template writes such signs itself.
+    """
     tokenizer = load_tokenizer(str(tiny_model))
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     prompts = [text + ": " for text, *_ in drawn]
     pairs = [
         chat(f"{prompt}{prompts[0]}", a, b + ".") if messages else {"prompt": prompts[0], "chosen": a, "rejected": b + "."}
