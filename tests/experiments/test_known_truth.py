@@ -19,7 +19,7 @@ from dil_tutorial.experiments.known_truth import measures
 from dil_tutorial.experiments.known_truth import run as experiment
 from dil_tutorial.llm import sampling
 from dil_tutorial.llm.models import load_model, load_tokenizer
-from toy import World, optima
+from toy import World, catalogue, optima
 
 WORDS = ["a", "b", "c"]
 RESPONSES = [
@@ -132,19 +132,17 @@ def test_what_the_samples_say_is_the_truth(lab):
     assert 0.5 < misses.pow(2).mean().sqrt() < 1.5
 
 
+# The names are looked up when the file is read: a name that the catalogue no longer has breaks make test, not make test-all.
+LOSSES = {name: catalogue.LOSSES[name].settings for name in (
+    "DIL LSIF repaired", "DIL UKL repaired", "DIL BCE repaired", "DIL BCE reference", "DIL UKL published", "DIL BCE published",
+)}  # fmt: skip
+
+
 @pytest.mark.slow  # notebook 10 trains two such models, of half the size, in make test
-@pytest.mark.parametrize(
-    ("loss", "generator", "denominator"),
-    [
-        (f"DIL {generator.upper()} {denominator}", generator, denominator)
-        for generator, denominator in [
-            ("lsif", "mixture"), ("ukl", "mixture"), ("bce", "mixture"),
-            ("bce", "reference"), ("ukl", "rejected"), ("bce", "rejected"),
-        ]
-    ],
-)  # fmt: skip
-def test_a_tabular_language_model_ends_where_the_theory_says(lab, loss, generator, denominator):
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_tabular_language_model_ends_where_the_theory_says(lab, loss):
     """Slope 1 on the true log-ratio for `mixture` and `reference`; on the closed form of the optimum for `rejected`."""
+    generator, denominator = LOSSES[loss]["generator"], LOSSES[loss]["denominator"]
     prompts, logp, world = exact_world(lab)
     policy, _ = lab.train(experiment.Run(loss, "sum", 3e-3, 0, lab.preset.pairs))
     f = everything(policy, lab.tokenizer, prompts) - logp
