@@ -1,5 +1,6 @@
 """The generated pages of the book: each computes what its template in ``templates/`` fills in."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,9 @@ def fits_page() -> str:
     """Which models, fields and habits of others work here, from the files that the scripts in tests/llm wrote."""
     from dil_tutorial.llm import arguments
 
-    architectures, fields = (read_json(BENCHMARKS / f"{name}.json") for name in ("architectures", "arguments"))
+    architectures, fields, trl = (
+        read_json(BENCHMARKS / f"{name}.json") for name in ("architectures", "arguments", "trl_tests")
+    )
     found: dict[str, Any] = architectures["architectures"]
     exact = {kind: row["layouts"] for kind, row in found.items() if "layouts" in row}
     steps = [step for row in exact.values() for step in row.values()]
@@ -109,8 +112,8 @@ def fits_page() -> str:
         wrong=[step for step in steps if step["f"] != 0 or not step["gradient"] < 1e-6], by_layout=by_layout,
         refused=[kind for kind, row in found.items() if "refused" in row],
         untried=[kind for kind, row in found.items() if "not tiny" in row], arguments=fields, not_here=arguments.NOT_HERE,
-        trl_losses=arguments.LOSSES, trl_divergences=arguments.DIVERGENCES, trl_why_not=arguments.WHY_NOT,
-        trl_unlike=arguments.UNLIKE, trl_no_matter=arguments.NO_MATTER,
+        trl=trl, verdicts=Counter(row["verdict"] for row in trl["tests"].values()), trl_losses=arguments.LOSSES,
+        trl_divergences=arguments.DIVERGENCES, trl_why_not=arguments.WHY_NOT, trl_unlike=arguments.UNLIKE, trl_no_matter=arguments.NO_MATTER,
     )  # fmt: skip
 
 

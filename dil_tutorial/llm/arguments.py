@@ -25,12 +25,20 @@ LOSSES: dict[str, dict[str, Any]] = {  # TRL's loss_type, and ours at TRL's beta
     "sigmoid": {"loss": "dpo"},
     "ipo": {"loss": "ipo", "logprobs": "mean"},
     "nca_pair": {"loss": "nca"},
+    "bco_pair": {"loss": "bco"},
     "sppo_hard": {"loss": "sppo"},
+    "apo_zero": {"loss": "kto", "kl": 0.0},
+    "sigmoid_norm": {"loss": "dpo", "logprobs": "mean"},
 }
 WHY_NOT = {  # TRL's loss types that are another loss here, or none
     "hinge": "TRL's hinge is on beta (f_w - f_l); our 'slic' is SLiC-HF's, on log-probabilities, with an SFT term beside it",
-    "bco_pair": "TRL shifts its rewards by a running mean; our 'bco' has a fixed delta",
-    "sft": "use loss 'sft' by itself",
+    "sft": "TRL takes a mean over all tokens of a batch, our 'sft' over its responses: use a DILConfig",
+    "robust": "it divides out wrong labels, without a lower bound; conservative DPO is label_smoothing of a DILConfig",
+    "exo_pair": "it is not built; without label smoothing it is infinite",
+    "aot": "it sorts the log-ratios of a batch, so that its value depends on what else is in the batch",
+    "aot_unpaired": "it sorts the log-ratios of a batch, so that its value depends on what else is in the batch",
+    "apo_down": "it is not built",
+    "discopop": "it is not built",
 }
 DIVERGENCES = {"forward_kl": "itakura-saito", "js_divergence": "bce"}  # TRL's f_divergence_type, and the generator of our f-dpo
 
@@ -45,8 +53,6 @@ NO_MATTER = {  # fields that have nothing left to decide here
     "ref_model_mixup_alpha": "it goes with sync_ref_model alone",
     "ref_model_sync_steps": "it goes with sync_ref_model alone",
     "loss_weights": "one loss has weight 1",
-    "gradient_checkpointing": "TRL turns it on by default; here it is off unless a recipe asks for it",
-    "bf16": "TRL's default is to decide by the card",
 }
 UNLIKE = {  # fields that must stay as TRL has them by default, and what to do instead
     "model_init_kwargs": "load the model yourself and pass it",
@@ -65,8 +71,10 @@ UNLIKE = {  # fields that must stay as TRL has them by default, and what to do i
 def from_trl(args: Any) -> DILConfig:
     """The DILConfig that means what a DPOConfig of TRL says; InputError for a field that has no counterpart."""
     kind = args.loss_type[0] if isinstance(args.loss_type, list) else args.loss_type
-    if (isinstance(args.loss_type, list) and len(args.loss_type) > 1) or kind not in LOSSES:
-        reason = WHY_NOT.get(kind, f"known here: {', '.join(LOSSES)}")
+    several = isinstance(args.loss_type, list) and len(args.loss_type) > 1
+    if several or kind not in LOSSES:
+        known = f"known here: {', '.join(LOSSES)}"
+        reason = f"a sum of losses has in general the optimum of none of them; {known}" if several else WHY_NOT.get(kind, known)
         raise InputError(f"DPOConfig: loss_type {args.loss_type!r} has no counterpart: {reason}")
     ours = {field.name for field in dataclasses.fields(DILConfig) if field.init} - REFUSED.keys() - NO_MATTER.keys()
     divergence = getattr(args.f_divergence_type, "value", args.f_divergence_type)

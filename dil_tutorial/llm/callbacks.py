@@ -6,6 +6,7 @@ from typing import Any
 from transformers import ProgressCallback, TrainerCallback
 from transformers.utils import logging
 
+from dil_tutorial.errors import InputError
 from dil_tutorial.llm.doctor import of_log
 from dil_tutorial.llm.metrics import warnings
 
@@ -45,6 +46,21 @@ class Teach(TrainerCallback):
             if kind not in self.said:
                 self.said[kind] = text
                 logger.warning(f"step {state.global_step}: {text}")
+
+
+class RefuseToStandStill(TrainerCallback):
+    """InputError before the first step where no weight has a gradient, and nothing would ever be learned.
+
+    >>> callbacks = [RefuseToStandStill()]  # then DILTrainer(..., callbacks=callbacks)
+    """
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if state.global_step > 0 or args.deepspeed:  # DeepSpeed keeps gradients elsewhere
+            return
+        if all(weight.grad is None for weight in model.parameters()):
+            raise InputError(
+                "no gradient reaches any weight of the model: set requires_grad of those to train, or load it unquantized"
+            )
 
 
 class LiveFigure(TrainerCallback):

@@ -131,6 +131,16 @@ def quiet_noise(model: nn.Module, dropout: bool) -> None:
                 setattr(module, attribute, 0.0)
 
 
+def keep_differentiable(model: nn.Module) -> None:
+    """Keep bitsandbytes from packing 4-bit weights anew for the CPU while a model is in evaluation mode, as the reference is.
+
+    On processors with AVX-512 BF16 it does, they stay packed in training, and the product with them passes no gradient on.
+    """
+    for module in model.modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 - no attribute of Module
+
+
 def chunking_problem(model: Any) -> str | None:
     """Why the vocabulary head cannot work chunk by chunk: something comes after it, or it cannot be found."""
     name, head = type(model).__name__, model.get_output_embeddings()

@@ -50,6 +50,7 @@ class DILConfig(TrainingArguments):
     ``weight``                    None        ORPO's weight of the log odds ratio
     ``sft_weight``                None        SLiC's and CPO's weight of maximum likelihood
     ``label_smoothing``           None        DPO's rate of labels taken to be wrong (conservative DPO)
+    ``kl``                        None        KTO's reference point; estimated from each batch if None
     ``logprobs``                  "sum"       "sum" over the response's tokens, or "mean" per token (THEORY §6)
     ``max_length``                1024        tokens of prompt + response; the start is kept
     ``chat_format``               False       wrap plain strings as user and assistant messages
@@ -71,6 +72,7 @@ class DILConfig(TrainingArguments):
     weight: float | None = None
     sft_weight: float | None = None
     label_smoothing: float | None = None
+    kl: float | None = None
     logprobs: str = "sum"
     max_length: int = 1024
     chat_format: bool = False
@@ -120,10 +122,10 @@ class DILConfig(TrainingArguments):
 
     def loss_function(self) -> BoundLoss:
         """The loss with its settings bound; InputError where the two do not fit."""
-        names = ("generator", "denominator", "beta", "tau", "gamma", "delta", "weight", "sft_weight", "label_smoothing")
+        names = ("generator", "denominator", "beta", "tau", "gamma", "delta", "weight", "sft_weight", "label_smoothing", "kl")
         loss = make_loss(self.loss, **{name: getattr(self, name) for name in names if getattr(self, name) is not None})
         if loss.needs_kl and self.per_device_train_batch_size < 2:
-            raise InputError("loss 'kto' estimates a KL from the batch: set per_device_train_batch_size to 2 or more")
+            raise InputError("loss 'kto' estimates a KL from the batch: set per_device_train_batch_size to 2 or more, or kl")
         if self.reference_max_new_tokens is not None and not loss.needs_reference_samples:
             raise InputError("reference_max_new_tokens is for denominator 'reference' alone: leave it out")
         return loss

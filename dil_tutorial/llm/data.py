@@ -30,11 +30,12 @@ from dil_tutorial.errors import InputError, unknown_name
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 FIELDS = ("prompt", "chosen", "rejected")
+REFERENCE_RESPONSE = "reference"  # the field of a response of the reference policy, where a row has one
 FOR_THE_TEMPLATE = ("tools", "chat_template_kwargs")
+CHATS = (*FIELDS, REFERENCE_RESPONSE, *FOR_THE_TEMPLATE)
 ON_BAD_LINE = ("refuse", "skip")
 UNPAIRED = "rows of one 'completion' are no pairs: join two that answer one prompt, and give prompt, chosen and rejected"
 ANSWER = re.compile(r"\n\n?(?:Assistant|ASSISTANT):|### (?:Response|Assistant):|<\|assistant\|>\n?|<\|im_start\|>assistant\n")
-REFERENCE_RESPONSE = "reference"  # the field of a response of the reference policy, where a row has one
 Pair = dict[str, Any]
 
 
@@ -190,7 +191,7 @@ def check_pair(row: object, where: str) -> Pair:
     if isinstance(row, Mapping):
         if "chosen_ids" in row:
             return _check_tokens(row, where)
-        row = with_prompt(row)
+        row = with_prompt({name: _without_none(value) if name in CHATS else value for name, value in row.items()})
     if not isinstance(row, Mapping):
         raise InputError(f"{where}: holds a {type(row).__name__}, not an object: give prompt, chosen, rejected")
     if row.get("images") or row.get("image"):
@@ -284,8 +285,24 @@ def _is_chat(value: object) -> bool:
     return (
         isinstance(value, list)
         and len(value) > 0
-        and all(isinstance(m, Mapping) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in value)
+        and all(isinstance(m, Mapping) and isinstance(m.get("role"), str) and _says_something(m) for m in value)
     )
+
+
+def _says_something(message: Mapping[str, Any]) -> bool:
+    """Whether a message has a text, or calls a tool in its place."""
+    return isinstance(message.get("content"), str) or ("content" not in message and isinstance(message.get("tool_calls"), list))
+
+
+def _without_none(value: Any) -> Any:
+    """Messages without the fields of no value that a table gives to all where one has them: a template takes them for set.
+
+    >>> _without_none([{"role": "user", "content": "Hi", "tool_calls": None}])
+    [{'role': 'user', 'content': 'Hi'}]
+    """
+    if isinstance(value, Mapping):
+        return {name: _without_none(part) for name, part in value.items() if part is not None}
+    return [_without_none(part) for part in value] if isinstance(value, list) else value
 
 
 def text_of(value: str | list[Mapping[str, str]]) -> str:
@@ -294,7 +311,9 @@ def text_of(value: str | list[Mapping[str, str]]) -> str:
     >>> text_of([{"role": "user", "content": "Hi"}])
     'Hi'
     """
-    return value if isinstance(value, str) else "".join(message["content"] for message in value)
+    if isinstance(value, str):
+        return value
+    return "".join(message["content"] if "content" in message else json.dumps(message["tool_calls"]) for message in value)
 
 
 def as_chat(pair: Pair) -> Pair:

@@ -33,8 +33,8 @@ from dil_tutorial.bregman import MAX_LOG_RATIO
 from dil_tutorial.errors import Diverged, InputError
 from dil_tutorial.llm.arguments import NOT_HERE, adapter_is_fresh, with_defaults
 from dil_tutorial.llm.batches import Collator, PackedBatch, PaddedBatch, PairBatch, Prompts, SingleBatch
-from dil_tutorial.llm.callbacks import ProgressBar, StopAndSave, Teach
-from dil_tutorial.llm.capabilities import check_fits, chunking_problem, quiet_noise, usable_layout
+from dil_tutorial.llm.callbacks import ProgressBar, RefuseToStandStill, StopAndSave, Teach
+from dil_tutorial.llm.capabilities import check_fits, chunking_problem, keep_differentiable, quiet_noise, usable_layout
 from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.data import Pair, check_all
 from dil_tutorial.llm.logprobs import response_logps
@@ -104,6 +104,7 @@ class DILTrainer(Trainer):
             longest = max(len(response.prompt) + len(response.tokens) for row in every for response in row.responses)
             self.layout, self.head_chunk = usable_savings(getattr(model, "get_base_model", lambda: model)(), args, longest)
         self.data_collator.layout = self.layout
+        self.model.add_model_tags(["dil-tutorial", args.loss])
         self._said_tangent = False
         self._metrics: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
         self._add_callbacks(same_reference=ref_model is None)
@@ -136,6 +137,7 @@ class DILTrainer(Trainer):
         for part in (model, ref_model):
             if part is not None:
                 quiet_noise(part, dropout=args.disable_dropout)
+                keep_differentiable(part)
         if peft_config is not None:
             from peft import get_peft_model
 
@@ -145,6 +147,8 @@ class DILTrainer(Trainer):
             if config.is_prompt_learning:
                 kind = getattr(config.peft_type, "value", config.peft_type)
                 raise InputError(f"adapter {name!r} is of type {kind}: its virtual tokens fit no layout of a batch: use LoRA")
+        if not any(weight.requires_grad for weight in model.parameters()):
+            raise InputError("DILTrainer: every weight of the model is frozen: set requires_grad of those to train")
         self._fresh = adapter_is_fresh(model)  # without it the model stays the reference
         if ref_model is None and (draws or self.loss_function.needs_kl) and not self._fresh:
             ref_model = copy.deepcopy(model)
@@ -158,6 +162,7 @@ class DILTrainer(Trainer):
     def _add_callbacks(self, same_reference: bool) -> None:
         """Stop on a signal, explain the numbers of losses with a reference, and show our own bar outside of notebooks."""
         self.add_callback(StopAndSave())
+        self.add_callback(RefuseToStandStill())
         if not self.loss_function.reference_free:
             self.add_callback(Teach(self.args.loss, self.args.generator, same_reference))
         if any(type(callback) is ProgressCallback for callback in self.callback_handler.callbacks):
@@ -354,6 +359,10 @@ def check_arguments(args: DILConfig, train_dataset: Any, settings: dict[str, Any
         raise InputError(f"DILTrainer: {name}: {NOT_HERE[name]}")
     if train_dataset is None:
         raise InputError("DILTrainer: no train_dataset: give rows with prompt, chosen and rejected")
+    if isinstance(train_dataset, dict):
+        raise InputError(
+            f"DILTrainer: train_dataset is a dict of data sets: give one of them: {', '.join(map(str, train_dataset))}"
+        )
     if args.n_gpu > 1:
         raise InputError(
             f"{args.n_gpu} GPUs in one process: launch with torchrun --nproc_per_node {args.n_gpu}, one each, or show it one, "

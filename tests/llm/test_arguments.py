@@ -152,14 +152,18 @@ def dpo_config(folder, **settings):
 
 @pytest.mark.parametrize(
     ("loss_type", "loss", "setting"),
-    [("sigmoid", "dpo", "beta"), ("ipo", "ipo", "tau"), ("nca_pair", "nca", "beta"), ("sppo_hard", "sppo", "beta")],
-)
+    [("sigmoid", "dpo", "beta"), ("ipo", "ipo", "tau"), ("nca_pair", "nca", "beta"), ("sppo_hard", "sppo", "beta"),
+     ("bco_pair", "bco", "beta"), ("apo_zero", "kto", "beta"), ("sigmoid_norm", "dpo", "beta")],
+)  # fmt: skip
 def test_a_dpo_config_is_taken_over_by_name(loss_type, loss, setting, tmp_path):
     theirs = dpo_config(tmp_path, loss_type=[loss_type], beta=0.2, max_length=77, learning_rate=3e-6, seed=7, max_steps=5)
     ours = arguments.from_trl(theirs)
     assert (ours.loss, getattr(ours, setting)) == (loss, 0.2)
     assert (ours.max_length, ours.learning_rate, ours.seed, ours.max_steps) == (77, 3e-6, 7, 5)
-    assert ours.logprobs == ("mean" if loss == "ipo" else "sum")
+    assert ours.logprobs == ("mean" if loss_type in ("ipo", "sigmoid_norm") else "sum")
+    assert not ours.loss_function().needs_kl
+    assert ours.bf16 == theirs.bf16
+    assert ours.gradient_checkpointing == theirs.gradient_checkpointing
 
 
 def test_every_field_of_a_dpo_config_has_a_fate(tmp_path):
@@ -234,6 +238,25 @@ def test_virtual_tokens_are_refused_by_name(tmp_path):
 
     with pytest.raises(InputError, match="PROMPT_TUNING"):
         trainer_for(tmp_path, more={"peft_config": PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)})
+
+
+def test_a_model_that_cannot_learn_is_refused(tmp_path):
+    with pytest.raises(InputError, match="every weight of the model is frozen"):
+        trainer_for(tmp_path, model=small().requires_grad_(False))
+
+    class NoGradient(torch.autograd.Function):  # as of a kernel that has no backward pass
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return None
+
+    model = small()
+    model.lm_head.register_forward_hook(lambda module, inputs, output: NoGradient.apply(output))
+    with pytest.raises(InputError, match="no gradient reaches any weight"):
+        trainer_for(tmp_path, model=model).train()
 
 
 # --- Runs that go wrong ---------------------------------------------------------------------------------------------------

@@ -206,3 +206,23 @@ def test_other_forms_of_trl_are_named(label):
     """Prompt with completion, and KTO's unpaired rows: no pairs, and the line says so."""
     with pytest.raises(InputError, match="rows of one 'completion' are no pairs"):
         check_pair({"prompt": "Hi", "completion": "Hello!", **label}, "f:1")
+
+
+def test_messages_that_call_a_tool_need_no_text():
+    """A table gives every message the fields of any: those of no value are left out, as a template must see them."""
+    ask = [{"role": "user", "content": "Dim the light", "tool_calls": None}]
+    call = [
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"function": {"name": "dim", "arguments": {"to": 5, "in": None}}}],
+        }
+    ]
+    say = [{"role": "assistant", "content": "No.", "tool_calls": None}]
+    pair = check_pair({"prompt": ask, "chosen": call, "rejected": say, "tools": None}, "f:1")
+    assert pair["prompt"] == [{"role": "user", "content": "Dim the light"}]
+    assert pair["chosen"][0] == {"role": "assistant", "tool_calls": [{"function": {"name": "dim", "arguments": {"to": 5}}}]}
+    assert "tools" not in pair
+    assert "dim" in data.text_of(pair["chosen"])
+    with pytest.raises(InputError, match="field 'chosen' is of type list"):
+        check_pair({"prompt": ask, "chosen": [{"role": "assistant", "content": None}], "rejected": say}, "f:1")
