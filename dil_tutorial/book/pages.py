@@ -112,8 +112,9 @@ def fits_page() -> str:
         wrong=[step for step in steps if step["f"] != 0 or not step["gradient"] < 1e-6], by_layout=by_layout,
         refused=[kind for kind, row in found.items() if "refused" in row],
         untried=[kind for kind, row in found.items() if "not tiny" in row], arguments=fields, not_here=arguments.NOT_HERE,
-        trl=trl, verdicts=Counter(row["verdict"] for row in trl["tests"].values()), trl_losses=arguments.LOSSES,
-        trl_divergences=arguments.DIVERGENCES, trl_why_not=arguments.WHY_NOT, trl_unlike=arguments.UNLIKE, trl_no_matter=arguments.NO_MATTER,
+        trl=trl, verdicts=Counter(row["verdict"] for row in trl["tests"].values()),
+        trl_losses=arguments.LOSSES, trl_divergences=arguments.DIVERGENCES, trl_why_not=arguments.WHY_NOT,
+        trl_unlike=arguments.UNLIKE, trl_no_matter=arguments.NO_MATTER,
     )  # fmt: skip
 
 

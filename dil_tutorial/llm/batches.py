@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from dil_tutorial.llm.data import common_prefix
-from dil_tutorial.llm.tokens import Response, TokenisedPair
+from dil_tutorial.llm.rows import Response, TokenisedPair
 
 LAYOUTS = ("shared", "packed", "padded", "single")
 Batch = TypeVar("Batch", "PaddedBatch", "PackedBatch", "Prompts")

@@ -14,7 +14,7 @@ from dil_tutorial.errors import InputError
 from dil_tutorial.llm.attention import ATTENTION, VARLEN, register
 from dil_tutorial.llm.batches import PackedBatch, PaddedBatch, SingleBatch, batch_of, in_order, pack, pad
 from dil_tutorial.llm.logprobs import response_logps
-from dil_tutorial.llm.tokens import Response, TokenisedPair
+from dil_tutorial.llm.rows import Response, Rows, TokenisedPair
 
 SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
 ERRORS = (ValueError, TypeError, RuntimeError, IndexError, AttributeError)  # what a model raises that was not made for a saving
@@ -98,15 +98,15 @@ def pads_left(model: Any) -> bool:
     return not _far(first[0], first[1], model.dtype.itemsize > 2)
 
 
-def check_fits(model: Any, rows: list[TokenisedPair], what: str = "the model") -> None:
+def check_fits(model: Any, rows: Rows, what: str = "the model") -> None:
     """InputError where a row holds a token that ``model`` has no embedding for, or more tokens than it has positions."""
     vocabulary = tokens_of(model)
-    highest = max(max(max(r.prompt, default=0), max(r.tokens, default=0)) for row in rows for r in row.responses)
+    highest = int(rows.tokens.max())
     if highest >= vocabulary:
         raise InputError(
             f"token {highest} is beyond the {vocabulary} embeddings of {what}: give its own tokenizer, or resize them"
         )
-    longest = max(len(r.prompt) + len(r.tokens) for row in rows for r in row.responses)
+    longest = int(rows.reach.max())
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and ("position" in name or name.endswith("wpe")):
             positions = module.num_embeddings - getattr(module, "offset", 0)

@@ -43,14 +43,14 @@ def evaluate(
     (4, 3)
     """
     rows, dropped = tokenize_pairs(pairs, tokenizer, max_length, chat_format)
-    longest = max(len(r.prompt) + len(r.tokens) for row in rows for r in row.responses)
+    longest = int(rows.reach.max())
     for model in (policy, reference):
         check_fits(model, rows)
     found = [usable_layout(model, "shared", longest)[0] for model in (policy, reference)]
     layout = max(found, key=LAYOUTS.index)  # the plainer of the two serves both
     ours, theirs = (pair_logps(model, rows, batch_size, layout, quiet) for model in (policy, reference))
     f_w, f_l = ours - theirs
-    tokens = torch.tensor([len(row.chosen.tokens) for row in rows]).double()
+    tokens = rows.lengths[:, 1].double()  # of the chosen
     values = {
         "ranking accuracy": (ours[0] > ours[1]).float(),
         "ranking accuracy, reference": (theirs[0] > theirs[1]).float(),

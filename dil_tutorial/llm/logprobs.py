@@ -1,7 +1,7 @@
 """Log-probabilities of whole responses under a causal language model: log pi(y|x) = sum_k log pi(y_k | x, y_<k)."""
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 
 from dil_tutorial.llm.batches import PackedBatch, PaddedBatch, SingleBatch, batch_of
-from dil_tutorial.llm.tokens import TokenisedPair
+from dil_tutorial.llm.rows import TokenisedPair
 
 
 def token_logps(logits: Tensor, tokens: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def response_logps(
 
     >>> from dil_tutorial.llm.batches import pad
     >>> from dil_tutorial.llm.tiny import tiny_model
-    >>> from dil_tutorial.llm.tokens import Response
+    >>> from dil_tutorial.llm.rows import Response
     >>> model = tiny_model()
     >>> _ = model.lm_head.weight.data.zero_()  # all 500 tokens equally likely
     >>> logps, tokens = response_logps(model, pad([Response([5, 6], [7]), Response([8], [9, 10])], pad_token_id=0))
@@ -87,7 +87,7 @@ def known(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def pair_logps(model: Any, rows: list[TokenisedPair], batch_size: int, layout: str, quiet: bool = False) -> Tensor:
+def pair_logps(model: Any, rows: Sequence[TokenisedPair], batch_size: int, layout: str, quiet: bool = False) -> Tensor:
     """Summed log-probabilities (2, P) of the chosen and the rejected responses of P pairs.
 
     ``layout`` is one that ``capabilities.usable_layout`` found to be exact for the model.

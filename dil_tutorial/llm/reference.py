@@ -7,7 +7,7 @@ reorder them.
 """
 
 import hashlib
-import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,16 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import Sampler
 from tqdm.auto import tqdm
 
 from dil_tutorial.llm.batches import PaddedBatch, Prompts, SingleBatch, laid_out
 from dil_tutorial.llm.capabilities import pads_left
-from dil_tutorial.llm.tokens import Response, TokenisedPair
+from dil_tutorial.llm.rows import Response, Rows, TokenisedPair, save_tensors
 
-Rows = list[TokenisedPair]
+SAVE_EVERY = 60.0  # seconds
 OF_NO_EFFECT = ("_name_or_path", "transformers_version", "use_cache")  # of a configuration, on log-probs
 
 
@@ -62,48 +62,60 @@ class FixedBatches(Sampler[int]):
 def score_reference(
     rows: Rows,  # P pairs
     groups: list[list[int]],  # row numbers of each batch
-    score: Callable[[Rows], Tensor],  # b rows -> (2b,) or (3b,) log-probs
+    score: Callable[[list[TokenisedPair]], Tensor],  # b pairs -> (2b,) or (3b,) log-probs
     path: Path,  # where they are kept
     key: str,  # a fingerprint
     rank: int = 0,  # of this process
     world: int = 1,  # processes
     quiet: bool = False,
 ) -> None:
-    """Put ``ref_logp``, the summed log-prob, into every response: from ``path`` if it holds them under ``key``.
+    """Put the summed log-probs of all responses into ``rows.ref_logps``: from ``path`` if it holds them under ``key``.
 
-    ``score`` maps the b rows of a batch to the (2b,) or (3b,) log-probs of their responses, in the order of a batch.  Of
-    ``world`` processes each scores its share.
+    ``score`` maps the b pairs of a batch to the (2b,) or (3b,) log-probs of their responses, in the order of a batch.  Of
+    ``world`` processes each scores its share.  What is scored is kept once a minute, and when a pass is stopped: the next one
+    goes on from there.
 
     >>> import tempfile
     >>> from dil_tutorial.llm.batches import in_order
-    >>> rows = [TokenisedPair(Response([1], [5, 6]), Response([1], [7])), TokenisedPair(Response([1], [8]), Response([1], [9]))]
+    >>> pairs = [([5, 6], [7]), ([8], [9])]
+    >>> rows = Rows.of(TokenisedPair(Response([1], chosen), Response([1], rejected)) for chosen, rejected in pairs)
     >>> def score(batch):  # here -1 a token
     ...     return torch.tensor([-1.0 * len(response.tokens) for response in in_order(batch)])
     >>> score_reference(rows, [[0, 1]], score, Path(tempfile.mkdtemp()) / "ref.safetensors", "key", quiet=True)
-    >>> rows[0].chosen.ref_logp, rows[0].rejected.ref_logp
-    (-2.0, -1.0)
+    >>> rows.ref_logps.tolist(), rows[0].chosen.ref_logp
+    ([[-2.0, -1.0], [-1.0, -1.0]], -2.0)
     """
+    logps = torch.full((len(rows), rows.sides), torch.nan, dtype=torch.float64)
+    unfinished = path.with_suffix(f".{rank}.unfinished")  # one of each process
+    for file in (path, unfinished):
+        before = _read(file).get(key, logps)
+        logps = torch.where(logps.isnan(), before, logps) if before.shape == logps.shape else logps
+    if logps.isnan().any():
+        mine = groups[rank::world]
+        missing = [group for group in mine if logps[group].isnan().any()]
+        done = len(mine) - len(missing)
+        last = time.monotonic()
+        try:
+            for group in tqdm(missing, "Reference log-probs", initial=done, total=len(mine), disable=quiet):
+                logps[group] = score([rows[i] for i in group]).view(rows.sides, -1).T.to(logps)
+                if time.monotonic() - last > SAVE_EVERY:
+                    save_tensors(unfinished, {key: logps})
+                    last = time.monotonic()
+        except BaseException:
+            save_tensors(unfinished, {key: logps})
+            raise
+        for part in gather_object([logps]) if world > 1 else []:
+            logps = torch.where(logps.isnan(), part, logps)
+        save_tensors(path, {key: logps})
+        unfinished.unlink(missing_ok=True)
+    rows.ref_logps[:] = logps
+
+
+def _read(path: Path) -> dict[str, Tensor]:
     try:
-        cached = load_file(path) if path.exists() else {}
+        return load_file(path) if path.exists() else {}
     except SafetensorError:  # damaged: score again
-        cached = {}
-    sides = len(rows[0].responses)
-    if key not in cached:
-        mine = tqdm(groups[rank::world], desc="Reference log-probs", disable=quiet)
-        scored = [(group, score([rows[i] for i in group]).view(sides, -1).tolist()) for group in mine]
-        if world > 1:
-            scored = gather_object(scored)
-        logps = torch.empty(sides, len(rows), dtype=torch.float64)
-        for group, values in scored:
-            logps[:, group] = torch.tensor(values, dtype=torch.float64)
-        cached = {key: logps}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")  # its own name in each process
-        save_file(cached, part)
-        part.replace(path)
-    for row, logps_of_row in zip(rows, cached[key].T.tolist(), strict=True):
-        for response, logp in zip(row.responses, logps_of_row, strict=True):
-            response.ref_logp = logp
+        return {}
 
 
 def sample_responses(model: Any, prompts: Prompts, max_new_tokens: int, layout: str) -> PaddedBatch | SingleBatch:
@@ -136,11 +148,11 @@ def sampled(model: Any, ids: Tensor, mask: Tensor, max_new_tokens: int) -> list[
 def fingerprint(model: str, rows: Rows, settings: object = None) -> str:
     """sha256 over a model's digest, the rows' tokens and what else decides the reference's log-probs.
 
-    >>> rows = [TokenisedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))]
+    >>> rows = Rows.of([TokenisedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))])
     >>> fingerprint("model", rows) == fingerprint("model", rows), fingerprint("model", rows) == fingerprint("another", rows)
     (True, False)
     """
-    return hashlib.sha256(f"{settings!r} {model} {rows_digest(rows)}".encode()).hexdigest()
+    return hashlib.sha256(f"{settings!r} {model} {rows.digest()}".encode()).hexdigest()
 
 
 def model_digest(model: Any) -> str:
@@ -158,12 +170,4 @@ def model_digest(model: Any) -> str:
     for name, weight in model.state_dict().items():
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
         digest.update(weight.detach().cpu().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def rows_digest(rows: Rows) -> str:
-    """sha256 over the tokens of rows: it changes with the pairs, the tokenizer, its template, and how rows are cut."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(repr([(response.prompt, response.tokens) for response in row.responses]).encode())
     return digest.hexdigest()

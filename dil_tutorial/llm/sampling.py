@@ -17,7 +17,8 @@ from dil_tutorial.llm.batches import pad, pad_prompts
 from dil_tutorial.llm.capabilities import pads_left, usable_layout
 from dil_tutorial.llm.data import as_chat
 from dil_tutorial.llm.logprobs import pair_logps, response_logps
-from dil_tutorial.llm.tokens import Response, TokenisedPair, tokenize_pair
+from dil_tutorial.llm.rows import Response, TokenisedPair
+from dil_tutorial.llm.tokens import tokenize_pair
 from dil_tutorial.support.files import write_text
 
 

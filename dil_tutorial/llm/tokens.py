@@ -14,55 +14,23 @@ response by itself (TRL takes the earlier of the two for both).
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+import tokenizers
 from jinja2.exceptions import TemplateError
+from safetensors import SafetensorError
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.data import REFERENCE_RESPONSE, Pair, as_chat, common_prefix
+from dil_tutorial.llm.models import cache_dir
+from dil_tutorial.llm.rows import Response, Rows, TokenisedPair, joined, keep, kept, source_digest
 
 logger = logging.get_logger(__name__)
 CHUNK = 1000  # pairs tokenised in one call
-NUMBERS: dict[int, int] = {}  # one object for each token number: a token then takes 8 bytes in a list, not 36
 MERGED = 2  # tokens at the end of a prompt that may merge with what follows
-
-
-@dataclass
-class Response:
-    """A response in tokens, with the prompt it answers.
-
-    ``ref_logp`` is log pi_ref(response | prompt), summed over tokens.  It is 0 until the trainer has scored the reference,
-    and stays 0 for a loss without one, whose log-ratio to a reference of 1 is then its log-probability.
-
-    >>> Response(prompt=[5, 6], tokens=[7, 1]).ref_logp
-    0.0
-    """
-
-    prompt: list[int]
-    tokens: list[int]
-    ref_logp: float = 0.0
-    rendered_otherwise: bool = False  # by the chat template, so that some of the prompt is in ``tokens``
-
-
-@dataclass
-class TokenisedPair:
-    """A preference pair in tokens; ``reference`` is a response of the reference itself, where the data bring one.
-
-    >>> TokenisedPair(Response([5, 6], [7, 1]), Response([5, 6], [8, 1])).responses[1].tokens
-    [8, 1]
-    """
-
-    chosen: Response
-    rejected: Response
-    reference: Response | None = None
-
-    @property
-    def responses(self) -> list[Response]:
-        """The chosen one, the rejected one and, where there is one, the reference's."""
-        return [self.chosen, self.rejected, *([self.reference] if self.reference else [])]
 
 
 def tokenize_pair(pair: Pair, tokenizer: Any) -> TokenisedPair:
@@ -86,7 +54,7 @@ def _tokenize(pairs: list[Pair], tokenizer: Any) -> list[TokenisedPair]:
         if asked:
             ids = tokenizer(asked, add_special_tokens=kind, return_attention_mask=False)["input_ids"]
             for text, numbers in zip(asked, ids, strict=True):
-                tokens[kind, text] = [NUMBERS.setdefault(number, number) for number in numbers]
+                tokens[kind, text] = numbers
     rows = []
     for pair, part, kind in zip(pairs, texts, plain, strict=True):
         fields = _responses(pair)
@@ -132,8 +100,11 @@ def _cut(before: list[int], whole: list[int]) -> Response:
 
 def tokenize_pairs(
     pairs: Iterable[Pair], tokenizer: Any, max_length: int, chat_format: bool = False, where: str = "data", quiet: bool = False
-) -> tuple[list[TokenisedPair], Counter[str]]:
+) -> tuple[Rows, Counter[str]]:
     """Tokenise and truncate; returns the rows left, and how many were dropped for which reason.
+
+    The tokenizers library works on all cores.  Of more than 1,000 pairs the tokens are kept in the cache folder, and read from
+    there when the same pairs meet the same tokenizer again.
 
     >>> from dil_tutorial.llm.data import read_pairs, tiny_preferences
     >>> from dil_tutorial.llm.tiny import own_tokenizer
@@ -141,29 +112,47 @@ def tokenize_pairs(
     >>> len(rows), dropped
     (5, Counter())
     """
-    rows, dropped, otherwise = [], Counter[str](), 0
     every = [as_chat(pair) if chat_format else pair for pair in pairs]
-    starts = tqdm(range(0, len(every), CHUNK), desc="Tokens", disable=quiet or len(every) <= CHUNK)
-    tokenised = (row for start in starts for row in _tokenize(every[start : start + CHUNK], tokenizer))
-    for i, (pair, row) in enumerate(zip(every, tokenised, strict=True)):
-        prompts = [len(response.prompt) for response in row.responses]
-        otherwise += any(response.rendered_otherwise for response in row.responses)
-        if min(prompts) == 0:  # nothing is left to condition the first token on
-            raise InputError(f"{where} row {i}: prompt and response merge into one token: end the prompt with a space")
-        if max(prompts) >= max_length:
-            dropped[f"the prompt alone fills max_length, {max_length}"] += 1
-            continue
-        cut = TokenisedPair(*(replace(r, tokens=r.tokens[: max_length - len(r.prompt)]) for r in row.responses))
-        if cut.chosen.tokens == cut.rejected.tokens and "chosen_ids" not in pair:  # two draws of a model may coincide
-            dropped[f"both responses are the same within max_length, {max_length}"] += 1
-            continue
-        rows.append(cut)
-    if not rows:
-        reasons = "; ".join(f"in {count} pairs {reason}" for reason, count in dropped.items())
+    settings = max_length, tokenizers.__version__
+    key = source_digest(every, tokenizer, settings) if len(every) > CHUNK else None
+    path = cache_dir() / "tokens" / f"{key}.safetensors"
+    found = kept(path) if key else None
+    if found is None:
+        found = _tokenize_all(every, tokenizer, max_length, where, quiet)
+        if key:
+            try:
+                keep(found[0], path, found[1])
+            except (OSError, SafetensorError) as error:
+                logger.warning(f"{where}: the tokens are not kept for the next run: {error}")
+    rows, told = found
+    if not len(rows):
+        reasons = "; ".join(f"in {count} pairs {reason}" for reason, count in told["dropped"].items())
         raise InputError(f"{where}: no pair is left: {reasons}: raise max_length")
-    if otherwise:
+    if told["otherwise"]:
         logger.warning(
-            f"{where}: in {otherwise} pairs the chat template renders the prompt otherwise once a response follows, so that a "
-            "part of it counts as response: use a template whose prompts are beginnings of whole conversations"
+            f"{where}: in {told['otherwise']} pairs the chat template renders the prompt otherwise once a response follows, so "
+            "that a part of it counts as response: use a template whose prompts are beginnings of whole conversations"
         )
-    return rows, dropped
+    return rows, Counter(told["dropped"])
+
+
+def _tokenize_all(pairs: list[Pair], tokenizer: Any, max_length: int, where: str, quiet: bool) -> tuple[Rows, dict[str, Any]]:
+    """The rows that are left, and counts of those dropped, by reason, and of those whose prompt was rendered otherwise."""
+    parts, dropped, otherwise = [Rows.of([])], Counter[str](), 0
+    for start in tqdm(range(0, len(pairs), CHUNK), desc="Tokens", disable=quiet or len(pairs) <= CHUNK):
+        chunk, rows = pairs[start : start + CHUNK], []
+        for i, (pair, row) in enumerate(zip(chunk, _tokenize(chunk, tokenizer), strict=True), start):
+            prompts = [len(response.prompt) for response in row.responses]
+            otherwise += any(response.rendered_otherwise for response in row.responses)
+            if min(prompts) == 0:  # nothing is left to condition the first token on
+                raise InputError(f"{where} row {i}: prompt and response merge into one token: end the prompt with a space")
+            if max(prompts) >= max_length:
+                dropped[f"the prompt alone fills max_length, {max_length}"] += 1
+                continue
+            cut = TokenisedPair(*(replace(r, tokens=r.tokens[: max_length - len(r.prompt)]) for r in row.responses))
+            if cut.chosen.tokens == cut.rejected.tokens and "chosen_ids" not in pair:  # two draws of a model may coincide
+                dropped[f"both responses are the same within max_length, {max_length}"] += 1
+                continue
+            rows.append(cut)
+        parts.append(Rows.of(rows))
+    return joined(parts), {"dropped": dropped, "otherwise": otherwise}

@@ -40,7 +40,8 @@ from dil_tutorial.llm.data import Pair, check_all
 from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.metrics import beyond_the_formula, measure
 from dil_tutorial.llm.reference import FixedBatches, fingerprint, model_digest, sample_responses, score_reference
-from dil_tutorial.llm.tokens import TokenisedPair, tokenize_pairs
+from dil_tutorial.llm.rows import Rows, TokenisedPair
+from dil_tutorial.llm.tokens import tokenize_pairs
 from dil_tutorial.losses import Loss
 
 logger = logging.get_logger(__name__)
@@ -82,15 +83,14 @@ class DILTrainer(Trainer):
         self.began: dict[str, str] = {}  # and digests of what it began from
         splits = {f"eval_{name}": part for name, part in evals.items()} or {"eval": eval_dataset}
         rows = self._prepare_rows({"train": train_dataset, **splits}, processing_class, args)
-        every = [row for part in rows.values() for row in part]
-        draws = self.loss_function.needs_reference_samples and any(row.reference is None for row in every)
-        if draws or not self.loss_function.needs_reference_samples:
-            for row in every:
-                row.reference = None  # the loss does not read it, or not all rows have one
+        draws = self.loss_function.needs_reference_samples and any(part.sides == 2 for part in rows.values())
+        if draws or not self.loss_function.needs_reference_samples:  # not all rows have one, or the loss does not read it
+            rows = {split: part.without_reference() for split, part in rows.items()}
         model, self.reference = self._choose_reference(model, ref_model, peft_config, draws, args)
-        check_fits(model, every)
-        if ref_model is not None:
-            check_fits(ref_model, every, "ref_model")
+        for part in rows.values():
+            check_fits(model, part)
+            if ref_model is not None:
+                check_fits(ref_model, part, "ref_model")
         super().__init__(
             model=model,
             args=args,
@@ -101,7 +101,7 @@ class DILTrainer(Trainer):
             **settings,
         )
         with self._as_reference(self.model, adapter=False):  # on the device and in the precision of training
-            longest = max(len(response.prompt) + len(response.tokens) for row in every for response in row.responses)
+            longest = max(int(part.reach.max()) for part in rows.values())
             self.layout, self.head_chunk = usable_savings(getattr(model, "get_base_model", lambda: model)(), args, longest)
         self.data_collator.layout = self.layout
         self.model.add_model_tags(["dil-tutorial", args.loss])
@@ -113,7 +113,7 @@ class DILTrainer(Trainer):
         if not self.loss_function.reference_free:
             self._score_all(rows)
 
-    def _prepare_rows(self, datasets: dict[str, Any], tokenizer: Any, args: DILConfig) -> dict[str, list[TokenisedPair]]:
+    def _prepare_rows(self, datasets: dict[str, Any], tokenizer: Any, args: DILConfig) -> dict[str, Rows]:
         """Check and tokenise the splits that there are; ``dropped`` counts the pairs left out, by reason."""
         rows = {}
         for split, pairs in datasets.items():
@@ -122,7 +122,8 @@ class DILTrainer(Trainer):
             placed = ((pair, f"{split} row {i}") for i, pair in enumerate(pairs))
             checked = check_all(placed, split, args.on_bad_line)
             settings = {"where": split, "quiet": args.disable_tqdm}
-            rows[split], dropped = tokenize_pairs(checked.pairs, tokenizer, args.max_length, args.chat_format, **settings)
+            with args.main_process_first(desc="tokens"):  # the others read what it kept
+                rows[split], dropped = tokenize_pairs(checked.pairs, tokenizer, args.max_length, args.chat_format, **settings)
             self.chat |= args.chat_format or any(
                 not isinstance(pair["prompt"], str) for pair in checked.pairs if "prompt" in pair
             )
@@ -169,20 +170,20 @@ class DILTrainer(Trainer):
             self.remove_callback(ProgressCallback)
             self.add_callback(ProgressBar())
 
-    def _score_all(self, rows: dict[str, list[TokenisedPair]]) -> None:
+    def _score_all(self, rows: dict[str, Rows]) -> None:
         """Score the reference on every split, in the batches in which training and evaluation will meet the rows."""
         self._score_reference(rows["train"], self._get_train_sampler().batches, "train")
         for split in rows.keys() - {"train"}:
             self._score_in_order(rows[split], split)
 
-    def _score_in_order(self, rows: list[TokenisedPair], split: str) -> None:
+    def _score_in_order(self, rows: Rows, split: str) -> None:
         """Score the reference on rows in the batches of their order, in which evaluation meets them."""
         size, count = self.args.eval_batch_size, len(rows)
         self._score_reference(rows, [list(range(i, min(i + size, count))) for i in range(0, count, size)], split)
 
     def _raw(self, pairs: Any, split: str) -> Any:
         """Rows to evaluate on, from raw pairs; InputError where the reference is gone that would score them."""
-        if pairs is None or isinstance(pairs, str) or (isinstance(pairs, list) and isinstance(pairs[0], TokenisedPair)):
+        if pairs is None or isinstance(pairs, (str, Rows)):
             return pairs
         kept = self._other_reference or self._fresh or self.loss_function.reference_free
         if self.state.global_step > 0 and not kept:
@@ -213,13 +214,13 @@ class DILTrainer(Trainer):
         rows = self.train_dataset if train_dataset is None else train_dataset
         lengths = None
         if self.args.train_sampling_strategy == "group_by_length":
-            lengths = [len(row.chosen.prompt) + len(row.chosen.tokens) + len(row.rejected.tokens) for row in rows]
+            lengths = rows.reach.sum(1).tolist()
         return FixedBatches(len(rows), self.args.train_batch_size, seed, lengths)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler:
         return SequentialSampler(eval_dataset)  # also where training groups by length
 
-    def _score_reference(self, rows: list[TokenisedPair], groups: list[list[int]], split: str) -> None:
+    def _score_reference(self, rows: Rows, groups: list[list[int]], split: str) -> None:
         """Put the reference's log-probs into ``rows``: of ``ref_model``, of the adapter's base, or of the model as it is."""
         reference = self.reference if self._other_reference else self.model
         if self._other_reference and self.layout in ("shared", "packed"):

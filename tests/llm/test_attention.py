@@ -120,7 +120,7 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("layout", ["padded", "packed", "shared"])
 def test_full_logits_are_never_held(rows, layout):
     vocabulary = 5000
-    model, batch = neox(vocabulary), batch_of(rows * 8, 1, layout)
+    model, batch = neox(vocabulary), batch_of([*rows] * 8, 1, layout)
     tokens = len(batch.targets)
     model.set_attn_implementation(ATTENTION)
     largest = {}

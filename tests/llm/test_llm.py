@@ -12,6 +12,7 @@ from dil_tutorial.llm.data import as_chat, read_pairs, tiny_preferences
 from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.models import load_model, load_tokenizer
 from dil_tutorial.llm.reference import fingerprint, model_digest
+from dil_tutorial.llm.rows import Rows
 from dil_tutorial.llm.sampling import answer, score
 from dil_tutorial.llm.tokens import tokenize_pair, tokenize_pairs
 from dil_tutorial.llm.trainer import DILConfig, DILTrainer
@@ -286,7 +287,7 @@ def test_reference_logps_are_cached_under_a_fingerprint(parts, tmp_path, monkeyp
     with torch.no_grad():
         parts[0].lm_head.weight[0, 0] += 1e-3
     assert fingerprint(model_digest(parts[0]), first.train_dataset) != before
-    assert fingerprint(model_digest(parts[0]), first.train_dataset[1:]) != fingerprint(
+    assert fingerprint(model_digest(parts[0]), Rows.of(first.train_dataset[1:])) != fingerprint(
         model_digest(parts[0]), first.train_dataset
     )
     assert [row.chosen.ref_logp for row in trainer_for(parts, tmp_path).train_dataset] != scored
@@ -325,10 +326,10 @@ def test_a_reference_scored_in_other_batches_is_off_by_rounding_alone(parts, tmp
 def test_a_datasets_dataset_will_do_streamed_or_not(parts, tmp_path):
     from datasets import Dataset
 
-    rows = trainer_for(parts, tmp_path, pairs=PAIRS[:4]).train_dataset
+    rows = [*trainer_for(parts, tmp_path, pairs=PAIRS[:4]).train_dataset]
     stored = Dataset.from_list(PAIRS[:4])
-    assert trainer_for(parts, tmp_path, pairs=stored).train_dataset == rows
-    assert trainer_for(parts, tmp_path, pairs=stored.to_iterable_dataset()).train_dataset == rows
+    assert [*trainer_for(parts, tmp_path, pairs=stored).train_dataset] == rows
+    assert [*trainer_for(parts, tmp_path, pairs=stored.to_iterable_dataset()).train_dataset] == rows
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use (CUDA): rent one, make test there")

@@ -23,7 +23,7 @@ from dil_tutorial.errors import InputError  # noqa: E402
 from dil_tutorial.llm.batches import pad  # noqa: E402
 from dil_tutorial.llm.data import as_chat, read_pairs, tiny_preferences  # noqa: E402
 from dil_tutorial.llm.models import load_model, load_tokenizer  # noqa: E402
-from dil_tutorial.llm.tokens import Response  # noqa: E402
+from dil_tutorial.llm.rows import Response  # noqa: E402
 from dil_tutorial.llm.trainer import DILTrainer  # noqa: E402
 
 pytestmark = pytest.mark.slow  # a minute of small trainings

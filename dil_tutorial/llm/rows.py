@@ -1,0 +1,218 @@
+"""Tokenised pairs: one as lists of numbers, for a batch; many as flat tensors, four bytes a token, kept from run to run.
+
+The file of a data set is named by a fingerprint of texts, tokenizer and cuts, so that what is read from it is what would be
+made again.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+SHARED, ABSENT = -1, -2  # in ``Rows.lengths``: a prompt that is the one before it; a response that is not there
+KEPT = 8  # files of tokens that are kept
+
+
+@dataclass
+class Response:
+    """A response in tokens, with the prompt it answers.
+
+    ``ref_logp`` is log pi_ref(response | prompt), summed over tokens.  It is 0 until the trainer has scored the reference,
+    and stays 0 for a loss without one, whose log-ratio to a reference of 1 is then its log-probability.
+
+    >>> Response(prompt=[5, 6], tokens=[7, 1]).ref_logp
+    0.0
+    """
+
+    prompt: list[int]
+    tokens: list[int]
+    ref_logp: float = 0.0
+    rendered_otherwise: bool = False  # by the chat template, so that some of the prompt is in ``tokens``
+
+
+@dataclass
+class TokenisedPair:
+    """A preference pair in tokens; ``reference`` is a response of the reference itself, where the data bring one.
+
+    >>> TokenisedPair(Response([5, 6], [7, 1]), Response([5, 6], [8, 1])).responses[1].tokens
+    [8, 1]
+    """
+
+    chosen: Response
+    rejected: Response
+    reference: Response | None = None
+
+    @property
+    def responses(self) -> list[Response]:
+        """The chosen one, the rejected one and, where there is one, the reference's."""
+        return [self.chosen, self.rejected, *([self.reference] if self.reference else [])]
+
+
+@dataclass(eq=False)
+class Rows(Sequence[TokenisedPair]):
+    """P tokenised pairs; ``rows[i]`` is a TokenisedPair, made as it is asked for, with the reference's log-probs as they are.
+
+    >>> rows = Rows.of([TokenisedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))])
+    >>> rows.tokens.tolist(), rows.lengths.tolist()
+    ([5, 6, 7, 1, 8], [[2, 2, -1, 1, -2, -2]])
+    >>> rows[0].rejected
+    Response(prompt=[5, 6], tokens=[8], ref_logp=0.0, rendered_otherwise=False)
+    """
+
+    tokens: Tensor  # (S,) int32, all parts end to end
+    lengths: Tensor  # (P, 6) int32, of prompt and response: the chosen, the rejected, the reference's
+    starts: Tensor  # (P,) int64, where the parts of each pair begin
+    ref_logps: Tensor  # (P, 2) or (P, 3) float64, summed over tokens
+
+    @classmethod
+    def of(cls, pairs: Iterable[TokenisedPair]) -> "Rows":
+        """Rows of single pairs."""
+        tokens: list[Tensor] = []
+        lengths: list[list[int]] = []
+        for pair in pairs:
+            line: list[int] = []
+            before: list[int] | None = None
+            for response in pair.responses:
+                new = response.prompt != before
+                line += [len(response.prompt) if new else SHARED, len(response.tokens)]
+                tokens.append(torch.tensor([*(response.prompt if new else ()), *response.tokens], dtype=torch.int32))
+                before = response.prompt
+            lengths.append(line + [ABSENT] * (6 - len(line)))
+        return cls.from_parts(torch.cat(tokens) if tokens else torch.empty(0), torch.tensor(lengths).view(-1, 6))
+
+    @classmethod
+    def from_parts(cls, tokens: Tensor, lengths: Tensor) -> "Rows":
+        """Rows from their tokens (S,) and the lengths of their parts (P, 6)."""
+        ends = lengths.clamp(min=0).sum(1).cumsum(0)
+        starts = ends - lengths.clamp(min=0).sum(1)
+        sides = 2 if not len(lengths) or bool((lengths[:, 4] == ABSENT).any()) else 3
+        return cls(tokens.int(), lengths.int(), starts, torch.zeros(len(lengths), sides, dtype=torch.float64))
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @overload
+    def __getitem__(self, index: int) -> TokenisedPair: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[TokenisedPair]: ...
+
+    def __getitem__(self, index: int | slice) -> TokenisedPair | list[TokenisedPair]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        lengths = self.lengths[index].tolist()[: 2 * self.sides]
+        parts = iter(self.tokens[self.starts[index] :][: sum(max(length, 0) for length in lengths)].split(
+            [length for length in lengths if length >= 0]))  # fmt: skip
+        responses: list[Response] = []
+        for length, logp in zip(lengths[::2], self.ref_logps[index].tolist(), strict=True):
+            prompt = responses[-1].prompt if length == SHARED else next(parts).tolist()
+            responses.append(Response(prompt, next(parts).tolist(), logp))
+        return TokenisedPair(*responses)
+
+    @property
+    def sides(self) -> int:
+        """2, or 3 where every pair has a response of the reference."""
+        return self.ref_logps.shape[1]
+
+    @property
+    def reach(self) -> Tensor:
+        """Tokens of prompt and response together, (P, 2) or (P, 3)."""
+        prompts = self.lengths[:, 0 : 2 * self.sides : 2].clone()
+        for side in range(1, self.sides):
+            prompts[:, side] = torch.where(prompts[:, side] == SHARED, prompts[:, side - 1], prompts[:, side])
+        return prompts + self.lengths[:, 1 : 2 * self.sides : 2]
+
+    def without_reference(self) -> "Rows":
+        """The same pairs without responses of the reference."""
+        return Rows(self.tokens, self.lengths, self.starts, self.ref_logps[:, :2].clone())
+
+    def digest(self) -> str:
+        """sha256 over the tokens: it changes with the pairs, the tokenizer, its template, and how rows are cut.
+
+        >>> pair = TokenisedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))
+        >>> Rows.of([pair]).digest() == Rows.of([pair]).digest(), Rows.of([pair]).digest() == Rows.of([pair, pair]).digest()
+        (True, False)
+        """
+        digest = hashlib.sha256(str(self.sides).encode())
+        for part in (self.lengths, self.tokens):
+            digest.update(part.numpy().tobytes())
+        return digest.hexdigest()
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """Rows of several, one after the other.
+
+    >>> rows = Rows.of([TokenisedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))])
+    >>> joined([rows, rows])[1].chosen.tokens
+    [7, 1]
+    """
+    return Rows.from_parts(torch.cat([rows.tokens for rows in parts]), torch.cat([rows.lengths for rows in parts]))
+
+
+# --- Kept on disk -------------------------------------------------------------------------------------------------------
+
+
+def source_digest(pairs: Iterable[dict[str, Any]], tokenizer: Any, settings: object) -> str | None:
+    """sha256 over texts, tokenizer and settings; None where a tokenizer cannot say all that it is.
+
+    >>> source_digest([], object(), None)
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    digest = hashlib.sha256(backend.to_str().encode())
+    digest.update(repr((tokenizer.chat_template, tokenizer.eos_token, tokenizer.init_kwargs, settings)).encode())
+    for text in chain.from_iterable(pair.items() for pair in pairs):
+        digest.update(repr(text).encode())
+    return digest.hexdigest()
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], told: dict[str, str] | None = None) -> None:
+    """Write tensors to a temporary file beside ``path``, its own in each process, then rename: never half a file.
+
+    >>> import tempfile
+    >>> save_tensors(Path(tempfile.mkdtemp()) / "new" / "x.safetensors", {"x": torch.zeros(2)})
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        save_file(tensors, part, told)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def keep(rows: Rows, path: Path, told: dict[str, Any]) -> None:
+    """Write rows and what was told of them; of the files beside it only the latest stay."""
+    save_tensors(path, {"tokens": rows.tokens, "lengths": rows.lengths}, {"told": json.dumps(told)})
+    old = sorted(path.parent.glob("*.safetensors"), key=lambda file: file.stat().st_mtime)[:-KEPT]
+    for file in old:
+        file.unlink(missing_ok=True)
+
+
+def kept(path: Path) -> tuple[Rows, dict[str, Any]] | None:
+    """What ``keep`` wrote, or None where there is nothing, or it is damaged.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "x.safetensors"
+    >>> keep(Rows.of([TokenisedPair(Response([5], [7]), Response([5], [8]))]), path, {"dropped": 1})
+    >>> rows, told = kept(path)
+    >>> rows[0].rejected.tokens, told
+    ([8], {'dropped': 1})
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            rows = Rows.from_parts(file.get_tensor("tokens"), file.get_tensor("lengths"))
+            path.touch()
+            return rows, json.loads(file.metadata()["told"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
