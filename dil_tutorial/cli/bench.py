@@ -97,3 +97,26 @@ def noise(
     console.print(shown)
     bench.save(rows, model, json)
     wrote(json)
+
+
+@app.command()
+def tokens(
+    json: JsonPath = Path("outputs/bench/tokens.json"),
+    model: Annotated[str, typer.Option(help="A fetched model, a folder or a hub id.")] = "smollm2-135m-instruct",
+    pairs: Annotated[int, typer.Option(min=2, help="Pairs to tokenise.")] = 5000,
+) -> None:
+    """What the tokens of preference pairs take in seconds and bytes, ours and TRL's."""
+    need("bench", "dil bench tokens")
+    prepare_for_models()
+    from dil_tutorial.bench import tokens as bench
+    from dil_tutorial.llm.models import resolve
+
+    resolve(model)
+    with progress(4, "measuring") as done:
+        rows = bench.measure(model, pairs, done)
+    shown = table(f"{rows[0]['tokens']:.0f} tokens a pair, {model}", "", "processes>", "seconds a thousand pairs>", "bytes a pair>")
+    for row in rows:
+        shown.add_row(row["who"], str(row["processes"]), f"{row['seconds']:.2f}", f"{row['bytes']:,.0f}")
+    console.print(shown)
+    bench.save(rows, model, pairs, json)
+    wrote(json)
