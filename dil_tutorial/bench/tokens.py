@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 from dil_tutorial.bench.llm import LENGTHS, made_up_pairs
 from dil_tutorial.llm.models import load_tokenizer
@@ -26,9 +27,8 @@ def measure(model: str, count: int, done: Callable[[str], None]) -> list[dict[st
     tokenizer = load_tokenizer(model)
     pairs = made_up_pairs(LENGTHS["long response"], tokenizer, count)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    found, before = [], os.environ.get("DIL_CACHE")
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["DIL_CACHE"] = folder
+    found = []
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, DIL_CACHE=folder):
         for who in ("ours", "ours, kept by a run before"):
             start = time.perf_counter()
             rows, _ = tokenize_pairs(pairs, tokenizer, 1024, quiet=True)
@@ -37,9 +37,6 @@ def measure(model: str, count: int, done: Callable[[str], None]) -> list[dict[st
             size = sum(tensor.numel() * tensor.element_size() for tensor in held)
             found.append({"who": who, "processes": 1, "seconds": 1000 * seconds / count, "bytes": size / len(rows)})
             done(who)
-    os.environ.pop("DIL_CACHE")
-    if before is not None:
-        os.environ["DIL_CACHE"] = before
     datasets.disable_caching()
     datasets.disable_progress_bars()
     for processes in sorted({1, cores}):

@@ -87,11 +87,13 @@ def figures_page(folder: Path) -> str:
 
 def measured_page(folder: Path) -> str:
     """The training step against TRL's, and what low precision does to f, from the files that `dil bench` wrote."""
-    from dil_tutorial.bench.llm import figure
+    from dil_tutorial.bench import llm as against_trl
+    from dil_tutorial.bench import step as limits
 
-    llm, noise = (read_json(BENCHMARKS / f"{name}.json") for name in ("llm", "noise"))
-    plotting.save(figure(llm["cells"]), folder / "bench_llm")
-    return page("measured", llm=llm, noise=noise)
+    llm, step, tokens, noise = (read_json(BENCHMARKS / f"{name}.json") for name in ("llm", "step", "tokens", "noise"))
+    plotting.save(against_trl.figure(llm["cells"]), folder / "bench_llm")
+    plotting.save(limits.figure(step["step"]), folder / "bench_step")
+    return page("measured", llm=llm, step=step, tokens=tokens, noise=noise)
 
 
 def fits_page() -> str:

@@ -114,9 +114,34 @@ def tokens(
     resolve(model)
     with progress(4, "measuring") as done:
         rows = bench.measure(model, pairs, done)
-    shown = table(f"{rows[0]['tokens']:.0f} tokens a pair, {model}", "", "processes>", "seconds a thousand pairs>", "bytes a pair>")
+    shown = table(
+        f"{rows[0]['tokens']:.0f} tokens a pair, {model}", "", "processes>", "seconds a thousand pairs>", "bytes a pair>"
+    )
     for row in rows:
         shown.add_row(row["who"], str(row["processes"]), f"{row['seconds']:.2f}", f"{row['bytes']:,.0f}")
     console.print(shown)
     bench.save(rows, model, pairs, json)
     wrote(json)
+
+
+@app.command()
+def step(
+    json: JsonPath = Path("outputs/bench/step.json"),
+    model: Annotated[str, typer.Option(help="A fetched model, a folder or a hub id.")] = "smollm2-135m-instruct",
+) -> None:
+    """Where the seconds of a training step on the CPU go, against what this machine could do at best."""
+    prepare_for_models()
+    from dil_tutorial.bench import step as bench
+    from dil_tutorial.llm.models import resolve
+
+    resolve(model)
+    with progress(2 * len(bench.PRECISIONS), "measuring") as done:
+        rows = [bench.measure(model, precision, done) for precision in bench.PRECISIONS]
+    for row in rows:
+        title = f"{model}, {row['precision']}: a step of {row['tokens']} tokens"
+        shown = table(title, "", "seconds>", "at best>")
+        for name, part in row["parts"].items():
+            shown.add_row(name, f"{part['seconds']:.2f}", f"{part['at best']:.2f}")
+        shown.add_row("the step", f"{row['seconds']:.2f}", f"{row['at best']:.2f}, {row['share']:.0%}")
+        console.print(shown)
+    wrote(*bench.save(rows, model, json))
