@@ -55,8 +55,9 @@ class DILConfig(TrainingArguments):
     ``max_length``                1024        tokens of prompt + response; the start is kept
     ``chat_format``               False       wrap plain strings as user and assistant messages
     ``on_bad_line``               "refuse"    rows that cannot be used: "refuse" them, once all are read, or "skip" them
-    ``layout``                    "shared"    a batch: "shared" packs pairs and reads a shared prompt once,
-                                              "packed" packs without sharing, "padded" gives each response a padded row
+    ``layout``                    "auto"      a batch: "shared" packs pairs and reads a shared prompt once,
+                                              "packed" packs without sharing, "padded" gives each response a padded row;
+                                              "auto" is "shared", or on the CPU "padded" where that is cheaper
     ``head_chunk``                256         most positions whose logits are held; more go in chunks, recomputed; 0: no bound
     ``disable_dropout``           True        no dropout in policy or reference
     ============================  ==========  ================================================================================
@@ -77,7 +78,7 @@ class DILConfig(TrainingArguments):
     max_length: int = 1024
     chat_format: bool = False
     on_bad_line: str = "refuse"
-    layout: str = "shared"
+    layout: str = "auto"
     head_chunk: int = 256
     disable_dropout: bool = True
     reference_max_new_tokens: int | None = None
@@ -91,8 +92,8 @@ class DILConfig(TrainingArguments):
         self.loss_function()
         if self.logprobs not in LOGPROBS:
             raise unknown_name("logprobs", self.logprobs, LOGPROBS)
-        if self.layout not in LAYOUTS:
-            raise unknown_name("layout", self.layout, LAYOUTS)
+        if self.layout not in ("auto", *LAYOUTS):
+            raise unknown_name("layout", self.layout, ("auto", *LAYOUTS))
         if not isinstance(self.head_chunk, int) or self.head_chunk < 0:
             raise InputError(f"head_chunk is {self.head_chunk!r}: give a number of positions, or 0 for all at once")
         if self.train_sampling_strategy not in ("random", "group_by_length"):

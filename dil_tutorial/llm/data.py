@@ -233,6 +233,8 @@ def common_prefix(a: Sequence[Any], b: Sequence[Any]) -> int:
     >>> common_prefix([5, 6, 7], [5, 6, 8, 9])
     2
     """
+    if a is b:
+        return len(a)
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 

@@ -32,7 +32,7 @@ from transformers.utils import logging
 from dil_tutorial.bregman import MAX_LOG_RATIO
 from dil_tutorial.errors import Diverged, InputError
 from dil_tutorial.llm.arguments import NOT_HERE, adapter_is_fresh, with_defaults
-from dil_tutorial.llm.batches import Collator, PackedBatch, PaddedBatch, PairBatch, Prompts, SingleBatch
+from dil_tutorial.llm.batches import Collator, Layer, PackedBatch, PaddedBatch, PairBatch, Prompts, SingleBatch
 from dil_tutorial.llm.callbacks import ProgressBar, RefuseToStandStill, StopAndSave, Teach
 from dil_tutorial.llm.capabilities import check_fits, chunking_problem, keep_differentiable, quiet_noise, usable_layout
 from dil_tutorial.llm.config import DILConfig
@@ -102,7 +102,8 @@ class DILTrainer(Trainer):
         )
         with self._as_reference(self.model, adapter=False):  # on the device and in the precision of training
             longest = max(int(part.reach.max()) for part in rows.values())
-            self.layout, self.head_chunk = usable_savings(getattr(model, "get_base_model", lambda: model)(), args, longest)
+            core = getattr(model, "get_base_model", lambda: model)()
+            self.layout, self.head_chunk, self.data_collator.layer = usable_savings(core, args, longest)
         self.data_collator.layout = self.layout
         self.model.add_model_tags(["dil-tutorial", args.loss])
         self._said_tangent = False
@@ -230,7 +231,7 @@ class DILTrainer(Trainer):
         def score(part: list[TokenisedPair]) -> Tensor:
             return self._response_logps(reference, self.data_collator(part)["responses"])[0].cpu()
 
-        savings = self.layout, self.head_chunk, self.model.config._attn_implementation
+        savings = self.layout, self.data_collator.layer, self.head_chunk, self.model.config._attn_implementation
         numerics = self.args.bf16, self.args.fp16, str(self.args.device), torch.__version__
         model = self.start if reference is self.model else model_digest(reference)
         key = fingerprint(model, rows, (groups, savings, numerics))
@@ -371,13 +372,25 @@ def check_arguments(args: DILConfig, train_dataset: Any, settings: dict[str, Any
         )
 
 
-def usable_savings(model: Any, args: DILConfig, longest: int) -> tuple[str, int]:
-    """The layout and head_chunk asked for, as far as ``model`` allows, which is switched to them; what it refuses is logged."""
+def usable_savings(model: Any, args: DILConfig, longest: int) -> tuple[str, int, Layer | None]:
+    """The layout and head_chunk asked for, as far as ``model`` allows, which is switched to them; what it refuses is logged.
+
+    Where each batch may choose its layout, the third is what it chooses by.
+    """
     chunk = args.head_chunk
     if chunk and (reason := chunking_problem(model)):
         logger.warning(f"head_chunk: 0, the whole vocabulary at once: {reason}")
         chunk = 0
-    layout, said = usable_layout(model, args.layout, longest, training=args.disable_dropout)
+    wanted, training = "shared" if args.layout == "auto" else args.layout, args.disable_dropout
+    layout, said = usable_layout(model, wanted, longest, training)
     for line in said:
         logger.warning(line)
-    return layout, chunk
+    config = model.config.get_text_config()
+    layers = getattr(config, "num_hidden_layers", 0)
+    if args.layout != "auto" or layout != "shared" or args.device.type != "cpu" or not layers:
+        return layout, chunk, None
+    if usable_layout(model, "padded", longest, training)[0] != "padded":
+        return layout, chunk, None
+    embedded = {id(part.weight): part.weight.numel() for part in (model.get_input_embeddings(), model.get_output_embeddings())}
+    weights = sum(weight.numel() for weight in model.parameters()) - sum(embedded.values())
+    return layout, chunk, Layer(weights // layers, config.hidden_size)

@@ -5,17 +5,22 @@ import torch
 
 pytest.importorskip("accelerate", reason="language models need the llm extra")
 
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from dil_tutorial.llm import attention as packing
+from dil_tutorial.llm import batches
 from dil_tutorial.llm import capabilities as probe
 from dil_tutorial.llm.attention import ATTENTION
-from dil_tutorial.llm.batches import batch_of, pack
+from dil_tutorial.llm.batches import Layer, batch_of, pack
 from dil_tutorial.llm.data import read_pairs, tiny_preferences
 from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.models import load_model, load_tokenizer
+from dil_tutorial.llm.rows import Response, TokenisedPair
 from dil_tutorial.llm.tokens import tokenize_pairs
+from dil_tutorial.llm.trainer import DILConfig, DILTrainer
 
 
 @pytest.fixture(scope="module")
@@ -182,3 +187,38 @@ def test_the_kernel_on_a_gpu(rows, window):
         results.append([out, *torch.autograd.grad(out.float().square().sum(), (q, k, v))])
     for a, b in zip(*results, strict=True):
         assert torch.allclose(a, b, atol=0.05, rtol=0.05)
+
+
+# --- The cheaper layout, batch by batch ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_each_batch_takes_the_cheaper_layout_and_gives_the_same(tiny_model, tmp_path, monkeypatch, bf16):
+    """A narrow model with short pairs is padded, long pairs are packed in the same run, and steps are those of "shared"."""
+    pairs = [{"prompt": "a", "chosen": " b c", "rejected": " d"}, {"prompt": "e", "chosen": " f", "rejected": " g h"}]
+    pairs += [{"prompt": "What is it? " * 30, "chosen": f" It is {word}." * 5, "rejected": " no" * 40} for word in ("b", "c")]
+    monkeypatch.setattr(batches, "CALL", 3e6)  # so that the two kinds of pairs are told apart by this tiny model
+    logs = []
+    for layout in ("auto", "shared"):
+        config = DILConfig(
+            str(tmp_path / f"{layout}{bf16}"), loss="nca", layout=layout, bf16=bf16, use_cpu=True, report_to=[], max_steps=4,
+            per_device_train_batch_size=1, disable_tqdm=True, save_strategy="no", learning_rate=1e-3, optim="sgd",
+        )  # fmt: skip
+        trainer = DILTrainer(load_model(str(tiny_model)), config, pairs, processing_class=load_tokenizer(str(tiny_model)))
+        kinds = [type(trainer.data_collator([row])["responses"]).__name__ for row in trainer.train_dataset]
+        assert kinds == ["PaddedBatch"] * 2 * (layout == "auto") + ["PackedBatch"] * (2 if layout == "auto" else 4)
+        trainer.train()
+        logs.append([row for row in trainer.state.log_history if "loss" in row])
+        assert logs[-1][0]["logratios/chosen"] == 0
+    if not bf16:
+        assert [row["loss"] for row in logs[0]] == pytest.approx([row["loss"] for row in logs[1]], rel=1e-5)
+
+
+@given(st.lists(st.tuples(*[st.integers(1, 40)] * 3), min_size=1, max_size=8), st.integers(1, 10**7), st.integers(1, 4096))
+def test_where_calls_are_free_sharing_is_never_dearer(sizes, weights, width):
+    made = [TokenisedPair(Response([5] * p, [6] * c), Response([5] * p, [7] * r)) for p, c, r in sizes]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(batches, "CALL", 0.0)
+        assert Layer(weights, width).cheaper(made) == "shared"
+        patched.setattr(batches, "CALL", 1e15)
+        assert Layer(weights, width).cheaper(made) == "padded"
