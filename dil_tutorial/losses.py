@@ -86,18 +86,24 @@ def sft_loss(f_chosen: Tensor, f_rejected: Tensor | None = None) -> Tensor:
     return -_lift(f_chosen)
 
 
-def dpo_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 0.1, label_smoothing: float = 0.0) -> Tensor:
+def dpo_loss(
+    f_chosen: Tensor, f_rejected: Tensor, beta: float = 0.1, label_smoothing: float = 0.0, sft_weight: float = 0.0
+) -> Tensor:
     """Direct preference optimisation (Rafailov et al., 2023): -log sigmoid(z) with z = beta (f_w - f_l).
 
     Under Bradley–Terry pairs its optimum is pi_ref exp(R/beta)/Z, the optimum of RLHF.  With ``label_smoothing`` epsilon it is
     conservative DPO (Mitchell, 2023), which takes a label to be wrong with that probability:
-    -(1 - epsilon) log sigmoid(z) - epsilon log sigmoid(-z) = -log sigmoid(z) + epsilon z.
+    -(1 - epsilon) log sigmoid(z) - epsilon log sigmoid(-z) = -log sigmoid(z) + epsilon z.  With ``sft_weight`` it has maximum
+    likelihood beside it (RPO; Pang et al., 2024): -f_w is -log pi_theta(y_w) + const.
 
     >>> dpo_loss(torch.tensor([0.0]), torch.tensor([0.0]))
     tensor([0.6931])
     """
     z = beta * (_lift(f_chosen) - _lift(f_rejected))
-    return -F.logsigmoid(z) + label_smoothing * z if label_smoothing else -F.logsigmoid(z)
+    loss = -F.logsigmoid(z)
+    if label_smoothing:
+        loss = loss + label_smoothing * z
+    return loss - sft_weight * _lift(f_chosen) if sft_weight else loss
 
 
 def cpc_loss(score: Tensor, negatives: Tensor) -> Tensor:
@@ -296,7 +302,7 @@ def make_loss(name: str, **settings: Any) -> BoundLoss:
     >>> make_loss("dpo", tau=1.0)
     Traceback (most recent call last):
     ...
-    dil_tutorial.errors.InputError: unknown setting of the dpo loss 'tau': Known: beta, label_smoothing
+    dil_tutorial.errors.InputError: unknown setting of the dpo loss 'tau': Known: beta, label_smoothing, sft_weight
     """
     if name not in LOSSES:
         raise unknown_name("loss", name, LOSSES)

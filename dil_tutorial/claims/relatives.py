@@ -56,8 +56,28 @@ def bt_projection(world: World) -> Tensor:
     The derivative of the logistic likelihood in f(y) is the win rate that the data show minus the one that the model predicts.
     So DPO never sees intransitivity; it sees win rates, and explains them by the only reward that can."""
     f = (fit(world, make_loss("dpo", beta=1.0)) / world.ref).log()
-    predicted = (torch.sigmoid(f.unsqueeze(2) - f.unsqueeze(1)) * world.ref.unsqueeze(1)).sum(2)
-    return gap(predicted, world.win_rate)
+    return gap(predicted_win_rate(world, f), world.win_rate)
+
+
+def predicted_win_rate(world: World, score: Tensor) -> Tensor:
+    """Win rates against pi_ref where a response wins with probability sigmoid(score - score'): (X, Y)."""
+    return (torch.sigmoid(score.unsqueeze(2) - score.unsqueeze(1)) * world.ref.unsqueeze(1)).sum(2)
+
+
+@claim("5.rpo", "5", tolerance=OPTIMUM, worlds=ANY)
+def rpo_optimum(world: World, beta: float = 0.5) -> Tensor:
+    r"""DPO with $c$ times maximum likelihood beside it (RPO) ends where $\beta\,(v - w) = c\,(w - r/2)$, $v$ the win rates that the
+    policy predicts.
+
+    Alone, DPO ends at its first bracket's zero (5.bt-projection), maximum likelihood at the second's, r = 2w, the winners' law.
+    Between them the optimum is neither RLHF's nor imitation's: responses with less than their share of the winners' law are
+    predicted to win more than they do."""
+    gaps = []
+    for weight in (0.1, 1.0):
+        f = (fit(world, make_loss("dpo", beta=beta, sft_weight=weight)) / world.ref).log()
+        balance = weight * (world.win_rate - f.exp() / 2)
+        gaps.append(gap(beta * (predicted_win_rate(world, beta * f) - world.win_rate), balance))
+    return torch.stack(gaps).amax(0)
 
 
 def cyclic_twin(world: World) -> World:

@@ -74,7 +74,11 @@ def from_trl(args: Any) -> DILConfig:
     several = isinstance(args.loss_type, list) and len(args.loss_type) > 1
     if several or kind not in LOSSES:
         known = f"known here: {', '.join(LOSSES)}"
-        reason = f"a sum of losses has in general the optimum of none of them; {known}" if several else WHY_NOT.get(kind, known)
+        reason = (
+            f"a sum of losses has in general the optimum of none of them (see claim 5.rpo); {known}"
+            if several
+            else WHY_NOT.get(kind, known)
+        )
         raise InputError(f"DPOConfig: loss_type {args.loss_type!r} has no counterpart: {reason}")
     ours = {field.name for field in dataclasses.fields(DILConfig) if field.init} - REFUSED.keys() - NO_MATTER.keys()
     divergence = getattr(args.f_divergence_type, "value", args.f_divergence_type)

@@ -48,7 +48,7 @@ class DILConfig(TrainingArguments):
     ``gamma``                     None        SimPO's margin
     ``delta``                     None        BCO's shift, SLiC's margin
     ``weight``                    None        ORPO's weight of the log odds ratio
-    ``sft_weight``                None        SLiC's and CPO's weight of maximum likelihood
+    ``sft_weight``                None        DPO's, SLiC's and CPO's weight of maximum likelihood
     ``label_smoothing``           None        DPO's rate of labels taken to be wrong (conservative DPO)
     ``kl``                        None        KTO's reference point; estimated from each batch if None
     ``logprobs``                  "sum"       "sum" over the response's tokens, or "mean" per token (THEORY §6)

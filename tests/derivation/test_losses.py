@@ -57,6 +57,7 @@ def test_relatives_written_out(seed):
     close(losses.dpo_loss(f_w, f_l, beta=0.3), -torch.log(sigmoid(0.3 * (f_w - f_l))))
     both = 0.9 * torch.log(sigmoid(0.3 * (f_w - f_l))) + 0.1 * torch.log(sigmoid(0.3 * (f_l - f_w)))
     close(losses.dpo_loss(f_w, f_l, beta=0.3, label_smoothing=0.1), -both)
+    close(losses.dpo_loss(f_w, f_l, beta=0.3, label_smoothing=0.1, sft_weight=0.7), -both + 0.7 * losses.sft_loss(f_w))
     close(losses.dpo_loss(f_w, f_l), -torch.log(sigmoid(0.1 * (f_w - f_l))))
     close(losses.ipo_loss(f_w, f_l, tau=0.2), (f_w - f_l - 2.5) ** 2)
     close(
@@ -203,7 +204,7 @@ def test_bad_settings(call, message):
 
 DEFAULTS = {
     "dil": {"generator": "lsif", "denominator": "rejected", "beta": 1.0, "shift": 0.0},
-    "sft": {}, "dpo": {"beta": 0.1, "label_smoothing": 0.0}, "ipo": {"tau": 0.5}, "nca": {"beta": 1.0},
+    "sft": {}, "dpo": {"beta": 0.1, "label_smoothing": 0.0, "sft_weight": 0.0}, "ipo": {"tau": 0.5}, "nca": {"beta": 1.0},
     "bco": {"beta": 1.0, "delta": 0.0},
     "kto": {"beta": 0.1, "kl": 0.0, "chosen_weight": 1.0, "rejected_weight": 1.0}, "f-dpo": {"generator": "bce", "beta": 0.1},
     "sppo": {"beta": 1.0}, "simpo": {"beta": 2.0, "gamma": 1.0}, "slic": {"delta": 1.0, "sft_weight": 0.1},
