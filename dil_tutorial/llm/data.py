@@ -2,9 +2,11 @@
 
 A row has ``prompt``, ``chosen`` and ``rejected``: three strings, or three lists of chat messages
 (``[{"role": "user", "content": "..."}]``), with ``tools`` and ``chat_template_kwargs`` for the template where it takes them.
-Other fields are ignored.  TRL's implicit prompts are read too: without ``prompt``, or with a string prompt beside two whole
-conversations, the prompt is what chosen and rejected begin with; where that goes on into the assistant's answer, it is cut
-back to where the answer begins (TRL reads on, which DPO does not notice, but losses that see a response by itself do).
+Other fields are ignored.  Rows of ``prompt``, ``completion`` and ``label`` are joined to pairs (``llm.unpaired``).
+
+TRL's implicit prompts are read too: without ``prompt``, or with a string prompt beside two whole conversations, the prompt is
+what chosen and rejected begin with; where that goes on into the assistant's answer, it is cut back to where the answer begins
+(TRL reads on, which DPO does not notice, but losses that see a response by itself do).
 
 A row may bring its tokens along, as the files of `dil simulate` do: ``prompt_ids``, ``chosen_ids`` and ``rejected_ids``
 are then used as they are.  What a model drew is not always what its tokenizer makes of the text, and a response cut at
@@ -27,14 +29,14 @@ from pathlib import Path
 from typing import Any
 
 from dil_tutorial.errors import InputError, unknown_name
+from dil_tutorial.llm.unpaired import ACROSS, joined, labelled
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 FIELDS = ("prompt", "chosen", "rejected")
 REFERENCE_RESPONSE = "reference"  # the field of a response of the reference policy, where a row has one
 FOR_THE_TEMPLATE = ("tools", "chat_template_kwargs")
-CHATS = (*FIELDS, REFERENCE_RESPONSE, *FOR_THE_TEMPLATE)
+CHATS = (*FIELDS, REFERENCE_RESPONSE, "completion", ACROSS, *FOR_THE_TEMPLATE)
 ON_BAD_LINE = ("refuse", "skip")
-UNPAIRED = "rows of one 'completion' are no pairs: join two that answer one prompt, and give prompt, chosen and rejected"
 ANSWER = re.compile(r"\n\n?(?:Assistant|ASSISTANT):|### (?:Response|Assistant):|<\|assistant\|>\n?|<\|im_start\|>assistant\n")
 Pair = dict[str, Any]
 
@@ -57,6 +59,8 @@ class Reading:
     total: int  # rows looked at
     more: bool = False  # whether rows are left behind the limit
     cut_back: int = 0  # implicit prompts that went on into the answer
+    across: int = 0  # pairs of which each response answers a prompt of its own
+    alone: int = 0  # labelled responses that no other was left to pair with
 
 
 def read_pairs(path: str | Path, limit: int | None = None, on_bad_line: str = "refuse") -> list[Pair]:
@@ -114,6 +118,14 @@ def check_all(rows: Iterable[tuple[object, str]], name: str, on_bad_line: str = 
             f"{name}: {len(found.bad)} of {found.total} rows cannot be used: mend them, or give --on-bad-line skip: "
             f"{told}{more}"
         )
+    if any("label" in pair for pair in found.pairs):
+        found.pairs, found.across, found.alone = joined(found.pairs)
+        if not found.pairs:
+            raise InputError(
+                f"{name}: all {found.alone} labels are the same: give responses with label true and with label false"
+            )
+    else:
+        found.across = sum(ACROSS in pair for pair in found.pairs)
     if not found.pairs:
         raise InputError(f"{name}: holds no pairs{' that can be used' * bool(found.bad)}: give one JSON object a line")
     return found
@@ -196,11 +208,14 @@ def check_pair(row: object, where: str) -> Pair:
         raise InputError(f"{where}: holds a {type(row).__name__}, not an object: give prompt, chosen, rejected")
     if row.get("images") or row.get("image"):
         raise InputError(f"{where}: field 'images' is not empty: pairs with pictures are not read, remove them")
-    fields = (*FIELDS, REFERENCE_RESPONSE) if row.get(REFERENCE_RESPONSE) else FIELDS
+    fields: tuple[str, ...] = (*FIELDS, REFERENCE_RESPONSE) if row.get(REFERENCE_RESPONSE) else FIELDS
+    if "completion" in row:
+        row, fields = labelled(row, where), ("prompt", "chosen")
+    elif ACROSS in row:
+        fields = (*fields, ACROSS)
     for field in fields:
         if field not in row:
-            mend = UNPAIRED if "completion" in row else "give prompt, chosen and rejected"
-            raise InputError(f"{where}: field '{field}' is missing: {mend}")
+            raise InputError(f"{where}: field '{field}' is missing: give prompt, chosen and rejected")
         if not (isinstance(row[field], str) or _is_chat(row[field])):
             raise InputError(
                 f"{where}: field '{field}' is of type {type(row[field]).__name__}: "
@@ -210,11 +225,12 @@ def check_pair(row: object, where: str) -> Pair:
         raise InputError(f"{where}: field 'prompt', 'chosen' and 'rejected' mix strings and messages: use one form for all")
     for field in fields:
         if not text_of(row[field]).strip():
-            kind = "prompt" if field == "prompt" else "response"
+            kind = "prompt" if field in ("prompt", ACROSS) else "response"
             raise InputError(f"{where}: field '{field}' is empty: give a {kind}, or remove the pair")
-    if row["chosen"] == row["rejected"]:
+    if row["chosen"] == row.get("rejected") and ACROSS not in row:
         raise InputError(f"{where}: field 'chosen' equals 'rejected': such a pair says nothing, remove it")
-    return {field: row[field] for field in (*fields, *(name for name in FOR_THE_TEMPLATE if row.get(name)))}
+    label = ("label",) if fields == ("prompt", "chosen") else ()
+    return {field: row[field] for field in (*fields, *label, *(name for name in FOR_THE_TEMPLATE if row.get(name)))}
 
 
 def _check_tokens(row: Mapping[str, Any], where: str) -> Pair:
@@ -326,6 +342,6 @@ def as_chat(pair: Pair) -> Pair:
     """
     if "chosen_ids" in pair or not isinstance(pair["prompt"], str):
         return pair
-    roles = {"prompt": "user", "chosen": "assistant", "rejected": "assistant", REFERENCE_RESPONSE: "assistant"}
+    roles = {"prompt": "user", ACROSS: "user", "chosen": "assistant", "rejected": "assistant", REFERENCE_RESPONSE: "assistant"}
     chat = {field: [{"role": role, "content": pair[field]}] for field, role in roles.items() if field in pair}
     return {**chat, **{name: pair[name] for name in FOR_THE_TEMPLATE if name in pair}}

@@ -72,6 +72,8 @@ def describe(reading: Reading, tokenizer: Any = None, max_length: int = 1024, ch
         "pairs": len(pairs),
         "left out": dict(left_out),
         "cut back": reading.cut_back,
+        "across": reading.across,
+        "alone": reading.alone,
         "duplicates": duplicates,
         "both ways": both_ways,
         "control characters": sum(any(CONTROL.search(text) for text in texts) for texts in seen),
@@ -116,6 +118,8 @@ def rows_of(found: dict[str, Any]) -> list[tuple[str, str]]:
         share_cut = f"{found['cut back']:,} ({found['cut back'] / pairs:.0%})"
         rows.append(("implicit prompts that went on into the answer, cut back", share_cut))
     rows += [(what, f"{found[key]:,} ({found[key] / pairs:.1%})") for key, what in TRAPS.items() if found[key]]
+    rows += [("pairs of responses to two prompts", f"{found['across']:,}")] if found["across"] else []
+    rows += [("labelled responses left over", f"{found['alone']:,}")] if found["alone"] else []
     for field, numbers in found["lengths"].items():
         ordered = sorted(numbers)
         middle, high = ordered[len(ordered) // 2], ordered[int(0.95 * (len(ordered) - 1))]

@@ -168,6 +168,8 @@ def of_the_data(reading: Reading) -> str:
     """
     said = [f"the first {reading.total:,} rows of more"] if reading.more else []
     said += [f"{len(reading.bad):,} left out"] if reading.bad else []
+    said += [f"{reading.across:,} pairs of responses to two prompts"] if reading.across else []
+    said += [f"{reading.alone:,} labelled responses left over"] if reading.alone else []
     said += [f"{reading.cut_back:,} prompts cut back to where the answer begins"] if reading.cut_back else []
     return "; ".join(said)
 

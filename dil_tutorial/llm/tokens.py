@@ -27,6 +27,7 @@ from dil_tutorial.errors import InputError
 from dil_tutorial.llm.data import REFERENCE_RESPONSE, Pair, as_chat, common_prefix
 from dil_tutorial.llm.models import cache_dir
 from dil_tutorial.llm.rows import Response, Rows, TokenisedPair, joined, keep, kept, source_digest
+from dil_tutorial.llm.unpaired import ACROSS
 
 logger = logging.get_logger(__name__)
 CHUNK = 1000  # pairs tokenised in one call
@@ -61,8 +62,8 @@ def _tokenize(pairs: list[Pair], tokenizer: Any) -> list[TokenisedPair]:
         if "chosen_ids" in pair:
             responses = [Response(pair["prompt_ids"], pair[f"{field}_ids"]) for field in fields]
         else:
-            before, *wholes = (tokens[kind, text] for text in part)
-            responses = [_cut(before, whole) for whole in wholes]
+            numbered = [tokens[kind, text] for text in part]
+            responses = [_cut(before, whole) for before, whole in zip(numbered[::2], numbered[1::2], strict=True)]
         rows.append(TokenisedPair(*responses))
     return rows
 
@@ -74,19 +75,27 @@ def _responses(pair: Pair) -> list[str]:
 
 
 def _texts(pair: Pair, tokenizer: Any) -> list[str]:
-    """What the model reads: the prompt, and the prompt with each response, as the chat template or the end token has it."""
-    prompt, responses = pair["prompt"], [pair[field] for field in _responses(pair)]
+    """What the model reads, for each response: the prompt, and the prompt with it, as chat template or end token have them."""
+    prompt = pair["prompt"]
+    asked: list[tuple[Any, Any]] = [
+        (pair.get(ACROSS, prompt) if field == "rejected" else prompt, pair[field]) for field in _responses(pair)
+    ]
     if tokenizer.eos_token is None:
         raise InputError(f"{tokenizer.name_or_path}: the tokenizer has no end-of-sequence token to close a response: set one")
     if isinstance(prompt, str):
         end = tokenizer.eos_token
-        return [prompt, *(prompt + response + ("" if response.endswith(end) else end) for response in responses)]
+        closed = [(before, response if response.endswith(end) else response + end) for before, response in asked]
+        return [text for before, response in closed for text in (before, before + response)]
     if not tokenizer.chat_template:
         raise InputError(f"{tokenizer.name_or_path}: the tokenizer has no chat template: give strings instead of messages")
     settings = {"tokenize": False, "tools": pair.get("tools"), **pair.get("chat_template_kwargs", {})}
     try:
-        before = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, **settings)
-        return [before, *(tokenizer.apply_chat_template(prompt + response, **settings) for response in responses)]
+        texts: list[str] = []
+        for before, response in asked:
+            again = texts and before is prompt  # rendered for the chosen response
+            texts.append(texts[0] if again else tokenizer.apply_chat_template(before, add_generation_prompt=True, **settings))
+            texts.append(tokenizer.apply_chat_template(before + response, **settings))
+        return texts
     except TemplateError as error:
         raise InputError(f"the chat template of {tokenizer.name_or_path} refuses the messages: {error}") from None
 
@@ -150,7 +159,9 @@ def _tokenize_all(pairs: list[Pair], tokenizer: Any, max_length: int, where: str
                 dropped[f"the prompt alone fills max_length, {max_length}"] += 1
                 continue
             cut = TokenisedPair(*(replace(r, tokens=r.tokens[: max_length - len(r.prompt)]) for r in row.responses))
-            if cut.chosen.tokens == cut.rejected.tokens and "chosen_ids" not in pair:  # two draws of a model may coincide
+            if (
+                cut.chosen.tokens == cut.rejected.tokens and not {"chosen_ids", ACROSS} & pair.keys()
+            ):  # two draws of a model may coincide
                 dropped[f"both responses are the same within max_length, {max_length}"] += 1
                 continue
             rows.append(cut)

@@ -42,6 +42,7 @@ from dil_tutorial.llm.metrics import beyond_the_formula, measure
 from dil_tutorial.llm.reference import FixedBatches, fingerprint, model_digest, sample_responses, score_reference
 from dil_tutorial.llm.rows import Rows, TokenisedPair
 from dil_tutorial.llm.tokens import tokenize_pairs
+from dil_tutorial.llm.unpaired import check_across
 from dil_tutorial.losses import Loss
 
 logger = logging.get_logger(__name__)
@@ -122,14 +123,16 @@ class DILTrainer(Trainer):
                 continue
             placed = ((pair, f"{split} row {i}") for i, pair in enumerate(pairs))
             checked = check_all(placed, split, args.on_bad_line)
+            check_across(checked.across, split, args.loss)
             settings = {"where": split, "quiet": args.disable_tqdm}
             with args.main_process_first(desc="tokens"):  # the others read what it kept
                 rows[split], dropped = tokenize_pairs(checked.pairs, tokenizer, args.max_length, args.chat_format, **settings)
             self.chat |= args.chat_format or any(
                 not isinstance(pair["prompt"], str) for pair in checked.pairs if "prompt" in pair
             )
-            dropped += Counter({"they cannot be used": len(checked.bad)})
-            for reason, count in dropped.items():
+            left_out = {"they cannot be used": len(checked.bad), "no other label is left to pair it with": checked.alone}
+            dropped += Counter(left_out)
+            for reason, count in (+dropped).items():
                 logger.warning(f"{split}: dropped {count} of {checked.total} pairs: {reason}")
             self.dropped += dropped
         return rows

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -14,8 +15,9 @@ from tokenizers.processors import TemplateProcessing
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm import data, data_report
 from dil_tutorial.llm.data import check_pair, read, read_pairs, with_prompt
-from dil_tutorial.llm.models import load_tokenizer
+from dil_tutorial.llm.models import load_model, load_tokenizer
 from dil_tutorial.llm.tokens import tokenize_pair, tokenize_pairs
+from dil_tutorial.llm.trainer import DILConfig, DILTrainer
 
 GOOD = {"prompt": "Hi", "chosen": "Hello!", "rejected": "No."}
 
@@ -201,11 +203,77 @@ def test_many_pairs_at_once_are_each_by_itself(tiny_model, drawn):
         assert row.chosen.prompt + row.chosen.tokens == whole
 
 
-@pytest.mark.parametrize("label", [{}, {"label": True}])
-def test_other_forms_of_trl_are_named(label):
-    """Prompt with completion, and KTO's unpaired rows: no pairs, and the line says so."""
-    with pytest.raises(InputError, match="rows of one 'completion' are no pairs"):
+# --- Labelled responses, no pairs ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("label", [{}, {"label": 1}, {"label": "yes"}])
+def test_a_completion_needs_a_label(label):
+    with pytest.raises(InputError, match=r"f:1: a 'completion' whose label is .*: give label true or false"):
         check_pair({"prompt": "Hi", "completion": "Hello!", **label}, "f:1")
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=20))
+def test_labelled_responses_are_joined(drawn):
+    """Every response is in one pair at most, none is lost, and pairs of one prompt come first."""
+    rows = [{"prompt": f"p{prompt}", "completion": f"{i}", "label": label} for i, (prompt, label) in enumerate(drawn)]
+    good, bad = ({row["completion"] for row in rows if row["label"] == side} for side in (True, False))
+    if not (good and bad):
+        with pytest.raises(InputError, match="labels are the same"):
+            data.check_all(((row, "f:1") for row in rows), "f")
+        return
+    found = data.check_all(((row, "f:1") for row in rows), "f")
+    chosen, rejected = ([pair[side] for pair in found.pairs] for side in ("chosen", "rejected"))
+    assert len({*chosen}) == len({*rejected}) == len(found.pairs) == min(len(good), len(bad))
+    assert {*chosen} <= good
+    assert {*rejected} <= bad
+    assert found.alone == abs(len(good) - len(bad))
+    of = {row["completion"]: row["prompt"] for row in rows}
+    for pair in found.pairs:
+        assert of[pair["chosen"]] == pair["prompt"]
+        assert of[pair["rejected"]] == pair.get("rejected_prompt", pair["prompt"])
+    assert found.across == sum("rejected_prompt" in pair for pair in found.pairs)
+    alone = [sum(p == prompt and label for p, label in drawn) for prompt in range(4)]
+    others = [sum(p == prompt and not label for p, label in drawn) for prompt in range(4)]
+    assert len(found.pairs) - found.across == sum(map(min, alone, others))
+    assert data.check_all(((pair, "f:1") for pair in found.pairs), "f").pairs == found.pairs  # as the trainer reads them again
+
+
+@pytest.mark.parametrize("messages", [False, True])
+@pytest.mark.parametrize("layout", ["auto", "shared", "packed", "padded"])
+def test_responses_to_two_prompts_give_the_loss_of_each_by_itself(tiny_model, tmp_path, messages, layout):
+    """KTO's rows, in every layout: a term of y_w plus a term of y_l, each with its own prompt."""
+    rows = [
+        ("What?", "This one.", True),
+        ("Why is it so long?", "No.", False),
+        ("Who?", "They.", True),
+        ("Where to?", "Off.", False),
+    ]
+    rows = [{"prompt": p, "completion": f" {c}", "label": label} for p, c, label in rows]
+    if messages:
+        rows = [
+            {"prompt": [{"role": "user", "content": row["prompt"]}], "label": row["label"],
+             "completion": [{"role": "assistant", "content": row["completion"]}]}
+            for row in rows
+        ]  # fmt: skip
+    model, tokenizer = load_model(str(tiny_model)), load_tokenizer(str(tiny_model))
+    settings = {"use_cpu": True, "report_to": [], "disable_tqdm": True, "save_strategy": "no", "max_steps": 2, "layout": layout}
+    config = DILConfig(str(tmp_path), loss="nca", learning_rate=1e-2, per_device_train_batch_size=2, **settings)
+    trainer = DILTrainer(model, config, rows, processing_class=tokenizer)
+    for row, (first, second) in zip(trainer.train_dataset, ((0, 1), (2, 3)), strict=True):
+        for response, number in zip(row.responses, (first, second), strict=True):
+            alone = tokenize_pair({"prompt": rows[number]["prompt"], "chosen": rows[number]["completion"],
+                                   "rejected": rows[number]["completion"]}, tokenizer).chosen  # fmt: skip
+            assert (response.prompt, response.tokens) == (alone.prompt, alone.tokens)
+            logits = model(torch.tensor([alone.prompt + alone.tokens])).logits[0].log_softmax(-1)
+            logp = sum(logits[len(alone.prompt) + k - 1, token] for k, token in enumerate(alone.tokens))
+            assert response.ref_logp == pytest.approx(logp.item(), abs=1e-4)
+    trainer.train()
+    history = [row for row in trainer.state.log_history if "loss" in row]
+    assert history[0]["logratios/chosen"] == history[0]["logratios/rejected"] == 0
+    assert history[1]["loss"] < history[0]["loss"]
+    config.loss = "dpo"
+    with pytest.raises(InputError, match="2 labelled responses have no partner of their own prompt, and loss 'dpo'"):
+        DILTrainer(model, config, rows, processing_class=tokenizer)
 
 
 def test_messages_that_call_a_tool_need_no_text():

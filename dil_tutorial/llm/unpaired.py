@@ -1,0 +1,76 @@
+"""Single responses labelled good or bad, as KTO has them, made into pairs.
+
+A good and a bad response to one prompt are a pair like any other.  What is left over is joined across prompts, good with bad:
+a loss that is a term of y_w plus a term of y_l (``losses.UNPAIRED``) does not ask that both answer one prompt.  But where the
+losers are not those of the very pairs that winners won, the two do not average to pi_ref: then the denominator ``mixture``
+repairs nothing, and ``reference`` is the one that holds.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from dil_tutorial.errors import InputError
+from dil_tutorial.losses import UNPAIRED
+
+ACROSS = "rejected_prompt"  # the field of the prompt that the rejected response answers, where it is another
+MEND = "give label true or false beside it, or pairs: prompt, chosen and rejected"
+
+
+def labelled(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """A row of prompt, completion and label, with the completion where a pair has it; InputError where there is no label.
+
+    >>> labelled({"prompt": "Hi", "completion": "Hello!", "label": True}, "f:1")
+    {'prompt': 'Hi', 'label': True, 'chosen': 'Hello!'}
+    """
+    label = row.get("label")
+    if not isinstance(label, bool):
+        raise InputError(f"{where}: a 'completion' whose label is {json.dumps(label)}: {MEND}")
+    rest = {name: value for name, value in row.items() if name != "completion"}
+    return {**rest, "chosen": row["completion"]}
+
+
+def joined(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int, int]:
+    """Pairs of the labelled among ``rows``; how many of them are across prompts, and how many responses are left over.
+
+    >>> rows = [{"prompt": p, "chosen": c, "label": l} for p, c, l in [("a", "x", True), ("a", "y", False), ("b", "z", True)]]
+    >>> pairs, across, left_over = joined([*rows, {"prompt": "c", "chosen": "w", "label": False}])
+    >>> pairs[0], across, left_over
+    ({'prompt': 'a', 'chosen': 'x', 'rejected': 'y'}, 1, 0)
+    >>> pairs[1]
+    {'prompt': 'b', 'chosen': 'z', 'rejected_prompt': 'c', 'rejected': 'w'}
+    """
+    pairs = [row for row in rows if "label" not in row]
+    of_prompt: dict[str, dict[bool, list[dict[str, Any]]]] = defaultdict(lambda: {True: [], False: []})
+    for row in rows:
+        if "label" in row:
+            context = {name: value for name, value in row.items() if name not in ("chosen", "label")}
+            of_prompt[json.dumps(context, sort_keys=True)][row["label"]].append(row)
+    good, bad = [], []
+    for sides in of_prompt.values():
+        together = min(len(sides[True]), len(sides[False]))
+        for winner, loser in zip(sides[True][:together], sides[False][:together], strict=True):
+            pairs.append(_pair(winner, {"rejected": loser["chosen"]}))
+        good += sides[True][together:]
+        bad += sides[False][together:]
+    across = min(len(good), len(bad))
+    for winner, loser in zip(good[:across], bad[:across], strict=True):
+        pairs.append(_pair(winner, {ACROSS: loser["prompt"], "rejected": loser["chosen"]}))
+    return pairs, across, len(good) + len(bad) - 2 * across
+
+
+def check_across(across: int, where: str, loss: str) -> None:
+    """InputError where pairs are across prompts and the loss compares two responses to one.
+
+    >>> check_across(3, "train", "nca")
+    """
+    if across and loss not in UNPAIRED:
+        raise InputError(
+            f"{where}: {across} labelled responses have no partner of their own prompt, and loss {loss!r} compares two: take "
+            f"one of {', '.join(UNPAIRED)}, or give pairs"
+        )
+
+
+def _pair(winner: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in winner.items() if name != "label"} | more
