@@ -1,5 +1,6 @@
 """The generated pages of the book: each computes what its template in ``templates/`` fills in."""
 
+import tomllib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -100,6 +101,7 @@ def fits_page() -> str:
     """Which models, fields and habits of others work here, from the files that the scripts in tests/llm wrote."""
     from dil_tutorial.llm import arguments
 
+    cases = tomllib.loads((BENCHMARKS / "cases.toml").read_text(encoding="utf-8"))["cases"]
     architectures, fields, trl = (
         read_json(BENCHMARKS / f"{name}.json") for name in ("architectures", "arguments", "trl_tests")
     )
@@ -110,7 +112,8 @@ def fits_page() -> str:
     for kind, row in exact.items():
         by_layout.setdefault(row["shared"]["used"], []).append(kind)
     return page(
-        "fits", architectures=architectures, found=found, exact=exact, worst=max(step["gradient"] for step in steps),
+        "fits", cases=cases, architectures=architectures, found=found, exact=exact,
+        worst=max(step["gradient"] for step in steps),
         wrong=[step for step in steps if step["f"] != 0 or not step["gradient"] < 1e-6], by_layout=by_layout,
         refused=[kind for kind, row in found.items() if "refused" in row],
         untried=[kind for kind, row in found.items() if "not tiny" in row], arguments=fields, not_here=arguments.NOT_HERE,

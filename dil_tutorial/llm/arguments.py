@@ -4,12 +4,14 @@ What means the same in TRL's DPOConfig is taken over by name; what does not is r
 """
 
 import dataclasses
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import Trainer
 
-from dil_tutorial.errors import InputError
+from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.llm.config import REFUSED, DILConfig
 from dil_tutorial.llm.models import load_model, load_tokenizer
 
@@ -18,6 +20,7 @@ NOT_HERE = {  # arguments of Trainer that cannot do here what they say, and why
     "compute_loss_func": "the loss is named in DILConfig: give a loss of your own to dil_tutorial.losses.LOSSES",
     "model_init": "the reference is the model as given: pass that model",
     "tokenizer": "it is called processing_class now",
+    "quantization_config": "load the model with it, as load_model(name, 'nf4') does, and pass that",
     "ref_model_init_kwargs": "load the reference yourself and pass it as ref_model",
 }
 
@@ -115,6 +118,26 @@ def with_defaults(model: Any, args: Any, processing_class: Any) -> tuple[Any, DI
     if processing_class is None:
         raise InputError("DILTrainer: no processing_class: pass the model's tokenizer")
     return model, args, processing_class
+
+
+def check_arguments(args: DILConfig, train_dataset: Any, settings: dict[str, Any]) -> None:
+    """InputError for arguments of Trainer that cannot do here what they say, or that are missing."""
+    for name in settings.keys() & NOT_HERE.keys():
+        raise InputError(f"DILTrainer: {name}: {NOT_HERE[name]}")
+    arguments = {*signature(Trainer).parameters} - NOT_HERE.keys()
+    for name in settings.keys() - arguments:
+        raise unknown_name("argument of DILTrainer", name, arguments)
+    if train_dataset is None:
+        raise InputError("DILTrainer: no train_dataset: give rows with prompt, chosen and rejected")
+    if isinstance(train_dataset, dict):
+        raise InputError(
+            f"DILTrainer: train_dataset is a dict of data sets: give one of them: {', '.join(map(str, train_dataset))}"
+        )
+    if args.n_gpu > 1:
+        raise InputError(
+            f"{args.n_gpu} GPUs in one process: launch with torchrun --nproc_per_node {args.n_gpu}, one each, or show it one, "
+            "with CUDA_VISIBLE_DEVICES=0"
+        )
 
 
 def adapter_is_fresh(model: Any) -> bool:

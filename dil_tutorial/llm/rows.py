@@ -192,7 +192,11 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], told: dict[str, str] | 
 
 
 def keep(rows: Rows, path: Path, told: dict[str, Any]) -> None:
-    """Write rows and what was told of them; of the files beside it only the latest stay."""
+    """Write rows and what was told of them; of the files beside it only the latest stay.
+
+    >>> import tempfile
+    >>> keep(Rows.of([]), Path(tempfile.mkdtemp()) / "none.safetensors", {})
+    """
     save_tensors(path, {"tokens": rows.tokens, "lengths": rows.lengths}, {"told": json.dumps(told)})
     old = sorted(path.parent.glob("*.safetensors"), key=lambda file: file.stat().st_mtime)[:-KEPT]
     for file in old:

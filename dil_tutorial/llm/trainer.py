@@ -31,7 +31,7 @@ from transformers.utils import logging
 
 from dil_tutorial.bregman import MAX_LOG_RATIO
 from dil_tutorial.errors import Diverged, InputError
-from dil_tutorial.llm.arguments import NOT_HERE, adapter_is_fresh, with_defaults
+from dil_tutorial.llm.arguments import adapter_is_fresh, check_arguments, with_defaults
 from dil_tutorial.llm.batches import Collator, Layer, PackedBatch, PaddedBatch, PairBatch, Prompts, SingleBatch
 from dil_tutorial.llm.callbacks import ProgressBar, RefuseToStandStill, StopAndSave, Teach
 from dil_tutorial.llm.capabilities import check_fits, chunking_problem, keep_differentiable, quiet_noise, usable_layout
@@ -356,23 +356,6 @@ class DILTrainer(Trainer):
         last = get_last_checkpoint(self.args.output_dir) if Path(self.args.output_dir).is_dir() else None
         mend = "lower the learning rate, or set max_grad_norm"
         return f"the run has diverged; {f'the last checkpoint is {last}' if last else 'there is no checkpoint'}: {mend}"
-
-
-def check_arguments(args: DILConfig, train_dataset: Any, settings: dict[str, Any]) -> None:
-    """InputError for arguments of Trainer that cannot do here what they say, or that are missing."""
-    for name in settings.keys() & NOT_HERE.keys():
-        raise InputError(f"DILTrainer: {name}: {NOT_HERE[name]}")
-    if train_dataset is None:
-        raise InputError("DILTrainer: no train_dataset: give rows with prompt, chosen and rejected")
-    if isinstance(train_dataset, dict):
-        raise InputError(
-            f"DILTrainer: train_dataset is a dict of data sets: give one of them: {', '.join(map(str, train_dataset))}"
-        )
-    if args.n_gpu > 1:
-        raise InputError(
-            f"{args.n_gpu} GPUs in one process: launch with torchrun --nproc_per_node {args.n_gpu}, one each, or show it one, "
-            "with CUDA_VISIBLE_DEVICES=0"
-        )
 
 
 def usable_savings(model: Any, args: DILConfig, longest: int) -> tuple[str, int, Layer | None]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,27 @@ def test_the_table_hides_nothing():
 def test_arguments_of_trainer_that_mean_nothing_here_are_refused(name, tmp_path):
     with pytest.raises(InputError, match=f"DILTrainer: {name}: "):
         trainer_for(tmp_path, more={name: object()})
+
+
+def test_unknown_arguments_are_named(tmp_path):
+    with pytest.raises(InputError, match="unknown argument of DILTrainer 'calback': did you mean 'callbacks'"):
+        trainer_for(tmp_path, more={"calback": []})
+
+
+def test_the_auxiliary_loss_of_experts_is_refused(tmp_path):
+    model = small()
+    model.config.output_router_logits = True
+    with pytest.raises(InputError, match="output_router_logits asks for an auxiliary loss"):
+        trainer_for(tmp_path, model=model)
+
+
+def test_every_case_from_outside_is_held_by_a_test():
+    table = tomllib.loads((Path(__file__).parents[2] / "benchmarks" / "cases.toml").read_text(encoding="utf-8"))
+    code = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parents[1].rglob("test_*.py"))
+    assert len(table["cases"]) > 40
+    for case, before, now, test in table["cases"]:
+        assert all((case, before, now))
+        assert f"def {test}(" in code, test
 
 
 @pytest.mark.parametrize("settings", [{"accelerator_config": {"dispatch_batches": True}}, {"include_for_metrics": ["inputs"]}])

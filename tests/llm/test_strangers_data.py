@@ -66,6 +66,9 @@ def test_one_command_trains_on_it(write, tiny_model, tmp_path):
     assert "on 10 pairs" in run.stdout
     assert "2 left out" in run.stdout
     assert "3 prompts cut back" in run.stdout
+    some = write("some.yaml", f"model: {tiny_model}\nloss: nca\nmax_steps: 2\nuse_cpu: true\nlimit: 8\n")
+    run = dil("train", "--config", some, "--data", path, "--output-dir", tmp_path / "b", "--on-bad-line", "skip")
+    assert "the first 8 rows of more" in run.stdout
 
 
 @given(
