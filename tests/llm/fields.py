@@ -58,7 +58,7 @@ VALUES: dict[str, dict[str, Any]] = {  # a value, with what it needs beside it
     "gradient_checkpointing_kwargs": {"gradient_checkpointing": True,
                                       "gradient_checkpointing_kwargs": {"use_reentrant": False}},
     "logging_strategy": {"logging_strategy": "epoch"},
-    "report_to": {"report_to": []},
+    "report_to": {"report_to": ["tensorboard"]},
     "log_level": {"log_level": "error"},
     "log_level_replica": {"log_level_replica": "error"},
     "eval_strategy": {"eval_strategy": "steps", "eval_steps": 1},

@@ -137,6 +137,21 @@ def test_callbacks_hear_of_every_step(tmp_path):
     assert heard == [1, 2]
 
 
+def test_a_tensorboard_has_our_metrics(tmp_path):
+    """``report_to`` is Trainer's: what is logged arrives there."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    trainer_for(tmp_path, report_to=["tensorboard"], eval_strategy="steps", eval_steps=1).train()
+    names = set()
+    for path in (tmp_path / "runs").rglob("events*"):
+        content = path.read_bytes()
+        while content:  # length (8), its checksum (4), the event, its checksum (4)
+            size = int.from_bytes(content[:8], "little")
+            names |= {value.tag for value in Event.FromString(content[12 : 12 + size]).summary.value}
+            content = content[16 + size :]
+    assert {"train/loss", "train/logratios/chosen", "eval/rewards/margins"} <= names
+
+
 # --- A TRL user's first five minutes -----------------------------------------------------------------------------------
 
 
