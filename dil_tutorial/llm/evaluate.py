@@ -15,6 +15,7 @@ from dil_tutorial.llm.metrics import kl_terms
 from dil_tutorial.llm.models import this_device
 from dil_tutorial.llm.run import models_of
 from dil_tutorial.llm.tokens import tokenize_pairs
+from dil_tutorial.llm.unpaired import ACROSS
 from dil_tutorial.support.extras import need
 from dil_tutorial.support.files import provenance, write_json
 from dil_tutorial.support.intervals import bootstrap
@@ -42,6 +43,8 @@ def evaluate(
     >>> found["pairs"], len(found["metrics"]["ranking accuracy"])
     (4, 3)
     """
+    if across := sum(ACROSS in pair for pair in pairs):
+        raise InputError(f"{across} of {len(pairs)} pairs answer two prompts, and rankings compare two answers to one: give pairs")
     rows, dropped = tokenize_pairs(pairs, tokenizer, max_length, chat_format)
     longest = int(rows.reach.max())
     for model in (policy, reference):

@@ -159,9 +159,8 @@ def _tokenize_all(pairs: list[Pair], tokenizer: Any, max_length: int, where: str
                 dropped[f"the prompt alone fills max_length, {max_length}"] += 1
                 continue
             cut = TokenisedPair(*(replace(r, tokens=r.tokens[: max_length - len(r.prompt)]) for r in row.responses))
-            if (
-                cut.chosen.tokens == cut.rejected.tokens and not {"chosen_ids", ACROSS} & pair.keys()
-            ):  # two draws of a model may coincide
+            may_coincide = {"chosen_ids", ACROSS} & pair.keys()  # two draws of a model, answers to two prompts
+            if cut.chosen.tokens == cut.rejected.tokens and not may_coincide:
                 dropped[f"both responses are the same within max_length, {max_length}"] += 1
                 continue
             rows.append(cut)

@@ -97,6 +97,15 @@ def test_the_live_figure_grows(tiny_model, tmp_path, monkeypatch):
     assert bytes(live.image.value).startswith(b"\x89PNG")
 
 
+def test_answers_to_two_prompts_are_not_ranked(tiny_model):
+    from dil_tutorial.errors import InputError
+
+    model, tokenizer = load_model(str(tiny_model)), load_tokenizer(str(tiny_model))
+    pairs = [*PAIRS[:3], {**PAIRS[4], "rejected_prompt": "Another?"}]
+    with pytest.raises(InputError, match="1 of 4 pairs answer two prompts"):
+        evaluate(model, model, tokenizer, pairs, quiet=True)
+
+
 def test_evaluate_against_the_slow_way(tiny_model, tmp_path):
     reference, policy, tokenizer = load_model(str(tiny_model)), load_model(str(tiny_model)), load_tokenizer(str(tiny_model))
     with torch.no_grad():
