@@ -44,7 +44,9 @@ def evaluate(
     (4, 3)
     """
     if across := sum(ACROSS in pair for pair in pairs):
-        raise InputError(f"{across} of {len(pairs)} pairs answer two prompts, and rankings compare two answers to one: give pairs")
+        raise InputError(
+            f"{across} of {len(pairs)} pairs answer two prompts, and rankings compare two answers to one: give pairs"
+        )
     rows, dropped = tokenize_pairs(pairs, tokenizer, max_length, chat_format)
     longest = int(rows.reach.max())
     for model in (policy, reference):

@@ -20,7 +20,7 @@ from peft import LoraConfig, get_peft_model  # noqa: E402
 from transformers import PrinterCallback  # noqa: E402
 
 from dil_tutorial.errors import InputError  # noqa: E402
-from dil_tutorial.llm.batches import pad  # noqa: E402
+from dil_tutorial.llm.batches import batch_of, pack, pad  # noqa: E402
 from dil_tutorial.llm.data import as_chat, read_pairs, tiny_preferences  # noqa: E402
 from dil_tutorial.llm.models import load_model, load_tokenizer  # noqa: E402
 from dil_tutorial.llm.rows import Response  # noqa: E402
@@ -96,13 +96,15 @@ def test_optional_reference_logps(made):
     assert row.chosen.ref_logp < 0
 
 
-@works("accepted without effect: a packed row has no padding")
+@works("accepted without effect: packed rows have no padding, and padded ones no multiple")
 def test_with_pad_to_multiple_of(made):
     trainer = made(pad_to_multiple_of=5)
-    assert "padding" not in trainer.layout
-    batch = trainer.data_collator(trainer.train_dataset[:2])["responses"]
-    tokens = sum(len(r.tokens) for row in trainer.train_dataset[:2] for r in row.responses)
-    assert batch.input_ids.shape[1] == tokens + sum(len(row.chosen.prompt) for row in trainer.train_dataset[:2])
+    rows = trainer.train_dataset[:2]
+    tokens = sum(len(row.chosen.prompt) + sum(len(r.tokens) for r in row.responses) for row in rows)
+    assert pack(rows).input_ids.shape[1] == tokens
+    longest = max(len(r.prompt) + len(r.tokens) for row in rows for r in row.responses)
+    assert batch_of(rows, 0, "padded").input_ids.shape[1] == longest
+    trainer.train()
 
 
 # --- Models -----------------------------------------------------------------------------------------------------------
