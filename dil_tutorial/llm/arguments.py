@@ -49,8 +49,7 @@ NO_MATTER = {  # fields that have nothing left to decide here
     "precompute_ref_log_probs": "the reference is always scored before training",
     "precompute_ref_batch_size": "it is scored in the batches of training",
     "dataset_num_proc": "rows are tokenised in this process",
-    "padding_free": "batches are packed already",
-    "pad_to_multiple_of": "a packed row has no padding",
+    "pad_to_multiple_of": "no number here depends on the padding",
     "f_alpha_divergence_coef": "it goes with f_divergence_type alone",
     "discopop_tau": "it goes with a loss that is not here",
     "ref_model_mixup_alpha": "it goes with sync_ref_model alone",
@@ -98,6 +97,8 @@ def from_trl(args: Any) -> DILConfig:
         if field.init and field.name in ours and field.name not in ("beta", "label_smoothing"):
             settings[field.name] = value
     settings["tau" if kind == "ipo" else "beta"] = args.beta
+    if args.padding_free:
+        settings["layout"] = "shared"  # whatever would be cheaper
     return DILConfig(**settings)
 
 

@@ -206,7 +206,7 @@ def test_a_dpo_config_is_taken_over_by_name(loss_type, loss, setting, tmp_path):
 def test_every_field_of_a_dpo_config_has_a_fate(tmp_path):
     theirs = dpo_config(tmp_path)
     ours = {field.name for field in dataclasses.fields(DILConfig)}
-    fates = ours | arguments.UNLIKE.keys() | arguments.NO_MATTER.keys() | {"loss_type", "f_divergence_type"}
+    fates = ours | arguments.UNLIKE.keys() | arguments.NO_MATTER.keys() | {"loss_type", "f_divergence_type", "padding_free"}
     assert {field.name for field in dataclasses.fields(theirs)} <= fates
 
 

@@ -1,4 +1,4 @@
-"""What TRL 1.16 asks of its DPOTrainer in its own tests, asked of DILTrainer: each intent rebuilt, on models made here.
+"""What TRL asks of its DPOTrainer in its own tests, asked of DILTrainer beside TRL 1.16: each intent rebuilt, on small models.
 
 A test is called as TRL's, without ``test_``; ``INTENTS`` says what came of each, in the book, too.  Nothing of TRL's is copied:
 its models and data sets come from a hub, ours are made on the spot.  Images and Liger's kernels, 15 of its 55 tests, are not
@@ -20,7 +20,7 @@ from peft import LoraConfig, get_peft_model  # noqa: E402
 from transformers import PrinterCallback  # noqa: E402
 
 from dil_tutorial.errors import InputError  # noqa: E402
-from dil_tutorial.llm.batches import batch_of, pack, pad  # noqa: E402
+from dil_tutorial.llm.batches import PackedBatch, pad  # noqa: E402
 from dil_tutorial.llm.data import as_chat, read_pairs, tiny_preferences  # noqa: E402
 from dil_tutorial.llm.models import load_model, load_tokenizer  # noqa: E402
 from dil_tutorial.llm.rows import Response  # noqa: E402
@@ -96,15 +96,15 @@ def test_optional_reference_logps(made):
     assert row.chosen.ref_logp < 0
 
 
-@works("accepted without effect: packed rows have no padding, and padded ones no multiple")
+@works("accepted without effect: no number here depends on the padding")
 def test_with_pad_to_multiple_of(made):
-    trainer = made(pad_to_multiple_of=5)
-    rows = trainer.train_dataset[:2]
-    tokens = sum(len(row.chosen.prompt) + sum(len(r.tokens) for r in row.responses) for row in rows)
-    assert pack(rows).input_ids.shape[1] == tokens
-    longest = max(len(r.prompt) + len(r.tokens) for row in rows for r in row.responses)
-    assert batch_of(rows, 0, "padded").input_ids.shape[1] == longest
-    trainer.train()
+    with_it, without = (made(**settings) for settings in ({"pad_to_multiple_of": 5}, {}))
+    batches = [trainer.data_collator(trainer.train_dataset[:2])["input_ids"] for trainer in (with_it, without)]
+    assert torch.equal(*batches)
+    for trainer in (with_it, without):
+        trainer.train()
+    losses = [[row["loss"] for row in trainer.state.log_history if "loss" in row] for trainer in (with_it, without)]
+    assert losses[0] == losses[1]
 
 
 # --- Models -----------------------------------------------------------------------------------------------------------
@@ -308,9 +308,11 @@ def test_train_with_iterable_dataset(made):
     moves(made(train_dataset=TRAIN.to_iterable_dataset()))
 
 
-@works("packed without padding by default, and without a flash kernel")
+@works("as `layout: shared`, and without a flash kernel")
 def test_train_padding_free(made):
-    moves(made(padding_free=True))
+    trainer = made(padding_free=True)
+    assert isinstance(trainer.data_collator(trainer.train_dataset[:2])["responses"], PackedBatch)
+    moves(trainer)
 
 
 @works()
