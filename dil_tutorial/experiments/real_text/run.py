@@ -1,0 +1,111 @@
+"""What does each loss make of whole sentences?  ``dil experiment real-text``.
+
+The experiment of ``known_truth`` at real length: responses of 32 tokens to beginnings of stories and to a user's messages,
+a reward that means something (kind words, by VADER), Bradley–Terry labels.  A loss is trained at every rate of one grid with
+seed 0; where the best rate by its own validation loss stands at an end of the grid, the grid grows there, so that the best
+lies between worse ones.  Further seeds are trained at that rate.
+
+Every run is a file of its own, and the results are written after each loss: an interrupted experiment goes on where it
+stopped, and what is finished can be read.
+"""
+
+import gc
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dil_tutorial.experiments.known_truth.lab import Lab, Preset, Run
+from dil_tutorial.experiments.known_truth.run import kept, measured, own_loss, trained, truth
+from dil_tutorial.support.files import provenance
+from toy import catalogue
+
+CHATS = Path(__file__).with_name("chats.txt")
+LOSSES = (
+    "SFT", "DIL BCE repaired", "DIL UKL repaired", "DIL LSIF repaired", "DIL BCE published", "DIL UKL published",
+    "DIL LSIF published", "DPO", "IPO", "KTO", "SimPO",
+)  # fmt: skip
+MEANS = ("SimPO",)  # defined on means; the others are fed sums
+PRESET = Preset(
+    reward="sentiment", scale=6.0, samples=16, max_new_tokens=32, pairs=8, batch_size=32, learning_rates=(3e-4, 1e-3, 3e-3),
+    seeds=3, top_layers=3, rank=8, read_once=True, evaluated=12, seen_prompts=20, policy_samples=1, texts=True, ladder=(),
+    rounds=0,
+)  # fmt: skip
+MOST_RATES = 6  # a grid does not grow beyond
+Progress = Callable[[str], None]
+
+
+def feed_of(loss: str) -> str:
+    """What a loss is fed: sums of log-probabilities, or means where it is defined on them.
+
+    >>> feed_of("DPO"), feed_of("SimPO")
+    ('sum', 'mean')
+    """
+    return "mean" if loss in MEANS else "sum"
+
+
+def experiment(
+    lab: Lab, progress: Progress, save: Callable[[dict[str, Any]], Any], losses: tuple[str, ...] = LOSSES
+) -> dict[str, Any]:
+    """Run the experiment, going on from what ``lab.folder`` holds; ``save`` is given the results after each loss."""
+    gc.freeze()  # Trainer collects garbage after each run; what is loaded by now is none
+    results: dict[str, Any] = {
+        **provenance(),
+        "preset": asdict(lab.preset),
+        "losses": {loss: catalogue.LOSSES[loss].settings for loss in losses},
+        "truth": truth(lab),
+        "reference": kept(lab, "runs", "reference", lambda: reference(lab)),
+        "sweep": [],
+        "runs": [],
+    }
+    for loss in losses:
+        sweep, best, policy = swept(lab, loss, progress)
+        results["sweep"] += sweep
+        for seed in range(lab.preset.seeds):
+            run = Run(loss, feed_of(loss), best.learning_rate, seed, lab.preset.pairs)
+            results["runs"].append(measured(lab, run, policy if run == best else None))
+            progress(f"{loss}, seed {seed}")
+        policy = None
+        save(results)
+    return results
+
+
+def reference(lab: Lab) -> dict[str, Any]:
+    """The reference by the measures of a policy: its own fresh responses, its perplexity on unrelated text."""
+    return {
+        "perplexity": lab.perplexity(lab.base()),
+        **lab.own_responses(lab.policy(lab.base(), 0), 0, lab.preset.policy_samples),
+    }
+
+
+def swept(lab: Lab, loss: str, progress: Progress) -> tuple[list[dict[str, Any]], Run, Any]:
+    """A loss at all rates of the grid, which grows until the best lies inside; the rows, the best run, and its policy, if at hand."""
+    rates = sorted(lab.preset.learning_rates)
+    rows: dict[float, dict[str, Any]] = {}
+    best: tuple[Run, Any] | None = None
+    while True:
+        for rate in rates:
+            if rate in rows:
+                continue
+            run = Run(loss, feed_of(loss), rate, 0, lab.preset.pairs)
+            rows[rate], policy = trained(lab, run)
+            if min(rows.values(), key=own_loss) is rows[rate]:
+                best = (run, policy)
+            progress(f"{loss}, rate {rate:g}")
+        chosen = min(rates, key=lambda rate: own_loss(rows[rate]))
+        if len(rates) >= MOST_RATES or chosen not in (rates[0], rates[-1]):
+            break
+        step = rates[1] / rates[0]
+        rates = [round_rate(rates[0] / step), *rates] if chosen == rates[0] else [*rates, round_rate(rates[-1] * step)]
+    assert best is not None
+    run = Run(loss, feed_of(loss), chosen, 0, lab.preset.pairs)
+    return [rows[rate] for rate in rates], run, best[1] if best[0] == run else None
+
+
+def round_rate(rate: float) -> float:
+    """Two digits of a learning rate.
+
+    >>> round_rate(0.001 / 3.3333)
+    0.0003
+    """
+    return float(f"{rate:.2g}")

@@ -1,0 +1,184 @@
+"""What a training step of a model needs, counted without computing it.
+
+Nothing is loaded.  A copy of the model with one layer, and one with two, is made of *fake* tensors, which have shapes and
+no content; the trainer's own packed step runs on them, and what autograd keeps for the backward pass is added up, as are the
+floating-point operations.  A layer's share is the difference of the two; a model of L layers costs
+
+    A(L) = A(1) + (L - 1) (A(2) - A(1)),
+
+for all its layers are alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from dil_tutorial.llm.attention import ATTENTION, lengths_of, register
+from dil_tutorial.llm.batches import pack
+from dil_tutorial.llm.logprobs import head_gives_logps
+from dil_tutorial.llm.rows import Response, TokenisedPair
+
+
+@dataclass(frozen=True)
+class Step:
+    """A micro-batch of a training step on one device, as far as memory and time depend on it."""
+
+    prompt: int  # tokens
+    chosen: int
+    rejected: int
+    pairs: int = 1
+    dtype: str = "float32"  # of the weights that are held: float32, bfloat16 or nf4
+    bf16: bool = False  # computing in bfloat16 (autocast)
+    lora: int = 0  # rank; 0: all weights are trained
+    checkpointing: bool = False
+    head_chunk: int = 256
+    optimiser: str = "adamw_torch_fused"
+    accumulation: int = 1
+    shared: bool = True  # a prompt is read once for both responses
+
+    def rows(self) -> list[TokenisedPair]:
+        """The micro-batch's pairs, all of the same lengths.
+
+        >>> [len(response.tokens) for response in Step(prompt=9, chosen=3, rejected=2).rows()[0].responses]
+        [3, 2]
+        """
+        chosen, rejected = (Response([1] * self.prompt, [token] * n) for token, n in ((2, self.chosen), (3, self.rejected)))
+        return [TokenisedPair(chosen, rejected)] * self.pairs
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens of the micro-batch, the prompt that two responses share counted once."""
+        return self.pairs * (self.prompt + self.chosen + self.rejected)
+
+
+# --- Counting on fake tensors ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What one step of a model needs, before anything is said of devices."""
+
+    linear: float  # weights of the layers' matrices
+    other: float  # weights of embeddings, head and norms
+    trained: float  # weights that have a gradient
+    saved: float  # bytes that autograd keeps for the backward pass
+    forward: float  # FLOPs
+    backward: float
+
+    def extrapolated(self, two: Counts, layers: int) -> Counts:
+        """Of ``layers`` layers, from one (self) and two."""
+        mine, theirs = vars(self), vars(two)
+        return Counts(**{name: mine[name] + (layers - 1) * (theirs[name] - mine[name]) for name in mine})
+
+
+def counted(config: Any, step: Step) -> Counts:
+    """The counts of a model by its configuration, from copies with one and two layers; with all where layers are not alike.
+
+    >>> from transformers import LlamaConfig
+    >>> config = LlamaConfig(vocab_size=100, hidden_size=8, intermediate_size=16, num_hidden_layers=5, num_attention_heads=2)
+    >>> found = counted(config, Step(prompt=8, chosen=4, rejected=4))
+    >>> f"{found.linear + found.other:,.0f} weights"
+    '4,888 weights'
+    """
+    layers = config.num_hidden_layers
+    if len(set(getattr(config, "layer_types", None) or [])) > 1:
+        return count(config, step, layers)
+    return count(config, step, 1).extrapolated(count(config, step, 2), layers)
+
+
+def count(config: Any, step: Step, depth: int) -> Counts:
+    """One packed step of a model of ``depth`` layers on fake tensors: nothing is computed, everything is counted."""
+    batch = pack(step.rows(), step.shared)
+    inputs = batch.inputs()
+    register()
+    lengths_of(inputs["attention_mask"])  # read, and remembered, while tensors have a content
+    lengths = batch.lengths.tolist()
+    model = bare_model(config, step, depth)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        fill(model)
+        kept = {id(weight) for weight in model.parameters()}
+        with (
+            head_gives_logps(model.get_output_embeddings(), batch.pick, batch.targets, step.head_chunk or len(batch.targets)),
+            torch.autocast("cpu", torch.bfloat16, enabled=step.bf16),
+            saved_for_backward(kept) as saved,
+            FlopCounterMode(display=False) as forward,
+        ):
+            logps = model(**inputs, use_cache=False).logits
+            loss = torch.stack([part.sum() for part in logps.split(lengths)]).sum()
+        with FlopCounterMode(display=False) as backward:
+            loss.backward()
+    base = {name: weight for name, weight in model.named_parameters() if "lora_" not in name}
+    linear = sum(weight.numel() for name, weight in base.items() if ".layers." in name and weight.dim() == 2)
+    return Counts(
+        linear=linear,
+        other=sum(weight.numel() for weight in base.values()) - linear,
+        trained=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+        saved=sum(saved.values()),
+        forward=forward.get_total_flops(),
+        backward=backward.get_total_flops(),
+    )
+
+
+def bare_model(config: Any, step: Step, depth: int) -> Any:
+    """The model as training would hold it, ``depth`` layers deep, on the meta device: shapes and types without numbers."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    own = AutoConfig.for_model(**{**config.to_dict(), "num_hidden_layers": depth})
+    if getattr(config, "layer_types", None):
+        own.layer_types = config.layer_types[:depth]
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(own, dtype="float32" if step.dtype == "float32" else "bfloat16")
+        if step.lora:
+            from peft import LoraConfig, get_peft_model
+
+            model = get_peft_model(model, LoraConfig(r=step.lora, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model.get_base_model().set_attn_implementation(ATTENTION) if step.lora else model.set_attn_implementation(ATTENTION)
+    if step.dtype == "nf4":  # what prepare_model_for_kbit_training leaves in float32
+        for name, weight in model.named_parameters():
+            if ".layers." not in name or weight.dim() == 1:
+                weight.data = weight.data.float()
+    return model.train()
+
+
+def fill(model: nn.Module) -> None:
+    """Put fake tensors in the place of the meta device's; tied weights stay tied.  To be called while tensors are fake."""
+    made: dict[int, Tensor] = {}
+    for module in model.modules():
+        for own in (module._parameters, module._buffers):
+            for name, old in own.items():
+                if old is not None and id(old) not in made:
+                    new = torch.empty(old.shape, dtype=old.dtype)
+                    made[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+                if old is not None:
+                    own[name] = made[id(old)]  # type: ignore[assignment]
+
+
+@contextmanager
+def saved_for_backward(weights: set[int]) -> Iterator[dict[int, int]]:
+    """While it lasts, notes the bytes of every storage that autograd keeps; those of ``weights`` (by id) are held anyway.
+
+    >>> x = torch.ones(1000, requires_grad=True)
+    >>> with saved_for_backward({id(x)}) as saved:
+    ...     y = (x.exp() * x).sum()
+    >>> sum(saved.values())
+    4000
+    """
+    saved: dict[int, int] = {}
+    alive: list[Tensor] = []  # a storage that went would give its address to another
+
+    def note(tensor: Tensor) -> Tensor:
+        if id(tensor) not in weights and not isinstance(tensor, nn.Parameter):
+            alive.append(tensor)
+            saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        yield saved
