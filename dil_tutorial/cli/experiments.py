@@ -153,6 +153,86 @@ def known_truth(
     wrote(measures.save(results, folder), *report.report(results, found, folder))
 
 
+@app.command("real-text")
+def real_text(
+    out: Annotated[Path, typer.Option(help="Folder; what is finished is kept there.")] = Path("outputs/real-text"),
+    model: Annotated[str, typer.Option(help="pi_ref: a fetched model, a folder or a hub id.")] = "smollm2-135m-instruct",
+    loss: Annotated[list[str] | None, typer.Option(help="One of the losses; can be repeated; all if not given.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each loss at its chosen rate.")] = 3,
+    limit: Annotated[int | None, typer.Option(min=12, help="The first so many prompts of each kind.")] = None,
+) -> None:
+    """What does each loss make of whole sentences?  Responses of 32 tokens, a reward for kind words.  Resumes."""
+    prepare_for_models()
+    from dataclasses import replace
+
+    from dil_tutorial.experiments.known_truth import data
+    from dil_tutorial.experiments.known_truth.lab import Lab
+    from dil_tutorial.experiments.real_text import measures, report, run
+    from dil_tutorial.llm.models import resolve
+
+    resolve(model)
+    if unknown := [name for name in loss or [] if name not in run.LOSSES]:
+        raise unknown_name("loss", unknown[0], run.LOSSES)
+    settings, terminal = replace(run.PRESET, model=model, seeds=seeds), console.is_terminal
+    stories, chats = data.read_prompts(data.PROMPTS)[:limit], run.chats()[:limit]
+    if not terminal:
+        say("drawing responses of the reference; then a line a run")
+    with resumable(out):
+        lab = Lab(settings, out, quiet=not terminal, prompts=stories, chats=chats)
+        losses = tuple(loss or run.LOSSES)
+        total = run.steps(settings, losses)
+        with progress(total, "training") as done:
+            results = run.experiment(lab, done if terminal else numbered(total), lambda part: measures.save(part, out), losses)
+    found = measures.summary(results)
+    columns = ("loss", "slope>", "chosen, nats>", "rejected>", "KL>", "gain>", "win rate>")
+    shown = table("Held-out prompts; slope 1: imitates pi_chosen", *columns)
+    for name, value in found["losses"].items():
+        shown.add_row(name, *measures.as_text(value))
+    console.print(shown)
+    wrote(measures.save(results, out), *report.report(results, found, out))
+
+
+@app.command("real-pairs")
+def real_pairs(
+    data: Annotated[str, typer.Option(help="Pairs: a file, owner/name:split, hh-rlhf, ultrafeedback or tldr.")],
+    test: Annotated[str | None, typer.Option(help="Held-out pairs; the last of the data if not given.")] = None,
+    preset: Annotated[str, typer.Option(help="cpu (two cores, in the background) or gpu.")] = "cpu",
+    model: Annotated[str, typer.Option(help="A fetched model, a folder or a hub id.")] = "smollm2-135m-instruct",
+    pairs: Annotated[int | None, typer.Option(min=2, help="Train on so many, instead of the preset's.")] = None,
+    loss: Annotated[list[str] | None, typer.Option(help="One of the losses; can be repeated; all if not given.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder; what is finished is kept there.")] = Path("outputs/real-pairs"),
+) -> None:
+    """The paper's experiment as far as this machine reaches: every loss on people's (or a judge's) preferences.  Resumes."""
+    prepare_for_models()
+    from dataclasses import replace
+
+    from dil_tutorial.experiments.real_pairs import measures, report, run
+    from dil_tutorial.llm.models import resolve
+
+    if preset not in run.PRESETS:
+        raise unknown_name("preset", preset, run.PRESETS)
+    resolve(model)
+    settings = replace(run.PRESETS[preset], model=model, **({"pairs": pairs} if pairs else {}))
+    if unknown := [name for name in loss or [] if name not in {name for name, _ in run.COMBINATIONS}]:
+        raise unknown_name("loss", unknown[0], {name for name, _ in run.COMBINATIONS})
+    chosen = [one for one in run.runs(settings) if not loss or one.loss in loss]
+    terminal = console.is_terminal
+    with resumable(out):
+        lab = run.Lab(settings, out, *run.data_of(data, test, settings), quiet=not terminal)
+        with progress(len(chosen), "training") as done:
+            said = done if terminal else numbered(len(chosen))
+            results = run.experiment(lab, said, lambda part: measures.save(part, out), chosen)
+    found = measures.summary(results)
+    columns = ("loss", "rate>", "accuracy>", "margin>", "chosen, nats>", "calibration>", "KL>")
+    shown = table(f"{results['held out']['pairs']} held-out pairs", *columns)
+    for name, rates in found["rates"].items():
+        for rate, value in rates.items():
+            numbers = (f"{value[key][0]:.3f}" for key in ("accuracy", "margin", "chosen"))
+            shown.add_row(name, f"{rate:g}", *numbers, f"{value['calibration']:.2f}", f"{value['own KL'][0]:.3f}")
+    console.print(shown)
+    wrote(measures.save(results, out), *report.report(results, found, out))
+
+
 def numbered(total: int) -> Callable[[str], None]:
     """For a log file, where a progress bar would not show: a line a step, with the seconds since the start."""
     start, count = time.perf_counter(), itertools.count(1)

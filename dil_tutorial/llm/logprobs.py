@@ -68,15 +68,31 @@ def response_logps(
     >>> (logps / torch.log(torch.tensor(1 / 500))).tolist(), tokens.tolist()
     ([1.0, 2.0], [1, 2])
     """
+    parts, lengths = response_token_logps(model, batch, head, chunk)
+    return torch.stack([part.sum() for part in parts]), lengths
+
+
+def response_token_logps(
+    model: Any, batch: PaddedBatch | PackedBatch | SingleBatch, head: nn.Module | None = None, chunk: int = 0
+) -> tuple[list[Tensor], Tensor]:
+    """The terms of ``response_logps``' sums: log-probabilities (T_n,) of the tokens of N responses, and their lengths (N,).
+
+    >>> from dil_tutorial.llm.batches import pad
+    >>> from dil_tutorial.llm.rows import Response
+    >>> from dil_tutorial.llm.tiny import tiny_model
+    >>> parts, _ = response_token_logps(tiny_model(), pad([Response([5, 6], [7]), Response([8], [9, 10])], pad_token_id=0))
+    >>> [len(part) for part in parts]
+    [1, 2]
+    """
     if isinstance(batch, SingleBatch):
-        parts = [response_logps(model, row, head, chunk) for row in batch.rows]
-        return torch.cat([logps for logps, _ in parts]), torch.cat([lengths for _, lengths in parts])
+        found = [response_token_logps(model, row, head, chunk) for row in batch.rows]
+        return [part for parts, _ in found for part in parts], torch.cat([lengths for _, lengths in found])
     if chunk and head is not None:
         with head_gives_logps(head, batch.pick, batch.targets, chunk):
             logps = model(**known(model, batch.inputs()), use_cache=False).logits  # (M,)
     else:
         logps = token_logps(batch.pick(model(**known(model, batch.inputs()), use_cache=False).logits), batch.targets)
-    return torch.stack([part.sum() for part in logps.split(batch.lengths.tolist())]), batch.lengths
+    return list(logps.split(batch.lengths.tolist())), batch.lengths
 
 
 def known(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:

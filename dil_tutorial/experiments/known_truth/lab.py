@@ -24,10 +24,13 @@ from dil_tutorial.experiments.known_truth.data import (
     split_prompts,
 )
 from dil_tutorial.experiments.known_truth.frozen_layers import Memory, Pieces, read_all, remember_frozen_layers
+from dil_tutorial.llm.batches import pad
 from dil_tutorial.llm.callbacks import StopAndSave
 from dil_tutorial.llm.capabilities import enable_packing
 from dil_tutorial.llm.config import DILConfig
+from dil_tutorial.llm.logprobs import response_token_logps
 from dil_tutorial.llm.models import SMOLLM2, load_model, load_tokenizer, this_device
+from dil_tutorial.llm.rows import Response
 from dil_tutorial.llm.sampling import draw, score_drawn
 from dil_tutorial.llm.trainer import DILTrainer
 from dil_tutorial.support.files import read_text
@@ -127,6 +130,22 @@ def label(drawn: list[dict[str, Any]], preset: Preset, labels: str = "bradley-te
 # --- Training and scoring ------------------------------------------------------------------------------------------------
 
 
+def adapted(base: Any, top: int, rank: int, seed: int) -> Any:
+    """``base`` with a fresh LoRA adapter on its ``top`` highest layers; as it is where that is 0."""
+    if not top:
+        return base
+    from peft import LoraConfig, get_peft_model
+
+    layers = base.model.layers
+    linear = sorted({name.split(".")[-1] for name, part in layers.named_modules() if isinstance(part, nn.Linear)})
+    adapter = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules=linear, task_type="CAUSAL_LM",
+        layers_to_transform=list(range(max(0, len(layers) - top), len(layers))),
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    return get_peft_model(base, adapter)
+
+
 class Lab:
     """A model, its data and what runs share: the hidden states of frozen layers and the reference's log-probabilities."""
 
@@ -172,18 +191,7 @@ class Lab:
 
     def policy(self, base: Any, seed: int) -> Any:
         """``base`` with a fresh adapter on its top layers, or as it is where all weights are trained."""
-        if not self.preset.top_layers:
-            return base
-        from peft import LoraConfig, get_peft_model
-
-        layers, top = base.model.layers, self.preset.top_layers
-        linear = sorted({name.split(".")[-1] for name, part in layers.named_modules() if isinstance(part, nn.Linear)})
-        adapter = LoraConfig(
-            r=self.preset.rank, lora_alpha=2 * self.preset.rank, target_modules=linear, task_type="CAUSAL_LM",
-            layers_to_transform=list(range(len(layers) - top, len(layers))),
-        )  # fmt: skip
-        torch.manual_seed(seed)
-        policy = get_peft_model(base, adapter)
+        policy = adapted(base, self.preset.top_layers, self.preset.rank, seed)
         remember_frozen_layers(policy, self.memory, self.pieces)
         return policy
 
@@ -225,6 +233,19 @@ class Lab:
                 with self.reference(policy) as reference:
                     self.theirs[name] = torch.stack(score_drawn(reference, rows, quiet=True))
         return [[rounded(f) for f in row] for row in (ours - self.theirs[name]).tolist()]
+
+    @torch.no_grad()
+    def token_log_ratios(self, policy: Any, row: dict[str, Any]) -> list[list[tuple[str, float]]]:
+        """f token by token, each with its text, of the responses in a row of ``draw``."""
+        responses = [Response(row["prompt_ids"], response["ids"]) for response in row["responses"]]
+        batch = pad(responses, self.tokenizer.pad_token_id).to(policy.device)
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.preset.bf16):
+            ours, _ = response_token_logps(policy.eval(), batch)
+            with self.reference(policy) as reference:
+                theirs, _ = response_token_logps(reference.eval(), batch)
+        words = [[self.tokenizer.decode([token]) for token in response["ids"]] for response in row["responses"]]
+        ratios = [[rounded(f) for f in (a - b).tolist()] for a, b in zip(ours, theirs, strict=True)]
+        return [list(zip(*parts, strict=True)) for parts in zip(words, ratios, strict=True)]
 
     @contextmanager
     def reference(self, policy: Any) -> Iterator[Any]:

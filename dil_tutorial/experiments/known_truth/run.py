@@ -119,16 +119,18 @@ def trained(lab: Lab, run: Run) -> tuple[dict[str, Any], Any]:
     return kept(lab, "sweep", run.name(), make), made[0]
 
 
-def measured(lab: Lab, run: Run, policy: Any = None) -> dict[str, Any]:
-    """A chosen run, measured on held-out prompts; ``policy`` spares training it again."""
+def measured(
+    lab: Lab, run: Run, policy: Any = None, more: Callable[[Lab, Any, Run], dict[str, Any]] = lambda lab, policy, run: {}
+) -> dict[str, Any]:
+    """A chosen run, measured on held-out prompts, and by ``more``; ``policy`` spares training it again."""
 
     def make() -> dict[str, Any]:
         if policy is not None:
             row = trained(lab, run)[0]  # read from its file
             row = {"validation loss": row["validation loss"], "curves": row["curves"]}
-            return {**settings_of(run), **row, **lab.measure(policy, run)}
+            return {**settings_of(run), **row, **lab.measure(policy, run), **more(lab, policy, run)}
         made, row = lab.train(run)
-        return {**settings_of(run), **row, **lab.measure(made, run)}
+        return {**settings_of(run), **row, **lab.measure(made, run), **more(lab, made, run)}
 
     return kept(lab, "runs", run.name(), make)
 

@@ -10,29 +10,47 @@ stopped, and what is finished can be read.
 """
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from dil_tutorial.experiments.known_truth.data import read_prompts
 from dil_tutorial.experiments.known_truth.lab import Lab, Preset, Run
 from dil_tutorial.experiments.known_truth.run import kept, measured, own_loss, trained, truth
-from dil_tutorial.support.files import provenance
+from dil_tutorial.support.files import provenance, read_text
 from toy import catalogue
 
-CHATS = Path(__file__).with_name("chats.txt")
+CHATS, MORE_CHATS = Path(__file__).with_name("chats.txt"), Path(__file__).with_name("prompts.yaml")
 LOSSES = (
     "SFT", "DIL BCE repaired", "DIL UKL repaired", "DIL LSIF repaired", "DIL BCE published", "DIL UKL published",
     "DIL LSIF published", "DPO", "IPO", "KTO", "SimPO",
 )  # fmt: skip
 MEANS = ("SimPO",)  # defined on means; the others are fed sums
 PRESET = Preset(
-    reward="sentiment", scale=6.0, samples=16, max_new_tokens=32, pairs=8, batch_size=32, learning_rates=(3e-4, 1e-3, 3e-3),
-    seeds=3, top_layers=3, rank=8, read_once=True, evaluated=12, seen_prompts=20, policy_samples=1, texts=True, ladder=(),
+    reward="sentiment", scale=6.0, samples=8, max_new_tokens=32, pairs=3, batch_size=32, learning_rates=(3e-4, 1e-3, 3e-3),
+    seeds=3, top_layers=3, rank=8, read_once=True, evaluated=4, seen_prompts=50, policy_samples=1, texts=True, ladder=(),
     rounds=0,
 )  # fmt: skip
 MOST_RATES = 6  # a grid does not grow beyond
 Progress = Callable[[str], None]
+
+
+def chats() -> list[str]:
+    """A user's messages: those of chats.txt, and each form of prompts.yaml with each of its things.
+
+    >>> len(chats()), chats()[-1]
+    (720, 'Write the first lines of a poem about a song from long ago.')
+    """
+    more = yaml.safe_load(read_text(MORE_CHATS))
+    return read_prompts(CHATS) + [form.format(thing) for form in more["forms"] for thing in more["things"]]
+
+
+def steps(preset: Preset, losses: Sequence[str] = LOSSES) -> int:
+    """The most steps that ``experiment`` can have: grids may grow."""
+    return len(losses) * (MOST_RATES + preset.seeds)
 
 
 def feed_of(loss: str) -> str:
@@ -63,11 +81,35 @@ def experiment(
         results["sweep"] += sweep
         for seed in range(lab.preset.seeds):
             run = Run(loss, feed_of(loss), best.learning_rate, seed, lab.preset.pairs)
-            results["runs"].append(measured(lab, run, policy if run == best else None))
+            results["runs"].append(measured(lab, run, policy if run == best else None, more=to_read))
             progress(f"{loss}, seed {seed}")
         policy = None
         save(results)
     return results
+
+
+def to_read(lab: Lab, policy: Any, run: Run) -> dict[str, Any]:
+    """Of a loss's first seed, f token by token of the best and the worst response of the reference to some held-out prompts."""
+    if run.seed:
+        return {}
+    rows = lab.data.rows("held-out")
+    read = []
+    for place in places_to_read(len(rows)):
+        row, reward = lab.data.drawn[rows[place]], lab.data.reward[rows[place]]
+        best, worst = int(reward.argmax()), int(reward.argmin())
+        pair = {**row, "responses": [row["responses"][best], row["responses"][worst]]}
+        read.append({"place": place, "best": best, "worst": worst, "tokens": lab.token_log_ratios(policy, pair)})
+    return {"read": read}
+
+
+def places_to_read(prompts: int) -> list[int]:
+    """Which of the held-out prompts are read: some of both ends, where beginnings of stories and messages stand.
+
+    >>> places_to_read(120)
+    [0, 1, 2, 3, 4, 5, 114, 115, 116, 117, 118, 119]
+    """
+    few = min(6, prompts // 2)
+    return [*range(few), *range(prompts - few, prompts)]
 
 
 def reference(lab: Lab) -> dict[str, Any]:

@@ -1,0 +1,135 @@
+"""What the runs on whole sentences say, computed from ``real_text.json``: log-ratios, KL, reward, and the texts' own measures.
+
+Means over pi_chosen and pi_rejected are means over pi_ref's samples y, weighed by 1 + t(y) and 1 - t(y) (THEORY §10).  The
+chosen log-ratio has a meaning of its own (THEORY §1):
+
+    E_chosen[f] = KL(pi_chosen || pi_ref) - KL(pi_chosen || pi_theta),
+
+how much nearer to the winners' law the policy is than the reference.  It is negative where training has moved the policy
+further away, and never above KL(pi_chosen || pi_ref).
+"""
+
+import itertools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dil_tutorial.errors import InputError
+from dil_tutorial.experiments.known_truth.measures import Truth, marks, predicted, regress, stacked, win_rates
+from dil_tutorial.support.files import read_json, write_text
+from dil_tutorial.support.intervals import bootstrap
+from dil_tutorial.support.paths import BENCHMARKS
+
+Results = dict[str, Any]
+COMMITTED = BENCHMARKS / "real_text.json"
+PARTS = {"preset", "losses", "truth", "reference", "sweep", "runs"}
+
+
+def save(results: Results, folder: Path) -> Path:
+    """``real_text.json`` in ``folder``."""
+    path = folder / "real_text.json"
+    write_text(path, json.dumps(results, ensure_ascii=False) + "\n")
+    return path
+
+
+def load(path: Path) -> Results:
+    """The results of a ``real_text.json``."""
+    results = read_json(path)
+    if not isinstance(results, dict) or not results.keys() >= PARTS:
+        raise InputError(f"{path}: not a results file of dil experiment real-text: run that command")
+    return results
+
+
+def weighed(f: Tensor, weight: Tensor) -> Tensor:
+    """Mean over a prompt's samples of f (..., X, K) under the law pi_ref x ``weight`` (X, K): (..., X).
+
+    >>> weighed(torch.tensor([[1.0, 3.0]]), torch.tensor([[0.5, 1.5]]))
+    tensor([2.5000])
+    """
+    return (f * weight).mean(-1)
+
+
+def measures(rows: list[dict[str, Any]], truth: Truth) -> dict[str, Any]:
+    """Everything about the runs of one loss (one a seed) on held-out prompts, with 95% intervals over prompts.
+
+    ======================  ================================================================================================
+    Key                     Meaning
+    ======================  ================================================================================================
+    slope, correlation      of f on log(1 + t); slope 1: imitates pi_chosen
+    chosen, rejected        E[f] under pi_chosen and pi_rejected, nats
+    KL                      KL(pi_theta || pi_ref) from pi_ref's samples, reweighed: E_ref[f e^f - e^f + 1]
+    mean ratio              E_ref[e^f], 1 for every normalised policy
+    gain, win rate          expected reward of the policy's own responses beyond pi_ref's, nats; how often one beats one of
+                            pi_ref's by the labeller's rule
+    tokens, repetition      length of own responses; share of their word pairs that came before in the same response
+    perplexity              on unrelated paragraphs
+    ======================  ================================================================================================
+    """
+    f = stacked(rows, "f held-out")  # (S, X, M)
+    M = f.shape[2]
+    t, x = truth.world.advantage[:, :M], truth.log_ratio[:, :M].clamp(min=-5)
+    own = stacked(rows, "own reward").mean(0)
+    return {
+        **{name: value for name, value in regress(x, f).items() if name != "intercept"},
+        "chosen": bootstrap(weighed(f, 1 + t).mean(0)),
+        "rejected": bootstrap(weighed(f, 1 - t).mean(0)),
+        "KL": bootstrap((f * f.exp() - f.exp() + 1).mean((0, 2))),
+        "mean ratio": bootstrap(f.exp().mean((0, 2))),
+        "gain": bootstrap(own.mean(1) - truth.reward.mean(1)),
+        "win rate": bootstrap(win_rates(own, truth.reward).mean(1)),
+        "tokens": sum(sum(map(sum, row["own tokens"])) / sum(map(len, row["own tokens"])) for row in rows) / len(rows),
+        "repetition": sum(repetition([text for texts in row["own text"] for text in texts]) for row in rows) / len(rows),
+        "perplexity": sum(row["perplexity"] for row in rows) / len(rows),
+    }
+
+
+def repetition(texts: list[str]) -> float:
+    """The share of pairs of neighbouring words that stood before in the same text.
+
+    >>> repetition(["a b a b", "c d e"])
+    0.2
+    """
+    repeated = count = 0
+    for text in texts:
+        words = re.findall(r"\w+", text.lower())
+        pairs = list(itertools.pairwise(words))
+        repeated += len(pairs) - len(set(pairs))
+        count += len(pairs)
+    return repeated / count if count else 0.0
+
+
+def summary(results: Results) -> dict[str, Any]:
+    """All numbers of the report: by loss, the sweep of learning rates on validation prompts, and where exact targets stand."""
+    held, validation = (Truth.of(results, split) for split in ("held-out", "validation"))
+    M = results["preset"]["evaluated"]
+    found: dict[str, Any] = {}
+    for loss in dict.fromkeys(row["loss"] for row in results["runs"]):
+        rows = [row for row in results["runs"] if row["loss"] == loss]
+        target = predicted(results["losses"][loss], rows[0]["fed"], held)
+        alive = target[:, :M] > -30
+        x = held.log_ratio[:, :M].clamp(min=-5)
+        found[loss] = {
+            "fed": rows[0]["fed"], "learning rate": rows[0]["learning rate"], "seeds": len(rows), **measures(rows, held),
+            "expected slope": regress(x, target[:, :M], alive)["slope"],
+        }  # fmt: skip
+    sweep: dict[str, list[dict[str, float]]] = {}
+    t, x = validation.world.advantage[:, :M], validation.log_ratio[:, :M].clamp(min=-5)
+    for row in results["sweep"]:
+        f = torch.tensor(row["f validation"], dtype=torch.float64)
+        sweep.setdefault(row["loss"], []).append(
+            {
+                "learning rate": row["learning rate"], "validation loss": row["validation loss"],
+                "chosen": weighed(f, 1 + t).mean().item(), "rejected": weighed(f, 1 - t).mean().item(),
+                "KL": (f * f.exp() - f.exp() + 1).mean().item(), "slope": regress(x, f)["slope"][0],
+            }
+        )  # fmt: skip
+    return {"losses": found, "sweep": sweep, "marks": marks(held), "reference": results["reference"]}
+
+
+def as_text(value: dict[str, Any]) -> list[str]:
+    """A row of a table: slope, chosen and rejected log-ratio, KL, gain, win rate."""
+    return [f"{value[name][0]:.3f}" for name in ("slope", "chosen", "rejected", "KL", "gain", "win rate")]

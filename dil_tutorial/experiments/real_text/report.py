@@ -1,0 +1,150 @@
+"""Figures of the experiment on whole sentences, and its report: the template report.md.j2, filled in from the results."""
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from dil_tutorial.experiments.known_truth.measures import against
+from dil_tutorial.experiments.real_text.measures import Results
+from dil_tutorial.support import plotting, templates
+from dil_tutorial.support.files import write_text
+from dil_tutorial.support.words import fixed, interval
+from toy.catalogue import LOSSES, colours
+
+TEMPLATE = Path(__file__).with_name("report.md.j2")
+SHOWN = ("RLHF, beta 16", "RLHF, beta 8", "RLHF, beta 4", "best of 2", "pi_chosen")  # exact targets in the figure and table
+
+
+def figures(results: Results, found: dict[str, Any]) -> dict[str, tuple[Figure, str]]:
+    """Each figure and its alternative text, by name."""
+    return {
+        "ratios": (ratios(found), "Log-ratio of the winners' and of the losers' law for every loss, with intervals"),
+        "rates": (rates(found), "The winners' log-ratio on validation prompts against the learning rate, a line a loss"),
+        "frontier": (frontier(found), "Gain in reward against the square root of KL for every loss and for exact targets"),
+        "curves": (curves(results), "Log-ratios of chosen and rejected responses of the batches along training"),
+    }
+
+
+def ratios(found: dict[str, Any]) -> Figure:
+    """E[f] under pi_chosen and pi_rejected on held-out prompts."""
+    losses = dict(reversed(found["losses"].items()))
+    drawn, (axes,) = plotting.new_figure(width=7.6, height=1.2 + 0.36 * len(losses))
+    for shift, side, marker in ((0.12, "chosen", "o"), (-0.12, "rejected", "s")):
+        for place, value in enumerate(losses.values()):
+            mean, low, high = value[side]
+            colour = plotting.COLOURS[0] if side == "chosen" else plotting.COLOURS[1]
+            axes.plot([low, high], [place + shift] * 2, color=colour, lw=2)
+            axes.plot([mean], [place + shift], marker, color=colour, label=side if place == 0 else None)
+    axes.axvline(0, color="black", lw=0.8)
+    axes.axvline(found["marks"]["pi_chosen"][0], color=plotting.COLOURS[2], ls="--", label="chosen, if f were log(1 + t)")
+    axes.set_yticks(range(len(losses)), list(losses))
+    axes.set_xlabel("mean of f under pi_chosen and under pi_rejected, nats")
+    axes.legend(frameon=False, loc="lower left", fontsize=9)
+    return drawn
+
+
+def rates(found: dict[str, Any]) -> Figure:
+    """What the learning rate does to the winners' log-ratio and to KL, on validation prompts."""
+    drawn, (left, right) = plotting.new_figure(columns=2, width=11, height=4)
+    for axes, key, title in ((left, "chosen", "mean of f under pi_chosen, nats"), (right, "KL", "KL to the reference, nats")):
+        for place, (loss, rows) in enumerate(found["sweep"].items()):
+            steps = [row["learning rate"] for row in rows]
+            marker, line = plotting.MARKERS[place % len(plotting.MARKERS)], LOSSES[loss].line
+            axes.plot(steps, [row[key] for row in rows], line, marker=marker, color=colours()[loss], label=loss, ms=5)
+        axes.set_xscale("log")
+        axes.set_xlabel("learning rate")
+        axes.set_title(title, loc="left")
+        axes.axhline(0, color="black", lw=0.8)
+    right.legend(frameon=False, fontsize=8, ncols=2)
+    left.set_yscale("symlog", linthresh=0.1)
+    right.set_yscale("symlog", linthresh=0.1)
+    return drawn
+
+
+def frontier(found: dict[str, Any]) -> Figure:
+    """Gain in reward against sqrt(KL), with what exact targets reach."""
+    drawn, (axes,) = plotting.new_figure(width=7.6, height=4.6)
+    for place, (loss, value) in enumerate(found["losses"].items()):
+        (kl, *kls), (gain, low, high) = value["KL"], value["gain"]
+        x = max(kl, 0.0) ** 0.5
+        axes.plot([x, x], [low, high], color=colours()[loss], lw=1)
+        axes.plot([max(k, 0.0) ** 0.5 for k in kls], [gain, gain], color=colours()[loss], lw=1)
+        axes.plot([x], [gain], plotting.MARKERS[place % len(plotting.MARKERS)], color=colours()[loss], label=loss)
+    for name in SHOWN:
+        kl, gain, _ = found["marks"][name]
+        axes.plot([kl**0.5], [gain], "k+", ms=9)
+        axes.annotate(name, (kl**0.5, gain), fontsize=8, xytext=(5, -3), textcoords="offset points")
+    axes.axhline(0, color="black", lw=0.8)
+    axes.set_xlabel("square root of KL(pi || pi_ref)")
+    axes.set_ylabel("gain in reward, nats")
+    axes.legend(frameon=False, fontsize=8, ncols=2)
+    return drawn
+
+
+def curves(results: Results) -> Figure:
+    """Log-ratios of the batches' chosen and rejected responses along training, seed 0, smoothed over ten steps."""
+    drawn, axes = plotting.new_figure(columns=2, width=11, height=4)
+    for panel, side in zip(axes, ("chosen", "rejected"), strict=True):
+        for row in results["runs"]:
+            if row["seed"] == 0 and row["curves"]:
+                values = row["curves"][side]
+                smooth = [sum(values[max(0, i - 9) : i + 1]) / len(values[max(0, i - 9) : i + 1]) for i in range(len(values))]
+                panel.plot(smooth, LOSSES[row["loss"]].line, color=colours()[row["loss"]], label=row["loss"])
+        panel.axhline(0, color="black", lw=0.8)
+        panel.set_title(f"{side} responses of the batch", loc="left")
+        panel.set_xlabel("optimiser step")
+        panel.set_ylabel("f, nats")
+    axes[1].legend(frameon=False, fontsize=8, ncols=2)
+    return drawn
+
+
+def report(results: Results, found: dict[str, Any], folder: Path, name: str = "report.md") -> list[Path]:
+    """Figures as PNG and SVG and the report as Markdown, in ``folder``; ``found`` from ``measures.summary``."""
+    made = figures(results, found)
+    paths = [path for part, (figure, _) in made.items() for path in plotting.save(figure, folder / f"real_text_{part}")]
+    text = templates.load(TEMPLATE).render(
+        results=results, found=found, alts={part: alt for part, (_, alt) in made.items()}, said=conclusions(results, found)
+    )
+    write_text(folder / name, text.strip() + "\n")
+    return [*paths, folder / name]
+
+
+def conclusions(results: Results, found: dict[str, Any]) -> dict[str, Any]:
+    """The lists and tables that the report's sentences name."""
+    losses = found["losses"]
+    sides = {kind: [name for name, v in losses.items() if against(v["chosen"], 0) == kind] for kind in ("above", "below")}
+    sides["unclear"] = [name for name in losses if name not in sides["above"] + sides["below"]]
+    highest = {loss: max(rows, key=lambda row: row["learning rate"]) for loss, rows in found["sweep"].items()}
+    edges = []
+    for loss, rows in found["sweep"].items():
+        tried = [row["learning rate"] for row in rows]
+        if losses.get(loss, {}).get("learning rate") in (min(tried), max(tried)):
+            edges.append(loss)
+    return {
+        "chosen": sides,
+        "falls": [loss for loss, row in highest.items() if row["chosen"] < 0],
+        "edges": edges,
+        "examples": examples(results),
+        "rows": [
+            [name, f"{v['learning rate']:g}", interval(v["slope"]), f"{v['expected slope'][0]:.2f}", interval(v["correlation"]),
+             interval(v["chosen"]), interval(v["rejected"]), interval(v["KL"])] for name, v in losses.items()
+        ],
+        "policies": [
+            [name, interval(v["gain"]), interval(v["win rate"]), f"{v['tokens']:.1f}", f"{v['repetition']:.1%}",
+             f"{v['perplexity']:.1f}"] for name, v in losses.items()
+        ],
+        "targets": [[name, *(fixed(x, 2) for x in found["marks"][name])] for name in SHOWN],
+    }  # fmt: skip
+
+
+def examples(results: Results, count: int = 2) -> list[dict[str, str]]:
+    """The same prompts under the reference and the first seed of every loss: prompt and {name: response}."""
+    prompts = results["truth"]["held-out"]["prompts"]
+    places = [*range(count), *range(len(prompts) - count, len(prompts))]  # beginnings of stories, then messages of a user
+    shown = []
+    for place in places:
+        texts = {"pi_ref": results["truth"]["held-out"]["text"][place][0]}
+        texts |= {row["loss"]: row["own text"][place][0] for row in results["runs"] if row["seed"] == 0}
+        shown.append({"prompt": prompts[place]} | {name: " ".join(text.split()) for name, text in texts.items()})
+    return shown
