@@ -19,7 +19,8 @@ app = typer.Typer(
 )
 COMMANDS = (  # in the order of --help
     theory.verify, theory.optima, experiments.study, experiments.tour,
-    llm.fetch_model, llm.data, llm.plan, llm.train, llm.sample, llm.evaluate, llm.doctor, experiments.simulate, bench.gpu,
+    llm.fetch_model, llm.data, llm.plan, llm.train, llm.sample, llm.chat, llm.evaluate, llm.doctor, experiments.simulate,
+    bench.gpu,
     read.lab, read.notebooks, read.book,
 )  # fmt: skip
 for command in COMMANDS:

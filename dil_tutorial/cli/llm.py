@@ -187,12 +187,14 @@ def sample(
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 96,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(help="For temperature > 0.")] = 0,
+    html: Annotated[Path | None, typer.Option(help="A page of the same answers, coloured token by token.")] = None,
 ) -> None:
     """Show the reference's and the trained model's answers side by side."""
     prepare_for_models()
+    from dil_tutorial.llm import reading
     from dil_tutorial.llm.models import this_device
     from dil_tutorial.llm.run import models_of, read_run
-    from dil_tutorial.llm.sampling import answer, score
+    from dil_tutorial.llm.sampling import answer
 
     trained, reference, tokenizer, recipe = models_of(run)
     chat = read_run(run).get("chat")  # as the model was trained
@@ -202,16 +204,61 @@ def sample(
     shown = table(None, "prompt")
     shown.show_lines = shown.expand = True
     columns = [[escape(text) for text in prompts]]
+    pages: list[dict[str, Any]] = [{"prompt": text, "texts": []} for text in prompts]
     for name, model in ((f"reference: {recipe['model']}", reference), (f"trained: {run}", trained)):
         shown.add_column(escape(name), ratio=2)
         with console.status(f"{name} answers"):
             texts = answer(model, tokenizer, prompts, max_new_tokens, temperature, seed, chat)
-            f = score(trained, tokenizer, prompts, texts, chat) - score(reference, tokenizer, prompts, texts, chat)
-        columns.append([f"{escape(text)}\n[dim]f = {x:+.2f} nats[/]" for text, x in zip(texts, f.tolist(), strict=True)])
+            tokens = reading.coloured_answers(trained, reference, tokenizer, prompts, texts, chat)
+        f = [sum(x for _, x in row) for row in tokens]
+        columns.append([f"{escape(text)}\n[dim]f = {x:+.2f} nats[/]" for text, x in zip(texts, f, strict=True)])
+        for page, row in zip(pages, tokens, strict=True):
+            page["texts"].append({"name": name, "tokens": row})
     for row in zip(*columns, strict=True):
         shown.add_row(*row)
     console.print(shown)
     say("f = log pi_trained - log pi_reference of the answer: above 0, training made it more probable.")
+    if html is not None:
+        reading.save_page(f"{run} against {recipe['model']}", pages, html)
+        wrote(html)
+
+
+def chat(
+    first: Annotated[Path, typer.Argument(help="The output folder of `dil train`.")],
+    second: Annotated[Path | None, typer.Argument(help="Another; the first's reference if not given.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 96,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.7,
+    seed: Annotated[int, typer.Option(help="For temperature > 0.")] = 0,
+) -> None:
+    """Talk with two policies side by side; each remembers its own answers.  An empty line, or Ctrl-D, ends."""
+    prepare_for_models()
+    from dil_tutorial.llm.chat import Talk
+    from dil_tutorial.llm.models import this_device
+    from dil_tutorial.llm.run import models_of
+
+    policy, reference, tokenizer, recipe = models_of(first)
+    sides = {str(first): (policy, tokenizer), f"reference: {recipe['model']}": (reference, tokenizer)}
+    if second is not None:
+        other, _, its_tokenizer, _ = models_of(second)
+        sides = {str(first): (policy, tokenizer), str(second): (other, its_tokenizer)}
+    talks = {
+        name: Talk(model.to(this_device()), words, max_new_tokens, temperature, seed) for name, (model, words) in sides.items()
+    }
+    while True:
+        try:
+            text = input("you: " if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            text = ""
+        if not text:
+            return
+        shown = table(None, *(escape(name) for name in talks))
+        shown.show_lines = shown.expand = True
+        with console.status("answering"):
+            replies = [talk.say(text) for talk in talks.values()]
+        shown.add_row(*map(escape, replies))
+        if not sys.stdin.isatty():
+            say(f"you: {text}")
+        console.print(shown)
 
 
 def evaluate(

@@ -131,9 +131,10 @@ def bare_model(config: Any, step: Step, depth: int) -> Any:
     """The model as training would hold it, ``depth`` layers deep, on the meta device: shapes and types without numbers."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    own = AutoConfig.for_model(**{**config.to_dict(), "num_hidden_layers": depth})
-    if getattr(config, "layer_types", None):
-        own.layer_types = config.layer_types[:depth]
+    fields = {**config.to_dict(), "num_hidden_layers": depth}
+    if fields.get("layer_types"):
+        fields["layer_types"] = fields["layer_types"][:depth]
+    own = AutoConfig.for_model(**fields)
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(own, dtype="float32" if step.dtype == "float32" else "bfloat16")
         if step.lora:

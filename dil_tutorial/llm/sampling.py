@@ -41,27 +41,36 @@ def answer(
     >>> len(answers)
     2
     """
-    if len(prompts) > 1 and not pads_left(model.eval()):
-        alone = enumerate(prompts)
-        return [answer(model, tokenizer, [text], max_new_tokens, temperature, seed + i, chat)[0] for i, text in alone]
-    texts = list(prompts)
-    if tokenizer.chat_template if chat is None else chat:
-        texts = [
-            tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
-            for text in texts
-        ]
-    batch = tokenizer(texts, return_tensors="pt", padding=True, padding_side="left").to(model.device)
+    wrapped = bool(tokenizer.chat_template) if chat is None else chat
+    encoded = [encode_prompt(tokenizer, text, wrapped) for text in prompts]
+    return answer_to(model, tokenizer, encoded, max_new_tokens, temperature, seed)
+
+
+@torch.no_grad()
+def answer_to(
+    model: Any, tokenizer: Any, encoded: list[list[int]], max_new_tokens: int = 128, temperature: float = 0.0, seed: int = 0
+) -> list[str]:
+    """``answer`` to prompts that are tokens already.
+
+    >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
+    >>> len(answer_to(tiny_model(), own_tokenizer(), [[5, 6], [7]], max_new_tokens=4))
+    2
+    """
+    if len(encoded) > 1 and not pads_left(model.eval()):
+        alone = enumerate(encoded)
+        return [answer_to(model, tokenizer, [ids], max_new_tokens, temperature, seed + i)[0] for i, ids in alone]
+    batch = pad_prompts(encoded, tokenizer.pad_token_id or 0)
     torch.manual_seed(seed)
     law = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {"do_sample": False}
     model.eval()
     out = model.generate(
-        input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
+        input_ids=batch.input_ids.to(model.device),
+        attention_mask=batch.attention_mask.to(model.device),
         max_new_tokens=max_new_tokens,
         pad_token_id=tokenizer.pad_token_id,
         **law,
     )
-    responses = out[:, batch["input_ids"].shape[1] :]
+    responses = out[:, batch.input_ids.shape[1] :]
     return [text.strip() for text in tokenizer.batch_decode(responses, skip_special_tokens=True)]
 
 

@@ -1,0 +1,144 @@
+"""`dil plan` counts what a training step really saves, computes and shards, and says what fits."""
+
+import json
+
+import pytest
+import torch
+from command import dil, refused
+
+pytest.importorskip("accelerate", reason="language models need the llm extra")
+
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Qwen2Config
+
+from dil_tutorial.llm import plan
+from dil_tutorial.llm.attention import ATTENTION, register
+from dil_tutorial.llm.batches import pack
+from dil_tutorial.llm.count import Step, count, counted, saved_for_backward
+from dil_tutorial.llm.logprobs import response_logps
+from dil_tutorial.support.paths import BENCHMARKS
+
+SMALL = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+SHAPES = {
+    "llama": LlamaConfig(**SMALL, num_hidden_layers=5),
+    "tied": LlamaConfig(**SMALL, num_hidden_layers=3, tie_word_embeddings=True),
+    "qwen2, biases": Qwen2Config(**SMALL, num_hidden_layers=4),
+    "gemma3, layers of two kinds": Gemma3TextConfig(**SMALL, num_hidden_layers=6, head_dim=8, sliding_window=512),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize(
+    "step", [Step(9, 7, 5, pairs=3), Step(9, 7, 5, pairs=3, bf16=True, head_chunk=4), Step(6, 5, 4, lora=2)]
+)
+def test_what_is_counted_is_what_a_real_step_keeps_and_computes(name, step):
+    config = SHAPES[name]
+    found = counted(config, step)
+    model = AutoModelForCausalLM.from_config(config)
+    if step.lora:
+        from peft import LoraConfig, get_peft_model
+
+        model = get_peft_model(model, LoraConfig(r=step.lora, target_modules="all-linear", task_type="CAUSAL_LM"))
+    register()
+    (model.get_base_model() if step.lora else model).set_attn_implementation(ATTENTION)
+    model.train()
+    batch = pack(step.rows())
+    weights = {id(weight) for weight in model.parameters()}
+    with (
+        torch.autocast("cpu", torch.bfloat16, enabled=step.bf16),
+        saved_for_backward(weights) as saved,
+        FlopCounterMode(display=False) as forward,
+    ):
+        logps, _ = response_logps(model, batch, model.get_output_embeddings(), step.head_chunk)
+        loss = logps.sum()
+    with FlopCounterMode(display=False) as backward:
+        loss.backward()
+    assert found.forward == forward.get_total_flops()
+    assert found.backward == backward.get_total_flops()
+    assert found.saved == pytest.approx(sum(saved.values()), rel=0.02)
+    assert found.trained == sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    assert found.linear + found.other == sum(w.numel() for n, w in model.named_parameters() if "lora_" not in n)
+
+
+def test_layers_extrapolate_exactly():
+    step = Step(prompt=9, chosen=7, rejected=5, pairs=2)
+    assert count(SHAPES["llama"], step, 5) == counted(SHAPES["llama"], step)
+
+
+def test_shards_are_those_of_fsdp():
+    """torch's own fully_shard on a fake group of four processes leaves each what the plan says."""
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    config = plan.model_config("llama-3-8b")
+    dist.init_process_group("fake", rank=0, world_size=4, store=FakeStore())
+    try:
+        mesh = init_device_mesh("cpu", (4,))
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, dtype="float32")
+        for layer in model.model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        local = sum(weight.to_local().numel() for weight in model.parameters())
+    finally:
+        dist.destroy_process_group()
+    step = Step(prompt=100, chosen=50, rejected=50)
+    parts = plan.memory(config, step, counted(config, step), cards=4, sharded=True)
+    assert parts["weights"] == 4 * local
+    assert parts["optimiser"] == 8 * local
+    assert parts["gradients"] in (0, 4 * local)
+
+
+def test_recipes_for_the_paper_fit_where_they_say(tmp_path):
+    for name, cards in (("paper-llama-3-8b", 4), ("paper-mistral-7b", 4)):
+        run = dil("plan", "--config", f"recipes/{name}.yaml", "--cards", cards, "--lengths", "160,290,260", "--pairs", 61135,
+                  "--json", tmp_path / "plan.json")  # fmt: skip
+        assert run.returncode == 0, run.stdout + run.stderr
+        content = json.loads((tmp_path / "plan.json").read_text())
+        assert 20 < sum(content["longest"].values()) / 2**30 < 60
+    small = dil("plan", "--config", "recipes/paper-llama-3-8b.yaml", "--card", "l4", "--lengths", "160,290,260", "--pairs", 100)
+    assert small.returncode == 1
+    change = small.stdout.split("this would: ")[1].split()
+    again = dil(*small.args[1:], *change)
+    assert again.returncode == 0, again.stdout
+
+
+def test_more_of_anything_takes_more():
+    config, base = SHAPES["llama"], {"per_device_train_batch_size": 2, "num_train_epochs": 1}
+
+    def need(**changes):
+        made = plan.plan(base | changes, config, (20, 30, 30), 100)
+        return sum(made.memory.values()), made.training
+
+    memory, work = need()
+    assert need(per_device_train_batch_size=4)[0] > memory
+    assert need(gradient_checkpointing=True)[0] < memory
+    assert need(gradient_checkpointing=True)[1] > work
+    assert need(num_train_epochs=2)[1] == 2 * work
+    assert need(optim="sgd")[0] < need(optim="adamw_bnb_8bit")[0] < memory
+    assert need(lora_r=2)[0] < memory
+
+
+def test_bad_input(write):
+    recipe = write("r.yaml", "model: nobody-knows\nloss: dpo\n")
+    refused(dil("plan", "--config", recipe), "unknown model shape 'nobody-knows'")
+    known = ["plan", "--config", write("k.yaml", "model: llama-3-8b\nloss: dpo\ndata: owner/name\n")]
+    refused(dil(*known), "not a file here", "--lengths")
+    refused(dil(*known, "--lengths", "1,2", "--pairs", 5), "--lengths 1,2")
+    refused(dil(*known, "--card", "h1000"), "unknown card", "h100")
+    refused(dil(*known, "--lengths", "9,9,9", "--pairs", 5, "--mfu", 2), "--mfu is 2.0")
+    refused(dil(*known, "--lengths", "9,9,9", "--pairs", 5, "--set", "optim=lomo"), "unknown optimiser")
+
+
+def test_committed_measurements_agree_with_the_plan_of_today():
+    content = json.loads((BENCHMARKS / "plan.json").read_text())
+    config = plan.model_config(content["model"].removesuffix("-instruct"))
+    assert len(content["cases"]) >= 3
+    for row in content["cases"]:
+        step = Step(**row["step"])
+        counts = counted(config, step)
+        planned = sum(plan.memory(config, step, counts).values())
+        assert planned == pytest.approx(row["measured"], rel=0.1), row["case"]
+        assert plan.flops(counts, step.checkpointing)[0] == pytest.approx(row["measured flops"], rel=0.01), row["case"]
