@@ -60,8 +60,8 @@ CONSTRAINTS ?= constraints.txt
 	$(PIP) install -c $(CONSTRAINTS) -e .
 	@touch $@
 
-.venv/test.stamp: EXTRAS = llm,book,course,bench,dev
-.venv/all.stamp: EXTRAS = llm,book,course,bench,dev,qlora,eval,browser
+.venv/test.stamp: EXTRAS = llm,rewards,book,course,bench,dev
+.venv/all.stamp: EXTRAS = llm,rewards,book,course,bench,dev,qlora,eval,browser
 .venv/lint.stamp: EXTRAS = llm,lint
 .venv/mutation.stamp: EXTRAS = llm,dev,mutation
 .venv/test.stamp .venv/all.stamp .venv/lint.stamp .venv/mutation.stamp: .venv/base.stamp

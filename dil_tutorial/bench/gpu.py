@@ -77,7 +77,7 @@ def pieces(folder: Path, dry: bool) -> list[Piece]:
         lines = [json.dumps(pair) for pair in made_up_pairs((few[0], few[1], few[2]), tokenizer)]
         write_text(folder / f"{name.replace(':', '-')}.jsonl", "\n".join(lines) + "\n")
     adapted = [("LoRA", True)] if find_spec("peft") else []
-    for name, lora in [*adapted, ("all weights", False)]:
+    for name, lora in adapted if dry and adapted else [*adapted, ("all weights", False)]:
         for workload in ("1:1",) if dry else workloads() if lora or not adapted else ("1:1", "3:1"):
             path = str(folder / f"{workload.replace(':', '-')}.jsonl")
             optimiser = "adamw_torch" if lora or not find_spec("bitsandbytes") else "adamw_bnb_8bit"

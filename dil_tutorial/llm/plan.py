@@ -196,7 +196,8 @@ def proposed(
         if cards > 1 and "lora_r" not in changed:
             changed["fsdp"] = True
         times = pairs // changed.get("per_device_train_batch_size", pairs)
-        changed["gradient_accumulation_steps"] = times * recipe.get("gradient_accumulation_steps", 1)
+        if times > 1:
+            changed["gradient_accumulation_steps"] = times * recipe.get("gradient_accumulation_steps", 1)
         if sum(plan(changed, config, lengths, 1, cards).longest.values()) + CONTEXT <= room:
             return {key: value for key, value in changed.items() if recipe.get(key) != value}
     return None

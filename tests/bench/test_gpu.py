@@ -1,0 +1,78 @@
+"""`dil gpu`: without a card its dry run goes through everything, in pieces, from the source folder without installation."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command import dil, refused
+
+pytest.importorskip("peft", reason="language models need the llm extra")
+
+from dil_tutorial.bench import gpu
+
+ROOT = Path(__file__).parents[2]
+
+
+def from_source(*arguments):
+    """As someone would who has torch and transformers and a copy of this folder: started elsewhere, nothing installed."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "dil_tutorial", "gpu", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd="/")
+
+
+def test_a_dry_run_goes_on_where_it_was_cut_off(tmp_path):
+    out = tmp_path / "gpu"
+    first = from_source("--dry-run", "--out", out, "--minutes", 0.3)
+    made = {path.name: path.read_text() for path in out.glob("*.json") if path.name != "gpu.json"}
+    assert "checks.json" in made, first.stderr
+    again = from_source("--dry-run", "--out", out)
+    assert again.returncode == 0, again.stdout + again.stderr
+    for name, content in made.items():
+        assert (out / name).read_text() == content  # kept, not run again
+    content = json.loads((out / "gpu.json").read_text())
+    assert content["card"].startswith("no card")
+    rows = {row["piece"]: row for row in content["pieces"]}
+    assert not [row for row in rows.values() if "failed" in row]
+    assert rows["checks"]["passed"]
+    assert rows["checks"]["f before the first step, documents"] == 0
+    assert rows["sampling"]["tokens"] > 0
+    ours = rows["LoRA, 1:1, ours"]
+    assert ours["lora"]
+    assert ours["losses"][0] == pytest.approx(0.693147, abs=1e-6)
+    page = (out / "gpu.md").read_text()
+    assert "a dry run" in page
+    assert "Checks passed" in page
+
+
+def test_without_a_card_it_says_so(tmp_path):
+    refused(dil("gpu", "--out", tmp_path / "gpu"), "no GPU here", "--dry-run")
+
+
+def test_a_piece_that_fails_or_hangs_is_told(tmp_path):
+    broken = gpu.Piece("broken", "step", None)
+    assert "failed" in gpu.one(broken, True, 60)
+    assert gpu.one(gpu.Piece("checks", "checks"), True, 0.01) == {"failed": "took more than 0 s"}
+
+
+def test_the_six_mixes_have_their_lengths():
+    assert len(gpu.MIXES) == 6
+    for name, (overall, ratio, _) in gpu.MIXES.items():
+        prompt, chosen, rejected = gpu.lengths_of(name)
+        assert prompt + chosen + rejected == overall
+        assert prompt / chosen == pytest.approx(ratio, rel=0.05)
+
+
+def test_utilisation_counts_the_work_that_is_needed():
+    """On a card whose peak is known: sharing a prompt may raise the plain figure, never the counted one, beyond its due."""
+    from dil_tutorial.bench.llm import Run
+
+    run = Run("ours", "random-8b", "3:1", "bf16", False, False, "", True)
+    row = {**vars(run), "piece": "LoRA, 3:1, ours", "seconds": 1.0, "tokens": 4 * 4096, "peak_gib": 1.0, "parameters": 8e9}
+    ours = gpu.used({**row, "device": "NVIDIA H100 80GB HBM3"}, False)
+    theirs = gpu.used({**row, "side": "trl", "device": "NVIDIA H100 80GB HBM3"}, False)
+    assert ours["plain"] == theirs["plain"] == pytest.approx(6 * 8e9 * 4 * 4096 / 989e12)
+    assert ours["counted"] < theirs["counted"] < ours["plain"]  # LoRA computes no gradients of frozen weights
+    assert gpu.used({**row, "device": "a card nobody knows"}, False) == {}

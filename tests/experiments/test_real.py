@@ -1,0 +1,173 @@
+"""`dil experiment real-text` and `real-pairs` on a tiny model: files, reports, going on after a kill, bad input."""
+
+import json
+import random
+import signal
+import subprocess
+import time
+
+import pytest
+import torch
+from command import DIL, dil, hear_ctrl_c, refused
+
+pytest.importorskip("peft", reason="language models need the llm extra")
+
+from dil_tutorial.experiments.known_truth import rewards
+from dil_tutorial.experiments.known_truth.data import preference_of
+from dil_tutorial.experiments.known_truth.measures import Truth
+from dil_tutorial.experiments.real_pairs import measures as pair_measures
+from dil_tutorial.experiments.real_pairs import run as pair_run
+from dil_tutorial.experiments.real_text import measures
+from dil_tutorial.rlhf import kl
+
+TEXT = ["experiment", "real-text", "--limit", 12, "--seeds", 1, "--loss", "SFT", "--loss", "DIL BCE repaired"]
+PAIRS = ["experiment", "real-pairs", "--pairs", 16, "--loss", "DPO", "--loss", "SimPO"]
+
+
+def pairs_file(folder):
+    path = folder / "pairs.jsonl"
+    rows = [{"prompt": f"Word {i}?", "chosen": f"Yes, {i} times.", "rejected": f"No {i}"} for i in range(30)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_model, tmp_path_factory):
+    """Both experiments, run without interruption."""
+    out = tmp_path_factory.mktemp("whole")
+    text = dil(*TEXT, "--model", tiny_model, "--out", out / "text")
+    assert text.returncode == 0, text.stderr
+    pairs = dil(*PAIRS, "--model", tiny_model, "--data", pairs_file(out), "--out", out / "pairs")
+    assert pairs.returncode == 0, pairs.stderr
+    return out
+
+
+def numbers_of(path):
+    """All but when and where it was made."""
+    content = json.loads(path.read_text())
+    return {key: value for key, value in content.items() if key not in ("command", "time", "machine", "versions")}
+
+
+def test_whole_sentences_leave_numbers_figures_and_texts(finished):
+    results = measures.load(finished / "text" / "real_text.json")
+    assert {row["loss"] for row in results["runs"]} == {"SFT", "DIL BCE repaired"}
+    for row in results["runs"]:
+        assert len(row["own text"]) == len(results["truth"]["held-out"]["prompts"])
+        assert all(len(pair["tokens"]) == 2 for pair in row["read"])
+    for loss in ("SFT", "DIL BCE repaired"):  # the grid grew until the best rate lay inside, or to its limit
+        rows = [row for row in results["sweep"] if row["loss"] == loss]
+        best = min(rows, key=lambda row: row["validation loss"])
+        rates = sorted(row["learning rate"] for row in rows)
+        assert len(rates) == 6 or best["learning rate"] not in (rates[0], rates[-1])
+    text = (finished / "text" / "report.md").read_text()
+    assert results["truth"]["held-out"]["prompts"][0] in text
+    assert (finished / "text" / "real_text_frontier.png").stat().st_size > 5000
+
+
+def test_real_pairs_leave_a_page(finished):
+    results = pair_measures.load(finished / "pairs" / "real_pairs.json")
+    assert len(results["runs"]) == 9  # DPO fed sums and means, SimPO, three rates
+    assert results["held out"]["pairs"] == 10
+    page = (finished / "pairs" / "report.md").read_text()
+    assert "out of reach" in page
+    assert "Anthropic-HH" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["text", "pairs"])
+def test_killed_at_random_three_times_it_ends_with_the_same_numbers(finished, tiny_model, tmp_path, name):
+    arguments = (
+        [*TEXT, "--model", tiny_model] if name == "text" else [*PAIRS, "--model", tiny_model, "--data", pairs_file(tmp_path)]
+    )
+    command = [str(DIL), *map(str, arguments), "--out", str(tmp_path / "out")]
+    rng = random.Random(0)
+    for _ in range(3):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=hear_ctrl_c)
+        time.sleep(rng.uniform(8, 16))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    last = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert last.returncode == 0, last.stderr
+    stem = "real_text.json" if name == "text" else "real_pairs.json"
+    assert numbers_of(tmp_path / "out" / stem) == numbers_of(finished / name / stem)
+
+
+def test_the_chosen_log_ratio_says_how_much_nearer_the_policy_came():
+    """E_chosen[f] = KL(chosen || ref) - KL(chosen || policy), for any policy, in a world of samples."""
+    reward = torch.randn(4, 9, generator=torch.Generator().manual_seed(1)).double()
+    truth = Truth(reward, torch.zeros_like(reward), torch.ones_like(reward))
+    ref, winners = truth.world.ref, truth.world.chosen
+    policy = torch.softmax(torch.randn(4, 9, generator=torch.Generator().manual_seed(2)).double(), 1)
+    f = (policy / ref).log()
+    nearer = kl(winners, ref) - kl(winners, policy)
+    assert torch.allclose(measures.weighed(f, 1 + truth.world.advantage), nearer, atol=1e-12)
+    assert torch.allclose(truth.preference, preference_of(reward))
+
+
+def test_calibration_finds_the_slope_it_was_made_with():
+    rng = torch.Generator().manual_seed(0)
+    margin = 2 * torch.randn(200_000, generator=rng).double()
+    wins = torch.rand(200_000, generator=rng).double() < torch.sigmoid(0.5 * margin)
+    signed = torch.where(wins, margin, -margin)  # the pair turned round, so that its first won
+    assert pair_measures.calibration(signed) == pytest.approx(0.5, abs=0.01)
+    assert pair_measures.calibration(margin.abs()) == float("inf")
+
+
+def test_held_out_prompts_are_not_trained_on(tmp_path):
+    preset = pair_run.Preset(pairs=20, held_out=9)
+    path = tmp_path / "p.jsonl"
+    rows = [{"prompt": f"{i // 2}", "chosen": f"a{i}", "rejected": f"b{i}"} for i in range(29)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train, held = pair_run.data_of(str(path), None, preset)
+    assert len(train) == 20
+    assert held
+    assert not {pair["prompt"] for pair in train} & {pair["prompt"] for pair in held}
+
+
+def test_bad_input(tmp_path, tiny_model):
+    out = ["--out", tmp_path / "out"]
+    refused(dil(*TEXT[:2], "--loss", "DIL BCE repaird", "--model", tiny_model, *out), "did you mean 'DIL BCE repaired'?")
+    refused(dil(*TEXT[:2], "--model", "./missing", *out), "no such folder")
+    refused(dil(*PAIRS[:2], "--data", "missing.jsonl", "--model", tiny_model, *out), "missing.jsonl")
+    refused(dil(*PAIRS[:2], "--data", pairs_file(tmp_path), "--preset", "cup", *out), "did you mean 'cpu'?")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "real_text.json").write_text("{}")
+    with pytest.raises(Exception, match="not a results file"):
+        measures.load(tmp_path / "real_text.json")
+
+
+# --- Rewards that mean something --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "better", "worse"),
+    [
+        ("sentiment", "What a lovely, wonderful day.", "What a horrible, awful day."),
+        ("reading-ease", "The cat sat. It was fat.", "Institutional considerations necessitate reorganisation."),
+        ("grammar", "She goes to school every day.", "She go to school every days and buyed a apple."),
+        ("grammar-neural", "She goes to school every day.", "She go to school every days and buyed a apple."),
+        ("topic", "The lighthouse stood in the storm.", "A dog ran home."),
+    ],
+)
+def test_each_reward_prefers_what_it_names(name, better, worse):
+    pytest.importorskip("harper", reason="these rewards need the rewards extra")
+    reward = rewards.get_reward(name)
+    prompt = "Tell me about a lighthouse. "
+    assert reward(prompt, better, 8) > reward(prompt, worse, 8)
+    for odd in ("", " ", "\n\n", "é" * 40, "🙂 ok", "<|im_end|>", "A" * 2000):
+        assert torch.isfinite(torch.tensor(rewards.score(reward, name, prompt, odd, 3)))
+
+
+def test_every_reward_has_a_card():
+    assert rewards.CARDS.keys() == rewards.REWARDS.keys()
+    for card in rewards.CARDS.values():
+        assert list(card) == ["what", "unit", "computed by", "licence", "blind to"]
+
+
+def test_a_mixture_is_the_sum_it_says():
+    both = rewards.get_reward("sentiment + 0.05 length")
+    assert both("x", "lovely", 10) == pytest.approx(rewards.sentiment("x", "lovely", 10) + 0.5)
+    assert rewards.get_reward("length")("x", "y", 3) == 3
+    for wrong in ("sentiment + 0.05 lenght", "sentiment length", "+", "sentiment +"):
+        with pytest.raises(Exception, match="unknown reward"):
+            rewards.get_reward(wrong)
