@@ -212,7 +212,7 @@ def real_pairs(
     if preset not in run.PRESETS:
         raise unknown_name("preset", preset, run.PRESETS)
     resolve(model)
-    settings = replace(run.PRESETS[preset], model=model, **({"pairs": pairs} if pairs else {}))
+    settings = replace(run.PRESETS[preset], model=model, pairs=pairs or run.PRESETS[preset].pairs)
     if unknown := [name for name in loss or [] if name not in {name for name, _ in run.COMBINATIONS}]:
         raise unknown_name("loss", unknown[0], {name for name, _ in run.COMBINATIONS})
     chosen = [one for one in run.runs(settings) if not loss or one.loss in loss]

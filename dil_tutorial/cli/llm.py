@@ -212,8 +212,8 @@ def sample(
             tokens = reading.coloured_answers(trained, reference, tokenizer, prompts, texts, chat)
         f = [sum(x for _, x in row) for row in tokens]
         columns.append([f"{escape(text)}\n[dim]f = {x:+.2f} nats[/]" for text, x in zip(texts, f, strict=True)])
-        for page, row in zip(pages, tokens, strict=True):
-            page["texts"].append({"name": name, "tokens": row})
+        for page, coloured in zip(pages, tokens, strict=True):
+            page["texts"].append({"name": name, "tokens": coloured})
     for row in zip(*columns, strict=True):
         shown.add_row(*row)
     console.print(shown)

@@ -37,6 +37,26 @@ def frames(
     >>> sentence(panel)
     'soft, 4'
     """
+    places: list[Bbox] = []
+
+    def drawn(*chosen: Any) -> str:
+        figure, said = draw(*chosen)
+        hold_still(figure, places)
+        return picture(figure, said)
+
+    with one_thread():  # what is drawn are toy worlds; beside another busy process two threads take twenty times as long
+        return pages(drawn, controls, start)
+
+
+def pages(
+    make: Callable[..., str], controls: Mapping[str, Sequence[Any]], start: Sequence[int] | None = None
+) -> ipywidgets.VBox:
+    """``frames`` of any HTML: a slider for each of ``controls`` over what ``make(*values)`` returns.
+
+    >>> panel = pages(lambda word: f"<b>{word}</b>", {"Word": ["yes", "no"]})
+    >>> panel.children[1].children[1].value
+    '<b>no</b>'
+    """
     start = list(start or [0] * len(controls))
     sliders = [
         ipywidgets.SelectionSlider(
@@ -46,22 +66,17 @@ def frames(
         for (name, values), place in zip(controls.items(), start, strict=True)
     ]  # fmt: skip
 
-    places: list[Bbox] = []
-
     def stack(chosen: tuple[Any, ...]) -> ipywidgets.Widget:
         depth = len(chosen)
         if depth == len(sliders):
-            figure, said = draw(*chosen)
-            hold_still(figure, places)
-            return ipywidgets.HTML(picture(figure, said))
+            return ipywidgets.HTML(make(*chosen))
         layer = ipywidgets.Stack(
             children=[stack((*chosen, value)) for value in list(controls.values())[depth]], selected_index=start[depth]
         )
         ipywidgets.jslink((sliders[depth], "index"), (layer, "selected_index"))
         return layer
 
-    with one_thread():  # what is drawn are toy worlds; beside another busy process two threads take twenty times as long
-        return ipywidgets.VBox([*sliders, stack(())])
+    return ipywidgets.VBox([*sliders, stack(())])
 
 
 def hold_still(figure: Figure, places: list[Bbox]) -> None:

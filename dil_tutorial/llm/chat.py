@@ -16,7 +16,7 @@ class Talk:
 
     def __init__(self, model: Any, tokenizer: Any, max_new_tokens: int = 96, temperature: float = 0.0, seed: int = 0) -> None:
         self.model, self.tokenizer = model, tokenizer
-        self.settings = {"max_new_tokens": max_new_tokens, "temperature": temperature}
+        self.settings: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature}
         self.seed = seed
         self.messages: list[dict[str, str]] = []
 

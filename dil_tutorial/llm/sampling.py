@@ -197,7 +197,7 @@ def _draw_batch(
     return drawn
 
 
-class OwnLaw(LogitsProcessor):  # type: ignore[misc]
+class OwnLaw(LogitsProcessor):
     """Draws the next token from softmax of the logits, and keeps its log-probability, in ``logps``, a tensor (N,) a token.
 
     One uniform number a row is looked up in the cumulated probabilities: the exponential numbers that ``torch.multinomial``

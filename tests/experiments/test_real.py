@@ -171,3 +171,41 @@ def test_a_mixture_is_the_sum_it_says():
     for wrong in ("sentiment + 0.05 lenght", "sentiment length", "+", "sentiment +"):
         with pytest.raises(Exception, match="unknown reward"):
             rewards.get_reward(wrong)
+
+
+# --- What a pair is worth at the first step -------------------------------------------------------------------------------
+
+
+def test_signal_and_noise_are_told_apart():
+    """Groups of noisy copies of one gradient: the signal is unbiased even where noise is a hundred times as long."""
+    from dil_tutorial.experiments.real_text.first_step import needed, signal_and_noise
+
+    rng = torch.Generator().manual_seed(0)
+    g = torch.randn(300, generator=rng, dtype=torch.float64)
+    g = g / g.norm() * 2
+    found = []
+    for _ in range(200):
+        groups = g + torch.randn(8, 300, generator=rng, dtype=torch.float64) * (400 / 300) ** 0.5
+        found.append(torch.stack(signal_and_noise(groups)))
+    signal, noise = torch.stack(found).mean(0).tolist()
+    assert signal == pytest.approx(4, rel=0.2)
+    assert noise == pytest.approx(400, rel=0.02)
+    groups = g + torch.randn(400, 300, generator=rng, dtype=torch.float64) * (400 / 300) ** 0.5
+    value, low, high = needed(groups, 10)
+    assert low < 10 * 100 < high
+    assert value == pytest.approx(1000, rel=0.3)
+
+
+def test_losers_halve_the_noise_of_the_first_step(tiny_model, tmp_path):
+    """The repaired gradient is a difference: half the noise of the winners' alone, as the ladder of THEORY §12 says."""
+    from dataclasses import replace
+
+    from dil_tutorial.experiments.known_truth.data import PROMPTS, read_prompts
+    from dil_tutorial.experiments.known_truth.lab import Lab
+    from dil_tutorial.experiments.real_text import first_step, run
+
+    preset = replace(run.PRESET, model=str(tiny_model), top_layers=1, bf16=False, max_new_tokens=6)
+    lab = Lab(preset, tmp_path, quiet=True, prompts=read_prompts(PROMPTS)[:40], chats=run.chats()[:20])
+    found = first_step.first_step(lab, groups=6)
+    noise = {name: row["noise a pair"] for name, row in found["losses"].items()}
+    assert noise["repaired DIL, DPO"] / noise["SFT"] == pytest.approx(0.5, abs=0.1)

@@ -86,13 +86,13 @@ def pieces_of(inputs: dict[str, Any]) -> list[tuple[str, int, int]]:
     if documents is None or documents.dtype != torch.int32:
         return []
     ids, start = inputs["input_ids"][0].tolist(), 0
-    kind = f"{torch.is_autocast_enabled('cuda')} {torch.is_autocast_enabled('cpu')} "
+    kind = f"{torch.is_autocast_enabled('cuda')} {torch.is_autocast_enabled('cpu')}"
     found = []
     for prefix, *branches in lengths_of(documents):
-        prompt = ids[start : start + prefix]
-        for length, tokens in [(prefix, []), *((n, None) for n in branches if n)]:
-            after = ids[start : start + length] if tokens is None else tokens
-            found.append((hashlib.sha256(f"{kind}{prompt} {after}".encode()).hexdigest(), start, start + length))
+        own = f"{kind} {ids[start : start + prefix]}"
+        for name, length in (("", prefix), *(("after", branch) for branch in branches if branch)):
+            read = f"{own} {name} {ids[start : start + length]}" if name else own
+            found.append((hashlib.sha256(read.encode()).hexdigest(), start, start + length))
             start += length
     return found
 

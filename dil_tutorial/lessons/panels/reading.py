@@ -1,0 +1,120 @@
+"""The panels of notebook 17: the same prompts under several policies, f token by token, and a blind game."""
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import ipywidgets
+import torch
+
+from dil_tutorial.lessons.widgets import pages
+from dil_tutorial.llm.reading import coloured
+from dil_tutorial.support import templates
+
+Results = dict[str, Any]  # of dil experiment real-text
+
+
+def first_seed(results: Results, loss: str) -> dict[str, Any]:
+    """The first run of a loss."""
+    return next(row for row in results["runs"] if row["loss"] == loss and row["seed"] == 0)
+
+
+def shortened(prompt: str, words: int = 6) -> str:
+    """The first words of a prompt, for a slider.
+
+    >>> shortened("Write a short review of a hotel by the sea.")
+    'Write a short review of a …'
+    """
+    parts = prompt.split()
+    return prompt if len(parts) <= words else " ".join(parts[:words]) + " …"
+
+
+def before_after(results: Results, losses: Sequence[str], count: int = 12) -> ipywidgets.VBox:
+    """A slider over prompts: what the reference and each loss's policy wrote, with the reward of each text."""
+    held = results["truth"]["held-out"]
+    places = spread(len(held["prompts"]), count)
+
+    def page(shown: str) -> str:
+        place = next(p for p in places if label(held["prompts"], p) == shown)
+        rows = [("the reference", held["text"][place][0], held["reward"][place][0])]
+        for loss in losses:
+            run = first_seed(results, loss)
+            rows.append((loss, run["own text"][place][0], run["own reward"][place][0]))
+        body = "".join(
+            f"<tr><th scope='row' style='text-align:left;vertical-align:top;white-space:nowrap;padding:.3em .8em .3em 0'>"
+            f"{escape(name)}</th><td style='text-align:left'>{escape(text)}</td>"
+            f"<td style='vertical-align:top;padding-left:.8em'>{reward:+.1f}</td></tr>"
+            for name, text, reward in rows
+        )
+        return (
+            f"<p><strong>{escape(held['prompts'][place])}</strong></p><table><thead><tr><th>policy</th><th>goes on</th>"
+            f"<th>reward</th></tr></thead><tbody>{body}</tbody></table>"
+        )
+
+    return pages(page, {"Prompt": [label(held["prompts"], place) for place in places]})
+
+
+def label(prompts: Sequence[str], place: int) -> str:
+    """A slider's word for a prompt: its number keeps two that begin alike apart."""
+    return f"{place}: {shortened(prompts[place])}"
+
+
+def spread(total: int, count: int) -> list[int]:
+    """``count`` places of ``total``, evenly.
+
+    >>> spread(100, 4)
+    [0, 25, 50, 75]
+    """
+    return [total * i // count for i in range(min(count, total))]
+
+
+def token_colours(results: Results, losses: Sequence[str]) -> ipywidgets.VBox:
+    """Sliders over losses and prompts: f token by token of the reference's best and worst response."""
+    held = results["truth"]["held-out"]
+    read = {loss: first_seed(results, loss)["read"] for loss in losses}
+    entries = read[losses[0]]
+
+    def page(loss: str, shown: str) -> str:
+        entry = next(e for e in read[loss] if label(held["prompts"], e["place"]) == shown)
+        parts = [f"<p><strong>{escape(held['prompts'][entry['place']])}</strong></p>"]
+        for name, tokens in zip(("best", "worst"), entry["tokens"], strict=True):
+            reward = held["reward"][entry["place"]][entry[name]]
+            f = f"f = {sum(ratio for _, ratio in tokens):+.2f} nats"
+            parts.append(f"<p>The {name} of the reference's responses (reward {reward:+.1f}), {f}:<br>{coloured(tokens)}</p>")
+        return "".join(parts)
+
+    return pages(page, {"Loss": list(losses), "Prompt": [label(held["prompts"], entry["place"]) for entry in entries]})
+
+
+def wrong_pairs(results: Results, loss: str, count: int = 3) -> list[tuple[str, str, str, float]]:
+    """Where a policy's f and the labeller disagree most: prompt, what f prefers, what the labeller prefers, by how many nats.
+
+    The texts that the results hold are looked at: the first few responses to each held-out prompt.
+    """
+    held, f = results["truth"]["held-out"], first_seed(results, loss)["f held-out"]
+    found = []
+    for place, texts in enumerate(held["text"]):
+        reward, ratio = held["reward"][place], f[place]
+        for a in range(min(len(texts), len(ratio))):
+            for b in range(min(len(texts), len(ratio))):
+                if reward[a] - reward[b] > 2 and ratio[b] > ratio[a]:
+                    found.append((held["prompts"][place], texts[b], texts[a], ratio[b] - ratio[a]))
+    return sorted(found, key=lambda pair: -pair[3])[:count]
+
+
+def blind(results: Results, loss: str, rounds: int = 8, seed: int = 0) -> Any:
+    """A game: two texts a round, of the reference and of a loss's policy: which is the tuned one?  The browser keeps score."""
+    from IPython.display import HTML
+
+    held, run = results["truth"]["held-out"], first_seed(results, loss)
+    coins = torch.randint(2, (rounds,), generator=torch.Generator().manual_seed(seed)).tolist()
+    asked = []
+    for place, first in zip(spread(len(held["prompts"]), rounds), coins, strict=False):
+        sides = [
+            {"text": held["text"][place][0], "reward": held["reward"][place][0], "tuned": False},
+            {"text": run["own text"][place][0], "reward": run["own reward"][place][0], "tuned": True},
+        ]
+        asked.append({"prompt": held["prompts"][place], "place": place, "sides": sides[::-1] if first else sides})
+    template = templates.load(Path(__file__).with_name("blind.html.j2"))
+    return HTML(template.render(rounds=asked, seed=seed))
