@@ -171,6 +171,28 @@ def plan(
     wrote(json)
 
 
+@app.command()
+def sampling(
+    json: JsonPath = Path("outputs/bench/sampling.json"),
+    model: Annotated[str, typer.Option(help="A fetched model or a folder.")] = "smollm2-135m-instruct",
+    prompts: Annotated[int, typer.Option(min=1, help="Prompts, 16 responses to each.")] = 16,
+) -> None:
+    """Tokens a second of drawing responses, ours, transformers' and, if it is installed, CTranslate2's."""
+    prepare_for_models()
+    from dil_tutorial.bench import sampling as bench
+    from dil_tutorial.llm.models import resolve
+
+    resolve(model)
+    with progress(3, "measuring") as done:
+        rows = bench.measure(model, prompts, done)
+    shown = table(f"{model}, {16 * rows[0]['prompts']} responses of at most 32 tokens at a time", "", "tokens/s>")
+    for row in rows:
+        shown.add_row(row["way"], f"{row['tokens_per_s']:.0f}")
+    console.print(shown)
+    bench.save(rows, model, json)
+    wrote(json)
+
+
 def gpu(
     out: Annotated[Path, typer.Option(help="Folder for the pieces, the JSON and the page.")] = Path("outputs/gpu"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="A tiny model, on the CPU too: does everything run?")] = False,

@@ -160,6 +160,7 @@ def real_text(
     loss: Annotated[list[str] | None, typer.Option(help="One of the losses; can be repeated; all if not given.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each loss at its chosen rate.")] = 3,
     limit: Annotated[int | None, typer.Option(min=12, help="The first so many prompts of each kind.")] = None,
+    pilot: Annotated[bool, typer.Option("--pilot", help="Try settings of one loss on validation prompts, and stop.")] = False,
 ) -> None:
     """What does each loss make of whole sentences?  Responses of 32 tokens, a reward for kind words.  Resumes."""
     prepare_for_models()
@@ -168,6 +169,7 @@ def real_text(
     from dil_tutorial.experiments.known_truth import data
     from dil_tutorial.experiments.known_truth.lab import Lab
     from dil_tutorial.experiments.real_text import measures, report, run
+    from dil_tutorial.experiments.real_text import pilot as trial
     from dil_tutorial.llm.models import resolve
 
     resolve(model)
@@ -179,6 +181,10 @@ def real_text(
         say("drawing responses of the reference; then a line a run")
     with resumable(out):
         lab = Lab(settings, out, quiet=not terminal, prompts=stories, chats=chats)
+        if pilot:
+            with progress(trial.steps(), "training") as done:
+                wrote(trial.save(trial.pilot(lab, done if terminal else numbered(trial.steps())), out))
+            return
         losses = tuple(loss or run.LOSSES)
         total = run.steps(settings, losses)
         with progress(total, "training") as done:

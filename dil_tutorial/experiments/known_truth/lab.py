@@ -6,7 +6,7 @@ import functools
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +100,15 @@ class Data:
     splits: list[str]  # (X,)
     reward: Tensor  # (X, K), nats
     rule: Callable[[Tensor], Tensor]  # from rewards (X, K) to P (X, K, K)
+    votes: int = 1  # how often each pair is labelled
 
     def rows(self, split: str) -> list[int]:
         return [x for x, name in enumerate(self.splits) if name == split]
 
     def pairs(self, split: str, count: int, seed: int) -> tuple[list[dict[str, Any]], Tensor]:
         """``make_pairs`` on the prompts of a split; beyond K // 2 pairs a prompt, all samples are paired and labelled anew."""
+        if self.votes > 1:
+            return self.voted(split, count, seed)
         rows = self.rows(split)
         drawn, reward = [self.drawn[x] for x in rows], self.reward[rows]
         most = reward.shape[1] // 2
@@ -115,10 +118,28 @@ class Data:
             pairs, left = pairs + more, left & unused
         return pairs, left
 
+    def voted(self, split: str, count: int, seed: int) -> tuple[list[dict[str, Any]], Tensor]:
+        """The same pairs, each labelled ``votes`` times: as it came out, and turned round as often as the other wins."""
+        pairs, left = replace(self, votes=1).pairs(split, count, seed)
+        rng = torch.Generator().manual_seed(seed + 17)
+        place = {row["prompt"]: x for x, row in enumerate(self.drawn)}
+        voted = []
+        for pair in pairs:
+            ids = [response["ids"] for response in self.drawn[place[pair["prompt"]]]["responses"]]
+            sides = [ids.index(pair["chosen_ids"]), ids.index(pair["rejected_ids"])]
+            wins = float(self.rule(self.reward[place[pair["prompt"]], sides][None])[0, 0, 1])
+            turned = {**pair, **{f"chosen{end}": pair[f"rejected{end}"] for end in ("", "_ids")},
+                      **{f"rejected{end}": pair[f"chosen{end}"] for end in ("", "_ids")}}  # fmt: skip
+            coins = torch.rand(self.votes - 1, generator=rng, dtype=torch.float64).tolist()
+            voted += [pair, *(pair if coin < wins else turned for coin in coins)]
+        return voted, left
+
     def few(self, count: int) -> Data:
         """The same data with the first ``count`` training prompts only."""
         kept = sorted(set(range(len(self.drawn))) - set(self.rows("train")[count:]))
-        return Data([self.drawn[x] for x in kept], [self.splits[x] for x in kept], self.reward[kept], self.rule)
+        return replace(
+            self, drawn=[self.drawn[x] for x in kept], splits=[self.splits[x] for x in kept], reward=self.reward[kept]
+        )
 
 
 def label(drawn: list[dict[str, Any]], preset: Preset, labels: str = "bradley-terry") -> Data:

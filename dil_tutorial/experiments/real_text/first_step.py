@@ -98,6 +98,7 @@ def first_step(lab: Lab, groups: int = 12) -> dict[str, Any]:
         g = a * winners - b * losers
         signal, noise = signal_and_noise(g)
         found[name] = {
-            "signal": rounded(signal.item()), "noise a pair": rounded(size * noise.item()), "pairs": needed(g, size),
+            "signal": rounded(signal.item()), "noise a pair": rounded(size * noise.item()),
+            "pairs": [x if math.isfinite(x) else None for x in needed(g, size)],
         }  # fmt: skip
     return {"groups": groups, "pairs a group": size, "weights": winners.shape[1], "losses": found}
