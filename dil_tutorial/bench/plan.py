@@ -48,9 +48,16 @@ def measure(name: str, model: str) -> dict[str, Any]:
     counter = FlopCounterMode(display=False)
 
     class CountLast(TrainerCallback):
+        """Reads the peak before the last step, in which FLOPs are counted: torch's counter keeps tensors alive."""
+
+        peak = 0
+
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == STEPS - 1:
+                self.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
                 counter.__enter__()
+
+    last = CountLast()
 
     with tempfile.TemporaryDirectory() as folder:
         config = DILConfig(
@@ -58,17 +65,19 @@ def measure(name: str, model: str) -> dict[str, Any]:
             gradient_checkpointing=case.checkpointing, head_chunk=case.head_chunk, layout="shared", optim=case.optimiser,
             report_to=[], save_strategy="no", disable_tqdm=True, max_length=4096,
         )  # fmt: skip
-        adapter = lora_config({"lora_r": case.lora}) if case.lora else None
-        warm_up = DILTrainer(tiny_model(), config, pairs, processing_class=own_tokenizer(), peft_config=adapter)
-        warm_up.train()
+
+        def adapter() -> Any:  # a new one for each model: peft notes in it which layers it found
+            return lora_config({"lora_r": case.lora}) if case.lora else None
+
+        DILTrainer(tiny_model(), config, pairs, processing_class=own_tokenizer(), peft_config=adapter()).train()
         before = memory_now()
         trainer = DILTrainer(
-            load_model(model), config, pairs, processing_class=tokenizer, peft_config=adapter, callbacks=[CountLast()]
+            load_model(model), config, pairs, processing_class=tokenizer, peft_config=adapter(), callbacks=[last]
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         counter.__exit__(None, None, None)
-    return {"bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before, "flops": counter.get_total_flops()}
+    return {"bytes": last.peak - before, "flops": counter.get_total_flops()}
 
 
 def memory_now() -> int:
@@ -86,7 +95,7 @@ def compared(model: str, done: Callable[[str], None], names: tuple[str, ...] = t
         case = CASES[name]
         counts = counted(config, case)
         command = [sys.executable, "-m", "dil_tutorial.bench.plan", name, model]
-        environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+        environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2**20)}
         output = subprocess.run(command, capture_output=True, text=True, env=environment)
         if output.returncode:
             raise InputError(f"{name}: {(output.stderr.strip().splitlines() or ['no output'])[-1]}")
@@ -94,7 +103,7 @@ def compared(model: str, done: Callable[[str], None], names: tuple[str, ...] = t
         rows.append(
             {
                 "case": name, "step": asdict(case), "planned": plan.memory(config, case, counts),
-                "planned flops": plan.flops(counts, case.checkpointing)[0], "measured": measured["bytes"],
+                "planned flops": plan.flops(config, case, counts)[0], "measured": measured["bytes"],
                 "measured flops": measured["flops"],
             }
         )  # fmt: skip

@@ -91,10 +91,11 @@ def measured_page(folder: Path) -> str:
     from dil_tutorial.bench import llm as against_trl
     from dil_tutorial.bench import step as limits
 
-    llm, step, tokens, noise = (read_json(BENCHMARKS / f"{name}.json") for name in ("llm", "step", "tokens", "noise"))
+    names = ("llm", "step", "tokens", "noise", "plan", "sampling")
+    llm, step, tokens, noise, plan, sampling = (read_json(BENCHMARKS / f"{name}.json") for name in names)
     plotting.save(against_trl.figure(llm["cells"]), folder / "bench_llm")
     plotting.save(limits.figure(step["step"]), folder / "bench_step")
-    return page("measured", llm=llm, step=step, tokens=tokens, noise=noise)
+    return page("measured", llm=llm, step=step, tokens=tokens, noise=noise, plan=plan, sampling=sampling)
 
 
 def fits_page() -> str:

@@ -76,3 +76,13 @@ def test_utilisation_counts_the_work_that_is_needed():
     assert ours["plain"] == theirs["plain"] == pytest.approx(6 * 8e9 * 4 * 4096 / 989e12)
     assert ours["counted"] < theirs["counted"] < ours["plain"]  # LoRA computes no gradients of frozen weights
     assert gpu.used({**row, "device": "a card nobody knows"}, False) == {}
+
+
+def test_every_way_of_drawing_is_measured(tiny_model, tmp_path):
+    run = dil("bench", "sampling", "--model", tiny_model, "--prompts", 2, "--json", tmp_path / "s.json")
+    assert run.returncode == 0, run.stderr
+    ways = {row["way"]: row for row in json.loads((tmp_path / "s.json").read_text())["ways"]}
+    assert {"dil_tutorial", "transformers"} <= ways.keys()
+    for row in ways.values():
+        assert 2 * 16 <= row["tokens"] <= 2 * 16 * 32
+        assert row["tokens_per_s"] > 0

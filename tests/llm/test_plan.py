@@ -141,4 +141,16 @@ def test_committed_measurements_agree_with_the_plan_of_today():
         counts = counted(config, step)
         planned = sum(plan.memory(config, step, counts).values())
         assert planned == pytest.approx(row["measured"], rel=0.1), row["case"]
-        assert plan.flops(counts, step.checkpointing)[0] == pytest.approx(row["measured flops"], rel=0.01), row["case"]
+        assert plan.flops(config, step, counts)[0] == pytest.approx(row["measured flops"], rel=0.01), row["case"]
+
+
+@pytest.mark.slow
+def test_what_training_really_computes_is_what_was_planned(tiny_model, tmp_path):
+    """Each case of `dil bench plan` on a tiny model: the trainer's own steps, in processes of their own."""
+    run = dil("bench", "plan", "--model", tiny_model, "--json", tmp_path / "plan.json")
+    assert run.returncode == 0, run.stderr
+    rows = json.loads((tmp_path / "plan.json").read_text())["cases"]
+    assert len(rows) == 4
+    for row in rows:
+        assert row["planned flops"] == pytest.approx(row["measured flops"], rel=0.01), row["case"]
+        assert row["measured"] > 0

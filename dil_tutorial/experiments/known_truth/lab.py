@@ -176,7 +176,7 @@ class Lab:
         folder: Path,
         quiet: bool = False,
         prompts: Sequence[str] | None = None,  # texts to go on with, the tutorial's if None
-        chats: Sequence[str] = (),  # and a user's messages
+        chats: Sequence[str] = (),  # and a user's messages, where the model has a template for them
     ) -> None:
         self.preset, self.folder, self.quiet = preset, folder, quiet
         self.device = this_device()
@@ -186,6 +186,7 @@ class Lab:
         law: dict[str, Any] = {"model": preset.model, "samples": preset.samples, "chat": False, "seed": 0}
         law["max_new_tokens"] = preset.max_new_tokens
         drawn = draw_once(self.base(), self.tokenizer, prompts or read_prompts(PROMPTS), folder, law, quiet)
+        chats = chats if self.tokenizer.chat_template else ()
         if chats:
             drawn += draw_once(self.base(), self.tokenizer, chats, folder / "chats", law | {"chat": True}, quiet)
         self.chats = frozenset(chats)
