@@ -58,7 +58,9 @@ def test_the_picture_in_the_readme_is_of_this_code(arrows):
 
 def test_every_module_lies_in_a_room():
     graph = grimp.build_graph("dil_tutorial", "toy", cache_dir=None)
-    assert {module for module in graph.modules if house.room_of(module) is None} == {"dil_tutorial"}
+    door = "dil_tutorial.__main__"  # python -m dil_tutorial: opens the command line and nothing else
+    assert {module for module in graph.modules if house.room_of(module) is None} == {"dil_tutorial", door}
+    assert graph.find_modules_directly_imported_by(door) == {"dil_tutorial.cli"}
 
 
 def test_importing_the_package_and_the_toy_is_light():

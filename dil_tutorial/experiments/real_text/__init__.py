@@ -1,4 +1,5 @@
 """Whole sentences: every loss on responses of 32 tokens whose reward is known, and the texts to read.
 
-Read ``run`` first, then ``measures`` and ``report``; ``pilot`` chose the setting.
+Read ``pilot`` and ``first_step`` (what made the setting), ``run``, then ``measures`` and ``report``.
+It may import the derivation, ``toy``, ``llm`` and ``support``, and takes its laboratory from ``known_truth``.
 """
