@@ -217,8 +217,8 @@ def used(row: dict[str, Any], dry: bool) -> dict[str, float]:
         return {}
     sizes = workloads()[row["workload"]]
     step = Step(*sizes, pairs=BATCH, dtype="bfloat16", lora=16 if row["lora"] else 0, shared=row["side"] == "ours")
-    config = plan.model_config("llama-3-8b")
-    needed, _ = plan.flops(config, step, counted(config, step))
+    counts = counted(plan.model_config("llama-3-8b"), step)
+    needed = counts.forward + counts.backward
     tokens = BATCH * (2 * sizes[0] + sizes[1] + sizes[2])  # of the mix on average; the pairs at hand differ by their spread
     per_token = needed / tokens
     speed = row["tokens"] / row["seconds"]

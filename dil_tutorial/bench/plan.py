@@ -103,7 +103,7 @@ def compared(model: str, done: Callable[[str], None], names: tuple[str, ...] = t
         rows.append(
             {
                 "case": name, "step": asdict(case), "planned": plan.memory(config, case, counts),
-                "planned flops": plan.flops(config, case, counts)[0], "measured": measured["bytes"],
+                "planned flops": counts.forward + counts.backward, "measured": measured["bytes"],
                 "measured flops": measured["flops"],
             }
         )  # fmt: skip

@@ -69,9 +69,9 @@ class Counts:
     linear: float  # weights of the layers' matrices
     other: float  # weights of embeddings, head and norms
     trained: float  # weights that have a gradient
-    saved: float  # bytes that autograd keeps for the backward pass
+    saved: float  # bytes that autograd keeps for the backward pass, without checkpointing
     forward: float  # FLOPs
-    backward: float
+    backward: float  # with what is computed again
 
     def extrapolated(self, two: Counts, layers: int) -> Counts:
         """Of ``layers`` layers, from one (self) and two."""
@@ -105,15 +105,22 @@ def count(config: Any, step: Step, depth: int) -> Counts:
     with FakeTensorMode(allow_non_fake_inputs=True):
         fill(model)
         kept = {id(weight) for weight in model.parameters()}
-        with (
-            head_gives_logps(model.get_output_embeddings(), batch.pick, batch.targets, step.head_chunk or len(batch.targets)),
-            torch.autocast("cpu", torch.bfloat16, enabled=step.bf16),
-            saved_for_backward(kept) as saved,
-            FlopCounterMode(display=False) as forward,
-        ):
-            logps = model(**inputs, use_cache=False).logits
-            loss = torch.stack([part.sum() for part in logps.split(lengths)]).sum()
-        with FlopCounterMode(display=False) as backward:
+
+        def forward() -> Tensor:
+            head, chunk = model.get_output_embeddings(), step.head_chunk or len(batch.targets)
+            with (
+                head_gives_logps(head, batch.pick, batch.targets, chunk),
+                torch.autocast("cpu", torch.bfloat16, enabled=step.bf16),
+            ):
+                logps = model(**inputs, use_cache=False).logits
+                return torch.stack([part.sum() for part in logps.split(lengths)]).sum()
+
+        with saved_for_backward(kept) as saved, FlopCounterMode(display=False) as there:
+            loss = forward()
+        if step.checkpointing:  # saves less and computes again, in the backward pass, what that needs
+            (model.get_base_model() if step.lora else model).gradient_checkpointing_enable()
+            loss = forward()
+        with FlopCounterMode(display=False) as back:
             loss.backward()
     base = {name: weight for name, weight in model.named_parameters() if "lora_" not in name}
     linear = sum(weight.numel() for name, weight in base.items() if ".layers." in name and weight.dim() == 2)
@@ -122,8 +129,8 @@ def count(config: Any, step: Step, depth: int) -> Counts:
         other=sum(weight.numel() for weight in base.values()) - linear,
         trained=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
         saved=sum(saved.values()),
-        forward=forward.get_total_flops(),
-        backward=backward.get_total_flops(),
+        forward=there.get_total_flops(),
+        backward=back.get_total_flops(),
     )
 
 

@@ -72,22 +72,6 @@ def held(step: Step, counts: Counts) -> float:
     return (4 if step.dtype == "float32" else 2) * (counts.linear + counts.other)
 
 
-def flops(config: Any, step: Step, counts: Counts) -> tuple[float, float]:
-    """FLOPs of a micro-batch in training, and of scoring it under the reference.
-
-    With checkpointing the layers compute their forward pass again, the vocabulary head does not.
-
-    >>> config = model_config("smollm2-135m")
-    >>> step = Step(prompt=8, chosen=4, rejected=4)
-    >>> train, score = flops(config, step, counted(config, step))
-    >>> round(train / score, 1)  # a forward pass and a backward pass
-    3.0
-    """
-    head = 2 * step.pairs * (step.chosen + step.rejected) * config.hidden_size * config.vocab_size
-    again = counts.forward - head if step.checkpointing else 0.0
-    return counts.forward + counts.backward + again, counts.forward
-
-
 # --- Models and recipes ------------------------------------------------------------------------------------------------
 
 
@@ -168,15 +152,14 @@ def plan(recipe: dict[str, Any], config: Any, lengths: tuple[int, int, int], pai
     longest = recipe.get("max_length", 1024)
     full = replace(step, chosen=longest - step.prompt, rejected=longest - step.prompt)
     counts, most = counted(config, step), counted(config, full)
-    train, score = flops(config, step, counts)
     epochs = recipe.get("num_train_epochs", 3)
     batches = math.ceil(pairs / (step.pairs * cards)) * cards
     return Plan(
         step=step,
         memory=memory(config, step, counts, cards, sharded),
         longest=memory(config, full, most, cards, sharded),
-        training=train * batches * epochs,
-        scoring=score * batches,
+        training=(counts.forward + counts.backward) * batches * epochs,
+        scoring=counts.forward * batches,
         steps=max(1, batches // cards // step.accumulation) * epochs,
         tokens=step.tokens * batches * epochs,
     )

@@ -126,7 +126,7 @@ def test_held_out_prompts_are_not_trained_on(tmp_path):
 
 def test_bad_input(tmp_path, tiny_model):
     out = ["--out", tmp_path / "out"]
-    refused(dil(*TEXT[:2], "--loss", "DIL BCE repaird", "--model", tiny_model, *out), "did you mean 'DIL BCE repaired'?")
+    refused(dil(*TEXT[:2], "--loss", "DIL BCE repaird", "--model", tiny_model, *out), "unknown loss 'DIL BCE repaird'")
     refused(dil(*TEXT[:2], "--model", "./missing", *out), "no such folder")
     refused(dil(*PAIRS[:2], "--data", "missing.jsonl", "--model", tiny_model, *out), "missing.jsonl")
     refused(dil(*PAIRS[:2], "--data", pairs_file(tmp_path), "--preset", "cup", *out), "did you mean 'cpu'?")

@@ -29,8 +29,12 @@ SHAPES = {
 
 @pytest.mark.parametrize("name", SHAPES)
 @pytest.mark.parametrize(
-    "step", [Step(9, 7, 5, pairs=3), Step(9, 7, 5, pairs=3, bf16=True, head_chunk=4), Step(6, 5, 4, lora=2)]
-)
+    "step",
+    [
+        Step(9, 7, 5, pairs=3), Step(9, 7, 5, pairs=3, bf16=True, head_chunk=4), Step(6, 5, 4, lora=2),
+        Step(9, 7, 5, checkpointing=True),
+    ],
+)  # fmt: skip
 def test_what_is_counted_is_what_a_real_step_keeps_and_computes(name, step):
     config = SHAPES[name]
     found = counted(config, step)
@@ -51,6 +55,9 @@ def test_what_is_counted_is_what_a_real_step_keeps_and_computes(name, step):
     ):
         logps, _ = response_logps(model, batch, model.get_output_embeddings(), step.head_chunk)
         loss = logps.sum()
+    if step.checkpointing:
+        model.gradient_checkpointing_enable()
+        loss = response_logps(model, batch, model.get_output_embeddings(), step.head_chunk)[0].sum()
     with FlopCounterMode(display=False) as backward:
         loss.backward()
     assert found.forward == forward.get_total_flops()
@@ -141,7 +148,7 @@ def test_committed_measurements_agree_with_the_plan_of_today():
         counts = counted(config, step)
         planned = sum(plan.memory(config, step, counts).values())
         assert planned == pytest.approx(row["measured"], rel=0.1), row["case"]
-        assert plan.flops(config, step, counts)[0] == pytest.approx(row["measured flops"], rel=0.01), row["case"]
+        assert counts.forward + counts.backward == pytest.approx(row["measured flops"], rel=0.01), row["case"]
 
 
 @pytest.mark.slow
