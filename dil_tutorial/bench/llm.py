@@ -299,7 +299,7 @@ def utilisation(row: dict[str, Any], tokens_per_s: float) -> float | None:
 
 
 def _run(row: dict[str, Any]) -> Run:
-    return Run(**{name: row[name] for name in Run.__dataclass_fields__})
+    return Run(**{name: row[name] for name in Run.__dataclass_fields__ if name in row})
 
 
 def _speeds(measured: list[dict[str, Any]]) -> list[float]:

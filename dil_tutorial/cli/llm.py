@@ -132,7 +132,7 @@ def plan(
     config: Annotated[Path, typer.Option(help="A recipe, e.g. recipes/paper-llama-3-8b.yaml.")],
     set_: Annotated[list[str] | None, typer.Option("--set", help="Change one value of the recipe: key=value.")] = None,
     shape: Annotated[str | None, typer.Option(help="Another model: a known shape, or a folder with a config.json.")] = None,
-    card: Annotated[str, typer.Option(help="h100, h200, a100-80gb, a100-40gb, rtx-4090, l4 or t4.")] = "h100",
+    card: Annotated[str, typer.Option(help="h100, h200, a100-80gb, a100-40gb, rtx-4090 or l4.")] = "h100",
     cards: Annotated[int, typer.Option(min=1, help="How many; FSDP where the recipe says so, else DDP.")] = 1,
     lengths: Annotated[str | None, typer.Option(help="Mean tokens PROMPT,CHOSEN,REJECTED; the data's if it is here.")] = None,
     pairs: Annotated[int | None, typer.Option(min=1, help="Pairs of the data set; the data's if it is here.")] = None,

@@ -21,7 +21,7 @@ GIB = 2**30
 SHAPES: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("shapes.yaml").read_text(encoding="utf-8"))
 CARDS = {  # bytes of memory, dense bf16 FLOP/s: from the makers' sheets
     "h100": (80e9, 989e12), "h200": (141e9, 989e12), "a100-80gb": (80e9, 312e12), "a100-40gb": (40e9, 312e12),
-    "rtx-4090": (24e9, 165e12), "l4": (24e9, 121e12), "t4": (16e9, 65e12),
+    "rtx-4090": (24e9, 165e12), "l4": (24e9, 121e12),
 }  # fmt: skip
 STATES = {"adamw_torch": 8, "adamw_torch_fused": 8, "adamw_8bit": 2, "adamw_bnb_8bit": 2, "sgd": 0}  # bytes a trained weight
 NF4 = 0.5 + 0.127 / 8  # bytes of a weight in 4 bits with its scales, quantised again (Dettmers et al., 2023, section 3)
@@ -146,7 +146,12 @@ class Plan:
 
 
 def plan(recipe: dict[str, Any], config: Any, lengths: tuple[int, int, int], pairs: int, cards: int = 1) -> Plan:
-    """Count ``recipe`` on a model's configuration for ``pairs`` pairs of so many tokens of prompt, chosen and rejected."""
+    """Count ``recipe`` on a model's configuration for ``pairs`` pairs of so many tokens of prompt, chosen and rejected.
+
+    >>> made = plan({"per_device_train_batch_size": 4, "num_train_epochs": 1}, model_config("smollm2-135m"), (9, 5, 5), pairs=40)
+    >>> made.steps, made.tokens
+    (10, 760)
+    """
     sharded = bool(recipe.get("fsdp")) and cards > 1
     step = step_of(recipe, *lengths)
     longest = recipe.get("max_length", 1024)
@@ -182,6 +187,9 @@ def proposed(
     """What to change so that the longest batch fits into ``room`` bytes: the first of ``CHANGES`` that does, or None.
 
     Several cards share the weights (FSDP) unless an adapter is trained, and pairs taken from a batch are accumulated.
+
+    >>> proposed({"max_length": 64}, model_config("smollm2-135m"), (9, 5, 5), cards=1, room=3.2e9)
+    {'gradient_checkpointing': True}
     """
     pairs = recipe.get("per_device_train_batch_size", 8)
     for change in CHANGES:
