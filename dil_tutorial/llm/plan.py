@@ -148,7 +148,8 @@ class Plan:
 def plan(recipe: dict[str, Any], config: Any, lengths: tuple[int, int, int], pairs: int, cards: int = 1) -> Plan:
     """Count ``recipe`` on a model's configuration for ``pairs`` pairs of so many tokens of prompt, chosen and rejected.
 
-    >>> made = plan({"per_device_train_batch_size": 4, "num_train_epochs": 1}, model_config("smollm2-135m"), (9, 5, 5), pairs=40)
+    >>> recipe = {"per_device_train_batch_size": 4, "num_train_epochs": 1}
+    >>> made = plan(recipe, model_config("smollm2-135m"), (9, 5, 5), pairs=40)
     >>> made.steps, made.tokens
     (10, 760)
     """

@@ -275,7 +275,7 @@ def test_the_packaged_prompts_are_enough_and_distinct():
 
 def test_a_model_that_was_not_fetched(monkeypatch, tmp_path):
     monkeypatch.setenv("DIL_CACHE", str(tmp_path))
-    refused(dil("experiment", "known-truth", "--out", tmp_path / "out"), "not fetched yet: run `dil fetch-model smollm2-135m-instruct`")
+    refused(dil("experiment", "known-truth", "--out", tmp_path / "out"), "run `dil fetch-model smollm2")
     assert not (tmp_path / "out").exists()
 
 
