@@ -25,7 +25,7 @@ def from_source(*arguments):
 
 def test_a_dry_run_goes_on_where_it_was_cut_off(tmp_path):
     out = tmp_path / "gpu"
-    first = from_source("--dry-run", "--out", out, "--minutes", 0.3)
+    first = from_source("--dry-run", "--out", out, "--minutes", 0.2)
     made = {path.name: path.read_text() for path in out.glob("*.json") if path.name != "gpu.json"}
     assert "checks.json" in made, first.stderr
     again = from_source("--dry-run", "--out", out)
