@@ -86,7 +86,7 @@ def test_an_interrupted_draw_goes_on_to_the_same_result(tabular, tmp_path):
 
 
 PRESET = experiment.Preset(
-    scale=3.0, samples=4000, max_new_tokens=2, pairs=2000, batch_size=256, epochs=8, bf16=False, layout="padded",
+    scale=3.0, samples=4000, max_new_tokens=2, pairs=2000, batch_size=256, epochs=20, bf16=False, layout="padded",
     learning_rates=(3e-3,), seeds=1, top_layers=0,
 )  # fmt: skip
 
