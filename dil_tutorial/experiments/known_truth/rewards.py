@@ -144,29 +144,10 @@ def _stems(text: str) -> set[str]:
     return set(needed("topic", "snowballstemmer").stemmer("english").stemWords(words))
 
 
-COMMON = frozenset(
-    [
-        "about",
-        "that",
-        "this",
-        "with",
-        "what",
-        "your",
-        "write",
-        "tell",
-        "short",
-        "into",
-        "from",
-        "when",
-        "were",
-        "they",
-        "them",
-        "have",
-        "been",
-        "said",
-        "and",
-    ]
-)
+COMMON = frozenset((
+    "about", "that", "this", "with", "what", "your", "write", "tell", "short", "into", "from", "when", "were", "they", "them",
+    "have", "been", "said",
+))  # fmt: skip
 
 
 def length(prompt: str, response: str, tokens: int) -> float:
