@@ -168,7 +168,7 @@ def real_text(
 
     from dil_tutorial.experiments.known_truth import data
     from dil_tutorial.experiments.known_truth.lab import Lab
-    from dil_tutorial.experiments.real_text import measures, report, run
+    from dil_tutorial.experiments.real_text import measures, pilot_report, report, run
     from dil_tutorial.experiments.real_text import pilot as trial
     from dil_tutorial.llm.models import resolve
 
@@ -183,7 +183,8 @@ def real_text(
         lab = Lab(settings, out, quiet=not terminal, prompts=stories, chats=chats)
         if pilot:
             with progress(trial.steps(), "training") as done:
-                wrote(trial.save(trial.pilot(lab, done if terminal else numbered(trial.steps())), out))
+                tried = trial.pilot(lab, done if terminal else numbered(trial.steps()))
+            wrote(trial.save(tried, out), *pilot_report.report(tried, out))
             return
         losses = tuple(loss or run.LOSSES)
         total = run.steps(settings, losses)

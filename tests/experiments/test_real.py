@@ -209,3 +209,24 @@ def test_losers_halve_the_noise_of_the_first_step(tiny_model, tmp_path):
     found = first_step.first_step(lab, groups=6)
     noise = {name: row["noise a pair"] for name, row in found["losses"].items()}
     assert noise["repaired DIL, DPO"] / noise["SFT"] == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.slow
+def test_the_pilot_tries_every_setting_and_goes_on_where_it_stopped(tiny_model, tmp_path):
+    from dil_tutorial.experiments.real_text import pilot, pilot_report
+
+    command = ["experiment", "real-text", "--pilot", "--limit", 30, "--model", tiny_model, "--out", tmp_path]
+    first = dil(*command)
+    assert first.returncode == 0, first.stderr
+    results = pilot_report.load(tmp_path / "real_text_pilot.json")
+    assert [setting["name"] for setting in results["settings"]] == list(pilot.SETTINGS)
+    for setting in results["settings"]:  # E_chosen + E_rejected is twice the mean of f, at most 0 for a normalised policy
+        assert setting["train"]["chosen"][0] + setting["train"]["rejected"][0] < 0.1
+    page = (tmp_path / "pilot.md").read_text()
+    assert all(name in page for name in pilot.SETTINGS)
+    numbers = numbers_of(tmp_path / "real_text_pilot.json")
+    (tmp_path / "pilot" / "two-passes.json").unlink()
+    again = dil(*command)
+    assert again.returncode == 0, again.stderr
+    assert numbers_of(tmp_path / "real_text_pilot.json") == numbers
+    assert (tmp_path / "pilot.md").read_text() == page

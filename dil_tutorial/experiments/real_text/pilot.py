@@ -1,8 +1,9 @@
 """The pilot: what makes the winners' log-ratio rise at real length?  ``dil experiment real-text --pilot``.
 
 A few settings of one loss, each trained and measured on validation prompts alone, before the experiment fixes one: learning rate,
-rank of the adapter, batch, labels drawn several times for each pair (votes, nearly soft labels), fewer prompts with more pairs
-each.  And signal against noise of the first step (``first_step``), which says how many pairs a direction costs.
+rank of the adapter and how many layers it spans, all weights, batch, each pair labelled twice (votes: half-way to soft labels),
+fewer prompts with more pairs each.  And signal against noise of the first step (``first_step``), which says how many pairs a
+direction costs.
 """
 
 import copy
@@ -21,6 +22,7 @@ from dil_tutorial.experiments.known_truth.run import kept
 from dil_tutorial.experiments.real_text.first_step import first_step
 from dil_tutorial.experiments.real_text.measures import weighed
 from dil_tutorial.llm.metrics import kl_terms
+from dil_tutorial.rlhf import kl
 from dil_tutorial.support.files import provenance, write_json
 from dil_tutorial.support.intervals import bootstrap
 from dil_tutorial.support.paths import BENCHMARKS
@@ -31,13 +33,15 @@ SETTINGS: dict[str, dict[str, Any]] = {  # what differs from the experiment's pr
     "as the experiment": {},
     "a third of the rate": {"rate": RATE / 3},
     "three times the rate": {"rate": 3 * RATE},
+    "SFT": {"loss": "SFT"},
     "rank 1": {"rank": 1},
     "rank 32": {"rank": 32},
     "batches of 128 pairs": {"batch_size": 128},
     "two passes": {"epochs": 2},
-    "each pair labelled four times": {"votes": 4},
+    "one pass, each pair labelled twice": {"votes": 2},
     "a third of the prompts, three times the pairs of each": {"prompts": 1 / 3},
-    "SFT": {"loss": "SFT"},
+    "LoRA on all layers, a third of the rate": {"top_layers": 1000, "rate": RATE / 3},
+    "all weights, a hundredth of the rate": {"top_layers": 0, "rate": RATE / 100},
 }
 
 
@@ -50,7 +54,12 @@ def pilot(lab: Lab, progress: Callable[[str], None]) -> dict[str, Any]:
         progress(name)
     step = kept(lab, "pilot", "first-step", functools.partial(first_step, lab))
     progress("signal and noise of the first step")
-    return {**provenance(), "preset": asdict(lab.preset), "loss": LOSS, "rate": RATE, "settings": rows, "first step": step}
+    world = world_of_samples(lab.data.rule(lab.data.reward[lab.data.rows("validation")]))
+    possible = kl(world.chosen, world.ref).mean().item()
+    return {
+        **provenance(), "preset": asdict(lab.preset), "loss": LOSS, "rate": RATE, "possible": possible,
+        "validation prompts": len(lab.data.rows("validation")), "settings": rows, "first step": step,
+    }  # fmt: skip
 
 
 def steps() -> int:
@@ -81,14 +90,20 @@ def tried(lab: Lab, name: str, changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def seen(lab: Lab, split: str, f: torch.Tensor) -> dict[str, Any]:
-    """Slope of f on log(1 + t), means of f under the winners' and the losers' law, and KL, of the first responses of a split."""
+    """What the first responses of a split, samples of pi_ref, say of the policy: slope of f on log(1 + t), means of f, KL.
+
+    Its gain in reward and its win rate against pi_ref are theirs too, weighed by e^f: E_ref[e^f (r - E_ref r)] and
+    1/2 + E_ref[e^f t]/2.
+    """
     X, M = f.shape
-    world = world_of_samples(lab.data.rule(lab.data.reward[lab.data.rows(split)[:X]]))
-    t = world.advantage[:, :M]
+    reward = lab.data.reward[lab.data.rows(split)[:X]]
+    world = world_of_samples(lab.data.rule(reward))
+    t, above = world.advantage[:, :M], (reward - reward.mean(1, keepdim=True))[:, :M]
     return {
         "slope": regress(t.log1p().clamp(min=-5), f)["slope"],
         "chosen": bootstrap(weighed(f, 1 + t)), "rejected": bootstrap(weighed(f, 1 - t)),
         "KL": bootstrap(kl_terms(f).mean(1)),
+        "gain": bootstrap(weighed(f.expm1(), above)), "win rate": bootstrap(0.5 + weighed(f.expm1(), t) / 2),
     }  # fmt: skip
 
 
