@@ -99,6 +99,19 @@ def chosen_kl_bound(world: World) -> Tensor:
     return excess(kl(world.chosen, world.ref).unsqueeze(1), math.log(2) - 0.5)
 
 
+@claim("1.judge", "1.3", worlds=ANY)
+def nobody_tells_winners_well(world: World) -> Tensor:
+    r"""Shown one response of $\pi_\text{chosen}$ and one of $\pi_\text{ref}$, the best judge is right in at most two cases
+    of three: $\frac12 + \frac14 E|r - r'| \le \frac23$, $r = \pi_\text{chosen}/\pi_\text{ref}$.
+
+    The best judge names the response with the larger ratio. The most winning share q of the responses wins at most
+    q (2 - q): among themselves they win half of the time. So the ratio is never more spread out than evenly over 0 to 2, where
+    E|r - r'| is two thirds."""
+    ratio = world.chosen / world.ref
+    apart = torch.einsum("xy,xz,xyz->x", world.ref, world.ref, (ratio.unsqueeze(2) - ratio.unsqueeze(1)).abs())
+    return excess((0.5 + apart / 4).unsqueeze(1), 2 / 3)
+
+
 @claim("1.kl-limit", "1.4", worlds=HARD)
 def best_of_many_kl_limit(world: World) -> Tensor:
     r"""With many equally likely responses and hard labels $KL(\text{best-of-}N\,\|\,\pi_\text{ref}) \to \log N -

@@ -84,6 +84,12 @@ def _disagreement() -> float:
     return float((ends[0] - ends[1]).abs().sum() > 0.01)
 
 
+def _judge(policy: torch.Tensor, ref: torch.Tensor) -> float:
+    """How often the policy's response has the larger ratio to the reference, (Y,) each; ties are guessed."""
+    ratio = policy / ref
+    return float((policy[:, None] * ref * (0.5 + (ratio[:, None] - ratio).sign() / 2)).sum())
+
+
 TRUTHS: dict[str, Callable[[], float]] = {
     "00-odds": lambda: preferences.bradley_terry(torch.tensor([math.log(3), 0.0], dtype=F64))[0, 1].item(),
     "01-rare": lambda: World([0.01, 0.99], [[0.5, 1.0], [0.0, 0.5]]).chosen[0, 0].item(),
@@ -98,6 +104,7 @@ TRUTHS: dict[str, Callable[[], float]] = {
     "10-best": lambda: World.from_reward([0.5, 0.5], [0.0, math.log(3)]).preference.max().item(),
     "11-end": lambda: torch.tensor([0.5, 0.5, 0.25], dtype=F64).log2().sum().item(),
     "12-circle": lambda: World([0.5, 0.25, 0.25], [[0.5, 0.0, 1.0], [1.0, 0.5, 0.0], [0.0, 1.0, 0.5]]).chosen[0, 1].item(),
+    "17-judge": lambda: _judge(torch.tensor([0.6, 0.4], dtype=F64), torch.tensor([0.5, 0.5], dtype=F64)),
 }  # fmt: skip
 PUZZLES = {
     name: Puzzle(**asked, answer=TRUTHS[name])

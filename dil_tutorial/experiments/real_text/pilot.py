@@ -2,8 +2,8 @@
 
 A few settings of one loss, each trained and measured on validation prompts alone, before the experiment fixes one: learning rate,
 rank of the adapter and how many layers it spans, all weights, batch, each pair labelled twice (votes: half-way to soft labels),
-fewer prompts with more pairs each.  And signal against noise of the first step (``first_step``), which says how many pairs a
-direction costs.
+fewer prompts with more pairs each, a labeller who likes length as well.  And signal against noise of the first step
+(``first_step``), which says how many pairs a direction costs.
 """
 
 import copy
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from dil_tutorial.experiments.known_truth.data import world_of_samples
-from dil_tutorial.experiments.known_truth.lab import Lab, Run
+from dil_tutorial.experiments.known_truth.lab import Lab, Run, label
 from dil_tutorial.experiments.known_truth.measures import regress
 from dil_tutorial.experiments.known_truth.run import kept
 from dil_tutorial.experiments.real_text.first_step import first_step
@@ -40,6 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {  # what differs from the experiment's pr
     "two passes": {"epochs": 2},
     "one pass, each pair labelled twice": {"votes": 2},
     "a third of the prompts, three times the pairs of each": {"prompts": 1 / 3},
+    "a labeller who likes length, too": {"reward": "sentiment + 0.02 characters"},
     "LoRA on all layers, a third of the rate": {"top_layers": 1000, "rate": RATE / 3},
     "all weights, a hundredth of the rate": {"top_layers": 0, "rate": RATE / 100},
 }
@@ -50,7 +51,8 @@ def pilot(lab: Lab, progress: Callable[[str], None]) -> dict[str, Any]:
     rows = []
     for name, changes in SETTINGS.items():
         make = functools.partial(tried, lab, name, changes)
-        rows.append(kept(lab, "pilot", name.replace(" ", "-"), make))
+        row = kept(lab, "pilot", name.replace(" ", "-"), make)
+        rows.append(row | {split: seen(lab, split, row[f"f {split}"]) for split in ("validation", "train")})
         progress(name)
     step = kept(lab, "pilot", "first-step", functools.partial(first_step, lab))
     progress("signal and noise of the first step")
@@ -78,32 +80,36 @@ def tried(lab: Lab, name: str, changes: dict[str, Any]) -> dict[str, Any]:
     if share < 1:
         data = data.few(round(share * len(data.rows("train"))))
         count = round(count / share)
+    if own.preset.reward != lab.preset.reward:
+        data = label(lab.data.drawn, own.preset)
     if votes > 1:
         data = replace(data, votes=votes)
     policy, row = own.train(Run(loss, "sum", rate, 0, count), data)
     found = {"name": name, "loss": loss, "learning rate": rate, "pairs": len(data.rows("train")) * count, **row}
     for split, prompts in (("validation", None), ("train", lab.preset.seen_prompts)):
-        rows = own.evaluated(split, lab.preset.evaluated, prompts)
-        f = torch.tensor(own.log_ratios(policy, rows, f"pilot {split}"), dtype=torch.float64)
-        found[split] = seen(lab, split, f)
+        found[f"f {split}"] = own.log_ratios(policy, own.evaluated(split, lab.preset.evaluated, prompts), f"pilot {split}")
     return found
 
 
-def seen(lab: Lab, split: str, f: torch.Tensor) -> dict[str, Any]:
+def seen(lab: Lab, split: str, log_ratios: list[list[float]]) -> dict[str, Any]:
     """What the first responses of a split, samples of pi_ref, say of the policy: slope of f on log(1 + t), means of f, KL.
 
-    Its gain in reward and its win rate against pi_ref are theirs too, weighed by e^f: E_ref[e^f (r - E_ref r)] and
-    1/2 + E_ref[e^f t]/2.
+    Its gain in reward, its win rate against pi_ref and how much longer its responses are, in characters, are theirs too, weighed
+    by e^f: E_ref[e^f (r - E_ref r)], 1/2 + E_ref[e^f t]/2.  The reward is the experiment's, whoever labelled the pairs.
     """
+    f = torch.tensor(log_ratios, dtype=torch.float64)
     X, M = f.shape
     reward = lab.data.reward[lab.data.rows(split)[:X]]
     world = world_of_samples(lab.data.rule(reward))
+    length = torch.tensor([[len(r["text"]) for r in lab.data.drawn[x]["responses"]] for x in lab.data.rows(split)[:X]]).double()
+    longer = (length - length.mean(1, keepdim=True))[:, :M]
     t, above = world.advantage[:, :M], (reward - reward.mean(1, keepdim=True))[:, :M]
     return {
         "slope": regress(t.log1p().clamp(min=-5), f)["slope"],
         "chosen": bootstrap(weighed(f, 1 + t)), "rejected": bootstrap(weighed(f, 1 - t)),
         "KL": bootstrap(kl_terms(f).mean(1)),
-        "gain": bootstrap(weighed(f.expm1(), above)), "win rate": bootstrap(0.5 + weighed(f.expm1(), t) / 2),
+        "gain": bootstrap((f.expm1() * above).mean(1)), "longer": bootstrap((f.expm1() * longer).mean(1)),
+        "win rate": bootstrap(0.5 + (f.expm1() * t).mean(1) / 2),
     }  # fmt: skip
 
 

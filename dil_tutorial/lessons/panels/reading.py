@@ -1,7 +1,9 @@
 """The panels of notebook 17: the same prompts under several policies, f token by token, and a blind game."""
 
+import re
 from collections.abc import Sequence
 from html import escape
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -31,42 +33,55 @@ def shortened(prompt: str, words: int = 6) -> str:
 
 
 def before_after(results: Results, losses: Sequence[str], count: int = 12) -> ipywidgets.VBox:
-    """A slider over prompts: what the reference and each loss's policy wrote, with the reward of each text."""
-    held = results["truth"]["held-out"]
-    places = spread(len(held["prompts"]), count)
+    """A slider over prompts: what the reference and each loss's policy wrote with the same dice, and the reward of each text.
+
+    All of them draw each token with the same random number: up to the mark, training has changed nothing that mattered.
+    """
+    prompts, reference = results["truth"]["held-out"]["prompts"], results["reference"]
+    runs = {"the reference": reference, **{loss: first_seed(results, loss) for loss in losses}}
 
     def page(shown: str) -> str:
-        place = next(p for p in places if label(held["prompts"], p) == shown)
-        rows = [("the reference", held["text"][place][0], held["reward"][place][0])]
-        for loss in losses:
-            run = first_seed(results, loss)
-            rows.append((loss, run["own text"][place][0], run["own reward"][place][0]))
+        place = int(shown.split(":")[0])
+        before = reference["own text"][place][0]
         body = "".join(
             f"<tr><th scope='row' style='text-align:left;vertical-align:top;white-space:nowrap;padding:.3em .8em .3em 0'>"
-            f"{escape(name)}</th><td style='text-align:left'>{escape(text)}</td>"
-            f"<td style='vertical-align:top;padding-left:.8em'>{reward:+.1f}</td></tr>"
-            for name, text, reward in rows
+            f"{escape(name)}</th><td style='text-align:left'>{parted(before, run['own text'][place][0])}</td>"
+            f"<td style='vertical-align:top;padding-left:.8em'>{run['own reward'][place][0]:+.1f}</td></tr>"
+            for name, run in runs.items()
         )
         return (
-            f"<p><strong>{escape(held['prompts'][place])}</strong></p><table><thead><tr><th>policy</th><th>goes on</th>"
+            f"<p><strong>{escape(prompts[place])}</strong></p><table><thead><tr><th>policy</th><th>goes on</th>"
             f"<th>reward</th></tr></thead><tbody>{body}</tbody></table>"
         )
 
-    return pages(page, {"Prompt": [label(held["prompts"], place) for place in places]})
+    return pages(page, {"Prompt": [label(prompts, place) for place in spread(len(prompts), count)]})
+
+
+def parted(before: str, after: str) -> str:
+    """``after`` as HTML, marked from the first word in which it differs from ``before``.
+
+    >>> parted("a cat sat", "a cat ran")
+    'a cat <mark>ran</mark>'
+    """
+    ours, theirs = re.split(r"(?<=\s)", after), re.split(r"(?<=\s)", before)
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs, strict=False)))
+    rest = escape("".join(ours[same:]))
+    return escape("".join(ours[:same])) + (f"<mark>{rest}</mark>" if rest else "")
 
 
 def label(prompts: Sequence[str], place: int) -> str:
-    """A slider's word for a prompt: its number keeps two that begin alike apart."""
+    """A slider's word for a prompt: its place, by which it is found again, and its first words."""
     return f"{place}: {shortened(prompts[place])}"
 
 
 def spread(total: int, count: int) -> list[int]:
-    """``count`` places of ``total``, evenly.
+    """``count`` places of ``total``, evenly; all where there are fewer.
 
-    >>> spread(100, 4)
-    [0, 25, 50, 75]
+    >>> spread(100, 4), spread(2, 4)
+    ([0, 25, 50, 75], [0, 1])
     """
-    return [total * i // count for i in range(min(count, total))]
+    count = min(count, total)
+    return [total * i // count for i in range(count)]
 
 
 def token_colours(results: Results, losses: Sequence[str]) -> ipywidgets.VBox:
@@ -76,7 +91,7 @@ def token_colours(results: Results, losses: Sequence[str]) -> ipywidgets.VBox:
     entries = read[losses[0]]
 
     def page(loss: str, shown: str) -> str:
-        entry = next(e for e in read[loss] if label(held["prompts"], e["place"]) == shown)
+        entry = next(e for e in read[loss] if e["place"] == int(shown.split(":")[0]))
         parts = [f"<p><strong>{escape(held['prompts'][entry['place']])}</strong></p>"]
         for name, tokens in zip(("best", "worst"), entry["tokens"], strict=True):
             reward = held["reward"][entry["place"]][entry[name]]
