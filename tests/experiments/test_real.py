@@ -13,7 +13,7 @@ from command import DIL, dil, hear_ctrl_c, refused
 pytest.importorskip("peft", reason="language models need the llm extra")
 
 from dil_tutorial.experiments.known_truth import rewards
-from dil_tutorial.experiments.known_truth.data import preference_of
+from dil_tutorial.experiments.known_truth.data import preference_of, world_of_samples
 from dil_tutorial.experiments.known_truth.measures import Truth
 from dil_tutorial.experiments.real_pairs import measures as pair_measures
 from dil_tutorial.experiments.real_pairs import run as pair_run
@@ -209,6 +209,42 @@ def test_losers_halve_the_noise_of_the_first_step(tiny_model, tmp_path):
     found = first_step.first_step(lab, groups=6)
     noise = {name: row["noise a pair"] for name, row in found["losses"].items()}
     assert noise["repaired DIL, DPO"] / noise["SFT"] == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_part_of_the_way_is_a_lower_bound_that_is_nearly_met():
+    """Uniform samples are all responses there are: the policy part of the way is known exactly."""
+    rng = torch.Generator().manual_seed(3)
+    reward = torch.randn(1, 12, generator=rng, dtype=torch.float64).repeat(4, 1)
+    t = world_of_samples(preference_of(reward)).advantage
+    noise = torch.randn(1, 12, generator=rng, dtype=torch.float64).repeat(4, 1)
+    f = t.log1p() + 0.7 * noise  # the right direction, with noise
+    f = f - f.exp().mean(1, keepdim=True).log()
+    scale, (value, low, high) = measures.part_way(f[None], 1 + t)
+    assert low <= value <= high
+
+    def exact(a):
+        return ((1 + t) * (a * f - (a * f).exp().mean(1, keepdim=True).log())).mean().item()
+
+    assert 0 < scale < 1
+    assert exact(scale) - 0.02 < value <= exact(scale) + 1e-12
+    assert exact(scale) > exact(1.0)
+    assert exact(scale) > max(exact(scale - 0.15), exact(scale + 0.15))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_control_variate_keeps_the_mean_and_takes_variance_away(count):
+    """Small samples of a known law, many times: unbiased to their error, and much less spread out than the plain mean."""
+    rng = torch.Generator().manual_seed(count)
+    K = 400
+    ratio = torch.softmax(0.4 * torch.randn(K, generator=rng, dtype=torch.float64), 0) * K
+    t = torch.linspace(-0.9, 0.9, K, dtype=torch.float64)[torch.randperm(K, generator=rng)]
+    truth = ((1 + t) * ratio.log()).mean().item()
+    drawn = torch.randint(K, (300, 50 * count, 8), generator=rng)
+    f, weight = ratio.log()[drawn], 1 + t[drawn]
+    ours = torch.stack([measures.weighed(f[i], weight[i]).mean() for i in range(300)])
+    plain = (f * weight).mean((1, 2))
+    assert ours.mean().item() == pytest.approx(truth, abs=4 * ours.std().item() / 300**0.5)
+    assert ours.std() < 0.7 * plain.std()
 
 
 @pytest.mark.slow

@@ -47,18 +47,47 @@ def load(path: Path) -> Results:
 def weighed(f: Tensor, weight: Tensor) -> Tensor:
     """Mean over a prompt's samples of f (..., X, K) under the law pi_ref x ``weight`` (X, K): (..., X).
 
-    A policy is normalised, E_ref[e^f - 1] = 0 whatever it is: what chance made of that mean is taken off, times the coefficient
-    that leaves the least variance (a control variate).
-
     >>> weighed(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.5, 1.5]]))
     tensor([0.])
     """
-    plain, control = f * weight, f.expm1()
+    return steadied(f * weight, f)
+
+
+def steadied(values: Tensor, f: Tensor) -> Tensor:
+    """Mean of values (..., X, K) over a prompt's samples, less what chance made of E_ref[e^f - 1], which is 0: (..., X).
+
+    Every policy is normalised, so this is a control variate; its coefficient leaves the least variance.
+
+    >>> steadied(torch.tensor([[0.5, -0.5, 1.0]]).expm1(), torch.tensor([[0.5, -0.5, 1.0]])).abs() < 1e-6
+    tensor([True])
+    """
+    control = f.expm1()
     spread = control.var(correction=0)
     if spread == 0:
-        return plain.mean(-1)
-    coefficient = ((plain - plain.mean()) * (control - control.mean())).mean() / spread
-    return (plain - coefficient * control).mean(-1)
+        return values.mean(-1)
+    coefficient = (values * (control - control.mean())).mean() / spread
+    return (values - coefficient * control).mean(-1)
+
+
+SCALES = torch.linspace(0, 2, 41, dtype=torch.float64)
+
+
+def part_way(f: Tensor, weight: Tensor) -> tuple[float, list[float]]:
+    """How far to go towards the policy: a of pi_ref^(1-a) pi_theta^a / Z with the greatest E_chosen of its log-ratio, and that mean.
+
+    E_chosen[log pi_a/pi_ref] = a E_chosen[f] - E log E_ref[e^(af)] >= a E_chosen[f] - E_ref[e^(af) - 1], which is what is given,
+    with its interval; a is chosen on one half of the prompts for the other.  f is (S, X, K), the weight 1 + t, (X, K).
+
+    >>> t = torch.tensor([[0.5, -0.5]] * 4).double()
+    >>> scale, (value, _, _) = part_way(3 * t.log1p()[None], 1 + t)  # thrice as far as pi_chosen
+    >>> round(scale, 2), bool(value > 0)
+    (0.35, True)
+    """
+    values = torch.stack([steadied(a * f * weight - (a * f).expm1(), f).mean(0) for a in SCALES])  # (A, X)
+    found = torch.empty(values.shape[1], dtype=torch.float64)
+    for own, other in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
+        found[own] = values[values[:, other].mean(1).argmax(), own]
+    return SCALES[values.mean(1).argmax()].item(), bootstrap(found)
 
 
 def told_apart(f: Tensor) -> Tensor:
@@ -83,6 +112,7 @@ def measures(rows: list[dict[str, Any]], truth: Truth) -> dict[str, Any]:
     ======================  ================================================================================================
     slope, correlation      of f on log(1 + t); slope 1: imitates pi_chosen
     chosen, rejected        E[f] under pi_chosen and pi_rejected, nats
+    part way                the a of pi_ref^(1-a) pi_theta^a with the greatest E_chosen of its log-ratio, and that mean
     KL                      KL(pi_theta || pi_ref) from pi_ref's samples, reweighed: E_ref[f e^f - e^f + 1]
     mean ratio              E_ref[e^f], 1 for every normalised policy
     told apart              how often the best conceivable judge knows which of two texts is the policy's; 1/2: never
@@ -100,6 +130,7 @@ def measures(rows: list[dict[str, Any]], truth: Truth) -> dict[str, Any]:
         **{name: value for name, value in regress(x, f).items() if name != "intercept"},
         "chosen": bootstrap(weighed(f, 1 + t).mean(0)),
         "rejected": bootstrap(weighed(f, 1 - t).mean(0)),
+        "part way": part_way(f, 1 + t),
         "KL": bootstrap((f * f.exp() - f.exp() + 1).mean((0, 2))),
         "told apart": bootstrap(told_apart(f).mean(0)),
         "mean ratio": bootstrap(f.exp().mean((0, 2))),

@@ -20,7 +20,7 @@ from dil_tutorial.experiments.known_truth.lab import Lab, Run, label
 from dil_tutorial.experiments.known_truth.measures import regress
 from dil_tutorial.experiments.known_truth.run import kept
 from dil_tutorial.experiments.real_text.first_step import first_step
-from dil_tutorial.experiments.real_text.measures import weighed
+from dil_tutorial.experiments.real_text.measures import part_way, weighed
 from dil_tutorial.llm.metrics import kl_terms
 from dil_tutorial.rlhf import kl
 from dil_tutorial.support.files import provenance, write_json
@@ -107,6 +107,7 @@ def seen(lab: Lab, split: str, log_ratios: list[list[float]]) -> dict[str, Any]:
     return {
         "slope": regress(t.log1p().clamp(min=-5), f)["slope"],
         "chosen": bootstrap(weighed(f, 1 + t)), "rejected": bootstrap(weighed(f, 1 - t)),
+        "part way": part_way(f[None], 1 + t),
         "KL": bootstrap(kl_terms(f).mean(1)),
         "gain": bootstrap((f.expm1() * above).mean(1)), "longer": bootstrap((f.expm1() * longer).mean(1)),
         "win rate": bootstrap(0.5 + (f.expm1() * t).mean(1) / 2),

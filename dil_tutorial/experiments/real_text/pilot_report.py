@@ -9,7 +9,7 @@ from dil_tutorial.errors import InputError
 from dil_tutorial.experiments.known_truth.measures import against
 from dil_tutorial.support import plotting, templates
 from dil_tutorial.support.files import read_json, write_text
-from dil_tutorial.support.words import fixed, interval
+from dil_tutorial.support.words import fixed, interval, precise
 
 TEMPLATE = Path(__file__).with_name("pilot.md.j2")
 ALT = "For every setting of the pilot the winners' log-ratio on new prompts and on prompts trained on, with intervals"
@@ -61,8 +61,9 @@ def conclusions(results: dict[str, Any]) -> dict[str, Any]:
         "above": above, "below": below, "unclear": [name for name in kinds if name not in above + below],
         "larger": sum(setting["train"]["chosen"][0] > setting["validation"]["chosen"][0] for setting in settings),
         "rows": [
-            [setting["name"], str(setting["pairs"]), *(interval(setting["validation"][key]) for key in ("slope", "chosen", "rejected", "KL")),
-             interval(setting["validation"]["win rate"]), fixed(setting["validation"]["longer"][0], 1, "+"), interval(setting["train"]["chosen"])] for setting in settings
+            [setting["name"], str(setting["pairs"]), interval(setting["validation"]["slope"]),
+             *(precise(setting["validation"][key]) for key in ("chosen", "rejected", "KL", "win rate")), fixed(setting["validation"]["longer"][0], 1, "+"), precise(setting["train"]["chosen"]),
+             f"{setting['validation']['part way'][0]:.2f}", precise(setting["validation"]["part way"][1])] for setting in settings
         ],
         "steps": [
             [name, f"{step['signal']:.3g}", f"{step['noise a pair']:.3g}", pairs(step["pairs"])] for name, step in steps.items()

@@ -9,7 +9,7 @@ from dil_tutorial.experiments.known_truth.measures import against
 from dil_tutorial.experiments.real_text.measures import Results
 from dil_tutorial.support import plotting, templates
 from dil_tutorial.support.files import write_text
-from dil_tutorial.support.words import fixed, interval
+from dil_tutorial.support.words import fixed, interval, precise
 from toy.catalogue import LOSSES, colours
 
 TEMPLATE = Path(__file__).with_name("report.md.j2")
@@ -128,11 +128,16 @@ def conclusions(results: Results, found: dict[str, Any]) -> dict[str, Any]:
         "examples": examples(results),
         "rows": [
             [name, f"{v['learning rate']:g}", interval(v["slope"]), f"{v['expected slope'][0]:.2f}", interval(v["correlation"]),
-             interval(v["chosen"]), interval(v["rejected"]), interval(v["KL"])] for name, v in losses.items()
+             *(precise(v[key]) for key in ("chosen", "rejected", "KL"))] for name, v in losses.items()
         ],
+        "part way": {
+            "rows": [[name, fixed(v["part way"][0]), precise(v["part way"][1]), precise(v["chosen"])] for name, v in losses.items()],
+            "above": [name for name, v in losses.items() if against(v["part way"][1], 0) == "above"],
+            "too far": [name for name, v in losses.items() if v["part way"][0] < 1],
+        },
         "policies": [
             [name, interval(v["gain"]), interval(v["win rate"]), f"{v['tokens']:.1f}", f"{v['repetition']:.1%}",
-             f"{v['perplexity']:.1f}"] for name, v in losses.items()
+             f"{v['perplexity']:.1f}", interval(v["told apart"])] for name, v in losses.items()
         ],
         "targets": [[name, *(fixed(x, 2) for x in found["marks"][name])] for name in SHOWN],
     }  # fmt: skip
