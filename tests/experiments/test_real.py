@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -198,8 +199,6 @@ def test_signal_and_noise_are_told_apart():
 
 def test_losers_halve_the_noise_of_the_first_step(tiny_model, tmp_path):
     """The repaired gradient is a difference: half the noise of the winners' alone, as the ladder of THEORY §12 says."""
-    from dataclasses import replace
-
     from dil_tutorial.experiments.known_truth.data import PROMPTS, read_prompts
     from dil_tutorial.experiments.known_truth.lab import Lab
     from dil_tutorial.experiments.real_text import first_step, run
@@ -209,6 +208,22 @@ def test_losers_halve_the_noise_of_the_first_step(tiny_model, tmp_path):
     found = first_step.first_step(lab, groups=6)
     noise = {name: row["noise a pair"] for name, row in found["losses"].items()}
     assert noise["repaired DIL, DPO"] / noise["SFT"] == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize("loss", ["DIL BCE repaired", "DPO", "SimPO"])
+def test_the_validation_loss_is_the_trainers(tiny_model, tmp_path, loss):
+    """From log-ratios of the validation responses, or by the trainer's own evaluation: one number."""
+    from dil_tutorial.experiments.known_truth.data import PROMPTS, read_prompts
+    from dil_tutorial.experiments.known_truth.lab import Lab, Run
+    from dil_tutorial.experiments.real_text import run
+
+    preset = replace(run.PRESET, model=str(tiny_model), top_layers=1, bf16=False, float32_scores=False, max_new_tokens=6)
+    lab = Lab(preset, tmp_path, quiet=True, prompts=read_prompts(PROMPTS)[:30])
+    own = Run(loss, run.feed_of(loss), 3e-2, 0, preset.pairs)
+    policy, row = lab.train(own)
+    f = torch.tensor(lab.log_ratios(policy, lab.evaluated("validation", preset.samples), "validation"), dtype=torch.float64)
+    assert f.std() > 0.05
+    assert lab.validation_loss(own, f) == pytest.approx(row["validation loss"], rel=1e-4)
 
 
 def test_a_part_of_the_way_is_a_lower_bound_that_is_nearly_met():

@@ -56,6 +56,7 @@ class Preset:
     epochs: int = 1
     layout: str = "shared"
     bf16: bool = True  # autocast in training and scoring; responses are drawn in float32
+    float32_scores: bool = False  # log-ratios are measured in float32: in bfloat16 a logit of 16 is rounded to eighths
     learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     seeds: int = 3
     top_layers: int = 3
@@ -193,18 +194,27 @@ class Lab:
         self.pieces: Pieces = {}
         self.data = label(drawn, preset)
         if preset.read_once and preset.top_layers:
-            self.pieces = self.read_drawn(drawn)
+            self.pieces = self.read_drawn(drawn, preset.bf16)
+            if self.scores_bf16 != preset.bf16:
+                seen = self.data.rows("train")[: preset.seen_prompts]
+                measured = [*self.data.rows("validation"), *self.data.rows("held-out"), *seen]
+                self.pieces |= self.read_drawn([drawn[x] for x in measured], self.scores_bf16)
 
-    def read_drawn(self, drawn: Sequence[dict[str, Any]]) -> Pieces:
-        """What the frozen layers make of every drawn response, computed once for all runs (``frozen_layers.read_all``)."""
+    @property
+    def scores_bf16(self) -> bool:
+        """Whether log-ratios are measured in bfloat16."""
+        return self.preset.bf16 and not self.preset.float32_scores
+
+    def read_drawn(self, drawn: Sequence[dict[str, Any]], bf16: bool) -> Pieces:
+        """What the frozen layers make of drawn responses, computed once for all runs (``frozen_layers.read_all``)."""
         policy = self.policy(self.base(), 0)
         enable_packing(policy.get_base_model())
 
         def score(rows: Sequence[dict[str, Any]]) -> None:
-            with torch.autocast(self.device, torch.bfloat16, enabled=self.preset.bf16):
+            with torch.autocast(self.device, torch.bfloat16, enabled=bf16):
                 score_drawn(policy, rows, quiet=True)
 
-        pieces = read_all(policy, score, drawn, self.folder / f"hidden-{self.preset.top_layers}")
+        pieces = read_all(policy, score, drawn, self.folder / f"hidden-{self.preset.top_layers}{'' if bf16 else '-float32'}")
         self.memory.clear()
         return pieces
 
@@ -245,11 +255,31 @@ class Lab:
         if "logratios/chosen" in history[0]:
             names = ("logratios/chosen", "logratios/rejected", "loss")
             curves = {name.split("/")[-1]: [rounded(row[name]) for row in history] for name in names}
+        if preset.float32_scores:  # the trainer's own evaluation computes as training does
+            return policy, {"curves": curves}
         return policy, {"validation loss": trainer.evaluate()["eval_loss"], "curves": curves}
+
+    def validation_loss(self, run: Run, f: Tensor, data: Data | None = None) -> float:
+        """A run's own loss on the validation pairs, from the policy's log-ratios f of the validation responses, (X, K)."""
+        data = data or self.data
+        pairs, _ = data.pairs("validation", self.preset.pairs, 0)
+        place = {data.drawn[x]["prompt"]: i for i, x in enumerate(data.rows("validation"))}
+        loss, sides = catalogue.LOSSES[run.loss].loss, []
+        for side in ("chosen", "rejected"):
+            fed = []
+            for pair in pairs:
+                row = place[pair["prompt"]]
+                responses = data.drawn[data.rows("validation")[row]]["responses"]
+                k = [response["ids"] for response in responses].index(pair[f"{side}_ids"])
+                value = f[row, k] + responses[k]["logp"] if loss.reference_free else f[row, k]
+                fed.append(value / len(responses[k]["ids"]) if run.feed == "mean" else value)
+            sides.append(torch.stack(fed))
+        given = {"kl": (f.exp() * f - f.expm1()).mean()} if loss.needs_kl else {}
+        return float(loss(*sides, **given).mean())
 
     def log_ratios(self, policy: Any, rows: Sequence[dict[str, Any]], name: str) -> list[list[float]]:
         """f of the responses in rows of ``draw``, scored under policy and reference in the same batches and precision."""
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.preset.bf16):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.scores_bf16):
             ours = torch.stack(score_drawn(policy, rows, quiet=True))
             if name not in self.theirs:
                 with self.reference(policy) as reference:
@@ -261,7 +291,7 @@ class Lab:
         """f token by token, each with its text, of the responses in a row of ``draw``."""
         responses = [Response(row["prompt_ids"], response["ids"]) for response in row["responses"]]
         batch = pad(responses, self.tokenizer.pad_token_id).to(policy.device)
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.preset.bf16):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.scores_bf16):
             ours, _ = response_token_logps(policy.eval(), batch)
             with self.reference(policy) as reference:
                 theirs, _ = response_token_logps(reference.eval(), batch)
@@ -299,7 +329,7 @@ class Lab:
         }
 
     def own_responses(self, policy: Any, seed: int, count: int, origin: Any = None) -> dict[str, Any]:
-        """Rewards, and f in float32, of ``count`` responses that the policy itself draws to each held-out prompt.
+        """Rewards of ``count`` responses that the policy itself draws to each held-out prompt, with their f in float32 or as texts.
 
         f is against ``origin``, or against the policy's own reference.
         """
@@ -309,21 +339,19 @@ class Lab:
         for chat in (False, True):
             asked = [prompt for prompt in prompts if (prompt in self.chats) == chat]
             drawn += draw(policy, self.tokenizer, asked, count, preset.max_new_tokens, 1000 + seed, chat=chat, quiet=True)
-        ours = torch.tensor([[r["logp"] for r in row["responses"]] for row in drawn])
-        with self.reference(policy) if origin is None else nullcontext(origin) as reference:
-            theirs = torch.stack(score_drawn(reference, drawn, quiet=True))
+        found: dict[str, Any] = {}
+        if not preset.texts:  # where texts are kept, f of the reference's samples says how far a policy went
+            ours = torch.tensor([[r["logp"] for r in row["responses"]] for row in drawn])
+            with self.reference(policy) if origin is None else nullcontext(origin) as reference:
+                theirs = torch.stack(score_drawn(reference, drawn, quiet=True))
+            found["own f"] = [[rounded(x) for x in row] for row in (ours - theirs).tolist()]
+        else:
+            found["own text"] = [[r["text"] for r in row["responses"]] for row in drawn]
+            found["own tokens"] = [[len(r["ids"]) for r in row["responses"]] for row in drawn]
         for batch in set(self.memory) - known:
             del self.memory[batch]  # nobody will ask for these responses again
         reward = rewards_of(drawn, preset.reward, preset.scale)
-        texts = {
-            "own text": [[r["text"] for r in row["responses"]] for row in drawn],
-            "own tokens": [[len(r["ids"]) for r in row["responses"]] for row in drawn],
-        }
-        return {
-            "own reward": [[rounded(x) for x in row] for row in reward.tolist()],
-            "own f": [[rounded(x) for x in row] for row in (ours - theirs).tolist()],
-            **(texts if preset.texts else {}),
-        }
+        return {"own reward": [[rounded(x) for x in row] for row in reward.tolist()], **found}
 
     def perplexity(self, policy: Any) -> float:
         """exp of the mean negative log-probability a token, on paragraphs that have nothing to do with the prompts."""
@@ -331,7 +359,7 @@ class Lab:
         for paragraph in read_text(UNRELATED).strip().split("\n\n"):
             first, *rest = self.tokenizer(paragraph)["input_ids"]
             rows.append({"prompt_ids": [first], "responses": [{"ids": rest}]})
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.preset.bf16):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.scores_bf16):
             logps = torch.cat(score_drawn(policy, rows, quiet=True))
         return float((-logps.sum() / sum(len(row["responses"][0]["ids"]) for row in rows)).exp())
 

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
+import torch
+
 from dil_tutorial.experiments.known_truth.lab import LOSSES, Lab, Preset, Run, label, rounded
 from dil_tutorial.llm.capabilities import enable_packing
 from dil_tutorial.llm.models import load_model
@@ -114,6 +116,8 @@ def trained(lab: Lab, run: Run) -> tuple[dict[str, Any], Any]:
     def make() -> dict[str, Any]:
         made[0], row = lab.train(run)
         f = lab.log_ratios(made[0], lab.evaluated("validation", lab.preset.evaluated), "validation")
+        if lab.preset.float32_scores:
+            row["validation loss"] = lab.validation_loss(run, torch.tensor(f, dtype=torch.float64))
         return {**settings_of(run), **row, "f validation": f}
 
     return kept(lab, "sweep", run.name(), make), made[0]
@@ -127,8 +131,8 @@ def measured(
     def make() -> dict[str, Any]:
         if policy is not None:
             row = trained(lab, run)[0]  # read from its file
-            row = {"validation loss": row["validation loss"], "curves": row["curves"]}
-            return {**settings_of(run), **row, **lab.measure(policy, run), **more(lab, policy, run)}
+            known = {name: row[name] for name in ("validation loss", "curves")}
+            return {**settings_of(run), **known, **lab.measure(policy, run), **more(lab, policy, run)}
         made, row = lab.train(run)
         return {**settings_of(run), **row, **lab.measure(made, run), **more(lab, made, run)}
 

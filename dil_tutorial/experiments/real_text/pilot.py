@@ -60,7 +60,7 @@ def pilot(lab: Lab, progress: Callable[[str], None]) -> dict[str, Any]:
     possible = kl(world.chosen, world.ref).mean().item()
     return {
         **provenance(), "preset": asdict(lab.preset), "loss": LOSS, "rate": RATE, "possible": possible,
-        "validation prompts": len(lab.data.rows("validation")), "settings": rows, "first step": step,
+        "validation prompts": len(lab.data.rows("validation")), "rounding": rounding(rows[0]), "settings": rows, "first step": step,
     }  # fmt: skip
 
 
@@ -71,7 +71,7 @@ def steps() -> int:
 
 def tried(lab: Lab, name: str, changes: dict[str, Any]) -> dict[str, Any]:
     """One setting: what the policy's f says on validation prompts, and on prompts that it was trained on."""
-    changes = dict(changes)
+    asked, changes = changes, dict(changes)
     loss, rate = changes.pop("loss", LOSS), changes.pop("rate", RATE)
     votes, share = changes.pop("votes", 1), changes.pop("prompts", 1)
     own = copy.copy(lab)  # the same data and memory under another preset
@@ -84,10 +84,16 @@ def tried(lab: Lab, name: str, changes: dict[str, Any]) -> dict[str, Any]:
         data = label(lab.data.drawn, own.preset)
     if votes > 1:
         data = replace(data, votes=votes)
-    policy, row = own.train(Run(loss, "sum", rate, 0, count), data)
+    run = Run(loss, "sum", rate, 0, count)
+    policy, row = own.train(run, data)
     found = {"name": name, "loss": loss, "learning rate": rate, "pairs": len(data.rows("train")) * count, **row}
     for split, prompts in (("validation", None), ("train", lab.preset.seen_prompts)):
         found[f"f {split}"] = own.log_ratios(policy, own.evaluated(split, lab.preset.evaluated, prompts), f"pilot {split}")
+    found["validation loss"] = own.validation_loss(run, torch.tensor(found["f validation"], dtype=torch.float64), data)
+    if not asked:  # what bfloat16 would have said of the same policy: its rounding of logits adds up along a response
+        own.preset = replace(lab.preset, float32_scores=False)
+        rows = own.evaluated("validation", lab.preset.evaluated)
+        found["f validation, bfloat16"] = own.log_ratios(policy, rows, "pilot validation, bfloat16")
     return found
 
 
@@ -111,6 +117,17 @@ def seen(lab: Lab, split: str, log_ratios: list[list[float]]) -> dict[str, Any]:
         "KL": bootstrap(kl_terms(f).mean(1)),
         "gain": bootstrap((f.expm1() * above).mean(1)), "longer": bootstrap((f.expm1() * longer).mean(1)),
         "win rate": bootstrap(0.5 + (f.expm1() * t).mean(1) / 2),
+    }  # fmt: skip
+
+
+def rounding(row: dict[str, Any]) -> dict[str, float]:
+    """How far f in bfloat16 is from f in float32, nats a response: s.d. and mean of the difference; E_ref[e^f - 1] by each."""
+    exact, rounded = (torch.tensor(row[name], dtype=torch.float64) for name in ("f validation", "f validation, bfloat16"))
+    error = rounded - exact
+    return {
+        "sd": error.std().item(), "mean": error.mean().item(),
+        "mass, float32": exact.expm1().mean().item(), "mass, bfloat16": rounded.expm1().mean().item(),
+        "sd of f": exact.std().item(),
     }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ ALT = "For every setting of the pilot the winners' log-ratio on new prompts and 
 def load(path: Path) -> dict[str, Any]:
     """The results in a ``real_text_pilot.json``."""
     results = read_json(path)
-    if not isinstance(results, dict) or not results.keys() >= {"preset", "possible", "settings", "first step"}:
+    if not isinstance(results, dict) or not results.keys() >= {"preset", "possible", "rounding", "settings", "first step"}:
         raise InputError(f"{path}: not a results file of dil experiment real-text --pilot: run that command")
     return results
 

@@ -31,7 +31,7 @@ LOSSES = (
 MEANS = ("SimPO",)  # defined on means; the others are fed sums
 PRESET = Preset(
     reward="sentiment", scale=6.0, samples=8, max_new_tokens=32, pairs=3, batch_size=32, learning_rates=(3e-4, 1e-3, 3e-3),
-    seeds=3, top_layers=3, rank=8, read_once=True, evaluated=8, seen_prompts=50, policy_samples=1, texts=True, ladder=(),
+    seeds=3, top_layers=3, rank=8, read_once=True, float32_scores=True, evaluated=8, seen_prompts=50, policy_samples=1, texts=True, ladder=(),
     rounds=0,
 )  # fmt: skip
 MOST_RATES = 6  # a grid does not grow beyond
