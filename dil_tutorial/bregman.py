@@ -17,6 +17,8 @@ BCE             r log r - (r+1) log(r+1)    -log sigmoid(f)      -log sigmoid(-f
 Hellinger       2 (sqrt r - 1)^2            2 e^{-f/2}           2 e^{f/2}           -r^{-1/2}         r^{1/2}
 Itakura–Saito   -log r                      e^{-f}               f                   -1/r              1
 exponential     e^r                         -exp(e^f)            (e^f - 1) exp(e^f)  -r e^r            r^2 e^r
+win             r log r             -f + log(2-e^f)      -2 log(2-e^f)       -2/(2-r)          2r/(2-r)
+                + (2-r) log(2-r)
 power(a)        h'' = r^{a-1}               -e^{af} / a          e^{(1+a)f}/(1+a)    -r^a              r^{1+a}
 any h           h                           -h'(e^f)             e^f h'(e^f)-h(e^f)  -r h''(r)         r^2 h''(r)
 ==============  ==========================  ===================  ==================  ================  ===============
@@ -29,6 +31,10 @@ exponential loss at f/2; a ``mixture`` with positive weights is a generator that
 infinite loss teaches nothing.  Where ``|f| > MAX_LOG_RATIO = 30`` (a ratio of 1e13), a loss that explodes continues along
 its tangent: value and slope stay finite, of the right sign and, below the bound, exactly the table's.  (The exponential
 generator explodes twice; its bound is r = 30.)
+
+``win`` knows that no ratio to the winners' law is above 2: with the repaired denominator it is -f_w - log(2 - e^{f_l}), the
+log-likelihood of "y_w won", r/2, and "y_l lost", 1 - r/2 (THEORY §12.3).  Beyond r = 1.99 it goes on along its tangents: a response
+that has got there is held back by its losses with 199 times the slope that a win pulls with.
 """
 
 from __future__ import annotations
@@ -224,7 +230,17 @@ EXPONENTIAL = Generator(
     max_ratio=30.0,
 )
 
-GENERATORS: dict[str, Generator] = {g.name: g for g in (LSIF, UKL, BCE, HELLINGER, ITAKURA_SAITO, EXPONENTIAL)}
+# The likelihood of the labels: r/2 is the chance that a response wins against one of pi_ref.  Defined for r < 2.
+WIN = Generator(
+    name="win",
+    h=lambda r: torch.xlogy(r, r) + torch.xlogy(2 - r, 2 - r),
+    dh=lambda r: torch.log(r) - torch.log(2 - r),
+    chosen_loss=_with_tangents(lambda f: math.log(2) - f + torch.log1p(-torch.exp(f) / 2), upper=math.log(1.99)),
+    reference_loss=_with_tangents(lambda f: -2 * (math.log(2) + torch.log1p(-torch.exp(f) / 2)), upper=math.log(1.99)),
+    max_ratio=1.99,
+)
+
+GENERATORS: dict[str, Generator] = {g.name: g for g in (LSIF, UKL, BCE, HELLINGER, ITAKURA_SAITO, EXPONENTIAL, WIN)}
 PUBLISHED = ("lsif", "ukl", "bce")  # the paper's three
 
 

@@ -31,6 +31,7 @@ from dil_tutorial.bregman import Generator, get_generator
 from dil_tutorial.errors import InputError, unknown_name
 
 DENOMINATORS = ("rejected", "mixture", "reference")
+MIXED = "give the denominator mixture or reference"
 
 Loss = Callable[..., Tensor]
 
@@ -64,6 +65,8 @@ def dil_loss(
     gen = get_generator(generator)
     if denominator not in DENOMINATORS:
         raise unknown_name("denominator", denominator, DENOMINATORS)
+    if denominator == "rejected" and gen.max_ratio <= 2:
+        raise InputError(f"generator {gen.name!r} is defined for ratios below 2, and winners to losers have no bound: {MIXED}")
     needed = f_reference if denominator == "reference" else f_rejected
     if needed is None:
         missing = "f_reference" if denominator == "reference" else "f_rejected"
@@ -323,6 +326,8 @@ def make_loss(name: str, **settings: Any) -> BoundLoss:
         settings["generator"] = get_generator(settings["generator"])
     if settings.get("denominator", "rejected") not in DENOMINATORS:
         raise unknown_name("denominator", settings["denominator"], DENOMINATORS)
+    if name == "dil" and settings.get("denominator", "rejected") == "rejected":
+        dil_loss(torch.zeros(()), torch.zeros(()), **settings)  # says so now if it cannot be
     return BoundLoss(
         LOSSES[name], settings, name in REFERENCE_FREE, name in UNPAIRED,
         needs_reference_samples=settings.get("denominator") == "reference", needs_kl=name == "kto" and "kl" not in settings,

@@ -36,6 +36,7 @@ EXACT: dict[str, Callable[[World], Tensor]] = {  # the optimum of each loss that
     "DIL LSIF repaired": lambda w: optima.dil(w, "lsif", "mixture"),
     "DIL UKL repaired": lambda w: optima.dil(w, "ukl", "mixture"),
     "DIL BCE repaired": lambda w: optima.dil(w, "bce", "mixture"),
+    "DIL win repaired": lambda w: optima.dil(w, "win", "mixture"),
     "DIL LSIF published": lambda w: optima.dil(w, "lsif", "rejected"),
     "DIL UKL published": lambda w: optima.dil(w, "ukl", "rejected"),
     "DIL BCE published": lambda w: optima.dil(w, "bce", "rejected"),

@@ -33,4 +33,5 @@ from dil_tutorial.claims import beta_and_length
 from dil_tutorial.claims import paper_against_code
 from dil_tutorial.claims import finite_data
 from dil_tutorial.claims import neighbours
+from dil_tutorial.claims import efficiency
 # isort: on

@@ -48,6 +48,7 @@ SECTIONS = {
     "7": "The paper against its code",
     "8": "Finite data and training dynamics",
     "9": "Neighbours",
+    "12": "What a pair is worth",
 }
 PAPER_SECTIONS = {
     "4.1": "RLHF is a form of imitation learning",
@@ -233,8 +234,13 @@ def every_generator() -> list[Generator]:
 
 
 def over_generators(check: Callable[[World, Generator], Tensor]) -> Check:
-    """The worst residual over ``every_generator``."""
-    return lambda world: torch.stack([check(world, gen) for gen in every_generator()]).amax(0)
+    """The worst residual over ``every_generator``; as a decorator it keeps the statement."""
+
+    def worst(world: World) -> Tensor:
+        return torch.stack([check(world, gen) for gen in every_generator()]).amax(0)
+
+    worst.__doc__ = check.__doc__
+    return worst
 
 
 def minimise(world: World, objective: Callable[[Tensor], Tensor]) -> Tensor:

@@ -4,7 +4,7 @@ import re
 
 GREEK = {
     "pi": "π", "theta": "θ", "phi": "φ", "beta": "β", "tau": "τ", "lambda": "λ", "sigma": "σ", "mu": "μ", "gamma": "γ",
-    "delta": "δ", "epsilon": "ε", "eps": "ε", "eta": "η",
+    "delta": "δ", "epsilon": "ε", "eps": "ε", "eta": "η", "chi": "χ", "ell": "ℓ",
 }  # fmt: skip
 
 
@@ -20,6 +20,7 @@ def plain(latex: str) -> str:
     symbols = {"\\" + name: letter for name, letter in GREEK.items()}
     symbols |= {r"\le": "≤", r"\ge": "≥", r"\ne": "≠", r"\|": "‖", r"\succ": "≻", r"\sim": "~", r"\to": "→", r"\cdot": "·"}
     symbols |= {r"\sum": "Σ", r"\prod": "Π", r"\log": "log", r"\max": "max", r"\min": "min", r"\tanh": "tanh"}
+    symbols |= {rf"\hat {letter}": letter + "\u0302" for letter in "rwPR"} | {r"\hat\pi": "π\u0302", r"\mid": "|"}
     symbols |= {r"\bigl": "", r"\bigr": "", r"\,": " ", r"\ ": " ", "$": "", "{=}": "="}
     for symbol in sorted(symbols, key=len, reverse=True):
         text = text.replace(symbol, symbols[symbol])

@@ -226,6 +226,23 @@ def test_the_validation_loss_is_the_trainers(tiny_model, tmp_path, loss):
     assert lab.validation_loss(own, f) == pytest.approx(row["validation loss"], rel=1e-4)
 
 
+def test_a_policy_trained_in_bfloat16_is_measured_in_float32(tiny_model, tmp_path):
+    """Accelerate's autocast around forward outlives training: nothing of it may be left when the policy is asked."""
+    from dil_tutorial.experiments.known_truth.data import PROMPTS, read_prompts
+    from dil_tutorial.experiments.known_truth.lab import Lab, Run
+    from dil_tutorial.experiments.real_text import run
+
+    preset = replace(run.PRESET, model=str(tiny_model), top_layers=1, max_new_tokens=6)
+    lab = Lab(preset, tmp_path, quiet=True, prompts=read_prompts(PROMPTS)[:30])
+    policy, _ = lab.train(Run("SFT", "sum", 3e-2, 0, preset.pairs))
+    logits = policy(input_ids=torch.arange(5, 25)[None]).logits
+    assert not torch.equal(logits, logits.bfloat16().float())
+    f = torch.tensor(lab.log_ratios(policy, lab.evaluated("validation", 8), "validation"))
+    lab.preset = replace(preset, float32_scores=False)
+    rounded = torch.tensor(lab.log_ratios(policy, lab.evaluated("validation", 8), "in bfloat16"))
+    assert 1e-5 < (f - rounded).std() < 0.1 * f.std()
+
+
 def test_a_part_of_the_way_is_a_lower_bound_that_is_nearly_met():
     """Uniform samples are all responses there are: the policy part of the way is known exactly."""
     rng = torch.Generator().manual_seed(3)

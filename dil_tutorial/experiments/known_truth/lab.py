@@ -255,9 +255,11 @@ class Lab:
         if "logratios/chosen" in history[0]:
             names = ("logratios/chosen", "logratios/rejected", "loss")
             curves = {name.split("/")[-1]: [rounded(row[name]) for row in history] for name in names}
-        if preset.float32_scores:  # the trainer's own evaluation computes as training does
-            return policy, {"curves": curves}
-        return policy, {"validation loss": trainer.evaluate()["eval_loss"], "curves": curves}
+        # The trainer's own evaluation computes as training does, and so would its policy for ever after: accelerate has put
+        # autocast around forward.
+        found = {} if preset.float32_scores else {"validation loss": trainer.evaluate()["eval_loss"]}
+        policy = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+        return policy, found | {"curves": curves}
 
     def validation_loss(self, run: Run, f: Tensor, data: Data | None = None) -> float:
         """A run's own loss on the validation pairs, from the policy's log-ratios f of the validation responses, (X, K)."""

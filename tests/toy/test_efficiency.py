@@ -1,0 +1,81 @@
+"""Covariances of estimators: drawn data sets against the formulas, and the formulas against each other at the edges."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dil_tutorial.errors import InputError
+from dil_tutorial.losses import make_loss
+from toy import World, efficiency
+
+GENERATORS = ("lsif", "ukl", "bce", "win")
+
+
+def of_policy(world, covariance):
+    return covariance * world.ref.unsqueeze(2) * world.ref.unsqueeze(1)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_drawn_data_sets_scatter_as_the_formulas_say(seed):
+    """2,000 data sets of 40,000 pairs: each error within four standard errors, each entry of the covariance near."""
+    world, n = World.random([seed], responses=5), 40_000
+    laws = efficiency.data_sets(world, n, 2000, torch.Generator().manual_seed(seed))
+    cases = {"sft": (make_loss("sft"), efficiency.counted(world))}
+    for generator in GENERATORS:
+        loss = make_loss("dil", generator=generator, denominator="mixture")
+        cases[generator] = (loss, efficiency.repaired(world, generator))
+    found = {name: efficiency.estimates(world, loss, laws) for name, (loss, _) in cases.items()}
+    found["tournament"] = efficiency.tournament_estimate(world, laws)
+    wanted = {name: of_policy(world, covariance) for name, (_, covariance) in cases.items()}
+    wanted["tournament"] = of_policy(world, efficiency.tournament(world))
+    for name, policies in found.items():
+        errors = efficiency.measured_error(world.chosen, policies, n)
+        formula = efficiency.error(world.chosen, wanted[name]).item()
+        assert errors.mean().item() == pytest.approx(formula, abs=4 * errors.std().item() / len(laws) ** 0.5), name
+        scatter = n * torch.cov(policies.T)
+        assert (scatter - wanted[name][0]).abs().max() < 0.12 * wanted[name].abs().max(), name
+
+
+def test_a_published_loss_scatters_about_its_own_end():
+    world, n = World.random([3], responses=4, scale=0.7), 40_000
+    loss = make_loss("dil", generator="ukl", denominator="rejected")
+    end, covariance = efficiency.asymptotic(world, loss)
+    policies = efficiency.estimates(world, loss, efficiency.data_sets(world, n, 2000, torch.Generator().manual_seed(0)))
+    assert (policies.mean(0) - end[0]).abs().max() < 5 * (covariance.amax() / n / 2000).sqrt() + 10 / n
+    assert (n * torch.cov(policies.T) - covariance[0]).abs().max() < 0.12 * covariance.abs().max()
+
+
+def test_fresh_reference_samples_cost_their_own_noise():
+    """A sample of pi_ref a pair, independent of it: UKL's estimate is the winners' share, over the samples' share."""
+    world = World.random([0, 1, 2])
+    rows = [make_loss("dil", generator=g, denominator="reference") for g in ("ukl", "lsif")]
+    for loss in rows:
+        end, covariance = efficiency.asymptotic(world, loss)
+        assert (end - world.chosen).abs().max() < 1e-9
+        ratio = covariance / (world.ref.unsqueeze(2) * world.ref.unsqueeze(1))
+        A = 2 * world.win_rate
+        free = efficiency.counted(world) + A.unsqueeze(2) * (torch.diag_embed(1 / world.ref) - 1) * A.unsqueeze(1)
+        name = loss.settings["generator"].name
+        direction = A if name == "ukl" else torch.ones_like(A)
+        assert (ratio - efficiency.projected(world, free, direction)).abs().max() < 1e-8 * ratio.abs().max()
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 10_000), st.floats(0.1, 5), st.integers(2, 9), st.sampled_from(["bradley-terry", "any"]))
+def test_covariances_are_those_of_policies_that_sum_to_one(seed, scale, responses, kind):
+    world = World.random([seed], responses=responses, scale=scale, kind=kind)
+    for covariance in (efficiency.counted(world), efficiency.repaired(world, "win"), efficiency.tournament(world)):
+        scale = covariance.abs().max()
+        assert (covariance @ world.ref.unsqueeze(2)).abs().max() < 1e-10 * scale
+        assert (covariance - covariance.mT).abs().max() < 1e-12 * scale
+        assert torch.linalg.eigvalsh(covariance).min() > -1e-10 * scale
+
+
+def test_what_has_no_covariance_is_refused():
+    world = World.random([0])
+    with pytest.raises(InputError, match="give it kl=0"):
+        efficiency.asymptotic(world, make_loss("kto"))
+    efficiency.asymptotic(world, make_loss("kto", kl=0.0))
+    with pytest.raises(InputError, match="one of them"):
+        efficiency.asymptotic(world, make_loss("dil", denominator="reference"), soft=True)
