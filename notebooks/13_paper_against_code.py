@@ -145,4 +145,4 @@ check_answer(your_f, 10.0, "-1.0 a token for 50 tokens, minus the reference's su
 # - Early training cannot tell them apart; optima can.
 # - "Checked" means: a sentence, a function, a tolerance, a verdict.
 #
-# **Source:** `dil_tutorial/claims/paper_against_code.py`, `claims/questions.py` · **Claims:** `dil verify paper` · **Before:** [12 · Beyond](12_beyond.ipynb) · **Start again:** [00 · Orientation](00_orientation.ipynb)
+# **Source:** `dil_tutorial/claims/paper_against_code.py`, `claims/questions.py` · **Claims:** `dil verify paper` · **Before:** [12 · Beyond](12_beyond.ipynb) · **Next:** [14 · What a pair is worth](14_what_a_pair_is_worth.ipynb)

@@ -108,6 +108,30 @@ def error(target: Tensor, covariance: Tensor) -> Tensor:
     return (covariance.diagonal(dim1=1, dim2=2) / target).sum(1) / (target.shape[1] - 1)
 
 
+def bias(target: Tensor, end: Tensor) -> Tensor:
+    """What no number of pairs takes away: chi^2(end || target)/(Y - 1), (X, Y), (X, Y) -> (X,).  ``error``/n comes on top.
+
+    >>> bias(torch.tensor([[0.5, 0.5]]), torch.tensor([[0.6, 0.4]]))
+    tensor([0.0400])
+    """
+    return ((end - target) ** 2 / target).sum(1) / (target.shape[1] - 1)
+
+
+def crossover(world: World, biased: Loss, repaired: Loss) -> Tensor:
+    """The number of pairs beyond which ``biased`` is the worse estimate of pi_chosen, (X,); 0 where it is so from the start.
+
+    Its error is bias + V/n, the other's V'/n: they meet at n = (V' - V)/bias.
+
+    >>> from dil_tutorial.losses import make_loss
+    >>> pair = [make_loss("dil", generator="ukl", denominator=d) for d in ("rejected", "mixture")]
+    >>> crossover(World.random([0, 1], scale=0.3), *pair).round()
+    tensor([0., 0.], dtype=torch.float64)
+    """
+    end, covariance = asymptotic(world, biased)
+    needed = error(world.chosen, asymptotic(world, repaired)[1]) - error(world.chosen, covariance)
+    return needed.clamp(min=0) / bias(world.chosen, end)
+
+
 # --- Closed forms, of r_hat = pi_hat/pi_ref ------------------------------------------------------------------------------
 
 

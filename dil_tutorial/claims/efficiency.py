@@ -21,6 +21,7 @@ from toy.fit import fit
 
 # Tolerances are relative to the largest entry of a covariance.
 
+
 def of_ratio(world: World, covariance: Tensor) -> Tensor:
     """A policy's covariance as that of its ratio to pi_ref."""
     return covariance / (world.ref.unsqueeze(2) * world.ref.unsqueeze(1))
@@ -45,7 +46,7 @@ def winners_of(world: World, policy: Tensor) -> Tensor:
 
 @claim("12.sft", "12.1", tolerance=OPTIMUM, worlds=ANY)
 def sft_counts_winners(world: World) -> Tensor:
-    r"""SFT is the multinomial estimate: $n\,\text{Cov}(\hat r) = \text{diag}(A/\pi_\text{ref}) - AA^T$, $A = 2w$.
+    r"""SFT is the multinomial estimate: $n\,\text{Cov}(\hat r) = \text{diag}(A/\pi_\text{ref}) - A(y)A(y')$, $A = 2w$.
 
     Minimising -f_w over all policies returns the frequencies of winners. What a multinomial costs is known since Laplace: p(1 - p)
     a cell. The loser of each pair is thrown away."""
@@ -102,7 +103,7 @@ def noise_splits(world: World) -> Tensor:
 @claim("12.soft", "12.6", tolerance=OPTIMUM, worlds=ANY)
 @over_generators
 def soft_labels(world: World, gen: Generator) -> Tensor:
-    r"""Soft labels, $p\,\ell(y, y') + (1 - p)\,\ell(y', y)$ with $p = P$, leave a repaired loss the noise of who met alone:
+    r"""Soft labels, $p\,\text{loss}(y, y') + (1 - p)\,\text{loss}(y', y)$ with $p = P$, leave a repaired loss the noise of who met alone:
     $2\,\text{Var}_{y'}\,P/\pi_\text{ref}$ on the diagonal in place of $2w(1 - w)/\pi_\text{ref}$.
 
     A probability is the mean of the label, so the loss has the same mean and the optimum stays. Where opponents hardly matter, near

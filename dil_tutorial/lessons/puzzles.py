@@ -16,7 +16,7 @@ import yaml
 
 from dil_tutorial import bregman, losses, preferences
 from dil_tutorial.support.files import read_text
-from toy import World, gallery, loglinear, optima
+from toy import World, efficiency, gallery, loglinear, optima
 
 F64 = torch.float64
 
@@ -90,6 +90,11 @@ def _judge(policy: torch.Tensor, ref: torch.Tensor) -> float:
     return float((policy[:, None] * ref * (0.5 + (ratio[:, None] - ratio).sign() / 2)).sum())
 
 
+def _share_of_sft(world: World) -> float:
+    """The variance of the first response's ratio under a repaired loss, as a share of SFT's."""
+    return (efficiency.free_noise(world)[0, 0, 0] / efficiency.counted(world)[0, 0, 0]).item()
+
+
 TRUTHS: dict[str, Callable[[], float]] = {
     "00-odds": lambda: preferences.bradley_terry(torch.tensor([math.log(3), 0.0], dtype=F64))[0, 1].item(),
     "01-rare": lambda: World([0.01, 0.99], [[0.5, 1.0], [0.0, 0.5]]).chosen[0, 0].item(),
@@ -104,6 +109,7 @@ TRUTHS: dict[str, Callable[[], float]] = {
     "10-best": lambda: World.from_reward([0.5, 0.5], [0.0, math.log(3)]).preference.max().item(),
     "11-end": lambda: torch.tensor([0.5, 0.5, 0.25], dtype=F64).log2().sum().item(),
     "12-circle": lambda: World([0.5, 0.25, 0.25], [[0.5, 0.0, 1.0], [1.0, 0.5, 0.0], [0.0, 1.0, 0.5]]).chosen[0, 1].item(),
+    "14-nine": lambda: _share_of_sft(World([1e-6, 1 - 1e-6], [[0.5, 0.9], [0.1, 0.5]])),
     "17-judge": lambda: _judge(torch.tensor([0.6, 0.4], dtype=F64), torch.tensor([0.5, 0.5], dtype=F64)),
 }  # fmt: skip
 PUZZLES = {

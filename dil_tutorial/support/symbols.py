@@ -4,7 +4,7 @@ import re
 
 GREEK = {
     "pi": "π", "theta": "θ", "phi": "φ", "beta": "β", "tau": "τ", "lambda": "λ", "sigma": "σ", "mu": "μ", "gamma": "γ",
-    "delta": "δ", "epsilon": "ε", "eps": "ε", "eta": "η", "chi": "χ", "ell": "ℓ",
+    "delta": "δ", "epsilon": "ε", "eps": "ε", "eta": "η", "chi": "χ",
 }  # fmt: skip
 
 
