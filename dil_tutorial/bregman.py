@@ -33,8 +33,8 @@ its tangent: value and slope stay finite, of the right sign and, below the bound
 generator explodes twice; its bound is r = 30.)
 
 ``win`` knows that no ratio to the winners' law is above 2: with the repaired denominator it is -f_w - log(2 - e^{f_l}), the
-log-likelihood of "y_w won", r/2, and "y_l lost", 1 - r/2 (THEORY §12.3).  Beyond r = 1.99 it goes on along its tangents: a response
-that has got there is held back by its losses with 199 times the slope that a win pulls with.
+log-likelihood of "y_w won", r/2, and "y_l lost", 1 - r/2 (THEORY §12.3).  Beyond r = 1.99 it goes on along its tangents: a
+response that has got there is held back by its losses with 199 times the slope that a win pulls with.
 """
 
 from __future__ import annotations

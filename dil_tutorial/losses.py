@@ -196,6 +196,19 @@ def sppo_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 1.0) -> Tensor
     return (_lift(f_chosen) - target) ** 2 + (_lift(f_rejected) + target) ** 2
 
 
+def soft_label_loss(loss: Loss, f_first: Tensor, f_second: Tensor, p_first: Tensor, **fed: Any) -> Tensor:
+    """p loss(y, y') + (1 - p) loss(y', y): a label that is the probability p that the first response won (THEORY §12.6).
+
+    A judge's probability, or a share of votes.  The mean over drawn labels is the same, and the label's coin is out of the
+    data.  With p = 1 - epsilon on every pair this is label smoothing, conservative DPO where the loss is DPO.
+
+    >>> f_w, f_l = torch.tensor([1.0]), torch.tensor([0.0])
+    >>> soft_label_loss(dpo_loss, f_w, f_l, torch.tensor([0.9])), dpo_loss(f_w, f_l, label_smoothing=0.1)
+    (tensor([0.6544]), tensor([0.6544]))
+    """
+    return p_first * loss(f_first, f_second, **fed) + (1 - p_first) * loss(f_second, f_first, **fed)
+
+
 # --- Without a reference: fed log-probabilities l = log pi_theta(y|x), not log-ratios ------------------------------
 
 

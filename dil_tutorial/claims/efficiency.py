@@ -4,17 +4,7 @@ import torch
 from torch import Tensor
 
 from dil_tutorial.bregman import WIN, Generator
-from dil_tutorial.claims.ledger import (
-    ANY,
-    ASSUMES,
-    OPTIMUM,
-    claim,
-    every_generator,
-    excess,
-    gap,
-    over_generators,
-    some_log_ratios,
-)
+from dil_tutorial.claims.ledger import ANY, ASSUMES, OPTIMUM, claim, every_generator, gap, over_generators, some_log_ratios
 from dil_tutorial.losses import dil_loss, make_loss
 from toy import World, efficiency
 from toy.fit import fit

@@ -90,6 +90,7 @@ def simulate(
     scale: Annotated[float, typer.Option(min=0.0, help="Nats a unit of the reward.")] = 4.0,
     labels: Annotated[str, typer.Option(help="bradley-terry, hard or cycle (not transitive).")] = "bradley-terry",
     noise: Annotated[float, typer.Option(help="Share of labels turned around.")] = 0.0,
+    soft: Annotated[bool, typer.Option("--soft", help="Beside each pair, as p_chosen, how probable its label was.")] = False,
     samples: Annotated[int, typer.Option(min=3, help="Responses a prompt.")] = 24,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs a prompt.")] = 8,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest response, in tokens.")] = 16,
@@ -104,7 +105,8 @@ def simulate(
     texts = data.read_prompts(prompts or data.PROMPTS)
     settings = {
         "model": model, "prompts": str(prompts or "the tutorial's prompts.txt"), "reward": reward, "scale": scale,
-        "labels": labels, "noise": noise, "samples": samples, "pairs": pairs, "max_new_tokens": max_new_tokens, "chat": chat,
+        "labels": labels, "noise": noise, "soft": soft, "samples": samples, "pairs": pairs,
+        "max_new_tokens": max_new_tokens, "chat": chat,
         "seed": seed,
     }  # fmt: skip
     data.check(settings)

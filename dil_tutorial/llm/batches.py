@@ -110,6 +110,7 @@ class PairBatch(TypedDict):
     """
 
     ref_logps: Tensor  # (B, 2) or (B, 3), summed over tokens; first, because transformers takes its length for the batch's size
+    p_chosen: Tensor  # (B,) soft labels; 1 where they were drawn
     input_ids: Tensor  # those of ``responses``: transformers counts tokens by them
     responses: PaddedBatch | PackedBatch | SingleBatch
     prompts: Prompts | None  # to draw responses of the reference to
@@ -265,6 +266,7 @@ class Collator:
         others = [Response(row.chosen.prompt, other.chosen.tokens) for row, other in following]
         return {
             "ref_logps": torch.tensor([[response.ref_logp for response in row.responses] for row in rows], dtype=torch.float64),
+            "p_chosen": torch.tensor([row.p_chosen for row in rows], dtype=torch.float64),
             "input_ids": responses.input_ids,
             "responses": responses,
             "prompts": pad_prompts([row.chosen.prompt for row in rows], self.pad_token_id) if self.prompts else None,

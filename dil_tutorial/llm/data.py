@@ -13,6 +13,9 @@ are then used as they are.  What a model drew is not always what its tokenizer m
 a number of tokens has no end token.  A third response of the reference, ``reference`` (``reference_ids``), is what
 the denominator of that name is estimated on.
 
+``p_chosen``, where a row has it, is the probability that the first response is the better one, by a judge or a share of votes:
+a soft label (``losses.soft_label_loss``).
+
 Where it differs from TRL: an empty response, or a chosen response equal to the rejected one, is refused, or skipped and
 counted, instead of trained on; a string row can be wrapped as chat (``as_chat``).
 """
@@ -33,6 +36,7 @@ from dil_tutorial.llm.unpaired import ACROSS, joined, labelled
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 FIELDS = ("prompt", "chosen", "rejected")
+P_CHOSEN = "p_chosen"  # the field of a soft label
 REFERENCE_RESPONSE = "reference"  # the field of a response of the reference policy, where a row has one
 FOR_THE_TEMPLATE = ("tools", "chat_template_kwargs")
 CHATS = (*FIELDS, REFERENCE_RESPONSE, "completion", ACROSS, *FOR_THE_TEMPLATE)
@@ -230,7 +234,20 @@ def check_pair(row: object, where: str) -> Pair:
     if row["chosen"] == row.get("rejected") and ACROSS not in row:
         raise InputError(f"{where}: field 'chosen' equals 'rejected': such a pair says nothing, remove it")
     label = ("label",) if fields == ("prompt", "chosen") else ()
-    return {field: row[field] for field in (*fields, *label, *(name for name in FOR_THE_TEMPLATE if row.get(name)))}
+    checked = {field: row[field] for field in (*fields, *label, *(name for name in FOR_THE_TEMPLATE if row.get(name)))}
+    if row.get(P_CHOSEN) is not None and (label or ACROSS in row):
+        raise InputError(f"{where}: field '{P_CHOSEN}' says which of two responses to one prompt is better: give a pair")
+    return checked | _soft_label(row, where)
+
+
+def _soft_label(row: Mapping[str, Any], where: str) -> Pair:
+    """The field ``p_chosen`` of a row, checked; nothing where there is none."""
+    p = row.get(P_CHOSEN)
+    if p is None:
+        return {}
+    if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1:
+        raise InputError(f"{where}: field '{P_CHOSEN}' is {p!r}: give the probability, from 0 to 1, that 'chosen' is better")
+    return {P_CHOSEN: float(p)}
 
 
 def _check_tokens(row: Mapping[str, Any], where: str) -> Pair:
@@ -240,7 +257,8 @@ def _check_tokens(row: Mapping[str, Any], where: str) -> Pair:
         ids = row.get(f"{field}_ids")
         if not (isinstance(ids, list) and ids and all(type(token) is int and token >= 0 for token in ids)):
             raise InputError(f"{where}: field '{field}_ids' is not a list of token numbers: give at least one")
-    return {key: row[key] for field in fields for key in (field, f"{field}_ids") if key in row}
+    checked = {key: row[key] for field in fields for key in (field, f"{field}_ids") if key in row}
+    return checked | _soft_label(row, where)
 
 
 def common_prefix(a: Sequence[Any], b: Sequence[Any]) -> int:
@@ -344,4 +362,4 @@ def as_chat(pair: Pair) -> Pair:
         return pair
     roles = {"prompt": "user", ACROSS: "user", "chosen": "assistant", "rejected": "assistant", REFERENCE_RESPONSE: "assistant"}
     chat = {field: [{"role": role, "content": pair[field]}] for field, role in roles.items() if field in pair}
-    return {**chat, **{name: pair[name] for name in FOR_THE_TEMPLATE if name in pair}}
+    return {**chat, **{name: pair[name] for name in (*FOR_THE_TEMPLATE, P_CHOSEN) if name in pair}}

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, overload
@@ -43,6 +43,8 @@ class Response:
 class TokenisedPair:
     """A preference pair in tokens; ``reference`` is a response of the reference itself, where the data bring one.
 
+    ``p_chosen`` is the probability that the chosen response is the better one: 1 where its label was drawn.
+
     >>> TokenisedPair(Response([5, 6], [7, 1]), Response([5, 6], [8, 1])).responses[1].tokens
     [8, 1]
     """
@@ -50,6 +52,7 @@ class TokenisedPair:
     chosen: Response
     rejected: Response
     reference: Response | None = None
+    p_chosen: float = field(default=1.0, kw_only=True)
 
     @property
     def responses(self) -> list[Response]:
@@ -72,13 +75,16 @@ class Rows(Sequence[TokenisedPair]):
     lengths: Tensor  # (P, 6) int32, of prompt and response: the chosen, the rejected, the reference's
     starts: Tensor  # (P,) int64, where the parts of each pair begin
     ref_logps: Tensor  # (P, 2) or (P, 3) float64, summed over tokens
+    p_chosen: Tensor  # (P,) float64, soft labels; 1 where they were drawn
 
     @classmethod
     def of(cls, pairs: Iterable[TokenisedPair]) -> "Rows":
         """Rows of single pairs."""
         tokens: list[Tensor] = []
         lengths: list[list[int]] = []
+        labels: list[float] = []
         for pair in pairs:
+            labels.append(pair.p_chosen)
             line: list[int] = []
             before: list[int] | None = None
             for response in pair.responses:
@@ -87,15 +93,16 @@ class Rows(Sequence[TokenisedPair]):
                 tokens.append(torch.tensor([*(response.prompt if new else ()), *response.tokens], dtype=torch.int32))
                 before = response.prompt
             lengths.append(line + [ABSENT] * (6 - len(line)))
-        return cls.from_parts(torch.cat(tokens) if tokens else torch.empty(0), torch.tensor(lengths).view(-1, 6))
+        flat = torch.cat(tokens) if tokens else torch.empty(0)
+        return cls.from_parts(flat, torch.tensor(lengths).view(-1, 6), torch.tensor(labels, dtype=torch.float64))
 
     @classmethod
-    def from_parts(cls, tokens: Tensor, lengths: Tensor) -> "Rows":
-        """Rows from their tokens (S,) and the lengths of their parts (P, 6)."""
+    def from_parts(cls, tokens: Tensor, lengths: Tensor, p_chosen: Tensor) -> "Rows":
+        """Rows from their tokens (S,), the lengths of their parts (P, 6) and their soft labels (P,)."""
         ends = lengths.clamp(min=0).sum(1).cumsum(0)
         starts = ends - lengths.clamp(min=0).sum(1)
         sides = 2 if not len(lengths) or bool((lengths[:, 4] == ABSENT).any()) else 3
-        return cls(tokens.int(), lengths.int(), starts, torch.zeros(len(lengths), sides, dtype=torch.float64))
+        return cls(tokens.int(), lengths.int(), starts, torch.zeros(len(lengths), sides, dtype=torch.float64), p_chosen)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -116,7 +123,7 @@ class Rows(Sequence[TokenisedPair]):
         for length, logp in zip(lengths[::2], self.ref_logps[index].tolist(), strict=True):
             prompt = responses[-1].prompt if length == SHARED else next(parts).tolist()
             responses.append(Response(prompt, next(parts).tolist(), logp))
-        return TokenisedPair(*responses)
+        return TokenisedPair(*responses, p_chosen=self.p_chosen[index].item())
 
     @property
     def sides(self) -> int:
@@ -131,19 +138,24 @@ class Rows(Sequence[TokenisedPair]):
             prompts[:, side] = torch.where(prompts[:, side] == SHARED, prompts[:, side - 1], prompts[:, side])
         return prompts + self.lengths[:, 1 : 2 * self.sides : 2]
 
+    @property
+    def soft(self) -> bool:
+        """Whether a label is a probability."""
+        return bool((self.p_chosen != 1).any())
+
     def without_reference(self) -> "Rows":
         """The same pairs without responses of the reference."""
-        return Rows(self.tokens, self.lengths, self.starts, self.ref_logps[:, :2].clone())
+        return Rows(self.tokens, self.lengths, self.starts, self.ref_logps[:, :2].clone(), self.p_chosen)
 
     def digest(self) -> str:
-        """sha256 over the tokens: it changes with the pairs, the tokenizer, its template, and how rows are cut.
+        """sha256 over tokens and soft labels: it changes with the pairs, the tokenizer, its template, and how rows are cut.
 
         >>> pair = TokenisedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))
         >>> Rows.of([pair]).digest() == Rows.of([pair]).digest(), Rows.of([pair]).digest() == Rows.of([pair, pair]).digest()
         (True, False)
         """
         digest = hashlib.sha256(str(self.sides).encode())
-        for part in (self.lengths, self.tokens):
+        for part in (self.lengths, self.tokens, *([self.p_chosen] if self.soft else [])):
             digest.update(part.numpy().tobytes())
         return digest.hexdigest()
 
@@ -155,7 +167,8 @@ def joined(parts: Sequence[Rows]) -> Rows:
     >>> joined([rows, rows])[1].chosen.tokens
     [7, 1]
     """
-    return Rows.from_parts(torch.cat([rows.tokens for rows in parts]), torch.cat([rows.lengths for rows in parts]))
+    tokens, lengths, labels = zip(*((rows.tokens, rows.lengths, rows.p_chosen) for rows in parts), strict=True)
+    return Rows.from_parts(torch.cat(tokens), torch.cat(lengths), torch.cat(labels))
 
 
 # --- Kept on disk -------------------------------------------------------------------------------------------------------
@@ -197,7 +210,8 @@ def keep(rows: Rows, path: Path, told: dict[str, Any]) -> None:
     >>> import tempfile
     >>> keep(Rows.of([]), Path(tempfile.mkdtemp()) / "none.safetensors", {})
     """
-    save_tensors(path, {"tokens": rows.tokens, "lengths": rows.lengths}, {"told": json.dumps(told)})
+    tensors = {"tokens": rows.tokens, "lengths": rows.lengths, "p_chosen": rows.p_chosen}
+    save_tensors(path, tensors, {"told": json.dumps(told)})
     old = sorted(path.parent.glob("*.safetensors"), key=lambda file: file.stat().st_mtime)[:-KEPT]
     for file in old:
         file.unlink(missing_ok=True)
@@ -215,7 +229,7 @@ def kept(path: Path) -> tuple[Rows, dict[str, Any]] | None:
     """
     try:
         with safe_open(path, "pt") as file:
-            rows = Rows.from_parts(file.get_tensor("tokens"), file.get_tensor("lengths"))
+            rows = Rows.from_parts(*(file.get_tensor(name) for name in ("tokens", "lengths", "p_chosen")))
             path.touch()
             return rows, json.loads(file.metadata()["told"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):

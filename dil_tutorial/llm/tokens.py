@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.llm.data import REFERENCE_RESPONSE, Pair, as_chat, common_prefix
+from dil_tutorial.llm.data import P_CHOSEN, REFERENCE_RESPONSE, Pair, as_chat, common_prefix
 from dil_tutorial.llm.models import cache_dir
 from dil_tutorial.llm.rows import Response, Rows, TokenisedPair, joined, keep, kept, source_digest
 from dil_tutorial.llm.unpaired import ACROSS
@@ -64,7 +64,7 @@ def _tokenize(pairs: list[Pair], tokenizer: Any) -> list[TokenisedPair]:
         else:
             numbered = [tokens[kind, text] for text in part]
             responses = [_cut(before, whole) for before, whole in zip(numbered[::2], numbered[1::2], strict=True)]
-        rows.append(TokenisedPair(*responses))
+        rows.append(TokenisedPair(*responses, p_chosen=pair.get(P_CHOSEN, 1.0)))
     return rows
 
 
@@ -158,7 +158,8 @@ def _tokenize_all(pairs: list[Pair], tokenizer: Any, max_length: int, where: str
             if max(prompts) >= max_length:
                 dropped[f"the prompt alone fills max_length, {max_length}"] += 1
                 continue
-            cut = TokenisedPair(*(replace(r, tokens=r.tokens[: max_length - len(r.prompt)]) for r in row.responses))
+            short = (replace(r, tokens=r.tokens[: max_length - len(r.prompt)]) for r in row.responses)
+            cut = TokenisedPair(*short, p_chosen=row.p_chosen)
             may_coincide = {"chosen_ids", ACROSS} & pair.keys()  # two draws of a model, answers to two prompts
             if cut.chosen.tokens == cut.rejected.tokens and not may_coincide:
                 dropped[f"both responses are the same within max_length, {max_length}"] += 1

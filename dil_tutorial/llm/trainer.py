@@ -43,7 +43,7 @@ from dil_tutorial.llm.reference import FixedBatches, fingerprint, model_digest, 
 from dil_tutorial.llm.rows import Rows, TokenisedPair
 from dil_tutorial.llm.tokens import tokenize_pairs
 from dil_tutorial.llm.unpaired import check_across
-from dil_tutorial.losses import Loss
+from dil_tutorial.losses import Loss, soft_label_loss
 
 logger = logging.get_logger(__name__)
 
@@ -262,7 +262,7 @@ class DILTrainer(Trainer):
         if inputs["mismatched"] is not None:
             with torch.no_grad():
                 more["kl"] = self._log_ratios(model, inputs["mismatched"]).mean().clamp(min=0)
-        losses = self.loss_function(f_chosen, f_rejected, **more)  # (B,)
+        losses = self._losses(f_chosen, f_rejected, inputs["p_chosen"].to(f), more)  # (B,)
         if not losses.isfinite().all():
             raise Diverged(f"the loss is {losses.mean().item()} at step {self.state.global_step + 1}: {self._way_back()}")
         fixed = {name: value.detach().float().cpu() for name, value in more.items()}
@@ -271,6 +271,12 @@ class DILTrainer(Trainer):
         loss = losses.mean()
         rewards = self.beta * torch.stack([f_chosen, f_rejected], 1)  # (B, 2)
         return (loss, {"losses": losses.detach(), "rewards": rewards.detach()}) if return_outputs else loss
+
+    def _losses(self, f_chosen: Tensor, f_rejected: Tensor, p_chosen: Tensor, more: dict[str, Tensor]) -> Tensor:
+        """The loss of each pair (B,), by its label or its soft label."""
+        if bool((p_chosen == 1).all()):
+            return self.loss_function(f_chosen, f_rejected, **more)
+        return soft_label_loss(self.loss_function, f_chosen, f_rejected, p_chosen, **more)
 
     def _reference_samples(self, prompts: Prompts) -> PaddedBatch | SingleBatch:
         """One new response of the reference to each prompt."""

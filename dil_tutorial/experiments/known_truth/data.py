@@ -140,12 +140,13 @@ def split_prompts(count: int, seed: int) -> list[str]:
 
 
 def make_pairs(
-    drawn: Sequence[dict[str, Any]], reward: Tensor, rule: Callable[[Tensor], Tensor], pairs: int, seed: int
+    drawn: Sequence[dict[str, Any]], reward: Tensor, rule: Callable[[Tensor], Tensor], pairs: int, seed: int, soft: bool = False
 ) -> tuple[list[dict[str, Any]], Tensor]:
     """``pairs`` labelled pairs a prompt from its K samples, and which samples they leave for evaluation, (X, K) bool.
 
     A pair is two samples that no other pair holds, in an order that ``rule`` draws by their rewards (X, K), and beside them
     as ``reference`` a sample of the next pair: an independent draw of pi_ref.  Which samples these are is drawn by ``seed``.
+    With ``soft`` labels a pair says, as ``p_chosen``, how probable its label was.
 
     >>> drawn = [{"prompt": "Hi", "prompt_ids": [9], "responses": [{"text": text, "ids": [i]} for i, text in enumerate("abcdef")]}]
     >>> made, left = make_pairs(drawn, torch.arange(6.0)[None], preference_of, pairs=2, seed=0)
@@ -171,6 +172,8 @@ def make_pairs(
             pair = {"prompt": row["prompt"], "prompt_ids": row["prompt_ids"]}
             for field, k in (("chosen", winner), ("rejected", loser), ("reference", third)):
                 pair |= {field: row["responses"][k]["text"], f"{field}_ids": row["responses"][k]["ids"]}
+            if soft:
+                pair["p_chosen"] = wins[i] if winner == a else 1 - wins[i]
             rows.append(pair)
     return rows, left
 
@@ -199,7 +202,7 @@ def simulate(
 ) -> dict[str, Any]:
     """Draw, score, label and write the files that the data card describes; returns the card's numbers.
 
-    ``settings``: model, prompts (a name for them), reward, scale, labels, noise, samples, pairs, max_new_tokens, chat, seed.
+    ``settings``: model, prompts (a name for them), reward, scale, labels, noise, soft, samples, pairs, max_new_tokens, chat, seed.
     An interrupted call goes on where it stopped; a folder whose responses were drawn otherwise is refused.
     """
     check(settings)
@@ -217,7 +220,9 @@ def simulate(
     counts = {}
     for split in SPLITS:
         rows = [x for x, name in enumerate(splits) if name == split]
-        pairs, _ = make_pairs([drawn[x] for x in rows], reward[rows], rule, settings["pairs"], settings["seed"])
+        pairs, _ = make_pairs(
+            [drawn[x] for x in rows], reward[rows], rule, settings["pairs"], settings["seed"], settings["soft"]
+        )
         write_lines(out / f"{split.replace('-', '_')}.jsonl", pairs)
         counts[split] = {"prompts": len(rows), "pairs": len(pairs)}
     responses = [response for row in drawn for response in row["responses"]]

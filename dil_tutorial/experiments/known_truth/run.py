@@ -99,11 +99,15 @@ def settings_of(run: Run) -> dict[str, Any]:
 
 
 def kept(lab: Lab, folder: str, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The content of a file of this experiment; where there is none, or it was made under another preset, made anew."""
+    """The content of a file of this experiment; where there is none, or it was made under another preset, made anew.
+
+    How many rates and seeds there are is nothing to a single run.
+    """
     path = lab.folder / folder / f"{name}.json"
     saved = read_json(path) if path.is_file() else {}
     preset = asdict(lab.preset) | {"learning_rates": list(lab.preset.learning_rates), "ladder": list(lab.preset.ladder)}
-    if saved.get("preset") != preset:
+    of_a_run = preset.keys() - {"seeds", "learning_rates"}
+    if any(saved.get("preset", {}).get(name) != preset[name] for name in of_a_run):
         saved = {"preset": preset, "content": make()}
         write_json(path, saved)
     return dict(saved["content"])

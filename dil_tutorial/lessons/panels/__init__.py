@@ -1,7 +1,7 @@
 """The panels of the notebooks: a function each, from where its sliders stand to a figure and a sentence with its numbers.
 
-Read ``laws`` (notebooks 00 to 03), ``ratios`` (04 to 06), ``family`` (07 to 09), ``practice`` (11 to 13) and ``worth`` (14).  ``reading``, of
-notebook 17, is imported by its own name: it brings ``llm`` along, and transformers, which take seconds.
+Read ``laws`` (notebooks 00 to 03), ``ratios`` (04 to 06), ``family`` (07 to 09) and ``practice`` (11 to 13).  ``worth`` (14)
+and ``reading`` (17) are imported by their own names; the latter brings ``llm`` along, and transformers, which take seconds.
 It may import what ``lessons`` may.
 """
 
