@@ -65,13 +65,13 @@ class Preset:
     seeds: int = 1
     own_prompts: int = 64  # held-out prompts that the policy answers itself, for its KL
     own_tokens: int = 32
-    bf16: bool = True
+    bf16: bool = False  # in training; log-ratios are measured in float32: rounded logits are worth 0.04 nats a token
 
 
 PRESETS = {
     "cpu": Preset(),
     "gpu": Preset(pairs=20_000, held_out=1000, max_length=1024, batch_size=32, learning_rates=(PAPER, 2e-6, 1e-5), top_layers=0,
-                  seeds=3, own_prompts=256, own_tokens=128),
+                  bf16=True, seeds=3, own_prompts=256, own_tokens=128),
 }  # fmt: skip
 Progress = Callable[[str], None]
 
@@ -163,14 +163,14 @@ class Lab:
             raise KeyboardInterrupt
         history = [row for row in trainer.state.log_history if "loss" in row]
         names = [name for name in ("logratios/chosen", "logratios/rejected", "loss") if name in history[0]]
-        return trainer.model, {name.split("/")[-1]: [rounded(row[name]) for row in history] for name in names}
+        policy = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)  # without training's autocast
+        return policy, {name.split("/")[-1]: [rounded(row[name]) for row in history] for name in names}
 
     def measure(self, policy: Any, run: Run) -> dict[str, Any]:
         """f of the held-out pairs' responses, and of the policy's own."""
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.preset.bf16):
-            ours = self.logps(policy, self.held)
-            if self.theirs is None:
-                self.theirs = self.logps(self.reference(policy), self.held)
+        ours = self.logps(policy, self.held)
+        if self.theirs is None:
+            self.theirs = self.logps(self.reference(policy), self.held)
         f = (ours - self.theirs).tolist()
         return {"f": [[rounded(x) for x in side] for side in f], "own f": self.own_log_ratios(policy, 1000 + run.seed)}
 

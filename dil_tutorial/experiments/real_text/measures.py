@@ -11,6 +11,7 @@ further away, and never above KL(pi_chosen || pi_ref).
 
 import itertools
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,7 @@ def measures(rows: list[dict[str, Any]], truth: Truth) -> dict[str, Any]:
     part way                the a of pi_ref^(1-a) pi_theta^a with the greatest E_chosen of its log-ratio, and that mean
     KL                      KL(pi_theta || pi_ref) from pi_ref's samples, reweighed: E_ref[f e^f - e^f + 1]
     mean ratio              E_ref[e^f], 1 for every normalised policy
+    doubled                 share of pi_ref's responses that the policy makes more than twice as probable; pi_chosen: none
     told apart              how often the best conceivable judge knows which of two texts is the policy's; 1/2: never
     gain, win rate          expected reward of the policy's own responses beyond pi_ref's, nats; how often one beats one of
                             pi_ref's by the labeller's rule
@@ -133,6 +135,7 @@ def measures(rows: list[dict[str, Any]], truth: Truth) -> dict[str, Any]:
         "part way": part_way(f, 1 + t),
         "KL": bootstrap((f * f.exp() - f.exp() + 1).mean((0, 2))),
         "told apart": bootstrap(told_apart(f).mean(0)),
+        "doubled": (f > math.log(2)).double().mean().item(),
         "mean ratio": bootstrap(f.exp().mean((0, 2))),
         "gain": bootstrap(own.mean(1) - truth.reward.mean(1)),
         "win rate": bootstrap(win_rates(own, truth.reward).mean(1)),

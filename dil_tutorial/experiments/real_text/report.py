@@ -137,7 +137,7 @@ def conclusions(results: Results, found: dict[str, Any]) -> dict[str, Any]:
         },
         "policies": [
             [name, interval(v["gain"]), interval(v["win rate"]), f"{v['tokens']:.1f}", f"{v['repetition']:.1%}",
-             f"{v['perplexity']:.1f}", interval(v["told apart"])] for name, v in losses.items()
+             f"{v['perplexity']:.1f}", f"{v['doubled']:.1%}", interval(v["told apart"])] for name, v in losses.items()
         ],
         "targets": [[name, *(fixed(x, 2) for x in found["marks"][name])] for name in SHOWN],
     }  # fmt: skip

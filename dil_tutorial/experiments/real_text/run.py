@@ -25,7 +25,7 @@ from toy import catalogue
 
 CHATS, MORE_CHATS = Path(__file__).with_name("chats.txt"), Path(__file__).with_name("prompts.yaml")
 LOSSES = (
-    "SFT", "DIL BCE repaired", "DIL UKL repaired", "DIL LSIF repaired", "DIL BCE published", "DIL UKL published",
+    "SFT", "DIL BCE repaired", "DIL UKL repaired", "DIL LSIF repaired", "DIL win repaired", "DIL BCE published", "DIL UKL published",
     "DIL LSIF published", "DPO", "IPO", "KTO", "SimPO",
 )  # fmt: skip
 MEANS = ("SimPO",)  # defined on means; the others are fed sums
