@@ -114,6 +114,7 @@ def draw(
     chat: bool = False,  # prompts are a user's messages
     rows: int = 256,  # responses drawn at a time
     quiet: bool = False,
+    same_dice: bool = False,  # two models that draw with one seed differ hardly more often than their laws do
 ) -> list[dict[str, Any]]:
     """``samples`` responses to each prompt from the model's own law, with their log-probabilities.
 
@@ -137,7 +138,7 @@ def draw(
     for number, batch in enumerate(batches):
         if number * size < len(done):
             continue
-        drawn = _draw_batch(model, tokenizer, batch, samples, max_new_tokens, f"{seed} {number}", chat)
+        drawn = _draw_batch(model, tokenizer, batch, samples, max_new_tokens, f"{seed} {number}", chat, same_dice)
         if path is not None:
             with path.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in drawn)
@@ -162,7 +163,7 @@ def _whole_batches(path: Path, batches: list[list[str]]) -> list[dict[str, Any]]
 
 @torch.no_grad()
 def _draw_batch(
-    model: Any, tokenizer: Any, prompts: list[str], samples: int, max_new_tokens: int, seed: str, chat: bool
+    model: Any, tokenizer: Any, prompts: list[str], samples: int, max_new_tokens: int, seed: str, chat: bool, same_dice: bool
 ) -> list[dict[str, Any]]:
     from transformers import GenerationConfig
 
@@ -173,7 +174,7 @@ def _draw_batch(
     batch = pad_prompts(encoded)
     ends = end_tokens(model, tokenizer)
     law = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=sorted(ends), pad_token_id=min(ends))
-    own_law = OwnLaw()
+    own_law = OwnLaw(same_dice)
     model.eval()
     inputs = {"input_ids": batch.input_ids.to(model.device), "attention_mask": batch.attention_mask.to(model.device)}
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
@@ -207,16 +208,23 @@ class OwnLaw(LogitsProcessor):
     >>> law, logits = OwnLaw(), torch.tensor([[0.0, -torch.inf], [-torch.inf, 0.0]])
     >>> law(torch.empty(2, 0), logits).argmax(-1), law.logps
     (tensor([0, 1]), [tensor([0., 0.])])
+
+    With ``same_dice`` every word has an exponential number of its own after all, and the least of number/probability is drawn:
+    with the same numbers two laws then draw different words with a chance of at most 2 TV/(1 + TV), TV their total variation.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, same_dice: bool = False) -> None:
         self.logps: list[Tensor] = []
+        self.same_dice = same_dice
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         logps = scores.float().log_softmax(-1)  # (N, V)
-        cumulated = logps.exp().cumsum(-1, dtype=torch.float64)
-        uniform = torch.rand(len(scores), 1, dtype=torch.float64, device=scores.device) * cumulated[:, -1:]
-        token = torch.searchsorted(cumulated, uniform, right=True)  # (N, 1)
+        if self.same_dice:
+            token = (logps - torch.empty_like(logps).exponential_().log_()).argmax(-1, keepdim=True)  # (N, 1)
+        else:
+            cumulated = logps.exp().cumsum(-1, dtype=torch.float64)
+            uniform = torch.rand(len(scores), 1, dtype=torch.float64, device=scores.device) * cumulated[:, -1:]
+            token = torch.searchsorted(cumulated, uniform, right=True)
         self.logps.append(logps.gather(1, token).squeeze(1))
         return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
 

@@ -340,7 +340,8 @@ class Lab:
         drawn: list[dict[str, Any]] = []
         for chat in (False, True):
             asked = [prompt for prompt in prompts if (prompt in self.chats) == chat]
-            drawn += draw(policy, self.tokenizer, asked, count, preset.max_new_tokens, 1000 + seed, chat=chat, quiet=True)
+            settings = {"chat": chat, "quiet": True, "same_dice": preset.texts}  # texts are read side by side
+            drawn += draw(policy, self.tokenizer, asked, count, preset.max_new_tokens, 1000 + seed, **settings)
         found: dict[str, Any] = {}
         if not preset.texts:  # where texts are kept, f of the reference's samples says how far a policy went
             ours = torch.tensor([[r["logp"] for r in row["responses"]] for row in drawn])

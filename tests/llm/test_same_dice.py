@@ -1,0 +1,46 @@
+"""Drawing with the same dice: the law stays, and two models differ hardly more often than their laws do."""
+
+import pytest
+import torch
+
+from dil_tutorial.llm.sampling import OwnLaw, draw
+from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
+
+N = 40_000
+
+
+def drawn(logits, same_dice, seed=0):
+    torch.manual_seed(seed)
+    return OwnLaw(same_dice)(torch.empty(N, 0), logits.expand(N, -1)).argmax(-1)
+
+
+@pytest.mark.parametrize("same_dice", [False, True])
+def test_words_come_as_often_as_their_law_says(same_dice):
+    logits = torch.tensor([0.0, 1.0, -2.0, 2.0, -torch.inf])
+    shares = torch.bincount(drawn(logits, same_dice), minlength=5) / N
+    law = logits.softmax(0)
+    assert ((shares - law).abs() <= 4.5 * (law * (1 - law) / N).sqrt()).all()
+
+
+@pytest.mark.parametrize("size", [0.05, 0.3, 1.0])
+def test_two_laws_differ_about_as_often_as_they_must(size):
+    rng = torch.Generator().manual_seed(0)
+    first = 2 * torch.randn(50, generator=rng)
+    second = first + size * torch.randn(50, generator=rng)
+    tv = (first.softmax(0) - second.softmax(0)).abs().sum().item() / 2
+    differ = (drawn(first, True) != drawn(second, True)).float().mean().item()
+    noise = 4.5 * (tv / N) ** 0.5
+    assert tv - noise <= differ <= 2 * tv / (1 + tv) + noise
+    other = (drawn(first, True) != drawn(second, True, seed=1)).float().mean().item()
+    assert other == pytest.approx(1 - (first.softmax(0) @ second.softmax(0)).item(), abs=0.02)  # other dice
+
+
+def test_a_model_that_hardly_changed_writes_the_same_texts():
+    model, tokenizer = tiny_model(), own_tokenizer()
+    prompts = [f"Word {i}" for i in range(40)]
+    before = draw(model, tokenizer, prompts, 1, 12, seed=3, quiet=True, same_dice=True)
+    with torch.no_grad():
+        model.lm_head.weight.add_(0.02 * torch.randn(model.lm_head.weight.shape, generator=torch.Generator().manual_seed(1)))
+    after = draw(model, tokenizer, prompts, 1, 12, seed=3, quiet=True, same_dice=True)
+    same = sum(a["responses"][0]["ids"] == b["responses"][0]["ids"] for a, b in zip(before, after, strict=True))
+    assert 20 < same < 40
