@@ -57,6 +57,14 @@ def test_every_prompt_has_a_page_with_every_policy_marked_from_where_it_parts():
     assert "Say &lt;b&gt;hello&lt;/b&gt;" in pages[0]
 
 
+def test_prompts_to_which_nothing_changed_are_left_out_and_counted():
+    same = {**RESULTS["runs"][0], "loss": "IPO", "own text": [["a dog ran"], ["a dog ran"], ["a dog sat"]]}
+    results = {**RESULTS, "runs": [same]}
+    [page] = html(reading.before_after(results, ["IPO"]))
+    assert "Why?" in page
+    assert reading.unchanged(results, "IPO") == pytest.approx(2 / 3)
+
+
 @pytest.mark.parametrize(("before", "after"), [("a b", "a b"), ("", "x"), ("x", ""), ("a cat", "a cattle"), ("a\nb", "a b")])
 def test_nothing_of_a_text_is_lost_where_it_parts(before, after):
     shown = reading.parted(before, after)

@@ -327,7 +327,7 @@ class Lab:
             "f train": self.log_ratios(policy, self.evaluated("train", preset.samples, preset.seen_prompts), "train"),
             "train unused": left[: len(seen)].int().tolist(),
             "perplexity": self.perplexity(policy),
-            **self.own_responses(policy, run.seed, preset.policy_samples),
+            **self.own_responses(policy, 0 if preset.texts else run.seed, preset.policy_samples),
         }
 
     def own_responses(self, policy: Any, seed: int, count: int, origin: Any = None) -> dict[str, Any]:
@@ -340,8 +340,10 @@ class Lab:
         drawn: list[dict[str, Any]] = []
         for chat in (False, True):
             asked = [prompt for prompt in prompts if (prompt in self.chats) == chat]
-            settings = {"chat": chat, "quiet": True, "same_dice": preset.texts}  # texts are read side by side
-            drawn += draw(policy, self.tokenizer, asked, count, preset.max_new_tokens, 1000 + seed, **settings)
+            drawn += draw(
+                policy, self.tokenizer, asked, count, preset.max_new_tokens, 1000 + seed, chat=chat, quiet=True,
+                same_dice=preset.texts,  # texts are read side by side
+            )  # fmt: skip
         found: dict[str, Any] = {}
         if not preset.texts:  # where texts are kept, f of the reference's samples says how far a policy went
             ours = torch.tensor([[r["logp"] for r in row["responses"]] for row in drawn])

@@ -20,7 +20,9 @@ import torch
 from torch import Tensor
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.experiments.known_truth.measures import Truth, marks, predicted, regress, stacked, win_rates
+from dil_tutorial.experiments.known_truth.measures import Truth, predicted, regress, stacked
+from dil_tutorial.preferences import best_of_n
+from dil_tutorial.rlhf import kl, rlhf_optimum
 from dil_tutorial.support.files import read_json, write_text
 from dil_tutorial.support.intervals import bootstrap
 from dil_tutorial.support.paths import BENCHMARKS
@@ -105,7 +107,7 @@ def told_apart(f: Tensor) -> Tensor:
     return 0.5 + apart / 4
 
 
-def measures(rows: list[dict[str, Any]], truth: Truth) -> dict[str, Any]:
+def measures(rows: list[dict[str, Any]], truth: Truth, before: Tensor) -> dict[str, Any]:
     """Everything about the runs of one loss (one a seed) on held-out prompts, with 95% intervals over prompts.
 
     ======================  ================================================================================================
@@ -118,8 +120,10 @@ def measures(rows: list[dict[str, Any]], truth: Truth) -> dict[str, Any]:
     mean ratio              E_ref[e^f], 1 for every normalised policy
     doubled                 share of pi_ref's responses that the policy makes more than twice as probable; pi_chosen: none
     told apart              how often the best conceivable judge knows which of two texts is the policy's; 1/2: never
-    gain, win rate          expected reward of the policy's own responses beyond pi_ref's, nats; how often one beats one of
-                            pi_ref's by the labeller's rule
+    gain, win rate          expected reward beyond pi_ref's, nats, and how often the policy beats pi_ref by the labeller's P:
+                            from pi_ref's samples, weighed by e^f
+    own gain                the first of them from texts that the policy wrote with the dice of pi_ref's, whose rewards are
+                            ``before``, (X, 1)
     tokens, repetition      length of own responses; share of their word pairs that came before in the same response
     perplexity              on unrelated paragraphs
     ======================  ================================================================================================
@@ -127,6 +131,7 @@ def measures(rows: list[dict[str, Any]], truth: Truth) -> dict[str, Any]:
     f = stacked(rows, "f held-out")  # (S, X, M)
     M = f.shape[2]
     t, x = truth.world.advantage[:, :M], truth.log_ratio[:, :M].clamp(min=-5)
+    above = (truth.reward - truth.reward.mean(1, keepdim=True))[:, :M]
     own = stacked(rows, "own reward").mean(0)
     return {
         **{name: value for name, value in regress(x, f).items() if name != "intercept"},
@@ -137,12 +142,25 @@ def measures(rows: list[dict[str, Any]], truth: Truth) -> dict[str, Any]:
         "told apart": bootstrap(told_apart(f).mean(0)),
         "doubled": (f > math.log(2)).double().mean().item(),
         "mean ratio": bootstrap(f.exp().mean((0, 2))),
-        "gain": bootstrap(own.mean(1) - truth.reward.mean(1)),
-        "win rate": bootstrap(win_rates(own, truth.reward).mean(1)),
+        "gain": bootstrap((f.expm1() * above).mean((0, 2))),
+        "win rate": bootstrap(0.5 + (f.expm1() * t).mean((0, 2)) / 2),
+        "own gain": bootstrap((own - before).mean(1)),
         "tokens": sum(sum(map(sum, row["own tokens"])) / sum(map(len, row["own tokens"])) for row in rows) / len(rows),
         "repetition": sum(repetition([text for texts in row["own text"] for text in texts]) for row in rows) / len(rows),
         "perplexity": sum(row["perplexity"] for row in rows) / len(rows),
     }
+
+
+def targets(truth: Truth) -> dict[str, tuple[float, float, float]]:
+    """Where exact policies stand, in the prompts' worlds of K samples: {name: (KL to pi_ref, gain, win rate by the labeller's P)}."""
+    ref, t = truth.world.ref, truth.world.advantage
+
+    def place(policy: Tensor) -> tuple[float, float, float]:
+        gain = ((policy - ref) * truth.reward).sum(1).mean().item()
+        return kl(policy, ref).mean().item(), gain, 0.5 + (policy * t).sum(1).mean().item() / 2
+
+    named = {f"RLHF, beta {beta}": place(rlhf_optimum(ref, truth.reward, beta)) for beta in (16, 8, 4)}
+    return {**named, "best of 2": place(best_of_n(ref, truth.reward, 2)), "pi_chosen": place(truth.world.chosen)}
 
 
 def repetition(texts: list[str]) -> float:
@@ -164,6 +182,7 @@ def summary(results: Results) -> dict[str, Any]:
     """All numbers of the report: by loss, the sweep of learning rates on validation prompts, and where exact targets stand."""
     held, validation = (Truth.of(results, split) for split in ("held-out", "validation"))
     M = results["preset"]["evaluated"]
+    before = torch.tensor(results["reference"]["own reward"], dtype=torch.float64)
     found: dict[str, Any] = {}
     for loss in dict.fromkeys(row["loss"] for row in results["runs"]):
         rows = [row for row in results["runs"] if row["loss"] == loss]
@@ -171,7 +190,8 @@ def summary(results: Results) -> dict[str, Any]:
         alive = target[:, :M] > -30
         x = held.log_ratio[:, :M].clamp(min=-5)
         found[loss] = {
-            "fed": rows[0]["fed"], "learning rate": rows[0]["learning rate"], "seeds": len(rows), **measures(rows, held),
+            "fed": rows[0]["fed"], "learning rate": rows[0]["learning rate"], "seeds": len(rows),
+            **measures(rows, held, before),
             "expected slope": regress(x, target[:, :M], alive)["slope"],
         }  # fmt: skip
     sweep: dict[str, list[dict[str, float]]] = {}
@@ -185,7 +205,7 @@ def summary(results: Results) -> dict[str, Any]:
                 "KL": (f * f.exp() - f.exp() + 1).mean().item(), "slope": regress(x, f)["slope"][0],
             }
         )  # fmt: skip
-    return {"losses": found, "sweep": sweep, "marks": marks(held), "reference": results["reference"]}
+    return {"losses": found, "sweep": sweep, "marks": targets(held), "reference": results["reference"]}
 
 
 def as_text(value: dict[str, Any]) -> list[str]:

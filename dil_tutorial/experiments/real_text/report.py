@@ -13,7 +13,6 @@ from dil_tutorial.support.words import fixed, interval, precise
 from toy.catalogue import LOSSES, colours
 
 TEMPLATE = Path(__file__).with_name("report.md.j2")
-SHOWN = ("RLHF, beta 16", "RLHF, beta 8", "RLHF, beta 4", "best of 2", "pi_chosen")  # exact targets in the figure and table
 
 
 def figures(results: Results, found: dict[str, Any]) -> dict[str, tuple[Figure, str]]:
@@ -71,8 +70,7 @@ def frontier(found: dict[str, Any]) -> Figure:
         axes.plot([x, x], [low, high], color=colours()[loss], lw=1)
         axes.plot([max(k, 0.0) ** 0.5 for k in kls], [gain, gain], color=colours()[loss], lw=1)
         axes.plot([x], [gain], plotting.MARKERS[place % len(plotting.MARKERS)], color=colours()[loss], label=loss)
-    for name in SHOWN:
-        kl, gain, _ = found["marks"][name]
+    for name, (kl, gain, _) in found["marks"].items():
         axes.plot([kl**0.5], [gain], "k+", ms=9)
         axes.annotate(name, (kl**0.5, gain), fontsize=8, xytext=(5, -3), textcoords="offset points")
     axes.axhline(0, color="black", lw=0.8)
@@ -136,10 +134,10 @@ def conclusions(results: Results, found: dict[str, Any]) -> dict[str, Any]:
             "too far": [name for name, v in losses.items() if v["part way"][0] < 1],
         },
         "policies": [
-            [name, interval(v["gain"]), interval(v["win rate"]), f"{v['tokens']:.1f}", f"{v['repetition']:.1%}",
+            [name, interval(v["gain"]), precise(v["win rate"]), interval(v["own gain"]), f"{v['tokens']:.1f}", f"{v['repetition']:.1%}",
              f"{v['perplexity']:.1f}", f"{v['doubled']:.1%}", interval(v["told apart"])] for name, v in losses.items()
         ],
-        "targets": [[name, *(fixed(x, 2) for x in found["marks"][name])] for name in SHOWN],
+        "targets": [[name, *(fixed(x, 2) for x in place)] for name, place in found["marks"].items()],
     }  # fmt: skip
 
 

@@ -35,7 +35,8 @@ def shortened(prompt: str, words: int = 6) -> str:
 def before_after(results: Results, losses: Sequence[str], count: int = 12) -> ipywidgets.VBox:
     """A slider over prompts: what the reference and each loss's policy wrote with the same dice, and the reward of each text.
 
-    All of them draw each token with the same random number: up to the mark, training has changed nothing that mattered.
+    All of them draw each token with the same random numbers: up to the mark, training has changed nothing that mattered.  The
+    prompts are spread over those to which not all texts are the same.
     """
     prompts, reference = results["truth"]["held-out"]["prompts"], results["reference"]
     runs = {"the reference": reference, **{loss: first_seed(results, loss) for loss in losses}}
@@ -54,7 +55,16 @@ def before_after(results: Results, losses: Sequence[str], count: int = 12) -> ip
             f"<th>reward</th></tr></thead><tbody>{body}</tbody></table>"
         )
 
-    return pages(page, {"Prompt": [label(prompts, place) for place in spread(len(prompts), count)]})
+    changed = [
+        place for place, [text] in enumerate(reference["own text"]) if any(runs[n]["own text"][place] != [text] for n in runs)
+    ]
+    return pages(page, {"Prompt": [label(prompts, changed[i]) for i in spread(len(changed), count)]})
+
+
+def unchanged(results: Results, loss: str) -> float:
+    """The share of prompts to which a loss's policy writes, with the same dice, what the reference wrote."""
+    pairs = list(zip(results["reference"]["own text"], first_seed(results, loss)["own text"], strict=True))
+    return sum(before == after for before, after in pairs) / len(pairs)
 
 
 def parted(before: str, after: str) -> str:
