@@ -122,7 +122,11 @@ def best_projection_is_best(world: World, gen: Generator) -> Tensor:
 
     Generalised least squares: among all ways to correct delta by its own miss of the sum, regressing on that miss leaves the
     smallest covariance, by a positive semidefinite difference."""
-    return below(efficiency.best_projection(world), efficiency.repaired(world, gen))
+    noise = efficiency.free_noise(world)
+    miss = (noise @ world.ref.unsqueeze(2)).squeeze(2)
+    regressed = noise - miss.unsqueeze(2) * miss.unsqueeze(1) / (world.ref * miss).sum(1)[:, None, None]
+    best = efficiency.best_projection(world)
+    return torch.maximum(apart(best, regressed), below(best, efficiency.repaired(world, gen)))
 
 
 @claim("12.win", "12.3", worlds=ANY)

@@ -185,7 +185,8 @@ def real_text(
         lab = Lab(settings, out, quiet=not terminal, prompts=stories, chats=chats)
         if pilot:
             with progress(trial.steps(), "training") as done:
-                tried = trial.pilot(lab, done if terminal else numbered(trial.steps()))
+                told = done if terminal else numbered(trial.steps())
+                tried = trial.pilot(lab, told, lambda part: trial.save(part, out))
             wrote(trial.save(tried, out), *pilot_report.report(tried, out))
             return
         losses = tuple(loss or run.LOSSES)

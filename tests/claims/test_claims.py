@@ -12,6 +12,7 @@ from dil_tutorial.claims import ASSUMES, CLAIMS, FAILS, HOLDS, IDENTITY, PAPER_S
 from dil_tutorial.errors import InputError
 from dil_tutorial.losses import LOSSES
 from dil_tutorial.support.symbols import plain
+from toy import efficiency
 
 RESULTS = {result.claim.id: result for result in run(CLAIMS, range(20))}
 
@@ -121,3 +122,13 @@ def test_selection():
         select("4.mixtur")
     with pytest.raises(InputError, match="no seeds"):
         list(run(CLAIMS[:1], []))
+
+
+@pytest.mark.parametrize("factor", [2.0, 0.5])
+@pytest.mark.parametrize(
+    "name", ["counted", "free_noise", "who_met", "best_projection", "tournament", "repaired", "pair_noise"]
+)
+def test_a_factor_wrong_in_a_covariance_is_caught(name, factor, monkeypatch):
+    right = getattr(efficiency, name)
+    monkeypatch.setattr(efficiency, name, lambda *given, **more: factor * right(*given, **more))
+    assert not all(result.as_recorded for result in run(select("12"), seeds=[0, 1, 2]))

@@ -37,6 +37,16 @@ def test_drawn_data_sets_scatter_as_the_formulas_say(seed):
         assert (scatter - wanted[name][0]).abs().max() < 0.12 * wanted[name].abs().max(), name
 
 
+def test_log_odds_scatter_as_their_formula_says():
+    world, n = World.random([0], responses=4, scale=0.7), 40_000
+    laws = efficiency.data_sets(world, n, 2000, torch.Generator().manual_seed(1))
+    reward = (torch.logit(laws / (laws + laws.mT)) * world.ref.unsqueeze(1)).nan_to_num().sum(2)
+    own = laws.diagonal(dim1=1, dim2=2)
+    assert (torch.logit(own / (2 * own)).nan_to_num() == 0).all()  # meeting oneself says nothing
+    wanted = efficiency.log_odds(world)[0]
+    assert (n * torch.cov(reward.T) - wanted).abs().max() < 0.12 * wanted.abs().max()
+
+
 def test_a_published_loss_scatters_about_its_own_end():
     world, n = World.random([3], responses=4, scale=0.7), 40_000
     loss = make_loss("dil", generator="ukl", denominator="rejected")

@@ -46,22 +46,24 @@ SETTINGS: dict[str, dict[str, Any]] = {  # what differs from the experiment's pr
 }
 
 
-def pilot(lab: Lab, progress: Callable[[str], None]) -> dict[str, Any]:
-    """Train and measure every setting, going on from what ``lab.folder`` holds."""
-    rows = []
-    for name, changes in SETTINGS.items():
-        make = functools.partial(tried, lab, name, changes)
-        row = kept(lab, "pilot", name.replace(" ", "-"), make)
-        rows.append(row | {split: seen(lab, split, row[f"f {split}"]) for split in ("validation", "train")})
-        progress(name)
+def pilot(lab: Lab, progress: Callable[[str], None], save: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+    """Train and measure every setting, going on from what ``lab.folder`` holds; ``save`` is given the results after each."""
     step = kept(lab, "pilot", "first-step", functools.partial(first_step, lab))
     progress("signal and noise of the first step")
     world = world_of_samples(lab.data.rule(lab.data.reward[lab.data.rows("validation")]))
-    possible = kl(world.chosen, world.ref).mean().item()
-    return {
-        **provenance(), "preset": asdict(lab.preset), "loss": LOSS, "rate": RATE, "possible": possible,
-        "validation prompts": len(lab.data.rows("validation")), "rounding": rounding(rows[0]), "settings": rows, "first step": step,
+    results: dict[str, Any] = {
+        **provenance(), "preset": asdict(lab.preset), "loss": LOSS, "rate": RATE,
+        "possible": kl(world.chosen, world.ref).mean().item(), "validation prompts": len(lab.data.rows("validation")),
+        "first step": step, "settings": [],
     }  # fmt: skip
+    for name, changes in SETTINGS.items():
+        row = kept(lab, "pilot", name.replace(" ", "-"), functools.partial(tried, lab, name, changes))
+        if not changes:
+            results["rounding"] = rounding(row)
+        results["settings"].append(row | {split: seen(lab, split, row[f"f {split}"]) for split in ("validation", "train")})
+        progress(name)
+        save(results)
+    return results
 
 
 def steps() -> int:
