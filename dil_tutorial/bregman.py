@@ -17,8 +17,7 @@ BCE             r log r - (r+1) log(r+1)    -log sigmoid(f)      -log sigmoid(-f
 Hellinger       2 (sqrt r - 1)^2            2 e^{-f/2}           2 e^{f/2}           -r^{-1/2}         r^{1/2}
 Itakura–Saito   -log r                      e^{-f}               f                   -1/r              1
 exponential     e^r                         -exp(e^f)            (e^f - 1) exp(e^f)  -r e^r            r^2 e^r
-win             r log r             -f + log(2-e^f)      -2 log(2-e^f)       -2/(2-r)          2r/(2-r)
-                + (2-r) log(2-r)
+win             r log r + (2-r) log(2-r)    -f + log(2 - e^f)    -2 log(2 - e^f)     -2/(2-r)          2r/(2-r)
 power(a)        h'' = r^{a-1}               -e^{af} / a          e^{(1+a)f}/(1+a)    -r^a              r^{1+a}
 any h           h                           -h'(e^f)             e^f h'(e^f)-h(e^f)  -r h''(r)         r^2 h''(r)
 ==============  ==========================  ===================  ==================  ================  ===============

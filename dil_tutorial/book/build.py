@@ -60,6 +60,15 @@ def known_truth_page(folder: Path) -> None:
     report.report(results, measures.summary(results), folder, "known_truth.md")
 
 
+def real_text_pages(folder: Path) -> None:
+    """The experiment on whole sentences and its pilot, from the files that `dil experiment real-text` wrote."""
+    from dil_tutorial.experiments.real_text import measures, pilot, pilot_report, report
+
+    results = measures.load(measures.COMMITTED)
+    report.report(results, measures.summary(results), folder, "real_text.md")
+    pilot_report.report(pilot_report.load(pilot.COMMITTED), folder, "real_text_pilot.md")
+
+
 def generate(root: Path) -> None:
     """Write book/generated: pages, figures, and copies of the notebooks and their data (sources must lie below the book)."""
     generated = root / "book" / "generated"
@@ -78,6 +87,7 @@ def generate(root: Path) -> None:
     write_text(generated / "house.md", pages.house_page(root))
     write_text(generated / "pair.md", pages.pair_page())
     known_truth_page(generated)
+    real_text_pages(generated)
     for notebook in sorted((root / "notebooks").glob("*.ipynb")):
         write_text(generated / notebook.name, for_the_book(notebook, notebook.with_suffix(".py")))
 

@@ -146,7 +146,7 @@ def measures(rows: list[dict[str, Any]], truth: Truth, before: Tensor) -> dict[s
         "win rate": bootstrap(0.5 + (f.expm1() * t).mean((0, 2)) / 2),
         "own gain": bootstrap((own - before).mean(1)),
         "tokens": sum(sum(map(sum, row["own tokens"])) / sum(map(len, row["own tokens"])) for row in rows) / len(rows),
-        "repetition": sum(repetition([text for texts in row["own text"] for text in texts]) for row in rows) / len(rows),
+        "repetition": sum(row["repetition"] for row in rows) / len(rows),
         "perplexity": sum(row["perplexity"] for row in rows) / len(rows),
     }
 

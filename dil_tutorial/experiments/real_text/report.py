@@ -39,7 +39,7 @@ def ratios(found: dict[str, Any]) -> Figure:
     axes.axvline(found["marks"]["pi_chosen"][0], color=plotting.COLOURS[2], ls="--", label="chosen, if f were log(1 + t)")
     axes.set_yticks(range(len(losses)), list(losses))
     axes.set_xlabel("mean of f under pi_chosen and under pi_rejected, nats")
-    axes.legend(frameon=False, loc="lower left", fontsize=9)
+    axes.legend(frameon=False, loc="center right", bbox_to_anchor=(0.93, 0.5), fontsize=9)
     return drawn
 
 

@@ -20,6 +20,7 @@ import yaml
 from dil_tutorial.experiments.known_truth.data import read_prompts
 from dil_tutorial.experiments.known_truth.lab import Lab, Preset, Run
 from dil_tutorial.experiments.known_truth.run import kept, measured, own_loss, trained, truth
+from dil_tutorial.experiments.real_text.measures import repetition
 from dil_tutorial.support.files import provenance, read_text
 from toy import catalogue
 
@@ -81,11 +82,18 @@ def experiment(
         results["sweep"] += sweep
         for seed in range(lab.preset.seeds):
             run = Run(loss, feed_of(loss), best.learning_rate, seed, lab.preset.pairs)
-            results["runs"].append(measured(lab, run, policy if run == best else None, more=to_read))
+            results["runs"].append(told(measured(lab, run, policy if run == best else None, more=to_read)))
             progress(f"{loss}, seed {seed}")
         policy = None
         save(results)
     return results
+
+
+def told(row: dict[str, Any]) -> dict[str, Any]:
+    """What the results keep of a run: how much its texts repeat themselves, and the texts of the first seed alone."""
+    texts = [text for of_prompt in row["own text"] for text in of_prompt]
+    kept = {name: value for name, value in row.items() if name != "train unused" and (name != "own text" or row["seed"] == 0)}
+    return {**kept, "repetition": repetition(texts)}
 
 
 def to_read(lab: Lab, policy: Any, run: Run) -> dict[str, Any]:

@@ -1,0 +1,191 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 17 · Before and after
+#
+# Paper §5; modules in `dil_tutorial/experiments/real_text/`; about 25 minutes. Nothing is trained here and nothing is downloaded: the texts were written by `dil experiment real-text`.
+#
+# After this notebook you will be able to
+# - read what a loss has changed in a model's own sentences, down to single tokens;
+# - say how often anybody could tell a trained model's text from the reference's, and why it is less often than you think;
+# - find the pairs that a policy gets wrong, and say what "nearer to the winners" means in nats.
+#
+# **The question.** Everything so far was about probabilities. A model that imitates the winners: what does it *write*? Could you tell?
+
+# %%
+import torch
+from IPython.display import Markdown, display
+
+from dil_tutorial.experiments.real_text import measures, report
+from dil_tutorial.lessons.exercises import check_answer
+from dil_tutorial.lessons.panels import reading
+from dil_tutorial.support import plotting
+from dil_tutorial.support.words import fixed, precise
+
+results = measures.load(measures.COMMITTED)
+found = measures.summary(results)
+LOSSES = ["SFT", "DIL BCE repaired", "DIL LSIF published", "DPO"]
+
+# %% [markdown]
+# The model is SmolLM2 with 135 million parameters. It goes on with the beginning of a story, or answers a message, with at most 32 tokens. The labeller likes kind words: its reward is VADER's sentiment, and it chooses between two texts by Bradley–Terry. Every loss was trained on the same pairs, at the learning rate with the least validation loss of its own.
+#
+# ## 1 · With the same dice
+#
+# A policy that imitates the winners stays near the reference: $\pi_\text{chosen}/\pi_\text{ref} \le 2$. Let both write to the same prompt with the same random numbers, so that they choose different words only where their laws differ enough. **Predict:** to how many of 300 prompts does the trained model write another text?
+
+# %%
+for loss in LOSSES:
+    print(f"{loss:20s} writes the same text as the reference, to the last word, to {reading.unchanged(results, loss):.0%} of the prompts")
+
+# %% [markdown]
+# That is no failure. A policy which is a few hundredths of a nat away from the reference *is* nearly the reference; it changes a word here and there, and then all that follows. Read some that were changed: a text is marked from the first word at which training made a difference.
+
+# %%
+reading.before_after(results, LOSSES)
+
+# %% [markdown]
+# The labeller's reward stands at the right. Is the marked part kinder? Sometimes; often it is only another text, for a reward of kind words says little about most words.
+#
+# ## 2 · Play: which is the tuned one?
+#
+# Now with independent dice, one text of the reference and one of DIL as published (LSIF), which has gone furthest. Choose the text that you think was written after training; the score is at the end.
+
+# %%
+reading.blind(results, "DIL LSIF published")
+
+# %% [markdown]
+# How well could anybody do? The best conceivable judge knows both models and says "tuned" of the text with the larger $f = \log\pi_\theta - \log\pi_\text{ref}$. With two texts $y, y'$ of the reference it is right as often as
+#
+# $$\tfrac12 + \tfrac14 \, E_{y, y' \sim \pi_\text{ref}} \left| e^{f(y)} - e^{f(y')} \right|,$$
+#
+# and Pinsker's inequality bounds that by $\tfrac12 + \tfrac12\sqrt{\tfrac12(\mathrm{KL}(\pi_\theta\|\pi_\text{ref}) + \mathrm{KL}(\pi_\text{ref}\|\pi_\theta))}$. Even between the winners' law itself and the reference nobody is right more than two times out of three, whoever the labeller is (`1.judge`). For these policies:
+
+# %%
+for loss in LOSSES:
+    value = found["losses"][loss]
+    print(f"{loss:20s} the best judge is right in {value['told apart'][0]:.0%} of rounds; KL {fixed(value['KL'][0])} nats; the labeller prefers it in {value['win rate'][0]:.0%}")
+
+# %% [markdown]
+# ## 3 · Where does a log-ratio come from?
+#
+# $f$ of a text is a sum over its tokens. Blue tokens became more probable, orange ones (underlined) less; hold the pointer over one for its number. These are texts of the *reference*: the best and the worst of eight by the labeller's reward.
+
+# %%
+reading.token_colours(results, LOSSES)
+
+# %% [markdown]
+# Look for two things. Does the colour sit on the words that the reward speaks of, or everywhere? And is the best text blue and the worst orange, or are both orange? The second is what the literature calls *likelihood displacement*.
+#
+# ## 4 · Nearer to the winners?
+#
+# One number says whether a policy imitates. The mean of $f$ under the winners' law is
+#
+# $$E_{\pi_\text{chosen}}[f] = \mathrm{KL}(\pi_\text{chosen}\|\pi_\text{ref}) - \mathrm{KL}(\pi_\text{chosen}\|\pi_\theta):$$
+#
+# how many nats nearer to the winners' law training has brought the model. Below zero it is further away than before training.
+
+# %%
+figures, said = report.figures(results, found), report.conclusions(results, found)
+figure, alt = figures["ratios"]
+display(plotting.image(figure, alt=alt))
+possible = found["marks"]["pi_chosen"][0]
+for loss in LOSSES:
+    value = found["losses"][loss]
+    print(f"{loss:20s} {precise(value['chosen'])} of {possible:.2f} nats towards the winners, {precise(value['rejected'])} for the losers")
+
+# %% [markdown]
+# Two things stand in this figure. SFT and the repaired loss have moved towards the winners, the published loss and DPO away from them, each at the learning rate that its *own* validation loss chose: what the theory says of optima (claims `8.chosen` and `4.lsif-published`) is seen on sentences. And all of them have come only a small part of the way. A network sees each prompt a few times and must answer for prompts that it never saw. What it learns for them is the common part, here "be kind"; what made *this* text better than *that* one takes many more pairs ([notebook 14](14_what_a_pair_is_worth.ipynb)).
+#
+# ## 5 · Pairs that a policy gets wrong
+#
+# Held-out texts where the labeller is sure and $f$ says the opposite:
+
+# %%
+for prompt, preferred, better, nats in reading.wrong_pairs(results, "DIL BCE repaired"):
+    texts = (" ".join(text.split()) for text in (prompt, preferred, better))
+    display(Markdown("**{}**\n\n- *f prefers, by {:.2f} nats:* {}\n- *the labeller prefers:* {}".format(next(texts), nats, *texts)))
+
+# %% [markdown]
+# ## 6 · Where this breaks
+#
+# - One reward, one small model, 32 tokens. `dil experiment real-text --model ...` repeats it on a model of yours.
+# - "Kind words" are counted by a lexicon: a text can be kind without them, and full of them without being kind. Read the texts, not only the rewards.
+# - The truth is estimated from eight texts a prompt. Means over hundreds of prompts are sharp; the truth about a single text is not.
+
+# %%
+from dil_tutorial.lessons.puzzles import puzzle
+
+puzzle("17-judge")
+
+# %% [markdown]
+# ## Exercises
+#
+# **1.** The repaired policy is asked for one text to each held-out prompt. `f` holds the log-ratios of the reference's own texts, prompts by texts. Estimate the total variation between policy and reference, $\tfrac12 E_{\pi_\text{ref}}|e^f - 1|$, as one number.
+
+# %%
+f = torch.tensor(reading.first_seed(results, "DIL BCE repaired")["f held-out"], dtype=torch.float64)
+your_distance = None
+
+check_answer(your_distance, f.expm1().abs().mean() / 2, "The mean over all texts of |e^f - 1|, halved.")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# your_distance = (f.exp() - 1).abs().mean() / 2
+# ```
+#
+# A judge who sees a *single* text, drawn from either model with even chances, is right in half plus half of this.
+# </details>
+#
+# **2.** A policy has $\mathrm{KL}(\pi_\text{chosen}\|\pi_\text{ref}) = 0.14$ and $\mathrm{KL}(\pi_\text{chosen}\|\pi_\theta) = 0.19$. What is the mean of $f$ on winners?
+
+# %%
+your_mean = None
+
+check_answer(your_mean, 0.14 - 0.19, "How much nearer has it come?")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# $0.14 - 0.19 = -0.05$: training took it *away* from the winners, whatever the loss did.
+#
+# ```python
+# your_mean = 0.14 - 0.19
+# ```
+# </details>
+#
+# **3.** In the first text of the panel of section 3 (repaired BCE, first prompt, best response): how many of its tokens carry half of the sum of $|f|$, if you take the largest first?
+
+# %%
+tokens = reading.first_seed(results, "DIL BCE repaired")["read"][0]["tokens"][0]
+size = torch.tensor([abs(ratio) for _, ratio in tokens], dtype=torch.float64).sort(descending=True).values
+your_count = None
+
+check_answer(your_count, int((size.cumsum(0) < size.sum() / 2).sum()) + 1, "Sort, add up, stop at half of the sum.")
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# your_count = int((size.cumsum(0) < size.sum() / 2).sum()) + 1
+# ```
+#
+# A log-ratio of a whole text is made by few of its tokens.
+# </details>
+#
+# ## Summary
+#
+# - Imitating winners changes a text little: with the same dice, often not at all.
+# - How well anybody can tell the two models apart is a property of $f$, and can be computed from samples.
+# - $E_{\pi_\text{chosen}}[f]$ is how much nearer to the winners' law a policy has come; it can be negative for any loss if it learns from too little, too fast.
+#
+# **Source:** `dil_tutorial/experiments/real_text/measures.py`, `dil_tutorial/lessons/panels/reading.py` · **Run it:** `dil experiment real-text`; your own model: `dil sample --html`, `dil chat` · **Before:** [14 · What a pair is worth](14_what_a_pair_is_worth.ipynb)
