@@ -28,7 +28,7 @@ from dil_tutorial.experiments.real_text import measures, report
 from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.lessons.panels import reading
 from dil_tutorial.support import plotting
-from dil_tutorial.support.words import fixed, precise
+from dil_tutorial.support.words import precise, table
 
 results = measures.load(measures.COMMITTED)
 found = measures.summary(results)
@@ -43,7 +43,8 @@ LOSSES = ["SFT", "DIL BCE repaired", "DIL LSIF published", "DPO"]
 
 # %%
 for loss in LOSSES:
-    print(f"{loss:20s} writes the same text as the reference, to the last word, to {reading.unchanged(results, loss):.0%} of the prompts")
+    same = reading.unchanged(results, loss)
+    print(f"{loss:20s} the same text, to the last word: {same:.0%}")
 
 # %% [markdown]
 # That is no failure. A policy which is a few hundredths of a nat away from the reference *is* nearly the reference; it changes a word here and there, and then all that follows. Read some that were changed: a text is marked from the first word at which training made a difference.
@@ -69,9 +70,13 @@ reading.blind(results, "DIL LSIF published")
 # and Pinsker's inequality bounds that by $\tfrac12 + \tfrac12\sqrt{\tfrac12(\mathrm{KL}(\pi_\theta\|\pi_\text{ref}) + \mathrm{KL}(\pi_\text{ref}\|\pi_\theta))}$. Even between the winners' law itself and the reference nobody is right more than two times out of three, whoever the labeller is (`1.judge`). For these policies:
 
 # %%
+rows = []
 for loss in LOSSES:
     value = found["losses"][loss]
-    print(f"{loss:20s} the best judge is right in {value['told apart'][0]:.0%} of rounds; KL {fixed(value['KL'][0])} nats; the labeller prefers it in {value['win rate'][0]:.0%}")
+    judge, kl, labeller = (value[name][0] for name in ("told apart", "KL", "win rate"))
+    rows.append([loss, f"{judge:.0%}", f"{kl:.3f}", f"{labeller:.1%}"])
+head = ["loss", "the best judge is right", "KL, nats", "the labeller prefers it"]
+display(Markdown(table(head, rows)))
 
 # %% [markdown]
 # ## 3 · Where does a log-ratio come from?
@@ -96,10 +101,13 @@ reading.token_colours(results, LOSSES)
 figures, said = report.figures(results, found), report.conclusions(results, found)
 figure, alt = figures["ratios"]
 display(plotting.image(figure, alt=alt))
-possible = found["marks"]["pi_chosen"][0]
+rows = []
 for loss in LOSSES:
     value = found["losses"][loss]
-    print(f"{loss:20s} {precise(value['chosen'])} of {possible:.2f} nats towards the winners, {precise(value['rejected'])} for the losers")
+    rows.append([loss, precise(value["chosen"]), precise(value["rejected"])])
+display(Markdown(table(["loss", "E_chosen f, nats", "E_rejected f, nats"], rows)))
+possible = found["marks"]["pi_chosen"][0]
+print(f"E_chosen f could be {possible:.2f} nats.")
 
 # %% [markdown]
 # Two things stand in this figure. SFT and the repaired loss have moved towards the winners, the published loss and DPO away from them, each at the learning rate that its *own* validation loss chose: what the theory says of optima (claims `8.chosen` and `4.lsif-published`) is seen on sentences. And all of them have come only a small part of the way. A network sees each prompt a few times and must answer for prompts that it never saw. What it learns for them is the common part, here "be kind"; what made *this* text better than *that* one takes many more pairs ([notebook 14](14_what_a_pair_is_worth.ipynb)).
@@ -109,9 +117,10 @@ for loss in LOSSES:
 # Held-out texts where the labeller is sure and $f$ says the opposite:
 
 # %%
+shown = "**{}**\n\n- *f prefers, by {:.2f} nats:* {}\n- *the labeller prefers:* {}"
 for prompt, preferred, better, nats in reading.wrong_pairs(results, "DIL BCE repaired"):
     texts = (" ".join(text.split()) for text in (prompt, preferred, better))
-    display(Markdown("**{}**\n\n- *f prefers, by {:.2f} nats:* {}\n- *the labeller prefers:* {}".format(next(texts), nats, *texts)))
+    display(Markdown(shown.format(next(texts), nats, *texts)))
 
 # %% [markdown]
 # ## 6 · Where this breaks
