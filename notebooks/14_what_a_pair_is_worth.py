@@ -99,7 +99,7 @@ claims.report("12.win", "12.projection")
 worth.finite()
 
 # %% [markdown]
-# Three things to see. From about a thousand pairs on the formulas hold. With few pairs the repaired loss pays for its divisions: below a hundred pairs SFT is the better estimate here. And a published loss stops getting better: its error is a bias, which stays, plus a variance, which is not smaller either. Is it at least better for few pairs? The crossing lies where $n = (V_\text{repaired} - V_\text{published})/\text{bias}$:
+# Three things to see. From about a thousand pairs on the formulas hold. With few pairs the repaired loss pays for its divisions: below a hundred pairs SFT is the better estimate here. And a published loss stops getting better: its error is a bias, which stays, plus a variance, which is not smaller either. Is it at least better for few pairs? The crossing lies where the bias equals what the published loss would have to save in variance, divided by $n$:
 
 # %%
 for name in ("LSIF", "UKL", "BCE"):
@@ -111,7 +111,7 @@ for name in ("LSIF", "UKL", "BCE"):
 # %% [markdown]
 # ## 6 · Bradley–Terry is worth nothing here
 #
-# A reward model knows that $A \succ B$ and $B \succ C$ say something about $A$ and $C$. Surely that must help? For $\pi_\text{chosen}$ it does not help at all: maximum likelihood matches numbers of wins, and these are what $\pi_\text{chosen}$ is made of. For the optimum of RLHF, which needs the reward itself, it does.
+# A reward model knows that two comparisons, of a first response with a second and of the second with a third, say something about the first and the third. Surely that must help? For $\pi_\text{chosen}$ it does not help at all: maximum likelihood matches numbers of wins, and these are what $\pi_\text{chosen}$ is made of. For the optimum of RLHF, which needs the reward itself, it does.
 
 # %%
 claims.report("12.bradley-terry", "12.rlhf")

@@ -104,7 +104,7 @@ def table(world: World, game: World) -> list[dict[str, Any]]:
     >>> from toy.gallery import bandit, rock_paper_scissors
     >>> rows = table(bandit(), rock_paper_scissors())
     >>> len(rows), rows[0]["loss"], rows[0]["gradient"]
-    (16, 'SFT', 'bounded')
+    (17, 'SFT', 'bounded')
     """
     rows = []
     for entry in COMPARED:

@@ -11,6 +11,7 @@ import torch
 
 from dil_tutorial import claims
 from dil_tutorial.lessons import exercises, panels, puzzles, widgets
+from dil_tutorial.lessons.panels import worth
 
 pytest.importorskip("jupytext", reason="notebook tests need the dev extra")
 import jupytext
@@ -51,6 +52,8 @@ def test_every_solution_is_right(script, monkeypatch, capsys):
     monkeypatch.setattr(widgets, "frames", lambda *given, **more: ipywidgets.VBox())
     for name, _ in inspect.getmembers(panels, inspect.isfunction):
         monkeypatch.setattr(panels, name, lambda: ipywidgets.VBox())
+    for name in ("ladder", "finite"):
+        monkeypatch.setattr(worth, name, lambda: ipywidgets.VBox())
     verdicts, own_check = [], exercises.check_answer
 
     def check(answer, truth, hint, **settings):

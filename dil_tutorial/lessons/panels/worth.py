@@ -58,7 +58,7 @@ def finite() -> ipywidgets.VBox:
     def draw(scale: float) -> Drawn:
         world, rng = bandit(scale), torch.Generator().manual_seed(0)
         figure, (axes,) = plotting.new_figure(width=7.6, height=4)
-        laws = {n: efficiency.data_sets(world, n, 200, rng) for n in SIZES}
+        laws = {n: efficiency.data_sets(world, n, 60, rng) for n in SIZES}
         grid = torch.logspace(1.3, 5.1, 60, dtype=torch.float64)
         said = []
         for place, label in enumerate(CURVES):
