@@ -56,6 +56,7 @@ def conclusions(results: dict[str, Any]) -> dict[str, Any]:
     kinds = {setting["name"]: against(setting["validation"]["chosen"], 0) for setting in settings}
     above, below = ([name for name, kind in kinds.items() if kind == wanted] for wanted in ("above", "below"))
     sft, repaired = steps.values()
+    reached, best = zip(*((s["validation"]["chosen"][0], s["validation"]["part way"][1][0]) for s in settings), strict=True)
     return {
         "pairs": settings[0]["pairs"], "prompts": results["validation prompts"],
         "above": above, "below": below, "unclear": [name for name in kinds if name not in above + below],
@@ -68,6 +69,7 @@ def conclusions(results: dict[str, Any]) -> dict[str, Any]:
         "steps": [
             [name, f"{step['signal']:.3g}", f"{step['noise a pair']:.3g}", pairs(step["pairs"])] for name, step in steps.items()
         ],
+        "ends": (min(reached), max(reached)), "best": (min(best), max(best)),
         "share": repaired["noise a pair"] / sft["noise a pair"],
     }  # fmt: skip
 
