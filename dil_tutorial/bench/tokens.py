@@ -33,7 +33,7 @@ def measure(model: str, count: int, done: Callable[[str], None]) -> list[dict[st
             start = time.perf_counter()
             rows, _ = tokenize_pairs(pairs, tokenizer, 1024, quiet=True)
             seconds = time.perf_counter() - start
-            held = (rows.tokens, rows.lengths, rows.starts, rows.ref_logps, rows.p_chosen)
+            held = (rows.tokens, rows.lengths, rows.starts, rows.ref_logps)
             size = sum(tensor.numel() * tensor.element_size() for tensor in held)
             found.append({"who": who, "processes": 1, "seconds": 1000 * seconds / count, "bytes": size / len(rows)})
             done(who)

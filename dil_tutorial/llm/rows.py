@@ -75,7 +75,7 @@ class Rows(Sequence[TokenisedPair]):
     lengths: Tensor  # (P, 6) int32, of prompt and response: the chosen, the rejected, the reference's
     starts: Tensor  # (P,) int64, where the parts of each pair begin
     ref_logps: Tensor  # (P, 2) or (P, 3) float64, summed over tokens
-    p_chosen: Tensor  # (P,) float64, soft labels; 1 where they were drawn
+    p_chosen: Tensor | None = None  # (P,) float64, where a label is soft
 
     @classmethod
     def of(cls, pairs: Iterable[TokenisedPair]) -> "Rows":
@@ -97,8 +97,10 @@ class Rows(Sequence[TokenisedPair]):
         return cls.from_parts(flat, torch.tensor(lengths).view(-1, 6), torch.tensor(labels, dtype=torch.float64))
 
     @classmethod
-    def from_parts(cls, tokens: Tensor, lengths: Tensor, p_chosen: Tensor) -> "Rows":
+    def from_parts(cls, tokens: Tensor, lengths: Tensor, p_chosen: Tensor | None = None) -> "Rows":
         """Rows from their tokens (S,), the lengths of their parts (P, 6) and their soft labels (P,)."""
+        if p_chosen is not None and bool((p_chosen == 1).all()):
+            p_chosen = None
         ends = lengths.clamp(min=0).sum(1).cumsum(0)
         starts = ends - lengths.clamp(min=0).sum(1)
         sides = 2 if not len(lengths) or bool((lengths[:, 4] == ABSENT).any()) else 3
@@ -123,7 +125,7 @@ class Rows(Sequence[TokenisedPair]):
         for length, logp in zip(lengths[::2], self.ref_logps[index].tolist(), strict=True):
             prompt = responses[-1].prompt if length == SHARED else next(parts).tolist()
             responses.append(Response(prompt, next(parts).tolist(), logp))
-        return TokenisedPair(*responses, p_chosen=self.p_chosen[index].item())
+        return TokenisedPair(*responses, p_chosen=1.0 if self.p_chosen is None else self.p_chosen[index].item())
 
     @property
     def sides(self) -> int:
@@ -138,10 +140,9 @@ class Rows(Sequence[TokenisedPair]):
             prompts[:, side] = torch.where(prompts[:, side] == SHARED, prompts[:, side - 1], prompts[:, side])
         return prompts + self.lengths[:, 1 : 2 * self.sides : 2]
 
-    @property
-    def soft(self) -> bool:
-        """Whether a label is a probability."""
-        return bool((self.p_chosen != 1).any())
+    def labels(self) -> Tensor:
+        """The soft labels (P,) float64; 1 where they were drawn."""
+        return torch.ones(len(self), dtype=torch.float64) if self.p_chosen is None else self.p_chosen
 
     def without_reference(self) -> "Rows":
         """The same pairs without responses of the reference."""
@@ -155,7 +156,7 @@ class Rows(Sequence[TokenisedPair]):
         (True, False)
         """
         digest = hashlib.sha256(str(self.sides).encode())
-        for part in (self.lengths, self.tokens, *([self.p_chosen] if self.soft else [])):
+        for part in (self.lengths, self.tokens, *([] if self.p_chosen is None else [self.p_chosen])):
             digest.update(part.numpy().tobytes())
         return digest.hexdigest()
 
@@ -167,7 +168,7 @@ def joined(parts: Sequence[Rows]) -> Rows:
     >>> joined([rows, rows])[1].chosen.tokens
     [7, 1]
     """
-    tokens, lengths, labels = zip(*((rows.tokens, rows.lengths, rows.p_chosen) for rows in parts), strict=True)
+    tokens, lengths, labels = zip(*((rows.tokens, rows.lengths, rows.labels()) for rows in parts), strict=True)
     return Rows.from_parts(torch.cat(tokens), torch.cat(lengths), torch.cat(labels))
 
 
@@ -210,7 +211,7 @@ def keep(rows: Rows, path: Path, told: dict[str, Any]) -> None:
     >>> import tempfile
     >>> keep(Rows.of([]), Path(tempfile.mkdtemp()) / "none.safetensors", {})
     """
-    tensors = {"tokens": rows.tokens, "lengths": rows.lengths, "p_chosen": rows.p_chosen}
+    tensors = {"tokens": rows.tokens, "lengths": rows.lengths, "p_chosen": rows.labels()}
     save_tensors(path, tensors, {"told": json.dumps(told)})
     old = sorted(path.parent.glob("*.safetensors"), key=lambda file: file.stat().st_mtime)[:-KEPT]
     for file in old:

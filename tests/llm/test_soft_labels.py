@@ -46,7 +46,9 @@ def test_a_probability_goes_all_the_way_to_the_batch(tmp_path, tiny_model):
     assert [pair.p_chosen for pair in back] == [0.25, 1.0, 0.25, 1.0]
     hard = Rows.of([TokenisedPair(Response([5], [6]), Response([5], [7])) for _ in range(2)])
     assert rows.digest() != hard.digest()  # another run may not go on with other labels
-    assert back.without_reference().p_chosen.tolist() == back.p_chosen.tolist()
+    assert back.without_reference().labels().tolist() == back.labels().tolist() == [0.25, 1.0, 0.25, 1.0]
+    assert hard.p_chosen is None  # labels that were drawn take no room
+    assert hard.labels().tolist() == [1.0, 1.0]
 
 
 @given(st.lists(st.floats(-5, 5), min_size=2, max_size=2), st.floats(0, 1), st.sampled_from(sorted(LOSSES)))
