@@ -29,6 +29,7 @@ from dil_tutorial.llm.callbacks import StopAndSave
 from dil_tutorial.llm.capabilities import enable_packing
 from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.logprobs import response_token_logps
+from dil_tutorial.llm.metrics import kl_terms
 from dil_tutorial.llm.models import SMOLLM2, load_model, load_tokenizer, this_device
 from dil_tutorial.llm.rows import Response
 from dil_tutorial.llm.sampling import draw, score_drawn
@@ -276,7 +277,7 @@ class Lab:
                 value = f[row, k] + responses[k]["logp"] if loss.reference_free else f[row, k]
                 fed.append(value / len(responses[k]["ids"]) if run.feed == "mean" else value)
             sides.append(torch.stack(fed))
-        given = {"kl": (f.exp() * f - f.expm1()).mean()} if loss.needs_kl else {}
+        given = {"kl": kl_terms(f).mean()} if loss.needs_kl else {}
         return float(loss(*sides, **given).mean())
 
     def log_ratios(self, policy: Any, rows: Sequence[dict[str, Any]], name: str) -> list[list[float]]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from dil_tutorial.errors import InputError
 from dil_tutorial.experiments.known_truth.measures import Truth, predicted, regress, stacked
+from dil_tutorial.llm.metrics import kl_terms
 from dil_tutorial.preferences import best_of_n
 from dil_tutorial.rlhf import kl, rlhf_optimum
 from dil_tutorial.support.files import read_json, write_text
@@ -138,7 +139,7 @@ def measures(rows: list[dict[str, Any]], truth: Truth, before: Tensor) -> dict[s
         "chosen": bootstrap(weighed(f, 1 + t).mean(0)),
         "rejected": bootstrap(weighed(f, 1 - t).mean(0)),
         "part way": part_way(f, 1 + t),
-        "KL": bootstrap((f * f.exp() - f.exp() + 1).mean((0, 2))),
+        "KL": bootstrap(kl_terms(f).mean((0, 2))),
         "told apart": bootstrap(told_apart(f).mean(0)),
         "doubled": (f > math.log(2)).double().mean().item(),
         "mean ratio": bootstrap(f.exp().mean((0, 2))),
@@ -202,7 +203,7 @@ def summary(results: Results) -> dict[str, Any]:
             {
                 "learning rate": row["learning rate"], "validation loss": row["validation loss"],
                 "chosen": weighed(f, 1 + t).mean().item(), "rejected": weighed(f, 1 - t).mean().item(),
-                "KL": (f * f.exp() - f.exp() + 1).mean().item(), "slope": regress(x, f)["slope"][0],
+                "KL": kl_terms(f).mean().item(), "slope": regress(x, f)["slope"][0],
             }
         )  # fmt: skip
     return {"losses": found, "sweep": sweep, "marks": targets(held), "reference": results["reference"]}
