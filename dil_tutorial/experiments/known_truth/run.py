@@ -113,16 +113,22 @@ def kept(lab: Lab, folder: str, name: str, make: Callable[[], dict[str, Any]]) -
     return dict(saved["content"])
 
 
+def fitted(lab: Lab, run: Run) -> tuple[Any, dict[str, Any]]:
+    """A policy trained just now; its validation loss, its curves, and f on the validation prompts."""
+    policy, row = lab.train(run)
+    f = lab.log_ratios(policy, lab.evaluated("validation", lab.preset.evaluated), "validation")
+    if lab.preset.float32_scores:
+        row["validation loss"] = lab.validation_loss(run, torch.tensor(f, dtype=torch.float64))
+    return policy, {**row, "f validation": f}
+
+
 def trained(lab: Lab, run: Run) -> tuple[dict[str, Any], Any]:
-    """A run of the sweep: validation loss, curves, f on validation prompts; and the policy, if it was trained just now."""
+    """A run of the sweep, as ``fitted`` has it; and the policy, if it was trained just now."""
     made: list[Any] = [None]
 
     def make() -> dict[str, Any]:
-        made[0], row = lab.train(run)
-        f = lab.log_ratios(made[0], lab.evaluated("validation", lab.preset.evaluated), "validation")
-        if lab.preset.float32_scores:
-            row["validation loss"] = lab.validation_loss(run, torch.tensor(f, dtype=torch.float64))
-        return {**settings_of(run), **row, "f validation": f}
+        made[0], row = fitted(lab, run)
+        return {**settings_of(run), **row}
 
     return kept(lab, "sweep", run.name(), make), made[0]
 
@@ -133,12 +139,9 @@ def measured(
     """A chosen run, measured on held-out prompts, and by ``more``; ``policy`` spares training it again."""
 
     def make() -> dict[str, Any]:
-        if policy is not None:
-            row = trained(lab, run)[0]  # read from its file
-            known = {name: row[name] for name in ("validation loss", "curves")}
-            return {**settings_of(run), **known, **lab.measure(policy, run), **more(lab, policy, run)}
-        made, row = lab.train(run)
-        return {**settings_of(run), **row, **lab.measure(made, run), **more(lab, made, run)}
+        made, row = fitted(lab, run) if policy is None else (policy, trained(lab, run)[0])  # the latter read from its file
+        known = {name: row[name] for name in ("validation loss", "curves")}
+        return {**settings_of(run), **known, **lab.measure(made, run), **more(lab, made, run)}
 
     return kept(lab, "runs", run.name(), make)
 
