@@ -12,14 +12,15 @@ PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --
 tutorial: .venv/base.stamp
 	$(BIN)/dil tour
 
-# Everything that is not marked slow, then the core once more as other processors would compute it.
+# Everything that is not marked slow.
 test: .venv/test.stamp
 	$(PYTEST) --durations 25
-	$(BIN)/python tests/portability.py
 
-# What make test leaves out because it takes long: browsers, kills, a whole class graded, every loss on a language model of known truth.
+# What make test leaves out because it takes long: the book, browsers, kills, a whole class graded, every loss on a language model
+# of known truth; then the core once more as other processors would compute it.
 test-all: .venv/all.stamp
 	$(PYTEST) -m slow --durations 10 tests
+	$(BIN)/python tests/portability.py
 
 # The derivation and the toy alone.
 check: .venv/test.stamp

@@ -1,4 +1,7 @@
-"""The book builds with warnings as errors, holds what it promises, and asks no other server for anything."""
+"""The book builds with warnings as errors, holds what it promises, and asks no other server for anything.
+
+The build takes a minute: what reads the built pages is marked slow.
+"""
 
 import functools
 import html
@@ -37,6 +40,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return index.parent
 
 
+@pytest.mark.slow
 def test_every_claim_is_on_the_page_with_its_explanation(site):
     page = (site / "generated" / "ledger.html").read_text()
     for claim in claims.CLAIMS:
@@ -50,6 +54,7 @@ def test_every_claim_is_on_the_page_with_its_explanation(site):
     assert "expected" not in front
 
 
+@pytest.mark.slow
 def test_the_measured_page_shows_the_committed_results(site):
     page = (site / "generated" / "measured.html").read_text()
     cells = json.loads((ROOT / "benchmarks" / "llm.json").read_text())["cells"]
@@ -60,6 +65,7 @@ def test_the_measured_page_shows_the_committed_results(site):
     assert "one pair at a time" in page
 
 
+@pytest.mark.slow
 def test_questions_lead_to_claims_that_exist(site):
     page = (site / "generated" / "questions.html").read_text()
     known = {claim.id for claim in claims.CLAIMS}
@@ -70,6 +76,7 @@ def test_questions_lead_to_claims_that_exist(site):
     assert len(QUESTIONS) >= 12
 
 
+@pytest.mark.slow
 def test_losses_figures_and_dynamics_have_their_pages(site):
     losses = (site / "generated" / "losses.html").read_text()
     for entry in COMPARED:
@@ -83,6 +90,7 @@ def test_losses_figures_and_dynamics_have_their_pages(site):
     assert "core.display.Markdown object" not in dynamics
 
 
+@pytest.mark.slow
 def test_the_house_is_drawn_with_its_links_and_a_pair_goes_all_the_way(site):
     page = (site / "generated" / "house.html").read_text()
     for room in house.ROOMS:
@@ -102,6 +110,7 @@ def test_the_way_of_a_pair_ends_lower_and_at_the_optimum():
     assert toy["away"] == "0.000000"
 
 
+@pytest.mark.slow
 def test_notebooks_are_pages_with_their_figures_and_widgets(site):
     assert "application/vnd.jupyter.widget-state+json" in (site / "index.html").read_text()  # the front page has a panel, too
     page = (site / "generated" / "01_two_distributions.html").read_text()
@@ -115,6 +124,7 @@ def test_notebooks_are_pages_with_their_figures_and_widgets(site):
     assert any(model["model_name"] == "LinkModel" for model in models)
 
 
+@pytest.mark.slow
 def test_no_page_asks_another_server(site):
     pages = list(site.rglob("*.html"))
     assert len(pages) > 8
@@ -171,6 +181,7 @@ def pages(site):
     return sorted(page for page in site.rglob("*.html") if not {"_modules", "_static"} & set(page.parts))
 
 
+@pytest.mark.slow
 def test_no_internal_link_is_dead(site):
     texts = {page: page.read_text() for page in site.rglob("*.html")}
     anchors = {page: set(re.findall(r'\s(?:id|name)="([^"]+)"', text)) for page, text in texts.items()}
@@ -189,6 +200,7 @@ def test_no_internal_link_is_dead(site):
     assert not dead, dead[:5]
 
 
+@pytest.mark.slow
 def test_every_equation_is_referenced_and_claims_lead_both_ways(site):
     text = "".join(page.read_text() for page in pages(site))
     labels = set(re.findall(r'id="equation-(eq-[\w-]+)"', text))

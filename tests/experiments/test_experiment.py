@@ -55,6 +55,7 @@ def numbers_of(out):
     return {key: results[key] for key in ("preset", "truth", "sweep", "runs", "ladder", "few", "rounds")}
 
 
+@pytest.mark.slow
 def test_the_experiment_writes_numbers_figures_and_report(finished):
     names = {path.name for path in finished.iterdir()}
     assert {"known_truth.json", "report.md", "known_truth_slopes.png", "known_truth_frontier.svg"} <= names
@@ -111,6 +112,7 @@ def test_ctrl_c_stops_with_one_line(tiny_model, tmp_path):
     assert "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_words_follow_the_numbers(finished):
     results = measures.load(finished / "known_truth.json")
     truth = measures.Truth.of(results, "held-out")
