@@ -32,8 +32,9 @@ its tangent: value and slope stay finite, of the right sign and, below the bound
 generator explodes twice; its bound is r = 30.)
 
 ``win`` knows that no ratio to the winners' law is above 2: with the repaired denominator it is -f_w - log(2 - e^{f_l}), the
-log-likelihood of "y_w won", r/2, and "y_l lost", 1 - r/2 (THEORY §12.3).  Beyond r = 1.99 it goes on along its tangents: a
-response that has got there is held back by its losses with 199 times the slope that a win pulls with.
+log-likelihood of "y_w won", r/2, and "y_l lost", 1 - r/2 (THEORY §12.3).  Beyond r = 1.99 losses go on along their tangent,
+with 199 times the slope that a win pulls with, and a win pulls less and less, from r = 2 on not at all: no chance is above 1.
+(A response that never lost in the data has nothing else to hold it: the sum over all responses would push it to any ratio.)
 """
 
 from __future__ import annotations
@@ -102,6 +103,13 @@ def _with_tangents(loss: Function, upper: float = MAX_LOG_RATIO) -> Function:
         return loss(inside) + slope * (f - inside)
 
     return extended
+
+
+def _faded(f: Tensor, start: float, end: float) -> Tensor:
+    """What takes a slope of -1 to 0 from e^f = ``start`` to ``end``: its own slope is 0 before, linear in e^f, 1 after."""
+    u = f.clamp(math.log(start), math.log(end))
+    between = torch.exp(u) - start - start * (u - math.log(start))
+    return between / (end - start) + (f - math.log(end)).clamp(min=0)
 
 
 @dataclass(frozen=True)
@@ -230,12 +238,19 @@ EXPONENTIAL = Generator(
 )
 
 # The likelihood of the labels: r/2 is the chance that a response wins against one of pi_ref.  Defined for r < 2.
+_WON, _LOST = (
+    _with_tangents(loss, upper=math.log(1.99))
+    for loss in (
+        lambda f: math.log(2) - f + torch.log1p(-torch.exp(f) / 2),
+        lambda f: -2 * (math.log(2) + torch.log1p(-torch.exp(f) / 2)),
+    )
+)
 WIN = Generator(
     name="win",
     h=lambda r: torch.xlogy(r, r) + torch.xlogy(2 - r, 2 - r),
     dh=lambda r: torch.log(r) - torch.log(2 - r),
-    chosen_loss=_with_tangents(lambda f: math.log(2) - f + torch.log1p(-torch.exp(f) / 2), upper=math.log(1.99)),
-    reference_loss=_with_tangents(lambda f: -2 * (math.log(2) + torch.log1p(-torch.exp(f) / 2)), upper=math.log(1.99)),
+    chosen_loss=lambda f: _WON(f) + _faded(f, 1.99, 2.0),
+    reference_loss=_LOST,
     max_ratio=1.99,
 )
 

@@ -129,7 +129,7 @@ claims.report("12.soft", "12.distillation", "12.judge")
 #
 # - One prompt with all responses in a table. A network shares what it learns between prompts and responses; there the noise per pair is the same, and what is learned from it is not. [Notebook 17](17_before_and_after.ipynb) shows how much that changes.
 # - $\pi_\text{ref}$ is known. It is for a language model, which computes it, but not for pairs that somebody else wrote.
-# - `win` needs $r < 2$, which holds for the winners' law and not for every policy in training. Beyond 1.99 it goes on along its tangent.
+# - `win` needs $r < 2$, which holds for the winners' law and not for every policy in training. Beyond 1.99 its losses go on along their tangent, and from 2 on a win pulls no more: without that, a rare response that never lost in the data would be pushed to ratios of ten and more by the sum over all responses.
 # - A judge's probabilities must be right on average over opponents (`12.judge`). A judge too sure of itself moves the end.
 
 # %%

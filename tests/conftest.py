@@ -23,7 +23,10 @@ if "OMP_NUM_THREADS" in os.environ:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 # The files that take longest begin first, so that no worker is left alone with one of them at the end.
-LONGEST = ["test_book", "test_known_truth", "test_gpu", "test_experiment", "test_course", "test_train_cli", "10_known_truth", "test_llm"]
+LONGEST = [
+    "test_book", "test_known_truth", "test_gpu", "test_experiment", "test_course", "test_train_cli", "10_known_truth",
+    "test_llm",
+]  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

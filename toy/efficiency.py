@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dil_tutorial.bregman import Generator, get_generator
 from dil_tutorial.errors import InputError
-from dil_tutorial.losses import Loss, bound
+from dil_tutorial.losses import Loss, bound, make_loss
 from toy.fit import fit, inputs_of, log_ratio, population_loss
 from toy.worlds import World
 
@@ -228,6 +228,20 @@ def tournament(world: World) -> Tensor:
     return torch.diag_embed(alone) - 2 * coin
 
 
+def distilled(world: World, generator: str | Generator, fresh: float) -> Tensor:
+    """n Cov(r_hat) of distillation: a reward fitted on n labelled pairs, imitated on ``fresh`` n of its own.  (X, Y, Y).
+
+    The reward's own error is the ``tournament``'s, for labels of any kind; fresh pairs with its probabilities add who met whom,
+    less and less the more there are.
+
+    >>> world = World.random([0])
+    >>> few, many = (distilled(world, "win", fresh=n).diagonal(dim1=1, dim2=2).sum().item() for n in (1, 100))
+    >>> few > many > tournament(world).diagonal(dim1=1, dim2=2).sum().item()
+    True
+    """
+    return tournament(world) + repaired(world, generator, soft=True) / fresh
+
+
 def log_odds(world: World) -> Tensor:
     """n Cov of R_hat(y) = sum_y' pi_ref(y') log(P_hat/(1 - P_hat)), a reward read off each pair's odds by itself.  (X, Y, Y).
 
@@ -289,6 +303,18 @@ def tournament_estimate(world: World, laws: Tensor) -> Tensor:
     met = laws + laws.mT
     share = torch.where(met > 0, laws / met.clamp(min=1e-300), 0.5)
     return 2 * world.ref * (share @ world.ref[0])
+
+
+def distilled_estimate(world: World, loss: Loss, laws: Tensor, fresh: Tensor) -> Tensor:
+    """A Bradley–Terry reward fitted on data sets (N, Y, Y), then ``loss`` on other data sets with its soft labels.  (N, Y).
+
+    >>> world, laws = World.from_reward([0.5, 0.5], [0.0, 1.0]), torch.tensor([[[0.2, 0.1], [0.4, 0.3]]]).double()
+    >>> distilled_estimate(world, make_loss("sft"), laws, torch.full((1, 2, 2), 0.25).double())  # won 4 of 5
+    tensor([[0.3500, 0.6500]], dtype=torch.float64)
+    """
+    reward = (estimates(world, make_loss("dpo", beta=1.0), laws) / world.ref).log()
+    P = torch.sigmoid(reward.unsqueeze(2) - reward.unsqueeze(1))
+    return estimates(world, loss, (fresh + fresh.mT) * P)
 
 
 def measured_error(target: Tensor, found: Tensor, pairs: int) -> Tensor:

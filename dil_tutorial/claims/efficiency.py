@@ -7,7 +7,8 @@ from dil_tutorial.bregman import WIN, Generator
 from dil_tutorial.claims.ledger import ANY, ASSUMES, OPTIMUM, claim, every_generator, gap, over_generators, some_log_ratios
 from dil_tutorial.losses import dil_loss, make_loss
 from toy import World, efficiency
-from toy.fit import fit
+from toy.budget import over_prompts
+from toy.fit import fit, newton, population_loss
 
 # Tolerances are relative to the largest entry of a covariance.
 
@@ -166,6 +167,43 @@ def distillation_is_consistent(world: World) -> Tensor:
     labels. The reward model is wrong about pairs and right about what imitation needs."""
     target = efficiency.asymptotic(world, make_loss("dpo", beta=1.0), lambda policy: winners_of(world, policy))[0]
     return gap(target, world.chosen)
+
+
+@claim(
+    "12.prompts",
+    "12.7",
+    ASSUMES,
+    tolerance=OPTIMUM,
+    worlds=ANY,
+    counter=lambda world: prompts_noise(world, holds_the_optimum=False),
+)
+def prompts_cost_nothing(world: World) -> Tensor:
+    r"""With parameters that all prompts share only the number of pairs counts: one pair at each of a thousand prompts, or thirty at
+    each of thirty-three.
+    If: the class holds every prompt's own optimum; otherwise m pairs at each of X prompts leave the covariance (between + within/m)/X, and
+    new prompts are worth more than new pairs.
+
+    The law of total variance: a pair's gradient varies around its prompt's mean gradient, and these vary between prompts. At every
+    prompt's own optimum the mean gradients are zero. The residual is what prompts add, over what pairs leave."""
+    return prompts_noise(world, holds_the_optimum=True)
+
+
+def prompts_noise(world: World, holds_the_optimum: bool) -> Tensor:
+    """between over within, (X,), for repaired BCE in a class with one feature or two: the second is the prompts' own log-ratio."""
+    X, Y = world.ref.shape
+    loss, log_ref = make_loss("dil", generator="bce", denominator="mixture"), world.ref.log()
+    ranks = torch.linspace(-1, 1, Y, dtype=log_ref.dtype).expand(X, Y)
+    features = torch.stack([ranks, (2 * world.win_rate).log()] if holds_the_optimum else [ranks], 2)  # (X, Y, K)
+
+    def f_of(theta: Tensor) -> Tensor:
+        return (log_ref + features @ theta).log_softmax(1) - log_ref
+
+    theta = newton(
+        lambda theta: population_loss(world, loss, f_of(theta[0])).mean().view(1),
+        torch.zeros(1, features.shape[2], dtype=log_ref.dtype),
+    )
+    between, within = over_prompts(world, loss, f_of, theta[0])
+    return (between.abs().max() / within.abs().max()).expand(X)
 
 
 @claim("12.rlhf", "12.5", tolerance=OPTIMUM)

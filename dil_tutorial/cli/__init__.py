@@ -20,6 +20,7 @@ app = typer.Typer(
 COMMANDS = (  # in the order of --help
     theory.verify, theory.optima, experiments.study, experiments.tour,
     llm.fetch_model, llm.data, llm.plan, llm.train, llm.sample, llm.chat, llm.evaluate, llm.doctor, experiments.simulate,
+    experiments.plan_pairs,
     bench.gpu,
     read.lab, read.notebooks, read.book,
 )  # fmt: skip

@@ -122,6 +122,54 @@ def simulate(
     say(f"wrote {out}: train.jsonl, validation.jsonl, held_out.jsonl, responses.jsonl, README.md")
 
 
+def plan_pairs(
+    file: Annotated[str, typer.Argument(help="Preference pairs, .jsonl, .jsonl.gz or .parquet, or owner/name:split.")],
+    kl: Annotated[float, typer.Option(help="The expected KL to pi_chosen that is wanted, nats.")] = 0.01,
+    parameters: Annotated[float | None, typer.Option(help="Free parameters of the policy.")] = None,
+    pilot: Annotated[str | None, typer.Option(help="PAIRS:GAP of an SFT run, in place of --parameters.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many rows.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the figure and the numbers.")] = Path("outputs/plan-pairs"),
+) -> None:
+    """How many pairs do I need, with each loss?  From the spread of win rates that a preference file shows.  Trains nothing."""
+    prepare_for_models()
+    from dil_tutorial.experiments import pairs_needed
+    from dil_tutorial.llm.data import read
+    from dil_tutorial.support.words import precise
+
+    if parameters is not None and pilot is not None:
+        raise InputError("--parameters and --pilot say the same: give one")
+    d = pairs_needed.parameters_of(pilot) if pilot is not None else parameters
+    pairs = read(file, limit, "skip").pairs
+    if not pairs:
+        raise InputError(f"{file}: no pair that can be used: dil data {file} says why")
+    found = pairs_needed.plan(pairs_needed.bouts_of(pairs), kl, d)
+    shown = table(file, "what", "how much>")
+    for name in ("pairs", "prompts", "responses"):
+        shown.add_row(name, f"{found[name]:,}")
+    shown.add_row("labels a response", f"{found['met']:.1f}")
+    shown.add_row("responses that recur", f"{found['recur']:,}")
+    if found["those that recur"]:
+        shown.add_row("how often these won", precise(found["those that recur"]))
+    shown.add_row("ties", f"{found['ties']:.1%}")
+    for name, of in (("Var w", "win rates"), ("Var P", "a pair's chance")):
+        shown.add_row(f"{name}, the spread of {of}", precise(found[name]) if found[name] else "not shown: too few recur")
+    if found["judge"]:
+        shown.add_row("p_chosen against 'chosen', slope (1: calibrated)", precise(found["judge"]))
+    console.print(shown)
+    unit = "pairs" if found["parameters"] else "pairs a free parameter"
+    shown = table(f"{unit} until KL to pi_chosen is {kl:g} nats", "", f"{unit}>", "of SFT's>")
+    for way, (least, most) in found["needed"].items():
+        shown.add_row(way, *pairs_needed.row_of((least, most), found["needed"]["SFT"][0]))
+    console.print(shown)
+    if found["counted"]:
+        say(f"every prompt's responses met often: counted as worlds; for a table of {found['parameters']:.0f} free parameters")
+        if found["uneven"] > 1.05:
+            say(f"pairs lie unevenly over prompts: a table needs {found['uneven']:.1f} times as many as if they lay evenly")
+    elif found["parameters"] is None:
+        say("how many parameters are free: --parameters, or --pilot PAIRS:GAP, how much higher SFT's f is on its own pairs")
+    wrote(*pairs_needed.save(found, out))
+
+
 @app.command("known-truth")
 def known_truth(
     preset: Annotated[str, typer.Option(help="cpu (two cores, in the background) or gpu.")] = "cpu",

@@ -37,6 +37,30 @@ def test_drawn_data_sets_scatter_as_the_formulas_say(seed):
         assert (scatter - wanted[name][0]).abs().max() < 0.12 * wanted[name].abs().max(), name
 
 
+@pytest.mark.parametrize("kind", ["bradley-terry", "any"])
+@pytest.mark.parametrize("fresh", [0.5, 4])
+def test_distilled_policies_scatter_as_their_formula_says(kind, fresh):
+    """A reward from 40,000 labelled pairs, imitated on half as many or four times as many of its own; any labeller."""
+    world, n = World.random([2], responses=4, scale=0.8, kind=kind), 40_000
+    rng, loss = torch.Generator().manual_seed(0), make_loss("dil", generator="ukl", denominator="mixture")
+    laws, others = (efficiency.data_sets(world, size, 2000, rng) for size in (n, round(fresh * n)))
+    found = efficiency.distilled_estimate(world, loss, laws, others)
+    errors = efficiency.measured_error(world.chosen, found, n)
+    formula = efficiency.error(world.chosen, of_policy(world, efficiency.distilled(world, "ukl", fresh))).item()
+    assert errors.mean().item() == pytest.approx(formula, abs=4 * errors.std().item() / len(laws) ** 0.5)
+
+
+def test_a_rare_response_that_never_lost_is_not_pushed_away():
+    """It makes up what the others leave of the sum, and no more: the error is of the size of another repaired loss's."""
+    world = World.random([0], responses=5)
+    laws = efficiency.data_sets(world, 516, 1000, torch.Generator().manual_seed(0))
+    assert ((laws.sum(1) == 0).any(1)).sum() > 100  # data sets in which some response never lost
+    found = {h: efficiency.estimates(world, make_loss("dil", generator=h, denominator="mixture"), laws) for h in ("win", "ukl")}
+    errors = {h: efficiency.measured_error(world.chosen, policies, 516).mean().item() for h, policies in found.items()}
+    assert errors["win"] < 1.5 * errors["ukl"]
+    assert (found["win"] / world.ref).amax() < 5
+
+
 def test_log_odds_scatter_as_their_formula_says():
     world, n = World.random([0], responses=4, scale=0.7), 40_000
     laws = efficiency.data_sets(world, n, 2000, torch.Generator().manual_seed(1))
