@@ -203,6 +203,41 @@ def known_truth(
     wrote(measures.save(results, folder), *report.report(results, found, folder))
 
 
+@app.command("worth")
+def worth(
+    out: Annotated[Path, typer.Option(help="Folder; what is finished is kept there.")] = Path("outputs/worth"),
+    model: Annotated[str, typer.Option(help="pi_ref: a fetched model, a folder or a hub id.")] = "smollm2-135m-instruct",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each way at its chosen rate.")] = 3,
+    limit: Annotated[int | None, typer.Option(min=12, help="The first so many prompts.")] = None,
+) -> None:
+    """What is a pair worth to a language model?  SFT, repaired losses, soft labels, distillation at 2 to 16 pairs.  Resumes."""
+    prepare_for_models()
+    from dataclasses import replace
+
+    from dil_tutorial.experiments.known_truth import data
+    from dil_tutorial.experiments.known_truth.lab import Lab
+    from dil_tutorial.experiments.worth import measures, report, run
+    from dil_tutorial.llm.models import resolve
+    from dil_tutorial.support.words import interval
+
+    resolve(model)
+    settings, terminal = replace(run.PRESET, model=model, seeds=seeds), console.is_terminal
+    total = run.steps(settings)
+    if not terminal:
+        say("drawing responses of the reference; then a line a run")
+    with resumable(out):
+        lab = Lab(settings, out, quiet=not terminal, prompts=data.read_prompts(data.PROMPTS)[:limit])
+        with progress(total, "training") as done:
+            results = run.experiment(lab, done if terminal else numbered(total), lambda part: measures.save(part, out))
+    found = measures.summary(results)
+    shown = table("Pairs for the same noise, SFT = 1", "way", "measured>", "foretold>")
+    for way, value in found["measured"].items():
+        told = found["foretold"][way].values()
+        shown.add_row(way, interval(value), f"{min(told):.2f}–{max(told):.2f}" if max(told) > min(told) else f"{min(told):.2f}")
+    console.print(shown)
+    wrote(measures.save(results, out), *report.report(results, found, out))
+
+
 @app.command("real-text")
 def real_text(
     out: Annotated[Path, typer.Option(help="Folder; what is finished is kept there.")] = Path("outputs/real-text"),

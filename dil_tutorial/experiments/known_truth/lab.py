@@ -103,6 +103,7 @@ class Data:
     reward: Tensor  # (X, K), nats
     rule: Callable[[Tensor], Tensor]  # from rewards (X, K) to P (X, K, K)
     votes: int = 1  # how often each pair is labelled
+    soft: bool = False  # pairs say how probable their label was
 
     def rows(self, split: str) -> list[int]:
         return [x for x, name in enumerate(self.splits) if name == split]
@@ -114,9 +115,9 @@ class Data:
         rows = self.rows(split)
         drawn, reward = [self.drawn[x] for x in rows], self.reward[rows]
         most = reward.shape[1] // 2
-        pairs, left = make_pairs(drawn, reward, self.rule, min(count, most), seed)
+        pairs, left = make_pairs(drawn, reward, self.rule, min(count, most), seed, self.soft)
         for start in range(most, count, most):
-            more, unused = make_pairs(drawn, reward, self.rule, min(count - start, most), seed + 1_000_000 + start)
+            more, unused = make_pairs(drawn, reward, self.rule, min(count - start, most), seed + 1_000_000 + start, self.soft)
             pairs, left = pairs + more, left & unused
         return pairs, left
 

@@ -131,10 +131,7 @@ def regress(x: Tensor, y: Tensor, weight: Tensor | None = None) -> dict[str, Int
     >>> [round(number, 6) for number in regress(x, 2 * x + 1)["slope"]]
     [2.0, 2.0, 2.0]
     """
-    w = torch.ones_like(y) if weight is None else weight.double().expand_as(y)
-    x, y = (torch.where(w > 0, part, 0.0) for part in (x.expand_as(y), y))
-    w, x, y = (part.movedim(-2, 0).flatten(1) for part in (w, x, y))  # (X, S M)
-    sums = torch.stack([(w * part).sum(1) for part in (torch.ones_like(x), x, y, x * x, x * y, y * y)])  # (6, X)
+    sums = sums_of(x, y, weight)
 
     def slope(sums: Tensor, dim: int) -> Tensor:
         _, _, xx, xy, _ = moments(sums, dim)
@@ -152,6 +149,18 @@ def regress(x: Tensor, y: Tensor, weight: Tensor | None = None) -> dict[str, Int
         name: bootstrap(sums, statistic)
         for name, statistic in (("slope", slope), ("intercept", intercept), ("correlation", correlation))
     }
+
+
+def sums_of(x: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Each prompt's sums of 1, x, y, x^2, x y, y^2 for x (X, M), y (X, M) or (S, X, M): (6, X).
+
+    >>> sums_of(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])).squeeze(1).tolist()
+    [2.0, 3.0, 7.0, 5.0, 11.0, 25.0]
+    """
+    w = torch.ones_like(y) if weight is None else weight.to(y).expand_as(y)
+    x, y = (torch.where(w > 0, part, 0.0) for part in (x.expand_as(y), y))
+    w, x, y = (part.movedim(-2, 0).flatten(1) for part in (w, x, y))  # (X, S M)
+    return torch.stack([(w * part).sum(1) for part in (torch.ones_like(x), x, y, x * x, x * y, y * y)])
 
 
 def moments(sums: Tensor, dim: int) -> tuple[Tensor, ...]:

@@ -1,0 +1,129 @@
+"""What is a pair worth to a language model?  ``dil experiment worth`` (THEORY §12).
+
+The world of ``known_truth``: responses of four tokens whose true log-ratio is known.  SFT, the repaired losses, one of them on
+soft labels, and distillation (a reward fitted on the same labelled pairs, which labels as many pairs as there are samples) are
+trained on 2, 4, 8 and 16 pairs a prompt.  Each takes, at each size, the rate of least loss on validation pairs with hard
+labels, seed 0; further seeds draw pairs, labels, the adapter's start and the order of the batches anew.
+
+A policy's f is signal and noise.  How they stand to each other does not depend on how far a rate took it, so ``measures`` asks
+for the correlation of f with the truth, and how it grows with the pairs.
+
+Every run is a file of its own: an interrupted experiment goes on where it stopped.
+"""
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dil_tutorial.experiments.known_truth.lab import Data, Lab, Preset, Run
+from dil_tutorial.experiments.known_truth.run import kept, own_loss, truth
+from dil_tutorial.support.files import provenance
+from toy import catalogue
+
+SIZES = (2, 4, 8, 16)  # labelled pairs a training prompt
+PRESET = Preset(float32_scores=True, ladder=SIZES, policy_samples=0, passes=0, rounds=0)
+REWARD = "DPO"  # at beta 1: the likelihood of Bradley–Terry
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to spend labelled pairs: a loss by its label in the catalogue, on what labels."""
+
+    name: str
+    loss: str
+    soft: bool = False  # the labeller's own probabilities
+    distilled: bool = False  # those of a reward fitted on the labelled pairs, on all samples
+
+
+WAYS = (
+    *(Way(loss, loss) for loss in ("SFT", "DIL BCE repaired", "DIL UKL repaired", "DIL LSIF repaired", "DIL win repaired")),
+    Way("soft labels", "DIL win repaired", soft=True),
+    Way("distilled", "DIL win repaired", soft=True, distilled=True),
+)
+
+
+def steps(preset: Preset, ways: Sequence[Way] = WAYS) -> int:
+    """How many steps ``experiment`` has."""
+    return len(ways) * len(preset.ladder) * (len(preset.learning_rates) + preset.seeds)
+
+
+def experiment(
+    lab: Lab, progress: Progress, save: Callable[[dict[str, Any]], Any], ways: Sequence[Way] = WAYS
+) -> dict[str, Any]:
+    """Run the experiment, going on from what ``lab.folder`` holds; ``save`` is given the results after each way and size."""
+    gc.freeze()
+    results: dict[str, Any] = {
+        **provenance(),
+        "preset": asdict(lab.preset),
+        "ways": {
+            way.name: catalogue.LOSSES[way.loss].settings | {"soft": way.soft, "distilled": way.distilled} for way in ways
+        },
+        "truth": truth(lab),
+        "runs": [],
+    }
+    for pairs in sorted(lab.preset.ladder, reverse=True):
+        for way in ways:
+            rate = best_rate(lab, way, pairs, progress)
+            for seed in range(lab.preset.seeds):
+                results["runs"].append(measured(lab, way, pairs, rate, seed))
+                progress(f"{way.name}, {pairs} pairs, seed {seed}")
+            save(results)
+    return results
+
+
+def data_for(lab: Lab, way: Way, pairs: int, seed: int) -> Data:
+    """What a way trains on: hard labels, the labeller's probabilities, or a fitted reward's."""
+    reward = lab.data.reward.clone()
+    if way.distilled:
+        reward[lab.data.rows("train")] = fitted_reward(lab, pairs, seed)
+    return replace(lab.data, reward=reward, soft=way.soft)
+
+
+def fitted_reward(lab: Lab, pairs: int, seed: int) -> Tensor:
+    """Rewards (X, K) of all samples of the training prompts: the log-ratios of a policy that DPO fitted on the labelled pairs."""
+    way = Way(REWARD, REWARD)
+    run = Run(REWARD, "sum", best_rate(lab, way, pairs), seed, pairs)
+
+    def make() -> dict[str, Any]:
+        policy, _ = lab.train(run)
+        return {"reward": lab.log_ratios(policy, lab.evaluated("train", lab.preset.samples), "all of train")}
+
+    return torch.tensor(kept(lab, "rewards", run.name(), make)["reward"], dtype=torch.float64)
+
+
+def run_of(lab: Lab, way: Way, pairs: int, rate: float, seed: int) -> Run:
+    """Its training run: a distilled way trains on every sample, however few pairs its reward was fitted on."""
+    return Run(way.loss, "sum", rate, seed, lab.preset.samples // 2 if way.distilled else pairs)
+
+
+def best_rate(lab: Lab, way: Way, pairs: int, progress: Progress = lambda what: None) -> float:
+    """The rate of least loss on validation pairs with hard labels, seed 0."""
+    rows = []
+    for rate in lab.preset.learning_rates:
+        run = run_of(lab, way, pairs, rate, 0)
+
+        def make(run: Run = run) -> dict[str, Any]:
+            policy, _ = lab.train(run, data_for(lab, way, pairs, 0))
+            f = lab.log_ratios(policy, lab.evaluated("validation", lab.preset.samples), "validation")
+            return {"learning rate": run.learning_rate, "validation loss": lab.validation_loss(run, torch.tensor(f).double())}
+
+        rows.append(kept(lab, f"sweep/{way.name}-{pairs}", run.name(), make))
+        progress(f"{way.name}, {pairs} pairs, rate {rate:g}")
+    return float(min(rows, key=own_loss)["learning rate"])
+
+
+def measured(lab: Lab, way: Way, pairs: int, rate: float, seed: int) -> dict[str, Any]:
+    """f of a policy on responses to held-out prompts."""
+    run = run_of(lab, way, pairs, rate, seed)
+
+    def make() -> dict[str, Any]:
+        policy, _ = lab.train(run, data_for(lab, way, pairs, seed))
+        f = lab.log_ratios(policy, lab.evaluated("held-out", lab.preset.evaluated), "held-out")
+        return {"way": way.name, "pairs": pairs, "learning rate": rate, "seed": seed, "f held-out": f}
+
+    return kept(lab, f"runs/{way.name}-{pairs}", run.name(), make)
