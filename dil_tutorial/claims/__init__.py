@@ -34,4 +34,5 @@ from dil_tutorial.claims import paper_against_code
 from dil_tutorial.claims import finite_data
 from dil_tutorial.claims import neighbours
 from dil_tutorial.claims import efficiency
+from dil_tutorial.claims import policy_gradients
 # isort: on

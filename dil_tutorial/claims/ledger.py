@@ -49,6 +49,7 @@ SECTIONS = {
     "8": "Finite data and training dynamics",
     "9": "Neighbours",
     "12": "What a pair is worth",
+    "13": "RLHF itself",
 }
 PAPER_SECTIONS = {
     "4.1": "RLHF is a form of imitation learning",

@@ -3,7 +3,7 @@
 import re
 
 GREEK = {
-    "pi": "π", "theta": "θ", "phi": "φ", "beta": "β", "tau": "τ", "lambda": "λ", "sigma": "σ", "mu": "μ", "gamma": "γ",
+    "pi": "π", "theta": "θ", "phi": "φ", "beta": "β", "tau": "τ", "lambda": "λ", "sigma": "σ", "mu": "μ", "rho": "ρ", "gamma": "γ",
     "delta": "δ", "epsilon": "ε", "eps": "ε", "eta": "η", "chi": "χ",
 }  # fmt: skip
 

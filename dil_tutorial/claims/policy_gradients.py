@@ -1,0 +1,255 @@
+"""THEORY §13: RLHF itself, by samples, and why imitation cannot over-optimise.  Expectations are enumerated, not sampled."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dil_tutorial import policy_gradient as pg
+from dil_tutorial.claims.ledger import ASSUMES, claim, excess, gap, some_policy
+from dil_tutorial.rlhf import kl, rlhf_objective, rlhf_optimum
+from toy import World
+from toy import policy_gradient as exact
+from toy.efficiency import jacobian
+
+BETA, SAMPLES = 0.7, 3
+Advantage = Callable[[Tensor], Tensor]
+
+
+def gradient(world: World) -> Tensor:
+    """dJ/d logits at ``some_policy``, (X, Y)."""
+    return exact.exact(some_policy(world), world.ref, world.true_reward, BETA)
+
+
+def expected(world: World, advantage: Advantage, behaviour: Tensor | None = None, clip: float = math.inf) -> Tensor:
+    """The step at ``some_policy`` that a group's loss makes on average, of the policy's samples or of ``behaviour``'s, (X, Y)."""
+    policy = some_policy(world)
+    f = (policy / world.ref).log()
+
+    def loss(y: Tensor, logps: Tensor) -> Tensor:
+        A = advantage(pg.penalised(world.true_reward[:, y], f[:, y], BETA))
+        return pg.reinforce_loss(A, logps) if behaviour is None else pg.clipped_loss(A, logps, behaviour.log()[:, y], clip)
+
+    return exact.enumerated(policy, SAMPLES, loss, behaviour)[0]
+
+
+# --- Why imitation cannot over-optimise ----------------------------------------------------------------------------------
+
+
+@claim("13.floor", "13.1", ASSUMES, counter=lambda world: fallen(world, 0.7))
+def floor(world: World) -> Tensor:
+    r"""Imitating the winners never lowers the true reward: $E_{\pi_\text{chosen}} R - E_{\pi_\text{ref}} R =
+    (1 - 2\epsilon)\,E_{\pi_\text{ref}}[t R] \ge 0$, and never goes further than $\log 2 - 1/2$ nats.
+    If: fewer than half of the Bradley–Terry labels are flipped, $\epsilon < 1/2$.
+
+    Flips shrink t by 1 - 2 epsilon. t rises with R, so under any law their covariance is not negative (Chebyshev), and the mean
+    of t is zero. However noisy the labels, the worst that imitation does is to stay."""
+    rises = []
+    for epsilon in (0.0, 0.2, 0.49):
+        policy = world.ref * (1 + (1 - 2 * epsilon) * world.advantage)
+        gain = ((policy - world.ref) * world.true_reward).sum(1)
+        formula = (1 - 2 * epsilon) * (world.ref * world.advantage * world.true_reward).sum(1)
+        rises += [
+            gap(gain[:, None], formula[:, None]),
+            (-gain).clamp(min=0),
+            excess(kl(policy, world.ref)[:, None], math.log(2) - 0.5),
+        ]
+    return torch.stack(rises).amax(0)
+
+
+def fallen(world: World, epsilon: float) -> Tensor:
+    """How much true reward imitation loses where a share ``epsilon`` of labels is flipped, (X,)."""
+    policy = world.ref * (1 + (1 - 2 * epsilon) * world.advantage)
+    return ((world.ref - policy) * world.true_reward).sum(1).clamp(min=0)
+
+
+@claim("13.proxy", "13.2", ASSUMES, counter=lambda world: lost_on(world, wrong_about_one(world)))
+def rlhf_raises_its_own_reward(world: World) -> Tensor:
+    r"""RLHF never lowers the true reward, at any $\beta$.
+    If: the reward that it is given is the true one; a proxy that is wrong about one single response is enough to lose.
+
+    The covariance of R with its own tilt is not negative. A proxy's optimum follows the proxy: as beta falls all mass goes to the response
+    that it likes best, whatever that is worth. No KL is too much for it, where imitation stops at log 2 - 1/2."""
+    return lost_on(world, world.true_reward)
+
+
+def wrong_about_one(world: World) -> Tensor:
+    """The true reward, but for the worst response, which it likes best by 1."""
+    R = world.true_reward
+    return R.scatter(1, R.argmin(1, keepdim=True), R.amax(1, keepdim=True) + 1)
+
+
+def lost_on(world: World, proxy: Tensor) -> Tensor:
+    """The most true reward that RLHF on a proxy loses, over several beta, (X,)."""
+    losses = [((world.ref - rlhf_optimum(world.ref, proxy, beta)) * world.true_reward).sum(1) for beta in (8.0, 2.0, 0.5, 0.05)]
+    return torch.stack(losses).amax(0).clamp(min=0)
+
+
+# --- RLHF as a path, and by samples --------------------------------------------------------------------------------------
+
+
+@claim("13.gradient", "13.3")
+def exact_gradient(world: World) -> Tensor:
+    r"""The gradient of J in a policy's logits is $\pi\,(R - \beta f - E_\pi[R - \beta f])$.
+
+    Differentiate a softmax. The derivative of f itself drops out: its mean under the policy is that of a score, zero."""
+    logits = some_policy(world).log().requires_grad_()
+    J = rlhf_objective(logits.softmax(1), world.ref, world.true_reward, BETA)
+    return gap(torch.autograd.grad(J.sum(), logits)[0], gradient(world))
+
+
+@claim("13.flow", "13.3")
+def closed_path(world: World) -> Tensor:
+    r"""The natural gradient's flow, $d\log\pi_s/ds = R - \beta f_s - E[R - \beta f_s]$, is the replicator's, and from the reference its path is
+    $\pi_s = \pi_\text{ref}\,e^{(1 - e^{-\beta s})R/\beta}/Z$.
+
+    f_s = c(s) R - log Z with dc/ds = 1 - beta c. So every policy on the way is RLHF's optimum for a larger beta: to stop early is
+    to regularise more, and to train on is to lower beta to its final value."""
+    time = torch.tensor(0.8, dtype=world.ref.dtype, requires_grad=True)
+
+    def log_policy(s: Tensor) -> Tensor:
+        return torch.log_softmax(world.ref.log() + (1 - torch.exp(-BETA * s)) * world.true_reward / BETA, 1)
+
+    values = log_policy(time)
+    speed = torch.stack([torch.autograd.grad(v, time, retain_graph=True)[0] for v in values.flatten()]).view_as(values)
+    policy = exact.flow(world.ref, world.true_reward, BETA, time.item())
+    gain = world.true_reward - BETA * (policy / world.ref).log()
+    wanted = gain - (policy * gain).sum(1, keepdim=True)
+    end = exact.flow(world.ref, world.true_reward, BETA, 60.0)
+    optimum = rlhf_optimum(world.ref, world.true_reward, BETA)
+    return torch.stack([gap(values.detach().exp(), policy), gap(speed, wanted), gap(end, optimum)]).amax(0)
+
+
+@claim("13.unbiased", "13.3")
+def reinforce_and_rloo(world: World) -> Tensor:
+    r"""REINFORCE, with or without the mean of the other samples as a baseline (RLOO), expects the gradient of J exactly.
+
+    A baseline that a sample cannot have influenced multiplies its score, whose mean is zero. All 6^3 groups are enumerated."""
+    return torch.stack([gap(expected(world, A), gradient(world)) for A in (lambda R: R, pg.leave_one_out)]).amax(0)
+
+
+@claim("13.own-mean", "13.3")
+def own_mean_shrinks(world: World) -> Tensor:
+    r"""With the mean of the whole group as a baseline, a sample's own reward included, the expected step is $(1 - 1/G)$ of the gradient.
+
+    R_i - mean = (1 - 1/G)(R_i - mean of the others). A bias of size alone, which the learning rate takes up."""
+
+    def less_the_mean(R: Tensor) -> Tensor:
+        return R - R.mean(-1, keepdim=True)
+
+    return gap(expected(world, less_the_mean), (1 - 1 / SAMPLES) * gradient(world))
+
+
+@claim("13.old-samples", "13.4")
+def importance(world: World) -> Tensor:
+    r"""Samples of an old policy, weighed by $\rho = \pi/\pi_\text{old}$, expect the gradient at the new policy exactly, leave-one-out
+    baseline included.
+
+    E_old[rho g] = E_pi[g], and the other samples are independent of this one. Only the variance suffers."""
+    old = torch.softmax(world.ref.log() - world.true_reward / 3, 1)
+    return gap(expected(world, pg.leave_one_out, old), gradient(world))
+
+
+@claim("13.clip", "13.4", ASSUMES, counter=lambda world: clipped_far_away(world))
+def clipping(world: World) -> Tensor:
+    r"""PPO's clipped loss expects the gradient of J.
+    If: its samples come from the policy itself, at the first step of each round; later a ratio beyond the clip has no gradient.
+
+    At rho = 1 the minimum is of two equal terms. Away from it the clip takes away exactly the samples that have moved furthest in
+    the direction that pays, so the step is biased towards staying."""
+    return gap(expected(world, pg.leave_one_out, some_policy(world), clip=0.2), gradient(world))
+
+
+def clipped_far_away(world: World) -> Tensor:
+    old = torch.softmax(world.ref.log() - world.true_reward / 3, 1)
+    return gap(expected(world, pg.leave_one_out, old, clip=0.2), gradient(world))
+
+
+def successes(world: World) -> Tensor:
+    """Rewards of 0 and 1: the better half of the responses succeeds, (X, Y)."""
+    return (world.true_reward > world.true_reward.median(1, keepdim=True).values).to(world.ref.dtype)
+
+
+def grpo_field(reward: Tensor, logits: Tensor) -> Tensor:
+    """GRPO's expected step at policies softmax(logits), differentiable in them: (X, Y) x 2 -> (X, Y).
+
+    Advantages of a group sum to zero, so its step is sum_i A_i 1[y_i]/G."""
+    y = exact.groups(logits.shape[1], SAMPLES)
+    A = pg.group_normalised(reward[:, y], epsilon=1e-12)  # (X, N, G)
+    chance = logits.softmax(1)[:, y].prod(2)
+    one_hot = torch.nn.functional.one_hot(y, logits.shape[1]).to(logits.dtype)  # (N, G, Y)
+    return torch.einsum("xn,xng,ngy->xy", chance, A, one_hot) / SAMPLES
+
+
+@claim("13.grpo-success", "13.5")
+def grpo_on_successes(world: World) -> Tensor:
+    r"""On rewards of 0 and 1 GRPO climbs a function of the chance of success p: its expected step is the gradient of p times
+    $h_G(p) = (1 - 1/G)\,E[s]/(p(1 - p))$, s the group's standard deviation.
+
+    With k successes of G a success has the advantage (1 - k/G)/s and a failure -(k/G)/s; their scores have the means grad p/p and
+    -grad p/(1 - p). With two samples h is constant and the objective is p itself; with many it is 2 arcsin sqrt(p), so prompts that
+    are nearly always or nearly never solved weigh more."""
+    policy, reward = some_policy(world), successes(world)
+
+    def loss(y: Tensor, logps: Tensor) -> Tensor:
+        return pg.reinforce_loss(pg.group_normalised(reward[:, y], epsilon=1e-12), logps)
+
+    found = exact.enumerated(policy, SAMPLES, loss)[0]
+    p = (policy * reward).sum(1)
+    return gap(found, exact.grpo_scale(p, SAMPLES)[:, None] * exact.exact(policy, world.ref, reward))
+
+
+@claim("13.grpo", "13.5", ASSUMES, counter=lambda world: curl(world, world.true_reward))
+def grpo_has_an_objective(world: World) -> Tensor:
+    r"""GRPO's expected step is the gradient of some objective.
+    If: rewards take two values; with more its Jacobian is not symmetric, and there is nothing that it climbs.
+
+    The advantage of a response depends on the policy through the group's s.d., and so does what the step trades off between
+    responses. A gradient's Jacobian is a Hessian, and symmetric; the residual is what is not, relative to the largest entry."""
+    return curl(world, successes(world))
+
+
+def curl(world: World, reward: Tensor) -> Tensor:
+    """How far from symmetric the Jacobian of GRPO's expected step is, (X,)."""
+    logits = some_policy(world).log().requires_grad_()
+    J = jacobian(grpo_field(reward, logits), logits)
+    return (J - J.mT).abs().amax((1, 2)) / J.abs().amax((1, 2))
+
+
+@claim(
+    "13.length",
+    "13.5",
+    ASSUMES,
+    counter=lambda world: gap(divided(world, uneven(world)), straight(world) / uneven(world).mean()),
+)
+def division_by_length(world: World) -> Tensor:
+    r"""A mean over the tokens of each response leaves the direction of the gradient as it is.
+    If: all responses are equally long; otherwise the step is the gradient of $E_\pi[(R - b)/|y|]$, b the present mean reward: above
+    the mean short responses are preferred, below it long ones.
+
+    1/|y| multiplies a response's advantage, baseline included: good answers gain most where they are short, bad ones lose least
+    where they are long. GRPO's drift to long wrong answers comes from here."""
+    five = torch.full_like(uneven(world), 5)
+    mean = (some_policy(world) * world.true_reward).sum(1, keepdim=True)
+    own = exact.exact(some_policy(world), world.ref, (world.true_reward - mean) / uneven(world))
+    return torch.maximum(gap(divided(world, five), straight(world) / 5), gap(divided(world, uneven(world)), own))
+
+
+def uneven(world: World) -> Tensor:
+    """Tokens of each response, (Y,)."""
+    return (torch.arange(world.ref.shape[1]) % 4 + 1).to(world.ref.dtype)
+
+
+def straight(world: World) -> Tensor:
+    """The gradient of the mean reward at ``some_policy``, (X, Y)."""
+    return exact.exact(some_policy(world), world.ref, world.true_reward)
+
+
+def divided(world: World, lengths: Tensor) -> Tensor:
+    """The expected step of RLOO whose losses are means over tokens, (X, Y)."""
+
+    def loss(y: Tensor, logps: Tensor) -> Tensor:
+        return pg.reinforce_loss(pg.leave_one_out(world.true_reward[:, y]), logps) / lengths[y]
+
+    return exact.enumerated(some_policy(world), SAMPLES, loss)[0]
