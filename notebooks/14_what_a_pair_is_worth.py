@@ -26,7 +26,7 @@ import torch
 from dil_tutorial import claims
 from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.lessons.panels import worth
-from toy import World, efficiency
+from toy import World, budget, efficiency
 from toy.catalogue import LOSSES
 from toy.gallery import bandit, bandit20
 
@@ -125,7 +125,24 @@ claims.report("12.bradley-terry", "12.rlhf")
 claims.report("12.soft", "12.distillation", "12.judge")
 
 # %% [markdown]
-# ## 8 · Where this breaks
+# ## 8 · How many do I need?
+#
+# For a world it is a formula: the smallest $n$ at which bias plus noise is below the KL you want. (Infinite: the bias alone is more.)
+
+# %%
+for label in ("SFT", "DIL win repaired", "DIL LSIF published"):
+    print(f"{label:20s} {budget.pairs_needed(world, LOSSES[label].loss, 0.01).item():7.0f} pairs for a KL of 0.01 nats")
+
+# %% [markdown]
+# For a file of real pairs nobody knows the world, yet two numbers say nearly all: how much win rates vary, and how much the chances of single pairs do. Both can be read off the file, because two labels that share a response are both won with probability $w^2$. `dil plan-pairs FILE` does that.
+#
+# And prompts? If they share parameters, as in a network, then it does not matter whether thirty pairs belong to one prompt or to thirty, as long as the network *can* be right about all of them. If it cannot, new prompts are worth more than new pairs.
+
+# %%
+claims.report("12.prompts")
+
+# %% [markdown]
+# ## 9 · Where this breaks
 #
 # - One prompt with all responses in a table. A network shares what it learns between prompts and responses; there the noise per pair is the same, and what is learned from it is not. [Notebook 17](17_before_and_after.ipynb) shows how much that changes.
 # - $\pi_\text{ref}$ is known. It is for a language model, which computes it, but not for pairs that somebody else wrote.
@@ -193,4 +210,4 @@ check_answer(your_ratio, (0.06 + 8 / 100) / (0.46 / 100), "Put n = 100 into both
 # - The noise of a repaired loss is the labels' plus who met whom. Soft labels take the first away, a reward model with fresh pairs the second.
 # - A bias is not bought off by pairs.
 #
-# **Source:** `toy/efficiency.py` · **Claims:** `dil verify 12` · **Before:** [13 · The paper against its code](13_paper_against_code.ipynb) · **Next:** [17 · Before and after](17_before_and_after.ipynb)
+# **Source:** `toy/efficiency.py` · **Claims:** `dil verify 12` · **Before:** [13 · The paper against its code](13_paper_against_code.ipynb) · **Next:** [15 · RLHF, run](15_rlhf_run.ipynb)

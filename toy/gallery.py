@@ -29,6 +29,18 @@ def bandit20(scale: float = 1.5) -> World:
     return World.from_reward(ref, scale * (reward - reward.mean()) / reward.std())
 
 
+def rare_and_bad() -> World:
+    """Twenty responses, each less likely than the one before, the rare ones bad: as most strings are nonsense.
+
+    >>> world = rare_and_bad()
+    >>> world.true_reward[0, [0, 10, 19]].round(decimals=1), round(world.ref.min().item(), 4)
+    (tensor([ 1.0000, -0.7000, -1.8000], dtype=torch.float64), 0.0007)
+    """
+    places = torch.arange(20, dtype=torch.float64)
+    ref = torch.softmax(-torch.linspace(0, 6, 20, dtype=torch.float64), 0)
+    return World.from_reward(ref, torch.linspace(1, -2, 20, dtype=torch.float64) + 0.3 * torch.sin(5 * places))
+
+
 def rock_paper_scissors(strength: float = 0.4) -> World:
     """Each response beats the next with probability 1/2 + strength, in a circle: no reward explains it.
 

@@ -79,9 +79,9 @@ def enumerated(
 def grpo_scale(share: Tensor, samples: int) -> Tensor:
     r"""What GRPO multiplies the gradient of the chance p of success by, where rewards are 0 and 1.  (...) -> (...).
 
-    h_G(p) = (1 - 1/G) E[s]/(p (1 - p)), s the s.d. of a group with k of G successes, sqrt(k (G - k)/(G (G - 1))): so its expected
-    step climbs int_0^p h_G, which is p itself for G = 2 (up to scale) and 2 arcsin sqrt(p) for many samples: prompts that hardly
-    ever succeed, or hardly ever fail, weigh more.
+    h_G(p) = (1 - 1/G) E[s]/(p (1 - p)), s the s.d. of a group with k of G successes, sqrt(k (G - k)/(G (G - 1))): so its
+    expected step climbs int_0^p h_G, which is p itself for G = 2 (up to scale) and 2 arcsin sqrt(p) for many samples: prompts
+    that hardly ever succeed, or hardly ever fail, weigh more.
 
     >>> grpo_scale(torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64), 2)  # no prompt weighs more than another
     tensor([0.7071, 0.7071, 0.7071], dtype=torch.float64)

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dil_tutorial import policy_gradient as pg
 from dil_tutorial.claims.ledger import ASSUMES, claim, excess, gap, some_policy
 from dil_tutorial.rlhf import kl, rlhf_objective, rlhf_optimum
-from toy import World
+from toy import World, overoptimisation
 from toy import policy_gradient as exact
 from toy.efficiency import jacobian
 
@@ -84,6 +85,70 @@ def lost_on(world: World, proxy: Tensor) -> Tensor:
     """The most true reward that RLHF on a proxy loses, over several beta, (X,)."""
     losses = [((world.ref - rlhf_optimum(world.ref, proxy, beta)) * world.true_reward).sum(1) for beta in (8.0, 2.0, 0.5, 0.05)]
     return torch.stack(losses).amax(0).clamp(min=0)
+
+
+@claim("13.rounds", "13.6", ASSUMES, counter=lambda world: least_gain(world, wrong_about_one(world)))
+def rounds_of_imitation(world: World) -> Tensor:
+    r"""Rounds of imitation, each on fresh pairs of the policy before it, never lower the true reward from round to round.
+    If: the labels are fresh, by the true reward; labelled by one wrong proxy again and again, rounds go where RLHF on it goes.
+
+    Every policy is the next one's reference, so the floor holds at every step: a staircase that only rises. With one proxy k rounds
+    are close to best of 2^k by it, and the floor is the proxy's."""
+    return least_gain(world, world.true_reward)
+
+
+def least_gain(world: World, reward: Tensor) -> Tensor:
+    """The most true reward that a round of imitation loses against the best before it, over twelve rounds, (X,)."""
+    gold = overoptimisation.gain(overoptimisation.rounds(world.ref, reward, 12), world.ref, world.true_reward)
+    return (gold.cummax(0).values - gold).amax(0)
+
+
+def hermite(nodes: int = 80) -> tuple[Tensor, Tensor]:
+    """Places and weights of the standard normal law: sums over them are its expectations, to rounding."""
+    places, weights = np.polynomial.hermite_e.hermegauss(nodes)
+    return torch.from_numpy(places), torch.from_numpy(weights / weights.sum())
+
+
+@claim("13.stein", "13.6")
+def gold_without_gold(world: World) -> Tensor:
+    r"""What RLHF on a proxy gains of the true reward can be known without it: the proxy's gain, less $1/eta$ times the variance of the proxy's
+    error under the policy, is right on average for Gaussian errors of known covariance.
+
+    Stein's lemma: the error that a policy has followed is its covariance with the policy, and that is the policy's derivative by the
+    proxy, pi (1 - pi)/beta. For a reward fitted on n pairs the covariance is that of section 12. Where the estimate is largest, stop."""
+    u = (
+        torch.linspace(-1, 1, world.ref.shape[1], dtype=world.ref.dtype).sin().expand_as(world.ref)
+    )  # errors along one direction
+    covariance = 0.25 * u.unsqueeze(2) * u.unsqueeze(1)
+    gold = told = torch.zeros_like(world.ref[:, 0])
+    for z, weight in zip(*hermite(), strict=True):
+        proxy = world.true_reward + 0.5 * z * u
+        gold = gold + weight * overoptimisation.gain(rlhf_optimum(world.ref, proxy, BETA), world.ref, world.true_reward)
+        told = told + weight * overoptimisation.gold_estimated(world.ref, proxy, covariance, BETA)
+    return gap(gold[:, None], told[:, None])
+
+
+@claim("13.gaussian", "13.6")
+def gaussian_proxies_do_not_turn(world: World) -> Tensor:
+    r"""Where reward and error are Gaussian, RLHF on a proxy never turns: with correlation $
+    ho$ and reward of s.d. $\sigma$ its gain in
+        true reward at a KL of d nats is $
+    ho\,\sigma\,(2d)^{1/2}$, at every $eta$.
+
+        Tilting one Gaussian by another shifts its mean and leaves its covariance: gold by rho sigma, KL by the square of the shift, halved. Given
+        the proxy the expected reward is linear in it, so more of it is always better. To turn, a proxy must err more where
+        responses are rare or bad, or with heavy tails; a reward fitted on pairs does the first."""
+    places, weights = hermite()
+    z, e = (part.flatten() for part in torch.meshgrid(places, places, indexing="ij"))
+    ref = torch.outer(weights, weights).flatten()
+    found = []
+    for spread, sigma in zip(world.ref[:, 0] + 0.3, world.ref[:, 1] + 0.5, strict=True):
+        reward, proxy = sigma * z, sigma * z + spread * e
+        policy = rlhf_optimum(ref, proxy, 2.0)
+        correlation = sigma / (sigma**2 + spread**2).sqrt()
+        gold = ((policy - ref) * reward).sum()
+        found.append((gold - correlation * sigma * (2 * kl(policy, ref)).sqrt()).abs())
+    return torch.stack(found)
 
 
 # --- RLHF as a path, and by samples --------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 
-from dil_tutorial import bregman, losses, preferences
+from dil_tutorial import bregman, losses, policy_gradient, preferences
 from dil_tutorial.support.files import read_text
 from toy import World, efficiency, gallery, loglinear, optima
 
@@ -95,6 +95,19 @@ def _share_of_sft(world: World) -> float:
     return (efficiency.free_noise(world)[0, 0, 0] / efficiency.counted(world)[0, 0, 0]).item()
 
 
+def _pull(ratio: float) -> float:
+    """PPO's slope for one sample of advantage 1 whose probability has changed by ``ratio``, relative to that at ratio 1."""
+    logps = torch.tensor([ratio, 1.0], dtype=F64).log().requires_grad_()
+    (slope,) = torch.autograd.grad(policy_gradient.clipped_loss(torch.ones(2), logps, torch.zeros(2, dtype=F64)).sum(), logps)
+    return (slope[0] / slope[1]).item()
+
+
+def _gain(world: World, flips: float) -> float:
+    """What imitating the winners gains of the true reward where a share of labels is turned round."""
+    policy = world.ref * (1 + (1 - 2 * flips) * world.advantage)
+    return ((policy - world.ref) * world.true_reward).sum().item()
+
+
 TRUTHS: dict[str, Callable[[], float]] = {
     "00-odds": lambda: preferences.bradley_terry(torch.tensor([math.log(3), 0.0], dtype=F64))[0, 1].item(),
     "01-rare": lambda: World([0.01, 0.99], [[0.5, 1.0], [0.0, 0.5]]).chosen[0, 0].item(),
@@ -110,6 +123,8 @@ TRUTHS: dict[str, Callable[[], float]] = {
     "11-end": lambda: torch.tensor([0.5, 0.5, 0.25], dtype=F64).log2().sum().item(),
     "12-circle": lambda: World([0.5, 0.25, 0.25], [[0.5, 0.0, 1.0], [1.0, 0.5, 0.0], [0.0, 1.0, 0.5]]).chosen[0, 1].item(),
     "14-nine": lambda: _share_of_sft(World([1e-6, 1 - 1e-6], [[0.5, 0.9], [0.1, 0.5]])),
+    "15-clip": lambda: _pull(ratio=1.5),
+    "16-floor": lambda: _gain(World.random([0]), flips=0.4) / _gain(World.random([0]), flips=0.0),
     "17-judge": lambda: _judge(torch.tensor([0.6, 0.4], dtype=F64), torch.tensor([0.5, 0.5], dtype=F64)),
 }  # fmt: skip
 PUZZLES = {

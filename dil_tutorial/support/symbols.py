@@ -3,8 +3,8 @@
 import re
 
 GREEK = {
-    "pi": "π", "theta": "θ", "phi": "φ", "beta": "β", "tau": "τ", "lambda": "λ", "sigma": "σ", "mu": "μ", "rho": "ρ", "gamma": "γ",
-    "delta": "δ", "epsilon": "ε", "eps": "ε", "eta": "η", "chi": "χ",
+    "pi": "π", "theta": "θ", "phi": "φ", "beta": "β", "tau": "τ", "lambda": "λ", "sigma": "σ", "mu": "μ", "rho": "ρ",
+    "gamma": "γ", "delta": "δ", "epsilon": "ε", "eps": "ε", "eta": "η", "chi": "χ",
 }  # fmt: skip
 
 
