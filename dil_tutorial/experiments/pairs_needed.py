@@ -27,6 +27,7 @@ from torch import Tensor
 
 from dil_tutorial.errors import InputError
 from dil_tutorial.experiments.real_pairs.measures import calibration
+from dil_tutorial.llm.data import ACROSS
 from dil_tutorial.losses import make_loss
 from dil_tutorial.support import plotting
 from dil_tutorial.support.files import provenance, write_json
@@ -68,8 +69,10 @@ def bouts_of(pairs: Sequence[dict[str, Any]]) -> Bouts:
     responses: dict[tuple[int, str], int] = {}
     sides: list[list[int]] = [[], []]
     for pair in pairs:
-        if "rejected" not in pair:
-            raise InputError("labelled single responses: give pairs, a prompt with 'chosen' and 'rejected'")
+        if "rejected" not in pair or ACROSS in pair:
+            raise InputError(
+                "some rows are no two responses to one prompt: plan-pairs needs pairs, 'chosen' and 'rejected' to one 'prompt'"
+            )
         x = prompts.setdefault(str(pair["prompt"]), len(prompts))
         for side, field in zip(sides, ("chosen", "rejected"), strict=True):
             side.append(responses.setdefault((x, str(pair[field])), len(responses)))

@@ -127,5 +127,8 @@ def test_as_a_command(tmp_path):
     refused(dil("plan-pairs", wide, "--pilot", "many", "--out", tmp_path / "no"), "give PAIRS:GAP")
     refused(dil("plan-pairs", wide, "--pilot", "9:-1", "--out", tmp_path / "no"), "above 0 nats")
     refused(dil("plan-pairs", wide, "--pilot", "9:1", "--parameters", 3, "--out", tmp_path / "no"), "give one")
+    alone = tmp_path / "alone.jsonl"
+    alone.write_text("".join(json.dumps({"prompt": f"p{i}", "completion": "a", "label": i % 2 == 0}) + "\n" for i in range(4)))
+    refused(dil("plan-pairs", alone, "--out", tmp_path / "no"), "two responses to one prompt")
     refused(dil("plan-pairs", tmp_path / "none.jsonl", "--out", tmp_path / "no"), "none.jsonl")
     assert not (tmp_path / "no").exists()
