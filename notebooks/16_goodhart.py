@@ -38,7 +38,8 @@ world = rare_and_bad()
 # Twenty responses; the likely ones are good and the rare ones bad, as most strings are nonsense. A reward fitted on $n$ pairs knows a response the better the more often it was drawn, so it errs most where responses are rare.
 
 # %%
-_, covariance = panels.learned_rewards(world, 1000, 1)
+rng = torch.Generator().manual_seed(0)
+_, covariance = overoptimisation.learned(world, 1000, 1, rng)
 for y in (0, 5, 10, 19):
     print(f"response {y:2d}: probability {world.ref[0, y]:.4f}, true reward {world.true_reward[0, y]:+.2f}, error of the learned one ±{covariance[0, y, y].sqrt():.2f}")
 
@@ -71,7 +72,7 @@ puzzle("16-floor")
 # %% [markdown]
 # ## 3 · Gaussian errors do not turn
 #
-# Is it the noise, then? Not by itself. Where rewards and errors are Gaussian and alike for all responses, the expected reward given the proxy is linear in it: more proxy is always better, and the gain is $\rho\,\sigma\sqrt{2\,KL}$ at every $\beta$. What turned above is that errors are large *where responses are bad*.
+# Is it the noise, then? Not by itself. Where rewards and errors are Gaussian and alike for all responses, the expected reward given the proxy is linear in it: more proxy is always better, and the gain is $\rho\,\sigma\sqrt{2\,KL}$ at every $\beta$. What turned above is that the rare responses are bad and that the errors are largest just there.
 
 # %%
 claims.report("13.gaussian")
@@ -83,6 +84,8 @@ for name, one in (("rare and bad", world), ("equally likely", even)):
     print(f"{name:15s} true gain at the best beta {gold.max():.2f}, at the end {gold[-1]:.2f}")
 
 # %% [markdown]
+# Every way on every proxy, heavy tails and a labeller who likes length included, is in [the study](overoptimisation.md) (`dil study overoptimisation`). A bias in the labels themselves is beyond any floor: imitation of a labeller who likes length makes texts longer, not better.
+#
 # ## 4 · Gold without gold
 #
 # Nobody has the true reward. But its *gain* can be estimated without it. By Stein's lemma the part of a policy's gain that is error is
@@ -95,7 +98,7 @@ for name, one in (("rare and bad", world), ("equally likely", even)):
 claims.report("13.stein")
 
 # %%
-proxies, covariance = panels.learned_rewards(world, 1000, 1000, seed=1)
+proxies, covariance = overoptimisation.learned(world, 1000, 1000, rng)
 ref, gold = world.ref.expand(1000, -1), world.true_reward.expand(1000, -1)
 print("  beta   the proxy says   estimated without gold   true")
 for beta in (4.0, 1.0, 0.5):
@@ -170,7 +173,7 @@ check_answer(your_gain, 1.2, "rho sigma sqrt(2 KL).")
 # ## Summary
 #
 # - Imitating winners never lowers the true reward while fewer than half of the labels are wrong, and never goes further than 0.19 nats a round.
-# - RLHF on a learned reward turns where errors are large among bad responses, not because of noise as such.
+# - RLHF on a proxy turns where rare responses are bad, and sinks where the errors are largest among them, as a learned reward's are; not because of noise as such.
 # - How much of a gain is error can be estimated without the truth; stop where the rest falls.
 #
 # **Source:** `toy/overoptimisation.py` · **Claims:** `dil verify 13` · **Before:** [15 · RLHF, run](15_rlhf_run.ipynb) · **Next:** [17 · Before and after](17_before_and_after.ipynb)

@@ -9,9 +9,28 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dil_tutorial.losses import make_loss
 from dil_tutorial.preferences import best_of_n
 from dil_tutorial.rlhf import kl, rlhf_optimum
+from toy import efficiency
 from toy.worlds import World
+
+
+def learned(world: World, pairs: int, draws: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Rewards as maximum likelihood finds them on ``pairs`` pairs of a Bradley–Terry world of one prompt, to first order.
+
+    (D, Y), and the covariance of their error, (1, Y, Y): by ``efficiency.asymptotic``, largest where responses are rare.
+
+    >>> world = World.from_reward([0.5, 0.5], [0.0, 1.0])
+    >>> proxies, covariance = learned(world, 1000, 5, torch.Generator().manual_seed(0))
+    >>> proxies.shape, bool((covariance[0, 0, 0] > 0).all())
+    (torch.Size([5, 2]), True)
+    """
+    loss = make_loss("dpo", beta=1.0)
+    covariance = efficiency.asymptotic(world, loss, lambda policy: (policy / world.ref).log())[1] / pairs
+    spread, basis = torch.linalg.eigh(covariance[0])
+    noise = torch.randn(draws, len(spread), generator=generator, dtype=spread.dtype)
+    return world.true_reward + noise * spread.clamp(min=0).sqrt() @ basis.T, covariance
 
 
 def along_beta(ref: Tensor, proxy: Tensor, betas: Sequence[float]) -> Tensor:

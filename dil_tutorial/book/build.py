@@ -69,6 +69,13 @@ def real_text_pages(folder: Path) -> None:
     pilot_report.report(pilot_report.load(pilot.COMMITTED), folder, "real_text_pilot.md")
 
 
+def overoptimisation_page(folder: Path) -> None:
+    """Every way to optimise a proxy, from the file that `dil study overoptimisation` wrote."""
+    from dil_tutorial.experiments.overoptimisation import report, run
+
+    report.report(*run.load(run.COMMITTED), folder, "overoptimisation.md")
+
+
 def generate(root: Path) -> None:
     """Write book/generated: pages, figures, and copies of the notebooks and their data (sources must lie below the book)."""
     generated = root / "book" / "generated"
@@ -88,6 +95,7 @@ def generate(root: Path) -> None:
     write_text(generated / "pair.md", pages.pair_page())
     known_truth_page(generated)
     real_text_pages(generated)
+    overoptimisation_page(generated)
     for notebook in sorted((root / "notebooks").glob("*.ipynb")):
         write_text(generated / notebook.name, for_the_book(notebook, notebook.with_suffix(".py")))
 

@@ -136,8 +136,8 @@ def gaussian_proxies_do_not_turn(world: World) -> Tensor:
     ho\,\sigma\,(2d)^{1/2}$, at every $eta$.
 
         Tilting one Gaussian by another shifts its mean and leaves its covariance: gold by rho sigma, KL by the square of the shift, halved. Given
-        the proxy the expected reward is linear in it, so more of it is always better. To turn, a proxy must err more where
-        responses are rare or bad, or with heavy tails; a reward fitted on pairs does the first."""
+        the proxy the expected reward is linear in it, so more of it is always better. It turns where
+    rare responses are bad or errors have heavy tails, and a reward fitted on pairs errs most where responses are rare."""
     places, weights = hermite()
     z, e = (part.flatten() for part in torch.meshgrid(places, places, indexing="ij"))
     ref = torch.outer(weights, weights).flatten()

@@ -18,15 +18,36 @@ app = typer.Typer(no_args_is_help=True, help="Experiments on language models.")
 
 
 def study(
-    name: Annotated[str, typer.Argument(help="Which study: dynamics.")],
-    out: Annotated[Path, typer.Option(help="Folder for numbers, figures and conclusions.")] = Path("outputs/dynamics"),
-    seeds: Annotated[int, typer.Option(help="Data sets a condition.")] = 20,
+    name: Annotated[str, typer.Argument(help="Which study: dynamics or overoptimisation.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for numbers and figures; outputs/NAME if not given.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Data sets a condition (20), or draws of each proxy (400).")] = None,
 ) -> None:
-    """Finite data and training dynamics: run the study, draw every figure, write the conclusions.  Resumes where it stopped."""
+    """Finite data and training dynamics, or what a proxy does: numbers, figures, conclusions.  Resumes where it stopped."""
+    if name not in ("dynamics", "overoptimisation"):
+        raise unknown_name("study", name, ["dynamics", "overoptimisation"])
+    out = out or Path("outputs") / name
+    if name == "dynamics":
+        study_dynamics(out, 20 if seeds is None else seeds)
+    else:
+        study_overoptimisation(out, 400 if seeds is None else seeds)
+
+
+def study_overoptimisation(out: Path, draws: int) -> None:
+    """Every way to optimise every proxy."""
+    from dil_tutorial.experiments.overoptimisation import report, run
+
+    cells: report.Cells = {}
+    with resumable(out), progress(len(run.worlds()) * len(run.PROXIES), "solving") as done:
+        for world, proxy, ways in run.study(out, draws):
+            cells.setdefault(world, {})[proxy] = ways
+            done(f"{world}: {proxy}")
+    wrote(run.save(cells, draws, out), *report.report(cells, draws, out))
+
+
+def study_dynamics(out: Path, seeds: int) -> None:
+    """Losses on finitely many pairs."""
     from dil_tutorial.experiments.finite_data import report, run
 
-    if name != "dynamics":
-        raise unknown_name("study", name, ["dynamics"])
     if seeds < 2:
         raise InputError(f"--seeds is {seeds}: give at least 2, an interval needs them")
     results: run.Results = {}

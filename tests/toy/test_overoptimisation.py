@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dil_tutorial.lessons.panels.rlhf import BETAS, betrayal, learned_rewards
+from dil_tutorial.lessons.panels.rlhf import BETAS, betrayal
 from dil_tutorial.rlhf import rlhf_optimum
 from toy import World, overoptimisation
 from toy.gallery import rare_and_bad
@@ -22,7 +22,7 @@ def test_rlhf_on_a_learned_reward_turns_and_imitation_does_not(pairs, turns):
 @pytest.mark.parametrize("pairs", [300, 1000, 3000])
 def test_stopping_without_gold_is_better_than_any_beta_for_all(pairs):
     world = rare_and_bad()
-    proxies, covariance = learned_rewards(world, pairs, 1000)
+    proxies, covariance = overoptimisation.learned(world, pairs, 1000, torch.Generator().manual_seed(0))
     ref, gold = world.ref.expand(1000, -1), world.true_reward.expand(1000, -1)
     along = overoptimisation.gain(overoptimisation.along_beta(ref, proxies, BETAS), ref, gold)
     stopped = overoptimisation.gain(overoptimisation.stopped(ref, proxies, covariance, BETAS), ref, gold)

@@ -6,10 +6,9 @@ from torch import Tensor
 
 from dil_tutorial import policy_gradient as pg
 from dil_tutorial.lessons.widgets import Drawn, frames
-from dil_tutorial.losses import make_loss
 from dil_tutorial.rlhf import kl, rlhf_objective, rlhf_optimum
 from dil_tutorial.support import plotting
-from toy import World, efficiency, overoptimisation
+from toy import World, overoptimisation
 from toy.gallery import bandit, rare_and_bad
 
 BETA, STEPS, RATE = 0.5, 120, 0.25
@@ -62,18 +61,9 @@ BETAS = torch.logspace(1.2, -1.6, 30, dtype=torch.float64).tolist()
 COUNTS = [1, 2, 4, 8, 16, 32, 64, 256, 1024]
 
 
-def learned_rewards(world: World, pairs: int, draws: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Rewards as maximum likelihood finds them on ``pairs`` pairs, to first order: (D, Y), and their covariance (1, Y, Y)."""
-    covariance = efficiency.asymptotic(world, make_loss("dpo", beta=1.0), lambda policy: (policy / world.ref).log())[1] / pairs
-    spread, basis = torch.linalg.eigh(covariance[0])
-    rng = torch.Generator().manual_seed(seed)
-    noise = torch.randn(draws, len(spread), generator=rng, dtype=spread.dtype)
-    return world.true_reward + noise * spread.clamp(min=0).sqrt() @ basis.T, covariance
-
-
 def betrayal(world: World, pairs: int, draws: int = 150) -> dict[str, Tensor]:
     """Means over learned rewards, by way: rows KL, gold gain, and for RLHF the proxy's gain."""
-    proxies, covariance = learned_rewards(world, pairs, draws)
+    proxies, covariance = overoptimisation.learned(world, pairs, draws, torch.Generator().manual_seed(0))
     ref = world.ref.expand(draws, -1)
     gold = world.true_reward.expand(draws, -1)
 
