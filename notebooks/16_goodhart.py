@@ -84,7 +84,7 @@ for name, one in (("rare and bad", world), ("equally likely", even)):
     print(f"{name:15s} true gain at the best beta {gold.max():.2f}, at the end {gold[-1]:.2f}")
 
 # %% [markdown]
-# Every way on every proxy, heavy tails and a labeller who likes length included, is in [the study](overoptimisation.md) (`dil study overoptimisation`). A bias in the labels themselves is beyond any floor: imitation of a labeller who likes length makes texts longer, not better.
+# Every way on every proxy, heavy tails and a labeller who likes length included, is on the page "A proxy in place of the reward" of the book (`dil study overoptimisation`). A bias in the labels themselves is beyond any floor: imitation of a labeller who likes length makes texts longer, not better.
 #
 # ## 4 · Gold without gold
 #
