@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from dil_tutorial import policy_gradient as pg
-from dil_tutorial.claims.ledger import ASSUMES, claim, excess, gap, some_policy
+from dil_tutorial.claims.ledger import ANY, ASSUMES, OPTIMUM, claim, excess, gap, some_policy
 from dil_tutorial.rlhf import kl, rlhf_objective, rlhf_optimum
-from toy import World, overoptimisation
+from toy import World, optima, overoptimisation
 from toy import policy_gradient as exact
 from toy.efficiency import jacobian
+from toy.gallery import rock_paper_scissors
 
 BETA, SAMPLES = 0.7, 3
 Advantage = Callable[[Tensor], Tensor]
@@ -101,6 +102,60 @@ def least_gain(world: World, reward: Tensor) -> Tensor:
     """The most true reward that a round of imitation loses against the best before it, over twelve rounds, (X,)."""
     gold = overoptimisation.gain(overoptimisation.rounds(world.ref, reward, 12), world.ref, world.true_reward)
     return (gold.cummax(0).values - gold).amax(0)
+
+
+@claim(
+    "13.kept",
+    "13.7",
+    ASSUMES,
+    tolerance=OPTIMUM,
+    worlds=ANY,
+    counter=lambda world: unrest(rock_paper_scissors(), 0.05).expand(len(world.ref)),
+)
+def rounds_kept_near_the_reference(world: World) -> Tensor:
+    r"""Rounds of imitation on a leash, each the geometric mean of the winners' law, weight $1 - \gamma$, and the first reference, weight
+    $\gamma$, come to rest where $\log(\pi/\pi_0) = (1/\gamma - 1)\,\log(1 + t) + c$, t against the policy itself: an equilibrium of
+    self-play, for any labeller.
+    If: they are pulled strongly enough, here $\gamma = 1/2$; pulled weakly, rock–paper–scissors goes round for ever.
+
+    Each round minimises (1 - gamma) KL(pi || pi_chosen) + gamma KL(pi || pi_0), imitation with RLHF's own leash. Putting pi_chosen = pi (1 + t)
+    in, gamma log pi = gamma log pi_0 + (1 - gamma) log(1 + t). The residual is what the equation misses after 300 rounds."""
+    return unrest(world, 0.5)
+
+
+def unrest(world: World, gamma: float) -> Tensor:
+    """How far 300 rounds, pulled back by gamma, are from their equilibrium, (X,)."""
+    log_ref = world.ref.log()
+
+    def against_itself(policy: Tensor) -> World:
+        return World(policy / policy.sum(1, keepdim=True), world.preference)
+
+    policy = world.ref
+    for _ in range(300):
+        policy = torch.softmax((1 - gamma) * against_itself(policy).chosen.log() + gamma * log_ref, 1)
+    t = against_itself(policy).advantage
+    return gap(policy, torch.softmax(log_ref + (1 / gamma - 1) * t.log1p(), 1))
+
+
+@claim("13.strides", "13.7")
+def published_rounds_go_further(world: World) -> Tensor:
+    r"""Round for round the published losses go further from the reference than their repair: after each of three rounds on fresh
+    labels $KL(\pi_k\,\|\,\pi_0)$ is larger, most for LSIF.
+
+    A published round ends beyond the winners' law (section 4), so it starts the next one further out. With fresh true labels that is
+    faster, with one wrong proxy it is faster to the wrong place."""
+
+    def walked(generator: str, denominator: str) -> Tensor:
+        policy, distances = world.ref, []
+        for _ in range(3):
+            policy = optima.dil(
+                World.from_reward(policy / policy.sum(1, keepdim=True), world.true_reward), generator, denominator
+            )
+            distances.append(kl(policy, world.ref))
+        return torch.stack(distances, 1)  # (X, 3)
+
+    repaired, bce, ukl, lsif = walked("ukl", "mixture"), *(walked(h, "rejected") for h in ("bce", "ukl", "lsif"))
+    return torch.stack([excess(repaired, bce), excess(repaired, ukl), excess(bce, lsif), excess(ukl, lsif)]).amax(0)
 
 
 def hermite(nodes: int = 80) -> tuple[Tensor, Tensor]:
