@@ -1,0 +1,207 @@
+"""RLHF by samples on a language model (THEORY §13): a ``Trainer`` whose policy answers its prompts itself.
+
+The advantages and losses are those of ``dil_tutorial.policy_gradient``, which the ledger enumerates.  At each new batch of
+prompts the policy draws a group of responses to each (temperature 1, its own law), a reward is asked of every response, and
+``updates`` optimiser steps are made on them; at the first of these the policy is the one that drew.
+
+==============  ================================  ==============================================================
+``algorithm``   advantage                         loss of a response
+==============  ================================  ==============================================================
+``reinforce``   R - beta f                        -rho A, sums of log-probabilities, clipped beyond the first step
+``rloo``        less the mean of the others       the same
+``grpo``        in s.d. of its group              token by token with its own rho, mean over the response's tokens
+==============  ================================  ==============================================================
+
+TRL's trainers do more (vLLM, several rewards, tools); this one is to be read.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import SequentialSampler
+from transformers import Trainer, TrainingArguments
+
+from dil_tutorial import policy_gradient as pg
+from dil_tutorial.errors import InputError, unknown_name
+from dil_tutorial.llm.batches import moved, pad
+from dil_tutorial.llm.capabilities import enable_packing
+from dil_tutorial.llm.logprobs import response_token_logps
+from dil_tutorial.llm.rows import Response
+from dil_tutorial.llm.sampling import draw
+
+ADVANTAGES = {"reinforce": lambda R: R, "rloo": pg.leave_one_out, "grpo": pg.group_normalised}
+Reward = Callable[[Sequence[str], Sequence[str]], Sequence[float]]  # of prompts and responses, N each: nats, N
+
+
+@dataclass
+class OnlineConfig(TrainingArguments):
+    """TrainingArguments plus the algorithm; ``per_device_train_batch_size`` counts prompts.
+
+    ==================  =========  ====================================================================================
+    Field               Default    Description
+    ==================  =========  ====================================================================================
+    ``algorithm``       "rloo"     "reinforce", "rloo" or "grpo"
+    ``samples``         8          responses to each prompt of a batch
+    ``max_new_tokens``  64         the longest response
+    ``beta``            0.1        of the KL to the reference, taken off the reward
+    ``clip``            0.2        PPO's; counts from the second of ``updates`` on
+    ``updates``         1          optimiser steps on the same responses
+    ``chat_format``     False      prompts are a user's messages
+    ==================  =========  ====================================================================================
+    """
+
+    algorithm: str = "rloo"
+    samples: int = 8
+    max_new_tokens: int = 64
+    beta: float = 0.1
+    clip: float = 0.2
+    updates: int = 1
+    chat_format: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.algorithm not in ADVANTAGES:
+            raise unknown_name("algorithm", self.algorithm, ADVANTAGES)
+        least = {"samples": 1 if self.algorithm == "reinforce" else 2, "max_new_tokens": 1, "updates": 1}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise InputError(f"{name} is {getattr(self, name)}: {self.algorithm} needs at least {low}")
+        if self.beta < 0 or self.clip <= 0:
+            raise InputError(f"beta {self.beta:g}, clip {self.clip:g}: give beta of 0 or more and a clip above 0")
+        if self.gradient_accumulation_steps != 1:
+            raise InputError("gradient_accumulation_steps: a group is one batch here: give more prompts a batch in its place")
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Responses to B prompts, G each in a row, and what is known of them without the policy in training.  N = B G."""
+
+    responses: list[Response]
+    old: list[Tensor]  # (T_n,) log-probabilities of their tokens under the policy that drew them
+    advantages: Tensor  # (N,)
+
+
+class OnlineTrainer(Trainer):
+    """RLHF on prompts: the policy draws, ``reward`` judges, policy gradients improve.
+
+    The reference is the model without its adapter (a ``PeftModel``), or ``ref_model``.
+
+    >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
+    >>> from transformers import ProgressCallback
+    >>> import tempfile
+    >>> args = OnlineConfig(tempfile.mkdtemp(), samples=4, max_new_tokens=3, max_steps=2, use_cpu=True, report_to=[])
+    >>> def reward(prompts, responses):
+    ...     return [float(len(text)) for text in responses]
+    >>> trainer = OnlineTrainer(tiny_model(), args, ["Hi", "Name a fruit."], own_tokenizer(), reward, ref_model=tiny_model())
+    >>> [trainer.remove_callback(ProgressCallback), trainer.train().global_step][1]
+    2
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        args: OnlineConfig,
+        prompts: Sequence[str],
+        processing_class: Any,
+        reward: Reward,
+        ref_model: Any = None,
+        **settings: Any,  # Trainer's
+    ) -> None:
+        if not prompts:
+            raise InputError("no prompts: give at least one")
+        if ref_model is None and not hasattr(model, "disable_adapter"):
+            raise InputError("the reference is missing: give an adapter to train (peft), or ref_model")
+        self.reward, self.reference = reward, ref_model
+        self.rollout: Rollout | None = None
+        self.sums: dict[str, list[float]] = {}
+        super().__init__(
+            model=model, args=args, train_dataset=repeated(prompts, args), processing_class=processing_class,
+            data_collator=list, **settings,
+        )  # fmt: skip
+        for network in (self.model, ref_model):
+            if network is not None:
+                enable_packing(getattr(network, "get_base_model", lambda n=network: n)())
+        if ref_model is not None:
+            self.reference = ref_model.to(self.args.device).eval()
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset)  # ``repeated`` has put them in order
+
+    def compute_loss(self, model: Any, inputs: list[str], return_outputs: bool = False, **unused: Any) -> Any:
+        """The loss of one step: a new rollout where its turn has come, then the clipped loss of its responses."""
+        args, step = self.args, self.state.global_step
+        if self.rollout is None or step % args.updates == 0:
+            self.rollout = self.new_rollout(model, inputs)
+        made = self.rollout
+        ours = self.token_logps(model, made.responses)
+        loss = torch.stack([
+            self.loss_of(A, logps, old) for A, logps, old in zip(made.advantages, ours, made.old, strict=True)
+        ]).mean()  # fmt: skip
+        return (loss, None) if return_outputs else loss
+
+    def loss_of(self, A: Tensor, logps: Tensor, old: Tensor) -> Tensor:
+        """Of one response: GRPO's mean over tokens, or the sequence's ratio as a whole."""
+        if self.args.algorithm == "grpo":
+            losses = pg.clipped_loss(A, logps, old, self.args.clip)
+            return pg.mean_over_tokens(losses[None], torch.ones_like(losses)[None])[0]
+        return pg.clipped_loss(A, logps.sum(), old.sum(), self.args.clip)
+
+    @torch.no_grad()
+    def new_rollout(self, model: Any, prompts: list[str]) -> Rollout:
+        """Draw, judge and score a group of responses to each prompt."""
+        args, seed = self.args, self.args.seed * 1_000_003 + self.state.global_step
+        core = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        law = {"samples": args.samples, "max_new_tokens": args.max_new_tokens, "seed": seed, "chat": args.chat_format}
+        drawn = draw(core.eval(), self.processing_class, prompts, **law, quiet=True)
+        responses = [Response(row["prompt_ids"], one["ids"]) for row in drawn for one in row["responses"]]
+        texts = [one["text"] for row in drawn for one in row["responses"]]
+        R = torch.tensor(self.reward([row["prompt"] for row in drawn for _ in row["responses"]], texts), dtype=torch.float32)
+        if R.shape != (len(responses),) or not R.isfinite().all():
+            raise InputError(f"reward: gave {tuple(R.shape)} for {len(responses)} responses, or not a number: one finite each")
+        old = self.token_logps(model, responses)
+        f = torch.stack([part.sum() for part in old]).cpu() - self.reference_logps(model, responses).cpu()
+        groups = (len(drawn), args.samples)
+        A = ADVANTAGES[args.algorithm](pg.penalised(R.view(groups), f.view(groups), args.beta))
+        lengths = [float(len(response.tokens)) for response in responses]
+        for name, values in {"reward": R.tolist(), "kl": f.tolist(), "tokens": lengths}.items():
+            self.sums.setdefault(name, []).extend(values)
+        model.train()
+        return Rollout(responses, old, A.flatten().to(old[0].device))
+
+    def token_logps(self, model: Any, responses: list[Response]) -> list[Tensor]:
+        """Log-probabilities (T_n,) of each response's tokens, with gradient where that is on."""
+        batch = moved(pad(responses, self.processing_class.pad_token_id), self.args.device)
+        return [part.float() for part in response_token_logps(model, batch)[0]]
+
+    def reference_logps(self, model: Any, responses: list[Response]) -> Tensor:
+        """Log-probabilities of whole responses under the reference, (N,)."""
+        core = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        with nullcontext() if self.reference is not None else core.disable_adapter():
+            found = self.token_logps(self.reference if self.reference is not None else model, responses)
+        return torch.stack([part.sum() for part in found])
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the means over the responses drawn since the last log."""
+        if "loss" in logs:
+            logs |= {name: math.fsum(values) / len(values) for name, values in self.sums.items() if values}
+            self.sums.clear()
+        super().log(logs, *args, **kwargs)
+
+
+def repeated(prompts: Sequence[str], args: OnlineConfig) -> list[str]:
+    """Prompts in a seeded order, cut into whole batches, each batch as often in a row as it has ``updates``.
+
+    >>> import tempfile
+    >>> args = OnlineConfig(tempfile.mkdtemp(), per_device_train_batch_size=2, updates=2, use_cpu=True)
+    >>> sorted(repeated(["a", "b", "c"], args)[:2]) == sorted(repeated(["a", "b", "c"], args)[2:4])
+    True
+    """
+    order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(args.seed)).tolist()
+    size = min(args.train_batch_size, len(prompts))
+    batches = [[prompts[i] for i in order[start : start + size]] for start in range(0, len(order) - size + 1, size)]
+    return [prompt for batch in batches for _ in range(args.updates) for prompt in batch]

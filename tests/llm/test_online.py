@@ -1,0 +1,179 @@
+"""RLHF by samples on tiny models: its step is the formula's, the policy climbs, the reference stays, bad input is refused."""
+
+import pytest
+import torch
+
+pytest.importorskip("accelerate", reason="language models need the llm extra")
+
+from transformers import ProgressCallback
+
+from dil_tutorial import policy_gradient as pg
+from dil_tutorial.errors import InputError
+from dil_tutorial.llm.batches import pad
+from dil_tutorial.llm.logprobs import response_logps
+from dil_tutorial.llm.online import OnlineConfig, OnlineTrainer
+from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
+
+PROMPTS = [f"Name fruit number {n}." for n in range(8)]
+
+
+def vowels(prompts, responses):
+    return [sum(letter in "aeiou" for letter in text) / max(1, len(text)) for text in responses]
+
+
+def made(folder, model=None, prompts=PROMPTS, reward=vowels, **settings):
+    fields = {"samples": 8, "max_new_tokens": 4, "max_steps": 1, "learning_rate": 1e-2, "per_device_train_batch_size": 4}
+    args = OnlineConfig(
+        str(folder), use_cpu=True, report_to=[], save_strategy="no", logging_steps=1, lr_scheduler_type="constant",
+        **fields | settings,
+    )  # fmt: skip
+    trainer = OnlineTrainer(model or tiny_model(), args, prompts, own_tokenizer(), reward, ref_model=tiny_model())
+    trainer.remove_callback(ProgressCallback)
+    return trainer
+
+
+@pytest.mark.parametrize("algorithm", ["reinforce", "rloo", "grpo"])
+def test_the_first_step_is_the_policy_gradient_of_the_formula(tmp_path, algorithm):
+    """By hand, from the responses that were drawn: -mean of A grad log pi, for GRPO over |y|."""
+    trainer = made(tmp_path, algorithm=algorithm, beta=0.3)
+    model = trainer.model.train()
+    trainer.compute_loss(model, PROMPTS[:4]).backward()
+    found = torch.cat([weight.grad.flatten() for weight in model.parameters()])
+    rollout = trainer.rollout
+    texts = [trainer.processing_class.decode(r.tokens, skip_special_tokens=True) for r in rollout.responses]
+    model.zero_grad()
+    logps, lengths = response_logps(model, pad(rollout.responses, 1))
+    R = torch.tensor(vowels(None, texts)).view(4, 8)  # f is zero: policy and reference are one
+    A = {"reinforce": R, "rloo": pg.leave_one_out(R), "grpo": pg.group_normalised(R)}[algorithm].flatten()
+    scale = 1 / lengths if algorithm == "grpo" else torch.ones(32)
+    (-(A * scale * logps).mean()).backward()
+    wanted = torch.cat([weight.grad.flatten() for weight in model.parameters()])
+    assert wanted.abs().max() > 1e-4
+    assert torch.allclose(found, wanted, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+def test_the_policy_climbs_and_the_reference_stays(tmp_path, algorithm):
+    trainer = made(tmp_path, algorithm=algorithm, beta=0.01, max_steps=25, samples=16)
+    before = [weight.clone() for weight in trainer.reference.parameters()]
+    trainer.train()
+    rewards = [row["reward"] for row in trainer.state.log_history if "reward" in row]
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.08
+    assert trainer.state.log_history[-2]["kl"] > 0.05
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.reference.parameters(), strict=True))
+
+
+def test_beta_holds_the_policy_back(tmp_path):
+    ends = []
+    for beta in (0.0, 1.0):
+        trainer = made(tmp_path, beta=beta, max_steps=20, samples=16)
+        trainer.train()
+        ends.append(trainer.state.log_history[-2]["kl"])
+    assert ends[1] < ends[0] / 3
+
+
+def test_responses_serve_several_updates_and_then_are_clipped(tmp_path):
+    drawn = []
+
+    def reward(prompts, responses):
+        drawn.append(list(responses))
+        return vowels(prompts, responses)
+
+    trainer = made(tmp_path, reward=reward, updates=3, max_steps=6, learning_rate=0.1)
+    losses = []
+    own = trainer.compute_loss
+    trainer.compute_loss = lambda *a, **k: losses.append(own(*a, **k)) or losses[-1]
+    trainer.train()
+    assert len(drawn) == 2  # six steps, three on each
+    A = trainer.rollout.advantages
+    ratio = [
+        (new.sum() - old.sum()).exp().item()
+        for new, old in zip(trainer.token_logps(trainer.model, trainer.rollout.responses), trainer.rollout.old, strict=True)
+    ]
+    far = [i for i, rho in enumerate(ratio) if (A[i] > 0 and rho > 1.2) or (A[i] < 0 and rho < 0.8)]
+    assert far  # the rate is large: some responses have moved beyond the clip
+    trainer.model.zero_grad()
+    for i in far[:3]:
+        logps = trainer.token_logps(trainer.model, [trainer.rollout.responses[i]])[0]
+        (slope,) = torch.autograd.grad(trainer.loss_of(A[i], logps, trainer.rollout.old[i]), logps)
+        assert (slope == 0).all()
+
+
+def test_an_adapter_needs_no_second_model_and_starts_at_zero(tmp_path):
+    peft = pytest.importorskip("peft")
+    base = tiny_model()
+    policy = peft.get_peft_model(base, peft.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    args = OnlineConfig(str(tmp_path), use_cpu=True, report_to=[], max_steps=3, samples=4, max_new_tokens=3, learning_rate=1e-2,
+                        logging_steps=1, save_strategy="no")  # fmt: skip
+    trainer = OnlineTrainer(policy, args, PROMPTS, own_tokenizer(), vowels)
+    trainer.remove_callback(ProgressCallback)
+    trainer.train()
+    history = [row for row in trainer.state.log_history if "kl" in row]
+    assert history[0]["kl"] == pytest.approx(0, abs=1e-6)
+    assert history[-1]["kl"] != pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"algorithm": "ppo2"}, "unknown algorithm 'ppo2'"),
+        ({"samples": 1}, "samples is 1: rloo needs at least 2"),
+        ({"updates": 0}, "updates is 0"),
+        ({"clip": 0.0}, "clip above 0"),
+        ({"gradient_accumulation_steps": 2}, "gradient_accumulation_steps"),
+        ({"prompts": []}, "no prompts"),
+        ({"reward": lambda x, y: [1.0]}, "reward: gave"),
+        ({"reward": lambda x, y: [float("nan")] * len(y)}, "reward: gave"),
+    ],
+)
+def test_bad_input_is_refused(tmp_path, settings, message):
+    with pytest.raises(InputError, match=message):
+        made(tmp_path, **settings).train()
+
+
+def test_a_missing_reference_is_refused(tmp_path):
+    with pytest.raises(InputError, match="reference is missing"):
+        OnlineTrainer(tiny_model(), OnlineConfig(str(tmp_path), use_cpu=True), PROMPTS, own_tokenizer(), vowels)
+
+
+@pytest.mark.parametrize("moved", [0.0, 0.05])
+def test_grpos_loss_is_that_of_trl(tmp_path, moved):
+    """On the same responses, advantages and old log-probabilities, at the first step and where some ratios are clipped."""
+    trl = pytest.importorskip("trl", reason="compares with TRL: pip install -c constraints.txt -e '.[bench]'")
+    from datasets import Dataset
+
+    ours = made(tmp_path / "ours", algorithm="grpo", samples=4)
+    rollout = ours.new_rollout(ours.model, PROMPTS[:2])
+    ours.rollout = rollout
+    generator = torch.Generator().manual_seed(0)
+    for weight in ours.model.parameters():
+        weight.data += moved * torch.randn(weight.shape, generator=generator)
+    ours.state.global_step = 1  # not a rollout's turn
+    ours.args.updates = 2
+    mine = ours.compute_loss(ours.model, PROMPTS[:2])
+
+    args = trl.GRPOConfig(
+        str(tmp_path / "trl"), loss_type="grpo", beta=0.0, epsilon=0.2, num_generations=4, per_device_train_batch_size=8,
+        max_completion_length=4, use_cpu=True, report_to=[], bf16=False,
+    )  # fmt: skip
+    data = Dataset.from_list([{"prompt": prompt} for prompt in PROMPTS])
+
+    def reward(completions, **more):
+        return [0.0] * len(completions)
+
+    peer = trl.GRPOTrainer(ours.model, reward, args, data, processing_class=own_tokenizer())
+    N, longest = len(rollout.responses), max(len(r.prompt) for r in rollout.responses)
+    inputs = {
+        "prompt_ids": torch.tensor([[1] * (longest - len(r.prompt)) + r.prompt for r in rollout.responses]),
+        "prompt_mask": torch.tensor([[0] * (longest - len(r.prompt)) + [1] * len(r.prompt) for r in rollout.responses]),
+        "completion_ids": torch.tensor([r.tokens + [1] * (4 - len(r.tokens)) for r in rollout.responses]),
+        "completion_mask": torch.tensor([[1] * len(r.tokens) + [0] * (4 - len(r.tokens)) for r in rollout.responses]),
+        "advantages": rollout.advantages,
+        "old_per_token_logps": torch.stack([torch.nn.functional.pad(old, (0, 4 - len(old))) for old in rollout.old]),
+        "num_items_in_batch": torch.tensor(float(N)),
+    }
+    peer.current_gradient_accumulation_steps = 1
+    theirs = peer._compute_loss(ours.model, inputs)
+    assert mine.item() == pytest.approx(theirs.item(), abs=1e-5)
+    if moved:
+        assert abs(mine.item()) > 1e-3
