@@ -230,20 +230,20 @@ def load_model(name: str, dtype: str = "float32") -> Any:
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype="bfloat16"
         )
         settings = {"dtype": "bfloat16", "quantization_config": four_bits}
-    return _load(AutoModelForCausalLM, name, use_safetensors=True, **settings)
+    return load(AutoModelForCausalLM, name, use_safetensors=True, **settings)
 
 
 def load_tokenizer(name: str) -> Any:
     """The tokenizer of a model, with a pad token (the end-of-sequence token where it has none)."""
     from transformers import AutoTokenizer
 
-    tokenizer = _load(AutoTokenizer, name)
+    tokenizer = load(AutoTokenizer, name)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def _load(kind: Any, name: str, **settings: Any) -> Any:
+def load(kind: Any, name: str, **settings: Any) -> Any:
     try:
         return kind.from_pretrained(resolve(name), trust_remote_code=False, **settings)
     except InputError:
