@@ -21,7 +21,14 @@ from dil_tutorial.llm.tokens import tokenize_pairs
 
 
 def load_reward_model(name: str) -> Any:
-    """A language model by name, folder or hub id with a fresh head that gives every response 0; or a saved reward model."""
+    """A language model by name, folder or hub id with a fresh head that gives every response 0; or a saved reward model.
+
+    >>> import tempfile
+    >>> from dil_tutorial.llm.tiny import tiny_model
+    >>> tiny_model().save_pretrained(folder := tempfile.mkdtemp())
+    >>> load_reward_model(folder).score.weight.abs().max().item()
+    0.0
+    """
     model = load(AutoModelForSequenceClassification, name, num_labels=1, use_safetensors=True, dtype="float32")
     if not any("SequenceClassification" in kind for kind in model.config.architectures or []):  # its head is random
         torch.nn.init.zeros_(model.score.weight)

@@ -31,7 +31,8 @@ def pairs(count, seed):
 
 def fitted(folder, model, **settings):
     args = TrainingArguments(str(folder), use_cpu=True, report_to=[], save_strategy="no", logging_strategy="no",
-                             disable_tqdm=True, per_device_train_batch_size=16, num_train_epochs=6, learning_rate=3e-3)  # fmt: skip
+                             disable_tqdm=True, per_device_train_batch_size=16,
+                             num_train_epochs=6, learning_rate=3e-3)  # fmt: skip
     trainer = RewardTrainer(model, args, settings.pop("pairs", pairs(160, 0)), own_tokenizer(), **settings)
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
