@@ -306,6 +306,48 @@ def real_text(
     wrote(measures.save(results, out), *report.report(results, found, out))
 
 
+@app.command("rlhf")
+def rlhf(
+    out: Annotated[Path, typer.Option(help="Folder; what experiment real-text has drawn there is used.")] = Path(
+        "outputs/real-text"
+    ),
+    model: Annotated[str, typer.Option(help="pi_ref: a fetched model, a folder or a hub id.")] = "smollm2-135m-instruct",
+    beta: Annotated[float, typer.Option(min=0.0, help="Of the KL to the reference.")] = 1.0,
+    steps: Annotated[int, typer.Option(min=1, help="Of each climb.")] = 60,
+    limit: Annotated[int | None, typer.Option(min=12, help="The first so many prompts of each kind.")] = None,
+) -> None:
+    """RLHF itself on whole sentences: a reward model, RLOO and GRPO, beside imitation.  Resumes."""
+    prepare_for_models()
+    from dataclasses import replace
+
+    from dil_tutorial.experiments.known_truth import data
+    from dil_tutorial.experiments.known_truth.lab import Lab
+    from dil_tutorial.experiments.real_text import measures
+    from dil_tutorial.experiments.real_text import run as real
+    from dil_tutorial.experiments.rlhf import report, run
+    from dil_tutorial.llm.models import resolve
+
+    resolve(model)
+    settings, terminal = replace(real.PRESET, model=model), console.is_terminal
+    size = run.Size(beta=beta, steps=steps)
+    total = run.steps(size)
+    if not terminal:
+        say("drawing responses of the reference; then a line a run")
+    with resumable(out):
+        lab = Lab(
+            settings, out, quiet=not terminal, prompts=data.read_prompts(data.PROMPTS)[:limit], chats=real.chats()[:limit]
+        )
+        with progress(total, "training") as done:
+            results = run.experiment(lab, size, done if terminal else numbered(total), lambda part: report.save(part, out))
+    others = measures.load(out / "real_text.json") if (out / "real_text.json").is_file() else None
+    found = report.summary(results, others)
+    shown = table("Held-out prompts", "policy", "KL>", "gain>", "win rate>")
+    for name, value in found["policies"].items():
+        shown.add_row(name, *(f"{value[key][0]:.3f}" for key in ("KL", "gain", "win rate")))
+    console.print(shown)
+    wrote(report.save(results, out), *report.report(results, found, out))
+
+
 @app.command("real-pairs")
 def real_pairs(
     data: Annotated[str, typer.Option(help="Pairs: a file, owner/name:split, hh-rlhf, ultrafeedback or tldr.")],

@@ -16,7 +16,7 @@ TRL's trainers do more (vLLM, several rewards, tools); this one is to be read.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -51,7 +51,6 @@ class OnlineConfig(TrainingArguments):
     ``beta``            0.1        of the KL to the reference, taken off the reward
     ``clip``            0.2        PPO's; counts from the second of ``updates`` on
     ``updates``         1          optimiser steps on the same responses
-    ``chat_format``     False      prompts are a user's messages
     ==================  =========  ====================================================================================
     """
 
@@ -61,7 +60,6 @@ class OnlineConfig(TrainingArguments):
     beta: float = 0.1
     clip: float = 0.2
     updates: int = 1
-    chat_format: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,13 +108,14 @@ class OnlineTrainer(Trainer):
         processing_class: Any,
         reward: Reward,
         ref_model: Any = None,
+        chats: Collection[str] = (),  # prompts that are a user's messages, not texts to go on with
         **settings: Any,  # Trainer's
     ) -> None:
         if not prompts:
             raise InputError("no prompts: give at least one")
         if ref_model is None and not hasattr(model, "disable_adapter"):
             raise InputError("the reference is missing: give an adapter to train (peft), or ref_model")
-        self.reward, self.reference = reward, ref_model
+        self.reward, self.reference, self.chats = reward, ref_model, frozenset(chats)
         self.rollout: Rollout | None = None
         self.sums: dict[str, list[float]] = {}
         super().__init__(
@@ -156,8 +155,11 @@ class OnlineTrainer(Trainer):
         """Draw, judge and score a group of responses to each prompt."""
         args, seed = self.args, self.args.seed * 1_000_003 + self.state.global_step
         core = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-        law = {"samples": args.samples, "max_new_tokens": args.max_new_tokens, "seed": seed, "chat": args.chat_format}
-        drawn = draw(core.eval(), self.processing_class, prompts, **law, quiet=True)
+        drawn: list[dict[str, Any]] = []
+        for chat in (False, True):
+            asked = [prompt for prompt in prompts if (prompt in self.chats) == chat]
+            law = {"samples": args.samples, "max_new_tokens": args.max_new_tokens, "seed": seed, "chat": chat}
+            drawn += draw(core.eval(), self.processing_class, asked, **law, quiet=True)
         responses = [Response(row["prompt_ids"], one["ids"]) for row in drawn for one in row["responses"]]
         texts = [one["text"] for row in drawn for one in row["responses"]]
         R = torch.tensor(self.reward([row["prompt"] for row in drawn for _ in row["responses"]], texts), dtype=torch.float32)

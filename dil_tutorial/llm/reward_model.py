@@ -4,7 +4,7 @@ R_phi(x, y) is read where the response ends.  The loss is -log sigma(R(x, y_w) -
 covariance of section 12; a constant a prompt is not identified, and a policy gradient does not see it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -69,6 +69,7 @@ class RewardTrainer(Trainer):
         **settings: Any,  # Trainer's
     ) -> None:
         rows, self.dropped = tokenize_pairs(pairs, processing_class, max_length, chat_format)
+        rows = rows.without_reference()
         args.remove_unused_columns = False  # rows are token lists that only our collator knows
         collator = Collator(processing_class.pad_token_id)
         super().__init__(model, args, train_dataset=rows, processing_class=processing_class, data_collator=collator, **settings)
@@ -88,7 +89,7 @@ def judge(
     tokenizer: Any,
     prompts: Sequence[str],
     responses: Sequence[str],
-    chat: bool = False,  # prompts are a user's messages
+    chats: Collection[str] = (),  # prompts that are a user's messages
     batch_size: int = 32,
 ) -> list[float]:
     """R_phi of responses as texts, one a prompt: a reward for ``llm.online.OnlineTrainer``.  Nats.
@@ -103,7 +104,7 @@ def judge(
     model.eval()
     rows = [
         Response(
-            encode_prompt(tokenizer, prompt, chat),
+            encode_prompt(tokenizer, prompt, prompt in chats),
             tokenizer(text or tokenizer.eos_token, add_special_tokens=False)["input_ids"],
         )
         for prompt, text in zip(prompts, responses, strict=True)

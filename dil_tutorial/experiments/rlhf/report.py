@@ -1,0 +1,168 @@
+"""The page "RLHF itself, on whole sentences": figures, and the template report.md.j2 filled in from the results."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from dil_tutorial.errors import InputError
+from dil_tutorial.experiments.known_truth.measures import Truth
+from dil_tutorial.experiments.real_text import measures as real_text
+from dil_tutorial.experiments.real_text.run import places_to_read
+from dil_tutorial.support import plotting, templates
+from dil_tutorial.support.files import read_json, write_text
+from dil_tutorial.support.paths import BENCHMARKS
+from dil_tutorial.support.words import fixed, interval, precise
+
+TEMPLATE = Path(__file__).with_name("report.md.j2")
+COMMITTED = BENCHMARKS / "rlhf.json"
+PARTS = {"preset", "size", "truth", "reference", "reward model", "runs"}
+Results = dict[str, Any]
+
+
+def save(results: Results, folder: Path) -> Path:
+    """``rlhf.json`` in ``folder``."""
+    path = folder / "rlhf.json"
+    write_text(path, json.dumps(results, ensure_ascii=False) + "\n")
+    return path
+
+
+def load(path: Path) -> Results:
+    """The results of an ``rlhf.json``."""
+    results = read_json(path)
+    if not isinstance(results, dict) or not results.keys() >= PARTS:
+        raise InputError(f"{path}: not a results file of dil experiment rlhf: run that command")
+    return results
+
+
+def summary(results: Results, others: Results | None = None) -> dict[str, Any]:
+    """Measures on held-out prompts of each run of RLHF and, of ``others``, of each loss of ``dil experiment real-text``.
+
+    The others are left out where they were asked other prompts.
+    """
+    truth = Truth.of(results, "held-out")
+    before = torch.tensor(results["reference"]["own reward"], dtype=torch.float64)
+    groups: dict[str, list[dict[str, Any]]] = {}
+    same = others is not None and others["truth"]["held-out"]["prompts"] == results["truth"]["held-out"]["prompts"]
+    for row in [*(others["runs"] if others and same else []), *results["runs"]]:
+        groups.setdefault(row["loss"], []).append(row)
+    return {
+        "policies": {name: real_text.measures(rows, truth, before) for name, rows in groups.items()},
+        "targets": real_text.targets(truth),
+        "RLHF": [row["loss"] for row in results["runs"]],
+    }
+
+
+def smooth(values: list[float], width: int = 7) -> Tensor:
+    """Running means, shorter at the start.
+
+    >>> smooth([1.0, 2.0, 3.0], width=2)
+    tensor([1.0000, 1.5000, 2.5000], dtype=torch.float64)
+    """
+    return torch.tensor([sum(values[max(0, i - width + 1) : i + 1]) / len(values[max(0, i - width + 1) : i + 1])
+                         for i in range(len(values))], dtype=torch.float64)  # fmt: skip
+
+
+def figures(results: Results, found: dict[str, Any]) -> dict[str, tuple[Figure, str]]:
+    """Each figure and its alternative text, by name."""
+    return {
+        "path": (path(results), "True and learned reward of the rollouts, and KL, along training, a colour a run"),
+        "frontier": (
+            frontier(found),
+            "Gain in true reward against the square root of KL for RLHF, the losses and exact targets",
+        ),
+    }
+
+
+def path(results: Results) -> Figure:
+    """True (full) and learned (dotted) reward of the rollouts, from where they began, and KL."""
+    drawn, (left, right) = plotting.new_figure(columns=2, width=11, height=4)
+    for place, row in enumerate(results["runs"]):
+        colour = plotting.COLOURS[place % len(plotting.COLOURS)]
+        for key, style in (("gold", "-"), ("proxy", ":")):
+            values = smooth([step[key] for step in row["path"]])
+            left.plot(values - values[: max(1, len(values) // 10)].mean(), style, color=colour, label=f"{row['loss']}: {'true' if key == 'gold' else 'learned'}")  # fmt: skip
+        right.plot(smooth([step["kl"] for step in row["path"]]), color=colour, label=row["loss"])
+    left.axhline(0, color="black", lw=0.6)
+    left.set(xlabel="step", ylabel="reward of the rollouts, nats, from the start")
+    right.set(xlabel="step", ylabel="KL to the reference, nats")
+    left.legend(frameon=False, fontsize=8)
+    right.legend(frameon=False, fontsize=8)
+    return drawn
+
+
+def frontier(found: dict[str, Any]) -> Figure:
+    """Gain against sqrt KL on held-out prompts."""
+    drawn, (axes,) = plotting.new_figure(width=7.6, height=4.6)
+    curve = sorted((kl**0.5, gain) for name, (kl, gain, _) in found["targets"].items() if name.startswith("RLHF"))
+    axes.plot([x for x, _ in curve], [y for _, y in curve], color="black", lw=0.8, label="RLHF's optima, exact")
+    for place, (name, value) in enumerate(found["policies"].items()):
+        colour, marker = plotting.COLOURS[place % len(plotting.COLOURS)], plotting.MARKERS[place % len(plotting.MARKERS)]
+        x, (gain, low, high) = max(0.0, value["KL"][0]) ** 0.5, value["gain"]
+        axes.plot([x, x], [low, high], color=colour, lw=1)
+        inside = colour if name in found["RLHF"] else "white"
+        axes.plot([x], [gain], marker, color=colour, ms=7, label=name, mfc=inside)
+    axes.axhline(0, color="black", lw=0.6)
+    axes.set(xlabel=r"$\sqrt{KL}$ to the reference", ylabel="gain in true reward, nats")
+    axes.set_xlim(0, 1.3 * max([0.1, *(max(0.0, value["KL"][0]) ** 0.5 for value in found["policies"].values())]))
+    axes.legend(frameon=False, fontsize=8, ncols=2)
+    return drawn
+
+
+def conclusions(results: Results, found: dict[str, Any]) -> dict[str, Any]:
+    """The lists and tables that the page's sentences name."""
+    best = min(results["reward model"], key=lambda row: row["validation loss"])
+    learned = torch.tensor(best["held-out"], dtype=torch.float64)
+    true = torch.tensor(results["truth"]["held-out"]["reward"], dtype=torch.float64)[:, : learned.shape[1]]
+    both = torch.stack([(part - part.mean(1, keepdim=True)).flatten() for part in (learned, true)])
+    paths, rises, betrayed = [], [], []
+    for row in results["runs"]:
+        fifth = max(1, len(row["path"]) // 5)
+        ends: dict[str, tuple[float, float]] = {}
+        up: dict[str, bool] = {}
+        for key in ("gold", "proxy"):
+            first, last = (
+                torch.tensor([step[key] for step in part], dtype=torch.float64)
+                for part in (row["path"][:fifth], row["path"][-fifth:])
+            )
+            noise = (first.var(correction=0) / len(first) + last.var(correction=0) / len(last)).sqrt().item()
+            ends[key] = first.mean().item(), last.mean().item()
+            up[key] = ends[key][1] - ends[key][0] > 2 * noise
+        paths.append([row["loss"], *(fixed(x) for key in ("gold", "proxy") for x in ends[key]), fixed(row["path"][-1]["kl"])])
+        rises += [row["loss"]] * up["gold"]
+        betrayed += [row["loss"]] * (up["proxy"] and not up["gold"])
+    prompts = results["truth"]["held-out"]["prompts"]
+    return {
+        "reward": best, "correlation": torch.corrcoef(both)[0, 1].item(), "paths": paths, "rises": rises, "betrayed": betrayed,
+        "held_out": len(prompts),
+        "rows": [
+            [name, precise(v["KL"]), precise(v["gain"]), interval(v["win rate"]), interval(v["own gain"]), f"{v['tokens']:.1f}",
+             f"{v['repetition']:.1%}"]
+            for name, v in found["policies"].items()
+        ],
+        "texts": [
+            {"prompt": " ".join(prompts[i].split()), "before": shown(results["reference"]["own text"][i][0]),
+             "after": {row["loss"]: shown(row["own text"][i][0]) for row in results["runs"]}}
+            for i in places_to_read(len(prompts))
+        ],
+    }  # fmt: skip
+
+
+def shown(text: str) -> str:
+    """A text in one line, as a page can hold it."""
+    return (
+        " ".join(text.split()).replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;").replace("_", "\\_") or "(nothing)"
+    )
+
+
+def report(results: Results, found: dict[str, Any], folder: Path, name: str = "report.md") -> list[Path]:
+    """Figures as PNG and SVG and the page as Markdown, in ``folder``; ``found`` from ``summary``."""
+    made = figures(results, found)
+    paths = [path for part, (figure, _) in made.items() for path in plotting.save(figure, folder / f"rlhf_{part}")]
+    alts = {part: alt for part, (_, alt) in made.items()}
+    text = templates.load(TEMPLATE).render(results=results, found=found, alts=alts, said=conclusions(results, found))
+    write_text(folder / name, text.strip() + "\n")
+    return [*paths, folder / name]

@@ -1,0 +1,231 @@
+"""RLHF run beside imitation of it, on whole sentences: ``dil experiment rlhf`` (THEORY §13).
+
+The laboratory, its prompts, pairs and measures are those of ``real_text``; so a policy of RLHF stands in one table with those of
+SFT, DIL and DPO.  A reward model is fitted on the same labelled pairs (a head and an adapter on the top layers, at the rate of
+least validation loss).  Then policies climb by samples: RLOO on the true reward, RLOO and GRPO on the learned one.  Of every
+rollout both rewards are noted, so the path shows where the proxy goes on and gold does not.
+
+Every run is a file; an interrupted one goes on from its last checkpoint.
+"""
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PrinterCallback, ProgressCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from dil_tutorial.experiments.known_truth.frozen_layers import Memory, remember_frozen_layers
+from dil_tutorial.experiments.known_truth.lab import Lab, Run, adapted, rounded
+from dil_tutorial.experiments.known_truth.run import kept, truth
+from dil_tutorial.experiments.real_text.measures import repetition
+from dil_tutorial.experiments.real_text.run import reference
+from dil_tutorial.llm.batches import batch_of, moved
+from dil_tutorial.llm.callbacks import StopAndSave
+from dil_tutorial.llm.online import OnlineConfig, OnlineTrainer
+from dil_tutorial.llm.reward_model import RewardTrainer, judge, load_reward_model, rewards
+from dil_tutorial.llm.tokens import tokenize_pairs
+from dil_tutorial.support.files import provenance, read_json, write_json
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Climb:
+    """A run of RLHF by samples."""
+
+    algorithm: str
+    learned: bool  # on the learned reward, or the true one
+    seed: int = 0
+
+    def name(self) -> str:
+        """As in tables.
+
+        >>> Climb("rloo", True).name(), Climb("grpo", False).name()
+        ('RLOO, learned reward', 'GRPO, true reward')
+        """
+        return f"{self.algorithm.upper()}, {'learned' if self.learned else 'true'} reward"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much RLHF is run; the rest is the laboratory's preset."""
+
+    beta: float = 1.0  # DPO's, whose target is RLHF's optimum on the true reward
+    steps: int = 60
+    prompts: int = 8  # a step
+    samples: int = 8  # to each
+    learning_rate: float = 1e-3
+    reward_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
+    checkpoints: int = 10  # steps from one to the next
+
+
+CLIMBS = (Climb("rloo", False), Climb("rloo", True), Climb("grpo", True))
+
+
+def steps(size: Size, climbs: Sequence[Climb] = CLIMBS) -> int:
+    """How many steps ``experiment`` has."""
+    return len(size.reward_rates) + len(climbs)
+
+
+def experiment(
+    lab: Lab, size: Size, progress: Progress, save: Callable[[dict[str, Any]], Any], climbs: Sequence[Climb] = CLIMBS
+) -> dict[str, Any]:
+    """Run it, going on from what ``lab.folder`` holds; ``save`` is given the results after each run."""
+    gc.freeze()
+    results: dict[str, Any] = {
+        **provenance(), "preset": asdict(lab.preset), "size": asdict(size), "losses": {}, "sweep": [], "runs": [],
+        "truth": truth(lab), "reference": kept(lab, "runs", "reference", lambda: reference(lab)),
+    }  # fmt: skip
+    results["reward model"] = fitted = [reward_model(lab, rate, progress) for rate in size.reward_rates]
+    best = min(fitted, key=lambda row: row["validation loss"])
+    for climb in climbs:
+
+        def make(climb: Climb = climb) -> dict[str, Any]:
+            return climbed(lab, size, climb, best["folder"])
+
+        results["runs"].append(kept(lab, "rlhf", named(climb, size), make))
+        progress(climb.name())
+        save(results)
+    return results
+
+
+def named(climb: Climb, size: Size) -> str:
+    """A file name that says what decides the run."""
+    return f"{climb.algorithm}-{'learned' if climb.learned else 'true'}-{size.beta:g}-{size.steps}-{size.learning_rate:g}-{climb.seed}"
+
+
+# --- The reward model ----------------------------------------------------------------------------------------------------
+
+
+def reward_model(lab: Lab, rate: float, progress: Progress) -> dict[str, Any]:
+    """A reward model fitted at one rate: its folder, its loss and accuracy on validation pairs, its rewards of reference samples."""
+
+    def make() -> dict[str, Any]:
+        from peft import LoraConfig, get_peft_model
+
+        preset, folder = lab.preset, lab.folder / "rlhf" / f"reward-{rate:g}"
+        base = load_reward_model(preset.model)
+        count, linear = len(base.model.layers), ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+        top = list(range(max(0, count - preset.top_layers), count))
+        torch.manual_seed(0)
+        adapter = LoraConfig(r=preset.rank, lora_alpha=2 * preset.rank, target_modules=linear, layers_to_transform=top,
+                             task_type="SEQ_CLS", modules_to_save=["score"])  # fmt: skip
+        args = TrainingArguments(
+            str(lab.folder / "work" / "reward"), learning_rate=rate, per_device_train_batch_size=preset.batch_size,
+            num_train_epochs=1, lr_scheduler_type="linear", warmup_steps=0.1, bf16=preset.bf16, use_cpu=lab.device == "cpu",
+            save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True, seed=0,
+        )  # fmt: skip
+        pairs, _ = lab.data.pairs("train", preset.pairs, 0)
+        trainer = quiet(RewardTrainer(get_peft_model(base, adapter), args, pairs, lab.tokenizer))
+        run_to_its_end(trainer)
+        model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()
+        model.save_pretrained(folder)
+        margin = margins(lab, model)
+        return {
+            "rate": rate, "folder": folder.name, "accuracy": ((margin.sign() + 1) / 2).mean().item(),
+            "validation loss": -torch.nn.functional.logsigmoid(margin).mean().item(),
+            "held-out": [[rounded(x) for x in row] for row in judged(lab, model, "held-out")],
+        }  # fmt: skip
+
+    found = kept(lab, "rlhf", f"reward-{rate:g}", make)
+    progress(f"reward model, rate {rate:g}")
+    return found
+
+
+def margins(lab: Lab, model: Any) -> Tensor:
+    """R_w - R_l of the validation pairs, (P,)."""
+    pairs, _ = lab.data.pairs("validation", lab.preset.pairs, 0)
+    rows = tokenize_pairs(pairs, lab.tokenizer, 1024, quiet=True)[0].without_reference()
+    found = []
+    with torch.no_grad():
+        for start in range(0, len(rows), lab.preset.batch_size):
+            part = [rows[i] for i in range(start, min(start + lab.preset.batch_size, len(rows)))]
+            batch: Any = batch_of(part, lab.tokenizer.pad_token_id)
+            chosen, rejected = rewards(model, moved(batch, model.device)).chunk(2)
+            found.append(chosen - rejected)
+    return torch.cat(found)
+
+
+def judged(lab: Lab, model: Any, split: str) -> list[list[float]]:
+    """The learned reward of the reference's samples of a split, (X, M)."""
+    rows = lab.evaluated(split, lab.preset.evaluated)
+    prompts = [row["prompt"] for row in rows for _ in row["responses"]]
+    flat = judge(model, lab.tokenizer, prompts, [one["text"] for row in rows for one in row["responses"]], lab.chats)
+    return torch.tensor(flat).view(len(rows), -1).tolist()
+
+
+# --- RLHF ----------------------------------------------------------------------------------------------------------------
+
+
+def climbed(lab: Lab, size: Size, climb: Climb, judge_folder: str) -> dict[str, Any]:
+    """One policy's climb: its path as its own rollouts show it, and its measures on held-out prompts."""
+    from peft import PeftModel
+
+    preset, work = lab.preset, lab.folder / "work" / named(climb, size)
+    proxy = PeftModel.from_pretrained(load_reward_model(preset.model), lab.folder / "rlhf" / judge_folder).to(lab.device).eval()
+    path = Path(work) / "path.json"
+    told: list[dict[str, float]] = read_json(path) if path.is_file() else []
+    memory: Memory = {}  # of one rollout, which is read three times
+
+    def both(prompts: Sequence[str], texts: Sequence[str]) -> Sequence[float]:
+        memory.clear()
+        gold = gold_of(lab, prompts, texts)
+        learned = judge(proxy, lab.tokenizer, prompts, texts, lab.chats)
+        told.append({"gold": sum(gold) / len(gold), "proxy": sum(learned) / len(learned)})
+        write_json(path, told)
+        return learned if climb.learned else gold
+
+    args = OnlineConfig(
+        str(work), algorithm=climb.algorithm, samples=size.samples, max_new_tokens=preset.max_new_tokens, beta=size.beta,
+        per_device_train_batch_size=size.prompts, max_steps=size.steps, learning_rate=size.learning_rate, seed=climb.seed,
+        lr_scheduler_type="linear", warmup_steps=0.1, bf16=False, use_cpu=lab.device == "cpu", logging_steps=1,
+        save_steps=size.checkpoints, save_total_limit=1, report_to=[], disable_tqdm=True, weight_decay=0.0,
+    )  # fmt: skip
+    prompts = [lab.data.drawn[x]["prompt"] for x in lab.data.rows("train")]
+    policy = adapted(lab.base(), preset.top_layers, preset.rank, climb.seed)
+    remember_frozen_layers(policy, memory)
+    trainer = quiet(OnlineTrainer(policy, args, prompts, lab.tokenizer, both, chats=lab.chats))
+    last = get_last_checkpoint(str(work)) if Path(work).is_dir() else None
+    del told[int(last.rsplit("-", 1)[1]) if last else 0 :]  # what came after the checkpoint is made again
+    run_to_its_end(trainer, last)
+    trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    walked = [{**step, "kl": row["kl"], "tokens": row["tokens"]}
+              for step, row in zip(told, (row for row in trainer.state.log_history if "kl" in row), strict=True)]  # fmt: skip
+    measured = lab.measure(trained, Run(climb.name(), "sum", size.learning_rate, climb.seed, preset.pairs))
+    del measured["train unused"]
+    texts = [text for of_prompt in measured["own text"] for text in of_prompt]
+    return {
+        "loss": climb.name(), "seed": climb.seed, "fed": "sum", "learning rate": size.learning_rate,
+        "path": [{name: rounded(value) for name, value in step.items()} for step in walked],
+        **measured, "repetition": repetition(texts),
+    }  # fmt: skip
+
+
+def gold_of(lab: Lab, prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
+    """The labeller's reward of responses, nats."""
+    from dil_tutorial.experiments.known_truth.data import rewards_of
+
+    rows = [
+        {"prompt": x, "responses": [{"text": y, "ids": lab.tokenizer(y)["input_ids"]}]}
+        for x, y in zip(prompts, texts, strict=True)
+    ]
+    return [float(value) for value in rewards_of(rows, lab.preset.reward, lab.preset.scale)[:, 0]]
+
+
+def quiet(trainer: Any) -> Any:
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    trainer.add_callback(StopAndSave)
+    return trainer
+
+
+def run_to_its_end(trainer: Any, checkpoint: str | None = None) -> None:
+    """Train; a stop ends the command, after a checkpoint."""
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if any(isinstance(one, StopAndSave) and one.stopped_by for one in trainer.callback_handler.callbacks):
+        raise KeyboardInterrupt
