@@ -74,7 +74,7 @@ def clipped_loss(advantages: Tensor, logps: Tensor, old_logps: Tensor, clip: flo
 
 
 def mean_over_tokens(losses: Tensor, mask: Tensor) -> Tensor:
-    """GRPO's mean over the tokens of each response, 1/|y| of their sum: a token of a long one counts less.  (..., T) x 2.
+    """GRPO's mean over the tokens of each response, ``1/|y|`` of their sum: a token of a long one counts less.  (..., T) x 2.
 
     >>> mean_over_tokens(torch.tensor([[1.0, 2.0], [3.0, 9.0]]), torch.tensor([[1, 1], [1, 0]]))
     tensor([1.5000, 3.0000])

@@ -131,6 +131,17 @@ def test_the_chosen_log_ratio_says_how_much_nearer_the_policy_came():
     assert torch.allclose(truth.preference, preference_of(reward))
 
 
+def test_a_policy_that_has_left_its_samples_is_not_corrected_by_them():
+    """SimPO at a large rate: every sample has f near -150, e^f - 1 is -1 whatever was drawn, and a mean stays a mean."""
+    f = -150 + 30 * torch.randn(40, 8, generator=torch.Generator().manual_seed(0)).double()
+    weight = torch.rand(40, 8, generator=torch.Generator().manual_seed(1)).double() * 2
+    assert torch.allclose(measures.weighed(f, weight), (f * weight).mean(1))
+    assert measures.part_way(f[None], weight)[0] == 0
+    assert measures.reach(f) < measures.REACH
+    near = 0.3 * torch.randn(40, 8, generator=torch.Generator().manual_seed(2)).double()
+    assert measures.reach(near) > 0.8
+
+
 def test_calibration_finds_the_slope_it_was_made_with():
     rng = torch.Generator().manual_seed(0)
     margin = 2 * torch.randn(200_000, generator=rng).double()

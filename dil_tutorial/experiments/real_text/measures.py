@@ -60,14 +60,15 @@ def weighed(f: Tensor, weight: Tensor) -> Tensor:
 def steadied(values: Tensor, f: Tensor) -> Tensor:
     """Mean of values (..., X, K) over a prompt's samples, less what chance made of E_ref[e^f - 1], which is 0: (..., X).
 
-    Every policy is normalised, so this is a control variate; its coefficient leaves the least variance.
+    Every policy is normalised, so this is a control variate; its coefficient leaves the least variance.  Where the samples miss
+    what the policy writes, the mean of e^f - 1 is many standard errors from 0, and nothing can be taken off.
 
     >>> steadied(torch.tensor([[0.5, -0.5, 1.0]]).expm1(), torch.tensor([[0.5, -0.5, 1.0]])).abs() < 1e-6
     tensor([True])
     """
     control = f.expm1()
     spread = control.var(correction=0)
-    if spread == 0:
+    if control.mean().abs() >= 4 * (spread / control.numel()).sqrt():
         return values.mean(-1)
     coefficient = (values * (control - control.mean())).mean() / spread
     return (values - coefficient * control).mean(-1)
@@ -108,6 +109,19 @@ def told_apart(f: Tensor) -> Tensor:
     return 0.5 + apart / 4
 
 
+REACH = 0.05
+
+
+def reach(f: Tensor) -> float:
+    """The effective share of samples under weights e^f, of all f given: 1 where f is 0, 1/N where one of N outweighs all.
+
+    >>> reach(torch.zeros(5)), round(reach(torch.tensor([0.0, 0.0, 0.0, 50.0])), 2)
+    (1.0, 0.25)
+    """
+    weight = (f - f.max()).exp()
+    return (weight.sum() ** 2 / (weight**2).sum() / weight.numel()).item()
+
+
 def measures(rows: list[dict[str, Any]], truth: Truth, before: Tensor) -> dict[str, Any]:
     """Everything about the runs of one loss (one a seed) on held-out prompts, with 95% intervals over prompts.
 
@@ -119,6 +133,8 @@ def measures(rows: list[dict[str, Any]], truth: Truth, before: Tensor) -> dict[s
     part way                the a of pi_ref^(1-a) pi_theta^a with the greatest E_chosen of its log-ratio, and that mean
     KL                      KL(pi_theta || pi_ref) from pi_ref's samples, reweighed: E_ref[f e^f - e^f + 1]
     mean ratio              E_ref[e^f], 1 for every normalised policy
+    reach                   share of pi_ref's samples that a mean weighed by e^f is worth, (sum e^f)^2/sum e^2f over their number;
+                            below ``REACH`` they say nothing of what the policy writes: no KL, gain, win rate or judge
     doubled                 share of pi_ref's responses that the policy makes more than twice as probable; pi_chosen: none
     told apart              how often the best conceivable judge knows which of two texts is the policy's; 1/2: never
     gain, win rate          expected reward beyond pi_ref's, nats, and how often the policy beats pi_ref by the labeller's P:
@@ -142,6 +158,7 @@ def measures(rows: list[dict[str, Any]], truth: Truth, before: Tensor) -> dict[s
         "KL": bootstrap(kl_terms(f).mean((0, 2))),
         "told apart": bootstrap(told_apart(f).mean(0)),
         "doubled": (f > math.log(2)).double().mean().item(),
+        "reach": reach(f),
         "mean ratio": bootstrap(f.exp().mean((0, 2))),
         "gain": bootstrap((f.expm1() * above).mean((0, 2))),
         "win rate": bootstrap(0.5 + (f.expm1() * t).mean((0, 2)) / 2),
@@ -203,7 +220,7 @@ def summary(results: Results) -> dict[str, Any]:
             {
                 "learning rate": row["learning rate"], "validation loss": row["validation loss"],
                 "chosen": weighed(f, 1 + t).mean().item(), "rejected": weighed(f, 1 - t).mean().item(),
-                "KL": kl_terms(f).mean().item(), "slope": regress(x, f)["slope"][0],
+                "KL": kl_terms(f).mean().item() if reach(f) >= REACH else math.nan, "slope": regress(x, f)["slope"][0],
             }
         )  # fmt: skip
     return {"losses": found, "sweep": sweep, "marks": targets(held), "reference": results["reference"]}

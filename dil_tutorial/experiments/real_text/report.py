@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from dil_tutorial.experiments.known_truth.measures import against
-from dil_tutorial.experiments.real_text.measures import Results
+from dil_tutorial.experiments.real_text.measures import REACH, Results
 from dil_tutorial.support import plotting, templates
 from dil_tutorial.support.files import write_text
 from dil_tutorial.support.words import fixed, interval, precise
@@ -37,9 +37,10 @@ def ratios(found: dict[str, Any]) -> Figure:
             axes.plot([mean], [place + shift], marker, color=colour, label=side if place == 0 else None)
     axes.axvline(0, color="black", lw=0.8)
     axes.axvline(found["marks"]["pi_chosen"][0], color=plotting.COLOURS[2], ls="--", label="chosen, if f were log(1 + t)")
+    axes.set_xscale("symlog", linthresh=0.2)
     axes.set_yticks(range(len(losses)), list(losses))
     axes.set_xlabel("mean of f under pi_chosen and under pi_rejected, nats")
-    axes.legend(frameon=False, loc="center right", bbox_to_anchor=(0.93, 0.5), fontsize=9)
+    axes.legend(loc="upper left", fontsize=9)
     return drawn
 
 
@@ -65,6 +66,8 @@ def frontier(found: dict[str, Any]) -> Figure:
     """Gain in reward against sqrt(KL), with what exact targets reach."""
     drawn, (axes,) = plotting.new_figure(width=7.6, height=4.6)
     for place, (loss, value) in enumerate(found["losses"].items()):
+        if value["reach"] < REACH:
+            continue
         (kl, *kls), (gain, low, high) = value["KL"], value["gain"]
         x = max(kl, 0.0) ** 0.5
         axes.plot([x, x], [low, high], color=colours()[loss], lw=1)
@@ -121,12 +124,13 @@ def conclusions(results: Results, found: dict[str, Any]) -> dict[str, Any]:
             edges.append(loss)
     return {
         "chosen": sides,
+        "left": [name for name, v in losses.items() if v["reach"] < REACH],
         "falls": [loss for loss, row in highest.items() if row["chosen"] < 0],
         "edges": edges,
         "examples": examples(results),
         "rows": [
             [name, f"{v['learning rate']:g}", interval(v["slope"]), f"{v['expected slope'][0]:.2f}", interval(v["correlation"]),
-             *(precise(v[key]) for key in ("chosen", "rejected", "KL"))] for name, v in losses.items()
+             precise(v["chosen"]), precise(v["rejected"]), reached(v, precise(v["KL"]))] for name, v in losses.items()
         ],
         "part way": {
             "rows": [[name, fixed(v["part way"][0]), precise(v["part way"][1]), precise(v["chosen"])] for name, v in losses.items()],
@@ -134,11 +138,17 @@ def conclusions(results: Results, found: dict[str, Any]) -> dict[str, Any]:
             "too far": [name for name, v in losses.items() if v["part way"][0] < 1],
         },
         "policies": [
-            [name, interval(v["gain"]), precise(v["win rate"]), interval(v["own gain"]), f"{v['tokens']:.1f}", f"{v['repetition']:.1%}",
-             f"{v['perplexity']:.1f}", f"{v['doubled']:.1%}", interval(v["told apart"])] for name, v in losses.items()
+            [name, reached(v, interval(v["gain"])), reached(v, precise(v["win rate"])), interval(v["own gain"]), f"{v['tokens']:.1f}",
+             f"{v['repetition']:.1%}", f"{v['perplexity']:.1f}", f"{v['doubled']:.1%}", reached(v, interval(v["told apart"]))]
+            for name, v in losses.items()
         ],
         "targets": [[name, *(fixed(x, 2) for x in place)] for name, place in found["marks"].items()],
     }  # fmt: skip
+
+
+def reached(value: dict[str, Any], text: str) -> str:
+    """What a table says of an estimate that is weighed by e^f: nothing, where the samples do not reach the policy."""
+    return text if value["reach"] >= REACH else "–"
 
 
 def examples(results: Results, count: int = 2) -> list[dict[str, str]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from dil_tutorial.errors import InputError
 from dil_tutorial.experiments.known_truth.measures import Truth
 from dil_tutorial.experiments.real_text import measures as real_text
+from dil_tutorial.experiments.real_text.report import reached
 from dil_tutorial.experiments.real_text.run import places_to_read
 from dil_tutorial.support import plotting, templates
 from dil_tutorial.support.files import read_json, write_text
@@ -71,7 +72,7 @@ def figures(results: Results, found: dict[str, Any]) -> dict[str, tuple[Figure, 
     return {
         "path": (path(results), "True and learned reward of the rollouts, and KL, along training, a colour a run"),
         "frontier": (
-            frontier(found),
+            frontier(results, found),
             "Gain in true reward against the square root of KL for RLHF, the losses and exact targets",
         ),
     }
@@ -94,20 +95,30 @@ def path(results: Results) -> Figure:
     return drawn
 
 
-def frontier(found: dict[str, Any]) -> Figure:
-    """Gain against sqrt KL on held-out prompts."""
+def kl_of(name: str, value: dict[str, Any], results: Results) -> float:
+    """KL to the reference, from its samples; of a run of RLHF that these no longer reach, from its own last rollouts."""
+    paths = [row["path"] for row in results["runs"] if row["loss"] == name]
+    if value["reach"] >= real_text.REACH or not paths:
+        return float(value["KL"][0])
+    last = [step["kl"] for path in paths for step in path[-max(1, len(path) // 5) :]]
+    return sum(last) / len(last)
+
+
+def frontier(results: Results, found: dict[str, Any]) -> Figure:
+    """Gain of own texts against sqrt KL on held-out prompts."""
     drawn, (axes,) = plotting.new_figure(width=7.6, height=4.6)
     curve = sorted((kl**0.5, gain) for name, (kl, gain, _) in found["targets"].items() if name.startswith("RLHF"))
     axes.plot([x for x, _ in curve], [y for _, y in curve], color="black", lw=0.8, label="RLHF's optima, exact")
     for place, (name, value) in enumerate(found["policies"].items()):
         colour, marker = plotting.COLOURS[place % len(plotting.COLOURS)], plotting.MARKERS[place % len(plotting.MARKERS)]
-        x, (gain, low, high) = max(0.0, value["KL"][0]) ** 0.5, value["gain"]
+        x, (gain, low, high) = max(0.0, kl_of(name, value, results)) ** 0.5, value["own gain"]
         axes.plot([x, x], [low, high], color=colour, lw=1)
         inside = colour if name in found["RLHF"] else "white"
         axes.plot([x], [gain], marker, color=colour, ms=7, label=name, mfc=inside)
     axes.axhline(0, color="black", lw=0.6)
     axes.set(xlabel=r"$\sqrt{KL}$ to the reference", ylabel="gain in true reward, nats")
-    axes.set_xlim(0, 1.3 * max([0.1, *(max(0.0, value["KL"][0]) ** 0.5 for value in found["policies"].values())]))
+    farthest = max(max(0.0, kl_of(name, value, results)) ** 0.5 for name, value in found["policies"].items())
+    axes.set_xlim(0, 1.2 * max(0.1, farthest))
     axes.legend(frameon=False, fontsize=8, ncols=2)
     return drawn
 
@@ -139,8 +150,8 @@ def conclusions(results: Results, found: dict[str, Any]) -> dict[str, Any]:
         "reward": best, "correlation": torch.corrcoef(both)[0, 1].item(), "paths": paths, "rises": rises, "betrayed": betrayed,
         "held_out": len(prompts),
         "rows": [
-            [name, precise(v["KL"]), precise(v["gain"]), interval(v["win rate"]), interval(v["own gain"]), f"{v['tokens']:.1f}",
-             f"{v['repetition']:.1%}"]
+            [name, fixed(kl_of(name, v, results), 3), reached(v, precise(v["gain"])), reached(v, interval(v["win rate"])),
+             interval(v["own gain"]), f"{v['tokens']:.1f}", f"{v['repetition']:.1%}"]
             for name, v in found["policies"].items()
         ],
         "texts": [
