@@ -86,6 +86,7 @@ def small(monkeypatch):
     return few
 
 
+@pytest.mark.slow
 def test_the_command_writes_everything_and_resumes(small, tmp_path, monkeypatch):
     run = dil("study", "dynamics", "--out", tmp_path, "--seeds", 2)
     assert run.returncode == 0, run.stderr
