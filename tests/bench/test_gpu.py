@@ -51,6 +51,7 @@ def test_without_a_card_it_says_so(tmp_path):
     refused(dil("gpu", "--out", tmp_path / "gpu"), "no GPU here", "--dry-run")
 
 
+@pytest.mark.slow
 def test_a_piece_that_fails_or_hangs_is_told(tmp_path):
     broken = gpu.Piece("broken", "step", None)
     assert "failed" in gpu.one(broken, True, 60)

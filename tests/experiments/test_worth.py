@@ -23,6 +23,7 @@ def lab(tiny_model, tmp_path_factory):
     return Lab(preset, tmp_path_factory.mktemp("worth"), quiet=True, prompts=prompts)
 
 
+@pytest.mark.slow
 def test_every_way_is_trained_and_told(lab, tmp_path):
     ways = [way for way in run.WAYS if way.name in ("SFT", "DIL win repaired", "soft labels", "distilled")]
     parts, told = [], []

@@ -119,6 +119,7 @@ def test_what_is_proposed_fits():
         assert again.returncode == 0, again.stdout
 
 
+@pytest.mark.slow
 def test_more_of_anything_takes_more():
     config, base = SHAPES["llama"], {"per_device_train_batch_size": 2, "num_train_epochs": 1}
 

@@ -64,6 +64,7 @@ def test_a_talk_remembers_where_there_is_a_template(two_models, monkeypatch):
     assert read[1][: len(read[0])] == read[0]
 
 
+@pytest.mark.slow
 def test_sample_and_chat_as_commands(tiny_model, write, tmp_path):
     recipe = write("r.yaml", f"model: {tiny_model}\nloss: dpo\nuse_cpu: true\nmax_steps: 1\n")
     assert dil("train", "--config", recipe, "--output-dir", tmp_path / "run").returncode == 0

@@ -88,6 +88,7 @@ def test_benchmark_of_the_toy(tmp_path, monkeypatch):
     assert (tmp_path / "toy.png").exists()
 
 
+@pytest.mark.slow
 def test_twenty_thousand_responses_make_no_table():
     """Peak memory far below the 3 GiB of one 20,000 x 20,000 table (a smaller size here: 12,000, 1.1 GiB)."""
 
