@@ -102,6 +102,15 @@ def draw(found: Mapping[str, set[str]], pages: Mapping[str, str | None]) -> Figu
     return figure
 
 
+def anchor(room: str) -> str:
+    """Where the API's page tells of a room; in HTML an id has no underscore.
+
+    >>> anchor("policy_gradient")
+    'room-policy-gradient'
+    """
+    return f"room-{room.replace('_', '-')}"
+
+
 def as_svg(figure: Figure) -> str:
     """The figure as SVG to stand in a page, where its links work; the same figure gives the same text.
 

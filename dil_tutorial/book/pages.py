@@ -143,10 +143,10 @@ def wrong_answers_table() -> str:
 def house_page(root: Path) -> str:
     """The map of rooms and arrows, drawn from the code, for the README, too; a room links to its part of the API, if any."""
     found = house.arrows(root / "notebooks")
-    pages = {room: None if room in house.NOT_IN_API else f"../api.html#room-{room}" for room in house.ROOMS}
+    pages = {room: None if room in house.NOT_IN_API else f"../api.html#{house.anchor(room)}" for room in house.ROOMS}
     svg = house.as_svg(house.draw(found, pages))
     write_text(root / "book" / "images" / "house.svg", svg)
-    return page("house", svg=svg, rooms=house.ROOMS, found=found, pages=pages)
+    return page("house", svg=svg, rooms=house.ROOMS, found=found, pages=pages, anchor=house.anchor)
 
 
 def pair_page() -> str:

@@ -94,9 +94,9 @@ def test_losses_figures_and_dynamics_have_their_pages(site):
 def test_the_house_is_drawn_with_its_links_and_a_pair_goes_all_the_way(site):
     page = (site / "generated" / "house.html").read_text()
     for room in house.ROOMS:
-        assert (f'href="../api.html#room-{room}"' in page) == (room not in house.NOT_IN_API), room
-    ids = set(re.findall(r'id="(room-[a-z]+)"', (site / "api.html").read_text()))
-    assert ids == {f"room-{room}" for room in house.ROOMS if room not in house.NOT_IN_API}
+        assert (f'href="../api.html#{house.anchor(room)}"' in page) == (room not in house.NOT_IN_API), room
+    ids = set(re.findall(r'id="(room-[a-z-]+)"', (site / "api.html").read_text()))
+    assert ids == {house.anchor(room) for room in house.ROOMS if room not in house.NOT_IN_API}
     page = (site / "generated" / "pair.html").read_text()
     for name in ("read_pairs", "tokenize_pair", "pack", "response_logps", "dil_loss", "compute_loss", "population_loss"):
         assert re.search(rf'href="[^"]*#[\w.]*\.{name}"', page), name
