@@ -54,7 +54,7 @@ panels.goodhart()
 #
 # ## 2 · The floor
 #
-# Imitation of the winners cannot fall below zero in this figure, whatever the labels' noise: it moves along $t$, which rises with the reward.
+# Imitation of the winners by *true* labels cannot fall below zero, however many of them, short of half, are turned round: it moves along $t$, which rises with the reward. (With a proxy's labels the floor is the proxy's. In the figure the mean over proxies stays above zero; a single one need not.)
 
 # %%
 claims.report("13.floor", "13.proxy")
