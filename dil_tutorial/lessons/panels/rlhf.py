@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from dil_tutorial import policy_gradient as pg
+from dil_tutorial.experiments.overoptimisation.run import BETAS, COUNTS
 from dil_tutorial.lessons.widgets import Drawn, frames
 from dil_tutorial.rlhf import kl, rlhf_objective, rlhf_optimum
 from dil_tutorial.support import plotting
@@ -55,10 +56,6 @@ def climb() -> ipywidgets.VBox:
         )
 
     return frames(draw, {"Samples a step": [2, 4, 16, 64]}, [1])
-
-
-BETAS = torch.logspace(1.2, -1.6, 30, dtype=torch.float64).tolist()
-COUNTS = [1, 2, 4, 8, 16, 32, 64, 256, 1024]
 
 
 def betrayal(world: World, pairs: int, draws: int = 150) -> dict[str, Tensor]:
