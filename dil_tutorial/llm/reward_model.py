@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
@@ -18,6 +17,7 @@ from dil_tutorial.llm.models import load
 from dil_tutorial.llm.rows import Response
 from dil_tutorial.llm.sampling import encode_prompt
 from dil_tutorial.llm.tokens import tokenize_pairs
+from dil_tutorial.losses import make_loss, soft_label_loss
 
 
 def load_reward_model(name: str) -> Any:
@@ -79,7 +79,7 @@ class RewardTrainer(Trainer):
         R = rewards(self.accelerator.unwrap_model(model), moved(inputs["responses"], self.args.device))
         chosen, rejected = R.chunk(2)
         p = inputs["p_chosen"].to(R)
-        loss = -(p * F.logsigmoid(chosen - rejected) + (1 - p) * F.logsigmoid(rejected - chosen)).mean()
+        loss = soft_label_loss(make_loss("dpo", beta=1.0), chosen, rejected, p).mean()
         return (loss, None) if return_outputs else loss
 
 
