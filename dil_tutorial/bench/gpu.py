@@ -76,18 +76,27 @@ def pieces(folder: Path, dry: bool) -> list[Piece]:
         few = tuple(max(2, size // 50) for size in sizes) if dry else sizes
         lines = [json.dumps(pair) for pair in made_up_pairs((few[0], few[1], few[2]), tokenizer)]
         write_text(folder / f"{name.replace(':', '-')}.jsonl", "\n".join(lines) + "\n")
-    adapted = [("LoRA", True)] if find_spec("peft") else []
-    for name, lora in adapted if dry and adapted else [*adapted, ("all weights", False)]:
-        for workload in ("1:1",) if dry else workloads() if lora or not adapted else ("1:1", "3:1"):
-            path = str(folder / f"{workload.replace(':', '-')}.jsonl")
-            optimiser = "adamw_torch" if lora or not find_spec("bitsandbytes") else "adamw_bnb_8bit"
-            run = Run("ours", TINY if dry else RANDOM, workload, "bf16", not lora, False, path, lora, optimiser)
-            made.append(Piece(f"{name}, {workload}, ours", "step", run))
-            if find_spec("trl"):
-                made.append(Piece(f"{name}, {workload}, TRL", "step", replace(run, side="trl")))
-                if find_spec("liger_kernel") and not dry:
-                    made.append(Piece(f"{name}, {workload}, TRL with Liger", "step", replace(run, side="trl", liger=True)))
-    return [*made, Piece("sampling", "sampling")]
+    has_peft, has_trl = find_spec("peft") is not None, find_spec("trl") is not None
+    kinds = ([("LoRA", True)] if has_peft else []) + ([] if dry and has_peft else [("all weights", False)])
+
+    def sides(name: str, lora: bool, workload: str) -> list[Piece]:
+        path = str(folder / f"{workload.replace(':', '-')}.jsonl")
+        optimiser = "adamw_torch" if lora or not find_spec("bitsandbytes") else "adamw_bnb_8bit"
+        run = Run("ours", TINY if dry else RANDOM, workload, "bf16", not lora, False, path, lora, optimiser)
+        both = [Piece(f"{name}, {workload}, ours", "step", run)]
+        if has_trl:
+            both.append(Piece(f"{name}, {workload}, TRL", "step", replace(run, side="trl")))
+        if has_trl and find_spec("liger_kernel") and not dry and workload not in MIXES:
+            both.append(Piece(f"{name}, {workload}, TRL with Liger", "step", replace(run, side="trl", liger=True)))
+        return both
+
+    for workload in ("1:1",) if dry else ("3:1", "1:1"):
+        for name, lora in kinds:
+            made += sides(name, lora, workload)
+    made.append(Piece("sampling", "sampling"))
+    for workload in () if dry else MIXES:
+        made += sides(*kinds[0], workload)
+    return made
 
 
 def checks(dry: bool) -> dict[str, Any]:

@@ -312,8 +312,7 @@ def rlhf(
         "outputs/real-text"
     ),
     model: Annotated[str, typer.Option(help="pi_ref: a fetched model, a folder or a hub id.")] = "smollm2-135m-instruct",
-    beta: Annotated[float, typer.Option(min=0.0, help="Of the KL to the reference.")] = 1.0,
-    steps: Annotated[int, typer.Option(min=1, help="Of each climb.")] = 60,
+    preset: Annotated[str, typer.Option(help="cpu (two cores, two hours) or gpu (three seeds, more rounds).")] = "cpu",
     limit: Annotated[int | None, typer.Option(min=12, help="The first so many prompts of each kind.")] = None,
 ) -> None:
     """RLHF itself on whole sentences: a reward model, RLOO and GRPO, beside imitation.  Resumes."""
@@ -327,9 +326,11 @@ def rlhf(
     from dil_tutorial.experiments.rlhf import report, run
     from dil_tutorial.llm.models import resolve
 
+    if preset not in run.PRESETS:
+        raise unknown_name("preset", preset, run.PRESETS)
     resolve(model)
     settings, terminal = replace(real.PRESET, model=model), console.is_terminal
-    size = run.Size(beta=beta, steps=steps)
+    size = run.PRESETS[preset]
     total = run.steps(size)
     if not terminal:
         say("drawing responses of the reference; then a line a run")
@@ -355,6 +356,7 @@ def real_pairs(
     preset: Annotated[str, typer.Option(help="cpu (two cores, in the background) or gpu.")] = "cpu",
     model: Annotated[str, typer.Option(help="A fetched model, a folder or a hub id.")] = "smollm2-135m-instruct",
     pairs: Annotated[int | None, typer.Option(min=2, help="Train on so many, instead of the preset's.")] = None,
+    held_out: Annotated[int | None, typer.Option(min=1, help="Measure on so many, instead of the preset's.")] = None,
     loss: Annotated[list[str] | None, typer.Option(help="One of the losses; can be repeated; all if not given.")] = None,
     out: Annotated[Path, typer.Option(help="Folder; what is finished is kept there.")] = Path("outputs/real-pairs"),
 ) -> None:
@@ -368,7 +370,8 @@ def real_pairs(
     if preset not in run.PRESETS:
         raise unknown_name("preset", preset, run.PRESETS)
     resolve(model)
-    settings = replace(run.PRESETS[preset], model=model, pairs=pairs or run.PRESETS[preset].pairs)
+    size = run.PRESETS[preset]
+    settings = replace(size, model=model, pairs=pairs or size.pairs, held_out=held_out or size.held_out)
     if unknown := [name for name in loss or [] if name not in {name for name, _ in run.COMBINATIONS}]:
         raise unknown_name("loss", unknown[0], {name for name, _ in run.COMBINATIONS})
     chosen = [one for one in run.runs(settings) if not loss or one.loss in loss]

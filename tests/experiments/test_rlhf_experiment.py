@@ -8,6 +8,8 @@ pytest.importorskip("peft", reason="language models need the llm extra")
 
 from dil_tutorial.experiments.known_truth.lab import Lab, Preset
 from dil_tutorial.experiments.rlhf import report, run
+from dil_tutorial.llm.models import load_model
+from dil_tutorial.llm.sampling import score_drawn
 
 
 @pytest.fixture(scope="module")
@@ -20,19 +22,24 @@ def lab(tiny_model, tmp_path_factory):
     return Lab(preset, tmp_path_factory.mktemp("rlhf"), quiet=True, prompts=prompts)
 
 
-SIZE = run.Size(beta=0.02, steps=12, prompts=4, samples=6, learning_rate=1e-2, reward_rates=(1e-2,), checkpoints=4)
+SIZE = run.Size(
+    beta=0.02, steps=12, prompts=4, samples=6, learning_rate=1e-2, reward_rates=(1e-2,), far=1, checkpoints=4, rounds=2,
+    imitation_rate=1e-2,
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def results(lab):
     told = []
     found = run.experiment(lab, SIZE, told.append, lambda part: None)
-    assert len(told) == run.steps(SIZE) == 4
+    assert len(told) == run.steps(SIZE) == 9
     return found
 
 
 def test_policies_climb_and_the_page_says_so(results, tmp_path):
-    assert [row["loss"] for row in results["runs"]] == ["RLOO, true reward", "RLOO, learned reward", "GRPO, learned reward"]
+    assert [row["loss"] for row in results["runs"]] == [
+        "RLOO, true reward", "RLOO, learned reward", "GRPO, learned reward", "RLOO, learned reward, far",
+    ]  # fmt: skip
     for row in results["runs"]:
         assert len(row["path"]) == SIZE.steps
         assert row["path"][0]["kl"] == pytest.approx(0, abs=1e-5)
@@ -45,6 +52,7 @@ def test_policies_climb_and_the_page_says_so(results, tmp_path):
         assert path.stat().st_size > 500
     page = (tmp_path / "report.md").read_text()
     assert "RLOO, true reward" in page
+    assert "imitation, learned reward, round 2" in page
     assert results["truth"]["held-out"]["prompts"][0] in page
 
 
@@ -67,6 +75,17 @@ def test_a_climb_that_was_stopped_ends_where_it_would_have(lab, results, monkeyp
     assert again["path"][:8] == whole["path"][:8]
     assert again["path"] == whole["path"]
     assert again["own text"] == whole["own text"]
+
+
+def test_rounds_of_imitation_leave_their_own_reference_behind(lab, results):
+    first, second = (row for row in results["rounds"] if row["loss"].startswith("imitation, true"))
+    assert (first["round"], second["round"]) == (1, 2)
+    rows = lab.evaluated("held-out", lab.preset.evaluated)
+    policy, origin = load_model(str(lab.folder / "rlhf" / "imitation-true-reward-0-2")), lab.base()
+    f = torch.stack(score_drawn(policy, rows, quiet=True)) - torch.stack(score_drawn(origin, rows, quiet=True))
+    assert torch.tensor(second["f held-out"]) == pytest.approx(f, abs=1e-4)
+    assert torch.tensor(first["f held-out"]) != pytest.approx(f, abs=1e-3)
+    assert not (lab.folder / "rlhf" / "imitation-true-reward-0-1").exists()
 
 
 def stop_at(step, own):

@@ -20,7 +20,7 @@ from dil_tutorial.support.words import fixed, interval, precise
 
 TEMPLATE = Path(__file__).with_name("report.md.j2")
 COMMITTED = BENCHMARKS / "rlhf.json"
-PARTS = {"preset", "size", "truth", "reference", "reward model", "runs"}
+PARTS = {"preset", "size", "truth", "reference", "reward model", "runs", "rounds"}
 Results = dict[str, Any]
 
 
@@ -48,7 +48,7 @@ def summary(results: Results, others: Results | None = None) -> dict[str, Any]:
     before = torch.tensor(results["reference"]["own reward"], dtype=torch.float64)
     groups: dict[str, list[dict[str, Any]]] = {}
     same = others is not None and others["truth"]["held-out"]["prompts"] == results["truth"]["held-out"]["prompts"]
-    for row in [*(others["runs"] if others and same else []), *results["runs"]]:
+    for row in [*(others["runs"] if others and same else []), *results["runs"], *results["rounds"]]:
         groups.setdefault(row["loss"], []).append(row)
     return {
         "policies": {name: real_text.measures(rows, truth, before) for name, rows in groups.items()},

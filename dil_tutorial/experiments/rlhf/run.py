@@ -2,15 +2,18 @@
 
 The laboratory, its prompts, pairs and measures are those of ``real_text``; so a policy of RLHF stands in one table with those of
 SFT, DIL and DPO.  A reward model is fitted on the same labelled pairs (a head and an adapter on the top layers, at the rate of
-least validation loss).  Then policies climb by samples: RLOO on the true reward, RLOO and GRPO on the learned one.  Of every
-rollout both rewards are noted, so the path shows where the proxy goes on and gold does not.
+least validation loss).  Then policies climb by samples: RLOO on the true reward, RLOO and GRPO on the learned one, and RLOO far
+out on it, with a tenth of the KL's weight.  Of every rollout both rewards are noted, so the path shows where the proxy goes on
+and gold does not.  Beside them stands imitation by rounds: the winners of the policy's own pairs, drawn and labelled anew each
+time, by the true reward or by the learned one.
 
 Every run is a file; an interrupted one goes on from its last checkpoint.
 """
 
 import gc
+import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +22,19 @@ from torch import Tensor
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from dil_tutorial.experiments.known_truth.data import rewards_of
 from dil_tutorial.experiments.known_truth.frozen_layers import Memory, remember_frozen_layers
-from dil_tutorial.experiments.known_truth.lab import Lab, Run, adapted, rounded
+from dil_tutorial.experiments.known_truth.lab import Lab, Run, adapted, label, rounded
 from dil_tutorial.experiments.known_truth.run import kept, truth
 from dil_tutorial.experiments.real_text.measures import repetition
 from dil_tutorial.experiments.real_text.run import reference
 from dil_tutorial.llm.batches import batch_of, moved
 from dil_tutorial.llm.callbacks import StopAndSave
+from dil_tutorial.llm.capabilities import enable_packing
+from dil_tutorial.llm.models import load_model
 from dil_tutorial.llm.online import OnlineConfig, OnlineTrainer
 from dil_tutorial.llm.reward_model import RewardTrainer, judge, load_reward_model, rewards
+from dil_tutorial.llm.sampling import draw
 from dil_tutorial.llm.tokens import tokenize_pairs
 from dil_tutorial.support.files import provenance, read_json, write_json
 
@@ -40,15 +47,16 @@ class Climb:
 
     algorithm: str
     learned: bool  # on the learned reward, or the true one
+    far: bool = False  # with a tenth of beta, and more steps
     seed: int = 0
 
     def name(self) -> str:
         """As in tables.
 
-        >>> Climb("rloo", True).name(), Climb("grpo", False).name()
-        ('RLOO, learned reward', 'GRPO, true reward')
+        >>> Climb("rloo", True).name(), Climb("grpo", False, far=True).name()
+        ('RLOO, learned reward', 'GRPO, true reward, far')
         """
-        return f"{self.algorithm.upper()}, {'learned' if self.learned else 'true'} reward"
+        return f"{self.algorithm.upper()}, {'learned' if self.learned else 'true'} reward{', far' * self.far}"
 
 
 @dataclass(frozen=True)
@@ -61,15 +69,25 @@ class Size:
     samples: int = 8  # to each
     learning_rate: float = 1e-3
     reward_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
+    far: int = 2  # times the steps of a climb that is to go far
     checkpoints: int = 10  # steps from one to the next
+    rounds: int = 2  # of imitation; the first is on the pairs of ``real_text``, each further one draws as many
+    imitation_rate: float = 3e-4  # of repaired BCE: the one that its validation loss chose in ``real_text``
+    seeds: int = 1
+
+    def of(self, climb: Climb) -> tuple[float, int]:
+        """beta and steps of a climb."""
+        return (self.beta / 10, self.far * self.steps) if climb.far else (self.beta, self.steps)
 
 
-CLIMBS = (Climb("rloo", False), Climb("rloo", True), Climb("grpo", True))
+PRESETS = {"cpu": Size(), "gpu": Size(far=4, rounds=4, seeds=3)}
+CLIMBS = (Climb("rloo", False), Climb("rloo", True), Climb("grpo", True), Climb("rloo", True, far=True))
+IMITATED = "DIL BCE repaired"
 
 
 def steps(size: Size, climbs: Sequence[Climb] = CLIMBS) -> int:
     """How many steps ``experiment`` has."""
-    return len(size.reward_rates) + len(climbs)
+    return len(size.reward_rates) + size.seeds * (len(climbs) + 2 * size.rounds)
 
 
 def experiment(
@@ -78,25 +96,30 @@ def experiment(
     """Run it, going on from what ``lab.folder`` holds; ``save`` is given the results after each run."""
     gc.freeze()
     results: dict[str, Any] = {
-        **provenance(), "preset": asdict(lab.preset), "size": asdict(size), "losses": {}, "sweep": [], "runs": [],
+        **provenance(), "preset": asdict(lab.preset), "size": asdict(size), "losses": {}, "sweep": [], "runs": [], "rounds": [],
         "truth": truth(lab), "reference": kept(lab, "runs", "reference", lambda: reference(lab)),
     }  # fmt: skip
     results["reward model"] = fitted = [reward_model(lab, rate, progress) for rate in size.reward_rates]
     best = min(fitted, key=lambda row: row["validation loss"])
-    for climb in climbs:
+    for climb in (replace(climb, seed=seed) for seed in range(size.seeds) for climb in climbs):
 
         def make(climb: Climb = climb) -> dict[str, Any]:
             return climbed(lab, size, climb, best["folder"])
 
         results["runs"].append(kept(lab, "rlhf", named(climb, size), make))
-        progress(climb.name())
+        progress(f"{climb.name()}, seed {climb.seed}")
         save(results)
+    for seed in range(size.seeds):
+        for learned in (False, True):
+            results["rounds"] += imitated(lab, size, best["folder"] if learned else None, seed, progress)
+            save(results)
     return results
 
 
 def named(climb: Climb, size: Size) -> str:
     """A file name that says what decides the run."""
-    return f"{climb.algorithm}-{'learned' if climb.learned else 'true'}-{size.beta:g}-{size.steps}-{size.learning_rate:g}-{climb.seed}"
+    beta, steps = size.of(climb)
+    return f"{climb.algorithm}-{'learned' if climb.learned else 'true'}-{beta:g}-{steps}-{size.learning_rate:g}-{climb.seed}"
 
 
 # --- The reward model ----------------------------------------------------------------------------------------------------
@@ -151,12 +174,23 @@ def margins(lab: Lab, model: Any) -> Tensor:
     return torch.cat(found)
 
 
+def the_judge(lab: Lab, folder: str) -> Any:
+    """A reward model that was fitted."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(load_reward_model(lab.preset.model), lab.folder / "rlhf" / folder).to(lab.device).eval()
+
+
 def judged(lab: Lab, model: Any, split: str) -> list[list[float]]:
     """The learned reward of the reference's samples of a split, (X, M)."""
-    rows = lab.evaluated(split, lab.preset.evaluated)
+    return rewards_by(lab, model, lab.evaluated(split, lab.preset.evaluated)).tolist()
+
+
+def rewards_by(lab: Lab, model: Any, rows: Sequence[dict[str, Any]]) -> Tensor:
+    """The learned reward of the responses in rows of ``draw``, (X, K)."""
     prompts = [row["prompt"] for row in rows for _ in row["responses"]]
     flat = judge(model, lab.tokenizer, prompts, [one["text"] for row in rows for one in row["responses"]], lab.chats)
-    return torch.tensor(flat).view(len(rows), -1).tolist()
+    return torch.tensor(flat, dtype=torch.float64).view(len(rows), -1)
 
 
 # --- RLHF ----------------------------------------------------------------------------------------------------------------
@@ -164,10 +198,9 @@ def judged(lab: Lab, model: Any, split: str) -> list[list[float]]:
 
 def climbed(lab: Lab, size: Size, climb: Climb, judge_folder: str) -> dict[str, Any]:
     """One policy's climb: its path as its own rollouts show it, and its measures on held-out prompts."""
-    from peft import PeftModel
-
     preset, work = lab.preset, lab.folder / "work" / named(climb, size)
-    proxy = PeftModel.from_pretrained(load_reward_model(preset.model), lab.folder / "rlhf" / judge_folder).to(lab.device).eval()
+    proxy = the_judge(lab, judge_folder)
+    beta, steps = size.of(climb)
     path = Path(work) / "path.json"
     told: list[dict[str, float]] = read_json(path) if path.is_file() else []
     memory: Memory = {}  # of one rollout, which is read three times
@@ -181,8 +214,8 @@ def climbed(lab: Lab, size: Size, climb: Climb, judge_folder: str) -> dict[str, 
         return learned if climb.learned else gold
 
     args = OnlineConfig(
-        str(work), algorithm=climb.algorithm, samples=size.samples, max_new_tokens=preset.max_new_tokens, beta=size.beta,
-        per_device_train_batch_size=size.prompts, max_steps=size.steps, learning_rate=size.learning_rate, seed=climb.seed,
+        str(work), algorithm=climb.algorithm, samples=size.samples, max_new_tokens=preset.max_new_tokens, beta=beta,
+        per_device_train_batch_size=size.prompts, max_steps=steps, learning_rate=size.learning_rate, seed=climb.seed,
         lr_scheduler_type="linear", warmup_steps=0.1, bf16=False, use_cpu=lab.device == "cpu", logging_steps=1,
         save_steps=size.checkpoints, save_total_limit=1, report_to=[], disable_tqdm=True, weight_decay=0.0,
     )  # fmt: skip
@@ -206,10 +239,70 @@ def climbed(lab: Lab, size: Size, climb: Climb, judge_folder: str) -> dict[str, 
     }  # fmt: skip
 
 
+# --- Imitation by rounds ---------------------------------------------------------------------------------------------------
+
+
+def imitated(lab: Lab, size: Size, judge_folder: str | None, seed: int, progress: Progress) -> list[dict[str, Any]]:
+    """Rounds of repaired BCE, each on pairs of the policy before it, which is its reference; measured against the first one.
+
+    The labels are the true reward's, or with ``judge_folder`` the learned one's.  The last round's weights are kept.
+    """
+    preset, way = lab.preset, f"imitation, {'learned' if judge_folder else 'true'} reward"
+    known = [x for x, split in enumerate(lab.data.splits) if split != "held-out"]
+    found = []
+    for number in range(1, size.rounds + 1):
+        weights = [lab.folder / "rlhf" / f"{way.replace(', ', '-').replace(' ', '-')}-{seed}-{n}" for n in (number - 1, number)]
+
+        def make(number: int = number, weights: list[Path] = weights) -> dict[str, Any]:
+            base = load_model(str(weights[0])).to(lab.device) if number > 1 else lab.base()
+            drawn = [lab.data.drawn[x] for x in known]
+            if number > 1:
+                drawn = own_samples(lab, base, [row["prompt"] for row in drawn], 100 * number + seed)
+            data = replace(label(drawn, preset), splits=[lab.data.splits[x] for x in known])
+            if judge_folder:
+                data = replace(data, reward=rewards_by(lab, the_judge(lab, judge_folder), drawn))
+            run = Run(IMITATED, "sum", size.imitation_rate, 100 * number + 10 * bool(judge_folder) + seed, preset.pairs)
+            policy, _ = lab.train(run, data, base)
+            policy = policy.merge_and_unload() if preset.top_layers else policy
+            policy.save_pretrained(weights[1])
+            lab.tokenizer.save_pretrained(weights[1])
+            lab.memory.clear()
+            measured = lab.measure(trained_by_rounds(lab, weights[1]), replace(run, seed=seed))
+            del measured["train unused"]
+            texts = [text for of_prompt in measured["own text"] for text in of_prompt]
+            return {"loss": f"{way}, round {number}", "seed": seed, "round": number, "fed": "sum",
+                    "learning rate": size.imitation_rate, **measured, "repetition": repetition(texts)}  # fmt: skip
+
+        found.append(kept(lab, "rlhf", weights[1].name, make))
+        shutil.rmtree(weights[0], ignore_errors=True)
+        progress(f"{way}, round {number}, seed {seed}")
+    return found
+
+
+def trained_by_rounds(lab: Lab, folder: Path) -> Any:
+    """A policy without an adapter, on the attention that scores packed pairs."""
+    policy = load_model(str(folder)).to(lab.device).eval()
+    enable_packing(policy)
+    return policy
+
+
+def own_samples(lab: Lab, policy: Any, prompts: Sequence[str], seed: int) -> list[dict[str, Any]]:
+    """As many responses to each prompt as ``real_text`` drew, of a policy, in the prompts' order."""
+    place = {prompt: x for x, prompt in enumerate(prompts)}
+    drawn: list[dict[str, Any]] = []
+    for chat in (False, True):
+        asked = [prompt for prompt in prompts if (prompt in lab.chats) == chat]
+        drawn += draw(
+            policy, lab.tokenizer, asked, lab.preset.samples, lab.preset.max_new_tokens, seed, chat=chat, quiet=lab.quiet
+        )
+    return sorted(drawn, key=lambda row: place[row["prompt"]])
+
+
+# --- Parts -----------------------------------------------------------------------------------------------------------------
+
+
 def gold_of(lab: Lab, prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
     """The labeller's reward of responses, nats."""
-    from dil_tutorial.experiments.known_truth.data import rewards_of
-
     rows = [
         {"prompt": x, "responses": [{"text": y, "ids": lab.tokenizer(y)["input_ids"]}]}
         for x, y in zip(prompts, texts, strict=True)
