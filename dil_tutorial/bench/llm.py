@@ -107,6 +107,7 @@ def random_model() -> Any:
 
 def measure(run: Run) -> dict[str, Any]:
     """Train for two passes and return the second's seconds a step, tokens a step, losses, and the peak memory in GiB."""
+    import psutil
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):
@@ -114,6 +115,8 @@ def measure(run: Run) -> dict[str, Any]:
             self.seconds: list[float] = []
 
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            if not self.seconds:
+                self.startup = time.time() - psutil.Process().create_time()
             _wait()
             self.start = time.perf_counter()
 
@@ -159,6 +162,7 @@ def measure(run: Run) -> dict[str, Any]:
         **asdict(run),
         "parameters": sum(weight.numel() for weight in model.parameters()) - embeddings,
         "seconds": sum(clock.seconds[half:]) / half,
+        "startup": clock.startup,  # seconds of this process before its first step
         "tokens": count_tokens(pairs, tokenizer) / half,
         "losses": [row["loss"] for row in trainer.state.log_history if "loss" in row],
         "peak_gib": _peak_gib(),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dil_tutorial import claims
+from dil_tutorial.bench import gpu
 from dil_tutorial.book import crossref, pages
 from dil_tutorial.book.crossref import link
 from dil_tutorial.errors import InputError
@@ -93,6 +94,7 @@ def generate(root: Path) -> None:
     write_text(generated / "wrong_answers.md", pages.wrong_answers_table())
     write_text(generated / "house.md", pages.house_page(root))
     write_text(generated / "pair.md", pages.pair_page())
+    write_text(generated / "gpu.md", gpu.page_of(read_json(gpu.COMMITTED)))
     known_truth_page(generated)
     real_text_pages(generated)
     overoptimisation_page(generated)

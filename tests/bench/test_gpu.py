@@ -58,6 +58,36 @@ def test_a_piece_that_fails_or_hangs_is_told(tmp_path):
     assert gpu.one(gpu.Piece("checks", "checks"), True, 0.01) == {"failed": "took more than 0 s"}
 
 
+def test_what_the_end_of_the_run_cut_off_is_run_the_next_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu, "in_a_process", lambda piece, dry, seconds: {"failed": f"{gpu.TOO_LONG} {seconds:.0f} s"})
+    rows = gpu.all_pieces(tmp_path, True, lambda name: None, minutes=1)
+    assert {row["failed"] for row in rows} == {gpu.NO_TIME}
+    assert not list(tmp_path.glob("*.json"))
+    monkeypatch.setattr(gpu, "pieces", lambda folder, dry: [gpu.Piece("quick", "checks", seconds=20)])
+    assert gpu.all_pieces(tmp_path, True, lambda name: None, minutes=1)[0]["failed"] == "took more than 20 s"
+    assert (tmp_path / "quick.json").is_file()
+
+
+def test_what_does_not_fit_is_tried_with_checkpointing(monkeypatch):
+    asked = []
+
+    def one(piece, dry, seconds):
+        asked.append(piece.run.checkpointing)
+        return {"seconds": 2.0} if piece.run.checkpointing else {"failed": "torch.OutOfMemoryError: CUDA out of memory."}
+
+    monkeypatch.setattr(gpu, "in_a_process", one)
+    run = gpu.Run("trl", gpu.TINY, "1:1", "bf16", False, False, "", True)
+    assert gpu.one(gpu.Piece("x", "step", run), True, 60) == {"seconds": 2.0, "without checkpointing": "out of memory"}
+    assert asked == [False, True]
+
+
+def test_the_committed_page_says_what_was_not_run():
+    page = gpu.page_of(gpu.read_json(gpu.COMMITTED))
+    assert "H200" in page
+    assert "Checks passed" in page
+    assert "Not run, for lack of time" in page
+
+
 def test_the_six_mixes_have_their_lengths():
     assert len(gpu.MIXES) == 6
     for name, (overall, ratio, _) in gpu.MIXES.items():
