@@ -252,7 +252,7 @@ def worth(
             results = run.experiment(lab, done if terminal else numbered(total), lambda part: measures.save(part, out))
     found = measures.summary(results)
     shown = table("Pairs for the same noise, SFT = 1", "way", "measured>", "foretold>")
-    for way, value in found["measured"].items():
+    for way, value in found.get("measured", {}).items():
         told = found["foretold"][way].values()
         shown.add_row(way, interval(value), f"{min(told):.2f}–{max(told):.2f}" if max(told) > min(told) else f"{min(told):.2f}")
     console.print(shown)

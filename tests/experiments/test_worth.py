@@ -55,6 +55,12 @@ def test_a_distilled_way_learns_from_the_labelled_pairs_alone(lab):
     assert not any("p_chosen" in pair for pair in run.data_for(lab, run.WAYS[0], 2, 0).pairs("train", 2, 0)[0])
 
 
+def test_policies_that_did_not_move_have_no_shares():
+    x = torch.randn(9, 4, generator=torch.Generator().manual_seed(0)).double()
+    sums = sums_of(x, torch.zeros(1, 9, 4).double())[None, None].expand(2, 2, -1, -1)
+    assert measures.ladder(sums, torch.tensor([2.0, 4.0]).double(), ["SFT", "half"])[0] == {}
+
+
 @pytest.mark.parametrize("a", [1.0, 3.0])
 def test_shares_of_noise_that_was_put_there(a):
     """f = truth + what does not generalise + noise of variance share/n, seen by three seeds: each share within its interval."""

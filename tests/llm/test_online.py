@@ -137,12 +137,13 @@ def test_a_missing_reference_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("moved", [0.0, 0.05])
-def test_grpos_loss_is_that_of_trl(tmp_path, moved):
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+def test_the_loss_is_that_of_trl(tmp_path, algorithm, moved):
     """On the same responses, advantages and old log-probabilities, at the first step and where some ratios are clipped."""
     trl = pytest.importorskip("trl", reason="compares with TRL: pip install -c constraints.txt -e '.[bench]'")
     from datasets import Dataset
 
-    ours = made(tmp_path / "ours", algorithm="grpo", samples=4)
+    ours = made(tmp_path / "ours", algorithm=algorithm, samples=4)
     rollout = ours.new_rollout(ours.model, PROMPTS[:2])
     ours.rollout = rollout
     generator = torch.Generator().manual_seed(0)
@@ -152,16 +153,17 @@ def test_grpos_loss_is_that_of_trl(tmp_path, moved):
     ours.args.updates = 2
     mine = ours.compute_loss(ours.model, PROMPTS[:2])
 
-    args = trl.GRPOConfig(
-        str(tmp_path / "trl"), loss_type="grpo", beta=0.0, epsilon=0.2, num_generations=4, per_device_train_batch_size=8,
-        max_completion_length=4, use_cpu=True, report_to=[], bf16=False,
+    Config, Trainer = (trl.GRPOConfig, trl.GRPOTrainer) if algorithm == "grpo" else (trl.RLOOConfig, trl.RLOOTrainer)
+    args = Config(
+        str(tmp_path / "trl"), **({"loss_type": "grpo"} if algorithm == "grpo" else {}), beta=0.0, epsilon=0.2,
+        num_generations=4, per_device_train_batch_size=8, max_completion_length=4, use_cpu=True, report_to=[], bf16=False,
     )  # fmt: skip
     data = Dataset.from_list([{"prompt": prompt} for prompt in PROMPTS])
 
     def reward(completions, **more):
         return [0.0] * len(completions)
 
-    peer = trl.GRPOTrainer(ours.model, reward, args, data, processing_class=own_tokenizer())
+    peer = Trainer(ours.model, reward, args, data, processing_class=own_tokenizer())
     N, longest = len(rollout.responses), max(len(r.prompt) for r in rollout.responses)
     inputs = {
         "prompt_ids": torch.tensor([[1] * (longest - len(r.prompt)) + r.prompt for r in rollout.responses]),
@@ -170,6 +172,7 @@ def test_grpos_loss_is_that_of_trl(tmp_path, moved):
         "completion_mask": torch.tensor([[1] * len(r.tokens) + [0] * (4 - len(r.tokens)) for r in rollout.responses]),
         "advantages": rollout.advantages,
         "old_per_token_logps": torch.stack([torch.nn.functional.pad(old, (0, 4 - len(old))) for old in rollout.old]),
+        "old_logps": torch.stack([old.sum() for old in rollout.old]),
         "num_items_in_batch": torch.tensor(float(N)),
     }
     peer.current_gradient_accumulation_steps = 1

@@ -72,7 +72,8 @@ def summary(results: Results) -> dict[str, Any]:
         ways = ["SFT", *(way for way in complete if way != "SFT")]
         sizes = torch.tensor(sorted(results["preset"]["ladder"]), dtype=torch.float64)
         sums = torch.stack([torch.stack([sums_of(x, f[way, int(n)]) for n in sizes]) for way in ways])  # (W, N, 6, X)
-        found["measured"], found["ceiling"] = ladder(sums, sizes, ways)
+        measured, ceiling = ladder(sums, sizes, ways)
+        found |= {"measured": measured, "ceiling": ceiling} if measured else {}
     return found
 
 
@@ -90,7 +91,8 @@ def foretold(results: Results, w: float, P: float) -> dict[str, dict[int, float]
 
 
 def ladder(sums: Tensor, sizes: Tensor, ways: list[str]) -> tuple[dict[str, list[float]], list[float]]:
-    """Shares of the first way's pairs, and the ceiling of correlation, from sums (W, N, 6, X) at sizes (N,).
+    """Shares of the first way's pairs, and the ceiling of correlation, from sums (W, N, 6, X) at sizes (N,); {} where a
+    correlation does not exist.
 
     >>> x, rng = torch.randn(400, 12, generator=torch.Generator().manual_seed(0)).double(), torch.Generator().manual_seed(1)
     >>> sizes = torch.tensor([2.0, 8.0]).double()
@@ -106,6 +108,9 @@ def ladder(sums: Tensor, sizes: Tensor, ways: list[str]) -> tuple[dict[str, list
     counts = torch.cat([torch.ones(1, X, dtype=sums.dtype), counts])  # the sample itself first
     _, _, xx, xy, yy = moments((sums @ counts.T).movedim(2, 0).unsqueeze(-1), -1)  # (W, N, 1 + R)
     inverse = (xx * yy / xy**2).flatten(0, 1)  # 1/corr^2
+    if not inverse[:, 0].isfinite().all():  # a policy that did not move, or rewards all alike
+        return {}, [float("nan")] * 3
+    inverse = inverse[:, inverse.isfinite().all(0)]
     design = torch.cat([torch.ones(W * N, 1), torch.kron(torch.eye(W), 1 / sizes.float().view(N, 1))], 1).to(sums.dtype)
     noise = design / inverse[:, :1]  # an error of corr^2 counts alike at all sizes
     solved = torch.linalg.lstsq(noise, inverse / inverse[:, :1]).solution  # (1 + W, 1 + R)
