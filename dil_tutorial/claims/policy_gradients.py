@@ -166,7 +166,7 @@ def hermite(nodes: int = 80) -> tuple[Tensor, Tensor]:
 
 @claim("13.stein", "13.6")
 def gold_without_gold(world: World) -> Tensor:
-    r"""What RLHF on a proxy gains of the true reward can be known without it: the proxy's gain, less $1/eta$ times the variance of the proxy's
+    r"""What RLHF on a proxy gains of the true reward can be known without it: the proxy's gain, less $1/\beta$ times the variance of the proxy's
     error under the policy, is right on average for Gaussian errors of known covariance.
 
     Stein's lemma: the error that a policy has followed is its covariance with the policy, and that is the policy's derivative by the
@@ -185,14 +185,12 @@ def gold_without_gold(world: World) -> Tensor:
 
 @claim("13.gaussian", "13.6")
 def gaussian_proxies_do_not_turn(world: World) -> Tensor:
-    r"""Where reward and error are Gaussian, RLHF on a proxy never turns: with correlation $
-    ho$ and reward of s.d. $\sigma$ its gain in
-        true reward at a KL of d nats is $
-    ho\,\sigma\,(2d)^{1/2}$, at every $eta$.
+    r"""Where reward and error are Gaussian, RLHF on a proxy never turns: with correlation $\rho$ and reward of s.d. $\sigma$ its gain in
+    true reward at a KL of d nats is $\rho\,\sigma\,(2d)^{1/2}$, at every $\beta$.
 
-        Tilting one Gaussian by another shifts its mean and leaves its covariance: gold by rho sigma, KL by the square of the shift, halved. Given
-        the proxy the expected reward is linear in it, so more of it is always better. It turns where
-    rare responses are bad or errors have heavy tails, and a reward fitted on pairs errs most where responses are rare."""
+    Tilting one Gaussian by another shifts its mean and leaves its covariance: gold by rho sigma, KL by the square of the shift, halved. Given
+    the proxy the expected reward is linear in it, so more of it is always better. It turns where rare responses are bad or errors have
+    heavy tails, and a reward fitted on pairs errs most where responses are rare."""
     places, weights = hermite()
     z, e = (part.flatten() for part in torch.meshgrid(places, places, indexing="ij"))
     ref = torch.outer(weights, weights).flatten()
