@@ -29,6 +29,7 @@ from torch import Tensor
 
 from dil_tutorial.bregman import Generator, get_generator
 from dil_tutorial.errors import InputError, unknown_name
+from dil_tutorial.margins import apo_down_loss, discopop_loss, exo_loss, hinge_loss, robust_dpo_loss
 
 DENOMINATORS = ("rejected", "mixture", "reference")
 MIXED = "give the denominator mixture or reference"
@@ -273,6 +274,11 @@ LOSSES: dict[str, Loss] = {
     "slic": slic_loss,
     "cpo": cpo_loss,
     "orpo": orpo_loss,
+    "hinge": hinge_loss,
+    "exo": exo_loss,
+    "robust-dpo": robust_dpo_loss,
+    "discopop": discopop_loss,
+    "apo-down": apo_down_loss,
 }
 REFERENCE_FREE = ("simpo", "slic", "cpo", "orpo")  # fed log-probabilities instead of log-ratios
 UNPAIRED = ("dil", "sft", "nca", "bco", "kto", "sppo")  # a term of y_w plus a term of y_l: needs no pairs
@@ -333,6 +339,8 @@ def make_loss(name: str, **settings: Any) -> BoundLoss:
             raise InputError(f"loss {name!r}: {key} is {value!r}: give a number of at least 0")
         if key == "label_smoothing" and not (number and 0 <= value < 0.5):
             raise InputError(f"loss {name!r}: label_smoothing is {value!r}: give a rate of wrong labels below one half")
+        if name == "exo" and key == "label_smoothing" and value == 0:
+            raise InputError("loss 'exo': label_smoothing is 0: give a rate above 0, or the loss would be infinite")
         if key in ("gamma", "delta", "shift", "kl") and not (number or isinstance(value, Tensor)):
             raise InputError(f"loss {name!r}: {key} is {value!r}: give a finite number")
     if "generator" in settings:

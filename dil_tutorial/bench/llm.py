@@ -105,8 +105,8 @@ def random_model() -> Any:
     return model
 
 
-def measure(run: Run) -> dict[str, Any]:
-    """Train for two passes and return the second's seconds a step, tokens a step, losses, and the peak memory in GiB."""
+def stopwatch() -> Any:
+    """A callback that keeps the seconds of each step, and those of this process before its first."""
     import psutil
     from transformers import TrainerCallback
 
@@ -124,6 +124,11 @@ def measure(run: Run) -> dict[str, Any]:
             _wait()
             self.seconds.append(time.perf_counter() - self.start)
 
+    return Clock()
+
+
+def measure(run: Run) -> dict[str, Any]:
+    """Train for two passes and return the second's seconds a step, tokens a step, losses, and the peak memory in GiB."""
     pairs = read_pairs(run.pairs)
     made_up: dict[str, Callable[[], Any]] = {RANDOM: random_model, TINY: tiny_model}
     tokenizer = own_tokenizer() if run.model in made_up else load_tokenizer(run.model)
@@ -132,7 +137,7 @@ def measure(run: Run) -> dict[str, Any]:
     if run.precision == "bf16":
         model = model.to(torch.bfloat16)
     steps = 2 * len(pairs) // BATCH
-    clock = Clock()
+    clock = stopwatch()
     with tempfile.TemporaryDirectory() as folder:
         common: dict[str, Any] = {
             "output_dir": folder, "per_device_train_batch_size": BATCH, "per_device_eval_batch_size": BATCH,

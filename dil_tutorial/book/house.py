@@ -28,8 +28,13 @@ def room_of(module: str) -> str | None:
     >>> room_of("dil_tutorial.llm.trainer"), room_of("toy.fit"), room_of("toy.neighbours.mixing"), room_of("dil_tutorial")
     ('llm', 'toy', 'neighbours', None)
     """
-    found = [name for name, room in ROOMS.items() if f"{module}.".startswith(f"{room['path']}.")]
-    return max(found, key=lambda name: len(ROOMS[name]["path"]), default=None)
+    found = {
+        path: name
+        for name, room in ROOMS.items()
+        for path in (room["path"], *room.get("also", ()))
+        if f"{module}.".startswith(f"{path}.")
+    }
+    return found[max(found, key=len)] if found else None
 
 
 def arrows(notebooks: Path) -> dict[str, set[str]]:

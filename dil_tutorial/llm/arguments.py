@@ -32,16 +32,16 @@ LOSSES: dict[str, dict[str, Any]] = {  # TRL's loss_type, and ours at TRL's beta
     "sppo_hard": {"loss": "sppo"},
     "apo_zero": {"loss": "kto", "kl": 0.0},
     "sigmoid_norm": {"loss": "dpo", "logprobs": "mean"},
+    "hinge": {"loss": "hinge"},
+    "exo_pair": {"loss": "exo"},
+    "robust": {"loss": "robust-dpo"},
+    "discopop": {"loss": "discopop"},
+    "apo_down": {"loss": "apo-down"},
 }
 WHY_NOT = {  # TRL's loss types that are another loss here, or none
-    "hinge": "TRL's hinge is on beta (f_w - f_l); our 'slic' is SLiC-HF's, on log-probabilities, with an SFT term beside it",
     "sft": "TRL takes a mean over all tokens of a batch, our 'sft' over its responses: use a DILConfig",
-    "robust": "it divides out wrong labels, without a lower bound; conservative DPO is label_smoothing of a DILConfig",
-    "exo_pair": "it is not built; without label smoothing it is infinite",
     "aot": "it sorts the log-ratios of a batch, so that its value depends on what else is in the batch",
     "aot_unpaired": "it sorts the log-ratios of a batch, so that its value depends on what else is in the batch",
-    "apo_down": "it is not built",
-    "discopop": "it is not built",
 }
 DIVERGENCES = {"forward_kl": "itakura-saito", "js_divergence": "bce"}  # TRL's f_divergence_type, and the generator of our f-dpo
 
@@ -51,7 +51,7 @@ NO_MATTER = {  # fields that have nothing left to decide here
     "dataset_num_proc": "rows are tokenised in this process",
     "pad_to_multiple_of": "no number here depends on the padding",
     "f_alpha_divergence_coef": "it goes with f_divergence_type alone",
-    "discopop_tau": "it goes with a loss that is not here",
+    "discopop_tau": "it goes with loss_type 'discopop' alone",
     "ref_model_mixup_alpha": "it goes with sync_ref_model alone",
     "ref_model_sync_steps": "it goes with sync_ref_model alone",
     "loss_weights": "one loss has weight 1",
@@ -92,11 +92,15 @@ def from_trl(args: Any) -> DILConfig:
             raise InputError(f"DPOConfig: f_divergence_type: is for loss_type 'sigmoid' here, not {kind!r}: leave it out")
     for field in dataclasses.fields(args):
         value = getattr(args, field.name)
-        if field.name in UNLIKE and value != field.default:
+        if field.name == "label_smoothing" and kind in ("exo_pair", "robust"):
+            settings[field.name] = value
+        elif field.name in UNLIKE and value != field.default:
             raise InputError(f"DPOConfig: {field.name}: {UNLIKE[field.name]}: leave it out")
         if field.init and field.name in ours and field.name not in ("beta", "label_smoothing"):
             settings[field.name] = value
     settings["tau" if kind == "ipo" else "beta"] = args.beta
+    if kind == "discopop":
+        settings["tau"] = args.discopop_tau
     if args.padding_free:
         settings["layout"] = "shared"  # whatever would be cheaper
     return DILConfig(**settings)

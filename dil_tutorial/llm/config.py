@@ -44,12 +44,12 @@ class DILConfig(TrainingArguments):
                                               of the reference to each prompt, every step (slow)
     ``reference_max_new_tokens``  128         the longest such response in tokens
     ``beta``                      None        scales f; the loss's own default if None (DIL 1.0, DPO 0.1)
-    ``tau``                       None        IPO
+    ``tau``                       None        IPO; DiscoPOP's width of the change-over
     ``gamma``                     None        SimPO's margin
     ``delta``                     None        BCO's shift, SLiC's margin
     ``weight``                    None        ORPO's weight of the log odds ratio
     ``sft_weight``                None        DPO's, SLiC's and CPO's weight of maximum likelihood
-    ``label_smoothing``           None        DPO's rate of labels taken to be wrong (conservative DPO)
+    ``label_smoothing``           None        rate of labels taken to be wrong: DPO (conservative), robust DPO, EXO
     ``kl``                        None        KTO's reference point; estimated from each batch if None
     ``logprobs``                  "sum"       "sum" over the response's tokens, or "mean" per token (THEORY §6)
     ``max_length``                1024        tokens of prompt + response; the start is kept

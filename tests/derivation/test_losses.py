@@ -87,7 +87,7 @@ def test_relatives_written_out(seed):
 @pytest.mark.parametrize("name", LOSSES)
 def test_which_losses_need_pairs(name):
     """A loss without pairs has no mixed term: loss(a, b) - loss(a, 0) - loss(0, b) + loss(0, 0) = 0."""
-    loss = make_loss(name)
+    loss = make_loss(name, **({"beta": 4.0} if name == "hinge" else {}))  # at 0.1 no pair would reach the hinge's kink
     f_w, f_l = -pair(5, scale=1.0).abs() - 0.1  # below zero: log-probabilities, too
     base = torch.full_like(f_w, -0.1)
     mixed = loss(f_w, f_l) - loss(f_w, base) - loss(base, f_l) + loss(base, base)
@@ -209,6 +209,8 @@ DEFAULTS = {
     "kto": {"beta": 0.1, "kl": 0.0, "chosen_weight": 1.0, "rejected_weight": 1.0}, "f-dpo": {"generator": "bce", "beta": 0.1},
     "sppo": {"beta": 1.0}, "simpo": {"beta": 2.0, "gamma": 1.0}, "slic": {"delta": 1.0, "sft_weight": 0.1},
     "cpo": {"beta": 0.1, "sft_weight": 1.0}, "orpo": {"weight": 0.1},
+    "hinge": {"beta": 0.1}, "exo": {"beta": 0.1, "label_smoothing": 1e-3}, "robust-dpo": {"beta": 0.1, "label_smoothing": 0.1},
+    "discopop": {"beta": 0.05, "tau": 0.05}, "apo-down": {"beta": 0.1},
 }  # fmt: skip
 
 

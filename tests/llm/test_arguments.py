@@ -190,7 +190,8 @@ def dpo_config(folder, **settings):
 @pytest.mark.parametrize(
     ("loss_type", "loss", "setting"),
     [("sigmoid", "dpo", "beta"), ("ipo", "ipo", "tau"), ("nca_pair", "nca", "beta"), ("sppo_hard", "sppo", "beta"),
-     ("bco_pair", "bco", "beta"), ("apo_zero", "kto", "beta"), ("sigmoid_norm", "dpo", "beta")],
+     ("bco_pair", "bco", "beta"), ("apo_zero", "kto", "beta"), ("sigmoid_norm", "dpo", "beta"), ("hinge", "hinge", "beta"),
+     ("robust", "robust-dpo", "beta"), ("discopop", "discopop", "beta"), ("apo_down", "apo-down", "beta")],
 )  # fmt: skip
 def test_a_dpo_config_is_taken_over_by_name(loss_type, loss, setting, tmp_path):
     theirs = dpo_config(tmp_path, loss_type=[loss_type], beta=0.2, max_length=77, learning_rate=3e-6, seed=7, max_steps=5)
@@ -222,9 +223,17 @@ def test_variants_of_dpo_are_taken_over(settings, ours, tmp_path):
     assert (config.loss, config.generator) == ours
 
 
+def test_what_a_loss_of_trl_has_beside_beta_is_taken_over(tmp_path):
+    exo = arguments.from_trl(dpo_config(tmp_path, loss_type=["exo_pair"], label_smoothing=0.05))
+    assert (exo.loss, exo.label_smoothing) == ("exo", 0.05)
+    assert arguments.from_trl(dpo_config(tmp_path, loss_type=["discopop"], discopop_tau=0.3)).tau == 0.3
+    with pytest.raises(InputError, match="'exo': label_smoothing is 0"):
+        arguments.from_trl(dpo_config(tmp_path, loss_type=["exo_pair"])).loss_function()
+
+
 @pytest.mark.parametrize(
     "settings",
-    [{"loss_type": ["hinge"]}, {"loss_type": ["sigmoid", "sft"]}, {"label_smoothing": 0.1}, {"use_weighting": True},
+    [{"loss_type": ["aot"]}, {"loss_type": ["sigmoid", "sft"]}, {"label_smoothing": 0.1}, {"use_weighting": True},
      {"sync_ref_model": True}, {"ld_alpha": 0.5}, {"f_divergence_type": "js_divergence", "loss_type": ["ipo"]}],
 )  # fmt: skip
 def test_what_means_something_else_is_refused_by_name(settings, tmp_path):

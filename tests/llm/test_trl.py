@@ -41,6 +41,7 @@ def trl_loss(
         f_divergence_type=divergence, f_alpha_divergence_coef=alpha, precompute_ref_logps=True,
         ld_alpha=None, use_weighting=False, aux_loss_enabled=False, label_smoothing=smoothing,
     )  # fmt: skip
+    trainer.args.discopop_tau = 0.05
     trainer.accelerator.device = "cpu"
     trainer.accelerator.gather_for_metrics = lambda x: x
     logps = torch.tensor([[f_chosen], [f_rejected]], dtype=torch.float32 if alpha != 1.0 else torch.float64)
@@ -62,6 +63,11 @@ SETTINGS = [
     ("bco", "bco_pair", lambda beta: {"beta": beta}),
     ("sppo", "sppo_hard", lambda beta: {"beta": beta}),
     ("kto", "apo_zero", lambda beta: {"beta": beta, "kl": 0.0}),  # KTO with its reference point at zero
+    ("hinge", "hinge", lambda beta: {"beta": beta}),
+    ("exo", "exo_pair", lambda beta: {"beta": beta, "label_smoothing": 0.2}),
+    ("robust-dpo", "robust", lambda beta: {"beta": beta, "label_smoothing": 0.2}),
+    ("discopop", "discopop", lambda beta: {"beta": beta, "tau": 0.05}),
+    ("apo-down", "apo_down", lambda beta: {"beta": beta}),
 ]
 
 
@@ -78,7 +84,9 @@ def ours_of(name: str, f_w: float, f_l: float, **settings: object) -> float:
 @pytest.mark.parametrize("beta", [0.1, 1.0])
 def test_losses_equal_trls(ours, theirs, settings, beta):
     for f_w, f_l in random_pairs():
-        assert ours_of(ours, f_w, f_l, **settings(beta)) == pytest.approx(trl_loss(theirs, beta, f_w, f_l), rel=1e-5, abs=1e-6)
+        assert ours_of(ours, f_w, f_l, **settings(beta)) == pytest.approx(
+            trl_loss(theirs, beta, f_w, f_l, smoothing=0.2), rel=1e-5, abs=1e-6
+        )
 
 
 @pytest.mark.parametrize(

@@ -354,6 +354,7 @@ class Lab:
             found["own f"] = [[rounded(x) for x in row] for row in (ours - theirs).tolist()]
         else:
             found["own text"] = [[r["text"] for r in row["responses"]] for row in drawn]
+            found["own logp"] = [[rounded(r["logp"]) for r in row["responses"]] for row in drawn]
             found["own tokens"] = [[len(r["ids"]) for r in row["responses"]] for row in drawn]
         for batch in set(self.memory) - known:
             del self.memory[batch]  # nobody will ask for these responses again

@@ -1,6 +1,9 @@
 """The page "RLHF itself, on whole sentences": figures, and the template report.md.j2 filled in from the results."""
 
+import itertools
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +54,29 @@ def summary(results: Results, others: Results | None = None) -> dict[str, Any]:
     for row in [*(others["runs"] if others and same else []), *results["runs"], *results["rounds"]]:
         groups.setdefault(row["loss"], []).append(row)
     return {
-        "policies": {name: real_text.measures(rows, truth, before) for name, rows in groups.items()},
+        "policies": {name: {**real_text.measures(rows, truth, before), **diversity(rows)} for name, rows in groups.items()},
+        "before": diversity([results["reference"]]),
         "targets": real_text.targets(truth),
         "RLHF": [row["loss"] for row in results["runs"]],
     }
+
+
+def diversity(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Of a policy's own texts, of all prompts together: how many of their word pairs are different ones, and nats a token.
+
+    >>> diversity([{"own text": [["a b c", "a b d"]], "own logp": [[-6.0, -3.0]], "own tokens": [[3, 3]]}])
+    {'distinct': 0.75, 'entropy': 1.5}
+    """
+    pairs = [
+        pair for row in rows if "own text" in row
+        for text in itertools.chain(*row["own text"])
+        for pair in itertools.pairwise(re.findall(r"\w+", text.lower()))
+    ]  # fmt: skip
+    told = [row for row in rows if "own logp" in row]
+    logp, tokens = (sum(sum(map(sum, row[key])) for row in told) for key in ("own logp", "own tokens"))
+    return {
+        "distinct": len(set(pairs)) / len(pairs) if pairs else math.nan, "entropy": -logp / tokens if tokens else math.nan,
+    }  # fmt: skip
 
 
 def smooth(values: list[float], width: int = 7) -> Tensor:
@@ -81,12 +103,15 @@ def figures(results: Results, found: dict[str, Any]) -> dict[str, tuple[Figure, 
 def path(results: Results) -> Figure:
     """True (full) and learned (dotted) reward of the rollouts, from where they began, and KL."""
     drawn, (left, right) = plotting.new_figure(columns=2, width=11, height=4)
-    for place, row in enumerate(results["runs"]):
-        colour = plotting.COLOURS[place % len(plotting.COLOURS)]
+    losses = list(dict.fromkeys(row["loss"] for row in results["runs"]))
+    for row in results["runs"]:
+        colour = plotting.COLOURS[losses.index(row["loss"]) % len(plotting.COLOURS)]
+        name = None if row["seed"] else row["loss"]
         for key, style in (("gold", "-"), ("proxy", ":")):
             values = smooth([step[key] for step in row["path"]])
-            left.plot(values - values[: max(1, len(values) // 10)].mean(), style, color=colour, label=f"{row['loss']}: {'true' if key == 'gold' else 'learned'}")  # fmt: skip
-        right.plot(smooth([step["kl"] for step in row["path"]]), color=colour, label=row["loss"])
+            label = f"{name}: {'true' if key == 'gold' else 'learned'}" if name else None
+            left.plot(values - values[: max(1, len(values) // 10)].mean(), style, color=colour, label=label)
+        right.plot(smooth([step["kl"] for step in row["path"]]), color=colour, label=name)
     left.axhline(0, color="black", lw=0.6)
     left.set(xlabel="step", ylabel="reward of the rollouts, nats, from the start")
     right.set(xlabel="step", ylabel="KL to the reference, nats")
@@ -142,24 +167,33 @@ def conclusions(results: Results, found: dict[str, Any]) -> dict[str, Any]:
             noise = (first.var(correction=0) / len(first) + last.var(correction=0) / len(last)).sqrt().item()
             ends[key] = first.mean().item(), last.mean().item()
             up[key] = ends[key][1] - ends[key][0] > 2 * noise
-        paths.append([row["loss"], *(fixed(x) for key in ("gold", "proxy") for x in ends[key]), fixed(row["path"][-1]["kl"])])
-        rises += [row["loss"]] * up["gold"]
-        betrayed += [row["loss"]] * (up["proxy"] and not up["gold"])
+        name = row["loss"] + (f", seed {row['seed']}" if row["seed"] else "")
+        paths.append([name, *(fixed(x) for key in ("gold", "proxy") for x in ends[key]), fixed(row["path"][-1]["kl"])])
+        rises += [name] * up["gold"]
+        betrayed += [name] * (up["proxy"] and not up["gold"])
     prompts = results["truth"]["held-out"]["prompts"]
     return {
         "reward": best, "correlation": torch.corrcoef(both)[0, 1].item(), "paths": paths, "rises": rises, "betrayed": betrayed,
-        "held_out": len(prompts),
+        "held_out": len(prompts), "before": told(found["before"]),
         "rows": [
             [name, fixed(kl_of(name, v, results), 3), reached(v, precise(v["gain"])), reached(v, interval(v["win rate"])),
-             interval(v["own gain"]), f"{v['tokens']:.1f}", f"{v['repetition']:.1%}"]
+             interval(v["own gain"]), f"{v['tokens']:.1f}", f"{v['repetition']:.1%}",
+             *told(v)]
             for name, v in found["policies"].items()
         ],
         "texts": [
             {"prompt": " ".join(prompts[i].split()), "before": shown(results["reference"]["own text"][i][0]),
-             "after": {row["loss"]: shown(row["own text"][i][0]) for row in results["runs"]}}
+             "after": {row["loss"]: shown(row["own text"][i][0]) for row in [*results["runs"], *results["rounds"]] if not row["seed"]}}
             for i in places_to_read(len(prompts))
         ],
     }  # fmt: skip
+
+
+def told(value: dict[str, float]) -> list[str]:
+    """Both measures of ``diversity`` as text."""
+    return [
+        f"{value[key]:.{digits}f}" if value[key] == value[key] else "–" for key, digits in (("distinct", 3), ("entropy", 2))
+    ]
 
 
 def shown(text: str) -> str:
