@@ -170,6 +170,25 @@ def f_dpo_loss(f_chosen: Tensor, f_rejected: Tensor, generator: str | Generator 
     return -F.logsigmoid(beta * (gen.chosen_loss(_lift(f_rejected)) - gen.chosen_loss(_lift(f_chosen))))
 
 
+def bpo_loss(f_chosen: Tensor, f_rejected: Tensor, generator: str | Generator = "bce", beta: float = 0.1) -> Tensor:
+    """BPO (Kim et al., 2025): the ratio of a pair's two orders, P/(1 - P), fitted by e^z, z = beta (f_w - f_l), in any D_h.
+
+    A pair as it came is a sample of the first law, turned round one of the second: chosen_loss(z) + reference_loss(-z).
+    Under Bradley–Terry it ends at pi_ref exp(R/beta)/Z, for every h; with BCE it is twice DPO.
+
+    >>> f_w, f_l = torch.tensor([1.0]), torch.tensor([0.0])
+    >>> bpo_loss(f_w, f_l, beta=1.0), 2 * dpo_loss(f_w, f_l, beta=1.0)
+    (tensor([0.6265]), tensor([0.6265]))
+    """
+    gen = get_generator(generator)
+    if gen.max_ratio <= 2:
+        raise InputError(
+            f"generator {gen.name!r} is defined for ratios below 2, and the odds of a pair have no bound: give another"
+        )
+    z = beta * (_lift(f_chosen) - _lift(f_rejected))
+    return gen.chosen_loss(z) + gen.reference_loss(-z)
+
+
 def kto_loss(
     f_chosen: Tensor, f_rejected: Tensor, beta: float = 0.1, kl: Tensor | float = 0.0, chosen_weight: float = 1.0,
     rejected_weight: float = 1.0,
@@ -269,6 +288,7 @@ LOSSES: dict[str, Loss] = {
     "bco": bco_loss,
     "kto": kto_loss,
     "f-dpo": f_dpo_loss,
+    "bpo": bpo_loss,
     "sppo": sppo_loss,
     "simpo": simpo_loss,
     "slic": slic_loss,

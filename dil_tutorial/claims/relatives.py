@@ -271,6 +271,22 @@ def f_dpo_with_ukl(world: World) -> Tensor:
     return gap(losses.f_dpo_loss(f, f.flip(1), "ukl", beta=0.3), losses.dpo_loss(f, f.flip(1), beta=0.3))
 
 
+def generators_apart(world: World) -> Tensor:
+    """Where Bregman matching on pairs ends with UKL, against BCE."""
+    return gap(*(search(world, make_loss("bpo", generator=gen, beta=1.0), starts=2) for gen in ("ukl", "bce")))
+
+
+@claim("5.bpo", "5", ASSUMES, OPTIMUM, counter=generators_apart, counter_worlds=ANY)
+def matching_on_pairs_is_rlhf(world: World) -> Tensor:
+    r"""Bregman matching on pairs ends at RLHF, $\pi_\text{ref}\,e^{R/\beta}/Z$, with every generator; on responses, as in DIL, at imitation.
+    If: the preference is Bradley–Terry; else each generator has an end of its own.
+
+    On pairs the ratio is that of the two orders, odds P/(1 - P), and Bradley–Terry's odds are e^(R - R'): a difference of log-ratios
+    fits them exactly. On responses it is that of winners to the reference, 2w. The same divergences, two targets (BPO and DIL)."""
+    ends = [search(world, make_loss("bpo", generator=gen, beta=1.0), starts=2) for gen in ("ukl", "bce", "lsif", "hellinger")]
+    return torch.stack([gap(end, optima.rlhf(world, 1.0)) for end in ends]).amax(0)
+
+
 @claim("5.kto", "5", worlds=ANY)
 def kto_is_stationary(world: World) -> Tensor:
     r"""KTO gives probability zero to every response that loses more than it wins ($t \le 0$).

@@ -66,7 +66,7 @@ def test_a_flipped_sign_in_any_loss_is_caught(name, monkeypatch):
 CAUGHT_BY = {
     "dil": ["4.mixture"], "sft": ["2.forward-kl"], "dpo": ["5.dpo"], "ipo": ["5.ipo"], "nca": ["4.nca"], "bco": ["4.bco"],
     "kto": ["5.kto"], "f-dpo": ["5.f-dpo-ukl"], "sppo": ["5.sppo"], "simpo": ["5.reference-free"], "slic": ["5.slic"],
-    "cpo": ["5.cpo"], "orpo": ["5.orpo"], "hinge": ["5.hinge"],
+    "cpo": ["5.cpo"], "orpo": ["5.orpo"], "bpo": ["5.bpo"], "hinge": ["5.hinge"],
     "exo": ["5.exo"], "robust-dpo": ["5.robust"], "discopop": ["5.discopop"], "apo-down": ["5.apo-down"],
 }  # fmt: skip
 

@@ -209,6 +209,7 @@ DEFAULTS = {
     "kto": {"beta": 0.1, "kl": 0.0, "chosen_weight": 1.0, "rejected_weight": 1.0}, "f-dpo": {"generator": "bce", "beta": 0.1},
     "sppo": {"beta": 1.0}, "simpo": {"beta": 2.0, "gamma": 1.0}, "slic": {"delta": 1.0, "sft_weight": 0.1},
     "cpo": {"beta": 0.1, "sft_weight": 1.0}, "orpo": {"weight": 0.1},
+    "bpo": {"generator": "bce", "beta": 0.1},
     "hinge": {"beta": 0.1}, "exo": {"beta": 0.1, "label_smoothing": 1e-3}, "robust-dpo": {"beta": 0.1, "label_smoothing": 0.1},
     "discopop": {"beta": 0.05, "tau": 0.05}, "apo-down": {"beta": 0.1},
 }  # fmt: skip
