@@ -300,10 +300,10 @@ def mixture(weights: Mapping[str, float]) -> Generator:
 
 
 def get_generator(generator: str | Generator) -> Generator:
-    """A generator by name, "power(a)" for any number a, or the generator itself.
+    """A generator by name, "power(a)" for any number a, a sum as "lsif+ukl", or the generator itself.
 
-    >>> get_generator("ukl") is UKL
-    True
+    >>> get_generator("ukl") is UKL, get_generator("lsif+ukl").name
+    (True, '1 lsif + 1 ukl')
     >>> get_generator("power(0.5)").name
     'power(0.5)'
     """
@@ -314,6 +314,8 @@ def get_generator(generator: str | Generator) -> Generator:
             return power(float(number.group(1)))
         except ValueError:
             raise InputError(f"generator {generator!r}: {number.group(1)!r} is not a number: give e.g. power(0.5)") from None
+    if "+" in generator:
+        return mixture({part.strip(): 1.0 for part in generator.split("+")})
     if generator not in GENERATORS:
         raise unknown_name("generator", generator, [*GENERATORS, "power(0.5)"])
     return GENERATORS[generator]

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from dil_tutorial.bregman import Generator, get_generator
 from dil_tutorial.errors import InputError, unknown_name
-from dil_tutorial.margins import apo_down_loss, discopop_loss, exo_loss, hinge_loss, robust_dpo_loss
+from dil_tutorial.margins import apo_down_loss, cal_dpo_loss, discopop_loss, exo_loss, hinge_loss, robust_dpo_loss
 
 DENOMINATORS = ("rejected", "mixture", "reference")
 MIXED = "give the denominator mixture or reference"
@@ -299,6 +299,7 @@ LOSSES: dict[str, Loss] = {
     "robust-dpo": robust_dpo_loss,
     "discopop": discopop_loss,
     "apo-down": apo_down_loss,
+    "cal-dpo": cal_dpo_loss,
 }
 REFERENCE_FREE = ("simpo", "slic", "cpo", "orpo")  # fed log-probabilities instead of log-ratios
 UNPAIRED = ("dil", "sft", "nca", "bco", "kto", "sppo")  # a term of y_w plus a term of y_l: needs no pairs

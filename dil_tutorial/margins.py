@@ -1,4 +1,4 @@
-r"""Losses of the margin z = beta (f_w - f_l) since 2024: hinge, EXO, robust DPO, DiscoPOP, and APO-down.
+r"""Losses of the margin z = beta (f_w - f_l) since 2024: hinge, EXO, robust DPO, DiscoPOP; and two more, APO-down and Cal-DPO.
 
 Called like those of ``losses``, which lists them by name: log-ratios f of one shape in, the loss of each element out.  Where
 each ends is in THEORY §5: for a pair of responses whose first wins with probability P,
@@ -89,3 +89,16 @@ def apo_down_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 0.1) -> Te
     return torch.sigmoid(margin(f_chosen, torch.zeros_like(f_chosen), beta)) + torch.sigmoid(
         -margin(f_chosen, f_rejected, beta)
     )
+
+
+def cal_dpo_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 0.1) -> Tensor:
+    """Cal-DPO (Xiao et al., 2024): DPO at beta 1, and squares that calibrate: (f_w - 1/(2 beta))^2 + (f_l + 1/(2 beta))^2.
+
+    The squares alone are SPPO's with hard labels.
+
+    >>> cal_dpo_loss(torch.tensor([0.5]), torch.tensor([-0.5]), beta=1.0)
+    tensor([0.3133])
+    """
+    target = 1 / (2 * beta)
+    f_w, f_l = (margin(f, torch.zeros_like(f), 1.0) for f in (f_chosen, f_rejected))
+    return -F.logsigmoid(f_w - f_l) + (f_w - target) ** 2 + (f_l + target) ** 2

@@ -29,6 +29,7 @@ from dil_tutorial.claims import imitation
 from dil_tutorial.claims import ratios
 from dil_tutorial.claims import denominators
 from dil_tutorial.claims import relatives
+from dil_tutorial.claims import margins
 from dil_tutorial.claims import beta_and_length
 from dil_tutorial.claims import paper_against_code
 from dil_tutorial.claims import finite_data

@@ -68,6 +68,7 @@ CAUGHT_BY = {
     "kto": ["5.kto"], "f-dpo": ["5.f-dpo-ukl"], "sppo": ["5.sppo"], "simpo": ["5.reference-free"], "slic": ["5.slic"],
     "cpo": ["5.cpo"], "orpo": ["5.orpo"], "bpo": ["5.bpo"], "hinge": ["5.hinge"],
     "exo": ["5.exo"], "robust-dpo": ["5.robust"], "discopop": ["5.discopop"], "apo-down": ["5.apo-down"],
+    "cal-dpo": ["5.cal-dpo"],
 }  # fmt: skip
 
 

@@ -211,7 +211,7 @@ DEFAULTS = {
     "cpo": {"beta": 0.1, "sft_weight": 1.0}, "orpo": {"weight": 0.1},
     "bpo": {"generator": "bce", "beta": 0.1},
     "hinge": {"beta": 0.1}, "exo": {"beta": 0.1, "label_smoothing": 1e-3}, "robust-dpo": {"beta": 0.1, "label_smoothing": 0.1},
-    "discopop": {"beta": 0.05, "tau": 0.05}, "apo-down": {"beta": 0.1},
+    "discopop": {"beta": 0.05, "tau": 0.05}, "apo-down": {"beta": 0.1}, "cal-dpo": {"beta": 0.1},
 }  # fmt: skip
 
 
