@@ -1,4 +1,4 @@
-"""What readers of the paper asked in public, and the checks that settle it (THEORY §11): ``questions.yaml``, read."""
+"""What people ask in public, of the paper and in practice, and the checks that settle it (THEORY §11): ``questions.yaml``, read."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ class Question:
     answer: str
     claims: list[str]
     page: str = ""  # a page of the book, relative to generated/
+    asked: str = "paper"  # of the paper, or in "practice"
 
 
 QUESTIONS = [Question(**asked) for asked in yaml.safe_load(read_text(Path(__file__).with_name("questions.yaml")))]
