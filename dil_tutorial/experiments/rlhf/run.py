@@ -68,7 +68,7 @@ class Size:
     prompts: int = 8  # a step
     samples: int = 8  # to each
     learning_rate: float = 1e-3
-    reward_rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
+    reward_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     far: int = 2  # times the steps of a climb that is to go far
     checkpoints: int = 10  # steps from one to the next
     rounds: int = 2  # of imitation; the first is on the pairs of ``real_text``, each further one draws as many
