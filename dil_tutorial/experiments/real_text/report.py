@@ -100,12 +100,16 @@ def curves(results: Results) -> Figure:
     return drawn
 
 
-def report(results: Results, found: dict[str, Any], folder: Path, name: str = "report.md") -> list[Path]:
+TITLE = "Whole sentences: what each loss makes of a language model"
+
+
+def report(results: Results, found: dict[str, Any], folder: Path, name: str = "report.md", title: str = TITLE) -> list[Path]:
     """Figures as PNG and SVG and the report as Markdown, in ``folder``; ``found`` from ``measures.summary``."""
-    made = figures(results, found)
-    paths = [path for part, (figure, _) in made.items() for path in plotting.save(figure, folder / f"real_text_{part}")]
+    made, stem = figures(results, found), "real_text" if name == "report.md" else Path(name).stem
+    paths = [path for part, (figure, _) in made.items() for path in plotting.save(figure, folder / f"{stem}_{part}")]
+    alts = {part: alt for part, (_, alt) in made.items()}
     text = templates.load(TEMPLATE).render(
-        results=results, found=found, alts={part: alt for part, (_, alt) in made.items()}, said=conclusions(results, found)
+        results=results, found=found, alts=alts, said=conclusions(results, found), stem=stem, title=title
     )
     write_text(folder / name, text.strip() + "\n")
     return [*paths, folder / name]
