@@ -78,7 +78,7 @@ for claim in claims.CLAIMS:
 
 # %%
 lines = []
-for question in QUESTIONS:
+for question in (question for question in QUESTIONS if question.asked == "paper"):
     lines += [f"**{question.text}** {question.answer} *({', '.join(question.claims)})*", ""]
 display(Markdown("\n".join(lines)))
 
