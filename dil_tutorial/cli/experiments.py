@@ -312,7 +312,7 @@ def rlhf(
         "outputs/real-text"
     ),
     model: Annotated[str, typer.Option(help="pi_ref: a fetched model, a folder or a hub id.")] = "smollm2-135m-instruct",
-    preset: Annotated[str, typer.Option(help="cpu (two cores, two hours) or gpu (three seeds, more rounds).")] = "cpu",
+    preset: Annotated[str, typer.Option(help="cpu (two cores, some hours) or gpu (three seeds, more rounds).")] = "cpu",
     limit: Annotated[int | None, typer.Option(min=12, help="The first so many prompts of each kind.")] = None,
 ) -> None:
     """RLHF itself on whole sentences: a reward model, RLOO and GRPO, beside imitation.  Resumes."""
