@@ -227,6 +227,15 @@ ITAKURA_SAITO = Generator(
     reference_loss=lambda f: f,
 )
 
+# Brier: the squared error of sigmoid(f) as the chance that a response is a chosen one; both weights vanish far out.
+BRIER = Generator(
+    name="brier",
+    h=lambda r: -r / (1 + r),
+    dh=lambda r: -((1 + r) ** -2),
+    chosen_loss=lambda f: torch.sigmoid(-f) ** 2,
+    reference_loss=lambda f: torch.sigmoid(f) ** 2,
+)
+
 # Exponential: h'' grows, so large ratios rule; the published denominator may have several optima (toy.optima).
 EXPONENTIAL = Generator(
     name="exponential",
@@ -254,7 +263,7 @@ WIN = Generator(
     max_ratio=1.99,
 )
 
-GENERATORS: dict[str, Generator] = {g.name: g for g in (LSIF, UKL, BCE, HELLINGER, ITAKURA_SAITO, EXPONENTIAL, WIN)}
+GENERATORS: dict[str, Generator] = {g.name: g for g in (LSIF, UKL, BCE, HELLINGER, ITAKURA_SAITO, BRIER, EXPONENTIAL, WIN)}
 PUBLISHED = ("lsif", "ukl", "bce")  # the paper's three
 
 

@@ -29,7 +29,17 @@ from torch import Tensor
 
 from dil_tutorial.bregman import Generator, get_generator
 from dil_tutorial.errors import InputError, unknown_name
-from dil_tutorial.margins import apo_down_loss, cal_dpo_loss, discopop_loss, exo_loss, hinge_loss, robust_dpo_loss
+from dil_tutorial.likelihoods import alphapo_loss, cpo_loss, orpo_loss, simper_loss, simpo_loss, slic_loss
+from dil_tutorial.margins import (
+    apo_down_loss,
+    bonbon_loss,
+    cal_dpo_loss,
+    discopop_loss,
+    exo_loss,
+    hinge_loss,
+    rebel_loss,
+    robust_dpo_loss,
+)
 
 DENOMINATORS = ("rejected", "mixture", "reference")
 MIXED = "give the denominator mixture or reference"
@@ -216,6 +226,18 @@ def sppo_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 1.0) -> Tensor
     return (_lift(f_chosen) - target) ** 2 + (_lift(f_rejected) + target) ** 2
 
 
+def dro_loss(f_chosen: Tensor, f_rejected: Tensor, tau: float = 0.5, value: Tensor | float = 0.5) -> Tensor:
+    """DRO (Richemond et al., 2024) with labels for rewards, 1 won and 0 lost: (reward - V - tau f)^2 / 2, each by itself.
+
+    ``value`` is V(x), a number or one a prompt.  Learned beside the policy it ends at tau log Z, and the policy at IPO's
+    optimum, pi_ref exp(w/tau)/Z.  Left at 1/2, the mean reward, the loss is SPPO's.
+
+    >>> dro_loss(torch.tensor([1.0]), torch.tensor([-1.0]), tau=0.5)
+    tensor([0.])
+    """
+    return ((1 - value - tau * _lift(f_chosen)) ** 2 + (-value - tau * _lift(f_rejected)) ** 2) / 2
+
+
 def soft_label_loss(loss: Loss, f_first: Tensor, f_second: Tensor, p_first: Tensor, **fed: Any) -> Tensor:
     """p loss(y, y') + (1 - p) loss(y', y): a label that is the probability p that the first response won (THEORY §12.6).
 
@@ -227,56 +249,6 @@ def soft_label_loss(loss: Loss, f_first: Tensor, f_second: Tensor, p_first: Tens
     (tensor([0.6544]), tensor([0.6544]))
     """
     return p_first * loss(f_first, f_second, **fed) + (1 - p_first) * loss(f_second, f_first, **fed)
-
-
-# --- Without a reference: fed log-probabilities l = log pi_theta(y|x), not log-ratios ------------------------------
-
-
-def simpo_loss(logp_chosen: Tensor, logp_rejected: Tensor, beta: float = 2.0, gamma: float = 1.0) -> Tensor:
-    """SimPO (Meng et al., 2024): -log sigmoid(beta (l_w - l_l) - gamma), l the *mean* log-probability per token.
-
-    >>> simpo_loss(torch.tensor([0.5]), torch.tensor([0.0]))
-    tensor([0.6931])
-    """
-    return -F.logsigmoid(beta * (_lift(logp_chosen) - _lift(logp_rejected)) - gamma)
-
-
-def slic_loss(logp_chosen: Tensor, logp_rejected: Tensor, delta: float = 1.0, sft_weight: float = 0.1) -> Tensor:
-    """SLiC-HF (Zhao et al., 2023): a hinge on the margin of log-probabilities, and maximum likelihood beside it.
-
-    >>> slic_loss(torch.tensor([-1.0]), torch.tensor([-1.5]))   # max(0, 1 - 0.5) + 0.1 * 1
-    tensor([0.6000])
-    """
-    l_w, l_l = _lift(logp_chosen), _lift(logp_rejected)
-    return F.relu(delta - l_w + l_l) - sft_weight * l_w
-
-
-def cpo_loss(logp_chosen: Tensor, logp_rejected: Tensor, beta: float = 0.1, sft_weight: float = 1.0) -> Tensor:
-    """CPO (Xu et al., 2024): DPO with a uniform reference, and maximum likelihood beside it.
-
-    >>> cpo_loss(torch.tensor([-1.0]), torch.tensor([-1.0]))
-    tensor([1.6931])
-    """
-    l_w, l_l = _lift(logp_chosen), _lift(logp_rejected)
-    return -F.logsigmoid(beta * (l_w - l_l)) - sft_weight * l_w
-
-
-def orpo_loss(logp_chosen: Tensor, logp_rejected: Tensor, weight: float = 0.1) -> Tensor:
-    """ORPO (Hong et al., 2024): maximum likelihood and the log odds ratio, l the *mean* log-probability per token.
-
-    odds(p) = p / (1 - p), so log odds = l - log(1 - e^l).  At l = 0, a certain response, the odds are infinite;
-    l is taken at most at -1e-6.
-
-    >>> orpo_loss(torch.tensor([-1.0]), torch.tensor([-1.0]))
-    tensor([1.0693])
-    """
-    l_w, l_l = _lift(logp_chosen), _lift(logp_rejected)
-
-    def log_odds(logp: Tensor) -> Tensor:
-        p_not_one = logp.clamp(max=-1e-6)
-        return logp - torch.log(-torch.expm1(p_not_one))
-
-    return -l_w - weight * F.logsigmoid(log_odds(l_w) - log_odds(l_l))
 
 
 LOSSES: dict[str, Loss] = {
@@ -294,15 +266,20 @@ LOSSES: dict[str, Loss] = {
     "slic": slic_loss,
     "cpo": cpo_loss,
     "orpo": orpo_loss,
+    "alphapo": alphapo_loss,
+    "simper": simper_loss,
     "hinge": hinge_loss,
     "exo": exo_loss,
     "robust-dpo": robust_dpo_loss,
     "discopop": discopop_loss,
     "apo-down": apo_down_loss,
     "cal-dpo": cal_dpo_loss,
+    "rebel": rebel_loss,
+    "bonbon": bonbon_loss,
+    "dro": dro_loss,
 }
-REFERENCE_FREE = ("simpo", "slic", "cpo", "orpo")  # fed log-probabilities instead of log-ratios
-UNPAIRED = ("dil", "sft", "nca", "bco", "kto", "sppo")  # a term of y_w plus a term of y_l: needs no pairs
+REFERENCE_FREE = ("simpo", "slic", "cpo", "orpo", "alphapo", "simper")  # fed log-probabilities instead of log-ratios
+UNPAIRED = ("dil", "sft", "nca", "bco", "kto", "sppo", "dro", "simper")  # a term of y_w plus a term of y_l: needs no pairs
 
 
 @dataclass(frozen=True)
@@ -354,15 +331,19 @@ def make_loss(name: str, **settings: Any) -> BoundLoss:
         if key not in known:
             raise unknown_name(f"setting of the {name} loss", key, known)
         number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        if key in ("beta", "tau") and not (number and value > 0):
+        if key in ("beta", "tau", "eta") and not (number and value > 0):
             raise InputError(f"loss {name!r}: {key} is {value!r}: give a positive number")
+        if key == "n" and not (isinstance(value, int) and not isinstance(value, bool) and value >= 2):
+            raise InputError(f"loss {name!r}: n is {value!r}: give how many responses the best is chosen from, at least 2")
+        if key == "alpha" and not (number and value >= 0):
+            raise InputError(f"loss {name!r}: alpha is {value!r}: give a number of at least 0")
         if key.endswith("weight") and not (number and value >= 0):
             raise InputError(f"loss {name!r}: {key} is {value!r}: give a number of at least 0")
         if key == "label_smoothing" and not (number and 0 <= value < 0.5):
             raise InputError(f"loss {name!r}: label_smoothing is {value!r}: give a rate of wrong labels below one half")
         if name == "exo" and key == "label_smoothing" and value == 0:
             raise InputError("loss 'exo': label_smoothing is 0: give a rate above 0, or the loss would be infinite")
-        if key in ("gamma", "delta", "shift", "kl") and not (number or isinstance(value, Tensor)):
+        if key in ("gamma", "delta", "shift", "kl", "value", "gap") and not (number or isinstance(value, Tensor)):
             raise InputError(f"loss {name!r}: {key} is {value!r}: give a finite number")
     if "generator" in settings:
         settings["generator"] = get_generator(settings["generator"])

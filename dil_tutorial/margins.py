@@ -1,4 +1,4 @@
-r"""Losses of the margin z = beta (f_w - f_l) since 2024: hinge, EXO, robust DPO, DiscoPOP; and two more, APO-down and Cal-DPO.
+r"""Losses of the margin z = beta (f_w - f_l) since 2024: hinge, EXO, robust DPO, DiscoPOP, REBEL; and some that look at more.
 
 Called like those of ``losses``, which lists them by name: log-ratios f of one shape in, the loss of each element out.  Where
 each ends is in THEORY §5: for a pair of responses whose first wins with probability P,
@@ -11,6 +11,7 @@ IPO           (2P - 1)/(2 tau), of f_w - f_l                         the win rat
 robust DPO    log (P - eps)/(1 - eps - P)                            log-odds of the labels before they were flipped
 EXO           (2P - 1) log (1 - eps)/eps                             the win rate, as IPO
 hinge         1 if P > 1/2, else -1                                  the majority
+REBEL         eta (R - R')                                           rewards, not labels
 ============  =====================================================  ==============================================
 """
 
@@ -19,6 +20,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from dil_tutorial.bregman import Generator, get_generator
 
 
 def margin(f_chosen: Tensor, f_rejected: Tensor, beta: float) -> Tensor:
@@ -102,3 +105,71 @@ def cal_dpo_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 0.1) -> Ten
     target = 1 / (2 * beta)
     f_w, f_l = (margin(f, torch.zeros_like(f), 1.0) for f in (f_chosen, f_rejected))
     return -F.logsigmoid(f_w - f_l) + (f_w - target) ** 2 + (f_l + target) ** 2
+
+
+def rebel_loss(f_chosen: Tensor, f_rejected: Tensor, eta: float = 1.0, gap: Tensor | float = 1.0) -> Tensor:
+    """REBEL (Gao et al., 2024): ((f_w - f_l)/eta - gap)^2, ``gap`` the difference of the two rewards, (...) or a number.
+
+    Its optimum is pi_ref exp(eta R)/Z, RLHF's at beta = 1/eta, whoever meets whom.  With a label for the gap it is IPO.
+
+    >>> rebel_loss(torch.tensor([1.0]), torch.tensor([0.0]), eta=0.5)
+    tensor([1.])
+    """
+    return (margin(f_chosen, f_rejected, 1 / eta) - gap) ** 2
+
+
+def bonbon_loss(f_chosen: Tensor, f_rejected: Tensor, n: int = 2, alpha: float = 0.005) -> Tensor:
+    """BoNBoN (Gui et al., 2024): alpha (-f_w) + (1 - alpha) (f_w - f_l - m)^2, on the best and the worst of ``n`` responses.
+
+    m = (n - 1)(1 + 1/2 + ... + 1/(n - 1)) is the mean log-ratio of the best of n between those two, where there are no ties.
+
+    >>> bonbon_loss(torch.tensor([1.0]), torch.tensor([0.0]), n=2, alpha=0.5)   # m = 1
+    tensor([-0.5000])
+    """
+    m = (n - 1) * sum(1 / k for k in range(1, n))
+    imitation = -margin(f_chosen, torch.zeros_like(f_chosen), 1.0)
+    return alpha * imitation + (1 - alpha) * (margin(f_chosen, f_rejected, 1.0) - m) ** 2
+
+
+def aot_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 0.1) -> Tensor:
+    """AOT, unpaired (Melnyk et al., 2024): DPO between the k-th smallest f of winners and of losers; (N,), (N,) -> (N,).
+
+    A loss of a batch, not of its pairs: who met whom is forgotten.  So it has no name in ``losses.LOSSES``.
+
+    >>> aot_loss(torch.tensor([0.0, 2.0]), torch.tensor([2.0, 0.0]), beta=1.0)   # the same two values: log 2 each
+    tensor([0.6931, 0.6931])
+    """
+    return -F.logsigmoid(margin(f_chosen.sort(-1).values, f_rejected.sort(-1).values, beta))
+
+
+def alpha_dpo_loss(
+    logp_chosen: Tensor, logp_rejected: Tensor, f_chosen: Tensor, f_rejected: Tensor, alpha: float = 0.1, beta: float = 2.0,
+    gamma: float = 0.0,
+) -> Tensor:  # fmt: skip
+    """alpha-DPO (Wu et al., 2024): SimPO whose target margin moves: gamma + alpha beta (f_w - f_l), which takes no gradient.
+
+    Means per token, all four; the paper standardises the second part over a batch.  It needs log-probabilities and log-ratios,
+    so it has no name in ``losses.LOSSES``.
+
+    >>> zero = torch.tensor([0.0])
+    >>> alpha_dpo_loss(zero, zero, zero, zero)
+    tensor([0.6931])
+    """
+    target = gamma + alpha * margin(f_chosen, f_rejected, beta).detach()
+    return -F.logsigmoid(margin(logp_chosen, logp_rejected, beta) - target)
+
+
+def f_po_loss(
+    f_chosen: Tensor, f_rejected: Tensor, generator: str | Generator = "ukl", beta: float = 0.1, label_smoothing: float = 1e-3
+) -> Tensor:
+    """f-PO on labelled pairs (Han et al., 2025): D_h(p || q) = sum q h(p/q), p = (1 - eps, eps), q = (sigmoid(z), sigmoid(-z)).
+
+    With UKL conservative DPO, less the label's entropy; with Itakura–Saito EXO.  h is used as it stands, so take |z| below 80.
+
+    >>> f_po_loss(torch.tensor([0.0]), torch.tensor([0.0]), "itakura-saito", label_smoothing=0.5)   # q = p
+    tensor([0.])
+    """
+    gen, z = get_generator(generator), margin(f_chosen, f_rejected, beta)
+    one = gen.h(torch.ones((), dtype=z.dtype))
+    terms = ((1 - label_smoothing, F.logsigmoid(z)), (label_smoothing, F.logsigmoid(-z)))
+    return sum((q.exp() * (gen.h(p / q.exp()) - one) for p, q in terms), torch.zeros_like(z))

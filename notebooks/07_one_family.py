@@ -11,10 +11,10 @@
 # %% [markdown]
 # # 07 · One family
 #
-# Paper §4.5 and §5 (baselines); modules `dil_tutorial.losses`, `toy.compare`; about 30 minutes.
+# Paper §4.5 and §5 (baselines); modules `dil_tutorial.losses`, `toy.family`; about 30 minutes.
 #
 # After this notebook you will be able to
-# - place DPO, IPO, SPPO, KTO, SimPO, NCA, BCO and DIL by two questions: where does it end, and how hard does it pull on the way;
+# - place any preference loss by two questions: what does it hear of the preferences, and how far does it go;
 # - tell which of them need pairs, a reference, or a preference model;
 # - choose among them knowing what you give up.
 #
@@ -25,38 +25,59 @@ import torch
 from IPython.display import Markdown, display
 
 from dil_tutorial import claims
+from dil_tutorial.experiments.family import places, plane, together
 from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.losses import dpo_loss, ipo_loss
-from dil_tutorial.rlhf import kl
-from toy import compare
-from toy.gallery import bandit, rock_paper_scissors
+from toy import family
 
-world, game = bandit(), rock_paper_scissors()
+rows = [family.row(named) for named in family.FAMILY]
+print(f"{len(rows)} losses")
 
 # %% [markdown]
-# ## 1 · Where does it end?
+# ## 1 · The map
 #
-# Every loss below has an exact optimum in a table, most of them in closed form. **Predict:** how many *different* destinations do sixteen losses have?
+# Take two responses that the reference likes equally, and let the first win a share $P$ of their duels. Every loss ends at some margin $f(y) - f(y')$, a function of $P$. Its **shape** says what the loss hears: of a majority only the sign, of a win rate the excess $2P - 1$, of log-odds $\log\frac{P}{1 - P}$. Its **size** says how far the loss goes. Choose one, and compare it with imitation.
 
 # %%
-lines = ["| loss | ends at | KL to the winners' law |", "|---|---|---:|"]
-for entry in compare.COMPARED:
-    policy = compare.optimum(entry, world)
-    far = "numerical" if policy is None else f"{abs(kl(policy, world.chosen).item()):.4f}"
-    lines.append(f"| {entry.described} | {entry.bt} | {far} |")
+from dil_tutorial.lessons.panels import hears
+
+hears()
+
+# %% [markdown]
+# **Predict:** so many losses; at how many *different* places do they stand?
+
+# %%
+from dil_tutorial.support.plotting import image
+
+display(image(*plane(rows)))
+print(f"{len(rows)} losses, {len(places(rows))} places")
+
+# %% [markdown]
+# Read it across, then up.
+#
+# - **In the middle** stand those that hear win rates. On the dotted line, at one point: SFT, GSIL, and every repaired DIL, which imitate the winners. IPO, REBEL on labels and BoNBoN are next door; SPPO is DRO.
+# - **To the right** those that hear log-odds: DPO and its children, and LSIF as published, which set out to imitate.
+# - **To the left**, those that hear the majority alone; at the top, those that end at one response.
+#
+# $\beta$ and its relatives move a point up and down, not across. The same losses as a table; "only margins" says whether both log-ratios may fall together unseen:
+
+# %%
+lines = ["| losses | hears | KL to the winners' law | first step: winner, loser | only margins | needs |", "|---|---|---:|---|---|---|"]
+groups = {}
+for row in rows:
+    step = ", ".join("up" if way > 1e-9 else "down" if way < -1e-9 else "stays" for way in row["first step"])
+    far = "no end" if row["KL to pi_chosen"] is None else f"{row['KL to pi_chosen']:.3f}"
+    needs = " and ".join(need for need, so in (("pairs", row["pairs"]), ("a reference", row["reference"])) if so) or "neither"
+    groups.setdefault((row["hears"], far, step, "yes" if row["margins only"] else "no", needs), []).append(row["label"])
+for facts, labels in groups.items():
+    lines.append(f"| {together(labels)} | {' | '.join(facts)} |")
 display(Markdown("\n".join(lines)))
 
 # %% [markdown]
-# Three kinds:
-#
-# - **imitators** end at the winners' law $\pi_\text{ref}(1 + t)$: SFT, every repaired DIL, NCA;
-# - **exponential tilts**: DPO $\pi_\text{ref}e^{R/\beta}$, IPO $\pi_\text{ref}e^{w/\tau}$, f-DPO;
-# - the rest, each with an equation of its own.
-#
-# For almost all of them one function of the labels decides: the win rate.
+# None of this was typed: each entry was computed from the loss. What can be proved is in the ledger, for instance
 
 # %%
-claims.report("5.win-rates", "5.margins-see-more", "5.dpo", "5.ipo", "5.sppo")
+claims.report("5.win-rates", "5.margins-see-more", "5.dpo", "5.ipo", "5.dro", "5.rebel", "5.gsil")
 
 # %% [markdown]
 # ## 2 · How hard does it pull?
@@ -79,27 +100,31 @@ pulls()
 claims.report("5.bounded", "8.dpo-unseen", "3.weights")
 
 # %% [markdown]
-# ## 3 · What does it need?
+# ## 3 · Which would you take?
+#
+# Four people ask. Decide before you run the cell: each answer hangs on a claim.
+#
+# - *"My labels come from a judge that is never in doubt."* Not DPO: nothing stops it. IPO or a repaired DIL have an end.
+# - *"I have thumbs up and thumbs down, no pairs."* Repaired DIL or DRO; KTO, if what loses a little more than it wins may die.
+# - *"A fifth of my labels is wrong, and I know it."* For RLHF's end robust DPO. For imitation nothing: it gets milder.
+# - *"My chosen rewards fall."* At a small $\beta$ that is what DPO's optimum asks for, not an accident of training.
 
 # %%
-lines = ["| loss | pairs | reference |", "|---|---|---|"]
-for entry in compare.COMPARED:
-    lines.append(f"| {entry.described} | {'yes' if compare.needs_pairs(entry.loss) else 'no'} | {'yes' if compare.needs_reference(entry.loss) else 'no'} |")
-display(Markdown("\n".join(lines)))
+claims.report("5.no-reward-needed", "3.no-pairing", "5.kto", "5.robust", "8.noise", "8.every-winner")
 
 # %% [markdown]
 # ## 4 · Where this breaks
 #
-# **KTO** gives up on every response that loses more often than it wins, however little:
+# **DiscoPOP**, which a language model found, begins by pushing winners down; **APO-down** begins with the losers.
 
 # %%
-claims.report("5.kto")
+claims.report("5.discopop", "5.apo-down")
 
 # %% [markdown]
-# **SimPO** has no reference at all: with one-token responses and no margin it forgets what the model knew.
+# **SimPO** and **SimPER** have no reference at all. With one-token responses SimPO without its margin forgets what the model knew; SimPER is linear in the policy and ends at a single response.
 
 # %%
-claims.report("5.reference-free")
+claims.report("5.reference-free", "5.simper")
 
 # %% [markdown]
 # **Preferences in a circle.** DPO then settles for the Bradley–Terry model with the same win rates; an imitator does not need one.
@@ -188,8 +213,8 @@ check_answer(your_tau, 0.5, "d/dw log(2w) at w = 1/2.")
 #
 # ## Summary
 #
-# - Ask of a loss where it ends and how it pulls. Names tell neither.
+# - Ask of a loss what it hears and how far it goes. Names tell neither: many losses share a place.
 # - The labels act through the win rate; a linear tilt imitates, an exponential one runs ahead.
 # - Losses that see only margins cannot keep the chosen likelihood up.
 #
-# **Source:** `dil_tutorial/losses.py`, `toy/compare.py` · **Claims:** `dil verify 5` · **Before:** [06 · Whose samples](06_whose_samples.ipynb) · **Next:** [08 · Training dynamics](08_training_dynamics.ipynb)
+# **Source:** `dil_tutorial/losses.py`, `toy/family.py` · **Claims:** `dil verify 5` · **Before:** [06 · Whose samples](06_whose_samples.ipynb) · **Next:** [08 · Training dynamics](08_training_dynamics.ipynb)

@@ -33,6 +33,9 @@ class Named:
     bt: str = ""
     any_preference: str = "the same"
     runs_off: bool = False
+    feed: str = "sum"
+    cite: str = ""
+    claims: tuple[str, ...] = ()
 
     @property
     def loss(self) -> BoundLoss:
@@ -46,7 +49,10 @@ class Named:
         return ", ".join([self.label, *settings]) + (f" = {self.also}" if self.also else "")
 
 
-SYMBOLS = {"beta": "β", "tau": "τ", "gamma": "γ", "delta": "δ", "weight": "weight", "sft_weight": "weight"}
+SYMBOLS = {
+    "beta": "β", "tau": "τ", "gamma": "γ", "delta": "δ", "weight": "weight", "sft_weight": "weight", "label_smoothing": "ε",
+    "alpha": "α", "eta": "η", "kl": "KL",
+}  # fmt: skip
 VARIANTS = {"rejected": "published", "mixture": "repaired", "reference": "reference"}  # a label's word for each denominator
 ROWS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 LOSSES: dict[str, Named] = {label: Named(label, **row) for label, row in ROWS.items()}

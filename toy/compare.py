@@ -47,7 +47,7 @@ EXACT: dict[str, Callable[[World], Tensor]] = {  # the optimum of each loss that
     "KTO": lambda w: optima.kto(w, 0.1),
     "SLiC": lambda w: optima.slic(w, 1.0, 0.1),
 }
-COMPARED = [named for named in LOSSES.values() if named.objective]
+COMPARED = [named for named in LOSSES.values() if named.bt]
 
 
 def optimum(named: Named, world: World) -> Tensor | None:
@@ -75,15 +75,28 @@ def needs_reference(loss: Loss) -> bool:
     return pull(loss, f).diff().abs().max().item() > 1e-12
 
 
+def two_sided(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss as a function of the winner's log-ratio and of the one it is set against: the loser's, or a reference sample's.
+
+    >>> fresh = make_loss("dil", generator="bce", denominator="reference")
+    >>> two_sided(fresh)(torch.zeros(1), torch.zeros(1))
+    tensor([1.3863])
+    """
+    if bound(loss).needs_reference_samples:
+        return lambda f_w, f: loss(f_w, None, f_reference=f)
+    return loss
+
+
 def pull(loss: Loss, f: Tensor) -> Tensor:
     """The gradient of one pair in (f_w, f_l) at (f, -f) and (-f, f), stacked: (N,) -> (4, N)."""
+    own = two_sided(loss)
     if bound(loss).reference_free:  # log-probabilities: f at most 0
         pairs = [(-f.abs(), torch.zeros_like(f) - 0.1), (torch.zeros_like(f) - 0.1, -f.abs())]
     else:
         pairs = [(f, -f), (-f, f)]
     slopes = []
     for f_w, f_l in pairs:
-        slopes += [derivative(lambda x, f_l=f_l: loss(x, f_l), f_w), derivative(lambda x, f_w=f_w: loss(f_w, x), f_l)]  # type: ignore[misc]
+        slopes += [derivative(lambda x, f_l=f_l: own(x, f_l), f_w), derivative(lambda x, f_w=f_w: own(f_w, x), f_l)]  # type: ignore[misc]
     return torch.stack(slopes)
 
 

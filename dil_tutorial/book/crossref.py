@@ -30,6 +30,15 @@ def label(claim_id: str) -> str:
     return "claim-" + claim_id.replace(".", "-")
 
 
+def anchor(name: str) -> str:
+    """What an anchor may be called after a name.
+
+    >>> anchor("f-DPO Jensen–Shannon")
+    'f-dpo-jensen-shannon'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", name.lower())
+
+
 def link(claim_id: str) -> str:
     """A reference to a claim from any page."""
     return f"{{ref}}`{claim_id} <{label(claim_id)}>`"

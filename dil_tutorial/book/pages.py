@@ -11,10 +11,11 @@ from dil_tutorial.book import crossref, figures, house, pair
 from dil_tutorial.book.crossref import label, link
 from dil_tutorial.claims import Result
 from dil_tutorial.claims.questions import QUESTIONS
+from dil_tutorial.experiments.family import plane
 from dil_tutorial.support import plotting, templates
 from dil_tutorial.support.files import read_json, write_text
 from dil_tutorial.support.paths import BENCHMARKS
-from toy import compare
+from toy import compare, family
 from toy.gallery import bandit, rock_paper_scissors
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -70,6 +71,26 @@ def section_claims(results: Sequence[Result], section: str) -> str:
 def questions_page() -> str:
     """What readers asked, our answers, and the claims that settle them."""
     return page("questions", questions=QUESTIONS)
+
+
+IN_PUBLIC = (  # claims that state what is often said, in the order of a reader's first week
+    "6.beta-direction", "7.log-two", "5.implicit-reward", "8.every-winner", "9.loss-accuracy", "6.mean", "9.ranking",
+    "13.proxy", "13.clip", "13.grpo", "13.length",
+)  # fmt: skip
+
+
+def in_public_page(results: Sequence[Result], seeds: int) -> str:
+    """What courses and threads say of preference losses, and what is so."""
+    by_id = {r.claim.id: r for r in results}
+    return page("in_public", results=[by_id[claim] for claim in IN_PUBLIC], seeds=seeds)
+
+
+def family_page(folder: Path) -> str:
+    """The map: every loss on one plane, a table of properties, a guide, one by one; the figure goes into ``folder``."""
+    rows = [family.row(named) for named in family.FAMILY]
+    figure, alt = plane(rows)
+    plotting.save(figure, folder / "family_plane")
+    return page("family", rows=rows, alt=alt, imitation=family.IMITATION, anchor=crossref.anchor)
 
 
 def losses_page() -> str:

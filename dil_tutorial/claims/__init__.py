@@ -30,10 +30,12 @@ from dil_tutorial.claims import ratios
 from dil_tutorial.claims import denominators
 from dil_tutorial.claims import relatives
 from dil_tutorial.claims import margins
+from dil_tutorial.claims import newcomers
 from dil_tutorial.claims import beta_and_length
 from dil_tutorial.claims import paper_against_code
 from dil_tutorial.claims import finite_data
 from dil_tutorial.claims import neighbours
 from dil_tutorial.claims import efficiency
 from dil_tutorial.claims import policy_gradients
+from dil_tutorial.claims import in_public
 # isort: on

@@ -45,12 +45,16 @@ class DILConfig(TrainingArguments):
     ``reference_max_new_tokens``  128         the longest such response in tokens
     ``beta``                      None        scales f; the loss's own default if None (DIL 1.0, DPO 0.1)
     ``tau``                       None        IPO; DiscoPOP's width of the change-over
-    ``gamma``                     None        SimPO's margin
+    ``gamma``                     None        SimPO's and AlphaPO's margin
     ``delta``                     None        BCO's shift, SLiC's margin
     ``weight``                    None        ORPO's weight of the log odds ratio
     ``sft_weight``                None        DPO's, SLiC's and CPO's weight of maximum likelihood
     ``label_smoothing``           None        rate of labels taken to be wrong: DPO (conservative), robust DPO, EXO
-    ``kl``                        None        KTO's reference point; estimated from each batch if None
+    ``kl``                        None        KTO's reference point; estimated from each batch if None; 0.0 is APO-zero
+    ``alpha``                     None        AlphaPO's power, BoNBoN's weight of maximum likelihood
+    ``n``                         None        BoNBoN: the winner is the best of so many
+    ``eta``, ``gap``              None        REBEL's step, and the difference of rewards that it regresses on, one number
+    ``value``                     None        DRO's value V, one number; 0.5 if None
     ``logprobs``                  "sum"       "sum" over the response's tokens, or "mean" per token (THEORY §6)
     ``max_length``                1024        tokens of prompt + response; the start is kept
     ``chat_format``               False       wrap plain strings as user and assistant messages
@@ -58,7 +62,7 @@ class DILConfig(TrainingArguments):
     ``layout``                    "auto"      a batch: "shared" packs pairs and reads a shared prompt once,
                                               "packed" packs without sharing, "padded" gives each response a padded row;
                                               "auto" is "shared", or on the CPU "padded" where that is cheaper
-    ``head_chunk``                256         most positions whose logits are held; more go in chunks, recomputed; 0: no bound
+    ``head_chunk``                256         most positions whose logits are held; more go in chunks; 0: no bound
     ``disable_dropout``           True        no dropout in policy or reference
     ============================  ==========  ================================================================================
     """
@@ -74,6 +78,11 @@ class DILConfig(TrainingArguments):
     sft_weight: float | None = None
     label_smoothing: float | None = None
     kl: float | None = None
+    alpha: float | None = None
+    n: int | None = None
+    eta: float | None = None
+    gap: float | None = None
+    value: float | None = None
     logprobs: str = "sum"
     max_length: int = 1024
     chat_format: bool = False
@@ -103,7 +112,7 @@ class DILConfig(TrainingArguments):
             )
         if not isinstance(self.max_length, int) or self.max_length < 2:
             raise InputError(f"max_length is {self.max_length!r}: give a whole number of at least 2")
-        if self.loss in ("simpo", "orpo") and self.logprobs != "mean":
+        if self.loss in ("simpo", "orpo", "alphapo", "simper") and self.logprobs != "mean":
             raise InputError(f"loss {self.loss!r} is defined on mean log-probabilities: set logprobs: mean")
         if zero_stage(self.deepspeed) == 3:
             raise InputError(
@@ -123,7 +132,10 @@ class DILConfig(TrainingArguments):
 
     def loss_function(self) -> BoundLoss:
         """The loss with its settings bound; InputError where the two do not fit."""
-        names = ("generator", "denominator", "beta", "tau", "gamma", "delta", "weight", "sft_weight", "label_smoothing", "kl")
+        names = (
+            "generator", "denominator", "beta", "tau", "gamma", "delta", "weight", "sft_weight", "label_smoothing", "kl",
+            "alpha", "n", "eta", "gap", "value",
+        )  # fmt: skip
         loss = make_loss(self.loss, **{name: getattr(self, name) for name in names if getattr(self, name) is not None})
         if loss.needs_kl and self.per_device_train_batch_size < 2:
             raise InputError("loss 'kto' estimates a KL from the batch: set per_device_train_batch_size to 2 or more, or kl")

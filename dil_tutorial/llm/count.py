@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -180,13 +181,22 @@ def saved_for_backward(weights: set[int]) -> Iterator[dict[int, int]]:
     4000
     """
     saved: dict[int, int] = {}
-    alive: list[Tensor] = []  # a storage that went would give its address to another
+    alive: WeakSet[Kept] = WeakSet()  # what was let go on the way, as a gradient taken in the forward pass does, is not counted
 
-    def note(tensor: Tensor) -> Tensor:
+    def note(tensor: Tensor) -> Kept:
+        kept = Kept(tensor)
         if id(tensor) not in weights and not isinstance(tensor, nn.Parameter):
-            alive.append(tensor)
-            saved[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
-        return tensor
+            alive.add(kept)
+        return kept
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda kept: kept.tensor):
         yield saved
+    storages = [kept.tensor.untyped_storage() for kept in alive]
+    saved |= {storage._cdata: storage.nbytes() for storage in storages}
+
+
+class Kept:
+    """A tensor that autograd holds."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor

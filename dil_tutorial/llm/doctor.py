@@ -5,7 +5,7 @@ the same names.  The trainer asks of its own log while it runs (``callbacks.Teac
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from dil_tutorial.llm import data_report
 from dil_tutorial.llm.data import Reading, read
 from dil_tutorial.llm.metrics import FALLEN, LARGE, warnings
 from dil_tutorial.llm.models import load_tokenizer
+from dil_tutorial.llm.rows import TokenisedPair
 from dil_tutorial.support.files import read_json, read_text
 
 Row = Mapping[str, Any]
@@ -189,6 +190,19 @@ def of_data(reading: Reading, tokenizer: Any = None, max_length: int = 1024) -> 
     if told["pairs"] >= 20 and not (low < 0.55 and high > 0.45):
         found.append(Finding("length", f"chosen is longer in {share:.0%} of pairs ({low:.0%} to {high:.0%})"))
     return found
+
+
+def of_rows(rows: Iterable[TokenisedPair], end: int | None) -> list[Finding]:
+    """What tokenised pairs give cause to say before a training: here as in ``of_data``, end tokens that stand there twice.
+
+    >>> from dil_tutorial.llm.rows import Response
+    >>> of_rows([TokenisedPair(Response([5], [6, 0, 0]), Response([5], [7, 0]))], end=0)
+    [Finding(name='double end', evidence='1 of 1 pairs')]
+    """
+    if end is None:
+        return []
+    doubled = [any(response.tokens[-2:] == [end, end] for response in row.responses) for row in rows]
+    return [Finding("double end", f"{sum(doubled):,} of {len(doubled):,} pairs")] if any(doubled) else []
 
 
 # --- A checkpoint ---------------------------------------------------------------------------------------------------------

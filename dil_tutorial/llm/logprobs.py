@@ -29,19 +29,33 @@ def token_logps(logits: Tensor, tokens: Tensor) -> Tensor:
 def head_gives_logps(head: nn.Module, pick: Callable[[Tensor], Tensor], targets: Tensor, chunk: int) -> Iterator[None]:
     """While it lasts, the vocabulary head returns log-probs (M,) of ``targets`` (M,) where it would return logits.
 
-    Of more than ``chunk`` positions it takes that many at a time, and computes each chunk again in the backward pass, so
-    that (M x vocabulary) logits are never held.  ``pick`` takes the M hidden states, (M, H), from what the model feeds
-    its head.  The head is called inside the model's own forward pass, as DDP and FSDP need it.
+    Of more than ``chunk`` positions it takes that many at a time, so that (M x vocabulary) logits are never held: a head that
+    is trained computes each chunk again in the backward pass; a frozen one takes the gradients by its hidden states, (M, H),
+    in the forward pass, and nothing twice.  ``pick`` takes the M hidden states from what the model feeds its head.  The head is
+    called inside the model's own forward pass, as DDP and FSDP need it.
     """
     logits = head.forward
+    frozen = not any(weight.requires_grad for weight in head.parameters())
 
     def chunk_logps(hidden: Tensor, tokens: Tensor) -> Tensor:
         return token_logps(logits(hidden), tokens)
 
+    def slopes(hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """log pi(token_m) and its gradient by h_m: a position's log-probability hangs on its own hidden state alone."""
+        hidden = hidden.detach().requires_grad_()
+        values = chunk_logps(hidden, tokens)
+        (slope,) = torch.autograd.grad(values.sum(), hidden)
+        return values.detach(), slope
+
     def logps(hidden: Tensor) -> Tensor:
-        if len(targets) <= chunk:
-            return chunk_logps(pick(hidden), targets)
-        parts = zip(pick(hidden).split(chunk), targets.split(chunk), strict=True)  # no random state to keep: the head is linear
+        picked = pick(hidden)
+        parts = list(zip(picked.split(chunk), targets.split(chunk), strict=True))
+        if frozen and picked.requires_grad and torch.is_grad_enabled():
+            values, by_hidden = map(torch.cat, zip(*(slopes(*part) for part in parts), strict=True))
+            return values + ((picked - picked.detach()).to(values) * by_hidden.to(values)).sum(-1)  # adds 0, and the gradient
+        if len(parts) == 1:
+            return chunk_logps(picked, targets)
+        # no random state to keep: the head is linear
         return torch.cat([checkpoint(chunk_logps, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
 
     head.forward = logps

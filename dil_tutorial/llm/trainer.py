@@ -37,6 +37,7 @@ from dil_tutorial.llm.callbacks import ProgressBar, RefuseToStandStill, StopAndS
 from dil_tutorial.llm.capabilities import check_fits, chunking_problem, keep_differentiable, quiet_noise, usable_layout
 from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.data import Pair, check_all
+from dil_tutorial.llm.doctor import of_rows
 from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.metrics import beyond_the_formula, measure
 from dil_tutorial.llm.reference import FixedBatches, fingerprint, model_digest, sample_responses, score_reference
@@ -87,6 +88,9 @@ class DILTrainer(Trainer):
         draws = self.loss_function.needs_reference_samples and any(part.sides == 2 for part in rows.values())
         if draws or not self.loss_function.needs_reference_samples:  # not all rows have one, or the loss does not read it
             rows = {split: part.without_reference() for split, part in rows.items()}
+        for finding in of_rows(rows["train"], getattr(processing_class, "eos_token_id", None)) if "train" in rows else []:
+            told = finding.sickness
+            logger.warning(f"train: {told.what}: {finding.evidence}. {told.cause} {told.mend}")
         model, self.reference = self._choose_reference(model, ref_model, peft_config, draws, args)
         for part in rows.values():
             check_fits(model, part)

@@ -5,6 +5,7 @@ import re
 GREEK = {
     "pi": "π", "theta": "θ", "phi": "φ", "beta": "β", "tau": "τ", "lambda": "λ", "sigma": "σ", "mu": "μ", "rho": "ρ",
     "gamma": "γ", "delta": "δ", "epsilon": "ε", "eps": "ε", "eta": "η", "chi": "χ",
+    "alpha": "α",
 }  # fmt: skip
 
 
@@ -17,11 +18,13 @@ def plain(latex: str) -> str:
     text = re.sub(r"\\text\{([^}]*)\}", r"\1", latex)
     text = re.sub(r"\\frac\{([^}]*)\}\{([^}]*)\}", r"(\1)/(\2)", text).replace(r"\frac12", "1/2")
     text = re.sub(r"\\frac(\d)(\d)", r"\1/\2", text)
+    text = re.sub(r"\\frac(\d)\{([^}]*)\}", r"\1/(\2)", text)
+    text = re.sub(r"\^\{([^{}]{2,})\}", r"^(\1)", text)
     symbols = {"\\" + name: letter for name, letter in GREEK.items()}
     symbols |= {r"\le": "≤", r"\ge": "≥", r"\ne": "≠", r"\|": "‖", r"\succ": "≻", r"\sim": "~", r"\to": "→", r"\cdot": "·"}
     symbols |= {r"\sum": "Σ", r"\prod": "Π", r"\log": "log", r"\max": "max", r"\min": "min", r"\tanh": "tanh"}
     symbols |= {rf"\hat {letter}": letter + "\u0302" for letter in "rwPR"} | {r"\hat\pi": "π\u0302", r"\mid": "|"}
-    symbols |= {r"\bigl": "", r"\bigr": "", r"\,": " ", r"\ ": " ", "$": "", "{=}": "="}
+    symbols |= {r"\bigl": "", r"\bigr": "", r"\big": "", r"\dots": "…", r"\,": " ", r"\ ": " ", "$": "", "{=}": "="}
     for symbol in sorted(symbols, key=len, reverse=True):
         text = text.replace(symbol, symbols[symbol])
     return re.sub(r"[{}]", "", text).replace("  ", " ")

@@ -68,11 +68,12 @@ CAUGHT_BY = {
     "kto": ["5.kto"], "f-dpo": ["5.f-dpo-ukl"], "sppo": ["5.sppo"], "simpo": ["5.reference-free"], "slic": ["5.slic"],
     "cpo": ["5.cpo"], "orpo": ["5.orpo"], "bpo": ["5.bpo"], "hinge": ["5.hinge"],
     "exo": ["5.exo"], "robust-dpo": ["5.robust"], "discopop": ["5.discopop"], "apo-down": ["5.apo-down"],
-    "cal-dpo": ["5.cal-dpo"],
+    "cal-dpo": ["5.cal-dpo"], "rebel": ["5.rebel"], "bonbon": ["5.bonbon"], "dro": ["5.dro-sppo"], "alphapo": ["5.alphapo"],
+    "simper": ["5.simper"],
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("generator", ["lsif", "ukl", "bce", "hellinger", "itakura-saito", "exponential"])
+@pytest.mark.parametrize("generator", ["lsif", "ukl", "bce", "hellinger", "itakura-saito", "brier", "exponential"])
 @pytest.mark.parametrize("term", ["chosen_loss", "reference_loss"])
 def test_a_flipped_sign_in_any_generator_is_caught(generator, term, monkeypatch):
     right = GENERATORS[generator]

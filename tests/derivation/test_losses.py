@@ -183,6 +183,12 @@ def test_the_repair_pulls_an_exploded_ratio_back():
         (lambda: make_loss("dil", denominator="mixtre"), "unknown denominator 'mixtre': did you mean 'mixture'"),
         (lambda: make_loss("dpo", generator="lsif"), "unknown setting of the dpo loss 'generator'"),
         (lambda: make_loss("dpo", beta=0), "beta is 0: give a positive number"),
+        (lambda: make_loss("rebel", eta=-1.0), "eta is -1.0: give a positive number"),
+        (lambda: make_loss("rebel", gap="one"), "gap is 'one': give a finite number"),
+        (lambda: make_loss("bonbon", n=1), "n is 1: give how many responses the best is chosen from, at least 2"),
+        (lambda: make_loss("bonbon", n=2.5), "n is 2.5: give how many"),
+        (lambda: make_loss("alphapo", alpha=-0.1), "alpha is -0.1: give a number of at least 0"),
+        (lambda: make_loss("dro", value=float("nan")), "value is nan: give a finite number"),
         (lambda: make_loss("dpo", beta=float("nan")), "beta is nan"),
         (lambda: make_loss("dpo", beta=True), "beta is True"),
         (lambda: make_loss("dpo", label_smoothing=0.5), "label_smoothing is 0.5: give a rate"),
@@ -212,6 +218,8 @@ DEFAULTS = {
     "bpo": {"generator": "bce", "beta": 0.1},
     "hinge": {"beta": 0.1}, "exo": {"beta": 0.1, "label_smoothing": 1e-3}, "robust-dpo": {"beta": 0.1, "label_smoothing": 0.1},
     "discopop": {"beta": 0.05, "tau": 0.05}, "apo-down": {"beta": 0.1}, "cal-dpo": {"beta": 0.1},
+    "rebel": {"eta": 1.0, "gap": 1.0}, "bonbon": {"n": 2, "alpha": 0.005}, "dro": {"tau": 0.5, "value": 0.5},
+    "alphapo": {"alpha": 0.1, "beta": 2.0, "gamma": 1.0}, "simper": {},
 }  # fmt: skip
 
 

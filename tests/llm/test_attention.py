@@ -8,6 +8,7 @@ pytest.importorskip("accelerate", reason="language models need the llm extra")
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from dil_tutorial.llm import attention as packing
@@ -37,21 +38,25 @@ def results(model, batch, chunk):
     """Log-probs, and the gradient of a loss that weighs every response differently."""
     sums, lengths = response_logps(model, batch, model.get_output_embeddings(), chunk)
     weights = torch.linspace(-1, 2, len(sums), dtype=sums.dtype)
-    return sums, lengths, torch.autograd.grad((weights * sums).sum(), list(model.parameters()))
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    return sums, lengths, torch.autograd.grad((weights * sums).sum(), trained)
 
 
-def neox(vocabulary=600):
+def neox(vocabulary=600, frozen_head=False):
     """A tiny GPT-NeoX: rotary positions, and float64 throughout (Llama's norm computes in float32)."""
     torch.manual_seed(0)
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    return GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=vocabulary, max_position_embeddings=256, **size)).double().train()
+    model = GPTNeoXForCausalLM(GPTNeoXConfig(vocab_size=vocabulary, max_position_embeddings=256, **size)).double().train()
+    model.get_output_embeddings().requires_grad_(not frozen_head)
+    return model
 
 
+@pytest.mark.parametrize("frozen_head", [False, True])
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("chunk", [0, 1, 7, 1000])
 @pytest.mark.parametrize("layout", ["padded", "packed", "shared"])
-def test_savings_change_nothing(rows, layout, chunk, checkpointing):
-    model = neox()
+def test_savings_change_nothing(rows, layout, chunk, checkpointing, frozen_head):
+    model = neox(frozen_head=frozen_head)
     expected = results(model, batch_of(rows, 1), 0)
     if checkpointing:
         model.gradient_checkpointing_enable()
@@ -66,13 +71,28 @@ def test_savings_change_nothing(rows, layout, chunk, checkpointing):
     assert "forward" not in vars(model.get_output_embeddings())  # the head is itself again
 
 
+def test_a_frozen_head_works_twice_where_a_trained_one_works_four_times(rows):
+    """Logits and the gradient by hidden states; a trained head computes logits again, and its weights' gradient, too."""
+    spent = {}
+    for frozen in (True, False):
+        model = neox(frozen_head=frozen)
+        batch = batch_of(rows, 1)
+        with FlopCounterMode(display=False) as counter:
+            results(model, batch, 7)
+        spent[frozen] = counter.get_total_flops()
+    head = 2 * len(batch.targets) * model.get_output_embeddings().weight.numel()
+    assert spent[False] - spent[True] == 2 * head
+
+
+@pytest.mark.parametrize("frozen_head", [False, True])
 @pytest.mark.parametrize("precision", ["bf16", "bf16 autocast"])
-def test_in_bf16_within_rounding(rows, precision):
+def test_in_bf16_within_rounding(rows, precision, frozen_head):
     """The savings err from the float64 numbers no more than the plain computation does."""
-    truth = results(neox(), batch_of(rows, 1), 0)
+    truth = results(neox(frozen_head=frozen_head), batch_of(rows, 1), 0)
     errors = {}
     for layout, chunk in (("padded", 0), ("shared", 7)):
-        model = neox().float() if "autocast" in precision else neox().bfloat16()
+        model = neox(frozen_head=frozen_head)
+        model = model.float() if "autocast" in precision else model.bfloat16()
         if layout == "shared":
             model.set_attn_implementation(ATTENTION)
         with torch.autocast("cpu", torch.bfloat16, enabled="autocast" in precision):

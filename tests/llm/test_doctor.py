@@ -14,8 +14,9 @@ from test_arguments import trainer_for
 from dil_tutorial.claims import CLAIMS
 from dil_tutorial.llm.data import read_pairs, tiny_preferences
 from dil_tutorial.llm.doctor import SICKNESSES, diagnose, of_log
-from dil_tutorial.llm.models import load_tokenizer
+from dil_tutorial.llm.models import load_model, load_tokenizer
 from dil_tutorial.llm.tiny import tiny_model as small
+from dil_tutorial.llm.trainer import DILConfig, DILTrainer
 
 PAIRS = read_pairs(tiny_preferences())
 HEALTHY = {"logratios/chosen": 0.2, "logratios/rejected": -0.1, "logps/chosen": -30.0, "logratios/large": 0.0, "ratio": 1.0}
@@ -97,7 +98,24 @@ def test_log_ratios_of_a_loss_without_reference_are_no_sickness():
 
 def test_the_trainer_says_it_while_it_runs(tmp_path, caplog):
     trained(tmp_path, learning_rate=0.0)
-    assert sum("No weight that the loss can see changes" in record.getMessage() for record in caplog.records) == 1
+    said = [one.getMessage() for one in caplog.records if "No weight that the loss can see changes" in one.getMessage()]
+    assert len(said) == 1
+    assert f"dil doctor {tmp_path}" in said[0]
+
+
+def test_the_trainer_says_that_end_tokens_stand_twice(tmp_path, tiny_model, caplog):
+    tokenizer, config = load_tokenizer(str(tiny_model)), DILConfig(str(tmp_path), use_cpu=True, disable_tqdm=True, report_to=[])
+
+    def said():
+        sides = {side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
+        pairs = [{"prompt": [{"role": "user", "content": f"Question {i}?"}], **sides} for i in range(8)]
+        DILTrainer(load_model(str(tiny_model)), config, pairs, processing_class=tokenizer)
+        return [one.getMessage() for one in caplog.records if "two end tokens" in one.getMessage()]
+
+    assert not said()
+    tokenizer.chat_template = tokenizer.chat_template.replace("</s>\n{% endfor %}", "</s></s>{% endfor %}")
+    (message,) = said()
+    assert "8 of 8 pairs" in message
 
 
 def test_another_reference_may_differ_at_the_start(tmp_path, caplog):

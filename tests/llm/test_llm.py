@@ -213,7 +213,9 @@ def test_training_starts_at_the_reference_and_imitates(parts, tmp_path):
 
 SETTINGS = {  # beyond the defaults
     "dpo": {"beta": 0.5}, "ipo": {"tau": 1.0}, "bco": {"delta": 0.1}, "kto": {"beta": 0.5}, "f-dpo": {"generator": "bce"},
-    "simpo": {"logprobs": "mean", "gamma": 0.5}, "orpo": {"logprobs": "mean"},
+    "simpo": {"logprobs": "mean", "gamma": 0.5}, "orpo": {"logprobs": "mean"}, "simper": {"logprobs": "mean"},
+    "alphapo": {"logprobs": "mean", "alpha": 0.25}, "rebel": {"eta": 2.0, "gap": 0.5}, "bonbon": {"n": 4, "alpha": 0.1},
+    "dro": {"tau": 0.2, "value": 0.4},
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from dil_tutorial.llm.data import as_chat, read_pairs, tiny_preferences  # noqa:
 from dil_tutorial.llm.models import load_tokenizer  # noqa: E402
 from dil_tutorial.llm.tokens import tokenize_pair  # noqa: E402
 from dil_tutorial.losses import make_loss  # noqa: E402
+from dil_tutorial.margins import aot_loss  # noqa: E402
 
 
 class Outputs:
@@ -28,13 +29,13 @@ class Outputs:
 def trl_loss(
     loss_type: str,
     beta: float,
-    f_chosen: float,
-    f_rejected: float,
+    f_chosen: float | list[float],
+    f_rejected: float | list[float],
     divergence: str = "reverse_kl",
     alpha: float = 1.0,
     smoothing: float = 0.0,
 ) -> float:
-    """TRL's loss of one pair: a response of one token whose log-prob is the log-ratio, and a reference at 0."""
+    """TRL's mean loss of some pairs: responses of one token whose log-probs are the log-ratios, and a reference at 0."""
     trainer = MagicMock()
     trainer.configure_mock(
         beta=beta, loss_types=[loss_type], loss_weights=[1.0],
@@ -44,14 +45,15 @@ def trl_loss(
     trainer.args.discopop_tau = 0.05
     trainer.accelerator.device = "cpu"
     trainer.accelerator.gather_for_metrics = lambda x: x
-    logps = torch.tensor([[f_chosen], [f_rejected]], dtype=torch.float32 if alpha != 1.0 else torch.float64)
+    logps = torch.tensor([f_chosen, f_rejected], dtype=torch.float32 if alpha != 1.0 else torch.float64).view(-1, 1)
+    N = len(logps)
     outputs = Outputs(logps)
     inputs = {
-        "input_ids": torch.zeros(2, 2, dtype=torch.long),
-        "attention_mask": torch.ones(2, 2, dtype=torch.long),
-        "completion_mask": torch.tensor([[0, 1], [0, 1]]),
-        "ref_chosen_logps": torch.zeros(1, dtype=logps.dtype),
-        "ref_rejected_logps": torch.zeros(1, dtype=logps.dtype),
+        "input_ids": torch.zeros(N, 2, dtype=torch.long),
+        "attention_mask": torch.ones(N, 2, dtype=torch.long),
+        "completion_mask": torch.tensor([[0, 1]] * N),
+        "ref_chosen_logps": torch.zeros(N // 2, dtype=logps.dtype),
+        "ref_rejected_logps": torch.zeros(N // 2, dtype=logps.dtype),
     }
     return float(trl.DPOTrainer._compute_loss(trainer, MagicMock(return_value=outputs), inputs, False))
 
@@ -109,7 +111,14 @@ def test_conservative_dpo_equals_trls():
         assert ours_of("dpo", f_w, f_l, beta=0.5, label_smoothing=0.2) == pytest.approx(theirs, rel=1e-6, abs=1e-6)
 
 
-def test_hinge_cpo_simpo_and_orpo_equal_trls(monkeypatch):
+def test_unpaired_aot_equals_trls():
+    f_w, f_l = (list(side) for side in zip(*random_pairs(), strict=True))
+    ours = aot_loss(torch.tensor(f_w), torch.tensor(f_l), beta=0.7).mean().item()
+    assert ours == pytest.approx(trl_loss("aot_unpaired", 0.7, f_w, f_l), rel=1e-5)
+    assert ours != pytest.approx(make_loss("dpo", beta=0.7)(torch.tensor(f_w), torch.tensor(f_l)).mean().item(), rel=1e-2)
+
+
+def test_hinge_cpo_simpo_alphapo_and_orpo_equal_trls(monkeypatch):
     monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
     from trl.experimental.cpo import CPOTrainer
     from trl.experimental.orpo import ORPOTrainer
@@ -118,12 +127,13 @@ def test_hinge_cpo_simpo_and_orpo_equal_trls(monkeypatch):
         l_w, l_l = -abs(l_w) - 0.01, -abs(l_l) - 0.01
         assert ours_of("slic", l_w, l_l, sft_weight=0.0) == pytest.approx(trl_loss("hinge", 1.0, l_w, l_l), abs=1e-6)
         logps = torch.tensor([l_w]), torch.tensor([l_l])
-        for loss_type, mine in (
-            ("sigmoid", ours_of("cpo", l_w, l_l, beta=0.3, sft_weight=0.0)),
-            ("simpo", ours_of("simpo", l_w, l_l, beta=0.3, gamma=0.6)),
+        for loss_type, alpha, mine in (
+            ("sigmoid", 0.0, ours_of("cpo", l_w, l_l, beta=0.3, sft_weight=0.0)),
+            ("simpo", 0.0, ours_of("simpo", l_w, l_l, beta=0.3, gamma=0.6)),
+            ("simpo", 0.4, ours_of("alphapo", l_w, l_l, alpha=0.4, beta=0.3, gamma=0.6)),
         ):
             trainer = SimpleNamespace(
-                alpha=0.0, beta=0.3, loss_type=loss_type, simpo_gamma=0.6, label_smoothing=0.0,
+                alpha=alpha, beta=0.3, loss_type=loss_type, simpo_gamma=0.6, label_smoothing=0.0,
                 accelerator=SimpleNamespace(device="cpu"),
             )  # fmt: skip
             assert mine == pytest.approx(CPOTrainer.cpo_loss(trainer, *logps)[0].item(), abs=1e-5)

@@ -96,14 +96,15 @@ class Run:
 
 
 def runs(preset: Preset) -> list[Run]:
-    """All runs, the quickest answer first: every loss at one rate before the next rate.
+    """All runs, the quickest answer first: every loss at the largest rate, then at the least, then between.
 
     At the paper's rate, where a short run moves nothing, those alone whose likelihood the paper plots, and one repaired loss.
     """
+    rates = preset.learning_rates
     return [
         Run(loss, feed, rate, seed)
         for seed in range(preset.seeds)
-        for rate in sorted(preset.learning_rates, reverse=True)
+        for rate in dict.fromkeys([max(rates), min(rates), *rates])
         for loss, feed in (PLOTTED if rate == PAPER else COMBINATIONS)
     ]
 

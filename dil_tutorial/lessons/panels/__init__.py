@@ -5,7 +5,7 @@ and ``reading`` (17) are imported by their own names; the latter brings ``llm`` 
 It may import what ``lessons`` may.
 """
 
-from dil_tutorial.lessons.panels.family import dynamics_player, length_bias, pairs_budget, pulls
+from dil_tutorial.lessons.panels.family import dynamics_player, hears, length_bias, pairs_budget, pulls
 from dil_tutorial.lessons.panels.laws import first_world, kl_directions, tilt_explorer, whose_losers
 from dil_tutorial.lessons.panels.practice import batch_layouts, fed_means, reward_for_kl
 from dil_tutorial.lessons.panels.ratios import denominator_mix, formula, generator_gallery, generator_playground, loss_landscape

@@ -8,11 +8,44 @@ from dil_tutorial.lessons.widgets import Drawn, frames
 from dil_tutorial.losses import Loss, bound, make_loss
 from dil_tutorial.rlhf import kl
 from dil_tutorial.support import plotting
+from toy import family
 from toy.catalogue import LOSSES, losses
 from toy.fit import empirical_law, fit, fit_pairs
 from toy.gallery import bandit20, sentences
 
 # --- 07 · One family --------------------------------------------------------------------------------------------------
+
+HEARING = (
+    "DIL BCE repaired", "DIL LSIF published", "DIL UKL published", "DPO", "IPO", "SPPO", "KTO", "SimPO", "Conservative DPO",
+    "Robust DPO", "EXO", "Hinge", "DiscoPOP", "Cal-DPO", "chi-PO", "AlphaPO", "SimPER",
+)  # fmt: skip
+
+
+def hears() -> ipywidgets.VBox:
+    """What a loss hears: its margin at the optimum between two responses, by how often the first wins."""
+    P = torch.linspace(0.5, 0.95, 19, dtype=torch.float64)
+    signals = {
+        "imitation": ((1 + 2 * P) / (3 - 2 * P)).log(), "log-odds": (P / (1 - P)).log(), "the majority": (P > 0.5).double(),
+    }  # fmt: skip
+
+    def draw(name: str) -> Drawn:
+        margin = family.margins(LOSSES[name].loss, P)
+        figure, (axes,) = plotting.new_figure(width=7.2, height=3.6)
+        for (signal, values), line in zip(signals.items(), (":", "--", "-."), strict=True):
+            axes.plot(P, values, line, color="#777777", lw=1.2, label=signal)
+        axes.plot(P, margin.clamp(-1, 4), "o-", color=LOSSES[name].colour, ms=4, label=LOSSES[name].described)
+        axes.set(xlabel="chance that y beats y′", ylabel="f(y) − f(y′) at the optimum", ylim=(-0.3, 4.1))
+        axes.legend(frameon=False, fontsize=8, loc="upper left")
+        heard, _ = family.heard(family.margins(LOSSES[name].loss, torch.tensor(family.CHANCES)))
+        at = margin[10].item()  # P = 0.75
+        size = f"a margin of {at:.2f}" if abs(at) < family.FAR else "all on the first"
+        return (
+            figure,
+            f"{LOSSES[name].described} hears {heard}: where three in four prefer y, {size}; imitation {family.IMITATION:.2f}.",
+        )
+
+    return frames(draw, {"Loss": list(HEARING)})
+
 
 FAMILY: dict[str, Loss] = {
     **losses("DPO", "IPO"), "SLiC, no SFT term": make_loss("slic", sft_weight=0.0),

@@ -1,0 +1,69 @@
+"""The map of the family as a picture: what each loss hears (x) and how far it goes (y), as ``toy.family`` finds them."""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from dil_tutorial.support import plotting
+from toy.catalogue import LOSSES
+from toy.family import FAR, HEARD, IMITATION
+
+TOP = 3.0  # where a margin without bound is drawn
+
+
+def together(labels: Sequence[str]) -> str:
+    """Losses that share a place, in few words.
+
+    >>> together(["SFT", "DIL LSIF repaired", "DIL BCE repaired", "DIL BCE reference"])
+    'SFT, GSIL, every repaired DIL'
+    """
+    repaired = [label for label in labels if re.fullmatch("DIL .* repaired", label)]
+    others = ["GSIL" if label == "DIL BCE reference" else label for label in labels if label not in repaired]
+    return ", ".join(others + (["every repaired DIL"] if len(repaired) > 1 else repaired))
+
+
+def places(rows: Sequence[dict[str, Any]]) -> dict[tuple[float, float], list[str]]:
+    """Which losses stand where, (shape, margin): those without bound on top, those without an end nowhere."""
+    found: dict[tuple[float, float], list[str]] = {}
+    for row in rows:
+        if row["hears"] != "no end":
+            margin = row["margin"] if abs(row["margin"]) < FAR else TOP
+            found.setdefault((round(row["shape"], 1), round(margin, 2)), []).append(row["label"])
+    return found
+
+
+def plane(rows: Sequence[dict[str, Any]]) -> tuple[Figure, str]:
+    """All losses on one plane, and the figure's alternative text.
+
+    A label stands in the column at the right, at the height of its point as far as there is room.
+    """
+    figure, (axes,) = plotting.new_figure(width=9.4, height=6.4)
+    found = sorted(places(rows).items(), key=lambda item: (item[0][1], item[0][0]))
+    least, most = math.log(0.28), math.log(TOP * 1.15)
+    step, column = (most - least) / len(found), 9.4
+    axes.axhline(IMITATION, color="black", lw=0.8, ls=":")
+    axes.annotate("imitation of the winners", (0.9, IMITATION), xytext=(0, 3), textcoords="offset points", fontsize=8)
+    for place, ((shape, margin), labels) in enumerate(found):
+        height = math.exp(least + step * (place + 0.5))
+        colour = LOSSES[labels[0]].colour
+        axes.plot([shape, column], [margin, height], color="#BBBBBB", lw=0.6, zorder=1)
+        axes.plot(shape, margin, plotting.MARKERS[place % len(plotting.MARKERS)], color=colour, ms=7, zorder=2)
+        axes.annotate(together(labels), (column, height), xytext=(3, 0), textcoords="offset points", fontsize=8, va="center")
+    axes.set_yscale("log")
+    axes.set_ylim(math.exp(least), math.exp(most))
+    axes.set_yticks([0.3, 0.5, 1, 2, TOP], ["0.3", "0.5", "1", "2", "one response\nalone"])
+    axes.minorticks_off()
+    axes.set_xlim(0.7, column)
+    axes.set_xticks(list(HEARD.values()), list(HEARD))
+    axes.set_xlabel("what it hears of the preferences")
+    axes.set_ylabel("how far it goes: f(y) − f(y′) where three in four prefer y")
+    alone = together([row["label"] for row in rows if row["hears"] == "one response alone"])
+    imitators = together([row["label"] for row in rows if abs(row["margin"] - IMITATION) < 1e-6])
+    return figure, (
+        "Every loss as a point. To the left those that hear the majority alone, in the middle those that hear win rates, to "
+        f"the right those that hear log-odds; upwards, how far each goes. On the line of imitation, at one point: {imitators}. "
+        f"At the top, without bound: {alone}."
+    )
