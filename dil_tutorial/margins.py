@@ -164,7 +164,7 @@ def f_po_loss(
 ) -> Tensor:
     """f-PO on labelled pairs (Han et al., 2025): D_h(p || q) = sum q h(p/q), p = (1 - eps, eps), q = (sigmoid(z), sigmoid(-z)).
 
-    With UKL conservative DPO, less the label's entropy; with Itakura–Saito EXO.  h is used as it stands, so take |z| below 80.
+    With UKL conservative DPO, less the label's entropy; with Itakura–Saito EXO.  h is used as it stands, for z between -80 and 80.
 
     >>> f_po_loss(torch.tensor([0.0]), torch.tensor([0.0]), "itakura-saito", label_smoothing=0.5)   # q = p
     tensor([0.])

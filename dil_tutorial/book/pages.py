@@ -23,13 +23,23 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 def page(name: str, **values: Any) -> str:
     """A page from its template, which may call ``note`` and ``label`` and the filters ``link`` and ``cell``."""
-    template = templates.load(TEMPLATES / f"{name}.md.j2", filters={"link": link, "cell": cell})
+    template = templates.load(TEMPLATES / f"{name}.md.j2", filters={"link": link, "cell": cell, "thread": thread})
     return template.render(note=note, link=link, label=label, **values) + "\n"
 
 
 def cell(text: object) -> str:
     """What stands in a cell of a Markdown table; bars in formulas become norms or are escaped."""
     return str(text).replace(r"\|", r"\Vert ").replace("|", r"\vert ")
+
+
+def thread(name: str) -> str:
+    """A link to a public thread by its name, owner/repository#number.
+
+    >>> thread("huggingface/trl#800")
+    '[trl#800](https://github.com/huggingface/trl/issues/800)'
+    """
+    repository, _, number = name.partition("#")
+    return f"[{name.partition('/')[2]}](https://github.com/{repository}/issues/{number})"
 
 
 def note(result: Result) -> str:
@@ -73,16 +83,26 @@ def questions_page() -> str:
     return page("questions", questions=QUESTIONS)
 
 
-IN_PUBLIC = (  # claims that state what is often said, in the order of a reader's first week
-    "6.beta-direction", "7.log-two", "5.implicit-reward", "8.every-winner", "9.loss-accuracy", "6.mean", "9.ranking",
-    "13.proxy", "13.clip", "13.grpo", "13.length",
-)  # fmt: skip
+IN_PUBLIC = {  # claims that state what is often said, in the order of a reader's first week, and where it was said or put right
+    "6.beta-direction": ["rasbt/LLMs-from-scratch#818", "huggingface/smol-course#307"],
+    "7.log-two": ["huggingface/trl#1311"],
+    "5.implicit-reward": ["eric-mitchell/direct-preference-optimization#8"],
+    "8.every-winner": ["eric-mitchell/direct-preference-optimization#32"],
+    "9.loss-accuracy": [],
+    "6.mean": ["huggingface/blog#1785"],
+    "9.ranking": [],
+    "13.proxy": [],
+    "13.clip": [],
+    "13.grpo": [],
+    "13.length": [],
+}
 
 
 def in_public_page(results: Sequence[Result], seeds: int) -> str:
     """What courses and threads say of preference losses, and what is so."""
     by_id = {r.claim.id: r for r in results}
-    return page("in_public", results=[by_id[claim] for claim in IN_PUBLIC], seeds=seeds)
+    said = [(by_id[claim], threads) for claim, threads in IN_PUBLIC.items()]
+    return page("in_public", said=said, seeds=seeds)
 
 
 def family_page(folder: Path) -> str:

@@ -17,6 +17,7 @@ class Question:
     claims: list[str]
     page: str = ""  # a page of the book, relative to generated/
     asked: str = "paper"  # of the paper, or in "practice"
+    threads: tuple[str, ...] = ()  # where it was asked, as owner/repository#number
 
 
 QUESTIONS = [Question(**asked) for asked in yaml.safe_load(read_text(Path(__file__).with_name("questions.yaml")))]
