@@ -31,6 +31,7 @@ from dil_tutorial.bregman import Generator, get_generator
 from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.likelihoods import alphapo_loss, cpo_loss, orpo_loss, simper_loss, simpo_loss, slic_loss
 from dil_tutorial.margins import (
+    aot_loss,
     apo_down_loss,
     bonbon_loss,
     cal_dpo_loss,
@@ -277,6 +278,7 @@ LOSSES: dict[str, Loss] = {
     "rebel": rebel_loss,
     "bonbon": bonbon_loss,
     "dro": dro_loss,
+    "aot-unpaired": aot_loss,
 }
 REFERENCE_FREE = ("simpo", "slic", "cpo", "orpo", "alphapo", "simper")  # fed log-probabilities instead of log-ratios
 UNPAIRED = ("dil", "sft", "nca", "bco", "kto", "sppo", "dro", "simper")  # a term of y_w plus a term of y_l: needs no pairs
@@ -298,6 +300,7 @@ class BoundLoss:
     reference_free: bool = False  # fed log-probabilities of the policy in place of log-ratios to pi_ref
     unpaired: bool = False  # a term of the winner plus a term of the loser, so that it needs no pairs
     needs_reference_samples: bool = False  # wants f_reference, log-ratios of fresh samples of pi_ref
+    of_batch: bool = False  # compares a batch's winners with its losers, not pair with pair
     needs_kl: bool = False  # wants kl = KL(pi_theta || pi_ref) at every step
 
     def __call__(self, f_chosen: Tensor, f_rejected: Tensor | None = None, **fed: Any) -> Tensor:
@@ -353,7 +356,8 @@ def make_loss(name: str, **settings: Any) -> BoundLoss:
         dil_loss(torch.zeros(()), torch.zeros(()), **settings)  # says so now if it cannot be
     return BoundLoss(
         LOSSES[name], settings, name in REFERENCE_FREE, name in UNPAIRED,
-        needs_reference_samples=settings.get("denominator") == "reference", needs_kl=name == "kto" and "kl" not in settings,
+        needs_reference_samples=settings.get("denominator") == "reference", of_batch=name == "aot-unpaired",
+        needs_kl=name == "kto" and "kl" not in settings,
     )  # fmt: skip
 
 

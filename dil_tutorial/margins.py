@@ -134,12 +134,23 @@ def bonbon_loss(f_chosen: Tensor, f_rejected: Tensor, n: int = 2, alpha: float =
 def aot_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 0.1) -> Tensor:
     """AOT, unpaired (Melnyk et al., 2024): DPO between the k-th smallest f of winners and of losers; (N,), (N,) -> (N,).
 
-    A loss of a batch, not of its pairs: who met whom is forgotten.  So it has no name in ``losses.LOSSES``.
+    A loss of a batch, not of its pairs: who met whom is forgotten, and no law of single pairs says where it ends.
 
     >>> aot_loss(torch.tensor([0.0, 2.0]), torch.tensor([2.0, 0.0]), beta=1.0)   # the same two values: log 2 each
     tensor([0.6931, 0.6931])
     """
     return -F.logsigmoid(margin(f_chosen.sort(-1).values, f_rejected.sort(-1).values, beta))
+
+
+def desensitised(token_f: Tensor, other: int, alpha: float) -> Tensor:
+    """LD-DPO's f of a response (Liu et al., 2024): tokens beyond the ``other`` response's length count ``alpha``; (T,) -> ().
+
+    Summed over what both have, and alpha times what the longer has more.  At ``alpha`` 1 it is f.
+
+    >>> desensitised(torch.tensor([1.0, 2.0, 4.0]), other=2, alpha=0.5)
+    tensor(5.)
+    """
+    return token_f[:other].sum() + alpha * token_f[other:].sum()
 
 
 def alpha_dpo_loss(
@@ -164,7 +175,7 @@ def f_po_loss(
 ) -> Tensor:
     """f-PO on labelled pairs (Han et al., 2025): D_h(p || q) = sum q h(p/q), p = (1 - eps, eps), q = (sigmoid(z), sigmoid(-z)).
 
-    With UKL conservative DPO, less the label's entropy; with Itakura–Saito EXO.  h is used as it stands, for z between -80 and 80.
+    With UKL conservative DPO, less the label's entropy; with Itakura–Saito EXO.  h is used as it stands: z from -80 to 80.
 
     >>> f_po_loss(torch.tensor([0.0]), torch.tensor([0.0]), "itakura-saito", label_smoothing=0.5)   # q = p
     tensor([0.])

@@ -6,7 +6,7 @@ from torch import Tensor
 from dil_tutorial.bregman import derivative
 from dil_tutorial.claims.ledger import ANY, ASSUMES, HARD, OPTIMUM, claim, excess, gap, some_log_ratios, some_policy
 from dil_tutorial.losses import dpo_loss, make_loss, sppo_loss
-from dil_tutorial.margins import alpha_dpo_loss, aot_loss, exo_loss, f_po_loss
+from dil_tutorial.margins import alpha_dpo_loss, desensitised, exo_loss, f_po_loss
 from toy import World, optima
 from toy.fit import fit, population_loss
 
@@ -140,12 +140,36 @@ def bonbon_has_two_ends(world: World) -> Tensor:
 
 @claim("5.aot", "5", worlds=ANY)
 def aot_forgets_who_met_whom(world: World) -> Tensor:
-    r"""AOT, unpaired, does not change when losers change partners: it compares the laws of $f$ among winners and among losers, not pairs.
+    r"""AOT, unpaired, is DPO on a batch of one pair, and on more does not change when losers change partners: it compares the laws of $f$
+    among winners and among losers.
 
     It sorts both sides of a batch and compares quantiles, so only the two marginal laws enter, which for pairs of the reference are
     pi_ref (1 + t) and pi_ref (1 - t): win rates, and nothing else of P."""
     f_w, f_l = some_log_ratios(world), some_log_ratios(world).flip(1) / 2
-    return gap(aot_loss(f_w, f_l, beta=1.0), aot_loss(f_w, f_l.roll(1, dims=1), beta=1.0))
+    loss = make_loss("aot-unpaired", beta=1.0)
+    one = gap(loss(f_w[:, :1], f_l[:, :1]), dpo_loss(f_w[:, :1], f_l[:, :1], beta=1.0))
+    return torch.maximum(one, gap(loss(f_w, f_l), loss(f_w, f_l.roll(1, dims=1))))
+
+
+@claim("6.desensitised", "6", worlds=ANY)
+def a_longer_response_ends_unheard(world: World) -> Tensor:
+    r"""LD-DPO with $\alpha = 0$ hears nothing of how the longer of two responses ends: its tokens beyond the shorter one's length, the end
+    token among them, have no gradient, and with $\alpha$ they have $\alpha$ times DPO's.
+
+    What is cut off is the part that says where a long response stops; so length is then learned from the shorter response of each pair
+    alone. At alpha = 1 it is DPO on sums."""
+    tokens, other = some_log_ratios(world), world.ref.shape[1] // 2
+    zero = torch.zeros_like(tokens[:, 0])
+    pulls = []
+    for alpha in (0.0, 0.5, 1.0):
+        rows = tokens.detach().clone().requires_grad_()
+        f = torch.stack([desensitised(row, other, alpha) for row in rows])
+        plain = dpo_loss(f.detach() + 0, zero, beta=1.0)
+        (slope,) = torch.autograd.grad(dpo_loss(f, zero, beta=1.0).sum(), rows)
+        expected = (plain.exp().reciprocal() - 1)[:, None].expand_as(slope)  # -sigmoid(-z) = e^-loss - 1
+        shares = torch.where(torch.arange(slope.shape[1]) < other, 1.0, alpha)
+        pulls.append(gap(slope, expected * shares))
+    return torch.stack(pulls).amax(0)
 
 
 @claim("5.wpo", "5", ASSUMES, OPTIMUM, counter_worlds=ANY)

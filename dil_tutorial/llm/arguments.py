@@ -37,11 +37,11 @@ LOSSES: dict[str, dict[str, Any]] = {  # TRL's loss_type, and ours at TRL's beta
     "robust": {"loss": "robust-dpo"},
     "discopop": {"loss": "discopop"},
     "apo_down": {"loss": "apo-down"},
+    "aot_unpaired": {"loss": "aot-unpaired"},
 }
 WHY_NOT = {  # TRL's loss types that are another loss here, or none
     "sft": "TRL takes a mean over all tokens of a batch, our 'sft' over its responses: use a DILConfig",
-    "aot": "it sorts the log-ratios of a batch, so that its value depends on what else is in the batch",
-    "aot_unpaired": "it sorts the log-ratios of a batch, so that its value depends on what else is in the batch",
+    "aot": "it sorts the policy's margins and the reference's apart, and here losses are fed log-ratios",
 }
 DIVERGENCES = {"forward_kl": "itakura-saito", "js_divergence": "bce"}  # TRL's f_divergence_type, and the generator of our f-dpo
 

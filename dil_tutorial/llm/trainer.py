@@ -88,6 +88,10 @@ class DILTrainer(Trainer):
         draws = self.loss_function.needs_reference_samples and any(part.sides == 2 for part in rows.values())
         if draws or not self.loss_function.needs_reference_samples:  # not all rows have one, or the loss does not read it
             rows = {split: part.without_reference() for split, part in rows.items()}
+        if self.loss_function.of_batch and any(part.p_chosen is not None for part in rows.values()):
+            raise InputError(
+                f"loss {args.loss!r} sorts a batch, and p_chosen belongs to a pair: leave it out, or take another loss"
+            )
         for finding in of_rows(rows["train"], getattr(processing_class, "eos_token_id", None)) if "train" in rows else []:
             told = finding.sickness
             logger.warning(f"train: {told.what}: {finding.evidence}. {told.cause} {told.mend}")

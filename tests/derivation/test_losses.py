@@ -219,7 +219,7 @@ DEFAULTS = {
     "hinge": {"beta": 0.1}, "exo": {"beta": 0.1, "label_smoothing": 1e-3}, "robust-dpo": {"beta": 0.1, "label_smoothing": 0.1},
     "discopop": {"beta": 0.05, "tau": 0.05}, "apo-down": {"beta": 0.1}, "cal-dpo": {"beta": 0.1},
     "rebel": {"eta": 1.0, "gap": 1.0}, "bonbon": {"n": 2, "alpha": 0.005}, "dro": {"tau": 0.5, "value": 0.5},
-    "alphapo": {"alpha": 0.1, "beta": 2.0, "gamma": 1.0}, "simper": {},
+    "alphapo": {"alpha": 0.1, "beta": 2.0, "gamma": 1.0}, "simper": {}, "aot-unpaired": {"beta": 0.1},
 }  # fmt: skip
 
 

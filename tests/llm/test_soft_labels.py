@@ -18,6 +18,8 @@ from dil_tutorial.llm.models import load_model, load_tokenizer
 from dil_tutorial.llm.rows import Response, Rows, TokenisedPair, joined, keep, kept
 from dil_tutorial.llm.trainer import DILTrainer
 from dil_tutorial.losses import LOSSES, make_loss, soft_label_loss
+from toy import World
+from toy.fit import fit
 
 PAIRS = read_pairs(tiny_preferences())[:4]
 
@@ -93,6 +95,14 @@ def test_a_quarter_is_one_pair_of_four_labelled_this_way(tiny_model, tmp_path, l
     copies = trained_on(tiny_model, tmp_path / "b", PAIRS + 3 * turned, loss=loss, **more)
     assert soft[0] == pytest.approx(copies[0], abs=1e-6)
     assert (soft[1] - copies[1]).abs().max() < 2e-6
+
+
+def test_a_loss_of_batches_takes_no_soft_labels(tiny_model, tmp_path):
+    trained_on(tiny_model, tmp_path / "a", PAIRS, loss="aot-unpaired")
+    with pytest.raises(InputError, match="sorts a batch, and p_chosen belongs to a pair"):
+        trained_on(tiny_model, tmp_path / "b", [{**pair, "p_chosen": 0.9} for pair in PAIRS], loss="aot-unpaired")
+    with pytest.raises(InputError, match="no law of pairs has an expectation of it"):
+        fit(World.from_reward([0.5, 0.5], [0.0, 1.0]), make_loss("aot-unpaired"))
 
 
 def test_simulate_says_how_probable_each_label_was(tiny_model, tmp_path):
