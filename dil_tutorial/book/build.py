@@ -70,6 +70,14 @@ def real_text_pages(folder: Path) -> None:
     pilot_report.report(pilot_report.load(pilot.COMMITTED), folder, "real_text_pilot.md")
 
 
+def real_pairs_page(folder: Path) -> None:
+    """The losses on people's preferences, from the file that `dil experiment real-pairs` wrote."""
+    from dil_tutorial.experiments.real_pairs import measures, report
+
+    results = measures.load(measures.COMMITTED)
+    report.report(results, measures.summary(results), folder, "real_pairs.md")
+
+
 def overoptimisation_page(folder: Path) -> None:
     """Every way to optimise a proxy, from the file that `dil study overoptimisation` wrote."""
     from dil_tutorial.experiments.overoptimisation import report, run
@@ -99,6 +107,7 @@ def generate(root: Path) -> None:
     write_text(generated / "gpu.md", gpu.page_of(read_json(gpu.COMMITTED)))
     known_truth_page(generated)
     real_text_pages(generated)
+    real_pairs_page(generated)
     overoptimisation_page(generated)
     for notebook in sorted((root / "notebooks").glob("*.ipynb")):
         write_text(generated / notebook.name, for_the_book(notebook, notebook.with_suffix(".py")))

@@ -152,6 +152,8 @@ def matching_on_pairs_is_rlhf(world: World) -> Tensor:
     If: the preference is Bradley–Terry; else each generator has an end of its own.
 
     On pairs the ratio is that of the two orders, odds P/(1 - P), and Bradley–Terry's odds are e^(R - R'): a difference of log-ratios
-    fits them exactly. On responses it is that of winners to the reference, 2w. The same divergences, two targets (BPO and DIL)."""
-    ends = [search(world, make_loss("bpo", generator=gen, beta=1.0), starts=2) for gen in ("ukl", "bce", "lsif", "hellinger")]
+    fits them exactly, by BPO's power divergences as by any. On responses it is that of winners to the reference, 2w. The same
+    divergences, two targets (BPO and DIL)."""
+    generators = ("ukl", "bce", "lsif", "hellinger", "power(0.5)")
+    ends = [search(world, make_loss("bpo", generator=gen, beta=1.0), starts=2) for gen in generators]
     return torch.stack([gap(end, optima.rlhf(world, 1.0)) for end in ends]).amax(0)

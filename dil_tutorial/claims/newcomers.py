@@ -19,7 +19,8 @@ def the_relative_ratio(world: World) -> Tensor:
     $1/\alpha$; at $\alpha = \frac12$ it is $\pi_\text{chosen}/\pi_\text{ref} \le 2$, the ratio that repaired losses fit.
 
     On pairs drawn from the reference the even mixture of winners and losers is the reference. So the bound that keeps RDRO stable is the
-    bound of best of two, and at one half its target and the repaired denominator's are one."""
+    bound of best of two, and at one half its target and the repaired denominator's are one; fitted by the logistic loss it is NCA
+    (claim 4.nca)."""
     w = world.win_rate
     worst = gap(world.chosen / ((world.chosen + world.rejected) / 2), world.chosen / world.ref)
     for alpha in (0.25, 0.5, 0.8):
