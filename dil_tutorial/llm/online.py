@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -28,12 +29,13 @@ from transformers import Trainer, TrainingArguments
 
 from dil_tutorial import policy_gradient as pg
 from dil_tutorial.errors import InputError, unknown_name
-from dil_tutorial.llm.batches import moved, pad
-from dil_tutorial.llm.capabilities import enable_packing
+from dil_tutorial.llm.batches import batch_of
+from dil_tutorial.llm.capabilities import chunking_problem, usable_layout
 from dil_tutorial.llm.logprobs import response_token_logps
-from dil_tutorial.llm.rows import Response
+from dil_tutorial.llm.rows import Response, TokenisedPair
 from dil_tutorial.llm.sampling import draw
 
+HEAD_CHUNK = 2048  # positions whose logits are held at a time
 ADVANTAGES = {"reinforce": lambda R: R, "rloo": pg.leave_one_out, "grpo": pg.group_normalised}
 Reward = Callable[[Sequence[str], Sequence[str]], Sequence[float]]  # of prompts and responses, N each: nats, N
 
@@ -122,9 +124,11 @@ class OnlineTrainer(Trainer):
             model=model, args=args, train_dataset=repeated(prompts, args), processing_class=processing_class,
             data_collator=list, **settings,
         )  # fmt: skip
+        self.savings: dict[int, tuple[str, int]] = {}  # of a network by its id: its layout, and positions of its head at a time
         for network in (self.model, ref_model):
             if network is not None:
-                enable_packing(getattr(network, "get_base_model", lambda n=network: n)())
+                core = getattr(network, "get_base_model", lambda n=network: n)()
+                self.savings[id(network)] = usable_layout(core)[0], 0 if chunking_problem(core) else HEAD_CHUNK
         if ref_model is not None:
             self.reference = ref_model.to(self.args.device).eval()
 
@@ -176,9 +180,17 @@ class OnlineTrainer(Trainer):
         return Rollout(responses, old, A.flatten().to(old[0].device))
 
     def token_logps(self, model: Any, responses: list[Response]) -> list[Tensor]:
-        """Log-probabilities (T_n,) of each response's tokens, with gradient where that is on."""
-        batch = moved(pad(responses, self.processing_class.pad_token_id), self.args.device)
-        return [part.float() for part in response_token_logps(model, batch)[0]]
+        """Log-probabilities (T_n,) of each response's tokens, with gradient where that is on.
+
+        Neighbours go two by two, as pairs do: most share a prompt, which is then read once.
+        """
+        core = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+        layout, chunk = self.savings[id(core)]
+        pairs = [TokenisedPair(*two) for two in zip_longest(responses[::2], responses[1::2], fillvalue=responses[-1])]
+        batch = batch_of(pairs, self.processing_class.pad_token_id, layout).to(self.args.device)
+        parts, _ = response_token_logps(model, batch, core.get_output_embeddings(), chunk)
+        in_order = [part.float() for two in zip(parts[: len(pairs)], parts[len(pairs) :], strict=True) for part in two]
+        return in_order[: len(responses)]
 
     def reference_logps(self, model: Any, responses: list[Response]) -> Tensor:
         """Log-probabilities of whole responses under the reference, (N,)."""

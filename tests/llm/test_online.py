@@ -11,7 +11,8 @@ from dil_tutorial import policy_gradient as pg
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.batches import pad
 from dil_tutorial.llm.logprobs import response_logps
-from dil_tutorial.llm.online import OnlineConfig, OnlineTrainer
+from dil_tutorial.llm.online import HEAD_CHUNK, OnlineConfig, OnlineTrainer
+from dil_tutorial.llm.rows import Response
 from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
 
 PROMPTS = [f"Name fruit number {n}." for n in range(8)]
@@ -50,6 +51,20 @@ def test_the_first_step_is_the_policy_gradient_of_the_formula(tmp_path, algorith
     wanted = torch.cat([weight.grad.flatten() for weight in model.parameters()])
     assert wanted.abs().max() > 1e-4
     assert torch.allclose(found, wanted, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("layout", ["shared", "padded"])
+def test_responses_are_scored_in_their_order(tmp_path, layout):
+    """An odd number of them, of prompts of several lengths, each against the plain computation of all."""
+    trainer = made(tmp_path)
+    assert trainer.savings[id(trainer.model)] == ("shared", HEAD_CHUNK)
+    trainer.savings[id(trainer.model)] = (layout, 2)
+    responses = [Response([5, 6, 7], [8, 9]), Response([5, 6, 7], [9]), Response([5, 6, 7], [3, 4, 1]),
+                 Response([8], [2, 2, 1]), Response([8], [4])]  # fmt: skip
+    found = trainer.token_logps(trainer.model.eval(), responses)
+    assert [len(part) for part in found] == [2, 1, 3, 3, 1]
+    sums, _ = response_logps(trainer.model, pad(responses, 1))
+    assert torch.allclose(torch.stack([part.sum() for part in found]), sums, atol=1e-5)
 
 
 @pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
