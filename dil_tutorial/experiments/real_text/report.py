@@ -155,13 +155,19 @@ def reached(value: dict[str, Any], text: str) -> str:
     return text if value["reach"] >= REACH else "–"
 
 
-def examples(results: Results, count: int = 2) -> list[dict[str, str]]:
-    """The same prompts under the reference and the first seed of every loss: prompt and {name: response}."""
+def examples(results: Results, count: int = 2) -> list[dict[str, Any]]:
+    """The same prompts and the same dice under the reference and the first seed of every loss: who wrote which text.
+
+    ``texts`` are (names, text): policies that the dice made write the same stand together.
+    """
     prompts = results["truth"]["held-out"]["prompts"]
     places = [*range(count), *range(len(prompts) - count, len(prompts))]  # beginnings of stories, then messages of a user
     shown = []
     for place in places:
-        texts = {"pi_ref": results["truth"]["held-out"]["text"][place][0]}
-        texts |= {row["loss"]: row["own text"][place][0] for row in results["runs"] if row["seed"] == 0}
-        shown.append({"prompt": prompts[place]} | {name: " ".join(text.split()) for name, text in texts.items()})
+        wrote = {"the reference": results["reference"]["own text"][place][0]}
+        wrote |= {row["loss"]: row["own text"][place][0] for row in results["runs"] if row["seed"] == 0}
+        texts: dict[str, list[str]] = {}
+        for name, text in wrote.items():
+            texts.setdefault(" ".join(text.split()), []).append(name)
+        shown.append({"prompt": prompts[place], "texts": [(names, text) for text, names in texts.items()]})
     return shown
