@@ -63,12 +63,20 @@ def optimum(named: Named, world: World) -> Tensor | None:
 
 
 def needs_pairs(loss: Loss) -> bool:
-    """Whether the loss looks at winner and loser together."""
+    """Whether the loss looks at winner and loser together.
+
+    >>> needs_pairs(make_loss("dpo")), needs_pairs(make_loss("kto"))
+    (True, False)
+    """
     return not (bound(loss).unpaired or bound(loss).needs_reference_samples)
 
 
 def needs_reference(loss: Loss) -> bool:
-    """Whether pi_ref's log-probabilities enter the gradient: not where the slope in f is constant (SFT), or none is fed."""
+    """Whether pi_ref's log-probabilities enter the gradient: not where the slope in f is constant (SFT), or none is fed.
+
+    >>> needs_reference(make_loss("dpo")), needs_reference(make_loss("sft")), needs_reference(make_loss("simpo"))
+    (True, False, False)
+    """
     if bound(loss).reference_free:
         return False
     f = torch.tensor([-1.0, 2.0], dtype=torch.float64)

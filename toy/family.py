@@ -123,7 +123,12 @@ def sees_margins_only(loss: Loss) -> bool:
 
 
 def at_rest(world: World, loss: Loss, policy: Tensor, lengths: Tensor | None = None) -> bool:
-    """Whether no step from ``policy`` (X, Y) lowers the loss: at a kink, or on the way to infinity, this is false."""
+    """Whether no step from ``policy`` (X, Y) lowers the loss: at a kink, or on the way to infinity, this is false.
+
+    >>> world = bandit()
+    >>> at_rest(world, LOSSES["SFT"].loss, world.chosen), at_rest(world, LOSSES["SFT"].loss, world.ref)
+    (True, False)
+    """
     logits = policy.clamp(min=1e-300).log().requires_grad_()
     value = population_loss(world, loss, log_ratio(logits, world.ref), lengths=lengths).sum()
     (slope,) = torch.autograd.grad(value, logits)
@@ -146,14 +151,23 @@ def length(named: Named) -> float | None:
 
 
 def noise(named: Named, world: World, policy: Tensor) -> float | None:
-    """n E chi^2(pi_hat || where it ends)/(Y - 1), 1 for SFT: pairs needed for one error; None where it cannot be said."""
+    """n E chi^2(pi_hat || where it ends)/(Y - 1), 1 for SFT: pairs needed for one error; None where it cannot be said.
+
+    >>> world = bandit()
+    >>> noise(LOSSES["DIL UKL repaired"], world, world.chosen) < 0.5
+    True
+    """
     if bound(named.loss).needs_kl or policy.min() < 1e-6 or named.label == "SLiC":
         return None  # a moving reference point, an end at the border, a kink
     return efficiency.error(*efficiency.asymptotic(world, named.loss, policy=policy)).item()
 
 
 def end(named: Named, world: World) -> Tensor | None:
-    """Where a loss of the family ends, (X, Y); None where it has no end, or none that a search finds."""
+    """Where a loss of the family ends, (X, Y); None where it has no end, or none that a search finds.
+
+    >>> end(LOSSES["SimPER"], bandit()).sum(), end(LOSSES["Robust DPO"], bandit())
+    (tensor(1., dtype=torch.float64), None)
+    """
     if named.label == "SimPER":  # linear, so a corner: claim 5.simper
         return torch.zeros_like(world.ref).scatter(1, (world.ref * world.advantage).argmax(1, keepdim=True), 1.0)
     policy = compare.optimum(named, world)
