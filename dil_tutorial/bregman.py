@@ -55,6 +55,15 @@ MAX_LOG_RATIO = 30.0
 Function = Callable[[Tensor], Tensor]
 
 
+def lift(x: Tensor) -> Tensor:
+    """Half precision as float32, in which losses are computed; other tensors as they are.
+
+    >>> lift(torch.zeros(1, dtype=torch.bfloat16)).dtype
+    torch.float32
+    """
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def derivative(function: Function, x: Tensor) -> Tensor:
     """function'(x) elementwise, by automatic differentiation, itself differentiable in x.
 

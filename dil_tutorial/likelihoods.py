@@ -8,9 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def _lift(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+from dil_tutorial.bregman import lift
 
 
 def simpo_loss(logp_chosen: Tensor, logp_rejected: Tensor, beta: float = 2.0, gamma: float = 1.0) -> Tensor:
@@ -19,7 +17,7 @@ def simpo_loss(logp_chosen: Tensor, logp_rejected: Tensor, beta: float = 2.0, ga
     >>> simpo_loss(torch.tensor([0.5]), torch.tensor([0.0]))
     tensor([0.6931])
     """
-    return -F.logsigmoid(beta * (_lift(logp_chosen) - _lift(logp_rejected)) - gamma)
+    return -F.logsigmoid(beta * (lift(logp_chosen) - lift(logp_rejected)) - gamma)
 
 
 def alphapo_loss(
@@ -35,7 +33,7 @@ def alphapo_loss(
     """
     if not alpha:
         return simpo_loss(logp_chosen, logp_rejected, beta, gamma)
-    r_w, r_l = (-torch.expm1((-alpha * _lift(logp)).clamp(max=60)) / alpha for logp in (logp_chosen, logp_rejected))
+    r_w, r_l = (-torch.expm1((-alpha * lift(logp)).clamp(max=60)) / alpha for logp in (logp_chosen, logp_rejected))
     return -F.logsigmoid(beta * (r_w - r_l) - gamma)
 
 
@@ -47,7 +45,7 @@ def simper_loss(logp_chosen: Tensor, logp_rejected: Tensor) -> Tensor:
     >>> simper_loss(torch.tensor([0.0]), torch.tensor([-1.0]))
     tensor([-0.6321])
     """
-    p_w, p_l = (torch.exp(_lift(logp).clamp(max=0)) for logp in (logp_chosen, logp_rejected))  # a log-probability is at most 0
+    p_w, p_l = (torch.exp(lift(logp).clamp(max=0)) for logp in (logp_chosen, logp_rejected))  # a log-probability is at most 0
     return p_l - p_w
 
 
@@ -57,7 +55,7 @@ def slic_loss(logp_chosen: Tensor, logp_rejected: Tensor, delta: float = 1.0, sf
     >>> slic_loss(torch.tensor([-1.0]), torch.tensor([-1.5]))   # max(0, 1 - 0.5) + 0.1 * 1
     tensor([0.6000])
     """
-    l_w, l_l = _lift(logp_chosen), _lift(logp_rejected)
+    l_w, l_l = lift(logp_chosen), lift(logp_rejected)
     return F.relu(delta - l_w + l_l) - sft_weight * l_w
 
 
@@ -67,7 +65,7 @@ def cpo_loss(logp_chosen: Tensor, logp_rejected: Tensor, beta: float = 0.1, sft_
     >>> cpo_loss(torch.tensor([-1.0]), torch.tensor([-1.0]))
     tensor([1.6931])
     """
-    l_w, l_l = _lift(logp_chosen), _lift(logp_rejected)
+    l_w, l_l = lift(logp_chosen), lift(logp_rejected)
     return -F.logsigmoid(beta * (l_w - l_l)) - sft_weight * l_w
 
 
@@ -80,7 +78,7 @@ def orpo_loss(logp_chosen: Tensor, logp_rejected: Tensor, weight: float = 0.1) -
     >>> orpo_loss(torch.tensor([-1.0]), torch.tensor([-1.0]))
     tensor([1.0693])
     """
-    l_w, l_l = _lift(logp_chosen), _lift(logp_rejected)
+    l_w, l_l = lift(logp_chosen), lift(logp_rejected)
 
     def log_odds(logp: Tensor) -> Tensor:
         p_not_one = logp.clamp(max=-1e-6)

@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dil_tutorial.bregman import Generator, get_generator
+from dil_tutorial.bregman import Generator, get_generator, lift
 from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.likelihoods import alphapo_loss, cpo_loss, orpo_loss, simper_loss, simpo_loss, slic_loss
 from dil_tutorial.margins import (
@@ -46,10 +46,6 @@ DENOMINATORS = ("rejected", "mixture", "reference")
 MIXED = "give the denominator mixture or reference"
 
 Loss = Callable[..., Tensor]
-
-
-def _lift(x: Tensor) -> Tensor:
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def dil_loss(
@@ -83,8 +79,8 @@ def dil_loss(
     if needed is None:
         missing = "f_reference" if denominator == "reference" else "f_rejected"
         raise InputError(f"dil_loss: denominator {denominator!r} needs {missing}: pass those log-ratios")
-    log_s_chosen = beta * _lift(f_chosen) + shift
-    reference_term = gen.reference_loss(beta * _lift(needed) + shift)
+    log_s_chosen = beta * lift(f_chosen) + shift
+    reference_term = gen.reference_loss(beta * lift(needed) + shift)
     if denominator == "mixture":  # (pi_chosen + pi_rejected)/2 = pi_ref, exactly
         reference_term = (gen.reference_loss(log_s_chosen) + reference_term) / 2
     return gen.chosen_loss(log_s_chosen) + reference_term
@@ -98,7 +94,7 @@ def sft_loss(f_chosen: Tensor, f_rejected: Tensor | None = None) -> Tensor:
     >>> sft_loss(torch.tensor([0.5]))
     tensor([-0.5000])
     """
-    return -_lift(f_chosen)
+    return -lift(f_chosen)
 
 
 def dpo_loss(
@@ -114,11 +110,11 @@ def dpo_loss(
     >>> dpo_loss(torch.tensor([0.0]), torch.tensor([0.0]))
     tensor([0.6931])
     """
-    z = beta * (_lift(f_chosen) - _lift(f_rejected))
+    z = beta * (lift(f_chosen) - lift(f_rejected))
     loss = -F.logsigmoid(z)
     if label_smoothing:
         loss = loss + label_smoothing * z
-    return loss - sft_weight * _lift(f_chosen) if sft_weight else loss
+    return loss - sft_weight * lift(f_chosen) if sft_weight else loss
 
 
 def cpc_loss(score: Tensor, negatives: Tensor) -> Tensor:
@@ -130,7 +126,7 @@ def cpc_loss(score: Tensor, negatives: Tensor) -> Tensor:
     >>> cpc_loss(torch.tensor(0.0), torch.tensor([0.0]))
     tensor(0.6931)
     """
-    score, negatives = _lift(score), _lift(negatives)
+    score, negatives = lift(score), lift(negatives)
     return torch.logsumexp(torch.cat([score.unsqueeze(-1), negatives], -1), -1) - score
 
 
@@ -142,7 +138,7 @@ def ipo_loss(f_chosen: Tensor, f_rejected: Tensor, tau: float = 0.5) -> Tensor:
     >>> ipo_loss(torch.tensor([1.5]), torch.tensor([0.0]), tau=0.5)
     tensor([0.2500])
     """
-    return (_lift(f_chosen) - _lift(f_rejected) - 1 / (2 * tau)) ** 2
+    return (lift(f_chosen) - lift(f_rejected) - 1 / (2 * tau)) ** 2
 
 
 def nca_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 1.0) -> Tensor:
@@ -153,7 +149,7 @@ def nca_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 1.0) -> Tensor:
     >>> nca_loss(torch.tensor([0.0]), torch.tensor([0.0]))
     tensor([1.3863])
     """
-    g_w, g_l = beta * _lift(f_chosen), beta * _lift(f_rejected)
+    g_w, g_l = beta * lift(f_chosen), beta * lift(f_rejected)
     return -F.logsigmoid(g_w) - 0.5 * (F.logsigmoid(-g_w) + F.logsigmoid(-g_l))
 
 
@@ -165,7 +161,7 @@ def bco_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 1.0, delta: flo
     >>> bco_loss(torch.tensor([0.0]), torch.tensor([0.0]))
     tensor([1.3863])
     """
-    return -F.logsigmoid(beta * _lift(f_chosen) - delta) - F.logsigmoid(-(beta * _lift(f_rejected) - delta))
+    return -F.logsigmoid(beta * lift(f_chosen) - delta) - F.logsigmoid(-(beta * lift(f_rejected) - delta))
 
 
 def f_dpo_loss(f_chosen: Tensor, f_rejected: Tensor, generator: str | Generator = "bce", beta: float = 0.1) -> Tensor:
@@ -178,7 +174,7 @@ def f_dpo_loss(f_chosen: Tensor, f_rejected: Tensor, generator: str | Generator 
     tensor([True])
     """
     gen = get_generator(generator)  # chosen_loss(f) = -h'(e^f) + const, and the constants cancel
-    return -F.logsigmoid(beta * (gen.chosen_loss(_lift(f_rejected)) - gen.chosen_loss(_lift(f_chosen))))
+    return -F.logsigmoid(beta * (gen.chosen_loss(lift(f_rejected)) - gen.chosen_loss(lift(f_chosen))))
 
 
 def bpo_loss(f_chosen: Tensor, f_rejected: Tensor, generator: str | Generator = "bce", beta: float = 0.1) -> Tensor:
@@ -196,7 +192,7 @@ def bpo_loss(f_chosen: Tensor, f_rejected: Tensor, generator: str | Generator = 
         raise InputError(
             f"generator {gen.name!r} is defined for ratios below 2, and the odds of a pair have no bound: give another"
         )
-    z = beta * (_lift(f_chosen) - _lift(f_rejected))
+    z = beta * (lift(f_chosen) - lift(f_rejected))
     return gen.chosen_loss(z) + gen.reference_loss(-z)
 
 
@@ -213,8 +209,8 @@ def kto_loss(
     tensor([0.9502])
     """
     z = beta * torch.as_tensor(kl).detach()
-    gain = chosen_weight * torch.sigmoid(z - beta * _lift(f_chosen))  # 1 - sigmoid(beta f_w - z), without cancellation
-    return gain + rejected_weight * torch.sigmoid(beta * _lift(f_rejected) - z)
+    gain = chosen_weight * torch.sigmoid(z - beta * lift(f_chosen))  # 1 - sigmoid(beta f_w - z), without cancellation
+    return gain + rejected_weight * torch.sigmoid(beta * lift(f_rejected) - z)
 
 
 def sppo_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 1.0) -> Tensor:
@@ -224,7 +220,7 @@ def sppo_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 1.0) -> Tensor
     tensor([0.2500])
     """
     target = 1 / (2 * beta)
-    return (_lift(f_chosen) - target) ** 2 + (_lift(f_rejected) + target) ** 2
+    return (lift(f_chosen) - target) ** 2 + (lift(f_rejected) + target) ** 2
 
 
 def dro_loss(f_chosen: Tensor, f_rejected: Tensor, tau: float = 0.5, value: Tensor | float = 0.5) -> Tensor:
@@ -236,7 +232,7 @@ def dro_loss(f_chosen: Tensor, f_rejected: Tensor, tau: float = 0.5, value: Tens
     >>> dro_loss(torch.tensor([1.0]), torch.tensor([-1.0]), tau=0.5)
     tensor([0.])
     """
-    return ((1 - value - tau * _lift(f_chosen)) ** 2 + (-value - tau * _lift(f_rejected)) ** 2) / 2
+    return ((1 - value - tau * lift(f_chosen)) ** 2 + (-value - tau * lift(f_rejected)) ** 2) / 2
 
 
 def soft_label_loss(loss: Loss, f_first: Tensor, f_second: Tensor, p_first: Tensor, **fed: Any) -> Tensor:

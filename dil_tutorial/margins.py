@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dil_tutorial.bregman import Generator, get_generator
+from dil_tutorial.bregman import Generator, get_generator, lift
 
 
 def margin(f_chosen: Tensor, f_rejected: Tensor, beta: float) -> Tensor:
@@ -30,8 +30,7 @@ def margin(f_chosen: Tensor, f_rejected: Tensor, beta: float) -> Tensor:
     >>> margin(torch.tensor([1.0]), torch.tensor([0.5]), 2.0)
     tensor([1.])
     """
-    f_w, f_l = (x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in (f_chosen, f_rejected))
-    return beta * (f_w - f_l)
+    return beta * (lift(f_chosen) - lift(f_rejected))
 
 
 def hinge_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 0.1) -> Tensor:
