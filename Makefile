@@ -24,7 +24,7 @@ test-all: .venv/all.stamp
 
 # The derivation and the toy alone.
 check: .venv/test.stamp
-	$(PYTEST) $(addprefix tests/,derivation toy claims) $(addprefix dil_tutorial/,preferences.py rlhf.py bregman.py losses.py) toy
+	$(PYTEST) $(addprefix tests/,derivation toy claims) $(addprefix dil_tutorial/,preferences.py rlhf.py bregman.py margins.py likelihoods.py losses.py) toy
 
 # Everything cheap, notebooks too, under three instruction sets, one and two threads and another seed.
 portability: .venv/test.stamp

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from dil_tutorial.experiments.known_truth.measures import against
 from dil_tutorial.experiments.real_pairs.measures import Results, name_of
-from dil_tutorial.experiments.real_pairs.run import PAPER
+from dil_tutorial.experiments.real_pairs.run import PAPER, Preset, runs
 from dil_tutorial.support import plotting, templates
 from dil_tutorial.support.files import write_text
 from dil_tutorial.support.words import fixed, interval
@@ -83,7 +83,7 @@ def conclusions(results: Results, found: dict[str, Any]) -> dict[str, Any]:
     best = max(at(largest), key=lambda name: at(largest)[name]["accuracy"][0])
     leads = [name for name, value in at(largest).items() if value["accuracy"][2] >= at(largest)[best]["accuracy"][1]]
     return {
-        "least": least, "largest": largest,
+        "least": least, "largest": largest, "grid": len(runs(Preset(**results["preset"]))),
         "moved": [name for name, value in at(least).items() if abs(value["chosen"][0]) > 0.05],
         "chosen": {rate: {kind: where(rate, kind) for kind in ("above", "below", "as expected")} for rate in (least, largest)},
         "best": best, "leads": leads,
