@@ -20,9 +20,12 @@ def unknown_name(what: str, name: object, choices: Iterable[str]) -> InputError:
 
     >>> str(unknown_name("generator", "lsfi", ["lsif", "ukl"]))
     "unknown generator 'lsfi': did you mean 'lsif'? Known: lsif, ukl"
+    >>> str(unknown_name("loss", "dop", ["dro", "dpo"]))
+    "unknown loss 'dop': did you mean 'dpo'? Known: dpo, dro"
     """
     known = sorted(choices)
-    near = difflib.get_close_matches(str(name).lower(), known, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(str(name).lower(), known, n=3, cutoff=0.6)
+    near.sort(key=lambda choice: sorted(choice) != sorted(str(name).lower()))  # two letters exchanged are the likeliest slip
     hint = f": did you mean '{near[0]}'?" if near else ":"
     if not near or len(known) <= 12:  # a long list helps only someone who is far off
         hint += f" Known: {', '.join(known)}"

@@ -67,7 +67,7 @@ fed_means()
 # `dil verify paper` runs this table; in the book it is the page *The paper, checked*. The claims that fail as published:
 
 # %%
-for claim in claims.CLAIMS:
+for claim in claims.select("paper", "6.mean"):
     if claim.verdict == claims.FAILS:
         print(f"{claim.id:18s} {claim.statement}")
 
@@ -112,13 +112,13 @@ check_answer(your_difference, -torch.log(torch.tensor(0.01, dtype=torch.float64)
 # %%
 your_count = None
 
-check_answer(your_count, sum(claim.verdict == claims.FAILS for claim in claims.CLAIMS), "Count the list above.")
+check_answer(your_count, sum(claim.verdict == claims.FAILS for claim in claims.select("paper", "6.mean")), "Count the list above.")
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
 # ```python
-# your_count = sum(claim.verdict == claims.FAILS for claim in claims.CLAIMS)
+# your_count = sum(claim.verdict == claims.FAILS for claim in claims.select("paper", "6.mean"))
 # ```
 # </details>
 #

@@ -45,7 +45,7 @@ class Teach(TrainerCallback):
         for kind, text in (warnings(logs, self.loss, self.generator) | told).items():
             if kind not in self.said:
                 self.said[kind] = text
-                logger.warning(f"step {state.global_step}: {text} (More: dil doctor {args.output_dir})")
+                logger.warning(f"step {state.global_step}: {text} (More: dil doctor, on this run's folder)")
 
 
 class RefuseToStandStill(TrainerCallback):

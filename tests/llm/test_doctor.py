@@ -100,7 +100,7 @@ def test_the_trainer_says_it_while_it_runs(tmp_path, caplog):
     trained(tmp_path, learning_rate=0.0)
     said = [one.getMessage() for one in caplog.records if "No weight that the loss can see changes" in one.getMessage()]
     assert len(said) == 1
-    assert f"dil doctor {tmp_path}" in said[0]
+    assert "dil doctor" in said[0]
 
 
 def test_the_trainer_says_that_end_tokens_stand_twice(tmp_path, tiny_model, caplog):
