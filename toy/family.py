@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dil_tutorial.bregman import derivative
 from dil_tutorial.losses import Loss, bound
+from dil_tutorial.rlhf import kl
 from toy import compare, efficiency, optima
 from toy.catalogue import LOSSES, Named
 from toy.fit import fit, initial_logits, log_ratio, population_loss, search
@@ -189,8 +190,8 @@ def row(named: Named) -> dict[str, Any]:
     return {
         "label": named.label, "described": named.described, "objective": named.objective, "cite": named.cite,
         "claims": list(named.claims), "hears": hears, "shape": shape, "margin": margin[1].item(),
-        "KL to pi_chosen": compare.kl(policy, world.chosen).abs().item() if policy is not None else None,
-        "KL to RLHF": compare.kl(policy, optima.rlhf(world, 1.0)).abs().item() if policy is not None else None,
+        "KL to pi_chosen": kl(policy, world.chosen).abs().item() if policy is not None else None,
+        "KL to RLHF": kl(policy, optima.rlhf(world, 1.0)).abs().item() if policy is not None else None,
         "win rates alone": win_rates_alone(named.loss), "first step": first_step(named.loss),
         "chosen": (world.chosen * (policy / world.ref).log()).sum().item() if policy is not None else None,
         "margins only": sees_margins_only(named.loss), "pairs": compare.needs_pairs(named.loss),
