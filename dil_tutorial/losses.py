@@ -31,7 +31,9 @@ from dil_tutorial.bregman import Generator, get_generator, lift
 from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.likelihoods import alphapo_loss, cpo_loss, orpo_loss, simper_loss, simpo_loss, slic_loss
 from dil_tutorial.margins import (
+    alpha_dpo_loss,
     aot_loss,
+    aot_paired_loss,
     apo_down_loss,
     bonbon_loss,
     cal_dpo_loss,
@@ -245,7 +247,9 @@ def soft_label_loss(loss: Loss, f_first: Tensor, f_second: Tensor, p_first: Tens
     >>> soft_label_loss(dpo_loss, f_w, f_l, torch.tensor([0.9])), dpo_loss(f_w, f_l, label_smoothing=0.1)
     (tensor([0.6544]), tensor([0.6544]))
     """
-    return p_first * loss(f_first, f_second, **fed) + (1 - p_first) * loss(f_second, f_first, **fed)
+    sides = ("ref_chosen", "ref_rejected")
+    turned = fed | {one: fed[other] for one, other in zip(sides, sides[::-1], strict=True) if other in fed}
+    return p_first * loss(f_first, f_second, **fed) + (1 - p_first) * loss(f_second, f_first, **turned)
 
 
 LOSSES: dict[str, Loss] = {
@@ -275,7 +279,10 @@ LOSSES: dict[str, Loss] = {
     "bonbon": bonbon_loss,
     "dro": dro_loss,
     "aot-unpaired": aot_loss,
+    "aot": aot_paired_loss,
+    "alpha-dpo": alpha_dpo_loss,
 }
+FED = ("f_", "logp_", "ref_")  # how the names of what a loss is fed begin; its other parameters are settings
 REFERENCE_FREE = ("simpo", "slic", "cpo", "orpo", "alphapo", "simper")  # fed log-probabilities instead of log-ratios
 UNPAIRED = ("dil", "sft", "nca", "bco", "kto", "sppo", "dro", "simper")  # a term of y_w plus a term of y_l: needs no pairs
 
@@ -296,7 +303,8 @@ class BoundLoss:
     reference_free: bool = False  # fed log-probabilities of the policy in place of log-ratios to pi_ref
     unpaired: bool = False  # a term of the winner plus a term of the loser, so that it needs no pairs
     needs_reference_samples: bool = False  # wants f_reference, log-ratios of fresh samples of pi_ref
-    of_batch: bool = False  # compares a batch's winners with its losers, not pair with pair
+    needs_reference_logps: bool = False  # wants ref_chosen and ref_rejected, log pi_ref of the two responses
+    of_batch: bool = False  # sorts a batch: not a loss of each pair
     needs_kl: bool = False  # wants kl = KL(pi_theta || pi_ref) at every step
 
     def __call__(self, f_chosen: Tensor, f_rejected: Tensor | None = None, **fed: Any) -> Tensor:
@@ -306,7 +314,7 @@ class BoundLoss:
     def all_settings(self) -> dict[str, Any]:
         """Every setting with its value, given or by default; what the loss is fed at each step is not a setting."""
         parameters = inspect.signature(self.function).parameters.values()
-        defaults = {p.name: p.default for p in parameters if not p.name.startswith(("f_", "logp_", "shift", "kl"))}
+        defaults = {p.name: p.default for p in parameters if not p.name.startswith((*FED, "shift", "kl"))}
         return defaults | dict(self.settings)
 
 
@@ -325,7 +333,8 @@ def make_loss(name: str, **settings: Any) -> BoundLoss:
     """
     if name not in LOSSES:
         raise unknown_name("loss", name, LOSSES)
-    known = [p for p in inspect.signature(LOSSES[name]).parameters if not p.startswith(("f_", "logp_"))]
+    parameters = inspect.signature(LOSSES[name]).parameters
+    known = [p for p in parameters if not p.startswith(FED)]
     for key, value in settings.items():
         if key not in known:
             raise unknown_name(f"setting of the {name} loss", key, known)
@@ -352,8 +361,8 @@ def make_loss(name: str, **settings: Any) -> BoundLoss:
         dil_loss(torch.zeros(()), torch.zeros(()), **settings)  # says so now if it cannot be
     return BoundLoss(
         LOSSES[name], settings, name in REFERENCE_FREE, name in UNPAIRED,
-        needs_reference_samples=settings.get("denominator") == "reference", of_batch=name == "aot-unpaired",
-        needs_kl=name == "kto" and "kl" not in settings,
+        needs_reference_samples=settings.get("denominator") == "reference", needs_reference_logps="ref_chosen" in parameters,
+        of_batch=name in ("aot", "aot-unpaired"), needs_kl=name == "kto" and "kl" not in settings,
     )  # fmt: skip
 
 

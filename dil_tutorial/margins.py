@@ -141,10 +141,28 @@ def aot_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 0.1) -> Tensor:
     return -F.logsigmoid(margin(f_chosen.sort(-1).values, f_rejected.sort(-1).values, beta))
 
 
+def aot_paired_loss(
+    f_chosen: Tensor, f_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, beta: float = 0.1
+) -> Tensor:
+    """AOT, paired (Melnyk et al., 2024): DPO between the k-th smallest margin of the policy and of the reference; all (N,).
+
+    A margin is log pi(y_w) - log pi(y_l), ``ref_...`` are log pi_ref.  Of one pair it is DPO; on a batch it asks the policy's
+    margins as a law to be larger, whichever pair has which.
+
+    >>> zero, ref = torch.zeros(2), torch.tensor([0.0, -2.0])
+    >>> aot_paired_loss(zero, zero, ref, zero, beta=1.0)
+    tensor([0.6931, 0.6931])
+    """
+    reference = margin(ref_chosen, ref_rejected, 1.0)
+    policy = margin(f_chosen, f_rejected, 1.0) + reference
+    return -F.logsigmoid(beta * (policy.sort(-1).values - reference.sort(-1).values))
+
+
 def desensitised(token_f: Tensor, other: int, alpha: float) -> Tensor:
     """LD-DPO's f of a response (Liu et al., 2024): tokens beyond the ``other`` response's length count ``alpha``; (T,) -> ().
 
-    Summed over what both have, and alpha times what the longer has more.  At ``alpha`` 1 it is f.
+    Summed over what both have, and alpha times what the longer has more.  At ``alpha`` 1 it is f; of log-probabilities it makes
+    what f is a difference of.
 
     >>> desensitised(torch.tensor([1.0, 2.0, 4.0]), other=2, alpha=0.5)
     tensor(5.)
@@ -153,20 +171,20 @@ def desensitised(token_f: Tensor, other: int, alpha: float) -> Tensor:
 
 
 def alpha_dpo_loss(
-    logp_chosen: Tensor, logp_rejected: Tensor, f_chosen: Tensor, f_rejected: Tensor, alpha: float = 0.1, beta: float = 2.0,
+    f_chosen: Tensor, f_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, alpha: float = 0.1, beta: float = 2.0,
     gamma: float = 0.0,
 ) -> Tensor:  # fmt: skip
     """alpha-DPO (Wu et al., 2024): SimPO whose target margin moves: gamma + alpha beta (f_w - f_l), which takes no gradient.
 
-    Means per token, all four; the paper standardises the second part over a batch.  It needs log-probabilities and log-ratios,
-    so it has no name in ``losses.LOSSES``.
+    Means per token, all four; ``ref_...`` are log pi_ref, so that f + ref is log pi_theta.  The paper standardises the moving
+    part over a batch; here it is taken as it is.
 
     >>> zero = torch.tensor([0.0])
     >>> alpha_dpo_loss(zero, zero, zero, zero)
     tensor([0.6931])
     """
-    target = gamma + alpha * margin(f_chosen, f_rejected, beta).detach()
-    return -F.logsigmoid(margin(logp_chosen, logp_rejected, beta) - target)
+    gained = margin(f_chosen, f_rejected, beta)
+    return -F.logsigmoid(gained + margin(ref_chosen, ref_rejected, beta) - gamma - alpha * gained.detach())
 
 
 def f_po_loss(

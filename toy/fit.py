@@ -69,6 +69,8 @@ def population_loss(
     >>> population_loss(world, make_loss("dpo"), torch.zeros(1, 8, dtype=torch.float64))  # DPO starts at log 2
     tensor([0.6931], dtype=torch.float64)
     """
+    if bound(loss).needs_reference_logps and not bound(loss).of_batch:
+        raise InputError("population_loss: the loss asks for log pi_ref beside f, which is not fed here: call it yourself")
     if bound(loss).of_batch:
         raise InputError("population_loss: the loss compares whole batches: no law of pairs has an expectation of it")
     law = world.pairs if pairs is None else pairs

@@ -1,7 +1,8 @@
 """``dil gpu``: what a card makes of our training step, in pieces, each of which leaves its result.
 
-A piece is a process of its own with a time limit, and a file of its own: a run that is cut off loses the piece it was at, and
-the same command goes on behind the others.  Nothing is downloaded: the model has the shape of Llama-3-8B and random weights.
+A piece is a file of its own, and has a time limit; pieces of one setting share a process.  A run that is cut off loses the
+piece it was at, and the same command goes on behind the others.  Nothing is downloaded: the model has the shape of Llama-3-8B
+and random weights.
 
 Two utilisations are given.  *Plain* is 6 x parameters x tokens, each prompt counted for both of its responses, over what the
 card could do at best in the time: how it is commonly given.  *Counted* takes the floating-point operations of the products that
@@ -9,13 +10,15 @@ the step really needs (``llm.plan.counted`` on the same lengths: prompts once, n
 sharing.  For TRL it counts what TRL computes on real tokens, prompts twice.
 """
 
+import gc
+import itertools
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -47,12 +50,12 @@ MIXES = {  # overall length, prefix : response, and the gain, from the README of
 
 @dataclass(frozen=True)
 class Piece:
-    """One process: what it runs and how long it may take."""
+    """What leaves one result; neighbours of one ``process`` share it."""
 
     name: str
-    kind: str  # checks, step or sampling
+    process: str
     run: Run | None = None  # of a step
-    seconds: int = 150  # on an H200 a piece took about 50
+    seconds: int = 90  # what it may take, its share of the start of the process included
 
 
 def lengths_of(name: str) -> tuple[int, int, int]:
@@ -73,31 +76,39 @@ def workloads() -> dict[str, tuple[int, int, int]]:
 
 def pieces(folder: Path, dry: bool) -> list[Piece]:
     """What is run, the most telling first; writes the pairs into ``folder``.  ``dry``: a tiny model and short pairs."""
-    tokenizer, made = own_tokenizer(), [Piece("checks", "checks")]
+    tokenizer = own_tokenizer()
     folder.mkdir(parents=True, exist_ok=True)
     for name, sizes in workloads().items():
         few = tuple(max(2, size // 50) for size in sizes) if dry else sizes
         lines = [json.dumps(pair) for pair in made_up_pairs((few[0], few[1], few[2]), tokenizer)]
         write_text(folder / f"{name.replace(':', '-')}.jsonl", "\n".join(lines) + "\n")
-    has_peft, has_trl = find_spec("peft") is not None, find_spec("trl") is not None
-    kinds = ([("LoRA", True)] if has_peft else []) + ([] if dry and has_peft else [("all weights", False)])
+    has = {name: find_spec(name) is not None for name in ("peft", "trl", "liger_kernel", "bitsandbytes")}
+    liger, two = has["liger_kernel"] and not dry, ("1:1",) if dry else ("3:1", "1:1")
 
-    def sides(name: str, lora: bool, workload: str) -> list[Piece]:
-        path = str(folder / f"{workload.replace(':', '-')}.jsonl")
-        optimiser = "adamw_torch" if lora or not find_spec("bitsandbytes") else "adamw_bnb_8bit"
-        run = Run("ours", TINY if dry else RANDOM, workload, "bf16", not lora, False, path, lora, optimiser)
-        both = [Piece(f"{name}, {workload}, ours", "step", run)]
-        if has_trl:
-            both.append(Piece(f"{name}, {workload}, TRL", "step", replace(run, side="trl")))
-        if has_trl and find_spec("liger_kernel") and not dry and workload not in MIXES:
-            both.append(Piece(f"{name}, {workload}, TRL with Liger", "step", replace(run, side="trl", liger=True)))
-        return both
+    def both_sides(lora: bool, with_liger: bool, names: Sequence[str]) -> list[Piece]:
+        kind = "LoRA" if lora else "all weights"
+        fused = "adamw_bnb_8bit" if has["bitsandbytes"] and not lora else "adamw_torch_fused"
+        made = []
+        for side in ("ours", "TRL") if has["trl"] else ("ours",):
+            process = f"{kind}, {side}{' with Liger' * with_liger}"
+            run = Run(
+                side.lower(), TINY if dry else RANDOM, "", "bf16 autocast" if lora else "bf16", False, with_liger, "", lora,
+                "adamw_torch" if dry else fused,
+            )  # fmt: skip
+            for name in names:
+                path = str(folder / f"{name.replace(':', '-')}.jsonl")
+                full = f"{kind}, {name}, {side}{' with Liger' * with_liger}"
+                made.append(Piece(full, process, replace(run, workload=name, pairs=path)))
+        return made
 
-    telling = [sides(name, lora, workload) for workload in (("1:1",) if dry else ("3:1", "1:1")) for name, lora in kinds]
-    made += [piece for both in telling for piece in both if not (piece.run and piece.run.liger)]
+    made = [Piece("checks", "checks")]
+    made += both_sides(has["peft"], liger, two)
+    made += both_sides(False, liger, two) if has["peft"] and not dry else []
     made.append(Piece("sampling", "sampling"))
-    made += [piece for both in telling for piece in both if piece.run and piece.run.liger]
-    return made if dry else made + [piece for workload in MIXES for piece in sides(*kinds[0], workload)]
+    if not dry:
+        made += both_sides(has["peft"], liger, tuple(MIXES))
+        made += both_sides(has["peft"], False, two) if liger else []
+    return made
 
 
 def checks(dry: bool) -> dict[str, Any]:
@@ -161,80 +172,99 @@ def sampling(dry: bool) -> dict[str, Any]:
     return {"tokens": count, "seconds": seconds, "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if not dry else 0.0}
 
 
-def run_piece(piece: dict[str, Any], dry: bool) -> dict[str, Any]:
-    """What a child process does."""
-    if piece["kind"] == "step":
-        return measure(Run(**piece["run"]))
-    return checks(dry) if piece["kind"] == "checks" else sampling(dry)
+def path_of(piece: Piece, folder: Path) -> Path:
+    """Where a piece leaves its result."""
+    return folder / f"{piece.name.replace(':', '-').replace(', ', '_').replace(' ', '-')}.json"
 
 
 def all_pieces(folder: Path, dry: bool, done: Callable[[str], None], minutes: float = MINUTES) -> list[dict[str, Any]]:
     """Run the pieces of which ``folder`` holds no result, as long as ``minutes`` last; what each gave, or why nothing."""
-    begin, out = time.monotonic(), []
-    for piece in pieces(folder, dry):
-        path = folder / f"{piece.name.replace(':', '-').replace(', ', '_').replace(' ', '-')}.json"
-        if path.is_file():
-            row = read_json(path)
-        else:
+    begin, todo = time.monotonic(), pieces(folder, dry)
+    for _, of_process in itertools.groupby(todo, key=lambda piece: piece.process):
+        group = list(of_process)
+        while open_ := [piece for piece in group if not path_of(piece, folder).is_file()]:
             left = 60 * minutes - (time.monotonic() - begin)
-            row = {"piece": piece.name, **(one(piece, dry, min(piece.seconds, left)) if left > 10 else {"failed": NO_TIME})}
-            if left < piece.seconds and row.get("failed", "").startswith(TOO_LONG):
-                row["failed"] = NO_TIME  # cut off by the end of the run, not by its own limit
-            if row.get("failed") != NO_TIME:
-                write_json(path, row)
-        out.append(row)
-        done(piece.name)
-    return out
+            allowed = sum(piece.seconds for piece in open_)
+            failed = in_a_process(open_, folder, dry, min(allowed, left)) if left > 10 else NO_TIME
+            first = next((piece for piece in open_ if not path_of(piece, folder).is_file()), None)
+            if first is None:
+                break
+            if left < allowed and failed.startswith((NO_TIME, TOO_LONG)):
+                break  # cut off by the end of the run, not by its own limit
+            write_json(path_of(first, folder), {"piece": first.name, "failed": failed})
+        for piece in group:
+            done(piece.name)
+    return [
+        read_json(path) if (path := path_of(piece, folder)).is_file() else {"piece": piece.name, "failed": NO_TIME}
+        for piece in todo
+    ]
 
 
 TOO_LONG = "took more than"
 NO_TIME = "no time was left: run the same command again"
 
 
-def one(piece: Piece, dry: bool, seconds: float) -> dict[str, Any]:
-    """A piece in its own process; where the card's memory does not hold it, once more with activation checkpointing."""
-    begin = time.monotonic()
-    row = in_a_process(piece, dry, seconds)
-    left = seconds - (time.monotonic() - begin)
-    if piece.run and not piece.run.checkpointing and "out of memory" in row.get("failed", "") and left > 10:
-        row = in_a_process(replace(piece, run=replace(piece.run, checkpointing=True)), dry, left)
-        row["without checkpointing"] = "out of memory"
-    return row
-
-
-def in_a_process(piece: Piece, dry: bool, seconds: float) -> dict[str, Any]:
-    """What a piece gave, or why nothing."""
-    command = [sys.executable, "-m", "dil_tutorial.bench.gpu", json.dumps(asdict(piece)), str(int(dry))]
+def in_a_process(group: list[Piece], folder: Path, dry: bool, seconds: float) -> str:
+    """Run pieces in a process of their own, each of which writes its file; why it ended early, or nothing."""
+    told = [{**asdict(piece), "path": str(path_of(piece, folder))} for piece in group]
+    command = [sys.executable, "-m", "dil_tutorial.bench.gpu", json.dumps(told), str(int(dry))]
     root = str(Path(__file__).parents[2])  # the source folder, where the package is not installed
     environment = {**os.environ, "TQDM_DISABLE": "1", "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
     try:
         output = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment)
     except subprocess.TimeoutExpired:
-        return {"failed": f"{TOO_LONG} {seconds:.0f} s"}
-    if output.returncode:
-        return {"failed": (output.stderr.strip().splitlines() or ["no output"])[-1][:300]}
-    return dict(json.loads(output.stdout.splitlines()[-1]))
+        return f"{TOO_LONG} {seconds:.0f} s"
+    return (output.stderr.strip().splitlines() or ["no output"])[-1][:300] if output.returncode else ""
+
+
+def run_pieces(told: list[dict[str, Any]], dry: bool) -> None:
+    """What a child process does."""
+    for piece in told:
+        alone = checks if piece["name"] == "checks" else sampling
+        row = fitting(Run(**piece["run"])) if piece["run"] else alone(dry)
+        write_json(Path(piece["path"]), {"piece": piece["name"], **row})
+        emptied()
+
+
+def fitting(run: Run) -> dict[str, Any]:
+    """A measurement; where the card's memory does not hold it, once more with activation checkpointing."""
+    try:
+        return measure(run)
+    except torch.OutOfMemoryError:
+        if run.checkpointing:
+            return {"failed": "out of memory"}
+    emptied()
+    return {**fitting(replace(run, checkpointing=True)), "without checkpointing": "out of memory"}
+
+
+def emptied() -> None:
+    """Give the card's memory back, so that the next piece has a peak of its own."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 # --- What the pieces say -----------------------------------------------------------------------------------------------
 
 
 def summary(rows: list[dict[str, Any]], dry: bool) -> list[dict[str, Any]]:
-    """A row for each workload: tokens a second, utilisations and memory of each side, and how much faster ours is."""
+    """A row for each workload: tokens a second, utilisations and memory of each side, and how much faster our fastest is."""
     cells: dict[str, dict[str, Any]] = {}
     for row in rows:
         if "seconds" not in row or "workload" not in row:
             continue
         name, side = row["piece"].rsplit(", ", 1)
-        side += ", checkpointing" * ("without checkpointing" in row)
+        side += ", checkpointing" * row["checkpointing"]
         cell = cells.setdefault(name, {"name": name, "sides": {}})
         speed = row["tokens"] / row["seconds"]
         cell["sides"][side] = {"tokens_per_s": speed, "peak_gib": row["peak_gib"], **used(row, dry)}
     for cell in cells.values():
-        theirs = [side["tokens_per_s"] for name, side in cell["sides"].items() if name.startswith("TRL")]
-        ours = [side["tokens_per_s"] for name, side in cell["sides"].items() if name.startswith("ours")]
-        if theirs and ours:
-            cell["times_faster"] = ours[0] / max(theirs)
+        speeds = {name: side["tokens_per_s"] for name, side in cell["sides"].items()}
+        ours, theirs = ([name for name in speeds if name.startswith(who)] for who in ("ours", "TRL"))
+        if ours and theirs:
+            fastest = max(ours, key=lambda name: speeds[name])
+            cell |= {"times_faster": speeds[fastest] / max(speeds[name] for name in theirs), "fastest": fastest}
     return list(cells.values())
 
 
@@ -278,4 +308,4 @@ def check(dry: bool) -> None:
 
 
 if __name__ == "__main__":
-    print(json.dumps(run_piece(json.loads(sys.argv[1]), bool(int(sys.argv[2])))))
+    run_pieces(json.loads(sys.argv[1]), bool(int(sys.argv[2])))

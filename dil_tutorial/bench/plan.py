@@ -37,7 +37,7 @@ def measure(name: str, model: str) -> dict[str, Any]:
     """Train a case for a few steps: the peak of memory beyond what was there before, and the FLOPs of the last step."""
     from transformers import PrinterCallback, TrainerCallback
 
-    from dil_tutorial.llm.run import lora_config
+    from dil_tutorial.llm.models import lora_config
     from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
     from dil_tutorial.llm.trainer import DILConfig, DILTrainer
 

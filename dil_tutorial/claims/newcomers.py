@@ -6,7 +6,7 @@ from torch import Tensor
 from dil_tutorial.bregman import derivative
 from dil_tutorial.claims.ledger import ANY, ASSUMES, HARD, OPTIMUM, claim, excess, gap, some_log_ratios, some_policy
 from dil_tutorial.losses import dpo_loss, make_loss, sppo_loss
-from dil_tutorial.margins import alpha_dpo_loss, desensitised, exo_loss, f_po_loss
+from dil_tutorial.margins import desensitised, exo_loss, f_po_loss
 from toy import World, optima
 from toy.fit import fit, population_loss
 
@@ -152,6 +152,25 @@ def aot_forgets_who_met_whom(world: World) -> Tensor:
     return torch.maximum(one, gap(loss(f_w, f_l), loss(f_w, f_l.roll(1, dims=1))))
 
 
+@claim("5.aot-paired", "5", worlds=ANY)
+def aot_asks_less_than_dpo(world: World) -> Tensor:
+    r"""AOT, paired, is DPO on a batch of one pair, at most DPO's mean on more, and does not change when pairs exchange their margins.
+
+    Sorting two lists puts large beside large, which makes a sum of convex functions of their differences least. So it asks the policy's
+    margins, as a law, to lie above the reference's, and does not care which pair has which."""
+    f_w, f_l = some_log_ratios(world), some_log_ratios(world).flip(1) / 2
+    ref = world.ref.log()
+    fed = {"ref_chosen": ref, "ref_rejected": ref.roll(1, dims=1)}
+    loss = make_loss("aot", beta=1.0)
+    first = {name: value[:, :1] for name, value in fed.items()}
+    one = gap(loss(f_w[:, :1], f_l[:, :1], **first), dpo_loss(f_w[:, :1], f_l[:, :1], beta=1.0))
+    plain = dpo_loss(f_w, f_l, beta=1.0).mean(1, keepdim=True)
+    less = excess(loss(f_w, f_l, **fed).mean(1, keepdim=True), plain)
+    exchanged = (f_w - f_l + fed["ref_chosen"] - fed["ref_rejected"]).roll(1, dims=1) - fed["ref_chosen"] + fed["ref_rejected"]
+    same = gap(loss(exchanged, torch.zeros_like(f_l), **fed), loss(f_w, f_l, **fed))
+    return torch.stack([one, less, same]).amax(0)
+
+
 @claim("6.desensitised", "6", worlds=ANY)
 def a_longer_response_ends_unheard(world: World) -> Tensor:
     r"""LD-DPO with $\alpha = 0$ hears nothing of how the longer of two responses ends: its tokens beyond the shorter one's length, the end
@@ -204,12 +223,14 @@ def alpha_dpo_turns_from_the_reference(world: World) -> Tensor:
     Its moving target asks the margin to exceed what the policy has already gained over the reference, so each pair rests where
     (1 - alpha) times its margin, plus alpha times the reference's, is the log-odds."""
     alpha, beta = 0.3, 2.0
+    loss = make_loss("alpha-dpo", alpha=alpha, beta=beta)
     log_policy = torch.log_softmax((world.true_reward / beta - alpha * world.ref.log()) / (1 - alpha), 1)
 
     def expected(logp: Tensor) -> Tensor:
-        f = logp - world.ref.log()
-        l_w, l_l, f_w, f_l = torch.broadcast_tensors(logp[:, :, None], logp[:, None, :], f[:, :, None], f[:, None, :])
-        return (world.pairs * alpha_dpo_loss(l_w, l_l, f_w, f_l, alpha=alpha, beta=beta)).sum((1, 2))
+        ref = world.ref.log()
+        both = [part for x in (logp - ref, ref) for part in torch.broadcast_tensors(x[:, :, None], x[:, None, :])]
+        f_w, f_l, ref_w, ref_l = both
+        return (world.pairs * loss(f_w, f_l, ref_chosen=ref_w, ref_rejected=ref_l)).sum((1, 2))
 
     slope = derivative(expected, log_policy)
     return gap(slope, torch.zeros_like(slope))

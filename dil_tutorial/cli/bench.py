@@ -208,7 +208,7 @@ def gpu(
     for cell in bench.summary(rows, dry_run):
         for side, row in cell["sides"].items():
             shares = (f"{row[name]:.0%}" if name in row else "-" for name in ("plain", "counted"))
-            faster = f"{cell['times_faster']:.2f}" if side == "ours" and "times_faster" in cell else ""
+            faster = f"{cell['times_faster']:.2f}" if side == cell.get("fastest") else ""
             shown.add_row(cell["name"], side, f"{row['tokens_per_s']:,.0f}", *shares, f"{row['peak_gib']:.1f}", faster)
     console.print(shown)
     for row in rows:

@@ -38,10 +38,10 @@ LOSSES: dict[str, dict[str, Any]] = {  # TRL's loss_type, and ours at TRL's beta
     "discopop": {"loss": "discopop"},
     "apo_down": {"loss": "apo-down"},
     "aot_unpaired": {"loss": "aot-unpaired"},
+    "aot": {"loss": "aot"},
 }
 WHY_NOT = {  # TRL's loss types that are another loss here, or none
-    "sft": "TRL takes a mean over all tokens of a batch, our 'sft' over its responses: use a DILConfig",
-    "aot": "it sorts the policy's margins and the reference's apart, and here losses are fed log-ratios",
+    "sft": "TRL takes a mean over all tokens of a batch, our 'sft' over its responses: use a DILConfig"
 }
 DIVERGENCES = {"forward_kl": "itakura-saito", "js_divergence": "bce"}  # TRL's f_divergence_type, and the generator of our f-dpo
 
@@ -61,11 +61,10 @@ UNLIKE = {  # fields that must stay as TRL has them by default, and what to do i
     "trust_remote_code": "code from a model's folder is not run here",
     "router_aux_loss_coef": "no auxiliary loss is added here",
     "truncation_mode": "the start of a row is kept; keeping its end would cut the prompt, and f would be of another one",
-    "ld_alpha": "it discounts the tokens beyond the shorter response, and f would be no log-ratio of two policies",
-    "use_weighting": "WPO weighs pairs by the policy's own probability of them, and no optimum here would hold",
+    "use_weighting": "WPO's weights want every token's whole law, never held here, and do not move DPO's optimum (claim 5.wpo)",
     "label_smoothing": "TRL's 'sigmoid' ignores it; for conservative DPO set it in a DILConfig",
     "activation_offloading": "activations stay on the device",
-    "sync_ref_model": "the reference is scored once; a moving one is another method",
+    "sync_ref_model": "the reference is scored once; train again from the result, whose reference it then is (claim 5.tr-dpo)",
     "pad_token": "no padding token is needed",
 }
 

@@ -9,12 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.utils import logging
 
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.attention import ATTENTION, VARLEN, register
-from dil_tutorial.llm.batches import PackedBatch, PaddedBatch, SingleBatch, batch_of, in_order, pack, pad
+from dil_tutorial.llm.batches import Layer, PackedBatch, PaddedBatch, SingleBatch, batch_of, in_order, pack, pad
+from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.rows import Response, Rows, TokenisedPair
+
+logger = logging.get_logger(__name__)
 
 SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
 ERRORS = (ValueError, TypeError, RuntimeError, IndexError, AttributeError)  # what a model raises that was not made for a saving
@@ -240,3 +244,27 @@ def _far(a: Tensor, b: Tensor, precise: bool) -> bool:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
+
+
+def usable_savings(model: Any, args: DILConfig, longest: int) -> tuple[str, int, Layer | None]:
+    """The layout and head_chunk asked for, as far as ``model`` allows, which is switched to them; what it refuses is logged.
+
+    Where each batch may choose its layout, the third is what it chooses by.
+    """
+    chunk = args.head_chunk
+    if chunk and (reason := chunking_problem(model)):
+        logger.warning(f"head_chunk: 0, the whole vocabulary at once: {reason}")
+        chunk = 0
+    wanted, training = "shared" if args.layout == "auto" else args.layout, args.disable_dropout
+    layout, said = usable_layout(model, wanted, longest, training)
+    for line in said:
+        logger.warning(line)
+    config = model.config.get_text_config()
+    layers = getattr(config, "num_hidden_layers", 0)
+    if args.layout != "auto" or layout != "shared" or args.device.type != "cpu" or not layers:
+        return layout, chunk, None
+    if usable_layout(model, "padded", longest, training)[0] != "padded":
+        return layout, chunk, None
+    embedded = {id(part.weight): part.weight.numel() for part in (model.get_input_embeddings(), model.get_output_embeddings())}
+    weights = sum(weight.numel() for weight in model.parameters()) - sum(embedded.values())
+    return layout, chunk, Layer(weights // layers, config.hidden_size)

@@ -16,7 +16,7 @@ BEFORE = "the reference is scored before it takes effect, so that f would not st
 PRECISION = "evaluation would score the policy in another precision than the reference was scored in"
 REFUSED = {  # fields of TrainingArguments that cannot do here what they say, and why
     "torch_compile": BEFORE,
-    "use_liger_kernel": BEFORE,
+    "use_liger_kernel": f"{BEFORE} (Liger's layers can be given to the model first: apply_liger_kernel_to_...(model=...))",
     "auto_find_batch_size": "the reference is scored in the batches of training, whose size it would change",
     "neftune_noise_alpha": "its noise in the policy's embeddings is not in the reference's, so that f would not start at zero",
     "bf16_full_eval": PRECISION,
@@ -45,17 +45,18 @@ class DILConfig(TrainingArguments):
     ``reference_max_new_tokens``  128         the longest such response in tokens
     ``beta``                      None        scales f; the loss's own default if None (DIL 1.0, DPO 0.1)
     ``tau``                       None        IPO; DiscoPOP's width of the change-over
-    ``gamma``                     None        SimPO's and AlphaPO's margin
+    ``gamma``                     None        SimPO's, AlphaPO's and alpha-DPO's margin
     ``delta``                     None        BCO's shift, SLiC's margin
     ``weight``                    None        ORPO's weight of the log odds ratio
     ``sft_weight``                None        DPO's, SLiC's and CPO's weight of maximum likelihood
     ``label_smoothing``           None        rate of labels taken to be wrong: DPO (conservative), robust DPO, EXO
     ``kl``                        None        KTO's reference point; estimated from each batch if None; 0.0 is APO-zero
-    ``alpha``                     None        AlphaPO's power, BoNBoN's weight of maximum likelihood
+    ``alpha``                     None        AlphaPO's power, BoNBoN's weight of maximum likelihood, alpha-DPO's share
     ``n``                         None        BoNBoN: the winner is the best of so many
     ``eta``, ``gap``              None        REBEL's step, and the difference of rewards that it regresses on, one number
     ``value``                     None        DRO's value V, one number; 0.5 if None
     ``logprobs``                  "sum"       "sum" over the response's tokens, or "mean" per token (THEORY §6)
+    ``ld_alpha``                  None        LD-DPO: how much tokens beyond the shorter response of a pair count, 0 to 1
     ``max_length``                1024        tokens of prompt + response; the start is kept
     ``chat_format``               False       wrap plain strings as user and assistant messages
     ``on_bad_line``               "refuse"    rows that cannot be used: "refuse" them, once all are read, or "skip" them
@@ -84,6 +85,7 @@ class DILConfig(TrainingArguments):
     gap: float | None = None
     value: float | None = None
     logprobs: str = "sum"
+    ld_alpha: float | None = None
     max_length: int = 1024
     chat_format: bool = False
     on_bad_line: str = "refuse"
@@ -112,8 +114,12 @@ class DILConfig(TrainingArguments):
             )
         if not isinstance(self.max_length, int) or self.max_length < 2:
             raise InputError(f"max_length is {self.max_length!r}: give a whole number of at least 2")
-        if self.loss in ("simpo", "orpo", "alphapo", "simper") and self.logprobs != "mean":
+        if self.loss in ("simpo", "orpo", "alphapo", "simper", "alpha-dpo") and self.logprobs != "mean":
             raise InputError(f"loss {self.loss!r} is defined on mean log-probabilities: set logprobs: mean")
+        if self.ld_alpha is not None and not (isinstance(self.ld_alpha, (int, float)) and 0 <= self.ld_alpha <= 1):
+            raise InputError(f"ld_alpha is {self.ld_alpha!r}: give a number from 0 to 1")
+        if self.ld_alpha is not None and self.logprobs == "mean":
+            raise InputError("ld_alpha discounts a sum over tokens, which logprobs 'mean' would divide by all: leave one out")
         if zero_stage(self.deepspeed) == 3:
             raise InputError(
                 "deepspeed: ZeRO stage 3 shards the weights while they are loaded, before the reference can be scored: "

@@ -214,6 +214,13 @@ def this_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def device_name() -> str:
+    """The card's name, or "cpu"."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
 def load_model(name: str, dtype: str = "float32") -> Any:
     """A causal language model by name, folder or hub id; a folder with an adapter gives the base model with it.
 
@@ -231,6 +238,19 @@ def load_model(name: str, dtype: str = "float32") -> Any:
         )
         settings = {"dtype": "bfloat16", "quantization_config": four_bits}
     return load(AutoModelForCausalLM, name, use_safetensors=True, **settings)
+
+
+def lora_config(keys: dict[str, Any]) -> Any:
+    """peft's LoraConfig from a recipe's lora_* keys; by default every linear layer gets an adapter, with alpha = 2 r."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=keys["lora_r"],
+        lora_alpha=keys.get("lora_alpha", 2 * keys["lora_r"]),
+        lora_dropout=keys.get("lora_dropout", 0.0),
+        target_modules=keys.get("lora_target_modules", "all-linear"),
+        task_type="CAUSAL_LM",
+    )
 
 
 def load_tokenizer(name: str) -> Any:

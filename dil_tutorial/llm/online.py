@@ -159,11 +159,9 @@ class OnlineTrainer(Trainer):
         """Draw, judge and score a group of responses to each prompt."""
         args, seed = self.args, self.args.seed * 1_000_003 + self.state.global_step
         core = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-        drawn: list[dict[str, Any]] = []
-        for chat in (False, True):
-            asked = [prompt for prompt in prompts if (prompt in self.chats) == chat]
-            law = {"samples": args.samples, "max_new_tokens": args.max_new_tokens, "seed": seed, "chat": chat}
-            drawn += draw(core.eval(), self.processing_class, asked, **law, quiet=True)
+        drawn = draw(
+            core.eval(), self.processing_class, prompts, args.samples, args.max_new_tokens, seed, chat=self.chats, quiet=True
+        )
         responses = [Response(row["prompt_ids"], one["ids"]) for row in drawn for one in row["responses"]]
         texts = [one["text"] for row in drawn for one in row["responses"]]
         R = torch.tensor(self.reward([row["prompt"] for row in drawn for _ in row["responses"]], texts), dtype=torch.float32)

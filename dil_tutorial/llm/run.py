@@ -13,7 +13,7 @@ from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.llm.callbacks import StopAndSave
 from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.data import Reading, read, read_pairs
-from dil_tutorial.llm.models import DTYPES, check_folder, load_model, load_tokenizer, resolve
+from dil_tutorial.llm.models import DTYPES, check_folder, load_model, load_tokenizer, lora_config, resolve
 from dil_tutorial.llm.recipe import OWN_KEYS
 from dil_tutorial.llm.reference import model_digest
 from dil_tutorial.llm.trainer import DILTrainer
@@ -172,19 +172,6 @@ def of_the_data(reading: Reading) -> str:
     said += [f"{reading.alone:,} labelled responses left over"] if reading.alone else []
     said += [f"{reading.cut_back:,} prompts cut back to where the answer begins"] if reading.cut_back else []
     return "; ".join(said)
-
-
-def lora_config(keys: dict[str, Any]) -> Any:
-    """peft's LoraConfig from a recipe's lora_* keys; by default every linear layer gets an adapter, with alpha = 2 r."""
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=keys["lora_r"],
-        lora_alpha=keys.get("lora_alpha", 2 * keys["lora_r"]),
-        lora_dropout=keys.get("lora_dropout", 0.0),
-        target_modules=keys.get("lora_target_modules", "all-linear"),
-        task_type="CAUSAL_LM",
-    )
 
 
 def run(trainer: DILTrainer, checkpoint: str | None, recipe: dict[str, Any]) -> int | None:

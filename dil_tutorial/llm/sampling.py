@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,7 @@ def draw(
     max_new_tokens: int,  # the longest response
     seed: int,
     path: Path | None = None,  # where batches are kept, to go on from
-    chat: bool = False,  # prompts are a user's messages
+    chat: bool | Collection[str] = False,  # prompts, or those named, are a user's messages
     rows: int = 256,  # responses drawn at a time
     quiet: bool = False,
     same_dice: bool = False,  # two models that draw with one seed differ hardly more often than their laws do
@@ -163,25 +163,30 @@ def _whole_batches(path: Path, batches: list[list[str]]) -> list[dict[str, Any]]
 
 @torch.no_grad()
 def _draw_batch(
-    model: Any, tokenizer: Any, prompts: list[str], samples: int, max_new_tokens: int, seed: str, chat: bool, same_dice: bool
+    model: Any,
+    tokenizer: Any,
+    prompts: list[str],
+    samples: int,
+    max_new_tokens: int,
+    seed: str,
+    chat: bool | Collection[str],
+    same_dice: bool,
 ) -> list[dict[str, Any]]:
     from transformers import GenerationConfig
 
-    encoded = [encode_prompt(tokenizer, prompt, chat) for prompt in prompts]
+    encoded = [encode_prompt(tokenizer, prompt, chat if isinstance(chat, bool) else prompt in chat) for prompt in prompts]
     for prompt, ids in zip(prompts, encoded, strict=True):
         if not ids:
             raise InputError(f"prompt {prompt!r} has no tokens: give a text")
     batch = pad_prompts(encoded)
     ends = end_tokens(model, tokenizer)
     law = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=sorted(ends), pad_token_id=min(ends))
-    own_law = OwnLaw(same_dice)
+    own_law = OwnLaw(torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7])), same_dice)
     model.eval()
     inputs = {"input_ids": batch.input_ids.to(model.device), "attention_mask": batch.attention_mask.to(model.device)}
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
-        torch.manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7]))
-        read = _read_once(model, inputs, samples)
-        each = {name: value.repeat_interleave(samples, 0) for name, value in inputs.items()}
-        out = model.generate(**each, **read, generation_config=law, logits_processor=[own_law])
+    read = _read_once(model, inputs, samples)
+    each = {name: value.repeat_interleave(samples, 0) for name, value in inputs.items()}
+    out = model.generate(**each, **read, generation_config=law, logits_processor=[own_law])
     logps = torch.stack(own_law.logps, 1).cpu()  # (N, T), behind a response's end: of tokens that nobody reads
     new = out[:, batch.input_ids.shape[1] :].tolist()
     drawn: list[dict[str, Any]] = []
@@ -203,9 +208,9 @@ class OwnLaw(LogitsProcessor):
 
     One uniform number a row is looked up in the cumulated probabilities: the exponential numbers that ``torch.multinomial``
     draws, one for each word of the vocabulary, cost a CPU more than the head does.  ``generate`` is left to take the
-    greatest score, which is the token drawn.
+    greatest score, which is the token drawn.  ``dice`` is a generator on the CPU: a seed throws the same numbers on any device.
 
-    >>> law, logits = OwnLaw(), torch.tensor([[0.0, -torch.inf], [-torch.inf, 0.0]])
+    >>> law, logits = OwnLaw(torch.Generator().manual_seed(0)), torch.tensor([[0.0, -torch.inf], [-torch.inf, 0.0]])
     >>> law(torch.empty(2, 0), logits).argmax(-1), law.logps
     (tensor([0, 1]), [tensor([0., 0.])])
 
@@ -213,18 +218,20 @@ class OwnLaw(LogitsProcessor):
     with the same numbers two laws then draw different words with a chance of at most 2 TV/(1 + TV), TV their total variation.
     """
 
-    def __init__(self, same_dice: bool = False) -> None:
+    def __init__(self, dice: torch.Generator, same_dice: bool = False) -> None:
         self.logps: list[Tensor] = []
+        self.dice = dice
         self.same_dice = same_dice
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         logps = scores.float().log_softmax(-1)  # (N, V)
         if self.same_dice:
-            token = (logps - torch.empty_like(logps).exponential_().log_()).argmax(-1, keepdim=True)  # (N, 1)
+            numbers = torch.empty(logps.shape).exponential_(generator=self.dice)
+            token = (logps - numbers.log_().to(logps.device)).argmax(-1, keepdim=True)  # (N, 1)
         else:
             cumulated = logps.exp().cumsum(-1, dtype=torch.float64)
-            uniform = torch.rand(len(scores), 1, dtype=torch.float64, device=scores.device) * cumulated[:, -1:]
-            token = torch.searchsorted(cumulated, uniform, right=True)
+            uniform = torch.rand(len(scores), 1, dtype=torch.float64, generator=self.dice).to(scores.device)
+            token = torch.searchsorted(cumulated, uniform * cumulated[:, -1:], right=True)
         self.logps.append(logps.gather(1, token).squeeze(1))
         return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
 

@@ -3,7 +3,7 @@
 One step, in full:
 
 1. ``Collator`` lays out a batch of B pairs: packed, with the prompt that two responses share read once (``llm.batches``).
-2. ``response_logps`` scores the 2B responses under the policy, a chunk of the vocabulary head at a time (``llm.logprobs``).
+2. ``response_token_logps`` scores the 2B responses under the policy, a chunk of the head at a time (``llm.logprobs``).
 3. f = log pi_theta - log pi_ref, with the reference's log-probs scored once before training (``llm.reference``).
 4. The loss, *the same function that the toy world differentiates*, takes f_chosen and f_rejected.
 
@@ -32,19 +32,20 @@ from transformers.utils import logging
 from dil_tutorial.bregman import MAX_LOG_RATIO
 from dil_tutorial.errors import Diverged, InputError
 from dil_tutorial.llm.arguments import adapter_is_fresh, check_arguments, with_defaults
-from dil_tutorial.llm.batches import Collator, Layer, PackedBatch, PaddedBatch, PairBatch, Prompts, SingleBatch
+from dil_tutorial.llm.batches import Collator, PackedBatch, PaddedBatch, PairBatch, Prompts, SingleBatch
 from dil_tutorial.llm.callbacks import ProgressBar, RefuseToStandStill, StopAndSave, Teach
-from dil_tutorial.llm.capabilities import check_fits, chunking_problem, keep_differentiable, quiet_noise, usable_layout
+from dil_tutorial.llm.capabilities import check_fits, keep_differentiable, quiet_noise, usable_savings
 from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.data import Pair, check_all
 from dil_tutorial.llm.doctor import of_rows
-from dil_tutorial.llm.logprobs import response_logps
+from dil_tutorial.llm.logprobs import response_token_logps
 from dil_tutorial.llm.metrics import beyond_the_formula, measure
 from dil_tutorial.llm.reference import FixedBatches, fingerprint, model_digest, sample_responses, score_reference
 from dil_tutorial.llm.rows import Rows, TokenisedPair
 from dil_tutorial.llm.tokens import tokenize_pairs
 from dil_tutorial.llm.unpaired import check_across
 from dil_tutorial.losses import Loss, soft_label_loss
+from dil_tutorial.margins import desensitised
 
 logger = logging.get_logger(__name__)
 
@@ -240,10 +241,10 @@ class DILTrainer(Trainer):
 
         @torch.no_grad()
         def score(part: list[TokenisedPair]) -> Tensor:
-            return self._response_logps(reference, self.data_collator(part)["responses"])[0].cpu()
+            return self._response_logps(reference, self.data_collator(part)["responses"], len(part))[0].cpu()
 
         savings = self.layout, self.data_collator.layer, self.head_chunk, self.model.config._attn_implementation
-        numerics = self.args.bf16, self.args.fp16, str(self.args.device), torch.__version__
+        numerics = self.args.bf16, self.args.fp16, str(self.args.device), torch.__version__, self.args.ld_alpha
         model = self.start if reference is self.model else model_digest(reference)
         key = fingerprint(model, rows, (groups, savings, numerics))
         path = Path(self.args.output_dir) / f"reference_logps_{split}.safetensors"
@@ -251,20 +252,31 @@ class DILTrainer(Trainer):
         with self._as_reference(reference, adapter=self.state.global_step == 0):
             score_reference(rows, groups, score, path, key, *ranks, quiet=self.args.disable_tqdm)
 
-    def _response_logps(self, model: Any, responses: PaddedBatch | PackedBatch | SingleBatch) -> tuple[Tensor, Tensor]:
-        """Summed log-probabilities and lengths of N responses, (N,) each, on the device of training."""
+    def _response_logps(
+        self, model: Any, responses: PaddedBatch | PackedBatch | SingleBatch, pairs: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Summed log-probabilities and lengths of N responses, (N,) each, on the device of training.
+
+        Of ``pairs``, whose two sides come first, LD-DPO counts the tokens beyond the shorter response ``ld_alpha`` times.
+        """
         head = getattr(model, "module", model).get_output_embeddings()  # DDP keeps the model in .module
-        return response_logps(model, responses.to(self.args.device), head, self.head_chunk)
+        parts, lengths = response_token_logps(model, responses.to(self.args.device), head, self.head_chunk)
+        if self.args.ld_alpha is not None:
+            others = [*parts[pairs : 2 * pairs], *parts[:pairs], *parts[2 * pairs :]]
+            parts = [desensitised(part, len(other), self.args.ld_alpha) for part, other in zip(parts, others, strict=True)]
+        return torch.stack([part.sum() for part in parts]), lengths
 
     def compute_loss(self, model: Any, inputs: PairBatch, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """The step of the module's docstring, on B pairs with N = 2B responses, or 3B."""
-        logps, lengths = self._response_logps(model, inputs["responses"])  # (N,), (N,)
-        f = logps - inputs["ref_logps"].T.flatten().to(logps)  # a loss without a reference is fed log-probs: ref_logps is 0
-        if self.args.logprobs == "mean":
-            f = f / lengths
         B = len(inputs["ref_logps"])
+        logps, lengths = self._response_logps(model, inputs["responses"], B)  # (N,), (N,)
+        ref_logps = inputs["ref_logps"].T.flatten().to(logps)  # 0 for a loss without a reference, which is fed log-probs
+        per = lengths if self.args.logprobs == "mean" else 1
+        f = (logps - ref_logps) / per
         f_chosen, f_rejected, f_reference = f[:B], f[B : 2 * B], f[2 * B :]  # (B,), (B,), (B,) or (0,)
         more: dict[str, Tensor] = {"f_reference": f_reference} if len(f_reference) else {}
+        if self.loss_function.needs_reference_logps:
+            more["ref_chosen"], more["ref_rejected"] = (ref_logps / per)[: 2 * B].chunk(2)
         if inputs["prompts"] is not None:
             more["f_reference"] = self._log_ratios(model, self._reference_samples(inputs["prompts"]))  # (B,)
         if inputs["mismatched"] is not None:
@@ -370,27 +382,3 @@ class DILTrainer(Trainer):
         last = get_last_checkpoint(self.args.output_dir) if Path(self.args.output_dir).is_dir() else None
         mend = "lower the learning rate, or set max_grad_norm"
         return f"the run has diverged; {f'the last checkpoint is {last}' if last else 'there is no checkpoint'}: {mend}"
-
-
-def usable_savings(model: Any, args: DILConfig, longest: int) -> tuple[str, int, Layer | None]:
-    """The layout and head_chunk asked for, as far as ``model`` allows, which is switched to them; what it refuses is logged.
-
-    Where each batch may choose its layout, the third is what it chooses by.
-    """
-    chunk = args.head_chunk
-    if chunk and (reason := chunking_problem(model)):
-        logger.warning(f"head_chunk: 0, the whole vocabulary at once: {reason}")
-        chunk = 0
-    wanted, training = "shared" if args.layout == "auto" else args.layout, args.disable_dropout
-    layout, said = usable_layout(model, wanted, longest, training)
-    for line in said:
-        logger.warning(line)
-    config = model.config.get_text_config()
-    layers = getattr(config, "num_hidden_layers", 0)
-    if args.layout != "auto" or layout != "shared" or args.device.type != "cpu" or not layers:
-        return layout, chunk, None
-    if usable_layout(model, "padded", longest, training)[0] != "padded":
-        return layout, chunk, None
-    embedded = {id(part.weight): part.weight.numel() for part in (model.get_input_embeddings(), model.get_output_embeddings())}
-    weights = sum(weight.numel() for weight in model.parameters()) - sum(embedded.values())
-    return layout, chunk, Layer(weights // layers, config.hidden_size)

@@ -53,14 +53,15 @@ def test_without_a_card_it_says_so(tmp_path):
 
 @pytest.mark.slow
 def test_a_piece_that_fails_or_hangs_is_told(tmp_path):
-    broken = gpu.Piece("broken", "step", None)
-    assert "failed" in gpu.one(broken, True, 60)
-    assert gpu.one(gpu.Piece("checks", "checks"), True, 0.01) == {"failed": "took more than 0 s"}
+    run = gpu.Run("ours", "no such model", "1:1", "bf16", False, False, str(tmp_path / "none"))
+    broken = gpu.Piece("broken", "broken", run)
+    assert "none" in gpu.in_a_process([broken], tmp_path, True, 60)
+    assert gpu.in_a_process([gpu.Piece("checks", "checks")], tmp_path, True, 0.01) == "took more than 0 s"
 
 
 def test_what_the_end_of_the_run_cut_off_is_run_the_next_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu, "in_a_process", lambda piece, dry, seconds: {"failed": f"{gpu.TOO_LONG} {seconds:.0f} s"})
-    rows = gpu.all_pieces(tmp_path, True, lambda name: None, minutes=1)
+    monkeypatch.setattr(gpu, "in_a_process", lambda group, folder, dry, seconds: f"{gpu.TOO_LONG} {seconds:.0f} s")
+    rows = gpu.all_pieces(tmp_path, True, lambda name: None, minutes=0.9)
     assert {row["failed"] for row in rows} == {gpu.NO_TIME}
     assert not list(tmp_path.glob("*.json"))
     monkeypatch.setattr(gpu, "pieces", lambda folder, dry: [gpu.Piece("quick", "checks", seconds=20)])
@@ -68,16 +69,37 @@ def test_what_the_end_of_the_run_cut_off_is_run_the_next_time(tmp_path, monkeypa
     assert (tmp_path / "quick.json").is_file()
 
 
+def test_the_rest_of_a_process_goes_on_behind_a_piece_that_broke(tmp_path, monkeypatch):
+    asked = []
+
+    def process(group, folder, dry, seconds):
+        asked.append([piece.name for piece in group])
+        if len(group) == 3:  # the first is done, the second breaks
+            gpu.write_json(gpu.path_of(group[0], folder), {"piece": group[0].name})
+            return "RuntimeError: broken"
+        for piece in group:
+            gpu.write_json(gpu.path_of(piece, folder), {"piece": piece.name})
+        return ""
+
+    monkeypatch.setattr(gpu, "in_a_process", process)
+    monkeypatch.setattr(gpu, "pieces", lambda folder, dry: [gpu.Piece(name, "one") for name in "abc"])
+    rows = gpu.all_pieces(tmp_path, True, lambda name: None)
+    assert asked == [["a", "b", "c"], ["c"]]
+    assert rows == [{"piece": "a"}, {"piece": "b", "failed": "RuntimeError: broken"}, {"piece": "c"}]
+
+
 def test_what_does_not_fit_is_tried_with_checkpointing(monkeypatch):
     asked = []
 
-    def one(piece, dry, seconds):
-        asked.append(piece.run.checkpointing)
-        return {"seconds": 2.0} if piece.run.checkpointing else {"failed": "torch.OutOfMemoryError: CUDA out of memory."}
+    def measure(run):
+        asked.append(run.checkpointing)
+        if not run.checkpointing:
+            raise gpu.torch.OutOfMemoryError("CUDA out of memory.")
+        return {"seconds": 2.0}
 
-    monkeypatch.setattr(gpu, "in_a_process", one)
+    monkeypatch.setattr(gpu, "measure", measure)
     run = gpu.Run("trl", gpu.TINY, "1:1", "bf16", False, False, "", True)
-    assert gpu.one(gpu.Piece("x", "step", run), True, 60) == {"seconds": 2.0, "without checkpointing": "out of memory"}
+    assert gpu.fitting(run) == {"seconds": 2.0, "without checkpointing": "out of memory"}
     assert asked == [False, True]
 
 

@@ -69,7 +69,7 @@ CAUGHT_BY = {
     "cpo": ["5.cpo"], "orpo": ["5.orpo"], "bpo": ["5.bpo"], "hinge": ["5.hinge"],
     "exo": ["5.exo"], "robust-dpo": ["5.robust"], "discopop": ["5.discopop"], "apo-down": ["5.apo-down"],
     "cal-dpo": ["5.cal-dpo"], "rebel": ["5.rebel"], "bonbon": ["5.bonbon"], "dro": ["5.dro-sppo"], "alphapo": ["5.alphapo"],
-    "simper": ["5.simper"], "aot-unpaired": ["5.aot"],
+    "simper": ["5.simper"], "aot-unpaired": ["5.aot"], "aot": ["5.aot-paired"], "alpha-dpo": ["5.alpha-dpo"],
 }  # fmt: skip
 
 

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import inspect
 import math
 
@@ -84,14 +85,21 @@ def test_relatives_written_out(seed):
     close(losses.orpo_loss(l_w, l_l, weight=0.3), -l_w - 0.3 * torch.log(sigmoid(odds)))
 
 
+def with_its_reference(loss, like):
+    """The loss, fed some log pi_ref where it wants those."""
+    refs = {"ref_chosen": torch.full_like(like, -3.0).detach(), "ref_rejected": torch.full_like(like, -4.0).detach()}
+    return functools.partial(loss, **refs) if loss.needs_reference_logps else loss
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_which_losses_need_pairs(name):
     """A loss without pairs has no mixed term: loss(a, b) - loss(a, 0) - loss(0, b) + loss(0, 0) = 0."""
     loss = make_loss(name, **({"beta": 4.0} if name == "hinge" else {}))  # at 0.1 no pair would reach the hinge's kink
     f_w, f_l = -pair(5, scale=1.0).abs() - 0.1  # below zero: log-probabilities, too
     base = torch.full_like(f_w, -0.1)
+    loss = with_its_reference(loss, f_w)
     mixed = loss(f_w, f_l) - loss(f_w, base) - loss(base, f_l) + loss(base, base)
-    assert (mixed.abs().max().item() < 1e-12) == losses.bound(loss).unpaired == (name in losses.UNPAIRED)
+    assert (mixed.abs().max().item() < 1e-12) == make_loss(name).unpaired == (name in losses.UNPAIRED)
 
 
 def test_ktos_reference_point_takes_no_gradient():
@@ -128,6 +136,7 @@ def test_what_a_loss_is_fed(name, wants):
     assert not losses.bound(make_loss("kto", kl=0.5)).needs_kl
     assert not losses.bound(make_loss("dil", denominator="mixture")).needs_reference_samples
     assert not losses.bound(LOSSES["dil"]).needs_reference_samples
+    assert {name for name in LOSSES if make_loss(name).needs_reference_logps} == {"aot", "alpha-dpo"}
 
 
 def test_a_function_of_ones_own_counts_as_fed_log_ratios_in_pairs():
@@ -161,7 +170,7 @@ def test_extremes_are_finite_and_half_precision_is_lifted(name, dtype):
     loss = make_loss(name) if isinstance(name, str) else make_loss("dil", generator=name[0], denominator=name[1])
     f_w = torch.tensor([1e4, -1e4, 1e4, -1e4], dtype=dtype, requires_grad=True)
     f_l = torch.tensor([1e4, 1e4, -1e4, -1e4], dtype=dtype, requires_grad=True)
-    value = loss(f_w, f_l)
+    value = with_its_reference(loss, f_w)(f_w, f_l)
     assert value.dtype == (torch.float32 if dtype == torch.bfloat16 else dtype)
     assert value.isfinite().all()
     gradients = torch.autograd.grad(value.sum(), [f_w, f_l], allow_unused=True)
@@ -220,13 +229,14 @@ DEFAULTS = {
     "discopop": {"beta": 0.05, "tau": 0.05}, "apo-down": {"beta": 0.1}, "cal-dpo": {"beta": 0.1},
     "rebel": {"eta": 1.0, "gap": 1.0}, "bonbon": {"n": 2, "alpha": 0.005}, "dro": {"tau": 0.5, "value": 0.5},
     "alphapo": {"alpha": 0.1, "beta": 2.0, "gamma": 1.0}, "simper": {}, "aot-unpaired": {"beta": 0.1},
+    "aot": {"beta": 0.1}, "alpha-dpo": {"alpha": 0.1, "beta": 2.0, "gamma": 0.0},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_defaults_are_the_documented_ones(name):
     parameters = inspect.signature(LOSSES[name]).parameters.values()
-    settings = {p.name: p.default for p in parameters if not p.name.startswith(("f_", "logp_"))}
+    settings = {p.name: p.default for p in parameters if not p.name.startswith(losses.FED)}
     assert settings == DEFAULTS[name]
 
 

@@ -215,7 +215,7 @@ SETTINGS = {  # beyond the defaults
     "dpo": {"beta": 0.5}, "ipo": {"tau": 1.0}, "bco": {"delta": 0.1}, "kto": {"beta": 0.5}, "f-dpo": {"generator": "bce"},
     "simpo": {"logprobs": "mean", "gamma": 0.5}, "orpo": {"logprobs": "mean"}, "simper": {"logprobs": "mean"},
     "alphapo": {"logprobs": "mean", "alpha": 0.25}, "rebel": {"eta": 2.0, "gap": 0.5}, "bonbon": {"n": 4, "alpha": 0.1},
-    "dro": {"tau": 0.2, "value": 0.4},
+    "dro": {"tau": 0.2, "value": 0.4}, "alpha-dpo": {"logprobs": "mean", "alpha": 0.2},
 }  # fmt: skip
 
 
@@ -521,6 +521,9 @@ def test_master_weights_stay_float32_under_bf16(parts, tmp_path):
         ({"train_sampling_strategy": "sequential"}, "batches are drawn once"),
         ({"logprobs": "avg"}, "unknown logprobs 'avg'"),
         ({"loss": "simpo"}, "logprobs: mean"),
+        ({"loss": "alpha-dpo"}, "logprobs: mean"),
+        ({"ld_alpha": 1.5}, "ld_alpha is 1.5"),
+        ({"ld_alpha": 0.5, "logprobs": "mean"}, "ld_alpha discounts a sum"),
         ({"max_length": 1}, "max_length is 1"),
         ({"loss": "kto", "per_device_train_batch_size": 1}, "estimates a KL from the batch"),
         ({"deepspeed": {"zero_optimization": {"stage": 3}}}, "use fsdp, or stage 2"),

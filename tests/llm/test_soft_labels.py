@@ -58,9 +58,11 @@ def test_a_soft_label_is_the_mean_over_labels_whichever_response_stands_first(f,
     loss = make_loss(name, **({"kl": 0.1} if name == "kto" else {}))
     first, second = (torch.tensor([x], dtype=torch.float64).clamp(max=-1e-3 if name == "orpo" else 9) for x in f)
     p = torch.tensor([p], dtype=torch.float64)
-    soft = soft_label_loss(loss, first, second, p)
-    torch.testing.assert_close(soft, p * loss(first, second) + (1 - p) * loss(second, first))
-    torch.testing.assert_close(soft, soft_label_loss(loss, second, first, 1 - p))
+    refs = {"ref_chosen": first - 3, "ref_rejected": second - 2} if loss.needs_reference_logps else {}
+    turned = {"ref_chosen": second - 2, "ref_rejected": first - 3} if loss.needs_reference_logps else {}
+    soft = soft_label_loss(loss, first, second, p, **refs)
+    torch.testing.assert_close(soft, p * loss(first, second, **refs) + (1 - p) * loss(second, first, **turned))
+    torch.testing.assert_close(soft, soft_label_loss(loss, second, first, 1 - p, **turned))
 
 
 def trained_on(tiny_model, folder, pairs, **settings):
@@ -101,8 +103,11 @@ def test_a_loss_of_batches_takes_no_soft_labels(tiny_model, tmp_path):
     trained_on(tiny_model, tmp_path / "a", PAIRS, loss="aot-unpaired")
     with pytest.raises(InputError, match="sorts a batch, and p_chosen belongs to a pair"):
         trained_on(tiny_model, tmp_path / "b", [{**pair, "p_chosen": 0.9} for pair in PAIRS], loss="aot-unpaired")
+    world = World.from_reward([0.5, 0.5], [0.0, 1.0])
     with pytest.raises(InputError, match="no law of pairs has an expectation of it"):
-        fit(World.from_reward([0.5, 0.5], [0.0, 1.0]), make_loss("aot-unpaired"))
+        fit(world, make_loss("aot-unpaired"))
+    with pytest.raises(InputError, match="asks for log pi_ref beside f"):
+        fit(world, make_loss("alpha-dpo"))
 
 
 def test_simulate_says_how_probable_each_label_was(tiny_model, tmp_path):

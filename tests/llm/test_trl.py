@@ -34,8 +34,9 @@ def trl_loss(
     divergence: str = "reverse_kl",
     alpha: float = 1.0,
     smoothing: float = 0.0,
+    ref: tuple[list[float], list[float]] | None = None,
 ) -> float:
-    """TRL's mean loss of some pairs: responses of one token whose log-probs are the log-ratios, and a reference at 0."""
+    """TRL's mean loss of some pairs: responses of one token, whose reference has the log-probs ``ref``, or 0."""
     trainer = MagicMock()
     trainer.configure_mock(
         beta=beta, loss_types=[loss_type], loss_weights=[1.0],
@@ -45,15 +46,17 @@ def trl_loss(
     trainer.args.discopop_tau = 0.05
     trainer.accelerator.device = "cpu"
     trainer.accelerator.gather_for_metrics = lambda x: x
-    logps = torch.tensor([f_chosen, f_rejected], dtype=torch.float32 if alpha != 1.0 else torch.float64).view(-1, 1)
+    f = torch.tensor([f_chosen, f_rejected], dtype=torch.float32 if alpha != 1.0 else torch.float64).view(2, -1)
+    refs = torch.zeros_like(f) if ref is None else torch.tensor(ref, dtype=f.dtype)
+    logps = (f + refs).view(-1, 1)
     N = len(logps)
     outputs = Outputs(logps)
     inputs = {
         "input_ids": torch.zeros(N, 2, dtype=torch.long),
         "attention_mask": torch.ones(N, 2, dtype=torch.long),
         "completion_mask": torch.tensor([[0, 1]] * N),
-        "ref_chosen_logps": torch.zeros(N // 2, dtype=logps.dtype),
-        "ref_rejected_logps": torch.zeros(N // 2, dtype=logps.dtype),
+        "ref_chosen_logps": refs[0],
+        "ref_rejected_logps": refs[1],
     }
     return float(trl.DPOTrainer._compute_loss(trainer, MagicMock(return_value=outputs), inputs, False))
 
@@ -118,6 +121,15 @@ def test_unpaired_aot_equals_trls():
     assert ours != pytest.approx(make_loss("dpo", beta=0.7)(torch.tensor(f_w), torch.tensor(f_l)).mean().item(), rel=1e-2)
 
 
+def test_paired_aot_equals_trls():
+    f_w, f_l = (list(side) for side in zip(*random_pairs(), strict=True))
+    ref = f_l[::-1], f_w[:10] + f_l[10:]
+    fed = {name: torch.tensor(values) for name, values in zip(("ref_chosen", "ref_rejected"), ref, strict=True)}
+    ours = make_loss("aot", beta=0.7)(torch.tensor(f_w), torch.tensor(f_l), **fed).mean().item()
+    assert ours == pytest.approx(trl_loss("aot", 0.7, f_w, f_l, ref=ref), rel=1e-5)
+    assert ours != pytest.approx(trl_loss("aot", 0.7, f_w, f_l), rel=1e-2)  # the reference's margins count
+
+
 def test_hinge_cpo_simpo_alphapo_and_orpo_equal_trls(monkeypatch):
     monkeypatch.setenv("TRL_EXPERIMENTAL_SILENCE", "1")
     from trl.experimental.cpo import CPOTrainer
@@ -157,8 +169,13 @@ def test_tokens_equal_trls(tiny_model, chat):
         assert (ours.chosen.tokens, ours.rejected.tokens) == (row["chosen_ids"], row["rejected_ids"])
 
 
-@pytest.mark.parametrize(("loss", "theirs"), [("dpo", "sigmoid"), ("nca", "nca_pair"), ("bco", "bco_pair")])
-def test_a_batch_equals_trls(tiny_model, tmp_path, loss, theirs):
+@pytest.mark.parametrize(
+    ("loss", "theirs", "more"),
+    [("dpo", "sigmoid", {}), ("nca", "nca_pair", {}), ("bco", "bco_pair", {}), ("aot", "aot", {}),
+     ("dpo", "sigmoid", {"ld_alpha": 0.3})],
+    ids=["dpo", "nca", "bco", "aot", "ld-dpo"],
+)  # fmt: skip
+def test_a_batch_equals_trls(tiny_model, tmp_path, loss, theirs, more):
     """Loss, gradients and logged metrics of a whole batch, through both trainers, after the policy has moved."""
     from datasets import Dataset
 
@@ -170,7 +187,7 @@ def test_a_batch_equals_trls(tiny_model, tmp_path, loss, theirs):
         "output_dir": str(tmp_path), "use_cpu": True, "bf16": False, "report_to": "none", "disable_tqdm": True, "beta": 0.5,
         "per_device_train_batch_size": 6, "max_length": 512, "logging_steps": 1, "max_steps": 2,
         "learning_rate": 0.03, "optim": "sgd", "lr_scheduler_type": "constant", "max_grad_norm": 1e9, "save_strategy": "no",
-        "gradient_checkpointing": False,
+        "gradient_checkpointing": False, **more,
     }  # fmt: skip
     config = DILConfig(loss=loss, **common)
     ours = DILTrainer(load_model(str(tiny_model)), config, pairs, processing_class=tokenizer)

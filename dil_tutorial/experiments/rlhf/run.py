@@ -31,7 +31,7 @@ from dil_tutorial.experiments.real_text.run import reference
 from dil_tutorial.llm.batches import batch_of, moved
 from dil_tutorial.llm.callbacks import StopAndSave
 from dil_tutorial.llm.capabilities import enable_packing
-from dil_tutorial.llm.models import load_model
+from dil_tutorial.llm.models import device_name, load_model
 from dil_tutorial.llm.online import OnlineConfig, OnlineTrainer
 from dil_tutorial.llm.reward_model import RewardTrainer, judge, load_reward_model, rewards
 from dil_tutorial.llm.sampling import draw
@@ -202,14 +202,14 @@ def climbed(lab: Lab, size: Size, climb: Climb, judge_folder: str) -> dict[str, 
     proxy = the_judge(lab, judge_folder)
     beta, steps = size.of(climb)
     path = Path(work) / "path.json"
-    told: list[dict[str, float]] = read_json(path) if path.is_file() else []
+    told: list[dict[str, Any]] = read_json(path) if path.is_file() else []
     memory: Memory = {}  # of one rollout, which is read three times
 
     def both(prompts: Sequence[str], texts: Sequence[str]) -> Sequence[float]:
         memory.clear()
         gold = gold_of(lab, prompts, texts)
         learned = judge(proxy, lab.tokenizer, prompts, texts, lab.chats)
-        told.append({"gold": sum(gold) / len(gold), "proxy": sum(learned) / len(learned)})
+        told.append({"gold": sum(gold) / len(gold), "proxy": sum(learned) / len(learned), "device": device_name()})
         write_json(path, told)
         return learned if climb.learned else gold
 
@@ -227,6 +227,7 @@ def climbed(lab: Lab, size: Size, climb: Climb, judge_folder: str) -> dict[str, 
     del told[int(last.rsplit("-", 1)[1]) if last else 0 :]  # what came after the checkpoint is made again
     run_to_its_end(trainer, last)
     trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    devices = dict.fromkeys(step.pop("device") for step in told)
     walked = [{**step, "kl": row["kl"], "tokens": row["tokens"]}
               for step, row in zip(told, (row for row in trainer.state.log_history if "kl" in row), strict=True)]  # fmt: skip
     measured = lab.measure(trained, Run(climb.name(), "sum", size.learning_rate, climb.seed, preset.pairs))
@@ -235,7 +236,7 @@ def climbed(lab: Lab, size: Size, climb: Climb, judge_folder: str) -> dict[str, 
     return {
         "loss": climb.name(), "seed": climb.seed, "fed": "sum", "learning rate": size.learning_rate,
         "path": [{name: rounded(value) for name, value in step.items()} for step in walked],
-        **measured, "repetition": repetition(texts),
+        **measured, "repetition": repetition(texts), "device": ", then ".join(devices),
     }  # fmt: skip
 
 
@@ -271,7 +272,8 @@ def imitated(lab: Lab, size: Size, judge_folder: str | None, seed: int, progress
             del measured["train unused"]
             texts = [text for of_prompt in measured["own text"] for text in of_prompt]
             return {"loss": f"{way}, round {number}", "seed": seed, "round": number, "fed": "sum",
-                    "learning rate": size.imitation_rate, **measured, "repetition": repetition(texts)}  # fmt: skip
+                    "learning rate": size.imitation_rate, **measured, "repetition": repetition(texts),
+                    "device": device_name()}  # fmt: skip
 
         found.append(kept(lab, "rlhf", weights[1].name, make))
         shutil.rmtree(weights[0], ignore_errors=True)
@@ -287,15 +289,9 @@ def trained_by_rounds(lab: Lab, folder: Path) -> Any:
 
 
 def own_samples(lab: Lab, policy: Any, prompts: Sequence[str], seed: int) -> list[dict[str, Any]]:
-    """As many responses to each prompt as ``real_text`` drew, of a policy, in the prompts' order."""
-    place = {prompt: x for x, prompt in enumerate(prompts)}
-    drawn: list[dict[str, Any]] = []
-    for chat in (False, True):
-        asked = [prompt for prompt in prompts if (prompt in lab.chats) == chat]
-        drawn += draw(
-            policy, lab.tokenizer, asked, lab.preset.samples, lab.preset.max_new_tokens, seed, chat=chat, quiet=lab.quiet
-        )
-    return sorted(drawn, key=lambda row: place[row["prompt"]])
+    """As many responses of a policy to each prompt as its pairs take."""
+    law = {"samples": 2 * lab.preset.pairs, "max_new_tokens": lab.preset.max_new_tokens, "seed": seed}
+    return draw(policy, lab.tokenizer, prompts, **law, chat=lab.chats, quiet=lab.quiet)
 
 
 # --- Parts -----------------------------------------------------------------------------------------------------------------
