@@ -101,10 +101,9 @@ def pieces(folder: Path, dry: bool) -> list[Piece]:
                 made.append(Piece(full, process, replace(run, workload=name, pairs=path)))
         return made
 
-    made = [Piece("checks", "checks")]
+    made = [Piece("checks", "alone"), Piece("sampling", "alone")]
     made += both_sides(has["peft"], liger, two)
     made += both_sides(False, liger, two) if has["peft"] and not dry else []
-    made.append(Piece("sampling", "sampling"))
     if not dry:
         made += both_sides(has["peft"], liger, tuple(MIXES))
         made += both_sides(has["peft"], False, two) if liger else []

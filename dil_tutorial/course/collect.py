@@ -1,6 +1,9 @@
 """From what a learning platform hands over, a folder or a zip file, to notebooks where nbgrader looks for them."""
 
+import ast
 import copy
+import hashlib
+import json
 import re
 import zipfile
 from collections.abc import Sequence
@@ -64,14 +67,59 @@ def students_of(paths: Sequence[str]) -> dict[str, str]:
             name = first.split("_assignsubmission")[0]
         else:
             name = "-".join(canvas.groups()) if canvas else Path(first).stem.split("_")[0]
-        found[path] = re.sub(r"[\W_]+", "-", name.lower()).strip("-") or "unnamed"
+        found[path] = short(re.sub(r"[\W_]+", "-", name.lower()).strip("-") or "unnamed")
     return found
+
+
+def short(name: str) -> str:
+    """A name that fits into a file's, also with what is added to it: of more than 60 letters the beginning and a digest.
+
+    >>> short("noether"), len(short("x" * 252))
+    ('noether', 53)
+    """
+    return name if len(name) <= 60 else f"{name[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+
+
+def cells_of(content: bytes) -> Any:
+    """A notebook of what can be read of a student's: texts of cells and the names of questions, nothing else.
+
+    Whatever else is missing or wrong in the file (outputs, metadata, an older format) is harmless.  ValueError where there are
+    no cells.
+
+    >>> notebook = cells_of(b'{"cells": [{"source": ["x = ", "1"], "metadata": {"nbgrader": 3}}, 5, {"source": 7}]}')
+    >>> [(cell.cell_type, cell.source) for cell in notebook.cells]
+    [('code', 'x = 1')]
+    """
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+    data = json.loads(content.decode("utf-8", errors="replace"))
+    data = data if isinstance(data, dict) else {}
+    sheets = data.get("worksheets")  # of format 3
+    found = data.get("cells", [cell for sheet in sheets for cell in sheet["cells"]] if sheets else None)
+    if not isinstance(found, list):
+        raise ValueError("no cells")
+    made = []
+    for cell in found:
+        if not isinstance(cell, dict):
+            continue
+        text = cell.get("source", cell.get("input"))
+        text = "".join(part for part in text if isinstance(part, str)) if isinstance(text, list) else text
+        if not isinstance(text, str):
+            continue
+        marks = cell.get("metadata")
+        marks = marks.get("nbgrader") if isinstance(marks, dict) else None
+        name = marks.get("grade_id") if isinstance(marks, dict) else None
+        kind = new_markdown_cell if cell.get("cell_type") in ("markdown", "raw", "heading") else new_code_cell
+        metadata = {"nbgrader": {"grade_id": name}} if isinstance(name, str) else {}
+        made.append(kind(text.encode("utf-8", errors="replace").decode(), metadata=metadata))
+    return new_notebook(cells=made)
 
 
 def restored(release: Any, handed: Any) -> tuple[Any, int]:
     """The release with a student's answers in their places, and how many of its cells the student had deleted.
 
     Given cells and tests come from the release, in its order; the student's own cells stay behind the cell that they followed.
+    Where an answer's cell is as it was released, or gone, the last own cell that defines what it asked for takes its place.
     """
 
     def mark(cell: Any) -> str | None:
@@ -89,6 +137,16 @@ def restored(release: Any, handed: Any) -> tuple[Any, int]:
         elif cell.source.strip() and cell.source not in texts:
             cell.metadata.pop("nbgrader", None)
             own.setdefault(last, []).append(cell)
+    for cell in release.cells:
+        name = mark(cell)
+        if not name or cell.cell_type != "code" or not cell.metadata["nbgrader"]["solution"]:
+            continue
+        asked = defines(cell.source)
+        elsewhere = [(place, mine) for place in own for mine in own[place] if asked and asked <= defines(mine.source)]
+        if elsewhere and answers.get(name, cell.source) == cell.source:
+            place, mine = elsewhere[-1]
+            answers[name] = mine.source
+            own[place].remove(mine)
     made = copy.deepcopy(release)
     cells, made.cells = made.cells, own.get(None, [])
     for cell in cells:
@@ -99,6 +157,19 @@ def restored(release: Any, handed: Any) -> tuple[Any, int]:
     for number, cell in enumerate(made.cells):
         cell["id"] = f"cell-{number}"  # a copied cell would have its original's
     return made, len(places) - len(answers)
+
+
+def defines(code: str) -> set[str]:
+    """The functions and classes that a cell defines for all; none where it is not Python.
+
+    >>> defines("import math\\ndef f(x): return x"), defines("def f(")
+    ({'f'}, set())
+    """
+    try:
+        tree = ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return set()
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
 
 
 def submit(course: Path, assignment: str, student: str, notebook: Any) -> None:
@@ -115,8 +186,6 @@ def collect(course: Path, assignment: str, place: Path) -> list[dict[str, Any]]:
     Files may have any name; a notebook is known by its cells.  Returns a row for each notebook, and for other files of who has
     none: {"file", "student", "usable", "note"}.  Of several of a student the last usable one in the order of paths counts.
     """
-    import nbformat
-
     master = read_notebook(released(course, assignment))
     worth = set(points_of(master))
     files = handed_in(place)
@@ -133,7 +202,7 @@ def collect(course: Path, assignment: str, place: Path) -> list[dict[str, Any]]:
             row["note"] = content
             continue
         try:
-            notebook = nbformat.reads(content.decode("utf-8"), as_version=4)
+            notebook = cells_of(content)
             cells = {cell.metadata.get("nbgrader", {}).get("grade_id") for cell in notebook.cells}
         except Exception as error:  # whatever is wrong with the file, the others are collected
             row["note"] = f"not a notebook that can be read ({type(error).__name__}): ask for it again"

@@ -1,12 +1,13 @@
 """nbgrader preprocessors: students' code runs in the sandbox, by the rules of answers, and within time limits."""
 
+import json
 import re
 import shutil
 import tempfile
 import time
 from typing import Any
 
-from nbclient.exceptions import DeadKernelError
+from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat.v4 import new_output
 from nbgrader.converters.autograde import Autograde
 from nbgrader.preprocessors import Execute
@@ -15,6 +16,7 @@ from dil_tutorial.course.rules import defined, refused
 from dil_tutorial.course.sandbox import SandboxedKernel
 
 CELL_SECONDS, NOTEBOOK_SECONDS = 30, 180
+SHOWN, GIST = 1_000_000, 5_000  # bytes of a cell, characters of an error's line
 HIDDEN = re.compile(r"^### BEGIN HIDDEN TESTS\n(.*?)^### END HIDDEN TESTS", re.MULTILINE | re.DOTALL)
 
 
@@ -33,7 +35,10 @@ def isolated(source: str) -> str:
 
 
 class LockedExecute(Execute):
-    """nbgrader's execution of a notebook, in a kernel that sees an empty folder; cells that break the rules are not run."""
+    """nbgrader's execution of a notebook, in a kernel that sees an empty folder; cells that break the rules are not run.
+
+    What a cell sends back is kept up to ``SHOWN`` bytes; a message beyond ``sandbox.MESSAGE`` bytes is not even received.
+    """
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, kernel_manager_class=SandboxedKernel, startup_timeout=120, **settings)
@@ -51,14 +56,29 @@ class LockedExecute(Execute):
                 resources["metadata"]["path"] = folder
                 try:
                     return super().preprocess(nb, resources, *more)
-                except DeadKernelError:  # the other answers are still worth their points: begin again without this one
+                except (
+                    DeadKernelError,
+                    CellTimeoutError,
+                ):  # it died, or what it said did not arrive: again, without this answer
                     if self.answer < 0 or self.answer in self.killers:
                         raise
                     self.killers.add(self.answer)
                 finally:
                     resources["metadata"]["path"] = own
 
+    def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
+        """Take in what the kernel says of a cell while there is room; of an error, which costs points, always the gist."""
+        told = msg["content"]
+        if msg["msg_type"] == "error":
+            told |= {"evalue": told["evalue"][:GIST], "traceback": [line[:GIST] for line in told["traceback"][-20:]]}
+        elif msg["msg_type"] in ("stream", "display_data", "execute_result", "update_display_data"):
+            self.room -= len(json.dumps(told, default=str))
+            if self.room < 0:
+                return None
+        return super().process_message(msg, cell, cell_index)
+
     def preprocess_cell(self, cell: Any, resources: Any, index: int) -> Any:
+        self.room = SHOWN
         if cell.cell_type == "code" and not locked(cell):
             self.answer = index
             why = refused(cell.source, self.given)

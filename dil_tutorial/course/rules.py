@@ -11,6 +11,7 @@ from types import ModuleType
 
 import numpy
 import torch
+from IPython.core.inputtransformer2 import TransformerManager
 
 MODULES = ("torch", "numpy", "math", "itertools", "functools", "collections", "copy")
 WITHIN = {
@@ -44,6 +45,7 @@ FILES = {  # an answer opens none: a pickle, for one, is a program
     "savez", "savez_compressed", "tofile",
 }  # fmt: skip
 OUTSIDE = REACHING | FILES | foreign_modules()
+LONGEST = 100_000  # characters of a cell: what reads a long one takes gigabytes
 TENSORS_OWN = ("data", "grad", "requires_grad")  # an optimiser's step may set them
 COMPREHENSIONS = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 SCOPES = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef | COMPREHENSIONS
@@ -60,13 +62,28 @@ def refused(code: str, given: Collection[str] = ()) -> str | None:
     >>> refused("range = print"), refused("def expect(*a): pass", given={"expect"})
     ("line 1 gives 'range' a new meaning: choose another name", "line 1 gives 'expect' a new meaning: choose another name")
     """
+    if len(code) > LONGEST:
+        return f"line 1 begins {len(code):,} characters: an answer has at most {LONGEST:,}"
     try:
         tree = ast.parse(code)
+        return breaks(tree, given) or (None if as_it_stands(code) else "line 1 begins what IPython reads as something else")
     except SyntaxError as error:
-        magic = any(line.lstrip().startswith(("%", "!", "?")) for line in code.splitlines())
-        return (
-            f"line {error.lineno} is not Python: leave lines with % and ! out" if magic else None
-        )  # else Python says so itself
+        return f"line {error.lineno or 1} is not Python ({error.msg}): what only IPython reads (%, !, ?, >>>) is left out"
+    except (ValueError, RecursionError, MemoryError) as error:  # odd characters; expressions too deep for a parser
+        return f"line 1 begins what Python cannot read ({type(error).__name__})"
+
+
+def as_it_stands(code: str) -> bool:
+    """Whether IPython runs a cell as it is written: of some it strips blanks and prompts, or makes calls of marks.
+
+    >>> as_it_stands("x = 1"), as_it_stands(" x = 1"), as_it_stands("x = !ls")
+    (True, False, False)
+    """
+    return TransformerManager().transform_cell(code).rstrip("\n") == code.rstrip("\n")
+
+
+def breaks(tree: ast.AST, given: Collection[str]) -> str | None:
+    """The first rule that a cell breaks, with its line."""
     kept = BUILTINS | set(given)
     local = {inner for node in ast.walk(tree) if isinstance(node, SCOPES) for inner in ast.walk(node) if inner is not node}
     own = own_attributes(tree)

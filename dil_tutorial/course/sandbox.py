@@ -1,9 +1,10 @@
 """A Jupyter kernel for code of strangers: it sees its own folder and the installed packages, no network, and little memory.
 
 ``python -m dil_tutorial.course.sandbox --memory GIB --folder FOLDER -- KERNEL ARGUMENTS`` locks its own process by what an
-ordinary user of Linux may do and then becomes the kernel: Landlock for files and TCP, a network namespace where the system
-grants one, a limit on memory.  What is locked stays locked for everything the kernel starts.  Without Landlock it refuses
-to run.  The kernel writes nothing to the terminal that it was started from.
+ordinary user of Linux may do and then becomes the kernel: Landlock for files and TCP, a limit on memory and, where the system
+grants them, namespaces: no network, no process but its own (all end with it), a /proc and a /dev/shm of its own.  Of the
+environment it has what ``ENVIRONMENT`` names.  What is locked stays locked for everything the kernel starts.  Without Landlock
+it refuses to run.  The kernel writes nothing to the terminal that it was started from.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import ctypes
 import os
 import resource
 import shutil
+import signal
 import struct
 import sys
 import tempfile
@@ -20,6 +22,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import zmq
 from ipykernel.iostream import OutStream
 from jupyter_client.manager import AsyncKernelManager
 
@@ -28,11 +31,19 @@ from dil_tutorial.errors import InputError
 # Numbers of Linux's system calls and flags (the same on all architectures but alpha): linux/landlock.h, sched.h, prctl.h
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 GET_VERSION, RULE_PATH_BENEATH = 1, 1
-NEW_USER, NEW_NET, NO_NEW_PRIVILEGES = 0x10000000, 0x40000000, 38
+NEW_USER, NEW_NET, NEW_PID, NEW_MOUNTS = 0x10000000, 0x40000000, 0x20000000, 0x00020000
+NO_NEW_PRIVILEGES, DIE_WITH_PARENT = 38, 1
+PRIVATE, RECURSIVE = 1 << 18, 1 << 14  # of mounts
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 ALL_FILES = (1 << 13) - 1  # every right of version 1
 REFER, TRUNCATE = 1 << 13, 1 << 14  # of versions 2 and 3
 BIND_TCP, CONNECT_TCP = 1 << 0, 1 << 1  # of version 4
+SIGNALS_AND_SOCKETS = 3  # of version 6: to processes and abstract sockets outside
+ENVIRONMENT = (
+    "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "PYTHONPATH", "PYTHONHASHSEED", "LD_LIBRARY_PATH", "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
+)  # fmt: skip
+MESSAGE = 10_000_000
 OF_A_FILE = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE  # the rights that a rule on a file (not a folder) may name
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -54,7 +65,8 @@ def lock_files(read: Iterable[Path], write: Iterable[Path]) -> None:
         raise InputError("this system has no Landlock (Linux 5.13 or newer): code of strangers cannot be locked in here")
     handled = ALL_FILES | (REFER if version >= 2 else 0) | (TRUNCATE if version >= 3 else 0)
     network = BIND_TCP | CONNECT_TCP if version >= 4 else 0
-    attributes = struct.pack("QQ", handled, network)[: 16 if version >= 4 else 8]
+    scoped = SIGNALS_AND_SOCKETS if version >= 6 else 0
+    attributes = struct.pack("QQQ", handled, network, scoped)[: 24 if version >= 6 else 16 if version >= 4 else 8]
     rules = check(libc.syscall(CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0)), "ruleset")
     reading = EXECUTE | READ_FILE | READ_DIR
     for paths, rights in ((read, reading), (write, handled)):
@@ -83,6 +95,26 @@ def leave_network() -> bool:
     return libc.unshare(NEW_USER | NEW_NET) == 0
 
 
+def own_processes() -> bool:
+    """Go on as the first process of a namespace, with its own /proc and /dev/shm; False where none is granted.
+
+    The process that was called stays behind, outside: it waits for the end of the other, and ends as that did.
+    """
+    user, group = os.getuid(), os.getgid()
+    if libc.unshare(NEW_USER | NEW_NET | NEW_PID | NEW_MOUNTS) != 0:
+        return False
+    for name, content in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
+        Path(f"/proc/self/{name}").write_text(content, encoding="ascii")
+    if inner := os.fork():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is sent to both, and meant for the kernel
+        _, status = os.waitpid(inner, 0)
+        os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+    libc.prctl(DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
+    libc.mount(None, b"/", None, ctypes.c_ulong(PRIVATE | RECURSIVE), None)
+    libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", ctypes.c_ulong(0), b"size=64m")
+    return libc.mount(b"proc", b"/proc", b"proc", ctypes.c_ulong(0), None) == 0
+
+
 def limit(memory_gib: float) -> None:
     """At most so much address space, files of 1 GiB, no core dumps."""
     size = int(memory_gib * 2**30)
@@ -91,12 +123,16 @@ def limit(memory_gib: float) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def readable() -> list[Path]:
-    """What a kernel has to read: Python, the packages, the system's libraries and a few devices."""
+def readable(alone: bool) -> list[Path]:
+    """What a kernel has to read: Python, the packages, the system's libraries and a few devices.
+
+    Of /proc, where it is not ``alone`` in it, itself only.
+    """
     import dil_tutorial
     import toy
 
-    system = ["/usr", "/lib", "/lib64", "/bin", "/etc", "/proc", "/sys/devices/system/cpu", "/dev/urandom", "/dev/zero"]
+    process = ["/proc"] if alone else [f"/proc/{os.getpid()}", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat"]
+    system = ["/usr", "/lib", "/lib64", "/bin", "/etc", *process, "/sys/devices/system/cpu", "/dev/urandom", "/dev/zero"]
     packages = [Path(module.__file__).resolve().parent for module in (dil_tutorial, toy) if module.__file__]
     return [Path(sys.prefix), Path(sys.base_prefix), *packages, *map(Path, system)]
 
@@ -111,7 +147,14 @@ class SandboxedKernel(AsyncKernelManager):
         weakref.finalize(self, shutil.rmtree, sockets, ignore_errors=True)  # also where the kernel dies
         self.transport, self.ip, self.connection_file = "ipc", str(sockets / "socket"), str(sockets / "connection.json")
         self.folder, self.sockets = Path(settings.get("cwd") or Path.cwd()).resolve(), sockets
+        settings["env"] = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         return await super()._async_pre_start_kernel(**settings)
+
+    def client(self, **settings: Any) -> Any:
+        """A client that receives no message of more than ``MESSAGE`` bytes."""
+        made = super().client(**settings)
+        made.context.setsockopt(zmq.MAXMSGSIZE, MESSAGE)
+        return made
 
     def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
         places = ["--folder", str(self.folder), "--sockets", str(self.sockets), "--memory", str(self.memory_gib)]
@@ -160,11 +203,15 @@ def main() -> None:
     for name in ("HOME", "TMPDIR", "IPYTHONDIR", "MPLCONFIGDIR", "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR"):
         os.environ[name] = str(own)
     os.environ["JUPYTER_RUNTIME_DIR"] = str(asked.sockets)
+    os.environ.pop("JPY_PARENT_PID", None)  # not seen from inside; the kernel ends with its parent all the same
     tempfile.tempdir = None
+    alone = False
     with contextlib.suppress(OSError):
+        alone = own_processes()
+    if not alone:
         leave_network()
     limit(asked.memory)
-    lock_files(readable(), [asked.folder, asked.sockets, Path("/dev/null"), Path("/dev/shm")])
+    lock_files(readable(alone), [asked.folder, asked.sockets, Path("/dev/null"), *([Path("/dev/shm")] if alone else [])])
     from ipykernel.kernelapp import IPKernelApp
 
     quiet = os.open(os.devnull, os.O_WRONLY)  # answers speak in messages; the rest (a late callback, a crash) is for nobody

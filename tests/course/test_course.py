@@ -1,8 +1,10 @@
 """Assignments: what students get holds no answer, right answers get full marks, wrong ones do not, and attacks fail."""
 
 import csv
+import functools
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -77,9 +79,14 @@ def test_the_release_holds_no_solution_and_no_hidden_test(folder, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_what_students_see_keeps_the_rules_that_they_must_keep(folder, name):
     cells = nbformat.read(course.released(folder, name), as_version=4).cells
-    code = [cell.source for cell in cells if cell.cell_type == "code"] + list(
-        wrong_answers.solutions_of(course.source(folder, name)).values()
-    )
+    master = course.source(folder, name)
+    written = {
+        cell.metadata["nbgrader"]["grade_id"]
+        for cell in master.cells
+        if cell.cell_type == "markdown" and "nbgrader" in cell.metadata
+    }
+    solutions = {name: text for name, text in wrong_answers.solutions_of(master).items() if name not in written}
+    code = [cell.source for cell in cells if cell.cell_type == "code"] + list(solutions.values())
     broken = {text[:60]: rules.refused(text, {"torch", "expect"}) for text in code if "may_hand_in(In)" not in text}
     assert not {text: why for text, why in broken.items() if why}
 
@@ -160,6 +167,74 @@ def test_attacks_fail_and_work_goes_on(tmp_path, capfd):
         assert "the hidden tests" not in json.dumps(cell.outputs), name
     assert notebook.cells[-1].outputs[0].text == "kept 2.0\n"
     assert capfd.readouterr().err == ""  # an instructor's terminal shows nothing of it
+
+
+ALONE = {  # what a kernel sees of the rest of the machine
+    "environment": ("import os; print('TOKEN' in os.environ)", "False"),
+    "environments": (
+        "import glob\nprint(sum('said to' in open(p, errors='replace').read() for p in glob.glob('/proc/[0-9]*/environ')))",
+        "0",
+    ),
+    "processes": ("print([p for p in glob.glob('/proc/[0-9]*') if 'sleep' in open(p + '/cmdline').read()])", "[]"),
+    "signals": ("try: os.kill({sleeper}, 9)\nexcept OSError as error: print('cannot')", "cannot"),
+    "memory files": ("try: open('/dev/shm/{mark}', 'w')\nexcept OSError: pass\nprint('tried')", "tried"),
+    "what it leaves": ("import subprocess; print(subprocess.Popen(['sleep', '{mark}']).pid > 0)", "True"),
+}
+
+
+@needs_landlock
+@pytest.mark.parametrize("granted", [True, False], ids=["namespaces", "Landlock alone"])
+def test_a_kernel_is_alone(tmp_path, monkeypatch, granted):
+    """It knows nothing of the instructor's environment and processes, ends none of them, and leaves none of its own behind."""
+    monkeypatch.setenv("TOKEN", "said to nobody")
+    if not granted:  # as where the system grants no namespaces
+        (tmp_path / "none").mkdir()
+        (tmp_path / "none" / "sitecustomize.py").write_text(
+            "import ctypes\nown = ctypes.CDLL(None, use_errno=True)\nown.unshare = lambda flags: -1\n"
+            "ctypes.CDLL = lambda *given, **settings: own\n"
+        )
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "none"))
+    mark = f"98{tmp_path.stat().st_ino}"
+    with subprocess.Popen(["sleep", "600"]) as sleeper:
+        codes = [code.replace("{sleeper}", str(sleeper.pid)).replace("{mark}", mark) for code, _ in ALONE.values()]
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in codes])
+        (tmp_path / "own").mkdir()
+        place = {"metadata": {"path": str(tmp_path / "own")}}
+        NotebookClient(notebook, kernel_manager_class=sandbox.SandboxedKernel, timeout=20, resources=place).execute()
+        said = [cell.outputs[0].text.strip() for cell in notebook.cells]
+        assert dict(zip(ALONE, said, strict=True)) == {name: expected for name, (_, expected) in ALONE.items()}
+        assert sleeper.poll() is None
+        sleeper.kill()
+    assert not Path(f"/dev/shm/{mark}").exists()
+    if granted:
+        left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if mark.encode() in path.read_bytes()]
+        assert not left
+
+
+FLOODS = {
+    "display": "from IPython.display import display\nfor _ in range(300): display({'text/plain': 'x' * 100_000}, raw=True)",
+    "result": "'x' * 3_000_000",
+    "error": "raise ValueError('x' * 3_000_000)",
+    "both": "from IPython.display import display\ndisplay({'text/plain': 'x' * 3_000_000}, raw=True)\n1 / 0",
+    "one message": "from IPython.display import display\ndisplay({'text/plain': 'x' * 50_000_000}, raw=True)\n1 / 0",
+}
+
+
+@needs_landlock
+def test_what_a_cell_shows_has_an_end(tmp_path, monkeypatch):
+    """However it comes: displays, a result, an error, a message larger than any that is received.  No error is lost in it."""
+    monkeypatch.setattr(preprocessors, "refused", lambda code, given: None)  # the kernel's own limits, not the rules
+    cells = [nbformat.v4.new_code_cell(code) for code in ["print('kept')", *FLOODS.values(), "print('on')"]]
+    done, _ = LockedExecute().preprocess(nbformat.v4.new_notebook(cells=cells), {"metadata": {"path": str(tmp_path)}})
+    assert done.cells[0].outputs[0].text == "kept\n"
+    ends = {}
+    for name, cell in zip(FLOODS, done.cells[1:], strict=False):
+        assert len(json.dumps(cell.outputs)) < 1_100_000, name
+        ends[name] = [output.ename for output in cell.outputs if output.output_type == "error"]
+    assert ends == {
+        "display": [], "result": [], "error": ["ValueError"], "both": ["ZeroDivisionError"], "one message": ["KernelDied"],
+    }  # fmt: skip
+    assert done.cells[-1].outputs[0].text == "on\n"
 
 
 @needs_landlock
@@ -252,6 +327,97 @@ def test_a_notebook_that_was_taken_apart_is_put_together(folder):
     assert len({cell.id for cell in made.cells}) == len(made.cells)
 
 
+def test_an_answer_in_a_cell_of_its_own_is_found_by_its_name(folder):
+    """Written below the tests, where the cell that was meant for it still says what it was released with, or is gone."""
+    release = nbformat.read(course.released(folder, "a1"), as_version=4)
+    marks = [cell.metadata.get("nbgrader", {}).get("grade_id") for cell in release.cells]
+    right = wrong_answers.solutions_of(course.source(folder, "a1"))["kl"]
+    for gone in (False, True):
+        handed = nbformat.read(course.released(folder, "a1"), as_version=4)
+        handed.cells += [nbformat.v4.new_code_cell("def kl(p, q): return 1"), nbformat.v4.new_code_cell(right)]
+        if gone:
+            del handed.cells[marks.index("kl")]
+        made, _ = collect.restored(release, handed)
+        assert made.cells[marks.index("kl")].source == right
+        assert sum(cell.source == right for cell in made.cells) == 1
+        assert len(made.cells) == len(release.cells) + 1  # the first try stays, where it stood
+
+
+VALUES = [
+    None,
+    1,
+    -1,
+    float("inf"),
+    True,
+    "",
+    "x",
+    "\ud800",
+    [],
+    {},
+    [[]],
+    {"a": 1},
+    ["a", 1],
+    {"nbgrader": 3},
+    {"nbgrader": {"grade_id": 5}},
+]
+
+
+def parts_of(node, path=()):
+    """The paths to all parts of a JSON value."""
+    if path:
+        yield path
+    for key, inner in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+        yield from parts_of(inner, (*path, key))
+
+
+def damaged(text, rng):
+    """A notebook with parts deleted or exchanged for something else, or with bytes changed, deleted and put in."""
+    if rng.random() < 0.7:
+        notebook = json.loads(text)
+        for _ in range(rng.choice([1, 1, 2, 5])):
+            *place, last = rng.choice(list(parts_of(notebook)))
+            inner = functools.reduce(lambda node, key: node[key], place, notebook)
+            if rng.random() < 0.4:
+                del inner[last]
+            else:
+                inner[last] = rng.choice(VALUES)
+        return json.dumps(notebook).encode()
+    raw = bytearray(text.encode())
+    for _ in range(rng.choice([1, 3, 30])):
+        place, size = rng.randrange(len(raw)), rng.randrange(50)
+        raw[place : place + rng.choice([0, 1, size])] = rng.randbytes(rng.choice([0, 1, size]))
+    return bytes(raw)
+
+
+@pytest.mark.parametrize("count", [120, pytest.param(2000, marks=pytest.mark.slow)])
+def test_a_damaged_notebook_stops_nobody(folder, tmp_path, count):
+    """Whatever happened to Ada's file, it is collected or reported; Bob's is collected, and what is collected can be graded."""
+    text, rng = course.released(folder, "a1").read_text(), random.Random(0)
+    (tmp_path / "bob_a1.ipynb").write_text(text)
+    usable = 0
+    for _ in range(count):
+        (tmp_path / "ada_a1.ipynb").write_bytes(damaged(text, rng))
+        rows = {row["student"]: row for row in collect.collect(folder, "a1", tmp_path)}
+        assert rows.keys() == {"ada", "bob"}
+        assert rows["bob"]["usable"]
+        assert rows["ada"]["usable"] or rows["ada"]["note"]
+        if rows["ada"]["usable"]:
+            usable += 1
+            made = course.read_notebook(folder / "submitted" / "ada" / "a1" / course.source_of(folder, "a1").name)
+            nbformat.validate(made)
+            assert course.points_of(made) == course.points_of(course.source(folder, "a1"))
+    assert 0.5 * count < usable < count
+
+
+def test_a_name_of_any_length_has_a_folder(folder, tmp_path):
+    text = course.released(folder, "a1").read_text()
+    for name in ("x" * 240 + "a", "x" * 240 + "b", "\u738b" * 80):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a1.ipynb").write_text(text)
+    rows = collect.collect(folder, "a1", tmp_path)
+    assert len({row["student"] for row in rows if row["usable"]}) == 3
+
+
 REFUSED = {
     "from dil_tutorial import optima": "imports dil_tutorial",
     "from dil_tutorial.lessons.exercises import check_answer": "imports dil_tutorial",
@@ -301,6 +467,19 @@ REFUSED = {
     "collections.abc.ABCMeta('A', (object,), {})": "uses .ABCMeta",
     "!cat ../source": "not Python",
     "%load x": "not Python",
+    " import os\n x = 1": "not Python",
+    "import os\nmath?": "not Python",
+    "import os\nx = !true": "not Python",
+    ">>> import os": "not Python",
+    "In [1]: import os": "not Python",
+    "...: x": "not Python",
+    "def broken(:": "not Python",
+    "x = 1\0": "not Python",
+    "x = '\ud800'": "cannot read",
+    "-" * 50_000 + "1": "line 1",
+    "(" * 50_000: "line 1",
+    "x = a" + ".b" * 50_000: "line 1",
+    "x = [" + "1, " * 50_000 + "]": "characters",
 }
 ALLOWED = [
     "import torch\nimport numpy as np\nimport math\nfrom math import log\nmath.log(torch.exp(x).cpu())",
@@ -312,7 +491,6 @@ ALLOWED = [
     "class Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n        self.weight = 1",
     "for parameter in model.parameters():\n    parameter.grad = None",
     "def counter():\n    n = 0\n    def more():\n        nonlocal n\n        n += 1",
-    "def broken(:",
     "mine, _ = 1, 2",
 ]
 

@@ -14,12 +14,12 @@ from torch import Tensor
 from dil_tutorial.errors import InputError
 from dil_tutorial.experiments.known_truth.measures import Truth
 from dil_tutorial.experiments.real_text import measures as real_text
-from dil_tutorial.experiments.real_text.report import reached
-from dil_tutorial.experiments.real_text.run import places_to_read
+from dil_tutorial.experiments.real_text.report import examples, reached
 from dil_tutorial.support import plotting, templates
 from dil_tutorial.support.files import read_json, write_text
 from dil_tutorial.support.paths import BENCHMARKS
 from dil_tutorial.support.words import fixed, interval, precise
+from toy import catalogue
 
 TEMPLATE = Path(__file__).with_name("report.md.j2")
 COMMITTED = BENCHMARKS / "rlhf.json"
@@ -130,21 +130,25 @@ def kl_of(name: str, value: dict[str, Any], results: Results) -> float:
 
 
 def frontier(results: Results, found: dict[str, Any]) -> Figure:
-    """Gain of own texts against sqrt KL on held-out prompts."""
+    """Gain of own texts against sqrt KL on held-out prompts, of policies that have not left the reference or are RLHF's."""
     drawn, (axes,) = plotting.new_figure(width=7.6, height=4.6)
     curve = sorted((kl**0.5, gain) for name, (kl, gain, _) in found["targets"].items() if name.startswith("RLHF"))
     axes.plot([x for x, _ in curve], [y for _, y in curve], color="black", lw=0.8, label="RLHF's optima, exact")
+    ours = list(dict.fromkeys(row["loss"] for row in [*results["runs"], *results["rounds"]]))
     for place, (name, value) in enumerate(found["policies"].items()):
-        colour, marker = plotting.COLOURS[place % len(plotting.COLOURS)], plotting.MARKERS[place % len(plotting.MARKERS)]
+        if name not in ours and value["reach"] < real_text.REACH:
+            continue
+        own = ours.index(name) if name in ours else None
+        colour = catalogue.LOSSES[name].colour if own is None else plotting.COLOURS[own % len(plotting.COLOURS)]
         x, (gain, low, high) = max(0.0, kl_of(name, value, results)) ** 0.5, value["own gain"]
         axes.plot([x, x], [low, high], color=colour, lw=1)
-        inside = colour if name in found["RLHF"] else "white"
-        axes.plot([x], [gain], marker, color=colour, ms=7, label=name, mfc=inside)
+        inside = "white" if own is None else colour
+        axes.plot([x], [gain], plotting.MARKERS[place % len(plotting.MARKERS)], color=colour, ms=7, label=name, mfc=inside)
     axes.axhline(0, color="black", lw=0.6)
     axes.set(xlabel=r"$\sqrt{KL}$ to the reference", ylabel="gain in true reward, nats")
-    farthest = max(max(0.0, kl_of(name, value, results)) ** 0.5 for name, value in found["policies"].items())
-    axes.set_xlim(0, 1.2 * max(0.1, farthest))
-    axes.legend(frameon=False, fontsize=8, ncols=2)
+    axes.set_xlim(left=0)
+    axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper left")
+    axes.margins(y=0.35)  # room for the legend
     return drawn
 
 
@@ -181,11 +185,10 @@ def conclusions(results: Results, found: dict[str, Any]) -> dict[str, Any]:
              *told(v)]
             for name, v in found["policies"].items()
         ],
-        "texts": [
-            {"prompt": " ".join(prompts[i].split()), "before": shown(results["reference"]["own text"][i][0]),
-             "after": {row["loss"]: shown(row["own text"][i][0]) for row in [*results["runs"], *results["rounds"]] if not row["seed"]}}
-            for i in places_to_read(len(prompts))
-        ],
+        "left": [name for name, v in found["policies"].items() if v["reach"] < real_text.REACH and name not in found["RLHF"]],
+        "devices": {device: [row["loss"] for row in results["runs"] + results["rounds"] if row["device"] == device and not row["seed"]]
+                    for device in dict.fromkeys(row["device"] for row in results["runs"] + results["rounds"])},
+        "examples": examples({**results, "runs": results["runs"] + results["rounds"]}, 4),
     }  # fmt: skip
 
 
@@ -194,13 +197,6 @@ def told(value: dict[str, float]) -> list[str]:
     return [
         f"{value[key]:.{digits}f}" if value[key] == value[key] else "–" for key, digits in (("distinct", 3), ("entropy", 2))
     ]
-
-
-def shown(text: str) -> str:
-    """A text in one line, as a page can hold it."""
-    return (
-        " ".join(text.split()).replace("|", "\\|").replace("*", "\\*").replace("<", "&lt;").replace("_", "\\_") or "(nothing)"
-    )
 
 
 def report(results: Results, found: dict[str, Any], folder: Path, name: str = "report.md") -> list[Path]:
