@@ -65,9 +65,19 @@ def real_text_pages(folder: Path) -> None:
     """The experiment on whole sentences and its pilot, from the files that `dil experiment real-text` wrote."""
     from dil_tutorial.experiments.real_text import measures, pilot, pilot_report, report
 
-    results = measures.load(measures.COMMITTED)
-    report.report(results, measures.summary(results), folder, "real_text.md")
+    for path, title in ((measures.COMMITTED, report.TITLE), (measures.SECOND, report.SECOND_TITLE)):
+        results = measures.load(path)
+        report.report(results, measures.summary(results), folder, f"{path.stem}.md", title)
     pilot_report.report(pilot_report.load(pilot.COMMITTED), folder, "real_text_pilot.md")
+
+
+def rlhf_page(folder: Path) -> None:
+    """RLHF itself beside imitation of it, from the file that `dil experiment rlhf` wrote."""
+    from dil_tutorial.experiments.real_text import measures
+    from dil_tutorial.experiments.rlhf import report
+
+    results = report.load(report.COMMITTED)
+    report.report(results, report.summary(results, measures.load(measures.COMMITTED)), folder, "rlhf.md")
 
 
 def real_pairs_page(folder: Path) -> None:
@@ -108,6 +118,7 @@ def generate(root: Path) -> None:
     known_truth_page(generated)
     real_text_pages(generated)
     real_pairs_page(generated)
+    rlhf_page(generated)
     overoptimisation_page(generated)
     for notebook in sorted((root / "notebooks").glob("*.ipynb")):
         write_text(generated / notebook.name, for_the_book(notebook, notebook.with_suffix(".py")))

@@ -102,7 +102,7 @@ def test_every_section_that_a_hint_names_exists(name):
 
 
 @needs_landlock
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in ("a1", "a5") else pytest.mark.slow) for name in NAMES])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "a1" else pytest.mark.slow) for name in NAMES])
 def test_the_reference_gets_all_points_and_the_release_none(folder, name):
     from nbgrader.api import Gradebook
 
@@ -183,7 +183,7 @@ ALONE = {  # what a kernel sees of the rest of the machine
 
 
 @needs_landlock
-@pytest.mark.parametrize("granted", [True, False], ids=["namespaces", "Landlock alone"])
+@pytest.mark.parametrize("granted", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["namespaces", "Landlock alone"])
 def test_a_kernel_is_alone(tmp_path, monkeypatch, granted):
     """It knows nothing of the instructor's environment and processes, ends none of them, and leaves none of its own behind."""
     monkeypatch.setenv("TOKEN", "said to nobody")
@@ -220,6 +220,7 @@ FLOODS = {
 }
 
 
+@pytest.mark.slow
 @needs_landlock
 def test_what_a_cell_shows_has_an_end(tmp_path, monkeypatch):
     """However it comes: displays, a result, an error, a message larger than any that is received.  No error is lost in it."""
@@ -389,7 +390,7 @@ def damaged(text, rng):
     return bytes(raw)
 
 
-@pytest.mark.parametrize("count", [120, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [40, pytest.param(2000, marks=pytest.mark.slow)])
 def test_a_damaged_notebook_stops_nobody(folder, tmp_path, count):
     """Whatever happened to Ada's file, it is collected or reported; Bob's is collected, and what is collected can be graded."""
     text, rng = course.released(folder, "a1").read_text(), random.Random(0)

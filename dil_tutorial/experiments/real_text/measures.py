@@ -30,6 +30,7 @@ from dil_tutorial.support.paths import BENCHMARKS
 
 Results = dict[str, Any]
 COMMITTED = BENCHMARKS / "real_text.json"
+SECOND = BENCHMARKS / "real_text_gemma.json"  # a smaller copy, on another family
 PARTS = {"preset", "losses", "truth", "reference", "sweep", "runs"}
 
 

@@ -101,6 +101,7 @@ def curves(results: Results) -> Figure:
 
 
 TITLE = "Whole sentences: what each loss makes of a language model"
+SECOND_TITLE = "Whole sentences, a second model: three losses on Gemma 3 270M"
 
 
 def report(results: Results, found: dict[str, Any], folder: Path, name: str = "report.md", title: str = TITLE) -> list[Path]:
