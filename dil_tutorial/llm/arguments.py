@@ -61,7 +61,6 @@ UNLIKE = {  # fields that must stay as TRL has them by default, and what to do i
     "trust_remote_code": "code from a model's folder is not run here",
     "router_aux_loss_coef": "no auxiliary loss is added here",
     "truncation_mode": "the start of a row is kept; keeping its end would cut the prompt, and f would be of another one",
-    "use_weighting": "WPO's weights want every token's whole law, never held here, and do not move DPO's optimum (claim 5.wpo)",
     "label_smoothing": "TRL's 'sigmoid' ignores it; for conservative DPO set it in a DILConfig",
     "activation_offloading": "activations stay on the device",
     "sync_ref_model": "the reference is scored once; train again from the result, whose reference it then is (claim 5.tr-dpo)",

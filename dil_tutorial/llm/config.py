@@ -57,6 +57,7 @@ class DILConfig(TrainingArguments):
     ``value``                     None        DRO's value V, one number; 0.5 if None
     ``logprobs``                  "sum"       "sum" over the response's tokens, or "mean" per token (THEORY §6)
     ``ld_alpha``                  None        LD-DPO: how much tokens beyond the shorter response of a pair count, 0 to 1
+    ``use_weighting``             False       WPO: pairs weigh as much as the policy would write them; one pass more a step
     ``max_length``                1024        tokens of prompt + response; the start is kept
     ``chat_format``               False       wrap plain strings as user and assistant messages
     ``on_bad_line``               "refuse"    rows that cannot be used: "refuse" them, once all are read, or "skip" them
@@ -86,6 +87,7 @@ class DILConfig(TrainingArguments):
     value: float | None = None
     logprobs: str = "sum"
     ld_alpha: float | None = None
+    use_weighting: bool = False
     max_length: int = 1024
     chat_format: bool = False
     on_bad_line: str = "refuse"
@@ -145,6 +147,8 @@ class DILConfig(TrainingArguments):
         loss = make_loss(self.loss, **{name: getattr(self, name) for name in names if getattr(self, name) is not None})
         if loss.needs_kl and self.per_device_train_batch_size < 2:
             raise InputError("loss 'kto' estimates a KL from the batch: set per_device_train_batch_size to 2 or more, or kl")
+        if loss.of_batch and self.use_weighting:
+            raise InputError(f"loss {self.loss!r} sorts a batch, and use_weighting weighs its pairs: leave one of them out")
         if self.reference_max_new_tokens is not None and not loss.needs_reference_samples:
             raise InputError("reference_max_new_tokens is for denominator 'reference' alone: leave it out")
         return loss

@@ -14,6 +14,8 @@ from tqdm.auto import tqdm
 from dil_tutorial.llm.batches import PackedBatch, PaddedBatch, SingleBatch, batch_of
 from dil_tutorial.llm.rows import TokenisedPair
 
+Value = Callable[[Tensor, Tensor], Tensor]  # of logits (..., V) and tokens (...): a number a token
+
 
 def token_logps(logits: Tensor, tokens: Tensor) -> Tensor:
     """log softmax(logits) at ``tokens``, in float32 at least: (..., V), (...) -> (...).
@@ -25,9 +27,24 @@ def token_logps(logits: Tensor, tokens: Tensor) -> Tensor:
     return -F.cross_entropy(logits.flatten(0, -2), tokens.flatten(), reduction="none").view_as(tokens)
 
 
+def aligned_logps(logits: Tensor, tokens: Tensor) -> Tensor:
+    """log pi(token) - log sum_v pi(v)^2, what WPO weighs responses by (Zhou et al., 2024, eq. 2): (..., V), (...) -> (...).
+
+    The second term is what the first would be on average, were the token drawn from pi.
+
+    >>> aligned_logps(torch.zeros(1, 4), torch.tensor([2]))  # 1/4 is what a token drawn from four has
+    tensor([0.])
+    """
+    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    logps = logits.log_softmax(-1)
+    return logps.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - (2 * logps).logsumexp(-1)
+
+
 @contextmanager
-def head_gives_logps(head: nn.Module, pick: Callable[[Tensor], Tensor], targets: Tensor, chunk: int) -> Iterator[None]:
-    """While it lasts, the vocabulary head returns log-probs (M,) of ``targets`` (M,) where it would return logits.
+def head_gives_logps(
+    head: nn.Module, pick: Callable[[Tensor], Tensor], targets: Tensor, chunk: int, value: Value = token_logps
+) -> Iterator[None]:
+    """While it lasts, the vocabulary head returns log-probs (M,) of ``targets`` (M,), or ``value`` of them, in place of logits.
 
     Of more than ``chunk`` positions it takes that many at a time, so that (M x vocabulary) logits are never held: a head that
     is trained computes each chunk again in the backward pass; a frozen one takes the gradients by its hidden states, (M, H),
@@ -38,7 +55,7 @@ def head_gives_logps(head: nn.Module, pick: Callable[[Tensor], Tensor], targets:
     frozen = not any(weight.requires_grad for weight in head.parameters())
 
     def chunk_logps(hidden: Tensor, tokens: Tensor) -> Tensor:
-        return token_logps(logits(hidden), tokens)
+        return value(logits(hidden), tokens)
 
     def slopes(hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """log pi(token_m) and its gradient by h_m: a position's log-probability hangs on its own hidden state alone."""
@@ -87,9 +104,15 @@ def response_logps(
 
 
 def response_token_logps(
-    model: Any, batch: PaddedBatch | PackedBatch | SingleBatch, head: nn.Module | None = None, chunk: int = 0
+    model: Any,
+    batch: PaddedBatch | PackedBatch | SingleBatch,
+    head: nn.Module | None = None,
+    chunk: int = 0,
+    value: Value = token_logps,
 ) -> tuple[list[Tensor], Tensor]:
     """The terms of ``response_logps``' sums: log-probabilities (T_n,) of the tokens of N responses, and their lengths (N,).
+
+    Or what else ``value`` makes of logits and tokens.
 
     >>> from dil_tutorial.llm.batches import pad
     >>> from dil_tutorial.llm.rows import Response
@@ -99,13 +122,13 @@ def response_token_logps(
     [1, 2]
     """
     if isinstance(batch, SingleBatch):
-        found = [response_token_logps(model, row, head, chunk) for row in batch.rows]
+        found = [response_token_logps(model, row, head, chunk, value) for row in batch.rows]
         return [part for parts, _ in found for part in parts], torch.cat([lengths for _, lengths in found])
     if chunk and head is not None:
-        with head_gives_logps(head, batch.pick, batch.targets, chunk):
+        with head_gives_logps(head, batch.pick, batch.targets, chunk, value):
             logps = model(**known(model, batch.inputs()), use_cache=False).logits  # (M,)
     else:
-        logps = token_logps(batch.pick(model(**known(model, batch.inputs()), use_cache=False).logits), batch.targets)
+        logps = value(batch.pick(model(**known(model, batch.inputs()), use_cache=False).logits), batch.targets)
     return list(logps.split(batch.lengths.tolist())), batch.lengths
 
 

@@ -38,7 +38,7 @@ from dil_tutorial.llm.capabilities import check_fits, keep_differentiable, quiet
 from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.data import Pair, check_all
 from dil_tutorial.llm.doctor import of_rows
-from dil_tutorial.llm.logprobs import response_token_logps
+from dil_tutorial.llm.logprobs import aligned_logps, response_token_logps
 from dil_tutorial.llm.metrics import beyond_the_formula, measure
 from dil_tutorial.llm.reference import FixedBatches, fingerprint, model_digest, sample_responses, score_reference
 from dil_tutorial.llm.rows import Rows, TokenisedPair
@@ -283,6 +283,8 @@ class DILTrainer(Trainer):
             with torch.no_grad():
                 more["kl"] = self._log_ratios(model, inputs["mismatched"]).mean().clamp(min=0)
         losses = self._losses(f_chosen, f_rejected, inputs["p_chosen"].to(f), more)  # (B,)
+        if self.args.use_weighting:
+            losses = losses * self._weights(model, inputs["responses"], B)
         if not losses.isfinite().all():
             raise Diverged(f"the loss is {losses.mean().item()} at step {self.state.global_step + 1}: {self._way_back()}")
         fixed = {name: value.detach().float().cpu() for name, value in more.items()}
@@ -297,6 +299,14 @@ class DILTrainer(Trainer):
         if bool((p_chosen == 1).all()):
             return self.loss_function(f_chosen, f_rejected, **more)
         return soft_label_loss(self.loss_function, f_chosen, f_rejected, p_chosen, **more)
+
+    @torch.no_grad()
+    def _weights(self, model: Any, responses: PaddedBatch | PackedBatch | SingleBatch, B: int) -> Tensor:
+        """WPO's weight of each pair (B,): both responses' probabilities per token under the policy, aligned."""
+        head = getattr(model, "module", model).get_output_embeddings()
+        parts, _ = response_token_logps(model, responses.to(self.args.device), head, self.head_chunk, aligned_logps)
+        means = torch.stack([part.mean() for part in parts])
+        return (means[:B] + means[B : 2 * B]).exp()
 
     def _reference_samples(self, prompts: Prompts) -> PaddedBatch | SingleBatch:
         """One new response of the reference to each prompt."""

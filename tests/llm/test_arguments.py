@@ -233,7 +233,7 @@ def test_what_a_loss_of_trl_has_beside_beta_is_taken_over(tmp_path):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"loss_type": ["sft"]}, {"loss_type": ["sigmoid", "sft"]}, {"label_smoothing": 0.1}, {"use_weighting": True},
+    [{"loss_type": ["sft"]}, {"loss_type": ["sigmoid", "sft"]}, {"label_smoothing": 0.1},
      {"sync_ref_model": True}, {"f_divergence_type": "js_divergence", "loss_type": ["ipo"]}],
 )  # fmt: skip
 def test_what_means_something_else_is_refused_by_name(settings, tmp_path):

@@ -522,6 +522,7 @@ def test_master_weights_stay_float32_under_bf16(parts, tmp_path):
         ({"logprobs": "avg"}, "unknown logprobs 'avg'"),
         ({"loss": "simpo"}, "logprobs: mean"),
         ({"loss": "alpha-dpo"}, "logprobs: mean"),
+        ({"loss": "aot", "use_weighting": True}, "sorts a batch, and use_weighting"),
         ({"ld_alpha": 1.5}, "ld_alpha is 1.5"),
         ({"ld_alpha": 0.5, "logprobs": "mean"}, "ld_alpha discounts a sum"),
         ({"max_length": 1}, "max_length is 1"),

@@ -172,8 +172,8 @@ def test_tokens_equal_trls(tiny_model, chat):
 @pytest.mark.parametrize(
     ("loss", "theirs", "more"),
     [("dpo", "sigmoid", {}), ("nca", "nca_pair", {}), ("bco", "bco_pair", {}), ("aot", "aot", {}),
-     ("dpo", "sigmoid", {"ld_alpha": 0.3})],
-    ids=["dpo", "nca", "bco", "aot", "ld-dpo"],
+     ("dpo", "sigmoid", {"ld_alpha": 0.3}), ("dpo", "sigmoid", {"use_weighting": True})],
+    ids=["dpo", "nca", "bco", "aot", "ld-dpo", "wpo"],
 )  # fmt: skip
 def test_a_batch_equals_trls(tiny_model, tmp_path, loss, theirs, more):
     """Loss, gradients and logged metrics of a whole batch, through both trainers, after the policy has moved."""

@@ -290,8 +290,8 @@ def trained_by_rounds(lab: Lab, folder: Path) -> Any:
 
 def own_samples(lab: Lab, policy: Any, prompts: Sequence[str], seed: int) -> list[dict[str, Any]]:
     """As many responses of a policy to each prompt as its pairs take."""
-    law = {"samples": 2 * lab.preset.pairs, "max_new_tokens": lab.preset.max_new_tokens, "seed": seed}
-    return draw(policy, lab.tokenizer, prompts, **law, chat=lab.chats, quiet=lab.quiet)
+    each, longest = 2 * lab.preset.pairs, lab.preset.max_new_tokens
+    return draw(policy, lab.tokenizer, prompts, each, longest, seed, chat=lab.chats, quiet=lab.quiet)
 
 
 # --- Parts -----------------------------------------------------------------------------------------------------------------
