@@ -5,6 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from dil_tutorial.experiments.known_truth.data import SPLITS
 from dil_tutorial.experiments.known_truth.measures import against
 from dil_tutorial.experiments.real_text.measures import REACH, Results
 from dil_tutorial.support import plotting, templates
@@ -127,8 +128,10 @@ def conclusions(results: Results, found: dict[str, Any]) -> dict[str, Any]:
         tried = [row["learning rate"] for row in rows]
         if losses.get(loss, {}).get("learning rate") in (min(tried), max(tried)):
             edges.append(loss)
+    trained = round(len(results["truth"]["held-out"]["prompts"]) * SPLITS["train"] / SPLITS["held-out"])
     return {
         "chosen": sides,
+        "pairs": f"{trained * results['preset']['pairs']:,}",
         "left": [name for name, v in losses.items() if v["reach"] < REACH],
         "falls": [loss for loss, row in highest.items() if row["chosen"] < 0],
         "edges": edges,
