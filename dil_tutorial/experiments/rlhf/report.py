@@ -115,7 +115,8 @@ def path(results: Results) -> Figure:
     left.axhline(0, color="black", lw=0.6)
     left.set(xlabel="step", ylabel="reward of the rollouts, nats, from the start")
     right.set(xlabel="step", ylabel="KL to the reference, nats")
-    left.legend(frameon=False, fontsize=8)
+    left.margins(y=0.3)  # room for the legend
+    left.legend(frameon=False, fontsize=8, ncols=2, loc="upper left")
     right.legend(frameon=False, fontsize=8)
     return drawn
 
