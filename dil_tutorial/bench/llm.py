@@ -160,7 +160,10 @@ def measure(run: Run) -> dict[str, Any]:
         else:
             from datasets import Dataset
             from trl import DPOConfig, DPOTrainer
+            from trl.trainer import dpo_trainer
 
+            if run.model == RANDOM:  # it takes sha256 of 30 GB, over a minute, to name the file of the reference's scores
+                dpo_trainer.hash_module = lambda model: run.pairs
             config = DPOConfig(precompute_ref_log_probs=True, use_liger_kernel=run.liger, **common)
             trainer = DPOTrainer(
                 model, args=config, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer, peft_config=adapter,
