@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dil_tutorial.llm.sampling import OwnLaw, draw
+from dil_tutorial.llm.sampling import OwnLaw, draw, encode_prompt
 from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
 
 N = 40_000
@@ -44,3 +44,26 @@ def test_a_model_that_hardly_changed_writes_the_same_texts():
     after = draw(model, tokenizer, prompts, 1, 12, seed=3, quiet=True, same_dice=True)
     same = sum(a["responses"][0]["ids"] == b["responses"][0]["ids"] for a, b in zip(before, after, strict=True))
     assert 20 < same < 40
+
+
+@pytest.mark.parametrize("same_dice", [False, True])
+def test_the_dice_are_those_of_the_seed_alone(same_dice):
+    """Whatever the process has drawn before, and without touching what it draws next; so a card throws them as a CPU does."""
+    model, tokenizer = tiny_model(), own_tokenizer()
+    drew = []
+    for start in (0, 1):
+        torch.manual_seed(start)
+        drew.append(draw(model, tokenizer, ["One", "Two"], 3, 5, seed=7, quiet=True, same_dice=same_dice))
+        after = torch.rand(2)
+        torch.manual_seed(start)
+        assert torch.equal(after, torch.rand(2))
+    assert drew[0] == drew[1]
+
+
+def test_prompts_and_messages_are_drawn_in_one_batch():
+    """Those named are wrapped as messages, the others stay plain."""
+    model, tokenizer = tiny_model(), own_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}user: {{ m.content }}\n{% endfor %}answer: "
+    plain, message = draw(model, tokenizer, ["One", "Two"], 2, 3, seed=0, quiet=True, chat={"Two"})
+    assert plain["prompt_ids"] == encode_prompt(tokenizer, "One")
+    assert message["prompt_ids"] == encode_prompt(tokenizer, "Two", chat=True) != encode_prompt(tokenizer, "Two")
