@@ -10,7 +10,7 @@ pytest.importorskip("accelerate", reason="language models need the llm extra")
 from dil_tutorial.llm import reference, tokens
 from dil_tutorial.llm.batches import in_order
 from dil_tutorial.llm.data import read_pairs, tiny_preferences
-from dil_tutorial.llm.reference import score_reference
+from dil_tutorial.llm.reference import bit_sum, score_reference
 from dil_tutorial.llm.rows import Response, Rows, TokenisedPair, joined, keep, kept
 from dil_tutorial.llm.tiny import own_tokenizer
 from dil_tutorial.llm.tokens import tokenize_pairs
@@ -134,3 +134,21 @@ def test_a_reference_scored_in_part_is_not_scored_again(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         score_reference(rows, groups, lambda part: score(part, 9), path, "third", quiet=True)
     assert (tmp_path / "ref.0.unfinished").exists()
+
+
+@given(
+    st.integers(0, 10_000), st.integers(1, 300), st.sampled_from([torch.float32, torch.bfloat16, torch.float64, torch.uint8])
+)
+def test_a_weight_is_known_by_its_bits(seed, size, dtype):
+    """Any one element changed, or two exchanged, and it is another; how many are taken at a time changes nothing."""
+    rng = torch.Generator().manual_seed(seed)
+    weight = (200 * torch.rand(size, generator=rng)).to(dtype)
+    known = bit_sum(weight)
+    assert {bit_sum(weight, size=step) for step in (1, 7, 4096)} == {known}
+    place = int(torch.randint(size, (1,), generator=rng))
+    other = weight.clone()
+    other[place] += 1
+    assert torch.equal(other, weight) or bit_sum(other) != known  # 1 may be too small a step in bfloat16
+    turned = weight.flip(0)
+    assert torch.equal(turned, weight) or bit_sum(turned) != known
+    assert bit_sum(weight[::2]) == bit_sum(weight[::2].clone())  # as a view, too
