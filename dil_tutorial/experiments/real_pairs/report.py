@@ -31,12 +31,16 @@ def style(name: str) -> dict[str, Any]:
 
 
 def chosen(results: Results) -> Figure:
-    """The paper's headline plot: what becomes of the chosen responses, nats a response, at the least and the largest rate."""
+    """The paper's headline plot: what becomes of the chosen responses at the least and the largest rate.
+
+    Nats a response, or a token for a loss fed means; a loss without a reference has no log-ratio while it trains.
+    """
     rates = sorted({row["learning_rate"] for row in results["runs"]})
     drawn, axes = plotting.new_figure(columns=2, width=11, height=4.2)
     for panel, rate in zip(axes, (rates[0], rates[-1]), strict=True):
         for row in results["runs"]:
-            if row["learning_rate"] == rate and row["seed"] == 0 and "chosen" in row["curves"]:
+            told = "chosen" in row["curves"] and not LOSSES[row["loss"]].loss.reference_free
+            if row["learning_rate"] == rate and row["seed"] == 0 and told:
                 values = row["curves"]["chosen"]
                 smooth = [sum(values[max(0, i - 7) : i + 1]) / len(values[max(0, i - 7) : i + 1]) for i in range(len(values))]
                 panel.plot(smooth, label=name_of(row), **style(name_of(row)))

@@ -85,16 +85,20 @@ def frontier(found: dict[str, Any]) -> Figure:
 
 
 def curves(results: Results) -> Figure:
-    """Log-ratios of the batches' chosen and rejected responses along training, seed 0, smoothed over ten steps."""
+    """Log-ratios of the batches' chosen and rejected responses along training, seed 0, smoothed over ten steps.
+
+    Of losses with a reference: the others have none while they train.
+    """
     drawn, axes = plotting.new_figure(columns=2, width=11, height=4)
     for panel, side in zip(axes, ("chosen", "rejected"), strict=True):
         for row in results["runs"]:
-            if row["seed"] == 0 and row["curves"]:
+            if row["seed"] == 0 and row["curves"] and not LOSSES[row["loss"]].loss.reference_free:
                 values = row["curves"][side]
                 smooth = [sum(values[max(0, i - 9) : i + 1]) / len(values[max(0, i - 9) : i + 1]) for i in range(len(values))]
                 panel.plot(smooth, LOSSES[row["loss"]].line, color=colours()[row["loss"]], label=row["loss"])
         panel.axhline(0, color="black", lw=0.8)
         panel.set_title(f"{side} responses of the batch", loc="left")
+        panel.set_yscale("symlog", linthresh=0.1)  # a loss that runs off would leave the others on one line
         panel.set_xlabel("optimiser step")
         panel.set_ylabel("f, nats")
     axes[1].legend(frameon=False, fontsize=8, ncols=2)
