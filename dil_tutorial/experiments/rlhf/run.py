@@ -12,7 +12,7 @@ Every run is a file; an interrupted one goes on from its last checkpoint.
 
 import gc
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -111,8 +111,9 @@ def experiment(
         save(results)
     for seed in range(size.seeds):
         for learned in (False, True):
-            results["rounds"] += imitated(lab, size, best["folder"] if learned else None, seed, progress)
-            save(results)
+            for row in imitated(lab, size, best["folder"] if learned else None, seed, progress):
+                results["rounds"].append(row)
+                save(results)
     return results
 
 
@@ -243,14 +244,13 @@ def climbed(lab: Lab, size: Size, climb: Climb, judge_folder: str) -> dict[str, 
 # --- Imitation by rounds ---------------------------------------------------------------------------------------------------
 
 
-def imitated(lab: Lab, size: Size, judge_folder: str | None, seed: int, progress: Progress) -> list[dict[str, Any]]:
+def imitated(lab: Lab, size: Size, judge_folder: str | None, seed: int, progress: Progress) -> Iterator[dict[str, Any]]:
     """Rounds of repaired BCE, each on pairs of the policy before it, which is its reference; measured against the first one.
 
     The labels are the true reward's, or with ``judge_folder`` the learned one's.  The last round's weights are kept.
     """
     preset, way = lab.preset, f"imitation, {'learned' if judge_folder else 'true'} reward"
     known = [x for x, split in enumerate(lab.data.splits) if split != "held-out"]
-    found = []
     for number in range(1, size.rounds + 1):
         weights = [lab.folder / "rlhf" / f"{way.replace(', ', '-').replace(' ', '-')}-{seed}-{n}" for n in (number - 1, number)]
 
@@ -275,10 +275,10 @@ def imitated(lab: Lab, size: Size, judge_folder: str | None, seed: int, progress
                     "learning rate": size.imitation_rate, **measured, "repetition": repetition(texts),
                     "device": device_name()}  # fmt: skip
 
-        found.append(kept(lab, "rlhf", weights[1].name, make))
+        row = kept(lab, "rlhf", weights[1].name, make)
         shutil.rmtree(weights[0], ignore_errors=True)
         progress(f"{way}, round {number}, seed {seed}")
-    return found
+        yield row
 
 
 def trained_by_rounds(lab: Lab, folder: Path) -> Any:
