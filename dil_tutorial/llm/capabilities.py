@@ -14,7 +14,6 @@ from transformers.utils import logging
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.attention import ATTENTION, VARLEN, register
 from dil_tutorial.llm.batches import Layer, PackedBatch, PaddedBatch, SingleBatch, batch_of, in_order, pack, pad
-from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.rows import Response, Rows, TokenisedPair
 
@@ -246,10 +245,10 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def usable_savings(model: Any, args: DILConfig, longest: int) -> tuple[str, int, Layer | None]:
-    """The layout and head_chunk asked for, as far as ``model`` allows, which is switched to them; what it refuses is logged.
+def usable_savings(model: Any, args: Any, longest: int) -> tuple[str, int, Layer | None]:
+    """The layout and head_chunk that a DILConfig asks for, as far as ``model`` allows, which is switched to them.
 
-    Where each batch may choose its layout, the third is what it chooses by.
+    What it refuses is logged.  Where each batch may choose its layout, the third is what it chooses by.
     """
     chunk = args.head_chunk
     if chunk and (reason := chunking_problem(model)):
