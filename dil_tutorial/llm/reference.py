@@ -176,7 +176,7 @@ def bit_sum(weight: Tensor, size: int | None = None) -> int:
     """The bits of each element times an odd number that depends on its place, summed modulo 2^64.
 
     It changes with any single element and is the same on every device.  It is computed where the weight lies, ``size`` elements
-    at a time, on a CPU so few that they stay in its cache: 15 GB take a card a fraction of a second, and sha256 half a minute.
+    at a time, on a CPU so few that they stay in its cache: sha256 of 15 GB takes half a minute.
 
     >>> weight = torch.arange(5.0)
     >>> bit_sum(weight) == bit_sum(weight, size=2), bit_sum(weight) == bit_sum(weight.flip(0))

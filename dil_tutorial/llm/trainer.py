@@ -38,7 +38,7 @@ from dil_tutorial.llm.capabilities import check_fits, keep_differentiable, quiet
 from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.data import Pair, check_all
 from dil_tutorial.llm.doctor import of_rows
-from dil_tutorial.llm.logprobs import aligned_logps, response_token_logps
+from dil_tutorial.llm.logprobs import Value, aligned_logps, response_token_logps, token_logps
 from dil_tutorial.llm.metrics import beyond_the_formula, measure
 from dil_tutorial.llm.reference import FixedBatches, fingerprint, model_digest, sample_responses, score_reference
 from dil_tutorial.llm.rows import Rows, TokenisedPair
@@ -259,12 +259,16 @@ class DILTrainer(Trainer):
 
         Of ``pairs``, whose two sides come first, LD-DPO counts the tokens beyond the shorter response ``ld_alpha`` times.
         """
-        head = getattr(model, "module", model).get_output_embeddings()  # DDP keeps the model in .module
-        parts, lengths = response_token_logps(model, responses.to(self.args.device), head, self.head_chunk)
+        parts, lengths = self._of_tokens(model, responses)
         if self.args.ld_alpha is not None:
             others = [*parts[pairs : 2 * pairs], *parts[:pairs], *parts[2 * pairs :]]
             parts = [desensitised(part, len(other), self.args.ld_alpha) for part, other in zip(parts, others, strict=True)]
         return torch.stack([part.sum() for part in parts]), lengths
+
+    def _of_tokens(self, model: Any, responses: Any, value: Value = token_logps) -> tuple[list[Tensor], Tensor]:
+        """``response_token_logps`` with this trainer's head, chunk and device."""
+        head = getattr(model, "module", model).get_output_embeddings()  # DDP keeps the model in .module
+        return response_token_logps(model, responses.to(self.args.device), head, self.head_chunk, value)
 
     def compute_loss(self, model: Any, inputs: PairBatch, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """The step of the module's docstring, on B pairs with N = 2B responses, or 3B."""
@@ -303,8 +307,7 @@ class DILTrainer(Trainer):
     @torch.no_grad()
     def _weights(self, model: Any, responses: PaddedBatch | PackedBatch | SingleBatch, B: int) -> Tensor:
         """WPO's weight of each pair (B,): both responses' probabilities per token under the policy, aligned."""
-        head = getattr(model, "module", model).get_output_embeddings()
-        parts, _ = response_token_logps(model, responses.to(self.args.device), head, self.head_chunk, aligned_logps)
+        parts, _ = self._of_tokens(model, responses, aligned_logps)
         means = torch.stack([part.mean() for part in parts])
         return (means[:B] + means[B : 2 * B]).exp()
 

@@ -1,5 +1,6 @@
 """Figures of the experiment on whole sentences, and its report: the template report.md.j2, filled in from the results."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -170,12 +171,22 @@ def examples(results: Results, count: int = 2) -> list[dict[str, Any]]:
     """
     prompts = results["truth"]["held-out"]["prompts"]
     places = [*range(count), *range(len(prompts) - count, len(prompts))]  # beginnings of stories, then messages of a user
-    shown = []
+    read = []
     for place in places:
         wrote = {"the reference": results["reference"]["own text"][place][0]}
         wrote |= {row["loss"]: row["own text"][place][0] for row in results["runs"] if row["seed"] == 0}
         texts: dict[str, list[str]] = {}
         for name, text in wrote.items():
-            texts.setdefault(" ".join(text.split()), []).append(name)
-        shown.append({"prompt": prompts[place], "texts": [(names, text) for text, names in texts.items()]})
-    return shown
+            texts.setdefault(shown(text), []).append(name)
+        read.append({"prompt": shown(prompts[place]), "texts": [(names, text) for text, names in texts.items()]})
+    return read
+
+
+def shown(text: str) -> str:
+    """A text in one line, whose marks a page does not take for its own.
+
+    >>> shown("made of <wheat>\\n*only*")
+    'made of &lt;wheat> \\\\*only\\\\*'
+    """
+    one_line = re.sub(r"([*_|`$])", r"\\\1", " ".join(text.split()))
+    return one_line.replace("<", "&lt;") or "(nothing)"
