@@ -11,7 +11,6 @@ from types import ModuleType
 
 import numpy
 import torch
-from IPython.core.inputtransformer2 import TransformerManager
 
 MODULES = ("torch", "numpy", "math", "itertools", "functools", "collections", "copy")
 WITHIN = {
@@ -65,21 +64,11 @@ def refused(code: str, given: Collection[str] = ()) -> str | None:
     if len(code) > LONGEST:
         return f"line 1 begins {len(code):,} characters: an answer has at most {LONGEST:,}"
     try:
-        tree = ast.parse(code)
-        return breaks(tree, given) or (None if as_it_stands(code) else "line 1 begins what IPython reads as something else")
+        return breaks(ast.parse(code), given)
     except SyntaxError as error:
         return f"line {error.lineno or 1} is not Python ({error.msg}): what only IPython reads (%, !, ?, >>>) is left out"
     except (ValueError, RecursionError, MemoryError) as error:  # odd characters; expressions too deep for a parser
         return f"line 1 begins what Python cannot read ({type(error).__name__})"
-
-
-def as_it_stands(code: str) -> bool:
-    """Whether IPython runs a cell as it is written: of some it strips blanks and prompts, or makes calls of marks.
-
-    >>> as_it_stands("x = 1"), as_it_stands(" x = 1"), as_it_stands("x = !ls")
-    (True, False, False)
-    """
-    return TransformerManager().transform_cell(code).rstrip("\n") == code.rstrip("\n")
 
 
 def breaks(tree: ast.AST, given: Collection[str]) -> str | None:

@@ -201,10 +201,11 @@ def test_a_kernel_is_alone(tmp_path, monkeypatch, granted):
         (tmp_path / "own").mkdir()
         place = {"metadata": {"path": str(tmp_path / "own")}}
         NotebookClient(notebook, kernel_manager_class=sandbox.SandboxedKernel, timeout=20, resources=place).execute()
+        alive = sleeper.poll() is None
+        sleeper.kill()
         said = [cell.outputs[0].text.strip() for cell in notebook.cells]
         assert dict(zip(ALONE, said, strict=True)) == {name: expected for name, (_, expected) in ALONE.items()}
-        assert sleeper.poll() is None
-        sleeper.kill()
+        assert alive
     assert not Path(f"/dev/shm/{mark}").exists()
     if granted:
         left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if mark.encode() in path.read_bytes()]
@@ -493,6 +494,8 @@ ALLOWED = [
     "for parameter in model.parameters():\n    parameter.grad = None",
     "def counter():\n    n = 0\n    def more():\n        nonlocal n\n        n += 1",
     "mine, _ = 1, 2",
+    "\n\nx = 1",
+    "  # a thought\nx = 1",
 ]
 
 
