@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import difflib
 import hashlib
 import os
 import shutil
@@ -25,12 +24,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from cosmic_ray.ast import ast_nodes, get_ast
-from cosmic_ray.mutating import mutate_code
-from cosmic_ray.plugins import get_operator
 from rich.progress import track
 
 from dil_tutorial.support.files import provenance, read_json, write_json
+from dil_tutorial.support.mutants import mutants, reason
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, EQUIVALENT = ROOT / "benchmarks" / "mutation.json", ROOT / "benchmarks" / "equivalent_mutants.toml"
@@ -46,52 +43,9 @@ TESTS = {
         "test_a_function_has_the_optimum_of_its_closed_form", "test_optima_are_policies_and_stationary"))],
 }  # fmt: skip
 
-# One replacement an operator (all eleven of each would be mostly type errors), both neighbours of a number.
-OPERATORS = [
-    "NumberReplacer", "AddNot", "ReplaceAndWithOr", "ReplaceOrWithAnd", "ReplaceTrueWithFalse", "ReplaceFalseWithTrue",
-    "ZeroIterationForLoop", "ReplaceBreakWithContinue", "ExceptionReplacer", "RemoveDecorator",
-    *[f"ReplaceBinaryOperator_{a}" for a in ("Add_Sub", "Sub_Add", "Mul_Div", "Div_Mul", "Pow_Mul", "FloorDiv_Mul",
-                                             "BitAnd_BitOr", "BitOr_BitAnd")],
-    *[f"ReplaceUnaryOperator_{a}" for a in ("Delete_USub", "Delete_Not", "Delete_Invert")],
-    *[f"ReplaceComparisonOperator_{a}" for a in ("Gt_GtE", "Gt_LtE", "Lt_LtE", "Lt_GtE", "GtE_Gt", "GtE_Lt", "LtE_Lt", "LtE_Gt",
-                                                 "Eq_NotEq", "NotEq_Eq", "Is_IsNot", "IsNot_Is")],
-]  # fmt: skip
-
-
-def executed(source: str) -> str:
-    """The syntax tree without annotations and docstrings: what runs."""
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and ast.get_docstring(node):
-            node.body = node.body[1:] or [ast.Pass()]
-        if isinstance(node, ast.FunctionDef):
-            node.returns = None
-        if isinstance(node, ast.arg):
-            node.annotation = None
-        if isinstance(node, ast.AnnAssign):
-            node.annotation = ast.Constant(0)
-    return ast.dump(tree)
-
-
 def mutants_of(module: str) -> list[dict[str, Any]]:
-    """Every mutant of a module that changes what runs: operator, occurrence, changed line, source."""
-    source = (ROOT / module).read_text()
-    nodes, found, seen = list(ast_nodes(get_ast(source))), [], {executed(source)}
-    for name in OPERATORS:
-        operator = get_operator(f"core/{name}")()
-        for occurrence in range(sum(len(list(operator.mutation_positions(node))) for node in nodes)):
-            mutated = mutate_code(source, operator, occurrence)
-            try:
-                tree = executed(mutated)
-            except SyntaxError:
-                continue
-            if tree in seen:
-                continue
-            seen.add(tree)
-            diff = [line for line in difflib.ndiff(source.splitlines(), mutated.splitlines()) if line[0] in "+-"]
-            change = [next((line[2:].strip() for line in diff if line[0] == sign), "(removed)") for sign in "-+"]
-            found.append({"operator": name, "occurrence": occurrence, "from": change[0], "to": change[1], "source": mutated})
-    return found
+    """Every mutant of a module that changes what runs."""
+    return mutants((ROOT / module).read_text())
 
 
 def survives(module: str, source: str, timeout: int) -> bool:
@@ -121,11 +75,8 @@ def survives(module: str, source: str, timeout: int) -> bool:
 
 
 def reason_for(module: str, mutant: dict[str, Any], known: dict[str, Any]) -> str | None:
-    """Why a survivor is equivalent, if somebody has shown it to be (entries hold parts of the two lines)."""
-    for entry in known.get("mutant", []):
-        if entry["module"] == module and entry["from"] in mutant["from"] and entry.get("to", "") in mutant["to"]:
-            return str(entry["reason"])
-    return None
+    """Why a survivor is equivalent, if somebody has shown it to be."""
+    return reason(module, mutant, known.get("mutant", []))
 
 
 def main() -> None:
@@ -146,11 +97,11 @@ def main() -> None:
         tests = digest_of(sorted({ROOT / test.split("::")[0] for test in TESTS[module] if not test.startswith("--")}))
         before = results.get(module, {})
         outcomes = before.get("outcomes", {}) if before.get("source") == source else {}
-        mutants = mutants_of(module)
+        every = mutants_of(module)
         if before.get("tests") != tests:  # try survivors again, but for those known to be equivalent
-            final = {key(m) for m in mutants if reason_for(module, m, known)}
+            final = {key(m) for m in every if reason_for(module, m, known)}
             outcomes = {name: outcome for name, outcome in outcomes.items() if outcome == "killed" or name in final}
-        todo = [m for m in mutants if key(m) not in outcomes]
+        todo = [m for m in every if key(m) not in outcomes]
         if not survives(module, (ROOT / module).read_text(), 600):
             sys.exit(f"{module}: its tests fail without any mutation: mend them first")
         with ThreadPoolExecutor(arguments.workers) as pool:
@@ -158,9 +109,9 @@ def main() -> None:
             for i, (mutant, survived) in enumerate(track(zip(todo, judged, strict=True), module, len(todo))):
                 outcomes[key(mutant)] = "survived" if survived else "killed"
                 if i % 20 == 19 or i == len(todo) - 1:
-                    results[module] = summary(module, (source, tests), mutants, outcomes, known)
+                    results[module] = summary(module, (source, tests), every, outcomes, known)
                     save(results)
-        results[module] = summary(module, (source, tests), mutants, outcomes, known)
+        results[module] = summary(module, (source, tests), every, outcomes, known)
         save(results)
         row = results[module]
         print(
@@ -193,10 +144,10 @@ def digest_of(files: list[Path]) -> str:
 
 
 def summary(
-    module: str, digests: tuple[str, str], mutants: list[dict[str, Any]], outcomes: dict[str, str], known: dict[str, Any]
+    module: str, digests: tuple[str, str], every: list[dict[str, Any]], outcomes: dict[str, str], known: dict[str, Any]
 ) -> dict[str, Any]:
     """Counts, score and the list of survivors."""
-    survivors = [m for m in mutants if outcomes.get(key(m)) == "survived"]
+    survivors = [m for m in every if outcomes.get(key(m)) == "survived"]
     listed = [
         {"operator": m["operator"], "from": m["from"], "to": m["to"], "equivalent": reason_for(module, m, known)}
         for m in survivors
@@ -204,7 +155,7 @@ def summary(
     killed = sum(outcome == "killed" for outcome in outcomes.values())
     equivalent = sum(row["equivalent"] is not None for row in listed)
     return {
-        "source": digests[0], "tests": digests[1], "mutants": len(mutants), "tested": len(outcomes), "killed": killed,
+        "source": digests[0], "tests": digests[1], "mutants": len(every), "tested": len(outcomes), "killed": killed,
         "score": killed / max(1, len(outcomes)), "equivalent": equivalent,
         "score_without_equivalent": killed / max(1, len(outcomes) - equivalent), "survivors": listed, "outcomes": outcomes,
     }  # fmt: skip

@@ -1,5 +1,6 @@
 """``dil course``: hand out assignments, collect, grade, report."""
 
+import enum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,15 @@ from dil_tutorial.errors import unknown_name
 from dil_tutorial.support.extras import need
 
 app = typer.Typer(no_args_is_help=True, help="Assignments: hand out, grade, report (nbgrader does the grading).")
+
+
+class Kind(enum.StrEnum):
+    """A learning platform."""
+
+    gradescope = "gradescope"
+    moodle = "moodle"
+    canvas = "canvas"
+
 
 CourseFolder = Annotated[Path, typer.Argument(help="The course's folder.")]
 Assignment = Annotated[str, typer.Argument(help="As a1.")]
@@ -122,31 +132,77 @@ def report(folder: CourseFolder, assignment: Assignment) -> None:
 
 
 @app.command()
+def export(
+    folder: CourseFolder,
+    assignment: Assignment,
+    kind: Annotated[Kind, typer.Argument(help="Whose.")],
+    out: Annotated[Path, typer.Option("--out", help="The file; a zip file for Gradescope, else CSV.")],
+    column: Annotated[str, typer.Option(help="Canvas: the assignment's column in its gradebook, as 'A1 (345)'.")] = "",
+) -> None:
+    """Points for Moodle or Canvas, or an autograder for Gradescope that grades as this does."""
+    need("course", "dil course")
+    from dil_tutorial.course import assignments, exports, statistics
+    from dil_tutorial.support.files import write_text
+
+    if kind is Kind.gradescope:
+        exports.gradescope(folder, assignment, out)
+    else:
+        rows, most = (
+            statistics.results(folder, assignment),
+            sum(assignments.points_of(assignments.source(folder, assignment)).values()),
+        )
+        made = exports.moodle(rows, most) if kind is Kind.moodle else exports.canvas(rows, column or assignment, most)
+        write_text(out, made)
+    wrote(out)
+
+
+@app.command()
+def mark(
+    folder: CourseFolder,
+    assignment: Assignment,
+    submission: Annotated[Path, typer.Argument(help="A folder with one hand-in.")],
+    results: Annotated[Path, typer.Argument(help="Where results.json goes.")],
+) -> None:
+    """Grade one hand-in and write Gradescope's results.json (its autograder calls this)."""
+    need("course", "dil course")
+    from dil_tutorial.course import exports
+
+    exports.mark(folder, assignment, submission, results)
+    wrote(results)
+
+
+@app.command()
 def bank(
     names: Annotated[list[str] | None, typer.Argument(help="Assignments, as a1; all if none.")] = None,
     json_file: Annotated[Path, typer.Option("--json", help="Where the table goes.")] = Path("outputs/wrong_answers.json"),
+    mechanical: Annotated[bool, typer.Option(help="With small changes to the solutions, made by cosmic-ray.")] = False,
 ) -> None:
-    """Grade the bank of wrong answers: each must lose points on its own question and on no other."""
+    """Grade the bank of answers: wrong ones must lose points on their own question and on no other, right ones none."""
     need("course", "dil course")
+    if mechanical:
+        need("mutation", "dil course bank --mechanical")
     import tempfile
 
     from dil_tutorial.course import wrong_answers
-    from dil_tutorial.course.assignments import script_of, scripts
+    from dil_tutorial.course.assignments import convert, script_of, scripts
 
     chosen, rows = names or list(scripts()), []
-    for name in chosen:
-        script_of(name)
-    total = sum(2 + len(wrong_answers.wrong_answers(name)) for name in chosen)
+    right = {name: wrong_answers.solutions_of(convert(script_of(name))) for name in chosen}
+    total = sum(len(list(wrong_answers.hand_ins(name, right[name], mechanical))) for name in chosen)
     with tempfile.TemporaryDirectory() as folder, progress(total, "grading") as done:
         for name in chosen:
-            for row in wrong_answers.bank(Path(folder), name):
-                rows.append(row)
-                done(f"{name}: {row['answer']}")
-    columns = ("assignment", "wrong answers>", "caught>", "and nowhere else>", "reference>", "untouched>")
-    shown = table("wrong answers", *columns)
-    for name, *counts, full, untouched in wrong_answers.caught(rows):
-        shown.add_row(name, *map(str, counts), full, f"{untouched:.0f}")
+            for number, notebook in enumerate(wrong_answers.bank(Path(folder), name, mechanical)):
+                rows += notebook
+                done(f"{name}: notebook {number}")
+    found = wrong_answers.caught(rows)
+    shown = table("the bank", *(f"{key}>" if number else key for number, key in enumerate(found[0])))
+    for row in found:
+        shown.add_row(*map(str, row.values()))
     console.print(shown)
+    for row in rows:
+        if not row["clean"]:
+            what = f"{row['kind']} answer {row['answer']!r} to {row['question']}"
+            say(f"{row['assignment']}, {what}: points lost on {row['lost on']}")
     wrong_answers.save(rows, json_file)
     wrote(json_file)
     raise typer.Exit(0 if all(row["clean"] for row in rows) else 1)

@@ -3,6 +3,7 @@
 An assignment is a script (py:percent) in notebooks/assignments.  Four kinds of marked cells become nbgrader's:
 
 - ``# %% solution="name"``: the student's place; what stands between BEGIN SOLUTION and END SOLUTION is cut out of the release;
+  ``promises="gradient dtype"`` says what else is tested (``agreement.PROMISES``), and the question's text is told of it;
 - ``# %% tests="name" points=4``: tests that the student sees and runs;
 - ``# %% hidden="name" points=6``: tests that are cut out of the release and put back when grading;
 - ``# %% [markdown] written="name" points=10``: an answer in words; the text is the model answer, cut out of the release.
@@ -59,6 +60,8 @@ def convert(script: Path) -> Any:
         if kind == "given" and cell.cell_type != "code":
             continue
         name, points = cell.metadata.pop(kind, f"cell{number}"), cell.metadata.pop("points", None)
+        if told := promised(cell.metadata.get("promises", "")):
+            notebook.cells[number - 1].source += f"\n\n*{told}*"
         grade_id = name if kind in ("solution", "written") else f"{name}-{kind}"
         if grade_id in seen:
             raise InputError(f"{script.name}: two cells are called {grade_id!r}: give one another name")
@@ -92,6 +95,29 @@ def question_of(cell: str) -> str:
     ('kl', 'doubling')
     """
     return re.sub(r"-(tests|hidden)$", "", cell)
+
+
+def marks(cell: Any) -> dict[str, Any]:
+    """nbgrader's marks of a cell; empty where it has none."""
+    return dict(cell.metadata.get("nbgrader", {}))
+
+
+def promised(promises: str) -> str:
+    """What a question promises beyond right values, in words for its text.
+
+    >>> promised("float changes:policy")
+    'Tested as well, on inputs that nobody chose: it returns a Python float; of its arguments it changes policy alone.'
+    """
+    from dil_tutorial.course.agreement import PROMISES
+
+    words = promises.split()
+    unknown = [word for word in words if word not in PROMISES and not word.startswith("changes:")]
+    if unknown:
+        raise InputError(f"unknown promise {unknown[0]!r}: there are {', '.join(PROMISES)}, changes:ARGUMENT")
+    changed = [word.removeprefix("changes:") for word in words if word.startswith("changes:")]
+    told = [PROMISES[word] for word in words if word in PROMISES]
+    told += [f"of its arguments it changes {' and '.join(changed)} alone"] if changed else []
+    return f"Tested as well, on inputs that nobody chose: {'; '.join(told)}." if told else ""
 
 
 def settings(course: Path) -> Any:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from dil_tutorial.course.assignments import earned, questions, read_notebook, source_of
+from dil_tutorial.course.assignments import earned, question_of, questions, read_notebook, source_of
 from dil_tutorial.support import templates
 
 NAMES = {
@@ -14,8 +14,9 @@ NAMES = {
     "CellTimeoutError": "took longer than allowed and was stopped",
     "MemoryError": "took more memory than allowed",
     "KernelDied": "killed Python itself, so it was left out and all other answers were graded",
-    "NotRun": "was not run, because it breaks a rule of the assignment",
 }
+CLOSED = ("PermissionError", "ModuleNotFoundError")
+WHY = "when graded, answers have no files, no network, no other programs and nothing of this library"
 
 
 def said(output: Any, hidden: str = "") -> str:
@@ -29,9 +30,11 @@ def said(output: Any, hidden: str = "") -> str:
     """
     name, text = output["ename"], re.sub(r"\x1b\[[0-9;]*m", "", output["evalue"])
     if name in NAMES:
-        return NAMES[name] + (f": {text}" if name == "NotRun" else "")
+        return NAMES[name]
+    if name == "BrokenPromise":  # in words, whoever may read them
+        return text
     if not hidden:
-        return (text if name == "AssertionError" else f"{name}: {text}")[:600]
+        return (text if name in ("AssertionError", "AnswerError") else f"{name}: {text}")[:600] + f" ({WHY})" * (name in CLOSED)
     hint = re.fullmatch(r"expected .*?, got .*?: (([^:].*?)( \(see .*\))?)", text, flags=re.DOTALL)
     if hint and any(re.fullmatch(known, hint[2]) for known in hints(hidden)):
         return hint[1]
@@ -96,6 +99,17 @@ def page(course: Path, assignment: str, student: str, master: Any, points: dict[
         total=sum(got or 0.0 for got in points.values()), of=sum(ask["points"] for ask in asked),
         undecided=any(got is None for got in points.values()),
     ) + "\n"  # fmt: skip
+
+
+def told(course: Path, assignment: str, student: str, master: Any) -> dict[str, list[str]]:
+    """What went wrong, by question, in words that a student may read."""
+    notebook = read_notebook(course / "autograded" / student / assignment / source_of(course, assignment).name)
+    secrets, found = hidden_tests(master), dict[str, list[str]]()
+    for cell in notebook.cells:
+        name = cell.metadata.get("nbgrader", {}).get("grade_id")
+        if name:
+            found.setdefault(question_of(name), []).extend(verdicts(cell, secrets.get(name, "")))
+    return found
 
 
 def verdicts(cell: Any, hidden: str = "") -> list[str]:

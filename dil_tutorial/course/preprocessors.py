@@ -1,70 +1,64 @@
-"""nbgrader preprocessors: students' code runs in the sandbox, by the rules of answers, and within time limits."""
+"""nbgrader's execution of a notebook: answers run in a sandboxed kernel, tests in the examiner's own process.
 
+Cells run in their order.  Tests that students know run in their places; hidden ones come last, all names then meaning again
+what they meant there, so that nothing which an answer learns from hidden inputs can reach a page of feedback.  An answer that
+ends its process, or does not end itself, costs its own points: a new process starts, and the cells before it run again.
+"""
+
+import contextlib
 import json
-import re
 import shutil
 import tempfile
 import time
+from pathlib import Path
+from queue import Empty
 from typing import Any
 
-from nbclient.exceptions import CellTimeoutError, DeadKernelError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbclient.util import run_sync
 from nbformat.v4 import new_output
 from nbgrader.converters.autograde import Autograde
 from nbgrader.preprocessors import Execute
 
-from dil_tutorial.course.rules import defined, refused
+from dil_tutorial.course.assignments import marks, source
+from dil_tutorial.course.examiner import Examiner
 from dil_tutorial.course.sandbox import SandboxedKernel
+from dil_tutorial.course.stand_in import ANSWER, Lost, reply_to
 
-CELL_SECONDS, NOTEBOOK_SECONDS = 30, 180
+CELL_SECONDS, NOTEBOOK_SECONDS = 30, 600
 SHOWN, GIST = 1_000_000, 5_000  # bytes of a cell, characters of an error's line
-HIDDEN = re.compile(r"^### BEGIN HIDDEN TESTS\n(.*?)^### END HIDDEN TESTS", re.MULTILINE | re.DOTALL)
-
-
-def locked(cell: Any) -> bool:
-    """Whether the instructor wrote the cell: nbgrader has restored its text."""
-    return bool(cell.metadata.get("nbgrader", {}).get("locked"))
-
-
-def isolated(source: str) -> str:
-    """A cell whose hidden tests run in a copy of the notebook's names, so that they overwrite no helper of a student's.
-
-    >>> isolated("a = 1\\n### BEGIN HIDDEN TESTS\\nb = a\\n### END HIDDEN TESTS")
-    "a = 1\\nexec(compile('b = a\\\\n', 'hidden tests', 'exec'), dict(globals()))"
-    """
-    return HIDDEN.sub(lambda tests: f"exec(compile({tests[1]!r}, 'hidden tests', 'exec'), dict(globals()))", source)
+ENDLESS, DEAD = "CellTimeoutError", "KernelDied"
 
 
 class LockedExecute(Execute):
-    """nbgrader's execution of a notebook, in a kernel that sees an empty folder; cells that break the rules are not run.
+    """nbgrader's step, in two processes; ``master``, if not that of the course's settings, is the instructor's notebook.
 
     What a cell sends back is kept up to ``SHOWN`` bytes; a message beyond ``sandbox.MESSAGE`` bytes is not even received.
     """
 
-    def __init__(self, *args: Any, **settings: Any) -> None:
+    def __init__(self, *args: Any, master: Any = None, **settings: Any) -> None:
+        self.master = master
         super().__init__(*args, kernel_manager_class=SandboxedKernel, startup_timeout=120, **settings)
         self.timeout_func = lambda cell: int(max(1, min(CELL_SECONDS, self.ends - time.monotonic())))
 
     def preprocess(self, nb: Any, resources: Any, *more: Any) -> Any:
-        self.ends, self.killers = time.monotonic() + NOTEBOOK_SECONDS, set[int]()
-        given = (isolated(cell.source) for cell in nb.cells if cell.cell_type == "code" and locked(cell))
-        self.given = set[str]().union(*map(defined, given))
+        self.ends, self.left_out, self.hidden = time.monotonic() + NOTEBOOK_SECONDS, set[int](), list[int]()
+        self.lost, self.until = "", self.ends
+        self.examiner = Examiner(self.instructors(resources), self.ask)
         own = resources["metadata"]["path"]
-        while True:
-            self.answer = -1
-            with tempfile.TemporaryDirectory() as folder:  # not its own, where the notebook lies with the hidden tests in it
-                shutil.copytree(own, folder, ignore=shutil.ignore_patterns("*.ipynb"), dirs_exist_ok=True)
-                resources["metadata"]["path"] = folder
-                try:
-                    return super().preprocess(nb, resources, *more)
-                except (
-                    DeadKernelError,
-                    CellTimeoutError,
-                ):  # it died, or what it said did not arrive: again, without this answer
-                    if self.answer < 0 or self.answer in self.killers:
-                        raise
-                    self.killers.add(self.answer)
-                finally:
-                    resources["metadata"]["path"] = own
+        with tempfile.TemporaryDirectory() as folder:  # not its own, where the notebook lies with the hidden tests in it
+            shutil.copytree(own, folder, ignore=shutil.ignore_patterns("*.ipynb"), dirs_exist_ok=True)
+            resources["metadata"]["path"] = folder
+            try:
+                return super().preprocess(nb, resources, *more)
+            finally:
+                resources["metadata"]["path"] = own
+
+    def instructors(self, resources: Any) -> Any:
+        """The instructor's notebook, never the student's: its solutions run in the examiner's process."""
+        if self.master is not None:
+            return self.master
+        return source(Path(self.config.CourseDirectory.root), resources["nbgrader"]["assignment"])
 
     def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
         """Take in what the kernel says of a cell while there is room; of an error, which costs points, always the gist."""
@@ -79,21 +73,121 @@ class LockedExecute(Execute):
 
     def preprocess_cell(self, cell: Any, resources: Any, index: int) -> Any:
         self.room = SHOWN
-        if cell.cell_type == "code" and not locked(cell):
-            self.answer = index
-            why = refused(cell.source, self.given)
-            if why or index in self.killers:
-                name = "NotRun" if why else "KernelDied"
-                cell.outputs = [new_output("error", ename=name, evalue=why or "", traceback=[why or name])]
-                return cell, resources
-        shown, cell.source = cell.source, isolated(cell.source) if locked(cell) else cell.source
-        try:
-            cell, resources = super().preprocess_cell(cell, resources, index)
-        finally:
-            cell.source = shown
-        if locked(cell):  # to nbgrader a warning on stderr is a failure; to us it is a warning
-            cell.outputs = [output for output in cell.get("outputs", []) if output.get("name") != "stderr"]
+        if cell.cell_type == "code":
+            if not is_test(cell):
+                self.run_cell(cell, resources, index)
+            elif "### BEGIN HIDDEN TESTS" in cell.source:
+                self.hidden.append(index)
+                self.ask_for("keep", index)
+            else:
+                self.test(cell, index)
+        if index == len(self.nb.cells) - 1:
+            for place in self.hidden:
+                self.test(self.nb.cells[place], place, hidden=True)
         return cell, resources
+
+    # --- Cells that run in the student's process
+
+    def run_cell(self, cell: Any, resources: Any, index: int) -> None:
+        """Run an answer, or a given cell."""
+        try:
+            super().preprocess_cell(cell, resources, index)
+        except (DeadKernelError, CellExecutionError):
+            cell.outputs = [error(DEAD)]
+        names = {output.ename for output in cell.outputs if output.output_type == "error"}
+        if DEAD in names or (ENDLESS in names and not self.listens()):
+            self.left_out.add(index)
+            self.start_again(index)
+
+    def listens(self) -> bool:
+        """Whether the student's process still answers: not where it ignored that it was interrupted."""
+        self.until = time.monotonic() + 5
+        try:
+            self.ask("")
+        except Lost:
+            return False
+        return True
+
+    def start_again(self, last: int) -> None:
+        """A new process, in which the cells up to ``last`` run again, but for those that ended one."""
+        run_sync(self.new_process)()
+        for index, cell in enumerate(self.nb.cells[: last + 1]):
+            if cell.cell_type != "code" or index in self.left_out:
+                continue
+            if is_test(cell):
+                self.ask_for("keep", index)
+                continue
+            try:
+                run_sync(self.reply)(CELL_SECONDS, cell.source, store_history=False, stop_on_error=False)
+            except Lost:
+                self.left_out.add(index)
+                run_sync(self.new_process)()
+
+    async def new_process(self) -> None:
+        self.lost = ""
+        await self.km.shutdown_kernel(now=True, restart=True)
+        self.kc.stop_channels()
+        await self.async_start_new_kernel()
+        await self.async_start_new_kernel_client()
+
+    async def reply(self, seconds: float, code: str, **how: Any) -> dict[str, Any]:
+        """The kernel's reply to code; Lost where none comes."""
+        ends, ident = time.monotonic() + seconds, self.kc.execute(code, allow_stdin=False, **how)
+        while True:
+            try:
+                message = await self.kc.get_shell_msg(timeout=1)
+            except Empty as silence:
+                if not await self.km.is_alive():
+                    raise Lost(DEAD) from silence
+                if time.monotonic() > ends:
+                    raise Lost(ENDLESS) from silence
+                continue
+            if message["parent_header"].get("msg_id") == ident:
+                return dict(message["content"])
+
+    # --- Cells that run here
+
+    def ask(self, request: str) -> str:
+        """What the student's process replies to a request of the examiner's; Lost once it did not."""
+        if self.lost:
+            raise Lost(self.lost)
+        try:
+            expression = {"reply": ANSWER.format(request)}
+            found = run_sync(self.reply)(
+                max(1, self.until - time.monotonic()), "", silent=True, store_history=False, user_expressions=expression
+            )
+        except Lost as error:
+            self.lost = error.name
+            raise
+        told = found.get("user_expressions", {}).get("reply", {})
+        return str(told.get("data", {}).get("text/plain", "")).strip("'")
+
+    def ask_for(self, what: str, index: int) -> None:
+        """Ask for something that a test needs; where no reply comes the test will notice."""
+        self.until = time.monotonic() + 5
+        with contextlib.suppress(Exception):  # an answer may have broken the other side
+            reply_to(self.ask, what, str(index))
+
+    def test(self, cell: Any, index: int, hidden: bool = False) -> None:
+        """Run a test; if the student's process is lost in it, start another for the tests that follow."""
+        self.lost = ""
+        if hidden:
+            self.ask_for("recall", index)
+        self.until = time.monotonic() + max(1, min(CELL_SECONDS, self.ends - time.monotonic()))
+        why = self.examiner.run(cell.source, alone=hidden)
+        cell.outputs = [error(*why)] if why else []
+        if self.lost:
+            self.start_again(len(self.nb.cells) - 1 if hidden else index)
+
+
+def is_test(cell: Any) -> bool:
+    """Whether a cell is one of tests: nbgrader has restored its text."""
+    return bool(marks(cell).get("grade") and marks(cell).get("locked"))
+
+
+def error(name: str, words: str = "", more: str = "") -> Any:
+    """The output of a cell that failed."""
+    return new_output("error", ename=name, evalue=words[:GIST], traceback=(more or name)[:GIST].splitlines())
 
 
 def preprocessors() -> list[type]:

@@ -10,6 +10,7 @@ it refuses to run.  The kernel writes nothing to the terminal that it was starte
 import argparse
 import contextlib
 import ctypes
+import importlib
 import os
 import resource
 import shutil
@@ -124,17 +125,31 @@ def limit(memory_gib: float) -> None:
 
 
 def readable(alone: bool) -> list[Path]:
-    """What a kernel has to read: Python, the packages, the system's libraries and a few devices.
+    """What a kernel has to read: Python, the packages, the system's libraries and a few devices; not this library.
 
     Of /proc, where it is not ``alone`` in it, itself only.
     """
-    import dil_tutorial
-    import toy
-
     process = ["/proc"] if alone else [f"/proc/{os.getpid()}", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat"]
     system = ["/usr", "/lib", "/lib64", "/bin", "/etc", *process, "/sys/devices/system/cpu", "/dev/urandom", "/dev/zero"]
-    packages = [Path(module.__file__).resolve().parent for module in (dil_tutorial, toy) if module.__file__]
-    return [Path(sys.prefix), Path(sys.base_prefix), *packages, *map(Path, system)]
+    own = Path(__file__).resolve().parents[1]
+    hidden = [own, own.with_name("toy")]  # it holds the answers
+    return [part for place in (Path(sys.prefix), Path(sys.base_prefix), *map(Path, system)) for part in without(place, hidden)]
+
+
+def without(folder: Path, hidden: list[Path]) -> Iterable[Path]:
+    """A folder, or where something in it is hidden, all else that is in it.
+
+    >>> [path.name for path in without(Path(__file__).parent, [Path(__file__)])] != [Path(__file__).parent.name]
+    True
+    """
+    here = folder.resolve()
+    if here in hidden:
+        return
+    if not any(path.is_relative_to(here) for path in hidden):
+        yield folder
+        return
+    for inner in folder.iterdir():
+        yield from without(inner, hidden)
 
 
 class SandboxedKernel(AsyncKernelManager):
@@ -210,6 +225,8 @@ def main() -> None:
         alone = own_processes()
     if not alone:
         leave_network()
+    for module in ("course.sandbox", "course.answers", "lessons.exercises"):  # all that answers see of this library
+        importlib.import_module(f"dil_tutorial.{module}")
     limit(asked.memory)
     lock_files(readable(alone), [asked.folder, asked.sockets, Path("/dev/null"), *([Path("/dev/shm")] if alone else [])])
     from ipykernel.kernelapp import IPKernelApp

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from dil_tutorial.course import insight
 from dil_tutorial.course.assignments import earned, questions, source
 from dil_tutorial.course.collect import collected
 from dil_tutorial.course.feedback import page
@@ -106,7 +107,8 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
 
 
 def report(course: Path, assignment: str) -> list[Path]:
-    """Write course/report: a line for each student and for each question (CSV), a figure, and a page for each student."""
+    """Write course/report: a page for the instructor, a line for each student and for each question (CSV), a figure, and a page
+    for each student."""
     master = source(course, assignment)
     out, asked = course / "report", questions(master)
     rows, listed = results(course, assignment), roster(course)
@@ -129,7 +131,10 @@ def report(course: Path, assignment: str) -> list[Path]:
     pages = [page(course, assignment, row["student"], master, row["cells"]) for row in graded]
     for row, text in zip(graded, pages, strict=True):
         write_text(out / "feedback" / assignment / f"{row['student']}.html", text)
+    names = [row["student"] for row in graded]
+    write_text(out / f"{assignment}.html", insight.page(course, assignment, master, names, f"{assignment}.svg"))
     return [
+        out / f"{assignment}.html",
         out / f"{assignment}.csv",
         out / f"{assignment}_questions.csv",
         *plotting.save(figure, out / assignment),

@@ -9,9 +9,10 @@ MODULES = {  # what each extra of pyproject.toml must bring
     "qlora": ("bitsandbytes",),
     "eval": ("lm_eval",),
     "book": ("jupyter_book",),
-    "course": ("nbgrader", "jupytext"),
+    "course": ("nbgrader", "jupytext", "cloudpickle", "hypothesis", "copydetect"),
     "bench": ("trl",),
     "dev": ("jupytext",),
+    "mutation": ("cosmic_ray",),
 }
 
 

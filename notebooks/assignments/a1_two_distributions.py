@@ -6,10 +6,10 @@
 # **Conventions.** All functions take and return `float64` tensors of torch. `ref` has shape `(Y,)`: probabilities of one prompt's responses. `preference` has shape `(Y, Y)`: row $y$, column $y'$ holds $P(y \succ y')$;
 # $P + P^\top = 1$, so the diagonal is $\frac12$. Logarithms are natural. Leave your arguments as they were: tests look.
 #
-# **Rules.** Answers are plain Python with `torch`, `numpy`, `math`, `itertools`, `functools`, `collections`, `copy`; nothing from `dil_tutorial` or `toy`, which hold the answers. They open no files, change nothing inside a module, give built-in or given names no new meaning, and use no name that begins with an underscore but `_` and `__init__`. A cell that breaks a rule is not run when grading; the last cell of this notebook tells you before you hand in.
+# **Rules.** Write it yourself, in any style, with any package that is installed. When graded, your answers run in a process of their own: without this library (`dil_tutorial`, `toy`), which holds the answers; without files, network or other programs; with 4 GiB of memory. A cell may take 30 seconds. What does not fit in there fails with Python's own error, and costs that question alone.
 #
 # **Grading.** Below each answer stand tests that you can run; further tests, on other worlds, run when you hand in. A test compares to $10^{-9}$ unless it says otherwise: your arithmetic rounds at about $10^{-16}$, so seven digits are left for
-# another order of operations. A cell may take 30 seconds. Each question is tested on its own; if you call an earlier answer of yours, a mistake in it costs here, too.
+# another order of operations. Each question is tested on its own; if you call an earlier answer of yours, a mistake in it costs here, too.
 
 # %%
 import math
@@ -23,7 +23,7 @@ from dil_tutorial.lessons.exercises import expect
 #
 # Write the Bradley–Terry preference $P(y \succ y') = \sigma(R(y) - R(y'))$ for rewards of shape `(Y,)`. Rewards may differ by $10^4$: neither overflow nor `nan` is allowed.
 
-# %% solution="bradley_terry"
+# %% solution="bradley_terry" promises="stable"
 def bradley_terry(reward):
     """P(y > y') of shape (Y, Y) from rewards (Y,)."""
     ### BEGIN SOLUTION
@@ -39,14 +39,15 @@ expect(P[1, 0], 0.7310585786300049, "P[1, 0] is how often response 1 beats respo
 expect(P + P.T, torch.ones(3, 3), "somebody wins every comparison", "notebook 00")
 
 # %% hidden="bradley_terry" points=6
+from dil_tutorial.course.inputs import vectors
+
 for seed in range(20):
     reward = 3 * torch.randn(2 + seed, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    before = reward.clone()
     truth = 1 / (1 + torch.exp(reward[None, :] - reward[:, None]))
     expect(bradley_terry(reward), truth, "sigma of the row's reward minus the column's", "notebook 00")
-    expect(reward, before, "the argument must stay as it was")
 extreme = bradley_terry(torch.tensor([0.0, 1e4, -1e4], dtype=torch.float64))
 expect(extreme, [[0.5, 0, 1], [1, 0.5, 1], [0, 0, 0.5]], "use a sigmoid that does not overflow", "notebook 00")
+check_bradley_terry(vectors(1, far=True), "sigma of the row's reward minus the column's", "notebook 00")
 
 # %% [markdown]
 # ## 2 · Win rates (10 points)
@@ -67,6 +68,8 @@ P = torch.tensor([[0.5, 0.2, 0.1], [0.8, 0.5, 0.4], [0.9, 0.6, 0.5]], dtype=torc
 expect(win_rate(ref, P), [0.33, 0.63, 0.73], "average over opponents, weighted by how often the reference writes them", "notebook 01, section 1")
 
 # %% hidden="win_rate" points=6
+from dil_tutorial.course.inputs import worlds
+
 for seed in range(20):
     rng = torch.Generator().manual_seed(seed)
     size = 2 + seed % 7
@@ -74,11 +77,9 @@ for seed in range(20):
     ref = ref / ref.sum()
     upper = torch.rand(size, size, generator=rng, dtype=torch.float64).triu(1)
     P = upper + (1 - upper).T.tril(-1) + 0.5 * torch.eye(size, dtype=torch.float64)
-    copies = ref.clone(), P.clone()
     truth = torch.stack([sum(P[y, z] * ref[z] for z in range(size)) for y in range(size)])
     expect(win_rate(ref, P), truth, "P[y, z] weighted by ref[z]", "notebook 01, section 1")
-    expect(ref, copies[0], "the argument must stay as it was")
-    expect(P, copies[1], "the argument must stay as it was")
+check_win_rate(worlds(), "P[y, z] weighted by ref[z]", "notebook 01, section 1")
 
 # %% [markdown]
 # ## 3 · Winners and losers (15 points)
@@ -102,6 +103,8 @@ expect(chosen, [0.81, 0.19], "the first response wins only if both draws are it"
 expect(rejected, [0.99, 0.01], "the second response loses only against itself", "notebook 01, section 1")
 
 # %% hidden="chosen_and_rejected" points=9
+from dil_tutorial.course.inputs import worlds
+
 for seed in range(20):
     rng = torch.Generator().manual_seed(100 + seed)
     size = 3 + seed % 5
@@ -109,13 +112,11 @@ for seed in range(20):
     ref = ref / ref.sum()
     upper = torch.rand(size, size, generator=rng, dtype=torch.float64).triu(1)
     P = upper + (1 - upper).T.tril(-1) + 0.5 * torch.eye(size, dtype=torch.float64)
-    copies = ref.clone(), P.clone()
     pairs = 2 * ref[:, None] * ref[None, :] * P  # the law of (y_w, y_l)
     chosen, rejected = chosen_and_rejected(ref, P)
     expect(chosen, pairs.sum(1), "sum the law of a pair over the loser", "notebook 01, section 1")
     expect(rejected, pairs.sum(0), "sum the law of a pair over the winner", "notebook 01, section 1")
-    expect(ref, copies[0], "the argument must stay as it was")
-    expect(P, copies[1], "the argument must stay as it was")
+check_chosen_and_rejected(worlds(), "sum the law of a pair over the loser, and over the winner", "notebook 01, section 1")
 
 # %% [markdown]
 # ## 4 · Draw a data set (15 points)
@@ -123,7 +124,7 @@ for seed in range(20):
 # Draw `count` pairs: two responses from `ref`, independently, then the label by `preference`. Return the winners' and the losers' indices, two integer tensors of shape `(count,)`. All randomness must come from `generator`. The tests compare
 # frequencies of 200,000 pairs with the exact law, to five standard errors (0.014 for the 20,000 pairs of the visible test): a right answer fails less than once in 10,000 seeds.
 
-# %% solution="sample_pairs"
+# %% solution="sample_pairs" promises="generator"
 def sample_pairs(ref, preference, count, generator):
     """Indices (y_w, y_l), both (count,)."""
     ### BEGIN SOLUTION
@@ -143,6 +144,8 @@ again = sample_pairs(ref, hard, 20_000, torch.Generator().manual_seed(0))
 expect((again[0] == y_w).all(), True, "the same seed must give the same pairs: draw everything from `generator`")
 
 # %% hidden="sample_pairs" points=9
+from dil_tutorial.course.inputs import generators, joined, one_of, worlds
+
 for seed in range(3):
     rng = torch.Generator().manual_seed(200 + seed)
     ref = torch.rand(4, generator=rng, dtype=torch.float64)
@@ -158,6 +161,7 @@ a = sample_pairs(ref, P, 1000, torch.Generator().manual_seed(1))
 torch.manual_seed(7)
 b = sample_pairs(ref, P, 1000, torch.Generator().manual_seed(1))
 expect((a[0] == b[0]).all() & (a[1] == b[1]).all(), True, "all randomness must come from `generator`")
+check_sample_pairs(joined(worlds(), one_of(3, 1, 50), generators()), "winner and loser are drawn together, all from `generator`", "notebook 01, section 1", values=False)
 
 # %% [markdown]
 # ## 5 · Read the reference off the data (10 points)
@@ -177,12 +181,15 @@ y_w, y_l = torch.tensor([2, 2, 1, 0]), torch.tensor([0, 1, 0, 0])
 expect(estimate_reference(y_w, y_l, 3), [0.5, 0.25, 0.25], "winners and losers together", "notebook 01, section 1")
 
 # %% hidden="estimate_reference" points=6
+from dil_tutorial.course.inputs import indices
+
 for seed in range(10):
     rng = torch.Generator().manual_seed(seed)
     y_w, y_l = torch.randint(5, (2, 40), generator=rng)
     both = torch.stack([y_w, y_l])
     truth = torch.stack([(both == y).double().mean() for y in range(7)])
     expect(estimate_reference(y_w, y_l, 7), truth, "responses that never occur have frequency zero, and are counted", "notebook 01, section 1")
+check_estimate_reference(indices(), "responses that never occur have frequency zero, and are counted", "notebook 01, section 1")
 
 # %% [markdown]
 # ## 6 · How far can winners go? (15 points)
@@ -204,6 +211,8 @@ expect(kl(p, q), 0.34657359027997264, "only the second response contributes: 0.5
 expect(kl(p, p), 0.0, "a distribution is at distance zero from itself, zeros included", "notebook 03, section 1")
 
 # %% hidden="kl" points=9
+from dil_tutorial.course.inputs import laws
+
 for seed in range(20):
     p, q = torch.rand(2, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     p, q = p / p.sum(), q / q.sum()
@@ -213,6 +222,7 @@ p = torch.tensor([0.5, 0.0, 0.5], dtype=torch.float64)
 expect(torch.isposinf(torch.as_tensor(kl(p, q))), True, "p writes what q never does: infinite", "notebook 03, section 1")
 tiny = torch.tensor([1.0, 1e-320], dtype=torch.float64)
 expect(torch.isnan(torch.as_tensor(kl(tiny, tiny))), False, "no nan, whatever the probabilities", "notebook 03, section 1")
+check_kl(laws(True, True), "0 log 0 is 0; where p writes what q never does it is infinite", "notebook 03, section 1")
 
 # %% [markdown]
 # ## 7 · Best of n (15 points)
@@ -237,6 +247,8 @@ expect(best_of_n(ref, reward, 1), ref, "one draw is the reference itself", "note
 expect(best_of_n(ref, reward, 2), [0.25, 0.39, 0.36], "the worst of three wins only if both draws are it: 0.5 squared", "notebook 01, section 3")
 
 # %% hidden="best_of_n" points=9
+from dil_tutorial.course.inputs import best_of
+
 from itertools import product
 
 for seed in range(8):
@@ -252,6 +264,7 @@ for seed in range(8):
             for y in winners:
                 truth[y] += math.prod(ref[z].item() for z in draws) / len(winners)
         expect(best_of_n(ref, reward, n), truth, "P(best <= R) is a power of P(one <= R); share a tie by the reference", "notebook 01, section 3")
+check_best_of_n(best_of(), "P(best <= R) is a power of P(one <= R); share a tie by the reference", "notebook 01, section 3")
 
 # %% [markdown]
 # ## 8 · In words (10 points, graded by hand)
@@ -268,9 +281,4 @@ for seed in range(8):
 # %% [markdown]
 # ## Before you hand in
 #
-# Restart the kernel and run all cells; then this one looks through what was run.
-
-# %%
-from dil_tutorial.course.rules import may_hand_in
-
-may_hand_in(In)
+# Restart the kernel and run all cells: what counts is what this notebook does from top to bottom.

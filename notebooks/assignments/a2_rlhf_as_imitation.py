@@ -6,10 +6,10 @@
 # **Conventions.** All functions take and return `float64` tensors of torch. Policies, references, rewards and energies have shape `(Y,)`, one prompt's responses; every probability given to you is positive unless the text says otherwise. Logarithms are natural.
 # Leave your arguments as they were.
 #
-# **Rules.** Answers are plain Python with `torch`, `numpy`, `math`, `itertools`, `functools`, `collections`, `copy`; nothing from `dil_tutorial` or `toy`, which hold the answers. They open no files, change nothing inside a module, give built-in or given names no new meaning, and use no name that begins with an underscore but `_` and `__init__`. A cell that breaks a rule is not run when grading; the last cell of this notebook tells you before you hand in.
+# **Rules.** Write it yourself, in any style, with any package that is installed. When graded, your answers run in a process of their own: without this library (`dil_tutorial`, `toy`), which holds the answers; without files, network or other programs; with 4 GiB of memory. A cell may take 30 seconds. What does not fit in there fails with Python's own error, and costs that question alone.
 #
-# **Grading.** Visible tests stand below each answer; others run when you hand in. A test compares to $10^{-9}$ unless it says otherwise (arithmetic rounds at about $10^{-16}$). Where a text says *stable*, rewards or log-ratios of $\pm10^4$ must give finite, right numbers, there to $10^{-6}$: numbers of size $10^4$ round at $10^{-12}$, and so do their differences. A
-# cell may take 30 seconds. Each question is tested on its own; if you call an earlier answer of yours, a mistake in it costs here, too.
+# **Grading.** Visible tests stand below each answer; others run when you hand in. A test compares to $10^{-9}$ unless it says otherwise (arithmetic rounds at about $10^{-16}$). Where a text says *stable*, rewards or log-ratios of $\pm10^4$ must give finite, right numbers, there to $10^{-6}$: numbers of size $10^4$ round at $10^{-12}$, and so do their differences.
+# Each question is tested on its own; if you call an earlier answer of yours, a mistake in it costs here, too.
 
 # %%
 import math
@@ -39,6 +39,8 @@ expect(objective(ref, ref, reward, 1.0), 0.5, "at the reference the KL is zero",
 expect(objective(torch.tensor([0.0, 1.0], dtype=torch.float64), ref, reward, 1.0), 1 - 0.6931471805599453, "reward 1, KL log 2", "notebook 02, section 1")
 
 # %% hidden="objective" points=6
+from dil_tutorial.course.inputs import betas, joined, laws_and
+
 for seed in range(20):
     rng = torch.Generator().manual_seed(seed)
     policy, ref = torch.rand(2, 5, generator=rng, dtype=torch.float64)
@@ -46,17 +48,15 @@ for seed in range(20):
     reward = torch.randn(5, generator=rng, dtype=torch.float64)
     beta = 0.1 + seed / 10
     truth = sum(p * (r - beta * math.log(p / q)) for p, q, r in zip(policy.tolist(), ref.tolist(), reward.tolist()))
-    copies = policy.clone(), ref.clone(), reward.clone()
     expect(objective(policy, ref, reward, beta), truth, "E_pi R - beta KL(pi || pi_ref)", "notebook 02, section 1")
-    for before, now in zip(copies, (policy, ref, reward)):
-        expect(now, before, "the argument must stay as it was")
+check_objective(joined(laws_and(True, False), betas()), "E_pi R - beta KL(pi || pi_ref); a response of probability zero adds nothing", "notebook 02, section 1")
 
 # %% [markdown]
 # ## 2 · Its optimum (12 points)
 #
 # $\pi^* = \pi_\text{ref}\,e^{R/\beta}/Z$, *stable*.
 
-# %% solution="optimum"
+# %% solution="optimum" promises="stable"
 def optimum(ref, reward, beta):
     """pi*, (Y,)."""
     ### BEGIN SOLUTION
@@ -69,6 +69,8 @@ best = optimum(torch.tensor([0.5, 0.5], dtype=torch.float64), torch.tensor([0.0,
 expect(best, [0.2689414213699951, 0.7310585786300049], "the reference times exp(R / beta), divided by its sum", "notebook 02, section 1")
 
 # %% hidden="optimum" points=7
+from dil_tutorial.course.inputs import betas, joined, laws_and
+
 for seed in range(20):
     rng = torch.Generator().manual_seed(seed)
     ref = torch.rand(6, generator=rng, dtype=torch.float64)
@@ -78,6 +80,7 @@ for seed in range(20):
     expect(optimum(ref, reward, beta), weight / weight.sum(), "exp(R / beta), weighted by the reference", "notebook 02, section 1")
 far = optimum(torch.tensor([0.2, 0.8], dtype=torch.float64), torch.tensor([1e4, 1e4 + 1], dtype=torch.float64), 1.0)
 expect(far, [0.2 / (0.2 + 0.8 * math.e), 0.8 * math.e / (0.2 + 0.8 * math.e)], "add logarithms before you exponentiate", "notebook 02, section 1")
+check_optimum(joined(laws_and(False, far=True), betas()), "add logarithms before you exponentiate", "notebook 02, section 1", tolerance=1e-6)
 
 # %% [markdown]
 # ## 3 · What a policy misses (8 points)
@@ -99,6 +102,8 @@ reward = torch.tensor([0.0, 1.0], dtype=torch.float64)
 expect(regret(ref, ref, reward, 1.0), 0.12011450695827745, "beta times KL(policy || pi*): the policy you play comes first", "notebook 02, section 1")
 
 # %% hidden="regret" points=5
+from dil_tutorial.course.inputs import betas, joined, laws_and
+
 for seed in range(20):
     rng = torch.Generator().manual_seed(50 + seed)
     policy, ref = torch.rand(2, 5, generator=rng, dtype=torch.float64)
@@ -108,6 +113,7 @@ for seed in range(20):
     best = best / best.sum()
     value = lambda p: (p * reward).sum() - beta * (p * (p / ref).log()).sum()
     expect(regret(policy, ref, reward, beta), value(best) - value(policy), "J(pi*) - J(pi) = beta KL(pi || pi*)", "notebook 02, section 1")
+check_regret(joined(laws_and(True, False), betas()), "J(pi*) - J(pi) = beta KL(pi || pi*)", "notebook 02, section 1")
 
 # %% [markdown]
 # ## 4 · Every policy is the optimum of some reward (10 points)
@@ -129,6 +135,8 @@ policy = torch.tensor([0.2, 0.8], dtype=torch.float64)
 expect(implied_reward(policy, ref, 1.0), [-0.6931471805599453, 0.6931471805599453], "beta log(pi / pi_ref), less its mean under the reference", "notebook 02, section 1")
 
 # %% hidden="implied_reward" points=6
+from dil_tutorial.course.inputs import betas, joined, laws
+
 for seed in range(20):
     rng = torch.Generator().manual_seed(seed)
     ref = torch.rand(6, generator=rng, dtype=torch.float64)
@@ -137,6 +145,7 @@ for seed in range(20):
     truth = truth - (ref * truth).sum()
     policy = torch.softmax(ref.log() + truth / beta, 0)
     expect(implied_reward(policy, ref, beta), truth, "its optimum is the policy, its mean under the reference (not the plain mean) zero", "notebook 02, section 1")
+check_implied_reward(joined(laws(False, False), betas()), "beta log(pi / pi_ref), less its mean under the reference", "notebook 02, section 1")
 
 # %% [markdown]
 # ## 5 · Imitation by an energy-based model (15 points)
@@ -147,7 +156,7 @@ for seed in range(20):
 #
 # Write it, *stable*, differentiable in `energy`.
 
-# %% solution="imitation_loss"
+# %% solution="imitation_loss" promises="gradient stable"
 def imitation_loss(target, ref, energy):
     """The loss, a tensor without dimensions."""
     ### BEGIN SOLUTION
@@ -162,6 +171,8 @@ expect(imitation_loss(target, ref, torch.zeros(2, dtype=torch.float64)), 0.0, "w
 expect(imitation_loss(target, ref, torch.tensor([0.0, 1.0], dtype=torch.float64)), -0.12988549304172247, "minus the target's mean energy, plus the log of the reference's mean exp", "notebook 02, section 2")
 
 # %% hidden="imitation_loss" points=9
+from dil_tutorial.course.inputs import laws_and, needing
+
 for seed in range(20):
     rng = torch.Generator().manual_seed(seed)
     target, ref = torch.rand(2, 5, generator=rng, dtype=torch.float64)
@@ -175,6 +186,7 @@ for seed in range(20):
 best = (target / ref).log()
 expect(imitation_loss(target, ref, best), -(target * best).sum(), "the best energy is the log-ratio, where Z = 1", "notebook 02, section 2")
 expect(imitation_loss(target, ref, best + 1e4), -(target * best).sum(), "a constant changes nothing, however large: use logsumexp", "notebook 02, section 2", tolerance=1e-6)
+check_imitation_loss(needing(laws_and(True, False, far=True), 2), "-E_target R + log E_ref exp R, by logsumexp", "notebook 02, section 2", tolerance=1e-6)
 
 # %% [markdown]
 # ## 6 · Ranking NCE (15 points)
@@ -185,7 +197,7 @@ expect(imitation_loss(target, ref, best + 1e4), -(target * best).sum(), "a const
 #
 # One loss for each row, no mean over rows; the positive is in the denominator; *stable*. With $K = 1$ this is the Bradley–Terry loss $-\log\sigma(s_0 - s_1)$, that is DPO's with $s = \beta f$.
 
-# %% solution="nce_loss"
+# %% solution="nce_loss" promises="gradient stable"
 def nce_loss(positive, negatives):
     """Losses (N,) from scores positive (N,) and negatives (N, K)."""
     ### BEGIN SOLUTION
@@ -197,6 +209,8 @@ def nce_loss(positive, negatives):
 expect(nce_loss(torch.zeros(2, dtype=torch.float64), torch.zeros(2, 3, dtype=torch.float64)), [1.3862943611198906] * 2, "four equal scores: log 4 a row", "notebook 02, section 3")
 
 # %% hidden="nce_loss" points=9
+from dil_tutorial.course.inputs import needing, scores
+
 for seed in range(10):
     rng = torch.Generator().manual_seed(seed)
     s0, s = torch.randn(4, generator=rng, dtype=torch.float64), torch.randn(4, 1 + seed % 4, generator=rng, dtype=torch.float64)
@@ -205,13 +219,14 @@ for seed in range(10):
 a = torch.tensor([0.3, -1e4, 1e4], dtype=torch.float64)
 zero = torch.zeros(3, 1, dtype=torch.float64)
 expect(nce_loss(a, zero), torch.nn.functional.softplus(-a), "with one negative: log(1 + exp(s1 - s0)), also at 10^4", "notebook 02, section 3")
+check_nce_loss(needing(scores(), 0, 1), "the positive's share among all scores, its own included", "notebook 02, section 3")
 
 # %% [markdown]
 # ## 7 · The law of the losers decides (10 points)
 #
 # The expectation of the logistic loss $-\log\sigma(f_w - f_l)$ over a joint law of winner and loser, `pairs` of shape `(Y, Y)` with $p(y_w, y_l)$ in row $y_w$, column $y_l$. Differentiable in `f`, *stable*.
 
-# %% solution="population_logistic"
+# %% solution="population_logistic" promises="gradient stable"
 def population_logistic(pairs, f):
     """E[-log sigmoid(f(y_w) - f(y_l))], a tensor without dimensions."""
     ### BEGIN SOLUTION
@@ -224,6 +239,8 @@ pairs = torch.tensor([[0.25, 0.0], [0.5, 0.25]], dtype=torch.float64)
 expect(population_logistic(pairs, torch.tensor([0.0, 1.0], dtype=torch.float64)), 0.5032044340392031, "half the pairs tie (log 2), half have a margin of 1", "notebook 02, section 3")
 
 # %% hidden="population_logistic" points=6
+from dil_tutorial.course.inputs import joint, needing
+
 for seed in range(10):
     rng = torch.Generator().manual_seed(seed)
     ref = torch.rand(5, generator=rng, dtype=torch.float64)
@@ -238,6 +255,7 @@ for seed in range(10):
     value = sum(real[i, j] * math.log1p(math.exp(reward[j] - reward[i])) for i in range(5) for j in range(5))
     expect(population_logistic(real, reward), value, "an expectation: weigh by the law, do not average over cells", "notebook 02, section 3")
 expect(population_logistic(real, 1e4 * reward).isfinite(), True, "no overflow at 10^4: use logsigmoid", "notebook 02, section 3")
+check_population_logistic(needing(joint(far=True), 1), "row = winner, column = loser; weigh by the law", "notebook 02, section 3")
 
 # %% [markdown]
 # ## 8 · Two directions (10 points)
@@ -260,6 +278,8 @@ candidates = torch.tensor([[1, 0, 0], [0.5, 0.5, 0], [1 / 3, 1 / 3, 1 / 3]], dty
 expect(projections(target, candidates), [2, 1], "forward must cover, reverse may leave out (exercise 2 of notebook 03)", "notebook 03, section 1")
 
 # %% hidden="projections" points=6
+from dil_tutorial.course.inputs import directions
+
 for seed in range(30):
     rng = torch.Generator().manual_seed(seed)
     target = torch.rand(4, generator=rng, dtype=torch.float64) + 0.01
@@ -271,6 +291,7 @@ for seed in range(30):
     forward = [one(target.tolist(), row) for row in rows.tolist()]
     reverse = [one(row, target.tolist()) for row in rows.tolist()]
     expect(projections(target, rows), [forward.index(min(forward)), reverse.index(min(reverse))], "which argument writes the samples?", "notebook 03, section 1")
+check_projections(directions(), "which argument writes the samples?", "notebook 03, section 1")
 
 # %% [markdown]
 # ## 9 · In words (10 points, graded by hand)
@@ -286,9 +307,4 @@ for seed in range(30):
 # %% [markdown]
 # ## Before you hand in
 #
-# Restart the kernel and run all cells; then this one looks through what was run.
-
-# %%
-from dil_tutorial.course.rules import may_hand_in
-
-may_hand_in(In)
+# Restart the kernel and run all cells: what counts is what this notebook does from top to bottom.

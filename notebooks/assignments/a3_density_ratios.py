@@ -6,10 +6,10 @@
 # **Conventions.** All functions work elementwise on tensors of torch of any shape and keep their dtype (`float32` stays `float32`). $f$ is a log-ratio, $r = e^f$ a ratio. Losses are returned for each element: **no mean, no sum**. Everything must be differentiable. Leave your
 # arguments as they were.
 #
-# **Rules.** Answers are plain Python with `torch`, `numpy`, `math`, `itertools`, `functools`, `collections`, `copy`; nothing from `dil_tutorial` or `toy`, which hold the answers. They open no files, change nothing inside a module, give built-in or given names no new meaning, and use no name that begins with an underscore but `_` and `__init__`. A cell that breaks a rule is not run when grading; the last cell of this notebook tells you before you hand in.
+# **Rules.** Write it yourself, in any style, with any package that is installed. When graded, your answers run in a process of their own: without this library (`dil_tutorial`, `toy`), which holds the answers; without files, network or other programs; with 4 GiB of memory. A cell may take 30 seconds. What does not fit in there fails with Python's own error, and costs that question alone.
 #
 # **Grading.** Visible tests stand below each answer; others run when you hand in. Tests in `float64` compare to $10^{-9}$ (arithmetic rounds at about $10^{-16}$), tests in `float32` to a relative $10^{-4}$ (it rounds at about $10^{-7}$). Where a text says *stable*, $f = \pm10^4$ must
-# give finite, right numbers and slopes. A cell may take 30 seconds. Each question is tested on its own; if you call an earlier answer of yours, a mistake in it costs here, too.
+# give finite, right numbers and slopes. Each question is tested on its own; if you call an earlier answer of yours, a mistake in it costs here, too.
 
 # %%
 import math
@@ -23,12 +23,12 @@ from dil_tutorial.lessons.exercises import expect
 #
 # $B_h(a, b) = h(a) - h(b) - h'(b)(a - b)$ for a function `h` on tensors, elementwise. Get $h'$ by automatic differentiation.
 
-# %% solution="bregman"
+# %% solution="bregman" promises="gradient dtype shapes"
 def bregman(h, a, b):
     """B_h(a, b), of the shape of a and b."""
     ### BEGIN SOLUTION
-    at = b.detach().clone().requires_grad_()
-    (slope,) = torch.autograd.grad(h(at).sum(), at)
+    at = b if b.requires_grad else b.detach().clone().requires_grad_()
+    (slope,) = torch.autograd.grad(h(at).sum(), at, create_graph=True)
     return h(a) - h(b) - slope * (a - b)
     ### END SOLUTION
 
@@ -39,13 +39,13 @@ expect(bregman(lambda r: r**2, a, b), [1.0, 4.0], "for h = r^2 it is (a - b)^2",
 expect(bregman(lambda r: r * r.log() - r, a, b), [0.38629436111989057, 0.4675231281281418], "h(a) - h(b) - h'(b)(a - b); the tangent touches at b", "notebook 04, section 1")
 
 # %% hidden="bregman" points=6
+from dil_tutorial.course.inputs import CONVEX, joined, like, one_of
+
 for seed in range(10):
     a, b = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 3 + 0.1
-    copies = a.clone(), b.clone()
     expect(bregman(lambda r: -r.log(), a, b), a / b - (a / b).log() - 1, "the tangent touches at b, not at a", "notebook 04, section 1")
     expect(bregman(torch.exp, a, b), a.exp() - b.exp() - b.exp() * (a - b), "h'(b), elementwise", "notebook 04, section 1")
-    expect(a, copies[0], "the argument must stay as it was")
-    expect(b, copies[1], "the argument must stay as it was")
+check_bregman(joined(one_of(*CONVEX), like(2, 0.125, 4)), "h(a) - h(b) - h'(b)(a - b); keep the graph of a and of b", "notebook 04, section 1")
 
 # %% [markdown]
 # ## 2 · Three losses (15 points)
@@ -60,7 +60,7 @@ for seed in range(10):
 #
 # `bce` must be *stable*; the others may overflow here (question 7 mends that). Any other name is a `ValueError`.
 
-# %% solution="losses"
+# %% solution="losses" promises="gradient dtype shapes"
 def losses(name, f):
     """(loss on a winner, loss on a reference sample), both of the shape of f."""
     ### BEGIN SOLUTION
@@ -82,6 +82,8 @@ for name, winner, sample in (("lsif", [-1, -2.718281828459045], [0.5, 3.69452804
     expect(got[1], sample, f"the reference sample's loss of {name}", "notebook 04, section 2")
 
 # %% hidden="losses" points=9
+from dil_tutorial.course.inputs import joined, like, one_of
+
 for seed in range(5):
     f = torch.randn(3, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64, requires_grad=True)
     r = f.exp()
@@ -104,13 +106,15 @@ try:
     raise AssertionError("an unknown name must be a ValueError")
 except ValueError:
     pass
+check_losses(joined(one_of("lsif", "ukl", "bce", "none of these"), like(1)), "the table, element by element", "notebook 04, section 2")
+check_losses(joined(one_of("bce"), like(1, far=True)), "softplus or logsigmoid", "notebook 04, section 4")
 
 # %% [markdown]
 # ## 3 · A loss from any convex function (15 points)
 #
 # From $h$ alone: $-h'(e^f)$ on a winner and $e^f h'(e^f) - h(e^f)$ on a reference sample. The result must itself be differentiable with respect to $f$ (build the graph of the derivative).
 
-# %% solution="losses_from"
+# %% solution="losses_from" promises="gradient dtype shapes"
 def losses_from(h, f):
     """(loss on a winner, loss on a reference sample) for a convex h, both of the shape of f."""
     ### BEGIN SOLUTION
@@ -129,25 +133,26 @@ expect(winner, [-3.0, -22.16716829679195], "-h'(r) with r = exp(f): -3 r^2", "no
 expect(sample, [2.0, 40.171073846375336], "r h'(r) - h(r) with r = exp(f): 2 r^3", "notebook 04, section 2")
 
 # %% hidden="losses_from" points=9
+from dil_tutorial.course.inputs import CONVEX, joined, like, one_of
+
 for seed in range(5):
     f = torch.randn(4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64, requires_grad=True)
     r = f.exp()
-    before = f.detach().clone()
     for h, second in ((lambda r: r * r.log() - r, 1 / r), (lambda r: -r.log(), 1 / r**2), (lambda r: r**3, 6 * r), (torch.exp, r.exp())):
         winner, sample = losses_from(h, f)
         (pull,) = torch.autograd.grad(winner.sum(), f, retain_graph=True)
         expect(pull, -r * second, "the winner's pull is -r h''(r): keep the graph of h' (create_graph=True)", "notebook 04, section 2")
         (pull,) = torch.autograd.grad(sample.sum(), f, retain_graph=True)
         expect(pull, r**2 * second, "the reference's pull is r^2 h''(r)", "notebook 04, section 2")
-    expect(f, before, "the argument must stay as it was")
 expect(losses_from(lambda r: r**3, torch.zeros(2))[1], [2, 2], "also for an f that needs no gradient", "notebook 04, section 2")
+check_losses_from(joined(one_of(*CONVEX), like(1, -2, 2)), "-h'(r) and r h'(r) - h(r), the graph of h' kept", "notebook 04, section 2")
 
 # %% [markdown]
 # ## 4 · Whom does a loss hear? (10 points)
 #
 # The size of the pull on a winner at ratio $r$ is $r\,h''(r)$. Return it for ratios `r`, from $h$ alone.
 
-# %% solution="pull"
+# %% solution="pull" promises="dtype shapes"
 def pull(h, r):
     """r h''(r), of the shape of r."""
     ### BEGIN SOLUTION
@@ -163,18 +168,21 @@ r = torch.tensor([0.5, 1.0, 4.0], dtype=torch.float64)
 expect(pull(lambda r: r**2 / 2 + r**3, r), [0.5 * 4, 7, 4 * 25], "r times the second derivative", "notebook 04, section 2")
 
 # %% hidden="pull" points=6
+from dil_tutorial.course.inputs import CONVEX, joined, like, one_of
+
 for seed in range(10):
     r = torch.rand(5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 4 + 0.05
     expect(pull(lambda r: r * r.log() - r, r), torch.ones(5), "UKL hears all winners alike", "notebook 04, section 2")
     expect(pull(lambda r: r * r.log() - (r + 1) * (r + 1).log(), r), 1 / (1 + r), "BCE loses interest in large ratios", "notebook 04, section 2")
     expect(pull(lambda r: r**4, r), 12 * r**3, "the second derivative, not the first", "notebook 04, section 2")
+check_pull(joined(one_of(*CONVEX), like(1, 0.125, 4, gradient=False)), "r times the second derivative", "notebook 04, section 2")
 
 # %% [markdown]
 # ## 5 · The DIL loss (15 points)
 #
 # One loss for each pair from $f_w$ and $f_l$: the winner's loss at $f_w$ plus, for `denominator="rejected"` (as published), the reference's loss at $f_l$; for `denominator="mixture"` (the repair), half the reference's loss at $f_w$ plus half that at $f_l$.
 
-# %% solution="dil_loss"
+# %% solution="dil_loss" promises="gradient dtype shapes"
 def dil_loss(f_w, f_l, name, denominator):
     """Losses of the shape of f_w."""
     ### BEGIN SOLUTION
@@ -196,6 +204,8 @@ expect(dil_loss(f_w, f_l, "ukl", "rejected"), [1.0, -0.6321205588285577], "-f_w 
 expect(dil_loss(f_w, f_l, "ukl", "mixture"), [1.0, 0.5430806348152437], "-f_w + (exp(f_w) + exp(f_l)) / 2", "notebook 06, section 3")
 
 # %% hidden="dil_loss" points=9
+from dil_tutorial.course.inputs import joined, like, one_of
+
 for seed in range(5):
     f_w, f_l = torch.randn(2, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     w, l = f_w.exp(), f_l.exp()
@@ -207,18 +217,16 @@ for seed in range(5):
         ("bce", "rejected"): torch.log1p(1 / w) + torch.log1p(l),
         ("bce", "mixture"): torch.log1p(1 / w) + (torch.log1p(w) + torch.log1p(l)) / 2,
     }
-    copies = f_w.clone(), f_l.clone()
     for (name, denominator), value in truth.items():
         expect(dil_loss(f_w, f_l, name, denominator), value, f"{name}, {denominator}: whose loss, and with which weight?", "notebook 05, section 1")
-    expect(f_w, copies[0], "the argument must stay as it was")
-    expect(f_l, copies[1], "the argument must stay as it was")
+check_dil_loss(joined(like(2), one_of("lsif", "ukl", "bce"), one_of("rejected", "mixture")), "whose loss, and with which weight?", "notebook 05, section 1")
 
 # %% [markdown]
 # ## 6 · A classifier is a ratio (10 points)
 #
 # A classifier saw `n_w` winners and `n_ref` reference samples, not equally many, and says "winner" with log-odds `logit`. Which log-ratio $f = \log(\pi_\text{chosen}/\pi_\text{ref})$ does it believe in? (Bayes: the prior odds are $n_w/n_\text{ref}$.)
 
-# %% solution="log_ratio"
+# %% solution="log_ratio" promises="gradient dtype shapes"
 def log_ratio(logit, n_w, n_ref):
     """f, of the shape of logit."""
     ### BEGIN SOLUTION
@@ -231,17 +239,20 @@ logit = torch.tensor([0.0, 1.0], dtype=torch.float64)
 expect(log_ratio(logit, 50, 50), [0.0, 1.0], "equally many: odds are ratios", "notebook 04, exercise 4")
 
 # %% hidden="log_ratio" points=6
+from dil_tutorial.course.inputs import joined, like, one_of
+
 for n_w, n_ref in ((10, 40), (300, 100), (7, 7)):
     chosen, ref = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64), torch.tensor([0.4, 0.4, 0.2], dtype=torch.float64)
     odds = (n_w * chosen) / (n_ref * ref)
     expect(log_ratio(odds.log(), n_w, n_ref), (chosen / ref).log(), "posterior odds = prior odds times the ratio: divide the prior odds out", "notebook 04, exercise 4")
+check_log_ratio(joined(like(1), one_of(1, 3, 40), one_of(1, 10)), "divide the prior odds out", "notebook 04, exercise 4")
 
 # %% [markdown]
 # ## 7 · Large log-ratios (15 points)
 #
 # Write $e^f$ that goes on *along its tangent* beyond $f = 30$: for $f \le 30$ it is $e^f$, above it $e^{30}(1 + f - 30)$. Value and slope must be finite and right in `float32` for $|f|$ up to $10^4$ (mind that a branch that is not taken can poison a gradient: $0 \cdot \infty$ is `nan`).
 
-# %% solution="tangent_exp"
+# %% solution="tangent_exp" promises="gradient dtype shapes stable"
 def tangent_exp(f):
     """exp(f) up to f = 30, its tangent at 30 beyond; of the shape of f."""
     ### BEGIN SOLUTION
@@ -256,6 +267,8 @@ expect(tangent_exp(f)[:2], [1.0, 2.718281828459045], "below 30 nothing changes",
 expect(tangent_exp(f)[2] / 10686474581524.463, 2.0, "at 31: exp(30) (1 + 1)", "notebook 04, section 4")
 
 # %% hidden="tangent_exp" points=9
+from dil_tutorial.course.inputs import like
+
 f = torch.tensor([-1e4, -5.0, 29.9, 30.5, 60.0, 1e4], requires_grad=True)
 value = tangent_exp(f)
 (slope,) = torch.autograd.grad(value.sum(), f)
@@ -266,6 +279,7 @@ scale = torch.tensor([1.0, *truth[1:]], dtype=torch.float64)
 expect(value.double() / scale, [0.0] + [1.0] * 5, "the tangent at 30: exp(30) (1 + f - 30)", "notebook 04, section 4", tolerance=1e-4)
 scale = torch.tensor([1.0, *slopes[1:]], dtype=torch.float64)
 expect(slope.double() / scale, [0.0] + [1.0] * 5, "beyond 30 the slope is exp(30), and never nan: clamp before you exponentiate", "notebook 04, section 4", tolerance=1e-4)
+check_tangent_exp(like(1, -40, 60, far=True), "beyond 30 value and slope are the tangent's", "notebook 04, section 4")
 
 # %% [markdown]
 # ## 8 · In words (10 points, graded by hand)
@@ -282,9 +296,4 @@ expect(slope.double() / scale, [0.0] + [1.0] * 5, "beyond 30 the slope is exp(30
 # %% [markdown]
 # ## Before you hand in
 #
-# Restart the kernel and run all cells; then this one looks through what was run.
-
-# %%
-from dil_tutorial.course.rules import may_hand_in
-
-may_hand_in(In)
+# Restart the kernel and run all cells: what counts is what this notebook does from top to bottom.

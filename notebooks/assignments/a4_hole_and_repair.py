@@ -6,9 +6,9 @@
 # **Conventions.** `ref` has shape `(Y,)`, `preference` shape `(Y, Y)` with $P(y \succ y')$ in row $y$, column $y'$; both `float64`. $w = E_{\pi_\text{ref}}P$, $t = 2w - 1$, $A = 1 + t$, $B = 1 - t$. Every $\pi_\text{ref}(y)$ is positive. Policies that you return are
 # `float64` of shape `(Y,)` and sum to one. Leave your arguments as they were.
 #
-# **Rules.** Answers are plain Python with `torch`, `numpy`, `math`, `itertools`, `functools`, `collections`, `copy`; nothing from `dil_tutorial` or `toy`, which hold the answers. They open no files, change nothing inside a module, give built-in or given names no new meaning, and use no name that begins with an underscore but `_` and `__init__`. A cell that breaks a rule is not run when grading; the last cell of this notebook tells you before you hand in.
+# **Rules.** Write it yourself, in any style, with any package that is installed. When graded, your answers run in a process of their own: without this library (`dil_tutorial`, `toy`), which holds the answers; without files, network or other programs; with 4 GiB of memory. A cell may take 30 seconds. What does not fit in there fails with Python's own error, and costs that question alone.
 #
-# **Grading.** Visible tests stand below each answer; others run when you hand in. Policies are compared to $10^{-7}$: a bisection of a hundred halvings reaches $10^{-15}$, and a solver that stops at $10^{-9}$ passes, too. The multiplier that a policy implies is compared to $10^{-6}$, because it is computed from ratios by which such an error is divided. Everything else is compared to $10^{-9}$. A cell may take 30 seconds. Each question is tested on its own; if you call an earlier answer of yours, a mistake in it costs here, too.
+# **Grading.** Visible tests stand below each answer; others run when you hand in. Policies are compared to $10^{-7}$: a bisection of a hundred halvings reaches $10^{-15}$, and a solver that stops at $10^{-9}$ passes, too. The multiplier that a policy implies is compared to $10^{-6}$, because it is computed from ratios by which such an error is divided. Everything else is compared to $10^{-9}$. Each question is tested on its own; if you call an earlier answer of yours, a mistake in it costs here, too.
 
 # %%
 import torch
@@ -45,13 +45,13 @@ hard = torch.tensor([[0.5, 0.0], [1.0, 0.5]], dtype=torch.float64)
 expect(mass(half, hard), 0.5 / 3 + 0.5 * 3, "A = (0.5, 1.5), B = (1.5, 0.5) (exercise 1 of notebook 06)", "notebook 06, section 1")
 
 # %% hidden="mass" points=6
+from dil_tutorial.course.inputs import worlds
+
 for seed in range(20):
     ref, P = world(seed)
     t = 2 * (P * ref).sum(1) - 1
-    copies = ref.clone(), P.clone()
     expect(mass(ref, P), (ref * (1 + t) / (1 - t)).sum(), "winners' ratio over losers' ratio, weighted by the reference", "notebook 06, section 1")
-    expect(ref, copies[0], "the argument must stay as it was")
-    expect(P, copies[1], "the argument must stay as it was")
+check_mass(worlds(), "winners' ratio over losers' ratio, weighted by the reference", "notebook 06, section 1")
 
 # %% [markdown]
 # ## 2 · UKL as published (15 points)
@@ -81,6 +81,8 @@ hard = torch.tensor([[0.5, 0.0], [1.0, 0.5]], dtype=torch.float64)
 expect(ukl_published(half, hard), [0.1339745962155614, 0.8660254037844386], "exercise 2 of notebook 06: lambda = (sqrt(3) - 1) / 2", "notebook 06, section 1", tolerance=1e-7)
 
 # %% hidden="ukl_published" points=9
+from dil_tutorial.course.inputs import worlds
+
 for seed in range(20):
     ref, P = world(seed)
     policy = ukl_published(ref, P)
@@ -88,6 +90,7 @@ for seed in range(20):
     lam = (1 + t) * ref / policy - (1 - t)  # the same for all responses at the optimum
     expect(policy.sum(), 1.0, "the policy sums to one", "notebook 06, section 1", tolerance=1e-7)
     expect(lam - lam.mean(), torch.zeros(len(ref)), "one multiplier for all responses: A - B r = lambda r", "notebook 06, section 1", tolerance=1e-6)
+check_ukl_published(worlds(), "A / (B + lambda), with the lambda for which it sums to one", "notebook 06, section 1", tolerance=1e-7)
 
 # %% [markdown]
 # ## 3 · LSIF as published (20 points)
@@ -117,6 +120,8 @@ hard = torch.tensor([[0.5, 0.0], [1.0, 0.5]], dtype=torch.float64)
 expect(lsif_published(half, hard), [0.0, 1.0], "the loser is given up: A = 0.5 is not above lambda = 0.5", "notebook 06, section 2", tolerance=1e-7)
 
 # %% hidden="lsif_published" points=12
+from dil_tutorial.course.inputs import worlds
+
 zeros = 0
 for seed in range(30):
     ref, P = world(seed, scale=0.5 + seed / 5)
@@ -130,6 +135,7 @@ for seed in range(30):
     expect((A[policy == 0] <= lam.mean() + 1e-6).all(), True, "only responses with A <= lambda are given up", "notebook 06, section 2")
     zeros += (policy == 0).sum().item()
 expect(zeros > 5, True, "responses with A <= lambda get probability exactly zero, not a small number", "notebook 06, section 2")
+check_lsif_published(worlds(), "max(A - lambda, 0) / B, with the lambda for which it sums to one", "notebook 06, section 1", tolerance=1e-7)
 
 # %% [markdown]
 # ## 4 · BCE as published (15 points)
@@ -164,6 +170,8 @@ hard = torch.tensor([[0.5, 0.0], [1.0, 0.5]], dtype=torch.float64)
 expect(bce_published(half, hard), [0.14856372634004536, 0.8514362736599548], "between the winners' law (0.75) and UKL (0.866)", "notebook 06, section 1", tolerance=1e-7)
 
 # %% hidden="bce_published" points=9
+from dil_tutorial.course.inputs import worlds
+
 for seed in range(20):
     ref, P = world(seed)
     policy = bce_published(ref, P)
@@ -174,13 +182,14 @@ for seed in range(20):
     expect(lam - lam.mean(), torch.zeros(len(ref)), "lambda r^2 + (B + lambda) r = A, one lambda for all", "notebook 06, section 1", tolerance=1e-6)
 ref, _ = world(3)
 expect(bce_published(ref, torch.full((len(ref), len(ref)), 0.5, dtype=torch.float64)), ref, "a coin-tossing labeller changes nothing: lambda is 0, and the root must survive that", "notebook 06, section 1", tolerance=1e-7)
+check_bce_published(worlds(), "the positive root, with the lambda for which it sums to one", "notebook 06, section 1", tolerance=1e-7)
 
 # %% [markdown]
 # ## 5 · The repair, as a population loss (15 points)
 #
 # For a joint law of pairs (`pairs[y_w, y_l]`) and a log-ratio $f$ of shape `(Y,)`, the expected UKL loss $E[-f_w + g]$, where $g$ is $e^{f_l}$ for `"rejected"` and $\frac12(e^{f_w} + e^{f_l})$ for `"mixture"`. Differentiable in `f`.
 
-# %% solution="population_ukl"
+# %% solution="population_ukl" promises="gradient"
 def population_ukl(pairs, f, denominator):
     """The expected loss, a tensor without dimensions."""
     ### BEGIN SOLUTION
@@ -197,6 +206,8 @@ expect(population_ukl(pairs, f, "rejected"), -0.75 + 0.75 + 0.25 * 2.71828182845
 expect(population_ukl(pairs, f, "mixture"), -0.75 + (1 + 2.718281828459045) / 2, "both responses, with half a weight each", "notebook 06, section 3")
 
 # %% hidden="population_ukl" points=9
+from dil_tutorial.course.inputs import joined, joint, needing, one_of
+
 for seed in range(10):
     ref, P = world(seed)
     pairs = 2 * ref[:, None] * ref[None, :] * P
@@ -207,6 +218,7 @@ for seed in range(10):
         expect(loss, (law * f.exp()).sum() - (chosen * f).sum(), f"{denominator}: the mean over its law of exp(f), less the winners' mean f", "notebook 06, section 3")
         (slope,) = torch.autograd.grad(loss, f)
         expect(slope, law * f.exp() - chosen, "keep the graph of f", "notebook 06, section 3")
+check_population_ukl(joined(needing(joint(), 1), one_of("rejected", "mixture")), "winners follow the rows' sums, losers the columns'", "notebook 06, section 3")
 
 # %% [markdown]
 # ## 6 · What data can say (15 points)
@@ -228,6 +240,8 @@ def finite_ratio(y_w, y_l, size):
 expect(finite_ratio(torch.tensor([0, 0, 0]), torch.tensor([1, 1, 0]), 3), [1.5, 0.0, 1.0], "won 3 times, lost once: 2 * 3 / 4; never seen: 1", "notebook 08, section 1")
 
 # %% hidden="finite_ratio" points=9
+from dil_tutorial.course.inputs import indices
+
 for seed in range(10):
     y_w, y_l = torch.randint(6, (2, 15), generator=torch.Generator().manual_seed(seed))
     truth = []
@@ -235,6 +249,7 @@ for seed in range(10):
         won, lost = (y_w == y).sum().item(), (y_l == y).sum().item()
         truth.append(2 * won / (won + lost) if won + lost else 1.0)
     expect(finite_ratio(y_w, y_l, 9), truth, "twice the empirical win rate; 1 where there is no data", "notebook 08, section 1")
+check_finite_ratio(indices(least=0), "twice the empirical win rate; 1 where there is no data", "notebook 08, section 1")
 
 # %% [markdown]
 # ## 7 · In words (10 points, graded by hand)
@@ -251,9 +266,4 @@ for seed in range(10):
 # %% [markdown]
 # ## Before you hand in
 #
-# Restart the kernel and run all cells; then this one looks through what was run.
-
-# %%
-from dil_tutorial.course.rules import may_hand_in
-
-may_hand_in(In)
+# Restart the kernel and run all cells: what counts is what this notebook does from top to bottom.

@@ -6,9 +6,9 @@
 # **Conventions.** `ids` are token numbers `(B, T)`, each row a prompt, its response *with the end token*, and padding on the right. `prompt_lengths` `(B,)` counts the prompt's tokens (at least 1), `lengths` `(B,)` prompt and response together, the end token included, padding not. A causal model's
 # `logits[:, i]` `(B, T, V)` predict token $i + 1$. The log-probability of a response is the **sum** over its tokens, end token included. Losses are **means over pairs**. Leave your arguments as they were, but for what an optimiser must change.
 #
-# **Rules.** Answers are plain Python with `torch`, `numpy`, `math`, `itertools`, `functools`, `collections`, `copy`; nothing from `dil_tutorial` or `toy`, which hold the answers. They open no files, change nothing inside a module, give built-in or given names no new meaning, and use no name that begins with an underscore but `_` and `__init__`. A cell that breaks a rule is not run when grading; the last cell of this notebook tells you before you hand in.
+# **Rules.** Write it yourself, in any style, with any package that is installed. When graded, your answers run in a process of their own: without this library (`dil_tutorial`, `toy`), which holds the answers; without files, network or other programs; with 4 GiB of memory. A cell may take 30 seconds. What does not fit in there fails with Python's own error, and costs that question alone.
 #
-# **Grading.** Visible tests stand below each answer; others run when you hand in. All is `float64` and compared to $10^{-9}$ unless a test says otherwise: a sum of some dozen logarithms rounds at about $10^{-14}$; after three optimiser steps, each of which passes rounding on, to $10^{-8}$. A cell may take 30 seconds. Each question is tested on its own; if you call an earlier answer of yours, a mistake in it costs here, too.
+# **Grading.** Visible tests stand below each answer; others run when you hand in. All is `float64` and compared to $10^{-9}$ unless a test says otherwise: a sum of some dozen logarithms rounds at about $10^{-14}$; after three optimiser steps, each of which passes rounding on, to $10^{-8}$. Each question is tested on its own; if you call an earlier answer of yours, a mistake in it costs here, too.
 
 # %%
 import torch
@@ -48,7 +48,7 @@ def made_up(seed, rows=3, longest=9):
 #
 # `logits[:, i]` predicts token $i+1$, so there are $T - 1$ predictions to look at. Return the log-probability of each token but the first. *Stable* for logits of $\pm10^4$.
 
-# %% solution="token_logps"
+# %% solution="token_logps" promises="gradient stable"
 def token_logps(logits, ids):
     """(B, T - 1) from logits (B, T, V) and ids (B, T)."""
     ### BEGIN SOLUTION
@@ -63,25 +63,26 @@ got = token_logps(logits, torch.tensor([[0, 2, 3]]))
 expect(got, [[-0.743668380628679, -1.3862943611198906]], "the first logits predict the second token", "notebook 09, section 1")
 
 # %% hidden="token_logps" points=9
+from dil_tutorial.course.inputs import logits_and_ids, needing
+
 for seed in range(5):
     batch, model = made_up(seed), TinyLM(seed)
     logits = model(batch["ids"]).detach()
-    copy = logits.clone()
     got = token_logps(logits, batch["ids"])
     probabilities = torch.softmax(logits, -1)
     truth = torch.stack([torch.stack([probabilities[b, i, batch["ids"][b, i + 1]].log() for i in range(8)]) for b in range(3)])
     expect(got, truth, "position i speaks of token i + 1", "notebook 09, section 1")
-    expect(logits, copy, "the argument must stay as it was")
 far = torch.zeros(1, 2, 3, dtype=torch.float64)
 far[0, 0] = torch.tensor([1e4, -1e4, 0.0])
 expect(token_logps(far, torch.tensor([[0, 1]])), [[-2e4]], "log_softmax, not the log of a softmax", "notebook 09, section 1")
+check_token_logps(needing(logits_and_ids(), 0), "position i speaks of token i + 1; log_softmax", "notebook 09, section 1")
 
 # %% [markdown]
 # ## 2 · Which of them belong to the response? (15 points)
 #
 # A mask that fits `token_logps`: entry $i$ is about token $i + 1$ and is true where that token belongs to the response (its end token included), false for prompt and padding.
 
-# %% solution="response_mask"
+# %% solution="response_mask" promises="bool"
 def response_mask(prompt_lengths, lengths, T):
     """A boolean tensor (B, T - 1)."""
     ### BEGIN SOLUTION
@@ -95,19 +96,22 @@ got = response_mask(torch.tensor([2, 1]), torch.tensor([4, 3]), 5)
 expect(got, [[0, 1, 1, 0], [1, 1, 0, 0]], "prompt of 2, response of 2: tokens 2 and 3 are the response", "notebook 09, section 1")
 
 # %% hidden="response_mask" points=9
+from dil_tutorial.course.inputs import lengths_and
+
 for seed in range(20):
     batch = made_up(seed, rows=5)
     got = response_mask(batch["prompt_lengths"], batch["lengths"], 9)
     truth = [[p <= i + 1 < n for i in range(8)] for p, n in zip(batch["prompt_lengths"].tolist(), batch["lengths"].tolist())]
     expect(got, torch.tensor(truth), "entry i is about token i + 1; the end token counts, padding does not", "notebook 09, section 1")
     expect(got.dtype == torch.bool, True, "a mask is boolean")
+check_response_mask(lengths_and(), "entry i is about token i + 1; the end token counts, padding does not", "notebook 09, section 1")
 
 # %% [markdown]
 # ## 3 · Log-probability of a response (15 points)
 #
 # The sum over the response's tokens. What stands in the padding must not matter, not even if its log-probability is $-\infty$.
 
-# %% solution="response_logps"
+# %% solution="response_logps" promises="gradient"
 def response_logps(model, ids, prompt_lengths, lengths):
     """(B,), differentiable in the model's weights."""
     ### BEGIN SOLUTION
@@ -128,6 +132,13 @@ got = response_logps(Uniform(), torch.tensor([[2, 3, 2, 1, 0], [3, 2, 1, 0, 0]])
 expect(got, [2 * -1.3862943611198906] * 2, "two tokens each, the end token among them, log 1/4 a token; a sum, not a mean", "notebook 09, section 1")
 
 # %% hidden="response_logps" points=9
+from dil_tutorial.course.inputs import joined, seeds
+
+def batch_of(seed):
+    batch = made_up(seed, rows=1 + seed % 3)
+    return batch["ids"], batch["prompt_lengths"], batch["lengths"]
+
+
 class Sharp(torch.nn.Module):
     def forward(self, ids):
         logits = torch.zeros(*ids.shape, 12, dtype=torch.float64)
@@ -148,13 +159,14 @@ for seed in range(5):
     other["ids"][batch["ids"] == 0] = 7
     expect(response_logps(model, **other), got, "what stands in the padding must not matter", "notebook 09, section 1")
     expect(response_logps(Sharp(), **batch).isfinite().all(), True, "0 times -inf is nan: fill masked places, do not multiply", "notebook 09, section 1")
+check_response_logps(joined(seeds(TinyLM), seeds(batch_of)), "the sum over the response's tokens", "notebook 09, section 1", examples=15)
 
 # %% [markdown]
 # ## 4 · Log-ratios (10 points)
 #
 # $f = \log\pi_\theta - \log\pi_\text{ref}$ for winners and losers. No gradient may reach the reference, and its mode (`train`, `eval`) must stay.
 
-# %% solution="log_ratios"
+# %% solution="log_ratios" promises="gradient"
 def log_ratios(policy, reference, batch):
     """(f_w, f_l), both (B,); batch has "chosen" and "rejected", each with ids, prompt_lengths, lengths."""
     ### BEGIN SOLUTION
@@ -177,6 +189,17 @@ f_w, f_l = log_ratios(model, model, {"chosen": made_up(1), "rejected": made_up(2
 expect(f_w, [0.0, 0.0, 0.0], "a policy that is its reference has log-ratio zero", "notebook 11, section 1")
 
 # %% hidden="log_ratios" points=6
+from dil_tutorial.course.inputs import joined, seeds
+
+def frozen(seed):
+    model = TinyLM(100 + seed)
+    return model.eval() if seed % 2 else model
+
+
+def pairs(seed):
+    return {"chosen": made_up(seed), "rejected": made_up(50 + seed)}
+
+
 def grader_logps(model, part):
     rows = []
     for row in range(len(part["ids"])):
@@ -195,13 +218,14 @@ for seed in range(3):
     (f_w.sum() + f_l.sum()).backward()
     expect(all(p.grad is None for p in reference.parameters()), True, "no gradient may reach the reference: torch.no_grad()", "notebook 11, section 1")
     expect(all(p.grad is not None for p in policy.parameters()), True, "gradients must reach the policy", "notebook 11, section 1")
+check_log_ratios(joined(seeds(TinyLM), seeds(frozen), seeds(pairs)), "policy minus reference; no gradient reaches the reference", "notebook 11, section 1", examples=15)
 
 # %% [markdown]
 # ## 5 · A step of repaired DIL (15 points)
 #
 # One optimiser step on a batch with the repaired BCE loss, $-\log\sigma(f_w) + \frac12(-\log\sigma(-f_w) - \log\sigma(-f_l))$, mean over pairs. Gradients of an earlier step must not leak into this one. Return the loss before the step as a Python float.
 
-# %% solution="train_step"
+# %% solution="train_step" promises="float changes:policy changes:optimizer"
 def train_step(policy, reference, batch, optimizer):
     """One step; the loss before it, a float."""
     ### BEGIN SOLUTION
@@ -235,6 +259,16 @@ expect(first, 2 * 0.6931471805599453, "at f = 0 the loss is log 2 + (log 2 + log
 expect(train_step(policy, reference, batch, optimizer) < first, True, "a step must lower the loss on its own batch", "notebook 11, section 1")
 
 # %% hidden="train_step" points=9
+from dil_tutorial.course.inputs import seeds
+
+def a_step(seed):
+    policy, reference = TinyLM(seed), TinyLM(20 + seed)
+    kind = torch.optim.Adam if seed % 2 else torch.optim.SGD
+    if seed % 3 == 0:  # a gradient of an earlier step
+        policy(torch.tensor([[2, 3]])).sum().backward()
+    return policy, reference, {"chosen": made_up(seed), "rejected": made_up(50 + seed)}, kind(policy.parameters(), lr=0.05)
+
+
 def grader_logps(model, part):
     rows = []
     for row in range(len(part["ids"])):
@@ -246,7 +280,7 @@ def grader_logps(model, part):
 
 for seed in range(3):
     policy, reference = TinyLM(seed), TinyLM(20 + seed)
-    twin, kept = copy.deepcopy(policy), copy.deepcopy(reference)
+    twin = copy.deepcopy(policy)
     batch = {"chosen": made_up(seed), "rejected": made_up(50 + seed)}
     ours, theirs = torch.optim.SGD(twin.parameters(), lr=0.05), torch.optim.SGD(policy.parameters(), lr=0.05)
     for step in range(3):
@@ -260,8 +294,7 @@ for seed in range(3):
         expect(got, truth.item(), "the loss of a step is a mean over pairs, with both responses in the denominator", "notebook 06, section 3", tolerance=1e-8)
     for mine, yours in zip(twin.parameters(), policy.parameters()):
         expect(yours, mine, "the weights after three steps: are old gradients cleared?", "notebook 11, section 1", tolerance=1e-8)
-    for before, now in zip(kept.parameters(), reference.parameters()):
-        expect(now, before, "the reference must stay as it was", "notebook 11, section 1")
+check_train_step(seeds(a_step), "the loss before the step; old gradients cleared; the reference as it was", "notebook 11, section 1", tolerance=1e-8, examples=15)
 
 # %% [markdown]
 # ## 6 · Read the curves (10 points)
@@ -284,14 +317,17 @@ expect(verdict([0.0, 0.1, 0.2], [0.0, -0.1, -0.3]) == "imitates", True, "winners
 expect(verdict([0.0, 0.1, -0.4], [0.0, -0.5, -2.0]) == "runs away", True, "the margin grows while the winners fall", "notebook 08, section 2")
 
 # %% hidden="verdict" points=6
+from dil_tutorial.course.inputs import curves
+
 cases = {
-    "nothing": [([0.0, 0.3, 0.02], [0.0, -0.5, 0.0]), ([0.0, 0.5], [0.0, 0.6]), ([0.0, -1.0], [0.0, -1.0])],
+    "nothing": [([0.05], [0.0]), ([0.0, 0.3, 0.02], [0.0, -0.5, 0.0]), ([0.0, 0.5], [0.0, 0.6]), ([0.0, -1.0], [0.0, -1.0])],
     "imitates": [([0.0, -0.2, 0.1], [0.0, -0.5, -0.1]), ([0.0, 0.5], [0.0, 0.3])],
     "runs away": [([0.0, 0.4, -0.01], [0.0, -0.5, -0.5]), ([0.0, -5.0], [0.0, -9.0]), ([0.0, 0.0], [0.0, -1.0])],
 }
 for word, runs in cases.items():
     for chosen, rejected in runs:
         expect(verdict(chosen, rejected) == word, True, "the end decides, not the way there; look at the margin first, then at the winners", "notebook 08, section 2")
+check_verdict(curves(), "the end decides: the margin first, then the winners", "notebook 08, section 2")
 
 # %% [markdown]
 # ## 7 · In words: means (10 points, graded by hand)
@@ -318,9 +354,4 @@ for word, runs in cases.items():
 # %% [markdown]
 # ## Before you hand in
 #
-# Restart the kernel and run all cells; then this one looks through what was run.
-
-# %%
-from dil_tutorial.course.rules import may_hand_in
-
-may_hand_in(In)
+# Restart the kernel and run all cells: what counts is what this notebook does from top to bottom.

@@ -1,0 +1,220 @@
+"""Does an answer agree with the reference solution, on inputs that nobody chose, in everything that its question promises?
+
+hypothesis draws the inputs and shrinks what fails to a smallest example.  One call of the answer shows its result, the
+derivatives of its result (weighed by fixed numbers), what became of its arguments, whose random numbers it used, and whether a
+second call gives the same.  ``PROMISES`` says in words what a question may promise beyond right values; an assignment's text
+takes its words from here.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.strategies import SearchStrategy
+from torch import Tensor, nn
+
+from dil_tutorial.course.answers import arrived, differentiable, parts, slopes, state, travelling
+from dil_tutorial.course.stand_in import BrokenPromise, Lost, StandIn, same
+
+PROMISES = {
+    "gradient": "it is differentiable in every argument that asks for a gradient",
+    "dtype": "it keeps the dtype of its arguments (`float32` stays `float32`)",
+    "shapes": "it takes tensors of any shape, empty ones too",
+    "stable": r"numbers of $\pm10^4$ give finite, right values and slopes",
+    "generator": "all its randomness comes from the generator",
+    "float": "it returns a Python float",
+    "bool": "it returns a tensor of booleans",
+}
+FLOAT32 = 1e-4  # its tolerance, relative
+
+
+class Agreement:
+    """``check(inputs, hint, where)``: a test of a question's answer against its reference."""
+
+    def __init__(self, answer: StandIn, reference: Callable[..., Any], promises: Sequence[str] = ()) -> None:
+        self.answer, self.reference, self.promises = answer, reference, promises
+
+    def __call__(
+        self, inputs: SearchStrategy[tuple[Any, ...]], hint: str, where: str = "", tolerance: float = 1e-9,
+        examples: int = 30, values: bool = True,
+    ) -> None:  # fmt: skip
+        """BrokenPromise with what failed in words, ``hint`` and section; its example is the smallest that hypothesis found.
+
+        Numbers agree to ``tolerance``, times their size where that is above 1, in float32 to 1e-4.  Without ``values`` only
+        shapes and the other promises count: a sampler may draw otherwise than the reference.
+        """
+        broken: list[BrokenPromise] = []
+
+        @seed(0)
+        @settings(max_examples=examples, database=None, deadline=None, report_multiple_bugs=False, print_blob=False,
+                  suppress_health_check=list(HealthCheck), phases=(Phase.generate, Phase.shrink))  # fmt: skip
+        @given(inputs)
+        def agree(drawn: tuple[Any, ...]) -> None:
+            sent = self.answer.ordered(*drawn)
+            shown = written(self.names(), sent)
+            why = self.disagreement(sent, tolerance, values)
+            if why:
+                see = f" (see {where})" if where else ""
+                broken[:] = [BrokenPromise(f"{why}: {hint}{see}", shown)]
+                raise broken[0]
+
+        try:
+            agree()
+        except BrokenPromise:  # hypothesis has written the example on it
+            raise BrokenPromise(str(broken[0]), broken[0].example) from None
+
+    def names(self) -> list[str]:
+        """The function's parameters."""
+        return list(inspect.signature(self.reference).parameters)
+
+    def disagreement(self, sent: tuple[Any, ...], tolerance: float, values: bool) -> str | None:
+        """What an answer does otherwise than the reference, in words; None if nothing."""
+        before, right = state(list(sent)), self.right(sent)
+        try:
+            found = self.answer.sent(next(self.answer.numbers), sent, probe=True)
+        except Lost:
+            raise
+        except Exception as error:
+            if isinstance(right, Exception) and isinstance(error, type(right)):
+                return None
+            return "not answered" if isinstance(error, NotImplementedError) else f"it raises {type(error).__name__}"
+        if isinstance(right, Exception):
+            return f"it raises no {type(right).__name__}"
+        wanted, left, pulls = right
+        near = max(tolerance, FLOAT32) if any(part.dtype == torch.float32 for part in held(sent)) else tolerance
+        checks = self.of_arguments(sent, before, found["after"], left, near)
+        return next(filter(None, (*checks, *self.of_result(found, wanted, pulls, near, values))), None)
+
+    def right(self, sent: tuple[Any, ...]) -> tuple[Any, Any, Any] | Exception:
+        """The reference's result, what it leaves of the arguments, its slopes; or the exception that it raises."""
+        mine = arrived(travelling(sent))
+        wanted = differentiable(mine)
+        try:
+            value = self.reference(*mine)
+        except Exception as error:
+            return error
+        return value, state(list(mine)), slopes(differentiable(value), wanted)
+
+    def of_arguments(self, sent: Sequence[Any], before: list[Any], after: Any, left: list[Any], near: float) -> Iterator[str]:
+        """What happened to the arguments and should not have, or did not and should have."""
+        if not isinstance(after, list) or len(after) != len(before):
+            yield "the arguments cannot be read any more"
+            return
+        for name, value, was, now, right in zip(self.names(), sent, before, after, left, strict=False):
+            if isinstance(value, torch.Generator):
+                if same(was, right) != same(was, now):
+                    yield "the generator is not used" if same(was, now) else "the generator is used for nothing"
+            elif name not in self.answer.changes:
+                if not same(was, now):
+                    yield f"the argument {name} must stay as it was"
+            elif not close(without_gradients(now), without_gradients(right), near):
+                yield f"{name} is not left as it should be"
+
+    def of_result(self, found: dict[str, Any], wanted: Any, pulls: Any, near: float, values: bool) -> Iterator[str]:
+        """What is wrong with the result."""
+        got, kept = found["value"], self.promises
+        if got is None and wanted is not None:
+            yield "nothing is returned (None)"
+        if shapes(got) != shapes(wanted):
+            yield "the result has another shape than it should"
+        elif values and not close(got, wanted, near):
+            yield "values are not finite where they should be" if finite(wanted) and not finite(got) else "values are wrong"
+        if not same(found["again"], got):
+            yield "the same call gives something else the second time"
+        if found["others' dice"]:
+            yield "random numbers are drawn that belong to nobody"
+        if "dtype" in kept and dtypes(got) != dtypes(wanted):
+            yield "the dtype is another one than that of the arguments"
+        if "float" in kept and not isinstance(got, float):
+            yield "the result is no Python float"
+        if "bool" in kept and dtypes(got) != dtypes(wanted):
+            yield "the result is no tensor of booleans"
+        if "gradient" in kept:
+            pull = found["slopes"] if isinstance(found["slopes"], list) else []
+            both = list(zip(pull, pulls, strict=False))
+            if len(pull) != len(pulls) or not all(close(zeroed(a, b), zeroed(b, a), near) for a, b in both):
+                yield "the gradient is wrong" if any(part is not None for part in pull) else "no gradient arrives"
+
+
+# --- Comparing -----------------------------------------------------------------------------------------------------------
+
+
+def held(value: Any) -> list[Tensor]:
+    """The tensors of a value, a model's weights among them."""
+    return [part for part in parts(value) if isinstance(part, Tensor)]
+
+
+def flat(value: Any) -> list[Any]:
+    """The tensors, numbers and texts of a result, arrays as tensors."""
+    return [torch.from_numpy(part) if isinstance(part, np.ndarray) else part for part in parts(value)]
+
+
+def shapes(value: Any) -> list[tuple[int, ...] | str]:
+    """The shape of each part of a result: a number's is that of a tensor without dimensions.
+
+    >>> shapes((torch.ones(2), 1.0, "x"))
+    [(2,), (), 'text']
+    """
+    return [
+        tuple(part.shape) if isinstance(part, Tensor) else () if isinstance(part, bool | int | float) else
+        "text" if isinstance(part, str) else type(part).__name__ for part in flat(value)
+    ]  # fmt: skip
+
+
+def dtypes(value: Any) -> list[torch.dtype | None]:
+    """The dtype of each part of a result."""
+    return [part.dtype if isinstance(part, Tensor) else None for part in flat(value)]
+
+
+def finite(value: Any) -> bool:
+    """Whether all numbers of a result are."""
+    return all(torch.as_tensor(part).isfinite().all().item() for part in flat(value) if isinstance(part, Tensor | int | float))
+
+
+def close(got: Any, wanted: Any, near: float) -> bool:
+    """Whether two results are: numbers to ``near`` times their size where that is above 1, all else exactly; nan is not.
+
+    >>> close([torch.ones(2), 1e6], [torch.ones(2), 1e6 + 1e-4], 1e-9), close(float("nan"), 1.0, 1e-9), close("a", "b", 1)
+    (True, False, False)
+    """
+    ours, theirs = flat(got), flat(wanted)
+    if shapes(got) != shapes(wanted):
+        return False
+    for a, b in zip(ours, theirs, strict=True):
+        if not isinstance(b, Tensor | int | float):
+            if a != b:
+                return False
+            continue
+        x, y = (torch.as_tensor(part, dtype=torch.float64).detach() for part in (a, b))  # a float keeps its digits
+        equal = (x == y) | (x.isnan() & y.isnan()) | (y.isfinite() & ((x - y).abs() <= near * y.abs().clamp(min=1)))
+        if not equal.all():
+            return False
+    return True
+
+
+def zeroed(part: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """A gradient, zero where there is none but the other has one."""
+    return torch.zeros_like(other) if part is None and other is not None else part
+
+
+def without_gradients(left: Any) -> Any:
+    """The state of a model or an optimiser without what its weights' ``grad`` holds: the next step clears that."""
+    if isinstance(left, dict):
+        return {key: without_gradients(part) for key, part in left.items() if key != "grad"}
+    return [without_gradients(part) for part in left] if isinstance(left, list | tuple) else left
+
+
+def written(names: Sequence[str], sent: Sequence[Any]) -> str:
+    """A call's arguments in a few lines, for the instructor.
+
+    >>> written(["x", "n"], [torch.tensor([0.5]), 3])
+    'x = tensor([0.5000])\\nn = 3'
+    """
+    told = (
+        f"{type(value).__name__}(...)" if isinstance(value, nn.Module | torch.optim.Optimizer) else repr(value)
+        for value in sent
+    )
+    return "\n".join(f"{name} = {text[:500]}" for name, text in zip(names, told, strict=False))

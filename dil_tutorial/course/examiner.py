@@ -1,0 +1,57 @@
+"""The examiner of one notebook: its tests run here, and what they call are stand-ins for the student's functions."""
+
+import ast
+import contextlib
+import io
+from typing import Any
+
+from dil_tutorial.course.agreement import Agreement
+from dil_tutorial.course.assignments import marks
+from dil_tutorial.course.stand_in import Ask, Lost, StandIn
+
+
+class Examiner:
+    """Runs the tests of one notebook.  ``master`` is the instructor's: its solutions are the references, known to no answer."""
+
+    def __init__(self, master: Any, ask: Ask) -> None:
+        self.names: dict[str, Any] = {"__name__": "__main__"}
+        self.references: dict[str, Any] = {"__name__": "__main__"}
+        given = [cell.source for cell in master.cells if cell.cell_type == "code" and marks(cell).get("locked")
+                 and not marks(cell).get("grade")]  # fmt: skip
+        solutions = {marks(cell)["grade_id"]: cell for cell in master.cells if marks(cell).get("solution")
+                     and cell.cell_type == "code"}  # fmt: skip
+        for source in given:
+            exec(compile(source, "given", "exec"), self.names)
+        self.references.update(self.names)
+        for question, cell in solutions.items():
+            exec(compile(cell.source, f"reference {question}", "exec"), self.references)
+            promises = cell.metadata.get("promises", "").split()
+            changes = [word.removeprefix("changes:") for word in promises if word.startswith("changes:")]
+            for name in functions(cell.source):
+                stand_in = StandIn(name, self.references[name], ask, changes)
+                self.names[name] = stand_in
+                self.names[f"check_{name}"] = Agreement(stand_in, self.references[name], promises)
+
+    def run(self, source: str, alone: bool = False) -> list[str] | None:
+        """Run a test: None if it passes, else the name of the error, its words, what led to it.
+
+        ``alone`` leaves the names of other tests as they are.
+        """
+        names = dict(self.names) if alone else self.names
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                exec(compile(source, "tests", "exec"), names)
+        except Lost as error:
+            return [error.name, "", error.name]
+        except Exception as error:
+            return [type(error).__name__, str(error), getattr(error, "example", "") or f"{type(error).__name__}: {error}"]
+        return None
+
+
+def functions(source: str) -> list[str]:
+    """The functions that a solution defines for all.
+
+    >>> functions("import math\\ndef f(x): return x\\ny = 1")
+    ['f']
+    """
+    return [node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
