@@ -66,7 +66,7 @@ def canvas(rows: Sequence[dict[str, Any]], column: str, most: float) -> str:
 
 
 def gradescope(course: Path, assignment: str, place: Path) -> None:
-    """Write Gradescope's autograder: this library, the instructor's notebook, a script for the setup and one for each hand-in."""
+    """Write Gradescope's autograder: this library, the instructor's notebook, a script for setup and one for each hand-in."""
     import dil_tutorial
     import toy
 
