@@ -18,6 +18,7 @@ import os
 import re
 import sys
 import warnings
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ from dil_tutorial.errors import InputError
 from dil_tutorial.support.files import write_text
 from dil_tutorial.support.paths import ASSIGNMENTS
 
+TESTS = "dil_tutorial_tests.zip"  # beside a released notebook, which looks for it there
+FOR_TESTS = ("__init__.py", "lessons/__init__.py", "lessons/exercises.py")
+PACKAGE = Path(__file__).resolve().parents[1]
 KINDS = ("solution", "tests", "hidden", "written")
 
 
@@ -209,7 +213,10 @@ def read_notebook(path: Path) -> Any:
 
 
 def release(course: Path, assignment: str) -> Path:
-    """Make the students' notebook: no solution and no hidden test is in it."""
+    """Make the students' notebook: no solution and no hidden test is in it.
+
+    Beside it lies what its tests need of this library, and no more of it, for places where that is not installed.
+    """
     name = source_of(course, assignment).name
     run("GenerateAssignment", course, assignment)
     notebook = course / "release" / assignment / name
@@ -217,6 +224,9 @@ def release(course: Path, assignment: str) -> Path:
     if re.search(r"(BEGIN|END) (SOLUTION|HIDDEN TESTS)", text):
         notebook.unlink()
         raise InputError(f"{notebook}: a solution or a hidden test would have been released: check its BEGIN and END lines")
+    with zipfile.ZipFile(notebook.with_name(TESTS), "w") as archive:
+        for module in FOR_TESTS:
+            archive.writestr(f"dil_tutorial/{module}", (PACKAGE / module).read_text(encoding="utf-8"))
     return notebook
 
 

@@ -13,9 +13,11 @@
 
 # %%
 import math
+import sys
 
 import torch
 
+sys.path.append("dil_tutorial_tests.zip")  # beside this notebook where the library is not installed, as in Colab
 from dil_tutorial.lessons.exercises import expect
 
 # %% [markdown]

@@ -11,8 +11,11 @@
 # **Grading.** Visible tests stand below each answer; others run when you hand in. Policies are compared to $10^{-7}$: a bisection of a hundred halvings reaches $10^{-15}$, and a solver that stops at $10^{-9}$ passes, too. The multiplier that a policy implies is compared to $10^{-6}$, because it is computed from ratios by which such an error is divided. Everything else is compared to $10^{-9}$. Each question is tested on its own; if you call an earlier answer of yours, a mistake in it costs here, too.
 
 # %%
+import sys
+
 import torch
 
+sys.path.append("dil_tutorial_tests.zip")  # beside this notebook where the library is not installed, as in Colab
 from dil_tutorial.lessons.exercises import expect
 
 

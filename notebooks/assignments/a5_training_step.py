@@ -11,8 +11,11 @@
 # **Grading.** Visible tests stand below each answer; others run when you hand in. All is `float64` and compared to $10^{-9}$ unless a test says otherwise: a sum of some dozen logarithms rounds at about $10^{-14}$; after three optimiser steps, each of which passes rounding on, to $10^{-8}$. Each question is tested on its own; if you call an earlier answer of yours, a mistake in it costs here, too.
 
 # %%
+import sys
+
 import torch
 
+sys.path.append("dil_tutorial_tests.zip")  # beside this notebook where the library is not installed, as in Colab
 from dil_tutorial.lessons.exercises import expect
 
 

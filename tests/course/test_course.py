@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -74,6 +75,27 @@ def test_the_release_holds_no_solution_and_no_hidden_test(folder, name):
     assert len(secrets) > 20
     assert not [line for line in secrets if line in text]
     assert "raise NotImplementedError" in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_release_runs_where_this_library_is_not_installed(folder, name, tmp_path):
+    """As in Colab: the notebook and the file beside it, and no other part of the library; every test fails, unanswered."""
+    path = course.released(folder, name)
+    shutil.copy(path, tmp_path)
+    shutil.copy(path.with_name("dil_tutorial_tests.zip"), tmp_path)
+    hide = "import sys\nsys.meta_path = [finder for finder in sys.meta_path if 'editable' not in str(finder)]\n"
+    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    code = (
+        hide
+        + "failed = []\n"
+        + "".join(f"try: exec({source!r}, globals())\nexcept NotImplementedError: failed.append(1)\n" for source in cells)
+        + "import dil_tutorial\nprint(len(failed), 'dil_tutorial_tests.zip' in dil_tutorial.__file__)"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    tests = sum(
+        "-tests" in cell.metadata.get("nbgrader", {}).get("grade_id", "") for cell in nbformat.read(path, as_version=4).cells
+    )
+    assert done.stdout.split() == [str(tests), "True"], done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -174,6 +196,11 @@ ALONE = {  # what a kernel sees of the rest of the machine
     ),
     "processes": ("print([p for p in glob.glob('/proc/[0-9]*') if 'sleep' in open(p + '/cmdline').read()])", "[]"),
     "signals": ("try: os.kill({sleeper}, 9)\nexcept OSError as error: print('cannot')", "cannot"),
+    "library": (
+        "import sys; print([m for m in sys.modules if m.startswith('dil_tutorial.') and m.split('.')[1] not in"
+        " ('course', 'support', 'errors', 'lessons') or m.split('.')[0] == 'toy' or m.startswith('dil_tutorial.lessons.p')])",
+        "[]",
+    ),
     "memory files": ("try: open('/dev/shm/{mark}', 'w')\nexcept OSError: pass\nprint('tried')", "tried"),
     "what it leaves": ("import subprocess; print(subprocess.Popen(['sleep', '{mark}']).pid > 0)", "True"),
 }
