@@ -38,6 +38,8 @@ class Answers:
 
     def call(self, names: dict[str, Any], number: int, name: str, inputs: bytes, probe: bool = False) -> dict[str, Any]:
         """A function's result, its arguments as it left them; of a ``probe`` also its slopes and what a second call gives."""
+        if name not in names:
+            raise NameError(f"there is no {name}: its cell failed, or is missing")
         given = arrived(inputs)
         wanted, chance = differentiable(given), dice()
         value = names[name](*given)

@@ -15,7 +15,7 @@ NAMES = {
     "MemoryError": "took more memory than allowed",
     "KernelDied": "killed Python itself, so it was left out and all other answers were graded",
 }
-CLOSED = ("PermissionError", "ModuleNotFoundError")
+CLOSED = ("PermissionError", "OSError", "ModuleNotFoundError")
 WHY = "when graded, answers have no files, no network, no other programs and nothing of this library"
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from queue import Empty
 from typing import Any
 
-from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbclient.util import run_sync
 from nbformat.v4 import new_output
 from nbgrader.converters.autograde import Autograde
@@ -92,7 +91,7 @@ class LockedExecute(Execute):
         """Run an answer, or a given cell."""
         try:
             super().preprocess_cell(cell, resources, index)
-        except (DeadKernelError, CellExecutionError):
+        except Exception:  # it died, or what it said did not arrive, or was no message
             cell.outputs = [error(DEAD)]
         names = {output.ename for output in cell.outputs if output.output_type == "error"}
         if DEAD in names or (ENDLESS in names and not self.listens()):
@@ -121,7 +120,8 @@ class LockedExecute(Execute):
                 run_sync(self.reply)(CELL_SECONDS, cell.source, store_history=False, stop_on_error=False)
             except Lost:
                 self.left_out.add(index)
-                run_sync(self.new_process)()
+                return self.start_again(last)
+        return None
 
     async def new_process(self) -> None:
         self.lost = ""
@@ -142,6 +142,8 @@ class LockedExecute(Execute):
                 if time.monotonic() > ends:
                     raise Lost(ENDLESS) from silence
                 continue
+            except Exception as rubbish:  # no message of a kernel
+                raise Lost(DEAD) from rubbish
             if message["parent_header"].get("msg_id") == ident:
                 return dict(message["content"])
 

@@ -160,7 +160,7 @@ ATTACKS = {
     "reads a file of the grader": ("print(open({secret!r}).read())", "PermissionError"),
     "lists a folder of the grader": ("import os; print(os.listdir({parent!r}))", "PermissionError"),
     "asks another program": ("import subprocess; print(subprocess.check_output(['cat', {secret!r}]))", "CalledProcessError"),
-    "writes beside its folder": ("open({secret!r} + '.mine', 'w')", "PermissionError"),
+    "writes beside its folder": ("open({secret!r} + '.mine', 'w')", "PermissionError OSError"),  # or all is read-only
     "calls out": ("import socket; socket.create_connection(('127.0.0.1', 80), timeout=3)", "PermissionError"),
     "takes all memory": ("hoard = bytearray(64 * 2**30)", "MemoryError"),
     "never ends": ("while True: pass", "KeyboardInterrupt"),
@@ -182,7 +182,8 @@ def test_attacks_fail_and_work_goes_on(tmp_path, capfd):
     )  # fmt: skip
     client.execute()
     for (name, (_, error)), cell in zip(ATTACKS.items(), notebook.cells, strict=False):
-        assert [output.ename for output in cell.outputs if output.output_type == "error"] == [error], name
+        [output] = [output for output in cell.outputs if output.output_type == "error"]
+        assert output.ename in error.split(), name
         assert "the hidden tests" not in json.dumps(cell.outputs), name
     assert notebook.cells[-1].outputs[0].text == "kept 2.0\n"
     assert capfd.readouterr().err == ""  # an instructor's terminal shows nothing of it
