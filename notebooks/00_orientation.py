@@ -190,7 +190,7 @@ check_answer(your_count, len(failing), "claims.select('paper') is a list of clai
 # - A world is a reference policy and a preference; everything about it can be computed.
 # - A claim is a check with a verdict. Run it with `claims.report(...)` here, with `dil verify` in the terminal.
 #
-# **Source:** `toy/worlds.py`, `dil_tutorial/claims/ledger.py` · **Claims:** `dil verify` · **Next:** [01 · Two distributions](01_two_distributions.ipynb)
+# **Source:** `toy/worlds.py`, `dil_tutorial/claims/ledger.py` · **Claims:** `dil verify` · **Next:** the method from nothing, [18 · DIL in 60 lines](18_dil_in_60_lines.ipynb), or straight to [01 · Two distributions](01_two_distributions.ipynb)
 #
 # The whole line: 01 the two distributions, 02 RLHF as imitation, 03 the two KLs, 04 density ratios,
 # 05 the DIL loss, 06 the hole and the repair, 07 the family, 08 training dynamics, 09 sequences, 10 a language model whose truth is known, 11 scaling up, 12 beyond,

@@ -15,6 +15,7 @@ NAMES = {
     "MemoryError": "took more memory than allowed",
     "KernelDied": "killed Python itself, so it was left out and all other answers were graded",
 }
+LONGEST = 20_000  # characters of an answer on its page
 CLOSED = ("PermissionError", "OSError", "ModuleNotFoundError")
 WHY = "when graded, answers have no files, no network, no other programs and nothing of this library"
 
@@ -90,7 +91,7 @@ def page(course: Path, assignment: str, student: str, master: Any, points: dict[
         ]  # fmt: skip
         asked.append({
             "title": ask["title"], "points": ask["points"], "got": "to be graded by hand," if got is None else f"{got:g}",
-            "answer": answer and answer.source, "wrong": verdicts(answer) if answer else [], "tests": tests,
+            "answer": answer and answer.source[:LONGEST], "wrong": verdicts(answer) if answer else [], "tests": tests,
             "comment": comments.get(ask["question"]),
         })  # fmt: skip
     template = templates.load(Path(__file__).with_name("feedback.html.j2"))

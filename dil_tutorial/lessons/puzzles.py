@@ -126,6 +126,7 @@ TRUTHS: dict[str, Callable[[], float]] = {
     "15-clip": lambda: _pull(ratio=1.5),
     "16-floor": lambda: _gain(World.random([0]), flips=0.4) / _gain(World.random([0]), flips=0.0),
     "17-judge": lambda: _judge(torch.tensor([0.6, 0.4], dtype=F64), torch.tensor([0.5, 0.5], dtype=F64)),
+    "18-third": lambda: World.from_reward([1 / 3] * 3, [2.0, 1.0, 0.0], hard=True).chosen[0, 0].item(),
 }  # fmt: skip
 PUZZLES = {
     name: Puzzle(**asked, answer=TRUTHS[name])

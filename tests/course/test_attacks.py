@@ -105,7 +105,7 @@ SOME = ("inputs kept and told later", "exits at once when called", "exits at onc
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in SOME else pytest.mark.slow) for name in ATTACKS])
 def test_it_is_contained(master, tmp_path, monkeypatch, capfd, name):
-    monkeypatch.setattr(preprocessors, "CELL_SECONDS", 5)
+    monkeypatch.setattr(preprocessors, "CELL_SECONDS", 3)
     monkeypatch.setenv("TOKEN", "said to nobody")
     secret, mark = tmp_path / "hidden_tests.txt", f"98{tmp_path.stat().st_ino}"
     secret.write_text("the hidden tests")
@@ -129,8 +129,8 @@ def test_it_is_contained(master, tmp_path, monkeypatch, capfd, name):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hidden_tests.txt", "own"]
     assert not Path(f"/dev/shm/{mark}").exists()
     assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if mark.encode() in read(path)]
+    assert len(json.dumps([cell.get("outputs") for cell in done.cells])) < 1_200_000
     text = json.dumps(done)
-    assert len(text) < 2_500_000  # an answer's outputs, and its text
     assert "the hidden tests" not in text.replace("### BEGIN", "")
     assert "said to nobody" not in text
     told = json.dumps(pages(done))

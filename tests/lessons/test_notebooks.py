@@ -90,6 +90,17 @@ def test_every_notebook_has_its_parts(script):
         assert (script.parent / f"{link}.py").is_file(), link
 
 
+def test_dil_from_scratch_is_sixty_lines_of_torch():
+    """Up to where the library is looked at: nothing else is imported, and no line is wider than a page."""
+    [script] = [script for script in SCRIPTS if script.stem.startswith("18")]
+    code = "\n".join(cell.source for cell in jupytext.read(script).cells if cell.cell_type == "code")
+    scratch = [line for line in code.split("from dil_tutorial import claims")[0].splitlines() if line.strip()]
+    assert len(scratch) <= 60
+    imports = {line.split()[1] for line in scratch if line.startswith(("import ", "from "))}
+    assert imports == {"torch", "matplotlib.pyplot"}
+    assert max(map(len, code.splitlines())) <= 80
+
+
 @pytest.mark.parametrize("name", puzzles.PUZZLES)
 def test_a_puzzle_has_one_right_option_and_says_why_of_each(name):
     asked = puzzles.PUZZLES[name]
