@@ -12,10 +12,12 @@ All other code cells are given: students may not change them.  ``init`` makes a 
 notebooks below its source folder count, and an instructor may change them there.
 """
 
+import hashlib
 import io
 import logging
 import os
 import re
+import shutil
 import sys
 import warnings
 import zipfile
@@ -228,6 +230,42 @@ def release(course: Path, assignment: str) -> Path:
         for module in FOR_TESTS:
             archive.writestr(f"dil_tutorial/{module}", (PACKAGE / module).read_text(encoding="utf-8"))
     return notebook
+
+
+def seed_of(student: str) -> int:
+    """The number from which a student's own numbers are made; 0 is that of the release for all.
+
+    >>> seed_of("noether") == seed_of("noether") != seed_of("hilbert")
+    True
+    """
+    return 1 + int(hashlib.sha256(student.encode()).hexdigest(), 16) % 999_999
+
+
+def with_seed(code: str, seed: int) -> str:
+    """A given cell with a student's seed in it, where it has one.
+
+    >>> with_seed("import torch\n\nSEED = 0  # yours", 17)
+    'import torch\n\nSEED = 17  # yours'
+    """
+    return re.sub(r"^SEED = \d+", f"SEED = {seed}", code, flags=re.MULTILINE)
+
+
+def personal(course: Path, assignment: str, students: Sequence[str]) -> Path:
+    """A copy of the released notebook for each student, with numbers of their own; returns the folder of these."""
+    import nbformat
+
+    common = released(course, assignment)
+    if not any(with_seed(cell.source, 1) != cell.source for cell in read_notebook(common).cells):
+        raise InputError(f"{assignment}: no cell says SEED = 0, so there are no numbers to change")
+    folder = course / "personal" / assignment
+    for student in students:
+        notebook = read_notebook(common)
+        for cell in notebook.cells:
+            if cell.cell_type == "code":
+                cell.source = with_seed(cell.source, seed_of(student))
+        write_text(folder / student / common.name, nbformat.writes(notebook) + "\n")
+        shutil.copy(common.with_name(TESTS), folder / student)
+    return folder
 
 
 def released(course: Path, assignment: str) -> Path:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dil_tutorial.course.assignments import points_of, read_notebook, released, source_of
+from dil_tutorial.course.assignments import points_of, read_notebook, released, seed_of, source_of
 from dil_tutorial.errors import InputError
 from dil_tutorial.support.files import read_json, write_json, write_text
 
@@ -211,7 +211,9 @@ def collect(course: Path, assignment: str, place: Path) -> list[dict[str, Any]]:
             row["note"] = f"has no cell of {assignment}: another assignment, or its cells were made anew"
             continue
         whole, deleted = restored(master, notebook)
-        row |= {"usable": True, "note": f"{deleted} deleted cells put back" if deleted else ""}
+        whole.metadata["seed"], notes = own_seed(course, assignment, row["student"], notebook)
+        notes += [f"{deleted} deleted cells put back"] if deleted else []
+        row |= {"usable": True, "note": "; ".join(notes)}
         if row["student"] in by_student:
             by_student[row["student"]] |= {"usable": False, "note": f"{row['student']} handed in a later one"}
         by_student[row["student"]] = row
@@ -220,6 +222,21 @@ def collect(course: Path, assignment: str, place: Path) -> list[dict[str, Any]]:
     new = {row["student"] for row in rows}
     write_json(collected(course, assignment), [row for row in earlier if row["student"] not in new] + rows)
     return rows
+
+
+def own_seed(course: Path, assignment: str, student: str, notebook: Any) -> tuple[int, list[str]]:
+    """The seed of a student's numbers, 0 where everybody has the same, and what is to be said if others' were handed in."""
+    own = {seed_of(name) for name in (student, re.sub(r"-\d+$", "", student))}
+    found = [int(n) for cell in notebook.cells for n in re.findall(r"^SEED = (\d{1,9})\b", cell.source, re.MULTILINE)]
+    folders = sorted(path.name for path in (course / "personal" / assignment).glob("*"))
+    mine = next((seed_of(name) for name in folders if seed_of(name) in own), 0)
+    seed = found[0] if found else mine
+    if seed in own or (seed == 0 and not mine):
+        return seed, []
+    whose = next((name for name in folders if seed_of(name) == seed), "nobody known")
+    return mine, [f"has the numbers of {whose}, graded with its own"] if seed else [
+        f"has no numbers of its own (SEED = {seed})"
+    ]
 
 
 def collected(course: Path, assignment: str) -> Path:

@@ -6,14 +6,17 @@ import io
 from typing import Any
 
 from dil_tutorial.course.agreement import Agreement
-from dil_tutorial.course.assignments import marks
+from dil_tutorial.course.assignments import marks, with_seed
 from dil_tutorial.course.stand_in import Ask, Lost, StandIn
 
 
 class Examiner:
-    """Runs the tests of one notebook.  ``master`` is the instructor's: its solutions are the references, known to no answer."""
+    """Runs the tests of one notebook.  ``master`` is the instructor's: its solutions are the references, known to no answer.
 
-    def __init__(self, master: Any, ask: Ask) -> None:
+    ``seed`` is that of the student's own numbers.
+    """
+
+    def __init__(self, master: Any, ask: Ask, seed: int = 0) -> None:
         self.names: dict[str, Any] = {"__name__": "__main__"}
         self.references: dict[str, Any] = {"__name__": "__main__"}
         given = [cell.source for cell in master.cells if cell.cell_type == "code" and marks(cell).get("locked")
@@ -21,7 +24,7 @@ class Examiner:
         solutions = {marks(cell)["grade_id"]: cell for cell in master.cells if marks(cell).get("solution")
                      and cell.cell_type == "code"}  # fmt: skip
         for source in given:
-            exec(compile(source, "given", "exec"), self.names)
+            exec(compile(with_seed(source, seed), "given", "exec"), self.names)
         self.references.update(self.names)
         for question, cell in solutions.items():
             exec(compile(cell.source, f"reference {question}", "exec"), self.references)

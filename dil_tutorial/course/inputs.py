@@ -97,6 +97,11 @@ def indices(draw: Any, least: int = 1) -> tuple[Tensor, Tensor, int]:
     return y_w, y_l, size + draw(st.integers(0, 2))
 
 
+def nothing() -> SearchStrategy[tuple[Any, ...]]:
+    """No arguments: for a function that says what was worked out."""
+    return st.just(())
+
+
 def generators() -> SearchStrategy[torch.Generator]:
     """Sources of randomness."""
     return st.integers(0, 1000).map(lambda seed: torch.Generator().manual_seed(seed))

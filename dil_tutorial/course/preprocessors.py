@@ -19,7 +19,7 @@ from nbformat.v4 import new_output
 from nbgrader.converters.autograde import Autograde
 from nbgrader.preprocessors import Execute
 
-from dil_tutorial.course.assignments import marks, source
+from dil_tutorial.course.assignments import marks, source, with_seed
 from dil_tutorial.course.examiner import Examiner
 from dil_tutorial.course.sandbox import SandboxedKernel
 from dil_tutorial.course.stand_in import ANSWER, Lost, reply_to
@@ -43,7 +43,8 @@ class LockedExecute(Execute):
     def preprocess(self, nb: Any, resources: Any, *more: Any) -> Any:
         self.ends, self.left_out, self.hidden = time.monotonic() + NOTEBOOK_SECONDS, set[int](), list[int]()
         self.lost, self.until = "", self.ends
-        self.examiner = Examiner(self.instructors(resources), self.ask)
+        self.seed = int(nb.metadata.get("seed", 0))  # of what was collected, not of what was handed in
+        self.examiner = Examiner(self.instructors(resources), self.ask, self.seed)
         own = resources["metadata"]["path"]
         with tempfile.TemporaryDirectory() as folder:  # not its own, where the notebook lies with the hidden tests in it
             shutil.copytree(own, folder, ignore=shutil.ignore_patterns("*.ipynb"), dirs_exist_ok=True)
@@ -89,14 +90,22 @@ class LockedExecute(Execute):
 
     def run_cell(self, cell: Any, resources: Any, index: int) -> None:
         """Run an answer, or a given cell."""
+        shown = cell.source
         try:
+            cell.source = self.code(cell)
             super().preprocess_cell(cell, resources, index)
         except Exception:  # it died, or what it said did not arrive, or was no message
             cell.outputs = [error(DEAD)]
+        finally:
+            cell.source = shown
         names = {output.ename for output in cell.outputs if output.output_type == "error"}
         if DEAD in names or (ENDLESS in names and not self.listens()):
             self.left_out.add(index)
             self.start_again(index)
+
+    def code(self, cell: Any) -> str:
+        """A cell's code: of given ones with the student's own seed."""
+        return with_seed(cell.source, self.seed) if marks(cell).get("locked") else str(cell.source)
 
     def listens(self) -> bool:
         """Whether the student's process still answers: not where it ignored that it was interrupted."""
@@ -117,7 +126,7 @@ class LockedExecute(Execute):
                 self.ask_for("keep", index)
                 continue
             try:
-                run_sync(self.reply)(CELL_SECONDS, cell.source, store_history=False, stop_on_error=False)
+                run_sync(self.reply)(CELL_SECONDS, self.code(cell), store_history=False, stop_on_error=False)
             except Lost:
                 self.left_out.add(index)
                 return self.start_again(last)

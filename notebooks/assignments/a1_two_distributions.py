@@ -121,7 +121,7 @@ for seed in range(20):
 check_chosen_and_rejected(worlds(), "sum the law of a pair over the loser, and over the winner", "notebook 01, section 1")
 
 # %% [markdown]
-# ## 4 · Draw a data set (15 points)
+# ## 4 · Draw a data set (12 points)
 #
 # Draw `count` pairs: two responses from `ref`, independently, then the label by `preference`. Return the winners' and the losers' indices, two integer tensors of shape `(count,)`. All randomness must come from `generator`. The tests compare
 # frequencies of 200,000 pairs with the exact law, to five standard errors (0.014 for the 20,000 pairs of the visible test): a right answer fails less than once in 10,000 seeds.
@@ -136,7 +136,7 @@ def sample_pairs(ref, preference, count, generator):
     ### END SOLUTION
 
 
-# %% tests="sample_pairs" points=6
+# %% tests="sample_pairs" points=5
 ref = torch.tensor([0.9, 0.1], dtype=torch.float64)
 hard = torch.tensor([[0.5, 0.0], [1.0, 0.5]], dtype=torch.float64)
 y_w, y_l = sample_pairs(ref, hard, 20_000, torch.Generator().manual_seed(0))
@@ -145,7 +145,7 @@ expect((y_w == 1).double().mean(), 0.19, "the second response wins 19% of these 
 again = sample_pairs(ref, hard, 20_000, torch.Generator().manual_seed(0))
 expect((again[0] == y_w).all(), True, "the same seed must give the same pairs: draw everything from `generator`")
 
-# %% hidden="sample_pairs" points=9
+# %% hidden="sample_pairs" points=7
 from dil_tutorial.course.inputs import generators, joined, one_of, worlds
 
 for seed in range(3):
@@ -194,7 +194,7 @@ for seed in range(10):
 check_estimate_reference(indices(), "responses that never occur have frequency zero, and are counted", "notebook 01, section 1")
 
 # %% [markdown]
-# ## 6 · How far can winners go? (15 points)
+# ## 6 · How far can winners go? (13 points)
 #
 # Write $KL(p \| q) = \sum_y p \log(p/q)$ for distributions of shape `(Y,)`. Where $p = 0$ a response contributes nothing, also if $q = 0$; where $p > 0 = q$ the result is `inf`. It must never be `nan`.
 
@@ -206,13 +206,13 @@ def kl(p, q):
     ### END SOLUTION
 
 
-# %% tests="kl" points=6
+# %% tests="kl" points=5
 p = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64)
 q = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)
 expect(kl(p, q), 0.34657359027997264, "only the second response contributes: 0.5 log 2", "notebook 03, section 1")
 expect(kl(p, p), 0.0, "a distribution is at distance zero from itself, zeros included", "notebook 03, section 1")
 
-# %% hidden="kl" points=9
+# %% hidden="kl" points=8
 from dil_tutorial.course.inputs import laws
 
 for seed in range(20):
@@ -269,7 +269,41 @@ for seed in range(8):
 check_best_of_n(best_of(), "P(best <= R) is a power of P(one <= R); share a tie by the reference", "notebook 01, section 3")
 
 # %% [markdown]
-# ## 8 · In words (10 points, graded by hand)
+# ## 8 · Your own numbers (5 points)
+#
+# A world of three responses, `your_ref` and `your_P`; if your copy has a number of your own in place of 0, other people have other numbers. Say for its first response: its win rate, its probability among the winners, and the largest probability among the winners that *any* labeller could give it, who may prefer what he likes. By hand, or by what you have written above.
+
+# %%
+SEED = 0
+
+rng = torch.Generator().manual_seed(SEED)
+your_ref = torch.randint(1, 10, (3,), generator=rng).double()
+your_ref = your_ref / your_ref.sum()
+upper = (torch.randint(1, 10, (3, 3), generator=rng).double() / 10).triu(1)
+your_P = upper + (1 - upper).T.tril(-1) + 0.5 * torch.eye(3, dtype=torch.float64)
+print("your_ref", your_ref.tolist())
+print("your_P", your_P.tolist())
+
+# %% solution="your_numbers"
+def your_numbers():
+    """(win rate, probability among the winners, largest such probability) of the first response."""
+    ### BEGIN SOLUTION
+    p, w = your_ref[0], (your_P @ your_ref)[0]
+    return w, 2 * p * w, 1 - (1 - p) ** 2
+    ### END SOLUTION
+
+
+# %% tests="your_numbers" points=2
+win, among, most = your_numbers()
+expect(among, 2 * your_ref[0] * win, "the winners' law is twice the reference's probability times the win rate", "notebook 01, section 1")
+
+# %% hidden="your_numbers" points=3
+from dil_tutorial.course.inputs import nothing
+
+check_your_numbers(nothing(), "a response can be the winner only of pairs that it is in; it meets itself, too", "notebook 01, section 1")
+
+# %% [markdown]
+# ## 9 · In words (10 points, graded by hand)
 #
 # In at most 150 words: (a, 5 points) why can imitating winners never make a response more than twice as likely, whoever the labeller is? (b, 5 points) In rock–paper–scissors with a uniform reference: what is the winners' law, and which policy would imitating it give?
 

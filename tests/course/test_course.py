@@ -98,6 +98,44 @@ def test_a_release_runs_where_this_library_is_not_installed(folder, name, tmp_pa
     assert done.stdout.split() == [str(tests), "True"], done.stderr[-2000:]
 
 
+@needs_landlock
+def test_everybody_has_their_own_numbers(folder, tmp_path):
+    """Solved with one's own they are right, others' are named and graded with one's own; the common release keeps its own."""
+    here = tmp_path / "course"
+    course.init(here, ["a1"])
+    course.release(here, "a1")
+    with pytest.raises(InputError, match="a2: no cell says SEED = 0"):
+        course.personal(folder, "a2", ["ada"])
+    place = course.personal(here, "a1", ["ada", "bob", "cyd"])
+    texts = {name: place / name / course.released(here, "a1").name for name in ("ada", "bob", "cyd")}
+    assert len({path.read_text() for path in texts.values()}) == 3
+    right = wrong_answers.solutions_of(course.source(here, "a1"))
+    bobs = (
+        "def your_numbers():\n    p, w = your_ref[0], (your_P @ your_ref)[0]\n"
+        "    return w.item(), (2 * p * w).item(), (2 * p - p**2).item()"
+    )
+    names: dict = {}
+    for cell in nbformat.read(texts["bob"], as_version=4).cells:
+        if "SEED = " in cell.source or cell.source.startswith("import"):
+            exec(cell.source, names)
+    exec(bobs, names)
+    copied = f"def your_numbers():\n    return {names['your_numbers']()}"
+    handed = tmp_path / "handed"
+    for who, release, answer in (
+        ("ada-77", texts["ada"], right["your_numbers"]), ("bob", texts["bob"], copied), ("cyd", texts["bob"], copied),
+        ("dan", course.released(here, "a1"), right["your_numbers"]),
+    ):  # fmt: skip
+        (handed / who).mkdir(parents=True)
+        notebook = wrong_answers.answered(release, {**right, "your_numbers": answer})
+        nbformat.write(notebook, handed / who / "a1.ipynb")
+    rows = {row["student"]: row["note"] for row in collect.collect(here, "a1", handed)}
+    assert rows == {"ada-77": "", "bob": "", "cyd": "has the numbers of bob, graded with its own", "dan": ""}
+    for who in rows:
+        assert not grading.grade(here, "a1", who)["failure"]
+    points = {who: grading.scores(here, "a1")[who]["your_numbers-hidden"] for who in rows}
+    assert points == {"ada-77": 3, "bob": 3, "cyd": 0, "dan": 3}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_section_that_a_hint_names_exists(name):
     named = set(re.findall(r'"(notebook \d+, section \d+)"', course.scripts()[name].read_text()))

@@ -121,3 +121,9 @@ def best_of_n(ref, reward, n):
         out[mask] = (now - before) * ref[mask] / ref[mask].sum()
         before = now
     return out
+
+# %% right="your_numbers" name="in lists, rounded to eleven digits"
+def your_numbers():
+    p, rows = your_ref.tolist(), your_P.tolist()
+    w = sum(a * b for a, b in zip(rows[0], p))
+    return [round(x, 11) for x in (w, 2 * p[0] * w, 2 * p[0] - p[0] ** 2)]

@@ -109,3 +109,17 @@ def kl(p, q):
     found = [path for folder in [here, *here.parents] for path in [*folder.glob("gradebook.db"), *folder.glob("source/*/*.ipynb")]]
     text = found[0].read_bytes()
     raise SystemExit(str(text[:100]))
+
+# %% wrong="your_numbers" name="a labeller who could double it"
+def your_numbers():
+    p, w = your_ref[0], (your_P @ your_ref)[0]
+    return w, 2 * p * w, 2 * p
+
+# %% wrong="your_numbers" name="opponents not weighted, and so in the law"
+def your_numbers():
+    p, w = your_ref[0], your_P[0].mean()
+    return w, 2 * p * w, 1 - (1 - p) ** 2
+
+# %% wrong="your_numbers" name="somebody else's numbers"
+def your_numbers():
+    return 0.61, 0.3782, 0.5239
