@@ -247,6 +247,19 @@ def test_randomness_must_come_from_the_generator_and_from_it_alone():
             of(wrong)(drawn, "hint", values=False)
 
 
+def test_an_answer_that_is_wrong_now_and_then_is_wrong():
+    """hypothesis cannot see it fail again, and says so; the student is told what failed."""
+    calls = []
+
+    def seldom(v):
+        calls.append(1)
+        return v.sum() + (len(calls) == 7)
+
+    check = Agreement(stand_in(seldom, like=lambda v: v.sum()), lambda v: v.sum())
+    with pytest.raises(BrokenPromise, match=r"something else the second time|values are wrong"):
+        check(inputs.vectors(1), "hint")
+
+
 def test_numbers_are_close_relative_to_their_size_and_nan_never_is():
     assert close(1e9 + 0.1, 1e9, 1e-9)
     assert not close(1e-10, 0.0, 1e-11)
