@@ -229,6 +229,7 @@ def main() -> None:
     parser.add_argument("--sockets", type=Path, required=True, help="where the connection file and the sockets lie")
     parser.add_argument("kernel", nargs="*", help="arguments of the kernel")
     asked = parser.parse_args()
+    libc.prctl(DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)  # where the grader is killed, its kernel ends, too
     own = Path(tempfile.mkdtemp(prefix="home-", dir=asked.folder))
     for name in ("HOME", "TMPDIR", "IPYTHONDIR", "MPLCONFIGDIR", "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR"):
         os.environ[name] = str(own)

@@ -1,0 +1,233 @@
+// What is seen and touched in the playground; all numbers come from math.js.
+"use strict";
+
+const WORDS = ["lovely", "fine", "odd", "dull", "awful"];
+const START = {
+  ref: [0.1, 0.3, 0.25, 0.2, 0.15], reward: [1.5, 1, 0, -0.5, -1.5], labeller: "rewards", beta: 0, h: "", hidden: [],
+  any: [[50, 20, 90, 60, 70], [80, 50, 30, 70, 60], [10, 70, 50, 80, 90], [40, 30, 20, 50, 55], [30, 40, 10, 45, 50]],
+};
+const LAWS = [ // name, colour (Okabe and Ito's), dash of its line
+  ["reference", "#7b8794", "1 4"], ["winners' law: SFT, the repaired losses", "#009e73", ""], ["RLHF, DPO", "#cc4c00", "8 3"],
+  ["LSIF as published", "#0072b2", "5 3"], ["UKL as published", "#8f62b5", "5 3"], ["BCE as published", "#b8860b", "5 3"],
+  ["your h as published", "#d0478b", "2 2"], ["repaired UKL fitted to the pairs", "#1a8f8f", "3 3"],
+];
+let state = read();
+let pairs = [];
+
+// --- The address keeps the state ---------------------------------------------------------------------------------------
+
+function read() {
+  const found = new URLSearchParams(location.hash.slice(1));
+  const numbers = (name, low, high) => {
+    const list = (found.get(name) || "").split(",").map(Number);
+    return list.length === 5 && list.every((x) => Number.isFinite(x) && x >= low && x <= high) ? list : [...START[name]];
+  };
+  const any = (found.get("any") || "").split(",").map(Number);
+  return {
+    ref: DIL.normalised(numbers("ref", 0.001, 1)), reward: numbers("reward", -4, 4),
+    labeller: found.get("labeller") === "any" ? "any" : "rewards",
+    beta: Math.min(1, Math.max(-1, Number(found.get("beta")) || 0)), h: (found.get("h") || "").slice(0, 80),
+    hidden: (found.get("hidden") || "").split(",").filter((x) => x !== "").map(Number),
+    any: any.length === 25 && any.every((x) => x >= 0 && x <= 100) ? [0, 1, 2, 3, 4].map((y) => any.slice(5 * y, 5 * y + 5)) : START.any.map((row) => [...row]),
+  };
+}
+
+function keep() {
+  const short = (list) => list.map((x) => Number(x.toFixed(4))).join(",");
+  const told = new URLSearchParams({ ref: short(state.ref), reward: short(state.reward), labeller: state.labeller, beta: state.beta });
+  if (state.h) told.set("h", state.h);
+  if (state.hidden.length) told.set("hidden", state.hidden.join(","));
+  if (state.labeller === "any") told.set("any", state.any.flat().join(","));
+  history.replaceState(null, "", `#${told}`);
+}
+
+// --- From the state to the laws ----------------------------------------------------------------------------------------
+
+function preference() {
+  return state.labeller === "rewards" ? DIL.bradleyTerry(state.reward) : state.any.map((row) => row.map((x) => x / 100));
+}
+
+let last_h = {};
+function read_h(text) { // once, not at every frame
+  if (last_h.text !== text) last_h = { text, second: DIL.generator(text) };
+  return last_h.second;
+}
+
+function laws() {
+  const { ref } = state;
+  const P = preference();
+  const found = [ref, DIL.chosen(ref, P), null, DIL.published(ref, P, DIL.RATIO.lsif), DIL.published(ref, P, DIL.RATIO.ukl), DIL.published(ref, P, DIL.RATIO.bce), null, null];
+  if (state.labeller === "rewards") found[2] = DIL.rlhf(ref, state.reward, 10 ** state.beta);
+  let said = "";
+  if (state.h.trim()) {
+    try {
+      const second = read_h(state.h);
+      if (DIL.unique(ref, P, second)) found[6] = DIL.published(ref, P, DIL.ratioOf(second));
+      else said = "With this h a multiplier has several roots here: where it ends depends on the start.";
+    } catch (error) {
+      said = `h: ${error.message}.`;
+    }
+  }
+  if (pairs.length) found[7] = DIL.fitted(pairs, ref.length);
+  return { found, said };
+}
+
+// --- Bars to drag -------------------------------------------------------------------------------------------------------
+
+const x = d3.scaleBand(WORDS, [34, 414]).padding(0.25);
+
+function bars(id, { low, high, step, name, set, shown }) {
+  const y = d3.scaleLinear([low, high], [128, 8]);
+  const svg = d3.select(id);
+  svg.append("g").attr("class", "axis").attr("transform", "translate(34,0)").attr("aria-hidden", "true").call(d3.axisLeft(y).ticks(5));
+  svg.append("g").attr("class", "axis").attr("transform", "translate(0,128)").attr("aria-hidden", "true").call(d3.axisBottom(x).tickSize(0).tickPadding(7));
+  const clamped = (value) => Math.min(high, Math.max(low, value));
+  const handles = svg.selectAll(".handle").data(WORDS).join("g")
+    .attr("class", "handle").attr("tabindex", 0).attr("role", "slider").attr("aria-orientation", "vertical")
+    .attr("aria-label", (word) => `${name} ${word}`).attr("aria-valuemin", low).attr("aria-valuemax", high)
+    .call(d3.drag().container(svg.node()).on("start drag", (event, word) => {
+      event.sourceEvent.target.closest?.(".handle")?.focus();
+      change(() => set(WORDS.indexOf(word), clamped(y.invert(event.y))));
+    }))
+    .on("keydown", (event, word) => {
+      const steps = { ArrowUp: 1, ArrowRight: 1, ArrowDown: -1, ArrowLeft: -1, PageUp: 5, PageDown: -5 }[event.key];
+      const to = { Home: low, End: high }[event.key];
+      if (steps === undefined && to === undefined) return;
+      event.preventDefault();
+      change(() => set(WORDS.indexOf(word), to ?? clamped(shown()[WORDS.indexOf(word)] + steps * step)));
+    });
+  handles.append("rect").attr("class", "grip").attr("x", (word) => x(word)).attr("y", 0).attr("width", x.bandwidth()).attr("height", 128);
+  handles.append("rect").attr("class", "bar").attr("x", (word) => x(word)).attr("width", x.bandwidth()).attr("rx", 2);
+  handles.append("text").attr("x", (word) => x(word) + x.bandwidth() / 2).attr("text-anchor", "middle").attr("aria-hidden", "true");
+  return () => {
+    const values = shown();
+    const zero = y(Math.max(low, Math.min(0, high)));
+    handles.attr("aria-valuenow", (word, i) => Number(values[i].toFixed(3)));
+    handles.select(".bar").attr("y", (word, i) => Math.min(zero, y(values[i])) - 1).attr("height", (word, i) => Math.abs(y(values[i]) - zero) + 2);
+    handles.select("text").attr("y", (word, i) => (values[i] >= 0 ? y(values[i]) - 4 : y(values[i]) + 14)).text((word, i) => values[i].toFixed(low < 0 ? 1 : 2));
+  };
+}
+
+function setRef(place, to) { // the others keep their proportions
+  const others = 1 - state.ref[place];
+  const now = Math.min(0.96, Math.max(0.01, to));
+  state.ref = DIL.normalised(state.ref.map((p, y) => (y === place ? now : Math.max(0.002, (p / others) * (1 - now)))));
+}
+
+const drawRef = bars("#ref", { low: 0, high: 1, step: 0.02, name: "probability of", set: setRef, shown: () => state.ref });
+const drawReward = bars("#reward", { low: -4, high: 4, step: 0.2, name: "reward of", shown: () => state.reward,
+  set: (place, to) => { state.reward[place] = Number(to.toFixed(2)); } });
+
+// --- A preference matrix -------------------------------------------------------------------------------------------------
+
+const table = d3.select("#preference");
+table.append("thead").append("tr").selectAll("th").data(["", ...WORDS]).join("th").attr("scope", "col").text((word) => word);
+const cells = table.append("tbody").selectAll("tr").data(WORDS).join("tr");
+cells.append("th").attr("scope", "row").text((word) => word);
+cells.each(function (word, row) {
+  d3.select(this).selectAll("td").data(WORDS).join("td").each(function (other, column) {
+    if (row === column) {
+      d3.select(this).attr("class", "n").text("50");
+      return;
+    }
+    d3.select(this).append("input").attr("type", "number").attr("min", 0).attr("max", 100).attr("step", 5)
+      .attr("aria-label", `${word} beats ${other}, per cent`).attr("data-place", `${row},${column}`)
+      .on("input", (event) => {
+        const typed = event.target.valueAsNumber;
+        if (!(typed >= 0 && typed <= 100)) return;
+        change(() => {
+          state.any[row][column] = typed;
+          state.any[column][row] = 100 - typed;
+        });
+      });
+  });
+});
+
+function drawPreference() {
+  table.selectAll("input").each(function () {
+    const [row, column] = this.dataset.place.split(",").map(Number);
+    if (document.activeElement !== this) this.value = Number(state.any[row][column].toFixed(1));
+  });
+}
+
+// --- The laws ------------------------------------------------------------------------------------------------------------
+
+const svg = d3.select("#laws");
+const wide = d3.scalePoint(WORDS, [44, 550]).padding(0.5);
+const axis = svg.append("g").attr("class", "axis").attr("transform", "translate(44,0)");
+svg.append("g").attr("class", "axis").attr("transform", "translate(0,290)").call(d3.axisBottom(wide).tickSize(0).tickPadding(9));
+const lines = svg.append("g").attr("fill", "none").attr("stroke-width", 2);
+const dots = svg.append("g");
+const rows = d3.select("#table");
+rows.append("thead").append("tr").selectAll("th").data(["law", "KL(winners ‖ it)", "KL(it ‖ reference)"]).join("th")
+  .attr("scope", "col").attr("class", (text, i) => (i ? "n" : "")).text((text) => text);
+const body = rows.append("tbody").selectAll("tr").data(LAWS).join("tr");
+const named = body.append("th").attr("scope", "row").append("label");
+named.append("input").attr("type", "checkbox").on("change", (event, law) => change(() => {
+  const place = LAWS.indexOf(law);
+  state.hidden = event.target.checked ? state.hidden.filter((i) => i !== place) : [...state.hidden, place].sort();
+}));
+named.append("i").style("background", ([, colour]) => colour);
+named.append("span").text(([name]) => name);
+body.append("td").attr("class", "n winners");
+body.append("td").attr("class", "n reference");
+
+function drawLaws(found) {
+  const shown = LAWS.map((law, i) => ({ law, i, values: found[i] })).filter(({ values, i }) => values && !state.hidden.includes(i));
+  const top = Math.max(0.3, ...shown.flatMap(({ values }) => values)) * 1.05;
+  const y = d3.scaleLinear([0, top], [290, 8]);
+  axis.call(d3.axisLeft(y).ticks(6));
+  lines.selectAll("path").data(shown, ({ i }) => i).join("path")
+    .attr("stroke", ({ law }) => law[1]).attr("stroke-dasharray", ({ law }) => law[2] || null).attr("opacity", 0.8)
+    .attr("d", ({ values }) => d3.line((p, k) => wide(WORDS[k]), (p) => y(p))(values));
+  dots.selectAll("g").data(shown, ({ i }) => i).join("g").attr("fill", ({ law }) => law[1])
+    .selectAll("circle").data(({ values }) => values).join("circle").attr("r", 4).attr("cx", (p, k) => wide(WORDS[k])).attr("cy", (p) => y(p));
+  const [reference, winners] = found;
+  const told = (value) => (value === Infinity ? "∞" : value.toFixed(3));
+  body.classed("absent", (law, i) => !found[i]).attr("hidden", (law, i) => (found[i] ? null : ""));
+  body.select("input").property("checked", (law, i) => !state.hidden.includes(i));
+  body.select(".winners").text((law, i) => (found[i] ? told(DIL.kl(winners, found[i])) : ""));
+  body.select(".reference").text((law, i) => (found[i] ? told(DIL.kl(found[i], reference)) : ""));
+  svg.attr("aria-label", `Probabilities of ${WORDS.join(", ")}: ` + shown.map(({ law, values }) => `${law[0]} ${values.map((p) => p.toFixed(2)).join(" ")}`).join("; "));
+}
+
+// --- Everything moves together -------------------------------------------------------------------------------------------
+
+let asked = false;
+function draw() {
+  asked = false;
+  drawRef();
+  drawReward();
+  drawPreference();
+  d3.select("#rewards-part").attr("hidden", state.labeller === "rewards" ? null : "");
+  d3.select("#any-part").attr("hidden", state.labeller === "any" ? null : "");
+  d3.selectAll("[name=labeller]").property("checked", function () { return this.value === state.labeller; });
+  d3.select("#beta").property("value", state.beta).property("disabled", state.labeller === "any");
+  d3.select("#beta-value").text((10 ** state.beta).toFixed(2));
+  if (document.activeElement !== document.querySelector("#h")) d3.select("#h").property("value", state.h);
+  const { found, said } = laws();
+  d3.select("#h-said").text(said);
+  drawLaws(found);
+  const last = pairs[pairs.length - 1];
+  d3.select("#pairs-said").text(last ? `${pairs.length} pairs; the last one: ${WORDS[last[0]]} beat ${WORDS[last[1]]}` : "No pair yet.");
+  keep();
+}
+
+function change(how, keepsPairs = false) {
+  how();
+  if (!keepsPairs) pairs = []; // they were drawn in another world
+  if (!asked) requestAnimationFrame(draw);
+  asked = true;
+}
+
+d3.selectAll("[name=labeller]").on("change", (event) => change(() => { state.labeller = event.target.value; }));
+d3.select("#beta").on("input", (event) => change(() => { state.beta = Number(event.target.value); }, true));
+d3.select("#h").on("input", (event) => change(() => { state.h = event.target.value.slice(0, 80); }, true));
+d3.selectAll("[data-draw]").on("click", (event) => change(() => {
+  const P = preference();
+  for (let i = 0; i < Number(event.target.dataset.draw); i++) pairs.push(DIL.drawPair(state.ref, P, Math.random));
+}, true));
+d3.select("#clear").on("click", () => change(() => { pairs = []; }));
+d3.select("#reset").on("click", () => change(() => { location.hash = ""; state = read(); }));
+addEventListener("hashchange", () => { state = read(); pairs = []; draw(); });
+draw();

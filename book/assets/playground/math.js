@@ -1,0 +1,197 @@
+// The mathematics of the playground, a function an equation: names and sections as in book/theory.md.
+// It runs in a browser and in node; tests/book/test_playground.py compares it with the Python functions on random worlds.
+"use strict";
+
+const sum = (values) => values.reduce((a, b) => a + b, 0);
+const dot = (a, b) => sum(a.map((x, i) => x * b[i]));
+const sigmoid = (x) => (x >= 0 ? 1 / (1 + Math.exp(-x)) : Math.exp(x) / (1 + Math.exp(x)));
+const normalised = (weights) => weights.map((w) => w / sum(weights));
+
+// §1  P(y > y') = sigma(R(y) - R(y')): rows are responses, columns their opponents
+const bradleyTerry = (reward) => reward.map((a) => reward.map((b) => sigmoid(a - b)));
+// §1  w = E_ref P, how often a response beats one that the reference wrote
+const winRate = (ref, P) => P.map((row) => dot(row, ref));
+// §1  pi_chosen = pi_ref (1 + t) with t = 2w - 1, and pi_rejected = pi_ref (1 - t)
+const chosen = (ref, P) => winRate(ref, P).map((w, y) => 2 * ref[y] * w);
+const rejected = (ref, P) => winRate(ref, P).map((w, y) => 2 * ref[y] * (1 - w));
+// §2  pi_ref exp(R / beta) / Z
+function rlhf(ref, reward, beta) {
+  const top = Math.max(...reward);
+  return normalised(ref.map((p, y) => p * Math.exp((reward[y] - top) / beta)));
+}
+// KL(p || q) in nats; what p never writes adds nothing
+const kl = (p, q) => sum(p.map((a, y) => (a > 0 ? a * Math.log(a / q[y]) : 0)));
+
+// The root of an increasing function in [low, high]; the nearer end where it keeps one sign
+function bisect(increasing, low, high) {
+  let width = high - low;
+  for (let i = 0; i < 60; i++) {
+    width /= 2;
+    if (increasing(low + width) < 0) low += width;
+  }
+  return low + width / 2;
+}
+
+// §4  r that solves h''(r)(A - B r) = lambda: losers stand in the denominator, as published
+const RATIO = {
+  lsif: (A, B, lambda) => Math.max(A - lambda, 0) / B,
+  ukl: (A, B, lambda) => A / (B + lambda),
+  bce: (A, B, lambda) => (2 * A) / (B + lambda + Math.sqrt((B + lambda) ** 2 + 4 * lambda * A)),
+};
+
+// The same for any h, of which only h'' is known, in u = log r
+function ratioOf(second) {
+  return (A, B, lambda) => {
+    const top = Math.log(A / B);
+    const excess = (u) => lambda - second(Math.exp(u)) * (A - B * Math.exp(u));
+    return Math.exp(bisect(excess, top - 40, top));
+  };
+}
+
+// §4  Where DIL ends as published: pi_ref r with the one lambda at which the policy sums to one
+function published(ref, P, ratio) {
+  const w = winRate(ref, P);
+  const law = (lambda) => ref.map((p, y) => p * ratio(2 * w[y], 2 * (1 - w[y]), lambda));
+  if (sum(law(0)) <= 1 + 1e-12) return law(0);
+  let high = 1;
+  while (sum(law(high)) > 1) high *= 2;
+  return law(bisect((lambda) => 1 - sum(law(lambda)), 0, high));
+}
+
+// Whether h''(r)(A - B r) falls in r for every response, so that each lambda has one r
+function unique(ref, P, second) {
+  const w = winRate(ref, P);
+  return w.every((win) => {
+    const [A, B] = [2 * win, 2 * (1 - win)];
+    const values = Array.from({ length: 61 }, (_, i) => (10 ** (-5 + i / 12) * A) / B).map((r) => second(r) * (A - B * r));
+    return values.every((value, i) => i === 0 || value - values[i - 1] <= 1e-9);
+  });
+}
+
+// §1  A pair: two draws of the reference, sorted by the label; random() gives numbers in [0, 1)
+function drawPair(ref, P, random) {
+  const one = () => {
+    let u = random();
+    for (let y = 0; y < ref.length; y++) if ((u -= ref[y]) < 0) return y;
+    return ref.length - 1;
+  };
+  const [a, b] = [one(), one()];
+  return random() < P[a][b] ? [a, b] : [b, a];
+}
+
+// §4  The repaired UKL loss, which is SFT, fitted to pairs: the winners' frequencies
+function fitted(pairs, size) {
+  const counts = new Array(size).fill(0);
+  for (const [winner] of pairs) counts[winner] += 1;
+  return counts.map((n) => n / pairs.length);
+}
+
+// --- A generator that somebody types: numbers, r, + - * / ^, exp, log, sqrt ---------------------------------------------
+
+function parse(text) {
+  const tokens = text.replace(/\*\*/g, "^").match(/\s*(\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+|[a-z]+|[-+*/^()])/g) || [];
+  const words = tokens.map((token) => token.trim());
+  if (words.join("") !== text.replace(/\*\*/g, "^").replace(/\s+/g, "")) throw new Error("what stands there is no formula in r");
+  let place = 0;
+  const take = (word) => (words[place] === word ? ((place += 1), true) : false);
+  function needed(word) {
+    if (!take(word)) throw new Error(words[place] ? `expected ${word} before ${words[place]}` : `the formula ends, ${word} is missing`);
+  }
+  function atom() {
+    if (take("(")) {
+      const inner = added();
+      needed(")");
+      return inner;
+    }
+    const word = words[place++];
+    if (word === undefined) throw new Error("the formula ends too early");
+    if (/^[.\d]/.test(word)) return { number: Number(word) };
+    if (word === "r") return { r: true };
+    if (["exp", "log", "sqrt"].includes(word)) {
+      needed("(");
+      const inner = added();
+      needed(")");
+      return word === "sqrt" ? { op: "^", a: inner, b: { number: 0.5 } } : { op: word, a: inner };
+    }
+    throw new Error(`${word} is unknown: there are r, numbers, + - * / ^, exp, log, sqrt`);
+  }
+  function raised() {
+    const base = atom();
+    return take("^") ? { op: "^", a: base, b: signed() } : base;
+  }
+  function signed() {
+    if (take("-")) return { op: "*", a: { number: -1 }, b: signed() };
+    return take("+") ? signed() : raised();
+  }
+  function multiplied() {
+    let left = signed();
+    while (words[place] === "*" || words[place] === "/") left = { op: words[place++], a: left, b: signed() };
+    return left;
+  }
+  function added() {
+    let left = multiplied();
+    while (words[place] === "+" || words[place] === "-") left = { op: words[place++], a: left, b: multiplied() };
+    return left;
+  }
+  const tree = added();
+  if (place < words.length) throw new Error(`${words[place]} does not belong there`);
+  return tree;
+}
+
+// A tree as a function of r
+function compiled(node) {
+  if ("number" in node) return () => node.number;
+  if (node.r) return (r) => r;
+  const a = compiled(node.a);
+  if (node.op === "exp") return (r) => Math.exp(a(r));
+  if (node.op === "log") return (r) => Math.log(a(r));
+  const b = compiled(node.b);
+  return {
+    "+": (r) => a(r) + b(r), "-": (r) => a(r) - b(r), "*": (r) => a(r) * b(r), "/": (r) => a(r) / b(r), "^": (r) => a(r) ** b(r),
+  }[node.op];
+}
+
+// A node, without what changes nothing: 0 x, 1 x, x + 0, x^1
+function made(op, a, b) {
+  const is = (node, number) => node.number === number;
+  if (op === "*" && (is(a, 0) || is(b, 0))) return { number: 0 };
+  if (op === "*" && is(a, 1)) return b;
+  if ((op === "*" || op === "^") && is(b, 1)) return a;
+  if (op === "+" && is(a, 0)) return b;
+  if ((op === "+" || op === "-") && is(b, 0)) return a;
+  if (op === "/" && is(a, 0)) return a;
+  if ("number" in a && b && "number" in b) return { number: compiled({ op, a, b })(0) };
+  return { op, a, b };
+}
+
+function derivative(node) {
+  if ("number" in node) return { number: 0 };
+  if (node.r) return { number: 1 };
+  const { op, a, b } = node;
+  const da = derivative(a);
+  if (op === "exp") return made("*", node, da);
+  if (op === "log") return made("/", da, a);
+  if (op === "^" && "number" in b) return made("*", made("*", b, made("^", a, { number: b.number - 1 })), da);
+  if (op === "^") return derivative({ op: "exp", a: made("*", b, { op: "log", a }) });
+  const db = derivative(b);
+  if (op === "+" || op === "-") return made(op, da, db);
+  if (op === "*") return made("+", made("*", da, b), made("*", a, db));
+  return made("/", made("-", made("*", da, b), made("*", a, db)), made("*", b, b));
+}
+
+// h'' of a typed h; an Error that says what is wrong, also where h is not convex
+function generator(text) {
+  const h2 = compiled(derivative(derivative(parse(text))));
+  for (let i = 0; i <= 80; i++) {
+    const r = 10 ** (-4 + i / 16); // to 10: no optimum goes beyond
+    const found = h2(r);
+    if (!Number.isFinite(found) || found <= 0) throw new Error(`h is not convex at r = ${r.toPrecision(2)}: h'' is ${Number.isNaN(found) ? "no number" : found.toPrecision(2)}`);
+  }
+  return h2;
+}
+
+const DIL = {
+  sum, normalised, sigmoid, bradleyTerry, winRate, chosen, rejected, rlhf, kl, bisect, RATIO, ratioOf, published, unique, drawPair,
+  fitted, parse, compiled, derivative, generator,
+};
+if (typeof module !== "undefined") module.exports = DIL;
