@@ -100,7 +100,7 @@ def test_the_right_answer_gets_its_points(master, tmp_path):
     assert points == {"half-tests": True, "double-tests": True, "double-hidden": True, "half-hidden": True}
 
 
-SOME = ("inputs kept and told later", "exits at once when called", "exits at once", "calls that say all is well")
+SOME = ("inputs kept and told later", "exits at once")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in SOME else pytest.mark.slow) for name in ATTACKS])

@@ -1,5 +1,6 @@
 """Assignments: what students get holds no answer, right answers get full marks, wrong ones do not, and attacks fail."""
 
+import contextlib
 import csv
 import functools
 import json
@@ -77,7 +78,7 @@ def test_the_release_holds_no_solution_and_no_hidden_test(folder, name):
     assert "raise NotImplementedError" in text
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "a1" else pytest.mark.slow) for name in NAMES])
 def test_a_release_runs_where_this_library_is_not_installed(folder, name, tmp_path):
     """As in Colab: the notebook and the file beside it, and no other part of the library; every test fails, unanswered."""
     path = course.released(folder, name)
@@ -98,6 +99,7 @@ def test_a_release_runs_where_this_library_is_not_installed(folder, name, tmp_pa
     assert done.stdout.split() == [str(tests), "True"], done.stderr[-2000:]
 
 
+@pytest.mark.slow
 @needs_landlock
 def test_everybody_has_their_own_numbers(folder, tmp_path):
     """Solved with one's own they are right, others' are named and graded with one's own; the common release keeps its own."""
@@ -278,6 +280,41 @@ def ran(cells, folder):
     """A notebook of these cells, run as hand-ins are; nothing in it is tested."""
     empty, place = nbformat.v4.new_notebook(), {"metadata": {"path": str(folder)}}
     return LockedExecute(master=empty).preprocess(nbformat.v4.new_notebook(cells=cells), place)[0]
+
+
+def kernels(place):
+    """The kernels whose folders lie below a place."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found += [path] if b"course.sandbox" in (said := path.read_bytes()) and str(place).encode() in said else []
+    return found
+
+
+@pytest.mark.slow
+@needs_landlock
+def test_a_grader_that_is_killed_leaves_no_kernel(tmp_path):
+    code = """if True:
+        import nbformat
+        from dil_tutorial.course.preprocessors import LockedExecute
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("while True: pass")])
+        place = {"metadata": {"path": "."}}
+        LockedExecute(master=nbformat.v4.new_notebook()).preprocess(notebook, place)
+    """
+    (tmp_path / "own").mkdir()
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path / "own", env=environment) as grader:
+        started = time.monotonic()
+        while not kernels(tmp_path):
+            assert time.monotonic() - started < 60
+            time.sleep(0.1)
+        time.sleep(3)  # into the loop
+        assert kernels(tmp_path)
+        grader.kill()
+    started = time.monotonic()
+    while kernels(tmp_path):
+        assert time.monotonic() - started < 10, "a kernel goes on without its grader"
+        time.sleep(0.1)
 
 
 FLOODS = {
@@ -665,6 +702,7 @@ def projections(target, candidates):
 """
 
 
+@pytest.mark.slow
 @needs_landlock
 def test_a_helper_may_have_the_name_of_a_hidden_variable(folder):
     hidden = feedback.hidden_tests(course.source(folder, "a2"))["projections-hidden"]
