@@ -13,6 +13,8 @@ from dil_tutorial.course.stand_in import Ask, Lost, StandIn
 class Examiner:
     """Runs the tests of one notebook.  ``master`` is the instructor's: its solutions are the references, known to no answer.
 
+    ``tests`` are its texts by cell: nothing of a student's notebook runs in this process.
+
     ``seed`` is that of the student's own numbers.
     """
 
@@ -21,6 +23,8 @@ class Examiner:
         self.references: dict[str, Any] = {"__name__": "__main__"}
         given = [cell.source for cell in master.cells if cell.cell_type == "code" and marks(cell).get("locked")
                  and not marks(cell).get("grade")]  # fmt: skip
+        self.tests = {marks(cell)["grade_id"]: cell.source for cell in master.cells if cell.cell_type == "code"
+                      and marks(cell).get("locked") and marks(cell).get("grade")}  # fmt: skip
         solutions = {marks(cell)["grade_id"]: cell for cell in master.cells if marks(cell).get("solution")
                      and cell.cell_type == "code"}  # fmt: skip
         for source in given:

@@ -10,6 +10,7 @@ from dil_tutorial.support import templates
 
 NAMES = {
     "NotImplementedError": "not answered",
+    "NotRun": "was not run: tell your instructor",
     "KeyboardInterrupt": "took longer than allowed and was stopped",
     "CellTimeoutError": "took longer than allowed and was stopped",
     "MemoryError": "took more memory than allowed",

@@ -43,7 +43,8 @@ class LockedExecute(Execute):
     def preprocess(self, nb: Any, resources: Any, *more: Any) -> Any:
         self.ends, self.left_out, self.hidden = time.monotonic() + NOTEBOOK_SECONDS, set[int](), list[int]()
         self.lost, self.until = "", self.ends
-        self.seed = int(nb.metadata.get("seed", 0))  # of what was collected, not of what was handed in
+        seed = nb.metadata.get("seed", 0)  # what collect wrote
+        self.seed = seed if isinstance(seed, int) else 0
         self.examiner = Examiner(self.instructors(resources), self.ask, self.seed)
         own = resources["metadata"]["path"]
         with tempfile.TemporaryDirectory() as folder:  # not its own, where the notebook lies with the hidden tests in it
@@ -74,9 +75,11 @@ class LockedExecute(Execute):
     def preprocess_cell(self, cell: Any, resources: Any, index: int) -> Any:
         self.room = SHOWN
         if cell.cell_type == "code":
-            if not is_test(cell):
+            test = self.tests_of(cell)
+            if test is None:
                 self.run_cell(cell, resources, index)
-            elif "### BEGIN HIDDEN TESTS" in cell.source:
+            elif "### BEGIN HIDDEN TESTS" in test:
+                cell.outputs = [error("NotRun")]  # until it is: a cell without outputs has all its points
                 self.hidden.append(index)
                 self.ask_for("keep", index)
             else:
@@ -122,7 +125,7 @@ class LockedExecute(Execute):
         for index, cell in enumerate(self.nb.cells[: last + 1]):
             if cell.cell_type != "code" or index in self.left_out:
                 continue
-            if is_test(cell):
+            if self.tests_of(cell) is not None:
                 self.ask_for("keep", index)
                 continue
             try:
@@ -158,6 +161,10 @@ class LockedExecute(Execute):
 
     # --- Cells that run here
 
+    def tests_of(self, cell: Any) -> str | None:
+        """The instructor's text of a cell of tests, whatever stands in the notebook; None if it is no such cell."""
+        return self.examiner.tests.get(str(marks(cell).get("grade_id")))
+
     def ask(self, request: str) -> str:
         """What the student's process replies to a request of the examiner's; Lost once it did not."""
         if self.lost:
@@ -185,15 +192,10 @@ class LockedExecute(Execute):
         if hidden:
             self.ask_for("recall", index)
         self.until = time.monotonic() + max(1, min(CELL_SECONDS, self.ends - time.monotonic()))
-        why = self.examiner.run(cell.source, alone=hidden)
+        why = self.examiner.run(self.tests_of(cell) or "", alone=hidden)
         cell.outputs = [error(*why)] if why else []
         if self.lost:
             self.start_again(len(self.nb.cells) - 1 if hidden else index)
-
-
-def is_test(cell: Any) -> bool:
-    """Whether a cell is one of tests: nbgrader has restored its text."""
-    return bool(marks(cell).get("grade") and marks(cell).get("locked"))
 
 
 def error(name: str, words: str = "", more: str = "") -> Any:

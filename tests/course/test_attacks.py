@@ -100,6 +100,28 @@ def test_the_right_answer_gets_its_points(master, tmp_path):
     assert points == {"half-tests": True, "double-tests": True, "double-hidden": True, "half-hidden": True}
 
 
+FORGED = "import pathlib\npathlib.Path({place!r}).write_text('ran')"
+
+
+@pytest.mark.slow
+def test_only_the_instructors_tests_run_in_the_examiners_process(master, tmp_path):
+    """A cell that calls itself one of tests, and a test whose text is another's: the first runs with the answers, if at all."""
+    (tmp_path / "own").mkdir()
+    notebook = nbformat.from_dict(json.loads(json.dumps(master)))
+    code = FORGED.format(place=str(tmp_path / "ran"))
+    marks = {"grade_id": "forged", "grade": True, "locked": True, "solution": False, "points": 50, "schema_version": 3}
+    notebook.cells.insert(2, nbformat.v4.new_code_cell(code, metadata={"nbgrader": marks}))
+    for cell in notebook.cells:
+        if course.marks(cell).get("grade_id", "").endswith(("-tests", "-hidden")):
+            cell.source = code
+        if course.marks(cell).get("grade_id") == "double":
+            cell.source = "def double(v):\n    return 3 * v"
+    done, _ = LockedExecute(master=master).preprocess(notebook, {"metadata": {"path": str(tmp_path / "own")}})
+    failed = {course.marks(c).get("grade_id"): bool(c.outputs) for c in done.cells if course.marks(c).get("grade")}
+    assert failed == {"forged": True, "half-tests": False, "double-tests": True, "double-hidden": True, "half-hidden": False}
+    assert not (tmp_path / "ran").exists()
+
+
 SOME = ("inputs kept and told later", "exits at once")
 
 
