@@ -22,6 +22,13 @@ class Kind(enum.StrEnum):
     canvas = "canvas"
 
 
+class Quiz(enum.StrEnum):
+    """A platform that imports questions."""
+
+    moodle = "moodle"
+    canvas = "canvas"
+
+
 CourseFolder = Annotated[Path, typer.Argument(help="The course's folder.")]
 Assignment = Annotated[str, typer.Argument(help="As a1.")]
 
@@ -165,6 +172,22 @@ def export(
         )
         made = exports.moodle(rows, most) if kind is Kind.moodle else exports.canvas(rows, column or assignment, most)
         write_text(out, made)
+    wrote(out)
+
+
+@app.command()
+def inventory(
+    kind: Annotated[Quiz, typer.Argument(help="For which platform.")],
+    out: Annotated[Path, typer.Option("--out", help="The file: XML for Moodle, a zip file of QTI for Canvas and others.")],
+) -> None:
+    """Twenty questions for before and after the course, in which each wrong choice is an idea that people have."""
+    from dil_tutorial.course import inventory as questions
+    from dil_tutorial.support.files import write_bytes, write_text
+
+    if kind is Quiz.moodle:
+        write_text(out, questions.moodle(questions.read()))
+    else:
+        write_bytes(out, questions.canvas(questions.read()))
     wrote(out)
 
 

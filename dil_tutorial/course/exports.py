@@ -15,7 +15,7 @@ from dil_tutorial.course.collect import collect
 from dil_tutorial.course.grading import grade, scores
 from dil_tutorial.course.statistics import as_csv
 from dil_tutorial.errors import InputError
-from dil_tutorial.support.files import write_json
+from dil_tutorial.support.files import write_bytes, write_json
 
 SETUP = """#!/bin/sh
 # Gradescope runs this once, as it builds the autograder's image.
@@ -78,8 +78,8 @@ def gradescope(course: Path, assignment: str, place: Path) -> None:
         "setup.sh": SETUP,
         "run_autograder": RUN.replace("ASSIGNMENT", assignment),
     }
-    part = place.with_name(place.name + ".part")
-    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in files.items():
             entry = zipfile.ZipInfo(name)
             entry.external_attr = 0o755 << 16
@@ -90,7 +90,7 @@ def gradescope(course: Path, assignment: str, place: Path) -> None:
                 if path.is_file() and "__pycache__" not in path.parts:
                     archive.write(path, f"library/{home.name}/{path.relative_to(home)}")
         archive.write(notebook, f"course/source/{assignment}/{notebook.name}")
-    part.replace(place)
+    write_bytes(place, made.getvalue())
 
 
 def mark(course: Path, assignment: str, submission: Path, place: Path) -> None:
