@@ -28,7 +28,8 @@ class Examiner:
         solutions = {marks(cell)["grade_id"]: cell for cell in master.cells if marks(cell).get("solution")
                      and cell.cell_type == "code"}  # fmt: skip
         for source in given:
-            exec(compile(with_seed(source, seed), "given", "exec"), self.names)
+            with contextlib.redirect_stdout(io.StringIO()):
+                exec(compile(with_seed(source, seed), "given", "exec"), self.names)
         self.references.update(self.names)
         for question, cell in solutions.items():
             exec(compile(cell.source, f"reference {question}", "exec"), self.references)
