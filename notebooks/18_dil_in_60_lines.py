@@ -70,7 +70,7 @@ print({word: round(s.item(), 3) for word, s in zip(words, share)})
 #
 # A new policy $\pi_\theta$ shall write what winners write. How much more likely does it make an answer than the reference did? That is the ratio $r = \pi_\theta/\pi_\text{ref}$, and $f = \log r$ its logarithm. DIL trains a classifier that tells winners from answers of the reference, with $f$ as its log-odds:
 #
-# $$\ell = -\log\sigma(f_w) - \tfrac12\bigl[\log\sigma(-f_w) + \log\sigma(-f_l)\bigr].$$
+# $$-\log\sigma(f_w) - \tfrac12\bigl[\log\sigma(-f_w) + \log\sigma(-f_l)\bigr].$$
 #
 # The first term says "this one is a winner". The bracket says "this one is an ordinary answer of the reference", and it is said of *both* answers of the pair with half a weight each, because both were drawn from the reference. The classifier is right on average only where $r$ is the true ratio of the two laws. And then $\pi_\theta = \pi_\text{ref}\,r$ is the law of the winners.
 

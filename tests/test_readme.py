@@ -39,7 +39,7 @@ def test_files_exist():
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             if target.startswith("generated/") or target.startswith("../"):
                 continue
-            assert (page.parent / target).exists(), f"{page.name}: {target}"
+            assert (page.parent / target.replace("_static/", "assets/")).exists(), f"{page.name}: {target}"
 
 
 def test_python_in_the_readme_runs():
