@@ -244,8 +244,8 @@ def seed_of(student: str) -> int:
 def with_seed(code: str, seed: int) -> str:
     """A given cell with a student's seed in it, where it has one.
 
-    >>> with_seed("import torch\n\nSEED = 0  # yours", 17)
-    'import torch\n\nSEED = 17  # yours'
+    >>> with_seed("SEED = 0  # yours", 17)
+    'SEED = 17  # yours'
     """
     return re.sub(r"^SEED = \d+", f"SEED = {seed}", code, flags=re.MULTILINE)
 

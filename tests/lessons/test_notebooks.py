@@ -21,9 +21,10 @@ SCRIPTS = sorted((Path(__file__).parents[2] / "notebooks").glob("[0-9]*.py"))
 
 @pytest.fixture(autouse=True)
 def printing():
-    """Notebooks set how tensors are printed; other tests in this process have examples of their own."""
+    """Notebooks set how tensors are printed, and their dtype; other tests in this process have examples of their own."""
     yield
     torch.set_printoptions(profile="default")
+    torch.set_default_dtype(torch.float32)
 
 
 def exercises_of(script):
