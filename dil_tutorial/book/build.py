@@ -71,6 +71,14 @@ def real_text_pages(folder: Path) -> None:
     pilot_report.report(pilot_report.load(pilot.COMMITTED), folder, "real_text_pilot.md")
 
 
+def worth_page(folder: Path) -> None:
+    """What a pair is worth to a language model, from the file that `dil experiment worth` wrote."""
+    from dil_tutorial.experiments.worth import measures, report
+
+    results = measures.load(measures.COMMITTED)
+    report.report(results, measures.summary(results), folder, "worth.md")
+
+
 def rlhf_page(folder: Path) -> None:
     """RLHF itself beside imitation of it, from the file that `dil experiment rlhf` wrote."""
     from dil_tutorial.experiments.real_text import measures
@@ -116,6 +124,7 @@ def generate(root: Path) -> None:
     write_text(generated / "pair.md", pages.pair_page())
     write_text(generated / "gpu.md", gpu.page_of(read_json(gpu.COMMITTED)))
     known_truth_page(generated)
+    worth_page(generated)
     real_text_pages(generated)
     real_pairs_page(generated)
     rlhf_page(generated)
