@@ -166,10 +166,8 @@ def export(
     if kind is Kind.gradescope:
         exports.gradescope(folder, assignment, out)
     else:
-        rows, most = (
-            statistics.results(folder, assignment),
-            sum(assignments.points_of(assignments.source(folder, assignment)).values()),
-        )
+        rows = statistics.results(folder, assignment)
+        most = sum(assignments.points_of(assignments.source(folder, assignment)).values())
         made = exports.moodle(rows, most) if kind is Kind.moodle else exports.canvas(rows, column or assignment, most)
         write_text(out, made)
     wrote(out)
