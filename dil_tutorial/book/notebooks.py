@@ -14,24 +14,35 @@ WIDGET = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")  # the name of a w
 
 
 def find(folder: Path, names: list[str]) -> list[Path]:
-    """The scripts (py:percent) of the notebooks whose names begin as asked; all if none is asked for."""
-    scripts = sorted(folder.glob("[0-9]*.py"))
+    """The scripts (py:percent) of the notebooks whose names begin as asked, all if none is asked for; a wheel's have none."""
+    scripts = sorted(folder.glob("[0-9]*.py")) or sorted(folder.glob("[0-9]*.ipynb"))
     for name in names:
         if not any(script.stem.startswith(name) for script in scripts):
             raise InputError(f"no notebook begins with {name!r}: there are {', '.join(script.stem for script in scripts)}")
     return [script for script in scripts if not names or script.stem.startswith(tuple(names))]
 
 
-def run(script: Path) -> tuple[Any, float]:
-    """The executed notebook of a script, and seconds; a CellExecutionError where a cell fails."""
+def read(script: Path) -> Any:
+    """The notebook of a script, or one that is a notebook already."""
+    import nbformat
+
+    if script.suffix == ".ipynb":
+        return nbformat.read(script, as_version=4)
     import jupytext
-    from nbclient import NotebookClient
 
     notebook = jupytext.read(script)
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"{script.stem.split('_')[0]}-{number:03d}"
+    return notebook
+
+
+def run(script: Path, folder: Path) -> tuple[Any, float]:
+    """The notebook of a script, executed in a folder, and seconds; a CellExecutionError where a cell fails."""
+    from nbclient import NotebookClient
+
+    notebook = read(script)
     started = time.perf_counter()
-    where = {"metadata": {"path": str(script.parent)}}
+    where = {"metadata": {"path": str(folder)}}
     quiet = ["--log-level=ERROR"]  # each kernel warns that it talks over TCP, which here is this machine's own loopback
     NotebookClient(notebook, timeout=600, record_timing=False, resources=where, extra_arguments=quiet).execute()
     return notebook, time.perf_counter() - started

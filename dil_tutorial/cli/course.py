@@ -9,6 +9,7 @@ from rich.markup import escape
 
 from dil_tutorial.cli.console import console, progress, say, table, wrote
 from dil_tutorial.errors import unknown_name
+from dil_tutorial.support import paths
 from dil_tutorial.support.extras import need
 
 app = typer.Typer(no_args_is_help=True, help="Assignments: hand out, grade, report (nbgrader does the grading).")
@@ -36,7 +37,8 @@ Assignment = Annotated[str, typer.Argument(help="As a1.")]
 @app.command()
 def init(folder: CourseFolder) -> None:
     """Make a course in FOLDER: nbgrader's configuration, and the assignments with solutions and tests in FOLDER/source."""
-    need("course", "dil course")
+    if paths.ROOT == paths.CLONE:  # a wheel brings them ready made
+        need("course", "dil course")
     from dil_tutorial.course import assignments
 
     for name, what in assignments.init(folder).items():

@@ -27,7 +27,7 @@ from typing import Any
 
 from dil_tutorial.errors import InputError
 from dil_tutorial.support.files import write_text
-from dil_tutorial.support.paths import ASSIGNMENTS
+from dil_tutorial.support.paths import ASSIGNMENTS, INSTRUCTOR
 
 TESTS = "dil_tutorial_tests.zip"  # beside a released notebook, which looks for it there
 FOR_TESTS = ("__init__.py", "lessons/__init__.py", "lessons/exercises.py")
@@ -48,7 +48,7 @@ def script_of(assignment: str) -> Path:
     """The script of an assignment; InputError if there is none of that name."""
     known = scripts()
     if not known:
-        raise InputError(f"{ASSIGNMENTS}: not there: students' copies hold no assignments; an instructor clones the repository")
+        raise InputError(f"{ASSIGNMENTS}: not there: students' copies hold no scripts of assignments: clone the repository")
     if assignment not in known:
         raise InputError(f"no assignment {assignment!r}: there are {', '.join(known)}")
     return known[assignment]
@@ -169,15 +169,12 @@ def init(course: Path, names: Sequence[str] = ()) -> dict[str, str]:
 
     What is there already is kept: an instructor may have changed it.
     """
-    import nbformat
-
-    chosen = {name: script_of(name) for name in names or scripts()}
     outcome = {}
-    for name, script in chosen.items():
+    for name, (file, text) in sources(names).items():
         place = course / "source" / name
         outcome[name] = "kept as it is" if place.is_dir() else "made"
         if not place.is_dir():
-            write_text(place / f"{script.stem}.ipynb", nbformat.writes(convert(script)) + "\n")
+            write_text(place / file, text)
     text = f"""# nbgrader and its web pages read this; dil course uses the same settings.
 from pathlib import Path
 
@@ -187,6 +184,18 @@ get_config().merge(settings(Path({str(course.resolve())!r})))  # noqa: F821
 """
     write_text(course / "nbgrader_config.py", text)
     return outcome
+
+
+def sources(names: Sequence[str] = ()) -> dict[str, tuple[str, str]]:
+    """The instructor's notebooks, with solutions and tests: by name, the file's name and its text; a clone's or a wheel's."""
+    import nbformat
+
+    if not scripts() and INSTRUCTOR.is_file():
+        with zipfile.ZipFile(INSTRUCTOR) as archive:
+            found = [entry.split("/") for entry in archive.namelist()]
+            return {name: (file, archive.read(f"{name}/{file}").decode()) for name, file in found if not names or name in names}
+    chosen = {name: script_of(name) for name in names or scripts()}
+    return {name: (f"{path.stem}.ipynb", nbformat.writes(convert(path)) + "\n") for name, path in chosen.items()}
 
 
 def source_of(course: Path, assignment: str) -> Path:

@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 
 from dil_tutorial.errors import InputError
+from dil_tutorial.support.paths import CLONE, ROOT
 
 MODULES = {  # what each extra of pyproject.toml must bring
     "llm": ("accelerate", "peft", "datasets", "gguf"),
@@ -22,4 +23,5 @@ def need(extra: str, what: str) -> None:
     >>> need("dev", "dil notebooks")
     """
     if missing := [name for name in MODULES[extra] if find_spec(name) is None]:
-        raise InputError(f"{what} needs {' and '.join(missing)}: pip install -c constraints.txt -e '.[{extra}]', or make test")
+        how = f"-c constraints.txt -e '.[{extra}]', or make test" if ROOT == CLONE else f"'dil-tutorial[{extra}]'"
+        raise InputError(f"{what} needs {' and '.join(missing)}: pip install {how}")

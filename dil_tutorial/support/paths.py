@@ -1,13 +1,28 @@
-"""Where things lie in a clone of the repository; an installed package comes without them."""
+"""Where things lie: in a clone of the repository, or in what a wheel brings of one (``make wheel``)."""
 
 from pathlib import Path
 
 from dil_tutorial.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[2]
+CLONE = Path(__file__).resolve().parents[2]
+SHIPPED = Path(__file__).resolve().parents[1] / "shipped"  # notebooks, recipes, results, assignments; dil_tutorial.book.wheel
+ROOT = CLONE if (CLONE / "notebooks").is_dir() else SHIPPED
 BENCHMARKS = ROOT / "benchmarks"  # committed results, which the book and the notebooks show
 NOTEBOOKS = ROOT / "notebooks"
-ASSIGNMENTS = NOTEBOOKS / "assignments"
+RECIPES = ROOT / "recipes"
+ASSIGNMENTS = NOTEBOOKS / "assignments"  # a clone's: with their answers
+INSTRUCTOR = SHIPPED / "instructor.zip"  # a wheel's: the same as notebooks, where no student comes across them
+
+
+def notebooks() -> Path:
+    """The folder of the notebooks; InputError where the package was installed without them.
+
+    >>> (notebooks() / "00_orientation.ipynb").is_file()
+    True
+    """
+    if not NOTEBOOKS.is_dir():
+        raise InputError("this installation has no notebooks: install the wheel that make wheel makes, or run from a clone")
+    return NOTEBOOKS
 
 
 def clone() -> Path:
@@ -16,6 +31,6 @@ def clone() -> Path:
     >>> (clone() / "notebooks").is_dir()
     True
     """
-    if not NOTEBOOKS.is_dir():
-        raise InputError("notebooks and book are part of the repository: run this from a clone (make tutorial)")
-    return ROOT
+    if ROOT != CLONE:
+        raise InputError("the book's sources are part of the repository: run this from a clone (make tutorial)")
+    return CLONE
