@@ -10,7 +10,7 @@ from typing import Any
 
 from dil_tutorial import claims
 from dil_tutorial.bench import gpu
-from dil_tutorial.book import crossref, pages
+from dil_tutorial.book import crossref, pages, slides
 from dil_tutorial.book.crossref import link
 from dil_tutorial.errors import InputError
 from dil_tutorial.support.files import read_json, read_text, write_text
@@ -131,6 +131,7 @@ def generate(root: Path) -> None:
     overoptimisation_page(generated)
     for notebook in sorted((root / "notebooks").glob("*.ipynb")):
         write_text(generated / notebook.name, for_the_book(notebook, notebook.with_suffix(".py")))
+    slides.write(root / "notebooks", root / "book" / "lectures.yaml", generated / "extra" / "slides")
 
 
 def build(root: Path, single: bool = False) -> tuple[int, Path]:

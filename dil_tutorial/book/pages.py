@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from dil_tutorial import claims
 from dil_tutorial.book import crossref, figures, house, pair
 from dil_tutorial.book.crossref import label, link
@@ -195,3 +197,17 @@ def house_page(root: Path) -> str:
 def pair_page() -> str:
     """One pair from its line of JSON to the weights, and the same in a toy world, with the actual numbers."""
     return page("pair", func=pair.func, model=pair.through_a_language_model(), toy=pair.through_a_toy_world())
+
+
+MARKS = {claims.HOLDS: "✓", claims.ASSUMES: "◐", claims.FAILS: "✗"}
+
+
+def cheat_sheet(results: Sequence[Result], figure: str) -> str:
+    """All results on two pages to print, as HTML; each with the mark and the link of the claim that checks it; ``figure`` is SVG."""
+    by_id = {result.claim.id: result for result in results}
+
+    def verdict(claim: str) -> Markup:
+        mark = MARKS[by_id[claim].verdict]
+        return Markup(f'<a href="generated/ledger.html#{label(claim)}">{mark}{claim}</a>')
+
+    return templates.load(TEMPLATES / "cheatsheet.html.j2").render(v=verdict, figure=Markup(figure)) + "\n"

@@ -1,0 +1,27 @@
+MathJax.Hub ??= { Queue() {} };  // what the widgets' code calls in MathJax 2; formulas are set by MathJax 3 itself
+
+// Arrow keys turn slides, except while a slider has the focus: then they move it.  S opens the speaker's window, ? lists all keys.
+Reveal.initialize({
+  width: 1280, height: 720, margin: 0.04, hash: true, slideNumber: "c/t", transition: "none", center: false,
+  plugins: [RevealNotes],
+  keyboardCondition: () => !document.activeElement?.closest(".jupyter-widgets"),
+});
+
+// Where a slide is higher than the screen its contents shrink, no further than half: what is still too high can be scrolled.
+const fit = (slide) => {
+  if (!slide || slide.dataset.fitted) return;
+  const zoom = Math.max(0.5, Math.min(1, 700 / slide.scrollHeight));
+  for (const part of slide.children) if (zoom < 1 && part.tagName !== "ASIDE") part.style.zoom = zoom;
+  if (slide.scrollHeight > 720) slide.style.overflowY = "auto";
+};
+Reveal.on("slidechanged", (event) => fit(event.currentSlide));
+addEventListener("load", () => MathJax.startup.promise.then(() => setTimeout(() => fit(Reveal.getCurrentSlide()), 300)));
+
+// The handles of Jupyter's sliders have no accessible name: give each its label and its readout.
+new MutationObserver(() => {
+  for (const handle of document.querySelectorAll(".noUi-handle")) {
+    const slider = handle.closest(".jupyter-widgets");
+    handle.setAttribute("aria-label", slider?.querySelector(".widget-label")?.textContent ?? "slider");
+    handle.setAttribute("aria-valuetext", slider?.querySelector(".widget-readout")?.textContent ?? "");
+  }
+}).observe(document.documentElement, { childList: true, characterData: true, subtree: true });

@@ -1,0 +1,220 @@
+"""The book on paper and on a reader's device: PDF by Chromium, EPUB by Sphinx, from the same pages as the site.
+
+What moves on the site stands still here: a panel is the picture at which it opens.
+"""
+
+import copy
+import io
+import json
+import posixpath
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Collection, Iterator, Sequence
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import yaml
+
+from dil_tutorial import __version__
+from dil_tutorial.book.slides import STATE
+from dil_tutorial.errors import InputError
+from dil_tutorial.support import paths
+from dil_tutorial.support.files import read_json, read_text, write_bytes, write_text
+
+VIEW = "application/vnd.jupyter.widget-view+json"
+FOOTER = '<div style="width:100%;font:8px sans-serif;text-align:center"><span class="pageNumber"></span></div>'
+MARGIN = {"top": "18mm", "bottom": "18mm", "left": "17mm", "right": "17mm"}
+
+
+def visible(states: dict[str, Any], name: str) -> Iterator[str]:
+    """The HTML that a widget shows as it opens: of a stack the chosen child, of a slider its label and its value."""
+    state = states[name]["state"]
+    if "selected_index" in state and "children" in state:  # a stack
+        chosen = state["selected_index"]
+        yield from visible(states, state["children"][chosen or 0].removeprefix("IPY_MODEL_"))
+    elif "children" in state:
+        for child in state["children"]:
+            yield from visible(states, child.removeprefix("IPY_MODEL_"))
+    elif "_options_labels" in state:
+        yield f"<p><em>{state['description']}: {state['_options_labels'][state['index'] or 0]}</em></p>"
+    elif states[name]["model_name"] == "HTMLModel":
+        yield state["value"]
+
+
+def still(notebook: dict[str, Any]) -> dict[str, Any]:
+    """A notebook with a picture in the place of each panel, and its own claims, links and solutions unfolded."""
+    states = notebook["metadata"].get("widgets", {}).get(STATE, {}).get("state", {})
+    made = copy.deepcopy(notebook)
+    for cell in made["cells"]:
+        for output in cell.get("outputs", []):
+            if VIEW in output.get("data", {}):
+                shown = "".join(visible(states, output["data"][VIEW]["model_id"]))
+                output["data"] = {"text/html": f'<div class="still">{shown}</div>'}
+    made["metadata"].pop("widgets", None)
+    return made
+
+
+def without_site(text: str) -> str:
+    """A page without what only a site can do, which stands between two comments.
+
+    >>> without_site("a\\n% on the site:\\nb\\n% everywhere:\\nc")
+    'a\\nc'
+    """
+    return re.sub(r"^% on the site:$.*?^% everywhere:$\n?", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def edition(root: Path, folder: Path, builder: str) -> Path:
+    """Build an edition in which nothing moves with one of Sphinx's builders, warnings as errors; returns the folder of the result."""
+    book = folder / "book"
+    shutil.copytree(root / "book", book, ignore=shutil.ignore_patterns("_build", "extra"))
+    write_text(book / "index.md", without_site(read_text(root / "book" / "index.md")))
+    house = read_text(book / "generated" / "house.md")  # its picture is a drawing in the page, with links; here it is a picture
+    picture = "![Rooms and the arrows between them, as in the table below.](../images/house.svg)"
+    write_text(book / "generated" / "house.md", re.sub(r"```\{raw\} html\n<figure.*?```", picture, house, flags=re.DOTALL))
+    for path in sorted((book / "generated").glob("*.ipynb")):
+        write_text(path, json.dumps(still(read_json(path))))
+    config = yaml.safe_load(read_text(root / "book" / "_config.yml"))
+    config["sphinx"]["config"] |= {
+        "project": config["title"], "version": __version__, "html_extra_path": [], "html_js_files": [],
+        "epub_author": config["author"], "epub_identifier": f"urn:dil-tutorial:{__version__}", "epub_tocscope": "includehidden",
+        "epub_tocdepth": 2, "epub_show_urls": "no",
+    }  # fmt: skip
+    if builder == "epub":  # a reader's device runs no scripts
+        for path in (book / "assets").iterdir():
+            if path.name != "book.css":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    write_text(book / "_config.yml", yaml.safe_dump(config))
+    tool = Path(sys.executable).with_name("jupyter-book")
+    kind = ["--builder", "custom", "--custom-builder", builder]
+    if subprocess.call([str(tool), "build", str(book), *kind, "-W", "-n", "--keep-going"]):
+        raise InputError(f"{builder}: the book has a warning, see above")
+    return book / "_build" / builder
+
+
+def chromium() -> str:
+    """The browser that prints; InputError where there is none."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    if found := next((path for name in names if (path := shutil.which(name))), None):
+        return found
+    raise InputError("printing needs chromium: install it (Debian, Ubuntu: apt install chromium)")
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    """Serves a folder without a line for each file."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+def print_page(folder: Path, page: str, out: Path, **options: Any) -> None:
+    """A page of a folder as PDF, once its formulas are set; the folder is served on this machine for as long as that takes."""
+    from playwright.sync_api import sync_playwright
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        with sync_playwright() as play:
+            browser = play.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+            view = browser.new_page()
+            view.set_default_timeout(300_000)
+            view.goto(f"http://127.0.0.1:{server.server_port}/{page}")
+            view.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
+            view.evaluate("window.MathJax?.startup?.promise")
+            view.evaluate("document.fonts.ready")
+            write_bytes(out, view.pdf(format="A4", outline=True, tagged=True, **options))
+            browser.close()
+    finally:
+        server.shutdown()
+
+
+def pdf(site: Path, out: Path) -> None:
+    """The single page that ``edition`` built as one PDF file, with page numbers and an outline."""
+    furniture = {"display_header_footer": True, "header_template": "<span></span>", "footer_template": FOOTER}
+    print_page(site, "index.html", out, margin=MARGIN, **furniture)
+
+
+def mathml(formulas: Sequence[tuple[str, bool]]) -> list[str]:
+    """(TeX, whether displayed) as MathML, by the MathJax that sets the site's formulas."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        view = browser.new_page()
+        view.add_script_tag(path=paths.CLONE / "book" / "assets" / "vendor" / "tex-svg.js")
+        view.evaluate("MathJax.startup.promise")
+        made: list[str] = view.evaluate("all => all.map(([tex, display]) => MathJax.tex2mml(tex, {display}))", list(formulas))
+        browser.close()
+    return made
+
+
+def formula(text: str) -> tuple[str, bool] | None:
+    r"""The TeX in Sphinx's delimiters, and whether it is displayed.
+
+    >>> formula(r"\(x\)"), formula(r"\[y\]"), formula("z")
+    (('x', False), ('y', True), None)
+    """
+    found = re.fullmatch(r"\s*\\([(\[])(.*)\\[)\]]\s*", text, re.DOTALL)
+    return (found[2].strip(), found[1] == "[") if found else None
+
+
+def tidy_svg(text: str) -> str:
+    """A drawing as EPUB takes it: no outer document type, no link out of the file, a path that draws nothing says so.
+
+    >>> tidy_svg('<!DOCTYPE svg PUBLIC "x"><svg><a xlink:href="../api.html#toy"><path id="p"/></a></svg>')
+    '<svg><path d="" id="p"/></svg>'
+    """
+    text = re.sub(r"<!DOCTYPE[^>]*>\s*", "", text)
+    text = re.sub(r"</?a\b[^>]*>", "", text)
+    return re.sub(r"<path (?![^>]*\bd=)", '<path d="" ', text)
+
+
+def tidy_page(page: Any, names: Collection[str], place: str) -> None:
+    """Take out of a page what a reader's device has no use for: scripts, styles of panels, style sheets not in the file."""
+    for node in [*page.find_all("script"), *page.body.find_all("style")]:
+        node.decompose()
+    for node in page.find_all("link", rel="stylesheet"):
+        if posixpath.normpath(posixpath.join(posixpath.dirname(place), node["href"])) not in names:
+            node.decompose()
+
+
+def declared(package: str, pages: Collection[str]) -> str:
+    """The package's list of files, in which pages with formulas are marked as such, as the standard wants it.
+
+    >>> declared('<item href="a.xhtml" id="x" />', {"a.xhtml"})
+    '<item properties="mathml" href="a.xhtml" id="x" />'
+    """
+    return re.sub(r'<item (?=[^>]*href="([^"]+)")', lambda m: m[0] + ('properties="mathml" ' if m[1] in pages else ""), package)
+
+
+def epub(site: Path, out: Path) -> None:
+    """The EPUB file that ``edition`` built, with formulas as MathML, which readers' devices set themselves, and tidy pages."""
+    from bs4 import BeautifulSoup
+
+    (made,) = site.glob("*.epub")
+    with zipfile.ZipFile(made) as old:
+        contents = {entry.filename: old.read(entry) for entry in old.infolist()}
+    pages = {name: BeautifulSoup(content, "html.parser") for name, content in contents.items() if name.endswith(".xhtml")}
+    nodes = [(name, node, formula(node.get_text())) for name, page in pages.items() for node in page.select(".math")]
+    known = sorted({tex for _, _, tex in nodes if tex})
+    ready = dict(zip(known, mathml(known), strict=True))
+    for _, node, tex in nodes:
+        if tex:
+            node.string = ""
+            node.append(BeautifulSoup(ready[tex], "html.parser"))
+    for name, page in pages.items():
+        tidy_page(page, contents.keys(), name)
+    contents |= {name: page.decode().encode() for name, page in pages.items()}
+    contents |= {name: tidy_svg(content.decode()).encode() for name, content in contents.items() if name.endswith(".svg")}
+    with_formulas = {posixpath.relpath(name, "OEBPS" if name.startswith("OEBPS") else ".") for name, _, tex in nodes if tex}
+    contents |= {name: declared(c.decode(), with_formulas).encode() for name, c in contents.items() if name.endswith(".opf")}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as new:
+        for name, content in contents.items():  # the first, mimetype, must not be compressed
+            new.writestr(name, content, zipfile.ZIP_STORED if name == "mimetype" else None)
+    write_bytes(out, buffer.getvalue())
