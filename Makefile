@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip
 # A worker a core, four at most (each holds a gigabyte); files stay whole, the longest first (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: tutorial test test-all check portability lint lab book wheel mutation clean
+.PHONY: tutorial test test-all check portability lint lab book book-all wheel mutation clean
 .DEFAULT_GOAL := tutorial
 
 tutorial: .venv/base.stamp
@@ -43,6 +43,10 @@ lab: .venv/base.stamp
 
 book: .venv/test.stamp
 	$(BIN)/dil book
+
+# The site, PDF, EPUB, slides and the cheat sheet; needs chromium.
+book-all: .venv/all.stamp
+	$(BIN)/dil book --all
 
 # With notebooks, recipes, results and assignments inside: pip install dist/*.whl, then dil lab, needs no clone.
 wheel: .venv/test.stamp

@@ -10,7 +10,7 @@ from typing import Any
 
 from dil_tutorial import claims
 from dil_tutorial.bench import gpu
-from dil_tutorial.book import crossref, pages, slides
+from dil_tutorial.book import around, logo, pages, printed, slides
 from dil_tutorial.book.crossref import link
 from dil_tutorial.errors import InputError
 from dil_tutorial.support.files import read_json, read_text, write_text
@@ -39,17 +39,14 @@ def finished(notebook: Path, script: Path) -> dict[str, Any]:
 
 
 def for_the_book(notebook: Path, script: Path) -> str:
-    """A notebook as its page: claims that its text names become links to the ledger, and those its code reports stand below."""
+    """A notebook as its page: claims that its text names become links to the ledger; around it stand doors and links."""
     content = finished(notebook, script)
     known = {claim.id for claim in claims.CLAIMS}
-    reported = [c.id for c in claims.CLAIMS if crossref.shown_in(c.id, [script])]
     for cell in content["cells"]:
         if cell["cell_type"] == "markdown":
             text = "".join(cell["source"])
             cell["source"] = re.sub(r"`(\d+\.[\w-]+)`", lambda m: link(m[1]) if m[1] in known else m[0], text)
-    if reported:
-        text = f"**Claims of this notebook in the ledger:** {', '.join(link(claim) for claim in reported)}."
-        content["cells"].append({"cell_type": "markdown", "id": "claims", "metadata": {}, "source": text})
+    around.dress(content, script, script.parents[1] / "book" / "api.md")
     return json.dumps(content)
 
 
@@ -129,18 +126,33 @@ def generate(root: Path) -> None:
     real_pairs_page(generated)
     rlhf_page(generated)
     overoptimisation_page(generated)
+    write_text(root / "book" / "assets" / "logo.svg", logo.svg())
+    write_text(generated / "puzzles.md", pages.puzzles_page(root))
+    extra = generated / "extra"  # what the site holds besides pages
+    shutil.rmtree(extra, ignore_errors=True)
+    figure = read_text(root / "book" / "images" / "policies.svg")
+    write_text(extra / "cheatsheet.html", pages.cheat_sheet(results, figure[figure.index("<svg") :]))
+    write_text(extra / "llms.txt", pages.llms(root))
     for notebook in sorted((root / "notebooks").glob("*.ipynb")):
         write_text(generated / notebook.name, for_the_book(notebook, notebook.with_suffix(".py")))
-    slides.write(root / "notebooks", root / "book" / "lectures.yaml", generated / "extra" / "slides")
+        write_text(extra / "notebooks" / notebook.name, read_text(notebook))
+        write_text(extra / "colab" / notebook.name, around.for_colab(read_json(notebook), around.repository()))
+    slides.write(root / "notebooks", root / "book" / "lectures.yaml", extra / "slides")
+    write_text(generated / "doors.html", pages.doors([]))
 
 
-def build(root: Path, single: bool = False) -> tuple[int, Path]:
-    """Build the site, or a ``single`` page; returns jupyter-book's exit status and the first page.  Warnings are errors."""
+def build(root: Path, everything: bool = False) -> tuple[int, Path]:
+    """Build the site, with ``everything`` in all formats; returns jupyter-book's exit status and the first page.
+
+    Warnings are errors.
+    """
     generate(root)
+    if everything:
+        made = printed.editions(root, root / "book" / "generated" / "extra" / "editions")
+        write_text(root / "book" / "generated" / "doors.html", pages.doors(made))
     built = root / "book" / "_build"
     tool = Path(sys.executable).with_name("jupyter-book")
-    builder = "singlehtml" if single else "html"
-    status = subprocess.call([str(tool), "build", str(root / "book"), "--builder", builder, "-W", "-n", "--keep-going"])
+    status = subprocess.call([str(tool), "build", str(root / "book"), "-W", "-n", "--keep-going"])
     if status:  # a page that was read with a warning is not read again: without this the next build would pass
         shutil.rmtree(built / ".doctrees", ignore_errors=True)
-    return status, built / builder / "index.html"
+    return status, built / "html" / "index.html"

@@ -1,5 +1,6 @@
 """The generated pages of the book: each computes what its template in ``templates/`` fills in."""
 
+import re
 import statistics
 import tomllib
 from collections import Counter
@@ -15,6 +16,7 @@ from dil_tutorial.book.crossref import label, link
 from dil_tutorial.claims import Result
 from dil_tutorial.claims.questions import QUESTIONS
 from dil_tutorial.experiments.family import plane
+from dil_tutorial.lessons.puzzles import PUZZLES, puzzle
 from dil_tutorial.support import plotting, templates
 from dil_tutorial.support.files import read_json, write_text
 from dil_tutorial.support.paths import BENCHMARKS
@@ -199,11 +201,44 @@ def pair_page() -> str:
     return page("pair", func=pair.func, model=pair.through_a_language_model(), toy=pair.through_a_toy_world())
 
 
+EDITIONS = {  # file: what it is called on the front page
+    "rlhf-is-imitation-learning.pdf": "PDF",
+    "rlhf-is-imitation-learning.epub": "EPUB",
+    "cheat-sheet.pdf": "cheat sheet (PDF, two pages)",
+}
+
+
+def doors(made: Sequence[Path]) -> str:
+    """The front page's line on other formats: lectures and the cheat sheet, and the editions that were made.
+
+    >>> "EPUB" in doors([Path("rlhf-is-imitation-learning.epub")]), "EPUB" in doors([])
+    (True, False)
+    """
+    links = {f"editions/{path.name}": EDITIONS[path.name] for path in made}
+    links |= {"slides/lecture-45.html": "Lecture, 45 minutes", "slides/lecture-90.html": "Lecture, 90 minutes"}
+    links |= {"cheatsheet.html": "All results on two pages"}
+    return '<p class="doors">' + " ".join(f'<a href="{address}">{name}</a>' for address, name in links.items()) + "</p>\n"
+
+
+def llms(root: Path) -> str:
+    """llms.txt: what this site is and where things stand, for programs that read it on behalf of people."""
+    scripts = sorted((root / "notebooks").glob("[0-9]*.py"))
+    titles = {s.stem: re.findall(r"^# # (.*)$", s.read_text(encoding="utf-8"), re.MULTILINE)[0] for s in scripts}
+    return page("llms", titles=titles, claims=claims.CLAIMS)
+
+
+def puzzles_page(root: Path) -> str:
+    """Every puzzle, with the notebook that it is from."""
+    scripts = sorted((root / "notebooks").glob("[0-9]*.py"))
+    found = [(name, next(s.stem for s in scripts if f'"{name}"' in s.read_text(encoding="utf-8"))) for name in PUZZLES]
+    return page("puzzles", puzzles=[(name, notebook, puzzle(name).data) for name, notebook in found])
+
+
 MARKS = {claims.HOLDS: "✓", claims.ASSUMES: "◐", claims.FAILS: "✗"}
 
 
 def cheat_sheet(results: Sequence[Result], figure: str) -> str:
-    """All results on two pages to print, as HTML; each with the mark and the link of the claim that checks it; ``figure`` is SVG."""
+    """All results on two pages, as HTML; each with the mark and the link of the claim that checks it; ``figure`` is SVG."""
     by_id = {result.claim.id: result for result in results}
 
     def verdict(claim: str) -> Markup:

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
@@ -22,6 +23,7 @@ from typing import Any
 import yaml
 
 from dil_tutorial import __version__
+from dil_tutorial.book.pages import EDITIONS
 from dil_tutorial.book.slides import STATE
 from dil_tutorial.errors import InputError
 from dil_tutorial.support import paths
@@ -70,7 +72,7 @@ def without_site(text: str) -> str:
 
 
 def edition(root: Path, folder: Path, builder: str) -> Path:
-    """Build an edition in which nothing moves with one of Sphinx's builders, warnings as errors; returns the folder of the result."""
+    """Build an edition in which nothing moves with one of Sphinx's builders, warnings as errors; the folder of the result."""
     book = folder / "book"
     shutil.copytree(root / "book", book, ignore=shutil.ignore_patterns("_build", "extra"))
     write_text(book / "index.md", without_site(read_text(root / "book" / "index.md")))
@@ -218,3 +220,16 @@ def epub(site: Path, out: Path) -> None:
         for name, content in contents.items():  # the first, mimetype, must not be compressed
             new.writestr(name, content, zipfile.ZIP_STORED if name == "mimetype" else None)
     write_bytes(out, buffer.getvalue())
+
+
+def editions(root: Path, out: Path) -> list[Path]:
+    """The book as PDF and EPUB, and the cheat sheet as PDF, from what ``build.generate`` has written; their paths."""
+    book, reader, sheet = (out / name for name in EDITIONS)
+    with tempfile.TemporaryDirectory() as folder:
+        epub(edition(root, Path(folder) / "epub", "epub"), reader)
+        pdf(edition(root, Path(folder) / "pdf", "singlehtml"), book)
+        site = Path(folder) / "sheet"
+        shutil.copytree(root / "book" / "assets", site / "_static")
+        shutil.copy(root / "book" / "generated" / "extra" / "cheatsheet.html", site)
+        print_page(site, "cheatsheet.html", sheet, prefer_css_page_size=True, print_background=True)
+    return [book, reader, sheet]

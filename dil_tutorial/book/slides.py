@@ -1,7 +1,7 @@
 """Lectures from the notebooks: a deck for each, and decks of chosen sections for a lecture of a given length.
 
-What a room should look at stands on the slide: headings, formulas, tables, lists, figures, panels, short code, and the questions
-("Predict ...").  What a lecturer says is in the speaker notes: all of the text.  nbconvert writes the decks, reveal.js shows them.
+What a room should look at stands on the slide: formulas, tables, lists, figures, panels, short code, first sentences, and the
+questions ("Predict ...").  What a lecturer says is in the speaker notes: all of the text.  nbconvert writes, reveal.js shows.
 """
 
 import copy
@@ -83,7 +83,7 @@ def markdown(text: str, kind: str) -> dict[str, Any]:
 
 
 def code_cell(cell: dict[str, Any]) -> tuple[dict[str, Any], float] | None:
-    """A code cell as a room sees it, and its weight: with its code if that is short; None for imports, silence, and exercises."""
+    """A code cell as a room sees it, and its weight, with its code if that is short; None for imports, silence, exercises."""
     source = "".join(cell["source"])
     exercise = re.search(r"^\s*your_\w+ = None|^\s*return None", source, re.MULTILINE)
     if exercise or not (cell["outputs"] or re.search(r"^def ", source, re.MULTILINE)):
@@ -122,7 +122,7 @@ def sections(content: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 class Column:
-    """The slides of a section, filled from above until one has no room; what is said goes to the notes of the slide it is for."""
+    """The slides of a section, filled from above until one has no room; what is said goes to the notes of its slide."""
 
     def __init__(self, title: str) -> None:
         self.title, self.cells, self.notes = title, list[dict[str, Any]](), list[str]()
@@ -234,7 +234,8 @@ def lectures(path: Path) -> list[dict[str, Any]]:
 
 def lecture(row: dict[str, Any], notebooks: Path) -> dict[str, Any]:
     """The deck of a lecture; InputError where it names a section or a question that is not there."""
-    contents, cells = {}, title_slide(row["title"], row["line"], row["plan"])
+    contents: dict[Path, dict[str, Any]] = {}
+    cells = title_slide(row["title"], row["line"], row["plan"])
     asked = {question.id: question for question in inventory.read()}
     for part in row["parts"]:
         if "ask" in part:

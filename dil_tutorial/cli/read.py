@@ -76,12 +76,18 @@ def notebooks(
     raise typer.Exit(0 if good else 1)
 
 
-def book(single: Annotated[bool, typer.Option("--single", help="One long page to print, without panels.")] = False) -> None:
-    """Build the book: notebooks, the ledger's table and their figures as a site that needs no internet."""
+def book(
+    everything: Annotated[bool, typer.Option("--all", help="PDF, EPUB and the cheat sheet, too (needs chromium).")] = False,
+) -> None:
+    """Build the book: notebooks, slides, the ledger's table and their figures as a site that needs no internet."""
     need("book", "dil book")
+    if everything:
+        need("browser", "dil book --all")
     from dil_tutorial.book.build import build
 
-    status, index = build(paths.clone(), single)
+    status, index = build(paths.clone(), everything)
     if status == 0:
         say(f"open {index}")
+        for path in sorted((index.parent / "editions").glob("*")):
+            say(f"  {path}")
     raise typer.Exit(1 if status else 0)

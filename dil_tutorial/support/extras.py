@@ -13,6 +13,7 @@ MODULES = {  # what each extra of pyproject.toml must bring
     "course": ("nbgrader", "jupytext", "cloudpickle", "hypothesis", "copydetect"),
     "bench": ("trl",),
     "dev": ("jupytext",),
+    "browser": ("playwright",),
     "mutation": ("cosmic_ray",),
 }
 

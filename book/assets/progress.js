@@ -1,0 +1,23 @@
+// What you have read stays in your browser: a page read to its end gets a mark in the list of pages. Nothing is sent anywhere.
+const KEY = "dil-read";
+const read = () => new Set(JSON.parse(localStorage.getItem(KEY) ?? "[]"));
+const nameOf = (address) => new URL(address, location.href).pathname.split("/").pop();
+
+function mark() {
+  const done = read();
+  for (const link of document.querySelectorAll(".bd-links a.reference.internal")) {
+    link.parentElement.classList.toggle("was-read", done.has(nameOf(link.href)));
+  }
+}
+
+addEventListener("DOMContentLoaded", () => {
+  mark();
+  const end = document.querySelector("article.bd-article")?.lastElementChild;
+  if (!end) return;
+  new IntersectionObserver(([entry], watcher) => {
+    if (!entry.isIntersecting) return;
+    localStorage.setItem(KEY, JSON.stringify([...read().add(nameOf(location.href))]));
+    watcher.disconnect();
+    mark();
+  }).observe(end);
+});

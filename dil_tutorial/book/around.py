@@ -1,0 +1,132 @@
+"""What stands around a notebook on its page: how long it takes, slides and other doors, its functions, claims and puzzles."""
+
+import functools
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from dil_tutorial import __version__
+from dil_tutorial.book import crossref
+from dil_tutorial.book.crossref import link
+from dil_tutorial.claims import CLAIMS
+
+WORDS_A_MINUTE, MINUTES_A_CELL = 180, 0.6  # read with a pencil; a cell is run, looked at and changed
+
+# Where the playground stands in a notebook's page: before which heading, what is set, and what to try there.
+PLAYGROUNDS = {
+    "01": (
+        "4 · Where this breaks",
+        "",
+        "Make one response very rare and its reward large: how high can its share of the winners rise?",
+    ),
+    "06": (
+        "4 · Without a reward",
+        "labeller=rewards&reward=-2,-1,0,1,2.5",
+        "The rewards are strong. Which of the published losses leaves the winners' law first, and which follows RLHF?",
+    ),
+    "07": (
+        "4 · Where this breaks",
+        "labeller=any",
+        "Here a labeller has preferences and no reward: drag them into a circle. Which loss still has somewhere to go?",
+    ),
+    "18": ("7 · Where this breaks", "", "The same world in your browser: draw pairs one by one, and see the fit arrive."),
+}
+
+
+def repository() -> str:
+    """owner/name of the public repository, which the workflow that publishes the book sets; empty elsewhere."""
+    return os.environ.get("DIL_REPOSITORY", "")
+
+
+def minutes(content: dict[str, Any]) -> int:
+    """How long a notebook takes, from its words and its cells of code, to five minutes.
+
+    >>> minutes({"cells": [{"cell_type": "markdown", "source": ["word " * 1800]}]})
+    10
+    """
+    words = sum(len("".join(cell["source"]).split()) for cell in content["cells"] if cell["cell_type"] == "markdown")
+    code = sum(cell["cell_type"] == "code" for cell in content["cells"])
+    return 5 * max(1, round((words / WORDS_A_MINUTE + MINUTES_A_CELL * code) / 5))
+
+
+def head(stem: str, content: dict[str, Any], public: str) -> str:
+    """The line below a notebook's title, as HTML: reading time and doors, some of which need a public repository."""
+    doors = [f'<a href="../slides/{stem}.html">Slides</a>', f'<a href="../notebooks/{stem}.ipynb" download>Notebook</a>']
+    if public:
+        place, tag = f"https://github.com/{public}", f"v{__version__}"
+        doors += [
+            f'<a href="https://colab.research.google.com/github/{public}/blob/gh-pages/colab/{stem}.ipynb">Colab</a>',
+            f'<a href="https://mybinder.org/v2/gh/{public}/{tag}?labpath=notebooks/{stem}.ipynb">Binder</a>',
+            f'<a href="{place}/edit/main/notebooks/{stem}.py">Edit this page</a>',
+            f'<a href="{place}/issues/new?title=Notebook%20{stem[:2]}%3A%20">Something wrong or unclear?</a>',
+        ]
+    return f'<p class="doors"><span>About {minutes(content)} minutes</span> {" ".join(doors)}</p>'
+
+
+@functools.cache
+def functions_of(script: Path, api: Path) -> list[str]:
+    """Markdown links to the functions of the API that a notebook calls."""
+    named = sorted(
+        {name for thing, name in crossref.documented(api).items() if isinstance(thing, type(functions_of.__wrapped__))}
+    )
+    return [f"{{py:func}}`~{name}`" for name in named if crossref.in_use(name, [script])]
+
+
+def foot(script: Path, api: Path) -> str:
+    """The last lines of a notebook's page: the functions that it calls, the claims that it runs, and its puzzles."""
+    lines = []
+    if functions := functions_of(script, api):
+        lines.append(f"**Functions of this notebook:** {', '.join(functions)}.")
+    if reported := [c.id for c in CLAIMS if crossref.shown_in(c.id, [script])]:
+        lines.append(f"**Claims of this notebook in the ledger:** {', '.join(link(claim) for claim in reported)}.")
+    if puzzles := re.findall(r'\bpuzzle\("([\w-]+)"\)', script.read_text(encoding="utf-8")):
+        known = ", ".join(f"{{ref}}`{name} <puzzle-{name}>`" for name in puzzles)
+        lines.append(f"**Puzzle:** {known}.")
+    return "\n\n".join(lines)
+
+
+def playground(state: str, task: str) -> str:
+    """The playground in a page, as MyST, opened at a state."""
+    address = f"../_static/playground/index.html{f'#{state}' if state else ''}"
+    return (
+        f"## Play with it\n\n{task} Everything is computed in this page as you drag.\n\n"
+        f'```{{raw}} html\n<iframe class="playground" src="{address}" title="Playground: where does each loss end?" '
+        'loading="lazy"></iframe>\n'
+        f'<p><a href="{address}">Open it on its own</a>: its address keeps what you set.</p>\n```\n'
+    )
+
+
+def for_colab(content: dict[str, Any], public: str) -> str:
+    """A notebook without outputs whose first cell installs the release, for a place where nothing is installed."""
+    wheel = f"dil_tutorial-{__version__}-py3-none-any.whl"
+    where = f"https://github.com/{public}/releases/download/v{__version__}/{wheel}" if public else ""
+    line = f'%pip install -q "dil-tutorial[llm]{f" @ {where}" if where else ""}"'
+    cells = [
+        {**cell, "outputs": [], "execution_count": None} if cell["cell_type"] == "code" else cell for cell in content["cells"]
+    ]
+    install: dict[str, Any] = {
+        "cell_type": "code",
+        "id": "install",
+        "metadata": {},
+        "outputs": [],
+        "execution_count": None,
+        "source": line,
+    }
+    metadata = {key: value for key, value in content["metadata"].items() if key != "widgets"}
+    return json.dumps({**content, "metadata": metadata, "cells": [cells[0], install, *cells[1:]]}, indent=1)
+
+
+def dress(content: dict[str, Any], script: Path, api: Path) -> None:
+    """Put head, playground and foot into a notebook's cells."""
+    cells, stem = content["cells"], script.stem
+    first = "".join(cells[0]["source"])
+    title, rest = first.split("\n", 1)
+    cells[0]["source"] = f"{title}\n\n```{{raw}} html\n{head(stem, content, repository())}\n```\n{rest}"
+    if stem[:2] in PLAYGROUNDS:
+        before, state, task = PLAYGROUNDS[stem[:2]]
+        place = next(i for i, cell in enumerate(cells) if f"## {before}" in "".join(cell["source"]))
+        cells.insert(place, {"cell_type": "markdown", "id": "playground", "metadata": {}, "source": playground(state, task)})
+    if told := foot(script, api):
+        cells.append({"cell_type": "markdown", "id": "foot", "metadata": {}, "source": told})
