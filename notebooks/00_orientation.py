@@ -11,34 +11,33 @@
 # %% [markdown]
 # # 00 · Orientation
 #
-# **Reinforcement learning from human feedback is imitation learning.** That is the thesis of a paper by Xiao et al.
-# (ICLR 2025, [arXiv:2503.05079](https://arxiv.org/abs/2503.05079)), and from it follows a method, *Direct Imitation
-# Learning* (DIL): train a language model to imitate the responses that people chose.
+# A language model answers your question twice, and you say which answer you like better. Millions of such comparisons turned raw language models
+# into assistants. What exactly does a model learn from them? The usual story is that it learns to earn *reward*. A paper by Xiao et al.
+# (ICLR 2025, [arXiv:2503.05079](https://arxiv.org/abs/2503.05079)) tells another: **reinforcement learning from human feedback is imitation learning**.
+# The model learns to imitate the answers that won. From this thesis follows a method, *Direct Imitation Learning* (DIL).
 #
-# This tutorial rebuilds the argument from nothing, on worlds so small that every answer is known exactly, and then
-# takes the very same loss functions to a real language model. One rule holds throughout:
+# This tutorial rebuilds the argument from nothing, on worlds so small that every answer is known exactly. Then it takes the very same loss functions to a real language model. One rule holds throughout:
 #
 # > **Every claim is a check that runs and gives a verdict**, also where the published derivation does not hold.
 #
-# After this notebook you will be able to
-# - say what a *world* is in this tutorial, and read its symbols;
-# - run a claim of the ledger and read its verdict;
-# - find your way to the module, notebook or command you need.
-#
 # **The question.** How can one check a theory about language models, when nobody can write down what a language model should do?
+#
+# *About 25 minutes. You need Python and school probability; no reinforcement learning.*
 
 # %% [markdown]
 # ## The smallest world
 #
-# One prompt, three responses. A *reference policy* $\pi_\text{ref}$ writes them with probabilities 0.5, 0.3 and 0.2. A
-# labeller values them by a reward $R$ and prefers $y$ to $y'$ with probability $\sigma(R(y) - R(y'))$ (Bradley–Terry).
+# One prompt, three responses. The model as it is before training is called the *reference policy*, $\pi_\text{ref}$. It writes the three responses with probabilities 0.5, 0.3 and 0.2. A labeller has a number in mind for each response, the reward $R$. Shown two responses $y$ and $y'$, the labeller prefers the first with probability $\sigma(R(y) - R(y'))$: if both are worth the same that is one half, and if the first is worth one unit more it is 73%. This is the *Bradley–Terry* model.
 
 # %%
 from toy import World
 
 world = World.from_reward(ref=[0.5, 0.3, 0.2], reward=[-1.0, 0.0, 1.0])
-print("reference ", world.ref[0].numpy().round(3))
-print("preference\n", world.preference[0].numpy().round(3))
+responses = ["first", "second", "third"]
+
+from dil_tutorial.lessons.tables import numbers
+
+numbers({"reference": world.ref, "reward": world.true_reward}, responses)
 
 # %% [markdown]
 # Draw two responses from $\pi_\text{ref}$, ask the labeller which is better, write the answer down: that is a preference
@@ -48,13 +47,10 @@ print("preference\n", world.preference[0].numpy().round(3))
 # frequent than the first (reference 0.5, worst reward)?
 
 # %%
-print("winners   ", world.chosen[0].numpy().round(3))
-print("losers    ", world.rejected[0].numpy().round(3))
+numbers({"winners": world.chosen, "losers": world.rejected}, responses)
 
 # %% [markdown]
-# It is not, although it is by far the best: its share rose from 0.2 to 0.304, that of the first fell from 0.5 to 0.355. Winning a
-# comparison tilts the reference only gently. How gently exactly is the subject of [notebook 01](01_two_distributions.ipynb); that the
-# tilt of RLHF is *sharper* is why "RLHF imitates the winners" needs care.
+# It is not, although it is by far the best. Its share rose from 0.2 to 0.304, and that of the first fell from 0.5 to 0.355. A response must be *drawn* before it can win. So winning a comparison tilts the reference only gently. How gently exactly is the subject of [notebook 01](01_two_distributions.ipynb); RLHF tilts it more *sharply*, which is why the sentence "RLHF imitates the winners" needs care.
 #
 # Move the reward of the third response (arrow keys work once the slider has the focus). Can its share among the winners ever be more than twice 0.2?
 
@@ -67,8 +63,7 @@ first_world()
 #
 # ## The ledger
 #
-# Each statement of the derivation is a *claim*: a sentence, a source, a function from random worlds to a residual, a
-# tolerance and a recorded verdict. Here are three, run now, in front of you.
+# Each statement of the derivation is a *claim*. A claim is a sentence, its source, and a function that computes on random worlds by how much the sentence is wrong, the *residual*. If the residual stays below a tolerance the claim holds; the verdict is recorded, and checked again whenever the tests run. Here are three, run now, in front of you.
 
 # %%
 from dil_tutorial import claims
@@ -81,15 +76,15 @@ claims.report("1.mixture", "1.best-of-2", "4.bce-published")
 # | verdict | meaning |
 # |---|---|
 # | **holds** | the residual is within tolerance in every random world |
-# | **holds under an assumption** | ... and without the assumption it does not, by the size given |
+# | **holds under an assumption** | with the assumption it holds as above; without it, it misses by the size given |
 # | **fails as published** | the published statement misses by the size given; the repaired statement holds |
 #
 # `dil verify` runs all of them. The table is also a page of the book: *The paper, checked*.
 
 # %%
 verdicts = [claim.verdict for claim in claims.CLAIMS]
-for verdict in (claims.HOLDS, claims.ASSUMES, claims.FAILS):
-    print(f"{verdicts.count(verdict):3d} claims: {verdict}")
+kinds = (claims.HOLDS, claims.ASSUMES, claims.FAILS)
+numbers({kind: verdicts.count(kind) for kind in kinds}, ["claims"])
 
 # %% [markdown]
 # ## The map
@@ -105,22 +100,20 @@ for verdict in (claims.HOLDS, claims.ASSUMES, claims.FAILS):
 # | `claims` | Is all that true? | |
 # | `llm` | Does it work on a language model? | §5 |
 #
-# The sister package `toy` has the worlds with exact answers. Nothing is written twice: the toy differentiates the same loss
-# function that the language-model trainer trains with.
+# The sister package `toy` has the worlds with exact answers. No loss is written twice: the function that a toy world differentiates here is the one that the trainer of language models trains with.
 
 # %%
 from dil_tutorial.losses import make_loss
 from toy.fit import fit
 
 repaired = make_loss("dil", generator="ukl", denominator="mixture")
-print("fitted with repaired DIL", fit(world, repaired)[0].numpy().round(3))
-print("the winners' law        ", world.chosen[0].numpy().round(3))
+fitted = fit(world, repaired)
+numbers({"fitted": fitted, "the winners' law": world.chosen}, responses)
 
 # %% [markdown]
 # ## Where this breaks
 #
-# A check on random worlds is not a proof. It can miss an exception that is rarer than the worlds it tries: the order of losses in claim `4.order` looks like a theorem on a thousand worlds, and only a search among
-# 400,000 found where it fails. So a verdict says how many worlds were tried and how closely it held, the derivation stands beside it, and identities are tested on extreme worlds, too.
+# A check on random worlds is not a proof. It can miss an exception that is rarer than the worlds it tries. The order of losses in claim `4.order`, for instance, looks like a theorem on a thousand worlds; only a search among 400,000 found where it fails. This is why a verdict always says how many worlds were tried and how closely the claim held in them, why the derivation stands beside it, and why identities are tested on extreme worlds, too.
 
 # %%
 from dil_tutorial.lessons.puzzles import puzzle
@@ -139,7 +132,11 @@ from dil_tutorial.lessons.exercises import check_answer
 your_share = None  # replace None by a number
 
 two = World.from_reward(ref=[0.9, 0.1], reward=[0.0, 1.0], hard=True)
-check_answer(your_share, two.chosen[0, 1], "The second response wins unless both draws are the first one.")
+check_answer(
+    your_share,
+    two.chosen[0, 1],
+    "The second response wins unless both draws are the first one.",
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -156,7 +153,12 @@ check_answer(your_share, two.chosen[0, 1], "The second response wins unless both
 # %%
 your_average = None
 
-check_answer(your_average, world.ref[0, 1], "Every response of a pair was written by the reference, and is either its winner or its loser.")
+check_answer(
+    your_average,
+    world.ref[0, 1],
+    "Every response of a pair was written by the reference, and is either "
+    "its winner or its loser.",
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -173,8 +175,14 @@ check_answer(your_average, world.ref[0, 1], "Every response of a pair was writte
 # %%
 your_count = None
 
-failing = [claim for claim in claims.select("paper") if claim.verdict == claims.FAILS]
-check_answer(your_count, len(failing), "claims.select('paper') is a list of claims; each has a verdict.")
+failing = [
+    claim for claim in claims.select("paper") if claim.verdict == claims.FAILS
+]
+check_answer(
+    your_count,
+    len(failing),
+    "claims.select('paper') is a list of claims; each has a verdict.",
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -190,8 +198,14 @@ check_answer(your_count, len(failing), "claims.select('paper') is a list of clai
 # - A world is a reference policy and a preference; everything about it can be computed.
 # - A claim is a check with a verdict. Run it with `claims.report(...)` here, with `dil verify` in the terminal.
 #
+# **You can now**
+#
+# - say what a *world* is in this tutorial, and read its symbols
+# - run a claim of the ledger and read its verdict
+# - find your way to the module, notebook or command you need
+#
 # **Source:** `toy/worlds.py`, `dil_tutorial/claims/ledger.py` · **Claims:** `dil verify` · **Next:** the method from nothing, [18 · DIL in 60 lines](18_dil_in_60_lines.ipynb), or straight to [01 · Two distributions](01_two_distributions.ipynb)
 #
-# The whole line: 01 the two distributions, 02 RLHF as imitation, 03 the two KLs, 04 density ratios,
+# The whole course: 01 the two distributions, 02 RLHF as imitation, 03 the two KLs, 04 density ratios,
 # 05 the DIL loss, 06 the hole and the repair, 07 the family, 08 training dynamics, 09 sequences, 10 a language model whose truth is known, 11 scaling up, 12 beyond,
 # 13 the paper against its code.

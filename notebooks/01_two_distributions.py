@@ -11,21 +11,19 @@
 # %% [markdown]
 # # 01 · The two distributions in a preference data set
 #
-# Paper §3 and §4.1; module `dil_tutorial.preferences`; about 30 minutes.
-#
-# After this notebook you will be able to
-# - write down the law of the winners and of the losers for *any* labeller;
-# - say how far imitating winners can move a policy, at most;
-# - explain in which sense that is best-of-2 sampling, and how to get best-of-$2^k$ from it;
-# - name the assumption on which all of it rests.
+# You ask a model for a joke, twice, and keep the better of the two. You do this a thousand times, and lay the kept jokes on one pile and the others on a second. Which jokes lie on the first pile, and how much better is it than what the model writes anyway? A preference data set is two such piles. This notebook says exactly what is in them.
 #
 # **The question.** Imitation needs a demonstrator. Whom does a preference data set demonstrate?
+#
+# *Paper §3 and §4.1; module `dil_tutorial.preferences`; about 30 minutes.*
 
 # %%
 import torch
+from IPython.display import display
 
 from dil_tutorial import claims
 from dil_tutorial.lessons.exercises import check_answer
+from dil_tutorial.lessons.tables import numbers
 from dil_tutorial.preferences import best_of_n, pi_chosen, sample_pairs
 from dil_tutorial.rlhf import kl
 from dil_tutorial.support import plotting
@@ -38,34 +36,32 @@ world = bandit()  # one prompt, eight responses, Bradley–Terry labels
 # %% [markdown]
 # ## 1 · The law of a pair
 #
-# Draw $y, y' \sim \pi_\text{ref}$ independently and let the labeller name the winner. Either draw can be the winner, hence
-# the 2:
+# Draw two responses $y, y' \sim \pi_\text{ref}$ independently, and let the labeller name the winner. How likely is it that the pair ends up as $(y_w, y_l)$, winner first? Either the first draw was $y_w$ and the second $y_l$, or the other way round; this is where the 2 comes from:
 #
 # $$p(y_w, y_l \mid x) = 2\, \pi_\text{ref}(y_w)\, \pi_\text{ref}(y_l)\, P(y_w \succ y_l).$$
 #
-# Sum over the loser. With the **win rate** $w(y) = E_{y' \sim \pi_\text{ref}} P(y \succ y')$ and the **advantage** $t = 2w - 1$,
+# Whom did the winner beat? If that does not matter, sum over the loser. Call the chance that $y$ beats a fresh draw of the reference its **win rate** $w(y) = E_{y' \sim \pi_\text{ref}} P(y \succ y')$ and $t = 2w - 1$ its **advantage**, which is 0 for an average response. Then
 #
 # $$\pi_\text{chosen}(y) = \sum_{y_l} p(y, y_l) = 2\,\pi_\text{ref}(y)\, w(y) = \pi_\text{ref}(y)\,\bigl(1 + t(y)\bigr),$$
 #
-# and over the winner: $\pi_\text{rejected}(y) = \pi_\text{ref}(y)\,\bigl(1 - t(y)\bigr)$.
+# In the same way the sum over the winner gives the losers' law, $\pi_\text{rejected}(y) = \pi_\text{ref}(y)\,\bigl(1 - t(y)\bigr)$. In numbers: a response that the reference writes in 10% of cases and that wins 80% of its duels makes up $2 \cdot 0.1 \cdot 0.8 = 16\%$ of the winners and 4% of the losers.
 #
-# Nothing was assumed of $P$: no Bradley–Terry, not even transitivity.
+# Nothing was assumed of the labeller. The law holds without a reward, and even for preferences that run in a circle.
 
 # %%
 claims.report("1.chosen", "1.rejected", "1.centred", "1.tanh")
 
 # %% [markdown]
-# The formula, seen in data: 20,000 drawn pairs against the closed form.
+# Does it also hold in data? Draw 20,000 pairs and count. The first row is counted, the second is the formula.
 
 # %%
 seeded = torch.Generator().manual_seed(0)
 y_w, y_l = sample_pairs(world.ref, world.preference, 20_000, seeded)
 counted = torch.bincount(y_w[0], minlength=8) / y_w.numel()
-print("counted winners  ", counted.numpy().round(3))
-print("pi_ref (1 + t)   ", world.chosen[0].numpy().round(3))
+numbers({"counted": counted, "2 ref w": world.chosen}, range(1, 9))
 
 # %% [markdown]
-# **Predict before you run.** Add the winners' and the losers' distributions, halve. What do you get?
+# **Predict before you run.** Throw the winners and the losers onto one pile. Which law has a response drawn from it?
 
 # %%
 claims.report("1.mixture")
@@ -73,8 +69,7 @@ claims.report("1.mixture")
 # %% [markdown]
 # $$\frac{\pi_\text{chosen} + \pi_\text{rejected}}{2} = \pi_\text{ref}.$$
 #
-# Of course: a pair is two draws from the reference, sorted. Keep this **mixture identity**; it repairs a hole in the published
-# DIL loss, at no cost in data (claims `4.ukl-published` and `4.mixture`).
+# It is the reference again. Of course: a pair is two draws from the reference, sorted. Keep this **mixture identity** in mind, for it will repair a hole in the published DIL loss at no cost in data (claims `4.ukl-published` and `4.mixture`).
 
 # %% mystnb={"image": {"alt": "Eight responses: where winners exceed the reference, losers fall short by as much."}}
 figure, (axes,) = plotting.new_figure(width=8)
@@ -83,21 +78,24 @@ contents = {
     r"$\pi_{chosen}$": world.chosen[0],
     r"$\pi_{rejected}$": world.rejected[0],
 }
-plotting.policies(axes, contents, world.true_reward[0], "Winners and losers average to the reference")
-plotting.image(figure, alt="Eight responses: where winners exceed the reference, losers fall short by as much.")
+title = "Winners and losers average to the reference"
+plotting.policies(axes, contents, world.true_reward[0], title)
+alt = (
+    "Eight responses: where winners exceed the reference, "
+    "losers fall short by as much."
+)
+plotting.image(figure, alt=alt)
 
 # %% [markdown]
 # ## 2 · A gentle tilt
 #
-# A win rate is at most 1, so $\pi_\text{chosen}/\pi_\text{ref} = 2w \le 2$: no response can become more than twice as likely, however good
-# it is. In nats, $KL(\pi_\text{chosen} \| \pi_\text{ref}) \le \log 2 - \frac12 \approx 0.19$.
+# A win rate is at most 1, so $\pi_\text{chosen}/\pi_\text{ref} = 2w \le 2$. However good a response is, imitating the winners makes it at most twice as likely. In nats, $KL(\pi_\text{chosen} \| \pi_\text{ref}) \le \log 2 - \frac12 \approx 0.19$.
 
 # %%
 claims.report("1.bound", "1.kl-bound")
 
 # %% [markdown]
-# RLHF knows no such bound: its optimum $\pi_\text{ref}\, e^{R/\beta}/Z$ is an *exponential* tilt. Move the scale of the rewards and watch the
-# two part ways; make the labels hard; add responses. Where DIL ends as published is in the picture too: [notebook 06](06_whose_samples.ipynb) explains it. At which scale do winners and RLHF still agree? (Claim `1.small-rewards`: best at $\beta = 2$.)
+# RLHF knows no such bound. Its optimum, $\pi_\text{ref}\, e^{R/\beta}/Z$, multiplies the reference by an *exponential* of the reward. Move the scale of the rewards and watch the two part ways; then make the labels hard, and add responses. Where DIL ends as published is in the picture too: [notebook 06](06_whose_samples.ipynb) explains it. At which scale do winners and RLHF still agree? (Claim `1.small-rewards`: best at $\beta = 2$.)
 
 # %%
 from dil_tutorial.lessons.panels import tilt_explorer
@@ -110,30 +108,33 @@ claims.report("1.small-rewards", "1.small-tilt", "1.small-ipo")
 # %% [markdown]
 # ## 3 · Best of two, and best of $2^k$
 #
-# If the better response always wins, the winner *is* the better of two draws: $\pi_\text{chosen}$ is best-of-2 sampling. With
-# Bradley–Terry labels it is a soft version of that.
+# There is a simple way to improve a model without training it: draw two responses and keep the better one. If the better response always wins, this is exactly what a winner is, so $\pi_\text{chosen}$ is *best-of-2 sampling*. With Bradley–Terry labels, where the worse one sometimes wins, it is a soft version of that.
 
 # %%
 claims.report("1.best-of-2", "1.kl-limit")
 
 # %% [markdown]
-# Imitate the winners, let the imitator draw the next pairs, imitate again. **Predict:** after three rounds under hard labels you
+# Now imitate the winners, let the imitator write the next pairs, and imitate again. **Predict:** after three rounds under hard labels you
 # have best of ... 4? 6? 8?
 
 # %%
 hard = World.from_reward(world.ref, world.true_reward, hard=True)
-policy = hard.ref
+policy, rounds = hard.ref, {}
 for k in range(1, 4):
     policy = pi_chosen(policy, hard.preference)
-    same = torch.allclose(policy, best_of_n(hard.ref, hard.true_reward, 2**k))
-    print(f"after round {k}: best of {2**k}? {same}; KL to pi_ref {kl(policy, hard.ref).item():.3f} nats")
+    best = best_of_n(hard.ref, hard.true_reward, 2**k)
+    rounds[f"after round {k}"] = [
+        f"of {2**k}",
+        kl(policy, best).item(),
+        kl(policy, hard.ref).item(),
+    ]
+display(numbers(rounds, ["best", "KL from it", "KL to the reference"]))
 claims.report("1.iterated")
 
 # %% [markdown]
 # ## 4 · Where this breaks
 #
-# **Winner and loser are not independent.** It is tempting to treat $y_l$ as a free sample; the published loss goes further and lets it stand for a
-# sample of $\pi_\text{ref}$. Neither is true unless the labeller tosses a coin:
+# **Winner and loser are not independent.** It is tempting to treat the loser $y_l$ as a sample of its own, and the published loss goes further: it lets the loser stand for a sample of $\pi_\text{ref}$. Neither is right, unless the labeller tosses a coin:
 
 # %%
 claims.report("1.independent")
@@ -145,8 +146,12 @@ claims.report("1.independent")
 
 # %%
 rps = rock_paper_scissors()
-for name, ref, chosen in zip(["rock", "paper", "scissors"], rps.ref[0], rps.chosen[0], strict=True):
-    print(f"{name:9s} reference {ref:.3f}  winners {chosen:.3f}  ratio {chosen / ref:.2f}")
+laws = {
+    "reference": rps.ref,
+    "winners": rps.chosen,
+    "ratio": rps.chosen / rps.ref,
+}
+numbers(laws, ["rock", "paper", "scissors"])
 
 # %% [markdown]
 # **The pairs must come from the reference.** If somebody else wrote the responses (as in most public data sets), the data demonstrate
@@ -168,7 +173,11 @@ puzzle("01-rare")
 # %%
 your_t = None  # shape (8,)
 
-check_answer(your_t, world.advantage[0], "Average P[y, y'] over y' with the weights of the reference; then 2 w - 1.")
+check_answer(
+    your_t,
+    world.advantage[0],
+    "Average P[y, y'] over y' with the weights of the reference; then 2 w - 1.",
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -185,7 +194,12 @@ check_answer(your_t, world.advantage[0], "Average P[y, y'] over y' with the weig
 # %%
 your_p = None  # a number between 0 and 1
 
-check_answer(your_p, 0.1, "With hard labels the better response wins with w = 1 - p/2 (a tie with itself counts half).")
+check_answer(
+    your_p,
+    0.1,
+    "With hard labels the better response wins with w = 1 - p/2 (a tie with "
+    "itself counts half).",
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -204,7 +218,9 @@ import math
 
 your_kl = None  # nats
 
-check_answer(your_kl, math.log(16) - 15 / 16, "Claim 1.kl-limit has the formula.")
+check_answer(
+    your_kl, math.log(16) - 15 / 16, "Claim 1.kl-limit has the formula."
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -222,6 +238,13 @@ check_answer(your_kl, math.log(16) - 15 / 16, "Claim 1.kl-limit has the formula.
 # - Imitating winners at most doubles a probability; under hard labels it is best-of-2, and iterated, best-of-$2^k$.
 # - Preferences act through the win rate only: a linear tilt, where RLHF's is exponential.
 # - It rests on pairs being drawn from the reference.
+#
+# **You can now**
+#
+# - write down the law of the winners and of the losers for *any* labeller
+# - say how far imitating winners can move a policy, at most
+# - explain in which sense that is best-of-2 sampling, and how to get best-of-$2^k$ from it
+# - name the assumption on which all of it rests
 #
 # **Source:** `dil_tutorial/preferences.py` · **Claims:** `dil verify 1` · **Before:** [00 · Orientation](00_orientation.ipynb) · **Next:**
 # [02 · RLHF is imitation, and when](02_rlhf_is_imitation.ipynb)

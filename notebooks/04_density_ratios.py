@@ -11,22 +11,21 @@
 # %% [markdown]
 # # 04 · Density ratios and Bregman divergences
 #
-# Paper §4.3; module `dil_tutorial.bregman`; about 30 minutes.
-#
-# After this notebook you will be able to
-# - learn the ratio of two distributions from samples of each, without learning either;
-# - make a new loss from any convex function, and say what it weighs;
-# - recognise LSIF, UKL and BCE as three members of one family.
+# A detective sees a pile of winning answers and a pile of ordinary ones, and must say of any new answer how much more often it occurs among the winners. Nobody tells the detective a probability; there are only the two piles. The wanted number is a *ratio* of two distributions, and there is a trick that finds it from samples alone.
 #
 # **The question.** DIL's reward is $\log r^* = \log(\pi_\text{chosen}/\pi_\text{ref})$. How does one learn a ratio of which one has only samples?
+#
+# *Paper §4.3; module `dil_tutorial.bregman`; about 30 minutes.*
 
 # %%
 import torch
+from IPython.display import display
 
 from dil_tutorial import claims
 from dil_tutorial.bregman import BCE, LSIF, UKL, Generator, derivative
 from dil_tutorial.errors import InputError
 from dil_tutorial.lessons.exercises import check_answer
+from dil_tutorial.lessons.tables import numbers
 from toy.gallery import bandit
 
 torch.set_printoptions(precision=4, sci_mode=False)
@@ -36,31 +35,35 @@ r_star = world.chosen / world.ref
 # %% [markdown]
 # ## 1 · A gap under a convex curve
 #
-# Take a strictly convex $h$. Its tangent at $b$ lies below it; the gap at $a$ is the **Bregman divergence**
+# Take a strictly convex function $h$, for instance $h(r) = (r-1)^2/2$, and draw its tangent at $b$. The tangent lies below the curve everywhere else. How far below, at another place $a$, is the **Bregman divergence**
 #
 # $$B_h(a, b) = h(a) - h(b) - h'(b)(a - b) \ge 0, \quad = 0 \text{ only at } a = b.$$
 #
-# Ask for the gap between the true ratio and a guess, on average over the reference:
+# (For the parabola the gap is simply $(a-b)^2/2$.) Now let $a$ be the true ratio $r^*$ and $b$ our guess $r$, and average the gap over the reference:
 #
 # $$D_h(r^*\|r) = \sum_y \pi_\text{ref}\, B_h(r^*, r).$$
 #
-# It is zero only at $r = r^*$. But it contains $h(r^*)$, which nobody knows. Multiply out and use $\pi_\text{ref}\, r^* = \pi_\text{chosen}$:
+# This is zero only at $r = r^*$, so it would be a fine loss. But it contains $h(r^*)$, which nobody knows. Multiply it out and use $\pi_\text{ref}\, r^* = \pi_\text{chosen}$:
 #
 # $$D_h(r^*\|r) = \underbrace{E_{\pi_\text{ref}}\bigl[h'(r)\, r - h(r)\bigr] - E_{\pi_\text{chosen}}\bigl[h'(r)\bigr]}_{L_h(r)} + \text{const}.$$
 #
-# The unknown went into a constant. **$L_h$ needs samples of the two distributions and nothing else.** That is the whole trick.
+# The unknown went into a constant, which no training can change. **What is left, $L_h$, needs samples of the two distributions and nothing else.** That is the whole trick.
 
 # %%
 guess = torch.full_like(r_star, 1.3)
-gap = LSIF.ratio_loss(guess.log(), world.chosen, world.ref) - LSIF.ratio_loss(r_star.log(), world.chosen, world.ref)
-print(f"L(r) - L(r*) = {gap.item():.6f}")
-print(f"D(r* || r)   = {LSIF.divergence(r_star, guess, world.ref).item():.6f}")
+at_guess = LSIF.ratio_loss(guess.log(), world.chosen, world.ref)
+at_truth = LSIF.ratio_loss(r_star.log(), world.chosen, world.ref)
+gap = {
+    "L(r) - L(r*)": at_guess - at_truth,
+    "D(r* || r)": LSIF.divergence(r_star, guess, world.ref),
+}
+display(numbers(gap, digits=6))
 claims.report("3.bregman", "3.positive")
 
 # %% [markdown]
 # ## 2 · Three old friends
 #
-# With $f = \log r$ the loss on a winner is $-h'(e^f)$ and on a reference sample $e^f h'(e^f) - h(e^f)$:
+# Every $h$ makes a loss. Write the guess as $r = e^f$; then a winner costs $-h'(e^f)$ and a sample of the reference $e^f h'(e^f) - h(e^f)$. Three choices have been known for long, under other names:
 #
 # | name | $h(r)$ | on a winner | on a reference sample | known as |
 # |---|---|---|---|---|
@@ -68,24 +71,24 @@ claims.report("3.bregman", "3.positive")
 # | UKL | $r\log r - r$ | $-f$ | $e^f$ | KLIEP, unnormalised KL |
 # | BCE | $r\log r - (r+1)\log(r+1)$ | $-\log\sigma(f)$ | $-\log\sigma(-f)$ | a classifier: winner or reference? |
 #
-# **Predict.** All three have the same minimiser. Then what does $h$ decide?
+# **Predict.** All three are least at the same ratio. What, then, does $h$ decide?
 
 # %%
 claims.report("3.table", "3.weights")
 
 # %%
 r = torch.tensor([0.1, 0.5, 1.0, 2.0, 10.0], dtype=torch.float64)
-print("ratio r           ", r.tolist())
-for gen in (LSIF, UKL, BCE):
-    print(f"{gen.name:5s} winner's pull ", [f"{pull:.2f}" for pull in -derivative(gen.chosen_loss, r.log())])
+pulls = {
+    gen.name: -derivative(gen.chosen_loss, r.log()) for gen in (LSIF, UKL, BCE)
+}
+numbers(pulls, [f"r = {ratio:g}" for ratio in r.tolist()], digits=2)
 
 # %% [markdown]
-# $h$ decides *how hard* a response pulls, by where its ratio stands: $r\,h''(r)$ on a winner, and $r$ times that on a reference sample. LSIF shouts at large ratios, UKL treats all winners alike, BCE loses interest
-# in a winner that already has a large ratio. With infinite data this changes the road and not the end; with little data it decides who is heard.
+# It decides *how hard* a response pulls, depending on where its ratio stands now: a winner pulls with $r\,h''(r)$, and a sample of the reference with $r$ times that. LSIF listens most to winners that already have a large ratio, UKL to all alike, and BCE loses interest in a winner once its ratio is large. With infinite data this changes the road and not the end. With little data it decides who is heard.
 #
 # ## 3 · Make your own
 #
-# Any convex $h$ will do. Move through some:
+# Any other strictly convex $h$ will do as well. Move through some:
 
 # %%
 from dil_tutorial.lessons.panels import generator_gallery, generator_playground
@@ -102,9 +105,9 @@ generator_playground()
 # In code, a function is enough; derivatives come from automatic differentiation, and agree with the closed forms:
 
 # %%
-mine = Generator.from_function(lambda r: r * torch.log(r) + r**2 / 4, name="mine")
+mine = Generator.from_function(lambda r: r * torch.log(r) + r**2 / 4, "mine")
 f = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
-print("loss on winners   ", mine.chosen_loss(f))
+display(numbers({"loss on winners": mine.chosen_loss(f)}, ["f = -1", "0", "1"]))
 try:
     Generator.from_function(lambda r: -(r**2), name="concave")
 except InputError as error:
@@ -114,8 +117,7 @@ claims.report("3.autodiff", "3.power", "3.mixtures")
 # %% [markdown]
 # ## 4 · Where this breaks
 #
-# **Overflow.** $e^{2f}$ at $f = 50$ is $10^{43}$: more than float32 holds. Log-ratios of whole responses reach such sizes. Beyond $|f| = 30$ every loss here goes on along its tangent: value and slope stay finite, and the slope
-# points the right way. It is a departure from the formula, on purpose.
+# **Overflow.** $e^{2f}$ at $f = 50$ is $10^{43}$: more than float32 holds. Log-ratios of whole responses do reach such sizes. So beyond $|f| = 30$ every loss in this library goes on along its tangent: its value and its slope stay finite, and the slope points the right way. This departs from the formula, on purpose.
 
 # %%
 f = torch.tensor([1e4, -1e4], requires_grad=True)
@@ -139,8 +141,15 @@ puzzle("04-same")
 # %%
 your_gap = None
 
-two, one = torch.tensor(2.0, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64)
-check_answer(your_gap, UKL.bregman(two, one), "h(2) - h(1) - h'(1)(2 - 1), and h'(r) = log r.")
+two, one = (
+    torch.tensor(2.0, dtype=torch.float64),
+    torch.tensor(1.0, dtype=torch.float64),
+)
+check_answer(
+    your_gap,
+    UKL.bregman(two, one),
+    "h(2) - h(1) - h'(1)(2 - 1), and h'(r) = log r.",
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -208,5 +217,11 @@ check_answer(your_ratio, 1.5, "sigmoid(f) = 0.6 and r = exp(f).")
 # - Every strictly convex $h$ gives a loss whose minimiser is the ratio, and whose excess is a Bregman divergence.
 # - $h$ sets the weights $r\,h''$ and $r^2h''$, not the destination.
 # - LSIF, UKL, BCE and endlessly many others differ in whom they listen to.
+#
+# **You can now**
+#
+# - learn the ratio of two distributions from samples of each, without learning either
+# - make a new loss from any convex function, and say what it weighs
+# - recognise LSIF, UKL and BCE as three members of one family
 #
 # **Source:** `dil_tutorial/bregman.py` · **Claims:** `dil verify 3` · **Before:** [03 · Forward and reverse KL](03_forward_and_reverse_kl.ipynb) · **Next:** [05 · The DIL loss](05_the_dil_loss.ipynb)

@@ -11,21 +11,20 @@
 # %% [markdown]
 # # 05 · The DIL loss
 #
-# Paper §4.4; module `dil_tutorial.losses`; about 25 minutes.
-#
-# After this notebook you will be able to
-# - explain the change of variables that turns a ratio estimator into a policy loss;
-# - write the DIL loss for any convex $h$ in two lines of code;
-# - name what DIL shares with DPO, SFT, NCA and BCO, and what it does not need.
+# Learning from people's choices usually takes two steps: first learn what is good, then learn to write it. The second is the expensive one, for it draws sample after sample from a model that keeps changing. If the thing learned in the first step already *were* the model, there would be no second step. This notebook carries out that one substitution. What comes out is the DIL loss.
 #
 # **The question.** [Notebook 04](04_density_ratios.ipynb) learns $r^*$; [notebook 03](03_forward_and_reverse_kl.ipynb) says to run RL on $\log r^*$. Can one skip the second step?
+#
+# *Paper §4.4; module `dil_tutorial.losses`; about 25 minutes.*
 
 # %%
 import torch
+from IPython.display import display
 
 from dil_tutorial import claims
 from dil_tutorial.bregman import BCE, LSIF, UKL
 from dil_tutorial.lessons.exercises import check_answer
+from dil_tutorial.lessons.tables import numbers
 from dil_tutorial.losses import bco_loss, dil_loss, dpo_loss, nca_loss
 from toy.gallery import bandit
 
@@ -35,19 +34,18 @@ world = bandit()
 # %% [markdown]
 # ## 1 · The change of variables
 #
-# The optimum of DIL's objective is $\pi^* = \pi_\text{ref}\, r^*/Z$ with $Z = \sum_y \pi_\text{ref}\, r^*$. **Predict:** how large is $Z$?
+# Notebook 03 wrote imitation as RLHF with the reward $\log r^*$, and notebook 02 says where RLHF ends: at $\pi^* = \pi_\text{ref}\, r^*/Z$, with $Z = \sum_y \pi_\text{ref}\, r^*$. **Predict:** how large is $Z$?
 
 # %%
 print(f"Z = {(world.ref * world.chosen / world.ref).sum():.6f}")
 claims.report("3.normaliser")
 
 # %% [markdown]
-# It is 1, because $\pi_\text{ref}\, r^* = \pi_\text{chosen}$ is a distribution already. DPO had to make its $Z$ cancel in a difference; here there is nothing to cancel. So $r^* = \pi^*/\pi_\text{ref}$ and we may *parametrise the
-# ratio by a policy*, $r = \pi_\theta/\pi_\text{ref}$, $f = \log\pi_\theta - \log\pi_\text{ref}$: the density-ratio loss becomes a loss on the policy, and no RL is left.
+# It is 1, because $\pi_\text{ref}\, r^* = \pi_\text{chosen}$ is a distribution already. DPO had to make its $Z$ cancel in a difference of two responses; here there is nothing to cancel. So the wanted ratio *is* a policy over the reference, $r^* = \pi^*/\pi_\text{ref}$, and we may *parametrise the ratio by a policy*: $r = \pi_\theta/\pi_\text{ref}$, or $f = \log\pi_\theta - \log\pi_\text{ref}$. With this the loss of notebook 04, which learned a ratio, becomes a loss that trains the policy. No RL is left.
 #
 # $$L_\text{DIL}(\theta) = E_{y_w}\bigl[-h'(e^{f(y_w)})\bigr] + E_{y \sim \pi_\text{ref}}\bigl[e^{f(y)}h'(e^{f(y)}) - h(e^{f(y)})\bigr].$$
 #
-# The second expectation wants samples of the reference. The paper takes the **rejected** response there. Remember this sentence; [notebook 06](06_whose_samples.ipynb) is about nothing else. As published, then:
+# The second expectation wants samples of the reference. The paper takes the **rejected** response there. Remember this sentence, for [notebook 06](06_whose_samples.ipynb) is about nothing else. As published, the loss of a pair is then
 #
 # | | LSIF | UKL | BCE |
 # |---|---|---|---|
@@ -62,19 +60,22 @@ def published(generator, f_w, f_l):
     return generator.chosen_loss(f_w) + generator.reference_loss(f_l)
 
 
-for generator in (LSIF, UKL, BCE):
-    print(generator.name, published(generator, f_w, f_l), dil_loss(f_w, f_l, generator=generator.name))
+losses = {}
+for gen in (LSIF, UKL, BCE):
+    losses[f"{gen.name}, two lines"] = published(gen, f_w, f_l)
+    losses[f"{gen.name}, library"] = dil_loss(f_w, f_l, generator=gen.name)
+numbers(losses, ["first pair", "second pair"], digits=4)
 
 # %% [markdown]
 # ## 2 · What it does not need
 #
-# **No pairs.** One term sees only winners, the other only losers. They may come from different prompts, batches or people; DPO cannot do that.
+# **No pairs.** One term sees only winners, the other only losers. They may come from different prompts, batches or people. DPO cannot do that, because it needs the difference of two log-ratios.
 
 # %%
 claims.report("3.no-pairing")
 
 # %% [markdown]
-# **No preference model.** Bradley–Terry appears nowhere. The target $\pi_\text{ref}(1+t)$ exists for every labeller.
+# **No preference model.** Bradley–Terry appears nowhere in the derivation. The target $\pi_\text{ref}(1+t)$ exists for every labeller, also for one whose preferences no reward explains.
 
 # %%
 claims.report("5.no-reward-needed")
@@ -82,17 +83,22 @@ claims.report("5.no-reward-needed")
 # %% [markdown]
 # ## 3 · Its relatives
 #
-# Two of its members had been found before, by other roads.
+# Two members of this family had been found before, by other roads.
 
 # %%
-print("repaired BCE  ", dil_loss(f_w, f_l, generator="bce", denominator="mixture"), " NCA", nca_loss(f_w, f_l, beta=1.0))
-print("published BCE ", dil_loss(f_w, f_l, generator="bce", denominator="rejected"), " BCO", bco_loss(f_w, f_l, beta=1.0, delta=0.0))
+relatives = {
+    "repaired BCE": dil_loss(f_w, f_l, "bce", denominator="mixture"),
+    "NCA": nca_loss(f_w, f_l, beta=1.0),
+    "published BCE": dil_loss(f_w, f_l, "bce", denominator="rejected"),
+    "BCO without its shift": bco_loss(f_w, f_l, beta=1.0, delta=0.0),
+}
+display(numbers(relatives, ["first pair", "second pair"], digits=4))
 claims.report("4.nca", "4.bco", "3.ukl-is-sft", "5.dpo-cpc")
 
 # %% [markdown]
 # ## 4 · See where it goes
 #
-# Three responses, so that every policy is a point of a triangle. Colours: the population loss, green where it is low; lines: gradient descent on the logits from five starts; star: the winners' law; square: RLHF. **Predict** for "DIL LSIF published": star
+# With three responses every policy is a point of a triangle, so the whole loss can be seen as a landscape. Colours show the loss with infinitely many pairs, green where it is low. Lines are the paths of gradient descent from five starts. The star is the winners' law, the square RLHF. **Predict** for "DIL LSIF published": star
 # or square?
 
 # %%
@@ -103,8 +109,7 @@ loss_landscape()
 # %% [markdown]
 # ## 5 · Where this breaks
 #
-# You have seen it in the panel: with losers in the place of reference samples the cross of the published losses is not on the star. And the change of variables needs $Z = 1$, which is a property of *this* target at *this* temperature. With
-# a temperature $\beta \ne 1$ it fails (notebook [09](09_bandits_to_sequences.ipynb)):
+# You have seen it in the panel: where losers take the place of reference samples, the end of the published losses (the cross) is not on the star. And the change of variables needs $Z = 1$, which is a property of *this* target at *this* temperature. With another temperature, $\beta \ne 1$, it fails (notebook [09](09_bandits_to_sequences.ipynb)):
 
 # %%
 claims.report("6.beta")
@@ -136,13 +141,16 @@ check_answer(your_loss, 1.0, "-r_w + r_l^2 / 2, with r = exp(f).")
 #
 # **2.** Write the *repaired* UKL loss as a function of `f_w` and `f_l`: both responses in the denominator, each with weight one half.
 
+
 # %%
 def your_repaired_ukl(f_w, f_l):
     return None  # elementwise
 
 
 check_answer(
-    your_repaired_ukl(f_w, f_l), dil_loss(f_w, f_l, generator="ukl", denominator="mixture"), "-f_w + (r_w + r_l)/2."
+    your_repaired_ukl(f_w, f_l),
+    dil_loss(f_w, f_l, generator="ukl", denominator="mixture"),
+    "-f_w + (r_w + r_l)/2.",
 )
 
 # %% [markdown]
@@ -160,7 +168,10 @@ check_answer(
 your_gradients = None
 
 at = torch.zeros((), dtype=torch.float64, requires_grad=True)
-first = [torch.autograd.grad(loss, at)[0] for loss in (bco_loss(at, at.detach()), dpo_loss(at, at.detach(), beta=1.0))]
+first = [
+    torch.autograd.grad(loss, at)[0]
+    for loss in (bco_loss(at, at.detach()), dpo_loss(at, at.detach(), beta=1.0))
+]
 check_answer(your_gradients, torch.stack(first), "Both are -sigmoid(0).")
 
 # %% [markdown]
@@ -178,7 +189,9 @@ check_answer(your_gradients, torch.stack(first), "Both are -sigmoid(0).")
 # %%
 your_count = None
 
-check_answer(your_count, 1, "Which loss is a sum of a term of y_w and a term of y_l?")
+check_answer(
+    your_count, 1, "Which loss is a sum of a term of y_w and a term of y_l?"
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -195,5 +208,11 @@ check_answer(your_count, 1, "Which loss is a sum of a term of y_w and a term of 
 # - $Z = 1$, so a ratio estimator with $r = \pi_\theta/\pi_\text{ref}$ is a policy loss. That is DIL.
 # - Any convex $h$, no pairs, no preference model, no RL loop.
 # - Published BCE is BCO without its shift, repaired BCE is NCA, repaired UKL is SFT plus a constant.
+#
+# **You can now**
+#
+# - explain the change of variables that turns a ratio estimator into a policy loss
+# - write the DIL loss for any convex $h$ in two lines of code
+# - name what DIL shares with DPO, SFT, NCA and BCO, and what it does not need
 #
 # **Source:** `dil_tutorial/losses.py` · **Claims:** `dil verify 3 4` · **Before:** [04 · Density ratios](04_density_ratios.ipynb) · **Next:** [06 · Whose samples stand for the reference?](06_whose_samples.ipynb)

@@ -11,20 +11,19 @@
 # %% [markdown]
 # # 06 · Whose samples stand for the reference?
 #
-# Paper §4.4; modules `dil_tutorial.losses`, `toy.optima`; about 35 minutes.
-#
-# After this notebook you will be able to
-# - find the hole in the published loss by looking at one expectation;
-# - compute, with one multiplier a prompt, where the published losses really end;
-# - repair them at no cost in data, and say what the repair rests on.
+# To know whether a coin is loaded you compare it with a fair one. DIL compares winners with ordinary answers of the reference. But a preference data set has no pile of ordinary answers: it has winners and losers. The paper takes the losers for ordinary. Are they? Whoever has just lost a match is not an average player.
 #
 # **The question.** $L_h$ contains $E_{\pi_\text{ref}}[\cdot]$. The paper fills in the rejected responses. A public reviewer called that "simply a wrong assumption". Who is right, and what does it cost?
+#
+# *Paper §4.4; modules `dil_tutorial.losses`, `toy.optima`; about 35 minutes.*
 
 # %%
 import torch
+from IPython.display import display
 
 from dil_tutorial import claims
 from dil_tutorial.lessons.exercises import check_answer
+from dil_tutorial.lessons.tables import numbers
 from dil_tutorial.losses import make_loss
 from dil_tutorial.rlhf import kl, rlhf_optimum
 from toy import World, optima
@@ -33,30 +32,31 @@ from toy.gallery import bandit, rock_paper_scissors
 
 torch.set_printoptions(precision=4, sci_mode=False)
 world = bandit()
-A, B = 1 + world.advantage, 1 - world.advantage  # winners' and losers' ratios to the reference
+A, B = (
+    1 + world.advantage,
+    1 - world.advantage,
+)  # winners' and losers' ratios to the reference
 
 # %% [markdown]
 # ## 1 · The hole
 #
-# Losers follow $\pi_\text{rejected} = \pi_\text{ref}(1 - t)$. They are samples of the reference only if $t = 0$, that is if the labeller tosses a coin:
+# Losers follow the law $\pi_\text{rejected} = \pi_\text{ref}(1 - t)$ of notebook 01. They are samples of the reference only if $t = 0$ everywhere, that is, if the labeller tosses a coin:
 
 # %%
-print("pi_ref      ", world.ref[0].numpy().round(3))
-print("pi_rejected ", world.rejected[0].numpy().round(3))
+numbers({"reference": world.ref, "losers": world.rejected}, range(1, 9))
 
 # %% [markdown]
-# With losers in the denominator the loss is $E_{\pi_\text{ref}}\bigl[A\cdot(-h'(r)) + B\cdot(r\,h'(r) - h(r))\bigr]$. Set its derivative with respect to $r$ to zero response by response and you get $r = A/B$: the ratio of winners to
-# **losers**. **Predict:** can a *policy* have $\pi_\theta/\pi_\text{ref} = A/B$ everywhere?
+# What does a loss do that takes losers for samples of the reference? Averaged over all pairs it is $E_{\pi_\text{ref}}\bigl[A\cdot(-h'(r)) + B\cdot(r\,h'(r) - h(r))\bigr]$. Set its derivative to zero, response by response, and you get $r = A/B$. This is no surprise: it is the ratio of winners to **losers**. **Predict:** can a *policy* have $\pi_\theta/\pi_\text{ref} = A/B$ everywhere?
 
 # %%
 print(f"sum of pi_ref A/B = {(world.ref * A / B).sum():.4f}")
 
 # %% [markdown]
-# No: it would sum to more than one. The policy's probabilities are held to sum to one, and what holds them back is a multiplier:
+# No, for its probabilities would sum to more than one. They are held to a sum of one, and what holds them back is a Lagrange multiplier $\lambda$:
 #
 # $$h''(r)\,(A - B\,r) = \lambda(x), \qquad \sum_y \pi_\text{ref}\, r = 1.$$
 #
-# One number for each prompt, and everything is explicit:
+# It is one number for each prompt. With it everything is explicit:
 #
 # | | optimum $\pi_\theta/\pi_\text{ref}$ as published |
 # |---|---|
@@ -65,22 +65,33 @@ print(f"sum of pi_ref A/B = {(world.ref * A / B).sum():.4f}")
 # | BCE | the positive root of $\lambda r^2 + (B + \lambda) r = A$ |
 
 # %%
-claims.report("4.one-multiplier", "4.lsif-closed-form", "4.ukl-closed-form", "4.bce-closed-form", "4.multiplier")
+claims.report(
+    "4.one-multiplier",
+    "4.lsif-closed-form",
+    "4.ukl-closed-form",
+    "4.bce-closed-form",
+    "4.multiplier",
+)
 
 # %% [markdown]
 # ## 2 · Where do they end, then?
 
 # %%
-rlhf = rlhf_optimum(world.ref, world.true_reward, 1.0)
-print("                       KL to the winners' law    KL to RLHF")
-for name in ("lsif", "ukl", "bce"):
-    policy = optima.dil(world, name, "rejected")
-    print(f"{name.upper():5s} as published           {kl(policy, world.chosen).item():.4f}              {kl(policy, rlhf).item():.4f}")
-print(f"the winners' law itself      0.0000              {kl(world.chosen, rlhf).item():.4f}")
+rlhf = rlhf_optimum(world.ref, world.true_reward, beta=1.0)
+ends = {
+    f"{name.upper()} as published": optima.dil(world, name, "rejected")
+    for name in ("lsif", "ukl", "bce")
+}
+ends["the winners' law itself"] = world.chosen
+distances = {
+    name: [kl(end, world.chosen).item(), kl(end, rlhf).item()]
+    for name, end in ends.items()
+}
+display(numbers(distances, ["KL to the winners' law", "KL to RLHF"], digits=4))
 claims.report("4.lsif-published", "4.ukl-published", "4.bce-published")
 
 # %% [markdown]
-# None ends at $\pi_\text{chosen}$. They lie *between* the winners' law and RLHF, LSIF nearly at RLHF: as an approximation of RLHF without pairs the published loss is not bad at all. It is not what was claimed.
+# None of the three ends at $\pi_\text{chosen}$. They end *between* the winners' law and RLHF, and LSIF nearly at RLHF. As an approximation of RLHF that needs no pairs the published loss is not bad at all; but it is not what was claimed.
 
 # %%
 claims.report("4.order", "4.order-ukl", "4.lsif-zeros")
@@ -88,16 +99,19 @@ claims.report("4.order", "4.order-ukl", "4.lsif-zeros")
 # %% [markdown]
 # ## 3 · The repair
 #
-# Recall the mixture identity from [notebook 01](01_two_distributions.ipynb): winners and losers *together* average to the reference. So let both responses stand for it:
+# Recall the mixture identity of [notebook 01](01_two_distributions.ipynb): winners and losers *together* are samples of the reference. So let both responses of a pair stand for it, with half a weight each:
 #
 # $$\ell_\text{chosen}(f_w) + \tfrac12\bigl(\ell_\text{ref}(f_w) + \ell_\text{ref}(f_l)\bigr), \qquad \ell_\text{chosen}(f) = -h'(e^f), \quad \ell_\text{ref}(f) = e^f h'(e^f) - h(e^f).$$
 #
-# Same data, same cost, one more term.
+# The data are the same and so is the cost; there is one more term.
 
 # %%
+distances = {}
 for name in ("lsif", "ukl", "bce"):
-    policy = fit(world, make_loss("dil", generator=name, denominator="mixture"))
-    print(f"{name.upper():5s} repaired: KL to the winners' law {kl(policy, world.chosen).item():z.6f}")
+    repaired = make_loss("dil", generator=name, denominator="mixture")
+    end = fit(world, repaired)
+    distances[f"{name.upper()} repaired"] = kl(end, world.chosen)
+display(numbers(distances, ["KL to the winners' law"], digits=6))
 claims.report("4.mixture", "4.reference")
 
 # %% [markdown]
@@ -113,27 +127,27 @@ denominator_mix()
 #
 # ## 4 · Without a reward
 #
-# In rock–paper–scissors there is no RLHF optimum to compare with. The target and the closed forms do not mind:
+# In rock–paper–scissors no reward explains the preferences, so there is no RLHF optimum to compare with. The winners' law and the closed forms do not need one:
 
 # %%
 game = rock_paper_scissors()
-for label, policy in {
-    "winners' law": game.chosen,
+ends = {
+    "the winners' law": game.chosen,
     "UKL repaired": optima.dil(game, "ukl", "mixture"),
     "UKL as published": optima.dil(game, "ukl", "rejected"),
-}.items():
-    print(f"{label:17s} rock {policy[0, 0]:.3f}  paper {policy[0, 1]:.3f}  scissors {policy[0, 2]:.3f}")
+}
+numbers(ends, ["rock", "paper", "scissors"])
 
 # %% [markdown]
 # ## 5 · Where the repair breaks
 #
-# It rests on one thing: the pairs come from the reference. If somebody else ($\mu$) wrote the responses, winners and losers average to $\mu$, and the ratio learned is $\pi_\text{chosen}/\mu$:
+# The repair rests on one thing: the pairs must come from the reference. If somebody else wrote the responses, with a law $\mu$, then winners and losers average to $\mu$, and the ratio that is learned is $\pi_\text{chosen}/\mu$:
 
 # %%
 claims.report("4.other-data", "4.on-reference")
 
 # %% [markdown]
-# That is the usual case with public data sets. Mending it needs samples of the reference (`denominator="reference"`) or a reference that has been fine-tuned on the data's responses first, as one does with SFT before DPO.
+# That is the usual case with public data sets. There are two ways out. Draw samples of the reference and use them (`denominator="reference"`); or first fine-tune the reference on the responses of the data, as one does with SFT before DPO.
 
 # %%
 from dil_tutorial.lessons.puzzles import puzzle
@@ -148,7 +162,11 @@ puzzle("06-loser")
 # %%
 your_pair = None
 
-check_answer(your_pair, [1.5, 0.5], "It wins against the first, and half of the time against itself: w = 3/4.")
+check_answer(
+    your_pair,
+    [1.5, 0.5],
+    "It wins against the first, and half of the time against itself: w = 3/4.",
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -166,7 +184,11 @@ check_answer(your_pair, [1.5, 0.5], "It wins against the first, and half of the 
 your_probability = None
 
 two = World.from_reward([0.5, 0.5], [0.0, 1.0], hard=True)
-check_answer(your_probability, optima.dil(two, "ukl", "rejected")[0, 1], "A = (0.5, 1.5), B = (1.5, 0.5): a quadratic in lambda.")
+check_answer(
+    your_probability,
+    optima.dil(two, "ukl", "rejected")[0, 1],
+    "A = (0.5, 1.5), B = (1.5, 0.5): a quadratic in lambda.",
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -183,7 +205,12 @@ check_answer(your_probability, optima.dil(two, "ukl", "rejected")[0, 1], "A = (0
 # %%
 your_value = None
 
-check_answer(your_value, -1.0, "The winner's loss once, the reference's loss at winner and loser with half a weight each, at r = 1.")
+check_answer(
+    your_value,
+    -1.0,
+    "The winner's loss once, the reference's loss at winner and loser with "
+    "half a weight each, at r = 1.",
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -217,5 +244,11 @@ check_answer(your_factor, 0.5, "1 - 2 epsilon.")
 # - Losers are not samples of the reference. The published losses end at $h''(r)(A - Br) = \lambda$, between the winners' law and RLHF.
 # - Both responses together *are* samples of the reference. With them in the denominator DIL ends at $\pi_\text{chosen}$ for every $h$.
 # - The repair needs pairs that were drawn from the reference.
+#
+# **You can now**
+#
+# - find the hole in the published loss by looking at one expectation
+# - compute, with one multiplier a prompt, where the published losses really end
+# - repair them at no cost in data, and say what the repair rests on
 #
 # **Source:** `toy/optima.py` (the multiplier), `dil_tutorial/losses.py` · **Claims:** `dil verify 4` · **Before:** [05 · The DIL loss](05_the_dil_loss.ipynb) · **Next:** [07 · One family](07_one_family.ipynb)

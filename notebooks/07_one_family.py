@@ -11,23 +11,21 @@
 # %% [markdown]
 # # 07 · One family
 #
-# Paper §4.5 and §5 (baselines); modules `dil_tutorial.losses`, `toy.family`; about 30 minutes.
-#
-# After this notebook you will be able to
-# - place any preference loss by two questions: what does it hear of the preferences, and how far does it go;
-# - tell which of them need pairs, a reference, or a preference model;
-# - choose among them knowing what you give up.
+# DPO, IPO, KTO, SimPO, ORPO, NCA, SPPO: every few weeks there is a new loss with a new name, and each paper says that it is better than the others. Suppose you could let every one of them train for ever on infinitely many pairs, and look where it stops. How many *different* places would you find?
 #
 # **The question.** There are more preference losses than letters. What are the real differences?
+#
+# *Paper §4.5 and §5 (baselines); modules `dil_tutorial.losses`, `toy.family`; about 30 minutes.*
 
 # %%
 import torch
 from IPython.display import Markdown, display
 
 from dil_tutorial import claims
-from dil_tutorial.experiments.family import places, plane, together
+from dil_tutorial.experiments.family import in_words, places, plane, together
 from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.losses import dpo_loss, ipo_loss
+from dil_tutorial.support.words import table
 from toy import family
 
 rows = [family.row(named) for named in family.FAMILY]
@@ -36,7 +34,7 @@ print(f"{len(rows)} losses")
 # %% [markdown]
 # ## 1 · The map
 #
-# Take two responses that the reference likes equally, and let the first win a share $P$ of their duels. Every loss ends at some margin $f(y) - f(y')$, a function of $P$. Its **shape** says what the loss hears: of a majority only the sign, of a win rate the excess $2P - 1$, of log-odds $\log\frac{P}{1 - P}$. Its **size** says how far the loss goes. Choose one, and compare it with imitation.
+# Take two responses that the reference likes equally, and let the first win a share $P$ of their duels, say three of four. Every loss ends at some margin $f(y) - f(y')$ between them, and the margin depends on $P$. The **shape** of this dependence says what the loss hears. Some losses hear only who has the majority; others hear the win rate, $2P - 1$; others the log-odds, $\log\frac{P}{1 - P}$. The **size** of the margin says how far the loss goes. Choose a loss, and compare it with imitation.
 
 # %%
 from dil_tutorial.lessons.panels import hears
@@ -53,36 +51,42 @@ display(image(*plane(rows)))
 print(f"{len(rows)} losses, {len(places(rows))} places")
 
 # %% [markdown]
-# Read it across, then up.
+# Read the map across first, and then up.
 #
 # - **In the middle** stand those that hear win rates. On the dotted line, at one point: SFT, GSIL, and every repaired DIL, which imitate the winners. IPO, REBEL on labels and BoNBoN are next door; SPPO is DRO.
 # - **To the right** those that hear log-odds: DPO and its children, and LSIF as published, which set out to imitate.
 # - **To the left**, those that hear the majority alone; at the top, those that end at one response.
 #
-# $\beta$ and its relatives move a point up and down, not across. The same losses as a table; "only margins" says whether both log-ratios may fall together unseen:
+# Settings such as $\beta$ move a point up and down, never across. Here are the same losses as a table. "Only margins" says whether the loss sees nothing but the difference of two log-ratios, so that both may fall together unnoticed:
 
 # %%
-lines = ["| losses | hears | KL to the winners' law | first step: winner, loser | only margins | needs |", "|---|---|---:|---|---|---|"]
+head = ["losses", "hears", "KL to the winners' law"]
+head += ["first step: winner, loser", "only margins", "needs"]
 groups = {}
 for row in rows:
-    step = ", ".join("up" if way > 1e-9 else "down" if way < -1e-9 else "stays" for way in row["first step"])
-    far = "no end" if row["KL to pi_chosen"] is None else f"{row['KL to pi_chosen']:.3f}"
-    needs = " and ".join(need for need, so in (("pairs", row["pairs"]), ("a reference", row["reference"])) if so) or "neither"
-    groups.setdefault((row["hears"], far, step, "yes" if row["margins only"] else "no", needs), []).append(row["label"])
-for facts, labels in groups.items():
-    lines.append(f"| {together(labels)} | {' | '.join(facts)} |")
-display(Markdown("\n".join(lines)))
+    facts = in_words(row)  # the same words for losses that stand together
+    groups.setdefault(facts, []).append(row["label"])
+lines = [[together(named), *facts] for facts, named in groups.items()]
+Markdown(table(head, lines))
 
 # %% [markdown]
-# None of this was typed: each entry was computed from the loss. What can be proved is in the ledger, for instance
+# None of this was typed; each entry was computed from the loss. What can be proved stands in the ledger, for instance
 
 # %%
-claims.report("5.win-rates", "5.margins-see-more", "5.dpo", "5.ipo", "5.dro", "5.rebel", "5.gsil")
+claims.report(
+    "5.win-rates",
+    "5.margins-see-more",
+    "5.dpo",
+    "5.ipo",
+    "5.dro",
+    "5.rebel",
+    "5.gsil",
+)
 
 # %% [markdown]
 # ## 2 · How hard does it pull?
 #
-# The gradient of a pair loss is a pull up on the winner and a pull down on the loser, both depending on where $f_w$ and $f_l$ stand. Choose a loss. Dotted: $f_w = f_l$.
+# The gradient of a loss on a pair pulls the winner up and the loser down. How hard depends on where $f_w$ and $f_l$ stand now. Choose a loss; on the dotted line the two are equal.
 
 # %%
 from dil_tutorial.lessons.panels import pulls
@@ -102,15 +106,22 @@ claims.report("5.bounded", "8.dpo-unseen", "3.weights")
 # %% [markdown]
 # ## 3 · Which would you take?
 #
-# Four people ask. Decide before you run the cell: each answer hangs on a claim.
+# Four people ask for advice. Decide what you would tell them before you run the cell below, which checks the claims that the answers rest on.
 #
-# - *"My labels come from a judge that is never in doubt."* Not DPO: nothing stops it. IPO or a repaired DIL have an end.
-# - *"I have thumbs up and thumbs down, no pairs."* Repaired DIL or DRO; KTO, if what loses a little more than it wins may die.
-# - *"A fifth of my labels is wrong, and I know it."* For RLHF's end robust DPO. For imitation nothing: it gets milder.
-# - *"My chosen rewards fall."* At a small $\beta$ that is what DPO's optimum asks for, not an accident of training.
+# - *"My labels come from a judge that is never in doubt."* Do not take DPO, for nothing stops it. IPO and the repaired DIL come to an end.
+# - *"I have thumbs up and thumbs down, no pairs."* Take repaired DIL or DRO. KTO works too, if you accept that a response which loses a little more often than it wins dies out.
+# - *"A fifth of my labels is wrong, and I know it."* If you want RLHF's optimum, take robust DPO. For imitation you need nothing special; it only gets milder.
+# - *"My chosen rewards fall."* With a small $\beta$ this is no accident of training: DPO's optimum asks for it.
 
 # %%
-claims.report("5.no-reward-needed", "3.no-pairing", "5.kto", "5.robust", "8.noise", "8.every-winner")
+claims.report(
+    "5.no-reward-needed",
+    "3.no-pairing",
+    "5.kto",
+    "5.robust",
+    "8.noise",
+    "8.every-winner",
+)
 
 # %% [markdown]
 # ## 4 · Where this breaks
@@ -163,7 +174,9 @@ check_answer(your_log_factor, 10.0, "R/beta.")
 your_gradient = None
 
 f_w = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
-(truth,) = torch.autograd.grad(ipo_loss(f_w, torch.tensor(-3.0, dtype=torch.float64), tau=0.5), f_w)
+(truth,) = torch.autograd.grad(
+    ipo_loss(f_w, torch.tensor(-3.0, dtype=torch.float64), tau=0.5), f_w
+)
 check_answer(your_gradient, truth, "The loss is (f_w - f_l - 1/(2 tau))^2.")
 
 # %% [markdown]
@@ -181,8 +194,15 @@ check_answer(your_gradient, truth, "The loss is (f_w - f_l - 1/(2 tau))^2.")
 # %%
 your_change = None
 
-a, b = torch.tensor(0.4, dtype=torch.float64), torch.tensor(-0.7, dtype=torch.float64)
-check_answer(your_change, dpo_loss(a - 5, b - 5) - dpo_loss(a, b), "It depends on f_w - f_l.")
+a, b = (
+    torch.tensor(0.4, dtype=torch.float64),
+    torch.tensor(-0.7, dtype=torch.float64),
+)
+check_answer(
+    your_change,
+    dpo_loss(a - 5, b - 5) - dpo_loss(a, b),
+    "It depends on f_w - f_l.",
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -216,5 +236,11 @@ check_answer(your_tau, 0.5, "d/dw log(2w) at w = 1/2.")
 # - Ask of a loss what it hears and how far it goes. Names tell neither: many losses share a place.
 # - The labels act through the win rate; a linear tilt imitates, an exponential one runs ahead.
 # - Losses that see only margins cannot keep the chosen likelihood up.
+#
+# **You can now**
+#
+# - place any preference loss by two questions: what does it hear of the preferences, and how far does it go
+# - tell which of them need pairs, a reference, or a preference model
+# - choose among them knowing what you give up
 #
 # **Source:** `dil_tutorial/losses.py`, `toy/family.py` · **Claims:** `dil verify 5` · **Before:** [06 · Whose samples](06_whose_samples.ipynb) · **Next:** [08 · Training dynamics](08_training_dynamics.ipynb)

@@ -11,14 +11,11 @@
 # %% [markdown]
 # # 08 · Finite data and training dynamics
 #
-# Paper §5 (experiments); modules in `dil_tutorial/experiments/finite_data/`; about 40 minutes.
+# Two runners start at the same point and their goals lie in different cities. For the first hundred metres nobody can tell them apart. Preference losses are like that. Most published comparisons watch the first hundred metres; this notebook watches the whole way, on few data and on many.
 #
-# After this notebook you will be able to
-# - say where the claim "DIL preserves the likelihood of chosen responses" holds and where it does not;
-# - explain why short runs with small learning rates cannot settle it;
-# - read off how many pairs a loss needs, which generator matters when, and what label noise does.
+# **The question.** The optima of the last notebooks are for infinite data and endless training. What happens before?
 #
-# **The question.** The optima of sections 4 and 5 are for infinite data and endless training. What happens before?
+# *Paper §5 (experiments); modules in `dil_tutorial/experiments/finite_data/`; about 40 minutes.*
 #
 # The figures and the sentences under them are made from `benchmarks/dynamics.json`, which `dil study dynamics` writes (about two minutes;
 # an interrupted study goes on where it stopped). No number below was typed.
@@ -31,6 +28,7 @@ from dil_tutorial.experiments.finite_data import figures as drawing
 from dil_tutorial.experiments.finite_data import report
 from dil_tutorial.experiments.finite_data import run as study
 from dil_tutorial.lessons.exercises import check_answer
+from dil_tutorial.lessons.tables import numbers
 from dil_tutorial.losses import make_loss
 from dil_tutorial.support import plotting
 from toy.gallery import bandit20
@@ -41,30 +39,38 @@ figures, text = drawing.figures(results), report.conclusions(results, seeds)
 
 def show(name):
     figure, alt = figures[name]
-    display(plotting.image(figure, alt=alt), *(Markdown(part) for part in text[name]))
+    display(
+        plotting.image(figure, alt=alt),
+        *(Markdown(part) for part in text[name]),
+    )
 
 
 # %% [markdown]
 # ## 1 · What is exact
 #
-# Before any simulation: four facts about the start and the end of training.
+# Before we simulate anything, here are four exact facts about the start and the end of training.
 #
-# - At the start, $f = 0$, every loss here (SFT apart) pulls $y_w$ up and $y_l$ down equally hard. **The first step is common.**
-# - That step raises the winners' likelihood, whatever the loss.
-# - At the end, the repaired losses keep it up by exactly $KL(\pi_\text{chosen}\|\pi_\text{ref})$; published LSIF need not.
+# - At the start, where $f = 0$, every loss here except SFT pulls $y_w$ up and $y_l$ down equally hard. **The first step is common to all.**
+# - This step raises the likelihood of winners, whichever loss you train with.
+# - At the end, under the repaired losses it is higher than at the start by exactly $KL(\pi_\text{chosen}\|\pi_\text{ref})$. Under published LSIF it may be lower.
 # - On finite data the repaired losses end at $r = 2n_w/(n_w + n_l)$, while DPO does not notice when all responses it has seen lose probability
 #   together.
 
 # %%
-claims.report("8.first-step", "8.rises-first", "8.chosen", "8.repaired-finite", "8.dpo-unseen")
+claims.report(
+    "8.first-step",
+    "8.rises-first",
+    "8.chosen",
+    "8.repaired-finite",
+    "8.dpo-unseen",
+)
 
 # %% [markdown]
-# So somewhere between a common beginning and different ends the losses part. **Predict:** after how many steps, and which falls first?
+# So the losses begin together, end apart, and part somewhere between. **Predict:** after how many steps, and which falls first?
 #
 # ## 2 · Along the path
 #
-# A bandit with 20 responses, Bradley–Terry labels, 300 pairs; 20 data sets, each trained from $\pi_\text{ref}$. Bands are 95% bootstrap
-# intervals over data sets.
+# The world is a bandit with 20 responses and Bradley–Terry labels. We draw 20 data sets of 300 pairs and train on each of them from $\pi_\text{ref}$. The bands are 95% bootstrap intervals over the data sets.
 
 # %% mystnb={"image": {"alt": "Mean log-ratios of winners and losers and the KL to the winners' law against the training step."}}
 show("steps")
@@ -80,14 +86,14 @@ dynamics_player()
 # %% [markdown]
 # ## 3 · How much data?
 #
-# What SFT and the repaired losses end at can be written down: SFT at the frequencies of the winners, the repaired losses at twice the empirical win rate times the reference (claim `8.repaired-finite`). **Predict:** with 300 pairs,
+# For SFT and the repaired losses the end can be written down. SFT ends at the frequencies of the winners. The repaired losses end at the reference times twice the empirical win rate (claim `8.repaired-finite`). **Predict:** with 300 pairs,
 # which is nearer to the winners' law?
 
 # %%
 pairs_budget()
 
 # %% [markdown]
-# The win rate is a share of trials of *one* response; a frequency also carries the luck of how often it was drawn. The reference knows that part already, and the repaired loss uses it.
+# Why? A win rate asks only how often a response won when it was there. A frequency also contains the luck of how often it *was* there. The reference knows that part already, and the repaired loss makes use of it.
 
 # %% mystnb={"image": {"alt": "Log-ratio of winners, KL to the winners' law and mass on unseen responses against the number of pairs."}}
 show("pairs")
@@ -111,8 +117,7 @@ show("learning rate")
 show("mean")
 
 # %% [markdown]
-# A mean of $f$ over 50 tokens must be as large as a sum used to be before the loss is satisfied, so the policy moves much further. The exact side of
-# this is in the ledger:
+# Before the loss is satisfied, the *mean* of $f$ over 50 tokens must be as large as the sum used to be. So the sum becomes fifty times as large, and the policy moves much further. What is exact about this stands in the ledger:
 
 # %%
 claims.report("6.mean", "6.mean-is-beta", "7.value-at-start")
@@ -132,14 +137,19 @@ show("noise")
 # %% [markdown]
 # ## 8 · Run one yourself
 #
-# A cell of the study is one call: as many conditions and seeds as you like, one tensor program.
+# Each cell of the study is one call, which trains as many conditions and seeds as you like at once.
 
 # %%
 condition = study.Condition(pairs=300, learning_rate=0.01, steps=400, records=5)
-for name, loss in {"repaired": make_loss("dil", generator="bce", denominator="mixture"), "DPO": make_loss("dpo", beta=1.0)}.items():
+losses = {
+    "repaired": make_loss("dil", generator="bce", denominator="mixture"),
+    "DPO": make_loss("dpo", beta=1.0),
+}
+paths = {}
+for name, loss in losses.items():
     (by_step,) = study.run_conditions(loss, [condition], seeds=range(5))
-    path = ", ".join(f"{measures['chosen'].mean():+.2f} at step {step}" for step, measures in by_step.items())
-    print(f"{name:9s} winners' log-ratio {path}")
+    paths[name] = [seen["chosen"].mean().item() for seen in by_step.values()]
+numbers(paths, [f"step {step}" for step in by_step], digits=2)
 
 # %% [markdown]
 # ## 9 · Where this breaks
@@ -160,7 +170,9 @@ puzzle("08-fall")
 # %%
 your_r = None
 
-check_answer(your_r, 1.5, "Claim 8.repaired-finite: twice the empirical win rate.")
+check_answer(
+    your_r, 1.5, "Claim 8.repaired-finite: twice the empirical win rate."
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -195,7 +207,12 @@ check_answer(your_factor, 0.5, "Claim 8.noise: 1 - 2 epsilon.")
 your_value = None
 
 world = bandit20()
-check_answer(your_value, (world.chosen * (world.chosen / world.ref).log()).sum(), "It is a KL: between which two?", tolerance=1e-3)
+check_answer(
+    your_value,
+    (world.chosen * (world.chosen / world.ref).log()).sum(),
+    "It is a KL: between which two?",
+    tolerance=1e-3,
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -212,6 +229,12 @@ check_answer(your_value, (world.chosen * (world.chosen / world.ref).log()).sum()
 # - Trained on, the repaired losses keep it; published LSIF and DPO lose it, on this bandit at every number of pairs.
 # - The choice of $h$ matters with few pairs and strong rewards, hardly otherwise.
 # - Means per token are another method.
+#
+# **You can now**
+#
+# - say where the claim "DIL preserves the likelihood of chosen responses" holds and where it does not
+# - explain why short runs with small learning rates cannot settle it
+# - read off how many pairs a loss needs, which generator matters when, and what label noise does
 #
 # **Source:** `dil_tutorial/experiments/finite_data/` · **Claims:** `dil verify 8` · **All figures:** `dil study dynamics` ·
 # **Before:** [07 · One family](07_one_family.ipynb) · **Next:** [09 · From bandits to sequences](09_bandits_to_sequences.ipynb)

@@ -11,20 +11,19 @@
 # %% [markdown]
 # # 09 · From bandits to sequences: temperature and length
 #
-# Paper §4.4 and its public code; modules `toy.sequences`, `dil_tutorial.losses`; about 30 minutes.
+# "Yes." is an answer of two tokens, and a careful explanation one of two hundred. A model's probability of an answer is a product over its tokens, so the long one is always astronomically unlikely. Should a loss divide by the length to be fair? And what happens if one turns the knob $\beta$, as everybody does with DPO? Both look like harmless conveniences. Each is another method.
 #
-# After this notebook you will be able to
-# - move everything you know about tables to models that write token by token;
-# - say what goes wrong when DIL gets a temperature $\beta \ne 1$, and mend it with one number a prompt;
-# - explain why the *mean* log-probability per token is another method, and predict what it does to lengths.
+# **The question.** So far a response was one symbol. A language model multiplies the probabilities of its tokens. Which of our results still hold?
 #
-# **The question.** So far a response was one symbol. A language model multiplies probabilities of tokens. What carries over?
+# *Paper §4.4 and its public code; modules `toy.sequences`, `dil_tutorial.losses`; about 30 minutes.*
 
 # %%
 import torch
+from IPython.display import display
 
 from dil_tutorial import claims
 from dil_tutorial.lessons.exercises import check_answer
+from dil_tutorial.lessons.tables import numbers
 from dil_tutorial.rlhf import kl
 from toy import optima
 from toy.gallery import bandit
@@ -37,28 +36,32 @@ torch.set_printoptions(precision=4, sci_mode=False)
 #
 # $$\log\pi_\theta(y|x) = \sum_{k=1}^{|y|}\log\pi_\theta(y_k|x, y_{<k}), \qquad \text{the end token included}.$$
 #
-# A language over the letters a and b, where a response ends with "." or after three tokens:
+# The log-probability of a response is the sum of those of its tokens. As an example take a language with the letters a and b, in which a response ends with "." or after three tokens:
 
 # %%
 words = Sequences(vocabulary=2, max_length=3)
-print(words.texts)
-print("lengths", words.lengths.int().tolist())
+lengths = words.lengths.int().tolist()
+numbers({"tokens": lengths}, words.texts)
 
 # %% [markdown]
-# A table of next-token probabilities, one row for each prefix, can write *any* distribution over these responses. So every statement about tables holds for it; gradients flow through other parameters, the optimum stays.
+# A table of next-token probabilities, with one row for each prefix, can express *any* distribution over these responses. So every statement about tables of responses holds for it, too. The gradient takes another path through the parameters, but the optimum is the same.
 #
 # **Predict.** How many free numbers has that table, and how many has a distribution over the 15 responses?
 
 # %%
-print("free numbers: token table", len(words.prefixes) * words.vocabulary, " responses", len(words.responses) - 1)
+free = {
+    "table of next tokens": len(words.prefixes) * words.vocabulary,
+    "table of responses": len(words.responses) - 1,
+}
+display(numbers(free, ["free numbers"]))
 claims.report("6.tokens")
 
 # %% [markdown]
-# The end token counts. Leave it out of the sum and "a" and "ab" share a probability that belongs to different responses: the log-ratio is then that of a *prefix*.
+# The end token counts. Without it, the sum for "a" is the probability that a response *begins* with "a", and that includes "ab": the log-ratio is then that of a *prefix* and not of a response.
 #
 # ## 2 · A temperature
 #
-# DPO has a $\beta$; give DIL one too: feed the loss $\beta f$, that is $s = r^\beta$. One wishes for $\pi_\text{ref}(r^*)^{1/\beta}/Z$. But now $Z \ne 1$, the change of variables of notebook 05 does not hold, and the constraint "sums to one" pulls with a multiplier:
+# DPO has a temperature $\beta$. Give DIL one, too, and feed the loss with $\beta f$, that is, with $s = r^\beta$. One would wish that it ends at $\pi_\text{ref}(r^*)^{1/\beta}/Z$. But now $Z \ne 1$, so the change of variables of notebook 05 does not hold, and the constraint that probabilities sum to one pulls on the optimum with a multiplier:
 #
 # $$D\,s^2h''(s) - A\,s\,h''(s) + \lambda\, s^{1/\beta} = 0.$$
 
@@ -67,13 +70,15 @@ claims.report("6.beta-equation", "6.beta", "6.lsif-half")
 
 # %%
 world = bandit(3.0)  # strong rewards
+missed = {}
 for beta in (0.5, 1.0, 2.0):
     wished = optima.tempered(world, beta)
-    got = optima.dil(world, "bce", "mixture", beta)
-    print(f"beta {beta:3.1f}: KL(wished || optimum of the plain loss) = {kl(wished, got).item():z.4f}")
+    end = optima.dil(world, "bce", "mixture", beta)
+    missed[f"beta = {beta}"] = kl(wished, end)
+numbers(missed, ["KL(wished || end of the plain loss)"], digits=4)
 
 # %% [markdown]
-# The mend: learn a shift $c(x)$ beside the policy, $\beta f + c(x)$. It becomes $-\log Z$, the multiplier vanishes, and $\beta$ is a temperature again. BCO's "reward shift" $\delta$ is this, with one number for all prompts.
+# The mend is to learn a number $c(x)$ for each prompt beside the policy, and to feed the loss with $\beta f + c(x)$. The number becomes $-\log Z$, the multiplier vanishes, and $\beta$ is a temperature again. BCO's "reward shift" $\delta$ is the same idea with one number for all prompts.
 
 # %%
 claims.report("6.shift-is-log-z", "6.bco-shift", "6.beta-one")
@@ -81,9 +86,9 @@ claims.report("6.shift-is-log-z", "6.bco-shift", "6.beta-one")
 # %% [markdown]
 # ## 3 · Means per token
 #
-# The authors' public code feeds the loss the *mean* log-probability per token, $f/|y|$. That is $\beta = 1/|y|$, another temperature for each response! The optimum then depends on lengths although labels and rewards do not.
+# The authors' public code feeds the loss the *mean* log-probability per token, $f/|y|$. That is $\beta = 1/|y|$: another temperature for each response! So the optimum depends on lengths, although neither labels nor rewards do.
 #
-# In this world rewards have the same mean and spread at every length. **Predict:** which responses does DPO on means favour, long or short?
+# In the next world, rewards have the same mean and the same spread at every length. **Predict:** which responses does DPO on means favour, long ones or short ones?
 
 # %%
 from dil_tutorial.lessons.panels import length_bias
@@ -94,11 +99,11 @@ length_bias()
 claims.report("6.mean", "6.mean-is-beta", "6.mean-dpo")
 
 # %% [markdown]
-# $f$ must grow with $|y|$ for the mean to reach what a sum needs: long responses move further in both directions, and by an exponential's convexity the good long ones win.
+# For the mean to reach what a sum would need, $f$ must grow with $|y|$. So long responses move further in both directions, the good ones up and the bad ones down. On balance the long ones win, because the exponential rewards a move up more than it punishes an equal move down.
 #
 # ## 4 · Where this breaks
 #
-# At the *start* of training, $f = 0$, sums and means look alike (claim `7.value-at-start`). A comparison of a few short runs with small steps therefore cannot tell the methods apart; it compares step sizes.
+# At the *start* of training, $f = 0$, sums and means look alike (claim `7.value-at-start`). Therefore a few short runs with small steps cannot tell the two methods apart. What they compare is the size of the step.
 
 # %%
 claims.report("7.value-at-start", "7.rewards")
@@ -116,7 +121,11 @@ puzzle("09-mean")
 # %%
 your_sum = None
 
-check_answer(your_sum, torch.tensor([0.5, 0.2, 0.9], dtype=torch.float64).log().sum(), "The log of the product.")
+check_answer(
+    your_sum,
+    torch.tensor([0.5, 0.2, 0.9], dtype=torch.float64).log().sum(),
+    "The log of the product.",
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -133,7 +142,11 @@ check_answer(your_sum, torch.tensor([0.5, 0.2, 0.9], dtype=torch.float64).log().
 # %%
 your_f = None
 
-check_answer(your_f, 4 * torch.log(torch.tensor(1.6, dtype=torch.float64)), "It wants f/|y| = log r*.")
+check_answer(
+    your_f,
+    4 * torch.log(torch.tensor(1.6, dtype=torch.float64)),
+    "It wants f/|y| = log r*.",
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -151,7 +164,11 @@ check_answer(your_f, 4 * torch.log(torch.tensor(1.6, dtype=torch.float64)), "It 
 your_shift = None
 
 f = (optima.tempered(world, 2.0) / world.ref).log()
-check_answer(your_shift, -torch.logsumexp(world.ref.log() + 2.0 * f, 1)[0], "f = log(tempered / ref); claim 6.shift-is-log-z.")
+check_answer(
+    your_shift,
+    -torch.logsumexp(world.ref.log() + 2.0 * f, 1)[0],
+    "f = log(tempered / ref); claim 6.shift-is-log-z.",
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -167,7 +184,11 @@ check_answer(your_shift, -torch.logsumexp(world.ref.log() + 2.0 * f, 1)[0], "f =
 # %%
 your_logp = None
 
-check_answer(your_logp, -3.0 + torch.log(torch.tensor(0.25, dtype=torch.float64)), "One more factor.")
+check_answer(
+    your_logp,
+    -3.0 + torch.log(torch.tensor(0.25, dtype=torch.float64)),
+    "One more factor.",
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -184,6 +205,12 @@ check_answer(your_logp, -3.0 + torch.log(torch.tensor(0.25, dtype=torch.float64)
 # - Tables of tokens are as good as tables of responses; the end token is part of the response.
 # - A temperature needs a learned normaliser. Without it the plain loss is biased, except at $\beta = 1$ (and LSIF at $\frac12$).
 # - The mean per token is a temperature that depends on the length. It is another method.
+#
+# **You can now**
+#
+# - move everything you know about tables to models that write token by token
+# - say what goes wrong when DIL gets a temperature $\beta \ne 1$, and mend it with one number a prompt
+# - explain why the *mean* log-probability per token is another method, and predict what it does to lengths
 #
 # **Source:** `toy/sequences.py`, `dil_tutorial/llm/logprobs.py` · **Claims:** `dil verify 6` · **Before:** [08 · Training dynamics](08_training_dynamics.ipynb) · **Next:**
 # [10 · A language model whose truth is known](10_known_truth.ipynb)

@@ -11,14 +11,11 @@
 # %% [markdown]
 # # 10 · A language model whose truth is known
 #
-# Paper §5; modules in `dil_tutorial/experiments/known_truth/`; about 40 minutes.
+# Benchmarks say which model wins a contest. They do not say whether a model *imitates the winners*, because nobody knows the winners' probabilities for human preferences. But for a labeller that we invent we do know them. So we take a real language model, invent a labeller, and for once can look up the right answer for every response.
 #
-# After this notebook you will be able to
-# - build an experiment in which the right answer of a *language model* is known for every response;
-# - read a slope, an intercept and a correlation as statements about imitation, and know what each can hide;
-# - say which losses imitate on a real model, which overshoot, and what limits both.
+# **The question.** Does a language model trained with DIL *imitate $\pi_\text{chosen}$*, and how would one measure that?
 #
-# **The question.** Benchmarks say which model wins. Nobody measured whether a language model trained with DIL *imitates $\pi_\text{chosen}$*. Can one?
+# *Paper §5; modules in `dil_tutorial/experiments/known_truth/`; about 40 minutes.*
 #
 # This notebook needs the `llm` extra: `pip install -c constraints.txt -e '.[llm]'`.
 
@@ -30,7 +27,8 @@ from pathlib import Path
 
 import torch
 
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # speaks of missing kernels when merely imported
+# bitsandbytes speaks of missing kernels when it is merely imported
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 logging.getLogger("transformers").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", category=FutureWarning)
 
@@ -41,108 +39,175 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from dil_tutorial.experiments.known_truth import figures as drawing
 from dil_tutorial.experiments.known_truth import measures, report
 from dil_tutorial.experiments.known_truth.lab import Lab, Preset, Run
-from dil_tutorial.support.words import interval
 from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.llm import sampling
 from dil_tutorial.support import plotting
+from dil_tutorial.support.words import interval
 from toy import World, optima
 
-RUN_THE_REAL_THING = False  # True: train SmolLM2-135M with every loss, about 80 minutes on two cores; run `dil fetch-model` first
+# True: train SmolLM2-135M with every loss, about 80 minutes on two cores;
+# run `dil fetch-model` first
+RUN_THE_REAL_THING = False
 if not RUN_THE_REAL_THING:
-    torch.set_num_threads(1)  # for a network this small threads cost more than they bring
+    torch.set_num_threads(1)  # for a network this small more cost time
 
 # %% [markdown]
 # ## 1 · Choose the labeller, and you know the truth
 #
-# Draw responses of a model $\pi_\text{ref}$ by its own law (temperature 1, nothing cut off). Score them with a reward *you* chose. Label pairs by Bradley–Terry. Then, for every response,
+# Let a model $\pi_\text{ref}$ write responses by its own law, that is, at temperature 1 with nothing cut off. Score them with a reward that *you* chose, and label pairs by Bradley–Terry. Then you know, for every response,
 #
 # $$t(y) = E_{y'\sim\pi_\text{ref}}\tanh\frac{R(y) - R(y')}{2}, \qquad \log\frac{\pi_\text{chosen}(y)}{\pi_\text{ref}(y)} = \log(1 + t(y)),$$
 #
-# and the mean over the other samples estimates $t$. Train; then ask held-out responses for $f_\theta(y) = \log\pi_\theta - \log\pi_\text{ref}$. On the plane of $f$ against $\log(1 + t)$ an imitator lies on the diagonal.
+# where the mean over the other samples estimates $t$. Now train a model, and compute $f_\theta(y) = \log\pi_\theta - \log\pi_\text{ref}$ of responses that it has not seen. Plot $f$ against $\log(1 + t)$: a model that imitates the winners lies on the diagonal.
 #
 # ## 2 · A language model small enough to list
 #
-# First where nothing can hide: a transformer over three words, responses of at most two tokens. All 13 of them can be enumerated, so even $t$ is exact.
+# We begin where nothing can hide. This transformer knows three words, and its responses have at most two tokens. There are 13 of them, so we can list them all, and $t$ is exact.
 
 # %%
 folder = Path(tempfile.mkdtemp())
-tokenizer = Tokenizer(models.WordLevel({"</s>": 0, "a": 1, "b": 2, "c": 3}, unk_token="</s>"))
+tokenizer = Tokenizer(
+    models.WordLevel({"</s>": 0, "a": 1, "b": 2, "c": 3}, unk_token="</s>")
+)
 tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", pad_token="</s>").save_pretrained(folder)
+PreTrainedTokenizerFast(
+    tokenizer_object=tokenizer, eos_token="</s>", pad_token="</s>"
+).save_pretrained(folder)
 torch.manual_seed(0)
 LlamaForCausalLM(
     LlamaConfig(
-        vocab_size=4, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        initializer_range=0.15, bos_token_id=None, eos_token_id=0, pad_token_id=0, tie_word_embeddings=False,
+        vocab_size=4,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.15,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=0,
+        tie_word_embeddings=False,
     )
 ).save_pretrained(folder)
 (folder / "reward.py").write_text(
     "def reward(prompt, response, tokens):\n"
-    "    return {'a': -1.0, 'b': 0.0, 'c': 1.0}.get(response[:1], 0.5) - 0.4 * len(response.split())\n"
+    "    return {'a': -1.0, 'b': 0.0, 'c': 1.0}.get(response[:1], 0.5) - 0.4 "
+    "* len(response.split())\n"
 )
 
 small = Preset(
-    model=str(folder), reward=f"{folder}/reward.py:reward", scale=2.0, samples=2000, max_new_tokens=2, pairs=1000, batch_size=256,
-    epochs=4, bf16=False, layout="padded", learning_rates=(3e-3,), seeds=1, top_layers=0,
+    model=str(folder),
+    reward=f"{folder}/reward.py:reward",
+    scale=2.0,
+    samples=2000,
+    max_new_tokens=2,
+    pairs=1000,
+    batch_size=256,
+    epochs=4,
+    bf16=False,
+    layout="padded",
+    learning_rates=(3e-3,),
+    seeds=1,
+    top_layers=0,
 )
-lab = Lab(small, folder / "out", quiet=True, prompts=["a a", "a b", "a c", "b a", "b b", "b c", "c a", "c b", "c c", "a"])
+lab = Lab(
+    small,
+    folder / "out",
+    quiet=True,
+    prompts="a a,a b,a c,b a,b b,b c,c a,c b,c c,a".split(","),
+)
 
 # %% [markdown]
-# Every response, its exact probability, its exact $t$:
+# The next cell computes the probability of every response, and its exact $t$.
 
 # %%
-responses = [[0], *([i, 0] for i in (1, 2, 3)), *([i, j] for i in (1, 2, 3) for j in (1, 2, 3))]
+responses = [
+    [0],
+    *([i, 0] for i in (1, 2, 3)),
+    *([i, j] for i in (1, 2, 3) for j in (1, 2, 3)),
+]
 prompts = [lab.data.drawn[x]["prompt"] for x in lab.data.rows("train")]
 
 
 def log_probs(model):
-    rows = [{"prompt_ids": sampling.encode_prompt(lab.tokenizer, p), "responses": [{"ids": ids} for ids in responses]} for p in prompts]
+    rows = [
+        {
+            "prompt_ids": sampling.encode_prompt(lab.tokenizer, p),
+            "responses": [{"ids": ids} for ids in responses],
+        }
+        for p in prompts
+    ]
     return torch.stack(sampling.score_drawn(model, rows, quiet=True)).double()
 
 
 log_ref = log_probs(lab.base())
-texts = [lab.tokenizer.decode(ids, skip_special_tokens=True) for ids in responses]
+texts = [
+    lab.tokenizer.decode(ids, skip_special_tokens=True) for ids in responses
+]
 values = {"a": -1.0, "b": 0.0, "c": 1.0}
-reward = 2.0 * torch.tensor([values.get(text[:1], 0.5) - 0.4 * len(text.split()) for text in texts], dtype=torch.float64)
+reward = 2.0 * torch.tensor(
+    [values.get(text[:1], 0.5) - 0.4 * len(text.split()) for text in texts],
+    dtype=torch.float64,
+)
 world = World.from_reward(log_ref.softmax(1), reward.expand(len(prompts), -1))
-print("probabilities of all 13 responses sum to", round(log_ref.exp().sum(1).mean().item(), 5))
+print(
+    "probabilities of all 13 responses sum to",
+    round(log_ref.exp().sum(1).mean().item(), 5),
+)
 
 # %% [markdown]
-# Train it with the very trainer that trains large models, with the loss as repaired and as published. **Predict the two slopes.**
+# Now train it with the very trainer that also trains large models, once with the repaired loss and once with the published one. **Predict** the slope of $f$ on the truth for each.
 
 # %%
 slopes = {}
-for name, denominator in (("DIL BCE repaired", "mixture"), ("DIL BCE published", "rejected")):
+for name, denominator in (
+    ("DIL BCE repaired", "mixture"),
+    ("DIL BCE published", "rejected"),
+):
     policy, _ = lab.train(Run(name, "sum", 3e-3, 0, small.pairs))
     f = log_probs(policy) - log_ref
-    slopes[name] = measures.regress(world.advantage.log1p(), f, weight=world.ref)["slope"][0]
+    slopes[name] = measures.regress(
+        world.advantage.log1p(), f, weight=world.ref
+    )["slope"][0]
     exact = (optima.dil(world, "bce", denominator) / world.ref).log()
-    should = measures.regress(world.advantage.log1p(), exact, weight=world.ref)["slope"][0]
-    print(f"{name:17s} slope of f on log(1 + t): {slopes[name]:.1f}; of its exact optimum: {should:.1f}")
+    should = measures.regress(world.advantage.log1p(), exact, weight=world.ref)[
+        "slope"
+    ][0]
+    print(
+        f"{name:17s} slope of f on log(1 + t): {slopes[name]:.1f}; of its "
+        f"exact optimum: {should:.1f}"
+    )
 
 # %% [markdown]
-# Four passes over a thousand noisy labels a prompt bring each loss about four fifths of the way: the repaired one towards slope 1, the published one *past* it, towards the slope that its closed form foretells. A network, tokens and an
-# optimiser do not change where the road leads; that it is not walked to its end is the first of the differences which section 3 takes apart.
+# Four passes over a thousand noisy labels a prompt bring each loss about four fifths of the way. The repaired loss goes towards slope 1. The published one goes *past* it, towards the slope that its closed form foretells. So a network, tokens and an optimiser do not change where the road leads. But it is not walked to its end, and section 3 asks why.
 #
 # ## 3 · SmolLM2
 #
-# Now a real model of 135 million parameters, held-out prompts, and few pairs. `dil experiment known-truth` trained every loss, three seeds each; what follows is made from the file of results it wrote
+# Now we take a real model of 135 million parameters, few pairs, and prompts that it was not trained on. `dil experiment known-truth` trained every loss with three seeds. What follows is made from the results that it wrote
 # (`benchmarks/known_truth.json`), sentences included.
 
 # %%
 if RUN_THE_REAL_THING:
     from dil_tutorial.experiments.known_truth.run import PRESETS, experiment
 
-    results = experiment(Lab(PRESETS["cpu"], Path("outputs/known-truth-cpu")), print)
+    results = experiment(
+        Lab(PRESETS["cpu"], Path("outputs/known-truth-cpu")), print
+    )
 else:
     results = measures.load(measures.COMMITTED)
 found = measures.summary(results)
-figures, text = drawing.figures(results, found), report.conclusions(results, found)
+figures, text = (
+    drawing.figures(results, found),
+    report.conclusions(results, found),
+)
 
 
 def show(name):
     figure, alt = figures[name]
-    display(plotting.image(figure, alt=alt), *(Markdown(part) for part in text[name]))
+    display(
+        plotting.image(figure, alt=alt),
+        *(Markdown(part) for part in text[name]),
+    )
 
 
 display(*(Markdown(part) for part in text["head"]))
@@ -151,7 +216,7 @@ display(*(Markdown(part) for part in text["head"]))
 show("imitation")
 
 # %% [markdown]
-# **Why is every slope short of its prediction?** Three suspects: the optimiser, the data, generalisation to new prompts. First, take generalisation away: a few prompts, every response seen many times.
+# **Why is every slope short of its prediction?** There are three suspects: the optimiser, the amount of data, and generalisation to new prompts. First we take generalisation away, and train on a few prompts whose every response is seen many times.
 
 # %% mystnb={"image": {"alt": "The same for losses trained on all responses of a few prompts."}}
 show("few")
@@ -162,7 +227,7 @@ show("ladder")
 # %% [markdown]
 # ## 4 · Read it the other way round
 #
-# Predictions vary less than what they predict. So do not ask "how much of the truth is in $f$?" but "given $f$, what is true?"
+# Any honest prediction varies less than what it predicts; a weather forecast has fewer extremes than the weather. So do not only ask how much of the truth is in $f$. Also ask the other way round: given $f$, what is true?
 
 # %% mystnb={"image": {"alt": "The true ratio in bins of the policy's ratio, for six losses."}}
 show("calibration")
@@ -175,20 +240,36 @@ from dil_tutorial.lessons.widgets import frames
 
 
 def one_loss(loss):
-    truth, M = measures.Truth.of(results, "held-out"), results["preset"]["evaluated"]
-    rows = [row for row in results["runs"] if (row["loss"], row["fed"]) == (loss, "sum")]
+    truth, M = (
+        measures.Truth.of(results, "held-out"),
+        results["preset"]["evaluated"],
+    )
+    rows = [
+        row
+        for row in results["runs"]
+        if (row["loss"], row["fed"]) == (loss, "sum")
+    ]
     f = measures.stacked(rows, "f held-out")
     figure, (axes,) = plotting.new_figure(width=6, height=4)
-    drawing.against_truth(axes, truth.log_ratio[:, :M], f, found["targets"][f"{loss}, sum"][:, :M], loss)
+    drawing.against_truth(
+        axes,
+        truth.log_ratio[:, :M],
+        f,
+        found["targets"][f"{loss}, sum"][:, :M],
+        loss,
+    )
     axes.legend(frameon=False)
     value = found["losses"][f"{loss}, sum"]
     return figure, (
-        f"{loss}: slope of f on the truth {interval(value['slope'])}, of its optimum {value['expected slope'][0]:.2f}; "
+        f"{loss}: slope of f on the truth {interval(value['slope'])}, of its "
+        f"optimum {value['expected slope'][0]:.2f}; "
         f"slope of the truth on f {interval(value['truth on f'])}."
     )
 
 
-frames(one_loss, {"Loss": [loss for loss in results["losses"] if loss != "SimPO"]})
+frames(
+    one_loss, {"Loss": [loss for loss in results["losses"] if loss != "SimPO"]}
+)
 
 # %% [markdown]
 # ## 5 · Reward, likelihood, rounds
@@ -221,7 +302,11 @@ puzzle("10-best")
 # %%
 your_slope = None
 
-check_answer(your_slope, 0.49 / 0.4, "The product of the two slopes is the squared correlation.")
+check_answer(
+    your_slope,
+    0.49 / 0.4,
+    "The product of the two slopes is the squared correlation.",
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -238,7 +323,11 @@ check_answer(your_slope, 0.49 / 0.4, "The product of the two slopes is the squar
 # %%
 your_log_ratio = None
 
-check_answer(your_log_ratio, torch.log(torch.tensor(1.5, dtype=torch.float64)), "w = 3/4.")
+check_answer(
+    your_log_ratio,
+    torch.log(torch.tensor(1.5, dtype=torch.float64)),
+    "w = 3/4.",
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -272,5 +361,11 @@ check_answer(your_number, 1, "Think of regression dilution.")
 # - With a known labeller, imitation on a language model is measurable: regress $f$ on $\log(1+t)$.
 # - Where everything is seen, the losses arrive where the theory says; on new prompts each gets a part of the way.
 # - Read the regression both ways before you call a policy timid or bold.
+#
+# **You can now**
+#
+# - build an experiment in which the right answer of a *language model* is known for every response
+# - read a slope, an intercept and a correlation as statements about imitation, and know what each can hide
+# - say which losses imitate on a real model, which overshoot, and what limits both
 #
 # **Source:** `dil_tutorial/experiments/known_truth/run.py` · **Run it:** `dil experiment known-truth --preset cpu` · **Before:** [09 · From bandits to sequences](09_bandits_to_sequences.ipynb) · **Next:** [11 · Scaling up](11_scaling_up.ipynb)

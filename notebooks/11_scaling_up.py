@@ -11,14 +11,11 @@
 # %% [markdown]
 # # 11 · Scaling up: batches, LoRA, GPUs, recipes
 #
-# Paper §5 (settings); modules `dil_tutorial.llm`; about 30 minutes.
+# The losses of this tutorial are two lines each. A language model has millions of weights and answers of hundreds of tokens, and a training run must be fast, fit into memory, survive an interruption, and be checked while it runs. What is between the two lines and a trained model, and where does the time go?
 #
-# After this notebook you will be able to
-# - train any causal language model of `transformers` with any loss of this tutorial, in ten lines;
-# - see where the time and memory of a preference-training step go, and what packing, shared prompts and a chunked head save;
-# - read the curves of a run and know when to stop it.
+# **The question.** What else than its loss does it take to align a real model, and what does each part cost?
 #
-# **The question.** The losses are two lines each. What else does it take to align a real model with them?
+# *Paper §5 (settings); modules `dil_tutorial.llm`; about 30 minutes.*
 #
 # This notebook needs the `llm` extra: `pip install -c constraints.txt -e '.[llm]'`.
 
@@ -31,14 +28,18 @@ from pathlib import Path
 
 import torch
 
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # speaks of missing kernels when merely imported
+logging.getLogger("bitsandbytes").setLevel(
+    logging.ERROR
+)  # speaks of missing kernels when merely imported
 logging.getLogger("transformers").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", category=FutureWarning)
 
+from IPython.display import display
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from dil_tutorial.bench.llm import figure as step_figure
 from dil_tutorial.lessons.exercises import check_answer
+from dil_tutorial.lessons.tables import numbers
 from dil_tutorial.llm.data import read_pairs, tiny_preferences
 from dil_tutorial.llm.tiny import own_tokenizer
 from dil_tutorial.llm.trainer import DILConfig, DILTrainer
@@ -50,18 +51,36 @@ folder = Path(tempfile.mkdtemp())
 # %% [markdown]
 # ## 1 · Ten lines
 #
-# The tutorial's own pairs and a small network with random weights, so that it runs anywhere; for a real run put a model's name and your file.
+# So that it runs anywhere, this cell takes the tutorial's own pairs and a small network with random weights. For a real run, put the name of a model and your own file in their places.
 
 # %%
 tokenizer = own_tokenizer()
 torch.manual_seed(0)
 model = LlamaForCausalLM(
-    LlamaConfig(vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
-                bos_token_id=0, eos_token_id=1, pad_token_id=1)
+    LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
 )
 config = DILConfig(
-    output_dir=str(folder / "run"), loss="dil", generator="bce", denominator="mixture", chat_format=False,
-    learning_rate=5e-4, num_train_epochs=3, per_device_train_batch_size=8, logging_steps=1, use_cpu=True, disable_tqdm=True, report_to=[],
+    output_dir=str(folder / "run"),
+    loss="dil",
+    generator="bce",
+    denominator="mixture",
+    chat_format=False,
+    learning_rate=5e-4,
+    num_train_epochs=3,
+    per_device_train_batch_size=8,
+    logging_steps=1,
+    use_cpu=True,
+    disable_tqdm=True,
+    report_to=[],
 )
 pairs = read_pairs(tiny_preferences())
 trainer = DILTrainer(model, config, pairs, processing_class=tokenizer)
@@ -70,22 +89,28 @@ from transformers import PrinterCallback
 trainer.remove_callback(PrinterCallback)
 trainer.train()
 history = [row for row in trainer.state.log_history if "loss" in row]
-print(f"{len(pairs)} pairs, {len(history)} steps; f before the first step: {history[0]['logratios/chosen']:.1f}")
+print(
+    f"{len(pairs)} pairs, {len(history)} steps; f before the first step: "
+    f"{history[0]['logratios/chosen']:.1f}"
+)
 
 # %% [markdown]
-# `DILTrainer` is `transformers.Trainer`, `DILConfig` its `TrainingArguments`: schedules, accumulation, checkpointing, resuming, DDP, bf16 and logging are theirs.
+# `DILTrainer` is a `transformers.Trainer`, and `DILConfig` is its `TrainingArguments`. Schedules, gradient accumulation, checkpoints, resuming, several cards, bf16 and logging all work as you know them from there.
 #
-# **Before the first step $f$ is exactly zero.** The reference is scored once, in the very batches of training; in low precision the same response in another batch would come out up to a nat different, and $e^{2f}$ would make poison of it.
+# **Before the first step $f$ is exactly zero.** The reference is scored once, and in the very batches that training will use. In low precision the same response, scored in another batch, can come out different by up to a nat, and a loss with $e^{2f}$ in it would suffer badly.
 
 # %% mystnb={"image": {"alt": "Loss, margin and log-ratios of the run."}}
-plotting.image(plotting.training_curves(trainer.state.log_history), alt="Loss, margin and log-ratios of the run against the optimiser step.")
+plotting.image(
+    plotting.training_curves(trainer.state.log_history),
+    alt="Loss, margin and log-ratios of the run against the optimiser step.",
+)
 
 # %% [markdown]
-# How to read it: the *margin* rises in every run. Watch the *log-ratio of the chosen*: if it falls while the margin rises, the policy runs away from what it should imitate (claim `8.chosen`); the trainer then says so.
+# How should you read these curves? The *margin* rises in every run, so it says little. Watch the *log-ratio of the chosen responses*. If it falls while the margin rises, the policy runs away from what it should imitate (claim `8.chosen`), and the trainer warns you.
 #
 # ## 2 · Where the time goes
 #
-# A pair is a prompt and two responses. Computed plainly that is two rows, padded to the longest, with the prompt in both. **Predict:** with a prompt four times as long as a response, which share of the positions is needed?
+# A pair is one prompt and two responses. The plain way to compute it takes two rows, pads them to the longest of the batch, and reads the prompt twice. **Predict:** with a prompt four times as long as a response, which share of the positions is needed?
 
 # %%
 from dil_tutorial.lessons.panels import batch_layouts
@@ -93,29 +118,42 @@ from dil_tutorial.lessons.panels import batch_layouts
 batch_layouts()
 
 # %% [markdown]
-# `layout="shared"` (the default) reads a common prompt once, packs everything into one row without padding, and keeps the two responses from seeing each other; every number comes out as from plain rows, to
-# $10^{-10}$ in float64 (`tests/llm/test_attention.py`). The vocabulary head runs on response positions alone, in chunks, so that full logits never exist.
+# `layout="shared"`, the default, reads a common prompt once and packs everything into one row without padding. An attention mask keeps the two responses from seeing each other. Every number comes out as it does from plain rows, to
+# $10^{-10}$ in float64 (`tests/llm/test_attention.py`). The last layer, which makes a logit for every word of the vocabulary, runs on the positions of responses alone and in chunks, so that the full table of logits never exists.
 #
 # Measured against TRL's `DPOTrainer` (from `benchmarks/llm.json`, written by `dil bench llm`):
 
 # %% mystnb={"image": {"alt": "Tokens a second and peak memory of our step and TRL's."}}
 measured = json.loads(BENCHMARKS.joinpath("llm.json").read_text())
-for cell in measured["cells"]:
-    print(f"{cell['cell']:40s} {cell['times_faster']:.2f} times as fast, {cell['memory_ratio']:.2f} of the memory")
-plotting.image(step_figure(measured["cells"]), alt="Tokens a second and peak memory of our training step and of TRL's, for each workload.")
+rows = {
+    cell["cell"]: [cell["times_faster"], cell["memory_ratio"]]
+    for cell in measured["cells"]
+}
+display(numbers(rows, ["times as fast", "of the memory"], digits=2))
+alt = (
+    "Tokens a second and peak memory of our training step and of TRL's, "
+    "for each workload."
+)
+plotting.image(step_figure(measured["cells"]), alt=alt)
 
 # %% [markdown]
 # ## 3 · LoRA, and larger
 #
-# With an adapter the reference is the model with its adapter off: no second model.
+# With a LoRA adapter the reference is the same model with its adapter switched off, so no second model is needed.
 
 # %%
 from peft import LoraConfig
 
-adapter = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
-small = DILTrainer(model, config, pairs[:8], processing_class=tokenizer, peft_config=adapter)
-trained = sum(p.numel() for p in small.model.parameters() if p.requires_grad)
-print(f"trained with the adapter: {trained:,} of {sum(p.numel() for p in small.model.parameters()):,} weights")
+adapter = LoraConfig(
+    r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"
+)
+small = DILTrainer(
+    model, config, pairs[:8], processing_class=tokenizer, peft_config=adapter
+)
+weights = list(small.model.parameters())
+trained = sum(p.numel() for p in weights if p.requires_grad)
+everything = sum(p.numel() for p in weights)
+numbers({"trained": trained, "all": everything}, ["weights"])
 
 # %% [markdown]
 # A recipe is a YAML file of these fields. Those that come with the tutorial:
@@ -134,7 +172,7 @@ print(f"trained with the adapter: {trained:,} of {sum(p.numel() for p in small.m
 #
 # ## 4 · Where this breaks
 #
-# - **Sums over long responses** make $f$ large after few steps. Small learning rates (1e-6), bounded generators (BCE) first; LSIF explodes earliest.
+# - **Sums over long responses** make $f$ large after few steps. Begin with a small learning rate (1e-6) and a generator whose pull is bounded (BCE). LSIF is the first to explode.
 # - **bf16 weights** swallow updates of 1e-6: keep float32 weights and compute in bf16 (`bf16: true`).
 # - **Data of strangers.** If another model wrote the responses, the repair learns $\pi_\text{chosen}/\mu$ (claim `4.on-reference`). Fine-tune on the responses first, or draw your own pairs (`dil simulate`).
 
@@ -151,7 +189,9 @@ puzzle("11-end")
 # %%
 your_counts = None
 
-check_answer(your_counts, [750, 450], "The prompt stands in both rows, or once.")
+check_answer(
+    your_counts, [750, 450], "The prompt stands in both rows, or once."
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -168,7 +208,9 @@ check_answer(your_counts, [750, 450], "The prompt stands in both rows, or once."
 # %%
 your_gigabytes = None
 
-check_answer(your_gigabytes, [0.4, 0.0512], "Four bytes a number.", tolerance=1e-4)
+check_answer(
+    your_gigabytes, [0.4, 0.0512], "Four bytes a number.", tolerance=1e-4
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -202,5 +244,11 @@ check_answer(your_count, 65536, "Two thin matrices.")
 # - The loss objects of the toy train language models unchanged; the rest is `transformers.Trainer`.
 # - Padding and twice-read prompts are most of a plain step. Share, pack, and chunk the head.
 # - Watch the chosen log-ratio, not the margin.
+#
+# **You can now**
+#
+# - train any causal language model of `transformers` with any loss of this tutorial, in ten lines
+# - see where the time and memory of a preference-training step go, and what packing, shared prompts and a chunked head save
+# - read the curves of a run and know when to stop it
 #
 # **Source:** `dil_tutorial/llm/` · **In the book:** *Training* · **Before:** [10 · Known truth](10_known_truth.ipynb) · **Next:** [12 · Beyond](12_beyond.ipynb)

@@ -11,19 +11,19 @@
 # %% [markdown]
 # # 12 · Beyond: best of n, iteration, neighbours
 #
-# Paper §6; modules `dil_tutorial.preferences`, `toy.neighbours.ranking`, `toy.neighbours.mixing`, `toy.neighbours.safe_reference`, `toy.neighbours.task_aligned`, `toy.neighbours.learned_divergence`; about 35 minutes.
+# If you always keep the better of two drafts, you get a little better. If you then write two drafts in the new, better style, and keep the better of *these*, you climb a second step. How high does the stair go, and what does each step cost? From there it is one equation each to five neighbouring ideas.
 #
-# After this notebook you will be able to
-# - compare alignment methods at equal KL, and say what imitation costs and what iteration buys;
-# - place five neighbouring ideas by the one equation that ties each to this tutorial.
+# **The question.** Imitating winners at most doubles a probability. Is that as far as imitation can take you?
 #
-# **The question.** Imitating winners at most doubles a probability. Is that the end?
+# *Paper §6; modules `dil_tutorial.preferences`, `toy.neighbours.ranking`, `toy.neighbours.mixing`, `toy.neighbours.safe_reference`, `toy.neighbours.task_aligned`, `toy.neighbours.learned_divergence`; about 35 minutes.*
 
 # %%
 import torch
+from IPython.display import display
 
 from dil_tutorial import claims
 from dil_tutorial.lessons.exercises import check_answer
+from dil_tutorial.lessons.tables import numbers
 from dil_tutorial.preferences import best_of_n, pi_chosen
 from dil_tutorial.rlhf import kl, rlhf_optimum
 from toy import World, optima
@@ -37,7 +37,7 @@ world = bandit20()
 # %% [markdown]
 # ## 1 · Reward for KL
 #
-# A policy can always gain reward by going further from the reference. So compare at equal KL. RLHF's optima are, by their definition, the best one can do; the question is how far below the others are.
+# A policy can always gain reward by going further from the reference. So two methods should be compared at the same distance, that is, at equal KL. RLHF's optima are the best one can do at each distance; this is how they are defined. The question is how far below them the others lie.
 
 # %%
 from dil_tutorial.lessons.panels import reward_for_kl
@@ -48,58 +48,71 @@ reward_for_kl()
 claims.report("1.frontier", "1.bon-kl")
 
 # %% [markdown]
-# Best of $N$ lies just below the curve, which is why it is so hard to beat. **Predict:** where do rounds of imitation lie?
+# Best of $N$ lies just below the curve. This is why it is so hard to beat. **Predict:** where do rounds of imitation lie?
 #
 # ## 2 · Iteration
 #
-# Imitate the winners; let the new policy write the next pairs; imitate again. Under hard labels the opponents get stronger each round, and $k$ rounds make best-of-$2^k$.
+# Imitate the winners, let the new policy write the next pairs, and imitate again. In each round the opponents are stronger than before. Under hard labels $k$ rounds make exactly best-of-$2^k$.
 
 # %%
 hard = World.from_reward(world.ref, world.true_reward, hard=True)
-policy = hard.ref
+policy, climbed = hard.ref, {}
 for k in range(5):
-    same = kl(policy, best_of_n(hard.ref, hard.true_reward, 2**k)).item()
-    gain = ((policy - hard.ref) * hard.true_reward).sum().item()
-    print(f"round {k}: gain {gain:z.3f} at KL {kl(policy, hard.ref).item():z.3f}; KL from best of {2**k}: {same:z.6f}")
+    best = best_of_n(hard.ref, hard.true_reward, 2**k)
+    climbed[f"round {k}"] = [
+        ((policy - hard.ref) * hard.true_reward).sum().item(),
+        kl(policy, hard.ref).item(),
+        kl(policy, best).item(),
+    ]
     policy = pi_chosen(policy, hard.preference)
+columns = ["gain", "KL to the reference", "KL from best of 2^k"]
+display(numbers(climbed, columns))
 claims.report("1.iterated", "1.iterated-sampled")
 
 # %% [markdown]
 # ## 3 · Neighbours
 #
-# **Ranking accuracy.** Does a trained policy rank the pairs it was trained on? Even the *exact* optimum of DPO does not: where the reference was very unequal, the reward does not overturn it. An accuracy far from 1 is no sign of bad training.
+# **Ranking accuracy.** Does a trained policy give the better response of each pair the larger probability? Not even the *exact* optimum of DPO does. Where the reference liked the worse response very much more, the reward does not overturn it. So an accuracy far from 1 is no sign of bad training.
 
 # %%
-print(f"reference {ranking.accuracy(world.ref, world).item():.3f}, winners' law {ranking.accuracy(world.chosen, world).item():.3f}, "
-      f"DPO's optimum {ranking.accuracy(optima.rlhf(world, 1.0), world).item():.3f} = idealised {ranking.idealised_accuracy(world).item():.3f}")
+accuracies = {
+    "reference": ranking.accuracy(world.ref, world),
+    "winners' law": ranking.accuracy(world.chosen, world),
+    "DPO's optimum": ranking.accuracy(optima.rlhf(world, 1.0), world),
+    "idealised": ranking.idealised_accuracy(world),
+}
+display(numbers(accuracies, ["pairs ranked right"]))
 claims.report("9.idealised", "9.ranking", "9.imitator-ranking")
 
 # %% [markdown]
-# **Mixing policies.** Log-linear mixtures of RLHF optima are RLHF optima of mixed rewards: objectives can be weighed after training.
+# **Mixing policies.** Suppose you trained one policy to be helpful and one to be harmless. Multiply their probabilities, each to the power of a weight, and normalise: the result is RLHF's optimum for the mixed reward. So objectives can be weighed after training.
 
 # %%
 claims.report("9.mixing", "9.max-min")
 
 # %% [markdown]
-# **A safe reference.** No loss on pairs can make a response impossible that the reference can write, nor unlikely what nobody compared. Swap the reference:
+# **A safe reference.** No loss on pairs can make a response impossible that the reference is able to write, or unlikely if nobody compared it. What helps is to swap the reference for a safe one:
 
 # %%
 eight = bandit(1.0)
 safe = eight.ref.clone()
 safe[0, 2] = 0.0  # the response of worst reward
 safe = safe / safe.sum()
-print(f"RLHF, own reference  {rlhf_optimum(eight.ref, eight.true_reward, 1.0)[0, 2]:.4f}")
-print(f"RLHF, safe reference {e_rlhf(safe, eight.true_reward, 1.0)[0, 2]:.4f}")
+harmful = {
+    "with its own": rlhf_optimum(eight.ref, eight.true_reward, 1.0)[0, 2],
+    "with the safe one": e_rlhf(safe, eight.true_reward, 1.0)[0, 2],
+}
+display(numbers(harmful, ["RLHF's probability of it"], digits=4))
 claims.report("9.safe-implied", "9.safe-silent")
 
 # %% [markdown]
-# **Many rewards explain the same demonstrations.** Then play the policy of least worst regret: the centre of the candidates, in KL.
+# **Many rewards explain the same demonstrations.** If you cannot tell which of them is right, play the policy whose worst regret is smallest. It is the centre of the candidates, measured by KL.
 
 # %%
 claims.report("9.consistent", "9.regret", "9.task-aligned")
 
 # %% [markdown]
-# **A learned divergence.** In a full class the choice of $h$ changes nothing; in a restricted one let an opponent choose it:
+# **A learned divergence.** If the policy can be anything, the choice of $h$ does not change the end. In a restricted class it does, and one can let an opponent choose the worst $h$:
 
 # %%
 claims.report("9.learned-full", "9.learned-minimax")
@@ -107,7 +120,7 @@ claims.report("9.learned-full", "9.learned-minimax")
 # %% [markdown]
 # ## 4 · Where this breaks
 #
-# The staircase of section 2 needs hard labels and exact imitation. With Bradley–Terry labels a round is milder; with a language model each round imitates imperfectly, and the next starts from that. [Notebook 10](10_known_truth.ipynb) shows two measured rounds.
+# The staircase of section 2 needs hard labels and exact imitation. With Bradley–Terry labels each round is milder. With a language model each round imitates imperfectly, and the next one starts from there. [Notebook 10](10_known_truth.ipynb) shows two measured rounds.
 
 # %%
 from dil_tutorial.lessons.puzzles import puzzle
@@ -122,7 +135,11 @@ puzzle("12-circle")
 # %%
 your_gain = None
 
-check_answer(your_gain, ((hard.chosen - hard.ref) * hard.true_reward).sum(), "Best of 2 is pi_chosen under hard labels.")
+check_answer(
+    your_gain,
+    ((hard.chosen - hard.ref) * hard.true_reward).sum(),
+    "Best of 2 is pi_chosen under hard labels.",
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -171,5 +188,10 @@ check_answer(your_reward, -0.4, "Claim 9.mixing.")
 # - Compare at equal KL; RLHF's optima are the frontier, best of $N$ is nearly there.
 # - Iterated imitation climbs: best-of-$2^k$ under hard labels.
 # - Ranking accuracy, mixtures, safe references, regret and learned divergences are each one equation away.
+#
+# **You can now**
+#
+# - compare alignment methods at equal KL, and say what imitation costs and what iteration buys
+# - place five neighbouring ideas by the one equation that ties each to this tutorial
 #
 # **Source:** the modules above · **Claims:** `dil verify 9` · **Before:** [11 · Scaling up](11_scaling_up.ipynb) · **Next:** [13 · The paper against its code](13_paper_against_code.ipynb)

@@ -11,14 +11,11 @@
 # %% [markdown]
 # # 13 · The paper against its code, and readers' questions
 #
-# Paper, public code and public reviews; modules `dil_tutorial.claims`, `dil_tutorial.claims.questions`; about 30 minutes.
+# A recipe in a book, the cook in the kitchen, and the dish on your table carry the same name. Did the cook follow the recipe? Papers come with code, and the two differ more often than one thinks. Here are six differences between the DIL paper and its public code, and which of them change the dish.
 #
-# After this notebook you will be able to
-# - list where the public code departs from the paper, and say which departures change the method;
-# - answer the questions that readers asked in public, each with a check that runs;
-# - read any other paper this way.
+# **The question.** A derivation, a program and a table of results carry one name. Do they speak of the same method?
 #
-# **The question.** A derivation, a program and a table of results carry one name. Are they the same thing?
+# *Paper, public code and public reviews; modules `dil_tutorial.claims`, `dil_tutorial.claims.questions`; about 30 minutes.*
 
 # %%
 import torch
@@ -27,6 +24,7 @@ from IPython.display import Markdown, display
 from dil_tutorial import claims
 from dil_tutorial.claims.questions import QUESTIONS
 from dil_tutorial.lessons.exercises import check_answer
+from dil_tutorial.lessons.tables import numbers
 
 # %% [markdown]
 # ## 1 · Six differences
@@ -44,9 +42,9 @@ from dil_tutorial.lessons.exercises import check_answer
 claims.report("7.ukl", "7.rewards", "7.value-at-start", "6.mean")
 
 # %% [markdown]
-# **Predict.** In a run of few steps with a tiny learning rate, which of these differences can one see?
+# **Predict.** Somebody trains for a few steps with a tiny learning rate. Which of these six differences can be seen in the curves?
 #
-# Next to none: at $f = 0$ all losses, sums or means, have the same first step up to its size. That is why a plot of a short, gentle run is weak evidence for any of them.
+# Next to none. At $f = 0$ all these losses, fed with sums or with means, take the same first step up to its size. This is why the plot of a short and gentle run is weak evidence for any of them.
 
 # %%
 claims.report("8.first-step", "8.rises-first")
@@ -54,7 +52,7 @@ claims.report("8.first-step", "8.rises-first")
 # %% [markdown]
 # ## 2 · What a mean does to one pair
 #
-# One winner, its log-ratio $f$ on the axis, the loser held at $f = 0$. Left the losses are fed $f$, right $f/|y|$. Make the winner longer: what becomes of the pull at $f = 2$?
+# Take one winner, hold the loser at $f = 0$, and put the winner's log-ratio $f$ on the axis. On the left the losses are fed with $f$, on the right with the mean $f/|y|$. Now make the winner longer. What becomes of the pull at $f = 2$?
 
 # %%
 from dil_tutorial.lessons.panels import fed_means
@@ -64,29 +62,34 @@ fed_means()
 # %% [markdown]
 # ## 3 · The paper, statement by statement
 #
-# `dil verify paper` runs this table; in the book it is the page *The paper, checked*. The claims that fail as published:
+# `dil verify paper` checks the paper statement by statement; in the book this is the page *The paper, checked*. These are the claims that fail as published:
 
 # %%
-for claim in claims.select("paper", "6.mean"):
-    if claim.verdict == claims.FAILS:
-        print(f"{claim.id:18s} {claim.statement}")
+failed = {
+    claim.id: claim.statement
+    for claim in claims.select("paper", "6.mean")
+    if claim.verdict == claims.FAILS
+}
+numbers(failed)
 
 # %% [markdown]
 # ## 4 · Questions of readers
 #
-# Asked in reviews, threads and reading groups; each answer names its checks.
+# Readers asked these questions in reviews, threads and reading groups. Each answer names the claims that support it.
 
 # %%
 lines = []
-for question in (question for question in QUESTIONS if question.asked == "paper"):
-    lines += [f"**{question.text}** {question.answer} *({', '.join(question.claims)})*", ""]
+for question in QUESTIONS:
+    if question.asked == "paper":
+        named = ", ".join(question.claims)
+        lines += [f"**{question.text}** {question.answer} *({named})*", ""]
 display(Markdown("\n".join(lines)))
 
 # %% [markdown]
 # ## 5 · Where this breaks
 #
-# Everything exact here is about tables, infinite data and known labels. What happens with a network, finite data and short training is measured, not proved: in [notebook 08](08_training_dynamics.ipynb) on bandits, in
-# [notebook 10](10_known_truth.ipynb) on a language model. And a claim that "fails as published" says nothing about benchmark scores: a loss that ends between imitation and RLHF can be a fine loss.
+# Everything exact here is about tables, infinite data and known labels. What happens with a network, with finite data and in short training is measured and not proved: in [notebook 08](08_training_dynamics.ipynb) on bandits, in
+# [notebook 10](10_known_truth.ipynb) on a language model. And "fails as published" says nothing about scores on benchmarks. A loss that ends between imitation and RLHF can be a fine loss.
 #
 # ## Exercises
 #
@@ -95,7 +98,11 @@ display(Markdown("\n".join(lines)))
 # %%
 your_difference = None
 
-check_answer(your_difference, -torch.log(torch.tensor(0.01, dtype=torch.float64)), "log pi - f is a constant.")
+check_answer(
+    your_difference,
+    -torch.log(torch.tensor(0.01, dtype=torch.float64)),
+    "log pi - f is a constant.",
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -112,7 +119,14 @@ check_answer(your_difference, -torch.log(torch.tensor(0.01, dtype=torch.float64)
 # %%
 your_count = None
 
-check_answer(your_count, sum(claim.verdict == claims.FAILS for claim in claims.select("paper", "6.mean")), "Count the list above.")
+check_answer(
+    your_count,
+    sum(
+        claim.verdict == claims.FAILS
+        for claim in claims.select("paper", "6.mean")
+    ),
+    "Count the list above.",
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -127,7 +141,9 @@ check_answer(your_count, sum(claim.verdict == claims.FAILS for claim in claims.s
 # %%
 your_f = None
 
-check_answer(your_f, 10.0, "-1.0 a token for 50 tokens, minus the reference's sum.")
+check_answer(
+    your_f, 10.0, "-1.0 a token for 50 tokens, minus the reference's sum."
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -144,5 +160,11 @@ check_answer(your_f, 10.0, "-1.0 a token for 50 tokens, minus the reference's su
 # - Two departures change the method: means per token, and losers as samples of the reference.
 # - Early training cannot tell them apart; optima can.
 # - "Checked" means: a sentence, a function, a tolerance, a verdict.
+#
+# **You can now**
+#
+# - list where the public code departs from the paper, and say which departures change the method
+# - answer the questions that readers asked in public, each with a check that runs
+# - read any other paper this way
 #
 # **Source:** `dil_tutorial/claims/paper_against_code.py`, `claims/questions.py` · **Claims:** `dil verify paper` · **Before:** [12 · Beyond](12_beyond.ipynb) · **Next:** [14 · What a pair is worth](14_what_a_pair_is_worth.ipynb)

@@ -11,14 +11,11 @@
 # %% [markdown]
 # # 14 · What a pair is worth
 #
-# Beyond the paper; module `toy.efficiency`; about 35 minutes.
-#
-# After this notebook you will be able to
-# - say how many pairs two losses with the same optimum need, and why SFT needs about twice as many as a repaired loss;
-# - split the noise of an estimate into what labels bring and what chance meetings bring, and say which of the two you can buy off;
-# - decide when a judge's probability is worth more than a drawn label, and what a wrong judge costs.
+# Two thermometers show the same temperature if you wait long enough. One of them needs half an hour and the other a minute. SFT on the winners and repaired DIL both end at the winners' law, given infinitely many pairs. Real people label a few thousand. How many pairs does each need, and what is a single comparison worth?
 #
 # **The question.** SFT on the winners and every repaired DIL end at the same policy, $\pi_\text{chosen}$. Is there then any reason to prefer one of them?
+#
+# *Beyond the paper; module `toy.efficiency`; about 35 minutes.*
 
 # %%
 import torch
@@ -26,9 +23,10 @@ import torch
 from dil_tutorial import claims
 from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.lessons.panels import worth
+from dil_tutorial.lessons.tables import numbers
 from toy import World, budget, efficiency
 from toy.catalogue import LOSSES
-from toy.gallery import bandit, bandit20
+from toy.gallery import bandit20
 
 torch.set_printoptions(precision=4, sci_mode=False)
 world = bandit20()
@@ -36,15 +34,15 @@ world = bandit20()
 # %% [markdown]
 # ## 1 · The same end, another price
 #
-# The end is where a loss arrives with infinitely many pairs. With $n$ pairs it arrives somewhere near, and the distance falls as $1/\sqrt n$. We measure it by $n\,E\,\chi^2(\hat\pi\,\|\,\pi_\text{chosen})/(Y - 1)$, with $Y$ the number of responses; for large $n$ this is $2n$ times the KL in place of $\chi^2$, and a loss with half the number needs half the pairs.
+# With infinitely many pairs a loss arrives at its end exactly. With $n$ pairs it arrives somewhere near, and the distance falls as $1/\sqrt n$. So we can give each loss a price, a number that does not depend on $n$: $n\,E\,\chi^2(\hat\pi\,\|\,\pi_\text{chosen})/(Y - 1)$, with $Y$ the number of responses. (For large $n$ one may put twice the KL in the place of $\chi^2$.) A loss with half the price needs half the pairs.
 #
-# **Predict:** SFT throws the loser of each pair away. How many of SFT's pairs does a loss need that reads both?
+# **Predict:** SFT throws the loser of each pair away. If SFT needs 1,000 pairs, how many needs a loss that reads winner and loser?
 
 # %%
 worth.ladder()
 
 # %% [markdown]
-# About half, for every generator. Nothing here was simulated: the price of a loss follows from its gradients on single pairs and its curvature at the optimum, and `toy.efficiency.asymptotic` takes both from the loss itself, by automatic differentiation. The ledger compares it with formulas that were found on paper:
+# It needs about half, whichever generator it has. Nothing here was simulated. The price follows from two properties of a loss, its gradients on single pairs and its curvature at the optimum, and `toy.efficiency.asymptotic` computes both by automatic differentiation. The ledger compares the result with formulas that were found on paper:
 
 # %%
 claims.report("12.sft", "12.repaired", "12.half")
@@ -52,18 +50,21 @@ claims.report("12.sft", "12.repaired", "12.half")
 # %% [markdown]
 # ## 2 · Losers are a control variate
 #
-# Take a response that wins nine times out of ten. SFT estimates its probability by counting its wins, and that count is mostly chance: how often did the response happen to be *drawn*? But the data say how often it was drawn. It was drawn as often as it won or lost. A repaired loss subtracts this chance; what is left is the chance of the label.
+# Take a response that wins nine times out of ten. SFT estimates its probability by counting its wins, and that count is mostly chance: how often did the response happen to be *drawn*? But the data say how often it was drawn. It was drawn as often as it won or lost. A repaired loss subtracts this part of the luck. What is left is the luck of the label.
 #
-# In numbers, for a rare response: SFT pays $w$, the repaired losses pay $w(1 - w)$.
+# For a rare response with win rate $w$, SFT pays $w$ and the repaired losses pay $w(1 - w)$. In numbers:
 
 # %%
-for w in (0.5, 0.7, 0.9, 0.99):
-    print(f"win rate {w:4.2f}: SFT pays {w:.3f}, repaired DIL {w * (1 - w):.4f}: {1 / (1 - w):5.1f} times the pairs for SFT")
+prices = {
+    f"win rate {w}": [w, w * (1 - w), 1 / (1 - w)]
+    for w in (0.5, 0.7, 0.9, 0.99)
+}
+numbers(prices, ["SFT pays", "repaired DIL pays", "SFT's pairs, times"])
 
 # %% [markdown]
 # ## 3 · The bound, and what keeps a loss from it
 #
-# Nobody can do better than to hold a tournament: estimate *each* pair's odds $\hat P(y, y')$, then average over opponents by $\pi_\text{ref}$, which is known. A DIL loss does not look at whom a response met. A response that met weak opponents by chance looks strong.
+# Nobody can do better than to hold a tournament: estimate the chance $\hat P(y, y')$ of *each* pair, and then average over the opponents with the weights of $\pi_\text{ref}$, which are known. A DIL loss does not look at whom a response met, so a response that by chance met weak opponents looks strong to it.
 #
 # So the noise of a repaired loss has two parts, and they add up exactly: the tournament's, which comes from labels, and the noise of who met whom.
 
@@ -71,17 +72,23 @@ for w in (0.5, 0.7, 0.9, 0.99):
 claims.report("12.ladder", "12.split", "12.bound")
 
 # %%
-parts = {"labels (the bound)": efficiency.tournament(world), "who met whom": efficiency.who_met(world)}
-for name, part in parts.items():
-    print(f"{name:20s} {efficiency.error(world.chosen, worth.of_policy(world, part)).item():.3f}")
-print(f"{'both: repaired DIL':20s} {efficiency.error(world.chosen, worth.of_policy(world, efficiency.free_noise(world))).item():.3f}")
+parts = {
+    "labels (the bound)": efficiency.tournament(world),
+    "who met whom": efficiency.who_met(world),
+    "both: repaired DIL": efficiency.free_noise(world),
+}
+errors = {
+    name: efficiency.error(world.chosen, worth.of_policy(world, part))
+    for name, part in parts.items()
+}
+numbers(errors, ["error per pair"])
 
 # %% [markdown]
-# (The sum stands before normalisation, which takes off a little.)
+# (The two parts add up before probabilities are normalised. Normalising takes off a little.)
 #
 # ## 4 · A generator that is a likelihood
 #
-# If generators differ at all, which is best? All of them estimate the same $\delta$ and then bring the probabilities back to a sum of one; a generator only says along which direction. The best direction, if the two labels of a pair were independent, belongs to
+# Which generator is best? They hardly differ. All of them estimate the same thing and then bring the probabilities back to a sum of one, and a generator only decides along which direction. If the two labels of a pair were independent, the best direction would belong to
 #
 # $$h(r) = r\log r + (2 - r)\log(2 - r), \qquad \text{repaired loss } -f_w - \log(2 - e^{f_l}).$$
 #
@@ -93,7 +100,7 @@ claims.report("12.win", "12.projection")
 # %% [markdown]
 # ## 5 · Finitely many pairs
 #
-# Formulas for large $n$ promise nothing about thirty pairs. Points are drawn data sets, lines the formulas.
+# A formula for large $n$ promises nothing about thirty pairs. In this figure the points are data sets that were drawn, and the lines are the formulas.
 
 # %%
 worth.finite()
@@ -102,11 +109,13 @@ worth.finite()
 # Three things to see. From about a thousand pairs on the formulas hold. With few pairs the repaired loss pays for its divisions: below a hundred pairs SFT is the better estimate here. And a published loss stops getting better: its error is a bias, which stays, plus a variance, which is not smaller either. Is it at least better for few pairs? The crossing lies where the bias equals what the published loss would have to save in variance, divided by $n$:
 
 # %%
+many, worlds = World.random(range(40)), {}
 for name in ("LSIF", "UKL", "BCE"):
-    published, repaired = LOSSES[f"DIL {name} published"].loss, LOSSES[f"DIL {name} repaired"].loss
-    many = World.random(range(40))
+    published = LOSSES[f"DIL {name} published"].loss
+    repaired = LOSSES[f"DIL {name} repaired"].loss
     crossing = efficiency.crossover(many, published, repaired)
-    print(f"{name}: published never better in {(crossing == 0).sum()} of 40 random worlds")
+    worlds[name] = int((crossing == 0).sum())
+numbers(worlds, ["published never better, of 40 random worlds"])
 
 # %% [markdown]
 # ## 6 · Bradley–Terry is worth nothing here
@@ -119,7 +128,7 @@ claims.report("12.bradley-terry", "12.rlhf")
 # %% [markdown]
 # ## 7 · Labels that say how sure they are
 #
-# A judge that gives a probability $p$ in place of a drawn winner takes the label's coin out of the data: train on $p\,\text{loss}(y, y') + (1 - p)\,\text{loss}(y', y)$. What remains is who met whom. And a reward model fitted on labelled pairs can label *fresh* pairs with its probabilities, as many as you like; then what remains is the labels' noise, the bound.
+# Suppose a judge does not name a winner but gives the probability $p$ that the first response is better. Then the toss of a coin, which made the label, is no longer in the data: train on $p\,\text{loss}(y, y') + (1 - p)\,\text{loss}(y', y)$. The only noise that remains is who met whom. This can be bought off as well: fit a reward model to the labelled pairs, and let it label *fresh* pairs with its probabilities, as many as you like. Then only the noise of the labels remains, which is the bound.
 
 # %%
 claims.report("12.soft", "12.distillation", "12.judge")
@@ -130,8 +139,11 @@ claims.report("12.soft", "12.distillation", "12.judge")
 # For a world it is a formula: the smallest $n$ at which bias plus noise is below the KL you want. (Infinite: the bias alone is more.)
 
 # %%
-for label in ("SFT", "DIL win repaired", "DIL LSIF published"):
-    print(f"{label:20s} {budget.pairs_needed(world, LOSSES[label].loss, 0.01).item():7.0f} pairs for a KL of 0.01 nats")
+needed = {
+    label: budget.pairs_needed(world, LOSSES[label].loss, 0.01)
+    for label in ("SFT", "DIL win repaired", "DIL LSIF published")
+}
+numbers(needed, ["pairs for a KL of 0.01 nats"], digits=0)
 
 # %% [markdown]
 # For a file of real pairs nobody knows the world, yet two numbers say nearly all: how much win rates vary, and how much the chances of single pairs do. Both can be read off the file, because two labels that share a response are both won with probability $w^2$. `dil plan-pairs FILE` does that.
@@ -162,7 +174,12 @@ puzzle("14-nine")
 # %%
 your_pairs = None
 
-check_answer(your_pairs, 10_000 * worth.costs(world)["DIL win repaired"], "Errors are cost/n: equal errors, n in proportion to the cost.", tolerance=1.0)
+check_answer(
+    your_pairs,
+    10_000 * worth.costs(world)["DIL win repaired"],
+    "Errors are cost/n: equal errors, n in proportion to the cost.",
+    tolerance=1.0,
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -194,7 +211,9 @@ check_answer(your_share, 0.0, "What is the variance of P over opponents?")
 # %%
 your_ratio = None
 
-check_answer(your_ratio, (0.06 + 8 / 100) / (0.46 / 100), "Put n = 100 into both.")
+check_answer(
+    your_ratio, (0.06 + 8 / 100) / (0.46 / 100), "Put n = 100 into both."
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -209,5 +228,11 @@ check_answer(your_ratio, (0.06 + 8 / 100) / (0.46 / 100), "Put n = 100 into both
 # - Losses with the same optimum differ in price: $w$ for SFT, $w(1 - w)$ for the repaired losses, $w(1 - w) - \text{Var}_{y'}P$ for the bound.
 # - The noise of a repaired loss is the labels' plus who met whom. Soft labels take the first away, a reward model with fresh pairs the second.
 # - A bias is not bought off by pairs.
+#
+# **You can now**
+#
+# - say how many pairs two losses with the same optimum need, and why SFT needs about twice as many as a repaired loss
+# - split the noise of an estimate into what labels bring and what chance meetings bring, and say which of the two you can buy off
+# - decide when a judge's probability is worth more than a drawn label, and what a wrong judge costs
 #
 # **Source:** `toy/efficiency.py` · **Claims:** `dil verify 12` · **Before:** [13 · The paper against its code](13_paper_against_code.ipynb) · **Next:** [15 · RLHF, run](15_rlhf_run.ipynb)

@@ -11,22 +11,22 @@
 # %% [markdown]
 # # 15 · RLHF, run
 #
-# Beyond the paper; modules `dil_tutorial.policy_gradient` and `toy.policy_gradient`; about 35 minutes.
+# So far RLHF was a formula: here is the reward, there is the best policy. A real run has no formula. It draws a few answers, scores them, makes the good ones a little likelier, and starts again, ten thousand times. REINFORCE, PPO, RLOO and GRPO are four ways to take that step. Do all four climb the same hill?
 #
-# After this notebook you will be able to
-# - write REINFORCE, RLOO, PPO's clip and GRPO as a line of code each, and say which of them follow the gradient of RLHF's objective;
-# - say what GRPO climbs in its place, and what dividing by length does;
-# - say where RLHF is after half of its training.
+# **The question.** Real runs reach RLHF's optimum $\pi_\text{ref}\,e^{R/\beta}/Z$, if they do, by drawing responses and following a noisy slope. Whose slope is it?
 #
-# **The question.** So far RLHF was a formula, $\pi_\text{ref}\,e^{R/\beta}/Z$. Real runs get there by drawing responses and following a noisy slope. Whose slope is it?
+# *Beyond the paper; modules `dil_tutorial.policy_gradient` and `toy.policy_gradient`; about 35 minutes.*
 
 # %%
+import math
+
 import torch
 
 from dil_tutorial import claims
 from dil_tutorial import policy_gradient as pg
 from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.lessons.panels import rlhf as panels
+from dil_tutorial.lessons.tables import numbers
 from dil_tutorial.rlhf import kl, rlhf_optimum
 from toy import policy_gradient as exact
 from toy.gallery import bandit
@@ -37,7 +37,7 @@ world = bandit()
 # %% [markdown]
 # ## 1 · A policy climbs
 #
-# Each step draws a few responses, scores them, and makes the better ones more likely: by the reward itself (REINFORCE), by the reward less the mean of the other samples (RLOO), or by the reward in standard deviations of its group (GRPO). The rewards here lie around 3, far from zero.
+# Each step draws a few responses, scores them, and makes the better ones more likely. The methods differ in what they call better. REINFORCE takes the reward itself, RLOO the reward less the mean of the other samples, and GRPO the reward in standard deviations of its group. The rewards here lie around 3, far from zero.
 #
 # **Predict:** which of the three is noisiest, and what happens to it with 64 samples a step?
 
@@ -45,11 +45,11 @@ world = bandit()
 panels.climb()
 
 # %% [markdown]
-# Without a baseline every sampled response is pulled up by 3 and something, whatever it is worth, and only the average over many draws tells good from bad. All three end near the optimum here. Do they follow the same slope?
+# REINFORCE has no baseline, so it pulls every sampled response up by about 3, whatever the response is worth. Only the average over many draws tells good from bad. All three end near the optimum here. But do they follow the same slope?
 #
 # ## 2 · What a step expects, exactly
 #
-# With eight responses and three samples there are $8^3 = 512$ groups. Enumerate them all, weigh each by its probability, and the expected step is exact.
+# What does a method do on average? With eight responses and three samples there are only $8^3 = 512$ groups that can be drawn. List them all, weigh each by its probability, and the expected step is exact.
 
 # %%
 reward, beta = world.true_reward + 3, 0.5
@@ -59,17 +59,24 @@ wanted = exact.exact(policy, world.ref, reward, beta)
 
 
 def expected(advantage):
+    """The mean and the covariance of a step, over all 512 groups."""
+
     def loss(y, logps):
-        return pg.reinforce_loss(advantage(pg.penalised(reward[:, y], f[:, y], beta)), logps)
+        rewards = pg.penalised(reward[:, y], f[:, y], beta)
+        return pg.reinforce_loss(advantage(rewards), logps)
 
     return exact.enumerated(policy, 3, loss)
 
 
+steps = {}
 for name, advantage in panels.ADVANTAGES.items():
     mean, covariance = expected(advantage)
-    noise = covariance.diagonal(dim1=1, dim2=2).sum().sqrt().item()
-    cosine = torch.cosine_similarity(mean, wanted).item()
-    print(f"{name:12s} cosine with the gradient {cosine:.4f}, length {(mean.norm() / wanted.norm()).item():.2f} of it, noise {noise:.2f}")
+    steps[name] = [
+        torch.cosine_similarity(mean, wanted).item(),
+        (mean.norm() / wanted.norm()).item(),
+        covariance.diagonal(dim1=1, dim2=2).sum().sqrt().item(),
+    ]
+numbers(steps, ["cosine with the gradient", "length, of its", "noise"])
 
 # %%
 claims.report("13.gradient", "13.unbiased", "13.own-mean")
@@ -77,13 +84,20 @@ claims.report("13.gradient", "13.unbiased", "13.own-mean")
 # %% [markdown]
 # ## 3 · Where RLHF is on the way
 #
-# With the natural gradient the path from the reference is known in closed form, and it has a simple shape: at time $s$ the policy is RLHF's own optimum, for the larger $\beta/(1 - e^{-\beta s})$. To stop early is to regularise more.
+# Where is a policy half-way up? If it follows the natural gradient, its path is known in closed form. At time $s$ the policy is an optimum of RLHF itself, only for the larger temperature $\beta/(1 - e^{-\beta s})$. So to stop early is to regularise more.
 
 # %%
+path = {}
 for time in (0.5, 1.0, 2.0, 8.0):
     on_the_way = exact.flow(world.ref, reward, beta, time)
-    same = rlhf_optimum(world.ref, reward, beta / -torch.expm1(torch.tensor(-beta * time)).item())
-    print(f"s = {time:3.1f}: KL to the reference {kl(on_the_way, world.ref).item():.3f}, to RLHF's optimum for a larger beta {kl(on_the_way, same).abs().item():.6f}")
+    larger = beta / (1 - math.exp(-beta * time))
+    optimum = rlhf_optimum(world.ref, reward, larger)
+    path[f"s = {time}"] = [
+        larger,
+        kl(on_the_way, world.ref).item(),
+        kl(on_the_way, optimum).item(),
+    ]
+numbers(path, ["larger beta", "KL to the reference", "KL to its optimum"])
 
 # %%
 claims.report("13.flow")
@@ -91,7 +105,7 @@ claims.report("13.flow")
 # %% [markdown]
 # ## 4 · Old samples, and a clip
 #
-# Samples are dear, so each batch is used for several steps. Then the policy is no longer the one that drew them, and each is weighed by $\rho = \pi/\pi_\text{old}$. PPO cuts the weight: what would be paid for moving beyond $1 \pm 0.2$ is not paid.
+# Samples are expensive, so each batch is used for several steps. From the second step on the policy is no longer the one that drew them, and each sample is weighed by $\rho = \pi/\pi_\text{old}$. PPO limits this weight: a policy that moves a probability beyond $1 \pm 0.2$ of what it was gets nothing more for it.
 
 # %%
 claims.report("13.old-samples", "13.clip")
@@ -104,17 +118,18 @@ puzzle("15-clip")
 # %% [markdown]
 # ## 5 · What GRPO climbs
 #
-# Dividing by the group's standard deviation looks harmless. It changes the objective. With rewards of 0 and 1, where $p$ is the chance of success, the expected step is $\nabla p$ times a function of $p$:
+# To divide by the group's standard deviation looks harmless, but it changes what is climbed. Let rewards be 0 or 1, and let $p$ be the chance of success. Then the expected step is the gradient of $p$ times a function of $p$:
 
 # %%
 p = torch.tensor([0.02, 0.1, 0.5, 0.9, 0.98], dtype=torch.float64)
-print("p             ", "  ".join(f"{value:5.2f}" for value in p.tolist()))
+weights = {}
 for samples in (2, 4, 16, 64):
     weight = exact.grpo_scale(p, samples)
-    print(f"{samples:2d} samples: h/h(½)", "  ".join(f"{value:5.2f}" for value in (weight / weight[2]).tolist()))
+    weights[f"{samples} samples"] = weight / weight[2]
+numbers(weights, [f"p = {chance}" for chance in p.tolist()], digits=2)
 
 # %% [markdown]
-# With two samples nothing changes. With many, prompts that are almost always or almost never solved weigh more, and what is climbed is $2\arcsin\sqrt p$. With rewards of three or more values it is worse: the expected step is the gradient of *nothing*.
+# With two samples nothing changes. With many samples, prompts that are almost always or almost never solved weigh more, and what is climbed is $2\arcsin\sqrt p$. With three or more values of the reward it is worse: then the expected step is not the gradient of *any* function.
 
 # %%
 claims.report("13.grpo-success", "13.grpo")
@@ -122,7 +137,7 @@ claims.report("13.grpo-success", "13.grpo")
 # %% [markdown]
 # ## 6 · A mean over tokens
 #
-# GRPO's loss is a mean over the tokens of each response. That divides each advantage by $|y|$: a good answer is pulled up more strongly when short, a bad one pushed down less when long.
+# GRPO's loss is a mean over the tokens of each response, which divides every advantage by the length $|y|$. So a good answer is pulled up more strongly if it is short, and a bad one is pushed down less if it is long.
 
 # %%
 claims.report("13.length")
@@ -130,7 +145,7 @@ claims.report("13.length")
 # %% [markdown]
 # ## 7 · Where this breaks
 #
-# - One prompt, responses in a table, a step in the logits. A network's step mixes prompts; the expectations stay what they are, because they are expectations of gradients.
+# - One prompt, responses in a table, a step in the logits. A network's step mixes prompts. The expectations stay what they are, because they are expectations of gradients.
 # - All of this takes the reward as given. [Notebook 16](16_goodhart.ipynb) asks what happens when it is a proxy.
 # - Enumerating is for small worlds: `toy.policy_gradient.groups` refuses more than 5,000 groups.
 #
@@ -141,7 +156,11 @@ claims.report("13.length")
 # %%
 your_advantage = None
 
-check_answer(your_advantage, pg.leave_one_out(torch.tensor([0.0, 0.0, 0.0, 4.0]))[3].item(), "The mean of the other three.")
+check_answer(
+    your_advantage,
+    pg.leave_one_out(torch.tensor([0.0, 0.0, 0.0, 4.0]))[3].item(),
+    "The mean of the other three.",
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -173,7 +192,12 @@ check_answer(your_share, 0.75, "1 - 1/G.")
 # %%
 your_beta = None
 
-check_answer(your_beta, 0.5 / (1 - torch.exp(torch.tensor(-1.0)).item()), "beta/(1 - exp(-beta s)).", tolerance=0.001)
+check_answer(
+    your_beta,
+    0.5 / (1 - torch.exp(torch.tensor(-1.0)).item()),
+    "beta/(1 - exp(-beta s)).",
+    tolerance=0.001,
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -188,5 +212,11 @@ check_answer(your_beta, 0.5 / (1 - torch.exp(torch.tensor(-1.0)).item()), "beta/
 # - REINFORCE and RLOO follow the gradient of $J$; a baseline changes noise, not direction.
 # - RLHF on the way is RLHF with a larger $\beta$.
 # - PPO's clip and GRPO's divisions change what is climbed: towards staying, towards extreme prompts, towards short good and long bad answers.
+#
+# **You can now**
+#
+# - write REINFORCE, RLOO, PPO's clip and GRPO as a line of code each, and say which of them follow the gradient of RLHF's objective
+# - say what GRPO climbs in its place, and what dividing by length does
+# - say where RLHF is after half of its training
 #
 # **Source:** `dil_tutorial/policy_gradient.py`, `toy/policy_gradient.py` · **Claims:** `dil verify 13` · **Before:** [14 · What a pair is worth](14_what_a_pair_is_worth.ipynb) · **Next:** [16 · Goodhart](16_goodhart.ipynb)

@@ -11,14 +11,11 @@
 # %% [markdown]
 # # 16 · Goodhart
 #
-# Beyond the paper; module `toy.overoptimisation`; about 30 minutes.
+# A school that is paid by test results gets better at tests. At first the pupils learn more, too; later they only learn the tests. *When a measure becomes a target, it ceases to be a good measure*: that is Goodhart's law. RLHF optimises a reward that was learned from a few thousand comparisons. When does it begin to learn the test?
 #
-# After this notebook you will be able to
-# - say when optimising a proxy lowers the true reward, and when it cannot;
-# - prove that imitating winners has a floor, at any label noise;
-# - decide where to stop RLHF on a learned reward without knowing the true one.
+# **The question.** The further RLHF goes, the more it follows the errors of a learned reward. How far is too far, and can one know?
 #
-# **The question.** RLHF optimises a reward that was *learned*, from finitely many pairs. The further it goes, the more it follows the errors. How far is too far, and can one know?
+# *Beyond the paper; module `toy.overoptimisation`; about 30 minutes.*
 
 # %%
 import torch
@@ -26,6 +23,7 @@ import torch
 from dil_tutorial import claims
 from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.lessons.panels import rlhf as panels
+from dil_tutorial.lessons.tables import numbers
 from toy import World, overoptimisation
 from toy.gallery import rare_and_bad
 
@@ -35,13 +33,20 @@ world = rare_and_bad()
 # %% [markdown]
 # ## 1 · A world like language
 #
-# Twenty responses; the likely ones are good and the rare ones bad, as most strings are nonsense. A reward fitted on $n$ pairs knows a response the better the more often it was drawn, so it errs most where responses are rare.
+# This world has twenty responses. The likely ones are good and the rare ones are bad, as in a language, where most strings are nonsense. A reward that was fitted on pairs knows those responses best that were drawn often. So it is most wrong about the rare ones.
 
 # %%
 rng = torch.Generator().manual_seed(0)
 _, covariance = overoptimisation.learned(world, 1000, 1, rng)
-for y in (0, 5, 10, 19):
-    print(f"response {y:2d}: probability {world.ref[0, y]:.4f}, true reward {world.true_reward[0, y]:+.2f}, error of the learned one ±{covariance[0, y, y].sqrt():.2f}")
+known = {
+    f"response {y}": [
+        world.ref[0, y].item(),
+        world.true_reward[0, y].item(),
+        covariance[0, y, y].sqrt().item(),
+    ]
+    for y in (0, 5, 10, 19)
+}
+numbers(known, ["probability", "true reward", "error of the learned one"])
 
 # %% [markdown]
 # **Predict:** RLHF maximises this reward, further and further as $\beta$ falls. What does the *true* reward do with a reward learned from 100 pairs, and from 30,000? And what does imitation of the winners do?
@@ -50,19 +55,23 @@ for y in (0, 5, 10, 19):
 panels.goodhart()
 
 # %% [markdown]
-# The thin line is what the proxy says, the thick one what is true. They part early. RLHF's end is the response that the proxy likes best, and among twenty errors the largest is likely a rare response's. Best of $n$ and imitation fare better at the same KL: no response can become more than $n$ times, or twice, as likely as it was.
+# The thin line is what the proxy says, and the thick one is what is true. They part early. In the end RLHF writes only the response that the proxy likes best. That is the one with the luckiest error, and the largest errors belong to rare, bad responses. Best of $n$ and imitation fare better at the same KL, for they cannot make a response more than $n$ times, or twice, as likely as it was.
 #
 # ## 2 · The floor
 #
-# Imitation of the winners by *true* labels cannot fall below zero, however many of them, short of half, are turned round: it moves along $t$, which rises with the reward. (With a proxy's labels the floor is the proxy's. In the figure the mean over proxies stays above zero; a single one need not.)
+# Imitation of the winners has a floor. Turn round as many labels as you like, as long as it is less than half of them: the gain in true reward cannot fall below zero. The reason is that imitation moves the policy along $t$, and $t$ rises with the reward. (If a proxy gives the labels, then it is the proxy's reward that has the floor. In the figure the mean over many proxies stays above zero, but a single one need not.)
 
 # %%
 claims.report("13.floor", "13.proxy")
 
 # %%
+gains = {}
 for flips in (0.0, 0.2, 0.4, 0.49, 0.6):
     policy = world.ref * (1 + (1 - 2 * flips) * world.advantage)
-    print(f"{flips:4.0%} of labels turned round: true reward {overoptimisation.gain(policy, world.ref, world.true_reward).item():+.3f}")
+    gains[f"{flips:.0%}"] = overoptimisation.gain(
+        policy, world.ref, world.true_reward
+    )
+numbers(gains, ["gain in true reward with so many labels turned round"])
 
 # %%
 from dil_tutorial.lessons.puzzles import puzzle
@@ -72,27 +81,30 @@ puzzle("16-floor")
 # %% [markdown]
 # ## 3 · Gaussian errors do not turn
 #
-# Is it the noise, then? Not by itself. Where rewards and errors are Gaussian and alike for all responses, the expected reward given the proxy is linear in it: more proxy is always better, and the gain is $\rho\,\sigma\sqrt{2\,KL}$ at every $\beta$. What turned above is that the rare responses are bad and that the errors are largest just there.
+# So is it the noise that makes RLHF turn? Not by itself. Let rewards and errors be Gaussian and alike for all responses. Then a response with more proxy reward also has, on average, more true reward. More proxy is always better, and the gain is $\rho\,\sigma\sqrt{2\,KL}$ at every $\beta$. RLHF turned above because the rare responses are bad *and* the errors are largest just there.
 
 # %%
 claims.report("13.gaussian")
 
 # %%
-even = World.from_reward(torch.full((1, 20), 0.05, dtype=torch.float64), world.true_reward)  # the same rewards, all equally likely
+likely = torch.full((1, 20), 0.05, dtype=torch.float64)
+even = World.from_reward(likely, world.true_reward)  # the same rewards
+turns = {}
 for name, one in (("rare and bad", world), ("equally likely", even)):
     gold = panels.betrayal(one, 1000)["RLHF"][1]
-    print(f"{name:15s} true gain at the best beta {gold.max():.2f}, at the end {gold[-1]:.2f}")
+    turns[name] = [gold.max().item(), gold[-1].item()]
+numbers(turns, ["true gain at the best beta", "at the end"], digits=2)
 
 # %% [markdown]
 # Every way on every proxy, heavy tails and a labeller who likes length included, is on the page "A proxy in place of the reward" of the book (`dil study overoptimisation`). A bias in the labels themselves is beyond any floor: imitation of a labeller who likes length makes texts longer, not better.
 #
 # ## 4 · Gold without gold
 #
-# Nobody has the true reward. But its *gain* can be estimated without it. By Stein's lemma the part of a policy's gain that is error is
+# Nobody has the true reward. And yet one can estimate, without it, how much of it was *gained*. By Stein's lemma the part of a policy's gain that is only error is
 #
 # $$\frac{1}{\beta}\,\big(E_\pi[C(y, y)] - E_{y, y' \sim \pi}[C(y, y')]\big),$$
 #
-# the variance of the proxy's error under the policy, over $\beta$; $C$ is the error's covariance, which for a reward fitted on pairs is known (notebook 14). Lower $\beta$ until the proxy's gain less this falls, and stop there. That is the star in the figure. It beats the best $\beta$ for all, because every learned reward has errors of its own.
+# the variance of the proxy's error under the policy, over $\beta$; $C$ is the error's covariance, which for a reward fitted on pairs is known (notebook 14). So take the proxy's gain and subtract this part. Lower $\beta$ until the difference begins to fall, and stop there. That is the star in the figure. It is better than the best fixed $\beta$, because every learned reward has errors of its own.
 
 # %%
 claims.report("13.stein")
@@ -100,11 +112,16 @@ claims.report("13.stein")
 # %%
 proxies, covariance = overoptimisation.learned(world, 1000, 1000, rng)
 ref, gold = world.ref.expand(1000, -1), world.true_reward.expand(1000, -1)
-print("  beta   the proxy says   estimated without gold   true")
+told = {}
 for beta in (4.0, 1.0, 0.5):
     policy = overoptimisation.along_beta(ref, proxies, [beta])[0]
-    told = overoptimisation.gold_estimated(ref, proxies, covariance, beta).mean()
-    print(f"{beta:6.1f} {overoptimisation.gain(policy, ref, proxies).mean():12.2f} {told:20.2f} {overoptimisation.gain(policy, ref, gold).mean():16.2f}")
+    guess = overoptimisation.gold_estimated(ref, proxies, covariance, beta)
+    told[f"beta = {beta}"] = [
+        overoptimisation.gain(policy, ref, proxies).mean().item(),
+        guess.mean().item(),
+        overoptimisation.gain(policy, ref, gold).mean().item(),
+    ]
+numbers(told, ["the proxy says", "estimated without gold", "true"], digits=2)
 
 # %% [markdown]
 # ## 5 · Round after round
@@ -118,7 +135,7 @@ claims.report("13.rounds")
 # ## 6 · Where this breaks
 #
 # - Stein's estimate wants Gaussian errors of known covariance, unbiased. A reward model that is wrong in a way which more pairs do not mend (length, flattery) is beyond it.
-# - At small $\beta$ the estimate is a difference of large numbers. The rule stops at its first fall for that reason, and with 100 pairs it still loses now and then.
+# - At small $\beta$ the estimate is a difference of two large numbers and cannot be trusted. For this reason the rule stops at the first fall. With 100 pairs it still loses now and then.
 # - Fresh labels cost what labels cost.
 #
 # ## Exercises
@@ -143,7 +160,11 @@ check_answer(your_share, 0.4, "1 - 2 epsilon.")
 # %%
 your_error = None
 
-check_answer(your_error, 0.25, "E C(y, y) is 1; two draws are the same response half of the time.")
+check_answer(
+    your_error,
+    0.25,
+    "E C(y, y) is 1; two draws are the same response half of the time.",
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -175,5 +196,11 @@ check_answer(your_gain, 1.2, "rho sigma sqrt(2 KL).")
 # - Imitating winners never lowers the true reward while fewer than half of the labels are wrong, and never goes further than 0.19 nats a round.
 # - RLHF on a proxy turns where rare responses are bad, and sinks where the errors are largest among them, as a learned reward's are; not because of noise as such.
 # - How much of a gain is error can be estimated without the truth; stop where the rest falls.
+#
+# **You can now**
+#
+# - say when optimising a proxy lowers the true reward, and when it cannot
+# - prove that imitating winners has a floor, at any label noise
+# - decide where to stop RLHF on a learned reward without knowing the true one
 #
 # **Source:** `toy/overoptimisation.py` · **Claims:** `dil verify 13` · **Before:** [15 · RLHF, run](15_rlhf_run.ipynb) · **Next:** [17 · Before and after](17_before_and_after.ipynb)

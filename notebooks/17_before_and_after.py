@@ -11,14 +11,11 @@
 # %% [markdown]
 # # 17 · Before and after
 #
-# Paper §5; modules in `dil_tutorial/experiments/real_text/`; about 25 minutes. Nothing is trained here and nothing is downloaded: the texts were written by `dil experiment real-text`.
+# Here are two texts. One was written by a small language model as it was downloaded, the other by the same model after it had learned from people's choices. Could you say which is which? Everything so far was about probabilities. Now you read what a model *writes*.
 #
-# After this notebook you will be able to
-# - read what a loss has changed in a model's own sentences, down to single tokens;
-# - say how often anybody could tell a trained model's text from the reference's, and why it is less often than you think;
-# - find the pairs that a policy gets wrong, and say what "nearer to the winners" means in nats.
+# **The question.** What does a model that imitates the winners *write*, and could anybody tell?
 #
-# **The question.** Everything so far was about probabilities. A model that imitates the winners: what does it *write*? Could you tell?
+# *Paper §5; modules in `dil_tutorial/experiments/real_text/`; about 25 minutes. Nothing is trained here and nothing is downloaded: the texts were written by `dil experiment real-text`.*
 
 # %%
 import torch
@@ -27,6 +24,7 @@ from IPython.display import Markdown, display
 from dil_tutorial.experiments.real_text import measures, report
 from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.lessons.panels import reading
+from dil_tutorial.lessons.tables import numbers
 from dil_tutorial.support import plotting
 from dil_tutorial.support.words import precise, table
 
@@ -35,29 +33,28 @@ found = measures.summary(results)
 LOSSES = ["SFT", "DIL BCE repaired", "DIL LSIF published", "DPO"]
 
 # %% [markdown]
-# The model is SmolLM2 with 135 million parameters. It goes on with the beginning of a story, or answers a message, with at most 32 tokens. The labeller likes kind words: its reward is VADER's sentiment, and it chooses between two texts by Bradley–Terry. Every loss was trained on the same pairs, at the learning rate with the least validation loss of its own.
+# The model is SmolLM2 with 135 million parameters. It goes on with the beginning of a story, or answers a message, with at most 32 tokens. The labeller likes kind words. Its reward is the sentiment that VADER, a list of words with scores, gives to a text, and it chooses between two texts by Bradley–Terry. Every loss was trained on the same pairs, each at the learning rate at which its own validation loss was least.
 #
 # ## 1 · With the same dice
 #
-# A policy that imitates the winners stays near the reference: $\pi_\text{chosen}/\pi_\text{ref} \le 2$. Let both write to the same prompt with the same random numbers, so that they choose different words only where their laws differ enough. **Predict:** to how many of 300 prompts does the trained model write another text?
+# A policy that imitates the winners stays near the reference: $\pi_\text{chosen}/\pi_\text{ref} \le 2$. Let both models answer the same prompt with the same random numbers, as if both threw the same dice. Then they choose different words only where their laws differ enough. **Predict:** to how many of 300 prompts does the trained model write another text?
 
 # %%
-for loss in LOSSES:
-    same = reading.unchanged(results, loss)
-    print(f"{loss:20s} the same text, to the last word: {same:.0%}")
+same = {loss: f"{reading.unchanged(results, loss):.0%}" for loss in LOSSES}
+numbers(same, ["the same text, to the last word"])
 
 # %% [markdown]
-# That is no failure. A policy which is a few hundredths of a nat away from the reference *is* nearly the reference; it changes a word here and there, and then all that follows. Read some that were changed: a text is marked from the first word at which training made a difference.
+# This is no failure. A policy that is a few hundredths of a nat away from the reference *is* nearly the reference. It changes a word here and there, and with it all that follows. Read some that were changed: a text is marked from the first word at which training made a difference.
 
 # %%
 reading.before_after(results, LOSSES)
 
 # %% [markdown]
-# The labeller's reward stands at the right. Is the marked part kinder? Sometimes; often it is only another text, for a reward of kind words says little about most words.
+# The labeller's reward stands at the right. Is the marked part kinder? Sometimes it is. Often it is only another text, because a reward for kind words says little about most words.
 #
 # ## 2 · Play: which is the tuned one?
 #
-# Now with independent dice, one text of the reference and one of DIL as published (LSIF), which has gone furthest. Choose the text that you think was written after training; the score is at the end.
+# Now the dice are independent. One text is the reference's, and one was written by DIL as published (LSIF), which has gone furthest. Choose the text that you think was written after training; your score stands at the end.
 
 # %%
 reading.blind(results, "DIL LSIF published")
@@ -73,9 +70,16 @@ reading.blind(results, "DIL LSIF published")
 rows = []
 for loss in LOSSES:
     value = found["losses"][loss]
-    judge, kl, labeller = (value[name][0] for name in ("told apart", "KL", "win rate"))
+    judge, kl, labeller = (
+        value[name][0] for name in ("told apart", "KL", "win rate")
+    )
     rows.append([loss, f"{judge:.0%}", f"{kl:.3f}", f"{labeller:.1%}"])
-head = ["loss", "the best judge is right", "KL, nats", "the labeller prefers it"]
+head = [
+    "loss",
+    "the best judge is right",
+    "KL, nats",
+    "the labeller prefers it",
+]
 display(Markdown(table(head, rows)))
 
 # %% [markdown]
@@ -87,38 +91,47 @@ display(Markdown(table(head, rows)))
 reading.token_colours(results, LOSSES)
 
 # %% [markdown]
-# Look for two things. Does the colour sit on the words that the reward speaks of, or everywhere? And is the best text blue and the worst orange, or are both orange? The second is what the literature calls *likelihood displacement*.
+# Look for two things. Is the colour on the words that the reward speaks of, or everywhere? And is the best text blue and the worst one orange, or are both orange? If both are orange, this is what the literature calls *likelihood displacement*.
 #
 # ## 4 · Nearer to the winners?
 #
-# One number says whether a policy imitates. The mean of $f$ under the winners' law is
+# Is there one number that says whether a policy imitates? There is: the mean of $f$ under the winners' law, because
 #
 # $$E_{\pi_\text{chosen}}[f] = \mathrm{KL}(\pi_\text{chosen}\|\pi_\text{ref}) - \mathrm{KL}(\pi_\text{chosen}\|\pi_\theta):$$
 #
-# how many nats nearer to the winners' law training has brought the model. Below zero it is further away than before training.
+# It says by how many nats training has brought the model nearer to the winners' law. If it is below zero, the model is further away than before.
 
 # %%
-figures, said = report.figures(results, found), report.conclusions(results, found)
+figures, said = (
+    report.figures(results, found),
+    report.conclusions(results, found),
+)
 figure, alt = figures["ratios"]
 display(plotting.image(figure, alt=alt))
 rows = []
 for loss in LOSSES:
     value = found["losses"][loss]
     rows.append([loss, precise(value["chosen"]), precise(value["rejected"])])
-display(Markdown(table(["loss", "E_chosen f, nats", "E_rejected f, nats"], rows)))
+display(
+    Markdown(table(["loss", "E_chosen f, nats", "E_rejected f, nats"], rows))
+)
 possible = found["marks"]["pi_chosen"][0]
 print(f"E_chosen f could be {possible:.2f} nats.")
 
 # %% [markdown]
-# Two things stand in this figure. SFT and the repaired loss have moved towards the winners, the published loss and DPO away from them, each at the learning rate that its *own* validation loss chose: what the theory says of optima (claims `8.chosen` and `4.lsif-published`) is seen on sentences. And all of them have come only a small part of the way. A network sees each prompt a few times and must answer for prompts that it never saw. What it learns for them is the common part, here "be kind"; what made *this* text better than *that* one takes many more pairs ([notebook 14](14_what_a_pair_is_worth.ipynb)).
+# Two things stand in this figure. SFT and the repaired loss have moved towards the winners, the published loss and DPO away from them, each at the learning rate that its *own* validation loss chose: what the theory says of optima (claims `8.chosen` and `4.lsif-published`) is seen on sentences. And all of them have come only a small part of the way. A network sees each prompt a few times, and then it must answer prompts that it never saw. What it can learn for them is what all prompts have in common, here "be kind". To learn what made *this* text better than *that* one takes many more pairs ([notebook 14](14_what_a_pair_is_worth.ipynb)).
 #
 # ## 5 · Pairs that a policy gets wrong
 #
 # Held-out texts where the labeller is sure and $f$ says the opposite:
 
 # %%
-shown = "**{}**\n\n- *f prefers, by {:.2f} nats:* {}\n- *the labeller prefers:* {}"
-for prompt, preferred, better, nats in reading.wrong_pairs(results, "DIL BCE repaired"):
+shown = (
+    "**{}**\n\n- *f prefers, by {:.2f} nats:* {}\n- *the labeller prefers:* {}"
+)
+for prompt, preferred, better, nats in reading.wrong_pairs(
+    results, "DIL BCE repaired"
+):
     texts = (" ".join(text.split()) for text in (prompt, preferred, better))
     display(Markdown(shown.format(next(texts), nats, *texts)))
 
@@ -140,10 +153,17 @@ puzzle("17-judge")
 # **1.** The repaired policy is asked for one text to each held-out prompt. `f` holds the log-ratios of the reference's own texts, prompts by texts. Estimate the total variation between policy and reference, $\tfrac12 E_{\pi_\text{ref}}|e^f - 1|$, as one number.
 
 # %%
-f = torch.tensor(reading.first_seed(results, "DIL BCE repaired")["f held-out"], dtype=torch.float64)
+f = torch.tensor(
+    reading.first_seed(results, "DIL BCE repaired")["f held-out"],
+    dtype=torch.float64,
+)
 your_distance = None
 
-check_answer(your_distance, f.expm1().abs().mean() / 2, "The mean over all texts of |e^f - 1|, halved.")
+check_answer(
+    your_distance,
+    f.expm1().abs().mean() / 2,
+    "The mean over all texts of |e^f - 1|, halved.",
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -176,10 +196,18 @@ check_answer(your_mean, 0.14 - 0.19, "How much nearer has it come?")
 
 # %%
 tokens = reading.first_seed(results, "DIL BCE repaired")["read"][0]["tokens"][0]
-size = torch.tensor([abs(ratio) for _, ratio in tokens], dtype=torch.float64).sort(descending=True).values
+size = (
+    torch.tensor([abs(ratio) for _, ratio in tokens], dtype=torch.float64)
+    .sort(descending=True)
+    .values
+)
 your_count = None
 
-check_answer(your_count, int((size.cumsum(0) < size.sum() / 2).sum()) + 1, "Sort, add up, stop at half of the sum.")
+check_answer(
+    your_count,
+    int((size.cumsum(0) < size.sum() / 2).sum()) + 1,
+    "Sort, add up, stop at half of the sum.",
+)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -196,5 +224,11 @@ check_answer(your_count, int((size.cumsum(0) < size.sum() / 2).sum()) + 1, "Sort
 # - Imitating winners changes a text little: with the same dice, often not at all.
 # - How well anybody can tell the two models apart is a property of $f$, and can be computed from samples.
 # - $E_{\pi_\text{chosen}}[f]$ is how much nearer to the winners' law a policy has come; it can be negative for any loss if it learns from too little, too fast.
+#
+# **You can now**
+#
+# - read what a loss has changed in a model's own sentences, down to single tokens
+# - say how often anybody could tell a trained model's text from the reference's, and why it is less often than you think
+# - find the pairs that a policy gets wrong, and say what "nearer to the winners" means in nats
 #
 # **Source:** `dil_tutorial/experiments/real_text/measures.py`, `dil_tutorial/lessons/panels/reading.py` · **Run it:** `dil experiment real-text`; your own model: `dil sample --html`, `dil chat` · **Before:** [14 · What a pair is worth](14_what_a_pair_is_worth.ipynb)

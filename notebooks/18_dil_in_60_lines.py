@@ -11,19 +11,16 @@
 # %% [markdown]
 # # 18 · DIL in 60 lines
 #
-# The whole method from nothing; about 20 minutes, best after notebook 00. Everything up to section 6 imports torch and matplotlib, and nothing else.
+# A language model answers "How was the film?" with one of four words. People are shown two of its answers and say which one they prefer. You get these pairs, and nothing else. How little code turns them into a better model?
 #
-# After this notebook you will be able to
-# - write a preference data set, the loss and its gradient yourself, and fit a policy to it;
-# - say which law the fitted policy is an estimate of, and how far off it is after so many pairs;
-# - find each of your lines again in the library.
+# **The question.** From pairs alone, how little code makes a better model, and better in which sense?
 #
-# **The question.** A language model answers "How was the film?" with one of four words. People are shown two of its answers and say which one they prefer. You get the pairs, and nothing else. How little code turns them into a better model?
+# *About 20 minutes, best after notebook 00. Everything up to section 6 imports torch and matplotlib, and nothing else.*
 
 # %% [markdown]
 # ## 1 · A world
 #
-# The model is a list of four probabilities, the *reference* $\pi_\text{ref}$. The people have rewards in their heads, which you will never see in the data. Whoever sees answers $y$ and $y'$ prefers the first with probability $P(y \succ y') = \sigma(R(y) - R(y'))$.
+# The model is a list of four probabilities, the *reference* $\pi_\text{ref}$. The people have rewards in their heads, and you will never see these in the data. Whoever sees answers $y$ and $y'$ prefers the first with probability $P(y \succ y') = \sigma(R(y) - R(y'))$.
 
 # %%
 import matplotlib.pyplot as plt
@@ -40,7 +37,7 @@ P = torch.sigmoid(reward[:, None] - reward[None, :])
 # %% [markdown]
 # ## 2 · Pairs
 #
-# Each pair is two answers of the model, and a label that says which one won. Nothing of `reward` and `P` leaves this function but the label.
+# Each pair is two answers of the model, and a label that says which one won. The label is the only thing that leaves this function; `reward` and `P` stay inside.
 
 # %%
 def draw_pairs(count):
@@ -57,7 +54,7 @@ for w, l in zip(winners[:4].tolist(), losers[:4].tolist()):
     print(f"{words[w]:>7} beat {words[l]}")
 
 # %% [markdown]
-# **Predict:** `lovely` has the highest reward, and the model says it once in ten times. How often is it among the *winners*: 10%, 16% or 40%? Work it out for a moment before you run the next cell. It wins if it is drawn, as one of two, and then beats the other.
+# **Predict:** `lovely` has the highest reward, and the model says it once in ten times. How often is it among the *winners*: 10%, 16% or 40%? Work it out for a moment before you run the next cell. To win, it must be one of the two answers that are drawn, and then it must beat the other one.
 
 # %%
 share = torch.bincount(winners, minlength=4) / len(winners)
@@ -68,7 +65,7 @@ print({word: round(s.item(), 3) for word, s in zip(words, share)})
 #
 # ## 3 · The loss
 #
-# A new policy $\pi_\theta$ shall write what winners write. How much more likely does it make an answer than the reference did? That is the ratio $r = \pi_\theta/\pi_\text{ref}$, and $f = \log r$ its logarithm. DIL trains a classifier that tells winners from answers of the reference, with $f$ as its log-odds:
+# We want a new policy $\pi_\theta$ that writes what winners write. How much more likely does it make an answer than the reference did? This is the ratio $r = \pi_\theta/\pi_\text{ref}$; its logarithm is $f = \log r$. DIL trains a classifier that tells winners from answers of the reference, with $f$ as its log-odds:
 #
 # $$-\log\sigma(f_w) - \tfrac12\bigl[\log\sigma(-f_w) + \log\sigma(-f_l)\bigr].$$
 #
@@ -89,7 +86,7 @@ def loss(logits, winners, losers):
 # %% [markdown]
 # ## 4 · The gradient
 #
-# How hard does a pair pull? A winner is pulled up by $\sigma(-f_w)$: hard while the policy still takes it for ordinary, gently once it is known to be good. Both answers are pushed down by half of $\sigma(f)$. The derivative of $\log\text{softmax}$ does the rest: it takes away from every answer, by its probability, what was given to one of them.
+# How hard does a pair pull? A winner is pulled up by $\sigma(-f_w)$. That is hard while the policy still takes it for an ordinary answer, and gentle once the policy knows that it is good. Both answers are pushed down by half of $\sigma(f)$. The derivative of $\log\text{softmax}$ does the rest. Probabilities must sum to one, so what is given to one answer is taken away from all, each by its probability.
 
 # %%
 def gradient(logits, winners, losers):
@@ -190,7 +187,7 @@ frames(with_pairs, {"Pairs": [30, 100, 300, 1000, 3000, 10_000]})
 # %% [markdown]
 # ## 7 · Where this breaks
 #
-# The paper puts the *loser alone* into the bracket, with the whole weight: $-\log\sigma(f_w) - \log\sigma(-f_l)$. It looks harmless. But losers are not ordinary answers of the reference: they are the ones that lost. Change the loss accordingly and look where it ends.
+# The paper puts the *loser alone* into the bracket, with the whole weight: $-\log\sigma(f_w) - \log\sigma(-f_l)$. It looks harmless. But losers are not ordinary answers of the reference: they are the ones that lost. Change the loss in this way, and look where it ends.
 
 # %%
 def published(logits, winners, losers):
@@ -278,6 +275,10 @@ check_answer(your_win_rate, (P @ ref)[0], hint)
 # - DIL tells winners from ordinary answers by a classifier whose log-odds are $\log(\pi_\theta/\pi_\text{ref})$; where that is right, the policy *is* the law of the winners.
 # - It takes 60 lines, no reward and no samples of the new policy. With losers alone in place of the reference's samples it ends elsewhere.
 #
-# You can now write DIL from memory, and check it.
+# **You can now**
+#
+# - write a preference data set, the loss and its gradient yourself, and fit a policy to it
+# - say which law the fitted policy is an estimate of, and how far off it is after so many pairs
+# - find each of your lines again in the library
 #
 # **Source:** `dil_tutorial/losses.py` · **Claims:** `dil verify 1 4` · **Before:** [00 · Orientation](00_orientation.ipynb) · **Next:** [01 · Two distributions](01_two_distributions.ipynb)

@@ -41,14 +41,41 @@ def repository() -> str:
 
 
 def minutes(content: dict[str, Any]) -> int:
-    """How long a notebook takes, from its words and its cells of code, to five minutes.
+    """How long a notebook takes: what it says itself, or to five minutes from its words and its cells of code.
 
     >>> minutes({"cells": [{"cell_type": "markdown", "source": ["word " * 1800]}]})
     10
     """
+    if said := re.search(r"[Aa]bout (\d+) minutes", "".join(content["cells"][0]["source"])):
+        return int(said[1])
     words = sum(len("".join(cell["source"]).split()) for cell in content["cells"] if cell["cell_type"] == "markdown")
     code = sum(cell["cell_type"] == "code" for cell in content["cells"])
     return 5 * max(1, round((words / WORDS_A_MINUTE + MINUTES_A_CELL * code) / 5))
+
+
+@functools.cache
+def words(glossary: Path) -> tuple[str, ...]:
+    """The words that the glossary explains, the longest first."""
+    block = glossary.read_text(encoding="utf-8").split("```{glossary}")[1].split("```")[0]
+    return tuple(sorted(re.findall(r"^(\S.*)$", block, re.MULTILINE), key=len, reverse=True))
+
+
+def with_words(text: str, known: tuple[str, ...], used: set[str]) -> str:
+    """Markdown in which each word of the glossary is a link where it is first used; ``used`` remembers which were.
+
+    >>> with_words("## A tilt\\n\\nThe tilt of a `tilt`, a tilt.", ("tilt",), set())
+    '## A tilt\\n\\nThe {term}`tilt <tilt>` of a `tilt`, a tilt.'
+    """
+    no_prose = r"(^#[^\n]*|^\|[^\n]*|^```.*?^```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|!?\[[^\]]*\]\([^)]*\)|<[^>]*>)"
+    parts = re.split(no_prose, text, flags=re.MULTILINE | re.DOTALL)
+    for place in range(0, len(parts), 2):  # what lies between is code, formula, heading, table or link
+        for word in known:
+            found = re.search(rf"(?<![\w-]){re.escape(word)}s?(?![\w-])", parts[place], re.IGNORECASE)
+            if word not in used and found and "{term}" not in parts[place][max(0, found.start() - 8) : found.start()]:
+                used.add(word)
+                parts[place] = f"{parts[place][: found.start()]}{{term}}`{found[0]} <{word}>`{parts[place][found.end() :]}"
+                break  # one a stretch of text: a page is no forest of links
+    return "".join(parts)
 
 
 def head(stem: str, content: dict[str, Any], public: str) -> str:
@@ -121,12 +148,19 @@ def for_colab(content: dict[str, Any], public: str) -> str:
 def dress(content: dict[str, Any], script: Path, api: Path) -> None:
     """Put head, playground and foot into a notebook's cells."""
     cells, stem = content["cells"], script.stem
-    first = "".join(cells[0]["source"])
-    title, rest = first.split("\n", 1)
-    cells[0]["source"] = f"{title}\n\n```{{raw}} html\n{head(stem, content, repository())}\n```\n{rest}"
+    line = head(stem, content, repository())
+    known, used = words(api.with_name("glossary.md")), set[str]()
+    for cell in cells:
+        if cell["cell_type"] == "markdown":
+            cell["source"] = with_words("".join(cell["source"]), known, used)
+    setting_up = next(cell for cell in cells if cell["cell_type"] == "code")
+    if not setting_up["outputs"] and "dil_tutorial" in "".join(setting_up["source"]):  # imports: there for who looks for them
+        setting_up["metadata"]["tags"] = ["hide-input"]
     if stem[:2] in PLAYGROUNDS:
         before, state, task = PLAYGROUNDS[stem[:2]]
         place = next(i for i, cell in enumerate(cells) if f"## {before}" in "".join(cell["source"]))
         cells.insert(place, {"cell_type": "markdown", "id": "playground", "metadata": {}, "source": playground(state, task)})
+    title, rest = "".join(cells[0]["source"]).split("\n", 1)
+    cells[0]["source"] = f"{title}\n\n```{{raw}} html\n{line}\n```\n{rest}"
     if told := foot(script, api):
         cells.append({"cell_type": "markdown", "id": "foot", "metadata": {}, "source": told})

@@ -25,6 +25,14 @@ def together(labels: Sequence[str]) -> str:
     return ", ".join(others + (["every repaired DIL"] if len(repaired) > 1 else repaired))
 
 
+def in_words(row: dict[str, Any]) -> tuple[str, ...]:
+    """What a row of ``toy.family`` found, in words: hears, KL to the winners' law, first step, only margins, needs."""
+    step = ", ".join("up" if way > 1e-9 else "down" if way < -1e-9 else "stays" for way in row["first step"])
+    far = "no end" if row["KL to pi_chosen"] is None else f"{row['KL to pi_chosen']:.3f}"
+    needs = " and ".join(need for need, so in (("pairs", row["pairs"]), ("a reference", row["reference"])) if so)
+    return row["hears"], far, step, "yes" if row["margins only"] else "no", needs or "neither"
+
+
 def places(rows: Sequence[dict[str, Any]]) -> dict[tuple[float, float], list[str]]:
     """Which losses stand where, (shape, margin): those without bound on top, those without an end nowhere."""
     found: dict[tuple[float, float], list[str]] = {}

@@ -1,8 +1,12 @@
 """Instant checks for the exercises in the notebooks."""
 
+import math
 import os
 import re
 import sys
+from decimal import Decimal
+from fractions import Fraction
+from numbers import Rational
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +14,72 @@ import torch
 
 
 def check_answer(answer: Any, truth: Any, hint: str, tolerance: float = 1e-6) -> None:
-    """Say whether ``answer`` equals ``truth`` (numbers or tensors) to ``tolerance``; give the hint where it does not.
+    """Say whether ``answer`` equals ``truth`` to ``tolerance``; give the hint where it does not.
+
+    A number may be written as one writes numbers: 0.25, 1/4, "1/4", "25%", Fraction(1, 4), an array, a list, a tensor.
+    A decimal is right, too, if it is the truth rounded to the digits that were written, three significant ones at least.
 
     >>> check_answer(None, 2.0, "Count again.")
     Not answered yet: replace None and run this cell again.
     >>> check_answer(1.0, 2.0, "Count again.")
     Not yet. Count again.
-    >>> check_answer(2.0, 2.0, "Count again.")
+    >>> check_answer(2.0, 2.0, "Count again."), check_answer("200%", 2.0, "Count again.")
     Right.
+    Right.
+    (None, None)
+    >>> check_answer("two", 2.0, "Count again.")
+    Not yet: 'two' is no number. Count again.
     """
     if answer is None:
         print("Not answered yet: replace None and run this cell again.")
         return
-    given, right = torch.as_tensor(answer, dtype=torch.float64), torch.as_tensor(truth, dtype=torch.float64)
-    if given.squeeze().shape != right.squeeze().shape:
+    right = torch.as_tensor(truth, dtype=torch.float64).squeeze()
+    try:
+        given = torch.as_tensor(as_numbers(answer), dtype=torch.float64).squeeze()
+    except (TypeError, ValueError, RuntimeError, ZeroDivisionError, OverflowError):
+        print(f"Not yet: {str(answer)[:40]!r} is no number. {hint}")
+        return
+    if given.shape != right.shape:
         print(f"Not yet: your answer has shape {tuple(given.shape)}, the right one {tuple(right.shape)}. {hint}")
-    elif torch.allclose(given.squeeze(), right.squeeze(), rtol=0, atol=tolerance):
+    elif torch.allclose(given, right, rtol=0, atol=tolerance) or rounded(given, right):
         print("Right.")
     else:
         print(f"Not yet. {hint}")
+
+
+def as_numbers(answer: Any) -> Any:
+    """An answer as numbers that a tensor can be made of; ValueError or TypeError where it holds something else.
+
+    >>> as_numbers("1/4"), as_numbers(" 25 % "), as_numbers(["1,5", 2])
+    (0.25, 0.25, [1.5, 2])
+    """
+    if isinstance(answer, torch.Tensor):
+        return answer.detach()
+    if isinstance(answer, list | tuple):
+        return [as_numbers(part) for part in answer]
+    if isinstance(answer, str):
+        text = answer.strip().replace("−", "-").replace(",", ".")
+        share = text.endswith("%")
+        return float(Fraction("".join(text.removesuffix("%").split()))) / (100 if share else 1)
+    return float(answer) if isinstance(answer, Rational | Decimal) and not isinstance(answer, int) else answer
+
+
+def rounded(given: torch.Tensor, right: torch.Tensor) -> bool:
+    """Whether every number of ``given`` is that of ``right``, rounded to its own digits, of which at least three count.
+
+    >>> third = torch.tensor(1 / 3, dtype=torch.float64)
+    >>> [rounded(torch.tensor(x, dtype=torch.float64), third) for x in (0.333, 0.3333, 0.33, 0.334)]
+    [True, True, False, False]
+    """
+    for mine, theirs in zip(given.flatten().tolist(), right.flatten().tolist(), strict=True):
+        if not math.isfinite(mine):
+            return False
+        digits = Decimal(repr(mine)).as_tuple()
+        counted, places = len(digits.digits), -int(digits.exponent)
+        near = abs(mine - theirs) <= 1e-12 or (counted >= 3 and places > 0 and abs(mine - theirs) <= 0.5000001 * 10**-places)
+        if not near:
+            return False
+    return True
 
 
 def expect(got: Any, wanted: Any, hint: str, where: str = "", tolerance: float = 1e-9) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import jinja2
 
 from dil_tutorial.support.symbols import prose
-from dil_tutorial.support.words import fixed, interval, listed, rows, span, table
+from dil_tutorial.support.words import fixed, folded, interval, listed, rows, span, table
 
-WORDS = {"fixed": fixed, "interval": interval, "listed": listed, "rows": rows, "span": span, "table": table}
+WORDS = {"fixed": fixed, "folded": folded, "interval": interval, "listed": listed, "rows": rows, "span": span, "table": table}
 
 
 def load(path: Path, filters: Mapping[str, Callable[..., str]] = MappingProxyType({})) -> jinja2.Template:

@@ -67,6 +67,15 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in ruled)
 
 
+def folded(table: str, summary: str = "The numbers") -> str:
+    """A table that a reader unfolds.
+
+    >>> folded("| a |").splitlines()[0]
+    '<details><summary>The numbers</summary>'
+    """
+    return f"<details><summary>{summary}</summary>\n\n{table}\n\n</details>"
+
+
 def rows(named: Mapping[str, Mapping[str, Any]], *columns: str) -> list[list[str]]:
     """A row of ``table`` for each name: under "slope" that value and its interval, under "slope:2" its two digits alone.
 

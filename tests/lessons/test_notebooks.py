@@ -3,11 +3,14 @@
 import dataclasses
 import inspect
 import re
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import ipywidgets
 import pytest
 import torch
+import yaml
 
 from dil_tutorial import claims
 from dil_tutorial.lessons import exercises, panels, puzzles, widgets
@@ -16,7 +19,8 @@ from dil_tutorial.lessons.panels import worth
 pytest.importorskip("jupytext", reason="notebook tests need the dev extra")
 import jupytext
 
-SCRIPTS = sorted((Path(__file__).parents[2] / "notebooks").glob("[0-9]*.py"))
+NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+SCRIPTS = sorted(NOTEBOOKS.glob("[0-9]*.py"))
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +47,30 @@ def exercises_of(script):
         yield cell.source, solution
 
 
+def other_forms(said, answer, settings):
+    """A right answer as a string, a fraction, an array, a list, a tensor of another kind is right; three wrong ones are not."""
+    right = torch.as_tensor(answer, dtype=torch.float64).squeeze()
+    flat = right.flatten().tolist()
+    exact = [str(Fraction(value)) for value in flat]
+    forms = {
+        "string": [repr(value) for value in flat],
+        "fraction": [Fraction(value) for value in flat],
+        "text of a fraction": exact,
+        "per cent": [f"{Decimal(value) * 100}%" for value in flat],
+    }
+    for kind, form in forms.items():
+        shaped = form[0] if right.ndim == 0 else form if right.ndim == 1 else None
+        assert shaped is None or said(shaped).startswith("Right."), (kind, shaped)
+    for kind, form in {"array": right.numpy(), "tensor": right[None], "learned": right.clone().requires_grad_()}.items():
+        assert said(form).startswith("Right."), kind
+    loose = settings.get("tolerance", 1e-6)
+    for wrong in (right + 3 * loose + 0.02, -right - 0.17, right * 1.1 + 2 * loose + 0.01):
+        for form in (wrong, wrong.tolist(), str(wrong.tolist()) if right.ndim == 0 else wrong.numpy()):
+            assert said(form).startswith("Not yet"), form
+    for nothing in ("lots", "", "1/0", {}, [right.tolist()] * 3, float("nan")):
+        assert said(nothing).startswith("Not yet"), nothing
+
+
 @pytest.mark.parametrize(
     "script",
     [pytest.param(script, id=script.stem, marks=pytest.mark.slow if script.stem[:2] == "10" else ()) for script in SCRIPTS],
@@ -61,6 +89,8 @@ def test_every_solution_is_right(script, monkeypatch, capsys):
         capsys.readouterr()
         own_check(answer, truth, hint, **settings)
         verdicts.append(capsys.readouterr().out.strip())
+        if verdicts[-1] == "Right.":  # the solution: now in other forms, and wrong ones in its place
+            other_forms(lambda form: (own_check(form, truth, hint, **settings), capsys.readouterr().out)[1], answer, settings)
 
     monkeypatch.setattr(exercises, "check_answer", check)
 
@@ -81,7 +111,7 @@ def test_every_solution_is_right(script, monkeypatch, capsys):
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_every_notebook_has_its_parts(script):
     text = "\n".join(cell.source for cell in jupytext.read(script).cells)
-    for part in ("you will be able to", "**The question.**", "**Predict", "## Summary", "check_answer(", "**Source:**"):
+    for part in ("**You can now**", "**The question.**", "**Predict", "## Summary", "check_answer(", "**Source:**"):
         assert part in text, part
     for part in ("Where this breaks|Where the repair breaks", "dil_tutorial.lessons.panels|widgets import frames"):
         assert re.search(part, text), part
@@ -89,6 +119,25 @@ def test_every_notebook_has_its_parts(script):
         assert any(known.id == claim for known in claims.CLAIMS), claim
     for link in re.findall(r"\]\((\d\d_\w+)\.ipynb\)", text):
         assert (script.parent / f"{link}.py").is_file(), link
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_code_is_no_wider_than_a_page_and_prints_no_columns(script):
+    for cell in jupytext.read(script).cells:
+        if cell.cell_type == "code":
+            assert max(map(len, cell.source.splitlines())) <= 80, cell.source
+            if not script.stem.startswith("18"):  # which imports nothing but torch
+                assert not re.search(r"print\(f?\"[^\n]* {4}", cell.source), cell.source
+
+
+def test_hard_sentences_are_what_became_of_them():
+    for number, rows in yaml.safe_load((NOTEBOOKS / "hard_sentences.yaml").read_text()).items():
+        [script] = [script for script in SCRIPTS if script.stem.startswith(number)]
+        text = " ".join(cell.source for cell in jupytext.read(script).cells)
+        said = " ".join(text.split())
+        assert len(rows) >= 8
+        for row in rows:
+            assert " ".join(row["is"].split()) in said, row["is"]
 
 
 def test_dil_from_scratch_is_sixty_lines_of_torch():

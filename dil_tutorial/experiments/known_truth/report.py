@@ -125,10 +125,14 @@ def tables(results: Results, found: dict[str, Any]) -> dict[str, Any]:
 def report(results: Results, found: dict[str, Any], folder: Path, name: str = "report.md") -> list[Path]:
     """Figures as PNG and SVG and the report as Markdown, in ``folder``; ``found`` from ``summary``."""
     text = conclusions(results, found)
-    paths, parts = [], ["# DIL on a language model whose truth is known", *text["head"]]
+    paths, parts = [], ["# DIL on a language model whose truth is known"]
     for part, (figure, alt) in figures(results, found).items():
         stem = f"known_truth_{part}"
         paths += plotting.save(figure, folder / stem)
-        parts += [f"## {TITLES[part]}", f"![{alt}]({stem}.png)", *text[part]]
+        shown = f"![{alt}]({stem}.png)"
+        if part == "imitation":  # the page opens with it, and with what it shows in three sentences
+            parts += [shown, *text["opening"], "## In short", *text["head"], f"## {TITLES[part]}", *text[part]]
+        else:
+            parts += [f"## {TITLES[part]}", shown, *text[part]]
     write_text(folder / name, "\n\n".join([*parts, "## Limits", *text["limits"]]) + "\n")
     return [*paths, folder / name]
