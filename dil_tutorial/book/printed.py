@@ -89,7 +89,7 @@ def edition(root: Path, folder: Path, builder: str) -> Path:
     }  # fmt: skip
     if builder == "epub":  # a reader's device runs no scripts
         for path in (book / "assets").iterdir():
-            if path.name != "book.css":
+            if path.name not in ("book.css", "logo.svg"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     write_text(book / "_config.yml", yaml.safe_dump(config))
     tool = Path(sys.executable).with_name("jupyter-book")

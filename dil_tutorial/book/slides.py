@@ -5,6 +5,7 @@ questions ("Predict ...").  What a lecturer says is in the speaker notes: all of
 """
 
 import copy
+import html
 import json
 import re
 from collections.abc import Sequence
@@ -89,19 +90,24 @@ def code_cell(cell: dict[str, Any]) -> tuple[dict[str, Any], float] | None:
     if exercise or not (cell["outputs"] or re.search(r"^def ", source, re.MULTILINE)):
         return None
     kinds = {kind for out in cell["outputs"] for kind in out.get("data", {})}
-    alts = [out["metadata"]["image/png"]["alt"] for out in cell["outputs"] if "image/png" in out.get("metadata", {})]
     picture = any("widget-view" in kind or kind.startswith("image/") for kind in kinds)
     said = "".join("".join(out.get("text", "")) for out in cell["outputs"])
     tables = "".join("".join(out.get("data", {}).get("text/html", "")) for out in cell["outputs"]).count("<tr")
     hidden = picture or source.count("\n") >= SHORT or "claims.report(" in source or bool(re.match(r"(from|import) ", source))
     shown = copy.deepcopy(cell)
-    shown["metadata"] = {
-        "slideshow": {"slide_type": "-"},
-        "tags": ["hide-on-slide"] if hidden else [],
-        **({"alt": alts[0]} if alts else {}),
-    }
+    for output in shown["outputs"]:
+        described(output, cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", ""))
+    shown["metadata"] = {"slideshow": {"slide_type": "-"}, "tags": ["hide-on-slide"] if hidden else []}
     lines = 0 if hidden else source.count("\n") + 1
     return shown, 12 if picture else 0.5 + 0.8 * (lines + said.count("\n") + tables)
+
+
+def described(output: dict[str, Any], alt: str) -> None:
+    """Give a picture its alternative text, its own or else the cell's; nbconvert's slides know of none."""
+    if "image/png" in output.get("data", {}):
+        own = output.get("metadata", {}).get("image/png", {}).get("alt", alt)
+        picture = "".join(output["data"]["image/png"]).replace("\n", "")
+        output["data"] = {"text/html": f'<img alt="{html.escape(own)}" src="data:image/png;base64,{picture}">'}
 
 
 def sections(content: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
