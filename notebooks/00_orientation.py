@@ -188,7 +188,8 @@ check_answer(
 # <details><summary>Solution</summary>
 #
 # ```python
-# your_count = sum(claim.verdict == claims.FAILS for claim in claims.select("paper"))
+# paper = claims.select("paper")
+# your_count = sum(claim.verdict == claims.FAILS for claim in paper)
 # ```
 # Which ones: *The paper, checked* in the book, or `dil verify paper`.
 # </details>

@@ -101,7 +101,9 @@ claims.report("4.order", "4.order-ukl", "4.lsif-zeros")
 #
 # Recall the mixture identity of [notebook 01](01_two_distributions.ipynb): winners and losers *together* are samples of the reference. So let both responses of a pair stand for it, with half a weight each:
 #
-# $$\ell_\text{chosen}(f_w) + \tfrac12\bigl(\ell_\text{ref}(f_w) + \ell_\text{ref}(f_l)\bigr), \qquad \ell_\text{chosen}(f) = -h'(e^f), \quad \ell_\text{ref}(f) = e^f h'(e^f) - h(e^f).$$
+# $$\ell_\text{chosen}(f_w) + \tfrac12\bigl(\ell_\text{ref}(f_w) + \ell_\text{ref}(f_l)\bigr),$$
+#
+# where $\ell_\text{chosen}(f) = -h'(e^f)$ is the price of a winner and $\ell_\text{ref}(f) = e^f h'(e^f) - h(e^f)$ that of a sample of the reference.
 #
 # The data are the same and so is the cost; there is one more term.
 

@@ -40,8 +40,10 @@ torch.set_printoptions(precision=4, sci_mode=False)
 
 # %%
 words = Sequences(vocabulary=2, max_length=3)
-lengths = words.lengths.int().tolist()
-numbers({"tokens": lengths}, words.texts)
+by_length = {}
+for text, length in zip(words.texts, words.lengths.int().tolist()):
+    by_length.setdefault(f"{length} tokens", []).append(text)
+numbers({tokens: " ".join(texts) for tokens, texts in by_length.items()})
 
 # %% [markdown]
 # A table of next-token probabilities, with one row for each prefix, can express *any* distribution over these responses. So every statement about tables of responses holds for it, too. The gradient takes another path through the parameters, but the optimum is the same.

@@ -20,17 +20,14 @@
 # This notebook needs the `llm` extra: `pip install -c constraints.txt -e '.[llm]'`.
 
 # %%
-import logging
 import tempfile
-import warnings
 from pathlib import Path
 
 import torch
 
-# bitsandbytes speaks of missing kernels when it is merely imported
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-logging.getLogger("transformers").setLevel(logging.ERROR)
-warnings.filterwarnings("ignore", category=FutureWarning)
+from dil_tutorial.lessons import quiet
+
+quiet.libraries()
 
 from IPython.display import Markdown, display
 from tokenizers import Tokenizer, models, pre_tokenizers

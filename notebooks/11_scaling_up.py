@@ -21,18 +21,14 @@
 
 # %%
 import json
-import logging
 import tempfile
-import warnings
 from pathlib import Path
 
 import torch
 
-logging.getLogger("bitsandbytes").setLevel(
-    logging.ERROR
-)  # speaks of missing kernels when merely imported
-logging.getLogger("transformers").setLevel(logging.ERROR)
-warnings.filterwarnings("ignore", category=FutureWarning)
+from dil_tutorial.lessons import quiet
+
+quiet.libraries()
 
 from IPython.display import display
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -166,8 +162,10 @@ numbers({"trained": trained, "all": everything}, ["weights"])
 # | `paper-mistral-7b.yaml`, `paper-llama-3-8b.yaml` | the paper's settings, several cards |
 #
 # ```console
-# $ dil train --config recipes/smollm2-cpu.yaml --data my_pairs.jsonl --set generator=ukl
-# $ torchrun --nproc_per_node 4 --no-python dil train --config recipes/paper-mistral-7b.yaml --data my_pairs.jsonl
+# $ dil train --config recipes/smollm2-cpu.yaml \
+#       --data my_pairs.jsonl --set generator=ukl
+# $ torchrun --nproc_per_node 4 --no-python dil train \
+#       --config recipes/paper-mistral-7b.yaml --data my_pairs.jsonl
 # ```
 #
 # ## 4 · Where this breaks

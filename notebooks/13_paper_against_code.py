@@ -132,7 +132,8 @@ check_answer(
 # <details><summary>Solution</summary>
 #
 # ```python
-# your_count = sum(claim.verdict == claims.FAILS for claim in claims.select("paper", "6.mean"))
+# chosen = claims.select("paper", "6.mean")
+# your_count = sum(claim.verdict == claims.FAILS for claim in chosen)
 # ```
 # </details>
 #

@@ -50,9 +50,10 @@ def visible(states: dict[str, Any], name: str) -> Iterator[str]:
 
 
 def still(notebook: dict[str, Any]) -> dict[str, Any]:
-    """A notebook with a picture in the place of each panel, and its own claims, links and solutions unfolded."""
+    """A notebook with a picture in the place of each panel, and without the playground."""
     states = notebook["metadata"].get("widgets", {}).get(STATE, {}).get("state", {})
     made = copy.deepcopy(notebook)
+    made["cells"] = [cell for cell in made["cells"] if cell["id"] != "playground"]
     for cell in made["cells"]:
         for output in cell.get("outputs", []):
             if VIEW in output.get("data", {}):

@@ -21,6 +21,7 @@ from dil_tutorial.support.files import read_json, read_text, write_text
 
 STATE = "application/vnd.jupyter.widget-state+json"
 SHORT = 14  # lines of code that a room can read
+SHORT_SENTENCE = 30  # characters; it says little alone
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -43,8 +44,8 @@ def blocks(text: str) -> list[tuple[str, str]]:
 def on_slide(kind: str, text: str) -> str:
     """What of a block a room sees: of a paragraph its first sentence or its formula, of others all; the notes have the whole.
 
-    >>> on_slide("paragraph", "**No pairs.** One term sees only winners. The other, only losers.")
-    '**No pairs.** One term sees only winners.'
+    >>> on_slide("paragraph", "**No pairs.** One term of the loss sees only winners. The other, only losers.")
+    '**No pairs.** One term of the loss sees only winners.'
     >>> on_slide("math_block", "$$x$$"), on_slide("paragraph", "**Source:** a file")
     ('$$x$$', '')
     """
@@ -57,14 +58,17 @@ def on_slide(kind: str, text: str) -> str:
 
 
 def first_sentence(text: str) -> str:
-    """The first sentence of a paragraph, together with a bold one before it.
+    """The first sentence of a paragraph, and a second where the first is a few words; a bold one before it comes along.
 
-    >>> first_sentence("Draw $y, y'$. Label them."), first_sentence("**So.** A is B. C.")
-    ("Draw $y, y'$.", '**So.** A is B.')
+    >>> first_sentence("Draw two responses of the reference, one after the other. Label them.")
+    'Draw two responses of the reference, one after the other.'
+    >>> first_sentence("**So.** Why? Because A is B. C.")
+    '**So.** Why? Because A is B.'
     """
     bold = re.match(r"\*\*[^*]+[.?!:]\*\*\s*", text)
     lead = bold[0] if bold else ""
-    return (lead + re.split(r"(?<=[.?!:])\s+(?=[A-Z*\[$`\"])", text[len(lead) :].strip(), maxsplit=1)[0]).strip()
+    sentences = re.split(r"(?<=[.?!:])\s+(?=[A-Z*\[$`\"(])", text[len(lead) :].strip())
+    return lead + " ".join(sentences[: 2 if len(sentences[0]) < SHORT_SENTENCE else 1])
 
 
 def weight(kind: str, text: str) -> float:

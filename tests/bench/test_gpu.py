@@ -23,6 +23,7 @@ def from_source(*arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd="/")
 
 
+@pytest.mark.slow  # half a minute
 def test_a_dry_run_goes_on_where_it_was_cut_off(tmp_path):
     out = tmp_path / "gpu"
     first = from_source("--dry-run", "--out", out, "--minutes", 0.2)

@@ -207,6 +207,7 @@ ATTACKS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @needs_landlock
 def test_attacks_fail_and_work_goes_on(tmp_path, capfd):
     secret, own = tmp_path / "hidden_tests.txt", tmp_path / "own"
@@ -714,6 +715,7 @@ def test_a_helper_may_have_the_name_of_a_hidden_variable(folder):
     assert grading.scores(folder, "a2")["helpers"]["projections-hidden"] == 6
 
 
+@pytest.mark.slow
 @needs_landlock
 def test_an_answer_cannot_read_the_tests_that_lie_beside_it(folder):
     """It could tell them to its student by an error, which the page of feedback shows."""

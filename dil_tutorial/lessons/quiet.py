@@ -1,0 +1,19 @@
+"""For notebooks that train a model: what libraries say of themselves stays out of the lesson."""
+
+import logging
+import warnings
+
+
+def libraries() -> None:
+    """Switch off bars, notes and warnings of other libraries; errors are shown as ever.
+
+    >>> libraries()
+    >>> logging.getLogger("transformers").isEnabledFor(logging.WARNING)
+    False
+    """
+    from transformers.utils import logging as of_transformers
+
+    of_transformers.disable_progress_bar()
+    for name in ("bitsandbytes", "transformers"):  # the first speaks of missing kernels when it is merely imported
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)

@@ -1,0 +1,141 @@
+"""PDF, EPUB and cheat sheet, and pages that fit: what `make book-all` promises.  Built once, from a copy of the sources."""
+
+import re
+import shutil
+import subprocess
+import zipfile
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+pytest.importorskip("jupyter_book", reason="the book needs the book extra")
+pytest.importorskip("playwright", reason="printing needs the browser extra")
+
+from playwright.sync_api import sync_playwright
+
+from dil_tutorial.book import build as book
+from dil_tutorial.book import pages
+from dil_tutorial.claims import CLAIMS
+
+ROOT = Path(__file__).parents[2]
+BROWSER = shutil.which("chromium")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not BROWSER, reason="needs chromium")]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    copy = tmp_path_factory.mktemp("book")
+    for folder in ("book", "notebooks"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("_build", "generated"))
+    status, index = book.build(copy, everything=True)
+    assert status == 0
+    return index.parent
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as play:
+        yield play.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+
+
+def test_the_front_page_leads_to_every_edition(site):
+    front = (site / "index.html").read_text()
+    for name in [
+        *(f"editions/{name}" for name in pages.EDITIONS),
+        "slides/lecture-45.html",
+        "slides/lecture-90.html",
+        "cheatsheet.html",
+    ]:
+        assert f'href="{name}"' in front
+        assert (site / name).stat().st_size > 10_000
+
+
+def test_the_cheat_sheet_is_two_pages_and_names_claims(site):
+    assert len(re.findall(rb"/Type\s*/Page\b", (site / "editions" / "cheat-sheet.pdf").read_bytes())) == 2
+    named = re.findall(r"#claim-([\w-]+)", (site / "cheatsheet.html").read_text())
+    known = {claim.id.replace(".", "-") for claim in CLAIMS}
+    assert set(named) <= known
+    assert len(set(named)) > 60
+
+
+def test_nothing_of_the_cheat_sheet_is_cut(site, browser):
+    page = browser.new_page(viewport={"width": 900, "height": 1200})
+    page.goto(f"file://{site}/cheatsheet.html")
+    page.evaluate("MathJax.startup.promise")
+    for sheet in page.query_selector_all(".sheet"):
+        assert sheet.evaluate("e => e.scrollHeight <= e.clientHeight && e.scrollWidth <= e.clientWidth")
+
+
+def test_the_pdf_has_chapters_and_page_numbers(site):
+    pdf = site / "editions" / "rlhf-is-imitation-learning.pdf"
+    content = pdf.read_bytes()
+    assert b"/Outlines" in content
+    if not shutil.which("pdftotext"):
+        pytest.skip("needs pdftotext to read it")
+    text = subprocess.run(["pdftotext", "-layout", pdf, "-"], capture_output=True, text=True, check=True).stdout.split("\f")
+    assert len(text) > 200
+    for number, page in enumerate(text[:-1], 1):
+        assert page.split()[-1] == str(number)
+    assert not re.search(r"\\\(|\\frac|\\pi_", "".join(text))  # a formula that was not set
+
+
+def test_the_epub_is_well_formed_and_its_formulas_are_mathml(site, tmp_path):
+    epub = site / "editions" / "rlhf-is-imitation-learning.epub"
+    with zipfile.ZipFile(epub) as archive:
+        assert archive.namelist()[0] == "mimetype"
+        texts = {name: archive.read(name).decode() for name in archive.namelist() if name.endswith((".xhtml", ".opf"))}
+    for name, text in texts.items():
+        ET.fromstring(text)
+        assert r"\(" not in re.sub(r"<(pre|code).*?</\1>", "", text, flags=re.DOTALL), name
+        assert "<script" not in text
+    assert texts["theory.xhtml"].count("<math") > 300
+    assert 'class="still"' in texts["generated/01_two_distributions.xhtml"]
+    if checker := shutil.which("epubcheck"):
+        java = ["java", "-jar", checker] if Path(checker).read_bytes()[:2] == b"PK" else [checker]
+        run = subprocess.run([*java, str(epub)], capture_output=True, text=True)
+        assert "No errors or warnings" in run.stdout + run.stderr, (run.stdout + run.stderr)[-2000:]
+
+
+SCROLLS = """() => [...document.querySelectorAll("article *")].filter(e => {
+  const x = getComputedStyle(e).overflowX;
+  return (x === "auto" || x === "scroll") && e.scrollWidth > e.clientWidth + 1;
+}).map(e => e.tagName + " " + e.textContent.trim().slice(0, 60))"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_notebooks_page_scrolls_sideways(site, browser, width):
+    page = browser.new_page(viewport={"width": width, "height": 844})
+    for path in sorted((site / "generated").glob("[01]*.html")):
+        page.goto(path.as_uri())
+        page.evaluate("window.MathJax?.startup?.promise")
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, path.name
+        assert page.evaluate(SCROLLS) == [], path.name
+    page.close()
+
+
+def test_pages_lead_to_slides_functions_claims_and_puzzles_and_back(site):
+    page = (site / "generated" / "06_whose_samples.html").read_text()
+    for door in (
+        'href="../slides/06_whose_samples.html"',
+        "api.html#toy.optima.dil",
+        "ledger.html#claim-4-mixture",
+        "puzzles.html#puzzle-06-loser",
+    ):
+        assert door in page, door
+    assert 'class="reference internal" href="../glossary.html#term-' in page
+    assert 'href="../generated/06_whose_samples.html"' in (site / "slides" / "06_whose_samples.html").read_text()
+    assert 'href="06_whose_samples.html"' in (site / "generated" / "puzzles.html").read_text()
+    assert "playground/index.html" in page
+
+
+def test_what_was_read_keeps_a_mark_in_the_browser(site, browser):
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto((site / "generated" / "00_orientation.html").as_uri())
+    assert page.locator(".was-read").count() == 0
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    page.wait_for_selector(".was-read", state="attached")
+    page.goto((site / "generated" / "18_dil_in_60_lines.html").as_uri())
+    assert "00 · Orientation" in page.locator(".was-read").first.inner_text()
+    page.close()
