@@ -12,12 +12,12 @@ function mark() {
 
 addEventListener("DOMContentLoaded", () => {
   mark();
-  const end = document.querySelector("article.bd-article")?.lastElementChild;
-  if (!end) return;
-  new IntersectionObserver(([entry], watcher) => {
-    if (!entry.isIntersecting) return;
+  const page = document.querySelector("article.bd-article");
+  const look = () => {
+    if (!page || page.getBoundingClientRect().bottom > innerHeight + 200) return;
     localStorage.setItem(KEY, JSON.stringify([...read().add(nameOf(location.href))]));
-    watcher.disconnect();
+    removeEventListener("scroll", look);
     mark();
-  }).observe(end);
+  };
+  addEventListener("scroll", look, { passive: true });
 });

@@ -50,11 +50,14 @@ def visible(states: dict[str, Any], name: str) -> Iterator[str]:
 
 
 def still(notebook: dict[str, Any]) -> dict[str, Any]:
-    """A notebook with a picture in the place of each panel, and without the playground."""
+    """A notebook with a picture in the place of each panel, and without the playground and doors."""
     states = notebook["metadata"].get("widgets", {}).get(STATE, {}).get("state", {})
     made = copy.deepcopy(notebook)
     made["cells"] = [cell for cell in made["cells"] if cell["id"] != "playground"]
     for cell in made["cells"]:
+        if cell["cell_type"] == "markdown":  # the site's line of doors
+            text = "".join(cell["source"])
+            cell["source"] = re.sub(r'```\{raw\} html\n<p class="doors">.*?```\n', "", text, flags=re.DOTALL)
         for output in cell.get("outputs", []):
             if VIEW in output.get("data", {}):
                 shown = "".join(visible(states, output["data"][VIEW]["model_id"]))
@@ -85,7 +88,7 @@ def edition(root: Path, folder: Path, builder: str) -> Path:
     config = yaml.safe_load(read_text(root / "book" / "_config.yml"))
     config["sphinx"]["config"] |= {
         "project": config["title"], "version": __version__, "html_extra_path": [], "html_js_files": [],
-        "epub_author": config["author"], "epub_identifier": f"urn:dil-tutorial:{__version__}", "epub_tocscope": "includehidden",
+        "epub_author": config["author"], "epub_identifier": f"dil-tutorial-{__version__}", "epub_uid": f"dil-tutorial-{__version__}", "epub_tocscope": "includehidden",
         "epub_tocdepth": 2, "epub_show_urls": "no",
     }  # fmt: skip
     if builder == "epub":  # a reader's device runs no scripts

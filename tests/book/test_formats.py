@@ -77,7 +77,7 @@ def test_the_pdf_has_chapters_and_page_numbers(site):
     assert len(text) > 200
     for number, page in enumerate(text[:-1], 1):
         assert page.split()[-1] == str(number)
-    assert not re.search(r"\\\(|\\frac|\\pi_", "".join(text))  # a formula that was not set
+    assert not re.search(r"\\t?frac|\\text\{|\\bigl", "".join(text))  # a formula that was not set
 
 
 def test_the_epub_is_well_formed_and_its_formulas_are_mathml(site, tmp_path):
@@ -138,4 +138,17 @@ def test_what_was_read_keeps_a_mark_in_the_browser(site, browser):
     page.wait_for_selector(".was-read", state="attached")
     page.goto((site / "generated" / "18_dil_in_60_lines.html").as_uri())
     assert "00 · Orientation" in page.locator(".was-read").first.inner_text()
+    page.close()
+
+
+def test_a_figure_is_shown_larger_by_a_key_on_a_telephone(site, browser):
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto((site / "generated" / "01_two_distributions.html").as_uri())
+    figure = page.locator("img[data-zoom]").first
+    figure.focus()
+    page.keyboard.press("Enter")
+    shown = page.locator("dialog[open] img")
+    assert shown.evaluate("e => e.clientWidth === e.naturalWidth && e.clientWidth > 700")
+    page.keyboard.press("Escape")
+    assert page.locator("dialog[open]").count() == 0
     page.close()

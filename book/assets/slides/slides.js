@@ -17,6 +17,9 @@ const fit = (slide) => {
 Reveal.on("slidechanged", (event) => fit(event.currentSlide));
 addEventListener("load", () => MathJax.startup.promise.then(() => setTimeout(() => fit(Reveal.getCurrentSlide()), 300)));
 
+// The speaker's window has no style sheet that hides the copy of a formula which is for screen readers: there each would stand twice.
+MathJax.startup.promise.then(() => document.querySelectorAll("aside.notes mjx-assistive-mml").forEach((copy) => copy.remove()));
+
 // The handles of Jupyter's sliders have no accessible name: give each its label and its readout.
 new MutationObserver(() => {
   for (const handle of document.querySelectorAll(".noUi-handle")) {
