@@ -205,9 +205,9 @@ check_answer(
 #
 # ## Summary
 #
-# - $Z = 1$, so a ratio estimator with $r = \pi_\theta/\pi_\text{ref}$ is a policy loss. That is DIL.
+# - Because $Z = 1$, a loss that estimates the ratio becomes, with $r = \pi_\theta/\pi_\text{ref}$, a loss that trains the policy. That is DIL.
 # - Any convex $h$, no pairs, no preference model, no RL loop.
-# - Published BCE is BCO without its shift, repaired BCE is NCA, repaired UKL is SFT plus a constant.
+# - As published, BCE is BCO without its shift. Repaired, BCE is NCA, and UKL is SFT plus a constant.
 #
 # **You can now**
 #

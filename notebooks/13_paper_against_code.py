@@ -159,8 +159,8 @@ check_answer(
 # ## Summary
 #
 # - Two departures change the method: means per token, and losers as samples of the reference.
-# - Early training cannot tell them apart; optima can.
-# - "Checked" means: a sentence, a function, a tolerance, a verdict.
+# - Early training cannot tell the methods apart, but their optima can.
+# - "Checked" means that a sentence has a function which measures how wrong it is, a tolerance, and a verdict.
 #
 # **You can now**
 #

@@ -206,7 +206,7 @@ for word, (p, q, t) in zip(words, ends):
 claims.report("4.bce-published")
 
 # %% [markdown]
-# It goes too far: good answers become likelier than they are among winners, bad ones rarer. [Notebook 06](06_whose_samples.ipynb) says by exactly how much, for every loss of this kind.
+# This policy goes too far. It makes good answers likelier than they are among the winners, and bad ones rarer. [Notebook 06](06_whose_samples.ipynb) says by exactly how much, for every loss of this kind.
 
 # %%
 from dil_tutorial.lessons.puzzles import puzzle
@@ -271,7 +271,7 @@ check_answer(your_win_rate, (P @ ref)[0], hint)
 #
 # ## Summary
 #
-# - A preference data set is two answers of the model and a label; its winners follow a law of their own, the better of two.
+# - In a preference data set each pair is two answers of the model and a label. Its winners follow a law of their own, that of the better of two.
 # - DIL tells winners from ordinary answers by a classifier whose log-odds are $\log(\pi_\theta/\pi_\text{ref})$; where that is right, the policy *is* the law of the winners.
 # - It takes 60 lines, no reward and no samples of the new policy. With losers alone in place of the reference's samples it ends elsewhere.
 #

@@ -86,9 +86,10 @@ def edition(root: Path, folder: Path, builder: str) -> Path:
     for path in sorted((book / "generated").glob("*.ipynb")):
         write_text(path, json.dumps(still(read_json(path))))
     config = yaml.safe_load(read_text(root / "book" / "_config.yml"))
+    name = f"dil-tutorial-{__version__}"
     config["sphinx"]["config"] |= {
         "project": config["title"], "version": __version__, "html_extra_path": [], "html_js_files": [],
-        "epub_author": config["author"], "epub_identifier": f"dil-tutorial-{__version__}", "epub_uid": f"dil-tutorial-{__version__}", "epub_tocscope": "includehidden",
+        "epub_author": config["author"], "epub_identifier": name, "epub_uid": name, "epub_tocscope": "includehidden",
         "epub_tocdepth": 2, "epub_show_urls": "no",
     }  # fmt: skip
     if builder == "epub":  # a reader's device runs no scripts
