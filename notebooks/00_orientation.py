@@ -30,13 +30,11 @@
 # One prompt, three responses. The model as it is before training is called the *reference policy*, $\pi_\text{ref}$. It writes the three responses with probabilities 0.5, 0.3 and 0.2. A labeller has a number in mind for each response, the reward $R$. Shown two responses $y$ and $y'$, the labeller prefers the first with probability $\sigma(R(y) - R(y'))$: if both are worth the same that is one half, and if the first is worth one unit more it is 73%. This is the *Bradley–Terry* model.
 
 # %%
+from dil_tutorial.lessons.tables import numbers
 from toy import World
 
 world = World.from_reward(ref=[0.5, 0.3, 0.2], reward=[-1.0, 0.0, 1.0])
 responses = ["first", "second", "third"]
-
-from dil_tutorial.lessons.tables import numbers
-
 numbers({"reference": world.ref, "reward": world.true_reward}, responses)
 
 # %% [markdown]

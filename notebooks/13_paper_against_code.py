@@ -24,7 +24,7 @@ from IPython.display import Markdown, display
 from dil_tutorial import claims
 from dil_tutorial.claims.questions import QUESTIONS
 from dil_tutorial.lessons.exercises import check_answer
-from dil_tutorial.lessons.tables import numbers
+from dil_tutorial.support.words import table
 
 # %% [markdown]
 # ## 1 · Six differences
@@ -65,12 +65,12 @@ fed_means()
 # `dil verify paper` checks the paper statement by statement; in the book this is the page *The paper, checked*. These are the claims that fail as published:
 
 # %%
-failed = {
-    claim.id: claim.statement
+failed = [
+    [f"`{claim.id}`", claim.statement]
     for claim in claims.select("paper", "6.mean")
     if claim.verdict == claims.FAILS
-}
-numbers(failed)
+]
+Markdown(table(["claim", "what it says"], failed))
 
 # %% [markdown]
 # ## 4 · Questions of readers

@@ -2,10 +2,12 @@
 const dialog = document.createElement("dialog");
 dialog.className = "zoom";
 dialog.addEventListener("click", () => dialog.close());
+dialog.addEventListener("keydown", (event) => { if (event.key === "Escape") dialog.close(); });
 
 function open(image) {
-  const large = image.cloneNode();
-  large.removeAttribute("style");
+  const large = new Image();
+  large.src = image.src;
+  large.alt = image.alt;
   dialog.replaceChildren(large);
   dialog.showModal();
 }

@@ -55,6 +55,7 @@ def still(notebook: dict[str, Any]) -> dict[str, Any]:
     made = copy.deepcopy(notebook)
     made["cells"] = [cell for cell in made["cells"] if cell["id"] != "playground"]
     for cell in made["cells"]:
+        cell["metadata"].pop("tags", None)  # nothing unfolds
         if cell["cell_type"] == "markdown":  # the site's line of doors
             text = "".join(cell["source"])
             cell["source"] = re.sub(r'```\{raw\} html\n<p class="doors">.*?```\n', "", text, flags=re.DOTALL)
