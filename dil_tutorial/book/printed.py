@@ -31,6 +31,13 @@ from dil_tutorial.support.files import read_json, read_text, write_bytes, write_
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 FOOTER = '<div style="width:100%;font:8px sans-serif;text-align:center"><span class="pageNumber"></span></div>'
+# On paper a link leads to a place in the file or to the outside world, never to where the file was printed.
+ON_PAPER = """document.querySelectorAll('a[href]').forEach(a => {
+  const to = new URL(a.href);
+  if (to.origin !== location.origin) return;
+  if (to.hash && document.getElementById(decodeURIComponent(to.hash.slice(1)))) a.setAttribute('href', to.hash);
+  else a.removeAttribute('href');
+})"""
 MARGIN = {"top": "18mm", "bottom": "18mm", "left": "17mm", "right": "17mm"}
 
 
@@ -133,6 +140,7 @@ def print_page(folder: Path, page: str, out: Path, **options: Any) -> None:
             view.set_default_timeout(300_000)
             view.goto(f"http://127.0.0.1:{server.server_port}/{page}")
             view.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
+            view.evaluate(ON_PAPER)
             view.evaluate("window.MathJax?.startup?.promise")
             view.evaluate("document.fonts.ready")
             write_bytes(out, view.pdf(format="A4", outline=True, tagged=True, **options))

@@ -7,9 +7,12 @@ import warnings
 def libraries() -> None:
     """Switch off bars, notes and warnings of other libraries; errors are shown as ever.
 
-    >>> libraries()
+    >>> before = logging.getLogger("transformers").level
+    >>> with warnings.catch_warnings():
+    ...     libraries()
     >>> logging.getLogger("transformers").isEnabledFor(logging.WARNING)
     False
+    >>> logging.getLogger("transformers").setLevel(before)  # not for the examples after this one
     """
     from transformers.utils import logging as of_transformers
 

@@ -71,6 +71,7 @@ def test_the_pdf_has_chapters_and_page_numbers(site):
     pdf = site / "editions" / "rlhf-is-imitation-learning.pdf"
     content = pdf.read_bytes()
     assert b"/Outlines" in content
+    assert b"127.0.0.1" not in content  # where it was printed
     if not shutil.which("pdftotext"):
         pytest.skip("needs pdftotext to read it")
     text = subprocess.run(["pdftotext", "-layout", pdf, "-"], capture_output=True, text=True, check=True).stdout.split("\f")

@@ -64,6 +64,7 @@ def differences(one, other):
     return [(way, one.get(way), other.get(way)) for way in sorted({*one, *other}) if one.get(way) != other.get(way)]
 
 
+@pytest.mark.slow
 def test_whole_sentences_leave_numbers_figures_and_texts(finished):
     results = measures.load(finished / "text" / "real_text.json")
     assert {row["loss"] for row in results["runs"]} == {"SFT", "DIL BCE repaired"}
@@ -80,6 +81,7 @@ def test_whole_sentences_leave_numbers_figures_and_texts(finished):
     assert (finished / "text" / "real_text_frontier.png").stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_real_pairs_leave_a_page(finished):
     results = pair_measures.load(finished / "pairs" / "real_pairs.json")
     assert len(results["runs"]) == 8  # DPO fed sums and means, SimPO, at three rates; DPO fed sums not at the paper's

@@ -36,6 +36,7 @@ def results(lab):
     return found
 
 
+@pytest.mark.slow
 def test_policies_climb_and_the_page_says_so(results, tmp_path):
     assert [row["loss"] for row in results["runs"]] == [
         "RLOO, true reward", "RLOO, learned reward", "GRPO, learned reward", "RLOO, learned reward, far",
@@ -56,6 +57,7 @@ def test_policies_climb_and_the_page_says_so(results, tmp_path):
     assert results["truth"]["held-out"]["prompts"][0] in page
 
 
+@pytest.mark.slow
 def test_a_climb_that_was_stopped_ends_where_it_would_have(lab, results, monkeypatch):
     climb = run.CLIMBS[0]
     (lab.folder / "rlhf" / f"{run.named(climb, SIZE)}.json").unlink()
@@ -77,6 +79,7 @@ def test_a_climb_that_was_stopped_ends_where_it_would_have(lab, results, monkeyp
     assert again["own text"] == whole["own text"]
 
 
+@pytest.mark.slow
 def test_rounds_of_imitation_leave_their_own_reference_behind(lab, results):
     first, second = (row for row in results["rounds"] if row["loss"].startswith("imitation, true"))
     assert (first["round"], second["round"]) == (1, 2)
@@ -97,6 +100,7 @@ def stop_at(step, own):
     return training_step
 
 
+@pytest.mark.slow
 def test_the_reward_model_ranks_as_the_labeller(results):
     best = results["reward model"][0]
     assert best["accuracy"] > 0.5

@@ -20,6 +20,7 @@ pytest.importorskip("jupytext", reason="notebook tests need the dev extra")
 import jupytext
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
+QUICK = ("00", "02", "06", "09", "18")
 SCRIPTS = sorted(NOTEBOOKS.glob("[0-9]*.py"))
 
 
@@ -73,8 +74,8 @@ def other_forms(said, answer, settings):
 
 @pytest.mark.parametrize(
     "script",
-    [pytest.param(script, id=script.stem, marks=pytest.mark.slow if script.stem[:2] == "10" else ()) for script in SCRIPTS],
-)  # 10 trains language models; nbval trains them in make test, too
+    [pytest.param(script, id=script.stem, marks=() if script.stem[:2] in QUICK else pytest.mark.slow) for script in SCRIPTS],
+)  # nbval runs the cells of all of them in make test, too
 def test_every_solution_is_right(script, monkeypatch, capsys):
     monkeypatch.chdir(script.parent)
     monkeypatch.setattr(claims, "report", lambda *ids: [claims.select(claim) for claim in ids])  # they run in nbval
