@@ -5,6 +5,7 @@ import json
 import os
 import re
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from dil_tutorial import __version__
@@ -71,7 +72,7 @@ def with_words(text: str, known: tuple[str, ...], used: set[str]) -> str:
     for place in range(0, len(parts), 2):  # what lies between is code, formula, heading, table or link
         for word in known:
             found = re.search(rf"(?<![\w-]){re.escape(word)}s?(?![\w-])", parts[place], re.IGNORECASE)
-            if word not in used and found and "{term}" not in parts[place][max(0, found.start() - 8) : found.start()]:
+            if found and word not in used:
                 used.add(word)
                 parts[place] = f"{parts[place][: found.start()]}{{term}}`{found[0]} <{word}>`{parts[place][found.end() :]}"
                 break  # one a stretch of text: a page is no forest of links
@@ -92,13 +93,10 @@ def head(stem: str, content: dict[str, Any], public: str) -> str:
     return f'<p class="doors"><span>About {minutes(content)} minutes</span> {" ".join(doors)}</p>'
 
 
-@functools.cache
 def functions_of(script: Path, api: Path) -> list[str]:
     """Markdown links to the functions of the API that a notebook calls."""
-    named = sorted(
-        {name for thing, name in crossref.documented(api).items() if isinstance(thing, type(functions_of.__wrapped__))}
-    )
-    return [f"{{py:func}}`~{name}`" for name in named if crossref.in_use(name, [script])]
+    functions = [name for thing, name in crossref.documented(api).items() if isinstance(thing, FunctionType)]
+    return [f"{{py:func}}`~{name}`" for name in sorted(functions) if crossref.in_use(name, [script])]
 
 
 def foot(script: Path, api: Path) -> str:
@@ -130,17 +128,9 @@ def for_colab(content: dict[str, Any], public: str) -> str:
     wheel = f"dil_tutorial-{__version__}-py3-none-any.whl"
     where = f"https://github.com/{public}/releases/download/v{__version__}/{wheel}" if public else ""
     line = f'%pip install -q "dil-tutorial[llm]{f" @ {where}" if where else ""}"'
-    cells = [
-        {**cell, "outputs": [], "execution_count": None} if cell["cell_type"] == "code" else cell for cell in content["cells"]
-    ]
-    install: dict[str, Any] = {
-        "cell_type": "code",
-        "id": "install",
-        "metadata": {},
-        "outputs": [],
-        "execution_count": None,
-        "source": line,
-    }
+    empty: dict[str, Any] = {"outputs": [], "execution_count": None}
+    cells = [cell | empty if cell["cell_type"] == "code" else cell for cell in content["cells"]]
+    install = {"cell_type": "code", "id": "install", "metadata": {}, "source": line} | empty
     metadata = {key: value for key, value in content["metadata"].items() if key != "widgets"}
     return json.dumps({**content, "metadata": metadata, "cells": [cells[0], install, *cells[1:]]}, indent=1)
 
