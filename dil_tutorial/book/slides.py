@@ -84,7 +84,8 @@ def weight(kind: str, text: str) -> float:
 
 def markdown(text: str, kind: str) -> dict[str, Any]:
     """A Markdown cell that is a slide, a subslide, a fragment, a part of what stands before (-), or notes."""
-    return {"cell_type": "markdown", "metadata": {"slideshow": {"slide_type": kind}}, "source": text}
+    to_pages = re.sub(r"\]\((\d\d_\w+)\.ipynb\)", r"](../generated/\1.html)", text)
+    return {"cell_type": "markdown", "metadata": {"slideshow": {"slide_type": kind}}, "source": to_pages}
 
 
 def code_cell(cell: dict[str, Any]) -> tuple[dict[str, Any], float] | None:
@@ -273,7 +274,7 @@ def as_html(notebook: dict[str, Any]) -> str:
     config.TagRemovePreprocessor.enabled = True
     config.TagRemovePreprocessor.remove_input_tags = {"hide-on-slide"}
     exporter = SlidesExporter(config=config, template_name="slides", extra_template_basedirs=[str(TEMPLATES)])
-    exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
+    exporter.exclude_input_prompt = exporter.exclude_output_prompt = exporter.exclude_anchor_links = True
     page: str = exporter.from_notebook_node(nbformat.reads(json.dumps(notebook), as_version=4))[0]
     return page
 

@@ -167,6 +167,7 @@ def test_a_warning_fails_the_build(tmp_path, monkeypatch):
     """On a book of one page; it builds as it is, and does not with a link to nowhere, nor at a second try."""
     shutil.copytree(ROOT / "book", tmp_path / "book", ignore=shutil.ignore_patterns("_build", "generated"))
     (tmp_path / "book" / "_toc.yml").write_text("format: jb-book\nroot: index\n")
+    (tmp_path / "book" / "generated" / "extra").mkdir(parents=True)
     monkeypatch.setattr(book, "generate", lambda root: None)
     for text, passes in (("# A book\n", True), ("# A book\n\n[gone](nowhere.md)\n", False), (None, False)):
         if text:
