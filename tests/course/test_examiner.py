@@ -286,7 +286,7 @@ def examiner(name, ask=None):
     return Examiner(master, ask or (lambda request: answers.answer(names, request))), names, tests
 
 
-@pytest.mark.parametrize("name", list(course.scripts()))
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "a1" else pytest.mark.slow) for n in course.scripts()])
 def test_the_references_keep_their_own_promises(name):
     made, _, tests = examiner(name)
     assert {

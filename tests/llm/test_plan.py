@@ -147,6 +147,7 @@ def test_bad_input(write):
     refused(dil(*known, "--lengths", "9,9,9", "--pairs", 5, "--set", "optim=lomo"), "unknown optimiser")
 
 
+@pytest.mark.slow
 def test_committed_measurements_agree_with_the_plan_of_today():
     content = json.loads((BENCHMARKS / "plan.json").read_text())
     config = plan.model_config(content["model"].removesuffix("-instruct"))

@@ -62,7 +62,7 @@ def test_win_rates_do_not_need_the_table(world):
     assert torch.allclose(world.chosen, table.chosen, rtol=1e-12, atol=0)
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(worlds())
 def test_optima_are_policies_with_the_stated_ratios(world):
     A, B = 2 * world.win_rate, 2 * world.loss_rate

@@ -302,7 +302,7 @@ def test_a_function_has_the_optimum_of_its_closed_form():
         assert (optima.dil(world, as_code, "rejected") - optima.dil(world, gen, "rejected")).abs().max() < 1e-10
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(st.integers(0, 10_000), st.floats(0.1, 6))
 def test_optima_are_policies_and_stationary(seed, scale):
     world = World.random([seed], scale=scale)
