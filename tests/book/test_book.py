@@ -196,6 +196,8 @@ def test_no_internal_link_is_dead(site):
             target = (page.parent / urllib.parse.unquote(path.split("?")[0])).resolve() if path else page
             target = target / "index.html" if target.is_dir() else target
             checked += 1
+            if target.parent.name == "playground":
+                anchor = ""  # a state to open it with: tests/book/test_playground.py
             if not target.exists() or (anchor and target in anchors and urllib.parse.unquote(anchor) not in anchors[target]):
                 dead.append((page.name, link))
     assert checked > 1000
