@@ -3,7 +3,6 @@
 import functools
 import json
 import re
-import shutil
 
 import pytest
 
@@ -113,44 +112,39 @@ def test_doors_lead_out_only_where_there_is_a_public_place(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["01_two_distributions", "lecture-90"])
-def test_a_deck_turns_moves_and_asks_no_other_server(name, tmp_path):
+def test_a_deck_turns_moves_and_asks_no_other_server(name, tmp_path, browser):
     """Every slide of it, by the right arrow; a panel with its own arrows; nothing is wider than the screen."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    if not (browser := shutil.which("chromium")):
-        pytest.skip("needs chromium")
     slides.write(NOTEBOOKS, PLANNED, tmp_path / "slides")
     (tmp_path / "_static").symlink_to(ROOT / "book" / "assets")
-    with playwright.sync_playwright() as play:
-        page = play.chromium.launch(executable_path=browser, args=["--no-sandbox"]).new_page(
-            viewport={"width": 1280, "height": 720}
-        )
-        asked, errors = [], []
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(f"file://{tmp_path}/slides/{name}.html")
-        page.wait_for_function(
-            "window.Reveal?.isReady() && document.querySelector('mjx-container') && document.querySelector('.noUi-handle')"
-        )
-        total, seen, moved = page.evaluate("Reveal.getTotalSlides()"), set(), 0
-        for _ in range(4 * total):
-            place = page.evaluate("(({ h, v }) => `${h}/${v}`)(Reveal.getIndices())")
-            seen.add(place)
-            assert page.evaluate("(s => s.scrollWidth <= s.clientWidth + 1)(Reveal.getCurrentSlide())"), place
-            handle = page.query_selector("section.present > section.present .noUi-handle")
-            if handle and not moved:
-                before = handle.get_attribute("aria-valuetext")
-                handle.focus()
-                page.keyboard.press("ArrowRight")
+    page = browser.new_page(viewport={"width": 1280, "height": 720})
+    asked, errors = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(f"file://{tmp_path}/slides/{name}.html")
+    page.wait_for_function(
+        "window.Reveal?.isReady() && document.querySelector('mjx-container') && document.querySelector('.noUi-handle')"
+    )
+    total, seen, moved = page.evaluate("Reveal.getTotalSlides()"), set(), 0
+    for _ in range(4 * total):
+        place = page.evaluate("(({ h, v }) => `${h}/${v}`)(Reveal.getIndices())")
+        seen.add(place)
+        assert page.evaluate("(s => s.scrollWidth <= s.clientWidth + 1)(Reveal.getCurrentSlide())"), place
+        handle = page.query_selector("section.present > section.present .noUi-handle")
+        if handle and not moved:
+            before = handle.get_attribute("aria-valuetext")
+            handle.focus()
+            page.keyboard.press("ArrowRight")
+            page.wait_for_timeout(200)
+            if handle.get_attribute("aria-valuetext") == before:
+                page.keyboard.press("ArrowLeft")
                 page.wait_for_timeout(200)
-                if handle.get_attribute("aria-valuetext") == before:
-                    page.keyboard.press("ArrowLeft")
-                    page.wait_for_timeout(200)
-                assert handle.get_attribute("aria-valuetext") != before
-                assert page.evaluate("(({ h, v }) => `${h}/${v}`)(Reveal.getIndices())") == place  # the deck stayed
-                page.evaluate("document.activeElement.blur()")
-                moved += 1
-            page.evaluate("Reveal.next()")
-        assert len(seen) == total
-        assert moved
-        assert not errors
-        assert all(url.startswith(("file://", "data:", "blob:")) for url in asked), asked
+            assert handle.get_attribute("aria-valuetext") != before
+            assert page.evaluate("(({ h, v }) => `${h}/${v}`)(Reveal.getIndices())") == place  # the deck stayed
+            page.evaluate("document.activeElement.blur()")
+            moved += 1
+        page.evaluate("Reveal.next()")
+    assert len(seen) == total
+    assert moved
+    assert not errors
+    assert all(url.startswith(("file://", "data:", "blob:")) for url in asked), asked
+    page.close()
