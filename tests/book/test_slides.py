@@ -148,3 +148,9 @@ def test_a_deck_turns_moves_and_asks_no_other_server(name, tmp_path, browser):
     assert not errors
     assert all(url.startswith(("file://", "data:", "blob:")) for url in asked), asked
     page.close()
+
+
+def test_a_still_is_the_frame_at_which_a_stack_stands():
+    frame = {name: {"model_name": "HTMLModel", "state": {"value": name}} for name in "abc"}
+    stack = {"model_name": "StackModel", "state": {"children": [f"IPY_MODEL_{name}" for name in "abc"], "selected_index": 1}}
+    assert list(printed.visible({**frame, "stack": stack}, "stack")) == ["b"]

@@ -19,12 +19,3 @@ addEventListener("load", () => MathJax.startup.promise.then(() => setTimeout(() 
 
 // The speaker's window has no style sheet that hides the copy of a formula which is for screen readers: there each would stand twice.
 MathJax.startup.promise.then(() => document.querySelectorAll("aside.notes mjx-assistive-mml").forEach((copy) => copy.remove()));
-
-// The handles of Jupyter's sliders have no accessible name: give each its label and its readout.
-new MutationObserver(() => {
-  for (const handle of document.querySelectorAll(".noUi-handle")) {
-    const slider = handle.closest(".jupyter-widgets");
-    handle.setAttribute("aria-label", slider?.querySelector(".widget-label")?.textContent ?? "slider");
-    handle.setAttribute("aria-valuetext", slider?.querySelector(".widget-readout")?.textContent ?? "");
-  }
-}).observe(document.documentElement, { childList: true, characterData: true, subtree: true });
