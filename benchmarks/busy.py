@@ -1,8 +1,10 @@
-"""What two busy processes do to `dil verify --seeds 20`: its time alone and beside them, interleaved, into busy.json.
+"""What two busy processes do to `dil verify --seeds 20`: its time alone and beside them,
+interleaved, into busy.json.
 
-    python benchmarks/busy.py [rounds]      about half a minute a round, on an otherwise idle machine
+    python benchmarks/busy.py [rounds]      # half a minute per round, otherwise idle
 
-The promise: at most twice the time alone.  On two cores fair sharing gives 1.5 (toy/threads.py says why one thread gets it).
+The promise: at most twice the time alone.  On two cores fair sharing gives 1.5 (toy/threads.py says
+why one thread gets it).
 """
 
 from __future__ import annotations
@@ -48,5 +50,10 @@ if __name__ == "__main__":
         found["alone"].append(seconds(0))
         found["beside two"].append(seconds(2))
     ratio = statistics.median(found["beside two"]) / statistics.median(found["alone"])
-    print({name: [round(s, 1) for s in times] for name, times in found.items()}, f"ratio of medians {ratio:.2f}")
-    write_json(Path(__file__).with_name("busy.json"), {**provenance(), "seconds": found, "ratio": ratio})
+    print(
+        {name: [round(s, 1) for s in times] for name, times in found.items()},
+        f"ratio of medians {ratio:.2f}",
+    )
+    write_json(
+        Path(__file__).with_name("busy.json"), {**provenance(), "seconds": found, "ratio": ratio}
+    )

@@ -1,4 +1,5 @@
-r"""Density ratios by Bregman divergences: each convex h is an estimator of r* = pi_chosen/pi_ref (paper §4.3).
+r"""Density ratios by Bregman divergences: each convex h is an estimator of r* = pi_chosen/pi_ref
+(paper §4.3).
 
 For a strictly convex h, ``B_h(a, b) = h(a) - h(b) - h'(b)(a - b)`` and
 
@@ -8,33 +9,37 @@ For a strictly convex h, ``B_h(a, b) = h(a) - h(b) - h'(b)(a - b)`` and
 With f = log r, the log-ratio log pi_theta/pi_ref of a policy, this splits into one loss on a chosen
 response and one on a sample of the reference:
 
-==============  ==========================  ===================  ==================  ================  ===============
-name            h(r)                        chosen_loss(f)       reference_loss(f)   d/df chosen       d/df reference
-==============  ==========================  ===================  ==================  ================  ===============
-LSIF            (r - 1)^2 / 2               -e^f                 e^{2f} / 2          -r                r^2
-UKL             r log r - r                 -f                   e^f                 -1                r
-BCE             r log r - (r+1) log(r+1)    -log sigmoid(f)      -log sigmoid(-f)    -1/(1+r)          r/(1+r)
-Hellinger       2 (sqrt r - 1)^2            2 e^{-f/2}           2 e^{f/2}           -r^{-1/2}         r^{1/2}
-Itakura–Saito   -log r                      e^{-f}               f                   -1/r              1
-exponential     e^r                         -exp(e^f)            (e^f - 1) exp(e^f)  -r e^r            r^2 e^r
-win             r log r + (2-r) log(2-r)    -f + log(2 - e^f)    -2 log(2 - e^f)     -2/(2-r)          2r/(2-r)
-power(a)        h'' = r^{a-1}               -e^{af} / a          e^{(1+a)f}/(1+a)    -r^a              r^{1+a}
-any h           h                           -h'(e^f)             e^f h'(e^f)-h(e^f)  -r h''(r)         r^2 h''(r)
-==============  ==========================  ===================  ==================  ================  ===============
+============= ======================== ================= ================== =========== ==========
+name          h(r)                     chosen_loss(f)    reference_loss(f)  d/df chosen reference
+============= ======================== ================= ================== =========== ==========
+LSIF          (r - 1)^2 / 2            -e^f              e^{2f} / 2         -r          r^2
+UKL           r log r - r              -f                e^f                -1          r
+BCE           r log r - (r+1) log(r+1) -log sigmoid(f)   -log sigmoid(-f)   -1/(1+r)    r/(1+r)
+Hellinger     2 (sqrt r - 1)^2         2 e^{-f/2}        2 e^{f/2}          -r^{-1/2}   r^{1/2}
+Itakura–Saito -log r                   e^{-f}            f                  -1/r        1
+exponential   e^r                      -exp(e^f)         (e^f - 1) exp(e^f) -r e^r      r^2 e^r
+win           r log r + (2-r) log(2-r) -f + log(2 - e^f) -2 log(2 - e^f)    -2/(2-r)    2r/(2-r)
+power(a)      h'' = r^{a-1}            -e^{af} / a       e^{(1+a)f}/(1+a)   -r^a        r^{1+a}
+any h         h                        -h'(e^f)          e^f h'(e^f)-h(e^f) -r h''(r)   r^2 h''(r)
+============= ======================== ================= ================== =========== ==========
 
-(The named rows drop constants.)  The reference weight is always r times the chosen weight.  ``power(a)`` (Basu et al.,
-1998) runs through LSIF (a = 1), UKL (0), Hellinger (-1/2) and Itakura–Saito (-1); Hellinger's losses are AdaBoost's
-exponential loss at f/2; a ``mixture`` with positive weights is a generator that can be *learned*.
+(The named rows drop constants.)  The reference weight is always r times the chosen weight.
+``power(a)`` (Basu et al., 1998) runs through LSIF (a = 1), UKL (0), Hellinger (-1/2) and
+Itakura–Saito (-1); Hellinger's losses are AdaBoost's exponential loss at f/2; a ``mixture`` with
+positive weights is a generator that can be *learned*.
 
-**A departure from the formulas, on purpose.** e^{2f} overflows float32 at f = 45 and float64 at f = 355, and an
-infinite loss teaches nothing.  Where ``|f| > MAX_LOG_RATIO = 30`` (a ratio of 1e13), a loss that explodes continues along
-its tangent: value and slope stay finite, of the right sign and, below the bound, exactly the table's.  (The exponential
-generator explodes twice; its bound is r = 30.)
+**A departure from the formulas, on purpose.** e^{2f} overflows float32 at f = 45 and float64 at f =
+355, and an infinite loss teaches nothing.  Where ``|f| > MAX_LOG_RATIO = 30`` (a ratio of 1e13), a
+loss that explodes continues along its tangent: value and slope stay finite, of the right sign and,
+below the bound, exactly the table's.  (The exponential generator explodes twice; its bound is r =
+30.)
 
-``win`` knows that no ratio to the winners' law is above 2: with the repaired denominator it is -f_w - log(2 - e^{f_l}), the
-log-likelihood of "y_w won", r/2, and "y_l lost", 1 - r/2 (THEORY §12.3).  Beyond r = 1.99 losses go on along their tangent,
-with 199 times the slope that a win pulls with, and a win pulls less and less, from r = 2 on not at all: no chance is above 1.
-(A response that never lost in the data has nothing else to hold it: the sum over all responses would push it to any ratio.)
+``win`` knows that no ratio to the winners' law is above 2: with the repaired denominator it is -f_w
+- log(2 - e^{f_l}), the log-likelihood of "y_w won", r/2, and "y_l lost", 1 - r/2 (THEORY §12.3).
+Beyond r = 1.99 losses go on along their tangent, with 199 times the slope that a win pulls with,
+and a win pulls less and less, from r = 2 on not at all: no chance is above 1. (A response that
+never lost in the data has nothing else to hold it: the sum over all responses would push it to any
+ratio.)
 """
 
 from __future__ import annotations
@@ -85,7 +90,9 @@ def _inside(f: Tensor, power: float) -> Tensor:
 
 
 def _bound(power: float) -> float:
-    """The |f| at which e^{power f} is continued along its tangent: 30, sooner for |power| > 2, so that float32 holds it."""
+    """The |f| at which e^{power f} is continued along its tangent: 30, sooner for |power| > 2, so
+    that float32 holds it.
+    """
     return MAX_LOG_RATIO * min(1.0, 2 / abs(power))
 
 
@@ -104,7 +111,9 @@ def _growth(f: Tensor, power: float) -> Tensor:
 
 
 def _with_tangents(loss: Function, upper: float = MAX_LOG_RATIO) -> Function:
-    """``loss`` continued along its tangents below -MAX_LOG_RATIO and above ``upper``; slopes by autodiff."""
+    """``loss`` continued along its tangents below -MAX_LOG_RATIO and above ``upper``; slopes by
+    autodiff.
+    """
 
     def extended(f: Tensor) -> Tensor:
         inside = f.clamp(-MAX_LOG_RATIO, upper)
@@ -115,7 +124,9 @@ def _with_tangents(loss: Function, upper: float = MAX_LOG_RATIO) -> Function:
 
 
 def _faded(f: Tensor, start: float, end: float) -> Tensor:
-    """What takes a slope of -1 to 0 from e^f = ``start`` to ``end``: its own slope is 0 before, linear in e^f, 1 after."""
+    """What takes a slope of -1 to 0 from e^f = ``start`` to ``end``: its own slope is 0 before,
+    linear in e^f, 1 after.
+    """
     u = f.clamp(math.log(start), math.log(end))
     between = torch.exp(u) - start - start * (u - math.log(start))
     return between / (end - start) + (f - math.log(end)).clamp(min=0)
@@ -123,9 +134,11 @@ def _faded(f: Tensor, start: float, end: float) -> Tensor:
 
 @dataclass(frozen=True)
 class Generator:
-    """A convex h and the two losses it generates.  All functions take and return tensors of one shape.
+    """A convex h and the two losses it generates.  All functions take and return tensors of one
+    shape.
 
-    Construction checks that h' increases on a grid of r from 1e-4 to 1e4 (or ``max_ratio``); InputError if not.
+    Construction checks that h' increases on a grid of r from 1e-4 to 1e4 (or ``max_ratio``);
+    InputError if not.
 
     >>> f = torch.tensor([0.0, 1.0])
     >>> LSIF.chosen_loss(f), LSIF.reference_loss(f)
@@ -144,25 +157,36 @@ class Generator:
         slopes = self.dh(grid)
         if not slopes.isfinite().all():
             where = grid[~slopes.isfinite()][0].item()
-            raise InputError(f"generator {self.name!r}: h' is not finite at r = {where:.4g}: h must be smooth on r > 0")
+            raise InputError(
+                f"generator {self.name!r}: h' is not finite at r = {where:.4g}: h must be smooth "
+                "on r > 0"
+            )
         rising = slopes.diff() > 0
         if not rising.all():
             where = grid[:-1][~rising][0].item()
-            raise InputError(f"generator {self.name!r}: h is not strictly convex near r = {where:.4g}: h' must increase")
+            raise InputError(
+                f"generator {self.name!r}: h is not strictly convex near r = {where:.4g}: h' "
+                "must increase"
+            )
 
     @classmethod
-    def from_function(cls, h: Function, name: str = "custom", max_ratio: float = math.exp(MAX_LOG_RATIO)) -> Generator:
-        """A generator from h alone, a strictly convex elementwise function of torch tensors on r > 0.
+    def from_function(
+        cls, h: Function, name: str = "custom", max_ratio: float = math.exp(MAX_LOG_RATIO)
+    ) -> Generator:
+        """A generator from h alone, a strictly convex elementwise function of torch tensors on r >
+        0.
 
-        ``max_ratio``: where h itself would overflow, the r beyond which the losses go on along their tangents.
+        ``max_ratio``: where h itself would overflow, the r beyond which the losses go on along
+        their tangents.
 
         >>> burg = Generator.from_function(lambda r: -r.log(), name="itakura-saito")
-        >>> burg.reference_loss(torch.tensor([0.5]))   # r h' - h = -1 + log r = f - 1
+        >>> burg.reference_loss(torch.tensor([0.5]))  # r h' - h = -1 + log r = f - 1
         tensor([-0.5000])
         >>> Generator.from_function(lambda r: -(r**2))
         Traceback (most recent call last):
         ...
-        dil_tutorial.errors.InputError: generator 'custom': h is not strictly convex near r = 0.0001: h' must increase
+        dil_tutorial.errors.InputError: generator 'custom': h is not strictly convex near r =
+            0.0001: h' must increase
         """
 
         def dh(r: Tensor) -> Tensor:
@@ -176,7 +200,14 @@ class Generator:
             return r * dh(r) - h(r)
 
         upper = math.log(max_ratio)
-        return cls(name, h, dh, _with_tangents(chosen_loss, upper), _with_tangents(reference_loss, upper), max_ratio)
+        return cls(
+            name,
+            h,
+            dh,
+            _with_tangents(chosen_loss, upper),
+            _with_tangents(reference_loss, upper),
+            max_ratio,
+        )
 
     def d2h(self, r: Tensor) -> Tensor:
         """h''(r) > 0, the curvature that weighs both gradients."""
@@ -191,7 +222,9 @@ class Generator:
         return (ref * self.bregman(r_true, r)).sum(-1)
 
     def ratio_loss(self, f: Tensor, chosen: Tensor, ref: Tensor) -> Tensor:
-        """L_h = E_chosen[chosen_loss] + E_ref[reference_loss], least at f = log(chosen/ref).  (..., Y) x 3 -> (...)."""
+        """L_h = E_chosen[chosen_loss] + E_ref[reference_loss], least at f = log(chosen/ref).  (...,
+        Y) x 3 -> (...).
+        """
         return (chosen * self.chosen_loss(f) + ref * self.reference_loss(f)).sum(-1)
 
 
@@ -206,7 +239,11 @@ LSIF = Generator(
 
 # Unnormalised KL (KLIEP): the chosen term is maximum likelihood.
 UKL = Generator(
-    name="ukl", h=lambda r: torch.xlogy(r, r) - r, dh=torch.log, chosen_loss=lambda f: -f, reference_loss=lambda f: _exp(f)
+    name="ukl",
+    h=lambda r: torch.xlogy(r, r) - r,
+    dh=torch.log,
+    chosen_loss=lambda f: -f,
+    reference_loss=lambda f: _exp(f),
 )
 
 # Binary cross-entropy: logistic regression of chosen against reference; both weights are bounded.
@@ -227,7 +264,8 @@ HELLINGER = Generator(
     reference_loss=lambda f: 2 * _exp(f, 0.5),
 )
 
-# Itakura–Saito: every reference sample weighs the same; small ratios of chosen responses weigh most.
+# Itakura–Saito: every reference sample weighs the same; small ratios of chosen responses weigh
+# most.
 ITAKURA_SAITO = Generator(
     name="itakura-saito",
     h=lambda r: -torch.log(r),
@@ -236,7 +274,8 @@ ITAKURA_SAITO = Generator(
     reference_loss=lambda f: f,
 )
 
-# Brier: the squared error of sigmoid(f) as the chance that a response is a chosen one; both weights vanish far out.
+# Brier: the squared error of sigmoid(f) as the chance that a response is a chosen one; both weights
+# vanish far out.
 BRIER = Generator(
     name="brier",
     h=lambda r: -r / (1 + r),
@@ -245,17 +284,21 @@ BRIER = Generator(
     reference_loss=lambda f: torch.sigmoid(f) ** 2,
 )
 
-# Exponential: h'' grows, so large ratios rule; the published denominator may have several optima (toy.optima).
+# Exponential: h'' grows, so large ratios rule; the published denominator may have several optima
+# (toy.optima).
 EXPONENTIAL = Generator(
     name="exponential",
     h=torch.exp,
     dh=torch.exp,
     chosen_loss=_with_tangents(lambda f: -torch.exp(torch.exp(f)), upper=math.log(30)),
-    reference_loss=_with_tangents(lambda f: (torch.exp(f) - 1) * torch.exp(torch.exp(f)), upper=math.log(30)),
+    reference_loss=_with_tangents(
+        lambda f: (torch.exp(f) - 1) * torch.exp(torch.exp(f)), upper=math.log(30)
+    ),
     max_ratio=30.0,
 )
 
-# The likelihood of the labels: r/2 is the chance that a response wins against one of pi_ref.  Defined for r < 2.
+# The likelihood of the labels: r/2 is the chance that a response wins against one of pi_ref.
+# Defined for r < 2.
 _WON, _LOST = (
     _with_tangents(loss, upper=math.log(1.99))
     for loss in (
@@ -272,17 +315,21 @@ WIN = Generator(
     max_ratio=1.99,
 )
 
-GENERATORS: dict[str, Generator] = {g.name: g for g in (LSIF, UKL, BCE, HELLINGER, ITAKURA_SAITO, BRIER, EXPONENTIAL, WIN)}
+GENERATORS: dict[str, Generator] = {
+    g.name: g for g in (LSIF, UKL, BCE, HELLINGER, ITAKURA_SAITO, BRIER, EXPONENTIAL, WIN)
+}
 PUBLISHED = ("lsif", "ukl", "bce")  # the paper's three
 
 
 def power(a: float) -> Generator:
-    """The power (Basu) generator, h''(r) = r^{a-1}, for any real a: LSIF 1, UKL 0, Hellinger -1/2, Itakura–Saito -1.
+    """The power (Basu) generator, h''(r) = r^{a-1}, for any real a: LSIF 1, UKL 0, Hellinger -1/2,
+    Itakura–Saito -1.
 
-    h = r h' - (r^{1+a} - 1)/(1+a) with h' = (r^a - 1)/a, so that h(1) = h'(1) = 0; the limits a = 0, -1 are exact.
+    h = r h' - (r^{1+a} - 1)/(1+a) with h' = (r^a - 1)/a, so that h(1) = h'(1) = 0; the limits a =
+    0, -1 are exact.
 
     >>> f = torch.tensor([0.0, 1.0])
-    >>> derivative(power(0.5).chosen_loss, f)     # -r^a
+    >>> derivative(power(0.5).chosen_loss, f)  # -r^a
     tensor([-1.0000, -1.6487])
     """
     if not math.isfinite(a):
@@ -298,27 +345,37 @@ def power(a: float) -> Generator:
 
 
 def mixture(weights: Mapping[str, float]) -> Generator:
-    """sum_k weight_k h_k of named generators: convex for any weights >= 0, and linear in them, so it can be learned.
+    """sum_k weight_k h_k of named generators: convex for any weights >= 0, and linear in them, so
+    it can be learned.
 
     >>> mixture({"lsif": 0.5, "ukl": 0.5}).chosen_loss(torch.tensor([0.0]))
     tensor([-0.5000])
     """
     if not weights or min(weights.values()) < 0 or not 0 < sum(weights.values()) < math.inf:
-        raise InputError(f"generator mixture({dict(weights)}): give weights of at least 0 and a positive sum")
+        raise InputError(
+            f"generator mixture({dict(weights)}): give weights of at least 0 and a positive sum"
+        )
     parts = [(weight, get_generator(name)) for name, weight in weights.items() if weight > 0]
 
     def mixed(which: str) -> Function:
-        return lambda x: sum((weight * getattr(gen, which)(x) for weight, gen in parts), torch.zeros_like(x))
+        return lambda x: sum(
+            (weight * getattr(gen, which)(x) for weight, gen in parts), torch.zeros_like(x)
+        )
 
     name = " + ".join(f"{weight:.3g} {gen.name}" for weight, gen in parts)
     return Generator(
-        name, mixed("h"), mixed("dh"), mixed("chosen_loss"), mixed("reference_loss"),
+        name,
+        mixed("h"),
+        mixed("dh"),
+        mixed("chosen_loss"),
+        mixed("reference_loss"),
         max_ratio=min(gen.max_ratio for _, gen in parts),
-    )  # fmt: skip
+    )
 
 
 def get_generator(generator: str | Generator) -> Generator:
-    """A generator by name, "power(a)" for any number a, a sum as "lsif+ukl", or the generator itself.
+    """A generator by name, "power(a)" for any number a, a sum as "lsif+ukl", or the generator
+    itself.
 
     >>> get_generator("ukl") is UKL, get_generator("lsif+ukl").name
     (True, '1 lsif + 1 ukl')
@@ -331,7 +388,10 @@ def get_generator(generator: str | Generator) -> Generator:
         try:
             return power(float(number.group(1)))
         except ValueError:
-            raise InputError(f"generator {generator!r}: {number.group(1)!r} is not a number: give e.g. power(0.5)") from None
+            raise InputError(
+                f"generator {generator!r}: {number.group(1)!r} is not a number: give e.g. "
+                "power(0.5)"
+            ) from None
     if "+" in generator:
         return mixture({part.strip(): 1.0 for part in generator.split("+")})
     if generator not in GENERATORS:

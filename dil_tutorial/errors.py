@@ -1,4 +1,6 @@
-"""The exceptions that a person sees: input to be mended, with the nearest-name hint that goes with it, and a run gone wrong."""
+"""The exceptions that a person sees: input to be mended, with the nearest-name hint that goes with
+it, and a run gone wrong.
+"""
 
 import difflib
 from collections.abc import Iterable
@@ -12,7 +14,9 @@ class InputError(ValueError):
 
 
 class Diverged(RuntimeError):
-    """A run whose numbers are no longer finite: the command line prints this line and exits with status 1."""
+    """A run whose numbers are no longer finite: the command line prints this line and exits with
+    status 1.
+    """
 
 
 def unknown_name(what: str, name: object, choices: Iterable[str]) -> InputError:
@@ -25,7 +29,8 @@ def unknown_name(what: str, name: object, choices: Iterable[str]) -> InputError:
     """
     known = sorted(choices)
     near = difflib.get_close_matches(str(name).lower(), known, n=3, cutoff=0.6)
-    near.sort(key=lambda choice: sorted(choice) != sorted(str(name).lower()))  # two letters exchanged are the likeliest slip
+    # two letters exchanged are the likeliest slip
+    near.sort(key=lambda choice: sorted(choice) != sorted(str(name).lower()))
     hint = f": did you mean '{near[0]}'?" if near else ":"
     if not near or len(known) <= 12:  # a long list helps only someone who is far off
         hint += f" Known: {', '.join(known)}"

@@ -29,7 +29,8 @@ ATOL = 1e-8  # how far a row may be from summing to one, and P + P^T from one: r
 
 
 def check_policy(policy: Tensor, name: str = "ref") -> Tensor:
-    """Return ``policy`` (..., Y) if every row is a probability distribution; raise InputError if not.
+    """Return ``policy`` (..., Y) if every row is a probability distribution; raise InputError if
+    not.
 
     >>> check_policy(torch.tensor([0.5, 0.4]))
     Traceback (most recent call last):
@@ -37,16 +38,29 @@ def check_policy(policy: Tensor, name: str = "ref") -> Tensor:
     dil_tutorial.errors.InputError: ref: row 0 sums to 0.9, not 1: divide the row by its sum
     """
     if policy.ndim == 0 or policy.shape[-1] == 0:
-        raise InputError(f"{name}: shape {tuple(policy.shape)} holds no responses: give shape (..., Y)")
+        raise InputError(
+            f"{name}: shape {tuple(policy.shape)} holds no responses: give shape (..., Y)"
+        )
     rows = policy.reshape(-1, policy.shape[-1])
-    broken, negative, off = ~rows.isfinite().all(1), (rows < 0).any(1), (rows.sum(1) - 1).abs() > ATOL
+    broken, negative, off = (
+        ~rows.isfinite().all(1),
+        (rows < 0).any(1),
+        (rows.sum(1) - 1).abs() > ATOL,
+    )
     if (bad := broken | negative | off).any():
         i = int(bad.nonzero()[0])
         if broken[i]:
-            raise InputError(f"{name}: row {i} holds NaN or infinity: every entry must be a finite number")
+            raise InputError(
+                f"{name}: row {i} holds NaN or infinity: every entry must be a finite number"
+            )
         if negative[i]:
-            raise InputError(f"{name}: row {i} holds {rows[i].min().item():.6g}: probabilities cannot be negative")
-        raise InputError(f"{name}: row {i} sums to {rows[i].sum().item():.6g}, not 1: divide the row by its sum")
+            raise InputError(
+                f"{name}: row {i} holds {rows[i].min().item():.6g}: probabilities cannot be "
+                "negative"
+            )
+        raise InputError(
+            f"{name}: row {i} sums to {rows[i].sum().item():.6g}, not 1: divide the row by its sum"
+        )
     return policy
 
 
@@ -59,10 +73,13 @@ def check_preference(preference: Tensor, name: str = "preference") -> Tensor:
     >>> check_preference(torch.tensor([[0.5, 0.8], [0.8, 0.5]]))
     Traceback (most recent call last):
     ...
-    dil_tutorial.errors.InputError: preference: P[0,1] + P[1,0] = 1.6, not 1: set P[1,0] = 1 - P[0,1] (and 1/2 on the diagonal)
+    dil_tutorial.errors.InputError: preference: P[0,1] + P[1,0] = 1.6, not 1: set P[1,0] = 1 -
+        P[0,1] (and 1/2 on the diagonal)
     """
     if preference.ndim < 2 or preference.shape[-1] != preference.shape[-2]:
-        raise InputError(f"{name}: shape {tuple(preference.shape)} is not square: give shape (..., Y, Y)")
+        raise InputError(
+            f"{name}: shape {tuple(preference.shape)} is not square: give shape (..., Y, Y)"
+        )
     if not preference.isfinite().all():
         raise InputError(f"{name}: holds NaN or infinity: every entry must be a probability")
     if ((preference < 0) | (preference > 1)).any():
@@ -72,7 +89,8 @@ def check_preference(preference: Tensor, name: str = "preference") -> Tensor:
         *_, i, j = (int(k) for k in torch.unravel_index(gap.argmax(), gap.shape))
         total = (preference + preference.mT).flatten()[gap.argmax()].item()
         raise InputError(
-            f"{name}: P[{i},{j}] + P[{j},{i}] = {total:.6g}, not 1: set P[{j},{i}] = 1 - P[{i},{j}] (and 1/2 on the diagonal)"
+            f"{name}: P[{i},{j}] + P[{j},{i}] = {total:.6g}, not 1: set P[{j},{i}] = 1 - "
+            f"P[{i},{j}] (and 1/2 on the diagonal)"
         )
     return preference
 
@@ -88,7 +106,8 @@ def bradley_terry(reward: Tensor) -> Tensor:
 
 
 def hard_labels(reward: Tensor) -> Tensor:
-    """P(y > y') in {0, 1/2, 1}: the higher reward always wins, a tie is a fair coin.  (..., Y) -> (..., Y, Y).
+    """P(y > y') in {0, 1/2, 1}: the higher reward always wins, a tie is a fair coin.  (..., Y) ->
+    (..., Y, Y).
 
     >>> hard_labels(torch.tensor([0.0, 1.0]))
     tensor([[0.5000, 0.0000],
@@ -107,7 +126,8 @@ def win_rate(ref: Tensor, preference: Tensor) -> Tensor:
 
 
 def win_rate_of_reward(ref: Tensor, reward: Tensor, hard: bool = False) -> Tensor:
-    """``win_rate`` for Bradley–Terry or ``hard`` labels straight from the reward: no Y x Y table in memory.  (..., Y).
+    """``win_rate`` for Bradley–Terry or ``hard`` labels straight from the reward: no Y x Y table in
+    memory.  (..., Y).
 
     Bradley–Terry sums sigmoid(R - R') over chunks of responses, hard labels sort.
 
@@ -118,21 +138,27 @@ def win_rate_of_reward(ref: Tensor, reward: Tensor, hard: bool = False) -> Tenso
         below, tied = mass_below_and_tied(ref, reward)
         return below + tied / 2
     rows = max(1, CHUNK // max(1, reward.numel()))
-    parts = [torch.sigmoid(r.unsqueeze(-1) - reward.unsqueeze(-2)) @ ref.unsqueeze(-1) for r in reward.split(rows, -1)]
+    parts = [
+        torch.sigmoid(r.unsqueeze(-1) - reward.unsqueeze(-2)) @ ref.unsqueeze(-1)
+        for r in reward.split(rows, -1)
+    ]
     return torch.cat(parts, -2).squeeze(-1)
 
 
 def mass_below_and_tied(ref: Tensor, reward: Tensor) -> tuple[Tensor, Tensor]:
-    """For each y the reference's mass of lower and of equal rewards (y's own included), by sorting.  Two of (..., Y).
+    """For each y the reference's mass of lower and of equal rewards (y's own included), by sorting.
+    Two of (..., Y).
 
     >>> mass_below_and_tied(torch.tensor([0.2, 0.3, 0.5]), torch.tensor([1.0, 0.0, 1.0]))
     (tensor([0.3000, 0.0000, 0.3000]), tensor([0.7000, 0.3000, 0.7000]))
     """
     ref, reward = torch.broadcast_tensors(ref, reward)
     ascending, order = reward.sort(-1)
-    group = F.pad((ascending.diff(dim=-1) > 0).long(), (1, 0)).cumsum(-1)  # responses of one reward, numbered from 0
+    # responses of one reward, numbered from 0
+    group = F.pad((ascending.diff(dim=-1) > 0).long(), (1, 0)).cumsum(-1)
     mass = torch.zeros_like(ref).scatter_add(-1, group, ref.gather(-1, order))  # of each group
-    below = F.pad(mass.cumsum(-1)[..., :-1], (1, 0))  # of the groups before it: no difference, so nothing cancels
+    # of the groups before it: no difference, so nothing cancels
+    below = F.pad(mass.cumsum(-1)[..., :-1], (1, 0))
     back = order.argsort(-1)
     return below.gather(-1, group).gather(-1, back), mass.gather(-1, group).gather(-1, back)
 
@@ -147,7 +173,8 @@ def advantage(ref: Tensor, preference: Tensor) -> Tensor:
 
 
 def pi_chosen(ref: Tensor, preference: Tensor) -> Tensor:
-    """The law of the winners (paper §4.1, THEORY §1.1): pi_chosen = 2 pi_ref w = pi_ref (1 + t).  (..., Y).
+    """The law of the winners (paper §4.1, THEORY §1.1): pi_chosen = 2 pi_ref w = pi_ref (1 + t).
+    (..., Y).
 
     >>> pi_chosen(torch.tensor([0.9, 0.1]), hard_labels(torch.tensor([0.0, 1.0])))
     tensor([0.8100, 0.1900])
@@ -156,12 +183,14 @@ def pi_chosen(ref: Tensor, preference: Tensor) -> Tensor:
 
 
 def pi_rejected(ref: Tensor, preference: Tensor) -> Tensor:
-    """The law of the losers (THEORY §1.1): pi_rejected = 2 pi_ref (1 - w) = pi_ref (1 - t).  (..., Y).
+    """The law of the losers (THEORY §1.1): pi_rejected = 2 pi_ref (1 - w) = pi_ref (1 - t).  (...,
+    Y).
 
     >>> pi_rejected(torch.tensor([0.9, 0.1]), hard_labels(torch.tensor([0.0, 1.0])))
     tensor([0.9900, 0.0100])
     """
-    return 2 * ref * win_rate(ref, preference.mT)  # a loss of y is a win of y': 1 - P = P^T, exact where w -> 1
+    # a loss of y is a win of y': 1 - P = P^T, exact where w -> 1
+    return 2 * ref * win_rate(ref, preference.mT)
 
 
 def pair_law(ref: Tensor, preference: Tensor) -> Tensor:
@@ -174,8 +203,11 @@ def pair_law(ref: Tensor, preference: Tensor) -> Tensor:
     return 2 * ref.unsqueeze(-1) * ref.unsqueeze(-2) * preference
 
 
-def sample_pairs(ref: Tensor, preference: Tensor, pairs: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw ``pairs`` labelled pairs a prompt: (X, Y), (X, Y, Y) -> indices y_w, y_l, each (X, pairs).
+def sample_pairs(
+    ref: Tensor, preference: Tensor, pairs: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw ``pairs`` labelled pairs a prompt: (X, Y), (X, Y, Y) -> indices y_w, y_l, each (X,
+    pairs).
 
     Done as the data are really made: two independent draws from pi_ref, then the label.
 
@@ -193,7 +225,8 @@ def sample_pairs(ref: Tensor, preference: Tensor, pairs: int, generator: torch.G
 
 
 def best_of_n(ref: Tensor, reward: Tensor, n: int) -> Tensor:
-    """The exact law of the best of ``n`` draws from pi_ref, ties shared as pi_ref shares them.  (..., Y).
+    """The exact law of the best of ``n`` draws from pi_ref, ties shared as pi_ref shares them.
+    (..., Y).
 
     The best is at most R(y) with probability F(y)^n, F the reference's distribution function of R.
 
@@ -201,7 +234,10 @@ def best_of_n(ref: Tensor, reward: Tensor, n: int) -> Tensor:
     tensor([0.2500, 0.7500])
     """
     below, tied = mass_below_and_tied(ref, reward)
-    # (below + tied)^n - below^n, without cancellation where tied is small, nor overflow where below is
+    # (below + tied)^n - below^n, without cancellation where tied is small, nor overflow where below
+    # is
     rest = torch.where(below > 0, below, 1.0)
-    tie_wins = (below + tied) ** n * torch.where(below > 0, -torch.expm1(-n * torch.log1p(tied / rest)), 1.0)
+    tie_wins = (below + tied) ** n * torch.where(
+        below > 0, -torch.expm1(-n * torch.log1p(tied / rest)), 1.0
+    )
     return torch.where(ref > 0, ref * tie_wins / torch.where(tied > 0, tied, 1.0), 0.0)

@@ -1,8 +1,9 @@
 r"""RLHF is imitation of an energy-based model (paper §4.1).
 
-Two facts carry this page.  The Gibbs identity turns KL-regularised reward maximisation into a reverse-KL
-projection, ``J(pi*) - J(pi) = beta KL(pi || pi*)``.  And fitting the reward of an energy-based model to the
-winners is a forward-KL projection.  Shapes are (..., Y): prompts lead, responses last; everything is in nats.
+Two facts carry this page.  The Gibbs identity turns KL-regularised reward maximisation into a
+reverse-KL projection, ``J(pi*) - J(pi) = beta KL(pi || pi*)``.  And fitting the reward of an
+energy-based model to the winners is a forward-KL projection.  Shapes are (..., Y): prompts lead,
+responses last; everything is in nats.
 """
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor
 def kl(p: Tensor, q: Tensor) -> Tensor:
     """KL(p || q) = sum_y p log(p/q) over the last dimension, in nats.  (..., Y), (..., Y) -> (...).
 
-    0 log 0 is 0; the result is infinite where p > 0 = q.  "Forward" and "reverse" are about which argument
-    is being learned: ``kl(target, policy)`` is forward (mass-covering), ``kl(policy, target)`` reverse (mode-seeking).
+    0 log 0 is 0; the result is infinite where p > 0 = q.  "Forward" and "reverse" are about which
+    argument is being learned: ``kl(target, policy)`` is forward (mass-covering), ``kl(policy,
+    target)`` reverse (mode-seeking).
 
     >>> kl(torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.5]))
     tensor(0.6931)
@@ -22,7 +24,8 @@ def kl(p: Tensor, q: Tensor) -> Tensor:
 
 
 def log_partition(ref: Tensor, energy: Tensor) -> Tensor:
-    """log Z = log E_{pi_ref} exp(energy), stable for any size of energy.  (..., Y), (..., Y) -> (...).
+    """log Z = log E_{pi_ref} exp(energy), stable for any size of energy.  (..., Y), (..., Y) ->
+    (...).
 
     >>> log_partition(torch.tensor([0.5, 0.5]), torch.tensor([1e4, 1e4]))
     tensor(10000.)
@@ -40,7 +43,8 @@ def tilt(ref: Tensor, energy: Tensor) -> Tensor:
 
 
 def rlhf_objective(policy: Tensor, ref: Tensor, reward: Tensor, beta: float) -> Tensor:
-    """J(pi) = E_pi R - beta KL(pi || pi_ref), what RLHF maximises (paper §3).  (..., Y) x 3 -> (...).
+    """J(pi) = E_pi R - beta KL(pi || pi_ref), what RLHF maximises (paper §3).  (..., Y) x 3 ->
+    (...).
 
     >>> ref, reward = torch.tensor([0.5, 0.5]), torch.tensor([0.0, 1.0])
     >>> rlhf_objective(ref, ref, reward, beta=1.0)
@@ -50,7 +54,8 @@ def rlhf_objective(policy: Tensor, ref: Tensor, reward: Tensor, beta: float) -> 
 
 
 def rlhf_optimum(ref: Tensor, reward: Tensor, beta: float | Tensor) -> Tensor:
-    """pi* = pi_ref exp(R/beta) / Z, the maximiser of J (Gibbs, THEORY §2.1).  (..., Y); a beta for each prompt is (..., 1).
+    """pi* = pi_ref exp(R/beta) / Z, the maximiser of J (Gibbs, THEORY §2.1).  (..., Y); a beta for
+    each prompt is (..., 1).
 
     >>> rlhf_optimum(torch.tensor([0.5, 0.5]), torch.tensor([0.0, 1.0]), beta=1.0)
     tensor([0.2689, 0.7311])
@@ -59,13 +64,16 @@ def rlhf_optimum(ref: Tensor, reward: Tensor, beta: float | Tensor) -> Tensor:
 
 
 def imitation_loss(target: Tensor, ref: Tensor, energy: Tensor) -> Tensor:
-    """-E_target R_phi + log E_{pi_ref} exp(R_phi): forward-KL imitation of ``target`` by an EBM (paper §4.1).
+    """-E_target R_phi + log E_{pi_ref} exp(R_phi): forward-KL imitation of ``target`` by an EBM
+    (paper §4.1).
 
     Equals KL(target || pi_phi) up to KL(target || pi_ref), which phi cannot change; least at
     R_phi = log(target/pi_ref) + c.  (..., Y) x 3 -> (...).
 
     >>> target, ref = torch.tensor([0.25, 0.75]), torch.tensor([0.5, 0.5])
-    >>> imitation_loss(target, ref, torch.zeros(2)) - imitation_loss(target, ref, (target / ref).log())
+    >>> imitation_loss(target, ref, torch.zeros(2)) - imitation_loss(
+    ...     target, ref, (target / ref).log()
+    ... )
     tensor(0.1308)
     """
     return log_partition(ref, energy) - (target * energy).sum(-1)

@@ -14,10 +14,16 @@ DIL = Path(sys.executable).with_name("dil")
 
 
 def dil(*arguments):
-    """The command in this process (importing transformers anew for each case would take minutes)."""
+    """The command in this process (importing transformers anew for each case would take
+    minutes).
+    """
     command, out, err = ["dil", *map(str, arguments)], io.StringIO(), io.StringIO()
     status = 0
-    with mock.patch("sys.argv", command), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+    with (
+        mock.patch("sys.argv", command),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
         try:
             cli.main()
         except SystemExit as end:
@@ -30,7 +36,9 @@ def dil_process(*arguments):
 
 
 def hear_ctrl_c():
-    """For ``preexec_fn``: a script that runs the tests with & makes all that they start deaf to Ctrl-C; a terminal does not."""
+    """For ``preexec_fn``: a script that runs the tests with & makes all that they start deaf to
+    Ctrl-C; a terminal does not.
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

@@ -8,7 +8,8 @@ import os
 import shutil
 from pathlib import Path
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores; processes that they start (kernels, dil) inherit the share
+# workers share the cores; processes that they start (kernels, dil) inherit the share
+if "PYTEST_XDIST_WORKER" in os.environ:
     share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
 
@@ -16,17 +17,26 @@ import pytest
 import torch
 from hypothesis import settings
 
-settings.register_profile("tutorial", deadline=None, derandomize=True)  # a busy machine is no failure; runs repeat
-settings.register_profile("another-seed", deadline=None, database=None)  # with --hypothesis-seed: see portability.py
+# a busy machine is no failure; runs repeat
+settings.register_profile("tutorial", deadline=None, derandomize=True)
+# with --hypothesis-seed: see portability.py
+settings.register_profile("another-seed", deadline=None, database=None)
 settings.load_profile("tutorial")
 if "OMP_NUM_THREADS" in os.environ:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
-# The files that take longest begin first, so that no worker is left alone with one of them at the end.
+# The files that take longest begin first, so that no worker is left alone with one of them at the
+# end.
 LONGEST = [
-    "test_book", "test_known_truth", "test_gpu", "test_experiment", "test_course", "test_train_cli", "10_known_truth",
+    "test_book",
+    "test_known_truth",
+    "test_gpu",
+    "test_experiment",
+    "test_course",
+    "test_train_cli",
+    "10_known_truth",
     "test_llm",
-]  # fmt: skip
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,7 +45,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Trainer collects garbage after each run: what imports made is none, and to walk through it takes a third of a second."""
+    """Trainer collects garbage after each run: what imports made is none, and to walk through it
+    takes a third of a second.
+    """
     gc.freeze()
 
 
@@ -47,13 +59,17 @@ CHAT_TEMPLATE = (
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A two-layer Llama with random weights and a byte-level BPE tokenizer trained on the tutorial's own pairs."""
+    """A two-layer Llama with random weights and a byte-level BPE tokenizer trained on the
+    tutorial's own pairs.
+    """
     return make_model(tmp_path_factory.mktemp("tiny-model"), hidden_size=32)
 
 
 @pytest.fixture(scope="session")
 def wider_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same with 128 numbers a token: 4-bit weights come in blocks of 64, and bitsandbytes wants whole ones in a row."""
+    """The same with 128 numbers a token: 4-bit weights come in blocks of 64, and bitsandbytes wants
+    whole ones in a row.
+    """
     return make_model(tmp_path_factory.mktemp("wider-model"), hidden_size=128)
 
 
@@ -84,13 +100,19 @@ def make_model(folder: Path, hidden_size: int) -> Path:
 
 @pytest.fixture
 def write(tmp_path: Path):
-    """write(name, content): a file in a fresh folder; content is text, or anything JSON can hold, or a list of rows."""
+    """write(name, content): a file in a fresh folder; content is text, or anything JSON can hold,
+    or a list of rows.
+    """
 
     def writer(name: str, content: object) -> Path:
         path = tmp_path / name
         if isinstance(content, list) and name.endswith(".jsonl"):
-            content = "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in content)
-        path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+            content = "".join(
+                (row if isinstance(row, str) else json.dumps(row)) + "\n" for row in content
+            )
+        path.write_text(
+            content if isinstance(content, str) else json.dumps(content), encoding="utf-8"
+        )
         return path
 
     return writer
@@ -100,14 +122,22 @@ def write(tmp_path: Path):
 def browser():
     """Chromium, driven by playwright."""
     sync_api = pytest.importorskip(
-        "playwright.sync_api", reason="browser tests need the browser extra: make test-all installs it"
+        "playwright.sync_api",
+        reason="browser tests need the browser extra: make test-all installs it",
     )
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    chromium = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if not chromium:
         pytest.skip(
-            "no chromium on this machine: install it (Debian, Ubuntu: apt install chromium; macOS: brew install chromium)"
+            "no chromium on this machine: install it (Debian, Ubuntu: apt install chromium; "
+            "macOS: brew install chromium)"
         )
     with sync_api.sync_playwright() as play:
-        launched = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        launched = play.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
         yield launched
         launched.close()

@@ -20,7 +20,8 @@ def test_commands_and_options_exist():
             command, *rest = line.split()
             assert re.search(rf"│ {command}\s", known), f"{page.name}: dil {command}"
             options = {word for word in rest if word.startswith("--")}
-            nested = command in ("experiment", "bench", "course")  # commands of their own below them
+            # commands of their own below them
+            nested = command in ("experiment", "bench", "course")
             shown = dil(command, *rest[:nested], "--help").stdout
             assert all(option in shown for option in options), f"{page.name}: dil {line}"
 
@@ -39,7 +40,9 @@ def test_files_exist():
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             if target.startswith("generated/") or target.startswith("../"):
                 continue
-            assert (page.parent / target.replace("_static/", "assets/")).exists(), f"{page.name}: {target}"
+            assert (page.parent / target.replace("_static/", "assets/")).exists(), (
+                f"{page.name}: {target}"
+            )
 
 
 def test_python_in_the_readme_runs():
@@ -49,8 +52,12 @@ def test_python_in_the_readme_runs():
         subprocess.run([sys.executable, "-c", block], check=True, timeout=120)
 
 
-@pytest.mark.parametrize("stem", sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.py")))
+@pytest.mark.parametrize(
+    "stem", sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.py"))
+)
 def test_notebooks_and_their_percent_scripts_say_the_same(stem):
     jupytext = pytest.importorskip("jupytext")
-    notebook, script = (jupytext.read(ROOT / "notebooks" / f"{stem}.{kind}") for kind in ("ipynb", "py"))
+    notebook, script = (
+        jupytext.read(ROOT / "notebooks" / f"{stem}.{kind}") for kind in ("ipynb", "py")
+    )
     assert [cell.source for cell in notebook.cells] == [cell.source for cell in script.cells]

@@ -4,8 +4,9 @@ From n pairs a prompt a loss ends, to first order, at
 
     E KL(pi_hat || target) = KL(end || target) + cost (Y - 1)/(2 n),
 
-``cost`` the ``error`` of ``toy.efficiency`` (SFT's is 1).  ``pairs_needed`` solves it for n.  Prompts that share parameters
-share pairs, too: ``over_prompts`` says what a prompt more is worth beside a pair more.
+``cost`` the ``error`` of ``toy.efficiency`` (SFT's is 1).  ``pairs_needed`` solves it for n.
+Prompts that share parameters share pairs, too: ``over_prompts`` says what a prompt more is worth
+beside a pair more.
 """
 
 from collections.abc import Callable
@@ -29,19 +30,30 @@ def pairs_needed(
     soft: bool = False,  # labels that are probabilities
     policy: Tensor | None = None,  # (X, Y), the loss's optimum, where it is known
 ) -> Tensor:
-    """Pairs for each prompt until ``loss`` is within ``error`` of the target; infinite where its bias alone is more.  (X,).
+    """Pairs for each prompt until ``loss`` is within ``error`` of the target; infinite where its
+    bias alone is more.  (X,).
 
     >>> from dil_tutorial.losses import make_loss
     >>> world = World.random([0])
-    >>> losses = [make_loss("sft"), make_loss("nca"), make_loss("dil", generator="bce", denominator="rejected")]
-    >>> torch.stack([pairs_needed(world, loss, 0.01) for loss in losses]).squeeze(1)  # NCA is repaired BCE
+    >>> losses = [
+    ...     make_loss("sft"),
+    ...     make_loss("nca"),
+    ...     make_loss("dil", generator="bce", denominator="rejected"),
+    ... ]
+    >>> torch.stack([pairs_needed(world, loss, 0.01) for loss in losses]).squeeze(
+    ...     1
+    ... )  # NCA is repaired BCE
     tensor([250.0000, 146.3629,      inf], dtype=torch.float64)
     """
     if error <= 0:
         raise InputError(f"error is {error:g}: give a KL above 0 nats")
     target = world.chosen if target is None else target
     end, covariance = efficiency.asymptotic(world, loss, policy=policy, soft=soft)
-    return solved(efficiency.error(target, covariance), error - kl(end, target).clamp(min=1e-12), world.ref.shape[1])
+    return solved(
+        efficiency.error(target, covariance),
+        error - kl(end, target).clamp(min=1e-12),
+        world.ref.shape[1],
+    )
 
 
 def solved(cost: Tensor, room: Tensor, responses: int) -> Tensor:
@@ -53,29 +65,49 @@ def solved(cost: Tensor, room: Tensor, responses: int) -> Tensor:
     return torch.where(room > 0, cost * (responses - 1) / (2 * room), torch.inf)
 
 
-def over_prompts(world: World, loss: Loss, f_of: Callable[[Tensor], Tensor], theta: Tensor) -> tuple[Tensor, Tensor]:
-    r"""What prompts and what pairs leave of noise in parameters ``theta`` (K,) that all prompts share: two (K, K).
+def over_prompts(
+    world: World, loss: Loss, f_of: Callable[[Tensor], Tensor], theta: Tensor
+) -> tuple[Tensor, Tensor]:
+    r"""What prompts and what pairs leave of noise in parameters ``theta`` (K,) that all prompts
+    share: two (K, K).
 
-    With X prompts drawn, m pairs at each, Cov(theta_hat) -> (between + within/m)/X: by the law of total variance the noise of
-    one pair's gradient is that of its prompt's mean gradient, and that around it.  ``f_of`` maps theta to log-ratios (X, Y) and
-    ``theta`` is the loss's optimum over all prompts of ``world``, each as likely.  Where the class holds every prompt's own
-    optimum, all mean gradients are zero, and so is ``between``: only the number of pairs X m counts.
+    With X prompts drawn, m pairs at each, Cov(theta_hat) -> (between + within/m)/X: by the law of
+    total variance the noise of one pair's gradient is that of its prompt's mean gradient, and that
+    around it.  ``f_of`` maps theta to log-ratios (X, Y) and ``theta`` is the loss's optimum over
+    all prompts of ``world``, each as likely.  Where the class holds every prompt's own optimum, all
+    mean gradients are zero, and so is ``between``: only the number of pairs X m counts.
 
     >>> from dil_tutorial.losses import make_loss
-    >>> world, feature = World.from_reward([[0.5, 0.5]] * 2, [[0.0, 1.0], [0.0, 3.0]]), torch.tensor([0.0, 1.0]).double()
-    >>> f_of = lambda theta: ((theta * feature).expand(2, 2) + world.ref.log()).log_softmax(1) - world.ref.log()
-    >>> theta = (world.chosen[:, 1].mean() / world.chosen[:, 0].mean()).log().view(1)  # one odds for two prompts
-    >>> [part.round(decimals=2).item() for part in over_prompts(world, make_loss("sft"), f_of, theta)]
+    >>> world, feature = (
+    ...     World.from_reward([[0.5, 0.5]] * 2, [[0.0, 1.0], [0.0, 3.0]]),
+    ...     torch.tensor([0.0, 1.0]).double(),
+    ... )
+    >>> f_of = lambda theta: (
+    ...     ((theta * feature).expand(2, 2) + world.ref.log()).log_softmax(1) - world.ref.log()
+    ... )
+    >>> theta = (
+    ...     (world.chosen[:, 1].mean() / world.chosen[:, 0].mean()).log().view(1)
+    ... )  # one odds for two prompts
+    >>> [
+    ...     part.round(decimals=2).item()
+    ...     for part in over_prompts(world, make_loss("sft"), f_of, theta)
+    ... ]
     [0.06, 4.47]
     """
     theta = theta.detach().requires_grad_()
     f = f_of(theta)  # (X, Y)
     losses = population_loss(world, loss, f)
-    means = torch.stack([torch.autograd.grad(part, theta, create_graph=True)[0] for part in losses])  # (X, K)
-    hessian = torch.stack([torch.autograd.grad(part, theta, retain_graph=True)[0] for part in means.mean(0)])
-    slopes = torch.stack([torch.autograd.grad(part, theta, retain_graph=True)[0] for part in f.flatten()])
+    # (X, K)
+    means = torch.stack([torch.autograd.grad(part, theta, create_graph=True)[0] for part in losses])
+    hessian = torch.stack(
+        [torch.autograd.grad(part, theta, retain_graph=True)[0] for part in means.mean(0)]
+    )
+    slopes = torch.stack(
+        [torch.autograd.grad(part, theta, retain_graph=True)[0] for part in f.flatten()]
+    )
     slopes = slopes.view(*f.shape, -1)  # d f/d theta, (X, Y, K)
-    noise = slopes.mT @ efficiency.pair_noise(world, loss, f.detach()) @ slopes  # E[g g^T | x], (X, K, K)
+    # E[g g^T | x], (X, K, K)
+    noise = slopes.mT @ efficiency.pair_noise(world, loss, f.detach()) @ slopes
     means = means.detach()
     between = means.T @ means / len(means)
     within = noise.mean(0) - between

@@ -1,8 +1,8 @@
 """Every loss that the tutorial compares, written down once, in ``catalogue.yaml``.
 
-A table, a legend and a results file call a loss by its label; so a label, and its colour, mean the same loss everywhere.  DIL's
-labels name the generator and what stands for pi_ref: the losers (published), losers and winners (repaired), fresh samples
-(reference).
+A table, a legend and a results file call a loss by its label; so a label, and its colour, mean the
+same loss everywhere.  DIL's labels name the generator and what stands for pi_ref: the losers
+(published), losers and winners (repaired), fresh samples (reference).
 """
 
 from dataclasses import dataclass
@@ -45,15 +45,26 @@ class Named:
     def described(self) -> str:
         """The label with the settings that are numbers, and the other name."""
         numbers = [(key, value) for key, value in self.settings.items() if isinstance(value, float)]
-        settings = [f"{SYMBOLS[key]} {'1/2' if value == 0.5 else f'{value:g}'}" for key, value in numbers]
+        settings = [
+            f"{SYMBOLS[key]} {'1/2' if value == 0.5 else f'{value:g}'}" for key, value in numbers
+        ]
         return ", ".join([self.label, *settings]) + (f" = {self.also}" if self.also else "")
 
 
 SYMBOLS = {
-    "beta": "β", "tau": "τ", "gamma": "γ", "delta": "δ", "weight": "weight", "sft_weight": "weight", "label_smoothing": "ε",
-    "alpha": "α", "eta": "η", "kl": "KL",
-}  # fmt: skip
-VARIANTS = {"rejected": "published", "mixture": "repaired", "reference": "reference"}  # a label's word for each denominator
+    "beta": "β",
+    "tau": "τ",
+    "gamma": "γ",
+    "delta": "δ",
+    "weight": "weight",
+    "sft_weight": "weight",
+    "label_smoothing": "ε",
+    "alpha": "α",
+    "eta": "η",
+    "kl": "KL",
+}
+# a label's word for each denominator
+VARIANTS = {"rejected": "published", "mixture": "repaired", "reference": "reference"}
 ROWS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 LOSSES: dict[str, Named] = {label: Named(label, **row) for label, row in ROWS.items()}
 

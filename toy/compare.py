@@ -1,9 +1,11 @@
-r"""Every loss side by side: its objective, where it ends, what it needs, how hard one pair can pull (THEORY §5).
+r"""Every loss side by side: its objective, where it ends, what it needs, how hard one pair can pull
+(THEORY §5).
 
-What a loss needs and how its gradient grows is computed from the loss, not typed; its optimum comes from ``optima`` or, where
-there is no closed form, from a search.
+What a loss needs and how its gradient grows is computed from the loss, not typed; its optimum comes
+from ``optima`` or, where there is no closed form, from a search.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,18 +22,30 @@ from toy.worlds import World
 
 
 def dpo_optimum(world: World) -> Tensor:
-    """RLHF's optimum where the labels are Bradley–Terry's; else the projection on them, by search."""
+    """RLHF's optimum where the labels are Bradley–Terry's; else the projection on them, by
+    search.
+    """
     transitive = world.reward is not None and not world.hard
-    return optima.rlhf(world, 1.0) if transitive else search(world, make_loss("dpo", beta=1.0), starts=2)
+    return (
+        optima.rlhf(world, 1.0)
+        if transitive
+        else search(world, make_loss("dpo", beta=1.0), starts=2)
+    )
 
 
 def f_dpo_optimum(world: World) -> Tensor:
     """The closed form where the labels are Bradley–Terry's; else by search."""
     transitive = world.reward is not None and not world.hard
-    return optima.f_dpo(world, "bce", 1.0) if transitive else search(world, LOSSES["f-DPO Jensen–Shannon"].loss)
+    return (
+        optima.f_dpo(world, "bce", 1.0)
+        if transitive
+        else search(world, LOSSES["f-DPO Jensen–Shannon"].loss)
+    )
 
 
-EXACT: dict[str, Callable[[World], Tensor]] = {  # the optimum of each loss that has one in closed form, or by one multiplier
+EXACT: dict[
+    str, Callable[[World], Tensor]
+] = {  # the optimum of each loss that has one in closed form, or by one multiplier
     "SFT": lambda w: w.chosen,
     "DIL LSIF repaired": lambda w: optima.dil(w, "lsif", "mixture"),
     "DIL UKL repaired": lambda w: optima.dil(w, "ukl", "mixture"),
@@ -51,7 +65,8 @@ COMPARED = [named for named in LOSSES.values() if named.bt]
 
 
 def optimum(named: Named, world: World) -> Tensor | None:
-    """The optimal policies (X, Y) of a loss of the catalogue; None where there is no finite optimum.
+    """The optimal policies (X, Y) of a loss of the catalogue; None where there is no finite
+    optimum.
 
     >>> hard = World.from_reward([0.5, 0.3, 0.2], [0.0, 1.0, 2.0], hard=True)
     >>> [named.label for named in COMPARED if optimum(named, hard) is None]
@@ -72,9 +87,14 @@ def needs_pairs(loss: Loss) -> bool:
 
 
 def needs_reference(loss: Loss) -> bool:
-    """Whether pi_ref's log-probabilities enter the gradient: not where the slope in f is constant (SFT), or none is fed.
+    """Whether pi_ref's log-probabilities enter the gradient: not where the slope in f is constant
+    (SFT), or none is fed.
 
-    >>> needs_reference(make_loss("dpo")), needs_reference(make_loss("sft")), needs_reference(make_loss("simpo"))
+    >>> (
+    ...     needs_reference(make_loss("dpo")),
+    ...     needs_reference(make_loss("sft")),
+    ...     needs_reference(make_loss("simpo")),
+    ... )
     (True, False, False)
     """
     if bound(loss).reference_free:
@@ -84,7 +104,8 @@ def needs_reference(loss: Loss) -> bool:
 
 
 def two_sided(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss as a function of the winner's log-ratio and of the one it is set against: the loser's, or a reference sample's.
+    """The loss as a function of the winner's log-ratio and of the one it is set against: the
+    loser's, or a reference sample's.
 
     >>> fresh = make_loss("dil", generator="bce", denominator="reference")
     >>> two_sided(fresh)(torch.zeros(1), torch.zeros(1))
@@ -104,12 +125,16 @@ def pull(loss: Loss, f: Tensor) -> Tensor:
         pairs = [(f, -f), (-f, f)]
     slopes = []
     for f_w, f_l in pairs:
-        slopes += [derivative(lambda x, f_l=f_l: own(x, f_l), f_w), derivative(lambda x, f_w=f_w: own(f_w, x), f_l)]  # type: ignore[misc]
+        slopes += [
+            derivative(functools.partial(lambda f_l, x: own(x, f_l), f_l), f_w),
+            derivative(functools.partial(own, f_w), f_l),
+        ]
     return torch.stack(slopes)
 
 
 def gradient_growth(loss: Loss) -> str:
-    """How one pair's pull grows with the size of f: "bounded", "linear" or "exponential", measured at 12 and 24.
+    """How one pair's pull grows with the size of f: "bounded", "linear" or "exponential", measured
+    at 12 and 24.
 
     >>> [gradient_growth(make_loss(name)) for name in ("dpo", "ipo", "dil")]
     ['bounded', 'linear', 'exponential']
@@ -120,7 +145,8 @@ def gradient_growth(loss: Loss) -> str:
 
 
 def table(world: World, game: World) -> list[dict[str, Any]]:
-    """One row a loss: its formulas, its needs, and its optimum in a Bradley–Terry ``world`` and a non-transitive ``game``.
+    """One row a loss: its formulas, its needs, and its optimum in a Bradley–Terry ``world`` and a
+    non-transitive ``game``.
 
     >>> from toy.gallery import bandit, rock_paper_scissors
     >>> rows = table(bandit(), rock_paper_scissors())

@@ -1,14 +1,16 @@
 r"""What is a pair worth?  Asymptotic covariances of estimators of pi_chosen (THEORY §12).
 
-A loss fitted on n pairs gives a policy whose error falls as 1/sqrt(n).  The implicit function theorem says how large it is:
-with z the logits, H the Hessian of the population loss at its optimum and J the covariance of one pair's gradient,
+A loss fitted on n pairs gives a policy whose error falls as 1/sqrt(n).  The implicit function
+theorem says how large it is: with z the logits, H the Hessian of the population loss at its optimum
+and J the covariance of one pair's gradient,
 
     n Cov(z_hat) -> H^+ J H^+,        n Cov(g(z_hat)) -> g' H^+ J H^+ g'^T.
 
-``asymptotic`` takes both from the loss that trains, by automatic differentiation: nothing is derived a second time.  The
-closed forms below it are what the ledger compares it with.
+``asymptotic`` takes both from the loss that trains, by automatic differentiation: nothing is
+derived a second time.  The closed forms below it are what the ledger compares it with.
 
-Errors are summed up by ``error``: n E chi^2(pi_hat || pi_chosen)/(Y - 1), equal to 2 n E KL/(Y - 1) in the limit.  SFT's is 1.
+Errors are summed up by ``error``: n E chi^2(pi_hat || pi_chosen)/(Y - 1), equal to 2 n E KL/(Y - 1)
+in the limit.  SFT's is 1.
 """
 
 from collections.abc import Callable
@@ -28,7 +30,8 @@ Functional = Callable[[Tensor], Tensor]  # of policies (X, Y)
 def asymptotic(
     world: World,
     loss: Loss,
-    of: Functional | None = None,  # of policies (X, Y): what is asked about; the policy itself if None
+    of: Functional
+    | None = None,  # of policies (X, Y): what is asked about; the policy itself if None
     policy: Tensor | None = None,  # (X, Y), the loss's optimum, where it is known
     soft: bool = False,  # labels that are probabilities, P itself, in place of drawn winners
 ) -> tuple[Tensor, Tensor]:
@@ -43,15 +46,22 @@ def asymptotic(
              [-0.2367,  0.2367]]], dtype=torch.float64))
     """
     if bound(loss).needs_kl:
-        raise InputError("asymptotic: KTO's reference point follows the policy, so it minimises nothing fixed: give it kl=0.0")
+        raise InputError(
+            "asymptotic: KTO's reference point follows the policy, so it minimises nothing "
+            "fixed: give it kl=0.0"
+        )
     policy = fit(world, loss) if policy is None else policy
     logits = policy.clamp(min=torch.finfo(policy.dtype).tiny).log().requires_grad_()
-    (slope,) = torch.autograd.grad(population_loss(world, loss, log_ratio(logits, world.ref)).sum(), logits, create_graph=True)
+    (slope,) = torch.autograd.grad(
+        population_loss(world, loss, log_ratio(logits, world.ref)).sum(), logits, create_graph=True
+    )
     hessian = jacobian(slope, logits)
     target = logits.softmax(1) if of is None else of(logits.softmax(1))
     to_target = jacobian(target, logits)
     centre = torch.eye(policy.shape[1], dtype=policy.dtype) - policy.unsqueeze(1)  # d f/d z
-    noise = centre.mT @ pair_noise(world, loss, log_ratio(logits, world.ref).detach(), soft) @ centre
+    noise = (
+        centre.mT @ pair_noise(world, loss, log_ratio(logits, world.ref).detach(), soft) @ centre
+    )
     back = to_target @ torch.linalg.pinv(hessian, rtol=1e-12, hermitian=True)
     return target.detach(), (back @ noise @ back.mT).detach()
 
@@ -64,33 +74,46 @@ def jacobian(values: Tensor, at: Tensor) -> Tensor:
     tensor([[[2., 0.],
              [0., 4.]]])
     """
-    unit = torch.eye(values.shape[1], dtype=values.dtype).unsqueeze(1).expand(-1, *values.shape)  # (Y, X, Y)
+    # (Y, X, Y)
+    unit = torch.eye(values.shape[1], dtype=values.dtype).unsqueeze(1).expand(-1, *values.shape)
     (columns,) = torch.autograd.grad(values, at, unit, is_grads_batched=True, retain_graph=True)
     return columns.transpose(0, 1)
 
 
 def pair_noise(world: World, loss: Loss, f: Tensor, soft: bool = False) -> Tensor:
-    """E[g g^T], g = d loss/df of one pair (and one reference sample), at log-ratios f (X, Y): (X, Y, Y).
+    """E[g g^T], g = d loss/df of one pair (and one reference sample), at log-ratios f (X, Y): (X,
+    Y, Y).
 
     With ``soft`` labels g is its mean over the two ways the label may fall.
 
     >>> from dil_tutorial.losses import make_loss
     >>> world = World.from_reward([0.5, 0.5], [0.0, 0.0])
-    >>> pair_noise(world, make_loss("sft"), torch.zeros(1, 2, dtype=torch.float64))  # the winner is one or the other
+    >>> pair_noise(
+    ...     world, make_loss("sft"), torch.zeros(1, 2, dtype=torch.float64)
+    ... )  # the winner is one or the other
     tensor([[[0.5000, 0.0000],
              [0.0000, 0.5000]]], dtype=torch.float64)
     """
     f, settings = inputs_of(loss, f, world.ref)
-    f_w, f_l = (part.detach().clone().requires_grad_() for part in torch.broadcast_tensors(f.unsqueeze(2), f.unsqueeze(1)))
+    f_w, f_l = (
+        part.detach().clone().requires_grad_()
+        for part in torch.broadcast_tensors(f.unsqueeze(2), f.unsqueeze(1))
+    )
     fresh = bound(loss).needs_reference_samples
-    value = loss(f_w, None, f_reference=f_l) if fresh else loss(f_w, f_l, **settings)  # [x, y_w, y_l]
-    winner, loser = torch.autograd.grad(value.sum(), [f_w, f_l], allow_unused=True, materialize_grads=True)
+    # [x, y_w, y_l]
+    value = loss(f_w, None, f_reference=f_l) if fresh else loss(f_w, f_l, **settings)
+    winner, loser = torch.autograd.grad(
+        value.sum(), [f_w, f_l], allow_unused=True, materialize_grads=True
+    )
     law = world.pairs.sum(2, keepdim=True) * world.ref.unsqueeze(1) if fresh else world.pairs
     if soft:
         if fresh:
-            raise InputError("pair_noise: soft labels and fresh reference samples together: give one of them")
+            raise InputError(
+                "pair_noise: soft labels and fresh reference samples together: give one of them"
+            )
         P = world.preference
-        first = P * winner + P.mT * loser.mT  # the pull on the first of two drawn responses, whoever wins
+        # the pull on the first of two drawn responses, whoever wins
+        first = P * winner + P.mT * loser.mT
         winner, loser, law = first, first.mT, world.ref.unsqueeze(2) * world.ref.unsqueeze(1)
     together = law * winner * loser
     alone = (law * winner**2).sum(2) + (law * loser**2).sum(1)
@@ -102,14 +125,18 @@ def error(target: Tensor, covariance: Tensor) -> Tensor:
 
     >>> from dil_tutorial.losses import make_loss
     >>> world = World.random([0])
-    >>> error(*asymptotic(world, make_loss("sft"))), error(*asymptotic(world, make_loss("nca")))  # NCA is repaired BCE
+    >>> (
+    ...     error(*asymptotic(world, make_loss("sft"))),
+    ...     error(*asymptotic(world, make_loss("nca"))),
+    ... )  # NCA is repaired BCE
     (tensor([1.0000], dtype=torch.float64), tensor([0.5855], dtype=torch.float64))
     """
     return (covariance.diagonal(dim1=1, dim2=2) / target).sum(1) / (target.shape[1] - 1)
 
 
 def bias(target: Tensor, end: Tensor) -> Tensor:
-    """What no number of pairs takes away: chi^2(end || target)/(Y - 1), (X, Y), (X, Y) -> (X,).  ``error``/n comes on top.
+    """What no number of pairs takes away: chi^2(end || target)/(Y - 1), (X, Y), (X, Y) -> (X,).
+    ``error``/n comes on top.
 
     >>> bias(torch.tensor([[0.5, 0.5]]), torch.tensor([[0.6, 0.4]]))
     tensor([0.0400])
@@ -118,7 +145,8 @@ def bias(target: Tensor, end: Tensor) -> Tensor:
 
 
 def crossover(world: World, biased: Loss, repaired: Loss) -> Tensor:
-    """The number of pairs beyond which ``biased`` is the worse estimate of pi_chosen, (X,); 0 where it is so from the start.
+    """The number of pairs beyond which ``biased`` is the worse estimate of pi_chosen, (X,); 0 where
+    it is so from the start.
 
     Its error is bias + V/n, the other's V'/n: they meet at n = (V' - V)/bias.
 
@@ -132,13 +160,16 @@ def crossover(world: World, biased: Loss, repaired: Loss) -> Tensor:
     return needed.clamp(min=0) / bias(world.chosen, end)
 
 
-# --- Closed forms, of r_hat = pi_hat/pi_ref ------------------------------------------------------------------------------
+# --- Closed forms, of r_hat = pi_hat/pi_ref -------------------------------------------------------
 
 
 def counted(world: World) -> Tensor:
-    """n Cov(r_hat) of SFT, which counts winners: a multinomial's, diag(A/pi_ref) - A A^T with A = 2 w.  (X, Y, Y).
+    """n Cov(r_hat) of SFT, which counts winners: a multinomial's, diag(A/pi_ref) - A A^T with A = 2
+    w.  (X, Y, Y).
 
-    >>> counted(World.from_reward([0.5, 0.5], [0.0, 0.0]))  # r = p_hat/pi_ref, p_hat = 1/2 +- 1/(2 sqrt(n))
+    >>> counted(
+    ...     World.from_reward([0.5, 0.5], [0.0, 0.0])
+    ... )  # r = p_hat/pi_ref, p_hat = 1/2 +- 1/(2 sqrt(n))
     tensor([[[ 1., -1.],
              [-1.,  1.]]], dtype=torch.float64)
     """
@@ -147,11 +178,14 @@ def counted(world: World) -> Tensor:
 
 
 def free_noise(world: World) -> Tensor:
-    r"""n Cov of delta = a - A (m - 1), the repaired estimate before it is normalised (THEORY §12.2).  (X, Y, Y).
+    r"""n Cov of delta = a - A (m - 1), the repaired estimate before it is normalised (THEORY
+    §12.2).  (X, Y, Y).
 
-    a and m are the frequencies of winners and of both sides over pi_ref, so delta is (B/2) 1[y_w] - (A/2) 1[y_l] over pi_ref:
+    a and m are the frequencies of winners and of both sides over pi_ref, so delta is (B/2) 1[y_w] -
+    (A/2) 1[y_l] over pi_ref:
 
-        AB/(2 pi_ref) - AB/2 on the diagonal, -[B(y) A(y') P(y, y') + A(y) B(y') P(y', y)]/2 beside it.
+        AB/(2 pi_ref) - AB/2 on the diagonal, -[B(y) A(y') P(y, y') + A(y) B(y') P(y', y)]/2 beside
+        it.
 
     >>> free_noise(World.from_reward([0.5, 0.5], [0.0, 0.0]))
     tensor([[[ 0.5000, -0.5000],
@@ -163,13 +197,17 @@ def free_noise(world: World) -> Tensor:
 
 
 def who_met(world: World) -> Tensor:
-    r"""n Cov of delta under soft labels, where only chance in who met whom is left (THEORY §12.6).  (X, Y, Y).
+    r"""n Cov of delta under soft labels, where only chance in who met whom is left (THEORY §12.6).
+    (X, Y, Y).
 
     Over both labels delta is ((P - w(y)) 1[y] + (P' - w(y')) 1[y'])/pi_ref for a pair y, y':
 
-        2 Var_{y'} P(y, y')/pi_ref on the diagonal, and everywhere 2 (P(y, y') - w(y)) (P(y', y) - w(y')).
+        2 Var_{y'} P(y, y')/pi_ref on the diagonal, and everywhere 2 (P(y, y') - w(y)) (P(y', y) -
+        w(y')).
 
-    >>> bool((who_met(World.from_reward([0.5, 0.5], [0.0, 0.0])) == 0).all())  # a coin's probability is known before it falls
+    >>> bool(
+    ...     (who_met(World.from_reward([0.5, 0.5], [0.0, 0.0])) == 0).all()
+    ... )  # a coin's probability is known before it falls
     True
     """
     edge = world.preference - world.win_rate.unsqueeze(2)
@@ -178,22 +216,32 @@ def who_met(world: World) -> Tensor:
 
 
 def projected(world: World, covariance: Tensor, direction: Tensor) -> Tensor:
-    """A covariance of r, (X, Y, Y), after r is brought back to sum pi_ref r = 1 along ``direction`` (X, Y).
+    """A covariance of r, (X, Y, Y), after r is brought back to sum pi_ref r = 1 along ``direction``
+    (X, Y).
 
     >>> ref = [0.5, 0.5]
-    >>> projected(World.from_reward(ref, [0.0, 0.0]), torch.eye(2).double()[None], torch.ones(1, 2).double())
+    >>> projected(
+    ...     World.from_reward(ref, [0.0, 0.0]),
+    ...     torch.eye(2).double()[None],
+    ...     torch.ones(1, 2).double(),
+    ... )
     tensor([[[ 0.5000, -0.5000],
              [-0.5000,  0.5000]]], dtype=torch.float64)
     """
     along = direction / (world.ref * direction).sum(1, keepdim=True)
-    projection = torch.eye(world.ref.shape[1], dtype=world.ref.dtype) - along.unsqueeze(2) * world.ref.unsqueeze(1)
+    projection = torch.eye(world.ref.shape[1], dtype=world.ref.dtype) - along.unsqueeze(
+        2
+    ) * world.ref.unsqueeze(1)
     return projection @ covariance @ projection.mT
 
 
 def repaired(world: World, generator: str | Generator, soft: bool = False) -> Tensor:
-    """n Cov(r_hat) of repaired DIL: ``free_noise``, or ``who_met``, projected along 1/h''(A).  (X, Y, Y).
+    """n Cov(r_hat) of repaired DIL: ``free_noise``, or ``who_met``, projected along 1/h''(A).  (X,
+    Y, Y).
 
-    >>> repaired(World.from_reward([0.5, 0.5], [0.0, 0.0]), "win")  # half of what counting winners leaves
+    >>> repaired(
+    ...     World.from_reward([0.5, 0.5], [0.0, 0.0]), "win"
+    ... )  # half of what counting winners leaves
     tensor([[[ 0.5000, -0.5000],
              [-0.5000,  0.5000]]], dtype=torch.float64)
     """
@@ -214,11 +262,15 @@ def best_projection(world: World) -> Tensor:
 
 
 def tournament(world: World) -> Tensor:
-    """n Cov(r_hat) of r_hat = 2 sum_y' pi_ref(y') P_hat(y, y'), who beat whom: the least of any estimator.  (X, Y, Y).
+    """n Cov(r_hat) of r_hat = 2 sum_y' pi_ref(y') P_hat(y, y'), who beat whom: the least of any
+    estimator.  (X, Y, Y).
 
-    A response that meets itself says nothing, so the diagonal is (2/pi_ref) sum over the others of pi_ref P (1 - P).
+    A response that meets itself says nothing, so the diagonal is (2/pi_ref) sum over the others of
+    pi_ref P (1 - P).
 
-    >>> tournament(World.from_reward([0.5, 0.5], [0.0, 0.0]))  # half of the pairs are of two different responses
+    >>> tournament(
+    ...     World.from_reward([0.5, 0.5], [0.0, 0.0])
+    ... )  # half of the pairs are of two different responses
     tensor([[[ 0.5000, -0.5000],
              [-0.5000,  0.5000]]], dtype=torch.float64)
     """
@@ -229,13 +281,16 @@ def tournament(world: World) -> Tensor:
 
 
 def distilled(world: World, generator: str | Generator, fresh: float) -> Tensor:
-    """n Cov(r_hat) of distillation: a reward fitted on n labelled pairs, imitated on ``fresh`` n of its own.  (X, Y, Y).
+    """n Cov(r_hat) of distillation: a reward fitted on n labelled pairs, imitated on ``fresh`` n of
+    its own.  (X, Y, Y).
 
-    The reward's own error is the ``tournament``'s, for labels of any kind; fresh pairs with its probabilities add who met whom,
-    less and less the more there are.
+    The reward's own error is the ``tournament``'s, for labels of any kind; fresh pairs with its
+    probabilities add who met whom, less and less the more there are.
 
     >>> world = World.random([0])
-    >>> few, many = (distilled(world, "win", fresh=n).diagonal(dim1=1, dim2=2).sum().item() for n in (1, 100))
+    >>> few, many = (
+    ...     distilled(world, "win", fresh=n).diagonal(dim1=1, dim2=2).sum().item() for n in (1, 100)
+    ... )
     >>> few > many > tournament(world).diagonal(dim1=1, dim2=2).sum().item()
     True
     """
@@ -243,26 +298,34 @@ def distilled(world: World, generator: str | Generator, fresh: float) -> Tensor:
 
 
 def log_odds(world: World) -> Tensor:
-    """n Cov of R_hat(y) = sum_y' pi_ref(y') log(P_hat/(1 - P_hat)), a reward read off each pair's odds by itself.  (X, Y, Y).
+    """n Cov of R_hat(y) = sum_y' pi_ref(y') log(P_hat/(1 - P_hat)), a reward read off each pair's
+    odds by itself.  (X, Y, Y).
 
-    For Bradley–Terry worlds, and up to a constant a prompt.  Maximum likelihood (DPO at beta 1) uses the model and does better.
+    For Bradley–Terry worlds, and up to a constant a prompt.  Maximum likelihood (DPO at beta 1)
+    uses the model and does better.
 
-    >>> log_odds(World.from_reward([0.5, 0.5], [0.0, 0.0]))  # half of the pairs tell; their log-odds have variance 4 / (n/2)
+    >>> log_odds(
+    ...     World.from_reward([0.5, 0.5], [0.0, 0.0])
+    ... )  # half of the pairs tell; their log-odds have variance 4 / (n/2)
     tensor([[[ 2., -2.],
              [-2.,  2.]]], dtype=torch.float64)
     """
-    variance = 1 / (2 * world.ref.unsqueeze(2) * world.ref.unsqueeze(1) * world.preference * world.preference.mT)
-    weight = world.ref.unsqueeze(2) * world.ref.unsqueeze(1) * variance  # of y's sum by pi_ref(y') and y''s by -pi_ref(y)
+    variance = 1 / (
+        2 * world.ref.unsqueeze(2) * world.ref.unsqueeze(1) * world.preference * world.preference.mT
+    )
+    # of y's sum by pi_ref(y') and y''s by -pi_ref(y)
+    weight = world.ref.unsqueeze(2) * world.ref.unsqueeze(1) * variance
     weight = weight - torch.diag_embed(weight.diagonal(dim1=1, dim2=2))
     own = variance - torch.diag_embed(variance.diagonal(dim1=1, dim2=2))
     return torch.diag_embed((world.ref.unsqueeze(1) ** 2 * own).sum(2)) - weight
 
 
-# --- Finitely many pairs -----------------------------------------------------------------------------------------------
+# --- Finitely many pairs --------------------------------------------------------------------------
 
 
 def data_sets(world: World, pairs: int, count: int, generator: torch.Generator) -> Tensor:
-    """``count`` data sets of ``pairs`` pairs from a world of one prompt, as the frequencies of (y_w, y_l): (count, Y, Y).
+    """``count`` data sets of ``pairs`` pairs from a world of one prompt, as the frequencies of
+    (y_w, y_l): (count, Y, Y).
 
     >>> from toy.gallery import bandit
     >>> laws = data_sets(bandit(), 1000, 3, torch.Generator().manual_seed(0))
@@ -273,7 +336,11 @@ def data_sets(world: World, pairs: int, count: int, generator: torch.Generator) 
     left, found = torch.full((count,), float(pairs), dtype=torch.float64), []
     rest = law.flip(0).cumsum(0).flip(0)  # a multinomial is a chain of binomials
     for cell, remaining in zip(law, rest, strict=True):
-        chance = (cell / remaining).clamp(max=1).expand(count) if remaining > 0 else torch.zeros(count, dtype=torch.float64)
+        chance = (
+            (cell / remaining).clamp(max=1).expand(count)
+            if remaining > 0
+            else torch.zeros(count, dtype=torch.float64)
+        )
         drawn = torch.binomial(left, chance, generator=generator)
         left = left - drawn
         found.append(drawn / pairs)
@@ -286,7 +353,9 @@ def estimates(world: World, loss: Loss, laws: Tensor) -> Tensor:
 
     >>> from dil_tutorial.losses import make_loss
     >>> world = World.from_reward([0.5, 0.5], [0.0, 1.0])
-    >>> estimates(world, make_loss("sft"), torch.tensor([[[0.2, 0.2], [0.3, 0.3]]]).double())  # the winners' shares
+    >>> estimates(
+    ...     world, make_loss("sft"), torch.tensor([[[0.2, 0.2], [0.3, 0.3]]]).double()
+    ... )  # the winners' shares
     tensor([[0.4000, 0.6000]], dtype=torch.float64)
     """
     copies = World(world.ref.expand(len(laws), -1), world.preference.expand(len(laws), -1, -1))
@@ -294,7 +363,8 @@ def estimates(world: World, loss: Loss, laws: Tensor) -> Tensor:
 
 
 def tournament_estimate(world: World, laws: Tensor) -> Tensor:
-    """2 pi_ref sum_y' pi_ref(y') P_hat(y, y') from data sets (N, Y, Y); a pair that never met counts as even.  (N, Y).
+    """2 pi_ref sum_y' pi_ref(y') P_hat(y, y') from data sets (N, Y, Y); a pair that never met
+    counts as even.  (N, Y).
 
     >>> world = World.from_reward([0.5, 0.5], [0.0, 1.0])
     >>> tournament_estimate(world, torch.tensor([[[0.2, 0.1], [0.4, 0.3]]]).double())
@@ -306,10 +376,16 @@ def tournament_estimate(world: World, laws: Tensor) -> Tensor:
 
 
 def distilled_estimate(world: World, loss: Loss, laws: Tensor, fresh: Tensor) -> Tensor:
-    """A Bradley–Terry reward fitted on data sets (N, Y, Y), then ``loss`` on other data sets with its soft labels.  (N, Y).
+    """A Bradley–Terry reward fitted on data sets (N, Y, Y), then ``loss`` on other data sets with
+    its soft labels.  (N, Y).
 
-    >>> world, laws = World.from_reward([0.5, 0.5], [0.0, 1.0]), torch.tensor([[[0.2, 0.1], [0.4, 0.3]]]).double()
-    >>> distilled_estimate(world, make_loss("sft"), laws, torch.full((1, 2, 2), 0.25).double())  # won 4 of 5
+    >>> world, laws = (
+    ...     World.from_reward([0.5, 0.5], [0.0, 1.0]),
+    ...     torch.tensor([[[0.2, 0.1], [0.4, 0.3]]]).double(),
+    ... )
+    >>> distilled_estimate(
+    ...     world, make_loss("sft"), laws, torch.full((1, 2, 2), 0.25).double()
+    ... )  # won 4 of 5
     tensor([[0.3500, 0.6500]], dtype=torch.float64)
     """
     reward = (estimates(world, make_loss("dpo", beta=1.0), laws) / world.ref).log()

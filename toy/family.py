@@ -1,10 +1,12 @@
-r"""The map of the family: what each loss hears of the preferences, how far it goes, and what else can be asked of it.
+r"""The map of the family: what each loss hears of the preferences, how far it goes, and what else
+can be asked of it.
 
-Everything here is found from the loss itself, at its optimum in small worlds; nothing is typed.  The plane's two axes come from
-the smallest world there is, two responses that the reference likes equally, of which the first wins with chance P:
+Everything here is found from the loss itself, at its optimum in small worlds; nothing is typed.
+The plane's two axes come from the smallest world there is, two responses that the reference likes
+equally, of which the first wins with chance P:
 
-- **what it hears** is the shape of the margin f(y) - f(y') at the optimum as P grows: of a majority only the sign, of a win
-  rate the excess 2P - 1, of log-odds log P/(1 - P);
+- **what it hears** is the shape of the margin f(y) - f(y') at the optimum as P grows: of a majority
+  only the sign, of a win rate the excess 2P - 1, of log-odds log P/(1 - P);
 - **how far it goes** is the margin itself where three in four prefer the first.
 """
 
@@ -43,23 +45,31 @@ def duels(chances: Tensor) -> World:
     """
     P = chances.double()
     half = torch.full_like(P, 0.5)
-    return World(half.unsqueeze(1).expand(-1, 2), torch.stack([half, P, 1 - P, half], 1).view(-1, 2, 2))
+    return World(
+        half.unsqueeze(1).expand(-1, 2), torch.stack([half, P, 1 - P, half], 1).view(-1, 2, 2)
+    )
 
 
 def margins(loss: Loss, chances: Tensor) -> Tensor:
-    """f(y) - f(y') at the loss's optimum when y beats y' with each chance, infinite from ``FAR`` on: (N,) -> (N,).
+    """f(y) - f(y') at the loss's optimum when y beats y' with each chance, infinite from ``FAR``
+    on: (N,) -> (N,).
 
-    A margin is one number, so all candidates on a grid are tried, then ever finer ones about the best: kinks do no harm.
+    A margin is one number, so all candidates on a grid are tried, then ever finer ones about the
+    best: kinks do no harm.
 
     >>> from dil_tutorial.losses import make_loss
-    >>> margins(make_loss("dpo", beta=1.0), torch.tensor([0.75])).exp()   # odds
+    >>> margins(make_loss("dpo", beta=1.0), torch.tensor([0.75])).exp()  # odds
     tensor([3.0000], dtype=torch.float64)
     """
     best, step = torch.zeros(len(chances), dtype=torch.float64), FAR / 500
     for _ in range(4):
-        tried = best.unsqueeze(1) + step * torch.arange(-600.0, 601.0, dtype=torch.float64)  # (N, M)
-        f = torch.stack([F.logsigmoid(tried), F.logsigmoid(-tried)], -1).flatten(0, 1) + math.log(2)  # (N M, 2)
-        value = population_loss(duels(chances.repeat_interleave(tried.shape[1])), loss, f).view_as(tried)
+        # (N, M)
+        tried = best.unsqueeze(1) + step * torch.arange(-600.0, 601.0, dtype=torch.float64)
+        # (N M, 2)
+        f = torch.stack([F.logsigmoid(tried), F.logsigmoid(-tried)], -1).flatten(0, 1) + math.log(2)
+        value = population_loss(duels(chances.repeat_interleave(tried.shape[1])), loss, f).view_as(
+            tried
+        )
         best, step = tried.gather(1, value.argmin(1, keepdim=True)).squeeze(1), step / 300
     return torch.where(best.abs() < FAR, best, best.sign() * torch.inf)
 
@@ -67,7 +77,8 @@ def margins(loss: Loss, chances: Tensor) -> Tensor:
 def heard(margin: Tensor) -> tuple[str, float]:
     """What a loss hears, by its margins (3,) at ``CHANCES``, and their shape.
 
-    That is the signal in ``HEARD`` that the shape is within an eighth of, or the two that it lies between.
+    That is the signal in ``HEARD`` that the shape is within an eighth of, or the two that it lies
+    between.
 
     >>> heard(torch.tensor([1.0, 1.0, 1.0])), heard(torch.tensor([0.2, 0.5, 1.2]))[0]
     (('the majority', 1.0), 'between the win rate and log-odds')
@@ -76,30 +87,46 @@ def heard(margin: Tensor) -> tuple[str, float]:
         return ("one response alone", 1.0) if not margin.isfinite().any() else ("no end", math.inf)
     shape = (margin[2] / margin[0]).item()
     near = [name for name, size in HEARD.items() if abs(math.log(size / shape)) < 1 / 8]
-    below, above = [n for n, size in HEARD.items() if size <= shape], [n for n, size in HEARD.items() if size > shape]
+    below, above = (
+        [n for n, size in HEARD.items() if size <= shape],
+        [n for n, size in HEARD.items() if size > shape],
+    )
     if near or not below or not above:
         return (near or below or above)[-1], shape
     return f"between {below[-1]} and {above[0]}", shape
 
 
 def win_rates_alone(loss: Loss) -> bool:
-    """Whether two labellers with the same win rates and other tables of preferences lead the loss to the same policy.
+    """Whether two labellers with the same win rates and other tables of preferences lead the loss
+    to the same policy.
 
     >>> from dil_tutorial.losses import make_loss
-    >>> win_rates_alone(make_loss("ipo")), win_rates_alone(make_loss("exo", beta=1.0, label_smoothing=0.1))
+    >>> (
+    ...     win_rates_alone(make_loss("ipo")),
+    ...     win_rates_alone(make_loss("exo", beta=1.0, label_smoothing=0.1)),
+    ... )
     (True, False)
     """
     ref = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
     plain = World.from_reward(ref, torch.tensor([0.0, 0.4, 0.8], dtype=torch.float64))
-    circle = torch.tensor([[0.0, 0.2, -0.3], [-0.2, 0.0, 0.5], [0.3, -0.5, 0.0]], dtype=torch.float64)  # its rows' means are 0
+    # its rows' means are 0
+    circle = torch.tensor(
+        [[0.0, 0.2, -0.3], [-0.2, 0.0, 0.5], [0.3, -0.5, 0.0]], dtype=torch.float64
+    )
     ends = search(
-        World(torch.stack([ref, ref]), torch.stack([plain.preference[0], plain.preference[0] + 0.4 * circle])), loss, 6
+        World(
+            torch.stack([ref, ref]),
+            torch.stack([plain.preference[0], plain.preference[0] + 0.4 * circle]),
+        ),
+        loss,
+        6,
     )
     return (ends[0] - ends[1]).abs().max().item() < 1e-6
 
 
 def first_step(loss: Loss) -> tuple[float, float]:
-    """How the first step moves winner and loser: -dL/df_w and -dL/df_l at f = 0 (log-probabilities of 1/2 where fed those).
+    """How the first step moves winner and loser: -dL/df_w and -dL/df_l at f = 0 (log-probabilities
+    of 1/2 where fed those).
 
     >>> from dil_tutorial.losses import make_loss
     >>> first_step(make_loss("dpo", beta=1.0))
@@ -112,7 +139,8 @@ def first_step(loss: Loss) -> tuple[float, float]:
 
 
 def sees_margins_only(loss: Loss) -> bool:
-    """Whether the loss stays as it is when both log-ratios fall together: then nothing keeps a chosen likelihood up.
+    """Whether the loss stays as it is when both log-ratios fall together: then nothing keeps a
+    chosen likelihood up.
 
     >>> from dil_tutorial.losses import make_loss
     >>> sees_margins_only(make_loss("dpo")), sees_margins_only(make_loss("nca"))
@@ -124,10 +152,14 @@ def sees_margins_only(loss: Loss) -> bool:
 
 
 def at_rest(world: World, loss: Loss, policy: Tensor, lengths: Tensor | None = None) -> bool:
-    """Whether no step from ``policy`` (X, Y) lowers the loss: at a kink, or on the way to infinity, this is false.
+    """Whether no step from ``policy`` (X, Y) lowers the loss: at a kink, or on the way to infinity,
+    this is false.
 
     >>> world = bandit()
-    >>> at_rest(world, LOSSES["SFT"].loss, world.chosen), at_rest(world, LOSSES["SFT"].loss, world.ref)
+    >>> (
+    ...     at_rest(world, LOSSES["SFT"].loss, world.chosen),
+    ...     at_rest(world, LOSSES["SFT"].loss, world.ref),
+    ... )
     (True, False)
     """
     logits = policy.clamp(min=1e-300).log().requires_grad_()
@@ -137,14 +169,16 @@ def at_rest(world: World, loss: Loss, policy: Tensor, lengths: Tensor | None = N
 
 
 def length(named: Named) -> float | None:
-    """Mean length at the optimum over the reference's, where rewards are blind to length, fed as the loss's own paper does.
+    """Mean length at the optimum over the reference's, where rewards are blind to length, fed as
+    the loss's own paper does.
 
     >>> round(length(LOSSES["DIL UKL repaired"]), 2)
     1.0
     """
     words, world = sentences()
     lengths = words.lengths if named.feed == "mean" else None
-    tilt = 0.1 * torch.sin(torch.arange(len(words.responses), dtype=torch.float64))  # at f = 0 some losses have no curvature
+    # at f = 0 some losses have no curvature
+    tilt = 0.1 * torch.sin(torch.arange(len(words.responses), dtype=torch.float64))
     policy = fit(world, named.loss, lengths=lengths, start=initial_logits(world) + tilt)
     if not at_rest(world, named.loss, policy, lengths):
         return None
@@ -152,7 +186,8 @@ def length(named: Named) -> float | None:
 
 
 def noise(named: Named, world: World, policy: Tensor) -> float | None:
-    """n E chi^2(pi_hat || where it ends)/(Y - 1), 1 for SFT: pairs needed for one error; None where it cannot be said.
+    """n E chi^2(pi_hat || where it ends)/(Y - 1), 1 for SFT: pairs needed for one error; None where
+    it cannot be said.
 
     >>> world = bandit()
     >>> noise(LOSSES["DIL UKL repaired"], world, world.chosen) < 0.5
@@ -164,13 +199,16 @@ def noise(named: Named, world: World, policy: Tensor) -> float | None:
 
 
 def end(named: Named, world: World) -> Tensor | None:
-    """Where a loss of the family ends, (X, Y); None where it has no end, or none that a search finds.
+    """Where a loss of the family ends, (X, Y); None where it has no end, or none that a search
+    finds.
 
     >>> end(LOSSES["SimPER"], bandit()).sum(), end(LOSSES["Robust DPO"], bandit())
     (tensor(1., dtype=torch.float64), None)
     """
     if named.label == "SimPER":  # linear, so a corner: claim 5.simper
-        return torch.zeros_like(world.ref).scatter(1, (world.ref * world.advantage).argmax(1, keepdim=True), 1.0)
+        return torch.zeros_like(world.ref).scatter(
+            1, (world.ref * world.advantage).argmax(1, keepdim=True), 1.0
+        )
     policy = compare.optimum(named, world)
     if policy is None or not (named.label in compare.EXACT or at_rest(world, named.loss, policy)):
         return None
@@ -188,13 +226,27 @@ def row(named: Named) -> dict[str, Any]:
     policy = end(named, world)
     hears, shape = heard(margin)
     return {
-        "label": named.label, "described": named.described, "objective": named.objective, "cite": named.cite,
-        "claims": list(named.claims), "hears": hears, "shape": shape, "margin": margin[1].item(),
+        "label": named.label,
+        "described": named.described,
+        "objective": named.objective,
+        "cite": named.cite,
+        "claims": list(named.claims),
+        "hears": hears,
+        "shape": shape,
+        "margin": margin[1].item(),
         "KL to pi_chosen": kl(policy, world.chosen).abs().item() if policy is not None else None,
-        "KL to RLHF": kl(policy, optima.rlhf(world, 1.0)).abs().item() if policy is not None else None,
-        "win rates alone": win_rates_alone(named.loss), "first step": first_step(named.loss),
-        "chosen": (world.chosen * (policy / world.ref).log()).sum().item() if policy is not None else None,
-        "margins only": sees_margins_only(named.loss), "pairs": compare.needs_pairs(named.loss),
-        "reference": compare.needs_reference(named.loss), "pull": compare.gradient_growth(named.loss),
-        "noise": noise(named, world, policy) if policy is not None else None, "length": length(named),
-    }  # fmt: skip
+        "KL to RLHF": kl(policy, optima.rlhf(world, 1.0)).abs().item()
+        if policy is not None
+        else None,
+        "win rates alone": win_rates_alone(named.loss),
+        "first step": first_step(named.loss),
+        "chosen": (world.chosen * (policy / world.ref).log()).sum().item()
+        if policy is not None
+        else None,
+        "margins only": sees_margins_only(named.loss),
+        "pairs": compare.needs_pairs(named.loss),
+        "reference": compare.needs_reference(named.loss),
+        "pull": compare.gradient_growth(named.loss),
+        "noise": noise(named, world, policy) if policy is not None else None,
+        "length": length(named),
+    }

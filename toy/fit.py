@@ -1,8 +1,9 @@
 """Fit policies with the very loss functions that train language models.
 
-``fit`` minimises the *population* loss: the loss averaged over every (y_w, y_l, y_ref) by its exact probability,
-over all tabular policies or over a smaller class (``log_ratio_of``).  ``search`` does so from many starts, for losses
-that may have several minima.  ``fit_pairs`` trains on finitely many drawn pairs.  All prompts are fitted at once.
+``fit`` minimises the *population* loss: the loss averaged over every (y_w, y_l, y_ref) by its exact
+probability, over all tabular policies or over a smaller class (``log_ratio_of``).  ``search`` does
+so from many starts, for losses that may have several minima.  ``fit_pairs`` trains on finitely many
+drawn pairs.  All prompts are fitted at once.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,8 @@ Record = Callable[[int, Tensor], None]  # called with (step, policy (X, Y)) befo
 
 
 def log_ratio(policy_logits: Tensor, ref: Tensor) -> Tensor:
-    """f = log pi_theta - log pi_ref for softmax policies on the support of ref, 0 off it.  (X, Y), (X, Y) -> (X, Y).
+    """f = log pi_theta - log pi_ref for softmax policies on the support of ref, 0 off it.  (X, Y),
+    (X, Y) -> (X, Y).
 
     >>> log_ratio(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.5, 0.5]]))
     tensor([[-0.6201,  0.3799]])
@@ -30,11 +32,14 @@ def log_ratio(policy_logits: Tensor, ref: Tensor) -> Tensor:
     return torch.where(alive, log_policy - ref.log(), 0.0)
 
 
-def inputs_of(loss: Loss, f: Tensor, ref: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-    """What ``loss`` is fed for log-ratios f: f itself, or log pi_theta for a reference-free loss; and KTO's KL.
+def inputs_of(
+    loss: Loss, f: Tensor, ref: Tensor, lengths: Tensor | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """What ``loss`` is fed for log-ratios f: f itself, or log pi_theta for a reference-free loss;
+    and KTO's KL.
 
-    With ``lengths`` (Y,) it is fed the mean per token in place of the sum.  (X, Y), (X, Y) -> (X, Y) and settings of
-    shape (X, 1, 1).
+    With ``lengths`` (Y,) it is fed the mean per token in place of the sum.  (X, Y), (X, Y) -> (X,
+    Y) and settings of shape (X, 1, 1).
 
     >>> f, ref = torch.tensor([[0.5, -0.5]]), torch.tensor([[0.5, 0.5]])
     >>> inputs_of(make_loss("dpo"), f, ref)
@@ -42,7 +47,9 @@ def inputs_of(loss: Loss, f: Tensor, ref: Tensor, lengths: Tensor | None = None)
     >>> inputs_of(make_loss("simpo"), f, ref)[0]  # log pi_theta
     tensor([[-0.1931, -1.1931]])
     """
-    settings = {"kl": (ref * f.exp() * f).sum(-1).detach()[:, None, None]} if bound(loss).needs_kl else {}
+    settings = (
+        {"kl": (ref * f.exp() * f).sum(-1).detach()[:, None, None]} if bound(loss).needs_kl else {}
+    )
     log_ref = torch.where(ref > 0, ref, 1.0).log()
     fed = f + log_ref if bound(loss).reference_free else f
     return (fed if lengths is None else fed / lengths), settings
@@ -58,21 +65,30 @@ def population_loss(
 ) -> Tensor:
     """E[loss] for each prompt under the exact law of the data; f (X, Y) -> (X,).
 
-    ``pairs`` (X, Y, Y) replaces the law of (y_w, y_l), for asking what a loss does with other data, ``reference`` (X, Y)
-    that of reference samples; ``lengths`` (Y,) feeds the loss ``f/|y|``, the mean per token (THEORY §6.2).
+    ``pairs`` (X, Y, Y) replaces the law of (y_w, y_l), for asking what a loss does with other data,
+    ``reference`` (X, Y) that of reference samples; ``lengths`` (Y,) feeds the loss ``f/|y|``, the
+    mean per token (THEORY §6.2).
 
-    A loss that is a term of y_w plus a term of y_l is averaged over the two laws by themselves: 2 X Y numbers in place of
-    X Y^2.  Its terms are loss(f, 0) - loss(0, 0) and loss(0, f).
+    A loss that is a term of y_w plus a term of y_l is averaged over the two laws by themselves: 2 X
+    Y numbers in place of X Y^2.  Its terms are loss(f, 0) - loss(0, 0) and loss(0, f).
 
     >>> from toy.gallery import bandit
     >>> world = bandit()
-    >>> population_loss(world, make_loss("dpo"), torch.zeros(1, 8, dtype=torch.float64))  # DPO starts at log 2
+    >>> population_loss(
+    ...     world, make_loss("dpo"), torch.zeros(1, 8, dtype=torch.float64)
+    ... )  # DPO starts at log 2
     tensor([0.6931], dtype=torch.float64)
     """
     if bound(loss).needs_reference_logps and not bound(loss).of_batch:
-        raise InputError("population_loss: the loss asks for log pi_ref beside f, which is not fed here: call it yourself")
+        raise InputError(
+            "population_loss: the loss asks for log pi_ref beside f, which is not fed here: call "
+            "it yourself"
+        )
     if bound(loss).of_batch:
-        raise InputError("population_loss: the loss compares whole batches: no law of pairs has an expectation of it")
+        raise InputError(
+            "population_loss: the loss compares whole batches: no law of pairs has an "
+            "expectation of it"
+        )
     law = world.pairs if pairs is None else pairs
     f, settings = inputs_of(loss, f, world.ref, lengths)
     zero = torch.zeros_like(f)
@@ -90,20 +106,26 @@ def population_loss(
 
 @one_thread()
 def newton(objective: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
-    """Minimise ``objective(logits) -> (X,)`` over logits (X, Y), each prompt on its own; returns the logits.
+    """Minimise ``objective(logits) -> (X,)`` over logits (X, Y), each prompt on its own; returns
+    the logits.
 
-    Newton's method with the exact Hessian by automatic differentiation: X problems of Y unknowns each, solved to
-    rounding error in about ten steps, where gradient descent would need thousands.  Curvatures enter by their absolute
-    value, so that a step points downhill, and it is halved until the objective does not rise; directions without curvature
-    (adding a constant to a row) are left alone; no logit moves by more than 1 a step.  It ends where ten steps in a row bring
-    no prompt a lower objective or half the slope: at a kink, or far out, rounding keeps the gradient above any bound.
+    Newton's method with the exact Hessian by automatic differentiation: X problems of Y unknowns
+    each, solved to rounding error in about ten steps, where gradient descent would need thousands.
+    Curvatures enter by their absolute value, so that a step points downhill, and it is halved until
+    the objective does not rise; directions without curvature (adding a constant to a row) are left
+    alone; no logit moves by more than 1 a step.  It ends where ten steps in a row bring no prompt a
+    lower objective or half the slope: at a kink, or far out, rounding keeps the gradient above any
+    bound.
 
     >>> target = torch.tensor([[0.2, 0.3, 0.5]], dtype=torch.float64)
-    >>> logits = newton(lambda z: -(target * z.log_softmax(1)).sum(1), torch.zeros(1, 3, dtype=torch.float64))
+    >>> logits = newton(
+    ...     lambda z: -(target * z.log_softmax(1)).sum(1), torch.zeros(1, 3, dtype=torch.float64)
+    ... )
     >>> logits.softmax(1)
     tensor([[0.2000, 0.3000, 0.5000]], dtype=torch.float64)
     """
-    lowest = flattest = torch.full(logits.shape[:1], torch.inf, dtype=logits.dtype)  # objective and slope, the best so far
+    # objective and slope, the best so far
+    lowest = flattest = torch.full(logits.shape[:1], torch.inf, dtype=logits.dtype)
     idle = 0
     for _ in range(100):
         logits = logits.detach().requires_grad_()
@@ -115,10 +137,17 @@ def newton(objective: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
         if steepness.max() < 1e-14 or idle == 10:
             break
         lowest, flattest = lowest.minimum(value), flattest.minimum(steepness)
-        unit = torch.eye(gradient.shape[1], dtype=logits.dtype).unsqueeze(1).expand(-1, *gradient.shape)  # (Y, X, Y)
-        (columns,) = torch.autograd.grad(gradient, logits, unit, is_grads_batched=True)  # one pass for all Y columns
+        # (Y, X, Y)
+        unit = (
+            torch.eye(gradient.shape[1], dtype=logits.dtype)
+            .unsqueeze(1)
+            .expand(-1, *gradient.shape)
+        )
+        # one pass for all Y columns
+        (columns,) = torch.autograd.grad(gradient, logits, unit, is_grads_batched=True)
         curvature, basis = torch.linalg.eigh(columns.transpose(0, 1))  # (X, Y), (X, Y, Y)
-        slope = (basis.mT @ gradient.detach().unsqueeze(-1)).squeeze(-1)  # the gradient in the eigenbasis
+        # the gradient in the eigenbasis
+        slope = (basis.mT @ gradient.detach().unsqueeze(-1)).squeeze(-1)
         flat = curvature.abs() < 1e-13
         move = -torch.where(flat, 0.0, slope / curvature.abs().masked_fill(flat, 1.0))
         move = (basis @ move.unsqueeze(-1)).squeeze(-1)
@@ -146,8 +175,8 @@ def fit(
 ) -> Tensor:
     """Minimise the population loss over all tabular policies, from pi_ref; returns policies (X, Y).
 
-    ``pairs`` and ``lengths`` as in ``population_loss``.  For a smaller class give ``log_ratio_of``, which maps
-    parameters (X, K) to f (X, Y), and their ``start``.
+    ``pairs`` and ``lengths`` as in ``population_loss``.  For a smaller class give ``log_ratio_of``,
+    which maps parameters (X, K) to f (X, Y), and their ``start``.
 
     >>> world = World.from_reward([0.5, 0.5], [0.0, 1.0])
     >>> fit(world, make_loss("dil", generator="ukl", denominator="mixture"))
@@ -163,9 +192,11 @@ def fit(
 
 
 def search(world: World, loss: Loss, starts: int = 24) -> Tensor:
-    """The best of ``starts`` fits (and one from pi_ref), for losses that may have several minima; policies (X, Y).
+    """The best of ``starts`` fits (and one from pi_ref), for losses that may have several minima;
+    policies (X, Y).
 
-    The starts are seeded tilts of pi_ref, the same at every call.  A search proves nothing: it may miss a better one.
+    The starts are seeded tilts of pi_ref, the same at every call.  A search proves nothing: it may
+    miss a better one.
 
     >>> from toy.gallery import bandit
     >>> world = bandit()
@@ -175,19 +206,24 @@ def search(world: World, loss: Loss, starts: int = 24) -> Tensor:
     """
     X, Y = world.ref.shape
     rng = torch.Generator().manual_seed(0)
-    tilts = torch.randn(starts, 1, Y, generator=rng, dtype=world.ref.dtype) * torch.linspace(1, 4, starts)[:, None, None]
+    tilts = (
+        torch.randn(starts, 1, Y, generator=rng, dtype=world.ref.dtype)
+        * torch.linspace(1, 4, starts)[:, None, None]
+    )
     tilts = torch.cat([torch.zeros(1, 1, Y, dtype=world.ref.dtype), tilts])
     copies = World(world.ref.repeat(starts + 1, 1), world.preference.repeat(starts + 1, 1, 1))
     begin = (initial_logits(world) + tilts).reshape(-1, Y)
     policies = fit(copies, loss, start=begin)
-    f = torch.where(policies > 0, policies.log(), -745.0) - copies.ref.clamp(min=1e-300).log()  # e^-745 is the least float64
+    # e^-745 is the least float64
+    f = torch.where(policies > 0, policies.log(), -745.0) - copies.ref.clamp(min=1e-300).log()
     losses = population_loss(copies, loss, torch.where(copies.ref > 0, f, 0.0)).view(starts + 1, X)
     best = losses.nan_to_num(torch.inf).argmin(0)
     return policies.view(starts + 1, X, Y)[best, torch.arange(X)]
 
 
 def initial_logits(world: World) -> Tensor:
-    """Logits of pi_ref, finite also where pi_ref is zero (there they are masked and never matter).  (X, Y).
+    """Logits of pi_ref, finite also where pi_ref is zero (there they are masked and never matter).
+    (X, Y).
 
     >>> initial_logits(World.from_reward([0.5, 0.5, 0.0], [0.0, 1.0, 2.0]))
     tensor([[-6.9315e-01, -6.9315e-01, -7.0840e+02]], dtype=torch.float64)
@@ -205,7 +241,8 @@ def policy(logits: Tensor, ref: Tensor) -> Tensor:
 
 
 def empirical_law(world: World, pairs: int, generator: torch.Generator) -> Tensor:
-    """The frequencies of ``pairs`` drawn pairs a prompt: all that a full-batch loss sees of them.  (X, Y, Y).
+    """The frequencies of ``pairs`` drawn pairs a prompt: all that a full-batch loss sees of them.
+    (X, Y, Y).
 
     >>> from toy.gallery import bandit
     >>> law = empirical_law(bandit(), 1000, torch.Generator().manual_seed(0))
@@ -217,7 +254,9 @@ def empirical_law(world: World, pairs: int, generator: torch.Generator) -> Tenso
     y_w, y_l = sample_pairs(world.ref, world.preference, pairs, generator)
     X, Y = world.ref.shape
     cells = torch.zeros(X, Y * Y, dtype=world.ref.dtype)
-    return cells.scatter_add_(1, y_w * Y + y_l, torch.full(y_w.shape, 1 / pairs, dtype=world.ref.dtype)).view(X, Y, Y)
+    return cells.scatter_add_(
+        1, y_w * Y + y_l, torch.full(y_w.shape, 1 / pairs, dtype=world.ref.dtype)
+    ).view(X, Y, Y)
 
 
 @one_thread()
@@ -232,9 +271,11 @@ def descend(
     learning_rate: float = 0.05,
     record: Record | None = None,  # called with (step, policy (X, Y)) before each step
 ) -> Tensor:
-    """Minimise the loss on data with the law ``pairs`` (X, Y, Y) with Adam, full batch, from pi_ref; policies (X, Y).
+    """Minimise the loss on data with the law ``pairs`` (X, Y, Y) with Adam, full batch, from
+    pi_ref; policies (X, Y).
 
-    Every prompt is a run of its own: Adam works on each number by itself, so hundreds of runs are one tensor program.
+    Every prompt is a run of its own: Adam works on each number by itself, so hundreds of runs are
+    one tensor program.
 
     >>> from toy.gallery import bandit
     >>> world = bandit()
@@ -264,14 +305,27 @@ def fit_pairs(
     learning_rate: float = 0.05,
     record: Record | None = None,  # called with (step, policy (X, Y)) before each step
 ) -> Tensor:
-    """``descend`` on ``pairs`` drawn pairs a prompt (and as many reference samples, for a loss that wants them); (X, Y).
+    """``descend`` on ``pairs`` drawn pairs a prompt (and as many reference samples, for a loss that
+    wants them); (X, Y).
 
     >>> world = World.from_reward([0.5, 0.5], [0.0, 1.0])
-    >>> fit_pairs(world, "sft", pairs=1000, generator=torch.Generator().manual_seed(0)).argmax().item()
+    >>> fit_pairs(
+    ...     world, "sft", pairs=1000, generator=torch.Generator().manual_seed(0)
+    ... ).argmax().item()
     1
     """
     loss = make_loss(loss) if isinstance(loss, str) else loss
     law = empirical_law(world, pairs, generator)
     y_ref = torch.multinomial(world.ref, pairs, replacement=True, generator=generator)
-    frequencies = torch.zeros_like(world.ref).scatter_add_(1, y_ref, torch.full(y_ref.shape, 1 / pairs, dtype=world.ref.dtype))
-    return descend(world, loss, pairs=law, reference=frequencies, steps=steps, learning_rate=learning_rate, record=record)
+    frequencies = torch.zeros_like(world.ref).scatter_add_(
+        1, y_ref, torch.full(y_ref.shape, 1 / pairs, dtype=world.ref.dtype)
+    )
+    return descend(
+        world,
+        loss,
+        pairs=law,
+        reference=frequencies,
+        steps=steps,
+        learning_rate=learning_rate,
+        record=record,
+    )

@@ -1,4 +1,6 @@
-"""Reward for KL: how much expected reward a policy gains over the reference, and how far it goes for it (THEORY §1.6)."""
+"""Reward for KL: how much expected reward a policy gains over the reference, and how far it goes
+for it (THEORY §1.6).
+"""
 
 import torch
 from torch import Tensor
@@ -22,7 +24,8 @@ def place(policy: Tensor, world: World) -> Point:
 
 
 def curves(world: World) -> dict[str, list[Point]]:
-    """RLHF's optima, which nothing can exceed, tempered DIL, and best of 1 to 16, in a world of one prompt.
+    """RLHF's optima, which nothing can exceed, tempered DIL, and best of 1 to 16, in a world of one
+    prompt.
 
     >>> from toy.gallery import bandit20
     >>> sorted(curves(bandit20()))
@@ -31,6 +34,10 @@ def curves(world: World) -> dict[str, list[Point]]:
     betas = torch.logspace(1.3, -1.2, 33).tolist()
     return {
         "RLHF": [place(optima.rlhf(world, beta), world) for beta in betas],
-        "DIL with temperature": [place(optima.tempered(world, beta), world) for beta in betas if beta > 0.1],
-        "best of 1 to 16": [place(best_of_n(world.ref, world.true_reward, n), world) for n in range(1, 17)],
+        "DIL with temperature": [
+            place(optima.tempered(world, beta), world) for beta in betas if beta > 0.1
+        ],
+        "best of 1 to 16": [
+            place(best_of_n(world.ref, world.true_reward, n), world) for n in range(1, 17)
+        ],
     }

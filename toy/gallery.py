@@ -7,7 +7,8 @@ from toy.worlds import World
 
 
 def bandit(scale: float = 1.5) -> World:
-    """One prompt, eight responses, Bradley–Terry labels; rewards of s.d. ``scale``, the best response rare a priori.
+    """One prompt, eight responses, Bradley–Terry labels; rewards of s.d. ``scale``, the best
+    response rare a priori.
 
     >>> bandit().ref.shape
     torch.Size([1, 8])
@@ -18,7 +19,8 @@ def bandit(scale: float = 1.5) -> World:
 
 
 def bandit20(scale: float = 1.5) -> World:
-    """One prompt, twenty responses whose probabilities span a factor of about a hundred, rewards of s.d. ``scale``.
+    """One prompt, twenty responses whose probabilities span a factor of about a hundred, rewards of
+    s.d. ``scale``.
 
     >>> bandit20().ref.shape
     torch.Size([1, 20])
@@ -30,7 +32,8 @@ def bandit20(scale: float = 1.5) -> World:
 
 
 def rare_and_bad() -> World:
-    """Twenty responses, each less likely than the one before, the rare ones bad: as most strings are nonsense.
+    """Twenty responses, each less likely than the one before, the rare ones bad: as most strings
+    are nonsense.
 
     >>> world = rare_and_bad()
     >>> world.true_reward[0, [0, 10, 19]].round(decimals=1), round(world.ref.min().item(), 4)
@@ -38,23 +41,30 @@ def rare_and_bad() -> World:
     """
     places = torch.arange(20, dtype=torch.float64)
     ref = torch.softmax(-torch.linspace(0, 6, 20, dtype=torch.float64), 0)
-    return World.from_reward(ref, torch.linspace(1, -2, 20, dtype=torch.float64) + 0.3 * torch.sin(5 * places))
+    return World.from_reward(
+        ref, torch.linspace(1, -2, 20, dtype=torch.float64) + 0.3 * torch.sin(5 * places)
+    )
 
 
 def rock_paper_scissors(strength: float = 0.4) -> World:
-    """Each response beats the next with probability 1/2 + strength, in a circle: no reward explains it.
+    """Each response beats the next with probability 1/2 + strength, in a circle: no reward explains
+    it.
 
     The reference plays rock most, so paper has the highest advantage *against this reference*.
 
     >>> rock_paper_scissors().advantage.argmax().item()
     1
     """
-    beats = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]], dtype=torch.float64)
-    return World(torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64), 0.5 + strength * beats)  # rock, paper, scissors
+    beats = torch.tensor(
+        [[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]], dtype=torch.float64
+    )
+    # rock, paper, scissors
+    return World(torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64), 0.5 + strength * beats)
 
 
 def bimodal(prompts: int = 5, responses: int = 41) -> World:
-    """Responses on a line from -1 to 1, equally likely a priori, with two good regions: (prompts, responses).
+    """Responses on a line from -1 to 1, equally likely a priori, with two good regions: (prompts,
+    responses).
 
     The balance of the two shifts with the prompt.
 
@@ -69,7 +79,8 @@ def bimodal(prompts: int = 5, responses: int = 41) -> World:
 
 
 def sentences(ending: float = 1 / 3) -> tuple[Sequences, World]:
-    """31 responses of 1 to 4 tokens; the reference ends at each token with probability ``ending``, rewards are blind to length.
+    """31 responses of 1 to 4 tokens; the reference ends at each token with probability ``ending``,
+    rewards are blind to length.
 
     At every length the rewards have the same mean and spread under the reference.
 
@@ -81,7 +92,9 @@ def sentences(ending: float = 1 / 3) -> tuple[Sequences, World]:
     logits = torch.zeros(1, len(words.prefixes), 3, dtype=torch.float64)
     logits[..., 2] = torch.log(torch.tensor(2 * ending / (1 - ending)))
     ref = words.log_probs(logits.flatten(1)).exp()
-    reward = torch.randn(len(words.responses), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    reward = torch.randn(
+        len(words.responses), generator=torch.Generator().manual_seed(3), dtype=torch.float64
+    )
     for length in words.lengths.unique():
         same = words.lengths == length
         part = reward[same] - (reward[same] * ref[0, same]).sum() / ref[0, same].sum()

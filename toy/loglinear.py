@@ -1,7 +1,8 @@
-"""Restricted policies: pi_theta = pi_ref exp(theta . phi(y))/Z, where the class does not contain the target (THEORY §2.5).
+"""Restricted policies: pi_theta = pi_ref exp(theta . phi(y))/Z, where the class does not contain
+the target (THEORY §2.5).
 
-In the full tabular class many losses share an optimum.  Here they part ways: forward KL covers the target's mass,
-reverse KL seeks a mode, and every generator h has an optimum of its own.
+In the full tabular class many losses share an optimum.  Here they part ways: forward KL covers the
+target's mass, reverse KL seeks a mode, and every generator h has an optimum of its own.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,8 @@ from toy.worlds import World
 
 
 def quadratic(responses: int) -> Tensor:
-    """Features (y, y^2) of responses on a line from -1 to 1: with a flat reference, discretised Gaussians.  (Y, 2).
+    """Features (y, y^2) of responses on a line from -1 to 1: with a flat reference, discretised
+    Gaussians.  (Y, 2).
 
     >>> quadratic(3).tolist()
     [[-1.0, 1.0], [0.0, 0.0], [1.0, 1.0]]
@@ -31,23 +33,39 @@ def log_ratio_of(world: World, features: Tensor) -> Callable[[Tensor], Tensor]:
 
     >>> from toy.gallery import bandit
     >>> same, theta = torch.ones(8, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
-    >>> log_ratio_of(bandit(), same)(theta).abs().max().item() < 1e-12  # a feature that all responses share changes nothing
+    >>> log_ratio_of(bandit(), same)(
+    ...     theta
+    ... ).abs().max().item() < 1e-12  # a feature that all responses share changes nothing
     True
     """
     return lambda theta: log_ratio(initial_logits(world) + theta @ features.T, world.ref)
 
 
 def fit(world: World, loss: Loss | str, features: Tensor, start: Tensor | None = None) -> Tensor:
-    """The policy (X, Y) of the class that minimises the population loss, by descent from ``start`` (pi_ref if none)."""
-    start = torch.zeros(len(world.ref), features.shape[1], dtype=world.ref.dtype) if start is None else start
+    """The policy (X, Y) of the class that minimises the population loss, by descent from ``start``
+    (pi_ref if none).
+    """
+    start = (
+        torch.zeros(len(world.ref), features.shape[1], dtype=world.ref.dtype)
+        if start is None
+        else start
+    )
     return fit_any(world, loss, log_ratio_of=log_ratio_of(world, features), start=start)
 
 
-def project(world: World, target: Tensor, features: Tensor, direction: str = "forward", start: Tensor | None = None) -> Tensor:
-    """The policy (X, Y) of the class nearest to ``target``: ``forward`` KL(target || pi) or ``reverse`` KL(pi || target).
+def project(
+    world: World,
+    target: Tensor,
+    features: Tensor,
+    direction: str = "forward",
+    start: Tensor | None = None,
+) -> Tensor:
+    """The policy (X, Y) of the class nearest to ``target``: ``forward`` KL(target || pi) or
+    ``reverse`` KL(pi || target).
 
-    The forward projection is unique and matches the target's mean features.  The reverse one may have a local
-    minimum at every mode of the target; ``start`` (X, K) says where the descent begins.
+    The forward projection is unique and matches the target's mean features.  The reverse one may
+    have a local minimum at every mode of the target; ``start`` (X, K) says where the descent
+    begins.
     """
     f_of = log_ratio_of(world, features)
 
@@ -55,5 +73,9 @@ def project(world: World, target: Tensor, features: Tensor, direction: str = "fo
         policy = f_of(theta).exp() * world.ref
         return kl(target, policy) if direction == "forward" else kl(policy, target)
 
-    start = torch.zeros(len(world.ref), features.shape[1], dtype=world.ref.dtype) if start is None else start
+    start = (
+        torch.zeros(len(world.ref), features.shape[1], dtype=world.ref.dtype)
+        if start is None
+        else start
+    )
     return f_of(newton(objective, start)).exp() * world.ref

@@ -1,7 +1,9 @@
-r"""A proxy in place of the true reward: what it costs, exactly, and what can be known without the truth (THEORY §13.2, §13.6).
+r"""A proxy in place of the true reward: what it costs, exactly, and what can be known without the
+truth (THEORY §13.2, §13.6).
 
-Gold is the true reward R, a proxy R_hat is what training sees.  Everything here is a sum over responses: policies that a proxy
-makes, their gold and KL, and Stein's estimate of gold from the proxy and the covariance of its error alone.
+Gold is the true reward R, a proxy R_hat is what training sees.  Everything here is a sum over
+responses: policies that a proxy makes, their gold and KL, and Stein's estimate of gold from the
+proxy and the covariance of its error alone.
 """
 
 from collections.abc import Sequence
@@ -16,10 +18,14 @@ from toy import efficiency
 from toy.worlds import World
 
 
-def learned(world: World, pairs: int, draws: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Rewards as maximum likelihood finds them on ``pairs`` pairs of a Bradley–Terry world of one prompt, to first order.
+def learned(
+    world: World, pairs: int, draws: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Rewards as maximum likelihood finds them on ``pairs`` pairs of a Bradley–Terry world of one
+    prompt, to first order.
 
-    (D, Y), and the covariance of their error, (1, Y, Y): by ``efficiency.asymptotic``, largest where responses are rare.
+    (D, Y), and the covariance of their error, (1, Y, Y): by ``efficiency.asymptotic``, largest
+    where responses are rare.
 
     >>> world = World.from_reward([0.5, 0.5], [0.0, 1.0])
     >>> proxies, covariance = learned(world, 1000, 5, torch.Generator().manual_seed(0))
@@ -27,7 +33,9 @@ def learned(world: World, pairs: int, draws: int, generator: torch.Generator) ->
     (torch.Size([5, 2]), True)
     """
     loss = make_loss("dpo", beta=1.0)
-    covariance = efficiency.asymptotic(world, loss, lambda policy: (policy / world.ref).log())[1] / pairs
+    covariance = (
+        efficiency.asymptotic(world, loss, lambda policy: (policy / world.ref).log())[1] / pairs
+    )
     spread, basis = torch.linalg.eigh(covariance[0])
     noise = torch.randn(draws, len(spread), generator=generator, dtype=spread.dtype)
     return world.true_reward + noise * spread.clamp(min=0).sqrt() @ basis.T, covariance
@@ -56,7 +64,8 @@ def along_n(ref: Tensor, proxy: Tensor, counts: Sequence[int]) -> Tensor:
 
 
 def rounds(ref: Tensor, reward: Tensor, count: int) -> Tensor:
-    """Imitation of the winners, again and again: each policy's own pairs, labelled by a reward, make the next: (K + 1, X, Y).
+    """Imitation of the winners, again and again: each policy's own pairs, labelled by a reward,
+    make the next: (K + 1, X, Y).
 
     With the true reward these are fresh labels; with a proxy the same proxy at every round.
 
@@ -65,7 +74,9 @@ def rounds(ref: Tensor, reward: Tensor, count: int) -> Tensor:
     """
     policies = [ref]
     for _ in range(count):
-        policies.append(World.from_reward(policies[-1] / policies[-1].sum(1, keepdim=True), reward).chosen)
+        policies.append(
+            World.from_reward(policies[-1] / policies[-1].sum(1, keepdim=True), reward).chosen
+        )
     return torch.stack(policies)
 
 
@@ -79,7 +90,8 @@ def gain(policies: Tensor, ref: Tensor, reward: Tensor) -> Tensor:
 
 
 def distance(policies: Tensor, ref: Tensor) -> Tensor:
-    """sqrt KL to the reference, the axis on which Gao et al. (2022) compare: (..., X, Y) -> (..., X).
+    """sqrt KL to the reference, the axis on which Gao et al. (2022) compare: (..., X, Y) -> (...,
+    X).
 
     >>> distance(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5, 0.5]])) ** 2
     tensor([0.6931])
@@ -88,19 +100,23 @@ def distance(policies: Tensor, ref: Tensor) -> Tensor:
 
 
 def gold_estimated(ref: Tensor, proxy: Tensor, covariance: Tensor, beta: float) -> Tensor:
-    r"""The gold gain of RLHF's optimum on a proxy, without the gold: unbiased for a Gaussian error of known covariance.  (X,).
+    r"""The gold gain of RLHF's optimum on a proxy, without the gold: unbiased for a Gaussian error
+    of known covariance.  (X,).
 
-    Stein's lemma: E[sum_y pi(y) e(y)] = E[sum C(y, y') d pi(y)/d R_hat(y')], and pi = pi_ref exp(R_hat/beta)/Z has the
-    derivative pi(y)(1[y = y'] - pi(y'))/beta.  So what a policy seems to gain from its proxy's error e = R_hat - R
-    is, on average,
+    Stein's lemma: E[sum_y pi(y) e(y)] = E[sum C(y, y') d pi(y)/d R_hat(y')], and pi = pi_ref
+    exp(R_hat/beta)/Z has the derivative pi(y)(1[y = y'] - pi(y'))/beta.  So what a policy seems to
+    gain from its proxy's error e = R_hat - R is, on average,
 
         (1/beta) (E_pi[C(y, y)] - E_{y, y' ~ pi}[C(y, y')]),
 
-    the variance of the proxy's error under the policy.  The reference's own mean reward is taken from the proxy, whose
-    error there has mean zero.  ``covariance`` is (X, Y, Y).
+    the variance of the proxy's error under the policy.  The reference's own mean reward is taken
+    from the proxy, whose error there has mean zero.  ``covariance`` is (X, Y, Y).
 
     >>> half, proxy = torch.tensor([[0.5, 0.5]]), torch.tensor([[0.0, 1.0]])
-    >>> [round(gold_estimated(half, proxy, torch.eye(2)[None], beta).item(), 3) for beta in (10.0, 1.0, 0.1)]
+    >>> [
+    ...     round(gold_estimated(half, proxy, torch.eye(2)[None], beta).item(), 3)
+    ...     for beta in (10.0, 1.0, 0.1)
+    ... ]
     [-0.025, -0.162, 0.499]
     """
     policy = rlhf_optimum(ref, proxy, beta)
@@ -110,12 +126,17 @@ def gold_estimated(ref: Tensor, proxy: Tensor, covariance: Tensor, beta: float) 
 
 
 def stopped(ref: Tensor, proxy: Tensor, covariance: Tensor, betas: Sequence[float]) -> Tensor:
-    """RLHF on a proxy, stopped without gold: beta falls along ``betas`` until ``gold_estimated`` falls, too.  (X, Y).
+    """RLHF on a proxy, stopped without gold: beta falls along ``betas`` until ``gold_estimated``
+    falls, too.  (X, Y).
 
-    The first fall, not the largest estimate of all: at small beta the estimate is a difference of large numbers, and noise.
+    The first fall, not the largest estimate of all: at small beta the estimate is a difference of
+    large numbers, and noise.
 
     >>> half, proxy = torch.tensor([[0.5, 0.5]]), torch.tensor([[0.0, 1.0]])
-    >>> [stopped(half, proxy, torch.eye(2)[None] * c, [4.0, 2.0, 1.0, 0.5])[0, 1].item() for c in (0.01, 1.0)]  # sure, and not
+    >>> [
+    ...     stopped(half, proxy, torch.eye(2)[None] * c, [4.0, 2.0, 1.0, 0.5])[0, 1].item()
+    ...     for c in (0.01, 1.0)
+    ... ]  # sure, and not
     [0.8808, 0.5622]
     """
     told = torch.stack([gold_estimated(ref, proxy, covariance, beta) for beta in betas])  # (B, X)

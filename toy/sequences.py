@@ -1,8 +1,10 @@
-"""Responses of several tokens: all short strings over a small vocabulary, with an end token, enumerated (THEORY §6.2).
+"""Responses of several tokens: all short strings over a small vocabulary, with an end token,
+enumerated (THEORY §6.2).
 
-A policy writes token by token: at each prefix it has logits for the V letters and for the end.  A response is over with the
-end token, or when it has ``max_length`` tokens (as ``max_new_tokens`` cuts it off).  The tabular autoregressive class
-has one row of logits a prefix; it contains every law of the responses, so what holds of tables holds here.
+A policy writes token by token: at each prefix it has logits for the V letters and for the end.  A
+response is over with the end token, or when it has ``max_length`` tokens (as ``max_new_tokens``
+cuts it off).  The tabular autoregressive class has one row of logits a prefix; it contains every
+law of the responses, so what holds of tables holds here.
 """
 
 import itertools
@@ -18,7 +20,8 @@ from dil_tutorial.errors import InputError
 
 @dataclass(frozen=True)
 class Sequences:
-    """All responses over ``vocabulary`` letters of at most ``max_length`` tokens, the end token included.
+    """All responses over ``vocabulary`` letters of at most ``max_length`` tokens, the end token
+    included.
 
     >>> Sequences(vocabulary=2, max_length=2).texts
     ['.', 'a.', 'b.', 'aa', 'ab', 'ba', 'bb']
@@ -35,7 +38,11 @@ class Sequences:
     def prefixes(self) -> list[tuple[int, ...]]:
         """Where the policy has to choose, every string shorter than max_length."""
         letters = range(self.vocabulary)
-        return [p for length in range(self.max_length) for p in itertools.product(letters, repeat=length)]
+        return [
+            p
+            for length in range(self.max_length)
+            for p in itertools.product(letters, repeat=length)
+        ]
 
     @cached_property
     def responses(self) -> list[tuple[int, ...]]:
@@ -56,7 +63,9 @@ class Sequences:
 
     @cached_property
     def _path(self) -> tuple[Tensor, Tensor]:
-        """For each response the flat indices (prefix, token) along its way, padded, and which are real: two of (Y, L)."""
+        """For each response the flat indices (prefix, token) along its way, padded, and which are
+        real: two of (Y, L).
+        """
         number = {prefix: i for i, prefix in enumerate(self.prefixes)}
         index = torch.zeros(len(self.responses), self.max_length, dtype=torch.long)
         for y, response in enumerate(self.responses):
@@ -67,17 +76,26 @@ class Sequences:
     def log_probs(self, logits: Tensor) -> Tensor:
         """log pi(y) = sum_i log pi(token_i | prefix_i): logits (X, prefixes * (V + 1)) -> (X, Y).
 
-        >>> Sequences(1, 2).log_probs(torch.zeros(1, 4)).exp()   # ".", "a.", "aa"
+        >>> Sequences(1, 2).log_probs(torch.zeros(1, 4)).exp()  # ".", "a.", "aa"
         tensor([[0.5000, 0.2500, 0.2500]])
         """
         index, real = self._path
-        steps = torch.log_softmax(logits.unflatten(-1, (-1, self.vocabulary + 1)), -1).flatten(-2)  # (X, N (V+1))
+        # (X, N (V+1))
+        steps = torch.log_softmax(logits.unflatten(-1, (-1, self.vocabulary + 1)), -1).flatten(-2)
         return torch.where(real, steps[:, index], 0.0).sum(-1)
 
     def logits(self, policy: Tensor) -> Tensor:
-        """Logits at every prefix that write ``policy`` (X, Y) > 0: the token probabilities it implies.  (X, N (V+1))."""
-        mass = torch.stack([
-            policy[:, [response[: len(p) + 1] == (*p, token) for response in self.responses]].sum(1)
-            for p in self.prefixes for token in range(self.vocabulary + 1)
-        ], 1)  # fmt: skip
+        """Logits at every prefix that write ``policy`` (X, Y) > 0: the token probabilities it
+        implies.  (X, N (V+1)).
+        """
+        mass = torch.stack(
+            [
+                policy[
+                    :, [response[: len(p) + 1] == (*p, token) for response in self.responses]
+                ].sum(1)
+                for p in self.prefixes
+                for token in range(self.vocabulary + 1)
+            ],
+            1,
+        )
         return mass.log()

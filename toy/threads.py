@@ -1,8 +1,9 @@
 """One thread for small tensors.
 
-A tensor of a few hundred numbers gains nothing from a second thread, and pays for it with a barrier at every operation
-(eigenvalues and matrix products above all): beside another busy process `dil verify` was fifty times slower with two threads
-than with one.  So what runs on toy worlds runs on one thread; language models keep all cores.
+A tensor of a few hundred numbers gains nothing from a second thread, and pays for it with a barrier
+at every operation (eigenvalues and matrix products above all): beside another busy process `dil
+verify` was fifty times slower with two threads than with one.  So what runs on toy worlds runs on
+one thread; language models keep all cores.
 """
 
 from collections.abc import Iterator

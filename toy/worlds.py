@@ -1,4 +1,6 @@
-"""A world: prompts x, responses y, a reference policy, and who is preferred to whom.  All float64, all exact."""
+"""A world: prompts x, responses y, a reference policy, and who is preferred to whom.  All float64,
+all exact.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,10 @@ KINDS = ("bradley-terry", "hard", "any")
 class World:
     """A reference policy and a preference over Y responses, for X prompts at once.
 
-    ``ref`` is (X, Y) or (Y,), rows summing to one; ``preference`` is (X, Y, Y) or (Y, Y) with P + P^T = 1, any
-    such matrix (rock–paper–scissors too).  ``reward`` (X, Y) is set by ``from_reward`` and None otherwise; such a
-    world makes its Y x Y table only when somebody reads it, so that 20,000 responses are no trouble.
+    ``ref`` is (X, Y) or (Y,), rows summing to one; ``preference`` is (X, Y, Y) or (Y, Y) with P +
+    P^T = 1, any such matrix (rock–paper–scissors too).  ``reward`` (X, Y) is set by ``from_reward``
+    and None otherwise; such a world makes its Y x Y table only when somebody reads it, so that
+    20,000 responses are no trouble.
 
     >>> world = World.from_reward([0.5, 0.5], [0.0, 1.0])
     >>> world.chosen
@@ -30,7 +33,9 @@ class World:
     dil_tutorial.errors.InputError: ref: row 0 sums to 1.1, not 1: divide the row by its sum
     """
 
-    def __init__(self, ref: object, preference: object = None, reward: object = None, hard: bool = False) -> None:
+    def __init__(
+        self, ref: object, preference: object = None, reward: object = None, hard: bool = False
+    ) -> None:
         self.ref = _checked_ref(ref)
         if (preference is None) == (reward is None):
             raise InputError("World: give a preference, or a reward to make one from, and not both")
@@ -40,14 +45,24 @@ class World:
 
     @classmethod
     def from_reward(cls, ref: object, reward: object, hard: bool = False) -> World:
-        """Bradley–Terry labels P = sigmoid(R - R'), or with ``hard`` the higher reward always wins."""
+        """Bradley–Terry labels P = sigmoid(R - R'), or with ``hard`` the higher reward always
+        wins.
+        """
         return cls(ref, reward=reward, hard=hard)
 
     @classmethod
-    def random(cls, seeds: Iterable[int], responses: int = 6, scale: float = 1.5, kind: str = "bradley-terry") -> World:
-        """One prompt a seed, each drawn from its own seed: Dirichlet reference, Gaussian rewards of s.d. ``scale``.
+    def random(
+        cls,
+        seeds: Iterable[int],
+        responses: int = 6,
+        scale: float = 1.5,
+        kind: str = "bradley-terry",
+    ) -> World:
+        """One prompt a seed, each drawn from its own seed: Dirichlet reference, Gaussian rewards of
+        s.d. ``scale``.
 
-        ``kind``: "bradley-terry", "hard" (a total order), or "any" (a random P, in general no reward behind it).
+        ``kind``: "bradley-terry", "hard" (a total order), or "any" (a random P, in general no
+        reward behind it).
         """
         if kind not in KINDS:
             raise unknown_name("kind of world", kind, KINDS)
@@ -67,7 +82,9 @@ class World:
     def true_reward(self) -> Tensor:
         """The labeller's reward R, (X, Y); InputError where the world has preferences only."""
         if self.reward is None:
-            raise InputError("this world has preferences but no reward: make it with World.from_reward")
+            raise InputError(
+                "this world has preferences but no reward: make it with World.from_reward"
+            )
         return self.reward
 
     @cached_property
@@ -75,7 +92,11 @@ class World:
         """P[y, y'] = probability that y is preferred to y', (X, Y, Y)."""
         if self._table is not None:
             return self._table
-        return preferences.hard_labels(self.true_reward) if self.hard else preferences.bradley_terry(self.true_reward)
+        return (
+            preferences.hard_labels(self.true_reward)
+            if self.hard
+            else preferences.bradley_terry(self.true_reward)
+        )
 
     @cached_property
     def win_rate(self) -> Tensor:
@@ -123,7 +144,10 @@ def _checked_reward(reward: object, ref: Tensor) -> Tensor:
     """A reward a response, for every prompt: (X, Y)."""
     table = as_table("reward", reward)
     if table.shape[-1:] != ref.shape[-1:] or table.ndim > 2:
-        raise InputError(f"reward: shape {tuple(table.shape)} does not fit ref's {tuple(ref.shape)}: one reward a response")
+        raise InputError(
+            f"reward: shape {tuple(table.shape)} does not fit ref's {tuple(ref.shape)}: one "
+            "reward a response"
+        )
     if not table.isfinite().all():
         raise InputError("reward: holds NaN or infinity: every entry must be a finite number")
     if table.ndim == 2 and len(table) not in (1, len(ref)):
@@ -135,12 +159,17 @@ def _checked_preference(preference: object, ref: Tensor) -> Tensor:
     """P for every prompt: (X, Y, Y)."""
     (X, Y), table = ref.shape, as_table("preference", preference)
     if table.shape[-2:] != (Y, Y):
-        raise InputError(f"preference: shape {tuple(table.shape)} does not fit the {Y} responses of ref: give (X, {Y}, {Y})")
+        raise InputError(
+            f"preference: shape {tuple(table.shape)} does not fit the {Y} responses of ref: give "
+            f"(X, {Y}, {Y})"
+        )
     table = preferences.check_preference(table)
     try:
         return table.expand(X, -1, -1)
     except RuntimeError:
-        raise InputError(f"preference: {table.shape[0]} prompts, ref has {X}: give one P for each") from None
+        raise InputError(
+            f"preference: {table.shape[0]} prompts, ref has {X}: give one P for each"
+        ) from None
 
 
 def as_table(name: str, values: object) -> Tensor:
@@ -151,9 +180,12 @@ def as_table(name: str, values: object) -> Tensor:
     >>> as_table("ref", [[0.5, 0.5], [1.0]])
     Traceback (most recent call last):
     ...
-    dil_tutorial.errors.InputError: ref: not a rectangular table of numbers: give lists of equal length
+    dil_tutorial.errors.InputError: ref: not a rectangular table of numbers: give lists of equal
+        length
     """
     try:
         return torch.as_tensor(values, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
-        raise InputError(f"{name}: not a rectangular table of numbers: give lists of equal length") from None
+        raise InputError(
+            f"{name}: not a rectangular table of numbers: give lists of equal length"
+        ) from None

@@ -1,5 +1,6 @@
-"""Benchmarks: how the exact world scales, our training step against TRL's, and what low precision does to f.
+"""Benchmarks: how the exact world scales, our training step against TRL's, and what low precision
+does to f.
 
-Read ``toy`` first, then ``llm`` and ``noise``.  Each measures in processes of its own and saves numbers beside a figure.
-It may import the derivation, ``toy``, ``llm`` and ``support``.
+Read ``toy`` first, then ``llm`` and ``noise``.  Each measures in processes of its own and saves
+numbers beside a figure. It may import the derivation, ``toy``, ``llm`` and ``support``.
 """

@@ -1,13 +1,14 @@
 """``dil gpu``: what a card makes of our training step, in pieces, each of which leaves its result.
 
-A piece is a file of its own, and has a time limit; pieces of one setting share a process.  A run that is cut off loses the
-piece it was at, and the same command goes on behind the others.  Nothing is downloaded: the model has the shape of Llama-3-8B
-and random weights.
+A piece is a file of its own, and has a time limit; pieces of one setting share a process.  A run
+that is cut off loses the piece it was at, and the same command goes on behind the others.  Nothing
+is downloaded: the model has the shape of Llama-3-8B and random weights.
 
-Two utilisations are given.  *Plain* is 6 x parameters x tokens, each prompt counted for both of its responses, over what the
-card could do at best in the time: how it is commonly given.  *Counted* takes the floating-point operations of the products that
-the step really needs (``llm.plan.counted`` on the same lengths: prompts once, no recomputation): it cannot be flattered by
-sharing.  For TRL it counts what TRL computes on real tokens, prompts twice.
+Two utilisations are given.  *Plain* is 6 x parameters x tokens, each prompt counted for both of its
+responses, over what the card could do at best in the time: how it is commonly given.  *Counted*
+takes the floating-point operations of the products that the step really needs (``llm.plan.counted``
+on the same lengths: prompts once, no recomputation): it cannot be flattered by sharing.  For TRL it
+counts what TRL computes on real tokens, prompts twice.
 """
 
 import gc
@@ -26,7 +27,16 @@ from typing import Any
 
 import torch
 
-from dil_tutorial.bench.llm import BATCH, PEAK_FLOPS, RANDOM, TINY, Run, made_up_pairs, measure, random_model
+from dil_tutorial.bench.llm import (
+    BATCH,
+    PEAK_FLOPS,
+    RANDOM,
+    TINY,
+    Run,
+    made_up_pairs,
+    measure,
+    random_model,
+)
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm import plan
 from dil_tutorial.llm.count import Step, counted
@@ -38,7 +48,9 @@ from dil_tutorial.support.paths import BENCHMARKS
 MINUTES = 9
 TEMPLATE = Path(__file__).with_name("gpu.md.j2")
 COMMITTED = BENCHMARKS / "gpu.json"
-MIXES = {  # overall length, prefix : response, and the gain, from the README of dpo-prefix-sharing (Wang and Hegde, 2024)
+# overall length, prefix : response, and the gain, from the README of dpo-prefix-sharing (Wang and
+# Hegde, 2024)
+MIXES = {
     "Capybara": (1160, 1.59, 1.42),
     "HH-RLHF": (186, 2.15, 1.07),
     "MetaMath-DPO": (872, 3.91, 1.38),
@@ -59,7 +71,8 @@ class Piece:
 
 
 def lengths_of(name: str) -> tuple[int, int, int]:
-    """Tokens of prompt, chosen and rejected in a mix: its overall length is taken to be that of prompt and both responses.
+    """Tokens of prompt, chosen and rejected in a mix: its overall length is taken to be that of
+    prompt and both responses.
 
     >>> lengths_of("Capybara")
     (514, 323, 323)
@@ -71,18 +84,27 @@ def lengths_of(name: str) -> tuple[int, int, int]:
 
 def workloads() -> dict[str, tuple[int, int, int]]:
     """All length mixes by name."""
-    return {"1:1": (1024, 1024, 1024), "3:1": (1536, 512, 512), **{name: lengths_of(name) for name in MIXES}}
+    return {
+        "1:1": (1024, 1024, 1024),
+        "3:1": (1536, 512, 512),
+        **{name: lengths_of(name) for name in MIXES},
+    }
 
 
 def pieces(folder: Path, dry: bool) -> list[Piece]:
-    """What is run, the most telling first; writes the pairs into ``folder``.  ``dry``: a tiny model and short pairs."""
+    """What is run, the most telling first; writes the pairs into ``folder``.  ``dry``: a tiny model
+    and short pairs.
+    """
     tokenizer = own_tokenizer()
     folder.mkdir(parents=True, exist_ok=True)
     for name, sizes in workloads().items():
         few = tuple(max(2, size // 50) for size in sizes) if dry else sizes
         lines = [json.dumps(pair) for pair in made_up_pairs((few[0], few[1], few[2]), tokenizer)]
         write_text(folder / f"{name.replace(':', '-')}.jsonl", "\n".join(lines) + "\n")
-    has = {name: find_spec(name) is not None for name in ("peft", "trl", "liger_kernel", "bitsandbytes")}
+    has = {
+        name: find_spec(name) is not None
+        for name in ("peft", "trl", "liger_kernel", "bitsandbytes")
+    }
     liger, two = has["liger_kernel"] and not dry, ("1:1",) if dry else ("3:1", "1:1")
 
     def both_sides(lora: bool, with_liger: bool, names: Sequence[str]) -> list[Piece]:
@@ -92,9 +114,16 @@ def pieces(folder: Path, dry: bool) -> list[Piece]:
         for side in ("ours", "TRL") if has["trl"] else ("ours",):
             process = f"{kind}, {side}{' with Liger' * with_liger}"
             run = Run(
-                side.lower(), TINY if dry else RANDOM, "", "bf16 autocast" if lora else "bf16", False, with_liger, "", lora,
+                side.lower(),
+                TINY if dry else RANDOM,
+                "",
+                "bf16 autocast" if lora else "bf16",
+                False,
+                with_liger,
+                "",
+                lora,
                 "adamw_torch" if dry else fused,
-            )  # fmt: skip
+            )
             for name in names:
                 path = str(folder / f"{name.replace(':', '-')}.jsonl")
                 full = f"{kind}, {name}, {side}{' with Liger' * with_liger}"
@@ -111,7 +140,9 @@ def pieces(folder: Path, dry: bool) -> list[Piece]:
 
 
 def checks(dry: bool) -> dict[str, Any]:
-    """The flash path against the plain one, f = 0 before the first step, and finite gradients, on a small model in bf16."""
+    """The flash path against the plain one, f = 0 before the first step, and finite gradients, on a
+    small model in bf16.
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from dil_tutorial.llm.attention import ATTENTION, VARLEN, register
@@ -123,11 +154,20 @@ def checks(dry: bool) -> dict[str, Any]:
     device = this_device()
     torch.manual_seed(0)
     width = 64 if dry else 512
-    model = LlamaForCausalLM(LlamaConfig(
-        vocab_size=500, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, pad_token_id=1,
-    )).to(device, torch.bfloat16)  # fmt: skip
-    rows, _ = tokenize_pairs(made_up_pairs((60, 40, 50), own_tokenizer())[:BATCH], own_tokenizer(), 512)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=500,
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            pad_token_id=1,
+        )
+    ).to(device, torch.bfloat16)
+    rows, _ = tokenize_pairs(
+        made_up_pairs((60, 40, 50), own_tokenizer())[:BATCH], own_tokenizer(), 512
+    )
     batch = pack(list(rows)).to(torch.device(device))
     register()
     found: dict[str, Any] = {}
@@ -140,7 +180,9 @@ def checks(dry: bool) -> dict[str, Any]:
         found[f"f before the first step, {name}"] = (first - again).abs().max().item()
         first.sum().backward()
         logps[name] = first.detach().float()
-        gradients[name] = torch.cat([weight.grad.flatten().float() for weight in model.parameters()])
+        gradients[name] = torch.cat(
+            [weight.grad.flatten().float() for weight in model.parameters()]
+        )
     found["log-probabilities a token, flash against plain"] = (
         ((logps[VARLEN] - logps[ATTENTION]) / batch.lengths.to(device)).abs().max().item()
     )
@@ -148,10 +190,11 @@ def checks(dry: bool) -> dict[str, Any]:
     found["gradients, flash against plain, relative"] = difference.item()
     found["gradients are finite"] = bool(gradients[VARLEN].isfinite().all())
     found["passed"] = (
-        found["gradients are finite"] and found["log-probabilities a token, flash against plain"] < 0.02
+        found["gradients are finite"]
+        and found["log-probabilities a token, flash against plain"] < 0.02
         and found["gradients, flash against plain, relative"] < 0.05
         and all(value == 0 for name, value in found.items() if name.startswith("f before"))
-    )  # fmt: skip
+    )
     return found
 
 
@@ -168,7 +211,11 @@ def sampling(dry: bool) -> dict[str, Any]:
     drawn = draw(model, own_tokenizer(), prompts, samples, tokens, 0, quiet=True)
     seconds = time.perf_counter() - start
     count = sum(len(response["ids"]) for row in drawn for response in row["responses"])
-    return {"tokens": count, "seconds": seconds, "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if not dry else 0.0}
+    return {
+        "tokens": count,
+        "seconds": seconds,
+        "peak_gib": torch.cuda.max_memory_allocated() / 2**30 if not dry else 0.0,
+    }
 
 
 def path_of(piece: Piece, folder: Path) -> Path:
@@ -176,8 +223,12 @@ def path_of(piece: Piece, folder: Path) -> Path:
     return folder / f"{piece.name.replace(':', '-').replace(', ', '_').replace(' ', '-')}.json"
 
 
-def all_pieces(folder: Path, dry: bool, done: Callable[[str], None], minutes: float = MINUTES) -> list[dict[str, Any]]:
-    """Run the pieces of which ``folder`` holds no result, as long as ``minutes`` last; what each gave, or why nothing."""
+def all_pieces(
+    folder: Path, dry: bool, done: Callable[[str], None], minutes: float = MINUTES
+) -> list[dict[str, Any]]:
+    """Run the pieces of which ``folder`` holds no result, as long as ``minutes`` last; what each
+    gave, or why nothing.
+    """
     begin, todo = time.monotonic(), pieces(folder, dry)
     for _, of_process in itertools.groupby(todo, key=lambda piece: piece.process):
         group = list(of_process)
@@ -194,7 +245,9 @@ def all_pieces(folder: Path, dry: bool, done: Callable[[str], None], minutes: fl
         for piece in group:
             done(piece.name)
     return [
-        read_json(path) if (path := path_of(piece, folder)).is_file() else {"piece": piece.name, "failed": NO_TIME}
+        read_json(path)
+        if (path := path_of(piece, folder)).is_file()
+        else {"piece": piece.name, "failed": NO_TIME}
         for piece in todo
     ]
 
@@ -204,16 +257,26 @@ NO_TIME = "no time was left: run the same command again"
 
 
 def in_a_process(group: list[Piece], folder: Path, dry: bool, seconds: float) -> str:
-    """Run pieces in a process of their own, each of which writes its file; why it ended early, or nothing."""
+    """Run pieces in a process of their own, each of which writes its file; why it ended early, or
+    nothing.
+    """
     told = [{**asdict(piece), "path": str(path_of(piece, folder))} for piece in group]
     command = [sys.executable, "-m", "dil_tutorial.bench.gpu", json.dumps(told), str(int(dry))]
     root = str(Path(__file__).parents[2])  # the source folder, where the package is not installed
-    environment = {**os.environ, "TQDM_DISABLE": "1", "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+    environment = {
+        **os.environ,
+        "TQDM_DISABLE": "1",
+        "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
+    }
     try:
-        output = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment)
+        output = subprocess.run(
+            command, capture_output=True, text=True, timeout=seconds, env=environment
+        )
     except subprocess.TimeoutExpired:
         return f"{TOO_LONG} {seconds:.0f} s"
-    return (output.stderr.strip().splitlines() or ["no output"])[-1][:300] if output.returncode else ""
+    return (
+        (output.stderr.strip().splitlines() or ["no output"])[-1][:300] if output.returncode else ""
+    )
 
 
 def run_pieces(told: list[dict[str, Any]], dry: bool) -> None:
@@ -226,7 +289,9 @@ def run_pieces(told: list[dict[str, Any]], dry: bool) -> None:
 
 
 def fitting(run: Run) -> dict[str, Any]:
-    """A measurement; where the card's memory does not hold it, once more with activation checkpointing."""
+    """A measurement; where the card's memory does not hold it, once more with activation
+    checkpointing.
+    """
     try:
         return measure(run)
     except torch.OutOfMemoryError:
@@ -244,11 +309,13 @@ def emptied() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-# --- What the pieces say -----------------------------------------------------------------------------------------------
+# --- What the pieces say --------------------------------------------------------------------------
 
 
 def summary(rows: list[dict[str, Any]], dry: bool) -> list[dict[str, Any]]:
-    """A row for each workload: tokens a second, utilisations and memory of each side, and how much faster our fastest is."""
+    """A row for each workload: tokens a second, utilisations and memory of each side, and how much
+    faster our fastest is.
+    """
     cells: dict[str, dict[str, Any]] = {}
     for row in rows:
         if "seconds" not in row or "workload" not in row:
@@ -260,10 +327,15 @@ def summary(rows: list[dict[str, Any]], dry: bool) -> list[dict[str, Any]]:
         cell["sides"][side] = {"tokens_per_s": speed, "peak_gib": row["peak_gib"], **used(row, dry)}
     for cell in cells.values():
         speeds = {name: side["tokens_per_s"] for name, side in cell["sides"].items()}
-        ours, theirs = ([name for name in speeds if name.startswith(who)] for who in ("ours", "TRL"))
+        ours, theirs = (
+            [name for name in speeds if name.startswith(who)] for who in ("ours", "TRL")
+        )
         if ours and theirs:
             fastest = max(ours, key=lambda name: speeds[name])
-            cell |= {"times_faster": speeds[fastest] / max(speeds[name] for name in theirs), "fastest": fastest}
+            cell |= {
+                "times_faster": speeds[fastest] / max(speeds[name] for name in theirs),
+                "fastest": fastest,
+            }
     return list(cells.values())
 
 
@@ -273,10 +345,17 @@ def used(row: dict[str, Any], dry: bool) -> dict[str, float]:
     if peak is None or dry:
         return {}
     sizes = workloads()[row["workload"]]
-    step = Step(*sizes, pairs=BATCH, dtype="bfloat16", lora=16 if row["lora"] else 0, shared=row["side"] == "ours")
+    step = Step(
+        *sizes,
+        pairs=BATCH,
+        dtype="bfloat16",
+        lora=16 if row["lora"] else 0,
+        shared=row["side"] == "ours",
+    )
     counts = counted(plan.model_config("llama-3-8b"), step)
     needed = counts.forward + counts.backward
-    tokens = BATCH * (2 * sizes[0] + sizes[1] + sizes[2])  # of the mix on average; the pairs at hand differ by their spread
+    # of the mix on average; the pairs at hand differ by their spread
+    tokens = BATCH * (2 * sizes[0] + sizes[1] + sizes[2])
     per_token = needed / tokens
     speed = row["tokens"] / row["seconds"]
     return {"plain": 6 * row["parameters"] * speed / peak, "counted": per_token * speed / peak}
@@ -284,10 +363,21 @@ def used(row: dict[str, Any], dry: bool) -> dict[str, float]:
 
 def save(rows: list[dict[str, Any]], path: Path, dry: bool) -> list[Path]:
     """The JSON, and a page with the card's name beside it."""
-    card = torch.cuda.get_device_name() if torch.cuda.is_available() else "no card: a dry run on the CPU"
+    card = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else "no card: a dry run on the CPU"
+    )
     cells = summary(rows, dry)
     ratios = [cell["times_faster"] for cell in cells if "times_faster" in cell]
-    content = {**provenance(), "card": card, "dry": dry, "cells": cells, "pieces": rows, "mixes": MIXES}
+    content = {
+        **provenance(),
+        "card": card,
+        "dry": dry,
+        "cells": cells,
+        "pieces": rows,
+        "mixes": MIXES,
+    }
     content["median times faster"] = statistics.median(ratios) if ratios else None
     write_json(path, content)
     write_text(path.with_suffix(".md"), page_of(content))
@@ -303,7 +393,10 @@ def page_of(content: dict[str, Any]) -> str:
 def check(dry: bool) -> None:
     """InputError where there is no card to measure."""
     if not dry and not torch.cuda.is_available():
-        raise InputError("dil gpu: torch sees no GPU here: add --dry-run to see that everything runs, on a tiny model")
+        raise InputError(
+            "dil gpu: torch sees no GPU here: add --dry-run to see that everything runs, on a "
+            "tiny model"
+        )
 
 
 if __name__ == "__main__":

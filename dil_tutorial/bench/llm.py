@@ -1,12 +1,14 @@
 """``dil bench llm``: seconds, tokens and memory of a training step, ours against TRL's DPOTrainer.
 
-Both train the same model with the same loss (DPO) on the same pairs in the same precision, each run in a process of its
-own, so that its peak memory is its own.  Rounds are interleaved, because a machine drifts; the figures are medians over
-rounds.  TRL runs with its reference precomputed, its fastest setting, and with activation checkpointing where ours has
-it.  Tokens are counted as TRL sees them: prompt and response of both responses of a pair, no padding.
+Both train the same model with the same loss (DPO) on the same pairs in the same precision, each run
+in a process of its own, so that its peak memory is its own.  Rounds are interleaved, because a
+machine drifts; the figures are medians over rounds.  TRL runs with its reference precomputed, its
+fastest setting, and with activation checkpointing where ours has it.  Tokens are counted as TRL
+sees them: prompt and response of both responses of a pair, no padding.
 
-On a GPU with liger-kernel installed TRL is also measured with its layers.  Model FLOP utilisation is the share of the card's
-dense bf16 peak that 6 x parameters x tokens a second take: what the plain computation would need, whatever was saved.
+On a GPU with liger-kernel installed TRL is also measured with its layers.  Model FLOP utilisation
+is the share of the card's dense bf16 peak that 6 x parameters x tokens a second take: what the
+plain computation would need, whatever was saved.
 
 A run is two passes over the pairs; the second is measured.
 """
@@ -31,7 +33,14 @@ from matplotlib.figure import Figure
 from dil_tutorial.bench.toy import peak_gib
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.data import Pair, read_pairs, tiny_preferences
-from dil_tutorial.llm.models import device_name, load_model, load_tokenizer, lora_config, resolve, this_device
+from dil_tutorial.llm.models import (
+    device_name,
+    load_model,
+    load_tokenizer,
+    lora_config,
+    resolve,
+    this_device,
+)
 from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
 from dil_tutorial.support import plotting
 from dil_tutorial.support.files import provenance, write_json
@@ -43,9 +52,11 @@ LENGTHS = {  # tokens on average: prompt, chosen, rejected
     "long prompt": (300, 100, 100),
     "long response": (30, 200, 200),
 }
-# Hidden size, layers, heads, key-value heads, feed-forward size, vocabulary: the shape of Llama-3-8B, with random weights.
+# Hidden size, layers, heads, key-value heads, feed-forward size, vocabulary: the shape of
+# Llama-3-8B, with random weights.
 SHAPE_8B = (4096, 32, 32, 8, 14336, 128256)
-PEAK_FLOPS = {"H200": 989e12, "H100 80GB HBM3": 989e12, "A100": 312e12, "RTX 4090": 165e12}  # dense bf16, from NVIDIA's sheets
+# dense bf16, from NVIDIA's sheets
+PEAK_FLOPS = {"H200": 989e12, "H100 80GB HBM3": 989e12, "A100": 312e12, "RTX 4090": 165e12}
 
 
 @dataclass(frozen=True)
@@ -63,14 +74,18 @@ class Run:
     optimiser: str = "adamw_torch"
 
     def label(self) -> str:
-        more = ", checkpointing" * self.checkpointing + ", Liger" * self.liger + ", LoRA" * self.lora
+        more = (
+            ", checkpointing" * self.checkpointing + ", Liger" * self.liger + ", LoRA" * self.lora
+        )
         return f"{self.workload}, {self.precision}{more}"
 
 
 def made_up_pairs(lengths: tuple[int, int, int], tokenizer: Any, count: int = PAIRS) -> list[Pair]:
-    """Pairs of words from the tutorial's own texts, with about so many tokens of prompt, chosen and rejected on average.
+    """Pairs of words from the tutorial's own texts, with about so many tokens of prompt, chosen and
+    rejected on average.
 
-    Lengths vary by a factor of 2.7 either way at two standard deviations (log-normal, sigma 0.5), as real ones do.
+    Lengths vary by a factor of 2.7 either way at two standard deviations (log-normal, sigma 0.5),
+    as real ones do.
     """
     words = " ".join(" ".join(pair.values()) for pair in read_pairs(tiny_preferences())).split()
     rng = torch.Generator().manual_seed(0)
@@ -94,9 +109,15 @@ def random_model() -> Any:
 
     hidden, layers, heads, kv_heads, feed_forward, vocabulary = SHAPE_8B
     config = LlamaConfig(
-        hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=kv_heads,
-        intermediate_size=feed_forward, vocab_size=vocabulary, tie_word_embeddings=False, dtype="bfloat16",
-    )  # fmt: skip
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        intermediate_size=feed_forward,
+        vocab_size=vocabulary,
+        tie_word_embeddings=False,
+        dtype="bfloat16",
+    )
     torch.set_default_dtype(torch.bfloat16)
     with torch.device(this_device()):
         model = LlamaForCausalLM(config)
@@ -105,7 +126,9 @@ def random_model() -> Any:
 
 
 def stopwatch() -> Any:
-    """A callback that keeps the seconds of each step, and those of this process before its first."""
+    """A callback that keeps the seconds of each step, and those of this process before its
+    first.
+    """
     import psutil
     from transformers import TrainerCallback
 
@@ -127,7 +150,8 @@ def stopwatch() -> Any:
 
 
 def measure(run: Run) -> dict[str, Any]:
-    """Train for two passes and return the last one's seconds a step, tokens a step, losses, and the peak memory in GiB.
+    """Train for two passes and return the last one's seconds a step, tokens a step, losses, and the
+    peak memory in GiB.
 
     With Liger's layers there are three passes: Triton compiles in the first two.
     """
@@ -141,37 +165,65 @@ def measure(run: Run) -> dict[str, Any]:
     if run.liger and run.side == "ours":
         from liger_kernel.transformers import apply_liger_kernel_to_llama
 
-        apply_liger_kernel_to_llama(fused_linear_cross_entropy=False, model=model)  # the head is the trainer's
+        # the head is the trainer's
+        apply_liger_kernel_to_llama(fused_linear_cross_entropy=False, model=model)
     a_pass = len(pairs) // BATCH
     steps = (3 if run.liger else 2) * a_pass
     clock = stopwatch()
     with tempfile.TemporaryDirectory() as folder:
         common: dict[str, Any] = {
-            "output_dir": folder, "per_device_train_batch_size": BATCH, "per_device_eval_batch_size": BATCH,
-            "max_steps": steps, "learning_rate": 1e-6, "beta": 0.1, "bf16": run.precision == "bf16 autocast",
-            "use_cpu": not torch.cuda.is_available(), "gradient_checkpointing": run.checkpointing, "max_length": 4096,
-            "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "logging_steps": 1, "optim": run.optimiser,
-        }  # fmt: skip
+            "output_dir": folder,
+            "per_device_train_batch_size": BATCH,
+            "per_device_eval_batch_size": BATCH,
+            "max_steps": steps,
+            "learning_rate": 1e-6,
+            "beta": 0.1,
+            "bf16": run.precision == "bf16 autocast",
+            "use_cpu": not torch.cuda.is_available(),
+            "gradient_checkpointing": run.checkpointing,
+            "max_length": 4096,
+            "report_to": "none",
+            "save_strategy": "no",
+            "disable_tqdm": True,
+            "logging_steps": 1,
+            "optim": run.optimiser,
+        }
         if run.side == "ours":
             from dil_tutorial.llm.trainer import DILConfig, DILTrainer
 
             config = DILConfig(loss="dpo", **common)
-            trainer: Any = DILTrainer(model, config, pairs, processing_class=tokenizer, peft_config=adapter, callbacks=[clock])
+            trainer: Any = DILTrainer(
+                model,
+                config,
+                pairs,
+                processing_class=tokenizer,
+                peft_config=adapter,
+                callbacks=[clock],
+            )
         else:
             from datasets import Dataset
             from trl import DPOConfig, DPOTrainer
             from trl.trainer import dpo_trainer
 
-            if run.model == RANDOM:  # it takes sha256 of 30 GB, over a minute, to name the file of the reference's scores
+            if (
+                run.model == RANDOM
+                # it takes sha256 of 30 GB, over a minute, to name the file of the reference's
+                # scores
+            ):
                 dpo_trainer.hash_module = lambda model: run.pairs
             config = DPOConfig(precompute_ref_log_probs=True, use_liger_kernel=run.liger, **common)
             trainer = DPOTrainer(
-                model, args=config, train_dataset=Dataset.from_list(pairs), processing_class=tokenizer, peft_config=adapter,
+                model,
+                args=config,
+                train_dataset=Dataset.from_list(pairs),
+                processing_class=tokenizer,
+                peft_config=adapter,
                 callbacks=[clock],
-            )  # fmt: skip
+            )
         trainer.train()
     tied = model.config.get_text_config().tie_word_embeddings
-    embeddings = 0 if tied else model.get_input_embeddings().weight.numel()  # looked up, not multiplied
+    # looked up, not multiplied
+    embeddings = 0 if tied else model.get_input_embeddings().weight.numel()
     return {
         **asdict(run),
         "parameters": sum(weight.numel() for weight in model.parameters()) - embeddings,
@@ -186,7 +238,11 @@ def measure(run: Run) -> dict[str, Any]:
 
 def count_tokens(pairs: list[Pair], tokenizer: Any) -> int:
     """Real tokens of prompt and response, over both responses of every pair."""
-    texts = [pair["prompt"] + pair[side] + tokenizer.eos_token for pair in pairs for side in ("chosen", "rejected")]
+    texts = [
+        pair["prompt"] + pair[side] + tokenizer.eos_token
+        for pair in pairs
+        for side in ("chosen", "rejected")
+    ]
     return sum(len(ids) for ids in tokenizer(texts)["input_ids"])
 
 
@@ -202,35 +258,61 @@ def _peak_gib() -> float:
 
 
 def plan(model: str, folder: Path, only: str = "") -> list[Run]:
-    """The runs of one round whose label begins with ``only``, ours and TRL's side by side; writes the pairs into ``folder``."""
+    """The runs of one round whose label begins with ``only``, ours and TRL's side by side; writes
+    the pairs into ``folder``.
+    """
     tokenizer = own_tokenizer() if model == RANDOM else load_tokenizer(model)
     lengths = {"1:1": (1024, 1024, 1024), "3:1": (1536, 512, 512)} if model == RANDOM else LENGTHS
     for workload, sizes in lengths.items():
         lines = [json.dumps(pair) for pair in made_up_pairs(sizes, tokenizer)]
         (folder / f"{workload}.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    cells = [(workload, "bf16" if model == RANDOM else "bf16 autocast", False) for workload in lengths]
+    cells = [
+        (workload, "bf16" if model == RANDOM else "bf16 autocast", False) for workload in lengths
+    ]
     if model == RANDOM:
         cells += [(workload, "bf16", True) for workload in lengths]
     else:
-        cells += [("mixed", "bf16 autocast", True), ("mixed", "fp32", False), ("mixed", "bf16", False)]
+        cells += [
+            ("mixed", "bf16 autocast", True),
+            ("mixed", "fp32", False),
+            ("mixed", "bf16", False),
+        ]
     with_liger = torch.cuda.is_available() and find_spec("liger_kernel") is not None
     runs = [
-        Run(side, model, workload, precision, checkpointing, liger, str(folder / f"{workload}.jsonl"))
+        Run(
+            side,
+            model,
+            workload,
+            precision,
+            checkpointing,
+            liger,
+            str(folder / f"{workload}.jsonl"),
+        )
         for workload, precision, checkpointing in cells
-        for side, liger in [("ours", False), ("trl", False), *([("trl", True)] if with_liger else [])]
+        for side, liger in [
+            ("ours", False),
+            ("trl", False),
+            *([("trl", True)] if with_liger else []),
+        ]
     ]
     if not (chosen := [run for run in runs if run.label().startswith(only)]):
-        raise InputError(f"--only {only}: no such cell: {', '.join(sorted({run.label() for run in runs}))}")
+        raise InputError(
+            f"--only {only}: no such cell: {', '.join(sorted({run.label() for run in runs}))}"
+        )
     return chosen
 
 
 def interleaved(runs: list[Run], rounds: int, done: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Every run once a round, each in a fresh process; one row a measurement, or why there is none."""
+    """Every run once a round, each in a fresh process; one row a measurement, or why there is
+    none.
+    """
     rows = []
     for number in range(rounds):
         for run in runs if number % 2 == 0 else runs[::-1]:
             command = [sys.executable, "-m", "dil_tutorial.bench.llm", json.dumps(asdict(run))]
-            output = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TQDM_DISABLE": "1"})
+            output = subprocess.run(
+                command, capture_output=True, text=True, env={**os.environ, "TQDM_DISABLE": "1"}
+            )
             if output.returncode:
                 reason = (output.stderr.strip().splitlines() or ["no output"])[-1]
                 rows.append({**asdict(run), "round": number, "failed": reason[:300]})
@@ -241,14 +323,20 @@ def interleaved(runs: list[Run], rounds: int, done: Callable[[str], None]) -> li
 
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Ours against TRL's in each cell: medians over rounds of tokens/s and peak memory, and their ratios, with the range of
-    the rounds' ratios; what one side alone ran, or why it did not."""
+    """Ours against TRL's in each cell: medians over rounds of tokens/s and peak memory, and their
+    ratios, with the range of the rounds' ratios; what one side alone ran, or why it did not.
+    """
     cells: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for row in rows:
         cells.setdefault(_run(row).label(), {}).setdefault(row["side"], []).append(row)
     out = []
     for label, sides in cells.items():
-        failed = {side: row["failed"] for side, measured in sides.items() for row in measured if "failed" in row}
+        failed = {
+            side: row["failed"]
+            for side, measured in sides.items()
+            for row in measured
+            if "failed" in row
+        }
         speed = {side: _speeds(measured) for side, measured in sides.items() if side not in failed}
         peak = {side: statistics.median(row["peak_gib"] for row in sides[side]) for side in speed}
         median = {side: statistics.median(values) for side, values in speed.items()}
@@ -258,17 +346,23 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         cell |= {"utilisation": used} if all(used.values()) and used else {}
         if len(speed) == 2:
             cell["times_faster"] = median["ours"] / median["trl"]
-            cell["times_faster_rounds"] = sorted(a / b for a, b in zip(speed["ours"], speed["trl"], strict=True))
+            cell["times_faster_rounds"] = sorted(
+                a / b for a, b in zip(speed["ours"], speed["trl"], strict=True)
+            )
             cell["memory_ratio"] = peak["ours"] / peak["trl"]
         out.append(cell)
     return out
 
 
 def fastest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each side at its fastest setting (checkpointing or not, Liger or not) for a workload and a precision."""
+    """Each side at its fastest setting (checkpointing or not, Liger or not) for a workload and a
+    precision.
+    """
     groups: dict[str, dict[str, dict[str, list[dict[str, Any]]]]] = {}
     for row in rows:
-        settings = groups.setdefault(f"{row['workload']}, {row['precision']}", {}).setdefault(row["side"], {})
+        settings = groups.setdefault(f"{row['workload']}, {row['precision']}", {}).setdefault(
+            row["side"], {}
+        )
         settings.setdefault(_run(row).label(), []).append(row)
     out = []
     for name, sides in groups.items():
@@ -283,23 +377,43 @@ def fastest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 best[side] = max(speeds.items(), key=lambda item: item[1])
         if len(best) == 2:
             ours, theirs = best["ours"], best["trl"]
-            out.append({"workload": name, "ours": ours[0], "trl": theirs[0], "times_faster": ours[1] / theirs[1]})
+            out.append(
+                {
+                    "workload": name,
+                    "ours": ours[0],
+                    "trl": theirs[0],
+                    "times_faster": ours[1] / theirs[1],
+                }
+            )
     return out
 
 
 def as_text(cell: dict[str, Any]) -> list[str]:
-    """A row of a table for a cell of ``summary``: its name, both speeds, their ratio, both peaks, their ratio."""
-    speed = [f"{cell['tokens_per_s'][side]:.0f}" if side in cell["tokens_per_s"] else "-" for side in ("ours", "trl")]
-    peak = [f"{cell['peak_gib'][side]:.2f}" if side in cell["peak_gib"] else "-" for side in ("ours", "trl")]
+    """A row of a table for a cell of ``summary``: its name, both speeds, their ratio, both peaks,
+    their ratio.
+    """
+    speed = [
+        f"{cell['tokens_per_s'][side]:.0f}" if side in cell["tokens_per_s"] else "-"
+        for side in ("ours", "trl")
+    ]
+    peak = [
+        f"{cell['peak_gib'][side]:.2f}" if side in cell["peak_gib"] else "-"
+        for side in ("ours", "trl")
+    ]
     faster = memory = "-"
     if "times_faster" in cell:
         rounds = cell["times_faster_rounds"]
-        faster, memory = f"{cell['times_faster']:.2f} ({rounds[0]:.2f}–{rounds[-1]:.2f})", f"{cell['memory_ratio']:.2f}"
+        faster, memory = (
+            f"{cell['times_faster']:.2f} ({rounds[0]:.2f}–{rounds[-1]:.2f})",
+            f"{cell['memory_ratio']:.2f}",
+        )
     return [cell["cell"], *speed, faster, *peak, memory]
 
 
 def save(rows: list[dict[str, Any]], path: Path) -> list[Path]:
-    """Measurements and what follows from them as JSON, and the figure beside it; returns the paths."""
+    """Measurements and what follows from them as JSON, and the figure beside it; returns the
+    paths.
+    """
     head, cells = provenance(), summary(rows)
     head["versions"]["trl"] = metadata.version("trl")
     write_json(path, {**head, "cells": cells, "fastest": fastest(rows), "measurements": rows})
@@ -328,15 +442,29 @@ def figure(cells: list[dict[str, Any]]) -> Figure:
     """Tokens/s and peak memory of both sides in every cell."""
     cells = cells[::-1]
     drawn, axes = plotting.new_figure(columns=2, width=10, height=1.2 + 0.5 * len(cells))
-    for ax, key, title in zip(axes, ("tokens_per_s", "peak_gib"), ("tokens a second", "peak memory, GiB"), strict=True):
-        for shift, side, colour in ((0.2, "ours", plotting.COLOURS[0]), (-0.2, "trl", plotting.COLOURS[1])):
+    for ax, key, title in zip(
+        axes, ("tokens_per_s", "peak_gib"), ("tokens a second", "peak memory, GiB"), strict=True
+    ):
+        for shift, side, colour in (
+            (0.2, "ours", plotting.COLOURS[0]),
+            (-0.2, "trl", plotting.COLOURS[1]),
+        ):
             places = [place + shift for place in range(len(cells))]
-            values = [cell[key].get(side, 0) for cell in cells]  # a side that did not run has no bar
+            # a side that did not run has no bar
+            values = [cell[key].get(side, 0) for cell in cells]
             bars = ax.barh(places, values, 0.38, color=colour, label={"trl": "TRL"}.get(side, side))
             number = "{:,.0f}" if key == "tokens_per_s" else "{:.1f}"
-            ax.bar_label(bars, [number.format(value) if value else "" for value in values], padding=2, fontsize=8)
+            ax.bar_label(
+                bars,
+                [number.format(value) if value else "" for value in values],
+                padding=2,
+                fontsize=8,
+            )
         ax.set_title(title, loc="left")
-        ax.set_yticks(range(len(cells)), [cell["cell"] for cell in cells] if ax is axes[0] else [""] * len(cells))
+        ax.set_yticks(
+            range(len(cells)),
+            [cell["cell"] for cell in cells] if ax is axes[0] else [""] * len(cells),
+        )
         ax.margins(x=0.12)
     axes[1].legend(frameon=False, fontsize=9)
     return drawn
@@ -347,7 +475,9 @@ def check(model: str) -> None:
     if model != RANDOM:
         resolve(model)
     elif not torch.cuda.is_available():
-        raise InputError("--model random-8b: no GPU here: leave --model out to measure SmolLM2 on the CPU")
+        raise InputError(
+            "--model random-8b: no GPU here: leave --model out to measure SmolLM2 on the CPU"
+        )
 
 
 if __name__ == "__main__":

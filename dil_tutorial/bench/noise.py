@@ -1,4 +1,6 @@
-"""``dil bench noise``: what low precision does to f where policy and reference are not scored in the same batches."""
+"""``dil bench noise``: what low precision does to f where policy and reference are not scored in
+the same batches.
+"""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -19,10 +21,11 @@ PRECISIONS = ("fp32", "bf16 autocast", "bf16")
 
 
 def noise(model: str, done: Callable[[str], None], count: int = 32) -> list[dict[str, Any]]:
-    """f before the first step, where it should be zero, if policy and reference are scored in different batches.
+    """f before the first step, where it should be zero, if policy and reference are scored in
+    different batches.
 
-    One row a precision and a way to batch: root mean square and largest |f| in nats over 2 x ``count`` responses, and the
-    largest factor e^{2|f|} that it makes of LSIF's exact 1.
+    One row a precision and a way to batch: root mean square and largest |f| in nats over 2 x
+    ``count`` responses, and the largest factor e^{2|f|} that it makes of LSIF's exact 1.
     """
     tokenizer = load_tokenizer(model)
     rows = tokenize_pairs(made_up_pairs(LENGTHS["mixed"], tokenizer, count), tokenizer, 4096)[0]
@@ -31,22 +34,38 @@ def noise(model: str, done: Callable[[str], None], count: int = 32) -> list[dict
     out = []
     for precision in PRECISIONS:
         network = load_model(model, "bfloat16" if precision == "bf16" else "float32").to(device)
-        autocast = torch.autocast(device.type, torch.bfloat16) if precision == "bf16 autocast" else nullcontext()
+        autocast = (
+            torch.autocast(device.type, torch.bfloat16)
+            if precision == "bf16 autocast"
+            else nullcontext()
+        )
         with autocast:
             if reason := enable_packing(network):
-                raise InputError(f"model {model}: {reason}: dil bench noise compares packed batches with padded ones")
+                raise InputError(
+                    f"model {model}: {reason}: dil bench noise compares packed batches with "
+                    "padded ones"
+                )
             base = pair_logps(network, rows, BATCH, "shared", quiet=True)
             others = {
                 "the same batches": pair_logps(network, rows, BATCH, "shared", quiet=True),
-                "other batches": pair_logps(network, [rows[i] for i in mixed], BATCH, "shared", quiet=True)[:, mixed.argsort()],
+                "other batches": pair_logps(
+                    network, [rows[i] for i in mixed], BATCH, "shared", quiet=True
+                )[:, mixed.argsort()],
                 "one pair at a time": pair_logps(network, rows, 1, "shared", quiet=True),
                 "padded batches": pair_logps(network, rows, BATCH, "padded", quiet=True),
             }
         for batching, logps in others.items():
             f = (base - logps).abs()
             factor = (2 * f.max().double()).exp().item()
-            out.append({"precision": precision, "reference scored in": batching, "rms": f.square().mean().sqrt().item(),
-                        "largest": f.max().item(), "largest_factor": factor})  # fmt: skip
+            out.append(
+                {
+                    "precision": precision,
+                    "reference scored in": batching,
+                    "rms": f.square().mean().sqrt().item(),
+                    "largest": f.max().item(),
+                    "largest_factor": factor,
+                }
+            )
         done(precision)
     return out
 

@@ -1,8 +1,9 @@
-"""``dil bench sampling``: tokens a second of drawing responses, ours against transformers' own way and against a kept engine.
+"""``dil bench sampling``: tokens a second of drawing responses, ours against transformers' own way
+and against a kept engine.
 
-All draw from the model's own law (temperature 1, no top-k, no top-p) in float32, as many responses to the same prompts.  Ours
-also keeps the log-probability of every response; the others would have to score them afterwards.  CTranslate2 is measured if it
-is installed (pip install ctranslate2).
+All draw from the model's own law (temperature 1, no top-k, no top-p) in float32, as many responses
+to the same prompts.  Ours also keeps the log-probability of every response; the others would have
+to score them afterwards.  CTranslate2 is measured if it is installed (pip install ctranslate2).
 """
 
 import tempfile
@@ -25,18 +26,28 @@ Drawn = Callable[[], int]  # draws, and returns the number of tokens
 
 def ours(model: Any, tokenizer: Any, prompts: list[str]) -> int:
     """``llm.sampling.draw``."""
-    rows = draw(model, tokenizer, prompts, SAMPLES, TOKENS, 0, rows=SAMPLES * len(prompts), quiet=True)
+    rows = draw(
+        model, tokenizer, prompts, SAMPLES, TOKENS, 0, rows=SAMPLES * len(prompts), quiet=True
+    )
     return sum(len(response["ids"]) for row in rows for response in row["responses"])
 
 
 @torch.no_grad()
 def transformers_own(model: Any, tokenizer: Any, prompts: list[str]) -> int:
-    """``generate`` with num_return_sequences: prompts read once a response, torch.multinomial at every token."""
+    """``generate`` with num_return_sequences: prompts read once a response, torch.multinomial at
+    every token.
+    """
     batch = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
     out = model.generate(
-        **batch, do_sample=True, temperature=1.0, top_k=0, top_p=1.0, max_new_tokens=TOKENS, num_return_sequences=SAMPLES,
+        **batch,
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=TOKENS,
+        num_return_sequences=SAMPLES,
         pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+    )
     return live_tokens(out[:, batch["input_ids"].shape[1] :], tokenizer.eos_token_id)
 
 
@@ -55,15 +66,27 @@ def engine(folder: str, tokenizer: Any, prompts: list[str], threads: int) -> Dra
     import ctranslate2
 
     target = tempfile.mkdtemp()
-    ctranslate2.converters.TransformersConverter(folder).convert(target, quantization="float32", force=True)
-    generator = ctranslate2.Generator(target, device="cpu", compute_type="float32", intra_threads=threads)
-    starts = [tokenizer.convert_ids_to_tokens(encode_prompt(tokenizer, prompt)) for prompt in prompts]
+    ctranslate2.converters.TransformersConverter(folder).convert(
+        target, quantization="float32", force=True
+    )
+    generator = ctranslate2.Generator(
+        target, device="cpu", compute_type="float32", intra_threads=threads
+    )
+    starts = [
+        tokenizer.convert_ids_to_tokens(encode_prompt(tokenizer, prompt)) for prompt in prompts
+    ]
 
     def run() -> int:
         found = generator.generate_batch(
-            starts, max_length=TOKENS, sampling_topk=0, sampling_temperature=1.0, num_hypotheses=SAMPLES, beam_size=1,
-            include_prompt_in_result=False, max_batch_size=256,
-        )  # fmt: skip
+            starts,
+            max_length=TOKENS,
+            sampling_topk=0,
+            sampling_temperature=1.0,
+            num_hypotheses=SAMPLES,
+            beam_size=1,
+            include_prompt_in_result=False,
+            max_batch_size=256,
+        )
         return sum(len(ids) for result in found for ids in result.sequences_ids)
 
     return run
@@ -72,7 +95,9 @@ def engine(folder: str, tokenizer: Any, prompts: list[str], threads: int) -> Dra
 def measure(name: str, count: int, done: Callable[[str], None]) -> list[dict[str, Any]]:
     """Tokens a second of each way, the faster of two runs."""
     model, tokenizer = load_model(name), load_tokenizer(name)
-    prompts = list(dict.fromkeys(str(pair["prompt"]) for pair in read_pairs(tiny_preferences())))[:count]
+    prompts = list(dict.fromkeys(str(pair["prompt"]) for pair in read_pairs(tiny_preferences())))[
+        :count
+    ]
     ways: dict[str, Drawn] = {
         "dil_tutorial": lambda: ours(model, tokenizer, prompts),
         "transformers": lambda: transformers_own(model, tokenizer, prompts),
@@ -86,11 +111,21 @@ def measure(name: str, count: int, done: Callable[[str], None]) -> list[dict[str
             start = time.perf_counter()
             tokens = run()
             best = max(best, tokens / (time.perf_counter() - start))
-        rows.append({"way": way, "prompts": len(prompts), "samples": SAMPLES, "tokens": tokens, "tokens_per_s": best})
+        rows.append(
+            {
+                "way": way,
+                "prompts": len(prompts),
+                "samples": SAMPLES,
+                "tokens": tokens,
+                "tokens_per_s": best,
+            }
+        )
         done(way)
     return rows
 
 
 def save(rows: list[dict[str, Any]], model: str, path: Path) -> None:
     """The rows as JSON, with versions and machine."""
-    write_json(path, {**provenance(), "model": model, "threads": torch.get_num_threads(), "ways": rows})
+    write_json(
+        path, {**provenance(), "model": model, "threads": torch.get_num_threads(), "ways": rows}
+    )

@@ -1,9 +1,10 @@
-"""``dil bench step``: where a training step's seconds go, against what the machine could do at best.
+"""``dil bench step``: where a training step's seconds go, against what the machine could do at
+best.
 
-The step is profiled operator by operator, and the parts are scaled to the seconds that it takes without the profiler.  At
-best the matrix products take the time of products of the same shapes alone, and the optimiser the time of reading and writing
-its numbers at the memory's measured rate; nothing else is needed.  The share of that in the whole step is how near the step
-is to the limit.
+The step is profiled operator by operator, and the parts are scaled to the seconds that it takes
+without the profiler.  At best the matrix products take the time of products of the same shapes
+alone, and the optimiser the time of reading and writing its numbers at the memory's measured rate;
+nothing else is needed.  The share of that in the whole step is how near the step is to the limit.
 """
 
 import statistics
@@ -27,23 +28,43 @@ from dil_tutorial.support.files import provenance, write_json
 
 PRECISIONS = ("bf16 autocast", "fp32")
 STEPS, WARM = 8, 3  # steps, of which the first are not measured; the last is profiled
-PARTS = {  # operators whose name begins so, by part of the step; matrix products are told apart by their shapes
+# operators whose name begins so, by part of the step; matrix products are told apart by their
+# shapes
+PARTS = {
     "attention": ("aten::_scaled_dot_product",),
-    "loss over the vocabulary": ("aten::_log_softmax", "aten::nll_loss", "NllLoss", "aten::cross_entropy", "LogSoftmax"),
+    "loss over the vocabulary": (
+        "aten::_log_softmax",
+        "aten::nll_loss",
+        "NllLoss",
+        "aten::cross_entropy",
+        "LogSoftmax",
+    ),
     "optimiser": ("aten::_fused_adamw", "aten::_foreach", "aten::linalg_vector_norm"),
-    "casts and copies": ("aten::copy_", "aten::fill_", "aten::cat", "aten::clone", "aten::_to_copy", "aten::zero_"),
+    "casts and copies": (
+        "aten::copy_",
+        "aten::fill_",
+        "aten::cat",
+        "aten::clone",
+        "aten::_to_copy",
+        "aten::zero_",
+    ),
 }
 MATRIX = ("aten::mm", "aten::addmm", "aten::bmm")
 
 
 def measure(model: str, precision: str, done: Callable[[str], None]) -> dict[str, Any]:
-    """One step of ``BATCH`` pairs: {"precision", "tokens", "seconds", "parts": {part: {"seconds", "at best"}}, "share"}."""
+    """One step of ``BATCH`` pairs: {"precision", "tokens", "seconds", "parts": {part: {"seconds",
+    "at best"}}, "share"}.
+    """
     steps = Steps()
     trainer = trainer_of(model, precision, steps)
     trainer.train()
     done(f"{precision}: step")
     network = trainer.model
-    vocabulary, weights = network.get_input_embeddings().num_embeddings, sum(w.numel() for w in network.parameters())
+    vocabulary, weights = (
+        network.get_input_embeddings().num_embeddings,
+        sum(w.numel() for w in network.parameters()),
+    )
     parts: dict[str, dict[str, float]] = defaultdict(lambda: {"seconds": 0.0, "at best": 0.0})
     dtype = torch.bfloat16 if precision == "bf16 autocast" else torch.float32
     for event in steps.profile.key_averages(group_by_input_shape=True):
@@ -53,9 +74,15 @@ def measure(model: str, precision: str, done: Callable[[str], None]) -> dict[str
             part = "vocabulary head" if vocabulary in left + right else "linear layers"
             parts[part]["at best"] += event.count * product_seconds(left, right, dtype)
         else:
-            part = next((part for part, names in PARTS.items() if name.startswith(names)), "everything else")
+            part = next(
+                (part for part, names in PARTS.items() if name.startswith(names)), "everything else"
+            )
         parts[part]["seconds"] += event.self_cpu_time_total / 1e6
-    moved = 8 * 4 * weights  # AdamW reads weight, gradient and two moments, writes three; the norm reads the gradients again
+    moved = (
+        8 * 4 * weights
+        # AdamW reads weight, gradient and two moments, writes three; the norm reads the gradients
+        # again
+    )
     parts["optimiser"]["at best"] = moved / bandwidth()
     done(f"{precision}: limits")
     seconds = statistics.median(steps.seconds[WARM:-1])
@@ -64,10 +91,14 @@ def measure(model: str, precision: str, done: Callable[[str], None]) -> dict[str
         one["seconds"] /= slowed
     best = sum(part["at best"] for part in parts.values())
     return {
-        "precision": precision, "instructions": torch.backends.cpu.get_cpu_capability(), "tokens": steps.tokens,
-        "seconds": seconds, "at best": best, "share": best / seconds,
+        "precision": precision,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "tokens": steps.tokens,
+        "seconds": seconds,
+        "at best": best,
+        "share": best / seconds,
         "parts": dict(sorted(parts.items(), key=lambda item: -item[1]["seconds"])),
-    }  # fmt: skip
+    }
 
 
 class Steps(TrainerCallback):
@@ -94,10 +125,21 @@ def trainer_of(model: str, precision: str, steps: Steps) -> DILTrainer:
     tokenizer = load_tokenizer(model)
     pairs = made_up_pairs(LENGTHS["mixed"], tokenizer)[:BATCH]
     config = DILConfig(
-        tempfile.mkdtemp(), loss="dpo", per_device_train_batch_size=BATCH, max_steps=STEPS, bf16=precision == "bf16 autocast",
-        use_cpu=True, report_to=[], save_strategy="no", disable_tqdm=True, max_length=4096, learning_rate=1e-9,
-    )  # fmt: skip
-    trainer = DILTrainer(load_model(model), config, pairs, processing_class=tokenizer, callbacks=[steps])
+        tempfile.mkdtemp(),
+        loss="dpo",
+        per_device_train_batch_size=BATCH,
+        max_steps=STEPS,
+        bf16=precision == "bf16 autocast",
+        use_cpu=True,
+        report_to=[],
+        save_strategy="no",
+        disable_tqdm=True,
+        max_length=4096,
+        learning_rate=1e-9,
+    )
+    trainer = DILTrainer(
+        load_model(model), config, pairs, processing_class=tokenizer, callbacks=[steps]
+    )
     trainer.remove_callback(PrinterCallback)
     steps.tokens = trainer.data_collator(trainer.train_dataset[:])["input_ids"].numel()
     return trainer
@@ -110,7 +152,9 @@ def product_seconds(a: list[int], b: list[int], dtype: torch.dtype) -> float:
 
 
 def bandwidth() -> float:
-    """Bytes a second that the memory reads and writes while one array of 256 MiB is added to another, the fastest of a few."""
+    """Bytes a second that the memory reads and writes while one array of 256 MiB is added to
+    another, the fastest of a few.
+    """
     source, target = torch.zeros(2**26), torch.zeros(2**26)
     return 3 * source.numel() * 4 / fastest(lambda: target.add_(source))  # two read, one written
 
@@ -138,11 +182,20 @@ def figure(rows: list[dict[str, Any]]) -> Figure:
         for number, name in enumerate(names):
             part = row["parts"].get(name, {"seconds": 0.0, "at best": 0.0})
             colour = plotting.COLOURS[number % len(plotting.COLOURS)]
-            axes.barh(i + 0.2, part["seconds"], 0.36, left=left, color=colour, label=name if i == 0 else None)
+            axes.barh(
+                i + 0.2,
+                part["seconds"],
+                0.36,
+                left=left,
+                color=colour,
+                label=name if i == 0 else None,
+            )
             axes.barh(i - 0.2, part["at best"], 0.36, left=best, color=colour)
             left, best = left + part["seconds"], best + part["at best"]
         axes.text(left, i + 0.2, f" {row['seconds']:.2f} s", va="center")
-        axes.text(best, i - 0.2, f" at best {row['at best']:.2f} s, {row['share']:.0%}", va="center")
+        axes.text(
+            best, i - 0.2, f" at best {row['at best']:.2f} s, {row['share']:.0%}", va="center"
+        )
     axes.set_yticks(range(len(rows)), [row["precision"] for row in rows])
     axes.set_xlabel(f"seconds of a step of {rows[0]['tokens']} tokens")
     axes.set_xlim(0, 1.25 * max(row["seconds"] for row in rows))

@@ -1,4 +1,6 @@
-"""``dil bench tokens``: seconds and bytes that the tokens of preference pairs take, ours and TRL's on ``datasets.map``."""
+"""``dil bench tokens``: seconds and bytes that the tokens of preference pairs take, ours and TRL's
+on ``datasets.map``.
+"""
 
 import os
 import tempfile
@@ -16,17 +18,21 @@ from dil_tutorial.support.files import provenance, write_json
 
 
 def measure(model: str, count: int, done: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Seconds a thousand pairs and bytes a pair, of ``count`` pairs: [{"who", "processes", "seconds", "bytes", "tokens"}].
+    """Seconds a thousand pairs and bytes a pair, of ``count`` pairs: [{"who", "processes",
+    "seconds", "bytes", "tokens"}].
 
-    Ours is measured twice, the second time with the tokens kept by the first.  The tokenizers library works in threads, on all
-    cores; TRL's ``datasets.map`` in as many processes as it is given.
+    Ours is measured twice, the second time with the tokens kept by the first.  The tokenizers
+    library works in threads, on all cores; TRL's ``datasets.map`` in as many processes as it is
+    given.
     """
     import datasets
     from trl import DPOTrainer
 
     tokenizer = load_tokenizer(model)
     pairs = made_up_pairs(LENGTHS["long response"], tokenizer, count)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     found = []
     with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, DIL_CACHE=folder):
         for who in ("ours", "ours, kept by a run before"):
@@ -35,18 +41,40 @@ def measure(model: str, count: int, done: Callable[[str], None]) -> list[dict[st
             seconds = time.perf_counter() - start
             held = (rows.tokens, rows.lengths, rows.starts, rows.ref_logps)
             size = sum(tensor.numel() * tensor.element_size() for tensor in held)
-            found.append({"who": who, "processes": 1, "seconds": 1000 * seconds / count, "bytes": size / len(rows)})
+            found.append(
+                {
+                    "who": who,
+                    "processes": 1,
+                    "seconds": 1000 * seconds / count,
+                    "bytes": size / len(rows),
+                }
+            )
             done(who)
     datasets.disable_caching()
     datasets.disable_progress_bars()
     for processes in sorted({1, cores}):
         dataset = datasets.Dataset.from_list(pairs)
-        args = SimpleNamespace(dataset_num_proc=processes, max_length=1024, truncation_mode="keep_start")
+        args = SimpleNamespace(
+            dataset_num_proc=processes, max_length=1024, truncation_mode="keep_start"
+        )
         start = time.perf_counter()
-        theirs = DPOTrainer._prepare_dataset(SimpleNamespace(_tokenizer=tokenizer), dataset, tokenizer, args, "train")
+        theirs = DPOTrainer._prepare_dataset(
+            SimpleNamespace(_tokenizer=tokenizer), dataset, tokenizer, args, "train"
+        )
         seconds = time.perf_counter() - start
-        size = theirs.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"]).flatten_indices().data.nbytes
-        found.append({"who": "TRL", "processes": processes, "seconds": 1000 * seconds / count, "bytes": size / len(theirs)})
+        size = (
+            theirs.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"])
+            .flatten_indices()
+            .data.nbytes
+        )
+        found.append(
+            {
+                "who": "TRL",
+                "processes": processes,
+                "seconds": 1000 * seconds / count,
+                "bytes": size / len(theirs),
+            }
+        )
         done(f"TRL, {processes}")
     return [{**row, "tokens": rows.tokens.numel() / len(rows)} for row in found]
 

@@ -1,7 +1,10 @@
-"""``dil bench toy``: how far the exact world scales, and what stacking runs in one tensor program is worth.
+"""``dil bench toy``: how far the exact world scales, and what stacking runs in one tensor program
+is worth.
 
-1. Win rates and exact optima for up to 20,000 responses, each size in a process of its own, so that its peak memory is its own.
-2. Training runs on a 20-action bandit in one batched call, against a plain Python loop over the same runs.
+1. Win rates and exact optima for up to 20,000 responses, each size in a process of its own, so that
+   its peak memory is its own.
+2. Training runs on a 20-action bandit in one batched call, against a plain Python loop over the
+   same runs.
 """
 
 import json
@@ -28,15 +31,28 @@ LOSSES = losses("DIL BCE repaired", "DPO")
 
 
 def peak_gib() -> float:
-    """The most memory this process has held, in GiB (Linux counts a parent's into ru_maxrss, so its own file is better)."""
+    """The most memory this process has held, in GiB (Linux counts a parent's into ru_maxrss, so its
+    own file is better).
+    """
     status = Path("/proc/self/status")
     if status.exists():
-        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+        return (
+            next(
+                int(line.split()[1])
+                for line in status.read_text().splitlines()
+                if line.startswith("VmHWM")
+            )
+            / 2**20
+        )
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        2**30 if sys.platform == "darwin" else 2**20
+    )
 
 
 def one_size(responses: int) -> dict[str, float]:
-    """Seconds for the two laws and five exact optima of one prompt with ``responses`` responses, and the peak memory in MiB."""
+    """Seconds for the two laws and five exact optima of one prompt with ``responses`` responses,
+    and the peak memory in MiB.
+    """
     rng = torch.Generator().manual_seed(0)
     ref = torch.softmax(torch.randn(responses, generator=rng, dtype=torch.float64), 0)
     world = World.from_reward(ref, 1.5 * torch.randn(responses, generator=rng, dtype=torch.float64))
@@ -47,7 +63,12 @@ def one_size(responses: int) -> dict[str, float]:
     published = [optima.dil(world, name, "rejected") for name in ("lsif", "ukl", "bce")]
     for policy in [*published, optima.rlhf(world), optima.ipo(world)]:
         assert abs(float(policy.sum()) - 1) < 1e-9
-    return {"responses": responses, "laws_s": laws, "optima_s": time.perf_counter() - start, "peak_mib": 1024 * peak_gib()}
+    return {
+        "responses": responses,
+        "laws_s": laws,
+        "optima_s": time.perf_counter() - start,
+        "peak_mib": 1024 * peak_gib(),
+    }
 
 
 def growth(done: Callable[[str], None]) -> list[dict[str, float]]:
@@ -61,10 +82,16 @@ def growth(done: Callable[[str], None]) -> list[dict[str, float]]:
     return rows
 
 
-def batching(runs: int, steps: int, loop_runs: int, done: Callable[[str], None]) -> list[dict[str, Any]]:
-    """``runs`` runs of ``steps`` steps at once, and ``loop_runs`` of them one after the other, on the same data."""
+def batching(
+    runs: int, steps: int, loop_runs: int, done: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """``runs`` runs of ``steps`` steps at once, and ``loop_runs`` of them one after the other, on
+    the same data.
+    """
     world, rows = bandit20(), []
-    laws = torch.cat([empirical_law(world, 300, torch.Generator().manual_seed(seed)) for seed in range(runs)])
+    laws = torch.cat(
+        [empirical_law(world, 300, torch.Generator().manual_seed(seed)) for seed in range(runs)]
+    )
     stacked = World.from_reward(world.ref.expand(runs, -1), world.true_reward.expand(runs, -1))
     for label, loss in LOSSES.items():
         start = time.perf_counter()
@@ -79,10 +106,16 @@ def batching(runs: int, steps: int, loop_runs: int, done: Callable[[str], None])
         looped = time.perf_counter() - start
         rows.append(
             {
-                "loss": label, "runs": runs, "steps": steps, "batched_s": batched, "loop_runs": loop_runs, "loop_s": looped,
-                "ratio": (looped / loop_runs * runs) / batched, "largest_difference": worst,
+                "loss": label,
+                "runs": runs,
+                "steps": steps,
+                "batched_s": batched,
+                "loop_runs": loop_runs,
+                "loop_s": looped,
+                "ratio": (looped / loop_runs * runs) / batched,
+                "largest_difference": worst,
             }
-        )  # fmt: skip
+        )
     return rows
 
 

@@ -1,4 +1,6 @@
-"""Build the book: write what is generated (pages, figures, notebooks with links), then call jupyter-book with -W."""
+"""Build the book: write what is generated (pages, figures, notebooks with links), then call
+jupyter-book with -W.
+"""
 
 import json
 import re
@@ -19,9 +21,11 @@ SEEDS = 20
 
 
 def finished(notebook: Path, script: Path) -> dict[str, Any]:
-    """The content of a notebook whose outputs are those of its script's code; InputError where a cell failed or was not run.
+    """The content of a notebook whose outputs are those of its script's code; InputError where a
+    cell failed or was not run.
 
-    The book shows what the notebooks hold; that they hold what their code gives is what strict nbval checks in `make test`.
+    The book shows what the notebooks hold; that they hold what their code gives is what strict
+    nbval checks in `make test`.
     """
     content, source = read_json(notebook), read_text(script)
     again = f"run dil notebooks --write {script.stem}"
@@ -34,24 +38,33 @@ def finished(notebook: Path, script: Path) -> dict[str, Any]:
             raise InputError(f"{notebook}: cell {number} was not run: {again}")
         for output in cell["outputs"]:
             if output["output_type"] == "error":
-                raise InputError(f"{notebook}: cell {number} ended in {output['ename']}: mend {script.name}, then {again}")
+                raise InputError(
+                    f"{notebook}: cell {number} ended in {output['ename']}: mend {script.name}, "
+                    f"then {again}"
+                )
     return content
 
 
 def for_the_book(notebook: Path, script: Path) -> str:
-    """A notebook as its page: claims that its text names become links to the ledger; around it stand doors and links."""
+    """A notebook as its page: claims that its text names become links to the ledger; around it
+    stand doors and links.
+    """
     content = finished(notebook, script)
     known = {claim.id for claim in claims.CLAIMS}
     for cell in content["cells"]:
         if cell["cell_type"] == "markdown":
             text = "".join(cell["source"])
-            cell["source"] = re.sub(r"`(\d+\.[\w-]+)`", lambda m: link(m[1]) if m[1] in known else m[0], text)
+            cell["source"] = re.sub(
+                r"`(\d+\.[\w-]+)`", lambda m: link(m[1]) if m[1] in known else m[0], text
+            )
     around.dress(content, script, script.parents[1] / "book" / "api.md")
     return json.dumps(content)
 
 
 def known_truth_page(folder: Path) -> None:
-    """The experiment on a language model whose truth is known, from the file that `dil experiment known-truth` wrote."""
+    """The experiment on a language model whose truth is known, from the file that `dil experiment
+    known-truth` wrote.
+    """
     from dil_tutorial.experiments.known_truth import measures, report
 
     results = measures.load(measures.COMMITTED)
@@ -59,7 +72,9 @@ def known_truth_page(folder: Path) -> None:
 
 
 def real_text_pages(folder: Path) -> None:
-    """The experiment on whole sentences and its pilot, from the files that `dil experiment real-text` wrote."""
+    """The experiment on whole sentences and its pilot, from the files that `dil experiment
+    real-text` wrote.
+    """
     from dil_tutorial.experiments.real_text import measures, pilot, pilot_report, report
 
     for path, title in ((measures.COMMITTED, report.TITLE), (measures.SECOND, report.SECOND_TITLE)):
@@ -82,7 +97,9 @@ def rlhf_page(folder: Path) -> None:
     from dil_tutorial.experiments.rlhf import report
 
     results = report.load(report.COMMITTED)
-    report.report(results, report.summary(results, measures.load(measures.COMMITTED)), folder, "rlhf.md")
+    report.report(
+        results, report.summary(results, measures.load(measures.COMMITTED)), folder, "rlhf.md"
+    )
 
 
 def real_pairs_page(folder: Path) -> None:
@@ -101,7 +118,9 @@ def overoptimisation_page(folder: Path) -> None:
 
 
 def generate(root: Path) -> None:
-    """Write book/generated: pages, figures, and copies of the notebooks and their data (sources must lie below the book)."""
+    """Write book/generated: pages, figures, and copies of the notebooks and their data (sources
+    must lie below the book).
+    """
     generated = root / "book" / "generated"
     results = list(claims.run(claims.CLAIMS, range(SEEDS)))
     write_text(generated / "paper_checked.md", pages.paper_page(results, SEEDS))
@@ -131,18 +150,24 @@ def generate(root: Path) -> None:
     extra = generated / "extra"  # what the site holds besides pages
     shutil.rmtree(extra, ignore_errors=True)
     figure = read_text(root / "book" / "images" / "policies.svg")
-    write_text(extra / "cheatsheet.html", pages.cheat_sheet(results, figure[figure.index("<svg") :]))
+    write_text(
+        extra / "cheatsheet.html", pages.cheat_sheet(results, figure[figure.index("<svg") :])
+    )
     write_text(extra / "llms.txt", pages.llms(root))
     for notebook in sorted((root / "notebooks").glob("*.ipynb")):
         write_text(generated / notebook.name, for_the_book(notebook, notebook.with_suffix(".py")))
         write_text(extra / "notebooks" / notebook.name, read_text(notebook))
-        write_text(extra / "colab" / notebook.name, around.for_colab(read_json(notebook), around.repository()))
+        write_text(
+            extra / "colab" / notebook.name,
+            around.for_colab(read_json(notebook), around.repository()),
+        )
     slides.write(root / "notebooks", root / "book" / "lectures.yaml", extra / "slides")
     write_text(generated / "doors.html", pages.doors([]))
 
 
 def build(root: Path, everything: bool = False) -> tuple[int, Path]:
-    """Build the site, with ``everything`` in all formats; returns jupyter-book's exit status and the first page.
+    """Build the site, with ``everything`` in all formats; returns jupyter-book's exit status and
+    the first page.
 
     Warnings are errors.
     """
@@ -153,6 +178,7 @@ def build(root: Path, everything: bool = False) -> tuple[int, Path]:
     built = root / "book" / "_build"
     tool = Path(sys.executable).with_name("jupyter-book")
     status = subprocess.call([str(tool), "build", str(root / "book"), "-W", "-n", "--keep-going"])
-    if status:  # a page that was read with a warning is not read again: without this the next build would pass
+    # a page that was read with a warning is not read again: without this the next build would pass
+    if status:
         shutil.rmtree(built / ".doctrees", ignore_errors=True)
     return status, built / "html" / "index.html"

@@ -1,7 +1,8 @@
-"""Cross references of the book, found rather than written: which functions a claim calls, and which notebooks show it.
+"""Cross references of the book, found rather than written: which functions a claim calls, and which
+notebooks show it.
 
-A Sphinx extension, too: below each docstring of the API stand the claims that call the function, and "THEORY §n" is a link
-and pi_ref a formula.
+A Sphinx extension, too: below each docstring of the API stand the claims that call the function,
+and "THEORY §n" is a link and pi_ref a formula.
 """
 
 import functools
@@ -46,17 +47,31 @@ def link(claim_id: str) -> str:
 
 @functools.cache
 def documented(api: Path) -> dict[Any, str]:
-    """What the API page lists: functions, classes and World's properties, with the names they have there."""
+    """What the API page lists: functions, classes and World's properties, with the names they have
+    there.
+    """
     found: dict[Any, str] = {}
-    for module, members in re.findall(r"automodule:: (\S+)\n +:members:(.*)", api.read_text(encoding="utf-8")):
-        if module.startswith(("dil_tutorial.llm", "dil_tutorial.experiments", "dil_tutorial.bench")):
+    for module, members in re.findall(
+        r"automodule:: (\S+)\n +:members:(.*)", api.read_text(encoding="utf-8")
+    ):
+        if module.startswith(
+            ("dil_tutorial.llm", "dil_tutorial.experiments", "dil_tutorial.bench")
+        ):
             continue  # claims are about worlds, and these are heavy to import
         content = vars(importlib.import_module(module))
         for name in re.findall(r"\w+", members) or content:
             thing = content[name]
-            if not name.startswith("_") and getattr(thing, "__module__", None) == module and callable(thing):
+            if (
+                not name.startswith("_")
+                and getattr(thing, "__module__", None) == module
+                and callable(thing)
+            ):
                 found[thing] = f"{module}.{name}"
-    found |= {value: f"toy.worlds.World.{name}" for name, value in vars(World).items() if isinstance(value, PROPERTY)}
+    found |= {
+        value: f"toy.worlds.World.{name}"
+        for name, value in vars(World).items()
+        if isinstance(value, PROPERTY)
+    }
     return found
 
 
@@ -69,7 +84,9 @@ def names(code: types.CodeType) -> Iterator[str]:
 
 
 def called(check: Callable[..., Any], api: Path) -> list[str]:
-    """What the API lists of that which ``check`` calls, itself or through helpers of the ledger, in the order of mention."""
+    """What the API lists of that which ``check`` calls, itself or through helpers of the ledger, in
+    the order of mention.
+    """
     listed, found, queue = documented(api), dict[str, None](), [inspect.unwrap(check)]
     seen = set()
     while queue:
@@ -77,21 +94,27 @@ def called(check: Callable[..., Any], api: Path) -> list[str]:
         seen.add(function)
         mentioned = list(names(function.__code__))
         inner = inspect.getclosurevars(function).nonlocals.values()
-        things = [function.__globals__.get(name) for name in mentioned] + [thing for thing in inner if callable(thing)]
+        things = [function.__globals__.get(name) for name in mentioned] + [
+            thing for thing in inner if callable(thing)
+        ]
         modules = [thing for thing in things if isinstance(thing, types.ModuleType)]
         things += [getattr(module, name, None) for module in modules for name in mentioned]
         things += [vars(World).get(name) for name in mentioned]
         for thing in things:
             if isinstance(thing, types.FunctionType | type | PROPERTY) and thing in listed:
                 found[listed[thing]] = None
-            elif isinstance(thing, types.FunctionType) and thing.__module__.startswith("dil_tutorial.claims"):
+            elif isinstance(thing, types.FunctionType) and thing.__module__.startswith(
+                "dil_tutorial.claims"
+            ):
                 helper = inspect.unwrap(thing)
                 queue += [helper] if helper not in seen else []
     return list(found)
 
 
 def in_use(name: str, scripts: Sequence[Path]) -> list[Path]:
-    """The notebooks' scripts that import a function, from its module or a package above it, or its module, and call it."""
+    """The notebooks' scripts that import a function, from its module or a package above it, or its
+    module, and call it.
+    """
     module, short = name.rsplit(".", 1)
     package, _, last = module.rpartition(".")
     own = re.compile(rf"from ({re.escape(module)}|{re.escape(package)}) import [^\n]*\b{short}\b")
@@ -108,8 +131,14 @@ def in_use(name: str, scripts: Sequence[Path]) -> list[Path]:
 
 def code_links(claim: Claim, api: Path) -> str:
     """Markdown links to the functions a claim calls."""
-    kinds = {name: "attr" if isinstance(thing, PROPERTY) else "class" if isinstance(thing, type) else "func"
-             for thing, name in documented(api).items()}  # fmt: skip
+    kinds = {
+        name: "attr"
+        if isinstance(thing, PROPERTY)
+        else "class"
+        if isinstance(thing, type)
+        else "func"
+        for thing, name in documented(api).items()
+    }
     return ", ".join(f"{{py:{kinds[name]}}}`~{name}`" for name in called(claim.check, api))
 
 
@@ -121,25 +150,36 @@ def shown_in(claim_id: str, scripts: Sequence[Path]) -> list[Path]:
 
 def setup(app: Any) -> dict[str, bool]:
     """Called by Sphinx."""
-    api, scripts = Path(app.srcdir) / "api.md", sorted((Path(app.srcdir).parent / "notebooks").glob("[0-9]*.py"))
+    api, scripts = (
+        Path(app.srcdir) / "api.md",
+        sorted((Path(app.srcdir).parent / "notebooks").glob("[0-9]*.py")),
+    )
     users: dict[str, list[str]] = {}
     for claim in CLAIMS:
         for name in called(claim.check, api):
             users.setdefault(name, []).append(claim.id)
 
-    def add_links(app: Any, what: str, name: str, thing: object, options: object, lines: list[str]) -> None:
-        in_code, table = False, any("====" in line for line in lines)  # the columns of a table must hold
+    def add_links(
+        app: Any, what: str, name: str, thing: object, options: object, lines: list[str]
+    ) -> None:
+        # the columns of a table must hold
+        in_code, table = (False, any("====" in line for line in lines))
         for i, line in enumerate(lines):
             in_code = bool(line.strip()) and (in_code or line.lstrip().startswith(">>>"))
             if not in_code and not table:
-                linked = re.sub(r"(?<!`)THEORY §(\d+)(\.\d+)?", r":ref:`THEORY §\1\2 <theory-\1>`", line)
+                linked = re.sub(
+                    r"(?<!`)THEORY §(\d+)(\.\d+)?", r":ref:`THEORY §\1\2 <theory-\1>`", line
+                )
                 lines[i] = typeset(linked)
         if claims := users.get(name):
             links = [f":ref:`{claim} <{label(claim)}>`" for claim in claims[:MOST]]
             more = f" and {len(claims) - MOST} more" if len(claims) > MOST else ""
             lines += ["", f"*Claims that call it:* {', '.join(links)}{more}.", ""]
         if what in ("function", "class") and (notebooks := in_use(name, scripts)):
-            links = [f":doc:`notebook {script.stem[:2]} <generated/{script.stem}>`" for script in notebooks]
+            links = [
+                f":doc:`notebook {script.stem[:2]} <generated/{script.stem}>`"
+                for script in notebooks
+            ]
             lines += ["", f"*In use:* {', '.join(links)}.", ""]
 
     app.connect("autodoc-process-docstring", add_links)

@@ -1,4 +1,6 @@
-"""The logo, drawn from the theory: the reference laid flat, winners rise as 1 + tanh, losers fall as much; they meet at it."""
+"""The logo, drawn from the theory: the reference laid flat, winners rise as 1 + tanh, losers fall
+as much; they meet at it.
+"""
 
 import math
 
@@ -23,5 +25,6 @@ def svg() -> str:
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64" role="img" '
         'aria-label="Winners and losers, crossing at the reference">'
         f'<path d="M6,32 L58,32" {line} stroke="{REFERENCE}" stroke-opacity="0.55"/>'
-        f'<path d="{curve(-1)}" {line} stroke="{LOSERS}"/><path d="{curve(1)}" {line} stroke="{WINNERS}"/></svg>\n'
+        f'<path d="{curve(-1)}" {line} stroke="{LOSERS}"/><path d="{curve(1)}" {line} '
+        f'stroke="{WINNERS}"/></svg>\n'
     )

@@ -27,8 +27,12 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def page(name: str, **values: Any) -> str:
-    """A page from its template, which may call ``note`` and ``label`` and the filters ``link`` and ``cell``."""
-    template = templates.load(TEMPLATES / f"{name}.md.j2", filters={"link": link, "cell": cell, "thread": thread})
+    """A page from its template, which may call ``note`` and ``label`` and the filters ``link`` and
+    ``cell``.
+    """
+    template = templates.load(
+        TEMPLATES / f"{name}.md.j2", filters={"link": link, "cell": cell, "thread": thread}
+    )
     return template.render(note=note, link=link, label=label, **values) + "\n"
 
 
@@ -54,15 +58,25 @@ def note(result: Result) -> str:
 
 
 def paper_page(results: Sequence[Result], seeds: int) -> str:
-    """The paper's own statements, one by one, with our verdict: the front page of the theory part."""
+    """The paper's own statements, one by one, with our verdict: the front page of the theory
+    part.
+    """
     stated = [r.verdict for r in results if r.claim.paper]
-    words = {claims.HOLDS: "hold", claims.ASSUMES: claims.ASSUMES.replace("holds", "hold"), claims.FAILS: "fail as published"}
+    words = {
+        claims.HOLDS: "hold",
+        claims.ASSUMES: claims.ASSUMES.replace("holds", "hold"),
+        claims.FAILS: "fail as published",
+    }
     counts = ", ".join(f"{stated.count(verdict)} {word}" for verdict, word in words.items())
-    return page("paper_checked", results=results, seeds=seeds, counts=counts, sections=claims.PAPER_SECTIONS)
+    return page(
+        "paper_checked", results=results, seeds=seeds, counts=counts, sections=claims.PAPER_SECTIONS
+    )
 
 
 def ledger_page(results: Sequence[Result], seeds: int, root: Path) -> str:
-    """Every claim by section of THEORY: statement, verdict, numbers, explanation, and where its code and its notebooks are."""
+    """Every claim by section of THEORY: statement, verdict, numbers, explanation, and where its
+    code and its notebooks are.
+    """
     scripts, api = sorted((root / "notebooks").glob("[0-9]*.py")), root / "book" / "api.md"
 
     def source(r: Result) -> str:
@@ -71,15 +85,24 @@ def ledger_page(results: Sequence[Result], seeds: int, root: Path) -> str:
         return theory + (f", paper §{r.claim.paper}" if r.claim.paper else "")
 
     def where(r: Result) -> str:
-        shown = [f"[notebook {script.stem[:2]}]({script.stem}.ipynb)" for script in crossref.shown_in(r.claim.id, scripts)]
-        return "; ".join(part for part in (crossref.code_links(r.claim, api), ", ".join(shown)) if part)
+        shown = [
+            f"[notebook {script.stem[:2]}]({script.stem}.ipynb)"
+            for script in crossref.shown_in(r.claim.id, scripts)
+        ]
+        return "; ".join(
+            part for part in (crossref.code_links(r.claim, api), ", ".join(shown)) if part
+        )
 
-    return page("ledger", results=results, seeds=seeds, sections=claims.SECTIONS, source=source, where=where)
+    return page(
+        "ledger", results=results, seeds=seeds, sections=claims.SECTIONS, source=source, where=where
+    )
 
 
 def section_claims(results: Sequence[Result], section: str) -> str:
     """What stands below a section of the theory page: its claims with their verdicts."""
-    found = [f"{link(r.claim.id)} ({r.verdict})" for r in results if r.claim.id.split(".")[0] == section]
+    found = [
+        f"{link(r.claim.id)} ({r.verdict})" for r in results if r.claim.id.split(".")[0] == section
+    ]
     return f"*Checked:* {', '.join(found)}.\n"
 
 
@@ -88,7 +111,9 @@ def questions_page() -> str:
     return page("questions", questions=QUESTIONS)
 
 
-IN_PUBLIC = {  # claims that state what is often said, in the order of a reader's first week, and where it was said or put right
+# claims that state what is often said, in the order of a reader's first week, and where it was said
+# or put right
+IN_PUBLIC = {
     "6.beta-direction": ["rasbt/LLMs-from-scratch#818", "huggingface/smol-course#307"],
     "7.log-two": ["huggingface/trl#1311"],
     "5.implicit-reward": ["eric-mitchell/direct-preference-optimization#8"],
@@ -111,7 +136,9 @@ def in_public_page(results: Sequence[Result], seeds: int) -> str:
 
 
 def family_page(folder: Path) -> str:
-    """The map: every loss on one plane, a table of properties, a guide, one by one; the figure goes into ``folder``."""
+    """The map: every loss on one plane, a table of properties, a guide, one by one; the figure goes
+    into ``folder``.
+    """
     rows = [family.row(named) for named in family.FAMILY]
     figure, alt = plane(rows)
     plotting.save(figure, folder / "family_plane")
@@ -120,7 +147,11 @@ def family_page(folder: Path) -> str:
 
 def losses_page() -> str:
     """Every loss side by side, and the misspecified case."""
-    return page("losses", losses=compare.table(bandit(), rock_paper_scissors()), misspecified=figures.misspecified())
+    return page(
+        "losses",
+        losses=compare.table(bandit(), rock_paper_scissors()),
+        misspecified=figures.misspecified(),
+    )
 
 
 def figures_page(folder: Path) -> str:
@@ -133,24 +164,33 @@ def figures_page(folder: Path) -> str:
 
 
 def measured_page(folder: Path) -> str:
-    """The training step against TRL's, and what low precision does to f, from the files that `dil bench` wrote."""
+    """The training step against TRL's, and what low precision does to f, from the files that `dil
+    bench` wrote.
+    """
     from dil_tutorial.bench import llm as against_trl
     from dil_tutorial.bench import step as limits
 
     names = ("llm", "step", "tokens", "noise", "plan", "sampling")
-    llm, step, tokens, noise, plan, sampling = (read_json(BENCHMARKS / f"{name}.json") for name in names)
+    llm, step, tokens, noise, plan, sampling = (
+        read_json(BENCHMARKS / f"{name}.json") for name in names
+    )
     plotting.save(against_trl.figure(llm["cells"]), folder / "bench_llm")
     plotting.save(limits.figure(step["step"]), folder / "bench_step")
-    return page("measured", llm=llm, step=step, tokens=tokens, noise=noise, plan=plan, sampling=sampling)
+    return page(
+        "measured", llm=llm, step=step, tokens=tokens, noise=noise, plan=plan, sampling=sampling
+    )
 
 
 def fits_page() -> str:
-    """Which models, fields and habits of others work here, from the files that the scripts in tests/llm wrote."""
+    """Which models, fields and habits of others work here, from the files that the scripts in
+    tests/llm wrote.
+    """
     from dil_tutorial.llm import arguments
 
     cases = tomllib.loads((BENCHMARKS / "cases.toml").read_text(encoding="utf-8"))["cases"]
     architectures, fields, trl = (
-        read_json(BENCHMARKS / f"{name}.json") for name in ("architectures", "arguments", "trl_tests")
+        read_json(BENCHMARKS / f"{name}.json")
+        for name in ("architectures", "arguments", "trl_tests")
     )
     found: dict[str, Any] = architectures["architectures"]
     exact = {kind: row["layouts"] for kind, row in found.items() if "layouts" in row}
@@ -159,15 +199,26 @@ def fits_page() -> str:
     for kind, row in exact.items():
         by_layout.setdefault(row["shared"]["used"], []).append(kind)
     return page(
-        "fits", cases=cases, architectures=architectures, found=found, exact=exact,
+        "fits",
+        cases=cases,
+        architectures=architectures,
+        found=found,
+        exact=exact,
         worst=max(step["gradient"] for step in steps),
-        wrong=[step for step in steps if step["f"] != 0 or not step["gradient"] < 1e-6], by_layout=by_layout,
+        wrong=[step for step in steps if step["f"] != 0 or not step["gradient"] < 1e-6],
+        by_layout=by_layout,
         refused=[kind for kind, row in found.items() if "refused" in row],
-        untried=[kind for kind, row in found.items() if "not tiny" in row], arguments=fields, not_here=arguments.NOT_HERE,
-        trl=trl, verdicts=Counter(row["verdict"] for row in trl["tests"].values()),
-        trl_losses=arguments.LOSSES, trl_divergences=arguments.DIVERGENCES, trl_why_not=arguments.WHY_NOT,
-        trl_unlike=arguments.UNLIKE, trl_no_matter=arguments.NO_MATTER,
-    )  # fmt: skip
+        untried=[kind for kind, row in found.items() if "not tiny" in row],
+        arguments=fields,
+        not_here=arguments.NOT_HERE,
+        trl=trl,
+        verdicts=Counter(row["verdict"] for row in trl["tests"].values()),
+        trl_losses=arguments.LOSSES,
+        trl_divergences=arguments.DIVERGENCES,
+        trl_why_not=arguments.WHY_NOT,
+        trl_unlike=arguments.UNLIKE,
+        trl_no_matter=arguments.NO_MATTER,
+    )
 
 
 def doctor_page() -> str:
@@ -184,21 +235,38 @@ def wrong_answers_table() -> str:
     found = read_json(BENCHMARKS / "wrong_answers.json")
     each = {(row["assignment"], row["notebook"]): row["seconds"] for row in found["rows"]}
     seconds = statistics.median(each.values())
-    return page("wrong_answers", rows=caught(found["rows"]), seconds=seconds, cores=found["machine"]["cores"])
+    return page(
+        "wrong_answers",
+        rows=caught(found["rows"]),
+        seconds=seconds,
+        cores=found["machine"]["cores"],
+    )
 
 
 def house_page(root: Path) -> str:
-    """The map of rooms and arrows, drawn from the code, for the README, too; a room links to its part of the API, if any."""
+    """The map of rooms and arrows, drawn from the code, for the README, too; a room links to its
+    part of the API, if any.
+    """
     found = house.arrows(root / "notebooks")
-    pages = {room: None if room in house.NOT_IN_API else f"../api.html#{house.anchor(room)}" for room in house.ROOMS}
+    pages = {
+        room: None if room in house.NOT_IN_API else f"../api.html#{house.anchor(room)}"
+        for room in house.ROOMS
+    }
     svg = house.as_svg(house.draw(found, pages))
     write_text(root / "book" / "images" / "house.svg", svg)
     return page("house", svg=svg, rooms=house.ROOMS, found=found, pages=pages, anchor=house.anchor)
 
 
 def pair_page() -> str:
-    """One pair from its line of JSON to the weights, and the same in a toy world, with the actual numbers."""
-    return page("pair", func=pair.func, model=pair.through_a_language_model(), toy=pair.through_a_toy_world())
+    """One pair from its line of JSON to the weights, and the same in a toy world, with the actual
+    numbers.
+    """
+    return page(
+        "pair",
+        func=pair.func,
+        model=pair.through_a_language_model(),
+        toy=pair.through_a_toy_world(),
+    )
 
 
 EDITIONS = {  # file: what it is called on the front page
@@ -209,40 +277,63 @@ EDITIONS = {  # file: what it is called on the front page
 
 
 def doors(made: Sequence[Path]) -> str:
-    """The front page's line on other formats: lectures and the cheat sheet, and the editions that were made.
+    """The front page's line on other formats: lectures and the cheat sheet, and the editions that
+    were made.
 
     >>> "EPUB" in doors([Path("rlhf-is-imitation-learning.epub")]), "EPUB" in doors([])
     (True, False)
     """
     links = {f"editions/{path.name}": EDITIONS[path.name] for path in made}
-    links |= {"slides/lecture-45.html": "Lecture, 45 minutes", "slides/lecture-90.html": "Lecture, 90 minutes"}
+    links |= {
+        "slides/lecture-45.html": "Lecture, 45 minutes",
+        "slides/lecture-90.html": "Lecture, 90 minutes",
+    }
     links |= {"cheatsheet.html": "All results on two pages"}
-    return '<p class="doors">' + " ".join(f'<a href="{address}">{name}</a>' for address, name in links.items()) + "</p>\n"
+    return (
+        '<p class="doors">'
+        + " ".join(f'<a href="{address}">{name}</a>' for address, name in links.items())
+        + "</p>\n"
+    )
 
 
 def llms(root: Path) -> str:
-    """llms.txt: what this site is and where things stand, for programs that read it on behalf of people."""
+    """llms.txt: what this site is and where things stand, for programs that read it on behalf of
+    people.
+    """
     scripts = sorted((root / "notebooks").glob("[0-9]*.py"))
-    titles = {s.stem: re.findall(r"^# # (.*)$", s.read_text(encoding="utf-8"), re.MULTILINE)[0] for s in scripts}
+    titles = {
+        s.stem: re.findall(r"^# # (.*)$", s.read_text(encoding="utf-8"), re.MULTILINE)[0]
+        for s in scripts
+    }
     return page("llms", titles=titles, claims=claims.CLAIMS)
 
 
 def puzzles_page(root: Path) -> str:
     """Every puzzle, with the notebook that it is from."""
     scripts = sorted((root / "notebooks").glob("[0-9]*.py"))
-    found = [(name, next(s.stem for s in scripts if f'"{name}"' in s.read_text(encoding="utf-8"))) for name in PUZZLES]
-    return page("puzzles", puzzles=[(name, notebook, puzzle(name).data) for name, notebook in found])
+    found = [
+        (name, next(s.stem for s in scripts if f'"{name}"' in s.read_text(encoding="utf-8")))
+        for name in PUZZLES
+    ]
+    return page(
+        "puzzles", puzzles=[(name, notebook, puzzle(name).data) for name, notebook in found]
+    )
 
 
 MARKS = {claims.HOLDS: "✓", claims.ASSUMES: "◐", claims.FAILS: "✗"}
 
 
 def cheat_sheet(results: Sequence[Result], figure: str) -> str:
-    """All results on two pages, as HTML; each with the mark and the link of the claim that checks it; ``figure`` is SVG."""
+    """All results on two pages, as HTML; each with the mark and the link of the claim that checks
+    it; ``figure`` is SVG.
+    """
     by_id = {result.claim.id: result for result in results}
 
     def verdict(claim: str) -> Markup:
         mark = MARKS[by_id[claim].verdict]
         return Markup(f'<a href="generated/ledger.html#{label(claim)}">{mark}{claim}</a>')
 
-    return templates.load(TEMPLATES / "cheatsheet.html.j2").render(v=verdict, figure=Markup(figure)) + "\n"
+    return (
+        templates.load(TEMPLATES / "cheatsheet.html.j2").render(v=verdict, figure=Markup(figure))
+        + "\n"
+    )

@@ -1,4 +1,6 @@
-"""How a pair becomes a gradient: one pair through every function that touches it, with shapes and actual numbers."""
+"""How a pair becomes a gradient: one pair through every function that touches it, with shapes and
+actual numbers.
+"""
 
 import json
 
@@ -20,7 +22,13 @@ def func(name: str) -> str:
     >>> func("dil_tutorial.rlhf.kl")
     '{py:func}`~dil_tutorial.rlhf.kl` in `dil_tutorial/rlhf.py`'
     """
-    kind = "meth" if name.split(".")[-2][0].isupper() else "class" if name.split(".")[-1][0].isupper() else "func"
+    kind = (
+        "meth"
+        if name.split(".")[-2][0].isupper()
+        else "class"
+        if name.split(".")[-1][0].isupper()
+        else "func"
+    )
     module = ".".join(part for part in name.split(".")[:-1] if part[0].islower())
     return f"{{py:{kind}}}`~{name}` in `{module.replace('.', '/')}.py`"
 
@@ -31,11 +39,15 @@ def shown(values: Tensor, digits: int = 3) -> str:
     >>> shown(torch.tensor([0.5, -1.25]))
     '0.500, −1.250'
     """
-    return ", ".join(f"{value:z.{digits}f}".replace("-", "−") for value in values.flatten().tolist())
+    return ", ".join(
+        f"{value:z.{digits}f}".replace("-", "−") for value in values.flatten().tolist()
+    )
 
 
 def through_a_language_model() -> dict[str, str]:
-    """What each stop makes of PAIR in the tutorial's tiny model, one step from its reference; the template has the rows."""
+    """What each stop makes of PAIR in the tutorial's tiny model, one step from its reference; the
+    template has the rows.
+    """
     from dil_tutorial.llm.batches import PackedBatch, pack
     from dil_tutorial.llm.capabilities import enable_packing
     from dil_tutorial.llm.data import check_pair
@@ -50,7 +62,9 @@ def through_a_language_model() -> dict[str, str]:
         enable_packing(model)
 
     def step(rate: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A step of gradient descent: log-probs, the reference's, the loss, and the norm of its gradient."""
+        """A step of gradient descent: log-probs, the reference's, the loss, and the norm of its
+        gradient.
+        """
         logps, _ = response_logps(policy, batch)
         with torch.no_grad():
             ref_logps, _ = response_logps(reference, batch)
@@ -61,7 +75,12 @@ def through_a_language_model() -> dict[str, str]:
         with torch.no_grad():
             for weight, slope in zip(weights, gradient, strict=True):
                 weight -= rate * slope
-        return logps.detach(), ref_logps, value.detach(), torch.stack([slope.norm() for slope in gradient]).norm()
+        return (
+            logps.detach(),
+            ref_logps,
+            value.detach(),
+            torch.stack([slope.norm() for slope in gradient]).norm(),
+        )
 
     step(0.01)
     logps, ref_logps, value, norm = step(0.01)
@@ -69,7 +88,11 @@ def through_a_language_model() -> dict[str, str]:
     pull = -torch.autograd.grad(loss(*f), f)[0]
     after = step(0.0)[2]
     assert isinstance(batch, PackedBatch)
-    tokens = {"prompt": row.chosen.prompt, "chosen": row.chosen.tokens, "rejected": row.rejected.tokens}
+    tokens = {
+        "prompt": row.chosen.prompt,
+        "chosen": row.chosen.tokens,
+        "rejected": row.rejected.tokens,
+    }
     return {
         "line": f"`{json.dumps(PAIR)}`",
         "tokens": "; ".join(f"{name} {', '.join(map(str, ids))}" for name, ids in tokens.items()),

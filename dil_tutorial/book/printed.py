@@ -1,4 +1,5 @@
-"""The book on paper and on a reader's device: PDF by Chromium, EPUB by Sphinx, from the same pages as the site.
+"""The book on paper and on a reader's device: PDF by Chromium, EPUB by Sphinx, from the same pages
+as the site.
 
 What moves on the site stands still here: a panel is the picture at which it opens.
 """
@@ -30,19 +31,22 @@ from dil_tutorial.support import paths
 from dil_tutorial.support.files import read_json, read_text, write_bytes, write_text
 
 VIEW = "application/vnd.jupyter.widget-view+json"
-FOOTER = '<div style="width:100%;font:8px sans-serif;text-align:center"><span class="pageNumber"></span></div>'
-# On paper a link leads to a place in the file or to the outside world, never to where the file was printed.
+FOOTER = '<div style="width:100%;font:8px sans-serif;text-align:center"><span class="pageNumber"></span></div>'  # noqa: E501
+# On paper a link leads to a place in the file or to the outside world, never to where the file was
+# printed.
 ON_PAPER = """document.querySelectorAll('a[href]').forEach(a => {
   const to = new URL(a.href);
   if (to.origin !== location.origin) return;
   if (to.hash && document.getElementById(decodeURIComponent(to.hash.slice(1)))) a.setAttribute('href', to.hash);
   else a.removeAttribute('href');
-})"""
+})"""  # noqa: E501
 MARGIN = {"top": "18mm", "bottom": "18mm", "left": "17mm", "right": "17mm"}
 
 
 def visible(states: dict[str, Any], name: str) -> Iterator[str]:
-    """The HTML that a widget shows as it opens: of a stack the chosen child, of a slider its label and its value."""
+    """The HTML that a widget shows as it opens: of a stack the chosen child, of a slider its label
+    and its value.
+    """
     state = states[name]["state"]
     if "selected_index" in state and "children" in state:  # a stack
         chosen = state["selected_index"]
@@ -51,13 +55,15 @@ def visible(states: dict[str, Any], name: str) -> Iterator[str]:
         for child in state["children"]:
             yield from visible(states, child.removeprefix("IPY_MODEL_"))
     elif "_options_labels" in state:
-        yield f"<p><em>{state['description']}: {state['_options_labels'][state['index'] or 0]}</em></p>"
+        yield f"<p><em>{state['description']}: {state['_options_labels'][state['index'] or 0]}</em></p>"  # noqa: E501
     elif states[name]["model_name"] == "HTMLModel":
         yield state["value"]
 
 
 def still(notebook: dict[str, Any]) -> dict[str, Any]:
-    """A notebook with a picture in the place of each panel, and without the playground and doors."""
+    """A notebook with a picture in the place of each panel, and without the playground and
+    doors.
+    """
     states = notebook["metadata"].get("widgets", {}).get(STATE, {}).get("state", {})
     made = copy.deepcopy(notebook)
     made["cells"] = [cell for cell in made["cells"] if cell["id"] != "playground"]
@@ -65,7 +71,9 @@ def still(notebook: dict[str, Any]) -> dict[str, Any]:
         cell["metadata"].pop("tags", None)  # nothing unfolds
         if cell["cell_type"] == "markdown":  # the site's line of doors
             text = "".join(cell["source"])
-            cell["source"] = re.sub(r'```\{raw\} html\n<p class="doors">.*?```\n', "", text, flags=re.DOTALL)
+            cell["source"] = re.sub(
+                r'```\{raw\} html\n<p class="doors">.*?```\n', "", text, flags=re.DOTALL
+            )
         for output in cell.get("outputs", []):
             if VIEW in output.get("data", {}):
                 shown = "".join(visible(states, output["data"][VIEW]["model_id"]))
@@ -80,26 +88,41 @@ def without_site(text: str) -> str:
     >>> without_site("a\\n% on the site:\\nb\\n% everywhere:\\nc")
     'a\\nc'
     """
-    return re.sub(r"^% on the site:$.*?^% everywhere:$\n?", "", text, flags=re.DOTALL | re.MULTILINE)
+    return re.sub(
+        r"^% on the site:$.*?^% everywhere:$\n?", "", text, flags=re.DOTALL | re.MULTILINE
+    )
 
 
 def edition(root: Path, folder: Path, builder: str) -> Path:
-    """Build an edition in which nothing moves with one of Sphinx's builders, warnings as errors; the folder of the result."""
+    """Build an edition in which nothing moves with one of Sphinx's builders, warnings as errors;
+    the folder of the result.
+    """
     book = folder / "book"
     shutil.copytree(root / "book", book, ignore=shutil.ignore_patterns("_build", "extra"))
     write_text(book / "index.md", without_site(read_text(root / "book" / "index.md")))
-    house = read_text(book / "generated" / "house.md")  # its picture is a drawing in the page, with links; here it is a picture
+    # its picture is a drawing in the page, with links; here it is a picture
+    house = read_text(book / "generated" / "house.md")
     picture = "![Rooms and the arrows between them, as in the table below.](../images/house.svg)"
-    write_text(book / "generated" / "house.md", re.sub(r"```\{raw\} html\n<figure.*?```", picture, house, flags=re.DOTALL))
+    write_text(
+        book / "generated" / "house.md",
+        re.sub(r"```\{raw\} html\n<figure.*?```", picture, house, flags=re.DOTALL),
+    )
     for path in sorted((book / "generated").glob("*.ipynb")):
         write_text(path, json.dumps(still(read_json(path))))
     config = yaml.safe_load(read_text(root / "book" / "_config.yml"))
     name = f"dil-tutorial-{__version__}"
     config["sphinx"]["config"] |= {
-        "project": config["title"], "version": __version__, "html_extra_path": [], "html_js_files": [],
-        "epub_author": config["author"], "epub_identifier": name, "epub_uid": name, "epub_tocscope": "includehidden",
-        "epub_tocdepth": 2, "epub_show_urls": "no",
-    }  # fmt: skip
+        "project": config["title"],
+        "version": __version__,
+        "html_extra_path": [],
+        "html_js_files": [],
+        "epub_author": config["author"],
+        "epub_identifier": name,
+        "epub_uid": name,
+        "epub_tocscope": "includehidden",
+        "epub_tocdepth": 2,
+        "epub_show_urls": "no",
+    }
     if builder == "epub":  # a reader's device runs no scripts
         for path in (book / "assets").iterdir():
             if path.name not in ("book.css", "logo.svg"):
@@ -128,7 +151,9 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 def print_page(folder: Path, page: str, out: Path, **options: Any) -> None:
-    """A page of a folder as PDF, once its formulas are set; the folder is served on this machine for as long as that takes."""
+    """A page of a folder as PDF, once its formulas are set; the folder is served on this machine
+    for as long as that takes.
+    """
     from playwright.sync_api import sync_playwright
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
@@ -151,7 +176,11 @@ def print_page(folder: Path, page: str, out: Path, **options: Any) -> None:
 
 def pdf(site: Path, out: Path) -> None:
     """The single page that ``edition`` built as one PDF file, with page numbers and an outline."""
-    furniture = {"display_header_footer": True, "header_template": "<span></span>", "footer_template": FOOTER}
+    furniture = {
+        "display_header_footer": True,
+        "header_template": "<span></span>",
+        "footer_template": FOOTER,
+    }
     print_page(site, "index.html", out, margin=MARGIN, **furniture)
 
 
@@ -164,7 +193,9 @@ def mathml(formulas: Sequence[tuple[str, bool]]) -> list[str]:
         view = browser.new_page()
         view.add_script_tag(path=paths.CLONE / "book" / "assets" / "vendor" / "tex-svg.js")
         view.evaluate("MathJax.startup.promise")
-        made: list[str] = view.evaluate("all => all.map(([tex, display]) => MathJax.tex2mml(tex, {display}))", list(formulas))
+        made: list[str] = view.evaluate(
+            "all => all.map(([tex, display]) => MathJax.tex2mml(tex, {display}))", list(formulas)
+        )
         browser.close()
     return made
 
@@ -180,9 +211,12 @@ def formula(text: str) -> tuple[str, bool] | None:
 
 
 def tidy_svg(text: str) -> str:
-    """A drawing as EPUB takes it: no outer document type, no link out of the file, a path that draws nothing says so.
+    """A drawing as EPUB takes it: no outer document type, no link out of the file, a path that
+    draws nothing says so.
 
-    >>> tidy_svg('<!DOCTYPE svg PUBLIC "x"><svg><a xlink:href="../api.html#toy"><path id="p"/></a></svg>')
+    >>> tidy_svg(
+    ...     '<!DOCTYPE svg PUBLIC "x"><svg><a xlink:href="../api.html#toy"><path id="p"/></a></svg>'
+    ... )
     '<svg><path d="" id="p"/></svg>'
     """
     text = re.sub(r"<!DOCTYPE[^>]*>\s*", "", text)
@@ -191,7 +225,9 @@ def tidy_svg(text: str) -> str:
 
 
 def tidy_page(page: Any, names: Collection[str], place: str) -> None:
-    """Take out of a page what a reader's device has no use for: scripts, styles of panels, style sheets not in the file."""
+    """Take out of a page what a reader's device has no use for: scripts, styles of panels, style
+    sheets not in the file.
+    """
     for node in [*page.find_all("script"), *page.body.find_all("style")]:
         node.decompose()
     for node in page.find_all("link", rel="stylesheet"):
@@ -200,23 +236,38 @@ def tidy_page(page: Any, names: Collection[str], place: str) -> None:
 
 
 def declared(package: str, pages: Collection[str]) -> str:
-    """The package's list of files, in which pages with formulas are marked as such, as the standard wants it.
+    """The package's list of files, in which pages with formulas are marked as such, as the standard
+    wants it.
 
     >>> declared('<item href="a.xhtml" id="x" />', {"a.xhtml"})
     '<item properties="mathml" href="a.xhtml" id="x" />'
     """
-    return re.sub(r'<item (?=[^>]*href="([^"]+)")', lambda m: m[0] + ('properties="mathml" ' if m[1] in pages else ""), package)
+    return re.sub(
+        r'<item (?=[^>]*href="([^"]+)")',
+        lambda m: m[0] + ('properties="mathml" ' if m[1] in pages else ""),
+        package,
+    )
 
 
 def epub(site: Path, out: Path) -> None:
-    """The EPUB file that ``edition`` built, with formulas as MathML, which readers' devices set themselves, and tidy pages."""
+    """The EPUB file that ``edition`` built, with formulas as MathML, which readers' devices set
+    themselves, and tidy pages.
+    """
     from bs4 import BeautifulSoup
 
     (made,) = site.glob("*.epub")
     with zipfile.ZipFile(made) as old:
         contents = {entry.filename: old.read(entry) for entry in old.infolist()}
-    pages = {name: BeautifulSoup(content, "html.parser") for name, content in contents.items() if name.endswith(".xhtml")}
-    nodes = [(name, node, formula(node.get_text())) for name, page in pages.items() for node in page.select(".math")]
+    pages = {
+        name: BeautifulSoup(content, "html.parser")
+        for name, content in contents.items()
+        if name.endswith(".xhtml")
+    }
+    nodes = [
+        (name, node, formula(node.get_text()))
+        for name, page in pages.items()
+        for node in page.select(".math")
+    ]
     known = sorted({tex for _, _, tex in nodes if tex})
     ready = dict(zip(known, mathml(known), strict=True))
     for _, node, tex in nodes:
@@ -226,9 +277,21 @@ def epub(site: Path, out: Path) -> None:
     for name, page in pages.items():
         tidy_page(page, contents.keys(), name)
     contents |= {name: page.decode().encode() for name, page in pages.items()}
-    contents |= {name: tidy_svg(content.decode()).encode() for name, content in contents.items() if name.endswith(".svg")}
-    with_formulas = {posixpath.relpath(name, "OEBPS" if name.startswith("OEBPS") else ".") for name, _, tex in nodes if tex}
-    contents |= {name: declared(c.decode(), with_formulas).encode() for name, c in contents.items() if name.endswith(".opf")}
+    contents |= {
+        name: tidy_svg(content.decode()).encode()
+        for name, content in contents.items()
+        if name.endswith(".svg")
+    }
+    with_formulas = {
+        posixpath.relpath(name, "OEBPS" if name.startswith("OEBPS") else ".")
+        for name, _, tex in nodes
+        if tex
+    }
+    contents |= {
+        name: declared(c.decode(), with_formulas).encode()
+        for name, c in contents.items()
+        if name.endswith(".opf")
+    }
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as new:
         for name, content in contents.items():  # the first, mimetype, must not be compressed
@@ -237,7 +300,9 @@ def epub(site: Path, out: Path) -> None:
 
 
 def editions(root: Path, out: Path) -> list[Path]:
-    """The book as PDF and EPUB, and the cheat sheet as PDF, from what ``build.generate`` has written; their paths."""
+    """The book as PDF and EPUB, and the cheat sheet as PDF, from what ``build.generate`` has
+    written; their paths.
+    """
     book, reader, sheet = (out / name for name in EDITIONS)
     with tempfile.TemporaryDirectory() as folder:
         epub(edition(root, Path(folder) / "epub", "epub"), reader)

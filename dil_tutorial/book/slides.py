@@ -1,7 +1,9 @@
-"""Lectures from the notebooks: a deck for each, and decks of chosen sections for a lecture of a given length.
+"""Lectures from the notebooks: a deck for each, and decks of chosen sections for a lecture of a
+given length.
 
-What a room should look at stands on the slide: formulas, tables, lists, figures, panels, short code, first sentences, and the
-questions ("Predict ...").  What a lecturer says is in the speaker notes: all of the text.  nbconvert writes, reveal.js shows.
+What a room should look at stands on the slide: formulas, tables, lists, figures, panels, short
+code, first sentences, and the questions ("Predict ...").  What a lecturer says is in the speaker
+notes: all of the text.  nbconvert writes, reveal.js shows.
 """
 
 import copy
@@ -30,21 +32,29 @@ def blocks(text: str) -> list[tuple[str, str]]:
 
     >>> blocks("# A\\n\\nb $x$\\nc\\n\\n$$x$$\\n\\n- d")
     [('heading', '# A'), ('paragraph', 'b $x$\\nc'), ('math_block', '$$x$$'), ('bullet_list', '- d')]
-    """
+    """  # noqa: E501
     from markdown_it import MarkdownIt
     from mdit_py_plugins.dollarmath import dollarmath_plugin
 
     lines = text.splitlines()
     tokens = MarkdownIt().enable("table").use(dollarmath_plugin, double_inline=True).parse(text)
     tops = [token for token in tokens if token.level == 0 and token.nesting >= 0 and token.map]
-    found = [(token.type.removesuffix("_open"), "\n".join(lines[slice(*token.map)]).strip()) for token in tops if token.map]
+    found = [
+        (token.type.removesuffix("_open"), "\n".join(lines[slice(*token.map)]).strip())
+        for token in tops
+        if token.map
+    ]
     return [(kind, body) for kind, body in found if body]
 
 
 def on_slide(kind: str, text: str) -> str:
-    """What of a block a room sees: of a paragraph its first sentence or its formula, of others all; the notes have the whole.
+    """What of a block a room sees: of a paragraph its first sentence or its formula, of others all;
+    the notes have the whole.
 
-    >>> on_slide("paragraph", "**No pairs.** One term of the loss sees only winners. The other, only losers.")
+    >>> on_slide(
+    ...     "paragraph",
+    ...     "**No pairs.** One term of the loss sees only winners. The other, only losers.",
+    ... )
     '**No pairs.** One term of the loss sees only winners.'
     >>> on_slide("math_block", "$$x$$"), on_slide("paragraph", "**Source:** a file")
     ('$$x$$', '')
@@ -58,7 +68,8 @@ def on_slide(kind: str, text: str) -> str:
 
 
 def first_sentence(text: str) -> str:
-    """The first sentence of a paragraph, and a second where the first is a few words; a bold one before it comes along.
+    """The first sentence of a paragraph, and a second where the first is a few words; a bold one
+    before it comes along.
 
     >>> first_sentence("Draw two responses of the reference, one after the other. Label them.")
     'Draw two responses of the reference, one after the other.'
@@ -83,13 +94,21 @@ def weight(kind: str, text: str) -> float:
 
 
 def markdown(text: str, kind: str) -> dict[str, Any]:
-    """A Markdown cell that is a slide, a subslide, a fragment, a part of what stands before (-), or notes."""
+    """A Markdown cell that is a slide, a subslide, a fragment, a part of what stands before (-), or
+    notes.
+    """
     to_pages = re.sub(r"\]\((\d\d_\w+)\.ipynb\)", r"](../generated/\1.html)", text)
-    return {"cell_type": "markdown", "metadata": {"slideshow": {"slide_type": kind}}, "source": to_pages}
+    return {
+        "cell_type": "markdown",
+        "metadata": {"slideshow": {"slide_type": kind}},
+        "source": to_pages,
+    }
 
 
 def code_cell(cell: dict[str, Any]) -> tuple[dict[str, Any], float] | None:
-    """A code cell as a room sees it, and its weight, with its code if that is short; None for imports, silence, exercises."""
+    """A code cell as a room sees it, and its weight, with its code if that is short; None for
+    imports, silence, exercises.
+    """
     source = "".join(cell["source"])
     exercise = re.search(r"^\s*your_\w+ = None|^\s*return None", source, re.MULTILINE)
     if exercise or not (cell["outputs"] or re.search(r"^def ", source, re.MULTILINE)):
@@ -97,26 +116,42 @@ def code_cell(cell: dict[str, Any]) -> tuple[dict[str, Any], float] | None:
     kinds = {kind for out in cell["outputs"] for kind in out.get("data", {})}
     picture = any("widget-view" in kind or kind.startswith("image/") for kind in kinds)
     said = "".join("".join(out.get("text", "")) for out in cell["outputs"])
-    tables = "".join("".join(out.get("data", {}).get("text/html", "")) for out in cell["outputs"]).count("<tr")
-    hidden = picture or source.count("\n") >= SHORT or "claims.report(" in source or bool(re.match(r"(from|import) ", source))
+    tables = "".join(
+        "".join(out.get("data", {}).get("text/html", "")) for out in cell["outputs"]
+    ).count("<tr")
+    hidden = (
+        picture
+        or source.count("\n") >= SHORT
+        or "claims.report(" in source
+        or bool(re.match(r"(from|import) ", source))
+    )
     shown = copy.deepcopy(cell)
     for output in shown["outputs"]:
         described(output, cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", ""))
-    shown["metadata"] = {"slideshow": {"slide_type": "-"}, "tags": ["hide-on-slide"] if hidden else []}
+    shown["metadata"] = {
+        "slideshow": {"slide_type": "-"},
+        "tags": ["hide-on-slide"] if hidden else [],
+    }
     lines = 0 if hidden else source.count("\n") + 1
     return shown, 12 if picture else 0.5 + 0.8 * (lines + said.count("\n") + tables)
 
 
 def described(output: dict[str, Any], alt: str) -> None:
-    """Give a picture its alternative text, its own or else the cell's; nbconvert's slides know of none."""
+    """Give a picture its alternative text, its own or else the cell's; nbconvert's slides know of
+    none.
+    """
     if "image/png" in output.get("data", {}):
         own = output.get("metadata", {}).get("image/png", {}).get("alt", alt)
         picture = "".join(output["data"]["image/png"]).replace("\n", "")
-        output["data"] = {"text/html": f'<img alt="{html.escape(own)}" src="data:image/png;base64,{picture}">'}
+        output["data"] = {
+            "text/html": f'<img alt="{html.escape(own)}" src="data:image/png;base64,{picture}">'
+        }
 
 
 def sections(content: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """A notebook's cells by the second-order heading above them, the head itself as ''; a cell with two headings is cut."""
+    """A notebook's cells by the second-order heading above them, the head itself as ''; a cell with
+    two headings is cut.
+    """
     found: dict[str, list[dict[str, Any]]] = {"": []}
     title = ""
     for cell in content["cells"]:
@@ -133,7 +168,9 @@ def sections(content: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 class Column:
-    """The slides of a section, filled from above until one has no room; what is said goes to the notes of its slide."""
+    """The slides of a section, filled from above until one has no room; what is said goes to the
+    notes of its slide.
+    """
 
     def __init__(self, title: str) -> None:
         self.title, self.cells, self.notes = title, list[dict[str, Any]](), list[str]()
@@ -152,11 +189,21 @@ class Column:
             self.notes = []
 
     def put(self, cell: dict[str, Any], lines: float) -> None:
-        """A cell on this slide or, where it does not fit, the next; what follows a question waits for a key."""
+        """A cell on this slide or, where it does not fit, the next; what follows a question waits
+        for a key.
+        """
         if lines > self.room:
             self.turn()
-        kind = "fragment" if self.asked and cell["metadata"]["slideshow"]["slide_type"] == "-" else None
-        self.cells.append({**cell, "metadata": {**cell["metadata"], "slideshow": {"slide_type": kind}}} if kind else cell)
+        kind = (
+            "fragment"
+            if self.asked and cell["metadata"]["slideshow"]["slide_type"] == "-"
+            else None
+        )
+        self.cells.append(
+            {**cell, "metadata": {**cell["metadata"], "slideshow": {"slide_type": kind}}}
+            if kind
+            else cell
+        )
         self.asked = False
         self.room -= lines
 
@@ -170,7 +217,8 @@ def section_slides(title: str, cells: Sequence[dict[str, Any]]) -> list[dict[str
                 column.put(*shown)
             continue
         text = "".join(cell["source"])
-        hidden = re.findall(r"<details>.*?</details>", text, re.DOTALL)  # solutions: for the lecturer's eyes
+        # solutions: for the lecturer's eyes
+        hidden = re.findall(r"<details>.*?</details>", text, re.DOTALL)
         for kind, block in blocks(re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL)):
             if kind == "heading":
                 continue
@@ -189,10 +237,15 @@ def title_slide(title: str, line: str, notes: str) -> list[dict[str, Any]]:
 
 
 def room_question(asked: inventory.Question) -> list[dict[str, Any]]:
-    """A question of the concept inventory: choices on the slide, the right one and what each wrong one means in the notes."""
-    choices = "\n".join(f"{letter}. {choice.text}\n" for letter, choice in zip("ABCD", asked.choices, strict=True))
+    """A question of the concept inventory: choices on the slide, the right one and what each wrong
+    one means in the notes.
+    """
+    choices = "\n".join(
+        f"{letter}. {choice.text}\n" for letter, choice in zip("ABCD", asked.choices, strict=True)
+    )
     notes = [
-        f"{'**Right.**' if c.right else f'*{c.idea}*'} ({letter})" for letter, c in zip("ABCD", asked.choices, strict=True)
+        f"{'**Right.**' if c.right else f'*{c.idea}*'} ({letter})"
+        for letter, c in zip("ABCD", asked.choices, strict=True)
     ]
     return [
         markdown(f"## Hands up\n\n**{asked.question}**\n\n{choices}", "slide"),
@@ -201,12 +254,18 @@ def room_question(asked: inventory.Question) -> list[dict[str, Any]]:
 
 
 def states(content: dict[str, Any], number: str) -> dict[str, Any]:
-    """A notebook with the names of its widgets made unlike those of every other: they begin with its number."""
-    named: dict[str, Any] = json.loads(WIDGET.sub(lambda match: number + match[0][2:], json.dumps(content)))
+    """A notebook with the names of its widgets made unlike those of every other: they begin with
+    its number.
+    """
+    named: dict[str, Any] = json.loads(
+        WIDGET.sub(lambda match: number + match[0][2:], json.dumps(content))
+    )
     return named
 
 
-def assemble(cells: list[dict[str, Any]], contents: Sequence[dict[str, Any]], title: str) -> dict[str, Any]:
+def assemble(
+    cells: list[dict[str, Any]], contents: Sequence[dict[str, Any]], title: str
+) -> dict[str, Any]:
     """A notebook of slides, with the states of all widgets that its cells may show."""
     merged: dict[str, Any] = {"version_major": 2, "version_minor": 0, "state": {}}
     for content in contents:
@@ -227,7 +286,9 @@ def deck(path: Path) -> dict[str, Any]:
     """The deck of a notebook."""
     content = read(path)
     found = sections(content)
-    head = "".join("".join(cell["source"]) for cell in found.pop("") if cell["cell_type"] == "markdown")
+    head = "".join(
+        "".join(cell["source"]) for cell in found.pop("") if cell["cell_type"] == "markdown"
+    )
     title = re.findall(r"^# (.*)$", head, re.MULTILINE)[0]
     question = re.findall(r"\*\*The question\.\*\*(.*?)(?:\n\n|\Z)", head, re.DOTALL)
     cells = title_slide(title, question[0].strip() if question else "", head)
@@ -238,20 +299,26 @@ def deck(path: Path) -> dict[str, Any]:
 
 
 def lectures(path: Path) -> list[dict[str, Any]]:
-    """The lectures of book/lectures.yaml: name, title, minutes, and parts, each of a notebook's sections or a question."""
+    """The lectures of book/lectures.yaml: name, title, minutes, and parts, each of a notebook's
+    sections or a question.
+    """
     rows: list[dict[str, Any]] = yaml.safe_load(read_text(path))
     return rows
 
 
 def lecture(row: dict[str, Any], notebooks: Path) -> dict[str, Any]:
-    """The deck of a lecture; InputError where it names a section or a question that is not there."""
+    """The deck of a lecture; InputError where it names a section or a question that is not
+    there.
+    """
     contents: dict[Path, dict[str, Any]] = {}
     cells = title_slide(row["title"], row["line"], row["plan"])
     asked = {question.id: question for question in inventory.read()}
     for part in row["parts"]:
         if "ask" in part:
             if part["ask"] not in asked:
-                raise InputError(f"lecture {row['name']}: no question {part['ask']!r} in the inventory")
+                raise InputError(
+                    f"lecture {row['name']}: no question {part['ask']!r} in the inventory"
+                )
             cells += room_question(asked[part["ask"]])
             continue
         (path,) = notebooks.glob(f"{part['notebook']}_*.ipynb")
@@ -259,13 +326,17 @@ def lecture(row: dict[str, Any], notebooks: Path) -> dict[str, Any]:
         found = sections(content)
         for heading in part["sections"]:
             if heading not in found:
-                raise InputError(f"lecture {row['name']}: notebook {path.stem} has no section {heading!r}")
+                raise InputError(
+                    f"lecture {row['name']}: notebook {path.stem} has no section {heading!r}"
+                )
             cells += section_slides(heading, found[heading])
     return assemble(cells, list(contents.values()), row["title"])
 
 
 def as_html(notebook: dict[str, Any]) -> str:
-    """The deck as a page that asks no other server: reveal.js, MathJax and the widgets' code come from the book's folder."""
+    """The deck as a page that asks no other server: reveal.js, MathJax and the widgets' code come
+    from the book's folder.
+    """
     import nbformat
     from nbconvert import SlidesExporter
     from traitlets.config import Config
@@ -273,8 +344,12 @@ def as_html(notebook: dict[str, Any]) -> str:
     config = Config()
     config.TagRemovePreprocessor.enabled = True
     config.TagRemovePreprocessor.remove_input_tags = {"hide-on-slide"}
-    exporter = SlidesExporter(config=config, template_name="slides", extra_template_basedirs=[str(TEMPLATES)])
-    exporter.exclude_input_prompt = exporter.exclude_output_prompt = exporter.exclude_anchor_links = True
+    exporter = SlidesExporter(
+        config=config, template_name="slides", extra_template_basedirs=[str(TEMPLATES)]
+    )
+    exporter.exclude_input_prompt = exporter.exclude_output_prompt = (
+        exporter.exclude_anchor_links
+    ) = True
     page: str = exporter.from_notebook_node(nbformat.reads(json.dumps(notebook), as_version=4))[0]
     return page
 

@@ -1,4 +1,6 @@
-"""The first page of the published site: which versions of the book there are.  python -m dil_tutorial.book.versions SITE"""
+"""The first page of the published site: which versions of the book there are.  python -m
+dil_tutorial.book.versions SITE
+"""
 
 import re
 import sys
@@ -18,7 +20,9 @@ def versions(site: Path) -> list[str]:
     ['v0.10.0', 'v0.9.0']
     """
     found = [path.parent.name for path in site.glob("v*/index.html")]
-    return sorted(found, key=lambda name: [int(part) for part in re.findall(r"\d+", name)], reverse=True)
+    return sorted(
+        found, key=lambda name: [int(part) for part in re.findall(r"\d+", name)], reverse=True
+    )
 
 
 def first_page(names: list[str]) -> str:
@@ -29,9 +33,11 @@ def first_page(names: list[str]) -> str:
     """
     links = "".join(f'<li><a href="{name}/index.html">{name}</a></li>' for name in names)
     return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>RLHF is imitation learning</title>'
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>RLHF is imitation '
+        "learning</title>"
         '<meta http-equiv="refresh" content="0; url=latest/index.html"></head>'
-        f'<body><p><a href="latest/index.html">The latest version</a>; earlier ones:</p><ul>{links}</ul></body></html>\n'
+        '<body><p><a href="latest/index.html">The latest version</a>; earlier '
+        f"ones:</p><ul>{links}</ul></body></html>\n"
     )
 
 

@@ -1,7 +1,9 @@
-"""A wheel that needs no clone: the packages, and with them the notebooks, recipes, results and assignments (``make wheel``).
+"""A wheel that needs no clone: the packages, and with them the notebooks, recipes, results and
+assignments (``make wheel``).
 
-Students' assignments travel without answers.  What an instructor needs, with answers and tests, is in a zip file of its own,
-which ``dil course init`` reads: the repository is public, so this keeps no secret; it keeps a student from stumbling over one.
+Students' assignments travel without answers.  What an instructor needs, with answers and tests, is
+in a zip file of its own, which ``dil course init`` reads: the repository is public, so this keeps
+no secret; it keeps a student from stumbling over one.
 """
 
 import shutil
@@ -21,7 +23,11 @@ PACKAGES = ("dil_tutorial", "toy")
 
 def ship(into: Path) -> None:
     """Fill a folder with what ``paths.SHIPPED`` holds in an installed wheel."""
-    for name, pattern in (("notebooks", "[0-9]*.ipynb"), ("recipes", "*.yaml"), ("benchmarks", "*.json")):
+    for name, pattern in (
+        ("notebooks", "[0-9]*.ipynb"),
+        ("recipes", "*.yaml"),
+        ("benchmarks", "*.json"),
+    ):
         (into / name).mkdir(parents=True)
         for path in sorted((paths.CLONE / name).glob(pattern)):
             shutil.copy(path, into / name)
@@ -46,7 +52,17 @@ def wheel(out: Path) -> Path:
         for name in SOURCES:
             shutil.copy(paths.CLONE / name, copy)
         ship(copy / "dil_tutorial" / "shipped")
-        command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(built), str(copy)]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--quiet",
+            "--no-deps",
+            "--wheel-dir",
+            str(built),
+            str(copy),
+        ]
         if subprocess.call(command):
             raise InputError("pip could not build the wheel: its own lines above say why")
         (made,) = built.glob("*.whl")

@@ -1,8 +1,8 @@
 r"""The ledger: every statement of the derivation as a check that runs and gives a verdict.
 
-``ledger`` has the machinery; each other module holds the claims of one section of THEORY, in reading order, and
-``questions`` what readers of the paper asked.  A claim is a function from random worlds to residuals; its docstring is the
-explanation.  ``dil verify`` runs them all.
+``ledger`` has the machinery; each other module holds the claims of one section of THEORY, in
+reading order, and ``questions`` what readers of the paper asked.  A claim is a function from random
+worlds to residuals; its docstring is the explanation.  ``dil verify`` runs them all.
 """
 
 from dil_tutorial.claims.ledger import (
@@ -20,7 +20,7 @@ from dil_tutorial.claims.ledger import (
     run,
     save,
     select,
-)  # fmt: skip
+)
 
 # Importing a module registers its claims; the order is the ledger's.
 # isort: off

@@ -14,7 +14,9 @@ from toy.sequences import Sequences
 
 
 def fit_scaled(world: World, loss: Loss, shifted: bool = False) -> tuple[Tensor, Tensor]:
-    """Fit policy logits and, if ``shifted``, a free log-normaliser c(x) per prompt: policies (X, Y) and c (X, 1)."""
+    """Fit policy logits and, if ``shifted``, a free log-normaliser c(x) per prompt: policies (X, Y)
+    and c (X, 1).
+    """
     Y = world.ref.shape[1]
 
     def objective(parameters: Tensor) -> Tensor:
@@ -29,18 +31,25 @@ def fit_scaled(world: World, loss: Loss, shifted: bool = False) -> tuple[Tensor,
 
 @claim("6.beta-equation", "6.1", tolerance=OPTIMUM, worlds=ANY)
 def beta_equation(world: World) -> Tensor:
-    r"""For $\beta \ne 1$ the optimum solves $D\,s^2h''(s) - A\,s\,h''(s) + \lambda\,s^{1/\beta} = 0$ with $s = r^\beta$.
+    r"""For $\beta \ne 1$ the optimum solves $D\,s^2h''(s) - A\,s\,h''(s) + \lambda\,s^{1/\beta} =
+    0$ with $s = r^\beta$.
 
-    The loss wants s to be the density ratio; the policy wants r = s^{1/beta} to sum to one; the multiplier settles it. At beta
-    = 1 the two wishes agree (repaired) and lambda vanishes. Read off policies fitted by gradient, for three generators, two
-    denominators and beta = 1/2 and 2."""
+    The loss wants s to be the density ratio; the policy wants r = s^{1/beta} to sum to one; the
+    multiplier settles it. At beta = 1 the two wishes agree (repaired) and lambda vanishes. Read off
+    policies fitted by gradient, for three generators, two denominators and beta = 1/2 and 2.
+    """
     spreads = []
     for name in ("lsif", "ukl", "bce"):
         for denominator in ("mixture", "rejected"):
             for beta in (0.5, 2.0):
-                policy = fit(world, make_loss("dil", generator=name, denominator=denominator, beta=beta))
+                policy = fit(
+                    world, make_loss("dil", generator=name, denominator=denominator, beta=beta)
+                )
                 s = (policy / world.ref) ** beta
-                A, D = 2 * world.win_rate, 2 * world.loss_rate if denominator == "rejected" else torch.ones_like(s)
+                A, D = (
+                    2 * world.win_rate,
+                    2 * world.loss_rate if denominator == "rejected" else torch.ones_like(s),
+                )
                 curvature = get_generator(name).d2h(s)
                 lam = (A - D * s) * s * curvature / s ** (1 / beta)
                 lam = torch.where(policy > 1e-6, lam, torch.nan)
@@ -58,15 +67,22 @@ def beta_equation(world: World) -> Tensor:
     counter=lambda w: gap(optima.dil(w, "ukl", "mixture", beta=0.5), optima.tempered(w, 0.5)),
 )
 def shift_makes_beta_a_temperature(world: World) -> Tensor:
-    r"""Repaired DIL with $\beta \ne 1$ ends at $\pi_\text{ref}\,(r^*)^{1/\beta}/Z$, the optimum of $E\log r^* - \beta\,KL$.
+    r"""Repaired DIL with $\beta \ne 1$ ends at $\pi_\text{ref}\,(r^*)^{1/\beta}/Z$, the optimum of
+    $E\log r^* - \beta\,KL$.
     If: a log-normaliser is learned for each prompt; without it the optimum is biased.
 
-    With beta != 1 the ratio r^beta of the target does not sum to one, so a normalised policy cannot be fitted to it. Give the
-    loss a free shift c(x), s = e^c r^beta: the fit is exact again, and beta becomes what it is in RLHF, a temperature. BCO's
-    running-mean shift is a cheap version, one number for all prompts."""
+    With beta != 1 the ratio r^beta of the target does not sum to one, so a normalised policy cannot
+    be fitted to it. Give the loss a free shift c(x), s = e^c r^beta: the fit is exact again, and
+    beta becomes what it is in RLHF, a temperature. BCO's running-mean shift is a cheap version, one
+    number for all prompts.
+    """
     gaps = []
     for generator in ("lsif", "ukl", "bce"):
-        policy, _ = fit_scaled(world, make_loss("dil", generator=generator, denominator="mixture", beta=0.5), shifted=True)
+        policy, _ = fit_scaled(
+            world,
+            make_loss("dil", generator=generator, denominator="mixture", beta=0.5),
+            shifted=True,
+        )
         gaps.append(gap(policy, optima.tempered(world, 0.5)))
     return torch.stack(gaps).amax(0)
 
@@ -75,9 +91,10 @@ def shift_makes_beta_a_temperature(world: World) -> Tensor:
 def lsif_at_one_half(world: World) -> Tensor:
     r"""Repaired LSIF is unbiased at $\beta = \frac12$ too, without a shift.
 
-    A coincidence worth knowing: with h'' = 1 and 1/beta = 2 the multiplier's term lambda s^2 has the form of the reference term
-    D s^2, so s = A/(1 + lambda), the right ratio up to a constant, which normalisation absorbs. In the power family beta = 1/(1
-    + a) does it; UKL's is beta = 1."""
+    A coincidence worth knowing: with h'' = 1 and 1/beta = 2 the multiplier's term lambda s^2 has
+    the form of the reference term D s^2, so s = A/(1 + lambda), the right ratio up to a constant,
+    which normalisation absorbs. In the power family beta = 1/(1 + a) does it; UKL's is beta = 1.
+    """
     return gap(optima.dil(world, "lsif", "mixture", beta=0.5), optima.tempered(world, 0.5))
 
 
@@ -85,9 +102,13 @@ def lsif_at_one_half(world: World) -> Tensor:
 def shift_is_the_log_normaliser(world: World) -> Tensor:
     r"""The shift learned is the log-normaliser, $c(x) = -\log\sum_y \pi_\text{ref}\,e^{\beta f}$.
 
-    At the optimum s = e^c r^beta is the density ratio r*, whose mean under the reference is one. So c is minus the log of the
-    mean of r^beta: the Z that the change of variables at beta = 1 got for free."""
-    policy, c = fit_scaled(world, make_loss("dil", generator="bce", denominator="mixture", beta=0.5), shifted=True)
+    At the optimum s = e^c r^beta is the density ratio r*, whose mean under the reference is one. So
+    c is minus the log of the mean of r^beta: the Z that the change of variables at beta = 1 got for
+    free.
+    """
+    policy, c = fit_scaled(
+        world, make_loss("dil", generator="bce", denominator="mixture", beta=0.5), shifted=True
+    )
     return (c.squeeze(1) + (world.ref * (policy / world.ref) ** 0.5).sum(1).log()).abs()
 
 
@@ -95,27 +116,38 @@ def shift_is_the_log_normaliser(world: World) -> Tensor:
 def bco_shift(world: World) -> Tensor:
     r"""BCO's reward shift $\delta$ is the learned shift with the other sign.
 
-    BCO subtracts delta from both rewards before the sigmoid; DIL with BCE adds its shift before the same sigmoid."""
+    BCO subtracts delta from both rewards before the sigmoid; DIL with BCE adds its shift before the
+    same sigmoid.
+    """
     f = some_log_ratios(world)
-    return gap(dil_loss(f, f.flip(1), "bce", "rejected", beta=0.4, shift=-0.7), bco_loss(f, f.flip(1), beta=0.4, delta=0.7))
+    return gap(
+        dil_loss(f, f.flip(1), "bce", "rejected", beta=0.4, shift=-0.7),
+        bco_loss(f, f.flip(1), beta=0.4, delta=0.7),
+    )
 
 
 @claim("6.beta-one", "6.1", tolerance=OPTIMUM, worlds=ANY)
 def no_shift_at_one(world: World) -> Tensor:
     r"""At $\beta = 1$ the repaired loss needs no shift: the one it learns is zero.
 
-    Why DIL can do without a temperature: at beta = 1, and only there, the ratio is normalised already."""
-    _, c = fit_scaled(world, make_loss("dil", generator="lsif", denominator="mixture"), shifted=True)
+    Why DIL can do without a temperature: at beta = 1, and only there, the ratio is normalised
+    already.
+    """
+    _, c = fit_scaled(
+        world, make_loss("dil", generator="lsif", denominator="mixture"), shifted=True
+    )
     return c.abs().squeeze(1)
 
 
-# --- Lengths: responses of several tokens ---------------------------------------------------------------------------
+# --- Lengths: responses of several tokens ---------------------------------------------------------
 
 WORDS = Sequences(vocabulary=2, max_length=3)  # 15 responses of 1 to 3 tokens
 
 
 def sentences(world: World) -> World:
-    """A world of short sequences for each seed: an autoregressive reference with random logits, random rewards."""
+    """A world of short sequences for each seed: an autoregressive reference with random logits,
+    random rewards.
+    """
     rng = torch.Generator().manual_seed(len(world.ref))
     X, N = len(world.ref), len(WORDS.prefixes) * (WORDS.vocabulary + 1)
     logits = torch.randn(X, N, generator=rng, dtype=torch.float64)
@@ -125,15 +157,20 @@ def sentences(world: World) -> World:
 
 @claim("6.tokens", "6.2", tolerance=OPTIMUM)
 def token_policies(world: World) -> Tensor:
-    """A table of next-token probabilities is as good as a table of responses: DIL (repaired) ends at the winners' law.
+    """A table of next-token probabilities is as good as a table of responses: DIL (repaired) ends
+    at the winners' law.
 
-    The log-probability of a response is the sum over its tokens, and next-token tables can write any law over
-    responses. So everything proved for bandits holds for sequences, with *summed* log-probabilities."""
+    The log-probability of a response is the sum over its tokens, and next-token tables can write
+    any law over responses. So everything proved for bandits holds for sequences, with *summed*
+    log-probabilities.
+    """
     world = sentences(world)
     policy = fit(
-        world, make_loss("dil", generator="bce", denominator="mixture"),
-        log_ratio_of=lambda logits: WORDS.log_probs(logits) - world.ref.log(), start=WORDS.logits(world.ref),
-    )  # fmt: skip
+        world,
+        make_loss("dil", generator="bce", denominator="mixture"),
+        log_ratio_of=lambda logits: WORDS.log_probs(logits) - world.ref.log(),
+        start=WORDS.logits(world.ref),
+    )
     return gap(policy, world.chosen)
 
 
@@ -147,27 +184,33 @@ def mean_fit(world: World, loss: Loss) -> Tensor:
     FAILS,
     OPTIMUM,
     counter=lambda w: kl(
-        mean_fit(sentences(w), make_loss("dil", generator="lsif", denominator="mixture")), sentences(w).chosen
+        mean_fit(sentences(w), make_loss("dil", generator="lsif", denominator="mixture")),
+        sentences(w).chosen,
     ),
 )
 def sums_end_at_the_winners(world: World) -> Tensor:
-    r"""DIL with the mean log-probability per token, as in the authors' code, ends at $\pi_\text{chosen}$.
-    Repair: holds with the sum over tokens, as the derivation has it (and with both responses in the denominator).
+    r"""DIL with the mean log-probability per token, as in the authors' code, ends at
+    $\pi_\text{chosen}$.
+    Repair: holds with the sum over tokens, as the derivation has it (and with both responses in the
+    denominator).
 
-    The mean per token is beta = 1/|y|, another beta for every response. The loss then fits the |y|-th root of the ratio: long
-    responses must move much further than short ones to satisfy it, and normalisation distributes the error by length."""
+    The mean per token is beta = 1/|y|, another beta for every response. The loss then fits the
+    |y|-th root of the ratio: long responses must move much further than short ones to satisfy it,
+    and normalisation distributes the error by length.
+    """
     world = sentences(world)
     return gap(fit(world, make_loss("dil", generator="lsif", denominator="mixture")), world.chosen)
 
 
 @claim("6.mean-is-beta", "6.2", tolerance=OPTIMUM)
 def mean_is_a_beta(world: World) -> Tensor:
-    r"""The mean per token is $\beta = 1/|y|$ for each response: the optimum solves $\frac{1}{|y|}(A - D s)\,s\,h''(s) =
-    \lambda\, s^{|y|}$.
+    r"""The mean per token is $\beta = 1/|y|$ for each response: the optimum solves $\frac{1}{|y|}(A
+    - D s)\,s\,h''(s) = \lambda\, s^{|y|}$.
 
-    Dividing the summed log-ratio by the length scales f, and a scale of f is what beta is; only that here it differs from
-    response to response. The stationarity of 6.beta-equation holds with beta = 1/length in each place, read off the policy
-    fitted by gradient with UKL, repaired."""
+    Dividing the summed log-ratio by the length scales f, and a scale of f is what beta is; only
+    that here it differs from response to response. The stationarity of 6.beta-equation holds with
+    beta = 1/length in each place, read off the policy fitted by gradient with UKL, repaired.
+    """
     words = sentences(world)
     policy = mean_fit(words, make_loss("dil", generator="ukl", denominator="mixture"))
     beta, r = 1 / WORDS.lengths, policy / words.ref
@@ -178,16 +221,22 @@ def mean_is_a_beta(world: World) -> Tensor:
 
 @claim("6.mean-dpo", "6.2", tolerance=OPTIMUM)
 def mean_dpo(world: World) -> Tensor:
-    r"""DPO on means per token ends at $f = |y|\,(R + c(x))/\beta$: long responses are favoured if their reward clears $-c$,
-    punished if not.
+    r"""DPO on means per token ends at $f = |y|\,(R + c(x))/\beta$: long responses are favoured if
+    their reward clears $-c$, punished if not.
 
-    Bradley–Terry fixes f/|y| = (R + c)/beta, and c is set by normalisation. Length multiplies the reward, so two responses of
-    equal reward and unequal length are no longer treated alike: the length bias of length-normalised losses, in closed form."""
+    Bradley–Terry fixes f/|y| = (R + c)/beta, and c is set by normalisation. Length multiplies the
+    reward, so two responses of equal reward and unequal length are no longer treated alike: the
+    length bias of length-normalised losses, in closed form.
+    """
     words = sentences(world)
 
     def too_much(c: Tensor) -> Tensor:
-        return torch.logsumexp(words.ref.log() + WORDS.lengths * (words.true_reward + c), 1, keepdim=True)
+        return torch.logsumexp(
+            words.ref.log() + WORDS.lengths * (words.true_reward + c), 1, keepdim=True
+        )
 
-    c = bisect(too_much, torch.full_like(words.ref[:, :1], -50.0), torch.full_like(words.ref[:, :1], 50.0))
+    c = bisect(
+        too_much, torch.full_like(words.ref[:, :1], -50.0), torch.full_like(words.ref[:, :1], 50.0)
+    )
     exact = words.ref * (WORDS.lengths * (words.true_reward + c)).exp()
     return gap(mean_fit(words, make_loss("dpo", beta=1.0)), exact)

@@ -17,8 +17,10 @@ from toy.optima import bisect
 def winners_law(world: World) -> Tensor:
     r"""The winners of pairs follow $\pi_\text{chosen} = \pi_\text{ref}(1+t)$, for any preference.
 
-    Sum the law of a pair, 2 pi_ref(y) pi_ref(y') P(y > y'), over the loser. What remains is 2 pi_ref(y) times the rate at which
-    y beats a draw from the reference. Nothing was assumed about P, not even that preferences are transitive."""
+    Sum the law of a pair, 2 pi_ref(y) pi_ref(y') P(y > y'), over the loser. What remains is 2
+    pi_ref(y) times the rate at which y beats a draw from the reference. Nothing was assumed about
+    P, not even that preferences are transitive.
+    """
     return gap(world.pairs.sum(2), world.ref * (1 + world.advantage))
 
 
@@ -26,7 +28,8 @@ def winners_law(world: World) -> Tensor:
 def losers_law(world: World) -> Tensor:
     r"""The losers of pairs follow $\pi_\text{rejected} = \pi_\text{ref}(1-t)$, for any preference.
 
-    The same sum over the winner: y loses as often as others beat it, at the rate 1 - w(y)."""
+    The same sum over the winner: y loses as often as others beat it, at the rate 1 - w(y).
+    """
     return gap(world.pairs.sum(1), world.ref * (1 - world.advantage))
 
 
@@ -34,7 +37,9 @@ def losers_law(world: World) -> Tensor:
 def advantage_is_centred(world: World) -> Tensor:
     r"""The advantage is centred: $E_{\pi_\text{ref}}\, t = 0$.
 
-    Every comparison has one winner and one loser, so over two draws from the reference gains and losses cancel."""
+    Every comparison has one winner and one loser, so over two draws from the reference gains and
+    losses cancel.
+    """
     return (world.ref * world.advantage).sum(1).abs()
 
 
@@ -42,8 +47,10 @@ def advantage_is_centred(world: World) -> Tensor:
 def advantage_is_mean_tanh(world: World) -> Tensor:
     r"""Under Bradley–Terry $t(y) = E_{y' \sim \pi_\text{ref}} \tanh\frac{R(y)-R(y')}{2}$.
 
-    2 sigmoid(x) - 1 = tanh(x/2). The advantage is an average of bounded terms: however large a reward is, t cannot exceed 1.
-    This is where imitation and RLHF part, since RLHF exponentiates R itself."""
+    2 sigmoid(x) - 1 = tanh(x/2). The advantage is an average of bounded terms: however large a
+    reward is, t cannot exceed 1. This is where imitation and RLHF part, since RLHF exponentiates R
+    itself.
+    """
     half_gap = (world.true_reward.unsqueeze(2) - world.true_reward.unsqueeze(1)) / 2
     return gap(world.advantage, (torch.tanh(half_gap) * world.ref.unsqueeze(1)).sum(2))
 
@@ -54,20 +61,26 @@ def pair_is_independent(world: World) -> Tensor:
 
 @claim("1.independent", "0", ASSUMES, worlds=ANY, counter=pair_is_independent)
 def coin_tosses_are_independent(world: World) -> Tensor:
-    r"""The winner and the loser of a pair are independent: $p(y_w, y_l) = \pi_\text{chosen}(y_w)\,\pi_\text{rejected}(y_l)$.
+    r"""The winner and the loser of a pair are independent: $p(y_w, y_l) =
+    \pi_\text{chosen}(y_w)\,\pi_\text{rejected}(y_l)$.
     If: the labeller tosses a coin, $P = \frac12$.
 
-    The two responses are drawn independently, but the label looks at both: a mediocre winner tells us that its loser was poor.
-    Derivations that treat the loser as a free sample stumble over this."""
+    The two responses are drawn independently, but the label looks at both: a mediocre winner tells
+    us that its loser was poor. Derivations that treat the loser as a free sample stumble over
+    this.
+    """
     return pair_is_independent(World(world.ref, torch.full_like(world.preference, 0.5)))
 
 
 @claim("1.mixture", "1.2", worlds=ANY)
 def mixture_identity(world: World) -> Tensor:
-    r"""Winners and losers average to the reference: $(\pi_\text{chosen}+\pi_\text{rejected})/2 = \pi_\text{ref}$.
+    r"""Winners and losers average to the reference: $(\pi_\text{chosen}+\pi_\text{rejected})/2 =
+    \pi_\text{ref}$.
 
-    A pair is two draws from the reference, sorted; forget which is which and you have the two draws again. So a data set of
-    pairs contains samples of the reference: both of its columns together. The repaired loss of section 4 is this line."""
+    A pair is two draws from the reference, sorted; forget which is which and you have the two draws
+    again. So a data set of pairs contains samples of the reference: both of its columns together.
+    The repaired loss of section 4 is this line.
+    """
     return gap((world.chosen + world.rejected) / 2, world.ref)
 
 
@@ -75,8 +88,9 @@ def mixture_identity(world: World) -> Tensor:
 def ratio_at_most_two(world: World) -> Tensor:
     r"""Imitation of winners is a mild tilt: $\pi_\text{chosen}/\pi_\text{ref} \le 2$.
 
-    A win rate is at most 1, and the ratio is twice the win rate. Perfect imitation of winners can at most double a probability,
-    in one round, however good the response is."""
+    A win rate is at most 1, and the ratio is twice the win rate. Perfect imitation of winners can
+    at most double a probability, in one round, however good the response is.
+    """
     return excess(world.chosen / world.ref, 2.0)
 
 
@@ -85,8 +99,9 @@ def chosen_is_best_of_two(world: World) -> Tensor:
     r"""$\pi_\text{chosen}$ is best-of-2 sampling.
     If: hard labels: the better response always wins.
 
-    If the better of two draws always wins, the winner is the best of two draws, by definition. A Bradley–Terry labeller makes
-    mistakes, and the winners follow a softer law."""
+    If the better of two draws always wins, the winner is the best of two draws, by definition. A
+    Bradley–Terry labeller makes mistakes, and the winners follow a softer law.
+    """
     return gap(world.chosen, best_of_n(world.ref, world.true_reward, 2))
 
 
@@ -94,33 +109,40 @@ def chosen_is_best_of_two(world: World) -> Tensor:
 def chosen_kl_bound(world: World) -> Tensor:
     r"""$KL(\pi_\text{chosen}\,\|\,\pi_\text{ref}) \le \log 2 - \frac12$.
 
-    About 0.19 nats, best-of-2's distance in the limit of many equally likely responses. Hard labels come closest; any other
-    preference stays further below."""
+    About 0.19 nats, best-of-2's distance in the limit of many equally likely responses. Hard labels
+    come closest; any other preference stays further below.
+    """
     return excess(kl(world.chosen, world.ref).unsqueeze(1), math.log(2) - 0.5)
 
 
 @claim("1.judge", "1.3", worlds=ANY)
 def nobody_tells_winners_well(world: World) -> Tensor:
-    r"""Shown one response of $\pi_\text{chosen}$ and one of $\pi_\text{ref}$, the best judge is right in at most two cases
-    of three: $\frac12 + \frac14 E|r - r'| \le \frac23$, $r = \pi_\text{chosen}/\pi_\text{ref}$.
+    r"""Shown one response of $\pi_\text{chosen}$ and one of $\pi_\text{ref}$, the best judge is
+    right in at most two cases of three: $\frac12 + \frac14 E|r - r'| \le \frac23$, $r =
+    \pi_\text{chosen}/\pi_\text{ref}$.
 
-    The best judge names the response with the larger ratio. The most winning share q of the responses wins at most
-    q (2 - q): among themselves they win half of the time. So the ratio is never more spread out than evenly over 0 to 2, where
-    E|r - r'| is two thirds."""
+    The best judge names the response with the larger ratio. The most winning share q of the
+    responses wins at most q (2 - q): among themselves they win half of the time. So the ratio is
+    never more spread out than evenly over 0 to 2, where E|r - r'| is two thirds.
+    """
     ratio = world.chosen / world.ref
-    apart = torch.einsum("xy,xz,xyz->x", world.ref, world.ref, (ratio.unsqueeze(2) - ratio.unsqueeze(1)).abs())
+    apart = torch.einsum(
+        "xy,xz,xyz->x", world.ref, world.ref, (ratio.unsqueeze(2) - ratio.unsqueeze(1)).abs()
+    )
     return excess((0.5 + apart / 4).unsqueeze(1), 2 / 3)
 
 
 @claim("1.kl-limit", "1.4", worlds=HARD)
 def best_of_many_kl_limit(world: World) -> Tensor:
-    r"""With many equally likely responses and hard labels $KL(\text{best-of-}N\,\|\,\pi_\text{ref}) \to \log N -
-    \frac{N-1}{N}$.
+    r"""With many equally likely responses and hard labels $KL(\text{best-of-}N\,\|\,\pi_\text{ref})
+    \to \log N - \frac{N-1}{N}$.
 
-    The ratio of best-of-N at the quantile u is N u^{N-1}; integrate its logarithm. Checked with 200,000 responses for N = 2, 4,
-    8."""
+    The ratio of best-of-N at the quantile u is N u^{N-1}; integrate its logarithm. Checked with
+    200,000 responses for N = 2, 4, 8.
+    """
     Y = 200_000
-    upper = torch.arange(1, Y + 1, dtype=world.ref.dtype) / Y  # F(y), the reference's distribution function
+    # F(y), the reference's distribution function
+    upper = torch.arange(1, Y + 1, dtype=world.ref.dtype) / Y
     gaps = []
     for n in (2, 4, 8):
         ratio = Y * (upper**n - (upper - 1 / Y) ** n)
@@ -130,12 +152,18 @@ def best_of_many_kl_limit(world: World) -> Tensor:
 
 @claim("1.bon-kl", "1.4", worlds=HARD)
 def best_of_n_kl_bound(world: World) -> Tensor:
-    r"""For any finite set of responses $KL(\text{best-of-}N\,\|\,\pi_\text{ref}) \le \log N - \frac{N-1}{N}$.
+    r"""For any finite set of responses $KL(\text{best-of-}N\,\|\,\pi_\text{ref}) \le \log N -
+    \frac{N-1}{N}$.
 
-    The famous formula is an upper bound, reached only in the limit: responses that carry much probability, or tie, make
-    best-of-N move less. Checked for N = 2 to 64."""
-    sizes = [(n, kl(best_of_n(world.ref, world.true_reward, n), world.ref)) for n in (2, 3, 4, 8, 16, 64)]
-    return torch.stack([excess(size.unsqueeze(1), math.log(n) - (n - 1) / n) for n, size in sizes]).amax(0)
+    The famous formula is an upper bound, reached only in the limit: responses that carry much
+    probability, or tie, make best-of-N move less. Checked for N = 2 to 64.
+    """
+    sizes = [
+        (n, kl(best_of_n(world.ref, world.true_reward, n), world.ref)) for n in (2, 3, 4, 8, 16, 64)
+    ]
+    return torch.stack(
+        [excess(size.unsqueeze(1), math.log(n) - (n - 1) / n) for n, size in sizes]
+    ).amax(0)
 
 
 @claim("1.iterated", "1.4", ASSUMES, worlds=HARD, counter_worlds=BT)
@@ -143,8 +171,9 @@ def iterated_imitation(world: World) -> Tensor:
     """Imitating the winners and drawing new pairs, $k$ times, gives best-of-$2^k$ ($k = 3$).
     If: hard labels: the better response always wins.
 
-    The best of two bests-of-2 is the best of four. A tournament whose winners write the next round's pairs is best-of-2^k
-    without ever drawing 2^k samples at once."""
+    The best of two bests-of-2 is the best of four. A tournament whose winners write the next
+    round's pairs is best-of-2^k without ever drawing 2^k samples at once.
+    """
     policy = world.ref
     for _ in range(3):
         policy = pi_chosen(policy, world.preference)
@@ -153,35 +182,46 @@ def iterated_imitation(world: World) -> Tensor:
 
 @claim("1.iterated-sampled", "1.4", tolerance=5.0, worlds=HARD)
 def sampled_tournaments(world: World) -> Tensor:
-    """... and so do sampled tournaments: 40,000 of them agree with best-of-$8$ within five standard errors.
+    """... and so do sampled tournaments: 40,000 of them agree with best-of-$8$ within five standard
+    errors.
 
-    The exact law once more, by brute force: eight draws from the reference, three rounds of pairs, the last winner counted. The
-    residual is the largest deviation of a frequency in standard errors; of 120 normal deviates the largest is below five with
-    probability 0.9999."""
+    The exact law once more, by brute force: eight draws from the reference, three rounds of pairs,
+    the last winner counted. The residual is the largest deviation of a frequency in standard
+    errors; of 120 normal deviates the largest is below five with probability 0.9999.
+    """
     rng, n = torch.Generator().manual_seed(0), 40_000
-    players = torch.multinomial(world.ref, 8 * n, replacement=True, generator=rng).view(len(world.ref), n, 8)
+    players = torch.multinomial(world.ref, 8 * n, replacement=True, generator=rng).view(
+        len(world.ref), n, 8
+    )
     while players.shape[-1] > 1:
         first, second = players[..., ::2], players[..., 1::2]
         prompt = torch.arange(len(world.ref))[:, None, None]
         players = torch.where(world.preference[prompt, first, second] >= 0.5, first, second)
     p = best_of_n(world.ref, world.true_reward, 8)
-    counts = torch.zeros_like(p).scatter_add(1, players.squeeze(-1), torch.ones(len(players), n, dtype=p.dtype))
+    counts = torch.zeros_like(p).scatter_add(
+        1, players.squeeze(-1), torch.ones(len(players), n, dtype=p.dtype)
+    )
     return ((counts / n - p).abs() / (p * (1 - p) / n).sqrt().clamp(min=1 / n)).amax(1)
 
 
 @claim("1.frontier", "1.4", worlds=HARD)
 def rlhf_frontier_is_best(world: World) -> Tensor:
-    r"""At the same $KL$ to $\pi_\text{ref}$ RLHF earns at least the reward of best-of-$N$ ($N = 2, 4, 8$).
+    r"""At the same $KL$ to $\pi_\text{ref}$ RLHF earns at least the reward of best-of-$N$ ($N = 2,
+    4, 8$).
 
-    RLHF's optima, as beta varies, are by construction the best reward for their KL. Best-of-N uses only the order of the
-    rewards, not their sizes, so it must lie on or below that frontier; in practice it lies surprisingly close."""
+    RLHF's optima, as beta varies, are by construction the best reward for their KL. Best-of-N uses
+    only the order of the rewards, not their sizes, so it must lie on or below that frontier; in
+    practice it lies surprisingly close.
+    """
     worst = []
     for n in (2, 4, 8):
         policy = best_of_n(world.ref, world.true_reward, n)
         size = kl(policy, world.ref).unsqueeze(1)
 
         def too_far(log_beta: Tensor, size: Tensor = size) -> Tensor:  # KL falls as beta grows
-            return size - kl(rlhf_optimum(world.ref, world.true_reward, log_beta.exp()), world.ref).unsqueeze(1)
+            return size - kl(
+                rlhf_optimum(world.ref, world.true_reward, log_beta.exp()), world.ref
+            ).unsqueeze(1)
 
         log_beta = bisect(too_far, torch.full_like(size, -7.0), torch.full_like(size, 7.0))
         best = rlhf_optimum(world.ref, world.true_reward, log_beta.exp())
@@ -191,29 +231,38 @@ def rlhf_frontier_is_best(world: World) -> Tensor:
 
 
 def small_rewards(world: World, candidate: Callable[[World], Tensor], order: float) -> Tensor:
-    """|log2 KL(2 s)/KL(s) - order| for rewards of small scale s: the order at which KL(pi_chosen || .) vanishes."""
+    """|log2 KL(2 s)/KL(s) - order| for rewards of small scale s: the order at which KL(pi_chosen ||
+    .) vanishes.
+    """
     sizes = []
     for scale in (0.005, 0.01):
-        small = World.from_reward(world.ref, scale * world.true_reward / world.true_reward.std(1, keepdim=True))
+        small = World.from_reward(
+            world.ref, scale * world.true_reward / world.true_reward.std(1, keepdim=True)
+        )
         sizes.append(kl(small.chosen, candidate(small)))
     return (torch.log2(sizes[1] / sizes[0]) - order).abs()
 
 
 @claim("1.small-rewards", "1.5", tolerance=0.05)
 def small_rewards_rlhf(world: World) -> Tensor:
-    r"""For small rewards of scale $s$, $KL(\pi_\text{chosen}\,\|\,\text{RLHF}(\beta{=}2)) = O(s^4)$.
+    r"""For small rewards of scale $s$, $KL(\pi_\text{chosen}\,\|\,\text{RLHF}(\beta{=}2)) =
+    O(s^4)$.
 
-    tanh(x/2) is x/2 to first order, so 1 + t is exp(R/2) up to a constant, and a normaliser takes the constant. The policies
-    agree to second order, and KL is quadratic in their difference. The residual is the distance of the measured exponent from
-    4."""
+    tanh(x/2) is x/2 to first order, so 1 + t is exp(R/2) up to a constant, and a normaliser takes
+    the constant. The policies agree to second order, and KL is quadratic in their difference. The
+    residual is the distance of the measured exponent from 4.
+    """
     return small_rewards(world, lambda s: optima.rlhf(s, 2.0), 4)
 
 
 @claim("1.small-tilt", "1.5", tolerance=0.05)
 def small_rewards_tilt(world: World) -> Tensor:
-    r"""... while the tilt itself is of lower order, $KL(\pi_\text{chosen}\,\|\,\pi_\text{ref}) = O(s^2)$.
+    r"""... while the tilt itself is of lower order, $KL(\pi_\text{chosen}\,\|\,\pi_\text{ref}) =
+    O(s^2)$.
 
-    The move itself is linear in the rewards and its KL quadratic, so the agreement of order four is not trivial."""
+    The move itself is linear in the rewards and its KL quadratic, so the agreement of order four is
+    not trivial.
+    """
     return small_rewards(world, lambda s: s.ref, 2)
 
 
@@ -221,5 +270,6 @@ def small_rewards_tilt(world: World) -> Tensor:
 def small_rewards_ipo(world: World) -> Tensor:
     r"""For small rewards $KL(\pi_\text{chosen}\,\|\,\text{IPO}(\tau{=}\frac12)) = O(s^4)$.
 
-    IPO's tilt exp(2w) and imitation's 2w agree to first order around w = 1/2."""
+    IPO's tilt exp(2w) and imitation's 2w agree to first order around w = 1/2.
+    """
     return small_rewards(world, lambda s: optima.ipo(s, 0.5), 4)

@@ -1,10 +1,21 @@
-"""THEORY §12: what a pair is worth.  Closed forms against `toy.efficiency.asymptotic`, which differentiates the losses."""
+"""THEORY §12: what a pair is worth.  Closed forms against `toy.efficiency.asymptotic`, which
+differentiates the losses.
+"""
 
 import torch
 from torch import Tensor
 
 from dil_tutorial.bregman import WIN, Generator
-from dil_tutorial.claims.ledger import ANY, ASSUMES, OPTIMUM, claim, every_generator, gap, over_generators, some_log_ratios
+from dil_tutorial.claims.ledger import (
+    ANY,
+    ASSUMES,
+    OPTIMUM,
+    claim,
+    every_generator,
+    gap,
+    over_generators,
+    some_log_ratios,
+)
 from dil_tutorial.losses import dil_loss, make_loss
 from toy import World, efficiency
 from toy.budget import over_prompts
@@ -24,7 +35,9 @@ def apart(found: Tensor, wanted: Tensor) -> Tensor:
 
 
 def below(less: Tensor, more: Tensor) -> Tensor:
-    """By how much ``more - less`` fails to be positive semidefinite, relative to the largest entry of ``more``."""
+    """By how much ``more - less`` fails to be positive semidefinite, relative to the largest entry
+    of ``more``.
+    """
     scale = more.abs().amax((1, 2))
     return (-torch.linalg.eigvalsh(more - less)[:, 0]).clamp(min=0) / scale
 
@@ -32,49 +45,68 @@ def below(less: Tensor, more: Tensor) -> Tensor:
 def winners_of(world: World, policy: Tensor) -> Tensor:
     """pi_chosen of a Bradley–Terry labeller whose reward is a policy's log-ratio."""
     reward = (policy / world.ref).log()
-    return 2 * world.ref * (torch.sigmoid(reward.unsqueeze(2) - reward.unsqueeze(1)) @ world.ref.unsqueeze(2)).squeeze(2)
+    return (
+        2
+        * world.ref
+        * (
+            torch.sigmoid(reward.unsqueeze(2) - reward.unsqueeze(1)) @ world.ref.unsqueeze(2)
+        ).squeeze(2)
+    )
 
 
 @claim("12.sft", "12.1", tolerance=OPTIMUM, worlds=ANY)
 def sft_counts_winners(world: World) -> Tensor:
-    r"""SFT is the multinomial estimate: $n\,\text{Cov}(\hat r) = \text{diag}(A/\pi_\text{ref}) - A(y)A(y')$, $A = 2w$.
+    r"""SFT is the multinomial estimate: $n\,\text{Cov}(\hat r) = \text{diag}(A/\pi_\text{ref}) -
+    A(y)A(y')$, $A = 2w$.
 
-    Minimising -f_w over all policies returns the frequencies of winners. What a multinomial costs is known since Laplace: p(1 - p)
-    a cell. The loser of each pair is thrown away."""
-    return apart(of_ratio(world, efficiency.asymptotic(world, make_loss("sft"))[1]), efficiency.counted(world))
+    Minimising -f_w over all policies returns the frequencies of winners. What a multinomial costs
+    is known since Laplace: p(1 - p) a cell. The loser of each pair is thrown away.
+    """
+    return apart(
+        of_ratio(world, efficiency.asymptotic(world, make_loss("sft"))[1]),
+        efficiency.counted(world),
+    )
 
 
 @claim("12.repaired", "12.2", tolerance=OPTIMUM, worlds=ANY)
 @over_generators
 def repaired_covariance(world: World, gen: Generator) -> Tensor:
-    r"""A repaired loss spends a pair as $\delta = (B\,1[y_w] - A\,1[y_l])/(2\pi_\text{ref})$, brought back to
-    $\sum_y \pi_\text{ref}\,r = 1$ along $1/h''(A)$.
+    r"""A repaired loss spends a pair as $\delta = (B\,1[y_w] - A\,1[y_l])/(2\pi_\text{ref})$,
+    brought back to $\sum_y \pi_\text{ref}\,r = 1$ along $1/h''(A)$.
 
-    To first order the estimate is a - A(m - 1): the frequency of winners, less what the frequency of both sides says was chance.
-    Losers are a control variate. The generator enters only where the sum is put right again."""
-    found = efficiency.asymptotic(world, make_loss("dil", generator=gen, denominator="mixture"), policy=world.chosen)[1]
+    To first order the estimate is a - A(m - 1): the frequency of winners, less what the frequency
+    of both sides says was chance. Losers are a control variate. The generator enters only where the
+    sum is put right again.
+    """
+    found = efficiency.asymptotic(
+        world, make_loss("dil", generator=gen, denominator="mixture"), policy=world.chosen
+    )[1]
     return apart(of_ratio(world, found), efficiency.repaired(world, gen))
 
 
 @claim("12.half", "12.2", worlds=ANY)
 @over_generators
 def repaired_beats_sft(world: World, gen: Generator) -> Tensor:
-    r"""Every repaired loss beats SFT: its error $n\,E\,\chi^2(\hat\pi\,\|\,\pi_\text{chosen})$ is smaller, at half the pairs on
-    average.
+    r"""Every repaired loss beats SFT: its error $n\,E\,\chi^2(\hat\pi\,\|\,\pi_\text{chosen})$ is
+    smaller, at half the pairs on average.
 
-    On the diagonal AB/2 = A(1 - w) stands in place of A: a response that usually wins is known from its few losses. Seen in every
-    world tried, not proved. The residual is what the error exceeds SFT's by."""
+    On the diagonal AB/2 = A(1 - w) stands in place of A: a response that usually wins is known from
+    its few losses. Seen in every world tried, not proved. The residual is what the error exceeds
+    SFT's by.
+    """
     covariance = efficiency.repaired(world, gen) * world.ref.unsqueeze(2) * world.ref.unsqueeze(1)
     return (efficiency.error(world.chosen, covariance) - 1).clamp(min=0)
 
 
 @claim("12.ladder", "12.4", worlds=ANY)
 def ladder(world: World) -> Tensor:
-    r"""$w$, $w(1 - w)$, $w(1 - w) - \text{Var}_{y'}\,P$: what SFT, repaired DIL and the bound pay, and the last is
-    $E_{y'}[P(1 - P)]$.
+    r"""$w$, $w(1 - w)$, $w(1 - w) - \text{Var}_{y'}\,P$: what SFT, repaired DIL and the bound pay,
+    and the last is $E_{y'}[P(1 - P)]$.
 
-    A win is a coin with chance P(y, y'). Its variance splits into the mean variance of the coins, which no estimator escapes, and
-    the variance of their chances, which comes from not looking at whom one met."""
+    A win is a coin with chance P(y, y'). Its variance splits into the mean variance of the coins,
+    which no estimator escapes, and the variance of their chances, which comes from not looking at
+    whom one met.
+    """
     P, w = world.preference, world.win_rate
     mean = (world.ref.unsqueeze(1) * P * (1 - P)).sum(2)
     spread = (world.ref.unsqueeze(1) * (P - w.unsqueeze(2)) ** 2).sum(2)
@@ -86,19 +118,26 @@ def noise_splits(world: World) -> Tensor:
     r"""The noise of a repaired loss is the bound plus the noise of who met whom: as matrices,
     $\text{Cov}(\delta) = \text{Cov}(\text{tournament}) + \text{Cov}(E[\delta \mid y, y'])$.
 
-    The law of total variance. Given who met, the label moves delta by 1[y]/pi_ref - 1[y']/pi_ref with variance P(1 - P), which is
-    the tournament's covariance exactly; the mean over labels is (P - w) at both, which is what soft labels leave."""
-    return apart(efficiency.free_noise(world), efficiency.tournament(world) + efficiency.who_met(world))
+    The law of total variance. Given who met, the label moves delta by 1[y]/pi_ref - 1[y']/pi_ref
+    with variance P(1 - P), which is the tournament's covariance exactly; the mean over labels is (P
+    - w) at both, which is what soft labels leave.
+    """
+    return apart(
+        efficiency.free_noise(world), efficiency.tournament(world) + efficiency.who_met(world)
+    )
 
 
 @claim("12.soft", "12.6", tolerance=OPTIMUM, worlds=ANY)
 @over_generators
 def soft_labels(world: World, gen: Generator) -> Tensor:
-    r"""Soft labels, $p\,\text{loss}(y, y') + (1 - p)\,\text{loss}(y', y)$ with $p = P$, leave a repaired loss the noise of who met alone:
-    $2\,\text{Var}_{y'}\,P/\pi_\text{ref}$ on the diagonal in place of $2w(1 - w)/\pi_\text{ref}$.
+    r"""Soft labels, $p\,\text{loss}(y, y') + (1 - p)\,\text{loss}(y', y)$ with $p = P$, leave a
+    repaired loss the noise of who met alone: $2\,\text{Var}_{y'}\,P/\pi_\text{ref}$ on the diagonal
+    in place of $2w(1 - w)/\pi_\text{ref}$.
 
-    A probability is the mean of the label, so the loss has the same mean and the optimum stays. Where opponents hardly matter, near
-    P = 1/2, nearly all noise is labels' noise and soft labels save nearly all of it."""
+    A probability is the mean of the label, so the loss has the same mean and the optimum stays.
+    Where opponents hardly matter, near P = 1/2, nearly all noise is labels' noise and soft labels
+    save nearly all of it.
+    """
     loss = make_loss("dil", generator=gen, denominator="mixture")
     found = efficiency.asymptotic(world, loss, policy=world.chosen, soft=True)[1]
     return apart(of_ratio(world, found), efficiency.repaired(world, gen, soft=True))
@@ -106,37 +145,50 @@ def soft_labels(world: World, gen: Generator) -> Tensor:
 
 @claim("12.bound", "12.4", worlds=ANY)
 def tournament_is_least(world: World) -> Tensor:
-    r"""No estimate here is better than the tournament $\hat w(y) = \sum_{y'}\pi_\text{ref}(y')\hat P(y, y')$: the covariances of
-    SFT and of every repaired loss exceed its covariance by a positive semidefinite matrix.
+    r"""No estimate here is better than the tournament $\hat w(y) = \sum_{y'}\pi_\text{ref}(y')\hat
+    P(y, y')$: the covariances of SFT and of every repaired loss exceed its covariance by a positive
+    semidefinite matrix.
 
-    With pi_ref known and P arbitrary the frequencies P_hat are all that pairs say, and the tournament puts them together without
-    asking how often each pair happened to meet. Repaired losses and SFT ask: that is their extra noise."""
+    With pi_ref known and P arbitrary the frequencies P_hat are all that pairs say, and the
+    tournament puts them together without asking how often each pair happened to meet. Repaired
+    losses and SFT ask: that is their extra noise.
+    """
     least = efficiency.tournament(world)
-    others = [efficiency.repaired(world, gen) for gen in every_generator()] + [efficiency.counted(world)]
+    others = [efficiency.repaired(world, gen) for gen in every_generator()] + [
+        efficiency.counted(world)
+    ]
     return torch.stack([below(least, other) for other in others]).amax(0)
 
 
 @claim("12.projection", "12.3", worlds=ANY)
 @over_generators
 def best_projection_is_best(world: World, gen: Generator) -> Tensor:
-    r"""No generator brings the sum back more cheaply than the direction $\text{Cov}(\delta)\,\pi_\text{ref}$.
+    r"""No generator brings the sum back more cheaply than the direction
+    $\text{Cov}(\delta)\,\pi_\text{ref}$.
 
-    Generalised least squares: among all ways to correct delta by its own miss of the sum, regressing on that miss leaves the
-    smallest covariance, by a positive semidefinite difference."""
+    Generalised least squares: among all ways to correct delta by its own miss of the sum,
+    regressing on that miss leaves the smallest covariance, by a positive semidefinite
+    difference.
+    """
     noise = efficiency.free_noise(world)
     miss = (noise @ world.ref.unsqueeze(2)).squeeze(2)
-    regressed = noise - miss.unsqueeze(2) * miss.unsqueeze(1) / (world.ref * miss).sum(1)[:, None, None]
+    regressed = (
+        noise - miss.unsqueeze(2) * miss.unsqueeze(1) / (world.ref * miss).sum(1)[:, None, None]
+    )
     best = efficiency.best_projection(world)
     return torch.maximum(apart(best, regressed), below(best, efficiency.repaired(world, gen)))
 
 
 @claim("12.win", "12.3", worlds=ANY)
 def win_is_the_likelihood(world: World) -> Tensor:
-    r"""Repaired DIL with $h(r) = r\,\log r + (2 - r)\,\log(2 - r)$ is $-f_w - \log(2 - e^{f_l})$, the log-likelihood of "$y_w$ won",
-    $r/2$, and "$y_l$ lost", $1 - r/2$; its direction $1/h''(A) = AB/2$ is the best where margins are independent.
+    r"""Repaired DIL with $h(r) = r\,\log r + (2 - r)\,\log(2 - r)$ is $-f_w - \log(2 - e^{f_l})$,
+    the log-likelihood of "$y_w$ won", $r/2$, and "$y_l$ lost", $1 - r/2$; its direction $1/h''(A) =
+    AB/2$ is the best where margins are independent.
 
-    r/2 = w is the chance that a response wins. Two coins a pair, one that fell on "won" and one on "lost", have this likelihood;
-    that they are one coin seen from both sides is what the loss does not know."""
+    r/2 = w is the chance that a response wins. Two coins a pair, one that fell on "won" and one on
+    "lost", have this likelihood; that they are one coin seen from both sides is what the loss does
+    not know.
+    """
     f = some_log_ratios(world, WIN)
     r = f.exp()
     likelihood = -(r / 2).log().unsqueeze(2) - (1 - r / 2).log().unsqueeze(1)
@@ -149,23 +201,32 @@ def win_is_the_likelihood(world: World) -> Tensor:
 
 @claim("12.bradley-terry", "12.5", tolerance=OPTIMUM)
 def bradley_terry_is_worth_nothing(world: World) -> Tensor:
-    r"""For $\pi_\text{chosen}$ the Bradley–Terry model is worth nothing: the maximum-likelihood reward, put into
-    $2\pi_\text{ref}\,E_{y'}\,\sigma(R - R')$, has the covariance of the tournament.
+    r"""For $\pi_\text{chosen}$ the Bradley–Terry model is worth nothing: the maximum-likelihood
+    reward, put into $2\pi_\text{ref}\,E_{y'}\,\sigma(R - R')$, has the covariance of the
+    tournament.
 
-    Given who met whom, the numbers of wins are sufficient for the rewards, and the expected number of wins is w: maximum likelihood
-    matches them. Assuming the model changes nothing about w, neither its estimate nor its error."""
-    found = efficiency.asymptotic(world, make_loss("dpo", beta=1.0), lambda policy: winners_of(world, policy))[1]
+    Given who met whom, the numbers of wins are sufficient for the rewards, and the expected number
+    of wins is w: maximum likelihood matches them. Assuming the model changes nothing about w,
+    neither its estimate nor its error.
+    """
+    found = efficiency.asymptotic(
+        world, make_loss("dpo", beta=1.0), lambda policy: winners_of(world, policy)
+    )[1]
     return apart(of_ratio(world, found), efficiency.tournament(world))
 
 
 @claim("12.distillation", "12.6", tolerance=OPTIMUM, worlds=ANY)
 def distillation_is_consistent(world: World) -> Tensor:
-    r"""Fit a Bradley–Terry reward to any labeller's pairs, then imitate the winners that it would choose: the end is that labeller's
-    own $\pi_\text{chosen}$, rock–paper–scissors included.
+    r"""Fit a Bradley–Terry reward to any labeller's pairs, then imitate the winners that it would
+    choose: the end is that labeller's own $\pi_\text{chosen}$, rock–paper–scissors included.
 
-    Maximum likelihood matches the mean number of wins, sum_y' pi_ref(y') sigma(R - R') = w(y), also where no reward explains the
-    labels. The reward model is wrong about pairs and right about what imitation needs."""
-    target = efficiency.asymptotic(world, make_loss("dpo", beta=1.0), lambda policy: winners_of(world, policy))[0]
+    Maximum likelihood matches the mean number of wins, sum_y' pi_ref(y') sigma(R - R') = w(y), also
+    where no reward explains the labels. The reward model is wrong about pairs and right about what
+    imitation needs.
+    """
+    target = efficiency.asymptotic(
+        world, make_loss("dpo", beta=1.0), lambda policy: winners_of(world, policy)
+    )[0]
     return gap(target, world.chosen)
 
 
@@ -178,22 +239,27 @@ def distillation_is_consistent(world: World) -> Tensor:
     counter=lambda world: prompts_noise(world, holds_the_optimum=False),
 )
 def prompts_cost_nothing(world: World) -> Tensor:
-    r"""With parameters that all prompts share only the number of pairs counts: one pair at each of a thousand prompts, or thirty at
-    each of thirty-three.
-    If: the class holds every prompt's own optimum; otherwise m pairs at each of X prompts leave the covariance (between + within/m)/X, and
-    new prompts are worth more than new pairs.
+    r"""With parameters that all prompts share only the number of pairs counts: one pair at each of
+    a thousand prompts, or thirty at each of thirty-three.
+    If: the class holds every prompt's own optimum; otherwise m pairs at each of X prompts leave the
+    covariance (between + within/m)/X, and new prompts are worth more than new pairs.
 
-    The law of total variance: a pair's gradient varies around its prompt's mean gradient, and these vary between prompts. At every
-    prompt's own optimum the mean gradients are zero. The residual is what prompts add, over what pairs leave."""
+    The law of total variance: a pair's gradient varies around its prompt's mean gradient, and these
+    vary between prompts. At every prompt's own optimum the mean gradients are zero. The residual is
+    what prompts add, over what pairs leave.
+    """
     return prompts_noise(world, holds_the_optimum=True)
 
 
 def prompts_noise(world: World, holds_the_optimum: bool) -> Tensor:
-    """between over within, (X,), for repaired BCE in a class with one feature or two: the second is the prompts' own log-ratio."""
+    """between over within, (X,), for repaired BCE in a class with one feature or two: the second is
+    the prompts' own log-ratio.
+    """
     X, Y = world.ref.shape
     loss, log_ref = make_loss("dil", generator="bce", denominator="mixture"), world.ref.log()
     ranks = torch.linspace(-1, 1, Y, dtype=log_ref.dtype).expand(X, Y)
-    features = torch.stack([ranks, (2 * world.win_rate).log()] if holds_the_optimum else [ranks], 2)  # (X, Y, K)
+    # (X, Y, K)
+    features = torch.stack([ranks, (2 * world.win_rate).log()] if holds_the_optimum else [ranks], 2)
 
     def f_of(theta: Tensor) -> Tensor:
         return (log_ref + features @ theta).log_softmax(1) - log_ref
@@ -208,13 +274,17 @@ def prompts_noise(world: World, holds_the_optimum: bool) -> Tensor:
 
 @claim("12.rlhf", "12.5", tolerance=OPTIMUM)
 def bradley_terry_helps_rlhf(world: World) -> Tensor:
-    r"""For RLHF's optimum the model is worth something: maximum likelihood (DPO) has a smaller covariance than log-odds read off each
-    pair, $\hat R(y) = \sum_{y'}\pi_\text{ref}(y')\,\log(\hat P/(1 - \hat P))$.
+    r"""For RLHF's optimum the model is worth something: maximum likelihood (DPO) has a smaller
+    covariance than log-odds read off each pair, $\hat R(y) = \sum_{y'}\pi_\text{ref}(y')\,\log(\hat
+    P/(1 - \hat P))$.
 
-    The reward says of every pair what all other pairs say, too. Pairs that hardly ever meet have wild odds, which the sum over
-    opponents takes as they are and maximum likelihood weighs."""
+    The reward says of every pair what all other pairs say, too. Pairs that hardly ever meet have
+    wild odds, which the sum over opponents takes as they are and maximum likelihood weighs.
+    """
     centre = torch.eye(world.ref.shape[1], dtype=world.ref.dtype) - world.ref.unsqueeze(1)
-    found = efficiency.asymptotic(world, make_loss("dpo", beta=1.0), lambda policy: (policy / world.ref).log())[1]
+    found = efficiency.asymptotic(
+        world, make_loss("dpo", beta=1.0), lambda policy: (policy / world.ref).log()
+    )[1]
     likelihood, odds = (centre @ part @ centre.mT for part in (found, efficiency.log_odds(world)))
     return below(likelihood, odds)
 
@@ -222,22 +292,28 @@ def bradley_terry_helps_rlhf(world: World) -> Tensor:
 @claim("12.judge", "12.6", ASSUMES, tolerance=OPTIMUM, worlds=ANY, counter=lambda w: judged(w, 0.3))
 def a_judges_bias(world: World) -> Tensor:
     r"""Soft labels of a judge that is wrong about single pairs do no harm.
-    If: its errors cancel over a response's opponents; what the losses end at is $2\pi_\text{ref}\,E_{y'}\,q(y, y')$, q the judge's
-    probability.
+    If: its errors cancel over a response's opponents; what the losses end at is
+    $2\pi_\text{ref}\,E_{y'}\,q(y, y')$, q the judge's probability.
 
-    The population loss is linear in the label, so only the mean of q over opponents counts. A judge too sure of itself moves the end
-    away from the reference, one too shy towards it; errors that average to zero for every response leave it where it is."""
+    The population loss is linear in the label, so only the mean of q over opponents counts. A judge
+    too sure of itself moves the end away from the reference, one too shy towards it; errors that
+    average to zero for every response leave it where it is.
+    """
     return judged(world, 0.0)
 
 
 def judged(world: World, bias: float) -> Tensor:
-    """How far from pi_chosen repaired BCE ends on labels whose errors cancel over opponents, and are ``bias`` of log-odds beside."""
+    """How far from pi_chosen repaired BCE ends on labels whose errors cancel over opponents, and
+    are ``bias`` of log-odds beside.
+    """
     X, Y = world.ref.shape
     P = world.preference
     noise = torch.linspace(-1, 1, Y, dtype=P.dtype)
-    noise = torch.sin(7 * (noise.unsqueeze(0) - noise.unsqueeze(1))).expand(X, Y, Y)  # antisymmetric, as q + q^T = 1 asks
+    # antisymmetric, as q + q^T = 1 asks
+    noise = torch.sin(7 * (noise.unsqueeze(0) - noise.unsqueeze(1))).expand(X, Y, Y)
     drift = (noise * world.ref.unsqueeze(1)).sum(2)
-    noise = noise - drift.unsqueeze(2) + drift.unsqueeze(1)  # no drift over opponents for any response
+    # no drift over opponents for any response
+    noise = noise - drift.unsqueeze(2) + drift.unsqueeze(1)
     room = (torch.minimum(P, 1 - P) / noise.abs().clamp(min=1e-9)).amin((1, 2), keepdim=True) / 2
     q = torch.sigmoid(torch.logit(P + room * noise) * (1 + bias))
     loss = make_loss("dil", generator="bce", denominator="mixture")

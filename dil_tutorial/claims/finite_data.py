@@ -1,11 +1,22 @@
-"""THEORY §8: finite data and training dynamics: what is exact about them.  The rest is measured by `dil study dynamics`."""
+"""THEORY §8: finite data and training dynamics: what is exact about them.  The rest is measured by
+`dil study dynamics`.
+"""
 
 import torch
 from torch import Tensor
 
 from dil_tutorial.bregman import derivative
 from dil_tutorial.claims.denominators import published, rescaled
-from dil_tutorial.claims.ledger import ANY, ASSUMES, FAILS, OPTIMUM, claim, excess, gap, some_log_ratios
+from dil_tutorial.claims.ledger import (
+    ANY,
+    ASSUMES,
+    FAILS,
+    OPTIMUM,
+    claim,
+    excess,
+    gap,
+    some_log_ratios,
+)
 from dil_tutorial.losses import Loss, make_loss
 from dil_tutorial.preferences import sample_pairs
 from dil_tutorial.rlhf import kl
@@ -14,42 +25,51 @@ from toy.fit import fit, log_ratio, population_loss
 
 ALL_LOSSES = [make_loss(name) for name in ("dpo", "ipo", "nca", "bco", "kto", "sppo")] + [
     make_loss("dil", generator=generator, denominator=denominator)
-    for generator in ("lsif", "ukl", "bce", "hellinger", "itakura-saito") for denominator in ("rejected", "mixture")
-]  # fmt: skip
+    for generator in ("lsif", "ukl", "bce", "hellinger", "itakura-saito")
+    for denominator in ("rejected", "mixture")
+]
 
 
 def slopes_at_start(loss: Loss) -> Tensor:
     """(d/df_w, d/df_l) of the loss at f = 0."""
     zero = torch.zeros(1, dtype=torch.float64)
-    return torch.cat([derivative(lambda f: loss(f, zero), zero), derivative(lambda f: loss(zero, f), zero)])
+    return torch.cat(
+        [derivative(lambda f: loss(f, zero), zero), derivative(lambda f: loss(zero, f), zero)]
+    )
 
 
 @claim("8.first-step", "8")
 def first_step_is_common(world: World) -> Tensor:
-    """The first gradient step of DPO, IPO, NCA, BCO, KTO, SPPO and every DIL variant is the same, up to the step size: up with
-    $y_w$, down with $y_l$, equally.
+    """The first gradient step of DPO, IPO, NCA, BCO, KTO, SPPO and every DIL variant is the same,
+    up to the step size: up with $y_w$, down with $y_l$, equally.
 
-    At f = 0 the pulls are -k and +k for each of these losses, published or repaired; only k differs. So short runs with tiny
-    learning rates cannot tell the losses apart, and early plots say little about where a loss is going. (SFT alone starts with
-    (-1, 0).)"""
+    At f = 0 the pulls are -k and +k for each of these losses, published or repaired; only k
+    differs. So short runs with tiny learning rates cannot tell the losses apart, and early plots
+    say little about where a loss is going. (SFT alone starts with (-1, 0).)
+    """
     slopes = torch.stack([slopes_at_start(loss) for loss in ALL_LOSSES])  # (losses, 2)
     return (slopes.sum(1) / slopes.abs().amax(1)).abs().amax().expand(len(world.ref))
 
 
 @claim("8.rises-first", "8", worlds=ANY)
 def chosen_rises_first(world: World) -> Tensor:
-    r"""Whatever the loss, the likelihood of chosen responses rises first: $\frac{d}{d\eta} E_{\pi_\text{chosen}} f \ge 0$ at
-    the start.
+    r"""Whatever the loss, the likelihood of chosen responses rises first: $\frac{d}{d\eta}
+    E_{\pi_\text{chosen}} f \ge 0$ at the start.
 
-    The common first step moves the logits along pi_ref t, and the change of E_chosen f is proportional to sum (pi_ref t)^2:
-    never negative. A falling chosen likelihood is something that happens later, on the way to a far optimum or an overfitted
-    one. The residual is its fall, relative to the closed form."""
+    The common first step moves the logits along pi_ref t, and the change of E_chosen f is
+    proportional to sum (pi_ref t)^2: never negative. A falling chosen likelihood is something that
+    happens later, on the way to a far optimum or an overfitted one. The residual is its fall,
+    relative to the closed form.
+    """
     falls = []
     for loss in ALL_LOSSES:
         logits = world.ref.log().requires_grad_()
-        (gradient,) = torch.autograd.grad(population_loss(world, loss, log_ratio(logits, world.ref)).sum(), logits)
+        (gradient,) = torch.autograd.grad(
+            population_loss(world, loss, log_ratio(logits, world.ref)).sum(), logits
+        )
         k = -slopes_at_start(loss)[0]
-        rise = (world.chosen * -gradient).sum(1) - (world.ref * -gradient).sum(1)  # d/d eta of E_chosen f
+        # d/d eta of E_chosen f
+        rise = (world.chosen * -gradient).sum(1) - (world.ref * -gradient).sum(1)
         falls.append((rise / (2 * k) - ((world.ref * world.advantage) ** 2).sum(1)).abs())
     return torch.stack(falls).amax(0)
 
@@ -58,31 +78,50 @@ def chosen_log_ratio(world: World, policy: Tensor) -> Tensor:
     return (world.chosen * (policy.clamp(min=1e-300) / world.ref).log()).sum(1)
 
 
-@claim("8.chosen", "8", FAILS, OPTIMUM, paper="5", counter=lambda w: -chosen_log_ratio(w, published(rescaled(w, 4), "lsif")))
+@claim(
+    "8.chosen",
+    "8",
+    FAILS,
+    OPTIMUM,
+    paper="5",
+    counter=lambda w: -chosen_log_ratio(w, published(rescaled(w, 4), "lsif")),
+)
 def chosen_likelihood_is_kept(world: World) -> Tensor:
-    r"""DIL preserves the likelihood of chosen responses: $E_{\pi_\text{chosen}} f \ge 0$ at the optimum.
-    Repair: holds for every repaired loss, where $E_{\pi_\text{chosen}} f = KL(\pi_\text{chosen}\,\|\,\pi_\text{ref})$; the
-    published LSIF, which the paper recommends, falls below zero under strong rewards (s.d. 6 here).
+    r"""DIL preserves the likelihood of chosen responses: $E_{\pi_\text{chosen}} f \ge 0$ at the
+    optimum.
+    Repair: holds for every repaired loss, where $E_{\pi_\text{chosen}} f =
+    KL(\pi_\text{chosen}\,\|\,\pi_\text{ref})$; the published LSIF, which the paper recommends,
+    falls below zero under strong rewards (s.d. 6 here).
 
-    A loss that ends at the winners' law keeps their likelihood, by exactly the KL of that law to the reference. A loss that
-    goes on towards RLHF takes probability from good winners to give it to the best, and the average log-likelihood of winners
-    falls, as DPO's does. For finite data see the study of dynamics."""
+    A loss that ends at the winners' law keeps their likelihood, by exactly the KL of that law to
+    the reference. A loss that goes on towards RLHF takes probability from good winners to give it
+    to the best, and the average log-likelihood of winners falls, as DPO's does. For finite data see
+    the study of dynamics.
+    """
     policy = fit(world, make_loss("dil", generator="bce", denominator="mixture"))
     return (chosen_log_ratio(world, policy) - kl(world.chosen, world.ref)).abs()
 
 
 def drawn(world: World, pairs: int = 40) -> tuple[World, Tensor]:
-    """A bandit with eight responses, and the frequencies of ``pairs`` drawn pairs for each prompt: (X, 8, 8)."""
-    bandit = World.from_reward(torch.full((len(world.ref), 8), 1 / 8, dtype=torch.float64), torch.arange(8.0))
+    """A bandit with eight responses, and the frequencies of ``pairs`` drawn pairs for each prompt:
+    (X, 8, 8).
+    """
+    bandit = World.from_reward(
+        torch.full((len(world.ref), 8), 1 / 8, dtype=torch.float64), torch.arange(8.0)
+    )
     y_w, y_l = sample_pairs(bandit.ref, bandit.preference, pairs, torch.Generator().manual_seed(0))
     law = torch.zeros(len(world.ref), 8, 8, dtype=torch.float64)
     prompt = torch.arange(len(world.ref)).unsqueeze(1).expand_as(y_w)
-    law.index_put_((prompt, y_w, y_l), torch.full(y_w.shape, 1 / pairs, dtype=torch.float64), accumulate=True)
+    law.index_put_(
+        (prompt, y_w, y_l), torch.full(y_w.shape, 1 / pairs, dtype=torch.float64), accumulate=True
+    )
     return bandit, law
 
 
 def without(law: Tensor, unseen: int) -> Tensor:
-    """The law with every pair that holds one of the last ``unseen`` responses left out.  (X, Y, Y)."""
+    """The law with every pair that holds one of the last ``unseen`` responses left out.  (X, Y,
+    Y).
+    """
     kept = law.clone()
     kept[:, -unseen:, :] = 0
     kept[:, :, -unseen:] = 0
@@ -91,17 +130,21 @@ def without(law: Tensor, unseen: int) -> Tensor:
 
 @claim("8.sft-unseen", "8", tolerance=1e-7)
 def sft_forgets_the_unseen(world: World) -> Tensor:
-    """On finite data SFT ends at the frequencies of the winners: responses nobody saw win get probability zero.
+    """On finite data SFT ends at the frequencies of the winners: responses nobody saw win get
+    probability zero.
 
-    Maximum likelihood reproduces the sample. With few pairs it therefore forgets responses that were merely unlucky, and
-    nothing in the loss says stop; early stopping and the smoothness of a network do. (The limit is approached like 1/steps,
-    hence 1e-7.)"""
+    Maximum likelihood reproduces the sample. With few pairs it therefore forgets responses that
+    were merely unlucky, and nothing in the loss says stop; early stopping and the smoothness of a
+    network do. (The limit is approached like 1/steps, hence 1e-7.)
+    """
     bandit, law = drawn(world)
     return gap(fit(bandit, "sft", pairs=law), law.sum(2))
 
 
 def distance_to_frequencies(world: World, law: Tensor) -> Tensor:
-    """How far the repaired fits to the empirical ``law`` are from pi_ref 2 n_w/(n_w + n_l) on the responses seen."""
+    """How far the repaired fits to the empirical ``law`` are from pi_ref 2 n_w/(n_w + n_l) on the
+    responses seen.
+    """
     wins, losses = law.sum(2), law.sum(1)
     seen = wins + losses > 0
     target = torch.where(seen, world.ref * 2 * wins / torch.where(seen, wins + losses, 1.0), 0.0)
@@ -113,8 +156,12 @@ def distance_to_frequencies(world: World, law: Tensor) -> Tensor:
 
 
 def one_beats_all(world: World) -> Tensor:
-    """Three responses, all seen, one of which always won: 2 n_w/(n_w + n_l) = (2, 0, 0) sums to 2/3 under pi_ref."""
-    trio = World.from_reward(torch.full((len(world.ref), 3), 1 / 3, dtype=torch.float64), [2.0, 0.0, 0.0])
+    """Three responses, all seen, one of which always won: 2 n_w/(n_w + n_l) = (2, 0, 0) sums to 2/3
+    under pi_ref.
+    """
+    trio = World.from_reward(
+        torch.full((len(world.ref), 3), 1 / 3, dtype=torch.float64), [2.0, 0.0, 0.0]
+    )
     law = torch.zeros(len(world.ref), 3, 3, dtype=torch.float64)
     law[:, 0, 1], law[:, 0, 2] = 0.75, 0.25
     return distance_to_frequencies(trio, law)
@@ -122,32 +169,41 @@ def one_beats_all(world: World) -> Tensor:
 
 @claim("8.repaired-finite", "8", ASSUMES, 1e-7, counter=one_beats_all)
 def repaired_losses_on_finite_data(world: World) -> Tensor:
-    r"""On finite data every repaired loss ends at $r = 2 n_w/(n_w + n_l)$ on the responses seen; the unseen keep what is left.
-    If: unseen responses are left, $\sum_\text{seen} \pi_\text{ref}\, r \le 1$; else normalisation stretches the seen ones.
+    r"""On finite data every repaired loss ends at $r = 2 n_w/(n_w + n_l)$ on the responses seen;
+    the unseen keep what is left.
+    If: unseen responses are left, $\sum_\text{seen} \pi_\text{ref}\, r \le 1$; else normalisation
+    stretches the seen ones.
 
-    Count wins and losses of each response: twice its empirical win rate is the ratio, for every h, and never more than 2.
-    Unseen responses are not in the loss, so they take up the rest of the probability. This bound is why the repaired losses
-    overfit so much less than DPO on few pairs."""
+    Count wins and losses of each response: twice its empirical win rate is the ratio, for every h,
+    and never more than 2. Unseen responses are not in the loss, so they take up the rest of the
+    probability. This bound is why the repaired losses overfit so much less than DPO on few
+    pairs.
+    """
     bandit, law = drawn(world)
     return distance_to_frequencies(bandit, without(law, 4))
 
 
 @claim("8.dpo-unseen", "8", worlds=ANY)
 def dpo_ignores_unseen_mass(world: World) -> Tensor:
-    """DPO cannot tell whether the responses it saw keep their probability: moving mass to unseen responses leaves its loss as
-    it was.
+    """DPO cannot tell whether the responses it saw keep their probability: moving mass to unseen
+    responses leaves its loss as it was.
 
-    DPO sees differences of log-ratios. Take 1 nat from every response in the data and give it to the others: all differences
-    are the same. Only the optimiser's path decides, and it drifts there. DIL's terms see each response by itself, so for them
-    the move has a price."""
+    DPO sees differences of log-ratios. Take 1 nat from every response in the data and give it to
+    the others: all differences are the same. Only the optimiser's path decides, and it drifts
+    there. DIL's terms see each response by itself, so for them the move has a price.
+    """
     law = without(world.pairs, 2)
     f = some_log_ratios(world)
     moved = f.clone()
     moved[:, :-2] -= 1.0
     dpo = make_loss("dpo", beta=1.0)
-    same = (population_loss(world, dpo, f, pairs=law) - population_loss(world, dpo, moved, pairs=law)).abs()
+    same = (
+        population_loss(world, dpo, f, pairs=law) - population_loss(world, dpo, moved, pairs=law)
+    ).abs()
     dil = make_loss("dil", generator="bce", denominator="mixture")
-    price = population_loss(world, dil, moved, pairs=law) - population_loss(world, dil, f, pairs=law)
+    price = population_loss(world, dil, moved, pairs=law) - population_loss(
+        world, dil, f, pairs=law
+    )
     return same + (price.abs() < 1e-3)
 
 
@@ -158,32 +214,42 @@ def flipped(world: World, epsilon: float) -> World:
 
 @claim("8.noise", "8", worlds=ANY)
 def noise_shrinks(world: World, epsilon: float = 0.2) -> Tensor:
-    r"""Labels flipped at rate $\epsilon$ shrink the advantage to $(1 - 2\epsilon)\,t$: imitation gets milder, in no other
-    direction.
+    r"""Labels flipped at rate $\epsilon$ shrink the advantage to $(1 - 2\epsilon)\,t$: imitation
+    gets milder, in no other direction.
 
-    A flip turns P into (1 - eps) P + eps (1 - P). The winners' law is linear in P, so noise only pulls it towards the
-    reference. DPO is not linear: noise caps the odds it can learn, whatever the reward."""
+    A flip turns P into (1 - eps) P + eps (1 - P). The winners' law is linear in P, so noise only
+    pulls it towards the reference. DPO is not linear: noise caps the odds it can learn, whatever
+    the reward.
+    """
     noisy = flipped(world, epsilon)
     return gap(noisy.advantage, (1 - 2 * epsilon) * world.advantage)
 
 
 @claim("8.smoothing", "8", tolerance=OPTIMUM, worlds=ANY)
 def smoothing_is_noise(world: World, epsilon: float = 0.2) -> Tensor:
-    r"""Label smoothing at rate $\epsilon$ (conservative DPO) on true labels ends where DPO ends on labels flipped at that rate.
+    r"""Label smoothing at rate $\epsilon$ (conservative DPO) on true labels ends where DPO ends on
+    labels flipped at that rate.
 
-    The smoothed loss is the mean of DPO's over flips of the label, so both minimise the same function. Sigmoid(beta (f - f')) is at
-    most 1 - eps then: certain labels no longer send log-ratios to infinity. It guards against noise, it does not undo it: with
-    flipped labels the two shrink the odds twice."""
+    The smoothed loss is the mean of DPO's over flips of the label, so both minimise the same
+    function. Sigmoid(beta (f - f')) is at most 1 - eps then: certain labels no longer send
+    log-ratios to infinity. It guards against noise, it does not undo it: with flipped labels the
+    two shrink the odds twice.
+    """
     noisy = flipped(world, epsilon)
-    return gap(fit(world, make_loss("dpo", beta=1.0, label_smoothing=epsilon)), fit(noisy, make_loss("dpo", beta=1.0)))
+    return gap(
+        fit(world, make_loss("dpo", beta=1.0, label_smoothing=epsilon)),
+        fit(noisy, make_loss("dpo", beta=1.0)),
+    )
 
 
 @claim("8.noise-order", "8", tolerance=OPTIMUM)
 def noise_keeps_the_order(world: World, epsilon: float = 0.2) -> Tensor:
     """Under flipped labels DPO still ranks responses by their true reward.
 
-    Noisy win rates are the true ones shrunk towards one half, and DPO's optimum has the win rates of its data
-    (5.bt-projection): a response with a higher reward keeps a higher log-ratio. The residual counts violations of the order."""
+    Noisy win rates are the true ones shrunk towards one half, and DPO's optimum has the win rates
+    of its data (5.bt-projection): a response with a higher reward keeps a higher log-ratio. The
+    residual counts violations of the order.
+    """
     noisy = flipped(world, epsilon)
     f = (fit(noisy, make_loss("dpo", beta=1.0)) / world.ref).log()
     order = world.true_reward.argsort(1)

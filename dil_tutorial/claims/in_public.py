@@ -1,4 +1,6 @@
-"""What courses, posts and threads say of preference losses, as statements that run: where they miss, and what holds instead."""
+"""What courses, posts and threads say of preference losses, as statements that run: where they
+miss, and what holds instead.
+"""
 
 import torch
 from torch import Tensor
@@ -17,20 +19,30 @@ def steps_from_the_reference(world: World) -> Tensor:
     return torch.stack([rlhf.kl(optima.rlhf(world, beta), world.ref) for beta in BETAS], 1)
 
 
-@claim("6.beta-direction", "6", FAILS, counter=lambda world: excess(-steps_from_the_reference(world).diff(), 0.0))
+@claim(
+    "6.beta-direction",
+    "6",
+    FAILS,
+    counter=lambda world: excess(-steps_from_the_reference(world).diff(), 0.0),
+)
 def a_larger_beta_stays_closer(world: World) -> Tensor:
     r"""A larger $\beta$ lets DPO's policy go further from the reference.
-    Repair: a larger $\beta$ keeps it closer: $KL(\pi^*\,\|\,\pi_\text{ref})$ falls as $\beta$ grows.
+    Repair: a larger $\beta$ keeps it closer: $KL(\pi^*\,\|\,\pi_\text{ref})$ falls as $\beta$
+    grows.
 
-    beta multiplies the margin inside the sigmoid, so a small one must be made up by large log-ratios: f = R/beta - log Z. It looks like a
-    learning rate and acts as its inverse; papers that call it a temperature mean this."""
+    beta multiplies the margin inside the sigmoid, so a small one must be made up by large
+    log-ratios: f = R/beta - log Z. It looks like a learning rate and acts as its inverse; papers
+    that call it a temperature mean this.
+    """
     return excess(steps_from_the_reference(world).diff(), 0.0)
 
 
 def starts(world: World) -> Tensor:
     """DPO's loss at f = 0 for each of ``BETAS``, (X, B)."""
     zero = torch.zeros_like(world.ref)
-    return torch.stack([population_loss(world, make_loss("dpo", beta=beta), zero) for beta in BETAS], 1)
+    return torch.stack(
+        [population_loss(world, make_loss("dpo", beta=beta), zero) for beta in BETAS], 1
+    )
 
 
 @claim("7.log-two", "7", FAILS, worlds=ANY, counter=lambda world: starts(world).abs().amin(1))
@@ -38,8 +50,10 @@ def dpo_starts_at_log_two(world: World) -> Tensor:
     r"""DPO's loss starts at 0, for policy and reference are the same.
     Repair: it starts at $\log 2$, about 0.693, whatever $\beta$ and the data.
 
-    It is the margin that starts at 0, and -log sigmoid(0) = log 2. A loss of 0 at the first step is a bug (one response twice, nan in half
-    precision), and one that stays at 0.693 says that nothing is trained."""
+    It is the margin that starts at 0, and -log sigmoid(0) = log 2. A loss of 0 at the first step is
+    a bug (one response twice, nan in half precision), and one that stays at 0.693 says that nothing
+    is trained.
+    """
     return gap(starts(world), torch.full((1, len(BETAS)), 2.0, dtype=world.ref.dtype).log())
 
 
@@ -53,22 +67,35 @@ def centred(values: Tensor) -> Tensor:
     return values - values.mean(1, keepdim=True)
 
 
-@claim("5.implicit-reward", "5", FAILS, 1e-8, counter=lambda world: gap(implicit_reward(world), world.true_reward))
+@claim(
+    "5.implicit-reward",
+    "5",
+    FAILS,
+    1e-8,
+    counter=lambda world: gap(implicit_reward(world), world.true_reward),
+)
 def the_implicit_reward_has_a_constant(world: World) -> Tensor:
     r"""DPO's implicit reward, $\beta\log(\pi_\theta/\pi_\text{ref})$, is the reward.
     Repair: it is the reward up to a constant of each prompt, $R - \beta\log Z(x)$.
 
-    Pairs share a prompt, and only differences within it enter. So implicit rewards rank the answers to one question; across questions
-    they compare nothing, and their sign says nothing either: that is what a chosen reward below 0 means, at the optimum."""
+    Pairs share a prompt, and only differences within it enter. So implicit rewards rank the answers
+    to one question; across questions they compare nothing, and their sign says nothing either: that
+    is what a chosen reward below 0 means, at the optimum.
+    """
     return gap(centred(implicit_reward(world)), centred(world.true_reward))
 
 
 def winners_that_fall(world: World) -> Tensor:
-    """By how much the log-probability falls, at DPO's optimum at beta 0.1, of some response that wins more than it loses.
+    """By how much the log-probability falls, at DPO's optimum at beta 0.1, of some response that
+    wins more than it loses.
 
-    On equally likely responses with evenly spaced rewards: in a world where one response alone wins more than it loses, none falls."""
+    On equally likely responses with evenly spaced rewards: in a world where one response alone wins
+    more than it loses, none falls.
+    """
     even = torch.full_like(world.ref, 1 / world.ref.shape[1])
-    ladder = World.from_reward(even, torch.linspace(0, 3, world.ref.shape[1], dtype=even.dtype).expand_as(even))
+    ladder = World.from_reward(
+        even, torch.linspace(0, 3, world.ref.shape[1], dtype=even.dtype).expand_as(even)
+    )
     f = (optima.rlhf(ladder, 0.1) / ladder.ref).log()
     return excess(-torch.where(ladder.advantage > 0, f, 0.0), 0.0)
 
@@ -76,16 +103,21 @@ def winners_that_fall(world: World) -> Tensor:
 @claim("8.every-winner", "8", FAILS, counter=winners_that_fall)
 def dpo_lowers_most_winners(world: World) -> Tensor:
     r"""DPO makes every response that wins more than it loses likelier.
-    Repair: imitation of the winners does, $f = \log(1 + t)$; DPO at $\beta = 0.1$ makes likelier only those with $R > \beta\log Z$, close to the best.
+    Repair: imitation of the winners does, $f = \log(1 + t)$; DPO at $\beta = 0.1$ makes likelier
+    only those with $R > \beta\log Z$, close to the best.
 
-    Probability is shared out: at a small beta nearly all of it goes to the best response, and what is merely better than average pays for
-    it. So a falling chosen likelihood is not a failure of training only; it is what the optimum asks for."""
+    Probability is shared out: at a small beta nearly all of it goes to the best response, and what
+    is merely better than average pays for it. So a falling chosen likelihood is not a failure of
+    training only; it is what the optimum asks for.
+    """
     f = (world.chosen / world.ref).log()
     return (f.sign() != world.advantage.sign()).any(1).to(f)
 
 
 def below_log_two_and_wrong(world: World) -> Tensor:
-    """A policy's ranking accuracy, one half where right, if DPO's mean loss is below log 2: nine pairs slightly wrong, one very right."""
+    """A policy's ranking accuracy, one half where right, if DPO's mean loss is below log 2: nine
+    pairs slightly wrong, one very right.
+    """
     margins = torch.tensor([[-0.05] * 9 + [5.0]], dtype=world.ref.dtype)
     loss = dpo_loss(margins, torch.zeros_like(margins), beta=1.0).mean(1)
     assert loss < torch.log(torch.tensor(2.0))
@@ -95,10 +127,13 @@ def below_log_two_and_wrong(world: World) -> Tensor:
 @claim("9.loss-accuracy", "9", FAILS, worlds=ANY, counter=below_log_two_and_wrong)
 def a_low_loss_is_no_ranking(world: World) -> Tensor:
     r"""A mean DPO loss below $\log 2$ says that the policy ranks most pairs rightly.
-    Repair: below $\log 2$ the mean margin is positive; how many margins are is another question: one pair in ten may be enough.
+    Repair: below $\log 2$ the mean margin is positive; how many margins are is another question:
+    one pair in ten may be enough.
 
-    The loss is convex in the margin, so log(1 + e^-mean) is at most the mean loss (Jensen). One large margin outweighs nine small ones
-    of the wrong sign. Look at the accuracy beside the loss, as trainers log both."""
+    The loss is convex in the margin, so log(1 + e^-mean) is at most the mean loss (Jensen). One
+    large margin outweighs nine small ones of the wrong sign. Look at the accuracy beside the loss,
+    as trainers log both.
+    """
     f_w = some_log_ratios(world)
     f_l = f_w.flip(1) / 2
     of_mean = dpo_loss(f_w.mean(1), f_l.mean(1), beta=1.0)

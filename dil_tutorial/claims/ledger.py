@@ -1,15 +1,17 @@
 r"""The ledger's machinery: what a claim is, how it is run, how its verdict is computed.
 
-A ``Claim`` carries its statement, its source, a function from random worlds to residuals, a tolerance, an explanation, and
-the verdict we recorded for it:
+A ``Claim`` carries its statement, its source, a function from random worlds to residuals, a
+tolerance, an explanation, and the verdict we recorded for it:
 
 - **holds**: the residual is within tolerance in every world.
-- **holds under an assumption**: it does where the assumption is made, and does *not* where it is dropped.
-- **fails as published**: the published statement misses by a stated size in every world; its repair holds.
+- **holds under an assumption**: it does where the assumption is made, and does *not* where it is
+  dropped.
+- **fails as published**: the published statement misses by a stated size in every world; its repair
+  holds.
 
-Worlds come stacked, one prompt a seed, so that one tensor program checks all seeds at once; a residual has one entry
-a seed.  ``run`` computes verdicts anew, and a verdict that differs from the recorded one is a failure of the ledger.
-Tolerances are 1e-9 for identities and 1e-8 for optima.
+Worlds come stacked, one prompt a seed, so that one tensor program checks all seeds at once; a
+residual has one entry a seed.  ``run`` computes verdicts anew, and a verdict that differs from the
+recorded one is a failure of the ledger. Tolerances are 1e-9 for identities and 1e-8 for optima.
 """
 
 import inspect
@@ -64,9 +66,11 @@ Check = Callable[[World], Tensor]  # worlds with one prompt a seed -> (seeds,) r
 
 @dataclass(frozen=True)
 class Claim:
-    """One statement.  ``check`` must stay within ``tolerance``; ``counter``, if any, must exceed it a thousandfold.
+    """One statement.  ``check`` must stay within ``tolerance``; ``counter``, if any, must exceed it
+    a thousandfold.
 
-    ``counter`` is the statement *without* its assumption, or *as published*; it makes the verdict a real one.
+    ``counter`` is the statement *without* its assumption, or *as published*; it makes the verdict a
+    real one.
     """
 
     id: str  # THEORY section and a short name, e.g. "4.lsif-published"
@@ -86,22 +90,38 @@ class Claim:
 CLAIMS: list[Claim] = []
 
 
-def claim(id: str, source: str, verdict: str = HOLDS, tolerance: float = IDENTITY, **fields: Any) -> Callable[[Check], Check]:
+def claim(
+    id: str, source: str, verdict: str = HOLDS, tolerance: float = IDENTITY, **fields: Any
+) -> Callable[[Check], Check]:
     """Register the decorated check as a claim, ``fields`` as in ``Claim``.
 
-    The check's docstring begins with the statement and, on a line of its own, "If: ..." or "Repair: ..." where the verdict
-    needs such a note; then comes the explanation.  ``fields`` may hold them instead.  With ``counter_worlds`` and no
-    ``counter`` the check itself, on those worlds, is the counter-check.
+    The check's docstring begins with the statement and, on a line of its own, "If: ..." or "Repair:
+    ..." where the verdict needs such a note; then comes the explanation.  ``fields`` may hold them
+    instead.  With ``counter_worlds`` and no ``counter`` the check itself, on those worlds, is the
+    counter-check.
     """
 
     def register(check: Check) -> Check:
         head, _, explanation = inspect.cleandoc(check.__doc__ or "").partition("\n\n")
         statement, *notes = re.split(r"^(?:If|Repair): ", head, flags=re.MULTILINE)
-        texts = {"statement": statement, "note": "".join(notes).removesuffix("."), "explanation": explanation}
+        texts = {
+            "statement": statement,
+            "note": "".join(notes).removesuffix("."),
+            "explanation": explanation,
+        }
         texts = {name: " ".join(text.split()) for name, text in texts.items()} | fields
         if "counter_worlds" in texts:
             texts.setdefault("counter", check)
-        CLAIMS.append(Claim(id=id, source=f"THEORY §{source}", check=check, verdict=verdict, tolerance=tolerance, **texts))
+        CLAIMS.append(
+            Claim(
+                id=id,
+                source=f"THEORY §{source}",
+                check=check,
+                verdict=verdict,
+                tolerance=tolerance,
+                **texts,
+            )
+        )
         return check
 
     return register
@@ -171,19 +191,31 @@ def run(claims: Sequence[Claim], seeds: Sequence[int]) -> Iterator[Result]:
         start = time.perf_counter()
         with one_thread():
             residuals = claim.check(worlds[claim.worlds]).tolist()
-            counter = claim.counter(worlds[claim.counter_worlds or claim.worlds]).tolist() if claim.counter else []
+            counter = (
+                claim.counter(worlds[claim.counter_worlds or claim.worlds]).tolist()
+                if claim.counter
+                else []
+            )
         yield Result(claim, residuals, counter, time.perf_counter() - start)
 
 
 def save(results: Sequence[Result], seeds: int, path: Path) -> None:
     """The results as JSON, with versions, seeds and machine."""
-    write_json(path, {**provenance(), "seeds": list(range(seeds)), "claims": [result.as_dict() for result in results]})
+    write_json(
+        path,
+        {
+            **provenance(),
+            "seeds": list(range(seeds)),
+            "claims": [result.as_dict() for result in results],
+        },
+    )
 
 
 def select(*patterns: str) -> list[Claim]:
     """The claims whose id or section is named; all of them without patterns.
 
-    "4" is section 4 of THEORY, "4.mixture" one claim, "paper" what the paper states, "paper-4.1" in its section 4.1.
+    "4" is section 4 of THEORY, "4.mixture" one claim, "paper" what the paper states, "paper-4.1" in
+    its section 4.1.
 
     >>> [claim.id for claim in select("4.mixture")]
     ['4.mixture']
@@ -193,18 +225,28 @@ def select(*patterns: str) -> list[Claim]:
         for pattern in patterns:
             if not any(_matches(claim, pattern) for claim in CLAIMS):
                 section = [claim.id for claim in CLAIMS if _matches(claim, pattern.split(".")[0])]
-                sections = {claim.id.split(".")[0] for claim in CLAIMS} | {"paper"} | {f"paper-{s}" for s in PAPER_SECTIONS}
+                sections = (
+                    {claim.id.split(".")[0] for claim in CLAIMS}
+                    | {"paper"}
+                    | {f"paper-{s}" for s in PAPER_SECTIONS}
+                )
                 raise unknown_name("claim", pattern, section or sections)
-        chosen = [claim for claim in CLAIMS if any(_matches(claim, pattern) for pattern in patterns)]
+        chosen = [
+            claim for claim in CLAIMS if any(_matches(claim, pattern) for pattern in patterns)
+        ]
     return chosen
 
 
 def _matches(claim: Claim, pattern: str) -> bool:
-    names = (claim.id, claim.id.split(".")[0], *(["paper", f"paper-{claim.paper}"] if claim.paper else []))
+    names = (
+        claim.id,
+        claim.id.split(".")[0],
+        *(["paper", f"paper-{claim.paper}"] if claim.paper else []),
+    )
     return pattern in names
 
 
-# --- Small helpers of the checks ---------------------------------------------------------------------------------
+# --- Small helpers of the checks ------------------------------------------------------------------
 
 
 def gap(a: Tensor, b: Tensor) -> Tensor:
@@ -218,20 +260,32 @@ def excess(a: Tensor, bound: Tensor | float) -> Tensor:
 
 
 def some_policy(world: World) -> Tensor:
-    """A policy that has nothing to do with the preferences: pi_ref tilted by a fixed wave.  (X, Y)."""
-    wave = torch.sin(3.0 * torch.arange(world.ref.numel(), dtype=world.ref.dtype)).view_as(world.ref)
+    """A policy that has nothing to do with the preferences: pi_ref tilted by a fixed wave.  (X,
+    Y).
+    """
+    wave = torch.sin(3.0 * torch.arange(world.ref.numel(), dtype=world.ref.dtype)).view_as(
+        world.ref
+    )
     return rlhf.tilt(world.ref, wave)
 
 
 def some_log_ratios(world: World, gen: Generator | None = None) -> Tensor:
-    """Log-ratios on both sides of zero, (X, Y), below the bound at which ``gen`` goes on along its tangents."""
+    """Log-ratios on both sides of zero, (X, Y), below the bound at which ``gen`` goes on along its
+    tangents.
+    """
     f = (some_policy(world) / world.ref).log() * 2
     return f if gen is None else f.clamp(max=math.log(gen.max_ratio))
 
 
 def every_generator() -> list[Generator]:
-    """All named generators, one of the power family between them, and one known only as a Python function."""
-    return [*GENERATORS.values(), power(0.5), Generator.from_function(lambda r: (r - 1) ** 2 / (r + 1), name="triangular")]
+    """All named generators, one of the power family between them, and one known only as a Python
+    function.
+    """
+    return [
+        *GENERATORS.values(),
+        power(0.5),
+        Generator.from_function(lambda r: (r - 1) ** 2 / (r + 1), name="triangular"),
+    ]
 
 
 def over_generators(check: Callable[[World, Generator], Tensor]) -> Check:
@@ -256,7 +310,8 @@ def wrapped(text: str) -> str:
 
 
 def report(*patterns: str, seeds: int = 20) -> None:
-    """Run claims and print them, for notebooks: verdicts and bounds, not the last digits of a machine.
+    """Run claims and print them, for notebooks: verdicts and bounds, not the last digits of a
+    machine.
 
     >>> report("1.mixture", "4.lsif-published")
     ✓ 1.mixture: holds (residual below 1e-09 on 20 random worlds)
@@ -268,11 +323,13 @@ def report(*patterns: str, seeds: int = 20) -> None:
         claim = result.claim
         line = f"{'✓' if result.as_recorded else '✗'} {claim.id}: {result.verdict}"
         if not result.as_recorded:
-            line += f" (recorded: {claim.verdict}; residual {result.residual:.1e}, tolerance {claim.tolerance:.0e})"
+            line += f" (recorded: {claim.verdict}; residual {result.residual:.1e}, tolerance {claim.tolerance:.0e})"  # noqa: E501
         elif claim.verdict == HOLDS:
             line += f" (residual below {claim.tolerance:.0e} on {seeds} random worlds)"
         elif claim.verdict == ASSUMES:
-            line += f" (else off by at least {result.size:.2g})\n{wrapped('if: ' + plain(claim.note))}"
+            line += (
+                f" (else off by at least {result.size:.2g})\n{wrapped('if: ' + plain(claim.note))}"
+            )
         else:
             line += f", by at least {result.size:.2g}\n{wrapped('repair: ' + plain(claim.note))}"
         lines.append(line)

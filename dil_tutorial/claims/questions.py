@@ -1,4 +1,6 @@
-"""What people ask in public, of the paper and in practice, and the checks that settle it (THEORY §11): ``questions.yaml``, read."""
+"""What people ask in public, of the paper and in practice, and the checks that settle it (THEORY
+§11): ``questions.yaml``, read.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,9 @@ from dil_tutorial.support.files import read_text
 
 @dataclass(frozen=True)
 class Question:
-    """A question, our answer, and the claims that settle it; ``page`` where numbers and figures are."""
+    """A question, our answer, and the claims that settle it; ``page`` where numbers and figures
+    are.
+    """
 
     text: str
     answer: str
@@ -20,4 +24,7 @@ class Question:
     threads: tuple[str, ...] = ()  # where it was asked, as owner/repository#number
 
 
-QUESTIONS = [Question(**asked) for asked in yaml.safe_load(read_text(Path(__file__).with_name("questions.yaml")))]
+QUESTIONS = [
+    Question(**asked)
+    for asked in yaml.safe_load(read_text(Path(__file__).with_name("questions.yaml")))
+]

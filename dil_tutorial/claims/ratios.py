@@ -4,7 +4,17 @@ import torch
 from torch import Tensor
 
 from dil_tutorial import rlhf
-from dil_tutorial.bregman import GENERATORS, HELLINGER, ITAKURA_SAITO, LSIF, UKL, Generator, derivative, mixture, power
+from dil_tutorial.bregman import (
+    GENERATORS,
+    HELLINGER,
+    ITAKURA_SAITO,
+    LSIF,
+    UKL,
+    Generator,
+    derivative,
+    mixture,
+    power,
+)
 from dil_tutorial.claims.ledger import (
     ANY,
     ASSUMES,
@@ -16,7 +26,7 @@ from dil_tutorial.claims.ledger import (
     over_generators,
     some_log_ratios,
     some_policy,
-)  # fmt: skip
+)
 from dil_tutorial.losses import make_loss
 from dil_tutorial.rlhf import kl
 from toy import World, loglinear
@@ -26,36 +36,52 @@ from toy.gallery import bimodal
 
 @claim("3.objective", "3.1", worlds=ANY, paper="4.2")
 def reverse_kl_is_rlhf(world: World) -> Tensor:
-    r"""$KL(\pi_\theta\,\|\,\pi_\text{chosen}) = KL(\pi_\theta\,\|\,\pi_\text{ref}) - E_{\pi_\theta} \log r^*$.
+    r"""$KL(\pi_\theta\,\|\,\pi_\text{chosen}) = KL(\pi_\theta\,\|\,\pi_\text{ref}) - E_{\pi_\theta}
+    \log r^*$.
 
-    Split log(pi/pi_chosen) at pi_ref. The reverse KL to the winners is a KL-regularised reward: stay near the reference, and
-    earn the log-ratio r* = pi_chosen/pi_ref. No reward model appears, but its place is taken."""
+    Split log(pi/pi_chosen) at pi_ref. The reverse KL to the winners is a KL-regularised reward:
+    stay near the reference, and earn the log-ratio r* = pi_chosen/pi_ref. No reward model appears,
+    but its place is taken.
+    """
     policy, ratio = some_policy(world), world.chosen / world.ref
-    return (kl(policy, world.chosen) - (kl(policy, world.ref) - (policy * ratio.log()).sum(1))).abs()
+    return (
+        kl(policy, world.chosen) - (kl(policy, world.ref) - (policy * ratio.log()).sum(1))
+    ).abs()
 
 
 @claim("3.objective-optimum", "3.1", tolerance=OPTIMUM, worlds=ANY, paper="4.2")
 def dil_objective_optimum(world: World) -> Tensor:
-    r"""DIL's objective is RLHF at $\beta = 1$ with reward $\log r^*$; its optimum is $\pi_\text{chosen}$.
+    r"""DIL's objective is RLHF at $\beta = 1$ with reward $\log r^*$; its optimum is
+    $\pi_\text{chosen}$.
 
-    By Gibbs the optimum is pi_ref exp(log r*)/Z = pi_ref r* = pi_chosen. Temperature 1 is not a choice here: another beta would
-    imitate pi_ref (r*)^{1/beta}/Z instead."""
+    By Gibbs the optimum is pi_ref exp(log r*)/Z = pi_ref r* = pi_chosen. Temperature 1 is not a
+    choice here: another beta would imitate pi_ref (r*)^{1/beta}/Z instead.
+    """
     log_ratio = (world.chosen / world.ref).log()
-    return gap(minimise(world, lambda pi: -rlhf.rlhf_objective(pi, world.ref, log_ratio, 1.0)), world.chosen)
+    return gap(
+        minimise(world, lambda pi: -rlhf.rlhf_objective(pi, world.ref, log_ratio, 1.0)),
+        world.chosen,
+    )
 
 
 @claim("3.bregman", "3.2", worlds=ANY, paper="4.3")
 def bregman_gap(world: World) -> Tensor:
-    r"""The ratio loss measures a Bregman divergence: $L_h(r) - L_h(r^*) = D_h(r^*\,\|\,r)$ for every convex $h$.
+    r"""The ratio loss measures a Bregman divergence: $L_h(r) - L_h(r^*) = D_h(r^*\,\|\,r)$ for
+    every convex $h$.
 
-    The divergence contains the unknown r*; multiply out, and r* appears only inside an average over the winners, which the data
-    provide. What is left, L_h, can be estimated and differs from the divergence by a constant."""
+    The divergence contains the unknown r*; multiply out, and r* appears only inside an average over
+    the winners, which the data provide. What is left, L_h, can be estimated and differs from the
+    divergence by a constant.
+    """
 
     def check(world: World, gen: Generator) -> Tensor:
         f, f_true = some_log_ratios(world, gen), (world.chosen / world.ref).log()
-        difference = gen.ratio_loss(f, world.chosen, world.ref) - gen.ratio_loss(f_true, world.chosen, world.ref)
+        difference = gen.ratio_loss(f, world.chosen, world.ref) - gen.ratio_loss(
+            f_true, world.chosen, world.ref
+        )
         exact = gen.divergence(f_true.exp(), f.exp(), world.ref)
-        return (difference - exact).abs() / exact.clamp(min=1)  # the exponential generator has large values
+        # the exponential generator has large values
+        return (difference - exact).abs() / exact.clamp(min=1)
 
     return over_generators(check)(world)
 
@@ -64,24 +90,34 @@ def bregman_gap(world: World) -> Tensor:
 def divergence_is_positive(world: World) -> Tensor:
     r"""$B_h(r^*, r) \ge 0$, so the loss is least at $r = r^*$.
 
-    A convex function lies above its tangents, and B_h is the distance from the tangent. Least squares, logistic regression and
-    maximum likelihood of a ratio are three choices of one function h."""
-    return over_generators(lambda w, gen: excess(-gen.bregman(w.chosen / w.ref, some_log_ratios(w, gen).exp()), 0.0))(world)
+    A convex function lies above its tangents, and B_h is the distance from the tangent. Least
+    squares, logistic regression and maximum likelihood of a ratio are three choices of one function
+    h.
+    """
+    return over_generators(
+        lambda w, gen: excess(-gen.bregman(w.chosen / w.ref, some_log_ratios(w, gen).exp()), 0.0)
+    )(world)
 
 
 @claim("3.table", "3.3", worlds=ANY, paper="4.3")
 def loss_forms(world: World) -> Tensor:
-    r"""The table of losses: $\frac{d}{df}$ of the chosen term is $-r h''(r)$, of the reference term $r^2 h''(r)$.
+    r"""The table of losses: $\frac{d}{df}$ of the chosen term is $-r h''(r)$, of the reference term
+    $r^2 h''(r)$.
 
-    With r = e^f the chain rule gives a factor r. The curvature h'' is all that distinguishes one loss from another: LSIF weighs
-    large ratios most, BCE bounds every weight, Itakura–Saito looks at small ratios."""
+    With r = e^f the chain rule gives a factor r. The curvature h'' is all that distinguishes one
+    loss from another: LSIF weighs large ratios most, BCE bounds every weight, Itakura–Saito looks
+    at small ratios.
+    """
 
     def check(world: World, gen: Generator) -> Tensor:
         f = some_log_ratios(world, gen)
         r = f.exp()
-        scale = (r**2 * gen.d2h(r)).amax(1).clamp(min=1)  # relative where the exponential generator is huge
+        # relative where the exponential generator is huge
+        scale = (r**2 * gen.d2h(r)).amax(1).clamp(min=1)
         chosen, reference = derivative(gen.chosen_loss, f), derivative(gen.reference_loss, f)
-        return torch.maximum(gap(chosen, -r * gen.d2h(r)), gap(reference, r**2 * gen.d2h(r))) / scale
+        return (
+            torch.maximum(gap(chosen, -r * gen.d2h(r)), gap(reference, r**2 * gen.d2h(r))) / scale
+        )
 
     return over_generators(check)(world)
 
@@ -90,13 +126,16 @@ def loss_forms(world: World) -> Tensor:
 def weight_ratio(world: World) -> Tensor:
     """The reference weight is always $r$ times the chosen weight.
 
-    r^2 h'' over r h''. So the two pulls on a response balance where the data say A(y) = D(y) r(y), whatever h is, unless
-    normalisation interferes."""
+    r^2 h'' over r h''. So the two pulls on a response balance where the data say A(y) = D(y) r(y),
+    whatever h is, unless normalisation interferes.
+    """
 
     def check(world: World, gen: Generator) -> Tensor:
         f = some_log_ratios(world, gen)
         slope = derivative(gen.reference_loss, f)
-        return gap(slope, -f.exp() * derivative(gen.chosen_loss, f)) / slope.abs().amax(1).clamp(min=1)
+        return gap(slope, -f.exp() * derivative(gen.chosen_loss, f)) / slope.abs().amax(1).clamp(
+            min=1
+        )
 
     return over_generators(check)(world)
 
@@ -105,14 +144,18 @@ def weight_ratio(world: World) -> Tensor:
 def autodiff_matches_closed_form(world: World) -> Tensor:
     """A generator given only as code, $h$, has the same gradients as its closed form.
 
-    The losses need h' and h, nothing else, so any differentiable convex function makes a new algorithm without a line of
-    algebra."""
+    The losses need h' and h, nothing else, so any differentiable convex function makes a new
+    algorithm without a line of algebra.
+    """
 
     def check(world: World, gen: Generator) -> Tensor:
         f = some_log_ratios(world, gen)
         other = Generator.from_function(gen.h, max_ratio=gen.max_ratio)
         gaps = []
-        for mine, theirs in ((other.chosen_loss, gen.chosen_loss), (other.reference_loss, gen.reference_loss)):
+        for mine, theirs in (
+            (other.chosen_loss, gen.chosen_loss),
+            (other.reference_loss, gen.reference_loss),
+        ):
             slope = derivative(theirs, f)
             gaps.append(gap(derivative(mine, f), slope) / slope.abs().amax(1).clamp(min=1))
         return torch.maximum(*gaps)
@@ -122,10 +165,12 @@ def autodiff_matches_closed_form(world: World) -> Tensor:
 
 @claim("3.power", "3.3", worlds=ANY)
 def power_family(world: World) -> Tensor:
-    r"""One family, $h'' = r^{a-1}$, runs through LSIF ($a = 1$), UKL ($0$), Hellinger ($-\frac12$) and Itakura–Saito ($-1$).
+    r"""One family, $h'' = r^{a-1}$, runs through LSIF ($a = 1$), UKL ($0$), Hellinger ($-\frac12$)
+    and Itakura–Saito ($-1$).
 
-    The power (Basu) divergences. The exponent says which ratios matter: the larger a, the more the loss cares about responses
-    that the winners have often and the reference seldom."""
+    The power (Basu) divergences. The exponent says which ratios matter: the larger a, the more the
+    loss cares about responses that the winners have often and the reference seldom.
+    """
     f = some_log_ratios(world)
     gaps = []
     for a, gen in ((1.0, LSIF), (0.0, UKL), (-0.5, HELLINGER), (-1.0, ITAKURA_SAITO)):
@@ -138,22 +183,32 @@ def power_family(world: World) -> Tensor:
 def mixtures_are_linear(world: World) -> Tensor:
     r"""Generators add: the loss and the divergence of $\sum_k w_k h_k$ are the sums of theirs.
 
-    Everything is linear in h. A positive mixture of convex functions is convex, so its weights can be learned, which is the
-    idea of f-GAIL (claims 9.learned-*)."""
+    Everything is linear in h. A positive mixture of convex functions is convex, so its weights can
+    be learned, which is the idea of f-GAIL (claims 9.learned-*).
+    """
     weights = {"lsif": 0.3, "bce": 1.2, "hellinger": 0.5}
     f, mixed = some_log_ratios(world), mixture(weights)
-    parts = sum(w * GENERATORS[name].divergence(world.chosen / world.ref, f.exp(), world.ref) for name, w in weights.items())
-    loss = sum(w * GENERATORS[name].ratio_loss(f, world.chosen, world.ref) for name, w in weights.items())
+    parts = sum(
+        w * GENERATORS[name].divergence(world.chosen / world.ref, f.exp(), world.ref)
+        for name, w in weights.items()
+    )
+    loss = sum(
+        w * GENERATORS[name].ratio_loss(f, world.chosen, world.ref) for name, w in weights.items()
+    )
     whole = mixed.divergence(world.chosen / world.ref, f.exp(), world.ref)
-    return torch.maximum((whole - parts).abs(), (mixed.ratio_loss(f, world.chosen, world.ref) - loss).abs())
+    return torch.maximum(
+        (whole - parts).abs(), (mixed.ratio_loss(f, world.chosen, world.ref) - loss).abs()
+    )
 
 
 @claim("3.normaliser", "3.4", worlds=ANY, paper="4.4")
 def no_normaliser(world: World) -> Tensor:
     r"""The change of variables needs no normaliser: $Z = \sum_y \pi_\text{ref}\, r^* = 1$.
 
-    A density ratio integrates to one against its denominator. So at temperature 1 the policy's own log-ratio can stand for log
-    r*, with nothing left over. At another temperature something is (section 6)."""
+    A density ratio integrates to one against its denominator. So at temperature 1 the policy's own
+    log-ratio can stand for log r*, with nothing left over. At another temperature something is
+    (section 6).
+    """
     return rlhf.log_partition(world.ref, (world.chosen / world.ref).log()).abs()
 
 
@@ -161,8 +216,10 @@ def no_normaliser(world: World) -> Tensor:
 def shuffled_pairs(world: World) -> Tensor:
     """No pairing is used: winners and losers may come from different pairs.
 
-    The DIL loss is a sum of a term of the winner and one of the loser, so only their separate laws matter. Shuffle the losers
-    among the pairs, and the loss is the same for every policy. (DPO looks at the pair: claim 5.win-rates.)"""
+    The DIL loss is a sum of a term of the winner and one of the loser, so only their separate laws
+    matter. Shuffle the losers among the pairs, and the loss is the same for every policy. (DPO
+    looks at the pair: claim 5.win-rates.)
+    """
     f = some_log_ratios(world)
     shuffled = world.chosen.unsqueeze(2) * world.rejected.unsqueeze(1)
     gaps = []
@@ -170,17 +227,23 @@ def shuffled_pairs(world: World) -> Tensor:
         for gen in ("lsif", "ukl", "bce"):
             loss = make_loss("dil", generator=gen, denominator=denominator)
             whole = population_loss(world, loss, f)
-            gaps.append((whole - population_loss(world, loss, f, pairs=shuffled)).abs() / whole.abs().clamp(min=1))
+            gaps.append(
+                (whole - population_loss(world, loss, f, pairs=shuffled)).abs()
+                / whole.abs().clamp(min=1)
+            )
     return torch.stack(gaps).amax(0)
 
 
 @claim("3.ukl-is-sft", "3.3", worlds=ANY)
 def ukl_is_sft(world: World) -> Tensor:
-    r"""For normalised policies repaired UKL is SFT: $L = -E_{\pi_\text{chosen}} f + 1$, in any class of policies.
+    r"""For normalised policies repaired UKL is SFT: $L = -E_{\pi_\text{chosen}} f + 1$, in any
+    class of policies.
 
-    UKL's reference term is E_ref e^f, the policy's total mass, which is one. What remains is the log-likelihood of the winners.
-    So the generator the paper calls UKL, with the right denominator, is the *forward* KL of plain SFT, not a reverse KL; with
-    finite data its reference term acts as a control variate for the normalisation over unseen responses."""
+    UKL's reference term is E_ref e^f, the policy's total mass, which is one. What remains is the
+    log-likelihood of the winners. So the generator the paper calls UKL, with the right denominator,
+    is the *forward* KL of plain SFT, not a reverse KL; with finite data its reference term acts as
+    a control variate for the normalisation over unseen responses.
+    """
     policy = some_policy(world)
     f = (policy / world.ref).log()
     repaired = population_loss(world, make_loss("dil", generator="ukl", denominator="mixture"), f)
@@ -193,7 +256,9 @@ def second_derivative(integrand_slope: Tensor, at: Tensor) -> Tensor:
 
 
 def curvature_in_the_truth(world: World, gen: Generator | None) -> Tensor:
-    """How much the second derivative in r* of the divergence's integrand changes when r does (r and r/2 compared)."""
+    """How much the second derivative in r* of the divergence's integrand changes when r does (r and
+    r/2 compared).
+    """
     curvatures = []
     for shrink in (1.0, 0.5):
         a = (world.chosen / world.ref).detach().requires_grad_()
@@ -204,21 +269,30 @@ def curvature_in_the_truth(world: World, gen: Generator | None) -> Tensor:
     return gap(*curvatures)
 
 
-@claim("3.not-reverse", "3.2", ASSUMES, worlds=ANY, counter=lambda w: curvature_in_the_truth(w, None))
+@claim(
+    "3.not-reverse", "3.2", ASSUMES, worlds=ANY, counter=lambda w: curvature_in_the_truth(w, None)
+)
 def no_generator_is_the_reverse_kl(world: World) -> Tensor:
-    r"""The divergence that DIL minimises is curved in $r^*$ independently of $r$, as $B_h(r^*, r)$ is.
+    r"""The divergence that DIL minimises is curved in $r^*$ independently of $r$, as $B_h(r^*, r)$
+    is.
     If: it comes from a convex $h$; the reverse KL, $r\log\frac{r}{r^*}$, does not.
 
-    In B_h(r*, r) the truth enters as h(r*) plus a linear term, so its second derivative in r* is h''(r*), whatever r is. The
-    reverse KL's is r/r*^2, which depends on r. Hence no generator turns the ratio loss into the reverse KL that DIL set out to
-    minimise; they share a minimiser when the class contains it, and nothing more."""
+    In B_h(r*, r) the truth enters as h(r*) plus a linear term, so its second derivative in r* is
+    h''(r*), whatever r is. The reverse KL's is r/r*^2, which depends on r. Hence no generator turns
+    the ratio loss into the reverse KL that DIL set out to minimise; they share a minimiser when the
+    class contains it, and nothing more.
+    """
     return over_generators(lambda w, gen: curvature_in_the_truth(w, gen))(world)
 
 
 def restricted_gap(world: World) -> Tensor:
-    """KL between LSIF's and the reverse projection of the winners' law on discretised Gaussians, in the bimodal world."""
+    """KL between LSIF's and the reverse projection of the winners' law on discretised Gaussians, in
+    the bimodal world.
+    """
     two_modes, features = bimodal(len(world.ref), 11), loglinear.quadratic(11)
-    policy = loglinear.fit(two_modes, make_loss("dil", generator="lsif", denominator="mixture"), features)
+    policy = loglinear.fit(
+        two_modes, make_loss("dil", generator="lsif", denominator="mixture"), features
+    )
     return kl(policy, loglinear.project(two_modes, two_modes.chosen, features, "reverse"))
 
 
@@ -227,7 +301,8 @@ def ratio_loss_minimises_the_reverse_kl(world: World) -> Tensor:
     r"""Minimising the (repaired) ratio loss minimises $KL(\pi_\theta\,\|\,\pi_\text{chosen})$.
     If: the class contains the winners' law; in a two-parameter log-linear class it does not.
 
-    The paper's chain of equivalences ends in a loss whose optimum is the reverse KL's, provided that optimum is zero. For a
-    policy class that misses the target, each h has a projection of its own (LSIF's is measured here), and none of them is the
-    reverse one."""
+    The paper's chain of equivalences ends in a loss whose optimum is the reverse KL's, provided
+    that optimum is zero. For a policy class that misses the target, each h has a projection of its
+    own (LSIF's is measured here), and none of them is the reverse one.
+    """
     return gap(fit(world, make_loss("dil", generator="lsif", denominator="mixture")), world.chosen)

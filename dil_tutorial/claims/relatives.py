@@ -17,8 +17,9 @@ from toy.gallery import rock_paper_scissors
 def dpo_is_cpc(world: World) -> Tensor:
     r"""DPO at $\beta = 1$ is CPC with one negative, scored by $f$.
 
-    Softmax over two candidates is a sigmoid of their difference. DPO's log-ratio f sits exactly where CPC has its score f*,
-    which is the paper's bridge from contrastive learning to DPO."""
+    Softmax over two candidates is a sigmoid of their difference. DPO's log-ratio f sits exactly
+    where CPC has its score f*, which is the paper's bridge from contrastive learning to DPO.
+    """
     f = some_log_ratios(world)
     return gap(losses.dpo_loss(f, f.flip(1), beta=1.0), losses.cpc_loss(f, f.flip(1).unsqueeze(-1)))
 
@@ -27,8 +28,9 @@ def dpo_is_cpc(world: World) -> Tensor:
 def dpo_optimum(world: World, beta: float = 0.5) -> Tensor:
     r"""DPO ends at $\pi_\text{ref}\,e^{R/\beta}/Z$.
 
-    The Bradley–Terry likelihood is maximal at the labeller's reward, and beta f is DPO's reward. So DPO's optimum is RLHF's,
-    without a reward model in between."""
+    The Bradley–Terry likelihood is maximal at the labeller's reward, and beta f is DPO's reward. So
+    DPO's optimum is RLHF's, without a reward model in between.
+    """
     return gap(fit(world, make_loss("dpo", beta=beta)), optima.rlhf(world, beta))
 
 
@@ -43,35 +45,42 @@ def dpo_preference(world: World) -> Tensor:
     r"""DPO's optimum reproduces the preference: $\sigma(f(y) - f(y')) = P(y \succ y')$.
     If: the preference is Bradley–Terry.
 
-    One number for each response can explain only preferences that come from one number for each response. For
-    rock–paper–scissors the best it can do is a compromise (5.bt-projection)."""
+    One number for each response can explain only preferences that come from one number for each
+    response. For rock–paper–scissors the best it can do is a compromise (5.bt-projection).
+    """
     return dpo_reproduces_preference(world)
 
 
 @claim("5.bt-projection", "5", tolerance=OPTIMUM, worlds=ANY)
 def bt_projection(world: World) -> Tensor:
-    r"""For any preference DPO's optimum is the Bradley–Terry model with the same win rates: $E_{y'}\,\sigma(f(y)-f(y')) =
-    w(y)$.
+    r"""For any preference DPO's optimum is the Bradley–Terry model with the same win rates:
+    $E_{y'}\,\sigma(f(y)-f(y')) = w(y)$.
 
-    The derivative of the logistic likelihood in f(y) is the win rate that the data show minus the one that the model predicts.
-    So DPO never sees intransitivity; it sees win rates, and explains them by the only reward that can."""
+    The derivative of the logistic likelihood in f(y) is the win rate that the data show minus the
+    one that the model predicts. So DPO never sees intransitivity; it sees win rates, and explains
+    them by the only reward that can.
+    """
     f = (fit(world, make_loss("dpo", beta=1.0)) / world.ref).log()
     return gap(predicted_win_rate(world, f), world.win_rate)
 
 
 def predicted_win_rate(world: World, score: Tensor) -> Tensor:
-    """Win rates against pi_ref where a response wins with probability sigmoid(score - score'): (X, Y)."""
+    """Win rates against pi_ref where a response wins with probability sigmoid(score - score'): (X,
+    Y).
+    """
     return (torch.sigmoid(score.unsqueeze(2) - score.unsqueeze(1)) * world.ref.unsqueeze(1)).sum(2)
 
 
 @claim("5.rpo", "5", tolerance=OPTIMUM, worlds=ANY)
 def rpo_optimum(world: World, beta: float = 0.5) -> Tensor:
-    r"""DPO with $c$ times maximum likelihood beside it (RPO) ends where $\beta\,(v - w) = c\,(w - r/2)$, $v$ the win rates that the
-    policy predicts.
+    r"""DPO with $c$ times maximum likelihood beside it (RPO) ends where $\beta\,(v - w) = c\,(w -
+    r/2)$, $v$ the win rates that the policy predicts.
 
-    Alone, DPO ends at its first bracket's zero (5.bt-projection), maximum likelihood at the second's, r = 2w, the winners' law.
-    Between them the optimum is neither RLHF's nor imitation's: responses with less than their share of the winners' law are
-    predicted to win more than they do."""
+    Alone, DPO ends at its first bracket's zero (5.bt-projection), maximum likelihood at the
+    second's, r = 2w, the winners' law. Between them the optimum is neither RLHF's nor imitation's:
+    responses with less than their share of the winners' law are predicted to win more than they
+    do.
+    """
     gaps = []
     for weight in (0.1, 1.0):
         f = (fit(world, make_loss("dpo", beta=beta, sft_weight=weight)) / world.ref).log()
@@ -81,7 +90,9 @@ def rpo_optimum(world: World, beta: float = 0.5) -> Tensor:
 
 
 def cyclic_twin(world: World) -> World:
-    """Another preference with the same win rates: a cycle y0 > y1 > y2 > y0 is added, each pair weighed by 1/(ref ref')."""
+    """Another preference with the same win rates: a cycle y0 > y1 > y2 > y0 is added, each pair
+    weighed by 1/(ref ref').
+    """
     ref, P = world.ref, world.preference.clone()
     room = torch.minimum(P, 1 - P)  # how far an entry can move
     cycle = [(0, 1), (1, 2), (2, 0)]
@@ -94,23 +105,31 @@ def cyclic_twin(world: World) -> World:
 
 @claim("5.win-rates", "5", tolerance=OPTIMUM, worlds=ANY)
 def only_win_rates_matter(world: World) -> Tensor:
-    """The preference acts only through the win rate $w$, for DIL, SFT, NCA, KTO, IPO, SPPO and DPO: no model of preferences is
-    needed to say where they end.
+    """The preference acts only through the win rate $w$, for DIL, SFT, NCA, KTO, IPO, SPPO and DPO:
+    no model of preferences is needed to say where they end.
 
-    Two labellers with equal win rates but different tastes (one of them with a cycle added) lead to the same optimum. Losses of
-    winner and loser apart see only the two marginal laws; IPO is quadratic; and DPO's optimum is fixed by win rates too
-    (5.bt-projection), though its value is not."""
+    Two labellers with equal win rates but different tastes (one of them with a cycle added) lead to
+    the same optimum. Losses of winner and loser apart see only the two marginal laws; IPO is
+    quadratic; and DPO's optimum is fixed by win rates too (5.bt-projection), though its value is
+    not.
+    """
     twin = cyclic_twin(world)
     gaps = [gap(world.win_rate, twin.win_rate), gap(optima.kto(world), optima.kto(twin))]
     published = make_loss("dil", generator="ukl")
-    for loss in (published, make_loss("dpo", beta=1.0), *map(make_loss, ("sft", "nca", "ipo", "sppo"))):
+    for loss in (
+        published,
+        make_loss("dpo", beta=1.0),
+        *map(make_loss, ("sft", "nca", "ipo", "sppo")),
+    ):
         gaps.append(gap(fit(world, loss), fit(twin, loss)))
     return torch.stack(gaps).amax(0)
 
 
 def twins_with_a_margin(world: World) -> Tensor:
     """SimPO with its margin on rock–paper–scissors and on a twin with the same win rates."""
-    game = World(rock_paper_scissors().ref.expand(len(world.ref), -1), rock_paper_scissors(0.2).preference)
+    game = World(
+        rock_paper_scissors().ref.expand(len(world.ref), -1), rock_paper_scissors(0.2).preference
+    )
     return gap(fit(game, "simpo"), fit(cyclic_twin(game), "simpo"))
 
 
@@ -119,8 +138,9 @@ def no_margin_no_matter(world: World) -> Tensor:
     """Where a loss ends depends on the preference only through the win rate.
     If: the margin has no target (SimPO's gamma is one): with a margin, who beats whom matters.
 
-    With gamma = 0 SimPO is a logistic loss and sees win rates alone. A margin breaks the balance of the logistic gradient, and
-    the optimum then depends on the whole table of preferences."""
+    With gamma = 0 SimPO is a logistic loss and sees win rates alone. A margin breaks the balance of
+    the logistic gradient, and the optimum then depends on the whole table of preferences.
+    """
     loss = make_loss("simpo", gamma=0.0)
     return gap(fit(world, loss), fit(cyclic_twin(world), loss))
 
@@ -129,8 +149,9 @@ def no_margin_no_matter(world: World) -> Tensor:
 def ipo_optimum(world: World, tau: float = 0.4) -> Tensor:
     r"""IPO ends at $\pi_\text{ref}\,e^{w/\tau}/Z$, for any preference.
 
-    A square loss makes the log-ratio a regression on the win rate. Because w is bounded IPO cannot run off to infinity as DPO
-    does when labels are nearly deterministic."""
+    A square loss makes the log-ratio a regression on the win rate. Because w is bounded IPO cannot
+    run off to infinity as DPO does when labels are nearly deterministic.
+    """
     return gap(fit(world, make_loss("ipo", tau=tau)), optima.ipo(world, tau))
 
 
@@ -138,20 +159,29 @@ def ipo_optimum(world: World, tau: float = 0.4) -> Tensor:
 def sppo_optimum(world: World, beta: float = 0.7) -> Tensor:
     r"""SPPO with hard labels ends at $f + \lambda e^f = t/(2\beta)$, for any preference.
 
-    Two squares with opposite targets average to one square around t/(2 beta). Those log-ratios would sum to more than one, and
-    the normaliser lambda brings them back; the paper's update has the normaliser built in."""
+    Two squares with opposite targets average to one square around t/(2 beta). Those log-ratios
+    would sum to more than one, and the normaliser lambda brings them back; the paper's update has
+    the normaliser built in.
+    """
     return gap(fit(world, make_loss("sppo", beta=beta)), optima.sppo(world, beta))
 
 
 @claim("5.f-dpo", "5", tolerance=OPTIMUM)
 def f_dpo_optimum(world: World) -> Tensor:
-    r"""f-DPO ends at $\beta h'(r) = R - \lambda(x)$, the optimum of RLHF with the $f$-divergence of $h$.
+    r"""f-DPO ends at $\beta h'(r) = R - \lambda(x)$, the optimum of RLHF with the $f$-divergence of
+    $h$.
 
-    Replace log r by h'(r) in DPO, and its generators are ours: UKL gives the reverse KL and so DPO itself, BCE the
-    Jensen–Shannon divergence, Itakura–Saito the forward KL. The same h bends two different bridges, one from ratios and one
-    from rewards."""
-    gaps = [gap(search(world, make_loss("f-dpo", generator=gen, beta=1.0), starts=8), optima.f_dpo(world, gen, 1.0))
-            for gen in ("ukl", "bce", "hellinger")]  # fmt: skip
+    Replace log r by h'(r) in DPO, and its generators are ours: UKL gives the reverse KL and so DPO
+    itself, BCE the Jensen–Shannon divergence, Itakura–Saito the forward KL. The same h bends two
+    different bridges, one from ratios and one from rewards.
+    """
+    gaps = [
+        gap(
+            search(world, make_loss("f-dpo", generator=gen, beta=1.0), starts=8),
+            optima.f_dpo(world, gen, 1.0),
+        )
+        for gen in ("ukl", "bce", "hellinger")
+    ]
     return torch.stack(gaps).amax(0)
 
 
@@ -159,18 +189,23 @@ def f_dpo_optimum(world: World) -> Tensor:
 def f_dpo_with_ukl(world: World) -> Tensor:
     """f-DPO with UKL is DPO.
 
-    h' = log r, so h'(r_w) - h'(r_l) is the difference of log-ratios."""
+    h' = log r, so h'(r_w) - h'(r_l) is the difference of log-ratios.
+    """
     f = some_log_ratios(world)
-    return gap(losses.f_dpo_loss(f, f.flip(1), "ukl", beta=0.3), losses.dpo_loss(f, f.flip(1), beta=0.3))
+    return gap(
+        losses.f_dpo_loss(f, f.flip(1), "ukl", beta=0.3), losses.dpo_loss(f, f.flip(1), beta=0.3)
+    )
 
 
 @claim("5.kto", "5", worlds=ANY)
 def kto_is_stationary(world: World) -> Tensor:
     r"""KTO gives probability zero to every response that loses more than it wins ($t \le 0$).
 
-    Its population loss is -E_ref t sigmoid(beta f - z): it falls in f all the way where t > 0 and rises all the way where t <
-    0. Only the normalisation stops the good ones. The residual is the loss's gradient at the stated optimum, losers sent to
-    e^-10000."""
+    Its population loss is -E_ref t sigmoid(beta f - z): it falls in f all the way where t > 0 and
+    rises all the way where t <
+    0. Only the normalisation stops the good ones. The residual is the loss's gradient at the stated
+       optimum, losers sent to e^-10000.
+    """
     policy = optima.kto(world, 0.1)
     logits = torch.where(policy > 0, policy.log(), -1e4).requires_grad_()
     loss = population_loss(world, make_loss("kto", beta=0.1), log_ratio(logits, world.ref))
@@ -181,20 +216,26 @@ def kto_is_stationary(world: World) -> Tensor:
 
 @claim("5.reference-free", "5", tolerance=OPTIMUM)
 def simpo_forgets_the_reference(world: World) -> Tensor:
-    r"""SimPO with $\gamma = 0$ on responses of one token ends at $e^{R/\beta}/Z$: the reference plays no part.
+    r"""SimPO with $\gamma = 0$ on responses of one token ends at $e^{R/\beta}/Z$: the reference
+    plays no part.
 
-    A loss that never sees pi_ref cannot stay near it. The pairs come from the reference, but how often a pair is drawn does not
-    move a loss that every pair can satisfy; only the preference does."""
+    A loss that never sees pi_ref cannot stay near it. The pairs come from the reference, but how
+    often a pair is drawn does not move a loss that every pair can satisfy; only the preference
+    does.
+    """
     uniform = torch.full_like(world.ref, 1 / world.ref.shape[1])
-    return gap(fit(world, make_loss("simpo", beta=2.0, gamma=0.0)), tilt(uniform, world.true_reward / 2.0))
+    return gap(
+        fit(world, make_loss("simpo", beta=2.0, gamma=0.0)), tilt(uniform, world.true_reward / 2.0)
+    )
 
 
 @claim("5.cpo", "5")
 def cpo_is_dpo_plus_sft(world: World) -> Tensor:
     """CPO is DPO with a uniform reference plus SFT on the winners.
 
-    The reference cancels from a difference of log-probabilities when it is uniform. The added likelihood keeps the winners'
-    probability from falling."""
+    The reference cancels from a difference of log-probabilities when it is uniform. The added
+    likelihood keeps the winners' probability from falling.
+    """
     log_pi = torch.log_softmax(some_log_ratios(world), -1)
     both = losses.dpo_loss(log_pi, log_pi.flip(1), beta=0.3) + 0.5 * losses.sft_loss(log_pi)
     return gap(losses.LOSSES["cpo"](log_pi, log_pi.flip(1), beta=0.3, sft_weight=0.5), both)
@@ -204,8 +245,10 @@ def cpo_is_dpo_plus_sft(world: World) -> Tensor:
 def orpo_is_sft_plus_dpo_on_odds(world: World) -> Tensor:
     """ORPO is SFT plus DPO on log-odds in place of log-ratios.
 
-    log odds = log p - log(1 - p). For a long response p is tiny and its log-odds are its log-probability, so ORPO is nearly
-    CPO; the mean per token makes p large enough for the odds to matter."""
+    log odds = log p - log(1 - p). For a long response p is tiny and its log-odds are its
+    log-probability, so ORPO is nearly CPO; the mean per token makes p large enough for the odds to
+    matter.
+    """
     log_p = torch.log_softmax(some_log_ratios(world), -1)
     odds = torch.special.logit(log_p.exp())
     both = losses.sft_loss(log_p) + 0.3 * losses.dpo_loss(odds, odds.flip(1), beta=1.0)
@@ -216,16 +259,24 @@ def orpo_is_sft_plus_dpo_on_odds(world: World) -> Tensor:
 def slic_optimum(world: World) -> Tensor:
     """SLiC's optimum has kinks and no closed form; the stated numerical one cannot be improved.
 
-    Convex in the logits and piecewise linear but for the likelihood term, so pairs of responses lock at exactly the margin
-    delta. If such a function can be lowered, then by moving some subset of the logits together; the residual is the largest
-    fall over all subsets, up and down, in the loss's own units."""
+    Convex in the logits and piecewise linear but for the likelihood term, so pairs of responses
+    lock at exactly the margin delta. If such a function can be lowered, then by moving some subset
+    of the logits together; the residual is the largest fall over all subsets, up and down, in the
+    loss's own units.
+    """
     best, loss = optima.slic(world), make_loss("slic")
 
     def value(logits: Tensor) -> Tensor:
         return population_loss(world, loss, log_ratio(logits, world.ref))
 
-    subsets = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=world.ref.dtype)] * world.ref.shape[1])[1:-1]
-    falls = [value(best.log()) - value(best.log() + step * subset) for subset in subsets for step in (-1e-4, 1e-4)]
+    subsets = torch.cartesian_prod(
+        *[torch.tensor([0.0, 1.0], dtype=world.ref.dtype)] * world.ref.shape[1]
+    )[1:-1]
+    falls = [
+        value(best.log()) - value(best.log() + step * subset)
+        for subset in subsets
+        for step in (-1e-4, 1e-4)
+    ]
     return torch.stack(falls).amax(0).clamp(min=0)
 
 
@@ -233,26 +284,41 @@ def largest_pull(world: World, loss: Loss) -> Tensor:
     """By how much the gradient of one pair in f_w or f_l exceeds 1, up to |f| = 12."""
     f = torch.linspace(-12, 12, 49, dtype=world.ref.dtype)
     f_w, f_l = torch.meshgrid(f, f, indexing="ij")
-    pulls = torch.stack([derivative(lambda x: loss(x, f_l), f_w), derivative(lambda x: loss(f_w, x), f_l)])
+    pulls = torch.stack(
+        [derivative(lambda x: loss(x, f_l), f_w), derivative(lambda x: loss(f_w, x), f_l)]
+    )
     return excess(pulls.abs().unsqueeze(0), 1.0).expand(len(world.ref))
 
 
-@claim("5.bounded", "5", ASSUMES, counter=lambda w: largest_pull(w, make_loss("dil", generator="lsif", denominator="mixture")))
+@claim(
+    "5.bounded",
+    "5",
+    ASSUMES,
+    counter=lambda w: largest_pull(w, make_loss("dil", generator="lsif", denominator="mixture")),
+)
 def bounded_gradients(world: World) -> Tensor:
     r"""One pair pulls on a log-ratio with a force of at most 1.
     If: the loss is BCE, NCA, BCO, KTO or DPO at $\beta \le 1$; LSIF and UKL grow with the ratio.
 
-    Sigmoids have bounded slopes. With LSIF a response whose ratio is e^5 pulls e^10 times as hard as it should: one such
-    response can undo a batch, which is why h matters in practice even where all h share an optimum."""
+    Sigmoids have bounded slopes. With LSIF a response whose ratio is e^5 pulls e^10 times as hard
+    as it should: one such response can undo a batch, which is why h matters in practice even where
+    all h share an optimum.
+    """
     bounded = [make_loss(name, beta=1.0) for name in ("nca", "bco", "kto", "dpo")]
-    bounded += [make_loss("dil", generator="bce", denominator=denominator) for denominator in ("mixture", "rejected")]
+    bounded += [
+        make_loss("dil", generator="bce", denominator=denominator)
+        for denominator in ("mixture", "rejected")
+    ]
     return torch.stack([largest_pull(world, loss) for loss in bounded]).amax(0)
 
 
 @claim("5.no-reward-needed", "5", tolerance=OPTIMUM, worlds=ANY)
 def no_reward_needed(world: World) -> Tensor:
-    r"""Without any reward behind the preference, DIL's target is still $\pi_\text{ref}(1+t)$ and its exact optimum.
+    r"""Without any reward behind the preference, DIL's target is still $\pi_\text{ref}(1+t)$ and
+    its exact optimum.
 
-    Dropping Bradley–Terry loses nothing: an average win rate exists for any table of preferences, transitive or not. (DIL still
-    assumes that labels are draws from *some* fixed P and that pairs come from the reference.)"""
+    Dropping Bradley–Terry loses nothing: an average win rate exists for any table of preferences,
+    transitive or not. (DIL still assumes that labels are draws from *some* fixed P and that pairs
+    come from the reference.)
+    """
     return kl(optima.dil(world, "bce", "mixture"), world.chosen)

@@ -1,7 +1,8 @@
 """The command line, ``dil``: a module a room, each of which parses, calls that room and prints.
 
-Exit status: 0, 1 (a check failed), 2 (bad input: one line says what, where and how to mend it), 130 (stopped by Ctrl-C).
-Read ``console``, then any command.  Commands import torch and transformers inside, so that ``dil --help`` is instant.
+Exit status: 0, 1 (a check failed), 2 (bad input: one line says what, where and how to mend it), 130
+(stopped by Ctrl-C). Read ``console``, then any command.  Commands import torch and transformers
+inside, so that ``dil --help`` is instant.
 """
 
 import typer
@@ -18,14 +19,29 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 COMMANDS = (  # in the order of --help
-    theory.verify, theory.optima, experiments.study, experiments.tour,
-    llm.fetch_model, llm.data, llm.plan, llm.train, llm.sample, llm.chat, llm.evaluate, llm.doctor, experiments.simulate,
+    theory.verify,
+    theory.optima,
+    experiments.study,
+    experiments.tour,
+    llm.fetch_model,
+    llm.data,
+    llm.plan,
+    llm.train,
+    llm.sample,
+    llm.chat,
+    llm.evaluate,
+    llm.doctor,
+    experiments.simulate,
     experiments.plan_pairs,
     bench.gpu,
-    read.lab, read.notebooks, read.book,
-)  # fmt: skip
+    read.lab,
+    read.notebooks,
+    read.book,
+)
 for command in COMMANDS:
-    passes_options_on = {"allow_extra_args": True, "ignore_unknown_options": True} if command is read.lab else None
+    passes_options_on = (
+        {"allow_extra_args": True, "ignore_unknown_options": True} if command is read.lab else None
+    )
     app.command(context_settings=passes_options_on)(command)
 app.add_typer(bench.app, name="bench")
 app.add_typer(experiments.app, name="experiment")

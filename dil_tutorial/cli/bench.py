@@ -1,4 +1,6 @@
-"""``dil bench``: how the exact world scales, our training step against TRL's, and what low precision does to f."""
+"""``dil bench``: how the exact world scales, our training step against TRL's, and what low
+precision does to f.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +11,10 @@ from dil_tutorial.cli.console import JsonPath, console, progress, resumable, say
 from dil_tutorial.cli.llm import prepare_for_models
 from dil_tutorial.support.extras import need
 
-app = typer.Typer(no_args_is_help=True, help="Benchmarks: how the exact world scales, and our training step against TRL's.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Benchmarks: how the exact world scales, and our training step against TRL's.",
+)
 
 
 @app.command()
@@ -17,9 +22,13 @@ def toy(
     json: JsonPath = Path("outputs/bench/toy.json"),
     runs: Annotated[int, typer.Option(min=2, help="Training runs in the batched call.")] = 500,
     steps: Annotated[int, typer.Option(min=1, help="Steps a run.")] = 2000,
-    loop_runs: Annotated[int | None, typer.Option(min=1, help="Time only so many runs of the loop, and scale.")] = None,
+    loop_runs: Annotated[
+        int | None, typer.Option(min=1, help="Time only so many runs of the loop, and scale.")
+    ] = None,
 ) -> None:
-    """How the exact world scales: growth with the number of responses, and batched runs against a Python loop."""
+    """How the exact world scales: growth with the number of responses, and batched runs against a
+    Python loop.
+    """
     from dil_tutorial.bench import toy as bench
 
     looped = min(loop_runs or runs, runs)
@@ -29,13 +38,27 @@ def toy(
     columns = ("responses>", "winners' and losers' law, s>", "five optima, s>", "peak memory, MiB>")
     shown = table("Exact answers without an n x n table", *columns)
     for row in growth:
-        shown.add_row(f"{row['responses']:,}", f"{row['laws_s']:.2f}", f"{row['optima_s']:.2f}", f"{row['peak_mib']:.0f}")
+        shown.add_row(
+            f"{row['responses']:,}",
+            f"{row['laws_s']:.2f}",
+            f"{row['optima_s']:.2f}",
+            f"{row['peak_mib']:.0f}",
+        )
     console.print(shown)
     title = f"{runs} runs of {steps:,} steps, 20 actions"
-    shown = table(title, "loss", "batched, s>", f"loop over {looped}, s>", "times faster>", "largest difference>")
+    shown = table(
+        title,
+        "loss",
+        "batched, s>",
+        f"loop over {looped}, s>",
+        "times faster>",
+        "largest difference>",
+    )
     for one in batching:
         seconds = (f"{one['batched_s']:.2f}", f"{one['loop_s']:.1f}")
-        shown.add_row(one["loss"], *seconds, f"{one['ratio']:.0f}", f"{one['largest_difference']:.0e}")
+        shown.add_row(
+            one["loss"], *seconds, f"{one['ratio']:.0f}", f"{one['largest_difference']:.0e}"
+        )
     console.print(shown)
     wrote(*bench.save(growth, batching, json))
 
@@ -43,11 +66,17 @@ def toy(
 @app.command()
 def llm(
     json: JsonPath = Path("outputs/bench/llm.json"),
-    model: Annotated[str, typer.Option(help="A model, a folder, a hub id, or random-8b (on a GPU).")] = "smollm2-135m-instruct",
+    model: Annotated[
+        str, typer.Option(help="A model, a folder, a hub id, or random-8b (on a GPU).")
+    ] = "smollm2-135m-instruct",
     rounds: Annotated[int, typer.Option(min=1, help="Measurements of each cell, interleaved.")] = 3,
-    only: Annotated[str | None, typer.Option(help='Only cells whose name begins so, such as "mixed, bf16".')] = None,
+    only: Annotated[
+        str | None, typer.Option(help='Only cells whose name begins so, such as "mixed, bf16".')
+    ] = None,
 ) -> None:
-    """Our training step against TRL's DPOTrainer: tokens a second and peak memory.  45 minutes on two cores."""
+    """Our training step against TRL's DPOTrainer: tokens a second and peak memory.  45 minutes on
+    two cores.
+    """
     need("llm", "dil bench llm")
     need("bench", "dil bench llm")
     import tempfile
@@ -60,7 +89,15 @@ def llm(
         with progress(rounds * len(runs), "measuring") as done:
             rows = bench.interleaved(runs, rounds, done)
     cells, fastest = bench.summary(rows), bench.fastest(rows)
-    columns = ("workload, precision", "tokens/s>", "TRL's>", "times faster (rounds)>", "GiB>", "TRL's>", "ratio>")
+    columns = (
+        "workload, precision",
+        "tokens/s>",
+        "TRL's>",
+        "times faster (rounds)>",
+        "GiB>",
+        "TRL's>",
+        "ratio>",
+    )
     shown = table(f"Ours against TRL, {model}, medians of {rounds}", *columns)
     for cell in cells:
         shown.add_row(*bench.as_text(cell))
@@ -72,16 +109,23 @@ def llm(
             shares = ", ".join(f"{side} {share:.0%}" for side, share in cell["utilisation"].items())
             say(f"{cell['cell']}: model FLOP utilisation {shares}")
     for best in fastest:
-        say(f"{best['workload']}: {best['times_faster']:.2f} times TRL's fastest ({best['ours']} against {best['trl']})")
+        say(
+            f"{best['workload']}: {best['times_faster']:.2f} times TRL's fastest ({best['ours']} "
+            f"against {best['trl']})"
+        )
     wrote(*bench.save(rows, json))
 
 
 @app.command()
 def noise(
     json: JsonPath = Path("outputs/bench/noise.json"),
-    model: Annotated[str, typer.Option(help="A fetched model, a folder or a hub id.")] = "smollm2-135m-instruct",
+    model: Annotated[
+        str, typer.Option(help="A fetched model, a folder or a hub id.")
+    ] = "smollm2-135m-instruct",
 ) -> None:
-    """How far from zero f is before the first step, if the reference is scored in other batches than the policy."""
+    """How far from zero f is before the first step, if the reference is scored in other batches
+    than the policy.
+    """
     prepare_for_models()
     from dil_tutorial.bench import noise as bench
     from dil_tutorial.llm.models import resolve
@@ -102,7 +146,9 @@ def noise(
 @app.command()
 def tokens(
     json: JsonPath = Path("outputs/bench/tokens.json"),
-    model: Annotated[str, typer.Option(help="A fetched model, a folder or a hub id.")] = "smollm2-135m-instruct",
+    model: Annotated[
+        str, typer.Option(help="A fetched model, a folder or a hub id.")
+    ] = "smollm2-135m-instruct",
     pairs: Annotated[int, typer.Option(min=2, help="Pairs to tokenise.")] = 5000,
 ) -> None:
     """What the tokens of preference pairs take in seconds and bytes, ours and TRL's."""
@@ -115,10 +161,16 @@ def tokens(
     with progress(4, "measuring") as done:
         rows = bench.measure(model, pairs, done)
     shown = table(
-        f"{rows[0]['tokens']:.0f} tokens a pair, {model}", "", "processes>", "seconds a thousand pairs>", "bytes a pair>"
+        f"{rows[0]['tokens']:.0f} tokens a pair, {model}",
+        "",
+        "processes>",
+        "seconds a thousand pairs>",
+        "bytes a pair>",
     )
     for row in rows:
-        shown.add_row(row["who"], str(row["processes"]), f"{row['seconds']:.2f}", f"{row['bytes']:,.0f}")
+        shown.add_row(
+            row["who"], str(row["processes"]), f"{row['seconds']:.2f}", f"{row['bytes']:,.0f}"
+        )
     console.print(shown)
     bench.save(rows, model, pairs, json)
     wrote(json)
@@ -127,9 +179,13 @@ def tokens(
 @app.command()
 def step(
     json: JsonPath = Path("outputs/bench/step.json"),
-    model: Annotated[str, typer.Option(help="A fetched model, a folder or a hub id.")] = "smollm2-135m-instruct",
+    model: Annotated[
+        str, typer.Option(help="A fetched model, a folder or a hub id.")
+    ] = "smollm2-135m-instruct",
 ) -> None:
-    """Where the seconds of a training step on the CPU go, against what this machine could do at best."""
+    """Where the seconds of a training step on the CPU go, against what this machine could do at
+    best.
+    """
     prepare_for_models()
     from dil_tutorial.bench import step as bench
     from dil_tutorial.llm.models import resolve
@@ -142,7 +198,9 @@ def step(
         shown = table(title, "", "seconds>", "at best>")
         for name, part in row["parts"].items():
             shown.add_row(name, f"{part['seconds']:.2f}", f"{part['at best']:.2f}")
-        shown.add_row("the step", f"{row['seconds']:.2f}", f"{row['at best']:.2f}, {row['share']:.0%}")
+        shown.add_row(
+            "the step", f"{row['seconds']:.2f}", f"{row['at best']:.2f}, {row['share']:.0%}"
+        )
         console.print(shown)
     wrote(*bench.save(rows, model, json))
 
@@ -150,9 +208,13 @@ def step(
 @app.command()
 def plan(
     json: JsonPath = Path("outputs/bench/plan.json"),
-    model: Annotated[str, typer.Option(help="A fetched model or a folder.")] = "smollm2-135m-instruct",
+    model: Annotated[
+        str, typer.Option(help="A fetched model or a folder.")
+    ] = "smollm2-135m-instruct",
 ) -> None:
-    """What `dil plan` says of memory and FLOPs, against what training takes on this machine's CPU."""
+    """What `dil plan` says of memory and FLOPs, against what training takes on this machine's
+    CPU.
+    """
     need("llm", "dil bench plan")
     prepare_for_models()
     from dil_tutorial.bench import plan as bench
@@ -161,10 +223,21 @@ def plan(
     resolve(model)
     with progress(len(bench.CASES), "measuring") as done:
         rows = bench.compared(model, done)
-    shown = table(f"{model}: planned and measured", "case", "planned, GiB>", "measured>", "ratio>", "FLOPs, ratio>")
+    shown = table(
+        f"{model}: planned and measured",
+        "case",
+        "planned, GiB>",
+        "measured>",
+        "ratio>",
+        "FLOPs, ratio>",
+    )
     for row in rows:
         planned = sum(row["planned"].values())
-        sizes = (f"{planned / 2**30:.2f}", f"{row['measured'] / 2**30:.2f}", f"{planned / row['measured']:.3f}")
+        sizes = (
+            f"{planned / 2**30:.2f}",
+            f"{row['measured'] / 2**30:.2f}",
+            f"{planned / row['measured']:.3f}",
+        )
         shown.add_row(row["case"], *sizes, f"{row['planned flops'] / row['measured flops']:.4f}")
     console.print(shown)
     bench.save(rows, model, json)
@@ -174,10 +247,14 @@ def plan(
 @app.command()
 def sampling(
     json: JsonPath = Path("outputs/bench/sampling.json"),
-    model: Annotated[str, typer.Option(help="A fetched model or a folder.")] = "smollm2-135m-instruct",
+    model: Annotated[
+        str, typer.Option(help="A fetched model or a folder.")
+    ] = "smollm2-135m-instruct",
     prompts: Annotated[int, typer.Option(min=1, help="Prompts, 16 responses to each.")] = 16,
 ) -> None:
-    """Tokens a second of drawing responses, ours, transformers' and, if it is installed, CTranslate2's."""
+    """Tokens a second of drawing responses, ours, transformers' and, if it is installed,
+    CTranslate2's.
+    """
     prepare_for_models()
     from dil_tutorial.bench import sampling as bench
     from dil_tutorial.llm.models import resolve
@@ -185,7 +262,11 @@ def sampling(
     resolve(model)
     with progress(3, "measuring") as done:
         rows = bench.measure(model, prompts, done)
-    shown = table(f"{model}, {16 * rows[0]['prompts']} responses of at most 32 tokens at a time", "", "tokens/s>")
+    shown = table(
+        f"{model}, {16 * rows[0]['prompts']} responses of at most 32 tokens at a time",
+        "",
+        "tokens/s>",
+    )
     for row in rows:
         shown.add_row(row["way"], f"{row['tokens_per_s']:.0f}")
     console.print(shown)
@@ -194,22 +275,46 @@ def sampling(
 
 
 def gpu(
-    out: Annotated[Path, typer.Option(help="Folder for the pieces, the JSON and the page.")] = Path("outputs/gpu"),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="A tiny model, on the CPU too: does everything run?")] = False,
-    minutes: Annotated[float, typer.Option(min=0.1, help="Stop after so many; the same command goes on.")] = 9.0,
+    out: Annotated[Path, typer.Option(help="Folder for the pieces, the JSON and the page.")] = Path(
+        "outputs/gpu"
+    ),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="A tiny model, on the CPU too: does everything run?")
+    ] = False,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, help="Stop after so many; the same command goes on.")
+    ] = 9.0,
 ) -> None:
-    """What a GPU makes of our training step on the shape of an 8B model, with TRL beside it if it is installed.  9 minutes."""
+    """What a GPU makes of our training step on the shape of an 8B model, with TRL beside it if it
+    is installed.  9 minutes.
+    """
     from dil_tutorial.bench import gpu as bench
 
     bench.check(dry_run)
     with resumable(out), progress(len(bench.pieces(out, dry_run)), "measuring") as done:
         rows = bench.all_pieces(out, dry_run, done, minutes)
-    shown = table("Tokens a second", "model and lengths", "who", "tokens/s>", "plain>", "counted>", "GiB>", "times faster>")
+    shown = table(
+        "Tokens a second",
+        "model and lengths",
+        "who",
+        "tokens/s>",
+        "plain>",
+        "counted>",
+        "GiB>",
+        "times faster>",
+    )
     for cell in bench.summary(rows, dry_run):
         for side, row in cell["sides"].items():
             shares = (f"{row[name]:.0%}" if name in row else "-" for name in ("plain", "counted"))
             faster = f"{cell['times_faster']:.2f}" if side == cell.get("fastest") else ""
-            shown.add_row(cell["name"], side, f"{row['tokens_per_s']:,.0f}", *shares, f"{row['peak_gib']:.1f}", faster)
+            shown.add_row(
+                cell["name"],
+                side,
+                f"{row['tokens_per_s']:,.0f}",
+                *shares,
+                f"{row['peak_gib']:.1f}",
+                faster,
+            )
     console.print(shown)
     for row in rows:
         if "failed" in row:

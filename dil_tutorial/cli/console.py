@@ -13,13 +13,20 @@ from rich.table import Table
 
 console = Console()
 
-JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the results here, with versions, seeds and machine.")]
-JsonPath = Annotated[Path, typer.Option("--json", help="Where the results go, with versions, seeds and machine.")]
+JsonOption = Annotated[
+    Path | None,
+    typer.Option("--json", help="Write the results here, with versions, seeds and machine."),
+]
+JsonPath = Annotated[
+    Path, typer.Option("--json", help="Where the results go, with versions, seeds and machine.")
+]
 
 
 def refuse(message: str, status: int = 2) -> NoReturn:
     """One line on standard error, and the exit status of bad input, or another."""
-    Console(stderr=True, soft_wrap=True).print(f"[bold red]dil:[/] {escape(message)}", highlight=False)
+    Console(stderr=True, soft_wrap=True).print(
+        f"[bold red]dil:[/] {escape(message)}", highlight=False
+    )
     sys.exit(status)
 
 
@@ -42,16 +49,25 @@ def table(title: str | None, *columns: str) -> Table:
     """
     made = Table(title=title, title_justify="left")
     for column in columns:
-        made.add_column(column.removesuffix(">"), justify="right" if column.endswith(">") else "left")
+        made.add_column(
+            column.removesuffix(">"), justify="right" if column.endswith(">") else "left"
+        )
     return made
 
 
 @contextlib.contextmanager
 def progress(total: int, doing: str) -> Iterator[Callable[[str], None]]:
-    """A bar of ``total`` steps, which a terminal removes at the end; yields the function that ends a step and names it."""
+    """A bar of ``total`` steps, which a terminal removes at the end; yields the function that ends
+    a step and names it.
+    """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = TextColumn("{task.description:32.32s}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    columns = (
+        TextColumn("{task.description:32.32s}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(doing, total=total)
         yield lambda what: bar.update(task, advance=1, description=what)
@@ -59,18 +75,29 @@ def progress(total: int, doing: str) -> Iterator[Callable[[str], None]]:
 
 @contextlib.contextmanager
 def progress_of_bytes(doing: str) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for downloads; yields a function that takes what is being done, and bytes done and in all (0: unknown)."""
+    """A bar for downloads; yields a function that takes what is being done, and bytes done and in
+    all (0: unknown).
+    """
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = TextColumn("{task.description:24s}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
+    columns = (
+        TextColumn("{task.description:24s}"),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(doing, total=None)
-        yield lambda what, done, total: bar.update(task, description=what, completed=done, total=total or None)
+        yield lambda what, done, total: bar.update(
+            task, description=what, completed=done, total=total or None
+        )
 
 
 @contextlib.contextmanager
 def resumable(folder: Path) -> Iterator[None]:
-    """Ctrl-C ends the command with status 130, after a line that says where its work is kept and how to go on."""
+    """Ctrl-C ends the command with status 130, after a line that says where its work is kept and
+    how to go on.
+    """
     try:
         yield
     except KeyboardInterrupt:

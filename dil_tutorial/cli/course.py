@@ -12,7 +12,9 @@ from dil_tutorial.errors import unknown_name
 from dil_tutorial.support import paths
 from dil_tutorial.support.extras import need
 
-app = typer.Typer(no_args_is_help=True, help="Assignments: hand out, grade, report (nbgrader does the grading).")
+app = typer.Typer(
+    no_args_is_help=True, help="Assignments: hand out, grade, report (nbgrader does the grading)."
+)
 
 
 class Kind(enum.StrEnum):
@@ -36,7 +38,9 @@ Assignment = Annotated[str, typer.Argument(help="As a1.")]
 
 @app.command()
 def init(folder: CourseFolder) -> None:
-    """Make a course in FOLDER: nbgrader's configuration, and the assignments with solutions and tests in FOLDER/source."""
+    """Make a course in FOLDER: nbgrader's configuration, and the assignments with solutions and
+    tests in FOLDER/source.
+    """
     if paths.ROOT == paths.CLONE:  # a wheel brings them ready made
         need("course", "dil course")
     from dil_tutorial.course import assignments
@@ -51,7 +55,10 @@ def release(
     folder: CourseFolder,
     assignment: Assignment,
     personal: Annotated[
-        bool, typer.Option(help="With one for each student in FOLDER/students.csv, with their own numbers.")
+        bool,
+        typer.Option(
+            help="With one for each student in FOLDER/students.csv, with their own numbers."
+        ),
     ] = False,
 ) -> None:
     """Make the students' notebook of an assignment: without solutions and hidden tests."""
@@ -63,17 +70,26 @@ def release(
     if personal:
         students = list(statistics.roster(folder))
         if not students:
-            raise InputError(f"{folder / 'students.csv'}: not there, or empty: it needs a column id, a line for each student")
-        say(f"or to each student their own, in {assignments.personal(folder, assignment, students)}")
+            raise InputError(
+                f"{folder / 'students.csv'}: not there, or empty: it needs a column id, a line "
+                "for each student"
+            )
+        say(
+            f"or to each student their own, in {assignments.personal(folder, assignment, students)}"
+        )
 
 
 @app.command()
 def collect(
     folder: CourseFolder,
     assignment: Assignment,
-    place: Annotated[Path, typer.Argument(help="A folder, or a zip file from a learning platform.")],
+    place: Annotated[
+        Path, typer.Argument(help="A folder, or a zip file from a learning platform.")
+    ],
 ) -> None:
-    """Collect what students handed in; exit status 1 if a file could not be used (each is named)."""
+    """Collect what students handed in; exit status 1 if a file could not be used (each is
+    named).
+    """
     need("course", "dil course")
     raise typer.Exit(0 if collect_files(folder, assignment, place) else 1)
 
@@ -94,9 +110,13 @@ def collect_files(folder: Path, assignment: str, place: Path) -> bool:
 def grade(
     folder: CourseFolder,
     assignment: Assignment,
-    place: Annotated[Path | None, typer.Argument(help="Collect this folder or zip file first.")] = None,
+    place: Annotated[
+        Path | None, typer.Argument(help="Collect this folder or zip file first.")
+    ] = None,
 ) -> None:
-    """Grade all that was collected, in the sandbox, and report; a call that was stopped goes on where it was."""
+    """Grade all that was collected, in the sandbox, and report; a call that was stopped goes on
+    where it was.
+    """
     need("course", "dil course")
     usable = collect_files(folder, assignment, place) if place else True
     raise typer.Exit(0 if grade_students(folder, assignment, None, again=False) and usable else 1)
@@ -108,7 +128,9 @@ def regrade(
     assignment: Assignment,
     students: Annotated[list[str] | None, typer.Argument(help="These only; all if none.")] = None,
 ) -> None:
-    """Release anew, after a change to FOLDER/source, and grade everybody again; points given by hand are kept."""
+    """Release anew, after a change to FOLDER/source, and grade everybody again; points given by
+    hand are kept.
+    """
     need("course", "dil course")
     from dil_tutorial.course import assignments
 
@@ -117,7 +139,9 @@ def regrade(
 
 
 def grade_students(folder: Path, assignment: str, students: list[str] | None, again: bool) -> bool:
-    """Grade, show points (and what they were before), write the report; False if somebody could not be graded."""
+    """Grade, show points (and what they were before), write the report; False if somebody could not
+    be graded.
+    """
     from dil_tutorial.course import grading, statistics
 
     known = grading.waiting(folder, assignment)
@@ -132,11 +156,17 @@ def grade_students(folder: Path, assignment: str, students: list[str] | None, ag
             done(student)
     shown = table(assignment, "student", "points>", "before>", "status")
     for row in statistics.results(folder, assignment):
-        was, now = (f"{total:g}" if total is not None else "" for total in (before.get(row["student"]), row["total"]))
+        was, now = (
+            f"{total:g}" if total is not None else ""
+            for total in (before.get(row["student"]), row["total"])
+        )
         shown.add_row(escape(row["student"]), now, was if was != now else "", escape(row["status"]))
     console.print(shown)
     seconds = [row["seconds"] for row in graded.values()]
-    say(f"{len(graded)} notebooks; {sum(seconds) / len(seconds):.1f} s of grading each, {max(seconds):.1f} s the longest")
+    say(
+        f"{len(graded)} notebooks; {sum(seconds) / len(seconds):.1f} s of grading each, "
+        f"{max(seconds):.1f} s the longest"
+    )
     failed = [bool(row["failure"]) for row in graded.values()]
     if not all(failed):
         wrote(*statistics.report(folder, assignment))
@@ -145,7 +175,9 @@ def grade_students(folder: Path, assignment: str, students: list[str] | None, ag
 
 @app.command()
 def report(folder: CourseFolder, assignment: Assignment) -> None:
-    """Write the table of points, statistics, a figure and feedback pages anew, after grading by hand."""
+    """Write the table of points, statistics, a figure and feedback pages anew, after grading by
+    hand.
+    """
     need("course", "dil course")
     from dil_tutorial.course import statistics
 
@@ -157,8 +189,12 @@ def export(
     folder: CourseFolder,
     assignment: Assignment,
     kind: Annotated[Kind, typer.Argument(help="Whose.")],
-    out: Annotated[Path, typer.Option("--out", help="The file; a zip file for Gradescope, else CSV.")],
-    column: Annotated[str, typer.Option(help="Canvas: the assignment's column in its gradebook, as 'A1 (345)'.")] = "",
+    out: Annotated[
+        Path, typer.Option("--out", help="The file; a zip file for Gradescope, else CSV.")
+    ],
+    column: Annotated[
+        str, typer.Option(help="Canvas: the assignment's column in its gradebook, as 'A1 (345)'.")
+    ] = "",
 ) -> None:
     """Points for Moodle or Canvas, or an autograder for Gradescope that grades as this does."""
     need("course", "dil course")
@@ -170,7 +206,11 @@ def export(
     else:
         rows = statistics.results(folder, assignment)
         most = sum(assignments.points_of(assignments.source(folder, assignment)).values())
-        made = exports.moodle(rows, most) if kind is Kind.moodle else exports.canvas(rows, column or assignment, most)
+        made = (
+            exports.moodle(rows, most)
+            if kind is Kind.moodle
+            else exports.canvas(rows, column or assignment, most)
+        )
         write_text(out, made)
     wrote(out)
 
@@ -178,9 +218,16 @@ def export(
 @app.command()
 def inventory(
     kind: Annotated[Quiz, typer.Argument(help="For which platform.")],
-    out: Annotated[Path, typer.Option("--out", help="The file: XML for Moodle, a zip file of QTI for Canvas and others.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", help="The file: XML for Moodle, a zip file of QTI for Canvas and others."
+        ),
+    ],
 ) -> None:
-    """Twenty questions for before and after the course, in which each wrong choice is an idea that people have."""
+    """Twenty questions for before and after the course, in which each wrong choice is an idea that
+    people have.
+    """
     from dil_tutorial.course import inventory as questions
     from dil_tutorial.support.files import write_bytes, write_text
 
@@ -208,11 +255,19 @@ def mark(
 
 @app.command()
 def bank(
-    names: Annotated[list[str] | None, typer.Argument(help="Assignments, as a1; all if none.")] = None,
-    json_file: Annotated[Path, typer.Option("--json", help="Where the table goes.")] = Path("outputs/wrong_answers.json"),
-    mechanical: Annotated[bool, typer.Option(help="With small changes to the solutions, made by cosmic-ray.")] = False,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Assignments, as a1; all if none.")
+    ] = None,
+    json_file: Annotated[Path, typer.Option("--json", help="Where the table goes.")] = Path(
+        "outputs/wrong_answers.json"
+    ),
+    mechanical: Annotated[
+        bool, typer.Option(help="With small changes to the solutions, made by cosmic-ray.")
+    ] = False,
 ) -> None:
-    """Grade the bank of answers: wrong ones must lose points on their own question and on no other, right ones none."""
+    """Grade the bank of answers: wrong ones must lose points on their own question and on no other,
+    right ones none.
+    """
     need("course", "dil course")
     if mechanical:
         need("mutation", "dil course bank --mechanical")
@@ -230,7 +285,9 @@ def bank(
                 rows += notebook
                 done(f"{name}: notebook {number}")
     found = wrong_answers.caught(rows)
-    shown = table("the bank", *(f"{key}>" if number else key for number, key in enumerate(found[0])))
+    shown = table(
+        "the bank", *(f"{key}>" if number else key for number, key in enumerate(found[0]))
+    )
     for row in found:
         shown.add_row(*map(str, row.values()))
     console.print(shown)

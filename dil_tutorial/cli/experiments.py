@@ -1,4 +1,6 @@
-"""``dil study``, ``tour``, ``simulate`` and ``experiment``: finite data, the first minute, models whose truth is known."""
+"""``dil study``, ``tour``, ``simulate`` and ``experiment``: finite data, the first minute, models
+whose truth is known.
+"""
 
 import itertools
 import time
@@ -19,10 +21,16 @@ app = typer.Typer(no_args_is_help=True, help="Experiments on language models.")
 
 def study(
     name: Annotated[str, typer.Argument(help="Which study: dynamics or overoptimisation.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for numbers and figures; outputs/NAME if not given.")] = None,
-    seeds: Annotated[int | None, typer.Option(help="Data sets a condition (20), or draws of each proxy (400).")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for numbers and figures; outputs/NAME if not given.")
+    ] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Data sets a condition (20), or draws of each proxy (400).")
+    ] = None,
 ) -> None:
-    """Finite data and training dynamics, or what a proxy does: numbers, figures, conclusions.  Resumes where it stopped."""
+    """Finite data and training dynamics, or what a proxy does: numbers, figures, conclusions.
+    Resumes where it stopped.
+    """
     if name not in ("dynamics", "overoptimisation"):
         raise unknown_name("study", name, ["dynamics", "overoptimisation"])
     out = out or Path("outputs") / name
@@ -74,7 +82,9 @@ SEEN = """\
 
 
 def tour(
-    out: Annotated[Path, typer.Option(help="Folder for the figures and numbers.")] = Path("outputs/tour"),
+    out: Annotated[Path, typer.Option(help="Folder for the figures and numbers.")] = Path(
+        "outputs/tour"
+    ),
     seeds: Annotated[int, typer.Option(help="Random worlds a claim in the ledger.")] = 5,
 ) -> None:
     """The whole idea in a minute: the ledger, every loss against its closed form, four figures."""
@@ -87,9 +97,14 @@ def tour(
     console.print(theory.summary(found.ledger, seeds))
 
     console.rule("[bold]2  Every loss, fitted on a bandit, against its closed form")
-    shown = table(None, *(name if name in ("loss", "ends at") else f"{name}>" for name in found.fits[0]))
+    shown = table(
+        None, *(name if name in ("loss", "ends at") else f"{name}>" for name in found.fits[0])
+    )
     for row in found.fits:
-        numbers = [f"{value:.0e}" if name == "error" else f"{abs(value):.3f}" for name, value in list(row.items())[2:]]
+        numbers = [
+            f"{value:.0e}" if name == "error" else f"{abs(value):.3f}"
+            for name, value in list(row.items())[2:]
+        ]
         shown.add_row(row["loss"], row["ends at"], *numbers)
     console.print(shown)
 
@@ -104,36 +119,64 @@ def tour(
 
 
 def simulate(
-    out: Annotated[Path, typer.Option(help="Folder for pairs, truth and data card.")] = Path("outputs/simulated"),
-    model: Annotated[str, typer.Option(help="pi_ref: a fetched model, a folder or a hub id.")] = "smollm2-135m-instruct",
-    prompts: Annotated[Path | None, typer.Option(help="One prompt a line, or .jsonl; the tutorial's 280 if not given.")] = None,
-    reward: Annotated[str, typer.Option(help="sentiment, length, characters, keyword:PATTERN, FILE.py:NAME.")] = "sentiment",
+    out: Annotated[Path, typer.Option(help="Folder for pairs, truth and data card.")] = Path(
+        "outputs/simulated"
+    ),
+    model: Annotated[
+        str, typer.Option(help="pi_ref: a fetched model, a folder or a hub id.")
+    ] = "smollm2-135m-instruct",
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="One prompt a line, or .jsonl; the tutorial's 280 if not given."),
+    ] = None,
+    reward: Annotated[
+        str, typer.Option(help="sentiment, length, characters, keyword:PATTERN, FILE.py:NAME.")
+    ] = "sentiment",
     scale: Annotated[float, typer.Option(min=0.0, help="Nats a unit of the reward.")] = 4.0,
-    labels: Annotated[str, typer.Option(help="bradley-terry, hard or cycle (not transitive).")] = "bradley-terry",
+    labels: Annotated[
+        str, typer.Option(help="bradley-terry, hard or cycle (not transitive).")
+    ] = "bradley-terry",
     noise: Annotated[float, typer.Option(help="Share of labels turned around.")] = 0.0,
-    soft: Annotated[bool, typer.Option("--soft", help="Beside each pair, as p_chosen, how probable its label was.")] = False,
+    soft: Annotated[
+        bool,
+        typer.Option("--soft", help="Beside each pair, as p_chosen, how probable its label was."),
+    ] = False,
     samples: Annotated[int, typer.Option(min=3, help="Responses a prompt.")] = 24,
     pairs: Annotated[int, typer.Option(min=1, help="Pairs a prompt.")] = 8,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest response, in tokens.")] = 16,
-    chat: Annotated[bool, typer.Option("--chat", help="Prompts are a user's messages, not texts to go on with.")] = False,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Prompts are a user's messages, not texts to go on with.")
+    ] = False,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
-    """Make preference pairs whose truth is known: sample a model, score by a known reward, label, and say how."""
+    """Make preference pairs whose truth is known: sample a model, score by a known reward, label,
+    and say how.
+    """
     prepare_for_models()
     from dil_tutorial.experiments.known_truth import data
     from dil_tutorial.llm.models import load_model, load_tokenizer, this_device
 
     texts = data.read_prompts(prompts or data.PROMPTS)
     settings = {
-        "model": model, "prompts": str(prompts or "the tutorial's prompts.txt"), "reward": reward, "scale": scale,
-        "labels": labels, "noise": noise, "soft": soft, "samples": samples, "pairs": pairs,
-        "max_new_tokens": max_new_tokens, "chat": chat,
+        "model": model,
+        "prompts": str(prompts or "the tutorial's prompts.txt"),
+        "reward": reward,
+        "scale": scale,
+        "labels": labels,
+        "noise": noise,
+        "soft": soft,
+        "samples": samples,
+        "pairs": pairs,
+        "max_new_tokens": max_new_tokens,
+        "chat": chat,
         "seed": seed,
-    }  # fmt: skip
+    }
     data.check(settings)
     network, tokenizer = load_model(model).to(this_device()), load_tokenizer(model)
     with resumable(out):
-        numbers = data.simulate(network, tokenizer, texts, out, settings, quiet=not console.is_terminal)
+        numbers = data.simulate(
+            network, tokenizer, texts, out, settings, quiet=not console.is_terminal
+        )
     shown = table("Simulated preferences", "number", "value>")
     for split, counts in numbers.pop("splits").items():
         shown.add_row(split, f"{counts['prompts']} prompts, {counts['pairs']} pairs")
@@ -144,14 +187,27 @@ def simulate(
 
 
 def plan_pairs(
-    file: Annotated[str, typer.Argument(help="Preference pairs, .jsonl, .jsonl.gz or .parquet, or owner/name:split.")],
-    kl: Annotated[float, typer.Option(help="The expected KL to pi_chosen that is wanted, nats.")] = 0.01,
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="Preference pairs, .jsonl, .jsonl.gz or .parquet, or owner/name:split."
+        ),
+    ],
+    kl: Annotated[
+        float, typer.Option(help="The expected KL to pi_chosen that is wanted, nats.")
+    ] = 0.01,
     parameters: Annotated[float | None, typer.Option(help="Free parameters of the policy.")] = None,
-    pilot: Annotated[str | None, typer.Option(help="PAIRS:GAP of an SFT run, in place of --parameters.")] = None,
+    pilot: Annotated[
+        str | None, typer.Option(help="PAIRS:GAP of an SFT run, in place of --parameters.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="The first so many rows.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the figure and the numbers.")] = Path("outputs/plan-pairs"),
+    out: Annotated[Path, typer.Option(help="Folder for the figure and the numbers.")] = Path(
+        "outputs/plan-pairs"
+    ),
 ) -> None:
-    """How many pairs do I need, with each loss?  From the spread of win rates that a preference file shows.  Trains nothing."""
+    """How many pairs do I need, with each loss?  From the spread of win rates that a preference
+    file shows.  Trains nothing.
+    """
     prepare_for_models()
     from dil_tutorial.experiments import pairs_needed
     from dil_tutorial.llm.data import read
@@ -173,7 +229,10 @@ def plan_pairs(
         shown.add_row("how often these won", precise(found["those that recur"]))
     shown.add_row("ties", f"{found['ties']:.1%}")
     for name, of in (("Var w", "win rates"), ("Var P", "a pair's chance")):
-        shown.add_row(f"{name}, the spread of {of}", precise(found[name]) if found[name] else "not shown: too few recur")
+        shown.add_row(
+            f"{name}, the spread of {of}",
+            precise(found[name]) if found[name] else "not shown: too few recur",
+        )
     if found["judge"]:
         shown.add_row("p_chosen against 'chosen', slope (1: calibrated)", precise(found["judge"]))
     console.print(shown)
@@ -183,20 +242,33 @@ def plan_pairs(
         shown.add_row(way, *pairs_needed.row_of((least, most), found["needed"]["SFT"][0]))
     console.print(shown)
     if found["counted"]:
-        say(f"every prompt's responses met often: counted as worlds; for a table of {found['parameters']:.0f} free parameters")
+        say(
+            "every prompt's responses met often: counted as worlds; for a table of "
+            f"{found['parameters']:.0f} free parameters"
+        )
         if found["uneven"] > 1.05:
-            say(f"pairs lie unevenly over prompts: a table needs {found['uneven']:.1f} times as many as if they lay evenly")
+            say(
+                f"pairs lie unevenly over prompts: a table needs {found['uneven']:.1f} times as "
+                "many as if they lay evenly"
+            )
     elif found["parameters"] is None:
-        say("how many parameters are free: --parameters, or --pilot PAIRS:GAP, how much higher SFT's f is on its own pairs")
+        say(
+            "how many parameters are free: --parameters, or --pilot PAIRS:GAP, how much higher "
+            "SFT's f is on its own pairs"
+        )
     wrote(*pairs_needed.save(found, out))
 
 
 @app.command("known-truth")
 def known_truth(
     preset: Annotated[str, typer.Option(help="cpu (two cores, in the background) or gpu.")] = "cpu",
-    out: Annotated[Path | None, typer.Option(help="Folder; outputs/known-truth-PRESET if not given.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder; outputs/known-truth-PRESET if not given.")
+    ] = None,
 ) -> None:
-    """Does each loss imitate pi_chosen on a language model?  Trains all of them where the truth is known.  Resumes."""
+    """Does each loss imitate pi_chosen on a language model?  Trains all of them where the truth is
+    known.  Resumes.
+    """
     prepare_for_models()
     from dil_tutorial.experiments.known_truth import measures, report, run
     from dil_tutorial.llm.models import resolve
@@ -218,7 +290,11 @@ def known_truth(
     columns = ("loss, fed", "slope>", "of its optimum>", "correlation>", "truth on f>")
     shown = table("f on log(1 + t) at held-out prompts; 1: imitates pi_chosen", *columns)
     for name, value in found["losses"].items():
-        numbers = (interval(value["slope"]), f"{value['expected slope'][0]:.2f}", f"{value['correlation'][0]:.2f}")
+        numbers = (
+            interval(value["slope"]),
+            f"{value['expected slope'][0]:.2f}",
+            f"{value['correlation'][0]:.2f}",
+        )
         shown.add_row(name, *numbers, interval(value["truth on f"]))
     console.print(shown)
     wrote(measures.save(results, folder), *report.report(results, found, folder))
@@ -226,12 +302,18 @@ def known_truth(
 
 @app.command("worth")
 def worth(
-    out: Annotated[Path, typer.Option(help="Folder; what is finished is kept there.")] = Path("outputs/worth"),
-    model: Annotated[str, typer.Option(help="pi_ref: a fetched model, a folder or a hub id.")] = "smollm2-135m-instruct",
+    out: Annotated[Path, typer.Option(help="Folder; what is finished is kept there.")] = Path(
+        "outputs/worth"
+    ),
+    model: Annotated[
+        str, typer.Option(help="pi_ref: a fetched model, a folder or a hub id.")
+    ] = "smollm2-135m-instruct",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each way at its chosen rate.")] = 3,
     limit: Annotated[int | None, typer.Option(min=12, help="The first so many prompts.")] = None,
 ) -> None:
-    """What is a pair worth to a language model?  SFT, repaired losses, soft labels, distillation at 2 to 16 pairs.  Resumes."""
+    """What is a pair worth to a language model?  SFT, repaired losses, soft labels, distillation at
+    2 to 16 pairs.  Resumes.
+    """
     prepare_for_models()
     from dataclasses import replace
 
@@ -247,28 +329,49 @@ def worth(
     if not terminal:
         say("drawing responses of the reference; then a line a run")
     with resumable(out):
-        lab = Lab(settings, out, quiet=not terminal, prompts=data.read_prompts(data.PROMPTS)[:limit])
+        lab = Lab(
+            settings, out, quiet=not terminal, prompts=data.read_prompts(data.PROMPTS)[:limit]
+        )
         with progress(total, "training") as done:
-            results = run.experiment(lab, done if terminal else numbered(total), lambda part: measures.save(part, out))
+            results = run.experiment(
+                lab, done if terminal else numbered(total), lambda part: measures.save(part, out)
+            )
     found = measures.summary(results)
     shown = table("Pairs for the same noise, SFT = 1", "way", "measured>", "foretold>")
     for way, value in found.get("measured", {}).items():
         told = found["foretold"][way].values()
-        shown.add_row(way, interval(value), f"{min(told):.2f}–{max(told):.2f}" if max(told) > min(told) else f"{min(told):.2f}")
+        shown.add_row(
+            way,
+            interval(value),
+            f"{min(told):.2f}–{max(told):.2f}" if max(told) > min(told) else f"{min(told):.2f}",
+        )
     console.print(shown)
     wrote(measures.save(results, out), *report.report(results, found, out))
 
 
 @app.command("real-text")
 def real_text(
-    out: Annotated[Path, typer.Option(help="Folder; what is finished is kept there.")] = Path("outputs/real-text"),
-    model: Annotated[str, typer.Option(help="pi_ref: a fetched model, a folder or a hub id.")] = "smollm2-135m-instruct",
-    loss: Annotated[list[str] | None, typer.Option(help="One of the losses; can be repeated; all if not given.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder; what is finished is kept there.")] = Path(
+        "outputs/real-text"
+    ),
+    model: Annotated[
+        str, typer.Option(help="pi_ref: a fetched model, a folder or a hub id.")
+    ] = "smollm2-135m-instruct",
+    loss: Annotated[
+        list[str] | None, typer.Option(help="One of the losses; can be repeated; all if not given.")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each loss at its chosen rate.")] = 3,
-    limit: Annotated[int | None, typer.Option(min=12, help="The first so many prompts of each kind.")] = None,
-    pilot: Annotated[bool, typer.Option("--pilot", help="Try settings of one loss on validation prompts, and stop.")] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=12, help="The first so many prompts of each kind.")
+    ] = None,
+    pilot: Annotated[
+        bool,
+        typer.Option("--pilot", help="Try settings of one loss on validation prompts, and stop."),
+    ] = False,
 ) -> None:
-    """What does each loss make of whole sentences?  Responses of 32 tokens, a reward for kind words.  Resumes."""
+    """What does each loss make of whole sentences?  Responses of 32 tokens, a reward for kind
+    words.  Resumes.
+    """
     prepare_for_models()
     from dataclasses import replace
 
@@ -296,7 +399,12 @@ def real_text(
         losses = tuple(loss or run.LOSSES)
         total = run.steps(settings, losses)
         with progress(total, "training") as done:
-            results = run.experiment(lab, done if terminal else numbered(total), lambda part: measures.save(part, out), losses)
+            results = run.experiment(
+                lab,
+                done if terminal else numbered(total),
+                lambda part: measures.save(part, out),
+                losses,
+            )
     found = measures.summary(results)
     columns = ("loss", "slope>", "chosen, nats>", "rejected>", "KL>", "gain>", "win rate>")
     shown = table("Held-out prompts; slope 1: imitates pi_chosen", *columns)
@@ -308,12 +416,18 @@ def real_text(
 
 @app.command("rlhf")
 def rlhf(
-    out: Annotated[Path, typer.Option(help="Folder; what experiment real-text has drawn there is used.")] = Path(
-        "outputs/real-text"
-    ),
-    model: Annotated[str, typer.Option(help="pi_ref: a fetched model, a folder or a hub id.")] = "smollm2-135m-instruct",
-    preset: Annotated[str, typer.Option(help="cpu (two cores, some hours) or gpu (three seeds, more rounds).")] = "cpu",
-    limit: Annotated[int | None, typer.Option(min=12, help="The first so many prompts of each kind.")] = None,
+    out: Annotated[
+        Path, typer.Option(help="Folder; what experiment real-text has drawn there is used.")
+    ] = Path("outputs/real-text"),
+    model: Annotated[
+        str, typer.Option(help="pi_ref: a fetched model, a folder or a hub id.")
+    ] = "smollm2-135m-instruct",
+    preset: Annotated[
+        str, typer.Option(help="cpu (two cores, some hours) or gpu (three seeds, more rounds).")
+    ] = "cpu",
+    limit: Annotated[
+        int | None, typer.Option(min=12, help="The first so many prompts of each kind.")
+    ] = None,
 ) -> None:
     """RLHF itself on whole sentences: a reward model, RLOO and GRPO, beside imitation.  Resumes."""
     prepare_for_models()
@@ -336,10 +450,19 @@ def rlhf(
         say("drawing responses of the reference; then a line a run")
     with resumable(out):
         lab = Lab(
-            settings, out, quiet=not terminal, prompts=data.read_prompts(data.PROMPTS)[:limit], chats=real.chats()[:limit]
+            settings,
+            out,
+            quiet=not terminal,
+            prompts=data.read_prompts(data.PROMPTS)[:limit],
+            chats=real.chats()[:limit],
         )
         with progress(total, "training") as done:
-            results = run.experiment(lab, size, done if terminal else numbered(total), lambda part: report.save(part, out))
+            results = run.experiment(
+                lab,
+                size,
+                done if terminal else numbered(total),
+                lambda part: report.save(part, out),
+            )
     others = measures.load(out / "real_text.json") if (out / "real_text.json").is_file() else None
     found = report.summary(results, others)
     shown = table("Held-out prompts", "policy", "KL>", "gain>", "win rate>")
@@ -351,16 +474,32 @@ def rlhf(
 
 @app.command("real-pairs")
 def real_pairs(
-    data: Annotated[str, typer.Option(help="Pairs: a file, owner/name:split, hh-rlhf, ultrafeedback or tldr.")],
-    test: Annotated[str | None, typer.Option(help="Held-out pairs; the last of the data if not given.")] = None,
+    data: Annotated[
+        str, typer.Option(help="Pairs: a file, owner/name:split, hh-rlhf, ultrafeedback or tldr.")
+    ],
+    test: Annotated[
+        str | None, typer.Option(help="Held-out pairs; the last of the data if not given.")
+    ] = None,
     preset: Annotated[str, typer.Option(help="cpu (two cores, in the background) or gpu.")] = "cpu",
-    model: Annotated[str, typer.Option(help="A fetched model, a folder or a hub id.")] = "smollm2-135m-instruct",
-    pairs: Annotated[int | None, typer.Option(min=2, help="Train on so many, instead of the preset's.")] = None,
-    held_out: Annotated[int | None, typer.Option(min=1, help="Measure on so many, instead of the preset's.")] = None,
-    loss: Annotated[list[str] | None, typer.Option(help="One of the losses; can be repeated; all if not given.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder; what is finished is kept there.")] = Path("outputs/real-pairs"),
+    model: Annotated[
+        str, typer.Option(help="A fetched model, a folder or a hub id.")
+    ] = "smollm2-135m-instruct",
+    pairs: Annotated[
+        int | None, typer.Option(min=2, help="Train on so many, instead of the preset's.")
+    ] = None,
+    held_out: Annotated[
+        int | None, typer.Option(min=1, help="Measure on so many, instead of the preset's.")
+    ] = None,
+    loss: Annotated[
+        list[str] | None, typer.Option(help="One of the losses; can be repeated; all if not given.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder; what is finished is kept there.")] = Path(
+        "outputs/real-pairs"
+    ),
 ) -> None:
-    """The paper's experiment as far as this machine reaches: every loss on people's (or a judge's) preferences.  Resumes."""
+    """The paper's experiment as far as this machine reaches: every loss on people's (or a judge's)
+    preferences.  Resumes.
+    """
     prepare_for_models()
     from dataclasses import replace
 
@@ -371,8 +510,12 @@ def real_pairs(
         raise unknown_name("preset", preset, run.PRESETS)
     resolve(model)
     size = run.PRESETS[preset]
-    settings = replace(size, model=model, pairs=pairs or size.pairs, held_out=held_out or size.held_out)
-    if unknown := [name for name in loss or [] if name not in {name for name, _ in run.COMBINATIONS}]:
+    settings = replace(
+        size, model=model, pairs=pairs or size.pairs, held_out=held_out or size.held_out
+    )
+    if unknown := [
+        name for name in loss or [] if name not in {name for name, _ in run.COMBINATIONS}
+    ]:
         raise unknown_name("loss", unknown[0], {name for name, _ in run.COMBINATIONS})
     chosen = [one for one in run.runs(settings) if not loss or one.loss in loss]
     terminal = console.is_terminal
@@ -387,12 +530,20 @@ def real_pairs(
     for name, rates in found["rates"].items():
         for rate, value in rates.items():
             numbers = (f"{value[key][0]:.3f}" for key in ("accuracy", "margin", "chosen"))
-            shown.add_row(name, f"{rate:g}", *numbers, f"{value['calibration']:.2f}", f"{value['own KL'][0]:.3f}")
+            shown.add_row(
+                name,
+                f"{rate:g}",
+                *numbers,
+                f"{value['calibration']:.2f}",
+                f"{value['own KL'][0]:.3f}",
+            )
     console.print(shown)
     wrote(measures.save(results, out), *report.report(results, found, out))
 
 
 def numbered(total: int) -> Callable[[str], None]:
-    """For a log file, where a progress bar would not show: a line a step, with the seconds since the start."""
+    """For a log file, where a progress bar would not show: a line a step, with the seconds since
+    the start.
+    """
     start, count = time.perf_counter(), itertools.count(1)
     return lambda what: say(f"{next(count)}/{total}, {time.perf_counter() - start:.0f} s: {what}")

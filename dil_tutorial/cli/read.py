@@ -1,4 +1,6 @@
-"""``dil lab``, ``notebooks`` and ``book``: read the tutorial, and make the book of it.  The book needs a clone."""
+"""``dil lab``, ``notebooks`` and ``book``: read the tutorial, and make the book of it.  The book
+needs a clone.
+"""
 
 import subprocess
 import sys
@@ -17,21 +19,30 @@ from dil_tutorial.support.files import write_bytes
 
 def lab(
     context: typer.Context,
-    folder: Annotated[Path, typer.Option(help="Where an installed wheel lays your copy of the notebooks.")] = Path(
-        "dil-tutorial"
-    ),
+    folder: Annotated[
+        Path, typer.Option(help="Where an installed wheel lays your copy of the notebooks.")
+    ] = Path("dil-tutorial"),
 ) -> None:
-    """Open JupyterLab on notebook 00; further options go to JupyterLab (--no-browser, --allow-root, ...)."""
+    """Open JupyterLab on notebook 00; further options go to JupyterLab (--no-browser, --allow-root,
+    ...).
+    """
     home = paths.notebooks().parent
     if home == paths.SHIPPED:
-        say(f"{lay_out(folder)} files laid into {folder} (yours to change: what is there already was kept)")
+        say(
+            f"{lay_out(folder)} files laid into {folder} (yours to change: what is there already "
+            "was kept)"
+        )
         home = folder
     notebook = home / "notebooks" / "00_orientation.ipynb"
-    raise typer.Exit(subprocess.call([sys.executable, "-m", "jupyter", "lab", str(notebook), *context.args]))
+    raise typer.Exit(
+        subprocess.call([sys.executable, "-m", "jupyter", "lab", str(notebook), *context.args])
+    )
 
 
 def lay_out(folder: Path) -> int:
-    """Copy a wheel's notebooks, recipes and assignments into a folder, but nothing over what is there; how many files."""
+    """Copy a wheel's notebooks, recipes and assignments into a folder, but nothing over what is
+    there; how many files.
+    """
     fresh = 0
     for part in ("notebooks", "recipes", "assignments"):
         for path in sorted((paths.SHIPPED / part).rglob("*")):
@@ -43,21 +54,32 @@ def lay_out(folder: Path) -> int:
 
 
 def notebooks(
-    names: Annotated[list[str] | None, typer.Argument(help="Beginnings of names, as 01; all if none.")] = None,
-    save: Annotated[bool, typer.Option("--write", help="Write the outputs into the .ipynb files.")] = False,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Beginnings of names, as 01; all if none.")
+    ] = None,
+    save: Annotated[
+        bool, typer.Option("--write", help="Write the outputs into the .ipynb files.")
+    ] = False,
 ) -> None:
-    """Run the notebooks from their scripts and print how long each took; exit status 1 if one fails or takes too long."""
+    """Run the notebooks from their scripts and print how long each took; exit status 1 if one fails
+    or takes too long.
+    """
     installed = paths.notebooks().parent == paths.SHIPPED
     if not installed:
         need("dev", "dil notebooks")
     elif save:
-        raise InputError("dil notebooks --write: an installed package's notebooks are not written to: run it from a clone")
+        raise InputError(
+            "dil notebooks --write: an installed package's notebooks are not written to: run it "
+            "from a clone"
+        )
     from nbclient.exceptions import CellExecutionError
 
     from dil_tutorial.book.notebooks import LIMIT, find, run, write
 
     scripts, good = find(paths.notebooks(), names or []), True
-    shown = table(f"notebooks (at most {LIMIT} s each on two cores)", "notebook", "cells>", "seconds>", "")
+    shown = table(
+        f"notebooks (at most {LIMIT} s each on two cores)", "notebook", "cells>", "seconds>", ""
+    )
     with progress(len(scripts), "running") as done:
         for script in scripts:
             try:
@@ -77,9 +99,13 @@ def notebooks(
 
 
 def book(
-    everything: Annotated[bool, typer.Option("--all", help="PDF, EPUB and the cheat sheet, too (needs chromium).")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="PDF, EPUB and the cheat sheet, too (needs chromium).")
+    ] = False,
 ) -> None:
-    """Build the book: notebooks, slides, the ledger's table and their figures as a site that needs no internet."""
+    """Build the book: notebooks, slides, the ledger's table and their figures as a site that needs
+    no internet.
+    """
     need("book", "dil book")
     if everything:
         need("browser", "dil book --all")

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def verify(
-    claims: Annotated[list[str] | None, typer.Argument(help="Sections or ids: 4, 4.mixture, paper-4.1; all if none.")] = None,
+    claims: Annotated[
+        list[str] | None,
+        typer.Argument(help="Sections or ids: 4, 4.mixture, paper-4.1; all if none."),
+    ] = None,
     seeds: Annotated[int, typer.Option(help="Check every claim on this many random worlds.")] = 5,
     json: JsonOption = None,
 ) -> None:
@@ -43,16 +46,20 @@ def verify(
 
 
 def extremes(results: list[Result], count: int = 3) -> str:
-    """The claims that took longest, and those whose residual is the largest share of their tolerance."""
+    """The claims that took longest, and those whose residual is the largest share of their
+    tolerance.
+    """
     slow = sorted(results, key=lambda r: -r.seconds)[:count]
     worst = sorted(results, key=lambda r: -r.residual / r.claim.tolerance)[:count]
     slowest = ", ".join(f"{r.claim.id} {r.seconds:.2f} s" for r in slow)
     shares = ", ".join(f"{r.claim.id} {r.residual:.0e} of {r.claim.tolerance:.0e}" for r in worst)
-    return f"slowest: {slowest}; all {sum(r.seconds for r in results):.1f} s\nworst (residual of tolerance): {shares}"
+    return f"slowest: {slowest}; all {sum(r.seconds for r in results):.1f} s\nworst (residual of tolerance): {shares}"  # noqa: E501
 
 
 def ledger_table(results: list[Result], explain: bool = False) -> Table:
-    """One row a claim: statement, verdict, worst residual, the miss without its assumption or repair; with ``explain`` why."""
+    """One row a claim: statement, verdict, worst residual, the miss without its assumption or
+    repair; with ``explain`` why.
+    """
     from dil_tutorial.claims import ASSUMES, FAILS, HOLDS
     from dil_tutorial.support.symbols import plain
 
@@ -67,12 +74,17 @@ def ledger_table(results: list[Result], explain: bool = False) -> Table:
         word = "repair" if claim.verdict == FAILS else "if"
         note = f"\n[dim]{word}: {escape(plain(claim.note))}[/]" if claim.note else ""
         note += f"\n\n{escape(claim.explanation)}" if explain else ""
-        verdict = result.verdict if result.as_recorded else f"{result.verdict} (recorded: {claim.verdict})"
+        verdict = (
+            result.verdict
+            if result.as_recorded
+            else f"{result.verdict} (recorded: {claim.verdict})"
+        )
         size = "" if result.size is None else f"\nelse off by {result.size:.2g}"
         shown.add_row(
             f"{mark} {claim.id}",
             escape(plain(claim.statement)) + note,
-            f"[{colours.get(result.verdict, 'bold red')}]{verdict}[/]\n[dim]residual {result.residual:.0e}{size}[/]",
+            f"[{colours.get(result.verdict, 'bold red')}]{verdict}[/]\n[dim]residual "
+            f"{result.residual:.0e}{size}[/]",
         )
     return shown
 
@@ -81,12 +93,23 @@ def summary(results: list[Result], seeds: int) -> str:
     """One line: how many claims came out how."""
     counts = Counter(result.verdict for result in results)
     wrong = [result.claim.id for result in results if not result.as_recorded]
-    tail = f"[bold red]Not as recorded: {', '.join(wrong)}[/]" if wrong else "[green]All verdicts as recorded.[/]"
-    return f"{len(results)} claims on {seeds} worlds each: " + ", ".join(f"{n} {v}" for v, n in counts.items()) + f". {tail}"
+    tail = (
+        f"[bold red]Not as recorded: {', '.join(wrong)}[/]"
+        if wrong
+        else "[green]All verdicts as recorded.[/]"
+    )
+    return (
+        f"{len(results)} claims on {seeds} worlds each: "
+        + ", ".join(f"{n} {v}" for v, n in counts.items())
+        + f". {tail}"
+    )
 
 
 def optima(
-    world: Annotated[Path, typer.Argument(help='JSON: {"ref": [...], "reward": [...]}, or "preference" for "reward".')],
+    world: Annotated[
+        Path,
+        typer.Argument(help='JSON: {"ref": [...], "reward": [...]}, or "preference" for "reward".'),
+    ],
     json: JsonOption = None,
 ) -> None:
     """Where does every loss end in YOUR world?  Exact policies for a small world of your own."""
@@ -97,9 +120,13 @@ def optima(
     away, (prompts, responses) = own_world.away(policies), policies["reference"].shape
     columns = min(responses, 8)  # as many as a terminal holds; the JSON file has all
     for x in range(prompts):
-        shown = table(f"prompt {x}", "policy", *(f"y{y}>" for y in range(columns)), "KL to\npi_chosen>")
+        shown = table(
+            f"prompt {x}", "policy", *(f"y{y}>" for y in range(columns)), "KL to\npi_chosen>"
+        )
         for name, policy in policies.items():
-            shown.add_row(name, *(f"{policy[x, y]:.4f}" for y in range(columns)), f"{away[name][x]:.4f}")
+            shown.add_row(
+                name, *(f"{policy[x, y]:.4f}" for y in range(columns)), f"{away[name][x]:.4f}"
+            )
         console.print(shown)
         if columns < responses:
             say(f"{columns} of {responses} responses shown; --json FILE writes all")

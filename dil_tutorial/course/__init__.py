@@ -1,11 +1,13 @@
 """Assignments that grade themselves: nbgrader grades, this room makes it convenient and safe.
 
-Read ``assignments``, ``collect``, ``grading``, ``statistics``, ``insight``, ``feedback`` and ``exports``.  Then how a hand-in
-is run: ``sandbox``, ``plain`` and ``answers`` on the student's side, ``stand_in``, ``examiner``, ``agreement`` and ``inputs``
-on the examiner's, ``preprocessors`` for both.  ``wrong_answers`` tests the tests, ``inventory`` asks before and after.
-It may import ``support``.
+Read ``assignments``, ``collect``, ``grading``, ``statistics``, ``insight``, ``feedback`` and
+``exports``.  Then how a hand-in is run: ``sandbox``, ``plain`` and ``answers`` on the student's
+side, ``stand_in``, ``examiner``, ``agreement`` and ``inputs`` on the examiner's, ``preprocessors``
+for both.  ``wrong_answers`` tests the tests, ``inventory`` asks before and after. It may import
+``support``.
 """
 
-from dil_tutorial.course.assignments import settings  # for the configuration that `dil course init` writes
+# for the configuration that `dil course init` writes
+from dil_tutorial.course.assignments import settings
 
 __all__ = ["settings"]

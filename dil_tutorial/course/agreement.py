@@ -1,9 +1,11 @@
-"""Does an answer agree with the reference solution, on inputs that nobody chose, in everything that its question promises?
+"""Does an answer agree with the reference solution, on inputs that nobody chose, in everything that
+its question promises?
 
-hypothesis draws the inputs and shrinks what fails to a smallest example.  One call of the answer shows its result, the
-derivatives of its result (weighed by fixed numbers), what became of its arguments, whose random numbers it used, and whether a
-second call gives the same.  ``PROMISES`` says in words what a question may promise beyond right values; an assignment's text
-takes its words from here.
+hypothesis draws the inputs and shrinks what fails to a smallest example.  One call of the answer
+shows its result, the derivatives of its result (weighed by fixed numbers), what became of its
+arguments, whose random numbers it used, and whether a second call gives the same.  ``PROMISES``
+says in words what a question may promise beyond right values; an assignment's text takes its words
+from here.
 """
 
 import inspect
@@ -34,23 +36,39 @@ FLOAT32 = 1e-4  # its tolerance, relative
 class Agreement:
     """``check(inputs, hint, where)``: a test of a question's answer against its reference."""
 
-    def __init__(self, answer: StandIn, reference: Callable[..., Any], promises: Sequence[str] = ()) -> None:
+    def __init__(
+        self, answer: StandIn, reference: Callable[..., Any], promises: Sequence[str] = ()
+    ) -> None:
         self.answer, self.reference, self.promises = answer, reference, promises
 
     def __call__(
-        self, inputs: SearchStrategy[tuple[Any, ...]], hint: str, where: str = "", tolerance: float = 1e-9,
-        examples: int = 30, values: bool = True,
-    ) -> None:  # fmt: skip
-        """BrokenPromise with what failed in words, ``hint`` and section; its example is the smallest that hypothesis found.
+        self,
+        inputs: SearchStrategy[tuple[Any, ...]],
+        hint: str,
+        where: str = "",
+        tolerance: float = 1e-9,
+        examples: int = 30,
+        values: bool = True,
+    ) -> None:
+        """BrokenPromise with what failed in words, ``hint`` and section; its example is the
+        smallest that hypothesis found.
 
-        Numbers agree to ``tolerance``, times their size where that is above 1, in float32 to 1e-4.  Without ``values`` only
-        shapes and the other promises count: a sampler may draw otherwise than the reference.
+        Numbers agree to ``tolerance``, times their size where that is above 1, in float32 to 1e-4.
+        Without ``values`` only shapes and the other promises count: a sampler may draw otherwise
+        than the reference.
         """
         broken: list[BrokenPromise] = []
 
         @seed(0)
-        @settings(max_examples=examples, database=None, deadline=None, report_multiple_bugs=False, print_blob=False,
-                  suppress_health_check=list(HealthCheck), phases=(Phase.generate, Phase.shrink))  # fmt: skip
+        @settings(
+            max_examples=examples,
+            database=None,
+            deadline=None,
+            report_multiple_bugs=False,
+            print_blob=False,
+            suppress_health_check=list(HealthCheck),
+            phases=(Phase.generate, Phase.shrink),
+        )
         @given(inputs)
         def agree(drawn: tuple[Any, ...]) -> None:
             sent = self.answer.ordered(*drawn)
@@ -63,7 +81,9 @@ class Agreement:
 
         try:
             agree()
-        except Exception:  # hypothesis has written the example on it, or could not see it fail again
+        except (
+            Exception
+        ):  # hypothesis has written the example on it, or could not see it fail again
             if not broken:
                 raise
             raise BrokenPromise(str(broken[0]), broken[0].example) from None
@@ -82,16 +102,28 @@ class Agreement:
         except Exception as error:
             if isinstance(right, Exception) and isinstance(error, type(right)):
                 return None
-            return "not answered" if isinstance(error, NotImplementedError) else f"it raises {type(error).__name__}"
+            return (
+                "not answered"
+                if isinstance(error, NotImplementedError)
+                else f"it raises {type(error).__name__}"
+            )
         if isinstance(right, Exception):
             return f"it raises no {type(right).__name__}"
         wanted, left, pulls = right
-        near = max(tolerance, FLOAT32) if any(part.dtype == torch.float32 for part in held(sent)) else tolerance
+        near = (
+            max(tolerance, FLOAT32)
+            if any(part.dtype == torch.float32 for part in held(sent))
+            else tolerance
+        )
         checks = self.of_arguments(sent, before, found["after"], left, near)
-        return next(filter(None, (*checks, *self.of_result(found, wanted, pulls, near, values))), None)
+        return next(
+            filter(None, (*checks, *self.of_result(found, wanted, pulls, near, values))), None
+        )
 
     def right(self, sent: tuple[Any, ...]) -> tuple[Any, Any, Any] | Exception:
-        """The reference's result, what it leaves of the arguments, its slopes; or the exception that it raises."""
+        """The reference's result, what it leaves of the arguments, its slopes; or the exception
+        that it raises.
+        """
         mine = arrived(travelling(sent))
         wanted = differentiable(mine)
         try:
@@ -100,22 +132,32 @@ class Agreement:
             return error
         return value, state(list(mine)), slopes(differentiable(value), wanted)
 
-    def of_arguments(self, sent: Sequence[Any], before: list[Any], after: Any, left: list[Any], near: float) -> Iterator[str]:
+    def of_arguments(
+        self, sent: Sequence[Any], before: list[Any], after: Any, left: list[Any], near: float
+    ) -> Iterator[str]:
         """What happened to the arguments and should not have, or did not and should have."""
         if not isinstance(after, list) or len(after) != len(before):
             yield "the arguments cannot be read any more"
             return
-        for name, value, was, now, right in zip(self.names(), sent, before, after, left, strict=False):
+        for name, value, was, now, right in zip(
+            self.names(), sent, before, after, left, strict=False
+        ):
             if isinstance(value, torch.Generator):
                 if same(was, right) != same(was, now):
-                    yield "the generator is not used" if same(was, now) else "the generator is used for nothing"
+                    yield (
+                        "the generator is not used"
+                        if same(was, now)
+                        else "the generator is used for nothing"
+                    )
             elif name not in self.answer.changes:
                 if not same(was, now):
                     yield f"the argument {name} must stay as it was"
             elif not close(without_gradients(now), without_gradients(right), near):
                 yield f"{name} is not left as it should be"
 
-    def of_result(self, found: dict[str, Any], wanted: Any, pulls: Any, near: float, values: bool) -> Iterator[str]:
+    def of_result(
+        self, found: dict[str, Any], wanted: Any, pulls: Any, near: float, values: bool
+    ) -> Iterator[str]:
         """What is wrong with the result."""
         got, kept = found["value"], self.promises
         if got is None and wanted is not None:
@@ -123,7 +165,11 @@ class Agreement:
         if shapes(got) != shapes(wanted):
             yield "the result has another shape than it should"
         elif values and not close(got, wanted, near):
-            yield "values are not finite where they should be" if finite(wanted) and not finite(got) else "values are wrong"
+            yield (
+                "values are not finite where they should be"
+                if finite(wanted) and not finite(got)
+                else "values are wrong"
+            )
         if not same(found["again"], got):
             yield "the same call gives something else the second time"
         if found["others' dice"]:
@@ -137,11 +183,17 @@ class Agreement:
         if "gradient" in kept:
             pull = found["slopes"] if isinstance(found["slopes"], list) else []
             both = list(zip(pull, pulls, strict=False))
-            if len(pull) != len(pulls) or not all(close(zeroed(a, b), zeroed(b, a), near) for a, b in both):
-                yield "the gradient is wrong" if any(part is not None for part in pull) else "no gradient arrives"
+            if len(pull) != len(pulls) or not all(
+                close(zeroed(a, b), zeroed(b, a), near) for a, b in both
+            ):
+                yield (
+                    "the gradient is wrong"
+                    if any(part is not None for part in pull)
+                    else "no gradient arrives"
+                )
 
 
-# --- Comparing -----------------------------------------------------------------------------------------------------------
+# --- Comparing ------------------------------------------------------------------------------------
 
 
 def held(value: Any) -> list[Tensor]:
@@ -151,7 +203,9 @@ def held(value: Any) -> list[Tensor]:
 
 def flat(value: Any) -> list[Any]:
     """The tensors, numbers and texts of a result, arrays as tensors."""
-    return [torch.from_numpy(part) if isinstance(part, np.ndarray) else part for part in parts(value)]
+    return [
+        torch.from_numpy(part) if isinstance(part, np.ndarray) else part for part in parts(value)
+    ]
 
 
 def shapes(value: Any) -> list[tuple[int, ...] | str]:
@@ -161,9 +215,15 @@ def shapes(value: Any) -> list[tuple[int, ...] | str]:
     [(2,), (), 'text']
     """
     return [
-        tuple(part.shape) if isinstance(part, Tensor) else () if isinstance(part, bool | int | float) else
-        "text" if isinstance(part, str) else type(part).__name__ for part in flat(value)
-    ]  # fmt: skip
+        tuple(part.shape)
+        if isinstance(part, Tensor)
+        else ()
+        if isinstance(part, bool | int | float)
+        else "text"
+        if isinstance(part, str)
+        else type(part).__name__
+        for part in flat(value)
+    ]
 
 
 def dtypes(value: Any) -> list[torch.dtype | None]:
@@ -173,13 +233,22 @@ def dtypes(value: Any) -> list[torch.dtype | None]:
 
 def finite(value: Any) -> bool:
     """Whether all numbers of a result are."""
-    return all(torch.as_tensor(part).isfinite().all().item() for part in flat(value) if isinstance(part, Tensor | int | float))
+    return all(
+        torch.as_tensor(part).isfinite().all().item()
+        for part in flat(value)
+        if isinstance(part, Tensor | int | float)
+    )
 
 
 def close(got: Any, wanted: Any, near: float) -> bool:
-    """Whether two results are: numbers to ``near`` times their size where that is above 1, all else exactly; nan is not.
+    """Whether two results are: numbers to ``near`` times their size where that is above 1, all else
+    exactly; nan is not.
 
-    >>> close([torch.ones(2), 1e6], [torch.ones(2), 1e6 + 1e-4], 1e-9), close(float("nan"), 1.0, 1e-9), close("a", "b", 1)
+    >>> (
+    ...     close([torch.ones(2), 1e6], [torch.ones(2), 1e6 + 1e-4], 1e-9),
+    ...     close(float("nan"), 1.0, 1e-9),
+    ...     close("a", "b", 1),
+    ... )
     (True, False, False)
     """
     ours, theirs = flat(got), flat(wanted)
@@ -190,8 +259,13 @@ def close(got: Any, wanted: Any, near: float) -> bool:
             if a != b:
                 return False
             continue
-        x, y = (torch.as_tensor(part, dtype=torch.float64).detach() for part in (a, b))  # a float keeps its digits
-        equal = (x == y) | (x.isnan() & y.isnan()) | (y.isfinite() & ((x - y).abs() <= near * y.abs().clamp(min=1)))
+        # a float keeps its digits
+        x, y = (torch.as_tensor(part, dtype=torch.float64).detach() for part in (a, b))
+        equal = (
+            (x == y)
+            | (x.isnan() & y.isnan())
+            | (y.isfinite() & ((x - y).abs() <= near * y.abs().clamp(min=1)))
+        )
         if not equal.all():
             return False
     return True
@@ -203,7 +277,9 @@ def zeroed(part: Tensor | None, other: Tensor | None) -> Tensor | None:
 
 
 def without_gradients(left: Any) -> Any:
-    """The state of a model or an optimiser without what its weights' ``grad`` holds: the next step clears that."""
+    """The state of a model or an optimiser without what its weights' ``grad`` holds: the next step
+    clears that.
+    """
     if isinstance(left, dict):
         return {key: without_gradients(part) for key, part in left.items() if key != "grad"}
     return [without_gradients(part) for part in left] if isinstance(left, list | tuple) else left
@@ -216,7 +292,9 @@ def written(names: Sequence[str], sent: Sequence[Any]) -> str:
     'x = tensor([0.5000])\\nn = 3'
     """
     told = (
-        f"{type(value).__name__}(...)" if isinstance(value, nn.Module | torch.optim.Optimizer) else repr(value)
+        f"{type(value).__name__}(...)"
+        if isinstance(value, nn.Module | torch.optim.Optimizer)
+        else repr(value)
         for value in sent
     )
     return "\n".join(f"{name} = {text[:500]}" for name, text in zip(names, told, strict=False))

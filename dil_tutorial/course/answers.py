@@ -1,8 +1,10 @@
-"""The student's side of grading: what the examiner's process asks of the kernel in which the answers run.
+"""The student's side of grading: what the examiner's process asks of the kernel in which the
+answers run.
 
-A request is a pickle that the examiner wrote (a call's arguments: tensors, models with their optimisers, functions); it is read
-here, where code of strangers runs anyway.  A reply is plain data (``plain``).  The expected values stay with the examiner.
-Nothing here needs to be safe from the answers: an answer that breaks it gets no points for what it says then.
+A request is a pickle that the examiner wrote (a call's arguments: tensors, models with their
+optimisers, functions); it is read here, where code of strangers runs anyway.  A reply is plain data
+(``plain``).  The expected values stay with the examiner. Nothing here needs to be safe from the
+answers: an answer that breaks it gets no points for what it says then.
 """
 
 import base64
@@ -20,7 +22,9 @@ KEPT = 200  # results whose gradients can still be asked for
 
 
 class Answers:
-    """What is remembered between requests: names as they were at each test, results that the examiner may ask gradients of."""
+    """What is remembered between requests: names as they were at each test, results that the
+    examiner may ask gradients of.
+    """
 
     def __init__(self) -> None:
         self.then: dict[str, dict[str, Any]] = {}
@@ -31,13 +35,19 @@ class Answers:
         self.then[test] = dict(names)
 
     def recall(self, names: dict[str, Any], test: str) -> None:
-        """Let every name mean what it meant then: a later cell may have used one for something else."""
+        """Let every name mean what it meant then: a later cell may have used one for something
+        else.
+        """
         kept = self.then[test]
         names.clear()
         names.update(kept)
 
-    def call(self, names: dict[str, Any], number: int, name: str, inputs: bytes, probe: bool = False) -> dict[str, Any]:
-        """A function's result, its arguments as it left them; of a ``probe`` also its slopes and what a second call gives."""
+    def call(
+        self, names: dict[str, Any], number: int, name: str, inputs: bytes, probe: bool = False
+    ) -> dict[str, Any]:
+        """A function's result, its arguments as it left them; of a ``probe`` also its slopes and
+        what a second call gives.
+        """
         if name not in names:
             raise NameError(f"there is no {name}: its cell failed, or is missing")
         given = arrived(inputs)
@@ -50,20 +60,35 @@ class Answers:
             torch.manual_seed(number)  # what draws from elsewhere gives something else
             found["again"] = names[name](*arrived(inputs))
         elif outputs:
-            self.results = {key: result for key, result in self.results.items() if key > number - KEPT}
+            self.results = {
+                key: result for key, result in self.results.items() if key > number - KEPT
+            }
             self.results[number] = outputs, wanted
         return found
 
     def gradient(self, names: dict[str, Any], number: int, inputs: bytes) -> list[Tensor | None]:
-        """Of an earlier call's result, given the gradients of something with respect to its parts: those of its arguments."""
+        """Of an earlier call's result, given the gradients of something with respect to its parts:
+        those of its arguments.
+        """
         outputs, wanted = self.results[number]
-        return list(torch.autograd.grad(outputs, wanted, cloudpickle.loads(inputs), retain_graph=True, allow_unused=True))
+        return list(
+            torch.autograd.grad(
+                outputs, wanted, cloudpickle.loads(inputs), retain_graph=True, allow_unused=True
+            )
+        )
 
 
 def travelling(given: tuple[Any, ...]) -> bytes:
     """A call's arguments on their way; a pickle alone would leave behind what ``grad`` holds."""
     return cloudpickle.dumps(
-        (given, [part.grad if part.is_leaf else None for part in parts(given) if isinstance(part, Tensor)])
+        (
+            given,
+            [
+                part.grad if part.is_leaf else None
+                for part in parts(given)
+                if isinstance(part, Tensor)
+            ],
+        )
     )
 
 
@@ -76,7 +101,9 @@ def arrived(inputs: bytes) -> tuple[Any, ...]:
     tensor([[1.]])
     """
     given, grads = cloudpickle.loads(inputs)
-    for part, grad in zip([part for part in parts(given) if isinstance(part, Tensor)], grads, strict=True):
+    for part, grad in zip(
+        [part for part in parts(given) if isinstance(part, Tensor)], grads, strict=True
+    ):
         if grad is not None:
             part.grad = grad
     return tuple(given)
@@ -90,7 +117,14 @@ def dice() -> tuple[Any, ...]:
 def differentiable(value: Any) -> list[Tensor]:
     """The tensors in a value that take a gradient, in order, each once: of a model its weights.
 
-    >>> len(differentiable(([torch.ones(2, requires_grad=True), torch.ones(1)], {"model": torch.nn.Linear(2, 1)})))
+    >>> len(
+    ...     differentiable(
+    ...         (
+    ...             [torch.ones(2, requires_grad=True), torch.ones(1)],
+    ...             {"model": torch.nn.Linear(2, 1)},
+    ...         )
+    ...     )
+    ... )
     3
     """
     found = [part for part in parts(value) if isinstance(part, Tensor) and part.requires_grad]
@@ -115,15 +149,23 @@ def parts(value: Any) -> list[Any]:
 def weights(size: torch.Size, dtype: torch.dtype) -> Tensor:
     """Some fixed numbers of a shape, none of them zero: what slopes are weighed by."""
     count = max(1, size.numel())
-    return (1 + torch.arange(count, dtype=torch.float64).cos() / 2)[: size.numel()].reshape(size).to(dtype)
+    return (
+        (1 + torch.arange(count, dtype=torch.float64).cos() / 2)[: size.numel()]
+        .reshape(size)
+        .to(dtype)
+    )
 
 
 def slopes(outputs: list[Tensor], wanted: list[Tensor]) -> list[Tensor | None]:
-    """Derivatives of the weighed sum of ``outputs``, all of a call's differentiable results, by each of ``wanted``."""
+    """Derivatives of the weighed sum of ``outputs``, all of a call's differentiable results, by
+    each of ``wanted``.
+    """
     if not outputs or not wanted:
         return [None] * len(wanted)
     total = [(weights(part.shape, part.dtype) * part).sum().double() for part in outputs]
-    return list(torch.autograd.grad(torch.stack(total).sum(), wanted, retain_graph=True, allow_unused=True))
+    return list(
+        torch.autograd.grad(torch.stack(total).sum(), wanted, retain_graph=True, allow_unused=True)
+    )
 
 
 def state(value: Any) -> Any:
@@ -150,7 +192,11 @@ def state(value: Any) -> Any:
         return [state(part) for part in value]
     if isinstance(value, dict):
         return {key: state(part) for key, part in value.items()}
-    return value if value is None or isinstance(value, bool | int | float | str) else type(value).__name__
+    return (
+        value
+        if value is None or isinstance(value, bool | int | float | str)
+        else type(value).__name__
+    )
 
 
 ANSWERS = Answers()

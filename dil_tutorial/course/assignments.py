@@ -1,15 +1,20 @@
-"""Assignments that grade themselves: nbgrader does the grading, here is what makes it convenient and safe.
+"""Assignments that grade themselves: nbgrader does the grading, here is what makes it convenient
+and safe.
 
-An assignment is a script (py:percent) in notebooks/assignments.  Four kinds of marked cells become nbgrader's:
+An assignment is a script (py:percent) in notebooks/assignments.  Four kinds of marked cells become
+nbgrader's:
 
-- ``# %% solution="name"``: the student's place; what stands between BEGIN SOLUTION and END SOLUTION is cut out of the release;
-  ``promises="gradient dtype"`` says what else is tested (``agreement.PROMISES``), and the question's text is told of it;
+- ``# %% solution="name"``: the student's place; what stands between BEGIN SOLUTION and END SOLUTION
+  is cut out of the release; ``promises="gradient dtype"`` says what else is tested
+  (``agreement.PROMISES``), and the question's text is told of it;
 - ``# %% tests="name" points=4``: tests that the student sees and runs;
 - ``# %% hidden="name" points=6``: tests that are cut out of the release and put back when grading;
-- ``# %% [markdown] written="name" points=10``: an answer in words; the text is the model answer, cut out of the release.
+- ``# %% [markdown] written="name" points=10``: an answer in words; the text is the model answer,
+  cut out of the release.
 
-All other code cells are given: students may not change them.  ``init`` makes a course's folder of the scripts; from then on the
-notebooks below its source folder count, and an instructor may change them there.
+All other code cells are given: students may not change them.  ``init`` makes a course's folder of
+the scripts; from then on the notebooks below its source folder count, and an instructor may change
+them there.
 """
 
 import hashlib
@@ -48,14 +53,19 @@ def script_of(assignment: str) -> Path:
     """The script of an assignment; InputError if there is none of that name."""
     known = scripts()
     if not known:
-        raise InputError(f"{ASSIGNMENTS}: not there: students' copies hold no scripts of assignments: clone the repository")
+        raise InputError(
+            f"{ASSIGNMENTS}: not there: students' copies hold no scripts of assignments: clone "
+            "the repository"
+        )
     if assignment not in known:
         raise InputError(f"no assignment {assignment!r}: there are {', '.join(known)}")
     return known[assignment]
 
 
 def convert(script: Path) -> Any:
-    """The instructor's notebook of an assignment, with nbgrader's metadata; InputError where a marked cell is wrong."""
+    """The instructor's notebook of an assignment, with nbgrader's metadata; InputError where a
+    marked cell is wrong.
+    """
     import jupytext
 
     notebook = jupytext.read(script)
@@ -70,21 +80,37 @@ def convert(script: Path) -> Any:
             notebook.cells[number - 1].source += f"\n\n*{told}*"
         grade_id = name if kind in ("solution", "written") else f"{name}-{kind}"
         if grade_id in seen:
-            raise InputError(f"{script.name}: two cells are called {grade_id!r}: give one another name")
+            raise InputError(
+                f"{script.name}: two cells are called {grade_id!r}: give one another name"
+            )
         if (points is None) != (kind in ("solution", "given")):
-            raise InputError(f"{script.name}: cell {grade_id!r}: tests and written answers need points, other cells have none")
+            raise InputError(
+                f"{script.name}: cell {grade_id!r}: tests and written answers need points, other "
+                "cells have none"
+            )
         if kind in ("tests", "hidden") and name not in seen:
-            raise InputError(f'{script.name}: cell {grade_id!r} tests nothing: put a cell # %% solution="{name}" before it')
+            raise InputError(
+                f"{script.name}: cell {grade_id!r} tests nothing: put a cell # %% "
+                f'solution="{name}" before it'
+            )
         seen.add(grade_id)
         if kind == "hidden":
             shown = "# Further tests run here when your answer is graded."
             cell.source = f"{shown}\n### BEGIN HIDDEN TESTS\n{cell.source}\n### END HIDDEN TESTS"
         cell.metadata["nbgrader"] = {
-            "grade_id": grade_id, "schema_version": 3, "task": False, "grade": points is not None,
-            "solution": kind in ("solution", "written"), "locked": kind not in ("solution", "written"),
+            "grade_id": grade_id,
+            "schema_version": 3,
+            "task": False,
+            "grade": points is not None,
+            "solution": kind in ("solution", "written"),
+            "locked": kind not in ("solution", "written"),
             **({} if points is None else {"points": points}),
-        }  # fmt: skip
-    notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
+        }
+    notebook.metadata["kernelspec"] = {
+        "display_name": "Python 3",
+        "language": "python",
+        "name": "python3",
+    }
     return notebook
 
 
@@ -113,13 +139,15 @@ def promised(promises: str) -> str:
 
     >>> promised("float changes:policy")
     'Tested as well, on inputs that nobody chose: it returns a Python float; of its arguments it changes policy alone.'
-    """
+    """  # noqa: E501
     from dil_tutorial.course.agreement import PROMISES
 
     words = promises.split()
     unknown = [word for word in words if word not in PROMISES and not word.startswith("changes:")]
     if unknown:
-        raise InputError(f"unknown promise {unknown[0]!r}: there are {', '.join(PROMISES)}, changes:ARGUMENT")
+        raise InputError(
+            f"unknown promise {unknown[0]!r}: there are {', '.join(PROMISES)}, changes:ARGUMENT"
+        )
     changed = [word.removeprefix("changes:") for word in words if word.startswith("changes:")]
     told = [PROMISES[word] for word in words if word in PROMISES]
     told += [f"of its arguments it changes {' and '.join(changed)} alone"] if changed else []
@@ -127,7 +155,9 @@ def promised(promises: str) -> str:
 
 
 def settings(course: Path) -> Any:
-    """nbgrader's settings: everything below ``course``, no exchange, students' code in the sandbox."""
+    """nbgrader's settings: everything below ``course``, no exchange, students' code in the
+    sandbox.
+    """
     from traitlets.config import Config
 
     from dil_tutorial.course.preprocessors import preprocessors
@@ -141,23 +171,32 @@ def settings(course: Path) -> Any:
 
 
 def run(converter: str, course: Path, assignment: str, student: str = "*") -> None:
-    """One of nbgrader's converters (GenerateAssignment, Autograde) on a course; InputError with its reason if it fails."""
+    """One of nbgrader's converters (GenerateAssignment, Autograde) on a course; InputError with its
+    reason if it fails.
+    """
     from nbgrader import converters
     from nbgrader.coursedir import CourseDirectory
 
-    tools = str(Path(sys.executable).parent)  # nbgrader calls alembic by its bare name, also outside an activated environment
+    # nbgrader calls alembic by its bare name, also outside an activated environment
+    tools = str(Path(sys.executable).parent)
     if tools not in os.environ["PATH"].split(os.pathsep):
         os.environ["PATH"] = os.pathsep.join([tools, os.environ["PATH"]])
     here = settings(course)
     here.CourseDirectory.assignment_id, here.CourseDirectory.student_id = assignment, student
-    log, said = logging.Logger("nbgrader"), io.StringIO()  # nbgrader's report of each step; shown only on failure
+    # nbgrader's report of each step; shown only on failure
+    log, said = (logging.Logger("nbgrader"), io.StringIO())
     log.addHandler(logging.StreamHandler(said))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of nbgrader's database and of sockets that a killed kernel leaves
+        # of nbgrader's database and of sockets that a killed kernel leaves
+        warnings.simplefilter("ignore")
         try:
-            getattr(converters, converter)(coursedir=CourseDirectory(config=here), config=here, force=True, log=log).start()
+            getattr(converters, converter)(
+                coursedir=CourseDirectory(config=here), config=here, force=True, log=log
+            ).start()
         except Exception as error:  # nbgrader logs the reason and raises another exception
-            reasons = re.findall(r"^[\w.]+(?:Error|Exception|Entry)\w*: .*$", said.getvalue(), re.MULTILINE)
+            reasons = re.findall(
+                r"^[\w.]+(?:Error|Exception|Entry)\w*: .*$", said.getvalue(), re.MULTILINE
+            )
             why = reasons[-1] if reasons else f"{type(error).__name__}: {error}"
             if "Cannot add or remove cells" in why:
                 why += ": keep the cell and set its points to 0 instead"
@@ -165,7 +204,8 @@ def run(converter: str, course: Path, assignment: str, student: str = "*") -> No
 
 
 def init(course: Path, names: Sequence[str] = ()) -> dict[str, str]:
-    """Make a course: nbgrader's configuration, and the assignments below source; says of each what became of it.
+    """Make a course: nbgrader's configuration, and the assignments below source; says of each what
+    became of it.
 
     What is there already is kept: an instructor may have changed it.
     """
@@ -187,15 +227,24 @@ get_config().merge(settings(Path({str(course.resolve())!r})))  # noqa: F821
 
 
 def sources(names: Sequence[str] = ()) -> dict[str, tuple[str, str]]:
-    """The instructor's notebooks, with solutions and tests: by name, the file's name and its text; a clone's or a wheel's."""
+    """The instructor's notebooks, with solutions and tests: by name, the file's name and its text;
+    a clone's or a wheel's.
+    """
     import nbformat
 
     if not scripts() and INSTRUCTOR.is_file():
         with zipfile.ZipFile(INSTRUCTOR) as archive:
             found = [entry.split("/") for entry in archive.namelist()]
-            return {name: (file, archive.read(f"{name}/{file}").decode()) for name, file in found if not names or name in names}
+            return {
+                name: (file, archive.read(f"{name}/{file}").decode())
+                for name, file in found
+                if not names or name in names
+            }
     chosen = {name: script_of(name) for name in names or scripts()}
-    return {name: (f"{path.stem}.ipynb", nbformat.writes(convert(path)) + "\n") for name, path in chosen.items()}
+    return {
+        name: (f"{path.stem}.ipynb", nbformat.writes(convert(path)) + "\n")
+        for name, path in chosen.items()
+    }
 
 
 def source_of(course: Path, assignment: str) -> Path:
@@ -203,8 +252,14 @@ def source_of(course: Path, assignment: str) -> Path:
     found = sorted((course / "source" / assignment).glob("*.ipynb"))
     if len(found) != 1:
         known = sorted(path.name for path in (course / "source").glob("*") if path.is_dir())
-        told = f"there are {', '.join(known)}" if known else f"make the course with dil course init {course}"
-        raise InputError(f"{course / 'source' / assignment}: {len(found)} notebooks, needs one: {told}")
+        told = (
+            f"there are {', '.join(known)}"
+            if known
+            else f"make the course with dil course init {course}"
+        )
+        raise InputError(
+            f"{course / 'source' / assignment}: {len(found)} notebooks, needs one: {told}"
+        )
     return found[0]
 
 
@@ -220,13 +275,16 @@ def read_notebook(path: Path) -> Any:
     try:
         return nbformat.reads(path.read_text(encoding="utf-8"), as_version=4)
     except Exception as error:  # nbformat raises many kinds
-        raise InputError(f"{path}: not a notebook that can be read ({type(error).__name__})") from None
+        raise InputError(
+            f"{path}: not a notebook that can be read ({type(error).__name__})"
+        ) from None
 
 
 def release(course: Path, assignment: str) -> Path:
     """Make the students' notebook: no solution and no hidden test is in it.
 
-    Beside it lies what its tests need of this library, and no more of it, for places where that is not installed.
+    Beside it lies what its tests need of this library, and no more of it, for places where that is
+    not installed.
     """
     name = source_of(course, assignment).name
     run("GenerateAssignment", course, assignment)
@@ -234,10 +292,15 @@ def release(course: Path, assignment: str) -> Path:
     text = notebook.read_text(encoding="utf-8")
     if re.search(r"(BEGIN|END) (SOLUTION|HIDDEN TESTS)", text):
         notebook.unlink()
-        raise InputError(f"{notebook}: a solution or a hidden test would have been released: check its BEGIN and END lines")
+        raise InputError(
+            f"{notebook}: a solution or a hidden test would have been released: check its BEGIN "
+            "and END lines"
+        )
     with zipfile.ZipFile(notebook.with_name(TESTS), "w") as archive:
         for module in FOR_TESTS:
-            archive.writestr(f"dil_tutorial/{module}", (PACKAGE / module).read_text(encoding="utf-8"))
+            archive.writestr(
+                f"dil_tutorial/{module}", (PACKAGE / module).read_text(encoding="utf-8")
+            )
     return notebook
 
 
@@ -260,7 +323,9 @@ def with_seed(code: str, seed: int) -> str:
 
 
 def personal(course: Path, assignment: str, students: Sequence[str]) -> Path:
-    """A copy of the released notebook for each student, with numbers of their own; returns the folder of these."""
+    """A copy of the released notebook for each student, with numbers of their own; returns the
+    folder of these.
+    """
     import nbformat
 
     common = released(course, assignment)
@@ -281,22 +346,32 @@ def released(course: Path, assignment: str) -> Path:
     """The students' notebook; InputError before it is made."""
     notebook = course / "release" / assignment / source_of(course, assignment).name
     if not notebook.is_file():
-        raise InputError(f"{notebook}: not there: run dil course release {course} {assignment} first")
+        raise InputError(
+            f"{notebook}: not there: run dil course release {course} {assignment} first"
+        )
     return notebook
 
 
 def questions(notebook: Any) -> list[dict[str, Any]]:
-    """An instructor's notebook by question: {"question", "title", "cells", "points"}; titles are the headings above."""
+    """An instructor's notebook by question: {"question", "title", "cells", "points"}; titles are
+    the headings above.
+    """
     found: dict[str, dict[str, Any]] = {}
     title = ""
     for cell in notebook.cells:
-        heading = re.findall(r"^## (.*)$", cell.source, re.MULTILINE) if cell.cell_type == "markdown" else []
+        heading = (
+            re.findall(r"^## (.*)$", cell.source, re.MULTILINE)
+            if cell.cell_type == "markdown"
+            else []
+        )
         marks = cell.metadata.get("nbgrader", {})
         if heading and not marks:
             title = re.sub(r" \(\d+ points.*\)$", "", heading[-1])
         if marks.get("grade"):
             name = question_of(marks["grade_id"])
-            row = found.setdefault(name, {"question": name, "title": title or name, "cells": [], "points": 0})
+            row = found.setdefault(
+                name, {"question": name, "title": title or name, "cells": [], "points": 0}
+            )
             row["cells"].append(marks["grade_id"])
             row["points"] += marks["points"]
     return list(found.values())

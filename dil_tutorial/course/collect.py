@@ -1,4 +1,6 @@
-"""From what a learning platform hands over, a folder or a zip file, to notebooks where nbgrader looks for them."""
+"""From what a learning platform hands over, a folder or a zip file, to notebooks where nbgrader
+looks for them.
+"""
 
 import ast
 import copy
@@ -18,18 +20,40 @@ LARGEST = 100 * 2**20  # bytes of a notebook; a zip file can hold far more than 
 
 
 def handed_in(place: Path) -> list[tuple[str, bytes | str]]:
-    """(path, content) of every file in a folder or a zip file by path; instead of the content, why it is no notebook."""
+    """(path, content) of every file in a folder or a zip file by path; instead of the content, why
+    it is no notebook.
+    """
     if place.is_dir():
-        files = {path.relative_to(place).as_posix(): path.stat().st_size for path in place.rglob("*") if path.is_file()}
-        found = [(name, unfit(name, size) or (place / name).read_bytes()) for name, size in sorted(files.items())]
+        files = {
+            path.relative_to(place).as_posix(): path.stat().st_size
+            for path in place.rglob("*")
+            if path.is_file()
+        }
+        found = [
+            (name, unfit(name, size) or (place / name).read_bytes())
+            for name, size in sorted(files.items())
+        ]
     else:
         try:
             with zipfile.ZipFile(place) as archive:
-                files = {entry.filename: entry.file_size for entry in archive.infolist() if not entry.is_dir()}
-                found = [(name, unfit(name, size) or archive.read(name)) for name, size in sorted(files.items())]
+                files = {
+                    entry.filename: entry.file_size
+                    for entry in archive.infolist()
+                    if not entry.is_dir()
+                }
+                found = [
+                    (name, unfit(name, size) or archive.read(name))
+                    for name, size in sorted(files.items())
+                ]
         except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile, RuntimeError) as error:
-            raise InputError(f"{place}: neither a folder nor a zip file that can be read ({error})") from None
-    found = [row for row in found if not any(part.startswith((".", "__MACOSX")) for part in row[0].split("/"))]
+            raise InputError(
+                f"{place}: neither a folder nor a zip file that can be read ({error})"
+            ) from None
+    found = [
+        row
+        for row in found
+        if not any(part.startswith((".", "__MACOSX")) for part in row[0].split("/"))
+    ]
     if all(isinstance(content, str) for _, content in found):
         raise InputError(f"{place}: no notebook (.ipynb) in it")
     return found
@@ -43,22 +67,40 @@ def unfit(path: str, size: int) -> str:
     """
     if not path.endswith(".ipynb"):
         return "not a notebook (.ipynb): ask for it again"
-    return f"larger than {LARGEST // 2**20} MiB: ask for it again, without outputs" if size > LARGEST else ""
+    return (
+        f"larger than {LARGEST // 2**20} MiB: ask for it again, without outputs"
+        if size > LARGEST
+        else ""
+    )
 
 
 def students_of(paths: Sequence[str]) -> dict[str, str]:
     """Who handed in each file: the first folder of its path, or what its name begins with.
 
-    Folders lose Moodle's suffix.  Of Canvas's file names (name, number of the student, of the submission, file) the first two
-    are kept, of others what stands before the first underscore.  A folder around everything counts for nothing.
+    Folders lose Moodle's suffix.  Of Canvas's file names (name, number of the student, of the
+    submission, file) the first two are kept, of others what stands before the first underscore.  A
+    folder around everything counts for nothing.
 
     >>> students_of(["Ada Lovelace_4711_assignsubmission_file_/a1.ipynb"])
     {'Ada Lovelace_4711_assignsubmission_file_/a1.ipynb': 'ada-lovelace-4711'}
-    >>> list(students_of(["all/noether_a1.ipynb", "all/王伟_LATE_13_998_a1.ipynb", "all/王伟_14_999_a1.ipynb"]).values())
+    >>> list(
+    ...     students_of(
+    ...         [
+    ...             "all/noether_a1.ipynb",
+    ...             "all/王伟_LATE_13_998_a1.ipynb",
+    ...             "all/王伟_14_999_a1.ipynb",
+    ...         ]
+    ...     ).values()
+    ... )
     ['noether', '王伟-13', '王伟-14']
     """
     tops = {path.partition("/")[0] for path in paths}
-    around = len(tops) == 1 and len(paths) > 1 and all("/" in path for path in paths) and "_assignsubmission" not in paths[0]
+    around = (
+        len(tops) == 1
+        and len(paths) > 1
+        and all("/" in path for path in paths)
+        and "_assignsubmission" not in paths[0]
+    )
     found = {}
     for path in paths:
         first, _, rest = (path.partition("/")[2] if around else path).partition("/")
@@ -72,21 +114,27 @@ def students_of(paths: Sequence[str]) -> dict[str, str]:
 
 
 def short(name: str) -> str:
-    """A name that fits into a file's, also with what is added to it: of more than 60 letters the beginning and a digest.
+    """A name that fits into a file's, also with what is added to it: of more than 60 letters the
+    beginning and a digest.
 
     >>> short("noether"), len(short("x" * 252))
     ('noether', 53)
     """
-    return name if len(name) <= 60 else f"{name[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    return (
+        name if len(name) <= 60 else f"{name[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    )
 
 
 def cells_of(content: bytes) -> Any:
-    """A notebook of what can be read of a student's: texts of cells and the names of questions, nothing else.
+    """A notebook of what can be read of a student's: texts of cells and the names of questions,
+    nothing else.
 
-    Whatever else is missing or wrong in the file (outputs, metadata, an older format) is harmless.  ValueError where there are
-    no cells.
+    Whatever else is missing or wrong in the file (outputs, metadata, an older format) is harmless.
+    ValueError where there are no cells.
 
-    >>> notebook = cells_of(b'{"cells": [{"source": ["x = ", "1"], "metadata": {"nbgrader": 3}}, 5, {"source": 7}]}')
+    >>> notebook = cells_of(
+    ...     b'{"cells": [{"source": ["x = ", "1"], "metadata": {"nbgrader": 3}}, 5, {"source": 7}]}'
+    ... )
     >>> [(cell.cell_type, cell.source) for cell in notebook.cells]
     [('code', 'x = 1')]
     """
@@ -95,7 +143,9 @@ def cells_of(content: bytes) -> Any:
     data = json.loads(content.decode("utf-8", errors="replace"))
     data = data if isinstance(data, dict) else {}
     sheets = data.get("worksheets")  # of format 3
-    found = data.get("cells", [cell for sheet in sheets for cell in sheet["cells"]] if sheets else None)
+    found = data.get(
+        "cells", [cell for sheet in sheets for cell in sheet["cells"]] if sheets else None
+    )
     if not isinstance(found, list):
         raise ValueError("no cells")
     made = []
@@ -103,23 +153,33 @@ def cells_of(content: bytes) -> Any:
         if not isinstance(cell, dict):
             continue
         text = cell.get("source", cell.get("input"))
-        text = "".join(part for part in text if isinstance(part, str)) if isinstance(text, list) else text
+        text = (
+            "".join(part for part in text if isinstance(part, str))
+            if isinstance(text, list)
+            else text
+        )
         if not isinstance(text, str):
             continue
         marks = cell.get("metadata")
         marks = marks.get("nbgrader") if isinstance(marks, dict) else None
         name = marks.get("grade_id") if isinstance(marks, dict) else None
-        kind = new_markdown_cell if cell.get("cell_type") in ("markdown", "raw", "heading") else new_code_cell
+        kind = (
+            new_markdown_cell
+            if cell.get("cell_type") in ("markdown", "raw", "heading")
+            else new_code_cell
+        )
         metadata = {"nbgrader": {"grade_id": name}} if isinstance(name, str) else {}
         made.append(kind(text.encode("utf-8", errors="replace").decode(), metadata=metadata))
     return new_notebook(cells=made)
 
 
 def restored(release: Any, handed: Any) -> tuple[Any, int]:
-    """The release with a student's answers in their places, and how many of its cells the student had deleted.
+    """The release with a student's answers in their places, and how many of its cells the student
+    had deleted.
 
-    Given cells and tests come from the release, in its order; the student's own cells stay behind the cell that they followed.
-    Where an answer's cell is as it was released, or gone, the last own cell that defines what it asked for takes its place.
+    Given cells and tests come from the release, in its order; the student's own cells stay behind
+    the cell that they followed. Where an answer's cell is as it was released, or gone, the last own
+    cell that defines what it asked for takes its place.
     """
 
     def mark(cell: Any) -> str | None:
@@ -142,7 +202,12 @@ def restored(release: Any, handed: Any) -> tuple[Any, int]:
         if not name or cell.cell_type != "code" or not cell.metadata["nbgrader"]["solution"]:
             continue
         asked = defines(cell.source)
-        elsewhere = [(place, mine) for place in own for mine in own[place] if asked and asked <= defines(mine.source)]
+        elsewhere = [
+            (place, mine)
+            for place in own
+            for mine in own[place]
+            if asked and asked <= defines(mine.source)
+        ]
         if elsewhere and answers.get(name, cell.source) == cell.source:
             place, mine = elsewhere[-1]
             answers[name] = mine.source
@@ -181,10 +246,12 @@ def submit(course: Path, assignment: str, student: str, notebook: Any) -> None:
 
 
 def collect(course: Path, assignment: str, place: Path) -> list[dict[str, Any]]:
-    """Put what lies in ``place`` (a folder, or a zip file from a learning platform) where ``grade`` finds it.
+    """Put what lies in ``place`` (a folder, or a zip file from a learning platform) where ``grade``
+    finds it.
 
-    Files may have any name; a notebook is known by its cells.  Returns a row for each notebook, and for other files of who has
-    none: {"file", "student", "usable", "note"}.  Of several of a student the last usable one in the order of paths counts.
+    Files may have any name; a notebook is known by its cells.  Returns a row for each notebook, and
+    for other files of who has none: {"file", "student", "usable", "note"}.  Of several of a student
+    the last usable one in the order of paths counts.
     """
     master = read_notebook(released(course, assignment))
     worth = set(points_of(master))
@@ -205,29 +272,46 @@ def collect(course: Path, assignment: str, place: Path) -> list[dict[str, Any]]:
             notebook = cells_of(content)
             cells = {cell.metadata.get("nbgrader", {}).get("grade_id") for cell in notebook.cells}
         except Exception as error:  # whatever is wrong with the file, the others are collected
-            row["note"] = f"not a notebook that can be read ({type(error).__name__}): ask for it again"
+            row["note"] = (
+                f"not a notebook that can be read ({type(error).__name__}): ask for it again"
+            )
             continue
         if not cells & worth:
-            row["note"] = f"has no cell of {assignment}: another assignment, or its cells were made anew"
+            row["note"] = (
+                f"has no cell of {assignment}: another assignment, or its cells were made anew"
+            )
             continue
         whole, deleted = restored(master, notebook)
         whole.metadata["seed"], notes = own_seed(course, assignment, row["student"], notebook)
         notes += [f"{deleted} deleted cells put back"] if deleted else []
         row |= {"usable": True, "note": "; ".join(notes)}
         if row["student"] in by_student:
-            by_student[row["student"]] |= {"usable": False, "note": f"{row['student']} handed in a later one"}
+            by_student[row["student"]] |= {
+                "usable": False,
+                "note": f"{row['student']} handed in a later one",
+            }
         by_student[row["student"]] = row
         submit(course, assignment, row["student"], whole)
-    earlier = read_json(collected(course, assignment)) if collected(course, assignment).exists() else []
+    earlier = (
+        read_json(collected(course, assignment)) if collected(course, assignment).exists() else []
+    )
     new = {row["student"] for row in rows}
-    write_json(collected(course, assignment), [row for row in earlier if row["student"] not in new] + rows)
+    write_json(
+        collected(course, assignment), [row for row in earlier if row["student"] not in new] + rows
+    )
     return rows
 
 
 def own_seed(course: Path, assignment: str, student: str, notebook: Any) -> tuple[int, list[str]]:
-    """The seed of a student's numbers, 0 where everybody has the same, and what is to be said if others' were handed in."""
+    """The seed of a student's numbers, 0 where everybody has the same, and what is to be said if
+    others' were handed in.
+    """
     own = {seed_of(name) for name in (student, re.sub(r"-\d+$", "", student))}
-    found = [int(n) for cell in notebook.cells for n in re.findall(r"^SEED = (\d{1,9})\b", cell.source, re.MULTILINE)]
+    found = [
+        int(n)
+        for cell in notebook.cells
+        for n in re.findall(r"^SEED = (\d{1,9})\b", cell.source, re.MULTILINE)
+    ]
     folders = sorted(path.name for path in (course / "personal" / assignment).glob("*"))
     mine = next((seed_of(name) for name in folders if seed_of(name) in own), 0)
     seed = found[0] if found else mine

@@ -1,4 +1,6 @@
-"""The examiner of one notebook: its tests run here, and what they call are stand-ins for the student's functions."""
+"""The examiner of one notebook: its tests run here, and what they call are stand-ins for the
+student's functions.
+"""
 
 import ast
 import contextlib
@@ -11,7 +13,8 @@ from dil_tutorial.course.stand_in import Ask, Lost, StandIn
 
 
 class Examiner:
-    """Runs the tests of one notebook.  ``master`` is the instructor's: its solutions are the references, known to no answer.
+    """Runs the tests of one notebook.  ``master`` is the instructor's: its solutions are the
+    references, known to no answer.
 
     ``tests`` are its texts by cell: nothing of a student's notebook runs in this process.
 
@@ -21,12 +24,23 @@ class Examiner:
     def __init__(self, master: Any, ask: Ask, seed: int = 0) -> None:
         self.names: dict[str, Any] = {"__name__": "__main__"}
         self.references: dict[str, Any] = {"__name__": "__main__"}
-        given = [cell.source for cell in master.cells if cell.cell_type == "code" and marks(cell).get("locked")
-                 and not marks(cell).get("grade")]  # fmt: skip
-        self.tests = {marks(cell)["grade_id"]: cell.source for cell in master.cells if cell.cell_type == "code"
-                      and marks(cell).get("locked") and marks(cell).get("grade")}  # fmt: skip
-        solutions = {marks(cell)["grade_id"]: cell for cell in master.cells if marks(cell).get("solution")
-                     and cell.cell_type == "code"}  # fmt: skip
+        given = [
+            cell.source
+            for cell in master.cells
+            if cell.cell_type == "code"
+            and marks(cell).get("locked")
+            and not marks(cell).get("grade")
+        ]
+        self.tests = {
+            marks(cell)["grade_id"]: cell.source
+            for cell in master.cells
+            if cell.cell_type == "code" and marks(cell).get("locked") and marks(cell).get("grade")
+        }
+        solutions = {
+            marks(cell)["grade_id"]: cell
+            for cell in master.cells
+            if marks(cell).get("solution") and cell.cell_type == "code"
+        }
         for source in given:
             with contextlib.redirect_stdout(io.StringIO()):
                 exec(compile(with_seed(source, seed), "given", "exec"), self.names)
@@ -34,7 +48,9 @@ class Examiner:
         for question, cell in solutions.items():
             exec(compile(cell.source, f"reference {question}", "exec"), self.references)
             promises = cell.metadata.get("promises", "").split()
-            changes = [word.removeprefix("changes:") for word in promises if word.startswith("changes:")]
+            changes = [
+                word.removeprefix("changes:") for word in promises if word.startswith("changes:")
+            ]
             for name in functions(cell.source):
                 stand_in = StandIn(name, self.references[name], ask, changes)
                 self.names[name] = stand_in
@@ -52,7 +68,11 @@ class Examiner:
         except Lost as error:
             return [error.name, "", error.name]
         except Exception as error:
-            return [type(error).__name__, str(error), getattr(error, "example", "") or f"{type(error).__name__}: {error}"]
+            return [
+                type(error).__name__,
+                str(error),
+                getattr(error, "example", "") or f"{type(error).__name__}: {error}",
+            ]
         return None
 
 

@@ -1,4 +1,6 @@
-"""Grade what was collected: nbgrader runs each notebook in the sandbox, once, and its gradebook keeps the points."""
+"""Grade what was collected: nbgrader runs each notebook in the sandbox, once, and its gradebook
+keeps the points.
+"""
 
 import hashlib
 import time
@@ -13,12 +15,16 @@ from dil_tutorial.support.files import read_json, write_json
 
 
 def grade(course: Path, assignment: str, student: str, again: bool = False) -> dict[str, Any]:
-    """Grade what one student handed in, unless this very file is graded; returns {"digest", "seconds", "failure"}.
+    """Grade what one student handed in, unless this very file is graded; returns {"digest",
+    "seconds", "failure"}.
 
     The record is written last: a call that was killed leaves none, and the student is graded anew.
     """
     if not sandbox.available():
-        raise InputError("no Landlock here (Linux 5.13 or newer), without which students' code is not run: grade elsewhere")
+        raise InputError(
+            "no Landlock here (Linux 5.13 or newer), without which students' code is not run: "
+            "grade elsewhere"
+        )
     record = course / "graded" / assignment / f"{student}.json"
     handed = course / "submitted" / student / assignment / source_of(course, assignment).name
     if not handed.is_file():
@@ -32,17 +38,25 @@ def grade(course: Path, assignment: str, student: str, again: bool = False) -> d
         run("Autograde", course, assignment, student)
     except InputError as error:  # one bad notebook does not stop the rest
         failure = f"{error}: look at it, then dil course regrade {course} {assignment} {student}"
-    done = {"digest": digest, "seconds": round(time.perf_counter() - started, 1), "failure": failure}
+    done = {
+        "digest": digest,
+        "seconds": round(time.perf_counter() - started, 1),
+        "failure": failure,
+    }
     write_json(record, done)
     return done
 
 
 def waiting(course: Path, assignment: str) -> list[str]:
-    """The students whose notebooks of an assignment were collected; InputError where nobody's was."""
+    """The students whose notebooks of an assignment were collected; InputError where nobody's
+    was.
+    """
     source_of(course, assignment)
     found = sorted(path.parent.name for path in (course / "submitted").glob(f"*/{assignment}"))
     if not found:
-        raise InputError(f"{course / 'submitted'}: nobody handed in {assignment}: dil course collect first")
+        raise InputError(
+            f"{course / 'submitted'}: nobody handed in {assignment}: dil course collect first"
+        )
     return found
 
 
@@ -50,11 +64,16 @@ def scores(course: Path, assignment: str) -> dict[str, dict[str, Any]]:
     """{student: {cell: points}} from nbgrader's gradebook, None where a human has yet to grade."""
     from nbgrader.api import Gradebook
 
-    with warnings.catch_warnings(), Gradebook(f"sqlite:///{course.resolve() / 'gradebook.db'}") as book:
+    with (
+        warnings.catch_warnings(),
+        Gradebook(f"sqlite:///{course.resolve() / 'gradebook.db'}") as book,
+    ):
         warnings.simplefilter("ignore")
         return {
             submission.student.id: {
-                grade.name: None if grade.auto_score is None and grade.manual_score is None else grade.score
+                grade.name: None
+                if grade.auto_score is None and grade.manual_score is None
+                else grade.score
                 for notebook in submission.notebooks
                 for grade in notebook.grades
             }

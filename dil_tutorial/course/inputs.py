@@ -1,7 +1,8 @@
-"""What questions are tried on: hypothesis strategies for a function's arguments, smallest first, with what breaks answers.
+"""What questions are tried on: hypothesis strategies for a function's arguments, smallest first,
+with what breaks answers.
 
-Each gives a tuple of arguments.  Tensors are of any size from empty or one on; they hold ties, zeros, ends of their range and,
-where asked for, +-10^4; some are strided views into another tensor.
+Each gives a tuple of arguments.  Tensors are of any size from empty or one on; they hold ties,
+zeros, ends of their range and, where asked for, +-10^4; some are strided views into another tensor.
 """
 
 import sys
@@ -26,7 +27,12 @@ def numbers(low: float = -4, high: float = 4, far: bool = False) -> SearchStrate
 
 
 @st.composite
-def tensor_of(draw: Any, values: SearchStrategy[float], shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Tensor:
+def tensor_of(
+    draw: Any,
+    values: SearchStrategy[float],
+    shape: tuple[int, ...],
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
     """A tensor of drawn values, sometimes a view of every other number of a larger one."""
     count = int(torch.Size(shape).numel())
     flat = draw(st.lists(values, min_size=count, max_size=count))
@@ -36,9 +42,16 @@ def tensor_of(draw: Any, values: SearchStrategy[float], shape: tuple[int, ...], 
 
 @st.composite
 def like(
-    draw: Any, count: int, low: float = -4, high: float = 4, far: bool = False, gradient: bool = True
+    draw: Any,
+    count: int,
+    low: float = -4,
+    high: float = 4,
+    far: bool = False,
+    gradient: bool = True,
 ) -> tuple[Tensor, ...]:
-    """``count`` tensors of one shape of no to three dimensions, some of them empty, of one dtype, float64 or float32."""
+    """``count`` tensors of one shape of no to three dimensions, some of them empty, of one dtype,
+    float64 or float32.
+    """
     shape = tuple(draw(st.lists(st.integers(0, 3), max_size=3)))
     dtype = draw(st.sampled_from([torch.float64, torch.float32]))
     made = tuple(draw(tensor_of(numbers(low, high, far), shape, dtype)) for _ in range(count))
@@ -46,7 +59,9 @@ def like(
 
 
 @st.composite
-def vectors(draw: Any, count: int, low: float = -4, high: float = 4, far: bool = False, least: int = 1) -> tuple[Tensor, ...]:
+def vectors(
+    draw: Any, count: int, low: float = -4, high: float = 4, far: bool = False, least: int = 1
+) -> tuple[Tensor, ...]:
     """``count`` float64 vectors of one length."""
     size = draw(st.integers(least, 5))
     return tuple(draw(tensor_of(numbers(low, high, far), (size,))) for _ in range(count))
@@ -54,7 +69,9 @@ def vectors(draw: Any, count: int, low: float = -4, high: float = 4, far: bool =
 
 @st.composite
 def law(draw: Any, size: int, zeros: bool = False) -> Tensor:
-    """Probabilities (Y,), each at least 0.02 before they are normalised, or with ``zeros`` some zero, but the last."""
+    """Probabilities (Y,), each at least 0.02 before they are normalised, or with ``zeros`` some
+    zero, but the last.
+    """
     weights = draw(st.lists(st.integers(1, 50), min_size=size, max_size=size))
     if zeros:
         weights = [weight if draw(st.booleans()) else 0 for weight in weights[:-1]] + weights[-1:]
@@ -76,7 +93,9 @@ def preference(draw: Any, size: int) -> Tensor:
     made = torch.full((size, size), 0.5, dtype=torch.float64)
     for y in range(size):
         for z in range(y):
-            made[y, z] = draw(st.one_of(st.sampled_from([0.5, 0.0, 1.0]), st.floats(1 / 64, 63 / 64, width=32)))
+            made[y, z] = draw(
+                st.one_of(st.sampled_from([0.5, 0.0, 1.0]), st.floats(1 / 64, 63 / 64, width=32))
+            )
             made[z, y] = 1 - made[y, z]
     return made.T.contiguous().T if draw(st.booleans()) else made
 
@@ -112,17 +131,25 @@ def betas() -> SearchStrategy[float]:
     return st.sampled_from([1.0, 0.5, 2.0, 0.1, 3.0])
 
 
-def needing(strategy: SearchStrategy[tuple[Any, ...]], *places: int) -> SearchStrategy[tuple[Any, ...]]:
+def needing(
+    strategy: SearchStrategy[tuple[Any, ...]], *places: int
+) -> SearchStrategy[tuple[Any, ...]]:
     """The same arguments, those at ``places`` needing a gradient."""
-    return strategy.map(lambda given: tuple(
-        part.detach().requires_grad_() if place in places else part for place, part in enumerate(given)))  # fmt: skip
+    return strategy.map(
+        lambda given: tuple(
+            part.detach().requires_grad_() if place in places else part
+            for place, part in enumerate(given)
+        )
+    )
 
 
 def joined(*strategies: SearchStrategy[Any]) -> SearchStrategy[tuple[Any, ...]]:
     """One list of arguments of several: tuples are taken apart."""
 
     def flat(parts: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(inner for part in parts for inner in (part if isinstance(part, tuple) else (part,)))
+        return tuple(
+            inner for part in parts for inner in (part if isinstance(part, tuple) else (part,))
+        )
 
     return st.tuples(*strategies).map(flat)
 
@@ -148,28 +175,39 @@ def laws_and(draw: Any, *zeros: bool, far: bool = False) -> tuple[Tensor, ...]:
 def best_of(draw: Any) -> tuple[Tensor, Tensor, int]:
     """(ref, reward, n), with ties."""
     size = draw(st.integers(1, 5))
-    return draw(law(size)), draw(tensor_of(st.integers(0, 2).map(float), (size,))), draw(st.integers(1, 5))
+    return (
+        draw(law(size)),
+        draw(tensor_of(st.integers(0, 2).map(float), (size,))),
+        draw(st.integers(1, 5)),
+    )
 
 
 @st.composite
 def scores(draw: Any) -> tuple[Tensor, Tensor]:
     """Scores of N positives and of K negatives each."""
     rows, columns = draw(st.integers(0, 3)), draw(st.integers(1, 3))
-    return draw(tensor_of(numbers(far=True), (rows,))), draw(tensor_of(numbers(far=True), (rows, columns)))
+    return draw(tensor_of(numbers(far=True), (rows,))), draw(
+        tensor_of(numbers(far=True), (rows, columns))
+    )
 
 
 @st.composite
 def joint(draw: Any, far: bool = False) -> tuple[Tensor, Tensor]:
     """A joint law of winner and loser (Y, Y), with zeros, and a log-ratio (Y,)."""
     size = draw(st.integers(1, 4))
-    return draw(law(size * size, zeros=True)).reshape(size, size), draw(tensor_of(numbers(far=far), (size,)))
+    return draw(law(size * size, zeros=True)).reshape(size, size), draw(
+        tensor_of(numbers(far=far), (size,))
+    )
 
 
 @st.composite
 def directions(draw: Any) -> tuple[Tensor, Tensor]:
     """A target and candidates, some with zeros, of which one is nearest in either direction."""
     size = draw(st.integers(2, 4))
-    target, rows = draw(law(size)), torch.stack([draw(law(size, zeros=True)) for _ in range(draw(st.integers(1, 4)))])
+    target, rows = (
+        draw(law(size)),
+        torch.stack([draw(law(size, zeros=True)) for _ in range(draw(st.integers(1, 4)))]),
+    )
     for distance in (torch.xlogy(target, target / rows), torch.xlogy(rows, rows / target)):
         least = distance.sum(1).sort().values
         assume(least[0].isfinite() and (len(least) == 1 or least[1] - least[0] > 1e-6))
@@ -180,8 +218,12 @@ def directions(draw: Any) -> tuple[Tensor, Tensor]:
 def logits_and_ids(draw: Any) -> tuple[Tensor, Tensor]:
     """Logits (B, T, V) and token numbers (B, T)."""
     rows, longest, words = draw(st.integers(1, 3)), draw(st.integers(1, 4)), draw(st.integers(2, 4))
-    ids = draw(st.lists(st.integers(0, words - 1), min_size=rows * longest, max_size=rows * longest))
-    return draw(tensor_of(numbers(far=True), (rows, longest, words))), torch.tensor(ids).reshape(rows, longest)
+    ids = draw(
+        st.lists(st.integers(0, words - 1), min_size=rows * longest, max_size=rows * longest)
+    )
+    return draw(tensor_of(numbers(far=True), (rows, longest, words))), torch.tensor(ids).reshape(
+        rows, longest
+    )
 
 
 @st.composite
@@ -217,4 +259,5 @@ def minus_log(r: Tensor) -> Tensor:
 
 
 CONVEX = (square, fourth, ukl, minus_log, torch.exp)
-cloudpickle.register_pickle_by_value(sys.modules[__name__])  # so that these travel: answers cannot import this module
+# so that these travel: answers cannot import this module
+cloudpickle.register_pickle_by_value(sys.modules[__name__])

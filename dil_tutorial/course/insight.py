@@ -1,4 +1,6 @@
-"""A page for the instructor: which wrong ideas occur how often, which hand-ins are alike, how long grading took."""
+"""A page for the instructor: which wrong ideas occur how often, which hand-ins are alike, how long
+grading took.
+"""
 
 import io
 import re
@@ -17,19 +19,31 @@ LEAST = 60  # characters of code without names: what is shorter is alike by chan
 
 def graded_notebook(course: Path, assignment: str, student: str) -> Any:
     """What a student handed in, with what the tests said."""
-    return read_notebook(course / "autograded" / student / assignment / source_of(course, assignment).name)
+    return read_notebook(
+        course / "autograded" / student / assignment / source_of(course, assignment).name
+    )
 
 
 def idea(output: Any) -> str:
     """What a failed test says of an answer, without numbers: by this answers are put together.
 
-    >>> idea({"ename": "BrokenPromise", "evalue": "the gradient is wrong: keep the graph (see notebook 04)"})
+    >>> idea(
+    ...     {
+    ...         "ename": "BrokenPromise",
+    ...         "evalue": "the gradient is wrong: keep the graph (see notebook 04)",
+    ...     }
+    ... )
     'the gradient is wrong: keep the graph'
-    >>> idea({"ename": "AssertionError", "evalue": "expected [1, 2], got [1, 3], off by 1e-09: count again (see notebook 01)"})
+    >>> idea(
+    ...     {
+    ...         "ename": "AssertionError",
+    ...         "evalue": "expected [1, 2], got [1, 3], off by 1e-09: count again (see notebook 01)",
+    ...     }
+    ... )
     'count again'
     >>> idea({"ename": "ValueError", "evalue": "could not convert 0.3"})
     'ValueError'
-    """
+    """  # noqa: E501
     text = re.sub(r" \(see [^)]*\)$", "", output["evalue"])
     if output["ename"] == "BrokenPromise":
         return text
@@ -40,9 +54,11 @@ def idea(output: Any) -> str:
 
 
 def ideas(notebooks: dict[str, Any], titles: dict[str, str]) -> list[dict[str, Any]]:
-    """Answers that fail in the same ways, the most frequent first: {"question", "why", "students", "answer", "example"}.
+    """Answers that fail in the same ways, the most frequent first: {"question", "why", "students",
+    "answer", "example"}.
 
-    ``answer`` is the shortest of them, ``example`` the smallest input on which one was seen to be wrong.
+    ``answer`` is the shortest of them, ``example`` the smallest input on which one was seen to be
+    wrong.
     """
     found: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
     for student, notebook in notebooks.items():
@@ -53,15 +69,31 @@ def ideas(notebooks: dict[str, Any], titles: dict[str, str]) -> list[dict[str, A
             if marks(cell).get("solution"):
                 answers[name] = cell.source
             elif marks(cell).get("grade"):
-                told.setdefault(question_of(name), []).extend(o for o in cell.outputs if o.output_type == "error")
+                told.setdefault(question_of(name), []).extend(
+                    o for o in cell.outputs if o.output_type == "error"
+                )
         for question, errors in told.items():
             if not errors or "NotImplementedError" in {output["ename"] for output in errors}:
                 continue
             why = tuple(dict.fromkeys(map(idea, errors)))
-            row = found.setdefault((question, why), {
-                "question": question, "title": titles.get(question, question), "why": why, "students": [], "answer": None,
-                "example": next(("\n".join(o["traceback"]) for o in errors if o["ename"] == "BrokenPromise"), ""),
-            })  # fmt: skip
+            row = found.setdefault(
+                (question, why),
+                {
+                    "question": question,
+                    "title": titles.get(question, question),
+                    "why": why,
+                    "students": [],
+                    "answer": None,
+                    "example": next(
+                        (
+                            "\n".join(o["traceback"])
+                            for o in errors
+                            if o["ename"] == "BrokenPromise"
+                        ),
+                        "",
+                    ),
+                },
+            )
             row["students"].append(student)
             answer = answers.get(question, "")
             if row["answer"] is None or len(answer) < len(row["answer"]):
@@ -70,18 +102,25 @@ def ideas(notebooks: dict[str, Any], titles: dict[str, str]) -> list[dict[str, A
 
 
 def alike(notebooks: dict[str, Any], released: Any) -> list[tuple[str, str, float]]:
-    """Pairs of students whose code is alike, names and numbers taken out: (one, other, share), the most alike first.
+    """Pairs of students whose code is alike, names and numbers taken out: (one, other, share), the
+    most alike first.
 
-    The share is of the shorter one's code that is found in the other's, by winnowing (copydetect); the release itself does not
-    count.  It says where to look, and proves nothing: short right answers are alike.
+    The share is of the shorter one's code that is found in the other's, by winnowing (copydetect);
+    the release itself does not count.  It says where to look, and proves nothing: short right
+    answers are alike.
     """
     from copydetect import CodeFingerprint, compare_files
 
     given = {cell.source for cell in released.cells}
 
     def fingerprint(name: str, notebook: Any) -> Any:
-        code = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code" and cell.source not in given
-                           and not marks(cell).get("locked"))  # fmt: skip
+        code = "\n\n".join(
+            cell.source
+            for cell in notebook.cells
+            if cell.cell_type == "code"
+            and cell.source not in given
+            and not marks(cell).get("locked")
+        )
         return CodeFingerprint(name, k=20, win_size=10, language="python", fp=io.StringIO(code))
 
     prints = {name: fingerprint(name, notebook) for name, notebook in notebooks.items()}
@@ -89,7 +128,9 @@ def alike(notebooks: dict[str, Any], released: Any) -> list[tuple[str, str, floa
     found = []
     for one, other in combinations(long, 2):
         _, (first, second), *_ = compare_files(long[one], long[other])
-        share = float(second if len(long[other].filtered_code) < len(long[one].filtered_code) else first)
+        share = float(
+            second if len(long[other].filtered_code) < len(long[one].filtered_code) else first
+        )
         if share >= ALIKE:
             found.append((one, other, share))
     return sorted(found, key=lambda row: -row[2])
@@ -98,12 +139,23 @@ def alike(notebooks: dict[str, Any], released: Any) -> list[tuple[str, str, floa
 def page(course: Path, assignment: str, master: Any, students: Sequence[str], figure: str) -> str:
     """The instructor's page of an assignment; ``figure`` is the file of its figure beside it."""
     notebooks = {student: graded_notebook(course, assignment, student) for student in students}
-    records = [read_json(course / "graded" / assignment / f"{student}.json") for student in students]
+    records = [
+        read_json(course / "graded" / assignment / f"{student}.json") for student in students
+    ]
     seconds = [record["seconds"] for record in records]
     released = read_notebook(course / "release" / assignment / source_of(course, assignment).name)
     titles = {row["question"]: row["title"] for row in questions(master)}
     template = templates.load(Path(__file__).with_name("insight.html.j2"))
-    return template.render(
-        assignment=assignment, figure=figure, ideas=ideas(notebooks, titles), alike=alike(notebooks, released)[:50],
-        students=len(students), total=sum(seconds), longest=max(seconds), threshold=ALIKE,
-    ) + "\n"  # fmt: skip
+    return (
+        template.render(
+            assignment=assignment,
+            figure=figure,
+            ideas=ideas(notebooks, titles),
+            alike=alike(notebooks, released)[:50],
+            students=len(students),
+            total=sum(seconds),
+            longest=max(seconds),
+            threshold=ALIKE,
+        )
+        + "\n"
+    )

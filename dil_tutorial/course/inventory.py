@@ -1,7 +1,8 @@
-"""A concept inventory: twenty questions for before and after the course, each wrong choice an idea that people have.
+"""A concept inventory: twenty questions for before and after the course, each wrong choice an idea
+that people have.
 
-``moodle`` and ``canvas`` write it for these platforms: the questions of Moodle's own XML, and a package of QTI 1.2, which
-Canvas and others import.
+``moodle`` and ``canvas`` write it for these platforms: the questions of Moodle's own XML, and a
+package of QTI 1.2, which Canvas and others import.
 """
 
 import io
@@ -44,7 +45,10 @@ def read() -> list[Question]:
     (20, 'up to 19%')
     """
     rows = yaml.safe_load(read_text(Path(__file__).with_name("inventory.yaml")))
-    return [Question(**{**row, "choices": tuple(Choice(**choice) for choice in row["choices"])}) for row in rows]
+    return [
+        Question(**{**row, "choices": tuple(Choice(**choice) for choice in row["choices"])})
+        for row in rows
+    ]
 
 
 def moodle(questions: list[Question]) -> str:
@@ -54,10 +58,17 @@ def moodle(questions: list[Question]) -> str:
         node = ET.SubElement(quiz, "question", type="multichoice")
         text(ET.SubElement(node, "name"), asked.id)
         text(ET.SubElement(node, "questiontext", format="plain_text"), asked.question)
-        for name, value in (("defaultgrade", "1"), ("single", "true"), ("shuffleanswers", "true"), ("answernumbering", "abc")):
+        for name, value in (
+            ("defaultgrade", "1"),
+            ("single", "true"),
+            ("shuffleanswers", "true"),
+            ("answernumbering", "abc"),
+        ):
             ET.SubElement(node, name).text = value
         for choice in asked.choices:
-            answer = ET.SubElement(node, "answer", fraction="100" if choice.right else "0", format="plain_text")
+            answer = ET.SubElement(
+                node, "answer", fraction="100" if choice.right else "0", format="plain_text"
+            )
             ET.SubElement(answer, "text").text = choice.text
             text(ET.SubElement(answer, "feedback", format="plain_text"), told(asked, choice))
     return as_text(quiz)
@@ -80,16 +91,24 @@ def as_text(root: Any) -> str:
 
 
 def canvas(questions: list[Question]) -> bytes:
-    """A package of QTI 1.2, a zip file: one quiz, in which each wrong choice answers with its idea."""
+    """A package of QTI 1.2, a zip file: one quiz, in which each wrong choice answers with its
+    idea.
+    """
     root = ET.Element("questestinterop", xmlns="http://www.imsglobal.org/xsd/ims_qtiasiv1p2")
     assessment = ET.SubElement(root, "assessment", ident="inventory", title=TITLE)
     section = ET.SubElement(assessment, "section", ident="root_section")
     for asked in questions:
         section.append(item(asked))
-    manifest = ET.Element("manifest", identifier="inventory_package", xmlns="http://www.imsglobal.org/xsd/imscp_v1p1")
+    manifest = ET.Element(
+        "manifest", identifier="inventory_package", xmlns="http://www.imsglobal.org/xsd/imscp_v1p1"
+    )
     ET.SubElement(manifest, "organizations")
     resource = ET.SubElement(
-        ET.SubElement(manifest, "resources"), "resource", identifier="inventory", type="imsqti_xmlv1p2", href="inventory.xml"
+        ET.SubElement(manifest, "resources"),
+        "resource",
+        identifier="inventory",
+        type="imsqti_xmlv1p2",
+        href="inventory.xml",
     )
     ET.SubElement(resource, "file", href="inventory.xml")
     package = io.BytesIO()
@@ -108,17 +127,30 @@ def item(asked: Question) -> Any:
         ET.SubElement(field, "fieldlabel").text = label
         ET.SubElement(field, "fieldentry").text = entry
     shown = ET.SubElement(made, "presentation")
-    ET.SubElement(ET.SubElement(shown, "material"), "mattext", texttype="text/plain").text = asked.question
+    ET.SubElement(
+        ET.SubElement(shown, "material"), "mattext", texttype="text/plain"
+    ).text = asked.question
     response = ET.SubElement(shown, "response_lid", ident="choice", rcardinality="Single")
     labels = ET.SubElement(response, "render_choice", shuffle="Yes")
     judged = ET.SubElement(made, "resprocessing")
-    ET.SubElement(ET.SubElement(judged, "outcomes"), "decvar", maxvalue="100", minvalue="0", varname="SCORE", vartype="Decimal")
+    ET.SubElement(
+        ET.SubElement(judged, "outcomes"),
+        "decvar",
+        maxvalue="100",
+        minvalue="0",
+        varname="SCORE",
+        vartype="Decimal",
+    )
     for number, choice in enumerate(asked.choices):
         name = f"{asked.id}_{number}"
         shown_choice = ET.SubElement(labels, "response_label", ident=name)
-        ET.SubElement(ET.SubElement(shown_choice, "material"), "mattext", texttype="text/plain").text = choice.text
+        ET.SubElement(
+            ET.SubElement(shown_choice, "material"), "mattext", texttype="text/plain"
+        ).text = choice.text
         condition = ET.SubElement(judged, "respcondition", attrib={"continue": "Yes"})
-        ET.SubElement(ET.SubElement(condition, "conditionvar"), "varequal", respident="choice").text = name
+        ET.SubElement(
+            ET.SubElement(condition, "conditionvar"), "varequal", respident="choice"
+        ).text = name
         if choice.right:
             ET.SubElement(condition, "setvar", action="Set", varname="SCORE").text = "100"
         ET.SubElement(condition, "displayfeedback", feedbacktype="Response", linkrefid=f"{name}_fb")

@@ -1,8 +1,8 @@
 """Values as plain data: what a student's process sends to the examiner's.
 
-Numbers, texts, lists, tuples, dictionaries, tensors and arrays become one string of bytes: a header of JSON, then the tensors'
-bytes with dtype and shape in the header.  Reading it executes nothing, whoever wrote it, and says ValueError where it is no
-such string.
+Numbers, texts, lists, tuples, dictionaries, tensors and arrays become one string of bytes: a header
+of JSON, then the tensors' bytes with dtype and shape in the header.  Reading it executes nothing,
+whoever wrote it, and says ValueError where it is no such string.
 """
 
 import json
@@ -15,9 +15,21 @@ import torch
 
 DTYPES = {
     str(dtype).removeprefix("torch."): dtype
-    for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64, torch.complex128, torch.int64,
-                  torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
-}  # fmt: skip
+    for dtype in (
+        torch.float64,
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+        torch.complex64,
+        torch.complex128,
+        torch.int64,
+        torch.int32,
+        torch.int16,
+        torch.int8,
+        torch.uint8,
+        torch.bool,
+    )
+}
 DEEPEST = 20  # containers within each other
 
 
@@ -54,7 +66,9 @@ def written(value: Any, blobs: list[bytes], depth: int) -> Any:
         name = "list" if isinstance(value, list) else "tuple" if isinstance(value, tuple) else "set"
         return {name: [written(part, blobs, depth + 1) for part in value]}
     if depth < DEEPEST and isinstance(value, dict):
-        return {"dict": [[written(part, blobs, depth + 1) for part in pair] for pair in value.items()]}
+        return {
+            "dict": [[written(part, blobs, depth + 1) for part in pair] for pair in value.items()]
+        }
     if isinstance(value, np.ndarray):
         try:
             return {"array": written(torch.from_numpy(value.copy()), blobs, depth)}
@@ -62,7 +76,8 @@ def written(value: Any, blobs: list[bytes], depth: int) -> Any:
             return {"other": f"array of {value.dtype}"}
     if isinstance(value, torch.Tensor):
         dense = value.detach().to_dense() if value.layout is not torch.strided else value.detach()
-        dense = torch.empty(dense.shape, dtype=dense.dtype).copy_(dense)  # without strides; contiguous() may leave some
+        # without strides; contiguous() may leave some
+        dense = torch.empty(dense.shape, dtype=dense.dtype).copy_(dense)
         name = str(dense.dtype).removeprefix("torch.")
         if name not in DTYPES:
             return {"other": f"tensor of {name}"}
@@ -72,7 +87,8 @@ def written(value: Any, blobs: list[bytes], depth: int) -> Any:
 
 
 def read(data: bytes) -> Any:
-    """The value that ``packed`` wrote.  Tensors that need a gradient there are marked ``needs_gradient`` here.
+    """The value that ``packed`` wrote.  Tensors that need a gradient there are marked
+    ``needs_gradient`` here.
 
     >>> read(b"rubbish that somebody sent")
     Traceback (most recent call last):
@@ -84,7 +100,16 @@ def read(data: bytes) -> Any:
         value, end = value_of(json.loads(data[8 : 8 + size]), data, 8 + size)
         if end == len(data):
             return value
-    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, struct.error, MemoryError):
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RuntimeError,
+        struct.error,
+        MemoryError,
+    ):
         pass
     raise ValueError("not plain data")
 
@@ -119,7 +144,11 @@ def value_of(node: Any, data: bytes, place: int) -> tuple[Any, int]:
         if end > len(data):
             raise ValueError(end)
         raw = bytearray(data[place:end])
-        tensor = torch.frombuffer(raw, dtype=torch.uint8).view(dtype) if raw else torch.empty(0, dtype=dtype)
+        tensor = (
+            torch.frombuffer(raw, dtype=torch.uint8).view(dtype)
+            if raw
+            else torch.empty(0, dtype=dtype)
+        )
         tensor = tensor.reshape(shape)
         tensor.needs_gradient = bool(needs)  # type: ignore[attr-defined]
         return tensor, end

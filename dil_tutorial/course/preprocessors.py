@@ -1,8 +1,10 @@
-"""nbgrader's execution of a notebook: answers run in a sandboxed kernel, tests in the examiner's own process.
+"""nbgrader's execution of a notebook: answers run in a sandboxed kernel, tests in the examiner's
+own process.
 
-Cells run in their order.  Tests that students know run in their places; hidden ones come last, all names then meaning again
-what they meant there, so that nothing which an answer learns from hidden inputs can reach a page of feedback.  An answer that
-ends its process, or does not end itself, costs its own points: a new process starts, and the cells before it run again.
+Cells run in their order.  Tests that students know run in their places; hidden ones come last, all
+names then meaning again what they meant there, so that nothing which an answer learns from hidden
+inputs can reach a page of feedback.  An answer that ends its process, or does not end itself, costs
+its own points: a new process starts, and the cells before it run again.
 """
 
 import contextlib
@@ -30,25 +32,38 @@ ENDLESS, DEAD = "CellTimeoutError", "KernelDied"
 
 
 class LockedExecute(Execute):
-    """nbgrader's step, in two processes; ``master``, if not that of the course's settings, is the instructor's notebook.
+    """nbgrader's step, in two processes; ``master``, if not that of the course's settings, is the
+    instructor's notebook.
 
-    What a cell sends back is kept up to ``SHOWN`` bytes; a message beyond ``sandbox.MESSAGE`` bytes is not even received.
+    What a cell sends back is kept up to ``SHOWN`` bytes; a message beyond ``sandbox.MESSAGE`` bytes
+    is not even received.
     """
 
     def __init__(self, *args: Any, master: Any = None, **settings: Any) -> None:
         self.master = master
-        super().__init__(*args, kernel_manager_class=SandboxedKernel, startup_timeout=120, **settings)
-        self.timeout_func = lambda cell: int(max(1, min(CELL_SECONDS, self.ends - time.monotonic())))
+        super().__init__(
+            *args, kernel_manager_class=SandboxedKernel, startup_timeout=120, **settings
+        )
+        self.timeout_func = lambda cell: int(
+            max(1, min(CELL_SECONDS, self.ends - time.monotonic()))
+        )
 
     def preprocess(self, nb: Any, resources: Any, *more: Any) -> Any:
-        self.ends, self.left_out, self.hidden = time.monotonic() + NOTEBOOK_SECONDS, set[int](), list[int]()
+        self.ends, self.left_out, self.hidden = (
+            time.monotonic() + NOTEBOOK_SECONDS,
+            set[int](),
+            list[int](),
+        )
         self.lost, self.until = "", self.ends
         seed = nb.metadata.get("seed", 0)  # what collect wrote
         self.seed = seed if isinstance(seed, int) else 0
         self.examiner = Examiner(self.instructors(resources), self.ask, self.seed)
         own = resources["metadata"]["path"]
-        with tempfile.TemporaryDirectory() as folder:  # not its own, where the notebook lies with the hidden tests in it
-            shutil.copytree(own, folder, ignore=shutil.ignore_patterns("*.ipynb"), dirs_exist_ok=True)
+        # not its own, where the notebook lies with the hidden tests in it
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copytree(
+                own, folder, ignore=shutil.ignore_patterns("*.ipynb"), dirs_exist_ok=True
+            )
             resources["metadata"]["path"] = folder
             try:
                 return super().preprocess(nb, resources, *more)
@@ -56,16 +71,23 @@ class LockedExecute(Execute):
                 resources["metadata"]["path"] = own
 
     def instructors(self, resources: Any) -> Any:
-        """The instructor's notebook, never the student's: its solutions run in the examiner's process."""
+        """The instructor's notebook, never the student's: its solutions run in the examiner's
+        process.
+        """
         if self.master is not None:
             return self.master
         return source(Path(self.config.CourseDirectory.root), resources["nbgrader"]["assignment"])
 
     def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
-        """Take in what the kernel says of a cell while there is room; of an error, which costs points, always the gist."""
+        """Take in what the kernel says of a cell while there is room; of an error, which costs
+        points, always the gist.
+        """
         told = msg["content"]
         if msg["msg_type"] == "error":
-            told |= {"evalue": told["evalue"][:GIST], "traceback": [line[:GIST] for line in told["traceback"][-20:]]}
+            told |= {
+                "evalue": told["evalue"][:GIST],
+                "traceback": [line[:GIST] for line in told["traceback"][-20:]],
+            }
         elif msg["msg_type"] in ("stream", "display_data", "execute_result", "update_display_data"):
             self.room -= len(json.dumps(told, default=str))
             if self.room < 0:
@@ -79,7 +101,8 @@ class LockedExecute(Execute):
             if test is None:
                 self.run_cell(cell, resources, index)
             elif "### BEGIN HIDDEN TESTS" in test:
-                cell.outputs = [error("NotRun")]  # until it is: a cell without outputs has all its points
+                # until it is: a cell without outputs has all its points
+                cell.outputs = [error("NotRun")]
                 self.hidden.append(index)
                 self.ask_for("keep", index)
             else:
@@ -111,7 +134,9 @@ class LockedExecute(Execute):
         return with_seed(cell.source, self.seed) if marks(cell).get("locked") else str(cell.source)
 
     def listens(self) -> bool:
-        """Whether the student's process still answers: not where it ignored that it was interrupted."""
+        """Whether the student's process still answers: not where it ignored that it was
+        interrupted.
+        """
         self.until = time.monotonic() + 5
         try:
             self.ask("")
@@ -120,7 +145,9 @@ class LockedExecute(Execute):
         return True
 
     def start_again(self, last: int) -> None:
-        """A new process, in which the cells up to ``last`` run again, but for those that ended one."""
+        """A new process, in which the cells up to ``last`` run again, but for those that ended
+        one.
+        """
         run_sync(self.new_process)()
         for index, cell in enumerate(self.nb.cells[: last + 1]):
             if cell.cell_type != "code" or index in self.left_out:
@@ -129,7 +156,9 @@ class LockedExecute(Execute):
                 self.ask_for("keep", index)
                 continue
             try:
-                run_sync(self.reply)(CELL_SECONDS, self.code(cell), store_history=False, stop_on_error=False)
+                run_sync(self.reply)(
+                    CELL_SECONDS, self.code(cell), store_history=False, stop_on_error=False
+                )
             except Lost:
                 self.left_out.add(index)
                 return self.start_again(last)
@@ -162,17 +191,25 @@ class LockedExecute(Execute):
     # --- Cells that run here
 
     def tests_of(self, cell: Any) -> str | None:
-        """The instructor's text of a cell of tests, whatever stands in the notebook; None if it is no such cell."""
+        """The instructor's text of a cell of tests, whatever stands in the notebook; None if it is
+        no such cell.
+        """
         return self.examiner.tests.get(str(marks(cell).get("grade_id")))
 
     def ask(self, request: str) -> str:
-        """What the student's process replies to a request of the examiner's; Lost once it did not."""
+        """What the student's process replies to a request of the examiner's; Lost once it did
+        not.
+        """
         if self.lost:
             raise Lost(self.lost)
         try:
             expression = {"reply": ANSWER.format(request)}
             found = run_sync(self.reply)(
-                max(1, self.until - time.monotonic()), "", silent=True, store_history=False, user_expressions=expression
+                max(1, self.until - time.monotonic()),
+                "",
+                silent=True,
+                store_history=False,
+                user_expressions=expression,
             )
         except Lost as error:
             self.lost = error.name
@@ -187,7 +224,9 @@ class LockedExecute(Execute):
             reply_to(self.ask, what, str(index))
 
     def test(self, cell: Any, index: int, hidden: bool = False) -> None:
-        """Run a test; if the student's process is lost in it, start another for the tests that follow."""
+        """Run a test; if the student's process is lost in it, start another for the tests that
+        follow.
+        """
         self.lost = ""
         if hidden:
             self.ask_for("recall", index)
@@ -200,7 +239,9 @@ class LockedExecute(Execute):
 
 def error(name: str, words: str = "", more: str = "") -> Any:
     """The output of a cell that failed."""
-    return new_output("error", ename=name, evalue=words[:GIST], traceback=(more or name)[:GIST].splitlines())
+    return new_output(
+        "error", ename=name, evalue=words[:GIST], traceback=(more or name)[:GIST].splitlines()
+    )
 
 
 def preprocessors() -> list[type]:

@@ -1,10 +1,12 @@
-"""A Jupyter kernel for code of strangers: it sees its own folder and the installed packages, no network, and little memory.
+"""A Jupyter kernel for code of strangers: it sees its own folder and the installed packages, no
+network, and little memory.
 
-``python -m dil_tutorial.course.sandbox --memory GIB --folder FOLDER -- KERNEL ARGUMENTS`` locks its own process by what an
-ordinary user of Linux may do and then becomes the kernel: Landlock for files and TCP, a limit on memory and, where the system
-grants them, namespaces: no network, no process but its own (all end with it), a /proc and a /dev/shm of its own.  Of the
-environment it has what ``ENVIRONMENT`` names.  What is locked stays locked for everything the kernel starts.  Without Landlock
-it refuses to run.  The kernel writes nothing to the terminal that it was started from.
+``python -m dil_tutorial.course.sandbox --memory GIB --folder FOLDER -- KERNEL ARGUMENTS`` locks its
+own process by what an ordinary user of Linux may do and then becomes the kernel: Landlock for files
+and TCP, a limit on memory and, where the system grants them, namespaces: no network, no process but
+its own (all end with it), a /proc and a /dev/shm of its own.  Of the environment it has what
+``ENVIRONMENT`` names.  What is locked stays locked for everything the kernel starts.  Without
+Landlock it refuses to run.  The kernel writes nothing to the terminal that it was started from.
 """
 
 import argparse
@@ -29,7 +31,8 @@ from jupyter_client.manager import AsyncKernelManager
 
 from dil_tutorial.errors import InputError
 
-# Numbers of Linux's system calls and flags (the same on all architectures but alpha): linux/landlock.h, sched.h, prctl.h
+# Numbers of Linux's system calls and flags (the same on all architectures but alpha):
+# linux/landlock.h, sched.h, prctl.h
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 GET_VERSION, RULE_PATH_BENEATH = 1, 1
 NEW_USER, NEW_NET, NEW_PID, NEW_MOUNTS = 0x10000000, 0x40000000, 0x20000000, 0x00020000
@@ -42,11 +45,21 @@ REFER, TRUNCATE = 1 << 13, 1 << 14  # of versions 2 and 3
 BIND_TCP, CONNECT_TCP = 1 << 0, 1 << 1  # of version 4
 SIGNALS_AND_SOCKETS = 3  # of version 6: to processes and abstract sockets outside
 ENVIRONMENT = (
-    "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "PYTHONPATH", "PYTHONHASHSEED", "LD_LIBRARY_PATH", "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS",
-)  # fmt: skip
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "PYTHONPATH",
+    "PYTHONHASHSEED",
+    "LD_LIBRARY_PATH",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+)
 MESSAGE = 10_000_000
-OF_A_FILE = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE  # the rights that a rule on a file (not a folder) may name
+# the rights that a rule on a file (not a folder) may name
+OF_A_FILE = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -57,19 +70,33 @@ def available() -> int:
     >>> available() >= 0
     True
     """
-    return max(0, libc.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(GET_VERSION)))
+    return max(
+        0, libc.syscall(CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(GET_VERSION))
+    )
 
 
 def lock_files(read: Iterable[Path], write: Iterable[Path]) -> None:
-    """From now on this process and its children read below ``read`` and ``write``, write below ``write``, and make no TCP."""
+    """From now on this process and its children read below ``read`` and ``write``, write below
+    ``write``, and make no TCP.
+    """
     version = available()
     if version < 1:
-        raise InputError("this system has no Landlock (Linux 5.13 or newer): code of strangers cannot be locked in here")
+        raise InputError(
+            "this system has no Landlock (Linux 5.13 or newer): code of strangers cannot be "
+            "locked in here"
+        )
     handled = ALL_FILES | (REFER if version >= 2 else 0) | (TRUNCATE if version >= 3 else 0)
     network = BIND_TCP | CONNECT_TCP if version >= 4 else 0
     scoped = SIGNALS_AND_SOCKETS if version >= 6 else 0
-    attributes = struct.pack("QQQ", handled, network, scoped)[: 24 if version >= 6 else 16 if version >= 4 else 8]
-    rules = check(libc.syscall(CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0)), "ruleset")
+    attributes = struct.pack("QQQ", handled, network, scoped)[
+        : 24 if version >= 6 else 16 if version >= 4 else 8
+    ]
+    rules = check(
+        libc.syscall(
+            CREATE_RULESET, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0)
+        ),
+        "ruleset",
+    )
     reading = EXECUTE | READ_FILE | READ_DIR
     for paths, rights in ((read, reading), (write, handled)):
         for path in paths:
@@ -78,7 +105,10 @@ def lock_files(read: Iterable[Path], write: Iterable[Path]) -> None:
             place = os.open(path, os.O_PATH | os.O_CLOEXEC)
             allowed = rights if path.is_dir() else rights & OF_A_FILE & handled
             rule = struct.pack("=Qi", allowed, place)
-            check(libc.syscall(ADD_RULE, rules, RULE_PATH_BENEATH, rule, ctypes.c_uint32(0)), f"rule for {path}")
+            check(
+                libc.syscall(ADD_RULE, rules, RULE_PATH_BENEATH, rule, ctypes.c_uint32(0)),
+                f"rule for {path}",
+            )
             os.close(place)
     check(libc.prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0), "no new privileges")
     check(libc.syscall(RESTRICT_SELF, rules, ctypes.c_uint32(0)), "restriction")
@@ -93,21 +123,30 @@ def check(result: int, what: str) -> int:
 
 
 def leave_network() -> bool:
-    """Move into a network namespace without a way out; False where none is granted (TCP is locked all the same)."""
+    """Move into a network namespace without a way out; False where none is granted (TCP is locked
+    all the same).
+    """
     return libc.unshare(NEW_USER | NEW_NET) == 0
 
 
 def own_processes(write: Iterable[Path]) -> bool:
-    """Go on as the first process of a namespace, with its own /proc and /dev/shm; False where none is granted.
+    """Go on as the first process of a namespace, with its own /proc and /dev/shm; False where none
+    is granted.
 
-    There all is read-only but what lies below ``write``: Landlock alone keeps nobody from changing a file's rights.
+    There all is read-only but what lies below ``write``: Landlock alone keeps nobody from changing
+    a file's rights.
 
-    The process that was called stays behind, outside: it waits for the end of the other, and ends as that did.
+    The process that was called stays behind, outside: it waits for the end of the other, and ends
+    as that did.
     """
     user, group = os.getuid(), os.getgid()
     if libc.unshare(NEW_USER | NEW_NET | NEW_PID | NEW_MOUNTS) != 0:
         return False
-    for name, content in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
+    for name, content in (
+        ("setgroups", "deny"),
+        ("uid_map", f"{user} {user} 1"),
+        ("gid_map", f"{group} {group} 1"),
+    ):
         Path(f"/proc/self/{name}").write_text(content, encoding="ascii")
     if inner := os.fork():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is sent to both, and meant for the kernel
@@ -128,7 +167,14 @@ def own_processes(write: Iterable[Path]) -> bool:
 def set_attributes(place: Path, set_: int = 0, clear: int = 0, flags: int = 0) -> None:
     """mount_setattr (Linux 5.12); what it cannot do is left as it is."""
     wanted = struct.pack("QQQQ", set_, clear, 0, 0)
-    libc.syscall(SET_ATTRIBUTES, AT_CWD, bytes(place), ctypes.c_uint(flags), wanted, ctypes.c_size_t(len(wanted)))
+    libc.syscall(
+        SET_ATTRIBUTES,
+        AT_CWD,
+        bytes(place),
+        ctypes.c_uint(flags),
+        wanted,
+        ctypes.c_size_t(len(wanted)),
+    )
 
 
 def limit(memory_gib: float) -> None:
@@ -140,21 +186,42 @@ def limit(memory_gib: float) -> None:
 
 
 def readable(alone: bool) -> list[Path]:
-    """What a kernel has to read: Python, the packages, the system's libraries and a few devices; not this library.
+    """What a kernel has to read: Python, the packages, the system's libraries and a few devices;
+    not this library.
 
     Of /proc, where it is not ``alone`` in it, itself only.
     """
-    process = ["/proc"] if alone else [f"/proc/{os.getpid()}", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat"]
-    system = ["/usr", "/lib", "/lib64", "/bin", "/etc", *process, "/sys/devices/system/cpu", "/dev/urandom", "/dev/zero"]
+    process = (
+        ["/proc"]
+        if alone
+        else [f"/proc/{os.getpid()}", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat"]
+    )
+    system = [
+        "/usr",
+        "/lib",
+        "/lib64",
+        "/bin",
+        "/etc",
+        *process,
+        "/sys/devices/system/cpu",
+        "/dev/urandom",
+        "/dev/zero",
+    ]
     own = Path(__file__).resolve().parents[1]
     hidden = [own, own.with_name("toy")]  # it holds the answers
-    return [part for place in (Path(sys.prefix), Path(sys.base_prefix), *map(Path, system)) for part in without(place, hidden)]
+    return [
+        part
+        for place in (Path(sys.prefix), Path(sys.base_prefix), *map(Path, system))
+        for part in without(place, hidden)
+    ]
 
 
 def without(folder: Path, hidden: list[Path]) -> Iterable[Path]:
     """A folder, or where something in it is hidden, all else that is in it.
 
-    >>> [path.name for path in without(Path(__file__).parent, [Path(__file__)])] != [Path(__file__).parent.name]
+    >>> [path.name for path in without(Path(__file__).parent, [Path(__file__)])] != [
+    ...     Path(__file__).parent.name
+    ... ]
     True
     """
     here = folder.resolve()
@@ -168,14 +235,21 @@ def without(folder: Path, hidden: list[Path]) -> Iterable[Path]:
 
 
 class SandboxedKernel(AsyncKernelManager):
-    """Starts each kernel locked in the folder it runs in, with sockets that are files: it has no network to listen on."""
+    """Starts each kernel locked in the folder it runs in, with sockets that are files: it has no
+    network to listen on.
+    """
 
     memory_gib = 4.0
 
     async def _async_pre_start_kernel(self, **settings: Any) -> Any:
         sockets = Path(tempfile.mkdtemp(prefix="kernel-"))
-        weakref.finalize(self, shutil.rmtree, sockets, ignore_errors=True)  # also where the kernel dies
-        self.transport, self.ip, self.connection_file = "ipc", str(sockets / "socket"), str(sockets / "connection.json")
+        # also where the kernel dies
+        weakref.finalize(self, shutil.rmtree, sockets, ignore_errors=True)
+        self.transport, self.ip, self.connection_file = (
+            "ipc",
+            str(sockets / "socket"),
+            str(sockets / "connection.json"),
+        )
         self.folder, self.sockets = Path(settings.get("cwd") or Path.cwd()).resolve(), sockets
         settings["env"] = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
         return await super()._async_pre_start_kernel(**settings)
@@ -187,7 +261,14 @@ class SandboxedKernel(AsyncKernelManager):
         return made
 
     def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
-        places = ["--folder", str(self.folder), "--sockets", str(self.sockets), "--memory", str(self.memory_gib)]
+        places = [
+            "--folder",
+            str(self.folder),
+            "--sockets",
+            str(self.sockets),
+            "--memory",
+            str(self.memory_gib),
+        ]
         kernel = ["-f", self.connection_file, "--log-level=ERROR", *(extra_arguments or [])]
         return [sys.executable, "-m", "dil_tutorial.course.sandbox", *places, "--", *kernel]
 
@@ -198,12 +279,15 @@ class SandboxedKernel(AsyncKernelManager):
 
 
 class ShortStream(OutStream):
-    """What a cell prints, up to a limit: half a minute of print would take gigabytes, here and at the grader's."""
+    """What a cell prints, up to a limit: half a minute of print would take gigabytes, here and at
+    the grader's.
+    """
 
     characters = left = 100_000
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name != "write":  # IPython would put one there that keeps all that is printed in its history
+        # IPython would put one there that keeps all that is printed in its history
+        if name != "write":
             super().__setattr__(name, value)
 
     def set_parent(self, parent: Any) -> None:
@@ -226,31 +310,49 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--memory", type=float, default=4.0, help="GiB of address space")
     parser.add_argument("--folder", type=Path, required=True, help="the one folder it may write to")
-    parser.add_argument("--sockets", type=Path, required=True, help="where the connection file and the sockets lie")
+    parser.add_argument(
+        "--sockets", type=Path, required=True, help="where the connection file and the sockets lie"
+    )
     parser.add_argument("kernel", nargs="*", help="arguments of the kernel")
     asked = parser.parse_args()
-    libc.prctl(DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)  # where the grader is killed, its kernel ends, too
+    # where the grader is killed, its kernel ends, too
+    libc.prctl(DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
     own = Path(tempfile.mkdtemp(prefix="home-", dir=asked.folder))
-    for name in ("HOME", "TMPDIR", "IPYTHONDIR", "MPLCONFIGDIR", "XDG_CACHE_HOME", "TORCHINDUCTOR_CACHE_DIR"):
+    for name in (
+        "HOME",
+        "TMPDIR",
+        "IPYTHONDIR",
+        "MPLCONFIGDIR",
+        "XDG_CACHE_HOME",
+        "TORCHINDUCTOR_CACHE_DIR",
+    ):
         os.environ[name] = str(own)
     os.environ["JUPYTER_RUNTIME_DIR"] = str(asked.sockets)
-    os.environ.pop("JPY_PARENT_PID", None)  # not seen from inside; the kernel ends with its parent all the same
+    # not seen from inside; the kernel ends with its parent all the same
+    os.environ.pop("JPY_PARENT_PID", None)
     tempfile.tempdir = None
     alone = False
     with contextlib.suppress(OSError):
         alone = own_processes([asked.folder, asked.sockets])
     if not alone:
         leave_network()
-    for module in ("course.sandbox", "course.answers", "lessons.exercises"):  # all that answers see of this library
+    # all that answers see of this library
+    for module in ("course.sandbox", "course.answers", "lessons.exercises"):
         importlib.import_module(f"dil_tutorial.{module}")
     limit(asked.memory)
-    lock_files(readable(alone), [asked.folder, asked.sockets, Path("/dev/null"), *([Path("/dev/shm")] if alone else [])])
+    lock_files(
+        readable(alone),
+        [asked.folder, asked.sockets, Path("/dev/null"), *([Path("/dev/shm")] if alone else [])],
+    )
     from ipykernel.kernelapp import IPKernelApp
 
-    quiet = os.open(os.devnull, os.O_WRONLY)  # answers speak in messages; the rest (a late callback, a crash) is for nobody
+    # answers speak in messages; the rest (a late callback, a crash) is for nobody
+    quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
-    IPKernelApp.launch_instance(argv=asked.kernel, outstream_class="dil_tutorial.course.sandbox.ShortStream")
+    IPKernelApp.launch_instance(
+        argv=asked.kernel, outstream_class="dil_tutorial.course.sandbox.ShortStream"
+    )
 
 
 if __name__ == "__main__":

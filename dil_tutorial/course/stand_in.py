@@ -1,8 +1,10 @@
-"""A student's function as the examiner calls it: a stand-in here, the function in a process of its own.
+"""A student's function as the examiner calls it: a stand-in here, the function in a process of its
+own.
 
-A test calls ``kl(p, q)`` as a student would.  The arguments travel to the student's process, the result comes back as plain
-data (``plain``), and gradients through it are answered over there, by vector-Jacobian products.  So expected values and tests
-are never where answers could read them.  After every call the arguments are compared with what they were.
+A test calls ``kl(p, q)`` as a student would.  The arguments travel to the student's process, the
+result comes back as plain data (``plain``), and gradients through it are answered over there, by
+vector-Jacobian products.  So expected values and tests are never where answers could read them.
+After every call the arguments are compared with what they were.
 """
 
 import base64
@@ -22,11 +24,14 @@ from dil_tutorial.course import plain
 from dil_tutorial.course.answers import differentiable, state, travelling
 
 Ask = Callable[[str], str]  # from a request to the reply, both in base64; raises Lost
-ANSWER = "__import__('sys').modules['dil_tutorial.course.answers'].answer(globals(), {!r})"  # what the kernel evaluates
+# what the kernel evaluates
+ANSWER = "__import__('sys').modules['dil_tutorial.course.answers'].answer(globals(), {!r})"
 
 
 class Lost(Exception):
-    """The student's process ended, or took too long; ``name`` says which, as an error of the cell."""
+    """The student's process ended, or took too long; ``name`` says which, as an error of the
+    cell.
+    """
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -38,7 +43,9 @@ class AnswerError(Exception):
 
 
 class BrokenPromise(AssertionError):
-    """An answer breaks what its question says in words; the message holds no inputs, ``example`` does."""
+    """An answer breaks what its question says in words; the message holds no inputs, ``example``
+    does.
+    """
 
     def __init__(self, words: str, example: str = "") -> None:
         super().__init__(words)
@@ -46,7 +53,9 @@ class BrokenPromise(AssertionError):
 
 
 def reply_to(ask: Ask, what: str, *details: Any) -> Any:
-    """What the student's process replies to a request; what an answer raised there is raised here."""
+    """What the student's process replies to a request; what an answer raised there is raised
+    here.
+    """
     text = ask(base64.b64encode(cloudpickle.dumps((what, *details))).decode("ascii"))
     try:
         reply = plain.read(base64.b64decode(text, validate=True))
@@ -74,13 +83,16 @@ def error_of(name: str, words: str) -> Exception:
 class StandIn:
     """What a test calls in place of a student's function.
 
-    Arguments are put in the order of ``like``, the instructor's function: a student may have named them otherwise.  Those named
-    in ``changes`` (a model, its optimiser) and generators come back as the call left them; all others must be as they were.
+    Arguments are put in the order of ``like``, the instructor's function: a student may have named
+    them otherwise.  Those named in ``changes`` (a model, its optimiser) and generators come back as
+    the call left them; all others must be as they were.
     """
 
     numbers = itertools.count()
 
-    def __init__(self, name: str, like: Callable[..., Any], ask: Ask, changes: Sequence[str] = ()) -> None:
+    def __init__(
+        self, name: str, like: Callable[..., Any], ask: Ask, changes: Sequence[str] = ()
+    ) -> None:
         self.__name__, self.like, self.ask, self.changes = name, like, ask, changes
 
     def __call__(self, *given: Any, **named: Any) -> Any:
@@ -118,7 +130,9 @@ class StandIn:
                 raise BrokenPromise(f"the argument {name} must stay as it was")
 
     def linked(self, value: Any, given: Sequence[Any], number: int) -> Any:
-        """A result whose tensors know their gradients with respect to the arguments that need one."""
+        """A result whose tensors know their gradients with respect to the arguments that need
+        one.
+        """
         inputs = differentiable(list(given))
         outputs = [part for part in tensors(value) if getattr(part, "needs_gradient", False)]
         if not inputs or not outputs:
@@ -135,7 +149,9 @@ class Linked(torch.autograd.Function):
     """Results from another process, with their arguments; backwards asks that process."""
 
     @staticmethod
-    def forward(context: Any, gradient: Callable[..., Any], outputs: list[Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        context: Any, gradient: Callable[..., Any], outputs: list[Tensor], *inputs: Tensor
+    ) -> tuple[Tensor, ...]:
         context.gradient = gradient
         return tuple(part.clone() for part in outputs)
 
@@ -166,14 +182,19 @@ def replaced(value: Any, by: dict[int, Tensor]) -> Any:
 def same(was: Any, now: Any) -> bool:
     """Whether two states are equal to the last bit; nan equals itself.
 
-    >>> same([torch.ones(1), float("nan")], [torch.ones(1), float("nan")]), same(torch.ones(1), torch.ones(1).double())
+    >>> (
+    ...     same([torch.ones(1), float("nan")], [torch.ones(1), float("nan")]),
+    ...     same(torch.ones(1), torch.ones(1).double()),
+    ... )
     (True, False)
     """
     return plain.packed(was) == plain.packed(now)
 
 
 def take_over(value: Any, now: Any) -> None:
-    """Bring a model or an optimiser into the state that a call left it in; AnswerError where that is none of its states."""
+    """Bring a model or an optimiser into the state that a call left it in; AnswerError where that
+    is none of its states.
+    """
     try:
         if isinstance(value, torch.optim.Optimizer):
             value.load_state_dict(now)
@@ -189,4 +210,6 @@ def take_over(value: Any, now: Any) -> None:
             for name, inner in value.named_modules():
                 inner.training = now["training"][name]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise AnswerError(f"a model or an optimiser came back changed in kind ({type(error).__name__})") from None
+        raise AnswerError(
+            f"a model or an optimiser came back changed in kind ({type(error).__name__})"
+        ) from None

@@ -1,4 +1,6 @@
-"""What comes out of grading an assignment: a table for a learning platform, statistics by question, a figure."""
+"""What comes out of grading an assignment: a table for a learning platform, statistics by question,
+a figure.
+"""
 
 import csv
 import io
@@ -26,14 +28,24 @@ def roster(course: Path) -> dict[str, dict[str, str]]:
         return {}
     rows = list(csv.DictReader(io.StringIO(read_text(path).lstrip("\ufeff"))))
     if not rows or "id" not in rows[0]:
-        raise InputError(f"{path}: needs a first line with a column id, then a line for each student")
-    return {row["id"]: {key: value or "" for key, value in row.items() if key and key != "id"} for row in rows}
+        raise InputError(
+            f"{path}: needs a first line with a column id, then a line for each student"
+        )
+    return {
+        row["id"]: {key: value or "" for key, value in row.items() if key and key != "id"}
+        for row in rows
+    }
 
 
 def listed_as(student: str, listed: dict[str, dict[str, str]]) -> str:
-    """A student's id in students.csv: the same, or without the number behind it, which Moodle changes with every assignment.
+    """A student's id in students.csv: the same, or without the number behind it, which Moodle
+    changes with every assignment.
 
-    >>> listed_as("ada-lovelace-4711", {"ada-lovelace": {}}), listed_as("li-13", {"li-13": {}}), listed_as("li-13", {})
+    >>> (
+    ...     listed_as("ada-lovelace-4711", {"ada-lovelace": {}}),
+    ...     listed_as("li-13", {"li-13": {}}),
+    ...     listed_as("li-13", {}),
+    ... )
     ('ada-lovelace', 'li-13', 'li-13')
     """
     bare = re.sub(r"-\d+$", "", student)
@@ -41,11 +53,15 @@ def listed_as(student: str, listed: dict[str, dict[str, str]]) -> str:
 
 
 def results(course: Path, assignment: str) -> list[dict[str, Any]]:
-    """A row for everybody on the list, in the files handed in or in the gradebook: {"student", "status", "total", "cells"}.
+    """A row for everybody on the list, in the files handed in or in the gradebook: {"student",
+    "status", "total", "cells"}.
 
-    ``status`` is graded, the written answers still to be graded by hand, or why there are no points.
+    ``status`` is graded, the written answers still to be graded by hand, or why there are no
+    points.
     """
-    files = read_json(collected(course, assignment)) if collected(course, assignment).exists() else []
+    files = (
+        read_json(collected(course, assignment)) if collected(course, assignment).exists() else []
+    )
     graded = scores(course, assignment) if (course / "gradebook.db").exists() else {}
     submitted = {path.parent.name for path in (course / "submitted").glob(f"*/{assignment}")}
     listed, seen = roster(course), submitted | {row["student"] for row in files}
@@ -56,7 +72,9 @@ def results(course: Path, assignment: str) -> list[dict[str, Any]]:
         done = read_json(record) if record.exists() else None
         cells: dict[str, float | None] = {}
         if student not in submitted:
-            status = next((row["note"] for row in files if row["student"] == student), "nothing handed in")
+            status = next(
+                (row["note"] for row in files if row["student"] == student), "nothing handed in"
+            )
         elif done is None:
             status = "not graded yet"
         elif done["failure"]:
@@ -71,29 +89,44 @@ def results(course: Path, assignment: str) -> list[dict[str, Any]]:
 
 
 def statistics(asked: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """By question: mean share of the points, share of students with all and with none, and its correlation with the rest.
+    """By question: mean share of the points, share of students with all and with none, and its
+    correlation with the rest.
 
-    ``rest`` is the Pearson correlation with the points on all other questions; None where one of the two is constant.  A
-    question near or below zero there does not measure what the others do: look at it first.
+    ``rest`` is the Pearson correlation with the points on all other questions; None where one of
+    the two is constant.  A question near or below zero there does not measure what the others do:
+    look at it first.
     """
-    got = np.array([[earned(ask, row["cells"]) for ask in asked] for row in rows], dtype=float)  # None becomes nan
+    # None becomes nan
+    got = np.array([[earned(ask, row["cells"]) for ask in asked] for row in rows], dtype=float)
     found = []
     for column, ask in enumerate(asked):
         known = ~np.isnan(got[:, column])
         decided = known.any() and ask["points"] > 0
         own, rest = got[known, column], np.nansum(np.delete(got[known], column, axis=1), axis=1)
         varied = decided and own.std() > 0 and rest.std() > 0
-        shares = {"mean share": own / (ask["points"] or np.nan), "all": own >= ask["points"], "none": own == 0}
-        found.append({
-            "question": ask["question"], "points": ask["points"],
-            **{key: round(float(values.mean()), 3) if decided else None for key, values in shares.items()},
-            "rest": round(float(np.corrcoef(own, rest)[0, 1]), 3) if varied else None, "to grade by hand": int((~known).sum()),
-        })  # fmt: skip
+        shares = {
+            "mean share": own / (ask["points"] or np.nan),
+            "all": own >= ask["points"],
+            "none": own == 0,
+        }
+        found.append(
+            {
+                "question": ask["question"],
+                "points": ask["points"],
+                **{
+                    key: round(float(values.mean()), 3) if decided else None
+                    for key, values in shares.items()
+                },
+                "rest": round(float(np.corrcoef(own, rest)[0, 1]), 3) if varied else None,
+                "to grade by hand": int((~known).sum()),
+            }
+        )
     return found
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
-    """Rows with the same keys as CSV.  A text that a spreadsheet would take for a formula gets an apostrophe before it.
+    """Rows with the same keys as CSV.  A text that a spreadsheet would take for a formula gets an
+    apostrophe before it.
 
     >>> as_csv([{"student": "ada", "total": 90.5}, {"student": "=1+1", "total": None}]).splitlines()
     ['student,total', 'ada,90.5', "'=1+1,"]
@@ -102,27 +135,41 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
     table = csv.DictWriter(text, rows[0], lineterminator="\n")
     table.writeheader()
     for row in rows:
-        table.writerow({key: f"'{value}" if str(value).startswith(("=", "+", "@")) else value for key, value in row.items()})
+        table.writerow(
+            {
+                key: f"'{value}" if str(value).startswith(("=", "+", "@")) else value
+                for key, value in row.items()
+            }
+        )
     return text.getvalue()
 
 
 def report(course: Path, assignment: str) -> list[Path]:
-    """Write course/report: a page for the instructor, a line for each student and for each question (CSV), a figure, and a page
-    for each student."""
+    """Write course/report: a page for the instructor, a line for each student and for each question
+    (CSV), a figure, and a page for each student.
+    """
     master = source(course, assignment)
     out, asked = course / "report", questions(master)
     rows, listed = results(course, assignment), roster(course)
     graded = [row for row in rows if row["cells"]]
     if not graded:
-        raise InputError(f"nobody's {assignment} is graded in {course}: dil course grade {course} {assignment} first")
+        raise InputError(
+            f"nobody's {assignment} is graded in {course}: dil course grade {course} "
+            f"{assignment} first"
+        )
     columns = list(next(iter(listed.values()), {}))
     lines = []
     for row in rows:
         who = {
             "student": row["student"],
-            **{key: listed.get(listed_as(row["student"], listed), {}).get(key, "") for key in columns},
+            **{
+                key: listed.get(listed_as(row["student"], listed), {}).get(key, "")
+                for key in columns
+            },
         }
-        each = {ask["question"]: earned(ask, row["cells"]) if row["cells"] else None for ask in asked}
+        each = {
+            ask["question"]: earned(ask, row["cells"]) if row["cells"] else None for ask in asked
+        }
         lines.append(who | {"status": row["status"], "total": row["total"]} | each)
     by_question = statistics(asked, graded)
     write_text(out / f"{assignment}.csv", as_csv(lines))
@@ -132,7 +179,10 @@ def report(course: Path, assignment: str) -> list[Path]:
     for row, text in zip(graded, pages, strict=True):
         write_text(out / "feedback" / assignment / f"{row['student']}.html", text)
     names = [row["student"] for row in graded]
-    write_text(out / f"{assignment}.html", insight.page(course, assignment, master, names, f"{assignment}.svg"))
+    write_text(
+        out / f"{assignment}.html",
+        insight.page(course, assignment, master, names, f"{assignment}.svg"),
+    )
     return [
         out / f"{assignment}.html",
         out / f"{assignment}.csv",
@@ -143,23 +193,45 @@ def report(course: Path, assignment: str) -> list[Path]:
 
 
 def draw(
-    assignment: str, asked: list[dict[str, Any]], graded: list[dict[str, Any]], by_question: list[dict[str, Any]], of: int
+    assignment: str,
+    asked: list[dict[str, Any]],
+    graded: list[dict[str, Any]],
+    by_question: list[dict[str, Any]],
+    of: int,
 ) -> Any:
     """Left the totals; right how many students got all of a question's points, some, none."""
     figure, (left, right) = plotting.new_figure(columns=2, width=11, height=4.2)
     best = sum(ask["points"] for ask in asked)
-    left.hist([row["total"] for row in graded], bins=list(np.linspace(0, best, 21)), color=plotting.COLOURS[0])
-    left.set(xlabel="points", ylabel="students", title=f"{assignment}: {len(graded)} of {of} graded", xlim=(0, best))
+    left.hist(
+        [row["total"] for row in graded],
+        bins=list(np.linspace(0, best, 21)),
+        color=plotting.COLOURS[0],
+    )
+    left.set(
+        xlabel="points",
+        ylabel="students",
+        title=f"{assignment}: {len(graded)} of {of} graded",
+        xlim=(0, best),
+    )
     left.yaxis.set_major_locator(MaxNLocator(integer=True))
     titles = [ask["title"] for ask in asked]
     every, none = (np.array([row[key] or 0.0 for row in by_question]) for key in ("all", "none"))
-    some = np.array([0.0 if row["all"] is None else 1.0 - row["all"] - row["none"] for row in by_question])
+    some = np.array(
+        [0.0 if row["all"] is None else 1.0 - row["all"] - row["none"] for row in by_question]
+    )
     right.barh(titles, every, color=plotting.COLOURS[2], label="all points")
     right.barh(titles, some, left=every, color=plotting.COLOURS[2], alpha=0.45, label="some")
     right.barh(titles, none, left=1 - none, color="0.85", label="none")
     for number, row in enumerate(by_question):
         if row["to grade by hand"]:
-            right.text(0.98, number, f"{row['to grade by hand']} to grade by hand", ha="right", va="center", fontsize="small")
+            right.text(
+                0.98,
+                number,
+                f"{row['to grade by hand']} to grade by hand",
+                ha="right",
+                va="center",
+                fontsize="small",
+            )
     right.set(xlim=(0, 1), xlabel="share of students", title="by question")
     right.invert_yaxis()
     right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False)

@@ -1,7 +1,9 @@
-"""The bank of answers, which tests the tests: right ones in many styles lose nothing, wrong ones on their own question alone.
+"""The bank of answers, which tests the tests: right ones in many styles lose nothing, wrong ones on
+their own question alone.
 
-Wrong answers are written by hand (``wrong/a1.py``: ideas that students have, accidents, attacks) and made mechanically: small
-changes to the reference solutions, those left out that do what the question asks (``wrong/equivalent.toml`` says why).
+Wrong answers are written by hand (``wrong/a1.py``: ideas that students have, accidents, attacks)
+and made mechanically: small changes to the reference solutions, those left out that do what the
+question asks (``wrong/equivalent.toml`` says why).
 """
 
 import tomllib
@@ -9,7 +11,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dil_tutorial.course.assignments import init, points_of, question_of, read_notebook, release, source
+from dil_tutorial.course.assignments import (
+    init,
+    points_of,
+    question_of,
+    read_notebook,
+    release,
+    source,
+)
 from dil_tutorial.course.collect import submit
 from dil_tutorial.course.grading import grade, scores
 from dil_tutorial.support.files import provenance, read_text, write_json
@@ -18,16 +27,23 @@ from dil_tutorial.support.paths import ASSIGNMENTS
 
 
 def written(assignment: str, kind: str) -> list[dict[str, str]]:
-    """The answers to an assignment that were written by hand, ``kind`` wrong or right: {"name", "question", "code"}."""
+    """The answers to an assignment that were written by hand, ``kind`` wrong or right: {"name",
+    "question", "code"}.
+    """
     import jupytext
 
     cells = jupytext.read(ASSIGNMENTS / kind / f"{assignment}.py").cells
     marked = [cell for cell in cells if kind in cell.metadata]
-    return [{"name": cell.metadata["name"], "question": cell.metadata[kind], "code": cell.source} for cell in marked]
+    return [
+        {"name": cell.metadata["name"], "question": cell.metadata[kind], "code": cell.source}
+        for cell in marked
+    ]
 
 
 def mechanical(assignment: str, solutions: dict[str, str]) -> list[dict[str, str]]:
-    """Wrong answers made of the reference solutions, by cosmic-ray; those that are no worse left out."""
+    """Wrong answers made of the reference solutions, by cosmic-ray; those that are no worse left
+    out.
+    """
     known = tomllib.loads(read_text(ASSIGNMENTS / "wrong" / "equivalent.toml"))["mutant"]
     found = []
     for question, text in solutions.items():
@@ -68,10 +84,18 @@ def solutions_of(notebook: Any) -> dict[str, str]:
 
 
 def together(answers: Sequence[dict[str, str]], spare: bool) -> Iterator[dict[str, dict[str, str]]]:
-    """Answers by question for one notebook after another, until none is left; with ``spare`` a question in turn keeps its own.
+    """Answers by question for one notebook after another, until none is left; with ``spare`` a
+    question in turn keeps its own.
 
-    >>> two = [{"question": "a", "name": "1"}, {"question": "a", "name": "2"}, {"question": "b", "name": "3"}]
-    >>> [sorted(one["name"] for one in notebook.values()) for notebook in together(two, spare=False)]
+    >>> two = [
+    ...     {"question": "a", "name": "1"},
+    ...     {"question": "a", "name": "2"},
+    ...     {"question": "b", "name": "3"},
+    ... ]
+    >>> [
+    ...     sorted(one["name"] for one in notebook.values())
+    ...     for notebook in together(two, spare=False)
+    ... ]
     [['1', '3'], ['2']]
     """
     waiting: dict[str, list[dict[str, str]]] = {}
@@ -81,13 +105,19 @@ def together(answers: Sequence[dict[str, str]], spare: bool) -> Iterator[dict[st
     while any(waiting.values()):
         spared = questions[turn % len(questions)] if spare and len(questions) > 1 else None
         turn += 1
-        chosen = {name: waiting[name].pop(0) for name in questions if waiting[name] and name != spared}
+        chosen = {
+            name: waiting[name].pop(0) for name in questions if waiting[name] and name != spared
+        }
         if chosen:
             yield chosen
 
 
-def hand_ins(assignment: str, right: dict[str, str], made: bool) -> Iterator[tuple[str, dict[str, dict[str, str]]]]:
-    """(kind, {question: answer}) of every notebook of the bank; ``made``: with the mechanical answers."""
+def hand_ins(
+    assignment: str, right: dict[str, str], made: bool
+) -> Iterator[tuple[str, dict[str, dict[str, str]]]]:
+    """(kind, {question: answer}) of every notebook of the bank; ``made``: with the mechanical
+    answers.
+    """
     yield "reference", {}
     yield "untouched", {}
     for answer in written(assignment, "wrong"):
@@ -101,9 +131,9 @@ def hand_ins(assignment: str, right: dict[str, str], made: bool) -> Iterator[tup
 def bank(course: Path, assignment: str, made: bool = False) -> Iterator[list[dict[str, Any]]]:
     """Grade the bank, a notebook at a time; yields a row for each answer in it.
 
-    A wrong answer is *caught* if it loses points on its question, and *clean* if its notebook loses them on the questions of
-    its wrong answers and on no other; the reference and right answers are clean if nothing is lost, the untouched release if
-    it gets nothing.
+    A wrong answer is *caught* if it loses points on its question, and *clean* if its notebook loses
+    them on the questions of its wrong answers and on no other; the reference and right answers are
+    clean if nothing is lost, the untouched release if it gets nothing.
     """
     init(course, [assignment])
     release_path, full = release(course, assignment), source(course, assignment)
@@ -111,40 +141,71 @@ def bank(course: Path, assignment: str, made: bool = False) -> Iterator[list[dic
     automatic = {cell: points for cell, points in worth.items() if cell not in right}
     for number, (kind, answers) in enumerate(hand_ins(assignment, right, made)):
         student = f"student{number:03d}"
-        solutions = {} if kind == "untouched" else {**right, **{name: answer["code"] for name, answer in answers.items()}}
+        solutions = (
+            {}
+            if kind == "untouched"
+            else {**right, **{name: answer["code"] for name, answer in answers.items()}}
+        )
         submit(course, assignment, student, answered(release_path, solutions))
         done = grade(course, assignment, student)
         got = {} if done["failure"] else scores(course, assignment)[student]
-        lost = sorted({question_of(cell) for cell, points in automatic.items() if (got.get(cell) or 0.0) < points})
+        lost = sorted(
+            {
+                question_of(cell)
+                for cell, points in automatic.items()
+                if (got.get(cell) or 0.0) < points
+            }
+        )
         clean = {
             "untouched": bool(got) and not any(got.values()),
             "wrong": lost == sorted(answers),
             "mechanical": lost == sorted(answers),
-        }.get(kind, not lost)  # fmt: skip
+        }.get(kind, not lost)
         yield [
             {
-                "assignment": assignment, "kind": kind, "answer": name, "question": question, "lost on": lost,
-                "points": sum(points or 0.0 for points in got.values()), "of": sum(automatic.values()),
-                "caught": question in lost, "clean": clean, "notebook": number, "seconds": done["seconds"],
+                "assignment": assignment,
+                "kind": kind,
+                "answer": name,
+                "question": question,
+                "lost on": lost,
+                "points": sum(points or 0.0 for points in got.values()),
+                "of": sum(automatic.values()),
+                "caught": question in lost,
+                "clean": clean,
+                "notebook": number,
+                "seconds": done["seconds"],
             }
             for question, name in ([(q, a["name"]) for q, a in answers.items()] or [("", kind)])
-        ]  # fmt: skip
+        ]
 
 
 def caught(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """By assignment: how many wrong answers there are of each making, how many lose on their question, and there alone."""
+    """By assignment: how many wrong answers there are of each making, how many lose on their
+    question, and there alone.
+    """
     found = []
     for name in dict.fromkeys(row["assignment"] for row in rows):
         own = [row for row in rows if row["assignment"] == name]
-        of = {kind: [row for row in own if row["kind"] == kind] for kind in ("wrong", "mechanical", "right")}
-        [reference], [untouched] = ([row for row in own if row["kind"] == kind] for kind in ("reference", "untouched"))
-        found.append({
-            "assignment": name, "wrong": len(of["wrong"]), "mechanical": len(of["mechanical"]),
-            "caught": sum(row["caught"] for row in of["wrong"] + of["mechanical"]),
-            "clean": sum(row["clean"] for row in of["wrong"] + of["mechanical"]),
-            "right": len(of["right"]), "accepted": sum(not row["caught"] for row in of["right"]),
-            "reference": f"{reference['points']:.0f} of {reference['of']:.0f}", "untouched": f"{untouched['points']:.0f}",
-        })  # fmt: skip
+        of = {
+            kind: [row for row in own if row["kind"] == kind]
+            for kind in ("wrong", "mechanical", "right")
+        }
+        [reference], [untouched] = (
+            [row for row in own if row["kind"] == kind] for kind in ("reference", "untouched")
+        )
+        found.append(
+            {
+                "assignment": name,
+                "wrong": len(of["wrong"]),
+                "mechanical": len(of["mechanical"]),
+                "caught": sum(row["caught"] for row in of["wrong"] + of["mechanical"]),
+                "clean": sum(row["clean"] for row in of["wrong"] + of["mechanical"]),
+                "right": len(of["right"]),
+                "accepted": sum(not row["caught"] for row in of["right"]),
+                "reference": f"{reference['points']:.0f} of {reference['of']:.0f}",
+                "untouched": f"{untouched['points']:.0f}",
+            }
+        )
     return found
 
 

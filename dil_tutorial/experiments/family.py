@@ -1,4 +1,6 @@
-"""The map of the family as a picture: what each loss hears (x) and how far it goes (y), as ``toy.family`` finds them."""
+"""The map of the family as a picture: what each loss hears (x) and how far it goes (y), as
+``toy.family`` finds them.
+"""
 
 import math
 import re
@@ -21,20 +23,32 @@ def together(labels: Sequence[str]) -> str:
     'SFT, GSIL, every repaired DIL'
     """
     repaired = [label for label in labels if re.fullmatch("DIL .* repaired", label)]
-    others = ["GSIL" if label == "DIL BCE reference" else label for label in labels if label not in repaired]
+    others = [
+        "GSIL" if label == "DIL BCE reference" else label
+        for label in labels
+        if label not in repaired
+    ]
     return ", ".join(others + (["every repaired DIL"] if len(repaired) > 1 else repaired))
 
 
 def in_words(row: dict[str, Any]) -> tuple[str, ...]:
-    """What a row of ``toy.family`` found, in words: hears, KL to the winners' law, first step, only margins, needs."""
-    step = ", ".join("up" if way > 1e-9 else "down" if way < -1e-9 else "stays" for way in row["first step"])
+    """What a row of ``toy.family`` found, in words: hears, KL to the winners' law, first step, only
+    margins, needs.
+    """
+    step = ", ".join(
+        "up" if way > 1e-9 else "down" if way < -1e-9 else "stays" for way in row["first step"]
+    )
     far = "no end" if row["KL to pi_chosen"] is None else f"{row['KL to pi_chosen']:.3f}"
-    needs = " and ".join(need for need, so in (("pairs", row["pairs"]), ("a reference", row["reference"])) if so)
+    needs = " and ".join(
+        need for need, so in (("pairs", row["pairs"]), ("a reference", row["reference"])) if so
+    )
     return row["hears"], far, step, "yes" if row["margins only"] else "no", needs or "neither"
 
 
 def places(rows: Sequence[dict[str, Any]]) -> dict[tuple[float, float], list[str]]:
-    """Which losses stand where, (shape, margin): those without bound on top, those without an end nowhere."""
+    """Which losses stand where, (shape, margin): those without bound on top, those without an end
+    nowhere.
+    """
     found: dict[tuple[float, float], list[str]] = {}
     for row in rows:
         if row["hears"] != "no end":
@@ -53,13 +67,33 @@ def plane(rows: Sequence[dict[str, Any]]) -> tuple[Figure, str]:
     least, most = math.log(0.28), math.log(TOP * 1.15)
     step, column = (most - least) / len(found), 9.4
     axes.axhline(IMITATION, color="black", lw=0.8, ls=":")
-    axes.annotate("imitation of the winners", (0.9, IMITATION), xytext=(0, 3), textcoords="offset points", fontsize=8)
+    axes.annotate(
+        "imitation of the winners",
+        (0.9, IMITATION),
+        xytext=(0, 3),
+        textcoords="offset points",
+        fontsize=8,
+    )
     for place, ((shape, margin), labels) in enumerate(found):
         height = math.exp(least + step * (place + 0.5))
         colour = LOSSES[labels[0]].colour
         axes.plot([shape, column], [margin, height], color="#BBBBBB", lw=0.6, zorder=1)
-        axes.plot(shape, margin, plotting.MARKERS[place % len(plotting.MARKERS)], color=colour, ms=7, zorder=2)
-        axes.annotate(together(labels), (column, height), xytext=(3, 0), textcoords="offset points", fontsize=8, va="center")
+        axes.plot(
+            shape,
+            margin,
+            plotting.MARKERS[place % len(plotting.MARKERS)],
+            color=colour,
+            ms=7,
+            zorder=2,
+        )
+        axes.annotate(
+            together(labels),
+            (column, height),
+            xytext=(3, 0),
+            textcoords="offset points",
+            fontsize=8,
+            va="center",
+        )
     axes.set_yscale("log")
     axes.set_ylim(math.exp(least), math.exp(most))
     axes.set_yticks([0.3, 0.5, 1, 2, TOP], ["0.3", "0.5", "1", "2", "one response\nalone"])
@@ -71,7 +105,9 @@ def plane(rows: Sequence[dict[str, Any]]) -> tuple[Figure, str]:
     alone = together([row["label"] for row in rows if row["hears"] == "one response alone"])
     imitators = together([row["label"] for row in rows if abs(row["margin"] - IMITATION) < 1e-6])
     return figure, (
-        "Every loss as a point. To the left those that hear the majority alone, in the middle those that hear win rates, to "
-        f"the right those that hear log-odds; upwards, how far each goes. On the line of imitation, at one point: {imitators}. "
+        "Every loss as a point. To the left those that hear the majority alone, in the middle "
+        "those that hear win rates, to "
+        "the right those that hear log-odds; upwards, how far each goes. On the line of "
+        f"imitation, at one point: {imitators}. "
         f"At the top, without bound: {alone}."
     )

@@ -13,7 +13,8 @@ from toy.worlds import World
 
 
 def read_world(path: Path) -> World:
-    """A world from a JSON file with ``ref`` and either ``reward`` (and perhaps ``hard``) or ``preference``.
+    """A world from a JSON file with ``ref`` and either ``reward`` (and perhaps ``hard``) or
+    ``preference``.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "world.json"
@@ -22,10 +23,15 @@ def read_world(path: Path) -> World:
     tensor([[0.3845, 0.6155]], dtype=torch.float64)
     """
     if not path.is_file():
-        raise InputError(f'{path}: no such file: give JSON such as {{"ref": [0.5, 0.5], "reward": [0, 1]}}')
+        raise InputError(
+            f'{path}: no such file: give JSON such as {{"ref": [0.5, 0.5], "reward": [0, 1]}}'
+        )
     content = read_json(path)
     if not isinstance(content, dict):
-        raise InputError(f'{path}: holds a {type(content).__name__}, not an object: give {{"ref": ..., "reward": ...}}')
+        raise InputError(
+            f'{path}: holds a {type(content).__name__}, not an object: give {{"ref": ..., '
+            f'"reward": ...}}'
+        )
     fields = ("ref", "reward", "preference", "hard")
     for key in content:
         if key not in fields:
@@ -37,7 +43,9 @@ def read_world(path: Path) -> World:
     try:
         if "preference" in content:
             if "hard" in content:
-                raise InputError("field 'hard' goes with 'reward': with 'preference' say 0 or 1 there")
+                raise InputError(
+                    "field 'hard' goes with 'reward': with 'preference' say 0 or 1 there"
+                )
             return World(content["ref"], content["preference"])
         if not isinstance(content.get("hard", False), bool):
             raise InputError(f"field 'hard' is {content['hard']!r}: give true or false")
@@ -49,8 +57,11 @@ def read_world(path: Path) -> World:
 STEPS = len(COMPARED)  # that ``solve`` reports
 
 
-def solve(world: World, done: Callable[[str], None] = lambda label: None) -> tuple[dict[str, Tensor], list[str]]:
-    """The reference, both laws, and where each loss ends, all (X, Y); and the losses that have no finite optimum here.
+def solve(
+    world: World, done: Callable[[str], None] = lambda label: None
+) -> tuple[dict[str, Tensor], list[str]]:
+    """The reference, both laws, and where each loss ends, all (X, Y); and the losses that have no
+    finite optimum here.
 
     >>> from toy.gallery import bandit
     >>> policies, missing = solve(bandit())
@@ -71,9 +82,14 @@ def solve(world: World, done: Callable[[str], None] = lambda label: None) -> tup
 
 def away(policies: dict[str, Tensor]) -> dict[str, list[float]]:
     """KL(policy || pi_chosen) of each policy at each prompt, in nats."""
-    return {name: kl(policy, policies["chosen"]).abs().tolist() for name, policy in policies.items()}
+    return {
+        name: kl(policy, policies["chosen"]).abs().tolist() for name, policy in policies.items()
+    }
 
 
 def save(policies: dict[str, Tensor], path: Path) -> None:
     """The policies as JSON, with versions and machine."""
-    write_json(path, {**provenance(), "policies": {name: policy.tolist() for name, policy in policies.items()}})
+    write_json(
+        path,
+        {**provenance(), "policies": {name: policy.tolist() for name, policy in policies.items()}},
+    )

@@ -1,20 +1,22 @@
 r"""How many pairs do I need?  ``dil plan-pairs FILE``: from a preference file alone (THEORY §12).
 
-A loss's expected KL to pi_chosen is, to first order, ``share`` times d/(2 n): n pairs, d free parameters, and SFT's share
-is 1.  For many responses a repaired loss has 1/2, whatever the labels: B = 2(1 - w), its diagonal over SFT's, has mean 1, and
-half of it counts.  That half splits into the noise of labels, which is the bound's, and the noise of who met whom, which is
-what soft labels leave (claim 12.split).  Two moments, which pairs show without any model of them, say how:
+A loss's expected KL to pi_chosen is, to first order, ``share`` times d/(2 n): n pairs, d free
+parameters, and SFT's share is 1.  For many responses a repaired loss has 1/2, whatever the labels:
+B = 2(1 - w), its diagonal over SFT's, has mean 1, and half of it counts.  That half splits into the
+noise of labels, which is the bound's, and the noise of who met whom, which is what soft labels
+leave (claim 12.split).  Two moments, which pairs show without any model of them, say how:
 
-    E[w^2]  two pairs that share the response y, each with an opponent of its own, are both won with chance w(y)^2
+    E[w^2]  two pairs share the response y, each with its own opponent: both are won with chance w(y)^2
     E[P^2]  one pair labelled twice is won twice by the same side with chance P^2
 
     rho = (Var P - Var w)/(1/4 - Var w),        soft labels rho/2,   the bound (1 - rho)/2
 
-E[w(1 - w)] = 1/4 - Var w being all the noise of a win, of which Var P - Var w comes from opponents (THEORY §12.4).  This takes
-the split to be alike for all responses.  Where the file does not show a moment, what can be said is 2 Var w <= Var P <= 1/4:
-the best u(y) - u(y') for P - 1/2 has the variance 2 Var w.  Where few responses were compared many times (a bandit), each
-prompt is a world itself, counted, and ``toy.efficiency`` knows its costs without these roundings.
-"""
+E[w(1 - w)] = 1/4 - Var w being all the noise of a win, of which Var P - Var w comes from opponents
+(THEORY §12.4).  This takes the split to be alike for all responses.  Where the file does not show a
+moment, what can be said is 2 Var w <= Var P <= 1/4: the best u(y) - u(y') for P - 1/2 has the
+variance 2 Var w.  Where few responses were compared many times (a bandit), each prompt is a world
+itself, counted, and ``toy.efficiency`` knows its costs without these roundings.
+"""  # noqa: E501
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,14 +37,17 @@ from dil_tutorial.support.intervals import bootstrap
 from toy import World, efficiency
 from toy.budget import pairs_needed
 
-OFTEN = 10  # meetings of every two responses of a prompt, from which on their counts are taken for P
+OFTEN = (
+    10  # meetings of every two responses of a prompt, from which on their counts are taken for P
+)
 FEW = 20  # responses, or pairs, that must recur before anything is said of their spread
 REPAIRED = ("BCE", "UKL", "LSIF", "win")
 
 
 @dataclass(frozen=True)
 class Bouts:
-    """Pairs as numbers: who met whom, and the chance (or the label, 0 or 1) that the first won.  All (n,).
+    """Pairs as numbers: who met whom, and the chance (or the label, 0 or 1) that the first won.
+    All (n,).
 
     Responses are numbered over all prompts, so ``prompt`` of each of them is ``home``, (Y,).
     """
@@ -64,30 +69,35 @@ def bouts_of(pairs: Sequence[dict[str, Any]]) -> Bouts:
     >>> bouts_of([{"prompt": x, "chosen": w, "rejected": l} for x, w, l in rows])
     Bouts(first=tensor([0, 2, 3]), second=tensor([1, 0, 4]), p=tensor([1., 1., 1.], dtype=torch.float64),
           home=tensor([0, 0, 0, 1, 1]))
-    """
+    """  # noqa: E501
     prompts: dict[str, int] = {}
     responses: dict[tuple[int, str], int] = {}
     sides: list[list[int]] = [[], []]
     for pair in pairs:
         if "rejected" not in pair or ACROSS in pair:
             raise InputError(
-                "some rows are no two responses to one prompt: plan-pairs needs pairs, 'chosen' and 'rejected' to one 'prompt'"
+                "some rows are no two responses to one prompt: plan-pairs needs pairs, 'chosen' "
+                "and 'rejected' to one 'prompt'"
             )
         x = prompts.setdefault(str(pair["prompt"]), len(prompts))
         for side, field in zip(sides, ("chosen", "rejected"), strict=True):
             side.append(responses.setdefault((x, str(pair[field])), len(responses)))
     p = torch.tensor([pair.get("p_chosen", 1.0) for pair in pairs], dtype=torch.float64)
-    return Bouts(torch.tensor(sides[0]), torch.tensor(sides[1]), p, torch.tensor([x for x, _ in responses]))
+    return Bouts(
+        torch.tensor(sides[0]), torch.tensor(sides[1]), p, torch.tensor([x for x, _ in responses])
+    )
 
 
-# --- Moments -------------------------------------------------------------------------------------------------------------
+# --- Moments --------------------------------------------------------------------------------------
 
 
 def recurring(key: Tensor, won: Tensor, home: Tensor) -> dict[str, Any] | None:
-    """The variance over keys of the chance to win, from labels that share a ``key`` (n,); None where fewer than ``FEW`` do.
+    """The variance over keys of the chance to win, from labels that share a ``key`` (n,); None
+    where fewer than ``FEW`` do.
 
-    The mean of a b over two labels a, b of one key, less the squared mean of a: no label is squared, so the labels' own noise
-    stays out.  Keys count as often as they occur; ``won`` (0, 1 or a probability) and ``home``, the prompt, are (n,), too.
+    The mean of a b over two labels a, b of one key, less the squared mean of a: no label is
+    squared, so the labels' own noise stays out.  Keys count as often as they occur; ``won`` (0, 1
+    or a probability) and ``home``, the prompt, are (n,), too.
 
     >>> key, won = torch.arange(40).repeat_interleave(2), torch.tensor([1.0, 1, 0, 0] * 20).double()
     >>> recurring(key, won, torch.arange(80) // 4)  # two coins that are sure of themselves
@@ -97,7 +107,8 @@ def recurring(key: Tensor, won: Tensor, home: Tensor) -> dict[str, Any] | None:
     times = torch.bincount(key)
     total = torch.zeros(len(times), dtype=won.dtype).scatter_add_(0, key, won)
     squares = torch.zeros(len(times), dtype=won.dtype).scatter_add_(0, key, won**2)
-    product = (total**2 - squares) / (times - 1).clamp(min=1)  # times the mean of a b over ordered couples of labels
+    # times the mean of a b over ordered couples of labels
+    product = (total**2 - squares) / (times - 1).clamp(min=1)
     where = torch.zeros_like(times).scatter_(0, key, home)
     recurs = times > 1
     if int(recurs.sum()) < FEW:
@@ -113,46 +124,65 @@ def recurring(key: Tensor, won: Tensor, home: Tensor) -> dict[str, Any] | None:
     def variance(parts: Tensor, dim: int) -> Tensor:
         return parts[0].sum(dim) / parts[2].sum(dim) - mean(parts, dim) ** 2
 
-    return {"variance": bootstrap(sums, variance), "mean": bootstrap(sums, mean), "recur": int(recurs.sum())}
+    return {
+        "variance": bootstrap(sums, variance),
+        "mean": bootstrap(sums, mean),
+        "recur": int(recurs.sum()),
+    }
 
 
 def spread(bouts: Bouts) -> dict[str, Any]:
     """What a file shows of its labels.
 
-    ==================  ====================================================================================================
+    ==================  ============================================================================
     Key                 Meaning
-    ==================  ====================================================================================================
-    Var w               [value, low, high] of the spread of win rates, from responses that recur; None where too few do
-    those that recur    [value, low, high], how often these won: if not 1/2, they are not like the others
+    ==================  ============================================================================
+    Var w               [value, low, high] of the spread of win rates, from responses that recur;
+                        None where too few do
+    those that recur    [value, low, high], how often these won: if not 1/2, they are not like the
+                        others
     recur               how many did
-    Var P               [value, low, high] of the spread of a pair's chance: from p_chosen or pairs labelled twice; or None
+    Var P               [value, low, high] of the spread of a pair's chance: from p_chosen or pairs
+                        labelled twice; or None
     ties                share of pairs with p_chosen = 1/2
-    ==================  ====================================================================================================
+    ==================  ============================================================================
 
     >>> rows = [("a", "b"), ("a", "c"), ("c", "b"), ("a", "b")]
-    >>> spread(bouts_of([{"prompt": "x", "chosen": w, "rejected": l} for w, l in rows]))["Var w"]  # too few
+    >>> spread(bouts_of([{"prompt": "x", "chosen": w, "rejected": l} for w, l in rows]))[
+    ...     "Var w"
+    ... ]  # too few
     """
     first, second, home = bouts.first, bouts.second, bouts.prompts()
     p = torch.where(first == second, 0.5, bouts.p)  # of two equal responses neither wins
     both_sides = torch.cat([p, 1 - p]), torch.cat([home, home])
     w = recurring(torch.cat([first, second]), *both_sides)
     if bool(((bouts.p > 0) & (bouts.p < 1)).any()):
-        P: dict[str, Any] | None = {"variance": [value - 0.25 for value in bootstrap((p**2 + (1 - p) ** 2) / 2)]}
+        P: dict[str, Any] | None = {
+            "variance": [value - 0.25 for value in bootstrap((p**2 + (1 - p) ** 2) / 2)]
+        }
     else:
         other = (first != second).nonzero().squeeze(1)
         a, b, won, where = first[other], second[other], p[other], home[other]
         met = torch.minimum(a, b) * len(bouts.home) + torch.maximum(a, b)
-        P = recurring(torch.cat([2 * met + (a > b), 2 * met + (a < b)]), torch.cat([won, 1 - won]), torch.cat([where, where]))
+        P = recurring(
+            torch.cat([2 * met + (a > b), 2 * met + (a < b)]),
+            torch.cat([won, 1 - won]),
+            torch.cat([where, where]),
+        )
         if P:  # of a response and itself the chance is 1/2, without labels
             P["variance"] = [value * len(other) / len(p) for value in P["variance"]]
     return {
-        "Var w": w and w["variance"], "those that recur": w and w["mean"], "recur": w["recur"] if w else 0,
-        "Var P": P and P["variance"], "ties": float((bouts.p == 0.5).double().mean()),
-    }  # fmt: skip
+        "Var w": w and w["variance"],
+        "those that recur": w and w["mean"],
+        "recur": w["recur"] if w else 0,
+        "Var P": P and P["variance"],
+        "ties": float((bouts.p == 0.5).double().mean()),
+    }
 
 
 def shares(w: list[float] | None, P: list[float] | None) -> dict[str, tuple[float, float]]:
-    """The least and the most of SFT's pairs that each way needs, from Var w and Var P, as far as they are known.
+    """The least and the most of SFT's pairs that each way needs, from Var w and Var P, as far as
+    they are known.
 
     >>> shares([0.05], [0.15])["the bound"], shares([0.05], [0.15])["a repaired loss, soft labels"]
     ((0.25, 0.25), (0.25, 0.25))
@@ -177,11 +207,13 @@ def shares(w: list[float] | None, P: list[float] | None) -> dict[str, tuple[floa
     }
 
 
-# --- Worlds that were counted --------------------------------------------------------------------------------------------
+# --- Worlds that were counted ---------------------------------------------------------------------
 
 
 def counted(bouts: Bouts) -> list[World] | None:
-    """Each prompt as a world, where all responses of every prompt met each other ``OFTEN``; otherwise None."""
+    """Each prompt as a world, where all responses of every prompt met each other ``OFTEN``;
+    otherwise None.
+    """
     worlds = []
     for x in range(int(bouts.home.max()) + 1):
         here, ids = bouts.prompts() == x, (bouts.home == x).nonzero().squeeze(1)
@@ -205,7 +237,10 @@ def costs(world: World, kl: float) -> dict[str, float]:
     """Pairs until the expected KL to pi_chosen is ``kl``, by each way, for a world of one prompt.
 
     >>> found = costs(World.random([0]), 0.01)
-    >>> [round(found[name]) for name in ("SFT", "DIL win repaired", "DIL win repaired, soft labels", "the bound")]
+    >>> [
+    ...     round(found[name])
+    ...     for name in ("SFT", "DIL win repaired", "DIL win repaired, soft labels", "the bound")
+    ... ]
     [250, 146, 15, 131]
     >>> found["DIL BCE published"]  # its bias is more
     inf
@@ -217,7 +252,8 @@ def costs(world: World, kl: float) -> dict[str, float]:
     forms |= {"the bound": efficiency.tournament(world)}
     Y = world.ref.shape[1]
     found = {
-        name: (efficiency.error(world.chosen, part * of_ratio) * (Y - 1) / (2 * kl)).item() for name, part in forms.items()
+        name: (efficiency.error(world.chosen, part * of_ratio) * (Y - 1) / (2 * kl)).item()
+        for name, part in forms.items()
     }
     for h in ("BCE", "UKL", "LSIF"):
         loss = make_loss("dil", generator=h.lower(), denominator="rejected")
@@ -225,16 +261,20 @@ def costs(world: World, kl: float) -> dict[str, float]:
     return found
 
 
-# --- What the command says -----------------------------------------------------------------------------------------------
+# --- What the command says ------------------------------------------------------------------------
 
 
 def slope_of_judge(bouts: Bouts) -> list[float] | None:
-    """The a for which sigma(a logit p_chosen) fits who was written down as chosen, with its 95% interval: 1 is calibrated.
+    """The a for which sigma(a logit p_chosen) fits who was written down as chosen, with its 95%
+    interval: 1 is calibrated.
 
-    Less is a judge too sure of itself.  None where 'chosen' never is the side that p_chosen holds less likely: then the judge
-    named it.
+    Less is a judge too sure of itself.  None where 'chosen' never is the side that p_chosen holds
+    less likely: then the judge named it.
 
-    >>> rows = [{"prompt": "x", "chosen": "a", "rejected": "b", "p_chosen": p} for p in [0.9] * 3 + [0.1]]
+    >>> rows = [
+    ...     {"prompt": "x", "chosen": "a", "rejected": "b", "p_chosen": p}
+    ...     for p in [0.9] * 3 + [0.1]
+    ... ]
     >>> [round(a, 2) for a in slope_of_judge(bouts_of(rows))]  # 3 of 4 where it said 9 of 10
     [0.5, -0.53, 1.53]
     """
@@ -248,7 +288,8 @@ def slope_of_judge(bouts: Bouts) -> list[float] | None:
 
 
 def parameters_of(pilot: str) -> float:
-    """Free parameters from a pilot "PAIRS:GAP": SFT on so many pairs left the chosen f so much higher on them than on others.
+    """Free parameters from a pilot "PAIRS:GAP": SFT on so many pairs left the chosen f so much
+    higher on them than on others.
 
     A maximum of likelihood fits its own d-parameter noise: the gap is d/n (Akaike).
 
@@ -260,29 +301,40 @@ def parameters_of(pilot: str) -> float:
     except ValueError:
         raise InputError(f"--pilot is {pilot!r}: give PAIRS:GAP, for example 2000:0.05") from None
     if not pairs * gap > 0:
-        raise InputError(f"--pilot is {pilot!r}: a gap of {gap:g} says nothing of parameters: give one above 0 nats")
+        raise InputError(
+            f"--pilot is {pilot!r}: a gap of {gap:g} says nothing of parameters: give one above "
+            "0 nats"
+        )
     return pairs * gap
 
 
 def plan(bouts: Bouts, kl: float, parameters: float | None = None) -> dict[str, Any]:
-    """What the file shows, and by each way the pairs that an expected KL of ``kl`` nats to pi_chosen takes: [least, most].
+    """What the file shows, and by each way the pairs that an expected KL of ``kl`` nats to
+    pi_chosen takes: [least, most].
 
-    ==================  ====================================================================================================
+    ==================  ============================================================================
     Key                 Meaning
-    ==================  ====================================================================================================
+    ==================  ============================================================================
     pairs, prompts      how many
     responses           different ones
     met                 labels a response, on average
-    uneven              how many times more pairs a table needs than were they spread evenly over prompts
+    uneven              how many times more pairs a table needs than were they spread evenly over
+                        prompts
     Var w, ...          ``spread``
     judge               ``slope_of_judge``
     counted             whether each prompt could be taken as a world
-    needed              {way: [least, most]} pairs for all prompts; for each free parameter where their number is not known
-    parameters          free parameters: one less than responses, a prompt, where prompts were counted
-    ==================  ====================================================================================================
+    needed              {way: [least, most]} pairs for all prompts; for each free parameter where
+                        their number is not known
+    parameters          free parameters: one less than responses, a prompt, where prompts were
+                        counted
+    ==================  ============================================================================
 
     >>> rows = [("a", "b"), ("a", "c"), ("c", "b"), ("a", "b")]
-    >>> plan(bouts_of([{"prompt": "x", "chosen": w, "rejected": l} for w, l in rows]), 0.01, parameters=10)["needed"]["SFT"]
+    >>> plan(
+    ...     bouts_of([{"prompt": "x", "chosen": w, "rejected": l} for w, l in rows]),
+    ...     0.01,
+    ...     parameters=10,
+    ... )["needed"]["SFT"]
     [500.0, 500.0]
     """
     if kl <= 0 or (parameters is not None and parameters <= 0):
@@ -299,17 +351,28 @@ def plan(bouts: Bouts, kl: float, parameters: float | None = None) -> dict[str, 
         rows = [costs(world, kl) for world in worlds]
         needed = {way: [sum(row[way] for row in rows)] * 2 for way in rows[0]}
     return {
-        "kl": kl, "pairs": len(bouts.p), "prompts": len(each), "responses": len(bouts.home),
-        "met": 2 * len(bouts.p) / len(bouts.home), "uneven": float(each.mean() * (1 / each).mean()), **found,
-        "judge": slope_of_judge(bouts), "counted": worlds is not None,
-        "parameters": d if worlds or parameters else None, "needed": needed,
-    }  # fmt: skip
+        "kl": kl,
+        "pairs": len(bouts.p),
+        "prompts": len(each),
+        "responses": len(bouts.home),
+        "met": 2 * len(bouts.p) / len(bouts.home),
+        "uneven": float(each.mean() * (1 / each).mean()),
+        **found,
+        "judge": slope_of_judge(bouts),
+        "counted": worlds is not None,
+        "parameters": d if worlds or parameters else None,
+        "needed": needed,
+    }
 
 
 def row_of(needed: tuple[float, float], sft: float) -> tuple[str, str]:
     """Pairs, and their share of SFT's, as texts: one number, or the least and the most.
 
-    >>> row_of((25.0, 50.0), 100.0), row_of((50.0, 50.0), 100.0), row_of((torch.inf, torch.inf), 100.0)
+    >>> (
+    ...     row_of((25.0, 50.0), 100.0),
+    ...     row_of((50.0, 50.0), 100.0),
+    ...     row_of((torch.inf, torch.inf), 100.0),
+    ... )
     (('25–50', '0.25–0.50'), ('50', '0.50'), ('never: it ends elsewhere', '–'))
     """
     if needed[0] == float("inf"):
@@ -319,23 +382,48 @@ def row_of(needed: tuple[float, float], sft: float) -> tuple[str, str]:
 
 
 def figure(found: dict[str, Any]) -> Figure:
-    """Pairs against the KL that they reach, by each way; the file's own number of pairs as a line."""
+    """Pairs against the KL that they reach, by each way; the file's own number of pairs as a
+    line.
+    """
     drawn, (axes,) = plotting.new_figure(width=7.6, height=4)
     reached = torch.logspace(-1, 1, 20) * found["kl"]
     ways = {way: both for way, both in found["needed"].items() if both[0] < float("inf")}
     for place, (way, (least, most)) in enumerate(ways.items()):
         colour, scale = plotting.COLOURS[place % len(plotting.COLOURS)], found["kl"] / reached
         if most > least:  # where the file leaves it open
-            axes.fill_between(reached, least * scale, most * scale, facecolor=colour, alpha=0.2, lw=0, label=f"{way}: in here")
+            axes.fill_between(
+                reached,
+                least * scale,
+                most * scale,
+                facecolor=colour,
+                alpha=0.2,
+                lw=0,
+                label=f"{way}: in here",
+            )
         else:
             axes.plot(
-                reached, most * scale, color=colour, marker=plotting.MARKERS[place % len(plotting.MARKERS)], ms=3, label=way
+                reached,
+                most * scale,
+                color=colour,
+                marker=plotting.MARKERS[place % len(plotting.MARKERS)],
+                ms=3,
+                label=way,
             )
     if found["parameters"]:
         axes.axhline(found["pairs"], color="black", lw=0.8, ls=":")
-        axes.annotate("this file", (float(reached[0]), found["pairs"]), fontsize=8, xytext=(2, 2), textcoords="offset points")
-    axes.set(xscale="log", yscale="log", xlabel="expected KL to $\\pi_{chosen}$, nats",
-             ylabel="pairs" if found["parameters"] else "pairs a free parameter")  # fmt: skip
+        axes.annotate(
+            "this file",
+            (float(reached[0]), found["pairs"]),
+            fontsize=8,
+            xytext=(2, 2),
+            textcoords="offset points",
+        )
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="expected KL to $\\pi_{chosen}$, nats",
+        ylabel="pairs" if found["parameters"] else "pairs a free parameter",
+    )
     axes.legend(frameon=False, fontsize=8)
     return drawn
 
@@ -343,6 +431,9 @@ def figure(found: dict[str, Any]) -> Figure:
 def save(found: dict[str, Any], folder: Path) -> list[Path]:
     """``plan_pairs.json`` and the figure, in ``folder``."""
     path = folder / "plan_pairs.json"
-    needed = {way: [n if n < float("inf") else None for n in both] for way, both in found["needed"].items()}
+    needed = {
+        way: [n if n < float("inf") else None for n in both]
+        for way, both in found["needed"].items()
+    }
     write_json(path, {**provenance(), **found, "needed": needed})
     return [path, *plotting.save(figure(found), folder / "plan_pairs")]

@@ -16,8 +16,9 @@ import torch
 def check_answer(answer: Any, truth: Any, hint: str, tolerance: float = 1e-6) -> None:
     """Say whether ``answer`` equals ``truth`` to ``tolerance``; give the hint where it does not.
 
-    A number may be written as one writes numbers: 0.25, 1/4, "1/4", "25%", Fraction(1, 4), an array, a list, a tensor.
-    A decimal is right, too, if it is the truth rounded to the digits that were written, three significant ones at least.
+    A number may be written as one writes numbers: 0.25, 1/4, "1/4", "25%", Fraction(1, 4), an
+    array, a list, a tensor. A decimal is right, too, if it is the truth rounded to the digits that
+    were written, three significant ones at least.
 
     >>> check_answer(None, 2.0, "Count again.")
     Not answered yet: replace None and run this cell again.
@@ -40,7 +41,10 @@ def check_answer(answer: Any, truth: Any, hint: str, tolerance: float = 1e-6) ->
         print(f"Not yet: {str(answer)[:40]!r} is no number. {hint}")
         return
     if given.shape != right.shape:
-        print(f"Not yet: your answer has shape {tuple(given.shape)}, the right one {tuple(right.shape)}. {hint}")
+        print(
+            f"Not yet: your answer has shape {tuple(given.shape)}, the right one "
+            f"{tuple(right.shape)}. {hint}"
+        )
     elif torch.allclose(given, right, rtol=0, atol=tolerance) or rounded(given, right):
         print("Right.")
     else:
@@ -48,7 +52,8 @@ def check_answer(answer: Any, truth: Any, hint: str, tolerance: float = 1e-6) ->
 
 
 def as_numbers(answer: Any) -> Any:
-    """An answer as numbers that a tensor can be made of; ValueError or TypeError where it holds something else.
+    """An answer as numbers that a tensor can be made of; ValueError or TypeError where it holds
+    something else.
 
     >>> as_numbers("1/4"), as_numbers(" 25 % "), as_numbers(["1,5", 2])
     (0.25, 0.25, [1.5, 2])
@@ -61,11 +66,16 @@ def as_numbers(answer: Any) -> Any:
         text = answer.strip().replace("−", "-").replace(",", ".")
         share = text.endswith("%")
         return float(Fraction("".join(text.removesuffix("%").split()))) / (100 if share else 1)
-    return float(answer) if isinstance(answer, Rational | Decimal) and not isinstance(answer, int) else answer
+    return (
+        float(answer)
+        if isinstance(answer, Rational | Decimal) and not isinstance(answer, int)
+        else answer
+    )
 
 
 def rounded(given: torch.Tensor, right: torch.Tensor) -> bool:
-    """Whether every number of ``given`` is that of ``right``, rounded to its own digits, of which at least three count.
+    """Whether every number of ``given`` is that of ``right``, rounded to its own digits, of which
+    at least three count.
 
     >>> third = torch.tensor(1 / 3, dtype=torch.float64)
     >>> [rounded(torch.tensor(x, dtype=torch.float64), third) for x in (0.333, 0.3333, 0.33, 0.334)]
@@ -76,14 +86,17 @@ def rounded(given: torch.Tensor, right: torch.Tensor) -> bool:
             return False
         digits = Decimal(repr(mine)).as_tuple()
         counted, places = len(digits.digits), -int(digits.exponent)
-        near = abs(mine - theirs) <= 1e-12 or (counted >= 3 and places > 0 and abs(mine - theirs) <= 0.5000001 * 10**-places)
+        near = abs(mine - theirs) <= 1e-12 or (
+            counted >= 3 and places > 0 and abs(mine - theirs) <= 0.5000001 * 10**-places
+        )
         if not near:
             return False
     return True
 
 
 def expect(got: Any, wanted: Any, hint: str, where: str = "", tolerance: float = 1e-9) -> None:
-    """Fail, and teach, unless ``got`` equals ``wanted`` (numbers, shapes, tensors) to ``tolerance``; for assignments' tests.
+    """Fail, and teach, unless ``got`` equals ``wanted`` (numbers, shapes, tensors) to
+    ``tolerance``; for assignments' tests.
 
     >>> expect(torch.tensor([1.0, 2.0]), [1, 2], "count again")
     >>> expect(None, [1, 2], "count again")
@@ -98,12 +111,15 @@ def expect(got: Any, wanted: Any, hint: str, where: str = "", tolerance: float =
     if got is None:
         raise AssertionError("nothing was returned (None)")
     try:
-        given = torch.as_tensor(got, dtype=torch.float64).detach()  # a Python float keeps its digits
+        given = torch.as_tensor(
+            got, dtype=torch.float64
+        ).detach()  # a Python float keeps its digits
     except (TypeError, ValueError, RuntimeError):
         raise AssertionError(f"expected numbers or a tensor, got {type(got).__name__}") from None
     right = torch.as_tensor(wanted, dtype=torch.float64)
     see = f": {hint}" + (f" (see {where})" if where else "")
-    if given.shape == right.shape and torch.allclose(given, right, rtol=0, atol=tolerance):  # nan is never close
+    # nan is never close
+    if given.shape == right.shape and torch.allclose(given, right, rtol=0, atol=tolerance):
         return
     show_link(where)
     if given.shape != right.shape:
@@ -124,14 +140,19 @@ def shown(values: torch.Tensor) -> str:
 
 
 def notebook_of(where: str, folder: Path) -> str | None:
-    """The address, from ``folder``, of the notebook that ``where`` names, if it lies here, one folder up or in notebooks.
+    """The address, from ``folder``, of the notebook that ``where`` names, if it lies here, one
+    folder up or in notebooks.
 
     >>> notebook_of("notebook 01, section 3", Path("notebooks"))
     '01_two_distributions.ipynb'
     """
     number = re.match(r"notebook (\d+)", where)
     near = (folder / place for place in (".", "..", "notebooks", "../notebooks"))
-    found = (path for place in near for path in sorted(place.glob(f"{number[1]}_*.ipynb"))) if number else iter(())
+    found = (
+        (path for place in near for path in sorted(place.glob(f"{number[1]}_*.ipynb")))
+        if number
+        else iter(())
+    )
     return next((os.path.relpath(path, folder) for path in found), None)
 
 

@@ -1,7 +1,9 @@
-"""Puzzles of a minute each: choose an answer, click it, and it says whether it is right and which thought leads to it.
+"""Puzzles of a minute each: choose an answer, click it, and it says whether it is right and which
+thought leads to it.
 
-No answer is written down as right: it is computed, from the same functions as everything else, and the option that has its value
-is the right one.  A puzzle is plain HTML, so that it also works where no Python runs.
+No answer is written down as right: it is computed, from the same functions as everything else, and
+the option that has its value is the right one.  A puzzle is plain HTML, so that it also works where
+no Python runs.
 """
 
 import html
@@ -23,7 +25,9 @@ F64 = torch.float64
 
 @dataclass(frozen=True)
 class Puzzle:
-    """A question, a function that computes its answer, and the options: what to choose, its value, and what is said of it."""
+    """A question, a function that computes its answer, and the options: what to choose, its value,
+    and what is said of it.
+    """
 
     question: str
     options: list[dict[str, Any]]  # label, value, why
@@ -43,7 +47,9 @@ def right(puzzle: Puzzle) -> int:
         if math.isclose(option["value"], answer, rel_tol=1e-3, abs_tol=1e-3)
     ]
     if len(found) != 1:
-        raise AssertionError(f"{puzzle.question}: the answer is {answer}, which {len(found)} options give")
+        raise AssertionError(
+            f"{puzzle.question}: the answer is {answer}, which {len(found)} options give"
+        )
     return found[0]
 
 
@@ -58,12 +64,15 @@ def puzzle(name: str) -> Any:
     asked = PUZZLES[name]
     correct = right(asked)
     options = (
-        f"<details><summary>{option['label']}</summary><p style='margin:.2rem 0 .6rem 1.1rem'><strong>{'Right.' if number == correct else 'No.'}</strong> {option['why']}</p></details>"
+        f"<details><summary>{option['label']}</summary><p style='margin:.2rem 0 .6rem "
+        f"1.1rem'><strong>{'Right.' if number == correct else 'No.'}</strong> "
+        f"{option['why']}</p></details>"
         for number, option in enumerate(asked.options)
     )
     return HTML(
         f'<figure class="puzzle"><p><strong>Puzzle.</strong> {asked.question}</p>{"".join(options)}'
-        f"<figcaption>Think first, then open your answer ({html.escape(name)}).</figcaption></figure>"
+        "<figcaption>Think first, then open your answer "
+        f"({html.escape(name)}).</figcaption></figure>"
     )
 
 
@@ -78,14 +87,20 @@ def _disagreement() -> float:
     """1 if repaired LSIF and BCE end at different policies in a class of single hills, else 0."""
     world = gallery.bimodal(prompts=1)
     ends = [
-        loglinear.fit(world, losses.make_loss("dil", generator=name, denominator="mixture"), loglinear.quadratic(41))
+        loglinear.fit(
+            world,
+            losses.make_loss("dil", generator=name, denominator="mixture"),
+            loglinear.quadratic(41),
+        )
         for name in ("lsif", "bce")
     ]
     return float((ends[0] - ends[1]).abs().sum() > 0.01)
 
 
 def _judge(policy: torch.Tensor, ref: torch.Tensor) -> float:
-    """How often the policy's response has the larger ratio to the reference, (Y,) each; ties are guessed."""
+    """How often the policy's response has the larger ratio to the reference, (Y,) each; ties are
+    guessed.
+    """
     ratio = policy / ref
     return float((policy[:, None] * ref * (0.5 + (ratio[:, None] - ratio).sign() / 2)).sum())
 
@@ -96,38 +111,68 @@ def _share_of_sft(world: World) -> float:
 
 
 def _pull(ratio: float) -> float:
-    """PPO's slope for one sample of advantage 1 whose probability has changed by ``ratio``, relative to that at ratio 1."""
+    """PPO's slope for one sample of advantage 1 whose probability has changed by ``ratio``,
+    relative to that at ratio 1.
+    """
     logps = torch.tensor([ratio, 1.0], dtype=F64).log().requires_grad_()
-    (slope,) = torch.autograd.grad(policy_gradient.clipped_loss(torch.ones(2), logps, torch.zeros(2, dtype=F64)).sum(), logps)
+    (slope,) = torch.autograd.grad(
+        policy_gradient.clipped_loss(torch.ones(2), logps, torch.zeros(2, dtype=F64)).sum(), logps
+    )
     return (slope[0] / slope[1]).item()
 
 
 def _gain(world: World, flips: float) -> float:
-    """What imitating the winners gains of the true reward where a share of labels is turned round."""
+    """What imitating the winners gains of the true reward where a share of labels is turned
+    round.
+    """
     policy = world.ref * (1 + (1 - 2 * flips) * world.advantage)
     return ((policy - world.ref) * world.true_reward).sum().item()
 
 
 TRUTHS: dict[str, Callable[[], float]] = {
-    "00-odds": lambda: preferences.bradley_terry(torch.tensor([math.log(3), 0.0], dtype=F64))[0, 1].item(),
+    "00-odds": lambda: preferences.bradley_terry(torch.tensor([math.log(3), 0.0], dtype=F64))[
+        0, 1
+    ].item(),
     "01-rare": lambda: World([0.01, 0.99], [[0.5, 1.0], [0.0, 0.5]]).chosen[0, 0].item(),
-    "02-double": lambda: (optima.rlhf(World.from_reward([0.5, 0.5], [0.0, 2.0]), 2.0) / optima.rlhf(World.from_reward([0.5, 0.5], [0.0, 1.0]), 1.0))[0, 1].item(),
+    "02-double": lambda: (
+        optima.rlhf(World.from_reward([0.5, 0.5], [0.0, 2.0]), 2.0)
+        / optima.rlhf(World.from_reward([0.5, 0.5], [0.0, 1.0]), 1.0)
+    )[0, 1].item(),
     "03-valley": lambda: float(_valley("forward") > _valley("reverse")),
     "04-same": _disagreement,
-    "05-pull": lambda: math.log10((bregman.derivative(bregman.LSIF.reference_loss, torch.tensor([10.0], dtype=F64)) / bregman.derivative(bregman.BCE.reference_loss, torch.tensor([10.0], dtype=F64))).item()),
-    "06-loser": lambda: optima.dil(World.from_reward([0.5, 0.5], [0.0, 1.0], hard=True), "ukl", "rejected")[0, 1].item(),
-    "07-dpo": lambda: optima.rlhf(World.from_reward([0.5, 0.5], [0.0, math.log(9)]), 1.0)[0, 1].item(),
-    "08-fall": lambda: (losses.dpo_loss(torch.tensor([-1.0], dtype=F64), torch.tensor([-3.0], dtype=F64), beta=1.0)).item(),
+    "05-pull": lambda: math.log10(
+        (
+            bregman.derivative(bregman.LSIF.reference_loss, torch.tensor([10.0], dtype=F64))
+            / bregman.derivative(bregman.BCE.reference_loss, torch.tensor([10.0], dtype=F64))
+        ).item()
+    ),
+    "06-loser": lambda: optima.dil(
+        World.from_reward([0.5, 0.5], [0.0, 1.0], hard=True), "ukl", "rejected"
+    )[0, 1].item(),
+    "07-dpo": lambda: optima.rlhf(World.from_reward([0.5, 0.5], [0.0, math.log(9)]), 1.0)[
+        0, 1
+    ].item(),
+    "08-fall": lambda: (
+        losses.dpo_loss(torch.tensor([-1.0], dtype=F64), torch.tensor([-3.0], dtype=F64), beta=1.0)
+    ).item(),
     "09-mean": lambda: math.log10(math.exp(100 * math.log(1.2))),
     "10-best": lambda: World.from_reward([0.5, 0.5], [0.0, math.log(3)]).preference.max().item(),
     "11-end": lambda: torch.tensor([0.5, 0.5, 0.25], dtype=F64).log2().sum().item(),
-    "12-circle": lambda: World([0.5, 0.25, 0.25], [[0.5, 0.0, 1.0], [1.0, 0.5, 0.0], [0.0, 1.0, 0.5]]).chosen[0, 1].item(),
+    "12-circle": lambda: (
+        World([0.5, 0.25, 0.25], [[0.5, 0.0, 1.0], [1.0, 0.5, 0.0], [0.0, 1.0, 0.5]])
+        .chosen[0, 1]
+        .item()
+    ),
     "14-nine": lambda: _share_of_sft(World([1e-6, 1 - 1e-6], [[0.5, 0.9], [0.1, 0.5]])),
     "15-clip": lambda: _pull(ratio=1.5),
     "16-floor": lambda: _gain(World.random([0]), flips=0.4) / _gain(World.random([0]), flips=0.0),
-    "17-judge": lambda: _judge(torch.tensor([0.6, 0.4], dtype=F64), torch.tensor([0.5, 0.5], dtype=F64)),
-    "18-third": lambda: World.from_reward([1 / 3] * 3, [2.0, 1.0, 0.0], hard=True).chosen[0, 0].item(),
-}  # fmt: skip
+    "17-judge": lambda: _judge(
+        torch.tensor([0.6, 0.4], dtype=F64), torch.tensor([0.5, 0.5], dtype=F64)
+    ),
+    "18-third": lambda: (
+        World.from_reward([1 / 3] * 3, [2.0, 1.0, 0.0], hard=True).chosen[0, 0].item()
+    ),
+}
 PUZZLES = {
     name: Puzzle(**asked, answer=TRUTHS[name])
     for name, asked in yaml.safe_load(read_text(Path(__file__).with_name("puzzles.yaml"))).items()

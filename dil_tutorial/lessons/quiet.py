@@ -17,6 +17,7 @@ def libraries() -> None:
     from transformers.utils import logging as of_transformers
 
     of_transformers.disable_progress_bar()
-    for name in ("bitsandbytes", "transformers"):  # the first speaks of missing kernels when it is merely imported
+    # the first speaks of missing kernels when it is merely imported
+    for name in ("bitsandbytes", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)

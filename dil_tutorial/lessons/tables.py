@@ -9,8 +9,11 @@ from torch import Tensor
 Numbers = Sequence[Any] | Tensor
 
 
-def numbers(rows: Mapping[str, Numbers | float | int | str], columns: Sequence[str] = (), digits: int = 3) -> Any:
-    """A table with a row for each name; ``columns`` are the heads of its numbers, shown with ``digits`` digits, no minus zero.
+def numbers(
+    rows: Mapping[str, Numbers | float | int | str], columns: Sequence[str] = (), digits: int = 3
+) -> Any:
+    """A table with a row for each name; ``columns`` are the heads of its numbers, shown with
+    ``digits`` digits, no minus zero.
 
     What is no float (a count, a word) is shown as it is; of a tensor all numbers in order.
 
@@ -24,7 +27,11 @@ def numbers(rows: Mapping[str, Numbers | float | int | str], columns: Sequence[s
         return escape(f"{value:z.{digits}f}" if isinstance(value, float) else str(value))
 
     def line(tag: str, name: str, values: Sequence[Any]) -> str:
-        return f"<tr><th>{escape(name)}</th>" + "".join(f"<{tag}>{cell(value)}</{tag}>" for value in values) + "</tr>"
+        return (
+            f"<tr><th>{escape(name)}</th>"
+            + "".join(f"<{tag}>{cell(value)}</{tag}>" for value in values)
+            + "</tr>"
+        )
 
     body = []
     for name, values in rows.items():

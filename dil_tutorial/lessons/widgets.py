@@ -1,7 +1,8 @@
 """Interactive panels that work in JupyterLab and voila and, without a kernel, in the static book.
 
-The trick: draw every frame beforehand, stack them, and link each slider to its stacks in the browser.  With several sliders the
-stacks are nested: the first slider chooses among stacks, the last among pictures.
+The trick: draw every frame beforehand, stack them, and link each slider to its stacks in the
+browser.  With several sliders the stacks are nested: the first slider chooses among stacks, the
+last among pictures.
 """
 
 import base64
@@ -22,12 +23,16 @@ WIDE = {"width": "min(36em, 95%)"}
 
 
 def frames(
-    draw: Callable[..., Drawn], controls: Mapping[str, Sequence[Any]], start: Sequence[int] | None = None
+    draw: Callable[..., Drawn],
+    controls: Mapping[str, Sequence[Any]],
+    start: Sequence[int] | None = None,
 ) -> ipywidgets.VBox:
-    """A slider for each of ``controls`` over what ``draw(*values)`` makes of where they stand; arrow keys move a slider.
+    """A slider for each of ``controls`` over what ``draw(*values)`` makes of where they stand;
+    arrow keys move a slider.
 
-    ``controls`` holds the values of each slider by its label, ``start`` the places at which they begin.  Every combination is
-    drawn, so keep their product small.  The sentence stands below the figure as its caption.
+    ``controls`` holds the values of each slider by its label, ``start`` the places at which they
+    begin.  Every combination is drawn, so keep their product small.  The sentence stands below the
+    figure as its caption.
 
     >>> from dil_tutorial.support.plotting import new_figure
     >>> def draw(scale, labels):
@@ -44,14 +49,19 @@ def frames(
         hold_still(figure, places)
         return picture(figure, said)
 
-    with one_thread():  # what is drawn are toy worlds; beside another busy process two threads take twenty times as long
+    # what is drawn are toy worlds; beside another busy process two threads take twenty times as
+    # long
+    with one_thread():
         return pages(drawn, controls, start)
 
 
 def pages(
-    make: Callable[..., str], controls: Mapping[str, Sequence[Any]], start: Sequence[int] | None = None
+    make: Callable[..., str],
+    controls: Mapping[str, Sequence[Any]],
+    start: Sequence[int] | None = None,
 ) -> ipywidgets.VBox:
-    """``frames`` of any HTML: a slider for each of ``controls`` over what ``make(*values)`` returns.
+    """``frames`` of any HTML: a slider for each of ``controls`` over what ``make(*values)``
+    returns.
 
     >>> panel = pages(lambda word: f"<b>{word}</b>", {"Word": ["yes", "no"]})
     >>> panel.children[1].children[1].value
@@ -60,18 +70,25 @@ def pages(
     start = list(start or [0] * len(controls))
     sliders = [
         ipywidgets.SelectionSlider(
-            options=[(f"{value:g}" if isinstance(value, int | float) else str(value), i) for i, value in enumerate(values)],
-            index=place, description=name, style={"description_width": "initial"}, layout=WIDE,
+            options=[
+                (f"{value:g}" if isinstance(value, int | float) else str(value), i)
+                for i, value in enumerate(values)
+            ],
+            index=place,
+            description=name,
+            style={"description_width": "initial"},
+            layout=WIDE,
         )
         for (name, values), place in zip(controls.items(), start, strict=True)
-    ]  # fmt: skip
+    ]
 
     def stack(chosen: tuple[Any, ...]) -> ipywidgets.Widget:
         depth = len(chosen)
         if depth == len(sliders):
             return ipywidgets.HTML(make(*chosen))
         layer = ipywidgets.Stack(
-            children=[stack((*chosen, value)) for value in list(controls.values())[depth]], selected_index=start[depth]
+            children=[stack((*chosen, value)) for value in list(controls.values())[depth]],
+            selected_index=start[depth],
         )
         ipywidgets.jslink((sliders[depth], "index"), (layer, "selected_index"))
         return layer
@@ -80,9 +97,11 @@ def pages(
 
 
 def hold_still(figure: Figure, places: list[Bbox]) -> None:
-    """Put the axes where ``places`` has them, or, while it is empty, note there where this figure's layout has put them.
+    """Put the axes where ``places`` has them, or, while it is empty, note there where this figure's
+    layout has put them.
 
-    Without it the axes would jump as a slider moves, and every frame would solve its layout anew, half the time of drawing it.
+    Without it the axes would jump as a slider moves, and every frame would solve its layout anew,
+    half the time of drawing it.
 
     >>> from dil_tutorial.support.plotting import new_figure
     >>> places = []
@@ -110,17 +129,24 @@ def picture(figure: Figure, said: str) -> str:
     """
     data = base64.b64encode(plotting.small_png(figure)).decode()
     return (
-        f'<figure style="margin: 0"><img src="data:image/png;base64,{data}" alt="{escape(described(figure))}" '
-        f'style="max-width: 100%; height: auto"><figcaption>{escape(said, quote=False)}</figcaption></figure>'
+        f'<figure style="margin: 0"><img src="data:image/png;base64,{data}" '
+        f'alt="{escape(described(figure))}" '
+        'style="max-width: 100%; height: '
+        f'auto"><figcaption>{escape(said, quote=False)}</figcaption></figure>'
     )
 
 
 def described(figure: Figure) -> str:
-    r"""What is drawn, from the axes' own titles, labels and legends; what it shows is in the caption.
+    r"""What is drawn, from the axes' own titles, labels and legends; what it shows is in the
+    caption.
 
     >>> from dil_tutorial.support.plotting import new_figure
     >>> figure, [axes] = new_figure()
-    >>> _ = axes.plot([0, 1], label="BCE"), axes.set(title="Losses", xlabel=r"$\pi_{ref}$", ylabel="loss"), axes.legend()
+    >>> _ = (
+    ...     axes.plot([0, 1], label="BCE"),
+    ...     axes.set(title="Losses", xlabel=r"$\pi_{ref}$", ylabel="loss"),
+    ...     axes.legend(),
+    ... )
     >>> described(figure)
     'Chart. Losses: loss against π_ref, with BCE.'
     """
@@ -129,15 +155,20 @@ def described(figure: Figure) -> str:
         title = axes.get_title("left") or axes.get_title()
         drawn = " against ".join(name for name in (axes.get_ylabel(), axes.get_xlabel()) if name)
         legend = axes.get_legend()
-        names = "with " + ", ".join(text.get_text() for text in legend.get_texts()) if legend else ""
+        names = (
+            "with " + ", ".join(text.get_text() for text in legend.get_texts()) if legend else ""
+        )
         said = ", ".join(part for part in (drawn, names) if part)
         parts.append(": ".join(part for part in (title, said) if part))
     text = "Chart. " + "; ".join(part for part in parts if part) + "."
-    return re.sub(r"[${}]|\\,|\\", "", text.replace(r"\pi", "π").replace(r"\beta", "β"))  # spoken, not typeset
+    # spoken, not typeset
+    return re.sub(r"[${}]|\\,|\\", "", text.replace(r"\pi", "π").replace(r"\beta", "β"))
 
 
 def sentence(panel: ipywidgets.VBox) -> str:
-    """What a panel of ``frames`` says where its sliders stand (a browser follows them by itself)."""
+    """What a panel of ``frames`` says where its sliders stand (a browser follows them by
+    itself).
+    """
     *sliders, at = panel.children
     for slider in sliders:
         at = at.children[slider.index]
@@ -145,10 +176,13 @@ def sentence(panel: ipywidgets.VBox) -> str:
 
 
 def asked(draw: Callable[[str], Drawn], label: str, start: str) -> ipywidgets.VBox:
-    """A text box over what ``draw(text)`` makes of it; it needs a kernel.  An InputError of ``draw`` is shown as its line.
+    """A text box over what ``draw(text)`` makes of it; it needs a kernel.  An InputError of
+    ``draw`` is shown as its line.
 
     >>> from dil_tutorial.support.plotting import new_figure
-    >>> box, shown, refusal = asked(lambda text: (new_figure()[0], f"You typed {text}."), "Type", "a").children
+    >>> box, shown, refusal = asked(
+    ...     lambda text: (new_figure()[0], f"You typed {text}."), "Type", "a"
+    ... ).children
     >>> box.value = "b"
     >>> "You typed b." in shown.value
     True
@@ -156,7 +190,11 @@ def asked(draw: Callable[[str], Drawn], label: str, start: str) -> ipywidgets.VB
     from dil_tutorial.errors import InputError
 
     box = ipywidgets.Text(
-        value=start, description=label, continuous_update=False, style={"description_width": "initial"}, layout=WIDE
+        value=start,
+        description=label,
+        continuous_update=False,
+        style={"description_width": "initial"},
+        layout=WIDE,
     )
     shown, refusal = ipywidgets.HTML(picture(*draw(start))), ipywidgets.HTML()
 

@@ -17,7 +17,8 @@ from dil_tutorial.llm.models import load_model, load_tokenizer
 
 NOT_HERE = {  # arguments of Trainer that cannot do here what they say, and why
     "data_collator": "batches are packed by our own: leave it out",
-    "compute_loss_func": "the loss is named in DILConfig: give a loss of your own to dil_tutorial.losses.LOSSES",
+    "compute_loss_func": "the loss is named in DILConfig: give a loss of your own to "
+    "dil_tutorial.losses.LOSSES",
     "model_init": "the reference is the model as given: pass that model",
     "tokenizer": "it is called processing_class now",
     "quantization_config": "load the model with it, as load_model(name, 'nf4') does, and pass that",
@@ -41,9 +42,11 @@ LOSSES: dict[str, dict[str, Any]] = {  # TRL's loss_type, and ours at TRL's beta
     "aot": {"loss": "aot"},
 }
 WHY_NOT = {  # TRL's loss types that are another loss here, or none
-    "sft": "TRL takes a mean over all tokens of a batch, our 'sft' over its responses: use a DILConfig"
+    "sft": "TRL takes a mean over all tokens of a batch, our 'sft' over its responses: use a "
+    "DILConfig"
 }
-DIVERGENCES = {"forward_kl": "itakura-saito", "js_divergence": "bce"}  # TRL's f_divergence_type, and the generator of our f-dpo
+# TRL's f_divergence_type, and the generator of our f-dpo
+DIVERGENCES = {"forward_kl": "itakura-saito", "js_divergence": "bce"}
 
 NO_MATTER = {  # fields that have nothing left to decide here
     "precompute_ref_log_probs": "the reference is always scored before training",
@@ -60,16 +63,20 @@ UNLIKE = {  # fields that must stay as TRL has them by default, and what to do i
     "model_init_kwargs": "load the model yourself and pass it",
     "trust_remote_code": "code from a model's folder is not run here",
     "router_aux_loss_coef": "no auxiliary loss is added here",
-    "truncation_mode": "the start of a row is kept; keeping its end would cut the prompt, and f would be of another one",
+    "truncation_mode": "the start of a row is kept; keeping its end would cut the prompt, and f "
+    "would be of another one",
     "label_smoothing": "TRL's 'sigmoid' ignores it; for conservative DPO set it in a DILConfig",
     "activation_offloading": "activations stay on the device",
-    "sync_ref_model": "the reference is scored once; train again from the result, whose reference it then is (claim 5.tr-dpo)",
+    "sync_ref_model": "the reference is scored once; train again from the result, whose "
+    "reference it then is (claim 5.tr-dpo)",
     "pad_token": "no padding token is needed",
 }
 
 
 def from_trl(args: Any) -> DILConfig:
-    """The DILConfig that means what a DPOConfig of TRL says; InputError for a field that has no counterpart."""
+    """The DILConfig that means what a DPOConfig of TRL says; InputError for a field that has no
+    counterpart.
+    """
     kind = args.loss_type[0] if isinstance(args.loss_type, list) else args.loss_type
     several = isinstance(args.loss_type, list) and len(args.loss_type) > 1
     if several or kind not in LOSSES:
@@ -80,14 +87,24 @@ def from_trl(args: Any) -> DILConfig:
             else WHY_NOT.get(kind, known)
         )
         raise InputError(f"DPOConfig: loss_type {args.loss_type!r} has no counterpart: {reason}")
-    ours = {field.name for field in dataclasses.fields(DILConfig) if field.init} - REFUSED.keys() - NO_MATTER.keys()
+    ours = (
+        {field.name for field in dataclasses.fields(DILConfig) if field.init}
+        - REFUSED.keys()
+        - NO_MATTER.keys()
+    )
     divergence = getattr(args.f_divergence_type, "value", args.f_divergence_type)
     settings: dict[str, Any] = dict(LOSSES[kind])
     if divergence != "reverse_kl":
         alpha = f"power({args.f_alpha_divergence_coef - 1:g})"
-        settings = {"loss": "f-dpo", "generator": alpha if divergence == "alpha_divergence" else DIVERGENCES[divergence]}
+        settings = {
+            "loss": "f-dpo",
+            "generator": alpha if divergence == "alpha_divergence" else DIVERGENCES[divergence],
+        }
         if kind != "sigmoid":
-            raise InputError(f"DPOConfig: f_divergence_type: is for loss_type 'sigmoid' here, not {kind!r}: leave it out")
+            raise InputError(
+                f"DPOConfig: f_divergence_type: is for loss_type 'sigmoid' here, not {kind!r}: "
+                "leave it out"
+            )
     for field in dataclasses.fields(args):
         value = getattr(args, field.name)
         if field.name == "label_smoothing" and kind in ("exo_pair", "robust"):
@@ -105,7 +122,9 @@ def from_trl(args: Any) -> DILConfig:
 
 
 def with_defaults(model: Any, args: Any, processing_class: Any) -> tuple[Any, DILConfig, Any]:
-    """What DILTrainer was given, with a name loaded, TRL's configuration translated and the tokenizer found."""
+    """What DILTrainer was given, with a name loaded, TRL's configuration translated and the
+    tokenizer found.
+    """
     if isinstance(model, str):
         processing_class = processing_class or load_tokenizer(model)
         model = load_model(model)
@@ -124,7 +143,9 @@ def with_defaults(model: Any, args: Any, processing_class: Any) -> tuple[Any, DI
 
 
 def check_arguments(args: DILConfig, train_dataset: Any, settings: dict[str, Any]) -> None:
-    """InputError for arguments of Trainer that cannot do here what they say, or that are missing."""
+    """InputError for arguments of Trainer that cannot do here what they say, or that are
+    missing.
+    """
     for name in settings.keys() & NOT_HERE.keys():
         raise InputError(f"DILTrainer: {name}: {NOT_HERE[name]}")
     arguments = {*signature(Trainer).parameters} - NOT_HERE.keys()
@@ -134,17 +155,21 @@ def check_arguments(args: DILConfig, train_dataset: Any, settings: dict[str, Any
         raise InputError("DILTrainer: no train_dataset: give rows with prompt, chosen and rejected")
     if isinstance(train_dataset, dict):
         raise InputError(
-            f"DILTrainer: train_dataset is a dict of data sets: give one of them: {', '.join(map(str, train_dataset))}"
+            "DILTrainer: train_dataset is a dict of data sets: give one of them: "
+            f"{', '.join(map(str, train_dataset))}"
         )
     if args.n_gpu > 1:
         raise InputError(
-            f"{args.n_gpu} GPUs in one process: launch with torchrun --nproc_per_node {args.n_gpu}, one each, or show it one, "
+            f"{args.n_gpu} GPUs in one process: launch with torchrun --nproc_per_node "
+            f"{args.n_gpu}, one each, or show it one, "
             "with CUDA_VISIBLE_DEVICES=0"
         )
 
 
 def adapter_is_fresh(model: Any) -> bool:
-    """Whether the model has an adapter that changes nothing yet, so that the reference is the model with it turned off."""
+    """Whether the model has an adapter that changes nothing yet, so that the reference is the model
+    with it turned off.
+    """
     if not hasattr(model, "disable_adapter"):
         return False
     tokens = torch.arange(2, 10)[None].to(next(model.parameters()).device)

@@ -1,14 +1,17 @@
-"""Attention for packed pairs: tokens see their own document, and the second of two responses does not see the first.
+"""Attention for packed pairs: tokens see their own document, and the second of two responses does
+not see the first.
 
-A *document* is [prefix | first | second] (``batches.pack``).  Every linear layer works on real tokens alone; attention, the
-only place where tokens meet, runs document by document: on [prefix | first], and for the second branch on [prefix | second].
+A *document* is [prefix | first | second] (``batches.pack``).  Every linear layer works on real
+tokens alone; attention, the only place where tokens meet, runs document by document: on [prefix |
+first], and for the second branch on [prefix | second].
 
-The layout reaches the attention function as a table (1, 1, D, 3) of lengths in the place of the attention mask:
-transformers hands a 4-D mask through untouched.  With any other mask the attention functions here are transformers' own
-SDPA, so a model left on one generates and scores as before.
+The layout reaches the attention function as a table (1, 1, D, 3) of lengths in the place of the
+attention mask: transformers hands a 4-D mask through untouched.  With any other mask the attention
+functions here are transformers' own SDPA, so a model left on one generates and scores as before.
 
-``document_attention`` calls SDPA for each branch and runs anywhere.  ``varlen_attention`` is one call of torch's flash
-kernel for all branches: on CUDA in half precision, where many small calls would cost more than they compute.
+``document_attention`` calls SDPA for each branch and runs anywhere.  ``varlen_attention`` is one
+call of torch's flash kernel for all branches: on CUDA in half precision, where many small calls
+would cost more than they compute.
 """
 
 import functools
@@ -23,20 +26,31 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-ATTENTION = "documents"  # the names of document_attention and of varlen_attention in transformers' table
+ATTENTION = (
+    "documents"  # the names of document_attention and of varlen_attention in transformers' table
+)
 VARLEN = "documents_varlen"
 
 
-@functools.lru_cache(maxsize=2)  # every layer asks for it, and reading a CUDA tensor synchronises the device
+# every layer asks for it, and reading a CUDA tensor synchronises the device
+@functools.lru_cache(maxsize=2)
 def lengths_of(documents: Tensor) -> tuple[tuple[int, int, int], ...]:
-    """The table ``documents`` of ``pack`` in plain numbers: lengths of prefix, first and second branch."""
+    """The table ``documents`` of ``pack`` in plain numbers: lengths of prefix, first and second
+    branch.
+    """
     return tuple((prefix, first, second) for prefix, first, second in documents[0, 0].tolist())
 
 
 def document_attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings: Any
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **settings: Any,
 ) -> tuple[Tensor, None]:
-    """Attention within documents; q, k, v (1, heads, S, d) -> (1, S, heads, d), as transformers' attention functions.
+    """Attention within documents; q, k, v (1, heads, S, d) -> (1, S, heads, d), as transformers'
+    attention functions.
 
     ``attention_mask`` is the table ``documents`` of ``pack``, or what SDPA takes.
     """
@@ -46,28 +60,42 @@ def document_attention(
     window = settings.get("sliding_window")
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Queries that are the last of their keys: (1, heads, s, d), (1, heads, t, d) -> (1, s, heads, d)."""
+        """Queries that are the last of their keys: (1, heads, s, d), (1, heads, t, d) -> (1, s,
+        heads, d).
+        """
         s, t = q.shape[2], k.shape[2]
         if s == t and not (window and t > window):
             return sdpa_attention_forward(module, q, k, v, None, is_causal=True, **settings)[0]
         seen = torch.ones(s, t, dtype=torch.bool, device=q.device).tril(t - s)
         if window:
             seen = seen.triu(t - s - window + 1)
-        return sdpa_attention_forward(module, q, k, v, seen[None, None], is_causal=False, **settings)[0]
+        return sdpa_attention_forward(
+            module, q, k, v, seen[None, None], is_causal=False, **settings
+        )[0]
 
     table = lengths_of(attention_mask)
     lengths = [sum(document) for document in table]
     parts = []
-    for document, q, k, v in zip(table, *(x.split(lengths, 2) for x in (query, key, value)), strict=True):
-        prefix, first, second = document  # split, not sliced: the gradient of a split is one concatenation
+    for document, q, k, v in zip(
+        table, *(x.split(lengths, 2) for x in (query, key, value)), strict=True
+    ):
+        prefix, first, second = (
+            document  # split, not sliced: the gradient of a split is one concatenation
+        )
         if not second:
             parts.append(attend(q, k, v))
             continue
         q_first, q_second = q.split([prefix + first, second], 2)
-        (k_prefix, k_first, k_second), (v_prefix, v_first, v_second) = k.split(document, 2), v.split(document, 2)
-        parts.append(attend(q_first, torch.cat([k_prefix, k_first], 2), torch.cat([v_prefix, v_first], 2)))
+        (k_prefix, k_first, k_second), (v_prefix, v_first, v_second) = (
+            k.split(document, 2),
+            v.split(document, 2),
+        )
+        parts.append(
+            attend(q_first, torch.cat([k_prefix, k_first], 2), torch.cat([v_prefix, v_first], 2))
+        )
         k_last, v_last = torch.cat([k_prefix, k_second], 2), torch.cat([v_prefix, v_second], 2)
-        if prefix < second and not (window and prefix + second > window):  # a causal square is cheaper than a mask's rectangle
+        # a causal square is cheaper than a mask's rectangle
+        if prefix < second and not (window and prefix + second > window):
             square = attend(torch.cat([q_first[:, :, :prefix], q_second], 2), k_last, v_last)
             parts.append(square[:, prefix:])
         else:
@@ -76,10 +104,14 @@ def document_attention(
 
 
 @functools.lru_cache(maxsize=2)  # every layer asks for the same
-def branches(table: tuple[tuple[int, int, int], ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor, int, int]:
-    """The keys that each branch's queries see, end to end: (places in the row, offsets of queries, of keys, longest of each).
+def branches(
+    table: tuple[tuple[int, int, int], ...], device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, int, int]:
+    """The keys that each branch's queries see, end to end: (places in the row, offsets of queries,
+    of keys, longest of each).
 
-    The queries of a branch are the last of its keys: all of [prefix | first], then the second of [prefix | second].
+    The queries of a branch are the last of its keys: all of [prefix | first], then the second of
+    [prefix | second].
 
     >>> keys, queries_at, keys_at, *longest = branches(((2, 1, 3),), torch.device("cpu"))
     >>> keys.tolist(), queries_at.tolist(), keys_at.tolist(), longest
@@ -102,19 +134,43 @@ def branches(table: tuple[tuple[int, int, int], ...], device: torch.device) -> t
     def offsets(lengths: list[int]) -> Tensor:
         return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
 
-    return torch.tensor(places, device=device), offsets(queries), offsets(keys), max(queries), max(keys)
+    return (
+        torch.tensor(places, device=device),
+        offsets(queries),
+        offsets(keys),
+        max(queries),
+        max(keys),
+    )
 
 
 def varlen_attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **settings: Any
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **settings: Any,
 ) -> tuple[Tensor, None]:
-    """``document_attention`` in one call of a flash kernel, for CUDA in half precision; for anything else it hands over."""
+    """``document_attention`` in one call of a flash kernel, for CUDA in half precision; for
+    anything else it hands over.
+    """
     device = query.device
-    dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else query.dtype
+    dtype = (
+        torch.get_autocast_dtype(device.type)
+        if torch.is_autocast_enabled(device.type)
+        else query.dtype
+    )
     half = device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)
-    if attention_mask is None or attention_mask.dtype != torch.int32 or not half or settings.get("dropout"):
+    if (
+        attention_mask is None
+        or attention_mask.dtype != torch.int32
+        or not half
+        or settings.get("dropout")
+    ):
         return document_attention(module, query, key, value, attention_mask, **settings)
-    return flash_documents(query.to(dtype), key.to(dtype), value.to(dtype), attention_mask, **settings), None
+    return flash_documents(
+        query.to(dtype), key.to(dtype), value.to(dtype), attention_mask, **settings
+    ), None
 
 
 def flash_documents(
@@ -126,16 +182,32 @@ def flash_documents(
     sliding_window: int | None = None,
     **unused: Any,
 ) -> Tensor:
-    """The kernel's call behind ``varlen_attention``, on half-precision tensors: (1, heads, S, d) -> (1, S, heads, d)."""
+    """The kernel's call behind ``varlen_attention``, on half-precision tensors: (1, heads, S, d) ->
+    (1, S, heads, d).
+    """
     keys, queries_at, keys_at, *longest = branches(lengths_of(documents), query.device)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # (S, heads, d)
-    window = (sliding_window - 1 if sliding_window else -1, 0)  # how far a query sees to the left and to the right
-    out: Any = varlen_attn(q, k[keys], v[keys], queries_at, keys_at, *longest, scale=scaling, window_size=window, **GROUPED)
+    # how far a query sees to the left and to the right
+    window = (sliding_window - 1 if sliding_window else -1, 0)
+    out: Any = varlen_attn(
+        q,
+        k[keys],
+        v[keys],
+        queries_at,
+        keys_at,
+        *longest,
+        scale=scaling,
+        window_size=window,
+        **GROUPED,
+    )
     return torch.unsqueeze(out, 0)
 
 
-# From torch 2.12 on, fewer key heads than query heads must be asked for; before, they are simply accepted.
-GROUPED: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+# From torch 2.12 on, fewer key heads than query heads must be asked for; before, they are simply
+# accepted.
+GROUPED: dict[str, Any] = (
+    {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+)
 
 
 def register() -> None:

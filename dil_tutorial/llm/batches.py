@@ -1,10 +1,13 @@
-"""Batches of tokenised pairs: packed, all pairs end to end in one row; padded, a response a row; single, a row by itself.
+"""Batches of tokenised pairs: packed, all pairs end to end in one row; padded, a response a row;
+single, a row by itself.
 
-Padding stands on the right, where no causal model can see it from a real token, and where it comes after a recurrent state.
+Padding stands on the right, where no causal model can see it from a real token, and where it comes
+after a recurrent state.
 
-Packed, a *document* is what two prompts have in common (usually all) and one or two branches: [prefix | first | second].
-Positions restart at the second branch, and its tokens see the prefix and themselves but not the first branch (``attention``),
-so that every number is what the two plain rows [prefix | first] and [prefix | second] would give::
+Packed, a *document* is what two prompts have in common (usually all) and one or two branches:
+[prefix | first | second]. Positions restart at the second branch, and its tokens see the prefix and
+themselves but not the first branch (``attention``), so that every number is what the two plain rows
+[prefix | first] and [prefix | second] would give::
 
              prefix   first    second
     prefix   causal
@@ -22,7 +25,9 @@ from dil_tutorial.llm.data import common_prefix
 from dil_tutorial.llm.rows import Response, TokenisedPair
 
 LAYOUTS = ("shared", "packed", "padded", "single")
-CALL = 1e7  # products that a CPU does in the time of one more call of attention, as tried with widths of 32 to 576
+# products that a CPU does in the time of one more call of attention, as tried with widths of 32 to
+# 576
+CALL = 1e7
 Batch = TypeVar("Batch", "PaddedBatch", "PackedBatch", "Prompts")
 
 
@@ -36,7 +41,8 @@ class PaddedBatch:
     """N responses, a row each: prompt, response, padding up to the width W of the longest."""
 
     input_ids: Tensor  # (N, W)  prompt | response | padding
-    response_mask: Tensor  # (N, T)  True at response tokens, in the last T columns, before which no response begins
+    # (N, T)  True at response tokens, in the last T columns, before which no response begins
+    response_mask: Tensor
     targets: Tensor  # (M,)  the response tokens, one response after the other
     lengths: Tensor  # (N,)  tokens in each response
 
@@ -45,20 +51,25 @@ class PaddedBatch:
     def inputs(self) -> dict[str, Any]:
         """What the model is called with; its vocabulary head runs on the last T + 1 columns alone.
 
-        There is no attention mask: a causal model cannot see padding on the right, and padding that sees nothing is NaN.
+        There is no attention mask: a causal model cannot see padding on the right, and padding that
+        sees nothing is NaN.
         """
         keep = self.response_mask.shape[1] + 1
         return {"input_ids": self.input_ids, "logits_to_keep": keep}
 
     def pick(self, kept: Tensor) -> Tensor:
-        """Of what the model keeps, (N, T + 1 or more, ...), what predicts each response token: (M, ...)."""
+        """Of what the model keeps, (N, T + 1 or more, ...), what predicts each response token: (M,
+        ...).
+        """
         T = self.response_mask.shape[1]
         return kept[:, -T - 1 : -1][self.response_mask]
 
 
 @dataclass(frozen=True)
 class SingleBatch:
-    """N responses, each in a call of its own, for models whose numbers depend on what else is in the batch."""
+    """N responses, each in a call of its own, for models whose numbers depend on what else is in
+    the batch.
+    """
 
     rows: tuple[PaddedBatch, ...]  # N batches of one response
 
@@ -73,7 +84,9 @@ class SingleBatch:
 
 @dataclass(frozen=True)
 class Prompts:
-    """B prompts to draw responses to: padding stands on the left, so that all responses begin in the same column."""
+    """B prompts to draw responses to: padding stands on the left, so that all responses begin in
+    the same column.
+    """
 
     input_ids: Tensor  # (B, S)  padding | prompt
     attention_mask: Tensor  # (B, S)  1 at real tokens
@@ -86,7 +99,8 @@ class PackedBatch:
     """N responses in D documents, all in one row of S tokens without padding."""
 
     input_ids: Tensor  # (1, S)  all documents, end to end
-    position_ids: Tensor  # (1, S)  0, 1, 2, ... in [prefix | first]; the second branch goes on from the prefix
+    # (1, S)  0, 1, 2, ... in [prefix | first]; the second branch goes on from the prefix
+    position_ids: Tensor
     documents: Tensor  # (1, 1, D, 3)  lengths of prefix, first and second branch (0: none), int32
     sources: Tensor  # (M,)  for each response token the place in the row that predicts it
     targets: Tensor  # (M,)  the response tokens, one response after the other
@@ -95,26 +109,37 @@ class PackedBatch:
     to = moved
 
     def inputs(self) -> dict[str, Any]:
-        """What the model is called with: the table of documents stands in the place of the attention mask."""
-        return {"input_ids": self.input_ids, "position_ids": self.position_ids, "attention_mask": self.documents.cpu(),
-                "logits_to_keep": self.sources}  # fmt: skip
+        """What the model is called with: the table of documents stands in the place of the
+        attention mask.
+        """
+        return {
+            "input_ids": self.input_ids,
+            "position_ids": self.position_ids,
+            "attention_mask": self.documents.cpu(),
+            "logits_to_keep": self.sources,
+        }
 
     def pick(self, kept: Tensor) -> Tensor:
-        """Of what the model keeps, (1, M, ...) or all of (1, S, ...), what predicts each response token: (M, ...)."""
+        """Of what the model keeps, (1, M, ...) or all of (1, S, ...), what predicts each response
+        token: (M, ...).
+        """
         return kept[0] if kept.shape[1] == len(self.sources) else kept[0, self.sources]
 
 
 class PairBatch(TypedDict):
-    """B pairs as the trainer meets them.  Their N = 2B responses are the B chosen, then the B rejected, then, where the data
-    bring responses of the reference, those B (N = 3B).
+    """B pairs as the trainer meets them.  Their N = 2B responses are the B chosen, then the B
+    rejected, then, where the data bring responses of the reference, those B (N = 3B).
     """
 
-    ref_logps: Tensor  # (B, 2) or (B, 3), summed over tokens; first, because transformers takes its length for the batch's size
+    # (B, 2) or (B, 3), summed over tokens; first, because transformers takes its length for the
+    # batch's size
+    ref_logps: Tensor
     p_chosen: Tensor  # (B,) soft labels; 1 where they were drawn
     input_ids: Tensor  # those of ``responses``: transformers counts tokens by them
     responses: PaddedBatch | PackedBatch | SingleBatch
     prompts: Prompts | None  # to draw responses of the reference to
-    mismatched: PaddedBatch | SingleBatch | None  # B responses: to each prompt the chosen response of the next pair
+    # B responses: to each prompt the chosen response of the next pair
+    mismatched: PaddedBatch | SingleBatch | None
 
 
 def pad(responses: list[Response], pad_token_id: int) -> PaddedBatch:
@@ -153,7 +178,8 @@ def pad_prompts(prompts: list[list[int]], pad_token_id: int = 0) -> Prompts:
 
 
 def pack(rows: list[TokenisedPair], share_prompts: bool = True) -> PackedBatch:
-    """B pairs as one row, both responses of a pair in a document if ``share_prompts``; a reference's is in one of its own.
+    """B pairs as one row, both responses of a pair in a document if ``share_prompts``; a
+    reference's is in one of its own.
 
     >>> row = TokenisedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))
     >>> batch = pack([row])
@@ -171,7 +197,11 @@ def pack(rows: list[TokenisedPair], share_prompts: bool = True) -> PackedBatch:
     sources: list[list[int]] = [[] for _ in responses]
     for i, row in enumerate(rows):
         numbered = [(i + side * len(rows), response) for side, response in enumerate(row.responses)]
-        groups = [numbered[:2], *([one] for one in numbered[2:])] if share_prompts else [[one] for one in numbered]
+        groups = (
+            [numbered[:2], *([one] for one in numbered[2:])]
+            if share_prompts
+            else [[one] for one in numbered]
+        )
         for branches in groups:
             first, last = branches[0][1].prompt, branches[-1][1].prompt
             prefix = first[: common_prefix(first, last)]
@@ -180,9 +210,14 @@ def pack(rows: list[TokenisedPair], share_prompts: bool = True) -> PackedBatch:
             positions += range(len(prefix))
             documents.append([len(prefix), 0, 0])
             for place, (number, response) in enumerate(branches, 1):
-                branch = response.prompt[len(prefix) :] + response.tokens  # where prompts differ, it holds the prompt's end
-                row_of = [*range(start, start + len(prefix)), *range(len(ids), len(ids) + len(branch))]
-                sources[number] = row_of[len(response.prompt) - 1 : -1]  # the token before a response token predicts it
+                # where prompts differ, it holds the prompt's end
+                branch = response.prompt[len(prefix) :] + response.tokens
+                row_of = [
+                    *range(start, start + len(prefix)),
+                    *range(len(ids), len(ids) + len(branch)),
+                ]
+                # the token before a response token predicts it
+                sources[number] = row_of[len(response.prompt) - 1 : -1]
                 ids += branch
                 positions += range(len(prefix), len(prefix) + len(branch))
                 documents[-1][place] = len(branch)
@@ -201,7 +236,10 @@ class Layer:
     """What a layer of a model costs: its weights, and the width that attention sums over.
 
     >>> short = [TokenisedPair(Response([5, 6], [7] * 8), Response([5, 6], [8] * 4))] * 8
-    >>> Layer(weights=10_000, width=32).cheaper(short), Layer(weights=1_000_000, width=512).cheaper(short)
+    >>> (
+    ...     Layer(weights=10_000, width=32).cheaper(short),
+    ...     Layer(weights=1_000_000, width=512).cheaper(short),
+    ... )
     ('padded', 'shared')
     """
 
@@ -209,7 +247,9 @@ class Layer:
     width: int
 
     def cheaper(self, rows: list[TokenisedPair]) -> str:
-        """Which takes a CPU less time: "shared" works on fewer tokens, "padded" calls attention once."""
+        """Which takes a CPU less time: "shared" works on fewer tokens, "padded" calls attention
+        once.
+        """
         tokens = squares = 0
         longest, count = 0, sum(len(row.responses) for row in rows)
         for row in rows:
@@ -224,21 +264,34 @@ class Layer:
 
 
 def in_order(rows: list[TokenisedPair]) -> list[Response]:
-    """The responses of B pairs in the order of a batch: all chosen, all rejected, all of the reference."""
-    return [response for side in zip(*(row.responses for row in rows), strict=True) for response in side]
+    """The responses of B pairs in the order of a batch: all chosen, all rejected, all of the
+    reference.
+    """
+    return [
+        response for side in zip(*(row.responses for row in rows), strict=True) for response in side
+    ]
 
 
-def batch_of(rows: list[TokenisedPair], pad_token_id: int, layout: str = "padded") -> PaddedBatch | PackedBatch | SingleBatch:
-    """The responses of B pairs: "single", "padded", "packed" or, with prompts that two responses share read once, "shared".
+def batch_of(
+    rows: list[TokenisedPair], pad_token_id: int, layout: str = "padded"
+) -> PaddedBatch | PackedBatch | SingleBatch:
+    """The responses of B pairs: "single", "padded", "packed" or, with prompts that two responses
+    share read once, "shared".
 
     >>> row = TokenisedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))
     >>> batch_of([row], 0).input_ids.tolist(), batch_of([row], 0, "shared").input_ids.tolist()
     ([[5, 6, 7, 1], [5, 6, 8, 0]], [[5, 6, 7, 1, 8]])
     """
-    return laid_out(in_order(rows), pad_token_id, layout) if layout in ("padded", "single") else pack(rows, layout == "shared")
+    return (
+        laid_out(in_order(rows), pad_token_id, layout)
+        if layout in ("padded", "single")
+        else pack(rows, layout == "shared")
+    )
 
 
-def laid_out(responses: list[Response], pad_token_id: int, layout: str) -> PaddedBatch | SingleBatch:
+def laid_out(
+    responses: list[Response], pad_token_id: int, layout: str
+) -> PaddedBatch | SingleBatch:
     """N responses "single" or, in any other layout, padded."""
     if layout == "single":
         return SingleBatch(tuple(pad([response], pad_token_id) for response in responses))
@@ -247,7 +300,8 @@ def laid_out(responses: list[Response], pad_token_id: int, layout: str) -> Padde
 
 @dataclass
 class Collator:
-    """B rows to a ``PairBatch``; ``prompts`` and ``mismatched`` say whether the loss asks for those, too.
+    """B rows to a ``PairBatch``; ``prompts`` and ``mismatched`` say whether the loss asks for
+    those, too.
 
     >>> row = TokenisedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))
     >>> Collator(pad_token_id=0)([row])["ref_logps"].tolist()
@@ -258,17 +312,28 @@ class Collator:
     layout: str = "padded"
     prompts: bool = False
     mismatched: bool = False
-    layer: Layer | None = None  # where it is given, the cheaper of "shared" and "padded" is taken for each batch
+    layer: Layer | None = (
+        None  # where it is given, the cheaper of "shared" and "padded" is taken for each batch
+    )
 
     def __call__(self, rows: list[TokenisedPair]) -> PairBatch:
-        responses = batch_of(rows, self.pad_token_id, self.layer.cheaper(rows) if self.layer else self.layout)
+        responses = batch_of(
+            rows, self.pad_token_id, self.layer.cheaper(rows) if self.layer else self.layout
+        )
         following = zip(rows, rows[1:] + rows[:1], strict=True)
         others = [Response(row.chosen.prompt, other.chosen.tokens) for row, other in following]
         return {
-            "ref_logps": torch.tensor([[response.ref_logp for response in row.responses] for row in rows], dtype=torch.float64),
+            "ref_logps": torch.tensor(
+                [[response.ref_logp for response in row.responses] for row in rows],
+                dtype=torch.float64,
+            ),
             "p_chosen": torch.tensor([row.p_chosen for row in rows], dtype=torch.float64),
             "input_ids": responses.input_ids,
             "responses": responses,
-            "prompts": pad_prompts([row.chosen.prompt for row in rows], self.pad_token_id) if self.prompts else None,
-            "mismatched": laid_out(others, self.pad_token_id, self.layout) if self.mismatched else None,
+            "prompts": pad_prompts([row.chosen.prompt for row in rows], self.pad_token_id)
+            if self.prompts
+            else None,
+            "mismatched": laid_out(others, self.pad_token_id, self.layout)
+            if self.mismatched
+            else None,
         }

@@ -1,4 +1,6 @@
-"""What happens around a training step: the progress bar, a live figure, warnings that teach, stopping with a checkpoint."""
+"""What happens around a training step: the progress bar, a live figure, warnings that teach,
+stopping with a checkpoint.
+"""
 
 import signal
 from typing import Any
@@ -15,56 +17,94 @@ EARLY = 50  # logged steps
 
 
 class ProgressBar(ProgressCallback):
-    """transformers' bar with the three numbers to watch behind it, in place of a printed dict a step."""
+    """transformers' bar with the three numbers to watch behind it, in place of a printed dict a
+    step.
+    """
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        if state.is_world_process_zero and self.training_bar is not None and logs and "loss" in logs:
+    def on_log(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if (
+            state.is_world_process_zero
+            and self.training_bar is not None
+            and logs
+            and "loss" in logs
+        ):
             shown = {"loss": "loss", "margin": "rewards/margins", "f chosen": "logratios/chosen"}
-            self.training_bar.set_postfix({short: f"{logs[name]:.3f}" for short, name in shown.items()})
+            self.training_bar.set_postfix(
+                {short: f"{logs[name]:.3f}" for short, name in shown.items()}
+            )
 
 
 class Teach(TrainerCallback):
     """Says in the log what the metrics give cause to say, each kind of warning once a run.
 
-    ``same_reference``: whether the reference is the model as it was, so that log-ratios must be zero at the start.
+    ``same_reference``: whether the reference is the model as it was, so that log-ratios must be
+    zero at the start.
 
     >>> callbacks = [Teach("dil", "bce")]  # then DILTrainer(..., callbacks=callbacks)
     """
 
     def __init__(self, loss: str, generator: str | None, same_reference: bool = True) -> None:
         self.loss, self.generator = loss, generator
-        self.asked = ("not zero at start", "nothing moves") if same_reference else ("nothing moves",)  # of ``doctor``
+        # of ``doctor``
+        self.asked = (
+            ("not zero at start", "nothing moves") if same_reference else ("nothing moves",)
+        )
         self.said: dict[str, str] = {}
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         if not state.is_world_process_zero or not logs or "logratios/chosen" not in logs:
             return
-        early = state.log_history if len(state.log_history) <= EARLY else []  # later these two have nothing new to say
+        # later these two have nothing new to say
+        early = state.log_history if len(state.log_history) <= EARLY else []
         found = {finding.name: finding for finding in of_log(early) if finding.name in self.asked}
-        told = {name: f"{one.evidence}. {one.sickness.cause} {one.sickness.mend}" for name, one in found.items()}
+        told = {
+            name: f"{one.evidence}. {one.sickness.cause} {one.sickness.mend}"
+            for name, one in found.items()
+        }
         for kind, text in (warnings(logs, self.loss, self.generator) | told).items():
             if kind not in self.said:
                 self.said[kind] = text
-                logger.warning(f"step {state.global_step}: {text} (More: dil doctor, on this run's folder)")
+                logger.warning(
+                    f"step {state.global_step}: {text} (More: dil doctor, on this run's folder)"
+                )
 
 
 class RefuseToStandStill(TrainerCallback):
-    """InputError before the first step where no weight has a gradient, and nothing would ever be learned.
+    """InputError before the first step where no weight has a gradient, and nothing would ever be
+    learned.
 
     >>> callbacks = [RefuseToStandStill()]  # then DILTrainer(..., callbacks=callbacks)
     """
 
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+    def on_pre_optimizer_step(
+        self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
+    ) -> None:
         if state.global_step > 0 or args.deepspeed:  # DeepSpeed keeps gradients elsewhere
             return
         if all(weight.grad is None for weight in model.parameters()):
             raise InputError(
-                "no gradient reaches any weight of the model: set requires_grad of those to train, or load it unquantized"
+                "no gradient reaches any weight of the model: set requires_grad of those to "
+                "train, or load it unquantized"
             )
 
 
 class LiveFigure(TrainerCallback):
-    """The training curves as a figure in a notebook that grows while the run goes on: ``callbacks=[LiveFigure()]``.
+    """The training curves as a figure in a notebook that grows while the run goes on:
+    ``callbacks=[LiveFigure()]``.
 
     ``every`` is the number of logged steps between two drawings.
 
@@ -82,7 +122,14 @@ class LiveFigure(TrainerCallback):
         self.image = ipywidgets.Image(format="png", width=900)
         display(self.image)
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         if not logs or "loss" not in logs:  # the summary at the end
             return
         rows = [row for row in state.log_history if "loss" in row]

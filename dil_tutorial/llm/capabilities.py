@@ -1,7 +1,9 @@
-"""What can be done exactly with this model?  Checked before training, on the model itself and a few made-up tokens.
+"""What can be done exactly with this model?  Checked before training, on the model itself and a few
+made-up tokens.
 
-The truth is each response by itself, without padding, in the mode of training.  A layout is used where it gives the same
-numbers; where none can, because the model is not causal or draws random numbers, training is refused.
+The truth is each response by itself, without padding, in the mode of training.  A layout is used
+where it gives the same numbers; where none can, because the model is not causal or draws random
+numbers, training is refused.
 """
 
 from dataclasses import replace
@@ -13,26 +15,45 @@ from transformers.utils import logging
 
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.attention import ATTENTION, VARLEN, register
-from dil_tutorial.llm.batches import Layer, PackedBatch, PaddedBatch, SingleBatch, batch_of, in_order, pack, pad
+from dil_tutorial.llm.batches import (
+    Layer,
+    PackedBatch,
+    PaddedBatch,
+    SingleBatch,
+    batch_of,
+    in_order,
+    pack,
+    pad,
+)
 from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.rows import Response, Rows, TokenisedPair
 
 logger = logging.get_logger(__name__)
 
 SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
-ERRORS = (ValueError, TypeError, RuntimeError, IndexError, AttributeError)  # what a model raises that was not made for a saving
+# what a model raises that was not made for a saving
+ERRORS = (ValueError, TypeError, RuntimeError, IndexError, AttributeError)
 
 
-def usable_layout(model: Any, wanted: str = "shared", longest: int = 0, training: bool = False) -> tuple[str, list[str]]:
-    """The layout nearest to ``wanted`` in which each response scores as it does by itself, and why none is nearer.
+def usable_layout(
+    model: Any, wanted: str = "shared", longest: int = 0, training: bool = False
+) -> tuple[str, list[str]]:
+    """The layout nearest to ``wanted`` in which each response scores as it does by itself, and why
+    none is nearer.
 
-    The model is switched to what the layout needs.  ``longest`` is the number of tokens in the longest row to come.
-    InputError where the model is not causal or, in ``training``, not deterministic: then no layout is right.
+    The model is switched to what the layout needs.  ``longest`` is the number of tokens in the
+    longest row to come. InputError where the model is not causal or, in ``training``, not
+    deterministic: then no layout is right.
     """
     rows, name, said = made_up_rows(model), type(model).__name__, []
     alone = _score(model, batch_of(rows, 0, "single"), 0, training)
-    if training and not torch.equal(alone, _score(model, batch_of(rows, 0, "single"), 0, training, seed=1)):
-        raise InputError(f"{name} draws random numbers in training that are no dropout: f would be noise before the first step")
+    if training and not torch.equal(
+        alone, _score(model, batch_of(rows, 0, "single"), 0, training, seed=1)
+    ):
+        raise InputError(
+            f"{name} draws random numbers in training that are no dropout: f would be noise "
+            "before the first step"
+        )
     if reason := causality_problem(model):
         raise InputError(f"{name} is not causal: {reason}")
     if reason := rope_problem(model, longest):
@@ -42,15 +63,23 @@ def usable_layout(model: Any, wanted: str = "shared", longest: int = 0, training
         wanted = "padded"
     if wanted == "padded":
         padded = _score(model, pad(in_order(rows), 0), 0, training)
-        if _far(alone, padded, model.dtype.itemsize > 2 and not torch.is_autocast_enabled(padded.device.type)):
-            said.append(f"layout: single, a response at a time: {name}: padded responses score differently")
+        if _far(
+            alone,
+            padded,
+            model.dtype.itemsize > 2 and not torch.is_autocast_enabled(padded.device.type),
+        ):
+            said.append(
+                f"layout: single, a response at a time: {name}: padded responses score differently"
+            )
             wanted = "single"
     return wanted, said
 
 
 def causality_problem(model: Any) -> str | None:
     """What shows that a token's probability depends on the tokens behind it."""
-    tokens = torch.tensor([made_up_rows(model)[0].chosen.prompt], device=next(model.parameters()).device)
+    tokens = torch.tensor(
+        [made_up_rows(model)[0].chosen.prompt], device=next(model.parameters()).device
+    )
     other = tokens.clone()
     other[0, -1] = tokens[0, 0]
     was_training = model.training
@@ -58,41 +87,57 @@ def causality_problem(model: Any) -> str | None:
     with torch.no_grad():
         before, after = (model(input_ids=ids).logits[:, :-1].float() for ids in (tokens, other))
     model.train(was_training)
-    if _far(before, after, model.dtype.itemsize > 2 and not torch.is_autocast_enabled(before.device.type)):
-        return "a token's probability changes with the tokens behind it (a decoder has is_decoder=True in its configuration)"
+    if _far(
+        before,
+        after,
+        model.dtype.itemsize > 2 and not torch.is_autocast_enabled(before.device.type),
+    ):
+        return "a token's probability changes with the tokens behind it (a decoder has is_decoder=True in its configuration)"  # noqa: E501
     return None
 
 
 def rope_problem(model: Any, longest: int) -> str | None:
-    """Why rows of ``longest`` tokens need batches of their own; InputError where even that does not help."""
+    """Why rows of ``longest`` tokens need batches of their own; InputError where even that does not
+    help.
+    """
     config = model.config.get_text_config()
     rope = getattr(config, "rope_parameters", None) or {}
     for part in [rope, *(value for value in rope.values() if isinstance(value, dict))]:
         kind = part.get("rope_type")
         if kind not in ("dynamic", "longrope"):
             continue
-        own = part.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
+        own = part.get("original_max_position_embeddings") or getattr(
+            config, "original_max_position_embeddings", None
+        )
         limit = config.max_position_embeddings if kind == "dynamic" or not own else own
         if kind == "dynamic" and longest > limit:
             raise InputError(
-                f"{type(model).__name__}: rope of type dynamic depends on what was read before if a row has more than {limit} "
+                f"{type(model).__name__}: rope of type dynamic depends on what was read before "
+                f"if a row has more than {limit} "
                 f"tokens, and the longest has {longest}: set max_length to at most {limit}"
             )
         if kind == "longrope" and longest > limit:
-            return f"rope of type longrope takes other frequencies in batches with a row of more than {limit} tokens"
+            return f"rope of type longrope takes other frequencies in batches with a row of more than {limit} tokens"  # noqa: E501
     return None
 
 
 @torch.no_grad()
 def pads_left(model: Any) -> bool:
-    """Whether prompts of different lengths can be answered together, padded on the left: not through a recurrent state.
+    """Whether prompts of different lengths can be answered together, padded on the left: not
+    through a recurrent state.
 
     >>> from dil_tutorial.llm.tiny import tiny_model
     >>> pads_left(tiny_model())
     True
     """
     prompt = made_up_rows(model)[0].chosen.prompt
-    law = {"max_new_tokens": 1, "do_sample": False, "output_logits": True, "return_dict_in_generate": True, "pad_token_id": 0}
+    law = {
+        "max_new_tokens": 1,
+        "do_sample": False,
+        "output_logits": True,
+        "return_dict_in_generate": True,
+        "pad_token_id": 0,
+    }
     first = []
     for padding in (0, 3):
         ids = torch.tensor([[0] * padding + prompt], device=model.device)
@@ -102,12 +147,15 @@ def pads_left(model: Any) -> bool:
 
 
 def check_fits(model: Any, rows: Rows, what: str = "the model") -> None:
-    """InputError where a row holds a token that ``model`` has no embedding for, or more tokens than it has positions."""
+    """InputError where a row holds a token that ``model`` has no embedding for, or more tokens than
+    it has positions.
+    """
     vocabulary = tokens_of(model)
     highest = int(rows.tokens.max())
     if highest >= vocabulary:
         raise InputError(
-            f"token {highest} is beyond the {vocabulary} embeddings of {what}: give its own tokenizer, or resize them"
+            f"token {highest} is beyond the {vocabulary} embeddings of {what}: give its own "
+            "tokenizer, or resize them"
         )
     longest = int(rows.reach.max())
     for name, module in model.named_modules():
@@ -115,12 +163,14 @@ def check_fits(model: Any, rows: Rows, what: str = "the model") -> None:
             positions = module.num_embeddings - getattr(module, "offset", 0)
             if longest > positions:
                 raise InputError(
-                    f"a row has {longest} tokens, {what} {positions} positions: set max_length to {positions} or less"
+                    f"a row has {longest} tokens, {what} {positions} positions: set max_length "
+                    f"to {positions} or less"
                 )
 
 
 def quiet_noise(model: nn.Module, dropout: bool) -> None:
-    """Set the rates of routers' jitter to zero and, if ``dropout`` is to go, of every dropout, in modules and attributes.
+    """Set the rates of routers' jitter to zero and, if ``dropout`` is to go, of every dropout, in
+    modules and attributes.
 
     Both would be noise in f.  LoRA's own dropout stays: it is outside of the reference.
     """
@@ -135,30 +185,42 @@ def quiet_noise(model: nn.Module, dropout: bool) -> None:
 
 
 def keep_differentiable(model: nn.Module) -> None:
-    """Keep bitsandbytes from packing 4-bit weights anew for the CPU while a model is in evaluation mode, as the reference is.
+    """Keep bitsandbytes from packing 4-bit weights anew for the CPU while a model is in evaluation
+    mode, as the reference is.
 
-    On processors with AVX-512 BF16 it does, they stay packed in training, and the product with them passes no gradient on.
+    On processors with AVX-512 BF16 it does, they stay packed in training, and the product with them
+    passes no gradient on.
     """
     for module in model.modules():
         if getattr(module, "support_avx512bf16_for_cpu", False):
-            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 - no attribute of Module
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010
 
 
 def chunking_problem(model: Any) -> str | None:
-    """Why the vocabulary head cannot work chunk by chunk: something comes after it, or it cannot be found."""
+    """Why the vocabulary head cannot work chunk by chunk: something comes after it, or it cannot be
+    found.
+    """
     name, head = type(model).__name__, model.get_output_embeddings()
     if head is None:
         return f"{name} has no vocabulary head to call by itself"
     given: list[Tensor] = []
     seen = head.register_forward_hook(lambda module, inputs, output: given.append(output))
-    tokens = torch.tensor([made_up_rows(model)[0].chosen.tokens], device=next(model.parameters()).device)
+    tokens = torch.tensor(
+        [made_up_rows(model)[0].chosen.tokens], device=next(model.parameters()).device
+    )
     try:
         with torch.no_grad():
             logits = model(tokens).logits
         if len(given) != 1 or not torch.equal(given[0].to(logits.dtype), logits):
             return f"{name} changes the logits after its vocabulary head"
-        whole, chunked = (_score(model, pad(in_order(made_up_rows(model)), 0), chunk, False) for chunk in (0, 4))
-        return f"{name}: chunks score differently" if _far(whole, chunked, model.dtype.itemsize > 2) else None
+        whole, chunked = (
+            _score(model, pad(in_order(made_up_rows(model)), 0), chunk, False) for chunk in (0, 4)
+        )
+        return (
+            f"{name}: chunks score differently"
+            if _far(whole, chunked, model.dtype.itemsize > 2)
+            else None
+        )
     except ERRORS as error:
         return f"{name}: {_one_line(error)}"
     finally:
@@ -171,7 +233,9 @@ def attentions(device: torch.device) -> tuple[str, ...]:
 
 
 def enable_packing(model: Any, training: bool = False) -> str | None:
-    """Switch the model to an attention for packed documents; where none is right for it, leave it alone and say why."""
+    """Switch the model to an attention for packed documents; where none is right for it, leave it
+    alone and say why.
+    """
     name, config = type(model).__name__, model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or []) - SUPPORTED_LAYERS
     if kinds:
@@ -189,9 +253,18 @@ def enable_packing(model: Any, training: bool = False) -> str | None:
 
 
 def packing_problem(model: Any, attention: str, training: bool = False) -> str | None:
-    """What ``attention`` gets wrong on this model, in full precision or, where autocast is on, with it."""
-    rows, before, device = made_up_rows(model), model.config._attn_implementation, next(model.parameters()).device.type
-    swapped = [TokenisedPair(replace(row.chosen, tokens=row.chosen.tokens[::-1]), row.rejected) for row in rows]
+    """What ``attention`` gets wrong on this model, in full precision or, where autocast is on, with
+    it.
+    """
+    rows, before, device = (
+        made_up_rows(model),
+        model.config._attn_implementation,
+        next(model.parameters()).device.type,
+    )
+    swapped = [
+        TokenisedPair(replace(row.chosen, tokens=row.chosen.tokens[::-1]), row.rejected)
+        for row in rows
+    ]
     try:
         for autocast in (False, True) if torch.is_autocast_enabled(device) else (False,):
             with torch.autocast(device, dtype=torch.get_autocast_dtype(device), enabled=autocast):
@@ -219,13 +292,24 @@ def tokens_of(model: Any) -> int:
 
 def made_up_rows(model: Any) -> list[TokenisedPair]:
     """Two pairs of a few random tokens, prompts of different lengths."""
-    tokens = torch.randint(tokens_of(model), (40,), generator=torch.Generator().manual_seed(0)).tolist()
+    tokens = torch.randint(
+        tokens_of(model), (40,), generator=torch.Generator().manual_seed(0)
+    ).tolist()
     cuts = ((tokens[:8], tokens[8:13], tokens[13:20]), (tokens[20:25], tokens[25:33], tokens[33:]))
-    return [TokenisedPair(Response(prompt, chosen), Response(prompt, rejected)) for prompt, chosen, rejected in cuts]
+    return [
+        TokenisedPair(Response(prompt, chosen), Response(prompt, rejected))
+        for prompt, chosen, rejected in cuts
+    ]
 
 
 @torch.no_grad()
-def _score(model: Any, batch: PaddedBatch | PackedBatch | SingleBatch, chunk: int, training: bool, seed: int = 0) -> Tensor:
+def _score(
+    model: Any,
+    batch: PaddedBatch | PackedBatch | SingleBatch,
+    chunk: int,
+    training: bool,
+    seed: int = 0,
+) -> Tensor:
     was_training, device = model.training, next(model.parameters()).device
     model.train(training)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -236,7 +320,9 @@ def _score(model: Any, batch: PaddedBatch | PackedBatch | SingleBatch, chunk: in
 
 
 def _far(a: Tensor, b: Tensor, precise: bool) -> bool:
-    """Further apart than rounding takes sums over at most eight tokens; ``precise``: computed in float32 or better."""
+    """Further apart than rounding takes sums over at most eight tokens; ``precise``: computed in
+    float32 or better.
+    """
     tolerance = 1e-4 if precise else 0.02
     return not torch.allclose(a, b, rtol=tolerance, atol=tolerance)
 
@@ -246,9 +332,11 @@ def _one_line(error: Exception) -> str:
 
 
 def usable_savings(model: Any, args: Any, longest: int) -> tuple[str, int, Layer | None]:
-    """The layout and head_chunk that a DILConfig asks for, as far as ``model`` allows, which is switched to them.
+    """The layout and head_chunk that a DILConfig asks for, as far as ``model`` allows, which is
+    switched to them.
 
-    What it refuses is logged.  Where each batch may choose its layout, the third is what it chooses by.
+    What it refuses is logged.  Where each batch may choose its layout, the third is what it chooses
+    by.
     """
     chunk = args.head_chunk
     if chunk and (reason := chunking_problem(model)):
@@ -264,6 +352,9 @@ def usable_savings(model: Any, args: Any, longest: int) -> tuple[str, int, Layer
         return layout, chunk, None
     if usable_layout(model, "padded", longest, training)[0] != "padded":
         return layout, chunk, None
-    embedded = {id(part.weight): part.weight.numel() for part in (model.get_input_embeddings(), model.get_output_embeddings())}
+    embedded = {
+        id(part.weight): part.weight.numel()
+        for part in (model.get_input_embeddings(), model.get_output_embeddings())
+    }
     weights = sum(weight.numel() for weight in model.parameters()) - sum(embedded.values())
     return layout, chunk, Layer(weights // layers, config.hidden_size)

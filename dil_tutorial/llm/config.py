@@ -1,4 +1,6 @@
-"""The settings of a training run: transformers' TrainingArguments, the loss by name, and the savings of the step."""
+"""The settings of a training run: transformers' TrainingArguments, the loss by name, and the
+savings of the step.
+"""
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -13,12 +15,17 @@ from dil_tutorial.support.files import read_json
 
 LOGPROBS = ("sum", "mean")
 BEFORE = "the reference is scored before it takes effect, so that f would not start at zero"
-PRECISION = "evaluation would score the policy in another precision than the reference was scored in"
+PRECISION = (
+    "evaluation would score the policy in another precision than the reference was scored in"
+)
 REFUSED = {  # fields of TrainingArguments that cannot do here what they say, and why
     "torch_compile": BEFORE,
-    "use_liger_kernel": f"{BEFORE} (Liger's layers can be given to the model first: apply_liger_kernel_to_...(model=...))",
-    "auto_find_batch_size": "the reference is scored in the batches of training, whose size it would change",
-    "neftune_noise_alpha": "its noise in the policy's embeddings is not in the reference's, so that f would not start at zero",
+    "use_liger_kernel": f"{BEFORE} (Liger's layers can be given to the model first: "
+    "apply_liger_kernel_to_...(model=...))",
+    "auto_find_batch_size": "the reference is scored in the batches of training, whose size it "
+    "would change",
+    "neftune_noise_alpha": "its noise in the policy's embeddings is not in the reference's, so "
+    "that f would not start at zero",
     "bf16_full_eval": PRECISION,
     "fp16_full_eval": PRECISION,
     "label_smoothing_factor": "there are no labels of tokens to smooth",
@@ -32,41 +39,57 @@ REFUSED = {  # fields of TrainingArguments that cannot do here what they say, an
 
 @dataclass
 class DILConfig(TrainingArguments):
-    """TrainingArguments plus the loss.  A setting that the chosen loss does not have is an error, never ignored.
+    """TrainingArguments plus the loss.  A setting that the chosen loss does not have is an error,
+    never ignored.
 
-    ============================  ==========  ================================================================================
+    ============================  ==========  ======================================================
     Field                         Default     Description
-    ============================  ==========  ================================================================================
+    ============================  ==========  ======================================================
     ``loss``                      "dil"       a name from ``losses.LOSSES``
-    ``generator``                 None        DIL: "lsif" (its default), another of ``bregman.GENERATORS``; f-DPO ("bce")
-    ``denominator``               None        DIL: "rejected" (its default, as published), "mixture" (the repair), or
-                                              "reference": on the field of that name in the data, or on a new response
-                                              of the reference to each prompt, every step (slow)
+    ``generator``                 None        DIL: "lsif" (its default), another of
+                                              ``bregman.GENERATORS``; f-DPO ("bce")
+    ``denominator``               None        DIL: "rejected" (its default, as published), "mixture"
+                                              (the repair), or
+                                              "reference": on the field of that name in the data, or
+                                              on a new response of the reference to each prompt,
+                                              every step (slow)
     ``reference_max_new_tokens``  128         the longest such response in tokens
-    ``beta``                      None        scales f; the loss's own default if None (DIL 1.0, DPO 0.1)
+    ``beta``                      None        scales f; the loss's own default if None (DIL 1.0, DPO
+                                              0.1)
     ``tau``                       None        IPO; DiscoPOP's width of the change-over
     ``gamma``                     None        SimPO's, AlphaPO's and alpha-DPO's margin
     ``delta``                     None        BCO's shift, SLiC's margin
     ``weight``                    None        ORPO's weight of the log odds ratio
     ``sft_weight``                None        DPO's, SLiC's and CPO's weight of maximum likelihood
-    ``label_smoothing``           None        rate of labels taken to be wrong: DPO (conservative), robust DPO, EXO
-    ``kl``                        None        KTO's reference point; estimated from each batch if None; 0.0 is APO-zero
-    ``alpha``                     None        AlphaPO's power, BoNBoN's weight of maximum likelihood, alpha-DPO's share
+    ``label_smoothing``           None        rate of labels taken to be wrong: DPO (conservative),
+                                              robust DPO, EXO
+    ``kl``                        None        KTO's reference point; estimated from each batch if
+                                              None; 0.0 is APO-zero
+    ``alpha``                     None        AlphaPO's power, BoNBoN's weight of maximum
+                                              likelihood, alpha-DPO's share
     ``n``                         None        BoNBoN: the winner is the best of so many
-    ``eta``, ``gap``              None        REBEL's step, and the difference of rewards that it regresses on, one number
+    ``eta``, ``gap``              None        REBEL's step, and the difference of rewards that it
+                                              regresses on, one number
     ``value``                     None        DRO's value V, one number; 0.5 if None
-    ``logprobs``                  "sum"       "sum" over the response's tokens, or "mean" per token (THEORY §6)
-    ``ld_alpha``                  None        LD-DPO: how much tokens beyond the shorter response of a pair count, 0 to 1
-    ``use_weighting``             False       WPO: pairs weigh as much as the policy would write them; one pass more a step
+    ``logprobs``                  "sum"       "sum" over the response's tokens, or "mean" per token
+                                              (THEORY §6)
+    ``ld_alpha``                  None        LD-DPO: how much tokens beyond the shorter response of
+                                              a pair count, 0 to 1
+    ``use_weighting``             False       WPO: pairs weigh as much as the policy would write
+                                              them; one pass more a step
     ``max_length``                1024        tokens of prompt + response; the start is kept
     ``chat_format``               False       wrap plain strings as user and assistant messages
-    ``on_bad_line``               "refuse"    rows that cannot be used: "refuse" them, once all are read, or "skip" them
-    ``layout``                    "auto"      a batch: "shared" packs pairs and reads a shared prompt once,
-                                              "packed" packs without sharing, "padded" gives each response a padded row;
-                                              "auto" is "shared", or on the CPU "padded" where that is cheaper
-    ``head_chunk``                256         most positions whose logits are held; more go in chunks; 0: no bound
+    ``on_bad_line``               "refuse"    rows that cannot be used: "refuse" them, once all are
+                                              read, or "skip" them
+    ``layout``                    "auto"      a batch: "shared" packs pairs and reads a shared
+                                              prompt once,
+                                              "packed" packs without sharing, "padded" gives each
+                                              response a padded row; "auto" is "shared", or on the
+                                              CPU "padded" where that is cheaper
+    ``head_chunk``                256         most positions whose logits are held; more go in
+                                              chunks; 0: no bound
     ``disable_dropout``           True        no dropout in policy or reference
-    ============================  ==========  ================================================================================
+    ============================  ==========  ======================================================
     """
 
     loss: str = "dil"
@@ -108,23 +131,40 @@ class DILConfig(TrainingArguments):
         if self.layout not in ("auto", *LAYOUTS):
             raise unknown_name("layout", self.layout, ("auto", *LAYOUTS))
         if not isinstance(self.head_chunk, int) or self.head_chunk < 0:
-            raise InputError(f"head_chunk is {self.head_chunk!r}: give a number of positions, or 0 for all at once")
+            raise InputError(
+                f"head_chunk is {self.head_chunk!r}: give a number of positions, or 0 for all at "
+                "once"
+            )
         if self.train_sampling_strategy not in ("random", "group_by_length"):
             raise InputError(
-                f"train_sampling_strategy is {self.train_sampling_strategy!r}: batches are drawn once and reordered in each "
+                f"train_sampling_strategy is {self.train_sampling_strategy!r}: batches are drawn "
+                "once and reordered in each "
                 "epoch: give 'random' or 'group_by_length'"
             )
         if not isinstance(self.max_length, int) or self.max_length < 2:
-            raise InputError(f"max_length is {self.max_length!r}: give a whole number of at least 2")
-        if self.loss in ("simpo", "orpo", "alphapo", "simper", "alpha-dpo") and self.logprobs != "mean":
-            raise InputError(f"loss {self.loss!r} is defined on mean log-probabilities: set logprobs: mean")
-        if self.ld_alpha is not None and not (isinstance(self.ld_alpha, (int, float)) and 0 <= self.ld_alpha <= 1):
+            raise InputError(
+                f"max_length is {self.max_length!r}: give a whole number of at least 2"
+            )
+        if (
+            self.loss in ("simpo", "orpo", "alphapo", "simper", "alpha-dpo")
+            and self.logprobs != "mean"
+        ):
+            raise InputError(
+                f"loss {self.loss!r} is defined on mean log-probabilities: set logprobs: mean"
+            )
+        if self.ld_alpha is not None and not (
+            isinstance(self.ld_alpha, (int, float)) and 0 <= self.ld_alpha <= 1
+        ):
             raise InputError(f"ld_alpha is {self.ld_alpha!r}: give a number from 0 to 1")
         if self.ld_alpha is not None and self.logprobs == "mean":
-            raise InputError("ld_alpha discounts a sum over tokens, which logprobs 'mean' would divide by all: leave one out")
+            raise InputError(
+                "ld_alpha discounts a sum over tokens, which logprobs 'mean' would divide by "
+                "all: leave one out"
+            )
         if zero_stage(self.deepspeed) == 3:
             raise InputError(
-                "deepspeed: ZeRO stage 3 shards the weights while they are loaded, before the reference can be scored: "
+                "deepspeed: ZeRO stage 3 shards the weights while they are loaded, before the "
+                "reference can be scored: "
                 "use fsdp, or stage 2"
             )
         defaults = {field.name: field.default for field in fields(DILConfig)}
@@ -132,25 +172,55 @@ class DILConfig(TrainingArguments):
             if getattr(self, name) not in (defaults[name], None, False, 0):
                 raise InputError(f"{name}: {reason}: leave it out")
         if "inputs" in self.include_for_metrics:
-            raise InputError("include_for_metrics: packed tokens mean nothing to compute_metrics: leave 'inputs' out")
+            raise InputError(
+                "include_for_metrics: packed tokens mean nothing to compute_metrics: leave "
+                "'inputs' out"
+            )
         super().__post_init__()
         for name in ("dispatch_batches", "split_batches"):
             if getattr(self.accelerator_config, name, None):
-                raise InputError(f"accelerator_config: {name} cuts batches, and a packed one cannot be cut: leave it out")
+                raise InputError(
+                    f"accelerator_config: {name} cuts batches, and a packed one cannot be cut: "
+                    "leave it out"
+                )
 
     def loss_function(self) -> BoundLoss:
         """The loss with its settings bound; InputError where the two do not fit."""
         names = (
-            "generator", "denominator", "beta", "tau", "gamma", "delta", "weight", "sft_weight", "label_smoothing", "kl",
-            "alpha", "n", "eta", "gap", "value",
-        )  # fmt: skip
-        loss = make_loss(self.loss, **{name: getattr(self, name) for name in names if getattr(self, name) is not None})
+            "generator",
+            "denominator",
+            "beta",
+            "tau",
+            "gamma",
+            "delta",
+            "weight",
+            "sft_weight",
+            "label_smoothing",
+            "kl",
+            "alpha",
+            "n",
+            "eta",
+            "gap",
+            "value",
+        )
+        loss = make_loss(
+            self.loss,
+            **{name: getattr(self, name) for name in names if getattr(self, name) is not None},
+        )
         if loss.needs_kl and self.per_device_train_batch_size < 2:
-            raise InputError("loss 'kto' estimates a KL from the batch: set per_device_train_batch_size to 2 or more, or kl")
+            raise InputError(
+                "loss 'kto' estimates a KL from the batch: set per_device_train_batch_size to 2 "
+                "or more, or kl"
+            )
         if loss.of_batch and self.use_weighting:
-            raise InputError(f"loss {self.loss!r} sorts a batch, and use_weighting weighs its pairs: leave one of them out")
+            raise InputError(
+                f"loss {self.loss!r} sorts a batch, and use_weighting weighs its pairs: leave "
+                "one of them out"
+            )
         if self.reference_max_new_tokens is not None and not loss.needs_reference_samples:
-            raise InputError("reference_max_new_tokens is for denominator 'reference' alone: leave it out")
+            raise InputError(
+                "reference_max_new_tokens is for denominator 'reference' alone: leave it out"
+            )
         return loss
 
 

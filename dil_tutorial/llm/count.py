@@ -1,8 +1,9 @@
 """What a training step of a model needs, counted without computing it.
 
-Nothing is loaded.  A copy of the model with one layer, and one with two, is made of *fake* tensors, which have shapes and
-no content; the trainer's own packed step runs on them, and what autograd keeps for the backward pass is added up, as are the
-floating-point operations.  A layer's share is the difference of the two; a model of L layers costs
+Nothing is loaded.  A copy of the model with one layer, and one with two, is made of *fake* tensors,
+which have shapes and no content; the trainer's own packed step runs on them, and what autograd
+keeps for the backward pass is added up, as are the floating-point operations.  A layer's share is
+the difference of the two; a model of L layers costs
 
     A(L) = A(1) + (L - 1) (A(2) - A(1)),
 
@@ -48,10 +49,16 @@ class Step:
     def rows(self) -> list[TokenisedPair]:
         """The micro-batch's pairs, all of the same lengths.
 
-        >>> [len(response.tokens) for response in Step(prompt=9, chosen=3, rejected=2).rows()[0].responses]
+        >>> [
+        ...     len(response.tokens)
+        ...     for response in Step(prompt=9, chosen=3, rejected=2).rows()[0].responses
+        ... ]
         [3, 2]
         """
-        chosen, rejected = (Response([1] * self.prompt, [token] * n) for token, n in ((2, self.chosen), (3, self.rejected)))
+        chosen, rejected = (
+            Response([1] * self.prompt, [token] * n)
+            for token, n in ((2, self.chosen), (3, self.rejected))
+        )
         return [TokenisedPair(chosen, rejected)] * self.pairs
 
     @property
@@ -60,7 +67,7 @@ class Step:
         return self.pairs * (self.prompt + self.chosen + self.rejected)
 
 
-# --- Counting on fake tensors ------------------------------------------------------------------------------------------
+# --- Counting on fake tensors ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -77,14 +84,23 @@ class Counts:
     def extrapolated(self, two: Counts, layers: int) -> Counts:
         """Of ``layers`` layers, from one (self) and two."""
         mine, theirs = vars(self), vars(two)
-        return Counts(**{name: mine[name] + (layers - 1) * (theirs[name] - mine[name]) for name in mine})
+        return Counts(
+            **{name: mine[name] + (layers - 1) * (theirs[name] - mine[name]) for name in mine}
+        )
 
 
 def counted(config: Any, step: Step) -> Counts:
-    """The counts of a model by its configuration, from copies with one and two layers; with all where layers are not alike.
+    """The counts of a model by its configuration, from copies with one and two layers; with all
+    where layers are not alike.
 
     >>> from transformers import LlamaConfig
-    >>> config = LlamaConfig(vocab_size=100, hidden_size=8, intermediate_size=16, num_hidden_layers=5, num_attention_heads=2)
+    >>> config = LlamaConfig(
+    ...     vocab_size=100,
+    ...     hidden_size=8,
+    ...     intermediate_size=16,
+    ...     num_hidden_layers=5,
+    ...     num_attention_heads=2,
+    ... )
     >>> found = counted(config, Step(prompt=8, chosen=4, rejected=4))
     >>> f"{found.linear + found.other:,.0f} weights"
     '4,888 weights'
@@ -96,7 +112,9 @@ def counted(config: Any, step: Step) -> Counts:
 
 
 def count(config: Any, step: Step, depth: int) -> Counts:
-    """One packed step of a model of ``depth`` layers on fake tensors: nothing is computed, everything is counted."""
+    """One packed step of a model of ``depth`` layers on fake tensors: nothing is computed,
+    everything is counted.
+    """
     batch = pack(step.rows(), step.shared)
     inputs = batch.inputs()
     register()
@@ -118,13 +136,16 @@ def count(config: Any, step: Step, depth: int) -> Counts:
 
         with saved_for_backward(kept) as saved, FlopCounterMode(display=False) as there:
             loss = forward()
-        if step.checkpointing:  # saves less and computes again, in the backward pass, what that needs
+        # saves less and computes again, in the backward pass, what that needs
+        if step.checkpointing:
             (model.get_base_model() if step.lora else model).gradient_checkpointing_enable()
             loss = forward()
         with FlopCounterMode(display=False) as back:
             loss.backward()
     base = {name: weight for name, weight in model.named_parameters() if "lora_" not in name}
-    linear = sum(weight.numel() for name, weight in base.items() if ".layers." in name and weight.dim() == 2)
+    linear = sum(
+        weight.numel() for name, weight in base.items() if ".layers." in name and weight.dim() == 2
+    )
     return Counts(
         linear=linear,
         other=sum(weight.numel() for weight in base.values()) - linear,
@@ -136,7 +157,9 @@ def count(config: Any, step: Step, depth: int) -> Counts:
 
 
 def bare_model(config: Any, step: Step, depth: int) -> Any:
-    """The model as training would hold it, ``depth`` layers deep, on the meta device: shapes and types without numbers."""
+    """The model as training would hold it, ``depth`` layers deep, on the meta device: shapes and
+    types without numbers.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     fields = {**config.to_dict(), "num_hidden_layers": depth}
@@ -144,12 +167,18 @@ def bare_model(config: Any, step: Step, depth: int) -> Any:
         fields["layer_types"] = fields["layer_types"][:depth]
     own = AutoConfig.for_model(**fields)
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(own, dtype="float32" if step.dtype == "float32" else "bfloat16")
+        model: Any = AutoModelForCausalLM.from_config(
+            own, dtype="float32" if step.dtype == "float32" else "bfloat16"
+        )
         if step.lora:
             from peft import LoraConfig, get_peft_model
 
-            model = get_peft_model(model, LoraConfig(r=step.lora, target_modules="all-linear", task_type="CAUSAL_LM"))
-    model.get_base_model().set_attn_implementation(ATTENTION) if step.lora else model.set_attn_implementation(ATTENTION)
+            model = get_peft_model(
+                model, LoraConfig(r=step.lora, target_modules="all-linear", task_type="CAUSAL_LM")
+            )
+    model.get_base_model().set_attn_implementation(
+        ATTENTION
+    ) if step.lora else model.set_attn_implementation(ATTENTION)
     if step.dtype == "nf4":  # what prepare_model_for_kbit_training leaves in float32
         for name, weight in model.named_parameters():
             if ".layers." not in name or weight.dim() == 1:
@@ -158,21 +187,28 @@ def bare_model(config: Any, step: Step, depth: int) -> Any:
 
 
 def fill(model: nn.Module) -> None:
-    """Put fake tensors in the place of the meta device's; tied weights stay tied.  To be called while tensors are fake."""
+    """Put fake tensors in the place of the meta device's; tied weights stay tied.  To be called
+    while tensors are fake.
+    """
     made: dict[int, Tensor] = {}
     for module in model.modules():
         for own in (module._parameters, module._buffers):
             for name, old in own.items():
                 if old is not None and id(old) not in made:
                     new = torch.empty(old.shape, dtype=old.dtype)
-                    made[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+                    made[id(old)] = (
+                        nn.Parameter(new, old.requires_grad)
+                        if isinstance(old, nn.Parameter)
+                        else new
+                    )
                 if old is not None:
                     own[name] = made[id(old)]  # type: ignore[assignment]
 
 
 @contextmanager
 def saved_for_backward(weights: set[int]) -> Iterator[dict[int, int]]:
-    """While it lasts, notes the bytes of every storage that autograd keeps; those of ``weights`` (by id) are held anyway.
+    """While it lasts, notes the bytes of every storage that autograd keeps; those of ``weights``
+    (by id) are held anyway.
 
     >>> x = torch.ones(1000, requires_grad=True)
     >>> with saved_for_backward({id(x)}) as saved:
@@ -181,7 +217,8 @@ def saved_for_backward(weights: set[int]) -> Iterator[dict[int, int]]:
     4000
     """
     saved: dict[int, int] = {}
-    alive: WeakSet[Kept] = WeakSet()  # what was let go on the way, as a gradient taken in the forward pass does, is not counted
+    # what was let go on the way, as a gradient taken in the forward pass does, is not counted
+    alive: WeakSet[Kept] = WeakSet()
 
     def note(tensor: Tensor) -> Kept:
         kept = Kept(tensor)

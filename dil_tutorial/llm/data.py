@@ -1,23 +1,27 @@
 """Preference pairs from files: read, check, and say where a row is wrong.
 
 A row has ``prompt``, ``chosen`` and ``rejected``: three strings, or three lists of chat messages
-(``[{"role": "user", "content": "..."}]``), with ``tools`` and ``chat_template_kwargs`` for the template where it takes them.
-Other fields are ignored.  Rows of ``prompt``, ``completion`` and ``label`` are joined to pairs (``llm.unpaired``).
+(``[{"role": "user", "content": "..."}]``), with ``tools`` and ``chat_template_kwargs`` for the
+template where it takes them. Other fields are ignored.  Rows of ``prompt``, ``completion`` and
+``label`` are joined to pairs (``llm.unpaired``).
 
-TRL's implicit prompts are read too: without ``prompt``, or with a string prompt beside two whole conversations, the prompt is
-what chosen and rejected begin with; where that goes on into the assistant's answer, it is cut back to where the answer begins
-(TRL reads on, which DPO does not notice, but losses that see a response by itself do).
+TRL's implicit prompts are read too: without ``prompt``, or with a string prompt beside two whole
+conversations, the prompt is what chosen and rejected begin with; where that goes on into the
+assistant's answer, it is cut back to where the answer begins (TRL reads on, which DPO does not
+notice, but losses that see a response by itself do).
 
-A row may bring its tokens along, as the files of `dil simulate` do: ``prompt_ids``, ``chosen_ids`` and ``rejected_ids``
-are then used as they are.  What a model drew is not always what its tokenizer makes of the text, and a response cut at
-a number of tokens has no end token.  A third response of the reference, ``reference`` (``reference_ids``), is what
-the denominator of that name is estimated on.
+A row may bring its tokens along, as the files of `dil simulate` do: ``prompt_ids``, ``chosen_ids``
+and ``rejected_ids`` are then used as they are.  What a model drew is not always what its tokenizer
+makes of the text, and a response cut at a number of tokens has no end token.  A third response of
+the reference, ``reference`` (``reference_ids``), is what the denominator of that name is estimated
+on.
 
-``p_chosen``, where a row has it, is the probability that the first response is the better one, by a judge or a share of votes:
-a soft label (``losses.soft_label_loss``).
+``p_chosen``, where a row has it, is the probability that the first response is the better one, by a
+judge or a share of votes: a soft label (``losses.soft_label_loss``).
 
-Where it differs from TRL: an empty response, or a chosen response equal to the rejected one, is refused, or skipped and
-counted, instead of trained on; a string row can be wrapped as chat (``as_chat``).
+Where it differs from TRL: an empty response, or a chosen response equal to the rejected one, is
+refused, or skipped and counted, instead of trained on; a string row can be wrapped as chat
+(``as_chat``).
 """
 
 import gzip
@@ -37,11 +41,16 @@ from dil_tutorial.llm.unpaired import ACROSS, joined, labelled
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 FIELDS = ("prompt", "chosen", "rejected")
 P_CHOSEN = "p_chosen"  # the field of a soft label
-REFERENCE_RESPONSE = "reference"  # the field of a response of the reference policy, where a row has one
+REFERENCE_RESPONSE = (
+    "reference"  # the field of a response of the reference policy, where a row has one
+)
 FOR_THE_TEMPLATE = ("tools", "chat_template_kwargs")
 CHATS = (*FIELDS, REFERENCE_RESPONSE, "completion", ACROSS, *FOR_THE_TEMPLATE)
 ON_BAD_LINE = ("refuse", "skip")
-ANSWER = re.compile(r"\n\n?(?:Assistant|ASSISTANT):|### (?:Response|Assistant):|<\|assistant\|>\n?|<\|im_start\|>assistant\n")
+ANSWER = re.compile(
+    r"\n\n?(?:Assistant|ASSISTANT):|### "
+    r"(?:Response|Assistant):|<\|assistant\|>\n?|<\|im_start\|>assistant\n"
+)
 Pair = dict[str, Any]
 
 
@@ -52,7 +61,8 @@ def tiny_preferences() -> Path:
 
 @dataclass
 class Reading:
-    """What came of reading rows: the pairs that can be used, why others cannot, and how many prompts were cut back.
+    """What came of reading rows: the pairs that can be used, why others cannot, and how many
+    prompts were cut back.
 
     >>> read(tiny_preferences(), limit=3).total
     3
@@ -67,10 +77,14 @@ class Reading:
     alone: int = 0  # labelled responses that no other was left to pair with
 
 
-def read_pairs(path: str | Path, limit: int | None = None, on_bad_line: str = "refuse") -> list[Pair]:
-    """Read and check preference pairs; InputError names file, line and field of every row that cannot be used, up to ten.
+def read_pairs(
+    path: str | Path, limit: int | None = None, on_bad_line: str = "refuse"
+) -> list[Pair]:
+    """Read and check preference pairs; InputError names file, line and field of every row that
+    cannot be used, up to ten.
 
-    ``path`` is a .jsonl, .jsonl.gz or .parquet file, or a data set on the hub as ``owner/name:split``.
+    ``path`` is a .jsonl, .jsonl.gz or .parquet file, or a data set on the hub as
+    ``owner/name:split``.
 
     >>> pairs = read_pairs(tiny_preferences(), limit=2)
     >>> sorted(pairs[0])
@@ -92,8 +106,11 @@ def read(path: str | Path, limit: int | None = None, on_bad_line: str = "refuse"
     return found
 
 
-def check_all(rows: Iterable[tuple[object, str]], name: str, on_bad_line: str = "refuse") -> Reading:
-    """Check every row, each with where it stands; where some cannot be used, InputError once all are read, or they are skipped.
+def check_all(
+    rows: Iterable[tuple[object, str]], name: str, on_bad_line: str = "refuse"
+) -> Reading:
+    """Check every row, each with where it stands; where some cannot be used, InputError once all
+    are read, or they are skipped.
 
     >>> good = {"prompt": "Hi", "chosen": "Hello!", "rejected": "No."}
     >>> check_all([(good, "f:1"), ({**good, "rejected": ""}, "f:2")], "f", "skip").bad
@@ -116,22 +133,29 @@ def check_all(rows: Iterable[tuple[object, str]], name: str, on_bad_line: str = 
     if len(found.bad) == 1 and on_bad_line == "refuse":
         raise InputError(found.bad[0] + ", or give --on-bad-line skip" * (found.total > 1))
     if found.bad and on_bad_line == "refuse":
-        told = "; ".join(line.removeprefix(f"{name}:").removeprefix(f"{name} ") for line in found.bad[:10])
+        told = "; ".join(
+            line.removeprefix(f"{name}:").removeprefix(f"{name} ") for line in found.bad[:10]
+        )
         more = ", ..." if len(found.bad) > 10 else ""
         raise InputError(
-            f"{name}: {len(found.bad)} of {found.total} rows cannot be used: mend them, or give --on-bad-line skip: "
+            f"{name}: {len(found.bad)} of {found.total} rows cannot be used: mend them, or give "
+            "--on-bad-line skip: "
             f"{told}{more}"
         )
     if any("label" in pair for pair in found.pairs):
         found.pairs, found.across, found.alone = joined(found.pairs)
         if not found.pairs:
             raise InputError(
-                f"{name}: all {found.alone} labels are the same: give responses with label true and with label false"
+                f"{name}: all {found.alone} labels are the same: give responses with label true "
+                "and with label false"
             )
     else:
         found.across = sum(ACROSS in pair for pair in found.pairs)
     if not found.pairs:
-        raise InputError(f"{name}: holds no pairs{' that can be used' * bool(found.bad)}: give one JSON object a line")
+        raise InputError(
+            f"{name}: holds no pairs{' that can be used' * bool(found.bad)}: give one JSON "
+            "object a line"
+        )
     return found
 
 
@@ -156,18 +180,27 @@ def _rows(name: str | Path) -> Iterator[tuple[object, str]]:
         return
     if not path.is_file():
         raise InputError(
-            f"{path}: no such file: give a .jsonl, .jsonl.gz or .parquet file with one preference pair a row, "
+            f"{path}: no such file: give a .jsonl, .jsonl.gz or .parquet file with one "
+            "preference pair a row, "
             "or owner/name:split on the hub"
         )
     try:
-        with gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix == ".gz" else path.open(encoding="utf-8-sig") as lines:
+        with (
+            gzip.open(path, "rt", encoding="utf-8-sig")
+            if path.suffix == ".gz"
+            else path.open(encoding="utf-8-sig") as lines
+        ):
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield _parse(line), f"{path}:{number}"
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{path}: not a complete gzip file ({error}): copy or download it again") from None
+        raise InputError(
+            f"{path}: not a complete gzip file ({error}): copy or download it again"
+        ) from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from None
+        raise InputError(
+            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8"
+        ) from None
 
 
 def _dataset_rows(name: str | Path) -> Iterator[tuple[object, str]]:
@@ -184,16 +217,23 @@ def _dataset_rows(name: str | Path) -> Iterator[tuple[object, str]]:
             yield row, f"{name} row {number}"
     except InputError:
         raise
-    except Exception as error:  # datasets raises many kinds; each means that the rows are not to be had
+    except (
+        Exception
+    ) as error:  # datasets raises many kinds; each means that the rows are not to be had
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{name}: cannot be read ({reason}): check the name, the split, and for the hub the network") from None
+        raise InputError(
+            f"{name}: cannot be read ({reason}): check the name, the split, and for the hub the "
+            "network"
+        ) from None
 
 
 def _parse(line: str) -> object:
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
-        return Unreadable(f"broken JSON, {error.msg} at column {error.colno}: give one JSON object a line")
+        return Unreadable(
+            f"broken JSON, {error.msg} at column {error.colno}: give one JSON object a line"
+        )
 
 
 def check_pair(row: object, where: str) -> Pair:
@@ -202,41 +242,65 @@ def check_pair(row: object, where: str) -> Pair:
     >>> check_pair({"prompt": "Hi", "chosen": "Hello!", "rejected": ""}, "pairs.jsonl:3")
     Traceback (most recent call last):
     ...
-    dil_tutorial.errors.InputError: pairs.jsonl:3: field 'rejected' is empty: give a response, or remove the pair
+    dil_tutorial.errors.InputError: pairs.jsonl:3: field 'rejected' is empty: give a response, or
+        remove the pair
     """
     if isinstance(row, Mapping):
         if "chosen_ids" in row:
             return _check_tokens(row, where)
-        row = with_prompt({name: _without_none(value) if name in CHATS else value for name, value in row.items()})
+        row = with_prompt(
+            {name: _without_none(value) if name in CHATS else value for name, value in row.items()}
+        )
     if not isinstance(row, Mapping):
-        raise InputError(f"{where}: holds a {type(row).__name__}, not an object: give prompt, chosen, rejected")
+        raise InputError(
+            f"{where}: holds a {type(row).__name__}, not an object: give prompt, chosen, rejected"
+        )
     if row.get("images") or row.get("image"):
-        raise InputError(f"{where}: field 'images' is not empty: pairs with pictures are not read, remove them")
-    fields: tuple[str, ...] = (*FIELDS, REFERENCE_RESPONSE) if row.get(REFERENCE_RESPONSE) else FIELDS
+        raise InputError(
+            f"{where}: field 'images' is not empty: pairs with pictures are not read, remove them"
+        )
+    fields: tuple[str, ...] = (
+        (*FIELDS, REFERENCE_RESPONSE) if row.get(REFERENCE_RESPONSE) else FIELDS
+    )
     if "completion" in row:
         row, fields = labelled(row, where), ("prompt", "chosen")
     elif ACROSS in row:
         fields = (*fields, ACROSS)
     for field in fields:
         if field not in row:
-            raise InputError(f"{where}: field '{field}' is missing: give prompt, chosen and rejected")
+            raise InputError(
+                f"{where}: field '{field}' is missing: give prompt, chosen and rejected"
+            )
         if not (isinstance(row[field], str) or _is_chat(row[field])):
             raise InputError(
                 f"{where}: field '{field}' is of type {type(row[field]).__name__}: "
                 'give a string, or a list of {"role": ..., "content": ...} messages'
             )
     if len({isinstance(row[field], str) for field in fields}) > 1:
-        raise InputError(f"{where}: field 'prompt', 'chosen' and 'rejected' mix strings and messages: use one form for all")
+        raise InputError(
+            f"{where}: field 'prompt', 'chosen' and 'rejected' mix strings and messages: use one "
+            "form for all"
+        )
     for field in fields:
         if not text_of(row[field]).strip():
             kind = "prompt" if field in ("prompt", ACROSS) else "response"
-            raise InputError(f"{where}: field '{field}' is empty: give a {kind}, or remove the pair")
+            raise InputError(
+                f"{where}: field '{field}' is empty: give a {kind}, or remove the pair"
+            )
     if row["chosen"] == row.get("rejected") and ACROSS not in row:
-        raise InputError(f"{where}: field 'chosen' equals 'rejected': such a pair says nothing, remove it")
+        raise InputError(
+            f"{where}: field 'chosen' equals 'rejected': such a pair says nothing, remove it"
+        )
     label = ("label",) if fields == ("prompt", "chosen") else ()
-    checked = {field: row[field] for field in (*fields, *label, *(name for name in FOR_THE_TEMPLATE if row.get(name)))}
+    checked = {
+        field: row[field]
+        for field in (*fields, *label, *(name for name in FOR_THE_TEMPLATE if row.get(name)))
+    }
     if row.get(P_CHOSEN) is not None and (label or ACROSS in row):
-        raise InputError(f"{where}: field '{P_CHOSEN}' says which of two responses to one prompt is better: give a pair")
+        raise InputError(
+            f"{where}: field '{P_CHOSEN}' says which of two responses to one prompt is better: "
+            "give a pair"
+        )
     return checked | _soft_label(row, where)
 
 
@@ -246,17 +310,28 @@ def _soft_label(row: Mapping[str, Any], where: str) -> Pair:
     if p is None:
         return {}
     if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1:
-        raise InputError(f"{where}: field '{P_CHOSEN}' is {p!r}: give the probability, from 0 to 1, that 'chosen' is better")
+        raise InputError(
+            f"{where}: field '{P_CHOSEN}' is {p!r}: give the probability, from 0 to 1, that "
+            "'chosen' is better"
+        )
     return {P_CHOSEN: float(p)}
 
 
 def _check_tokens(row: Mapping[str, Any], where: str) -> Pair:
-    """A row that brings its tokens: texts and token lists, checked.  Equal responses are allowed: two draws may coincide."""
+    """A row that brings its tokens: texts and token lists, checked.  Equal responses are allowed:
+    two draws may coincide.
+    """
     fields = (*FIELDS, REFERENCE_RESPONSE) if f"{REFERENCE_RESPONSE}_ids" in row else FIELDS
     for field in fields:
         ids = row.get(f"{field}_ids")
-        if not (isinstance(ids, list) and ids and all(type(token) is int and token >= 0 for token in ids)):
-            raise InputError(f"{where}: field '{field}_ids' is not a list of token numbers: give at least one")
+        if not (
+            isinstance(ids, list)
+            and ids
+            and all(type(token) is int and token >= 0 for token in ids)
+        ):
+            raise InputError(
+                f"{where}: field '{field}_ids' is not a list of token numbers: give at least one"
+            )
     checked = {key: row[key] for field in fields for key in (field, f"{field}_ids") if key in row}
     return checked | _soft_label(row, where)
 
@@ -269,11 +344,14 @@ def common_prefix(a: Sequence[Any], b: Sequence[Any]) -> int:
     """
     if a is b:
         return len(a)
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    return next(
+        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
+    )
 
 
 def with_prompt(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    r"""The row with its prompt made explicit, where TRL's data sets leave it implicit; else the row as it is.
+    r"""The row with its prompt made explicit, where TRL's data sets leave it implicit; else the row
+    as it is.
 
     >>> with_prompt({"chosen": "The sky is blue.", "rejected": "The sky is green."})
     {'chosen': ' blue.', 'rejected': ' green.', 'prompt': 'The sky is'}
@@ -283,7 +361,11 @@ def with_prompt(row: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     chosen, rejected = row.get("chosen"), row.get("rejected")
     texts = _implicit(row)
-    chats = _is_chat(chosen) and _is_chat(rejected) and (row.get("prompt") is None or isinstance(row["prompt"], str))
+    chats = (
+        _is_chat(chosen)
+        and _is_chat(rejected)
+        and (row.get("prompt") is None or isinstance(row["prompt"], str))
+    )
     if not (texts or chats) or chosen == rejected:
         return row
     end = _beginning_of_answer(row) if texts else common_prefix(chosen, rejected)  # type: ignore[arg-type]
@@ -292,16 +374,23 @@ def with_prompt(row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _implicit(row: Mapping[str, Any]) -> bool:
     """Whether a row of texts leaves its prompt implicit."""
-    return isinstance(row.get("chosen"), str) and isinstance(row.get("rejected"), str) and "prompt" not in row
+    return (
+        isinstance(row.get("chosen"), str)
+        and isinstance(row.get("rejected"), str)
+        and "prompt" not in row
+    )
 
 
 def _beginning_of_answer(row: Mapping[str, Any]) -> int:
-    """Where the responses of a row with an implicit prompt begin: behind the last sign of an answer that both share, if any."""
+    """Where the responses of a row with an implicit prompt begin: behind the last sign of an answer
+    that both share, if any.
+    """
     chosen, end = row["chosen"], common_prefix(row["chosen"], row["rejected"])
     signs = [match.end() for match in ANSWER.finditer(chosen, 0, end)]
     if signs:
         return signs[-1]
-    return end - 1 if chosen[end - 1 : end] == " " else end  # the space goes with the response, as in TRL
+    # the space goes with the response, as in TRL
+    return end - 1 if chosen[end - 1 : end] == " " else end
 
 
 def went_on(row: Mapping[str, Any]) -> bool:
@@ -313,7 +402,9 @@ def went_on(row: Mapping[str, Any]) -> bool:
     """
     if not _implicit(row) or row["chosen"] == row["rejected"]:
         return False
-    shared = row["chosen"][_beginning_of_answer(row) : common_prefix(row["chosen"], row["rejected"])]
+    shared = row["chosen"][
+        _beginning_of_answer(row) : common_prefix(row["chosen"], row["rejected"])
+    ]
     return bool(shared.strip()) and bool(ANSWER.search(row["chosen"]))
 
 
@@ -321,17 +412,23 @@ def _is_chat(value: object) -> bool:
     return (
         isinstance(value, list)
         and len(value) > 0
-        and all(isinstance(m, Mapping) and isinstance(m.get("role"), str) and _says_something(m) for m in value)
+        and all(
+            isinstance(m, Mapping) and isinstance(m.get("role"), str) and _says_something(m)
+            for m in value
+        )
     )
 
 
 def _says_something(message: Mapping[str, Any]) -> bool:
     """Whether a message has a text, or calls a tool in its place."""
-    return isinstance(message.get("content"), str) or ("content" not in message and isinstance(message.get("tool_calls"), list))
+    return isinstance(message.get("content"), str) or (
+        "content" not in message and isinstance(message.get("tool_calls"), list)
+    )
 
 
 def _without_none(value: Any) -> Any:
-    """Messages without the fields of no value that a table gives to all where one has them: a template takes them for set.
+    """Messages without the fields of no value that a table gives to all where one has them: a
+    template takes them for set.
 
     >>> _without_none([{"role": "user", "content": "Hi", "tool_calls": None}])
     [{'role': 'user', 'content': 'Hi'}]
@@ -349,17 +446,31 @@ def text_of(value: str | list[Mapping[str, str]]) -> str:
     """
     if isinstance(value, str):
         return value
-    return "".join(message["content"] if "content" in message else json.dumps(message["tool_calls"]) for message in value)
+    return "".join(
+        message["content"] if "content" in message else json.dumps(message["tool_calls"])
+        for message in value
+    )
 
 
 def as_chat(pair: Pair) -> Pair:
-    """A pair of strings as a user's message and two assistant's answers; a pair of messages unchanged.
+    """A pair of strings as a user's message and two assistant's answers; a pair of messages
+    unchanged.
 
     >>> as_chat({"prompt": "Hi", "chosen": "Hello!", "rejected": "Go away."})["chosen"]
     [{'role': 'assistant', 'content': 'Hello!'}]
     """
     if "chosen_ids" in pair or not isinstance(pair["prompt"], str):
         return pair
-    roles = {"prompt": "user", ACROSS: "user", "chosen": "assistant", "rejected": "assistant", REFERENCE_RESPONSE: "assistant"}
-    chat = {field: [{"role": role, "content": pair[field]}] for field, role in roles.items() if field in pair}
+    roles = {
+        "prompt": "user",
+        ACROSS: "user",
+        "chosen": "assistant",
+        "rejected": "assistant",
+        REFERENCE_RESPONSE: "assistant",
+    }
+    chat = {
+        field: [{"role": role, "content": pair[field]}]
+        for field, role in roles.items()
+        if field in pair
+    }
     return {**chat, **{name: pair[name] for name in (*FOR_THE_TEMPLATE, P_CHOSEN) if name in pair}}

@@ -1,4 +1,6 @@
-"""What does a file of preference pairs hold?  Counts, lengths and traps, before anything is trained (``dil data FILE``)."""
+"""What does a file of preference pairs hold?  Counts, lengths and traps, before anything is trained
+(``dil data FILE``).
+"""
 
 import re
 from collections import Counter
@@ -14,7 +16,8 @@ from dil_tutorial.support import plotting
 from dil_tutorial.support.files import provenance, write_json
 from dil_tutorial.support.intervals import bootstrap
 
-CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")  # control characters, and the sign of a broken encoding
+# control characters, and the sign of a broken encoding
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffd]")
 
 TRAPS = {
     "duplicates": "pairs that stand there twice",
@@ -25,23 +28,31 @@ TRAPS = {
 }
 
 
-def describe(reading: Reading, tokenizer: Any = None, max_length: int = 1024, chat_format: bool = False) -> dict[str, Any]:
-    """What there is to say of the pairs that were read; with a ``tokenizer`` lengths are in tokens, else in words.
+def describe(
+    reading: Reading, tokenizer: Any = None, max_length: int = 1024, chat_format: bool = False
+) -> dict[str, Any]:
+    """What there is to say of the pairs that were read; with a ``tokenizer`` lengths are in tokens,
+    else in words.
 
-    ==========================  ==============================================================================================
+    ==========================  ====================================================================
     Key                         Meaning
-    ==========================  ==============================================================================================
+    ==========================  ====================================================================
     rows, pairs                 looked at; of use
-    left out                    {reason: count}: rows that cannot be used, and with a tokenizer what max_length leaves out
-    cut back                    implicit prompts that went on into the answer, and were cut back to its beginning
+    left out                    {reason: count}: rows that cannot be used, and with a tokenizer what
+                                max_length leaves out
+    cut back                    implicit prompts that went on into the answer, and were cut back to
+                                its beginning
     duplicates                  pairs that stand there before
     both ways                   pairs that stand there before with chosen and rejected exchanged
     control characters          pairs with any
     unit, lengths               "tokens" or "words"; {field: one number a pair}
-    chosen longer               share of pairs whose chosen response is the longer one, ties one half, with its 95% interval
-    double end                  pairs whose chosen tokens end with two end tokens (a template's and the tokenizer's)
-    no end                      pairs whose chosen tokens are not cut and have none among the last three
-    ==========================  ==============================================================================================
+    chosen longer               share of pairs whose chosen response is the longer one, ties one
+                                half, with its 95% interval
+    double end                  pairs whose chosen tokens end with two end tokens (a template's and
+                                the tokenizer's)
+    no end                      pairs whose chosen tokens are not cut and have none among the last
+                                three
+    ==========================  ====================================================================
 
     >>> from dil_tutorial.llm.data import read, tiny_preferences
     >>> found = describe(read(tiny_preferences(), limit=4))
@@ -62,8 +73,14 @@ def describe(reading: Reading, tokenizer: Any = None, max_length: int = 1024, ch
         }
         end, won = tokenizer.eos_token_id, [row.chosen for row in rows]
         double = sum(one.tokens[-2:] == [end] * 2 for one in won)
-        no_end = sum(end not in one.tokens[-3:] and len(one.prompt) + len(one.tokens) < max_length for one in won)
-    longer = torch.tensor([[a, b] for a, b in zip(lengths["chosen"], lengths["rejected"], strict=True)], dtype=torch.float64)
+        no_end = sum(
+            end not in one.tokens[-3:] and len(one.prompt) + len(one.tokens) < max_length
+            for one in won
+        )
+    longer = torch.tensor(
+        [[a, b] for a, b in zip(lengths["chosen"], lengths["rejected"], strict=True)],
+        dtype=torch.float64,
+    )
     seen = [tuple(str(text_of(pair[field])) for field in FIELDS) for pair in pairs]
     duplicates, both_ways = repeated(seen)
     return {
@@ -86,7 +103,8 @@ def describe(reading: Reading, tokenizer: Any = None, max_length: int = 1024, ch
 
 
 def repeated(pairs: list[tuple[str, ...]]) -> tuple[int, int]:
-    """How many of (prompt, chosen, rejected) stand there before, and how many with their sides exchanged.
+    """How many of (prompt, chosen, rejected) stand there before, and how many with their sides
+    exchanged.
 
     >>> repeated([("a", "b", "c"), ("a", "b", "c"), ("a", "c", "b")])
     (1, 1)
@@ -112,39 +130,68 @@ def reason_of(line: str) -> str:
 def rows_of(found: dict[str, Any]) -> list[tuple[str, str]]:
     """The report as (what, how much), for a table; traps that are not there are left out."""
     pairs, share = found["pairs"], found["chosen longer"]
-    rows = [("rows", f"{found['rows']:,}{', more behind the limit' * found['more']}"), ("pairs of use", f"{pairs:,}")]
+    rows = [
+        ("rows", f"{found['rows']:,}{', more behind the limit' * found['more']}"),
+        ("pairs of use", f"{pairs:,}"),
+    ]
     rows += [(f"left out: {reason}", f"{count:,}") for reason, count in found["left out"].items()]
     if found["cut back"]:
         share_cut = f"{found['cut back']:,} ({found['cut back'] / pairs:.0%})"
         rows.append(("implicit prompts that went on into the answer, cut back", share_cut))
-    rows += [(what, f"{found[key]:,} ({found[key] / pairs:.1%})") for key, what in TRAPS.items() if found[key]]
-    rows += [("pairs of responses to two prompts", f"{found['across']:,}")] if found["across"] else []
+    rows += [
+        (what, f"{found[key]:,} ({found[key] / pairs:.1%})")
+        for key, what in TRAPS.items()
+        if found[key]
+    ]
+    rows += (
+        [("pairs of responses to two prompts", f"{found['across']:,}")] if found["across"] else []
+    )
     rows += [("labelled responses left over", f"{found['alone']:,}")] if found["alone"] else []
     for field, numbers in found["lengths"].items():
         ordered = sorted(numbers)
         middle, high = ordered[len(ordered) // 2], ordered[int(0.95 * (len(ordered) - 1))]
-        rows.append((f"{field}, {found['unit']}", f"median {middle:,}, 95% up to {high:,}, longest {ordered[-1]:,}"))
-    rows.append(("chosen longer than rejected", f"{share[0]:.1%} ({share[1]:.1%} to {share[2]:.1%})"))
+        rows.append(
+            (
+                f"{field}, {found['unit']}",
+                f"median {middle:,}, 95% up to {high:,}, longest {ordered[-1]:,}",
+            )
+        )
+    rows.append(
+        ("chosen longer than rejected", f"{share[0]:.1%} ({share[1]:.1%} to {share[2]:.1%})")
+    )
     return rows
 
 
 def figure(found: dict[str, Any]) -> Figure:
-    """Left the lengths of prompts and responses, right how much longer chosen responses are than rejected ones."""
+    """Left the lengths of prompts and responses, right how much longer chosen responses are than
+    rejected ones.
+    """
     drawn, (left, right) = plotting.new_figure(columns=2, width=10, height=3.6)
     lengths = found["lengths"]
     ordered = sorted(lengths["prompt"] + lengths["chosen"] + lengths["rejected"])
     top = max(1, ordered[int(0.99 * (len(ordered) - 1))])
     for i, (field, numbers) in enumerate(lengths.items()):
-        left.hist([min(n, top) for n in numbers], bins=30, range=(0, top), histtype="step", lw=1.6, color=plotting.COLOURS[i],
-                  label=field, ls=("-", "--", ":")[i])  # fmt: skip
-    left.set(xlabel=f"{found['unit']} (the longest 1% in the last bin)", ylabel="pairs", title="lengths")
+        left.hist(
+            [min(n, top) for n in numbers],
+            bins=30,
+            range=(0, top),
+            histtype="step",
+            lw=1.6,
+            color=plotting.COLOURS[i],
+            label=field,
+            ls=("-", "--", ":")[i],
+        )
+    left.set(
+        xlabel=f"{found['unit']} (the longest 1% in the last bin)", ylabel="pairs", title="lengths"
+    )
     left.legend(frameon=False)
     more = [a - b for a, b in zip(lengths["chosen"], lengths["rejected"], strict=True)]
     right.hist(more, bins=41, color=plotting.COLOURS[0])
     right.axvline(0, color="black", lw=1)
     share = found["chosen longer"]
     right.set(
-        xlabel=f"{found['unit']} that chosen has more than rejected", title=f"chosen is longer in {share[0]:.0%} of pairs"
+        xlabel=f"{found['unit']} that chosen has more than rejected",
+        title=f"chosen is longer in {share[0]:.0%} of pairs",
     )
     return drawn
 

@@ -1,7 +1,9 @@
-"""What is wrong with this run, this data, this checkpoint?  The evidence for each of ``sicknesses.yaml``.
+"""What is wrong with this run, this data, this checkpoint?  The evidence for each of
+``sicknesses.yaml``.
 
-A log is a list of dictionaries as transformers writes them (``log_history``), of this trainer or of TRL's, whose metrics have
-the same names.  The trainer asks of its own log while it runs (``callbacks.Teach``).
+A log is a list of dictionaries as transformers writes them (``log_history``), of this trainer or of
+TRL's, whose metrics have the same names.  The trainer asks of its own log while it runs
+(``callbacks.Teach``).
 """
 
 import math
@@ -49,20 +51,24 @@ class Finding:
 
 
 SICKNESSES = {
-    name: Sickness(**told) for name, told in yaml.safe_load(read_text(Path(__file__).with_name("sicknesses.yaml"))).items()
+    name: Sickness(**told)
+    for name, told in yaml.safe_load(read_text(Path(__file__).with_name("sicknesses.yaml"))).items()
 }
 
 
-# --- A log ----------------------------------------------------------------------------------------------------------------
+# --- A log ----------------------------------------------------------------------------------------
 
 
 def of_log(history: Sequence[Row], beta: float | None = None) -> list[Finding]:
     """What a log gives cause to say; ``beta`` is the run's, where it is known.
 
-    >>> rows = [{"loss": 0.6931, "rewards/chosen": 0.0, "rewards/rejected": 0.0, "step": step} for step in range(1, 9)]
+    >>> rows = [
+    ...     {"loss": 0.6931, "rewards/chosen": 0.0, "rewards/rejected": 0.0, "step": step}
+    ...     for step in range(1, 9)
+    ... ]
     >>> of_log(rows)
     [Finding(name='nothing moves', evidence='loss 0.6931 = log 2, log-ratios within 0 of zero, over 8 logged steps')]
-    """
+    """  # noqa: E501
     rows = [row for row in history if "loss" in row]
     evals = [row for row in history if "eval_loss" in row]
     if not rows:
@@ -70,7 +76,8 @@ def of_log(history: Sequence[Row], beta: float | None = None) -> list[Finding]:
     if evidence := not_finite(rows):
         return [Finding("not finite", evidence)]  # the numbers behind it mean nothing
     asked = {"zero loss": zero_loss(rows), "seen only": seen_only(rows, evals)}
-    if rows[-1].get("logratios/chosen") != rows[-1].get("logps/chosen", math.nan):  # not fed log-probs, without a reference
+    # not fed log-probs, without a reference
+    if rows[-1].get("logratios/chosen") != rows[-1].get("logps/chosen", math.nan):
         asked |= {
             "not zero at start": not_zero_at_start(rows),
             "nothing moves": nothing_moves(rows),
@@ -92,16 +99,26 @@ def not_finite(rows: Sequence[Row]) -> str | None:
 def zero_loss(rows: Sequence[Row]) -> str | None:
     """A loss of exactly 0 behind the first step."""
     first, later = rows[0]["loss"], [row["loss"] for row in rows[1:]]
-    return f"loss {first:.4f}, then 0.0 at {len(later)} logged steps" if first and len(later) > 1 and not any(later) else None
+    return (
+        f"loss {first:.4f}, then 0.0 at {len(later)} logged steps"
+        if first and len(later) > 1 and not any(later)
+        else None
+    )
 
 
 def not_zero_at_start(rows: Sequence[Row]) -> str | None:
-    """Log-ratios that are not 0 before the first update, when policy and reference should be one model."""
+    """Log-ratios that are not 0 before the first update, when policy and reference should be one
+    model.
+    """
     first = rows[0]
     if first.get("step") != 1:
         return None
     shown = {name: first[name] for name in zero_before(first) if abs(first[name]) > ZERO}
-    return ", ".join(f"{name} {value:.4f}" for name, value in shown.items()) + " at step 1" if shown else None
+    return (
+        ", ".join(f"{name} {value:.4f}" for name, value in shown.items()) + " at step 1"
+        if shown
+        else None
+    )
 
 
 def nothing_moves(rows: Sequence[Row]) -> str | None:
@@ -112,15 +129,19 @@ def nothing_moves(rows: Sequence[Row]) -> str | None:
     if most > ZERO / 10:
         return None
     log_2 = " = log 2" if abs(loss - math.log(2)) < 1e-3 else ""
-    return f"loss {loss:.4f}{log_2}, log-ratios within {most:.1g} of zero, over {len(rows)} logged steps"
+    return f"loss {loss:.4f}{log_2}, log-ratios within {most:.1g} of zero, over {len(rows)} logged steps"  # noqa: E501
 
 
 def falling(rows: Sequence[Row]) -> str | None:
-    """Chosen responses whose log-ratio is below -1 nat or, in another's log, whose reward (beta times that) is below -0.1."""
+    """Chosen responses whose log-ratio is below -1 nat or, in another's log, whose reward (beta
+    times that) is below -0.1.
+    """
     for name, bound in (("logratios/chosen", FALLEN), ("rewards/chosen", 0.1 * FALLEN)):
         if name in rows[-1]:
             last = last_quarter(rows, name)
-            return f"{name} is {last:.2f} over the last quarter of the log" if last < bound else None
+            return (
+                f"{name} is {last:.2f} over the last quarter of the log" if last < bound else None
+            )
     return None
 
 
@@ -130,7 +151,11 @@ def seen_only(rows: Sequence[Row], evals: Sequence[Row]) -> str | None:
     if name not in rows[-1] or not evals or f"eval_{name}" not in evals[-1]:
         return None
     seen, unseen = last_quarter(rows, name), evals[-1][f"eval_{name}"]
-    return f"accuracy {seen:.0%} on training pairs, {unseen:.0%} on held-out ones" if seen >= 0.95 and unseen <= 0.65 else None
+    return (
+        f"accuracy {seen:.0%} on training pairs, {unseen:.0%} on held-out ones"
+        if seen >= 0.95 and unseen <= 0.65
+        else None
+    )
 
 
 def left_the_reference(rows: Sequence[Row], beta: float | None) -> dict[str, str]:
@@ -141,7 +166,9 @@ def left_the_reference(rows: Sequence[Row], beta: float | None) -> dict[str, str
     means = {name: last_quarter(rows, name) for name in names}
     said, found = warnings(means, "", None), {}
     if "exploding" in said:
-        found["exploding"] = f"the mean of pi_theta/pi_ref is {means['ratio']:.3g} over the last quarter of the log"
+        found["exploding"] = (
+            f"the mean of pi_theta/pi_ref is {means['ratio']:.3g} over the last quarter of the log"
+        )
     if "far" in said:
         found["far"] = f"|f| > {LARGE:g} nats for {means['logratios/large']:.0%} of responses"
         if beta is not None and beta < 0.1:
@@ -150,7 +177,8 @@ def left_the_reference(rows: Sequence[Row], beta: float | None) -> dict[str, str
 
 
 def zero_before(row: Row) -> list[str]:
-    """What a row holds that is 0 before the first update: log-ratios or, of another trainer, rewards.
+    """What a row holds that is 0 before the first update: log-ratios or, of another trainer,
+    rewards.
 
     >>> zero_before({"loss": 0.7, "rewards/chosen": 0.0})
     ['rewards/chosen']
@@ -169,31 +197,48 @@ def last_quarter(rows: Sequence[Row], name: str) -> float:
     return sum(values) / max(1, len(values))
 
 
-# --- Data -----------------------------------------------------------------------------------------------------------------
+# --- Data -----------------------------------------------------------------------------------------
 
 
 def of_data(reading: Reading, tokenizer: Any = None, max_length: int = 1024) -> list[Finding]:
     """What a file of pairs gives cause to say; end tokens are seen with a ``tokenizer`` only.
 
-    >>> pairs = [{"prompt": f"{i}?", "chosen": "yes, very long", "rejected": "no"} for i in range(50)]
+    >>> pairs = [
+    ...     {"prompt": f"{i}?", "chosen": "yes, very long", "rejected": "no"} for i in range(50)
+    ... ]
     >>> of_data(Reading(pairs, [], 50))
     [Finding(name='length', evidence='chosen is longer in 100% of pairs (100% to 100%)')]
     """
     told = data_report.describe(reading, tokenizer, max_length)
     found = []
     if reading.bad:
-        found.append(Finding("bad rows", f"{len(reading.bad):,} of {reading.total:,}, the first: {reading.bad[0]}"))
-    for name in ("cut back", "duplicates", "both ways", "control characters", "double end", "no end"):
+        found.append(
+            Finding(
+                "bad rows",
+                f"{len(reading.bad):,} of {reading.total:,}, the first: {reading.bad[0]}",
+            )
+        )
+    for name in (
+        "cut back",
+        "duplicates",
+        "both ways",
+        "control characters",
+        "double end",
+        "no end",
+    ):
         if told[name]:
             found.append(Finding(name, f"{told[name]:,} of {told['pairs']:,} pairs"))
     share, low, high = told["chosen longer"]
     if told["pairs"] >= 20 and not (low < 0.55 and high > 0.45):
-        found.append(Finding("length", f"chosen is longer in {share:.0%} of pairs ({low:.0%} to {high:.0%})"))
+        found.append(
+            Finding("length", f"chosen is longer in {share:.0%} of pairs ({low:.0%} to {high:.0%})")
+        )
     return found
 
 
 def of_rows(rows: Iterable[TokenisedPair], end: int | None) -> list[Finding]:
-    """What tokenised pairs give cause to say before a training: here as in ``of_data``, end tokens that stand there twice.
+    """What tokenised pairs give cause to say before a training: here as in ``of_data``, end tokens
+    that stand there twice.
 
     >>> from dil_tutorial.llm.rows import Response
     >>> of_rows([TokenisedPair(Response([5], [6, 0, 0]), Response([5], [7, 0]))], end=0)
@@ -201,16 +246,25 @@ def of_rows(rows: Iterable[TokenisedPair], end: int | None) -> list[Finding]:
     """
     if end is None:
         return []
-    doubled = [any(response.tokens[-2:] == [end, end] for response in row.responses) for row in rows]
-    return [Finding("double end", f"{sum(doubled):,} of {len(doubled):,} pairs")] if any(doubled) else []
+    doubled = [
+        any(response.tokens[-2:] == [end, end] for response in row.responses) for row in rows
+    ]
+    return (
+        [Finding("double end", f"{sum(doubled):,} of {len(doubled):,} pairs")]
+        if any(doubled)
+        else []
+    )
 
 
-# --- A checkpoint ---------------------------------------------------------------------------------------------------------
+# --- A checkpoint ---------------------------------------------------------------------------------
 
 
 def of_checkpoint(folder: Path) -> list[Finding]:
-    """What the files of a saved model or adapter give cause to say; its weights are read one at a time."""
-    sick, moved = [], []  # names of tensors; of each matrix B of an adapter whether it has left zero
+    """What the files of a saved model or adapter give cause to say; its weights are read one at a
+    time.
+    """
+    # names of tensors; of each matrix B of an adapter whether it has left zero
+    sick, moved = ([], [])
     for name, weight in weights_of(folder):
         if not weight.isfinite().all():
             sick.append(name)
@@ -218,18 +272,28 @@ def of_checkpoint(folder: Path) -> list[Finding]:
             moved.append(bool(weight.any()))
     found = []
     if sick:
-        found.append(Finding("sick weights", f"{len(sick)} tensors hold NaN or infinity, the first: {sick[0]}"))
+        found.append(
+            Finding(
+                "sick weights", f"{len(sick)} tensors hold NaN or infinity, the first: {sick[0]}"
+            )
+        )
     if moved and not any(moved):
         found.append(Finding("new adapter", f"all of its {len(moved)} matrices B are zero"))
     if (folder / "adapter_config.json").is_file():
         base = str(read_json(folder / "adapter_config.json").get("base_model_name_or_path") or "")
         if not base or (base.startswith(("/", ".", "~")) and not Path(base).expanduser().is_dir()):
             found.append(Finding("no base", f"base_model_name_or_path is {base!r}"))
-    if (folder / "tokenizer_config.json").is_file() and (folder / "generation_config.json").is_file():
+    if (folder / "tokenizer_config.json").is_file() and (
+        folder / "generation_config.json"
+    ).is_file():
         end = load_tokenizer(str(folder)).eos_token_id
         stops = read_json(folder / "generation_config.json").get("eos_token_id")
         if end is not None and end not in (stops if isinstance(stops, list) else [stops]):
-            found.append(Finding("does not stop", f"responses end with token {end}, generation stops at {stops}"))
+            found.append(
+                Finding(
+                    "does not stop", f"responses end with token {end}, generation stops at {stops}"
+                )
+            )
     return found
 
 
@@ -243,18 +307,22 @@ def weights_of(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     for path in saved_weights(folder):
         try:
             with safe_open(path, "pt") as file:
-                for name in file.keys():  # noqa: SIM118 (it is no mapping)
+                for name in file.keys():  # noqa: SIM118
                     if torch.is_floating_point(weight := file.get_tensor(name)):
                         yield name, weight
         except SafetensorError as error:
-            raise InputError(f"{path}: not a whole safetensors file ({error}): copy it or save it again") from None
+            raise InputError(
+                f"{path}: not a whole safetensors file ({error}): copy it or save it again"
+            ) from None
 
 
-# --- Whatever it is -------------------------------------------------------------------------------------------------------
+# --- Whatever it is -------------------------------------------------------------------------------
 
 
 def diagnose(name: str, tokenizer: Any = None, max_length: int = 1024) -> tuple[str, list[Finding]]:
-    """What ``name`` is, and what is wrong with it: the folder of a run or of a model, a log, or a file of pairs."""
+    """What ``name`` is, and what is wrong with it: the folder of a run or of a model, a log, or a
+    file of pairs.
+    """
     path = Path(name)
     if path.is_dir():
         return of_folder(path)
@@ -267,20 +335,38 @@ def diagnose(name: str, tokenizer: Any = None, max_length: int = 1024) -> tuple[
 def of_log_file(path: Path) -> tuple[str, list[Finding]]:
     """A run.json or a trainer_state.json."""
     content = read_json(path)
-    history = content.get("log_history", content.get("history")) if isinstance(content, dict) else None
+    history = (
+        content.get("log_history", content.get("history")) if isinstance(content, dict) else None
+    )
     if not isinstance(history, list) or not all(isinstance(row, dict) for row in history):
-        raise InputError(f"{path}: no log_history: give a trainer_state.json, a run.json, a folder, or pairs as .jsonl")
+        raise InputError(
+            f"{path}: no log_history: give a trainer_state.json, a run.json, a folder, or pairs "
+            "as .jsonl"
+        )
     steps = sum("loss" in row for row in history)
     return f"{steps:,} logged steps", of_log(history, content.get("recipe", {}).get("beta"))
 
 
 def of_folder(folder: Path) -> tuple[str, list[Finding]]:
     """A run's log, or its newest checkpoint's, and the weights that were saved last."""
-    checkpoints = sorted(folder.glob("checkpoint-*/"), key=lambda path: path.stat().st_mtime, reverse=True)
-    logs = [folder / "run.json", folder / "trainer_state.json", *(path / "trainer_state.json" for path in checkpoints)]
+    checkpoints = sorted(
+        folder.glob("checkpoint-*/"), key=lambda path: path.stat().st_mtime, reverse=True
+    )
+    logs = [
+        folder / "run.json",
+        folder / "trainer_state.json",
+        *(path / "trainer_state.json" for path in checkpoints),
+    ]
     log = next((path for path in logs if path.is_file()), None)
-    saved = next((path for path in (folder / "model", folder, *checkpoints) if saved_weights(path)), None)
+    saved = next(
+        (path for path in (folder / "model", folder, *checkpoints) if saved_weights(path)), None
+    )
     if log is None and saved is None:
-        raise InputError(f"{folder}: no run.json, trainer_state.json or safetensors: give a run, a model, a log, or pairs")
+        raise InputError(
+            f"{folder}: no run.json, trainer_state.json or safetensors: give a run, a model, a "
+            "log, or pairs"
+        )
     what, found = of_log_file(log) if log else ("no log", [])
-    return f"{what}; weights in {saved}" if saved else what, found + (of_checkpoint(saved) if saved else [])
+    return f"{what}; weights in {saved}" if saved else what, found + (
+        of_checkpoint(saved) if saved else []
+    )

@@ -1,4 +1,6 @@
-"""Held-out pairs: does the policy rank them better than the reference, and how far has it moved?  And tasks of others."""
+"""Held-out pairs: does the policy rank them better than the reference, and how far has it moved?
+And tasks of others.
+"""
 
 import math
 from pathlib import Path
@@ -31,21 +33,26 @@ def evaluate(
     batch_size: int = 8,  # pairs
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Metrics on pairs that training did not see: {"pairs", "dropped", "metrics": {name: [mean, low, high]}}.
+    """Metrics on pairs that training did not see: {"pairs", "dropped", "metrics": {name: [mean,
+    low, high]}}.
 
-    Policy and reference are scored in the same batches by the same code.  Intervals are 95% bootstrap over pairs (2,000
-    resamples, seeded).  Perplexity is exp of the mean negative log-probability a token of all chosen responses.
+    Policy and reference are scored in the same batches by the same code.  Intervals are 95%
+    bootstrap over pairs (2,000 resamples, seeded).  Perplexity is exp of the mean negative
+    log-probability a token of all chosen responses.
 
     >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
     >>> model, tokenizer = tiny_model(), own_tokenizer()
     >>> from dil_tutorial.llm.data import read_pairs, tiny_preferences
-    >>> found = evaluate(model, model, tokenizer, read_pairs(tiny_preferences(), limit=4), quiet=True)
+    >>> found = evaluate(
+    ...     model, model, tokenizer, read_pairs(tiny_preferences(), limit=4), quiet=True
+    ... )
     >>> found["pairs"], len(found["metrics"]["ranking accuracy"])
     (4, 3)
     """
     if across := sum(ACROSS in pair for pair in pairs):
         raise InputError(
-            f"{across} of {len(pairs)} pairs answer two prompts, and rankings compare two answers to one: give pairs"
+            f"{across} of {len(pairs)} pairs answer two prompts, and rankings compare two "
+            "answers to one: give pairs"
         )
     rows, dropped = tokenize_pairs(pairs, tokenizer, max_length, chat_format)
     longest = int(rows.reach.max())
@@ -53,7 +60,9 @@ def evaluate(
         check_fits(model, rows)
     found = [usable_layout(model, "shared", longest)[0] for model in (policy, reference)]
     layout = max(found, key=LAYOUTS.index)  # the plainer of the two serves both
-    ours, theirs = (pair_logps(model, rows, batch_size, layout, quiet) for model in (policy, reference))
+    ours, theirs = (
+        pair_logps(model, rows, batch_size, layout, quiet) for model in (policy, reference)
+    )
     f_w, f_l = ours - theirs
     tokens = rows.lengths[:, 1].double()  # of the chosen
     values = {
@@ -66,17 +75,28 @@ def evaluate(
         "KL(policy || reference)": kl_terms(torch.stack([f_w, f_l])).mean(0),
     }
     metrics = {name: bootstrap(value.double()) for name, value in values.items()}
-    for name, logps in (("perplexity of chosen", ours), ("perplexity of chosen, reference", theirs)):
-        metrics[name] = bootstrap(torch.stack([logps[0], tokens]), lambda x, dim: (-x[0].sum(dim) / x[1].sum(dim)).exp())
+    for name, logps in (
+        ("perplexity of chosen", ours),
+        ("perplexity of chosen, reference", theirs),
+    ):
+        metrics[name] = bootstrap(
+            torch.stack([logps[0], tokens]), lambda x, dim: (-x[0].sum(dim) / x[1].sum(dim)).exp()
+        )
     return {"pairs": len(rows), "dropped": dict(dropped), "layout": layout, "metrics": metrics}
 
 
 def run_tasks(
-    model: Any, tokenizer: Any, tasks: list[str], folder: Path | None = None, limit: int | None = None, batch_size: int = 8
+    model: Any,
+    tokenizer: Any,
+    tasks: list[str],
+    folder: Path | None = None,
+    limit: int | None = None,
+    batch_size: int = 8,
 ) -> dict[str, dict[str, list[float]]]:
     """{task: {metric: [value, standard error]}} by EleutherAI's lm-evaluation-harness.
 
-    ``tasks`` are its names, or names of task files (YAML) in ``folder``; ``limit`` is the number of questions of each.
+    ``tasks`` are its names, or names of task files (YAML) in ``folder``; ``limit`` is the number of
+    questions of each.
     """
     need("eval", "dil evaluate --task")
     import lm_eval
@@ -86,10 +106,16 @@ def run_tasks(
     manager = TaskManager(include_path=str(folder) if folder else None)
     for task in tasks:
         if not manager.match_tasks([task]):
-            where = f"the harness or {folder}" if folder else "the harness (give --task-folder for a task of your own)"
+            where = (
+                f"the harness or {folder}"
+                if folder
+                else "the harness (give --task-folder for a task of your own)"
+            )
             raise InputError(f"task {task!r}: not in {where}: `lm-eval ls tasks` lists its tasks")
     network = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
-    results = lm_eval.simple_evaluate(model=network, tasks=tasks, task_manager=manager, limit=limit)["results"]
+    results = lm_eval.simple_evaluate(
+        model=network, tasks=tasks, task_manager=manager, limit=limit
+    )["results"]
     numbers: dict[str, dict[str, list[float]]] = {}
     for task, values in results.items():
         for key, value in values.items():
@@ -97,15 +123,25 @@ def run_tasks(
             if how and not metric.endswith("_stderr") and isinstance(value, (int, float)):
                 error = values.get(f"{metric}_stderr,{how}")
                 spread = float(error) if isinstance(error, (int, float)) else math.nan
-                numbers.setdefault(task, {})[metric if how == "none" else f"{metric} ({how})"] = [float(value), spread]
+                numbers.setdefault(task, {})[metric if how == "none" else f"{metric} ({how})"] = [
+                    float(value),
+                    spread,
+                ]
     return numbers
 
 
 def evaluate_run(
-    run: Path, data: Path | None, tasks: list[str], task_folder: Path | None = None, limit: int | None = None,
-    batch_size: int = 8, quiet: bool = False,
-) -> dict[str, Any]:  # fmt: skip
-    """A finished run against its reference: on held-out pairs where there is ``data``, and on ``tasks``, if there are any."""
+    run: Path,
+    data: Path | None,
+    tasks: list[str],
+    task_folder: Path | None = None,
+    limit: int | None = None,
+    batch_size: int = 8,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """A finished run against its reference: on held-out pairs where there is ``data``, and on
+    ``tasks``, if there are any.
+    """
     pairs = read_pairs(data, limit) if data is not None else []
     policy, reference, tokenizer, recipe = models_of(run)
     for model in (policy, reference):
@@ -115,11 +151,16 @@ def evaluate_run(
         settings = {key: recipe[key] for key in ("max_length", "chat_format") if key in recipe}
         found |= {
             "data": str(data),
-            **evaluate(policy, reference, tokenizer, pairs, batch_size=batch_size, quiet=quiet, **settings),
+            **evaluate(
+                policy, reference, tokenizer, pairs, batch_size=batch_size, quiet=quiet, **settings
+            ),
         }
     if tasks:
         both = {"policy": policy, "reference": reference}
-        found["tasks"] = {name: run_tasks(one, tokenizer, tasks, task_folder, limit, batch_size) for name, one in both.items()}
+        found["tasks"] = {
+            name: run_tasks(one, tokenizer, tasks, task_folder, limit, batch_size)
+            for name, one in both.items()
+        }
     return found
 
 

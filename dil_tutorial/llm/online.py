@@ -1,16 +1,20 @@
-"""RLHF by samples on a language model (THEORY §13): a ``Trainer`` whose policy answers its prompts itself.
+"""RLHF by samples on a language model (THEORY §13): a ``Trainer`` whose policy answers its prompts
+itself.
 
-The advantages and losses are those of ``dil_tutorial.policy_gradient``, which the ledger enumerates.  At each new batch of
-prompts the policy draws a group of responses to each (temperature 1, its own law), a reward is asked of every response, and
-``updates`` optimiser steps are made on them; at the first of these the policy is the one that drew.
+The advantages and losses are those of ``dil_tutorial.policy_gradient``, which the ledger
+enumerates.  At each new batch of prompts the policy draws a group of responses to each (temperature
+1, its own law), a reward is asked of every response, and ``updates`` optimiser steps are made on
+them; at the first of these the policy is the one that drew.
 
-==============  ================================  ==============================================================
+==============  ================================  ==================================================
 ``algorithm``   advantage                         loss of a response
-==============  ================================  ==============================================================
-``reinforce``   R - beta f                        -rho A, sums of log-probabilities, clipped beyond the first step
+==============  ================================  ==================================================
+``reinforce``   R - beta f                        -rho A, sums of log-probabilities, clipped beyond
+                                                  the first step
 ``rloo``        less the mean of the others       the same
-``grpo``        in s.d. of its group              token by token with its own rho, mean over the response's tokens
-==============  ================================  ==============================================================
+``grpo``        in s.d. of its group              token by token with its own rho, mean over the
+                                                  response's tokens
+==============  ================================  ==================================================
 
 TRL's trainers do more (vLLM, several rewards, tools); this one is to be read.
 """
@@ -37,23 +41,24 @@ from dil_tutorial.llm.sampling import draw
 
 HEAD_CHUNK = 2048  # positions whose logits are held at a time
 ADVANTAGES = {"reinforce": lambda R: R, "rloo": pg.leave_one_out, "grpo": pg.group_normalised}
-Reward = Callable[[Sequence[str], Sequence[str]], Sequence[float]]  # of prompts and responses, N each: nats, N
+# of prompts and responses, N each: nats, N
+Reward = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 
 
 @dataclass
 class OnlineConfig(TrainingArguments):
     """TrainingArguments plus the algorithm; ``per_device_train_batch_size`` counts prompts.
 
-    ==================  =========  ====================================================================================
+    ==================  =========  =================================================================
     Field               Default    Description
-    ==================  =========  ====================================================================================
+    ==================  =========  =================================================================
     ``algorithm``       "rloo"     "reinforce", "rloo" or "grpo"
     ``samples``         8          responses to each prompt of a batch
     ``max_new_tokens``  64         the longest response
     ``beta``            0.1        of the KL to the reference, taken off the reward
     ``clip``            0.2        PPO's; counts from the second of ``updates`` on
     ``updates``         1          optimiser steps on the same responses
-    ==================  =========  ====================================================================================
+    ==================  =========  =================================================================
     """
 
     algorithm: str = "rloo"
@@ -67,19 +72,32 @@ class OnlineConfig(TrainingArguments):
         super().__post_init__()
         if self.algorithm not in ADVANTAGES:
             raise unknown_name("algorithm", self.algorithm, ADVANTAGES)
-        least = {"samples": 1 if self.algorithm == "reinforce" else 2, "max_new_tokens": 1, "updates": 1}
+        least = {
+            "samples": 1 if self.algorithm == "reinforce" else 2,
+            "max_new_tokens": 1,
+            "updates": 1,
+        }
         for name, low in least.items():
             if getattr(self, name) < low:
-                raise InputError(f"{name} is {getattr(self, name)}: {self.algorithm} needs at least {low}")
+                raise InputError(
+                    f"{name} is {getattr(self, name)}: {self.algorithm} needs at least {low}"
+                )
         if self.beta < 0 or self.clip <= 0:
-            raise InputError(f"beta {self.beta:g}, clip {self.clip:g}: give beta of 0 or more and a clip above 0")
+            raise InputError(
+                f"beta {self.beta:g}, clip {self.clip:g}: give beta of 0 or more and a clip above 0"
+            )
         if self.gradient_accumulation_steps != 1:
-            raise InputError("gradient_accumulation_steps: a group is one batch here: give more prompts a batch in its place")
+            raise InputError(
+                "gradient_accumulation_steps: a group is one batch here: give more prompts a "
+                "batch in its place"
+            )
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """Responses to B prompts, G each in a row, and what is known of them without the policy in training.  N = B G."""
+    """Responses to B prompts, G each in a row, and what is known of them without the policy in
+    training.  N = B G.
+    """
 
     responses: list[Response]
     old: list[Tensor]  # (T_n,) log-probabilities of their tokens under the policy that drew them
@@ -94,10 +112,19 @@ class OnlineTrainer(Trainer):
     >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
     >>> from transformers import ProgressCallback
     >>> import tempfile
-    >>> args = OnlineConfig(tempfile.mkdtemp(), samples=4, max_new_tokens=3, max_steps=2, use_cpu=True, report_to=[])
+    >>> args = OnlineConfig(
+    ...     tempfile.mkdtemp(), samples=4, max_new_tokens=3, max_steps=2, use_cpu=True, report_to=[]
+    ... )
     >>> def reward(prompts, responses):
     ...     return [float(len(text)) for text in responses]
-    >>> trainer = OnlineTrainer(tiny_model(), args, ["Hi", "Name a fruit."], own_tokenizer(), reward, ref_model=tiny_model())
+    >>> trainer = OnlineTrainer(
+    ...     tiny_model(),
+    ...     args,
+    ...     ["Hi", "Name a fruit."],
+    ...     own_tokenizer(),
+    ...     reward,
+    ...     ref_model=tiny_model(),
+    ... )
     >>> [trainer.remove_callback(ProgressCallback), trainer.train().global_step][1]
     2
     """
@@ -116,35 +143,53 @@ class OnlineTrainer(Trainer):
         if not prompts:
             raise InputError("no prompts: give at least one")
         if ref_model is None and not hasattr(model, "disable_adapter"):
-            raise InputError("the reference is missing: give an adapter to train (peft), or ref_model")
+            raise InputError(
+                "the reference is missing: give an adapter to train (peft), or ref_model"
+            )
         self.reward, self.reference, self.chats = reward, ref_model, frozenset(chats)
         self.rollout: Rollout | None = None
         self.sums: dict[str, list[float]] = {}
         super().__init__(
-            model=model, args=args, train_dataset=repeated(prompts, args), processing_class=processing_class,
-            data_collator=list, **settings,
-        )  # fmt: skip
-        self.savings: dict[int, tuple[str, int]] = {}  # of a network by its id: its layout, and positions of its head at a time
+            model=model,
+            args=args,
+            train_dataset=repeated(prompts, args),
+            processing_class=processing_class,
+            data_collator=list,
+            **settings,
+        )
+        self.savings: dict[
+            int, tuple[str, int]
+        ] = {}  # of a network by its id: its layout, and positions of its head at a time
         for network in (self.model, ref_model):
             if network is not None:
                 core = getattr(network, "get_base_model", lambda n=network: n)()
-                self.savings[id(network)] = usable_layout(core)[0], 0 if chunking_problem(core) else HEAD_CHUNK
+                self.savings[id(network)] = (
+                    usable_layout(core)[0],
+                    0 if chunking_problem(core) else HEAD_CHUNK,
+                )
         if ref_model is not None:
             self.reference = ref_model.to(self.args.device).eval()
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset)  # ``repeated`` has put them in order
 
-    def compute_loss(self, model: Any, inputs: list[str], return_outputs: bool = False, **unused: Any) -> Any:
-        """The loss of one step: a new rollout where its turn has come, then the clipped loss of its responses."""
+    def compute_loss(
+        self, model: Any, inputs: list[str], return_outputs: bool = False, **unused: Any
+    ) -> Any:
+        """The loss of one step: a new rollout where its turn has come, then the clipped loss of its
+        responses.
+        """
         args, step = self.args, self.state.global_step
         if self.rollout is None or step % args.updates == 0:
             self.rollout = self.new_rollout(model, inputs)
         made = self.rollout
         ours = self.token_logps(model, made.responses)
-        loss = torch.stack([
-            self.loss_of(A, logps, old) for A, logps, old in zip(made.advantages, ours, made.old, strict=True)
-        ]).mean()  # fmt: skip
+        loss = torch.stack(
+            [
+                self.loss_of(A, logps, old)
+                for A, logps, old in zip(made.advantages, ours, made.old, strict=True)
+            ]
+        ).mean()
         return (loss, None) if return_outputs else loss
 
     def loss_of(self, A: Tensor, logps: Tensor, old: Tensor) -> Tensor:
@@ -160,15 +205,33 @@ class OnlineTrainer(Trainer):
         args, seed = self.args, self.args.seed * 1_000_003 + self.state.global_step
         core = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         drawn = draw(
-            core.eval(), self.processing_class, prompts, args.samples, args.max_new_tokens, seed, chat=self.chats, quiet=True
+            core.eval(),
+            self.processing_class,
+            prompts,
+            args.samples,
+            args.max_new_tokens,
+            seed,
+            chat=self.chats,
+            quiet=True,
         )
-        responses = [Response(row["prompt_ids"], one["ids"]) for row in drawn for one in row["responses"]]
+        responses = [
+            Response(row["prompt_ids"], one["ids"]) for row in drawn for one in row["responses"]
+        ]
         texts = [one["text"] for row in drawn for one in row["responses"]]
-        R = torch.tensor(self.reward([row["prompt"] for row in drawn for _ in row["responses"]], texts), dtype=torch.float32)
+        R = torch.tensor(
+            self.reward([row["prompt"] for row in drawn for _ in row["responses"]], texts),
+            dtype=torch.float32,
+        )
         if R.shape != (len(responses),) or not R.isfinite().all():
-            raise InputError(f"reward: gave {tuple(R.shape)} for {len(responses)} responses, or not a number: one finite each")
+            raise InputError(
+                f"reward: gave {tuple(R.shape)} for {len(responses)} responses, or not a number: "
+                "one finite each"
+            )
         old = self.token_logps(model, responses)
-        f = torch.stack([part.sum() for part in old]).cpu() - self.reference_logps(model, responses).cpu()
+        f = (
+            torch.stack([part.sum() for part in old]).cpu()
+            - self.reference_logps(model, responses).cpu()
+        )
         groups = (len(drawn), args.samples)
         A = ADVANTAGES[args.algorithm](pg.penalised(R.view(groups), f.view(groups), args.beta))
         lengths = [float(len(response.tokens)) for response in responses]
@@ -184,36 +247,57 @@ class OnlineTrainer(Trainer):
         """
         core = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         layout, chunk = self.savings[id(core)]
-        pairs = [TokenisedPair(*two) for two in zip_longest(responses[::2], responses[1::2], fillvalue=responses[-1])]
+        pairs = [
+            TokenisedPair(*two)
+            for two in zip_longest(responses[::2], responses[1::2], fillvalue=responses[-1])
+        ]
         batch = batch_of(pairs, self.processing_class.pad_token_id, layout).to(self.args.device)
         parts, _ = response_token_logps(model, batch, core.get_output_embeddings(), chunk)
-        in_order = [part.float() for two in zip(parts[: len(pairs)], parts[len(pairs) :], strict=True) for part in two]
+        in_order = [
+            part.float()
+            for two in zip(parts[: len(pairs)], parts[len(pairs) :], strict=True)
+            for part in two
+        ]
         return in_order[: len(responses)]
 
     def reference_logps(self, model: Any, responses: list[Response]) -> Tensor:
         """Log-probabilities of whole responses under the reference, (N,)."""
         core = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         with nullcontext() if self.reference is not None else core.disable_adapter():
-            found = self.token_logps(self.reference if self.reference is not None else model, responses)
+            found = self.token_logps(
+                self.reference if self.reference is not None else model, responses
+            )
         return torch.stack([part.sum() for part in found])
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the means over the responses drawn since the last log."""
         if "loss" in logs:
-            logs |= {name: math.fsum(values) / len(values) for name, values in self.sums.items() if values}
+            logs |= {
+                name: math.fsum(values) / len(values)
+                for name, values in self.sums.items()
+                if values
+            }
             self.sums.clear()
         super().log(logs, *args, **kwargs)
 
 
 def repeated(prompts: Sequence[str], args: OnlineConfig) -> list[str]:
-    """Prompts in a seeded order, cut into whole batches, each batch as often in a row as it has ``updates``.
+    """Prompts in a seeded order, cut into whole batches, each batch as often in a row as it has
+    ``updates``.
 
     >>> import tempfile
-    >>> args = OnlineConfig(tempfile.mkdtemp(), per_device_train_batch_size=2, updates=2, use_cpu=True)
+    >>> args = OnlineConfig(
+    ...     tempfile.mkdtemp(), per_device_train_batch_size=2, updates=2, use_cpu=True
+    ... )
     >>> sorted(repeated(["a", "b", "c"], args)[:2]) == sorted(repeated(["a", "b", "c"], args)[2:4])
     True
     """
-    order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(args.seed)).tolist()
+    order = torch.randperm(
+        len(prompts), generator=torch.Generator().manual_seed(args.seed)
+    ).tolist()
     size = min(args.train_batch_size, len(prompts))
-    batches = [[prompts[i] for i in order[start : start + size]] for start in range(0, len(order) - size + 1, size)]
+    batches = [
+        [prompts[i] for i in order[start : start + size]]
+        for start in range(0, len(order) - size + 1, size)
+    ]
     return [prompt for batch in batches for _ in range(args.updates) for prompt in batch]

@@ -1,8 +1,10 @@
-"""Will it fit, how long will it take?  ``dil plan`` adds up a training run before anybody pays for it.
+"""Will it fit, how long will it take?  ``dil plan`` adds up a training run before anybody pays for
+it.
 
-Activations and floating-point operations are counted on the trainer's own step (``count``); weights, gradients and optimiser
-states follow from the number of parameters.  The larger of two moments is the peak: the end of the forward pass, when all
-activations are there, or of the backward pass, when all gradients are.
+Activations and floating-point operations are counted on the trainer's own step (``count``);
+weights, gradients and optimiser states follow from the number of parameters.  The larger of two
+moments is the peak: the end of the forward pass, when all activations are there, or of the backward
+pass, when all gradients are.
 """
 
 import math
@@ -18,24 +20,34 @@ from dil_tutorial.llm.models import cache_dir
 from dil_tutorial.support.files import provenance, read_json, write_json
 
 GIB = 2**30
-SHAPES: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("shapes.yaml").read_text(encoding="utf-8"))
+SHAPES: dict[str, dict[str, Any]] = yaml.safe_load(
+    Path(__file__).with_name("shapes.yaml").read_text(encoding="utf-8")
+)
 CARDS = {  # bytes of memory, dense bf16 FLOP/s: from the makers' sheets
-    "h100": (80e9, 989e12), "h200": (141e9, 989e12), "a100-80gb": (80e9, 312e12), "a100-40gb": (40e9, 312e12),
-    "rtx-4090": (24e9, 165e12), "l4": (24e9, 121e12),
-}  # fmt: skip
-STATES = {"adamw_torch": 8, "adamw_torch_fused": 8, "adamw_8bit": 2, "adamw_bnb_8bit": 2, "sgd": 0}  # bytes a trained weight
-NF4 = 0.5 + 0.127 / 8  # bytes of a weight in 4 bits with its scales, quantised again (Dettmers et al., 2023, section 3)
+    "h100": (80e9, 989e12),
+    "h200": (141e9, 989e12),
+    "a100-80gb": (80e9, 312e12),
+    "a100-40gb": (40e9, 312e12),
+    "rtx-4090": (24e9, 165e12),
+    "l4": (24e9, 121e12),
+}
+# bytes a trained weight
+STATES = {"adamw_torch": 8, "adamw_torch_fused": 8, "adamw_8bit": 2, "adamw_bnb_8bit": 2, "sgd": 0}
+# bytes of a weight in 4 bits with its scales, quantised again (Dettmers et al., 2023, section 3)
+NF4 = 0.5 + 0.127 / 8
 CONTEXT = 0.8 * GIB  # what CUDA, its libraries and the allocator's gaps take beside the tensors
 
 
-# --- Memory and time ---------------------------------------------------------------------------------------------------
+# --- Memory and time ------------------------------------------------------------------------------
 
 
-def memory(config: Any, step: Step, counts: Counts, cards: int = 1, sharded: bool = False) -> dict[str, float]:
+def memory(
+    config: Any, step: Step, counts: Counts, cards: int = 1, sharded: bool = False
+) -> dict[str, float]:
     """Bytes on each device at the peak, by part; their sum is the peak.
 
-    ``sharded`` is FSDP2's full sharding over ``cards``; otherwise each of several cards holds everything (DDP), and a second
-    copy of the gradients, the buckets that are sent around.
+    ``sharded`` is FSDP2's full sharding over ``cards``; otherwise each of several cards holds
+    everything (DDP), and a second copy of the gradients, the buckets that are sent around.
 
     >>> config = model_config("smollm2-135m")
     >>> step = Step(prompt=8, chosen=4, rejected=4)
@@ -45,15 +57,20 @@ def memory(config: Any, step: Step, counts: Counts, cards: int = 1, sharded: boo
     """
     weights, adapters = held(step, counts), 4 * counts.trained if step.lora else 0.0
     share = cards if sharded else 1
-    parts = {"weights": (weights + adapters) / share, "optimiser": STATES[step.optimiser] * counts.trained / share}
+    parts = {
+        "weights": (weights + adapters) / share,
+        "optimiser": STATES[step.optimiser] * counts.trained / share,
+    }
     gradients = 4 * counts.trained / share * (2 if cards > 1 and not sharded else 1)
     compute = 2 if step.bf16 or step.dtype != "float32" else 4  # bytes of a number in the layers
-    if sharded:  # embeddings and head are whole all the time, and two layers: one at work, the next on its way
+    # embeddings and head are whole all the time, and two layers: one at work, the next on its way
+    if sharded:
         parts["gathered"] = compute * (counts.other + 2 * counts.linear / config.num_hidden_layers)
     layers, tokens, vocabulary = config.num_hidden_layers, step.tokens, config.vocab_size
     answers = step.pairs * (step.chosen + step.rejected)
     chunk = min(step.head_chunk or answers, answers)
-    logits = chunk * vocabulary * (compute + 4 + 4 + compute)  # logits, their log-softmax, and the gradients of both
+    # logits, their log-softmax, and the gradients of both
+    logits = chunk * vocabulary * (compute + 4 + 4 + compute)
     layer = counts.saved / layers
     kept = counts.saved
     if step.checkpointing:  # a layer's input each, and one layer in full while it is computed again
@@ -72,11 +89,12 @@ def held(step: Step, counts: Counts) -> float:
     return (4 if step.dtype == "float32" else 2) * (counts.linear + counts.other)
 
 
-# --- Models and recipes ------------------------------------------------------------------------------------------------
+# --- Models and recipes ---------------------------------------------------------------------------
 
 
 def model_config(name: str) -> Any:
-    """The configuration of a known shape, of a fetched model, or of a folder; nothing is downloaded.
+    """The configuration of a known shape, of a fetched model, or of a folder; nothing is
+    downloaded.
 
     >>> model_config("meta-llama/Meta-Llama-3-8B").hidden_size
     4096
@@ -85,24 +103,29 @@ def model_config(name: str) -> Any:
 
     for shape, fields in SHAPES.items():
         if name == shape or name in fields["also"]:
-            return AutoConfig.for_model(**{key: value for key, value in fields.items() if key != "also"})
+            return AutoConfig.for_model(
+                **{key: value for key, value in fields.items() if key != "also"}
+            )
     for folder in (Path(name).expanduser(), cache_dir() / name):
         if (folder / "config.json").is_file():
             fields = read_json(folder / "config.json")
             try:
                 return AutoConfig.for_model(**fields).get_text_config()
             except (TypeError, ValueError) as error:
-                raise InputError(f"{folder / 'config.json'}: {str(error).splitlines()[0]}: give a causal model's") from None
+                raise InputError(
+                    f"{folder / 'config.json'}: {str(error).splitlines()[0]}: give a causal model's"
+                ) from None
     raise unknown_name("model shape", name, [*SHAPES, "a folder with a config.json"])
 
 
 def step_of(recipe: dict[str, Any], prompt: int, chosen: int, rejected: int) -> Step:
-    """The micro-batch that a recipe trains on, with responses of these lengths, cut at its max_length.
+    """The micro-batch that a recipe trains on, with responses of these lengths, cut at its
+    max_length.
 
     >>> step_of({"max_length": 12, "lora_r": 8}, prompt=8, chosen=9, rejected=2)
     Step(prompt=8, chosen=4, rejected=2, pairs=8, dtype='float32', bf16=False, lora=8, checkpointing=False, head_chunk=256, \
 optimiser='adamw_torch_fused', accumulation=1, shared=True)
-    """
+    """  # noqa: E501
     longest = recipe.get("max_length", 1024)
     prompt = min(prompt, longest - 1)
     optimiser = str(recipe.get("optim", "adamw_torch_fused"))
@@ -125,12 +148,17 @@ optimiser='adamw_torch_fused', accumulation=1, shared=True)
 
 def checkpoints(recipe: dict[str, Any]) -> bool:
     """Whether activations are computed again: by transformers' switch or by FSDP's."""
-    return bool(recipe.get("gradient_checkpointing") or (recipe.get("fsdp_config") or {}).get("activation_checkpointing"))
+    return bool(
+        recipe.get("gradient_checkpointing")
+        or (recipe.get("fsdp_config") or {}).get("activation_checkpointing")
+    )
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe on cards: the memory of an average and of the longest micro-batch, and the time of the whole run."""
+    """A recipe on cards: the memory of an average and of the longest micro-batch, and the time of
+    the whole run.
+    """
 
     step: Step
     memory: dict[str, float]  # bytes by part, average lengths
@@ -141,12 +169,17 @@ class Plan:
     tokens: float  # real tokens of the run
 
     def hours(self, flops_per_s: float, cards: int, mfu: float) -> float:
-        """Hours at a share ``mfu`` of the cards' peak; it counts real tokens' FLOPs, computing again included."""
+        """Hours at a share ``mfu`` of the cards' peak; it counts real tokens' FLOPs, computing
+        again included.
+        """
         return (self.training + self.scoring) / (flops_per_s * cards * mfu) / 3600
 
 
-def plan(recipe: dict[str, Any], config: Any, lengths: tuple[int, int, int], pairs: int, cards: int = 1) -> Plan:
-    """Count ``recipe`` on a model's configuration for ``pairs`` pairs of so many tokens of prompt, chosen and rejected.
+def plan(
+    recipe: dict[str, Any], config: Any, lengths: tuple[int, int, int], pairs: int, cards: int = 1
+) -> Plan:
+    """Count ``recipe`` on a model's configuration for ``pairs`` pairs of so many tokens of prompt,
+    chosen and rejected.
 
     >>> recipe = {"per_device_train_batch_size": 4, "num_train_epochs": 1}
     >>> made = plan(recipe, model_config("smollm2-135m"), (9, 5, 5), pairs=40)
@@ -185,9 +218,11 @@ CHANGES: tuple[dict[str, Any], ...] = (  # what makes a recipe smaller, the mild
 def proposed(
     recipe: dict[str, Any], config: Any, lengths: tuple[int, int, int], cards: int, room: float
 ) -> dict[str, Any] | None:
-    """What to change so that the longest batch fits into ``room`` bytes: the first of ``CHANGES`` that does, or None.
+    """What to change so that the longest batch fits into ``room`` bytes: the first of ``CHANGES``
+    that does, or None.
 
-    Several cards share the weights (FSDP) unless an adapter is trained, and pairs taken from a batch are accumulated.
+    Several cards share the weights (FSDP) unless an adapter is trained, and pairs taken from a
+    batch are accumulated.
 
     >>> proposed({"max_length": 64}, model_config("smollm2-135m"), (9, 5, 5), cards=1, room=3.2e9)
     {'gradient_checkpointing': True}
@@ -199,14 +234,17 @@ def proposed(
             changed["fsdp"] = True
         times = pairs // changed.get("per_device_train_batch_size", pairs)
         if times > 1:
-            changed["gradient_accumulation_steps"] = times * recipe.get("gradient_accumulation_steps", 1)
+            changed["gradient_accumulation_steps"] = times * recipe.get(
+                "gradient_accumulation_steps", 1
+            )
         if sum(plan(changed, config, lengths, 1, cards).longest.values()) + CONTEXT <= room:
             return {key: value for key, value in changed.items() if recipe.get(key) != value}
     return None
 
 
 def lengths_of_data(recipe: dict[str, Any], limit: int = 1000) -> tuple[tuple[int, int, int], int]:
-    """Mean tokens of prompt, chosen and rejected in a recipe's pairs, of the first ``limit`` of them, and the number of pairs.
+    """Mean tokens of prompt, chosen and rejected in a recipe's pairs, of the first ``limit`` of
+    them, and the number of pairs.
 
     Only for data and a tokenizer that are here.
     """
@@ -215,11 +253,20 @@ def lengths_of_data(recipe: dict[str, Any], limit: int = 1000) -> tuple[tuple[in
     from dil_tutorial.llm.tokens import tokenize_pairs
 
     if not Path(recipe["data"]).exists():
-        raise InputError(f"data {recipe['data']}: not a file here: give --lengths PROMPT,CHOSEN,REJECTED and --pairs N")
+        raise InputError(
+            f"data {recipe['data']}: not a file here: give --lengths PROMPT,CHOSEN,REJECTED and "
+            "--pairs N"
+        )
     pairs = read_pairs(recipe["data"], recipe.get("limit"), recipe.get("on_bad_line", "refuse"))
-    rows, _ = tokenize_pairs(pairs[:limit], load_tokenizer(recipe["model"]), recipe.get("max_length", 1024))
-    sides = [(len(row.chosen.prompt), len(row.chosen.tokens), len(row.rejected.tokens)) for row in rows]
-    prompt, chosen, rejected = (round(sum(column) / len(sides)) for column in zip(*sides, strict=True))
+    rows, _ = tokenize_pairs(
+        pairs[:limit], load_tokenizer(recipe["model"]), recipe.get("max_length", 1024)
+    )
+    sides = [
+        (len(row.chosen.prompt), len(row.chosen.tokens), len(row.rejected.tokens)) for row in rows
+    ]
+    prompt, chosen, rejected = (
+        round(sum(column) / len(sides)) for column in zip(*sides, strict=True)
+    )
     return (prompt, chosen, rejected), len(pairs)
 
 
@@ -234,7 +281,9 @@ def lengths_given(text: str) -> tuple[int, int, int]:
         if min(prompt, chosen, rejected) < 1:
             raise ValueError
     except ValueError:
-        raise InputError(f"--lengths {text}: give tokens of prompt, chosen and rejected, such as 160,290,260") from None
+        raise InputError(
+            f"--lengths {text}: give tokens of prompt, chosen and rejected, such as 160,290,260"
+        ) from None
     return prompt, chosen, rejected
 
 

@@ -1,7 +1,9 @@
-"""Texts to read: a response with f = log pi_theta - log pi_ref of each token as its colour, and pages of such texts.
+"""Texts to read: a response with f = log pi_theta - log pi_ref of each token as its colour, and
+pages of such texts.
 
-f of a response is the sum over its tokens, so a coloured text says where a log-ratio came from.  Blue: training made the token
-more probable there; orange and underlined: less.  The number stands in each token's tooltip.
+f of a response is the sum over its tokens, so a coloured text says where a log-ratio came from.
+Blue: training made the token more probable there; orange and underlined: less.  The number stands
+in each token's tooltip.
 """
 
 from collections.abc import Sequence
@@ -25,9 +27,14 @@ FULL = 1.5  # nats at which a colour is full
 
 @torch.no_grad()
 def token_log_ratios(
-    policy: Any, reference: Any, tokenizer: Any, prompt_ids: list[int], responses: Sequence[list[int]]
+    policy: Any,
+    reference: Any,
+    tokenizer: Any,
+    prompt_ids: list[int],
+    responses: Sequence[list[int]],
 ) -> list[list[tuple[str, float]]]:
-    """f token by token, each with its text, of responses (token ids) to one prompt, under two models in the same batch.
+    """f token by token, each with its text, of responses (token ids) to one prompt, under two
+    models in the same batch.
 
     >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
     >>> model = tiny_model()
@@ -36,21 +43,39 @@ def token_log_ratios(
     0.0
     """
     batch = pad([Response(prompt_ids, ids) for ids in responses], tokenizer.pad_token_id or 0)
-    ours, theirs = (response_token_logps(model.eval(), batch.to(model.device))[0] for model in (policy, reference))
+    ours, theirs = (
+        response_token_logps(model.eval(), batch.to(model.device))[0]
+        for model in (policy, reference)
+    )
     found = []
     for ids, a, b in zip(responses, ours, theirs, strict=True):
-        found.append(list(zip([tokenizer.decode([token]) for token in ids], (a.cpu() - b.cpu()).tolist(), strict=True)))
+        found.append(
+            list(
+                zip(
+                    [tokenizer.decode([token]) for token in ids],
+                    (a.cpu() - b.cpu()).tolist(),
+                    strict=True,
+                )
+            )
+        )
     return found
 
 
 def coloured_answers(
-    policy: Any, reference: Any, tokenizer: Any, prompts: Sequence[str], answers: Sequence[str], chat: bool | None
+    policy: Any,
+    reference: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    chat: bool | None,
 ) -> list[list[tuple[str, float]]]:
     """``token_log_ratios`` of one answer to each prompt, wrapped as ``sampling.answer`` wraps them.
 
     >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
     >>> model = tiny_model()
-    >>> [row] = coloured_answers(model, model, own_tokenizer(), ["Name a fruit."], [" A pear."], None)
+    >>> [row] = coloured_answers(
+    ...     model, model, own_tokenizer(), ["Name a fruit."], [" A pear."], None
+    ... )
     >>> "".join(text for text, _ in row)
     ' A pear.</s>'
     """
@@ -73,7 +98,11 @@ style="background:rgba(213,94,0,0.70);text-decoration:underline" title="f = -3.0
     parts = []
     for text, f in tokens:
         strength = 0.7 * min(1.0, abs(f) / FULL)
-        colour = f"rgba(0,114,178,{strength:.2f})" if f >= 0 else f"rgba(213,94,0,{strength:.2f});text-decoration:underline"
+        colour = (
+            f"rgba(0,114,178,{strength:.2f})"
+            if f >= 0
+            else f"rgba(213,94,0,{strength:.2f});text-decoration:underline"
+        )
         shown = escape(text).replace("\n", "<br>")
         parts.append(f'<span style="background:{colour}" title="f = {f:+.2f}">{shown}</span>')
     return "".join(parts)
@@ -82,7 +111,8 @@ style="background:rgba(213,94,0,0.70);text-decoration:underline" title="f = -3.0
 def save_page(title: str, rows: Sequence[dict[str, Any]], path: Path) -> None:
     """A page of texts side by side, which needs nothing beside it.
 
-    A row has "prompt" and "texts", a list of {"name", "tokens" (``Coloured``)}; the sum of f is shown under each text.
+    A row has "prompt" and "texts", a list of {"name", "tokens" (``Coloured``)}; the sum of f is
+    shown under each text.
     """
     page = templates.load(Path(__file__).with_name("reading.html.j2"), {"coloured": coloured})
     write_text(path, page.render(title=title, rows=rows, full=FULL))

@@ -1,9 +1,10 @@
-"""The reference's log-probs: scored once before training, in the very batches that training will use, and kept on disk.
+"""The reference's log-probs: scored once before training, in the very batches that training will
+use, and kept on disk.
 
-The very batches are needed because in low precision a log-prob depends on the layout of its batch.  Under bf16 autocast the
-same response in two layouts differs by a third of a nat (rms; `dil bench noise`), which exp(2f) turns into a factor of 2.
-With the same batch, code and precision f is exactly zero before the first step.  So batches are drawn once, and epochs
-reorder them.
+The very batches are needed because in low precision a log-prob depends on the layout of its batch.
+Under bf16 autocast the same response in two layouts differs by a third of a nat (rms; `dil bench
+noise`), which exp(2f) turns into a factor of 2. With the same batch, code and precision f is
+exactly zero before the first step.  So batches are drawn once, and epochs reorder them.
 """
 
 import hashlib
@@ -25,11 +26,13 @@ from dil_tutorial.llm.capabilities import pads_left
 from dil_tutorial.llm.rows import Response, Rows, TokenisedPair, save_tensors
 
 SAVE_EVERY = 60.0  # seconds
-OF_NO_EFFECT = ("_name_or_path", "transformers_version", "use_cache")  # of a configuration, on log-probs
+# of a configuration, on log-probs
+OF_NO_EFFECT = ("_name_or_path", "transformers_version", "use_cache")
 
 
 class FixedBatches(Sampler[int]):
-    """Row numbers such that a loader of batches of ``size`` meets the same batches in every epoch, in another order.
+    """Row numbers such that a loader of batches of ``size`` meets the same batches in every epoch,
+    in another order.
 
     >>> sampler = FixedBatches(5, size=2, seed=0)
     >>> sampler.batches
@@ -38,14 +41,20 @@ class FixedBatches(Sampler[int]):
     [1, 3, 4, 0, 2]
     """
 
-    def __init__(self, rows: int, size: int, seed: int, lengths: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, rows: int, size: int, seed: int, lengths: Sequence[int] | None = None
+    ) -> None:
         self.seed, self.epoch = seed, 0
         order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed)).tolist()
-        if lengths is not None:  # neighbours of like length, by sorting within windows of 50 batches
+        # neighbours of like length, by sorting within windows of 50 batches
+        if lengths is not None:
             windows = [order[i : i + 50 * size] for i in range(0, rows, 50 * size)]
-            order = [row for window in windows for row in sorted(window, key=lambda row: -lengths[row])]
+            order = [
+                row for window in windows for row in sorted(window, key=lambda row: -lengths[row])
+            ]
         self.batches = [order[i : i + size] for i in range(0, rows, size)]
-        self.whole = rows // size  # a last batch that is smaller stays last, so that the others stay whole
+        # a last batch that is smaller stays last, so that the others stay whole
+        self.whole = rows // size
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -54,7 +63,9 @@ class FixedBatches(Sampler[int]):
         return sum(map(len, self.batches))
 
     def __iter__(self) -> Iterator[int]:
-        order = torch.randperm(self.whole, generator=torch.Generator().manual_seed(self.seed + 1 + self.epoch)).tolist()
+        order = torch.randperm(
+            self.whole, generator=torch.Generator().manual_seed(self.seed + 1 + self.epoch)
+        ).tolist()
         for batch in [*order, *range(self.whole, len(self.batches))]:
             yield from self.batches[batch]
 
@@ -69,19 +80,25 @@ def score_reference(
     world: int = 1,  # processes
     quiet: bool = False,
 ) -> None:
-    """Put the summed log-probs of all responses into ``rows.ref_logps``: from ``path`` if it holds them under ``key``.
+    """Put the summed log-probs of all responses into ``rows.ref_logps``: from ``path`` if it holds
+    them under ``key``.
 
-    ``score`` maps the b pairs of a batch to the (2b,) or (3b,) log-probs of their responses, in the order of a batch.  Of
-    ``world`` processes each scores its share.  What is scored is kept once a minute, and when a pass is stopped: the next one
-    goes on from there.
+    ``score`` maps the b pairs of a batch to the (2b,) or (3b,) log-probs of their responses, in the
+    order of a batch.  Of ``world`` processes each scores its share.  What is scored is kept once a
+    minute, and when a pass is stopped: the next one goes on from there.
 
     >>> import tempfile
     >>> from dil_tutorial.llm.batches import in_order
     >>> pairs = [([5, 6], [7]), ([8], [9])]
-    >>> rows = Rows.of(TokenisedPair(Response([1], chosen), Response([1], rejected)) for chosen, rejected in pairs)
+    >>> rows = Rows.of(
+    ...     TokenisedPair(Response([1], chosen), Response([1], rejected))
+    ...     for chosen, rejected in pairs
+    ... )
     >>> def score(batch):  # here -1 a token
     ...     return torch.tensor([-1.0 * len(response.tokens) for response in in_order(batch)])
-    >>> score_reference(rows, [[0, 1]], score, Path(tempfile.mkdtemp()) / "ref.safetensors", "key", quiet=True)
+    >>> score_reference(
+    ...     rows, [[0, 1]], score, Path(tempfile.mkdtemp()) / "ref.safetensors", "key", quiet=True
+    ... )
     >>> rows.ref_logps.tolist(), rows[0].chosen.ref_logp
     ([[-2.0, -1.0], [-1.0, -1.0]], -2.0)
     """
@@ -96,7 +113,9 @@ def score_reference(
         done = len(mine) - len(missing)
         last = time.monotonic()
         try:
-            for group in tqdm(missing, "Reference log-probs", initial=done, total=len(mine), disable=quiet):
+            for group in tqdm(
+                missing, "Reference log-probs", initial=done, total=len(mine), disable=quiet
+            ):
                 logps[group] = score([rows[i] for i in group]).view(rows.sides, -1).T.to(logps)
                 if time.monotonic() - last > SAVE_EVERY:
                     save_tensors(unfinished, {key: logps})
@@ -118,45 +137,74 @@ def _read(path: Path) -> dict[str, Tensor]:
         return {}
 
 
-def sample_responses(model: Any, prompts: Prompts, max_new_tokens: int, layout: str) -> PaddedBatch | SingleBatch:
-    """One response of ``model`` to each of B prompts, drawn from its own law (temperature 1, no top-k).
+def sample_responses(
+    model: Any, prompts: Prompts, max_new_tokens: int, layout: str
+) -> PaddedBatch | SingleBatch:
+    """One response of ``model`` to each of B prompts, drawn from its own law (temperature 1, no
+    top-k).
 
     The generator is torch's default one, whose state checkpoints keep.
     """
     ids, mask = prompts.input_ids, prompts.attention_mask
     if not mask.all() and not pads_left(model):
         each = [row[keep.bool()][None] for row, keep in zip(ids, mask, strict=True)]
-        return laid_out([sampled(model, one, torch.ones_like(one), max_new_tokens)[0] for one in each], 0, layout)
+        return laid_out(
+            [sampled(model, one, torch.ones_like(one), max_new_tokens)[0] for one in each],
+            0,
+            layout,
+        )
     return laid_out(sampled(model, ids, mask, max_new_tokens), 0, layout)
 
 
 def sampled(model: Any, ids: Tensor, mask: Tensor, max_new_tokens: int) -> list[Response]:
-    """Responses drawn to the prompts of ``ids`` (B, S), padded on the left as ``mask`` (B, S) says."""
+    """Responses drawn to the prompts of ``ids`` (B, S), padded on the left as ``mask`` (B, S)
+    says.
+    """
     config = model.generation_config
-    ends = {*config.eos_token_id} if isinstance(config.eos_token_id, list) else {config.eos_token_id}
+    ends = (
+        {*config.eos_token_id} if isinstance(config.eos_token_id, list) else {config.eos_token_id}
+    )
     out = model.generate(
-        input_ids=ids, attention_mask=mask, max_new_tokens=max_new_tokens, do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
+        input_ids=ids,
+        attention_mask=mask,
+        max_new_tokens=max_new_tokens,
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
         pad_token_id=next((end for end in ends if end is not None), 0),
-    )  # fmt: skip
+    )
     responses = []
-    for prompt, keep, drawn in zip(ids.tolist(), mask.bool().tolist(), out[:, ids.shape[1] :].tolist(), strict=True):
-        stop = next((place for place, token in enumerate(drawn, 1) if token in ends), len(drawn))  # the end token is kept
-        responses.append(Response([token for token, real in zip(prompt, keep, strict=True) if real], drawn[:stop]))
+    for prompt, keep, drawn in zip(
+        ids.tolist(), mask.bool().tolist(), out[:, ids.shape[1] :].tolist(), strict=True
+    ):
+        # the end token is kept
+        stop = next((place for place, token in enumerate(drawn, 1) if token in ends), len(drawn))
+        responses.append(
+            Response(
+                [token for token, real in zip(prompt, keep, strict=True) if real], drawn[:stop]
+            )
+        )
     return responses
 
 
 def fingerprint(model: str, rows: Rows, settings: object = None) -> str:
-    """sha256 over a model's digest, the rows' tokens and what else decides the reference's log-probs.
+    """sha256 over a model's digest, the rows' tokens and what else decides the reference's
+    log-probs.
 
     >>> rows = Rows.of([TokenisedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))])
-    >>> fingerprint("model", rows) == fingerprint("model", rows), fingerprint("model", rows) == fingerprint("another", rows)
+    >>> (
+    ...     fingerprint("model", rows) == fingerprint("model", rows),
+    ...     fingerprint("model", rows) == fingerprint("another", rows),
+    ... )
     (True, False)
     """
     return hashlib.sha256(f"{settings!r} {model} {rows.digest()}".encode()).hexdigest()
 
 
 def model_digest(model: Any) -> str:
-    """sha256 over the configuration of a model and of its adapters, and over ``bit_sum`` of each weight.
+    """sha256 over the configuration of a model and of its adapters, and over ``bit_sum`` of each
+    weight.
 
     >>> model = torch.nn.Linear(2, 2)
     >>> before = model_digest(model)
@@ -165,7 +213,11 @@ def model_digest(model: Any) -> str:
     False
     """
     config, adapters = getattr(model, "config", None), getattr(model, "peft_config", None)
-    told = {key: value for key, value in config.to_dict().items() if key not in OF_NO_EFFECT} if config else None
+    told = (
+        {key: value for key, value in config.to_dict().items() if key not in OF_NO_EFFECT}
+        if config
+        else None
+    )
     digest = hashlib.sha256(f"{told!r} {adapters!r}".encode())
     for name, weight in model.state_dict().items():
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype} {bit_sum(weight)}".encode())
@@ -175,8 +227,9 @@ def model_digest(model: Any) -> str:
 def bit_sum(weight: Tensor, size: int | None = None) -> int:
     """The bits of each element times an odd number that depends on its place, summed modulo 2^64.
 
-    It changes with any single element and is the same on every device.  It is computed where the weight lies, ``size`` elements
-    at a time, on a CPU so few that they stay in its cache: sha256 of 15 GB takes half a minute.
+    It changes with any single element and is the same on every device.  It is computed where the
+    weight lies, ``size`` elements at a time, on a CPU so few that they stay in its cache: sha256 of
+    15 GB takes half a minute.
 
     >>> weight = torch.arange(5.0)
     >>> bit_sum(weight) == bit_sum(weight, size=2), bit_sum(weight) == bit_sum(weight.flip(0))

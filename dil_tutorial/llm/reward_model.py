@@ -1,7 +1,9 @@
-"""A reward model: a head of one number on a language model, fitted on pairs by logistic regression (THEORY §2.3).
+"""A reward model: a head of one number on a language model, fitted on pairs by logistic regression
+(THEORY §2.3).
 
-R_phi(x, y) is read where the response ends.  The loss is -log sigma(R(x, y_w) - R(x, y_l)), whose fit on n pairs has the
-covariance of section 12; a constant a prompt is not identified, and a policy gradient does not see it.
+R_phi(x, y) is read where the response ends.  The loss is -log sigma(R(x, y_w) - R(x, y_l)), whose
+fit on n pairs has the covariance of section 12; a constant a prompt is not identified, and a policy
+gradient does not see it.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -21,7 +23,8 @@ from dil_tutorial.losses import make_loss, soft_label_loss
 
 
 def load_reward_model(name: str) -> Any:
-    """A language model by name, folder or hub id with a fresh head that gives every response 0; or a saved reward model.
+    """A language model by name, folder or hub id with a fresh head that gives every response 0; or
+    a saved reward model.
 
     >>> import tempfile
     >>> from dil_tutorial.llm.tiny import tiny_model
@@ -29,8 +32,15 @@ def load_reward_model(name: str) -> Any:
     >>> load_reward_model(folder).score.weight.abs().max().item()
     0.0
     """
-    model = load(AutoModelForSequenceClassification, name, num_labels=1, use_safetensors=True, dtype="float32")
-    if not any("SequenceClassification" in kind for kind in model.config.architectures or []):  # its head is random
+    model = load(
+        AutoModelForSequenceClassification,
+        name,
+        num_labels=1,
+        use_safetensors=True,
+        dtype="float32",
+    )
+    # its head is random
+    if not any("SequenceClassification" in kind for kind in model.config.architectures or []):
         torch.nn.init.zeros_(model.score.weight)
     return model
 
@@ -38,13 +48,17 @@ def load_reward_model(name: str) -> Any:
 def rewards(model: Any, batch: PaddedBatch) -> Tensor:
     """R_phi of N responses, (N,), nats: the head on the hidden state of each one's last token.
 
-    The place is counted.  transformers looks for the last token that is no padding: one too early where the end token pads.
+    The place is counted.  transformers looks for the last token that is no padding: one too early
+    where the end token pads.
 
     >>> from transformers import LlamaForSequenceClassification
     >>> from dil_tutorial.llm.tiny import tiny_model
     >>> config = tiny_model().config
     >>> config.num_labels = 1
-    >>> rewards(LlamaForSequenceClassification(config), pad([Response([5, 6], [7, 1]), Response([5], [8])], 1)).shape
+    >>> rewards(
+    ...     LlamaForSequenceClassification(config),
+    ...     pad([Response([5, 6], [7, 1]), Response([5], [8])], 1),
+    ... ).shape
     torch.Size([2])
     """
     core = getattr(model, "get_base_model", lambda: model)()
@@ -56,11 +70,14 @@ def rewards(model: Any, batch: PaddedBatch) -> Tensor:
 
 
 class RewardTrainer(Trainer):
-    """Fit a reward model on pairs of prompt, chosen and rejected; a soft label ``p_chosen`` counts as everywhere."""
+    """Fit a reward model on pairs of prompt, chosen and rejected; a soft label ``p_chosen`` counts
+    as everywhere.
+    """
 
     def __init__(
         self,
-        model: Any,  # of ``load_reward_model``, perhaps with an adapter and its head among ``modules_to_save``
+        # of ``load_reward_model``, perhaps with an adapter and its head among ``modules_to_save``
+        model: Any,
         args: TrainingArguments,
         pairs: Iterable[Pair],
         processing_class: Any,
@@ -72,11 +89,22 @@ class RewardTrainer(Trainer):
         rows = rows.without_reference()
         args.remove_unused_columns = False  # rows are token lists that only our collator knows
         collator = Collator(processing_class.pad_token_id)
-        super().__init__(model, args, train_dataset=rows, processing_class=processing_class, data_collator=collator, **settings)
+        super().__init__(
+            model,
+            args,
+            train_dataset=rows,
+            processing_class=processing_class,
+            data_collator=collator,
+            **settings,
+        )
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **unused: Any) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **unused: Any
+    ) -> Any:
         """Mean of -p log sigma(R_w - R_l) - (1 - p) log sigma(R_l - R_w)."""
-        R = rewards(self.accelerator.unwrap_model(model), moved(inputs["responses"], self.args.device))
+        R = rewards(
+            self.accelerator.unwrap_model(model), moved(inputs["responses"], self.args.device)
+        )
         chosen, rejected = R.chunk(2)
         p = inputs["p_chosen"].to(R)
         loss = soft_label_loss(make_loss("dpo", beta=1.0), chosen, rejected, p).mean()
@@ -98,7 +126,14 @@ def judge(
     >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
     >>> config = tiny_model().config
     >>> config.num_labels = 1
-    >>> len(judge(LlamaForSequenceClassification(config), own_tokenizer(), ["Hi", "Hi"], ["Hello.", "No."]))
+    >>> len(
+    ...     judge(
+    ...         LlamaForSequenceClassification(config),
+    ...         own_tokenizer(),
+    ...         ["Hi", "Hi"],
+    ...         ["Hello.", "No."],
+    ...     )
+    ... )
     2
     """
     model.eval()

@@ -1,7 +1,8 @@
-"""Tokenised pairs: one as lists of numbers, for a batch; many as flat tensors, four bytes a token, kept from run to run.
+"""Tokenised pairs: one as lists of numbers, for a batch; many as flat tensors, four bytes a token,
+kept from run to run.
 
-The file of a data set is named by a fingerprint of texts, tokenizer and cuts, so that what is read from it is what would be
-made again.
+The file of a data set is named by a fingerprint of texts, tokenizer and cuts, so that what is read
+from it is what would be made again.
 """
 
 import hashlib
@@ -18,7 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-SHARED, ABSENT = -1, -2  # in ``Rows.lengths``: a prompt that is the one before it; a response that is not there
+# in ``Rows.lengths``: a prompt that is the one before it; a response that is not there
+SHARED, ABSENT = (-1, -2)
 KEPT = 8  # files of tokens that are kept
 
 
@@ -26,8 +28,9 @@ KEPT = 8  # files of tokens that are kept
 class Response:
     """A response in tokens, with the prompt it answers.
 
-    ``ref_logp`` is log pi_ref(response | prompt), summed over tokens.  It is 0 until the trainer has scored the reference,
-    and stays 0 for a loss without one, whose log-ratio to a reference of 1 is then its log-probability.
+    ``ref_logp`` is log pi_ref(response | prompt), summed over tokens.  It is 0 until the trainer
+    has scored the reference, and stays 0 for a loss without one, whose log-ratio to a reference of
+    1 is then its log-probability.
 
     >>> Response(prompt=[5, 6], tokens=[7, 1]).ref_logp
     0.0
@@ -36,14 +39,18 @@ class Response:
     prompt: list[int]
     tokens: list[int]
     ref_logp: float = 0.0
-    rendered_otherwise: bool = False  # by the chat template, so that some of the prompt is in ``tokens``
+    rendered_otherwise: bool = (
+        False  # by the chat template, so that some of the prompt is in ``tokens``
+    )
 
 
 @dataclass
 class TokenisedPair:
-    """A preference pair in tokens; ``reference`` is a response of the reference itself, where the data bring one.
+    """A preference pair in tokens; ``reference`` is a response of the reference itself, where the
+    data bring one.
 
-    ``p_chosen`` is the probability that the chosen response is the better one: 1 where its label was drawn.
+    ``p_chosen`` is the probability that the chosen response is the better one: 1 where its label
+    was drawn.
 
     >>> TokenisedPair(Response([5, 6], [7, 1]), Response([5, 6], [8, 1])).responses[1].tokens
     [8, 1]
@@ -62,7 +69,8 @@ class TokenisedPair:
 
 @dataclass(eq=False)
 class Rows(Sequence[TokenisedPair]):
-    """P tokenised pairs; ``rows[i]`` is a TokenisedPair, made as it is asked for, with the reference's log-probs as they are.
+    """P tokenised pairs; ``rows[i]`` is a TokenisedPair, made as it is asked for, with the
+    reference's log-probs as they are.
 
     >>> rows = Rows.of([TokenisedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))])
     >>> rows.tokens.tolist(), rows.lengths.tolist()
@@ -72,7 +80,9 @@ class Rows(Sequence[TokenisedPair]):
     """
 
     tokens: Tensor  # (S,) int32, all parts end to end
-    lengths: Tensor  # (P, 6) int32, of prompt and response: the chosen, the rejected, the reference's
+    lengths: (
+        Tensor  # (P, 6) int32, of prompt and response: the chosen, the rejected, the reference's
+    )
     starts: Tensor  # (P,) int64, where the parts of each pair begin
     ref_logps: Tensor  # (P, 2) or (P, 3) float64, summed over tokens
     p_chosen: Tensor | None = None  # (P,) float64, where a label is soft
@@ -90,21 +100,35 @@ class Rows(Sequence[TokenisedPair]):
             for response in pair.responses:
                 new = response.prompt != before
                 line += [len(response.prompt) if new else SHARED, len(response.tokens)]
-                tokens.append(torch.tensor([*(response.prompt if new else ()), *response.tokens], dtype=torch.int32))
+                tokens.append(
+                    torch.tensor(
+                        [*(response.prompt if new else ()), *response.tokens], dtype=torch.int32
+                    )
+                )
                 before = response.prompt
             lengths.append(line + [ABSENT] * (6 - len(line)))
         flat = torch.cat(tokens) if tokens else torch.empty(0)
-        return cls.from_parts(flat, torch.tensor(lengths).view(-1, 6), torch.tensor(labels, dtype=torch.float64))
+        return cls.from_parts(
+            flat, torch.tensor(lengths).view(-1, 6), torch.tensor(labels, dtype=torch.float64)
+        )
 
     @classmethod
     def from_parts(cls, tokens: Tensor, lengths: Tensor, p_chosen: Tensor | None = None) -> "Rows":
-        """Rows from their tokens (S,), the lengths of their parts (P, 6) and their soft labels (P,)."""
+        """Rows from their tokens (S,), the lengths of their parts (P, 6) and their soft labels
+        (P,).
+        """
         if p_chosen is not None and bool((p_chosen == 1).all()):
             p_chosen = None
         ends = lengths.clamp(min=0).sum(1).cumsum(0)
         starts = ends - lengths.clamp(min=0).sum(1)
         sides = 2 if not len(lengths) or bool((lengths[:, 4] == ABSENT).any()) else 3
-        return cls(tokens.int(), lengths.int(), starts, torch.zeros(len(lengths), sides, dtype=torch.float64), p_chosen)
+        return cls(
+            tokens.int(),
+            lengths.int(),
+            starts,
+            torch.zeros(len(lengths), sides, dtype=torch.float64),
+            p_chosen,
+        )
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -119,13 +143,18 @@ class Rows(Sequence[TokenisedPair]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         lengths = self.lengths[index].tolist()[: 2 * self.sides]
-        parts = iter(self.tokens[self.starts[index] :][: sum(max(length, 0) for length in lengths)].split(
-            [length for length in lengths if length >= 0]))  # fmt: skip
+        parts = iter(
+            self.tokens[self.starts[index] :][: sum(max(length, 0) for length in lengths)].split(
+                [length for length in lengths if length >= 0]
+            )
+        )
         responses: list[Response] = []
         for length, logp in zip(lengths[::2], self.ref_logps[index].tolist(), strict=True):
             prompt = responses[-1].prompt if length == SHARED else next(parts).tolist()
             responses.append(Response(prompt, next(parts).tolist(), logp))
-        return TokenisedPair(*responses, p_chosen=1.0 if self.p_chosen is None else self.p_chosen[index].item())
+        return TokenisedPair(
+            *responses, p_chosen=1.0 if self.p_chosen is None else self.p_chosen[index].item()
+        )
 
     @property
     def sides(self) -> int:
@@ -137,26 +166,40 @@ class Rows(Sequence[TokenisedPair]):
         """Tokens of prompt and response together, (P, 2) or (P, 3)."""
         prompts = self.lengths[:, 0 : 2 * self.sides : 2].clone()
         for side in range(1, self.sides):
-            prompts[:, side] = torch.where(prompts[:, side] == SHARED, prompts[:, side - 1], prompts[:, side])
+            prompts[:, side] = torch.where(
+                prompts[:, side] == SHARED, prompts[:, side - 1], prompts[:, side]
+            )
         return prompts + self.lengths[:, 1 : 2 * self.sides : 2]
 
     def labels(self) -> Tensor:
         """The soft labels (P,) float64; 1 where they were drawn."""
-        return torch.ones(len(self), dtype=torch.float64) if self.p_chosen is None else self.p_chosen
+        return (
+            torch.ones(len(self), dtype=torch.float64) if self.p_chosen is None else self.p_chosen
+        )
 
     def without_reference(self) -> "Rows":
         """The same pairs without responses of the reference."""
-        return Rows(self.tokens, self.lengths, self.starts, self.ref_logps[:, :2].clone(), self.p_chosen)
+        return Rows(
+            self.tokens, self.lengths, self.starts, self.ref_logps[:, :2].clone(), self.p_chosen
+        )
 
     def digest(self) -> str:
-        """sha256 over tokens and soft labels: it changes with the pairs, the tokenizer, its template, and how rows are cut.
+        """sha256 over tokens and soft labels: it changes with the pairs, the tokenizer, its
+        template, and how rows are cut.
 
         >>> pair = TokenisedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))
-        >>> Rows.of([pair]).digest() == Rows.of([pair]).digest(), Rows.of([pair]).digest() == Rows.of([pair, pair]).digest()
+        >>> (
+        ...     Rows.of([pair]).digest() == Rows.of([pair]).digest(),
+        ...     Rows.of([pair]).digest() == Rows.of([pair, pair]).digest(),
+        ... )
         (True, False)
         """
         digest = hashlib.sha256(str(self.sides).encode())
-        for part in (self.lengths, self.tokens, *([] if self.p_chosen is None else [self.p_chosen])):
+        for part in (
+            self.lengths,
+            self.tokens,
+            *([] if self.p_chosen is None else [self.p_chosen]),
+        ):
             digest.update(part.numpy().tobytes())
         return digest.hexdigest()
 
@@ -168,11 +211,13 @@ def joined(parts: Sequence[Rows]) -> Rows:
     >>> joined([rows, rows])[1].chosen.tokens
     [7, 1]
     """
-    tokens, lengths, labels = zip(*((rows.tokens, rows.lengths, rows.labels()) for rows in parts), strict=True)
+    tokens, lengths, labels = zip(
+        *((rows.tokens, rows.lengths, rows.labels()) for rows in parts), strict=True
+    )
     return Rows.from_parts(torch.cat(tokens), torch.cat(lengths), torch.cat(labels))
 
 
-# --- Kept on disk -------------------------------------------------------------------------------------------------------
+# --- Kept on disk ---------------------------------------------------------------------------------
 
 
 def source_digest(pairs: Iterable[dict[str, Any]], tokenizer: Any, settings: object) -> str | None:
@@ -184,14 +229,21 @@ def source_digest(pairs: Iterable[dict[str, Any]], tokenizer: Any, settings: obj
     if backend is None:
         return None
     digest = hashlib.sha256(backend.to_str().encode())
-    digest.update(repr((tokenizer.chat_template, tokenizer.eos_token, tokenizer.init_kwargs, settings)).encode())
+    digest.update(
+        repr(
+            (tokenizer.chat_template, tokenizer.eos_token, tokenizer.init_kwargs, settings)
+        ).encode()
+    )
     for text in chain.from_iterable(pair.items() for pair in pairs):
         digest.update(repr(text).encode())
     return digest.hexdigest()
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor], told: dict[str, str] | None = None) -> None:
-    """Write tensors to a temporary file beside ``path``, its own in each process, then rename: never half a file.
+def save_tensors(
+    path: Path, tensors: dict[str, Tensor], told: dict[str, str] | None = None
+) -> None:
+    """Write tensors to a temporary file beside ``path``, its own in each process, then rename:
+    never half a file.
 
     >>> import tempfile
     >>> save_tensors(Path(tempfile.mkdtemp()) / "new" / "x.safetensors", {"x": torch.zeros(2)})
@@ -230,7 +282,9 @@ def kept(path: Path) -> tuple[Rows, dict[str, Any]] | None:
     """
     try:
         with safe_open(path, "pt") as file:
-            rows = Rows.from_parts(*(file.get_tensor(name) for name in ("tokens", "lengths", "p_chosen")))
+            rows = Rows.from_parts(
+                *(file.get_tensor(name) for name in ("tokens", "lengths", "p_chosen"))
+            )
             path.touch()
             return rows, json.loads(file.metadata()["told"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):

@@ -1,4 +1,6 @@
-"""Training by a recipe: check everything first, build the trainer, train, save; and read a finished run again."""
+"""Training by a recipe: check everything first, build the trainer, train, save; and read a finished
+run again.
+"""
 
 import errno
 import hashlib
@@ -13,7 +15,14 @@ from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.llm.callbacks import StopAndSave
 from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.data import Reading, read, read_pairs
-from dil_tutorial.llm.models import DTYPES, check_folder, load_model, load_tokenizer, lora_config, resolve
+from dil_tutorial.llm.models import (
+    DTYPES,
+    check_folder,
+    load_model,
+    load_tokenizer,
+    lora_config,
+    resolve,
+)
 from dil_tutorial.llm.recipe import OWN_KEYS
 from dil_tutorial.llm.reference import model_digest
 from dil_tutorial.llm.trainer import DILTrainer
@@ -23,13 +32,17 @@ from dil_tutorial.support.files import provenance, read_json, write_json
 logger = logging.get_logger(__name__)
 
 
-def prepare(recipe: dict[str, Any], output_dir: Path, resume: bool) -> tuple[DILTrainer, str | None]:
+def prepare(
+    recipe: dict[str, Any], output_dir: Path, resume: bool
+) -> tuple[DILTrainer, str | None]:
     """Check everything, then build the trainer; returns it and the checkpoint to resume from."""
     check_own_keys(recipe)
     checkpoint = checkpoint_to_resume(recipe, output_dir, resume)
     limit, on_bad_line = recipe.get("limit"), recipe.get("on_bad_line", "refuse")
     reading = read(recipe["data"], limit, on_bad_line)
-    eval_pairs = read_pairs(recipe["eval_data"], limit, on_bad_line) if recipe.get("eval_data") else None
+    eval_pairs = (
+        read_pairs(recipe["eval_data"], limit, on_bad_line) if recipe.get("eval_data") else None
+    )
     settings = {key: value for key, value in recipe.items() if key not in OWN_KEYS}
     try:
         config = DILConfig(output_dir=str(output_dir), **settings)
@@ -44,7 +57,9 @@ def prepare(recipe: dict[str, Any], output_dir: Path, resume: bool) -> tuple[DIL
     if dtype == "nf4":
         from peft import prepare_model_for_kbit_training
 
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=config.gradient_checkpointing)
+        model = prepare_model_for_kbit_training(
+            model, use_gradient_checkpointing=config.gradient_checkpointing
+        )
     began = {
         "pairs": digest([reading.pairs, eval_pairs]),
         "tokenizer": tokenizer_digest(tokenizer),
@@ -54,11 +69,17 @@ def prepare(recipe: dict[str, Any], output_dir: Path, resume: bool) -> tuple[DIL
         before = read_json(output_dir / "began.json")
         if changed := [what for what in began if before.get(what) != began[what]]:
             raise InputError(
-                f"{output_dir}: the interrupted run began with another content of its {' and '.join(changed)}: give the same"
+                f"{output_dir}: the interrupted run began with another content of its "
+                f"{' and '.join(changed)}: give the same"
             )
     peft_config = lora_config(recipe) if "lora_r" in recipe else None
     trainer = DILTrainer(
-        model, config, reading.pairs, eval_dataset=eval_pairs, processing_class=tokenizer, peft_config=peft_config
+        model,
+        config,
+        reading.pairs,
+        eval_dataset=eval_pairs,
+        processing_class=tokenizer,
+        peft_config=peft_config,
     )
     trainer.reading = reading
     trainer.began = began
@@ -77,13 +98,21 @@ def digest(content: Any) -> str:
 def tokenizer_digest(tokenizer: Any) -> str:
     """sha256 over what a tokenizer makes of texts and messages."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    return digest([backend.to_str() if backend else tokenizer.get_vocab(), tokenizer.chat_template, tokenizer.eos_token])
+    return digest(
+        [
+            backend.to_str() if backend else tokenizer.get_vocab(),
+            tokenizer.chat_template,
+            tokenizer.eos_token,
+        ]
+    )
 
 
 def load_base(name: str, dtype: str, output_dir: Path) -> Any:
-    """The model to train; of a run that ended in an adapter the model with that adapter merged in, kept in the output folder.
+    """The model to train; of a run that ended in an adapter the model with that adapter merged in,
+    kept in the output folder.
 
-    A new adapter is saved with the name of the model that it belongs to, so that model must be somewhere.
+    A new adapter is saved with the name of the model that it belongs to, so that model must be
+    somewhere.
     """
     if not (Path(name).expanduser() / "adapter_config.json").is_file():
         return load_model(name, dtype)
@@ -91,7 +120,9 @@ def load_base(name: str, dtype: str, output_dir: Path) -> Any:
     if not merged.is_dir():
         from peft import AutoPeftModelForCausalLM
 
-        logger.warning(f"{name} is an adapter: it is merged into its base model, which is kept in {merged}")
+        logger.warning(
+            f"{name} is an adapter: it is merged into its base model, which is kept in {merged}"
+        )
         check_folder(Path(name).expanduser())
         model = AutoPeftModelForCausalLM.from_pretrained(name, dtype="float32").merge_and_unload()
         unfinished = merged.with_name("base.writing")
@@ -103,7 +134,9 @@ def load_base(name: str, dtype: str, output_dir: Path) -> Any:
 
 
 def check_own_keys(recipe: dict[str, Any]) -> None:
-    """InputError where what a recipe holds beside DILConfig's fields is missing or does not go together."""
+    """InputError where what a recipe holds beside DILConfig's fields is missing or does not go
+    together.
+    """
     dtype = recipe.get("dtype", "float32")
     lora = [key for key in recipe if key.startswith("lora_")]
     limit = recipe.get("limit")
@@ -114,44 +147,62 @@ def check_own_keys(recipe: dict[str, Any]) -> None:
     if dtype not in DTYPES:
         raise InputError(f"recipe: {unknown_name('dtype', dtype, DTYPES)}")
     if lora and "lora_r" not in lora:
-        raise InputError(f"recipe: {', '.join(lora)} without lora_r: give the rank, or leave LoRA out")
+        raise InputError(
+            f"recipe: {', '.join(lora)} without lora_r: give the rank, or leave LoRA out"
+        )
     if dtype == "bfloat16" and not lora:
         raise InputError(
-            "recipe: dtype bfloat16 without lora_r: small updates of bfloat16 weights round away: set bf16: true instead"
+            "recipe: dtype bfloat16 without lora_r: small updates of bfloat16 weights round "
+            "away: set bf16: true instead"
         )
     if "output_dir" in recipe:
         raise InputError("recipe: output_dir is given on the command line: --output-dir FOLDER")
     if dtype == "nf4" and not lora:
-        raise InputError("recipe: dtype nf4 without lora_r: weights of 4 bits cannot be trained, an adapter on them can")
+        raise InputError(
+            "recipe: dtype nf4 without lora_r: weights of 4 bits cannot be trained, an adapter "
+            "on them can"
+        )
     if limit is not None and limit < 1:
         raise InputError(f"recipe: limit is {limit}: give at least 1, or leave it out")
 
 
 def checkpoint_to_resume(recipe: dict[str, Any], output_dir: Path, resume: bool) -> str | None:
-    """The newest whole checkpoint where ``resume`` asks for one; InputError where the folder holds something else."""
+    """The newest whole checkpoint where ``resume`` asks for one; InputError where the folder holds
+    something else.
+    """
     if output_dir.exists() and not output_dir.is_dir():
         raise InputError(f"{output_dir}: is a file: choose another --output-dir")
     if (output_dir / "model").exists():
         raise InputError(f"{output_dir}: holds a finished run: choose another --output-dir")
     states = output_dir.glob("checkpoint-*/trainer_state.json")
-    whole = [path.parent for path in states if path.read_text(encoding="utf-8").endswith("}\n")]  # that file is written last
+    # that file is written last
+    whole = [path.parent for path in states if path.read_text(encoding="utf-8").endswith("}\n")]
     checkpoints = sorted(whole, key=lambda path: int(path.name.split("-")[1]))
     if checkpoints and not resume:
-        raise InputError(f"{output_dir}: holds an interrupted run: go on with --resume, or choose another --output-dir")
+        raise InputError(
+            f"{output_dir}: holds an interrupted run: go on with --resume, or choose another "
+            "--output-dir"
+        )
     if resume and not checkpoints:
-        raise InputError(f"{output_dir}: holds no checkpoint to resume from: start without --resume")
+        raise InputError(
+            f"{output_dir}: holds no checkpoint to resume from: start without --resume"
+        )
     if not checkpoints:
         return None
     before = read_json(output_dir / "recipe.json")
-    if changed := sorted(key for key in before.keys() | recipe.keys() if before.get(key) != recipe.get(key)):
+    if changed := sorted(
+        key for key in before.keys() | recipe.keys() if before.get(key) != recipe.get(key)
+    ):
         raise InputError(
-            f"{output_dir}: the interrupted run had another {', '.join(changed)}: resume with the same recipe and data"
+            f"{output_dir}: the interrupted run had another {', '.join(changed)}: resume with "
+            "the same recipe and data"
         )
     return str(checkpoints[-1])
 
 
 def describe(trainer: DILTrainer) -> str:
-    """The loss with the settings it will use, e.g. dil (generator bce, denominator mixture, beta 1.0).
+    """The loss with the settings it will use, e.g. dil (generator bce, denominator mixture, beta
+    1.0).
 
     A learned shift and a measured KL are no settings.
     """
@@ -170,21 +221,30 @@ def of_the_data(reading: Reading) -> str:
     said += [f"{len(reading.bad):,} left out"] if reading.bad else []
     said += [f"{reading.across:,} pairs of responses to two prompts"] if reading.across else []
     said += [f"{reading.alone:,} labelled responses left over"] if reading.alone else []
-    said += [f"{reading.cut_back:,} prompts cut back to where the answer begins"] if reading.cut_back else []
+    said += (
+        [f"{reading.cut_back:,} prompts cut back to where the answer begins"]
+        if reading.cut_back
+        else []
+    )
     return "; ".join(said)
 
 
 def run(trainer: DILTrainer, checkpoint: str | None, recipe: dict[str, Any]) -> int | None:
-    """Train and save; returns None, or the number of the signal that stopped it (a checkpoint is saved then)."""
+    """Train and save; returns None, or the number of the signal that stopped it (a checkpoint is
+    saved then).
+    """
     if trainer.is_world_process_zero():
         write_json(Path(trainer.args.output_dir) / "recipe.json", recipe)
         write_json(Path(trainer.args.output_dir) / "began.json", trainer.began)
     try:
         return _run(trainer, checkpoint, recipe)
-    except Exception as error:  # torch, safetensors and tokenizers each have their own for a full disk
+    except (
+        Exception
+    ) as error:  # torch, safetensors and tokenizers each have their own for a full disk
         if reason := cannot_write(error):
             raise InputError(
-                f"{trainer.args.output_dir}: a checkpoint or the model could not be written ({reason}): make room, then go on "
+                f"{trainer.args.output_dir}: a checkpoint or the model could not be written "
+                f"({reason}): make room, then go on "
                 "with --resume"
             ) from None
         raise
@@ -192,7 +252,9 @@ def run(trainer: DILTrainer, checkpoint: str | None, recipe: dict[str, Any]) -> 
 
 def _run(trainer: DILTrainer, checkpoint: str | None, recipe: dict[str, Any]) -> int | None:
     trainer.train(resume_from_checkpoint=checkpoint)
-    stopped = next(c.stopped_by for c in trainer.callback_handler.callbacks if isinstance(c, StopAndSave))
+    stopped = next(
+        c.stopped_by for c in trainer.callback_handler.callbacks if isinstance(c, StopAndSave)
+    )
     if stopped is not None and trainer.state.global_step < trainer.state.max_steps:
         return stopped
     trainer.check_finite()
@@ -205,7 +267,8 @@ def _run(trainer: DILTrainer, checkpoint: str | None, recipe: dict[str, Any]) ->
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
         save_run(trainer, recipe)
-        unfinished.replace(out / "model")  # the model's name appears last: a folder with it is a finished run
+        # the model's name appears last: a folder with it is a finished run
+        unfinished.replace(out / "model")
         if trainer.args.save_strategy == "no":
             for left in out.glob("checkpoint-*"):  # by an interruption, not asked for
                 shutil.rmtree(left)
@@ -213,11 +276,17 @@ def _run(trainer: DILTrainer, checkpoint: str | None, recipe: dict[str, Any]) ->
 
 
 def cannot_write(error: Exception) -> str | None:
-    """What kept a file from being written, if that is what ``error`` says: a full disk or quota, a file too large."""
+    """What kept a file from being written, if that is what ``error`` says: a full disk or quota, a
+    file too large.
+    """
     if isinstance(error, OSError):
         return error.strerror if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else None
     text = " ".join(str(error).split())
-    return text[:160] if any(sign in text for sign in ("No space left", "File too large", "failed writing file")) else None
+    return (
+        text[:160]
+        if any(sign in text for sign in ("No space left", "File too large", "failed writing file"))
+        else None
+    )
 
 
 def save_run(trainer: DILTrainer, recipe: dict[str, Any]) -> None:
@@ -253,4 +322,9 @@ def models_of(folder: Path) -> tuple[Any, Any, Any, dict[str, Any]]:
     """The trained model of a finished run, its reference, their tokenizer, and the recipe."""
     recipe = read_run(folder)["recipe"]
     dtype, trained = recipe.get("dtype", "float32"), str(folder / "model")
-    return load_model(trained, dtype), load_model(recipe["model"], dtype), load_tokenizer(trained), recipe
+    return (
+        load_model(trained, dtype),
+        load_model(recipe["model"], dtype),
+        load_tokenizer(trained),
+        recipe,
+    )

@@ -31,9 +31,11 @@ def answer(
     max_new_tokens: int = 128,
     temperature: float = 0.0,  # 0 is greedy
     seed: int = 0,
-    chat: bool | None = None,  # prompts are a user's messages; None: where the tokenizer has a chat template
+    chat: bool
+    | None = None,  # prompts are a user's messages; None: where the tokenizer has a chat template
 ) -> list[str]:
-    """One response a prompt: greedy at temperature 0, else sampled from the model's own law (no top-k, no top-p).
+    """One response a prompt: greedy at temperature 0, else sampled from the model's own law (no
+    top-k, no top-p).
 
     >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
     >>> model, tokenizer = tiny_model(), own_tokenizer()
@@ -48,7 +50,12 @@ def answer(
 
 @torch.no_grad()
 def answer_to(
-    model: Any, tokenizer: Any, encoded: list[list[int]], max_new_tokens: int = 128, temperature: float = 0.0, seed: int = 0
+    model: Any,
+    tokenizer: Any,
+    encoded: list[list[int]],
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> list[str]:
     """``answer`` to prompts that are tokens already.
 
@@ -58,10 +65,17 @@ def answer_to(
     """
     if len(encoded) > 1 and not pads_left(model.eval()):
         alone = enumerate(encoded)
-        return [answer_to(model, tokenizer, [ids], max_new_tokens, temperature, seed + i)[0] for i, ids in alone]
+        return [
+            answer_to(model, tokenizer, [ids], max_new_tokens, temperature, seed + i)[0]
+            for i, ids in alone
+        ]
     batch = pad_prompts(encoded, tokenizer.pad_token_id or 0)
     torch.manual_seed(seed)
-    law = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {"do_sample": False}
+    law = (
+        {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        if temperature > 0
+        else {"do_sample": False}
+    )
     model.eval()
     out = model.generate(
         input_ids=batch.input_ids.to(model.device),
@@ -75,8 +89,15 @@ def answer_to(
 
 
 @torch.no_grad()
-def score(model: Any, tokenizer: Any, prompts: Sequence[str], responses: Sequence[str], chat: bool | None = None) -> Tensor:
-    """Summed log-probability of each response, end token included, (N,); prompts wrapped as in ``answer``.
+def score(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    responses: Sequence[str],
+    chat: bool | None = None,
+) -> Tensor:
+    """Summed log-probability of each response, end token included, (N,); prompts wrapped as in
+    ``answer``.
 
     >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
     >>> model, tokenizer = tiny_model(), own_tokenizer()
@@ -92,14 +113,20 @@ def score(model: Any, tokenizer: Any, prompts: Sequence[str], responses: Sequenc
     return response_logps(model, pad(tokens, tokenizer.pad_token_id).to(model.device))[0].cpu()
 
 
-# --- Many responses to each prompt, with their exact log-probabilities ------------------------------------------------
+# --- Many responses to each prompt, with their exact log-probabilities ----------------------------
 
 
 def encode_prompt(tokenizer: Any, prompt: str, chat: bool = False) -> list[int]:
-    """The tokens that a response follows: of the plain text, or of a user's message and the start of the answer."""
+    """The tokens that a response follows: of the plain text, or of a user's message and the start
+    of the answer.
+    """
     if chat:
         message = [{"role": "user", "content": prompt}]
-        return list(tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True)["input_ids"])
+        return list(
+            tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True)[
+                "input_ids"
+            ]
+        )
     return list(tokenizer(prompt)["input_ids"])
 
 
@@ -114,31 +141,40 @@ def draw(
     chat: bool | Collection[str] = False,  # prompts, or those named, are a user's messages
     rows: int = 256,  # responses drawn at a time
     quiet: bool = False,
-    same_dice: bool = False,  # two models that draw with one seed differ hardly more often than their laws do
+    # two models that draw with one seed differ hardly more often than their laws do
+    same_dice: bool = False,
 ) -> list[dict[str, Any]]:
     """``samples`` responses to each prompt from the model's own law, with their log-probabilities.
 
-    The law is the model's: temperature 1, no top-k, no top-p, no penalty.  A response ends with its end token, or after
-    ``max_new_tokens`` (then ``ended`` is false); cut there, responses still have probabilities that sum to one.
-    A row a prompt: {"prompt", "prompt_ids", "responses": [{"text", "ids", "logp", "ended"}]}; ``logp`` is summed over ids.
+    The law is the model's: temperature 1, no top-k, no top-p, no penalty.  A response ends with its
+    end token, or after ``max_new_tokens`` (then ``ended`` is false); cut there, responses still
+    have probabilities that sum to one. A row a prompt: {"prompt", "prompt_ids", "responses":
+    [{"text", "ids", "logp", "ended"}]}; ``logp`` is summed over ids.
 
-    ``rows`` responses are drawn at a time, each such batch from a seed of its own.  With ``path`` every batch is appended
-    there (a JSON object a prompt), and a call that finds some goes on behind them: the result is the same.
+    ``rows`` responses are drawn at a time, each such batch from a seed of its own.  With ``path``
+    every batch is appended there (a JSON object a prompt), and a call that finds some goes on
+    behind them: the result is the same.
 
     >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
     >>> model, tokenizer = tiny_model(), own_tokenizer()
-    >>> [row] = draw(model, tokenizer, ["Name a fruit."], samples=3, max_new_tokens=4, seed=0, quiet=True)
+    >>> [row] = draw(
+    ...     model, tokenizer, ["Name a fruit."], samples=3, max_new_tokens=4, seed=0, quiet=True
+    ... )
     >>> [len(response["ids"]) for response in row["responses"]], sorted(row["responses"][0])
     ([4, 4, 4], ['ended', 'ids', 'logp', 'text'])
     """
     size = max(1, rows // samples) if pads_left(model.eval()) else 1
     batches = [list(prompts[i : i + size]) for i in range(0, len(prompts), size)]
     done = _whole_batches(path, batches) if path is not None else []
-    bar = tqdm(total=len(prompts), initial=len(done), desc="Sampling", unit=" prompts", disable=quiet)
+    bar = tqdm(
+        total=len(prompts), initial=len(done), desc="Sampling", unit=" prompts", disable=quiet
+    )
     for number, batch in enumerate(batches):
         if number * size < len(done):
             continue
-        drawn = _draw_batch(model, tokenizer, batch, samples, max_new_tokens, f"{seed} {number}", chat, same_dice)
+        drawn = _draw_batch(
+            model, tokenizer, batch, samples, max_new_tokens, f"{seed} {number}", chat, same_dice
+        )
         if path is not None:
             with path.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in drawn)
@@ -149,8 +185,11 @@ def draw(
 
 
 def _whole_batches(path: Path, batches: list[list[str]]) -> list[dict[str, Any]]:
-    """The rows of the whole batches that ``path`` holds; what an interruption left behind them is cut off."""
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []  # a last line without end: not whole
+    """The rows of the whole batches that ``path`` holds; what an interruption left behind them is
+    cut off.
+    """
+    # a last line without end: not whole
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
     done: list[dict[str, Any]] = []
     for batch in batches:
         if len(lines) < len(done) + len(batch):
@@ -174,48 +213,82 @@ def _draw_batch(
 ) -> list[dict[str, Any]]:
     from transformers import GenerationConfig
 
-    encoded = [encode_prompt(tokenizer, prompt, chat if isinstance(chat, bool) else prompt in chat) for prompt in prompts]
+    encoded = [
+        encode_prompt(tokenizer, prompt, chat if isinstance(chat, bool) else prompt in chat)
+        for prompt in prompts
+    ]
     for prompt, ids in zip(prompts, encoded, strict=True):
         if not ids:
             raise InputError(f"prompt {prompt!r} has no tokens: give a text")
     batch = pad_prompts(encoded)
     ends = end_tokens(model, tokenizer)
-    law = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=sorted(ends), pad_token_id=min(ends))
-    own_law = OwnLaw(torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7])), same_dice)
+    law = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=sorted(ends),
+        pad_token_id=min(ends),
+    )
+    own_law = OwnLaw(
+        torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7])),
+        same_dice,
+    )
     model.eval()
-    inputs = {"input_ids": batch.input_ids.to(model.device), "attention_mask": batch.attention_mask.to(model.device)}
+    inputs = {
+        "input_ids": batch.input_ids.to(model.device),
+        "attention_mask": batch.attention_mask.to(model.device),
+    }
     read = _read_once(model, inputs, samples)
     each = {name: value.repeat_interleave(samples, 0) for name, value in inputs.items()}
     out = model.generate(**each, **read, generation_config=law, logits_processor=[own_law])
-    logps = torch.stack(own_law.logps, 1).cpu()  # (N, T), behind a response's end: of tokens that nobody reads
+    logps = torch.stack(
+        own_law.logps, 1
+    ).cpu()  # (N, T), behind a response's end: of tokens that nobody reads
     new = out[:, batch.input_ids.shape[1] :].tolist()
     drawn: list[dict[str, Any]] = []
     for i, (prompt, prompt_ids) in enumerate(zip(prompts, encoded, strict=True)):
         responses = []
-        for tokens, of in zip(new[i * samples : (i + 1) * samples], logps[i * samples : (i + 1) * samples], strict=True):
+        for tokens, of in zip(
+            new[i * samples : (i + 1) * samples],
+            logps[i * samples : (i + 1) * samples],
+            strict=True,
+        ):
             end = next((place for place, token in enumerate(tokens, 1) if token in ends), None)
             ids = tokens[: end or max_new_tokens]
             text = tokenizer.decode(ids, skip_special_tokens=True)
-            responses.append({"text": text, "ids": ids, "ended": end is not None, "logp": of[: len(ids)].sum().item()})
+            responses.append(
+                {
+                    "text": text,
+                    "ids": ids,
+                    "ended": end is not None,
+                    "logp": of[: len(ids)].sum().item(),
+                }
+            )
         drawn.append({"prompt": prompt, "prompt_ids": prompt_ids, "responses": responses})
-    if model.dtype != torch.float32:  # rounding of a token at a time is not that of a whole response
+    # rounding of a token at a time is not that of a whole response
+    if model.dtype != torch.float32:
         rescore(model, drawn)
     return drawn
 
 
 class OwnLaw(LogitsProcessor):
-    """Draws the next token from softmax of the logits, and keeps its log-probability, in ``logps``, a tensor (N,) a token.
+    """Draws the next token from softmax of the logits, and keeps its log-probability, in ``logps``,
+    a tensor (N,) a token.
 
-    One uniform number a row is looked up in the cumulated probabilities: the exponential numbers that ``torch.multinomial``
-    draws, one for each word of the vocabulary, cost a CPU more than the head does.  ``generate`` is left to take the
-    greatest score, which is the token drawn.  ``dice`` is a generator on the CPU: a seed throws the same numbers on any device.
+    One uniform number a row is looked up in the cumulated probabilities: the exponential numbers
+    that ``torch.multinomial`` draws, one for each word of the vocabulary, cost a CPU more than the
+    head does.  ``generate`` is left to take the greatest score, which is the token drawn.  ``dice``
+    is a generator on the CPU: a seed throws the same numbers on any device.
 
-    >>> law, logits = OwnLaw(torch.Generator().manual_seed(0)), torch.tensor([[0.0, -torch.inf], [-torch.inf, 0.0]])
+    >>> law, logits = (
+    ...     OwnLaw(torch.Generator().manual_seed(0)),
+    ...     torch.tensor([[0.0, -torch.inf], [-torch.inf, 0.0]]),
+    ... )
     >>> law(torch.empty(2, 0), logits).argmax(-1), law.logps
     (tensor([0, 1]), [tensor([0., 0.])])
 
-    With ``same_dice`` every word has an exponential number of its own after all, and the least of number/probability is drawn:
-    with the same numbers two laws then draw different words with a chance of at most 2 TV/(1 + TV), TV their total variation.
+    With ``same_dice`` every word has an exponential number of its own after all, and the least of
+    number/probability is drawn: with the same numbers two laws then draw different words with a
+    chance of at most 2 TV/(1 + TV), TV their total variation.
     """
 
     def __init__(self, dice: torch.Generator, same_dice: bool = False) -> None:
@@ -230,7 +303,9 @@ class OwnLaw(LogitsProcessor):
             token = (logps - numbers.log_().to(logps.device)).argmax(-1, keepdim=True)  # (N, 1)
         else:
             cumulated = logps.exp().cumsum(-1, dtype=torch.float64)
-            uniform = torch.rand(len(scores), 1, dtype=torch.float64, generator=self.dice).to(scores.device)
+            uniform = torch.rand(len(scores), 1, dtype=torch.float64, generator=self.dice).to(
+                scores.device
+            )
             token = torch.searchsorted(cumulated, uniform * cumulated[:, -1:], right=True)
         self.logps.append(logps.gather(1, token).squeeze(1))
         return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
@@ -244,15 +319,21 @@ def rescore(model: Any, drawn: Sequence[dict[str, Any]]) -> None:
 
 
 def _read_once(model: Any, inputs: dict[str, Tensor], samples: int) -> dict[str, Any]:
-    """Keys and values of the prompts but for their last token, read once and repeated for the samples of each.
+    """Keys and values of the prompts but for their last token, read once and repeated for the
+    samples of each.
 
-    Returns {} unless the model's cache is a plain DynamicCache (no sliding windows or states): samples then read their prompts.
+    Returns {} unless the model's cache is a plain DynamicCache (no sliding windows or states):
+    samples then read their prompts.
     """
     before = {name: value[:, :-1] for name, value in inputs.items()}
     if samples == 1 or not before["attention_mask"].any(1).all():  # a prompt of one token
         return {}
-    past = model.generate(**before, max_new_tokens=1, do_sample=False, return_dict_in_generate=True).get("past_key_values")
-    if type(past) is not DynamicCache or any(type(layer) is not DynamicLayer for layer in past.layers):
+    past = model.generate(
+        **before, max_new_tokens=1, do_sample=False, return_dict_in_generate=True
+    ).get("past_key_values")
+    if type(past) is not DynamicCache or any(
+        type(layer) is not DynamicLayer for layer in past.layers
+    ):
         return {}
     past.batch_repeat_interleave(samples)
     return {"past_key_values": past}
@@ -267,24 +348,43 @@ def end_tokens(model: Any, tokenizer: Any) -> set[int]:
     {1}
     """
     named = model.generation_config.eos_token_id
-    ends = set(named) if isinstance(named, list) else {named} if named is not None else {tokenizer.eos_token_id}
+    ends = (
+        set(named)
+        if isinstance(named, list)
+        else {named}
+        if named is not None
+        else {tokenizer.eos_token_id}
+    )
     if None in ends:
-        raise InputError("neither the model nor its tokenizer has an end-of-sequence token: set generation_config.eos_token_id")
+        raise InputError(
+            "neither the model nor its tokenizer has an end-of-sequence token: set "
+            "generation_config.eos_token_id"
+        )
     return ends
 
 
-def score_drawn(model: Any, drawn: Sequence[dict[str, Any]], batch_size: int = 32, quiet: bool = False) -> list[Tensor]:
+def score_drawn(
+    model: Any, drawn: Sequence[dict[str, Any]], batch_size: int = 32, quiet: bool = False
+) -> list[Tensor]:
     """Summed log-probabilities (K,) under ``model`` of the K responses in each row of ``draw``.
 
-    Two responses to a prompt at a time go the way of a pair: packed, where the model allows it, with the prompt read once.
+    Two responses to a prompt at a time go the way of a pair: packed, where the model allows it,
+    with the prompt read once.
     """
     pairs = []
     for row in drawn:
         ids = [response["ids"] for response in row["responses"]]
         couples = zip_longest(ids[::2], ids[1::2], fillvalue=ids[0])
-        pairs += [TokenisedPair(*(Response(row["prompt_ids"], tokens) for tokens in couple)) for couple in couples]
+        pairs += [
+            TokenisedPair(*(Response(row["prompt_ids"], tokens) for tokens in couple))
+            for couple in couples
+        ]
     core = getattr(model, "get_base_model", lambda: model)()
-    longest = max(len(row["prompt_ids"]) + len(response["ids"]) for row in drawn for response in row["responses"])
+    longest = max(
+        len(row["prompt_ids"]) + len(response["ids"])
+        for row in drawn
+        for response in row["responses"]
+    )
     layout, _ = usable_layout(core, "shared", longest)
     logps = pair_logps(model, pairs, batch_size, layout, quiet)  # (2, P)
     out, start = [], 0

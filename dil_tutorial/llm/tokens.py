@@ -5,11 +5,11 @@ The boundary between prompt and response follows TRL's DPOTrainer:
 - chat messages go through the model's chat template, the prompt with the generation prompt on;
 - plain strings are joined as they are, and the end-of-sequence token closes each response;
 - prompt + response is tokenised whole, then cut where the tokenised prompt ends;
-- ``max_length`` holds for prompt + response, the start is kept, and a pair whose prompt alone fills it, or whose responses
-  are then the same, is dropped and counted.
+- ``max_length`` holds for prompt + response, the start is kept, and a pair whose prompt alone fills
+  it, or whose responses are then the same, is dropped and counted.
 
-Where it differs from TRL: where tokens merge across the boundary, the response starts at the first differing token, in each
-response by itself (TRL takes the earlier of the two for both).
+Where it differs from TRL: where tokens merge across the boundary, the response starts at the first
+differing token, in each response by itself (TRL takes the earlier of the two for both).
 """
 
 from collections import Counter
@@ -35,11 +35,15 @@ MERGED = 2  # tokens at the end of a prompt that may merge with what follows
 
 
 def tokenize_pair(pair: Pair, tokenizer: Any) -> TokenisedPair:
-    """The tokens of one pair.  The prompts are equal unless a token merges across the boundary in one of them.
+    """The tokens of one pair.  The prompts are equal unless a token merges across the boundary in
+    one of them.
 
     >>> from dil_tutorial.llm.tiny import own_tokenizer
     >>> row = tokenize_pair({"prompt": "Hi", "chosen": " there!", "rejected": "!"}, own_tokenizer())
-    >>> row.chosen.prompt == row.rejected.prompt, len(row.rejected.tokens)  # the end token is one of them
+    >>> (
+    ...     row.chosen.prompt == row.rejected.prompt,
+    ...     len(row.rejected.tokens),
+    ... )  # the end token is one of them
     (True, 2)
     """
     return _tokenize([pair], tokenizer)[0]
@@ -51,9 +55,15 @@ def _tokenize(pairs: list[Pair], tokenizer: Any) -> list[TokenisedPair]:
     plain = [isinstance(pair["prompt"], str) for pair in pairs]
     tokens: dict[tuple[bool, str], list[int]] = {}
     for kind in {*plain}:  # a chat template writes the special tokens itself
-        asked = [*dict.fromkeys(text for part, own in zip(texts, plain, strict=True) if own == kind for text in part)]
+        asked = [
+            *dict.fromkeys(
+                text for part, own in zip(texts, plain, strict=True) if own == kind for text in part
+            )
+        ]
         if asked:
-            ids = tokenizer(asked, add_special_tokens=kind, return_attention_mask=False)["input_ids"]
+            ids = tokenizer(asked, add_special_tokens=kind, return_attention_mask=False)[
+                "input_ids"
+            ]
             for text, numbers in zip(asked, ids, strict=True):
                 tokens[kind, text] = numbers
     rows = []
@@ -63,7 +73,10 @@ def _tokenize(pairs: list[Pair], tokenizer: Any) -> list[TokenisedPair]:
             responses = [Response(pair["prompt_ids"], pair[f"{field}_ids"]) for field in fields]
         else:
             numbered = [tokens[kind, text] for text in part]
-            responses = [_cut(before, whole) for before, whole in zip(numbered[::2], numbered[1::2], strict=True)]
+            responses = [
+                _cut(before, whole)
+                for before, whole in zip(numbered[::2], numbered[1::2], strict=True)
+            ]
         rows.append(TokenisedPair(*responses, p_chosen=pair.get(P_CHOSEN, 1.0)))
     return rows
 
@@ -75,49 +88,79 @@ def _responses(pair: Pair) -> list[str]:
 
 
 def _texts(pair: Pair, tokenizer: Any) -> list[str]:
-    """What the model reads, for each response: the prompt, and the prompt with it, as chat template or end token have them."""
+    """What the model reads, for each response: the prompt, and the prompt with it, as chat template
+    or end token have them.
+    """
     prompt = pair["prompt"]
     asked: list[tuple[Any, Any]] = [
-        (pair.get(ACROSS, prompt) if field == "rejected" else prompt, pair[field]) for field in _responses(pair)
+        (pair.get(ACROSS, prompt) if field == "rejected" else prompt, pair[field])
+        for field in _responses(pair)
     ]
     if tokenizer.eos_token is None:
-        raise InputError(f"{tokenizer.name_or_path}: the tokenizer has no end-of-sequence token to close a response: set one")
+        raise InputError(
+            f"{tokenizer.name_or_path}: the tokenizer has no end-of-sequence token to close a "
+            "response: set one"
+        )
     if isinstance(prompt, str):
         end = tokenizer.eos_token
-        closed = [(before, response if response.endswith(end) else response + end) for before, response in asked]
+        closed = [
+            (before, response if response.endswith(end) else response + end)
+            for before, response in asked
+        ]
         return [text for before, response in closed for text in (before, before + response)]
     if not tokenizer.chat_template:
-        raise InputError(f"{tokenizer.name_or_path}: the tokenizer has no chat template: give strings instead of messages")
-    settings = {"tokenize": False, "tools": pair.get("tools"), **pair.get("chat_template_kwargs", {})}
+        raise InputError(
+            f"{tokenizer.name_or_path}: the tokenizer has no chat template: give strings instead "
+            "of messages"
+        )
+    settings = {
+        "tokenize": False,
+        "tools": pair.get("tools"),
+        **pair.get("chat_template_kwargs", {}),
+    }
     try:
         texts: list[str] = []
         for before, response in asked:
             again = texts and before is prompt  # rendered for the chosen response
-            texts.append(texts[0] if again else tokenizer.apply_chat_template(before, add_generation_prompt=True, **settings))
+            texts.append(
+                texts[0]
+                if again
+                else tokenizer.apply_chat_template(before, add_generation_prompt=True, **settings)
+            )
             texts.append(tokenizer.apply_chat_template(before + response, **settings))
         return texts
     except TemplateError as error:
-        raise InputError(f"the chat template of {tokenizer.name_or_path} refuses the messages: {error}") from None
+        raise InputError(
+            f"the chat template of {tokenizer.name_or_path} refuses the messages: {error}"
+        ) from None
 
 
 def _cut(before: list[int], whole: list[int]) -> Response:
     """A response where the tokenised prompt ends in the tokenised whole."""
     boundary = len(before) if whole[: len(before)] == before else common_prefix(before, whole)
-    prompt = before if boundary == len(before) else whole[:boundary]  # one list for both responses, where it can be
+    # one list for both responses, where it can be
+    prompt = before if boundary == len(before) else whole[:boundary]
     return Response(prompt, whole[boundary:], rendered_otherwise=len(before) - boundary > MERGED)
 
 
 def tokenize_pairs(
-    pairs: Iterable[Pair], tokenizer: Any, max_length: int, chat_format: bool = False, where: str = "data", quiet: bool = False
+    pairs: Iterable[Pair],
+    tokenizer: Any,
+    max_length: int,
+    chat_format: bool = False,
+    where: str = "data",
+    quiet: bool = False,
 ) -> tuple[Rows, Counter[str]]:
     """Tokenise and truncate; returns the rows left, and how many were dropped for which reason.
 
-    The tokenizers library works on all cores.  Of more than 1,000 pairs the tokens are kept in the cache folder, and read from
-    there when the same pairs meet the same tokenizer again.
+    The tokenizers library works on all cores.  Of more than 1,000 pairs the tokens are kept in the
+    cache folder, and read from there when the same pairs meet the same tokenizer again.
 
     >>> from dil_tutorial.llm.data import read_pairs, tiny_preferences
     >>> from dil_tutorial.llm.tiny import own_tokenizer
-    >>> rows, dropped = tokenize_pairs(read_pairs(tiny_preferences(), limit=5), own_tokenizer(), max_length=64)
+    >>> rows, dropped = tokenize_pairs(
+    ...     read_pairs(tiny_preferences(), limit=5), own_tokenizer(), max_length=64
+    ... )
     >>> len(rows), dropped
     (5, Counter())
     """
@@ -135,32 +178,52 @@ def tokenize_pairs(
                 logger.warning(f"{where}: the tokens are not kept for the next run: {error}")
     rows, told = found
     if not len(rows):
-        reasons = "; ".join(f"in {count} pairs {reason}" for reason, count in told["dropped"].items())
+        reasons = "; ".join(
+            f"in {count} pairs {reason}" for reason, count in told["dropped"].items()
+        )
         raise InputError(f"{where}: no pair is left: {reasons}: raise max_length")
     if told["otherwise"]:
         logger.warning(
-            f"{where}: in {told['otherwise']} pairs the chat template renders the prompt otherwise once a response follows, so "
-            "that a part of it counts as response: use a template whose prompts are beginnings of whole conversations"
+            f"{where}: in {told['otherwise']} pairs the chat template renders the prompt "
+            "otherwise once a response follows, so "
+            "that a part of it counts as response: use a template whose prompts are beginnings "
+            "of whole conversations"
         )
     return rows, Counter(told["dropped"])
 
 
-def _tokenize_all(pairs: list[Pair], tokenizer: Any, max_length: int, where: str, quiet: bool) -> tuple[Rows, dict[str, Any]]:
-    """The rows that are left, and counts of those dropped, by reason, and of those whose prompt was rendered otherwise."""
+def _tokenize_all(
+    pairs: list[Pair], tokenizer: Any, max_length: int, where: str, quiet: bool
+) -> tuple[Rows, dict[str, Any]]:
+    """The rows that are left, and counts of those dropped, by reason, and of those whose prompt was
+    rendered otherwise.
+    """
     parts, dropped, otherwise = [Rows.of([])], Counter[str](), 0
-    for start in tqdm(range(0, len(pairs), CHUNK), desc="Tokens", disable=quiet or len(pairs) <= CHUNK):
+    for start in tqdm(
+        range(0, len(pairs), CHUNK), desc="Tokens", disable=quiet or len(pairs) <= CHUNK
+    ):
         chunk, rows = pairs[start : start + CHUNK], []
-        for i, (pair, row) in enumerate(zip(chunk, _tokenize(chunk, tokenizer), strict=True), start):
+        for i, (pair, row) in enumerate(
+            zip(chunk, _tokenize(chunk, tokenizer), strict=True), start
+        ):
             prompts = [len(response.prompt) for response in row.responses]
             otherwise += any(response.rendered_otherwise for response in row.responses)
             if min(prompts) == 0:  # nothing is left to condition the first token on
-                raise InputError(f"{where} row {i}: prompt and response merge into one token: end the prompt with a space")
+                raise InputError(
+                    f"{where} row {i}: prompt and response merge into one token: end the prompt "
+                    "with a space"
+                )
             if max(prompts) >= max_length:
                 dropped[f"the prompt alone fills max_length, {max_length}"] += 1
                 continue
-            short = (replace(r, tokens=r.tokens[: max_length - len(r.prompt)]) for r in row.responses)
+            short = (
+                replace(r, tokens=r.tokens[: max_length - len(r.prompt)]) for r in row.responses
+            )
             cut = TokenisedPair(*short, p_chosen=row.p_chosen)
-            may_coincide = {"chosen_ids", ACROSS} & pair.keys()  # two draws of a model, answers to two prompts
+            may_coincide = {
+                "chosen_ids",
+                ACROSS,
+            } & pair.keys()  # two draws of a model, answers to two prompts
             if cut.chosen.tokens == cut.rejected.tokens and not may_coincide:
                 dropped[f"both responses are the same within max_length, {max_length}"] += 1
                 continue

@@ -2,16 +2,20 @@
 
 One step, in full:
 
-1. ``Collator`` lays out a batch of B pairs: packed, with the prompt that two responses share read once (``llm.batches``).
-2. ``response_token_logps`` scores the 2B responses under the policy, a chunk of the head at a time (``llm.logprobs``).
-3. f = log pi_theta - log pi_ref, with the reference's log-probs scored once before training (``llm.reference``).
+1. ``Collator`` lays out a batch of B pairs: packed, with the prompt that two responses share read
+   once (``llm.batches``).
+2. ``response_token_logps`` scores the 2B responses under the policy, a chunk of the head at a time
+   (``llm.logprobs``).
+3. f = log pi_theta - log pi_ref, with the reference's log-probs scored once before training
+   (``llm.reference``).
 4. The loss, *the same function that the toy world differentiates*, takes f_chosen and f_rejected.
 
 Everything else (loop, accumulation, schedule, checkpoints, mixed precision, FSDP) is transformers'.
 
-Departures to know: the authors' public code uses mean log-probabilities per token and leaves beta out of LSIF, UKL and
-BCE (THEORY §7); here ``logprobs: sum`` is the default, as the paper's derivation has it, ``mean`` is one word away, and
-``beta`` always applies.  Metrics have TRL's names; ``rewards/*`` are beta f.  Dropout, noise in f, is off, as in TRL.
+Departures to know: the authors' public code uses mean log-probabilities per token and leaves beta
+out of LSIF, UKL and BCE (THEORY §7); here ``logprobs: sum`` is the default, as the paper's
+derivation has it, ``mean`` is one word away, and ``beta`` always applies.  Metrics have TRL's
+names; ``rewards/*`` are beta f.  Dropout, noise in f, is off, as in TRL.
 """
 
 import copy
@@ -32,15 +36,33 @@ from transformers.utils import logging
 from dil_tutorial.bregman import MAX_LOG_RATIO
 from dil_tutorial.errors import Diverged, InputError
 from dil_tutorial.llm.arguments import adapter_is_fresh, check_arguments, with_defaults
-from dil_tutorial.llm.batches import Collator, PackedBatch, PaddedBatch, PairBatch, Prompts, SingleBatch
+from dil_tutorial.llm.batches import (
+    Collator,
+    PackedBatch,
+    PaddedBatch,
+    PairBatch,
+    Prompts,
+    SingleBatch,
+)
 from dil_tutorial.llm.callbacks import ProgressBar, RefuseToStandStill, StopAndSave, Teach
-from dil_tutorial.llm.capabilities import check_fits, keep_differentiable, quiet_noise, usable_savings
+from dil_tutorial.llm.capabilities import (
+    check_fits,
+    keep_differentiable,
+    quiet_noise,
+    usable_savings,
+)
 from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.data import Pair, check_all
 from dil_tutorial.llm.doctor import of_rows
 from dil_tutorial.llm.logprobs import Value, aligned_logps, response_token_logps, token_logps
 from dil_tutorial.llm.metrics import beyond_the_formula, measure
-from dil_tutorial.llm.reference import FixedBatches, fingerprint, model_digest, sample_responses, score_reference
+from dil_tutorial.llm.reference import (
+    FixedBatches,
+    fingerprint,
+    model_digest,
+    sample_responses,
+    score_reference,
+)
 from dil_tutorial.llm.rows import Rows, TokenisedPair
 from dil_tutorial.llm.tokens import tokenize_pairs
 from dil_tutorial.llm.unpaired import check_across
@@ -51,17 +73,20 @@ logger = logging.get_logger(__name__)
 
 
 class DILTrainer(Trainer):
-    """Train ``model`` on preference pairs; the reference is the model as given, scored before the first step.
+    """Train ``model`` on preference pairs; the reference is the model as given, scored before the
+    first step.
 
-    ``train_dataset`` and ``eval_dataset`` hold rows with prompt, chosen and rejected (see ``llm.data``): a list of
-    dicts, a ``datasets.Dataset``, or a streamed one, which is read to its end.  For the denominator ``reference`` a row may
-    have a response of that name; otherwise one is drawn at every step.  ``eval_dataset`` may be a dict of data sets by name.
-    ``model`` may be a name, as `dil train` takes it.  ``ref_model`` is another reference; the reference of a ``PeftModel`` is
-    that model with its adapter as it is, trained or fresh.  Reference log-probs are computed in the batches and the precision
-    of training and kept in ``output_dir/reference_logps_*.safetensors`` under a fingerprint of weights, tokens and batches.
+    ``train_dataset`` and ``eval_dataset`` hold rows with prompt, chosen and rejected (see
+    ``llm.data``): a list of dicts, a ``datasets.Dataset``, or a streamed one, which is read to its
+    end.  For the denominator ``reference`` a row may have a response of that name; otherwise one is
+    drawn at every step.  ``eval_dataset`` may be a dict of data sets by name. ``model`` may be a
+    name, as `dil train` takes it.  ``ref_model`` is another reference; the reference of a
+    ``PeftModel`` is that model with its adapter as it is, trained or fresh.  Reference log-probs
+    are computed in the batches and the precision of training and kept in
+    ``output_dir/reference_logps_*.safetensors`` under a fingerprint of weights, tokens and batches.
 
-    ``compute_metrics`` is given an EvalPrediction with beta f of chosen and rejected as predictions, (P, 2), and zeros as
-    labels, (P,): the column that should be larger.
+    ``compute_metrics`` is given an EvalPrediction with beta f of chosen and rejected as
+    predictions, (P, 2), and zeros as labels, (P,): the column that should be larger.
     """
 
     def __init__(
@@ -70,7 +95,8 @@ class DILTrainer(Trainer):
         args: DILConfig | None = None,  # or TRL's DPOConfig
         train_dataset: Iterable[Pair] | None = None,  # rows of prompt, chosen, rejected
         eval_dataset: Iterable[Pair] | dict[str, Iterable[Pair]] | None = None,
-        processing_class: Any = None,  # the model's tokenizer; if None the one that was saved with it
+        # the model's tokenizer; if None the one that was saved with it
+        processing_class: Any = None,
         ref_model: PreTrainedModel | None = None,  # another reference
         peft_config: Any = None,  # an adapter to train in place of the weights
         **settings: Any,  # Trainer's
@@ -86,14 +112,22 @@ class DILTrainer(Trainer):
         self.began: dict[str, str] = {}  # and digests of what it began from
         splits = {f"eval_{name}": part for name, part in evals.items()} or {"eval": eval_dataset}
         rows = self._prepare_rows({"train": train_dataset, **splits}, processing_class, args)
-        draws = self.loss_function.needs_reference_samples and any(part.sides == 2 for part in rows.values())
-        if draws or not self.loss_function.needs_reference_samples:  # not all rows have one, or the loss does not read it
+        draws = self.loss_function.needs_reference_samples and any(
+            part.sides == 2 for part in rows.values()
+        )
+        # not all rows have one, or the loss does not read it
+        if draws or not self.loss_function.needs_reference_samples:
             rows = {split: part.without_reference() for split, part in rows.items()}
         if self.loss_function.of_batch and any(part.p_chosen is not None for part in rows.values()):
             raise InputError(
-                f"loss {args.loss!r} sorts a batch, and p_chosen belongs to a pair: leave it out, or take another loss"
+                f"loss {args.loss!r} sorts a batch, and p_chosen belongs to a pair: leave it "
+                "out, or take another loss"
             )
-        for finding in of_rows(rows["train"], getattr(processing_class, "eos_token_id", None)) if "train" in rows else []:
+        for finding in (
+            of_rows(rows["train"], getattr(processing_class, "eos_token_id", None))
+            if "train" in rows
+            else []
+        ):
             told = finding.sickness
             logger.warning(f"train: {told.what}: {finding.evidence}. {told.cause} {told.mend}")
         model, self.reference = self._choose_reference(model, ref_model, peft_config, draws, args)
@@ -110,22 +144,35 @@ class DILTrainer(Trainer):
             data_collator=Collator(0, prompts=draws, mismatched=self.loss_function.needs_kl),
             **settings,
         )
-        with self._as_reference(self.model, adapter=False):  # on the device and in the precision of training
+        # on the device and in the precision of training
+        with self._as_reference(self.model, adapter=False):
             longest = max(int(part.reach.max()) for part in rows.values())
             core = getattr(model, "get_base_model", lambda: model)()
-            self.layout, self.head_chunk, self.data_collator.layer = usable_savings(core, args, longest)
+            self.layout, self.head_chunk, self.data_collator.layer = usable_savings(
+                core, args, longest
+            )
         self.data_collator.layout = self.layout
         self.model.add_model_tags(["dil-tutorial", args.loss])
         self._said_tangent = False
-        self._metrics: dict[str, dict[str, list[float]]] = {"train": defaultdict(list), "eval": defaultdict(list)}
+        self._metrics: dict[str, dict[str, list[float]]] = {
+            "train": defaultdict(list),
+            "eval": defaultdict(list),
+        }
         self._add_callbacks(same_reference=ref_model is None)
         self.start = model_digest(self.model)
-        logger.info(f"{args.loss} on the {args.logprobs} of log-probabilities, weights in {next(model.parameters()).dtype}")
+        logger.info(
+            f"{args.loss} on the {args.logprobs} of log-probabilities, weights in "
+            f"{next(model.parameters()).dtype}"
+        )
         if not self.loss_function.reference_free:
             self._score_all(rows)
 
-    def _prepare_rows(self, datasets: dict[str, Any], tokenizer: Any, args: DILConfig) -> dict[str, Rows]:
-        """Check and tokenise the splits that there are; ``dropped`` counts the pairs left out, by reason."""
+    def _prepare_rows(
+        self, datasets: dict[str, Any], tokenizer: Any, args: DILConfig
+    ) -> dict[str, Rows]:
+        """Check and tokenise the splits that there are; ``dropped`` counts the pairs left out, by
+        reason.
+        """
         rows = {}
         for split, pairs in datasets.items():
             if pairs is None:
@@ -135,19 +182,28 @@ class DILTrainer(Trainer):
             check_across(checked.across, split, args.loss)
             settings = {"where": split, "quiet": args.disable_tqdm}
             with args.main_process_first(desc="tokens"):  # the others read what it kept
-                rows[split], dropped = tokenize_pairs(checked.pairs, tokenizer, args.max_length, args.chat_format, **settings)
+                rows[split], dropped = tokenize_pairs(
+                    checked.pairs, tokenizer, args.max_length, args.chat_format, **settings
+                )
             self.chat |= args.chat_format or any(
                 not isinstance(pair["prompt"], str) for pair in checked.pairs if "prompt" in pair
             )
-            left_out = {"they cannot be used": len(checked.bad), "no other label is left to pair it with": checked.alone}
+            left_out = {
+                "they cannot be used": len(checked.bad),
+                "no other label is left to pair it with": checked.alone,
+            }
             dropped += Counter(left_out)
             for reason, count in (+dropped).items():
                 logger.warning(f"{split}: dropped {count} of {checked.total} pairs: {reason}")
             self.dropped += dropped
         return rows
 
-    def _choose_reference(self, model: Any, ref_model: Any, peft_config: Any, draws: bool, args: DILConfig) -> tuple[Any, Any]:
-        """The policy, with its adapter where one is asked for, and the reference that scores what comes up during training."""
+    def _choose_reference(
+        self, model: Any, ref_model: Any, peft_config: Any, draws: bool, args: DILConfig
+    ) -> tuple[Any, Any]:
+        """The policy, with its adapter where one is asked for, and the reference that scores what
+        comes up during training.
+        """
         for part in (model, ref_model):
             if part is not None:
                 quiet_noise(part, dropout=args.disable_dropout)
@@ -160,21 +216,30 @@ class DILTrainer(Trainer):
         for name, config in getattr(model, "peft_config", {}).items():
             if config.is_prompt_learning:
                 kind = getattr(config.peft_type, "value", config.peft_type)
-                raise InputError(f"adapter {name!r} is of type {kind}: its virtual tokens fit no layout of a batch: use LoRA")
+                raise InputError(
+                    f"adapter {name!r} is of type {kind}: its virtual tokens fit no layout of a "
+                    "batch: use LoRA"
+                )
         if not any(weight.requires_grad for weight in model.parameters()):
-            raise InputError("DILTrainer: every weight of the model is frozen: set requires_grad of those to train")
+            raise InputError(
+                "DILTrainer: every weight of the model is frozen: set requires_grad of those to "
+                "train"
+            )
         self._fresh = adapter_is_fresh(model)  # without it the model stays the reference
         if ref_model is None and (draws or self.loss_function.needs_kl) and not self._fresh:
             ref_model = copy.deepcopy(model)
         self._other_reference = ref_model is not None
         if getattr(model.config, "output_router_logits", False):
             raise InputError(
-                "output_router_logits asks for an auxiliary loss, which is no part of these losses: set it to False"
+                "output_router_logits asks for an auxiliary loss, which is no part of these "
+                "losses: set it to False"
             )
         return model, model if ref_model is None else ref_model
 
     def _add_callbacks(self, same_reference: bool) -> None:
-        """Stop on a signal, explain the numbers of losses with a reference, and show our own bar outside of notebooks."""
+        """Stop on a signal, explain the numbers of losses with a reference, and show our own bar
+        outside of notebooks.
+        """
         self.add_callback(StopAndSave())
         self.add_callback(RefuseToStandStill())
         if not self.loss_function.reference_free:
@@ -184,24 +249,33 @@ class DILTrainer(Trainer):
             self.add_callback(ProgressBar())
 
     def _score_all(self, rows: dict[str, Rows]) -> None:
-        """Score the reference on every split, in the batches in which training and evaluation will meet the rows."""
+        """Score the reference on every split, in the batches in which training and evaluation will
+        meet the rows.
+        """
         self._score_reference(rows["train"], self._get_train_sampler().batches, "train")
         for split in rows.keys() - {"train"}:
             self._score_in_order(rows[split], split)
 
     def _score_in_order(self, rows: Rows, split: str) -> None:
-        """Score the reference on rows in the batches of their order, in which evaluation meets them."""
+        """Score the reference on rows in the batches of their order, in which evaluation meets
+        them.
+        """
         size, count = self.args.eval_batch_size, len(rows)
-        self._score_reference(rows, [list(range(i, min(i + size, count))) for i in range(0, count, size)], split)
+        self._score_reference(
+            rows, [list(range(i, min(i + size, count))) for i in range(0, count, size)], split
+        )
 
     def _raw(self, pairs: Any, split: str) -> Any:
-        """Rows to evaluate on, from raw pairs; InputError where the reference is gone that would score them."""
+        """Rows to evaluate on, from raw pairs; InputError where the reference is gone that would
+        score them.
+        """
         if pairs is None or isinstance(pairs, (str, Rows)):
             return pairs
         kept = self._other_reference or self._fresh or self.loss_function.reference_free
         if self.state.global_step > 0 and not kept:
             raise InputError(
-                f"{split}: the model has been trained and is no longer the reference that would score new pairs: give them as "
+                f"{split}: the model has been trained and is no longer the reference that would "
+                "score new pairs: give them as "
                 "eval_dataset when the trainer is made, or a ref_model"
             )
         rows = self._prepare_rows({split: pairs}, self.processing_class, self.args)[split]
@@ -210,17 +284,30 @@ class DILTrainer(Trainer):
             self._score_in_order(rows, split)
         return rows
 
-    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """Trainer's ``evaluate``; ``eval_dataset`` may hold raw pairs, or be a dict of such data sets by name."""
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Trainer's ``evaluate``; ``eval_dataset`` may hold raw pairs, or be a dict of such data
+        sets by name.
+        """
         if isinstance(eval_dataset, dict):
-            eval_dataset = {name: self._raw(part, f"{metric_key_prefix}_{name}") for name, part in eval_dataset.items()}
+            eval_dataset = {
+                name: self._raw(part, f"{metric_key_prefix}_{name}")
+                for name, part in eval_dataset.items()
+            }
         else:
             eval_dataset = self._raw(eval_dataset, metric_key_prefix)
         return dict(super().evaluate(eval_dataset, ignore_keys, metric_key_prefix))
 
-    def predict(self, test_dataset: Any, ignore_keys: Any = None, metric_key_prefix: str = "test") -> Any:
-        """Trainer's ``predict`` on raw pairs: beta f of chosen and rejected, (P, 2), and the metrics."""
-        return super().predict(self._raw(test_dataset, metric_key_prefix), ignore_keys, metric_key_prefix)
+    def predict(
+        self, test_dataset: Any, ignore_keys: Any = None, metric_key_prefix: str = "test"
+    ) -> Any:
+        """Trainer's ``predict`` on raw pairs: beta f of chosen and rejected, (P, 2), and the
+        metrics.
+        """
+        return super().predict(
+            self._raw(test_dataset, metric_key_prefix), ignore_keys, metric_key_prefix
+        )
 
     def _get_train_sampler(self, train_dataset: Any = None) -> FixedBatches:
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
@@ -234,17 +321,32 @@ class DILTrainer(Trainer):
         return SequentialSampler(eval_dataset)  # also where training groups by length
 
     def _score_reference(self, rows: Rows, groups: list[list[int]], split: str) -> None:
-        """Put the reference's log-probs into ``rows``: of ``ref_model``, of the adapter's base, or of the model as it is."""
+        """Put the reference's log-probs into ``rows``: of ``ref_model``, of the adapter's base, or
+        of the model as it is.
+        """
         reference = self.reference if self._other_reference else self.model
         if self._other_reference and self.layout in ("shared", "packed"):
             reference.set_attn_implementation(self.model.config._attn_implementation)
 
         @torch.no_grad()
         def score(part: list[TokenisedPair]) -> Tensor:
-            return self._response_logps(reference, self.data_collator(part)["responses"], len(part))[0].cpu()
+            return self._response_logps(
+                reference, self.data_collator(part)["responses"], len(part)
+            )[0].cpu()
 
-        savings = self.layout, self.data_collator.layer, self.head_chunk, self.model.config._attn_implementation
-        numerics = self.args.bf16, self.args.fp16, str(self.args.device), torch.__version__, self.args.ld_alpha
+        savings = (
+            self.layout,
+            self.data_collator.layer,
+            self.head_chunk,
+            self.model.config._attn_implementation,
+        )
+        numerics = (
+            self.args.bf16,
+            self.args.fp16,
+            str(self.args.device),
+            torch.__version__,
+            self.args.ld_alpha,
+        )
         model = self.start if reference is self.model else model_digest(reference)
         key = fingerprint(model, rows, (groups, savings, numerics))
         path = Path(self.args.output_dir) / f"reference_logps_{split}.safetensors"
@@ -255,34 +357,56 @@ class DILTrainer(Trainer):
     def _response_logps(
         self, model: Any, responses: PaddedBatch | PackedBatch | SingleBatch, pairs: int = 0
     ) -> tuple[Tensor, Tensor]:
-        """Summed log-probabilities and lengths of N responses, (N,) each, on the device of training.
+        """Summed log-probabilities and lengths of N responses, (N,) each, on the device of
+        training.
 
-        Of ``pairs``, whose two sides come first, LD-DPO counts the tokens beyond the shorter response ``ld_alpha`` times.
+        Of ``pairs``, whose two sides come first, LD-DPO counts the tokens beyond the shorter
+        response ``ld_alpha`` times.
         """
         parts, lengths = self._of_tokens(model, responses)
         if self.args.ld_alpha is not None:
             others = [*parts[pairs : 2 * pairs], *parts[:pairs], *parts[2 * pairs :]]
-            parts = [desensitised(part, len(other), self.args.ld_alpha) for part, other in zip(parts, others, strict=True)]
+            parts = [
+                desensitised(part, len(other), self.args.ld_alpha)
+                for part, other in zip(parts, others, strict=True)
+            ]
         return torch.stack([part.sum() for part in parts]), lengths
 
-    def _of_tokens(self, model: Any, responses: Any, value: Value = token_logps) -> tuple[list[Tensor], Tensor]:
+    def _of_tokens(
+        self, model: Any, responses: Any, value: Value = token_logps
+    ) -> tuple[list[Tensor], Tensor]:
         """``response_token_logps`` with this trainer's head, chunk and device."""
-        head = getattr(model, "module", model).get_output_embeddings()  # DDP keeps the model in .module
-        return response_token_logps(model, responses.to(self.args.device), head, self.head_chunk, value)
+        head = getattr(
+            model, "module", model
+        ).get_output_embeddings()  # DDP keeps the model in .module
+        return response_token_logps(
+            model, responses.to(self.args.device), head, self.head_chunk, value
+        )
 
-    def compute_loss(self, model: Any, inputs: PairBatch, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: PairBatch,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
         """The step of the module's docstring, on B pairs with N = 2B responses, or 3B."""
         B = len(inputs["ref_logps"])
         logps, lengths = self._response_logps(model, inputs["responses"], B)  # (N,), (N,)
-        ref_logps = inputs["ref_logps"].T.flatten().to(logps)  # 0 for a loss without a reference, which is fed log-probs
+        # 0 for a loss without a reference, which is fed log-probs
+        ref_logps = inputs["ref_logps"].T.flatten().to(logps)
         per = lengths if self.args.logprobs == "mean" else 1
         f = (logps - ref_logps) / per
-        f_chosen, f_rejected, f_reference = f[:B], f[B : 2 * B], f[2 * B :]  # (B,), (B,), (B,) or (0,)
+        # (B,), (B,), (B,) or (0,)
+        f_chosen, f_rejected, f_reference = (f[:B], f[B : 2 * B], f[2 * B :])
         more: dict[str, Tensor] = {"f_reference": f_reference} if len(f_reference) else {}
         if self.loss_function.needs_reference_logps:
             more["ref_chosen"], more["ref_rejected"] = (ref_logps / per)[: 2 * B].chunk(2)
         if inputs["prompts"] is not None:
-            more["f_reference"] = self._log_ratios(model, self._reference_samples(inputs["prompts"]))  # (B,)
+            # (B,)
+            more["f_reference"] = self._log_ratios(
+                model, self._reference_samples(inputs["prompts"])
+            )
         if inputs["mismatched"] is not None:
             with torch.no_grad():
                 more["kl"] = self._log_ratios(model, inputs["mismatched"]).mean().clamp(min=0)
@@ -290,23 +414,38 @@ class DILTrainer(Trainer):
         if self.args.use_weighting:
             losses = losses * self._weights(model, inputs["responses"], B)
         if not losses.isfinite().all():
-            raise Diverged(f"the loss is {losses.mean().item()} at step {self.state.global_step + 1}: {self._way_back()}")
+            raise Diverged(
+                f"the loss is {losses.mean().item()} at step {self.state.global_step + 1}: "
+                f"{self._way_back()}"
+            )
         fixed = {name: value.detach().float().cpu() for name, value in more.items()}
         loss_of_pairs = functools.partial(self.loss_function, **fixed)
-        self._record("train" if model.training else "eval", f[: 2 * B], logps[: 2 * B], loss_of_pairs)
+        self._record(
+            "train" if model.training else "eval", f[: 2 * B], logps[: 2 * B], loss_of_pairs
+        )
         loss = losses.mean()
         rewards = self.beta * torch.stack([f_chosen, f_rejected], 1)  # (B, 2)
-        return (loss, {"losses": losses.detach(), "rewards": rewards.detach()}) if return_outputs else loss
+        return (
+            (loss, {"losses": losses.detach(), "rewards": rewards.detach()})
+            if return_outputs
+            else loss
+        )
 
-    def _losses(self, f_chosen: Tensor, f_rejected: Tensor, p_chosen: Tensor, more: dict[str, Tensor]) -> Tensor:
+    def _losses(
+        self, f_chosen: Tensor, f_rejected: Tensor, p_chosen: Tensor, more: dict[str, Tensor]
+    ) -> Tensor:
         """The loss of each pair (B,), by its label or its soft label."""
         if bool((p_chosen == 1).all()):
             return self.loss_function(f_chosen, f_rejected, **more)
         return soft_label_loss(self.loss_function, f_chosen, f_rejected, p_chosen, **more)
 
     @torch.no_grad()
-    def _weights(self, model: Any, responses: PaddedBatch | PackedBatch | SingleBatch, B: int) -> Tensor:
-        """WPO's weight of each pair (B,): both responses' probabilities per token under the policy, aligned."""
+    def _weights(
+        self, model: Any, responses: PaddedBatch | PackedBatch | SingleBatch, B: int
+    ) -> Tensor:
+        """WPO's weight of each pair (B,): both responses' probabilities per token under the policy,
+        aligned.
+        """
         parts, _ = self._of_tokens(model, responses, aligned_logps)
         means = torch.stack([part.mean() for part in parts])
         return (means[:B] + means[B : 2 * B]).exp()
@@ -315,10 +454,14 @@ class DILTrainer(Trainer):
         """One new response of the reference to each prompt."""
         with torch.no_grad(), self._as_reference(self.reference):
             longest = self.args.reference_max_new_tokens or 128
-            return sample_responses(self.reference, prompts.to(self.args.device), longest, self.layout)
+            return sample_responses(
+                self.reference, prompts.to(self.args.device), longest, self.layout
+            )
 
     def _log_ratios(self, model: Any, responses: PaddedBatch | SingleBatch) -> Tensor:
-        """f (N,) of responses that the reference has not scored before: both score them, in the same batch."""
+        """f (N,) of responses that the reference has not scored before: both score them, in the
+        same batch.
+        """
         with torch.no_grad(), self._as_reference(self.reference):
             reference_logps, lengths = self._response_logps(self.reference, responses)
         f = self._response_logps(model, responses)[0] - reference_logps
@@ -326,9 +469,11 @@ class DILTrainer(Trainer):
 
     @contextmanager
     def _as_reference(self, reference: Any, adapter: bool = False) -> Iterator[None]:
-        """While it lasts, ``reference`` is in evaluation mode, on the device, in the policy's precision.
+        """While it lasts, ``reference`` is in evaluation mode, on the device, in the policy's
+        precision.
 
-        The policy's own ``adapter`` is on as long as it has not been trained here; then the reference is the model without it.
+        The policy's own ``adapter`` is on as long as it has not been trained here; then the
+        reference is the model without it.
         """
         off = reference is self.model and not adapter
         own_adapter = getattr(reference, "disable_adapter", nullcontext) if off else nullcontext
@@ -346,14 +491,19 @@ class DILTrainer(Trainer):
         if self.args.loss in ("dil", "f-dpo") and not self._said_tangent and beyond_the_formula(f):
             self._said_tangent = True
             logger.warning(
-                f"a log-ratio is beyond {MAX_LOG_RATIO:g}, where e^f in the loss goes on along its tangent (finite value and "
+                f"a log-ratio is beyond {MAX_LOG_RATIO:g}, where e^f in the loss goes on along "
+                "its tangent (finite value and "
                 "slope): lower the learning rate"
             )
 
     def _means(self, split: str) -> dict[str, float]:
         """The means of the metrics since the last call, over all processes."""
         values = self._metrics[split]
-        totals = torch.tensor([[sum(v), len(v)] for v in values.values()], dtype=torch.float32, device=self.args.device)
+        totals = torch.tensor(
+            [[sum(v), len(v)] for v in values.values()],
+            dtype=torch.float32,
+            device=self.args.device,
+        )
         reduced = self.accelerator.reduce(totals).tolist() if values else []
         means = {name: total / count for name, (total, count) in zip(values, reduced, strict=True)}
         values.clear()
@@ -369,29 +519,50 @@ class DILTrainer(Trainer):
         """Trainer's loop, with the means of the metrics among its own."""
         self._metrics["eval"].clear()
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        output.metrics.update({f"{metric_key_prefix}_{name}": mean for name, mean in self._means("eval").items()})
+        output.metrics.update(
+            {f"{metric_key_prefix}_{name}": mean for name, mean in self._means("eval").items()}
+        )
         return output
 
     def prediction_step(
-        self, model: Any, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: Any = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """The loss and, for ``compute_metrics``, beta f of each pair with the column that should be larger."""
+        """The loss and, for ``compute_metrics``, beta f of each pair with the column that should be
+        larger.
+        """
         with torch.no_grad(), self.compute_loss_context_manager():
-            loss, outputs = self.compute_loss(model, self._prepare_inputs(inputs), return_outputs=True)
+            loss, outputs = self.compute_loss(
+                model, self._prepare_inputs(inputs), return_outputs=True
+            )
         rewards = outputs["rewards"]
-        return loss.detach(), *((None, None) if prediction_loss_only else (rewards, torch.zeros_like(rewards[:, 0]).long()))
+        return loss.detach(), *(
+            (None, None)
+            if prediction_loss_only
+            else (rewards, torch.zeros_like(rewards[:, 0]).long())
+        )
 
     def check_finite(self) -> None:
         """Diverged where a weight is not a finite number."""
         for name, weight in self.model.named_parameters():
             if weight.requires_grad and not weight.isfinite().all():
-                raise Diverged(f"{name} holds NaN or infinity after step {self.state.global_step}: {self._way_back()}")
+                raise Diverged(
+                    f"{name} holds NaN or infinity after step {self.state.global_step}: "
+                    f"{self._way_back()}"
+                )
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         self.check_finite()
         super()._save_checkpoint(*args, **kwargs)
 
     def _way_back(self) -> str:
-        last = get_last_checkpoint(self.args.output_dir) if Path(self.args.output_dir).is_dir() else None
+        last = (
+            get_last_checkpoint(self.args.output_dir)
+            if Path(self.args.output_dir).is_dir()
+            else None
+        )
         mend = "lower the learning rate, or set max_grad_norm"
-        return f"the run has diverged; {f'the last checkpoint is {last}' if last else 'there is no checkpoint'}: {mend}"
+        return f"the run has diverged; {f'the last checkpoint is {last}' if last else 'there is no checkpoint'}: {mend}"  # noqa: E501

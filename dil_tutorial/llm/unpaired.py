@@ -1,9 +1,10 @@
 """Single responses labelled good or bad, as KTO has them, made into pairs.
 
-A good and a bad response to one prompt are a pair like any other.  What is left over is joined across prompts, good with bad:
-a loss that is a term of y_w plus a term of y_l (``losses.UNPAIRED``) does not ask that both answer one prompt.  But where the
-losers are not those of the very pairs that winners won, the two do not average to pi_ref: then the denominator ``mixture``
-repairs nothing, and ``reference`` is the one that holds.
+A good and a bad response to one prompt are a pair like any other.  What is left over is joined
+across prompts, good with bad: a loss that is a term of y_w plus a term of y_l (``losses.UNPAIRED``)
+does not ask that both answer one prompt.  But where the losers are not those of the very pairs that
+winners won, the two do not average to pi_ref: then the denominator ``mixture`` repairs nothing, and
+``reference`` is the one that holds.
 """
 
 import json
@@ -14,12 +15,14 @@ from typing import Any
 from dil_tutorial.errors import InputError
 from dil_tutorial.losses import UNPAIRED
 
-ACROSS = "rejected_prompt"  # the field of the prompt that the rejected response answers, where it is another
+# the field of the prompt that the rejected response answers, where it is another
+ACROSS = "rejected_prompt"
 MEND = "give label true or false beside it, or pairs: prompt, chosen and rejected"
 
 
 def labelled(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """A row of prompt, completion and label, with the completion where a pair has it; InputError where there is no label.
+    """A row of prompt, completion and label, with the completion where a pair has it; InputError
+    where there is no label.
 
     >>> labelled({"prompt": "Hi", "completion": "Hello!", "label": True}, "f:1")
     {'prompt': 'Hi', 'label': True, 'chosen': 'Hello!'}
@@ -32,9 +35,13 @@ def labelled(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
 
 
 def joined(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int, int]:
-    """Pairs of the labelled among ``rows``; how many of them are across prompts, and how many responses are left over.
+    """Pairs of the labelled among ``rows``; how many of them are across prompts, and how many
+    responses are left over.
 
-    >>> rows = [{"prompt": p, "chosen": c, "label": l} for p, c, l in [("a", "x", True), ("a", "y", False), ("b", "z", True)]]
+    >>> rows = [
+    ...     {"prompt": p, "chosen": c, "label": l}
+    ...     for p, c, l in [("a", "x", True), ("a", "y", False), ("b", "z", True)]
+    ... ]
     >>> pairs, across, left_over = joined([*rows, {"prompt": "c", "chosen": "w", "label": False}])
     >>> pairs[0], across, left_over
     ({'prompt': 'a', 'chosen': 'x', 'rejected': 'y'}, 1, 0)
@@ -42,10 +49,14 @@ def joined(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int, int]:
     {'prompt': 'b', 'chosen': 'z', 'rejected_prompt': 'c', 'rejected': 'w'}
     """
     pairs = [row for row in rows if "label" not in row]
-    of_prompt: dict[str, dict[bool, list[dict[str, Any]]]] = defaultdict(lambda: {True: [], False: []})
+    of_prompt: dict[str, dict[bool, list[dict[str, Any]]]] = defaultdict(
+        lambda: {True: [], False: []}
+    )
     for row in rows:
         if "label" in row:
-            context = {name: value for name, value in row.items() if name not in ("chosen", "label")}
+            context = {
+                name: value for name, value in row.items() if name not in ("chosen", "label")
+            }
             of_prompt[json.dumps(context, sort_keys=True)][row["label"]].append(row)
     good, bad = [], []
     for sides in of_prompt.values():
@@ -67,7 +78,8 @@ def check_across(across: int, where: str, loss: str) -> None:
     """
     if across and loss not in UNPAIRED:
         raise InputError(
-            f"{where}: {across} labelled responses have no partner of their own prompt, and loss {loss!r} compares two: take "
+            f"{where}: {across} labelled responses have no partner of their own prompt, and loss "
+            f"{loss!r} compares two: take "
             f"one of {', '.join(UNPAIRED)}, or give pairs"
         )
 

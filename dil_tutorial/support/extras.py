@@ -1,4 +1,6 @@
-"""Optional packages: where one is missing, a line that says how to get it stands in place of an ImportError."""
+"""Optional packages: where one is missing, a line that says how to get it stands in place of an
+ImportError.
+"""
 
 from importlib.util import find_spec
 
@@ -19,10 +21,15 @@ MODULES = {  # what each extra of pyproject.toml must bring
 
 
 def need(extra: str, what: str) -> None:
-    """InputError where a module of ``extra`` is missing; ``what`` is the thing that needs it, the line's first words.
+    """InputError where a module of ``extra`` is missing; ``what`` is the thing that needs it, the
+    line's first words.
 
     >>> need("dev", "dil notebooks")
     """
     if missing := [name for name in MODULES[extra] if find_spec(name) is None]:
-        how = f"-c constraints.txt -e '.[{extra}]', or make test" if ROOT == CLONE else f"'dil-tutorial[{extra}]'"
+        how = (
+            f"-c constraints.txt -e '.[{extra}]', or make test"
+            if ROOT == CLONE
+            else f"'dil-tutorial[{extra}]'"
+        )
         raise InputError(f"{what} needs {' and '.join(missing)}: pip install {how}")

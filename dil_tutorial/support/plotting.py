@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-# Okabe and Ito's palette, which readers with any colour vision can tell apart; a marker goes with each colour.
+# Okabe and Ito's palette, which readers with any colour vision can tell apart; a marker goes with
+# each colour.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 STYLE: Any = {
@@ -28,8 +29,12 @@ STYLE: Any = {
 }
 
 
-def new_figure(columns: int = 1, width: float = 7.2, height: float = 3.4, rows: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure with ``columns`` axes side by side in each of ``rows``, outside pyplot's global state."""
+def new_figure(
+    columns: int = 1, width: float = 7.2, height: float = 3.4, rows: int = 1
+) -> tuple[Figure, list[Axes]]:
+    """A figure with ``columns`` axes side by side in each of ``rows``, outside pyplot's global
+    state.
+    """
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained", dpi=120)
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -70,7 +75,8 @@ def small_png(figure: Figure) -> bytes:
     """
     small = io.BytesIO()
     full = PIL.Image.open(io.BytesIO(png(figure))).convert("RGB")
-    full.quantize(128, method=PIL.Image.Quantize.FASTOCTREE).save(small, "PNG")  # as small as the slow ways, eight times faster
+    # as small as the slow ways, eight times faster
+    full.quantize(128, method=PIL.Image.Quantize.FASTOCTREE).save(small, "PNG")
     return small.getvalue()
 
 
@@ -81,8 +87,15 @@ def image(figure: Figure, alt: str) -> Any:
     return Image(png(figure), format="png", alt=alt)
 
 
-def policies(axes: Axes, named: Mapping[str, Tensor], reward: Tensor, title: str = "", colours: Mapping[str, str] = {}) -> None:
-    """Policies over one prompt's responses, worst reward first, as grouped bars; ``reward`` and each policy are (Y,).
+def policies(
+    axes: Axes,
+    named: Mapping[str, Tensor],
+    reward: Tensor,
+    title: str = "",
+    colours: Mapping[str, str] = {},
+) -> None:
+    """Policies over one prompt's responses, worst reward first, as grouped bars; ``reward`` and
+    each policy are (Y,).
 
     ``colours`` by name; names without one get the palette's.
     """
@@ -91,7 +104,13 @@ def policies(axes: Axes, named: Mapping[str, Tensor], reward: Tensor, title: str
     width = 0.84 / len(named)
     for i, (name, policy) in enumerate(named.items()):
         shift = (i - (len(named) - 1) / 2) * width
-        axes.bar(places + shift, policy[order].numpy(), width, label=name, color=colours.get(name, COLOURS[i % len(COLOURS)]))
+        axes.bar(
+            places + shift,
+            policy[order].numpy(),
+            width,
+            label=name,
+            color=colours.get(name, COLOURS[i % len(COLOURS)]),
+        )
     axes.set_xticks(places, [f"R={r:+.1f}" for r in reward[order].tolist()])
     axes.set_ylabel("probability")
     axes.set_title(title, loc="left")
@@ -101,10 +120,15 @@ def policies(axes: Axes, named: Mapping[str, Tensor], reward: Tensor, title: str
 
 
 def curves(
-    axes: Axes, named: Mapping[str, tuple[Sequence[float], Sequence[float]]], xlabel: str, ylabel: str, title: str = "",
+    axes: Axes,
+    named: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
     colours: Mapping[str, str] = {},
-) -> None:  # fmt: skip
-    """Lines (x, y) by name, each with its own marker and colour: that in ``colours``, else the palette's.
+) -> None:
+    """Lines (x, y) by name, each with its own marker and colour: that in ``colours``, else the
+    palette's.
 
     >>> figure, [axes] = new_figure()
     >>> curves(axes, {"DPO": ([0, 1, 2], [0.7, 0.5, 0.4])}, "step", "loss")
@@ -136,7 +160,9 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     curves(left, {"loss": (steps, [row["loss"] for row in rows])}, "optimiser step", "loss", "Loss")
     margins = {"margin": (steps, [row["rewards/margins"] for row in rows])}
     curves(middle, margins, "optimiser step", "beta (f chosen - f rejected), nats", "Margin")
-    ratios = {side: (steps, [row[f"logratios/{side}"] for row in rows]) for side in ("chosen", "rejected")}
+    ratios = {
+        side: (steps, [row[f"logratios/{side}"] for row in rows]) for side in ("chosen", "rejected")
+    }
     curves(right, ratios, "optimiser step", "f = log pi/pi_ref, nats", "Log-ratios")
     for axes in (left, middle, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

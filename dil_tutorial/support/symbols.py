@@ -1,12 +1,27 @@
-"""Formulas for people: from LaTeX to a terminal, from plain words to a page, from docstrings to the API's pages."""
+"""Formulas for people: from LaTeX to a terminal, from plain words to a page, from docstrings to the
+API's pages.
+"""
 
 import re
 
 GREEK = {
-    "pi": "π", "theta": "θ", "phi": "φ", "beta": "β", "tau": "τ", "lambda": "λ", "sigma": "σ", "mu": "μ", "rho": "ρ",
-    "gamma": "γ", "delta": "δ", "epsilon": "ε", "eps": "ε", "eta": "η", "chi": "χ",
+    "pi": "π",
+    "theta": "θ",
+    "phi": "φ",
+    "beta": "β",
+    "tau": "τ",
+    "lambda": "λ",
+    "sigma": "σ",
+    "mu": "μ",
+    "rho": "ρ",
+    "gamma": "γ",
+    "delta": "δ",
+    "epsilon": "ε",
+    "eps": "ε",
+    "eta": "η",
+    "chi": "χ",
     "alpha": "α",
-}  # fmt: skip
+}
 
 
 def plain(latex: str) -> str:
@@ -21,17 +36,46 @@ def plain(latex: str) -> str:
     text = re.sub(r"\\frac(\d)\{([^}]*)\}", r"\1/(\2)", text)
     text = re.sub(r"\^\{([^{}]{2,})\}", r"^(\1)", text)
     symbols = {"\\" + name: letter for name, letter in GREEK.items()}
-    symbols |= {r"\le": "≤", r"\ge": "≥", r"\ne": "≠", r"\|": "‖", r"\succ": "≻", r"\sim": "~", r"\to": "→", r"\cdot": "·"}
-    symbols |= {r"\sum": "Σ", r"\prod": "Π", r"\log": "log", r"\max": "max", r"\min": "min", r"\tanh": "tanh"}
-    symbols |= {rf"\hat {letter}": letter + "\u0302" for letter in "rwPR"} | {r"\hat\pi": "π\u0302", r"\mid": "|"}
-    symbols |= {r"\bigl": "", r"\bigr": "", r"\big": "", r"\dots": "…", r"\,": " ", r"\ ": " ", "$": "", "{=}": "="}
+    symbols |= {
+        r"\le": "≤",
+        r"\ge": "≥",
+        r"\ne": "≠",
+        r"\|": "‖",
+        r"\succ": "≻",
+        r"\sim": "~",
+        r"\to": "→",
+        r"\cdot": "·",
+    }
+    symbols |= {
+        r"\sum": "Σ",
+        r"\prod": "Π",
+        r"\log": "log",
+        r"\max": "max",
+        r"\min": "min",
+        r"\tanh": "tanh",
+    }
+    symbols |= {rf"\hat {letter}": letter + "\u0302" for letter in "rwPR"} | {
+        r"\hat\pi": "π\u0302",
+        r"\mid": "|",
+    }
+    symbols |= {
+        r"\bigl": "",
+        r"\bigr": "",
+        r"\big": "",
+        r"\dots": "…",
+        r"\,": " ",
+        r"\ ": " ",
+        "$": "",
+        "{=}": "=",
+    }
     for symbol in sorted(symbols, key=len, reverse=True):
         text = text.replace(symbol, symbols[symbol])
     return re.sub(r"[{}]", "", text).replace("  ", " ")
 
 
 def prose(text: str) -> str:
-    """Plain explanations as Markdown: names of policies and of Greek letters become symbols, Markdown's own signs are kept.
+    """Plain explanations as Markdown: names of policies and of Greek letters become symbols,
+    Markdown's own signs are kept.
 
     >>> prose("pi_ref (r*)^{1/beta} < 2")
     '$\\\\pi_\\\\text{ref}$ (r\\\\*)^{1/β} &lt; 2'
@@ -52,7 +96,7 @@ def typeset(line: str) -> str:
     """
     apart = r"(?<![\w`.*])"
     greek = "beta|lambda|theta|gamma|tau|epsilon"
-    policy = rf"{apart}pi_(ref|chosen|rejected|safe)\b|{apart}pi_(theta|phi|mu)\b|{apart}({greek})\b(?!=)"
+    policy = rf"{apart}pi_(ref|chosen|rejected|safe)\b|{apart}pi_(theta|phi|mu)\b|{apart}({greek})\b(?!=)"  # noqa: E501
 
     def formula(match: re.Match[str]) -> str:
         words, letter, alone = match.groups()

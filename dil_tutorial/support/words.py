@@ -10,11 +10,18 @@ def listed(names: Sequence[str]) -> str:
     >>> listed(["a", "b", "c"])
     'a, b and c'
     """
-    return "none" if not names else names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
+    return (
+        "none"
+        if not names
+        else names[0]
+        if len(names) == 1
+        else ", ".join(names[:-1]) + " and " + names[-1]
+    )
 
 
 def fixed(number: float, digits: int = 2, sign: str = "") -> str:
-    """A number as text, with ``digits`` digits and a typographer's minus; ``sign`` "+" shows a plus, too.
+    """A number as text, with ``digits`` digits and a typographer's minus; ``sign`` "+" shows a
+    plus, too.
 
     >>> fixed(-0.456), fixed(0.456, 1, "+")
     ('−0.46', '+0.5')
@@ -77,7 +84,8 @@ def folded(table: str, summary: str = "The numbers") -> str:
 
 
 def rows(named: Mapping[str, Mapping[str, Any]], *columns: str) -> list[list[str]]:
-    """A row of ``table`` for each name: under "slope" that value and its interval, under "slope:2" its two digits alone.
+    """A row of ``table`` for each name: under "slope" that value and its interval, under "slope:2"
+    its two digits alone.
 
     >>> rows({"SFT": {"slope": [0.5, 0.4, 0.61]}}, "slope", "slope:1")
     [['SFT', '0.50 (0.40–0.61)', '0.5']]

@@ -13,7 +13,18 @@ from dil_tutorial.llm.tokens import tokenize_pairs
 
 @pytest.mark.slow
 def test_both_sides_are_measured(tiny_model, tmp_path):
-    run = dil("bench", "llm", "--model", tiny_model, "--only", "mixed, fp32", "--rounds", 1, "--json", tmp_path / "llm.json")
+    run = dil(
+        "bench",
+        "llm",
+        "--model",
+        tiny_model,
+        "--only",
+        "mixed, fp32",
+        "--rounds",
+        1,
+        "--json",
+        tmp_path / "llm.json",
+    )
     assert run.returncode == 0, run.stderr
     content = json.loads((tmp_path / "llm.json").read_text())
     assert {p.name for p in tmp_path.iterdir()} >= {"llm.json", "llm.png", "llm.svg"}
@@ -23,7 +34,9 @@ def test_both_sides_are_measured(tiny_model, tmp_path):
     assert len(ours["losses"]) == len(theirs["losses"]) == 4
     assert ours["losses"][0] == pytest.approx(0.693147, abs=1e-6)
     (cell,) = content["cells"]
-    speed = {side: row["tokens"] / row["seconds"] for side, row in (("ours", ours), ("trl", theirs))}
+    speed = {
+        side: row["tokens"] / row["seconds"] for side, row in (("ours", ours), ("trl", theirs))
+    }
     assert cell["tokens_per_s"] == speed
     assert cell["times_faster"] == pytest.approx(speed["ours"] / speed["trl"])
     refused(dil("bench", "llm", "--model", tiny_model, "--only", "mxed"), "no such cell")
@@ -39,15 +52,27 @@ def test_workloads_have_the_lengths_they_name():
 
 
 def test_medians_ratios_and_failures():
-    base = {"model": "m", "workload": "mixed", "precision": "bf16", "checkpointing": False, "liger": False, "pairs": "p",
-            "device": "NVIDIA H200", "parameters": 1e9}  # fmt: skip
+    base = {
+        "model": "m",
+        "workload": "mixed",
+        "precision": "bf16",
+        "checkpointing": False,
+        "liger": False,
+        "pairs": "p",
+        "device": "NVIDIA H200",
+        "parameters": 1e9,
+    }
     rows = [
         {**base, "side": side, "seconds": seconds, "tokens": 100, "peak_gib": peak}
         for side, peak, times in (("ours", 1.0, (1, 2, 4)), ("trl", 2.0, (4, 4, 4)))
         for seconds in times
     ]
     (cell,) = bench.summary(rows)
-    assert (cell["times_faster"], cell["times_faster_rounds"], cell["memory_ratio"]) == (2, [1, 2, 4], 0.5)
+    assert (cell["times_faster"], cell["times_faster_rounds"], cell["memory_ratio"]) == (
+        2,
+        [1, 2, 4],
+        0.5,
+    )
     assert cell["utilisation"]["ours"] == pytest.approx(6e9 * 50 / 989e12)
     (cell,) = bench.summary([*rows, {**base, "side": "trl", "failed": "out of memory"}])
     assert cell["failed"] == {"trl": "out of memory"}
@@ -57,6 +82,13 @@ def test_medians_ratios_and_failures():
     assert "utilisation" not in cell
     faster = [{**row, "liger": True, "seconds": 2.5} for row in rows if row["side"] == "trl"]
     slower = [{**row, "checkpointing": True, "seconds": 9} for row in rows]
-    (best,) = bench.fastest([*rows, *faster, *slower, {**rows[0], "checkpointing": True, "failed": "x"}])
-    assert best == {"workload": "mixed, bf16", "ours": "mixed, bf16", "trl": "mixed, bf16, Liger", "times_faster": 1.25}
+    (best,) = bench.fastest(
+        [*rows, *faster, *slower, {**rows[0], "checkpointing": True, "failed": "x"}]
+    )
+    assert best == {
+        "workload": "mixed, bf16",
+        "ours": "mixed, bf16",
+        "trl": "mixed, bf16, Liger",
+        "times_faster": 1.25,
+    }
     bench.figure(bench.summary([*rows, *faster]))  # a cell that one side alone ran is drawn

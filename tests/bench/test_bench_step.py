@@ -1,4 +1,6 @@
-"""`dil bench step` and `dil bench tokens` on a tiny model: the parts are those of the step, the tokens those of both sides."""
+"""`dil bench step` and `dil bench tokens` on a tiny model: the parts are those of the step, the
+tokens those of both sides.
+"""
 
 import json
 
@@ -11,11 +13,20 @@ from dil_tutorial.bench import step
 
 
 def test_the_parts_of_a_step_add_up_to_it(tiny_model, tmp_path):
-    rows = [step.measure(str(tiny_model), precision, lambda what: None) for precision in step.PRECISIONS]
+    rows = [
+        step.measure(str(tiny_model), precision, lambda what: None) for precision in step.PRECISIONS
+    ]
     for row in rows:
-        assert sum(part["seconds"] for part in row["parts"].values()) == pytest.approx(row["seconds"])
-        assert row["share"] == pytest.approx(sum(part["at best"] for part in row["parts"].values()) / row["seconds"])
-        assert all(row["parts"][name]["at best"] > 0 for name in ("linear layers", "vocabulary head", "optimiser"))
+        assert sum(part["seconds"] for part in row["parts"].values()) == pytest.approx(
+            row["seconds"]
+        )
+        assert row["share"] == pytest.approx(
+            sum(part["at best"] for part in row["parts"].values()) / row["seconds"]
+        )
+        assert all(
+            row["parts"][name]["at best"] > 0
+            for name in ("linear layers", "vocabulary head", "optimiser")
+        )
         assert row["parts"]["attention"]["at best"] == 0 < row["parts"]["attention"]["seconds"]
     paths = step.save(rows, "tiny", tmp_path / "step.json")
     assert [path.name for path in paths] == ["step.json", "step.png", "step.svg"]
@@ -24,7 +35,16 @@ def test_the_parts_of_a_step_add_up_to_it(tiny_model, tmp_path):
 
 @pytest.mark.slow
 def test_tokens_of_both_sides(tiny_model, tmp_path):
-    run = dil("bench", "tokens", "--model", tiny_model, "--pairs", 1500, "--json", tmp_path / "tokens.json")
+    run = dil(
+        "bench",
+        "tokens",
+        "--model",
+        tiny_model,
+        "--pairs",
+        1500,
+        "--json",
+        tmp_path / "tokens.json",
+    )
     assert run.returncode == 0, run.stderr
     rows = json.loads((tmp_path / "tokens.json").read_text())["tokens"]
     ours, again, *theirs = rows

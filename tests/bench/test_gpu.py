@@ -1,4 +1,6 @@
-"""`dil gpu`: without a card its dry run goes through everything, in pieces, from the source folder without installation."""
+"""`dil gpu`: without a card its dry run goes through everything, in pieces, from the source folder
+without installation.
+"""
 
 import json
 import os
@@ -17,10 +19,14 @@ ROOT = Path(__file__).parents[2]
 
 
 def from_source(*arguments):
-    """As someone would who has torch and transformers and a copy of this folder: started elsewhere, nothing installed."""
+    """As someone would who has torch and transformers and a copy of this folder: started elsewhere,
+    nothing installed.
+    """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "dil_tutorial", "gpu", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, cwd="/")
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env=environment, cwd="/"
+    )
 
 
 @pytest.mark.slow  # half a minute
@@ -57,16 +63,26 @@ def test_a_piece_that_fails_or_hangs_is_told(tmp_path):
     run = gpu.Run("ours", "no such model", "1:1", "bf16", False, False, str(tmp_path / "none"))
     broken = gpu.Piece("broken", "broken", run)
     assert "none" in gpu.in_a_process([broken], tmp_path, True, 60)
-    assert gpu.in_a_process([gpu.Piece("checks", "checks")], tmp_path, True, 0.01) == "took more than 0 s"
+    assert (
+        gpu.in_a_process([gpu.Piece("checks", "checks")], tmp_path, True, 0.01)
+        == "took more than 0 s"
+    )
 
 
 def test_what_the_end_of_the_run_cut_off_is_run_the_next_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu, "in_a_process", lambda group, folder, dry, seconds: f"{gpu.TOO_LONG} {seconds:.0f} s")
+    monkeypatch.setattr(
+        gpu, "in_a_process", lambda group, folder, dry, seconds: f"{gpu.TOO_LONG} {seconds:.0f} s"
+    )
     rows = gpu.all_pieces(tmp_path, True, lambda name: None, minutes=0.9)
     assert {row["failed"] for row in rows} == {gpu.NO_TIME}
     assert not list(tmp_path.glob("*.json"))
-    monkeypatch.setattr(gpu, "pieces", lambda folder, dry: [gpu.Piece("quick", "checks", seconds=20)])
-    assert gpu.all_pieces(tmp_path, True, lambda name: None, minutes=1)[0]["failed"] == "took more than 20 s"
+    monkeypatch.setattr(
+        gpu, "pieces", lambda folder, dry: [gpu.Piece("quick", "checks", seconds=20)]
+    )
+    assert (
+        gpu.all_pieces(tmp_path, True, lambda name: None, minutes=1)[0]["failed"]
+        == "took more than 20 s"
+    )
     assert (tmp_path / "quick.json").is_file()
 
 
@@ -83,10 +99,16 @@ def test_the_rest_of_a_process_goes_on_behind_a_piece_that_broke(tmp_path, monke
         return ""
 
     monkeypatch.setattr(gpu, "in_a_process", process)
-    monkeypatch.setattr(gpu, "pieces", lambda folder, dry: [gpu.Piece(name, "one") for name in "abc"])
+    monkeypatch.setattr(
+        gpu, "pieces", lambda folder, dry: [gpu.Piece(name, "one") for name in "abc"]
+    )
     rows = gpu.all_pieces(tmp_path, True, lambda name: None)
     assert asked == [["a", "b", "c"], ["c"]]
-    assert rows == [{"piece": "a"}, {"piece": "b", "failed": "RuntimeError: broken"}, {"piece": "c"}]
+    assert rows == [
+        {"piece": "a"},
+        {"piece": "b", "failed": "RuntimeError: broken"},
+        {"piece": "c"},
+    ]
 
 
 def test_what_does_not_fit_is_tried_with_checkpointing(monkeypatch):
@@ -120,20 +142,32 @@ def test_the_six_mixes_have_their_lengths():
 
 
 def test_utilisation_counts_the_work_that_is_needed():
-    """On a card whose peak is known: sharing a prompt may raise the plain figure, never the counted one, beyond its due."""
+    """On a card whose peak is known: sharing a prompt may raise the plain figure, never the counted
+    one, beyond its due.
+    """
     from dil_tutorial.bench.llm import Run
 
     run = Run("ours", "random-8b", "3:1", "bf16", False, False, "", True)
-    row = {**vars(run), "piece": "LoRA, 3:1, ours", "seconds": 1.0, "tokens": 4 * 4096, "peak_gib": 1.0, "parameters": 8e9}
+    row = {
+        **vars(run),
+        "piece": "LoRA, 3:1, ours",
+        "seconds": 1.0,
+        "tokens": 4 * 4096,
+        "peak_gib": 1.0,
+        "parameters": 8e9,
+    }
     ours = gpu.used({**row, "device": "NVIDIA H100 80GB HBM3"}, False)
     theirs = gpu.used({**row, "side": "trl", "device": "NVIDIA H100 80GB HBM3"}, False)
     assert ours["plain"] == theirs["plain"] == pytest.approx(6 * 8e9 * 4 * 4096 / 989e12)
-    assert ours["counted"] < theirs["counted"] < ours["plain"]  # LoRA computes no gradients of frozen weights
+    # LoRA computes no gradients of frozen weights
+    assert ours["counted"] < theirs["counted"] < ours["plain"]
     assert gpu.used({**row, "device": "a card nobody knows"}, False) == {}
 
 
 def test_every_way_of_drawing_is_measured(tiny_model, tmp_path):
-    run = dil("bench", "sampling", "--model", tiny_model, "--prompts", 2, "--json", tmp_path / "s.json")
+    run = dil(
+        "bench", "sampling", "--model", tiny_model, "--prompts", 2, "--json", tmp_path / "s.json"
+    )
     assert run.returncode == 0, run.stderr
     ways = {row["way"]: row for row in json.loads((tmp_path / "s.json").read_text())["ways"]}
     assert {"dil_tutorial", "transformers"} <= ways.keys()

@@ -1,4 +1,5 @@
-"""The book builds with warnings as errors, holds what it promises, and asks no other server for anything.
+"""The book builds with warnings as errors, holds what it promises, and asks no other server for
+anything.
 
 The build takes a minute: what reads the built pages is marked slow.
 """
@@ -34,7 +35,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A build from a copy of the sources, so that a test leaves the checkout as it was."""
     copy = tmp_path_factory.mktemp("book")
     for folder in ("book", "notebooks"):
-        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("_build", "generated"))
+        shutil.copytree(
+            ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("_build", "generated")
+        )
     status, index = book.build(copy)
     assert status == 0
     return index.parent
@@ -45,7 +48,9 @@ def test_every_claim_is_on_the_page_with_its_explanation(site):
     page = (site / "generated" / "ledger.html").read_text()
     for claim in claims.CLAIMS:
         assert f'id="{crossref.label(claim.id)}"' in page
-        longest_plain_passage = max(re.findall(r"[A-Za-z ,]+", prose(claim.explanation)), key=len).strip()
+        longest_plain_passage = max(
+            re.findall(r"[A-Za-z ,]+", prose(claim.explanation)), key=len
+        ).strip()
         assert longest_plain_passage in page
     assert page.count("fails as published") >= 4
     front = (site / "generated" / "paper_checked.html").read_text()
@@ -95,11 +100,21 @@ def test_losses_figures_and_dynamics_have_their_pages(site):
 def test_the_house_is_drawn_with_its_links_and_a_pair_goes_all_the_way(site):
     page = (site / "generated" / "house.html").read_text()
     for room in house.ROOMS:
-        assert (f'href="../api.html#{house.anchor(room)}"' in page) == (room not in house.NOT_IN_API), room
+        assert (f'href="../api.html#{house.anchor(room)}"' in page) == (
+            room not in house.NOT_IN_API
+        ), room
     ids = set(re.findall(r'id="(room-[a-z-]+)"', (site / "api.html").read_text()))
     assert ids == {house.anchor(room) for room in house.ROOMS if room not in house.NOT_IN_API}
     page = (site / "generated" / "pair.html").read_text()
-    for name in ("read_pairs", "tokenize_pair", "pack", "response_logps", "dil_loss", "compute_loss", "population_loss"):
+    for name in (
+        "read_pairs",
+        "tokenize_pair",
+        "pack",
+        "response_logps",
+        "dil_loss",
+        "compute_loss",
+        "population_loss",
+    ):
         assert re.search(rf'href="[^"]*#[\w.]*\.{name}"', page), name
 
 
@@ -113,11 +128,15 @@ def test_the_way_of_a_pair_ends_lower_and_at_the_optimum():
 
 @pytest.mark.slow
 def test_notebooks_are_pages_with_their_figures_and_widgets(site):
-    assert "application/vnd.jupyter.widget-state+json" in (site / "index.html").read_text()  # the front page has a panel, too
+    # the front page has a panel, too
+    assert "application/vnd.jupyter.widget-state+json" in (site / "index.html").read_text()
     page = (site / "generated" / "01_two_distributions.html").read_text()
     assert "application/vnd.jupyter.widget-state+json" in page
-    assert '<img alt="Eight responses: where winners exceed the reference' in page  # the alternative text reaches the page
-    state = re.search(r'<script type="application/vnd.jupyter.widget-state\+json">(.*?)</script>', page, re.DOTALL)
+    # the alternative text reaches the page
+    assert '<img alt="Eight responses: where winners exceed the reference' in page
+    state = re.search(
+        r'<script type="application/vnd.jupyter.widget-state\+json">(.*?)</script>', page, re.DOTALL
+    )
     models = list(json.loads(state.group(1))["state"].values())
     frames = [model["state"]["value"] for model in models if model["model_name"] == "HTMLModel"]
     assert len(frames) == 30  # every position of the explorer
@@ -132,7 +151,9 @@ def test_no_page_asks_another_server(site):
     for page in pages:
         text = page.read_text()
         assert not re.findall(r'<(?:script|img|iframe)[^>]*\ssrc="(?:https?:)?//[^"]*', text), page
-        assert not re.findall(r'<link[^>]*rel="stylesheet"[^>]*href="(?:https?:)?//[^"]*', text), page
+        assert not re.findall(r'<link[^>]*rel="stylesheet"[^>]*href="(?:https?:)?//[^"]*', text), (
+            page
+        )
     theory = (site / "theory.html").read_text()
     assert "_static/vendor/tex-svg.js" in theory
     for name in ("tex-svg.js", "embed-amd.js", "require.js"):
@@ -140,7 +161,9 @@ def test_no_page_asks_another_server(site):
 
 
 def test_a_notebook_that_failed_or_was_not_run_makes_no_page(tmp_path):
-    """As it is it makes one; with an error among its outputs, a cell not run, or code that is not the script's it does not."""
+    """As it is it makes one; with an error among its outputs, a cell not run, or code that is not
+    the script's it does not.
+    """
     script = ROOT / "notebooks" / "00_orientation.py"
     copy = tmp_path / "00_orientation.ipynb"
     content = json.loads(script.with_suffix(".ipynb").read_text())
@@ -153,10 +176,14 @@ def test_a_notebook_that_failed_or_was_not_run_makes_no_page(tmp_path):
         f"cell {number} is not in 00_orientation.py": {"source": ["1 + one"]},
     }
     for message, change in changes.items():
-        cells = [{**cell, **change} if i == number else cell for i, cell in enumerate(content["cells"])]
+        cells = [
+            {**cell, **change} if i == number else cell for i, cell in enumerate(content["cells"])
+        ]
         copy.write_text(json.dumps({**content, "cells": cells}))
         if message:
-            with pytest.raises(InputError, match=f"{copy.name}: {message}: .*dil notebooks --write 00_orientation"):
+            with pytest.raises(
+                InputError, match=f"{copy.name}: {message}: .*dil notebooks --write 00_orientation"
+            ):
                 book.for_the_book(copy, script)
         else:
             assert "Where this breaks" in book.for_the_book(copy, script)
@@ -164,41 +191,57 @@ def test_a_notebook_that_failed_or_was_not_run_makes_no_page(tmp_path):
 
 @pytest.mark.slow
 def test_a_warning_fails_the_build(tmp_path, monkeypatch):
-    """On a book of one page; it builds as it is, and does not with a link to nowhere, nor at a second try."""
-    shutil.copytree(ROOT / "book", tmp_path / "book", ignore=shutil.ignore_patterns("_build", "generated"))
+    """On a book of one page; it builds as it is, and does not with a link to nowhere, nor at a
+    second try.
+    """
+    shutil.copytree(
+        ROOT / "book", tmp_path / "book", ignore=shutil.ignore_patterns("_build", "generated")
+    )
     (tmp_path / "book" / "_toc.yml").write_text("format: jb-book\nroot: index\n")
     (tmp_path / "book" / "generated" / "extra").mkdir(parents=True)
     monkeypatch.setattr(book, "generate", lambda root: None)
-    for text, passes in (("# A book\n", True), ("# A book\n\n[gone](nowhere.md)\n", False), (None, False)):
+    for text, passes in (
+        ("# A book\n", True),
+        ("# A book\n\n[gone](nowhere.md)\n", False),
+        (None, False),
+    ):
         if text:
             (tmp_path / "book" / "index.md").write_text(text)
         assert (book.build(tmp_path)[0] == 0) == passes
 
 
-# --- Everything leads somewhere --------------------------------------------------------------------------------------------
+# --- Everything leads somewhere -------------------------------------------------------------------
 
 
 def pages(site):
     """All pages but those that only show a module's source."""
-    return sorted(page for page in site.rglob("*.html") if not {"_modules", "_static"} & set(page.parts))
+    return sorted(
+        page for page in site.rglob("*.html") if not {"_modules", "_static"} & set(page.parts)
+    )
 
 
 @pytest.mark.slow
 def test_no_internal_link_is_dead(site):
     texts = {page: page.read_text() for page in site.rglob("*.html")}
-    anchors = {page: set(re.findall(r'\s(?:id|name)="([^"]+)"', text)) for page, text in texts.items()}
+    anchors = {
+        page: set(re.findall(r'\s(?:id|name)="([^"]+)"', text)) for page, text in texts.items()
+    }
     dead, checked = [], 0
     for page, text in texts.items():
         for link in re.findall(r'<a\s[^>]*?href="([^"]*)"', text):
             path, _, anchor = html.unescape(link).partition("#")
             if re.match(r"[a-z]+:", path):
                 continue  # an outside address or mailto
-            target = (page.parent / urllib.parse.unquote(path.split("?")[0])).resolve() if path else page
+            target = (
+                (page.parent / urllib.parse.unquote(path.split("?")[0])).resolve() if path else page
+            )
             target = target / "index.html" if target.is_dir() else target
             checked += 1
             if target.parent.name == "playground":
                 anchor = ""  # a state to open it with: tests/book/test_playground.py
-            if not target.exists() or (anchor and target in anchors and urllib.parse.unquote(anchor) not in anchors[target]):
+            if not target.exists() or (
+                anchor and target in anchors and urllib.parse.unquote(anchor) not in anchors[target]
+            ):
                 dead.append((page.name, link))
     assert checked > 1000
     assert not dead, dead[:5]
@@ -214,14 +257,20 @@ def test_every_equation_is_referenced_and_claims_lead_both_ways(site):
     ledger = (site / "generated" / "ledger.html").read_text()
     for claim in claims.CLAIMS:
         if claim.id[0] != "0":
-            assert f'href="generated/ledger.html#{crossref.label(claim.id)}"' in theory  # from the equations to the claim
+            # from the equations to the claim
+            assert f'href="generated/ledger.html#{crossref.label(claim.id)}"' in theory
     assert ledger.count('href="../theory.html#theory-') >= len(claims.CLAIMS)  # and back
-    assert 'href="../api.html#dil_tutorial.rlhf.rlhf_optimum"' in ledger  # from the claim to the code
+    # from the claim to the code
+    assert 'href="../api.html#dil_tutorial.rlhf.rlhf_optimum"' in ledger
     api = (site / "api.html").read_text()
     assert 'href="generated/ledger.html#claim-2-gibbs"' in api  # and back
     assert 'href="theory.html#theory-4"' in api
     assert 'href="06_whose_samples.html"' in ledger  # from the claim to the notebook
-    assert 'href="ledger.html#claim-4-mixture"' in (site / "generated" / "06_whose_samples.html").read_text()  # and back
+    # and back
+    assert (
+        'href="ledger.html#claim-4-mixture"'
+        in (site / "generated" / "06_whose_samples.html").read_text()
+    )
 
 
 def symbols(text):
@@ -234,7 +283,9 @@ def symbols(text):
         rest = re.sub(rf"{policy}|\\(?:text|mathrm|operatorname)\{{[^}}]*\}}", " ", formula)
         greek = r"\\(?:alpha|beta|gamma|delta|epsilon|lambda|mu|tau|phi|theta|sigma|ell|eta|rho)\b"
         found |= set(re.findall(greek, rest))
-        found |= set(re.findall(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])", re.sub(r"\\[a-zA-Z]+", " ", rest)))
+        found |= set(
+            re.findall(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])", re.sub(r"\\[a-zA-Z]+", " ", rest))
+        )
     return found - {"d"}  # of a derivative
 
 
@@ -243,24 +294,37 @@ def test_every_symbol_is_in_the_glossary():
     texts = {"theory": (ROOT / "book" / "theory.md").read_text()}
     for script in (ROOT / "notebooks").glob("[0-9]*.py"):
         texts[script.stem] = re.sub(
-            r"^# ?", "", "\n".join(re.findall(r"^#.*", script.read_text(), re.MULTILINE)), flags=re.MULTILINE
+            r"^# ?",
+            "",
+            "\n".join(re.findall(r"^#.*", script.read_text(), re.MULTILINE)),
+            flags=re.MULTILINE,
         )
     assert {"w", "K", r"\beta", r"\pi_\text{ref}"} <= symbols(texts["theory"])
-    assert {name: missing for name, text in texts.items() if (missing := symbols(text) - explained)} == {}
+    assert {
+        name: missing for name, text in texts.items() if (missing := symbols(text) - explained)
+    } == {}
 
 
 def test_every_function_of_the_api_has_an_example_that_runs():
     """A doctest of its own, or a notebook that calls it: the page links there."""
     scripts = sorted((ROOT / "notebooks").glob("[0-9]*.py"))
     without, seen = [], 0
-    for module, members in re.findall(r"automodule:: (\S+)\n +:members:(.*)", (ROOT / "book" / "api.md").read_text()):
+    for module, members in re.findall(
+        r"automodule:: (\S+)\n +:members:(.*)", (ROOT / "book" / "api.md").read_text()
+    ):
         content = vars(importlib.import_module(module))
         for name in re.findall(r"\w+", members) or content:
             thing = content[name]
-            if name.startswith("_") or getattr(thing, "__module__", None) != module or not callable(thing):
+            if (
+                name.startswith("_")
+                or getattr(thing, "__module__", None) != module
+                or not callable(thing)
+            ):
                 continue
             seen += 1
-            if ">>> " not in (thing.__doc__ or "") and not crossref.in_use(f"{module}.{name}", scripts):
+            if ">>> " not in (thing.__doc__ or "") and not crossref.in_use(
+                f"{module}.{name}", scripts
+            ):
                 without.append(f"{module}.{name}")
     assert seen > 100
     assert not without
@@ -268,13 +332,23 @@ def test_every_function_of_the_api_has_an_example_that_runs():
 
 @pytest.mark.parametrize(
     "module",
-    ["dil_tutorial.preferences", "dil_tutorial.rlhf", "dil_tutorial.bregman", "dil_tutorial.losses", "toy.optima", "toy.fit"],
+    [
+        "dil_tutorial.preferences",
+        "dil_tutorial.rlhf",
+        "dil_tutorial.bregman",
+        "dil_tutorial.losses",
+        "toy.optima",
+        "toy.fit",
+    ],
 )
 def test_the_core_is_listed_whole(module):
-    assert re.search(rf"automodule:: {re.escape(module)}\n +:members:\s*\n", (ROOT / "book" / "api.md").read_text())
+    assert re.search(
+        rf"automodule:: {re.escape(module)}\n +:members:\s*\n",
+        (ROOT / "book" / "api.md").read_text(),
+    )
 
 
-# --- In a browser, without a kernel ----------------------------------------------------------------------------------------
+# --- In a browser, without a kernel ---------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -298,7 +372,11 @@ def test_static_sliders_change_the_frame_and_its_numbers(browser, address):
     outside = []
     page.on(
         "request",
-        lambda request: outside.append(request.url) if not request.url.startswith((address, "data:", "blob:")) else None,
+        lambda request: (
+            outside.append(request.url)
+            if not request.url.startswith((address, "data:", "blob:"))
+            else None
+        ),
     )
     page.goto(f"{address}/generated/06_whose_samples.html")
     handle = page.locator(".noUi-handle").first
@@ -328,7 +406,11 @@ def test_no_page_scrolls_sideways_on_a_telephone_or_asks_outside(browser, addres
     outside, wide = [], []
     page.on(
         "request",
-        lambda request: outside.append(request.url) if not request.url.startswith((address, "data:", "blob:")) else None,
+        lambda request: (
+            outside.append(request.url)
+            if not request.url.startswith((address, "data:", "blob:"))
+            else None
+        ),
     )
     for path in pages(site):
         page.goto(f"{address}/{path.relative_to(site)}")
@@ -344,7 +426,8 @@ def test_no_page_scrolls_sideways_on_a_telephone_or_asks_outside(browser, addres
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pages_have_no_serious_accessibility_violation(browser, address, scheme):
     axe = pytest.importorskip(
-        "axe_playwright_python.sync_playwright", reason="needs the browser extra: make test-all installs it"
+        "axe_playwright_python.sync_playwright",
+        reason="needs the browser extra: make test-all installs it",
     ).Axe()
     found = []
     for name in (
@@ -361,6 +444,8 @@ def test_pages_have_no_serious_accessibility_violation(browser, address, scheme)
             page.wait_for_timeout(500)
         for violation in axe.run(page).response["violations"]:
             if violation["impact"] in ("serious", "critical"):
-                found.append((name, violation["id"], [node["html"][:120] for node in violation["nodes"]]))
+                found.append(
+                    (name, violation["id"], [node["html"][:120] for node in violation["nodes"]])
+                )
         page.close()
     assert not found

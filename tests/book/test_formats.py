@@ -1,4 +1,6 @@
-"""PDF, EPUB and cheat sheet, and pages that fit: what `make book-all` promises.  Built once, from a copy of the sources."""
+"""PDF, EPUB and cheat sheet, and pages that fit: what `make book-all` promises.  Built once, from a
+copy of the sources.
+"""
 
 import re
 import shutil
@@ -27,8 +29,10 @@ def site(tmp_path_factory):
     """Built by a process of its own: playwright, which prints, allows one user a process."""
     copy = tmp_path_factory.mktemp("book")
     for folder in ("book", "notebooks"):
-        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("_build", "generated"))
-    code = "import pathlib, sys; from dil_tutorial.book.build import build; sys.exit(build(pathlib.Path(sys.argv[1]), True)[0])"
+        shutil.copytree(
+            ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("_build", "generated")
+        )
+    code = "import pathlib, sys; from dil_tutorial.book.build import build; sys.exit(build(pathlib.Path(sys.argv[1]), True)[0])"  # noqa: E501
     assert subprocess.run([sys.executable, "-c", code, copy], cwd=ROOT).returncode == 0
     return copy / "book" / "_build" / "html"
 
@@ -46,7 +50,10 @@ def test_the_front_page_leads_to_every_edition(site):
 
 
 def test_the_cheat_sheet_is_two_pages_and_names_claims(site):
-    assert len(re.findall(rb"/Type\s*/Page\b", (site / "editions" / "cheat-sheet.pdf").read_bytes())) == 2
+    assert (
+        len(re.findall(rb"/Type\s*/Page\b", (site / "editions" / "cheat-sheet.pdf").read_bytes()))
+        == 2
+    )
     named = re.findall(r"#claim-([\w-]+)", (site / "cheatsheet.html").read_text())
     known = {claim.id.replace(".", "-") for claim in CLAIMS}
     assert set(named) <= known
@@ -58,7 +65,9 @@ def test_nothing_of_the_cheat_sheet_is_cut(site, browser):
     page.goto(f"file://{site}/cheatsheet.html")
     page.evaluate("MathJax.startup.promise")
     for sheet in page.query_selector_all(".sheet"):
-        assert sheet.evaluate("e => e.scrollHeight <= e.clientHeight && e.scrollWidth <= e.clientWidth")
+        assert sheet.evaluate(
+            "e => e.scrollHeight <= e.clientHeight && e.scrollWidth <= e.clientWidth"
+        )
 
 
 def test_the_pdf_has_chapters_and_page_numbers(site):
@@ -68,7 +77,9 @@ def test_the_pdf_has_chapters_and_page_numbers(site):
     assert b"127.0.0.1" not in content  # where it was printed
     if not shutil.which("pdftotext"):
         pytest.skip("needs pdftotext to read it")
-    text = subprocess.run(["pdftotext", "-layout", pdf, "-"], capture_output=True, text=True, check=True).stdout.split("\f")
+    text = subprocess.run(
+        ["pdftotext", "-layout", pdf, "-"], capture_output=True, text=True, check=True
+    ).stdout.split("\f")
     assert len(text) > 200
     for number, page in enumerate(text[:-1], 1):
         assert page.split()[-1] == str(number)
@@ -80,7 +91,11 @@ def test_the_epub_is_well_formed_and_its_formulas_are_mathml(site, tmp_path):
     epub = site / "editions" / "rlhf-is-imitation-learning.epub"
     with zipfile.ZipFile(epub) as archive:
         assert archive.namelist()[0] == "mimetype"
-        texts = {name: archive.read(name).decode() for name in archive.namelist() if name.endswith((".xhtml", ".opf"))}
+        texts = {
+            name: archive.read(name).decode()
+            for name in archive.namelist()
+            if name.endswith((".xhtml", ".opf"))
+        }
     for name, text in texts.items():
         ET.fromstring(text)
         assert r"\(" not in re.sub(r"<(pre|code).*?</\1>", "", text, flags=re.DOTALL), name
@@ -121,7 +136,10 @@ def test_pages_lead_to_slides_functions_claims_and_puzzles_and_back(site):
     ):
         assert door in page, door
     assert 'class="reference internal" href="../glossary.html#term-' in page
-    assert 'href="../generated/06_whose_samples.html"' in (site / "slides" / "06_whose_samples.html").read_text()
+    assert (
+        'href="../generated/06_whose_samples.html"'
+        in (site / "slides" / "06_whose_samples.html").read_text()
+    )
     assert 'href="06_whose_samples.html"' in (site / "generated" / "puzzles.html").read_text()
     assert "playground/index.html" in page
 

@@ -1,4 +1,6 @@
-"""The playground: its mathematics is the library's, on worlds that nobody chose; a browser drives it."""
+"""The playground: its mathematics is the library's, on worlds that nobody chose; a browser drives
+it.
+"""
 
 import json
 import re
@@ -13,10 +15,14 @@ from dil_tutorial.bregman import Generator
 from toy import World, optima
 
 HERE = Path(__file__).parents[2] / "book" / "assets" / "playground"
-needs_node = pytest.mark.skipif(shutil.which("node") is None, reason="needs node, to run the page's mathematics")
+needs_node = pytest.mark.skipif(
+    shutil.which("node") is None, reason="needs node, to run the page's mathematics"
+)
 TYPED = {  # formulas that a reader may type, and the same in torch
     "-log(r)": lambda r: -r.log(),
-    "r*log(r) - (1+r)*log(1+r) + r^2/10": lambda r: r * r.log() - (1 + r) * (1 + r).log() + r**2 / 10,
+    "r*log(r) - (1+r)*log(1+r) + r^2/10": lambda r: (
+        r * r.log() - (1 + r) * (1 + r).log() + r**2 / 10
+    ),
     "exp(-r) + r*log(r)": lambda r: torch.exp(-r) + r * r.log(),
     "1/sqrt(r)": lambda r: r**-0.5,
 }
@@ -24,8 +30,10 @@ TYPED = {  # formulas that a reader may type, and the same in torch
 
 def node(code, given):
     """What a script says, with the playground's mathematics as D and ``given`` as G."""
-    script = f"const D = require({str(HERE / 'math.js')!r}); const G = JSON.parse(require('fs').readFileSync(0)); {code}"
-    done = subprocess.run(["node", "-e", script], input=json.dumps(given), capture_output=True, text=True, timeout=120)
+    script = f"const D = require({str(HERE / 'math.js')!r}); const G = JSON.parse(require('fs').readFileSync(0)); {code}"  # noqa: E501
+    done = subprocess.run(
+        ["node", "-e", script], input=json.dumps(given), capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -34,13 +42,21 @@ def node(code, given):
 def test_the_laws_are_the_librarys_on_a_thousand_worlds():
     rng = torch.Generator().manual_seed(0)
     ref = torch.rand(1000, 5, generator=rng, dtype=torch.float64) ** 2 + 1e-3
-    ref, reward = ref / ref.sum(1, keepdim=True), 3 * torch.randn(1000, 5, generator=rng, dtype=torch.float64)
+    ref, reward = (
+        ref / ref.sum(1, keepdim=True),
+        3 * torch.randn(1000, 5, generator=rng, dtype=torch.float64),
+    )
     upper = torch.rand(1000, 5, 5, generator=rng, dtype=torch.float64).triu(1)
     anyone = upper + (1 - upper).transpose(1, 2).tril(-1) + 0.5 * torch.eye(5, dtype=torch.float64)
     beta = torch.rand(1000, generator=rng, dtype=torch.float64) * 2 + 0.1
     transitive = World.from_reward(ref, reward)
     worlds = {"rewards": transitive, "any": World(ref, anyone)}
-    given = {"ref": ref.tolist(), "reward": reward.tolist(), "any": anyone.tolist(), "beta": beta.tolist()}
+    given = {
+        "ref": ref.tolist(),
+        "reward": reward.tolist(),
+        "any": anyone.tolist(),
+        "beta": beta.tolist(),
+    }
     found = node(
         """
         const out = G.ref.map((ref, i) => {
@@ -55,13 +71,19 @@ def test_the_laws_are_the_librarys_on_a_thousand_worlds():
     )
 
     def close(mine, theirs):
-        torch.testing.assert_close(torch.tensor(mine, dtype=torch.float64), theirs, rtol=0, atol=1e-9)
+        torch.testing.assert_close(
+            torch.tensor(mine, dtype=torch.float64), theirs, rtol=0, atol=1e-9
+        )
 
     close([row["P"] for row in found], transitive.preference)
     tilted = torch.softmax(ref.log() + reward / beta[:, None], 1)
     close([row["rlhf"] for row in found], tilted)
     for kind, world in worlds.items():
-        laws = [world.chosen, world.rejected, *(optima.dil(world, h, "rejected") for h in ("lsif", "ukl", "bce"))]
+        laws = [
+            world.chosen,
+            world.rejected,
+            *(optima.dil(world, h, "rejected") for h in ("lsif", "ukl", "bce")),
+        ]
         for place, law in enumerate(laws):
             close([row[kind][place] for row in found], law)
 
@@ -71,13 +93,17 @@ def test_the_laws_are_the_librarys_on_a_thousand_worlds():
 def test_a_typed_generator_ends_where_the_librarys_does(formula):
     rng = torch.Generator().manual_seed(1)
     ref = torch.rand(50, 4, generator=rng, dtype=torch.float64) + 0.05
-    world = World.from_reward(ref / ref.sum(1, keepdim=True), torch.randn(50, 4, generator=rng, dtype=torch.float64))
+    world = World.from_reward(
+        ref / ref.sum(1, keepdim=True), torch.randn(50, 4, generator=rng, dtype=torch.float64)
+    )
     code = """
         const h2 = D.generator(G.formula);
         const end = (ref, P) => [D.unique(ref, P, h2), D.published(ref, P, D.ratioOf(h2))];
         console.log(JSON.stringify(G.ref.map((ref, i) => end(ref, G.P[i]))));
     """
-    found = node(code, {"formula": formula, "ref": world.ref.tolist(), "P": world.preference.tolist()})
+    found = node(
+        code, {"formula": formula, "ref": world.ref.tolist(), "P": world.preference.tolist()}
+    )
     alone = torch.tensor([one for one, _ in found])
     assert alone.float().mean() > 0.5
     theirs = optima.dil(world, Generator.from_function(TYPED[formula]), "rejected")
@@ -87,10 +113,23 @@ def test_a_typed_generator_ends_where_the_librarys_does(formula):
 
 @needs_node
 def test_what_is_no_generator_is_refused_in_words():
-    texts = ["r +", "exp(r", "sin(r)", "2r", "log(r)", "r", "", "alert(1)", "r^r^", "(((r", "1/0", "r;r", "__proto__", "-r^2"]
-    code = (
-        "console.log(JSON.stringify(G.map((t) => { try { D.generator(t); return null; } catch (e) { return e.message; } })));"
-    )
+    texts = [
+        "r +",
+        "exp(r",
+        "sin(r)",
+        "2r",
+        "log(r)",
+        "r",
+        "",
+        "alert(1)",
+        "r^r^",
+        "(((r",
+        "1/0",
+        "r;r",
+        "__proto__",
+        "-r^2",
+    ]
+    code = "console.log(JSON.stringify(G.map((t) => { try { D.generator(t); return null; } catch (e) { return e.message; } })));"  # noqa: E501
     for text, why in zip(texts, node(code, texts), strict=True):
         assert why, text
         assert not re.search(r"undefined|NaN|not a function|Cannot", why), (text, why)
@@ -104,9 +143,12 @@ def test_drawn_pairs_follow_the_law_of_pairs():
         const counts = [[0,0,0],[0,0,0],[0,0,0]];
         for (let i = 0; i < 200000; i++) { const [w, l] = D.drawPair(G.ref, G.P, random); counts[w][l]++; }
         console.log(JSON.stringify(counts));
-    """
+    """  # noqa: E501
     found = (
-        torch.tensor(node(code, {"ref": world.ref[0].tolist(), "P": world.preference[0].tolist()}), dtype=torch.float64)
+        torch.tensor(
+            node(code, {"ref": world.ref[0].tolist(), "P": world.preference[0].tolist()}),
+            dtype=torch.float64,
+        )
         / 200_000
     )
     law = 2 * world.ref[0][:, None] * world.ref[0][None] * world.preference[0]
@@ -115,7 +157,10 @@ def test_drawn_pairs_follow_the_law_of_pairs():
 
 def numbers(page, row):
     """KL(winners || it) and KL(it || reference) of a law, as the table says."""
-    return [float(text) for text in page.locator("#table tbody tr").nth(row).locator("td").all_inner_texts()]
+    return [
+        float(text)
+        for text in page.locator("#table tbody tr").nth(row).locator("td").all_inner_texts()
+    ]
 
 
 @pytest.mark.slow
@@ -134,7 +179,9 @@ def test_it_answers_mouse_keys_and_address(browser):
     for _ in range(5):
         page.keyboard.press("ArrowUp")
     page.wait_for_timeout(100)
-    assert page.get_by_role("slider", name="reward of lovely").get_attribute("aria-valuenow") == "2.5"
+    assert (
+        page.get_by_role("slider", name="reward of lovely").get_attribute("aria-valuenow") == "2.5"
+    )
     assert numbers(page, 2)[1] > before[1]  # RLHF goes further with the reward
     assert numbers(page, 1)[1] < 0.1932  # the winners never beyond log 2 - 1/2
     box = page.get_by_role("slider", name="probability of awful").bounding_box()
@@ -144,7 +191,9 @@ def test_it_answers_mouse_keys_and_address(browser):
     page.mouse.move(x, y + 0.3 * box["height"], steps=5)
     page.mouse.up()
     page.wait_for_timeout(100)
-    shares = [float(bar.get_attribute("aria-valuenow")) for bar in page.locator("#ref .handle").all()]
+    shares = [
+        float(bar.get_attribute("aria-valuenow")) for bar in page.locator("#ref .handle").all()
+    ]
     assert shares[4] > 0.5
     assert sum(shares) == pytest.approx(1, abs=0.005)
     page.get_by_role("button", name="100", exact=True).click()
@@ -160,7 +209,9 @@ def test_it_answers_mouse_keys_and_address(browser):
     address, told = page.url, page.locator("#table").inner_text()
     other = browser.new_page()
     other.goto(address)
-    assert [float(bar.get_attribute("aria-valuenow")) for bar in other.locator("#ref .handle").all()] == shares
+    assert [
+        float(bar.get_attribute("aria-valuenow")) for bar in other.locator("#ref .handle").all()
+    ] == shares
     assert other.locator("#table").inner_text().split("\n")[:6] == told.split("\n")[:6]
     page.get_by_text("any labeller").click()
     page.get_by_label("lovely beats fine, per cent").fill("0")
@@ -183,8 +234,14 @@ def test_it_moves_within_a_frame_fits_a_phone_and_can_be_read_aloud(browser):
         })"""
     )
     assert sorted(times)[6] < 16, times  # where no other job takes the processor
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs the browser extra").Axe()
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="needs the browser extra"
+    ).Axe()
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
-        serious = [v["id"] for v in axe.run(page).response["violations"] if v["impact"] in ("serious", "critical")]
+        serious = [
+            v["id"]
+            for v in axe.run(page).response["violations"]
+            if v["impact"] in ("serious", "critical")
+        ]
         assert serious == []

@@ -1,4 +1,6 @@
-"""Decks from the notebooks: what a room sees and hears, and that they work without any other server."""
+"""Decks from the notebooks: what a room sees and hears, and that they work without any other
+server.
+"""
 
 import functools
 import json
@@ -38,9 +40,16 @@ def test_every_paragraph_is_said_and_every_picture_shown(stem):
     said = text(cell for cell in cells if kind(cell) == "notes")
     for cell in content["cells"]:
         if cell["cell_type"] == "markdown":
-            for sort, block in slides.blocks(re.sub(r"<details>.*?</details>", "", "".join(cell["source"]), flags=re.DOTALL)):
-                assert sort == "heading" or re.sub(r"\]\((\d\d_\w+)\.ipynb\)", r"](../generated/\1.html)", block) in said, block
-    count = lambda cells: sum("widget-view" in json.dumps(cell.get("outputs", [])) for cell in cells)  # noqa: E731
+            for sort, block in slides.blocks(
+                re.sub(r"<details>.*?</details>", "", "".join(cell["source"]), flags=re.DOTALL)
+            ):
+                assert (
+                    sort == "heading"
+                    or re.sub(r"\]\((\d\d_\w+)\.ipynb\)", r"](../generated/\1.html)", block) in said
+                ), block
+    count = lambda cells: sum(  # noqa: E731
+        "widget-view" in json.dumps(cell.get("outputs", [])) for cell in cells
+    )
     assert count(cells) == count(content["cells"])
 
 
@@ -55,8 +64,14 @@ def test_no_solution_is_on_a_slide_and_every_exercise_is(stem):
 
 def test_what_answers_a_question_waits_for_a_key():
     cells = deck("01_two_distributions")["cells"]
-    asked = [number for number, cell in enumerate(cells) if "**Predict" in "".join(cell["source"]) and kind(cell) != "notes"]
-    after = [next(cell for cell in cells[number + 1 :] if kind(cell) != "notes") for number in asked]
+    asked = [
+        number
+        for number, cell in enumerate(cells)
+        if "**Predict" in "".join(cell["source"]) and kind(cell) != "notes"
+    ]
+    after = [
+        next(cell for cell in cells[number + 1 :] if kind(cell) != "notes") for number in asked
+    ]
     assert asked
     assert all(kind(cell) in ("fragment", "subslide", "slide") for cell in after)
 
@@ -64,11 +79,20 @@ def test_what_answers_a_question_waits_for_a_key():
 def test_lectures_have_their_length_and_name_what_is_there():
     for row in slides.lectures(PLANNED):
         minutes = int(re.search(r"\d+", row["name"])[0])
-        assert sum(int(number) for number in re.findall(r"\b(\d+)(?=[,.;])", row["plan"].replace("RLHF", ""))) == minutes
+        assert (
+            sum(
+                int(number)
+                for number in re.findall(r"\b(\d+)(?=[,.;])", row["plan"].replace("RLHF", ""))
+            )
+            == minutes
+        )
         made = slides.lecture(row, NOTEBOOKS)
         columns = sum(kind(cell) == "slide" for cell in made["cells"])
         assert columns == 1 + sum(len(part.get("sections", "1")) for part in row["parts"])
-    for part, wrong in (({"ask": "nothing"}, "no question"), ({"notebook": "01", "sections": ["Nothing"]}, "no section")):
+    for part, wrong in (
+        ({"ask": "nothing"}, "no question"),
+        ({"notebook": "01", "sections": ["Nothing"]}, "no section"),
+    ):
         with pytest.raises(InputError, match=wrong):
             slides.lecture({**row, "parts": [part]}, NOTEBOOKS)
 
@@ -85,7 +109,12 @@ def test_widgets_of_several_notebooks_keep_their_states():
 def test_a_still_shows_what_the_panel_shows_as_it_opens():
     content = read_json(NOTEBOOKS / "01_two_distributions.ipynb")
     made = printed.still(content)
-    [panel] = [out for cell in made["cells"] for out in cell.get("outputs", []) if "still" in str(out.get("data", {}))[:80]]
+    [panel] = [
+        out
+        for cell in made["cells"]
+        for out in cell.get("outputs", [])
+        if "still" in str(out.get("data", {}))[:80]
+    ]
     assert panel["data"]["text/html"].count("<img") == 1
     assert "Reward scale" in panel["data"]["text/html"]
     assert "widgets" not in made["metadata"]
@@ -113,7 +142,9 @@ def test_doors_lead_out_only_where_there_is_a_public_place(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["01_two_distributions", "lecture-90"])
 def test_a_deck_turns_moves_and_asks_no_other_server(name, tmp_path, browser):
-    """Every slide of it, by the right arrow; a panel with its own arrows; nothing is wider than the screen."""
+    """Every slide of it, by the right arrow; a panel with its own arrows; nothing is wider than the
+    screen.
+    """
     slides.write(NOTEBOOKS, PLANNED, tmp_path / "slides")
     (tmp_path / "_static").symlink_to(ROOT / "book" / "assets")
     page = browser.new_page(viewport={"width": 1280, "height": 720})
@@ -122,13 +153,16 @@ def test_a_deck_turns_moves_and_asks_no_other_server(name, tmp_path, browser):
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(f"file://{tmp_path}/slides/{name}.html")
     page.wait_for_function(
-        "window.Reveal?.isReady() && document.querySelector('mjx-container') && document.querySelector('.noUi-handle')"
+        "window.Reveal?.isReady() && document.querySelector('mjx-container') && "
+        "document.querySelector('.noUi-handle')"
     )
     total, seen, moved = page.evaluate("Reveal.getTotalSlides()"), set(), 0
     for _ in range(4 * total):
         place = page.evaluate("(({ h, v }) => `${h}/${v}`)(Reveal.getIndices())")
         seen.add(place)
-        assert page.evaluate("(s => s.scrollWidth <= s.clientWidth + 1)(Reveal.getCurrentSlide())"), place
+        assert page.evaluate(
+            "(s => s.scrollWidth <= s.clientWidth + 1)(Reveal.getCurrentSlide())"
+        ), place
         handle = page.query_selector("section.present > section.present .noUi-handle")
         if handle and not moved:
             before = handle.get_attribute("aria-valuetext")
@@ -139,7 +173,8 @@ def test_a_deck_turns_moves_and_asks_no_other_server(name, tmp_path, browser):
                 page.keyboard.press("ArrowLeft")
                 page.wait_for_timeout(200)
             assert handle.get_attribute("aria-valuetext") != before
-            assert page.evaluate("(({ h, v }) => `${h}/${v}`)(Reveal.getIndices())") == place  # the deck stayed
+            # the deck stayed
+            assert page.evaluate("(({ h, v }) => `${h}/${v}`)(Reveal.getIndices())") == place
             page.evaluate("document.activeElement.blur()")
             moved += 1
         page.evaluate("Reveal.next()")
@@ -152,5 +187,8 @@ def test_a_deck_turns_moves_and_asks_no_other_server(name, tmp_path, browser):
 
 def test_a_still_is_the_frame_at_which_a_stack_stands():
     frame = {name: {"model_name": "HTMLModel", "state": {"value": name}} for name in "abc"}
-    stack = {"model_name": "StackModel", "state": {"children": [f"IPY_MODEL_{name}" for name in "abc"], "selected_index": 1}}
+    stack = {
+        "model_name": "StackModel",
+        "state": {"children": [f"IPY_MODEL_{name}" for name in "abc"], "selected_index": 1},
+    }
     assert list(printed.visible({**frame, "stack": stack}, "stack")) == ["b"]

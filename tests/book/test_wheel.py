@@ -20,18 +20,29 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def installed(made, tmp_path_factory):
-    """Calls dil from the unpacked wheel, in a folder of its own; this environment lends the dependencies."""
+    """Calls dil from the unpacked wheel, in a folder of its own; this environment lends the
+    dependencies.
+    """
     site, here = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("here")
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", site, made], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", site, made],
+        check=True,
+    )
 
     def call(*words, blocked=()):
-        """``blocked`` are modules that an environment with the base dependencies alone does not have."""
+        """``blocked`` are modules that an environment with the base dependencies alone does not
+        have.
+        """
         for name in blocked:
             (site / f"{name}.py").write_text(f"raise ModuleNotFoundError({name!r})\n")
         run = subprocess.run(
-            [sys.executable, "-m", "dil_tutorial.cli", *words], cwd=here, text=True, capture_output=True, timeout=300,
+            [sys.executable, "-m", "dil_tutorial.cli", *words],
+            cwd=here,
+            text=True,
+            capture_output=True,
+            timeout=300,
             env={**os.environ, "PYTHONPATH": str(site), "COLUMNS": "200"},
-        )  # fmt: skip
+        )
         for name in blocked:
             (site / f"{name}.py").unlink()
         return run

@@ -8,7 +8,19 @@ import torch
 
 from dil_tutorial import losses
 from dil_tutorial.bregman import GENERATORS
-from dil_tutorial.claims import ASSUMES, CLAIMS, FAILS, HOLDS, IDENTITY, PAPER_SECTIONS, SECTIONS, Claim, relatives, run, select
+from dil_tutorial.claims import (
+    ASSUMES,
+    CLAIMS,
+    FAILS,
+    HOLDS,
+    IDENTITY,
+    PAPER_SECTIONS,
+    SECTIONS,
+    Claim,
+    relatives,
+    run,
+    select,
+)
 from dil_tutorial.errors import InputError
 from dil_tutorial.losses import LOSSES
 from dil_tutorial.support.symbols import plain
@@ -24,7 +36,13 @@ def test_every_claim_comes_out_as_recorded(claim):
     assert len(result.residuals) == 20
 
 
-ROUGH = {"1.small-rewards": 0.05, "1.small-tilt": 0.05, "1.small-ipo": 0.05, "1.iterated-sampled": 5.0}  # orders; s.e.
+# orders; s.e.
+ROUGH = {
+    "1.small-rewards": 0.05,
+    "1.small-tilt": 0.05,
+    "1.small-ipo": 0.05,
+    "1.iterated-sampled": 5.0,
+}
 LIMITS = ("8.sft-unseen", "8.repaired-finite")  # optima at infinity, approached like 1/steps
 
 
@@ -37,7 +55,9 @@ def test_the_ledger_is_complete():
     assert {claim.verdict for claim in CLAIMS} == {HOLDS, ASSUMES, FAILS}
     for claim in CLAIMS:
         optimum = claim.tolerance > IDENTITY
-        assert claim.tolerance <= (ROUGH.get(claim.id) or (1e-7 if claim.id in LIMITS else 1e-8 if optimum else 1e-9))
+        assert claim.tolerance <= (
+            ROUGH.get(claim.id) or (1e-7 if claim.id in LIMITS else 1e-8 if optimum else 1e-9)
+        )
         assert (claim.counter is None) == (claim.verdict == HOLDS)
         assert bool(claim.note) == (claim.verdict != HOLDS)
         assert claim.id.split(".")[0] in SECTIONS
@@ -64,22 +84,50 @@ def test_a_flipped_sign_in_any_loss_is_caught(name, monkeypatch):
 
 
 CAUGHT_BY = {
-    "dil": ["4.mixture"], "sft": ["2.forward-kl"], "dpo": ["5.dpo"], "ipo": ["5.ipo"], "nca": ["4.nca"], "bco": ["4.bco"],
-    "kto": ["5.kto"], "f-dpo": ["5.f-dpo-ukl"], "sppo": ["5.sppo"], "simpo": ["5.reference-free"], "slic": ["5.slic"],
-    "cpo": ["5.cpo"], "orpo": ["5.orpo"], "bpo": ["5.bpo"], "hinge": ["5.hinge"],
-    "exo": ["5.exo"], "robust-dpo": ["5.robust"], "discopop": ["5.discopop"], "apo-down": ["5.apo-down"],
-    "cal-dpo": ["5.cal-dpo"], "rebel": ["5.rebel"], "bonbon": ["5.bonbon"], "dro": ["5.dro-sppo"], "alphapo": ["5.alphapo"],
-    "simper": ["5.simper"], "aot-unpaired": ["5.aot"], "aot": ["5.aot-paired"], "alpha-dpo": ["5.alpha-dpo"],
-}  # fmt: skip
+    "dil": ["4.mixture"],
+    "sft": ["2.forward-kl"],
+    "dpo": ["5.dpo"],
+    "ipo": ["5.ipo"],
+    "nca": ["4.nca"],
+    "bco": ["4.bco"],
+    "kto": ["5.kto"],
+    "f-dpo": ["5.f-dpo-ukl"],
+    "sppo": ["5.sppo"],
+    "simpo": ["5.reference-free"],
+    "slic": ["5.slic"],
+    "cpo": ["5.cpo"],
+    "orpo": ["5.orpo"],
+    "bpo": ["5.bpo"],
+    "hinge": ["5.hinge"],
+    "exo": ["5.exo"],
+    "robust-dpo": ["5.robust"],
+    "discopop": ["5.discopop"],
+    "apo-down": ["5.apo-down"],
+    "cal-dpo": ["5.cal-dpo"],
+    "rebel": ["5.rebel"],
+    "bonbon": ["5.bonbon"],
+    "dro": ["5.dro-sppo"],
+    "alphapo": ["5.alphapo"],
+    "simper": ["5.simper"],
+    "aot-unpaired": ["5.aot"],
+    "aot": ["5.aot-paired"],
+    "alpha-dpo": ["5.alpha-dpo"],
+}
 
 
-@pytest.mark.parametrize("generator", ["lsif", "ukl", "bce", "hellinger", "itakura-saito", "brier", "exponential"])
+@pytest.mark.parametrize(
+    "generator", ["lsif", "ukl", "bce", "hellinger", "itakura-saito", "brier", "exponential"]
+)
 @pytest.mark.parametrize("term", ["chosen_loss", "reference_loss"])
 def test_a_flipped_sign_in_any_generator_is_caught(generator, term, monkeypatch):
     right = GENERATORS[generator]
     wrong = dataclasses.replace(right, **{term: lambda f: -getattr(right, term)(f)})
     monkeypatch.setitem(GENERATORS, generator, wrong)
-    assert [result.claim.id for result in run(select("3.table", "3.bregman"), range(3)) if not result.as_recorded]
+    assert [
+        result.claim.id
+        for result in run(select("3.table", "3.bregman"), range(3))
+        if not result.as_recorded
+    ]
 
 
 def off_by(size):
@@ -100,7 +148,14 @@ def off_by(size):
     ],
 )
 def test_verdicts_are_computed_from_the_numbers(check, counter, recorded, found):
-    claim = Claim("0.x", "x", "here", off_by(check), recorded, counter=None if counter is None else off_by(counter))
+    claim = Claim(
+        "0.x",
+        "x",
+        "here",
+        off_by(check),
+        recorded,
+        counter=None if counter is None else off_by(counter),
+    )
     (result,) = run([claim], [0, 1])
     assert result.verdict == found
     assert result.as_recorded == (recorded == found)
@@ -129,7 +184,8 @@ def test_selection():
 
 @pytest.mark.parametrize("factor", [2.0, 0.5])
 @pytest.mark.parametrize(
-    "name", ["counted", "free_noise", "who_met", "best_projection", "tournament", "repaired", "pair_noise"]
+    "name",
+    ["counted", "free_noise", "who_met", "best_projection", "tournament", "repaired", "pair_noise"],
 )
 def test_a_factor_wrong_in_a_covariance_is_caught(name, factor, monkeypatch):
     right = getattr(efficiency, name)

@@ -16,7 +16,7 @@ def test_help_is_instant_and_imports_are_light():
         assert dil_process("--help").returncode == 0
         times.append(time.perf_counter() - start)
     assert min(times) < 1
-    code = "import sys, dil_tutorial, dil_tutorial.cli; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    code = "import sys, dil_tutorial, dil_tutorial.cli; print([m for m in ('torch', 'transformers') if m in sys.modules])"  # noqa: E501
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
     code = "import sys, dil_tutorial.claims, toy.fit; print('transformers' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
@@ -40,7 +40,9 @@ def test_verify_exits_1_when_a_verdict_differs():
         "claims.CLAIMS[0] = dataclasses.replace(claims.CLAIMS[0], check=lambda w: w.ref[:, 0])\n"
         "cli.main()"
     )
-    run = subprocess.run([sys.executable, "-c", code, "verify", "1", "--seeds", "2"], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code, "verify", "1", "--seeds", "2"], capture_output=True, text=True
+    )
     assert run.returncode == 1
     assert "Not as recorded: 1.chosen" in run.stdout
 
@@ -56,14 +58,19 @@ def test_optima_of_a_users_world(write):
     run = dil("optima", path, "--json", path.with_name("out.json"))
     assert run.returncode == 0
     assert "0.1900" in run.stdout  # pi_chosen of the second response, by hand
-    assert json.loads(path.with_name("out.json").read_text())["policies"]["chosen"] == [pytest.approx([0.81, 0.19])]
+    assert json.loads(path.with_name("out.json").read_text())["policies"]["chosen"] == [
+        pytest.approx([0.81, 0.19])
+    ]
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         ({"ref": [0.5, 0.6], "reward": [0, 1]}, ["w.json", "ref", "row 0 sums to 1.1", "divide"]),
-        ({"ref": [0.5, 0.5], "preference": [[0.5, 0.7], [0.5, 0.5]]}, ["w.json", "P[0,1] + P[1,0] = 1.2", "set P[1,0]"]),
+        (
+            {"ref": [0.5, 0.5], "preference": [[0.5, 0.7], [0.5, 0.5]]},
+            ["w.json", "P[0,1] + P[1,0] = 1.2", "set P[1,0]"],
+        ),
         ('{"ref": [0.5, NaN], "reward": [0, 1]}', ["w.json", "ref", "NaN"]),
         ('{"ref": [0.5, 0.5], "reward": [0, NaN]}', ["w.json", "reward", "NaN"]),
         ('{"ref": [0.5, 0.5],\n"reward": oops}', ["w.json:2", "broken JSON"]),

@@ -22,9 +22,18 @@ def recipe(write, tiny_model):
     """recipe(**values): a recipe file for the tiny model."""
 
     def make(**values):
-        settings = {"model": str(tiny_model), "loss": "nca", "learning_rate": 1e-3, "use_cpu": True, "save_strategy": "no"}
+        settings = {
+            "model": str(tiny_model),
+            "loss": "nca",
+            "learning_rate": 1e-3,
+            "use_cpu": True,
+            "save_strategy": "no",
+        }
         settings |= {"per_device_train_batch_size": 4, "max_steps": 3, **values}
-        return write("recipe.yaml", "".join(f"{key}: {json.dumps(value)}\n" for key, value in settings.items()))
+        return write(
+            "recipe.yaml",
+            "".join(f"{key}: {json.dumps(value)}\n" for key, value in settings.items()),
+        )
 
     return make
 
@@ -36,7 +45,17 @@ def test_train_then_sample(recipe, tmp_path, write):
     packed.write_bytes(gzip.compress(tiny_preferences().read_bytes()))
     out = tmp_path / "run"
     run = dil(
-        "train", "--config", recipe(), "--data", packed, "--output-dir", out, "--set", "loss=dil", "--set", "generator=bce"
+        "train",
+        "--config",
+        recipe(),
+        "--data",
+        packed,
+        "--output-dir",
+        out,
+        "--set",
+        "loss=dil",
+        "--set",
+        "generator=bce",
     )
     assert run.returncode == 0, run.stderr
     assert {p.name for p in out.iterdir()} >= {"model", "run.json", "training.png", "training.svg"}
@@ -61,13 +80,23 @@ def test_chat_messages_train_as_well(recipe, write, tmp_path):
         "chosen": [{"role": "assistant", "content": "Hello!"}],
         "rejected": [{"role": "assistant", "content": "Go away."}],
     }
-    run = dil("train", "--config", recipe(), "--data", write("pairs.jsonl", [chat, chat]), "--output-dir", tmp_path / "run")
+    run = dil(
+        "train",
+        "--config",
+        recipe(),
+        "--data",
+        write("pairs.jsonl", [chat, chat]),
+        "--output-dir",
+        tmp_path / "run",
+    )
     assert run.returncode == 0, run.stderr
     assert "nca (beta 1.0) on 2 pairs" in run.stdout
 
 
 @pytest.mark.parametrize(
-    "stop", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT], ids=["SIGTERM", "Ctrl-C"]
+    "stop",
+    [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT],
+    ids=["SIGTERM", "Ctrl-C"],
 )
 def test_stopped_and_resumed_ends_with_the_same_weights(recipe, tmp_path, stop):
     config = recipe(max_steps=100, lr_scheduler_type="cosine")
@@ -76,8 +105,12 @@ def test_stopped_and_resumed_ends_with_the_same_weights(recipe, tmp_path, stop):
 
     out, log = tmp_path / "stopped", tmp_path / "log"
     with log.open("wb") as stream:
-        process = subprocess.Popen([DIL, "train", "--config", config, "--output-dir", out], stderr=stream, stdout=stream,
-                                   preexec_fn=hear_ctrl_c)  # fmt: skip
+        process = subprocess.Popen(
+            [DIL, "train", "--config", config, "--output-dir", out],
+            stderr=stream,
+            stdout=stream,
+            preexec_fn=hear_ctrl_c,
+        )
         deadline = time.monotonic() + 120
         while b" 8/100" not in log.read_bytes() and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -90,11 +123,19 @@ def test_stopped_and_resumed_ends_with_the_same_weights(recipe, tmp_path, stop):
     refused(changed, "another loss", "same recipe")
     resumed = dil("train", "--config", config, "--output-dir", out, "--resume")
     assert resumed.returncode == 0, resumed.stderr
-    weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "stopped")]
+    weights = [
+        (tmp_path / name / "model" / "model.safetensors").read_bytes()
+        for name in ("whole", "stopped")
+    ]
     assert weights[0] == weights[1]
     assert not list(out.glob("checkpoint-*"))
-    histories = [json.loads((tmp_path / name / "run.json").read_text())["history"] for name in ("whole", "stopped")]
-    assert [row["loss"] for row in histories[0] if "loss" in row] == [row["loss"] for row in histories[1] if "loss" in row]
+    histories = [
+        json.loads((tmp_path / name / "run.json").read_text())["history"]
+        for name in ("whole", "stopped")
+    ]
+    assert [row["loss"] for row in histories[0] if "loss" in row] == [
+        row["loss"] for row in histories[1] if "loss" in row
+    ]
 
 
 @pytest.mark.slow
@@ -108,21 +149,30 @@ def test_killed_at_any_step_and_resumed_ends_with_the_same_weights(recipe, tmp_p
         "save_total_limit": 2,
     }
     config = recipe(**settings)
-    assert dil_process("train", "--config", config, "--output-dir", tmp_path / "whole").returncode == 0
+    assert (
+        dil_process("train", "--config", config, "--output-dir", tmp_path / "whole").returncode == 0
+    )
     out, killed = tmp_path / "killed", 0
     for after in (4, 16, 30):
         resume = ["--resume"] if out.exists() else []
         command = [DIL, "train", "--config", config, "--output-dir", out, *resume]
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 120
-        while not (out / f"checkpoint-{after}").exists() and process.poll() is None and time.monotonic() < deadline:
+        while (
+            not (out / f"checkpoint-{after}").exists()
+            and process.poll() is None
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.001)
         process.kill()  # as its folder appears: the checkpoint is not whole yet
         killed += process.wait(60) == -signal.SIGKILL
     assert killed == 3
     resumed = dil_process("train", "--config", config, "--output-dir", out, "--resume")
     assert resumed.returncode == 0, resumed.stderr
-    weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "killed")]
+    weights = [
+        (tmp_path / name / "model" / "model.safetensors").read_bytes()
+        for name in ("whole", "killed")
+    ]
     assert weights[0] == weights[1]
 
 
@@ -132,7 +182,10 @@ def test_killed_at_any_step_and_resumed_ends_with_the_same_weights(recipe, tmp_p
         ([GOOD, GOOD, '{"prompt": "Hi", '], ["pairs.jsonl:3", "broken JSON"]),
         ([GOOD, {"prompt": "Hi", "chosen": "Hello!"}], ["pairs.jsonl:2", "'rejected' is missing"]),
         ([{**GOOD, "chosen": 3}], ["pairs.jsonl:1", "'chosen' is of type int"]),
-        ([{**GOOD, "chosen": [{"role": "assistant"}]}], ["pairs.jsonl:1", "'chosen' is of type list"]),
+        (
+            [{**GOOD, "chosen": [{"role": "assistant"}]}],
+            ["pairs.jsonl:1", "'chosen' is of type list"],
+        ),
         ([{**GOOD, "prompt": [{"role": "user", "content": "Hi"}]}], ["pairs.jsonl:1", "mix"]),
         ([{**GOOD, "rejected": "  "}], ["pairs.jsonl:1", "'rejected' is empty"]),
         ([{**GOOD, "prompt": ""}], ["pairs.jsonl:1", "'prompt' is empty"]),
@@ -143,7 +196,12 @@ def test_killed_at_any_step_and_resumed_ends_with_the_same_weights(recipe, tmp_p
 )
 def test_bad_data(recipe, write, tmp_path, rows, words):
     out = tmp_path / "out"
-    refused(dil("train", "--config", recipe(), "--data", write("pairs.jsonl", rows), "--output-dir", out), *words)
+    refused(
+        dil(
+            "train", "--config", recipe(), "--data", write("pairs.jsonl", rows), "--output-dir", out
+        ),
+        *words,
+    )
     assert not out.exists()
 
 
@@ -152,8 +210,14 @@ def test_bad_data(recipe, write, tmp_path, rows, words):
     [
         ({"loss": "dop"}, ["unknown loss 'dop'", "did you mean 'dpo'"]),
         ({"loss": "dil", "generator": "bec"}, ["unknown generator 'bec'", "did you mean 'bce'"]),
-        ({"loss": "dil", "denominator": "mixtrue"}, ["unknown denominator 'mixtrue'", "did you mean 'mixture'"]),
-        ({"learning_rte": 1}, ["recipe.yaml:8", "unknown key 'learning_rte'", "did you mean 'learning_rate'"]),
+        (
+            {"loss": "dil", "denominator": "mixtrue"},
+            ["unknown denominator 'mixtrue'", "did you mean 'mixture'"],
+        ),
+        (
+            {"learning_rte": 1},
+            ["recipe.yaml:8", "unknown key 'learning_rte'", "did you mean 'learning_rate'"],
+        ),
         ({"learning_rate": "fast"}, ["recipe.yaml:3", "learning_rate is 'fast'", "number"]),
         ({"max_length": 2.5}, ["recipe.yaml:8", "max_length is 2.5", "int"]),
         ({"chat_format": "yes please"}, ["recipe.yaml:8", "chat_format", "bool"]),
@@ -171,25 +235,37 @@ def test_bad_recipes(recipe, tmp_path, values, words):
 
 @pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_the_checkpoint_before(recipe, tmp_path):
-    """A limit on the size of files stands in for a full disk: one line, and the run goes on once there is room."""
+    """A limit on the size of files stands in for a full disk: one line, and the run goes on once
+    there is room.
+    """
     import resource
 
     config = recipe(max_steps=40, save_strategy="steps", save_steps=2, save_total_limit=2)
     out = tmp_path / "run"
-    with subprocess.Popen([DIL, "train", "--config", config, "--output-dir", out], stderr=subprocess.DEVNULL,
-                          stdout=subprocess.DEVNULL) as process:  # fmt: skip
+    with subprocess.Popen(
+        [DIL, "train", "--config", config, "--output-dir", out],
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    ) as process:
         deadline = time.monotonic() + 120
         state = out / "checkpoint-2" / "trainer_state.json"
-        while not (state.exists() and state.read_text().endswith("}\n")) and time.monotonic() < deadline:
+        while (
+            not (state.exists() and state.read_text().endswith("}\n"))
+            and time.monotonic() < deadline
+        ):
             time.sleep(0.001)
         process.kill()
-    torn = out / "checkpoint-30" / "trainer_state.json"  # a kill in the middle of writing leaves such a file: not whole
+    # a kill in the middle of writing leaves such a file: not whole
+    torn = out / "checkpoint-30" / "trainer_state.json"
     torn.parent.mkdir()
     torn.write_text("")
     command = [DIL, "train", "--config", config, "--output-dir", out, "--resume"]
     small = 60_000  # bytes; the optimiser's state is larger
     full = subprocess.run(
-        command, capture_output=True, text=True, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (small, small))
+        command,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (small, small)),
     )
     assert full.returncode == 2, full.stderr
     assert "Traceback" not in full.stderr
@@ -202,7 +278,9 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before(recipe, tmp_path):
 
 
 def test_a_lora_run_from_a_recipe(recipe, tmp_path):
-    """The adapter is trained, saved, sampled from and evaluated; the base model's weights are not written again."""
+    """The adapter is trained, saved, sampled from and evaluated; the base model's weights are not
+    written again.
+    """
     out = tmp_path / "run"
     run = dil("train", "--config", recipe(lora_r=4, learning_rate=0.05), "--output-dir", out)
     assert run.returncode == 0, run.stderr
@@ -213,12 +291,20 @@ def test_a_lora_run_from_a_recipe(recipe, tmp_path):
     evaluated = dil("evaluate", out, "--data", tiny_preferences(), "--json", tmp_path / "e.json")
     assert evaluated.returncode == 0, evaluated.stderr
     assert json.loads((tmp_path / "e.json").read_text())["metrics"]["log-ratio, chosen"][0] != 0
-    refused(dil("train", "--config", recipe(lora_alpha=4), "--output-dir", tmp_path / "b"), "lora_alpha without lora_r")
-    refused(dil("train", "--config", recipe(dtype="bf16"), "--output-dir", tmp_path / "b"), "unknown dtype 'bf16'")
+    refused(
+        dil("train", "--config", recipe(lora_alpha=4), "--output-dir", tmp_path / "b"),
+        "lora_alpha without lora_r",
+    )
+    refused(
+        dil("train", "--config", recipe(dtype="bf16"), "--output-dir", tmp_path / "b"),
+        "unknown dtype 'bf16'",
+    )
 
 
 def test_an_adapter_on_a_run_that_ended_in_an_adapter_keeps_both(recipe, tmp_path):
-    """With learning rate 0 the second run changes nothing: its policy is its reference, the first run's model."""
+    """With learning rate 0 the second run changes nothing: its policy is its reference, the first
+    run's model.
+    """
     first, second = tmp_path / "first", tmp_path / "second"
     run = dil("train", "--config", recipe(lora_r=4, learning_rate=0.05), "--output-dir", first)
     assert run.returncode == 0, run.stderr
@@ -232,12 +318,21 @@ def test_an_adapter_on_a_run_that_ended_in_an_adapter_keeps_both(recipe, tmp_pat
     assert metrics["KL(policy || reference)"][0] == pytest.approx(0, abs=1e-6)
     own = dil("evaluate", first, "--data", tiny_preferences(), "--json", tmp_path / "f.json")
     assert own.returncode == 0, own.stderr
-    assert json.loads((tmp_path / "f.json").read_text())["metrics"]["KL(policy || reference)"][0] > 1e-3
+    assert (
+        json.loads((tmp_path / "f.json").read_text())["metrics"]["KL(policy || reference)"][0]
+        > 1e-3
+    )
 
 
 def test_a_run_that_diverges_exits_with_1_and_saves_no_model(recipe, tmp_path):
     out = tmp_path / "run"
-    run = dil("train", "--config", recipe(learning_rate=1e30, max_grad_norm=0.0, max_steps=4), "--output-dir", out)
+    run = dil(
+        "train",
+        "--config",
+        recipe(learning_rate=1e30, max_grad_norm=0.0, max_steps=4),
+        "--output-dir",
+        out,
+    )
     assert run.returncode == 1, run.stderr
     assert "the run has diverged" in run.stderr
     assert "Traceback" not in run.stderr
@@ -253,7 +348,10 @@ def test_a_run_is_resumed_from_what_it_began_from_or_not_at_all(recipe, write, t
     assert whole.returncode == 0, whole.stderr
     shutil.rmtree(out / "model")  # as if it had been interrupted
     write("pairs.jsonl", [{**row, "chosen": row["chosen"] + " Yes."} for row in rows])
-    refused(dil("train", "--config", config, "--data", data, "--output-dir", out, "--resume"), "another content of its pairs")
+    refused(
+        dil("train", "--config", config, "--data", data, "--output-dir", out, "--resume"),
+        "another content of its pairs",
+    )
     write("pairs.jsonl", rows)
     resumed = dil("train", "--config", config, "--data", data, "--output-dir", out, "--resume")
     assert resumed.returncode == 0, resumed.stderr
@@ -287,42 +385,99 @@ def test_a_qlora_run_from_a_recipe(recipe, tmp_path, wider_model):
     """A base in 4 bits, an adapter that learns on it, both loaded again as they were."""
     pytest.importorskip("bitsandbytes", reason="4 bits need the qlora extra")
     out = tmp_path / "run"
-    settings = {"model": str(wider_model), "dtype": "nf4", "lora_r": 4, "learning_rate": 0.05, "gradient_checkpointing": True}
+    settings = {
+        "model": str(wider_model),
+        "dtype": "nf4",
+        "lora_r": 4,
+        "learning_rate": 0.05,
+        "gradient_checkpointing": True,
+    }
     run = dil("train", "--config", recipe(**settings), "--output-dir", out)
     assert run.returncode == 0, run.stderr
     assert "weights in nf4" in run.stdout
     assert not (out / "model" / "model.safetensors").exists()
-    history = [row for row in json.loads((out / "run.json").read_text())["history"] if "loss" in row]
+    history = [
+        row for row in json.loads((out / "run.json").read_text())["history"] if "loss" in row
+    ]
     assert history[0]["logratios/chosen"] == 0
     assert history[-1]["logratios/chosen"] != 0
     evaluated = dil("evaluate", out, "--data", tiny_preferences(), "--json", tmp_path / "e.json")
     assert evaluated.returncode == 0, evaluated.stderr
     assert json.loads((tmp_path / "e.json").read_text())["metrics"]["log-ratio, chosen"][0] != 0
-    refused(dil("train", "--config", recipe(dtype="nf4"), "--output-dir", tmp_path / "b"), "nf4 without lora_r")
+    refused(
+        dil("train", "--config", recipe(dtype="nf4"), "--output-dir", tmp_path / "b"),
+        "nf4 without lora_r",
+    )
 
 
 def test_bad_files_and_folders(recipe, write, tmp_path, tiny_model):
     out = tmp_path / "out"
-    refused(dil("train", "--config", recipe(), "--data", "nowhere.jsonl", "--output-dir", out), "nowhere.jsonl", "no such file")
-    refused(dil("train", "--config", "nowhere.yaml", "--output-dir", out), "nowhere.yaml", "no such recipe")
-    refused(dil("train", "--config", write("b.yaml", "loss: [dil\nx"), "--output-dir", out), "b.yaml:2", "broken YAML")
-    refused(dil("train", "--config", write("c.yaml", "- dil"), "--output-dir", out), "c.yaml", "mapping")
-    refused(dil("train", "--config", recipe(), "--set", "beta", "--output-dir", out), "--set beta", "key=value")
-    refused(dil("train", "--config", recipe(), "--set", "lose=dpo", "--output-dir", out), "--set lose", "did you mean 'loss'")
+    refused(
+        dil("train", "--config", recipe(), "--data", "nowhere.jsonl", "--output-dir", out),
+        "nowhere.jsonl",
+        "no such file",
+    )
+    refused(
+        dil("train", "--config", "nowhere.yaml", "--output-dir", out),
+        "nowhere.yaml",
+        "no such recipe",
+    )
+    refused(
+        dil("train", "--config", write("b.yaml", "loss: [dil\nx"), "--output-dir", out),
+        "b.yaml:2",
+        "broken YAML",
+    )
+    refused(
+        dil("train", "--config", write("c.yaml", "- dil"), "--output-dir", out), "c.yaml", "mapping"
+    )
+    refused(
+        dil("train", "--config", recipe(), "--set", "beta", "--output-dir", out),
+        "--set beta",
+        "key=value",
+    )
+    refused(
+        dil("train", "--config", recipe(), "--set", "lose=dpo", "--output-dir", out),
+        "--set lose",
+        "did you mean 'loss'",
+    )
     refused(dil("train", "--config", recipe(), "--resume", "--output-dir", out), "no checkpoint")
     cut = write("cut.jsonl.gz", "not gzip at all")
-    refused(dil("train", "--config", recipe(), "--data", cut, "--output-dir", out), "cut.jsonl.gz", "gzip")
+    refused(
+        dil("train", "--config", recipe(), "--data", cut, "--output-dir", out),
+        "cut.jsonl.gz",
+        "gzip",
+    )
     hollow = tmp_path / "hollow"
     shutil.copytree(tiny_model, hollow)
     (hollow / "model.safetensors").write_bytes(b"damaged")
-    refused(dil("train", "--config", recipe(model=str(hollow)), "--output-dir", out), "hollow", "cannot be loaded")
+    refused(
+        dil("train", "--config", recipe(model=str(hollow)), "--output-dir", out),
+        "hollow",
+        "cannot be loaded",
+    )
     (hollow / "model.safetensors").unlink()
-    refused(dil("train", "--config", recipe(model=str(hollow)), "--output-dir", out), "hollow", "no weights")
+    refused(
+        dil("train", "--config", recipe(model=str(hollow)), "--output-dir", out),
+        "hollow",
+        "no weights",
+    )
     assert not out.exists()
-    refused(dil("train", "--config", write("d.yaml", "7: x"), "--output-dir", out), "d.yaml:1", "unknown key '7'")
-    refused(dil("train", "--config", write("e.yaml", "loss: dil\nloss: dpo"), "--output-dir", out), "e.yaml:2", "twice")
+    refused(
+        dil("train", "--config", write("d.yaml", "7: x"), "--output-dir", out),
+        "d.yaml:1",
+        "unknown key '7'",
+    )
+    refused(
+        dil("train", "--config", write("e.yaml", "loss: dil\nloss: dpo"), "--output-dir", out),
+        "e.yaml:2",
+        "twice",
+    )
     (tmp_path / "latin.yaml").write_bytes(b"model: caf\xe9")
-    refused(dil("train", "--config", tmp_path / "latin.yaml", "--output-dir", out), "latin.yaml", "UTF-8")
+    refused(
+        dil("train", "--config", tmp_path / "latin.yaml", "--output-dir", out),
+        "latin.yaml",
+        "UTF-8",
+    )
     refused(dil("train", "--config", recipe(), "--output-dir", write("file", "x")), "is a file")
     refused(dil("train", "--config", recipe(), "--output-dir", "/proc/nowhere"), "/proc/nowhere")
     refused(dil("sample", tmp_path), "no finished run")
@@ -330,7 +485,9 @@ def test_bad_files_and_folders(recipe, write, tmp_path, tiny_model):
 
 def test_a_packaged_model_must_be_fetched_first(recipe, tmp_path, monkeypatch):
     monkeypatch.setenv("DIL_CACHE", str(tmp_path / "empty"))
-    run = dil("train", "--config", recipe(model="smollm2-135m-instruct"), "--output-dir", tmp_path / "out")
+    run = dil(
+        "train", "--config", recipe(model="smollm2-135m-instruct"), "--output-dir", tmp_path / "out"
+    )
     refused(run, "not fetched yet", "dil fetch-model")
 
 
@@ -343,7 +500,8 @@ def test_the_shipped_recipes_are_valid():
     for path in recipes:
         values = read_recipe(path, [])
         settings = {k: v for k, v in values.items() if k not in OWN_KEYS}
-        config = DILConfig(**{"output_dir": "unused", **settings, "use_cpu": True})  # bf16 is refused without a GPU otherwise
+        # bf16 is refused without a GPU otherwise
+        config = DILConfig(**{"output_dir": "unused", **settings, "use_cpu": True})
         if path.name.startswith("paper-"):  # sharded, as the authors' runs are
             assert config.fsdp
             assert config.fsdp_config["activation_checkpointing"]

@@ -1,4 +1,6 @@
-"""Attacks and accidents are contained: no undeserved point, nothing of the instructor's read, changed or ended."""
+"""Attacks and accidents are contained: no undeserved point, nothing of the instructor's read,
+changed or ended.
+"""
 
 import json
 import subprocess
@@ -18,7 +20,9 @@ from dil_tutorial.course.preprocessors import LockedExecute
 
 if not course.scripts():
     pytest.skip("a copy for students: the assignments are not in it", allow_module_level=True)
-pytestmark = pytest.mark.skipif(not sandbox.available(), reason="no Landlock here to lock code of strangers in")
+pytestmark = pytest.mark.skipif(
+    not sandbox.available(), reason="no Landlock here to lock code of strangers in"
+)
 
 SCRIPT = """# %% [markdown]
 # # A small assignment
@@ -57,14 +61,31 @@ check_double(like(1), "twice each number")
 # %% hidden="half" points=1
 expect(half(torch.tensor([3.0, 5.0])), [1.5, 2.5], "half of each")
 """
-# where these attack, a later test of another question may fall, too: the student's own names are broken
+# where these attack, a later test of another question may fall, too: the student's own names are
+# broken
 SELF = {
-    "tensors equal anything", "replies forged", "replies of another kind", "replies that never end", "names erased",
-    "calls that say all is well", "calls that leave parts out", "headers with a trillion numbers", "headers deep as a well",
-    "a pickle in place of data", "loads replaced", "json replaced", "the shell's answers forged", "the shell's answers gone",
-    "the kernel replaced", "every cell becomes pass", "builtins erased", "import replaced", "globals replaced",
-    "isinstance says yes", "exec does nothing",
-}  # fmt: skip
+    "tensors equal anything",
+    "replies forged",
+    "replies of another kind",
+    "replies that never end",
+    "names erased",
+    "calls that say all is well",
+    "calls that leave parts out",
+    "headers with a trillion numbers",
+    "headers deep as a well",
+    "a pickle in place of data",
+    "loads replaced",
+    "json replaced",
+    "the shell's answers forged",
+    "the shell's answers gone",
+    "the kernel replaced",
+    "every cell becomes pass",
+    "builtins erased",
+    "import replaced",
+    "globals replaced",
+    "isinstance says yes",
+    "exec does nothing",
+}
 
 
 @pytest.fixture(scope="module")
@@ -76,28 +97,50 @@ def master(tmp_path_factory):
 
 
 def graded(master, code, folder):
-    """The small assignment with ``code`` as the answer to ``double``, graded: points by cell, and the notebook."""
+    """The small assignment with ``code`` as the answer to ``double``, graded: points by cell, and
+    the notebook.
+    """
     notebook = nbformat.from_dict(json.loads(json.dumps(master)))
     for cell in notebook.cells:
         if course.marks(cell).get("grade_id") == "double":
             cell.source = code
     place = {"metadata": {"path": str(folder)}}
     done, _ = LockedExecute(master=master).preprocess(notebook, place)
-    cells = {course.marks(cell)["grade_id"]: cell for cell in done.cells if course.marks(cell).get("grade")}
-    return {name: not any(o.output_type == "error" for o in cell.outputs) for name, cell in cells.items()}, done
+    cells = {
+        course.marks(cell)["grade_id"]: cell
+        for cell in done.cells
+        if course.marks(cell).get("grade")
+    }
+    return {
+        name: not any(o.output_type == "error" for o in cell.outputs)
+        for name, cell in cells.items()
+    }, done
 
 
 def pages(done):
     """What feedback would tell of each cell."""
-    hidden = {course.marks(cell).get("grade_id"): cell.source for cell in done.cells if "HIDDEN TESTS" in cell.source}
+    hidden = {
+        course.marks(cell).get("grade_id"): cell.source
+        for cell in done.cells
+        if "HIDDEN TESTS" in cell.source
+    }
     return [
-        feedback.verdicts(cell, hidden.get(course.marks(cell).get("grade_id"), "")) for cell in done.cells if "outputs" in cell
+        feedback.verdicts(cell, hidden.get(course.marks(cell).get("grade_id"), ""))
+        for cell in done.cells
+        if "outputs" in cell
     ]
 
 
 def test_the_right_answer_gets_its_points(master, tmp_path):
-    points, _ = graded(master, "def double(other_name):\n    return other_name + other_name", tmp_path)
-    assert points == {"half-tests": True, "double-tests": True, "double-hidden": True, "half-hidden": True}
+    points, _ = graded(
+        master, "def double(other_name):\n    return other_name + other_name", tmp_path
+    )
+    assert points == {
+        "half-tests": True,
+        "double-tests": True,
+        "double-hidden": True,
+        "half-hidden": True,
+    }
 
 
 FORGED = "import pathlib\npathlib.Path({place!r}).write_text('ran')"
@@ -105,27 +148,50 @@ FORGED = "import pathlib\npathlib.Path({place!r}).write_text('ran')"
 
 @pytest.mark.slow
 def test_only_the_instructors_tests_run_in_the_examiners_process(master, tmp_path):
-    """A cell that calls itself one of tests, and a test whose text is another's: the first runs with the answers, if at all."""
+    """A cell that calls itself one of tests, and a test whose text is another's: the first runs
+    with the answers, if at all.
+    """
     (tmp_path / "own").mkdir()
     notebook = nbformat.from_dict(json.loads(json.dumps(master)))
     code = FORGED.format(place=str(tmp_path / "ran"))
-    marks = {"grade_id": "forged", "grade": True, "locked": True, "solution": False, "points": 50, "schema_version": 3}
+    marks = {
+        "grade_id": "forged",
+        "grade": True,
+        "locked": True,
+        "solution": False,
+        "points": 50,
+        "schema_version": 3,
+    }
     notebook.cells.insert(2, nbformat.v4.new_code_cell(code, metadata={"nbgrader": marks}))
     for cell in notebook.cells:
         if course.marks(cell).get("grade_id", "").endswith(("-tests", "-hidden")):
             cell.source = code
         if course.marks(cell).get("grade_id") == "double":
             cell.source = "def double(v):\n    return 3 * v"
-    done, _ = LockedExecute(master=master).preprocess(notebook, {"metadata": {"path": str(tmp_path / "own")}})
-    failed = {course.marks(c).get("grade_id"): bool(c.outputs) for c in done.cells if course.marks(c).get("grade")}
-    assert failed == {"forged": True, "half-tests": False, "double-tests": True, "double-hidden": True, "half-hidden": False}
+    done, _ = LockedExecute(master=master).preprocess(
+        notebook, {"metadata": {"path": str(tmp_path / "own")}}
+    )
+    failed = {
+        course.marks(c).get("grade_id"): bool(c.outputs)
+        for c in done.cells
+        if course.marks(c).get("grade")
+    }
+    assert failed == {
+        "forged": True,
+        "half-tests": False,
+        "double-tests": True,
+        "double-hidden": True,
+        "half-hidden": False,
+    }
     assert not (tmp_path / "ran").exists()
 
 
 SOME = ("inputs kept and told later",)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in SOME else pytest.mark.slow) for name in ATTACKS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in SOME else pytest.mark.slow) for name in ATTACKS]
+)
 def test_it_is_contained(master, tmp_path, monkeypatch, capfd, name):
     monkeypatch.setattr(preprocessors, "CELL_SECONDS", 3)
     monkeypatch.setenv("TOKEN", "said to nobody")
@@ -150,7 +216,9 @@ def test_it_is_contained(master, tmp_path, monkeypatch, capfd, name):
     assert secret.stat().st_mode & 0o777 != 0o777
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hidden_tests.txt", "own"]
     assert not Path(f"/dev/shm/{mark}").exists()
-    assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if mark.encode() in read(path)]
+    assert not [
+        path for path in Path("/proc").glob("[0-9]*/cmdline") if mark.encode() in read(path)
+    ]
     assert len(json.dumps([cell.get("outputs") for cell in done.cells])) < 1_200_000
     text = json.dumps(done)
     assert "the hidden tests" not in text.replace("### BEGIN", "")

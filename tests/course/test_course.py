@@ -1,4 +1,6 @@
-"""Assignments: what students get holds no answer, right answers get full marks, wrong ones do not, and attacks fail."""
+"""Assignments: what students get holds no answer, right answers get full marks, wrong ones do not,
+and attacks fail.
+"""
 
 import contextlib
 import csv
@@ -33,7 +35,9 @@ ROOT = ASSIGNMENTS.parents[1]
 
 if not course.scripts():
     pytest.skip("a copy for students: the assignments are not in it", allow_module_level=True)
-needs_landlock = pytest.mark.skipif(not sandbox.available(), reason="no Landlock here to lock code of strangers in")
+needs_landlock = pytest.mark.skipif(
+    not sandbox.available(), reason="no Landlock here to lock code of strangers in"
+)
 NAMES = list(course.scripts())
 
 
@@ -53,7 +57,9 @@ def test_there_are_five_assignments_of_a_hundred_points():
         notebook = course.convert(course.scripts()[name])
         points = course.points_of(notebook)
         assert sum(points.values()) == 100
-        by_hand = sum(value for cell, value in points.items() if cell in wrong_answers.solutions_of(notebook))
+        by_hand = sum(
+            value for cell, value in points.items() if cell in wrong_answers.solutions_of(notebook)
+        )
         assert by_hand <= 20
 
 
@@ -64,37 +70,56 @@ def test_the_release_holds_no_solution_and_no_hidden_test(folder, name):
     secrets = []
     for cell in course.convert(course.scripts()[name]).cells:
         marks = cell.metadata.get("nbgrader", {})
-        if marks.get("grade_id", "").endswith("-hidden") or (marks.get("solution") and marks["grade"]):
+        if marks.get("grade_id", "").endswith("-hidden") or (
+            marks.get("solution") and marks["grade"]
+        ):
             secrets += cell.source.split("### BEGIN HIDDEN TESTS")[-1].splitlines()
         elif marks.get("solution"):
             secrets += cell.source.split("### BEGIN SOLUTION")[1].splitlines()
     shown = course.convert(course.scripts()[name]).cells
     public = "\n".join(
-        cell.source for cell in shown if cell.metadata.get("nbgrader", {}).get("grade_id", "").endswith("-tests")
+        cell.source
+        for cell in shown
+        if cell.metadata.get("nbgrader", {}).get("grade_id", "").endswith("-tests")
     )
-    secrets = [line.strip() for line in secrets if len(line.strip()) > 25 and line.strip() not in public]
+    secrets = [
+        line.strip() for line in secrets if len(line.strip()) > 25 and line.strip() not in public
+    ]
     assert len(secrets) > 20
     assert not [line for line in secrets if line in text]
     assert "raise NotImplementedError" in text
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "a1" else pytest.mark.slow) for name in NAMES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "a1" else pytest.mark.slow) for name in NAMES]
+)
 def test_a_release_runs_where_this_library_is_not_installed(folder, name, tmp_path):
-    """As in Colab: the notebook and the file beside it, and no other part of the library; every test fails, unanswered."""
+    """As in Colab: the notebook and the file beside it, and no other part of the library; every
+    test fails, unanswered.
+    """
     path = course.released(folder, name)
     shutil.copy(path, tmp_path)
     shutil.copy(path.with_name("dil_tutorial_tests.zip"), tmp_path)
-    hide = "import sys\nsys.meta_path = [finder for finder in sys.meta_path if 'editable' not in str(finder)]\n"
-    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    hide = "import sys\nsys.meta_path = [finder for finder in sys.meta_path if 'editable' not in str(finder)]\n"  # noqa: E501
+    cells = [
+        cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"
+    ]
     code = (
         hide
         + "failed = []\n"
-        + "".join(f"try: exec({source!r}, globals())\nexcept NotImplementedError: failed.append(1)\n" for source in cells)
-        + "import dil_tutorial\nprint(len(failed), 'dil_tutorial_tests.zip' in dil_tutorial.__file__)"
+        + "".join(
+            f"try: exec({source!r}, globals())\nexcept NotImplementedError: failed.append(1)\n"
+            for source in cells
+        )
+        + "import dil_tutorial\nprint(len(failed), 'dil_tutorial_tests.zip' in "
+        "dil_tutorial.__file__)"
     )
-    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
     tests = sum(
-        "-tests" in cell.metadata.get("nbgrader", {}).get("grade_id", "") for cell in nbformat.read(path, as_version=4).cells
+        "-tests" in cell.metadata.get("nbgrader", {}).get("grade_id", "")
+        for cell in nbformat.read(path, as_version=4).cells
     )
     assert done.stdout.split()[-2:] == [str(tests), "True"], done.stderr[-2000:]
 
@@ -102,14 +127,18 @@ def test_a_release_runs_where_this_library_is_not_installed(folder, name, tmp_pa
 @pytest.mark.slow
 @needs_landlock
 def test_everybody_has_their_own_numbers(folder, tmp_path):
-    """Solved with one's own they are right, others' are named and graded with one's own; the common release keeps its own."""
+    """Solved with one's own they are right, others' are named and graded with one's own; the common
+    release keeps its own.
+    """
     here = tmp_path / "course"
     course.init(here, ["a1"])
     course.release(here, "a1")
     with pytest.raises(InputError, match="a2: no cell says SEED = 0"):
         course.personal(folder, "a2", ["ada"])
     place = course.personal(here, "a1", ["ada", "bob", "cyd"])
-    texts = {name: place / name / course.released(here, "a1").name for name in ("ada", "bob", "cyd")}
+    texts = {
+        name: place / name / course.released(here, "a1").name for name in ("ada", "bob", "cyd")
+    }
     assert len({path.read_text() for path in texts.values()}) == 3
     right = wrong_answers.solutions_of(course.source(here, "a1"))
     bobs = (
@@ -124,14 +153,21 @@ def test_everybody_has_their_own_numbers(folder, tmp_path):
     copied = f"def your_numbers():\n    return {names['your_numbers']()}"
     handed = tmp_path / "handed"
     for who, release, answer in (
-        ("ada-77", texts["ada"], right["your_numbers"]), ("bob", texts["bob"], copied), ("cyd", texts["bob"], copied),
+        ("ada-77", texts["ada"], right["your_numbers"]),
+        ("bob", texts["bob"], copied),
+        ("cyd", texts["bob"], copied),
         ("dan", course.released(here, "a1"), right["your_numbers"]),
-    ):  # fmt: skip
+    ):
         (handed / who).mkdir(parents=True)
         notebook = wrong_answers.answered(release, {**right, "your_numbers": answer})
         nbformat.write(notebook, handed / who / "a1.ipynb")
     rows = {row["student"]: row["note"] for row in collect.collect(here, "a1", handed)}
-    assert rows == {"ada-77": "", "bob": "", "cyd": "has the numbers of bob, graded with its own", "dan": ""}
+    assert rows == {
+        "ada-77": "",
+        "bob": "",
+        "cyd": "has the numbers of bob, graded with its own",
+        "dan": "",
+    }
     for who in rows:
         assert not grading.grade(here, "a1", who)["failure"]
     points = {who: grading.scores(here, "a1")[who]["your_numbers-hidden"] for who in rows}
@@ -161,9 +197,14 @@ def test_the_reference_gets_all_points_and_the_release_none(folder, name):
         done = grading.grade(folder, name, student)
         assert not done["failure"]
         assert done["seconds"] < 60
-        wanted = {cell: (None if cell in right else points) if solutions else 0.0 for cell, points in worth.items()}
+        wanted = {
+            cell: (None if cell in right else points) if solutions else 0.0
+            for cell, points in worth.items()
+        }
         assert grading.scores(folder, name)[student] == wanted, student
-    with Gradebook(f"sqlite:///{folder / 'gradebook.db'}") as book:  # an instructor gives the model answers their points
+    with Gradebook(
+        f"sqlite:///{folder / 'gradebook.db'}"
+    ) as book:  # an instructor gives the model answers their points
         for cell in worth.keys() & right.keys():
             book.find_grade(cell, released.stem, name, "reference").manual_score = worth[cell]
         book.db.commit()
@@ -172,12 +213,19 @@ def test_the_reference_gets_all_points_and_the_release_none(folder, name):
 
 
 def test_the_bank_in_the_committed_table():
-    """Every wrong answer loses on its own question alone, every right one nowhere; it is today's bank."""
+    """Every wrong answer loses on its own question alone, every right one nowhere; it is today's
+    bank.
+    """
     rows = json.loads((ROOT / "benchmarks" / "wrong_answers.json").read_text())["rows"]
-    of = {kind: [row for row in rows if row["kind"] == kind] for kind in ("wrong", "right", "mechanical")}
+    of = {
+        kind: [row for row in rows if row["kind"] == kind]
+        for kind in ("wrong", "right", "mechanical")
+    }
     for kind in ("wrong", "right"):
         assert {(row["assignment"], row["answer"], row["question"]) for row in of[kind]} == {
-            (name, entry["name"], entry["question"]) for name in NAMES for entry in wrong_answers.written(name, kind)
+            (name, entry["name"], entry["question"])
+            for name in NAMES
+            for entry in wrong_answers.written(name, kind)
         }
     assert len(of["wrong"]) + len(of["mechanical"]) >= 250
     assert len(of["mechanical"]) >= 100
@@ -194,18 +242,26 @@ def test_mechanical_answers_are_mutants_of_the_solutions_without_those_that_are_
     pytest.importorskip("cosmic_ray", reason="make mutation")
     made = wrong_answers.mechanical("a2", wrong_answers.solutions_of(course.source(folder, "a2")))
     assert len(made) >= 30
-    assert not [answer for answer in made if "energy, -1)" in answer["name"]]  # equivalent.toml says why
+    # equivalent.toml says why
+    assert not [answer for answer in made if "energy, -1)" in answer["name"]]
 
 
 ATTACKS = {
     "reads a file of the grader": ("print(open({secret!r}).read())", "PermissionError"),
     "lists a folder of the grader": ("import os; print(os.listdir({parent!r}))", "PermissionError"),
-    "asks another program": ("import subprocess; print(subprocess.check_output(['cat', {secret!r}]))", "CalledProcessError"),
-    "writes beside its folder": ("open({secret!r} + '.mine', 'w')", "PermissionError OSError"),  # or all is read-only
-    "calls out": ("import socket; socket.create_connection(('127.0.0.1', 80), timeout=3)", "PermissionError"),
+    "asks another program": (
+        "import subprocess; print(subprocess.check_output(['cat', {secret!r}]))",
+        "CalledProcessError",
+    ),
+    # or all is read-only
+    "writes beside its folder": ("open({secret!r} + '.mine', 'w')", "PermissionError OSError"),
+    "calls out": (
+        "import socket; socket.create_connection(('127.0.0.1', 80), timeout=3)",
+        "PermissionError",
+    ),
     "takes all memory": ("hoard = bytearray(64 * 2**30)", "MemoryError"),
     "never ends": ("while True: pass", "KeyboardInterrupt"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.slow
@@ -215,13 +271,19 @@ def test_attacks_fail_and_work_goes_on(tmp_path, capfd):
     secret.write_text("the hidden tests")
     own.mkdir()
     codes = [code.format(secret=str(secret), parent=str(tmp_path)) for code, _ in ATTACKS.values()]
-    after = "import torch; open('mine.txt', 'w').write('kept'); print(open('mine.txt').read(), torch.ones(2).sum().item())"
+    after = "import torch; open('mine.txt', 'w').write('kept'); print(open('mine.txt').read(), torch.ones(2).sum().item())"  # noqa: E501
     ending = "import atexit, os; atexit.register(os.write, 2, b'said as the kernel ends')"
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in [*codes, ending, after]])
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(code) for code in [*codes, ending, after]]
+    )
     client = NotebookClient(
-        notebook, kernel_manager_class=sandbox.SandboxedKernel, timeout=4, interrupt_on_timeout=True, allow_errors=True,
+        notebook,
+        kernel_manager_class=sandbox.SandboxedKernel,
+        timeout=4,
+        interrupt_on_timeout=True,
+        allow_errors=True,
         resources={"metadata": {"path": str(own)}},
-    )  # fmt: skip
+    )
     client.execute()
     for (name, (_, error)), cell in zip(ATTACKS.items(), notebook.cells, strict=False):
         [output] = [output for output in cell.outputs if output.output_type == "error"]
@@ -234,47 +296,77 @@ def test_attacks_fail_and_work_goes_on(tmp_path, capfd):
 ALONE = {  # what a kernel sees of the rest of the machine
     "environment": ("import os; print('TOKEN' in os.environ)", "False"),
     "environments": (
-        "import glob\nprint(sum('said to' in open(p, errors='replace').read() for p in glob.glob('/proc/[0-9]*/environ')))",
+        "import glob\nprint(sum('said to' in open(p, errors='replace').read() for p in "
+        "glob.glob('/proc/[0-9]*/environ')))",
         "0",
     ),
-    "processes": ("print([p for p in glob.glob('/proc/[0-9]*') if 'sleep' in open(p + '/cmdline').read()])", "[]"),
-    "signals": ("try: os.kill({sleeper}, 9)\nexcept OSError as error: print('cannot')", "cannot"),
-    "library": (
-        "import sys; print([m for m in sys.modules if m.startswith('dil_tutorial.') and m.split('.')[1] not in"
-        " ('course', 'support', 'errors', 'lessons') or m.split('.')[0] == 'toy' or m.startswith('dil_tutorial.lessons.p')])",
+    "processes": (
+        "print([p for p in glob.glob('/proc/[0-9]*') if 'sleep' in open(p + '/cmdline').read()])",
         "[]",
     ),
-    "memory files": ("try: open('/dev/shm/{mark}', 'w')\nexcept OSError: pass\nprint('tried')", "tried"),
-    "what it leaves": ("import subprocess; print(subprocess.Popen(['sleep', '{mark}']).pid > 0)", "True"),
+    "signals": ("try: os.kill({sleeper}, 9)\nexcept OSError as error: print('cannot')", "cannot"),
+    "library": (
+        "import sys; print([m for m in sys.modules if m.startswith('dil_tutorial.') and "
+        "m.split('.')[1] not in"
+        " ('course', 'support', 'errors', 'lessons') or m.split('.')[0] == 'toy' or "
+        "m.startswith('dil_tutorial.lessons.p')])",
+        "[]",
+    ),
+    "memory files": (
+        "try: open('/dev/shm/{mark}', 'w')\nexcept OSError: pass\nprint('tried')",
+        "tried",
+    ),
+    "what it leaves": (
+        "import subprocess; print(subprocess.Popen(['sleep', '{mark}']).pid > 0)",
+        "True",
+    ),
 }
 
 
 @needs_landlock
-@pytest.mark.parametrize("granted", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["namespaces", "Landlock alone"])
+@pytest.mark.parametrize(
+    "granted",
+    [True, pytest.param(False, marks=pytest.mark.slow)],
+    ids=["namespaces", "Landlock alone"],
+)
 def test_a_kernel_is_alone(tmp_path, monkeypatch, granted):
-    """It knows nothing of the instructor's environment and processes, ends none of them, and leaves none of its own behind."""
+    """It knows nothing of the instructor's environment and processes, ends none of them, and leaves
+    none of its own behind.
+    """
     monkeypatch.setenv("TOKEN", "said to nobody")
     if not granted:  # as where the system grants no namespaces
         (tmp_path / "none").mkdir()
         (tmp_path / "none" / "sitecustomize.py").write_text(
-            "import ctypes\nown = ctypes.CDLL(None, use_errno=True)\nown.unshare = lambda flags: -1\n"
+            "import ctypes\nown = ctypes.CDLL(None, use_errno=True)\nown.unshare = lambda flags: "
+            "-1\n"
             "ctypes.CDLL = lambda *given, **settings: own\n"
         )
         monkeypatch.setenv("PYTHONPATH", str(tmp_path / "none"))
     mark = f"98{tmp_path.stat().st_ino}"
     with subprocess.Popen(["sleep", "600"]) as sleeper:
-        codes = [code.replace("{sleeper}", str(sleeper.pid)).replace("{mark}", mark) for code, _ in ALONE.values()]
-        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code) for code in codes])
+        codes = [
+            code.replace("{sleeper}", str(sleeper.pid)).replace("{mark}", mark)
+            for code, _ in ALONE.values()
+        ]
+        notebook = nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell(code) for code in codes]
+        )
         (tmp_path / "own").mkdir()
         place = {"metadata": {"path": str(tmp_path / "own")}}
-        NotebookClient(notebook, kernel_manager_class=sandbox.SandboxedKernel, timeout=20, resources=place).execute()
+        NotebookClient(
+            notebook, kernel_manager_class=sandbox.SandboxedKernel, timeout=20, resources=place
+        ).execute()
         alive = sleeper.poll() is None
         sleeper.kill()
         said = [cell.outputs[0].text.strip() for cell in notebook.cells]
-        assert dict(zip(ALONE, said, strict=True)) == {name: expected for name, (_, expected) in ALONE.items()}
+        assert dict(zip(ALONE, said, strict=True)) == {
+            name: expected for name, (_, expected) in ALONE.items()
+        }
         assert alive
     assert not Path(f"/dev/shm/{mark}").exists()
-    left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if mark.encode() in path.read_bytes()]
+    left = [
+        path for path in Path("/proc").glob("[0-9]*/cmdline") if mark.encode() in path.read_bytes()
+    ]
     assert not left
 
 
@@ -289,7 +381,11 @@ def kernels(place):
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            found += [path] if b"course.sandbox" in (said := path.read_bytes()) and str(place).encode() in said else []
+            found += (
+                [path]
+                if b"course.sandbox" in (said := path.read_bytes()) and str(place).encode() in said
+                else []
+            )
     return found
 
 
@@ -305,7 +401,9 @@ def test_a_grader_that_is_killed_leaves_no_kernel(tmp_path):
     """
     (tmp_path / "own").mkdir()
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path / "own", env=environment) as grader:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path / "own", env=environment
+    ) as grader:
         started = time.monotonic()
         while not kernels(tmp_path):
             assert time.monotonic() - started < 60
@@ -320,19 +418,27 @@ def test_a_grader_that_is_killed_leaves_no_kernel(tmp_path):
 
 
 FLOODS = {
-    "display": "from IPython.display import display\nfor _ in range(300): display({'text/plain': 'x' * 100_000}, raw=True)",
+    "display": "from IPython.display import display\nfor _ in range(300): display({'text/plain': "
+    "'x' * 100_000}, raw=True)",
     "result": "'x' * 3_000_000",
     "error": "raise ValueError('x' * 3_000_000)",
-    "both": "from IPython.display import display\ndisplay({'text/plain': 'x' * 3_000_000}, raw=True)\n1 / 0",
-    "one message": "from IPython.display import display\ndisplay({'text/plain': 'x' * 50_000_000}, raw=True)\n1 / 0",
+    "both": "from IPython.display import display\ndisplay({'text/plain': 'x' * 3_000_000}, "
+    "raw=True)\n1 / 0",
+    "one message": "from IPython.display import display\ndisplay({'text/plain': 'x' * "
+    "50_000_000}, raw=True)\n1 / 0",
 }
 
 
 @pytest.mark.slow
 @needs_landlock
 def test_what_a_cell_shows_has_an_end(tmp_path):
-    """However it comes: displays, a result, an error, a message larger than any that is received.  No error is lost in it."""
-    cells = [nbformat.v4.new_code_cell(code) for code in ["print('kept')", *FLOODS.values(), "print('on')"]]
+    """However it comes: displays, a result, an error, a message larger than any that is received.
+    No error is lost in it.
+    """
+    cells = [
+        nbformat.v4.new_code_cell(code)
+        for code in ["print('kept')", *FLOODS.values(), "print('on')"]
+    ]
     done = ran(cells, tmp_path)
     assert done.cells[0].outputs[0].text == "kept\n"
     ends = {}
@@ -340,17 +446,27 @@ def test_what_a_cell_shows_has_an_end(tmp_path):
         assert len(json.dumps(cell.outputs)) < 1_100_000, name
         ends[name] = [output.ename for output in cell.outputs if output.output_type == "error"]
     assert ends == {
-        "display": [], "result": [], "error": ["ValueError"], "both": ["ZeroDivisionError"], "one message": ["KernelDied"],
-    }  # fmt: skip
+        "display": [],
+        "result": [],
+        "error": ["ValueError"],
+        "both": ["ZeroDivisionError"],
+        "one message": ["KernelDied"],
+    }
     assert done.cells[-1].outputs[0].text == "on\n"
 
 
 @needs_landlock
 def test_endless_output_fills_no_memory(tmp_path):
     """Five gigabytes of it, more than a kernel may take: neither stream nor history keeps them."""
-    codes = ["print('kept')", "for _ in range(500_000):\n    print('x' * 10_000)\n1 / 0", "print('on')"]
+    codes = [
+        "print('kept')",
+        "for _ in range(500_000):\n    print('x' * 10_000)\n1 / 0",
+        "print('on')",
+    ]
     done = ran([nbformat.v4.new_code_cell(code) for code in codes], tmp_path)
-    first, flood, last = ("".join(output.get("text", "") for output in cell.outputs) for cell in done.cells)
+    first, flood, last = (
+        "".join(output.get("text", "") for output in cell.outputs) for cell in done.cells
+    )
     assert (first, last) == ("kept\n", "on\n")
     assert 100_000 <= len(flood) < 101_000
     assert flood.endswith("is left out)\n")
@@ -358,9 +474,16 @@ def test_endless_output_fills_no_memory(tmp_path):
 
 
 def test_nothing_that_was_handed_in_is_lost(folder, tmp_path):
-    text, other = course.released(folder, "a1").read_text(), course.released(folder, "a2").read_text()
+    text, other = (
+        course.released(folder, "a1").read_text(),
+        course.released(folder, "a2").read_text(),
+    )
     short = nbformat.reads(text, as_version=4)
-    short.cells = [cell for cell in short.cells if cell.metadata.get("nbgrader", {}).get("grade_id") != "kl-tests"]
+    short.cells = [
+        cell
+        for cell in short.cells
+        if cell.metadata.get("nbgrader", {}).get("grade_id") != "kl-tests"
+    ]
     files = {
         "Ada Lovelace_4711_assignsubmission_file_/my answers (final).ipynb": text,
         "noether_12_99_a1.ipynb": text,
@@ -381,7 +504,8 @@ def test_nothing_that_was_handed_in_is_lost(folder, tmp_path):
     rows = {row["file"]: row for row in collect.collect(folder, "a1", tmp_path / "all.zip")}
     assert set(rows) == set(files) - {"abel_2.pdf", "__MACOSX/abel_2.ipynb", ".DS_Store"}
     assert {name: row["usable"] for name, row in rows.items()} == {
-        name: not name.startswith(("turing", "hopper", "gauss", "galois", "abel_1")) for name in rows
+        name: not name.startswith(("turing", "hopper", "gauss", "galois", "abel_1"))
+        for name in rows
     }
     assert rows["galois_1.zip"]["note"] == "not a notebook (.ipynb): ask for it again"
     assert rows["turing_1.ipynb"]["note"].startswith("not a notebook")
@@ -403,23 +527,39 @@ def test_a_file_that_grows_when_it_is_unpacked_is_not(folder, tmp_path):
         archive.writestr("lagrange.ipynb", bytes(collect.LARGEST + 1))
         archive.writestr("noether.ipynb", course.released(folder, "a1").read_text())
     assert (tmp_path / "all.zip").stat().st_size < 2**20
-    rows = {row["student"]: row["note"] for row in collect.collect(folder, "a1", tmp_path / "all.zip")}
-    assert rows == {"lagrange": "larger than 100 MiB: ask for it again, without outputs", "noether": ""}
+    rows = {
+        row["student"]: row["note"] for row in collect.collect(folder, "a1", tmp_path / "all.zip")
+    }
+    assert rows == {
+        "lagrange": "larger than 100 MiB: ask for it again, without outputs",
+        "noether": "",
+    }
 
 
 def test_a_notebook_that_was_taken_apart_is_put_together(folder):
-    """Tests edited, deleted or moved come back as they were; answers and the student's own cells stay."""
+    """Tests edited, deleted or moved come back as they were; answers and the student's own cells
+    stay.
+    """
     release = nbformat.read(course.released(folder, "a1"), as_version=4)
     handed = nbformat.read(course.released(folder, "a1"), as_version=4)
     marks = [cell.metadata.get("nbgrader", {}).get("grade_id") for cell in handed.cells]
     handed.cells[marks.index("kl")].source = "def kl(p, q): return helper(p, q)"
     handed.cells[marks.index("kl-tests")].source = "pass"
-    helper, note = nbformat.v4.new_code_cell("def helper(p, q): return 0"), nbformat.v4.new_markdown_cell("a thought")
+    helper, note = (
+        nbformat.v4.new_code_cell("def helper(p, q): return 0"),
+        nbformat.v4.new_markdown_cell("a thought"),
+    )
     handed.cells.insert(marks.index("kl"), helper)
     handed.cells.insert(0, note)
-    again = nbformat.v4.new_code_cell("def kl(p, q): return 1", metadata=handed.cells[marks.index("kl") + 2].metadata)
+    again = nbformat.v4.new_code_cell(
+        "def kl(p, q): return 1", metadata=handed.cells[marks.index("kl") + 2].metadata
+    )
     handed.cells.append(again)
-    handed.cells = [cell for cell in handed.cells if cell.metadata.get("nbgrader", {}).get("grade_id") != "win_rate-tests"]
+    handed.cells = [
+        cell
+        for cell in handed.cells
+        if cell.metadata.get("nbgrader", {}).get("grade_id") != "win_rate-tests"
+    ]
     handed.cells.reverse()
     made, deleted = collect.restored(release, handed)
     assert deleted == 1
@@ -428,20 +568,30 @@ def test_a_notebook_that_was_taken_apart_is_put_together(folder):
     assert [name for name in first if name] == [name for name in marks if name]
     for name in ("kl-tests", "win_rate-tests"):
         assert texts[first.index(name)] == release.cells[marks.index(name)].source
-    own = {"def helper(p, q): return 0", "a thought", "def kl(p, q): return 1", "def kl(p, q): return helper(p, q)"}
+    own = {
+        "def helper(p, q): return 0",
+        "a thought",
+        "def kl(p, q): return 1",
+        "def kl(p, q): return helper(p, q)",
+    }
     assert own <= set(texts)
     assert len(made.cells) == len(release.cells) + 3
     assert len({cell.id for cell in made.cells}) == len(made.cells)
 
 
 def test_an_answer_in_a_cell_of_its_own_is_found_by_its_name(folder):
-    """Written below the tests, where the cell that was meant for it still says what it was released with, or is gone."""
+    """Written below the tests, where the cell that was meant for it still says what it was released
+    with, or is gone.
+    """
     release = nbformat.read(course.released(folder, "a1"), as_version=4)
     marks = [cell.metadata.get("nbgrader", {}).get("grade_id") for cell in release.cells]
     right = wrong_answers.solutions_of(course.source(folder, "a1"))["kl"]
     for gone in (False, True):
         handed = nbformat.read(course.released(folder, "a1"), as_version=4)
-        handed.cells += [nbformat.v4.new_code_cell("def kl(p, q): return 1"), nbformat.v4.new_code_cell(right)]
+        handed.cells += [
+            nbformat.v4.new_code_cell("def kl(p, q): return 1"),
+            nbformat.v4.new_code_cell(right),
+        ]
         if gone:
             del handed.cells[marks.index("kl")]
         made, _ = collect.restored(release, handed)
@@ -473,12 +623,20 @@ def parts_of(node, path=()):
     """The paths to all parts of a JSON value."""
     if path:
         yield path
-    for key, inner in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
+    for key, inner in (
+        node.items()
+        if isinstance(node, dict)
+        else enumerate(node)
+        if isinstance(node, list)
+        else ()
+    ):
         yield from parts_of(inner, (*path, key))
 
 
 def damaged(text, rng):
-    """A notebook with parts deleted or exchanged for something else, or with bytes changed, deleted and put in."""
+    """A notebook with parts deleted or exchanged for something else, or with bytes changed, deleted
+    and put in.
+    """
     if rng.random() < 0.7:
         notebook = json.loads(text)
         for _ in range(rng.choice([1, 1, 2, 5])):
@@ -498,7 +656,9 @@ def damaged(text, rng):
 
 @pytest.mark.parametrize("count", [40, pytest.param(2000, marks=pytest.mark.slow)])
 def test_a_damaged_notebook_stops_nobody(folder, tmp_path, count):
-    """Whatever happened to Ada's file, it is collected or reported; Bob's is collected, and what is collected can be graded."""
+    """Whatever happened to Ada's file, it is collected or reported; Bob's is collected, and what is
+    collected can be graded.
+    """
     text, rng = course.released(folder, "a1").read_text(), random.Random(0)
     (tmp_path / "bob_a1.ipynb").write_text(text)
     usable = 0
@@ -510,7 +670,9 @@ def test_a_damaged_notebook_stops_nobody(folder, tmp_path, count):
         assert rows["ada"]["usable"] or rows["ada"]["note"]
         if rows["ada"]["usable"]:
             usable += 1
-            made = course.read_notebook(folder / "submitted" / "ada" / "a1" / course.source_of(folder, "a1").name)
+            made = course.read_notebook(
+                folder / "submitted" / "ada" / "a1" / course.source_of(folder, "a1").name
+            )
             nbformat.validate(made)
             assert course.points_of(made) == course.points_of(course.source(folder, "a1"))
     assert 0.5 * count < usable < count
@@ -542,7 +704,9 @@ def win_rate(ref, preference):
 
 
 def class_of_forty(folder, place):
-    """A learning platform's zip, and the points each of 40 students should get (None: no notebook that can be graded)."""
+    """A learning platform's zip, and the points each of 40 students should get (None: no notebook
+    that can be graded).
+    """
 
     def right(**answers):
         return nbformat.writes(copy_for(folder, **answers))
@@ -555,13 +719,17 @@ def class_of_forty(folder, place):
             (right(**{row["question"]: entry["code"]}), row["points"], usual)
             for entry in wrong_answers.written("a1", "wrong")[:11]
             for row in table
-            if (row["assignment"], row["answer"], row["question"]) == ("a1", entry["name"], entry["question"])
+            if (row["assignment"], row["answer"], row["question"])
+            == ("a1", entry["name"], entry["question"])
         ],
         "crashed": [(right(win_rate=CRASH), 80.0, usual)] * 3,
-        "renamed": [(right(), 90.0, name) for name in ("my answers (final).ipynb", "a2.ipynb", "1.ipynb", "für A1.ipynb")],
+        "renamed": [
+            (right(), 90.0, name)
+            for name in ("my answers (final).ipynb", "a2.ipynb", "1.ipynb", "für A1.ipynb")
+        ],
         "corrupted": [(text, None, usual) for text in (right()[:3000], "", "<html>", "{}", "[1]")],
         "missing": [(None, None, "")] * 5,
-    }  # fmt: skip
+    }
     for kind, entries in kinds.items():
         for number, (text, points, name) in enumerate(entries):
             if text is not None:
@@ -581,11 +749,17 @@ def test_a_class_of_forty_is_graded_from_a_zip_killed_and_resumed(folder, tmp_pa
     course.init(here)
     course.release(here, "a1")
     wanted = class_of_forty(here, tmp_path / "class.zip")
-    ids = [name.removesuffix("-770") for name in wanted]  # the first of each kind is listed without Moodle's number
-    (here / "students.csv").write_text("id,last_name\n" + "".join(f"{name},Name {name}\n" for name in ids))
+    # the first of each kind is listed without Moodle's number
+    ids = [name.removesuffix("-770") for name in wanted]
+    (here / "students.csv").write_text(
+        "id,last_name\n" + "".join(f"{name},Name {name}\n" for name in ids)
+    )
     command = [str(Path(sys.executable).parent / "dil"), "course", "grade", str(here), "a1"]
     first = subprocess.Popen(
-        [*command, str(tmp_path / "class.zip")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        [*command, str(tmp_path / "class.zip")],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     graded, started = here / "graded" / "a1", time.monotonic()
     while len(list(graded.glob("*.json"))) < 10:
@@ -601,7 +775,9 @@ def test_a_class_of_forty_is_graded_from_a_zip_killed_and_resumed(folder, tmp_pa
     assert second.returncode == 0, second.stdout + second.stderr
     assert "s of grading each" in second.stdout
     assert not second.stderr
-    assert {name: (graded / name).stat().st_mtime for name in before} == before  # nobody was graded twice
+    assert {
+        name: (graded / name).stat().st_mtime for name in before
+    } == before  # nobody was graded twice
     with open(here / "report" / "a1.csv") as file:
         rows = {row["student"]: row for row in csv.DictReader(file)}
     assert set(rows) == {"missing-0" if name == "missing-0-770" else name for name in wanted}
@@ -613,23 +789,36 @@ def test_a_class_of_forty_is_graded_from_a_zip_killed_and_resumed(folder, tmp_pa
     assert rows["corrupted-0-770"]["status"].startswith("not a notebook that can be read")
     assert rows["crashed-0-770"]["win_rate"] == "0.0"
     assert (here / "report" / "a1.png").stat().st_size > 10_000
-    pages = {path.stem: path.read_text() for path in (here / "report" / "feedback" / "a1").glob("*.html")}
+    pages = {
+        path.stem: path.read_text() for path in (here / "report" / "feedback" / "a1").glob("*.html")
+    }
     assert set(pages) == {student for student, points in wanted.items() if points is not None}
     check_pages(here, pages)
     check_second_round(here)
 
 
 def check_pages(here, pages):
-    """Nothing of a hidden test is on a page but its hints; pages ask no server and run no script."""
-    tests = (text.split("### BEGIN HIDDEN TESTS")[1] for text in feedback.hidden_tests(course.source(here, "a1")).values())
-    hidden = [line.strip() for text in tests for line in text.splitlines() if len(line.strip()) > 25 and "HIDDEN" not in line]
+    """Nothing of a hidden test is on a page but its hints; pages ask no server and run no
+    script.
+    """
+    tests = (
+        text.split("### BEGIN HIDDEN TESTS")[1]
+        for text in feedback.hidden_tests(course.source(here, "a1")).values()
+    )
+    hidden = [
+        line.strip()
+        for text in tests
+        for line in text.splitlines()
+        if len(line.strip()) > 25 and "HIDDEN" not in line
+    ]
     assert len(hidden) > 30
     import html
 
     for student, text in pages.items():
         words = html.unescape(text)
         told = re.findall(r"Further tests, 0 points: (.*?)</p>", words)
-        assert not [what for what in told if "expected" in what or "got" in what], student  # no values of a test nobody saw
+        # no values of a test nobody saw
+        assert not [what for what in told if "expected" in what or "got" in what], student
         assert not [line for line in hidden if line in words], student
         assert "http" not in text.replace('http-equiv="Content-Security-Policy"', "")
         assert "<script" not in text
@@ -640,7 +829,9 @@ def check_pages(here, pages):
 
 
 def check_second_round(here):
-    """Points by hand and a comment survive a changed test; what is handed in anew is graded anew."""
+    """Points by hand and a comment survive a changed test; what is handed in anew is graded
+    anew.
+    """
     from nbgrader.api import Gradebook
 
     with Gradebook(f"sqlite:///{here / 'gradebook.db'}") as book:
@@ -655,22 +846,39 @@ def check_second_round(here):
             cell.metadata["nbgrader"]["points"] = 3
     course.source_of(here, "a1").write_text(nbformat.writes(notebook))
     command = [str(Path(sys.executable).parent / "dil"), "course"]
-    done = subprocess.run([*command, "regrade", str(here), "a1", "right-0-770"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [*command, "regrade", str(here), "a1", "right-0-770"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     rows = {row["student"]: row for row in statistics.results(here, "a1")}
     assert rows["right-0-770"]["total"] == 90 - 6 + 7
     assert rows["right-1-771"]["total"] == 90
     page = (here / "report" / "feedback" / "a1" / "right-0-770.html").read_text()
     assert "And &lt;b&gt;why&lt;/b&gt; one half?" in page
-    collect.submit(here, "a1", "right-1-771", wrong_answers.answered(course.released(here, "a1"), {}))
+    collect.submit(
+        here, "a1", "right-1-771", wrong_answers.answered(course.released(here, "a1"), {})
+    )
     grading.grade(here, "a1", "right-1-771")
-    assert {row["student"]: row["total"] for row in statistics.results(here, "a1")}["right-1-771"] == 0
-    notebook.cells = [cell for cell in notebook.cells if cell.metadata.get("nbgrader", {}).get("grade_id") != "kl-hidden"]
+    assert {row["student"]: row["total"] for row in statistics.results(here, "a1")}[
+        "right-1-771"
+    ] == 0
+    notebook.cells = [
+        cell
+        for cell in notebook.cells
+        if cell.metadata.get("nbgrader", {}).get("grade_id") != "kl-hidden"
+    ]
     course.source_of(here, "a1").write_text(nbformat.writes(notebook))
-    done = subprocess.run([*command, "regrade", str(here), "a1"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [*command, "regrade", str(here), "a1"], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 2
     assert "set its points to 0 instead" in done.stderr.replace("\n", " ")
-    done = subprocess.run([*command, "init", str(here)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [*command, "init", str(here)], capture_output=True, text=True, timeout=120
+    )
     assert done.stdout.count("kept as it is") == 5
 
 
@@ -711,7 +919,9 @@ def test_a_helper_may_have_the_name_of_a_hidden_variable(folder):
     assert "    forward = [" in hidden
     assert "    reverse = [" in hidden
     right = {**wrong_answers.solutions_of(course.source(folder, "a2")), "projections": HELPERS}
-    collect.submit(folder, "a2", "helpers", wrong_answers.answered(course.released(folder, "a2"), right))
+    collect.submit(
+        folder, "a2", "helpers", wrong_answers.answered(course.released(folder, "a2"), right)
+    )
     assert not grading.grade(folder, "a2", "helpers")["failure"]
     assert grading.scores(folder, "a2")["helpers"]["projections-hidden"] == 6
 
@@ -720,23 +930,36 @@ def test_a_helper_may_have_the_name_of_a_hidden_variable(folder):
 @needs_landlock
 def test_an_answer_cannot_read_the_tests_that_lie_beside_it(folder):
     """It could tell them to its student by an error, which the page of feedback shows."""
-    reading = (
-        "import numpy\n\nnames = ['a1_two_distributions.ipynb']\nraise ValueError(numpy.fromfile(names[0], dtype='S9000'))"
-    )
+    reading = "import numpy\n\nnames = ['a1_two_distributions.ipynb']\nraise ValueError(numpy.fromfile(names[0], dtype='S9000'))"  # noqa: E501
     collect.submit(folder, "a1", "spy", copy_for(folder, win_rate=reading))
     assert not grading.grade(folder, "a1", "spy")["failure"]
-    graded = nbformat.read(folder / "autograded" / "spy" / "a1" / "a1_two_distributions.ipynb", as_version=4)
-    [cell] = [cell for cell in graded.cells if cell.metadata.get("nbgrader", {}).get("grade_id") == "win_rate"]
+    graded = nbformat.read(
+        folder / "autograded" / "spy" / "a1" / "a1_two_distributions.ipynb", as_version=4
+    )
+    [cell] = [
+        cell
+        for cell in graded.cells
+        if cell.metadata.get("nbgrader", {}).get("grade_id") == "win_rate"
+    ]
     assert [output.ename for output in cell.outputs] == ["FileNotFoundError"]
 
 
 def test_archives_of_the_repository_hold_no_answers():
-    """What a platform offers as a download, and what guides tell to hand out, is made by git archive."""
+    """What a platform offers as a download, and what guides tell to hand out, is made by git
+    archive.
+    """
     if not (ROOT / ".git").exists():
         pytest.skip("not a clone")
-    paths = [path.relative_to(ROOT).as_posix() for path in (ROOT / "notebooks" / "assignments").rglob("*.py")]
+    paths = [
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "notebooks" / "assignments").rglob("*.py")
+    ]
     said = subprocess.run(
-        ["git", "check-attr", "export-ignore", *paths], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "check-attr", "export-ignore", *paths],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     assert said.count("export-ignore: set") == len(paths) == 15
 

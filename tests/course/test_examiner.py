@@ -1,4 +1,6 @@
-"""The examiner and the answers are in two processes: what travels between them, and what is noticed on the way."""
+"""The examiner and the answers are in two processes: what travels between them, and what is noticed
+on the way.
+"""
 
 import contextlib
 import struct
@@ -25,7 +27,9 @@ if not course.scripts():
 
 
 def stand_in(function, like=None, changes=()):
-    """What a test would call for ``function``, which runs as a student's would, but in this process."""
+    """What a test would call for ``function``, which runs as a student's would, but in this
+    process.
+    """
     names = {"f": function}
     return StandIn("f", like or function, lambda request: answers.answer(names, request), changes)
 
@@ -33,11 +37,22 @@ def stand_in(function, like=None, changes=()):
 # --- Plain data
 
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text()
-    | arrays.arrays(st.sampled_from([np.float64, np.float32, np.int64, np.bool_]), arrays.array_shapes(min_dims=0, min_side=0)),
-    lambda inner: st.lists(inner, max_size=3) | st.tuples(inner, inner) | st.dictionaries(st.text(), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | arrays.arrays(
+        st.sampled_from([np.float64, np.float32, np.int64, np.bool_]),
+        arrays.array_shapes(min_dims=0, min_side=0),
+    ),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.text(), inner, max_size=3)
+    ),
     max_leaves=8,
-)  # fmt: skip
+)
 
 
 @given(values)
@@ -49,7 +64,11 @@ def test_plain_data_comes_back_as_it_was(value):
 def test_tensors_keep_dtype_shape_and_bits(dtype):
     for shape in ((), (0,), (2, 3), (2, 0, 1)):
         tensor = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 5).to(dtype)
-        for laid in (tensor, torch.stack([tensor, tensor], -1)[..., 0], tensor.T if tensor.ndim == 2 else tensor):
+        for laid in (
+            tensor,
+            torch.stack([tensor, tensor], -1)[..., 0],
+            tensor.T if tensor.ndim == 2 else tensor,
+        ):
             back = plain.read(plain.packed(laid))
             assert back.dtype == dtype
             assert back.shape == laid.shape
@@ -66,10 +85,18 @@ def test_reading_what_a_stranger_sent_is_a_value_or_a_value_error(data):
 
 
 FORGED = (
-    b'{"tensor": ["float64", [-1], false]}', b'{"tensor": ["float64", [1000000000000], false]}', b'{"array": 5}',
-    b'{"tensor": ["object", [1], false]}', b'{"pickle": "gASVAAA"}', b'{"a": 1, "b": 2}', b"[" * 50_000, b"1" * 10_000,
-    b'{"dict": [[{"list": []}, 1]]}', b'{"tensor": ["float64", [1.5], false]}', b'{"list": 5}',
-)  # fmt: skip
+    b'{"tensor": ["float64", [-1], false]}',
+    b'{"tensor": ["float64", [1000000000000], false]}',
+    b'{"array": 5}',
+    b'{"tensor": ["object", [1], false]}',
+    b'{"pickle": "gASVAAA"}',
+    b'{"a": 1, "b": 2}',
+    b"[" * 50_000,
+    b"1" * 10_000,
+    b'{"dict": [[{"list": []}, 1]]}',
+    b'{"tensor": ["float64", [1.5], false]}',
+    b'{"list": 5}',
+)
 
 
 @pytest.mark.parametrize("header", FORGED, ids=range(len(FORGED)))
@@ -86,10 +113,17 @@ def test_nothing_is_unpickled_on_the_examiners_side():
     from pathlib import Path
 
     room = Path(plain.__file__).parent
-    assert {path.name for path in room.glob("*.py") if "pickle.load" in path.read_text()} == {"answers.py"}
-    uses = {path.name: path.read_text().count(" arrived(") for path in room.glob("*.py") if path.name != "answers.py"}
+    assert {path.name for path in room.glob("*.py") if "pickle.load" in path.read_text()} == {
+        "answers.py"
+    }
+    uses = {
+        path.name: path.read_text().count(" arrived(")
+        for path in room.glob("*.py")
+        if path.name != "answers.py"
+    }
     assert {name: count for name, count in uses.items() if count} == {"agreement.py": 1}
-    assert "arrived(travelling(sent))" in (room / "agreement.py").read_text()  # a copy of its own arguments
+    # a copy of its own arguments
+    assert "arrived(travelling(sent))" in (room / "agreement.py").read_text()
 
 
 # --- Calls
@@ -98,7 +132,9 @@ x = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64)
 
 
 def test_gradients_go_through():
-    """gradcheck compares them with differences of the results; two outputs, a model's weights and an argument out of play."""
+    """gradcheck compares them with differences of the results; two outputs, a model's weights and
+    an argument out of play.
+    """
 
     def function(a, b, model):
         return {"sum": model(a * b.exp()).sum(), "square": [a**2, b]}, 5
@@ -108,7 +144,9 @@ def test_gradients_go_through():
     remote = stand_in(function)
     found, five = remote(a, b, model)
     assert five == 5
-    assert torch.autograd.gradcheck(lambda a, b: remote(a, b, model)[0]["square"][0] * remote(a, b, model)[0]["sum"], (a, b))
+    assert torch.autograd.gradcheck(
+        lambda a, b: remote(a, b, model)[0]["square"][0] * remote(a, b, model)[0]["sum"], (a, b)
+    )
     (found["sum"] * 3).backward()
     wanted = {name: weight.grad.clone() for name, weight in model.named_parameters()}
     model.zero_grad()
@@ -147,7 +185,11 @@ def test_lists_and_models_are_watched_and_what_may_change_comes_back():
     with pytest.raises(BrokenPromise, match="curve must stay"):
         stand_in(lambda curve: curve.pop())([1.0, 2.0])
     model = torch.nn.Linear(2, 1)
-    for edit in (lambda m: m.eval(), lambda m: m.requires_grad_(False), lambda m: m.weight.data.zero_()):
+    for edit in (
+        lambda m: m.eval(),
+        lambda m: m.requires_grad_(False),
+        lambda m: m.weight.data.zero_(),
+    ):
         with pytest.raises(BrokenPromise, match="model must stay"):
             stand_in(lambda model, edit=edit: (edit(model), 1)[1], like=lambda model: 1)(model)
 
@@ -167,7 +209,9 @@ def test_lists_and_models_are_watched_and_what_may_change_comes_back():
         assert torch.equal(a.grad, b.grad)
     rng = torch.Generator().manual_seed(0)
     stand_in(lambda rng: torch.rand(1, generator=rng).item())(rng)
-    assert torch.rand(1, generator=rng) == torch.rand(2, generator=torch.Generator().manual_seed(0))[1]
+    assert (
+        torch.rand(1, generator=rng) == torch.rand(2, generator=torch.Generator().manual_seed(0))[1]
+    )
 
 
 def test_what_an_answer_raises_arrives_by_name_and_nothing_worse():
@@ -175,10 +219,12 @@ def test_what_an_answer_raises_arrives_by_name_and_nothing_worse():
         pass
 
     for error, kind, words in (
-        (ValueError("too many"), ValueError, "too many"), (Own("why"), AnswerError, "Own: why"),
-        (SystemExit(3), AnswerError, "SystemExit: 3"), (KeyboardInterrupt(), AnswerError, "KeyboardInterrupt"),
+        (ValueError("too many"), ValueError, "too many"),
+        (Own("why"), AnswerError, "Own: why"),
+        (SystemExit(3), AnswerError, "SystemExit: 3"),
+        (KeyboardInterrupt(), AnswerError, "KeyboardInterrupt"),
         (UnicodeDecodeError("utf-8", b"x", 0, 1, "bad"), AnswerError, "UnicodeDecodeError"),
-    ):  # fmt: skip
+    ):
 
         def failing(error=error):
             raise error
@@ -194,7 +240,8 @@ def test_what_an_answer_raises_arrives_by_name_and_nothing_worse():
 
 WRONG = {  # of: sum of squares of v, with a gradient, in v's dtype
     "values": (lambda v: (v**2).sum() + 1e-6, "values are wrong"),
-    "values and slopes": (lambda v: (v**3).sum(), "the gradient is wrong"),  # already where the values are right
+    # already where the values are right
+    "values and slopes": (lambda v: (v**3).sum(), "the gradient is wrong"),
     "shape": (lambda v: v**2, "another shape"),
     "nothing": (lambda v: None, "nothing is returned"),
     "dtype": (lambda v: (v**2).sum().double(), "dtype"),
@@ -221,7 +268,9 @@ def test_what_differs_is_said_in_words(wrong, why):
 
 def test_the_example_is_the_smallest():
     reference = lambda v: v.sum()  # noqa: E731
-    check = Agreement(stand_in(lambda v: v.sum() if len(v) < 3 else v.sum() + 1, like=reference), reference)
+    check = Agreement(
+        stand_in(lambda v: v.sum() if len(v) < 3 else v.sum() + 1, like=reference), reference
+    )
     with pytest.raises(BrokenPromise) as caught:
         check(inputs.vectors(1), "hint")
     assert caught.value.example == "v = tensor([0., 0., 0.], dtype=torch.float64)"
@@ -233,13 +282,20 @@ def test_randomness_must_come_from_the_generator_and_from_it_alone():
 
     of = lambda function: Agreement(stand_in(function, like=reference), reference, ["generator"])  # noqa: E731
     drawn = inputs.joined(inputs.one_of(3, 1), inputs.generators())
-    of(lambda count, generator: 1 - torch.rand(count, generator=generator))(drawn, "hint", values=False)
+    of(lambda count, generator: 1 - torch.rand(count, generator=generator))(
+        drawn, "hint", values=False
+    )
     for wrong, why in (
         (lambda count, generator: torch.rand(count), "the generator is not used"),
-        (lambda count, generator: torch.rand(count, generator=generator) + torch.rand(count), "something else the second time"),
+        (
+            lambda count, generator: torch.rand(count, generator=generator) + torch.rand(count),
+            "something else the second time",
+        ),
         (lambda count, generator: torch.zeros(count), "the generator is not used"),
         (
-            lambda count, generator: torch.rand(count, generator=generator.manual_seed(0)) + 0 * torch.rand(count),
+            lambda count, generator: (
+                torch.rand(count, generator=generator.manual_seed(0)) + 0 * torch.rand(count)
+            ),
             "belong to nobody",
         ),
     ):
@@ -273,7 +329,9 @@ def test_numbers_are_close_relative_to_their_size_and_nan_never_is():
 
 
 def examiner(name, ask=None):
-    """The examiner of an assignment, the names of its answers, which are the references, and its tests."""
+    """The examiner of an assignment, the names of its answers, which are the references, and its
+    tests.
+    """
     master = course.convert(course.scripts()[name])
     names = {"__name__": "__main__"}
     tests = []
@@ -286,7 +344,9 @@ def examiner(name, ask=None):
     return Examiner(master, ask or (lambda request: answers.answer(names, request))), names, tests
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "a1" else pytest.mark.slow) for n in course.scripts()])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n == "a1" else pytest.mark.slow) for n in course.scripts()]
+)
 def test_the_references_keep_their_own_promises(name):
     made, _, tests = examiner(name)
     assert {
@@ -294,10 +354,16 @@ def test_the_references_keep_their_own_promises(name):
         for source in tests
         if made.run(source, alone="HIDDEN" in source)
     } == {}
-    checked = {line.split("(")[0] for source in tests for line in source.splitlines() if line.startswith("check_")}
+    checked = {
+        line.split("(")[0]
+        for source in tests
+        for line in source.splitlines()
+        if line.startswith("check_")
+    }
+    # every question is tried on inputs that nobody chose
     assert {name.removeprefix("check_") for name in made.names if name.startswith("check_")} == {
         name.removeprefix("check_") for name in checked
-    }  # every question is tried on inputs that nobody chose
+    }
 
 
 def test_a_lost_process_fails_a_test_by_name():

@@ -1,4 +1,6 @@
-"""What leaves for other platforms: points for Moodle and Canvas, Gradescope's autograder; and the instructor's page."""
+"""What leaves for other platforms: points for Moodle and Canvas, Gradescope's autograder; and the
+instructor's page.
+"""
 
 import csv
 import io
@@ -20,7 +22,9 @@ from dil_tutorial.errors import InputError
 
 if not course.scripts():
     pytest.skip("a copy for students: the assignments are not in it", allow_module_level=True)
-needs_landlock = pytest.mark.skipif(not sandbox.available(), reason="no Landlock here to lock code of strangers in")
+needs_landlock = pytest.mark.skipif(
+    not sandbox.available(), reason="no Landlock here to lock code of strangers in"
+)
 
 ROWS = [
     {"student": "ada-lovelace-4711", "total": 88.5},
@@ -31,10 +35,20 @@ ROWS = [
 
 def test_points_go_to_people_by_their_numbers():
     moodle = list(csv.DictReader(io.StringIO(exports.moodle(ROWS, 100))))
-    assert [(row["Identifier"], row["Grade"]) for row in moodle] == [("Participant 4711", "88.5"), ("Participant 77", "0")]
+    assert [(row["Identifier"], row["Grade"]) for row in moodle] == [
+        ("Participant 4711", "88.5"),
+        ("Participant 77", "0"),
+    ]
     canvas = list(csv.DictReader(io.StringIO(exports.canvas(ROWS, "A1 (345)", 100))))
-    assert [(row["ID"], row["A1 (345)"]) for row in canvas] == [("", "100"), ("4711", "88.5"), ("77", "0")]
-    for export in (lambda rows: exports.moodle(rows, 100), lambda rows: exports.canvas(rows, "A1", 100)):
+    assert [(row["ID"], row["A1 (345)"]) for row in canvas] == [
+        ("", "100"),
+        ("4711", "88.5"),
+        ("77", "0"),
+    ]
+    for export in (
+        lambda rows: exports.moodle(rows, 100),
+        lambda rows: exports.canvas(rows, "A1", 100),
+    ):
         with pytest.raises(InputError, match="nobody's name ends in"):
             export([{"student": "noether", "total": 1.0}])
 
@@ -51,13 +65,17 @@ def folder(tmp_path_factory):
 @pytest.mark.slow
 @needs_landlock
 def test_gradescopes_autograder_grades_as_this_does(folder, tmp_path):
-    """Unpacked as Gradescope does it, in an empty environment but for Python: right, one wrong, no notebook."""
+    """Unpacked as Gradescope does it, in an empty environment but for Python: right, one wrong, no
+    notebook.
+    """
     exports.gradescope(folder, "a1", tmp_path / "a1.zip")
     here = tmp_path / "autograder"
     (here / "results").mkdir(parents=True)
     with zipfile.ZipFile(tmp_path / "a1.zip") as archive:
         archive.extractall(here / "source")
-        assert {archive.getinfo(name).external_attr >> 16 for name in ("setup.sh", "run_autograder")} == {0o755}
+        assert {
+            archive.getinfo(name).external_attr >> 16 for name in ("setup.sh", "run_autograder")
+        } == {0o755}
     needed = (here / "source" / "requirements.txt").read_text()
     assert "nbgrader" in needed
     assert "trl" not in needed
@@ -70,11 +88,24 @@ def test_gradescopes_autograder_grades_as_this_does(folder, tmp_path):
         for path in place.iterdir():
             path.unlink()
         if solutions:
-            nbformat.write(wrong_answers.answered(course.released(folder, "a1"), solutions), place / "my answers.ipynb")
+            nbformat.write(
+                wrong_answers.answered(course.released(folder, "a1"), solutions),
+                place / "my answers.ipynb",
+            )
         else:
             (place / "answers.pdf").write_text("not asked for")
-        environment = {"AUTOGRADER": str(here), "PYTHON": sys.executable, "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-        done = subprocess.run(["sh", str(here / "source" / "run_autograder")], env=environment, capture_output=True, text=True)
+        environment = {
+            "AUTOGRADER": str(here),
+            "PYTHON": sys.executable,
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(tmp_path),
+        }
+        done = subprocess.run(
+            ["sh", str(here / "source" / "run_autograder")],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr
         found.append(json.loads((here / "results" / "results.json").read_text()))
     assert [result["score"] for result in found] == [90, 77, 0]
@@ -87,31 +118,51 @@ def test_gradescopes_autograder_grades_as_this_does(folder, tmp_path):
 
 def cell(name, source, errors=(), **marks):
     made = nbformat.v4.new_code_cell(source, metadata={"nbgrader": {"grade_id": name, **marks}})
-    made.outputs = [nbformat.v4.new_output("error", ename=e, evalue=v, traceback=[f"trace of {v}"]) for e, v in errors]
+    made.outputs = [
+        nbformat.v4.new_output("error", ename=e, evalue=v, traceback=[f"trace of {v}"])
+        for e, v in errors
+    ]
     return made
 
 
 def handed(answer, *errors):
     """A graded notebook with one question."""
-    cells = [cell("kl", answer, solution=True, locked=False), cell("kl-tests", "", errors, grade=True, locked=True)]
+    cells = [
+        cell("kl", answer, solution=True, locked=False),
+        cell("kl-tests", "", errors, grade=True, locked=True),
+    ]
     return nbformat.v4.new_notebook(cells=cells)
 
 
 def test_answers_that_fail_alike_are_put_together():
-    swapped = ("AssertionError", "expected 1, got 2: the first argument is averaged over (see notebook 03)")
-    again = ("AssertionError", "expected 1, got 7: the first argument is averaged over (see notebook 03)")
+    swapped = (
+        "AssertionError",
+        "expected 1, got 2: the first argument is averaged over (see notebook 03)",
+    )
+    again = (
+        "AssertionError",
+        "expected 1, got 7: the first argument is averaged over (see notebook 03)",
+    )
     edits = ("BrokenPromise", "the argument p must stay as it was: hint (see notebook 03)")
-    found = insight.ideas({
-        "a": handed("def kl(p, q): return long_answer(q, p)", swapped), "b": handed("def kl(p, q): return 2", again),
-        "c": handed("def kl(p, q): p *= 2", edits), "d": handed("right"), "e": handed("?", ("NotImplementedError", "")),
-    }, {"kl": "6 · KL"})  # fmt: skip
+    found = insight.ideas(
+        {
+            "a": handed("def kl(p, q): return long_answer(q, p)", swapped),
+            "b": handed("def kl(p, q): return 2", again),
+            "c": handed("def kl(p, q): p *= 2", edits),
+            "d": handed("right"),
+            "e": handed("?", ("NotImplementedError", "")),
+        },
+        {"kl": "6 · KL"},
+    )
     assert [(row["why"], row["students"], row["answer"], row["example"]) for row in found] == [
         (("the first argument is averaged over",), ["a", "b"], "def kl(p, q): return 2", ""),
         (
-            ("the argument p must stay as it was: hint",), ["c"], "def kl(p, q): p *= 2",
+            ("the argument p must stay as it was: hint",),
+            ["c"],
+            "def kl(p, q): p *= 2",
             "trace of the argument p must stay as it was: hint (see notebook 03)",
         ),
-    ]  # fmt: skip
+    ]
 
 
 def test_copies_with_other_names_are_alike_and_other_answers_are_not(folder):
@@ -119,11 +170,14 @@ def test_copies_with_other_names_are_alike_and_other_answers_are_not(folder):
     right = wrong_answers.solutions_of(course.source(folder, "a1"))
     styles = {answer["question"]: answer["code"] for answer in wrong_answers.written("a1", "right")}
     renamed = {
-        name: text.replace("drawn", "zz").replace("first_wins", "yy").replace("below", "u") for name, text in right.items()
+        name: text.replace("drawn", "zz").replace("first_wins", "yy").replace("below", "u")
+        for name, text in right.items()
     }
     path = course.released(folder, "a1")
     notebooks = {
-        "ada": wrong_answers.answered(path, right), "bob": wrong_answers.answered(path, renamed),
-        "cyd": wrong_answers.answered(path, {**right, **styles}), "dan": release,
-    }  # fmt: skip
+        "ada": wrong_answers.answered(path, right),
+        "bob": wrong_answers.answered(path, renamed),
+        "cyd": wrong_answers.answered(path, {**right, **styles}),
+        "dan": release,
+    }
     assert [(one, other) for one, other, _ in insight.alike(notebooks, release)] == [("ada", "bob")]

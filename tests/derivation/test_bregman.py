@@ -19,10 +19,16 @@ from dil_tutorial.bregman import (
     get_generator,
     mixture,
     power,
-)  # fmt: skip
+)
 from dil_tutorial.errors import InputError
 
-NAMED = [*GENERATORS.values(), power(0.5), power(-0.3), power(2.0), mixture({"lsif": 0.3, "bce": 2.0})]
+NAMED = [
+    *GENERATORS.values(),
+    power(0.5),
+    power(-0.3),
+    power(2.0),
+    mixture({"lsif": 0.3, "bce": 2.0}),
+]
 OWN = Generator.from_function(lambda r: -r.log(), name="itakura-saito")
 log_ratios = st.floats(-12, 12).map(lambda f: torch.tensor([f], dtype=torch.float64))
 
@@ -36,7 +42,9 @@ def test_losses_are_those_of_h_up_to_a_constant(gen, f):
     chosen = -gen.dh(r) + gen.dh(one)  # the table's -h'(e^f), measured from f = 0
     reference = (r * gen.dh(r) - gen.h(r)) - (gen.dh(one) - gen.h(one))
     assert torch.allclose(gen.chosen_loss(f) - gen.chosen_loss(zero), chosen, rtol=1e-8, atol=1e-9)
-    assert torch.allclose(gen.reference_loss(f) - gen.reference_loss(zero), reference, rtol=1e-7, atol=1e-7)
+    assert torch.allclose(
+        gen.reference_loss(f) - gen.reference_loss(zero), reference, rtol=1e-7, atol=1e-7
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,7 +81,10 @@ def test_extreme_log_ratios_give_finite_values_and_right_slopes(gen, dtype, size
             assert loss(f).isfinite().all()
             assert slope.isfinite().all()
             assert (sign * slope >= 0).all()
-        assert derivative(lambda f: gen.chosen_loss(f) + gen.reference_loss(f), f) * f.sign() > -1e-6 * f.abs()
+        assert (
+            derivative(lambda f: gen.chosen_loss(f) + gen.reference_loss(f), f) * f.sign()
+            > -1e-6 * f.abs()
+        )
 
 
 @pytest.mark.parametrize("gen", [*NAMED, OWN], ids=lambda g: g.name)
@@ -87,8 +98,14 @@ def test_tangents_join_smoothly_and_are_tangents(gen):
             assert slopes[0].item() == pytest.approx(slopes[1].item(), rel=1e-3, abs=1e-9)
     beyond = torch.tensor([1.1, 1.5, 2.0], dtype=torch.float64) * math.log(gen.max_ratio)
     if gen.name in ("lsif", "exponential", "power(2)"):  # those that explode in both terms
-        for loss in (gen.reference_loss,) if gen.name == "power(2)" else (gen.chosen_loss, gen.reference_loss):
-            assert torch.allclose(derivative(loss, beyond), derivative(loss, beyond)[0].expand(3), rtol=1e-9)
+        for loss in (
+            (gen.reference_loss,)
+            if gen.name == "power(2)"
+            else (gen.chosen_loss, gen.reference_loss)
+        ):
+            assert torch.allclose(
+                derivative(loss, beyond), derivative(loss, beyond)[0].expand(3), rtol=1e-9
+            )
 
 
 def test_one_family_runs_through_the_named_ones():
@@ -96,9 +113,14 @@ def test_one_family_runs_through_the_named_ones():
     r = f.exp()
     for a, gen in ((1.0, LSIF), (0.0, UKL), (-0.5, HELLINGER), (-1.0, ITAKURA_SAITO)):
         family = power(a)
-        for one, other in ((family.chosen_loss, gen.chosen_loss), (family.reference_loss, gen.reference_loss)):
+        for one, other in (
+            (family.chosen_loss, gen.chosen_loss),
+            (family.reference_loss, gen.reference_loss),
+        ):
             assert torch.allclose(derivative(one, f), derivative(other, f), rtol=1e-12)
-        assert torch.allclose(family.bregman(r, r.flip(0)), gen.bregman(r, r.flip(0)), rtol=1e-9, atol=1e-9)
+        assert torch.allclose(
+            family.bregman(r, r.flip(0)), gen.bregman(r, r.flip(0)), rtol=1e-9, atol=1e-9
+        )
         one = torch.ones(1, dtype=torch.float64)
         assert (family.h(one).item(), family.dh(one).item()) == pytest.approx((0, 0), abs=1e-15)
         near = power(a + 1e-9)  # the limits are continuous
@@ -116,7 +138,8 @@ def test_mixtures_are_linear_and_skip_zero_weights():
 
 
 @pytest.mark.parametrize(
-    "weights", [{}, {"lsif": 0.0}, {"lsif": -1.0, "ukl": 3.0}, {"lsif": float("nan")}, {"lsif": float("inf")}]
+    "weights",
+    [{}, {"lsif": 0.0}, {"lsif": -1.0, "ukl": 3.0}, {"lsif": float("nan")}, {"lsif": float("inf")}],
 )
 def test_bad_weights(weights):
     with pytest.raises(InputError, match="give weights of at least 0 and a positive sum"):
@@ -150,7 +173,8 @@ def test_functions_that_are_not_convex_are_refused(h, message):
 def test_named_generators_are_checked_too():
     with pytest.raises(InputError, match="generator 'concave': h is not strictly convex"):
         Generator("concave", torch.log, lambda r: 1 / r, lambda f: f, lambda f: f)
-    steep = Generator.from_function(torch.exp, name="steep", max_ratio=30.0)  # e^10000 is never asked for
+    # e^10000 is never asked for
+    steep = Generator.from_function(torch.exp, name="steep", max_ratio=30.0)
     assert steep.chosen_loss(torch.tensor([50.0])).isfinite()
 
 
@@ -175,9 +199,15 @@ def test_sums_run_over_responses_only():
         loss = sum(chosen[x, y] * -f[x, y] + ref[x, y] * f[x, y].exp() for y in range(3))
         assert UKL.ratio_loss(f, chosen, ref)[x].item() == pytest.approx(loss.item(), abs=1e-14)
         gap = sum(ref[x, y] * (f[x, y].exp() - chosen[x, y] / ref[x, y]) ** 2 / 2 for y in range(3))
-        assert LSIF.divergence(chosen / ref, f.exp(), ref)[x].item() == pytest.approx(gap.item(), abs=1e-14)
-        assert UKL.ratio_loss(f[x], chosen[x], ref[x]).item() == pytest.approx(loss.item(), abs=1e-14)
-        assert LSIF.divergence((chosen / ref)[x], f[x].exp(), ref[x]).item() == pytest.approx(gap.item(), abs=1e-14)
+        assert LSIF.divergence(chosen / ref, f.exp(), ref)[x].item() == pytest.approx(
+            gap.item(), abs=1e-14
+        )
+        assert UKL.ratio_loss(f[x], chosen[x], ref[x]).item() == pytest.approx(
+            loss.item(), abs=1e-14
+        )
+        assert LSIF.divergence((chosen / ref)[x], f[x].exp(), ref[x]).item() == pytest.approx(
+            gap.item(), abs=1e-14
+        )
 
 
 def test_derivatives_are_differentiable_where_their_input_is():
@@ -192,16 +222,30 @@ def test_derivatives_are_differentiable_where_their_input_is():
 def test_bounds_are_where_the_documentation_says():
     f = torch.tensor([29.9, 30.2], dtype=torch.float64)
     at_bound = math.exp(30)
-    assert LSIF.chosen_loss(f).tolist() == pytest.approx([-math.exp(29.9), -at_bound * 1.2], rel=1e-12)
-    assert ITAKURA_SAITO.chosen_loss(-f).tolist() == pytest.approx([math.exp(29.9), at_bound * 1.2], rel=1e-12)
-    steep = power(2.0)  # e^{3f}/3 is continued from f = 20 on
-    assert derivative(steep.reference_loss, torch.tensor([19.9, 20.2], dtype=torch.float64)).tolist() == pytest.approx(
-        [math.exp(3 * 19.9), math.exp(60)], rel=1e-12
+    assert LSIF.chosen_loss(f).tolist() == pytest.approx(
+        [-math.exp(29.9), -at_bound * 1.2], rel=1e-12
     )
-    assert [math.log(power(a).max_ratio) for a in (2.0, -3.0, 0.5, 0.0, -1.0)] == pytest.approx([20, 20, 30, 30, 30])
-    slope = derivative(GENERATORS["exponential"].chosen_loss, torch.tensor([29.9, 30.1, 40.0], dtype=torch.float64).log())
-    assert slope.tolist() == pytest.approx([-29.9 * math.exp(29.9), -30 * math.exp(30), -30 * math.exp(30)], rel=1e-9)
-    slope = derivative(GENERATORS["exponential"].reference_loss, torch.tensor([29.9, 30.1], dtype=torch.float64).log())
+    assert ITAKURA_SAITO.chosen_loss(-f).tolist() == pytest.approx(
+        [math.exp(29.9), at_bound * 1.2], rel=1e-12
+    )
+    steep = power(2.0)  # e^{3f}/3 is continued from f = 20 on
+    assert derivative(
+        steep.reference_loss, torch.tensor([19.9, 20.2], dtype=torch.float64)
+    ).tolist() == pytest.approx([math.exp(3 * 19.9), math.exp(60)], rel=1e-12)
+    assert [math.log(power(a).max_ratio) for a in (2.0, -3.0, 0.5, 0.0, -1.0)] == pytest.approx(
+        [20, 20, 30, 30, 30]
+    )
+    slope = derivative(
+        GENERATORS["exponential"].chosen_loss,
+        torch.tensor([29.9, 30.1, 40.0], dtype=torch.float64).log(),
+    )
+    assert slope.tolist() == pytest.approx(
+        [-29.9 * math.exp(29.9), -30 * math.exp(30), -30 * math.exp(30)], rel=1e-9
+    )
+    slope = derivative(
+        GENERATORS["exponential"].reference_loss,
+        torch.tensor([29.9, 30.1], dtype=torch.float64).log(),
+    )
     assert slope.tolist() == pytest.approx([29.9**2 * math.exp(29.9), 900 * math.exp(30)], rel=1e-9)
     assert GENERATORS["exponential"].max_ratio == 30
 

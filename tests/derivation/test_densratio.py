@@ -1,4 +1,6 @@
-"""An oracle from outside: the density ratio of two Gaussians, by the package densratio and by our generators."""
+"""An oracle from outside: the density ratio of two Gaussians, by the package densratio and by our
+generators.
+"""
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ from toy.fit import newton  # noqa: E402
 
 @pytest.fixture(scope="module")
 def samples():
-    """x ~ N(0.5, 0.7) in the numerator, y ~ N(0, 1) in the denominator; the true log-ratio is quadratic."""
+    """x ~ N(0.5, 0.7) in the numerator, y ~ N(0, 1) in the denominator; the true log-ratio is
+    quadratic.
+    """
     rng = np.random.default_rng(0)
     return rng.normal(0.5, 0.7, 3000), rng.normal(0.0, 1.0, 3000)
 
@@ -22,15 +26,27 @@ def true_log_ratio(z):
 
 
 def kernels(points, centres, sigma):
-    return torch.exp(-((torch.as_tensor(points)[:, None] - torch.as_tensor(centres).ravel()[None]) ** 2) / (2 * sigma**2))
+    return torch.exp(
+        -((torch.as_tensor(points)[:, None] - torch.as_tensor(centres).ravel()[None]) ** 2)
+        / (2 * sigma**2)
+    )
 
 
 def test_our_lsif_solves_the_packages_problem(samples):
-    """uLSIF is LSIF with r linear in Gaussian kernels and a ridge: minimise ours in r on its kernels, get its weights."""
+    """uLSIF is LSIF with r linear in Gaussian kernels and a ridge: minimise ours in r on its
+    kernels, get its weights.
+    """
     x, y = samples
-    np.random.seed(0)  # noqa: NPY002  densratio draws its centres from the global generator
+    np.random.seed(0)  # noqa: NPY002
     theirs = densratio.densratio(
-        x, y, method="RuLSIF", alpha=0.0, sigma_range=[0.5], lambda_range=[0.1], kernel_num=20, verbose=False
+        x,
+        y,
+        method="RuLSIF",
+        alpha=0.0,
+        sigma_range=[0.5],
+        lambda_range=[0.1],
+        kernel_num=20,
+        verbose=False,
     )
     centres = np.asarray(theirs.kernel_info.centers)
     phi_x, phi_y = (kernels(z, centres, 0.5) for z in (x, y))
@@ -40,27 +56,36 @@ def test_our_lsif_solves_the_packages_problem(samples):
         ratio_loss = (LSIF.dh(r_y) * r_y - LSIF.h(r_y)).mean(1) - LSIF.dh(r_x).mean(1)
         return ratio_loss + 0.1 / 2 * (theta**2).sum(1)
 
-    theta = newton(objective, torch.zeros(1, 20, dtype=torch.float64))[0].clamp(min=0)  # as the package: no negative weights
+    # as the package: no negative weights
+    theta = newton(objective, torch.zeros(1, 20, dtype=torch.float64))[0].clamp(min=0)
     assert np.allclose(theta.numpy(), np.asarray(theirs.theta).ravel(), atol=1e-8)
 
 
 @pytest.mark.parametrize("method", ["uLSIF", "KLIEP"])
 def test_estimates_agree_with_the_package_and_the_truth(samples, method):
-    """Our generators on f = a + b z + c z^2, which contains the truth, against kernel estimates and the exact ratio."""
+    """Our generators on f = a + b z + c z^2, which contains the truth, against kernel estimates and
+    the exact ratio.
+    """
     x, y = samples
     np.random.seed(0)  # noqa: NPY002
-    ranges = {"sigma_range": [0.3, 0.5, 1.0], "kernel_num": 50} | ({"lambda_range": [0.01, 0.1]} if method == "uLSIF" else {})
+    ranges = {"sigma_range": [0.3, 0.5, 1.0], "kernel_num": 50} | (
+        {"lambda_range": [0.01, 0.1]} if method == "uLSIF" else {}
+    )
     theirs = densratio.densratio(x[:1000], y[:1000], method=method, verbose=False, **ranges)
     grid = np.linspace(-1.0, 1.5, 26)
     exact = np.exp(true_log_ratio(grid))
     estimate = np.asarray(theirs.compute_density_ratio(grid)).ravel()
-    design = lambda z: torch.stack([torch.ones(len(z)).double(), torch.as_tensor(z), torch.as_tensor(z) ** 2], 1)  # noqa: E731
+    design = lambda z: torch.stack(  # noqa: E731
+        [torch.ones(len(z)).double(), torch.as_tensor(z), torch.as_tensor(z) ** 2], 1
+    )
     fits = {}
     for name in ("lsif", "ukl", "bce", "hellinger"):
         gen = get_generator(name)
 
         def objective(theta, gen=gen):
-            return gen.chosen_loss(theta @ design(x).T).mean(1) + gen.reference_loss(theta @ design(y).T).mean(1)
+            return gen.chosen_loss(theta @ design(x).T).mean(1) + gen.reference_loss(
+                theta @ design(y).T
+            ).mean(1)
 
         theta = newton(objective, torch.zeros(1, 3, dtype=torch.float64))
         fits[name] = torch.exp(theta @ design(grid).T)[0].numpy()
@@ -71,11 +96,15 @@ def test_estimates_agree_with_the_package_and_the_truth(samples, method):
 
 
 def test_ukl_is_kliep(samples):
-    """KLIEP maximises the likelihood of a normalised ratio; UKL's minimiser is normalised by itself (free constant)."""
+    """KLIEP maximises the likelihood of a normalised ratio; UKL's minimiser is normalised by itself
+    (free constant).
+    """
     x, y = samples
     design = lambda z: torch.stack([torch.ones(len(z)).double(), torch.as_tensor(z)], 1)  # noqa: E731
     theta = newton(
-        lambda t: UKL.chosen_loss(t @ design(x).T).mean(1) + UKL.reference_loss(t @ design(y).T).mean(1),
+        lambda t: (
+            UKL.chosen_loss(t @ design(x).T).mean(1) + UKL.reference_loss(t @ design(y).T).mean(1)
+        ),
         torch.zeros(1, 2, dtype=torch.float64),
     )
     assert torch.exp(theta @ design(y).T).mean().item() == pytest.approx(1, abs=1e-12)

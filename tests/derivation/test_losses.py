@@ -23,24 +23,43 @@ def pair(seed, n=50, scale=2.0):
 def test_the_repaired_losses_written_out(seed):
     f_w, f_l = pair(seed)
     r_w, r_l = f_w.exp(), f_l.exp()
-    assert torch.allclose(dil_loss(f_w, f_l, "lsif", "mixture"), -r_w + (r_w**2 + r_l**2) / 4, atol=1e-10)
+    assert torch.allclose(
+        dil_loss(f_w, f_l, "lsif", "mixture"), -r_w + (r_w**2 + r_l**2) / 4, atol=1e-10
+    )
     assert torch.allclose(dil_loss(f_w, f_l, "ukl", "mixture"), -f_w + (r_w + r_l) / 2, atol=1e-12)
     assert torch.allclose(dil_loss(f_w, f_l, "lsif", "rejected"), -r_w + r_l**2 / 2, atol=1e-10)
-    assert torch.allclose(dil_loss(f_w, None, "ukl", "reference", f_reference=f_l), -f_w + r_l, atol=1e-12)
+    assert torch.allclose(
+        dil_loss(f_w, None, "ukl", "reference", f_reference=f_l), -f_w + r_l, atol=1e-12
+    )
 
 
 @given(st.integers(0, 1000))
 def test_identities(seed):
     f_w, f_l = pair(seed)
-    assert torch.allclose(dil_loss(f_w, f_l, "bce", "mixture"), losses.nca_loss(f_w, f_l), atol=1e-12)
-    assert torch.allclose(dil_loss(f_w, f_l, "bce", "rejected"), losses.bco_loss(f_w, f_l), atol=1e-12)
-    assert torch.allclose(losses.dpo_loss(f_w, f_l, beta=1.0), losses.cpc_loss(f_w, f_l.unsqueeze(-1)), atol=1e-12)
-    assert torch.allclose(dil_loss(f_w, f_l, "ukl", beta=0.3), dil_loss(0.3 * f_w, 0.3 * f_l, "ukl"), atol=1e-12)
+    assert torch.allclose(
+        dil_loss(f_w, f_l, "bce", "mixture"), losses.nca_loss(f_w, f_l), atol=1e-12
+    )
+    assert torch.allclose(
+        dil_loss(f_w, f_l, "bce", "rejected"), losses.bco_loss(f_w, f_l), atol=1e-12
+    )
+    assert torch.allclose(
+        losses.dpo_loss(f_w, f_l, beta=1.0), losses.cpc_loss(f_w, f_l.unsqueeze(-1)), atol=1e-12
+    )
+    assert torch.allclose(
+        dil_loss(f_w, f_l, "ukl", beta=0.3), dil_loss(0.3 * f_w, 0.3 * f_l, "ukl"), atol=1e-12
+    )
 
 
 def test_values_at_zero():
     zero = torch.zeros(1, dtype=torch.float64)
-    expected = {"dil": -0.5, "sft": 0.0, "dpo": math.log(2), "ipo": 1.0, "nca": 2 * math.log(2), "bco": 2 * math.log(2)}
+    expected = {
+        "dil": -0.5,
+        "sft": 0.0,
+        "dpo": math.log(2),
+        "ipo": 1.0,
+        "nca": 2 * math.log(2),
+        "bco": 2 * math.log(2),
+    }
     for name, value in expected.items():
         assert make_loss(name)(zero, zero).item() == pytest.approx(value, abs=1e-12)
     assert make_loss("simpo")(zero, zero).item() == pytest.approx(math.log1p(math.e), abs=1e-12)
@@ -58,28 +77,50 @@ def test_relatives_written_out(seed):
     close(losses.dpo_loss(f_w, f_l, beta=0.3), -torch.log(sigmoid(0.3 * (f_w - f_l))))
     both = 0.9 * torch.log(sigmoid(0.3 * (f_w - f_l))) + 0.1 * torch.log(sigmoid(0.3 * (f_l - f_w)))
     close(losses.dpo_loss(f_w, f_l, beta=0.3, label_smoothing=0.1), -both)
-    close(losses.dpo_loss(f_w, f_l, beta=0.3, label_smoothing=0.1, sft_weight=0.7), -both + 0.7 * losses.sft_loss(f_w))
+    close(
+        losses.dpo_loss(f_w, f_l, beta=0.3, label_smoothing=0.1, sft_weight=0.7),
+        -both + 0.7 * losses.sft_loss(f_w),
+    )
     close(losses.dpo_loss(f_w, f_l), -torch.log(sigmoid(0.1 * (f_w - f_l))))
     close(losses.ipo_loss(f_w, f_l, tau=0.2), (f_w - f_l - 2.5) ** 2)
     close(
         losses.nca_loss(f_w, f_l, beta=0.3),
-        -torch.log(sigmoid(0.3 * f_w)) - (torch.log(sigmoid(-0.3 * f_w)) + torch.log(sigmoid(-0.3 * f_l))) / 2,
+        -torch.log(sigmoid(0.3 * f_w))
+        - (torch.log(sigmoid(-0.3 * f_w)) + torch.log(sigmoid(-0.3 * f_l))) / 2,
     )
     close(
         losses.bco_loss(f_w, f_l, beta=0.3, delta=0.4),
         -torch.log(sigmoid(0.3 * f_w - 0.4)) - torch.log(sigmoid(0.4 - 0.3 * f_l)),
     )
-    close(losses.kto_loss(f_w, f_l, beta=0.3, kl=2.0), 1 - sigmoid(0.3 * f_w - 0.6) + 1 - sigmoid(0.6 - 0.3 * f_l))
-    close(losses.kto_loss(f_w, f_l, chosen_weight=2.0, rejected_weight=0.5), 2 * sigmoid(-0.1 * f_w) + 0.5 * sigmoid(0.1 * f_l))
+    close(
+        losses.kto_loss(f_w, f_l, beta=0.3, kl=2.0),
+        1 - sigmoid(0.3 * f_w - 0.6) + 1 - sigmoid(0.6 - 0.3 * f_l),
+    )
+    close(
+        losses.kto_loss(f_w, f_l, chosen_weight=2.0, rejected_weight=0.5),
+        2 * sigmoid(-0.1 * f_w) + 0.5 * sigmoid(0.1 * f_l),
+    )
     close(losses.sppo_loss(f_w, f_l, beta=0.25), (f_w - 2) ** 2 + (f_l + 2) ** 2)
     close(losses.sppo_loss(f_w, f_l), (f_w - 0.5) ** 2 + (f_l + 0.5) ** 2)
     close(losses.f_dpo_loss(f_w, f_l, "ukl", beta=0.3), losses.dpo_loss(f_w, f_l, beta=0.3))
-    close(losses.f_dpo_loss(f_w, f_l, "itakura-saito", beta=0.3), -F.logsigmoid(0.3 * (1 / r_l - 1 / r_w)))
-    close(losses.f_dpo_loss(f_w, f_l, beta=0.3), -F.logsigmoid(0.3 * torch.log(r_w / (1 + r_w) * (1 + r_l) / r_l)))
+    close(
+        losses.f_dpo_loss(f_w, f_l, "itakura-saito", beta=0.3),
+        -F.logsigmoid(0.3 * (1 / r_l - 1 / r_w)),
+    )
+    close(
+        losses.f_dpo_loss(f_w, f_l, beta=0.3),
+        -F.logsigmoid(0.3 * torch.log(r_w / (1 + r_w) * (1 + r_l) / r_l)),
+    )
     close(losses.simpo_loss(f_w, f_l), -torch.log(sigmoid(2 * (f_w - f_l) - 1)))
     l_w, l_l = -f_w.abs() - 0.01, -f_l.abs() - 0.01
-    close(losses.slic_loss(l_w, l_l, delta=0.7, sft_weight=0.2), torch.clamp(0.7 - l_w + l_l, min=0) - 0.2 * l_w)
-    close(losses.cpo_loss(l_w, l_l, beta=0.4, sft_weight=0.5), -torch.log(sigmoid(0.4 * (l_w - l_l))) - 0.5 * l_w)
+    close(
+        losses.slic_loss(l_w, l_l, delta=0.7, sft_weight=0.2),
+        torch.clamp(0.7 - l_w + l_l, min=0) - 0.2 * l_w,
+    )
+    close(
+        losses.cpo_loss(l_w, l_l, beta=0.4, sft_weight=0.5),
+        -torch.log(sigmoid(0.4 * (l_w - l_l))) - 0.5 * l_w,
+    )
     p_w, p_l = l_w.exp(), l_l.exp()
     odds = torch.log(p_w / (1 - p_w)) - torch.log(p_l / (1 - p_l))
     close(losses.orpo_loss(l_w, l_l, weight=0.3), -l_w - 0.3 * torch.log(sigmoid(odds)))
@@ -87,19 +128,27 @@ def test_relatives_written_out(seed):
 
 def with_its_reference(loss, like):
     """The loss, fed some log pi_ref where it wants those."""
-    refs = {"ref_chosen": torch.full_like(like, -3.0).detach(), "ref_rejected": torch.full_like(like, -4.0).detach()}
+    refs = {
+        "ref_chosen": torch.full_like(like, -3.0).detach(),
+        "ref_rejected": torch.full_like(like, -4.0).detach(),
+    }
     return functools.partial(loss, **refs) if loss.needs_reference_logps else loss
 
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_which_losses_need_pairs(name):
-    """A loss without pairs has no mixed term: loss(a, b) - loss(a, 0) - loss(0, b) + loss(0, 0) = 0."""
-    loss = make_loss(name, **({"beta": 4.0} if name == "hinge" else {}))  # at 0.1 no pair would reach the hinge's kink
+    """A loss without pairs has no mixed term: loss(a, b) - loss(a, 0) - loss(0, b) + loss(0, 0) =
+    0.
+    """
+    # at 0.1 no pair would reach the hinge's kink
+    loss = make_loss(name, **({"beta": 4.0} if name == "hinge" else {}))
     f_w, f_l = -pair(5, scale=1.0).abs() - 0.1  # below zero: log-probabilities, too
     base = torch.full_like(f_w, -0.1)
     loss = with_its_reference(loss, f_w)
     mixed = loss(f_w, f_l) - loss(f_w, base) - loss(base, f_l) + loss(base, base)
-    assert (mixed.abs().max().item() < 1e-12) == make_loss(name).unpaired == (name in losses.UNPAIRED)
+    assert (
+        (mixed.abs().max().item() < 1e-12) == make_loss(name).unpaired == (name in losses.UNPAIRED)
+    )
 
 
 def test_ktos_reference_point_takes_no_gradient():
@@ -119,9 +168,13 @@ def test_a_certain_response_is_finite_in_orpo():
 def test_the_shift_is_a_log_normaliser():
     f_w, f_l = pair(3)
     shifted = dil_loss(f_w, f_l, "bce", "mixture", beta=0.5, shift=0.3)
-    assert torch.allclose(shifted, dil_loss(0.5 * f_w + 0.3, 0.5 * f_l + 0.3, "bce", "mixture"), atol=1e-14)
+    assert torch.allclose(
+        shifted, dil_loss(0.5 * f_w + 0.3, 0.5 * f_l + 0.3, "bce", "mixture"), atol=1e-14
+    )
     assert torch.allclose(  # BCO's shift is ours with the other sign
-        dil_loss(f_w, f_l, "bce", "rejected", beta=0.5, shift=-0.4), losses.bco_loss(f_w, f_l, beta=0.5, delta=0.4), atol=1e-12
+        dil_loss(f_w, f_l, "bce", "rejected", beta=0.5, shift=-0.4),
+        losses.bco_loss(f_w, f_l, beta=0.5, delta=0.4),
+        atol=1e-12,
     )
 
 
@@ -136,7 +189,10 @@ def test_what_a_loss_is_fed(name, wants):
     assert not losses.bound(make_loss("kto", kl=0.5)).needs_kl
     assert not losses.bound(make_loss("dil", denominator="mixture")).needs_reference_samples
     assert not losses.bound(LOSSES["dil"]).needs_reference_samples
-    assert {name for name in LOSSES if make_loss(name).needs_reference_logps} == {"aot", "alpha-dpo"}
+    assert {name for name in LOSSES if make_loss(name).needs_reference_logps} == {
+        "aot",
+        "alpha-dpo",
+    }
 
 
 def test_a_function_of_ones_own_counts_as_fed_log_ratios_in_pairs():
@@ -144,7 +200,12 @@ def test_a_function_of_ones_own_counts_as_fed_log_ratios_in_pairs():
         return slope * (f_l - f_w)
 
     counted = losses.bound(own)
-    fed = (counted.reference_free, counted.unpaired, counted.needs_reference_samples, counted.needs_kl)
+    fed = (
+        counted.reference_free,
+        counted.unpaired,
+        counted.needs_reference_samples,
+        counted.needs_kl,
+    )
     assert fed == (False, False, False, False)
     assert counted(torch.ones(1), torch.zeros(1)).item() == -2
     said = losses.BoundLoss(own, {"slope": 3.0}, reference_free=True)
@@ -156,18 +217,29 @@ def test_a_function_of_ones_own_counts_as_fed_log_ratios_in_pairs():
 
 def test_all_settings_are_those_given_and_the_defaults():
     assert make_loss("slic", delta=0.5).all_settings == {"delta": 0.5, "sft_weight": 0.1}
-    assert make_loss("kto", kl=0.0).all_settings.keys() == {"beta", "chosen_weight", "rejected_weight", "kl"}
+    assert make_loss("kto", kl=0.0).all_settings.keys() == {
+        "beta",
+        "chosen_weight",
+        "rejected_weight",
+        "kl",
+    }
     dil = make_loss("dil", generator="ukl").all_settings
     assert (dil["generator"].name, dil["denominator"], dil["beta"]) == ("ukl", "rejected", 1.0)
     assert dil.keys() == {"generator", "denominator", "beta"}
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in LOSSES if n != "dil"] + [(g, d) for g in ("lsif", "ukl", "bce") for d in ("rejected", "mixture")]
+    "name",
+    [n for n in LOSSES if n != "dil"]
+    + [(g, d) for g in ("lsif", "ukl", "bce") for d in ("rejected", "mixture")],
 )
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_extremes_are_finite_and_half_precision_is_lifted(name, dtype):
-    loss = make_loss(name) if isinstance(name, str) else make_loss("dil", generator=name[0], denominator=name[1])
+    loss = (
+        make_loss(name)
+        if isinstance(name, str)
+        else make_loss("dil", generator=name[0], denominator=name[1])
+    )
     f_w = torch.tensor([1e4, -1e4, 1e4, -1e4], dtype=dtype, requires_grad=True)
     f_l = torch.tensor([1e4, 1e4, -1e4, -1e4], dtype=dtype, requires_grad=True)
     value = with_its_reference(loss, f_w)(f_w, f_l)
@@ -188,13 +260,22 @@ def test_the_repair_pulls_an_exploded_ratio_back():
     ("call", "message"),
     [
         (lambda: make_loss("dill"), "unknown loss 'dill': did you mean 'dil'"),
-        (lambda: make_loss("dil", generator="lsfi"), "unknown generator 'lsfi': did you mean 'lsif'"),
-        (lambda: make_loss("dil", denominator="mixtre"), "unknown denominator 'mixtre': did you mean 'mixture'"),
+        (
+            lambda: make_loss("dil", generator="lsfi"),
+            "unknown generator 'lsfi': did you mean 'lsif'",
+        ),
+        (
+            lambda: make_loss("dil", denominator="mixtre"),
+            "unknown denominator 'mixtre': did you mean 'mixture'",
+        ),
         (lambda: make_loss("dpo", generator="lsif"), "unknown setting of the dpo loss 'generator'"),
         (lambda: make_loss("dpo", beta=0), "beta is 0: give a positive number"),
         (lambda: make_loss("rebel", eta=-1.0), "eta is -1.0: give a positive number"),
         (lambda: make_loss("rebel", gap="one"), "gap is 'one': give a finite number"),
-        (lambda: make_loss("bonbon", n=1), "n is 1: give how many responses the best is chosen from, at least 2"),
+        (
+            lambda: make_loss("bonbon", n=1),
+            "n is 1: give how many responses the best is chosen from, at least 2",
+        ),
         (lambda: make_loss("bonbon", n=2.5), "n is 2.5: give how many"),
         (lambda: make_loss("alphapo", alpha=-0.1), "alpha is -0.1: give a number of at least 0"),
         (lambda: make_loss("dro", value=float("nan")), "value is nan: give a finite number"),
@@ -202,13 +283,22 @@ def test_the_repair_pulls_an_exploded_ratio_back():
         (lambda: make_loss("dpo", beta=True), "beta is True"),
         (lambda: make_loss("dpo", label_smoothing=0.5), "label_smoothing is 0.5: give a rate"),
         (lambda: make_loss("dpo", label_smoothing=-0.1), "label_smoothing is -0.1: give a rate"),
-        (lambda: make_loss("nca", label_smoothing=0.1), "unknown setting of the nca loss 'label_smoothing'"),
+        (
+            lambda: make_loss("nca", label_smoothing=0.1),
+            "unknown setting of the nca loss 'label_smoothing'",
+        ),
         (lambda: make_loss("ipo", tau=-1), "tau is -1: give a positive number"),
-        (lambda: make_loss("cpo", sft_weight=-0.1), "sft_weight is -0.1: give a number of at least 0"),
+        (
+            lambda: make_loss("cpo", sft_weight=-0.1),
+            "sft_weight is -0.1: give a number of at least 0",
+        ),
         (lambda: make_loss("orpo", weight="x"), "weight is 'x'"),
         (lambda: make_loss("simpo", gamma=float("inf")), "gamma is inf: give a finite number"),
         (lambda: make_loss("bco", delta="1"), "delta is '1'"),
-        (lambda: dil_loss(torch.zeros(1), torch.zeros(1), denominator="reference"), "needs f_reference"),
+        (
+            lambda: dil_loss(torch.zeros(1), torch.zeros(1), denominator="reference"),
+            "needs f_reference",
+        ),
         (lambda: dil_loss(torch.zeros(1), None), "needs f_rejected"),
     ],
 )
@@ -219,18 +309,34 @@ def test_bad_settings(call, message):
 
 DEFAULTS = {
     "dil": {"generator": "lsif", "denominator": "rejected", "beta": 1.0, "shift": 0.0},
-    "sft": {}, "dpo": {"beta": 0.1, "label_smoothing": 0.0, "sft_weight": 0.0}, "ipo": {"tau": 0.5}, "nca": {"beta": 1.0},
+    "sft": {},
+    "dpo": {"beta": 0.1, "label_smoothing": 0.0, "sft_weight": 0.0},
+    "ipo": {"tau": 0.5},
+    "nca": {"beta": 1.0},
     "bco": {"beta": 1.0, "delta": 0.0},
-    "kto": {"beta": 0.1, "kl": 0.0, "chosen_weight": 1.0, "rejected_weight": 1.0}, "f-dpo": {"generator": "bce", "beta": 0.1},
-    "sppo": {"beta": 1.0}, "simpo": {"beta": 2.0, "gamma": 1.0}, "slic": {"delta": 1.0, "sft_weight": 0.1},
-    "cpo": {"beta": 0.1, "sft_weight": 1.0}, "orpo": {"weight": 0.1},
+    "kto": {"beta": 0.1, "kl": 0.0, "chosen_weight": 1.0, "rejected_weight": 1.0},
+    "f-dpo": {"generator": "bce", "beta": 0.1},
+    "sppo": {"beta": 1.0},
+    "simpo": {"beta": 2.0, "gamma": 1.0},
+    "slic": {"delta": 1.0, "sft_weight": 0.1},
+    "cpo": {"beta": 0.1, "sft_weight": 1.0},
+    "orpo": {"weight": 0.1},
     "bpo": {"generator": "bce", "beta": 0.1},
-    "hinge": {"beta": 0.1}, "exo": {"beta": 0.1, "label_smoothing": 1e-3}, "robust-dpo": {"beta": 0.1, "label_smoothing": 0.1},
-    "discopop": {"beta": 0.05, "tau": 0.05}, "apo-down": {"beta": 0.1}, "cal-dpo": {"beta": 0.1},
-    "rebel": {"eta": 1.0, "gap": 1.0}, "bonbon": {"n": 2, "alpha": 0.005}, "dro": {"tau": 0.5, "value": 0.5},
-    "alphapo": {"alpha": 0.1, "beta": 2.0, "gamma": 1.0}, "simper": {}, "aot-unpaired": {"beta": 0.1},
-    "aot": {"beta": 0.1}, "alpha-dpo": {"alpha": 0.1, "beta": 2.0, "gamma": 0.0},
-}  # fmt: skip
+    "hinge": {"beta": 0.1},
+    "exo": {"beta": 0.1, "label_smoothing": 1e-3},
+    "robust-dpo": {"beta": 0.1, "label_smoothing": 0.1},
+    "discopop": {"beta": 0.05, "tau": 0.05},
+    "apo-down": {"beta": 0.1},
+    "cal-dpo": {"beta": 0.1},
+    "rebel": {"eta": 1.0, "gap": 1.0},
+    "bonbon": {"n": 2, "alpha": 0.005},
+    "dro": {"tau": 0.5, "value": 0.5},
+    "alphapo": {"alpha": 0.1, "beta": 2.0, "gamma": 1.0},
+    "simper": {},
+    "aot-unpaired": {"beta": 0.1},
+    "aot": {"beta": 0.1},
+    "alpha-dpo": {"alpha": 0.1, "beta": 2.0, "gamma": 0.0},
+}
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -256,4 +362,6 @@ def test_cpc_with_many_negatives_and_batches():
     for i in range(2):
         for j in range(3):
             scores = torch.cat([score[i, j].view(1), negatives[i, j]])
-            assert value[i, j].item() == pytest.approx(-torch.log_softmax(scores, 0)[0].item(), abs=1e-6)
+            assert value[i, j].item() == pytest.approx(
+                -torch.log_softmax(scores, 0)[0].item(), abs=1e-6
+            )

@@ -50,7 +50,9 @@ def test_best_of_n_by_enumeration(seed, n):
 
 def test_sampled_pairs_follow_the_joint_law():
     world = World.random([3], responses=3, kind="any")
-    y_w, y_l = pref.sample_pairs(world.ref, world.preference, 200_000, torch.Generator().manual_seed(0))
+    y_w, y_l = pref.sample_pairs(
+        world.ref, world.preference, 200_000, torch.Generator().manual_seed(0)
+    )
     counts = torch.zeros(3, 3, dtype=torch.float64)
     counts.index_put_((y_w[0], y_l[0]), torch.ones(200_000, dtype=torch.float64), accumulate=True)
     # three standard errors of the largest cell's frequency
@@ -98,22 +100,34 @@ def test_gibbs_and_ebm(seed):
     assert gap.item() == pytest.approx(0.5 * kl(policy, best).item(), abs=1e-11)
     constant = kl(world.chosen[0], ref)
     forward = kl(world.chosen[0], tilt(ref, reward))
-    assert forward.item() == pytest.approx((imitation_loss(world.chosen[0], ref, reward) + constant).item(), abs=1e-11)
+    assert forward.item() == pytest.approx(
+        (imitation_loss(world.chosen[0], ref, reward) + constant).item(), abs=1e-11
+    )
 
 
 def test_extremes():
     ref = torch.tensor([0.5, 0.5], dtype=torch.float64)
-    assert tilt(ref, torch.tensor([1e4, -1e4], dtype=torch.float64)).tolist() == pytest.approx([1.0, 0.0], abs=1e-15)
-    assert log_partition(ref, torch.tensor([1e4, 0.0], dtype=torch.float64)).item() == pytest.approx(1e4 - 0.693147, abs=1e-5)
+    assert tilt(ref, torch.tensor([1e4, -1e4], dtype=torch.float64)).tolist() == pytest.approx(
+        [1.0, 0.0], abs=1e-15
+    )
+    assert log_partition(
+        ref, torch.tensor([1e4, 0.0], dtype=torch.float64)
+    ).item() == pytest.approx(1e4 - 0.693147, abs=1e-5)
     assert kl(torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.0])).isinf()
-    assert kl(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0])).item() == pytest.approx(0, abs=1e-7)
+    assert kl(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0])).item() == pytest.approx(
+        0, abs=1e-7
+    )
 
 
 @pytest.mark.parametrize(
     ("check", "value", "message"),
     [
         (pref.check_policy, torch.tensor(1.0), "holds no responses"),
-        (pref.check_policy, torch.tensor([[0.5, 0.5], [0.5, 0.7], [0.1, 0.1]]), "row 1 sums to 1.2"),
+        (
+            pref.check_policy,
+            torch.tensor([[0.5, 0.5], [0.5, 0.7], [0.1, 0.1]]),
+            "row 1 sums to 1.2",
+        ),
         (pref.check_preference, torch.tensor([0.5, 0.5]), "is not square"),
         (pref.check_preference, torch.full((2, 3), 0.5), "is not square"),
         (pref.check_preference, torch.full((3, 2), 0.5), "is not square"),
@@ -130,12 +144,23 @@ def test_checks_say_what_is_wrong(check, value, message):
 def test_batches_of_prompts_do_not_mix():
     world = World.random(range(3), responses=4, kind="any")
     law = pref.pair_law(world.ref, world.preference)
-    y_w, y_l = pref.sample_pairs(world.ref, world.preference, 60_000, torch.Generator().manual_seed(1))
+    y_w, y_l = pref.sample_pairs(
+        world.ref, world.preference, 60_000, torch.Generator().manual_seed(1)
+    )
     for x in range(3):
-        assert torch.allclose(law[x], pref.pair_law(world.ref[x], world.preference[x]), rtol=1e-14, atol=0)
-        assert torch.allclose(pref.win_rate(world.ref, world.preference)[x], pref.win_rate(world.ref[x], world.preference[x]))
+        assert torch.allclose(
+            law[x], pref.pair_law(world.ref[x], world.preference[x]), rtol=1e-14, atol=0
+        )
+        assert torch.allclose(
+            pref.win_rate(world.ref, world.preference)[x],
+            pref.win_rate(world.ref[x], world.preference[x]),
+        )
         counts = torch.zeros(4, 4, dtype=torch.float64)
-        counts.index_put_((y_w[x], y_l[x]), torch.full((60_000,), 1 / 60_000, dtype=torch.float64), accumulate=True)
+        counts.index_put_(
+            (y_w[x], y_l[x]),
+            torch.full((60_000,), 1 / 60_000, dtype=torch.float64),
+            accumulate=True,
+        )
         assert (counts - law[x]).abs().max() < 4 * (0.25 / 60_000) ** 0.5
 
 
@@ -145,13 +170,19 @@ def test_chunks_do_not_change_win_rates(chunk, monkeypatch):
     world = World.random(range(3), responses=7)
     whole = pref.win_rate(world.ref, world.preference)
     assert torch.allclose(pref.win_rate_of_reward(world.ref, world.reward), whole, rtol=1e-13)
-    assert torch.allclose(pref.win_rate_of_reward(world.ref[0], world.reward[0]), whole[0], rtol=1e-13)
+    assert torch.allclose(
+        pref.win_rate_of_reward(world.ref[0], world.reward[0]), whole[0], rtol=1e-13
+    )
     hard = pref.win_rate(world.ref, pref.hard_labels(world.reward))
-    assert torch.allclose(pref.win_rate_of_reward(world.ref, world.reward, hard=True), hard, rtol=1e-13)
+    assert torch.allclose(
+        pref.win_rate_of_reward(world.ref, world.reward, hard=True), hard, rtol=1e-13
+    )
 
 
 def test_best_of_many_where_a_response_is_next_to_impossible():
-    """(1 - F(y))^n for a response of probability e: no overflow of the ratio of the two terms, no NaN."""
+    """(1 - F(y))^n for a response of probability e: no overflow of the ratio of the two terms, no
+    NaN.
+    """
     for e in (1e-8, 1e-12):
         ref, reward = torch.tensor([[e, 1 - e], [0.0, 1.0]], dtype=torch.float64)
         policy = pref.best_of_n(ref, reward, 33)

@@ -1,4 +1,6 @@
-"""The study of finite data: its runs are those of a plain loop, it resumes, and its words follow its numbers."""
+"""The study of finite data: its runs are those of a plain loop, it resumes, and its words follow
+its numbers.
+"""
 
 import json
 import signal
@@ -26,11 +28,17 @@ COMMITTED = ROOT / "benchmarks" / "dynamics.json"
 
 def test_a_batched_run_is_the_run_alone():
     loss = make_loss("dil", generator="bce", denominator="mixture")
-    conditions = [study.Condition(pairs=50, steps=40), study.Condition(pairs=200, scale=3.0, flips=0.2, steps=40)]
+    conditions = [
+        study.Condition(pairs=50, steps=40),
+        study.Condition(pairs=200, scale=3.0, flips=0.2, steps=40),
+    ]
     batch = study.run_conditions(loss, conditions, range(3))
     for condition, by_step in zip(conditions, batch, strict=True):
         world = bandit20(condition.scale)
-        noisy = World(world.ref, (1 - condition.flips) * world.preference + condition.flips * world.preference.mT)
+        noisy = World(
+            world.ref,
+            (1 - condition.flips) * world.preference + condition.flips * world.preference.mT,
+        )
         for seed in range(3):
             law = empirical_law(noisy, condition.pairs, torch.Generator().manual_seed(seed))
             policy = descend(world, loss, pairs=law, steps=40)
@@ -55,9 +63,9 @@ def test_measures_by_hand():
 
 def test_means_per_token_are_what_is_fed():
     sums, means = (
-        study.run_conditions(make_loss("dpo", beta=1.0), [study.Condition(pairs=50, steps=20, mean=mean)], range(2))[0][20][
-            "chosen"
-        ]
+        study.run_conditions(
+            make_loss("dpo", beta=1.0), [study.Condition(pairs=50, steps=20, mean=mean)], range(2)
+        )[0][20]["chosen"]
         for mean in (False, True)
     )
     assert not torch.allclose(sums, means)
@@ -76,10 +84,13 @@ def test_intervals_cover_and_are_seeded():
 def small(monkeypatch):
     """A study in seconds: two losses an experiment, few steps."""
     few = [
-        study.Experiment(e.name, (e.losses[0], e.losses[-1]),
-                         tuple(study.replace(c, steps=12, records=min(c.records, 3)) for c in e.conditions))
+        study.Experiment(
+            e.name,
+            (e.losses[0], e.losses[-1]),
+            tuple(study.replace(c, steps=12, records=min(c.records, 3)) for c in e.conditions),
+        )
         for e in study.EXPERIMENTS
-    ]  # fmt: skip
+    ]
     monkeypatch.setattr(study, "EXPERIMENTS", few)
     monkeypatch.setattr(study.study, "__defaults__", (few,))
     monkeypatch.setattr(study.cells, "__defaults__", (few,))
@@ -91,13 +102,23 @@ def test_the_command_writes_everything_and_resumes(small, tmp_path, monkeypatch)
     run = dil("study", "dynamics", "--out", tmp_path, "--seeds", 2)
     assert run.returncode == 0, run.stderr
     names = {path.name for path in tmp_path.iterdir()}
-    assert {"dynamics.json", "conclusions.md", "dynamics_pairs.png", "dynamics_pairs.svg", "dynamics_noise.png"} <= names
+    assert {
+        "dynamics.json",
+        "conclusions.md",
+        "dynamics_pairs.png",
+        "dynamics_pairs.svg",
+        "dynamics_noise.png",
+    } <= names
     first = json.loads((tmp_path / "dynamics.json").read_text())
     assert first["seeds"] == 2
     assert {"versions", "command", "machine"} <= first.keys()
-    monkeypatch.setattr(study, "run_conditions", lambda *args: pytest.fail("a finished cell was run again"))
+    monkeypatch.setattr(
+        study, "run_conditions", lambda *args: pytest.fail("a finished cell was run again")
+    )
     assert dil("study", "dynamics", "--out", tmp_path, "--seeds", 2).returncode == 0
-    assert json.loads((tmp_path / "dynamics.json").read_text())["experiments"] == first["experiments"]
+    assert (
+        json.loads((tmp_path / "dynamics.json").read_text())["experiments"] == first["experiments"]
+    )
 
 
 def test_other_settings_are_not_taken_for_the_same(small, tmp_path):
@@ -109,7 +130,9 @@ def test_other_settings_are_not_taken_for_the_same(small, tmp_path):
 @pytest.mark.slow
 def test_an_interrupted_study_goes_on(tmp_path):
     command = [DIL, "study", "dynamics", "--out", tmp_path, "--seeds", "2"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=hear_ctrl_c)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=hear_ctrl_c
+    )
     cells = tmp_path / "cells"
     while process.poll() is None and len(list(cells.glob("*.json")) if cells.exists() else []) < 2:
         time.sleep(0.05)
@@ -122,7 +145,8 @@ def test_an_interrupted_study_goes_on(tmp_path):
     assert not list(tmp_path.rglob("*.part"))
     code = (
         "from dil_tutorial.experiments.finite_data import run as study; from pathlib import Path; "
-        f"cells = study.study(Path({str(tmp_path)!r}), 2); [next(cells) for _ in range({len(kept)})]"
+        f"cells = study.study(Path({str(tmp_path)!r}), 2); [next(cells) for _ in "
+        f"range({len(kept)})]"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items())

@@ -1,4 +1,6 @@
-"""The truth is the truth, the drawn law is the model's law, and a tabular language model ends where the theory says."""
+"""The truth is the truth, the drawn law is the model's law, and a tabular language model ends where
+the theory says.
+"""
 
 from __future__ import annotations
 
@@ -22,27 +24,41 @@ from dil_tutorial.llm.models import load_model, load_tokenizer
 from toy import World, catalogue, optima
 
 WORDS = ["a", "b", "c"]
+# 0 ends; at most 2 tokens
 RESPONSES = [
     [0],
     *([i, 0] for i in range(1, 4)),
     *([i, j] for i in range(1, 4) for j in range(1, 4)),
-]  # 0 ends; at most 2 tokens
+]
 PROMPTS = [" ".join(words) for words in itertools.product(WORDS, repeat=2)]
 
 
 @pytest.fixture(scope="module")
 def tabular(tmp_path_factory):
-    """A transformer over three words and an end: 13 responses of at most two tokens; each prompt has another law."""
+    """A transformer over three words and an end: 13 responses of at most two tokens; each prompt
+    has another law.
+    """
     folder = tmp_path_factory.mktemp("tabular")
     vocabulary = {token: i for i, token in enumerate(["</s>", *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="</s>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", pad_token="</s>").save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="</s>", pad_token="</s>"
+    ).save_pretrained(folder)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=4, hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        initializer_range=0.1, bos_token_id=None, eos_token_id=0, pad_token_id=0, tie_word_embeddings=False,
-    )  # fmt: skip
+        vocab_size=4,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.1,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=0,
+        tie_word_embeddings=False,
+    )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 
@@ -50,7 +66,10 @@ def tabular(tmp_path_factory):
 def everything(model, tokenizer, prompts):
     """Exact log-probabilities of all responses, (X, 13)."""
     rows = [
-        {"prompt_ids": sampling.encode_prompt(tokenizer, prompt), "responses": [{"ids": ids} for ids in RESPONSES]}
+        {
+            "prompt_ids": sampling.encode_prompt(tokenizer, prompt),
+            "responses": [{"ids": ids} for ids in RESPONSES],
+        }
         for prompt in prompts
     ]
     return torch.stack(sampling.score_drawn(model, rows, quiet=True)).double()
@@ -69,26 +88,42 @@ def test_the_drawn_law_is_the_models_law(tabular):
         assert response["logp"] == pytest.approx(exact[k].item(), abs=1e-4)
         assert response["ended"] == (response["ids"][-1] == 0)
     expected = 20_000 * exact.exp()
-    assert ((counts - expected) ** 2 / expected).sum() < 32.9  # chi-squared, 12 degrees of freedom, p = 0.001
+    assert (
+        (counts - expected) ** 2 / expected
+    ).sum() < 32.9  # chi-squared, 12 degrees of freedom, p = 0.001
 
 
 def test_an_interrupted_draw_goes_on_to_the_same_result(tabular, tmp_path):
     model, tokenizer = load_model(str(tabular)), load_tokenizer(str(tabular))
-    whole = sampling.draw(model, tokenizer, PROMPTS[:7], 4, 2, 0, tmp_path / "whole.jsonl", rows=8, quiet=True)
+    whole = sampling.draw(
+        model, tokenizer, PROMPTS[:7], 4, 2, 0, tmp_path / "whole.jsonl", rows=8, quiet=True
+    )
     text = (tmp_path / "whole.jsonl").read_text()
     assert len(whole) == 7
-    for cut in (0, 10, len(text) // 2, len(text) - 3):  # a kill may leave half a line, or half a batch
+    # a kill may leave half a line, or half a batch
+    for cut in (0, 10, len(text) // 2, len(text) - 3):
         (tmp_path / "cut.jsonl").write_text(text[:cut])
-        again = sampling.draw(model, tokenizer, PROMPTS[:7], 4, 2, 0, tmp_path / "cut.jsonl", rows=8, quiet=True)
+        again = sampling.draw(
+            model, tokenizer, PROMPTS[:7], 4, 2, 0, tmp_path / "cut.jsonl", rows=8, quiet=True
+        )
         assert again == whole
         assert (tmp_path / "cut.jsonl").read_text() == text
     assert sampling.draw(model, tokenizer, PROMPTS[:7], 4, 2, 1, rows=8, quiet=True) != whole
 
 
 PRESET = experiment.Preset(
-    scale=3.0, samples=4000, max_new_tokens=2, pairs=2000, batch_size=256, epochs=20, bf16=False, layout="padded",
-    learning_rates=(3e-3,), seeds=1, top_layers=0,
-)  # fmt: skip
+    scale=3.0,
+    samples=4000,
+    max_new_tokens=2,
+    pairs=2000,
+    batch_size=256,
+    epochs=20,
+    bf16=False,
+    layout="padded",
+    learning_rates=(3e-3,),
+    seeds=1,
+    top_layers=0,
+)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +132,8 @@ def lab(tabular, tmp_path_factory):
     path = folder / "reward.py"
     path.write_text(
         "def reward(prompt, response, tokens):\n"
-        "    return {'a': -1.0, 'b': 0.0, 'c': 1.0}.get(response[:1], 0.5) - 0.4 * len(response.split())\n"
+        "    return {'a': -1.0, 'b': 0.0, 'c': 1.0}.get(response[:1], 0.5) - 0.4 * "
+        "len(response.split())\n"
     )
     preset = replace(PRESET, model=str(tabular), reward=f"{path}:reward")
     return experiment.Lab(preset, folder / "out", quiet=True, prompts=PROMPTS)
@@ -108,14 +144,21 @@ def exact_world(lab):
     base = lab.base()
     prompts = [lab.data.drawn[x]["prompt"] for x in lab.data.rows("train")]
     logp = everything(base, lab.tokenizer, prompts)
-    responses = [{"text": lab.tokenizer.decode(ids, skip_special_tokens=True), "ids": ids} for ids in RESPONSES]
-    reward = simulate.rewards_of([{"prompt": "", "responses": responses}], lab.preset.reward, lab.preset.scale)
+    responses = [
+        {"text": lab.tokenizer.decode(ids, skip_special_tokens=True), "ids": ids}
+        for ids in RESPONSES
+    ]
+    reward = simulate.rewards_of(
+        [{"prompt": "", "responses": responses}], lab.preset.reward, lab.preset.scale
+    )
     return prompts, logp, World.from_reward(logp.softmax(1), reward.expand(len(prompts), -1))
 
 
 @pytest.mark.slow
 def test_what_the_samples_say_is_the_truth(lab):
-    """t and log(1 + t) estimated on K samples lie around the exact values as the stated errors say."""
+    """t and log(1 + t) estimated on K samples lie around the exact values as the stated errors
+    say.
+    """
     _, _, world = exact_world(lab)
     t, error = simulate.truth_of(lab.data.reward, lab.data.rule)
     misses = []
@@ -132,21 +175,35 @@ def test_what_the_samples_say_is_the_truth(lab):
     assert 0.5 < misses.pow(2).mean().sqrt() < 1.5
 
 
-# The names are looked up when the file is read: a name that the catalogue no longer has breaks make test, not make test-all.
-LOSSES = {name: catalogue.LOSSES[name].settings for name in (
-    "DIL LSIF repaired", "DIL UKL repaired", "DIL BCE repaired", "DIL BCE reference", "DIL UKL published", "DIL BCE published",
-)}  # fmt: skip
+# The names are looked up when the file is read: a name that the catalogue no longer has breaks make
+# test, not make test-all.
+LOSSES = {
+    name: catalogue.LOSSES[name].settings
+    for name in (
+        "DIL LSIF repaired",
+        "DIL UKL repaired",
+        "DIL BCE repaired",
+        "DIL BCE reference",
+        "DIL UKL published",
+        "DIL BCE published",
+    )
+}
 
 
 @pytest.mark.slow  # notebook 10 trains two such models, of half the size, in make test
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_tabular_language_model_ends_where_the_theory_says(lab, loss):
-    """Slope 1 on the true log-ratio for `mixture` and `reference`; on the closed form of the optimum for `rejected`."""
+    """Slope 1 on the true log-ratio for `mixture` and `reference`; on the closed form of the
+    optimum for `rejected`.
+    """
     generator, denominator = LOSSES[loss]["generator"], LOSSES[loss]["denominator"]
     prompts, logp, world = exact_world(lab)
     policy, _ = lab.train(experiment.Run(loss, "sum", 3e-3, 0, lab.preset.pairs))
     f = everything(policy, lab.tokenizer, prompts) - logp
-    truth, optimum = world.advantage.log1p(), (optima.dil(world, generator, denominator) / world.ref).log()
+    truth, optimum = (
+        world.advantage.log1p(),
+        (optima.dil(world, generator, denominator) / world.ref).log(),
+    )
     on_truth = measures.regress(truth, f, weight=world.ref)["slope"][0]
     on_optimum = measures.regress(optimum, f, weight=world.ref)["slope"][0]
     assert on_optimum == pytest.approx(1, abs=0.05)
@@ -157,25 +214,36 @@ def test_a_tabular_language_model_ends_where_the_theory_says(lab, loss):
     assert (world.ref * f.exp()).sum(1).mean().item() == pytest.approx(1, abs=1e-4)
 
 
-# --- Pairs that bring their tokens, and a third response -------------------------------------------------------------------
+# --- Pairs that bring their tokens, and a third response ------------------------------------------
 
 
 def test_the_third_response_is_what_the_reference_denominator_reads(lab, tmp_path):
-    """E[chosen_loss(f_w)] + E[reference_loss(f_ref)], its three log-ratios scored the slow way; other losses drop it."""
+    """E[chosen_loss(f_w)] + E[reference_loss(f_ref)], its three log-ratios scored the slow way;
+    other losses drop it.
+    """
     from dil_tutorial.llm.trainer import DILConfig, DILTrainer
     from dil_tutorial.losses import dil_loss
 
     pairs, _ = lab.data.pairs("train", 2, seed=3)
     policy = lab.base()
     for layout in ("padded", "packed", "shared"):
-        config = DILConfig(str(tmp_path / layout), loss="dil", generator="bce", denominator="reference", layout=layout,
-                           use_cpu=True, report_to=[])  # fmt: skip
+        config = DILConfig(
+            str(tmp_path / layout),
+            loss="dil",
+            generator="bce",
+            denominator="reference",
+            layout=layout,
+            use_cpu=True,
+            report_to=[],
+        )
         trainer = DILTrainer(policy, config, pairs, processing_class=lab.tokenizer)
         assert trainer.reference is policy  # no copy is kept to draw from
         batch = trainer.data_collator(trainer.train_dataset)
         assert len(batch["responses"].lengths) == 3 * len(pairs)
         with torch.no_grad():  # before the first step f is zero, bit for bit
-            assert trainer.compute_loss(policy, batch).item() == pytest.approx(2 * torch.tensor(2.0).log().item(), abs=1e-7)
+            assert trainer.compute_loss(policy, batch).item() == pytest.approx(
+                2 * torch.tensor(2.0).log().item(), abs=1e-7
+            )
         other = load_model(lab.preset.model)
         torch.manual_seed(5)
         with torch.no_grad():
@@ -183,14 +251,22 @@ def test_the_third_response_is_what_the_reference_denominator_reads(lab, tmp_pat
                 weight += 0.03 * torch.randn_like(weight)
 
         def f(field, other=other):
-            rows = [{"prompt_ids": pair["prompt_ids"], "responses": [{"ids": pair[f"{field}_ids"]}]} for pair in pairs]
-            ours, theirs = (torch.cat(sampling.score_drawn(model, rows, quiet=True)) for model in (other, policy))
+            rows = [
+                {"prompt_ids": pair["prompt_ids"], "responses": [{"ids": pair[f"{field}_ids"]}]}
+                for pair in pairs
+            ]
+            ours, theirs = (
+                torch.cat(sampling.score_drawn(model, rows, quiet=True))
+                for model in (other, policy)
+            )
             return ours - theirs
 
         expected = dil_loss(f("chosen"), None, "bce", "reference", f_reference=f("reference"))
         other.set_attn_implementation(policy.config._attn_implementation)
         assert f("reference").abs().mean() > 0.05
-        assert trainer.compute_loss(other, batch).item() == pytest.approx(expected.mean().item(), rel=1e-5)
+        assert trainer.compute_loss(other, batch).item() == pytest.approx(
+            expected.mean().item(), rel=1e-5
+        )
     config = DILConfig(str(tmp_path / "dpo"), loss="dpo", use_cpu=True, report_to=[])
     trainer = DILTrainer(policy, config, pairs, processing_class=lab.tokenizer)
     assert len(trainer.data_collator(trainer.train_dataset)["responses"].lengths) == 2 * len(pairs)
@@ -200,20 +276,38 @@ def test_token_rows_are_checked():
     from dil_tutorial.llm.data import check_pair
     from dil_tutorial.llm.tokens import tokenize_pair
 
-    row = {"prompt": "a", "prompt_ids": [1], "chosen": "b", "chosen_ids": [2, 0], "rejected": "b", "rejected_ids": [2, 0]}
-    assert tokenize_pair(check_pair(row, "x:1"), tokenizer=type("T", (), {"eos_token": "</s>"})()).chosen.tokens == [2, 0]
-    for field, value in (("chosen_ids", []), ("rejected_ids", "b"), ("prompt_ids", [True]), ("chosen_ids", [-1])):
-        with pytest.raises(InputError, match=f"x:1: field '{field}' is not a list of token numbers"):
+    row = {
+        "prompt": "a",
+        "prompt_ids": [1],
+        "chosen": "b",
+        "chosen_ids": [2, 0],
+        "rejected": "b",
+        "rejected_ids": [2, 0],
+    }
+    assert tokenize_pair(
+        check_pair(row, "x:1"), tokenizer=type("T", (), {"eos_token": "</s>"})()
+    ).chosen.tokens == [2, 0]
+    for field, value in (
+        ("chosen_ids", []),
+        ("rejected_ids", "b"),
+        ("prompt_ids", [True]),
+        ("chosen_ids", [-1]),
+    ):
+        with pytest.raises(
+            InputError, match=f"x:1: field '{field}' is not a list of token numbers"
+        ):
             check_pair({**row, field: value}, "x:1")
     with pytest.raises(InputError, match="'reference_ids' is not a list"):
         check_pair({**row, "reference_ids": []}, "x:1")
 
 
-# --- Frozen layers -----------------------------------------------------------------------------------------------------------
+# --- Frozen layers --------------------------------------------------------------------------------
 
 
 def test_frozen_layers_are_computed_once_and_change_nothing(tiny_model, tmp_path, monkeypatch):
-    """A run with remembered hidden states gives bit for bit the weights of one without; the second epoch reads them."""
+    """A run with remembered hidden states gives bit for bit the weights of one without; the second
+    epoch reads them.
+    """
     from peft import LoraConfig, get_peft_model
 
     from dil_tutorial.experiments.known_truth.frozen_layers import remember_frozen_layers
@@ -224,14 +318,27 @@ def test_frozen_layers_are_computed_once_and_change_nothing(tiny_model, tmp_path
     for remember in (False, True):
         base = load_model(str(tiny_model))
         torch.manual_seed(0)
-        policy = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj", "down_proj"], layers_to_transform=[1]))
+        policy = get_peft_model(
+            base, LoraConfig(r=2, target_modules=["q_proj", "down_proj"], layers_to_transform=[1])
+        )
         memory = {}
         base.model.layers[0].mlp.register_forward_hook(lambda *a: calls.append(1))
         if remember:
             assert remember_frozen_layers(policy, memory) == 1
-        config = DILConfig(str(tmp_path / str(remember)), loss="dil", denominator="mixture", num_train_epochs=3, use_cpu=True,
-                           learning_rate=1e-2, per_device_train_batch_size=4, report_to=[], save_strategy="no")  # fmt: skip
-        trainer = DILTrainer(policy, config, read_pairs(tiny_preferences(), 8), processing_class=tokenizer)
+        config = DILConfig(
+            str(tmp_path / str(remember)),
+            loss="dil",
+            denominator="mixture",
+            num_train_epochs=3,
+            use_cpu=True,
+            learning_rate=1e-2,
+            per_device_train_batch_size=4,
+            report_to=[],
+            save_strategy="no",
+        )
+        trainer = DILTrainer(
+            policy, config, read_pairs(tiny_preferences(), 8), processing_class=tokenizer
+        )
         calls.clear()
         trainer.train()
         weights.append(torch.cat([w.flatten() for w in policy.parameters()]))
@@ -255,7 +362,8 @@ def test_remembered_states_belong_to_their_batch(tiny_model):
     assert remember_frozen_layers(model, memory) == 1
     for _ in range(2):
         assert all(
-            torch.equal(model(ids, use_cache=False).logits, logits) for ids, logits in zip((one, two), plain, strict=True)
+            torch.equal(model(ids, use_cache=False).logits, logits)
+            for ids, logits in zip((one, two), plain, strict=True)
         )
     assert len(memory) == 2
     assert torch.equal(model.generate(one, max_new_tokens=4, do_sample=False), generated)
@@ -266,7 +374,9 @@ def test_remembered_states_belong_to_their_batch(tiny_model):
 
 
 def test_responses_read_once_serve_every_batch(tiny_model, tmp_path):
-    """However pairs are packed, scores are those of a model that reads each batch; a reading cut short goes on."""
+    """However pairs are packed, scores are those of a model that reads each batch; a reading cut
+    short goes on.
+    """
     from dil_tutorial.experiments.known_truth.frozen_layers import read_all, remember_frozen_layers
     from dil_tutorial.experiments.known_truth.lab import adapted
     from dil_tutorial.llm.attention import ATTENTION, register
@@ -277,7 +387,9 @@ def test_responses_read_once_serve_every_batch(tiny_model, tmp_path):
     drawn = [
         {
             "prompt_ids": [9, 8, x],
-            "responses": [{"ids": torch.randint(2, 400, (1 + x,), generator=rng).tolist()} for _ in range(4)],
+            "responses": [
+                {"ids": torch.randint(2, 400, (1 + x,), generator=rng).tolist()} for _ in range(4)
+            ],
         }
         for x in range(5)
     ]
@@ -300,7 +412,9 @@ def test_responses_read_once_serve_every_batch(tiny_model, tmp_path):
 
     plain = pair_logps(policy(), pairs, 4, "shared", quiet=True)
     reader = policy()
-    pieces = read_all(reader, lambda rows: sampling.score_drawn(reader, rows, quiet=True), drawn, tmp_path, size=2)
+    pieces = read_all(
+        reader, lambda rows: sampling.score_drawn(reader, rows, quiet=True), drawn, tmp_path, size=2
+    )
     assert len(pieces) >= 5 + 20  # prompts and responses, and what the check of the layout made up
     calls, model = [], policy()
     model.get_base_model().model.layers[0].mlp.register_forward_hook(lambda *a: calls.append(1))
@@ -310,7 +424,11 @@ def test_responses_read_once_serve_every_batch(tiny_model, tmp_path):
     (tmp_path / "00004.safetensors").unlink()
     score = []
     again = read_all(
-        reader, lambda rows: score.append(rows) or sampling.score_drawn(reader, rows, quiet=True), drawn, tmp_path, size=2
+        reader,
+        lambda rows: score.append(rows) or sampling.score_drawn(reader, rows, quiet=True),
+        drawn,
+        tmp_path,
+        size=2,
     )
     assert score == [drawn[4:]]
     assert pieces.keys() == again.keys()

@@ -19,7 +19,8 @@ def test_the_command_writes_everything_and_goes_on(tmp_path, monkeypatch):
         path.unlink()  # as after a stop
     first = next(iter((tmp_path / "cells").iterdir()))
     first.write_text(json.dumps({"marker": 1}))
-    assert {"marker": 1} in [ways for _, _, ways in run.study(tmp_path, 20)]  # read, not solved again
+    # read, not solved again
+    assert {"marker": 1} in [ways for _, _, ways in run.study(tmp_path, 20)]
     assert len(list((tmp_path / "cells").iterdir())) == 10
 
 
@@ -37,7 +38,8 @@ def test_words_follow_the_numbers():
 
 def test_the_committed_cells_are_those_of_the_code():
     cells, _ = run.load(run.COMMITTED)
-    world, draw = run.worlds()["rare and bad"], run.PROXIES["likes length"]  # without noise: the same for any number of draws
+    # without noise: the same for any number of draws
+    world, draw = (run.worlds()["rare and bad"], run.PROXIES["likes length"])
     seed = list(run.PROXIES).index("likes length")
     again = run.cell(world, draw, 2, seed)
     for way, told in cells["rare and bad"]["likes length"].items():
@@ -45,8 +47,13 @@ def test_the_committed_cells_are_those_of_the_code():
 
 
 def test_bad_input(tmp_path):
-    refused(dil("study", "overoptimization", "--out", tmp_path / "no"), "did you mean 'overoptimisation'?")
-    refused(dil("study", "overoptimisation", "--seeds", 1, "--out", tmp_path / "no"), "at least 2 draws")
+    refused(
+        dil("study", "overoptimization", "--out", tmp_path / "no"),
+        "did you mean 'overoptimisation'?",
+    )
+    refused(
+        dil("study", "overoptimisation", "--seeds", 1, "--out", tmp_path / "no"), "at least 2 draws"
+    )
     assert not (tmp_path / "no").exists()
     (tmp_path / "x.json").write_text("3")
     with pytest.raises(Exception, match="not a results file"):

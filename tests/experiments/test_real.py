@@ -1,4 +1,6 @@
-"""`dil experiment real-text` and `real-pairs` on a tiny model: files, reports, going on after a kill, bad input."""
+"""`dil experiment real-text` and `real-pairs` on a tiny model: files, reports, going on after a
+kill, bad input.
+"""
 
 import json
 import random
@@ -22,13 +24,27 @@ from dil_tutorial.experiments.real_pairs import run as pair_run
 from dil_tutorial.experiments.real_text import measures
 from dil_tutorial.rlhf import kl
 
-TEXT = ["experiment", "real-text", "--limit", 12, "--seeds", 1, "--loss", "SFT", "--loss", "DIL BCE repaired"]
+TEXT = [
+    "experiment",
+    "real-text",
+    "--limit",
+    12,
+    "--seeds",
+    1,
+    "--loss",
+    "SFT",
+    "--loss",
+    "DIL BCE repaired",
+]
 PAIRS = ["experiment", "real-pairs", "--pairs", 16, "--loss", "DPO", "--loss", "SimPO"]
 
 
 def pairs_file(folder):
     path = folder / "pairs.jsonl"
-    rows = [{"prompt": f"Word {i}?", "chosen": f"Yes, {i} times.", "rejected": f"No {i}"} for i in range(30)]
+    rows = [
+        {"prompt": f"Word {i}?", "chosen": f"Yes, {i} times.", "rejected": f"No {i}"}
+        for i in range(30)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -45,7 +61,9 @@ def finished(tiny_model, tmp_path_factory):
 
 
 def numbers_of(path):
-    """All but when and where it was made: each number by the way to it, so that a difference is one line."""
+    """All but when and where it was made: each number by the way to it, so that a difference is one
+    line.
+    """
     content = json.loads(path.read_text())
     for made in ("command", "time", "machine", "versions"):
         del content[made]
@@ -53,7 +71,13 @@ def numbers_of(path):
 
 
 def leaves(node, way=""):
-    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    children = (
+        node.items()
+        if isinstance(node, dict)
+        else enumerate(node)
+        if isinstance(node, list)
+        else ()
+    )
     if not children:
         yield way, node
     for key, child in children:
@@ -61,7 +85,11 @@ def leaves(node, way=""):
 
 
 def differences(one, other):
-    return [(way, one.get(way), other.get(way)) for way in sorted({*one, *other}) if one.get(way) != other.get(way)]
+    return [
+        (way, one.get(way), other.get(way))
+        for way in sorted({*one, *other})
+        if one.get(way) != other.get(way)
+    ]
 
 
 @pytest.mark.slow
@@ -71,7 +99,8 @@ def test_whole_sentences_leave_numbers_figures_and_texts(finished):
     for row in results["runs"]:
         assert len(row["own text"]) == len(results["truth"]["held-out"]["prompts"])
         assert all(len(pair["tokens"]) == 2 for pair in row["read"])
-    for loss in ("SFT", "DIL BCE repaired"):  # the grid grew until the best rate lay inside, or to its limit
+    # the grid grew until the best rate lay inside, or to its limit
+    for loss in ("SFT", "DIL BCE repaired"):
         rows = [row for row in results["sweep"] if row["loss"] == loss]
         best = min(rows, key=lambda row: row["validation loss"])
         rates = sorted(row["learning rate"] for row in rows)
@@ -84,7 +113,8 @@ def test_whole_sentences_leave_numbers_figures_and_texts(finished):
 @pytest.mark.slow
 def test_real_pairs_leave_a_page(finished):
     results = pair_measures.load(finished / "pairs" / "real_pairs.json")
-    assert len(results["runs"]) == 8  # DPO fed sums and means, SimPO, at three rates; DPO fed sums not at the paper's
+    # DPO fed sums and means, SimPO, at three rates; DPO fed sums not at the paper's
+    assert len(results["runs"]) == 8
     assert results["held out"]["pairs"] == 10
     page = (finished / "pairs" / "report.md").read_text()
     assert "out of reach" in page
@@ -93,40 +123,56 @@ def test_real_pairs_leave_a_page(finished):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["text", "pairs"])
-def test_killed_at_random_three_times_it_ends_with_the_same_numbers(finished, tiny_model, tmp_path, name):
+def test_killed_at_random_three_times_it_ends_with_the_same_numbers(
+    finished, tiny_model, tmp_path, name
+):
     arguments = (
-        [*TEXT, "--model", tiny_model] if name == "text" else [*PAIRS, "--model", tiny_model, "--data", pairs_file(tmp_path)]
+        [*TEXT, "--model", tiny_model]
+        if name == "text"
+        else [*PAIRS, "--model", tiny_model, "--data", pairs_file(tmp_path)]
     )
     command = [str(DIL), *map(str, arguments), "--out", str(tmp_path / "out")]
     rng = random.Random(0)
     for _ in range(3):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=hear_ctrl_c)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=hear_ctrl_c
+        )
         time.sleep(rng.uniform(8, 16))
         process.send_signal(signal.SIGKILL)
         process.wait()
     last = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert last.returncode == 0, last.stderr
     stem = "real_text.json" if name == "text" else "real_pairs.json"
-    assert not differences(numbers_of(tmp_path / "out" / stem), numbers_of(finished / name / stem))[:10]
+    assert not differences(numbers_of(tmp_path / "out" / stem), numbers_of(finished / name / stem))[
+        :10
+    ]
 
 
 @pytest.mark.slow
-def test_a_chosen_policy_that_a_stop_lost_is_trained_again_to_the_same_numbers(finished, tiny_model, tmp_path):
+def test_a_chosen_policy_that_a_stop_lost_is_trained_again_to_the_same_numbers(
+    finished, tiny_model, tmp_path
+):
     out = tmp_path / "out"
     shutil.copytree(finished / "text", out)
     for path in (out / "runs").glob("*repaired*"):
         path.unlink()  # as after a stop between the sweep and the measures
     again = dil(*TEXT, "--model", tiny_model, "--out", out)
     assert again.returncode == 0, again.stderr
-    assert not differences(numbers_of(out / "real_text.json"), numbers_of(finished / "text" / "real_text.json"))[:10]
+    assert not differences(
+        numbers_of(out / "real_text.json"), numbers_of(finished / "text" / "real_text.json")
+    )[:10]
 
 
 def test_the_chosen_log_ratio_says_how_much_nearer_the_policy_came():
-    """E_chosen[f] = KL(chosen || ref) - KL(chosen || policy), for any policy, in a world of samples."""
+    """E_chosen[f] = KL(chosen || ref) - KL(chosen || policy), for any policy, in a world of
+    samples.
+    """
     reward = torch.randn(4, 9, generator=torch.Generator().manual_seed(1)).double()
     truth = Truth(reward, torch.zeros_like(reward), torch.ones_like(reward))
     ref, winners = truth.world.ref, truth.world.chosen
-    policy = torch.softmax(torch.randn(4, 9, generator=torch.Generator().manual_seed(2)).double(), 1)
+    policy = torch.softmax(
+        torch.randn(4, 9, generator=torch.Generator().manual_seed(2)).double(), 1
+    )
     f = (policy / ref).log()
     nearer = kl(winners, ref) - kl(winners, policy)
     assert torch.allclose(measures.weighed(f, 1 + truth.world.advantage), nearer, atol=1e-12)
@@ -134,7 +180,9 @@ def test_the_chosen_log_ratio_says_how_much_nearer_the_policy_came():
 
 
 def test_a_policy_that_has_left_its_samples_is_not_corrected_by_them():
-    """SimPO at a large rate: every sample has f near -150, e^f - 1 is -1 whatever was drawn, and a mean stays a mean."""
+    """SimPO at a large rate: every sample has f near -150, e^f - 1 is -1 whatever was drawn, and a
+    mean stays a mean.
+    """
     f = -150 + 30 * torch.randn(40, 8, generator=torch.Generator().manual_seed(0)).double()
     weight = torch.rand(40, 8, generator=torch.Generator().manual_seed(1)).double() * 2
     assert torch.allclose(measures.weighed(f, weight), (f * weight).mean(1))
@@ -166,26 +214,46 @@ def test_held_out_prompts_are_not_trained_on(tmp_path):
 
 def test_bad_input(tmp_path, tiny_model):
     out = ["--out", tmp_path / "out"]
-    refused(dil(*TEXT[:2], "--loss", "DIL BCE repaird", "--model", tiny_model, *out), "unknown loss 'DIL BCE repaird'")
+    refused(
+        dil(*TEXT[:2], "--loss", "DIL BCE repaird", "--model", tiny_model, *out),
+        "unknown loss 'DIL BCE repaird'",
+    )
     refused(dil(*TEXT[:2], "--model", "./missing", *out), "no such folder")
-    refused(dil(*PAIRS[:2], "--data", "missing.jsonl", "--model", tiny_model, *out), "missing.jsonl")
-    refused(dil(*PAIRS[:2], "--data", pairs_file(tmp_path), "--preset", "cup", *out), "did you mean 'cpu'?")
+    refused(
+        dil(*PAIRS[:2], "--data", "missing.jsonl", "--model", tiny_model, *out), "missing.jsonl"
+    )
+    refused(
+        dil(*PAIRS[:2], "--data", pairs_file(tmp_path), "--preset", "cup", *out),
+        "did you mean 'cpu'?",
+    )
     assert not (tmp_path / "out").exists()
     (tmp_path / "real_text.json").write_text("{}")
     with pytest.raises(Exception, match="not a results file"):
         measures.load(tmp_path / "real_text.json")
 
 
-# --- Rewards that mean something --------------------------------------------------------------------------------------
+# --- Rewards that mean something ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("name", "better", "worse"),
     [
         ("sentiment", "What a lovely, wonderful day.", "What a horrible, awful day."),
-        ("reading-ease", "The cat sat. It was fat.", "Institutional considerations necessitate reorganisation."),
-        ("grammar", "She goes to school every day.", "She go to school every days and buyed a apple."),
-        ("grammar-neural", "She goes to school every day.", "She go to school every days and buyed a apple."),
+        (
+            "reading-ease",
+            "The cat sat. It was fat.",
+            "Institutional considerations necessitate reorganisation.",
+        ),
+        (
+            "grammar",
+            "She goes to school every day.",
+            "She go to school every days and buyed a apple.",
+        ),
+        (
+            "grammar-neural",
+            "She goes to school every day.",
+            "She go to school every days and buyed a apple.",
+        ),
         ("topic", "The lighthouse stood in the storm.", "A dog ran home."),
     ],
 )
@@ -213,11 +281,13 @@ def test_a_mixture_is_the_sum_it_says():
             rewards.get_reward(wrong)
 
 
-# --- What a pair is worth at the first step -------------------------------------------------------------------------------
+# --- What a pair is worth at the first step -------------------------------------------------------
 
 
 def test_signal_and_noise_are_told_apart():
-    """Groups of noisy copies of one gradient: the signal is unbiased even where noise is a hundred times as long."""
+    """Groups of noisy copies of one gradient: the signal is unbiased even where noise is a hundred
+    times as long.
+    """
     from dil_tutorial.experiments.real_text.first_step import needed, signal_and_noise
 
     rng = torch.Generator().manual_seed(0)
@@ -237,13 +307,17 @@ def test_signal_and_noise_are_told_apart():
 
 
 def test_losers_halve_the_noise_of_the_first_step(tiny_model, tmp_path):
-    """The repaired gradient is a difference: half the noise of the winners' alone, as the ladder of THEORY §12 says."""
+    """The repaired gradient is a difference: half the noise of the winners' alone, as the ladder of
+    THEORY §12 says.
+    """
     from dil_tutorial.experiments.known_truth.data import PROMPTS, read_prompts
     from dil_tutorial.experiments.known_truth.lab import Lab
     from dil_tutorial.experiments.real_text import first_step, run
 
     preset = replace(run.PRESET, model=str(tiny_model), top_layers=1, bf16=False, max_new_tokens=6)
-    lab = Lab(preset, tmp_path, quiet=True, prompts=read_prompts(PROMPTS)[:40], chats=run.chats()[:20])
+    lab = Lab(
+        preset, tmp_path, quiet=True, prompts=read_prompts(PROMPTS)[:40], chats=run.chats()[:20]
+    )
     found = first_step.first_step(lab, groups=6)
     noise = {name: row["noise a pair"] for name, row in found["losses"].items()}
     assert noise["repaired DIL, DPO"] / noise["SFT"] == pytest.approx(0.5, abs=0.1)
@@ -251,22 +325,36 @@ def test_losers_halve_the_noise_of_the_first_step(tiny_model, tmp_path):
 
 @pytest.mark.parametrize("loss", ["DIL BCE repaired", "DPO", "SimPO"])
 def test_the_validation_loss_is_the_trainers(tiny_model, tmp_path, loss):
-    """From log-ratios of the validation responses, or by the trainer's own evaluation: one number."""
+    """From log-ratios of the validation responses, or by the trainer's own evaluation: one
+    number.
+    """
     from dil_tutorial.experiments.known_truth.data import PROMPTS, read_prompts
     from dil_tutorial.experiments.known_truth.lab import Lab, Run
     from dil_tutorial.experiments.real_text import run
 
-    preset = replace(run.PRESET, model=str(tiny_model), top_layers=1, bf16=False, float32_scores=False, max_new_tokens=6)
+    preset = replace(
+        run.PRESET,
+        model=str(tiny_model),
+        top_layers=1,
+        bf16=False,
+        float32_scores=False,
+        max_new_tokens=6,
+    )
     lab = Lab(preset, tmp_path, quiet=True, prompts=read_prompts(PROMPTS)[:30])
     own = Run(loss, run.feed_of(loss), 3e-2, 0, preset.pairs)
     policy, row = lab.train(own)
-    f = torch.tensor(lab.log_ratios(policy, lab.evaluated("validation", preset.samples), "validation"), dtype=torch.float64)
+    f = torch.tensor(
+        lab.log_ratios(policy, lab.evaluated("validation", preset.samples), "validation"),
+        dtype=torch.float64,
+    )
     assert f.std() > 0.05
     assert lab.validation_loss(own, f) == pytest.approx(row["validation loss"], rel=1e-4)
 
 
 def test_a_policy_trained_in_bfloat16_is_measured_in_float32(tiny_model, tmp_path):
-    """Accelerate's autocast around forward outlives training: nothing of it may be left when the policy is asked."""
+    """Accelerate's autocast around forward outlives training: nothing of it may be left when the
+    policy is asked.
+    """
     from dil_tutorial.experiments.known_truth.data import PROMPTS, read_prompts
     from dil_tutorial.experiments.known_truth.lab import Lab, Run
     from dil_tutorial.experiments.real_text import run
@@ -304,7 +392,9 @@ def test_a_part_of_the_way_is_a_lower_bound_that_is_nearly_met():
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_the_control_variate_keeps_the_mean_and_takes_variance_away(count):
-    """Small samples of a known law, many times: unbiased to their error, and much less spread out than the plain mean."""
+    """Small samples of a known law, many times: unbiased to their error, and much less spread out
+    than the plain mean.
+    """
     rng = torch.Generator().manual_seed(count)
     K = 400
     ratio = torch.softmax(0.4 * torch.randn(K, generator=rng, dtype=torch.float64), 0) * K
@@ -322,12 +412,23 @@ def test_the_control_variate_keeps_the_mean_and_takes_variance_away(count):
 def test_the_pilot_tries_every_setting_and_goes_on_where_it_stopped(tiny_model, tmp_path):
     from dil_tutorial.experiments.real_text import pilot, pilot_report
 
-    command = ["experiment", "real-text", "--pilot", "--limit", 30, "--model", tiny_model, "--out", tmp_path]
+    command = [
+        "experiment",
+        "real-text",
+        "--pilot",
+        "--limit",
+        30,
+        "--model",
+        tiny_model,
+        "--out",
+        tmp_path,
+    ]
     first = dil(*command)
     assert first.returncode == 0, first.stderr
     results = pilot_report.load(tmp_path / "real_text_pilot.json")
     assert [setting["name"] for setting in results["settings"]] == list(pilot.SETTINGS)
-    for setting in results["settings"]:  # E_chosen + E_rejected is twice the mean of f, at most 0 for a normalised policy
+    # E_chosen + E_rejected is twice the mean of f, at most 0 for a normalised policy
+    for setting in results["settings"]:
         assert setting["train"]["chosen"][0] + setting["train"]["rejected"][0] < 0.1
     page = (tmp_path / "pilot.md").read_text()
     assert all(name in page for name in pilot.SETTINGS)

@@ -1,4 +1,6 @@
-"""`dil experiment rlhf` on a tiny model: a reward model, climbs, their page; going on after a stop; bad input."""
+"""`dil experiment rlhf` on a tiny model: a reward model, climbs, their page; going on after a stop;
+bad input.
+"""
 
 import pytest
 import torch
@@ -15,17 +17,39 @@ from dil_tutorial.llm.sampling import score_drawn
 @pytest.fixture(scope="module")
 def lab(tiny_model, tmp_path_factory):
     preset = Preset(
-        model=str(tiny_model), reward="characters", scale=0.3, samples=4, max_new_tokens=6, pairs=2, batch_size=8, seeds=1,
-        top_layers=1, rank=4, evaluated=4, seen_prompts=4, float32_scores=True, texts=True, ladder=(), rounds=0,
-    )  # fmt: skip
+        model=str(tiny_model),
+        reward="characters",
+        scale=0.3,
+        samples=4,
+        max_new_tokens=6,
+        pairs=2,
+        batch_size=8,
+        seeds=1,
+        top_layers=1,
+        rank=4,
+        evaluated=4,
+        seen_prompts=4,
+        float32_scores=True,
+        texts=True,
+        ladder=(),
+        rounds=0,
+    )
     prompts = [f"Tell me about the number {n} and" for n in range(14)]
     return Lab(preset, tmp_path_factory.mktemp("rlhf"), quiet=True, prompts=prompts)
 
 
 SIZE = run.Size(
-    beta=0.02, steps=12, prompts=4, samples=6, learning_rate=1e-2, reward_rates=(1e-2,), far=1, checkpoints=4, rounds=2,
+    beta=0.02,
+    steps=12,
+    prompts=4,
+    samples=6,
+    learning_rate=1e-2,
+    reward_rates=(1e-2,),
+    far=1,
+    checkpoints=4,
+    rounds=2,
     imitation_rate=1e-2,
-)  # fmt: skip
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +63,11 @@ def results(lab):
 @pytest.mark.slow
 def test_policies_climb_and_the_page_says_so(results, tmp_path):
     assert [row["loss"] for row in results["runs"]] == [
-        "RLOO, true reward", "RLOO, learned reward", "GRPO, learned reward", "RLOO, learned reward, far",
-    ]  # fmt: skip
+        "RLOO, true reward",
+        "RLOO, learned reward",
+        "GRPO, learned reward",
+        "RLOO, learned reward, far",
+    ]
     for row in results["runs"]:
         assert len(row["path"]) == SIZE.steps
         assert row["path"][0]["kl"] == pytest.approx(0, abs=1e-5)
@@ -85,7 +112,9 @@ def test_rounds_of_imitation_leave_their_own_reference_behind(lab, results):
     assert (first["round"], second["round"]) == (1, 2)
     rows = lab.evaluated("held-out", lab.preset.evaluated)
     policy, origin = load_model(str(lab.folder / "rlhf" / "imitation-true-reward-0-2")), lab.base()
-    f = torch.stack(score_drawn(policy, rows, quiet=True)) - torch.stack(score_drawn(origin, rows, quiet=True))
+    f = torch.stack(score_drawn(policy, rows, quiet=True)) - torch.stack(
+        score_drawn(origin, rows, quiet=True)
+    )
     assert torch.tensor(second["f held-out"]) == pytest.approx(f, abs=1e-4)
     assert torch.tensor(first["f held-out"]) != pytest.approx(f, abs=1e-3)
     assert not (lab.folder / "rlhf" / "imitation-true-reward-0-1").exists()
@@ -108,7 +137,10 @@ def test_the_reward_model_ranks_as_the_labeller(results):
 
 
 def test_bad_input(tmp_path):
-    refused(dil("experiment", "rlhf", "--model", "./missing", "--out", tmp_path / "out"), "no such folder")
+    refused(
+        dil("experiment", "rlhf", "--model", "./missing", "--out", tmp_path / "out"),
+        "no such folder",
+    )
     (tmp_path / "rlhf.json").write_text("[]")
     with pytest.raises(Exception, match="not a results file"):
         report.load(tmp_path / "rlhf.json")

@@ -1,4 +1,6 @@
-"""`dil experiment worth` on a tiny model; its shares on numbers whose shares are known; bad input."""
+"""`dil experiment worth` on a tiny model; its shares on numbers whose shares are known; bad
+input.
+"""
 
 import json
 
@@ -16,22 +18,40 @@ from dil_tutorial.experiments.worth import measures, report, run
 @pytest.fixture(scope="module")
 def lab(tiny_model, tmp_path_factory):
     preset = Preset(
-        model=str(tiny_model), samples=8, max_new_tokens=4, pairs=2, learning_rates=(1e-3, 1e-2), seeds=1, top_layers=1, rank=4,
-        evaluated=8, seen_prompts=4, float32_scores=True, ladder=(2, 4), policy_samples=0, passes=0, rounds=0,
-    )  # fmt: skip
+        model=str(tiny_model),
+        samples=8,
+        max_new_tokens=4,
+        pairs=2,
+        learning_rates=(1e-3, 1e-2),
+        seeds=1,
+        top_layers=1,
+        rank=4,
+        evaluated=8,
+        seen_prompts=4,
+        float32_scores=True,
+        ladder=(2, 4),
+        policy_samples=0,
+        passes=0,
+        rounds=0,
+    )
     prompts = [f"Tell me about the number {n} and" for n in range(20)]
     return Lab(preset, tmp_path_factory.mktemp("worth"), quiet=True, prompts=prompts)
 
 
 @pytest.mark.slow
 def test_every_way_is_trained_and_told(lab, tmp_path):
-    ways = [way for way in run.WAYS if way.name in ("SFT", "DIL win repaired", "soft labels", "distilled")]
+    ways = [
+        way
+        for way in run.WAYS
+        if way.name in ("SFT", "DIL win repaired", "soft labels", "distilled")
+    ]
     parts, told = [], []
     results = run.experiment(lab, told.append, lambda part: parts.append(len(part["runs"])), ways)
     assert len(told) == run.steps(lab.preset, ways) == 24
     assert parts == list(range(1, 9))
     f = {(row["way"], row["pairs"]): row["f held-out"] for row in results["runs"]}
-    assert len({json.dumps(value) for value in f.values()}) == 8  # no two ways have made the same policy
+    # no two ways have made the same policy
+    assert len({json.dumps(value) for value in f.values()}) == 8
     again = run.experiment(lab, lambda what: None, lambda part: None, ways)
     assert again["runs"] == results["runs"]  # from files
     measures.save(results, tmp_path)
@@ -42,7 +62,9 @@ def test_every_way_is_trained_and_told(lab, tmp_path):
 
 
 def test_a_distilled_way_learns_from_the_labelled_pairs_alone(lab):
-    """Its rewards are a fit to hard labels, far from the labeller's own, and its pairs are as many as there are samples."""
+    """Its rewards are a fit to hard labels, far from the labeller's own, and its pairs are as many
+    as there are samples.
+    """
     way = run.WAYS[-1]
     data = run.data_for(lab, way, 2, 0)
     train = lab.data.rows("train")
@@ -52,7 +74,9 @@ def test_a_distilled_way_learns_from_the_labelled_pairs_alone(lab):
     pairs, _ = data.pairs("train", run.run_of(lab, way, 2, 1e-3, 0).pairs, 0)
     assert len(pairs) == 4 * len(train)
     assert all(0 < pair["p_chosen"] < 1 for pair in pairs)
-    assert not any("p_chosen" in pair for pair in run.data_for(lab, run.WAYS[0], 2, 0).pairs("train", 2, 0)[0])
+    assert not any(
+        "p_chosen" in pair for pair in run.data_for(lab, run.WAYS[0], 2, 0).pairs("train", 2, 0)[0]
+    )
 
 
 def test_policies_that_did_not_move_have_no_shares():
@@ -63,14 +87,28 @@ def test_policies_that_did_not_move_have_no_shares():
 
 @pytest.mark.parametrize("a", [1.0, 3.0])
 def test_shares_of_noise_that_was_put_there(a):
-    """f = truth + what does not generalise + noise of variance share/n, seen by three seeds: each share within its interval."""
-    rng, sizes, true = torch.Generator().manual_seed(0), torch.tensor([2.0, 4, 8, 16]).double(), [1.0, 0.5, 0.2]
+    """f = truth + what does not generalise + noise of variance share/n, seen by three seeds: each
+    share within its interval.
+    """
+    rng, sizes, true = (
+        torch.Generator().manual_seed(0),
+        torch.tensor([2.0, 4, 8, 16]).double(),
+        [1.0, 0.5, 0.2],
+    )
     x = torch.randn(300, 12, generator=rng).double()
     network = (a - 1) ** 0.5 * torch.randn(300, 12, generator=rng).double()
     sums = torch.stack(
         [
             torch.stack(
-                [sums_of(x, x + network + (4 * share / n) ** 0.5 * torch.randn(3, 300, 12, generator=rng)) for n in sizes]
+                [
+                    sums_of(
+                        x,
+                        x
+                        + network
+                        + (4 * share / n) ** 0.5 * torch.randn(3, 300, 12, generator=rng),
+                    )
+                    for n in sizes
+                ]
             )
             for share in true
         ]
@@ -83,7 +121,10 @@ def test_shares_of_noise_that_was_put_there(a):
 
 
 def test_bad_input(tmp_path):
-    refused(dil("experiment", "worth", "--model", "./missing", "--out", tmp_path / "out"), "no such folder")
+    refused(
+        dil("experiment", "worth", "--model", "./missing", "--out", tmp_path / "out"),
+        "no such folder",
+    )
     (tmp_path / "worth.json").write_text("[]")
     with pytest.raises(Exception, match="not a results file"):
         measures.load(tmp_path / "worth.json")

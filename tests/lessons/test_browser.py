@@ -1,4 +1,6 @@
-"""Panels in a real browser, served by voila with a kernel.  (Without one, in the static book: test_book.)"""
+"""Panels in a real browser, served by voila with a kernel.  (Without one, in the static book:
+test_book.)
+"""
 
 import contextlib
 import os
@@ -12,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="browser tests need the browser extra: make test-all installs it")
+sync_api = pytest.importorskip(
+    "playwright.sync_api", reason="browser tests need the browser extra: make test-all installs it"
+)
 pytestmark = pytest.mark.slow
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
@@ -24,11 +28,24 @@ def served(notebook):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "voila", str(notebook), "--no-browser", f"--port={port}", "--Voila.ip=127.0.0.1"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    command = [
+        sys.executable,
+        "-m",
+        "voila",
+        str(notebook),
+        "--no-browser",
+        f"--port={port}",
+        "--Voila.ip=127.0.0.1",
+    ]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         for _ in range(240):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            with (
+                contextlib.suppress(OSError),
+                socket.create_connection(("127.0.0.1", port), timeout=1),
+            ):
                 break
             time.sleep(0.25)
         yield f"http://127.0.0.1:{port}"
@@ -57,7 +74,9 @@ def press(page, slider, key, times):
 
 
 def check_tilt(page):
-    """The KL of RLHF grows without bound with the scale, that of the winners stays below log 2 - 1/2."""
+    """The KL of RLHF grows without bound with the scale, that of the winners stays below log 2 -
+    1/2.
+    """
     press(page, 0, "Home", 1)
     press(page, 0, "ArrowLeft", 6)
     mild = numbers(said(page))
@@ -106,11 +125,15 @@ def test_sliders_under_voila(browser, name):
         PAGES[name](page)
         for handle in page.locator(".noUi-handle").all():
             handle.scroll_into_view_if_needed()
-            panel = page.locator(".widget-vbox", has=handle).last  # the innermost box that holds the slider
+            panel = page.locator(
+                ".widget-vbox", has=handle
+            ).last  # the innermost box that holds the slider
             caption, picture = panel.locator("figcaption:visible"), panel.locator("img:visible")
             before = caption.inner_text(), picture.get_attribute("src")
             handle.focus()
-            last = float(handle.get_attribute("aria-valuenow")) == float(handle.get_attribute("aria-valuemax"))
+            last = float(handle.get_attribute("aria-valuenow")) == float(
+                handle.get_attribute("aria-valuemax")
+            )
             handle.press("ArrowLeft" if last else "ArrowRight")
             page.wait_for_timeout(300)
             after = caption.inner_text(), picture.get_attribute("src")
@@ -126,15 +149,21 @@ def test_a_generator_typed_under_voila(browser):
         box = page.locator(".widget-text input").first
         box.wait_for(timeout=120_000)
         panel = page.locator(".widget-vbox", has=box).last
-        shown, refusal = panel.locator(".widget-html-content").first, panel.locator(".widget-html-content").last
+        shown, refusal = (
+            panel.locator(".widget-html-content").first,
+            panel.locator(".widget-html-content").last,
+        )
         box.fill("(r - 1)**2 / 2")
         box.press("Enter")
         sync_api.expect(shown).to_contain_text("h = (r - 1)**2 / 2 is convex", timeout=20_000)
-        assert numbers(shown.inner_text())[-1] > 0.1  # LSIF as published ends far from the winners' law
+        # LSIF as published ends far from the winners' law
+        assert numbers(shown.inner_text())[-1] > 0.1
         drawn = shown.locator("img").get_attribute("src")
         box.fill("-r**2")
         box.press("Enter")
-        sync_api.expect(refusal).to_contain_text("Refused. generator '-r**2': h is not strictly convex", timeout=20_000)
+        sync_api.expect(refusal).to_contain_text(
+            "Refused. generator '-r**2': h is not strictly convex", timeout=20_000
+        )
         assert shown.locator("img").get_attribute("src") == drawn  # the last good one stays
         box.fill("r*log(r) - r")
         box.press("Enter")

@@ -1,4 +1,6 @@
-"""The panels that show texts: what stands in them is what the results hold, escaped, and the game knows its right answers."""
+"""The panels that show texts: what stands in them is what the results hold, escaped, and the game
+knows its right answers.
+"""
 
 import re
 
@@ -12,10 +14,20 @@ PROMPTS = ["Say <b>hello</b>", "Tell me of the sea and all its fish", "Why?"]
 def run(loss, shift, seed=0):
     texts = [[f"a dog {loss} {place}"] for place in range(3)]
     return {
-        "loss": loss, "seed": seed, "own text": texts, "own reward": [[shift + place] for place in range(3)],
+        "loss": loss,
+        "seed": seed,
+        "own text": texts,
+        "own reward": [[shift + place] for place in range(3)],
         "f held-out": [[0.0, 1.0], [0.5, -0.5], [0.0, 0.0]],
-        "read": [{"place": 1, "best": 0, "worst": 1, "tokens": [[["sea", 0.5], [" <br>", -0.25]], [["fish", -1.0]]]}],
-    }  # fmt: skip
+        "read": [
+            {
+                "place": 1,
+                "best": 0,
+                "worst": 1,
+                "tokens": [[["sea", 0.5], [" <br>", -0.25]], [["fish", -1.0]]],
+            }
+        ],
+    }
 
 
 RESULTS = {
@@ -51,21 +63,35 @@ def test_every_prompt_has_a_page_with_every_policy_marked_from_where_it_parts():
     assert len(pages) == 3
     for place, page in enumerate(pages):
         assert re.findall(r"<td style='text-align:left'>(.*?)</td>", page) == [
-            "a dog ran", f"a dog <mark>SFT {place}</mark>", f"a dog <mark>DPO {place}</mark>"
-        ]  # fmt: skip
-        assert re.findall(r">([+-][\d.]+)</td>", page) == ["+0.0", f"+{1 + place:.1f}", f"+{2 + place:.1f}"]  # seed 0
+            "a dog ran",
+            f"a dog <mark>SFT {place}</mark>",
+            f"a dog <mark>DPO {place}</mark>",
+        ]
+        # seed 0
+        assert re.findall(r">([+-][\d.]+)</td>", page) == [
+            "+0.0",
+            f"+{1 + place:.1f}",
+            f"+{2 + place:.1f}",
+        ]
     assert "Say &lt;b&gt;hello&lt;/b&gt;" in pages[0]
 
 
 def test_prompts_to_which_nothing_changed_are_left_out_and_counted():
-    same = {**RESULTS["runs"][0], "loss": "IPO", "own text": [["a dog ran"], ["a dog ran"], ["a dog sat"]]}
+    same = {
+        **RESULTS["runs"][0],
+        "loss": "IPO",
+        "own text": [["a dog ran"], ["a dog ran"], ["a dog sat"]],
+    }
     results = {**RESULTS, "runs": [same]}
     [page] = html(reading.before_after(results, ["IPO"]))
     assert "Why?" in page
     assert reading.unchanged(results, "IPO") == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize(("before", "after"), [("a b", "a b"), ("", "x"), ("x", ""), ("a cat", "a cattle"), ("a\nb", "a b")])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("a b", "a b"), ("", "x"), ("x", ""), ("a cat", "a cattle"), ("a\nb", "a b")],
+)
 def test_nothing_of_a_text_is_lost_where_it_parts(before, after):
     shown = reading.parted(before, after)
     assert re.sub("</?mark>", "", shown) == after

@@ -1,4 +1,6 @@
-"""Panels without a browser: what they say where their sliders stand follows from the mathematics."""
+"""Panels without a browser: what they say where their sliders stand follows from the
+mathematics.
+"""
 
 import re
 from html import unescape
@@ -18,7 +20,9 @@ from toy.gallery import bandit
 
 
 def numbers(panel):
-    return [float(number) for number in re.findall(r"[-+−]?\d+\.\d+", sentence(panel).replace("−", "-"))]
+    return [
+        float(number) for number in re.findall(r"[-+−]?\d+\.\d+", sentence(panel).replace("−", "-"))
+    ]
 
 
 def move(panel, **places):
@@ -36,7 +40,10 @@ def tilt():
 
 
 def test_every_slider_is_labelled_and_every_picture_described(tilt):
-    assert all(isinstance(slider, ipywidgets.SelectionSlider) and slider.description for slider in tilt.children[:-1])
+    assert all(
+        isinstance(slider, ipywidgets.SelectionSlider) and slider.description
+        for slider in tilt.children[:-1]
+    )
     pictures = []
 
     def walk(widget):
@@ -54,7 +61,8 @@ def test_every_slider_is_labelled_and_every_picture_described(tilt):
 
 
 @pytest.mark.parametrize(
-    ("scale", "labels", "count"), [("0.25", "Bradley–Terry", "4"), ("2", "Bradley–Terry", "8"), ("1", "hard", "20")]
+    ("scale", "labels", "count"),
+    [("0.25", "Bradley–Terry", "4"), ("2", "Bradley–Terry", "8"), ("1", "hard", "20")],
 )
 def test_the_tilt_explorer_says_the_exact_divergences(tilt, scale, labels, count):
     said = move(tilt, reward=scale, labels=labels, responses=count)
@@ -99,7 +107,7 @@ def test_means_make_dpo_long_and_sums_do_not_touch_the_repair():
     assert means > reference + 0.8
 
 
-# --- A generator by hand -------------------------------------------------------------------------------------------------
+# --- A generator by hand --------------------------------------------------------------------------
 
 
 def test_a_typed_generator_is_drawn_and_a_bad_one_refused():

@@ -1,7 +1,9 @@
-"""Tiny models of every causal architecture that transformers knows, made by rule, and one training step of each.
+"""Tiny models of every causal architecture that transformers knows, made by rule, and one training
+step of each.
 
-``tiny(kind)`` shrinks the default configuration: a field called like one of SMALL gets that size; EXTRA holds what else an
-architecture wants.  ``python tests/llm/architectures.py FILE`` writes the table that the book shows.
+``tiny(kind)`` shrinks the default configuration: a field called like one of SMALL gets that size;
+EXTRA holds what else an architecture wants.  ``python tests/llm/architectures.py FILE`` writes the
+table that the book shows.
 """
 
 import contextlib
@@ -31,18 +33,27 @@ from dil_tutorial.losses import make_loss
 
 KINDS = sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 LAYOUTS = ("shared", "packed", "padded", "single")
-LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "encoder_layers")
+LAYERS = (
+    "num_hidden_layers",
+    "n_layer",
+    "n_layers",
+    "num_layers",
+    "decoder_layers",
+    "encoder_layers",
+)
 SIZES: dict[int, str] = {
     32: """hidden_size d_model n_embd dim embed_dim word_embed_proj_dim embedding_size emb_dim lru_width attention_hidden_size
     dim_model""",
-    48: "intermediate_size n_inner ffn_dim ffn_hidden_size encoder_ffn_dim decoder_ffn_dim d_ff dim_ff",
+    48: "intermediate_size n_inner ffn_dim ffn_hidden_size encoder_ffn_dim decoder_ffn_dim d_ff "
+    "dim_ff",
     16: """moe_intermediate_size shared_expert_intermediate_size moe_shared_expert_intermediate_size expert_ffn_hidden_size
     q_lora_rank kv_lora_rank""",
     8: """head_dim qk_rope_head_dim qk_nope_head_dim v_head_dim state_size mamba_d_state mamba_d_head mamba_n_heads
     mamba_num_heads mamba_head_dim chunk_size mamba_chunk_size sliding_window attention_window dim_head""",
     4: """num_attention_heads n_head n_heads num_heads decoder_attention_heads encoder_attention_heads num_local_experts
     num_experts n_routed_experts moe_num_experts conv_kernel num_buckets""",
-    2: "num_key_value_heads num_experts_per_tok moe_topk moe_k mamba_expand expand " + " ".join(LAYERS),
+    2: "num_key_value_heads num_experts_per_tok moe_topk moe_k mamba_expand expand "
+    + " ".join(LAYERS),
     1: "n_shared_experts n_group topk_group pad_token_id eos_token_id",
     0: "bos_token_id",
     128: "vocab_size max_position_embeddings n_positions",
@@ -51,7 +62,8 @@ SMALL = {name: size for size, names in SIZES.items() for name in names.split()}
 LATENT = """axk1 axk2 bailing_hybrid deepseek_v2 deepseek_v3 deepseek_v32 dots3_note_text glm4_moe_lite glm_moe_dsa
 longcat_flash minicpm3 youtu"""
 EXTRA: dict[str, dict[str, Any]] = {
-    **{kind: {"num_key_value_heads": 4} for kind in LATENT.split()},  # multi-head latent attention has as many of these
+    # multi-head latent attention has as many of these
+    **{kind: {"num_key_value_heads": 4} for kind in LATENT.split()},
     "codegen": {"rotary_dim": 8},
     "gptj": {"rotary_dim": 8},
     "bamba": {"attn_layer_indices": [1]},
@@ -66,12 +78,17 @@ EXTRA |= {f"{kind} (decoder)": {"is_decoder": True} for kind in DECODERS.split()
 LOSS = {"generator": "bce", "denominator": "mixture"}
 
 
-def pairs(sizes: tuple[tuple[int, int, int], ...] = ((5, 7, 3), (11, 4, 9), (8, 12, 6))) -> list[dict[str, Any]]:
+def pairs(
+    sizes: tuple[tuple[int, int, int], ...] = ((5, 7, 3), (11, 4, 9), (8, 12, 6)),
+) -> list[dict[str, Any]]:
     """Pairs of random tokens, with so many of prompt, chosen and rejected."""
     rng = torch.Generator().manual_seed(1)
     fields, rows = ("prompt", "chosen", "rejected"), []
     for size in sizes:
-        tokens = {f"{f}_ids": torch.randint(2, 128, (n,), generator=rng).tolist() for f, n in zip(fields, size, strict=True)}
+        tokens = {
+            f"{f}_ids": torch.randint(2, 128, (n,), generator=rng).tolist()
+            for f, n in zip(fields, size, strict=True)
+        }
         rows.append({**dict.fromkeys(fields, ""), **tokens})
     return rows
 
@@ -95,17 +112,27 @@ def at_most(seconds: int) -> Iterator[None]:
 
 
 def tiny(kind: str, **more: Any) -> Any:
-    """A small model of an architecture with seeded weights, large enough that a wrong mask shows, in float64.
+    """A small model of an architecture with seeded weights, large enough that a wrong mask shows,
+    in float64.
 
-    Some want more than two layers, because the first ones mix tokens in another way: then four are made, or six.
+    Some want more than two layers, because the first ones mix tokens in another way: then four are
+    made, or six.
     """
     cls = CONFIG_MAPPING[kind.removesuffix(" (decoder)")]
-    if others := sorted(set(getattr(cls, "sub_configs", {})) - {"text_config", "attn_config", "ffn_config"}):
+    if others := sorted(
+        set(getattr(cls, "sub_configs", {})) - {"text_config", "attn_config", "ffn_config"}
+    ):
         raise NotTiny(f"has a {', '.join(others)} beside its language model")
-    fields = set(inspect.signature(cls.__init__).parameters) | set(getattr(cls, "__annotations__", {}))
+    fields = set(inspect.signature(cls.__init__).parameters) | set(
+        getattr(cls, "__annotations__", {})
+    )
     with contextlib.suppress(Exception):  # defaults that do not fit each other
         fields |= set(vars(cls()))
-    sizes = {name: size for name, size in SMALL.items() if name in fields | set(getattr(cls, "attribute_map", {}))}
+    sizes = {
+        name: size
+        for name, size in SMALL.items()
+        if name in fields | set(getattr(cls, "attribute_map", {}))
+    }
     sizes |= EXTRA.get(kind, {}) | more
     layers = [name for name in LAYERS if name in sizes]
     for count in (2, 4, 6):
@@ -149,10 +176,14 @@ def plain(model: Any, rows: list[dict[str, Any]]) -> tuple[float, list[Tensor]]:
     return loss.item(), list(slopes)
 
 
-def step(model: Any, layout: str, rows: list[dict[str, Any]], folder: str, **settings: Any) -> dict[str, Any]:
-    """One step of DILTrainer on all rows against ``plain``: the layout used, f before it, and the errors of loss and gradient.
+def step(
+    model: Any, layout: str, rows: list[dict[str, Any]], folder: str, **settings: Any
+) -> dict[str, Any]:
+    """One step of DILTrainer on all rows against ``plain``: the layout used, f before it, and the
+    errors of loss and gradient.
 
-    The gradient is read from what plain gradient descent does to the weights; its error is relative to its largest entry.
+    The gradient is read from what plain gradient descent does to the weights; its error is relative
+    to its largest entry.
     """
     quiet_noise(model, dropout=True)
     model.train()
@@ -160,16 +191,32 @@ def step(model: Any, layout: str, rows: list[dict[str, Any]], folder: str, **set
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     before = [weight.detach().clone() for weight in weights]
     config = DILConfig(
-        output_dir=folder, use_cpu=True, disable_tqdm=True, max_steps=1, per_device_train_batch_size=len(rows), **LOSS,
-        loss="dil", learning_rate=1.0, optim="sgd", lr_scheduler_type="constant", max_grad_norm=0.0, report_to=[],
-        save_strategy="no", layout=layout, head_chunk=8, **settings,
-    )  # fmt: skip
+        output_dir=folder,
+        use_cpu=True,
+        disable_tqdm=True,
+        max_steps=1,
+        per_device_train_batch_size=len(rows),
+        **LOSS,
+        loss="dil",
+        learning_rate=1.0,
+        optim="sgd",
+        lr_scheduler_type="constant",
+        max_grad_norm=0.0,
+        report_to=[],
+        save_strategy="no",
+        layout=layout,
+        head_chunk=8,
+        **settings,
+    )
     trainer = DILTrainer(model, config, rows, processing_class=own_tokenizer())
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     (logged,) = (row for row in trainer.state.log_history if "loss" in row)
     largest = max(slope.abs().max().item() for slope in slopes)
-    errors = [(old - new.detach() - slope).abs().max() for old, new, slope in zip(before, weights, slopes, strict=True)]
+    errors = [
+        (old - new.detach() - slope).abs().max()
+        for old, new, slope in zip(before, weights, slopes, strict=True)
+    ]
     return {
         "used": trainer.layout,
         "f": max(abs(logged["logratios/chosen"]), abs(logged["logratios/rejected"])),
@@ -179,7 +226,9 @@ def step(model: Any, layout: str, rows: list[dict[str, Any]], folder: str, **set
 
 
 def tried(kind: str) -> dict[str, Any]:
-    """What became of an architecture: a row for each layout, or why it was refused, or why there is no tiny one."""
+    """What became of an architecture: a row for each layout, or why it was refused, or why there is
+    no tiny one.
+    """
     rows: dict[str, Any] = {}
     for layout in LAYOUTS:
         try:
@@ -192,7 +241,9 @@ def tried(kind: str) -> dict[str, Any]:
             except InputError as error:
                 return {"refused": str(error)}
             except Exception as error:
-                return {"error": " ".join(f"{layout}: {type(error).__name__}: {error}".split())[:200]}
+                return {
+                    "error": " ".join(f"{layout}: {type(error).__name__}: {error}".split())[:200]
+                }
     return {"layouts": rows}
 
 
@@ -210,5 +261,9 @@ if __name__ == "__main__":
     for number, kind in enumerate([*KINDS, *(f"{kind} (decoder)" for kind in DECODERS.split())], 1):
         table[kind] = tried(kind)
         print(number, kind, str(table[kind])[:150], file=sys.stderr, flush=True)
-    content = {"transformers": transformers.__version__, "torch": torch.__version__, "architectures": table}
+    content = {
+        "transformers": transformers.__version__,
+        "torch": torch.__version__,
+        "architectures": table,
+    }
     Path(sys.argv[1]).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

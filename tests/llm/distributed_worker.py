@@ -1,4 +1,6 @@
-"""Run by torchrun in test_distributed.py: train the tiny model in this process's share and save the weights."""
+"""Run by torchrun in test_distributed.py: train the tiny model in this process's share and save the
+weights.
+"""
 
 import json
 import sys
@@ -23,7 +25,10 @@ def main():
         **settings,
     )
     trainer = DILTrainer(
-        load_model(folder), config, read_pairs(tiny_preferences())[:16], processing_class=load_tokenizer(folder)
+        load_model(folder),
+        config,
+        read_pairs(tiny_preferences())[:16],
+        processing_class=load_tokenizer(folder),
     )
     trainer.train()
     if trainer.is_world_process_zero():

@@ -1,4 +1,5 @@
-"""Every field of TrainingArguments set once: does a run with it work, is it refused with a line, or can it not be tried here?
+"""Every field of TrainingArguments set once: does a run with it work, is it refused with a line, or
+can it not be tried here?
 
 ``python tests/llm/fields.py FILE`` writes the table that the book shows.
 """
@@ -49,14 +50,21 @@ NOT_TRIED = {  # fields that want something this machine has not
 }
 VALUES: dict[str, dict[str, Any]] = {  # a value, with what it needs beside it
     "lr_scheduler_type": {"lr_scheduler_type": "cosine"},
-    "lr_scheduler_kwargs": {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"num_cycles": 0.4}},
+    "lr_scheduler_kwargs": {
+        "lr_scheduler_type": "cosine",
+        "lr_scheduler_kwargs": {"num_cycles": 0.4},
+    },
     "optim": {"optim": "adafactor"},
     "optim_args": {"optim_args": "momentum=0.9", "optim": "sgd"},
     "optim_target_modules": {"optim_target_modules": ["q_proj"]},
-    "activation_checkpointing_kwargs": {"activation_checkpointing": True,
-                                        "activation_checkpointing_kwargs": {"use_reentrant": False}},
-    "gradient_checkpointing_kwargs": {"gradient_checkpointing": True,
-                                      "gradient_checkpointing_kwargs": {"use_reentrant": False}},
+    "activation_checkpointing_kwargs": {
+        "activation_checkpointing": True,
+        "activation_checkpointing_kwargs": {"use_reentrant": False},
+    },
+    "gradient_checkpointing_kwargs": {
+        "gradient_checkpointing": True,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+    },
     "logging_strategy": {"logging_strategy": "epoch"},
     "report_to": {"report_to": ["tensorboard"]},
     "log_level": {"log_level": "error"},
@@ -69,15 +77,33 @@ VALUES: dict[str, dict[str, Any]] = {  # a value, with what it needs beside it
     "save_steps": {"save_strategy": "steps", "save_steps": 1},
     "save_total_limit": {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1},
     "save_only_model": {"save_strategy": "steps", "save_steps": 1, "save_only_model": True},
-    "load_best_model_at_end": {"load_best_model_at_end": True, "eval_strategy": "steps", "eval_steps": 1,
-                               "save_strategy": "steps", "save_steps": 1, "metric_for_best_model": "eval_rewards/margins",
-                               "greater_is_better": True},
-    "metric_for_best_model": {"metric_for_best_model": "eval_rewards/accuracies", "eval_strategy": "epoch"},
-    "greater_is_better": {"greater_is_better": True, "metric_for_best_model": "eval_rewards/accuracies"},
+    "load_best_model_at_end": {
+        "load_best_model_at_end": True,
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "metric_for_best_model": "eval_rewards/margins",
+        "greater_is_better": True,
+    },
+    "metric_for_best_model": {
+        "metric_for_best_model": "eval_rewards/accuracies",
+        "eval_strategy": "epoch",
+    },
+    "greater_is_better": {
+        "greater_is_better": True,
+        "metric_for_best_model": "eval_rewards/accuracies",
+    },
     "accelerator_config": {"accelerator_config": {"even_batches": False}},
     "dataloader_prefetch_factor": {"dataloader_prefetch_factor": 2, "dataloader_num_workers": 1},
-    "dataloader_persistent_workers": {"dataloader_persistent_workers": True, "dataloader_num_workers": 1},
-    "dataloader_multiprocessing_context": {"dataloader_multiprocessing_context": "fork", "dataloader_num_workers": 1},
+    "dataloader_persistent_workers": {
+        "dataloader_persistent_workers": True,
+        "dataloader_num_workers": 1,
+    },
+    "dataloader_multiprocessing_context": {
+        "dataloader_multiprocessing_context": "fork",
+        "dataloader_num_workers": 1,
+    },
     "dataloader_num_workers": {"dataloader_num_workers": 1},
     "label_names": {"label_names": ["labels"]},
     "train_sampling_strategy": {"train_sampling_strategy": "group_by_length"},
@@ -96,7 +122,7 @@ VALUES: dict[str, dict[str, Any]] = {  # a value, with what it needs beside it
     "data_seed": {"data_seed": 7},
     "eval_accumulation_steps": {"eval_accumulation_steps": 1},
     "num_train_epochs": {"num_train_epochs": 2.0, "max_steps": -1},
-}  # fmt: skip
+}
 
 
 def fields() -> dict[str, dataclasses.Field[Any]]:
@@ -115,23 +141,44 @@ def another(field: dataclasses.Field[Any]) -> dict[str, Any]:
 
 
 def tried(name: str, folder: str) -> dict[str, str]:
-    """What came of a run with the field set: {"verdict": "works" | "refused" | "not tried", "why": ...}."""
+    """What came of a run with the field set: {"verdict": "works" | "refused" | "not tried", "why":
+    ...}.
+    """
     if name in NOT_TRIED:
         return {"verdict": "not tried", "why": NOT_TRIED[name]}
-    settings = {"max_steps": 2, "per_device_train_batch_size": 2, "save_strategy": "no", "report_to": [], "learning_rate": 1e-3}
+    settings = {
+        "max_steps": 2,
+        "per_device_train_batch_size": 2,
+        "save_strategy": "no",
+        "report_to": [],
+        "learning_rate": 1e-3,
+    }
     settings |= another(fields()[name])
     pairs = read_pairs(tiny_preferences(), limit=6)
     try:
         config = DILConfig(
-            output_dir=folder, use_cpu=True, disable_tqdm=settings.pop("disable_tqdm", True), loss="nca", **settings
+            output_dir=folder,
+            use_cpu=True,
+            disable_tqdm=settings.pop("disable_tqdm", True),
+            loss="nca",
+            **settings,
         )
-        trainer = DILTrainer(tiny_model(), config, pairs[:4], eval_dataset=pairs[4:], processing_class=own_tokenizer())
+        trainer = DILTrainer(
+            tiny_model(),
+            config,
+            pairs[:4],
+            eval_dataset=pairs[4:],
+            processing_class=own_tokenizer(),
+        )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         trainer.evaluate()
     except InputError as error:
         return {"verdict": "refused", "why": str(error)}
-    return {"verdict": "works", "why": ", ".join(f"{key}={value!r}" for key, value in another(fields()[name]).items())}
+    return {
+        "verdict": "works",
+        "why": ", ".join(f"{key}={value!r}" for key, value in another(fields()[name]).items()),
+    }
 
 
 if __name__ == "__main__":

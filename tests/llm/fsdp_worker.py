@@ -1,4 +1,6 @@
-"""Run by torchrun in test_distributed.py: our step on a model sharded by torch's FSDP2, against the whole model."""
+"""Run by torchrun in test_distributed.py: our step on a model sharded by torch's FSDP2, against the
+whole model.
+"""
 
 import sys
 
@@ -24,7 +26,9 @@ def main():
     loss_function = make_loss("nca")
 
     def step(model, part):
-        logps, _ = response_logps(model, batch_of(part, 1, "shared"), model.get_output_embeddings(), chunk=16)
+        logps, _ = response_logps(
+            model, batch_of(part, 1, "shared"), model.get_output_embeddings(), chunk=16
+        )
         loss = loss_function(*(logps / 100).chunk(2)).mean()
         loss.backward()
         return loss.item()
@@ -41,7 +45,10 @@ def main():
     step(sharded, rows[rank::2])  # each process its half; FSDP averages the gradients
     for (name, a), b in zip(whole.named_parameters(), sharded.parameters(), strict=True):
         gradient = b.grad.full_tensor()
-        assert torch.allclose(a.grad, gradient, atol=1e-5, rtol=1e-4), (name, (a.grad - gradient).abs().max())
+        assert torch.allclose(a.grad, gradient, atol=1e-5, rtol=1e-4), (
+            name,
+            (a.grad - gradient).abs().max(),
+        )
     if rank == 0:
         print("equal")
     dist.destroy_process_group()

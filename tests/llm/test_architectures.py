@@ -1,4 +1,6 @@
-"""Exact or refused, for every model: loss, gradient and f = 0 in each layout against each response by itself."""
+"""Exact or refused, for every model: loss, gradient and f = 0 in each layout against each response
+by itself.
+"""
 
 import json
 from pathlib import Path
@@ -18,14 +20,21 @@ from dil_tutorial.llm.reference import sample_responses
 from dil_tutorial.llm.sampling import answer, draw
 from dil_tutorial.llm.tiny import own_tokenizer
 
-COMMITTED = json.loads((Path(__file__).parents[2] / "benchmarks" / "architectures.json").read_text(encoding="utf-8"))
+COMMITTED = json.loads(
+    (Path(__file__).parents[2] / "benchmarks" / "architectures.json").read_text(encoding="utf-8")
+)
 TABLE = COMMITTED["architectures"]
-QUIRKS = ("llama", "rwkv", "recurrent_gemma", "mamba2", "phimoe", "bert", "bloom", "gpt2", "jamba")  # in make test, too
+# in make test, too
+QUIRKS = ("llama", "rwkv", "recurrent_gemma", "mamba2", "phimoe", "bert", "bloom", "gpt2", "jamba")
 
 
-@pytest.mark.parametrize("kind", [pytest.param(k, marks=() if k in QUIRKS else pytest.mark.slow) for k in TABLE])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=() if k in QUIRKS else pytest.mark.slow) for k in TABLE]
+)
 def test_every_architecture_is_exact_or_refused(kind):
-    """What the committed table says of an architecture is so here, too: exact in every layout, refused, or not to be made."""
+    """What the committed table says of an architecture is so here, too: exact in every layout,
+    refused, or not to be made.
+    """
     if kind.removesuffix(" (decoder)") not in KINDS:
         pytest.skip("this transformers does not know it")
     found = tried(kind)
@@ -41,12 +50,21 @@ def test_every_architecture_is_exact_or_refused(kind):
 
 def test_the_table_holds_at_least_ninety_exact_families_and_no_error():
     assert sum("layouts" in found and exact(found) for found in TABLE.values()) >= 90
-    assert not [kind for kind, found in TABLE.items() if "error" in found or ("layouts" in found and not exact(found))]
-    assert set(TABLE) >= set(KINDS) or COMMITTED["transformers"] != architectures.transformers.__version__
+    assert not [
+        kind
+        for kind, found in TABLE.items()
+        if "error" in found or ("layouts" in found and not exact(found))
+    ]
+    assert (
+        set(TABLE) >= set(KINDS)
+        or COMMITTED["transformers"] != architectures.transformers.__version__
+    )
 
 
 class Odd(LlamaForCausalLM):
-    """A model nobody has seen: which tokens a token sees is decided in ``sees``, from their columns and the row's width."""
+    """A model nobody has seen: which tokens a token sees is decided in ``sees``, from their columns
+    and the row's width.
+    """
 
     def sees(self, row, column, width):
         raise NotImplementedError
@@ -54,7 +72,9 @@ class Odd(LlamaForCausalLM):
     def forward(self, input_ids=None, attention_mask=None, **settings):
         width = input_ids.shape[1]
         row, column = torch.arange(width)[:, None], torch.arange(width)[None]
-        mask = (self.sees(row, column, width) | (row == column))[None, None].expand(len(input_ids), -1, -1, -1)
+        mask = (self.sees(row, column, width) | (row == column))[None, None].expand(
+            len(input_ids), -1, -1, -1
+        )
         return super().forward(input_ids=input_ids, attention_mask=mask, **settings)
 
 
@@ -65,7 +85,8 @@ class Strided(Odd):
 
 class Narrow(Odd):
     def sees(self, row, column, width):
-        return (column <= row) & (row - column < width // 3)  # by the width of the row: padding changes it
+        # by the width of the row: padding changes it
+        return (column <= row) & (row - column < width // 3)
 
 
 class Seer(Odd):
@@ -75,7 +96,12 @@ class Seer(Odd):
 
 def odd(kind):
     config = LlamaConfig(
-        vocab_size=128, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
+        vocab_size=128,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
     )
     torch.manual_seed(0)
     model = kind(config).double()
@@ -111,16 +137,35 @@ def test_noise_that_is_no_dropout_is_refused(tmp_path):
 
 def longrope():
     factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
-    rope = {"rope_type": "longrope", "rope_theta": 10_000.0, "original_max_position_embeddings": 16, **factors}
-    return made(Phi3Config(
-        vocab_size=128, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=64, original_max_position_embeddings=16, rope_parameters=rope, pad_token_id=1,
-    ))  # fmt: skip
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10_000.0,
+        "original_max_position_embeddings": 16,
+        **factors,
+    }
+    return made(
+        Phi3Config(
+            vocab_size=128,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            original_max_position_embeddings=16,
+            rope_parameters=rope,
+            pad_token_id=1,
+        )
+    )
 
 
-@pytest.mark.parametrize(("sizes", "used"), [(((5, 7, 3), (6, 4, 9)), "shared"), (((5, 7, 3), (11, 4, 9)), "single")])
+@pytest.mark.parametrize(
+    ("sizes", "used"), [(((5, 7, 3), (6, 4, 9)), "shared"), (((5, 7, 3), (11, 4, 9)), "single")]
+)
 def test_longrope_is_exact_on_both_sides_of_its_limit(sizes, used, tmp_path):
-    """One row of 20 tokens would change the frequencies of the short rows in its batch; alone it does not."""
+    """One row of 20 tokens would change the frequencies of the short rows in its batch; alone it
+    does not.
+    """
     found = step(longrope(), "shared", pairs(sizes), str(tmp_path))
     assert found["used"] == used
     assert found["gradient"] < 1e-6
@@ -135,11 +180,18 @@ def test_dynamic_rope_is_exact_below_its_limit_and_refused_above(tmp_path):
         step(model, "shared", pairs(((20, 9, 3),)), str(tmp_path))
 
 
-@pytest.mark.parametrize(("kind", "settings", "words"), [
-    ("gpt2", {"n_positions": 16, "max_position_embeddings": 16}, "20 tokens, the model 16 positions: set max_length to 16"),
-    ("opt", {"max_position_embeddings": 16}, "16 positions"),
-    ("llama", {"vocab_size": 100}, "beyond the 100 embeddings of the model"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "settings", "words"),
+    [
+        (
+            "gpt2",
+            {"n_positions": 16, "max_position_embeddings": 16},
+            "20 tokens, the model 16 positions: set max_length to 16",
+        ),
+        ("opt", {"max_position_embeddings": 16}, "16 positions"),
+        ("llama", {"vocab_size": 100}, "beyond the 100 embeddings of the model"),
+    ],
+)
 def test_rows_that_do_not_fit_are_refused(kind, settings, words, tmp_path):
     model = tiny(kind, **settings)
     with pytest.raises(InputError, match=words):
@@ -158,15 +210,24 @@ def test_all_layouts_are_known():
     assert ours == LAYOUTS
 
 
-@pytest.mark.parametrize(("kind", "together"), [("llama", True), ("gpt2", True), ("rwkv", False), ("recurrent_gemma", False)])
+@pytest.mark.parametrize(
+    ("kind", "together"),
+    [("llama", True), ("gpt2", True), ("rwkv", False), ("recurrent_gemma", False)],
+)
 def test_prompts_of_other_lengths_do_not_change_an_answer(kind, together):
-    """Padding on the left runs through a recurrent state: such a model answers one prompt at a time."""
+    """Padding on the left runs through a recurrent state: such a model answers one prompt at a
+    time.
+    """
     tokenizer = own_tokenizer()
-    model = tiny(kind, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id).float().eval()
+    model = (
+        tiny(kind, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id).float().eval()
+    )
     assert capabilities.pads_left(model) == together
     prompts = ["Why?", "Name a fruit that is yellow, please.", "And now?"]
     at_once = answer(model, tokenizer, prompts, max_new_tokens=8)
-    assert at_once == [answer(model, tokenizer, [prompt], max_new_tokens=8)[0] for prompt in prompts]
+    assert at_once == [
+        answer(model, tokenizer, [prompt], max_new_tokens=8)[0] for prompt in prompts
+    ]
     drawn = draw(model, tokenizer, prompts, samples=2, max_new_tokens=4, seed=0, quiet=True)
     assert [row["prompt"] for row in drawn] == prompts
     ids = [row["prompt_ids"] for row in drawn]

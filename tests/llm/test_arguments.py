@@ -1,4 +1,6 @@
-"""What users of Trainer and of TRL give: it works, or it is refused with a line.  Nothing is accepted and ignored."""
+"""What users of Trainer and of TRL give: it works, or it is refused with a line.  Nothing is
+accepted and ignored.
+"""
 
 import dataclasses
 import json
@@ -21,21 +23,41 @@ from dil_tutorial.llm.tiny import tiny_model as small
 from dil_tutorial.llm.trainer import DILConfig, DILTrainer
 
 PAIRS = read_pairs(tiny_preferences())
-COMMITTED = json.loads((Path(__file__).parents[2] / "benchmarks" / "arguments.json").read_text(encoding="utf-8"))["fields"]
+COMMITTED = json.loads(
+    (Path(__file__).parents[2] / "benchmarks" / "arguments.json").read_text(encoding="utf-8")
+)["fields"]
 
 
-def trainer_for(folder, model=None, pairs=PAIRS[:4], eval_dataset=PAIRS[4:7], more=None, **settings):
-    settings = {"loss": "nca", "learning_rate": 1e-2, "max_steps": 2, "save_strategy": "no", "report_to": []} | settings
-    config = DILConfig(output_dir=str(folder), use_cpu=True, disable_tqdm=True, per_device_train_batch_size=2, **settings)
+def trainer_for(
+    folder, model=None, pairs=PAIRS[:4], eval_dataset=PAIRS[4:7], more=None, **settings
+):
+    settings = {
+        "loss": "nca",
+        "learning_rate": 1e-2,
+        "max_steps": 2,
+        "save_strategy": "no",
+        "report_to": [],
+    } | settings
+    config = DILConfig(
+        output_dir=str(folder),
+        use_cpu=True,
+        disable_tqdm=True,
+        per_device_train_batch_size=2,
+        **settings,
+    )
     model, tokenizer = small() if model is None else model, own_tokenizer()
-    made = DILTrainer(model, config, pairs, eval_dataset=eval_dataset, processing_class=tokenizer, **more or {})
+    made = DILTrainer(
+        model, config, pairs, eval_dataset=eval_dataset, processing_class=tokenizer, **more or {}
+    )
     made.remove_callback(PrinterCallback)
     return made
 
 
 @pytest.mark.parametrize("name", fields.fields())
 def test_every_field_works_or_is_refused(name, tmp_path):
-    """As the committed table says; a field that only a newer transformers has is tried all the same."""
+    """As the committed table says; a field that only a newer transformers has is tried all the
+    same.
+    """
     found = fields.tried(name, str(tmp_path))
     if name in COMMITTED:
         assert found["verdict"] == COMMITTED[name]["verdict"], found
@@ -46,7 +68,12 @@ def test_the_table_hides_nothing():
         name for name, row in COMMITTED.items() if row["verdict"] == "not tried"
     } == fields.NOT_TRIED.keys() & COMMITTED.keys()
     refused = {name for name, row in COMMITTED.items() if row["verdict"] == "refused"}
-    assert {"label_smoothing_factor", "neftune_noise_alpha", "bf16_full_eval", "remove_unused_columns"} <= refused
+    assert {
+        "label_smoothing_factor",
+        "neftune_noise_alpha",
+        "bf16_full_eval",
+        "remove_unused_columns",
+    } <= refused
 
 
 @pytest.mark.parametrize("name", arguments.NOT_HERE)
@@ -56,7 +83,9 @@ def test_arguments_of_trainer_that_mean_nothing_here_are_refused(name, tmp_path)
 
 
 def test_unknown_arguments_are_named(tmp_path):
-    with pytest.raises(InputError, match="unknown argument of DILTrainer 'calback': did you mean 'callbacks'"):
+    with pytest.raises(
+        InputError, match="unknown argument of DILTrainer 'calback': did you mean 'callbacks'"
+    ):
         trainer_for(tmp_path, more={"calback": []})
 
 
@@ -68,15 +97,22 @@ def test_the_auxiliary_loss_of_experts_is_refused(tmp_path):
 
 
 def test_every_case_from_outside_is_held_by_a_test():
-    table = tomllib.loads((Path(__file__).parents[2] / "benchmarks" / "cases.toml").read_text(encoding="utf-8"))
-    code = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parents[1].rglob("test_*.py"))
+    table = tomllib.loads(
+        (Path(__file__).parents[2] / "benchmarks" / "cases.toml").read_text(encoding="utf-8")
+    )
+    code = "".join(
+        path.read_text(encoding="utf-8") for path in Path(__file__).parents[1].rglob("test_*.py")
+    )
     assert len(table["cases"]) > 40
     for case, before, now, test in table["cases"]:
         assert all((case, before, now))
         assert f"def {test}(" in code, test
 
 
-@pytest.mark.parametrize("settings", [{"accelerator_config": {"dispatch_batches": True}}, {"include_for_metrics": ["inputs"]}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"accelerator_config": {"dispatch_batches": True}}, {"include_for_metrics": ["inputs"]}],
+)
 def test_settings_that_would_cut_a_packed_batch_are_refused(settings, tmp_path):
     with pytest.raises(InputError, match="leave"):
         trainer_for(tmp_path, **settings)
@@ -91,7 +127,10 @@ def test_compute_metrics_sees_every_pair(tmp_path):
         return {"right": right.mean(), "labels": prediction.label_ids.sum()}
 
     halved = []
-    more = {"compute_metrics": metrics, "preprocess_logits_for_metrics": lambda logits, labels: halved.append(1) or logits}
+    more = {
+        "compute_metrics": metrics,
+        "preprocess_logits_for_metrics": lambda logits, labels: halved.append(1) or logits,
+    }
     trainer = trainer_for(tmp_path, more=more, per_device_eval_batch_size=2)
     trainer.train()
     found = trainer.evaluate()
@@ -104,7 +143,9 @@ def test_compute_metrics_sees_every_pair(tmp_path):
 
 
 def test_evaluation_sets_by_name_raw_pairs_and_other_prefixes_do_not_mix(tmp_path):
-    trainer = trainer_for(tmp_path, eval_dataset={"one": PAIRS[4:7], "two": PAIRS[7:12]}, eval_strategy="epoch")
+    trainer = trainer_for(
+        tmp_path, eval_dataset={"one": PAIRS[4:7], "two": PAIRS[7:12]}, eval_strategy="epoch"
+    )
     raw = trainer.evaluate(PAIRS[7:12], metric_key_prefix="test")
     assert raw["test_logratios/chosen"] == 0
     trainer.train()
@@ -147,12 +188,14 @@ def test_a_tensorboard_has_our_metrics(tmp_path):
         content = path.read_bytes()
         while content:  # length (8), its checksum (4), the event, its checksum (4)
             size = int.from_bytes(content[:8], "little")
-            names |= {value.tag for value in Event.FromString(content[12 : 12 + size]).summary.value}
+            names |= {
+                value.tag for value in Event.FromString(content[12 : 12 + size]).summary.value
+            }
             content = content[16 + size :]
     assert {"train/loss", "train/logratios/chosen", "eval/rewards/margins"} <= names
 
 
-# --- A TRL user's first five minutes -----------------------------------------------------------------------------------
+# --- A TRL user's first five minutes --------------------------------------------------------------
 
 
 def test_the_quick_start_of_trl_with_other_imports(tiny_model, tmp_path, monkeypatch):
@@ -163,7 +206,10 @@ def test_the_quick_start_of_trl_with_other_imports(tiny_model, tmp_path, monkeyp
     trainer = DILTrainer(model=str(tiny_model), train_dataset=Dataset.from_list(PAIRS[:4]))
     assert trainer.args.output_dir.endswith("-DIL")
     assert trainer.train_dataset[0].chosen.ref_logp < 0
-    again = DILTrainer(load_model(str(tiny_model)), DILConfig(output_dir="x", use_cpu=True), PAIRS[:4])  # finds its tokenizer
+    # finds its tokenizer
+    again = DILTrainer(
+        load_model(str(tiny_model)), DILConfig(output_dir="x", use_cpu=True), PAIRS[:4]
+    )
     assert again.processing_class.eos_token == load_tokenizer(str(tiny_model)).eos_token
 
 
@@ -184,17 +230,37 @@ def test_what_is_missing_is_said(given, words, tiny_model, tmp_path, monkeypatch
 
 def dpo_config(folder, **settings):
     trl = pytest.importorskip("trl", reason="TRL is in the bench extra")
-    return trl.DPOConfig(output_dir=str(folder), use_cpu=True, bf16=False, report_to="none", **settings)
+    return trl.DPOConfig(
+        output_dir=str(folder), use_cpu=True, bf16=False, report_to="none", **settings
+    )
 
 
 @pytest.mark.parametrize(
     ("loss_type", "loss", "setting"),
-    [("sigmoid", "dpo", "beta"), ("ipo", "ipo", "tau"), ("nca_pair", "nca", "beta"), ("sppo_hard", "sppo", "beta"),
-     ("bco_pair", "bco", "beta"), ("apo_zero", "kto", "beta"), ("sigmoid_norm", "dpo", "beta"), ("hinge", "hinge", "beta"),
-     ("robust", "robust-dpo", "beta"), ("discopop", "discopop", "beta"), ("apo_down", "apo-down", "beta")],
-)  # fmt: skip
+    [
+        ("sigmoid", "dpo", "beta"),
+        ("ipo", "ipo", "tau"),
+        ("nca_pair", "nca", "beta"),
+        ("sppo_hard", "sppo", "beta"),
+        ("bco_pair", "bco", "beta"),
+        ("apo_zero", "kto", "beta"),
+        ("sigmoid_norm", "dpo", "beta"),
+        ("hinge", "hinge", "beta"),
+        ("robust", "robust-dpo", "beta"),
+        ("discopop", "discopop", "beta"),
+        ("apo_down", "apo-down", "beta"),
+    ],
+)
 def test_a_dpo_config_is_taken_over_by_name(loss_type, loss, setting, tmp_path):
-    theirs = dpo_config(tmp_path, loss_type=[loss_type], beta=0.2, max_length=77, learning_rate=3e-6, seed=7, max_steps=5)
+    theirs = dpo_config(
+        tmp_path,
+        loss_type=[loss_type],
+        beta=0.2,
+        max_length=77,
+        learning_rate=3e-6,
+        seed=7,
+        max_steps=5,
+    )
     ours = arguments.from_trl(theirs)
     assert (ours.loss, getattr(ours, setting)) == (loss, 0.2)
     assert (ours.max_length, ours.learning_rate, ours.seed, ours.max_steps) == (77, 3e-6, 7, 5)
@@ -207,16 +273,26 @@ def test_a_dpo_config_is_taken_over_by_name(loss_type, loss, setting, tmp_path):
 def test_every_field_of_a_dpo_config_has_a_fate(tmp_path):
     theirs = dpo_config(tmp_path)
     ours = {field.name for field in dataclasses.fields(DILConfig)}
-    fates = ours | arguments.UNLIKE.keys() | arguments.NO_MATTER.keys() | {"loss_type", "f_divergence_type", "padding_free"}
+    fates = (
+        ours
+        | arguments.UNLIKE.keys()
+        | arguments.NO_MATTER.keys()
+        | {"loss_type", "f_divergence_type", "padding_free"}
+    )
     assert {field.name for field in dataclasses.fields(theirs)} <= fates
 
 
 @pytest.mark.parametrize(
     ("settings", "ours"),
-    [({"f_divergence_type": "forward_kl"}, ("f-dpo", "itakura-saito")),
-     ({"f_divergence_type": "js_divergence"}, ("f-dpo", "bce")),
-     ({"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.5}, ("f-dpo", "power(-0.5)"))],
-)  # fmt: skip
+    [
+        ({"f_divergence_type": "forward_kl"}, ("f-dpo", "itakura-saito")),
+        ({"f_divergence_type": "js_divergence"}, ("f-dpo", "bce")),
+        (
+            {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.5},
+            ("f-dpo", "power(-0.5)"),
+        ),
+    ],
+)
 def test_variants_of_dpo_are_taken_over(settings, ours, tmp_path):
     """``test_trl`` has that the losses are equal."""
     config = arguments.from_trl(dpo_config(tmp_path, **settings))
@@ -226,28 +302,39 @@ def test_variants_of_dpo_are_taken_over(settings, ours, tmp_path):
 def test_what_a_loss_of_trl_has_beside_beta_is_taken_over(tmp_path):
     exo = arguments.from_trl(dpo_config(tmp_path, loss_type=["exo_pair"], label_smoothing=0.05))
     assert (exo.loss, exo.label_smoothing) == ("exo", 0.05)
-    assert arguments.from_trl(dpo_config(tmp_path, loss_type=["discopop"], discopop_tau=0.3)).tau == 0.3
+    assert (
+        arguments.from_trl(dpo_config(tmp_path, loss_type=["discopop"], discopop_tau=0.3)).tau
+        == 0.3
+    )
     with pytest.raises(InputError, match="'exo': label_smoothing is 0"):
         arguments.from_trl(dpo_config(tmp_path, loss_type=["exo_pair"])).loss_function()
 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"loss_type": ["sft"]}, {"loss_type": ["sigmoid", "sft"]}, {"label_smoothing": 0.1},
-     {"sync_ref_model": True}, {"f_divergence_type": "js_divergence", "loss_type": ["ipo"]}],
-)  # fmt: skip
+    [
+        {"loss_type": ["sft"]},
+        {"loss_type": ["sigmoid", "sft"]},
+        {"label_smoothing": 0.1},
+        {"sync_ref_model": True},
+        {"f_divergence_type": "js_divergence", "loss_type": ["ipo"]},
+    ],
+)
 def test_what_means_something_else_is_refused_by_name(settings, tmp_path):
     with pytest.raises(InputError, match=rf"DPOConfig: {next(iter(settings))}"):
         arguments.from_trl(dpo_config(tmp_path, **settings))
 
 
-# --- Adapters -----------------------------------------------------------------------------------------------------------
+# --- Adapters -------------------------------------------------------------------------------------
 
 
 def trained_adapter(**settings):
     from peft import LoraConfig, get_peft_model
 
-    model = get_peft_model(small(), LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", **settings))
+    model = get_peft_model(
+        small(),
+        LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", **settings),
+    )
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_B" in name:
@@ -266,7 +353,13 @@ def test_a_trained_adapter_is_its_own_reference(loss, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"use_dora": True}, {"use_rslora": True}, {"modules_to_save": ["lm_head"]}, {"lora_dropout": 0.3}]
+    "settings",
+    [
+        {"use_dora": True},
+        {"use_rslora": True},
+        {"modules_to_save": ["lm_head"]},
+        {"lora_dropout": 0.3},
+    ],
 )
 def test_kinds_of_lora_start_at_zero(settings, tmp_path):
     from peft import LoraConfig
@@ -283,7 +376,10 @@ def test_virtual_tokens_are_refused_by_name(tmp_path):
     from peft import PromptTuningConfig
 
     with pytest.raises(InputError, match="PROMPT_TUNING"):
-        trainer_for(tmp_path, more={"peft_config": PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)})
+        trainer_for(
+            tmp_path,
+            more={"peft_config": PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)},
+        )
 
 
 def test_a_model_that_cannot_learn_is_refused(tmp_path):
@@ -305,21 +401,41 @@ def test_a_model_that_cannot_learn_is_refused(tmp_path):
         trainer_for(tmp_path, model=model).train()
 
 
-# --- Runs that go wrong ---------------------------------------------------------------------------------------------------
+# --- Runs that go wrong ---------------------------------------------------------------------------
 
 
 def test_a_run_that_diverges_stops_and_names_its_last_checkpoint(tmp_path):
-    trainer = trainer_for(tmp_path, learning_rate=1e30, max_grad_norm=0.0, max_steps=6, save_strategy="steps", save_steps=1)
-    with pytest.raises(Diverged, match=r"diverged; (there is no checkpoint|the last checkpoint is)"):
+    trainer = trainer_for(
+        tmp_path,
+        learning_rate=1e30,
+        max_grad_norm=0.0,
+        max_steps=6,
+        save_strategy="steps",
+        save_steps=1,
+    )
+    with pytest.raises(
+        Diverged, match=r"diverged; (there is no checkpoint|the last checkpoint is)"
+    ):
         trainer.train()
-    assert all(torch.isfinite(torch.tensor(row["loss"])) for row in trainer.state.log_history if "loss" in row)
+    assert all(
+        torch.isfinite(torch.tensor(row["loss"]))
+        for row in trainer.state.log_history
+        if "loss" in row
+    )
 
 
 def test_a_reference_of_another_vocabulary_is_refused(tmp_path):
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    other = LlamaForCausalLM(LlamaConfig(vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
-                                         num_attention_heads=2))  # fmt: skip
+    other = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=64,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+        )
+    )
     with pytest.raises(InputError, match="64 embeddings of ref_model"):
         trainer_for(tmp_path, more={"ref_model": other})
 
@@ -331,7 +447,10 @@ def test_another_configuration_is_another_reference(tmp_path):
     model.config.rope_parameters = {"rope_type": "default", "rope_theta": 50.0}
     model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
     second = trainer_for(tmp_path, model=model)
-    scores = [[response.ref_logp for row in t.train_dataset for response in row.responses] for t in (first, second)]
+    scores = [
+        [response.ref_logp for row in t.train_dataset for response in row.responses]
+        for t in (first, second)
+    ]
     assert scores[0] != scores[1]
     second.train()
     assert next(row for row in second.state.log_history if "loss" in row)["logratios/chosen"] == 0

@@ -16,10 +16,18 @@ HERE = Path(__file__).parent
 
 
 def torchrun(processes, script, *arguments, python=True):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc_per_node={processes}",
+    ]
     command += [str(HERE / script)] if python else ["--no-python", script]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=300, env=environment)
+    done = subprocess.run(
+        [*command, *arguments], capture_output=True, text=True, timeout=300, env=environment
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -35,24 +43,45 @@ def test_the_step_under_fsdp(tiny_model):
 
 
 def test_two_processes_equal_one(tiny_model, tmp_path):
-    """2 x 2 pairs a step under DDP, and 1 x 2 pairs accumulated twice: the same batches, the same weights to 1e-5."""
+    """2 x 2 pairs a step under DDP, and 1 x 2 pairs accumulated twice: the same batches, the same
+    weights to 1e-5.
+    """
     two = run(2, tiny_model, tmp_path / "two", per_device_train_batch_size=2, num_train_epochs=2)
-    one = run(1, tiny_model, tmp_path / "one", per_device_train_batch_size=2, num_train_epochs=2, gradient_accumulation_steps=2)
+    one = run(
+        1,
+        tiny_model,
+        tmp_path / "one",
+        per_device_train_batch_size=2,
+        num_train_epochs=2,
+        gradient_accumulation_steps=2,
+    )
     assert len(two["history"]) == len(one["history"]) == 8
     assert two["history"][0]["logratios/chosen"] == 0
     for name, weight in one["weights"].items():
         assert torch.allclose(weight, two["weights"][name], atol=1e-5), name
     for a, b in zip(one["history"], two["history"], strict=True):
-        assert a["rewards/margins"] == pytest.approx(b["rewards/margins"], abs=1e-4)  # metrics cover all processes
+        # metrics cover all processes
+        assert a["rewards/margins"] == pytest.approx(b["rewards/margins"], abs=1e-4)
 
 
 def test_dil_train_under_torchrun(tiny_model, tmp_path):
     """The command itself in two processes: one run folder, one voice, a model that is whole."""
     recipe = tmp_path / "r.yaml"
-    recipe.write_text(f"model: {tiny_model}\nloss: nca\nuse_cpu: true\nmax_steps: 3\nper_device_train_batch_size: 2\n")
+    recipe.write_text(
+        f"model: {tiny_model}\nloss: nca\nuse_cpu: true\nmax_steps: "
+        "3\nper_device_train_batch_size: 2\n"
+    )
     out = tmp_path / "run"
-    said = torchrun(2, str(Path(sys.executable).with_name("dil")), "train", "--config", str(recipe), "--output-dir", str(out),
-                    python=False)  # fmt: skip
+    said = torchrun(
+        2,
+        str(Path(sys.executable).with_name("dil")),
+        "train",
+        "--config",
+        str(recipe),
+        "--output-dir",
+        str(out),
+        python=False,
+    )
     assert said.count("saved:") == 1
     run = json.loads((out / "run.json").read_text())
     assert run["processes"] == 2

@@ -1,4 +1,6 @@
-"""Each sickness of the doctor's table, made here, is found; healthy runs, data and checkpoints have none."""
+"""Each sickness of the doctor's table, made here, is found; healthy runs, data and checkpoints have
+none.
+"""
 
 import json
 import math
@@ -19,7 +21,13 @@ from dil_tutorial.llm.tiny import tiny_model as small
 from dil_tutorial.llm.trainer import DILConfig, DILTrainer
 
 PAIRS = read_pairs(tiny_preferences())
-HEALTHY = {"logratios/chosen": 0.2, "logratios/rejected": -0.1, "logps/chosen": -30.0, "logratios/large": 0.0, "ratio": 1.0}
+HEALTHY = {
+    "logratios/chosen": 0.2,
+    "logratios/rejected": -0.1,
+    "logps/chosen": -30.0,
+    "logratios/large": 0.0,
+    "ratio": 1.0,
+}
 FAR = HEALTHY | {"logratios/large": 0.8, "ratio": 40.0}
 made = set()  # the sicknesses that the tests below have found
 
@@ -40,7 +48,7 @@ def trained(folder, **settings):
     return trainer.state.log_history
 
 
-# --- Logs: of real runs where a few steps bring the sickness on, written down where they do not -----------------------------
+# --- Logs: of real runs where a few steps bring the sickness on, written down where they do not ---
 
 
 @pytest.mark.parametrize("loss", ["nca", "dpo", "dil", "sft", "ipo"])
@@ -66,13 +74,24 @@ def test_dropout_in_the_policy_alone_is_seen_at_the_start(tmp_path):
 
 
 def test_pairs_learnt_by_heart_are_told_from_held_out_ones(tmp_path):
-    exchanged = [{**pair, "chosen": pair["rejected"], "rejected": pair["chosen"]} for pair in PAIRS[:4]]
-    log = trained(tmp_path, loss="dpo", eval_dataset=exchanged, eval_strategy="steps", eval_steps=20, max_steps=20)
+    exchanged = [
+        {**pair, "chosen": pair["rejected"], "rejected": pair["chosen"]} for pair in PAIRS[:4]
+    ]
+    log = trained(
+        tmp_path,
+        loss="dpo",
+        eval_dataset=exchanged,
+        eval_strategy="steps",
+        eval_steps=20,
+        max_steps=20,
+    )
     assert "seen only" in names(of_log(log))
 
 
 def test_a_small_beta_lets_dpo_leave_the_reference(tmp_path):
-    log = trained(tmp_path, loss="dpo", beta=0.01, learning_rate=1e-2, max_steps=40, max_grad_norm=0.0)
+    log = trained(
+        tmp_path, loss="dpo", beta=0.01, learning_rate=1e-2, max_steps=40, max_grad_norm=0.0
+    )
     assert {"far", "beta backwards"} <= names(of_log(log, beta=0.01))
     assert "beta backwards" not in names(of_log(log, beta=0.5))
 
@@ -82,9 +101,22 @@ def test_a_small_beta_lets_dpo_leave_the_reference(tmp_path):
     [
         (steps({}, {"loss": math.nan}), "not finite"),
         (steps({}, {"grad_norm": math.inf}), "not finite"),
-        ([{"step": i, "loss": 0.69 * (i == 1), "grad_norm": 1.0} for i in range(1, 9)], "zero loss"),
-        ([{"step": 1, "loss": 0.5, "rewards/chosen": 0.05, "rewards/rejected": 0.0}], "not zero at start"),  # TRL's
-        ([{"step": i, "loss": 0.5, "rewards/chosen": -0.4, "rewards/rejected": -0.8} for i in range(2, 9)], "falling"),
+        (
+            [{"step": i, "loss": 0.69 * (i == 1), "grad_norm": 1.0} for i in range(1, 9)],
+            "zero loss",
+        ),
+        # TRL's
+        (
+            [{"step": 1, "loss": 0.5, "rewards/chosen": 0.05, "rewards/rejected": 0.0}],
+            "not zero at start",
+        ),
+        (
+            [
+                {"step": i, "loss": 0.5, "rewards/chosen": -0.4, "rewards/rejected": -0.8}
+                for i in range(2, 9)
+            ],
+            "falling",
+        ),
         (steps({"logratios/chosen": 0.0, "logratios/rejected": 0.0}, FAR, FAR, FAR), "exploding"),
     ],
 )
@@ -93,27 +125,42 @@ def test_logs_of_others(log, sickness):
 
 
 def test_log_ratios_of_a_loss_without_reference_are_no_sickness():
-    assert not of_log(steps(*[{"logratios/chosen": -30.0, "logratios/rejected": -31.0, "logps/rejected": -31.0}] * 8))
+    assert not of_log(
+        steps(
+            *[{"logratios/chosen": -30.0, "logratios/rejected": -31.0, "logps/rejected": -31.0}] * 8
+        )
+    )
 
 
 def test_the_trainer_says_it_while_it_runs(tmp_path, caplog):
     trained(tmp_path, learning_rate=0.0)
-    said = [one.getMessage() for one in caplog.records if "No weight that the loss can see changes" in one.getMessage()]
+    said = [
+        one.getMessage()
+        for one in caplog.records
+        if "No weight that the loss can see changes" in one.getMessage()
+    ]
     assert len(said) == 1
     assert "dil doctor" in said[0]
 
 
 def test_the_trainer_says_that_end_tokens_stand_twice(tmp_path, tiny_model, caplog):
-    tokenizer, config = load_tokenizer(str(tiny_model)), DILConfig(str(tmp_path), use_cpu=True, disable_tqdm=True, report_to=[])
+    tokenizer, config = (
+        load_tokenizer(str(tiny_model)),
+        DILConfig(str(tmp_path), use_cpu=True, disable_tqdm=True, report_to=[]),
+    )
 
     def said():
         sides = {side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
-        pairs = [{"prompt": [{"role": "user", "content": f"Question {i}?"}], **sides} for i in range(8)]
+        pairs = [
+            {"prompt": [{"role": "user", "content": f"Question {i}?"}], **sides} for i in range(8)
+        ]
         DILTrainer(load_model(str(tiny_model)), config, pairs, processing_class=tokenizer)
         return [one.getMessage() for one in caplog.records if "two end tokens" in one.getMessage()]
 
     assert not said()
-    tokenizer.chat_template = tokenizer.chat_template.replace("</s>\n{% endfor %}", "</s></s>{% endfor %}")
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "</s>\n{% endfor %}", "</s></s>{% endfor %}"
+    )
     (message,) = said()
     assert "8 of 8 pairs" in message
 
@@ -129,11 +176,15 @@ def test_another_reference_may_differ_at_the_start(tmp_path, caplog):
     assert not any("differ before training" in record.getMessage() for record in caplog.records)
 
 
-# --- Data -----------------------------------------------------------------------------------------------------------------
+# --- Data -----------------------------------------------------------------------------------------
 
 
 def pair(i, **fields):
-    return {"prompt": f"Question {i}?", "chosen": f"Answer {i}.", "rejected": f"Answer -{i}"} | fields
+    return {
+        "prompt": f"Question {i}?",
+        "chosen": f"Answer {i}.",
+        "rejected": f"Answer -{i}",
+    } | fields
 
 
 ASKED = "\n\nHuman: Hi\n\nAssistant:"
@@ -165,18 +216,30 @@ def test_end_tokens(write, tiny_model):
     tokenizer = load_tokenizer(str(tiny_model))
     talk = []
     for i in range(30):
-        long, short = ([{"role": "assistant", "content": text}] for text in (f"Yes, oh, {i}", f"Yes {i}"))
+        long, short = (
+            [{"role": "assistant", "content": text}] for text in (f"Yes, oh, {i}", f"Yes {i}")
+        )
         asked = [{"role": "user", "content": f"Question {i}?"}]
-        talk.append({"prompt": asked, "chosen": long if i % 2 else short, "rejected": short if i % 2 else long})
+        talk.append(
+            {
+                "prompt": asked,
+                "chosen": long if i % 2 else short,
+                "rejected": short if i % 2 else long,
+            }
+        )
     path = write("talk.jsonl", talk)
     assert not names(diagnose(str(path), tokenizer)[1])
-    tokenizer.chat_template = tokenizer.chat_template.replace("</s>\n{% endfor %}", "\n{% endfor %}")
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "</s>\n{% endfor %}", "\n{% endfor %}"
+    )
     assert names(diagnose(str(path), tokenizer)[1]) == {"no end"}
-    tokenizer.chat_template = tokenizer.chat_template.replace("\n{% endfor %}", "</s></s>{% endfor %}")
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "\n{% endfor %}", "</s></s>{% endfor %}"
+    )
     assert names(diagnose(str(path), tokenizer)[1]) == {"double end"}
 
 
-# --- Checkpoints ----------------------------------------------------------------------------------------------------------
+# --- Checkpoints ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -195,17 +258,27 @@ def test_a_checkpoint(saved):
     kept.write_text(json.dumps(json.loads(kept.read_text()) | {"eos_token_id": [7]}))
     weights = load_file(saved / "model.safetensors")
     name, weight = next(iter(weights.items()))
-    save_file(weights | {name: torch.full_like(weight, math.nan)}, saved / "model.safetensors", {"format": "pt"})
+    save_file(
+        weights | {name: torch.full_like(weight, math.nan)},
+        saved / "model.safetensors",
+        {"format": "pt"},
+    )
     assert names(diagnose(str(saved))[1]) == {"does not stop", "sick weights"}
 
 
 def test_an_adapter(saved, tmp_path):
     from peft import LoraConfig, get_peft_model
 
-    adapter = get_peft_model(small(), LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear"))
+    adapter = get_peft_model(
+        small(), LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear")
+    )
     adapter.save_pretrained(tmp_path / "adapter")
     config = tmp_path / "adapter" / "adapter_config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": str(tmp_path / "gone")}))
+    config.write_text(
+        json.dumps(
+            json.loads(config.read_text()) | {"base_model_name_or_path": str(tmp_path / "gone")}
+        )
+    )
     assert names(diagnose(str(tmp_path / "adapter"))[1]) == {"new adapter", "no base"}
 
 
@@ -215,11 +288,13 @@ def test_a_file_cut_short_is_one_line(saved):
     refused(dil("doctor", saved), "not a whole safetensors file")
 
 
-# --- The command ----------------------------------------------------------------------------------------------------------
+# --- The command ----------------------------------------------------------------------------------
 
 
 def test_a_run_from_its_folder(write, tiny_model, tmp_path):
-    recipe = write("r.yaml", f"model: {tiny_model}\nloss: dpo\nlearning_rate: 0\nmax_steps: 6\nuse_cpu: true\n")
+    recipe = write(
+        "r.yaml", f"model: {tiny_model}\nloss: dpo\nlearning_rate: 0\nmax_steps: 6\nuse_cpu: true\n"
+    )
     assert dil("train", "--config", recipe, "--output-dir", tmp_path / "run").returncode == 0
     run = dil("doctor", tmp_path / "run", "--json", tmp_path / "found.json")
     assert run.returncode == 1, run.stdout + run.stderr
@@ -242,6 +317,8 @@ def test_an_empty_folder_is_refused(tmp_path):
 
 
 def test_claims_exist_and_every_sickness_has_been_made():
-    assert {sickness.claim for sickness in SICKNESSES.values()} - {""} <= {claim.id for claim in CLAIMS}
+    assert {sickness.claim for sickness in SICKNESSES.values()} - {""} <= {
+        claim.id for claim in CLAIMS
+    }
     if len(made) > 15:  # the whole file was run in this process
         assert made == SICKNESSES.keys()

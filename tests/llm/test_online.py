@@ -1,4 +1,6 @@
-"""RLHF by samples on tiny models: its step is the formula's, the policy climbs, the reference stays, bad input is refused."""
+"""RLHF by samples on tiny models: its step is the formula's, the policy climbs, the reference
+stays, bad input is refused.
+"""
 
 import pytest
 import torch
@@ -23,12 +25,25 @@ def vowels(prompts, responses):
 
 
 def made(folder, model=None, prompts=PROMPTS, reward=vowels, **settings):
-    fields = {"samples": 8, "max_new_tokens": 4, "max_steps": 1, "learning_rate": 1e-2, "per_device_train_batch_size": 4}
+    fields = {
+        "samples": 8,
+        "max_new_tokens": 4,
+        "max_steps": 1,
+        "learning_rate": 1e-2,
+        "per_device_train_batch_size": 4,
+    }
     args = OnlineConfig(
-        str(folder), use_cpu=True, report_to=[], save_strategy="no", logging_steps=1, lr_scheduler_type="constant",
+        str(folder),
+        use_cpu=True,
+        report_to=[],
+        save_strategy="no",
+        logging_steps=1,
+        lr_scheduler_type="constant",
         **fields | settings,
-    )  # fmt: skip
-    trainer = OnlineTrainer(model or tiny_model(), args, prompts, own_tokenizer(), reward, ref_model=tiny_model())
+    )
+    trainer = OnlineTrainer(
+        model or tiny_model(), args, prompts, own_tokenizer(), reward, ref_model=tiny_model()
+    )
     trainer.remove_callback(ProgressCallback)
     return trainer
 
@@ -41,11 +56,16 @@ def test_the_first_step_is_the_policy_gradient_of_the_formula(tmp_path, algorith
     trainer.compute_loss(model, PROMPTS[:4]).backward()
     found = torch.cat([weight.grad.flatten() for weight in model.parameters()])
     rollout = trainer.rollout
-    texts = [trainer.processing_class.decode(r.tokens, skip_special_tokens=True) for r in rollout.responses]
+    texts = [
+        trainer.processing_class.decode(r.tokens, skip_special_tokens=True)
+        for r in rollout.responses
+    ]
     model.zero_grad()
     logps, lengths = response_logps(model, pad(rollout.responses, 1))
     R = torch.tensor(vowels(None, texts)).view(4, 8)  # f is zero: policy and reference are one
-    A = {"reinforce": R, "rloo": pg.leave_one_out(R), "grpo": pg.group_normalised(R)}[algorithm].flatten()
+    A = {"reinforce": R, "rloo": pg.leave_one_out(R), "grpo": pg.group_normalised(R)}[
+        algorithm
+    ].flatten()
     scale = 1 / lengths if algorithm == "grpo" else torch.ones(32)
     (-(A * scale * logps).mean()).backward()
     wanted = torch.cat([weight.grad.flatten() for weight in model.parameters()])
@@ -55,12 +75,19 @@ def test_the_first_step_is_the_policy_gradient_of_the_formula(tmp_path, algorith
 
 @pytest.mark.parametrize("layout", ["shared", "padded"])
 def test_responses_are_scored_in_their_order(tmp_path, layout):
-    """An odd number of them, of prompts of several lengths, each against the plain computation of all."""
+    """An odd number of them, of prompts of several lengths, each against the plain computation of
+    all.
+    """
     trainer = made(tmp_path)
     assert trainer.savings[id(trainer.model)] == ("shared", HEAD_CHUNK)
     trainer.savings[id(trainer.model)] = (layout, 2)
-    responses = [Response([5, 6, 7], [8, 9]), Response([5, 6, 7], [9]), Response([5, 6, 7], [3, 4, 1]),
-                 Response([8], [2, 2, 1]), Response([8], [4])]  # fmt: skip
+    responses = [
+        Response([5, 6, 7], [8, 9]),
+        Response([5, 6, 7], [9]),
+        Response([5, 6, 7], [3, 4, 1]),
+        Response([8], [2, 2, 1]),
+        Response([8], [4]),
+    ]
     found = trainer.token_logps(trainer.model.eval(), responses)
     assert [len(part) for part in found] == [2, 1, 3, 3, 1]
     sums, _ = response_logps(trainer.model, pad(responses, 1))
@@ -75,7 +102,9 @@ def test_the_policy_climbs_and_the_reference_stays(tmp_path, algorithm):
     rewards = [row["reward"] for row in trainer.state.log_history if "reward" in row]
     assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.08
     assert trainer.state.log_history[-2]["kl"] > 0.05
-    assert all(torch.equal(a, b) for a, b in zip(before, trainer.reference.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(before, trainer.reference.parameters(), strict=True)
+    )
 
 
 def test_beta_holds_the_policy_back(tmp_path):
@@ -103,7 +132,11 @@ def test_responses_serve_several_updates_and_then_are_clipped(tmp_path):
     A = trainer.rollout.advantages
     ratio = [
         (new.sum() - old.sum()).exp().item()
-        for new, old in zip(trainer.token_logps(trainer.model, trainer.rollout.responses), trainer.rollout.old, strict=True)
+        for new, old in zip(
+            trainer.token_logps(trainer.model, trainer.rollout.responses),
+            trainer.rollout.old,
+            strict=True,
+        )
     ]
     far = [i for i, rho in enumerate(ratio) if (A[i] > 0 and rho > 1.2) or (A[i] < 0 and rho < 0.8)]
     assert far  # the rate is large: some responses have moved beyond the clip
@@ -117,9 +150,20 @@ def test_responses_serve_several_updates_and_then_are_clipped(tmp_path):
 def test_an_adapter_needs_no_second_model_and_starts_at_zero(tmp_path):
     peft = pytest.importorskip("peft")
     base = tiny_model()
-    policy = peft.get_peft_model(base, peft.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
-    args = OnlineConfig(str(tmp_path), use_cpu=True, report_to=[], max_steps=3, samples=4, max_new_tokens=3, learning_rate=1e-2,
-                        logging_steps=1, save_strategy="no")  # fmt: skip
+    policy = peft.get_peft_model(
+        base, peft.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+    )
+    args = OnlineConfig(
+        str(tmp_path),
+        use_cpu=True,
+        report_to=[],
+        max_steps=3,
+        samples=4,
+        max_new_tokens=3,
+        learning_rate=1e-2,
+        logging_steps=1,
+        save_strategy="no",
+    )
     trainer = OnlineTrainer(policy, args, PROMPTS, own_tokenizer(), vowels)
     trainer.remove_callback(ProgressCallback)
     trainer.train()
@@ -148,14 +192,24 @@ def test_bad_input_is_refused(tmp_path, settings, message):
 
 def test_a_missing_reference_is_refused(tmp_path):
     with pytest.raises(InputError, match="reference is missing"):
-        OnlineTrainer(tiny_model(), OnlineConfig(str(tmp_path), use_cpu=True), PROMPTS, own_tokenizer(), vowels)
+        OnlineTrainer(
+            tiny_model(),
+            OnlineConfig(str(tmp_path), use_cpu=True),
+            PROMPTS,
+            own_tokenizer(),
+            vowels,
+        )
 
 
 @pytest.mark.parametrize("moved", [0.0, 0.05])
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
 def test_the_loss_is_that_of_trl(tmp_path, algorithm, moved):
-    """On the same responses, advantages and old log-probabilities, at the first step and where some ratios are clipped."""
-    trl = pytest.importorskip("trl", reason="compares with TRL: pip install -c constraints.txt -e '.[bench]'")
+    """On the same responses, advantages and old log-probabilities, at the first step and where some
+    ratios are clipped.
+    """
+    trl = pytest.importorskip(
+        "trl", reason="compares with TRL: pip install -c constraints.txt -e '.[bench]'"
+    )
     from datasets import Dataset
 
     ours = made(tmp_path / "ours", algorithm=algorithm, samples=4)
@@ -168,11 +222,23 @@ def test_the_loss_is_that_of_trl(tmp_path, algorithm, moved):
     ours.args.updates = 2
     mine = ours.compute_loss(ours.model, PROMPTS[:2])
 
-    Config, Trainer = (trl.GRPOConfig, trl.GRPOTrainer) if algorithm == "grpo" else (trl.RLOOConfig, trl.RLOOTrainer)
+    Config, Trainer = (
+        (trl.GRPOConfig, trl.GRPOTrainer)
+        if algorithm == "grpo"
+        else (trl.RLOOConfig, trl.RLOOTrainer)
+    )
     args = Config(
-        str(tmp_path / "trl"), **({"loss_type": "grpo"} if algorithm == "grpo" else {}), beta=0.0, epsilon=0.2,
-        num_generations=4, per_device_train_batch_size=8, max_completion_length=4, use_cpu=True, report_to=[], bf16=False,
-    )  # fmt: skip
+        str(tmp_path / "trl"),
+        **({"loss_type": "grpo"} if algorithm == "grpo" else {}),
+        beta=0.0,
+        epsilon=0.2,
+        num_generations=4,
+        per_device_train_batch_size=8,
+        max_completion_length=4,
+        use_cpu=True,
+        report_to=[],
+        bf16=False,
+    )
     data = Dataset.from_list([{"prompt": prompt} for prompt in PROMPTS])
 
     def reward(completions, **more):
@@ -181,12 +247,22 @@ def test_the_loss_is_that_of_trl(tmp_path, algorithm, moved):
     peer = Trainer(ours.model, reward, args, data, processing_class=own_tokenizer())
     N, longest = len(rollout.responses), max(len(r.prompt) for r in rollout.responses)
     inputs = {
-        "prompt_ids": torch.tensor([[1] * (longest - len(r.prompt)) + r.prompt for r in rollout.responses]),
-        "prompt_mask": torch.tensor([[0] * (longest - len(r.prompt)) + [1] * len(r.prompt) for r in rollout.responses]),
-        "completion_ids": torch.tensor([r.tokens + [1] * (4 - len(r.tokens)) for r in rollout.responses]),
-        "completion_mask": torch.tensor([[1] * len(r.tokens) + [0] * (4 - len(r.tokens)) for r in rollout.responses]),
+        "prompt_ids": torch.tensor(
+            [[1] * (longest - len(r.prompt)) + r.prompt for r in rollout.responses]
+        ),
+        "prompt_mask": torch.tensor(
+            [[0] * (longest - len(r.prompt)) + [1] * len(r.prompt) for r in rollout.responses]
+        ),
+        "completion_ids": torch.tensor(
+            [r.tokens + [1] * (4 - len(r.tokens)) for r in rollout.responses]
+        ),
+        "completion_mask": torch.tensor(
+            [[1] * len(r.tokens) + [0] * (4 - len(r.tokens)) for r in rollout.responses]
+        ),
         "advantages": rollout.advantages,
-        "old_per_token_logps": torch.stack([torch.nn.functional.pad(old, (0, 4 - len(old))) for old in rollout.old]),
+        "old_per_token_logps": torch.stack(
+            [torch.nn.functional.pad(old, (0, 4 - len(old))) for old in rollout.old]
+        ),
         "old_logps": torch.stack([old.sum() for old in rollout.old]),
         "num_items_in_batch": torch.tensor(float(N)),
     }

@@ -18,12 +18,20 @@ from dil_tutorial.llm.count import Step, count, counted, saved_for_backward
 from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.support.paths import BENCHMARKS
 
-SMALL = {"vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+SMALL = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
 SHAPES = {
     "llama": LlamaConfig(**SMALL, num_hidden_layers=5),
     "tied": LlamaConfig(**SMALL, num_hidden_layers=3, tie_word_embeddings=True),
     "qwen2, biases": Qwen2Config(**SMALL, num_hidden_layers=4),
-    "gemma3, layers of two kinds": Gemma3TextConfig(**SMALL, num_hidden_layers=6, head_dim=8, sliding_window=512),
+    "gemma3, layers of two kinds": Gemma3TextConfig(
+        **SMALL, num_hidden_layers=6, head_dim=8, sliding_window=512
+    ),
 }
 
 
@@ -31,10 +39,12 @@ SHAPES = {
 @pytest.mark.parametrize(
     "step",
     [
-        Step(9, 7, 5, pairs=3), Step(9, 7, 5, pairs=3, bf16=True, head_chunk=4), Step(6, 5, 4, lora=2),
+        Step(9, 7, 5, pairs=3),
+        Step(9, 7, 5, pairs=3, bf16=True, head_chunk=4),
+        Step(6, 5, 4, lora=2),
         Step(9, 7, 5, checkpointing=True),
     ],
-)  # fmt: skip
+)
 def test_what_is_counted_is_what_a_real_step_keeps_and_computes(name, step):
     config = SHAPES[name]
     found = counted(config, step)
@@ -42,7 +52,9 @@ def test_what_is_counted_is_what_a_real_step_keeps_and_computes(name, step):
     if step.lora:
         from peft import LoraConfig, get_peft_model
 
-        model = get_peft_model(model, LoraConfig(r=step.lora, target_modules="all-linear", task_type="CAUSAL_LM"))
+        model = get_peft_model(
+            model, LoraConfig(r=step.lora, target_modules="all-linear", task_type="CAUSAL_LM")
+        )
     register()
     (model.get_base_model() if step.lora else model).set_attn_implementation(ATTENTION)
     model.train()
@@ -63,8 +75,12 @@ def test_what_is_counted_is_what_a_real_step_keeps_and_computes(name, step):
     assert found.forward == forward.get_total_flops()
     assert found.backward == backward.get_total_flops()
     assert found.saved == pytest.approx(sum(saved.values()), rel=0.02)
-    assert found.trained == sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    assert found.linear + found.other == sum(w.numel() for n, w in model.named_parameters() if "lora_" not in n)
+    assert found.trained == sum(
+        weight.numel() for weight in model.parameters() if weight.requires_grad
+    )
+    assert found.linear + found.other == sum(
+        w.numel() for n, w in model.named_parameters() if "lora_" not in n
+    )
 
 
 def test_layers_extrapolate_exactly():
@@ -102,7 +118,16 @@ PAIRS = ["--lengths", "160,290,260", "--pairs", 61135]
 
 
 def test_the_papers_recipe_fits_on_four_cards(tmp_path):
-    run = dil("plan", "--config", "recipes/paper-llama-3-8b.yaml", "--cards", 4, *PAIRS, "--json", tmp_path / "plan.json")
+    run = dil(
+        "plan",
+        "--config",
+        "recipes/paper-llama-3-8b.yaml",
+        "--cards",
+        4,
+        *PAIRS,
+        "--json",
+        tmp_path / "plan.json",
+    )
     assert run.returncode == 0, run.stdout + run.stderr
     content = json.loads((tmp_path / "plan.json").read_text())
     assert content["steps"] == 477  # as its header says
@@ -112,7 +137,9 @@ def test_the_papers_recipe_fits_on_four_cards(tmp_path):
 @pytest.mark.slow
 def test_what_is_proposed_fits():
     for name, cards in (("paper-mistral-7b", 2), ("paper-llama-3-8b", 1)):
-        small = dil("plan", "--config", f"recipes/{name}.yaml", "--card", "l4", "--cards", cards, *PAIRS)
+        small = dil(
+            "plan", "--config", f"recipes/{name}.yaml", "--card", "l4", "--cards", cards, *PAIRS
+        )
         assert small.returncode == 1
         change = small.stdout.split("this would: ")[1].split()
         again = dil(*small.args[1:], *change)
@@ -139,12 +166,18 @@ def test_more_of_anything_takes_more():
 def test_bad_input(write):
     recipe = write("r.yaml", "model: nobody-knows\nloss: dpo\n")
     refused(dil("plan", "--config", recipe), "unknown model shape 'nobody-knows'")
-    known = ["plan", "--config", write("k.yaml", "model: llama-3-8b\nloss: dpo\ndata: owner/name\n")]
+    known = [
+        "plan",
+        "--config",
+        write("k.yaml", "model: llama-3-8b\nloss: dpo\ndata: owner/name\n"),
+    ]
     refused(dil(*known), "not a file here", "--lengths")
     refused(dil(*known, "--lengths", "1,2", "--pairs", 5), "--lengths 1,2")
     refused(dil(*known, "--card", "h1000"), "unknown card", "h100")
     refused(dil(*known, "--lengths", "9,9,9", "--pairs", 5, "--mfu", 2), "--mfu is 2.0")
-    refused(dil(*known, "--lengths", "9,9,9", "--pairs", 5, "--set", "optim=lomo"), "unknown optimiser")
+    refused(
+        dil(*known, "--lengths", "9,9,9", "--pairs", 5, "--set", "optim=lomo"), "unknown optimiser"
+    )
 
 
 @pytest.mark.slow
@@ -157,12 +190,16 @@ def test_committed_measurements_agree_with_the_plan_of_today():
         counts = counted(config, step)
         planned = sum(plan.memory(config, step, counts).values())
         assert planned == pytest.approx(row["measured"], rel=0.1), row["case"]
-        assert counts.forward + counts.backward == pytest.approx(row["measured flops"], rel=0.01), row["case"]
+        assert counts.forward + counts.backward == pytest.approx(row["measured flops"], rel=0.01), (
+            row["case"]
+        )
 
 
 @pytest.mark.slow
 def test_what_training_really_computes_is_what_was_planned(tiny_model, tmp_path):
-    """Each case of `dil bench plan` on a tiny model: the trainer's own steps, in processes of their own."""
+    """Each case of `dil bench plan` on a tiny model: the trainer's own steps, in processes of their
+    own.
+    """
     run = dil("bench", "plan", "--model", tiny_model, "--json", tmp_path / "plan.json")
     assert run.returncode == 0, run.stderr
     rows = json.loads((tmp_path / "plan.json").read_text())["cases"]

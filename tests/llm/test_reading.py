@@ -1,4 +1,6 @@
-"""Coloured texts and talks: the tokens' f add up to the response's, pages hold what was said, talks remember."""
+"""Coloured texts and talks: the tokens' f add up to the response's, pages hold what was said, talks
+remember.
+"""
 
 import subprocess
 import sys
@@ -18,7 +20,9 @@ from dil_tutorial.llm.sampling import draw, score
 def two_models(tiny_model):
     policy, reference = load_model(str(tiny_model)), load_model(str(tiny_model))
     with torch.no_grad():
-        policy.lm_head.weight += 0.05 * torch.randn(policy.lm_head.weight.shape, generator=torch.Generator().manual_seed(0))
+        policy.lm_head.weight += 0.05 * torch.randn(
+            policy.lm_head.weight.shape, generator=torch.Generator().manual_seed(0)
+        )
     return policy, reference, load_tokenizer(str(tiny_model))
 
 
@@ -32,7 +36,9 @@ def test_the_tokens_add_up(two_models):
 
 
 def test_what_is_drawn_knows_its_log_probability(two_models):
-    """Drawing keeps the log-probabilities of its tokens; scoring the whole responses gives the same."""
+    """Drawing keeps the log-probabilities of its tokens; scoring the whole responses gives the
+    same.
+    """
     from dil_tutorial.llm.sampling import score_drawn
 
     policy, _, tokenizer = two_models
@@ -43,7 +49,9 @@ def test_what_is_drawn_knows_its_log_probability(two_models):
 
 
 def test_a_page_shows_texts_as_they_are(tmp_path):
-    rows = [{"prompt": "<b>&", "texts": [{"name": "ref", "tokens": [("<script>", 1.0), ("é", -2.0)]}]}]
+    rows = [
+        {"prompt": "<b>&", "texts": [{"name": "ref", "tokens": [("<script>", 1.0), ("é", -2.0)]}]}
+    ]
     reading.save_page("Title", rows, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<script>" not in page
@@ -55,7 +63,11 @@ def test_a_page_shows_texts_as_they_are(tmp_path):
 def test_a_talk_remembers_where_there_is_a_template(two_models, monkeypatch):
     policy, _, tokenizer = two_models
     read, own = [], chat.answer_to
-    monkeypatch.setattr(chat, "answer_to", lambda *given, **settings: read.append(given[2][0]) or own(*given, **settings))
+    monkeypatch.setattr(
+        chat,
+        "answer_to",
+        lambda *given, **settings: read.append(given[2][0]) or own(*given, **settings),
+    )
     talk = chat.Talk(policy, tokenizer, max_new_tokens=4)
     first, second = talk.say("Hello"), talk.say("And you?")
     assert [message["content"] for message in talk.messages] == ["Hello", first, "And you?", second]
@@ -68,10 +80,21 @@ def test_a_talk_remembers_where_there_is_a_template(two_models, monkeypatch):
 def test_sample_and_chat_as_commands(tiny_model, write, tmp_path):
     recipe = write("r.yaml", f"model: {tiny_model}\nloss: dpo\nuse_cpu: true\nmax_steps: 1\n")
     assert dil("train", "--config", recipe, "--output-dir", tmp_path / "run").returncode == 0
-    run = dil("sample", tmp_path / "run", "--prompt", "Hi", "--max-new-tokens", 4, "--html", tmp_path / "page.html")
+    run = dil(
+        "sample",
+        tmp_path / "run",
+        "--prompt",
+        "Hi",
+        "--max-new-tokens",
+        4,
+        "--html",
+        tmp_path / "page.html",
+    )
     assert run.returncode == 0, run.stderr
     assert "<h2>Hi</h2>" in (tmp_path / "page.html").read_text()
     command = [sys.executable, DIL, "chat", tmp_path / "run", "--max-new-tokens", "3"]
-    talk = subprocess.run(list(map(str, command)), input="Hello\nAgain\n", capture_output=True, text=True, timeout=120)
+    talk = subprocess.run(
+        list(map(str, command)), input="Hello\nAgain\n", capture_output=True, text=True, timeout=120
+    )
     assert talk.returncode == 0, talk.stderr
     assert talk.stdout.count("you: ") == 2

@@ -51,7 +51,10 @@ def test_other_types_are_refused_with_their_line(write, text, words):
     assert words in str(refusal.value)
 
 
-@given(number=st.floats(allow_nan=False, allow_infinity=False), form=st.sampled_from(["{!r}", "{:e}", "{:.17g}", "{:E}"]))
+@given(
+    number=st.floats(allow_nan=False, allow_infinity=False),
+    form=st.sampled_from(["{!r}", "{:e}", "{:.17g}", "{:E}"]),
+)
 def test_every_number_is_read_as_it_was_written(tmp_path_factory, number, form):
     path = tmp_path_factory.getbasetemp() / "number.yaml"
     path.write_text(f"learning_rate: {form.format(number)}\n", encoding="utf-8")

@@ -1,4 +1,6 @@
-"""A reward model on tiny texts: it learns what was preferred, reads the right place, and can be optimised by RLHF."""
+"""A reward model on tiny texts: it learns what was preferred, reads the right place, and can be
+optimised by RLHF.
+"""
 
 import math
 
@@ -7,7 +9,12 @@ import torch
 
 pytest.importorskip("accelerate", reason="language models need the llm extra")
 
-from transformers import LlamaForSequenceClassification, PrinterCallback, ProgressCallback, TrainingArguments
+from transformers import (
+    LlamaForSequenceClassification,
+    PrinterCallback,
+    ProgressCallback,
+    TrainingArguments,
+)
 
 from dil_tutorial.llm.batches import pad
 from dil_tutorial.llm.reward_model import RewardTrainer, judge, load_reward_model, rewards
@@ -25,15 +32,31 @@ def pairs(count, seed):
         word = WORDS[int(torch.randint(8, (1,), generator=rng))]
         polite, plain = f"{word}, please.", f"{word}, now."
         first = torch.rand(1, generator=rng) < 0.8
-        made.append({"prompt": f"Wish {n % 7}:", "chosen": polite if first else plain, "rejected": plain if first else polite})
+        made.append(
+            {
+                "prompt": f"Wish {n % 7}:",
+                "chosen": polite if first else plain,
+                "rejected": plain if first else polite,
+            }
+        )
     return made
 
 
 def fitted(folder, model, **settings):
-    args = TrainingArguments(str(folder), use_cpu=True, report_to=[], save_strategy="no", logging_strategy="no",
-                             disable_tqdm=True, per_device_train_batch_size=16,
-                             num_train_epochs=6, learning_rate=3e-3)  # fmt: skip
-    trainer = RewardTrainer(model, args, settings.pop("pairs", pairs(160, 0)), own_tokenizer(), **settings)
+    args = TrainingArguments(
+        str(folder),
+        use_cpu=True,
+        report_to=[],
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        per_device_train_batch_size=16,
+        num_train_epochs=6,
+        learning_rate=3e-3,
+    )
+    trainer = RewardTrainer(
+        model, args, settings.pop("pairs", pairs(160, 0)), own_tokenizer(), **settings
+    )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     trainer.train()
@@ -53,7 +76,12 @@ def test_it_learns_the_odds_of_the_labels(tmp_path):
     """Four of five: R_w - R_l is log 4 on new words, calibrated and no more."""
     model = fitted(tmp_path, fresh())
     R = torch.tensor(
-        judge(model, own_tokenizer(), ["Wish 3:"] * 16, [f"{w}, {end}." for w in WORDS for end in ("please", "now")])
+        judge(
+            model,
+            own_tokenizer(),
+            ["Wish 3:"] * 16,
+            [f"{w}, {end}." for w in WORDS for end in ("please", "now")],
+        )
     )
     margin = R[::2] - R[1::2]
     assert margin.mean().item() == pytest.approx(math.log(4), abs=0.5)
@@ -79,7 +107,9 @@ def test_a_response_is_read_at_its_own_end():
     assert (without_end - alone[0]).abs() > 1e-3
 
 
-def test_a_language_model_gets_a_head_of_zeros_and_a_saved_reward_model_keeps_its_own(tiny_model, tmp_path):
+def test_a_language_model_gets_a_head_of_zeros_and_a_saved_reward_model_keeps_its_own(
+    tiny_model, tmp_path
+):
     model = load_reward_model(str(tiny_model))
     assert (model.score.weight == 0).all()
     torch.nn.init.ones_(model.score.weight)

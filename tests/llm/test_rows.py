@@ -1,4 +1,6 @@
-"""Many tokenised pairs: what goes in comes out, from memory and from disk, and nothing is done twice."""
+"""Many tokenised pairs: what goes in comes out, from memory and from disk, and nothing is done
+twice.
+"""
 
 import pytest
 import torch
@@ -21,7 +23,9 @@ TOKENS = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=6)
 
 @st.composite
 def some_pairs(draw):
-    """Pairs of which all, some or none have a third response, and prompts that are one for both sides, or not."""
+    """Pairs of which all, some or none have a third response, and prompts that are one for both
+    sides, or not.
+    """
     made = []
     for _ in range(draw(st.integers(1, 6))):
         prompts = [draw(TOKENS)] * 3 if draw(st.booleans()) else [draw(TOKENS) for _ in range(3)]
@@ -33,7 +37,10 @@ def some_pairs(draw):
 def without_some(pairs):
     """As rows have them: a third response counts where every pair has one."""
     third = all(pair.reference for pair in pairs)
-    return [TokenisedPair(pair.chosen, pair.rejected, pair.reference if third else None) for pair in pairs]
+    return [
+        TokenisedPair(pair.chosen, pair.rejected, pair.reference if third else None)
+        for pair in pairs
+    ]
 
 
 @given(some_pairs())
@@ -41,8 +48,12 @@ def test_pairs_come_out_as_they_went_in(pairs):
     rows, expected = Rows.of(pairs), without_some(pairs)
     assert [*rows] == expected == rows[:]
     assert rows[-1] == expected[-1]
-    assert rows.reach.tolist() == [[len(r.prompt) + len(r.tokens) for r in pair.responses] for pair in expected]
-    assert [*rows.without_reference()] == [TokenisedPair(pair.chosen, pair.rejected) for pair in pairs]
+    assert rows.reach.tolist() == [
+        [len(r.prompt) + len(r.tokens) for r in pair.responses] for pair in expected
+    ]
+    assert [*rows.without_reference()] == [
+        TokenisedPair(pair.chosen, pair.rejected) for pair in pairs
+    ]
     assert rows.digest() != Rows.of([*pairs, pairs[0]]).digest()
 
 
@@ -88,7 +99,8 @@ def test_tokens_are_kept_from_run_to_run(small_chunks, monkeypatch):
         assert counted == dropped
         for pairs, length, other in (
             (PAIRS[:8], 100, {}),  # fewer pairs
-            ([{**PAIRS[0], "chosen": PAIRS[0]["chosen"] + "!"}, *PAIRS[1:8], long], 100, {}),  # one letter more
+            # one letter more
+            ([{**PAIRS[0], "chosen": PAIRS[0]["chosen"] + "!"}, *PAIRS[1:8], long], 100, {}),
             ([*PAIRS[:8], long], 99, {}),  # cut elsewhere
             ([*PAIRS[:8], long], 100, {"eos_token": "<s>"}),  # another end
         ):
@@ -102,11 +114,15 @@ def test_tokens_are_kept_from_run_to_run(small_chunks, monkeypatch):
     assert [*tokenize_pairs([*PAIRS[:8], long], tokenizer, 100)[0]] == [*rows]
 
 
-def test_of_kept_tokens_only_the_latest_stay_and_a_full_disk_stops_nothing(small_chunks, monkeypatch, caplog):
+def test_of_kept_tokens_only_the_latest_stay_and_a_full_disk_stops_nothing(
+    small_chunks, monkeypatch, caplog
+):
     for length in range(90, 102):
         tokenize_pairs(PAIRS[:8], own_tokenizer(), length)
     assert len([*small_chunks.glob("*")]) == 8
-    monkeypatch.setattr(tokens, "keep", lambda *a: (_ for _ in ()).throw(OSError("No space left on device")))
+    monkeypatch.setattr(
+        tokens, "keep", lambda *a: (_ for _ in ()).throw(OSError("No space left on device"))
+    )
     rows, _ = tokenize_pairs(PAIRS[:8], own_tokenizer(), 150)
     assert len(rows) == 8
 
@@ -126,7 +142,9 @@ def test_a_reference_scored_in_part_is_not_scored_again(tmp_path, monkeypatch):
     assert not path.exists()
     score_reference(rows, groups, score, path, "key", quiet=True)
     assert len(seen) == 4
-    assert rows.ref_logps.tolist() == [[-1.0 * len(r.tokens) for r in row.responses] for row in rows]
+    assert rows.ref_logps.tolist() == [
+        [-1.0 * len(r.tokens) for r in row.responses] for row in rows
+    ]
     assert [file.name for file in tmp_path.iterdir()] == ["ref.safetensors"]
     score_reference(rows, groups, score, path, "another key", quiet=True)
     assert len(seen) == 8
@@ -137,10 +155,14 @@ def test_a_reference_scored_in_part_is_not_scored_again(tmp_path, monkeypatch):
 
 
 @given(
-    st.integers(0, 10_000), st.integers(1, 300), st.sampled_from([torch.float32, torch.bfloat16, torch.float64, torch.uint8])
+    st.integers(0, 10_000),
+    st.integers(1, 300),
+    st.sampled_from([torch.float32, torch.bfloat16, torch.float64, torch.uint8]),
 )
 def test_a_weight_is_known_by_its_bits(seed, size, dtype):
-    """Any one element changed, or two exchanged, and it is another; how many are taken at a time changes nothing."""
+    """Any one element changed, or two exchanged, and it is another; how many are taken at a time
+    changes nothing.
+    """
     rng = torch.Generator().manual_seed(seed)
     weight = (200 * torch.rand(size, generator=rng)).to(dtype)
     known = bit_sum(weight)
@@ -148,7 +170,8 @@ def test_a_weight_is_known_by_its_bits(seed, size, dtype):
     place = int(torch.randint(size, (1,), generator=rng))
     other = weight.clone()
     other[place] += 1
-    assert torch.equal(other, weight) or bit_sum(other) != known  # 1 may be too small a step in bfloat16
+    # 1 may be too small a step in bfloat16
+    assert torch.equal(other, weight) or bit_sum(other) != known
     turned = weight.flip(0)
     assert torch.equal(turned, weight) or bit_sum(turned) != known
     assert bit_sum(weight[::2]) == bit_sum(weight[::2].clone())  # as a view, too

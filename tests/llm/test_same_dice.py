@@ -1,4 +1,6 @@
-"""Drawing with the same dice: the law stays, and two models differ hardly more often than their laws do."""
+"""Drawing with the same dice: the law stays, and two models differ hardly more often than their
+laws do.
+"""
 
 import pytest
 import torch
@@ -32,7 +34,8 @@ def test_two_laws_differ_about_as_often_as_they_must(size):
     noise = 4.5 * (tv / N) ** 0.5
     assert tv - noise <= differ <= 2 * tv / (1 + tv) + noise
     other = (drawn(first, True) != drawn(second, True, seed=1)).float().mean().item()
-    assert other == pytest.approx(1 - (first.softmax(0) @ second.softmax(0)).item(), abs=0.02)  # other dice
+    # other dice
+    assert other == pytest.approx(1 - (first.softmax(0) @ second.softmax(0)).item(), abs=0.02)
 
 
 def test_a_model_that_hardly_changed_writes_the_same_texts():
@@ -40,20 +43,30 @@ def test_a_model_that_hardly_changed_writes_the_same_texts():
     prompts = [f"Word {i}" for i in range(40)]
     before = draw(model, tokenizer, prompts, 1, 12, seed=3, quiet=True, same_dice=True)
     with torch.no_grad():
-        model.lm_head.weight.add_(0.02 * torch.randn(model.lm_head.weight.shape, generator=torch.Generator().manual_seed(1)))
+        model.lm_head.weight.add_(
+            0.02
+            * torch.randn(model.lm_head.weight.shape, generator=torch.Generator().manual_seed(1))
+        )
     after = draw(model, tokenizer, prompts, 1, 12, seed=3, quiet=True, same_dice=True)
-    same = sum(a["responses"][0]["ids"] == b["responses"][0]["ids"] for a, b in zip(before, after, strict=True))
+    same = sum(
+        a["responses"][0]["ids"] == b["responses"][0]["ids"]
+        for a, b in zip(before, after, strict=True)
+    )
     assert 20 < same < 40
 
 
 @pytest.mark.parametrize("same_dice", [False, True])
 def test_the_dice_are_those_of_the_seed_alone(same_dice):
-    """Whatever the process has drawn before, and without touching what it draws next; so a card throws them as a CPU does."""
+    """Whatever the process has drawn before, and without touching what it draws next; so a card
+    throws them as a CPU does.
+    """
     model, tokenizer = tiny_model(), own_tokenizer()
     drew = []
     for start in (0, 1):
         torch.manual_seed(start)
-        drew.append(draw(model, tokenizer, ["One", "Two"], 3, 5, seed=7, quiet=True, same_dice=same_dice))
+        drew.append(
+            draw(model, tokenizer, ["One", "Two"], 3, 5, seed=7, quiet=True, same_dice=same_dice)
+        )
         after = torch.rand(2)
         torch.manual_seed(start)
         assert torch.equal(after, torch.rand(2))
@@ -66,4 +79,8 @@ def test_prompts_and_messages_are_drawn_in_one_batch():
     tokenizer.chat_template = "{% for m in messages %}user: {{ m.content }}\n{% endfor %}answer: "
     plain, message = draw(model, tokenizer, ["One", "Two"], 2, 3, seed=0, quiet=True, chat={"Two"})
     assert plain["prompt_ids"] == encode_prompt(tokenizer, "One")
-    assert message["prompt_ids"] == encode_prompt(tokenizer, "Two", chat=True) != encode_prompt(tokenizer, "Two")
+    assert (
+        message["prompt_ids"]
+        == encode_prompt(tokenizer, "Two", chat=True)
+        != encode_prompt(tokenizer, "Two")
+    )

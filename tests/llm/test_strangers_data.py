@@ -23,8 +23,9 @@ GOOD = {"prompt": "Hi", "chosen": "Hello!", "rejected": "No."}
 
 
 def like_hh(rows=200, empty=5, melting=38):
-    """A file in the form of Anthropic's HH-RLHF: whole dialogues, no prompt; some differ only inside of the last answer, and of
-    some one side ends where the other goes on."""
+    """A file in the form of Anthropic's HH-RLHF: whole dialogues, no prompt; some differ only
+    inside of the last answer, and of some one side ends where the other goes on.
+    """
     made = []
     for i in range(rows):
         asked = f"\n\nHuman: Question {i}?\n\nAssistant:"
@@ -41,7 +42,12 @@ def like_hh(rows=200, empty=5, melting=38):
 def test_a_file_like_hh_is_read_whole_and_reported(write, tiny_model, tmp_path):
     path = write("hh.jsonl", like_hh())
     reading = read(path, on_bad_line="skip")
-    assert (reading.total, len(reading.pairs), len(reading.bad), reading.cut_back) == (200, 195, 5, 38)
+    assert (reading.total, len(reading.pairs), len(reading.bad), reading.cut_back) == (
+        200,
+        195,
+        5,
+        38,
+    )
     assert all(pair["prompt"].endswith("\n\nAssistant:") for pair in reading.pairs)
     with pytest.raises(InputError) as refusal:
         read_pairs(path)
@@ -60,25 +66,58 @@ def test_a_file_like_hh_is_read_whole_and_reported(write, tiny_model, tmp_path):
 def test_one_command_trains_on_it(write, tiny_model, tmp_path):
     path = write("hh.jsonl", like_hh(rows=12, empty=2, melting=3))
     recipe = write("r.yaml", f"model: {tiny_model}\nloss: nca\nmax_steps: 2\nuse_cpu: true\n")
-    refused(dil("train", "--config", recipe, "--data", path, "--output-dir", tmp_path / "a"), "2 of 12 rows", "skip")
-    run = dil("train", "--config", recipe, "--data", path, "--output-dir", tmp_path / "a", "--on-bad-line", "skip")
+    refused(
+        dil("train", "--config", recipe, "--data", path, "--output-dir", tmp_path / "a"),
+        "2 of 12 rows",
+        "skip",
+    )
+    run = dil(
+        "train",
+        "--config",
+        recipe,
+        "--data",
+        path,
+        "--output-dir",
+        tmp_path / "a",
+        "--on-bad-line",
+        "skip",
+    )
     assert run.returncode == 0, run.stderr
     assert "on 10 pairs" in run.stdout
     assert "2 left out" in run.stdout
     assert "3 prompts cut back" in run.stdout
-    some = write("some.yaml", f"model: {tiny_model}\nloss: nca\nmax_steps: 2\nuse_cpu: true\nlimit: 8\n")
-    run = dil("train", "--config", some, "--data", path, "--output-dir", tmp_path / "b", "--on-bad-line", "skip")
+    some = write(
+        "some.yaml", f"model: {tiny_model}\nloss: nca\nmax_steps: 2\nuse_cpu: true\nlimit: 8\n"
+    )
+    run = dil(
+        "train",
+        "--config",
+        some,
+        "--data",
+        path,
+        "--output-dir",
+        tmp_path / "b",
+        "--on-bad-line",
+        "skip",
+    )
     assert "the first 8 rows of more" in run.stdout
 
 
 @given(
-    prompt=st.text(alphabet="ab \n", min_size=1), shared=st.text(alphabet="ab ", max_size=8),
-    ends=st.tuples(st.text(alphabet="xy", min_size=1), st.text(alphabet="xy", min_size=1)).filter(lambda e: e[0][0] != e[1][0]),
-)  # fmt: skip
+    prompt=st.text(alphabet="ab \n", min_size=1),
+    shared=st.text(alphabet="ab ", max_size=8),
+    ends=st.tuples(st.text(alphabet="xy", min_size=1), st.text(alphabet="xy", min_size=1)).filter(
+        lambda e: e[0][0] != e[1][0]
+    ),
+)
 def test_a_dialogue_is_cut_at_its_last_answer(prompt, shared, ends):
     before = f"\n\nHuman: {prompt}\n\nAssistant:"
     row = with_prompt({"chosen": before + shared + ends[0], "rejected": before + shared + ends[1]})
-    assert (row["prompt"], row["chosen"], row["rejected"]) == (before, shared + ends[0], shared + ends[1])
+    assert (row["prompt"], row["chosen"], row["rejected"]) == (
+        before,
+        shared + ends[0],
+        shared + ends[1],
+    )
 
 
 def test_more_than_ten_bad_rows_are_counted_and_ten_are_named(write):
@@ -92,14 +131,19 @@ def test_more_than_ten_bad_rows_are_counted_and_ten_are_named(write):
 
 @pytest.mark.parametrize(
     ("row", "words"),
-    [({**GOOD, "images": ["cat.png"]}, "pairs with pictures"), ({**GOOD, "reference": [1]}, "'reference' is of type list")],
+    [
+        ({**GOOD, "images": ["cat.png"]}, "pairs with pictures"),
+        ({**GOOD, "reference": [1]}, "'reference' is of type list"),
+    ],
 )
 def test_what_would_be_ignored_is_refused(row, words):
     with pytest.raises(InputError, match=words):
         check_pair(row, "here")
 
 
-@pytest.mark.parametrize("extra", [{"reference": ""}, {"reference": None}, {"images": []}, {"tools": None}])
+@pytest.mark.parametrize(
+    "extra", [{"reference": ""}, {"reference": None}, {"images": []}, {"tools": None}]
+)
 def test_empty_columns_do_not_matter(extra):
     assert check_pair({**GOOD, **extra}, "here") == GOOD
 
@@ -125,8 +169,10 @@ CHAT = {
 
 def test_a_template_sees_tools_and_its_settings(tiny_model):
     tokenizer = load_tokenizer(str(tiny_model))
-    tokenizer.chat_template = "{% if tools %}tools {% endif %}{{ mood }}{% for m in messages %}{{ m['content'] }}|{% endfor %}"
-    pair = check_pair({**CHAT, "tools": [{"name": "sum"}], "chat_template_kwargs": {"mood": "calm "}}, "here")
+    tokenizer.chat_template = "{% if tools %}tools {% endif %}{{ mood }}{% for m in messages %}{{ m['content'] }}|{% endfor %}"  # noqa: E501
+    pair = check_pair(
+        {**CHAT, "tools": [{"name": "sum"}], "chat_template_kwargs": {"mood": "calm "}}, "here"
+    )
     assert tokenizer.decode(tokenize_pair(pair, tokenizer).chosen.prompt) == "tools calm Hi|"
 
 
@@ -146,12 +192,19 @@ def test_a_template_that_renders_the_prompt_otherwise_is_told(tiny_model, caplog
     tokenizer.chat_template = first + "{% for m in messages %}{{ m['content'] }}|{% endfor %}"
     row = tokenize_pair({**CHAT, "prompt": [{"role": "user", "content": "a question"}]}, tokenizer)
     assert row.chosen.rendered_otherwise
-    tokenize_pairs([{**CHAT, "prompt": [{"role": "user", "content": "a question"}]}], tokenizer, 100)
+    tokenize_pairs(
+        [{**CHAT, "prompt": [{"role": "user", "content": "a question"}]}], tokenizer, 100
+    )
     assert any("renders the prompt otherwise" in record.getMessage() for record in caplog.records)
 
 
 def test_the_report_finds_traps(write, tiny_model):
-    rows = [GOOD, GOOD, {**GOOD, "chosen": "No.", "rejected": "Hello!"}, {**GOOD, "chosen": "He\x07llo"}]
+    rows = [
+        GOOD,
+        GOOD,
+        {**GOOD, "chosen": "No.", "rejected": "Hello!"},
+        {**GOOD, "chosen": "He\x07llo"},
+    ]
     found = data_report.describe(read(write("traps.jsonl", rows)))
     assert (found["duplicates"], found["both ways"], found["control characters"]) == (1, 1, 1)
     tokenizer = load_tokenizer(str(tiny_model))
@@ -168,7 +221,9 @@ def test_the_share_of_longer_winners_is_counted(sizes):
     assert found["chosen longer"][0] == pytest.approx(expected)
 
 
-TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), min_size=1, max_size=12).filter(str.strip)
+TEXTS = st.text(
+    st.characters(codec="utf-8", exclude_categories=("Cs",)), min_size=1, max_size=12
+).filter(str.strip)
 
 
 def chat(prompt, chosen, rejected):
@@ -181,20 +236,30 @@ def chat(prompt, chosen, rejected):
 
 @given(st.lists(st.tuples(TEXTS, TEXTS, TEXTS, st.booleans()), min_size=1, max_size=8))
 def test_many_pairs_at_once_are_each_by_itself(tiny_model, drawn):
-    """Texts and messages mixed, prompts that repeat: the same tokens as the tokenizer gives each, called by itself.
+    """Texts and messages mixed, prompts that repeat: the same tokens as the tokenizer gives each,
+    called by itself.
 
-    It puts a sign before texts, which messages must not get: their template writes such signs itself.
+    It puts a sign before texts, which messages must not get: their template writes such signs
+    itself.
     """
     tokenizer = load_tokenizer(str(tiny_model))
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 0)]
+    )
     prompts = [text + ": " for text, *_ in drawn]
     pairs = [
-        chat(f"{prompt}{prompts[0]}", a, b + ".") if messages else {"prompt": prompts[0], "chosen": a, "rejected": b + "."}
+        chat(f"{prompt}{prompts[0]}", a, b + ".")
+        if messages
+        else {"prompt": prompts[0], "chosen": a, "rejected": b + "."}
         for prompt, (_, a, b, messages) in zip(prompts, drawn, strict=True)
     ]
     assume(any(a != b + "." for _, a, b, _ in drawn))
     together, dropped = tokenize_pairs(pairs, tokenizer, max_length=10_000)
-    kept = [row for pair in pairs if (row := tokenize_pair(pair, tokenizer)).chosen.tokens != row.rejected.tokens]
+    kept = [
+        row
+        for pair in pairs
+        if (row := tokenize_pair(pair, tokenizer)).chosen.tokens != row.rejected.tokens
+    ]
     assert [*together] == kept
     assert dropped.total() == len(pairs) - len(kept)
     for pair in pairs:
@@ -202,24 +267,33 @@ def test_many_pairs_at_once_are_each_by_itself(tiny_model, drawn):
         if isinstance(pair["prompt"], str):
             whole = tokenizer(pair["prompt"] + pair["chosen"] + tokenizer.eos_token)["input_ids"]
         else:
-            whole = tokenizer.apply_chat_template(pair["prompt"] + pair["chosen"], return_dict=True)["input_ids"]
+            whole = tokenizer.apply_chat_template(
+                pair["prompt"] + pair["chosen"], return_dict=True
+            )["input_ids"]
         assert row.chosen.prompt + row.chosen.tokens == whole
 
 
-# --- Labelled responses, no pairs ------------------------------------------------------------------------------------------
+# --- Labelled responses, no pairs -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("label", [{}, {"label": 1}, {"label": "yes"}])
 def test_a_completion_needs_a_label(label):
-    with pytest.raises(InputError, match=r"f:1: a 'completion' whose label is .*: give label true or false"):
+    with pytest.raises(
+        InputError, match=r"f:1: a 'completion' whose label is .*: give label true or false"
+    ):
         check_pair({"prompt": "Hi", "completion": "Hello!", **label}, "f:1")
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=20))
 def test_labelled_responses_are_joined(drawn):
     """Every response is in one pair at most, none is lost, and pairs of one prompt come first."""
-    rows = [{"prompt": f"p{prompt}", "completion": f"{i}", "label": label} for i, (prompt, label) in enumerate(drawn)]
-    good, bad = ({row["completion"] for row in rows if row["label"] == side} for side in (True, False))
+    rows = [
+        {"prompt": f"p{prompt}", "completion": f"{i}", "label": label}
+        for i, (prompt, label) in enumerate(drawn)
+    ]
+    good, bad = (
+        {row["completion"] for row in rows if row["label"] == side} for side in (True, False)
+    )
     if not (good and bad):
         with pytest.raises(InputError, match="labels are the same"):
             data.check_all(((row, "f:1") for row in rows), "f")
@@ -238,12 +312,15 @@ def test_labelled_responses_are_joined(drawn):
     alone = [sum(p == prompt and label for p, label in drawn) for prompt in range(4)]
     others = [sum(p == prompt and not label for p, label in drawn) for prompt in range(4)]
     assert len(found.pairs) - found.across == sum(map(min, alone, others))
-    assert data.check_all(((pair, "f:1") for pair in found.pairs), "f").pairs == found.pairs  # as the trainer reads them again
+    # as the trainer reads them again
+    assert data.check_all(((pair, "f:1") for pair in found.pairs), "f").pairs == found.pairs
 
 
 @pytest.mark.parametrize("messages", [False, True])
 @pytest.mark.parametrize("layout", ["auto", "shared", "packed", "padded"])
-def test_responses_to_two_prompts_give_the_loss_of_each_by_itself(tiny_model, tmp_path, messages, layout):
+def test_responses_to_two_prompts_give_the_loss_of_each_by_itself(
+    tiny_model, tmp_path, messages, layout
+):
     """KTO's rows, in every layout: a term of y_w plus a term of y_l, each with its own prompt."""
     rows = [
         ("What?", "This one.", True),
@@ -254,33 +331,57 @@ def test_responses_to_two_prompts_give_the_loss_of_each_by_itself(tiny_model, tm
     rows = [{"prompt": p, "completion": f" {c}", "label": label} for p, c, label in rows]
     if messages:
         rows = [
-            {"prompt": [{"role": "user", "content": row["prompt"]}], "label": row["label"],
-             "completion": [{"role": "assistant", "content": row["completion"]}]}
+            {
+                "prompt": [{"role": "user", "content": row["prompt"]}],
+                "label": row["label"],
+                "completion": [{"role": "assistant", "content": row["completion"]}],
+            }
             for row in rows
-        ]  # fmt: skip
+        ]
     model, tokenizer = load_model(str(tiny_model)), load_tokenizer(str(tiny_model))
-    settings = {"use_cpu": True, "report_to": [], "disable_tqdm": True, "save_strategy": "no", "max_steps": 2, "layout": layout}
-    config = DILConfig(str(tmp_path), loss="nca", learning_rate=1e-2, per_device_train_batch_size=2, **settings)
+    settings = {
+        "use_cpu": True,
+        "report_to": [],
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "max_steps": 2,
+        "layout": layout,
+    }
+    config = DILConfig(
+        str(tmp_path), loss="nca", learning_rate=1e-2, per_device_train_batch_size=2, **settings
+    )
     trainer = DILTrainer(model, config, rows, processing_class=tokenizer)
     for row, (first, second) in zip(trainer.train_dataset, ((0, 1), (2, 3)), strict=True):
         for response, number in zip(row.responses, (first, second), strict=True):
-            alone = tokenize_pair({"prompt": rows[number]["prompt"], "chosen": rows[number]["completion"],
-                                   "rejected": rows[number]["completion"]}, tokenizer).chosen  # fmt: skip
+            alone = tokenize_pair(
+                {
+                    "prompt": rows[number]["prompt"],
+                    "chosen": rows[number]["completion"],
+                    "rejected": rows[number]["completion"],
+                },
+                tokenizer,
+            ).chosen
             assert (response.prompt, response.tokens) == (alone.prompt, alone.tokens)
             logits = model(torch.tensor([alone.prompt + alone.tokens])).logits[0].log_softmax(-1)
-            logp = sum(logits[len(alone.prompt) + k - 1, token] for k, token in enumerate(alone.tokens))
+            logp = sum(
+                logits[len(alone.prompt) + k - 1, token] for k, token in enumerate(alone.tokens)
+            )
             assert response.ref_logp == pytest.approx(logp.item(), abs=1e-4)
     trainer.train()
     history = [row for row in trainer.state.log_history if "loss" in row]
     assert history[0]["logratios/chosen"] == history[0]["logratios/rejected"] == 0
     assert history[1]["loss"] < history[0]["loss"]
     config.loss = "dpo"
-    with pytest.raises(InputError, match="2 labelled responses have no partner of their own prompt, and loss 'dpo'"):
+    with pytest.raises(
+        InputError, match="2 labelled responses have no partner of their own prompt, and loss 'dpo'"
+    ):
         DILTrainer(model, config, rows, processing_class=tokenizer)
 
 
 def test_messages_that_call_a_tool_need_no_text():
-    """A table gives every message the fields of any: those of no value are left out, as a template must see them."""
+    """A table gives every message the fields of any: those of no value are left out, as a template
+    must see them.
+    """
     ask = [{"role": "user", "content": "Dim the light", "tool_calls": None}]
     call = [
         {
@@ -292,8 +393,14 @@ def test_messages_that_call_a_tool_need_no_text():
     say = [{"role": "assistant", "content": "No.", "tool_calls": None}]
     pair = check_pair({"prompt": ask, "chosen": call, "rejected": say, "tools": None}, "f:1")
     assert pair["prompt"] == [{"role": "user", "content": "Dim the light"}]
-    assert pair["chosen"][0] == {"role": "assistant", "tool_calls": [{"function": {"name": "dim", "arguments": {"to": 5}}}]}
+    assert pair["chosen"][0] == {
+        "role": "assistant",
+        "tool_calls": [{"function": {"name": "dim", "arguments": {"to": 5}}}],
+    }
     assert "tools" not in pair
     assert "dim" in data.text_of(pair["chosen"])
     with pytest.raises(InputError, match="field 'chosen' is of type list"):
-        check_pair({"prompt": ask, "chosen": [{"role": "assistant", "content": None}], "rejected": say}, "f:1")
+        check_pair(
+            {"prompt": ask, "chosen": [{"role": "assistant", "content": None}], "rejected": say},
+            "f:1",
+        )

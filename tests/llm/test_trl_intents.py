@@ -1,8 +1,9 @@
-"""What TRL asks of its DPOTrainer in its own tests, asked of DILTrainer beside TRL 1.16: each intent rebuilt, on small models.
+"""What TRL asks of its DPOTrainer in its own tests, asked of DILTrainer beside TRL 1.16: each
+intent rebuilt, on small models.
 
-A test is called as TRL's, without ``test_``; ``INTENTS`` says what came of each, in the book, too.  Nothing of TRL's is copied:
-its models and data sets come from a hub, ours are made on the spot.  Images and Liger's kernels, 15 of its 55 tests, are not
-for us (``NOT_OURS``).
+A test is called as TRL's, without ``test_``; ``INTENTS`` says what came of each, in the book, too.
+Nothing of TRL's is copied: its models and data sets come from a hub, ours are made on the spot.
+Images and Liger's kernels, 15 of its 55 tests, are not for us (``NOT_OURS``).
 """
 
 import json
@@ -31,19 +32,29 @@ pytestmark = pytest.mark.slow  # a minute of small trainings
 PAIRS = read_pairs(tiny_preferences())
 TRAIN, TEST = Dataset.from_list(PAIRS[:8]), Dataset.from_list(PAIRS[8:11])
 INTENTS: dict[str, dict[str, str]] = {}  # of TRL's tests: what came of them
-NOT_OURS = {"images": 9, "Liger's kernels": 6}  # refused by name; and how many tests of TRL's are of them
+# refused by name; and how many tests of TRL's are of them
+NOT_OURS = {"images": 9, "Liger's kernels": 6}
 
 
 def works(how: str = "") -> Callable[[Any], Any]:
-    return lambda test: INTENTS.setdefault(test.__name__.removeprefix("test_"), {"verdict": "works", "how": how}) and test
+    return lambda test: (
+        INTENTS.setdefault(test.__name__.removeprefix("test_"), {"verdict": "works", "how": how})
+        and test
+    )
 
 
 def in_part(how: str) -> Callable[[Any], Any]:
-    return lambda test: INTENTS.setdefault(test.__name__.removeprefix("test_"), {"verdict": "in part", "how": how}) and test
+    return lambda test: (
+        INTENTS.setdefault(test.__name__.removeprefix("test_"), {"verdict": "in part", "how": how})
+        and test
+    )
 
 
 def refused(how: str) -> Callable[[Any], Any]:
-    return lambda test: INTENTS.setdefault(test.__name__.removeprefix("test_"), {"verdict": "refused", "how": how}) and test
+    return lambda test: (
+        INTENTS.setdefault(test.__name__.removeprefix("test_"), {"verdict": "refused", "how": how})
+        and test
+    )
 
 
 @pytest.fixture
@@ -51,12 +62,26 @@ def made(tmp_path, tiny_model):
     """A maker of trainers from TRL's own DPOConfig, with a model by name, as in TRL's tests."""
 
     def make(model=None, train_dataset=TRAIN, more=None, **settings):
-        settings = {"learning_rate": 0.1, "max_steps": 3, "per_device_train_batch_size": 4, "report_to": "none",
-                    "gradient_checkpointing": False} | settings  # fmt: skip
-        config = trl.DPOConfig(output_dir=str(tmp_path), use_cpu=True, bf16=settings.pop("bf16", False), disable_tqdm=True,
-                               save_strategy="no", logging_steps=1, **settings)  # fmt: skip
+        settings = {
+            "learning_rate": 0.1,
+            "max_steps": 3,
+            "per_device_train_batch_size": 4,
+            "report_to": "none",
+            "gradient_checkpointing": False,
+        } | settings
+        config = trl.DPOConfig(
+            output_dir=str(tmp_path),
+            use_cpu=True,
+            bf16=settings.pop("bf16", False),
+            disable_tqdm=True,
+            save_strategy="no",
+            logging_steps=1,
+            **settings,
+        )
         more = {"processing_class": load_tokenizer(str(tiny_model))} | (more or {})
-        trainer = DILTrainer(str(tiny_model) if model is None else model, config, train_dataset, **more)
+        trainer = DILTrainer(
+            str(tiny_model) if model is None else model, config, train_dataset, **more
+        )
         trainer.remove_callback(PrinterCallback)
         return trainer
 
@@ -74,16 +99,29 @@ def moves(trainer: Any, frozen: Callable[[str], bool] = lambda name: False) -> N
         assert torch.equal(weight, before[name]) == frozen(name), name
 
 
-# --- Batches ----------------------------------------------------------------------------------------------------------
+# --- Batches --------------------------------------------------------------------------------------
 
 
-EXAMPLES = [Response([1, 2, 3], [4, 5]), Response([7, 8], [9, 10]), Response([1, 2, 3], [6]), Response([7, 8], [11, 12, 13])]
+EXAMPLES = [
+    Response([1, 2, 3], [4, 5]),
+    Response([7, 8], [9, 10]),
+    Response([1, 2, 3], [6]),
+    Response([7, 8], [11, 12, 13]),
+]
 
 
-@works("`pad`; without an attention mask: padding stands on the right, where a causal model cannot see it")
+@works(
+    "`pad`; without an attention mask: padding stands on the right, where a causal model cannot "
+    "see it"
+)
 def test_padding_and_masks():
     batch = pad(EXAMPLES, pad_token_id=0)
-    assert batch.input_ids.tolist() == [[1, 2, 3, 4, 5], [7, 8, 9, 10, 0], [1, 2, 3, 6, 0], [7, 8, 11, 12, 13]]
+    assert batch.input_ids.tolist() == [
+        [1, 2, 3, 4, 5],
+        [7, 8, 9, 10, 0],
+        [1, 2, 3, 6, 0],
+        [7, 8, 11, 12, 13],
+    ]
     assert batch.response_mask.int().tolist() == [[0, 1, 1], [1, 1, 0], [0, 1, 0], [1, 1, 1]]
     assert batch.lengths.tolist() == [2, 2, 1, 3]
 
@@ -92,22 +130,30 @@ def test_padding_and_masks():
 def test_optional_reference_logps(made):
     trainer = made()
     row = trainer.train_dataset[0]
-    assert trainer.data_collator([row])["ref_logps"].tolist() == [[row.chosen.ref_logp, row.rejected.ref_logp]]
+    assert trainer.data_collator([row])["ref_logps"].tolist() == [
+        [row.chosen.ref_logp, row.rejected.ref_logp]
+    ]
     assert row.chosen.ref_logp < 0
 
 
 @works("accepted without effect: no number here depends on the padding")
 def test_with_pad_to_multiple_of(made):
     with_it, without = (made(**settings) for settings in ({"pad_to_multiple_of": 5}, {}))
-    batches = [trainer.data_collator(trainer.train_dataset[:2])["input_ids"] for trainer in (with_it, without)]
+    batches = [
+        trainer.data_collator(trainer.train_dataset[:2])["input_ids"]
+        for trainer in (with_it, without)
+    ]
     assert torch.equal(*batches)
     for trainer in (with_it, without):
         trainer.train()
-    losses = [[row["loss"] for row in trainer.state.log_history if "loss" in row] for trainer in (with_it, without)]
+    losses = [
+        [row["loss"] for row in trainer.state.log_history if "loss" in row]
+        for trainer in (with_it, without)
+    ]
     assert losses[0] == losses[1]
 
 
-# --- Models -----------------------------------------------------------------------------------------------------------
+# --- Models ---------------------------------------------------------------------------------------
 
 FAMILIES = ("cohere2", "glm4_moe", "gpt_oss", "qwen2", "qwen3_moe", "nemotron_h", "olmo3", "lfm2")
 
@@ -117,14 +163,19 @@ FAMILIES = ("cohere2", "glm4_moe", "gpt_oss", "qwen2", "qwen3_moe", "nemotron_h"
 def test_train(kind, made):
     model = architectures.tiny(kind, vocab_size=512).float()  # the tokenizer has 500 tokens
 
-    def unused(name):  # a router that chooses all of its experts, and biases that no gradient reaches
+    # a router that chooses all of its experts, and biases that no gradient reaches
+    def unused(name):
         return weights[name].grad is None
 
     weights = dict(model.named_parameters())
     trainer = made(model)
     before = {name: weight.detach().clone() for name, weight in weights.items()}
     trainer.train()
-    moved = {name for name, weight in trainer.model.named_parameters() if not torch.equal(weight, before[name])}
+    moved = {
+        name
+        for name, weight in trainer.model.named_parameters()
+        if not torch.equal(weight, before[name])
+    }
     assert len(moved) > 0.9 * len(weights), sorted(weights.keys() - moved)
     assert next(row for row in trainer.state.log_history if "loss" in row)["logratios/chosen"] == 0
 
@@ -134,7 +185,8 @@ def test_train_gpt_oss(made, tiny_model):
     tokenizer = load_tokenizer(str(tiny_model))
     tokenizer.chat_template = (
         "{{ 'effort ' + reasoning_effort }}{% for m in messages %}{{ m.role }}"
-        "{% if m.thinking is defined %}<think>{{ m.thinking }}</think>{% endif %}{{ m.content }}\n{% endfor %}"
+        "{% if m.thinking is defined %}<think>{{ m.thinking }}</think>{% endif %}{{ m.content "
+        "}}\n{% endfor %}"
         "{% if add_generation_prompt %}assistant{% endif %}"
     )
 
@@ -142,10 +194,14 @@ def test_train_gpt_oss(made, tiny_model):
         return [{"role": role, "content": text, "thinking": thinking}]
 
     rows = [
-        {"prompt": said("system", "Short.") + said("user", pair["prompt"]), "chosen": said("assistant", pair["chosen"], "Hm."),
-         "rejected": said("assistant", pair["rejected"], "So?"), "chat_template_kwargs": {"reasoning_effort": "low"}}
+        {
+            "prompt": said("system", "Short.") + said("user", pair["prompt"]),
+            "chosen": said("assistant", pair["chosen"], "Hm."),
+            "rejected": said("assistant", pair["rejected"], "So?"),
+            "chat_template_kwargs": {"reasoning_effort": "low"},
+        }
         for pair in PAIRS[:4]
-    ]  # fmt: skip
+    ]
     model = architectures.tiny("gpt_oss", vocab_size=512).float()
     trainer = made(model, Dataset.from_list(rows), {"processing_class": tokenizer})
     first = trainer.train_dataset[0]
@@ -160,14 +216,19 @@ def test_train_model(made, tiny_model):
     moves(made(load_model(str(tiny_model))))
 
 
-@works("code from a model's folder is not run unless asked for; load the model yourself and pass it")
+@works(
+    "code from a model's folder is not run unless asked for; load the model yourself and pass it"
+)
 def test_trust_remote_code(made, tmp_path):
     with pytest.raises(InputError, match="trust_remote_code"):
         made(trust_remote_code=True)
     folder = tmp_path / "remote"
     folder.mkdir()
     (folder / "config.json").write_text(
-        json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "c.C", "AutoModelForCausalLM": "c.M"}}), encoding="utf-8"
+        json.dumps(
+            {"model_type": "own", "auto_map": {"AutoConfig": "c.C", "AutoModelForCausalLM": "c.M"}}
+        ),
+        encoding="utf-8",
     )
     (folder / "c.py").write_text("raise SystemExit('ran')", encoding="utf-8")
     with pytest.raises(InputError):
@@ -181,12 +242,24 @@ def test_train_model_dtype(made, tiny_model):
     assert {weight.dtype for weight in trainer.model.parameters()} == {torch.float16}
 
 
-# --- Losses ---------------------------------------------------------------------------------------------------------------
+# --- Losses ---------------------------------------------------------------------------------------
 
 TAKEN = (
-    "sigmoid", "ipo", "nca_pair", "bco_pair", "sppo_hard", "apo_zero", "sigmoid_norm", "hinge", "exo_pair", "robust",
-    "apo_down", "discopop", "aot_unpaired", "aot",
-)  # fmt: skip
+    "sigmoid",
+    "ipo",
+    "nca_pair",
+    "bco_pair",
+    "sppo_hard",
+    "apo_zero",
+    "sigmoid_norm",
+    "hinge",
+    "exo_pair",
+    "robust",
+    "apo_down",
+    "discopop",
+    "aot_unpaired",
+    "aot",
+)
 LEFT = ("sft",)
 
 
@@ -195,7 +268,13 @@ LEFT = ("sft",)
 def test_train_loss_types(loss_type, made):
     def make():
         smoothed = {"label_smoothing": 0.1} if loss_type in ("exo_pair", "robust") else {}
-        return made(loss_type=loss_type, more={"eval_dataset": TEST}, eval_strategy="steps", eval_steps=3, **smoothed)
+        return made(
+            loss_type=loss_type,
+            more={"eval_dataset": TEST},
+            eval_strategy="steps",
+            eval_steps=3,
+            **smoothed,
+        )
 
     if loss_type in TAKEN:
         trainer = make()
@@ -227,9 +306,16 @@ def test_train_with_ld(made):
 
 
 @works("as f-DPO")
-@pytest.mark.parametrize("divergence", ["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"])
+@pytest.mark.parametrize(
+    "divergence", ["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
+)
 def test_train_with_f_divergence(divergence, made):
-    moves(made(f_divergence_type=divergence, **({"f_alpha_divergence_coef": 0.5} if divergence[0] == "a" else {})))
+    moves(
+        made(
+            f_divergence_type=divergence,
+            **({"f_alpha_divergence_coef": 0.5} if divergence[0] == "a" else {}),
+        )
+    )
 
 
 @works()
@@ -248,7 +334,7 @@ def test_train_with_sync_ref_model(made):
         made(sync_ref_model=True, ref_model_sync_steps=2)
 
 
-# --- Adapters ---------------------------------------------------------------------------------------------------------
+# --- Adapters -------------------------------------------------------------------------------------
 
 EXPERTS = LoraConfig(r=4, target_parameters=["mlp.experts.down_proj", "mlp.experts.gate_up_proj"])
 
@@ -268,7 +354,10 @@ def test_train_dense_with_peft_config_lora(made):
 
 @works("adapters on the weights of experts")
 def test_train_moe_with_peft_config(made):
-    moves(made(architectures.tiny("gpt_oss", vocab_size=512).float(), more={"peft_config": EXPERTS}), frozen=base)
+    moves(
+        made(architectures.tiny("gpt_oss", vocab_size=512).float(), more={"peft_config": EXPERTS}),
+        frozen=base,
+    )
 
 
 @works()
@@ -278,7 +367,10 @@ def test_train_peft_model(made, tiny_model):
 
 @works()
 def test_train_moe_peft_model(made):
-    moves(made(get_peft_model(architectures.tiny("gpt_oss", vocab_size=512).float(), EXPERTS)), frozen=base)
+    moves(
+        made(get_peft_model(architectures.tiny("gpt_oss", vocab_size=512).float(), EXPERTS)),
+        frozen=base,
+    )
 
 
 @works()
@@ -296,7 +388,7 @@ def test_peft_with_quantization(made, wider_model):
         assert torch.equal(weight, before[name]) == base(name), name
 
 
-# --- Data ---------------------------------------------------------------------------------------------------------------
+# --- Data -----------------------------------------------------------------------------------------
 
 
 @works()
@@ -305,7 +397,9 @@ def test_peft_with_quantization(made, wider_model):
 def test_train_dataset_format(conversational, implicit, made):
     rows = [as_chat(pair) if conversational else pair for pair in PAIRS[:8]]
     if implicit:
-        rows = [{side: row["prompt"] + row[side] for side in ("chosen", "rejected")} for row in rows]
+        rows = [
+            {side: row["prompt"] + row[side] for side in ("chosen", "rejected")} for row in rows
+        ]
     moves(made(train_dataset=Dataset.from_list(rows)))
 
 
@@ -325,10 +419,14 @@ def test_train_padding_free(made):
 def test_train_with_chat_template_kwargs(made, tiny_model):
     tokenizer = load_tokenizer(str(tiny_model))
     tokenizer.chat_template = (
-        "{% for m in messages %}{{ m.role.upper() if loud else m.role }}: {{ m.content }}\n{% endfor %}"
+        "{% for m in messages %}{{ m.role.upper() if loud else m.role }}: {{ m.content }}\n{% "
+        "endfor %}"
         "{% if add_generation_prompt %}{{ 'ASSISTANT' if loud else 'assistant' }}: {% endif %}"
     )
-    rows = [as_chat(pair) | {"chat_template_kwargs": {"loud": bool(i % 2)}} for i, pair in enumerate(PAIRS[:8])]
+    rows = [
+        as_chat(pair) | {"chat_template_kwargs": {"loud": bool(i % 2)}}
+        for i, pair in enumerate(PAIRS[:8])
+    ]
     trainer = made(train_dataset=Dataset.from_list(rows), more={"processing_class": tokenizer})
     starts = [tokenizer.decode(row.chosen.prompt)[:4] for row in trainer.train_dataset]
     assert starts == ["user", "USER"] * 4
@@ -352,22 +450,28 @@ def test_train_toolcall_data(made, tiny_model):
     tokenizer = load_tokenizer(str(tiny_model))
     tokenizer.chat_template = (
         "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}{{ m.role }}: "
-        "{% if m.tool_calls is defined %}{{ m.tool_calls | tojson }}{% else %}{{ m.content }}{% endif %}\n{% endfor %}"
+        "{% if m.tool_calls is defined %}{{ m.tool_calls | tojson }}{% else %}{{ m.content }}{% "
+        "endif %}\n{% endfor %}"
         "{% if add_generation_prompt %}assistant: {% endif %}"
     )
 
     def call(name):
         return {
             "role": "assistant",
-            "tool_calls": [{"type": "function", "function": {"name": name, "arguments": {"at": "noon"}}}],
+            "tool_calls": [
+                {"type": "function", "function": {"name": name, "arguments": {"at": "noon"}}}
+            ],
         }
 
     rows = [
-        {"prompt": [{"role": "user", "content": pair["prompt"]}], "chosen": [call("dim"), {"role": "tool", "content": "done"}],
-         "rejected": [call("lock"), {"role": "tool", "content": "no"}],
-         "tools": [{"type": "function", "function": {"name": "dim", "parameters": {}}}]}
+        {
+            "prompt": [{"role": "user", "content": pair["prompt"]}],
+            "chosen": [call("dim"), {"role": "tool", "content": "done"}],
+            "rejected": [call("lock"), {"role": "tool", "content": "no"}],
+            "tools": [{"type": "function", "function": {"name": "dim", "parameters": {}}}],
+        }
         for pair in PAIRS[:4]
-    ]  # fmt: skip
+    ]
     trainer = made(train_dataset=Dataset.from_list(rows), more={"processing_class": tokenizer})
     assert '"name": "dim"' in tokenizer.decode(trainer.train_dataset[0].chosen.prompt)
     assert '"dim"' in tokenizer.decode(trainer.train_dataset[0].chosen.tokens)
@@ -391,7 +495,14 @@ def as_kind(kind: str) -> Any:
     return IterableDatasetDict(both) if "iterable" in kind else DatasetDict(both)
 
 
-KINDS = ("dataset", "iterable_dataset", "dataset_dict", "iterable_dataset_dict", "dict_of_dataset", "dict_of_iterable_dataset")
+KINDS = (
+    "dataset",
+    "iterable_dataset",
+    "dataset_dict",
+    "iterable_dataset_dict",
+    "dict_of_dataset",
+    "dict_of_iterable_dataset",
+)
 
 
 @works("streams, too: they are read to their end")
@@ -417,7 +528,11 @@ def test_evaluate_precompute_ref_log_probs_at_init_after_training(kind, made):
     trainer = made(more={"eval_dataset": as_kind(kind)}, precompute_ref_log_probs=True)
     trainer.train()
     found = trainer.evaluate()
-    assert ("eval_loss" in found) if kind == "dataset" else {"eval_data1_loss", "eval_data2_loss"} <= found.keys()
+    assert (
+        ("eval_loss" in found)
+        if kind == "dataset"
+        else {"eval_data1_loss", "eval_data2_loss"} <= found.keys()
+    )
 
 
 @works("not refused as in TRL: a stream is read to its end and scored")
@@ -435,9 +550,13 @@ def test_train_with_eval(made):
 
 @works()
 def test_train_with_multiple_eval_dataset(made):
-    trainer = made(more={"eval_dataset": as_kind("dict_of_dataset")}, eval_strategy="steps", eval_steps=3)
+    trainer = made(
+        more={"eval_dataset": as_kind("dict_of_dataset")}, eval_strategy="steps", eval_steps=3
+    )
     trainer.train()
-    assert {"eval_data1_loss", "eval_data2_loss"} <= {name for row in trainer.state.log_history for name in row}
+    assert {"eval_data1_loss", "eval_data2_loss"} <= {
+        name for row in trainer.state.log_history for name in row
+    }
 
 
 @works()
@@ -467,16 +586,20 @@ def test_init_with_eval_dataset(kind, made):
         assert trainer.eval_dataset[0].chosen.prompt
 
 
-# --- The loop -----------------------------------------------------------------------------------------------------------
+# --- The loop -------------------------------------------------------------------------------------
 
 
 @works("it is given beta f of chosen and rejected")
 def test_train_with_compute_metrics(made):
     trainer = made(
-        more={"eval_dataset": TEST, "compute_metrics": lambda found: {"mine": 0.123}}, eval_strategy="steps", eval_steps=3
+        more={"eval_dataset": TEST, "compute_metrics": lambda found: {"mine": 0.123}},
+        eval_strategy="steps",
+        eval_steps=3,
     )
     trainer.train()
-    assert next(row for row in trainer.state.log_history if "eval_mine" in row)["eval_mine"] == 0.123
+    assert (
+        next(row for row in trainer.state.log_history if "eval_mine" in row)["eval_mine"] == 0.123
+    )
 
 
 @works()

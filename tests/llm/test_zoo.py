@@ -1,4 +1,6 @@
-"""Every architecture trains with packing and shared prompts as without, or says why it cannot and falls back."""
+"""Every architecture trains with packing and shared prompts as without, or says why it cannot and
+falls back.
+"""
 
 import logging
 
@@ -15,7 +17,13 @@ from dil_tutorial.llm.models import load_tokenizer
 from dil_tutorial.llm.trainer import DILConfig, DILTrainer
 
 PAIRS = read_pairs(tiny_preferences())[:6]
-SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 520}
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 520,
+}
 GROUPED = {**SMALL, "num_key_value_heads": 2, "head_dim": 8}
 ZOO = {  # configuration, and the part of the log line where packing does not apply
     "llama": (GROUPED, None),
@@ -23,7 +31,8 @@ ZOO = {  # configuration, and the part of the log line where packing does not ap
     "qwen2": (GROUPED, None),
     "qwen3": (GROUPED, None),
     "gemma": (GROUPED, None),
-    "gemma2": ({**GROUPED, "sliding_window": 16}, "layout: padded"),  # soft-capped attention and logits
+    # soft-capped attention and logits
+    "gemma2": ({**GROUPED, "sliding_window": 16}, "layout: padded"),
     "gemma3_text": ({**GROUPED, "sliding_window": 16}, None),
     "gpt2": ({"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 520}, None),
     "gpt_neox": (SMALL, None),
@@ -42,10 +51,22 @@ def train(kind, settings, tiny_model, tmp_path, layout):
             if weight.ndim > 1:
                 weight.mul_(5)
     config = DILConfig(
-        output_dir=str(tmp_path / layout), use_cpu=True, disable_tqdm=True, max_steps=3, per_device_train_batch_size=3,
-        loss="dil", generator="bce", denominator="mixture", learning_rate=1e-2, optim="sgd", save_strategy="no",
-        layout=layout, head_chunk=0 if layout == "padded" else 16, max_grad_norm=1.0, lr_scheduler_type="constant",
-    )  # fmt: skip
+        output_dir=str(tmp_path / layout),
+        use_cpu=True,
+        disable_tqdm=True,
+        max_steps=3,
+        per_device_train_batch_size=3,
+        loss="dil",
+        generator="bce",
+        denominator="mixture",
+        learning_rate=1e-2,
+        optim="sgd",
+        save_strategy="no",
+        layout=layout,
+        head_chunk=0 if layout == "padded" else 16,
+        max_grad_norm=1.0,
+        lr_scheduler_type="constant",
+    )
     trainer = DILTrainer(model, config, PAIRS, processing_class=load_tokenizer(str(tiny_model)))
     trainer.train()
     return trainer
@@ -62,15 +83,21 @@ def test_three_steps_with_and_without_sharing(kind, tiny_model, tmp_path, caplog
     else:
         assert shared.layout == "shared"
     padded = train(kind, settings, tiny_model, tmp_path, "padded")
-    losses = [[row["loss"] for row in t.state.log_history if "loss" in row] for t in (shared, padded)]
+    losses = [
+        [row["loss"] for row in t.state.log_history if "loss" in row] for t in (shared, padded)
+    ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     assert losses[0][0] != losses[0][-1]
-    for (name, a), b in zip(shared.model.named_parameters(), padded.model.parameters(), strict=True):
+    for (name, a), b in zip(
+        shared.model.named_parameters(), padded.model.parameters(), strict=True
+    ):
         assert torch.allclose(a, b, atol=2e-4), name
 
 
 def test_in_bf16_soft_caps_are_seen_too(tiny_model, tmp_path):
-    """Where rounding would hide what comes after the head or the scores, the model's structure tells."""
+    """Where rounding would hide what comes after the head or the scores, the model's structure
+    tells.
+    """
     settings, _ = ZOO["gemma2"]
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma2", **settings)).bfloat16()
     config = DILConfig(output_dir=str(tmp_path), use_cpu=True, disable_tqdm=True, loss="nca")
@@ -88,14 +115,24 @@ def test_prompts_read_once_give_the_samples_of_prompts_read_for_each(kind, tiny_
             if weight.ndim > 1:
                 weight.mul_(5)
     tokenizer = load_tokenizer(str(tiny_model))
-    prompts = ["What is the capital of France, and of Spain, and of all the others?", "Name a colour.", "x"]
+    prompts = [
+        "What is the capital of France, and of Spain, and of all the others?",
+        "Name a colour.",
+        "x",
+    ]
     read, once = [], sampling._read_once
-    monkeypatch.setattr(sampling, "_read_once", lambda *given: read.append(once(*given)) or read[-1])
-    saved = sampling.draw(model, tokenizer, prompts, 6, 5, seed=0, rows=12, quiet=True)  # the last prompt in its own batch
-    assert bool(read[0]) == (kind not in ("mamba", "mistral", "gemma2", "gemma3_text"))  # states and windows: read for each
+    monkeypatch.setattr(
+        sampling, "_read_once", lambda *given: read.append(once(*given)) or read[-1]
+    )
+    # the last prompt in its own batch
+    saved = sampling.draw(model, tokenizer, prompts, 6, 5, seed=0, rows=12, quiet=True)
+    # states and windows: read for each
+    assert bool(read[0]) == (kind not in ("mamba", "mistral", "gemma2", "gemma3_text"))
     assert not read[1]  # one token: there is nothing to read before it
     monkeypatch.setattr(sampling, "_read_once", lambda *given: {})
     plain = sampling.draw(model, tokenizer, prompts, 6, 5, seed=0, rows=12, quiet=True)
     for a, b in zip(saved, plain, strict=True):
         assert [r["ids"] for r in a["responses"]] == [r["ids"] for r in b["responses"]]
-        assert [r["logp"] for r in a["responses"]] == pytest.approx([r["logp"] for r in b["responses"]], abs=1e-4)
+        assert [r["logp"] for r in a["responses"]] == pytest.approx(
+            [r["logp"] for r in b["responses"]], abs=1e-4
+        )

@@ -21,7 +21,12 @@ def test_stated_optima_are_stationary(entry):
     """No step along the gradient from a stated optimum lowers the loss by more than rounding."""
     for world in (bandit(), rock_paper_scissors()):
         policy = compare.optimum(entry, world)
-        logits = policy.clamp(min=1e-300).log().where(policy > 0, torch.tensor(-1e4).double()).requires_grad_()
+        logits = (
+            policy.clamp(min=1e-300)
+            .log()
+            .where(policy > 0, torch.tensor(-1e4).double())
+            .requires_grad_()
+        )
         loss = population_loss(world, entry.loss, log_ratio(logits, world.ref)).sum()
         (gradient,) = torch.autograd.grad(loss, logits)
         kinks = entry.label == "SLiC"  # its optimum lies on kinks: see test_slic_cannot_be_improved
@@ -29,7 +34,9 @@ def test_stated_optima_are_stationary(entry):
 
 
 def test_what_a_loss_needs_is_what_the_literature_says():
-    needs = {e.label: (compare.needs_pairs(e.loss), compare.needs_reference(e.loss)) for e in COMPARED}
+    needs = {
+        e.label: (compare.needs_pairs(e.loss), compare.needs_reference(e.loss)) for e in COMPARED
+    }
     assert needs["SFT"] == (False, False)
     assert needs["KTO"] == (False, True)
     assert needs["DPO"] == needs["IPO"] == (True, True)
@@ -47,7 +54,9 @@ def test_certain_labels_have_no_finite_dpo_optimum(write):
     hard = World.from_reward([0.5, 0.3, 0.2], [0.0, 1.0, 2.0], hard=True)
     missing = {e.label for e in COMPARED if compare.optimum(e, hard) is None}
     assert missing == {"DPO", "f-DPO Jensen–Shannon", "SimPO"}
-    run = dil("optima", write("world.json", {"ref": [0.5, 0.3, 0.2], "reward": [0, 1, 2], "hard": True}))
+    run = dil(
+        "optima", write("world.json", {"ref": [0.5, 0.3, 0.2], "reward": [0, 1, 2], "hard": True})
+    )
     assert run.returncode == 0, run.stderr
     assert "no finite optimum where a label is certain: DPO" in run.stdout
     policy = fit(hard, make_loss("dpo", beta=1.0))  # it runs off: nearly all on the best response
@@ -71,13 +80,27 @@ def test_misspecified_ukl_is_sft_and_the_projections_are_best():
     assert min(row["reverse"] for row in rows.values()) == pytest.approx(
         rows["*the reverse projection itself*"]["reverse"], abs=1e-10
     )
-    assert rows["DIL LSIF repaired"]["reverse"] > rows["*the reverse projection itself*"]["reverse"] + 1e-4
+    assert (
+        rows["DIL LSIF repaired"]["reverse"]
+        > rows["*the reverse projection itself*"]["reverse"] + 1e-4
+    )
 
 
 @pytest.mark.slow
 def test_benchmark_of_the_toy(tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "SIZES", (500, 3000))
-    run = dil("bench", "toy", "--json", tmp_path / "toy.json", "--runs", 60, "--steps", 30, "--loop-runs", 2)
+    run = dil(
+        "bench",
+        "toy",
+        "--json",
+        tmp_path / "toy.json",
+        "--runs",
+        60,
+        "--steps",
+        30,
+        "--loop-runs",
+        2,
+    )
     assert run.returncode == 0, run.stderr
     content = json.loads((tmp_path / "toy.json").read_text())
     assert [row["responses"] for row in content["growth"]] == [500, 3000]
@@ -90,14 +113,23 @@ def test_benchmark_of_the_toy(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_twenty_thousand_responses_make_no_table():
-    """Peak memory far below the 3 GiB of one 20,000 x 20,000 table (a smaller size here: 12,000, 1.1 GiB)."""
+    """Peak memory far below the 3 GiB of one 20,000 x 20,000 table (a smaller size here: 12,000,
+    1.1 GiB).
+    """
 
     def peak(responses):
         command = [bench.sys.executable, "-m", "dil_tutorial.bench.toy", str(responses)]
-        return json.loads(bench.subprocess.run(command, capture_output=True, text=True, check=True).stdout)["peak_mib"]
+        return json.loads(
+            bench.subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        )["peak_mib"]
 
-    for _ in range(3):  # a reading on a crowded machine can be far above what the work needs; one low reading proves the claim
-        more = peak(12_000) - peak(10)  # importing torch alone takes 300 to 700 MiB, depending on its version
+    for _ in range(
+        3
+        # a reading on a crowded machine can be far above what the work needs; one low reading
+        # proves the claim
+    ):
+        # importing torch alone takes 300 to 700 MiB, depending on its version
+        more = peak(12_000) - peak(10)
         if more < 300:
             return
     pytest.fail(f"{more:.0f} MiB")

@@ -1,6 +1,7 @@
 """Random worlds as nasty as they come: nothing may be NaN, nothing may be cut off in silence.
 
-1 to 50 responses, 1 to 8 prompts, probabilities down to 1e-12, rewards up to 1e3, ties, preferences of any kind.
+1 to 50 responses, 1 to 8 prompts, probabilities down to 1e-12, rewards up to 1e3, ties, preferences
+of any kind.
 """
 
 from fractions import Fraction
@@ -22,14 +23,19 @@ from toy.fit import log_ratio, population_loss
 def worlds(draw, kinds=("bradley-terry", "hard", "any"), responses=50, prompts=8):
     X, Y = draw(st.integers(1, prompts)), draw(st.integers(1, responses))
     rng = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
-    spread = draw(st.sampled_from([0.0, 1.0, 6.0, 12.0]))  # decades between the likeliest and the least likely response
+    # decades between the likeliest and the least likely response
+    spread = draw(st.sampled_from([0.0, 1.0, 6.0, 12.0]))
     ref = torch.pow(10, -spread * torch.rand(X, Y, generator=rng, dtype=torch.float64))
     ref = ref / ref.sum(1, keepdim=True)
     kind = draw(st.sampled_from(kinds))
     if kind == "any":
-        noise = draw(st.sampled_from([0.1, 2.0, 30.0])) * torch.randn(X, Y, Y, generator=rng, dtype=torch.float64)
+        noise = draw(st.sampled_from([0.1, 2.0, 30.0])) * torch.randn(
+            X, Y, Y, generator=rng, dtype=torch.float64
+        )
         return World(ref, torch.sigmoid(noise - noise.mT))
-    reward = draw(st.sampled_from([0.0, 1e-6, 1.0, 30.0, 1e3])) * torch.randn(X, Y, generator=rng, dtype=torch.float64)
+    reward = draw(st.sampled_from([0.0, 1e-6, 1.0, 30.0, 1e3])) * torch.randn(
+        X, Y, generator=rng, dtype=torch.float64
+    )
     if draw(st.booleans()):
         reward = reward.round()  # ties
     return World.from_reward(ref, reward, hard=kind == "hard")
@@ -46,8 +52,12 @@ def check_policy(policy):
 def test_the_two_distributions(world):
     for law in (world.chosen, world.rejected):
         check_policy(law)
-    assert ((world.chosen + world.rejected) / 2 - world.ref).abs().max() < 1e-15 * world.ref.shape[1]
-    assert torch.allclose((world.chosen + world.rejected) / 2 / world.ref, torch.ones_like(world.ref), rtol=1e-12)
+    assert ((world.chosen + world.rejected) / 2 - world.ref).abs().max() < 1e-15 * world.ref.shape[
+        1
+    ]
+    assert torch.allclose(
+        (world.chosen + world.rejected) / 2 / world.ref, torch.ones_like(world.ref), rtol=1e-12
+    )
     assert (world.chosen <= 2 * world.ref * (1 + 1e-12)).all()
     assert (world.win_rate > 0).all()  # it ties with itself, however rare it is
     assert (world.loss_rate > 0).all()
@@ -72,10 +82,13 @@ def test_optima_are_policies_with_the_stated_ratios(world):
         policy = optima.dil(world, name, "rejected")
         check_policy(policy)
         r = policy / world.ref
-        lam = GENERATORS[name].d2h(r.clamp(min=1e-290)) * (A - B * r)  # one multiplier for all that is alive
+        # one multiplier for all that is alive
+        lam = GENERATORS[name].d2h(r.clamp(min=1e-290)) * (A - B * r)
         alive = r > 1e-6
         scale = (GENERATORS[name].d2h(r.clamp(min=1e-290)) * A)[alive].abs().max()
-        spread = torch.where(alive, lam, -torch.inf).amax(1) - torch.where(alive, lam, torch.inf).amin(1)
+        spread = torch.where(alive, lam, -torch.inf).amax(1) - torch.where(
+            alive, lam, torch.inf
+        ).amin(1)
         assert spread.max() < 1e-8 * max(1.0, scale)
     check_policy(optima.ipo(world, 0.1))
     check_policy(optima.sppo(world, 0.3))
@@ -91,10 +104,19 @@ def test_optima_are_policies_with_the_stated_ratios(world):
 @given(worlds(responses=20, prompts=3), st.floats(0.1, 300))
 def test_losses_and_gradients_are_finite_at_any_policy(world, size):
     rng = torch.Generator().manual_seed(0)
-    logits = (world.ref.log() + size * torch.randn(world.ref.shape, generator=rng, dtype=torch.float64)).requires_grad_()
-    for name in set(LOSSES) - {"aot", "aot-unpaired", "alpha-dpo"}:  # losses of batches; one that wants log pi_ref
-        for setting in [{}] if name != "dil" else [{"generator": g, "denominator": "mixture"} for g in PUBLISHED]:
-            loss = population_loss(world, make_loss(name, **setting), log_ratio(logits, world.ref)).sum()
+    logits = (
+        world.ref.log() + size * torch.randn(world.ref.shape, generator=rng, dtype=torch.float64)
+    ).requires_grad_()
+    # losses of batches; one that wants log pi_ref
+    for name in set(LOSSES) - {"aot", "aot-unpaired", "alpha-dpo"}:
+        for setting in (
+            [{}]
+            if name != "dil"
+            else [{"generator": g, "denominator": "mixture"} for g in PUBLISHED]
+        ):
+            loss = population_loss(
+                world, make_loss(name, **setting), log_ratio(logits, world.ref)
+            ).sum()
             (slope,) = torch.autograd.grad(loss, logits)
             assert loss.isfinite(), (name, setting)
             assert slope.isfinite().all(), (name, setting)

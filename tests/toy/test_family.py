@@ -37,10 +37,15 @@ def test_margins_are_the_closed_forms(P, beta):
 
 
 def test_the_map_finds_what_is_proved(rows):
-    imitators = {"SFT", "DIL BCE reference"} | {f"DIL {h} repaired" for h in ("LSIF", "UKL", "BCE", "win")}
+    imitators = {"SFT", "DIL BCE reference"} | {
+        f"DIL {h} repaired" for h in ("LSIF", "UKL", "BCE", "win")
+    }
     settled = {label: row for label, row in rows.items() if row["KL to RLHF"] is not None}
     assert {label for label, row in settled.items() if row["KL to pi_chosen"] < 1e-9} == imitators
-    assert {label for label, row in settled.items() if row["KL to RLHF"] < 1e-9} == {"DPO", "BPO UKL"}
+    assert {label for label, row in settled.items() if row["KL to RLHF"] < 1e-9} == {
+        "DPO",
+        "BPO UKL",
+    }
     assert all(rows[label]["margin"] == pytest.approx(family.IMITATION) for label in imitators)
     assert {label for label in rows if rows[label]["hears"] == "the majority"} == {"Hinge", "SLiC"}
     alone = {label for label in rows if rows[label]["hears"] == "one response alone"}
@@ -50,8 +55,11 @@ def test_the_map_finds_what_is_proved(rows):
     assert rows["APO-down"]["first step"][0] == pytest.approx(0, abs=1e-12)
     assert not rows["EXO"]["win rates alone"]
     assert rows["IPO"]["win rates alone"]
-    for one, other in (("REBEL on labels", "IPO"), ("DRO on labels", "SPPO")):  # one loss, two names
-        assert rows[one]["KL to pi_chosen"] == pytest.approx(rows[other]["KL to pi_chosen"], abs=1e-9)
+    # one loss, two names
+    for one, other in (("REBEL on labels", "IPO"), ("DRO on labels", "SPPO")):
+        assert rows[one]["KL to pi_chosen"] == pytest.approx(
+            rows[other]["KL to pi_chosen"], abs=1e-9
+        )
     assert rows["DIL LSIF repaired"]["noise"] < 0.6 < rows["SFT"]["noise"] == pytest.approx(1)
     assert rows["SimPO"]["length"] > 1.2 > 0.9 > rows["ORPO"]["length"]
 
@@ -60,7 +68,8 @@ def test_every_loss_by_name_is_on_the_map_with_claims_that_exist(rows):
     known = {claim.id for claim in CLAIMS}
     assert all(claim in known for row in rows.values() for claim in row["claims"])
     missing = set(LOSSES) - {named.settings["name"] for named in family.FAMILY}
-    same_as_bce, of_batches, no_minimum = {"nca", "bco"}, {"aot", "aot-unpaired"}, {"alpha-dpo"}  # by claims 4.nca, 4.bco
+    # by claims 4.nca, 4.bco
+    same_as_bce, of_batches, no_minimum = ({"nca", "bco"}, {"aot", "aot-unpaired"}, {"alpha-dpo"})
     assert missing == same_as_bce | of_batches | no_minimum
     assert {CATALOGUE["NCA"].settings["name"], CATALOGUE["BCO"].settings["name"]} == {"nca", "bco"}
 

@@ -31,7 +31,8 @@ def test_sequences_by_hand():
         assert words.log_probs(logits)[x, y].exp().item() == pytest.approx(by_hand, rel=1e-12)
     policy = words.log_probs(logits).exp()
     assert torch.allclose(policy.sum(1), torch.ones(2, dtype=torch.float64))
-    assert torch.allclose(words.log_probs(words.logits(policy)).exp(), policy, rtol=1e-12)  # any distribution can be written
+    # any distribution can be written
+    assert torch.allclose(words.log_probs(words.logits(policy)).exp(), policy, rtol=1e-12)
     with pytest.raises(InputError, match="1 to 26 letters"):
         Sequences(0, 2)
 
@@ -44,7 +45,9 @@ def test_means_are_another_loss():
     loss = make_loss("dil", generator="ukl", denominator="mixture")
     assert kl(fit(world, loss, lengths=words.lengths), world.chosen).item() > 1e-3
     ones = torch.ones_like(words.lengths)
-    assert (fit(world, loss, lengths=ones) - world.chosen).abs().max() < 1e-10  # a mean over one token is a sum
+    assert (
+        fit(world, loss, lengths=ones) - world.chosen
+    ).abs().max() < 1e-10  # a mean over one token is a sum
 
 
 def test_projections_against_a_grid():
@@ -58,7 +61,10 @@ def test_projections_against_a_grid():
         objective = kl(world.chosen, found) if direction == "forward" else kl(found, world.chosen)
         for a, b in itertools.product((-0.1, -0.001, 0.001, 0.1), repeat=2):
             other = f_of(theta + torch.tensor([a, b], dtype=torch.float64)).exp() * world.ref
-            assert ((kl(world.chosen, other) if direction == "forward" else kl(other, world.chosen)) > objective - 1e-12).all()
+            assert (
+                (kl(world.chosen, other) if direction == "forward" else kl(other, world.chosen))
+                > objective - 1e-12
+            ).all()
 
 
 def test_ranking_accuracy_by_counting():
@@ -80,18 +86,27 @@ def test_mixing_against_a_grid_of_weights():
     worst = (torch.einsum("kxy,xy->kx", energies, policy).amin(0) - kl(policy, world.ref)).item()
     for w in torch.linspace(0, 1, 101, dtype=torch.float64):
         mixed = tilt(world.ref, w * energies[0] + (1 - w) * energies[1])
-        assert (torch.einsum("kxy,xy->kx", energies, mixed).amin(0) - kl(mixed, world.ref)).item() <= worst + 1e-9
+        assert (
+            torch.einsum("kxy,xy->kx", energies, mixed).amin(0) - kl(mixed, world.ref)
+        ).item() <= worst + 1e-9
     assert weights.sum().item() == pytest.approx(1)
-    assert mixing.duality_gap(world.ref, energies, weights, policy).item() == pytest.approx(0, abs=1e-10)
+    assert mixing.duality_gap(world.ref, energies, weights, policy).item() == pytest.approx(
+        0, abs=1e-10
+    )
     wrong = torch.tensor([[0.9, 0.1]], dtype=torch.float64)
     off = tilt(world.ref, torch.einsum("kxy,xk->xy", energies, wrong))
-    assert mixing.duality_gap(world.ref, energies, wrong, off).item() > 1e-3  # the certificate can fail
+    # the certificate can fail
+    assert mixing.duality_gap(world.ref, energies, wrong, off).item() > 1e-3
 
 
 def test_consistent_rewards_and_least_worst_regret():
     world = World.random(range(3), kind="any")
     rewards = task_aligned.consistent_rewards(world, count=3, slack=0.02, seed=1)
-    assert torch.allclose(kl(world.chosen, tilt(world.ref, rewards)), torch.full((3, 3), 0.02, dtype=torch.float64), atol=1e-12)
+    assert torch.allclose(
+        kl(world.chosen, tilt(world.ref, rewards)),
+        torch.full((3, 3), 0.02, dtype=torch.float64),
+        atol=1e-12,
+    )
     _, policy = task_aligned.least_worst_regret(world.ref, rewards)
     worst = task_aligned.regrets(policy, world.ref, rewards).amax(0)
     rng = torch.Generator().manual_seed(0)

@@ -1,4 +1,6 @@
-"""Exact optima against gradients, brute force and each other; fastest tests first, for mutation testing."""
+"""Exact optima against gradients, brute force and each other; fastest tests first, for mutation
+testing.
+"""
 
 import pytest
 import torch
@@ -15,7 +17,13 @@ from toy.gallery import bandit, bimodal, rock_paper_scissors
 
 BURG = Generator.from_function(lambda r: -r.log(), name="burg")  # known only as a Python function
 ALL = [*GENERATORS.values(), BURG]
-WORLDS = [World.random(range(4)), World.random(range(4), kind="any"), bandit(), rock_paper_scissors(), bimodal(1, 11)]
+WORLDS = [
+    World.random(range(4)),
+    World.random(range(4), kind="any"),
+    bandit(),
+    rock_paper_scissors(),
+    bimodal(1, 11),
+]
 
 
 SMALL = World.random(range(2), responses=4, scale=2.0)
@@ -23,16 +31,25 @@ QUICK = {
     "lsif": (lambda: optima.dil(SMALL, "lsif"), make_loss("dil", generator="lsif")),
     "ukl": (lambda: optima.dil(SMALL, "ukl"), make_loss("dil", generator="ukl")),
     "bce": (lambda: optima.dil(SMALL, "bce"), make_loss("dil", generator="bce")),
-    "itakura-saito": (lambda: optima.dil(SMALL, "itakura-saito"), make_loss("dil", generator="itakura-saito")),
+    "itakura-saito": (
+        lambda: optima.dil(SMALL, "itakura-saito"),
+        make_loss("dil", generator="itakura-saito"),
+    ),
     "hellinger": (lambda: optima.dil(SMALL, "hellinger"), make_loss("dil", generator="hellinger")),
-    "burg mixture": (lambda: optima.dil(SMALL, BURG, "mixture"), make_loss("dil", generator=BURG, denominator="mixture")),
+    "burg mixture": (
+        lambda: optima.dil(SMALL, BURG, "mixture"),
+        make_loss("dil", generator=BURG, denominator="mixture"),
+    ),
     "beta": (
         lambda: optima.dil(SMALL, "ukl", "mixture", 0.5),
         make_loss("dil", generator="ukl", denominator="mixture", beta=0.5),
     ),
     "rlhf": (lambda: optima.rlhf(SMALL, 0.7), make_loss("dpo", beta=0.7)),
     "ipo": (lambda: optima.ipo(SMALL, 0.3), make_loss("ipo", tau=0.3)),
-    "f-dpo": (lambda: optima.f_dpo(SMALL, "bce", 1.3), make_loss("f-dpo", generator="bce", beta=1.3)),
+    "f-dpo": (
+        lambda: optima.f_dpo(SMALL, "bce", 1.3),
+        make_loss("f-dpo", generator="bce", beta=1.3),
+    ),
     "sppo": (lambda: optima.sppo(SMALL, 0.3), make_loss("sppo", beta=0.3)),
 }
 
@@ -55,18 +72,35 @@ def test_at_a_glance_kto_and_slic():
     base = population_loss(SMALL, slic, (best / SMALL.ref).log())
     for subset in torch.cartesian_prod(*[torch.tensor([0.0, 1e-3], dtype=torch.float64)] * 4):
         for sign in (1, -1):
-            assert (population_loss(SMALL, slic, log_ratio(best.log() + sign * subset, SMALL.ref)) >= base - 1e-10).all()
+            assert (
+                population_loss(SMALL, slic, log_ratio(best.log() + sign * subset, SMALL.ref))
+                >= base - 1e-10
+            ).all()
 
 
 @pytest.mark.parametrize(
     "call",
-    [lambda w: optima.rlhf(w, 0), lambda w: optima.ipo(w, -1),
-     lambda w: optima.ipo(w, 0), lambda w: optima.rlhf(w, -0.5), lambda w: optima.ipo(w, -0.5),
-     lambda w: optima.kto(w, 1.0), lambda w: optima.kto(w, 0.0), lambda w: optima.kto(w, -0.5), lambda w: optima.sppo(w, -0.5),
-     lambda w: optima.tempered(w, -0.5), lambda w: optima.f_dpo(w, 'bce', -0.5), lambda w: optima.slic(w, sft_weight=-0.5),
-     lambda w: optima.sppo(w, 0.0), lambda w: optima.f_dpo(w, "bce", 0.0), lambda w: optima.tempered(w, 0.0),
-     lambda w: optima.slic(w, sft_weight=0.0), lambda w: optima.dil(w, "ukl", "mixtre"), lambda w: optima.dil(w, "ukll")],
-)  # fmt: skip
+    [
+        lambda w: optima.rlhf(w, 0),
+        lambda w: optima.ipo(w, -1),
+        lambda w: optima.ipo(w, 0),
+        lambda w: optima.rlhf(w, -0.5),
+        lambda w: optima.ipo(w, -0.5),
+        lambda w: optima.kto(w, 1.0),
+        lambda w: optima.kto(w, 0.0),
+        lambda w: optima.kto(w, -0.5),
+        lambda w: optima.sppo(w, -0.5),
+        lambda w: optima.tempered(w, -0.5),
+        lambda w: optima.f_dpo(w, "bce", -0.5),
+        lambda w: optima.slic(w, sft_weight=-0.5),
+        lambda w: optima.sppo(w, 0.0),
+        lambda w: optima.f_dpo(w, "bce", 0.0),
+        lambda w: optima.tempered(w, 0.0),
+        lambda w: optima.slic(w, sft_weight=0.0),
+        lambda w: optima.dil(w, "ukl", "mixtre"),
+        lambda w: optima.dil(w, "ukll"),
+    ],
+)
 def test_bad_settings_of_optima(call):
     with pytest.raises(InputError):
         call(bandit())
@@ -86,8 +120,12 @@ def test_kto_gives_up_losers_and_is_stationary():
         policy = optima.kto(world, beta)
         assert policy.sum(1).sub(1).abs().max() < 1e-12
         assert ((policy == 0) == (world.advantage <= 0)).all()
-        logits = torch.where(policy > 0, policy.log(), -1e4).requires_grad_()  # the losers' f is on its way to -infinity
-        loss = population_loss(world, make_loss("kto", beta=beta), log_ratio(logits, world.ref)).sum()
+        logits = torch.where(
+            policy > 0, policy.log(), -1e4
+        ).requires_grad_()  # the losers' f is on its way to -infinity
+        loss = population_loss(
+            world, make_loss("kto", beta=beta), log_ratio(logits, world.ref)
+        ).sum()
         assert torch.autograd.grad(loss, logits)[0].abs().max() < 1e-9
     ties = World([0.3, 0.7], [[0.5, 0.5], [0.5, 0.5]])
     assert torch.allclose(optima.kto(ties), ties.ref, atol=1e-12)
@@ -111,9 +149,15 @@ def test_numerical_optima_do_not_depend_on_the_start():
 
 def test_defaults_of_optima():
     defaults = {
-        "rlhf": (1.0,), "ipo": (0.5,), "dil": ("lsif", "rejected", 1.0), "tempered": (1.0,), "f_dpo": ("bce", 1.0),
-        "sppo": (1.0,), "kto": (0.1,), "slic": (1.0, 0.1),
-    }  # fmt: skip
+        "rlhf": (1.0,),
+        "ipo": (0.5,),
+        "dil": ("lsif", "rejected", 1.0),
+        "tempered": (1.0,),
+        "f_dpo": ("bce", 1.0),
+        "sppo": (1.0,),
+        "kto": (0.1,),
+        "slic": (1.0, 0.1),
+    }
     for name, values in defaults.items():
         assert getattr(optima, name).__defaults__ == values
 
@@ -135,8 +179,12 @@ def test_kto_in_worlds_of_any_size(beta):
 
 @pytest.mark.parametrize("n", [30, 300])
 def test_many_responses_and_hard_labels_need_a_large_multiplier(n):
-    """With n equally likely responses in a total order sum pi_ref (A - 1)+/B grows like log(n)/2, so lam exceeds 1."""
-    world = World.from_reward(torch.full((1, n), 1 / n, dtype=torch.float64), torch.arange(float(n)), hard=True)
+    """With n equally likely responses in a total order sum pi_ref (A - 1)+/B grows like log(n)/2,
+    so lam exceeds 1.
+    """
+    world = World.from_reward(
+        torch.full((1, n), 1 / n, dtype=torch.float64), torch.arange(float(n)), hard=True
+    )
     A, B = 2 * world.win_rate, 2 * world.loss_rate
     policy = optima.dil(world, "lsif", "rejected")
     assert policy.sum().item() == pytest.approx(1, abs=1e-12)
@@ -155,7 +203,9 @@ def test_f_dpo_searches_only_where_h_gives_up_a_response(monkeypatch):
     low = World.from_reward([0.5, 0.3, 0.2], [0.0, 1.0, -2000.0])
     mild = World.from_reward([0.5, 0.3, 0.2], [0.0, 0.2, -0.1])
     monkeypatch.setattr(optima, "search", no_search)
-    assert (optima.f_dpo(low, "ukl") - optima.rlhf(low)).abs().max() < 1e-9  # r = e^-2000: not given up, only tiny
+    assert (
+        optima.f_dpo(low, "ukl") - optima.rlhf(low)
+    ).abs().max() < 1e-9  # r = e^-2000: not given up, only tiny
     for gen in ("lsif", "power(0.5)", "bce", "hellinger"):
         optima.f_dpo(mild, gen)
     strong = World.from_reward([0.5, 0.3, 0.2], [0.0, 1.0, -5.0])
@@ -163,15 +213,16 @@ def test_f_dpo_searches_only_where_h_gives_up_a_response(monkeypatch):
         with pytest.raises(AssertionError, match="searched"):
             optima.f_dpo(strong, gen)
     monkeypatch.setattr(optima, "search", real)
-    assert (optima.f_dpo(strong, "lsif") - real(strong, make_loss("f-dpo", generator="lsif", beta=1.0))).abs().max() < 1e-12
+    assert (
+        optima.f_dpo(strong, "lsif") - real(strong, make_loss("f-dpo", generator="lsif", beta=1.0))
+    ).abs().max() < 1e-12
 
 
 def test_when_the_published_optimum_is_searched_for(monkeypatch):
     calls = []
     monkeypatch.setattr(optima, "search", lambda world, loss: calls.append(loss) or world.ref)
-    own = Generator.from_function(
-        lambda r: (r - 1) ** 2 / 2, name="own least squares"
-    )  # h'' = 1: A - D r falls, A + D r does not
+    # h'' = 1: A - D r falls, A + D r does not
+    own = Generator.from_function(lambda r: (r - 1) ** 2 / 2, name="own least squares")
     for gen in ("lsif", "ukl", "bce", "itakura-saito", "hellinger", BURG, own):
         optima.dil(SMALL, gen, "rejected")
         optima.dil(SMALL, gen, "mixture")
@@ -205,16 +256,25 @@ def test_rare_responses_and_large_ratios():
 
 
 def test_nearly_tied_responses_are_not_given_up_by_rounding():
-    tied = World([0.25, 0.25, 0.5], [[0.5, 0.5 + 1e-15, 0.5], [0.5 - 1e-15, 0.5, 0.5], [0.5, 0.5, 0.5]])
+    tied = World(
+        [0.25, 0.25, 0.5], [[0.5, 0.5 + 1e-15, 0.5], [0.5 - 1e-15, 0.5, 0.5], [0.5, 0.5, 0.5]]
+    )
     assert torch.allclose(optima.kto(tied), tied.ref, atol=1e-9)
     almost = World([0.25, 0.25, 0.5], [[0.5, 0.6, 0.5], [0.4, 0.5, 0.5], [0.5, 0.5, 0.5]])
     assert optima.kto(almost)[0].tolist() == pytest.approx([1.0, 0.0, 0.0], abs=1e-12)
-    one_prompt_ties = World([[0.5, 0.5], [0.5, 0.5]], [[[0.5, 0.5], [0.5, 0.5]], [[0.5, 0.9], [0.1, 0.5]]])
-    assert torch.allclose(optima.kto(one_prompt_ties), torch.tensor([[0.5, 0.5], [1.0, 0.0]]).double(), atol=1e-12)
+    one_prompt_ties = World(
+        [[0.5, 0.5], [0.5, 0.5]], [[[0.5, 0.5], [0.5, 0.5]], [[0.5, 0.9], [0.1, 0.5]]]
+    )
+    assert torch.allclose(
+        optima.kto(one_prompt_ties), torch.tensor([[0.5, 0.5], [1.0, 0.0]]).double(), atol=1e-12
+    )
 
 
 def test_bisection_finds_roots_and_keeps_to_its_ends():
-    low, high = torch.full((3,), -1.0, dtype=torch.float64), torch.full((3,), 2.0, dtype=torch.float64)
+    low, high = (
+        torch.full((3,), -1.0, dtype=torch.float64),
+        torch.full((3,), 2.0, dtype=torch.float64),
+    )
     target = torch.tensor([0.3, -5.0, 5.0], dtype=torch.float64)
     root = optima.bisect(lambda x: x - target, low, high)
     assert root.tolist() == pytest.approx([0.3, -1.0, 2.0], abs=1e-15)
@@ -238,23 +298,33 @@ def test_impossible_responses_do_no_harm():
 
 
 def test_generators_without_a_unique_optimum():
-    """An increasing h'' may have several local optima; the search must find one at least as good as brute force."""
+    """An increasing h'' may have several local optima; the search must find one at least as good as
+    brute force.
+    """
     steep = Generator.from_function(lambda r: r**6 / 30, name="steep")  # h'' = r^4 grows
     for gen in (steep, GENERATORS["exponential"]):
         world = World.random(range(4), responses=3, scale=3)
         loss = make_loss("dil", generator=gen, denominator="rejected")
-        found = population_loss(world, loss, (optima.dil(world, gen, "rejected").clamp(min=1e-300) / world.ref).log())
+        found = population_loss(
+            world, loss, (optima.dil(world, gen, "rejected").clamp(min=1e-300) / world.ref).log()
+        )
         ticks = torch.linspace(1e-6, 1, 81, dtype=torch.float64)
         a, b = torch.meshgrid(ticks, ticks, indexing="ij")
         grid = torch.stack([a, b, 1 - a - b], -1)[(a + b) < 1]  # the simplex
         for x in range(4):
-            one = World.from_reward(world.ref[x].expand(len(grid), 3), world.true_reward[x].expand(len(grid), 3))
+            one = World.from_reward(
+                world.ref[x].expand(len(grid), 3), world.true_reward[x].expand(len(grid), 3)
+            )
             assert found[x] <= population_loss(one, loss, (grid / one.ref).log()).min() + 1e-9
-        assert (optima.dil(world, gen, "mixture") - world.chosen).abs().max() < 1e-10  # the repair holds for every h
+        assert (
+            optima.dil(world, gen, "mixture") - world.chosen
+        ).abs().max() < 1e-10  # the repair holds for every h
 
 
 def test_slic_cannot_be_improved():
-    """A convex sum of hinges on differences: if it can be lowered at all, then by moving some subset of the logits together."""
+    """A convex sum of hinges on differences: if it can be lowered at all, then by moving some
+    subset of the logits together.
+    """
     world = World.random(range(5), kind="any")
     policy = optima.slic(world, 1.0, 0.1)
     f = (policy / world.ref).log()
@@ -262,7 +332,9 @@ def test_slic_cannot_be_improved():
     for step in (1e-3, 1e-5, -1e-5, -1e-3):
         for subset in subsets:
             moved = log_ratio(policy.log() + step * subset, world.ref)
-            change = population_loss(world, make_loss("slic"), moved) - population_loss(world, make_loss("slic"), f)
+            change = population_loss(world, make_loss("slic"), moved) - population_loss(
+                world, make_loss("slic"), f
+            )
             assert (change > -1e-10).all()
 
 
@@ -270,15 +342,27 @@ def test_optima_of_the_relatives_are_where_the_gradient_leads():
     for kind in ("bradley-terry", "any"):
         world = World.random(range(10), kind=kind)
         for beta in (0.3, 1.0):
-            assert (fit(world, make_loss("sppo", beta=beta)) - optima.sppo(world, beta)).abs().max() < 1e-8
-        for gen, beta in (("bce", 0.7), ("itakura-saito", 1.0), ("hellinger", 2.0), ("lsif", 1.0), ("power(-0.4)", 1.0)):
+            assert (
+                fit(world, make_loss("sppo", beta=beta)) - optima.sppo(world, beta)
+            ).abs().max() < 1e-8
+        for gen, beta in (
+            ("bce", 0.7),
+            ("itakura-saito", 1.0),
+            ("hellinger", 2.0),
+            ("lsif", 1.0),
+            ("power(-0.4)", 1.0),
+        ):
             if kind == "any":
                 continue
             best = optima.f_dpo(world, gen, beta)
             assert best.sum(1).sub(1).abs().max() < 1e-12
-            assert (search(world, make_loss("f-dpo", generator=gen, beta=beta)) - best).abs().max() < 1e-8
+            assert (
+                search(world, make_loss("f-dpo", generator=gen, beta=beta)) - best
+            ).abs().max() < 1e-8
     assert (optima.tempered(world, 1.0) - world.chosen).abs().max() < 1e-14
-    assert (optima.tempered(world, 0.25) - tilt(world.ref, 4 * (world.chosen / world.ref).log())).abs().max() < 1e-12
+    assert (
+        optima.tempered(world, 0.25) - tilt(world.ref, 4 * (world.chosen / world.ref).log())
+    ).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("gen", ALL, ids=lambda g: g.name)
@@ -297,9 +381,13 @@ def test_a_function_has_the_optimum_of_its_closed_form():
     world = World.random(range(3))
     for gen in GENERATORS.values():
         if gen.name in ("exponential", "win"):
-            continue  # the published optimum of one is searched for, by the same search; the other has none
-        as_code = Generator.from_function(gen.h, name=gen.name)  # same name, so no table look-up may be made by name alone
-        assert (optima.dil(world, as_code, "rejected") - optima.dil(world, gen, "rejected")).abs().max() < 1e-10
+            # the published optimum of one is searched for, by the same search; the other has none
+            continue
+        # same name, so no table look-up may be made by name alone
+        as_code = Generator.from_function(gen.h, name=gen.name)
+        assert (
+            optima.dil(world, as_code, "rejected") - optima.dil(world, gen, "rejected")
+        ).abs().max() < 1e-10
 
 
 @settings(max_examples=5)

@@ -1,4 +1,6 @@
-"""Proxies on a world like language: where RLHF turns, what has a floor, and whether one can stop in time without the gold."""
+"""Proxies on a world like language: where RLHF turns, what has a floor, and whether one can stop in
+time without the gold.
+"""
 
 import pytest
 import torch
@@ -22,10 +24,14 @@ def test_rlhf_on_a_learned_reward_turns_and_imitation_does_not(pairs, turns):
 @pytest.mark.parametrize("pairs", [300, 1000, 3000])
 def test_stopping_without_gold_is_better_than_any_beta_for_all(pairs):
     world = rare_and_bad()
-    proxies, covariance = overoptimisation.learned(world, pairs, 1000, torch.Generator().manual_seed(0))
+    proxies, covariance = overoptimisation.learned(
+        world, pairs, 1000, torch.Generator().manual_seed(0)
+    )
     ref, gold = world.ref.expand(1000, -1), world.true_reward.expand(1000, -1)
     along = overoptimisation.gain(overoptimisation.along_beta(ref, proxies, BETAS), ref, gold)
-    stopped = overoptimisation.gain(overoptimisation.stopped(ref, proxies, covariance, BETAS), ref, gold)
+    stopped = overoptimisation.gain(
+        overoptimisation.stopped(ref, proxies, covariance, BETAS), ref, gold
+    )
     assert stopped.mean() > along.mean(1).max()
     assert stopped.mean() > along[-1].mean() + 0.1
 
@@ -45,4 +51,6 @@ def test_the_estimate_is_unbiased_for_errors_of_any_covariance(beta):
 def test_rounds_with_one_proxy_are_nearly_best_of_two_to_the_k():
     world = World.random([1])
     after = overoptimisation.rounds(world.ref, 30 * world.true_reward, 3)[-1]  # nearly hard labels
-    assert (after - overoptimisation.along_n(world.ref, world.true_reward, [8])[0]).abs().max() < 0.02
+    assert (
+        after - overoptimisation.along_n(world.ref, world.true_reward, [8])[0]
+    ).abs().max() < 0.02

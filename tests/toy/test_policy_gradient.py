@@ -1,4 +1,6 @@
-"""What policy gradients expect, beyond the ledger's worlds: thousands of them, other groups, functions broken on purpose."""
+"""What policy gradients expect, beyond the ledger's worlds: thousands of them, other groups,
+functions broken on purpose.
+"""
 
 import math
 
@@ -28,7 +30,9 @@ def test_expectations_are_exact_to_the_last_digits(samples):
     f = (policy / world.ref).log()
 
     def loss(y, logps):
-        return pg.reinforce_loss(pg.leave_one_out(pg.penalised(world.true_reward[:, y], f[:, y], 0.5)), logps)
+        return pg.reinforce_loss(
+            pg.leave_one_out(pg.penalised(world.true_reward[:, y], f[:, y], 0.5)), logps
+        )
 
     mean, covariance = exact.enumerated(policy, samples, loss)
     assert (mean - exact.exact(policy, world.ref, world.true_reward, 0.5)).abs().max() < 1e-12
@@ -51,13 +55,17 @@ def test_a_baseline_takes_noise_away_and_leaves_the_mean():
 
 @pytest.mark.parametrize("samples", [2, 3, 8, 400])
 def test_what_grpo_climbs_on_successes(samples):
-    """Its slope by hand; for two samples no p weighs more; for many it is the derivative of 2 arcsin sqrt(p)."""
+    """Its slope by hand; for two samples no p weighs more; for many it is the derivative of 2
+    arcsin sqrt(p).
+    """
     p = torch.tensor([0.1, 0.5, 0.97], dtype=torch.float64)
     k = torch.arange(samples + 1).double()
     chance = torch.exp(torch.distributions.Binomial(samples, p[:, None]).log_prob(k))
     sd = (k * (samples - k) / (samples * (samples - 1))).sqrt()
     found = exact.grpo_scale(p, samples)
-    assert torch.allclose(found, (1 - 1 / samples) * (chance * sd).sum(1) / (p * (1 - p)), rtol=1e-9)
+    assert torch.allclose(
+        found, (1 - 1 / samples) * (chance * sd).sum(1) / (p * (1 - p)), rtol=1e-9
+    )
     if samples == 2:
         assert found.std() < 1e-12
     if samples == 400:
@@ -65,7 +73,8 @@ def test_what_grpo_climbs_on_successes(samples):
 
 
 def test_a_clip_stops_what_would_pay_more_and_only_that():
-    logps = torch.tensor([0.5, 0.5, -0.5, -0.5], requires_grad=True)  # ratios 1.65, 1.65, 0.61, 0.61
+    # ratios 1.65, 1.65, 0.61, 0.61
+    logps = torch.tensor([0.5, 0.5, -0.5, -0.5], requires_grad=True)
     pg.clipped_loss(torch.tensor([1.0, -1.0, 1.0, -1.0]), logps, torch.zeros(4)).sum().backward()
     assert (logps.grad == 0).tolist() == [True, False, False, True]
     far = torch.tensor([1e4], requires_grad=True)

@@ -15,11 +15,19 @@ from toy.gallery import bandit, bimodal, rock_paper_scissors
 
 BURG = Generator.from_function(lambda r: -r.log(), name="burg")  # known only as a Python function
 ALL = [*GENERATORS.values(), BURG]
-WORLDS = [World.random(range(4)), World.random(range(4), kind="any"), bandit(), rock_paper_scissors(), bimodal(1, 11)]
+WORLDS = [
+    World.random(range(4)),
+    World.random(range(4), kind="any"),
+    bandit(),
+    rock_paper_scissors(),
+    bimodal(1, 11),
+]
 
 
 def test_published_variants_lie_between_rlhf_and_pi_chosen():
-    """THEORY §4's order, on the worlds `dil verify --seeds 20` draws and on the bandit; and the exception to it."""
+    """THEORY §4's order, on the worlds `dil verify --seeds 20` draws and on the bandit; and the
+    exception to it.
+    """
     for world in (World.random(range(20)), bandit()):
         assert (distances_to_rlhf(world).diff(dim=1) > 0).all()
     exception = distances_to_rlhf(order_exception(World.random([0])))
@@ -44,12 +52,17 @@ def test_population_loss_is_the_average_over_drawn_pairs():
 def test_many_pairs_lead_to_the_population_optimum():
     world = bandit()
     for name, target in (("sft", world.chosen), ("nca", world.chosen), ("ipo", optima.ipo(world))):
-        policy = fit_pairs(world, name, pairs=50_000, generator=torch.Generator().manual_seed(0), steps=400)
+        policy = fit_pairs(
+            world, name, pairs=50_000, generator=torch.Generator().manual_seed(0), steps=400
+        )
         assert kl(policy, target).item() < 1e-3  # 8 responses, 50,000 pairs: KL of order 8 / 50,000
 
 
 def test_same_seed_same_fit():
-    runs = [fit_pairs(bandit(), "dpo", pairs=50, generator=torch.Generator().manual_seed(7), steps=20) for _ in range(2)]
+    runs = [
+        fit_pairs(bandit(), "dpo", pairs=50, generator=torch.Generator().manual_seed(7), steps=20)
+        for _ in range(2)
+    ]
     assert torch.equal(*runs)
 
 
@@ -61,7 +74,9 @@ def test_kinds_of_random_worlds():
 
 
 def test_newton_ends_where_rounding_stops_progress(monkeypatch):
-    """At a kink the gradient is all or nothing and never small: without an end of its own each of 16 stages takes 100 steps."""
+    """At a kink the gradient is all or nothing and never small: without an end of its own each of
+    16 stages takes 100 steps.
+    """
     steps, eigh = [], torch.linalg.eigh
     monkeypatch.setattr(torch.linalg, "eigh", lambda table: steps.append(1) or eigh(table))
     optima.slic(World.random(range(5), kind="any"))

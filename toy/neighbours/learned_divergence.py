@@ -1,12 +1,14 @@
-"""A learned divergence: which convex h tells policy and demonstrator apart best? (f-GAIL's idea; THEORY §9)
+"""A learned divergence: which convex h tells policy and demonstrator apart best? (f-GAIL's idea;
+THEORY §9)
 
-f-GAIL (Zhang et al., 2020) learns the divergence together with the policy: the policy minimises what the divergence maximises.
-Here the divergence is a positive mixture of generators, each scaled to h''(1) = 1, so it is again a generator:
+f-GAIL (Zhang et al., 2020) learns the divergence together with the policy: the policy minimises
+what the divergence maximises. Here the divergence is a positive mixture of generators, each scaled
+to h''(1) = 1, so it is again a generator:
 
     min_theta max_{w >= 0, sum w = 1} sum_k w_k D_{h_k}(r* || r_theta).
 
-The inner maximum of a linear function is the largest D_k, so the problem is min_theta max_k D_k; at the saddle point the
-generators with positive weight have equal divergences.
+The inner maximum of a linear function is the largest D_k, so the problem is min_theta max_k D_k; at
+the saddle point the generators with positive weight have equal divergences.
 """
 
 from collections.abc import Sequence
@@ -22,7 +24,9 @@ from toy.worlds import World
 FAMILY = ("lsif", "ukl", "bce", "hellinger", "itakura-saito")
 
 
-def scaled_divergences(world: World, f: Tensor, family: Sequence[str | Generator] = FAMILY) -> Tensor:
+def scaled_divergences(
+    world: World, f: Tensor, family: Sequence[str | Generator] = FAMILY
+) -> Tensor:
     """D_{h_k}(r* || e^f) / h_k''(1) for each generator: f (X, Y) -> (X, K).
 
     >>> from toy.gallery import bandit
@@ -33,11 +37,16 @@ def scaled_divergences(world: World, f: Tensor, family: Sequence[str | Generator
     one = torch.ones(1, dtype=f.dtype)
     generators = [get_generator(name) for name in family]
     true_ratio = 2 * world.win_rate
-    return torch.stack([gen.divergence(true_ratio, f.exp(), world.ref) / gen.d2h(one) for gen in generators], -1)
+    return torch.stack(
+        [gen.divergence(true_ratio, f.exp(), world.ref) / gen.d2h(one) for gen in generators], -1
+    )
 
 
-def learn(world: World, features: Tensor, family: Sequence[str | Generator] = FAMILY) -> tuple[Tensor, Tensor]:
-    """The saddle point over log-linear policies with ``features`` (Y, F): weights (X, K) and the policy (X, Y).
+def learn(
+    world: World, features: Tensor, family: Sequence[str | Generator] = FAMILY
+) -> tuple[Tensor, Tensor]:
+    """The saddle point over log-linear policies with ``features`` (Y, F): weights (X, K) and the
+    policy (X, Y).
 
     max_k is softened to logsumexp(k D)/k, and k raised to 2^34; the weights are the softmax.
 
@@ -54,7 +63,10 @@ def learn(world: World, features: Tensor, family: Sequence[str | Generator] = FA
         sharpness = 2.0**power
 
         def worst(theta: Tensor, sharpness: float = sharpness) -> Tensor:
-            return torch.logsumexp(sharpness * scaled_divergences(world, f_of(theta), family), -1) / sharpness
+            return (
+                torch.logsumexp(sharpness * scaled_divergences(world, f_of(theta), family), -1)
+                / sharpness
+            )
 
         theta = newton(worst, theta)
     f = f_of(theta)

@@ -1,8 +1,10 @@
-"""Several objectives at once: log-linear mixtures of policies, weighed by mirror descent (MPO: Wang et al., 2025; THEORY §9).
+"""Several objectives at once: log-linear mixtures of policies, weighed by mirror descent (MPO: Wang
+et al., 2025; THEORY §9).
 
-With energies e_k = R_k/beta the mixture pi_w = pi_ref exp(sum_k w_k e_k)/Z_w of the RLHF optima *is* the RLHF optimum for
-the mixed reward.  The policy that is best against the worst objective, max_pi min_k E_pi e_k - KL(pi || pi_ref), is the
-pi_w whose weights minimise log Z_w: convex, with gradient E_{pi_w} e_k.
+With energies e_k = R_k/beta the mixture pi_w = pi_ref exp(sum_k w_k e_k)/Z_w of the RLHF optima
+*is* the RLHF optimum for the mixed reward.  The policy that is best against the worst objective,
+max_pi min_k E_pi e_k - KL(pi || pi_ref), is the pi_w whose weights minimise log Z_w: convex, with
+gradient E_{pi_w} e_k.
 """
 
 import math
@@ -23,15 +25,20 @@ def log_linear_mixture(policies: Tensor, weights: Tensor) -> Tensor:
 
 
 def worst_case(ref: Tensor, energies: Tensor, steps: int = 20_000) -> tuple[Tensor, Tensor]:
-    """Weights (X, K) that minimise log Z_w by mirror descent on the simplex, and pi_w (X, Y); energies (K, X, Y).
+    """Weights (X, K) that minimise log Z_w by mirror descent on the simplex, and pi_w (X, Y);
+    energies (K, X, Y).
 
-    w_k <- w_k exp(-step_size E_{pi_w} e_k) / norm: an objective that does well loses weight.  The step is one over a bound on
-    the curvature of log Z_w at w, max_k Var_{pi_w}(e_k - e_w).  Ends when the duality gap is 1e-12.
+    w_k <- w_k exp(-step_size E_{pi_w} e_k) / norm: an objective that does well loses weight.  The
+    step is one over a bound on the curvature of log Z_w at w, max_k Var_{pi_w}(e_k - e_w).  Ends
+    when the duality gap is 1e-12.
 
     >>> ref = torch.full((1, 2), 0.5, dtype=torch.float64)
-    >>> energies = torch.tensor([[[0.0, 1.0]], [[1.0, 0.0]]], dtype=torch.float64)  # two objectives that want opposite things
+    >>> energies = torch.tensor(
+    ...     [[[0.0, 1.0]], [[1.0, 0.0]]], dtype=torch.float64
+    ... )  # two objectives that want opposite things
     >>> worst_case(ref, energies)
-    (tensor([[0.5000, 0.5000]], dtype=torch.float64), tensor([[0.5000, 0.5000]], dtype=torch.float64))
+    (tensor([[0.5000, 0.5000]], dtype=torch.float64),
+     tensor([[0.5000, 0.5000]], dtype=torch.float64))
     """
     log_w = torch.full((ref.shape[0], energies.shape[0]), -math.log(len(energies)), dtype=ref.dtype)
     for step in range(steps):
@@ -41,14 +48,16 @@ def worst_case(ref: Tensor, energies: Tensor, steps: int = 20_000) -> tuple[Tens
         means = torch.einsum("kxy,xy->xk", energies, policy)
         if step % 100 == 0 and duality_gap(ref, energies, weights, policy).max() < 1e-12:
             break
-        spread = energies - mixed - (means.T - (policy * mixed).sum(1)).unsqueeze(-1)  # e_k - e_w, centred under pi_w
+        # e_k - e_w, centred under pi_w
+        spread = energies - mixed - (means.T - (policy * mixed).sum(1)).unsqueeze(-1)
         curvature = torch.einsum("kxy,xy->xk", spread**2, policy).amax(1).clamp(min=1e-9)
         log_w = (log_w - means / curvature.unsqueeze(1)).log_softmax(-1)
     return weights, policy
 
 
 def duality_gap(ref: Tensor, energies: Tensor, weights: Tensor, policy: Tensor) -> Tensor:
-    """log Z_w - min_k (E_pi e_k - KL(pi || pi_ref)) >= 0, zero only at the saddle point: a certificate.  (X,).
+    """log Z_w - min_k (E_pi e_k - KL(pi || pi_ref)) >= 0, zero only at the saddle point: a
+    certificate.  (X,).
 
     >>> ref = torch.full((1, 2), 0.5, dtype=torch.float64)
     >>> energies = torch.tensor([[[0.0, 1.0]], [[1.0, 0.0]]], dtype=torch.float64)

@@ -1,7 +1,9 @@
-"""Ranking accuracy, and the best one a perfectly trained policy can have (Chen et al., 2024; THEORY §9).
+"""Ranking accuracy, and the best one a perfectly trained policy can have (Chen et al., 2024; THEORY
+§9).
 
-A policy ranks a pair correctly if it gives the preferred response the higher probability.  A preference loss moves
-*ratios to the reference*, so even its exact optimum keeps a wrong ranking where pi_ref disagrees strongly enough.
+A policy ranks a pair correctly if it gives the preferred response the higher probability.  A
+preference loss moves *ratios to the reference*, so even its exact optimum keeps a wrong ranking
+where pi_ref disagrees strongly enough.
 """
 
 import torch
@@ -11,7 +13,8 @@ from toy.worlds import World
 
 
 def pair_weights(world: World) -> Tensor:
-    """How often (y, y') is drawn with y the majority's choice, P(y > y') > 1/2; sums to one.  (X, Y, Y).
+    """How often (y, y') is drawn with y the majority's choice, P(y > y') > 1/2; sums to one.  (X,
+    Y, Y).
 
     >>> from toy.gallery import bandit
     >>> pair_weights(bandit()).sum().item()
@@ -22,17 +25,21 @@ def pair_weights(world: World) -> Tensor:
 
 
 def accuracy(policy: Tensor, world: World) -> Tensor:
-    """The share of pairs in which ``policy`` (X, Y) gives the majority's choice more probability, ties one half.  (X,).
+    """The share of pairs in which ``policy`` (X, Y) gives the majority's choice more probability,
+    ties one half.  (X,).
 
     >>> world = World.from_reward([0.9, 0.1], [0.0, 1.0])
     >>> accuracy(world.ref, world).tolist()
     [0.0]
     """
-    return (pair_weights(world) * (torch.sign(policy.unsqueeze(2) - policy.unsqueeze(1)) + 1) / 2).sum((1, 2))
+    return (
+        pair_weights(world) * (torch.sign(policy.unsqueeze(2) - policy.unsqueeze(1)) + 1) / 2
+    ).sum((1, 2))
 
 
 def idealised_accuracy(world: World, beta: float = 1.0) -> Tensor:
-    """The share ranked by (pi_ref(y)/pi_ref(y')) (P/(1-P))^{1/beta} > 1: that of DPO's exact optimum, pair by pair.  (X,).
+    """The share ranked by (pi_ref(y)/pi_ref(y')) (P/(1-P))^{1/beta} > 1: that of DPO's exact
+    optimum, pair by pair.  (X,).
 
     Under Bradley–Terry it is ``accuracy`` of pi_ref exp(R/beta)/Z.
     """

@@ -1,7 +1,9 @@
-"""A safe reference: E-RLHF takes the KL to pi_ref(. | x_safe) for a harmful prompt x (Su et al., 2024; THEORY §9).
+"""A safe reference: E-RLHF takes the KL to pi_ref(. | x_safe) for a harmful prompt x (Su et al.,
+2024; THEORY §9).
 
-RLHF can only reweigh its reference: what pi_ref(.|x) may say, pi* may say.  Swapping the reference is the same as adding
-beta log(pi_safe/pi_ref) to the reward, which is minus infinity where the safe reference is silent.
+RLHF can only reweigh its reference: what pi_ref(.|x) may say, pi* may say.  Swapping the reference
+is the same as adding beta log(pi_safe/pi_ref) to the reward, which is minus infinity where the safe
+reference is silent.
 """
 
 from torch import Tensor
@@ -10,17 +12,21 @@ from dil_tutorial.rlhf import rlhf_optimum
 
 
 def e_rlhf(safe_ref: Tensor, reward: Tensor, beta: float) -> Tensor:
-    """pi_ref(.|x_safe) exp(R(x, .)/beta)/Z: the prompt's own reward, another prompt's reference.  (X, Y).
+    """pi_ref(.|x_safe) exp(R(x, .)/beta)/Z: the prompt's own reward, another prompt's reference.
+    (X, Y).
 
     >>> import torch
-    >>> e_rlhf(torch.tensor([[0.5, 0.5, 0.0]]), torch.tensor([[0.0, 0.0, 9.0]]), beta=1.0)   # the last is harmful
+    >>> e_rlhf(
+    ...     torch.tensor([[0.5, 0.5, 0.0]]), torch.tensor([[0.0, 0.0, 9.0]]), beta=1.0
+    ... )  # the last is harmful
     tensor([[0.5000, 0.5000, 0.0000]])
     """
     return rlhf_optimum(safe_ref, reward, beta)
 
 
 def implied_reward(ref: Tensor, safe_ref: Tensor, reward: Tensor, beta: float) -> Tensor:
-    """R + beta log(pi_safe/pi_ref): the reward under which plain RLHF on ``ref`` would do the same.  (X, Y).
+    """R + beta log(pi_safe/pi_ref): the reward under which plain RLHF on ``ref`` would do the same.
+    (X, Y).
 
     >>> import torch
     >>> ref, safe = torch.tensor([[0.5, 0.5]]), torch.tensor([[0.9, 0.1]])

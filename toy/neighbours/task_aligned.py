@@ -1,9 +1,11 @@
-"""Task alignment: many rewards explain the demonstrations; choose the policy against the worst of them (THEORY §9).
+"""Task alignment: many rewards explain the demonstrations; choose the policy against the worst of
+them (THEORY §9).
 
-Demonstrations pi_chosen do not pin down one reward.  Take the set of rewards whose energy-based model explains them within
-``slack`` nats (task-aligned inverse RL: Zhou and Li, 2024).  The regret of pi under R_k is, by Gibbs,
-J_k(pi_k) - J_k(pi) = beta KL(pi || pi_k), so the policy of least worst regret is the log-linear mixture at the saddle
-point of ``mixing.worst_case`` with energies log(pi_k/pi_ref): the centre of the candidates in reverse KL.
+Demonstrations pi_chosen do not pin down one reward.  Take the set of rewards whose energy-based
+model explains them within ``slack`` nats (task-aligned inverse RL: Zhou and Li, 2024).  The regret
+of pi under R_k is, by Gibbs, J_k(pi_k) - J_k(pi) = beta KL(pi || pi_k), so the policy of least
+worst regret is the log-linear mixture at the saddle point of ``mixing.worst_case`` with energies
+log(pi_k/pi_ref): the centre of the candidates in reverse KL.
 """
 
 import torch
@@ -16,7 +18,8 @@ from toy.worlds import World
 
 
 def consistent_rewards(world: World, count: int, slack: float, seed: int = 0) -> Tensor:
-    """``count`` rewards with KL(pi_chosen || pi_ref e^R/Z) = slack: log(pi_chosen/pi_ref) plus noise of the right size.
+    """``count`` rewards with KL(pi_chosen || pi_ref e^R/Z) = slack: log(pi_chosen/pi_ref) plus
+    noise of the right size.
 
     (count, X, Y).
 
@@ -54,7 +57,9 @@ def least_worst_regret(ref: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor]:
 
     >>> from toy.gallery import bandit
     >>> world = bandit()
-    >>> weights, policy = least_worst_regret(world.ref, consistent_rewards(world, count=3, slack=0.1))
+    >>> weights, policy = least_worst_regret(
+    ...     world.ref, consistent_rewards(world, count=3, slack=0.1)
+    ... )
     >>> weights.shape, policy.shape
     (torch.Size([1, 3]), torch.Size([1, 8]))
     """

@@ -1,4 +1,6 @@
-"""The figures of the study of finite data and training dynamics, from the rows of ``run.study`` (THEORY §8)."""
+"""The figures of the study of finite data and training dynamics, from the rows of ``run.study``
+(THEORY §8).
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,20 +14,38 @@ from toy.catalogue import LOSSES
 
 
 def lines(
-    axes: Axes, cells: dict[str, list[Row]], x: str, measure: str, keep: Callable[[Row], bool] = lambda row: True
+    axes: Axes,
+    cells: dict[str, list[Row]],
+    x: str,
+    measure: str,
+    keep: Callable[[Row], bool] = lambda row: True,
 ) -> None:
     """One line a loss of ``measure`` against ``x``, with its 95% interval as a band."""
     for name, rows in cells.items():
         rows = [row for row in rows if keep(row)]
         style: Any = {"color": LOSSES[name].colour, "ls": LOSSES[name].line}
         xs = [row[x] for row in rows]
-        axes.plot(xs, [row[measure][0] for row in rows], label=name, lw=1.7, marker="o" if len(xs) < 12 else "", ms=3, **style)
+        axes.plot(
+            xs,
+            [row[measure][0] for row in rows],
+            label=name,
+            lw=1.7,
+            marker="o" if len(xs) < 12 else "",
+            ms=3,
+            **style,
+        )
         low, high = ([row[measure][side] for row in rows] for side in (1, 2))
         axes.fill_between(xs, low, high, color=style["color"], alpha=0.13, lw=0)
     axes.set_xscale("log")
 
 
-def panels(cells: dict[str, list[Row]], x: str, xlabel: str, measures: Sequence[tuple[str, str, str]], title: str) -> Figure:
+def panels(
+    cells: dict[str, list[Row]],
+    x: str,
+    xlabel: str,
+    measures: Sequence[tuple[str, str, str]],
+    title: str,
+) -> Figure:
     """One panel a (measure, y label, y scale), a legend below them."""
     figure, axes = plotting.new_figure(columns=len(measures), width=3.4 * len(measures), height=4.0)
     for ax, (measure, ylabel, scale) in zip(axes, measures, strict=True):
@@ -36,7 +56,14 @@ def panels(cells: dict[str, list[Row]], x: str, xlabel: str, measures: Sequence[
         if scale == "symlog":
             ax.axhline(0, color="black", lw=0.8)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, 1 + len(measures)), frameon=False, fontsize=9)
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=min(5, 1 + len(measures)),
+        frameon=False,
+        fontsize=9,
+    )
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     return figure
 
@@ -53,11 +80,33 @@ STEP = "step (300 pairs, learning rate 0.01)"
 def figures(results: Results) -> dict[str, tuple[Figure, str]]:
     """Every figure of the study by name, with its alternative text."""
     drawn = {
-        "pairs": panels(results["pairs"], "pairs", "pairs", [CHOSEN, DISTANCE, UNSEEN], "How much data? After 2,000 steps"),
-        "targets": panels(results["pairs"], "pairs", "pairs", [RLHF, REJECTED, REWARD], "And towards RLHF? After 2,000 steps"),
-        "steps": panels(results["steps"], "step", STEP, [CHOSEN, REJECTED, DISTANCE], "Along the path"),
-        "mean": panels(results["mean"], "step", STEP, [CHOSEN, REJECTED, DISTANCE], "Along the path, losses fed " + MEAN),
-        "learning rate": panels(results["learning rate"], "learning_rate", RATE, [CHOSEN, DISTANCE], "How far is far?"),
+        "pairs": panels(
+            results["pairs"],
+            "pairs",
+            "pairs",
+            [CHOSEN, DISTANCE, UNSEEN],
+            "How much data? After 2,000 steps",
+        ),
+        "targets": panels(
+            results["pairs"],
+            "pairs",
+            "pairs",
+            [RLHF, REJECTED, REWARD],
+            "And towards RLHF? After 2,000 steps",
+        ),
+        "steps": panels(
+            results["steps"], "step", STEP, [CHOSEN, REJECTED, DISTANCE], "Along the path"
+        ),
+        "mean": panels(
+            results["mean"],
+            "step",
+            STEP,
+            [CHOSEN, REJECTED, DISTANCE],
+            "Along the path, losses fed " + MEAN,
+        ),
+        "learning rate": panels(
+            results["learning rate"], "learning_rate", RATE, [CHOSEN, DISTANCE], "How far is far?"
+        ),
         "generator": generators(results["generator"]),
         "noise": noise(results["noise"]),
     }
@@ -66,22 +115,26 @@ def figures(results: Results) -> dict[str, tuple[Figure, str]]:
 
 MEAN, RATE = "the mean log-probability per token", "learning rate (300 steps)"
 ALTERNATIVES = {
-    "pairs": """Three panels against the number of pairs: the mean log-ratio of winners, the KL to the winners' law, the mass moved
-    to unseen responses; one line a loss.""",
-    "targets": """Three panels against the number of pairs: the KL to RLHF's optimum, the mean log-ratio of losers, the expected
-    reward.""",
-    "steps": """Mean log-ratios of winners and losers and the KL to the winners' law against the training step; all losses rise
-    together at first, then part.""",
-    "mean": """The same three panels for losses fed means per token: all rise together at first, later the log-ratio of winners
-    falls.""",
-    "learning rate": "Mean log-ratio of winners and KL to the winners' law after 300 steps against the learning rate.",
-    "generator": "KL to the winners' law for six generators at 100 to 10,000 pairs, mild and strong rewards, with intervals.",
+    "pairs": """Three panels against the number of pairs: the mean log-ratio of winners, the KL to the
+    winners' law, the mass moved to unseen responses; one line a loss.""",  # noqa: E501
+    "targets": """Three panels against the number of pairs: the KL to RLHF's optimum, the mean log-ratio
+    of losers, the expected reward.""",  # noqa: E501
+    "steps": """Mean log-ratios of winners and losers and the KL to the winners' law against the
+    training step; all losses rise together at first, then part.""",
+    "mean": """The same three panels for losses fed means per token: all rise together at first, later
+    the log-ratio of winners falls.""",  # noqa: E501
+    "learning rate": "Mean log-ratio of winners and KL to the winners' law after 300 steps "
+    "against the learning rate.",
+    "generator": "KL to the winners' law for six generators at 100 to 10,000 pairs, mild and "
+    "strong rewards, with intervals.",
     "noise": "KL to the clean winners' law and reward against the share of flipped labels.",
 }
 
 
 def generators(cells: dict[str, list[Row]]) -> Figure:
-    """KL to pi_chosen by generator, relative to the mean over generators: one panel a reward scale."""
+    """KL to pi_chosen by generator, relative to the mean over generators: one panel a reward
+    scale.
+    """
     figure, axes = plotting.new_figure(columns=2, width=8.5, height=3.8)
     for ax, scale in zip(axes, (0.5, 4.0), strict=True):
         lines(ax, cells, "pairs", "KL to pi_chosen", lambda row, scale=scale: row["scale"] == scale)  # type: ignore[misc]
@@ -97,7 +150,9 @@ def generators(cells: dict[str, list[Row]]) -> Figure:
 def noise(cells: dict[str, list[Row]]) -> Figure:
     figure, axes = plotting.new_figure(columns=2, width=8.5, height=3.8)
     for ax, (measure, label) in zip(
-        axes, [("KL to pi_chosen", DISTANCE[1] + " (clean)"), ("reward", "expected reward")], strict=True
+        axes,
+        [("KL to pi_chosen", DISTANCE[1] + " (clean)"), ("reward", "expected reward")],
+        strict=True,
     ):
         lines(ax, cells, "flips", measure)
         ax.set_xscale("linear")

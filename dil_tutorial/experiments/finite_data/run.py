@@ -1,8 +1,10 @@
-"""Finite data and training dynamics: losses x pairs x seeds, hundreds of runs in one tensor program (THEORY §8).
+"""Finite data and training dynamics: losses x pairs x seeds, hundreds of runs in one tensor program
+(THEORY §8).
 
-A *cell* is one loss in one experiment: all its conditions (numbers of pairs, learning rates, ...) and seeds train together,
-each run a prompt of a stacked ``World``.  Cells are saved as they are done, so an interrupted study goes on where it stopped.
-``figures`` and ``report`` draw and write what the numbers say.
+A *cell* is one loss in one experiment: all its conditions (numbers of pairs, learning rates, ...)
+and seeds train together, each run a prompt of a stacked ``World``.  Cells are saved as they are
+done, so an interrupted study goes on where it stopped. ``figures`` and ``report`` draw and write
+what the numbers say.
 """
 
 import json
@@ -32,9 +34,20 @@ Results = dict[str, dict[str, list[Row]]]  # experiment -> loss -> rows
 
 COMMITTED = BENCHMARKS / "dynamics.json"  # what the book and notebook 08 show
 
-COMPARED = ("SFT", "DIL LSIF repaired", "DIL UKL repaired", "DIL BCE repaired", "DIL LSIF published", "DIL UKL published",
-            "DIL BCE published", "IPO", "DPO")  # fmt: skip
-GENERATORS = tuple(f"DIL {h} repaired" for h in ("LSIF", "power(0.5)", "UKL", "BCE", "Hellinger", "Itakura–Saito"))
+COMPARED = (
+    "SFT",
+    "DIL LSIF repaired",
+    "DIL UKL repaired",
+    "DIL BCE repaired",
+    "DIL LSIF published",
+    "DIL UKL published",
+    "DIL BCE published",
+    "IPO",
+    "DPO",
+)
+GENERATORS = tuple(
+    f"DIL {h} repaired" for h in ("LSIF", "power(0.5)", "UKL", "BCE", "Hellinger", "Itakura–Saito")
+)
 
 
 @dataclass(frozen=True)
@@ -65,28 +78,45 @@ class Experiment:
 
 PATH = Condition(pairs=300, learning_rate=0.01, steps=3000, records=32)
 EXPERIMENTS = [
-    Experiment("pairs", COMPARED, tuple(Condition(pairs=n) for n in (30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000))),
+    Experiment(
+        "pairs",
+        COMPARED,
+        tuple(Condition(pairs=n) for n in (30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)),
+    ),
     Experiment("steps", COMPARED, (PATH,)),
     Experiment("mean", COMPARED, (replace(PATH, mean=True),)),
-    Experiment("learning rate", COMPARED, tuple(Condition(learning_rate=10 ** (-4 + k / 2), steps=300) for k in range(7))),
-    Experiment("generator", GENERATORS, tuple(Condition(pairs=n, scale=s) for s in (0.5, 4.0) for n in (100, 1000, 10_000))),
-    Experiment("noise", ("SFT", "DIL BCE repaired", "DIL LSIF published", "IPO", "DPO"),
-               tuple(Condition(pairs=1000, flips=f) for f in (0.0, 0.1, 0.2, 0.3, 0.4))),
-]  # fmt: skip
+    Experiment(
+        "learning rate",
+        COMPARED,
+        tuple(Condition(learning_rate=10 ** (-4 + k / 2), steps=300) for k in range(7)),
+    ),
+    Experiment(
+        "generator",
+        GENERATORS,
+        tuple(Condition(pairs=n, scale=s) for s in (0.5, 4.0) for n in (100, 1000, 10_000)),
+    ),
+    Experiment(
+        "noise",
+        ("SFT", "DIL BCE repaired", "DIL LSIF published", "IPO", "DPO"),
+        tuple(Condition(pairs=1000, flips=f) for f in (0.0, 0.1, 0.2, 0.3, 0.4)),
+    ),
+]
 
 
 def measure(policy: Tensor, law: Tensor, clean: World) -> dict[str, Tensor]:
-    """What we want to know of a trained policy (X, Y), each (X,), in nats where it is a log-ratio or a KL.
+    """What we want to know of a trained policy (X, Y), each (X,), in nats where it is a log-ratio
+    or a KL.
 
-    ``chosen`` and ``rejected`` are means of f over the law of winners and losers, ``chosen (data)`` over the winners
-    trained on; ``unseen`` is the policy's mass on responses that occur in no pair, less the reference's.
+    ``chosen`` and ``rejected`` are means of f over the law of winners and losers, ``chosen (data)``
+    over the winners trained on; ``unseen`` is the policy's mass on responses that occur in no pair,
+    less the reference's.
 
     >>> from toy.gallery import bandit
     >>> world = bandit()
     >>> measured = measure(world.chosen, world.pairs, world)
     >>> sorted(measured)
     ['KL to RLHF', 'KL to pi_chosen', 'KL to pi_ref', 'chosen', 'chosen (data)', 'rejected', 'reward', 'unseen']
-    """
+    """  # noqa: E501
     f = policy.clamp(min=1e-300).log() - clean.ref.log()
     seen = law.sum(1) + law.sum(2) > 0
     return {
@@ -102,7 +132,8 @@ def measure(policy: Tensor, law: Tensor, clean: World) -> dict[str, Tensor]:
 
 
 def record_steps(steps: int, records: int) -> list[int]:
-    """``records`` steps up to and including the last, logarithmically spaced; the last alone for one.
+    """``records`` steps up to and including the last, logarithmically spaced; the last alone for
+    one.
 
     >>> record_steps(1000, 4)
     [1, 10, 100, 1000]
@@ -112,20 +143,31 @@ def record_steps(steps: int, records: int) -> list[int]:
     return sorted({round(math.exp(math.log(steps) * k / (records - 1))) for k in range(records)})
 
 
-def run_conditions(loss: Loss, conditions: Sequence[Condition], seeds: Sequence[int]) -> list[dict[int, dict[str, Tensor]]]:
-    """Train ``loss`` once a seed under each of the conditions, which must share steps, learning rate and records.
+def run_conditions(
+    loss: Loss, conditions: Sequence[Condition], seeds: Sequence[int]
+) -> list[dict[int, dict[str, Tensor]]]:
+    """Train ``loss`` once a seed under each of the conditions, which must share steps, learning
+    rate and records.
 
-    All runs are one tensor program.  Returns for each condition the measures (seeds,) at every recorded step.
+    All runs are one tensor program.  Returns for each condition the measures (seeds,) at every
+    recorded step.
     """
     first, S = conditions[0], len(seeds)
     clean, laws = [], []
     for condition in conditions:
         world = bandit20(condition.scale)
         P = (1 - condition.flips) * world.preference + condition.flips * world.preference.mT
-        for seed in seeds:  # one generator a run: the data of a seed do not depend on which other seeds are asked for
-            laws.append(empirical_law(World(world.ref, P), condition.pairs, torch.Generator().manual_seed(seed)))
+        # one generator a run: the data of a seed do not depend on which other seeds are asked for
+        for seed in seeds:
+            laws.append(
+                empirical_law(
+                    World(world.ref, P), condition.pairs, torch.Generator().manual_seed(seed)
+                )
+            )
         clean.append((world.ref, world.true_reward))
-    ref, reward = (torch.cat([part.expand(S, -1) for part in parts]) for parts in zip(*clean, strict=True))
+    ref, reward = (
+        torch.cat([part.expand(S, -1) for part in parts]) for parts in zip(*clean, strict=True)
+    )
     stacked = World.from_reward(ref, reward)
     law, wanted, found = torch.cat(laws), record_steps(first.steps, first.records), {}
 
@@ -134,17 +176,26 @@ def run_conditions(loss: Loss, conditions: Sequence[Condition], seeds: Sequence[
             found[step] = measure(policy, law, stacked)
 
     final = descend(
-        stacked, loss, pairs=law, lengths=LENGTHS if first.mean else None, steps=first.steps, learning_rate=first.learning_rate,
+        stacked,
+        loss,
+        pairs=law,
+        lengths=LENGTHS if first.mean else None,
+        steps=first.steps,
+        learning_rate=first.learning_rate,
         record=record,
-    )  # fmt: skip
+    )
     found[first.steps] = measure(final, law, stacked)
     return [
-        {step: {name: value[i * S : (i + 1) * S] for name, value in found[step].items()} for step in wanted}
+        {
+            step: {name: value[i * S : (i + 1) * S] for name, value in found[step].items()}
+            for step in wanted
+        }
         for i in range(len(conditions))
     ]
 
 
-LENGTHS = torch.linspace(10, 105, 20, dtype=torch.float64)  # tokens of bandit20's responses, for means per token
+# tokens of bandit20's responses, for means per token
+LENGTHS = torch.linspace(10, 105, 20, dtype=torch.float64)
 
 
 def batches(conditions: Sequence[Condition]) -> Iterator[list[Condition]]:
@@ -160,23 +211,40 @@ def rounded(numbers: list[float]) -> list[float]:
     return [float(f"{x:.6g}") for x in numbers]
 
 
-def cells(seeds: int, experiments: Sequence[Experiment] = EXPERIMENTS) -> list[tuple[str, str, dict[str, Any]]]:
-    """(experiment, loss, settings) of every cell; the settings tell a saved cell from one made otherwise."""
+def cells(
+    seeds: int, experiments: Sequence[Experiment] = EXPERIMENTS
+) -> list[tuple[str, str, dict[str, Any]]]:
+    """(experiment, loss, settings) of every cell; the settings tell a saved cell from one made
+    otherwise.
+    """
     return [
-        (e.name, label, {"loss": LOSSES[label].settings, "seeds": seeds, "conditions": [asdict(c) for c in e.conditions]})
+        (
+            e.name,
+            label,
+            {
+                "loss": LOSSES[label].settings,
+                "seeds": seeds,
+                "conditions": [asdict(c) for c in e.conditions],
+            },
+        )
         for e in experiments
         for label in e.losses
     ]
 
 
-def study(folder: Path, seeds: int, experiments: Sequence[Experiment] = EXPERIMENTS) -> Iterator[tuple[str, str, list[Any]]]:
+def study(
+    folder: Path, seeds: int, experiments: Sequence[Experiment] = EXPERIMENTS
+) -> Iterator[tuple[str, str, list[Any]]]:
     """Run every cell that ``folder`` does not hold yet; yields (experiment, loss, rows) one by one.
 
     A row is a condition at a recorded step: its settings and, for each measure, [mean, low, high].
 
     >>> import tempfile
     >>> small = Experiment("small", ("SFT",), (Condition(pairs=30, steps=10),))
-    >>> [(name, loss, len(rows)) for name, loss, rows in study(Path(tempfile.mkdtemp()), 2, [small])]
+    >>> [
+    ...     (name, loss, len(rows))
+    ...     for name, loss, rows in study(Path(tempfile.mkdtemp()), 2, [small])
+    ... ]
     [('small', 'SFT', 1)]
     """
     conditions = {e.name: e.conditions for e in experiments}
@@ -190,7 +258,15 @@ def study(folder: Path, seeds: int, experiments: Sequence[Experiment] = EXPERIME
                 for condition, by_step in zip(batch, results, strict=True):
                     for step, measures in by_step.items():
                         row = {**asdict(condition), "step": step}
-                        rows.append({**row, **{name: rounded(bootstrap(values)) for name, values in measures.items()}})
+                        rows.append(
+                            {
+                                **row,
+                                **{
+                                    name: rounded(bootstrap(values))
+                                    for name, values in measures.items()
+                                },
+                            }
+                        )
             saved = {"settings": settings, "rows": rows}
             write_json(path, saved)
         yield experiment, label, saved["rows"]
@@ -199,7 +275,12 @@ def study(folder: Path, seeds: int, experiments: Sequence[Experiment] = EXPERIME
 def save(results: Results, seeds: int, folder: Path) -> Path:
     """``dynamics.json`` in ``folder``."""
     path = folder / "dynamics.json"
-    content = {**provenance(), "seeds": seeds, "interval": "mean, then 95% bootstrap over seeds", "experiments": results}
+    content = {
+        **provenance(),
+        "seeds": seeds,
+        "interval": "mean, then 95% bootstrap over seeds",
+        "experiments": results,
+    }
     write_text(path, json.dumps(content, ensure_ascii=False) + "\n")
     return path
 

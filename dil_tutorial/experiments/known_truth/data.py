@@ -1,11 +1,14 @@
-"""Preference pairs whose truth is known: responses of a real model, a known reward, a known rule for labels (THEORY §10).
+"""Preference pairs whose truth is known: responses of a real model, a known reward, a known rule
+for labels (THEORY §10).
 
-K responses a prompt are drawn from pi_ref by its own law.  They make a *world* (``toy.World``) of K responses, each as
-probable as the next, and everything exact that is known of worlds holds for it: the win rate, t, pi_chosen, where each
-loss ends.  As K grows it becomes the truth about the model; the Monte-Carlo error says how far off K leaves it.
+K responses a prompt are drawn from pi_ref by its own law.  They make a *world* (``toy.World``) of K
+responses, each as probable as the next, and everything exact that is known of worlds holds for it:
+the win rate, t, pi_chosen, where each loss ends.  As K grows it becomes the truth about the model;
+the Monte-Carlo error says how far off K leaves it.
 
-In a world of K samples a response meets itself with chance 1/K, in the truth hardly ever.  P - 1/2 is therefore stretched by
-K/(K - 1): t(y) is then the mean of 2 P(y > y') - 1 over the *other* samples, which is unbiased.
+In a world of K samples a response meets itself with chance 1/K, in the truth hardly ever.  P - 1/2
+is therefore stretched by K/(K - 1): t(y) is then the mean of 2 P(y > y') - 1 over the *other*
+samples, which is unbiased.
 """
 
 import functools
@@ -31,15 +34,16 @@ SPLITS = {"train": 0.6, "validation": 0.1, "held-out": 0.3}  # of the prompts
 PROMPTS = Path(__file__).parent / "prompts.txt"
 
 
-# --- The truth ---------------------------------------------------------------------------------------------------------
+# --- The truth ------------------------------------------------------------------------------------
 
 
 def preference_of(reward: Tensor, labels: str = "bradley-terry", noise: float = 0.0) -> Tensor:
     """P(y > y') of a labeller with rewards (X, K) in nats: (X, K, K).
 
-    "bradley-terry" is sigmoid(R - R'), "hard" prefers the higher reward, ties even.  "cycle" is not transitive: responses
-    fall into three classes by the sign of R; good beats neutral, neutral beats bad and bad beats good with probability
-    sigmoid(1).  ``noise`` is the share of labels that are turned around.
+    "bradley-terry" is sigmoid(R - R'), "hard" prefers the higher reward, ties even.  "cycle" is not
+    transitive: responses fall into three classes by the sign of R; good beats neutral, neutral
+    beats bad and bad beats good with probability sigmoid(1).  ``noise`` is the share of labels that
+    are turned around.
 
     >>> preference_of(torch.tensor([[-1.0, 0.0, 1.0]]), "cycle").round(decimals=2)
     tensor([[[0.5000, 0.2700, 0.7300],
@@ -49,19 +53,28 @@ def preference_of(reward: Tensor, labels: str = "bradley-terry", noise: float = 
     if labels not in LABELS:
         raise unknown_name("rule for labels", labels, LABELS)
     if not 0 <= noise <= 0.5:
-        raise InputError(f"label noise is {noise}: give the share of labels turned around, from 0 to 0.5")
+        raise InputError(
+            f"label noise is {noise}: give the share of labels turned around, from 0 to 0.5"
+        )
     reward = reward.double()
     if labels == "cycle":
         kind = reward.sign()
-        ahead = (kind.unsqueeze(-1) - kind.unsqueeze(-2)) % 3  # 0: the same class, 1: beats it, 2: is beaten
+        ahead = (
+            kind.unsqueeze(-1) - kind.unsqueeze(-2)
+        ) % 3  # 0: the same class, 1: beats it, 2: is beaten
         P = torch.sigmoid(torch.where(ahead == 2, -1.0, ahead))
     else:
-        P = preferences.hard_labels(reward) if labels == "hard" else preferences.bradley_terry(reward)
+        P = (
+            preferences.hard_labels(reward)
+            if labels == "hard"
+            else preferences.bradley_terry(reward)
+        )
     return (1 - noise) * P + noise * P.mT
 
 
 def world_of_samples(preference: Tensor) -> World:
-    """The world of K samples a prompt, preferences (X, K, K); its ``advantage`` is the unbiased estimate of t.
+    """The world of K samples a prompt, preferences (X, K, K); its ``advantage`` is the unbiased
+    estimate of t.
 
     >>> world_of_samples(torch.tensor([[[0.5, 0.25], [0.75, 0.5]]])).advantage
     tensor([[-0.5000,  0.5000]], dtype=torch.float64)
@@ -74,20 +87,24 @@ def world_of_samples(preference: Tensor) -> World:
 
 
 def log_ratio_error(preference: Tensor, advantage: Tensor) -> Tensor:
-    """Standard error of log(1 + t) that comes from estimating t on K - 1 other samples: (X, K, K), (X, K) -> (X, K).
+    """Standard error of log(1 + t) that comes from estimating t on K - 1 other samples: (X, K, K),
+    (X, K) -> (X, K).
 
     >>> reward = torch.tensor([[0.0, 0.5, 1.5]])
     >>> preference = preference_of(reward)
     >>> log_ratio_error(preference, truth_of(reward, preference_of)[0]).shape
     torch.Size([1, 3])
     """
-    edge, others = 2 * preference.double() - 1, preference.shape[-1] - 1  # a response's edge over itself is 0
+    # a response's edge over itself is 0
+    edge, others = (2 * preference.double() - 1, preference.shape[-1] - 1)
     variance = ((edge**2).sum(2) - edge.sum(2) ** 2 / others) / (others - 1)
-    return (variance.clamp(min=0) / others).sqrt() / (1 + advantage)  # rounding may leave a variance of zero below it
+    # rounding may leave a variance of zero below it
+    return (variance.clamp(min=0) / others).sqrt() / (1 + advantage)
 
 
 def truth_of(reward: Tensor, rule: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """t of every response and the standard error of log(1 + t), (X, K) each; ``rule`` maps rewards to preferences, as ``preference_of`` does.
+    """t of every response and the standard error of log(1 + t), (X, K) each; ``rule`` maps rewards
+    to preferences, as ``preference_of`` does.
 
     >>> t, error = truth_of(torch.tensor([[0.0, 0.5, 1.5]]), preference_of)
     >>> t.round(decimals=2)
@@ -102,11 +119,13 @@ def truth_of(reward: Tensor, rule: Callable[[Tensor], Tensor]) -> tuple[Tensor, 
     return t, error
 
 
-# --- Prompts, roles, pairs -----------------------------------------------------------------------------------------------
+# --- Prompts, roles, pairs ------------------------------------------------------------------------
 
 
 def read_prompts(path: Path) -> list[str]:
-    """Prompts of a text file, one a line, or of a .jsonl file's field ``prompt``; InputError names file and line."""
+    """Prompts of a text file, one a line, or of a .jsonl file's field ``prompt``; InputError names
+    file and line.
+    """
     prompts = []
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
@@ -115,19 +134,27 @@ def read_prompts(path: Path) -> list[str]:
             try:
                 line = json.loads(line)["prompt"]
             except (json.JSONDecodeError, KeyError, TypeError):
-                raise InputError(f'{path}:{number}: no field "prompt": give {{"prompt": "..."}} a line') from None
+                raise InputError(
+                    f'{path}:{number}: no field "prompt": give {{"prompt": "..."}} a line'
+                ) from None
             if not isinstance(line, str) or not line.strip():
                 raise InputError(f"{path}:{number}: field 'prompt' is not a text: give one")
         prompts.append(line)
     if twice := {prompt for prompt in prompts if prompts.count(prompt) > 1}:
-        raise InputError(f"{path}: the prompt {sorted(twice)[0]!r} stands there twice: keep one, or splits would share it")
+        raise InputError(
+            f"{path}: the prompt {sorted(twice)[0]!r} stands there twice: keep one, or splits "
+            "would share it"
+        )
     if len(prompts) < 10:
-        raise InputError(f"{path}: holds {len(prompts)} prompts: give at least 10, to be split in three")
+        raise InputError(
+            f"{path}: holds {len(prompts)} prompts: give at least 10, to be split in three"
+        )
     return prompts
 
 
 def split_prompts(count: int, seed: int) -> list[str]:
-    """The split that each of ``count`` prompts belongs to, drawn by seed: 60% train, 10% validation, 30% held-out.
+    """The split that each of ``count`` prompts belongs to, drawn by seed: 60% train, 10%
+    validation, 30% held-out.
 
     >>> split_prompts(10, 0).count("train")
     6
@@ -140,24 +167,40 @@ def split_prompts(count: int, seed: int) -> list[str]:
 
 
 def make_pairs(
-    drawn: Sequence[dict[str, Any]], reward: Tensor, rule: Callable[[Tensor], Tensor], pairs: int, seed: int, soft: bool = False
+    drawn: Sequence[dict[str, Any]],
+    reward: Tensor,
+    rule: Callable[[Tensor], Tensor],
+    pairs: int,
+    seed: int,
+    soft: bool = False,
 ) -> tuple[list[dict[str, Any]], Tensor]:
-    """``pairs`` labelled pairs a prompt from its K samples, and which samples they leave for evaluation, (X, K) bool.
+    """``pairs`` labelled pairs a prompt from its K samples, and which samples they leave for
+    evaluation, (X, K) bool.
 
-    A pair is two samples that no other pair holds, in an order that ``rule`` draws by their rewards (X, K), and beside them
-    as ``reference`` a sample of the next pair: an independent draw of pi_ref.  Which samples these are is drawn by ``seed``.
-    With ``soft`` labels a pair says, as ``p_chosen``, how probable its label was.
+    A pair is two samples that no other pair holds, in an order that ``rule`` draws by their rewards
+    (X, K), and beside them as ``reference`` a sample of the next pair: an independent draw of
+    pi_ref.  Which samples these are is drawn by ``seed``. With ``soft`` labels a pair says, as
+    ``p_chosen``, how probable its label was.
 
-    >>> drawn = [{"prompt": "Hi", "prompt_ids": [9], "responses": [{"text": text, "ids": [i]} for i, text in enumerate("abcdef")]}]
+    >>> drawn = [
+    ...     {
+    ...         "prompt": "Hi",
+    ...         "prompt_ids": [9],
+    ...         "responses": [{"text": text, "ids": [i]} for i, text in enumerate("abcdef")],
+    ...     }
+    ... ]
     >>> made, left = make_pairs(drawn, torch.arange(6.0)[None], preference_of, pairs=2, seed=0)
     >>> sorted(made[0])
     ['chosen', 'chosen_ids', 'prompt', 'prompt_ids', 'reference', 'reference_ids', 'rejected', 'rejected_ids']
     >>> left.sum().item()  # samples that no pair holds
     2
-    """
+    """  # noqa: E501
     X, K = reward.shape
     if not 2 <= 2 * pairs <= K or (pairs == 1 and K < 3):
-        raise InputError(f"{pairs} pairs a prompt from {K} samples: give --samples of at least twice the pairs (3 for one)")
+        raise InputError(
+            f"{pairs} pairs a prompt from {K} samples: give --samples of at least twice the "
+            "pairs (3 for one)"
+        )
     rng = torch.Generator().manual_seed(seed)
     rows, left = [], torch.ones(X, K, dtype=torch.bool)
     for x, row in enumerate(drawn):
@@ -171,39 +214,54 @@ def make_pairs(
             winner, loser = (a, b) if coin < wins[i] else (b, a)
             pair = {"prompt": row["prompt"], "prompt_ids": row["prompt_ids"]}
             for field, k in (("chosen", winner), ("rejected", loser), ("reference", third)):
-                pair |= {field: row["responses"][k]["text"], f"{field}_ids": row["responses"][k]["ids"]}
+                pair |= {
+                    field: row["responses"][k]["text"],
+                    f"{field}_ids": row["responses"][k]["ids"],
+                }
             if soft:
                 pair["p_chosen"] = wins[i] if winner == a else 1 - wins[i]
             rows.append(pair)
     return rows, left
 
 
-# --- dil simulate ----------------------------------------------------------------------------------------------------
+# --- dil simulate ---------------------------------------------------------------------------------
 
 
 def rewards_of(drawn: Sequence[dict[str, Any]], name: str, scale: float) -> Tensor:
     """scale x reward of every drawn response, (X, K) in nats."""
     reward = get_reward(name)
     return scale * torch.tensor(
-        [[score(reward, name, row["prompt"], r["text"], len(r["ids"])) for r in row["responses"]] for row in drawn],
+        [
+            [score(reward, name, row["prompt"], r["text"], len(r["ids"])) for r in row["responses"]]
+            for row in drawn
+        ],
         dtype=torch.float64,
     )
 
 
 def check(settings: dict[str, Any]) -> None:
-    """InputError where labels, noise, reward or the number of pairs cannot be, before anything long begins."""
+    """InputError where labels, noise, reward or the number of pairs cannot be, before anything long
+    begins.
+    """
     preference_of(torch.zeros(1, 2), settings["labels"], settings["noise"])
     get_reward(settings["reward"])
     make_pairs([], torch.empty(0, settings["samples"]), preference_of, settings["pairs"], 0)
 
 
 def simulate(
-    model: Any, tokenizer: Any, prompts: Sequence[str], out: Path, settings: dict[str, Any], quiet: bool = False
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    out: Path,
+    settings: dict[str, Any],
+    quiet: bool = False,
 ) -> dict[str, Any]:
-    """Draw, score, label and write the files that the data card describes; returns the card's numbers.
+    """Draw, score, label and write the files that the data card describes; returns the card's
+    numbers.
 
-    ``settings``: model, prompts (a name for them), reward, scale, labels, noise, soft, samples, pairs, max_new_tokens, chat, seed.
-    An interrupted call goes on where it stopped; a folder whose responses were drawn otherwise is refused.
+    ``settings``: model, prompts (a name for them), reward, scale, labels, noise, soft, samples,
+    pairs, max_new_tokens, chat, seed. An interrupted call goes on where it stopped; a folder whose
+    responses were drawn otherwise is refused.
     """
     check(settings)
     drawn = draw_once(model, tokenizer, prompts, out, settings, quiet)
@@ -214,14 +272,30 @@ def simulate(
     lines = []
     for x, row in enumerate(drawn):
         for k, response in enumerate(row["responses"]):
-            truth = {"reward": reward[x, k], "t": t[x, k], "log_ratio": t[x, k].log1p(), "log_ratio_error": error[x, k]}
+            truth = {
+                "reward": reward[x, k],
+                "t": t[x, k],
+                "log_ratio": t[x, k].log1p(),
+                "log_ratio_error": error[x, k],
+            }
             response |= {name: value.item() for name, value in truth.items()}
-        lines.append({"prompt": row["prompt"], "split": splits[x], **{k: v for k, v in row.items() if k != "prompt"}})
+        lines.append(
+            {
+                "prompt": row["prompt"],
+                "split": splits[x],
+                **{k: v for k, v in row.items() if k != "prompt"},
+            }
+        )
     counts = {}
     for split in SPLITS:
         rows = [x for x, name in enumerate(splits) if name == split]
         pairs, _ = make_pairs(
-            [drawn[x] for x in rows], reward[rows], rule, settings["pairs"], settings["seed"], settings["soft"]
+            [drawn[x] for x in rows],
+            reward[rows],
+            rule,
+            settings["pairs"],
+            settings["seed"],
+            settings["soft"],
         )
         write_lines(out / f"{split.replace('-', '_')}.jsonl", pairs)
         counts[split] = {"prompts": len(rows), "pairs": len(pairs)}
@@ -244,21 +318,38 @@ def simulate(
 
 
 def draw_once(
-    model: Any, tokenizer: Any, prompts: Sequence[str], out: Path, settings: dict[str, Any], quiet: bool = False
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    out: Path,
+    settings: dict[str, Any],
+    quiet: bool = False,
 ) -> list[dict[str, Any]]:
-    """``draw`` into ``out``/drawn.jsonl, going on from what is there if it was made with the same settings."""
+    """``draw`` into ``out``/drawn.jsonl, going on from what is there if it was made with the same
+    settings.
+    """
     law = {key: settings[key] for key in ("model", "samples", "max_new_tokens", "chat", "seed")}
     law["prompts"] = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
     noted = out / "drawn.json"
     if noted.exists():
         before = read_json(noted)
         if changed := sorted(key for key in law if before.get(key) != law[key]):
-            raise InputError(f"{out}: holds responses drawn with another {', '.join(changed)}: choose another --out")
+            raise InputError(
+                f"{out}: holds responses drawn with another {', '.join(changed)}: choose another "
+                "--out"
+            )
     write_json(noted, law)
     return draw(
-        model, tokenizer, prompts, settings["samples"], settings["max_new_tokens"], settings["seed"], out / "drawn.jsonl",
-        chat=settings["chat"], quiet=quiet,
-    )  # fmt: skip
+        model,
+        tokenizer,
+        prompts,
+        settings["samples"],
+        settings["max_new_tokens"],
+        settings["seed"],
+        out / "drawn.jsonl",
+        chat=settings["chat"],
+        quiet=quiet,
+    )
 
 
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -269,12 +360,20 @@ def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 RULES = {  # what the data card says of each rule
     "bradley-terry": "Bradley–Terry: the first wins with probability sigmoid(R - R')",
     "hard": "hard: the higher reward wins, equal rewards by a fair coin",
-    "cycle": "a cycle over the sign of R: good beats neutral, neutral beats bad, bad beats good, each with probability sigmoid(1)",
+    "cycle": "a cycle over the sign of R: good beats neutral, neutral beats bad, bad beats good, "
+    "each with probability sigmoid(1)",
 }
 
 
 def data_card(settings: dict[str, Any], numbers: dict[str, Any]) -> str:
-    """Markdown: exactly how the data were made, what the files hold, and what they are not good for."""
+    """Markdown: exactly how the data were made, what the files hold, and what they are not good
+    for.
+    """
     shown = {name: value for name, value in numbers.items() if name != "splits"}
     card = templates.load(Path(__file__).with_name("data_card.md.j2"))
-    return card.render(**settings, rule=RULES[settings["labels"]], splits=numbers["splits"], numbers=shown) + "\n"
+    return (
+        card.render(
+            **settings, rule=RULES[settings["labels"]], splits=numbers["splits"], numbers=shown
+        )
+        + "\n"
+    )

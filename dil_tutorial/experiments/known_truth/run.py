@@ -1,12 +1,15 @@
 """Does DIL imitate pi_chosen on a language model?  An experiment whose truth is known (THEORY §10).
 
-1. Responses of pi_ref to short prompts, a known reward, Bradley–Terry labels: the data of ``data.py``, so that the
-   true log-ratio log(1 + t(y)) of every response is known, and where each loss ends (``toy.optima``) is known too.
-2. Every loss, fed sums and means of log-probabilities, is trained at every learning rate of one grid with seed 0.  The rate
-   with the least loss *of its own* on validation pairs is kept: a choice that sees neither the truth nor a held-out prompt.
-   Further seeds are trained at that rate; a seed draws pairs, labels, the adapter's start and the order of the batches.
-3. What the policies make of responses that no pair held, f_theta(y), goes into the results as it is.  Slopes, intervals,
-   figures and the report are made from there (``dil_tutorial.experiments.known_truth.report``).
+1. Responses of pi_ref to short prompts, a known reward, Bradley–Terry labels: the data of
+   ``data.py``, so that the true log-ratio log(1 + t(y)) of every response is known, and where each
+   loss ends (``toy.optima``) is known too.
+2. Every loss, fed sums and means of log-probabilities, is trained at every learning rate of one
+   grid with seed 0.  The rate with the least loss *of its own* on validation pairs is kept: a
+   choice that sees neither the truth nor a held-out prompt. Further seeds are trained at that rate;
+   a seed draws pairs, labels, the adapter's start and the order of the batches.
+3. What the policies make of responses that no pair held, f_theta(y), goes into the results as it
+   is.  Slopes, intervals, figures and the report are made from there
+   (``dil_tutorial.experiments.known_truth.report``).
 
 Every run is a file of its own, so that an interrupted experiment goes on where it stopped.
 """
@@ -27,23 +30,42 @@ from toy import catalogue
 
 PRESETS = {
     "cpu": Preset(),
-    "gpu": Preset(reward="sentiment", scale=4.0, samples=256, max_new_tokens=24, pairs=100, batch_size=64, top_layers=0,
-                  learning_rates=(3e-6, 1e-5, 3e-5), evaluated=64, policy_samples=64, ladder=(12, 25, 50), passes=8),
-}  # fmt: skip
-COMBINATIONS = [(loss, feed) for feed in ("sum", "mean") for loss in LOSSES if (loss, feed) != ("SimPO", "sum")]
-LADDER = ("DIL BCE repaired", "DIL BCE published", "DPO")  # the losses trained on other numbers of pairs and of prompts
+    "gpu": Preset(
+        reward="sentiment",
+        scale=4.0,
+        samples=256,
+        max_new_tokens=24,
+        pairs=100,
+        batch_size=64,
+        top_layers=0,
+        learning_rates=(3e-6, 1e-5, 3e-5),
+        evaluated=64,
+        policy_samples=64,
+        ladder=(12, 25, 50),
+        passes=8,
+    ),
+}
+COMBINATIONS = [
+    (loss, feed) for feed in ("sum", "mean") for loss in LOSSES if (loss, feed) != ("SimPO", "sum")
+]
+# the losses trained on other numbers of pairs and of prompts
+LADDER = ("DIL BCE repaired", "DIL BCE published", "DPO")
 Progress = Callable[[str], None]  # told what is done, after each step of ``steps``
 
 
 def steps(preset: Preset) -> int:
-    """How many steps ``experiment`` has: runs of the sweep, of further seeds, of the ladder, on few prompts, and rounds."""
+    """How many steps ``experiment`` has: runs of the sweep, of further seeds, of the ladder, on few
+    prompts, and rounds.
+    """
     runs = len(COMBINATIONS) * (len(preset.learning_rates) + preset.seeds)
     return runs + len(LADDER) * (len(preset.ladder) + 1) + preset.rounds + 1
 
 
 def experiment(lab: Lab, progress: Progress) -> dict[str, Any]:
     """Run the whole experiment, going on from what ``lab.folder`` holds; returns the results."""
-    gc.freeze()  # Trainer collects garbage after each run; what is loaded by now is none, and looking takes a third of a second
+    # Trainer collects garbage after each run; what is loaded by now is none, and looking takes a
+    # third of a second
+    gc.freeze()
     preset, chosen = lab.preset, {}
     sweep, runs = [], []
     for loss, feed in COMBINATIONS:
@@ -95,17 +117,27 @@ def own_loss(row: dict[str, Any]) -> float:
 
 
 def settings_of(run: Run) -> dict[str, Any]:
-    return {"loss": run.loss, "fed": run.feed, "learning rate": run.learning_rate, "seed": run.seed, "pairs": run.pairs}
+    return {
+        "loss": run.loss,
+        "fed": run.feed,
+        "learning rate": run.learning_rate,
+        "seed": run.seed,
+        "pairs": run.pairs,
+    }
 
 
 def kept(lab: Lab, folder: str, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The content of a file of this experiment; where there is none, or it was made under another preset, made anew.
+    """The content of a file of this experiment; where there is none, or it was made under another
+    preset, made anew.
 
     How many rates and seeds there are is nothing to a single run.
     """
     path = lab.folder / folder / f"{name}.json"
     saved = read_json(path) if path.is_file() else {}
-    preset = asdict(lab.preset) | {"learning_rates": list(lab.preset.learning_rates), "ladder": list(lab.preset.ladder)}
+    preset = asdict(lab.preset) | {
+        "learning_rates": list(lab.preset.learning_rates),
+        "ladder": list(lab.preset.ladder),
+    }
     of_a_run = preset.keys() - {"seeds", "learning_rates"}
     if any(saved.get("preset", {}).get(name) != preset[name] for name in of_a_run):
         saved = {"preset": preset, "content": make()}
@@ -114,7 +146,9 @@ def kept(lab: Lab, folder: str, name: str, make: Callable[[], dict[str, Any]]) -
 
 
 def fitted(lab: Lab, run: Run) -> tuple[Any, dict[str, Any]]:
-    """A policy trained just now; its validation loss, its curves, and f on the validation prompts."""
+    """A policy trained just now; its validation loss, its curves, and f on the validation
+    prompts.
+    """
     policy, row = lab.train(run)
     f = lab.log_ratios(policy, lab.evaluated("validation", lab.preset.evaluated), "validation")
     if lab.preset.float32_scores:
@@ -134,12 +168,18 @@ def trained(lab: Lab, run: Run) -> tuple[dict[str, Any], Any]:
 
 
 def measured(
-    lab: Lab, run: Run, policy: Any = None, more: Callable[[Lab, Any, Run], dict[str, Any]] = lambda lab, policy, run: {}
+    lab: Lab,
+    run: Run,
+    policy: Any = None,
+    more: Callable[[Lab, Any, Run], dict[str, Any]] = lambda lab, policy, run: {},
 ) -> dict[str, Any]:
-    """A chosen run, measured on held-out prompts, and by ``more``; ``policy`` spares training it again."""
+    """A chosen run, measured on held-out prompts, and by ``more``; ``policy`` spares training it
+    again.
+    """
 
     def make() -> dict[str, Any]:
-        made, row = fitted(lab, run) if policy is None else (policy, trained(lab, run)[0])  # the latter read from its file
+        # the latter read from its file
+        made, row = fitted(lab, run) if policy is None else (policy, trained(lab, run)[0])
         known = {name: row[name] for name in ("validation loss", "curves")}
         return {**settings_of(run), **known, **lab.measure(made, run), **more(lab, made, run)}
 
@@ -147,7 +187,8 @@ def measured(
 
 
 def measured_on_few(lab: Lab, loss: str, learning_rate: float) -> dict[str, Any]:
-    """f on the responses of a few prompts to which the loss has seen every response many times, labelled anew each time.
+    """f on the responses of a few prompts to which the loss has seen every response many times,
+    labelled anew each time.
 
     Nothing is left to generalise: what is missing at its optimum here, training misses.
     """
@@ -163,10 +204,11 @@ def measured_on_few(lab: Lab, loss: str, learning_rate: float) -> dict[str, Any]
 
 
 def iterated(lab: Lab, learning_rate: float, progress: Progress) -> list[dict[str, Any]]:
-    """Imitate the winners, draw new pairs from the new policy, imitate again: under hard labels (THEORY §1.4).
+    """Imitate the winners, draw new pairs from the new policy, imitate again: under hard labels
+    (THEORY §1.4).
 
-    A round trains repaired BCE on all the pairs that K samples of the policy before it make; that policy is its reference.
-    Rewards and f of the policy's own responses are against pi_ref.
+    A round trains repaired BCE on all the pairs that K samples of the policy before it make; that
+    policy is its reference. Rewards and f of the policy's own responses are against pi_ref.
     """
     preset, origin, base = lab.preset, lab.base(), lab.base()
     enable_packing(origin)
@@ -175,7 +217,10 @@ def iterated(lab: Lab, learning_rate: float, progress: Progress) -> list[dict[st
     for number in range(preset.rounds + 1):
 
         def make(number: int = number, base: Any = base) -> dict[str, Any]:
-            return {"round": number, **lab.own_responses(base, 10 + number, 8 * preset.policy_samples, origin)}
+            return {
+                "round": number,
+                **lab.own_responses(base, 10 + number, 8 * preset.policy_samples, origin),
+            }
 
         rounds.append(kept(lab, "rounds", f"measured-{number}", make))
         progress(f"round {number}")
@@ -189,9 +234,22 @@ def iterated(lab: Lab, learning_rate: float, progress: Progress) -> list[dict[st
         drawn = [lab.data.drawn[x] for x in seen]
         if number:
             path = lab.folder / "rounds" / f"drawn-{number}.jsonl"
-            drawn = draw(base, lab.tokenizer, prompts, preset.samples, preset.max_new_tokens, number, path, quiet=lab.quiet)
+            drawn = draw(
+                base,
+                lab.tokenizer,
+                prompts,
+                preset.samples,
+                preset.max_new_tokens,
+                number,
+                path,
+                quiet=lab.quiet,
+            )
         data = replace(label(drawn, preset, "hard"), splits=[lab.data.splits[x] for x in seen])
-        policy, _ = lab.train(Run("DIL BCE repaired", "sum", learning_rate, 100 + number, preset.samples // 2), data, base)
+        policy, _ = lab.train(
+            Run("DIL BCE repaired", "sum", learning_rate, 100 + number, preset.samples // 2),
+            data,
+            base,
+        )
         base = policy.merge_and_unload() if preset.top_layers else policy
         unfinished = weights.with_name(weights.name + ".writing")
         base.save_pretrained(unfinished)

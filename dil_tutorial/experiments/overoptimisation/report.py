@@ -11,14 +11,19 @@ from dil_tutorial.support.files import write_text
 from dil_tutorial.support.words import fixed
 
 TEMPLATE = Path(__file__).with_name("report.md.j2")
-ALT = "Gain in true reward against the square root of KL for every way to optimise a proxy, a panel for each world and proxy"
+ALT = (
+    "Gain in true reward against the square root of KL for every way to optimise a proxy, "
+    "a panel for each world and proxy"
+)
 Cells = dict[str, dict[str, Any]]  # world -> proxy -> way -> numbers
 
 
 def figure(cells: Cells) -> Figure:
     """Gold against sqrt KL: a row a world, a column a proxy."""
     columns = max(map(len, cells.values()))
-    drawn, axes = plotting.new_figure(columns=columns, rows=len(cells), width=3 * columns, height=2.9 * len(cells))
+    drawn, axes = plotting.new_figure(
+        columns=columns, rows=len(cells), width=3 * columns, height=2.9 * len(cells)
+    )
     panels = iter(axes)
     for world, proxies in cells.items():
         for proxy, ways in proxies.items():
@@ -26,10 +31,21 @@ def figure(cells: Cells) -> Figure:
             for place, (way, told) in enumerate(ways.items()):
                 alone = len(told["KL"]) == 1
                 style = (
-                    {"marker": plotting.MARKERS[place % len(plotting.MARKERS)], "ms": 7 if alone else 3} if place else {"lw": 2}
+                    {
+                        "marker": plotting.MARKERS[place % len(plotting.MARKERS)],
+                        "ms": 7 if alone else 3,
+                    }
+                    if place
+                    else {"lw": 2}
                 )
-                panel.plot([max(d, 0.0) ** 0.5 for d in told["KL"]], told["gold"], color=plotting.COLOURS[place % len(plotting.COLOURS)],
-                           label=way, ls="none" if alone else "-", **style)  # fmt: skip
+                panel.plot(
+                    [max(d, 0.0) ** 0.5 for d in told["KL"]],
+                    told["gold"],
+                    color=plotting.COLOURS[place % len(plotting.COLOURS)],
+                    label=way,
+                    ls="none" if alone else "-",
+                    **style,
+                )
             panel.axhline(0, color="black", lw=0.6)
             panel.set_title(f"{world}\n{proxy}", loc="left", fontsize=9)
     for panel in axes[-columns:]:
@@ -38,7 +54,14 @@ def figure(cells: Cells) -> Figure:
         panel.set_ylabel("gain in true reward")
     handles = {str(line.get_label()): line for panel in axes for line in panel.lines}
     labels = [label for label in handles if not label.startswith("_")]
-    drawn.legend([handles[label] for label in labels], labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    drawn.legend(
+        [handles[label] for label in labels],
+        labels,
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+        fontsize=8,
+    )
     return drawn
 
 
@@ -63,15 +86,29 @@ def conclusions(cells: Cells) -> dict[str, Any]:
                 known += 1
                 better += stopped["gold"][0] > end
                 best += stopped["gold"][0] > rlhf["gold"][peak]
-            rows.append([
-                world, proxy, fixed(rlhf["gold"][peak]), fixed(rlhf["KL"][peak]), fixed(end),
-                fixed(stopped["gold"][0]) if stopped else "–", fixed(max(ways["best of n"]["gold"])), fixed(once["gold"][0]),
-                f"{once['below'][0]:.0%}",
-            ])  # fmt: skip
+            rows.append(
+                [
+                    world,
+                    proxy,
+                    fixed(rlhf["gold"][peak]),
+                    fixed(rlhf["KL"][peak]),
+                    fixed(end),
+                    fixed(stopped["gold"][0]) if stopped else "–",
+                    fixed(max(ways["best of n"]["gold"])),
+                    fixed(once["gold"][0]),
+                    f"{once['below'][0]:.0%}",
+                ]
+            )
     return {
-        "rows": rows, "turns": turns, "sinks": sinks, "imitation_sinks": imitation_sinks, "staircase": staircase,
-        "stopped_better": better, "stopped_best": best, "stopped_cells": known,
-    }  # fmt: skip
+        "rows": rows,
+        "turns": turns,
+        "sinks": sinks,
+        "imitation_sinks": imitation_sinks,
+        "staircase": staircase,
+        "stopped_better": better,
+        "stopped_best": best,
+        "stopped_cells": known,
+    }
 
 
 def report(cells: Cells, draws: int, folder: Path, name: str = "report.md") -> list[Path]:

@@ -1,7 +1,9 @@
-"""Gold against KL for every way to optimise a proxy, exactly: ``dil study overoptimisation`` (THEORY §13.2, §13.6).
+"""Gold against KL for every way to optimise a proxy, exactly: ``dil study overoptimisation``
+(THEORY §13.2, §13.6).
 
-A cell is one world and one proxy, of which many are drawn; for each the policies are exact, so what is averaged is chance in
-the proxy alone.  Each cell is a file: an interrupted study goes on where it stopped.
+A cell is one world and one proxy, of which many are drawn; for each the policies are exact, so what
+is averaged is chance in the proxy alone.  Each cell is a file: an interrupted study goes on where
+it stopped.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,25 +35,35 @@ def worlds() -> dict[str, World]:
     {'rare and bad': (1, 20), 'equally likely': (1, 20)}
     """
     bad = rare_and_bad()
-    return {"rare and bad": bad, "equally likely": World.from_reward(torch.full_like(bad.ref, 1 / 20), bad.true_reward)}
+    return {
+        "rare and bad": bad,
+        "equally likely": World.from_reward(torch.full_like(bad.ref, 1 / 20), bad.true_reward),
+    }
 
 
 def noisy(world: World, draws: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """The reward with a Gaussian error of s.d. 1 for each response alike."""
     Y = world.ref.shape[1]
-    return world.true_reward + torch.randn(draws, Y, generator=rng, dtype=torch.float64), torch.eye(Y, dtype=torch.float64)[
-        None
-    ]
+    return world.true_reward + torch.randn(draws, Y, generator=rng, dtype=torch.float64), torch.eye(
+        Y, dtype=torch.float64
+    )[None]
 
 
 def heavy(world: World, draws: int, rng: torch.Generator) -> tuple[Tensor, None]:
-    """The reward with Student's t of two degrees of freedom: most errors as above, some enormous."""
-    normal, others = (torch.randn(draws, world.ref.shape[1], k, generator=rng, dtype=torch.float64) for k in (1, 2))
+    """The reward with Student's t of two degrees of freedom: most errors as above, some
+    enormous.
+    """
+    normal, others = (
+        torch.randn(draws, world.ref.shape[1], k, generator=rng, dtype=torch.float64)
+        for k in (1, 2)
+    )
     return world.true_reward + normal[..., 0] / (others**2).mean(2).sqrt(), None
 
 
 def lengthy(world: World, draws: int, rng: torch.Generator) -> tuple[Tensor, None]:
-    """The reward and 0.2 nats a token, where response k has k tokens: a labeller who likes length, with no noise at all."""
+    """The reward and 0.2 nats a token, where response k has k tokens: a labeller who likes length,
+    with no noise at all.
+    """
     return (world.true_reward + 0.2 * torch.arange(world.ref.shape[1])).expand(draws, -1), None
 
 
@@ -77,18 +89,24 @@ def policies(world: World, proxies: Tensor, covariance: Tensor | None) -> dict[s
         "RLHF, DPO": overoptimisation.along_beta(ref, proxies, BETAS),
         "best of n": overoptimisation.along_n(ref, proxies, COUNTS),
         "rounds of imitation, the same proxy": overoptimisation.rounds(ref, proxies, ROUNDS),
-        "rounds of imitation, fresh labels": overoptimisation.rounds(ref, world.true_reward.expand(D, -1), ROUNDS),
+        "rounds of imitation, fresh labels": overoptimisation.rounds(
+            ref, world.true_reward.expand(D, -1), ROUNDS
+        ),
         "imitation, once": labelled.chosen[None],
     }
     for name in ("lsif", "ukl", "bce"):
         found[f"DIL {name.upper()} published"] = optima.dil(labelled, name, "rejected")[None]
     if covariance is not None:
-        found["RLHF, stopped without gold"] = overoptimisation.stopped(ref, proxies, covariance, BETAS)[None]
+        found["RLHF, stopped without gold"] = overoptimisation.stopped(
+            ref, proxies, covariance, BETAS
+        )[None]
     return found
 
 
 def cell(world: World, draw: Proxies, draws: int, seed: int) -> dict[str, dict[str, list[float]]]:
-    """For every way, along its steps: mean KL, mean gold gain with its standard error, and how often it is below the reference's."""
+    """For every way, along its steps: mean KL, mean gold gain with its standard error, and how
+    often it is below the reference's.
+    """
     proxies, covariance = draw(world, draws, torch.Generator().manual_seed(seed))
     ref, gold = world.ref.expand(draws, -1), world.true_reward.expand(draws, -1)
     told = {}
@@ -109,7 +127,9 @@ def study(folder: Path, draws: int) -> Iterator[tuple[str, str, dict[str, Any]]]
         raise InputError(f"--seeds is {draws}: give at least 2 draws of each proxy")
     for name, world in worlds().items():
         for seed, (proxy, draw) in enumerate(PROXIES.items()):
-            path = folder / "cells" / f"{name}-{proxy}-{draws}.json".replace(" ", "_").replace(",", "")
+            path = (
+                folder / "cells" / f"{name}-{proxy}-{draws}.json".replace(" ", "_").replace(",", "")
+            )
             if not path.is_file():
                 write_json(path, cell(world, draw, draws, seed))
             yield name, proxy, read_json(path)
@@ -123,7 +143,9 @@ def load(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
     """
     found = read_json(path)
     if not isinstance(found, dict) or not found.keys() >= {"cells", "draws"}:
-        raise InputError(f"{path}: not a results file of dil study overoptimisation: run that command")
+        raise InputError(
+            f"{path}: not a results file of dil study overoptimisation: run that command"
+        )
     return found["cells"], found["draws"]
 
 

@@ -1,7 +1,9 @@
-"""What the runs on real pairs say: computed from ``real_pairs.json``, with 95% bootstrap intervals over held-out pairs.
+"""What the runs on real pairs say: computed from ``real_pairs.json``, with 95% bootstrap intervals
+over held-out pairs.
 
-The labels are a judge's, once a pair; so the best that any ranking can reach is not known, and no f is right or wrong by itself.
-What can be checked: ranking, calibration of sigma(f_w - f_l) as the chance that the first wins, log-ratios, KL, length.
+The labels are a judge's, once a pair; so the best that any ranking can reach is not known, and no f
+is right or wrong by itself. What can be checked: ranking, calibration of sigma(f_w - f_l) as the
+chance that the first wins, log-ratios, KL, length.
 """
 
 import itertools
@@ -33,7 +35,9 @@ def load(path: Path) -> Results:
     """The results of a ``real_pairs.json``."""
     results = read_json(path)
     if not isinstance(results, dict) or not results.keys() >= PARTS:
-        raise InputError(f"{path}: not a results file of dil experiment real-pairs: run that command")
+        raise InputError(
+            f"{path}: not a results file of dil experiment real-pairs: run that command"
+        )
     return results
 
 
@@ -47,22 +51,27 @@ def name_of(row: dict[str, Any]) -> str:
 
 
 def measures(rows: list[dict[str, Any]], tokens: Tensor) -> dict[str, Any]:
-    """One loss at one rate (a run a seed); ``tokens`` (P, 2) of the held-out chosen and rejected responses.
+    """One loss at one rate (a run a seed); ``tokens`` (P, 2) of the held-out chosen and rejected
+    responses.
 
-    ==================  ====================================================================================================
+    ==================  ============================================================================
     Key                 Meaning
-    ==================  ====================================================================================================
-    accuracy            share of pairs with f_w > f_l (by means where the loss was fed means), ties one half
+    ==================  ============================================================================
+    accuracy            share of pairs with f_w > f_l (by means where the loss was fed means), ties
+                        one half
     margin              mean of f_w - f_l, nats
     chosen, rejected    mean of f_w and of f_l, nats
     chosen a token      mean of f_w / |y_w|
-    calibration         slope of the label's logistic regression on the margin: 1: sigma(f_w - f_l) is the chance of winning
+    calibration         slope of the label's logistic regression on the margin: 1: sigma(f_w - f_l)
+                        is the chance of winning
     length              correlation of f with the response's length
-    own KL              mean of f over the policy's own responses: KL(pi_theta || pi_ref) of their first tokens
-    ==================  ====================================================================================================
+    own KL              mean of f over the policy's own responses: KL(pi_theta || pi_ref) of their
+                        first tokens
+    ==================  ============================================================================
     """
     f = torch.tensor([row["f"] for row in rows], dtype=torch.float64)  # (S, 2, P)
-    by = tokens.T if rows[0]["feed"] == "mean" else torch.ones_like(tokens.T)  # what ranks: sums or means
+    # what ranks: sums or means
+    by = tokens.T if rows[0]["feed"] == "mean" else torch.ones_like(tokens.T)
     rank = (f / by)[:, 0] - (f / by)[:, 1]
     own = torch.tensor([row["own f"] for row in rows], dtype=torch.float64)
     margin = f[:, 0] - f[:, 1]
@@ -80,15 +89,23 @@ def measures(rows: list[dict[str, Any]], tokens: Tensor) -> dict[str, Any]:
 
 
 def calibration(margin: Tensor) -> float:
-    """The a that makes sigma(a (f_w - f_l)) likeliest for pairs (P,) of which the first won: 1 is calibrated, less is too sure.
+    """The a that makes sigma(a (f_w - f_l)) likeliest for pairs (P,) of which the first won: 1 is
+    calibrated, less is too sure.
 
-    By bisection, for the derivative of the log-likelihood falls with a; infinite where all margins have one sign.
+    By bisection, for the derivative of the log-likelihood falls with a; infinite where all margins
+    have one sign.
 
     >>> round(calibration(torch.tensor([2.0, 2.0, 2.0, -2.0]).double()), 3)  # log 3 / 2
     0.549
     """
     if not bool((margin < 0).any()) or not bool((margin > 0).any()):
-        return float("inf") if bool((margin > 0).any()) else float("-inf") if bool((margin < 0).any()) else 0.0
+        return (
+            float("inf")
+            if bool((margin > 0).any())
+            else float("-inf")
+            if bool((margin < 0).any())
+            else 0.0
+        )
     scale = float(margin.abs().mean())
     low, high = -1e3, 1e3
     for _ in range(60):
@@ -104,16 +121,21 @@ def summary(results: Results) -> dict[str, Any]:
     groups: dict[str, dict[float, list[dict[str, Any]]]] = {}
     for row in results["runs"]:
         groups.setdefault(name_of(row), {}).setdefault(row["learning_rate"], []).append(row)
-    found = {name: {rate: measures(rows, tokens) for rate, rows in sorted(rates.items())} for name, rates in groups.items()}
+    found = {
+        name: {rate: measures(rows, tokens) for rate, rows in sorted(rates.items())}
+        for name, rates in groups.items()
+    }
     ends = [max(value["own KL"][0] for value in rates.values()) for rates in found.values()]
-    level = sorted(ends)[len(ends) // 2] / 2 if ends else 0.0  # half of the median loss's largest: within the reach of most
+    # half of the median loss's largest: within the reach of most
+    level = sorted(ends)[len(ends) // 2] / 2 if ends else 0.0
     matched = {name: at_kl(rates, level) for name, rates in found.items()}
     longer = (tokens[:, 0] > tokens[:, 1]).double() + 0.5 * (tokens[:, 0] == tokens[:, 1]).double()
     return {"rates": found, "level": level, "matched": matched, "longer wins": bootstrap(longer)}
 
 
 def at_kl(rates: dict[float, dict[str, Any]], level: float) -> dict[str, float] | None:
-    """Accuracy, margin and chosen log-ratio at a KL, on the line between the two rates around it; None beyond the grid.
+    """Accuracy, margin and chosen log-ratio at a KL, on the line between the two rates around it;
+    None beyond the grid.
 
     >>> row = {"accuracy": [0.5], "margin": [0.0], "chosen": [0.0], "own KL": [0.0]}
     >>> end = {"accuracy": [0.7], "margin": [1.0], "chosen": [0.4], "own KL": [2.0]}
@@ -125,5 +147,8 @@ def at_kl(rates: dict[float, dict[str, Any]], level: float) -> dict[str, float] 
         a, b = low["own KL"][0], high["own KL"][0]
         if a <= level <= b and b > a:
             share = (level - a) / (b - a)
-            return {key: (1 - share) * low[key][0] + share * high[key][0] for key in ("accuracy", "margin", "chosen")}
+            return {
+                key: (1 - share) * low[key][0] + share * high[key][0]
+                for key in ("accuracy", "margin", "chosen")
+            }
     return None

@@ -1,4 +1,6 @@
-"""The page "the paper's experiment, as far as two cores reach": figures, and the template report.md.j2 filled in."""
+"""The page "the paper's experiment, as far as two cores reach": figures, and the template
+report.md.j2 filled in.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,16 @@ TEMPLATE = Path(__file__).with_name("report.md.j2")
 def figures(results: Results, found: dict[str, Any]) -> dict[str, tuple[Figure, str]]:
     """Each figure and its alternative text, by name."""
     return {
-        "chosen": (chosen(results), "Log-ratio of the batch's chosen responses along training, at the paper's rate and at a larger one"),
-        "ranking": (ranking(found), "Held-out ranking accuracy against KL, a line a loss along its learning rates"),
-    }  # fmt: skip
+        "chosen": (
+            chosen(results),
+            "Log-ratio of the batch's chosen responses along training, at the paper's rate and "
+            "at a larger one",
+        ),
+        "ranking": (
+            ranking(found),
+            "Held-out ranking accuracy against KL, a line a loss along its learning rates",
+        ),
+    }
 
 
 def style(name: str) -> dict[str, Any]:
@@ -31,9 +40,11 @@ def style(name: str) -> dict[str, Any]:
 
 
 def chosen(results: Results) -> Figure:
-    """The paper's headline plot: what becomes of the chosen responses at the least and the largest rate.
+    """The paper's headline plot: what becomes of the chosen responses at the least and the largest
+    rate.
 
-    Nats a response, or a token for a loss fed means; a loss without a reference has no log-ratio while it trains.
+    Nats a response, or a token for a loss fed means; a loss without a reference has no log-ratio
+    while it trains.
     """
     rates = sorted({row["learning_rate"] for row in results["runs"]})
     drawn, axes = plotting.new_figure(columns=2, width=11, height=4.2)
@@ -42,10 +53,15 @@ def chosen(results: Results) -> Figure:
             told = "chosen" in row["curves"] and not LOSSES[row["loss"]].loss.reference_free
             if row["learning_rate"] == rate and row["seed"] == 0 and told:
                 values = row["curves"]["chosen"]
-                smooth = [sum(values[max(0, i - 7) : i + 1]) / len(values[max(0, i - 7) : i + 1]) for i in range(len(values))]
+                smooth = [
+                    sum(values[max(0, i - 7) : i + 1]) / len(values[max(0, i - 7) : i + 1])
+                    for i in range(len(values))
+                ]
                 panel.plot(smooth, label=name_of(row), **style(name_of(row)))
         panel.axhline(0, color="black", lw=0.8)
-        panel.set_title(f"learning rate {rate:g}{', as the paper' if rate == PAPER else ''}", loc="left")
+        panel.set_title(
+            f"learning rate {rate:g}{', as the paper' if rate == PAPER else ''}", loc="left"
+        )
         panel.set_xlabel("optimiser step")
         panel.set_ylabel("f of chosen responses, nats")
     axes[1].legend(frameon=False, fontsize=7, ncols=2)
@@ -59,11 +75,22 @@ def ranking(found: dict[str, Any]) -> Figure:
         points = sorted((value["own KL"][0], value["accuracy"][0]) for value in rates.values())
         marker = plotting.MARKERS[place % len(plotting.MARKERS)]
         axes.plot(
-            [kl for kl, _ in points], [accuracy for _, accuracy in points], marker=marker, ms=5, label=name, **style(name)
+            [kl for kl, _ in points],
+            [accuracy for _, accuracy in points],
+            marker=marker,
+            ms=5,
+            label=name,
+            **style(name),
         )
     axes.axhline(0.5, color="black", lw=0.8)
     axes.axhline(found["longer wins"][0], color="black", lw=0.8, ls=":")
-    axes.annotate("prefer the longer", (0, found["longer wins"][0]), fontsize=8, xytext=(2, 2), textcoords="offset points")
+    axes.annotate(
+        "prefer the longer",
+        (0, found["longer wins"][0]),
+        fontsize=8,
+        xytext=(2, 2),
+        textcoords="offset points",
+    )
     axes.axvline(found["level"], color="black", lw=0.5, ls="--")
     axes.set_xscale("symlog", linthresh=0.01)
     axes.set_xlabel("KL to the reference on the first tokens of own responses, nats")
@@ -85,29 +112,61 @@ def conclusions(results: Results, found: dict[str, Any]) -> dict[str, Any]:
 
     least, largest = rate_of[0], rate_of[-1]
     best = max(at(largest), key=lambda name: at(largest)[name]["accuracy"][0])
-    leads = [name for name, value in at(largest).items() if value["accuracy"][2] >= at(largest)[best]["accuracy"][1]]
+    leads = [
+        name
+        for name, value in at(largest).items()
+        if value["accuracy"][2] >= at(largest)[best]["accuracy"][1]
+    ]
     return {
-        "least": least, "largest": largest, "grid": len(runs(Preset(**results["preset"]))),
+        "least": least,
+        "largest": largest,
+        "grid": len(runs(Preset(**results["preset"]))),
         "moved": [name for name, value in at(least).items() if abs(value["chosen"][0]) > 0.05],
-        "chosen": {rate: {kind: where(rate, kind) for kind in ("above", "below", "as expected")} for rate in (least, largest)},
-        "best": best, "leads": leads,
+        "chosen": {
+            rate: {kind: where(rate, kind) for kind in ("above", "below", "as expected")}
+            for rate in (least, largest)
+        },
+        "best": best,
+        "leads": leads,
         "rows": [
-            [name, f"{rate:g}", interval(v["accuracy"]), interval(v["margin"]), interval(v["chosen"]), interval(v["rejected"]),
-             fixed(v["calibration"], 2), fixed(v["length"], 2), interval(v["own KL"])]
-            for rate in rate_of for name, v in at(rate).items()
+            [
+                name,
+                f"{rate:g}",
+                interval(v["accuracy"]),
+                interval(v["margin"]),
+                interval(v["chosen"]),
+                interval(v["rejected"]),
+                fixed(v["calibration"], 2),
+                fixed(v["length"], 2),
+                interval(v["own KL"]),
+            ]
+            for rate in rate_of
+            for name, v in at(rate).items()
         ],
         "matched": [
-            [name, *(fixed(value[key], 3) for key in ("accuracy", "margin", "chosen"))] if value else [name, "–", "–", "–"]
+            [name, *(fixed(value[key], 3) for key in ("accuracy", "margin", "chosen"))]
+            if value
+            else [name, "–", "–", "–"]
             for name, value in found["matched"].items()
         ],
-    }  # fmt: skip
+    }
 
 
-def report(results: Results, found: dict[str, Any], folder: Path, name: str = "report.md") -> list[Path]:
-    """Figures as PNG and SVG and the page as Markdown, in ``folder``; ``found`` from ``measures.summary``."""
+def report(
+    results: Results, found: dict[str, Any], folder: Path, name: str = "report.md"
+) -> list[Path]:
+    """Figures as PNG and SVG and the page as Markdown, in ``folder``; ``found`` from
+    ``measures.summary``.
+    """
     made = figures(results, found)
-    paths = [path for part, (figure, _) in made.items() for path in plotting.save(figure, folder / f"real_pairs_{part}")]
+    paths = [
+        path
+        for part, (figure, _) in made.items()
+        for path in plotting.save(figure, folder / f"real_pairs_{part}")
+    ]
     alts = {part: alt for part, (_, alt) in made.items()}
-    text = templates.load(TEMPLATE).render(results=results, found=found, alts=alts, said=conclusions(results, found))
+    text = templates.load(TEMPLATE).render(
+        results=results, found=found, alts=alts, said=conclusions(results, found)
+    )
     write_text(folder / name, text.strip() + "\n")
     return [*paths, folder / name]

@@ -1,15 +1,18 @@
-"""How many pairs until the first step points the right way?  Signal and noise of the losses' gradients before training.
+"""How many pairs until the first step points the right way?  Signal and noise of the losses'
+gradients before training.
 
 At f = 0 every loss of pairs moves the weights along a ∇f(y_w) - b ∇f(y_l), and
 
     E ∇f(y_w) = E_ref[t ∇ log pi] = -E ∇f(y_l),
 
-for the score has mean zero under the reference: all losses have one direction on average, g.  They differ in noise.  SFT (a = 1,
-b = 0) has that of winners alone, the repaired losses (a = b = 1/2) a quarter of that of a difference: half as much, where winner
-and loser are independent; that is the ladder's first rung (THEORY §12).  With n pairs the squared length of the gradient is
-|g|^2 + tr(Sigma)/n; at n = tr(Sigma)/|g|^2 pairs noise is as long as the signal.
+for the score has mean zero under the reference: all losses have one direction on average, g.  They
+differ in noise.  SFT (a = 1, b = 0) has that of winners alone, the repaired losses (a = b = 1/2) a
+quarter of that of a difference: half as much, where winner and loser are independent; that is the
+ladder's first rung (THEORY §12).  With n pairs the squared length of the gradient is |g|^2 +
+tr(Sigma)/n; at n = tr(Sigma)/|g|^2 pairs noise is as long as the signal.
 
-|g|^2 is estimated without bias from products of independent groups of prompts, tr(Sigma) from their squares.
+|g|^2 is estimated without bias from products of independent groups of prompts, tr(Sigma) from their
+squares.
 """
 
 import math
@@ -24,15 +27,20 @@ from dil_tutorial.llm.capabilities import enable_packing
 from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.rows import Response, TokenisedPair
 
-WEIGHTS = {"SFT": (1.0, 0.0), "repaired DIL, DPO": (0.5, 0.5)}  # of ∇f(y_w) and -∇f(y_l) at f = 0, scaled to the same mean
+# of ∇f(y_w) and -∇f(y_l) at f = 0, scaled to the same mean
+WEIGHTS = {"SFT": (1.0, 0.0), "repaired DIL, DPO": (0.5, 0.5)}
 
 
 def gradients(lab: Lab, groups: int = 12, seed: int = 0) -> tuple[Tensor, Tensor, int]:
-    """Mean ∇f(y_w) and mean ∇f(y_l) in the policy's trained weights, (G, D) each, of groups of training prompts; pairs a group."""
+    """Mean ∇f(y_w) and mean ∇f(y_l) in the policy's trained weights, (G, D) each, of groups of
+    training prompts; pairs a group.
+    """
     pairs, _ = lab.data.pairs("train", lab.preset.pairs, seed)
     rows = []
     for pair in pairs:
-        sides = (Response(pair["prompt_ids"], pair[f"{side}_ids"]) for side in ("chosen", "rejected"))
+        sides = (
+            Response(pair["prompt_ids"], pair[f"{side}_ids"]) for side in ("chosen", "rejected")
+        )
         rows.append(TokenisedPair(*sides))
     policy = lab.policy(lab.base(), seed)
     enable_packing(getattr(policy, "get_base_model", lambda: policy)())
@@ -41,7 +49,8 @@ def gradients(lab: Lab, groups: int = 12, seed: int = 0) -> tuple[Tensor, Tensor
     found: list[list[Tensor]] = [[], []]
     for group in range(groups):
         sums = [torch.zeros(sum(w.numel() for w in trained), dtype=torch.float64) for _ in range(2)]
-        own = rows[group * size : (group + 1) * size]  # pairs of a prompt stand together: groups share none, or one
+        # pairs of a prompt stand together: groups share none, or one
+        own = rows[group * size : (group + 1) * size]
         for start in range(0, size, lab.preset.batch_size):
             part = own[start : start + lab.preset.batch_size]
             batch = batch_of(part, 0, "shared").to(policy.device)
@@ -49,7 +58,9 @@ def gradients(lab: Lab, groups: int = 12, seed: int = 0) -> tuple[Tensor, Tensor
                 logps, _ = response_logps(policy, batch, policy.get_output_embeddings(), 8192)
             for side, total in enumerate(sums):
                 mine = logps[side * len(part) : (side + 1) * len(part)].sum()
-                grads = torch.autograd.grad(mine, trained, retain_graph=side == 0, allow_unused=True, materialize_grads=True)
+                grads = torch.autograd.grad(
+                    mine, trained, retain_graph=side == 0, allow_unused=True, materialize_grads=True
+                )
                 total += torch.cat([grad.flatten().double().cpu() for grad in grads])
         for side, total in enumerate(sums):
             found[side].append(total / size)
@@ -57,7 +68,8 @@ def gradients(lab: Lab, groups: int = 12, seed: int = 0) -> tuple[Tensor, Tensor
 
 
 def signal_and_noise(gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """From mean gradients (..., G, D) of G groups: |g|^2 without bias, and the trace of one group's covariance, (...).
+    """From mean gradients (..., G, D) of G groups: |g|^2 without bias, and the trace of one group's
+    covariance, (...).
 
     >>> rng = torch.Generator().manual_seed(0)
     >>> g = torch.ones(50) * 0.2 + torch.randn(2000, 50, generator=rng)
@@ -73,7 +85,8 @@ def signal_and_noise(gradient: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def needed(gradient: Tensor, size: int) -> list[float]:
-    """Pairs at which noise equals signal, (G, D) of groups of ``size`` pairs, with a 95% interval (jackknife, on the logarithm).
+    """Pairs at which noise equals signal, (G, D) of groups of ``size`` pairs, with a 95% interval
+    (jackknife, on the logarithm).
 
     Infinite where the groups show no signal.
     """
@@ -83,7 +96,9 @@ def needed(gradient: Tensor, size: int) -> list[float]:
         return float(size * noise / signal) if signal > 0 else math.inf
 
     whole, G = pairs(gradient), len(gradient)
-    left_out = torch.tensor([pairs(torch.cat([gradient[:i], gradient[i + 1 :]])) for i in range(G)], dtype=torch.float64).log()
+    left_out = torch.tensor(
+        [pairs(torch.cat([gradient[:i], gradient[i + 1 :]])) for i in range(G)], dtype=torch.float64
+    ).log()
     if not left_out.isfinite().all() or math.isinf(whole):
         return [whole, 0.0, math.inf]
     error = 1.96 * float(((G - 1) / G * ((left_out - left_out.mean()) ** 2).sum()).sqrt())
@@ -98,7 +113,8 @@ def first_step(lab: Lab, groups: int = 12) -> dict[str, Any]:
         g = a * winners - b * losers
         signal, noise = signal_and_noise(g)
         found[name] = {
-            "signal": rounded(signal.item()), "noise a pair": rounded(size * noise.item()),
+            "signal": rounded(signal.item()),
+            "noise a pair": rounded(size * noise.item()),
             "pairs": [x if math.isfinite(x) else None for x in needed(g, size)],
-        }  # fmt: skip
+        }
     return {"groups": groups, "pairs a group": size, "weights": winners.shape[1], "losses": found}

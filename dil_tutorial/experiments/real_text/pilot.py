@@ -1,8 +1,10 @@
-"""The pilot: what makes the winners' log-ratio rise at real length?  ``dil experiment real-text --pilot``.
+"""The pilot: what makes the winners' log-ratio rise at real length?  ``dil experiment real-text
+--pilot``.
 
-A few settings of one loss, each trained and measured on validation prompts alone, before the experiment fixes one: learning rate,
-rank of the adapter and how many layers it spans, all weights, batch, each pair labelled twice (votes: half-way to soft labels),
-fewer prompts with more pairs each, a labeller who likes length as well.  And signal against noise of the first step
+A few settings of one loss, each trained and measured on validation prompts alone, before the
+experiment fixes one: learning rate, rank of the adapter and how many layers it spans, all weights,
+batch, each pair labelled twice (votes: half-way to soft labels), fewer prompts with more pairs
+each, a labeller who likes length as well.  And signal against noise of the first step
 (``first_step``), which says how many pairs a direction costs.
 """
 
@@ -29,7 +31,9 @@ from dil_tutorial.support.paths import BENCHMARKS
 
 COMMITTED = BENCHMARKS / "real_text_pilot.json"
 LOSS, RATE = "DIL BCE repaired", 1e-3
-SETTINGS: dict[str, dict[str, Any]] = {  # what differs from the experiment's preset, repaired BCE at RATE
+SETTINGS: dict[
+    str, dict[str, Any]
+] = {  # what differs from the experiment's preset, repaired BCE at RATE
     "as the experiment": {},
     "a third of the rate": {"rate": RATE / 3},
     "three times the rate": {"rate": 3 * RATE},
@@ -46,21 +50,34 @@ SETTINGS: dict[str, dict[str, Any]] = {  # what differs from the experiment's pr
 }
 
 
-def pilot(lab: Lab, progress: Callable[[str], None], save: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
-    """Train and measure every setting, going on from what ``lab.folder`` holds; ``save`` is given the results after each."""
+def pilot(
+    lab: Lab, progress: Callable[[str], None], save: Callable[[dict[str, Any]], Any]
+) -> dict[str, Any]:
+    """Train and measure every setting, going on from what ``lab.folder`` holds; ``save`` is given
+    the results after each.
+    """
     step = kept(lab, "pilot", "first-step", functools.partial(first_step, lab))
     progress("signal and noise of the first step")
     world = world_of_samples(lab.data.rule(lab.data.reward[lab.data.rows("validation")]))
     results: dict[str, Any] = {
-        **provenance(), "preset": asdict(lab.preset), "loss": LOSS, "rate": RATE,
-        "possible": kl(world.chosen, world.ref).mean().item(), "validation prompts": len(lab.data.rows("validation")),
-        "first step": step, "settings": [],
-    }  # fmt: skip
+        **provenance(),
+        "preset": asdict(lab.preset),
+        "loss": LOSS,
+        "rate": RATE,
+        "possible": kl(world.chosen, world.ref).mean().item(),
+        "validation prompts": len(lab.data.rows("validation")),
+        "first step": step,
+        "settings": [],
+    }
     for name, changes in SETTINGS.items():
-        row = kept(lab, "pilot", name.replace(" ", "-"), functools.partial(tried, lab, name, changes))
+        row = kept(
+            lab, "pilot", name.replace(" ", "-"), functools.partial(tried, lab, name, changes)
+        )
         if not changes:
             results["rounding"] = rounding(row)
-        results["settings"].append(row | {split: seen(lab, split, row[f"f {split}"]) for split in ("validation", "train")})
+        results["settings"].append(
+            row | {split: seen(lab, split, row[f"f {split}"]) for split in ("validation", "train")}
+        )
         progress(name)
         save(results)
     return results
@@ -72,7 +89,9 @@ def steps() -> int:
 
 
 def tried(lab: Lab, name: str, changes: dict[str, Any]) -> dict[str, Any]:
-    """One setting: what the policy's f says on validation prompts, and on prompts that it was trained on."""
+    """One setting: what the policy's f says on validation prompts, and on prompts that it was
+    trained on.
+    """
     asked, changes = changes, dict(changes)
     loss, rate = changes.pop("loss", LOSS), changes.pop("rate", RATE)
     votes, share = changes.pop("votes", 1), changes.pop("prompts", 1)
@@ -88,11 +107,23 @@ def tried(lab: Lab, name: str, changes: dict[str, Any]) -> dict[str, Any]:
         data = replace(data, votes=votes)
     run = Run(loss, "sum", rate, 0, count)
     policy, row = own.train(run, data)
-    found = {"name": name, "loss": loss, "learning rate": rate, "pairs": len(data.rows("train")) * count, **row}
+    found = {
+        "name": name,
+        "loss": loss,
+        "learning rate": rate,
+        "pairs": len(data.rows("train")) * count,
+        **row,
+    }
     for split, prompts in (("validation", None), ("train", lab.preset.seen_prompts)):
-        found[f"f {split}"] = own.log_ratios(policy, own.evaluated(split, lab.preset.evaluated, prompts), f"pilot {split}")
-    found["validation loss"] = own.validation_loss(run, torch.tensor(found["f validation"], dtype=torch.float64), data)
-    if not asked:  # what bfloat16 would have said of the same policy: its rounding of logits adds up along a response
+        found[f"f {split}"] = own.log_ratios(
+            policy, own.evaluated(split, lab.preset.evaluated, prompts), f"pilot {split}"
+        )
+    found["validation loss"] = own.validation_loss(
+        run, torch.tensor(found["f validation"], dtype=torch.float64), data
+    )
+    # what bfloat16 would have said of the same policy: its rounding of logits adds up along a
+    # response
+    if not asked:
         own.preset = replace(lab.preset, float32_scores=False)
         rows = own.evaluated("validation", lab.preset.evaluated)
         found["f validation, bfloat16"] = own.log_ratios(policy, rows, "pilot validation, bfloat16")
@@ -100,37 +131,50 @@ def tried(lab: Lab, name: str, changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def seen(lab: Lab, split: str, log_ratios: list[list[float]]) -> dict[str, Any]:
-    """What the first responses of a split, samples of pi_ref, say of the policy: slope of f on log(1 + t), means of f, KL.
+    """What the first responses of a split, samples of pi_ref, say of the policy: slope of f on
+    log(1 + t), means of f, KL.
 
-    Its gain in reward, its win rate against pi_ref and how much longer its responses are, in characters, are theirs too, weighed
-    by e^f: E_ref[e^f (r - E_ref r)], 1/2 + E_ref[e^f t]/2.  The reward is the experiment's, whoever labelled the pairs.
+    Its gain in reward, its win rate against pi_ref and how much longer its responses are, in
+    characters, are theirs too, weighed by e^f: E_ref[e^f (r - E_ref r)], 1/2 + E_ref[e^f t]/2.  The
+    reward is the experiment's, whoever labelled the pairs.
     """
     f = torch.tensor(log_ratios, dtype=torch.float64)
     X, M = f.shape
     reward = lab.data.reward[lab.data.rows(split)[:X]]
     world = world_of_samples(lab.data.rule(reward))
-    length = torch.tensor([[len(r["text"]) for r in lab.data.drawn[x]["responses"]] for x in lab.data.rows(split)[:X]]).double()
+    length = torch.tensor(
+        [[len(r["text"]) for r in lab.data.drawn[x]["responses"]] for x in lab.data.rows(split)[:X]]
+    ).double()
     longer = (length - length.mean(1, keepdim=True))[:, :M]
     t, above = world.advantage[:, :M], (reward - reward.mean(1, keepdim=True))[:, :M]
     return {
         "slope": regress(t.log1p().clamp(min=-5), f)["slope"],
-        "chosen": bootstrap(weighed(f, 1 + t)), "rejected": bootstrap(weighed(f, 1 - t)),
+        "chosen": bootstrap(weighed(f, 1 + t)),
+        "rejected": bootstrap(weighed(f, 1 - t)),
         "part way": part_way(f[None], 1 + t),
         "KL": bootstrap(kl_terms(f).mean(1)),
-        "gain": bootstrap((f.expm1() * above).mean(1)), "longer": bootstrap((f.expm1() * longer).mean(1)),
+        "gain": bootstrap((f.expm1() * above).mean(1)),
+        "longer": bootstrap((f.expm1() * longer).mean(1)),
         "win rate": bootstrap(0.5 + (f.expm1() * t).mean(1) / 2),
-    }  # fmt: skip
+    }
 
 
 def rounding(row: dict[str, Any]) -> dict[str, float]:
-    """How far f in bfloat16 is from f in float32, nats a response: s.d. and mean of the difference; E_ref[e^f - 1] by each."""
-    exact, rounded = (torch.tensor(row[name], dtype=torch.float64) for name in ("f validation", "f validation, bfloat16"))
+    """How far f in bfloat16 is from f in float32, nats a response: s.d. and mean of the difference;
+    E_ref[e^f - 1] by each.
+    """
+    exact, rounded = (
+        torch.tensor(row[name], dtype=torch.float64)
+        for name in ("f validation", "f validation, bfloat16")
+    )
     error = rounded - exact
     return {
-        "sd": error.std().item(), "mean": error.mean().item(),
-        "mass, float32": exact.expm1().mean().item(), "mass, bfloat16": rounded.expm1().mean().item(),
+        "sd": error.std().item(),
+        "mean": error.mean().item(),
+        "mass, float32": exact.expm1().mean().item(),
+        "mass, bfloat16": rounded.expm1().mean().item(),
         "sd of f": exact.std().item(),
-    }  # fmt: skip
+    }
 
 
 def save(results: dict[str, Any], folder: Path) -> Path:

@@ -1,4 +1,6 @@
-"""The pilot's figure, and its report: the template pilot.md.j2, filled in from what ``pilot`` found."""
+"""The pilot's figure, and its report: the template pilot.md.j2, filled in from what ``pilot``
+found.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -12,30 +14,55 @@ from dil_tutorial.support.files import read_json, write_text
 from dil_tutorial.support.words import fixed, interval, precise
 
 TEMPLATE = Path(__file__).with_name("pilot.md.j2")
-ALT = "For every setting of the pilot the winners' log-ratio on new prompts and on prompts trained on, with intervals"
+ALT = (
+    "For every setting of the pilot the winners' log-ratio on new prompts and on prompts trained on, "  # noqa: E501
+    "with intervals"
+)
 
 
 def load(path: Path) -> dict[str, Any]:
     """The results in a ``real_text_pilot.json``."""
     results = read_json(path)
-    if not isinstance(results, dict) or not results.keys() >= {"preset", "possible", "rounding", "settings", "first step"}:
-        raise InputError(f"{path}: not a results file of dil experiment real-text --pilot: run that command")
+    if not isinstance(results, dict) or not results.keys() >= {
+        "preset",
+        "possible",
+        "rounding",
+        "settings",
+        "first step",
+    }:
+        raise InputError(
+            f"{path}: not a results file of dil experiment real-text --pilot: run that command"
+        )
     return results
 
 
 def settings_figure(results: dict[str, Any]) -> Figure:
-    """E[f] under pi_chosen for every setting: on validation prompts, and on some that were trained on."""
+    """E[f] under pi_chosen for every setting: on validation prompts, and on some that were trained
+    on.
+    """
     settings = results["settings"][::-1]
     drawn, (axes,) = plotting.new_figure(width=8.4, height=1.2 + 0.34 * len(settings))
     for shift, split, colour, label in (
-        (0.12, "validation", plotting.COLOURS[0], "new prompts"), (-0.12, "train", plotting.COLOURS[1], "prompts trained on"),
-    ):  # fmt: skip
+        (0.12, "validation", plotting.COLOURS[0], "new prompts"),
+        (-0.12, "train", plotting.COLOURS[1], "prompts trained on"),
+    ):
         for place, setting in enumerate(settings):
             mean, low, high = setting[split]["chosen"]
             axes.plot([low, high], [place + shift] * 2, color=colour, lw=2)
-            axes.plot([mean], [place + shift], "o" if shift > 0 else "s", color=colour, label=label if place == 0 else None)
+            axes.plot(
+                [mean],
+                [place + shift],
+                "o" if shift > 0 else "s",
+                color=colour,
+                label=label if place == 0 else None,
+            )
     axes.axvline(0, color="black", lw=0.8)
-    axes.axvline(results["possible"], color=plotting.COLOURS[2], ls="--", label="possible: KL(pi_chosen || pi_ref)")
+    axes.axvline(
+        results["possible"],
+        color=plotting.COLOURS[2],
+        ls="--",
+        label="possible: KL(pi_chosen || pi_ref)",
+    )
     axes.set_yticks(range(len(settings)), [setting["name"] for setting in settings])
     axes.set_xlabel("mean of f under pi_chosen, nats")
     axes.legend(frameon=False, fontsize=9)
@@ -54,24 +81,48 @@ def conclusions(results: dict[str, Any]) -> dict[str, Any]:
     """The lists and tables that the report's sentences name."""
     settings, steps = results["settings"], results["first step"]["losses"]
     kinds = {setting["name"]: against(setting["validation"]["chosen"], 0) for setting in settings}
-    above, below = ([name for name, kind in kinds.items() if kind == wanted] for wanted in ("above", "below"))
+    above, below = (
+        [name for name, kind in kinds.items() if kind == wanted] for wanted in ("above", "below")
+    )
     sft, repaired = steps.values()
-    reached, best = zip(*((s["validation"]["chosen"][0], s["validation"]["part way"][1][0]) for s in settings), strict=True)
+    reached, best = zip(
+        *((s["validation"]["chosen"][0], s["validation"]["part way"][1][0]) for s in settings),
+        strict=True,
+    )
     return {
-        "pairs": settings[0]["pairs"], "prompts": results["validation prompts"],
-        "above": above, "below": below, "unclear": [name for name in kinds if name not in above + below],
-        "larger": sum(setting["train"]["chosen"][0] > setting["validation"]["chosen"][0] for setting in settings),
+        "pairs": settings[0]["pairs"],
+        "prompts": results["validation prompts"],
+        "above": above,
+        "below": below,
+        "unclear": [name for name in kinds if name not in above + below],
+        "larger": sum(
+            setting["train"]["chosen"][0] > setting["validation"]["chosen"][0]
+            for setting in settings
+        ),
         "rows": [
-            [setting["name"], str(setting["pairs"]), interval(setting["validation"]["slope"]),
-             *(precise(setting["validation"][key]) for key in ("chosen", "rejected", "KL", "win rate")), fixed(setting["validation"]["longer"][0], 1, "+"), precise(setting["train"]["chosen"]),
-             f"{setting['validation']['part way'][0]:.2f}", precise(setting["validation"]["part way"][1])] for setting in settings
+            [
+                setting["name"],
+                str(setting["pairs"]),
+                interval(setting["validation"]["slope"]),
+                *(
+                    precise(setting["validation"][key])
+                    for key in ("chosen", "rejected", "KL", "win rate")
+                ),
+                fixed(setting["validation"]["longer"][0], 1, "+"),
+                precise(setting["train"]["chosen"]),
+                f"{setting['validation']['part way'][0]:.2f}",
+                precise(setting["validation"]["part way"][1]),
+            ]
+            for setting in settings
         ],
         "steps": [
-            [name, f"{step['signal']:.3g}", f"{step['noise a pair']:.3g}", pairs(step["pairs"])] for name, step in steps.items()
+            [name, f"{step['signal']:.3g}", f"{step['noise a pair']:.3g}", pairs(step["pairs"])]
+            for name, step in steps.items()
         ],
-        "ends": (min(reached), max(reached)), "best": (min(best), max(best)),
+        "ends": (min(reached), max(reached)),
+        "best": (min(best), max(best)),
         "share": repaired["noise a pair"] / sft["noise a pair"],
-    }  # fmt: skip
+    }
 
 
 def pairs(value: list[float | None]) -> str:

@@ -1,4 +1,6 @@
-"""Figures of the experiment on whole sentences, and its report: the template report.md.j2, filled in from the results."""
+"""Figures of the experiment on whole sentences, and its report: the template report.md.j2, filled
+in from the results.
+"""
 
 import re
 from pathlib import Path
@@ -20,10 +22,22 @@ TEMPLATE = Path(__file__).with_name("report.md.j2")
 def figures(results: Results, found: dict[str, Any]) -> dict[str, tuple[Figure, str]]:
     """Each figure and its alternative text, by name."""
     return {
-        "ratios": (ratios(found), "Log-ratio of the winners' and of the losers' law for every loss, with intervals"),
-        "rates": (rates(found), "The winners' log-ratio on validation prompts against the learning rate, a line a loss"),
-        "frontier": (frontier(found), "Gain in reward against the square root of KL for every loss and for exact targets"),
-        "curves": (curves(results), "Log-ratios of chosen and rejected responses of the batches along training"),
+        "ratios": (
+            ratios(found),
+            "Log-ratio of the winners' and of the losers' law for every loss, with intervals",
+        ),
+        "rates": (
+            rates(found),
+            "The winners' log-ratio on validation prompts against the learning rate, a line a loss",
+        ),
+        "frontier": (
+            frontier(found),
+            "Gain in reward against the square root of KL for every loss and for exact targets",
+        ),
+        "curves": (
+            curves(results),
+            "Log-ratios of chosen and rejected responses of the batches along training",
+        ),
     }
 
 
@@ -36,9 +50,16 @@ def ratios(found: dict[str, Any]) -> Figure:
             mean, low, high = value[side]
             colour = plotting.COLOURS[0] if side == "chosen" else plotting.COLOURS[1]
             axes.plot([low, high], [place + shift] * 2, color=colour, lw=2)
-            axes.plot([mean], [place + shift], marker, color=colour, label=side if place == 0 else None)
+            axes.plot(
+                [mean], [place + shift], marker, color=colour, label=side if place == 0 else None
+            )
     axes.axvline(0, color="black", lw=0.8)
-    axes.axvline(found["marks"]["pi_chosen"][0], color=plotting.COLOURS[2], ls="--", label="chosen, if f were log(1 + t)")
+    axes.axvline(
+        found["marks"]["pi_chosen"][0],
+        color=plotting.COLOURS[2],
+        ls="--",
+        label="chosen, if f were log(1 + t)",
+    )
     axes.set_xscale("symlog", linthresh=0.2)
     axes.set_yticks(range(len(losses)), list(losses))
     axes.set_xlabel("mean of f under pi_chosen and under pi_rejected, nats")
@@ -49,11 +70,22 @@ def ratios(found: dict[str, Any]) -> Figure:
 def rates(found: dict[str, Any]) -> Figure:
     """What the learning rate does to the winners' log-ratio and to KL, on validation prompts."""
     drawn, (left, right) = plotting.new_figure(columns=2, width=11, height=4)
-    for axes, key, title in ((left, "chosen", "mean of f under pi_chosen, nats"), (right, "KL", "KL to the reference, nats")):
+    for axes, key, title in (
+        (left, "chosen", "mean of f under pi_chosen, nats"),
+        (right, "KL", "KL to the reference, nats"),
+    ):
         for place, (loss, rows) in enumerate(found["sweep"].items()):
             steps = [row["learning rate"] for row in rows]
             marker, line = plotting.MARKERS[place % len(plotting.MARKERS)], LOSSES[loss].line
-            axes.plot(steps, [row[key] for row in rows], line, marker=marker, color=colours()[loss], label=loss, ms=5)
+            axes.plot(
+                steps,
+                [row[key] for row in rows],
+                line,
+                marker=marker,
+                color=colours()[loss],
+                label=loss,
+                ms=5,
+            )
         axes.set_xscale("log")
         axes.set_xlabel("learning rate")
         axes.set_title(title, loc="left")
@@ -74,7 +106,13 @@ def frontier(found: dict[str, Any]) -> Figure:
         x = max(kl, 0.0) ** 0.5
         axes.plot([x, x], [low, high], color=colours()[loss], lw=1)
         axes.plot([max(k, 0.0) ** 0.5 for k in kls], [gain, gain], color=colours()[loss], lw=1)
-        axes.plot([x], [gain], plotting.MARKERS[place % len(plotting.MARKERS)], color=colours()[loss], label=loss)
+        axes.plot(
+            [x],
+            [gain],
+            plotting.MARKERS[place % len(plotting.MARKERS)],
+            color=colours()[loss],
+            label=loss,
+        )
     for name, (kl, gain, _) in found["marks"].items():
         axes.plot([kl**0.5], [gain], "k+", ms=9)
         axes.annotate(name, (kl**0.5, gain), fontsize=8, xytext=(5, -3), textcoords="offset points")
@@ -86,7 +124,8 @@ def frontier(found: dict[str, Any]) -> Figure:
 
 
 def curves(results: Results) -> Figure:
-    """Log-ratios of the batches' chosen and rejected responses along training, seed 0, smoothed over ten steps.
+    """Log-ratios of the batches' chosen and rejected responses along training, seed 0, smoothed
+    over ten steps.
 
     Of losses with a reference: the others have none while they train.
     """
@@ -95,11 +134,20 @@ def curves(results: Results) -> Figure:
         for row in results["runs"]:
             if row["seed"] == 0 and row["curves"] and not LOSSES[row["loss"]].loss.reference_free:
                 values = row["curves"][side]
-                smooth = [sum(values[max(0, i - 9) : i + 1]) / len(values[max(0, i - 9) : i + 1]) for i in range(len(values))]
-                panel.plot(smooth, LOSSES[row["loss"]].line, color=colours()[row["loss"]], label=row["loss"])
+                smooth = [
+                    sum(values[max(0, i - 9) : i + 1]) / len(values[max(0, i - 9) : i + 1])
+                    for i in range(len(values))
+                ]
+                panel.plot(
+                    smooth,
+                    LOSSES[row["loss"]].line,
+                    color=colours()[row["loss"]],
+                    label=row["loss"],
+                )
         panel.axhline(0, color="black", lw=0.8)
         panel.set_title(f"{side} responses of the batch", loc="left")
-        panel.set_yscale("symlog", linthresh=0.1)  # a loss that runs off would leave the others on one line
+        # a loss that runs off would leave the others on one line
+        panel.set_yscale("symlog", linthresh=0.1)
         panel.set_xlabel("optimiser step")
         panel.set_ylabel("f, nats")
     axes[1].legend(frameon=False, fontsize=8, ncols=2)
@@ -110,13 +158,30 @@ TITLE = "Whole sentences: what each loss makes of a language model"
 SECOND_TITLE = "Whole sentences, a second model: three losses on Gemma 3 270M"
 
 
-def report(results: Results, found: dict[str, Any], folder: Path, name: str = "report.md", title: str = TITLE) -> list[Path]:
-    """Figures as PNG and SVG and the report as Markdown, in ``folder``; ``found`` from ``measures.summary``."""
+def report(
+    results: Results,
+    found: dict[str, Any],
+    folder: Path,
+    name: str = "report.md",
+    title: str = TITLE,
+) -> list[Path]:
+    """Figures as PNG and SVG and the report as Markdown, in ``folder``; ``found`` from
+    ``measures.summary``.
+    """
     made, stem = figures(results, found), "real_text" if name == "report.md" else Path(name).stem
-    paths = [path for part, (figure, _) in made.items() for path in plotting.save(figure, folder / f"{stem}_{part}")]
+    paths = [
+        path
+        for part, (figure, _) in made.items()
+        for path in plotting.save(figure, folder / f"{stem}_{part}")
+    ]
     alts = {part: alt for part, (_, alt) in made.items()}
     text = templates.load(TEMPLATE).render(
-        results=results, found=found, alts=alts, said=conclusions(results, found), stem=stem, title=title
+        results=results,
+        found=found,
+        alts=alts,
+        said=conclusions(results, found),
+        stem=stem,
+        title=title,
     )
     write_text(folder / name, text.strip() + "\n")
     return [*paths, folder / name]
@@ -125,15 +190,23 @@ def report(results: Results, found: dict[str, Any], folder: Path, name: str = "r
 def conclusions(results: Results, found: dict[str, Any]) -> dict[str, Any]:
     """The lists and tables that the report's sentences name."""
     losses = found["losses"]
-    sides = {kind: [name for name, v in losses.items() if against(v["chosen"], 0) == kind] for kind in ("above", "below")}
+    sides = {
+        kind: [name for name, v in losses.items() if against(v["chosen"], 0) == kind]
+        for kind in ("above", "below")
+    }
     sides["unclear"] = [name for name in losses if name not in sides["above"] + sides["below"]]
-    highest = {loss: max(rows, key=lambda row: row["learning rate"]) for loss, rows in found["sweep"].items()}
+    highest = {
+        loss: max(rows, key=lambda row: row["learning rate"])
+        for loss, rows in found["sweep"].items()
+    }
     edges = []
     for loss, rows in found["sweep"].items():
         tried = [row["learning rate"] for row in rows]
         if losses.get(loss, {}).get("learning rate") in (min(tried), max(tried)):
             edges.append(loss)
-    trained = round(len(results["truth"]["held-out"]["prompts"]) * SPLITS["train"] / SPLITS["held-out"])
+    trained = round(
+        len(results["truth"]["held-out"]["prompts"]) * SPLITS["train"] / SPLITS["held-out"]
+    )
     return {
         "chosen": sides,
         "pairs": f"{trained * results['preset']['pairs']:,}",
@@ -142,43 +215,79 @@ def conclusions(results: Results, found: dict[str, Any]) -> dict[str, Any]:
         "edges": edges,
         "examples": examples(results),
         "rows": [
-            [name, f"{v['learning rate']:g}", interval(v["slope"]), f"{v['expected slope'][0]:.2f}", interval(v["correlation"]),
-             precise(v["chosen"]), precise(v["rejected"]), reached(v, precise(v["KL"]))] for name, v in losses.items()
+            [
+                name,
+                f"{v['learning rate']:g}",
+                interval(v["slope"]),
+                f"{v['expected slope'][0]:.2f}",
+                interval(v["correlation"]),
+                precise(v["chosen"]),
+                precise(v["rejected"]),
+                reached(v, precise(v["KL"])),
+            ]
+            for name, v in losses.items()
         ],
         "part way": {
-            "rows": [[name, fixed(v["part way"][0]), precise(v["part way"][1]), precise(v["chosen"])] for name, v in losses.items()],
-            "above": [name for name, v in losses.items() if against(v["part way"][1], 0) == "above"],
+            "rows": [
+                [name, fixed(v["part way"][0]), precise(v["part way"][1]), precise(v["chosen"])]
+                for name, v in losses.items()
+            ],
+            "above": [
+                name for name, v in losses.items() if against(v["part way"][1], 0) == "above"
+            ],
             "too far": [name for name, v in losses.items() if v["part way"][0] < 1],
         },
         "policies": [
-            [name, reached(v, interval(v["gain"])), reached(v, precise(v["win rate"])), interval(v["own gain"]), f"{v['tokens']:.1f}",
-             f"{v['repetition']:.1%}", f"{v['perplexity']:.1f}", f"{v['doubled']:.1%}", reached(v, interval(v["told apart"]))]
+            [
+                name,
+                reached(v, interval(v["gain"])),
+                reached(v, precise(v["win rate"])),
+                interval(v["own gain"]),
+                f"{v['tokens']:.1f}",
+                f"{v['repetition']:.1%}",
+                f"{v['perplexity']:.1f}",
+                f"{v['doubled']:.1%}",
+                reached(v, interval(v["told apart"])),
+            ]
             for name, v in losses.items()
         ],
-        "targets": [[name, *(fixed(x, 2) for x in place)] for name, place in found["marks"].items()],
-    }  # fmt: skip
+        "targets": [
+            [name, *(fixed(x, 2) for x in place)] for name, place in found["marks"].items()
+        ],
+    }
 
 
 def reached(value: dict[str, Any], text: str) -> str:
-    """What a table says of an estimate that is weighed by e^f: nothing, where the samples do not reach the policy."""
+    """What a table says of an estimate that is weighed by e^f: nothing, where the samples do not
+    reach the policy.
+    """
     return text if value["reach"] >= REACH else "–"
 
 
 def examples(results: Results, count: int = 2) -> list[dict[str, Any]]:
-    """The same prompts and the same dice under the reference and the first seed of every loss: who wrote which text.
+    """The same prompts and the same dice under the reference and the first seed of every loss: who
+    wrote which text.
 
     ``texts`` are (names, text): policies that the dice made write the same stand together.
     """
     prompts = results["truth"]["held-out"]["prompts"]
-    places = [*range(count), *range(len(prompts) - count, len(prompts))]  # beginnings of stories, then messages of a user
+    # beginnings of stories, then messages of a user
+    places = [*range(count), *range(len(prompts) - count, len(prompts))]
     read = []
     for place in places:
         wrote = {"the reference": results["reference"]["own text"][place][0]}
-        wrote |= {row["loss"]: row["own text"][place][0] for row in results["runs"] if row["seed"] == 0}
+        wrote |= {
+            row["loss"]: row["own text"][place][0] for row in results["runs"] if row["seed"] == 0
+        }
         texts: dict[str, list[str]] = {}
         for name, text in wrote.items():
             texts.setdefault(shown(text), []).append(name)
-        read.append({"prompt": shown(prompts[place]), "texts": [(names, text) for text, names in texts.items()]})
+        read.append(
+            {
+                "prompt": shown(prompts[place]),
+                "texts": [(names, text) for text, names in texts.items()],
+            }
+        )
     return read
 
 

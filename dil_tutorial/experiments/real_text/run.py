@@ -1,12 +1,13 @@
 """What does each loss make of whole sentences?  ``dil experiment real-text``.
 
-The experiment of ``known_truth`` at real length: responses of 32 tokens to beginnings of stories and to a user's messages,
-a reward that means something (kind words, by VADER), Bradley–Terry labels.  A loss is trained at every rate of one grid with
-seed 0; where the best rate by its own validation loss stands at an end of the grid, the grid grows there, so that the best
-lies between worse ones.  Further seeds are trained at that rate.
+The experiment of ``known_truth`` at real length: responses of 32 tokens to beginnings of stories
+and to a user's messages, a reward that means something (kind words, by VADER), Bradley–Terry
+labels.  A loss is trained at every rate of one grid with seed 0; where the best rate by its own
+validation loss stands at an end of the grid, the grid grows there, so that the best lies between
+worse ones.  Further seeds are trained at that rate.
 
-Every run is a file of its own, and the results are written after each loss: an interrupted experiment goes on where it
-stopped, and what is finished can be read.
+Every run is a file of its own, and the results are written after each loss: an interrupted
+experiment goes on where it stopped, and what is finished can be read.
 """
 
 import gc
@@ -26,15 +27,40 @@ from toy import catalogue
 
 CHATS, MORE_CHATS = Path(__file__).with_name("chats.txt"), Path(__file__).with_name("prompts.yaml")
 LOSSES = (
-    "SFT", "DIL BCE repaired", "DIL UKL repaired", "DIL LSIF repaired", "DIL win repaired", "DIL BCE published", "DIL UKL published",
-    "DIL LSIF published", "DPO", "IPO", "KTO", "SimPO",
-)  # fmt: skip
+    "SFT",
+    "DIL BCE repaired",
+    "DIL UKL repaired",
+    "DIL LSIF repaired",
+    "DIL win repaired",
+    "DIL BCE published",
+    "DIL UKL published",
+    "DIL LSIF published",
+    "DPO",
+    "IPO",
+    "KTO",
+    "SimPO",
+)
 MEANS = ("SimPO",)  # defined on means; the others are fed sums
 PRESET = Preset(
-    reward="sentiment", scale=6.0, samples=8, max_new_tokens=32, pairs=3, batch_size=32, learning_rates=(3e-4, 1e-3, 3e-3),
-    seeds=3, top_layers=3, rank=8, read_once=True, float32_scores=True, evaluated=8, seen_prompts=50, policy_samples=1, texts=True, ladder=(),
+    reward="sentiment",
+    scale=6.0,
+    samples=8,
+    max_new_tokens=32,
+    pairs=3,
+    batch_size=32,
+    learning_rates=(3e-4, 1e-3, 3e-3),
+    seeds=3,
+    top_layers=3,
+    rank=8,
+    read_once=True,
+    float32_scores=True,
+    evaluated=8,
+    seen_prompts=50,
+    policy_samples=1,
+    texts=True,
+    ladder=(),
     rounds=0,
-)  # fmt: skip
+)
 MOST_RATES = 6  # a grid does not grow beyond
 Progress = Callable[[str], None]
 
@@ -46,7 +72,9 @@ def chats() -> list[str]:
     (720, 'Write the first lines of a poem about a song from long ago.')
     """
     more = yaml.safe_load(read_text(MORE_CHATS))
-    return read_prompts(CHATS) + [form.format(thing) for form in more["forms"] for thing in more["things"]]
+    return read_prompts(CHATS) + [
+        form.format(thing) for form in more["forms"] for thing in more["things"]
+    ]
 
 
 def steps(preset: Preset, losses: Sequence[str] = LOSSES) -> int:
@@ -64,9 +92,14 @@ def feed_of(loss: str) -> str:
 
 
 def experiment(
-    lab: Lab, progress: Progress, save: Callable[[dict[str, Any]], Any], losses: tuple[str, ...] = LOSSES
+    lab: Lab,
+    progress: Progress,
+    save: Callable[[dict[str, Any]], Any],
+    losses: tuple[str, ...] = LOSSES,
 ) -> dict[str, Any]:
-    """Run the experiment, going on from what ``lab.folder`` holds; ``save`` is given the results after each loss."""
+    """Run the experiment, going on from what ``lab.folder`` holds; ``save`` is given the results
+    after each loss.
+    """
     gc.freeze()  # Trainer collects garbage after each run; what is loaded by now is none
     results: dict[str, Any] = {
         **provenance(),
@@ -82,7 +115,9 @@ def experiment(
         results["sweep"] += sweep
         for seed in range(lab.preset.seeds):
             run = Run(loss, feed_of(loss), best.learning_rate, seed, lab.preset.pairs)
-            results["runs"].append(told(measured(lab, run, policy if run == best else None, more=to_read)))
+            results["runs"].append(
+                told(measured(lab, run, policy if run == best else None, more=to_read))
+            )
             progress(f"{loss}, seed {seed}")
         policy = None
         save(results)
@@ -90,14 +125,22 @@ def experiment(
 
 
 def told(row: dict[str, Any]) -> dict[str, Any]:
-    """What the results keep of a run: how much its texts repeat themselves, and the texts of the first seed alone."""
+    """What the results keep of a run: how much its texts repeat themselves, and the texts of the
+    first seed alone.
+    """
     texts = [text for of_prompt in row["own text"] for text in of_prompt]
-    kept = {name: value for name, value in row.items() if name != "train unused" and (name != "own text" or row["seed"] == 0)}
+    kept = {
+        name: value
+        for name, value in row.items()
+        if name != "train unused" and (name != "own text" or row["seed"] == 0)
+    }
     return {**kept, "repetition": repetition(texts)}
 
 
 def to_read(lab: Lab, policy: Any, run: Run) -> dict[str, Any]:
-    """Of a loss's first seed, f token by token of the best and the worst response of the reference to some held-out prompts."""
+    """Of a loss's first seed, f token by token of the best and the worst response of the reference
+    to some held-out prompts.
+    """
     if run.seed:
         return {}
     rows = lab.data.rows("held-out")
@@ -106,12 +149,20 @@ def to_read(lab: Lab, policy: Any, run: Run) -> dict[str, Any]:
         row, reward = lab.data.drawn[rows[place]], lab.data.reward[rows[place]]
         best, worst = int(reward.argmax()), int(reward.argmin())
         pair = {**row, "responses": [row["responses"][best], row["responses"][worst]]}
-        read.append({"place": place, "best": best, "worst": worst, "tokens": lab.token_log_ratios(policy, pair)})
+        read.append(
+            {
+                "place": place,
+                "best": best,
+                "worst": worst,
+                "tokens": lab.token_log_ratios(policy, pair),
+            }
+        )
     return {"read": read}
 
 
 def places_to_read(prompts: int) -> list[int]:
-    """Which of the held-out prompts are read: some of both ends, where beginnings of stories and messages stand.
+    """Which of the held-out prompts are read: some of both ends, where beginnings of stories and
+    messages stand.
 
     >>> places_to_read(120)
     [0, 1, 2, 3, 4, 5, 114, 115, 116, 117, 118, 119]
@@ -121,7 +172,9 @@ def places_to_read(prompts: int) -> list[int]:
 
 
 def reference(lab: Lab) -> dict[str, Any]:
-    """The reference by the measures of a policy: its own fresh responses, its perplexity on unrelated text."""
+    """The reference by the measures of a policy: its own fresh responses, its perplexity on
+    unrelated text.
+    """
     return {
         "perplexity": lab.perplexity(lab.base()),
         **lab.own_responses(lab.policy(lab.base(), 0), 0, lab.preset.policy_samples),
@@ -129,7 +182,9 @@ def reference(lab: Lab) -> dict[str, Any]:
 
 
 def swept(lab: Lab, loss: str, progress: Progress) -> tuple[list[dict[str, Any]], Run, Any]:
-    """A loss at all rates of the grid, which grows until the best lies inside; the rows, the best run, and its policy, if at hand."""
+    """A loss at all rates of the grid, which grows until the best lies inside; the rows, the best
+    run, and its policy, if at hand.
+    """
     rates = sorted(lab.preset.learning_rates)
     rows: dict[float, dict[str, Any]] = {}
     best: tuple[Run, Any] | None = None
@@ -146,7 +201,11 @@ def swept(lab: Lab, loss: str, progress: Progress) -> tuple[list[dict[str, Any]]
         if len(rates) >= MOST_RATES or chosen not in (rates[0], rates[-1]):
             break
         step = rates[1] / rates[0]
-        rates = [round_rate(rates[0] / step), *rates] if chosen == rates[0] else [*rates, round_rate(rates[-1] * step)]
+        rates = (
+            [round_rate(rates[0] / step), *rates]
+            if chosen == rates[0]
+            else [*rates, round_rate(rates[-1] * step)]
+        )
     assert best is not None
     run = Run(loss, feed_of(loss), chosen, 0, lab.preset.pairs)
     return [rows[rate] for rate in rates], run, best[1] if best[0] == run else None

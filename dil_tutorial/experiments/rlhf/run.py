@@ -1,11 +1,13 @@
 """RLHF run beside imitation of it, on whole sentences: ``dil experiment rlhf`` (THEORY §13).
 
-The laboratory, its prompts, pairs and measures are those of ``real_text``; so a policy of RLHF stands in one table with those of
-SFT, DIL and DPO.  A reward model is fitted on the same labelled pairs (a head and an adapter on the top layers, at the rate of
-least validation loss).  Then policies climb by samples: RLOO on the true reward, RLOO and GRPO on the learned one, and RLOO far
-out on it, with a tenth of the KL's weight.  Of every rollout both rewards are noted, so the path shows where the proxy goes on
-and gold does not.  Beside them stands imitation by rounds: the winners of the policy's own pairs, drawn and labelled anew each
-time, by the true reward or by the learned one.
+The laboratory, its prompts, pairs and measures are those of ``real_text``; so a policy of RLHF
+stands in one table with those of SFT, DIL and DPO.  A reward model is fitted on the same labelled
+pairs (a head and an adapter on the top layers, at the rate of least validation loss).  Then
+policies climb by samples: RLOO on the true reward, RLOO and GRPO on the learned one, and RLOO far
+out on it, with a tenth of the KL's weight.  Of every rollout both rewards are noted, so the path
+shows where the proxy goes on and gold does not.  Beside them stands imitation by rounds: the
+winners of the policy's own pairs, drawn and labelled anew each time, by the true reward or by the
+learned one.
 
 Every run is a file; an interrupted one goes on from its last checkpoint.
 """
@@ -56,7 +58,7 @@ class Climb:
         >>> Climb("rloo", True).name(), Climb("grpo", False, far=True).name()
         ('RLOO, learned reward', 'GRPO, true reward, far')
         """
-        return f"{self.algorithm.upper()}, {'learned' if self.learned else 'true'} reward{', far' * self.far}"
+        return f"{self.algorithm.upper()}, {'learned' if self.learned else 'true'} reward{', far' * self.far}"  # noqa: E501
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,11 @@ class Size:
     reward_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     far: int = 2  # times the steps of a climb that is to go far
     checkpoints: int = 10  # steps from one to the next
-    rounds: int = 2  # of imitation; the first is on the pairs of ``real_text``, each further one draws as many
-    imitation_rate: float = 3e-4  # of repaired BCE: the one that its validation loss chose in ``real_text``
+    # of imitation; the first is on the pairs of ``real_text``, each further one draws as many
+    rounds: int = 2
+    imitation_rate: float = (
+        3e-4  # of repaired BCE: the one that its validation loss chose in ``real_text``
+    )
     seeds: int = 1
 
     def of(self, climb: Climb) -> tuple[float, int]:
@@ -81,7 +86,12 @@ class Size:
 
 
 PRESETS = {"cpu": Size(), "gpu": Size(far=4, rounds=4, seeds=3)}
-CLIMBS = (Climb("rloo", False), Climb("rloo", True), Climb("grpo", True), Climb("rloo", True, far=True))
+CLIMBS = (
+    Climb("rloo", False),
+    Climb("rloo", True),
+    Climb("grpo", True),
+    Climb("rloo", True, far=True),
+)
 IMITATED = "DIL BCE repaired"
 
 
@@ -91,15 +101,30 @@ def steps(size: Size, climbs: Sequence[Climb] = CLIMBS) -> int:
 
 
 def experiment(
-    lab: Lab, size: Size, progress: Progress, save: Callable[[dict[str, Any]], Any], climbs: Sequence[Climb] = CLIMBS
+    lab: Lab,
+    size: Size,
+    progress: Progress,
+    save: Callable[[dict[str, Any]], Any],
+    climbs: Sequence[Climb] = CLIMBS,
 ) -> dict[str, Any]:
-    """Run it, going on from what ``lab.folder`` holds; ``save`` is given the results after each run."""
+    """Run it, going on from what ``lab.folder`` holds; ``save`` is given the results after each
+    run.
+    """
     gc.freeze()
     results: dict[str, Any] = {
-        **provenance(), "preset": asdict(lab.preset), "size": asdict(size), "losses": {}, "sweep": [], "runs": [], "rounds": [],
-        "truth": truth(lab), "reference": kept(lab, "runs", "reference", lambda: reference(lab)),
-    }  # fmt: skip
-    results["reward model"] = fitted = [reward_model(lab, rate, progress) for rate in size.reward_rates]
+        **provenance(),
+        "preset": asdict(lab.preset),
+        "size": asdict(size),
+        "losses": {},
+        "sweep": [],
+        "runs": [],
+        "rounds": [],
+        "truth": truth(lab),
+        "reference": kept(lab, "runs", "reference", lambda: reference(lab)),
+    }
+    results["reward model"] = fitted = [
+        reward_model(lab, rate, progress) for rate in size.reward_rates
+    ]
     best = min(fitted, key=lambda row: row["validation loss"])
     for climb in (replace(climb, seed=seed) for seed in range(size.seeds) for climb in climbs):
 
@@ -120,30 +145,51 @@ def experiment(
 def named(climb: Climb, size: Size) -> str:
     """A file name that says what decides the run."""
     beta, steps = size.of(climb)
-    return f"{climb.algorithm}-{'learned' if climb.learned else 'true'}-{beta:g}-{steps}-{size.learning_rate:g}-{climb.seed}"
+    return f"{climb.algorithm}-{'learned' if climb.learned else 'true'}-{beta:g}-{steps}-{size.learning_rate:g}-{climb.seed}"  # noqa: E501
 
 
-# --- The reward model ----------------------------------------------------------------------------------------------------
+# --- The reward model -----------------------------------------------------------------------------
 
 
 def reward_model(lab: Lab, rate: float, progress: Progress) -> dict[str, Any]:
-    """A reward model fitted at one rate: its folder, its loss and accuracy on validation pairs, its rewards of reference samples."""
+    """A reward model fitted at one rate: its folder, its loss and accuracy on validation pairs, its
+    rewards of reference samples.
+    """
 
     def make() -> dict[str, Any]:
         from peft import LoraConfig, get_peft_model
 
         preset, folder = lab.preset, lab.folder / "rlhf" / f"reward-{rate:g}"
         base = load_reward_model(preset.model)
-        count, linear = len(base.model.layers), ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+        count, linear = (
+            len(base.model.layers),
+            ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        )
         top = list(range(max(0, count - preset.top_layers), count))
         torch.manual_seed(0)
-        adapter = LoraConfig(r=preset.rank, lora_alpha=2 * preset.rank, target_modules=linear, layers_to_transform=top,
-                             task_type="SEQ_CLS", modules_to_save=["score"])  # fmt: skip
+        adapter = LoraConfig(
+            r=preset.rank,
+            lora_alpha=2 * preset.rank,
+            target_modules=linear,
+            layers_to_transform=top,
+            task_type="SEQ_CLS",
+            modules_to_save=["score"],
+        )
         args = TrainingArguments(
-            str(lab.folder / "work" / "reward"), learning_rate=rate, per_device_train_batch_size=preset.batch_size,
-            num_train_epochs=1, lr_scheduler_type="linear", warmup_steps=0.1, bf16=preset.bf16, use_cpu=lab.device == "cpu",
-            save_strategy="no", logging_strategy="no", report_to=[], disable_tqdm=True, seed=0,
-        )  # fmt: skip
+            str(lab.folder / "work" / "reward"),
+            learning_rate=rate,
+            per_device_train_batch_size=preset.batch_size,
+            num_train_epochs=1,
+            lr_scheduler_type="linear",
+            warmup_steps=0.1,
+            bf16=preset.bf16,
+            use_cpu=lab.device == "cpu",
+            save_strategy="no",
+            logging_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            seed=0,
+        )
         pairs, _ = lab.data.pairs("train", preset.pairs, 0)
         trainer = quiet(RewardTrainer(get_peft_model(base, adapter), args, pairs, lab.tokenizer))
         run_to_its_end(trainer)
@@ -151,10 +197,12 @@ def reward_model(lab: Lab, rate: float, progress: Progress) -> dict[str, Any]:
         model.save_pretrained(folder)
         margin = margins(lab, model)
         return {
-            "rate": rate, "folder": folder.name, "accuracy": ((margin.sign() + 1) / 2).mean().item(),
+            "rate": rate,
+            "folder": folder.name,
+            "accuracy": ((margin.sign() + 1) / 2).mean().item(),
             "validation loss": -torch.nn.functional.logsigmoid(margin).mean().item(),
             "held-out": [[rounded(x) for x in row] for row in judged(lab, model, "held-out")],
-        }  # fmt: skip
+        }
 
     found = kept(lab, "rlhf", f"reward-{rate:g}", make)
     progress(f"reward model, rate {rate:g}")
@@ -179,7 +227,11 @@ def the_judge(lab: Lab, folder: str) -> Any:
     """A reward model that was fitted."""
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(load_reward_model(lab.preset.model), lab.folder / "rlhf" / folder).to(lab.device).eval()
+    return (
+        PeftModel.from_pretrained(load_reward_model(lab.preset.model), lab.folder / "rlhf" / folder)
+        .to(lab.device)
+        .eval()
+    )
 
 
 def judged(lab: Lab, model: Any, split: str) -> list[list[float]]:
@@ -190,15 +242,23 @@ def judged(lab: Lab, model: Any, split: str) -> list[list[float]]:
 def rewards_by(lab: Lab, model: Any, rows: Sequence[dict[str, Any]]) -> Tensor:
     """The learned reward of the responses in rows of ``draw``, (X, K)."""
     prompts = [row["prompt"] for row in rows for _ in row["responses"]]
-    flat = judge(model, lab.tokenizer, prompts, [one["text"] for row in rows for one in row["responses"]], lab.chats)
+    flat = judge(
+        model,
+        lab.tokenizer,
+        prompts,
+        [one["text"] for row in rows for one in row["responses"]],
+        lab.chats,
+    )
     return torch.tensor(flat, dtype=torch.float64).view(len(rows), -1)
 
 
-# --- RLHF ----------------------------------------------------------------------------------------------------------------
+# --- RLHF -----------------------------------------------------------------------------------------
 
 
 def climbed(lab: Lab, size: Size, climb: Climb, judge_folder: str) -> dict[str, Any]:
-    """One policy's climb: its path as its own rollouts show it, and its measures on held-out prompts."""
+    """One policy's climb: its path as its own rollouts show it, and its measures on held-out
+    prompts.
+    """
     preset, work = lab.preset, lab.folder / "work" / named(climb, size)
     proxy = the_judge(lab, judge_folder)
     beta, steps = size.of(climb)
@@ -210,59 +270,107 @@ def climbed(lab: Lab, size: Size, climb: Climb, judge_folder: str) -> dict[str, 
         memory.clear()
         gold = gold_of(lab, prompts, texts)
         learned = judge(proxy, lab.tokenizer, prompts, texts, lab.chats)
-        told.append({"gold": sum(gold) / len(gold), "proxy": sum(learned) / len(learned), "device": device_name()})
+        told.append(
+            {
+                "gold": sum(gold) / len(gold),
+                "proxy": sum(learned) / len(learned),
+                "device": device_name(),
+            }
+        )
         write_json(path, told)
         return learned if climb.learned else gold
 
     args = OnlineConfig(
-        str(work), algorithm=climb.algorithm, samples=size.samples, max_new_tokens=preset.max_new_tokens, beta=beta,
-        per_device_train_batch_size=size.prompts, max_steps=steps, learning_rate=size.learning_rate, seed=climb.seed,
-        lr_scheduler_type="linear", warmup_steps=0.1, bf16=False, use_cpu=lab.device == "cpu", logging_steps=1,
-        save_steps=size.checkpoints, save_total_limit=1, report_to=[], disable_tqdm=True, weight_decay=0.0,
-    )  # fmt: skip
+        str(work),
+        algorithm=climb.algorithm,
+        samples=size.samples,
+        max_new_tokens=preset.max_new_tokens,
+        beta=beta,
+        per_device_train_batch_size=size.prompts,
+        max_steps=steps,
+        learning_rate=size.learning_rate,
+        seed=climb.seed,
+        lr_scheduler_type="linear",
+        warmup_steps=0.1,
+        bf16=False,
+        use_cpu=lab.device == "cpu",
+        logging_steps=1,
+        save_steps=size.checkpoints,
+        save_total_limit=1,
+        report_to=[],
+        disable_tqdm=True,
+        weight_decay=0.0,
+    )
     prompts = [lab.data.drawn[x]["prompt"] for x in lab.data.rows("train")]
     policy = adapted(lab.base(), preset.top_layers, preset.rank, climb.seed)
     remember_frozen_layers(policy, memory)
     trainer = quiet(OnlineTrainer(policy, args, prompts, lab.tokenizer, both, chats=lab.chats))
     last = get_last_checkpoint(str(work)) if Path(work).is_dir() else None
-    del told[int(last.rsplit("-", 1)[1]) if last else 0 :]  # what came after the checkpoint is made again
+    # what came after the checkpoint is made again
+    del told[int(last.rsplit("-", 1)[1]) if last else 0 :]
     run_to_its_end(trainer, last)
     trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     devices = dict.fromkeys(step.pop("device") for step in told)
-    walked = [{**step, "kl": row["kl"], "tokens": row["tokens"]}
-              for step, row in zip(told, (row for row in trainer.state.log_history if "kl" in row), strict=True)]  # fmt: skip
-    measured = lab.measure(trained, Run(climb.name(), "sum", size.learning_rate, climb.seed, preset.pairs))
+    walked = [
+        {**step, "kl": row["kl"], "tokens": row["tokens"]}
+        for step, row in zip(
+            told, (row for row in trainer.state.log_history if "kl" in row), strict=True
+        )
+    ]
+    measured = lab.measure(
+        trained, Run(climb.name(), "sum", size.learning_rate, climb.seed, preset.pairs)
+    )
     del measured["train unused"]
     texts = [text for of_prompt in measured["own text"] for text in of_prompt]
     return {
-        "loss": climb.name(), "seed": climb.seed, "fed": "sum", "learning rate": size.learning_rate,
+        "loss": climb.name(),
+        "seed": climb.seed,
+        "fed": "sum",
+        "learning rate": size.learning_rate,
         "path": [{name: rounded(value) for name, value in step.items()} for step in walked],
-        **measured, "repetition": repetition(texts), "device": ", then ".join(devices),
-    }  # fmt: skip
+        **measured,
+        "repetition": repetition(texts),
+        "device": ", then ".join(devices),
+    }
 
 
-# --- Imitation by rounds ---------------------------------------------------------------------------------------------------
+# --- Imitation by rounds --------------------------------------------------------------------------
 
 
-def imitated(lab: Lab, size: Size, judge_folder: str | None, seed: int, progress: Progress) -> Iterator[dict[str, Any]]:
-    """Rounds of repaired BCE, each on pairs of the policy before it, which is its reference; measured against the first one.
+def imitated(
+    lab: Lab, size: Size, judge_folder: str | None, seed: int, progress: Progress
+) -> Iterator[dict[str, Any]]:
+    """Rounds of repaired BCE, each on pairs of the policy before it, which is its reference;
+    measured against the first one.
 
-    The labels are the true reward's, or with ``judge_folder`` the learned one's.  The last round's weights are kept.
+    The labels are the true reward's, or with ``judge_folder`` the learned one's.  The last round's
+    weights are kept.
     """
     preset, way = lab.preset, f"imitation, {'learned' if judge_folder else 'true'} reward"
     known = [x for x, split in enumerate(lab.data.splits) if split != "held-out"]
     for number in range(1, size.rounds + 1):
-        weights = [lab.folder / "rlhf" / f"{way.replace(', ', '-').replace(' ', '-')}-{seed}-{n}" for n in (number - 1, number)]
+        weights = [
+            lab.folder / "rlhf" / f"{way.replace(', ', '-').replace(' ', '-')}-{seed}-{n}"
+            for n in (number - 1, number)
+        ]
 
         def make(number: int = number, weights: list[Path] = weights) -> dict[str, Any]:
             base = load_model(str(weights[0])).to(lab.device) if number > 1 else lab.base()
             drawn = [lab.data.drawn[x] for x in known]
             if number > 1:
-                drawn = own_samples(lab, base, [row["prompt"] for row in drawn], 100 * number + seed)
+                drawn = own_samples(
+                    lab, base, [row["prompt"] for row in drawn], 100 * number + seed
+                )
             data = replace(label(drawn, preset), splits=[lab.data.splits[x] for x in known])
             if judge_folder:
                 data = replace(data, reward=rewards_by(lab, the_judge(lab, judge_folder), drawn))
-            run = Run(IMITATED, "sum", size.imitation_rate, 100 * number + 10 * bool(judge_folder) + seed, preset.pairs)
+            run = Run(
+                IMITATED,
+                "sum",
+                size.imitation_rate,
+                100 * number + 10 * bool(judge_folder) + seed,
+                preset.pairs,
+            )
             policy, _ = lab.train(run, data, base)
             policy = policy.merge_and_unload() if preset.top_layers else policy
             policy.save_pretrained(weights[1])
@@ -271,9 +379,16 @@ def imitated(lab: Lab, size: Size, judge_folder: str | None, seed: int, progress
             measured = lab.measure(trained_by_rounds(lab, weights[1]), replace(run, seed=seed))
             del measured["train unused"]
             texts = [text for of_prompt in measured["own text"] for text in of_prompt]
-            return {"loss": f"{way}, round {number}", "seed": seed, "round": number, "fed": "sum",
-                    "learning rate": size.imitation_rate, **measured, "repetition": repetition(texts),
-                    "device": device_name()}  # fmt: skip
+            return {
+                "loss": f"{way}, round {number}",
+                "seed": seed,
+                "round": number,
+                "fed": "sum",
+                "learning rate": size.imitation_rate,
+                **measured,
+                "repetition": repetition(texts),
+                "device": device_name(),
+            }
 
         row = kept(lab, "rlhf", weights[1].name, make)
         shutil.rmtree(weights[0], ignore_errors=True)
@@ -291,10 +406,12 @@ def trained_by_rounds(lab: Lab, folder: Path) -> Any:
 def own_samples(lab: Lab, policy: Any, prompts: Sequence[str], seed: int) -> list[dict[str, Any]]:
     """As many responses of a policy to each prompt as its pairs take."""
     each, longest = 2 * lab.preset.pairs, lab.preset.max_new_tokens
-    return draw(policy, lab.tokenizer, prompts, each, longest, seed, chat=lab.chats, quiet=lab.quiet)
+    return draw(
+        policy, lab.tokenizer, prompts, each, longest, seed, chat=lab.chats, quiet=lab.quiet
+    )
 
 
-# --- Parts -----------------------------------------------------------------------------------------------------------------
+# --- Parts ----------------------------------------------------------------------------------------
 
 
 def gold_of(lab: Lab, prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
@@ -316,5 +433,8 @@ def quiet(trainer: Any) -> Any:
 def run_to_its_end(trainer: Any, checkpoint: str | None = None) -> None:
     """Train; a stop ends the command, after a checkpoint."""
     trainer.train(resume_from_checkpoint=checkpoint)
-    if any(isinstance(one, StopAndSave) and one.stopped_by for one in trainer.callback_handler.callbacks):
+    if any(
+        isinstance(one, StopAndSave) and one.stopped_by
+        for one in trainer.callback_handler.callbacks
+    ):
         raise KeyboardInterrupt

@@ -1,5 +1,6 @@
-"""What a pair is worth to a language model: SFT, repaired losses, soft labels and distillation at several numbers of pairs.
+"""What a pair is worth to a language model: SFT, repaired losses, soft labels and distillation at
+several numbers of pairs.
 
-Read ``run``, then ``measures`` and ``report``.
-It may import the derivation, ``toy``, ``llm`` and ``support``, and takes its laboratory from ``known_truth``.
+Read ``run``, then ``measures`` and ``report``. It may import the derivation, ``toy``, ``llm`` and
+``support``, and takes its laboratory from ``known_truth``.
 """

@@ -1,11 +1,13 @@
-r"""How many pairs of SFT is a pair worth?  Computed from ``worth.json``, with 95% bootstrap intervals over held-out prompts.
+r"""How many pairs of SFT is a pair worth?  Computed from ``worth.json``, with 95% bootstrap
+intervals over held-out prompts.
 
 f = s log(1 + t) + what generalises of it + noise, whose variance falls as share/n: so
 
     1/corr(f, log(1 + t))^2 = a + b share/n,
 
-a what no number of pairs tells this network about unseen prompts, alike for all ways, b SFT's noise of one pair.  Least squares
-over all ways and sizes gives a and every b share; their ratios to SFT's are the shares that THEORY §12 foretells.
+a what no number of pairs tells this network about unseen prompts, alike for all ways, b SFT's noise
+of one pair.  Least squares over all ways and sizes gives a and every b share; their ratios to SFT's
+are the shares that THEORY §12 foretells.
 """
 
 import json
@@ -45,15 +47,16 @@ def load(path: Path) -> Results:
 def summary(results: Results) -> dict[str, Any]:
     """All numbers of the report.
 
-    ==================  ====================================================================================================
+    ==================  ============================================================================
     Key                 Meaning
-    ==================  ====================================================================================================
+    ==================  ============================================================================
     rows                {(way, pairs): slope and correlation on held-out prompts, rate, seeds}
-    measured            {way: [share, low, high]} of SFT's pairs, from how correlation grows with pairs
+    measured            {way: [share, low, high]} of SFT's pairs, from how correlation grows with
+                        pairs
     foretold            {way: {pairs: share}} by the theory, for the moments of the truth
     ceiling             the correlation that no number of pairs would pass, [value, low, high]
     Var w, Var P        the moments
-    ==================  ====================================================================================================
+    ==================  ============================================================================
     """
     held = Truth.of(results, "held-out")
     x = held.log_ratio[:, : results["preset"]["evaluated"]]
@@ -62,61 +65,108 @@ def summary(results: Results) -> dict[str, Any]:
         groups.setdefault((row["way"], row["pairs"]), []).append(row)
     f = {key: stacked(rows, "f held-out") for key, rows in groups.items()}
     rows = {
-        key: {**regress(x, f[key]), "learning rate": groups[key][0]["learning rate"], "seeds": len(groups[key])} for key in f
+        key: {
+            **regress(x, f[key]),
+            "learning rate": groups[key][0]["learning rate"],
+            "seeds": len(groups[key]),
+        }
+        for key in f
     }
     w = ((held.world.win_rate - 0.5) ** 2).mean().item()
     P = ((held.preference - 0.5) ** 2).mean().item()
-    found: dict[str, Any] = {"rows": rows, "Var w": w, "Var P": P, "foretold": foretold(results, w, P)}
-    complete = [way for way in results["ways"] if all((way, pairs) in f for pairs in results["preset"]["ladder"])]
+    found: dict[str, Any] = {
+        "rows": rows,
+        "Var w": w,
+        "Var P": P,
+        "foretold": foretold(results, w, P),
+    }
+    complete = [
+        way
+        for way in results["ways"]
+        if all((way, pairs) in f for pairs in results["preset"]["ladder"])
+    ]
     if "SFT" in complete:
         ways = ["SFT", *(way for way in complete if way != "SFT")]
         sizes = torch.tensor(sorted(results["preset"]["ladder"]), dtype=torch.float64)
-        sums = torch.stack([torch.stack([sums_of(x, f[way, int(n)]) for n in sizes]) for way in ways])  # (W, N, 6, X)
+        # (W, N, 6, X)
+        sums = torch.stack(
+            [torch.stack([sums_of(x, f[way, int(n)]) for n in sizes]) for way in ways]
+        )
         measured, ceiling = ladder(sums, sizes, ways)
         found |= {"measured": measured, "ceiling": ceiling} if measured else {}
     return found
 
 
 def foretold(results: Results, w: float, P: float) -> dict[str, dict[int, float]]:
-    """Shares by theory: distillation's is the bound's, and soft labels' for the pairs that the reward labels."""
+    """Shares by theory: distillation's is the bound's, and soft labels' for the pairs that the
+    reward labels.
+    """
     by = {name: both[0] for name, both in shares([w], [P]).items()}
     soft, bound = by["a repaired loss, soft labels"], by["the bound"]
     most = results["preset"]["samples"] // 2
     told: dict[str, dict[int, float]] = {}
     for way, settings in results["ways"].items():
         for n in results["preset"]["ladder"]:
-            plain = soft if settings["soft"] else by["SFT"] if settings["name"] == "sft" else by["a repaired loss"]
-            told.setdefault(way, {})[n] = bound + soft * n / most if settings["distilled"] else plain
+            plain = (
+                soft
+                if settings["soft"]
+                else by["SFT"]
+                if settings["name"] == "sft"
+                else by["a repaired loss"]
+            )
+            told.setdefault(way, {})[n] = (
+                bound + soft * n / most if settings["distilled"] else plain
+            )
     return told
 
 
-def ladder(sums: Tensor, sizes: Tensor, ways: list[str]) -> tuple[dict[str, list[float]], list[float]]:
-    """Shares of the first way's pairs, and the ceiling of correlation, from sums (W, N, 6, X) at sizes (N,); {} where a
-    correlation does not exist.
+def ladder(
+    sums: Tensor, sizes: Tensor, ways: list[str]
+) -> tuple[dict[str, list[float]], list[float]]:
+    """Shares of the first way's pairs, and the ceiling of correlation, from sums (W, N, 6, X) at
+    sizes (N,); {} where a correlation does not exist.
 
-    >>> x, rng = torch.randn(400, 12, generator=torch.Generator().manual_seed(0)).double(), torch.Generator().manual_seed(1)
+    >>> x, rng = (
+    ...     torch.randn(400, 12, generator=torch.Generator().manual_seed(0)).double(),
+    ...     torch.Generator().manual_seed(1),
+    ... )
     >>> sizes = torch.tensor([2.0, 8.0]).double()
-    >>> noise = [[torch.randn(400, 12, generator=rng).double() * (2 * share / n) ** 0.5 for n in sizes] for share in (1.0, 0.5)]
-    >>> sums = torch.stack([torch.stack([sums_of(x, x + e[None]) for e in row[:, None]]) for row in map(torch.stack, noise)])
+    >>> noise = [
+    ...     [torch.randn(400, 12, generator=rng).double() * (2 * share / n) ** 0.5 for n in sizes]
+    ...     for share in (1.0, 0.5)
+    ... ]
+    >>> sums = torch.stack(
+    ...     [
+    ...         torch.stack([sums_of(x, x + e[None]) for e in row[:, None]])
+    ...         for row in map(torch.stack, noise)
+    ...     ]
+    ... )
     >>> found, ceiling = ladder(sums, sizes, ["SFT", "half"])
     >>> round(found["half"][0], 1), round(ceiling[0], 1)
     (0.5, 1.0)
     """
     W, N, _, X = sums.shape
     picks = torch.randint(X, (RESAMPLES, X), generator=torch.Generator().manual_seed(0))
-    counts = torch.zeros(RESAMPLES, X, dtype=sums.dtype).scatter_add_(1, picks, torch.ones_like(picks, dtype=sums.dtype))
+    counts = torch.zeros(RESAMPLES, X, dtype=sums.dtype).scatter_add_(
+        1, picks, torch.ones_like(picks, dtype=sums.dtype)
+    )
     counts = torch.cat([torch.ones(1, X, dtype=sums.dtype), counts])  # the sample itself first
     _, _, xx, xy, yy = moments((sums @ counts.T).movedim(2, 0).unsqueeze(-1), -1)  # (W, N, 1 + R)
     inverse = (xx * yy / xy**2).flatten(0, 1)  # 1/corr^2
     if not inverse[:, 0].isfinite().all():  # a policy that did not move, or rewards all alike
         return {}, [float("nan")] * 3
     inverse = inverse[:, inverse.isfinite().all(0)]
-    design = torch.cat([torch.ones(W * N, 1), torch.kron(torch.eye(W), 1 / sizes.float().view(N, 1))], 1).to(sums.dtype)
+    design = torch.cat(
+        [torch.ones(W * N, 1), torch.kron(torch.eye(W), 1 / sizes.float().view(N, 1))], 1
+    ).to(sums.dtype)
     noise = design / inverse[:, :1]  # an error of corr^2 counts alike at all sizes
     solved = torch.linalg.lstsq(noise, inverse / inverse[:, :1]).solution  # (1 + W, 1 + R)
     ceiling, share = solved[0].clamp(min=1).rsqrt(), solved[1:] / solved[1]
 
     def interval(values: Tensor) -> list[float]:
-        return [values[0].item(), *torch.quantile(values[1:], torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist()]
+        return [
+            values[0].item(),
+            *torch.quantile(values[1:], torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist(),
+        ]
 
     return {way: interval(row) for way, row in zip(ways, share, strict=True)}, interval(ceiling)

@@ -1,12 +1,14 @@
 """What is a pair worth to a language model?  ``dil experiment worth`` (THEORY §12).
 
-The world of ``known_truth``: responses of four tokens whose true log-ratio is known.  SFT, the repaired losses, one of them on
-soft labels, and distillation (a reward fitted on the same labelled pairs, which labels as many pairs as there are samples) are
-trained on 2, 4, 8 and 16 pairs a prompt.  Each takes, at each size, the rate of least loss on validation pairs with hard
-labels, seed 0; further seeds draw pairs, labels, the adapter's start and the order of the batches anew.
+The world of ``known_truth``: responses of four tokens whose true log-ratio is known.  SFT, the
+repaired losses, one of them on soft labels, and distillation (a reward fitted on the same labelled
+pairs, which labels as many pairs as there are samples) are trained on 2, 4, 8 and 16 pairs a
+prompt.  Each takes, at each size, the rate of least loss on validation pairs with hard labels, seed
+0; further seeds draw pairs, labels, the adapter's start and the order of the batches anew.
 
-A policy's f is signal and noise.  How they stand to each other does not depend on how far a rate took it, so ``measures`` asks
-for the correlation of f with the truth, and how it grows with the pairs.
+A policy's f is signal and noise.  How they stand to each other does not depend on how far a rate
+took it, so ``measures`` asks for the correlation of f with the truth, and how it grows with the
+pairs.
 
 Every run is a file of its own: an interrupted experiment goes on where it stopped.
 """
@@ -41,7 +43,16 @@ class Way:
 
 
 WAYS = (
-    *(Way(loss, loss) for loss in ("SFT", "DIL BCE repaired", "DIL UKL repaired", "DIL LSIF repaired", "DIL win repaired")),
+    *(
+        Way(loss, loss)
+        for loss in (
+            "SFT",
+            "DIL BCE repaired",
+            "DIL UKL repaired",
+            "DIL LSIF repaired",
+            "DIL win repaired",
+        )
+    ),
     Way("soft labels", "DIL win repaired", soft=True),
     Way("distilled", "DIL win repaired", soft=True, distilled=True),
 )
@@ -55,13 +66,17 @@ def steps(preset: Preset, ways: Sequence[Way] = WAYS) -> int:
 def experiment(
     lab: Lab, progress: Progress, save: Callable[[dict[str, Any]], Any], ways: Sequence[Way] = WAYS
 ) -> dict[str, Any]:
-    """Run the experiment, going on from what ``lab.folder`` holds; ``save`` is given the results after each way and size."""
+    """Run the experiment, going on from what ``lab.folder`` holds; ``save`` is given the results
+    after each way and size.
+    """
     gc.freeze()
     results: dict[str, Any] = {
         **provenance(),
         "preset": asdict(lab.preset),
         "ways": {
-            way.name: catalogue.LOSSES[way.loss].settings | {"soft": way.soft, "distilled": way.distilled} for way in ways
+            way.name: catalogue.LOSSES[way.loss].settings
+            | {"soft": way.soft, "distilled": way.distilled}
+            for way in ways
         },
         "truth": truth(lab),
         "runs": [],
@@ -85,19 +100,27 @@ def data_for(lab: Lab, way: Way, pairs: int, seed: int) -> Data:
 
 
 def fitted_reward(lab: Lab, pairs: int, seed: int) -> Tensor:
-    """Rewards (X, K) of all samples of the training prompts: the log-ratios of a policy that DPO fitted on the labelled pairs."""
+    """Rewards (X, K) of all samples of the training prompts: the log-ratios of a policy that DPO
+    fitted on the labelled pairs.
+    """
     way = Way(REWARD, REWARD)
     run = Run(REWARD, "sum", best_rate(lab, way, pairs), seed, pairs)
 
     def make() -> dict[str, Any]:
         policy, _ = lab.train(run)
-        return {"reward": lab.log_ratios(policy, lab.evaluated("train", lab.preset.samples), "all of train")}
+        return {
+            "reward": lab.log_ratios(
+                policy, lab.evaluated("train", lab.preset.samples), "all of train"
+            )
+        }
 
     return torch.tensor(kept(lab, "rewards", run.name(), make)["reward"], dtype=torch.float64)
 
 
 def run_of(lab: Lab, way: Way, pairs: int, rate: float, seed: int) -> Run:
-    """Its training run: a distilled way trains on every sample, however few pairs its reward was fitted on."""
+    """Its training run: a distilled way trains on every sample, however few pairs its reward was
+    fitted on.
+    """
     return Run(way.loss, "sum", rate, seed, lab.preset.samples // 2 if way.distilled else pairs)
 
 
@@ -109,8 +132,13 @@ def best_rate(lab: Lab, way: Way, pairs: int, progress: Progress = lambda what: 
 
         def make(run: Run = run) -> dict[str, Any]:
             policy, _ = lab.train(run, data_for(lab, way, pairs, 0))
-            f = lab.log_ratios(policy, lab.evaluated("validation", lab.preset.samples), "validation")
-            return {"learning rate": run.learning_rate, "validation loss": lab.validation_loss(run, torch.tensor(f).double())}
+            f = lab.log_ratios(
+                policy, lab.evaluated("validation", lab.preset.samples), "validation"
+            )
+            return {
+                "learning rate": run.learning_rate,
+                "validation loss": lab.validation_loss(run, torch.tensor(f).double()),
+            }
 
         rows.append(kept(lab, f"sweep/{way.name}-{pairs}", run.name(), make))
         progress(f"{way.name}, {pairs} pairs, rate {rate:g}")
@@ -124,6 +152,12 @@ def measured(lab: Lab, way: Way, pairs: int, rate: float, seed: int) -> dict[str
     def make() -> dict[str, Any]:
         policy, _ = lab.train(run, data_for(lab, way, pairs, seed))
         f = lab.log_ratios(policy, lab.evaluated("held-out", lab.preset.evaluated), "held-out")
-        return {"way": way.name, "pairs": pairs, "learning rate": rate, "seed": seed, "f held-out": f}
+        return {
+            "way": way.name,
+            "pairs": pairs,
+            "learning rate": rate,
+            "seed": seed,
+            "f held-out": f,
+        }
 
     return kept(lab, f"runs/{way.name}-{pairs}", run.name(), make)

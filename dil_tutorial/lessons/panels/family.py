@@ -1,4 +1,6 @@
-"""The panels of notebooks 07 to 09: how losses pull, how they train, and what they make of lengths."""
+"""The panels of notebooks 07 to 09: how losses pull, how they train, and what they make of
+lengths.
+"""
 
 import ipywidgets
 import torch
@@ -13,44 +15,75 @@ from toy.catalogue import LOSSES, losses
 from toy.fit import empirical_law, fit, fit_pairs
 from toy.gallery import bandit20, sentences
 
-# --- 07 · One family --------------------------------------------------------------------------------------------------
+# --- 07 · One family ------------------------------------------------------------------------------
 
 HEARING = (
-    "DIL BCE repaired", "DIL LSIF published", "DIL UKL published", "DPO", "IPO", "SPPO", "KTO", "SimPO", "Conservative DPO",
-    "Robust DPO", "EXO", "Hinge", "DiscoPOP", "Cal-DPO", "chi-PO", "AlphaPO", "SimPER",
-)  # fmt: skip
+    "DIL BCE repaired",
+    "DIL LSIF published",
+    "DIL UKL published",
+    "DPO",
+    "IPO",
+    "SPPO",
+    "KTO",
+    "SimPO",
+    "Conservative DPO",
+    "Robust DPO",
+    "EXO",
+    "Hinge",
+    "DiscoPOP",
+    "Cal-DPO",
+    "chi-PO",
+    "AlphaPO",
+    "SimPER",
+)
 
 
 def hears() -> ipywidgets.VBox:
-    """What a loss hears: its margin at the optimum between two responses, by how often the first wins."""
+    """What a loss hears: its margin at the optimum between two responses, by how often the first
+    wins.
+    """
     P = torch.linspace(0.5, 0.95, 19, dtype=torch.float64)
     signals = {
-        "imitation": ((1 + 2 * P) / (3 - 2 * P)).log(), "log-odds": (P / (1 - P)).log(), "the majority": (P > 0.5).double(),
-    }  # fmt: skip
+        "imitation": ((1 + 2 * P) / (3 - 2 * P)).log(),
+        "log-odds": (P / (1 - P)).log(),
+        "the majority": (P > 0.5).double(),
+    }
 
     def draw(name: str) -> Drawn:
         margin = family.margins(LOSSES[name].loss, P)
         figure, (axes,) = plotting.new_figure(width=7.2, height=3.6)
         for (signal, values), line in zip(signals.items(), (":", "--", "-."), strict=True):
             axes.plot(P, values, line, color="#777777", lw=1.2, label=signal)
-        axes.plot(P, margin.clamp(-1, 4), "o-", color=LOSSES[name].colour, ms=4, label=LOSSES[name].described)
-        axes.set(xlabel="chance that y beats y′", ylabel="f(y) − f(y′) at the optimum", ylim=(-0.3, 4.1))
+        axes.plot(
+            P,
+            margin.clamp(-1, 4),
+            "o-",
+            color=LOSSES[name].colour,
+            ms=4,
+            label=LOSSES[name].described,
+        )
+        axes.set(
+            xlabel="chance that y beats y′", ylabel="f(y) − f(y′) at the optimum", ylim=(-0.3, 4.1)
+        )
         axes.legend(frameon=False, fontsize=8, loc="upper left")
         heard, _ = family.heard(family.margins(LOSSES[name].loss, torch.tensor(family.CHANCES)))
         at = margin[10].item()  # P = 0.75
         size = f"a margin of {at:.2f}" if abs(at) < family.FAR else "all on the first"
         return (
             figure,
-            f"{LOSSES[name].described} hears {heard}: where three in four prefer y, {size}; imitation {family.IMITATION:.2f}.",
+            f"{LOSSES[name].described} hears {heard}: where three in four prefer y, {size}; "
+            f"imitation {family.IMITATION:.2f}.",
         )
 
     return frames(draw, {"Loss": list(HEARING)})
 
 
 FAMILY: dict[str, Loss] = {
-    **losses("DPO", "IPO"), "SLiC, no SFT term": make_loss("slic", sft_weight=0.0),
-    **losses("NCA", "BCO", "DIL LSIF published", "DIL LSIF repaired", "SPPO"), "KTO, β 1": make_loss("kto", beta=1.0),
-}  # fmt: skip
+    **losses("DPO", "IPO"),
+    "SLiC, no SFT term": make_loss("slic", sft_weight=0.0),
+    **losses("NCA", "BCO", "DIL LSIF published", "DIL LSIF repaired", "SPPO"),
+    "KTO, β 1": make_loss("kto", beta=1.0),
+}
 
 
 def pulls() -> ipywidgets.VBox:
@@ -63,8 +96,12 @@ def pulls() -> ipywidgets.VBox:
         extra = {"kl": torch.zeros(())} if loss.needs_kl else {}
         g_w, g_l = torch.autograd.grad(loss(f_w, f_l, **extra).sum(), (f_w, f_l), allow_unused=True)
         figure, axes = plotting.new_figure(columns=2, width=9.5, height=3.9)
-        for ax, pull, title in zip(axes, (-g_w, g_l), ("up on the winner", "down on the loser"), strict=True):
-            shown = ax.pcolormesh(f, f, pull.T.detach().clamp(-3, 3), cmap="RdBu", vmin=-3, vmax=3, shading="auto")
+        for ax, pull, title in zip(
+            axes, (-g_w, g_l), ("up on the winner", "down on the loser"), strict=True
+        ):
+            shown = ax.pcolormesh(
+                f, f, pull.T.detach().clamp(-3, 3), cmap="RdBu", vmin=-3, vmax=3, shading="auto"
+            )
             ax.axline((0, 0), slope=1, color="black", lw=0.8, ls=":")
             ax.set(xlabel="f of the winner", ylabel="f of the loser", title=title)
         figure.colorbar(shown, ax=axes, label="pull (cut at 3)")
@@ -72,20 +109,23 @@ def pulls() -> ipywidgets.VBox:
         both = (-g_w[middle, middle]).item(), g_l[middle, middle].item()
         far = (-g_w[-1, 0]).item(), g_l[-1, 0].item()
         return figure, (
-            f"{name}: at the start it pulls {both[0]:.2f} up and {both[1]:.2f} down; with the pair at f = 3 and −3, "
+            f"{name}: at the start it pulls {both[0]:.2f} up and {both[1]:.2f} down; with the "
+            "pair at f = 3 and −3, "
             f"{far[0]:.2f} and {far[1]:.2f}."
         )
 
     return frames(draw, {"Loss": list(FAMILY)})
 
 
-# --- 08 · Training dynamics -------------------------------------------------------------------------------------------
+# --- 08 · Training dynamics -----------------------------------------------------------------------
 
 PLAYED = ("SFT", "DIL BCE repaired", "DIL LSIF published", "DPO")
 
 
 def dynamics_player() -> ipywidgets.VBox:
-    """Four losses on the same 300 pairs, step by step: each response's log-ratio against the true one."""
+    """Four losses on the same 300 pairs, step by step: each response's log-ratio against the true
+    one.
+    """
     world, steps = bandit20(), [0, 10, 30, 100, 200, 400, 800, 1600]
     true = (world.chosen / world.ref).log()[0]
     paths: dict[str, dict[int, Tensor]] = {name: {} for name in PLAYED}
@@ -96,7 +136,9 @@ def dynamics_player() -> ipywidgets.VBox:
             if step in steps:
                 paths[name][step] = policy
 
-        fit_pairs(world, loss, pairs=300, generator=rng, steps=1601, learning_rate=0.01, record=record)
+        fit_pairs(
+            world, loss, pairs=300, generator=rng, steps=1601, learning_rate=0.01, record=record
+        )
 
     def draw(step: int) -> Drawn:
         figure, axes = plotting.new_figure(columns=2, rows=2, width=8.5, height=6.4)
@@ -119,7 +161,9 @@ def dynamics_player() -> ipywidgets.VBox:
 
 
 def pairs_budget() -> ipywidgets.VBox:
-    """What SFT and the repaired losses end at on finite data, in closed form: frequencies, and twice the empirical win rate."""
+    """What SFT and the repaired losses end at on finite data, in closed form: frequencies, and
+    twice the empirical win rate.
+    """
     world = bandit20()
 
     def draw(pairs: int, seed: int) -> Drawn:
@@ -135,41 +179,79 @@ def pairs_budget() -> ipywidgets.VBox:
         order = world.true_reward[0].argsort()
         places = range(20)
         axes.bar(places, world.chosen[0, order], color="#DDDDDD", label="winners' law")
-        axes.plot(places, n_w[order], "s", color=plotting.COLOURS[6], ms=5, label="SFT: frequencies of winners")
-        axes.plot(places, repaired[order], "o", color=plotting.COLOURS[2], ms=6, label="repaired DIL: win rate × reference")
-        axes.set(xlabel="responses, worst reward first", ylabel="probability", ylim=(0, 0.4), xticks=[])
+        axes.plot(
+            places,
+            n_w[order],
+            "s",
+            color=plotting.COLOURS[6],
+            ms=5,
+            label="SFT: frequencies of winners",
+        )
+        axes.plot(
+            places,
+            repaired[order],
+            "o",
+            color=plotting.COLOURS[2],
+            ms=6,
+            label="repaired DIL: win rate × reference",
+        )
+        axes.set(
+            xlabel="responses, worst reward first", ylabel="probability", ylim=(0, 0.4), xticks=[]
+        )
         axes.legend(frameon=False)
         far = [kl(policy, world.chosen[0]).item() for policy in (n_w, repaired)]
         return figure, (
-            f"{pairs} pairs, {int((~seen).sum())} responses unseen. KL to the winners' law: SFT {far[0]:z.4f}, "
+            f"{pairs} pairs, {int((~seen).sum())} responses unseen. KL to the winners' law: SFT "
+            f"{far[0]:z.4f}, "
             f"repaired DIL {far[1]:z.4f} nats."
         )
 
     return frames(draw, {"Pairs": [30, 100, 300, 1000, 10_000, 100_000], "Draw": [1, 2, 3]}, [2, 0])
 
 
-# --- 09 · Lengths -----------------------------------------------------------------------------------------------------
+# --- 09 · Lengths ---------------------------------------------------------------------------------
 
 
 def length_bias() -> ipywidgets.VBox:
-    """Mean lengths under optima of losses fed sums and means, by the reference's probability of ending."""
+    """Mean lengths under optima of losses fed sums and means, by the reference's probability of
+    ending.
+    """
     shown = losses("DIL LSIF repaired", "DPO")
 
     def draw(name: str, ending: float) -> Drawn:
         words, world = sentences(ending)
         loss = shown[name]
-        laws = {"reference": world.ref, "fed sums": fit(world, loss), "fed means": fit(world, loss, lengths=words.lengths)}
+        laws = {
+            "reference": world.ref,
+            "fed sums": fit(world, loss),
+            "fed means": fit(world, loss, lengths=words.lengths),
+        }
         figure, (axes,) = plotting.new_figure(width=8)
         mean = {}
         for i, (label, law) in enumerate(laws.items()):
             mass = [law[0, words.lengths == n].sum().item() for n in range(1, 5)]
             mean[label] = (law * words.lengths).sum().item()
-            axes.bar([n + (i - 1) * 0.27 for n in range(1, 5)], mass, 0.27, color=plotting.COLOURS[i], label=label)
-        axes.set(xlabel="tokens, the end token included", ylabel="probability", ylim=(0, 1), xticks=range(1, 5), title=name)
+            axes.bar(
+                [n + (i - 1) * 0.27 for n in range(1, 5)],
+                mass,
+                0.27,
+                color=plotting.COLOURS[i],
+                label=label,
+            )
+        axes.set(
+            xlabel="tokens, the end token included",
+            ylabel="probability",
+            ylim=(0, 1),
+            xticks=range(1, 5),
+            title=name,
+        )
         axes.legend(frameon=False)
         return figure, (
-            f"Mean length: reference {mean['reference']:.2f} tokens, {name} fed sums {mean['fed sums']:.2f}, "
+            f"Mean length: reference {mean['reference']:.2f} tokens, {name} fed sums "
+            f"{mean['fed sums']:.2f}, "
             f"fed means {mean['fed means']:.2f}."
         )
 
-    return frames(draw, {"Loss": list(shown), "Probability of ending": [0.1, 0.2, 0.33, 0.5, 0.7]}, [1, 2])
+    return frames(
+        draw, {"Loss": list(shown), "Probability of ending": [0.1, 0.2, 0.33, 0.5, 0.7]}, [1, 2]
+    )

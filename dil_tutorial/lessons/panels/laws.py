@@ -12,43 +12,69 @@ from toy import World, loglinear
 from toy.fit import fit
 from toy.gallery import bandit
 
-# --- 00 · Orientation ----------------------------------------------------------------------------------------------------
+# --- 00 · Orientation -----------------------------------------------------------------------------
 
 
 def first_world() -> ipywidgets.VBox:
-    """Three responses; how the winners' and the losers' shares move with the reward of the third."""
+    """Three responses; how the winners' and the losers' shares move with the reward of the
+    third.
+    """
 
     def draw(reward: float) -> Drawn:
         world = World.from_reward([0.5, 0.3, 0.2], [-1.0, 0.0, reward])
         figure, (axes,) = plotting.new_figure(width=6.5)
-        named = {r"$\pi_{ref}$": world.ref, r"$\pi_{chosen}$": world.chosen, r"$\pi_{rejected}$": world.rejected}
+        named = {
+            r"$\pi_{ref}$": world.ref,
+            r"$\pi_{chosen}$": world.chosen,
+            r"$\pi_{rejected}$": world.rejected,
+        }
         for i, (name, law) in enumerate(named.items()):
-            axes.bar([k + (i - 1) * 0.27 for k in range(3)], law[0], 0.27, color=plotting.COLOURS[i], label=name)
-        axes.set(xticks=range(3), xticklabels=["R = -1", "R = 0", f"R = {reward:g}"], ylabel="probability", ylim=(0, 0.8))
+            axes.bar(
+                [k + (i - 1) * 0.27 for k in range(3)],
+                law[0],
+                0.27,
+                color=plotting.COLOURS[i],
+                label=name,
+            )
+        axes.set(
+            xticks=range(3),
+            xticklabels=["R = -1", "R = 0", f"R = {reward:g}"],
+            ylabel="probability",
+            ylim=(0, 0.8),
+        )
         axes.legend(frameon=False, ncols=3, loc="upper center")
         share = world.chosen[0, 2].item()
         return figure, (
             f"With reward {reward:g} the third response makes {share:.3f} of the winners and "
-            f"{world.rejected[0, 2].item():.3f} of the losers: {share / 0.2:.2f} times its share in the reference."
+            f"{world.rejected[0, 2].item():.3f} of the losers: {share / 0.2:.2f} times its share "
+            "in the reference."
         )
 
     return frames(draw, {"Reward of the third response": [-4, -2, -1, 0, 1, 2, 4, 8]}, [4])
 
 
-# --- 01 · Two distributions -------------------------------------------------------------------------------------------
+# --- 01 · Two distributions -----------------------------------------------------------------------
 
 
 def tilt_explorer() -> ipywidgets.VBox:
-    """pi_ref, pi_chosen, RLHF and every DIL optimum as the scale of rewards, the labels and the number of responses change."""
+    """pi_ref, pi_chosen, RLHF and every DIL optimum as the scale of rewards, the labels and the
+    number of responses change.
+    """
     scales, labels = [0.25, 0.5, 1.0, 2.0, 4.0], ["Bradley–Terry", "hard"]
-    return frames(draw_tilt, {"Reward scale (s.d.)": scales, "Labels": labels, "Responses": [4, 8, 20]}, start=[2, 0, 1])
+    return frames(
+        draw_tilt,
+        {"Reward scale (s.d.)": scales, "Labels": labels, "Responses": [4, 8, 20]},
+        start=[2, 0, 1],
+    )
 
 
-# --- 02 · RLHF is imitation, and when ---------------------------------------------------------------------------------
+# --- 02 · RLHF is imitation, and when -------------------------------------------------------------
 
 
 def whose_losers() -> ipywidgets.VBox:
-    """Where the logistic loss ends on real pairs and on winners paired with independent reference samples."""
+    """Where the logistic loss ends on real pairs and on winners paired with independent reference
+    samples.
+    """
 
     def draw(scale: float) -> Drawn:
         world = bandit(scale)
@@ -57,35 +83,47 @@ def whose_losers() -> ipywidgets.VBox:
         independent = fit(world, logistic, pairs=world.chosen.unsqueeze(2) * world.ref.unsqueeze(1))
         figure, (axes,) = plotting.new_figure(width=8)
         named = {
-            r"$\pi_{ref}$": world.ref[0], r"$\pi_{chosen}$": world.chosen[0], "independent losers": independent[0],
+            r"$\pi_{ref}$": world.ref[0],
+            r"$\pi_{chosen}$": world.chosen[0],
+            "independent losers": independent[0],
             "pairs as drawn": real[0],
-        }  # fmt: skip
+        }
         plotting.policies(axes, named, world.true_reward[0], "One loss, two kinds of loser")
         axes.set_ylim(0, 0.9)
         return figure, (
-            f"KL from the winners' law: {kl(world.chosen, independent).item():z.4f} nats with independent losers, "
+            f"KL from the winners' law: {kl(world.chosen, independent).item():z.4f} nats with "
+            "independent losers, "
             f"{kl(world.chosen, real).item():z.4f} with pairs as they are drawn; that one is "
-            f"{kl(rlhf_optimum(world.ref, world.true_reward, 1.0), real).item():z.4f} from RLHF at β = 1."
+            f"{kl(rlhf_optimum(world.ref, world.true_reward, 1.0), real).item():z.4f} from RLHF "
+            "at β = 1."
         )
 
     return frames(draw, {"Reward scale (s.d.)": [0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0]}, start=[2])
 
 
-# --- 03 · Forward and reverse KL --------------------------------------------------------------------------------------
+# --- 03 · Forward and reverse KL ------------------------------------------------------------------
 
 
 def kl_directions() -> ipywidgets.VBox:
-    """What a class of Gaussians makes of two peaks that move apart, by forward and by reverse KL."""
+    """What a class of Gaussians makes of two peaks that move apart, by forward and by reverse
+    KL.
+    """
     responses, y = 61, torch.linspace(-1, 1, 61, dtype=torch.float64)
     features = loglinear.quadratic(responses)
-    flat = World([1 / responses] * responses, torch.full((responses, responses), 0.5, dtype=torch.float64))
+    flat = World(
+        [1 / responses] * responses, torch.full((responses, responses), 0.5, dtype=torch.float64)
+    )
 
     def draw(distance: float, share: float) -> Drawn:
         peaks = [torch.exp(-(((y - side * distance / 2) / 0.15) ** 2) / 2) for side in (-1, 1)]
         target = ((1 - share) * peaks[0] / peaks[0].sum() + share * peaks[1] / peaks[1].sum())[None]
-        starts = torch.tensor([[side * 20.0 * distance, -20.0] for side in (-1, 1)], dtype=torch.float64)
+        starts = torch.tensor(
+            [[side * 20.0 * distance, -20.0] for side in (-1, 1)], dtype=torch.float64
+        )
         forward = loglinear.project(flat, target, features)
-        reverse = [loglinear.project(flat, target, features, "reverse", start[None]) for start in starts]
+        reverse = [
+            loglinear.project(flat, target, features, "reverse", start[None]) for start in starts
+        ]
         best = min(reverse, key=lambda policy: kl(policy, target).item())
         figure, (axes,) = plotting.new_figure(width=8)
         x = y.tolist()
@@ -97,12 +135,21 @@ def kl_directions() -> ipywidgets.VBox:
         plotting.curves(axes, named, "response", "probability")
         axes.set_ylim(0, 0.1)
         right = (best[0, y > 0].sum() + best[0, y == 0].sum() / 2).item()
-        spread = [((p[0] * y**2).sum() - (p[0] * y).sum() ** 2).sqrt().item() for p in (target, forward, best)]
+        spread = [
+            ((p[0] * y**2).sum() - (p[0] * y).sum() ** 2).sqrt().item()
+            for p in (target, forward, best)
+        ]
         return figure, (
-            f"Standard deviation: target {spread[0]:.2f}, forward {spread[1]:.2f}, reverse {spread[2]:.2f}. "
+            f"Standard deviation: target {spread[0]:.2f}, forward {spread[1]:.2f}, reverse "
+            f"{spread[2]:.2f}. "
             f"The reverse projection has {right:.0%} of its mass on the right."
         )
 
     return frames(
-        draw, {"Distance of the peaks": [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2], "Share of the right one": [0.5, 0.6, 0.8]}, [4, 1]
+        draw,
+        {
+            "Distance of the peaks": [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2],
+            "Share of the right one": [0.5, 0.6, 0.8],
+        },
+        [4, 1],
     )

@@ -10,11 +10,13 @@ from toy.catalogue import colours, losses
 from toy.frontier import curves, place
 from toy.gallery import bandit20
 
-# --- 11 · Scaling up ---------------------------------------------------------------------------------------------------
+# --- 11 · Scaling up ------------------------------------------------------------------------------
 
 
 def batch_layouts() -> ipywidgets.VBox:
-    """What padding and twice-read prompts cost: six pairs in each layout, as the prompt grows.  Needs the llm extra."""
+    """What padding and twice-read prompts cost: six pairs in each layout, as the prompt grows.
+    Needs the llm extra.
+    """
     from dil_tutorial.llm.batches import batch_of
     from dil_tutorial.llm.rows import Response, TokenisedPair
 
@@ -24,34 +26,70 @@ def batch_layouts() -> ipywidgets.VBox:
         means = {"prompt": prompt_tokens, "chosen": 60, "rejected": 60}
         rows = []
         for _ in range(6):
-            size = {part: max(4, int(mean * (0.5 + torch.rand(1, generator=rng).item()))) for part, mean in means.items()}
+            size = {
+                part: max(4, int(mean * (0.5 + torch.rand(1, generator=rng).item())))
+                for part, mean in means.items()
+            }
             shared = list(range(size["prompt"]))
-            rows.append(TokenisedPair(*(Response(shared, [1] * size[side]) for side in ("chosen", "rejected"))))
-        counts = {layout: batch_of(rows, 0, layout).input_ids.numel() for layout in ("padded", "packed", "shared")}
+            rows.append(
+                TokenisedPair(
+                    *(Response(shared, [1] * size[side]) for side in ("chosen", "rejected"))
+                )
+            )
+        counts = {
+            layout: batch_of(rows, 0, layout).input_ids.numel()
+            for layout in ("padded", "packed", "shared")
+        }
         figure, axes = plotting.new_figure(columns=3, width=9, height=2.8)
-        grey, padding, green, orange = "#888888", "#e4e4e4", plotting.COLOURS[2], plotting.COLOURS[1]
-        longest = max(len(response.prompt) + len(response.tokens) for row in rows for response in row.responses)
+        grey, padding, green, orange = (
+            "#888888",
+            "#e4e4e4",
+            plotting.COLOURS[2],
+            plotting.COLOURS[1],
+        )
+        longest = max(
+            len(response.prompt) + len(response.tokens)
+            for row in rows
+            for response in row.responses
+        )
         for ax, (layout, count) in zip(axes, counts.items(), strict=True):
             for i, row in enumerate(rows):
-                prompt, first, second = (len(part) for part in (row.chosen.prompt, row.chosen.tokens, row.rejected.tokens))
-                widths = [prompt, first, longest - prompt - first, prompt, second, longest - prompt - second]
+                prompt, first, second = (
+                    len(part)
+                    for part in (row.chosen.prompt, row.chosen.tokens, row.rejected.tokens)
+                )
+                widths = [
+                    prompt,
+                    first,
+                    longest - prompt - first,
+                    prompt,
+                    second,
+                    longest - prompt - second,
+                ]
                 if layout != "padded":
                     widths[2] = widths[5] = 0
                 if layout == "shared":
                     widths[3] = 0
                 for k, colour in enumerate((grey, green, padding, grey, orange, padding)):
                     ax.barh(i, widths[k], left=sum(widths[:k]), color=colour, height=0.8)
-            ax.set(yticks=[], xlabel="positions of a pair", title=f"{layout}: {count} positions", xlim=(0, 2.05 * longest))
+            ax.set(
+                yticks=[],
+                xlabel="positions of a pair",
+                title=f"{layout}: {count} positions",
+                xlim=(0, 2.05 * longest),
+            )
         return figure, (
-            f"Prompts of about {prompt_tokens} tokens: padded rows take {counts['padded']} positions, packed "
-            f"{counts['packed']}, with shared prompts {counts['shared']}, {counts['shared'] / counts['padded']:.0%}. "
+            f"Prompts of about {prompt_tokens} tokens: padded rows take {counts['padded']} "
+            "positions, packed "
+            f"{counts['packed']}, with shared prompts {counts['shared']}, "
+            f"{counts['shared'] / counts['padded']:.0%}. "
             "Grey: prompt; pale: padding; green: chosen; orange: rejected."
         )
 
     return frames(draw, {"Prompt tokens": [15, 60, 240, 960]}, [1])
 
 
-# --- 12 · Beyond ------------------------------------------------------------------------------------------------------
+# --- 12 · Beyond ----------------------------------------------------------------------------------
 
 
 def reward_for_kl() -> ipywidgets.VBox:
@@ -64,34 +102,61 @@ def reward_for_kl() -> ipywidgets.VBox:
         figure, (axes,) = plotting.new_figure(width=7.5, height=4)
         for i, (name, points) in enumerate(exact.items()):
             x, y = zip(*points, strict=True)
-            axes.plot(x, y, color=plotting.COLOURS[i], lw=(1.8, 1.8, 0)[i], marker=(None, None, "o")[i], ms=4, label=name)
+            axes.plot(
+                x,
+                y,
+                color=plotting.COLOURS[i],
+                lw=(1.8, 1.8, 0)[i],
+                marker=(None, None, "o")[i],
+                ms=4,
+                label=name,
+            )
         marked = place(optima.rlhf(world, beta), world), place(optima.tempered(world, beta), world)
         for i, point in enumerate(marked):
             axes.plot(*point, "D", color=plotting.COLOURS[i], mec="black", ms=9)
-        axes.set(xlim=(0, 2.2), xlabel=r"KL(policy $\|\,\pi_{ref}$), nats", ylabel="gain in reward", title=f"β = {beta:g}")
+        axes.set(
+            xlim=(0, 2.2),
+            xlabel=r"KL(policy $\|\,\pi_{ref}$), nats",
+            ylabel="gain in reward",
+            title=f"β = {beta:g}",
+        )
         axes.legend(frameon=False, loc="lower right")
         (k, g), (k2, g2) = marked
-        return figure, f"At β = {beta:g} RLHF gains {g:.2f} for {k:.2f} nats, DIL with that temperature {g2:.2f} for {k2:.2f}."
+        return (
+            figure,
+            f"At β = {beta:g} RLHF gains {g:.2f} for {k:.2f} nats, DIL with that temperature "
+            f"{g2:.2f} for {k2:.2f}.",
+        )
 
     return frames(draw, {"Temperature β": shown}, [3])
 
 
-# --- 13 · The paper against its code -----------------------------------------------------------------------------------
+# --- 13 · The paper against its code --------------------------------------------------------------
 
 
 def fed_means() -> ipywidgets.VBox:
-    """What a loss makes of a winner's log-ratio when it is fed the sum, and when it is fed the mean per token."""
+    """What a loss makes of a winner's log-ratio when it is fed the sum, and when it is fed the mean
+    per token.
+    """
     f = torch.linspace(-6, 6, 121, dtype=torch.float64)
     zero = torch.zeros_like(f)
     fed = losses("DIL LSIF published", "DIL BCE published", "DPO")
 
     def draw(tokens: int) -> Drawn:
         figure, panes = plotting.new_figure(columns=2, width=8.8)
-        for ax, scale, title in zip(panes, (1, tokens), ("fed the sum f", "fed the mean f/|y|"), strict=True):
-            named = {name: (f.tolist(), loss(f / scale, zero).tolist()) for name, loss in fed.items()}
+        for ax, scale, title in zip(
+            panes, (1, tokens), ("fed the sum f", "fed the mean f/|y|"), strict=True
+        ):
+            named = {
+                name: (f.tolist(), loss(f / scale, zero).tolist()) for name, loss in fed.items()
+            }
             plotting.curves(ax, named, "f of the winner, nats", "loss", title, colours(*fed))
             ax.set_ylim(-6, 6)
         pulls = [torch.sigmoid(torch.tensor(-2.0 / scale)).item() / scale for scale in (1, tokens)]
-        return (figure, f"{tokens} tokens: at f = 2 DPO pulls with {pulls[0]:.4f} fed sums, {pulls[1]:.4f} fed means.")
+        return (
+            figure,
+            f"{tokens} tokens: at f = 2 DPO pulls with {pulls[0]:.4f} fed sums, {pulls[1]:.4f} "
+            "fed means.",
+        )
 
     return frames(draw, {"Tokens in the winner": [1, 2, 5, 10, 50, 100]}, [2])

@@ -1,4 +1,6 @@
-"""The panels of notebooks 04 to 06: generators, the landscape of a loss, and whose samples stand for the reference."""
+"""The panels of notebooks 04 to 06: generators, the landscape of a loss, and whose samples stand
+for the reference.
+"""
 
 import ast
 import operator
@@ -21,28 +23,44 @@ from toy.catalogue import LOSSES, losses
 from toy.fit import fit, log_ratio, population_loss
 from toy.gallery import bandit
 
-# --- 04 · Density ratios and Bregman divergences ----------------------------------------------------------------------
+# --- 04 · Density ratios and Bregman divergences --------------------------------------------------
 
 KNOWN_H = {
-    "LSIF": "(r - 1)**2 / 2", "UKL": "r*log(r) - r", "BCE": "r*log(r) - (r + 1)*log(r + 1)", "Hellinger": "2*(sqrt(r) - 1)**2",
-    "Itakura–Saito": "-log(r)", "cubic": "r**3",
-}  # fmt: skip
-FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"log": torch.log, "exp": torch.exp, "sqrt": torch.sqrt, "abs": torch.abs}
+    "LSIF": "(r - 1)**2 / 2",
+    "UKL": "r*log(r) - r",
+    "BCE": "r*log(r) - (r + 1)*log(r + 1)",
+    "Hellinger": "2*(sqrt(r) - 1)**2",
+    "Itakura–Saito": "-log(r)",
+    "cubic": "r**3",
+}
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "log": torch.log,
+    "exp": torch.exp,
+    "sqrt": torch.sqrt,
+    "abs": torch.abs,
+}
 OPERATORS: dict[type, Callable[..., Any]] = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.Pow: operator.pow,
-    ast.USub: operator.neg, ast.UAdd: operator.pos,
-}  # fmt: skip
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+    ast.USub: operator.neg,
+    ast.UAdd: operator.pos,
+}
 
 
 def formula(text: str) -> Callable[[Tensor], Tensor]:
-    """A function of r from text: numbers, r, ``+ - * / **``, log, exp, sqrt, abs and nothing else, so that any text is safe.
+    """A function of r from text: numbers, r, ``+ - * / **``, log, exp, sqrt, abs and nothing else,
+    so that any text is safe.
 
     >>> formula("r*log(r) - r")(torch.tensor([2.0]))
     tensor([-0.6137])
     >>> formula("open(r)")
     Traceback (most recent call last):
     ...
-    dil_tutorial.errors.InputError: h = open(r): cannot read "open(r)": use r, numbers, + - * / **, log, exp, sqrt, abs
+    dil_tutorial.errors.InputError: h = open(r): cannot read "open(r)": use r, numbers, + - * / **,
+        log, exp, sqrt, abs
     """
 
     def read(node: ast.expr) -> Callable[[Tensor], Any]:
@@ -50,7 +68,8 @@ def formula(text: str) -> Callable[[Tensor], Tensor]:
             case ast.Name(id="r"):
                 return lambda r: r
             case ast.Constant(value=int() | float() as number):
-                constant = torch.tensor(float(number), dtype=torch.float64)  # a power of constants then overflows, not hangs
+                # a power of constants then overflows, not hangs
+                constant = torch.tensor(float(number), dtype=torch.float64)
                 return lambda r: constant
             case ast.BinOp(left, op, right) if type(op) in OPERATORS:
                 a, b, act = read(left), read(right), OPERATORS[type(op)]
@@ -62,7 +81,9 @@ def formula(text: str) -> Callable[[Tensor], Tensor]:
                 inner, function = read(argument), FUNCTIONS[name]
                 return lambda r: function(inner(r))
         part = ast.unparse(node)
-        raise InputError(f'h = {text}: cannot read "{part}": use r, numbers, + - * / **, {", ".join(FUNCTIONS)}')
+        raise InputError(
+            f'h = {text}: cannot read "{part}": use r, numbers, + - * / **, {", ".join(FUNCTIONS)}'
+        )
 
     if len(text) > 200:
         raise InputError(f"h has {len(text)} characters: give at most 200")
@@ -74,37 +95,56 @@ def formula(text: str) -> Callable[[Tensor], Tensor]:
 
 
 def draw_generator(text: str) -> Drawn:
-    """h as typed, the two losses it generates, their gradient weights, and where its published loss ends."""
+    """h as typed, the two losses it generates, their gradient weights, and where its published loss
+    ends.
+    """
     gen = Generator.from_function(formula(text), name=text)
     world = bandit()
-    r, f = torch.linspace(0.05, 3, 120, dtype=torch.float64), torch.linspace(-2, 1.1, 120, dtype=torch.float64)
+    r, f = (
+        torch.linspace(0.05, 3, 120, dtype=torch.float64),
+        torch.linspace(-2, 1.1, 120, dtype=torch.float64),
+    )
     one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
     scale = gen.d2h(one)
     figure, axes = plotting.new_figure(columns=2, rows=2, width=8.5, height=6)
-    axes[0].plot(r, (gen.h(r) - gen.h(one) - gen.dh(one) * (r - 1)) / scale, color=plotting.COLOURS[0])
+    axes[0].plot(
+        r, (gen.h(r) - gen.h(one) - gen.dh(one) * (r - 1)) / scale, color=plotting.COLOURS[0]
+    )
     axes[0].set(xlabel="ratio r", ylim=(0, 3), title="h, less its tangent at 1")
-    for i, (name, loss, side) in enumerate([("chosen", gen.chosen_loss, -1), ("reference", gen.reference_loss, 1)]):
+    for i, (name, loss, side) in enumerate(
+        [("chosen", gen.chosen_loss, -1), ("reference", gen.reference_loss, 1)]
+    ):
         style: dict[str, Any] = {"color": plotting.COLOURS[i], "ls": ("-", "--")[i], "label": name}
         axes[1].plot(f, (loss(f) - loss(zero)) / scale, **style)
         axes[2].plot(r, side * derivative(loss, r.log()) / scale, **style)
     axes[1].set(xlabel="log-ratio f", ylim=(-3, 4), title="losses")
     axes[2].set(xlabel="ratio r", ylim=(0, 4), title="pull on f")
     axes[1].legend(frameon=False, fontsize=8)
-    published, repaired = (optima.dil(world, gen, denominator) for denominator in ("rejected", "mixture"))
+    published, repaired = (
+        optima.dil(world, gen, denominator) for denominator in ("rejected", "mixture")
+    )
     order = world.true_reward[0].argsort()
-    for i, (name, law) in enumerate({"winners": world.chosen, "published": published, "repaired": repaired}.items()):
-        x, style = world.true_reward[0, order], {"color": plotting.COLOURS[i], "marker": "osx"[i], "ms": 6}
+    for i, (name, law) in enumerate(
+        {"winners": world.chosen, "published": published, "repaired": repaired}.items()
+    ):
+        x, style = (
+            world.true_reward[0, order],
+            {"color": plotting.COLOURS[i], "marker": "osx"[i], "ms": 6},
+        )
         axes[3].plot(x, law[0, order], lw=1, label=name, **style)
     axes[3].set(xlabel="reward", ylim=(0, 0.8), title="where it ends")
     axes[3].legend(frameon=False, fontsize=8)
     return figure, (
-        f"h = {text} is convex. KL from the winners' law: {kl(world.chosen, repaired).item():z.4f} nats for the repaired loss, "
+        f"h = {text} is convex. KL from the winners' law: "
+        f"{kl(world.chosen, repaired).item():z.4f} nats for the repaired loss, "
         f"{kl(published, world.chosen).item():z.4f} for the published one."
     )
 
 
 def generator_playground() -> ipywidgets.VBox:
-    """Type a convex h: its losses, weights and optimum appear; an h that is not convex is refused.  Needs a kernel."""
+    """Type a convex h: its losses, weights and optimum appear; an h that is not convex is refused.
+    Needs a kernel.
+    """
     return asked(draw_generator, "h(r) =", "r*log(r) - r")
 
 
@@ -113,14 +153,23 @@ def generator_gallery() -> ipywidgets.VBox:
     return frames(lambda name: draw_generator(KNOWN_H[name]), {"Generator": list(KNOWN_H)})
 
 
-# --- 05 · The DIL loss ------------------------------------------------------------------------------------------------
+# --- 05 · The DIL loss ----------------------------------------------------------------------------
 
-LANDSCAPES = losses("SFT", "DIL LSIF repaired", "DIL BCE repaired", "DIL BCE published", "DIL UKL published",
-                    "DIL LSIF published", "DPO")  # fmt: skip
+LANDSCAPES = losses(
+    "SFT",
+    "DIL LSIF repaired",
+    "DIL BCE repaired",
+    "DIL BCE published",
+    "DIL UKL published",
+    "DIL LSIF published",
+    "DPO",
+)
 
 
 def on_triangle(policies: Tensor) -> tuple[Tensor, Tensor]:
-    """(..., 3) probabilities as points of a triangle with corners (0, 0), (1, 0) and (1/2, sqrt(3)/2)."""
+    """(..., 3) probabilities as points of a triangle with corners (0, 0), (1, 0) and (1/2,
+    sqrt(3)/2).
+    """
     return policies[..., 1] + policies[..., 2] / 2, policies[..., 2] * 3**0.5 / 2
 
 
@@ -128,7 +177,9 @@ def mark_corners(axes: Axes, names: tuple[str, str, str]) -> None:
     """The outline of the triangle and what its corners mean."""
     x, y = on_triangle(torch.eye(3)[[0, 1, 2, 0]])
     axes.plot(x, y, color="black", lw=1)
-    for corner, name, (dx, dy) in zip(torch.eye(3), names, [(-0.02, -0.08), (0.02, -0.08), (0, 0.03)], strict=True):
+    for corner, name, (dx, dy) in zip(
+        torch.eye(3), names, [(-0.02, -0.08), (0.02, -0.08), (0, 0.03)], strict=True
+    ):
         cx, cy = on_triangle(corner)
         axes.text(float(cx) + dx, float(cy) + dy, name, ha="center")
     axes.set_aspect("equal")
@@ -136,20 +187,35 @@ def mark_corners(axes: Axes, names: tuple[str, str, str]) -> None:
 
 
 def loss_landscape() -> ipywidgets.VBox:
-    """The population loss over all policies of three responses, with the paths of gradient descent on the logits."""
+    """The population loss over all policies of three responses, with the paths of gradient descent
+    on the logits.
+    """
     ref, spread = [0.5, 0.3, 0.2], torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
     n = 60
-    cells = torch.tensor([(i, j, n - i - j) for i in range(1, n) for j in range(1, n - i)], dtype=torch.float64) / n
-    corners = torch.tensor([[0.9, 0.05, 0.05], [0.05, 0.9, 0.05], [0.05, 0.05, 0.9], [1 / 3] * 3, ref], dtype=torch.float64)
+    cells = (
+        torch.tensor(
+            [(i, j, n - i - j) for i in range(1, n) for j in range(1, n - i)], dtype=torch.float64
+        )
+        / n
+    )
+    corners = torch.tensor(
+        [[0.9, 0.05, 0.05], [0.05, 0.9, 0.05], [0.05, 0.05, 0.9], [1 / 3] * 3, ref],
+        dtype=torch.float64,
+    )
 
     def draw(name: str, scale: float) -> Drawn:
         world, loss = World.from_reward(ref, scale * spread), LANDSCAPES[name]
-        grid, few = (World(world.ref.repeat(len(p), 1), world.preference.repeat(len(p), 1, 1)) for p in (cells, corners))
+        grid, few = (
+            World(world.ref.repeat(len(p), 1), world.preference.repeat(len(p), 1, 1))
+            for p in (cells, corners)
+        )
         height = population_loss(grid, loss, (cells / world.ref).log())
         logits, path = corners.log(), [corners]
         for _ in range(300):
             logits = logits.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(population_loss(few, loss, log_ratio(logits, few.ref)).sum(), logits)
+            (slope,) = torch.autograd.grad(
+                population_loss(few, loss, log_ratio(logits, few.ref)).sum(), logits
+            )
             logits = logits - 0.2 * slope / slope.norm(dim=1, keepdim=True).clamp(min=0.2)
             path.append(logits.softmax(1).detach())
         end = fit(world, loss)
@@ -167,45 +233,78 @@ def loss_landscape() -> ipywidgets.VBox:
         }
         for label, (law, mark) in marks.items():
             x, y = on_triangle(law[0])
-            axes.plot(x, y, mark, color="black" if mark == "x" else "white", mec="black", ms=10, mew=1.5, label=label)
+            axes.plot(
+                x,
+                y,
+                mark,
+                color="black" if mark == "x" else "white",
+                mec="black",
+                ms=10,
+                mew=1.5,
+                label=label,
+            )
         mark_corners(axes, ("worst", "middle", "best"))
         axes.set_title(name, loc="left")
         axes.legend(frameon=False, loc="upper left", fontsize=9)
         return figure, (
-            f"{name}: its optimum is {kl(end, world.chosen).item():z.4f} nats from the winners' law and "
+            f"{name}: its optimum is {kl(end, world.chosen).item():z.4f} nats from the winners' "
+            "law and "
             f"{kl(end, rlhf).item():z.4f} from RLHF at β = 1."
         )
 
     return frames(draw, {"Loss": list(LANDSCAPES), "Reward scale": [0.5, 1.0, 2.0]}, [1, 1])
 
 
-# --- 06 · Whose samples stand for pi_ref? -----------------------------------------------------------------------------
+# --- 06 · Whose samples stand for pi_ref? ---------------------------------------------------------
 
 
 def denominator_mix() -> ipywidgets.VBox:
-    """Winners among the denominator's samples, from none (as published) to half (the repair) and beyond."""
+    """Winners among the denominator's samples, from none (as published) to half (the repair) and
+    beyond.
+    """
     world = bandit()
-    ends = {name: [fit(world, _mixed(name, share)) for share in SHARES] for name in ("lsif", "ukl", "bce")}
+    ends = {
+        name: [fit(world, _mixed(name, share)) for share in SHARES]
+        for name in ("lsif", "ukl", "bce")
+    }
 
     def draw(share: float) -> Drawn:
         figure, (left, right) = plotting.new_figure(columns=2, width=8.8, height=3.6)
         order = world.true_reward[0].argsort()
         x, said = world.true_reward[0, order], []
-        left.plot(x, (world.chosen / world.ref)[0, order], color="black", ls=":", lw=2, label="winners' law")
+        left.plot(
+            x,
+            (world.chosen / world.ref)[0, order],
+            color="black",
+            ls=":",
+            lw=2,
+            label="winners' law",
+        )
         for i, (name, policies) in enumerate(ends.items()):
-            here, far = SHARES.index(share), [kl(policy, world.chosen).item() for policy in policies]
+            here, far = (
+                SHARES.index(share),
+                [kl(policy, world.chosen).item() for policy in policies],
+            )
             colour = LOSSES[f"DIL {name.upper()} published"].colour
-            style: dict[str, Any] = {"color": colour, "marker": plotting.MARKERS[i], "ms": 5, "lw": 1.2}
+            style: dict[str, Any] = {
+                "color": colour,
+                "marker": plotting.MARKERS[i],
+                "ms": 5,
+                "lw": 1.2,
+            }
             left.plot(x, (policies[here] / world.ref)[0, order], label=name.upper(), **style)
             right.plot(SHARES, far, label=name.upper(), **style)
             said.append(f"{name.upper()} {far[here]:z.4f}")
         right.axvline(share, color="black", lw=1)
         left.set(xlabel="reward", ylabel="ratio to the reference", ylim=(0, 6))
-        right.set(xlabel="share of winners in the denominator", ylabel="KL(policy || winners' law), nats")
+        right.set(
+            xlabel="share of winners in the denominator", ylabel="KL(policy || winners' law), nats"
+        )
         left.legend(frameon=False, fontsize=8)
         return (
             figure,
-            f"With {share:.0%} winners in the denominator the optima are off the winners' law by {', '.join(said)} nats.",
+            f"With {share:.0%} winners in the denominator the optima are off the winners' law by "
+            f"{', '.join(said)} nats.",
         )
 
     return frames(draw, {"Share of winners": SHARES})
@@ -219,6 +318,10 @@ def _mixed(name: str, share: float) -> Loss:
     gen = get_generator(name)
 
     def loss(f_w: Tensor, f_l: Tensor) -> Tensor:
-        return gen.chosen_loss(f_w) + share * gen.reference_loss(f_w) + (1 - share) * gen.reference_loss(f_l)
+        return (
+            gen.chosen_loss(f_w)
+            + share * gen.reference_loss(f_w)
+            + (1 - share) * gen.reference_loss(f_l)
+        )
 
     return loss

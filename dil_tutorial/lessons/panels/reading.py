@@ -1,4 +1,6 @@
-"""The panels of notebook 17: the same prompts under several policies, f token by token, and a blind game."""
+"""The panels of notebook 17: the same prompts under several policies, f token by token, and a blind
+game.
+"""
 
 import re
 from collections.abc import Sequence
@@ -33,10 +35,11 @@ def shortened(prompt: str, words: int = 6) -> str:
 
 
 def before_after(results: Results, losses: Sequence[str], count: int = 12) -> ipywidgets.VBox:
-    """A slider over prompts: what the reference and each loss's policy wrote with the same dice, and the reward of each text.
+    """A slider over prompts: what the reference and each loss's policy wrote with the same dice,
+    and the reward of each text.
 
-    All of them draw each token with the same random numbers: up to the mark, training has changed nothing that mattered.  The
-    prompts are spread over those to which not all texts are the same.
+    All of them draw each token with the same random numbers: up to the mark, training has changed
+    nothing that mattered.  The prompts are spread over those to which not all texts are the same.
     """
     prompts, reference = results["truth"]["held-out"]["prompts"], results["reference"]
     runs = {"the reference": reference, **{loss: first_seed(results, loss) for loss in losses}}
@@ -45,25 +48,36 @@ def before_after(results: Results, losses: Sequence[str], count: int = 12) -> ip
         place = int(shown.split(":")[0])
         before = reference["own text"][place][0]
         body = "".join(
-            f"<tr><th scope='row' style='text-align:left;vertical-align:top;white-space:nowrap;padding:.3em .8em .3em 0'>"
-            f"{escape(name)}</th><td style='text-align:left'>{parted(before, run['own text'][place][0])}</td>"
-            f"<td style='vertical-align:top;padding-left:.8em'>{run['own reward'][place][0]:+.1f}</td></tr>"
+            "<tr><th scope='row' "
+            "style='text-align:left;vertical-align:top;white-space:nowrap;padding:.3em .8em .3em "
+            "0'>"
+            f"{escape(name)}</th><td "
+            f"style='text-align:left'>{parted(before, run['own text'][place][0])}</td>"
+            f"<td style='vertical-align:top;padding-left:.8em'>{run['own reward'][place][0]:+.1f}</td></tr>"  # noqa: E501
             for name, run in runs.items()
         )
         return (
-            f"<p><strong>{escape(prompts[place])}</strong></p><table><thead><tr><th>policy</th><th>goes on</th>"
+            f"<p><strong>{escape(prompts[place])}</strong></p><table><thead><tr><th>policy</th><th>goes on</th>"  # noqa: E501
             f"<th>reward</th></tr></thead><tbody>{body}</tbody></table>"
         )
 
     changed = [
-        place for place, [text] in enumerate(reference["own text"]) if any(runs[n]["own text"][place] != [text] for n in runs)
+        place
+        for place, [text] in enumerate(reference["own text"])
+        if any(runs[n]["own text"][place] != [text] for n in runs)
     ]
-    return pages(page, {"Prompt": [label(prompts, changed[i]) for i in spread(len(changed), count)]})
+    return pages(
+        page, {"Prompt": [label(prompts, changed[i]) for i in spread(len(changed), count)]}
+    )
 
 
 def unchanged(results: Results, loss: str) -> float:
-    """The share of prompts to which a loss's policy writes, with the same dice, what the reference wrote."""
-    pairs = list(zip(results["reference"]["own text"], first_seed(results, loss)["own text"], strict=True))
+    """The share of prompts to which a loss's policy writes, with the same dice, what the reference
+    wrote.
+    """
+    pairs = list(
+        zip(results["reference"]["own text"], first_seed(results, loss)["own text"], strict=True)
+    )
     return sum(before == after for before, after in pairs) / len(pairs)
 
 
@@ -74,7 +88,9 @@ def parted(before: str, after: str) -> str:
     'a cat <mark>ran</mark>'
     """
     ours, theirs = re.split(r"(?<=\s)", after), re.split(r"(?<=\s)", before)
-    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs, strict=False)))
+    same = sum(
+        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs, strict=False))
+    )
     rest = escape("".join(ours[same:]))
     return escape("".join(ours[:same])) + (f"<mark>{rest}</mark>" if rest else "")
 
@@ -95,7 +111,9 @@ def spread(total: int, count: int) -> list[int]:
 
 
 def token_colours(results: Results, losses: Sequence[str]) -> ipywidgets.VBox:
-    """Sliders over losses and prompts: f token by token of the reference's best and worst response."""
+    """Sliders over losses and prompts: f token by token of the reference's best and worst
+    response.
+    """
     held = results["truth"]["held-out"]
     read = {loss: first_seed(results, loss)["read"] for loss in losses}
     entries = read[losses[0]]
@@ -106,14 +124,24 @@ def token_colours(results: Results, losses: Sequence[str]) -> ipywidgets.VBox:
         for name, tokens in zip(("best", "worst"), entry["tokens"], strict=True):
             reward = held["reward"][entry["place"]][entry[name]]
             f = f"f = {sum(ratio for _, ratio in tokens):+.2f} nats"
-            parts.append(f"<p>The {name} of the reference's responses (reward {reward:+.1f}), {f}:<br>{coloured(tokens)}</p>")
+            parts.append(
+                f"<p>The {name} of the reference's responses (reward {reward:+.1f}), "
+                f"{f}:<br>{coloured(tokens)}</p>"
+            )
         return "".join(parts)
 
-    return pages(page, {"Loss": list(losses), "Prompt": [label(held["prompts"], entry["place"]) for entry in entries]})
+    return pages(
+        page,
+        {
+            "Loss": list(losses),
+            "Prompt": [label(held["prompts"], entry["place"]) for entry in entries],
+        },
+    )
 
 
 def wrong_pairs(results: Results, loss: str, count: int = 3) -> list[tuple[str, str, str, float]]:
-    """Where a policy's f and the labeller disagree most: prompt, what f prefers, what the labeller prefers, by how many nats.
+    """Where a policy's f and the labeller disagree most: prompt, what f prefers, what the labeller
+    prefers, by how many nats.
 
     The texts that the results hold are looked at: the first few responses to each held-out prompt.
     """
@@ -129,7 +157,9 @@ def wrong_pairs(results: Results, loss: str, count: int = 3) -> list[tuple[str, 
 
 
 def blind(results: Results, loss: str, rounds: int = 8, seed: int = 0) -> Any:
-    """A game: two texts a round, of the reference and of a loss's policy: which is the tuned one?  The browser keeps score."""
+    """A game: two texts a round, of the reference and of a loss's policy: which is the tuned one?
+    The browser keeps score.
+    """
     from IPython.display import HTML
 
     held, run = results["truth"]["held-out"], first_seed(results, loss)
@@ -138,8 +168,18 @@ def blind(results: Results, loss: str, rounds: int = 8, seed: int = 0) -> Any:
     for place, first in zip(spread(len(held["prompts"]), rounds), coins, strict=False):
         sides = [
             {"text": held["text"][place][0], "reward": held["reward"][place][0], "tuned": False},
-            {"text": run["own text"][place][0], "reward": run["own reward"][place][0], "tuned": True},
+            {
+                "text": run["own text"][place][0],
+                "reward": run["own reward"][place][0],
+                "tuned": True,
+            },
         ]
-        asked.append({"prompt": held["prompts"][place], "place": place, "sides": sides[::-1] if first else sides})
+        asked.append(
+            {
+                "prompt": held["prompts"][place],
+                "place": place,
+                "sides": sides[::-1] if first else sides,
+            }
+        )
     template = templates.load(Path(__file__).with_name("blind.html.j2"))
     return HTML(template.render(rounds=asked, seed=seed))

@@ -1,4 +1,6 @@
-"""The panels of notebooks 15 and 16: a policy that climbs by samples, and what becomes of the true reward on a proxy."""
+"""The panels of notebooks 15 and 16: a policy that climbs by samples, and what becomes of the true
+reward on a proxy.
+"""
 
 import ipywidgets
 import torch
@@ -19,7 +21,12 @@ ADVANTAGES = {"no baseline": lambda R: R, "RLOO": pg.leave_one_out, "GRPO": pg.g
 def climbed(world: World, advantage: str, samples: int, seed: int) -> Tensor:
     """J along gradient ascent on the logits by groups of samples, from pi_ref: (STEPS + 1,)."""
     rng = torch.Generator().manual_seed(seed)
-    logits, ref, reward = world.ref[0].log().clone().requires_grad_(), world.ref[0], world.true_reward[0] + 3  # far from zero
+    # far from zero
+    logits, ref, reward = (
+        world.ref[0].log().clone().requires_grad_(),
+        world.ref[0],
+        world.true_reward[0] + 3,
+    )
     path = []
     for _ in range(STEPS + 1):
         policy = logits.softmax(0)
@@ -33,9 +40,13 @@ def climbed(world: World, advantage: str, samples: int, seed: int) -> Tensor:
 
 
 def climb() -> ipywidgets.VBox:
-    """RLHF by samples on the bandit: J along training, twelve runs each, and the optimum that no run can pass."""
+    """RLHF by samples on the bandit: J along training, twelve runs each, and the optimum that no
+    run can pass.
+    """
     world = bandit()
-    top = rlhf_objective(rlhf_optimum(world.ref, world.true_reward, BETA), world.ref, world.true_reward, BETA).item()
+    top = rlhf_objective(
+        rlhf_optimum(world.ref, world.true_reward, BETA), world.ref, world.true_reward, BETA
+    ).item()
 
     def draw(samples: int) -> Drawn:
         figure, (axes,) = plotting.new_figure(width=7.6, height=3.8)
@@ -52,7 +63,8 @@ def climb() -> ipywidgets.VBox:
         said = ", ".join(f"{name} {value:.2f}" for name, value in ends.items())
         return (
             figure,
-            f"With {samples} samples a step, after {STEPS} steps, mean of 12 runs: {said}; the optimum has {top:.2f}.",
+            f"With {samples} samples a step, after {STEPS} steps, mean of 12 runs: {said}; the "
+            f"optimum has {top:.2f}.",
         )
 
     return frames(draw, {"Samples a step": [2, 4, 16, 64]}, [1])
@@ -60,25 +72,35 @@ def climb() -> ipywidgets.VBox:
 
 def betrayal(world: World, pairs: int, draws: int = 150) -> dict[str, Tensor]:
     """Means over learned rewards, by way: rows KL, gold gain, and for RLHF the proxy's gain."""
-    proxies, covariance = overoptimisation.learned(world, pairs, draws, torch.Generator().manual_seed(0))
+    proxies, covariance = overoptimisation.learned(
+        world, pairs, draws, torch.Generator().manual_seed(0)
+    )
     ref = world.ref.expand(draws, -1)
     gold = world.true_reward.expand(draws, -1)
 
     def told(policies: Tensor) -> Tensor:
-        return torch.stack([kl(policies, ref).mean(-1), overoptimisation.gain(policies, ref, gold).mean(-1)])
+        return torch.stack(
+            [kl(policies, ref).mean(-1), overoptimisation.gain(policies, ref, gold).mean(-1)]
+        )
 
     along = overoptimisation.along_beta(ref, proxies, BETAS)
     return {
         "RLHF": torch.cat([told(along), overoptimisation.gain(along, ref, proxies).mean(-1)[None]]),
         "best of n": told(overoptimisation.along_n(ref, proxies, COUNTS)),
         "rounds of imitation, the same proxy": told(overoptimisation.rounds(ref, proxies, 8)),
-        "rounds of imitation, fresh labels": told(overoptimisation.rounds(world.ref, world.true_reward, 8)),
-        "RLHF, stopped without gold": told(overoptimisation.stopped(ref, proxies, covariance, BETAS)[None]),
+        "rounds of imitation, fresh labels": told(
+            overoptimisation.rounds(world.ref, world.true_reward, 8)
+        ),
+        "RLHF, stopped without gold": told(
+            overoptimisation.stopped(ref, proxies, covariance, BETAS)[None]
+        ),
     }
 
 
 def goodhart() -> ipywidgets.VBox:
-    """True reward against sqrt KL for policies made by a reward that was learned from n pairs, where rare responses are bad."""
+    """True reward against sqrt KL for policies made by a reward that was learned from n pairs,
+    where rare responses are bad.
+    """
     world = rare_and_bad()
 
     def draw(pairs: int) -> Drawn:
@@ -89,9 +111,24 @@ def goodhart() -> ipywidgets.VBox:
             style = styles.get(way, "none")
             marker = "" if way == "RLHF" else "*" if "stopped" in way else plotting.MARKERS[place]
             size = 13 if "stopped" in way else 5
-            axes.plot(rows[0].sqrt(), rows[1], marker=marker, ls=style, ms=size, lw=2, color=plotting.COLOURS[place], label=way)
+            axes.plot(
+                rows[0].sqrt(),
+                rows[1],
+                marker=marker,
+                ls=style,
+                ms=size,
+                lw=2,
+                color=plotting.COLOURS[place],
+                label=way,
+            )
         kl_, gold, proxy = found["RLHF"]
-        axes.plot(kl_.sqrt(), proxy, color=plotting.COLOURS[0], lw=0.8, label="what the proxy says of RLHF")
+        axes.plot(
+            kl_.sqrt(),
+            proxy,
+            color=plotting.COLOURS[0],
+            lw=0.8,
+            label="what the proxy says of RLHF",
+        )
         axes.axhline(0, color="black", lw=0.6)
         axes.set(xlabel=r"$\sqrt{KL}$ to the reference", ylabel="gain in reward", ylim=(-2.2, 1.6))
         axes.set_title(f"a reward learned from {pairs:,} pairs", loc="left")
@@ -99,7 +136,8 @@ def goodhart() -> ipywidgets.VBox:
         peak, stop = int(gold.argmax()), found["RLHF, stopped without gold"]
         once = found["rounds of imitation, the same proxy"][1, 1].item()
         return figure, (
-            f"With {pairs:,} pairs RLHF's true gain is {gold[peak]:.2f} at the best beta for all, {gold[-1]:.2f} at the end. "
+            f"With {pairs:,} pairs RLHF's true gain is {gold[peak]:.2f} at the best beta for "
+            f"all, {gold[-1]:.2f} at the end. "
             f"Stopped without gold, each draw at its own beta, it is {stop[1, 0]:.2f}. "
             f"Imitation of the proxy's winners, once, gains {once:.2f}."
         )

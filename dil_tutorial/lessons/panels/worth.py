@@ -1,4 +1,6 @@
-"""The panels of notebook 14: what a pair is worth to each loss, exactly and on finitely many pairs."""
+"""The panels of notebook 14: what a pair is worth to each loss, exactly and on finitely many
+pairs.
+"""
 
 import ipywidgets
 import torch
@@ -9,7 +11,13 @@ from toy import World, efficiency
 from toy.catalogue import LOSSES, colours
 from toy.gallery import bandit, bandit20
 
-REPAIRED = ("DIL Itakura–Saito repaired", "DIL BCE repaired", "DIL UKL repaired", "DIL LSIF repaired", "DIL win repaired")
+REPAIRED = (
+    "DIL Itakura–Saito repaired",
+    "DIL BCE repaired",
+    "DIL UKL repaired",
+    "DIL LSIF repaired",
+    "DIL win repaired",
+)
 SOFT, BOUND = "DIL win repaired, soft labels", "the tournament: the bound"
 
 
@@ -19,16 +27,26 @@ def of_policy(world: World, covariance: torch.Tensor) -> torch.Tensor:
 
 
 def costs(world: World) -> dict[str, float]:
-    """The error of one pair's worth for each way to spend it: n E chi^2/(Y - 1) in the limit; SFT's is 1."""
+    """The error of one pair's worth for each way to spend it: n E chi^2/(Y - 1) in the limit; SFT's
+    is 1.
+    """
     parts = {"SFT": efficiency.counted(world)}
     for label in REPAIRED:
         parts[label] = efficiency.repaired(world, LOSSES[label].settings["generator"])
-    parts |= {BOUND: efficiency.tournament(world), SOFT: efficiency.repaired(world, "win", soft=True)}
-    return {label: efficiency.error(world.chosen, of_policy(world, part)).mean().item() for label, part in parts.items()}
+    parts |= {
+        BOUND: efficiency.tournament(world),
+        SOFT: efficiency.repaired(world, "win", soft=True),
+    }
+    return {
+        label: efficiency.error(world.chosen, of_policy(world, part)).mean().item()
+        for label, part in parts.items()
+    }
 
 
 def ladder() -> ipywidgets.VBox:
-    """Who needs how many pairs, as rewards grow: a bar for each loss on the bandit with twenty responses."""
+    """Who needs how many pairs, as rewards grow: a bar for each loss on the bandit with twenty
+    responses.
+    """
 
     def draw(scale: float) -> Drawn:
         found = costs(bandit20(scale))
@@ -37,11 +55,16 @@ def ladder() -> ipywidgets.VBox:
         shades = ["#AAAAAA" if name in (SOFT, BOUND) else colours()[name] for name in names]
         axes.barh(range(len(names)), [found[name] for name in names], color=shades)
         axes.set_yticks(range(len(names)), names)
-        axes.set(xlim=(0, 1.05), xlabel="pairs needed for the same error, SFT = 1", title=f"rewards of s.d. {scale:g}")
+        axes.set(
+            xlim=(0, 1.05),
+            xlabel="pairs needed for the same error, SFT = 1",
+            title=f"rewards of s.d. {scale:g}",
+        )
         best = min(REPAIRED, key=lambda name: found[name])
         return figure, (
             f"With rewards of s.d. {scale:g} the repaired losses need {found[best]:.2f} to "
-            f"{max(found[name] for name in REPAIRED):.2f} of SFT's pairs ({best} the fewest), the bound is {found[BOUND]:.2f}; "
+            f"{max(found[name] for name in REPAIRED):.2f} of SFT's pairs ({best} the fewest), "
+            f"the bound is {found[BOUND]:.2f}; "
             f"soft labels leave {found[SOFT]:.2f}."
         )
 
@@ -53,7 +76,9 @@ SIZES = (30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)
 
 
 def finite() -> ipywidgets.VBox:
-    """Error against the number of pairs: drawn data sets (points) and the formulas (lines), repaired and published."""
+    """Error against the number of pairs: drawn data sets (points) and the formulas (lines),
+    repaired and published.
+    """
 
     def draw(scale: float) -> Drawn:
         world, rng = bandit(scale), torch.Generator().manual_seed(0)
@@ -64,16 +89,30 @@ def finite() -> ipywidgets.VBox:
         for place, label in enumerate(CURVES):
             loss, colour = LOSSES[label].loss, colours()[label]
             end, covariance = efficiency.asymptotic(world, loss)
-            floor, cost = efficiency.bias(world.chosen, end).item(), efficiency.error(world.chosen, covariance).item()
+            floor, cost = (
+                efficiency.bias(world.chosen, end).item(),
+                efficiency.error(world.chosen, covariance).item(),
+            )
             axes.plot(grid, floor + cost / grid, color=colour, lw=1.5)
             drawn = [
-                efficiency.measured_error(world.chosen, efficiency.estimates(world, loss, laws[n]), n).mean() / n for n in SIZES
+                efficiency.measured_error(
+                    world.chosen, efficiency.estimates(world, loss, laws[n]), n
+                ).mean()
+                / n
+                for n in SIZES
             ]
             axes.plot(SIZES, drawn, plotting.MARKERS[place], color=colour, label=label)
             said.append(f"{label} {cost:.2f}/n" + (f" + {floor:.1g}" if floor > 1e-9 else ""))
-        bound = efficiency.error(world.chosen, of_policy(world, efficiency.tournament(world))).item()
+        bound = efficiency.error(
+            world.chosen, of_policy(world, efficiency.tournament(world))
+        ).item()
         axes.plot(grid, bound / grid, color="black", ls=":", label=BOUND)
-        axes.set(xscale="log", yscale="log", xlabel="pairs n", ylabel=r"$E\,\chi^2(\hat\pi\,\|\,\pi_{chosen})/(Y-1)$")
+        axes.set(
+            xscale="log",
+            yscale="log",
+            xlabel="pairs n",
+            ylabel=r"$E\,\chi^2(\hat\pi\,\|\,\pi_{chosen})/(Y-1)$",
+        )
         axes.set_title(f"rewards of s.d. {scale:g}", loc="left")
         axes.legend(frameon=False, fontsize=9)
         return figure, f"For large n the error is {', '.join(said)}; the bound is {bound:.2f}/n."
