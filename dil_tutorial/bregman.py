@@ -123,13 +123,14 @@ def _with_tangents(loss: Function, upper: float = MAX_LOG_RATIO) -> Function:
     return extended
 
 
-def _faded(f: Tensor, start: float, end: float) -> Tensor:
-    """What takes a slope of -1 to 0 from e^f = ``start`` to ``end``: its own slope is 0 before,
-    linear in e^f, 1 after.
+def _slope_to_zero(f: Tensor, start: float, end: float) -> Tensor:
+    """A term that takes a slope of -1 to 0 while e^f grows from ``start`` to ``end``.
+
+    Its own slope is 0 before, (e^f - start)/(end - start) between, and 1 after.
     """
-    u = f.clamp(math.log(start), math.log(end))
-    between = torch.exp(u) - start - start * (u - math.log(start))
-    return between / (end - start) + (f - math.log(end)).clamp(min=0)
+    between = f.clamp(math.log(start), math.log(end))
+    gained = torch.exp(between) - start - start * (between - math.log(start))
+    return gained / (end - start) + (f - math.log(end)).clamp(min=0)
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ class Generator:
     shape.
 
     Construction checks that h' increases on a grid of r from 1e-4 to 1e4 (or ``max_ratio``);
-    InputError if not.
+    InputError if not.  ``proved``: h is known to be strictly convex; a grid cannot resolve r^5.
 
     >>> f = torch.tensor([0.0, 1.0])
     >>> LSIF.chosen_loss(f), LSIF.reference_loss(f)
@@ -151,8 +152,11 @@ class Generator:
     chosen_loss: Function  # -h'(e^f), constants dropped
     reference_loss: Function  # e^f h'(e^f) - h(e^f), constants dropped
     max_ratio: float = math.exp(MAX_LOG_RATIO)  # the losses go on along their tangents beyond it
+    proved: bool = False
 
     def __post_init__(self) -> None:
+        if self.proved:
+            return
         grid = torch.logspace(-4, math.log10(min(1e4, self.max_ratio)), 161, dtype=torch.float64)
         slopes = self.dh(grid)
         if not slopes.isfinite().all():
@@ -297,21 +301,26 @@ EXPONENTIAL = Generator(
     max_ratio=30.0,
 )
 
-# The likelihood of the labels: r/2 is the chance that a response wins against one of pi_ref.
+
+# The likelihood of the labels: r/2 is the probability that a response wins against one of pi_ref.
 # Defined for r < 2.
-_WON, _LOST = (
-    _with_tangents(loss, upper=math.log(1.99))
-    for loss in (
-        lambda f: math.log(2) - f + torch.log1p(-torch.exp(f) / 2),
-        lambda f: -2 * (math.log(2) + torch.log1p(-torch.exp(f) / 2)),
-    )
-)
+def _log_loss_of_a_win(f: Tensor) -> Tensor:
+    """-log(r/2) + log(1 - r/2): what the chosen term adds to the reference term of both."""
+    return math.log(2) - f + torch.log1p(-torch.exp(f) / 2)
+
+
+def _log_loss_of_a_defeat(f: Tensor) -> Tensor:
+    """-2 log(2 - r); half of it for each response of a pair."""
+    return -2 * (math.log(2) + torch.log1p(-torch.exp(f) / 2))
+
+
+_extended_win = _with_tangents(_log_loss_of_a_win, upper=math.log(1.99))
 WIN = Generator(
     name="win",
     h=lambda r: torch.xlogy(r, r) + torch.xlogy(2 - r, 2 - r),
     dh=lambda r: torch.log(r) - torch.log(2 - r),
-    chosen_loss=lambda f: _WON(f) + _faded(f, 1.99, 2.0),
-    reference_loss=_LOST,
+    chosen_loss=lambda f: _extended_win(f) + _slope_to_zero(f, 1.99, 2.0),
+    reference_loss=_with_tangents(_log_loss_of_a_defeat, upper=math.log(1.99)),
     max_ratio=1.99,
 )
 
@@ -341,6 +350,7 @@ def power(a: float) -> Generator:
         chosen_loss=lambda f: -_growth(f, a),
         reference_loss=lambda f: _growth(f, 1 + a),
         max_ratio=math.exp(min(_bound(p) for p in (a, 1 + a) if p != 0)),
+        proved=True,  # h'' = r^{a-1} > 0
     )
 
 
@@ -384,14 +394,17 @@ def get_generator(generator: str | Generator) -> Generator:
     """
     if isinstance(generator, Generator):
         return generator
-    if number := re.fullmatch(r"power\(([-+]?[\d.]+(?:e[-+]?\d+)?)\)", generator):
+    if not isinstance(generator, str):
+        raise InputError(f"generator is {generator!r}: give a name, such as 'bce', or a Generator")
+    if written := re.fullmatch(r"power\((.*)\)", generator):
         try:
-            return power(float(number.group(1)))
+            exponent = float(written.group(1))
         except ValueError:
             raise InputError(
-                f"generator {generator!r}: {number.group(1)!r} is not a number: give e.g. "
+                f"generator {generator!r}: {written.group(1)!r} is not a number: give e.g. "
                 "power(0.5)"
             ) from None
+        return power(exponent)
     if "+" in generator:
         return mixture({part.strip(): 1.0 for part in generator.split("+")})
     if generator not in GENERATORS:

@@ -10,10 +10,28 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dil_tutorial.bregman import lift
+from dil_tutorial.loss_spec import NonNegative, Number, Positive, Variant, loss
 
 
+@loss(
+    "simpo",
+    Variant(
+        "SimPO",
+        {"beta": 2.0, "gamma": 1.0},
+        color="#B8860B",
+        line="-.",
+        formula=r"$-\log\sigma(\beta(\bar\ell_w - \bar\ell_l) - \gamma)$",
+        optimum=r"numerical ($e^{R/\beta}/Z$ for $\gamma = 0$)",
+        optimum_any="numerical",
+        cite="meng2024simpo",
+        unbounded=True,
+        claims=("5.reference-free",),
+    ),
+    reference_free=True,
+    means_only=True,
+)
 def simpo_loss(
-    logp_chosen: Tensor, logp_rejected: Tensor, beta: float = 2.0, gamma: float = 1.0
+    logp_chosen: Tensor, logp_rejected: Tensor, beta: Positive = 2.0, gamma: Number = 1.0
 ) -> Tensor:
     """SimPO (Meng et al., 2024): -log sigmoid(beta (l_w - l_l) - gamma), l the *mean*
     log-probability per token.
@@ -24,12 +42,27 @@ def simpo_loss(
     return -F.logsigmoid(beta * (lift(logp_chosen) - lift(logp_rejected)) - gamma)
 
 
+@loss(
+    "alphapo",
+    Variant(
+        "AlphaPO",
+        {"alpha": 0.1, "beta": 2.0, "gamma": 1.0},
+        color="#DAA520",
+        formula=r"$-\log\sigma(\beta(g(\bar\ell_w) - g(\bar\ell_l)) - \gamma)$, "
+        r"$g(\ell) = (1 - e^{-\alpha\ell})/\alpha$",
+        cite="gupta2025alphapo",
+        unbounded=True,
+        claims=("5.alphapo",),
+    ),
+    reference_free=True,
+    means_only=True,
+)
 def alphapo_loss(
     logp_chosen: Tensor,
     logp_rejected: Tensor,
-    alpha: float = 0.1,
-    beta: float = 2.0,
-    gamma: float = 1.0,
+    alpha: NonNegative = 0.1,
+    beta: Positive = 2.0,
+    gamma: Number = 1.0,
 ) -> Tensor:
     """AlphaPO (Gupta et al., 2025): SimPO on the rewards (1 - p^-alpha)/alpha in place of log p, p
     = e^l.
@@ -50,6 +83,20 @@ def alphapo_loss(
     return -F.logsigmoid(beta * (r_w - r_l) - gamma)
 
 
+@loss(
+    "simper",
+    Variant(
+        "SimPER",
+        color="#DAA520",
+        line="--",
+        formula=r"$-e^{\bar\ell_w} + e^{\bar\ell_l}$",
+        cite="xiao2025simper",
+        claims=("5.simper",),
+    ),
+    reference_free=True,
+    means_only=True,
+    unpaired=True,
+)
 def simper_loss(logp_chosen: Tensor, logp_rejected: Tensor) -> Tensor:
     """SimPER (Xiao et al., 2025, same first author as DIL): -e^{l_w} + e^{l_l}, l the *mean*
     log-probability per token.
@@ -64,8 +111,23 @@ def simper_loss(logp_chosen: Tensor, logp_rejected: Tensor) -> Tensor:
     return p_l - p_w
 
 
+@loss(
+    "slic",
+    Variant(
+        "SLiC",
+        {"delta": 1.0, "sft_weight": 0.1},
+        color="#B8860B",
+        line=":",
+        formula=r"$\max(0, \delta - \ell_w + \ell_l) - 0.1\,\ell_w$",
+        optimum="numerical, with kinks",
+        optimum_any="numerical",
+        cite="zhao2023slic",
+        claims=("5.slic",),
+    ),
+    reference_free=True,
+)
 def slic_loss(
-    logp_chosen: Tensor, logp_rejected: Tensor, delta: float = 1.0, sft_weight: float = 0.1
+    logp_chosen: Tensor, logp_rejected: Tensor, delta: Number = 1.0, sft_weight: NonNegative = 0.1
 ) -> Tensor:
     """SLiC-HF (Zhao et al., 2023): a hinge on the margin of log-probabilities, and maximum
     likelihood beside it.
@@ -77,8 +139,23 @@ def slic_loss(
     return F.relu(delta - l_w + l_l) - sft_weight * l_w
 
 
+@loss(
+    "cpo",
+    Variant(
+        "CPO",
+        {"beta": 0.1},
+        color="#B8860B",
+        line="--",
+        formula=r"$-\log\sigma(\beta(\ell_w - \ell_l)) - \ell_w$",
+        optimum="numerical",
+        optimum_any="numerical",
+        cite="xu2024cpo",
+        claims=("5.cpo",),
+    ),
+    reference_free=True,
+)
 def cpo_loss(
-    logp_chosen: Tensor, logp_rejected: Tensor, beta: float = 0.1, sft_weight: float = 1.0
+    logp_chosen: Tensor, logp_rejected: Tensor, beta: Positive = 0.1, sft_weight: NonNegative = 1.0
 ) -> Tensor:
     """CPO (Xu et al., 2024): DPO with a uniform reference, and maximum likelihood beside it.
 
@@ -89,7 +166,22 @@ def cpo_loss(
     return -F.logsigmoid(beta * (l_w - l_l)) - sft_weight * l_w
 
 
-def orpo_loss(logp_chosen: Tensor, logp_rejected: Tensor, weight: float = 0.1) -> Tensor:
+@loss(
+    "orpo",
+    Variant(
+        "ORPO",
+        {"weight": 0.1},
+        color="#B8860B",
+        formula=r"$-\bar\ell_w - 0.1\log\sigma(\log\text{odds}_w - \log\text{odds}_l)$",
+        optimum="numerical",
+        optimum_any="numerical",
+        cite="hong2024orpo",
+        claims=("5.orpo",),
+    ),
+    reference_free=True,
+    means_only=True,
+)
+def orpo_loss(logp_chosen: Tensor, logp_rejected: Tensor, weight: NonNegative = 0.1) -> Tensor:
     """ORPO (Hong et al., 2024): maximum likelihood and the log odds ratio, l the *mean*
     log-probability per token.
 

@@ -18,17 +18,13 @@ reference    g(y), y ~ pi_ref                pi_chosen, for every h
 ===========  ==============================  ==============================================
 """
 
-import inspect
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dil_tutorial.bregman import Generator, get_generator, lift
+from dil_tutorial.bregman import get_generator, lift
 from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.likelihoods import (
     alphapo_loss,
@@ -37,6 +33,27 @@ from dil_tutorial.likelihoods import (
     simper_loss,
     simpo_loss,
     slic_loss,
+)
+from dil_tutorial.loss_spec import (
+    CATALOGUE,
+    DENOMINATORS,
+    LOSSES,
+    DenominatorSetting,
+    ErrorRate,
+    GeneratorSetting,
+    Loss,
+    LossSpec,
+    NonNegative,
+    Number,
+    NumberOrTensor,
+    Positive,
+    TRLName,
+    Variant,
+    as_spec,
+    colors,
+    loss,
+    make_loss,
+    variants,
 )
 from dil_tutorial.margins import (
     alpha_dpo_loss,
@@ -52,20 +69,51 @@ from dil_tutorial.margins import (
     robust_dpo_loss,
 )
 
-DENOMINATORS = ("rejected", "mixture", "reference")
+DIL_WORDS = {"rejected": "published", "mixture": "repaired", "reference": "reference"}  # in labels
 MIXED = "give the denominator mixture or reference"
+PI_CHOSEN = r"$\pi_\text{ref}(1+t)$"
 
-Loss = Callable[..., Tensor]
+
+def check_denominator(
+    generator: GeneratorSetting = "lsif", denominator: DenominatorSetting = "rejected", **_: Any
+) -> None:
+    """InputError for an unknown denominator, and where the generator is defined for bounded ratios
+    alone, but the denominator is ``rejected``: the ratio of chosen to rejected has no bound.
+    """
+    if denominator not in DENOMINATORS:
+        raise unknown_name("denominator", denominator, DENOMINATORS)
+    gen = get_generator(generator)
+    if denominator == "rejected" and gen.max_ratio <= 2:
+        raise InputError(
+            f"generator {gen.name!r} is defined for ratios below 2, and the ratio of chosen to "
+            f"rejected responses has no bound: {MIXED}"
+        )
+
+
+@loss(
+    "sft",
+    Variant("SFT", color="#000000", formula="$-f_w$", optimum=PI_CHOSEN, claims=("2.forward-kl",)),
+    unpaired=True,
+)
+def sft_loss(f_chosen: Tensor, f_rejected: Tensor | None = None) -> Tensor:
+    """Imitate the winners by maximum likelihood: -f_w = -log pi_theta(y_w) + const, the forward KL.
+
+    The loser plays no part; it is in the signature so that every loss is called alike.
+
+    >>> sft_loss(torch.tensor([0.5]))
+    tensor([-0.5000])
+    """
+    return -lift(f_chosen)
 
 
 def dil_loss(
     f_chosen: Tensor,  # (...) log-ratios of chosen responses
     f_rejected: Tensor | None,  # (...) of rejected ones; None where pi_ref is sampled
-    generator: str | Generator = "lsif",  # h, by name or itself
-    denominator: str = "rejected",  # whose responses stand for samples of pi_ref
+    generator: GeneratorSetting = "lsif",  # h, by name or itself
+    denominator: DenominatorSetting = "rejected",  # whose responses stand for samples of pi_ref
     f_reference: Tensor | None = None,  # (...) of samples of pi_ref
-    beta: float = 1.0,  # s = exp(beta f + shift)
-    shift: Tensor | float = 0.0,  # (...) or a number: a log-normaliser
+    beta: Positive = 1.0,  # s = exp(beta f + shift)
+    shift: NumberOrTensor = 0.0,  # (...) or a number: a log-normaliser
 ) -> Tensor:
     r"""Direct imitation learning: E[chosen_loss(f(y_w))] + E_ref[reference_loss(f)] (paper §4.4).
 
@@ -81,14 +129,8 @@ def dil_loss(
     >>> dil_loss(f_w, f_l, "ukl", "mixture")  # -f_w + (e^{f_w} + e^{f_l}) / 2
     tensor([0.6276])
     """
+    check_denominator(generator, denominator)
     gen = get_generator(generator)
-    if denominator not in DENOMINATORS:
-        raise unknown_name("denominator", denominator, DENOMINATORS)
-    if denominator == "rejected" and gen.max_ratio <= 2:
-        raise InputError(
-            f"generator {gen.name!r} is defined for ratios below 2, and winners to losers have "
-            f"no bound: {MIXED}"
-        )
     needed = f_reference if denominator == "reference" else f_rejected
     if needed is None:
         missing = "f_reference" if denominator == "reference" else "f_rejected"
@@ -102,23 +144,147 @@ def dil_loss(
     return gen.chosen_loss(log_s_chosen) + reference_term
 
 
-def sft_loss(f_chosen: Tensor, f_rejected: Tensor | None = None) -> Tensor:
-    """Imitate the winners by maximum likelihood: -f_w = -log pi_theta(y_w) + const, the forward KL.
+def _dil_variant(
+    h: str, denominator: str, color: str, line: str, formula: str = "", **shown: Any
+) -> Variant:
+    """One choice of generator and reference term, in the words of tables and figures."""
+    settings = {"generator": h.lower().replace("–", "-"), "denominator": denominator}
+    return Variant(
+        f"DIL {h} {DIL_WORDS[denominator]}", settings, color, line, formula=formula, **shown
+    )
 
-    The loser plays no part; it is in the signature so that every loss is called alike.
 
-    >>> sft_loss(torch.tensor([0.5]))
-    tensor([-0.5000])
-    """
-    return -lift(f_chosen)
+loss(
+    "dil",
+    # Corrected: pi_chosen is the optimum, for every generator.  Green and blue.
+    _dil_variant(
+        "LSIF",
+        "mixture",
+        "#009E73",
+        "-",
+        r"$-r_w + \frac14(r_w^2 + r_l^2)$",
+        optimum=PI_CHOSEN,
+        claims=("4.mixture",),
+    ),
+    _dil_variant(
+        "UKL",
+        "mixture",
+        "#56B4E9",
+        "--",
+        r"$-f_w + \frac12(r_w + r_l)$",
+        optimum=PI_CHOSEN,
+        claims=("4.mixture", "3.ukl-is-sft"),
+    ),
+    _dil_variant(
+        "BCE",
+        "mixture",
+        "#0072B2",
+        ":",
+        r"$-\log\sigma(f_w) - \frac12\log\sigma(-f_w) - \frac12\log\sigma(-f_l)$",
+        optimum=PI_CHOSEN,
+        also="NCA",
+        cite="chen2024nca",
+        claims=("4.mixture", "4.nca"),
+    ),
+    _dil_variant(
+        "win",
+        "mixture",
+        "#3B9C00",
+        "-.",
+        r"$-f_w - \log(2 - r_l)$",
+        optimum=PI_CHOSEN,
+        claims=("4.mixture", "12.win"),
+    ),
+    # As published.  Orange and red.
+    _dil_variant(
+        "LSIF",
+        "rejected",
+        "#D55E00",
+        "-",
+        r"$-r_w + \frac12 r_l^2$",
+        optimum=r"$\pi_\text{ref}\max(A-\lambda,0)/B$",
+        cite="xiao2025dil",
+        claims=("4.lsif-published", "4.lsif-closed-form"),
+    ),
+    _dil_variant(
+        "UKL",
+        "rejected",
+        "#E69F00",
+        "--",
+        "$-f_w + r_l$",
+        optimum=r"$\pi_\text{ref}\,A/(B+\lambda)$",
+        cite="xiao2025dil",
+        claims=("4.ukl-published", "4.ukl-closed-form"),
+    ),
+    _dil_variant(
+        "BCE",
+        "rejected",
+        "#CC79A7",
+        ":",
+        r"$-\log\sigma(f_w) - \log\sigma(-f_l)$",
+        optimum=r"$\pi_\text{ref}\,r$, $\lambda r^2 + (B+\lambda)r = A$",
+        also="BCO, no shift",
+        cite="xiao2025dil",
+        claims=("4.bce-published", "4.bco"),
+    ),
+    _dil_variant("LSIF", "reference", "#117733", "-"),
+    _dil_variant("UKL", "reference", "#88CCEE", "--"),
+    _dil_variant(
+        "BCE",
+        "reference",
+        "#332288",
+        ":",
+        r"$-\log\sigma(f_w) - \log\sigma(-f)$, $y \sim \pi_\text{ref}$",
+        also="GSIL, logistic",
+        cite="xiao2024gsil",
+        claims=("4.reference", "5.gsil"),
+    ),
+    _dil_variant("power(0.5)", "mixture", "#999933", "--"),
+    _dil_variant("Hellinger", "mixture", "#44AA99", "-."),
+    _dil_variant("Itakura–Saito", "mixture", "#882255", ":"),
+    unpaired=True,
+    check=check_denominator,
+)(dil_loss)
 
 
+@loss(
+    "dpo",
+    Variant(
+        "DPO",
+        {"beta": 1.0},
+        color="#8B0000",
+        formula=r"$-\log\sigma(\beta(f_w - f_l))$",
+        optimum=r"$\pi_\text{ref}\,e^{R/\beta}/Z$",
+        optimum_any="Bradley–Terry with the same $w$",
+        cite="rafailov2023dpo",
+        unbounded=True,
+        claims=("5.dpo", "5.bt-projection"),
+    ),
+    Variant(
+        "Conservative DPO",
+        {"beta": 1.0, "label_smoothing": 0.1},
+        color="#8B0000",
+        line="-.",
+        formula=r"$-\log\sigma(z) + \epsilon z$",
+        cite="rafailov2023dpo",
+        claims=("5.conservative", "8.smoothing"),
+    ),
+    Variant(
+        "RPO",
+        {"beta": 1.0, "sft_weight": 1.0},
+        color="#B22222",
+        formula=r"$-\log\sigma(z) - f_w$",
+        cite="pang2024rpo",
+        claims=("5.rpo",),
+    ),
+    trl=(TRLName("sigmoid"), TRLName("sigmoid_norm", logprobs="mean")),
+)
 def dpo_loss(
     f_chosen: Tensor,
     f_rejected: Tensor,
-    beta: float = 0.1,
-    label_smoothing: float = 0.0,
-    sft_weight: float = 0.0,
+    beta: Positive = 0.1,
+    label_smoothing: ErrorRate = 0.0,
+    sft_weight: NonNegative = 0.0,
 ) -> Tensor:
     """Direct preference optimisation (Rafailov et al., 2023): -log sigmoid(z) with z = beta (f_w -
     f_l).
@@ -152,7 +318,20 @@ def cpc_loss(score: Tensor, negatives: Tensor) -> Tensor:
     return torch.logsumexp(torch.cat([score.unsqueeze(-1), negatives], -1), -1) - score
 
 
-def ipo_loss(f_chosen: Tensor, f_rejected: Tensor, tau: float = 0.5) -> Tensor:
+@loss(
+    "ipo",
+    Variant(
+        "IPO",
+        {"tau": 0.5},
+        line="-.",
+        formula=r"$(f_w - f_l - \frac{1}{2\tau})^2$",
+        optimum=r"$\pi_\text{ref}\,e^{w/\tau}/Z$",
+        cite="azar2024ipo",
+        claims=("5.ipo",),
+    ),
+    trl=(TRLName("ipo", logprobs="mean", fields={"beta": "tau"}),),
+)
+def ipo_loss(f_chosen: Tensor, f_rejected: Tensor, tau: Positive = 0.5) -> Tensor:
     """Identity preference optimisation (Azar et al., 2024): (f_w - f_l - 1/(2 tau))^2.
 
     Its optimum is pi_ref exp(w/tau)/Z, w the win rate against pi_ref.
@@ -163,7 +342,15 @@ def ipo_loss(f_chosen: Tensor, f_rejected: Tensor, tau: float = 0.5) -> Tensor:
     return (lift(f_chosen) - lift(f_rejected) - 1 / (2 * tau)) ** 2
 
 
-def nca_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 1.0) -> Tensor:
+@loss(
+    "nca",
+    Variant("NCA", {"beta": 1.0}, color="#0072B2", line="-."),
+    not_on_map="a row of BCE: claim 4.nca",
+    claims=("4.nca",),
+    unpaired=True,
+    trl=(TRLName("nca_pair"),),
+)
+def nca_loss(f_chosen: Tensor, f_rejected: Tensor, beta: Positive = 1.0) -> Tensor:
     """Noise-contrastive alignment for pairs (Chen et al., 2024), from its own paper.
 
     At beta = 1 it is DIL with BCE and the repaired denominator, an identity the ledger checks.
@@ -175,7 +362,17 @@ def nca_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 1.0) -> Tensor:
     return -F.logsigmoid(g_w) - 0.5 * (F.logsigmoid(-g_w) + F.logsigmoid(-g_l))
 
 
-def bco_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 1.0, delta: float = 0.0) -> Tensor:
+@loss(
+    "bco",
+    Variant("BCO", {"beta": 1.0}, color="#CC79A7", line="-."),
+    not_on_map="a row of BCE: claim 4.bco",
+    claims=("4.bco",),
+    unpaired=True,
+    trl=(TRLName("bco_pair"),),
+)
+def bco_loss(
+    f_chosen: Tensor, f_rejected: Tensor, beta: Positive = 1.0, delta: Number = 0.0
+) -> Tensor:
     """Binary classifier optimisation (Jung et al., 2024); ``delta`` is its reward shift.
 
     At beta = 1 and delta = 0 it is DIL with BCE as published.
@@ -188,8 +385,32 @@ def bco_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 1.0, delta: flo
     )
 
 
+@loss(
+    "f-dpo",
+    Variant(
+        "f-DPO Jensen–Shannon",
+        {"generator": "bce", "beta": 1.0},
+        color="#8B0000",
+        line="--",
+        formula=r"$-\log\sigma(\beta(h'(r_w) - h'(r_l)))$",
+        optimum=r"$\beta h'(r) = R - \lambda$",
+        optimum_any="numerical",
+        cite="wang2024fdpo",
+        unbounded=True,
+        claims=("5.f-dpo",),
+    ),
+    Variant(
+        "chi-PO",
+        {"generator": "lsif+ukl", "beta": 1.0},
+        color="#B22222",
+        line="--",
+        formula=r"$-\log\sigma(\beta(r_w + f_w - r_l - f_l))$",
+        cite="huang2025chipo",
+        claims=("5.chi-po",),
+    ),
+)
 def f_dpo_loss(
-    f_chosen: Tensor, f_rejected: Tensor, generator: str | Generator = "bce", beta: float = 0.1
+    f_chosen: Tensor, f_rejected: Tensor, generator: GeneratorSetting = "bce", beta: Positive = 0.1
 ) -> Tensor:
     """f-DPO (Wang et al., 2024): -log sigmoid(beta (h'(r_w) - h'(r_l))), the KL of DPO replaced by
     an f-divergence.
@@ -209,8 +430,31 @@ def f_dpo_loss(
     )
 
 
+def check_odds(generator: GeneratorSetting = "bce", **_: Any) -> None:
+    """InputError where the generator is defined for bounded ratios alone: odds have no bound."""
+    gen = get_generator(generator)
+    if gen.max_ratio <= 2:
+        raise InputError(
+            f"generator {gen.name!r} is defined for ratios below 2, and the odds of a pair have no "
+            "bound: give another"
+        )
+
+
+@loss(
+    "bpo",
+    Variant(
+        "BPO UKL",
+        {"generator": "ukl", "beta": 1.0},
+        color="#B22222",
+        line="-.",
+        formula="$-z + e^{-z}$",
+        cite="kim2025bpo",
+        claims=("5.bpo",),
+    ),
+    check=check_odds,
+)
 def bpo_loss(
-    f_chosen: Tensor, f_rejected: Tensor, generator: str | Generator = "bce", beta: float = 0.1
+    f_chosen: Tensor, f_rejected: Tensor, generator: GeneratorSetting = "bce", beta: Positive = 0.1
 ) -> Tensor:
     """BPO (Kim et al., 2025): the ratio of a pair's two orders, P/(1 - P), fitted by e^z, z = beta
     (f_w - f_l), in any D_h.
@@ -223,23 +467,41 @@ def bpo_loss(
     >>> bpo_loss(f_w, f_l, beta=1.0), 2 * dpo_loss(f_w, f_l, beta=1.0)
     (tensor([0.6265]), tensor([0.6265]))
     """
-    gen = get_generator(generator)
-    if gen.max_ratio <= 2:
-        raise InputError(
-            f"generator {gen.name!r} is defined for ratios below 2, and the odds of a pair have "
-            "no bound: give another"
-        )
-    z = beta * (lift(f_chosen) - lift(f_rejected))
+    check_odds(generator)
+    gen, z = get_generator(generator), beta * (lift(f_chosen) - lift(f_rejected))
     return gen.chosen_loss(z) + gen.reference_loss(-z)
 
 
+@loss(
+    "kto",
+    Variant(
+        "KTO",
+        {"beta": 0.1},
+        color="#AA4499",
+        line="-.",
+        formula=r"$\sigma(z - \beta f_w) + \sigma(\beta f_l - z)$",
+        optimum=r"0 where $t \le 0$, else $t\,\sigma'(\beta f - z) = \lambda e^f$",
+        cite="ethayarajh2024kto",
+        claims=("5.kto",),
+    ),
+    Variant(
+        "APO-zero",
+        {"beta": 0.1, "kl": 0.0},
+        color="#AA4499",
+        formula=r"$\sigma(-\beta f_w) + \sigma(\beta f_l)$",
+        cite="doosterlinck2024apo",
+        claims=("5.kto", "5.apo-down"),
+    ),
+    unpaired=True,
+    trl=(TRLName("apo_zero", {"kl": 0.0}),),
+)
 def kto_loss(
     f_chosen: Tensor,
     f_rejected: Tensor,
-    beta: float = 0.1,
-    kl: Tensor | float = 0.0,
-    chosen_weight: float = 1.0,
-    rejected_weight: float = 1.0,
+    beta: Positive = 0.1,
+    kl: NumberOrTensor = 0.0,
+    chosen_weight: NonNegative = 1.0,
+    rejected_weight: NonNegative = 1.0,
 ) -> Tensor:
     """KTO (Ethayarajh et al., 2024): a value that saturates on both sides of the reference point z
     = beta ``kl``.
@@ -256,7 +518,21 @@ def kto_loss(
     return gain + rejected_weight * torch.sigmoid(beta * lift(f_rejected) - z)
 
 
-def sppo_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 1.0) -> Tensor:
+@loss(
+    "sppo",
+    Variant(
+        "SPPO",
+        {"beta": 0.5},
+        line=":",
+        formula=r"$(f_w - \frac{1}{2\beta})^2 + (f_l + \frac{1}{2\beta})^2$",
+        optimum=r"$f + \lambda e^f = t/(2\beta)$",
+        cite="wu2024sppo",
+        claims=("5.sppo",),
+    ),
+    unpaired=True,
+    trl=(TRLName("sppo_hard"),),
+)
+def sppo_loss(f_chosen: Tensor, f_rejected: Tensor, beta: Positive = 1.0) -> Tensor:
     """SPPO with hard labels (Wu et al., 2024): (f_w - 1/(2 beta))^2 + (f_l + 1/(2 beta))^2.
 
     >>> sppo_loss(torch.tensor([1.0]), torch.tensor([-0.5]))
@@ -266,8 +542,21 @@ def sppo_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 1.0) -> Tensor
     return (lift(f_chosen) - target) ** 2 + (lift(f_rejected) + target) ** 2
 
 
+@loss(
+    "dro",
+    Variant(
+        "DRO on labels",
+        {"tau": 0.5},
+        color="#4B5320",
+        line="--",
+        formula=r"$\frac12(1 - V - \tau f_w)^2 + \frac12(V + \tau f_l)^2$",
+        cite="richemond2024dro",
+        claims=("5.dro", "5.dro-sppo"),
+    ),
+    unpaired=True,
+)
 def dro_loss(
-    f_chosen: Tensor, f_rejected: Tensor, tau: float = 0.5, value: Tensor | float = 0.5
+    f_chosen: Tensor, f_rejected: Tensor, tau: Positive = 0.5, value: NumberOrTensor = 0.5
 ) -> Tensor:
     """DRO (Richemond et al., 2024) with labels for rewards, 1 won and 0 lost: (reward - V - tau
     f)^2 / 2, each by itself.
@@ -308,167 +597,10 @@ def soft_label_loss(
     )
 
 
-LOSSES: dict[str, Loss] = {
-    "dil": dil_loss,
-    "sft": sft_loss,
-    "dpo": dpo_loss,
-    "ipo": ipo_loss,
-    "nca": nca_loss,
-    "bco": bco_loss,
-    "kto": kto_loss,
-    "f-dpo": f_dpo_loss,
-    "bpo": bpo_loss,
-    "sppo": sppo_loss,
-    "simpo": simpo_loss,
-    "slic": slic_loss,
-    "cpo": cpo_loss,
-    "orpo": orpo_loss,
-    "alphapo": alphapo_loss,
-    "simper": simper_loss,
-    "hinge": hinge_loss,
-    "exo": exo_loss,
-    "robust-dpo": robust_dpo_loss,
-    "discopop": discopop_loss,
-    "apo-down": apo_down_loss,
-    "cal-dpo": cal_dpo_loss,
-    "rebel": rebel_loss,
-    "bonbon": bonbon_loss,
-    "dro": dro_loss,
-    "aot-unpaired": aot_loss,
-    "aot": aot_paired_loss,
-    "alpha-dpo": alpha_dpo_loss,
-}
-# how the names of what a loss is fed begin; its other parameters are settings
-FED = ("f_", "logp_", "ref_")
-# fed log-probabilities instead of log-ratios
-REFERENCE_FREE = ("simpo", "slic", "cpo", "orpo", "alphapo", "simper")
-# a term of y_w plus a term of y_l: needs no pairs
-UNPAIRED = ("dil", "sft", "nca", "bco", "kto", "sppo", "dro", "simper")
-
-
-@dataclass(frozen=True)
-class BoundLoss:
-    """A loss with its settings, and what it must be fed; call it with f_chosen, f_rejected.
-
-    Wrap a function of your own where it is not fed log-ratios in pairs, which is what a bare
-    function counts as.
-
-    >>> own = BoundLoss(lambda l_w, l_l: -l_w, reference_free=True)
-    >>> own(torch.tensor([-1.0]), torch.tensor([-2.0]))
-    tensor([1.])
-    """
-
-    function: Loss
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    reference_free: bool = (
-        False  # fed log-probabilities of the policy in place of log-ratios to pi_ref
-    )
-    unpaired: bool = (
-        False  # a term of the winner plus a term of the loser, so that it needs no pairs
-    )
-    needs_reference_samples: bool = (
-        False  # wants f_reference, log-ratios of fresh samples of pi_ref
-    )
-    needs_reference_logps: bool = (
-        False  # wants ref_chosen and ref_rejected, log pi_ref of the two responses
-    )
-    of_batch: bool = False  # sorts a batch: not a loss of each pair
-    needs_kl: bool = False  # wants kl = KL(pi_theta || pi_ref) at every step
-
-    def __call__(self, f_chosen: Tensor, f_rejected: Tensor | None = None, **fed: Any) -> Tensor:
-        return self.function(f_chosen, f_rejected, **self.settings, **fed)
-
-    @property
-    def all_settings(self) -> dict[str, Any]:
-        """Every setting with its value, given or by default; what the loss is fed at each step is
-        not a setting.
-        """
-        parameters = inspect.signature(self.function).parameters.values()
-        defaults = {
-            p.name: p.default for p in parameters if not p.name.startswith((*FED, "shift", "kl"))
-        }
-        return defaults | dict(self.settings)
-
-
-def make_loss(name: str, **settings: Any) -> BoundLoss:
-    """The loss called ``name`` with its settings bound: what both the toy and the trainer
-    differentiate.
-
-    Settings a loss does not have, and names that do not exist, raise InputError; nothing is
-    ignored.
-
-    >>> loss = make_loss("dil", generator="bce", denominator="mixture")
-    >>> loss(torch.tensor([0.0]), torch.tensor([0.0]))
-    tensor([1.3863])
-    >>> make_loss("dpo", tau=1.0)
-    Traceback (most recent call last):
-    ...
-    dil_tutorial.errors.InputError: unknown setting of the dpo loss 'tau': Known: beta,
-        label_smoothing, sft_weight
-    """
-    if name not in LOSSES:
-        raise unknown_name("loss", name, LOSSES)
-    parameters = inspect.signature(LOSSES[name]).parameters
-    known = [p for p in parameters if not p.startswith(FED)]
-    for key, value in settings.items():
-        if key not in known:
-            raise unknown_name(f"setting of the {name} loss", key, known)
-        number = (
-            isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-        )
-        if key in ("beta", "tau", "eta") and not (number and value > 0):
-            raise InputError(f"loss {name!r}: {key} is {value!r}: give a positive number")
-        if key == "n" and not (
-            isinstance(value, int) and not isinstance(value, bool) and value >= 2
-        ):
-            raise InputError(
-                f"loss {name!r}: n is {value!r}: give how many responses the best is chosen "
-                "from, at least 2"
-            )
-        if key == "alpha" and not (number and value >= 0):
-            raise InputError(f"loss {name!r}: alpha is {value!r}: give a number of at least 0")
-        if key.endswith("weight") and not (number and value >= 0):
-            raise InputError(f"loss {name!r}: {key} is {value!r}: give a number of at least 0")
-        if key == "label_smoothing" and not (number and 0 <= value < 0.5):
-            raise InputError(
-                f"loss {name!r}: label_smoothing is {value!r}: give a rate of wrong labels below "
-                "one half"
-            )
-        if name == "exo" and key == "label_smoothing" and value == 0:
-            raise InputError(
-                "loss 'exo': label_smoothing is 0: give a rate above 0, or the loss would be "
-                "infinite"
-            )
-        if key in ("gamma", "delta", "shift", "kl", "value", "gap") and not (
-            number or isinstance(value, Tensor)
-        ):
-            raise InputError(f"loss {name!r}: {key} is {value!r}: give a finite number")
-    if "generator" in settings:
-        settings["generator"] = get_generator(settings["generator"])
-    if settings.get("denominator", "rejected") not in DENOMINATORS:
-        raise unknown_name("denominator", settings["denominator"], DENOMINATORS)
-    if name == "dil" and settings.get("denominator", "rejected") == "rejected":
-        dil_loss(torch.zeros(()), torch.zeros(()), **settings)  # says so now if it cannot be
-    return BoundLoss(
-        LOSSES[name],
-        settings,
-        name in REFERENCE_FREE,
-        name in UNPAIRED,
-        needs_reference_samples=settings.get("denominator") == "reference",
-        needs_reference_logps="ref_chosen" in parameters,
-        of_batch=name in ("aot", "aot-unpaired"),
-        needs_kl=name == "kto" and "kl" not in settings,
-    )
-
-
-def bound(loss: Loss) -> BoundLoss:
-    """The loss with what it must be fed: a function of this module says so itself, any other is fed
-    log-ratios in pairs.
-
-    >>> bound(dpo_loss).unpaired, bound(kto_loss).needs_kl, make_loss("kto", kl=0.0).needs_kl
-    (False, True, False)
-    """
-    if isinstance(loss, BoundLoss):
-        return loss
-    name = next((name for name, function in LOSSES.items() if function is loss), None)
-    return make_loss(name) if name else BoundLoss(loss)
+# In tables and figures the losses of this file come first, then those of margins and likelihoods.
+_FILES = [function.__module__ for function in (dil_loss, hinge_loss, simpo_loss)]
+for _registry in (LOSSES, CATALOGUE):
+    _sorted = sorted(_registry.items(), key=lambda item: _FILES.index(item[1].function.__module__))
+    _registry.clear()
+    _registry.update(_sorted)
+BoundLoss = LossSpec  # its name until version 0.3

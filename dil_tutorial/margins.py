@@ -18,12 +18,25 @@ REBEL       eta (R - R')                    rewards, not labels
 """
 
 import math
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dil_tutorial.bregman import Generator, get_generator, lift
+from dil_tutorial.loss_spec import (
+    ErrorRate,
+    NonNegative,
+    Number,
+    NumberOrTensor,
+    Positive,
+    Setting,
+    Share,
+    TRLName,
+    Variant,
+    loss,
+)
 
 
 def margin(f_chosen: Tensor, f_rejected: Tensor, beta: float) -> Tensor:
@@ -35,7 +48,20 @@ def margin(f_chosen: Tensor, f_rejected: Tensor, beta: float) -> Tensor:
     return beta * (lift(f_chosen) - lift(f_rejected))
 
 
-def hinge_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 0.1) -> Tensor:
+@loss(
+    "hinge",
+    Variant(
+        "Hinge",
+        {"beta": 1.0},
+        color="#5F6A72",
+        line="--",
+        formula=r"$\max(0, 1 - z)$",
+        cite="liu2024rso",
+        claims=("5.hinge",),
+    ),
+    trl=(TRLName("hinge"),),
+)
+def hinge_loss(f_chosen: Tensor, f_rejected: Tensor, beta: Positive = 0.1) -> Tensor:
     """max(0, 1 - z): SLiC's hinge on log-ratios, as in RSO (Liu et al., 2024).
 
     >>> hinge_loss(torch.tensor([5.0]), torch.tensor([0.0]), beta=0.1)
@@ -44,8 +70,23 @@ def hinge_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 0.1) -> Tenso
     return F.relu(1 - margin(f_chosen, f_rejected, beta))
 
 
+@loss(
+    "exo",
+    Variant(
+        "EXO",
+        {"beta": 1.0, "label_smoothing": 0.1},
+        color="#5F6A72",
+        formula=r"$KL(q\,\|\,p)$, $q = (\sigma(z), \sigma(-z))$, $p = (1 - \epsilon, \epsilon)$",
+        cite="ji2024exo",
+        claims=("5.exo", "5.f-po"),
+    ),
+    trl=(TRLName("exo_pair", fields={"beta": "beta", "label_smoothing": "label_smoothing"}),),
+)
 def exo_loss(
-    f_chosen: Tensor, f_rejected: Tensor, beta: float = 0.1, label_smoothing: float = 1e-3
+    f_chosen: Tensor,
+    f_rejected: Tensor,
+    beta: Positive = 0.1,
+    label_smoothing: Annotated[float, Setting(above=0, below=0.5)] = 1e-3,
 ) -> Tensor:
     """EXO on labelled pairs (Ji et al., 2024, eq. 16): KL(q || p), q = (sigmoid(z), sigmoid(-z)), p
     = (1 - eps, eps).
@@ -62,8 +103,21 @@ def exo_loss(
     )
 
 
+@loss(
+    "robust-dpo",
+    Variant(
+        "Robust DPO",
+        {"beta": 1.0, "label_smoothing": 0.1},
+        color="#8B0000",
+        line=":",
+        formula=r"$-\log\sigma(z) - z\,\epsilon/(1 - 2\epsilon)$",
+        cite="chowdhury2024robust",
+        claims=("5.robust",),
+    ),
+    trl=(TRLName("robust", fields={"beta": "beta", "label_smoothing": "label_smoothing"}),),
+)
 def robust_dpo_loss(
-    f_chosen: Tensor, f_rejected: Tensor, beta: float = 0.1, label_smoothing: float = 0.1
+    f_chosen: Tensor, f_rejected: Tensor, beta: Positive = 0.1, label_smoothing: ErrorRate = 0.1
 ) -> Tensor:
     """Robust DPO (Chowdhury et al., 2024): DPO's loss, unbiased where a share eps of labels was
     turned round.
@@ -78,8 +132,21 @@ def robust_dpo_loss(
     return -F.logsigmoid(z) - z * label_smoothing / (1 - 2 * label_smoothing)
 
 
+@loss(
+    "discopop",
+    Variant(
+        "DiscoPOP",
+        {"beta": 1.0},
+        color="#5F6A72",
+        line="-.",
+        formula=r"$(1 - s)(-\log\sigma(z)) + s\,e^{-z}$, $s = \sigma(z/\tau)$",
+        cite="lu2024discopop",
+        claims=("5.discopop",),
+    ),
+    trl=(TRLName("discopop", fields={"beta": "beta", "discopop_tau": "tau"}),),
+)
 def discopop_loss(
-    f_chosen: Tensor, f_rejected: Tensor, beta: float = 0.05, tau: float = 0.05
+    f_chosen: Tensor, f_rejected: Tensor, beta: Positive = 0.05, tau: Positive = 0.05
 ) -> Tensor:
     """DiscoPOP (Lu et al., 2024, eq. 5), found by a language model: (1 - s) (-log sigmoid(z)) + s
     e^-z, s = sigmoid(z/tau).
@@ -94,7 +161,20 @@ def discopop_loss(
     return -F.logsigmoid(z) * (1 - share) + torch.exp(-z.clamp(min=-80)) * share
 
 
-def apo_down_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 0.1) -> Tensor:
+@loss(
+    "apo-down",
+    Variant(
+        "APO-down",
+        {"beta": 0.1},
+        color="#AA4499",
+        line="--",
+        formula=r"$\sigma(\beta f_w) + \sigma(-z)$",
+        cite="doosterlinck2024apo",
+        claims=("5.apo-down",),
+    ),
+    trl=(TRLName("apo_down"),),
+)
+def apo_down_loss(f_chosen: Tensor, f_rejected: Tensor, beta: Positive = 0.1) -> Tensor:
     """APO-down (D'Oosterlinck et al., 2024, eq. 8), for winners worse than the model's own answers:
     both likelihoods fall.
 
@@ -103,12 +183,23 @@ def apo_down_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 0.1) -> Te
     >>> apo_down_loss(torch.tensor([0.0]), torch.tensor([0.0]))
     tensor([1.])
     """
-    return torch.sigmoid(margin(f_chosen, torch.zeros_like(f_chosen), beta)) + torch.sigmoid(
-        -margin(f_chosen, f_rejected, beta)
-    )
+    chosen_falls = torch.sigmoid(beta * lift(f_chosen))
+    return chosen_falls + torch.sigmoid(-margin(f_chosen, f_rejected, beta))
 
 
-def cal_dpo_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 0.1) -> Tensor:
+@loss(
+    "cal-dpo",
+    Variant(
+        "Cal-DPO",
+        {"beta": 1.0},
+        line="--",
+        formula=r"$-\log\sigma(f_w - f_l) + (f_w - \frac{1}{2\beta})^2 "
+        r"+ (f_l + \frac{1}{2\beta})^2$",
+        cite="xiao2024caldpo",
+        claims=("5.cal-dpo",),
+    ),
+)
+def cal_dpo_loss(f_chosen: Tensor, f_rejected: Tensor, beta: Positive = 0.1) -> Tensor:
     """Cal-DPO (Xiao et al., 2024): DPO at beta 1, and squares that calibrate: (f_w - 1/(2 beta))^2
     + (f_l + 1/(2 beta))^2.
 
@@ -118,12 +209,22 @@ def cal_dpo_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 0.1) -> Ten
     tensor([0.3133])
     """
     target = 1 / (2 * beta)
-    f_w, f_l = (margin(f, torch.zeros_like(f), 1.0) for f in (f_chosen, f_rejected))
+    f_w, f_l = lift(f_chosen), lift(f_rejected)
     return -F.logsigmoid(f_w - f_l) + (f_w - target) ** 2 + (f_l + target) ** 2
 
 
+@loss(
+    "rebel",
+    Variant(
+        "REBEL on labels",
+        {"eta": 1.0},
+        formula=r"$((f_w - f_l)/\eta - 1)^2$",
+        cite="gao2024rebel",
+        claims=("5.rebel",),
+    ),
+)
 def rebel_loss(
-    f_chosen: Tensor, f_rejected: Tensor, eta: float = 1.0, gap: Tensor | float = 1.0
+    f_chosen: Tensor, f_rejected: Tensor, eta: Positive = 1.0, gap: NumberOrTensor = 1.0
 ) -> Tensor:
     """REBEL (Gao et al., 2024): ((f_w - f_l)/eta - gap)^2, ``gap`` the difference of the two
     rewards, (...) or a number.
@@ -137,7 +238,23 @@ def rebel_loss(
     return (margin(f_chosen, f_rejected, 1 / eta) - gap) ** 2
 
 
-def bonbon_loss(f_chosen: Tensor, f_rejected: Tensor, n: int = 2, alpha: float = 0.005) -> Tensor:
+@loss(
+    "bonbon",
+    Variant(
+        "BoNBoN",
+        {"n": 2, "alpha": 0.005},
+        color="#4B5320",
+        formula=r"$-\alpha f_w + (1 - \alpha)(f_w - f_l - m)^2$",
+        cite="gui2024bonbon",
+        claims=("5.bonbon",),
+    ),
+)
+def bonbon_loss(
+    f_chosen: Tensor,
+    f_rejected: Tensor,
+    n: Annotated[int, Setting(least=2, whole=True)] = 2,
+    alpha: Share = 0.005,
+) -> Tensor:
     """BoNBoN (Gui et al., 2024): alpha (-f_w) + (1 - alpha) (f_w - f_l - m)^2, on the best and the
     worst of ``n`` responses.
 
@@ -148,11 +265,17 @@ def bonbon_loss(f_chosen: Tensor, f_rejected: Tensor, n: int = 2, alpha: float =
     tensor([-0.5000])
     """
     m = (n - 1) * sum(1 / k for k in range(1, n))
-    imitation = -margin(f_chosen, torch.zeros_like(f_chosen), 1.0)
-    return alpha * imitation + (1 - alpha) * (margin(f_chosen, f_rejected, 1.0) - m) ** 2
+    return -alpha * lift(f_chosen) + (1 - alpha) * (margin(f_chosen, f_rejected, 1.0) - m) ** 2
 
 
-def aot_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 0.1) -> Tensor:
+@loss(
+    "aot-unpaired",
+    of_batch=True,
+    not_on_map="a loss of batches",
+    claims=("5.aot",),
+    trl=(TRLName("aot_unpaired"),),
+)
+def aot_loss(f_chosen: Tensor, f_rejected: Tensor, beta: Positive = 0.1) -> Tensor:
     """AOT, unpaired (Melnyk et al., 2024): DPO between the k-th smallest f of winners and of
     losers; (N,), (N,) -> (N,).
 
@@ -167,12 +290,19 @@ def aot_loss(f_chosen: Tensor, f_rejected: Tensor, beta: float = 0.1) -> Tensor:
     return -F.logsigmoid(margin(f_chosen.sort(-1).values, f_rejected.sort(-1).values, beta))
 
 
+@loss(
+    "aot",
+    of_batch=True,
+    not_on_map="a loss of batches",
+    claims=("5.aot-paired",),
+    trl=(TRLName("aot"),),
+)
 def aot_paired_loss(
     f_chosen: Tensor,
     f_rejected: Tensor,
     ref_chosen: Tensor,
     ref_rejected: Tensor,
-    beta: float = 0.1,
+    beta: Positive = 0.1,
 ) -> Tensor:
     """AOT, paired (Melnyk et al., 2024): DPO between the k-th smallest margin of the policy and of
     the reference; all (N,).
@@ -189,27 +319,33 @@ def aot_paired_loss(
     return -F.logsigmoid(beta * (policy.sort(-1).values - reference.sort(-1).values))
 
 
-def desensitised(token_f: Tensor, other: int, alpha: float) -> Tensor:
-    """LD-DPO's f of a response (Liu et al., 2024): tokens beyond the ``other`` response's length
-    count ``alpha``; (T,) -> ().
+def length_discounted(token_f: list[Tensor], pairs: int, alpha: float) -> list[Tensor]:
+    """LD-DPO (Liu et al., 2024): tokens of a response beyond the other's length count ``alpha``.
 
-    Summed over what both have, and alpha times what the longer has more.  At ``alpha`` 1 it is f;
-    of log-probabilities it makes what f is a difference of.
+    ``token_f`` holds a tensor (T,) per response: ``pairs`` chosen ones, as many rejected ones, and
+    others, which stay as they are.  Their sums are f; at ``alpha`` 1 nothing changes.
 
-    >>> desensitised(torch.tensor([1.0, 2.0, 4.0]), other=2, alpha=0.5)
-    tensor(5.)
+    >>> chosen, rejected = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 1.0])
+    >>> [part.tolist() for part in length_discounted([chosen, rejected], pairs=1, alpha=0.5)]
+    [[1.0, 2.0, 2.0], [1.0, 1.0]]
     """
-    return token_f[:other].sum() + alpha * token_f[other:].sum()
+    others = [*token_f[pairs : 2 * pairs], *token_f[:pairs], *token_f[2 * pairs :]]
+    discounted = []
+    for own, other in zip(token_f, others, strict=True):
+        shared = len(other)
+        discounted.append(torch.cat([own[:shared], alpha * own[shared:]]))
+    return discounted
 
 
+@loss("alpha-dpo", means_only=True, not_on_map="a fixed point, no minimum", claims=("5.alpha-dpo",))
 def alpha_dpo_loss(
     f_chosen: Tensor,
     f_rejected: Tensor,
     ref_chosen: Tensor,
     ref_rejected: Tensor,
-    alpha: float = 0.1,
-    beta: float = 2.0,
-    gamma: float = 0.0,
+    alpha: NonNegative = 0.1,
+    beta: Positive = 2.0,
+    gamma: Number = 0.0,
 ) -> Tensor:
     """alpha-DPO (Wu et al., 2024): SimPO whose target margin moves: gamma + alpha beta (f_w - f_l),
     which takes no gradient.

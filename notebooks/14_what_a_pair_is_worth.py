@@ -25,7 +25,7 @@ from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.lessons.panels import worth
 from dil_tutorial.lessons.tables import numbers
 from toy import World, budget, efficiency
-from toy.catalogue import LOSSES
+from dil_tutorial.losses import CATALOGUE
 from toy.gallery import bandit20
 
 torch.set_printoptions(precision=4, sci_mode=False)
@@ -111,8 +111,8 @@ worth.finite()
 # %%
 many, worlds = World.random(range(40)), {}
 for name in ("LSIF", "UKL", "BCE"):
-    published = LOSSES[f"DIL {name} published"].loss
-    repaired = LOSSES[f"DIL {name} repaired"].loss
+    published = CATALOGUE[f"DIL {name} published"]
+    repaired = CATALOGUE[f"DIL {name} repaired"]
     crossing = efficiency.crossover(many, published, repaired)
     worlds[name] = int((crossing == 0).sum())
 numbers(worlds, ["published never better, of 40 random worlds"])
@@ -140,7 +140,7 @@ claims.report("12.soft", "12.distillation", "12.judge")
 
 # %%
 needed = {
-    label: budget.pairs_needed(world, LOSSES[label].loss, 0.01)
+    label: budget.pairs_needed(world, CATALOGUE[label], 0.01)
     for label in ("SFT", "DIL win repaired", "DIL LSIF published")
 }
 numbers(needed, ["pairs for a KL of 0.01 nats"], digits=0)

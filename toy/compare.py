@@ -6,90 +6,111 @@ from ``optima`` or, where there is no closed form, from a search.
 """
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dil_tutorial.bregman import derivative
-from dil_tutorial.losses import Loss, bound, make_loss
+from dil_tutorial.bregman import PUBLISHED, Generator, derivative, get_generator
+from dil_tutorial.losses import CATALOGUE, Loss, LossSpec, as_spec
 from dil_tutorial.rlhf import kl
 from toy import optima
-from toy.catalogue import LOSSES, Named
 from toy.fit import search
 from toy.worlds import World
 
 
-def dpo_optimum(world: World) -> Tensor:
-    """RLHF's optimum where the labels are Bradley–Terry's; else the projection on them, by
-    search.
+def dil_optimum(
+    world: World, generator: str | Generator, denominator: str = "rejected"
+) -> Tensor | None:
+    """pi_chosen, or the closed form of one of the published three generators.
+
+    >>> from toy.gallery import bandit
+    >>> dil_optimum(bandit(), "hellinger", "rejected") is None
+    True
     """
+    if denominator == "rejected" and get_generator(generator).name not in PUBLISHED:
+        return None
+    return optima.dil(world, generator, denominator)
+
+
+def dpo_optimum(world: World, beta: float = 0.1) -> Tensor | None:
+    """RLHF's optimum where the labels are Bradley–Terry's; else a search finds the projection."""
     transitive = world.reward is not None and not world.hard
-    return (
-        optima.rlhf(world, 1.0)
-        if transitive
-        else search(world, make_loss("dpo", beta=1.0), starts=2)
-    )
+    return optima.rlhf(world, beta) if transitive else None
 
 
-def f_dpo_optimum(world: World) -> Tensor:
-    """The closed form where the labels are Bradley–Terry's; else by search."""
+def f_dpo_optimum(world: World, generator: str | Generator, beta: float = 0.1) -> Tensor | None:
+    """The closed form where the labels are Bradley–Terry's."""
     transitive = world.reward is not None and not world.hard
-    return (
-        optima.f_dpo(world, "bce", 1.0)
-        if transitive
-        else search(world, LOSSES["f-DPO Jensen–Shannon"].loss)
-    )
+    return optima.f_dpo(world, generator, beta) if transitive else None
 
 
-EXACT: dict[
-    str, Callable[[World], Tensor]
-] = {  # the optimum of each loss that has one in closed form, or by one multiplier
-    "SFT": lambda w: w.chosen,
-    "DIL LSIF repaired": lambda w: optima.dil(w, "lsif", "mixture"),
-    "DIL UKL repaired": lambda w: optima.dil(w, "ukl", "mixture"),
-    "DIL BCE repaired": lambda w: optima.dil(w, "bce", "mixture"),
-    "DIL win repaired": lambda w: optima.dil(w, "win", "mixture"),
-    "DIL LSIF published": lambda w: optima.dil(w, "lsif", "rejected"),
-    "DIL UKL published": lambda w: optima.dil(w, "ukl", "rejected"),
-    "DIL BCE published": lambda w: optima.dil(w, "bce", "rejected"),
-    "DPO": dpo_optimum,
-    "f-DPO Jensen–Shannon": f_dpo_optimum,
-    "IPO": lambda w: optima.ipo(w, 0.5),
-    "SPPO": lambda w: optima.sppo(w, 0.5),
-    "KTO": lambda w: optima.kto(w, 0.1),
-    "SLiC": lambda w: optima.slic(w, 1.0, 0.1),
+def simper_optimum(world: World) -> Tensor:
+    """All mass on the response with the largest pi_ref t: the loss is linear (claim 5.simper)."""
+    best = (world.ref * world.advantage).argmax(1, keepdim=True)
+    return torch.zeros_like(world.ref).scatter(1, best, 1.0)
+
+
+# The optimum of each loss that has one in closed form, or by one multiplier: by the loss's name,
+# with its settings.
+EXACT: dict[str, Callable[..., Tensor | None]] = {
+    "sft": lambda world: world.chosen,
+    "dil": dil_optimum,
+    "dpo": dpo_optimum,
+    "f-dpo": f_dpo_optimum,
+    "ipo": optima.ipo,
+    "sppo": optima.sppo,
+    "kto": optima.kto,
+    "slic": optima.slic,
+    "simper": simper_optimum,
 }
-COMPARED = [named for named in LOSSES.values() if named.bt]
+COMPARED = [spec for spec in CATALOGUE.values() if spec.shown.optimum]
 
 
-def optimum(named: Named, world: World) -> Tensor | None:
-    """The optimal policies (X, Y) of a loss of the catalogue; None where there is no finite
-    optimum.
+def closed_form(spec: LossSpec, world: World) -> Tensor | None:
+    """The optimal policies (X, Y) by formula; None where there is none for these settings.
+
+    >>> from toy.gallery import bandit
+    >>> closed_form(CATALOGUE["IPO"], bandit()).shape, closed_form(CATALOGUE["CPO"], bandit())
+    (torch.Size([1, 8]), None)
+    """
+    formula = EXACT.get(spec.name)
+    if formula is None or not spec.settings.keys() <= inspect.signature(formula).parameters.keys():
+        return None
+    return formula(world, **spec.settings)
+
+
+def optimum(spec: LossSpec, world: World) -> Tensor | None:
+    """The optimal policies (X, Y) of a variant, by formula or by search; None where no finite
+    policy is optimal.
 
     >>> hard = World.from_reward([0.5, 0.3, 0.2], [0.0, 1.0, 2.0], hard=True)
-    >>> [named.label for named in COMPARED if optimum(named, hard) is None]
+    >>> [spec.label for spec in COMPARED if optimum(spec, hard) is None]
     ['DPO', 'f-DPO Jensen–Shannon', 'SimPO']
     """
-    if named.runs_off and (world.preference == 0).any():
+    if spec.shown.unbounded and (world.preference == 0).any():
         return None
-    return EXACT[named.label](world) if named.label in EXACT else search(world, named.loss)
+    exact = closed_form(spec, world)
+    return search(world, spec, starts=2) if exact is None else exact
 
 
 def needs_pairs(loss: Loss) -> bool:
     """Whether the loss looks at winner and loser together.
 
+    >>> from dil_tutorial.losses import make_loss
     >>> needs_pairs(make_loss("dpo")), needs_pairs(make_loss("kto"))
     (True, False)
     """
-    return not (bound(loss).unpaired or bound(loss).needs_reference_samples)
+    return not (as_spec(loss).unpaired or as_spec(loss).needs_reference_samples)
 
 
 def needs_reference(loss: Loss) -> bool:
     """Whether pi_ref's log-probabilities enter the gradient: not where the slope in f is constant
     (SFT), or none is fed.
 
+    >>> from dil_tutorial.losses import make_loss
     >>> (
     ...     needs_reference(make_loss("dpo")),
     ...     needs_reference(make_loss("sft")),
@@ -97,7 +118,7 @@ def needs_reference(loss: Loss) -> bool:
     ... )
     (True, False, False)
     """
-    if bound(loss).reference_free:
+    if as_spec(loss).reference_free:
         return False
     f = torch.tensor([-1.0, 2.0], dtype=torch.float64)
     return pull(loss, f).diff().abs().max().item() > 1e-12
@@ -107,11 +128,12 @@ def two_sided(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
     """The loss as a function of the winner's log-ratio and of the one it is set against: the
     loser's, or a reference sample's.
 
+    >>> from dil_tutorial.losses import make_loss
     >>> fresh = make_loss("dil", generator="bce", denominator="reference")
     >>> two_sided(fresh)(torch.zeros(1), torch.zeros(1))
     tensor([1.3863])
     """
-    if bound(loss).needs_reference_samples:
+    if as_spec(loss).needs_reference_samples:
         return lambda f_w, f: loss(f_w, None, f_reference=f)
     return loss
 
@@ -119,7 +141,7 @@ def two_sided(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
 def pull(loss: Loss, f: Tensor) -> Tensor:
     """The gradient of one pair in (f_w, f_l) at (f, -f) and (-f, f), stacked: (N,) -> (4, N)."""
     own = two_sided(loss)
-    if bound(loss).reference_free:  # log-probabilities: f at most 0
+    if as_spec(loss).reference_free:  # log-probabilities: f at most 0
         pairs = [(-f.abs(), torch.zeros_like(f) - 0.1), (torch.zeros_like(f) - 0.1, -f.abs())]
     else:
         pairs = [(f, -f), (-f, f)]
@@ -136,6 +158,7 @@ def gradient_growth(loss: Loss) -> str:
     """How one pair's pull grows with the size of f: "bounded", "linear" or "exponential", measured
     at 12 and 24.
 
+    >>> from dil_tutorial.losses import make_loss
     >>> [gradient_growth(make_loss(name)) for name in ("dpo", "ipo", "dil")]
     ['bounded', 'linear', 'exponential']
     """
@@ -161,12 +184,12 @@ def table(world: World, game: World) -> list[dict[str, Any]]:
         rows.append(
             {
                 "loss": entry.described,
-                "objective": entry.objective,
-                "optimum": entry.bt,
-                "optimum without transitivity": entry.any_preference,
-                "needs pairs": needs_pairs(entry.loss),
-                "needs a reference": needs_reference(entry.loss),
-                "gradient": gradient_growth(entry.loss),
+                "objective": entry.shown.formula,
+                "optimum": entry.shown.optimum,
+                "optimum without transitivity": entry.shown.optimum_any,
+                "needs pairs": needs_pairs(entry),
+                "needs a reference": needs_reference(entry),
+                "gradient": gradient_growth(entry),
                 "KL to pi_chosen": kl(policy, world.chosen)[0].item(),
                 "KL to RLHF": kl(policy, optima.rlhf(world, 1.0))[0].item(),
                 "reward": (policy * world.true_reward).sum(1)[0].item(),

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dil_tutorial.bregman import Generator, get_generator
 from dil_tutorial.errors import InputError
-from dil_tutorial.losses import Loss, bound, make_loss
+from dil_tutorial.losses import Loss, as_spec, make_loss
 from toy.fit import fit, inputs_of, log_ratio, population_loss
 from toy.worlds import World
 
@@ -45,7 +45,7 @@ def asymptotic(
     (tensor([[0.3845, 0.6155]], dtype=torch.float64), tensor([[[ 0.2367, -0.2367],
              [-0.2367,  0.2367]]], dtype=torch.float64))
     """
-    if bound(loss).needs_kl:
+    if as_spec(loss).needs_kl:
         raise InputError(
             "asymptotic: KTO's reference point follows the policy, so it minimises nothing "
             "fixed: give it kl=0.0"
@@ -99,7 +99,7 @@ def pair_noise(world: World, loss: Loss, f: Tensor, soft: bool = False) -> Tenso
         part.detach().clone().requires_grad_()
         for part in torch.broadcast_tensors(f.unsqueeze(2), f.unsqueeze(1))
     )
-    fresh = bound(loss).needs_reference_samples
+    fresh = as_spec(loss).needs_reference_samples
     # [x, y_w, y_l]
     value = loss(f_w, None, f_reference=f_l) if fresh else loss(f_w, f_l, **settings)
     winner, loser = torch.autograd.grad(

@@ -18,15 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dil_tutorial.bregman import derivative
-from dil_tutorial.losses import Loss, bound
+from dil_tutorial.losses import CATALOGUE, Loss, LossSpec, as_spec
 from dil_tutorial.rlhf import kl
 from toy import compare, efficiency, optima
-from toy.catalogue import LOSSES, Named
 from toy.fit import fit, initial_logits, log_ratio, population_loss, search
 from toy.gallery import bandit, sentences
 from toy.worlds import World
 
-FAMILY = [named for named in LOSSES.values() if named.claims]
+FAMILY = [spec for spec in CATALOGUE.values() if spec.shown.claims]
 CHANCES = (0.6, 0.75, 0.95)
 HEARD = {  # the shape of each signal: its size at 0.95 over its size at 0.6
     "the majority": 1.0,
@@ -132,7 +131,9 @@ def first_step(loss: Loss) -> tuple[float, float]:
     >>> first_step(make_loss("dpo", beta=1.0))
     (0.5, -0.5)
     """
-    at = torch.full((1,), -math.log(2) if bound(loss).reference_free else 0.0, dtype=torch.float64)
+    at = torch.full(
+        (1,), -math.log(2) if as_spec(loss).reference_free else 0.0, dtype=torch.float64
+    )
     own = compare.two_sided(loss)
     up = -derivative(lambda f: own(f, at), at).item()
     return up, -derivative(lambda f: own(at, f), at).item()
@@ -157,8 +158,8 @@ def at_rest(world: World, loss: Loss, policy: Tensor, lengths: Tensor | None = N
 
     >>> world = bandit()
     >>> (
-    ...     at_rest(world, LOSSES["SFT"].loss, world.chosen),
-    ...     at_rest(world, LOSSES["SFT"].loss, world.ref),
+    ...     at_rest(world, CATALOGUE["SFT"], world.chosen),
+    ...     at_rest(world, CATALOGUE["SFT"], world.ref),
     ... )
     (True, False)
     """
@@ -168,69 +169,67 @@ def at_rest(world: World, loss: Loss, policy: Tensor, lengths: Tensor | None = N
     return slope.abs().max().item() < 1e-7
 
 
-def length(named: Named) -> float | None:
+def length(spec: LossSpec) -> float | None:
     """Mean length at the optimum over the reference's, where rewards are blind to length, fed as
     the loss's own paper does.
 
-    >>> round(length(LOSSES["DIL UKL repaired"]), 2)
+    >>> round(length(CATALOGUE["DIL UKL repaired"]), 2)
     1.0
     """
     words, world = sentences()
-    lengths = words.lengths if named.feed == "mean" else None
+    lengths = words.lengths if spec.means_only else None
     # at f = 0 some losses have no curvature
     tilt = 0.1 * torch.sin(torch.arange(len(words.responses), dtype=torch.float64))
-    policy = fit(world, named.loss, lengths=lengths, start=initial_logits(world) + tilt)
-    if not at_rest(world, named.loss, policy, lengths):
+    policy = fit(world, spec, lengths=lengths, start=initial_logits(world) + tilt)
+    if not at_rest(world, spec, policy, lengths):
         return None
     return ((policy @ words.lengths) / (world.ref @ words.lengths)).item()
 
 
-def noise(named: Named, world: World, policy: Tensor) -> float | None:
+def noise(spec: LossSpec, world: World, policy: Tensor) -> float | None:
     """n E chi^2(pi_hat || where it ends)/(Y - 1), 1 for SFT: pairs needed for one error; None where
     it cannot be said.
 
     >>> world = bandit()
-    >>> noise(LOSSES["DIL UKL repaired"], world, world.chosen) < 0.5
+    >>> noise(CATALOGUE["DIL UKL repaired"], world, world.chosen) < 0.5
     True
     """
-    if bound(named.loss).needs_kl or policy.min() < 1e-6 or named.label == "SLiC":
+    if spec.needs_kl or policy.min() < 1e-6 or not at_rest(world, spec, policy):
         return None  # a moving reference point, an end at the border, a kink
-    return efficiency.error(*efficiency.asymptotic(world, named.loss, policy=policy)).item()
+    return efficiency.error(*efficiency.asymptotic(world, spec, policy=policy)).item()
 
 
-def end(named: Named, world: World) -> Tensor | None:
+def end(spec: LossSpec, world: World) -> Tensor | None:
     """Where a loss of the family ends, (X, Y); None where it has no end, or none that a search
     finds.
 
-    >>> end(LOSSES["SimPER"], bandit()).sum(), end(LOSSES["Robust DPO"], bandit())
+    >>> end(CATALOGUE["SimPER"], bandit()).sum(), end(CATALOGUE["Robust DPO"], bandit())
     (tensor(1., dtype=torch.float64), None)
     """
-    if named.label == "SimPER":  # linear, so a corner: claim 5.simper
-        return torch.zeros_like(world.ref).scatter(
-            1, (world.ref * world.advantage).argmax(1, keepdim=True), 1.0
-        )
-    policy = compare.optimum(named, world)
-    if policy is None or not (named.label in compare.EXACT or at_rest(world, named.loss, policy)):
+    policy = compare.optimum(spec, world)
+    if policy is None:
+        return None
+    if compare.closed_form(spec, world) is None and not at_rest(world, spec, policy):
         return None
     return torch.where(policy > 1e-20, policy, 0.0)  # a search comes close to a border, not onto it
 
 
-def row(named: Named) -> dict[str, Any]:
+def row(spec: LossSpec) -> dict[str, Any]:
     """All that the map says of one loss.
 
-    >>> found = row(LOSSES["DPO"])
+    >>> found = row(CATALOGUE["DPO"])
     >>> found["hears"], round(found["margin"], 4), found["win rates alone"], found["margins only"]
     ('log-odds', 1.0986, True, True)
     """
-    world, margin = bandit(), margins(named.loss, torch.tensor(CHANCES))
-    policy = end(named, world)
+    world, margin = bandit(), margins(spec, torch.tensor(CHANCES))
+    policy = end(spec, world)
     hears, shape = heard(margin)
     return {
-        "label": named.label,
-        "described": named.described,
-        "objective": named.objective,
-        "cite": named.cite,
-        "claims": list(named.claims),
+        "label": spec.label,
+        "described": spec.described,
+        "objective": spec.shown.formula,
+        "cite": spec.shown.cite,
+        "claims": list(spec.shown.claims),
         "hears": hears,
         "shape": shape,
         "margin": margin[1].item(),
@@ -238,15 +237,15 @@ def row(named: Named) -> dict[str, Any]:
         "KL to RLHF": kl(policy, optima.rlhf(world, 1.0)).abs().item()
         if policy is not None
         else None,
-        "win rates alone": win_rates_alone(named.loss),
-        "first step": first_step(named.loss),
+        "win rates alone": win_rates_alone(spec),
+        "first step": first_step(spec),
         "chosen": (world.chosen * (policy / world.ref).log()).sum().item()
         if policy is not None
         else None,
-        "margins only": sees_margins_only(named.loss),
-        "pairs": compare.needs_pairs(named.loss),
-        "reference": compare.needs_reference(named.loss),
-        "pull": compare.gradient_growth(named.loss),
-        "noise": noise(named, world, policy) if policy is not None else None,
-        "length": length(named),
+        "margins only": sees_margins_only(spec),
+        "pairs": compare.needs_pairs(spec),
+        "reference": compare.needs_reference(spec),
+        "pull": compare.gradient_growth(spec),
+        "noise": noise(spec, world, policy) if policy is not None else None,
+        "length": length(spec),
     }

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.losses import Loss, bound, make_loss
+from dil_tutorial.losses import Loss, as_spec, make_loss
 from dil_tutorial.preferences import sample_pairs
 from toy.threads import one_thread
 from toy.worlds import World
@@ -48,10 +48,12 @@ def inputs_of(
     tensor([[-0.1931, -1.1931]])
     """
     settings = (
-        {"kl": (ref * f.exp() * f).sum(-1).detach()[:, None, None]} if bound(loss).needs_kl else {}
+        {"kl": (ref * f.exp() * f).sum(-1).detach()[:, None, None]}
+        if as_spec(loss).needs_kl
+        else {}
     )
     log_ref = torch.where(ref > 0, ref, 1.0).log()
-    fed = f + log_ref if bound(loss).reference_free else f
+    fed = f + log_ref if as_spec(loss).reference_free else f
     return (fed if lengths is None else fed / lengths), settings
 
 
@@ -79,12 +81,12 @@ def population_loss(
     ... )  # DPO starts at log 2
     tensor([0.6931], dtype=torch.float64)
     """
-    if bound(loss).needs_reference_logps and not bound(loss).of_batch:
+    if as_spec(loss).needs_reference_logps and not as_spec(loss).of_batch:
         raise InputError(
             "population_loss: the loss asks for log pi_ref beside f, which is not fed here: call "
             "it yourself"
         )
-    if bound(loss).of_batch:
+    if as_spec(loss).of_batch:
         raise InputError(
             "population_loss: the loss compares whole batches: no law of pairs has an "
             "expectation of it"
@@ -92,11 +94,11 @@ def population_loss(
     law = world.pairs if pairs is None else pairs
     f, settings = inputs_of(loss, f, world.ref, lengths)
     zero = torch.zeros_like(f)
-    if bound(loss).needs_reference_samples:
+    if as_spec(loss).needs_reference_samples:
         ref = world.ref if reference is None else reference
         chosen = loss(f, None, f_reference=zero) - loss(zero, None, f_reference=zero)
         return (law.sum(2) * chosen).sum(1) + (ref * loss(zero, None, f_reference=f)).sum(1)
-    if bound(loss).unpaired:
+    if as_spec(loss).unpaired:
         settings = {name: value.squeeze(-1) for name, value in settings.items()}
         chosen = loss(f, zero, **settings) - loss(zero, zero, **settings)
         return (law.sum(2) * chosen).sum(1) + (law.sum(1) * loss(zero, f, **settings)).sum(1)

@@ -19,15 +19,15 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
+from dil_tutorial.losses import variants
 from dil_tutorial.support import plotting
 from dil_tutorial.support.files import provenance, write_json
 from toy import World, optima
-from toy.catalogue import losses
 from toy.fit import descend, empirical_law
 from toy.gallery import bandit20
 
 SIZES = (1000, 2000, 5000, 10_000, 20_000)
-LOSSES = losses("DIL BCE repaired", "DPO")
+LOSSES = variants("DIL BCE repaired", "DPO")
 
 
 def peak_gib() -> float:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dil_tutorial.bregman import GENERATORS, Generator, derivative, power
-from dil_tutorial.losses import Loss, bound, make_loss
+from dil_tutorial.losses import Loss, make_loss
 from dil_tutorial.preferences import pi_chosen
 from dil_tutorial.rlhf import kl
 from dil_tutorial.support import plotting
@@ -124,7 +124,7 @@ def misspecified() -> list[dict[str, Any]]:
     world, features = bimodal(3, 21), loglinear.quadratic(21)
     found: dict[str, Tensor] = {}
     for entry in COMPARED:
-        loss: Loss = entry.loss
+        loss: Loss = entry
         if entry.label == "SLiC":
             log_ref = world.ref[0, 0].log()  # flat
 
@@ -134,10 +134,10 @@ def misspecified() -> list[dict[str, Any]]:
                 )
 
         policy = loglinear.fit(world, loss, features)
-        if bound(entry.loss).needs_kl:
+        if entry.needs_kl:
             for _ in range(30):
                 here = kl(policy, world.ref)[:, None]
-                policy = loglinear.fit(world, make_loss(**entry.settings, kl=here), features)
+                policy = loglinear.fit(world, entry.bind(kl=here), features)
         found[entry.described] = policy
     for direction in ("forward", "reverse"):
         found[f"*the {direction} projection itself*"] = loglinear.project(

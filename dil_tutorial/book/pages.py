@@ -223,9 +223,9 @@ def fits_page() -> str:
 
 def doctor_page() -> str:
     """What `dil doctor` can find."""
-    from dil_tutorial.llm.doctor import SICKNESSES
+    from dil_tutorial.llm.doctor import ISSUES
 
-    return page("doctor", sicknesses=SICKNESSES)
+    return page("doctor", issues=ISSUES)
 
 
 def wrong_answers_table() -> str:

@@ -18,7 +18,7 @@ from dil_tutorial.claims.ledger import (
     some_policy,
 )
 from dil_tutorial.losses import dpo_loss, make_loss, sppo_loss
-from dil_tutorial.margins import desensitised, exo_loss, f_po_loss
+from dil_tutorial.margins import exo_loss, f_po_loss, length_discounted
 from toy import World, optima
 from toy.fit import fit, population_loss
 
@@ -237,7 +237,9 @@ def a_longer_response_ends_unheard(world: World) -> Tensor:
     pulls = []
     for alpha in (0.0, 0.5, 1.0):
         rows = tokens.detach().clone().requires_grad_()
-        f = torch.stack([desensitised(row, other, alpha) for row in rows])
+        shorter = [zero[:other]] * len(rows)
+        parts = length_discounted([*rows, *shorter], len(rows), alpha)[: len(rows)]
+        f = torch.stack([part.sum() for part in parts])
         plain = dpo_loss(f.detach() + 0, zero, beta=1.0)
         (slope,) = torch.autograd.grad(dpo_loss(f, zero, beta=1.0).sum(), rows)
         # -sigmoid(-z) = e^-loss - 1

@@ -143,26 +143,32 @@ def train(
     ] = False,
 ) -> None:
     """Train a language model on preference pairs with DIL or a relative."""
+    from dil_tutorial.llm import recipe as recipes
+
+    # Files first: torch takes seconds to import.
+    out = output_dir or Path("outputs") / config.stem
+    entries = recipes.parse(config, set_ or [], note=lambda text: None)
+    in_recipe = entries["data"].value if "data" in entries else None
+    recipes.check_files(entries, str(data) if data else in_recipe, out, resume)
     prepare_for_models()
     from dil_tutorial.llm import run
     from dil_tutorial.llm.data import tiny_preferences
     from dil_tutorial.llm.metrics import first_and_last_quarter
-    from dil_tutorial.llm.recipe import read_recipe
 
-    recipe = read_recipe(config, set_ or [])
+    recipe = recipes.read_recipe(config, set_ or [], note=say)
     recipe["data"] = str(data or recipe.get("data") or tiny_preferences())
     if on_bad_line:
         recipe["on_bad_line"] = on_bad_line
-    out = output_dir or Path("outputs") / config.stem
-    trainer, checkpoint = run.prepare(recipe, out, resume)
+    job = run.prepare(recipe, out, resume)
+    trainer = job.trainer
     console.quiet = not trainer.is_world_process_zero()  # one of several processes speaks
     say(
         f"{run.describe(trainer)} on {len(trainer.train_dataset)} pairs{dropped(trainer.dropped)}, "
         f"{trainer.args.logprobs} of log-probabilities, weights in {recipe.get('dtype', 'float32')}"
     )
-    if told := run.of_the_data(trainer.reading):
-        say(f"of {recipe['data']}: {told} (dil data tells more)")
-    stopped = run.run(trainer, checkpoint, recipe)
+    if remarks := run.of_the_data(job.reading):
+        say(f"of {recipe['data']}: {remarks} (more: dil data)")
+    stopped = run.run(job)
     if stopped is not None:
         say(
             f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, "
@@ -221,7 +227,7 @@ def plan(
     from dil_tutorial.llm.recipe import read_recipe
     from dil_tutorial.llm.run import check_own_keys
 
-    recipe = read_recipe(config, set_ or [])
+    recipe = read_recipe(config, set_ or [], note=say)
     recipe["data"] = recipe.get("data") or str(tiny_preferences())
     check_own_keys(recipe)
     room, peak = planning.card_named(card)
@@ -430,17 +436,17 @@ def doctor(
     what, found = diagnose(name, load_tokenizer(model) if model else None, max_length)
     say(f"{name}: {what}")
     for finding in found:
-        sick = finding.sickness
-        console.print(f"\n[bold]{escape(sick.what)}[/]")
-        rows = {"evidence": finding.evidence, "cause": sick.cause, "mend": sick.mend}
-        rows |= {"claim": f"{sick.claim} (dil verify {sick.claim})"} if sick.claim else {}
+        issue = finding.issue
+        console.print(f"\n[bold]{escape(issue.what)}[/]")
+        rows = {"evidence": finding.evidence, "cause": issue.cause, "mend": issue.fix}
+        rows |= {"claim": f"{issue.claim} (dil verify {issue.claim})"} if issue.claim else {}
         for row, text in rows.items():
             say(f"  {row:9}{text}")
     if not found:
         say("nothing found")
     if json is not None:
         told = [
-            {"name": finding.name, "evidence": finding.evidence, **vars(finding.sickness)}
+            {"name": finding.name, "evidence": finding.evidence, **vars(finding.issue)}
             for finding in found
         ]
         write_json(json, {**provenance(), "looked at": what, "found": told})

@@ -81,9 +81,8 @@ class Agreement:
 
         try:
             agree()
-        except (
-            Exception
-        ):  # hypothesis has written the example on it, or could not see it fail again
+        # hypothesis has written the example on it, or could not see it fail again
+        except Exception:
             if not broken:
                 raise
             raise BrokenPromise(str(broken[0]), broken[0].example) from None

@@ -9,8 +9,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from dil_tutorial.losses import CATALOGUE
 from dil_tutorial.support import plotting
-from toy.catalogue import LOSSES
 from toy.family import FAR, HEARD, IMITATION
 
 TOP = 3.0  # where a margin without bound is drawn
@@ -76,7 +76,7 @@ def plane(rows: Sequence[dict[str, Any]]) -> tuple[Figure, str]:
     )
     for place, ((shape, margin), labels) in enumerate(found):
         height = math.exp(least + step * (place + 0.5))
-        colour = LOSSES[labels[0]].colour
+        colour = CATALOGUE[labels[0]].color
         axes.plot([shape, column], [margin, height], color="#BBBBBB", lw=0.6, zorder=1)
         axes.plot(
             shape,

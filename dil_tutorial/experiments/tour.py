@@ -15,11 +15,11 @@ from torch import Tensor
 
 from dil_tutorial import claims
 from dil_tutorial.claims import Result
+from dil_tutorial.losses import CATALOGUE, colors
 from dil_tutorial.rlhf import kl, rlhf_optimum
 from dil_tutorial.support import plotting
 from dil_tutorial.support.files import provenance, write_json
 from toy import World, optima
-from toy.catalogue import LOSSES, colours
 from toy.fit import fit, fit_pairs
 from toy.gallery import bandit
 
@@ -55,9 +55,9 @@ PAIRS, STEPS, REPEATS = 300, 400, 10
 REPAIRED, RLHF = r"$\pi_{chosen}$ = repaired DIL", r"RLHF = DPO, $\beta = 1$"
 LAWS = {
     r"$\pi_{ref}$": "#7F7F7F",
-    REPAIRED: LOSSES["DIL LSIF repaired"].colour,
-    RLHF: LOSSES["DPO"].colour,
-} | colours()
+    REPAIRED: CATALOGUE["DIL LSIF repaired"].color,
+    RLHF: CATALOGUE["DPO"].color,
+} | colors()
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def fit_all(
     """
     rows: list[dict[str, Any]] = []
     for name, (destination, target) in DESTINATIONS.items():
-        policy = fit(world, LOSSES[name].loss)
+        policy = fit(world, CATALOGUE[name])
         rows.append(
             {
                 "loss": name,
@@ -141,9 +141,7 @@ def train_on_pairs(
             history.append((repeated.chosen * f).sum(-1).mean().item())
 
         rng = torch.Generator().manual_seed(0)
-        fit_pairs(
-            repeated, LOSSES[name].loss, pairs=PAIRS, generator=rng, steps=STEPS, record=record
-        )
+        fit_pairs(repeated, CATALOGUE[name], pairs=PAIRS, generator=rng, steps=STEPS, record=record)
         result[name] = history
         on_done(name)
     return result
@@ -197,7 +195,7 @@ def draw(
         "step of gradient descent (Adam)",
         r"$E_{\pi_{chosen}} f$, nats",
         f"Does the chosen likelihood hold? {PAIRS} pairs, mean of {REPEATS} data sets",
-        colours(),
+        colors(),
     )
     axes.axhline(0, color="black", lw=0.8)
     exact = kl(world.chosen, world.ref).item()

@@ -14,6 +14,7 @@ from transformers import Trainer
 from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.llm.config import REFUSED, DILConfig
 from dil_tutorial.llm.models import load_model, load_tokenizer
+from dil_tutorial.losses import LOSSES, TRLName, as_spec
 
 NOT_HERE = {  # arguments of Trainer that cannot do here what they say, and why
     "data_collator": "batches are packed by our own: leave it out",
@@ -25,22 +26,6 @@ NOT_HERE = {  # arguments of Trainer that cannot do here what they say, and why
     "ref_model_init_kwargs": "load the reference yourself and pass it as ref_model",
 }
 
-LOSSES: dict[str, dict[str, Any]] = {  # TRL's loss_type, and ours at TRL's beta
-    "sigmoid": {"loss": "dpo"},
-    "ipo": {"loss": "ipo", "logprobs": "mean"},
-    "nca_pair": {"loss": "nca"},
-    "bco_pair": {"loss": "bco"},
-    "sppo_hard": {"loss": "sppo"},
-    "apo_zero": {"loss": "kto", "kl": 0.0},
-    "sigmoid_norm": {"loss": "dpo", "logprobs": "mean"},
-    "hinge": {"loss": "hinge"},
-    "exo_pair": {"loss": "exo"},
-    "robust": {"loss": "robust-dpo"},
-    "discopop": {"loss": "discopop"},
-    "apo_down": {"loss": "apo-down"},
-    "aot_unpaired": {"loss": "aot-unpaired"},
-    "aot": {"loss": "aot"},
-}
 WHY_NOT = {  # TRL's loss types that are another loss here, or none
     "sft": "TRL takes a mean over all tokens of a batch, our 'sft' over its responses: use a "
     "DILConfig"
@@ -73,49 +58,64 @@ UNLIKE = {  # fields that must stay as TRL has them by default, and what to do i
 }
 
 
+OURS = {field.name for field in dataclasses.fields(DILConfig) if field.init}
+OURS -= {"loss", "beta", *REFUSED, *NO_MATTER}
+
+
+def trl_names() -> list[tuple[str, TRLName]]:
+    """Each loss that TRL has a ``loss_type`` for, with what it says there.
+
+    >>> [name for name, trl in trl_names() if trl.loss_type == "exo_pair"]
+    ['exo']
+    """
+    return [(name, trl) for name, spec in LOSSES.items() for trl in as_spec(spec).trl]
+
+
 def from_trl(args: Any) -> DILConfig:
     """The DILConfig that means what a DPOConfig of TRL says; InputError for a field that has no
     counterpart.
     """
     kind = args.loss_type[0] if isinstance(args.loss_type, list) else args.loss_type
     several = isinstance(args.loss_type, list) and len(args.loss_type) > 1
-    if several or kind not in LOSSES:
-        known = f"known here: {', '.join(LOSSES)}"
-        reason = (
-            f"a sum of losses has in general the optimum of none of them (see claim 5.rpo); {known}"
-            if several
-            else WHY_NOT.get(kind, known)
+    known = {trl.loss_type: (name, trl) for name, trl in trl_names()}
+    if several or kind not in known:
+        reason = f"known here: {', '.join(known)}"
+        if several:
+            reason = (
+                "a sum of losses has in general the optimum of none of them (see claim 5.rpo); "
+                f"{reason}"
+            )
+        raise InputError(
+            f"DPOConfig: loss_type {args.loss_type!r} has no counterpart: "
+            f"{WHY_NOT.get(kind, reason)}"
         )
-        raise InputError(f"DPOConfig: loss_type {args.loss_type!r} has no counterpart: {reason}")
-    ours = (
-        {field.name for field in dataclasses.fields(DILConfig) if field.init}
-        - REFUSED.keys()
-        - NO_MATTER.keys()
-    )
+    name, trl = known[kind]
+    loss_kwargs = {ours: getattr(args, theirs) for theirs, ours in trl.fields.items()}
+    settings: dict[str, Any] = {
+        "loss": name,
+        "beta": loss_kwargs.pop("beta", None),
+        "loss_kwargs": {**trl.settings, **loss_kwargs},
+    }
     divergence = getattr(args.f_divergence_type, "value", args.f_divergence_type)
-    settings: dict[str, Any] = dict(LOSSES[kind])
     if divergence != "reverse_kl":
-        alpha = f"power({args.f_alpha_divergence_coef - 1:g})"
-        settings = {
-            "loss": "f-dpo",
-            "generator": alpha if divergence == "alpha_divergence" else DIVERGENCES[divergence],
-        }
         if kind != "sigmoid":
             raise InputError(
-                f"DPOConfig: f_divergence_type: is for loss_type 'sigmoid' here, not {kind!r}: "
-                "leave it out"
+                "DPOConfig: f_divergence_type: is for loss_type 'sigmoid' here, not "
+                f"{kind!r}: leave it out"
             )
+        alpha = f"power({args.f_alpha_divergence_coef - 1:g})"
+        settings["loss"] = "f-dpo"
+        settings["generator"] = DIVERGENCES.get(divergence, alpha)
     for field in dataclasses.fields(args):
         value = getattr(args, field.name)
-        if field.name == "label_smoothing" and kind in ("exo_pair", "robust"):
-            settings[field.name] = value
-        elif field.name in UNLIKE and value != field.default:
+        if field.name in trl.fields:
+            continue
+        if field.name in UNLIKE and value != field.default:
             raise InputError(f"DPOConfig: {field.name}: {UNLIKE[field.name]}: leave it out")
-        if field.init and field.name in ours and field.name not in ("beta", "label_smoothing"):
+        if field.init and field.name in OURS:
             settings[field.name] = value
-    settings["tau" if kind == "ipo" else "beta"] = args.beta
-    if kind == "discopop":
-        settings["tau"] = args.discopop_tau
+    if trl.logprobs != "sum":
+        settings["logprobs"] = trl.logprobs
     if args.padding_free:
         settings["layout"] = "shared"  # whatever would be cheaper
     return DILConfig(**settings)

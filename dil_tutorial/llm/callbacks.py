@@ -9,8 +9,9 @@ from transformers import ProgressCallback, TrainerCallback
 from transformers.utils import logging
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.llm.doctor import of_log
-from dil_tutorial.llm.metrics import warnings
+from dil_tutorial.llm.doctor import ISSUES, of_log
+from dil_tutorial.llm.metrics import warning_signs
+from dil_tutorial.losses import LossSpec
 
 logger = logging.get_logger(__name__)
 EARLY = 50  # logged steps
@@ -41,22 +42,19 @@ class ProgressBar(ProgressCallback):
             )
 
 
-class Teach(TrainerCallback):
-    """Says in the log what the metrics give cause to say, each kind of warning once a run.
+class DiagnosticsCallback(TrainerCallback):
+    """Warns of what the metrics show, with cause and fix, each kind of issue once per run.
 
-    ``same_reference``: whether the reference is the model as it was, so that log-ratios must be
-    zero at the start.
+    ``same_reference``: the reference is the model as it was, so log-ratios are zero at the start.
 
-    >>> callbacks = [Teach("dil", "bce")]  # then DILTrainer(..., callbacks=callbacks)
+    >>> from dil_tutorial.losses import make_loss
+    >>> callbacks = [DiagnosticsCallback(make_loss("dil"))]  # then DILTrainer(..., callbacks=...)
     """
 
-    def __init__(self, loss: str, generator: str | None, same_reference: bool = True) -> None:
-        self.loss, self.generator = loss, generator
-        # of ``doctor``
-        self.asked = (
-            ("not zero at start", "nothing moves") if same_reference else ("nothing moves",)
-        )
-        self.said: dict[str, str] = {}
+    def __init__(self, loss: LossSpec, same_reference: bool = True) -> None:
+        self.loss = loss
+        self.early = ("nothing moves", *(["not zero at start"] if same_reference else []))
+        self.warned: set[str] = set()
 
     def on_log(
         self,
@@ -68,26 +66,24 @@ class Teach(TrainerCallback):
     ) -> None:
         if not state.is_world_process_zero or not logs or "logratios/chosen" not in logs:
             return
-        # later these two have nothing new to say
-        early = state.log_history if len(state.log_history) <= EARLY else []
-        found = {finding.name: finding for finding in of_log(early) if finding.name in self.asked}
-        told = {
-            name: f"{one.evidence}. {one.sickness.cause} {one.sickness.mend}"
-            for name, one in found.items()
-        }
-        for kind, text in (warnings(logs, self.loss, self.generator) | told).items():
-            if kind not in self.said:
-                self.said[kind] = text
-                logger.warning(
-                    f"step {state.global_step}: {text} (More: dil doctor, on this run's folder)"
-                )
+        signs = warning_signs(logs)
+        if len(state.log_history) <= EARLY:  # later these have nothing new to say
+            findings = of_log(state.log_history)
+            signs |= {one.name: one.evidence for one in findings if one.name in self.early}
+        for name in signs.keys() - self.warned:
+            self.warned.add(name)
+            issue = ISSUES[name]
+            logger.warning(
+                f"step {state.global_step}: {signs[name]}. {issue.cause} {issue.fix} (More: dil "
+                "doctor, on this run's folder)"
+            )
 
 
-class RefuseToStandStill(TrainerCallback):
+class RequireGradients(TrainerCallback):
     """InputError before the first step where no weight has a gradient, and nothing would ever be
     learned.
 
-    >>> callbacks = [RefuseToStandStill()]  # then DILTrainer(..., callbacks=callbacks)
+    >>> callbacks = [RequireGradients()]  # then DILTrainer(..., callbacks=callbacks)
     """
 
     def on_pre_optimizer_step(

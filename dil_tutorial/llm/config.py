@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 
 from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.llm.batches import LAYOUTS
-from dil_tutorial.losses import BoundLoss, make_loss
+from dil_tutorial.losses import LossSpec, make_loss
 from dil_tutorial.support.files import read_json
 
 LOGPROBS = ("sum", "mean")
@@ -46,31 +46,15 @@ class DILConfig(TrainingArguments):
     Field                         Default     Description
     ============================  ==========  ======================================================
     ``loss``                      "dil"       a name from ``losses.LOSSES``
-    ``generator``                 None        DIL: "lsif" (its default), another of
-                                              ``bregman.GENERATORS``; f-DPO ("bce")
-    ``denominator``               None        DIL: "rejected" (its default, as published), "mixture"
-                                              (the repair), or
-                                              "reference": on the field of that name in the data, or
-                                              on a new response of the reference to each prompt,
-                                              every step (slow)
+    ``generator``                 None        DIL's and f-DPO's h: "lsif", "ukl", "bce", another of
+                                              ``bregman.GENERATORS``, "power(0.5)", "lsif+ukl"
+    ``denominator``               None        DIL's reference term: "rejected" (as published),
+                                              "mixture", or "reference": on the field of that name
+                                              in the data, or on a new response of the reference to
+                                              each prompt, at every step (slow)
     ``reference_max_new_tokens``  128         the longest such response in tokens
-    ``beta``                      None        scales f; the loss's own default if None (DIL 1.0, DPO
-                                              0.1)
-    ``tau``                       None        IPO; DiscoPOP's width of the change-over
-    ``gamma``                     None        SimPO's, AlphaPO's and alpha-DPO's margin
-    ``delta``                     None        BCO's shift, SLiC's margin
-    ``weight``                    None        ORPO's weight of the log odds ratio
-    ``sft_weight``                None        DPO's, SLiC's and CPO's weight of maximum likelihood
-    ``label_smoothing``           None        rate of labels taken to be wrong: DPO (conservative),
-                                              robust DPO, EXO
-    ``kl``                        None        KTO's reference point; estimated from each batch if
-                                              None; 0.0 is APO-zero
-    ``alpha``                     None        AlphaPO's power, BoNBoN's weight of maximum
-                                              likelihood, alpha-DPO's share
-    ``n``                         None        BoNBoN: the winner is the best of so many
-    ``eta``, ``gap``              None        REBEL's step, and the difference of rewards that it
-                                              regresses on, one number
-    ``value``                     None        DRO's value V, one number; 0.5 if None
+    ``beta``                      None        scales f; the loss's own default if None
+    ``loss_kwargs``               None        the loss's other settings, such as {"tau": 0.5} of IPO
     ``logprobs``                  "sum"       "sum" over the response's tokens, or "mean" per token
                                               (THEORY §6)
     ``ld_alpha``                  None        LD-DPO: how much tokens beyond the shorter response of
@@ -96,18 +80,7 @@ class DILConfig(TrainingArguments):
     generator: str | None = None
     denominator: str | None = None
     beta: float | None = None
-    tau: float | None = None
-    gamma: float | None = None
-    delta: float | None = None
-    weight: float | None = None
-    sft_weight: float | None = None
-    label_smoothing: float | None = None
-    kl: float | None = None
-    alpha: float | None = None
-    n: int | None = None
-    eta: float | None = None
-    gap: float | None = None
-    value: float | None = None
+    loss_kwargs: dict[str, Any] | None = None
     logprobs: str = "sum"
     ld_alpha: float | None = None
     use_weighting: bool = False
@@ -145,13 +118,6 @@ class DILConfig(TrainingArguments):
             raise InputError(
                 f"max_length is {self.max_length!r}: give a whole number of at least 2"
             )
-        if (
-            self.loss in ("simpo", "orpo", "alphapo", "simper", "alpha-dpo")
-            and self.logprobs != "mean"
-        ):
-            raise InputError(
-                f"loss {self.loss!r} is defined on mean log-probabilities: set logprobs: mean"
-            )
         if self.ld_alpha is not None and not (
             isinstance(self.ld_alpha, (int, float)) and 0 <= self.ld_alpha <= 1
         ):
@@ -184,38 +150,29 @@ class DILConfig(TrainingArguments):
                     "leave it out"
                 )
 
-    def loss_function(self) -> BoundLoss:
-        """The loss with its settings bound; InputError where the two do not fit."""
-        names = (
-            "generator",
-            "denominator",
-            "beta",
-            "tau",
-            "gamma",
-            "delta",
-            "weight",
-            "sft_weight",
-            "label_smoothing",
-            "kl",
-            "alpha",
-            "n",
-            "eta",
-            "gap",
-            "value",
-        )
-        loss = make_loss(
-            self.loss,
-            **{name: getattr(self, name) for name in names if getattr(self, name) is not None},
-        )
+    def loss_function(self) -> LossSpec:
+        """The loss with its settings; InputError where they do not fit, or the rest does not."""
+        settings = dict(self.loss_kwargs or {})
+        for name in ("generator", "denominator", "beta"):
+            if getattr(self, name) is None:
+                continue
+            if name in settings:
+                raise InputError(f"{name} is given beside loss_kwargs and in it: keep one")
+            settings[name] = getattr(self, name)
+        loss = make_loss(self.loss, **settings)
+        if loss.means_only and self.logprobs != "mean":
+            raise InputError(
+                f"loss {self.loss!r} is defined on mean log-probabilities: set logprobs: mean"
+            )
         if loss.needs_kl and self.per_device_train_batch_size < 2:
             raise InputError(
-                "loss 'kto' estimates a KL from the batch: set per_device_train_batch_size to 2 "
-                "or more, or kl"
+                f"loss {self.loss!r} estimates a KL from the batch: set "
+                "per_device_train_batch_size to 2 or more, or loss_kwargs: {kl: 0.0}"
             )
         if loss.of_batch and self.use_weighting:
             raise InputError(
-                f"loss {self.loss!r} sorts a batch, and use_weighting weighs its pairs: leave "
-                "one of them out"
+                f"loss {self.loss!r} sorts a batch, and use_weighting weighs its pairs: leave one "
+                "of them out"
             )
         if self.reference_max_new_tokens is not None and not loss.needs_reference_samples:
             raise InputError(

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from dil_tutorial.llm.attention import ATTENTION, lengths_of, register
-from dil_tutorial.llm.batches import pack
-from dil_tutorial.llm.logprobs import head_gives_logps
+from dil_tutorial.llm.fast.attention import ATTENTION, lengths_of, register
+from dil_tutorial.llm.fast.head import head_gives_logps
+from dil_tutorial.llm.fast.packing import pack
 from dil_tutorial.llm.rows import Response, TokenisedPair
 
 

@@ -28,17 +28,19 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from dil_tutorial.errors import InputError, unknown_name
+from dil_tutorial.llm.recipe import HUB_ID, check_data_file
+from dil_tutorial.llm.rows import common_prefix, pairs_digest
 from dil_tutorial.llm.unpaired import ACROSS, joined, labelled
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 FIELDS = ("prompt", "chosen", "rejected")
 P_CHOSEN = "p_chosen"  # the field of a soft label
 REFERENCE_RESPONSE = (
@@ -75,6 +77,11 @@ class Reading:
     cut_back: int = 0  # implicit prompts that went on into the answer
     across: int = 0  # pairs of which each response answers a prompt of its own
     alone: int = 0  # labelled responses that no other was left to pair with
+
+    @cached_property
+    def digest(self) -> str:
+        """A fingerprint of the pairs."""
+        return pairs_digest(self.pairs)
 
 
 def read_pairs(
@@ -178,12 +185,7 @@ def _rows(name: str | Path) -> Iterator[tuple[object, str]]:
     if path.suffix == ".parquet" or (not path.exists() and HUB_ID.fullmatch(str(name))):
         yield from _dataset_rows(name)
         return
-    if not path.is_file():
-        raise InputError(
-            f"{path}: no such file: give a .jsonl, .jsonl.gz or .parquet file with one "
-            "preference pair a row, "
-            "or owner/name:split on the hub"
-        )
+    check_data_file(path)
     try:
         with (
             gzip.open(path, "rt", encoding="utf-8-sig")
@@ -217,9 +219,8 @@ def _dataset_rows(name: str | Path) -> Iterator[tuple[object, str]]:
             yield row, f"{name} row {number}"
     except InputError:
         raise
-    except (
-        Exception
-    ) as error:  # datasets raises many kinds; each means that the rows are not to be had
+    # datasets raises many kinds; each means that the rows are not to be had
+    except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(
             f"{name}: cannot be read ({reason}): check the name, the split, and for the hub the "
@@ -334,19 +335,6 @@ def _check_tokens(row: Mapping[str, Any], where: str) -> Pair:
             )
     checked = {key: row[key] for field in fields for key in (field, f"{field}_ids") if key in row}
     return checked | _soft_label(row, where)
-
-
-def common_prefix(a: Sequence[Any], b: Sequence[Any]) -> int:
-    """How many items (tokens, messages, letters) ``a`` and ``b`` have in common at their start.
-
-    >>> common_prefix([5, 6, 7], [5, 6, 8, 9])
-    2
-    """
-    if a is b:
-        return len(a)
-    return next(
-        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
-    )
 
 
 def with_prompt(row: Mapping[str, Any]) -> Mapping[str, Any]:

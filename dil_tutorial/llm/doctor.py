@@ -1,9 +1,9 @@
 """What is wrong with this run, this data, this checkpoint?  The evidence for each of
-``sicknesses.yaml``.
+``issues.yaml``.
 
 A log is a list of dictionaries as transformers writes them (``log_history``), of this trainer or of
 TRL's, whose metrics have the same names.  The trainer asks of its own log while it runs
-(``callbacks.Teach``).
+(``callbacks.DiagnosticsCallback``).
 """
 
 import math
@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm import data_report
 from dil_tutorial.llm.data import Reading, read
-from dil_tutorial.llm.metrics import FALLEN, LARGE, warnings
+from dil_tutorial.llm.metrics import FALLEN, warning_signs
 from dil_tutorial.llm.models import load_tokenizer
 from dil_tutorial.llm.rows import TokenisedPair
 from dil_tutorial.support.files import read_json, read_text
@@ -29,30 +29,30 @@ ZERO = 1e-3  # nats: a log-ratio below is zero but for rounding
 
 
 @dataclass(frozen=True)
-class Sickness:
-    """An entry of ``sicknesses.yaml``; ``claim`` is the one of the ledger behind it, or empty."""
+class Issue:
+    """An entry of ``issues.yaml``; ``claim`` is the one of the ledger behind it, or empty."""
 
     what: str
     cause: str
-    mend: str
+    fix: str
     claim: str = ""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A sickness by its name, and how it shows here."""
+    """An issue by its name, and how it shows here."""
 
     name: str
     evidence: str
 
     @property
-    def sickness(self) -> Sickness:
-        return SICKNESSES[self.name]
+    def issue(self) -> Issue:
+        return ISSUES[self.name]
 
 
-SICKNESSES = {
-    name: Sickness(**told)
-    for name, told in yaml.safe_load(read_text(Path(__file__).with_name("sicknesses.yaml"))).items()
+ISSUES = {
+    name: Issue(**entry)
+    for name, entry in yaml.safe_load(read_text(Path(__file__).with_name("issues.yaml"))).items()
 }
 
 
@@ -164,16 +164,13 @@ def left_the_reference(rows: Sequence[Row], beta: float | None) -> dict[str, str
     if not all(name in rows[-1] for name in names):
         return {}
     means = {name: last_quarter(rows, name) for name in names}
-    said, found = warnings(means, "", None), {}
-    if "exploding" in said:
-        found["exploding"] = (
-            f"the mean of pi_theta/pi_ref is {means['ratio']:.3g} over the last quarter of the log"
-        )
-    if "far" in said:
-        found["far"] = f"|f| > {LARGE:g} nats for {means['logratios/large']:.0%} of responses"
-        if beta is not None and beta < 0.1:
-            found["beta backwards"] = f"beta is {beta:g}, and {found['far']}"
-    return found
+    signs = warning_signs(means)
+    signs.pop("falling", None)  # asked by itself
+    if "far" in signs and beta is not None and beta < 0.1:
+        signs["beta backwards"] = f"beta is {beta:g}, and {signs['far']}"
+    return {
+        name: f"{evidence} over the last quarter of the log" for name, evidence in signs.items()
+    }
 
 
 def zero_before(row: Row) -> list[str]:
@@ -209,7 +206,7 @@ def of_data(reading: Reading, tokenizer: Any = None, max_length: int = 1024) -> 
     >>> of_data(Reading(pairs, [], 50))
     [Finding(name='length', evidence='chosen is longer in 100% of pairs (100% to 100%)')]
     """
-    told = data_report.describe(reading, tokenizer, max_length)
+    report = data_report.describe(reading, tokenizer, max_length)
     found = []
     if reading.bad:
         found.append(
@@ -226,10 +223,10 @@ def of_data(reading: Reading, tokenizer: Any = None, max_length: int = 1024) -> 
         "double end",
         "no end",
     ):
-        if told[name]:
-            found.append(Finding(name, f"{told[name]:,} of {told['pairs']:,} pairs"))
-    share, low, high = told["chosen longer"]
-    if told["pairs"] >= 20 and not (low < 0.55 and high > 0.45):
+        if report[name]:
+            found.append(Finding(name, f"{report[name]:,} of {report['pairs']:,} pairs"))
+    share, low, high = report["chosen longer"]
+    if report["pairs"] >= 20 and not (low < 0.55 and high > 0.45):
         found.append(
             Finding("length", f"chosen is longer in {share:.0%} of pairs ({low:.0%} to {high:.0%})")
         )
@@ -264,17 +261,17 @@ def of_checkpoint(folder: Path) -> list[Finding]:
     time.
     """
     # names of tensors; of each matrix B of an adapter whether it has left zero
-    sick, moved = ([], [])
+    broken, moved = ([], [])
     for name, weight in weights_of(folder):
         if not weight.isfinite().all():
-            sick.append(name)
+            broken.append(name)
         if "lora_B" in name:
             moved.append(bool(weight.any()))
     found = []
-    if sick:
+    if broken:
         found.append(
             Finding(
-                "sick weights", f"{len(sick)} tensors hold NaN or infinity, the first: {sick[0]}"
+                "bad weights", f"{len(broken)} tensors hold NaN or infinity, the first: {broken[0]}"
             )
         )
     if moved and not any(moved):

@@ -17,8 +17,8 @@ LARGE = 10.0  # |f| beyond which a response counts as far from the reference: a 
 
 
 def gradient_weights(loss: Loss, f_chosen: Tensor, f_rejected: Tensor) -> tuple[Tensor, Tensor]:
-    """How hard the loss pulls: -dl/df_w (B,), upwards on the chosen, and dl/df_l (B,), downwards on
-    the rejected.
+    """Gradient weights of a pair: -dl/df_w (B,), upwards on the chosen, and dl/df_l (B,), downwards
+    on the rejected.
 
     >>> from dil_tutorial.losses import make_loss
     >>> zero = torch.zeros(1)
@@ -50,6 +50,8 @@ def measure(
 ) -> dict[str, list[float]]:
     """One number a pair for every metric (a mean over them is what is logged); all arguments (B,).
 
+    ``rewards/chosen`` and ``rewards/rejected`` are the implicit rewards beta f.
+
     >>> from dil_tutorial.losses import make_loss
     >>> f_w, f_l = torch.tensor([0.5, -0.5]), torch.zeros(2)
     >>> measured = measure(make_loss("dpo", beta=0.1), f_w, f_l, f_w - 5, f_l - 5, beta=0.1)
@@ -57,7 +59,7 @@ def measure(
     ([1.0, 0.0], [0.5, -0.5])
     """
     f_w, f_l, logp_w, logp_l = (x.detach().float().cpu() for x in (f_w, f_l, logp_w, logp_l))
-    pull_w, pull_l = gradient_weights(loss, f_w, f_l)
+    weight_w, weight_l = gradient_weights(loss, f_w, f_l)
     both = torch.stack([f_w, f_l])
     values = {
         "rewards/chosen": beta * f_w,
@@ -71,46 +73,27 @@ def measure(
         "logratios/large": (both.abs() > LARGE).float().mean(0),
         "ratio": both.double().clamp(max=300).exp().mean(0),  # 1 in expectation, for any policy
         "kl": kl_terms(both).mean(0),
-        "weights/chosen": pull_w,
-        "weights/rejected": pull_l,
+        "weights/chosen": weight_w,
+        "weights/rejected": weight_l,
     }
     return {name: value.tolist() for name, value in values.items()}
 
 
-def warnings(logs: Mapping[str, float], loss: str, generator: str | None) -> dict[str, str]:
-    """What a set of logged means gives cause to say: {kind: one line}; each kind need be said once
-    a run.
+def warning_signs(means: Mapping[str, float]) -> dict[str, str]:
+    """Which issues of ``issues.yaml`` a set of logged means shows, and the number that shows it.
 
-    >>> list(
-    ...     warnings({"logratios/chosen": -3.0, "logratios/large": 0.0, "ratio": 1.0}, "dpo", None)
-    ... )
-    ['falling']
+    >>> warning_signs({"logratios/chosen": -3.0, "logratios/large": 0.0, "ratio": 1.0})
+    {'falling': 'logratios/chosen is -3.0'}
     """
-    said = {}
-    if logs["logratios/chosen"] < FALLEN:
-        said["falling"] = (
-            "the chosen responses have lost probability (log-ratio "
-            f"{logs['logratios/chosen']:.1f}): the policy moves away "
-            "from what it should imitate. See claims 8.chosen and 8.dpo-unseen; denominator "
-            "'mixture' keeps them up"
-        )
-    if logs["ratio"] > 20:
-        cause = (
-            " (LSIF weighs the largest ratios most; 'bce' bounds its weights)"
-            if generator in (None, "lsif")
-            else ""
-        )
-        said["exploding"] = (
-            f"the mean ratio pi_theta/pi_ref is {logs['ratio']:.3g}; for any policy its "
-            "expectation is 1, so a few responses "
-            f"decide{cause if loss in ('dil', 'f-dpo') else ''}: lower the learning rate"
-        )
-    if logs["logratios/large"] > 0.5:
-        said["far"] = (
-            f"over half of the responses have |f| > {LARGE:g}: the policy has left the "
-            "reference; stop earlier"
-        )
-    return said
+    signs = {}
+    if means["logratios/chosen"] < FALLEN:
+        signs["falling"] = f"logratios/chosen is {means['logratios/chosen']:.1f}"
+    if means["ratio"] > 20:
+        signs["exploding"] = f"the mean of pi_theta/pi_ref is {means['ratio']:.3g}"
+    if means["logratios/large"] > 0.5:
+        share = means["logratios/large"]
+        signs["far"] = f"|f| > {LARGE:g} nats for {share:.0%} of responses"
+    return signs
 
 
 def beyond_the_formula(f: Tensor) -> bool:

@@ -209,9 +209,8 @@ def _fetch_from_hub(name: str) -> Path:
                 name, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
             )
         )
-    except (
-        Exception
-    ) as error:  # the hub client raises many kinds; each means that the model is not to be had
+    # the hub client raises many kinds; each means that the model is not to be had
+    except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"{name}: not a fetched model, a folder or a reachable hub id ({reason})"
@@ -325,9 +324,8 @@ def load(kind: Any, name: str, **settings: Any) -> Any:
         return kind.from_pretrained(resolve(name), trust_remote_code=False, **settings)
     except InputError:
         raise
-    except (
-        Exception
-    ) as error:  # a damaged file, no network, an unknown architecture: each a line for the user
+    # a damaged file, no network, an unknown architecture: each a line for the user
+    except Exception as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"model {name}: cannot be loaded ({reason}): check name and files, for a hub id the "

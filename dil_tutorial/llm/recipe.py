@@ -1,19 +1,20 @@
-"""A recipe is a flat YAML file: which model, which data, and any field of DILConfig.  ``llm.run``
-trains by one.
+"""A recipe is a YAML file: which model, which data, and any field of DILConfig.
+
+What is here needs no torch, so that a wrong path or a slip in the file is answered at once.
+``llm.run`` trains by a recipe.
 """
 
 import dataclasses
 import re
 import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
 
 from dil_tutorial.errors import InputError, unknown_name
-from dil_tutorial.llm.config import DILConfig
-from dil_tutorial.support.files import read_text
+from dil_tutorial.support.files import read_json, read_text
 
 
 class Loader(yaml.SafeLoader):
@@ -31,11 +32,13 @@ Loader.add_implicit_resolver(
     "tag:yaml.org,2002:bool", re.compile("(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
 )
 NUMBER = re.compile(
-    r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$"
+    r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|[-+]?\.(?:inf|Inf|INF)$|"
+    r"\.(?:nan|NaN|NAN)$"
 )
 Loader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+.0123456789"))
 
-OWN_KEYS = {  # what a recipe holds beside DILConfig's fields
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+OWN_KEYS: dict[str, Any] = {  # what a recipe holds besides DILConfig's fields
     "model": str,
     "dtype": str,
     "data": str,
@@ -46,30 +49,73 @@ OWN_KEYS = {  # what a recipe holds beside DILConfig's fields
     "lora_dropout": float,
     "lora_target_modules": list | str,
 }
+OF_THE_LOSS = ("generator", "denominator", "beta", "loss_kwargs", "reference_max_new_tokens")
 
 
-def read_recipe(path: Path, overrides: list[str]) -> dict[str, Any]:
-    """The recipe's values, checked against DILConfig and changed by ``key=value`` overrides.
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A value of a recipe, and where it stands: ``file:line`` or ``--set key=value``."""
 
-    An unknown key, a value of the wrong type or broken YAML raises InputError with file and line.
+    value: Any
+    where: str
+
+
+def parse(path: Path, overrides: list[str], note: Callable[[str], Any] = print) -> dict[str, Entry]:
+    """The entries of a recipe, changed by ``key=value`` overrides; their types are not checked yet.
+
+    ``loss_kwargs.tau=0.5`` changes one setting of the loss.  Where an override names another loss,
+    the settings that the file gives for its own are left out, and ``note`` says which.
     """
     if not path.is_file():
         raise InputError(
             f"{path}: no such recipe: give a YAML file, for example recipes/smollm2-cpu.yaml"
         )
-    values = _checked(_parse(read_text(path), str(path)), str(path))
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals:
-            raise InputError(f"--set {override}: give key=value")
-        values |= _checked(
-            _parse(f"{key.strip()}: {value}", f"--set {override}"), f"--set {override}"
-        )
-    return values
+    entries = _entries(read_text(path), str(path))
+    changes = [_override(override) for override in overrides]
+    new_loss = next((entry.value for key, _, entry in changes if key == "loss"), None)
+    if new_loss is not None and ("loss" not in entries or new_loss != entries["loss"].value):
+        dropped = [key for key in OF_THE_LOSS if key in entries]
+        if dropped:
+            note(
+                f"loss {new_loss}: left out of {path.name}, where they are for another loss: "
+                f"{', '.join(dropped)}"
+            )
+        entries = {key: entry for key, entry in entries.items() if key not in dropped}
+    for key, setting, entry in changes:
+        if setting:
+            before = (entries[key].value or {}) if key in entries else {}
+            entry = Entry({**before, setting: entry.value}, entry.where)
+        entries[key] = entry
+    return entries
 
 
-def _parse(text: str, where: str) -> list[tuple[str, Any, int]]:
-    """(key, value, line) of a flat YAML mapping."""
+def _override(override: str) -> tuple[str, str, Entry]:
+    """Key, setting of the loss or nothing, and value of ``key=value`` or
+    ``loss_kwargs.setting=value``.
+    """
+    key, equals, value = override.partition("=")
+    where = f"--set {override}"
+    if not equals:
+        raise InputError(f"{where}: give key=value")
+    key, _, setting = key.strip().partition(".")
+    if setting and key != "loss_kwargs":
+        raise InputError(f"{where}: only loss_kwargs has parts: give key=value")
+    [(_, entry)] = _entries(f"{setting or key}: {value}", where).items()
+    return key, setting, entry
+
+
+def read_recipe(
+    path: Path, overrides: list[str], note: Callable[[str], Any] = print
+) -> dict[str, Any]:
+    """The recipe's values, changed by overrides and checked against the fields of DILConfig.
+
+    An unknown key, a value of the wrong type or broken YAML raises InputError with file and line.
+    """
+    return _checked(parse(path, overrides, note))
+
+
+def _entries(text: str, where: str) -> dict[str, Entry]:
+    """The entries of a flat YAML mapping."""
     try:
         node = yaml.compose(text, Loader=Loader)
         content = yaml.load(text, Loader=Loader)
@@ -77,37 +123,120 @@ def _parse(text: str, where: str) -> list[tuple[str, Any, int]]:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise InputError(
-            f"{where}{line}: broken YAML ({getattr(error, 'problem', error)}): write `key: "
-            "value` lines"
+            f"{where}{line}: broken YAML ({getattr(error, 'problem', error)}): write `key: value` "
+            "lines"
         ) from None
     if not isinstance(node, yaml.MappingNode):
-        raise InputError(f"{where}: not a mapping: write one `key: value` a line")
-    return [
-        (str(key.value), content.get(key.value), key.start_mark.line + 1) for key, _ in node.value
-    ]
+        raise InputError(f"{where}: not a mapping: write one `key: value` per line")
+    entries: dict[str, Entry] = {}
+    for key_node, _ in node.value:
+        key, line = str(key_node.value), key_node.start_mark.line + 1
+        place = where if where.startswith("--set") else f"{where}:{line}"
+        if key in entries:
+            raise InputError(f"{place}: key '{key}' is given twice: keep one")
+        entries[key] = Entry(content.get(key_node.value), place)
+    return entries
 
 
-def _checked(entries: list[tuple[str, Any, int]], where: str) -> dict[str, Any]:
-    """The values by key; InputError for a key that is unknown or given twice, or a value of another
-    type than its field's.
+def _checked(entries: dict[str, Entry]) -> dict[str, Any]:
+    """The values by key; InputError for an unknown key, or a value of another type than its
+    field's.
     """
+    from pydantic import TypeAdapter, ValidationError
+
+    from dil_tutorial.llm.config import DILConfig  # imports torch
+    from dil_tutorial.losses import LOSSES, as_spec
+
     kinds: dict[str, Any] = typing.get_type_hints(DILConfig) | OWN_KEYS
     kinds["fsdp"] = bool | str | None  # transformers wants a bool by now, and annotates a str
     known = {field.name for field in dataclasses.fields(DILConfig) if field.init} | OWN_KEYS.keys()
     values: dict[str, Any] = {}
-    for key, value, line in entries:
-        place = where if where.startswith("--set") else f"{where}:{line}"
+    for key, entry in entries.items():
         if key not in known:
-            raise InputError(f"{place}: {unknown_name('key', key, known)}")
-        if key in values:
-            raise InputError(f"{place}: key '{key}' is given twice: keep one")
+            if any(key in as_spec(spec).defaults for spec in LOSSES.values()):
+                raise InputError(
+                    f"{entry.where}: {key} is a setting of a loss: write loss_kwargs: "
+                    f"{{{key}: {entry.value}}}"
+                )
+            raise InputError(f"{entry.where}: {unknown_name('key', key, known)}")
         try:
-            TypeAdapter(kinds[key]).validate_python(value, strict=True)
+            TypeAdapter(kinds[key]).validate_python(entry.value, strict=True)
         except ValidationError as error:
             wants = (part["msg"].removeprefix("Input should be ") for part in error.errors())
             wanted = " or ".join(dict.fromkeys(want for want in wants if "instance of" not in want))
             raise InputError(
-                f"{place}: {key} is {value!r}, of type {type(value).__name__}: give {wanted}"
+                f"{entry.where}: {key} is {entry.value!r}, of type {type(entry.value).__name__}: "
+                f"give {wanted}"
             ) from None
-        values[key] = value
+        values[key] = entry.value
     return values
+
+
+# --- The files that a recipe names ----------------------------------------------------------------
+
+
+def check_files(
+    entries: dict[str, Entry], data: str | None, output_dir: Path, resume: bool
+) -> None:
+    """InputError where the recipe names no model, a data file is not there, or the output folder
+    holds another run.
+    """
+    if "model" not in entries or not entries["model"].value:
+        raise InputError("recipe: no model: set model to a fetched model, a folder or a hub id")
+    if "output_dir" in entries:
+        raise InputError("recipe: output_dir is given on the command line: --output-dir FOLDER")
+    named = [data, entries["eval_data"].value if "eval_data" in entries else None]
+    for name in named:
+        if isinstance(name, str) and name:
+            check_data_file(name)
+    last_checkpoint(output_dir, resume)
+
+
+def check_data_file(name: str | Path) -> None:
+    """InputError where ``name`` is neither a file nor looks like a data set of the hub."""
+    if not Path(name).is_file() and not HUB_ID.fullmatch(str(name)):
+        raise InputError(
+            f"{name}: no such file: give a .jsonl, .jsonl.gz or .parquet file with one preference "
+            "pair per row, or owner/name:split on the hub"
+        )
+
+
+def last_checkpoint(output_dir: Path, resume: bool) -> Path | None:
+    """The newest whole checkpoint where ``resume`` asks for one; InputError where the folder holds
+    something else.
+    """
+    if output_dir.exists() and not output_dir.is_dir():
+        raise InputError(f"{output_dir}: is a file: choose another --output-dir")
+    if (output_dir / "model").exists():
+        raise InputError(f"{output_dir}: holds a finished run: choose another --output-dir")
+    states = output_dir.glob("checkpoint-*/trainer_state.json")
+    # that file is written last
+    whole = [path.parent for path in states if path.read_text(encoding="utf-8").endswith("}\n")]
+    checkpoints = sorted(whole, key=lambda path: int(path.name.split("-")[1]))
+    if checkpoints and not resume:
+        raise InputError(
+            f"{output_dir}: holds an interrupted run: go on with --resume, or choose another "
+            "--output-dir"
+        )
+    if resume and not checkpoints:
+        raise InputError(
+            f"{output_dir}: holds no checkpoint to resume from: start without --resume"
+        )
+    return checkpoints[-1] if checkpoints else None
+
+
+def checkpoint_to_resume(recipe: dict[str, Any], output_dir: Path, resume: bool) -> str | None:
+    """``last_checkpoint``; InputError where it was made by another recipe."""
+    checkpoint = last_checkpoint(output_dir, resume)
+    if checkpoint is None:
+        return None
+    before = read_json(output_dir / "recipe.json")
+    changed = sorted(
+        key for key in before.keys() | recipe.keys() if before.get(key) != recipe.get(key)
+    )
+    if changed:
+        raise InputError(
+            f"{output_dir}: the interrupted run had another {', '.join(changed)}: resume with the "
+            "same recipe and data"
+        )
+    return str(checkpoint)

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
-from dil_tutorial.llm.batches import Collator, PaddedBatch, moved, pad
+from dil_tutorial.llm.batches import Collator, PaddedBatch, pad
 from dil_tutorial.llm.data import Pair
 from dil_tutorial.llm.models import load
-from dil_tutorial.llm.rows import Response
+from dil_tutorial.llm.rows import Response, moved
 from dil_tutorial.llm.sampling import encode_prompt
 from dil_tutorial.llm.tokens import tokenize_pairs
 from dil_tutorial.losses import make_loss, soft_label_loss

@@ -9,10 +9,10 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import chain
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,8 +20,32 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 # in ``Rows.lengths``: a prompt that is the one before it; a response that is not there
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 SHARED, ABSENT = (-1, -2)
 KEPT = 8  # files of tokens that are kept
+
+
+def common_prefix(a: Sequence[Any], b: Sequence[Any]) -> int:
+    """How many items (tokens, messages, letters) ``a`` and ``b`` have in common at their start.
+
+    >>> common_prefix([5, 6, 7], [5, 6, 8, 9])
+    2
+    """
+    if a is b:
+        return len(a)
+    return next(
+        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
+    )
+
+
+Batch = TypeVar("Batch", bound="DataclassInstance")
+
+
+def moved(batch: Batch, device: Any) -> Batch:
+    """A dataclass of tensors, each of them on ``device``."""
+    return type(batch)(*(getattr(batch, field.name).to(device) for field in fields(batch)))
 
 
 @dataclass
@@ -67,6 +91,15 @@ class TokenisedPair:
         return [self.chosen, self.rejected, *([self.reference] if self.reference else [])]
 
 
+def in_order(rows: list[TokenisedPair]) -> list[Response]:
+    """The responses of B pairs in the order of a batch: all chosen, all rejected, all of the
+    reference.
+    """
+    return [
+        response for side in zip(*(row.responses for row in rows), strict=True) for response in side
+    ]
+
+
 @dataclass(eq=False)
 class Rows(Sequence[TokenisedPair]):
     """P tokenised pairs; ``rows[i]`` is a TokenisedPair, made as it is asked for, with the
@@ -86,6 +119,7 @@ class Rows(Sequence[TokenisedPair]):
     starts: Tensor  # (P,) int64, where the parts of each pair begin
     ref_logps: Tensor  # (P, 2) or (P, 3) float64, summed over tokens
     p_chosen: Tensor | None = None  # (P,) float64, where a label is soft
+    source: str | None = None  # a fingerprint of texts, tokenizer and cuts, where it is known
 
     @classmethod
     def of(cls, pairs: Iterable[TokenisedPair]) -> "Rows":
@@ -179,12 +213,11 @@ class Rows(Sequence[TokenisedPair]):
 
     def without_reference(self) -> "Rows":
         """The same pairs without responses of the reference."""
-        return Rows(
-            self.tokens, self.lengths, self.starts, self.ref_logps[:, :2].clone(), self.p_chosen
-        )
+        two_sides = self.ref_logps[:, :2].clone()
+        return Rows(self.tokens, self.lengths, self.starts, two_sides, self.p_chosen, self.source)
 
     def digest(self) -> str:
-        """sha256 over tokens and soft labels: it changes with the pairs, the tokenizer, its
+        """A fingerprint of tokens and soft labels: it changes with the pairs, the tokenizer, its
         template, and how rows are cut.
 
         >>> pair = TokenisedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))
@@ -194,6 +227,8 @@ class Rows(Sequence[TokenisedPair]):
         ... )
         (True, False)
         """
+        if self.source is not None:
+            return f"{self.source}-{self.sides}"
         digest = hashlib.sha256(str(self.sides).encode())
         for part in (
             self.lengths,
@@ -220,23 +255,31 @@ def joined(parts: Sequence[Rows]) -> Rows:
 # --- Kept on disk ---------------------------------------------------------------------------------
 
 
-def source_digest(pairs: Iterable[dict[str, Any]], tokenizer: Any, settings: object) -> str | None:
-    """sha256 over texts, tokenizer and settings; None where a tokenizer cannot say all that it is.
+def pairs_digest(pairs: Iterable[dict[str, Any]]) -> str:
+    """sha256 over the texts of pairs.
 
-    >>> source_digest([], object(), None)
+    >>> pairs_digest([{"prompt": "a"}])[:8] == pairs_digest([{"prompt": "b"}])[:8]
+    False
+    """
+    digest = hashlib.sha256()
+    for part in chain.from_iterable(pair.items() for pair in pairs):
+        digest.update(repr(part).encode())
+    return digest.hexdigest()
+
+
+def tokenizer_digest(tokenizer: Any) -> str | None:
+    """sha256 over what a tokenizer makes of texts and messages; None where it cannot say all that
+    it is.
+
+    >>> tokenizer_digest(object())
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return None
-    digest = hashlib.sha256(backend.to_str().encode())
-    digest.update(
-        repr(
-            (tokenizer.chat_template, tokenizer.eos_token, tokenizer.init_kwargs, settings)
-        ).encode()
-    )
-    for text in chain.from_iterable(pair.items() for pair in pairs):
-        digest.update(repr(text).encode())
-    return digest.hexdigest()
+    own = tokenizer.init_kwargs.items()
+    without_paths = {name: value for name, value in own if not name.endswith(("_file", "_path"))}
+    settings = tokenizer.chat_template, tokenizer.eos_token, without_paths
+    return hashlib.sha256(f"{backend.to_str()} {settings!r}".encode()).hexdigest()
 
 
 def save_tensors(

@@ -3,9 +3,8 @@ run again.
 """
 
 import errno
-import hashlib
-import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ from transformers.utils import logging
 from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.llm.callbacks import StopAndSave
 from dil_tutorial.llm.config import DILConfig
-from dil_tutorial.llm.data import Reading, read, read_pairs
+from dil_tutorial.llm.data import Reading, read
+from dil_tutorial.llm.fast.reference import model_digest
 from dil_tutorial.llm.models import (
     DTYPES,
     check_folder,
@@ -23,8 +23,8 @@ from dil_tutorial.llm.models import (
     lora_config,
     resolve,
 )
-from dil_tutorial.llm.recipe import OWN_KEYS
-from dil_tutorial.llm.reference import model_digest
+from dil_tutorial.llm.recipe import OWN_KEYS, checkpoint_to_resume
+from dil_tutorial.llm.rows import tokenizer_digest
 from dil_tutorial.llm.trainer import DILTrainer
 from dil_tutorial.support import plotting
 from dil_tutorial.support.files import provenance, read_json, write_json
@@ -32,17 +32,30 @@ from dil_tutorial.support.files import provenance, read_json, write_json
 logger = logging.get_logger(__name__)
 
 
-def prepare(
-    recipe: dict[str, Any], output_dir: Path, resume: bool
-) -> tuple[DILTrainer, str | None]:
-    """Check everything, then build the trainer; returns it and the checkpoint to resume from."""
+@dataclass
+class Job:
+    """A training run by a recipe, ready to begin.
+
+    >>> Job.__annotations__["checkpoint"]
+    str | None
+    """
+
+    trainer: DILTrainer
+    recipe: dict[str, Any]
+    reading: Reading  # of the training pairs
+    began: dict[str, str]  # digests of what it begins from
+    checkpoint: str | None  # to resume from
+
+
+def prepare(recipe: dict[str, Any], output_dir: Path, resume: bool) -> Job:
+    """Check everything, then build the trainer."""
     check_own_keys(recipe)
     checkpoint = checkpoint_to_resume(recipe, output_dir, resume)
     limit, on_bad_line = recipe.get("limit"), recipe.get("on_bad_line", "refuse")
     reading = read(recipe["data"], limit, on_bad_line)
-    eval_pairs = (
-        read_pairs(recipe["eval_data"], limit, on_bad_line) if recipe.get("eval_data") else None
-    )
+    evaluation = None
+    if recipe.get("eval_data"):
+        evaluation = read(recipe["eval_data"], limit, on_bad_line)
     settings = {key: value for key, value in recipe.items() if key not in OWN_KEYS}
     try:
         config = DILConfig(output_dir=str(output_dir), **settings)
@@ -61,8 +74,8 @@ def prepare(
             model, use_gradient_checkpointing=config.gradient_checkpointing
         )
     began = {
-        "pairs": digest([reading.pairs, eval_pairs]),
-        "tokenizer": tokenizer_digest(tokenizer),
+        "pairs": f"{reading.digest} {evaluation and evaluation.digest}",
+        "tokenizer": tokenizer_digest(tokenizer) or "unknown",
         "model": model_digest(model),
     }
     if checkpoint is not None:
@@ -72,39 +85,15 @@ def prepare(
                 f"{output_dir}: the interrupted run began with another content of its "
                 f"{' and '.join(changed)}: give the same"
             )
-    peft_config = lora_config(recipe) if "lora_r" in recipe else None
     trainer = DILTrainer(
         model,
         config,
-        reading.pairs,
-        eval_dataset=eval_pairs,
+        reading,
+        eval_dataset=evaluation,
         processing_class=tokenizer,
-        peft_config=peft_config,
+        peft_config=lora_config(recipe) if "lora_r" in recipe else None,
     )
-    trainer.reading = reading
-    trainer.began = began
-    return trainer, checkpoint
-
-
-def digest(content: Any) -> str:
-    """sha256 of something that JSON can hold.
-
-    >>> digest([1, "a"])[:8]
-    '4a72386a'
-    """
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def tokenizer_digest(tokenizer: Any) -> str:
-    """sha256 over what a tokenizer makes of texts and messages."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    return digest(
-        [
-            backend.to_str() if backend else tokenizer.get_vocab(),
-            tokenizer.chat_template,
-            tokenizer.eos_token,
-        ]
-    )
+    return Job(trainer, recipe, reading, began, checkpoint)
 
 
 def load_base(name: str, dtype: str, output_dir: Path) -> Any:
@@ -166,40 +155,6 @@ def check_own_keys(recipe: dict[str, Any]) -> None:
         raise InputError(f"recipe: limit is {limit}: give at least 1, or leave it out")
 
 
-def checkpoint_to_resume(recipe: dict[str, Any], output_dir: Path, resume: bool) -> str | None:
-    """The newest whole checkpoint where ``resume`` asks for one; InputError where the folder holds
-    something else.
-    """
-    if output_dir.exists() and not output_dir.is_dir():
-        raise InputError(f"{output_dir}: is a file: choose another --output-dir")
-    if (output_dir / "model").exists():
-        raise InputError(f"{output_dir}: holds a finished run: choose another --output-dir")
-    states = output_dir.glob("checkpoint-*/trainer_state.json")
-    # that file is written last
-    whole = [path.parent for path in states if path.read_text(encoding="utf-8").endswith("}\n")]
-    checkpoints = sorted(whole, key=lambda path: int(path.name.split("-")[1]))
-    if checkpoints and not resume:
-        raise InputError(
-            f"{output_dir}: holds an interrupted run: go on with --resume, or choose another "
-            "--output-dir"
-        )
-    if resume and not checkpoints:
-        raise InputError(
-            f"{output_dir}: holds no checkpoint to resume from: start without --resume"
-        )
-    if not checkpoints:
-        return None
-    before = read_json(output_dir / "recipe.json")
-    if changed := sorted(
-        key for key in before.keys() | recipe.keys() if before.get(key) != recipe.get(key)
-    ):
-        raise InputError(
-            f"{output_dir}: the interrupted run had another {', '.join(changed)}: resume with "
-            "the same recipe and data"
-        )
-    return str(checkpoints[-1])
-
-
 def describe(trainer: DILTrainer) -> str:
     """The loss with the settings it will use, e.g. dil (generator bce, denominator mixture, beta
     1.0).
@@ -217,30 +172,27 @@ def of_the_data(reading: Reading) -> str:
     >>> of_the_data(Reading([{}] * 10, ["f:3: empty"], 11, more=True, cut_back=2))
     'the first 11 rows of more; 1 left out; 2 prompts cut back to where the answer begins'
     """
-    said = [f"the first {reading.total:,} rows of more"] if reading.more else []
-    said += [f"{len(reading.bad):,} left out"] if reading.bad else []
-    said += [f"{reading.across:,} pairs of responses to two prompts"] if reading.across else []
-    said += [f"{reading.alone:,} labelled responses left over"] if reading.alone else []
-    said += (
-        [f"{reading.cut_back:,} prompts cut back to where the answer begins"]
-        if reading.cut_back
-        else []
-    )
-    return "; ".join(said)
+    parts = [f"the first {reading.total:,} rows of more"] if reading.more else []
+    parts += [f"{len(reading.bad):,} left out"] if reading.bad else []
+    parts += [f"{reading.across:,} pairs of responses to two prompts"] if reading.across else []
+    parts += [f"{reading.alone:,} labelled responses left over"] if reading.alone else []
+    if reading.cut_back:
+        parts.append(f"{reading.cut_back:,} prompts cut back to where the answer begins")
+    return "; ".join(parts)
 
 
-def run(trainer: DILTrainer, checkpoint: str | None, recipe: dict[str, Any]) -> int | None:
+def run(job: Job) -> int | None:
     """Train and save; returns None, or the number of the signal that stopped it (a checkpoint is
     saved then).
     """
+    trainer = job.trainer
     if trainer.is_world_process_zero():
-        write_json(Path(trainer.args.output_dir) / "recipe.json", recipe)
-        write_json(Path(trainer.args.output_dir) / "began.json", trainer.began)
+        write_json(Path(trainer.args.output_dir) / "recipe.json", job.recipe)
+        write_json(Path(trainer.args.output_dir) / "began.json", job.began)
     try:
-        return _run(trainer, checkpoint, recipe)
-    except (
-        Exception
-    ) as error:  # torch, safetensors and tokenizers each have their own for a full disk
+        return _run(job)
+    # torch, safetensors and tokenizers each have their own exception for a full disk
+    except Exception as error:
         if reason := cannot_write(error):
             raise InputError(
                 f"{trainer.args.output_dir}: a checkpoint or the model could not be written "
@@ -250,8 +202,9 @@ def run(trainer: DILTrainer, checkpoint: str | None, recipe: dict[str, Any]) -> 
         raise
 
 
-def _run(trainer: DILTrainer, checkpoint: str | None, recipe: dict[str, Any]) -> int | None:
-    trainer.train(resume_from_checkpoint=checkpoint)
+def _run(job: Job) -> int | None:
+    trainer = job.trainer
+    trainer.train(resume_from_checkpoint=job.checkpoint)
     stopped = next(
         c.stopped_by for c in trainer.callback_handler.callbacks if isinstance(c, StopAndSave)
     )
@@ -266,7 +219,7 @@ def _run(trainer: DILTrainer, checkpoint: str | None, recipe: dict[str, Any]) ->
     trainer.save_model(str(unfinished))  # on every process: a sharded model is gathered
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
-        save_run(trainer, recipe)
+        save_run(trainer, job.recipe)
         # the model's name appears last: a folder with it is a finished run
         unfinished.replace(out / "model")
         if trainer.args.save_strategy == "no":

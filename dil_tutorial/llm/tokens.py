@@ -12,6 +12,7 @@ Where it differs from TRL: where tokens merge across the boundary, the response 
 differing token, in each response by itself (TRL takes the earlier of the two for both).
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
@@ -24,9 +25,18 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.llm.data import P_CHOSEN, REFERENCE_RESPONSE, Pair, as_chat, common_prefix
+from dil_tutorial.llm.data import P_CHOSEN, REFERENCE_RESPONSE, Pair, Reading, as_chat
 from dil_tutorial.llm.models import cache_dir
-from dil_tutorial.llm.rows import Response, Rows, TokenisedPair, joined, keep, kept, source_digest
+from dil_tutorial.llm.rows import (
+    Response,
+    Rows,
+    TokenisedPair,
+    common_prefix,
+    joined,
+    keep,
+    kept,
+    tokenizer_digest,
+)
 from dil_tutorial.llm.unpaired import ACROSS
 
 logger = logging.get_logger(__name__)
@@ -144,7 +154,7 @@ def _cut(before: list[int], whole: list[int]) -> Response:
 
 
 def tokenize_pairs(
-    pairs: Iterable[Pair],
+    pairs: Iterable[Pair] | Reading,
     tokenizer: Any,
     max_length: int,
     chat_format: bool = False,
@@ -164,32 +174,42 @@ def tokenize_pairs(
     >>> len(rows), dropped
     (5, Counter())
     """
-    every = [as_chat(pair) if chat_format else pair for pair in pairs]
-    settings = max_length, tokenizers.__version__
-    key = source_digest(every, tokenizer, settings) if len(every) > CHUNK else None
-    path = cache_dir() / "tokens" / f"{key}.safetensors"
-    found = kept(path) if key else None
-    if found is None:
-        found = _tokenize_all(every, tokenizer, max_length, where, quiet)
-        if key:
+    reading = pairs if isinstance(pairs, Reading) else Reading([*pairs], [], 0)
+    every = [as_chat(pair) if chat_format else pair for pair in reading.pairs]
+    source = _fingerprint(reading, tokenizer, (max_length, chat_format, tokenizers.__version__))
+    keeps = source is not None and len(every) > CHUNK
+    path = cache_dir() / "tokens" / f"{source}.safetensors"
+    tokenized = kept(path) if keeps else None
+    if tokenized is None:
+        tokenized = _tokenize_all(every, tokenizer, max_length, where, quiet)
+        if keeps:
             try:
-                keep(found[0], path, found[1])
+                keep(tokenized[0], path, tokenized[1])
             except (OSError, SafetensorError) as error:
                 logger.warning(f"{where}: the tokens are not kept for the next run: {error}")
-    rows, told = found
+    tokenized[0].source = source
+    rows, counts = tokenized
     if not len(rows):
         reasons = "; ".join(
-            f"in {count} pairs {reason}" for reason, count in told["dropped"].items()
+            f"in {count} pairs {reason}" for reason, count in counts["dropped"].items()
         )
         raise InputError(f"{where}: no pair is left: {reasons}: raise max_length")
-    if told["otherwise"]:
+    if counts["otherwise"]:
         logger.warning(
-            f"{where}: in {told['otherwise']} pairs the chat template renders the prompt "
+            f"{where}: in {counts['otherwise']} pairs the chat template renders the prompt "
             "otherwise once a response follows, so "
             "that a part of it counts as response: use a template whose prompts are beginnings "
             "of whole conversations"
         )
-    return rows, Counter(told["dropped"])
+    return rows, Counter(counts["dropped"])
+
+
+def _fingerprint(reading: Reading, tokenizer: Any, settings: tuple[Any, ...]) -> str | None:
+    """What decides the tokens: the texts, the tokenizer, the cuts; None where it is not known."""
+    tokens_by = tokenizer_digest(tokenizer)
+    if tokens_by is None:
+        return None
+    return hashlib.sha256(f"{reading.digest} {tokens_by} {settings}".encode()).hexdigest()
 
 
 def _tokenize_all(

@@ -3,19 +3,23 @@
 One step, in full:
 
 1. ``Collator`` lays out a batch of B pairs: packed, with the prompt that two responses share read
-   once (``llm.batches``).
+   once (``llm.fast.packing``).
 2. ``response_token_logps`` scores the 2B responses under the policy, a chunk of the head at a time
    (``llm.logprobs``).
 3. f = log pi_theta - log pi_ref, with the reference's log-probs scored once before training
-   (``llm.reference``).
+   (``llm.fast.reference``).
 4. The loss, *the same function that the toy world differentiates*, takes f_chosen and f_rejected.
 
+``llm.plain`` is the same step in one file without any of this; the tests hold the two together.
 Everything else (loop, accumulation, schedule, checkpoints, mixed precision, FSDP) is transformers'.
 
 Departures to know: the authors' public code uses mean log-probabilities per token and leaves beta
 out of LSIF, UKL and BCE (THEORY §7); here ``logprobs: sum`` is the default, as the paper's
 derivation has it, ``mean`` is one word away, and ``beta`` always applies.  Metrics have TRL's
-names; ``rewards/*`` are beta f.  Dropout, noise in f, is off, as in TRL.
+names. Dropout, noise in f, is off, as in TRL.
+
+What is logged as ``rewards/chosen`` and ``rewards/rejected`` is the *implicit reward* beta f, as in
+TRL; ``logratios/*`` are f itself.
 """
 
 import copy
@@ -36,40 +40,34 @@ from transformers.utils import logging
 from dil_tutorial.bregman import MAX_LOG_RATIO
 from dil_tutorial.errors import Diverged, InputError
 from dil_tutorial.llm.arguments import adapter_is_fresh, check_arguments, with_defaults
-from dil_tutorial.llm.batches import (
-    Collator,
-    PackedBatch,
-    PaddedBatch,
-    PairBatch,
-    Prompts,
-    SingleBatch,
+from dil_tutorial.llm.batches import Collator, PaddedBatch, PairBatch, SingleBatch
+from dil_tutorial.llm.callbacks import (
+    DiagnosticsCallback,
+    ProgressBar,
+    RequireGradients,
+    StopAndSave,
 )
-from dil_tutorial.llm.callbacks import ProgressBar, RefuseToStandStill, StopAndSave, Teach
-from dil_tutorial.llm.capabilities import (
+from dil_tutorial.llm.config import DILConfig
+from dil_tutorial.llm.data import Pair, Reading
+from dil_tutorial.llm.extra_inputs import Scores, alignment_weights, extra_inputs
+from dil_tutorial.llm.fast.head import Value, token_logps
+from dil_tutorial.llm.fast.packing import PackedBatch
+from dil_tutorial.llm.fast.probes import (
     check_fits,
     keep_differentiable,
     quiet_noise,
     usable_savings,
 )
-from dil_tutorial.llm.config import DILConfig
-from dil_tutorial.llm.data import Pair, check_all
-from dil_tutorial.llm.doctor import of_rows
-from dil_tutorial.llm.logprobs import Value, aligned_logps, response_token_logps, token_logps
+from dil_tutorial.llm.fast.reference import FixedBatches, fingerprint, model_digest, score_reference
+from dil_tutorial.llm.logprobs import response_token_logps
 from dil_tutorial.llm.metrics import beyond_the_formula, measure
-from dil_tutorial.llm.reference import (
-    FixedBatches,
-    fingerprint,
-    model_digest,
-    sample_responses,
-    score_reference,
-)
+from dil_tutorial.llm.prepare import prepare, use_reference_column
 from dil_tutorial.llm.rows import Rows, TokenisedPair
-from dil_tutorial.llm.tokens import tokenize_pairs
-from dil_tutorial.llm.unpaired import check_across
-from dil_tutorial.losses import Loss, soft_label_loss
-from dil_tutorial.margins import desensitised
+from dil_tutorial.losses import soft_label_loss
+from dil_tutorial.margins import length_discounted
 
 logger = logging.get_logger(__name__)
+Pairs = Iterable[Pair] | Reading
 
 
 class DILTrainer(Trainer):
@@ -77,26 +75,25 @@ class DILTrainer(Trainer):
     first step.
 
     ``train_dataset`` and ``eval_dataset`` hold rows with prompt, chosen and rejected (see
-    ``llm.data``): a list of dicts, a ``datasets.Dataset``, or a streamed one, which is read to its
-    end.  For the denominator ``reference`` a row may have a response of that name; otherwise one is
-    drawn at every step.  ``eval_dataset`` may be a dict of data sets by name. ``model`` may be a
-    name, as `dil train` takes it.  ``ref_model`` is another reference; the reference of a
-    ``PeftModel`` is that model with its adapter as it is, trained or fresh.  Reference log-probs
-    are computed in the batches and the precision of training and kept in
+    ``llm.data``): a list of dicts, a ``datasets.Dataset``, a streamed one, which is read to its
+    end, or a ``Reading`` of a file.  For the denominator ``reference`` a row may have a response of
+    that name; otherwise one is drawn at every step.  ``eval_dataset`` may be a dict of data sets by
+    name. ``model`` may be a name, as `dil train` takes it.  ``ref_model`` is another reference; the
+    reference of a ``PeftModel`` is that model with its adapter as it is, trained or fresh.
+    Reference log-probs are computed in the batches and the precision of training and kept in
     ``output_dir/reference_logps_*.safetensors`` under a fingerprint of weights, tokens and batches.
 
-    ``compute_metrics`` is given an EvalPrediction with beta f of chosen and rejected as
-    predictions, (P, 2), and zeros as labels, (P,): the column that should be larger.
+    ``compute_metrics`` is given an EvalPrediction with the implicit rewards beta f of chosen and
+    rejected as predictions, (P, 2), and zeros as labels, (P,): the column that should be larger.
     """
 
     def __init__(
         self,
         model: PreTrainedModel | str,  # the policy, and the reference as it is now
         args: DILConfig | None = None,  # or TRL's DPOConfig
-        train_dataset: Iterable[Pair] | None = None,  # rows of prompt, chosen, rejected
-        eval_dataset: Iterable[Pair] | dict[str, Iterable[Pair]] | None = None,
-        # the model's tokenizer; if None the one that was saved with it
-        processing_class: Any = None,
+        train_dataset: Pairs | None = None,  # rows of prompt, chosen, rejected
+        eval_dataset: Pairs | dict[str, Pairs] | None = None,
+        processing_class: Any = None,  # the model's tokenizer; if None the one saved with it
         ref_model: PreTrainedModel | None = None,  # another reference
         peft_config: Any = None,  # an adapter to train in place of the weights
         **settings: Any,  # Trainer's
@@ -106,54 +103,38 @@ class DILTrainer(Trainer):
         self.loss_function = args.loss_function()
         self.beta = self.loss_function.all_settings.get("beta", 1.0)  # SFT and IPO have none
         evals = eval_dataset if isinstance(eval_dataset, dict) else {}
-        self.dropped = Counter[str]()
-        self.chat = False  # whether prompts and responses are messages
-        self.reading: Any = None  # of `dil train`: what came of reading its file
-        self.began: dict[str, str] = {}  # and digests of what it began from
-        splits = {f"eval_{name}": part for name, part in evals.items()} or {"eval": eval_dataset}
-        rows = self._prepare_rows({"train": train_dataset, **splits}, processing_class, args)
-        draws = self.loss_function.needs_reference_samples and any(
-            part.sides == 2 for part in rows.values()
+        by_name = {f"eval_{name}": part for name, part in evals.items()} or {"eval": eval_dataset}
+        self.splits = prepare(
+            {"train": train_dataset, **by_name}, processing_class, args, self.loss_function
         )
-        # not all rows have one, or the loss does not read it
-        if draws or not self.loss_function.needs_reference_samples:
-            rows = {split: part.without_reference() for split, part in rows.items()}
-        if self.loss_function.of_batch and any(part.p_chosen is not None for part in rows.values()):
-            raise InputError(
-                f"loss {args.loss!r} sorts a batch, and p_chosen belongs to a pair: leave it "
-                "out, or take another loss"
-            )
-        for finding in (
-            of_rows(rows["train"], getattr(processing_class, "eos_token_id", None))
-            if "train" in rows
-            else []
-        ):
-            told = finding.sickness
-            logger.warning(f"train: {told.what}: {finding.evidence}. {told.cause} {told.mend}")
+        draws = self.loss_function.needs_reference_samples and not use_reference_column(
+            self.splits, self.loss_function
+        )
+        self._extra_inputs = extra_inputs(self.loss_function, draws)
         model, self.reference = self._choose_reference(model, ref_model, peft_config, draws, args)
-        for part in rows.values():
-            check_fits(model, part)
+        for split in self.splits.values():
+            check_fits(model, split.rows)
             if ref_model is not None:
-                check_fits(ref_model, part, "ref_model")
+                check_fits(ref_model, split.rows, "ref_model")
+        collator = Collator(0, prompts=draws, mismatched=self.loss_function.needs_kl)
+        rows = {name: split.rows for name, split in self.splits.items()}
         super().__init__(
             model=model,
             args=args,
             train_dataset=rows["train"],
             eval_dataset={name: rows[f"eval_{name}"] for name in evals} or rows.get("eval"),
             processing_class=processing_class,
-            data_collator=Collator(0, prompts=draws, mismatched=self.loss_function.needs_kl),
+            data_collator=collator,
             **settings,
         )
         # on the device and in the precision of training
-        with self._as_reference(self.model, adapter=False):
+        with self.as_reference(self.model, adapter=False):
             longest = max(int(part.reach.max()) for part in rows.values())
             core = getattr(model, "get_base_model", lambda: model)()
-            self.layout, self.head_chunk, self.data_collator.layer = usable_savings(
-                core, args, longest
-            )
-        self.data_collator.layout = self.layout
+            self.layout, self.head_chunk, layer = usable_savings(core, args, longest)
+        collator.layout, collator.layer = self.layout, layer
         self.model.add_model_tags(["dil-tutorial", args.loss])
-        self._said_tangent = False
+        self._warned_of_tangent = False
         self._metrics: dict[str, dict[str, list[float]]] = {
             "train": defaultdict(list),
             "eval": defaultdict(list),
@@ -165,38 +146,20 @@ class DILTrainer(Trainer):
             f"{next(model.parameters()).dtype}"
         )
         if not self.loss_function.reference_free:
-            self._score_all(rows)
+            batches = self._get_train_sampler().batches
+            self._score_reference(rows["train"], batches, "train")
+            for name in rows.keys() - {"train"}:
+                self._score_in_order(rows[name], name)
 
-    def _prepare_rows(
-        self, datasets: dict[str, Any], tokenizer: Any, args: DILConfig
-    ) -> dict[str, Rows]:
-        """Check and tokenise the splits that there are; ``dropped`` counts the pairs left out, by
-        reason.
-        """
-        rows = {}
-        for split, pairs in datasets.items():
-            if pairs is None:
-                continue
-            placed = ((pair, f"{split} row {i}") for i, pair in enumerate(pairs))
-            checked = check_all(placed, split, args.on_bad_line)
-            check_across(checked.across, split, args.loss)
-            settings = {"where": split, "quiet": args.disable_tqdm}
-            with args.main_process_first(desc="tokens"):  # the others read what it kept
-                rows[split], dropped = tokenize_pairs(
-                    checked.pairs, tokenizer, args.max_length, args.chat_format, **settings
-                )
-            self.chat |= args.chat_format or any(
-                not isinstance(pair["prompt"], str) for pair in checked.pairs if "prompt" in pair
-            )
-            left_out = {
-                "they cannot be used": len(checked.bad),
-                "no other label is left to pair it with": checked.alone,
-            }
-            dropped += Counter(left_out)
-            for reason, count in (+dropped).items():
-                logger.warning(f"{split}: dropped {count} of {checked.total} pairs: {reason}")
-            self.dropped += dropped
-        return rows
+    @property
+    def dropped(self) -> Counter[str]:
+        """Pairs of all splits that were left out, by reason."""
+        return sum((split.dropped for split in self.splits.values()), Counter[str]())
+
+    @property
+    def chat(self) -> bool:
+        """Whether prompts and responses are messages."""
+        return any(split.chat for split in self.splits.values())
 
     def _choose_reference(
         self, model: Any, ref_model: Any, peft_config: Any, draws: bool, args: DILConfig
@@ -241,20 +204,12 @@ class DILTrainer(Trainer):
         outside of notebooks.
         """
         self.add_callback(StopAndSave())
-        self.add_callback(RefuseToStandStill())
+        self.add_callback(RequireGradients())
         if not self.loss_function.reference_free:
-            self.add_callback(Teach(self.args.loss, self.args.generator, same_reference))
+            self.add_callback(DiagnosticsCallback(self.loss_function, same_reference))
         if any(type(callback) is ProgressCallback for callback in self.callback_handler.callbacks):
             self.remove_callback(ProgressCallback)
             self.add_callback(ProgressBar())
-
-    def _score_all(self, rows: dict[str, Rows]) -> None:
-        """Score the reference on every split, in the batches in which training and evaluation will
-        meet the rows.
-        """
-        self._score_reference(rows["train"], self._get_train_sampler().batches, "train")
-        for split in rows.keys() - {"train"}:
-            self._score_in_order(rows[split], split)
 
     def _score_in_order(self, rows: Rows, split: str) -> None:
         """Score the reference on rows in the batches of their order, in which evaluation meets
@@ -278,7 +233,9 @@ class DILTrainer(Trainer):
                 "score new pairs: give them as "
                 "eval_dataset when the trainer is made, or a ref_model"
             )
-        rows = self._prepare_rows({split: pairs}, self.processing_class, self.args)[split]
+        prepared = prepare({split: pairs}, self.processing_class, self.args, self.loss_function)
+        self.splits |= prepared
+        rows = prepared[split].rows
         check_fits(self.model, rows)
         if not self.loss_function.reference_free:
             self._score_in_order(rows, split)
@@ -330,9 +287,9 @@ class DILTrainer(Trainer):
 
         @torch.no_grad()
         def score(part: list[TokenisedPair]) -> Tensor:
-            return self._response_logps(
-                reference, self.data_collator(part)["responses"], len(part)
-            )[0].cpu()
+            return self.response_logps(reference, self.data_collator(part)["responses"], len(part))[
+                0
+            ].cpu()
 
         savings = (
             self.layout,
@@ -351,10 +308,20 @@ class DILTrainer(Trainer):
         key = fingerprint(model, rows, (groups, savings, numerics))
         path = Path(self.args.output_dir) / f"reference_logps_{split}.safetensors"
         ranks = self.args.process_index, self.args.world_size
-        with self._as_reference(reference, adapter=self.state.global_step == 0):
+        with self.as_reference(reference, adapter=self.state.global_step == 0):
             score_reference(rows, groups, score, path, key, *ranks, quiet=self.args.disable_tqdm)
 
-    def _response_logps(
+    def token_values(
+        self, model: Any, responses: Any, value: Value = token_logps
+    ) -> tuple[list[Tensor], Tensor]:
+        """``response_token_logps`` with this trainer's head, chunk and device."""
+        # DDP keeps the model in .module
+        head = getattr(model, "module", model).get_output_embeddings()
+        return response_token_logps(
+            model, responses.to(self.args.device), head, self.head_chunk, value
+        )
+
+    def response_logps(
         self, model: Any, responses: PaddedBatch | PackedBatch | SingleBatch, pairs: int = 0
     ) -> tuple[Tensor, Tensor]:
         """Summed log-probabilities and lengths of N responses, (N,) each, on the device of
@@ -363,25 +330,19 @@ class DILTrainer(Trainer):
         Of ``pairs``, whose two sides come first, LD-DPO counts the tokens beyond the shorter
         response ``ld_alpha`` times.
         """
-        parts, lengths = self._of_tokens(model, responses)
+        parts, lengths = self.token_values(model, responses)
         if self.args.ld_alpha is not None:
-            others = [*parts[pairs : 2 * pairs], *parts[:pairs], *parts[2 * pairs :]]
-            parts = [
-                desensitised(part, len(other), self.args.ld_alpha)
-                for part, other in zip(parts, others, strict=True)
-            ]
+            parts = length_discounted(parts, pairs, self.args.ld_alpha)
         return torch.stack([part.sum() for part in parts]), lengths
 
-    def _of_tokens(
-        self, model: Any, responses: Any, value: Value = token_logps
-    ) -> tuple[list[Tensor], Tensor]:
-        """``response_token_logps`` with this trainer's head, chunk and device."""
-        head = getattr(
-            model, "module", model
-        ).get_output_embeddings()  # DDP keeps the model in .module
-        return response_token_logps(
-            model, responses.to(self.args.device), head, self.head_chunk, value
-        )
+    def log_ratios(self, model: Any, responses: PaddedBatch | SingleBatch) -> Tensor:
+        """f (N,) of responses that the reference has not scored before: both score them, in the
+        same batch.
+        """
+        with torch.no_grad(), self.as_reference(self.reference):
+            reference_logps, lengths = self.response_logps(self.reference, responses)
+        f = self.response_logps(model, responses)[0] - reference_logps
+        return f / lengths if self.args.logprobs == "mean" else f
 
     def compute_loss(
         self,
@@ -392,44 +353,28 @@ class DILTrainer(Trainer):
     ) -> Any:
         """The step of the module's docstring, on B pairs with N = 2B responses, or 3B."""
         B = len(inputs["ref_logps"])
-        logps, lengths = self._response_logps(model, inputs["responses"], B)  # (N,), (N,)
-        # 0 for a loss without a reference, which is fed log-probs
+        logps, lengths = self.response_logps(model, inputs["responses"], B)  # (N,), (N,)
+        # 0 for a loss without a reference, whose f is then the log-probability
         ref_logps = inputs["ref_logps"].T.flatten().to(logps)
         per = lengths if self.args.logprobs == "mean" else 1
-        f = (logps - ref_logps) / per
-        # (B,), (B,), (B,) or (0,)
-        f_chosen, f_rejected, f_reference = (f[:B], f[B : 2 * B], f[2 * B :])
-        more: dict[str, Tensor] = {"f_reference": f_reference} if len(f_reference) else {}
-        if self.loss_function.needs_reference_logps:
-            more["ref_chosen"], more["ref_rejected"] = (ref_logps / per)[: 2 * B].chunk(2)
-        if inputs["prompts"] is not None:
-            # (B,)
-            more["f_reference"] = self._log_ratios(
-                model, self._reference_samples(inputs["prompts"])
-            )
-        if inputs["mismatched"] is not None:
-            with torch.no_grad():
-                more["kl"] = self._log_ratios(model, inputs["mismatched"]).mean().clamp(min=0)
-        losses = self._losses(f_chosen, f_rejected, inputs["p_chosen"].to(f), more)  # (B,)
+        scores = Scores(logps, (logps - ref_logps) / per, ref_logps / per, pairs=B)
+        f_chosen, f_rejected, _ = scores.parts(scores.f)  # (B,), (B,)
+        more: dict[str, Tensor] = {}
+        for extra in self._extra_inputs:
+            more |= extra(self, model, inputs, scores)
+        losses = self._losses(f_chosen, f_rejected, inputs["p_chosen"].to(f_chosen), more)  # (B,)
         if self.args.use_weighting:
-            losses = losses * self._weights(model, inputs["responses"], B)
+            losses = losses * alignment_weights(self, model, inputs)
         if not losses.isfinite().all():
             raise Diverged(
                 f"the loss is {losses.mean().item()} at step {self.state.global_step + 1}: "
                 f"{self._way_back()}"
             )
-        fixed = {name: value.detach().float().cpu() for name, value in more.items()}
-        loss_of_pairs = functools.partial(self.loss_function, **fixed)
-        self._record(
-            "train" if model.training else "eval", f[: 2 * B], logps[: 2 * B], loss_of_pairs
-        )
+        self._record("train" if model.training else "eval", scores, more)
         loss = losses.mean()
         rewards = self.beta * torch.stack([f_chosen, f_rejected], 1)  # (B, 2)
-        return (
-            (loss, {"losses": losses.detach(), "rewards": rewards.detach()})
-            if return_outputs
-            else loss
-        )
+        outputs = {"losses": losses.detach(), "rewards": rewards.detach()}
+        return (loss, outputs) if return_outputs else loss
 
     def _losses(
         self, f_chosen: Tensor, f_rejected: Tensor, p_chosen: Tensor, more: dict[str, Tensor]
@@ -439,36 +384,8 @@ class DILTrainer(Trainer):
             return self.loss_function(f_chosen, f_rejected, **more)
         return soft_label_loss(self.loss_function, f_chosen, f_rejected, p_chosen, **more)
 
-    @torch.no_grad()
-    def _weights(
-        self, model: Any, responses: PaddedBatch | PackedBatch | SingleBatch, B: int
-    ) -> Tensor:
-        """WPO's weight of each pair (B,): both responses' probabilities per token under the policy,
-        aligned.
-        """
-        parts, _ = self._of_tokens(model, responses, aligned_logps)
-        means = torch.stack([part.mean() for part in parts])
-        return (means[:B] + means[B : 2 * B]).exp()
-
-    def _reference_samples(self, prompts: Prompts) -> PaddedBatch | SingleBatch:
-        """One new response of the reference to each prompt."""
-        with torch.no_grad(), self._as_reference(self.reference):
-            longest = self.args.reference_max_new_tokens or 128
-            return sample_responses(
-                self.reference, prompts.to(self.args.device), longest, self.layout
-            )
-
-    def _log_ratios(self, model: Any, responses: PaddedBatch | SingleBatch) -> Tensor:
-        """f (N,) of responses that the reference has not scored before: both score them, in the
-        same batch.
-        """
-        with torch.no_grad(), self._as_reference(self.reference):
-            reference_logps, lengths = self._response_logps(self.reference, responses)
-        f = self._response_logps(model, responses)[0] - reference_logps
-        return f / lengths if self.args.logprobs == "mean" else f
-
     @contextmanager
-    def _as_reference(self, reference: Any, adapter: bool = False) -> Iterator[None]:
+    def as_reference(self, reference: Any, adapter: bool = False) -> Iterator[None]:
         """While it lasts, ``reference`` is in evaluation mode, on the device, in the policy's
         precision.
 
@@ -483,17 +400,21 @@ class DILTrainer(Trainer):
             yield
         reference.train(was_training)
 
-    def _record(self, split: str, f: Tensor, logps: Tensor, loss: Loss) -> None:
-        f_w, f_l = f.chunk(2)
-        logp_w, logp_l = logps.chunk(2)
-        for name, values in measure(loss, f_w, f_l, logp_w, logp_l, self.beta).items():
+    def _record(self, split: str, scores: Scores, more: dict[str, Tensor]) -> None:
+        """Keep the metrics of a batch for the next log."""
+        fixed = {name: value.detach().float().cpu() for name, value in more.items()}
+        loss = functools.partial(self.loss_function, **fixed)
+        f_chosen, f_rejected, _ = scores.parts(scores.f)
+        logp_chosen, logp_rejected, _ = scores.parts(scores.logps)
+        measured = measure(loss, f_chosen, f_rejected, logp_chosen, logp_rejected, self.beta)
+        for name, values in measured.items():
             self._metrics[split][name].extend(values)
-        if self.args.loss in ("dil", "f-dpo") and not self._said_tangent and beyond_the_formula(f):
-            self._said_tangent = True
+        exponential = "generator" in self.loss_function.defaults
+        if exponential and not self._warned_of_tangent and beyond_the_formula(scores.f):
+            self._warned_of_tangent = True
             logger.warning(
-                f"a log-ratio is beyond {MAX_LOG_RATIO:g}, where e^f in the loss goes on along "
-                "its tangent (finite value and "
-                "slope): lower the learning rate"
+                f"a log-ratio is beyond {MAX_LOG_RATIO:g}, where e^f in the loss continues along "
+                "its tangent (finite value and slope): lower the learning rate"
             )
 
     def _means(self, split: str) -> dict[str, float]:

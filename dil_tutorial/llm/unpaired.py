@@ -1,11 +1,10 @@
 """Single responses labelled good or bad, as KTO has them, made into pairs.
 
 A good and a bad response to one prompt are a pair like any other.  What is left over is joined
-across prompts, good with bad: a loss that is a term of y_w plus a term of y_l (``losses.UNPAIRED``)
-does not ask that both answer one prompt.  But where the losers are not those of the very pairs that
-winners won, the two do not average to pi_ref: then the denominator ``mixture`` repairs nothing, and
-``reference`` is the one that holds.
-"""
+across prompts, good with bad: a loss that is a term of y_w plus a term of y_l
+(``LossSpec.unpaired``) does not ask that both answer one prompt.  But where the losers are not
+those of the very pairs that winners won, the two do not average to pi_ref: then the denominator
+``mixture`` repairs nothing, and ``reference`` is the one that holds."""
 
 import json
 from collections import defaultdict
@@ -13,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.losses import UNPAIRED
+from dil_tutorial.losses import LOSSES, LossSpec, as_spec
 
 # the field of the prompt that the rejected response answers, where it is another
 ACROSS = "rejected_prompt"
@@ -71,16 +70,17 @@ def joined(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int, int]:
     return pairs, across, len(good) + len(bad) - 2 * across
 
 
-def check_across(across: int, where: str, loss: str) -> None:
+def check_across(across: int, where: str, loss: LossSpec) -> None:
     """InputError where pairs are across prompts and the loss compares two responses to one.
 
-    >>> check_across(3, "train", "nca")
+    >>> from dil_tutorial.losses import make_loss
+    >>> check_across(3, "train", make_loss("nca"))
     """
-    if across and loss not in UNPAIRED:
+    if across and not loss.unpaired:
+        others = ", ".join(name for name, spec in LOSSES.items() if as_spec(spec).unpaired)
         raise InputError(
             f"{where}: {across} labelled responses have no partner of their own prompt, and loss "
-            f"{loss!r} compares two: take "
-            f"one of {', '.join(UNPAIRED)}, or give pairs"
+            f"{loss.name!r} compares two: take one of {others}, or give pairs"
         )
 
 

@@ -183,10 +183,12 @@ def test_names():
     assert get_generator("power(-1e-1)").name == "power(-0.1)"
     with pytest.raises(InputError, match="not a number"):
         get_generator("power(1.2.3)")
-    with pytest.raises(InputError, match=r"unknown generator 'power\(x\)'"):
+    with pytest.raises(InputError, match=r"'x' is not a number"):
         get_generator("power(x)")
     with pytest.raises(InputError, match="finite"):
         power(float("nan"))
+    with pytest.raises(InputError, match="generator is 0.5: give a name"):
+        get_generator(0.5)
     with pytest.raises(InputError, match="did you mean 'ukl'"):
         get_generator("ukll")
 

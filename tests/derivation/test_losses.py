@@ -1,7 +1,8 @@
+import contextlib
 import dataclasses
 import functools
-import inspect
 import math
+import typing
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from dil_tutorial import losses
 from dil_tutorial.errors import InputError
-from dil_tutorial.losses import LOSSES, dil_loss, make_loss
+from dil_tutorial.losses import LOSSES, LossSpec, as_spec, dil_loss, make_loss
 
 
 def pair(seed, n=50, scale=2.0):
@@ -146,9 +147,7 @@ def test_which_losses_need_pairs(name):
     base = torch.full_like(f_w, -0.1)
     loss = with_its_reference(loss, f_w)
     mixed = loss(f_w, f_l) - loss(f_w, base) - loss(base, f_l) + loss(base, base)
-    assert (
-        (mixed.abs().max().item() < 1e-12) == make_loss(name).unpaired == (name in losses.UNPAIRED)
-    )
+    assert (mixed.abs().max().item() < 1e-12) == make_loss(name).unpaired
 
 
 def test_ktos_reference_point_takes_no_gradient():
@@ -180,26 +179,24 @@ def test_the_shift_is_a_log_normaliser():
 
 @pytest.mark.parametrize(("name", "wants"), [("dpo", False), ("kto", True)])
 def test_what_a_loss_is_fed(name, wants):
-    assert losses.bound(make_loss(name)).needs_kl is wants
-    assert losses.bound(LOSSES[name]).needs_kl is wants
-    assert not losses.bound(LOSSES[name]).reference_free
-    for free in losses.REFERENCE_FREE:
-        assert losses.bound(make_loss(free)).reference_free
-        assert losses.bound(LOSSES[free]).reference_free
-    assert not losses.bound(make_loss("kto", kl=0.5)).needs_kl
-    assert not losses.bound(make_loss("dil", denominator="mixture")).needs_reference_samples
-    assert not losses.bound(LOSSES["dil"]).needs_reference_samples
-    assert {name for name in LOSSES if make_loss(name).needs_reference_logps} == {
-        "aot",
-        "alpha-dpo",
-    }
+    assert as_spec(make_loss(name)).needs_kl is wants
+    assert as_spec(LOSSES[name].function).needs_kl is wants
+    assert not as_spec(LOSSES[name]).reference_free
+    assert {name for name, spec in LOSSES.items() if spec.reference_free} == {
+        "simpo", "alphapo", "simper", "slic", "cpo", "orpo",
+    }  # fmt: skip
+    assert not make_loss("kto", kl=0.5).needs_kl
+    assert not make_loss("dil", denominator="mixture").needs_reference_samples
+    assert make_loss("dil", denominator="reference").needs_reference_samples
+    with_logps = {name for name in LOSSES if make_loss(name).needs_reference_logps}
+    assert with_logps == {"aot", "alpha-dpo"}
 
 
 def test_a_function_of_ones_own_counts_as_fed_log_ratios_in_pairs():
     def own(f_w, f_l, slope=2.0):
         return slope * (f_l - f_w)
 
-    counted = losses.bound(own)
+    counted = as_spec(own)
     fed = (
         counted.reference_free,
         counted.unpaired,
@@ -208,11 +205,42 @@ def test_a_function_of_ones_own_counts_as_fed_log_ratios_in_pairs():
     )
     assert fed == (False, False, False, False)
     assert counted(torch.ones(1), torch.zeros(1)).item() == -2
-    said = losses.BoundLoss(own, {"slope": 3.0}, reference_free=True)
-    assert losses.bound(said) is said
+    said = LossSpec(own, {"slope": 3.0}, reference_free=True)
+    assert as_spec(said).reference_free
     assert said(torch.ones(1), torch.zeros(1)).item() == -3
     with pytest.raises(dataclasses.FrozenInstanceError):
         said.reference_free = False
+
+
+def test_a_spec_of_ones_own_keeps_its_properties(monkeypatch):
+    """By name, bound to settings, as a partial, and wrapped."""
+    monkeypatch.setitem(LOSSES, "mine", LossSpec(losses.simpo_loss, reference_free=True))
+    assert make_loss("mine", gamma=0.5).reference_free
+    assert make_loss("mine", gamma=0.5).settings == {"gamma": 0.5}
+    with pytest.raises(InputError, match="loss 'mine': beta is -1"):
+        make_loss("mine", beta=-1)
+    part = functools.partial(losses.simpo_loss, gamma=0.5)
+    assert (as_spec(part).reference_free, as_spec(part).means_only) == (True, True)
+    monkeypatch.setitem(LOSSES, "part", part)
+    assert make_loss("part").all_settings == {"beta": 2.0, "gamma": 0.5}
+
+    @functools.wraps(losses.kto_loss)
+    def loud(*args, **settings):
+        return 2 * losses.kto_loss(*args, **settings)
+
+    assert (as_spec(loud).needs_kl, as_spec(loud).unpaired) == (True, True)
+    zero = torch.zeros(1)
+    assert as_spec(loud)(zero, zero).item() == 2 * losses.kto_loss(zero, zero).item()
+
+
+def test_a_new_setting_is_a_number_unless_it_says_otherwise(monkeypatch):
+    def focal(f_w, f_l, focus=1.0):
+        return -focus * (f_w - f_l)
+
+    monkeypatch.setitem(LOSSES, "focal", focal)
+    assert make_loss("focal", focus=2.0).settings == {"focus": 2.0}
+    with pytest.raises(InputError, match="loss 'focal': focus is 'much': give a finite number"):
+        make_loss("focal", focus="much")
 
 
 def test_all_settings_are_those_given_and_the_defaults():
@@ -272,17 +300,30 @@ def test_the_repair_pulls_an_exploded_ratio_back():
         (lambda: make_loss("dpo", beta=0), "beta is 0: give a positive number"),
         (lambda: make_loss("rebel", eta=-1.0), "eta is -1.0: give a positive number"),
         (lambda: make_loss("rebel", gap="one"), "gap is 'one': give a finite number"),
-        (
-            lambda: make_loss("bonbon", n=1),
-            "n is 1: give how many responses the best is chosen from, at least 2",
-        ),
-        (lambda: make_loss("bonbon", n=2.5), "n is 2.5: give how many"),
+        (lambda: make_loss("bonbon", n=1), "n is 1: give a whole number of at least 2"),
+        (lambda: make_loss("bonbon", n=2.5), "n is 2.5: give a whole number"),
         (lambda: make_loss("alphapo", alpha=-0.1), "alpha is -0.1: give a number of at least 0"),
+        (
+            lambda: make_loss("bonbon", alpha=1.5),
+            "alpha is 1.5: give a number of at least 0 and at most 1",
+        ),
+        (
+            lambda: make_loss("exo", label_smoothing=0.0),
+            "label_smoothing is 0.0: give a number above 0",
+        ),
+        (lambda: make_loss("sft", beta=1.0), "the sft loss has no settings: leave 'beta' out"),
+        (
+            lambda: make_loss("dil", generator="win"),
+            "ratio of chosen to rejected responses has no bound",
+        ),
         (lambda: make_loss("dro", value=float("nan")), "value is nan: give a finite number"),
         (lambda: make_loss("dpo", beta=float("nan")), "beta is nan"),
         (lambda: make_loss("dpo", beta=True), "beta is True"),
-        (lambda: make_loss("dpo", label_smoothing=0.5), "label_smoothing is 0.5: give a rate"),
-        (lambda: make_loss("dpo", label_smoothing=-0.1), "label_smoothing is -0.1: give a rate"),
+        (
+            lambda: make_loss("dpo", label_smoothing=0.5),
+            "label_smoothing is 0.5: give a number of at least 0 and below 0.5",
+        ),
+        (lambda: make_loss("dpo", label_smoothing=-0.1), "label_smoothing is -0.1: give a number"),
         (
             lambda: make_loss("nca", label_smoothing=0.1),
             "unknown setting of the nca loss 'label_smoothing'",
@@ -307,43 +348,40 @@ def test_bad_settings(call, message):
         call()
 
 
-DEFAULTS = {
-    "dil": {"generator": "lsif", "denominator": "rejected", "beta": 1.0, "shift": 0.0},
-    "sft": {},
-    "dpo": {"beta": 0.1, "label_smoothing": 0.0, "sft_weight": 0.0},
-    "ipo": {"tau": 0.5},
-    "nca": {"beta": 1.0},
-    "bco": {"beta": 1.0, "delta": 0.0},
-    "kto": {"beta": 0.1, "kl": 0.0, "chosen_weight": 1.0, "rejected_weight": 1.0},
-    "f-dpo": {"generator": "bce", "beta": 0.1},
-    "sppo": {"beta": 1.0},
-    "simpo": {"beta": 2.0, "gamma": 1.0},
-    "slic": {"delta": 1.0, "sft_weight": 0.1},
-    "cpo": {"beta": 0.1, "sft_weight": 1.0},
-    "orpo": {"weight": 0.1},
-    "bpo": {"generator": "bce", "beta": 0.1},
-    "hinge": {"beta": 0.1},
-    "exo": {"beta": 0.1, "label_smoothing": 1e-3},
-    "robust-dpo": {"beta": 0.1, "label_smoothing": 0.1},
-    "discopop": {"beta": 0.05, "tau": 0.05},
-    "apo-down": {"beta": 0.1},
-    "cal-dpo": {"beta": 0.1},
-    "rebel": {"eta": 1.0, "gap": 1.0},
-    "bonbon": {"n": 2, "alpha": 0.005},
-    "dro": {"tau": 0.5, "value": 0.5},
-    "alphapo": {"alpha": 0.1, "beta": 2.0, "gamma": 1.0},
-    "simper": {},
-    "aot-unpaired": {"beta": 0.1},
-    "aot": {"beta": 0.1},
-    "alpha-dpo": {"alpha": 0.1, "beta": 2.0, "gamma": 0.0},
-}
-
-
 @pytest.mark.parametrize("name", LOSSES)
-def test_defaults_are_the_documented_ones(name):
-    parameters = inspect.signature(LOSSES[name]).parameters.values()
-    settings = {p.name: p.default for p in parameters if not p.name.startswith(losses.FED)}
-    assert settings == DEFAULTS[name]
+def test_every_setting_says_what_it_may_be_and_takes_its_default(name):
+    """A parameter that is neither an input nor annotated would accept any number unseen."""
+    spec = make_loss(name)
+    hints = typing.get_type_hints(spec.function, include_extras=True)
+    for key, default in spec.defaults.items():
+        assert typing.get_origin(hints[key]) is typing.Annotated, (name, key)
+        assert spec.bind(**{key: default}).settings[key] is not None
+    for key, setting in spec.allowed.items():
+        with pytest.raises(InputError, match=f"loss '{name}': "):
+            spec.bind(**{key: "no such value"})
+        for value in (setting.below, setting.above, math.nan):
+            if setting.read is None and not setting.choices:
+                with pytest.raises(InputError, match=key):
+                    spec.bind(**{key: value})
+
+
+@given(st.sampled_from(sorted(LOSSES)), st.floats(allow_nan=True, allow_infinity=True), st.data())
+def test_a_number_is_taken_or_refused_and_the_loss_stays_finite(name, value, data):
+    """Generated settings: what is not refused gives a finite loss and slope at moderate f."""
+    spec = make_loss(name)
+    if not spec.defaults:
+        return
+    key = data.draw(st.sampled_from(sorted(spec.defaults)))
+    with contextlib.suppress(InputError):
+        spec = spec.bind(**{key: value})
+        assert math.isfinite(value)
+    if abs(value) > 50 or abs(value) < 1e-3:
+        return
+    f_w = torch.tensor([-0.7, -0.2], dtype=torch.float64, requires_grad=True)
+    loss = with_its_reference(spec, f_w)(f_w, torch.tensor([-0.4, -1.1], dtype=torch.float64))
+    assert loss.isfinite().all()
+    (slope,) = torch.autograd.grad(loss.sum(), f_w)
+    assert slope.isfinite().all()
 
 
 def test_settings_at_the_edge_are_allowed():

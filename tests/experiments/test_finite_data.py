@@ -15,10 +15,9 @@ from command import DIL, dil, hear_ctrl_c, refused
 
 from dil_tutorial.experiments.finite_data import report as dynamics
 from dil_tutorial.experiments.finite_data import run as study
-from dil_tutorial.losses import make_loss
+from dil_tutorial.losses import CATALOGUE, make_loss
 from dil_tutorial.support.intervals import bootstrap
 from toy import World
-from toy.catalogue import LOSSES
 from toy.fit import descend, empirical_law
 from toy.gallery import bandit20
 
@@ -157,7 +156,7 @@ def test_the_committed_results_can_be_reproduced():
     results, seeds = study.load(COMMITTED)
     (experiment,) = [e for e in study.EXPERIMENTS if e.name == "learning rate"]
     assert "DPO" in experiment.losses
-    loss = LOSSES["DPO"].loss
+    loss = CATALOGUE["DPO"]
     (by_step,) = study.run_conditions(loss, experiment.conditions[:1], range(seeds))
     row = results["learning rate"]["DPO"][0]
     assert row["learning_rate"] == experiment.conditions[0].learning_rate

@@ -26,7 +26,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PrinterCallback
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.llm.capabilities import quiet_noise
+from dil_tutorial.llm.fast.probes import quiet_noise
 from dil_tutorial.llm.tiny import own_tokenizer
 from dil_tutorial.llm.trainer import DILConfig, DILTrainer
 from dil_tutorial.losses import make_loss

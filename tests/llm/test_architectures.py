@@ -14,9 +14,9 @@ from architectures import KINDS, LAYOUTS, exact, made, pairs, step, tiny, tried
 from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.llm import capabilities
 from dil_tutorial.llm.batches import pad_prompts
-from dil_tutorial.llm.reference import sample_responses
+from dil_tutorial.llm.fast import probes
+from dil_tutorial.llm.fast.reference import sample_responses
 from dil_tutorial.llm.sampling import answer, draw
 from dil_tutorial.llm.tiny import own_tokenizer
 
@@ -195,7 +195,7 @@ def test_dynamic_rope_is_exact_below_its_limit_and_refused_above(tmp_path):
 def test_rows_that_do_not_fit_are_refused(kind, settings, words, tmp_path):
     model = tiny(kind, **settings)
     with pytest.raises(InputError, match=words):
-        capabilities.check_fits(model, architectures_rows(pairs()))
+        probes.check_fits(model, architectures_rows(pairs()))
 
 
 def architectures_rows(rows):
@@ -222,7 +222,7 @@ def test_prompts_of_other_lengths_do_not_change_an_answer(kind, together):
     model = (
         tiny(kind, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id).float().eval()
     )
-    assert capabilities.pads_left(model) == together
+    assert probes.pads_left(model) == together
     prompts = ["Why?", "Name a fruit that is yellow, please.", "And now?"]
     at_once = answer(model, tokenizer, prompts, max_new_tokens=8)
     assert at_once == [

@@ -262,7 +262,7 @@ def test_a_dpo_config_is_taken_over_by_name(loss_type, loss, setting, tmp_path):
         max_steps=5,
     )
     ours = arguments.from_trl(theirs)
-    assert (ours.loss, getattr(ours, setting)) == (loss, 0.2)
+    assert (ours.loss, ours.loss_function().all_settings[setting]) == (loss, 0.2)
     assert (ours.max_length, ours.learning_rate, ours.seed, ours.max_steps) == (77, 3e-6, 7, 5)
     assert ours.logprobs == ("mean" if loss_type in ("ipo", "sigmoid_norm") else "sum")
     assert not ours.loss_function().needs_kl
@@ -301,11 +301,9 @@ def test_variants_of_dpo_are_taken_over(settings, ours, tmp_path):
 
 def test_what_a_loss_of_trl_has_beside_beta_is_taken_over(tmp_path):
     exo = arguments.from_trl(dpo_config(tmp_path, loss_type=["exo_pair"], label_smoothing=0.05))
-    assert (exo.loss, exo.label_smoothing) == ("exo", 0.05)
-    assert (
-        arguments.from_trl(dpo_config(tmp_path, loss_type=["discopop"], discopop_tau=0.3)).tau
-        == 0.3
-    )
+    assert (exo.loss, exo.loss_kwargs) == ("exo", {"label_smoothing": 0.05})
+    discopop = arguments.from_trl(dpo_config(tmp_path, loss_type=["discopop"], discopop_tau=0.3))
+    assert discopop.loss_kwargs == {"tau": 0.3}
     with pytest.raises(InputError, match="'exo': label_smoothing is 0"):
         arguments.from_trl(dpo_config(tmp_path, loss_type=["exo_pair"])).loss_function()
 

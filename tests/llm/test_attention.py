@@ -11,12 +11,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from dil_tutorial.llm import attention as packing
-from dil_tutorial.llm import batches
-from dil_tutorial.llm import capabilities as probe
-from dil_tutorial.llm.attention import ATTENTION
-from dil_tutorial.llm.batches import Layer, batch_of, pack
+from dil_tutorial.llm.batches import batch_of
 from dil_tutorial.llm.data import read_pairs, tiny_preferences
+from dil_tutorial.llm.fast import attention as packing
+from dil_tutorial.llm.fast import packing as packing_module
+from dil_tutorial.llm.fast import probes as probe
+from dil_tutorial.llm.fast.attention import ATTENTION
+from dil_tutorial.llm.fast.packing import Layer, pack
 from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.models import load_model, load_tokenizer
 from dil_tutorial.llm.rows import Response, TokenisedPair
@@ -269,7 +270,7 @@ def test_each_batch_takes_the_cheaper_layout_and_gives_the_same(
         for word in ("b", "c")
     ]
     # so that the two kinds of pairs are told apart by this tiny model
-    monkeypatch.setattr(batches, "CALL", 3e6)
+    monkeypatch.setattr(packing_module, "CALL", 3e6)
     logs = []
     for layout in ("auto", "shared"):
         config = DILConfig(
@@ -318,7 +319,7 @@ def test_where_calls_are_free_sharing_is_never_dearer(sizes, weights, width):
         TokenisedPair(Response([5] * p, [6] * c), Response([5] * p, [7] * r)) for p, c, r in sizes
     ]
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(batches, "CALL", 0.0)
+        patched.setattr(packing_module, "CALL", 0.0)
         assert Layer(weights, width).cheaper(made) == "shared"
-        patched.setattr(batches, "CALL", 1e15)
+        patched.setattr(packing_module, "CALL", 1e15)
         assert Layer(weights, width).cheaper(made) == "padded"

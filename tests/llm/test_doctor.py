@@ -1,4 +1,4 @@
-"""Each sickness of the doctor's table, made here, is found; healthy runs, data and checkpoints have
+"""Each issue of the doctor's table, made here, is found; healthy runs, data and checkpoints have
 none.
 """
 
@@ -15,7 +15,7 @@ from test_arguments import trainer_for
 
 from dil_tutorial.claims import CLAIMS
 from dil_tutorial.llm.data import read_pairs, tiny_preferences
-from dil_tutorial.llm.doctor import SICKNESSES, diagnose, of_log
+from dil_tutorial.llm.doctor import ISSUES, diagnose, of_log
 from dil_tutorial.llm.models import load_model, load_tokenizer
 from dil_tutorial.llm.tiny import tiny_model as small
 from dil_tutorial.llm.trainer import DILConfig, DILTrainer
@@ -29,7 +29,7 @@ HEALTHY = {
     "ratio": 1.0,
 }
 FAR = HEALTHY | {"logratios/large": 0.8, "ratio": 40.0}
-made = set()  # the sicknesses that the tests below have found
+made = set()  # the issues that the tests below have found
 
 
 def names(found):
@@ -48,7 +48,7 @@ def trained(folder, **settings):
     return trainer.state.log_history
 
 
-# --- Logs: of real runs where a few steps bring the sickness on, written down where they do not ---
+# --- Logs: of real runs where a few steps bring the issue on, written down where they do not ---
 
 
 @pytest.mark.parametrize("loss", ["nca", "dpo", "dil", "sft", "ipo"])
@@ -97,7 +97,7 @@ def test_a_small_beta_lets_dpo_leave_the_reference(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("log", "sickness"),
+    ("log", "issue"),
     [
         (steps({}, {"loss": math.nan}), "not finite"),
         (steps({}, {"grad_norm": math.inf}), "not finite"),
@@ -120,11 +120,11 @@ def test_a_small_beta_lets_dpo_leave_the_reference(tmp_path):
         (steps({"logratios/chosen": 0.0, "logratios/rejected": 0.0}, FAR, FAR, FAR), "exploding"),
     ],
 )
-def test_logs_of_others(log, sickness):
-    assert sickness in names(of_log(log))
+def test_logs_of_others(log, issue):
+    assert issue in names(of_log(log))
 
 
-def test_log_ratios_of_a_loss_without_reference_are_no_sickness():
+def test_log_ratios_of_a_loss_without_reference_are_no_issue():
     assert not of_log(
         steps(
             *[{"logratios/chosen": -30.0, "logratios/rejected": -31.0, "logps/rejected": -31.0}] * 8
@@ -155,7 +155,7 @@ def test_the_trainer_says_that_end_tokens_stand_twice(tmp_path, tiny_model, capl
             {"prompt": [{"role": "user", "content": f"Question {i}?"}], **sides} for i in range(8)
         ]
         DILTrainer(load_model(str(tiny_model)), config, pairs, processing_class=tokenizer)
-        return [one.getMessage() for one in caplog.records if "two end tokens" in one.getMessage()]
+        return [one.getMessage() for one in caplog.records if "two EOS tokens" in one.getMessage()]
 
     assert not said()
     tokenizer.chat_template = tokenizer.chat_template.replace(
@@ -166,7 +166,7 @@ def test_the_trainer_says_that_end_tokens_stand_twice(tmp_path, tiny_model, capl
 
 
 def test_another_reference_may_differ_at_the_start(tmp_path, caplog):
-    """Given on purpose, it is no sickness; the log by itself cannot know."""
+    """Given on purpose, it is no issue; the log by itself cannot know."""
     other = small()
     with torch.no_grad():
         other.get_output_embeddings().weight.mul_(3)
@@ -206,10 +206,10 @@ def test_clean_pairs_have_nothing(write, tiny_model):
     assert "nothing found" in run.stdout
 
 
-@pytest.mark.parametrize("sickness", SICK_ROWS)
-def test_sick_rows_among_clean_ones(sickness, write):
-    path = write("sick.jsonl", [*(pair(i) for i in range(40)), *SICK_ROWS[sickness]])
-    assert names(diagnose(str(path))[1]) == {sickness}
+@pytest.mark.parametrize("issue", SICK_ROWS)
+def test_sick_rows_among_clean_ones(issue, write):
+    path = write("sick.jsonl", [*(pair(i) for i in range(40)), *SICK_ROWS[issue]])
+    assert names(diagnose(str(path))[1]) == {issue}
 
 
 def test_end_tokens(write, tiny_model):
@@ -263,7 +263,7 @@ def test_a_checkpoint(saved):
         saved / "model.safetensors",
         {"format": "pt"},
     )
-    assert names(diagnose(str(saved))[1]) == {"does not stop", "sick weights"}
+    assert names(diagnose(str(saved))[1]) == {"does not stop", "bad weights"}
 
 
 def test_an_adapter(saved, tmp_path):
@@ -316,9 +316,7 @@ def test_an_empty_folder_is_refused(tmp_path):
     refused(dil("doctor", tmp_path), "no run.json")
 
 
-def test_claims_exist_and_every_sickness_has_been_made():
-    assert {sickness.claim for sickness in SICKNESSES.values()} - {""} <= {
-        claim.id for claim in CLAIMS
-    }
+def test_claims_exist_and_every_issue_has_been_made():
+    assert {issue.claim for issue in ISSUES.values()} - {""} <= {claim.id for claim in CLAIMS}
     if len(made) > 15:  # the whole file was run in this process
-        assert made == SICKNESSES.keys()
+        assert made == ISSUES.keys()

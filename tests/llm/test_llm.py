@@ -11,9 +11,9 @@ from dil_tutorial.bregman import GENERATORS
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.batches import batch_of, pad, pad_prompts
 from dil_tutorial.llm.data import as_chat, read_pairs, tiny_preferences
+from dil_tutorial.llm.fast.reference import fingerprint, model_digest
 from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.models import load_model, load_tokenizer
-from dil_tutorial.llm.reference import fingerprint, model_digest
 from dil_tutorial.llm.rows import Rows
 from dil_tutorial.llm.sampling import answer, score
 from dil_tutorial.llm.tokens import tokenize_pair, tokenize_pairs
@@ -196,7 +196,7 @@ def test_scores_of_answers_are_their_logps(parts):
 
 
 @pytest.mark.parametrize("logprobs", ["sum", "mean"])
-def test_the_step_is_the_loss_of_the_library_on_log_ratios(parts, tmp_path, logprobs):
+def test_the_step_is_the_loss_of_the_library_onlog_ratios(parts, tmp_path, logprobs):
     """compute_loss after the policy has moved, against the loss function on log-ratios computed the
     slow way.
     """
@@ -262,18 +262,18 @@ def test_training_starts_at_the_reference_and_imitates(parts, tmp_path):
 
 SETTINGS = {  # beyond the defaults
     "dpo": {"beta": 0.5},
-    "ipo": {"tau": 1.0},
-    "bco": {"delta": 0.1},
+    "ipo": {"loss_kwargs": {"tau": 1.0}},
+    "bco": {"loss_kwargs": {"delta": 0.1}},
     "kto": {"beta": 0.5},
     "f-dpo": {"generator": "bce"},
-    "simpo": {"logprobs": "mean", "gamma": 0.5},
+    "simpo": {"logprobs": "mean", "loss_kwargs": {"gamma": 0.5}},
     "orpo": {"logprobs": "mean"},
     "simper": {"logprobs": "mean"},
-    "alphapo": {"logprobs": "mean", "alpha": 0.25},
-    "rebel": {"eta": 2.0, "gap": 0.5},
-    "bonbon": {"n": 4, "alpha": 0.1},
-    "dro": {"tau": 0.2, "value": 0.4},
-    "alpha-dpo": {"logprobs": "mean", "alpha": 0.2},
+    "alphapo": {"logprobs": "mean", "loss_kwargs": {"alpha": 0.25}},
+    "rebel": {"loss_kwargs": {"eta": 2.0, "gap": 0.5}},
+    "bonbon": {"loss_kwargs": {"n": 4, "alpha": 0.1}},
+    "dro": {"loss_kwargs": {"tau": 0.2, "value": 0.4}},
+    "alpha-dpo": {"logprobs": "mean", "loss_kwargs": {"alpha": 0.2}},
 }
 
 
@@ -298,7 +298,7 @@ def test_every_loss_trains(parts, tmp_path, settings):
     assert losses[-1] < losses[0]  # the same 8 pairs every step
 
 
-def test_kto_holds_log_ratios_against_mismatched_ones(parts, tmp_path):
+def test_kto_holdslog_ratios_against_mismatched_ones(parts, tmp_path):
     """Its reference point: beta times the mean f of each prompt with the next pair's chosen
     response, if above zero.
     """
@@ -334,7 +334,7 @@ def test_kto_holds_log_ratios_against_mismatched_ones(parts, tmp_path):
     assert loss.item() == pytest.approx(expected(kl).item(), rel=1e-4)
     wanted = torch.autograd.grad(expected(kl), list(policy.parameters()), retain_graph=True)
     assert all(torch.allclose(a, b, atol=1e-5, rtol=1e-3) for a, b in zip(got, wanted, strict=True))
-    trainer._log_ratios = lambda model, batch: torch.full((4,), -2.0)  # a KL is never below zero
+    trainer.log_ratios = lambda model, batch: torch.full((4,), -2.0)  # a KL is never below zero
     assert trainer.compute_loss(policy, batch).item() == pytest.approx(
         expected(0.0).item(), rel=1e-4
     )
@@ -366,7 +366,7 @@ def test_accumulated_steps_equal_one_big_step(tiny_model, tmp_path):
 def test_reference_logps_are_cached_under_a_fingerprint(parts, tmp_path, monkeypatch):
     first = trainer_for(parts, tmp_path)
     scored = [row.chosen.ref_logp for row in first.train_dataset]
-    monkeypatch.setattr(DILTrainer, "_response_logps", lambda *a: pytest.fail("scored again"))
+    monkeypatch.setattr(DILTrainer, "response_logps", lambda *a: pytest.fail("scored again"))
     assert [row.chosen.ref_logp for row in trainer_for(parts, tmp_path).train_dataset] == scored
     monkeypatch.undo()
     before = fingerprint(model_digest(parts[0]), first.train_dataset)
@@ -441,7 +441,7 @@ def test_on_a_gpu(parts, tmp_path):
     """The flash kernel is chosen, f starts at zero, and the steps are those of the CPU up to
     rounding.
     """
-    from dil_tutorial.llm.attention import VARLEN
+    from dil_tutorial.llm.fast.attention import VARLEN
 
     settings = {"loss": "nca", "learning_rate": 1e-3, "max_steps": 4, "optim": "sgd"}
     on_cpu = trainer_for(
@@ -579,8 +579,8 @@ def test_fresh_samples_of_the_reference(parts, tmp_path, lora):
     adapter = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM") if lora else None
     trainer = DILTrainer(model, config, PAIRS[:8], processing_class=tokenizer, peft_config=adapter)
     seen = []
-    fresh = trainer._log_ratios
-    trainer._log_ratios = lambda *inputs: seen.append(fresh(*inputs)) or seen[-1]
+    fresh = trainer.log_ratios
+    trainer.log_ratios = lambda *inputs: seen.append(fresh(*inputs)) or seen[-1]
     trainer.train()
     assert [len(f) for f in seen] == [4] * 4
     assert (seen[0] == 0).all()  # the policy is the reference
@@ -592,7 +592,7 @@ def test_fresh_samples_of_the_reference(parts, tmp_path, lora):
 
 def test_reference_samples_follow_the_models_law(parts):
     """The first token of 4,000 draws against the model's probabilities."""
-    from dil_tutorial.llm.reference import sample_responses
+    from dil_tutorial.llm.fast.reference import sample_responses
 
     model, tokenizer = parts
     with torch.no_grad():
@@ -694,6 +694,6 @@ def test_weights_of_losses_can_be_set(tmp_path):
         ("cpo", "sft_weight", {}),
     ):
         config = DILConfig(
-            str(tmp_path), loss=loss, use_cpu=True, report_to=[], **{name: 0.3}, **more
+            str(tmp_path), loss=loss, use_cpu=True, report_to=[], loss_kwargs={name: 0.3}, **more
         )
         assert config.loss_function().all_settings[name] == 0.3

@@ -12,9 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Qwen2Config
 
 from dil_tutorial.llm import plan
-from dil_tutorial.llm.attention import ATTENTION, register
-from dil_tutorial.llm.batches import pack
 from dil_tutorial.llm.count import Step, count, counted, saved_for_backward
+from dil_tutorial.llm.fast.attention import ATTENTION, register
+from dil_tutorial.llm.fast.packing import pack
 from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.support.paths import BENCHMARKS
 

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 pytest.importorskip("accelerate", reason="language models need the llm extra")
 
-from dil_tutorial.llm import reference, tokens
-from dil_tutorial.llm.batches import in_order
+from dil_tutorial.llm import tokens
 from dil_tutorial.llm.data import read_pairs, tiny_preferences
-from dil_tutorial.llm.reference import bit_sum, score_reference
-from dil_tutorial.llm.rows import Response, Rows, TokenisedPair, joined, keep, kept
+from dil_tutorial.llm.fast import reference
+from dil_tutorial.llm.fast.reference import bit_sum, score_reference
+from dil_tutorial.llm.rows import Response, Rows, TokenisedPair, in_order, joined, keep, kept
 from dil_tutorial.llm.tiny import own_tokenizer
 from dil_tutorial.llm.tokens import tokenize_pairs
 

@@ -126,7 +126,12 @@ def test_conservative_dpo_is_dpo_on_soft_labels(tiny_model, tmp_path):
         beta=0.5,
     )
     smoothed = trained_on(
-        tiny_model, tmp_path / "b", PAIRS, loss="dpo", beta=0.5, label_smoothing=0.1
+        tiny_model,
+        tmp_path / "b",
+        PAIRS,
+        loss="dpo",
+        beta=0.5,
+        loss_kwargs={"label_smoothing": 0.1},
     )
     hard = trained_on(tiny_model, tmp_path / "c", PAIRS, loss="dpo", beta=0.5)
     assert soft[0] == pytest.approx(smoothed[0], abs=1e-6)

@@ -11,8 +11,8 @@ pytest.importorskip("accelerate", reason="language models need the llm extra")
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from dil_tutorial.llm import sampling
-from dil_tutorial.llm.capabilities import enable_packing
 from dil_tutorial.llm.data import read_pairs, tiny_preferences
+from dil_tutorial.llm.fast.probes import enable_packing
 from dil_tutorial.llm.models import load_tokenizer
 from dil_tutorial.llm.trainer import DILConfig, DILTrainer
 

@@ -27,22 +27,20 @@ def test_stated_optima_are_stationary(entry):
             .where(policy > 0, torch.tensor(-1e4).double())
             .requires_grad_()
         )
-        loss = population_loss(world, entry.loss, log_ratio(logits, world.ref)).sum()
+        loss = population_loss(world, entry, log_ratio(logits, world.ref)).sum()
         (gradient,) = torch.autograd.grad(loss, logits)
         kinks = entry.label == "SLiC"  # its optimum lies on kinks: see test_slic_cannot_be_improved
         assert gradient.abs().max() < (1.0 if kinks else 1e-8)
 
 
 def test_what_a_loss_needs_is_what_the_literature_says():
-    needs = {
-        e.label: (compare.needs_pairs(e.loss), compare.needs_reference(e.loss)) for e in COMPARED
-    }
+    needs = {e.label: (compare.needs_pairs(e), compare.needs_reference(e)) for e in COMPARED}
     assert needs["SFT"] == (False, False)
     assert needs["KTO"] == (False, True)
     assert needs["DPO"] == needs["IPO"] == (True, True)
     assert needs["SimPO"] == needs["CPO"] == needs["ORPO"] == needs["SLiC"] == (True, False)
     assert needs["DIL LSIF repaired"] == (False, True)
-    growth = {e.label: compare.gradient_growth(e.loss) for e in COMPARED}
+    growth = {e.label: compare.gradient_growth(e) for e in COMPARED}
     assert growth["IPO"] == growth["SPPO"] == "linear"
     assert growth["DIL UKL repaired"] == "exponential"
     assert growth["DPO"] == growth["KTO"] == growth["SFT"] == "bounded"

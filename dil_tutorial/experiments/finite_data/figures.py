@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dil_tutorial.experiments.finite_data.run import Results, Row
+from dil_tutorial.losses import CATALOGUE
 from dil_tutorial.support import plotting
-from toy.catalogue import LOSSES
 
 
 def lines(
@@ -23,7 +23,7 @@ def lines(
     """One line a loss of ``measure`` against ``x``, with its 95% interval as a band."""
     for name, rows in cells.items():
         rows = [row for row in rows if keep(row)]
-        style: Any = {"color": LOSSES[name].colour, "ls": LOSSES[name].line}
+        style: Any = {"color": CATALOGUE[name].color, "ls": CATALOGUE[name].line}
         xs = [row[x] for row in rows]
         axes.plot(
             xs,

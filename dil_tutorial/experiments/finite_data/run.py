@@ -18,13 +18,12 @@ import torch
 from torch import Tensor
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.losses import Loss
+from dil_tutorial.losses import CATALOGUE, Loss
 from dil_tutorial.rlhf import kl
 from dil_tutorial.support.files import provenance, read_json, write_json, write_text
 from dil_tutorial.support.intervals import bootstrap
 from dil_tutorial.support.paths import BENCHMARKS
 from toy import optima
-from toy.catalogue import LOSSES
 from toy.fit import descend, empirical_law
 from toy.gallery import bandit20
 from toy.worlds import World
@@ -222,7 +221,7 @@ def cells(
             e.name,
             label,
             {
-                "loss": LOSSES[label].settings,
+                "loss": CATALOGUE[label].named_settings,
                 "seeds": seeds,
                 "conditions": [asdict(c) for c in e.conditions],
             },
@@ -252,7 +251,7 @@ def study(
         path = folder / "cells" / f"{experiment} - {label}.json".replace(" ", "_")
         saved = read_json(path) if path.is_file() else {}
         if saved.get("settings") != settings:
-            loss, rows = LOSSES[label].loss, []
+            loss, rows = CATALOGUE[label], []
             for batch in batches(conditions[experiment]):
                 results = run_conditions(loss, batch, range(seeds))
                 for condition, by_step in zip(batch, results, strict=True):

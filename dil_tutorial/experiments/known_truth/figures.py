@@ -19,8 +19,8 @@ from dil_tutorial.experiments.known_truth.measures import (
     place_of,
     stacked,
 )
+from dil_tutorial.losses import CATALOGUE
 from dil_tutorial.support import plotting
-from toy.catalogue import LOSSES
 
 NAMES = {"pi_chosen": r"$\pi_{chosen}$"}
 SHOWN = (
@@ -42,7 +42,9 @@ def legend(ax: Axes, losses: Sequence[str], **settings: Any) -> None:
     """Names of losses by colour and marker, beside what ``ax`` names itself."""
     handles, names = ax.get_legend_handles_labels()
     for loss in losses:
-        handles.append(Line2D([], [], ls="", marker=marker(loss), color=LOSSES[loss].colour, ms=6))
+        handles.append(
+            Line2D([], [], ls="", marker=marker(loss), color=CATALOGUE[loss].color, ms=6)
+        )
         names.append(loss)
     ax.legend(handles, names, frameon=False, fontsize=8, **settings)
 
@@ -84,7 +86,14 @@ def against_truth(ax: Axes, x: Tensor, f: Tensor, g: Tensor, loss: str) -> None:
     ax.plot(span, span, color="black", lw=0.8, ls=":", label=r"imitates $\pi_{chosen}$")
     ax.plot(gx, gy, color="#7F7F7F", ls="--", lw=1.5, label="its own optimum")
     ax.errorbar(
-        mx, my, 1.96 * error, color=LOSSES[loss].colour, marker="o", ms=4, lw=1.2, label="measured"
+        mx,
+        my,
+        1.96 * error,
+        color=CATALOGUE[loss].color,
+        marker="o",
+        ms=4,
+        lw=1.2,
+        label="measured",
     )
     ax.set_title(loss, loc="left")
     ax.set_xlabel("log(1 + t), nats")
@@ -147,7 +156,7 @@ def calibration(results: Results, found: dict[str, Any]) -> Figure:
         ax.plot(
             said,
             true,
-            color=LOSSES[loss].colour,
+            color=CATALOGUE[loss].color,
             marker="o",
             ms=4,
             lw=1.5,
@@ -173,8 +182,8 @@ def slopes(results: Results, found: dict[str, Any]) -> Figure:
         rows = [value for value in found["losses"].values() if value["fed"] == fed]
         for place, value in enumerate(rows):
             middle, low, high = value["slope"]
-            ax.plot([low, high], [place, place], color=LOSSES[value["loss"]].colour, lw=2.5)
-            ax.plot(middle, place, "o", color=LOSSES[value["loss"]].colour, ms=7)
+            ax.plot([low, high], [place, place], color=CATALOGUE[value["loss"]].color, lw=2.5)
+            ax.plot(middle, place, "o", color=CATALOGUE[value["loss"]].color, ms=7)
             ax.plot(value["seeds"], [place] * len(value["seeds"]), "|", color="black", ms=7)
             if fed == "sum":
                 ax.plot(value["expected slope"][0], place, "D", mfc="white", mec="black", ms=6)
@@ -218,7 +227,7 @@ def frontier(results: Results, found: dict[str, Any]) -> Figure:
                     fmt=marker(value["loss"]),
                     ms=6,
                     lw=0.8,
-                    color=LOSSES[value["loss"]].colour,
+                    color=CATALOGUE[value["loss"]].color,
                 )
         ax.set_xlabel(r"KL(policy $\|\,\pi_{ref}$), nats")
         ax.set_ylabel("gain in expected reward, nats")
@@ -249,7 +258,7 @@ def curves(results: Results, found: dict[str, Any]) -> Figure:
                 0
             )
             style: dict[str, Any] = {
-                "color": LOSSES[loss].colour,
+                "color": CATALOGUE[loss].color,
                 "ls": ("-", "--")[i % 2],
                 "lw": 1.6,
             }
@@ -279,11 +288,11 @@ def rates(results: Results, found: dict[str, Any]) -> Figure:
                 ax.plot(
                     [row[0] for row in rows],
                     [row[2] for row in rows],
-                    color=LOSSES[loss].colour,
+                    color=CATALOGUE[loss].color,
                     lw=1.2,
                 )
                 kept = next(row for row in rows if row[0] == found["losses"][name]["learning rate"])
-                ax.plot(kept[0], kept[2], marker(loss), color=LOSSES[loss].colour, ms=7)
+                ax.plot(kept[0], kept[2], marker(loss), color=CATALOGUE[loss].color, ms=7)
         ax.set_xscale("log")
         ax.set_xlabel("learning rate")
         ax.set_ylabel("slope on validation prompts")
@@ -302,9 +311,9 @@ def ladder(results: Results, found: dict[str, Any]) -> Figure:
             middle, low, high = zip(*(rung[measure] for rung in rungs), strict=True)
             pairs = [rung["pairs"] for rung in rungs]
             ax.plot(
-                pairs, middle, label=loss, color=LOSSES[loss].colour, marker=plotting.MARKERS[i]
+                pairs, middle, label=loss, color=CATALOGUE[loss].color, marker=plotting.MARKERS[i]
             )
-            ax.fill_between(pairs, low, high, color=LOSSES[loss].colour, alpha=0.13, lw=0)
+            ax.fill_between(pairs, low, high, color=CATALOGUE[loss].color, alpha=0.13, lw=0)
         ax.set_xscale("log")
         ax.set_xticks(pairs, [str(count) for count in pairs])
         ax.minorticks_off()
@@ -326,7 +335,7 @@ def rounds(results: Results, found: dict[str, Any]) -> Figure:
             ys,
             bars,
             marker="o",
-            color=LOSSES["DIL BCE repaired"].colour,
+            color=CATALOGUE["DIL BCE repaired"].color,
             label="rounds of repaired BCE",
         )
         for step, x, y in zip(steps, xs, ys, strict=True):

@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dil_tutorial.llm.attention import lengths_of
+from dil_tutorial.llm.fast.attention import lengths_of
 
 # a batch's fingerprint -> hidden states (N, T, H) above the frozen layers
 Memory = dict[bytes, Tensor]

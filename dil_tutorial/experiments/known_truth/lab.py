@@ -33,22 +33,20 @@ from dil_tutorial.experiments.known_truth.frozen_layers import (
 )
 from dil_tutorial.llm.batches import pad
 from dil_tutorial.llm.callbacks import StopAndSave
-from dil_tutorial.llm.capabilities import enable_packing
 from dil_tutorial.llm.config import DILConfig
+from dil_tutorial.llm.fast.probes import enable_packing
 from dil_tutorial.llm.logprobs import response_token_logps
 from dil_tutorial.llm.metrics import kl_terms
 from dil_tutorial.llm.models import SMOLLM2, load_model, load_tokenizer, this_device
 from dil_tutorial.llm.rows import Response
 from dil_tutorial.llm.sampling import draw, score_drawn
 from dil_tutorial.llm.trainer import DILTrainer
+from dil_tutorial.losses import CATALOGUE, DIL_WORDS
 from dil_tutorial.support.files import read_text
-from toy import catalogue
 
 UNRELATED = Path(__file__).parent / "unrelated.txt"
 
-DIL = [
-    f"DIL {h} {variant}" for h in ("LSIF", "UKL", "BCE") for variant in catalogue.VARIANTS.values()
-]
+DIL = [f"DIL {h} {variant}" for h in ("LSIF", "UKL", "BCE") for variant in DIL_WORDS.values()]
 LOSSES = ("SFT", "DPO", *DIL, "NCA", "SimPO")  # labels in the catalogue
 
 
@@ -305,14 +303,14 @@ class Lab:
         data, preset = data or self.data, self.preset
         pairs, _ = data.pairs("train", run.pairs, run.seed)
         validation, _ = data.pairs("validation", preset.pairs, 0)  # the same for every seed
-        settings = dict(catalogue.LOSSES[run.loss].settings)
-        third = "-reference" if settings.get("denominator") == "reference" else ""
+        spec = CATALOGUE[run.loss]
+        third = "-reference" if spec.needs_reference_samples else ""
         # losses that read the same pairs share the scores
         work = self.folder / "work" / f"{run.pairs}-{run.seed}{third}"
         config = DILConfig(
             output_dir=str(work),
-            loss=settings.pop("name"),
-            **settings,
+            loss=spec.name,
+            loss_kwargs=spec.kwargs,
             logprobs=run.feed,
             learning_rate=run.learning_rate,
             seed=run.seed,
@@ -365,7 +363,7 @@ class Lab:
         data = data or self.data
         pairs, _ = data.pairs("validation", self.preset.pairs, 0)
         place = {data.drawn[x]["prompt"]: i for i, x in enumerate(data.rows("validation"))}
-        loss, sides = catalogue.LOSSES[run.loss].loss, []
+        loss, sides = CATALOGUE[run.loss], []
         for side in ("chosen", "rejected"):
             fed = []
             for pair in pairs:

@@ -17,10 +17,10 @@ from dil_tutorial.experiments.known_truth.measures import (
     share_of_frontier,
     steep_and_flat,
 )
+from dil_tutorial.losses import DIL_WORDS
 from dil_tutorial.support import plotting, templates
 from dil_tutorial.support.files import write_text
 from dil_tutorial.support.words import fixed, interval, listed, span
-from toy.catalogue import VARIANTS
 
 TEMPLATE = Path(__file__).with_name("report.md.j2")
 TITLES = {
@@ -84,7 +84,7 @@ def lists(results: Results, found: dict[str, Any]) -> dict[str, Any]:
     }
     kinds = {
         k: [v["slope"][0] for name, v in sums.items() if name.endswith(k)]
-        for k in VARIANTS.values()
+        for k in DIL_WORDS.values()
     }
     grid = results["preset"]["learning_rates"]
 

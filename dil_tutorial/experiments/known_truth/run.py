@@ -22,11 +22,11 @@ from typing import Any
 import torch
 
 from dil_tutorial.experiments.known_truth.lab import LOSSES, Lab, Preset, Run, label, rounded
-from dil_tutorial.llm.capabilities import enable_packing
+from dil_tutorial.llm.fast.probes import enable_packing
 from dil_tutorial.llm.models import load_model
 from dil_tutorial.llm.sampling import draw
+from dil_tutorial.losses import CATALOGUE
 from dil_tutorial.support.files import provenance, read_json, write_json
-from toy import catalogue
 
 PRESETS = {
     "cpu": Preset(),
@@ -99,7 +99,7 @@ def experiment(lab: Lab, progress: Progress) -> dict[str, Any]:
     return {
         **provenance(),
         "preset": asdict(preset),
-        "losses": {loss: catalogue.LOSSES[loss].settings for loss in LOSSES},
+        "losses": {loss: CATALOGUE[loss].named_settings for loss in LOSSES},
         "truth": truth(lab),
         "reference": reference,
         "sweep": sweep,

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from dil_tutorial.experiments.known_truth.measures import against
 from dil_tutorial.experiments.real_pairs.measures import Results, name_of
 from dil_tutorial.experiments.real_pairs.run import PAPER, Preset, runs
+from dil_tutorial.losses import CATALOGUE, colors
 from dil_tutorial.support import plotting, templates
 from dil_tutorial.support.files import write_text
 from dil_tutorial.support.words import fixed, interval
-from toy.catalogue import LOSSES, colours
 
 TEMPLATE = Path(__file__).with_name("report.md.j2")
 
@@ -36,7 +36,7 @@ def figures(results: Results, found: dict[str, Any]) -> dict[str, tuple[Figure, 
 def style(name: str) -> dict[str, Any]:
     """Colour and line of a loss, whatever it was fed."""
     loss = name.removesuffix(", means")
-    return {"color": colours()[loss], "ls": ":" if name != loss else LOSSES[loss].line}
+    return {"color": colors()[loss], "ls": ":" if name != loss else CATALOGUE[loss].line}
 
 
 def chosen(results: Results) -> Figure:
@@ -50,7 +50,7 @@ def chosen(results: Results) -> Figure:
     drawn, axes = plotting.new_figure(columns=2, width=11, height=4.2)
     for panel, rate in zip(axes, (rates[0], rates[-1]), strict=True):
         for row in results["runs"]:
-            told = "chosen" in row["curves"] and not LOSSES[row["loss"]].loss.reference_free
+            told = "chosen" in row["curves"] and not CATALOGUE[row["loss"]].reference_free
             if row["learning_rate"] == rate and row["seed"] == 0 and told:
                 values = row["curves"]["chosen"]
                 smooth = [

@@ -28,17 +28,17 @@ from dil_tutorial.errors import InputError
 from dil_tutorial.experiments.known_truth.frozen_layers import Memory, remember_frozen_layers
 from dil_tutorial.experiments.known_truth.lab import adapted, rounded
 from dil_tutorial.llm.callbacks import StopAndSave
-from dil_tutorial.llm.capabilities import enable_packing, usable_layout
 from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.data import Pair, read
+from dil_tutorial.llm.fast.probes import enable_packing, usable_layout
 from dil_tutorial.llm.logprobs import pair_logps
 from dil_tutorial.llm.models import SMOLLM2, load_model, load_tokenizer, this_device
 from dil_tutorial.llm.rows import Rows
 from dil_tutorial.llm.sampling import draw, score_drawn
 from dil_tutorial.llm.tokens import tokenize_pairs
 from dil_tutorial.llm.trainer import DILTrainer
+from dil_tutorial.losses import CATALOGUE
 from dil_tutorial.support.files import provenance, read_json, write_json
-from toy import catalogue
 
 NAMED = {  # data sets by the names that people use: pairs to train on, pairs held out
     "hh-rlhf": ("Anthropic/hh-rlhf:train", "Anthropic/hh-rlhf:test"),
@@ -203,12 +203,12 @@ class Lab:
 
     def train(self, run: Run) -> tuple[Any, dict[str, Any]]:
         """One pass over the training pairs; returns the policy, and the curves of its log."""
-        preset, settings = self.preset, dict(catalogue.LOSSES[run.loss].settings)
+        preset, spec = self.preset, CATALOGUE[run.loss]
         work = self.folder / "work" / f"{run.seed}"
         config = DILConfig(
             str(work),
-            loss=settings.pop("name"),
-            **settings,
+            loss=spec.name,
+            loss_kwargs=spec.kwargs,
             logprobs=run.feed,
             learning_rate=run.learning_rate,
             seed=run.seed,

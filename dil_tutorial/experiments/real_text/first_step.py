@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dil_tutorial.experiments.known_truth.lab import Lab, rounded
 from dil_tutorial.llm.batches import batch_of
-from dil_tutorial.llm.capabilities import enable_packing
+from dil_tutorial.llm.fast.probes import enable_packing
 from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.rows import Response, TokenisedPair
 

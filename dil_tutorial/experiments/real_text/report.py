@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from dil_tutorial.experiments.known_truth.data import SPLITS
 from dil_tutorial.experiments.known_truth.measures import against
 from dil_tutorial.experiments.real_text.measures import REACH, Results
+from dil_tutorial.losses import CATALOGUE, colors
 from dil_tutorial.support import plotting, templates
 from dil_tutorial.support.files import write_text
 from dil_tutorial.support.words import fixed, interval, precise
-from toy.catalogue import LOSSES, colours
 
 TEMPLATE = Path(__file__).with_name("report.md.j2")
 
@@ -76,13 +76,13 @@ def rates(found: dict[str, Any]) -> Figure:
     ):
         for place, (loss, rows) in enumerate(found["sweep"].items()):
             steps = [row["learning rate"] for row in rows]
-            marker, line = plotting.MARKERS[place % len(plotting.MARKERS)], LOSSES[loss].line
+            marker, line = plotting.MARKERS[place % len(plotting.MARKERS)], CATALOGUE[loss].line
             axes.plot(
                 steps,
                 [row[key] for row in rows],
                 line,
                 marker=marker,
-                color=colours()[loss],
+                color=colors()[loss],
                 label=loss,
                 ms=5,
             )
@@ -104,13 +104,13 @@ def frontier(found: dict[str, Any]) -> Figure:
             continue
         (kl, *kls), (gain, low, high) = value["KL"], value["gain"]
         x = max(kl, 0.0) ** 0.5
-        axes.plot([x, x], [low, high], color=colours()[loss], lw=1)
-        axes.plot([max(k, 0.0) ** 0.5 for k in kls], [gain, gain], color=colours()[loss], lw=1)
+        axes.plot([x, x], [low, high], color=colors()[loss], lw=1)
+        axes.plot([max(k, 0.0) ** 0.5 for k in kls], [gain, gain], color=colors()[loss], lw=1)
         axes.plot(
             [x],
             [gain],
             plotting.MARKERS[place % len(plotting.MARKERS)],
-            color=colours()[loss],
+            color=colors()[loss],
             label=loss,
         )
     for name, (kl, gain, _) in found["marks"].items():
@@ -132,7 +132,7 @@ def curves(results: Results) -> Figure:
     drawn, axes = plotting.new_figure(columns=2, width=11, height=4)
     for panel, side in zip(axes, ("chosen", "rejected"), strict=True):
         for row in results["runs"]:
-            if row["seed"] == 0 and row["curves"] and not LOSSES[row["loss"]].loss.reference_free:
+            if row["seed"] == 0 and row["curves"] and not CATALOGUE[row["loss"]].reference_free:
                 values = row["curves"][side]
                 smooth = [
                     sum(values[max(0, i - 9) : i + 1]) / len(values[max(0, i - 9) : i + 1])
@@ -140,8 +140,8 @@ def curves(results: Results) -> Figure:
                 ]
                 panel.plot(
                     smooth,
-                    LOSSES[row["loss"]].line,
-                    color=colours()[row["loss"]],
+                    CATALOGUE[row["loss"]].line,
+                    color=colors()[row["loss"]],
                     label=row["loss"],
                 )
         panel.axhline(0, color="black", lw=0.8)

@@ -17,11 +17,11 @@ from dil_tutorial.errors import InputError
 from dil_tutorial.experiments.known_truth.measures import Truth
 from dil_tutorial.experiments.real_text import measures as real_text
 from dil_tutorial.experiments.real_text.report import examples, reached
+from dil_tutorial.losses import CATALOGUE
 from dil_tutorial.support import plotting, templates
 from dil_tutorial.support.files import read_json, write_text
 from dil_tutorial.support.paths import BENCHMARKS
 from dil_tutorial.support.words import fixed, interval, precise
-from toy import catalogue
 
 TEMPLATE = Path(__file__).with_name("report.md.j2")
 COMMITTED = BENCHMARKS / "rlhf.json"
@@ -186,9 +186,7 @@ def frontier(results: Results, found: dict[str, Any]) -> Figure:
             continue
         own = ours.index(name) if name in ours else None
         colour = (
-            catalogue.LOSSES[name].colour
-            if own is None
-            else plotting.COLOURS[own % len(plotting.COLOURS)]
+            CATALOGUE[name].color if own is None else plotting.COLOURS[own % len(plotting.COLOURS)]
         )
         x, (gain, low, high) = max(0.0, kl_of(name, value, results)) ** 0.5, value["own gain"]
         axes.plot([x, x], [low, high], color=colour, lw=1)

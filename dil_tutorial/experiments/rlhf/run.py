@@ -30,12 +30,13 @@ from dil_tutorial.experiments.known_truth.lab import Lab, Run, adapted, label, r
 from dil_tutorial.experiments.known_truth.run import kept, truth
 from dil_tutorial.experiments.real_text.measures import repetition
 from dil_tutorial.experiments.real_text.run import reference
-from dil_tutorial.llm.batches import batch_of, moved
+from dil_tutorial.llm.batches import batch_of
 from dil_tutorial.llm.callbacks import StopAndSave
-from dil_tutorial.llm.capabilities import enable_packing
+from dil_tutorial.llm.fast.probes import enable_packing
 from dil_tutorial.llm.models import device_name, load_model
 from dil_tutorial.llm.online import OnlineConfig, OnlineTrainer
 from dil_tutorial.llm.reward_model import RewardTrainer, judge, load_reward_model, rewards
+from dil_tutorial.llm.rows import moved
 from dil_tutorial.llm.sampling import draw
 from dil_tutorial.llm.tokens import tokenize_pairs
 from dil_tutorial.support.files import provenance, read_json, write_json

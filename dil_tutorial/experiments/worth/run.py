@@ -23,8 +23,8 @@ from torch import Tensor
 
 from dil_tutorial.experiments.known_truth.lab import Data, Lab, Preset, Run
 from dil_tutorial.experiments.known_truth.run import kept, own_loss, truth
+from dil_tutorial.losses import CATALOGUE
 from dil_tutorial.support.files import provenance
-from toy import catalogue
 
 SIZES = (2, 4, 8, 16)  # labelled pairs a training prompt
 PRESET = Preset(float32_scores=True, ladder=SIZES, policy_samples=0, passes=0, rounds=0)
@@ -74,7 +74,7 @@ def experiment(
         **provenance(),
         "preset": asdict(lab.preset),
         "ways": {
-            way.name: catalogue.LOSSES[way.loss].settings
+            way.name: CATALOGUE[way.loss].named_settings
             | {"soft": way.soft, "distilled": way.distilled}
             for way in ways
         },

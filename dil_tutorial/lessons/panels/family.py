@@ -7,11 +7,10 @@ import torch
 from torch import Tensor
 
 from dil_tutorial.lessons.widgets import Drawn, frames
-from dil_tutorial.losses import Loss, bound, make_loss
+from dil_tutorial.losses import CATALOGUE, Loss, as_spec, make_loss, variants
 from dil_tutorial.rlhf import kl
 from dil_tutorial.support import plotting
 from toy import family
-from toy.catalogue import LOSSES, losses
 from toy.fit import empirical_law, fit, fit_pairs
 from toy.gallery import bandit20, sentences
 
@@ -50,7 +49,7 @@ def hears() -> ipywidgets.VBox:
     }
 
     def draw(name: str) -> Drawn:
-        margin = family.margins(LOSSES[name].loss, P)
+        margin = family.margins(CATALOGUE[name], P)
         figure, (axes,) = plotting.new_figure(width=7.2, height=3.6)
         for (signal, values), line in zip(signals.items(), (":", "--", "-."), strict=True):
             axes.plot(P, values, line, color="#777777", lw=1.2, label=signal)
@@ -58,20 +57,20 @@ def hears() -> ipywidgets.VBox:
             P,
             margin.clamp(-1, 4),
             "o-",
-            color=LOSSES[name].colour,
+            color=CATALOGUE[name].color,
             ms=4,
-            label=LOSSES[name].described,
+            label=CATALOGUE[name].described,
         )
         axes.set(
             xlabel="chance that y beats y′", ylabel="f(y) − f(y′) at the optimum", ylim=(-0.3, 4.1)
         )
         axes.legend(frameon=False, fontsize=8, loc="upper left")
-        heard, _ = family.heard(family.margins(LOSSES[name].loss, torch.tensor(family.CHANCES)))
+        heard, _ = family.heard(family.margins(CATALOGUE[name], torch.tensor(family.CHANCES)))
         at = margin[10].item()  # P = 0.75
         size = f"a margin of {at:.2f}" if abs(at) < family.FAR else "all on the first"
         return (
             figure,
-            f"{LOSSES[name].described} hears {heard}: where three in four prefer y, {size}; "
+            f"{CATALOGUE[name].described} hears {heard}: where three in four prefer y, {size}; "
             f"imitation {family.IMITATION:.2f}.",
         )
 
@@ -79,9 +78,9 @@ def hears() -> ipywidgets.VBox:
 
 
 FAMILY: dict[str, Loss] = {
-    **losses("DPO", "IPO"),
+    **variants("DPO", "IPO"),
     "SLiC, no SFT term": make_loss("slic", sft_weight=0.0),
-    **losses("NCA", "BCO", "DIL LSIF published", "DIL LSIF repaired", "SPPO"),
+    **variants("NCA", "BCO", "DIL LSIF published", "DIL LSIF repaired", "SPPO"),
     "KTO, β 1": make_loss("kto", beta=1.0),
 }
 
@@ -91,7 +90,7 @@ def pulls() -> ipywidgets.VBox:
     f = torch.linspace(-3, 3, 81, dtype=torch.float64)
 
     def draw(name: str) -> Drawn:
-        loss = bound(FAMILY[name])
+        loss = as_spec(FAMILY[name])
         f_w, f_l = (axis.clone().requires_grad_() for axis in torch.meshgrid(f, f, indexing="ij"))
         extra = {"kl": torch.zeros(())} if loss.needs_kl else {}
         g_w, g_l = torch.autograd.grad(loss(f_w, f_l, **extra).sum(), (f_w, f_l), allow_unused=True)
@@ -129,7 +128,7 @@ def dynamics_player() -> ipywidgets.VBox:
     world, steps = bandit20(), [0, 10, 30, 100, 200, 400, 800, 1600]
     true = (world.chosen / world.ref).log()[0]
     paths: dict[str, dict[int, Tensor]] = {name: {} for name in PLAYED}
-    for name, loss in losses(*PLAYED).items():
+    for name, loss in variants(*PLAYED).items():
         rng = torch.Generator().manual_seed(0)
 
         def record(step: int, policy: Tensor, name: str = name) -> None:
@@ -146,7 +145,7 @@ def dynamics_player() -> ipywidgets.VBox:
         for ax, (name, path) in zip(axes, paths.items(), strict=True):
             f = (path[step] / world.ref).log()[0]
             ax.plot([-2, 1], [-2, 1], color="black", lw=0.8, ls=":")
-            ax.scatter(true, f, s=15 + 300 * world.ref[0], color=LOSSES[name].colour, alpha=0.7)
+            ax.scatter(true, f, s=15 + 300 * world.ref[0], color=CATALOGUE[name].color, alpha=0.7)
             ax.set(ylim=(-6, 2), xlim=(-2, 1), title=name, xlabel=r"true $\log(1+t)$")
             said.append(f"{name} {(world.chosen[0] * f).sum().item() + 1e-9:+.2f}")
         for ax in (axes[0], axes[2]):
@@ -216,7 +215,7 @@ def length_bias() -> ipywidgets.VBox:
     """Mean lengths under optima of losses fed sums and means, by the reference's probability of
     ending.
     """
-    shown = losses("DIL LSIF repaired", "DPO")
+    shown = variants("DIL LSIF repaired", "DPO")
 
     def draw(name: str, ending: float) -> Drawn:
         words, world = sentences(ending)

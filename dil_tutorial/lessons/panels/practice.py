@@ -4,9 +4,9 @@ import ipywidgets
 import torch
 
 from dil_tutorial.lessons.widgets import Drawn, frames
+from dil_tutorial.losses import colors, variants
 from dil_tutorial.support import plotting
 from toy import optima
-from toy.catalogue import colours, losses
 from toy.frontier import curves, place
 from toy.gallery import bandit20
 
@@ -140,7 +140,7 @@ def fed_means() -> ipywidgets.VBox:
     """
     f = torch.linspace(-6, 6, 121, dtype=torch.float64)
     zero = torch.zeros_like(f)
-    fed = losses("DIL LSIF published", "DIL BCE published", "DPO")
+    fed = variants("DIL LSIF published", "DIL BCE published", "DPO")
 
     def draw(tokens: int) -> Drawn:
         figure, panes = plotting.new_figure(columns=2, width=8.8)
@@ -150,7 +150,7 @@ def fed_means() -> ipywidgets.VBox:
             named = {
                 name: (f.tolist(), loss(f / scale, zero).tolist()) for name, loss in fed.items()
             }
-            plotting.curves(ax, named, "f of the winner, nats", "loss", title, colours(*fed))
+            plotting.curves(ax, named, "f of the winner, nats", "loss", title, colors(*fed))
             ax.set_ylim(-6, 6)
         pulls = [torch.sigmoid(torch.tensor(-2.0 / scale)).item() / scale for scale in (1, tokens)]
         return (

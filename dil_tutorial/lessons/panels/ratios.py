@@ -15,11 +15,10 @@ from torch import Tensor
 from dil_tutorial.bregman import Generator, derivative, get_generator
 from dil_tutorial.errors import InputError
 from dil_tutorial.lessons.widgets import Drawn, asked, frames
-from dil_tutorial.losses import Loss
+from dil_tutorial.losses import CATALOGUE, Loss, variants
 from dil_tutorial.rlhf import kl, rlhf_optimum
 from dil_tutorial.support import plotting
 from toy import World, optima
-from toy.catalogue import LOSSES, losses
 from toy.fit import fit, log_ratio, population_loss
 from toy.gallery import bandit
 
@@ -155,7 +154,7 @@ def generator_gallery() -> ipywidgets.VBox:
 
 # --- 05 · The DIL loss ----------------------------------------------------------------------------
 
-LANDSCAPES = losses(
+LANDSCAPES = variants(
     "SFT",
     "DIL LSIF repaired",
     "DIL BCE repaired",
@@ -285,7 +284,7 @@ def denominator_mix() -> ipywidgets.VBox:
                 SHARES.index(share),
                 [kl(policy, world.chosen).item() for policy in policies],
             )
-            colour = LOSSES[f"DIL {name.upper()} published"].colour
+            colour = CATALOGUE[f"DIL {name.upper()} published"].color
             style: dict[str, Any] = {
                 "color": colour,
                 "marker": plotting.MARKERS[i],

@@ -6,9 +6,9 @@ import ipywidgets
 import torch
 
 from dil_tutorial.lessons.widgets import Drawn, frames
+from dil_tutorial.losses import CATALOGUE, colors
 from dil_tutorial.support import plotting
 from toy import World, efficiency
-from toy.catalogue import LOSSES, colours
 from toy.gallery import bandit, bandit20
 
 REPAIRED = (
@@ -32,7 +32,7 @@ def costs(world: World) -> dict[str, float]:
     """
     parts = {"SFT": efficiency.counted(world)}
     for label in REPAIRED:
-        parts[label] = efficiency.repaired(world, LOSSES[label].settings["generator"])
+        parts[label] = efficiency.repaired(world, CATALOGUE[label].settings["generator"])
     parts |= {
         BOUND: efficiency.tournament(world),
         SOFT: efficiency.repaired(world, "win", soft=True),
@@ -52,7 +52,7 @@ def ladder() -> ipywidgets.VBox:
         found = costs(bandit20(scale))
         figure, (axes,) = plotting.new_figure(width=7.6, height=3.4)
         names = list(found)[::-1]
-        shades = ["#AAAAAA" if name in (SOFT, BOUND) else colours()[name] for name in names]
+        shades = ["#AAAAAA" if name in (SOFT, BOUND) else colors()[name] for name in names]
         axes.barh(range(len(names)), [found[name] for name in names], color=shades)
         axes.set_yticks(range(len(names)), names)
         axes.set(
@@ -87,7 +87,7 @@ def finite() -> ipywidgets.VBox:
         grid = torch.logspace(1.3, 5.1, 60, dtype=torch.float64)
         said = []
         for place, label in enumerate(CURVES):
-            loss, colour = LOSSES[label].loss, colours()[label]
+            loss, colour = CATALOGUE[label], colors()[label]
             end, covariance = efficiency.asymptotic(world, loss)
             floor, cost = (
                 efficiency.bias(world.chosen, end).item(),

@@ -22,7 +22,7 @@ from torch.utils.data import Sampler
 from tqdm.auto import tqdm
 
 from dil_tutorial.llm.batches import PaddedBatch, Prompts, SingleBatch, laid_out
-from dil_tutorial.llm.capabilities import pads_left
+from dil_tutorial.llm.fast.probes import pads_left
 from dil_tutorial.llm.rows import Response, Rows, TokenisedPair, save_tensors
 
 SAVE_EVERY = 60.0  # seconds
@@ -88,7 +88,7 @@ def score_reference(
     minute, and when a pass is stopped: the next one goes on from there.
 
     >>> import tempfile
-    >>> from dil_tutorial.llm.batches import in_order
+    >>> from dil_tutorial.llm.rows import in_order
     >>> pairs = [([5, 6], [7]), ([8], [9])]
     >>> rows = Rows.of(
     ...     TokenisedPair(Response([1], chosen), Response([1], rejected))

@@ -1,0 +1,358 @@
+"""What is known of a loss besides its value: stated once, where the function is defined.
+
+A loss is a pure function.  ``@loss("hinge", ...)`` above it records its name and properties as a
+``LossSpec``, from which everything else is read: ``make_loss``, the trainer and its recipes, TRL's
+names, tables, figures and the tests.  A *setting* is a parameter annotated with a ``Setting``,
+which says which values it may have; the two responses and ``INPUTS`` are given at every step::
+
+    @loss("hinge", Variant("Hinge", {"beta": 1.0}, color="#5F6A72", formula=r"$\\max(0, 1 - z)$"))
+    def hinge_loss(f_chosen: Tensor, f_rejected: Tensor, beta: Positive = 0.1) -> Tensor:
+        return F.relu(1 - beta * (f_chosen - f_rejected))
+"""
+
+import dataclasses
+import functools
+import inspect
+import math
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from torch import Tensor
+
+from dil_tutorial.bregman import Generator, get_generator
+from dil_tutorial.errors import InputError, unknown_name
+
+Loss = Callable[..., Tensor]
+DENOMINATORS = ("rejected", "mixture", "reference")
+INPUTS = ("f_reference", "ref_chosen", "ref_rejected")  # besides the two responses of a pair
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Which values a setting of a loss may have.
+
+    >>> Setting(above=0).checked("beta", 0.1)
+    0.1
+    >>> Setting(least=0, most=1).checked("alpha", 1.5)
+    Traceback (most recent call last):
+    ...
+    dil_tutorial.errors.InputError: alpha is 1.5: give a number of at least 0 and at most 1
+    """
+
+    above: float = -math.inf
+    least: float = -math.inf
+    below: float = math.inf
+    most: float = math.inf
+    whole: bool = False  # a whole number
+    tensor: bool = False  # a tensor will do, too: a value for each pair, or one that is learned
+    choices: tuple[str, ...] = ()  # one of these words
+    read: Callable[[Any], Any] | None = (
+        None  # makes the value of what is given, or raises InputError
+    )
+
+    def checked(self, name: str, value: Any) -> Any:
+        """The value; InputError where it is not allowed."""
+        if self.read is not None:
+            return self.read(value)
+        if self.choices and value not in self.choices:
+            raise unknown_name(name, value, self.choices)
+        if self.choices:
+            return value
+        if self.tensor and isinstance(value, Tensor):
+            return value
+        kind = int if self.whole else (int, float)
+        number = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+        if number and self.above < value < self.below and self.least <= value <= self.most:
+            return value
+        raise InputError(f"{name} is {value!r}: give {self.wanted}")
+
+    @property
+    def wanted(self) -> str:
+        """The allowed values in words.
+
+        >>> Setting(above=0).wanted, Setting(least=2, whole=True).wanted
+        ('a positive number', 'a whole number of at least 2')
+        """
+        if self == Setting(above=0):
+            return "a positive number"
+        limits = {"above": self.above, "of at least": self.least}
+        limits |= {"below": self.below, "at most": self.most}
+        bounds = [f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit)]
+        kind = "a whole number" if self.whole else "a number" if bounds else "a finite number"
+        return " ".join([kind, " and ".join(bounds)]).strip()
+
+
+Positive = Annotated[float, Setting(above=0)]
+NonNegative = Annotated[float, Setting(least=0)]
+Share = Annotated[float, Setting(least=0, most=1)]
+ErrorRate = Annotated[float, Setting(least=0, below=0.5)]  # of labels
+Number = Annotated[float, Setting()]
+NumberOrTensor = Annotated[Tensor | float, Setting(tensor=True)]
+GeneratorSetting = Annotated[str | Generator, Setting(read=get_generator)]
+DenominatorSetting = Annotated[str, Setting(choices=DENOMINATORS)]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A loss with certain settings, as tables and figures compare it: one label, one color.
+
+    With ``claims`` it is on the map (``toy.family``), with ``optimum`` in the long table.
+
+    >>> Variant("DPO", {"beta": 1.0}, color="#8B0000").line
+    '-'
+    """
+
+    label: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    color: str = "#7F7F7F"
+    line: str = "-"  # of figures, as matplotlib has it
+    also: str = ""  # another name of the same loss
+    formula: str = ""  # LaTeX, as are the next two
+    optimum: str = ""  # in a Bradley–Terry world, among all policies
+    optimum_any: str = "the same"  # for any other preferences
+    unbounded: bool = False  # no finite optimum where a label is certain
+    cite: str = ""  # a key of book/references.bib
+    claims: tuple[str, ...] = ()  # of the ledger, that settle its optimum
+
+
+@dataclass(frozen=True)
+class TRLName:
+    """A ``loss_type`` of TRL's DPOConfig that is this loss, and how TRL's fields become settings.
+
+    >>> TRLName("ipo", logprobs="mean", fields={"beta": "tau"}).fields
+    {'beta': 'tau'}
+    """
+
+    loss_type: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    logprobs: str = "sum"
+    fields: Mapping[str, str] = field(default_factory=lambda: {"beta": "beta"})
+
+
+@dataclass(frozen=True)
+class LossSpec:
+    """A loss, its settings and its properties; call it with f_chosen and f_rejected.
+
+    A function of your own counts as one of log-ratios in pairs; where it is not, say so here.
+
+    >>> import torch
+    >>> own = LossSpec(lambda l_w, l_l, weight=2.0: -weight * l_w, reference_free=True)
+    >>> own(torch.tensor([-1.0]), torch.tensor([-2.0])), own.all_settings
+    (tensor([2.]), {'weight': 2.0})
+    """
+
+    function: Loss
+    settings: Mapping[str, Any] = field(default_factory=dict)  # those given; others by default
+    name: str = ""  # as recipes and ``make_loss`` call it
+    reference_free: bool = False  # of log-probabilities of the policy, not of log-ratios to pi_ref
+    means_only: bool = False  # defined on means per token alone
+    unpaired: bool = False  # a term of y_w plus a term of y_l, which need not be a pair
+    of_batch: bool = False  # sorts a batch: not a loss of each pair
+    check: Callable[..., None] | None = None  # of settings together; raises InputError
+    not_on_map: str = ""  # why no variant is on the map
+    claims: tuple[str, ...] = ()  # that settle the loss where it is not on the map
+    trl: tuple[TRLName, ...] = ()
+    variant: Variant | None = None  # where these settings are one
+    variants: tuple[Variant, ...] = ()
+
+    def __call__(self, f_chosen: Tensor, f_rejected: Tensor | None = None, **more: Any) -> Tensor:
+        return self.function(f_chosen, f_rejected, **{**self.settings, **more})
+
+    @functools.cached_property
+    def defaults(self) -> dict[str, Any]:
+        """The settings that the function has, with their defaults."""
+        parameters = list(inspect.signature(self.function).parameters.values())[2:]
+        return {p.name: p.default for p in parameters if p.name not in INPUTS}
+
+    @functools.cached_property
+    def allowed(self) -> dict[str, Setting]:
+        """Which values each setting may have, by its annotation; else any number."""
+        hints = typing.get_type_hints(inspect.unwrap(self.function), include_extras=True)
+        kinds = {}
+        for name in self.defaults:
+            notes = getattr(hints.get(name), "__metadata__", ())
+            kinds[name] = next((note for note in notes if isinstance(note, Setting)), Setting())
+        return kinds
+
+    @property
+    def all_settings(self) -> dict[str, Any]:
+        """The settings with their values, given or by default.
+
+        ``shift`` and ``kl`` count only where given: else they are computed from each batch.
+        """
+        defaults = {k: v for k, v in self.defaults.items() if k not in ("shift", "kl")}
+        return defaults | dict(self.settings)
+
+    @property
+    def needs_reference_samples(self) -> bool:
+        """Whether it needs f_reference, log-ratios of fresh samples of pi_ref."""
+        return self.settings.get("denominator") == "reference"
+
+    @property
+    def needs_reference_logps(self) -> bool:
+        """Whether it needs ref_chosen and ref_rejected, log pi_ref of the two responses."""
+        return "ref_chosen" in inspect.signature(self.function).parameters
+
+    @property
+    def needs_kl(self) -> bool:
+        """Whether it needs kl = KL(pi_theta || pi_ref) at every step."""
+        return "kl" in self.defaults and "kl" not in self.settings
+
+    def bind(self, **settings: Any) -> "LossSpec":
+        """The same loss with these settings; InputError for one that it does not have or allow."""
+        for key, value in settings.items():
+            if not self.defaults:
+                raise InputError(f"the {self.name} loss has no settings: leave {key!r} out")
+            if key not in self.defaults:
+                raise unknown_name(f"setting of the {self.name} loss", key, self.defaults)
+            try:
+                settings[key] = self.allowed[key].checked(key, value)
+            except InputError as error:
+                raise InputError(f"loss {self.name!r}: {error}") from None
+        if self.check is not None:
+            self.check(**{**self.settings, **settings})
+        return dataclasses.replace(self, settings={**self.settings, **settings}, variant=None)
+
+    def as_variant(self, variant: Variant) -> "LossSpec":
+        """The same loss with the settings of one of its variants."""
+        return dataclasses.replace(self.bind(**variant.settings), variant=variant)
+
+    # --- What tables and figures read -------------------------------------------------------------
+
+    @property
+    def shown(self) -> Variant:
+        """The variant that these settings are; a nameless gray one for a loss of your own."""
+        return self.variant or Variant(self.name)
+
+    @property
+    def label(self) -> str:
+        return self.shown.label
+
+    @property
+    def color(self) -> str:
+        return self.shown.color
+
+    @property
+    def line(self) -> str:
+        return self.shown.line
+
+    @property
+    def described(self) -> str:
+        """The label with the settings that are numbers, and the other name.
+
+        >>> from dil_tutorial.losses import CATALOGUE
+        >>> CATALOGUE["DPO"].described, CATALOGUE["DIL BCE repaired"].described
+        ('DPO, β 1', 'DIL BCE repaired = NCA')
+        """
+        numbers = [(key, value) for key, value in self.settings.items() if isinstance(value, float)]
+        values = [
+            f"{SYMBOLS.get(key, key)} {'1/2' if value == 0.5 else f'{value:g}'}"
+            for key, value in numbers
+        ]
+        return ", ".join([self.label, *values]) + (
+            f" = {self.shown.also}" if self.shown.also else ""
+        )
+
+    @property
+    def named_settings(self) -> dict[str, Any]:
+        """What ``make_loss`` takes, as JSON can hold it.
+
+        >>> from dil_tutorial.losses import CATALOGUE
+        >>> CATALOGUE["DIL BCE repaired"].named_settings
+        {'name': 'dil', 'generator': 'bce', 'denominator': 'mixture'}
+        """
+        return {"name": self.name, **self.kwargs}
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """The settings given, generators by name: a recipe's ``loss_kwargs``."""
+        return {key: getattr(value, "name", value) for key, value in self.settings.items()}
+
+
+SYMBOLS = {
+    "beta": "β", "tau": "τ", "gamma": "γ", "delta": "δ", "sft_weight": "weight",
+    "label_smoothing": "ε", "alpha": "α", "eta": "η", "kl": "KL",
+}  # fmt: skip
+LOSSES: dict[str, LossSpec] = {}  # by name; those of your own join by ``@loss`` or by assignment
+CATALOGUE: dict[str, LossSpec] = {}  # the variants, by label
+_OF_FUNCTION: dict[Loss, LossSpec] = {}
+
+
+def loss(name: str, *variants: Variant, **properties: Any) -> Callable[[Loss], Loss]:
+    """Register the function below as the loss ``name``; it stays the plain function that it is.
+
+    >>> @loss("twice-sft")
+    ... def twice_sft_loss(f_chosen, f_rejected, weight: NonNegative = 2.0):
+    ...     return -weight * f_chosen
+    >>> make_loss("twice-sft", weight=3.0).settings, LOSSES.pop("twice-sft").name
+    ({'weight': 3.0}, 'twice-sft')
+    """
+
+    def register(function: Loss) -> Loss:
+        spec = LossSpec(function, name=name, variants=variants, **properties)
+        LOSSES[name] = _OF_FUNCTION[function] = spec
+        for variant in variants:
+            CATALOGUE[variant.label] = spec.as_variant(variant)
+        return function
+
+    return register
+
+
+def as_spec(loss: Loss, name: str = "") -> LossSpec:
+    """The spec of a loss: itself, that of a registered function, or of one that wraps such a one.
+
+    >>> import functools
+    >>> from dil_tutorial.losses import kto_loss, simpo_loss
+    >>> as_spec(kto_loss).unpaired, as_spec(functools.partial(simpo_loss, gamma=0.5)).settings
+    (True, {'gamma': 0.5})
+    >>> as_spec(functools.partial(simpo_loss, gamma=0.5)).reference_free
+    True
+    """
+    if isinstance(loss, LossSpec):
+        return loss if loss.name else dataclasses.replace(loss, name=name)
+    if isinstance(loss, functools.partial) and not loss.args:
+        return as_spec(loss.func, name).bind(**loss.keywords)
+    known = _OF_FUNCTION.get(inspect.unwrap(loss), LossSpec(loss, name=name))
+    return dataclasses.replace(known, function=loss)
+
+
+def make_loss(name: str, **settings: Any) -> LossSpec:
+    """The loss called ``name`` with its settings: what the toy and the trainer differentiate.
+
+    A setting that the loss does not have, or a value that it does not allow, is an InputError.
+
+    >>> import torch
+    >>> from dil_tutorial.losses import make_loss
+    >>> make_loss("dil", generator="bce", denominator="mixture")(torch.zeros(1), torch.zeros(1))
+    tensor([1.3863])
+    >>> make_loss("dpo", tau=1.0)
+    Traceback (most recent call last):
+    ...
+    dil_tutorial.errors.InputError: unknown setting of the dpo loss 'tau': Known: beta,
+        label_smoothing, sft_weight
+    """
+    if name not in LOSSES:
+        raise unknown_name("loss", name, LOSSES)
+    return as_spec(LOSSES[name], name).bind(**settings)
+
+
+def variants(*labels: str) -> dict[str, LossSpec]:
+    """The variants with these labels.
+
+    >>> from dil_tutorial.losses import variants
+    >>> list(variants("SFT", "DPO"))
+    ['SFT', 'DPO']
+    """
+    return {label: CATALOGUE[label] for label in labels}
+
+
+def colors(*labels: str) -> dict[str, str]:
+    """The colors of the variants with these labels; of all without any.
+
+    >>> from dil_tutorial.losses import colors
+    >>> colors("SFT")
+    {'SFT': '#000000'}
+    """
+    return {label: CATALOGUE[label].color for label in labels or CATALOGUE}
