@@ -12,7 +12,7 @@ from typing import Any
 
 from dil_tutorial import claims
 from dil_tutorial.bench import gpu
-from dil_tutorial.book import around, logo, pages, printed, slides
+from dil_tutorial.book import around, logo, pages, playground, printed, slides
 from dil_tutorial.book.crossref import link
 from dil_tutorial.errors import InputError
 from dil_tutorial.support.files import read_json, read_text, write_text
@@ -146,6 +146,7 @@ def generate(root: Path) -> None:
     rlhf_page(generated)
     overoptimisation_page(generated)
     write_text(root / "book" / "assets" / "logo.svg", logo.svg())
+    playground.write(root / "book" / "assets" / "playground")
     write_text(generated / "puzzles.md", pages.puzzles_page(root))
     extra = generated / "extra"  # what the site holds besides pages
     shutil.rmtree(extra, ignore_errors=True)

@@ -160,7 +160,7 @@ def lengths() -> Drawn:
     repaired = make_loss("dil", generator="lsif", denominator="mixture")
     dpo = make_loss("dpo", beta=1.0)
     named = {
-        "reference": world.ref,
+        plotting.DISTRIBUTIONS["ref"].label: world.ref,
         r"$\pi_{chosen}$ = repaired DIL, sums": world.chosen,
         "repaired DIL, means": fit(world, repaired, lengths=words.lengths),
         "DPO, sums": fit(world, dpo),
@@ -173,7 +173,11 @@ def lengths() -> Drawn:
         mean = (policy * words.lengths).sum().item()
         places = [n + (i - 2) * width for n in range(1, 5)]
         axes.bar(
-            places, mass, width, color=plotting.COLOURS[i], label=f"{name}: mean length {mean:.2f}"
+            places,
+            mass,
+            width,
+            color=plotting.color_of(name, i),
+            label=f"{name}: mean length {mean:.2f}",
         )
     axes.set_xticks(range(1, 5))
     axes.set_xlabel("tokens in the response, the end token included")
@@ -210,7 +214,7 @@ def frontier() -> Drawn:
     figure, (axes,) = plotting.new_figure(width=8, height=4.4)
     for i, (name, points) in enumerate(named.items()):
         x, y = [point[0] for point in points], [start + point[1] for point in points]
-        style: dict[str, Any] = {"color": plotting.COLOURS[i], "label": name}
+        style: dict[str, Any] = {"color": plotting.color_of(name, i), "label": name}
         axes.plot(
             x,
             y,

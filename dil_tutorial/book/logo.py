@@ -4,7 +4,9 @@ as much; they meet at it.
 
 import math
 
-WINNERS, LOSERS, REFERENCE = "#0072B2", "#D55E00", "#7F7F7F"
+from dil_tutorial.support.plotting import DISTRIBUTIONS
+
+CHOSEN, REJECTED, REFERENCE = (DISTRIBUTIONS[name].color for name in ("chosen", "rejected", "ref"))
 
 
 def curve(sign: float, steps: int = 24) -> str:
@@ -23,8 +25,8 @@ def svg() -> str:
     line = 'fill="none" stroke-width="6" stroke-linecap="round" stroke-linejoin="round"'
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64" role="img" '
-        'aria-label="Winners and losers, crossing at the reference">'
+        'aria-label="Chosen and rejected, crossing at the reference">'
         f'<path d="M6,32 L58,32" {line} stroke="{REFERENCE}" stroke-opacity="0.55"/>'
-        f'<path d="{curve(-1)}" {line} stroke="{LOSERS}"/><path d="{curve(1)}" {line} '
-        f'stroke="{WINNERS}"/></svg>\n'
+        f'<path d="{curve(-1)}" {line} stroke="{REJECTED}"/><path d="{curve(1)}" {line} '
+        f'stroke="{CHOSEN}"/></svg>\n'
     )

@@ -51,12 +51,10 @@ DYNAMICS = [
 ]
 PAIRS, STEPS, REPEATS = 300, 400, 10
 
-# Laws that several losses share, in the colour of one of them.
 REPAIRED, RLHF = r"$\pi_{chosen}$ = repaired DIL", r"RLHF = DPO, $\beta = 1$"
 LAWS = {
-    r"$\pi_{ref}$": "#7F7F7F",
-    REPAIRED: CATALOGUE["DIL LSIF repaired"].color,
-    RLHF: CATALOGUE["DPO"].color,
+    name: plotting.color_of(name, 0)
+    for name in (plotting.DISTRIBUTIONS["ref"].label, REPAIRED, RLHF)
 } | colors()
 
 
@@ -155,7 +153,7 @@ def draw(
     """
     figure, (left, right) = plotting.new_figure(columns=2, width=11, height=3.8)
     contents = {
-        r"$\pi_{ref}$": world.ref[0],
+        plotting.DISTRIBUTIONS["ref"].label: world.ref[0],
         r"$\pi_{chosen}$, the winners": world.chosen[0],
         r"$\pi_{rejected}$, the losers": world.rejected[0],
     }
@@ -226,7 +224,10 @@ def draw_tilt(scale: float, labels: str = "Bradley–Terry", count: int = 8) -> 
     the numbers.
     """
     world = row_of_responses(count, scale, hard=labels == "hard")
-    reward, laws = world.true_reward, {r"$\pi_{ref}$": world.ref, REPAIRED: world.chosen}
+    reward, laws = (
+        world.true_reward,
+        {plotting.DISTRIBUTIONS["ref"].label: world.ref, REPAIRED: world.chosen},
+    )
     laws |= {
         f"DIL {name.upper()} published": optima.dil(world, name, "rejected")
         for name in ("bce", "ukl", "lsif")

@@ -178,13 +178,7 @@ def _checked(entries: dict[str, Entry]) -> dict[str, Any]:
 def check_files(
     entries: dict[str, Entry], data: str | None, output_dir: Path, resume: bool
 ) -> None:
-    """InputError where the recipe names no model, a data file is not there, or the output folder
-    holds another run.
-    """
-    if "model" not in entries or not entries["model"].value:
-        raise InputError("recipe: no model: set model to a fetched model, a folder or a hub id")
-    if "output_dir" in entries:
-        raise InputError("recipe: output_dir is given on the command line: --output-dir FOLDER")
+    """InputError where a data file is not there, or the output folder holds another run."""
     named = [data, entries["eval_data"].value if "eval_data" in entries else None]
     for name in named:
         if isinstance(name, str) and name:

@@ -1,7 +1,9 @@
 """Figures in one style: colour-blind safe, readable without colour too, saved as PNG and SVG."""
 
 import io
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,24 @@ from torch import Tensor
 # each colour.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """A distribution over responses, as every figure and the playground draw it."""
+
+    label: str
+    color: str
+    line: str = "-"
+
+
+# Losses whose optimum one of them is have its color or one near to it (``losses.CATALOGUE``).
+DISTRIBUTIONS = {
+    "ref": Distribution(r"$\pi_{ref}$", "#7F7F7F", ":"),
+    "chosen": Distribution(r"$\pi_{chosen}$", "#009E73"),
+    "rejected": Distribution(r"$\pi_{rejected}$", "#5E3C99", "--"),
+    "rlhf": Distribution("RLHF", "#8B0000", "-."),
+}
 STYLE: Any = {
     "figure.facecolor": "white",  # also on a dark page
     "axes.spines.top": False,
@@ -87,6 +107,18 @@ def image(figure: Figure, alt: str) -> Any:
     return Image(png(figure), format="png", alt=alt)
 
 
+def color_of(label: str, place: int, colors: Mapping[str, str] = {}) -> str:
+    r"""The color of a label: its own in ``colors``, that of the distribution that it names first,
+    or the palette's at ``place``.
+
+    >>> color_of(r"$\pi_{chosen}$, the chosen", 0), color_of("another", 0)
+    ('#009E73', '#0072B2')
+    """
+    named = re.split(", | = ", label)[0]
+    known = {one.label: one.color for one in DISTRIBUTIONS.values()} | dict(colors)
+    return known.get(label) or known.get(named) or COLOURS[place % len(COLOURS)]
+
+
 def policies(
     axes: Axes,
     named: Mapping[str, Tensor],
@@ -109,7 +141,7 @@ def policies(
             policy[order].numpy(),
             width,
             label=name,
-            color=colours.get(name, COLOURS[i % len(COLOURS)]),
+            color=color_of(name, i, colours),
         )
     axes.set_xticks(places, [f"R={r:+.1f}" for r in reward[order].tolist()])
     axes.set_ylabel("probability")
@@ -141,7 +173,7 @@ def curves(
             x,
             y,
             label=name,
-            color=colours.get(name, COLOURS[i % len(COLOURS)]),
+            color=color_of(name, i, colours),
             marker=MARKERS[i % len(MARKERS)],
             markevery=(i % marks, marks),
             ms=5,

@@ -187,7 +187,7 @@ def test_names():
         get_generator("power(x)")
     with pytest.raises(InputError, match="finite"):
         power(float("nan"))
-    with pytest.raises(InputError, match="generator is 0.5: give a name"):
+    with pytest.raises(InputError, match=r"generator is 0\.5: give a name"):
         get_generator(0.5)
     with pytest.raises(InputError, match="did you mean 'ukl'"):
         get_generator("ukll")

@@ -6,11 +6,7 @@ const START = {
   ref: [0.1, 0.3, 0.25, 0.2, 0.15], reward: [1.5, 1, 0, -0.5, -1.5], labeller: "rewards", beta: 0, h: "", hidden: [],
   any: [[50, 20, 90, 60, 70], [80, 50, 30, 70, 60], [10, 70, 50, 80, 90], [40, 30, 20, 50, 55], [30, 40, 10, 45, 50]],
 };
-const LAWS = [ // name, colour (Okabe and Ito's), dash of its line
-  ["reference", "#7b8794", "1 4"], ["winners' law: SFT, the repaired losses", "#009e73", ""], ["RLHF, DPO", "#cc4c00", "8 3"],
-  ["LSIF as published", "#0072b2", "5 3"], ["UKL as published", "#8f62b5", "5 3"], ["BCE as published", "#b8860b", "5 3"],
-  ["your h as published", "#d0478b", "2 2"], ["repaired UKL fitted to the pairs", "#1a8f8f", "3 3"],
-];
+const LAWS = COLORS; // [label, color, dash of its line], from colors.js
 let state = read();
 let pairs = [];
 

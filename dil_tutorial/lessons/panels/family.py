@@ -177,7 +177,13 @@ def pairs_budget() -> ipywidgets.VBox:
         figure, (axes,) = plotting.new_figure(width=8.5)
         order = world.true_reward[0].argsort()
         places = range(20)
-        axes.bar(places, world.chosen[0, order], color="#DDDDDD", label="winners' law")
+        axes.bar(
+            places,
+            world.chosen[0, order],
+            color=plotting.DISTRIBUTIONS["chosen"].color,
+            alpha=0.4,
+            label=plotting.DISTRIBUTIONS["chosen"].label,
+        )
         axes.plot(
             places,
             n_w[order],
@@ -221,7 +227,7 @@ def length_bias() -> ipywidgets.VBox:
         words, world = sentences(ending)
         loss = shown[name]
         laws = {
-            "reference": world.ref,
+            plotting.DISTRIBUTIONS["ref"].label: world.ref,
             "fed sums": fit(world, loss),
             "fed means": fit(world, loss, lengths=words.lengths),
         }
@@ -234,7 +240,7 @@ def length_bias() -> ipywidgets.VBox:
                 [n + (i - 1) * 0.27 for n in range(1, 5)],
                 mass,
                 0.27,
-                color=plotting.COLOURS[i],
+                color=plotting.color_of(label, i),
                 label=label,
             )
         axes.set(

@@ -24,16 +24,16 @@ def first_world() -> ipywidgets.VBox:
         world = World.from_reward([0.5, 0.3, 0.2], [-1.0, 0.0, reward])
         figure, (axes,) = plotting.new_figure(width=6.5)
         named = {
-            r"$\pi_{ref}$": world.ref,
-            r"$\pi_{chosen}$": world.chosen,
-            r"$\pi_{rejected}$": world.rejected,
+            plotting.DISTRIBUTIONS["ref"].label: world.ref,
+            plotting.DISTRIBUTIONS["chosen"].label: world.chosen,
+            plotting.DISTRIBUTIONS["rejected"].label: world.rejected,
         }
         for i, (name, law) in enumerate(named.items()):
             axes.bar(
                 [k + (i - 1) * 0.27 for k in range(3)],
                 law[0],
                 0.27,
-                color=plotting.COLOURS[i],
+                color=plotting.color_of(name, i),
                 label=name,
             )
         axes.set(

@@ -227,7 +227,7 @@ def loss_landscape() -> ipywidgets.VBox:
         marks = {
             r"$\pi_{ref}$": (world.ref, "o"),
             r"$\pi_{chosen}$": (world.chosen, "*"),
-            "RLHF": (rlhf, "s"),
+            plotting.DISTRIBUTIONS["rlhf"].label: (rlhf, "s"),
             "its optimum": (end, "x"),
         }
         for label, (law, mark) in marks.items():
@@ -236,7 +236,7 @@ def loss_landscape() -> ipywidgets.VBox:
                 x,
                 y,
                 mark,
-                color="black" if mark == "x" else "white",
+                color="black" if mark == "x" else plotting.color_of(label, 0),
                 mec="black",
                 ms=10,
                 mew=1.5,
@@ -274,10 +274,10 @@ def denominator_mix() -> ipywidgets.VBox:
         left.plot(
             x,
             (world.chosen / world.ref)[0, order],
-            color="black",
+            color=plotting.DISTRIBUTIONS["chosen"].color,
             ls=":",
             lw=2,
-            label="winners' law",
+            label=plotting.DISTRIBUTIONS["chosen"].label,
         )
         for i, (name, policies) in enumerate(ends.items()):
             here, far = (
