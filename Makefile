@@ -33,6 +33,7 @@ portability: .venv/test.stamp
 lint: .venv/lint.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 mutation: .venv/mutation.stamp

@@ -214,5 +214,5 @@ check_answer(
 # - say what goes wrong when DIL gets a temperature $\beta \ne 1$, and mend it with one number a prompt
 # - explain why the *mean* log-probability per token is another method, and predict what it does to lengths
 #
-# **Source:** `toy/sequences.py`, `dil_tutorial/llm/logprobs.py` · **Claims:** `dil verify 6` · **Before:** [08 · Training dynamics](08_training_dynamics.ipynb) · **Next:**
+# **Source:** `toy/sequences.py`, `dil_tutorial/llm/fast/logprobs.py` · **Claims:** `dil verify 6` · **Before:** [08 · Training dynamics](08_training_dynamics.ipynb) · **Next:**
 # [10 · A language model whose truth is known](10_known_truth.ipynb)

@@ -139,7 +139,7 @@ plt.show()
 # | `draw_pairs` | `dil_tutorial.preferences.sample_pairs` |
 # | `2 * ref * (P @ ref)` | `dil_tutorial.preferences.chosen` |
 # | `loss` | `dil_tutorial.losses.dil_loss`, `generator="bce"`, `denominator="mixture"` |
-# | `log_ratio` | `dil_tutorial.llm.logprobs`, for tokens |
+# | `log_ratio` | `dil_tutorial.llm.fast.logprobs`, for tokens |
 # | the loop | `dil_tutorial.llm.trainer.DILTrainer`, on `transformers.Trainer` |
 
 # %%

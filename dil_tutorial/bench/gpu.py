@@ -146,8 +146,8 @@ def checks(dry: bool) -> dict[str, Any]:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from dil_tutorial.llm.fast.attention import ATTENTION, VARLEN, register
+    from dil_tutorial.llm.fast.logprobs import response_logps
     from dil_tutorial.llm.fast.packing import pack
-    from dil_tutorial.llm.logprobs import response_logps
     from dil_tutorial.llm.models import this_device
     from dil_tutorial.llm.tokens import tokenize_pairs
 

@@ -11,8 +11,8 @@ import torch
 
 from dil_tutorial.bench.llm import BATCH, LENGTHS, made_up_pairs
 from dil_tutorial.errors import InputError
+from dil_tutorial.llm.fast.logprobs import pair_logps
 from dil_tutorial.llm.fast.probes import enable_packing
-from dil_tutorial.llm.logprobs import pair_logps
 from dil_tutorial.llm.models import load_model, load_tokenizer, this_device
 from dil_tutorial.llm.tokens import tokenize_pairs
 from dil_tutorial.support.files import provenance, write_json

@@ -136,7 +136,7 @@ def generate(root: Path) -> None:
     write_text(generated / "fits.md", pages.fits_page())
     write_text(generated / "doctor.md", pages.doctor_page())
     write_text(generated / "wrong_answers.md", pages.wrong_answers_table())
-    write_text(generated / "house.md", pages.house_page(root))
+    write_text(generated / "architecture.md", pages.architecture_page(root))
     write_text(generated / "pair.md", pages.pair_page())
     write_text(generated / "gpu.md", gpu.page_of(read_json(gpu.COMMITTED)))
     known_truth_page(generated)

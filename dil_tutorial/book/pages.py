@@ -11,7 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from dil_tutorial import claims
-from dil_tutorial.book import crossref, figures, house, pair
+from dil_tutorial.book import architecture, crossref, figures, pair
 from dil_tutorial.book.crossref import label, link
 from dil_tutorial.claims import Result
 from dil_tutorial.claims.questions import QUESTIONS
@@ -243,18 +243,16 @@ def wrong_answers_table() -> str:
     )
 
 
-def house_page(root: Path) -> str:
-    """The map of rooms and arrows, drawn from the code, for the README, too; a room links to its
-    part of the API, if any.
-    """
-    found = house.arrows(root / "notebooks")
-    pages = {
-        room: None if room in house.NOT_IN_API else f"../api.html#{house.anchor(room)}"
-        for room in house.ROOMS
-    }
-    svg = house.as_svg(house.draw(found, pages))
-    write_text(root / "book" / "images" / "house.svg", svg)
-    return page("house", svg=svg, rooms=house.ROOMS, found=found, pages=pages, anchor=house.anchor)
+def architecture_page(root: Path) -> str:
+    """The layers of the code, drawn from the import contracts, for the README, too."""
+    rows = architecture.layers(root)
+    modules = [module for row in rows for module in row]
+    anchors = set(re.findall(r"^\(([\w-]+)\)=$", read_text(root / "book" / "api.md"), re.MULTILINE))
+    links = {module for module in modules if architecture.anchor(module) in anchors}
+    svg = architecture.svg(rows, links)
+    write_text(root / "book" / "images" / "architecture.svg", svg)
+    texts = {module: architecture.summary(root, module) for module in modules}
+    return page("architecture", svg=svg, rows=texts, links=links, anchor=architecture.anchor)
 
 
 def pair_page() -> str:

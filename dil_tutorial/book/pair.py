@@ -49,9 +49,9 @@ def through_a_language_model() -> dict[str, str]:
     template has the rows.
     """
     from dil_tutorial.llm.data import check_pair
+    from dil_tutorial.llm.fast.logprobs import response_logps
     from dil_tutorial.llm.fast.packing import PackedBatch, pack
     from dil_tutorial.llm.fast.probes import enable_packing
-    from dil_tutorial.llm.logprobs import response_logps
     from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
     from dil_tutorial.llm.tokens import tokenize_pair
 

@@ -101,11 +101,11 @@ def edition(root: Path, folder: Path, builder: str) -> Path:
     shutil.copytree(root / "book", book, ignore=shutil.ignore_patterns("_build", "extra"))
     write_text(book / "index.md", without_site(read_text(root / "book" / "index.md")))
     # its picture is a drawing in the page, with links; here it is a picture
-    house = read_text(book / "generated" / "house.md")
-    picture = "![Rooms and the arrows between them, as in the table below.](../images/house.svg)"
+    page = read_text(book / "generated" / "architecture.md")
+    picture = "![Layers of the code, as in the table below.](../images/architecture.svg)"
     write_text(
-        book / "generated" / "house.md",
-        re.sub(r"```\{raw\} html\n<figure.*?```", picture, house, flags=re.DOTALL),
+        book / "generated" / "architecture.md",
+        re.sub(r"```\{raw\} html\n<figure.*?```", picture, page, flags=re.DOTALL),
     )
     for path in sorted((book / "generated").glob("*.ipynb")):
         write_text(path, json.dumps(still(read_json(path))))

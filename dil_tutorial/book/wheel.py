@@ -13,7 +13,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from dil_tutorial.course import assignments
+from dil_tutorial.course import assignments, cells
 from dil_tutorial.errors import InputError
 from dil_tutorial.support import paths
 
@@ -36,7 +36,7 @@ def ship(into: Path) -> None:
         assignments.init(course)
         with zipfile.ZipFile(into / "instructor.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             for name in assignments.scripts():
-                source = assignments.source_of(course, name)
+                source = cells.source_of(course, name)
                 archive.write(source, f"{name}/{source.name}")
                 released = assignments.release(course, name)
                 shutil.copytree(released.parent, into / "assignments" / name)

@@ -198,14 +198,14 @@ def export(
 ) -> None:
     """Points for Moodle or Canvas, or an autograder for Gradescope that grades as this does."""
     need("course", "dil course")
-    from dil_tutorial.course import assignments, exports, statistics
+    from dil_tutorial.course import assignments, cells, exports, statistics
     from dil_tutorial.support.files import write_text
 
     if kind is Kind.gradescope:
         exports.gradescope(folder, assignment, out)
     else:
         rows = statistics.results(folder, assignment)
-        most = sum(assignments.points_of(assignments.source(folder, assignment)).values())
+        most = sum(assignments.points_of(cells.source(folder, assignment)).values())
         made = (
             exports.moodle(rows, most)
             if kind is Kind.moodle

@@ -30,6 +30,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dil_tutorial.course.cells import read_notebook, source_of, with_seed
+from dil_tutorial.course.preprocessors import preprocessors
 from dil_tutorial.errors import InputError
 from dil_tutorial.support.files import write_text
 from dil_tutorial.support.paths import ASSIGNMENTS, INSTRUCTOR
@@ -129,11 +131,6 @@ def question_of(cell: str) -> str:
     return re.sub(r"-(tests|hidden)$", "", cell)
 
 
-def marks(cell: Any) -> dict[str, Any]:
-    """nbgrader's marks of a cell; empty where it has none."""
-    return dict(cell.metadata.get("nbgrader", {}))
-
-
 def promised(promises: str) -> str:
     """What a question promises beyond right values, in words for its text.
 
@@ -159,8 +156,6 @@ def settings(course: Path) -> Any:
     sandbox.
     """
     from traitlets.config import Config
-
-    from dil_tutorial.course.preprocessors import preprocessors
 
     made = Config()
     made.CourseDirectory.root = str(course.resolve())
@@ -247,39 +242,6 @@ def sources(names: Sequence[str] = ()) -> dict[str, tuple[str, str]]:
     }
 
 
-def source_of(course: Path, assignment: str) -> Path:
-    """The instructor's notebook of an assignment in a course; InputError if it is not there."""
-    found = sorted((course / "source" / assignment).glob("*.ipynb"))
-    if len(found) != 1:
-        known = sorted(path.name for path in (course / "source").glob("*") if path.is_dir())
-        told = (
-            f"there are {', '.join(known)}"
-            if known
-            else f"make the course with dil course init {course}"
-        )
-        raise InputError(
-            f"{course / 'source' / assignment}: {len(found)} notebooks, needs one: {told}"
-        )
-    return found[0]
-
-
-def source(course: Path, assignment: str) -> Any:
-    """The instructor's notebook, read."""
-    return read_notebook(source_of(course, assignment))
-
-
-def read_notebook(path: Path) -> Any:
-    """A notebook; InputError if the file is none."""
-    import nbformat
-
-    try:
-        return nbformat.reads(path.read_text(encoding="utf-8"), as_version=4)
-    except Exception as error:  # nbformat raises many kinds
-        raise InputError(
-            f"{path}: not a notebook that can be read ({type(error).__name__})"
-        ) from None
-
-
 def release(course: Path, assignment: str) -> Path:
     """Make the students' notebook: no solution and no hidden test is in it.
 
@@ -311,15 +273,6 @@ def seed_of(student: str) -> int:
     True
     """
     return 1 + int(hashlib.sha256(student.encode()).hexdigest(), 16) % 999_999
-
-
-def with_seed(code: str, seed: int) -> str:
-    """A given cell with a student's seed in it, where it has one.
-
-    >>> with_seed("SEED = 0  # yours", 17)
-    'SEED = 17  # yours'
-    """
-    return re.sub(r"^SEED = \d+", f"SEED = {seed}", code, flags=re.MULTILINE)
 
 
 def personal(course: Path, assignment: str, students: Sequence[str]) -> Path:

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dil_tutorial.course.assignments import points_of, read_notebook, released, seed_of, source_of
+from dil_tutorial.course.assignments import points_of, released, seed_of
+from dil_tutorial.course.cells import read_notebook, source_of
 from dil_tutorial.errors import InputError
 from dil_tutorial.support.files import read_json, write_json, write_text
 

@@ -8,7 +8,7 @@ import io
 from typing import Any
 
 from dil_tutorial.course.agreement import Agreement
-from dil_tutorial.course.assignments import marks, with_seed
+from dil_tutorial.course.cells import marks, with_seed
 from dil_tutorial.course.stand_in import Ask, Lost, StandIn
 
 

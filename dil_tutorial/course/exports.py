@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from dil_tutorial.course import feedback
-from dil_tutorial.course.assignments import earned, questions, release, source, source_of
+from dil_tutorial.course.assignments import earned, questions, release
+from dil_tutorial.course.cells import source, source_of
 from dil_tutorial.course.collect import collect
 from dil_tutorial.course.grading import grade, scores
 from dil_tutorial.course.statistics import as_csv

@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from dil_tutorial.course.assignments import earned, question_of, questions, read_notebook, source_of
+from dil_tutorial.course.assignments import earned, question_of, questions
+from dil_tutorial.course.cells import read_notebook, source_of
 from dil_tutorial.support import templates
 
 NAMES = {

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dil_tutorial.course import sandbox
-from dil_tutorial.course.assignments import run, source_of
+from dil_tutorial.course.assignments import run
+from dil_tutorial.course.cells import source_of
 from dil_tutorial.errors import InputError
 from dil_tutorial.support.files import read_json, write_json
 

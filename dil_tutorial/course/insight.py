@@ -9,7 +9,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from dil_tutorial.course.assignments import marks, question_of, questions, read_notebook, source_of
+from dil_tutorial.course.assignments import question_of, questions
+from dil_tutorial.course.cells import marks, read_notebook, source_of
 from dil_tutorial.support import templates
 from dil_tutorial.support.files import read_json
 

@@ -21,7 +21,7 @@ from nbformat.v4 import new_output
 from nbgrader.converters.autograde import Autograde
 from nbgrader.preprocessors import Execute
 
-from dil_tutorial.course.assignments import marks, source, with_seed
+from dil_tutorial.course.cells import marks, source, with_seed
 from dil_tutorial.course.examiner import Examiner
 from dil_tutorial.course.sandbox import SandboxedKernel
 from dil_tutorial.course.stand_in import ANSWER, Lost, reply_to

@@ -12,7 +12,8 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from dil_tutorial.course import insight
-from dil_tutorial.course.assignments import earned, questions, source
+from dil_tutorial.course.assignments import earned, questions
+from dil_tutorial.course.cells import source
 from dil_tutorial.course.collect import collected
 from dil_tutorial.course.feedback import page
 from dil_tutorial.course.grading import scores

@@ -11,14 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dil_tutorial.course.assignments import (
-    init,
-    points_of,
-    question_of,
-    read_notebook,
-    release,
-    source,
-)
+from dil_tutorial.course.assignments import init, points_of, question_of, release
+from dil_tutorial.course.cells import read_notebook, source
 from dil_tutorial.course.collect import submit
 from dil_tutorial.course.grading import grade, scores
 from dil_tutorial.support.files import provenance, read_text, write_json

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from dil_tutorial.errors import InputError, unknown_name
-from dil_tutorial.llm.batches import LAYOUTS
+from dil_tutorial.llm.fast.batches import LAYOUTS
 from dil_tutorial.losses import LossSpec, make_loss
 from dil_tutorial.support.files import read_json
 

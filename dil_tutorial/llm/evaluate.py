@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.llm.batches import LAYOUTS
 from dil_tutorial.llm.data import Pair, read_pairs
+from dil_tutorial.llm.fast.batches import LAYOUTS
+from dil_tutorial.llm.fast.logprobs import pair_logps
 from dil_tutorial.llm.fast.probes import check_fits, usable_layout
-from dil_tutorial.llm.logprobs import pair_logps
 from dil_tutorial.llm.metrics import kl_terms
 from dil_tutorial.llm.models import this_device
 from dil_tutorial.llm.run import models_of

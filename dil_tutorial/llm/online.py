@@ -33,9 +33,9 @@ from transformers import Trainer, TrainingArguments
 
 from dil_tutorial import policy_gradient as pg
 from dil_tutorial.errors import InputError, unknown_name
-from dil_tutorial.llm.batches import batch_of
+from dil_tutorial.llm.fast.batches import batch_of
+from dil_tutorial.llm.fast.logprobs import response_token_logps
 from dil_tutorial.llm.fast.probes import chunking_problem, usable_layout
-from dil_tutorial.llm.logprobs import response_token_logps
 from dil_tutorial.llm.rows import Response, TokenisedPair
 from dil_tutorial.llm.sampling import draw
 

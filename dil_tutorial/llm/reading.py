@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from dil_tutorial.llm.batches import pad
 from dil_tutorial.llm.data import as_chat
-from dil_tutorial.llm.logprobs import response_token_logps
+from dil_tutorial.llm.fast.batches import pad
+from dil_tutorial.llm.fast.logprobs import response_token_logps
 from dil_tutorial.llm.rows import Response
 from dil_tutorial.llm.tokens import tokenize_pair
 from dil_tutorial.support import templates

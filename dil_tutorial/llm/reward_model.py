@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
-from dil_tutorial.llm.batches import Collator, PaddedBatch, pad
 from dil_tutorial.llm.data import Pair
+from dil_tutorial.llm.fast.batches import Collator, PaddedBatch, pad
 from dil_tutorial.llm.models import load
 from dil_tutorial.llm.rows import Response, moved
 from dil_tutorial.llm.sampling import encode_prompt

@@ -14,10 +14,10 @@ from transformers import LogitsProcessor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.llm.batches import pad, pad_prompts
 from dil_tutorial.llm.data import as_chat
+from dil_tutorial.llm.fast.batches import pad, pad_prompts
+from dil_tutorial.llm.fast.logprobs import pair_logps, response_logps
 from dil_tutorial.llm.fast.probes import pads_left, usable_layout
-from dil_tutorial.llm.logprobs import pair_logps, response_logps
 from dil_tutorial.llm.rows import Response, TokenisedPair
 from dil_tutorial.llm.tokens import tokenize_pair
 from dil_tutorial.support.files import write_text

@@ -5,7 +5,7 @@ One step, in full:
 1. ``Collator`` lays out a batch of B pairs: packed, with the prompt that two responses share read
    once (``llm.fast.packing``).
 2. ``response_token_logps`` scores the 2B responses under the policy, a chunk of the head at a time
-   (``llm.logprobs``).
+   (``llm.fast.logprobs``).
 3. f = log pi_theta - log pi_ref, with the reference's log-probs scored once before training
    (``llm.fast.reference``).
 4. The loss, *the same function that the toy world differentiates*, takes f_chosen and f_rejected.
@@ -40,7 +40,6 @@ from transformers.utils import logging
 from dil_tutorial.bregman import MAX_LOG_RATIO
 from dil_tutorial.errors import Diverged, InputError
 from dil_tutorial.llm.arguments import adapter_is_fresh, check_arguments, with_defaults
-from dil_tutorial.llm.batches import Collator, PaddedBatch, PairBatch, SingleBatch
 from dil_tutorial.llm.callbacks import (
     DiagnosticsCallback,
     ProgressBar,
@@ -50,7 +49,9 @@ from dil_tutorial.llm.callbacks import (
 from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.data import Pair, Reading
 from dil_tutorial.llm.extra_inputs import Scores, alignment_weights, extra_inputs
+from dil_tutorial.llm.fast.batches import Collator, PaddedBatch, PairBatch, SingleBatch
 from dil_tutorial.llm.fast.head import Value, token_logps
+from dil_tutorial.llm.fast.logprobs import response_token_logps
 from dil_tutorial.llm.fast.packing import PackedBatch
 from dil_tutorial.llm.fast.probes import (
     check_fits,
@@ -59,7 +60,6 @@ from dil_tutorial.llm.fast.probes import (
     usable_savings,
 )
 from dil_tutorial.llm.fast.reference import FixedBatches, fingerprint, model_digest, score_reference
-from dil_tutorial.llm.logprobs import response_token_logps
 from dil_tutorial.llm.metrics import beyond_the_formula, measure
 from dil_tutorial.llm.prepare import prepare, use_reference_column
 from dil_tutorial.llm.rows import Rows, TokenisedPair

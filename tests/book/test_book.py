@@ -20,8 +20,8 @@ import pytest
 pytest.importorskip("jupyter_book", reason="the book needs the book extra")
 
 from dil_tutorial import claims
+from dil_tutorial.book import architecture, crossref, pair
 from dil_tutorial.book import build as book
-from dil_tutorial.book import crossref, house, pair
 from dil_tutorial.claims.questions import QUESTIONS
 from dil_tutorial.errors import InputError
 from dil_tutorial.support.symbols import prose
@@ -97,14 +97,16 @@ def test_losses_figures_and_dynamics_have_their_pages(site):
 
 
 @pytest.mark.slow
-def test_the_house_is_drawn_with_its_links_and_a_pair_goes_all_the_way(site):
-    page = (site / "generated" / "house.html").read_text()
-    for room in house.ROOMS:
-        assert (f'href="../api.html#{house.anchor(room)}"' in page) == (
-            room not in house.NOT_IN_API
-        ), room
-    ids = set(re.findall(r'id="(room-[a-z-]+)"', (site / "api.html").read_text()))
-    assert ids == {house.anchor(room) for room in house.ROOMS if room not in house.NOT_IN_API}
+def test_the_layers_are_drawn_with_their_links_and_a_pair_goes_all_the_way(site):
+    page = (site / "generated" / "architecture.html").read_text()
+    api = (site / "api.html").read_text()
+    layers = [module for row in architecture.layers(ROOT) for module in row]
+    linked = re.findall(r'href="../api.html#(module-[a-z-]+)"', page)
+    assert len(layers) > 10
+    assert all(module in page for module in layers)
+    assert len(set(linked)) >= len(layers) - 6  # those without a part of the API
+    for name in set(linked):
+        assert f'id="{name}"' in api, name
     page = (site / "generated" / "pair.html").read_text()
     for name in (
         "read_pairs",

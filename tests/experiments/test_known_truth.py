@@ -381,7 +381,7 @@ def test_responses_read_once_serve_every_batch(tiny_model, tmp_path):
     from dil_tutorial.experiments.known_truth.frozen_layers import read_all, remember_frozen_layers
     from dil_tutorial.experiments.known_truth.lab import adapted
     from dil_tutorial.llm.fast.attention import ATTENTION, register
-    from dil_tutorial.llm.logprobs import pair_logps
+    from dil_tutorial.llm.fast.logprobs import pair_logps
     from dil_tutorial.llm.rows import Response, TokenisedPair
 
     rng = torch.Generator().manual_seed(0)

@@ -9,10 +9,10 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from dil_tutorial.llm.batches import batch_of
 from dil_tutorial.llm.data import read_pairs, tiny_preferences
 from dil_tutorial.llm.fast.attention import ATTENTION, register
-from dil_tutorial.llm.logprobs import response_logps
+from dil_tutorial.llm.fast.batches import batch_of
+from dil_tutorial.llm.fast.logprobs import response_logps
 from dil_tutorial.llm.models import load_model, load_tokenizer
 from dil_tutorial.llm.tokens import tokenize_pairs
 from dil_tutorial.losses import make_loss

@@ -14,8 +14,8 @@ from architectures import KINDS, LAYOUTS, exact, made, pairs, step, tiny, tried
 from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.llm.batches import pad_prompts
 from dil_tutorial.llm.fast import probes
+from dil_tutorial.llm.fast.batches import pad_prompts
 from dil_tutorial.llm.fast.reference import sample_responses
 from dil_tutorial.llm.sampling import answer, draw
 from dil_tutorial.llm.tiny import own_tokenizer
@@ -205,7 +205,7 @@ def architectures_rows(rows):
 
 
 def test_all_layouts_are_known():
-    from dil_tutorial.llm.batches import LAYOUTS as ours
+    from dil_tutorial.llm.fast.batches import LAYOUTS as ours
 
     assert ours == LAYOUTS
 

@@ -11,14 +11,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from dil_tutorial.llm.batches import batch_of
 from dil_tutorial.llm.data import read_pairs, tiny_preferences
 from dil_tutorial.llm.fast import attention as packing
 from dil_tutorial.llm.fast import packing as packing_module
 from dil_tutorial.llm.fast import probes as probe
 from dil_tutorial.llm.fast.attention import ATTENTION
+from dil_tutorial.llm.fast.batches import batch_of
+from dil_tutorial.llm.fast.logprobs import response_logps
 from dil_tutorial.llm.fast.packing import Layer, pack
-from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.models import load_model, load_tokenizer
 from dil_tutorial.llm.rows import Response, TokenisedPair
 from dil_tutorial.llm.tokens import tokenize_pairs

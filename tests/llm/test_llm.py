@@ -9,10 +9,10 @@ pytest.importorskip("accelerate", reason="language models need the llm extra")
 
 from dil_tutorial.bregman import GENERATORS
 from dil_tutorial.errors import InputError
-from dil_tutorial.llm.batches import batch_of, pad, pad_prompts
 from dil_tutorial.llm.data import as_chat, read_pairs, tiny_preferences
+from dil_tutorial.llm.fast.batches import batch_of, pad, pad_prompts
+from dil_tutorial.llm.fast.logprobs import response_logps
 from dil_tutorial.llm.fast.reference import fingerprint, model_digest
-from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.models import load_model, load_tokenizer
 from dil_tutorial.llm.rows import Rows
 from dil_tutorial.llm.sampling import answer, score

@@ -11,8 +11,8 @@ from transformers import ProgressCallback
 
 from dil_tutorial import policy_gradient as pg
 from dil_tutorial.errors import InputError
-from dil_tutorial.llm.batches import pad
-from dil_tutorial.llm.logprobs import response_logps
+from dil_tutorial.llm.fast.batches import pad
+from dil_tutorial.llm.fast.logprobs import response_logps
 from dil_tutorial.llm.online import HEAD_CHUNK, OnlineConfig, OnlineTrainer
 from dil_tutorial.llm.rows import Response
 from dil_tutorial.llm.tiny import own_tokenizer, tiny_model

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Qw
 from dil_tutorial.llm import plan
 from dil_tutorial.llm.count import Step, count, counted, saved_for_backward
 from dil_tutorial.llm.fast.attention import ATTENTION, register
+from dil_tutorial.llm.fast.logprobs import response_logps
 from dil_tutorial.llm.fast.packing import pack
-from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.support.paths import BENCHMARKS
 
 SMALL = {

@@ -16,7 +16,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from dil_tutorial.llm.batches import pad
+from dil_tutorial.llm.fast.batches import pad
 from dil_tutorial.llm.reward_model import RewardTrainer, judge, load_reward_model, rewards
 from dil_tutorial.llm.rows import Response
 from dil_tutorial.llm.tiny import own_tokenizer, tiny_model

@@ -21,8 +21,8 @@ from peft import LoraConfig, get_peft_model  # noqa: E402
 from transformers import PrinterCallback  # noqa: E402
 
 from dil_tutorial.errors import InputError  # noqa: E402
-from dil_tutorial.llm.batches import pad  # noqa: E402
 from dil_tutorial.llm.data import as_chat, read_pairs, tiny_preferences  # noqa: E402
+from dil_tutorial.llm.fast.batches import pad  # noqa: E402
 from dil_tutorial.llm.fast.packing import PackedBatch  # noqa: E402
 from dil_tutorial.llm.models import load_model, load_tokenizer  # noqa: E402
 from dil_tutorial.llm.rows import Response  # noqa: E402

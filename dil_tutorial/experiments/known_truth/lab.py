@@ -31,11 +31,11 @@ from dil_tutorial.experiments.known_truth.frozen_layers import (
     read_all,
     remember_frozen_layers,
 )
-from dil_tutorial.llm.batches import pad
 from dil_tutorial.llm.callbacks import StopAndSave
 from dil_tutorial.llm.config import DILConfig
+from dil_tutorial.llm.fast.batches import pad
+from dil_tutorial.llm.fast.logprobs import response_token_logps
 from dil_tutorial.llm.fast.probes import enable_packing
-from dil_tutorial.llm.logprobs import response_token_logps
 from dil_tutorial.llm.metrics import kl_terms
 from dil_tutorial.llm.models import SMOLLM2, load_model, load_tokenizer, this_device
 from dil_tutorial.llm.rows import Response

@@ -30,8 +30,8 @@ from dil_tutorial.experiments.known_truth.lab import adapted, rounded
 from dil_tutorial.llm.callbacks import StopAndSave
 from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.data import Pair, read
+from dil_tutorial.llm.fast.logprobs import pair_logps
 from dil_tutorial.llm.fast.probes import enable_packing, usable_layout
-from dil_tutorial.llm.logprobs import pair_logps
 from dil_tutorial.llm.models import SMOLLM2, load_model, load_tokenizer, this_device
 from dil_tutorial.llm.rows import Rows
 from dil_tutorial.llm.sampling import draw, score_drawn

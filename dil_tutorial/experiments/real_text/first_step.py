@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from dil_tutorial.experiments.known_truth.lab import Lab, rounded
-from dil_tutorial.llm.batches import batch_of
+from dil_tutorial.llm.fast.batches import batch_of
+from dil_tutorial.llm.fast.logprobs import response_logps
 from dil_tutorial.llm.fast.probes import enable_packing
-from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.rows import Response, TokenisedPair
 
 # of ∇f(y_w) and -∇f(y_l) at f = 0, scaled to the same mean

@@ -30,8 +30,8 @@ from dil_tutorial.experiments.known_truth.lab import Lab, Run, adapted, label, r
 from dil_tutorial.experiments.known_truth.run import kept, truth
 from dil_tutorial.experiments.real_text.measures import repetition
 from dil_tutorial.experiments.real_text.run import reference
-from dil_tutorial.llm.batches import batch_of
 from dil_tutorial.llm.callbacks import StopAndSave
+from dil_tutorial.llm.fast.batches import batch_of
 from dil_tutorial.llm.fast.probes import enable_packing
 from dil_tutorial.llm.models import device_name, load_model
 from dil_tutorial.llm.online import OnlineConfig, OnlineTrainer

@@ -17,7 +17,7 @@ def batch_layouts() -> ipywidgets.VBox:
     """What padding and twice-read prompts cost: six pairs in each layout, as the prompt grows.
     Needs the llm extra.
     """
-    from dil_tutorial.llm.batches import batch_of
+    from dil_tutorial.llm.fast.batches import batch_of
     from dil_tutorial.llm.rows import Response, TokenisedPair
 
     rng = torch.Generator().manual_seed(0)

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from transformers.utils import logging
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.llm.batches import PaddedBatch, SingleBatch, batch_of, pad
 from dil_tutorial.llm.fast.attention import ATTENTION, VARLEN, register
+from dil_tutorial.llm.fast.batches import PaddedBatch, SingleBatch, batch_of, pad
+from dil_tutorial.llm.fast.logprobs import response_logps
 from dil_tutorial.llm.fast.packing import Layer, PackedBatch, pack
-from dil_tutorial.llm.logprobs import response_logps
 from dil_tutorial.llm.rows import Response, Rows, TokenisedPair, in_order
 
 logger = logging.get_logger(__name__)

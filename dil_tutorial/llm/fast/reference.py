@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 from tqdm.auto import tqdm
 
-from dil_tutorial.llm.batches import PaddedBatch, Prompts, SingleBatch, laid_out
+from dil_tutorial.llm.fast.batches import PaddedBatch, Prompts, SingleBatch, laid_out
 from dil_tutorial.llm.fast.probes import pads_left
 from dil_tutorial.llm.rows import Response, Rows, TokenisedPair, save_tensors
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from dil_tutorial.llm.batches import PaddedBatch, SingleBatch, batch_of
+from dil_tutorial.llm.fast.batches import PaddedBatch, SingleBatch, batch_of
 from dil_tutorial.llm.fast.head import Value, head_gives_logps, token_logps
 from dil_tutorial.llm.fast.packing import PackedBatch
 from dil_tutorial.llm.rows import TokenisedPair
@@ -27,7 +27,7 @@ def response_logps(
     The vocabulary head runs on the positions that predict response tokens, and with ``chunk``
     (which needs the model's ``head``) on that many of them at a time.
 
-    >>> from dil_tutorial.llm.batches import pad
+    >>> from dil_tutorial.llm.fast.batches import pad
     >>> from dil_tutorial.llm.tiny import tiny_model
     >>> from dil_tutorial.llm.rows import Response
     >>> model = tiny_model()
@@ -54,7 +54,7 @@ def response_token_logps(
 
     Or what else ``value`` makes of logits and tokens.
 
-    >>> from dil_tutorial.llm.batches import pad
+    >>> from dil_tutorial.llm.fast.batches import pad
     >>> from dil_tutorial.llm.rows import Response
     >>> from dil_tutorial.llm.tiny import tiny_model
     >>> parts, _ = response_token_logps(
