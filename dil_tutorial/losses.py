@@ -145,12 +145,12 @@ def dil_loss(
 
 
 def _dil_variant(
-    h: str, denominator: str, color: str, line: str, formula: str = "", **shown: Any
+    h: str, denominator: str, color: str, line: str, formula: str = "", **variant_kwargs: Any
 ) -> Variant:
     """One choice of generator and reference term, in the words of tables and figures."""
     settings = {"generator": h.lower().replace("–", "-"), "denominator": denominator}
     return Variant(
-        f"DIL {h} {DIL_WORDS[denominator]}", settings, color, line, formula=formula, **shown
+        f"DIL {h} {DIL_WORDS[denominator]}", settings, color, line, formula=formula, **variant_kwargs
     )
 
 
@@ -572,7 +572,7 @@ def dro_loss(
 
 
 def soft_label_loss(
-    loss: Loss, f_first: Tensor, f_second: Tensor, p_first: Tensor, **fed: Any
+    loss: Loss, f_first: Tensor, f_second: Tensor, p_first: Tensor, **extra_inputs: Any
 ) -> Tensor:
     """p loss(y, y') + (1 - p) loss(y', y): a label that is the probability p that the first
     response won (THEORY §12.6).
@@ -589,10 +589,10 @@ def soft_label_loss(
     (tensor([0.6544]), tensor([0.6544]))
     """
     sides = ("ref_chosen", "ref_rejected")
-    turned = fed | {
-        one: fed[other] for one, other in zip(sides, sides[::-1], strict=True) if other in fed
+    turned = extra_inputs | {
+        one: extra_inputs[other] for one, other in zip(sides, sides[::-1], strict=True) if other in extra_inputs
     }
-    return p_first * loss(f_first, f_second, **fed) + (1 - p_first) * loss(
+    return p_first * loss(f_first, f_second, **extra_inputs) + (1 - p_first) * loss(
         f_second, f_first, **turned
     )
 

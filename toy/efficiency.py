@@ -102,10 +102,10 @@ def pair_noise(world: World, loss: Loss, f: Tensor, soft: bool = False) -> Tenso
     fresh = as_spec(loss).needs_reference_samples
     # [x, y_w, y_l]
     value = loss(f_w, None, f_reference=f_l) if fresh else loss(f_w, f_l, **settings)
-    winner, loser = torch.autograd.grad(
+    chosen_grad, rejected_grad = torch.autograd.grad(
         value.sum(), [f_w, f_l], allow_unused=True, materialize_grads=True
     )
-    law = world.pairs.sum(2, keepdim=True) * world.ref.unsqueeze(1) if fresh else world.pairs
+    distribution = world.pairs.sum(2, keepdim=True) * world.ref.unsqueeze(1) if fresh else world.pairs
     if soft:
         if fresh:
             raise InputError(
@@ -113,10 +113,10 @@ def pair_noise(world: World, loss: Loss, f: Tensor, soft: bool = False) -> Tenso
             )
         P = world.preference
         # the pull on the first of two drawn responses, whoever wins
-        first = P * winner + P.mT * loser.mT
-        winner, loser, law = first, first.mT, world.ref.unsqueeze(2) * world.ref.unsqueeze(1)
-    together = law * winner * loser
-    alone = (law * winner**2).sum(2) + (law * loser**2).sum(1)
+        first = P * chosen_grad + P.mT * rejected_grad.mT
+        chosen_grad, rejected_grad, distribution = first, first.mT, world.ref.unsqueeze(2) * world.ref.unsqueeze(1)
+    together = distribution * chosen_grad * rejected_grad
+    alone = (distribution * chosen_grad**2).sum(2) + (distribution * rejected_grad**2).sum(1)
     return torch.diag_embed(alone) + together + together.mT
 
 
@@ -332,10 +332,10 @@ def data_sets(world: World, pairs: int, count: int, generator: torch.Generator) 
     >>> laws.shape, laws.sum((1, 2))
     (torch.Size([3, 8, 8]), tensor([1., 1., 1.], dtype=torch.float64))
     """
-    law = world.pairs[0].flatten()
-    left, found = torch.full((count,), float(pairs), dtype=torch.float64), []
-    rest = law.flip(0).cumsum(0).flip(0)  # a multinomial is a chain of binomials
-    for cell, remaining in zip(law, rest, strict=True):
+    distribution = world.pairs[0].flatten()
+    left, frequencies = torch.full((count,), float(pairs), dtype=torch.float64), []
+    rest = distribution.flip(0).cumsum(0).flip(0)  # a multinomial is a chain of binomials
+    for cell, remaining in zip(distribution, rest, strict=True):
         chance = (
             (cell / remaining).clamp(max=1).expand(count)
             if remaining > 0
@@ -343,12 +343,12 @@ def data_sets(world: World, pairs: int, count: int, generator: torch.Generator) 
         )
         drawn = torch.binomial(left, chance, generator=generator)
         left = left - drawn
-        found.append(drawn / pairs)
-    found[-1] = found[-1] + left / pairs  # what rounding of the last chance may have left over
-    return torch.stack(found, 1).view(count, *world.pairs.shape[1:])
+        frequencies.append(drawn / pairs)
+    frequencies[-1] = frequencies[-1] + left / pairs  # what rounding of the last chance may have left over
+    return torch.stack(frequencies, 1).view(count, *world.pairs.shape[1:])
 
 
-def estimates(world: World, loss: Loss, laws: Tensor) -> Tensor:
+def estimates(world: World, loss: Loss, pair_frequencies: Tensor) -> Tensor:
     """The policies that ``loss`` ends at on data sets (N, Y, Y) of one prompt: (N, Y).
 
     >>> from dil_tutorial.losses import make_loss
@@ -358,11 +358,11 @@ def estimates(world: World, loss: Loss, laws: Tensor) -> Tensor:
     ... )  # the winners' shares
     tensor([[0.4000, 0.6000]], dtype=torch.float64)
     """
-    copies = World(world.ref.expand(len(laws), -1), world.preference.expand(len(laws), -1, -1))
-    return fit(copies, loss, pairs=laws)
+    copies = World(world.ref.expand(len(pair_frequencies), -1), world.preference.expand(len(pair_frequencies), -1, -1))
+    return fit(copies, loss, pairs=pair_frequencies)
 
 
-def tournament_estimate(world: World, laws: Tensor) -> Tensor:
+def tournament_estimate(world: World, pair_frequencies: Tensor) -> Tensor:
     """2 pi_ref sum_y' pi_ref(y') P_hat(y, y') from data sets (N, Y, Y); a pair that never met
     counts as even.  (N, Y).
 
@@ -370,12 +370,12 @@ def tournament_estimate(world: World, laws: Tensor) -> Tensor:
     >>> tournament_estimate(world, torch.tensor([[[0.2, 0.1], [0.4, 0.3]]]).double())
     tensor([[0.3500, 0.6500]], dtype=torch.float64)
     """
-    met = laws + laws.mT
-    share = torch.where(met > 0, laws / met.clamp(min=1e-300), 0.5)
+    met = pair_frequencies + pair_frequencies.mT
+    share = torch.where(met > 0, pair_frequencies / met.clamp(min=1e-300), 0.5)
     return 2 * world.ref * (share @ world.ref[0])
 
 
-def distilled_estimate(world: World, loss: Loss, laws: Tensor, fresh: Tensor) -> Tensor:
+def distilled_estimate(world: World, loss: Loss, pair_frequencies: Tensor, fresh: Tensor) -> Tensor:
     """A Bradley–Terry reward fitted on data sets (N, Y, Y), then ``loss`` on other data sets with
     its soft labels.  (N, Y).
 
@@ -388,15 +388,15 @@ def distilled_estimate(world: World, loss: Loss, laws: Tensor, fresh: Tensor) ->
     ... )  # won 4 of 5
     tensor([[0.3500, 0.6500]], dtype=torch.float64)
     """
-    reward = (estimates(world, make_loss("dpo", beta=1.0), laws) / world.ref).log()
+    reward = (estimates(world, make_loss("dpo", beta=1.0), pair_frequencies) / world.ref).log()
     P = torch.sigmoid(reward.unsqueeze(2) - reward.unsqueeze(1))
     return estimates(world, loss, (fresh + fresh.mT) * P)
 
 
-def measured_error(target: Tensor, found: Tensor, pairs: int) -> Tensor:
+def measured_error(target: Tensor, policies: Tensor, pairs: int) -> Tensor:
     """n chi^2(pi_hat || target)/(Y - 1) of each data set: (1, Y), (N, Y) -> (N,).
 
     >>> measured_error(torch.tensor([[0.5, 0.5]]), torch.tensor([[0.6, 0.4]]), pairs=100)
     tensor([4.0000])
     """
-    return pairs * ((found - target) ** 2 / target).sum(1) / (target.shape[1] - 1)
+    return pairs * ((policies - target) ** 2 / target).sum(1) / (target.shape[1] - 1)

@@ -53,8 +53,8 @@ def inputs_of(
         else {}
     )
     log_ref = torch.where(ref > 0, ref, 1.0).log()
-    fed = f + log_ref if as_spec(loss).reference_free else f
-    return (fed if lengths is None else fed / lengths), settings
+    loss_input = f + log_ref if as_spec(loss).reference_free else f
+    return (loss_input if lengths is None else loss_input / lengths), settings
 
 
 def population_loss(
@@ -91,19 +91,19 @@ def population_loss(
             "population_loss: the loss compares whole batches: no law of pairs has an "
             "expectation of it"
         )
-    law = world.pairs if pairs is None else pairs
+    distribution = world.pairs if pairs is None else pairs
     f, settings = inputs_of(loss, f, world.ref, lengths)
     zero = torch.zeros_like(f)
     if as_spec(loss).needs_reference_samples:
         ref = world.ref if reference is None else reference
         chosen = loss(f, None, f_reference=zero) - loss(zero, None, f_reference=zero)
-        return (law.sum(2) * chosen).sum(1) + (ref * loss(zero, None, f_reference=f)).sum(1)
+        return (distribution.sum(2) * chosen).sum(1) + (ref * loss(zero, None, f_reference=f)).sum(1)
     if as_spec(loss).unpaired:
         settings = {name: value.squeeze(-1) for name, value in settings.items()}
         chosen = loss(f, zero, **settings) - loss(zero, zero, **settings)
-        return (law.sum(2) * chosen).sum(1) + (law.sum(1) * loss(zero, f, **settings)).sum(1)
+        return (distribution.sum(2) * chosen).sum(1) + (distribution.sum(1) * loss(zero, f, **settings)).sum(1)
     f_w, f_l = torch.broadcast_tensors(f.unsqueeze(2), f.unsqueeze(1))  # [x, y_w, y_l]
-    return (law * loss(f_w, f_l, **settings)).sum((1, 2))
+    return (distribution * loss(f_w, f_l, **settings)).sum((1, 2))
 
 
 @one_thread()
@@ -317,7 +317,7 @@ def fit_pairs(
     1
     """
     loss = make_loss(loss) if isinstance(loss, str) else loss
-    law = empirical_law(world, pairs, generator)
+    pair_frequencies = empirical_law(world, pairs, generator)
     y_ref = torch.multinomial(world.ref, pairs, replacement=True, generator=generator)
     frequencies = torch.zeros_like(world.ref).scatter_add_(
         1, y_ref, torch.full(y_ref.shape, 1 / pairs, dtype=world.ref.dtype)
@@ -325,7 +325,7 @@ def fit_pairs(
     return descend(
         world,
         loss,
-        pairs=law,
+        pairs=pair_frequencies,
         reference=frequencies,
         steps=steps,
         learning_rate=learning_rate,

@@ -139,7 +139,7 @@ def stopped(ref: Tensor, proxy: Tensor, covariance: Tensor, betas: Sequence[floa
     ... ]  # sure, and not
     [0.8808, 0.5622]
     """
-    told = torch.stack([gold_estimated(ref, proxy, covariance, beta) for beta in betas])  # (B, X)
-    falls = told[1:] < told[:-1]
+    gold_estimates = torch.stack([gold_estimated(ref, proxy, covariance, beta) for beta in betas])  # (B, X)
+    falls = gold_estimates[1:] < gold_estimates[:-1]
     last = torch.where(falls.any(0), falls.int().argmax(0), len(betas) - 1)
     return rlhf_optimum(ref, proxy, torch.tensor(list(betas), dtype=ref.dtype)[last].unsqueeze(1))

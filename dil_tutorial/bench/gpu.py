@@ -110,7 +110,7 @@ def pieces(folder: Path, dry: bool) -> list[Piece]:
     def both_sides(lora: bool, with_liger: bool, names: Sequence[str]) -> list[Piece]:
         kind = "LoRA" if lora else "all weights"
         fused = "adamw_bnb_8bit" if has["bitsandbytes"] and not lora else "adamw_torch_fused"
-        made = []
+        side_pieces = []
         for side in ("ours", "TRL") if has["trl"] else ("ours",):
             process = f"{kind}, {side}{' with Liger' * with_liger}"
             run = Run(
@@ -127,16 +127,16 @@ def pieces(folder: Path, dry: bool) -> list[Piece]:
             for name in names:
                 path = str(folder / f"{name.replace(':', '-')}.jsonl")
                 full = f"{kind}, {name}, {side}{' with Liger' * with_liger}"
-                made.append(Piece(full, process, replace(run, workload=name, pairs=path)))
-        return made
+                side_pieces.append(Piece(full, process, replace(run, workload=name, pairs=path)))
+        return side_pieces
 
-    made = [Piece("checks", "alone"), Piece("sampling", "alone")]
-    made += both_sides(has["peft"], liger, two)
-    made += both_sides(False, liger, two) if has["peft"] and not dry else []
+    schedule = [Piece("checks", "alone"), Piece("sampling", "alone")]
+    schedule += both_sides(has["peft"], liger, two)
+    schedule += both_sides(False, liger, two) if has["peft"] and not dry else []
     if not dry:
-        made += both_sides(has["peft"], liger, tuple(MIXES))
-        made += both_sides(has["peft"], False, two) if liger else []
-    return made
+        schedule += both_sides(has["peft"], liger, tuple(MIXES))
+        schedule += both_sides(has["peft"], False, two) if liger else []
+    return schedule
 
 
 def checks(dry: bool) -> dict[str, Any]:
@@ -170,32 +170,32 @@ def checks(dry: bool) -> dict[str, Any]:
     )
     batch = pack(list(rows)).to(torch.device(device))
     register()
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     logps, gradients = {}, {}
     for name in (ATTENTION, VARLEN):
         model.set_attn_implementation(name)
         model.zero_grad()
         first, _ = response_logps(model, batch, model.get_output_embeddings(), 256)
         again, _ = response_logps(model, batch, model.get_output_embeddings(), 256)
-        found[f"f before the first step, {name}"] = (first - again).abs().max().item()
+        results[f"f before the first step, {name}"] = (first - again).abs().max().item()
         first.sum().backward()
         logps[name] = first.detach().float()
         gradients[name] = torch.cat(
             [weight.grad.flatten().float() for weight in model.parameters()]
         )
-    found["log-probabilities a token, flash against plain"] = (
+    results["log-probabilities a token, flash against plain"] = (
         ((logps[VARLEN] - logps[ATTENTION]) / batch.lengths.to(device)).abs().max().item()
     )
     difference = (gradients[VARLEN] - gradients[ATTENTION]).norm() / gradients[ATTENTION].norm()
-    found["gradients, flash against plain, relative"] = difference.item()
-    found["gradients are finite"] = bool(gradients[VARLEN].isfinite().all())
-    found["passed"] = (
-        found["gradients are finite"]
-        and found["log-probabilities a token, flash against plain"] < 0.02
-        and found["gradients, flash against plain, relative"] < 0.05
-        and all(value == 0 for name, value in found.items() if name.startswith("f before"))
+    results["gradients, flash against plain, relative"] = difference.item()
+    results["gradients are finite"] = bool(gradients[VARLEN].isfinite().all())
+    results["passed"] = (
+        results["gradients are finite"]
+        and results["log-probabilities a token, flash against plain"] < 0.02
+        and results["gradients, flash against plain, relative"] < 0.05
+        and all(value == 0 for name, value in results.items() if name.startswith("f before"))
     )
-    return found
+    return results
 
 
 def sampling(dry: bool) -> dict[str, Any]:
@@ -260,8 +260,8 @@ def in_a_process(group: list[Piece], folder: Path, dry: bool, seconds: float) ->
     """Run pieces in a process of their own, each of which writes its file; why it ended early, or
     nothing.
     """
-    told = [{**asdict(piece), "path": str(path_of(piece, folder))} for piece in group]
-    command = [sys.executable, "-m", "dil_tutorial.bench.gpu", json.dumps(told), str(int(dry))]
+    specs = [{**asdict(piece), "path": str(path_of(piece, folder))} for piece in group]
+    command = [sys.executable, "-m", "dil_tutorial.bench.gpu", json.dumps(specs), str(int(dry))]
     root = str(Path(__file__).parents[2])  # the source folder, where the package is not installed
     environment = {
         **os.environ,
@@ -279,9 +279,9 @@ def in_a_process(group: list[Piece], folder: Path, dry: bool, seconds: float) ->
     )
 
 
-def run_pieces(told: list[dict[str, Any]], dry: bool) -> None:
+def run_pieces(specs: list[dict[str, Any]], dry: bool) -> None:
     """What a child process does."""
-    for piece in told:
+    for piece in specs:
         alone = checks if piece["name"] == "checks" else sampling
         row = fitting(Run(**piece["run"])) if piece["run"] else alone(dry)
         write_json(Path(piece["path"]), {"piece": piece["name"], **row})
@@ -327,13 +327,13 @@ def summary(rows: list[dict[str, Any]], dry: bool) -> list[dict[str, Any]]:
         cell["sides"][side] = {"tokens_per_s": speed, "peak_gib": row["peak_gib"], **used(row, dry)}
     for cell in cells.values():
         speeds = {name: side["tokens_per_s"] for name, side in cell["sides"].items()}
-        ours, theirs = (
+        ours, trl_names = (
             [name for name in speeds if name.startswith(who)] for who in ("ours", "TRL")
         )
-        if ours and theirs:
+        if ours and trl_names:
             fastest = max(ours, key=lambda name: speeds[name])
             cell |= {
-                "times_faster": speeds[fastest] / max(speeds[name] for name in theirs),
+                "times_faster": speeds[fastest] / max(speeds[name] for name in trl_names),
                 "fastest": fastest,
             }
     return list(cells.values())

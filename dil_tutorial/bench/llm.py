@@ -376,13 +376,13 @@ def fastest(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if speeds:
                 best[side] = max(speeds.items(), key=lambda item: item[1])
         if len(best) == 2:
-            ours, theirs = best["ours"], best["trl"]
+            ours, trl_best = best["ours"], best["trl"]
             out.append(
                 {
                     "workload": name,
                     "ours": ours[0],
-                    "trl": theirs[0],
-                    "times_faster": ours[1] / theirs[1],
+                    "trl": trl_best[0],
+                    "times_faster": ours[1] / trl_best[1],
                 }
             )
     return out

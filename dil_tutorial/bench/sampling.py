@@ -77,7 +77,7 @@ def engine(folder: str, tokenizer: Any, prompts: list[str], threads: int) -> Dra
     ]
 
     def run() -> int:
-        found = generator.generate_batch(
+        generations = generator.generate_batch(
             starts,
             max_length=TOKENS,
             sampling_topk=0,
@@ -87,7 +87,7 @@ def engine(folder: str, tokenizer: Any, prompts: list[str], threads: int) -> Dra
             include_prompt_in_result=False,
             max_batch_size=256,
         )
-        return sum(len(ids) for result in found for ids in result.sequences_ids)
+        return sum(len(ids) for result in generations for ids in result.sequences_ids)
 
     return run
 
@@ -98,14 +98,14 @@ def measure(name: str, count: int, done: Callable[[str], None]) -> list[dict[str
     prompts = list(dict.fromkeys(str(pair["prompt"]) for pair in read_pairs(tiny_preferences())))[
         :count
     ]
-    ways: dict[str, Drawn] = {
+    methods: dict[str, Drawn] = {
         "dil_tutorial": lambda: ours(model, tokenizer, prompts),
         "transformers": lambda: transformers_own(model, tokenizer, prompts),
     }
     if find_spec("ctranslate2"):
-        ways["CTranslate2"] = engine(resolve(name), tokenizer, prompts, torch.get_num_threads())
+        methods["CTranslate2"] = engine(resolve(name), tokenizer, prompts, torch.get_num_threads())
     rows = []
-    for way, run in ways.items():
+    for method, run in methods.items():
         best = 0.0
         for _ in range(2):
             start = time.perf_counter()
@@ -113,14 +113,14 @@ def measure(name: str, count: int, done: Callable[[str], None]) -> list[dict[str
             best = max(best, tokens / (time.perf_counter() - start))
         rows.append(
             {
-                "way": way,
+                "way": method,
                 "prompts": len(prompts),
                 "samples": SAMPLES,
                 "tokens": tokens,
                 "tokens_per_s": best,
             }
         )
-        done(way)
+        done(method)
     return rows
 
 

@@ -33,7 +33,7 @@ def measure(model: str, count: int, done: Callable[[str], None]) -> list[dict[st
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    found = []
+    measurements = []
     with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, DIL_CACHE=folder):
         for who in ("ours", "ours, kept by a run before"):
             start = time.perf_counter()
@@ -41,7 +41,7 @@ def measure(model: str, count: int, done: Callable[[str], None]) -> list[dict[st
             seconds = time.perf_counter() - start
             held = (rows.tokens, rows.lengths, rows.starts, rows.ref_logps)
             size = sum(tensor.numel() * tensor.element_size() for tensor in held)
-            found.append(
+            measurements.append(
                 {
                     "who": who,
                     "processes": 1,
@@ -58,25 +58,25 @@ def measure(model: str, count: int, done: Callable[[str], None]) -> list[dict[st
             dataset_num_proc=processes, max_length=1024, truncation_mode="keep_start"
         )
         start = time.perf_counter()
-        theirs = DPOTrainer._prepare_dataset(
+        trl_dataset = DPOTrainer._prepare_dataset(
             SimpleNamespace(_tokenizer=tokenizer), dataset, tokenizer, args, "train"
         )
         seconds = time.perf_counter() - start
         size = (
-            theirs.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"])
+            trl_dataset.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"])
             .flatten_indices()
             .data.nbytes
         )
-        found.append(
+        measurements.append(
             {
                 "who": "TRL",
                 "processes": processes,
                 "seconds": 1000 * seconds / count,
-                "bytes": size / len(theirs),
+                "bytes": size / len(trl_dataset),
             }
         )
         done(f"TRL, {processes}")
-    return [{**row, "tokens": rows.tokens.numel() / len(rows)} for row in found]
+    return [{**row, "tokens": rows.tokens.numel() / len(rows)} for row in measurements]
 
 
 def save(rows: list[dict[str, Any]], model: str, pairs: int, path: Path) -> None:

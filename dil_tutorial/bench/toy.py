@@ -58,14 +58,14 @@ def one_size(responses: int) -> dict[str, float]:
     world = World.from_reward(ref, 1.5 * torch.randn(responses, generator=rng, dtype=torch.float64))
     start = time.perf_counter()
     assert abs(float((world.chosen + world.rejected).sum()) - 2) < 1e-9
-    laws = time.perf_counter() - start
+    marginals_seconds = time.perf_counter() - start
     start = time.perf_counter()
     published = [optima.dil(world, name, "rejected") for name in ("lsif", "ukl", "bce")]
     for policy in [*published, optima.rlhf(world), optima.ipo(world)]:
         assert abs(float(policy.sum()) - 1) < 1e-9
     return {
         "responses": responses,
-        "laws_s": laws,
+        "laws_s": marginals_seconds,
         "optima_s": time.perf_counter() - start,
         "peak_mib": 1024 * peak_gib(),
     }
@@ -89,18 +89,18 @@ def batching(
     the same data.
     """
     world, rows = bandit20(), []
-    laws = torch.cat(
+    distributions = torch.cat(
         [empirical_law(world, 300, torch.Generator().manual_seed(seed)) for seed in range(runs)]
     )
     stacked = World.from_reward(world.ref.expand(runs, -1), world.true_reward.expand(runs, -1))
     for label, loss in LOSSES.items():
         start = time.perf_counter()
-        together = descend(stacked, loss, pairs=laws, steps=steps)
+        together = descend(stacked, loss, pairs=distributions, steps=steps)
         batched = time.perf_counter() - start
         done(f"{label}, batched")
         start, worst = time.perf_counter(), 0.0
         for run in range(loop_runs):
-            alone = descend(world, loss, pairs=laws[run : run + 1], steps=steps)
+            alone = descend(world, loss, pairs=distributions[run : run + 1], steps=steps)
             worst = max(worst, (alone[0] - together[run]).abs().max().item())
             done(f"{label}, run {run + 1} of the loop")
         looped = time.perf_counter() - start

@@ -61,8 +61,8 @@ def minutes(content: dict[str, Any]) -> int:
     >>> minutes({"cells": [{"cell_type": "markdown", "source": ["word " * 1800]}]})
     10
     """
-    if said := re.search(r"[Aa]bout (\d+) minutes", "".join(content["cells"][0]["source"])):
-        return int(said[1])
+    if match := re.search(r"[Aa]bout (\d+) minutes", "".join(content["cells"][0]["source"])):
+        return int(match[1])
     words = sum(
         len("".join(cell["source"]).split())
         for cell in content["cells"]
@@ -91,14 +91,14 @@ def with_words(text: str, known: tuple[str, ...], used: set[str]) -> str:
     # what lies between is code, formula, heading, table or link
     for place in range(0, len(parts), 2):
         for word in known:
-            found = re.search(
+            match = re.search(
                 rf"(?<![\w-]){re.escape(word)}s?(?![\w-])", parts[place], re.IGNORECASE
             )
-            if found and word not in used:
+            if match and word not in used:
                 used.add(word)
                 parts[place] = (
-                    f"{parts[place][: found.start()]}{{term}}`{found[0]} "
-                    f"<{word}>`{parts[place][found.end() :]}"
+                    f"{parts[place][: match.start()]}{{term}}`{match[0]} "
+                    f"<{word}>`{parts[place][match.end() :]}"
                 )
                 break  # one a stretch of text: a page is no forest of links
     return "".join(parts)
@@ -208,5 +208,5 @@ def dress(content: dict[str, Any], script: Path, api: Path) -> None:
         )
     title, rest = "".join(cells[0]["source"]).split("\n", 1)
     cells[0]["source"] = f"{title}\n\n```{{raw}} html\n{line}\n```\n{rest}"
-    if told := foot(script, api):
-        cells.append({"cell_type": "markdown", "id": "foot", "metadata": {}, "source": told})
+    if foot_text := foot(script, api):
+        cells.append({"cell_type": "markdown", "id": "foot", "metadata": {}, "source": foot_text})

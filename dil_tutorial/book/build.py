@@ -174,8 +174,8 @@ def build(root: Path, everything: bool = False) -> tuple[int, Path]:
     """
     generate(root)
     if everything:
-        made = printed.editions(root, root / "book" / "generated" / "extra" / "editions")
-        write_text(root / "book" / "generated" / "doors.html", pages.doors(made))
+        edition_paths = printed.editions(root, root / "book" / "generated" / "extra" / "editions")
+        write_text(root / "book" / "generated" / "doors.html", pages.doors(edition_paths))
     built = root / "book" / "_build"
     tool = Path(sys.executable).with_name("jupyter-book")
     status = subprocess.call([str(tool), "build", str(root / "book"), "-W", "-n", "--keep-going"])

@@ -50,7 +50,7 @@ def documented(api: Path) -> dict[Any, str]:
     """What the API page lists: functions, classes and World's properties, with the names they have
     there.
     """
-    found: dict[Any, str] = {}
+    api_names: dict[Any, str] = {}
     for module, members in re.findall(
         r"automodule:: (\S+)\n +:members:(.*)", api.read_text(encoding="utf-8")
     ):
@@ -66,13 +66,13 @@ def documented(api: Path) -> dict[Any, str]:
                 and getattr(thing, "__module__", None) == module
                 and callable(thing)
             ):
-                found[thing] = f"{module}.{name}"
-    found |= {
+                api_names[thing] = f"{module}.{name}"
+    api_names |= {
         value: f"toy.worlds.World.{name}"
         for name, value in vars(World).items()
         if isinstance(value, PROPERTY)
     }
-    return found
+    return api_names
 
 
 def names(code: types.CodeType) -> Iterator[str]:
@@ -87,7 +87,7 @@ def called(check: Callable[..., Any], api: Path) -> list[str]:
     """What the API lists of that which ``check`` calls, itself or through helpers of the ledger, in
     the order of mention.
     """
-    listed, found, queue = documented(api), dict[str, None](), [inspect.unwrap(check)]
+    listed, mentions, queue = documented(api), dict[str, None](), [inspect.unwrap(check)]
     seen = set()
     while queue:
         function = queue.pop(0)
@@ -102,13 +102,13 @@ def called(check: Callable[..., Any], api: Path) -> list[str]:
         things += [vars(World).get(name) for name in mentioned]
         for thing in things:
             if isinstance(thing, types.FunctionType | type | PROPERTY) and thing in listed:
-                found[listed[thing]] = None
+                mentions[listed[thing]] = None
             elif isinstance(thing, types.FunctionType) and thing.__module__.startswith(
                 "dil_tutorial.claims"
             ):
                 helper = inspect.unwrap(thing)
                 queue += [helper] if helper not in seen else []
-    return list(found)
+    return list(mentions)
 
 
 def in_use(name: str, scripts: Sequence[Path]) -> list[Path]:
@@ -119,14 +119,14 @@ def in_use(name: str, scripts: Sequence[Path]) -> list[Path]:
     package, _, last = module.rpartition(".")
     own = re.compile(rf"from ({re.escape(module)}|{re.escape(package)}) import [^\n]*\b{short}\b")
     whole = re.compile(rf"from {re.escape(package)} import [^\n]*\b{last}\b(?: as (\w+))?")
-    found = []
+    matches = []
     for script in scripts:
         text = script.read_text(encoding="utf-8")
         by_module = whole.search(text)
         called = rf"\b{by_module[1] or last}\.{short}\(" if by_module else rf"\b{short}\("
         if (own.search(text) or by_module) and re.search(called, text):
-            found.append(script)
-    return found
+            matches.append(script)
+    return matches
 
 
 def code_links(claim: Claim, api: Path) -> str:

@@ -122,7 +122,7 @@ def misspecified() -> list[dict[str, Any]]:
     fixed point.
     """
     world, features = bimodal(3, 21), loglinear.quadratic(21)
-    found: dict[str, Tensor] = {}
+    policies: dict[str, Tensor] = {}
     for entry in COMPARED:
         loss: Loss = entry
         if entry.label == "SLiC":
@@ -138,9 +138,9 @@ def misspecified() -> list[dict[str, Any]]:
             for _ in range(30):
                 here = kl(policy, world.ref)[:, None]
                 policy = loglinear.fit(world, entry.bind(kl=here), features)
-        found[entry.described] = policy
+        policies[entry.described] = policy
     for direction in ("forward", "reverse"):
-        found[f"*the {direction} projection itself*"] = loglinear.project(
+        policies[f"*the {direction} projection itself*"] = loglinear.project(
             world, world.chosen, features, direction
         )
     return [
@@ -150,7 +150,7 @@ def misspecified() -> list[dict[str, Any]]:
             "reverse": kl(policy, world.chosen).mean().item(),
             "reward": (policy * world.true_reward).sum(1).mean().item(),
         }
-        for name, policy in found.items()
+        for name, policy in policies.items()
     ]
 
 

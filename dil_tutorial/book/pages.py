@@ -18,7 +18,7 @@ from dil_tutorial.claims.questions import QUESTIONS
 from dil_tutorial.experiments.family import plane
 from dil_tutorial.lessons.puzzles import PUZZLES, puzzle
 from dil_tutorial.support import plotting, templates
-from dil_tutorial.support.files import read_json, write_text
+from dil_tutorial.support.files import read_json, read_text, write_text
 from dil_tutorial.support.paths import BENCHMARKS
 from toy import compare, family
 from toy.gallery import bandit, rock_paper_scissors
@@ -85,12 +85,12 @@ def ledger_page(results: Sequence[Result], seeds: int, root: Path) -> str:
         return theory + (f", paper §{r.claim.paper}" if r.claim.paper else "")
 
     def where(r: Result) -> str:
-        shown = [
+        links = [
             f"[notebook {script.stem[:2]}]({script.stem}.ipynb)"
             for script in crossref.shown_in(r.claim.id, scripts)
         ]
         return "; ".join(
-            part for part in (crossref.code_links(r.claim, api), ", ".join(shown)) if part
+            part for part in (crossref.code_links(r.claim, api), ", ".join(links)) if part
         )
 
     return page(
@@ -100,10 +100,10 @@ def ledger_page(results: Sequence[Result], seeds: int, root: Path) -> str:
 
 def section_claims(results: Sequence[Result], section: str) -> str:
     """What stands below a section of the theory page: its claims with their verdicts."""
-    found = [
+    claim_links = [
         f"{link(r.claim.id)} ({r.verdict})" for r in results if r.claim.id.split(".")[0] == section
     ]
-    return f"*Checked:* {', '.join(found)}.\n"
+    return f"*Checked:* {', '.join(claim_links)}.\n"
 
 
 def questions_page() -> str:
@@ -131,8 +131,8 @@ IN_PUBLIC = {
 def in_public_page(results: Sequence[Result], seeds: int) -> str:
     """What courses and threads say of preference losses, and what is so."""
     by_id = {r.claim.id: r for r in results}
-    said = [(by_id[claim], threads) for claim, threads in IN_PUBLIC.items()]
-    return page("in_public", said=said, seeds=seeds)
+    entries = [(by_id[claim], threads) for claim, threads in IN_PUBLIC.items()]
+    return page("in_public", said=entries, seeds=seeds)
 
 
 def family_page(folder: Path) -> str:
@@ -192,8 +192,8 @@ def fits_page() -> str:
         read_json(BENCHMARKS / f"{name}.json")
         for name in ("architectures", "arguments", "trl_tests")
     )
-    found: dict[str, Any] = architectures["architectures"]
-    exact = {kind: row["layouts"] for kind, row in found.items() if "layouts" in row}
+    by_architecture: dict[str, Any] = architectures["architectures"]
+    exact = {kind: row["layouts"] for kind, row in by_architecture.items() if "layouts" in row}
     steps = [step for row in exact.values() for step in row.values()]
     by_layout: dict[str, list[str]] = {}
     for kind, row in exact.items():
@@ -202,13 +202,13 @@ def fits_page() -> str:
         "fits",
         cases=cases,
         architectures=architectures,
-        found=found,
+        found=by_architecture,
         exact=exact,
         worst=max(step["gradient"] for step in steps),
         wrong=[step for step in steps if step["f"] != 0 or not step["gradient"] < 1e-6],
         by_layout=by_layout,
-        refused=[kind for kind, row in found.items() if "refused" in row],
-        untried=[kind for kind, row in found.items() if "not tiny" in row],
+        refused=[kind for kind, row in by_architecture.items() if "refused" in row],
+        untried=[kind for kind, row in by_architecture.items() if "not tiny" in row],
         arguments=fields,
         not_here=arguments.NOT_HERE,
         trl=trl,
@@ -232,14 +232,14 @@ def wrong_answers_table() -> str:
     """What ``dil course bank`` found, an assignment a line."""
     from dil_tutorial.course.wrong_answers import caught
 
-    found = read_json(BENCHMARKS / "wrong_answers.json")
-    each = {(row["assignment"], row["notebook"]): row["seconds"] for row in found["rows"]}
+    results = read_json(BENCHMARKS / "wrong_answers.json")
+    each = {(row["assignment"], row["notebook"]): row["seconds"] for row in results["rows"]}
     seconds = statistics.median(each.values())
     return page(
         "wrong_answers",
-        rows=caught(found["rows"]),
+        rows=caught(results["rows"]),
         seconds=seconds,
-        cores=found["machine"]["cores"],
+        cores=results["machine"]["cores"],
     )
 
 
@@ -274,14 +274,14 @@ EDITIONS = {  # file: what it is called on the front page
 }
 
 
-def doors(made: Sequence[Path]) -> str:
+def doors(edition_paths: Sequence[Path]) -> str:
     """The front page's line on other formats: lectures and the cheat sheet, and the editions that
     were made.
 
     >>> "EPUB" in doors([Path("rlhf-is-imitation-learning.epub")]), "EPUB" in doors([])
     (True, False)
     """
-    links = {f"editions/{path.name}": EDITIONS[path.name] for path in made}
+    links = {f"editions/{path.name}": EDITIONS[path.name] for path in edition_paths}
     links |= {
         "slides/lecture-45.html": "Lecture, 45 minutes",
         "slides/lecture-90.html": "Lecture, 90 minutes",
@@ -309,12 +309,12 @@ def llms(root: Path) -> str:
 def puzzles_page(root: Path) -> str:
     """Every puzzle, with the notebook that it is from."""
     scripts = sorted((root / "notebooks").glob("[0-9]*.py"))
-    found = [
+    entries = [
         (name, next(s.stem for s in scripts if f'"{name}"' in s.read_text(encoding="utf-8")))
         for name in PUZZLES
     ]
     return page(
-        "puzzles", puzzles=[(name, notebook, puzzle(name).data) for name, notebook in found]
+        "puzzles", puzzles=[(name, notebook, puzzle(name).data) for name, notebook in entries]
     )
 
 

@@ -85,7 +85,7 @@ def through_a_language_model() -> dict[str, str]:
     step(0.01)
     logps, ref_logps, value, norm = step(0.01)
     f = (logps - ref_logps).requires_grad_()
-    pull = -torch.autograd.grad(loss(*f), f)[0]
+    neg_gradient = -torch.autograd.grad(loss(*f), f)[0]
     after = step(0.0)[2]
     assert isinstance(batch, PackedBatch)
     tokens = {
@@ -102,7 +102,7 @@ def through_a_language_model() -> dict[str, str]:
         "logps": shown(logps),
         "ref_logps": shown(ref_logps),
         "f": shown(f.detach(), 4),
-        "pull": shown(pull, 4),
+        "pull": shown(neg_gradient, 4),
         "norm": shown(norm, 4),
         "loss": shown(value, 4),
         "after": shown(after, 4),

@@ -65,9 +65,9 @@ def still(notebook: dict[str, Any]) -> dict[str, Any]:
     doors.
     """
     states = notebook["metadata"].get("widgets", {}).get(STATE, {}).get("state", {})
-    made = copy.deepcopy(notebook)
-    made["cells"] = [cell for cell in made["cells"] if cell["id"] != "playground"]
-    for cell in made["cells"]:
+    copied = copy.deepcopy(notebook)
+    copied["cells"] = [cell for cell in copied["cells"] if cell["id"] != "playground"]
+    for cell in copied["cells"]:
         cell["metadata"].pop("tags", None)  # nothing unfolds
         if cell["cell_type"] == "markdown":  # the site's line of doors
             text = "".join(cell["source"])
@@ -76,10 +76,10 @@ def still(notebook: dict[str, Any]) -> dict[str, Any]:
             )
         for output in cell.get("outputs", []):
             if VIEW in output.get("data", {}):
-                shown = "".join(visible(states, output["data"][VIEW]["model_id"]))
-                output["data"] = {"text/html": f'<div class="still">{shown}</div>'}
-    made["metadata"].pop("widgets", None)
-    return made
+                panel_html = "".join(visible(states, output["data"][VIEW]["model_id"]))
+                output["data"] = {"text/html": f'<div class="still">{panel_html}</div>'}
+    copied["metadata"].pop("widgets", None)
+    return copied
 
 
 def without_site(text: str) -> str:
@@ -138,8 +138,8 @@ def edition(root: Path, folder: Path, builder: str) -> Path:
 def chromium() -> str:
     """The browser that prints; InputError where there is none."""
     names = ("chromium", "chromium-browser", "google-chrome")
-    if found := next((path for name in names if (path := shutil.which(name))), None):
-        return found
+    if executable := next((path for name in names if (path := shutil.which(name))), None):
+        return executable
     raise InputError("printing needs chromium: install it (Debian, Ubuntu: apt install chromium)")
 
 
@@ -193,11 +193,11 @@ def mathml(formulas: Sequence[tuple[str, bool]]) -> list[str]:
         view = browser.new_page()
         view.add_script_tag(path=paths.CLONE / "book" / "assets" / "vendor" / "tex-svg.js")
         view.evaluate("MathJax.startup.promise")
-        made: list[str] = view.evaluate(
+        markup: list[str] = view.evaluate(
             "all => all.map(([tex, display]) => MathJax.tex2mml(tex, {display}))", list(formulas)
         )
         browser.close()
-    return made
+    return markup
 
 
 def formula(text: str) -> tuple[str, bool] | None:
@@ -206,8 +206,8 @@ def formula(text: str) -> tuple[str, bool] | None:
     >>> formula(r"\(x\)"), formula(r"\[y\]"), formula("z")
     (('x', False), ('y', True), None)
     """
-    found = re.fullmatch(r"\s*\\([(\[])(.*)\\[)\]]\s*", text, re.DOTALL)
-    return (found[2].strip(), found[1] == "[") if found else None
+    match = re.fullmatch(r"\s*\\([(\[])(.*)\\[)\]]\s*", text, re.DOTALL)
+    return (match[2].strip(), match[1] == "[") if match else None
 
 
 def tidy_svg(text: str) -> str:
@@ -255,8 +255,8 @@ def epub(site: Path, out: Path) -> None:
     """
     from bs4 import BeautifulSoup
 
-    (made,) = site.glob("*.epub")
-    with zipfile.ZipFile(made) as old:
+    (epub_path,) = site.glob("*.epub")
+    with zipfile.ZipFile(epub_path) as old:
         contents = {entry.filename: old.read(entry) for entry in old.infolist()}
     pages = {
         name: BeautifulSoup(content, "html.parser")

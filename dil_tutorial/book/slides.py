@@ -39,12 +39,12 @@ def blocks(text: str) -> list[tuple[str, str]]:
     lines = text.splitlines()
     tokens = MarkdownIt().enable("table").use(dollarmath_plugin, double_inline=True).parse(text)
     tops = [token for token in tokens if token.level == 0 and token.nesting >= 0 and token.map]
-    found = [
+    typed_blocks = [
         (token.type.removesuffix("_open"), "\n".join(lines[slice(*token.map)]).strip())
         for token in tops
         if token.map
     ]
-    return [(kind, body) for kind, body in found if body]
+    return [(kind, body) for kind, body in typed_blocks if body]
 
 
 def on_slide(kind: str, text: str) -> str:
@@ -115,7 +115,7 @@ def code_cell(cell: dict[str, Any]) -> tuple[dict[str, Any], float] | None:
         return None
     kinds = {kind for out in cell["outputs"] for kind in out.get("data", {})}
     picture = any("widget-view" in kind or kind.startswith("image/") for kind in kinds)
-    said = "".join("".join(out.get("text", "")) for out in cell["outputs"])
+    output_text = "".join("".join(out.get("text", "")) for out in cell["outputs"])
     tables = "".join(
         "".join(out.get("data", {}).get("text/html", "")) for out in cell["outputs"]
     ).count("<tr")
@@ -125,15 +125,15 @@ def code_cell(cell: dict[str, Any]) -> tuple[dict[str, Any], float] | None:
         or "claims.report(" in source
         or bool(re.match(r"(from|import) ", source))
     )
-    shown = copy.deepcopy(cell)
-    for output in shown["outputs"]:
+    slide_cell = copy.deepcopy(cell)
+    for output in slide_cell["outputs"]:
         described(output, cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", ""))
-    shown["metadata"] = {
+    slide_cell["metadata"] = {
         "slideshow": {"slide_type": "-"},
         "tags": ["hide-on-slide"] if hidden else [],
     }
     lines = 0 if hidden else source.count("\n") + 1
-    return shown, 12 if picture else 0.5 + 0.8 * (lines + said.count("\n") + tables)
+    return slide_cell, 12 if picture else 0.5 + 0.8 * (lines + output_text.count("\n") + tables)
 
 
 def described(output: dict[str, Any], alt: str) -> None:
@@ -152,19 +152,19 @@ def sections(content: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """A notebook's cells by the second-order heading above them, the head itself as ''; a cell with
     two headings is cut.
     """
-    found: dict[str, list[dict[str, Any]]] = {"": []}
+    by_heading: dict[str, list[dict[str, Any]]] = {"": []}
     title = ""
     for cell in content["cells"]:
         if cell["cell_type"] == "code":
-            found[title].append(cell)
+            by_heading[title].append(cell)
             continue
         for part in re.split(r"^(?=## )", "".join(cell["source"]), flags=re.MULTILINE):
             if heading := re.match(r"## (.*)", part):
                 title = heading[1].strip()
-                found.setdefault(title, [])
+                by_heading.setdefault(title, [])
             if part.strip():
-                found[title].append({**cell, "source": part})
-    return found
+                by_heading[title].append({**cell, "source": part})
+    return by_heading
 
 
 class Column:
@@ -213,8 +213,8 @@ def section_slides(title: str, cells: Sequence[dict[str, Any]]) -> list[dict[str
     column = Column(title)
     for cell in cells:
         if cell["cell_type"] == "code":
-            if shown := code_cell(cell):
-                column.put(*shown)
+            if slide := code_cell(cell):
+                column.put(*slide)
             continue
         text = "".join(cell["source"])
         # solutions: for the lecturer's eyes
@@ -285,14 +285,14 @@ def read(path: Path) -> dict[str, Any]:
 def deck(path: Path) -> dict[str, Any]:
     """The deck of a notebook."""
     content = read(path)
-    found = sections(content)
+    by_heading = sections(content)
     head = "".join(
-        "".join(cell["source"]) for cell in found.pop("") if cell["cell_type"] == "markdown"
+        "".join(cell["source"]) for cell in by_heading.pop("") if cell["cell_type"] == "markdown"
     )
     title = re.findall(r"^# (.*)$", head, re.MULTILINE)[0]
     question = re.findall(r"\*\*The question\.\*\*(.*?)(?:\n\n|\Z)", head, re.DOTALL)
     cells = title_slide(title, question[0].strip() if question else "", head)
-    for heading, inside in found.items():
+    for heading, inside in by_heading.items():
         cells += section_slides(heading, inside)
     link = f"The notebook's page: [{title}](../generated/{path.stem}.html)"
     return assemble([*cells, markdown(f"## Go on\n\n{link}", "slide")], [content], title)
@@ -323,13 +323,13 @@ def lecture(row: dict[str, Any], notebooks: Path) -> dict[str, Any]:
             continue
         (path,) = notebooks.glob(f"{part['notebook']}_*.ipynb")
         content = contents.setdefault(path, read(path))
-        found = sections(content)
+        by_heading = sections(content)
         for heading in part["sections"]:
-            if heading not in found:
+            if heading not in by_heading:
                 raise InputError(
                     f"lecture {row['name']}: notebook {path.stem} has no section {heading!r}"
                 )
-            cells += section_slides(heading, found[heading])
+            cells += section_slides(heading, by_heading[heading])
     return assemble(cells, list(contents.values()), row["title"])
 
 
@@ -356,8 +356,8 @@ def as_html(notebook: dict[str, Any]) -> str:
 
 def write(notebooks: Path, planned: Path, folder: Path) -> list[Path]:
     """Every deck, as a page in ``folder``."""
-    made = {path.stem: deck(path) for path in sorted(notebooks.glob("[0-9]*.ipynb"))}
-    made |= {row["name"]: lecture(row, notebooks) for row in lectures(planned)}
-    for name, notebook in made.items():
+    decks = {path.stem: deck(path) for path in sorted(notebooks.glob("[0-9]*.ipynb"))}
+    decks |= {row["name"]: lecture(row, notebooks) for row in lectures(planned)}
+    for name, notebook in decks.items():
         write_text(folder / f"{name}.html", as_html(notebook))
-    return [folder / f"{name}.html" for name in made]
+    return [folder / f"{name}.html" for name in decks]

@@ -19,9 +19,9 @@ def versions(site: Path) -> list[str]:
     >>> versions(site)
     ['v0.10.0', 'v0.9.0']
     """
-    found = [path.parent.name for path in site.glob("v*/index.html")]
+    folders = [path.parent.name for path in site.glob("v*/index.html")]
     return sorted(
-        found, key=lambda name: [int(part) for part in re.findall(r"\d+", name)], reverse=True
+        folders, key=lambda name: [int(part) for part in re.findall(r"\d+", name)], reverse=True
     )
 
 

@@ -65,9 +65,9 @@ def wheel(out: Path) -> Path:
         ]
         if subprocess.call(command):
             raise InputError("pip could not build the wheel: its own lines above say why")
-        (made,) = built.glob("*.whl")
+        (wheel_path,) = built.glob("*.whl")
         out.mkdir(parents=True, exist_ok=True)
-        return Path(shutil.move(made, out / made.name))
+        return Path(shutil.move(wheel_path, out / wheel_path.name))
 
 
 if __name__ == "__main__":

@@ -29,9 +29,9 @@ def of_ratio(world: World, covariance: Tensor) -> Tensor:
     return covariance / (world.ref.unsqueeze(2) * world.ref.unsqueeze(1))
 
 
-def apart(found: Tensor, wanted: Tensor) -> Tensor:
+def apart(computed: Tensor, wanted: Tensor) -> Tensor:
     """The largest difference of two stacks of matrices, relative to the largest entry."""
-    return (found - wanted).abs().amax((1, 2)) / wanted.abs().amax((1, 2))
+    return (computed - wanted).abs().amax((1, 2)) / wanted.abs().amax((1, 2))
 
 
 def below(less: Tensor, more: Tensor) -> Tensor:
@@ -78,10 +78,10 @@ def repaired_covariance(world: World, gen: Generator) -> Tensor:
     of both sides says was chance. Losers are a control variate. The generator enters only where the
     sum is put right again.
     """
-    found = efficiency.asymptotic(
+    covariance = efficiency.asymptotic(
         world, make_loss("dil", generator=gen, denominator="mixture"), policy=world.chosen
     )[1]
-    return apart(of_ratio(world, found), efficiency.repaired(world, gen))
+    return apart(of_ratio(world, covariance), efficiency.repaired(world, gen))
 
 
 @claim("12.half", "12.2", worlds=ANY)
@@ -139,8 +139,8 @@ def soft_labels(world: World, gen: Generator) -> Tensor:
     save nearly all of it.
     """
     loss = make_loss("dil", generator=gen, denominator="mixture")
-    found = efficiency.asymptotic(world, loss, policy=world.chosen, soft=True)[1]
-    return apart(of_ratio(world, found), efficiency.repaired(world, gen, soft=True))
+    covariance = efficiency.asymptotic(world, loss, policy=world.chosen, soft=True)[1]
+    return apart(of_ratio(world, covariance), efficiency.repaired(world, gen, soft=True))
 
 
 @claim("12.bound", "12.4", worlds=ANY)
@@ -209,10 +209,10 @@ def bradley_terry_is_worth_nothing(world: World) -> Tensor:
     of wins is w: maximum likelihood matches them. Assuming the model changes nothing about w,
     neither its estimate nor its error.
     """
-    found = efficiency.asymptotic(
+    covariance = efficiency.asymptotic(
         world, make_loss("dpo", beta=1.0), lambda policy: winners_of(world, policy)
     )[1]
-    return apart(of_ratio(world, found), efficiency.tournament(world))
+    return apart(of_ratio(world, covariance), efficiency.tournament(world))
 
 
 @claim("12.distillation", "12.6", tolerance=OPTIMUM, worlds=ANY)
@@ -282,10 +282,10 @@ def bradley_terry_helps_rlhf(world: World) -> Tensor:
     wild odds, which the sum over opponents takes as they are and maximum likelihood weighs.
     """
     centre = torch.eye(world.ref.shape[1], dtype=world.ref.dtype) - world.ref.unsqueeze(1)
-    found = efficiency.asymptotic(
+    covariance = efficiency.asymptotic(
         world, make_loss("dpo", beta=1.0), lambda policy: (policy / world.ref).log()
     )[1]
-    likelihood, odds = (centre @ part @ centre.mT for part in (found, efficiency.log_odds(world)))
+    likelihood, odds = (centre @ part @ centre.mT for part in (covariance, efficiency.log_odds(world)))
     return below(likelihood, odds)
 
 

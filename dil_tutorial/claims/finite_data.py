@@ -110,19 +110,19 @@ def drawn(world: World, pairs: int = 40) -> tuple[World, Tensor]:
         torch.full((len(world.ref), 8), 1 / 8, dtype=torch.float64), torch.arange(8.0)
     )
     y_w, y_l = sample_pairs(bandit.ref, bandit.preference, pairs, torch.Generator().manual_seed(0))
-    law = torch.zeros(len(world.ref), 8, 8, dtype=torch.float64)
+    pairs_distribution = torch.zeros(len(world.ref), 8, 8, dtype=torch.float64)
     prompt = torch.arange(len(world.ref)).unsqueeze(1).expand_as(y_w)
-    law.index_put_(
+    pairs_distribution.index_put_(
         (prompt, y_w, y_l), torch.full(y_w.shape, 1 / pairs, dtype=torch.float64), accumulate=True
     )
-    return bandit, law
+    return bandit, pairs_distribution
 
 
-def without(law: Tensor, unseen: int) -> Tensor:
+def without(pairs_distribution: Tensor, unseen: int) -> Tensor:
     """The law with every pair that holds one of the last ``unseen`` responses left out.  (X, Y,
     Y).
     """
-    kept = law.clone()
+    kept = pairs_distribution.clone()
     kept[:, -unseen:, :] = 0
     kept[:, :, -unseen:] = 0
     return kept / kept.sum((1, 2), keepdim=True)
@@ -137,20 +137,20 @@ def sft_forgets_the_unseen(world: World) -> Tensor:
     were merely unlucky, and nothing in the loss says stop; early stopping and the smoothness of a
     network do. (The limit is approached like 1/steps, hence 1e-7.)
     """
-    bandit, law = drawn(world)
-    return gap(fit(bandit, "sft", pairs=law), law.sum(2))
+    bandit, pairs_distribution = drawn(world)
+    return gap(fit(bandit, "sft", pairs=pairs_distribution), pairs_distribution.sum(2))
 
 
-def distance_to_frequencies(world: World, law: Tensor) -> Tensor:
+def distance_to_frequencies(world: World, pairs_distribution: Tensor) -> Tensor:
     """How far the repaired fits to the empirical ``law`` are from pi_ref 2 n_w/(n_w + n_l) on the
     responses seen.
     """
-    wins, losses = law.sum(2), law.sum(1)
+    wins, losses = pairs_distribution.sum(2), pairs_distribution.sum(1)
     seen = wins + losses > 0
     target = torch.where(seen, world.ref * 2 * wins / torch.where(seen, wins + losses, 1.0), 0.0)
     gaps = []
     for generator in ("ukl", "bce"):
-        policy = fit(world, make_loss("dil", generator=generator, denominator="mixture"), pairs=law)
+        policy = fit(world, make_loss("dil", generator=generator, denominator="mixture"), pairs=pairs_distribution)
         gaps.append(gap(torch.where(seen, policy, 0.0), target))
     return torch.stack(gaps).amax(0)
 
@@ -162,9 +162,9 @@ def one_beats_all(world: World) -> Tensor:
     trio = World.from_reward(
         torch.full((len(world.ref), 3), 1 / 3, dtype=torch.float64), [2.0, 0.0, 0.0]
     )
-    law = torch.zeros(len(world.ref), 3, 3, dtype=torch.float64)
-    law[:, 0, 1], law[:, 0, 2] = 0.75, 0.25
-    return distance_to_frequencies(trio, law)
+    pairs_distribution = torch.zeros(len(world.ref), 3, 3, dtype=torch.float64)
+    pairs_distribution[:, 0, 1], pairs_distribution[:, 0, 2] = 0.75, 0.25
+    return distance_to_frequencies(trio, pairs_distribution)
 
 
 @claim("8.repaired-finite", "8", ASSUMES, 1e-7, counter=one_beats_all)
@@ -179,8 +179,8 @@ def repaired_losses_on_finite_data(world: World) -> Tensor:
     probability. This bound is why the repaired losses overfit so much less than DPO on few
     pairs.
     """
-    bandit, law = drawn(world)
-    return distance_to_frequencies(bandit, without(law, 4))
+    bandit, pairs_distribution = drawn(world)
+    return distance_to_frequencies(bandit, without(pairs_distribution, 4))
 
 
 @claim("8.dpo-unseen", "8", worlds=ANY)
@@ -192,17 +192,17 @@ def dpo_ignores_unseen_mass(world: World) -> Tensor:
     the others: all differences are the same. Only the optimiser's path decides, and it drifts
     there. DIL's terms see each response by itself, so for them the move has a price.
     """
-    law = without(world.pairs, 2)
+    pairs_distribution = without(world.pairs, 2)
     f = some_log_ratios(world)
     moved = f.clone()
     moved[:, :-2] -= 1.0
     dpo = make_loss("dpo", beta=1.0)
     same = (
-        population_loss(world, dpo, f, pairs=law) - population_loss(world, dpo, moved, pairs=law)
+        population_loss(world, dpo, f, pairs=pairs_distribution) - population_loss(world, dpo, moved, pairs=pairs_distribution)
     ).abs()
     dil = make_loss("dil", generator="bce", denominator="mixture")
-    price = population_loss(world, dil, moved, pairs=law) - population_loss(
-        world, dil, f, pairs=law
+    price = population_loss(world, dil, moved, pairs=pairs_distribution) - population_loss(
+        world, dil, f, pairs=pairs_distribution
     )
     return same + (price.abs() < 1e-3)
 

@@ -162,12 +162,12 @@ class Result:
         return self.verdict == self.claim.verdict
 
     def as_dict(self) -> dict[str, Any]:
-        told = ("id", "statement", "explanation", "source", "paper", "note", "tolerance")
-        found = ("verdict", "as_recorded", "residual", "residuals")
+        claim_fields = ("id", "statement", "explanation", "source", "paper", "note", "tolerance")
+        result_fields = ("verdict", "as_recorded", "residual", "residuals")
         return {
-            **{name: getattr(self.claim, name) for name in told},
+            **{name: getattr(self.claim, name) for name in claim_fields},
             "recorded": self.claim.verdict,
-            **{name: getattr(self, name) for name in found},
+            **{name: getattr(self, name) for name in result_fields},
             "failure_size": self.size,
             "failure_sizes": self.counter,
             "seconds": round(self.seconds, 4),

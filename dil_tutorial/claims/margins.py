@@ -18,15 +18,15 @@ def noisy_labels(world: World, share: float) -> World:
     return World(world.ref, (1 - share) * world.preference + share * world.preference.mT)
 
 
-def robust_dpo_told(world: World, told: float) -> Tensor:
+def robust_dpo_told(world: World, label_smoothing: float) -> Tensor:
     """Robust DPO's population loss on labels of which a fifth is turned round, told some share of
     them, against DPO's on clean ones.
     """
     f = log_ratio(some_log_ratios(world), world.ref)
-    theirs = population_loss(
-        noisy_labels(world, 0.2), make_loss("robust-dpo", beta=0.5, label_smoothing=told), f
+    robust_loss = population_loss(
+        noisy_labels(world, 0.2), make_loss("robust-dpo", beta=0.5, label_smoothing=label_smoothing), f
     )
-    return gap(theirs[:, None], population_loss(world, make_loss("dpo", beta=0.5), f)[:, None])
+    return gap(robust_loss[:, None], population_loss(world, make_loss("dpo", beta=0.5), f)[:, None])
 
 
 @claim("5.robust", "5", ASSUMES, worlds=ANY, counter=lambda world: robust_dpo_told(world, 0.1))
@@ -133,12 +133,12 @@ def apo_down_begins_with_the_losers(world: World) -> Tensor:
     """
     zero = torch.zeros(len(world.ref), 1, dtype=world.ref.dtype)
     loss = make_loss("apo-down", beta=2.0)
-    winner, loser = (
+    chosen_slope, rejected_slope = (
         derivative(lambda f: loss(f, zero), zero),
         derivative(lambda f: loss(zero, f), zero),
     )
     later = derivative(lambda f: loss(f, zero - 1), zero)
-    return gap(winner, zero) + gap(loser, zero + 0.5) + (later <= 0).any(1)
+    return gap(chosen_slope, zero) + gap(rejected_slope, zero + 0.5) + (later <= 0).any(1)
 
 
 @claim("5.chi-po", "5", tolerance=OPTIMUM)
@@ -164,8 +164,8 @@ def cal_dpo_balance(world: World, beta: float = 0.4) -> Tensor:
     """
     r = fit(world, make_loss("cal-dpo", beta=beta)) / world.ref
     f = r.log()
-    pull = (predicted_win_rate(world, f) - world.win_rate + 2 * f - world.advantage / beta) / r
-    return gap(pull, pull.mean(1, keepdim=True).expand_as(pull))
+    multiplier = (predicted_win_rate(world, f) - world.win_rate + 2 * f - world.advantage / beta) / r
+    return gap(multiplier, multiplier.mean(1, keepdim=True).expand_as(multiplier))
 
 
 def generators_apart(world: World) -> Tensor:

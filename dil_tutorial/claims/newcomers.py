@@ -208,18 +208,18 @@ def aot_asks_less_than_dpo(world: World) -> Tensor:
     """
     f_w, f_l = some_log_ratios(world), some_log_ratios(world).flip(1) / 2
     ref = world.ref.log()
-    fed = {"ref_chosen": ref, "ref_rejected": ref.roll(1, dims=1)}
+    ref_logps = {"ref_chosen": ref, "ref_rejected": ref.roll(1, dims=1)}
     loss = make_loss("aot", beta=1.0)
-    first = {name: value[:, :1] for name, value in fed.items()}
+    first = {name: value[:, :1] for name, value in ref_logps.items()}
     one = gap(loss(f_w[:, :1], f_l[:, :1], **first), dpo_loss(f_w[:, :1], f_l[:, :1], beta=1.0))
     plain = dpo_loss(f_w, f_l, beta=1.0).mean(1, keepdim=True)
-    less = excess(loss(f_w, f_l, **fed).mean(1, keepdim=True), plain)
+    less = excess(loss(f_w, f_l, **ref_logps).mean(1, keepdim=True), plain)
     exchanged = (
-        (f_w - f_l + fed["ref_chosen"] - fed["ref_rejected"]).roll(1, dims=1)
-        - fed["ref_chosen"]
-        + fed["ref_rejected"]
+        (f_w - f_l + ref_logps["ref_chosen"] - ref_logps["ref_rejected"]).roll(1, dims=1)
+        - ref_logps["ref_chosen"]
+        + ref_logps["ref_rejected"]
     )
-    same = gap(loss(exchanged, torch.zeros_like(f_l), **fed), loss(f_w, f_l, **fed))
+    same = gap(loss(exchanged, torch.zeros_like(f_l), **ref_logps), loss(f_w, f_l, **ref_logps))
     return torch.stack([one, less, same]).amax(0)
 
 
@@ -234,7 +234,7 @@ def a_longer_response_ends_unheard(world: World) -> Tensor:
     """
     tokens, other = some_log_ratios(world), world.ref.shape[1] // 2
     zero = torch.zeros_like(tokens[:, 0])
-    pulls = []
+    gaps = []
     for alpha in (0.0, 0.5, 1.0):
         rows = tokens.detach().clone().requires_grad_()
         shorter = [zero[:other]] * len(rows)
@@ -245,8 +245,8 @@ def a_longer_response_ends_unheard(world: World) -> Tensor:
         # -sigmoid(-z) = e^-loss - 1
         expected = (plain.exp().reciprocal() - 1)[:, None].expand_as(slope)
         shares = torch.where(torch.arange(slope.shape[1]) < other, 1.0, alpha)
-        pulls.append(gap(slope, expected * shares))
-    return torch.stack(pulls).amax(0)
+        gaps.append(gap(slope, expected * shares))
+    return torch.stack(gaps).amax(0)
 
 
 @claim("5.wpo", "5", ASSUMES, OPTIMUM, counter_worlds=ANY)

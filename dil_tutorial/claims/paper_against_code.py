@@ -21,8 +21,8 @@ def ukl_without_the_reference(world: World) -> Tensor:
     """
     logits = some_policy(world).log().requires_grad_()
     ours = UKL.chosen_loss(log_ratio(logits, world.ref)).sum()
-    theirs = -torch.log_softmax(logits, -1).sum()
-    return gap(*(torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs)))
+    code_loss = -torch.log_softmax(logits, -1).sum()
+    return gap(*(torch.autograd.grad(loss, logits)[0] for loss in (ours, code_loss)))
 
 
 def logged_margin(world: World, policy: Tensor) -> tuple[Tensor, Tensor]:

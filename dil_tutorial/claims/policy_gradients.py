@@ -223,14 +223,14 @@ def gold_without_gold(world: World) -> Tensor:
     # errors along one direction
     u = torch.linspace(-1, 1, world.ref.shape[1], dtype=world.ref.dtype).sin().expand_as(world.ref)
     covariance = 0.25 * u.unsqueeze(2) * u.unsqueeze(1)
-    gold = told = torch.zeros_like(world.ref[:, 0])
+    gold = estimate = torch.zeros_like(world.ref[:, 0])
     for z, weight in zip(*hermite(), strict=True):
         proxy = world.true_reward + 0.5 * z * u
         gold = gold + weight * overoptimisation.gain(
             rlhf_optimum(world.ref, proxy, BETA), world.ref, world.true_reward
         )
-        told = told + weight * overoptimisation.gold_estimated(world.ref, proxy, covariance, BETA)
-    return gap(gold[:, None], told[:, None])
+        estimate = estimate + weight * overoptimisation.gold_estimated(world.ref, proxy, covariance, BETA)
+    return gap(gold[:, None], estimate[:, None])
 
 
 @claim("13.gaussian", "13.6")
@@ -247,14 +247,14 @@ def gaussian_proxies_do_not_turn(world: World) -> Tensor:
     places, weights = hermite()
     z, e = (part.flatten() for part in torch.meshgrid(places, places, indexing="ij"))
     ref = torch.outer(weights, weights).flatten()
-    found = []
+    errors = []
     for spread, sigma in zip(world.ref[:, 0] + 0.3, world.ref[:, 1] + 0.5, strict=True):
         reward, proxy = sigma * z, sigma * z + spread * e
         policy = rlhf_optimum(ref, proxy, 2.0)
         correlation = sigma / (sigma**2 + spread**2).sqrt()
         gold = ((policy - ref) * reward).sum()
-        found.append((gold - correlation * sigma * (2 * kl(policy, ref)).sqrt()).abs())
-    return torch.stack(found)
+        errors.append((gold - correlation * sigma * (2 * kl(policy, ref)).sqrt()).abs())
+    return torch.stack(errors)
 
 
 # --- RLHF as a path, and by samples ---------------------------------------------------------------
@@ -397,10 +397,10 @@ def grpo_on_successes(world: World) -> Tensor:
     def loss(y: Tensor, logps: Tensor) -> Tensor:
         return pg.reinforce_loss(pg.group_normalised(reward[:, y], epsilon=1e-12), logps)
 
-    found = exact.enumerated(policy, SAMPLES, loss)[0]
+    expected_step = exact.enumerated(policy, SAMPLES, loss)[0]
     p = (policy * reward).sum(1)
     return gap(
-        found, exact.grpo_scale(p, SAMPLES)[:, None] * exact.exact(policy, world.ref, reward)
+        expected_step, exact.grpo_scale(p, SAMPLES)[:, None] * exact.exact(policy, world.ref, reward)
     )
 
 

@@ -152,12 +152,12 @@ def autodiff_matches_closed_form(world: World) -> Tensor:
         f = some_log_ratios(world, gen)
         other = Generator.from_function(gen.h, max_ratio=gen.max_ratio)
         gaps = []
-        for mine, theirs in (
+        for autodiff_loss, closed_form_loss in (
             (other.chosen_loss, gen.chosen_loss),
             (other.reference_loss, gen.reference_loss),
         ):
-            slope = derivative(theirs, f)
-            gaps.append(gap(derivative(mine, f), slope) / slope.abs().amax(1).clamp(min=1))
+            slope = derivative(closed_form_loss, f)
+            gaps.append(gap(derivative(autodiff_loss, f), slope) / slope.abs().amax(1).clamp(min=1))
         return torch.maximum(*gaps)
 
     return over_generators(check)(world)

@@ -284,10 +284,10 @@ def largest_pull(world: World, loss: Loss) -> Tensor:
     """By how much the gradient of one pair in f_w or f_l exceeds 1, up to |f| = 12."""
     f = torch.linspace(-12, 12, 49, dtype=world.ref.dtype)
     f_w, f_l = torch.meshgrid(f, f, indexing="ij")
-    pulls = torch.stack(
+    gradients = torch.stack(
         [derivative(lambda x: loss(x, f_l), f_w), derivative(lambda x: loss(f_w, x), f_l)]
     )
-    return excess(pulls.abs().unsqueeze(0), 1.0).expand(len(world.ref))
+    return excess(gradients.abs().unsqueeze(0), 1.0).expand(len(world.ref))
 
 
 @claim(

@@ -36,17 +36,17 @@ def toy(
         growth = bench.growth(done)
         batching = bench.batching(runs, steps, looped, done)
     columns = ("responses>", "winners' and losers' law, s>", "five optima, s>", "peak memory, MiB>")
-    shown = table("Exact answers without an n x n table", *columns)
+    results_table = table("Exact answers without an n x n table", *columns)
     for row in growth:
-        shown.add_row(
+        results_table.add_row(
             f"{row['responses']:,}",
             f"{row['laws_s']:.2f}",
             f"{row['optima_s']:.2f}",
             f"{row['peak_mib']:.0f}",
         )
-    console.print(shown)
+    console.print(results_table)
     title = f"{runs} runs of {steps:,} steps, 20 actions"
-    shown = table(
+    results_table = table(
         title,
         "loss",
         "batched, s>",
@@ -56,10 +56,10 @@ def toy(
     )
     for one in batching:
         seconds = (f"{one['batched_s']:.2f}", f"{one['loop_s']:.1f}")
-        shown.add_row(
+        results_table.add_row(
             one["loss"], *seconds, f"{one['ratio']:.0f}", f"{one['largest_difference']:.0e}"
         )
-    console.print(shown)
+    console.print(results_table)
     wrote(*bench.save(growth, batching, json))
 
 
@@ -98,10 +98,10 @@ def llm(
         "TRL's>",
         "ratio>",
     )
-    shown = table(f"Ours against TRL, {model}, medians of {rounds}", *columns)
+    results_table = table(f"Ours against TRL, {model}, medians of {rounds}", *columns)
     for cell in cells:
-        shown.add_row(*bench.as_text(cell))
-    console.print(shown)
+        results_table.add_row(*bench.as_text(cell))
+    console.print(results_table)
     for cell in cells:
         for side, reason in cell.get("failed", {}).items():
             say(f"{cell['cell']}, {side}: {reason}")
@@ -134,11 +134,11 @@ def noise(
     with progress(len(bench.PRECISIONS), "measuring") as done:
         rows = bench.noise(model, done)
     columns = ("precision", "reference scored in", "rms>", "largest>", "in e^{2f}>")
-    shown = table(f"|f| before the first step, {model}, nats", *columns)
+    results_table = table(f"|f| before the first step, {model}, nats", *columns)
     for row in rows:
         numbers = (f"{row['rms']:.2g}", f"{row['largest']:.2g}", f"x {row['largest_factor']:.4g}")
-        shown.add_row(row["precision"], row["reference scored in"], *numbers)
-    console.print(shown)
+        results_table.add_row(row["precision"], row["reference scored in"], *numbers)
+    console.print(results_table)
     bench.save(rows, model, json)
     wrote(json)
 
@@ -160,7 +160,7 @@ def tokens(
     resolve(model)
     with progress(4, "measuring") as done:
         rows = bench.measure(model, pairs, done)
-    shown = table(
+    results_table = table(
         f"{rows[0]['tokens']:.0f} tokens a pair, {model}",
         "",
         "processes>",
@@ -168,10 +168,10 @@ def tokens(
         "bytes a pair>",
     )
     for row in rows:
-        shown.add_row(
+        results_table.add_row(
             row["who"], str(row["processes"]), f"{row['seconds']:.2f}", f"{row['bytes']:,.0f}"
         )
-    console.print(shown)
+    console.print(results_table)
     bench.save(rows, model, pairs, json)
     wrote(json)
 
@@ -195,13 +195,13 @@ def step(
         rows = [bench.measure(model, precision, done) for precision in bench.PRECISIONS]
     for row in rows:
         title = f"{model}, {row['precision']}: a step of {row['tokens']} tokens"
-        shown = table(title, "", "seconds>", "at best>")
+        results_table = table(title, "", "seconds>", "at best>")
         for name, part in row["parts"].items():
-            shown.add_row(name, f"{part['seconds']:.2f}", f"{part['at best']:.2f}")
-        shown.add_row(
+            results_table.add_row(name, f"{part['seconds']:.2f}", f"{part['at best']:.2f}")
+        results_table.add_row(
             "the step", f"{row['seconds']:.2f}", f"{row['at best']:.2f}, {row['share']:.0%}"
         )
-        console.print(shown)
+        console.print(results_table)
     wrote(*bench.save(rows, model, json))
 
 
@@ -223,7 +223,7 @@ def plan(
     resolve(model)
     with progress(len(bench.CASES), "measuring") as done:
         rows = bench.compared(model, done)
-    shown = table(
+    results_table = table(
         f"{model}: planned and measured",
         "case",
         "planned, GiB>",
@@ -238,8 +238,8 @@ def plan(
             f"{row['measured'] / 2**30:.2f}",
             f"{planned / row['measured']:.3f}",
         )
-        shown.add_row(row["case"], *sizes, f"{row['planned flops'] / row['measured flops']:.4f}")
-    console.print(shown)
+        results_table.add_row(row["case"], *sizes, f"{row['planned flops'] / row['measured flops']:.4f}")
+    console.print(results_table)
     bench.save(rows, model, json)
     wrote(json)
 
@@ -262,14 +262,14 @@ def sampling(
     resolve(model)
     with progress(3, "measuring") as done:
         rows = bench.measure(model, prompts, done)
-    shown = table(
+    results_table = table(
         f"{model}, {16 * rows[0]['prompts']} responses of at most 32 tokens at a time",
         "",
         "tokens/s>",
     )
     for row in rows:
-        shown.add_row(row["way"], f"{row['tokens_per_s']:.0f}")
-    console.print(shown)
+        results_table.add_row(row["way"], f"{row['tokens_per_s']:.0f}")
+    console.print(results_table)
     bench.save(rows, model, json)
     wrote(json)
 
@@ -293,7 +293,7 @@ def gpu(
     bench.check(dry_run)
     with resumable(out), progress(len(bench.pieces(out, dry_run)), "measuring") as done:
         rows = bench.all_pieces(out, dry_run, done, minutes)
-    shown = table(
+    results_table = table(
         "Tokens a second",
         "model and lengths",
         "who",
@@ -307,7 +307,7 @@ def gpu(
         for side, row in cell["sides"].items():
             shares = (f"{row[name]:.0%}" if name in row else "-" for name in ("plain", "counted"))
             faster = f"{cell['times_faster']:.2f}" if side == cell.get("fastest") else ""
-            shown.add_row(
+            results_table.add_row(
                 cell["name"],
                 side,
                 f"{row['tokens_per_s']:,.0f}",
@@ -315,7 +315,7 @@ def gpu(
                 f"{row['peak_gib']:.1f}",
                 faster,
             )
-    console.print(shown)
+    console.print(results_table)
     for row in rows:
         if "failed" in row:
             say(f"{row['piece']}: {row['failed']}")

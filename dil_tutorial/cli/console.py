@@ -47,12 +47,12 @@ def table(title: str | None, *columns: str) -> Table:
     >>> table("Losses", "loss", "KL>").columns[1].justify
     'right'
     """
-    made = Table(title=title, title_justify="left")
+    rich_table = Table(title=title, title_justify="left")
     for column in columns:
-        made.add_column(
+        rich_table.add_column(
             column.removesuffix(">"), justify="right" if column.endswith(">") else "left"
         )
-    return made
+    return rich_table
 
 
 @contextlib.contextmanager

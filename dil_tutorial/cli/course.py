@@ -99,10 +99,10 @@ def collect_files(folder: Path, assignment: str, place: Path) -> bool:
     from dil_tutorial.course import collect
 
     rows = collect.collect(folder, assignment, place)
-    shown = table(f"{len(rows)} files", "file", "student", "note")
+    files_table = table(f"{len(rows)} files", "file", "student", "note")
     for row in rows:
-        shown.add_row(escape(row["file"]), escape(row["student"]), escape(row["note"]))
-    console.print(shown)
+        files_table.add_row(escape(row["file"]), escape(row["student"]), escape(row["note"]))
+    console.print(files_table)
     return all(row["usable"] or "handed in a later one" in row["note"] for row in rows)
 
 
@@ -154,14 +154,14 @@ def grade_students(folder: Path, assignment: str, students: list[str] | None, ag
         for student in students or known:
             graded[student] = grading.grade(folder, assignment, student, again=again)
             done(student)
-    shown = table(assignment, "student", "points>", "before>", "status")
+    points_table = table(assignment, "student", "points>", "before>", "status")
     for row in statistics.results(folder, assignment):
         was, now = (
             f"{total:g}" if total is not None else ""
             for total in (before.get(row["student"]), row["total"])
         )
-        shown.add_row(escape(row["student"]), now, was if was != now else "", escape(row["status"]))
-    console.print(shown)
+        points_table.add_row(escape(row["student"]), now, was if was != now else "", escape(row["status"]))
+    console.print(points_table)
     seconds = [row["seconds"] for row in graded.values()]
     say(
         f"{len(graded)} notebooks; {sum(seconds) / len(seconds):.1f} s of grading each, "
@@ -206,12 +206,12 @@ def export(
     else:
         rows = statistics.results(folder, assignment)
         most = sum(assignments.points_of(cells.source(folder, assignment)).values())
-        made = (
+        csv_text = (
             exports.moodle(rows, most)
             if kind is Kind.moodle
             else exports.canvas(rows, column or assignment, most)
         )
-        write_text(out, made)
+        write_text(out, csv_text)
     wrote(out)
 
 
@@ -284,13 +284,13 @@ def bank(
             for number, notebook in enumerate(wrong_answers.bank(Path(folder), name, mechanical)):
                 rows += notebook
                 done(f"{name}: notebook {number}")
-    found = wrong_answers.caught(rows)
-    shown = table(
-        "the bank", *(f"{key}>" if number else key for number, key in enumerate(found[0]))
+    summary_rows = wrong_answers.caught(rows)
+    bank_table = table(
+        "the bank", *(f"{key}>" if number else key for number, key in enumerate(summary_rows[0]))
     )
-    for row in found:
-        shown.add_row(*map(str, row.values()))
-    console.print(shown)
+    for row in summary_rows:
+        bank_table.add_row(*map(str, row.values()))
+    console.print(bank_table)
     for row in rows:
         if not row["clean"]:
             what = f"{row['kind']} answer {row['answer']!r} to {row['question']}"

@@ -46,8 +46,8 @@ def study_overoptimisation(out: Path, draws: int) -> None:
 
     cells: report.Cells = {}
     with resumable(out), progress(len(run.worlds()) * len(run.PROXIES), "solving") as done:
-        for world, proxy, ways in run.study(out, draws):
-            cells.setdefault(world, {})[proxy] = ways
+        for world, proxy, methods in run.study(out, draws):
+            cells.setdefault(world, {})[proxy] = methods
             done(f"{world}: {proxy}")
     wrote(run.save(cells, draws, out), *report.report(cells, draws, out))
 
@@ -91,30 +91,30 @@ def tour(
     from dil_tutorial.experiments import tour as stops
 
     with progress(stops.steps(), "checking") as done:
-        found = stops.run(out, seeds, done)
+        results = stops.run(out, seeds, done)
     console.rule("[bold]1  The ledger: every claim, run")
-    console.print(theory.ledger_table([r for r in found.ledger if r.verdict != "holds"]))
-    console.print(theory.summary(found.ledger, seeds))
+    console.print(theory.ledger_table([r for r in results.ledger if r.verdict != "holds"]))
+    console.print(theory.summary(results.ledger, seeds))
 
     console.rule("[bold]2  Every loss, fitted on a bandit, against its closed form")
-    shown = table(
-        None, *(name if name in ("loss", "ends at") else f"{name}>" for name in found.fits[0])
+    fits_table = table(
+        None, *(name if name in ("loss", "ends at") else f"{name}>" for name in results.fits[0])
     )
-    for row in found.fits:
+    for row in results.fits:
         numbers = [
             f"{value:.0e}" if name == "error" else f"{abs(value):.3f}"
             for name, value in list(row.items())[2:]
         ]
-        shown.add_row(row["loss"], row["ends at"], *numbers)
-    console.print(shown)
+        fits_table.add_row(row["loss"], row["ends at"], *numbers)
+    console.print(fits_table)
 
     console.rule("[bold]3  Figures")
-    for path in found.files:
+    for path in results.files:
         say(f"  {path}")
 
     console.rule("[bold]What you have seen")
     console.print(SEEN, soft_wrap=True)
-    if not found.good:
+    if not results.good:
         raise typer.Exit(1)
 
 
@@ -177,12 +177,12 @@ def simulate(
         numbers = data.simulate(
             network, tokenizer, texts, out, settings, quiet=not console.is_terminal
         )
-    shown = table("Simulated preferences", "number", "value>")
+    numbers_table = table("Simulated preferences", "number", "value>")
     for split, counts in numbers.pop("splits").items():
-        shown.add_row(split, f"{counts['prompts']} prompts, {counts['pairs']} pairs")
+        numbers_table.add_row(split, f"{counts['prompts']} prompts, {counts['pairs']} pairs")
     for name, value in numbers.items():
-        shown.add_row(escape(name), f"{value:.4g}")
-    console.print(shown)
+        numbers_table.add_row(escape(name), f"{value:.4g}")
+    console.print(numbers_table)
     say(f"wrote {out}: train.jsonl, validation.jsonl, held_out.jsonl, responses.jsonl, README.md")
 
 
@@ -219,44 +219,44 @@ def plan_pairs(
     pairs = read(file, limit, "skip").pairs
     if not pairs:
         raise InputError(f"{file}: no pair that can be used: dil data {file} says why")
-    found = pairs_needed.plan(pairs_needed.bouts_of(pairs), kl, d)
-    shown = table(file, "what", "how much>")
+    pairs_plan = pairs_needed.plan(pairs_needed.bouts_of(pairs), kl, d)
+    plan_table = table(file, "what", "how much>")
     for name in ("pairs", "prompts", "responses"):
-        shown.add_row(name, f"{found[name]:,}")
-    shown.add_row("labels a response", f"{found['met']:.1f}")
-    shown.add_row("responses that recur", f"{found['recur']:,}")
-    if found["those that recur"]:
-        shown.add_row("how often these won", precise(found["those that recur"]))
-    shown.add_row("ties", f"{found['ties']:.1%}")
+        plan_table.add_row(name, f"{pairs_plan[name]:,}")
+    plan_table.add_row("labels a response", f"{pairs_plan['met']:.1f}")
+    plan_table.add_row("responses that recur", f"{pairs_plan['recur']:,}")
+    if pairs_plan["those that recur"]:
+        plan_table.add_row("how often these won", precise(pairs_plan["those that recur"]))
+    plan_table.add_row("ties", f"{pairs_plan['ties']:.1%}")
     for name, of in (("Var w", "win rates"), ("Var P", "a pair's chance")):
-        shown.add_row(
+        plan_table.add_row(
             f"{name}, the spread of {of}",
-            precise(found[name]) if found[name] else "not shown: too few recur",
+            precise(pairs_plan[name]) if pairs_plan[name] else "not shown: too few recur",
         )
-    if found["judge"]:
-        shown.add_row("p_chosen against 'chosen', slope (1: calibrated)", precise(found["judge"]))
-    console.print(shown)
-    unit = "pairs" if found["parameters"] else "pairs a free parameter"
-    shown = table(f"{unit} until KL to pi_chosen is {kl:g} nats", "", f"{unit}>", "of SFT's>")
-    for way, (least, most) in found["needed"].items():
-        shown.add_row(way, *pairs_needed.row_of((least, most), found["needed"]["SFT"][0]))
-    console.print(shown)
-    if found["counted"]:
+    if pairs_plan["judge"]:
+        plan_table.add_row("p_chosen against 'chosen', slope (1: calibrated)", precise(pairs_plan["judge"]))
+    console.print(plan_table)
+    unit = "pairs" if pairs_plan["parameters"] else "pairs a free parameter"
+    plan_table = table(f"{unit} until KL to pi_chosen is {kl:g} nats", "", f"{unit}>", "of SFT's>")
+    for method, (least, most) in pairs_plan["needed"].items():
+        plan_table.add_row(method, *pairs_needed.row_of((least, most), pairs_plan["needed"]["SFT"][0]))
+    console.print(plan_table)
+    if pairs_plan["counted"]:
         say(
             "every prompt's responses met often: counted as worlds; for a table of "
-            f"{found['parameters']:.0f} free parameters"
+            f"{pairs_plan['parameters']:.0f} free parameters"
         )
-        if found["uneven"] > 1.05:
+        if pairs_plan["uneven"] > 1.05:
             say(
-                f"pairs lie unevenly over prompts: a table needs {found['uneven']:.1f} times as "
+                f"pairs lie unevenly over prompts: a table needs {pairs_plan['uneven']:.1f} times as "
                 "many as if they lay evenly"
             )
-    elif found["parameters"] is None:
+    elif pairs_plan["parameters"] is None:
         say(
             "how many parameters are free: --parameters, or --pilot PAIRS:GAP, how much higher "
             "SFT's f is on its own pairs"
         )
-    wrote(*pairs_needed.save(found, out))
+    wrote(*pairs_needed.save(pairs_plan, out))
 
 
 @app.command("known-truth")
@@ -286,18 +286,18 @@ def known_truth(
         with progress(run.steps(settings), "training") as done:
             results = run.experiment(lab, done if terminal else numbered(run.steps(settings)))
     with console.status("solving for where each loss ends"):
-        found = measures.summary(results)
+        summary = measures.summary(results)
     columns = ("loss, fed", "slope>", "of its optimum>", "correlation>", "truth on f>")
-    shown = table("f on log(1 + t) at held-out prompts; 1: imitates pi_chosen", *columns)
-    for name, value in found["losses"].items():
+    results_table = table("f on log(1 + t) at held-out prompts; 1: imitates pi_chosen", *columns)
+    for name, value in summary["losses"].items():
         numbers = (
             interval(value["slope"]),
             f"{value['expected slope'][0]:.2f}",
             f"{value['correlation'][0]:.2f}",
         )
-        shown.add_row(name, *numbers, interval(value["truth on f"]))
-    console.print(shown)
-    wrote(measures.save(results, folder), *report.report(results, found, folder))
+        results_table.add_row(name, *numbers, interval(value["truth on f"]))
+    console.print(results_table)
+    wrote(measures.save(results, folder), *report.report(results, summary, folder))
 
 
 @app.command("worth")
@@ -336,17 +336,17 @@ def worth(
             results = run.experiment(
                 lab, done if terminal else numbered(total), lambda part: measures.save(part, out)
             )
-    found = measures.summary(results)
-    shown = table("Pairs for the same noise, SFT = 1", "way", "measured>", "foretold>")
-    for way, value in found.get("measured", {}).items():
-        told = found["foretold"][way].values()
-        shown.add_row(
-            way,
+    summary = measures.summary(results)
+    results_table = table("Pairs for the same noise, SFT = 1", "way", "measured>", "foretold>")
+    for method, value in summary.get("measured", {}).items():
+        predicted = summary["foretold"][method].values()
+        results_table.add_row(
+            method,
             interval(value),
-            f"{min(told):.2f}–{max(told):.2f}" if max(told) > min(told) else f"{min(told):.2f}",
+            f"{min(predicted):.2f}–{max(predicted):.2f}" if max(predicted) > min(predicted) else f"{min(predicted):.2f}",
         )
-    console.print(shown)
-    wrote(measures.save(results, out), *report.report(results, found, out))
+    console.print(results_table)
+    wrote(measures.save(results, out), *report.report(results, summary, out))
 
 
 @app.command("real-text")
@@ -392,8 +392,8 @@ def real_text(
         lab = Lab(settings, out, quiet=not terminal, prompts=stories, chats=chats)
         if pilot:
             with progress(trial.steps(), "training") as done:
-                told = done if terminal else numbered(trial.steps())
-                tried = trial.pilot(lab, told, lambda part: trial.save(part, out))
+                callback = done if terminal else numbered(trial.steps())
+                tried = trial.pilot(lab, callback, lambda part: trial.save(part, out))
             wrote(trial.save(tried, out), *pilot_report.report(tried, out))
             return
         losses = tuple(loss or run.LOSSES)
@@ -405,13 +405,13 @@ def real_text(
                 lambda part: measures.save(part, out),
                 losses,
             )
-    found = measures.summary(results)
+    summary = measures.summary(results)
     columns = ("loss", "slope>", "chosen, nats>", "rejected>", "KL>", "gain>", "win rate>")
-    shown = table("Held-out prompts; slope 1: imitates pi_chosen", *columns)
-    for name, value in found["losses"].items():
-        shown.add_row(name, *measures.as_text(value))
-    console.print(shown)
-    wrote(measures.save(results, out), *report.report(results, found, out))
+    results_table = table("Held-out prompts; slope 1: imitates pi_chosen", *columns)
+    for name, value in summary["losses"].items():
+        results_table.add_row(name, *measures.as_text(value))
+    console.print(results_table)
+    wrote(measures.save(results, out), *report.report(results, summary, out))
 
 
 @app.command("rlhf")
@@ -464,12 +464,12 @@ def rlhf(
                 lambda part: report.save(part, out),
             )
     others = measures.load(out / "real_text.json") if (out / "real_text.json").is_file() else None
-    found = report.summary(results, others)
-    shown = table("Held-out prompts", "policy", "KL>", "gain>", "win rate>")
-    for name, value in found["policies"].items():
-        shown.add_row(name, *(f"{value[key][0]:.3f}" for key in ("KL", "gain", "win rate")))
-    console.print(shown)
-    wrote(report.save(results, out), *report.report(results, found, out))
+    summary = report.summary(results, others)
+    results_table = table("Held-out prompts", "policy", "KL>", "gain>", "win rate>")
+    for name, value in summary["policies"].items():
+        results_table.add_row(name, *(f"{value[key][0]:.3f}" for key in ("KL", "gain", "win rate")))
+    console.print(results_table)
+    wrote(report.save(results, out), *report.report(results, summary, out))
 
 
 @app.command("real-pairs")
@@ -522,23 +522,23 @@ def real_pairs(
     with resumable(out):
         lab = run.Lab(settings, out, *run.data_of(data, test, settings), quiet=not terminal)
         with progress(len(chosen), "training") as done:
-            said = done if terminal else numbered(len(chosen))
-            results = run.experiment(lab, said, lambda part: measures.save(part, out), chosen)
-    found = measures.summary(results)
+            callback = done if terminal else numbered(len(chosen))
+            results = run.experiment(lab, callback, lambda part: measures.save(part, out), chosen)
+    summary = measures.summary(results)
     columns = ("loss", "rate>", "accuracy>", "margin>", "chosen, nats>", "calibration>", "KL>")
-    shown = table(f"{results['held out']['pairs']} held-out pairs", *columns)
-    for name, rates in found["rates"].items():
+    results_table = table(f"{results['held out']['pairs']} held-out pairs", *columns)
+    for name, rates in summary["rates"].items():
         for rate, value in rates.items():
             numbers = (f"{value[key][0]:.3f}" for key in ("accuracy", "margin", "chosen"))
-            shown.add_row(
+            results_table.add_row(
                 name,
                 f"{rate:g}",
                 *numbers,
                 f"{value['calibration']:.2f}",
                 f"{value['own KL'][0]:.3f}",
             )
-    console.print(shown)
-    wrote(measures.save(results, out), *report.report(results, found, out))
+    console.print(results_table)
+    wrote(measures.save(results, out), *report.report(results, summary, out))
 
 
 def numbered(total: int) -> Callable[[str], None]:

@@ -111,16 +111,16 @@ def data(
     from dil_tutorial.llm.models import load_tokenizer
 
     reading = read(file, limit, "skip")
-    found = data_report.describe(
+    data_summary = data_report.describe(
         reading, load_tokenizer(model) if model else None, max_length, chat_format
     )
-    shown = table(file, "what", "how much>")
-    for row in data_report.rows_of(found):
-        shown.add_row(*map(escape, row))
-    console.print(shown)
+    summary_table = table(file, "what", "how much>")
+    for row in data_report.rows_of(data_summary):
+        summary_table.add_row(*map(escape, row))
+    console.print(summary_table)
     for line in reading.bad[:10]:
         say(f"  {line}")
-    wrote(*data_report.save(found, out))
+    wrote(*data_report.save(data_summary, out))
 
 
 def train(
@@ -176,10 +176,10 @@ def train(
         )
         raise typer.Exit(128 + stopped)
     steps, quarter, rows = first_and_last_quarter(trainer.state.log_history)
-    shown = table(f"{steps} logged steps", "mean over", f"first {quarter}>", f"last {quarter}>")
+    log_table = table(f"{steps} logged steps", "mean over", f"first {quarter}>", f"last {quarter}>")
     for name, first, last in rows:
-        shown.add_row(name, f"{first:.4f}", f"{last:.4f}")
-    console.print(shown)
+        log_table.add_row(name, f"{first:.4f}", f"{last:.4f}")
+    console.print(log_table)
     say(f"saved: {out / 'model'}, training.png, training.svg, run.json")
     say(f"next:  dil sample {out}")
 
@@ -236,33 +236,33 @@ def plan(
     network = planning.model_config(shape or recipe["model"])
     sizes, count = planning.lengths_given(lengths) if lengths else None, pairs
     if sizes is None or count is None:
-        found, there = planning.lengths_of_data(recipe)
-        sizes, count = sizes or found, count or there
-    made = planning.plan(recipe, network, sizes, count, cards)
-    shown = table(
+        default_lengths, there = planning.lengths_of_data(recipe)
+        sizes, count = sizes or default_lengths, count or there
+    training_plan = planning.plan(recipe, network, sizes, count, cards)
+    memory_table = table(
         f"GiB on each of {cards} {card}, {room / planning.GIB:.0f} each",
         "",
         "average batch>",
         "longest>",
     )
-    for part in made.memory:
-        shown.add_row(
+    for part in training_plan.memory:
+        memory_table.add_row(
             part,
-            f"{made.memory[part] / planning.GIB:.1f}",
-            f"{made.longest[part] / planning.GIB:.1f}",
+            f"{training_plan.memory[part] / planning.GIB:.1f}",
+            f"{training_plan.longest[part] / planning.GIB:.1f}",
         )
-    shown.add_row("CUDA and gaps", *2 * [f"{planning.CONTEXT / planning.GIB:.1f}"])
-    needs = [sum(parts.values()) + planning.CONTEXT for parts in (made.memory, made.longest)]
-    shown.add_row("sum", *(f"{need / planning.GIB:.1f}" for need in needs))
-    console.print(shown)
+    memory_table.add_row("CUDA and gaps", *2 * [f"{planning.CONTEXT / planning.GIB:.1f}"])
+    needs = [sum(parts.values()) + planning.CONTEXT for parts in (training_plan.memory, training_plan.longest)]
+    memory_table.add_row("sum", *(f"{need / planning.GIB:.1f}" for need in needs))
+    console.print(memory_table)
     say(
-        f"{count:,} pairs of {', '.join(map(str, sizes))} tokens: {made.steps:,} steps, "
-        f"{made.training:.2g} FLOPs and "
-        f"{made.scoring:.2g} for the reference; {made.hours(peak, cards, mfu):.1f} hours at "
+        f"{count:,} pairs of {', '.join(map(str, sizes))} tokens: {training_plan.steps:,} steps, "
+        f"{training_plan.training:.2g} FLOPs and "
+        f"{training_plan.scoring:.2g} for the reference; {training_plan.hours(peak, cards, mfu):.1f} hours at "
         f"{mfu:.0%} of the peak"
     )
     if json is not None:
-        planning.save(made, {"config": str(config), "card": card, "cards": cards, "mfu": mfu}, json)
+        planning.save(training_plan, {"config": str(config), "card": card, "cards": cards, "mfu": mfu}, json)
         wrote(json)
     if needs[1] > room:
         change = planning.proposed(recipe, network, sizes, cards, room)
@@ -299,12 +299,12 @@ def sample(
     for model in (trained, reference):
         model.to(this_device())
     prompts = prompt or ["What is the capital of France?", "Give me one tip for sleeping better."]
-    shown = table(None, "prompt")
-    shown.show_lines = shown.expand = True
+    answers_table = table(None, "prompt")
+    answers_table.show_lines = answers_table.expand = True
     columns = [[escape(text) for text in prompts]]
     pages: list[dict[str, Any]] = [{"prompt": text, "texts": []} for text in prompts]
     for name, model in ((f"reference: {recipe['model']}", reference), (f"trained: {run}", trained)):
-        shown.add_column(escape(name), ratio=2)
+        answers_table.add_column(escape(name), ratio=2)
         with console.status(f"{name} answers"):
             texts = answer(model, tokenizer, prompts, max_new_tokens, temperature, seed, chat)
             tokens = reading.coloured_answers(trained, reference, tokenizer, prompts, texts, chat)
@@ -315,8 +315,8 @@ def sample(
         for page, coloured in zip(pages, tokens, strict=True):
             page["texts"].append({"name": name, "tokens": coloured})
     for row in zip(*columns, strict=True):
-        shown.add_row(*row)
-    console.print(shown)
+        answers_table.add_row(*row)
+    console.print(answers_table)
     say(
         "f = log pi_trained - log pi_reference of the answer: above 0, training made it more "
         "probable."
@@ -362,14 +362,14 @@ def chat(
             text = ""
         if not text:
             return
-        shown = table(None, *(escape(name) for name in talks))
-        shown.show_lines = shown.expand = True
+        replies_table = table(None, *(escape(name) for name in talks))
+        replies_table.show_lines = replies_table.expand = True
         with console.status("answering"):
             replies = [talk.say(text) for talk in talks.values()]
-        shown.add_row(*map(escape, replies))
+        replies_table.add_row(*map(escape, replies))
         if not sys.stdin.isatty():
             say(f"you: {text}")
-        console.print(shown)
+        console.print(replies_table)
 
 
 def evaluate(
@@ -400,13 +400,13 @@ def evaluate(
             f"{task_folder}: no such folder: give the folder that holds the task's YAML file"
         )
     quiet = not console.is_terminal
-    found = evaluation.evaluate_run(run, data, task or [], task_folder, limit, batch_size, quiet)
+    results = evaluation.evaluate_run(run, data, task or [], task_folder, limit, batch_size, quiet)
     if data is not None:
-        show_pairs(found)
+        show_pairs(results)
     if task:
-        show_tasks(found["tasks"]["policy"], found["tasks"]["reference"])
+        show_tasks(results["tasks"]["policy"], results["tasks"]["reference"])
     if json is not None:
-        evaluation.save(found, json)
+        evaluation.save(results, json)
         wrote(json)
 
 
@@ -433,42 +433,42 @@ def doctor(
     from dil_tutorial.llm.models import load_tokenizer
     from dil_tutorial.support.files import provenance, write_json
 
-    what, found = diagnose(name, load_tokenizer(model) if model else None, max_length)
+    what, findings = diagnose(name, load_tokenizer(model) if model else None, max_length)
     say(f"{name}: {what}")
-    for finding in found:
+    for finding in findings:
         issue = finding.issue
         console.print(f"\n[bold]{escape(issue.what)}[/]")
         rows = {"evidence": finding.evidence, "cause": issue.cause, "mend": issue.fix}
         rows |= {"claim": f"{issue.claim} (dil verify {issue.claim})"} if issue.claim else {}
         for row, text in rows.items():
             say(f"  {row:9}{text}")
-    if not found:
+    if not findings:
         say("nothing found")
     if json is not None:
-        told = [
+        finding_rows = [
             {"name": finding.name, "evidence": finding.evidence, **vars(finding.issue)}
-            for finding in found
+            for finding in findings
         ]
-        write_json(json, {**provenance(), "looked at": what, "found": told})
+        write_json(json, {**provenance(), "looked at": what, "found": finding_rows})
         wrote(json)
-    if found:
+    if findings:
         raise typer.Exit(1)
 
 
-def show_pairs(found: dict[str, Any]) -> None:
+def show_pairs(results: dict[str, Any]) -> None:
     """Metrics on held-out pairs with their intervals."""
-    title = f"{found['pairs']} held-out pairs{dropped(found['dropped'])}"
-    shown = table(title, "metric", "mean>", "95% interval>")
-    for name, (mean, low, high) in found["metrics"].items():
-        shown.add_row(escape(name), f"{mean:.3f}", f"{low:.3f} to {high:.3f}")
-    console.print(shown)
+    title = f"{results['pairs']} held-out pairs{dropped(results['dropped'])}"
+    metrics_table = table(title, "metric", "mean>", "95% interval>")
+    for name, (mean, low, high) in results["metrics"].items():
+        metrics_table.add_row(escape(name), f"{mean:.3f}", f"{low:.3f} to {high:.3f}")
+    console.print(metrics_table)
 
 
 def show_tasks(policy: dict[str, Any], reference: dict[str, Any]) -> None:
     """The tasks' metrics of both models, with standard errors."""
-    shown = table("Tasks, with standard errors", "task", "metric", "policy>", "reference>")
+    tasks_table = table("Tasks, with standard errors", "task", "metric", "policy>", "reference>")
     for name, metrics in policy.items():
         for metric in metrics:
             both = ("{:.3f} ± {:.3f}".format(*side[name][metric]) for side in (policy, reference))
-            shown.add_row(escape(name), escape(metric), *both)
-    console.print(shown)
+            tasks_table.add_row(escape(name), escape(metric), *both)
+    console.print(tasks_table)

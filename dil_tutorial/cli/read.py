@@ -77,7 +77,7 @@ def notebooks(
     from dil_tutorial.book.notebooks import LIMIT, find, run, write
 
     scripts, good = find(paths.notebooks(), names or []), True
-    shown = table(
+    timings_table = table(
         f"notebooks (at most {LIMIT} s each on two cores)", "notebook", "cells>", "seconds>", ""
     )
     with progress(len(scripts), "running") as done:
@@ -85,16 +85,16 @@ def notebooks(
             try:
                 notebook, seconds = run(script, Path.cwd() if installed else script.parent)
             except CellExecutionError as error:
-                shown.add_row(script.stem, "", "", f"{error.ename}: {escape(error.evalue)}")
+                timings_table.add_row(script.stem, "", "", f"{error.ename}: {escape(error.evalue)}")
                 good = False
             else:
                 if save:
                     write(notebook, script.with_suffix(".ipynb"))
                 late = "" if seconds <= LIMIT else "too long"
-                shown.add_row(script.stem, str(len(notebook.cells)), f"{seconds:.1f}", late)
+                timings_table.add_row(script.stem, str(len(notebook.cells)), f"{seconds:.1f}", late)
                 good &= not late
             done(script.stem)
-    console.print(shown)
+    console.print(timings_table)
     raise typer.Exit(0 if good else 1)
 
 

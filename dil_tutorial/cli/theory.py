@@ -63,10 +63,10 @@ def ledger_table(results: list[Result], explain: bool = False) -> Table:
     from dil_tutorial.claims import ASSUMES, FAILS, HOLDS
     from dil_tutorial.support.symbols import plain
 
-    shown = Table(title="The ledger", title_justify="left")
-    shown.add_column("claim", no_wrap=True)
-    shown.add_column("statement", ratio=1)
-    shown.add_column("verdict", min_width=18, max_width=26)
+    claims_table = Table(title="The ledger", title_justify="left")
+    claims_table.add_column("claim", no_wrap=True)
+    claims_table.add_column("statement", ratio=1)
+    claims_table.add_column("verdict", min_width=18, max_width=26)
     colours = {HOLDS: "green", ASSUMES: "yellow", FAILS: "magenta"}
     for result in results:
         claim = result.claim
@@ -80,13 +80,13 @@ def ledger_table(results: list[Result], explain: bool = False) -> Table:
             else f"{result.verdict} (recorded: {claim.verdict})"
         )
         size = "" if result.size is None else f"\nelse off by {result.size:.2g}"
-        shown.add_row(
+        claims_table.add_row(
             f"{mark} {claim.id}",
             escape(plain(claim.statement)) + note,
             f"[{colours.get(result.verdict, 'bold red')}]{verdict}[/]\n[dim]residual "
             f"{result.residual:.0e}{size}[/]",
         )
-    return shown
+    return claims_table
 
 
 def summary(results: list[Result], seeds: int) -> str:
@@ -120,14 +120,14 @@ def optima(
     away, (prompts, responses) = own_world.away(policies), policies["reference"].shape
     columns = min(responses, 8)  # as many as a terminal holds; the JSON file has all
     for x in range(prompts):
-        shown = table(
+        policies_table = table(
             f"prompt {x}", "policy", *(f"y{y}>" for y in range(columns)), "KL to\npi_chosen>"
         )
         for name, policy in policies.items():
-            shown.add_row(
+            policies_table.add_row(
                 name, *(f"{policy[x, y]:.4f}" for y in range(columns)), f"{away[name][x]:.4f}"
             )
-        console.print(shown)
+        console.print(policies_table)
         if columns < responses:
             say(f"{columns} of {responses} responses shown; --json FILE writes all")
     if missing:

@@ -72,11 +72,11 @@ class Agreement:
         @given(inputs)
         def agree(drawn: tuple[Any, ...]) -> None:
             sent = self.answer.ordered(*drawn)
-            shown = written(self.names(), sent)
+            call_text = written(self.names(), sent)
             why = self.disagreement(sent, tolerance, values)
             if why:
                 see = f" (see {where})" if where else ""
-                broken[:] = [BrokenPromise(f"{why}: {hint}{see}", shown)]
+                broken[:] = [BrokenPromise(f"{why}: {hint}{see}", call_text)]
                 raise broken[0]
 
         try:
@@ -95,7 +95,7 @@ class Agreement:
         """What an answer does otherwise than the reference, in words; None if nothing."""
         before, right = state(list(sent)), self.right(sent)
         try:
-            found = self.answer.sent(next(self.answer.numbers), sent, probe=True)
+            reply = self.answer.sent(next(self.answer.numbers), sent, probe=True)
         except Lost:
             raise
         except Exception as error:
@@ -108,28 +108,28 @@ class Agreement:
             )
         if isinstance(right, Exception):
             return f"it raises no {type(right).__name__}"
-        wanted, left, pulls = right
+        wanted, left, ref_gradients = right
         near = (
             max(tolerance, FLOAT32)
             if any(part.dtype == torch.float32 for part in held(sent))
             else tolerance
         )
-        checks = self.of_arguments(sent, before, found["after"], left, near)
+        checks = self.of_arguments(sent, before, reply["after"], left, near)
         return next(
-            filter(None, (*checks, *self.of_result(found, wanted, pulls, near, values))), None
+            filter(None, (*checks, *self.of_result(reply, wanted, ref_gradients, near, values))), None
         )
 
     def right(self, sent: tuple[Any, ...]) -> tuple[Any, Any, Any] | Exception:
         """The reference's result, what it leaves of the arguments, its slopes; or the exception
         that it raises.
         """
-        mine = arrived(travelling(sent))
-        wanted = differentiable(mine)
+        copies = arrived(travelling(sent))
+        wanted = differentiable(copies)
         try:
-            value = self.reference(*mine)
+            value = self.reference(*copies)
         except Exception as error:
             return error
-        return value, state(list(mine)), slopes(differentiable(value), wanted)
+        return value, state(list(copies)), slopes(differentiable(value), wanted)
 
     def of_arguments(
         self, sent: Sequence[Any], before: list[Any], after: Any, left: list[Any], near: float
@@ -155,10 +155,10 @@ class Agreement:
                 yield f"{name} is not left as it should be"
 
     def of_result(
-        self, found: dict[str, Any], wanted: Any, pulls: Any, near: float, values: bool
+        self, reply: dict[str, Any], wanted: Any, ref_gradients: Any, near: float, values: bool
     ) -> Iterator[str]:
         """What is wrong with the result."""
-        got, kept = found["value"], self.promises
+        got, kept = reply["value"], self.promises
         if got is None and wanted is not None:
             yield "nothing is returned (None)"
         if shapes(got) != shapes(wanted):
@@ -169,9 +169,9 @@ class Agreement:
                 if finite(wanted) and not finite(got)
                 else "values are wrong"
             )
-        if not same(found["again"], got):
+        if not same(reply["again"], got):
             yield "the same call gives something else the second time"
-        if found["others' dice"]:
+        if reply["others' dice"]:
             yield "random numbers are drawn that belong to nobody"
         if "dtype" in kept and dtypes(got) != dtypes(wanted):
             yield "the dtype is another one than that of the arguments"
@@ -180,14 +180,14 @@ class Agreement:
         if "bool" in kept and dtypes(got) != dtypes(wanted):
             yield "the result is no tensor of booleans"
         if "gradient" in kept:
-            pull = found["slopes"] if isinstance(found["slopes"], list) else []
-            both = list(zip(pull, pulls, strict=False))
-            if len(pull) != len(pulls) or not all(
+            gradients = reply["slopes"] if isinstance(reply["slopes"], list) else []
+            both = list(zip(gradients, ref_gradients, strict=False))
+            if len(gradients) != len(ref_gradients) or not all(
                 close(zeroed(a, b), zeroed(b, a), near) for a, b in both
             ):
                 yield (
                     "the gradient is wrong"
-                    if any(part is not None for part in pull)
+                    if any(part is not None for part in gradients)
                     else "no gradient arrives"
                 )
 
@@ -250,10 +250,10 @@ def close(got: Any, wanted: Any, near: float) -> bool:
     ... )
     (True, False, False)
     """
-    ours, theirs = flat(got), flat(wanted)
+    ours, expected = flat(got), flat(wanted)
     if shapes(got) != shapes(wanted):
         return False
-    for a, b in zip(ours, theirs, strict=True):
+    for a, b in zip(ours, expected, strict=True):
         if not isinstance(b, Tensor | int | float):
             if a != b:
                 return False
@@ -290,10 +290,10 @@ def written(names: Sequence[str], sent: Sequence[Any]) -> str:
     >>> written(["x", "n"], [torch.tensor([0.5]), 3])
     'x = tensor([0.5000])\\nn = 3'
     """
-    told = (
+    texts = (
         f"{type(value).__name__}(...)"
         if isinstance(value, nn.Module | torch.optim.Optimizer)
         else repr(value)
         for value in sent
     )
-    return "\n".join(f"{name} = {text[:500]}" for name, text in zip(names, told, strict=False))
+    return "\n".join(f"{name} = {text[:500]}" for name, text in zip(names, texts, strict=False))

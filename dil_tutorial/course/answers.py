@@ -53,18 +53,18 @@ class Answers:
         given = arrived(inputs)
         wanted, chance = differentiable(given), dice()
         value = names[name](*given)
-        found = {"value": value, "after": state(given), "others' dice": dice() != chance}
+        reply = {"value": value, "after": state(given), "others' dice": dice() != chance}
         outputs = differentiable(value)
         if probe:
-            found["slopes"] = slopes(outputs, wanted)
+            reply["slopes"] = slopes(outputs, wanted)
             torch.manual_seed(number)  # what draws from elsewhere gives something else
-            found["again"] = names[name](*arrived(inputs))
+            reply["again"] = names[name](*arrived(inputs))
         elif outputs:
             self.results = {
                 key: result for key, result in self.results.items() if key > number - KEPT
             }
             self.results[number] = outputs, wanted
-        return found
+        return reply
 
     def gradient(self, names: dict[str, Any], number: int, inputs: bytes) -> list[Tensor | None]:
         """Of an earlier call's result, given the gradients of something with respect to its parts:
@@ -127,8 +127,8 @@ def differentiable(value: Any) -> list[Tensor]:
     ... )
     3
     """
-    found = [part for part in parts(value) if isinstance(part, Tensor) and part.requires_grad]
-    return list({id(part): part for part in found}.values())
+    trainable = [part for part in parts(value) if isinstance(part, Tensor) and part.requires_grad]
+    return list({id(part): part for part in trainable}.values())
 
 
 def parts(value: Any) -> list[Any]:

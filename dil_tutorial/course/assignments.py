@@ -78,8 +78,8 @@ def convert(script: Path) -> Any:
         if kind == "given" and cell.cell_type != "code":
             continue
         name, points = cell.metadata.pop(kind, f"cell{number}"), cell.metadata.pop("points", None)
-        if told := promised(cell.metadata.get("promises", "")):
-            notebook.cells[number - 1].source += f"\n\n*{told}*"
+        if promise_text := promised(cell.metadata.get("promises", "")):
+            notebook.cells[number - 1].source += f"\n\n*{promise_text}*"
         grade_id = name if kind in ("solution", "written") else f"{name}-{kind}"
         if grade_id in seen:
             raise InputError(
@@ -97,8 +97,8 @@ def convert(script: Path) -> Any:
             )
         seen.add(grade_id)
         if kind == "hidden":
-            shown = "# Further tests run here when your answer is graded."
-            cell.source = f"{shown}\n### BEGIN HIDDEN TESTS\n{cell.source}\n### END HIDDEN TESTS"
+            notice = "# Further tests run here when your answer is graded."
+            cell.source = f"{notice}\n### BEGIN HIDDEN TESTS\n{cell.source}\n### END HIDDEN TESTS"
         cell.metadata["nbgrader"] = {
             "grade_id": grade_id,
             "schema_version": 3,
@@ -146,9 +146,9 @@ def promised(promises: str) -> str:
             f"unknown promise {unknown[0]!r}: there are {', '.join(PROMISES)}, changes:ARGUMENT"
         )
     changed = [word.removeprefix("changes:") for word in words if word.startswith("changes:")]
-    told = [PROMISES[word] for word in words if word in PROMISES]
-    told += [f"of its arguments it changes {' and '.join(changed)} alone"] if changed else []
-    return f"Tested as well, on inputs that nobody chose: {'; '.join(told)}." if told else ""
+    phrases = [PROMISES[word] for word in words if word in PROMISES]
+    phrases += [f"of its arguments it changes {' and '.join(changed)} alone"] if changed else []
+    return f"Tested as well, on inputs that nobody chose: {'; '.join(phrases)}." if phrases else ""
 
 
 def settings(course: Path) -> Any:
@@ -157,12 +157,12 @@ def settings(course: Path) -> Any:
     """
     from traitlets.config import Config
 
-    made = Config()
-    made.CourseDirectory.root = str(course.resolve())
-    made.CourseDirectory.course_id = "rlhf-is-imitation"
-    made.Exchange.root = str(course.resolve() / "exchange-is-off")
-    made.Autograde.autograde_preprocessors = preprocessors()
-    return made
+    config = Config()
+    config.CourseDirectory.root = str(course.resolve())
+    config.CourseDirectory.course_id = "rlhf-is-imitation"
+    config.Exchange.root = str(course.resolve() / "exchange-is-off")
+    config.Autograde.autograde_preprocessors = preprocessors()
+    return config
 
 
 def run(converter: str, course: Path, assignment: str, student: str = "*") -> None:
@@ -179,8 +179,8 @@ def run(converter: str, course: Path, assignment: str, student: str = "*") -> No
     here = settings(course)
     here.CourseDirectory.assignment_id, here.CourseDirectory.student_id = assignment, student
     # nbgrader's report of each step; shown only on failure
-    log, said = (logging.Logger("nbgrader"), io.StringIO())
-    log.addHandler(logging.StreamHandler(said))
+    log, log_stream = (logging.Logger("nbgrader"), io.StringIO())
+    log.addHandler(logging.StreamHandler(log_stream))
     with warnings.catch_warnings():
         # of nbgrader's database and of sockets that a killed kernel leaves
         warnings.simplefilter("ignore")
@@ -190,7 +190,7 @@ def run(converter: str, course: Path, assignment: str, student: str = "*") -> No
             ).start()
         except Exception as error:  # nbgrader logs the reason and raises another exception
             reasons = re.findall(
-                r"^[\w.]+(?:Error|Exception|Entry)\w*: .*$", said.getvalue(), re.MULTILINE
+                r"^[\w.]+(?:Error|Exception|Entry)\w*: .*$", log_stream.getvalue(), re.MULTILINE
             )
             why = reasons[-1] if reasons else f"{type(error).__name__}: {error}"
             if "Cannot add or remove cells" in why:
@@ -229,10 +229,10 @@ def sources(names: Sequence[str] = ()) -> dict[str, tuple[str, str]]:
 
     if not scripts() and INSTRUCTOR.is_file():
         with zipfile.ZipFile(INSTRUCTOR) as archive:
-            found = [entry.split("/") for entry in archive.namelist()]
+            entries = [entry.split("/") for entry in archive.namelist()]
             return {
                 name: (file, archive.read(f"{name}/{file}").decode())
-                for name, file in found
+                for name, file in entries
                 if not names or name in names
             }
     chosen = {name: script_of(name) for name in names or scripts()}
@@ -309,7 +309,7 @@ def questions(notebook: Any) -> list[dict[str, Any]]:
     """An instructor's notebook by question: {"question", "title", "cells", "points"}; titles are
     the headings above.
     """
-    found: dict[str, dict[str, Any]] = {}
+    by_question: dict[str, dict[str, Any]] = {}
     title = ""
     for cell in notebook.cells:
         heading = (
@@ -322,12 +322,12 @@ def questions(notebook: Any) -> list[dict[str, Any]]:
             title = re.sub(r" \(\d+ points.*\)$", "", heading[-1])
         if marks.get("grade"):
             name = question_of(marks["grade_id"])
-            row = found.setdefault(
+            row = by_question.setdefault(
                 name, {"question": name, "title": title or name, "cells": [], "points": 0}
             )
             row["cells"].append(marks["grade_id"])
             row["points"] += marks["points"]
-    return list(found.values())
+    return list(by_question.values())
 
 
 def earned(ask: dict[str, Any], cells: dict[str, float | None]) -> float | None:

@@ -30,7 +30,7 @@ def handed_in(place: Path) -> list[tuple[str, bytes | str]]:
             for path in place.rglob("*")
             if path.is_file()
         }
-        found = [
+        contents = [
             (name, unfit(name, size) or (place / name).read_bytes())
             for name, size in sorted(files.items())
         ]
@@ -42,7 +42,7 @@ def handed_in(place: Path) -> list[tuple[str, bytes | str]]:
                     for entry in archive.infolist()
                     if not entry.is_dir()
                 }
-                found = [
+                contents = [
                     (name, unfit(name, size) or archive.read(name))
                     for name, size in sorted(files.items())
                 ]
@@ -50,14 +50,14 @@ def handed_in(place: Path) -> list[tuple[str, bytes | str]]:
             raise InputError(
                 f"{place}: neither a folder nor a zip file that can be read ({error})"
             ) from None
-    found = [
+    contents = [
         row
-        for row in found
+        for row in contents
         if not any(part.startswith((".", "__MACOSX")) for part in row[0].split("/"))
     ]
-    if all(isinstance(content, str) for _, content in found):
+    if all(isinstance(content, str) for _, content in contents):
         raise InputError(f"{place}: no notebook (.ipynb) in it")
-    return found
+    return contents
 
 
 def unfit(path: str, size: int) -> str:
@@ -102,7 +102,7 @@ def students_of(paths: Sequence[str]) -> dict[str, str]:
         and all("/" in path for path in paths)
         and "_assignsubmission" not in paths[0]
     )
-    found = {}
+    students = {}
     for path in paths:
         first, _, rest = (path.partition("/")[2] if around else path).partition("/")
         canvas = re.match(r"([^_]+)(?:_LATE)?_(\d+)_\d+_", first)
@@ -110,8 +110,8 @@ def students_of(paths: Sequence[str]) -> dict[str, str]:
             name = first.split("_assignsubmission")[0]
         else:
             name = "-".join(canvas.groups()) if canvas else Path(first).stem.split("_")[0]
-        found[path] = short(re.sub(r"[\W_]+", "-", name.lower()).strip("-") or "unnamed")
-    return found
+        students[path] = short(re.sub(r"[\W_]+", "-", name.lower()).strip("-") or "unnamed")
+    return students
 
 
 def short(name: str) -> str:
@@ -144,13 +144,13 @@ def cells_of(content: bytes) -> Any:
     data = json.loads(content.decode("utf-8", errors="replace"))
     data = data if isinstance(data, dict) else {}
     sheets = data.get("worksheets")  # of format 3
-    found = data.get(
+    source_cells = data.get(
         "cells", [cell for sheet in sheets for cell in sheet["cells"]] if sheets else None
     )
-    if not isinstance(found, list):
+    if not isinstance(source_cells, list):
         raise ValueError("no cells")
-    made = []
-    for cell in found:
+    clean_cells = []
+    for cell in source_cells:
         if not isinstance(cell, dict):
             continue
         text = cell.get("source", cell.get("input"))
@@ -170,8 +170,8 @@ def cells_of(content: bytes) -> Any:
             else new_code_cell
         )
         metadata = {"nbgrader": {"grade_id": name}} if isinstance(name, str) else {}
-        made.append(kind(text.encode("utf-8", errors="replace").decode(), metadata=metadata))
-    return new_notebook(cells=made)
+        clean_cells.append(kind(text.encode("utf-8", errors="replace").decode(), metadata=metadata))
+    return new_notebook(cells=clean_cells)
 
 
 def restored(release: Any, handed: Any) -> tuple[Any, int]:
@@ -204,25 +204,25 @@ def restored(release: Any, handed: Any) -> tuple[Any, int]:
             continue
         asked = defines(cell.source)
         elsewhere = [
-            (place, mine)
+            (place, own_cell)
             for place in own
-            for mine in own[place]
-            if asked and asked <= defines(mine.source)
+            for own_cell in own[place]
+            if asked and asked <= defines(own_cell.source)
         ]
         if elsewhere and answers.get(name, cell.source) == cell.source:
-            place, mine = elsewhere[-1]
-            answers[name] = mine.source
-            own[place].remove(mine)
-    made = copy.deepcopy(release)
-    cells, made.cells = made.cells, own.get(None, [])
+            place, own_cell = elsewhere[-1]
+            answers[name] = own_cell.source
+            own[place].remove(own_cell)
+    merged = copy.deepcopy(release)
+    cells, merged.cells = merged.cells, own.get(None, [])
     for cell in cells:
         name = mark(cell)
         if name and name in answers and cell.metadata["nbgrader"]["solution"]:
             cell.source = answers[name]
-        made.cells += [cell, *(own.get(name, []) if name else [])]
-    for number, cell in enumerate(made.cells):
+        merged.cells += [cell, *(own.get(name, []) if name else [])]
+    for number, cell in enumerate(merged.cells):
         cell["id"] = f"cell-{number}"  # a copied cell would have its original's
-    return made, len(places) - len(answers)
+    return merged, len(places) - len(answers)
 
 
 def defines(code: str) -> set[str]:
@@ -308,18 +308,18 @@ def own_seed(course: Path, assignment: str, student: str, notebook: Any) -> tupl
     others' were handed in.
     """
     own = {seed_of(name) for name in (student, re.sub(r"-\d+$", "", student))}
-    found = [
+    seeds = [
         int(n)
         for cell in notebook.cells
         for n in re.findall(r"^SEED = (\d{1,9})\b", cell.source, re.MULTILINE)
     ]
     folders = sorted(path.name for path in (course / "personal" / assignment).glob("*"))
-    mine = next((seed_of(name) for name in folders if seed_of(name) in own), 0)
-    seed = found[0] if found else mine
-    if seed in own or (seed == 0 and not mine):
+    expected_seed = next((seed_of(name) for name in folders if seed_of(name) in own), 0)
+    seed = seeds[0] if seeds else expected_seed
+    if seed in own or (seed == 0 and not expected_seed):
         return seed, []
     whose = next((name for name in folders if seed_of(name) == seed), "nobody known")
-    return mine, [f"has the numbers of {whose}, graded with its own"] if seed else [
+    return expected_seed, [f"has the numbers of {whose}, graded with its own"] if seed else [
         f"has no numbers of its own (SEED = {seed})"
     ]
 

@@ -117,8 +117,8 @@ def gradescope(course: Path, assignment: str, place: Path) -> None:
         "setup.sh": SETUP,
         "run_autograder": RUN.replace("ASSIGNMENT", assignment),
     }
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in files.items():
             entry = zipfile.ZipInfo(name)
             entry.external_attr = 0o755 << 16
@@ -129,7 +129,7 @@ def gradescope(course: Path, assignment: str, place: Path) -> None:
                 if path.is_file() and "__pycache__" not in path.parts:
                     archive.write(path, f"library/{home.name}/{path.relative_to(home)}")
         archive.write(notebook, f"course/source/{assignment}/{notebook.name}")
-    write_bytes(place, made.getvalue())
+    write_bytes(place, buffer.getvalue())
 
 
 def mark(course: Path, assignment: str, submission: Path, place: Path) -> None:
@@ -158,7 +158,7 @@ def mark(course: Path, assignment: str, submission: Path, place: Path) -> None:
 def results(course: Path, assignment: str, student: str) -> dict[str, Any]:
     """A hand-in's points and what its student is told, a test of Gradescope's for each question."""
     master, points = source(course, assignment), scores(course, assignment)[student]
-    told = feedback.told(course, assignment, student, master)
+    messages = feedback.told(course, assignment, student, master)
     tests = []
     for ask in questions(master):
         got = earned(ask, points)
@@ -170,7 +170,7 @@ def results(course: Path, assignment: str, student: str) -> dict[str, Any]:
                 "visibility": "visible",
                 "output": "graded by hand later"
                 if got is None
-                else "\n".join(told[ask["question"]]) or "passed",
+                else "\n".join(messages[ask["question"]]) or "passed",
             }
         )
     return {"score": sum(test["score"] for test in tests), "tests": tests}

@@ -117,8 +117,8 @@ def page(
     )
     cells = {cell.metadata.get("nbgrader", {}).get("grade_id"): cell for cell in notebook.cells}
     secrets, comments = hidden_tests(master), comments_of(course, assignment, student)
-    told = "\n".join(cell.source for cell in master.cells if cell.cell_type == "markdown")
-    headings = re.findall(r"^# (.*)$", told, re.MULTILINE)
+    markdown_text = "\n".join(cell.source for cell in master.cells if cell.cell_type == "markdown")
+    headings = re.findall(r"^# (.*)$", markdown_text, re.MULTILINE)
     asked = []
     for ask in questions(master):
         got, answer = earned(ask, points), cells.get(ask["question"])
@@ -162,12 +162,12 @@ def told(course: Path, assignment: str, student: str, master: Any) -> dict[str, 
     notebook = read_notebook(
         course / "autograded" / student / assignment / source_of(course, assignment).name
     )
-    secrets, found = hidden_tests(master), dict[str, list[str]]()
+    secrets, messages = hidden_tests(master), dict[str, list[str]]()
     for cell in notebook.cells:
         name = cell.metadata.get("nbgrader", {}).get("grade_id")
         if name:
-            found.setdefault(question_of(name), []).extend(verdicts(cell, secrets.get(name, "")))
-    return found
+            messages.setdefault(question_of(name), []).extend(verdicts(cell, secrets.get(name, "")))
+    return messages
 
 
 def verdicts(cell: Any, hidden: str = "") -> list[str]:

@@ -53,12 +53,12 @@ def waiting(course: Path, assignment: str) -> list[str]:
     was.
     """
     source_of(course, assignment)
-    found = sorted(path.parent.name for path in (course / "submitted").glob(f"*/{assignment}"))
-    if not found:
+    students = sorted(path.parent.name for path in (course / "submitted").glob(f"*/{assignment}"))
+    if not students:
         raise InputError(
             f"{course / 'submitted'}: nobody handed in {assignment}: dil course collect first"
         )
-    return found
+    return students
 
 
 def scores(course: Path, assignment: str) -> dict[str, dict[str, Any]]:

@@ -36,8 +36,8 @@ def tensor_of(
     """A tensor of drawn values, sometimes a view of every other number of a larger one."""
     count = int(torch.Size(shape).numel())
     flat = draw(st.lists(values, min_size=count, max_size=count))
-    made = torch.tensor(flat, dtype=dtype).reshape(shape)
-    return torch.stack([made, made + 1], -1)[..., 0] if draw(st.booleans()) else made
+    tensor = torch.tensor(flat, dtype=dtype).reshape(shape)
+    return torch.stack([tensor, tensor + 1], -1)[..., 0] if draw(st.booleans()) else tensor
 
 
 @st.composite
@@ -54,8 +54,8 @@ def like(
     """
     shape = tuple(draw(st.lists(st.integers(0, 3), max_size=3)))
     dtype = draw(st.sampled_from([torch.float64, torch.float32]))
-    made = tuple(draw(tensor_of(numbers(low, high, far), shape, dtype)) for _ in range(count))
-    return tuple(part.detach().requires_grad_() for part in made) if gradient else made
+    tensors = tuple(draw(tensor_of(numbers(low, high, far), shape, dtype)) for _ in range(count))
+    return tuple(part.detach().requires_grad_() for part in tensors) if gradient else tensors
 
 
 @st.composite
@@ -75,9 +75,9 @@ def law(draw: Any, size: int, zeros: bool = False) -> Tensor:
     weights = draw(st.lists(st.integers(1, 50), min_size=size, max_size=size))
     if zeros:
         weights = [weight if draw(st.booleans()) else 0 for weight in weights[:-1]] + weights[-1:]
-    made = torch.tensor(weights, dtype=torch.float64)
-    made = made / made.sum()
-    return torch.stack([made, made], -1)[..., 0] if draw(st.booleans()) else made
+    probs = torch.tensor(weights, dtype=torch.float64)
+    probs = probs / probs.sum()
+    return torch.stack([probs, probs], -1)[..., 0] if draw(st.booleans()) else probs
 
 
 @st.composite
@@ -90,14 +90,14 @@ def laws(draw: Any, *zeros: bool) -> tuple[Tensor, ...]:
 @st.composite
 def preference(draw: Any, size: int) -> Tensor:
     """P (Y, Y) with P + P^T = 1; some comparisons are certain, some coin tosses."""
-    made = torch.full((size, size), 0.5, dtype=torch.float64)
+    matrix = torch.full((size, size), 0.5, dtype=torch.float64)
     for y in range(size):
         for z in range(y):
-            made[y, z] = draw(
+            matrix[y, z] = draw(
                 st.one_of(st.sampled_from([0.5, 0.0, 1.0]), st.floats(1 / 64, 63 / 64, width=32))
             )
-            made[z, y] = 1 - made[y, z]
-    return made.T.contiguous().T if draw(st.booleans()) else made
+            matrix[z, y] = 1 - matrix[y, z]
+    return matrix.T.contiguous().T if draw(st.booleans()) else matrix
 
 
 @st.composite
@@ -167,8 +167,8 @@ def seeds(make: Callable[..., Any], *more: Any) -> SearchStrategy[Any]:
 @st.composite
 def laws_and(draw: Any, *zeros: bool, far: bool = False) -> tuple[Tensor, ...]:
     """``laws``, and a reward or an energy of each response."""
-    made = draw(laws(*zeros))
-    return *made, draw(tensor_of(numbers(-3, 3, far), tuple(made[0].shape)))
+    distributions = draw(laws(*zeros))
+    return *distributions, draw(tensor_of(numbers(-3, 3, far), tuple(distributions[0].shape)))
 
 
 @st.composite

@@ -61,23 +61,23 @@ def ideas(notebooks: dict[str, Any], titles: dict[str, str]) -> list[dict[str, A
     ``answer`` is the shortest of them, ``example`` the smallest input on which one was seen to be
     wrong.
     """
-    found: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
+    groups: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
     for student, notebook in notebooks.items():
-        told: dict[str, list[Any]] = {}
+        question_errors: dict[str, list[Any]] = {}
         answers = {}
         for cell in notebook.cells:
             name = marks(cell).get("grade_id", "")
             if marks(cell).get("solution"):
                 answers[name] = cell.source
             elif marks(cell).get("grade"):
-                told.setdefault(question_of(name), []).extend(
+                question_errors.setdefault(question_of(name), []).extend(
                     o for o in cell.outputs if o.output_type == "error"
                 )
-        for question, errors in told.items():
+        for question, errors in question_errors.items():
             if not errors or "NotImplementedError" in {output["ename"] for output in errors}:
                 continue
             why = tuple(dict.fromkeys(map(idea, errors)))
-            row = found.setdefault(
+            row = groups.setdefault(
                 (question, why),
                 {
                     "question": question,
@@ -99,7 +99,7 @@ def ideas(notebooks: dict[str, Any], titles: dict[str, str]) -> list[dict[str, A
             answer = answers.get(question, "")
             if row["answer"] is None or len(answer) < len(row["answer"]):
                 row["answer"] = answer
-    return sorted(found.values(), key=lambda row: (-len(row["students"]), row["question"]))
+    return sorted(groups.values(), key=lambda row: (-len(row["students"]), row["question"]))
 
 
 def alike(notebooks: dict[str, Any], released: Any) -> list[tuple[str, str, float]]:
@@ -125,16 +125,16 @@ def alike(notebooks: dict[str, Any], released: Any) -> list[tuple[str, str, floa
         return CodeFingerprint(name, k=20, win_size=10, language="python", fp=io.StringIO(code))
 
     prints = {name: fingerprint(name, notebook) for name, notebook in notebooks.items()}
-    long = {name: made for name, made in prints.items() if len(made.filtered_code) >= LEAST}
-    found = []
+    long = {name: code_fingerprint for name, code_fingerprint in prints.items() if len(code_fingerprint.filtered_code) >= LEAST}
+    matches = []
     for one, other in combinations(long, 2):
         _, (first, second), *_ = compare_files(long[one], long[other])
         share = float(
             second if len(long[other].filtered_code) < len(long[one].filtered_code) else first
         )
         if share >= ALIKE:
-            found.append((one, other, share))
-    return sorted(found, key=lambda row: -row[2])
+            matches.append((one, other, share))
+    return sorted(matches, key=lambda row: -row[2])
 
 
 def page(course: Path, assignment: str, master: Any, students: Sequence[str], figure: str) -> str:

@@ -120,19 +120,19 @@ def canvas(questions: list[Question]) -> bytes:
 
 def item(asked: Question) -> Any:
     """A question as an item of QTI."""
-    made = ET.Element("item", ident=asked.id, title=asked.id)
-    fields = ET.SubElement(ET.SubElement(made, "itemmetadata"), "qtimetadata")
+    element = ET.Element("item", ident=asked.id, title=asked.id)
+    fields = ET.SubElement(ET.SubElement(element, "itemmetadata"), "qtimetadata")
     for label, entry in (("question_type", "multiple_choice_question"), ("points_possible", "1")):
         field = ET.SubElement(fields, "qtimetadatafield")
         ET.SubElement(field, "fieldlabel").text = label
         ET.SubElement(field, "fieldentry").text = entry
-    shown = ET.SubElement(made, "presentation")
+    presentation = ET.SubElement(element, "presentation")
     ET.SubElement(
-        ET.SubElement(shown, "material"), "mattext", texttype="text/plain"
+        ET.SubElement(presentation, "material"), "mattext", texttype="text/plain"
     ).text = asked.question
-    response = ET.SubElement(shown, "response_lid", ident="choice", rcardinality="Single")
+    response = ET.SubElement(presentation, "response_lid", ident="choice", rcardinality="Single")
     labels = ET.SubElement(response, "render_choice", shuffle="Yes")
-    judged = ET.SubElement(made, "resprocessing")
+    judged = ET.SubElement(element, "resprocessing")
     ET.SubElement(
         ET.SubElement(judged, "outcomes"),
         "decvar",
@@ -154,7 +154,7 @@ def item(asked: Question) -> Any:
         if choice.right:
             ET.SubElement(condition, "setvar", action="Set", varname="SCORE").text = "100"
         ET.SubElement(condition, "displayfeedback", feedbacktype="Response", linkrefid=f"{name}_fb")
-        feedback = ET.SubElement(made, "itemfeedback", ident=f"{name}_fb")
+        feedback = ET.SubElement(element, "itemfeedback", ident=f"{name}_fb")
         material = ET.SubElement(ET.SubElement(feedback, "flow_mat"), "material")
         ET.SubElement(material, "mattext", texttype="text/plain").text = told(asked, choice)
-    return made
+    return element

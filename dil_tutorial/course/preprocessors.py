@@ -82,14 +82,14 @@ class LockedExecute(Execute):
         """Take in what the kernel says of a cell while there is room; of an error, which costs
         points, always the gist.
         """
-        told = msg["content"]
+        content = msg["content"]
         if msg["msg_type"] == "error":
-            told |= {
-                "evalue": told["evalue"][:GIST],
-                "traceback": [line[:GIST] for line in told["traceback"][-20:]],
+            content |= {
+                "evalue": content["evalue"][:GIST],
+                "traceback": [line[:GIST] for line in content["traceback"][-20:]],
             }
         elif msg["msg_type"] in ("stream", "display_data", "execute_result", "update_display_data"):
-            self.room -= len(json.dumps(told, default=str))
+            self.room -= len(json.dumps(content, default=str))
             if self.room < 0:
                 return None
         return super().process_message(msg, cell, cell_index)
@@ -116,14 +116,14 @@ class LockedExecute(Execute):
 
     def run_cell(self, cell: Any, resources: Any, index: int) -> None:
         """Run an answer, or a given cell."""
-        shown = cell.source
+        original_source = cell.source
         try:
             cell.source = self.code(cell)
             super().preprocess_cell(cell, resources, index)
         except Exception:  # it died, or what it said did not arrive, or was no message
             cell.outputs = [error(DEAD)]
         finally:
-            cell.source = shown
+            cell.source = original_source
         names = {output.ename for output in cell.outputs if output.output_type == "error"}
         if DEAD in names or (ENDLESS in names and not self.listens()):
             self.left_out.add(index)
@@ -204,7 +204,7 @@ class LockedExecute(Execute):
             raise Lost(self.lost)
         try:
             expression = {"reply": ANSWER.format(request)}
-            found = run_sync(self.reply)(
+            response = run_sync(self.reply)(
                 max(1, self.until - time.monotonic()),
                 "",
                 silent=True,
@@ -214,8 +214,8 @@ class LockedExecute(Execute):
         except Lost as error:
             self.lost = error.name
             raise
-        told = found.get("user_expressions", {}).get("reply", {})
-        return str(told.get("data", {}).get("text/plain", "")).strip("'")
+        expression_result = response.get("user_expressions", {}).get("reply", {})
+        return str(expression_result.get("data", {}).get("text/plain", "")).strip("'")
 
     def ask_for(self, what: str, index: int) -> None:
         """Ask for something that a test needs; where no reply comes the test will notice."""

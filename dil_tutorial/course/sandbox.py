@@ -256,9 +256,9 @@ class SandboxedKernel(AsyncKernelManager):
 
     def client(self, **settings: Any) -> Any:
         """A client that receives no message of more than ``MESSAGE`` bytes."""
-        made = super().client(**settings)
-        made.context.setsockopt(zmq.MAXMSGSIZE, MESSAGE)
-        return made
+        kernel_client = super().client(**settings)
+        kernel_client.context.setsockopt(zmq.MAXMSGSIZE, MESSAGE)
+        return kernel_client
 
     def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
         places = [

@@ -98,9 +98,9 @@ class StandIn:
     def __call__(self, *given: Any, **named: Any) -> Any:
         given = self.ordered(*given, **named)
         before, number = state(list(given)), next(self.numbers)
-        found = self.sent(number, given)
-        self.compare(before, found["after"], given)
-        return self.linked(found["value"], given, number)
+        reply = self.sent(number, given)
+        self.compare(before, reply["after"], given)
+        return self.linked(reply["value"], given, number)
 
     def ordered(self, *given: Any, **named: Any) -> tuple[Any, ...]:
         """Arguments by position."""
@@ -110,11 +110,11 @@ class StandIn:
 
     def sent(self, number: int, given: Sequence[Any], probe: bool = False) -> dict[str, Any]:
         """The reply to a call; TypeError where it is none."""
-        found = reply_to(self.ask, "call", number, self.__name__, travelling(tuple(given)), probe)
+        reply = reply_to(self.ask, "call", number, self.__name__, travelling(tuple(given)), probe)
         wanted = {"value", "after", "others' dice"} | ({"slopes", "again"} if probe else set())
-        if not isinstance(found, dict) or not wanted <= found.keys():
+        if not isinstance(reply, dict) or not wanted <= reply.keys():
             raise AnswerError("the answer sent back what cannot be read")
-        return found
+        return reply
 
     def compare(self, before: list[Any], after: Any, given: Sequence[Any]) -> None:
         """Take over what may have changed; BrokenPromise where something else did."""
@@ -141,8 +141,8 @@ class StandIn:
         def gradient(slopes: Sequence[Tensor]) -> Any:
             return reply_to(self.ask, "gradient", number, cloudpickle.dumps(slopes))
 
-        made = Linked.apply(gradient, outputs, *inputs)
-        return replaced(value, {id(old): new for old, new in zip(outputs, made, strict=True)})
+        linked_outputs = Linked.apply(gradient, outputs, *inputs)
+        return replaced(value, {id(old): new for old, new in zip(outputs, linked_outputs, strict=True)})
 
 
 class Linked(torch.autograd.Function):

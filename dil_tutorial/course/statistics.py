@@ -99,7 +99,7 @@ def statistics(asked: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[
     """
     # None becomes nan
     got = np.array([[earned(ask, row["cells"]) for ask in asked] for row in rows], dtype=float)
-    found = []
+    summary_rows = []
     for column, ask in enumerate(asked):
         known = ~np.isnan(got[:, column])
         decided = known.any() and ask["points"] > 0
@@ -110,7 +110,7 @@ def statistics(asked: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[
             "all": own >= ask["points"],
             "none": own == 0,
         }
-        found.append(
+        summary_rows.append(
             {
                 "question": ask["question"],
                 "points": ask["points"],
@@ -122,7 +122,7 @@ def statistics(asked: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[
                 "to grade by hand": int((~known).sum()),
             }
         )
-    return found
+    return summary_rows
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:

@@ -39,12 +39,12 @@ def mechanical(assignment: str, solutions: dict[str, str]) -> list[dict[str, str
     out.
     """
     known = tomllib.loads(read_text(ASSIGNMENTS / "wrong" / "equivalent.toml"))["mutant"]
-    found = []
+    mutant_answers = []
     for question, text in solutions.items():
         if "### BEGIN SOLUTION" not in text:
             continue  # in words
         code = "".join(line for line in text.splitlines(keepends=True) if "SOLUTION" not in line)
-        found += [
+        mutant_answers += [
             {
                 "name": f"{row['operator']} {row['occurrence']}: {row['from']} | {row['to']}",
                 "question": question,
@@ -53,7 +53,7 @@ def mechanical(assignment: str, solutions: dict[str, str]) -> list[dict[str, str
             for row in mutants(code)
             if not reason(f"{assignment}: {question}", row, known)
         ]
-    return found
+    return mutant_answers
 
 
 def named(mutant: dict[str, Any]) -> str:
@@ -107,7 +107,7 @@ def together(answers: Sequence[dict[str, str]], spare: bool) -> Iterator[dict[st
 
 
 def hand_ins(
-    assignment: str, right: dict[str, str], made: bool
+    assignment: str, right: dict[str, str], with_mechanical: bool
 ) -> Iterator[tuple[str, dict[str, dict[str, str]]]]:
     """(kind, {question: answer}) of every notebook of the bank; ``made``: with the mechanical
     answers.
@@ -118,11 +118,11 @@ def hand_ins(
         yield "wrong", {answer["question"]: answer}
     for notebook in together(written(assignment, "right"), spare=False):
         yield "right", notebook
-    for notebook in together(mechanical(assignment, right), spare=True) if made else []:
+    for notebook in together(mechanical(assignment, right), spare=True) if with_mechanical else []:
         yield "mechanical", notebook
 
 
-def bank(course: Path, assignment: str, made: bool = False) -> Iterator[list[dict[str, Any]]]:
+def bank(course: Path, assignment: str, with_mechanical: bool = False) -> Iterator[list[dict[str, Any]]]:
     """Grade the bank, a notebook at a time; yields a row for each answer in it.
 
     A wrong answer is *caught* if it loses points on its question, and *clean* if its notebook loses
@@ -133,7 +133,7 @@ def bank(course: Path, assignment: str, made: bool = False) -> Iterator[list[dic
     release_path, full = release(course, assignment), source(course, assignment)
     worth, right = points_of(full), solutions_of(full)
     automatic = {cell: points for cell, points in worth.items() if cell not in right}
-    for number, (kind, answers) in enumerate(hand_ins(assignment, right, made)):
+    for number, (kind, answers) in enumerate(hand_ins(assignment, right, with_mechanical)):
         student = f"student{number:03d}"
         solutions = (
             {}
@@ -177,7 +177,7 @@ def caught(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """By assignment: how many wrong answers there are of each making, how many lose on their
     question, and there alone.
     """
-    found = []
+    summary_rows = []
     for name in dict.fromkeys(row["assignment"] for row in rows):
         own = [row for row in rows if row["assignment"] == name]
         of = {
@@ -187,7 +187,7 @@ def caught(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         [reference], [untouched] = (
             [row for row in own if row["kind"] == kind] for kind in ("reference", "untouched")
         )
-        found.append(
+        summary_rows.append(
             {
                 "assignment": name,
                 "wrong": len(of["wrong"]),
@@ -200,7 +200,7 @@ def caught(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
                 "untouched": f"{untouched['points']:.0f}",
             }
         )
-    return found
+    return summary_rows
 
 
 def save(rows: Sequence[dict[str, Any]], path: Path) -> None:

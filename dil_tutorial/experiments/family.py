@@ -36,7 +36,7 @@ def in_words(row: dict[str, Any]) -> tuple[str, ...]:
     margins, needs.
     """
     step = ", ".join(
-        "up" if way > 1e-9 else "down" if way < -1e-9 else "stays" for way in row["first step"]
+        "up" if change > 1e-9 else "down" if change < -1e-9 else "stays" for change in row["first step"]
     )
     far = "no end" if row["KL to pi_chosen"] is None else f"{row['KL to pi_chosen']:.3f}"
     needs = " and ".join(
@@ -49,12 +49,12 @@ def places(rows: Sequence[dict[str, Any]]) -> dict[tuple[float, float], list[str
     """Which losses stand where, (shape, margin): those without bound on top, those without an end
     nowhere.
     """
-    found: dict[tuple[float, float], list[str]] = {}
+    positions: dict[tuple[float, float], list[str]] = {}
     for row in rows:
         if row["hears"] != "no end":
             margin = row["margin"] if abs(row["margin"]) < FAR else TOP
-            found.setdefault((round(row["shape"], 1), round(margin, 2)), []).append(row["label"])
-    return found
+            positions.setdefault((round(row["shape"], 1), round(margin, 2)), []).append(row["label"])
+    return positions
 
 
 def plane(rows: Sequence[dict[str, Any]]) -> tuple[Figure, str]:
@@ -63,9 +63,9 @@ def plane(rows: Sequence[dict[str, Any]]) -> tuple[Figure, str]:
     A label stands in the column at the right, at the height of its point as far as there is room.
     """
     figure, (axes,) = plotting.new_figure(width=9.4, height=6.4)
-    found = sorted(places(rows).items(), key=lambda item: (item[0][1], item[0][0]))
+    points = sorted(places(rows).items(), key=lambda item: (item[0][1], item[0][0]))
     least, most = math.log(0.28), math.log(TOP * 1.15)
-    step, column = (most - least) / len(found), 9.4
+    step, column = (most - least) / len(points), 9.4
     axes.axhline(IMITATION, color="black", lw=0.8, ls=":")
     axes.annotate(
         "imitation of the winners",
@@ -74,7 +74,7 @@ def plane(rows: Sequence[dict[str, Any]]) -> tuple[Figure, str]:
         textcoords="offset points",
         fontsize=8,
     )
-    for place, ((shape, margin), labels) in enumerate(found):
+    for place, ((shape, margin), labels) in enumerate(points):
         height = math.exp(least + step * (place + 0.5))
         colour = CATALOGUE[labels[0]].color
         axes.plot([shape, column], [margin, height], color="#BBBBBB", lw=0.6, zorder=1)

@@ -251,14 +251,14 @@ def costs(world: World, kl: float) -> dict[str, float]:
     forms |= {"DIL win repaired, soft labels": efficiency.repaired(world, "win", soft=True)}
     forms |= {"the bound": efficiency.tournament(world)}
     Y = world.ref.shape[1]
-    found = {
+    pair_counts = {
         name: (efficiency.error(world.chosen, part * of_ratio) * (Y - 1) / (2 * kl)).item()
         for name, part in forms.items()
     }
     for h in ("BCE", "UKL", "LSIF"):
         loss = make_loss("dil", generator=h.lower(), denominator="rejected")
-        found[f"DIL {h} published"] = pairs_needed(world, loss, kl).item()
-    return found
+        pair_counts[f"DIL {h} published"] = pairs_needed(world, loss, kl).item()
+    return pair_counts
 
 
 # --- What the command says ------------------------------------------------------------------------
@@ -340,16 +340,16 @@ def plan(bouts: Bouts, kl: float, parameters: float | None = None) -> dict[str, 
     if kl <= 0 or (parameters is not None and parameters <= 0):
         raise InputError(f"kl {kl:g}, parameters {parameters}: give numbers above 0")
     each = torch.bincount(bouts.prompts()).double()
-    found = spread(bouts)
+    variances = spread(bouts)
     worlds = None if parameters is not None else counted(bouts)
     if worlds is None:
         d = parameters or 1.0
-        parts = shares(found["Var w"], found["Var P"])
-        needed = {way: [share * d / (2 * kl) for share in both] for way, both in parts.items()}
+        parts = shares(variances["Var w"], variances["Var P"])
+        needed = {method: [share * d / (2 * kl) for share in both] for method, both in parts.items()}
     else:
         d = float(sum(world.ref.shape[1] - 1 for world in worlds))
         rows = [costs(world, kl) for world in worlds]
-        needed = {way: [sum(row[way] for row in rows)] * 2 for way in rows[0]}
+        needed = {method: [sum(row[method] for row in rows)] * 2 for method in rows[0]}
     return {
         "kl": kl,
         "pairs": len(bouts.p),
@@ -357,7 +357,7 @@ def plan(bouts: Bouts, kl: float, parameters: float | None = None) -> dict[str, 
         "responses": len(bouts.home),
         "met": 2 * len(bouts.p) / len(bouts.home),
         "uneven": float(each.mean() * (1 / each).mean()),
-        **found,
+        **variances,
         "judge": slope_of_judge(bouts),
         "counted": worlds is not None,
         "parameters": d if worlds or parameters else None,
@@ -381,15 +381,15 @@ def row_of(needed: tuple[float, float], sft: float) -> tuple[str, str]:
     return "–".join(f"{n:,.0f}" for n in ends), "–".join(f"{n / sft:.2f}" for n in ends)
 
 
-def figure(found: dict[str, Any]) -> Figure:
+def figure(pair_plan: dict[str, Any]) -> Figure:
     """Pairs against the KL that they reach, by each way; the file's own number of pairs as a
     line.
     """
     drawn, (axes,) = plotting.new_figure(width=7.6, height=4)
-    reached = torch.logspace(-1, 1, 20) * found["kl"]
-    ways = {way: both for way, both in found["needed"].items() if both[0] < float("inf")}
-    for place, (way, (least, most)) in enumerate(ways.items()):
-        colour, scale = plotting.COLOURS[place % len(plotting.COLOURS)], found["kl"] / reached
+    reached = torch.logspace(-1, 1, 20) * pair_plan["kl"]
+    ranges = {method: both for method, both in pair_plan["needed"].items() if both[0] < float("inf")}
+    for place, (method, (least, most)) in enumerate(ranges.items()):
+        colour, scale = plotting.COLOURS[place % len(plotting.COLOURS)], pair_plan["kl"] / reached
         if most > least:  # where the file leaves it open
             axes.fill_between(
                 reached,
@@ -398,7 +398,7 @@ def figure(found: dict[str, Any]) -> Figure:
                 facecolor=colour,
                 alpha=0.2,
                 lw=0,
-                label=f"{way}: in here",
+                label=f"{method}: in here",
             )
         else:
             axes.plot(
@@ -407,13 +407,13 @@ def figure(found: dict[str, Any]) -> Figure:
                 color=colour,
                 marker=plotting.MARKERS[place % len(plotting.MARKERS)],
                 ms=3,
-                label=way,
+                label=method,
             )
-    if found["parameters"]:
-        axes.axhline(found["pairs"], color="black", lw=0.8, ls=":")
+    if pair_plan["parameters"]:
+        axes.axhline(pair_plan["pairs"], color="black", lw=0.8, ls=":")
         axes.annotate(
             "this file",
-            (float(reached[0]), found["pairs"]),
+            (float(reached[0]), pair_plan["pairs"]),
             fontsize=8,
             xytext=(2, 2),
             textcoords="offset points",
@@ -422,18 +422,18 @@ def figure(found: dict[str, Any]) -> Figure:
         xscale="log",
         yscale="log",
         xlabel="expected KL to $\\pi_{chosen}$, nats",
-        ylabel="pairs" if found["parameters"] else "pairs a free parameter",
+        ylabel="pairs" if pair_plan["parameters"] else "pairs a free parameter",
     )
     axes.legend(frameon=False, fontsize=8)
     return drawn
 
 
-def save(found: dict[str, Any], folder: Path) -> list[Path]:
+def save(pair_plan: dict[str, Any], folder: Path) -> list[Path]:
     """``plan_pairs.json`` and the figure, in ``folder``."""
     path = folder / "plan_pairs.json"
     needed = {
-        way: [n if n < float("inf") else None for n in both]
-        for way, both in found["needed"].items()
+        method: [n if n < float("inf") else None for n in both]
+        for method, both in pair_plan["needed"].items()
     }
-    write_json(path, {**provenance(), **found, "needed": needed})
-    return [path, *plotting.save(figure(found), folder / "plan_pairs")]
+    write_json(path, {**provenance(), **pair_plan, "needed": needed})
+    return [path, *plotting.save(figure(pair_plan), folder / "plan_pairs")]

@@ -224,25 +224,25 @@ def draw_tilt(scale: float, labels: str = "Bradley–Terry", count: int = 8) -> 
     the numbers.
     """
     world = row_of_responses(count, scale, hard=labels == "hard")
-    reward, laws = (
+    reward, distributions = (
         world.true_reward,
         {plotting.DISTRIBUTIONS["ref"].label: world.ref, REPAIRED: world.chosen},
     )
-    laws |= {
+    distributions |= {
         f"DIL {name.upper()} published": optima.dil(world, name, "rejected")
         for name in ("bce", "ukl", "lsif")
     }
-    laws[RLHF] = rlhf_optimum(world.ref, reward, 1.0)
+    distributions[RLHF] = rlhf_optimum(world.ref, reward, 1.0)
     figure, (left, right) = plotting.new_figure(columns=2, width=8.8, height=3.8)
-    for i, (name, law) in enumerate(laws.items()):
+    for i, (name, distribution) in enumerate(distributions.items()):
         style: dict[str, Any] = {
             "color": LAWS[name],
             "marker": plotting.MARKERS[i],
             "ms": 4,
             "lw": 1.2,
         }
-        left.plot(reward[0], law[0], label=name, **style)
-        right.plot(reward[0], (law / world.ref)[0].clamp(min=1e-3), **style)
+        left.plot(reward[0], distribution[0], label=name, **style)
+        right.plot(reward[0], (distribution / world.ref)[0].clamp(min=1e-3), **style)
     right.axhline(2, color="black", lw=0.8, ls=":")
     right.set(
         yscale="log", ylim=(8e-3, 40), xlabel="reward", title="ratio to the reference (dotted: 2)"
@@ -250,7 +250,7 @@ def draw_tilt(scale: float, labels: str = "Bradley–Terry", count: int = 8) -> 
     left.set(ylim=(0, 1), xlabel="reward", title="probability")
     left.legend(frameon=False, fontsize=8, loc="upper left")
     own = kl(world.chosen, world.ref).item()
-    away = {name: kl(law, world.ref).item() for name, law in laws.items()}
+    away = {name: kl(distribution, world.ref).item() for name, distribution in distributions.items()}
     return figure, (
         f"KL to the reference: winners {own:.3f} nats (never above "
         f"{torch.log(torch.tensor(2.0)) - 0.5:.3f}), "

@@ -81,13 +81,13 @@ def rounded(given: torch.Tensor, right: torch.Tensor) -> bool:
     >>> [rounded(torch.tensor(x, dtype=torch.float64), third) for x in (0.333, 0.3333, 0.33, 0.334)]
     [True, True, False, False]
     """
-    for mine, theirs in zip(given.flatten().tolist(), right.flatten().tolist(), strict=True):
-        if not math.isfinite(mine):
+    for answer, expected in zip(given.flatten().tolist(), right.flatten().tolist(), strict=True):
+        if not math.isfinite(answer):
             return False
-        digits = Decimal(repr(mine)).as_tuple()
+        digits = Decimal(repr(answer)).as_tuple()
         counted, places = len(digits.digits), -int(digits.exponent)
-        near = abs(mine - theirs) <= 1e-12 or (
-            counted >= 3 and places > 0 and abs(mine - theirs) <= 0.5000001 * 10**-places
+        near = abs(answer - expected) <= 1e-12 or (
+            counted >= 3 and places > 0 and abs(answer - expected) <= 0.5000001 * 10**-places
         )
         if not near:
             return False
@@ -148,12 +148,12 @@ def notebook_of(where: str, folder: Path) -> str | None:
     """
     number = re.match(r"notebook (\d+)", where)
     near = (folder / place for place in (".", "..", "notebooks", "../notebooks"))
-    found = (
+    paths = (
         (path for place in near for path in sorted(place.glob(f"{number[1]}_*.ipynb")))
         if number
         else iter(())
     )
-    return next((os.path.relpath(path, folder) for path in found), None)
+    return next((os.path.relpath(path, folder) for path in paths), None)
 
 
 def show_link(where: str) -> None:

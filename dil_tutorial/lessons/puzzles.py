@@ -41,16 +41,16 @@ def right(puzzle: Puzzle) -> int:
     1
     """
     answer = puzzle.answer()
-    found = [
+    matches = [
         number
         for number, option in enumerate(puzzle.options)
         if math.isclose(option["value"], answer, rel_tol=1e-3, abs_tol=1e-3)
     ]
-    if len(found) != 1:
+    if len(matches) != 1:
         raise AssertionError(
-            f"{puzzle.question}: the answer is {answer}, which {len(found)} options give"
+            f"{puzzle.question}: the answer is {answer}, which {len(matches)} options give"
         )
-    return found[0]
+    return matches[0]
 
 
 def puzzle(name: str) -> Any:
@@ -79,8 +79,8 @@ def puzzle(name: str) -> Any:
 def _valley(direction: str) -> float:
     """How likely the middle between two modes is under the best single hill."""
     world = gallery.bimodal(prompts=1)
-    found = loglinear.project(world, world.chosen, loglinear.quadratic(41), direction)
-    return found[0, 20].item()
+    projection = loglinear.project(world, world.chosen, loglinear.quadratic(41), direction)
+    return projection[0, 20].item()
 
 
 def _disagreement() -> float:

@@ -35,7 +35,7 @@ def numbers(
 
     body = []
     for name, values in rows.items():
-        found = values.flatten().tolist() if isinstance(values, Tensor) else values
-        body.append(line("td", name, found if isinstance(found, list | tuple) else [found]))
+        cells = values.flatten().tolist() if isinstance(values, Tensor) else values
+        body.append(line("td", name, cells if isinstance(cells, list | tuple) else [cells]))
     head = f"<thead>{line('th', '', columns)}</thead>" if columns else ""
     return HTML(f'<table class="numbers">{head}<tbody>{"".join(body)}</tbody></table>')

@@ -45,9 +45,9 @@ def frames(
     places: list[Bbox] = []
 
     def drawn(*chosen: Any) -> str:
-        figure, said = draw(*chosen)
+        figure, caption = draw(*chosen)
         hold_still(figure, places)
-        return picture(figure, said)
+        return picture(figure, caption)
 
     # what is drawn are toy worlds; beside another busy process two threads take twenty times as
     # long
@@ -120,7 +120,7 @@ def hold_still(figure: Figure, places: list[Bbox]) -> None:
         axes.set_position(place)
 
 
-def picture(figure: Figure, said: str) -> str:
+def picture(figure: Figure, caption: str) -> str:
     """The figure and its caption as HTML.  (ipywidgets.Image knows no alternative text.)
 
     >>> from dil_tutorial.support.plotting import new_figure
@@ -132,7 +132,7 @@ def picture(figure: Figure, said: str) -> str:
         f'<figure style="margin: 0"><img src="data:image/png;base64,{data}" '
         f'alt="{escape(described(figure))}" '
         'style="max-width: 100%; height: '
-        f'auto"><figcaption>{escape(said, quote=False)}</figcaption></figure>'
+        f'auto"><figcaption>{escape(caption, quote=False)}</figcaption></figure>'
     )
 
 
@@ -158,8 +158,8 @@ def described(figure: Figure) -> str:
         names = (
             "with " + ", ".join(text.get_text() for text in legend.get_texts()) if legend else ""
         )
-        said = ", ".join(part for part in (drawn, names) if part)
-        parts.append(": ".join(part for part in (title, said) if part))
+        content = ", ".join(part for part in (drawn, names) if part)
+        parts.append(": ".join(part for part in (title, content) if part))
     text = "Chart. " + "; ".join(part for part in parts if part) + "."
     # spoken, not typeset
     return re.sub(r"[${}]|\\,|\\", "", text.replace(r"\pi", "π").replace(r"\beta", "β"))
@@ -196,13 +196,13 @@ def asked(draw: Callable[[str], Drawn], label: str, start: str) -> ipywidgets.VB
         style={"description_width": "initial"},
         layout=WIDE,
     )
-    shown, refusal = ipywidgets.HTML(picture(*draw(start))), ipywidgets.HTML()
+    output, refusal = ipywidgets.HTML(picture(*draw(start))), ipywidgets.HTML()
 
     def redraw(change: Any) -> None:
         try:
-            shown.value, refusal.value = picture(*draw(box.value)), ""
+            output.value, refusal.value = picture(*draw(box.value)), ""
         except InputError as error:
             refusal.value = f"<b>Refused.</b> {escape(str(error))}"
 
     box.observe(redraw, "value")
-    return ipywidgets.VBox([box, shown, refusal])
+    return ipywidgets.VBox([box, output, refusal])

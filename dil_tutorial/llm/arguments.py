@@ -90,7 +90,7 @@ def from_trl(args: Any) -> DILConfig:
             f"{WHY_NOT.get(kind, reason)}"
         )
     name, trl = known[kind]
-    loss_kwargs = {ours: getattr(args, theirs) for theirs, ours in trl.fields.items()}
+    loss_kwargs = {ours: getattr(args, trl_field) for trl_field, ours in trl.fields.items()}
     settings: dict[str, Any] = {
         "loss": name,
         "beta": loss_kwargs.pop("beta", None),

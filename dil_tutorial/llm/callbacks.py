@@ -36,9 +36,9 @@ class ProgressBar(ProgressCallback):
             and logs
             and "loss" in logs
         ):
-            shown = {"loss": "loss", "margin": "rewards/margins", "f chosen": "logratios/chosen"}
+            metrics = {"loss": "loss", "margin": "rewards/margins", "f chosen": "logratios/chosen"}
             self.training_bar.set_postfix(
-                {short: f"{logs[name]:.3f}" for short, name in shown.items()}
+                {short: f"{logs[name]:.3f}" for short, name in metrics.items()}
             )
 
 

@@ -83,9 +83,9 @@ class Counts:
 
     def extrapolated(self, two: Counts, layers: int) -> Counts:
         """Of ``layers`` layers, from one (self) and two."""
-        mine, theirs = vars(self), vars(two)
+        one_layer, two_layers = vars(self), vars(two)
         return Counts(
-            **{name: mine[name] + (layers - 1) * (theirs[name] - mine[name]) for name in mine}
+            **{name: one_layer[name] + (layers - 1) * (two_layers[name] - one_layer[name]) for name in one_layer}
         )
 
 
@@ -190,19 +190,19 @@ def fill(model: nn.Module) -> None:
     """Put fake tensors in the place of the meta device's; tied weights stay tied.  To be called
     while tensors are fake.
     """
-    made: dict[int, Tensor] = {}
+    replacements: dict[int, Tensor] = {}
     for module in model.modules():
         for own in (module._parameters, module._buffers):
             for name, old in own.items():
-                if old is not None and id(old) not in made:
+                if old is not None and id(old) not in replacements:
                     new = torch.empty(old.shape, dtype=old.dtype)
-                    made[id(old)] = (
+                    replacements[id(old)] = (
                         nn.Parameter(new, old.requires_grad)
                         if isinstance(old, nn.Parameter)
                         else new
                     )
                 if old is not None:
-                    own[name] = made[id(old)]  # type: ignore[assignment]
+                    own[name] = replacements[id(old)]  # type: ignore[assignment]
 
 
 @contextmanager

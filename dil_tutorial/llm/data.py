@@ -108,9 +108,9 @@ def read(path: str | Path, limit: int | None = None, on_bad_line: str = "refuse"
     (3, [], True)
     """
     rows = _rows(path)
-    found = check_all(islice(rows, limit), str(path), on_bad_line)
-    found.more = next(rows, None) is not None
-    return found
+    reading = check_all(islice(rows, limit), str(path), on_bad_line)
+    reading.more = next(rows, None) is not None
+    return reading
 
 
 def check_all(
@@ -125,45 +125,45 @@ def check_all(
     """
     if on_bad_line not in ON_BAD_LINE:
         raise unknown_name("way with bad lines", on_bad_line, ON_BAD_LINE)
-    found = Reading([], [], 0)
+    reading = Reading([], [], 0)
     for row, where in rows:
-        found.total += 1
+        reading.total += 1
         try:
             if isinstance(row, Unreadable):
                 raise InputError(f"{where}: {row.reason}")
             pair = check_pair(row, where)
         except InputError as error:
-            found.bad.append(str(error))
+            reading.bad.append(str(error))
             continue
-        found.pairs.append(pair)
-        found.cut_back += isinstance(row, Mapping) and went_on(row)
-    if len(found.bad) == 1 and on_bad_line == "refuse":
-        raise InputError(found.bad[0] + ", or give --on-bad-line skip" * (found.total > 1))
-    if found.bad and on_bad_line == "refuse":
-        told = "; ".join(
-            line.removeprefix(f"{name}:").removeprefix(f"{name} ") for line in found.bad[:10]
+        reading.pairs.append(pair)
+        reading.cut_back += isinstance(row, Mapping) and went_on(row)
+    if len(reading.bad) == 1 and on_bad_line == "refuse":
+        raise InputError(reading.bad[0] + ", or give --on-bad-line skip" * (reading.total > 1))
+    if reading.bad and on_bad_line == "refuse":
+        messages = "; ".join(
+            line.removeprefix(f"{name}:").removeprefix(f"{name} ") for line in reading.bad[:10]
         )
-        more = ", ..." if len(found.bad) > 10 else ""
+        more = ", ..." if len(reading.bad) > 10 else ""
         raise InputError(
-            f"{name}: {len(found.bad)} of {found.total} rows cannot be used: mend them, or give "
+            f"{name}: {len(reading.bad)} of {reading.total} rows cannot be used: mend them, or give "
             "--on-bad-line skip: "
-            f"{told}{more}"
+            f"{messages}{more}"
         )
-    if any("label" in pair for pair in found.pairs):
-        found.pairs, found.across, found.alone = joined(found.pairs)
-        if not found.pairs:
+    if any("label" in pair for pair in reading.pairs):
+        reading.pairs, reading.across, reading.alone = joined(reading.pairs)
+        if not reading.pairs:
             raise InputError(
-                f"{name}: all {found.alone} labels are the same: give responses with label true "
+                f"{name}: all {reading.alone} labels are the same: give responses with label true "
                 "and with label false"
             )
     else:
-        found.across = sum(ACROSS in pair for pair in found.pairs)
-    if not found.pairs:
+        reading.across = sum(ACROSS in pair for pair in reading.pairs)
+    if not reading.pairs:
         raise InputError(
-            f"{name}: holds no pairs{' that can be used' * bool(found.bad)}: give one JSON "
+            f"{name}: holds no pairs{' that can be used' * bool(reading.bad)}: give one JSON "
             "object a line"
         )
-    return found
+    return reading
 
 
 @dataclass

@@ -127,32 +127,32 @@ def reason_of(line: str) -> str:
     return next((part for part in line.split(": ")[1:]), line).split(" at column")[0]
 
 
-def rows_of(found: dict[str, Any]) -> list[tuple[str, str]]:
+def rows_of(report: dict[str, Any]) -> list[tuple[str, str]]:
     """The report as (what, how much), for a table; traps that are not there are left out."""
-    pairs, share = found["pairs"], found["chosen longer"]
+    pairs, share = report["pairs"], report["chosen longer"]
     rows = [
-        ("rows", f"{found['rows']:,}{', more behind the limit' * found['more']}"),
+        ("rows", f"{report['rows']:,}{', more behind the limit' * report['more']}"),
         ("pairs of use", f"{pairs:,}"),
     ]
-    rows += [(f"left out: {reason}", f"{count:,}") for reason, count in found["left out"].items()]
-    if found["cut back"]:
-        share_cut = f"{found['cut back']:,} ({found['cut back'] / pairs:.0%})"
+    rows += [(f"left out: {reason}", f"{count:,}") for reason, count in report["left out"].items()]
+    if report["cut back"]:
+        share_cut = f"{report['cut back']:,} ({report['cut back'] / pairs:.0%})"
         rows.append(("implicit prompts that went on into the answer, cut back", share_cut))
     rows += [
-        (what, f"{found[key]:,} ({found[key] / pairs:.1%})")
+        (what, f"{report[key]:,} ({report[key] / pairs:.1%})")
         for key, what in TRAPS.items()
-        if found[key]
+        if report[key]
     ]
     rows += (
-        [("pairs of responses to two prompts", f"{found['across']:,}")] if found["across"] else []
+        [("pairs of responses to two prompts", f"{report['across']:,}")] if report["across"] else []
     )
-    rows += [("labelled responses left over", f"{found['alone']:,}")] if found["alone"] else []
-    for field, numbers in found["lengths"].items():
+    rows += [("labelled responses left over", f"{report['alone']:,}")] if report["alone"] else []
+    for field, numbers in report["lengths"].items():
         ordered = sorted(numbers)
         middle, high = ordered[len(ordered) // 2], ordered[int(0.95 * (len(ordered) - 1))]
         rows.append(
             (
-                f"{field}, {found['unit']}",
+                f"{field}, {report['unit']}",
                 f"median {middle:,}, 95% up to {high:,}, longest {ordered[-1]:,}",
             )
         )
@@ -162,12 +162,12 @@ def rows_of(found: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def figure(found: dict[str, Any]) -> Figure:
+def figure(report: dict[str, Any]) -> Figure:
     """Left the lengths of prompts and responses, right how much longer chosen responses are than
     rejected ones.
     """
     drawn, (left, right) = plotting.new_figure(columns=2, width=10, height=3.6)
-    lengths = found["lengths"]
+    lengths = report["lengths"]
     ordered = sorted(lengths["prompt"] + lengths["chosen"] + lengths["rejected"])
     top = max(1, ordered[int(0.99 * (len(ordered) - 1))])
     for i, (field, numbers) in enumerate(lengths.items()):
@@ -182,21 +182,21 @@ def figure(found: dict[str, Any]) -> Figure:
             ls=("-", "--", ":")[i],
         )
     left.set(
-        xlabel=f"{found['unit']} (the longest 1% in the last bin)", ylabel="pairs", title="lengths"
+        xlabel=f"{report['unit']} (the longest 1% in the last bin)", ylabel="pairs", title="lengths"
     )
     left.legend(frameon=False)
     more = [a - b for a, b in zip(lengths["chosen"], lengths["rejected"], strict=True)]
     right.hist(more, bins=41, color=plotting.COLOURS[0])
     right.axvline(0, color="black", lw=1)
-    share = found["chosen longer"]
+    share = report["chosen longer"]
     right.set(
-        xlabel=f"{found['unit']} that chosen has more than rejected",
+        xlabel=f"{report['unit']} that chosen has more than rejected",
         title=f"chosen is longer in {share[0]:.0%} of pairs",
     )
     return drawn
 
 
-def save(found: dict[str, Any], folder: Path) -> list[Path]:
+def save(report: dict[str, Any], folder: Path) -> list[Path]:
     """The report as JSON and its figure, in ``folder``."""
-    write_json(folder / "data.json", {**provenance(), **found})
-    return [folder / "data.json", *plotting.save(figure(found), folder / "data")]
+    write_json(folder / "data.json", {**provenance(), **report})
+    return [folder / "data.json", *plotting.save(figure(report), folder / "data")]

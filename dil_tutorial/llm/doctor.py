@@ -113,10 +113,10 @@ def not_zero_at_start(rows: Sequence[Row]) -> str | None:
     first = rows[0]
     if first.get("step") != 1:
         return None
-    shown = {name: first[name] for name in zero_before(first) if abs(first[name]) > ZERO}
+    nonzero = {name: first[name] for name in zero_before(first) if abs(first[name]) > ZERO}
     return (
-        ", ".join(f"{name} {value:.4f}" for name, value in shown.items()) + " at step 1"
-        if shown
+        ", ".join(f"{name} {value:.4f}" for name, value in nonzero.items()) + " at step 1"
+        if nonzero
         else None
     )
 
@@ -207,9 +207,9 @@ def of_data(reading: Reading, tokenizer: Any = None, max_length: int = 1024) -> 
     [Finding(name='length', evidence='chosen is longer in 100% of pairs (100% to 100%)')]
     """
     report = data_report.describe(reading, tokenizer, max_length)
-    found = []
+    findings = []
     if reading.bad:
-        found.append(
+        findings.append(
             Finding(
                 "bad rows",
                 f"{len(reading.bad):,} of {reading.total:,}, the first: {reading.bad[0]}",
@@ -224,13 +224,13 @@ def of_data(reading: Reading, tokenizer: Any = None, max_length: int = 1024) -> 
         "no end",
     ):
         if report[name]:
-            found.append(Finding(name, f"{report[name]:,} of {report['pairs']:,} pairs"))
+            findings.append(Finding(name, f"{report[name]:,} of {report['pairs']:,} pairs"))
     share, low, high = report["chosen longer"]
     if report["pairs"] >= 20 and not (low < 0.55 and high > 0.45):
-        found.append(
+        findings.append(
             Finding("length", f"chosen is longer in {share:.0%} of pairs ({low:.0%} to {high:.0%})")
         )
-    return found
+    return findings
 
 
 def of_rows(rows: Iterable[TokenisedPair], end: int | None) -> list[Finding]:
@@ -267,31 +267,31 @@ def of_checkpoint(folder: Path) -> list[Finding]:
             broken.append(name)
         if "lora_B" in name:
             moved.append(bool(weight.any()))
-    found = []
+    findings = []
     if broken:
-        found.append(
+        findings.append(
             Finding(
                 "bad weights", f"{len(broken)} tensors hold NaN or infinity, the first: {broken[0]}"
             )
         )
     if moved and not any(moved):
-        found.append(Finding("new adapter", f"all of its {len(moved)} matrices B are zero"))
+        findings.append(Finding("new adapter", f"all of its {len(moved)} matrices B are zero"))
     if (folder / "adapter_config.json").is_file():
         base = str(read_json(folder / "adapter_config.json").get("base_model_name_or_path") or "")
         if not base or (base.startswith(("/", ".", "~")) and not Path(base).expanduser().is_dir()):
-            found.append(Finding("no base", f"base_model_name_or_path is {base!r}"))
+            findings.append(Finding("no base", f"base_model_name_or_path is {base!r}"))
     if (folder / "tokenizer_config.json").is_file() and (
         folder / "generation_config.json"
     ).is_file():
         end = load_tokenizer(str(folder)).eos_token_id
         stops = read_json(folder / "generation_config.json").get("eos_token_id")
         if end is not None and end not in (stops if isinstance(stops, list) else [stops]):
-            found.append(
+            findings.append(
                 Finding(
                     "does not stop", f"responses end with token {end}, generation stops at {stops}"
                 )
             )
-    return found
+    return findings
 
 
 def saved_weights(folder: Path) -> list[Path]:
@@ -363,7 +363,7 @@ def of_folder(folder: Path) -> tuple[str, list[Finding]]:
             f"{folder}: no run.json, trainer_state.json or safetensors: give a run, a model, a "
             "log, or pairs"
         )
-    what, found = of_log_file(log) if log else ("no log", [])
-    return f"{what}; weights in {saved}" if saved else what, found + (
+    what, findings = of_log_file(log) if log else ("no log", [])
+    return f"{what}; weights in {saved}" if saved else what, findings + (
         of_checkpoint(saved) if saved else []
     )

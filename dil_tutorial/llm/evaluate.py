@@ -58,16 +58,16 @@ def evaluate(
     longest = int(rows.reach.max())
     for model in (policy, reference):
         check_fits(model, rows)
-    found = [usable_layout(model, "shared", longest)[0] for model in (policy, reference)]
-    layout = max(found, key=LAYOUTS.index)  # the plainer of the two serves both
-    ours, theirs = (
+    layouts = [usable_layout(model, "shared", longest)[0] for model in (policy, reference)]
+    layout = max(layouts, key=LAYOUTS.index)  # the plainer of the two serves both
+    ours, ref_logps = (
         pair_logps(model, rows, batch_size, layout, quiet) for model in (policy, reference)
     )
-    f_w, f_l = ours - theirs
+    f_w, f_l = ours - ref_logps
     tokens = rows.lengths[:, 1].double()  # of the chosen
     values = {
         "ranking accuracy": (ours[0] > ours[1]).float(),
-        "ranking accuracy, reference": (theirs[0] > theirs[1]).float(),
+        "ranking accuracy, reference": (ref_logps[0] > ref_logps[1]).float(),
         "accuracy of log-ratios": (f_w > f_l).float(),
         "margin f_w - f_l": f_w - f_l,
         "log-ratio, chosen": f_w,
@@ -77,7 +77,7 @@ def evaluate(
     metrics = {name: bootstrap(value.double()) for name, value in values.items()}
     for name, logps in (
         ("perplexity of chosen", ours),
-        ("perplexity of chosen, reference", theirs),
+        ("perplexity of chosen, reference", ref_logps),
     ):
         metrics[name] = bootstrap(
             torch.stack([logps[0], tokens]), lambda x, dim: (-x[0].sum(dim) / x[1].sum(dim)).exp()
@@ -146,10 +146,10 @@ def evaluate_run(
     policy, reference, tokenizer, recipe = models_of(run)
     for model in (policy, reference):
         model.to(this_device())
-    found: dict[str, Any] = {"run": str(run)}
+    results: dict[str, Any] = {"run": str(run)}
     if pairs:
         settings = {key: recipe[key] for key in ("max_length", "chat_format") if key in recipe}
-        found |= {
+        results |= {
             "data": str(data),
             **evaluate(
                 policy, reference, tokenizer, pairs, batch_size=batch_size, quiet=quiet, **settings
@@ -157,13 +157,13 @@ def evaluate_run(
         }
     if tasks:
         both = {"policy": policy, "reference": reference}
-        found["tasks"] = {
+        results["tasks"] = {
             name: run_tasks(one, tokenizer, tasks, task_folder, limit, batch_size)
             for name, one in both.items()
         }
-    return found
+    return results
 
 
-def save(found: dict[str, Any], path: Path) -> None:
+def save(results: dict[str, Any], path: Path) -> None:
     """What ``evaluate_run`` found as JSON, with versions and machine."""
-    write_json(path, {**provenance(), **found})
+    write_json(path, {**provenance(), **results})

@@ -182,12 +182,12 @@ class OnlineTrainer(Trainer):
         args, step = self.args, self.state.global_step
         if self.rollout is None or step % args.updates == 0:
             self.rollout = self.new_rollout(model, inputs)
-        made = self.rollout
-        ours = self.token_logps(model, made.responses)
+        rollout = self.rollout
+        ours = self.token_logps(model, rollout.responses)
         loss = torch.stack(
             [
                 self.loss_of(A, logps, old)
-                for A, logps, old in zip(made.advantages, ours, made.old, strict=True)
+                for A, logps, old in zip(rollout.advantages, ours, rollout.old, strict=True)
             ]
         ).mean()
         return (loss, None) if return_outputs else loss
@@ -264,10 +264,10 @@ class OnlineTrainer(Trainer):
         """Log-probabilities of whole responses under the reference, (N,)."""
         core = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         with nullcontext() if self.reference is not None else core.disable_adapter():
-            found = self.token_logps(
+            token_logps = self.token_logps(
                 self.reference if self.reference is not None else model, responses
             )
-        return torch.stack([part.sum() for part in found])
+        return torch.stack([part.sum() for part in token_logps])
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the means over the responses drawn since the last log."""

@@ -298,6 +298,6 @@ def card_named(name: str) -> tuple[float, float]:
     return CARDS[name]
 
 
-def save(made: Plan, settings: dict[str, Any], path: Path) -> None:
+def save(training_plan: Plan, settings: dict[str, Any], path: Path) -> None:
     """The plan as JSON, with versions and machine."""
-    write_json(path, {**provenance(), **settings, **asdict(made)})
+    write_json(path, {**provenance(), **settings, **asdict(training_plan)})

@@ -43,13 +43,13 @@ def token_log_ratios(
     0.0
     """
     batch = pad([Response(prompt_ids, ids) for ids in responses], tokenizer.pad_token_id or 0)
-    ours, theirs = (
+    ours, ref_logps = (
         response_token_logps(model.eval(), batch.to(model.device))[0]
         for model in (policy, reference)
     )
-    found = []
-    for ids, a, b in zip(responses, ours, theirs, strict=True):
-        found.append(
+    log_ratios = []
+    for ids, a, b in zip(responses, ours, ref_logps, strict=True):
+        log_ratios.append(
             list(
                 zip(
                     [tokenizer.decode([token]) for token in ids],
@@ -58,7 +58,7 @@ def token_log_ratios(
                 )
             )
         )
-    return found
+    return log_ratios
 
 
 def coloured_answers(
@@ -79,13 +79,13 @@ def coloured_answers(
     >>> "".join(text for text, _ in row)
     ' A pear.</s>'
     """
-    found = []
+    log_ratios = []
     for prompt, text in zip(prompts, answers, strict=True):
         pair = {"prompt": prompt, "chosen": text, "rejected": text}
         wrapped = bool(tokenizer.chat_template) if chat is None else chat
         response = tokenize_pair(as_chat(pair) if wrapped else pair, tokenizer).chosen
-        found += token_log_ratios(policy, reference, tokenizer, response.prompt, [response.tokens])
-    return found
+        log_ratios += token_log_ratios(policy, reference, tokenizer, response.prompt, [response.tokens])
+    return log_ratios
 
 
 def coloured(tokens: Coloured) -> str:
@@ -103,8 +103,8 @@ style="background:rgba(213,94,0,0.70);text-decoration:underline" title="f = -3.0
             if f >= 0
             else f"rgba(213,94,0,{strength:.2f});text-decoration:underline"
         )
-        shown = escape(text).replace("\n", "<br>")
-        parts.append(f'<span style="background:{colour}" title="f = {f:+.2f}">{shown}</span>')
+        markup = escape(text).replace("\n", "<br>")
+        parts.append(f'<span style="background:{colour}" title="f = {f:+.2f}">{markup}</span>')
     return "".join(parts)
 
 

@@ -65,8 +65,8 @@ def rewards(model: Any, batch: PaddedBatch) -> Tensor:
     hidden = core.model(input_ids=batch.input_ids, use_cache=False).last_hidden_state  # (N, W, H)
     back = batch.response_mask.flip(1).int().argmax(1)  # columns of padding
     last = hidden[torch.arange(len(hidden), device=hidden.device), hidden.shape[1] - 1 - back]
-    found: Tensor = core.score(last).squeeze(-1).float()
-    return found
+    scores: Tensor = core.score(last).squeeze(-1).float()
+    return scores
 
 
 class RewardTrainer(Trainer):
@@ -144,8 +144,8 @@ def judge(
         )
         for prompt, text in zip(prompts, responses, strict=True)
     ]
-    found: list[float] = []
+    scores: list[float] = []
     for start in range(0, len(rows), batch_size):
         batch = pad(rows[start : start + batch_size], tokenizer.pad_token_id)
-        found += rewards(model, moved(batch, model.device)).tolist()
-    return found
+        scores += rewards(model, moved(batch, model.device)).tolist()
+    return scores

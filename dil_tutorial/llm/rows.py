@@ -283,7 +283,7 @@ def tokenizer_digest(tokenizer: Any) -> str | None:
 
 
 def save_tensors(
-    path: Path, tensors: dict[str, Tensor], told: dict[str, str] | None = None
+    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
     """Write tensors to a temporary file beside ``path``, its own in each process, then rename:
     never half a file.
@@ -294,20 +294,20 @@ def save_tensors(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(f".{os.getpid()}.part")
     try:
-        save_file(tensors, part, told)
+        save_file(tensors, part, metadata)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
 
-def keep(rows: Rows, path: Path, told: dict[str, Any]) -> None:
+def keep(rows: Rows, path: Path, metadata: dict[str, Any]) -> None:
     """Write rows and what was told of them; of the files beside it only the latest stay.
 
     >>> import tempfile
     >>> keep(Rows.of([]), Path(tempfile.mkdtemp()) / "none.safetensors", {})
     """
     tensors = {"tokens": rows.tokens, "lengths": rows.lengths, "p_chosen": rows.labels()}
-    save_tensors(path, tensors, {"told": json.dumps(told)})
+    save_tensors(path, tensors, {"told": json.dumps(metadata)})
     old = sorted(path.parent.glob("*.safetensors"), key=lambda file: file.stat().st_mtime)[:-KEPT]
     for file in old:
         file.unlink(missing_ok=True)

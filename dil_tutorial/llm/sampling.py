@@ -71,7 +71,7 @@ def answer_to(
         ]
     batch = pad_prompts(encoded, tokenizer.pad_token_id or 0)
     torch.manual_seed(seed)
-    law = (
+    sampling = (
         {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
         if temperature > 0
         else {"do_sample": False}
@@ -82,7 +82,7 @@ def answer_to(
         attention_mask=batch.attention_mask.to(model.device),
         max_new_tokens=max_new_tokens,
         pad_token_id=tokenizer.pad_token_id,
-        **law,
+        **sampling,
     )
     responses = out[:, batch.input_ids.shape[1] :]
     return [text.strip() for text in tokenizer.batch_decode(responses, skip_special_tokens=True)]
@@ -222,7 +222,7 @@ def _draw_batch(
             raise InputError(f"prompt {prompt!r} has no tokens: give a text")
     batch = pad_prompts(encoded)
     ends = end_tokens(model, tokenizer)
-    law = GenerationConfig(
+    generation_config = GenerationConfig(
         do_sample=False,
         max_new_tokens=max_new_tokens,
         eos_token_id=sorted(ends),
@@ -239,7 +239,7 @@ def _draw_batch(
     }
     read = _read_once(model, inputs, samples)
     each = {name: value.repeat_interleave(samples, 0) for name, value in inputs.items()}
-    out = model.generate(**each, **read, generation_config=law, logits_processor=[own_law])
+    out = model.generate(**each, **read, generation_config=generation_config, logits_processor=[own_law])
     logps = torch.stack(
         own_law.logps, 1
     ).cpu()  # (N, T), behind a response's end: of tokens that nobody reads
@@ -291,9 +291,9 @@ class OwnLaw(LogitsProcessor):
     chance of at most 2 TV/(1 + TV), TV their total variation.
     """
 
-    def __init__(self, dice: torch.Generator, same_dice: bool = False) -> None:
+    def __init__(self, generator: torch.Generator, same_dice: bool = False) -> None:
         self.logps: list[Tensor] = []
-        self.dice = dice
+        self.dice = generator
         self.same_dice = same_dice
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:

@@ -60,13 +60,13 @@ def joined(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int, int]:
     good, bad = [], []
     for sides in of_prompt.values():
         together = min(len(sides[True]), len(sides[False]))
-        for winner, loser in zip(sides[True][:together], sides[False][:together], strict=True):
-            pairs.append(_pair(winner, {"rejected": loser["chosen"]}))
+        for chosen, rejected in zip(sides[True][:together], sides[False][:together], strict=True):
+            pairs.append(_pair(chosen, {"rejected": rejected["chosen"]}))
         good += sides[True][together:]
         bad += sides[False][together:]
     across = min(len(good), len(bad))
-    for winner, loser in zip(good[:across], bad[:across], strict=True):
-        pairs.append(_pair(winner, {ACROSS: loser["prompt"], "rejected": loser["chosen"]}))
+    for chosen, rejected in zip(good[:across], bad[:across], strict=True):
+        pairs.append(_pair(chosen, {ACROSS: rejected["prompt"], "rejected": rejected["chosen"]}))
     return pairs, across, len(good) + len(bad) - 2 * across
 
 
@@ -84,5 +84,5 @@ def check_across(across: int, where: str, loss: LossSpec) -> None:
         )
 
 
-def _pair(winner: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in winner.items() if name != "label"} | more
+def _pair(chosen: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in chosen.items() if name != "label"} | more

@@ -82,7 +82,7 @@ def mutants(source: str) -> list[dict[str, Any]]:
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
-    nodes, found, seen = list(ast_nodes(get_ast(source))), [], {executed(source)}
+    nodes, records, seen = list(ast_nodes(get_ast(source))), [], {executed(source)}
     for name in OPERATORS:
         operator = get_operator(f"core/{name}")()
         for occurrence in range(
@@ -105,7 +105,7 @@ def mutants(source: str) -> list[dict[str, Any]]:
                 next((line[2:].strip() for line in diff if line[0] == sign), "(removed)")
                 for sign in "-+"
             ]
-            found.append(
+            records.append(
                 {
                     "operator": name,
                     "occurrence": occurrence,
@@ -114,7 +114,7 @@ def mutants(source: str) -> list[dict[str, Any]]:
                     "source": mutated,
                 }
             )
-    return found
+    return records
 
 
 def reason(place: str, mutant: dict[str, Any], known: list[dict[str, str]]) -> str | None:

@@ -50,10 +50,10 @@ def conclusions(results: Results, seeds: int) -> dict[str, list[str]]:
         "generators": generators(results["generator"]),
         "noise": noise(results["noise"]),
     }
-    fed = {"steps": "summed log-probabilities", "mean": "mean log-probabilities per token"}
+    input_labels = {"steps": "summed log-probabilities", "mean": "mean log-probabilities per token"}
     texts = {
-        name: templates.paragraphs(TEMPLATE, **values, along=path(results[name]), fed=fed[name])
-        for name in fed
+        name: templates.paragraphs(TEMPLATE, **values, along=path(results[name]), fed=input_labels[name])
+        for name in input_labels
     }
     whole = {name.replace("_", " "): text for name, text in texts["steps"].items()}
     return {**whole, **{name: text["along"] for name, text in texts.items()}}

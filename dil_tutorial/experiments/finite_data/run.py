@@ -102,7 +102,7 @@ EXPERIMENTS = [
 ]
 
 
-def measure(policy: Tensor, law: Tensor, clean: World) -> dict[str, Tensor]:
+def measure(policy: Tensor, pairs_distribution: Tensor, clean: World) -> dict[str, Tensor]:
     """What we want to know of a trained policy (X, Y), each (X,), in nats where it is a log-ratio
     or a KL.
 
@@ -117,11 +117,11 @@ def measure(policy: Tensor, law: Tensor, clean: World) -> dict[str, Tensor]:
     ['KL to RLHF', 'KL to pi_chosen', 'KL to pi_ref', 'chosen', 'chosen (data)', 'rejected', 'reward', 'unseen']
     """  # noqa: E501
     f = policy.clamp(min=1e-300).log() - clean.ref.log()
-    seen = law.sum(1) + law.sum(2) > 0
+    seen = pairs_distribution.sum(1) + pairs_distribution.sum(2) > 0
     return {
         "chosen": (clean.chosen * f).sum(1),
         "rejected": (clean.rejected * f).sum(1),
-        "chosen (data)": (law.sum(2) * f).sum(1),
+        "chosen (data)": (pairs_distribution.sum(2) * f).sum(1),
         "unseen": torch.where(seen, 0.0, policy - clean.ref).sum(1),
         "KL to pi_chosen": kl(policy, clean.chosen),
         "KL to RLHF": kl(policy, optima.rlhf(clean, 1.0)),
@@ -152,13 +152,13 @@ def run_conditions(
     recorded step.
     """
     first, S = conditions[0], len(seeds)
-    clean, laws = [], []
+    clean, distributions = [], []
     for condition in conditions:
         world = bandit20(condition.scale)
         P = (1 - condition.flips) * world.preference + condition.flips * world.preference.mT
         # one generator a run: the data of a seed do not depend on which other seeds are asked for
         for seed in seeds:
-            laws.append(
+            distributions.append(
                 empirical_law(
                     World(world.ref, P), condition.pairs, torch.Generator().manual_seed(seed)
                 )
@@ -168,25 +168,25 @@ def run_conditions(
         torch.cat([part.expand(S, -1) for part in parts]) for parts in zip(*clean, strict=True)
     )
     stacked = World.from_reward(ref, reward)
-    law, wanted, found = torch.cat(laws), record_steps(first.steps, first.records), {}
+    pairs_distribution, wanted, measured = torch.cat(distributions), record_steps(first.steps, first.records), {}
 
     def record(step: int, policy: Tensor) -> None:
         if step in wanted:
-            found[step] = measure(policy, law, stacked)
+            measured[step] = measure(policy, pairs_distribution, stacked)
 
     final = descend(
         stacked,
         loss,
-        pairs=law,
+        pairs=pairs_distribution,
         lengths=LENGTHS if first.mean else None,
         steps=first.steps,
         learning_rate=first.learning_rate,
         record=record,
     )
-    found[first.steps] = measure(final, law, stacked)
+    measured[first.steps] = measure(final, pairs_distribution, stacked)
     return [
         {
-            step: {name: value[i * S : (i + 1) * S] for name, value in found[step].items()}
+            step: {name: value[i * S : (i + 1) * S] for name, value in measured[step].items()}
             for step in wanted
         }
         for i in range(len(conditions))

@@ -110,12 +110,12 @@ def truth_of(reward: Tensor, rule: Callable[[Tensor], Tensor]) -> tuple[Tensor, 
     >>> t.round(decimals=2)
     tensor([[-0.4400, -0.1100,  0.5500]], dtype=torch.float64)
     """
-    found = []
+    estimates = []
     for row in reward:  # one K x K table at a time
         P = rule(row.unsqueeze(0))
         t = world_of_samples(P).advantage
-        found.append((t, log_ratio_error(P, t)))
-    t, error = (torch.cat(column) for column in zip(*found, strict=True))
+        estimates.append((t, log_ratio_error(P, t)))
+    t, error = (torch.cat(column) for column in zip(*estimates, strict=True))
     return t, error
 
 
@@ -211,15 +211,15 @@ def make_pairs(
         for i, coin in enumerate(coins):
             a, b = order[2 * i : 2 * i + 2]
             third = order[2 * (i + 1) % (2 * pairs)] if pairs > 1 else order[2]
-            winner, loser = (a, b) if coin < wins[i] else (b, a)
+            chosen, rejected = (a, b) if coin < wins[i] else (b, a)
             pair = {"prompt": row["prompt"], "prompt_ids": row["prompt_ids"]}
-            for field, k in (("chosen", winner), ("rejected", loser), ("reference", third)):
+            for field, k in (("chosen", chosen), ("rejected", rejected), ("reference", third)):
                 pair |= {
                     field: row["responses"][k]["text"],
                     f"{field}_ids": row["responses"][k]["ids"],
                 }
             if soft:
-                pair["p_chosen"] = wins[i] if winner == a else 1 - wins[i]
+                pair["p_chosen"] = wins[i] if chosen == a else 1 - wins[i]
             rows.append(pair)
     return rows, left
 
@@ -328,17 +328,17 @@ def draw_once(
     """``draw`` into ``out``/drawn.jsonl, going on from what is there if it was made with the same
     settings.
     """
-    law = {key: settings[key] for key in ("model", "samples", "max_new_tokens", "chat", "seed")}
-    law["prompts"] = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
+    sampling = {key: settings[key] for key in ("model", "samples", "max_new_tokens", "chat", "seed")}
+    sampling["prompts"] = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
     noted = out / "drawn.json"
     if noted.exists():
         before = read_json(noted)
-        if changed := sorted(key for key in law if before.get(key) != law[key]):
+        if changed := sorted(key for key in sampling if before.get(key) != sampling[key]):
             raise InputError(
                 f"{out}: holds responses drawn with another {', '.join(changed)}: choose another "
                 "--out"
             )
-    write_json(noted, law)
+    write_json(noted, sampling)
     return draw(
         model,
         tokenizer,
@@ -369,11 +369,11 @@ def data_card(settings: dict[str, Any], numbers: dict[str, Any]) -> str:
     """Markdown: exactly how the data were made, what the files hold, and what they are not good
     for.
     """
-    shown = {name: value for name, value in numbers.items() if name != "splits"}
+    scalars = {name: value for name, value in numbers.items() if name != "splits"}
     card = templates.load(Path(__file__).with_name("data_card.md.j2"))
     return (
         card.render(
-            **settings, rule=RULES[settings["labels"]], splits=numbers["splits"], numbers=shown
+            **settings, rule=RULES[settings["labels"]], splits=numbers["splits"], numbers=scalars
         )
         + "\n"
     )

@@ -61,7 +61,7 @@ def binned(x: Tensor, y: Tensor, bins: int = 9) -> tuple[Tensor, Tensor, Tensor]
     )  # type: ignore[return-value]
 
 
-def imitation(results: Results, found: dict[str, Any]) -> Figure:
+def imitation(results: Results, summary: dict[str, Any]) -> Figure:
     """Six panels, one a loss: the policy's mean log-ratio on held-out responses against the true
     one, in bins, with the diagonal of imitation and the curve of the loss's own optimum.
     """
@@ -69,7 +69,7 @@ def imitation(results: Results, found: dict[str, Any]) -> Figure:
     figure, axes = plotting.new_figure(columns=len(SHOWN), width=10.5, height=3.1)
     for ax, loss in zip(axes, SHOWN, strict=True):
         rows = [row for row in results["runs"] if (row["loss"], row["fed"]) == (loss, "sum")]
-        f, g = stacked(rows, "f held-out"), found["targets"][f"{loss}, sum"][:, :M]
+        f, g = stacked(rows, "f held-out"), summary["targets"][f"{loss}, sum"][:, :M]
         against_truth(ax, truth.log_ratio[:, :M], f, g, loss)
     end_panels(figure, axes, r"$f_\theta$, nats")
     return figure
@@ -107,7 +107,7 @@ def end_panels(figure: Figure, axes: Sequence[Axes], ylabel: str) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
 
 
-def few(results: Results, found: dict[str, Any]) -> Figure:
+def few(results: Results, summary: dict[str, Any]) -> Figure:
     """Three panels, one a loss trained on all responses of a few prompts: its mean log-ratio on
     those responses against the true one, with the diagonal of imitation and the curve of the loss's
     own optimum.
@@ -119,14 +119,14 @@ def few(results: Results, found: dict[str, Any]) -> Figure:
             ax,
             truth.log_ratio,
             stacked([row], "f train"),
-            found["targets"][f"{row['loss']}, few"],
+            summary["targets"][f"{row['loss']}, few"],
             row["loss"],
         )
     end_panels(figure, axes, r"$f_\theta$, nats")
     return figure
 
 
-def calibration(results: Results, found: dict[str, Any]) -> Figure:
+def calibration(results: Results, summary: dict[str, Any]) -> Figure:
     """Six panels, one a loss: responses in bins of the policy's ratio; the mean of the true ratio 1
     + t in each bin, and of the ratio of the loss's own optimum, against the ratio that the policy
     gives.
@@ -135,16 +135,16 @@ def calibration(results: Results, found: dict[str, Any]) -> Figure:
     figure, axes = plotting.new_figure(columns=len(SHOWN), width=10.5, height=3.1)
     for ax, loss in zip(axes, SHOWN, strict=True):
         rows = [row for row in results["runs"] if (row["loss"], row["fed"]) == (loss, "sum")]
-        f, g = stacked(rows, "f held-out"), found["targets"][f"{loss}, sum"][:, :M]
+        f, g = stacked(rows, "f held-out"), summary["targets"][f"{loss}, sum"][:, :M]
         order = f.flatten().argsort().tensor_split(9)
-        said, true, own = (
+        policy_ratio, true, own = (
             torch.stack([values.flatten()[part].mean() for part in order])
             for values in (f.exp(), truth.log_ratio[:, :M].exp().expand_as(f), g.exp().expand_as(f))
         )
-        ends = torch.stack([said[0], said[-1]])
+        ends = torch.stack([policy_ratio[0], policy_ratio[-1]])
         ax.plot(ends, ends, color="black", lw=0.8, ls=":", label="at its word")
         ax.plot(
-            said,
+            policy_ratio,
             own,
             color="#7F7F7F",
             ls="--",
@@ -154,7 +154,7 @@ def calibration(results: Results, found: dict[str, Any]) -> Figure:
             label="ratio of its own optimum",
         )
         ax.plot(
-            said,
+            policy_ratio,
             true,
             color=CATALOGUE[loss].color,
             marker="o",
@@ -173,37 +173,37 @@ def calibration(results: Results, found: dict[str, Any]) -> Figure:
     return figure
 
 
-def slopes(results: Results, found: dict[str, Any]) -> Figure:
+def slopes(results: Results, stats: dict[str, Any]) -> Figure:
     """For each loss the slope of its log-ratios on the true ones with its interval and each seed,
     beside the slope of its optimum and the line at 1.
     """
     figure, axes = plotting.new_figure(columns=2, width=10, height=4.2)
-    for ax, fed in zip(axes, ("sum", "mean"), strict=True):
-        rows = [value for value in found["losses"].values() if value["fed"] == fed]
+    for ax, reduction in zip(axes, ("sum", "mean"), strict=True):
+        rows = [value for value in stats["losses"].values() if value["fed"] == reduction]
         for place, value in enumerate(rows):
             middle, low, high = value["slope"]
             ax.plot([low, high], [place, place], color=CATALOGUE[value["loss"]].color, lw=2.5)
             ax.plot(middle, place, "o", color=CATALOGUE[value["loss"]].color, ms=7)
             ax.plot(value["seeds"], [place] * len(value["seeds"]), "|", color="black", ms=7)
-            if fed == "sum":
+            if reduction == "sum":
                 ax.plot(value["expected slope"][0], place, "D", mfc="white", mec="black", ms=6)
         ax.axvline(1, color="black", lw=0.8, ls=":")
         ax.axvline(0, color="black", lw=0.5)
         ax.set_yticks(range(len(rows)), [value["loss"] for value in rows])
         ax.invert_yaxis()
         ax.set_xlabel("slope of f on log(1 + t), held-out prompts")
-        ax.set_title(f"fed the {fed} of log-probabilities", loc="left")
+        ax.set_title(f"fed the {reduction} of log-probabilities", loc="left")
     return figure
 
 
-def frontier(results: Results, found: dict[str, Any]) -> Figure:
+def frontier(results: Results, stats: dict[str, Any]) -> Figure:
     """Gain in reward against the KL to the reference: each loss, best of 2 and 4, the winners' law
     and the curve of exact RLHF.
     """
     figure, axes = plotting.new_figure(columns=2, width=13, height=4.2)
-    exact = found["marks"]
+    exact = stats["marks"]
     line = [(0.0, 0.0), *(place[:2] for name, place in exact.items() if name.startswith("RLHF"))]
-    for ax, fed in zip(axes, ("sum", "mean"), strict=True):
+    for ax, reduction in zip(axes, ("sum", "mean"), strict=True):
         ax.plot(
             *zip(*line, strict=True), color="black", lw=1, label=r"RLHF, $\beta$ from $\infty$ to 1"
         )
@@ -216,8 +216,8 @@ def frontier(results: Results, found: dict[str, Any]) -> Figure:
                 ms=9,
                 label=NAMES.get(name, name),
             )
-        for value in found["losses"].values():
-            if value["fed"] == fed:
+        for value in stats["losses"].values():
+            if value["fed"] == reduction:
                 kl_, gain = place_of(value)
                 ax.errorbar(
                     kl_[0],
@@ -231,9 +231,9 @@ def frontier(results: Results, found: dict[str, Any]) -> Figure:
                 )
         ax.set_xlabel(r"KL(policy $\|\,\pi_{ref}$), nats")
         ax.set_ylabel("gain in expected reward, nats")
-        ax.set_title(f"fed the {fed}", loc="left")
+        ax.set_title(f"fed the {reduction}", loc="left")
         ax.set_xlim(left=-0.02)
-        legend(ax, list(fed_losses(found, fed)), loc="center left", bbox_to_anchor=(1, 0.5))
+        legend(ax, list(fed_losses(stats, reduction)), loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -246,7 +246,7 @@ def smoothed(values: Tensor, width: int = 9) -> Tensor:
     return (total / count)[0, 0]
 
 
-def curves(results: Results, found: dict[str, Any]) -> Figure:
+def curves(results: Results, stats: dict[str, Any]) -> Figure:
     """Log-ratios of chosen and of rejected responses of the batch during training, one line a
     loss.
     """
@@ -276,38 +276,38 @@ def curves(results: Results, found: dict[str, Any]) -> Figure:
     return figure
 
 
-def rates(results: Results, found: dict[str, Any]) -> Figure:
+def rates(results: Results, stats: dict[str, Any]) -> Figure:
     """Slope on validation prompts against the learning rate, one line a loss; the chosen rate is
     marked.
     """
     figure, axes = plotting.new_figure(columns=2, width=13, height=3.8)
-    for ax, fed in zip(axes, ("sum", "mean"), strict=True):
-        for name, rows in found["sweep"].items():
+    for ax, reduction in zip(axes, ("sum", "mean"), strict=True):
+        for name, rows in stats["sweep"].items():
             loss, _, kind = name.partition(", ")
-            if kind == fed:
+            if kind == reduction:
                 ax.plot(
                     [row[0] for row in rows],
                     [row[2] for row in rows],
                     color=CATALOGUE[loss].color,
                     lw=1.2,
                 )
-                kept = next(row for row in rows if row[0] == found["losses"][name]["learning rate"])
+                kept = next(row for row in rows if row[0] == stats["losses"][name]["learning rate"])
                 ax.plot(kept[0], kept[2], marker(loss), color=CATALOGUE[loss].color, ms=7)
         ax.set_xscale("log")
         ax.set_xlabel("learning rate")
         ax.set_ylabel("slope on validation prompts")
-        ax.set_title(f"fed the {fed} (marked: least validation loss)", loc="left")
+        ax.set_title(f"fed the {reduction} (marked: least validation loss)", loc="left")
         ax.set_xticks([row[0] for row in rows], [f"{row[0]:g}" for row in rows])
         ax.minorticks_off()
-        legend(ax, list(fed_losses(found, fed)), loc="center left", bbox_to_anchor=(1, 0.5))
+        legend(ax, list(fed_losses(stats, reduction)), loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
-def ladder(results: Results, found: dict[str, Any]) -> Figure:
+def ladder(results: Results, stats: dict[str, Any]) -> Figure:
     """Slope and correlation on held-out prompts against the number of training pairs."""
     figure, axes = plotting.new_figure(columns=2, width=8.5, height=3.6)
     for ax, measure in zip(axes, ("slope", "correlation"), strict=True):
-        for i, (loss, rungs) in enumerate(found["ladder"].items()):
+        for i, (loss, rungs) in enumerate(stats["ladder"].items()):
             middle, low, high = zip(*(rung[measure] for rung in rungs), strict=True)
             pairs = [rung["pairs"] for rung in rungs]
             ax.plot(
@@ -323,10 +323,10 @@ def ladder(results: Results, found: dict[str, Any]) -> Figure:
     return figure
 
 
-def rounds(results: Results, found: dict[str, Any]) -> Figure:
+def rounds(results: Results, stats: dict[str, Any]) -> Figure:
     """Gain in reward against KL after each round of iterated imitation, beside best of 2 and 4."""
     figure, axes = plotting.new_figure(columns=2, width=8.5, height=3.6)
-    steps = found["rounds"]
+    steps = stats["rounds"]
     for ax, measure in zip(axes, ("gain", "win rate"), strict=True):
         xs, ys = ([step[key][0] for step in steps] for key in ("KL", measure))
         bars = [[abs(step[measure][0] - step[measure][side]) for step in steps] for side in (1, 2)]
@@ -341,7 +341,7 @@ def rounds(results: Results, found: dict[str, Any]) -> Figure:
         for step, x, y in zip(steps, xs, ys, strict=True):
             ax.annotate(str(step["round"]), (x, y), xytext=(5, -11), textcoords="offset points")
         for name, marker in (("best of 2", "s"), ("best of 4", "D")):
-            place = found["marks"][name]
+            place = stats["marks"][name]
             ax.plot(
                 place[0],
                 place[1 if measure == "gain" else 2],
@@ -364,11 +364,11 @@ def rounds(results: Results, found: dict[str, Any]) -> Figure:
 FIGURES = (imitation, calibration, slopes, frontier, curves, rates, ladder, few, rounds)
 
 
-def figures(results: Results, found: dict[str, Any]) -> dict[str, tuple[Figure, str]]:
+def figures(results: Results, stats: dict[str, Any]) -> dict[str, tuple[Figure, str]]:
     """Every figure by its function's name, with that function's docstring as its alternative
     text.
     """
     return {
-        draw.__name__: (draw(results, found), " ".join(str(draw.__doc__).split()))
+        draw.__name__: (draw(results, stats), " ".join(str(draw.__doc__).split()))
         for draw in FIGURES
     }

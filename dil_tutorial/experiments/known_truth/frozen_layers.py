@@ -112,14 +112,14 @@ def pieces_of(inputs: dict[str, Any]) -> list[tuple[str, int, int]]:
         return []
     ids, start = inputs["input_ids"][0].tolist(), 0
     kind = f"{torch.is_autocast_enabled('cuda')} {torch.is_autocast_enabled('cpu')}"
-    found = []
+    pieces = []
     for prefix, *branches in lengths_of(documents):
         own = f"{kind} {ids[start : start + prefix]}"
         for name, length in (("", prefix), *(("after", branch) for branch in branches if branch)):
             read = f"{own} {name} {ids[start : start + length]}" if name else own
-            found.append((hashlib.sha256(read.encode()).hexdigest(), start, start + length))
+            pieces.append((hashlib.sha256(read.encode()).hexdigest(), start, start + length))
             start += length
-    return found
+    return pieces
 
 
 def read_all(

@@ -233,20 +233,20 @@ class Lab:
         self.theirs: dict[
             str, Tensor
         ] = {}  # the reference's log-probabilities of what is evaluated
-        law: dict[str, Any] = {
+        sampling: dict[str, Any] = {
             "model": preset.model,
             "samples": preset.samples,
             "chat": False,
             "seed": 0,
         }
-        law["max_new_tokens"] = preset.max_new_tokens
+        sampling["max_new_tokens"] = preset.max_new_tokens
         drawn = draw_once(
-            self.base(), self.tokenizer, prompts or read_prompts(PROMPTS), folder, law, quiet
+            self.base(), self.tokenizer, prompts or read_prompts(PROMPTS), folder, sampling, quiet
         )
         chats = chats if self.tokenizer.chat_template else ()
         if chats:
             drawn += draw_once(
-                self.base(), self.tokenizer, chats, folder / "chats", law | {"chat": True}, quiet
+                self.base(), self.tokenizer, chats, folder / "chats", sampling | {"chat": True}, quiet
             )
         self.chats = frozenset(chats)
         self.pieces: Pieces = {}
@@ -350,11 +350,11 @@ class Lab:
             }
         # The trainer's own evaluation computes as training does, and so would its policy for ever
         # after: accelerate has put autocast around forward.
-        found = (
+        eval_metrics = (
             {} if preset.float32_scores else {"validation loss": trainer.evaluate()["eval_loss"]}
         )
         policy = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-        return policy, found | {"curves": curves}
+        return policy, eval_metrics | {"curves": curves}
 
     def validation_loss(self, run: Run, f: Tensor, data: Data | None = None) -> float:
         """A run's own loss on the validation pairs, from the policy's log-ratios f of the
@@ -365,14 +365,14 @@ class Lab:
         place = {data.drawn[x]["prompt"]: i for i, x in enumerate(data.rows("validation"))}
         loss, sides = CATALOGUE[run.loss], []
         for side in ("chosen", "rejected"):
-            fed = []
+            loss_inputs = []
             for pair in pairs:
                 row = place[pair["prompt"]]
                 responses = data.drawn[data.rows("validation")[row]]["responses"]
                 k = [response["ids"] for response in responses].index(pair[f"{side}_ids"])
                 value = f[row, k] + responses[k]["logp"] if loss.reference_free else f[row, k]
-                fed.append(value / len(responses[k]["ids"]) if run.feed == "mean" else value)
-            sides.append(torch.stack(fed))
+                loss_inputs.append(value / len(responses[k]["ids"]) if run.feed == "mean" else value)
+            sides.append(torch.stack(loss_inputs))
         given = {"kl": kl_terms(f).mean()} if loss.needs_kl else {}
         return float(loss(*sides, **given).mean())
 
@@ -397,12 +397,12 @@ class Lab:
         with torch.autocast(self.device, torch.bfloat16, enabled=self.scores_bf16):
             ours, _ = response_token_logps(policy.eval(), batch)
             with self.reference(policy) as reference:
-                theirs, _ = response_token_logps(reference.eval(), batch)
+                ref_logps, _ = response_token_logps(reference.eval(), batch)
         words = [
             [self.tokenizer.decode([token]) for token in response["ids"]]
             for response in row["responses"]
         ]
-        ratios = [[rounded(f) for f in (a - b).tolist()] for a, b in zip(ours, theirs, strict=True)]
+        ratios = [[rounded(f) for f in (a - b).tolist()] for a, b in zip(ours, ref_logps, strict=True)]
         return [list(zip(*parts, strict=True)) for parts in zip(words, ratios, strict=True)]
 
     @contextmanager
@@ -464,21 +464,21 @@ class Lab:
                 quiet=True,
                 same_dice=preset.texts,  # texts are read side by side
             )
-        found: dict[str, Any] = {}
+        record: dict[str, Any] = {}
         # where texts are kept, f of the reference's samples says how far a policy went
         if not preset.texts:
             ours = torch.tensor([[r["logp"] for r in row["responses"]] for row in drawn])
             with self.reference(policy) if origin is None else nullcontext(origin) as reference:
-                theirs = torch.stack(score_drawn(reference, drawn, quiet=True))
-            found["own f"] = [[rounded(x) for x in row] for row in (ours - theirs).tolist()]
+                ref_logps = torch.stack(score_drawn(reference, drawn, quiet=True))
+            record["own f"] = [[rounded(x) for x in row] for row in (ours - ref_logps).tolist()]
         else:
-            found["own text"] = [[r["text"] for r in row["responses"]] for row in drawn]
-            found["own logp"] = [[rounded(r["logp"]) for r in row["responses"]] for row in drawn]
-            found["own tokens"] = [[len(r["ids"]) for r in row["responses"]] for row in drawn]
+            record["own text"] = [[r["text"] for r in row["responses"]] for row in drawn]
+            record["own logp"] = [[rounded(r["logp"]) for r in row["responses"]] for row in drawn]
+            record["own tokens"] = [[len(r["ids"]) for r in row["responses"]] for row in drawn]
         for batch in set(self.memory) - known:
             del self.memory[batch]  # nobody will ask for these responses again
         reward = rewards_of(drawn, preset.reward, preset.scale)
-        return {"own reward": [[rounded(x) for x in row] for row in reward.tolist()], **found}
+        return {"own reward": [[rounded(x) for x in row] for row in reward.tolist()], **record}
 
     def perplexity(self, policy: Any) -> float:
         """exp of the mean negative log-probability a token, on paragraphs that have nothing to do

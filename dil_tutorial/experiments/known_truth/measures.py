@@ -244,12 +244,12 @@ def measures(rows: Sequence[dict[str, Any]], truth: Truth, target: Tensor) -> di
     M = f.shape[2]
     x, g = truth.log_ratio[:, :M], target[:, :M]
     alive = g > -30
-    found = regress(x, f)
+    regression = regress(x, f)
     reference = truth.reward.mean(1)
     ratio = f.exp()
     weighed = (ratio * truth.reward[:, :M]).mean((0, 2)) / ratio.mean((0, 2))
     return {
-        **found,
+        **regression,
         "seeds": [regress(x, one)["slope"][0] for one in f],
         "expected slope": regress(x, g, alive)["slope"],
         "on target": regress(g, f, alive)["slope"],
@@ -313,7 +313,7 @@ def summary(results: Results) -> dict[str, Any]:
     )
     M = results["preset"]["evaluated"]
     x = held.log_ratio[:, :M]
-    found: dict[str, Any] = {}
+    loss_stats: dict[str, Any] = {}
     targets: dict[str, Tensor] = {}
     by_row: dict[str, list[dict[str, Any]]] = {}
     for row in results["runs"]:
@@ -321,7 +321,7 @@ def summary(results: Results) -> dict[str, Any]:
     for name, rows in by_row.items():
         target = targets[name] = predicted(results["losses"][rows[0]["loss"]], rows[0]["fed"], held)
         seen, unseen = seen_and_unseen(rows, train)
-        found[name] = {
+        loss_stats[name] = {
             "loss": rows[0]["loss"],
             "fed": rows[0]["fed"],
             "learning rate": rows[0]["learning rate"],
@@ -387,7 +387,7 @@ def summary(results: Results) -> dict[str, Any]:
         )
     }
     return {
-        "losses": found,
+        "losses": loss_stats,
         "targets": targets,
         "sweep": sweep,
         "ladder": ladder,
@@ -435,28 +435,28 @@ def against(interval: Interval, expected: float) -> str:
     return "below" if high < expected else "above" if low > expected else "as expected"
 
 
-def fed_losses(found: dict[str, Any], feed: str) -> dict[str, dict[str, Any]]:
+def fed_losses(stats: dict[str, Any], feed: str) -> dict[str, dict[str, Any]]:
     """The losses that were fed sums or means, by loss."""
-    return {value["loss"]: value for value in found["losses"].values() if value["fed"] == feed}
+    return {value["loss"]: value for value in stats["losses"].values() if value["fed"] == feed}
 
 
-def steep_and_flat(found: dict[str, Any]) -> tuple[list[str], list[str]]:
+def steep_and_flat(stats: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Losses fed sums whose optimum is steeper than the winners' law, and those whose optimum it
     is.
     """
-    sums = fed_losses(found, "sum")
+    sums = fed_losses(stats, "sum")
     steep = [name for name, v in sums.items() if v["expected slope"][0] > 1.05]
     return steep, [name for name in sums if name not in steep]
 
 
-def share_of_frontier(found: dict[str, Any], kl_: float, gain: float) -> float:
+def share_of_frontier(stats: dict[str, Any], kl_: float, gain: float) -> float:
     """A gain in reward as a share of what exact RLHF gains at the same KL; between the marked
     temperatures lines are straight.
     """
     points = sorted(
         [
             (0.0, 0.0),
-            *(place[:2] for name, place in found["marks"].items() if name.startswith("RLHF")),
+            *(place[:2] for name, place in stats["marks"].items() if name.startswith("RLHF")),
         ]
     )
     xs, ys = zip(*points, strict=True)

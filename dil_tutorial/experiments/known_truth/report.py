@@ -38,18 +38,18 @@ TITLES = {
 LEFT_OUT = ("RLHF, beta 16", "RLHF, beta 5", "RLHF, beta 3")
 
 
-def conclusions(results: Results, found: dict[str, Any]) -> dict[str, list[str]]:
+def conclusions(results: Results, stats: dict[str, Any]) -> dict[str, list[str]]:
     """Paragraphs of Markdown under each figure's name, and under "head" and "limits"."""
     values = {
         "preset": results["preset"],
         "held_out": len(results["truth"]["held-out"]["prompts"]),
-        "found": found,
+        "found": stats,
         "reference": results["reference"],
         "too_much": too_much,
         "way": way,
     }
     return templates.paragraphs(
-        TEMPLATE, **values, **lists(results, found), **tables(results, found)
+        TEMPLATE, **values, **lists(results, stats), **tables(results, stats)
     )
 
 
@@ -57,14 +57,14 @@ def too_much(losses: dict[str, dict[str, Any]]) -> str:
     """The losses whose f says more than is true of the winners' law, with the range of their slopes
     of the truth on f.
     """
-    found = {
+    slopes = {
         name: v["truth on f"][0]
         for name, v in losses.items()
         if against(v["truth on f"], 1) == "below"
     }
     return (
-        f"{listed(list(found))} (slopes of the truth on f {span(list(found.values()))})"
-        if found
+        f"{listed(list(slopes))} (slopes of the truth on f {span(list(slopes.values()))})"
+        if slopes
         else "none"
     )
 
@@ -74,12 +74,12 @@ def way(losses: dict[str, dict[str, Any]]) -> list[float]:
     return [v["slope"][0] / v["expected slope"][0] for v in losses.values()]
 
 
-def lists(results: Results, found: dict[str, Any]) -> dict[str, Any]:
+def lists(results: Results, stats: dict[str, Any]) -> dict[str, Any]:
     """Which losses a sentence names, and the numbers it gives."""
-    sums, means = fed_losses(found, "sum"), fed_losses(found, "mean")
-    steep, flat = steep_and_flat(found)
+    sums, means = fed_losses(stats, "sum"), fed_losses(stats, "mean")
+    steep, flat = steep_and_flat(stats)
     shares = {
-        name: share_of_frontier(found, *(value[0] for value in place_of(v)))
+        name: share_of_frontier(stats, *(value[0] for value in place_of(v)))
         for name, v in sums.items()
     }
     kinds = {
@@ -119,24 +119,24 @@ def lists(results: Results, found: dict[str, Any]) -> dict[str, Any]:
         "short": to_optimum("below"),
         "beyond": to_optimum("above"),
         "exact_points": {
-            name: place for name, place in found["marks"].items() if name not in LEFT_OUT
+            name: place for name, place in stats["marks"].items() if name not in LEFT_OUT
         },
         "own_responses": [
-            f"{v['loss']} ({v['fed']})" for v in found["losses"].values() if not reweighs(v)
+            f"{v['loss']} ({v['fed']})" for v in stats["losses"].values() if not reweighs(v)
         ],
         "edges": [
             f"{v['loss']} ({v['fed']})"
-            for v in found["losses"].values()
+            for v in stats["losses"].values()
             if v["learning rate"] in (min(grid), max(grid))
         ],
     }
 
 
-def tables(results: Results, found: dict[str, Any]) -> dict[str, Any]:
+def tables(results: Results, stats: dict[str, Any]) -> dict[str, Any]:
     """The rows of the tables that are more than names and numbers."""
-    sums = fed_losses(found, "sum")
+    sums = fed_losses(stats, "sum")
     rates = results["preset"]["learning_rates"]
-    kept = {name: v["learning rate"] for name, v in found["losses"].items()}
+    kept = {name: v["learning rate"] for name, v in stats["losses"].items()}
     return {
         "calibration_rows": [
             [
@@ -154,7 +154,7 @@ def tables(results: Results, found: dict[str, Any]) -> dict[str, Any]:
                 f"{v['accuracy'][0]:.3f}",
                 f"{v['perplexity']:.1f}",
             ]
-            for v in found["losses"].values()
+            for v in stats["losses"].values()
         ],
         "curve_rows": [
             [
@@ -176,7 +176,7 @@ def tables(results: Results, found: dict[str, Any]) -> dict[str, Any]:
                 name,
                 *(f"{slope:.2f}{' ←' if rate == kept[name] else ''}" for rate, _, slope in sweep),
             ]
-            for name, sweep in found["sweep"].items()
+            for name, sweep in stats["sweep"].items()
         ],
         "ladder_rows": [
             [
@@ -184,7 +184,7 @@ def tables(results: Results, found: dict[str, Any]) -> dict[str, Any]:
                 interval(rung["slope"]),
                 interval(rung["correlation"]),
             ]
-            for loss, rungs in found["ladder"].items()
+            for loss, rungs in stats["ladder"].items()
             for rung in rungs
         ],
         "round_rows": [
@@ -194,30 +194,30 @@ def tables(results: Results, found: dict[str, Any]) -> dict[str, Any]:
                 interval(s["gain"]),
                 interval(s["win rate"]),
             ]
-            for s in found["rounds"]
+            for s in stats["rounds"]
         ]
         + [
-            [f"{name}, exact", *(f"{x:.2f}" for x in found["marks"][name])]
+            [f"{name}, exact", *(f"{x:.2f}" for x in stats["marks"][name])]
             for name in ("best of 2", "best of 4")
         ],
     }
 
 
 def report(
-    results: Results, found: dict[str, Any], folder: Path, name: str = "report.md"
+    results: Results, stats: dict[str, Any], folder: Path, name: str = "report.md"
 ) -> list[Path]:
     """Figures as PNG and SVG and the report as Markdown, in ``folder``; ``found`` from
     ``summary``.
     """
-    text = conclusions(results, found)
+    text = conclusions(results, stats)
     paths, parts = [], ["# DIL on a language model whose truth is known"]
-    for part, (figure, alt) in figures(results, found).items():
+    for part, (figure, alt) in figures(results, stats).items():
         stem = f"known_truth_{part}"
         paths += plotting.save(figure, folder / stem)
-        shown = f"![{alt}]({stem}.png)"
+        image = f"![{alt}]({stem}.png)"
         if part == "imitation":  # the page opens with it, and with what it shows in three sentences
             parts += [
-                shown,
+                image,
                 *text["opening"],
                 "## In short",
                 *text["head"],
@@ -225,6 +225,6 @@ def report(
                 *text[part],
             ]
         else:
-            parts += [f"## {TITLES[part]}", shown, *text[part]]
+            parts += [f"## {TITLES[part]}", image, *text[part]]
     write_text(folder / name, "\n\n".join([*parts, "## Limits", *text["limits"]]) + "\n")
     return [*paths, folder / name]

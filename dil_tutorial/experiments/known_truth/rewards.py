@@ -103,9 +103,9 @@ def grammar(prompt: str, response: str, tokens: int) -> float:
     >>> grammar("She ", "goes to school.", 4), grammar("She", " go to school and buyed a apple.", 9)
     (0.0, -3.0)
     """
-    found = _harper().lint(prompt + response)
+    lints = _harper().lint(prompt + response)
     return -float(
-        sum(lint.span.end > len(prompt) and lint.lint_kind not in STYLE for lint in found)
+        sum(lint.span.end > len(prompt) and lint.lint_kind not in STYLE for lint in lints)
     )
 
 
@@ -255,12 +255,12 @@ def mixture_of(name: str) -> Reward | None:
     -0.5
     """
     parts, place = [], 0
-    while found := TERM.match(name, place):
-        sign, factor, term = found.groups()
+    while match := TERM.match(name, place):
+        sign, factor, term = match.groups()
         if term not in REWARDS or (place > 0 and not sign):
             return None
         parts.append(((-1 if sign == "-" else 1) * float(factor or 1), REWARDS[term]))
-        place = found.end()
+        place = match.end()
     if place < len(name) or not parts:
         return None
     return lambda prompt, response, tokens: sum(
@@ -298,12 +298,12 @@ def _from_file(path: Path, function: str) -> Reward:
         spec.loader.exec_module(module)
     except Exception as error:  # whatever the user's file raises
         raise InputError(f"{path}: cannot be loaded ({type(error).__name__}: {error})") from None
-    found = getattr(module, function, None)
-    if not callable(found):
+    reward_fn = getattr(module, function, None)
+    if not callable(reward_fn):
         raise InputError(
             f"{path}: no function '{function}': define def {function}(prompt, response, tokens)"
         )
-    return found
+    return reward_fn
 
 
 def score(reward: Reward, name: str, prompt: str, response: str, tokens: int) -> float:

@@ -158,13 +158,13 @@ def fitted(lab: Lab, run: Run) -> tuple[Any, dict[str, Any]]:
 
 def trained(lab: Lab, run: Run) -> tuple[dict[str, Any], Any]:
     """A run of the sweep, as ``fitted`` has it; and the policy, if it was trained just now."""
-    made: list[Any] = [None]
+    policy_holder: list[Any] = [None]
 
     def make() -> dict[str, Any]:
-        made[0], row = fitted(lab, run)
+        policy_holder[0], row = fitted(lab, run)
         return {**settings_of(run), **row}
 
-    return kept(lab, "sweep", run.name(), make), made[0]
+    return kept(lab, "sweep", run.name(), make), policy_holder[0]
 
 
 def measured(
@@ -179,9 +179,9 @@ def measured(
 
     def make() -> dict[str, Any]:
         # the latter read from its file
-        made, row = fitted(lab, run) if policy is None else (policy, trained(lab, run)[0])
+        fitted_policy, row = fitted(lab, run) if policy is None else (policy, trained(lab, run)[0])
         known = {name: row[name] for name in ("validation loss", "curves")}
-        return {**settings_of(run), **known, **lab.measure(made, run), **more(lab, made, run)}
+        return {**settings_of(run), **known, **lab.measure(fitted_policy, run), **more(lab, fitted_policy, run)}
 
     return kept(lab, "runs", run.name(), make)
 

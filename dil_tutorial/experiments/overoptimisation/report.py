@@ -26,10 +26,10 @@ def figure(cells: Cells) -> Figure:
     )
     panels = iter(axes)
     for world, proxies in cells.items():
-        for proxy, ways in proxies.items():
+        for proxy, methods in proxies.items():
             panel = next(panels)
-            for place, (way, told) in enumerate(ways.items()):
-                alone = len(told["KL"]) == 1
+            for place, (method, curve) in enumerate(methods.items()):
+                alone = len(curve["KL"]) == 1
                 style = (
                     {
                         "marker": plotting.MARKERS[place % len(plotting.MARKERS)],
@@ -39,10 +39,10 @@ def figure(cells: Cells) -> Figure:
                     else {"lw": 2}
                 )
                 panel.plot(
-                    [max(d, 0.0) ** 0.5 for d in told["KL"]],
-                    told["gold"],
+                    [max(d, 0.0) ** 0.5 for d in curve["KL"]],
+                    curve["gold"],
                     color=plotting.COLOURS[place % len(plotting.COLOURS)],
-                    label=way,
+                    label=method,
                     ls="none" if alone else "-",
                     **style,
                 )
@@ -70,17 +70,17 @@ def conclusions(cells: Cells) -> dict[str, Any]:
     rows, turns, sinks, imitation_sinks, staircase = [], [], [], [], True
     better = best = known = 0
     for world, proxies in cells.items():
-        for proxy, ways in proxies.items():
-            name, rlhf, once = f"{proxy} ({world})", ways["RLHF, DPO"], ways["imitation, once"]
+        for proxy, methods in proxies.items():
+            name, rlhf, once = f"{proxy} ({world})", methods["RLHF, DPO"], methods["imitation, once"]
             peak = max(range(len(rlhf["gold"])), key=rlhf["gold"].__getitem__)
-            end, stopped = rlhf["gold"][-1], ways.get("RLHF, stopped without gold")
+            end, stopped = rlhf["gold"][-1], methods.get("RLHF, stopped without gold")
             if end < rlhf["gold"][peak] - 2 * (rlhf["error"][peak] + rlhf["error"][-1]):
                 turns.append(name)
             if end < -2 * rlhf["error"][-1]:
                 sinks.append(name)
             if once["gold"][0] < -2 * once["error"][0]:
                 imitation_sinks.append(name)
-            fresh = ways["rounds of imitation, fresh labels"]["gold"]
+            fresh = methods["rounds of imitation, fresh labels"]["gold"]
             staircase &= all(b >= a - 1e-12 for a, b in itertools.pairwise(fresh))
             if stopped:
                 known += 1
@@ -94,7 +94,7 @@ def conclusions(cells: Cells) -> dict[str, Any]:
                     fixed(rlhf["KL"][peak]),
                     fixed(end),
                     fixed(stopped["gold"][0]) if stopped else "–",
-                    fixed(max(ways["best of n"]["gold"])),
+                    fixed(max(methods["best of n"]["gold"])),
                     fixed(once["gold"][0]),
                     f"{once['below'][0]:.0%}",
                 ]

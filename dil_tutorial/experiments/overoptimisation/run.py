@@ -85,7 +85,7 @@ def policies(world: World, proxies: Tensor, covariance: Tensor | None) -> dict[s
     D = len(proxies)
     ref = world.ref.expand(D, -1)
     labelled = World.from_reward(ref, proxies)
-    found = {
+    by_method = {
         "RLHF, DPO": overoptimisation.along_beta(ref, proxies, BETAS),
         "best of n": overoptimisation.along_n(ref, proxies, COUNTS),
         "rounds of imitation, the same proxy": overoptimisation.rounds(ref, proxies, ROUNDS),
@@ -95,12 +95,12 @@ def policies(world: World, proxies: Tensor, covariance: Tensor | None) -> dict[s
         "imitation, once": labelled.chosen[None],
     }
     for name in ("lsif", "ukl", "bce"):
-        found[f"DIL {name.upper()} published"] = optima.dil(labelled, name, "rejected")[None]
+        by_method[f"DIL {name.upper()} published"] = optima.dil(labelled, name, "rejected")[None]
     if covariance is not None:
-        found["RLHF, stopped without gold"] = overoptimisation.stopped(
+        by_method["RLHF, stopped without gold"] = overoptimisation.stopped(
             ref, proxies, covariance, BETAS
         )[None]
-    return found
+    return by_method
 
 
 def cell(world: World, draw: Proxies, draws: int, seed: int) -> dict[str, dict[str, list[float]]]:
@@ -109,16 +109,16 @@ def cell(world: World, draw: Proxies, draws: int, seed: int) -> dict[str, dict[s
     """
     proxies, covariance = draw(world, draws, torch.Generator().manual_seed(seed))
     ref, gold = world.ref.expand(draws, -1), world.true_reward.expand(draws, -1)
-    told = {}
-    for way, made in policies(world, proxies, covariance).items():
-        gains = overoptimisation.gain(made, ref, gold)  # (steps, D)
-        told[way] = {
-            "KL": kl(made, ref).mean(1).tolist(),
+    curves = {}
+    for method, step_policies in policies(world, proxies, covariance).items():
+        gains = overoptimisation.gain(step_policies, ref, gold)  # (steps, D)
+        curves[method] = {
+            "KL": kl(step_policies, ref).mean(1).tolist(),
             "gold": gains.mean(1).tolist(),
             "error": (gains.std(1) / draws**0.5).nan_to_num().tolist(),
             "below": (gains < -1e-12).double().mean(1).tolist(),
         }
-    return told
+    return curves
 
 
 def study(folder: Path, draws: int) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -141,12 +141,12 @@ def load(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
     >>> sorted(load(COMMITTED)[0])
     ['equally likely', 'rare and bad']
     """
-    found = read_json(path)
-    if not isinstance(found, dict) or not found.keys() >= {"cells", "draws"}:
+    results = read_json(path)
+    if not isinstance(results, dict) or not results.keys() >= {"cells", "draws"}:
         raise InputError(
             f"{path}: not a results file of dil study overoptimisation: run that command"
         )
-    return found["cells"], found["draws"]
+    return results["cells"], results["draws"]
 
 
 def save(cells: dict[str, dict[str, Any]], draws: int, folder: Path) -> Path:

@@ -121,16 +121,16 @@ def summary(results: Results) -> dict[str, Any]:
     groups: dict[str, dict[float, list[dict[str, Any]]]] = {}
     for row in results["runs"]:
         groups.setdefault(name_of(row), {}).setdefault(row["learning_rate"], []).append(row)
-    found = {
+    rate_stats = {
         name: {rate: measures(rows, tokens) for rate, rows in sorted(rates.items())}
         for name, rates in groups.items()
     }
-    ends = [max(value["own KL"][0] for value in rates.values()) for rates in found.values()]
+    ends = [max(value["own KL"][0] for value in rates.values()) for rates in rate_stats.values()]
     # half of the median loss's largest: within the reach of most
     level = sorted(ends)[len(ends) // 2] / 2 if ends else 0.0
-    matched = {name: at_kl(rates, level) for name, rates in found.items()}
+    matched = {name: at_kl(rates, level) for name, rates in rate_stats.items()}
     longer = (tokens[:, 0] > tokens[:, 1]).double() + 0.5 * (tokens[:, 0] == tokens[:, 1]).double()
-    return {"rates": found, "level": level, "matched": matched, "longer wins": bootstrap(longer)}
+    return {"rates": rate_stats, "level": level, "matched": matched, "longer wins": bootstrap(longer)}
 
 
 def at_kl(rates: dict[float, dict[str, Any]], level: float) -> dict[str, float] | None:

@@ -18,7 +18,7 @@ from dil_tutorial.support.words import fixed, interval
 TEMPLATE = Path(__file__).with_name("report.md.j2")
 
 
-def figures(results: Results, found: dict[str, Any]) -> dict[str, tuple[Figure, str]]:
+def figures(results: Results, stats: dict[str, Any]) -> dict[str, tuple[Figure, str]]:
     """Each figure and its alternative text, by name."""
     return {
         "chosen": (
@@ -27,7 +27,7 @@ def figures(results: Results, found: dict[str, Any]) -> dict[str, tuple[Figure, 
             "at a larger one",
         ),
         "ranking": (
-            ranking(found),
+            ranking(stats),
             "Held-out ranking accuracy against KL, a line a loss along its learning rates",
         ),
     }
@@ -50,8 +50,8 @@ def chosen(results: Results) -> Figure:
     drawn, axes = plotting.new_figure(columns=2, width=11, height=4.2)
     for panel, rate in zip(axes, (rates[0], rates[-1]), strict=True):
         for row in results["runs"]:
-            told = "chosen" in row["curves"] and not CATALOGUE[row["loss"]].reference_free
-            if row["learning_rate"] == rate and row["seed"] == 0 and told:
+            has_log_ratios = "chosen" in row["curves"] and not CATALOGUE[row["loss"]].reference_free
+            if row["learning_rate"] == rate and row["seed"] == 0 and has_log_ratios:
                 values = row["curves"]["chosen"]
                 smooth = [
                     sum(values[max(0, i - 7) : i + 1]) / len(values[max(0, i - 7) : i + 1])
@@ -68,10 +68,10 @@ def chosen(results: Results) -> Figure:
     return drawn
 
 
-def ranking(found: dict[str, Any]) -> Figure:
+def ranking(stats: dict[str, Any]) -> Figure:
     """Accuracy on held-out pairs against KL to the reference."""
     drawn, (axes,) = plotting.new_figure(width=7.6, height=4.4)
-    for place, (name, rates) in enumerate(found["rates"].items()):
+    for place, (name, rates) in enumerate(stats["rates"].items()):
         points = sorted((value["own KL"][0], value["accuracy"][0]) for value in rates.values())
         marker = plotting.MARKERS[place % len(plotting.MARKERS)]
         axes.plot(
@@ -83,15 +83,15 @@ def ranking(found: dict[str, Any]) -> Figure:
             **style(name),
         )
     axes.axhline(0.5, color="black", lw=0.8)
-    axes.axhline(found["longer wins"][0], color="black", lw=0.8, ls=":")
+    axes.axhline(stats["longer wins"][0], color="black", lw=0.8, ls=":")
     axes.annotate(
         "prefer the longer",
-        (0, found["longer wins"][0]),
+        (0, stats["longer wins"][0]),
         fontsize=8,
         xytext=(2, 2),
         textcoords="offset points",
     )
-    axes.axvline(found["level"], color="black", lw=0.5, ls="--")
+    axes.axvline(stats["level"], color="black", lw=0.5, ls="--")
     axes.set_xscale("symlog", linthresh=0.01)
     axes.set_xlabel("KL to the reference on the first tokens of own responses, nats")
     axes.set_ylabel("held-out ranking accuracy")
@@ -99,9 +99,9 @@ def ranking(found: dict[str, Any]) -> Figure:
     return drawn
 
 
-def conclusions(results: Results, found: dict[str, Any]) -> dict[str, Any]:
+def conclusions(results: Results, stats: dict[str, Any]) -> dict[str, Any]:
     """The lists and tables that the page's sentences name."""
-    rates = found["rates"]
+    rates = stats["rates"]
     rate_of = sorted({row["learning_rate"] for row in results["runs"]})
 
     def at(rate: float) -> dict[str, Any]:
@@ -147,26 +147,26 @@ def conclusions(results: Results, found: dict[str, Any]) -> dict[str, Any]:
             [name, *(fixed(value[key], 3) for key in ("accuracy", "margin", "chosen"))]
             if value
             else [name, "–", "–", "–"]
-            for name, value in found["matched"].items()
+            for name, value in stats["matched"].items()
         ],
     }
 
 
 def report(
-    results: Results, found: dict[str, Any], folder: Path, name: str = "report.md"
+    results: Results, stats: dict[str, Any], folder: Path, name: str = "report.md"
 ) -> list[Path]:
     """Figures as PNG and SVG and the page as Markdown, in ``folder``; ``found`` from
     ``measures.summary``.
     """
-    made = figures(results, found)
+    plots = figures(results, stats)
     paths = [
         path
-        for part, (figure, _) in made.items()
+        for part, (figure, _) in plots.items()
         for path in plotting.save(figure, folder / f"real_pairs_{part}")
     ]
-    alts = {part: alt for part, (_, alt) in made.items()}
+    alts = {part: alt for part, (_, alt) in plots.items()}
     text = templates.load(TEMPLATE).render(
-        results=results, found=found, alts=alts, said=conclusions(results, found)
+        results=results, found=stats, alts=alts, said=conclusions(results, stats)
     )
     write_text(folder / name, text.strip() + "\n")
     return [*paths, folder / name]

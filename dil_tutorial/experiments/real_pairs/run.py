@@ -304,10 +304,10 @@ class Lab:
         )
         ours = torch.tensor([row["responses"][0]["logp"] for row in drawn])
         known = set(self.memory)
-        theirs = torch.stack(score_drawn(self.reference(policy), drawn, quiet=True))[:, 0]
+        ref_logps = torch.stack(score_drawn(self.reference(policy), drawn, quiet=True))[:, 0]
         for batch in set(self.memory) - known:
             del self.memory[batch]  # nobody will ask for these responses again
-        return [rounded(x) for x in (ours - theirs).tolist()]
+        return [rounded(x) for x in (ours - ref_logps).tolist()]
 
 
 def experiment(

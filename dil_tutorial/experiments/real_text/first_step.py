@@ -46,7 +46,7 @@ def gradients(lab: Lab, groups: int = 12, seed: int = 0) -> tuple[Tensor, Tensor
     enable_packing(getattr(policy, "get_base_model", lambda: policy)())
     trained = [weight for weight in policy.parameters() if weight.requires_grad]
     size = len(rows) // groups
-    found: list[list[Tensor]] = [[], []]
+    mean_grads: list[list[Tensor]] = [[], []]
     for group in range(groups):
         sums = [torch.zeros(sum(w.numel() for w in trained), dtype=torch.float64) for _ in range(2)]
         # pairs of a prompt stand together: groups share none, or one
@@ -57,14 +57,14 @@ def gradients(lab: Lab, groups: int = 12, seed: int = 0) -> tuple[Tensor, Tensor
             with torch.autocast(lab.device, torch.bfloat16, enabled=lab.preset.bf16):
                 logps, _ = response_logps(policy, batch, policy.get_output_embeddings(), 8192)
             for side, total in enumerate(sums):
-                mine = logps[side * len(part) : (side + 1) * len(part)].sum()
+                logp_sum = logps[side * len(part) : (side + 1) * len(part)].sum()
                 grads = torch.autograd.grad(
-                    mine, trained, retain_graph=side == 0, allow_unused=True, materialize_grads=True
+                    logp_sum, trained, retain_graph=side == 0, allow_unused=True, materialize_grads=True
                 )
                 total += torch.cat([grad.flatten().double().cpu() for grad in grads])
         for side, total in enumerate(sums):
-            found[side].append(total / size)
-    return torch.stack(found[0]), torch.stack(found[1]), size
+            mean_grads[side].append(total / size)
+    return torch.stack(mean_grads[0]), torch.stack(mean_grads[1]), size
 
 
 def signal_and_noise(gradient: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,14 +107,14 @@ def needed(gradient: Tensor, size: int) -> list[float]:
 
 def first_step(lab: Lab, groups: int = 12) -> dict[str, Any]:
     """Signal, noise a pair, and the pairs at which the two are equal, for each kind of loss."""
-    winners, losers, size = gradients(lab, groups)
-    found = {}
+    chosen_grads, rejected_grads, size = gradients(lab, groups)
+    loss_stats = {}
     for name, (a, b) in WEIGHTS.items():
-        g = a * winners - b * losers
+        g = a * chosen_grads - b * rejected_grads
         signal, noise = signal_and_noise(g)
-        found[name] = {
+        loss_stats[name] = {
             "signal": rounded(signal.item()),
             "noise a pair": rounded(size * noise.item()),
             "pairs": [x if math.isfinite(x) else None for x in needed(g, size)],
         }
-    return {"groups": groups, "pairs a group": size, "weights": winners.shape[1], "losses": found}
+    return {"groups": groups, "pairs a group": size, "weights": chosen_grads.shape[1], "losses": loss_stats}

@@ -101,13 +101,13 @@ def part_way(f: Tensor, weight: Tensor) -> tuple[float, list[float]]:
     """
     # (A, X)
     values = torch.stack([steadied(a * f * weight - (a * f).expm1(), f).mean(0) for a in SCALES])
-    found = torch.empty(values.shape[1], dtype=torch.float64)
+    estimates = torch.empty(values.shape[1], dtype=torch.float64)
     for own, other in (
         (slice(0, None, 2), slice(1, None, 2)),
         (slice(1, None, 2), slice(0, None, 2)),
     ):
-        found[own] = values[values[:, other].mean(1).argmax(), own]
-    return SCALES[values.mean(1).argmax()].item(), bootstrap(found)
+        estimates[own] = values[values[:, other].mean(1).argmax(), own]
+    return SCALES[values.mean(1).argmax()].item(), bootstrap(estimates)
 
 
 def told_apart(f: Tensor) -> Tensor:
@@ -241,13 +241,13 @@ def summary(results: Results) -> dict[str, Any]:
     held, validation = (Truth.of(results, split) for split in ("held-out", "validation"))
     M = results["preset"]["evaluated"]
     before = torch.tensor(results["reference"]["own reward"], dtype=torch.float64)
-    found: dict[str, Any] = {}
+    loss_stats: dict[str, Any] = {}
     for loss in dict.fromkeys(row["loss"] for row in results["runs"]):
         rows = [row for row in results["runs"] if row["loss"] == loss]
         target = predicted(results["losses"][loss], rows[0]["fed"], held)
         alive = target[:, :M] > -30
         x = held.log_ratio[:, :M].clamp(min=-5)
-        found[loss] = {
+        loss_stats[loss] = {
             "fed": rows[0]["fed"],
             "learning rate": rows[0]["learning rate"],
             "seeds": len(rows),
@@ -269,7 +269,7 @@ def summary(results: Results) -> dict[str, Any]:
             }
         )
     return {
-        "losses": found,
+        "losses": loss_stats,
         "sweep": sweep,
         "marks": targets(held),
         "reference": results["reference"],

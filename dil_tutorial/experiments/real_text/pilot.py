@@ -107,7 +107,7 @@ def tried(lab: Lab, name: str, changes: dict[str, Any]) -> dict[str, Any]:
         data = replace(data, votes=votes)
     run = Run(loss, "sum", rate, 0, count)
     policy, row = own.train(run, data)
-    found = {
+    record = {
         "name": name,
         "loss": loss,
         "learning rate": rate,
@@ -115,19 +115,19 @@ def tried(lab: Lab, name: str, changes: dict[str, Any]) -> dict[str, Any]:
         **row,
     }
     for split, prompts in (("validation", None), ("train", lab.preset.seen_prompts)):
-        found[f"f {split}"] = own.log_ratios(
+        record[f"f {split}"] = own.log_ratios(
             policy, own.evaluated(split, lab.preset.evaluated, prompts), f"pilot {split}"
         )
-    found["validation loss"] = own.validation_loss(
-        run, torch.tensor(found["f validation"], dtype=torch.float64), data
+    record["validation loss"] = own.validation_loss(
+        run, torch.tensor(record["f validation"], dtype=torch.float64), data
     )
     # what bfloat16 would have said of the same policy: its rounding of logits adds up along a
     # response
     if not asked:
         own.preset = replace(lab.preset, float32_scores=False)
         rows = own.evaluated("validation", lab.preset.evaluated)
-        found["f validation, bfloat16"] = own.log_ratios(policy, rows, "pilot validation, bfloat16")
-    return found
+        record["f validation, bfloat16"] = own.log_ratios(policy, rows, "pilot validation, bfloat16")
+    return record
 
 
 def seen(lab: Lab, split: str, log_ratios: list[list[float]]) -> dict[str, Any]:

@@ -19,19 +19,19 @@ from dil_tutorial.support.words import fixed, interval, precise
 TEMPLATE = Path(__file__).with_name("report.md.j2")
 
 
-def figures(results: Results, found: dict[str, Any]) -> dict[str, tuple[Figure, str]]:
+def figures(results: Results, stats: dict[str, Any]) -> dict[str, tuple[Figure, str]]:
     """Each figure and its alternative text, by name."""
     return {
         "ratios": (
-            ratios(found),
+            ratios(stats),
             "Log-ratio of the winners' and of the losers' law for every loss, with intervals",
         ),
         "rates": (
-            rates(found),
+            rates(stats),
             "The winners' log-ratio on validation prompts against the learning rate, a line a loss",
         ),
         "frontier": (
-            frontier(found),
+            frontier(stats),
             "Gain in reward against the square root of KL for every loss and for exact targets",
         ),
         "curves": (
@@ -41,9 +41,9 @@ def figures(results: Results, found: dict[str, Any]) -> dict[str, tuple[Figure, 
     }
 
 
-def ratios(found: dict[str, Any]) -> Figure:
+def ratios(stats: dict[str, Any]) -> Figure:
     """E[f] under pi_chosen and pi_rejected on held-out prompts."""
-    losses = dict(reversed(found["losses"].items()))
+    losses = dict(reversed(stats["losses"].items()))
     drawn, (axes,) = plotting.new_figure(width=7.6, height=1.2 + 0.36 * len(losses))
     for shift, side, marker in ((0.12, "chosen", "o"), (-0.12, "rejected", "s")):
         for place, value in enumerate(losses.values()):
@@ -55,7 +55,7 @@ def ratios(found: dict[str, Any]) -> Figure:
             )
     axes.axvline(0, color="black", lw=0.8)
     axes.axvline(
-        found["marks"]["pi_chosen"][0],
+        stats["marks"]["pi_chosen"][0],
         color=plotting.COLOURS[2],
         ls="--",
         label="chosen, if f were log(1 + t)",
@@ -67,14 +67,14 @@ def ratios(found: dict[str, Any]) -> Figure:
     return drawn
 
 
-def rates(found: dict[str, Any]) -> Figure:
+def rates(stats: dict[str, Any]) -> Figure:
     """What the learning rate does to the winners' log-ratio and to KL, on validation prompts."""
     drawn, (left, right) = plotting.new_figure(columns=2, width=11, height=4)
     for axes, key, title in (
         (left, "chosen", "mean of f under pi_chosen, nats"),
         (right, "KL", "KL to the reference, nats"),
     ):
-        for place, (loss, rows) in enumerate(found["sweep"].items()):
+        for place, (loss, rows) in enumerate(stats["sweep"].items()):
             steps = [row["learning rate"] for row in rows]
             marker, line = plotting.MARKERS[place % len(plotting.MARKERS)], CATALOGUE[loss].line
             axes.plot(
@@ -96,10 +96,10 @@ def rates(found: dict[str, Any]) -> Figure:
     return drawn
 
 
-def frontier(found: dict[str, Any]) -> Figure:
+def frontier(stats: dict[str, Any]) -> Figure:
     """Gain in reward against sqrt(KL), with what exact targets reach."""
     drawn, (axes,) = plotting.new_figure(width=7.6, height=4.6)
-    for place, (loss, value) in enumerate(found["losses"].items()):
+    for place, (loss, value) in enumerate(stats["losses"].items()):
         if value["reach"] < REACH:
             continue
         (kl, *kls), (gain, low, high) = value["KL"], value["gain"]
@@ -113,7 +113,7 @@ def frontier(found: dict[str, Any]) -> Figure:
             color=colors()[loss],
             label=loss,
         )
-    for name, (kl, gain, _) in found["marks"].items():
+    for name, (kl, gain, _) in stats["marks"].items():
         axes.plot([kl**0.5], [gain], "k+", ms=9)
         axes.annotate(name, (kl**0.5, gain), fontsize=8, xytext=(5, -3), textcoords="offset points")
     axes.axhline(0, color="black", lw=0.8)
@@ -160,7 +160,7 @@ SECOND_TITLE = "Whole sentences, a second model: three losses on Gemma 3 270M"
 
 def report(
     results: Results,
-    found: dict[str, Any],
+    stats: dict[str, Any],
     folder: Path,
     name: str = "report.md",
     title: str = TITLE,
@@ -168,18 +168,18 @@ def report(
     """Figures as PNG and SVG and the report as Markdown, in ``folder``; ``found`` from
     ``measures.summary``.
     """
-    made, stem = figures(results, found), "real_text" if name == "report.md" else Path(name).stem
+    plots, stem = figures(results, stats), "real_text" if name == "report.md" else Path(name).stem
     paths = [
         path
-        for part, (figure, _) in made.items()
+        for part, (figure, _) in plots.items()
         for path in plotting.save(figure, folder / f"{stem}_{part}")
     ]
-    alts = {part: alt for part, (_, alt) in made.items()}
+    alts = {part: alt for part, (_, alt) in plots.items()}
     text = templates.load(TEMPLATE).render(
         results=results,
-        found=found,
+        found=stats,
         alts=alts,
-        said=conclusions(results, found),
+        said=conclusions(results, stats),
         stem=stem,
         title=title,
     )
@@ -187,9 +187,9 @@ def report(
     return [*paths, folder / name]
 
 
-def conclusions(results: Results, found: dict[str, Any]) -> dict[str, Any]:
+def conclusions(results: Results, stats: dict[str, Any]) -> dict[str, Any]:
     """The lists and tables that the report's sentences name."""
-    losses = found["losses"]
+    losses = stats["losses"]
     sides = {
         kind: [name for name, v in losses.items() if against(v["chosen"], 0) == kind]
         for kind in ("above", "below")
@@ -197,10 +197,10 @@ def conclusions(results: Results, found: dict[str, Any]) -> dict[str, Any]:
     sides["unclear"] = [name for name in losses if name not in sides["above"] + sides["below"]]
     highest = {
         loss: max(rows, key=lambda row: row["learning rate"])
-        for loss, rows in found["sweep"].items()
+        for loss, rows in stats["sweep"].items()
     }
     edges = []
-    for loss, rows in found["sweep"].items():
+    for loss, rows in stats["sweep"].items():
         tried = [row["learning rate"] for row in rows]
         if losses.get(loss, {}).get("learning rate") in (min(tried), max(tried)):
             edges.append(loss)
@@ -252,7 +252,7 @@ def conclusions(results: Results, found: dict[str, Any]) -> dict[str, Any]:
             for name, v in losses.items()
         ],
         "targets": [
-            [name, *(fixed(x, 2) for x in place)] for name, place in found["marks"].items()
+            [name, *(fixed(x, 2) for x in place)] for name, place in stats["marks"].items()
         ],
     }
 

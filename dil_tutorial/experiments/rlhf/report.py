@@ -86,9 +86,9 @@ def diversity(rows: list[dict[str, Any]]) -> dict[str, float]:
         for text in itertools.chain(*row["own text"])
         for pair in itertools.pairwise(re.findall(r"\w+", text.lower()))
     ]
-    told = [row for row in rows if "own logp" in row]
+    scored_rows = [row for row in rows if "own logp" in row]
     logp, tokens = (
-        sum(sum(map(sum, row[key])) for row in told) for key in ("own logp", "own tokens")
+        sum(sum(map(sum, row[key])) for row in scored_rows) for key in ("own logp", "own tokens")
     )
     return {
         "distinct": len(set(pairs)) / len(pairs) if pairs else math.nan,
@@ -111,7 +111,7 @@ def smooth(values: list[float], width: int = 7) -> Tensor:
     )
 
 
-def figures(results: Results, found: dict[str, Any]) -> dict[str, tuple[Figure, str]]:
+def figures(results: Results, stats: dict[str, Any]) -> dict[str, tuple[Figure, str]]:
     """Each figure and its alternative text, by name."""
     return {
         "path": (
@@ -119,7 +119,7 @@ def figures(results: Results, found: dict[str, Any]) -> dict[str, tuple[Figure, 
             "True and learned reward of the rollouts, and KL, along training, a colour a run",
         ),
         "frontier": (
-            frontier(results, found),
+            frontier(results, stats),
             "Gain in true reward against the square root of KL for RLHF, the losses and exact "
             "targets",
         ),
@@ -163,14 +163,14 @@ def kl_of(name: str, value: dict[str, Any], results: Results) -> float:
     return sum(last) / len(last)
 
 
-def frontier(results: Results, found: dict[str, Any]) -> Figure:
+def frontier(results: Results, stats: dict[str, Any]) -> Figure:
     """Gain of own texts against sqrt KL on held-out prompts, of policies that have not left the
     reference or are RLHF's.
     """
     drawn, (axes,) = plotting.new_figure(width=7.6, height=4.6)
     curve = sorted(
         (kl**0.5, gain)
-        for name, (kl, gain, _) in found["targets"].items()
+        for name, (kl, gain, _) in stats["targets"].items()
         if name.startswith("RLHF")
     )
     axes.plot(
@@ -181,7 +181,7 @@ def frontier(results: Results, found: dict[str, Any]) -> Figure:
         label="RLHF's optima, exact",
     )
     ours = list(dict.fromkeys(row["loss"] for row in [*results["runs"], *results["rounds"]]))
-    for place, (name, value) in enumerate(found["policies"].items()):
+    for place, (name, value) in enumerate(stats["policies"].items()):
         if name not in ours and value["reach"] < real_text.REACH:
             continue
         own = ours.index(name) if name in ours else None
@@ -208,7 +208,7 @@ def frontier(results: Results, found: dict[str, Any]) -> Figure:
     return drawn
 
 
-def conclusions(results: Results, found: dict[str, Any]) -> dict[str, Any]:
+def conclusions(results: Results, stats: dict[str, Any]) -> dict[str, Any]:
     """The lists and tables that the page's sentences name."""
     best = min(results["reward model"], key=lambda row: row["validation loss"])
     learned = torch.tensor(best["held-out"], dtype=torch.float64)
@@ -251,7 +251,7 @@ def conclusions(results: Results, found: dict[str, Any]) -> dict[str, Any]:
         "rises": rises,
         "betrayed": betrayed,
         "held_out": len(prompts),
-        "before": told(found["before"]),
+        "before": told(stats["before"]),
         "rows": [
             [
                 name,
@@ -263,12 +263,12 @@ def conclusions(results: Results, found: dict[str, Any]) -> dict[str, Any]:
                 f"{v['repetition']:.1%}",
                 *told(v),
             ]
-            for name, v in found["policies"].items()
+            for name, v in stats["policies"].items()
         ],
         "left": [
             name
-            for name, v in found["policies"].items()
-            if v["reach"] < real_text.REACH and name not in found["RLHF"]
+            for name, v in stats["policies"].items()
+            if v["reach"] < real_text.REACH and name not in stats["RLHF"]
         ],
         "devices": {
             device: [
@@ -293,20 +293,20 @@ def told(value: dict[str, float]) -> list[str]:
 
 
 def report(
-    results: Results, found: dict[str, Any], folder: Path, name: str = "report.md"
+    results: Results, stats: dict[str, Any], folder: Path, name: str = "report.md"
 ) -> list[Path]:
     """Figures as PNG and SVG and the page as Markdown, in ``folder``; ``found`` from
     ``summary``.
     """
-    made = figures(results, found)
+    plots = figures(results, stats)
     paths = [
         path
-        for part, (figure, _) in made.items()
+        for part, (figure, _) in plots.items()
         for path in plotting.save(figure, folder / f"rlhf_{part}")
     ]
-    alts = {part: alt for part, (_, alt) in made.items()}
+    alts = {part: alt for part, (_, alt) in plots.items()}
     text = templates.load(TEMPLATE).render(
-        results=results, found=found, alts=alts, said=conclusions(results, found)
+        results=results, found=stats, alts=alts, said=conclusions(results, stats)
     )
     write_text(folder / name, text.strip() + "\n")
     return [*paths, folder / name]

@@ -205,23 +205,23 @@ def reward_model(lab: Lab, rate: float, progress: Progress) -> dict[str, Any]:
             "held-out": [[rounded(x) for x in row] for row in judged(lab, model, "held-out")],
         }
 
-    found = kept(lab, "rlhf", f"reward-{rate:g}", make)
+    record = kept(lab, "rlhf", f"reward-{rate:g}", make)
     progress(f"reward model, rate {rate:g}")
-    return found
+    return record
 
 
 def margins(lab: Lab, model: Any) -> Tensor:
     """R_w - R_l of the validation pairs, (P,)."""
     pairs, _ = lab.data.pairs("validation", lab.preset.pairs, 0)
     rows = tokenize_pairs(pairs, lab.tokenizer, 1024, quiet=True)[0].without_reference()
-    found = []
+    batch_margins = []
     with torch.no_grad():
         for start in range(0, len(rows), lab.preset.batch_size):
             part = [rows[i] for i in range(start, min(start + lab.preset.batch_size, len(rows)))]
             batch: Any = batch_of(part, lab.tokenizer.pad_token_id)
             chosen, rejected = rewards(model, moved(batch, model.device)).chunk(2)
-            found.append(chosen - rejected)
-    return torch.cat(found)
+            batch_margins.append(chosen - rejected)
+    return torch.cat(batch_margins)
 
 
 def the_judge(lab: Lab, folder: str) -> Any:
@@ -264,21 +264,21 @@ def climbed(lab: Lab, size: Size, climb: Climb, judge_folder: str) -> dict[str, 
     proxy = the_judge(lab, judge_folder)
     beta, steps = size.of(climb)
     path = Path(work) / "path.json"
-    told: list[dict[str, Any]] = read_json(path) if path.is_file() else []
+    rollout_rewards: list[dict[str, Any]] = read_json(path) if path.is_file() else []
     memory: Memory = {}  # of one rollout, which is read three times
 
     def both(prompts: Sequence[str], texts: Sequence[str]) -> Sequence[float]:
         memory.clear()
         gold = gold_of(lab, prompts, texts)
         learned = judge(proxy, lab.tokenizer, prompts, texts, lab.chats)
-        told.append(
+        rollout_rewards.append(
             {
                 "gold": sum(gold) / len(gold),
                 "proxy": sum(learned) / len(learned),
                 "device": device_name(),
             }
         )
-        write_json(path, told)
+        write_json(path, rollout_rewards)
         return learned if climb.learned else gold
 
     args = OnlineConfig(
@@ -308,14 +308,14 @@ def climbed(lab: Lab, size: Size, climb: Climb, judge_folder: str) -> dict[str, 
     trainer = quiet(OnlineTrainer(policy, args, prompts, lab.tokenizer, both, chats=lab.chats))
     last = get_last_checkpoint(str(work)) if Path(work).is_dir() else None
     # what came after the checkpoint is made again
-    del told[int(last.rsplit("-", 1)[1]) if last else 0 :]
+    del rollout_rewards[int(last.rsplit("-", 1)[1]) if last else 0 :]
     run_to_its_end(trainer, last)
     trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    devices = dict.fromkeys(step.pop("device") for step in told)
+    devices = dict.fromkeys(step.pop("device") for step in rollout_rewards)
     walked = [
         {**step, "kl": row["kl"], "tokens": row["tokens"]}
         for step, row in zip(
-            told, (row for row in trainer.state.log_history if "kl" in row), strict=True
+            rollout_rewards, (row for row in trainer.state.log_history if "kl" in row), strict=True
         )
     ]
     measured = lab.measure(
@@ -347,11 +347,11 @@ def imitated(
     The labels are the true reward's, or with ``judge_folder`` the learned one's.  The last round's
     weights are kept.
     """
-    preset, way = lab.preset, f"imitation, {'learned' if judge_folder else 'true'} reward"
+    preset, arm = lab.preset, f"imitation, {'learned' if judge_folder else 'true'} reward"
     known = [x for x, split in enumerate(lab.data.splits) if split != "held-out"]
     for number in range(1, size.rounds + 1):
         weights = [
-            lab.folder / "rlhf" / f"{way.replace(', ', '-').replace(' ', '-')}-{seed}-{n}"
+            lab.folder / "rlhf" / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}-{n}"
             for n in (number - 1, number)
         ]
 
@@ -381,7 +381,7 @@ def imitated(
             del measured["train unused"]
             texts = [text for of_prompt in measured["own text"] for text in of_prompt]
             return {
-                "loss": f"{way}, round {number}",
+                "loss": f"{arm}, round {number}",
                 "seed": seed,
                 "round": number,
                 "fed": "sum",
@@ -393,7 +393,7 @@ def imitated(
 
         row = kept(lab, "rlhf", weights[1].name, make)
         shutil.rmtree(weights[0], ignore_errors=True)
-        progress(f"{way}, round {number}, seed {seed}")
+        progress(f"{arm}, round {number}, seed {seed}")
         yield row
 
 

@@ -74,27 +74,27 @@ def summary(results: Results) -> dict[str, Any]:
     }
     w = ((held.world.win_rate - 0.5) ** 2).mean().item()
     P = ((held.preference - 0.5) ** 2).mean().item()
-    found: dict[str, Any] = {
+    stats: dict[str, Any] = {
         "rows": rows,
         "Var w": w,
         "Var P": P,
         "foretold": foretold(results, w, P),
     }
     complete = [
-        way
-        for way in results["ways"]
-        if all((way, pairs) in f for pairs in results["preset"]["ladder"])
+        method
+        for method in results["ways"]
+        if all((method, pairs) in f for pairs in results["preset"]["ladder"])
     ]
     if "SFT" in complete:
-        ways = ["SFT", *(way for way in complete if way != "SFT")]
+        methods = ["SFT", *(method for method in complete if method != "SFT")]
         sizes = torch.tensor(sorted(results["preset"]["ladder"]), dtype=torch.float64)
         # (W, N, 6, X)
         sums = torch.stack(
-            [torch.stack([sums_of(x, f[way, int(n)]) for n in sizes]) for way in ways]
+            [torch.stack([sums_of(x, f[method, int(n)]) for n in sizes]) for method in methods]
         )
-        measured, ceiling = ladder(sums, sizes, ways)
-        found |= {"measured": measured, "ceiling": ceiling} if measured else {}
-    return found
+        measured, ceiling = ladder(sums, sizes, methods)
+        stats |= {"measured": measured, "ceiling": ceiling} if measured else {}
+    return stats
 
 
 def foretold(results: Results, w: float, P: float) -> dict[str, dict[int, float]]:
@@ -104,8 +104,8 @@ def foretold(results: Results, w: float, P: float) -> dict[str, dict[int, float]
     by = {name: both[0] for name, both in shares([w], [P]).items()}
     soft, bound = by["a repaired loss, soft labels"], by["the bound"]
     most = results["preset"]["samples"] // 2
-    told: dict[str, dict[int, float]] = {}
-    for way, settings in results["ways"].items():
+    predicted_shares: dict[str, dict[int, float]] = {}
+    for method, settings in results["ways"].items():
         for n in results["preset"]["ladder"]:
             plain = (
                 soft
@@ -114,14 +114,14 @@ def foretold(results: Results, w: float, P: float) -> dict[str, dict[int, float]
                 if settings["name"] == "sft"
                 else by["a repaired loss"]
             )
-            told.setdefault(way, {})[n] = (
+            predicted_shares.setdefault(method, {})[n] = (
                 bound + soft * n / most if settings["distilled"] else plain
             )
-    return told
+    return predicted_shares
 
 
 def ladder(
-    sums: Tensor, sizes: Tensor, ways: list[str]
+    sums: Tensor, sizes: Tensor, methods: list[str]
 ) -> tuple[dict[str, list[float]], list[float]]:
     """Shares of the first way's pairs, and the ceiling of correlation, from sums (W, N, 6, X) at
     sizes (N,); {} where a correlation does not exist.
@@ -169,4 +169,4 @@ def ladder(
             *torch.quantile(values[1:], torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist(),
         ]
 
-    return {way: interval(row) for way, row in zip(ways, share, strict=True)}, interval(ceiling)
+    return {method: interval(row) for method, row in zip(methods, share, strict=True)}, interval(ceiling)

@@ -16,30 +16,30 @@ from dil_tutorial.support.words import fixed, interval
 TEMPLATE = Path(__file__).with_name("report.md.j2")
 
 
-def figures(results: Results, found: dict[str, Any]) -> dict[str, tuple[Figure, str]]:
+def figures(results: Results, stats: dict[str, Any]) -> dict[str, tuple[Figure, str]]:
     """Each figure and its alternative text, by name."""
-    made = {
+    plots = {
         "correlation": (
-            correlation(results, found),
+            correlation(results, stats),
             "Correlation of f with the truth against pairs a prompt, a line a way",
         )
     }
-    if "measured" in found:
-        made["shares"] = (
-            measured_and_foretold(results, found),
+    if "measured" in stats:
+        plots["shares"] = (
+            measured_and_foretold(results, stats),
             "Share of SFT's pairs by each way, measured and foretold",
         )
-    return made
+    return plots
 
 
-def correlation(results: Results, found: dict[str, Any]) -> Figure:
+def correlation(results: Results, stats: dict[str, Any]) -> Figure:
     """How well f follows the truth on prompts that no pair had."""
     drawn, (axes,) = plotting.new_figure(width=7.6, height=4.2)
-    for place, way in enumerate(results["ways"]):
+    for place, method in enumerate(results["ways"]):
         points = [
-            (pairs, found["rows"][way, pairs]["correlation"])
+            (pairs, stats["rows"][method, pairs]["correlation"])
             for pairs in sizes_of(results)
-            if (way, pairs) in found["rows"]
+            if (method, pairs) in stats["rows"]
         ]
         shift = 1.02 ** (place - len(results["ways"]) / 2)
         colour, marker = (
@@ -48,7 +48,7 @@ def correlation(results: Results, found: dict[str, Any]) -> Figure:
         )
         at = [pairs * shift for pairs, _ in points]
         axes.plot(
-            at, [value[0] for _, value in points], marker=marker, color=colour, ms=5, label=way
+            at, [value[0] for _, value in points], marker=marker, color=colour, ms=5, label=method
         )
         for x, (_, (_, low, high)) in zip(at, points, strict=True):
             axes.plot([x, x], [low, high], color=colour, lw=1, alpha=0.6)
@@ -59,17 +59,17 @@ def correlation(results: Results, found: dict[str, Any]) -> Figure:
     return drawn
 
 
-def measured_and_foretold(results: Results, found: dict[str, Any]) -> Figure:
+def measured_and_foretold(results: Results, stats: dict[str, Any]) -> Figure:
     """Shares of SFT's pairs: intervals measured, and the theory's between the smallest and the
     largest number of pairs.
     """
-    ways = list(found["measured"])[::-1]
-    drawn, (axes,) = plotting.new_figure(width=7.6, height=0.9 + 0.36 * len(ways))
-    for place, way in enumerate(ways):
-        share, low, high = found["measured"][way]
-        told = found["foretold"][way].values()
+    methods = list(stats["measured"])[::-1]
+    drawn, (axes,) = plotting.new_figure(width=7.6, height=0.9 + 0.36 * len(methods))
+    for place, method in enumerate(methods):
+        share, low, high = stats["measured"][method]
+        predicted_shares = stats["foretold"][method].values()
         axes.plot(
-            [min(told), max(told)],
+            [min(predicted_shares), max(predicted_shares)],
             [place] * 2,
             "|-",
             color="black",
@@ -84,7 +84,7 @@ def measured_and_foretold(results: Results, found: dict[str, Any]) -> Figure:
             color=plotting.COLOURS[0],
             label="measured" if place == 0 else None,
         )
-    axes.set_yticks(range(len(ways)), ways)
+    axes.set_yticks(range(len(methods)), methods)
     axes.set_xlabel("pairs for the same noise, SFT = 1")
     axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
     axes.legend(frameon=False, fontsize=9)
@@ -95,42 +95,42 @@ def sizes_of(results: Results) -> list[int]:
     return sorted(results["preset"]["ladder"])
 
 
-def conclusions(results: Results, found: dict[str, Any]) -> dict[str, Any]:
+def conclusions(results: Results, stats: dict[str, Any]) -> dict[str, Any]:
     """The lists and tables that the page's sentences name."""
     sizes = sizes_of(results)
-    measured = {way: value for way, value in found.get("measured", {}).items() if way != "SFT"}
-    told = {way: sorted(found["foretold"][way].values()) for way in measured}
+    measured = {method: value for method, value in stats.get("measured", {}).items() if method != "SFT"}
+    predicted_shares = {method: sorted(stats["foretold"][method].values()) for method in measured}
     return {
         "sizes": [str(pairs) for pairs in sizes],
-        "rho": 2 * shares([found["Var w"]], [found["Var P"]])["a repaired loss, soft labels"][0],
+        "rho": 2 * shares([stats["Var w"]], [stats["Var P"]])["a repaired loss, soft labels"][0],
         "held_out": len(results["truth"]["held-out"]["prompts"]),
         "shares": [
             [
-                way,
+                method,
                 interval(value),
-                fixed(found["foretold"][way][sizes[0]]),
-                fixed(found["foretold"][way][sizes[-1]]),
+                fixed(stats["foretold"][method][sizes[0]]),
+                fixed(stats["foretold"][method][sizes[-1]]),
             ]
-            for way, value in found.get("measured", {}).items()
+            for method, value in stats.get("measured", {}).items()
         ],
         "as_foretold": [
-            way
-            for way, (_, low, high) in measured.items()
-            if low <= told[way][-1] and high >= told[way][0]
+            method
+            for method, (_, low, high) in measured.items()
+            if low <= predicted_shares[method][-1] and high >= predicted_shares[method][0]
         ],
-        "fewer": [way for way, (_, _, high) in measured.items() if high < told[way][0]],
-        "more": [way for way, (_, low, _) in measured.items() if low > told[way][-1]],
-        "below": [way for way, (_, _, high) in measured.items() if high < 1],
+        "fewer": [method for method, (_, _, high) in measured.items() if high < predicted_shares[method][0]],
+        "more": [method for method, (_, low, _) in measured.items() if low > predicted_shares[method][-1]],
+        "below": [method for method, (_, _, high) in measured.items() if high < 1],
         "rows": [
             [
-                way,
+                method,
                 str(pairs),
                 f"{row['learning rate']:g}",
                 interval(row["slope"]),
                 interval(row["correlation"]),
             ]
-            for (way, pairs), row in sorted(
-                found["rows"].items(),
+            for (method, pairs), row in sorted(
+                stats["rows"].items(),
                 key=lambda item: (list(results["ways"]).index(item[0][0]), item[0][1]),
             )
         ],
@@ -138,20 +138,20 @@ def conclusions(results: Results, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def report(
-    results: Results, found: dict[str, Any], folder: Path, name: str = "report.md"
+    results: Results, stats: dict[str, Any], folder: Path, name: str = "report.md"
 ) -> list[Path]:
     """Figures as PNG and SVG and the page as Markdown, in ``folder``; ``found`` from
     ``measures.summary``.
     """
-    made = figures(results, found)
+    plots = figures(results, stats)
     paths = [
         path
-        for part, (figure, _) in made.items()
+        for part, (figure, _) in plots.items()
         for path in plotting.save(figure, folder / f"worth_{part}")
     ]
-    alts = {part: alt for part, (_, alt) in made.items()}
+    alts = {part: alt for part, (_, alt) in plots.items()}
     text = templates.load(TEMPLATE).render(
-        results=results, found=found, alts=alts, said=conclusions(results, found)
+        results=results, found=stats, alts=alts, said=conclusions(results, stats)
     )
     write_text(folder / name, text.strip() + "\n")
     return [*paths, folder / name]

@@ -58,13 +58,13 @@ WAYS = (
 )
 
 
-def steps(preset: Preset, ways: Sequence[Way] = WAYS) -> int:
+def steps(preset: Preset, methods: Sequence[Way] = WAYS) -> int:
     """How many steps ``experiment`` has."""
-    return len(ways) * len(preset.ladder) * (len(preset.learning_rates) + preset.seeds)
+    return len(methods) * len(preset.ladder) * (len(preset.learning_rates) + preset.seeds)
 
 
 def experiment(
-    lab: Lab, progress: Progress, save: Callable[[dict[str, Any]], Any], ways: Sequence[Way] = WAYS
+    lab: Lab, progress: Progress, save: Callable[[dict[str, Any]], Any], methods: Sequence[Way] = WAYS
 ) -> dict[str, Any]:
     """Run the experiment, going on from what ``lab.folder`` holds; ``save`` is given the results
     after each way and size.
@@ -74,37 +74,37 @@ def experiment(
         **provenance(),
         "preset": asdict(lab.preset),
         "ways": {
-            way.name: CATALOGUE[way.loss].named_settings
-            | {"soft": way.soft, "distilled": way.distilled}
-            for way in ways
+            method.name: CATALOGUE[method.loss].named_settings
+            | {"soft": method.soft, "distilled": method.distilled}
+            for method in methods
         },
         "truth": truth(lab),
         "runs": [],
     }
     for pairs in sorted(lab.preset.ladder, reverse=True):
-        for way in ways:
-            rate = best_rate(lab, way, pairs, progress)
+        for method in methods:
+            rate = best_rate(lab, method, pairs, progress)
             for seed in range(lab.preset.seeds):
-                results["runs"].append(measured(lab, way, pairs, rate, seed))
-                progress(f"{way.name}, {pairs} pairs, seed {seed}")
+                results["runs"].append(measured(lab, method, pairs, rate, seed))
+                progress(f"{method.name}, {pairs} pairs, seed {seed}")
             save(results)
     return results
 
 
-def data_for(lab: Lab, way: Way, pairs: int, seed: int) -> Data:
+def data_for(lab: Lab, method: Way, pairs: int, seed: int) -> Data:
     """What a way trains on: hard labels, the labeller's probabilities, or a fitted reward's."""
     reward = lab.data.reward.clone()
-    if way.distilled:
+    if method.distilled:
         reward[lab.data.rows("train")] = fitted_reward(lab, pairs, seed)
-    return replace(lab.data, reward=reward, soft=way.soft)
+    return replace(lab.data, reward=reward, soft=method.soft)
 
 
 def fitted_reward(lab: Lab, pairs: int, seed: int) -> Tensor:
     """Rewards (X, K) of all samples of the training prompts: the log-ratios of a policy that DPO
     fitted on the labelled pairs.
     """
-    way = Way(REWARD, REWARD)
-    run = Run(REWARD, "sum", best_rate(lab, way, pairs), seed, pairs)
+    method = Way(REWARD, REWARD)
+    run = Run(REWARD, "sum", best_rate(lab, method, pairs), seed, pairs)
 
     def make() -> dict[str, Any]:
         policy, _ = lab.train(run)
@@ -117,21 +117,21 @@ def fitted_reward(lab: Lab, pairs: int, seed: int) -> Tensor:
     return torch.tensor(kept(lab, "rewards", run.name(), make)["reward"], dtype=torch.float64)
 
 
-def run_of(lab: Lab, way: Way, pairs: int, rate: float, seed: int) -> Run:
+def run_of(lab: Lab, method: Way, pairs: int, rate: float, seed: int) -> Run:
     """Its training run: a distilled way trains on every sample, however few pairs its reward was
     fitted on.
     """
-    return Run(way.loss, "sum", rate, seed, lab.preset.samples // 2 if way.distilled else pairs)
+    return Run(method.loss, "sum", rate, seed, lab.preset.samples // 2 if method.distilled else pairs)
 
 
-def best_rate(lab: Lab, way: Way, pairs: int, progress: Progress = lambda what: None) -> float:
+def best_rate(lab: Lab, method: Way, pairs: int, progress: Progress = lambda what: None) -> float:
     """The rate of least loss on validation pairs with hard labels, seed 0."""
     rows = []
     for rate in lab.preset.learning_rates:
-        run = run_of(lab, way, pairs, rate, 0)
+        run = run_of(lab, method, pairs, rate, 0)
 
         def make(run: Run = run) -> dict[str, Any]:
-            policy, _ = lab.train(run, data_for(lab, way, pairs, 0))
+            policy, _ = lab.train(run, data_for(lab, method, pairs, 0))
             f = lab.log_ratios(
                 policy, lab.evaluated("validation", lab.preset.samples), "validation"
             )
@@ -140,24 +140,24 @@ def best_rate(lab: Lab, way: Way, pairs: int, progress: Progress = lambda what: 
                 "validation loss": lab.validation_loss(run, torch.tensor(f).double()),
             }
 
-        rows.append(kept(lab, f"sweep/{way.name}-{pairs}", run.name(), make))
-        progress(f"{way.name}, {pairs} pairs, rate {rate:g}")
+        rows.append(kept(lab, f"sweep/{method.name}-{pairs}", run.name(), make))
+        progress(f"{method.name}, {pairs} pairs, rate {rate:g}")
     return float(min(rows, key=own_loss)["learning rate"])
 
 
-def measured(lab: Lab, way: Way, pairs: int, rate: float, seed: int) -> dict[str, Any]:
+def measured(lab: Lab, method: Way, pairs: int, rate: float, seed: int) -> dict[str, Any]:
     """f of a policy on responses to held-out prompts."""
-    run = run_of(lab, way, pairs, rate, seed)
+    run = run_of(lab, method, pairs, rate, seed)
 
     def make() -> dict[str, Any]:
-        policy, _ = lab.train(run, data_for(lab, way, pairs, seed))
+        policy, _ = lab.train(run, data_for(lab, method, pairs, seed))
         f = lab.log_ratios(policy, lab.evaluated("held-out", lab.preset.evaluated), "held-out")
         return {
-            "way": way.name,
+            "way": method.name,
             "pairs": pairs,
             "learning rate": rate,
             "seed": seed,
             "f held-out": f,
         }
 
-    return kept(lab, f"runs/{way.name}-{pairs}", run.name(), make)
+    return kept(lab, f"runs/{method.name}-{pairs}", run.name(), make)

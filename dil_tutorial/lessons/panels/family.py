@@ -95,15 +95,15 @@ def pulls() -> ipywidgets.VBox:
         extra = {"kl": torch.zeros(())} if loss.needs_kl else {}
         g_w, g_l = torch.autograd.grad(loss(f_w, f_l, **extra).sum(), (f_w, f_l), allow_unused=True)
         figure, axes = plotting.new_figure(columns=2, width=9.5, height=3.9)
-        for ax, pull, title in zip(
+        for ax, gradient, title in zip(
             axes, (-g_w, g_l), ("up on the winner", "down on the loser"), strict=True
         ):
-            shown = ax.pcolormesh(
-                f, f, pull.T.detach().clamp(-3, 3), cmap="RdBu", vmin=-3, vmax=3, shading="auto"
+            mesh = ax.pcolormesh(
+                f, f, gradient.T.detach().clamp(-3, 3), cmap="RdBu", vmin=-3, vmax=3, shading="auto"
             )
             ax.axline((0, 0), slope=1, color="black", lw=0.8, ls=":")
             ax.set(xlabel="f of the winner", ylabel="f of the loser", title=title)
-        figure.colorbar(shown, ax=axes, label="pull (cut at 3)")
+        figure.colorbar(mesh, ax=axes, label="pull (cut at 3)")
         middle = len(f) // 2
         both = (-g_w[middle, middle]).item(), g_l[middle, middle].item()
         far = (-g_w[-1, 0]).item(), g_l[-1, 0].item()
@@ -141,18 +141,18 @@ def dynamics_player() -> ipywidgets.VBox:
 
     def draw(step: int) -> Drawn:
         figure, axes = plotting.new_figure(columns=2, rows=2, width=8.5, height=6.4)
-        said = []
+        captions = []
         for ax, (name, path) in zip(axes, paths.items(), strict=True):
             f = (path[step] / world.ref).log()[0]
             ax.plot([-2, 1], [-2, 1], color="black", lw=0.8, ls=":")
             ax.scatter(true, f, s=15 + 300 * world.ref[0], color=CATALOGUE[name].color, alpha=0.7)
             ax.set(ylim=(-6, 2), xlim=(-2, 1), title=name, xlabel=r"true $\log(1+t)$")
-            said.append(f"{name} {(world.chosen[0] * f).sum().item() + 1e-9:+.2f}")
+            captions.append(f"{name} {(world.chosen[0] * f).sum().item() + 1e-9:+.2f}")
         for ax in (axes[0], axes[2]):
             ax.set_ylabel("log-ratio f")
         return (
             figure,
-            f"After {step} steps the winners' mean log-ratio is {', '.join(said)} "
+            f"After {step} steps the winners' mean log-ratio is {', '.join(captions)} "
             f"(imitation: {(world.chosen[0] * true).sum():+.2f}).",
         )
 
@@ -166,8 +166,8 @@ def pairs_budget() -> ipywidgets.VBox:
     world = bandit20()
 
     def draw(pairs: int, seed: int) -> Drawn:
-        law = empirical_law(world, pairs, torch.Generator().manual_seed(seed))[0]
-        n_w, n_l = law.sum(1), law.sum(0)  # of each response as a winner, as a loser
+        pair_frequencies = empirical_law(world, pairs, torch.Generator().manual_seed(seed))[0]
+        n_w, n_l = pair_frequencies.sum(1), pair_frequencies.sum(0)  # of each response as a winner, as a loser
         seen = n_w + n_l > 0
         ratio = torch.where(seen, 2 * n_w / (n_w + n_l).clamp(min=1e-12), 0.0)
         left = 1 - (world.ref[0] * ratio).sum()
@@ -221,21 +221,21 @@ def length_bias() -> ipywidgets.VBox:
     """Mean lengths under optima of losses fed sums and means, by the reference's probability of
     ending.
     """
-    shown = variants("DIL LSIF repaired", "DPO")
+    losses = variants("DIL LSIF repaired", "DPO")
 
     def draw(name: str, ending: float) -> Drawn:
         words, world = sentences(ending)
-        loss = shown[name]
-        laws = {
+        loss = losses[name]
+        distributions = {
             plotting.DISTRIBUTIONS["ref"].label: world.ref,
             "fed sums": fit(world, loss),
             "fed means": fit(world, loss, lengths=words.lengths),
         }
         figure, (axes,) = plotting.new_figure(width=8)
         mean = {}
-        for i, (label, law) in enumerate(laws.items()):
-            mass = [law[0, words.lengths == n].sum().item() for n in range(1, 5)]
-            mean[label] = (law * words.lengths).sum().item()
+        for i, (label, distribution) in enumerate(distributions.items()):
+            mass = [distribution[0, words.lengths == n].sum().item() for n in range(1, 5)]
+            mean[label] = (distribution * words.lengths).sum().item()
             axes.bar(
                 [n + (i - 1) * 0.27 for n in range(1, 5)],
                 mass,
@@ -258,5 +258,5 @@ def length_bias() -> ipywidgets.VBox:
         )
 
     return frames(
-        draw, {"Loss": list(shown), "Probability of ending": [0.1, 0.2, 0.33, 0.5, 0.7]}, [1, 2]
+        draw, {"Loss": list(losses), "Probability of ending": [0.1, 0.2, 0.33, 0.5, 0.7]}, [1, 2]
     )

@@ -28,10 +28,10 @@ def first_world() -> ipywidgets.VBox:
             plotting.DISTRIBUTIONS["chosen"].label: world.chosen,
             plotting.DISTRIBUTIONS["rejected"].label: world.rejected,
         }
-        for i, (name, law) in enumerate(named.items()):
+        for i, (name, distribution) in enumerate(named.items()):
             axes.bar(
                 [k + (i - 1) * 0.27 for k in range(3)],
-                law[0],
+                distribution[0],
                 0.27,
                 color=plotting.color_of(name, i),
                 label=name,

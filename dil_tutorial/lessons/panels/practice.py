@@ -95,7 +95,7 @@ def batch_layouts() -> ipywidgets.VBox:
 def reward_for_kl() -> ipywidgets.VBox:
     """One temperature for RLHF and for DIL's objective, and best of N beside them."""
     world = bandit20()
-    shown = [8.0, 4.0, 2.0, 1.0, 0.7, 0.5, 0.3, 0.2]
+    betas = [8.0, 4.0, 2.0, 1.0, 0.7, 0.5, 0.3, 0.2]
     exact = curves(world)
 
     def draw(beta: float) -> Drawn:
@@ -128,7 +128,7 @@ def reward_for_kl() -> ipywidgets.VBox:
             f"{g2:.2f} for {k2:.2f}.",
         )
 
-    return frames(draw, {"Temperature β": shown}, [3])
+    return frames(draw, {"Temperature β": betas}, [3])
 
 
 # --- 13 · The paper against its code --------------------------------------------------------------
@@ -140,7 +140,7 @@ def fed_means() -> ipywidgets.VBox:
     """
     f = torch.linspace(-6, 6, 121, dtype=torch.float64)
     zero = torch.zeros_like(f)
-    fed = variants("DIL LSIF published", "DIL BCE published", "DPO")
+    losses = variants("DIL LSIF published", "DIL BCE published", "DPO")
 
     def draw(tokens: int) -> Drawn:
         figure, panes = plotting.new_figure(columns=2, width=8.8)
@@ -148,14 +148,14 @@ def fed_means() -> ipywidgets.VBox:
             panes, (1, tokens), ("fed the sum f", "fed the mean f/|y|"), strict=True
         ):
             named = {
-                name: (f.tolist(), loss(f / scale, zero).tolist()) for name, loss in fed.items()
+                name: (f.tolist(), loss(f / scale, zero).tolist()) for name, loss in losses.items()
             }
-            plotting.curves(ax, named, "f of the winner, nats", "loss", title, colors(*fed))
+            plotting.curves(ax, named, "f of the winner, nats", "loss", title, colors(*losses))
             ax.set_ylim(-6, 6)
-        pulls = [torch.sigmoid(torch.tensor(-2.0 / scale)).item() / scale for scale in (1, tokens)]
+        gradients = [torch.sigmoid(torch.tensor(-2.0 / scale)).item() / scale for scale in (1, tokens)]
         return (
             figure,
-            f"{tokens} tokens: at f = 2 DPO pulls with {pulls[0]:.4f} fed sums, {pulls[1]:.4f} "
+            f"{tokens} tokens: at f = 2 DPO pulls with {gradients[0]:.4f} fed sums, {gradients[1]:.4f} "
             "fed means.",
         )
 

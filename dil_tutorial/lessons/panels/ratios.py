@@ -123,14 +123,14 @@ def draw_generator(text: str) -> Drawn:
         optima.dil(world, gen, denominator) for denominator in ("rejected", "mixture")
     )
     order = world.true_reward[0].argsort()
-    for i, (name, law) in enumerate(
+    for i, (name, distribution) in enumerate(
         {"winners": world.chosen, "published": published, "repaired": repaired}.items()
     ):
         x, style = (
             world.true_reward[0, order],
             {"color": plotting.COLOURS[i], "marker": "osx"[i], "ms": 6},
         )
-        axes[3].plot(x, law[0, order], lw=1, label=name, **style)
+        axes[3].plot(x, distribution[0, order], lw=1, label=name, **style)
     axes[3].set(xlabel="reward", ylim=(0, 0.8), title="where it ends")
     axes[3].legend(frameon=False, fontsize=8)
     return figure, (
@@ -230,8 +230,8 @@ def loss_landscape() -> ipywidgets.VBox:
             plotting.DISTRIBUTIONS["rlhf"].label: (rlhf, "s"),
             "its optimum": (end, "x"),
         }
-        for label, (law, mark) in marks.items():
-            x, y = on_triangle(law[0])
+        for label, (distribution, mark) in marks.items():
+            x, y = on_triangle(distribution[0])
             axes.plot(
                 x,
                 y,
@@ -270,7 +270,7 @@ def denominator_mix() -> ipywidgets.VBox:
     def draw(share: float) -> Drawn:
         figure, (left, right) = plotting.new_figure(columns=2, width=8.8, height=3.6)
         order = world.true_reward[0].argsort()
-        x, said = world.true_reward[0, order], []
+        x, captions = world.true_reward[0, order], []
         left.plot(
             x,
             (world.chosen / world.ref)[0, order],
@@ -293,7 +293,7 @@ def denominator_mix() -> ipywidgets.VBox:
             }
             left.plot(x, (policies[here] / world.ref)[0, order], label=name.upper(), **style)
             right.plot(SHARES, far, label=name.upper(), **style)
-            said.append(f"{name.upper()} {far[here]:z.4f}")
+            captions.append(f"{name.upper()} {far[here]:z.4f}")
         right.axvline(share, color="black", lw=1)
         left.set(xlabel="reward", ylabel="ratio to the reference", ylim=(0, 6))
         right.set(
@@ -303,7 +303,7 @@ def denominator_mix() -> ipywidgets.VBox:
         return (
             figure,
             f"With {share:.0%} winners in the denominator the optima are off the winners' law by "
-            f"{', '.join(said)} nats.",
+            f"{', '.join(captions)} nats.",
         )
 
     return frames(draw, {"Share of winners": SHARES})

@@ -44,8 +44,8 @@ def before_after(results: Results, losses: Sequence[str], count: int = 12) -> ip
     prompts, reference = results["truth"]["held-out"]["prompts"], results["reference"]
     runs = {"the reference": reference, **{loss: first_seed(results, loss) for loss in losses}}
 
-    def page(shown: str) -> str:
-        place = int(shown.split(":")[0])
+    def page(prompt_label: str) -> str:
+        place = int(prompt_label.split(":")[0])
         before = reference["own text"][place][0]
         body = "".join(
             "<tr><th scope='row' "
@@ -87,9 +87,9 @@ def parted(before: str, after: str) -> str:
     >>> parted("a cat sat", "a cat ran")
     'a cat <mark>ran</mark>'
     """
-    ours, theirs = re.split(r"(?<=\s)", after), re.split(r"(?<=\s)", before)
+    ours, before_words = re.split(r"(?<=\s)", after), re.split(r"(?<=\s)", before)
     same = sum(
-        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs, strict=False))
+        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ours, before_words, strict=False))
     )
     rest = escape("".join(ours[same:]))
     return escape("".join(ours[:same])) + (f"<mark>{rest}</mark>" if rest else "")
@@ -118,8 +118,8 @@ def token_colours(results: Results, losses: Sequence[str]) -> ipywidgets.VBox:
     read = {loss: first_seed(results, loss)["read"] for loss in losses}
     entries = read[losses[0]]
 
-    def page(loss: str, shown: str) -> str:
-        entry = next(e for e in read[loss] if e["place"] == int(shown.split(":")[0]))
+    def page(loss: str, prompt_label: str) -> str:
+        entry = next(e for e in read[loss] if e["place"] == int(prompt_label.split(":")[0]))
         parts = [f"<p><strong>{escape(held['prompts'][entry['place']])}</strong></p>"]
         for name, tokens in zip(("best", "worst"), entry["tokens"], strict=True):
             reward = held["reward"][entry["place"]][entry[name]]
@@ -146,14 +146,14 @@ def wrong_pairs(results: Results, loss: str, count: int = 3) -> list[tuple[str, 
     The texts that the results hold are looked at: the first few responses to each held-out prompt.
     """
     held, f = results["truth"]["held-out"], first_seed(results, loss)["f held-out"]
-    found = []
+    disagreements = []
     for place, texts in enumerate(held["text"]):
         reward, ratio = held["reward"][place], f[place]
         for a in range(min(len(texts), len(ratio))):
             for b in range(min(len(texts), len(ratio))):
                 if reward[a] - reward[b] > 2 and ratio[b] > ratio[a]:
-                    found.append((held["prompts"][place], texts[b], texts[a], ratio[b] - ratio[a]))
-    return sorted(found, key=lambda pair: -pair[3])[:count]
+                    disagreements.append((held["prompts"][place], texts[b], texts[a], ratio[b] - ratio[a]))
+    return sorted(disagreements, key=lambda pair: -pair[3])[:count]
 
 
 def blind(results: Results, loss: str, rounds: int = 8, seed: int = 0) -> Any:

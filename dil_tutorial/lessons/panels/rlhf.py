@@ -60,10 +60,10 @@ def climb() -> ipywidgets.VBox:
         axes.axhline(top, color="black", ls="--", lw=1, label="the optimum")
         axes.set(xlabel="step", ylabel=r"$J = E R - \beta KL$", ylim=(-0.7, top + 0.1))
         axes.legend(frameon=False, fontsize=9, loc="lower right")
-        said = ", ".join(f"{name} {value:.2f}" for name, value in ends.items())
+        summary = ", ".join(f"{name} {value:.2f}" for name, value in ends.items())
         return (
             figure,
-            f"With {samples} samples a step, after {STEPS} steps, mean of 12 runs: {said}; the "
+            f"With {samples} samples a step, after {STEPS} steps, mean of 12 runs: {summary}; the "
             f"optimum has {top:.2f}.",
         )
 
@@ -104,13 +104,13 @@ def goodhart() -> ipywidgets.VBox:
     world = rare_and_bad()
 
     def draw(pairs: int) -> Drawn:
-        found = betrayal(world, pairs)
+        curves = betrayal(world, pairs)
         figure, (axes,) = plotting.new_figure(width=7.6, height=4.6)
         styles = {"RLHF": "-", "best of n": "--"}
-        for place, (way, rows) in enumerate(found.items()):
-            style = styles.get(way, "none")
-            marker = "" if way == "RLHF" else "*" if "stopped" in way else plotting.MARKERS[place]
-            size = 13 if "stopped" in way else 5
+        for place, (method, rows) in enumerate(curves.items()):
+            style = styles.get(method, "none")
+            marker = "" if method == "RLHF" else "*" if "stopped" in method else plotting.MARKERS[place]
+            size = 13 if "stopped" in method else 5
             axes.plot(
                 rows[0].sqrt(),
                 rows[1],
@@ -119,9 +119,9 @@ def goodhart() -> ipywidgets.VBox:
                 ms=size,
                 lw=2,
                 color=plotting.COLOURS[place],
-                label=way,
+                label=method,
             )
-        kl_, gold, proxy = found["RLHF"]
+        kl_, gold, proxy = curves["RLHF"]
         axes.plot(
             kl_.sqrt(),
             proxy,
@@ -133,8 +133,8 @@ def goodhart() -> ipywidgets.VBox:
         axes.set(xlabel=r"$\sqrt{KL}$ to the reference", ylabel="gain in reward", ylim=(-2.2, 1.6))
         axes.set_title(f"a reward learned from {pairs:,} pairs", loc="left")
         axes.legend(frameon=False, fontsize=8, loc="lower left")
-        peak, stop = int(gold.argmax()), found["RLHF, stopped without gold"]
-        once = found["rounds of imitation, the same proxy"][1, 1].item()
+        peak, stop = int(gold.argmax()), curves["RLHF, stopped without gold"]
+        once = curves["rounds of imitation, the same proxy"][1, 1].item()
         return figure, (
             f"With {pairs:,} pairs RLHF's true gain is {gold[peak]:.2f} at the best beta for "
             f"all, {gold[-1]:.2f} at the end. "

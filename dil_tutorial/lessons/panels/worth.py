@@ -49,23 +49,23 @@ def ladder() -> ipywidgets.VBox:
     """
 
     def draw(scale: float) -> Drawn:
-        found = costs(bandit20(scale))
+        pair_costs = costs(bandit20(scale))
         figure, (axes,) = plotting.new_figure(width=7.6, height=3.4)
-        names = list(found)[::-1]
+        names = list(pair_costs)[::-1]
         shades = ["#AAAAAA" if name in (SOFT, BOUND) else colors()[name] for name in names]
-        axes.barh(range(len(names)), [found[name] for name in names], color=shades)
+        axes.barh(range(len(names)), [pair_costs[name] for name in names], color=shades)
         axes.set_yticks(range(len(names)), names)
         axes.set(
             xlim=(0, 1.05),
             xlabel="pairs needed for the same error, SFT = 1",
             title=f"rewards of s.d. {scale:g}",
         )
-        best = min(REPAIRED, key=lambda name: found[name])
+        best = min(REPAIRED, key=lambda name: pair_costs[name])
         return figure, (
-            f"With rewards of s.d. {scale:g} the repaired losses need {found[best]:.2f} to "
-            f"{max(found[name] for name in REPAIRED):.2f} of SFT's pairs ({best} the fewest), "
-            f"the bound is {found[BOUND]:.2f}; "
-            f"soft labels leave {found[SOFT]:.2f}."
+            f"With rewards of s.d. {scale:g} the repaired losses need {pair_costs[best]:.2f} to "
+            f"{max(pair_costs[name] for name in REPAIRED):.2f} of SFT's pairs ({best} the fewest), "
+            f"the bound is {pair_costs[BOUND]:.2f}; "
+            f"soft labels leave {pair_costs[SOFT]:.2f}."
         )
 
     return frames(draw, {"Rewards' s.d.": [0.1, 0.5, 1.0, 2.0, 4.0, 8.0]}, [2])
@@ -83,9 +83,9 @@ def finite() -> ipywidgets.VBox:
     def draw(scale: float) -> Drawn:
         world, rng = bandit(scale), torch.Generator().manual_seed(0)
         figure, (axes,) = plotting.new_figure(width=7.6, height=4)
-        laws = {n: efficiency.data_sets(world, n, 60, rng) for n in SIZES}
+        data_sets = {n: efficiency.data_sets(world, n, 60, rng) for n in SIZES}
         grid = torch.logspace(1.3, 5.1, 60, dtype=torch.float64)
-        said = []
+        captions = []
         for place, label in enumerate(CURVES):
             loss, colour = CATALOGUE[label], colors()[label]
             end, covariance = efficiency.asymptotic(world, loss)
@@ -96,13 +96,13 @@ def finite() -> ipywidgets.VBox:
             axes.plot(grid, floor + cost / grid, color=colour, lw=1.5)
             drawn = [
                 efficiency.measured_error(
-                    world.chosen, efficiency.estimates(world, loss, laws[n]), n
+                    world.chosen, efficiency.estimates(world, loss, data_sets[n]), n
                 ).mean()
                 / n
                 for n in SIZES
             ]
             axes.plot(SIZES, drawn, plotting.MARKERS[place], color=colour, label=label)
-            said.append(f"{label} {cost:.2f}/n" + (f" + {floor:.1g}" if floor > 1e-9 else ""))
+            captions.append(f"{label} {cost:.2f}/n" + (f" + {floor:.1g}" if floor > 1e-9 else ""))
         bound = efficiency.error(
             world.chosen, of_policy(world, efficiency.tournament(world))
         ).item()
@@ -115,6 +115,6 @@ def finite() -> ipywidgets.VBox:
         )
         axes.set_title(f"rewards of s.d. {scale:g}", loc="left")
         axes.legend(frameon=False, fontsize=9)
-        return figure, f"For large n the error is {', '.join(said)}; the bound is {bound:.2f}/n."
+        return figure, f"For large n the error is {', '.join(captions)}; the bound is {bound:.2f}/n."
 
     return frames(draw, {"Rewards' s.d.": [0.5, 1.5, 3.0]}, [1])

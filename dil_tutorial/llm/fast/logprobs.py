@@ -64,9 +64,9 @@ def response_token_logps(
     [1, 2]
     """
     if isinstance(batch, SingleBatch):
-        found = [response_token_logps(model, row, head, chunk, value) for row in batch.rows]
-        return [part for parts, _ in found for part in parts], torch.cat(
-            [lengths for _, lengths in found]
+        row_results = [response_token_logps(model, row, head, chunk, value) for row in batch.rows]
+        return [part for parts, _ in row_results for part in parts], torch.cat(
+            [lengths for _, lengths in row_results]
         )
     if chunk and head is not None:
         with head_gives_logps(head, batch.pick, batch.targets, chunk, value):

@@ -37,7 +37,7 @@ def usable_layout(
     longest row to come. InputError where the model is not causal or, in ``training``, not
     deterministic: then no layout is right.
     """
-    rows, name, said = made_up_rows(model), type(model).__name__, []
+    rows, name, warnings = made_up_rows(model), type(model).__name__, []
     alone = _score(model, batch_of(rows, 0, "single"), 0, training)
     if training and not torch.equal(
         alone, _score(model, batch_of(rows, 0, "single"), 0, training, seed=1)
@@ -51,7 +51,7 @@ def usable_layout(
     if reason := rope_problem(model, longest):
         return "single", [f"layout: single, a response at a time: {reason}"]
     if wanted in ("shared", "packed") and (reason := enable_packing(model, training)):
-        said.append(f"layout: padded, without packing and prefix sharing: {reason}")
+        warnings.append(f"layout: padded, without packing and prefix sharing: {reason}")
         wanted = "padded"
     if wanted == "padded":
         padded = _score(model, pad(in_order(rows), 0), 0, training)
@@ -60,11 +60,11 @@ def usable_layout(
             padded,
             model.dtype.itemsize > 2 and not torch.is_autocast_enabled(padded.device.type),
         ):
-            said.append(
+            warnings.append(
                 f"layout: single, a response at a time: {name}: padded responses score differently"
             )
             wanted = "single"
-    return wanted, said
+    return wanted, warnings
 
 
 def causality_problem(model: Any) -> str | None:
@@ -123,7 +123,7 @@ def pads_left(model: Any) -> bool:
     True
     """
     prompt = made_up_rows(model)[0].chosen.prompt
-    law = {
+    generation_kwargs = {
         "max_new_tokens": 1,
         "do_sample": False,
         "output_logits": True,
@@ -134,7 +134,7 @@ def pads_left(model: Any) -> bool:
     for padding in (0, 3):
         ids = torch.tensor([[0] * padding + prompt], device=model.device)
         mask = torch.tensor([[0] * padding + [1] * len(prompt)], device=model.device)
-        first.append(model.generate(input_ids=ids, attention_mask=mask, **law).logits[0].float())
+        first.append(model.generate(input_ids=ids, attention_mask=mask, **generation_kwargs).logits[0].float())
     return not _far(first[0], first[1], model.dtype.itemsize > 2)
 
 
@@ -335,8 +335,8 @@ def usable_savings(model: Any, args: Any, longest: int) -> tuple[str, int, Layer
         logger.warning(f"head_chunk: 0, the whole vocabulary at once: {reason}")
         chunk = 0
     wanted, training = "shared" if args.layout == "auto" else args.layout, args.disable_dropout
-    layout, said = usable_layout(model, wanted, longest, training)
-    for line in said:
+    layout, warnings = usable_layout(model, wanted, longest, training)
+    for line in warnings:
         logger.warning(line)
     config = model.config.get_text_config()
     layers = getattr(config, "num_hidden_layers", 0)

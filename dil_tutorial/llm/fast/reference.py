@@ -108,13 +108,13 @@ def score_reference(
         before = _read(file).get(key, logps)
         logps = torch.where(logps.isnan(), before, logps) if before.shape == logps.shape else logps
     if logps.isnan().any():
-        mine = groups[rank::world]
-        missing = [group for group in mine if logps[group].isnan().any()]
-        done = len(mine) - len(missing)
+        own_groups = groups[rank::world]
+        missing = [group for group in own_groups if logps[group].isnan().any()]
+        done = len(own_groups) - len(missing)
         last = time.monotonic()
         try:
             for group in tqdm(
-                missing, "Reference log-probs", initial=done, total=len(mine), disable=quiet
+                missing, "Reference log-probs", initial=done, total=len(own_groups), disable=quiet
             ):
                 logps[group] = score([rows[i] for i in group]).view(rows.sides, -1).T.to(logps)
                 if time.monotonic() - last > SAVE_EVERY:
@@ -213,12 +213,12 @@ def model_digest(model: Any) -> str:
     False
     """
     config, adapters = getattr(model, "config", None), getattr(model, "peft_config", None)
-    told = (
+    settings = (
         {key: value for key, value in config.to_dict().items() if key not in OF_NO_EFFECT}
         if config
         else None
     )
-    digest = hashlib.sha256(f"{told!r} {adapters!r}".encode())
+    digest = hashlib.sha256(f"{settings!r} {adapters!r}".encode())
     for name, weight in model.state_dict().items():
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype} {bit_sum(weight)}".encode())
     return digest.hexdigest()
