@@ -1,4 +1,4 @@
-"""What two busy processes do to `dil verify --seeds 20`: its time alone and beside them,
+"""What two busy processes do to `dil verify --seeds 20`: its time alone and besides them,
 interleaved, into busy.json.
 
     python benchmarks/busy.py [rounds]      # half a minute per round, otherwise idle
@@ -36,7 +36,7 @@ def busy(processes: int) -> Iterator[None]:
 
 
 def seconds(processes: int) -> float:
-    """Wall time of the command beside so many busy processes."""
+    """Wall time of the command besides so many busy processes."""
     with busy(processes):
         start = time.perf_counter()
         subprocess.run(VERIFY, check=True, stdout=subprocess.DEVNULL)
@@ -45,11 +45,11 @@ def seconds(processes: int) -> float:
 
 if __name__ == "__main__":
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    found: dict[str, list[float]] = {"alone": [], "beside two": []}
+    found: dict[str, list[float]] = {"alone": [], "besides two": []}
     for _ in range(rounds):
         found["alone"].append(seconds(0))
-        found["beside two"].append(seconds(2))
-    ratio = statistics.median(found["beside two"]) / statistics.median(found["alone"])
+        found["besides two"].append(seconds(2))
+    ratio = statistics.median(found["besides two"]) / statistics.median(found["alone"])
     print(
         {name: [round(s, 1) for s in times] for name, times in found.items()},
         f"ratio of medians {ratio:.2f}",

@@ -6,7 +6,7 @@ cosmic-ray makes the mutants; each is tested in a fork of one warm process (impo
 thousand times would take longer than the tests).  Mutants of annotations and docstrings, which are
 never executed, are left out.  Results go to ``benchmarks/mutation.json``: the score of each module
 and every survivor, with the reason where it is equivalent (from
-``benchmarks/equivalent_mutants.toml``).  An interrupted run goes on where it stopped; when tests
+``benchmarks/equivalent_mutants.toml``).  An interrupted run continues where it stopped; when tests
 change, only unexplained survivors are tried again (delete the results to try all), when the module
 does, everything is.
 """
@@ -152,7 +152,7 @@ def main() -> None:
             }
         todo = [m for m in every if key(m) not in outcomes]
         if not survives(module, (ROOT / module).read_text(), 600):
-            sys.exit(f"{module}: its tests fail without any mutation: mend them first")
+            sys.exit(f"{module}: its tests fail without any mutation: fix them first")
         with ThreadPoolExecutor(arguments.workers) as pool:
             judged = pool.map(
                 lambda m, name=module: survives(name, m["source"], arguments.timeout), todo

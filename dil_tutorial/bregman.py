@@ -34,10 +34,11 @@ loss that explodes continues along its tangent: value and slope stay finite, of 
 below the bound, exactly the table's.  (The exponential generator explodes twice; its bound is r =
 30.)
 
-``win`` knows that no ratio to the winners' law is above 2: with the repaired denominator it is -f_w
+``win`` knows that no ratio to the chosen distribution is above 2: with the corrected denominator it
+is -f_w
 - log(2 - e^{f_l}), the log-likelihood of "y_w won", r/2, and "y_l lost", 1 - r/2 (THEORY §12.3).
-Beyond r = 1.99 losses go on along their tangent, with 199 times the slope that a win pulls with,
-and a win pulls less and less, from r = 2 on not at all: no chance is above 1. (A response that
+Beyond r = 1.99 losses continue along their tangent, with 199 times the slope that a win has,
+and a win gradients less and less, from r = 2 on not at all: no chance is above 1. (A response that
 never lost in the data has nothing else to hold it: the sum over all responses would push it to any
 ratio.)
 """
@@ -151,7 +152,7 @@ class Generator:
     dh: Function  # h'(r)
     chosen_loss: Function  # -h'(e^f), constants dropped
     reference_loss: Function  # e^f h'(e^f) - h(e^f), constants dropped
-    max_ratio: float = math.exp(MAX_LOG_RATIO)  # the losses go on along their tangents beyond it
+    max_ratio: float = math.exp(MAX_LOG_RATIO)  # the losses continue along their tangents beyond it
     proved: bool = False
 
     def __post_init__(self) -> None:
@@ -180,7 +181,7 @@ class Generator:
         """A generator from h alone, a strictly convex elementwise function of torch tensors on r >
         0.
 
-        ``max_ratio``: where h itself would overflow, the r beyond which the losses go on along
+        ``max_ratio``: where h itself would overflow, the r beyond which the losses continue along
         their tangents.
 
         >>> burg = Generator.from_function(lambda r: -r.log(), name="itakura-saito")

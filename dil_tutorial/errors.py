@@ -1,4 +1,4 @@
-"""The exceptions that a person sees: input to be mended, with the nearest-name hint that goes with
+"""The exceptions that a person sees: input to be fixed, with the nearest-name hint that goes with
 it, and a run gone wrong.
 """
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """Bad input: one line that says what is wrong, where, and how to mend it.
+    """Bad input: one line that says what is wrong, where, and how to fix it.
 
     The command line prints it and exits with status 2; library users catch it as a ``ValueError``.
     """
@@ -29,7 +29,7 @@ def unknown_name(what: str, name: object, choices: Iterable[str]) -> InputError:
     """
     known = sorted(choices)
     near = difflib.get_close_matches(str(name).lower(), known, n=3, cutoff=0.6)
-    # two letters exchanged are the likeliest slip
+    # two letters exchanged are the most likely slip
     near.sort(key=lambda choice: sorted(choice) != sorted(str(name).lower()))
     hint = f": did you mean '{near[0]}'?" if near else ":"
     if not near or len(known) <= 12:  # a long list helps only someone who is far off

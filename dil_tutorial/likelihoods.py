@@ -1,5 +1,5 @@
-r"""Losses without a reference: fed log-probabilities l = log pi_theta(y|x), summed or as means per
-token, not log-ratios.
+r"""Losses without a reference: given log-probabilities l = log pi_theta(y|x), summed or as means
+per token, not log-ratios.
 
 Called like those of ``losses``, which lists them by name.  None knows pi_ref, so each can forget
 what the model knew; where each ends is in THEORY §5.
@@ -130,7 +130,7 @@ def slic_loss(
     logp_chosen: Tensor, logp_rejected: Tensor, delta: Number = 1.0, sft_weight: NonNegative = 0.1
 ) -> Tensor:
     """SLiC-HF (Zhao et al., 2023): a hinge on the margin of log-probabilities, and maximum
-    likelihood beside it.
+    likelihood next to it.
 
     >>> slic_loss(torch.tensor([-1.0]), torch.tensor([-1.5]))  # max(0, 1 - 0.5) + 0.1 * 1
     tensor([0.6000])
@@ -157,7 +157,7 @@ def slic_loss(
 def cpo_loss(
     logp_chosen: Tensor, logp_rejected: Tensor, beta: Positive = 0.1, sft_weight: NonNegative = 1.0
 ) -> Tensor:
-    """CPO (Xu et al., 2024): DPO with a uniform reference, and maximum likelihood beside it.
+    """CPO (Xu et al., 2024): DPO with a uniform reference, and maximum likelihood next to it.
 
     >>> cpo_loss(torch.tensor([-1.0]), torch.tensor([-1.0]))
     tensor([1.6931])

@@ -223,7 +223,7 @@ class LossSpec:
 
     @property
     def shown(self) -> Variant:
-        """The variant that these settings are; a nameless gray one for a loss of your own."""
+        """The variant that these settings are; a nameless gray one for per loss of your own."""
         return self.variant or Variant(self.name)
 
     @property
@@ -243,8 +243,8 @@ class LossSpec:
         """The label with the settings that are numbers, and the other name.
 
         >>> from dil_tutorial.losses import CATALOGUE
-        >>> CATALOGUE["DPO"].described, CATALOGUE["DIL BCE repaired"].described
-        ('DPO, β 1', 'DIL BCE repaired = NCA')
+        >>> CATALOGUE["DPO"].described, CATALOGUE["DIL BCE corrected"].described
+        ('DPO, β 1', 'DIL BCE corrected = NCA')
         """
         numbers = [(key, value) for key, value in self.settings.items() if isinstance(value, float)]
         values = [
@@ -260,7 +260,7 @@ class LossSpec:
         """What ``make_loss`` takes, as JSON can hold it.
 
         >>> from dil_tutorial.losses import CATALOGUE
-        >>> CATALOGUE["DIL BCE repaired"].named_settings
+        >>> CATALOGUE["DIL BCE corrected"].named_settings
         {'name': 'dil', 'generator': 'bce', 'denominator': 'mixture'}
         """
         return {"name": self.name, **self.kwargs}

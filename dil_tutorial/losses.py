@@ -3,8 +3,8 @@ r"""DIL and its relatives: one equation, one pure function of log-ratios.
 ``f = log pi_theta(y|x) - log pi_ref(y|x)``, the log-ratio of a response (summed over its tokens,
 unless you choose the mean: THEORY §6).  Every function takes ``f_chosen`` and ``f_rejected`` of one
 shape and returns the loss of each element, same shape: no mean, no sum, so that a toy world can
-weigh it by an exact law and a trainer can average it over a batch.  Minimise.  Half-precision
-inputs are lifted to float32 first.
+weigh it by an exact distribution and a trainer can average it over a batch.  Minimize.
+Half-precision inputs are lifted to float32 first.
 
 The DIL loss needs no pairing: its chosen and its denominator term are separate expectations (paper
 §4.4). **Whose samples stand for pi_ref in the second one is the whole question** (THEORY §4):
@@ -13,7 +13,7 @@ The DIL loss needs no pairing: its chosen and its denominator term are separate 
 denominator  estimator of E_ref[g]           optimum in a full tabular class
 ===========  ==============================  ==============================================
 rejected     g(y_l)            (published)   not pi_chosen: see ``toy.optima``
-mixture      (g(y_w) + g(y_l)) / 2 (repair)  pi_chosen, for every h: they average to pi_ref
+mixture      (g(y_w) + g(y_l)) / 2 (correction)  pi_chosen, for every h: they average to pi_ref
 reference    g(y), y ~ pi_ref                pi_chosen, for every h
 ===========  ==============================  ==============================================
 """
@@ -69,7 +69,7 @@ from dil_tutorial.margins import (
     robust_dpo_loss,
 )
 
-DIL_WORDS = {"rejected": "published", "mixture": "repaired", "reference": "reference"}  # in labels
+DIL_WORDS = {"rejected": "published", "mixture": "corrected", "reference": "reference"}  # in labels
 MIXED = "give the denominator mixture or reference"
 PI_CHOSEN = r"$\pi_\text{ref}(1+t)$"
 
@@ -96,9 +96,10 @@ def check_denominator(
     unpaired=True,
 )
 def sft_loss(f_chosen: Tensor, f_rejected: Tensor | None = None) -> Tensor:
-    """Imitate the winners by maximum likelihood: -f_w = -log pi_theta(y_w) + const, the forward KL.
+    """Imitate the chosen responses by maximum likelihood: -f_w = -log pi_theta(y_w) + const, the
+    forward KL.
 
-    The loser plays no part; it is in the signature so that every loss is called alike.
+    The rejected response plays no part; it is in the signature so that every loss is called alike.
 
     >>> sft_loss(torch.tensor([0.5]))
     tensor([-0.5000])
@@ -113,15 +114,15 @@ def dil_loss(
     denominator: DenominatorSetting = "rejected",  # whose responses stand for samples of pi_ref
     f_reference: Tensor | None = None,  # (...) of samples of pi_ref
     beta: Positive = 1.0,  # s = exp(beta f + shift)
-    shift: NumberOrTensor = 0.0,  # (...) or a number: a log-normaliser
+    shift: NumberOrTensor = 0.0,  # (...) or a number: a log-normalizer
 ) -> Tensor:
     r"""Direct imitation learning: E[chosen_loss(f(y_w))] + E_ref[reference_loss(f)] (paper §4.4).
 
-    ``rejected`` is the loss as published, ``mixture`` its repair from the same data, ``reference``
-    wants ``f_reference``, log-ratios of fresh samples of pi_ref (and no f_rejected).  The ratio is
-    fitted by s = exp(beta f + shift).  For beta != 1 and shift = 0 the optimum is biased; with
-    ``shift`` learned for each prompt (a log-normaliser) beta becomes a temperature, pi_ref
-    (pi_chosen/pi_ref)^{1/beta}/Z (THEORY §6.1).
+    ``rejected`` is the loss as published, ``mixture`` its correction from the same data,
+    ``reference`` wants ``f_reference``, log-ratios of fresh samples of pi_ref (and no f_rejected).
+    The ratio is fitted by s = exp(beta f + shift).  For beta != 1 and shift = 0 the optimum is
+    biased; with ``shift`` learned for each prompt (a log-normalizer) beta becomes a temperature,
+    pi_ref (pi_chosen/pi_ref)^{1/beta}/Z (THEORY §6.1).
 
     >>> f_w, f_l = torch.tensor([0.5]), torch.tensor([-0.5])
     >>> dil_loss(f_w, f_l, "ukl", "rejected")  # -f_w + e^{f_l}
@@ -150,7 +151,12 @@ def _dil_variant(
     """One choice of generator and reference term, in the words of tables and figures."""
     settings = {"generator": h.lower().replace("–", "-"), "denominator": denominator}
     return Variant(
-        f"DIL {h} {DIL_WORDS[denominator]}", settings, color, line, formula=formula, **variant_kwargs
+        f"DIL {h} {DIL_WORDS[denominator]}",
+        settings,
+        color,
+        line,
+        formula=formula,
+        **variant_kwargs,
     )
 
 
@@ -286,13 +292,13 @@ def dpo_loss(
     label_smoothing: ErrorRate = 0.0,
     sft_weight: NonNegative = 0.0,
 ) -> Tensor:
-    """Direct preference optimisation (Rafailov et al., 2023): -log sigmoid(z) with z = beta (f_w -
+    """Direct preference optimization (Rafailov et al., 2023): -log sigmoid(z) with z = beta (f_w -
     f_l).
 
     Under Bradley–Terry pairs its optimum is pi_ref exp(R/beta)/Z, the optimum of RLHF.  With
     ``label_smoothing`` epsilon it is conservative DPO (Mitchell, 2023), which takes a label to be
     wrong with that probability: -(1 - epsilon) log sigmoid(z) - epsilon log sigmoid(-z) = -log
-    sigmoid(z) + epsilon z.  With ``sft_weight`` it has maximum likelihood beside it (RPO; Pang et
+    sigmoid(z) + epsilon z.  With ``sft_weight`` it has maximum likelihood next to it (RPO; Pang et
     al., 2024): -f_w is -log pi_theta(y_w) + const.
 
     >>> dpo_loss(torch.tensor([0.0]), torch.tensor([0.0]))
@@ -332,7 +338,7 @@ def cpc_loss(score: Tensor, negatives: Tensor) -> Tensor:
     trl=(TRLName("ipo", logprobs="mean", fields={"beta": "tau"}),),
 )
 def ipo_loss(f_chosen: Tensor, f_rejected: Tensor, tau: Positive = 0.5) -> Tensor:
-    """Identity preference optimisation (Azar et al., 2024): (f_w - f_l - 1/(2 tau))^2.
+    """Identity preference optimization (Azar et al., 2024): (f_w - f_l - 1/(2 tau))^2.
 
     Its optimum is pi_ref exp(w/tau)/Z, w the win rate against pi_ref.
 
@@ -353,7 +359,7 @@ def ipo_loss(f_chosen: Tensor, f_rejected: Tensor, tau: Positive = 0.5) -> Tenso
 def nca_loss(f_chosen: Tensor, f_rejected: Tensor, beta: Positive = 1.0) -> Tensor:
     """Noise-contrastive alignment for pairs (Chen et al., 2024), from its own paper.
 
-    At beta = 1 it is DIL with BCE and the repaired denominator, an identity the ledger checks.
+    At beta = 1 it is DIL with BCE and the corrected denominator, an identity the ledger checks.
 
     >>> nca_loss(torch.tensor([0.0]), torch.tensor([0.0]))
     tensor([1.3863])
@@ -373,7 +379,7 @@ def nca_loss(f_chosen: Tensor, f_rejected: Tensor, beta: Positive = 1.0) -> Tens
 def bco_loss(
     f_chosen: Tensor, f_rejected: Tensor, beta: Positive = 1.0, delta: Number = 0.0
 ) -> Tensor:
-    """Binary classifier optimisation (Jung et al., 2024); ``delta`` is its reward shift.
+    """Binary classifier optimization (Jung et al., 2024); ``delta`` is its reward shift.
 
     At beta = 1 and delta = 0 it is DIL with BCE as published.
 
@@ -459,9 +465,9 @@ def bpo_loss(
     """BPO (Kim et al., 2025): the ratio of a pair's two orders, P/(1 - P), fitted by e^z, z = beta
     (f_w - f_l), in any D_h.
 
-    A pair as it came is a sample of the first law, turned round one of the second: chosen_loss(z) +
-    reference_loss(-z). Under Bradley–Terry it ends at pi_ref exp(R/beta)/Z, for every h; with BCE
-    it is twice DPO.
+    A pair as it came is a sample of the first distribution, turned round one of the second:
+    chosen_loss(z) + reference_loss(-z). Under Bradley–Terry it has its optimum at pi_ref
+    exp(R/beta)/Z, for every h; with BCE it is twice DPO.
 
     >>> f_w, f_l = torch.tensor([1.0]), torch.tensor([0.0])
     >>> bpo_loss(f_w, f_l, beta=1.0), 2 * dpo_loss(f_w, f_l, beta=1.0)
@@ -561,9 +567,9 @@ def dro_loss(
     """DRO (Richemond et al., 2024) with labels for rewards, 1 won and 0 lost: (reward - V - tau
     f)^2 / 2, each by itself.
 
-    ``value`` is V(x), a number or one a prompt.  Learned beside the policy it ends at tau log Z,
-    and the policy at IPO's optimum, pi_ref exp(w/tau)/Z.  Left at 1/2, the mean reward, the loss is
-    SPPO's.
+    ``value`` is V(x), a number or one a prompt.  Learned next to the policy it has its optimum at
+    tau log Z, and the policy at IPO's optimum, pi_ref exp(w/tau)/Z.  Left at 1/2, the mean reward,
+    the loss is SPPO's.
 
     >>> dro_loss(torch.tensor([1.0]), torch.tensor([-1.0]), tau=0.5)
     tensor([0.])
@@ -590,7 +596,9 @@ def soft_label_loss(
     """
     sides = ("ref_chosen", "ref_rejected")
     turned = extra_inputs | {
-        one: extra_inputs[other] for one, other in zip(sides, sides[::-1], strict=True) if other in extra_inputs
+        one: extra_inputs[other]
+        for one, other in zip(sides, sides[::-1], strict=True)
+        if other in extra_inputs
     }
     return p_first * loss(f_first, f_second, **extra_inputs) + (1 - p_first) * loss(
         f_second, f_first, **turned

@@ -2,11 +2,11 @@ r"""Losses of the margin z = beta (f_w - f_l) since 2024: hinge, EXO, robust DPO
 and some that look at more.
 
 Called like those of ``losses``, which lists them by name: log-ratios f of one shape in, the loss of
-each element out.  Where each ends is in THEORY §5: for a pair of responses whose first wins with
-probability P,
+each element out.  The optimum of each is in THEORY §5: for a pair of responses whose first wins
+with probability P,
 
 ==========  ==============================  ===============================================
-loss        z at its optimum                so it hears
+loss        z at its optimum                so it depends on
 ==========  ==============================  ===============================================
 DPO         log P/(1 - P)                   log-odds, RLHF's reward
 IPO         (2P - 1)/(2 tau), of f_w - f_l  the win rate
@@ -88,7 +88,7 @@ def exo_loss(
     beta: Positive = 0.1,
     label_smoothing: Annotated[float, Setting(above=0, below=0.5)] = 1e-3,
 ) -> Tensor:
-    """EXO on labelled pairs (Ji et al., 2024, eq. 16): KL(q || p), q = (sigmoid(z), sigmoid(-z)), p
+    """EXO on labeled pairs (Ji et al., 2024, eq. 16): KL(q || p), q = (sigmoid(z), sigmoid(-z)), p
     = (1 - eps, eps).
 
     The reverse of DPO's KL(p || q).  Without smoothing it would be infinite.
@@ -175,8 +175,8 @@ def discopop_loss(
     trl=(TRLName("apo_down"),),
 )
 def apo_down_loss(f_chosen: Tensor, f_rejected: Tensor, beta: Positive = 0.1) -> Tensor:
-    """APO-down (D'Oosterlinck et al., 2024, eq. 8), for winners worse than the model's own answers:
-    both likelihoods fall.
+    """APO-down (D'Oosterlinck et al., 2024, eq. 8), for chosen responses worse than the model's own
+    answers: both likelihoods fall.
 
     sigmoid(beta f_w) + 1 - sigmoid(beta (f_w - f_l)).  Its sibling APO-zero is KTO with ``kl`` 0.
 
@@ -276,11 +276,11 @@ def bonbon_loss(
     trl=(TRLName("aot_unpaired"),),
 )
 def aot_loss(f_chosen: Tensor, f_rejected: Tensor, beta: Positive = 0.1) -> Tensor:
-    """AOT, unpaired (Melnyk et al., 2024): DPO between the k-th smallest f of winners and of
-    losers; (N,), (N,) -> (N,).
+    """AOT, unpaired (Melnyk et al., 2024): DPO between the k-th smallest f of chosen responses and
+    of rejected responses; (N,), (N,) -> (N,).
 
-    A loss of a batch, not of its pairs: who met whom is forgotten, and no law of single pairs says
-    where it ends.
+    A loss of a batch, not of its pairs: who met whom is forgotten, and no distribution of single
+    pairs says the optimum of it.
 
     >>> aot_loss(
     ...     torch.tensor([0.0, 2.0]), torch.tensor([2.0, 0.0]), beta=1.0
@@ -308,7 +308,7 @@ def aot_paired_loss(
     the reference; all (N,).
 
     A margin is log pi(y_w) - log pi(y_l), ``ref_...`` are log pi_ref.  Of one pair it is DPO; on a
-    batch it asks the policy's margins as a law to be larger, whichever pair has which.
+    batch it asks the policy's margins as a distribution to be larger, whichever pair has which.
 
     >>> zero, ref = torch.zeros(2), torch.tensor([0.0, -2.0])
     >>> aot_paired_loss(zero, zero, ref, zero, beta=1.0)
@@ -351,7 +351,7 @@ def alpha_dpo_loss(
     which takes no gradient.
 
     Means per token, all four; ``ref_...`` are log pi_ref, so that f + ref is log pi_theta.  The
-    paper standardises the moving part over a batch; here it is taken as it is.
+    paper standardizes the moving part over a batch; here it is taken as it is.
 
     >>> zero = torch.tensor([0.0])
     >>> alpha_dpo_loss(zero, zero, zero, zero)
@@ -370,7 +370,7 @@ def f_po_loss(
     beta: float = 0.1,
     label_smoothing: float = 1e-3,
 ) -> Tensor:
-    """f-PO on labelled pairs (Han et al., 2025): D_h(p || q) = sum q h(p/q), p = (1 - eps, eps), q
+    """f-PO on labeled pairs (Han et al., 2025): D_h(p || q) = sum q h(p/q), p = (1 - eps, eps), q
     = (sigmoid(z), sigmoid(-z)).
 
     With UKL conservative DPO, less the label's entropy; with Itakura–Saito EXO.  h is used as it

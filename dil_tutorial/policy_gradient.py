@@ -24,11 +24,11 @@ import torch
 from torch import Tensor
 
 
-def penalised(rewards: Tensor, f: Tensor, beta: float) -> Tensor:
+def penalized(rewards: Tensor, f: Tensor, beta: float) -> Tensor:
     """R - beta f, a number a sample: what RLHF's objective pays, J = E[R - beta f].  (..., G) x 2
     -> (..., G).
 
-    >>> penalised(torch.tensor([1.0, 1.0]), torch.tensor([0.0, 0.5]), beta=2.0)
+    >>> penalized(torch.tensor([1.0, 1.0]), torch.tensor([0.0, 0.5]), beta=2.0)
     tensor([1., 0.])
     """
     return rewards - beta * f.detach()

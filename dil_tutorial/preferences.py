@@ -1,4 +1,4 @@
-r"""What does a preference data set contain?  Two laws that average to the reference.
+r"""What does a preference data set contain?  Two distributions that average to the reference.
 
 Notation (used everywhere in this project; the paper is arXiv:2503.05079, cited by section):
 
@@ -6,16 +6,16 @@ Notation (used everywhere in this project; the paper is arXiv:2503.05079, cited 
 Symbol                    Shape           Description
 ========================  ==============  ==================================================
 ``ref``  = pi_ref(y|x)    (..., Y)        reference policy; each row sums to one
-``reward``  = R(x, y)     (..., Y)        the labeller's true reward, in nats (log-odds)
+``reward``  = R(x, y)     (..., Y)        the labeler's true reward, in nats (log-odds)
 ``preference``  = P       (..., Y, Y)     P[y, y'] = probability that y is preferred to y'
 w(y)                      (..., Y)        win rate of y against a draw from pi_ref, in [0, 1]
 t(y) = 2 w(y) - 1         (..., Y)        advantage, in [-1, 1]
 ========================  ==============  ==================================================
 
-A pair is made by drawing y, y' ~ pi_ref independently and letting P name the winner:
-``p(y_w, y_l | x) = 2 pi_ref(y_w) pi_ref(y_l) P(y_w > y_l)``.  The winner and the loser are
-therefore *not* independent of each other.  Leading dimensions ``...`` (prompts) broadcast.
-"""
+A pair is made by drawing y, y' ~ pi_ref independently and letting P name the chosen response:
+``p(y_w, y_l | x) = 2 pi_ref(y_w) pi_ref(y_l) P(y_w > y_l)``.  The chosen response and the rejected
+response are therefore *not* independent of each other.  Leading dimensions ``...`` (prompts)
+broadcast."""
 
 import torch
 import torch.nn.functional as F
@@ -173,7 +173,7 @@ def advantage(ref: Tensor, preference: Tensor) -> Tensor:
 
 
 def pi_chosen(ref: Tensor, preference: Tensor) -> Tensor:
-    """The law of the winners (paper §4.1, THEORY §1.1): pi_chosen = 2 pi_ref w = pi_ref (1 + t).
+    """the chosen distribution (paper §4.1, THEORY §1.1): pi_chosen = 2 pi_ref w = pi_ref (1 + t).
     (..., Y).
 
     >>> pi_chosen(torch.tensor([0.9, 0.1]), hard_labels(torch.tensor([0.0, 1.0])))
@@ -183,8 +183,8 @@ def pi_chosen(ref: Tensor, preference: Tensor) -> Tensor:
 
 
 def pi_rejected(ref: Tensor, preference: Tensor) -> Tensor:
-    """The law of the losers (THEORY §1.1): pi_rejected = 2 pi_ref (1 - w) = pi_ref (1 - t).  (...,
-    Y).
+    """the rejected distribution (THEORY §1.1): pi_rejected = 2 pi_ref (1 - w) = pi_ref (1 - t).
+    (..., Y).
 
     >>> pi_rejected(torch.tensor([0.9, 0.1]), hard_labels(torch.tensor([0.0, 1.0])))
     tensor([0.9900, 0.0100])
@@ -206,7 +206,7 @@ def pair_law(ref: Tensor, preference: Tensor) -> Tensor:
 def sample_pairs(
     ref: Tensor, preference: Tensor, pairs: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Draw ``pairs`` labelled pairs a prompt: (X, Y), (X, Y, Y) -> indices y_w, y_l, each (X,
+    """Draw ``pairs`` labeled pairs a prompt: (X, Y), (X, Y, Y) -> indices y_w, y_l, each (X,
     pairs).
 
     Done as the data are really made: two independent draws from pi_ref, then the label.
@@ -225,8 +225,8 @@ def sample_pairs(
 
 
 def best_of_n(ref: Tensor, reward: Tensor, n: int) -> Tensor:
-    """The exact law of the best of ``n`` draws from pi_ref, ties shared as pi_ref shares them.
-    (..., Y).
+    """The exact distribution of the best of ``n`` draws from pi_ref, ties shared as pi_ref shares
+    them. (..., Y).
 
     The best is at most R(y) with probability F(y)^n, F the reference's distribution function of R.
 

@@ -1,10 +1,9 @@
 r"""RLHF is imitation of an energy-based model (paper §4.1).
 
-Two facts carry this page.  The Gibbs identity turns KL-regularised reward maximisation into a
+Two facts carry this page.  The Gibbs identity turns KL-regularized reward maximisation into a
 reverse-KL projection, ``J(pi*) - J(pi) = beta KL(pi || pi*)``.  And fitting the reward of an
-energy-based model to the winners is a forward-KL projection.  Shapes are (..., Y): prompts lead,
-responses last; everything is in nats.
-"""
+energy-based model to the chosen responses is a forward-KL projection.  Shapes are (..., Y): prompts
+lead, responses last; everything is in nats."""
 
 import torch
 from torch import Tensor
@@ -43,7 +42,7 @@ def tilt(ref: Tensor, energy: Tensor) -> Tensor:
 
 
 def rlhf_objective(policy: Tensor, ref: Tensor, reward: Tensor, beta: float) -> Tensor:
-    """J(pi) = E_pi R - beta KL(pi || pi_ref), what RLHF maximises (paper §3).  (..., Y) x 3 ->
+    """J(pi) = E_pi R - beta KL(pi || pi_ref), what RLHF maximizes (paper §3).  (..., Y) x 3 ->
     (...).
 
     >>> ref, reward = torch.tensor([0.5, 0.5]), torch.tensor([0.0, 1.0])
@@ -54,7 +53,7 @@ def rlhf_objective(policy: Tensor, ref: Tensor, reward: Tensor, beta: float) -> 
 
 
 def rlhf_optimum(ref: Tensor, reward: Tensor, beta: float | Tensor) -> Tensor:
-    """pi* = pi_ref exp(R/beta) / Z, the maximiser of J (Gibbs, THEORY §2.1).  (..., Y); a beta for
+    """pi* = pi_ref exp(R/beta) / Z, the maximizer of J (Gibbs, THEORY §2.1).  (..., Y); a beta for
     each prompt is (..., 1).
 
     >>> rlhf_optimum(torch.tensor([0.5, 0.5]), torch.tensor([0.0, 1.0]), beta=1.0)

@@ -27,7 +27,7 @@
 # %% [markdown]
 # ## The smallest world
 #
-# One prompt, three responses. The model as it is before training is called the *reference policy*, $\pi_\text{ref}$. It writes the three responses with probabilities 0.5, 0.3 and 0.2. A labeller has a number in mind for each response, the reward $R$. Shown two responses $y$ and $y'$, the labeller prefers the first with probability $\sigma(R(y) - R(y'))$: if both are worth the same that is one half, and if the first is worth one unit more it is 73%. This is the *Bradley–Terry* model.
+# One prompt, three responses. The model as it is before training is called the *reference policy*, $\pi_\text{ref}$. It writes the three responses with probabilities 0.5, 0.3 and 0.2. A labeler has a number in mind for each response, the reward $R$. Shown two responses $y$ and $y'$, the labeler prefers the first with probability $\sigma(R(y) - R(y'))$: if both are worth the same that is one half, and if the first is worth one unit more it is 73%. This is the *Bradley–Terry* model.
 
 # %%
 from dil_tutorial.lessons.tables import numbers
@@ -38,19 +38,19 @@ responses = ["first", "second", "third"]
 numbers({"reference": world.ref, "reward": world.true_reward}, responses)
 
 # %% [markdown]
-# Draw two responses from $\pi_\text{ref}$, ask the labeller which is better, write the answer down: that is a preference
-# pair $(y_w, y_l)$, winner and loser. A preference data set is a heap of such pairs.
+# Draw two responses from $\pi_\text{ref}$, ask the labeler which is better, write the answer down: that is a preference
+# pair $(y_w, y_l)$, chosen and rejected response. A preference data set is a heap of such pairs.
 #
-# **Predict before you run.** Among the *winners* of this data set, is the third response (reference 0.2, best reward) more
+# **Predict before you run.** Among the *chosen responses* of this data set, is the third response (reference 0.2, best reward) more
 # frequent than the first (reference 0.5, worst reward)?
 
 # %%
-numbers({"winners": world.chosen, "losers": world.rejected}, responses)
+numbers({"chosen responses": world.chosen, "rejected responses": world.rejected}, responses)
 
 # %% [markdown]
-# It is not, although it is by far the best. Its share rose from 0.2 to 0.304, and that of the first fell from 0.5 to 0.355. A response must be *drawn* before it can win. So winning a comparison tilts the reference only gently. How gently exactly is the subject of [notebook 01](01_two_distributions.ipynb); RLHF tilts it more *sharply*, which is why the sentence "RLHF imitates the winners" needs care.
+# It is not, although it is by far the best. Its share rose from 0.2 to 0.304, and that of the first fell from 0.5 to 0.355. A response must be *drawn* before it can win. So winning a comparison tilts the reference only gently. How gently exactly is the subject of [notebook 01](01_two_distributions.ipynb); RLHF tilts it more *sharply*, which is why the sentence "RLHF imitates the chosen responses" needs care.
 #
-# Move the reward of the third response (arrow keys work once the slider has the focus). Can its share among the winners ever be more than twice 0.2?
+# Move the reward of the third response (arrow keys work once the slider has the focus). Can its share among the chosen responses ever be more than twice 0.2?
 
 # %%
 from dil_tutorial.lessons.panels import first_world
@@ -75,7 +75,7 @@ claims.report("1.mixture", "1.best-of-2", "4.bce-published")
 # |---|---|
 # | **holds** | the residual is within tolerance in every random world |
 # | **holds under an assumption** | with the assumption it holds as above; without it, it misses by the size given |
-# | **fails as published** | the published statement misses by the size given; the repaired statement holds |
+# | **fails as published** | the published statement misses by the size given; the corrected statement holds |
 #
 # `dil verify` runs all of them. The table is also a page of the book: *The paper, checked*.
 
@@ -104,14 +104,14 @@ numbers({kind: verdicts.count(kind) for kind in kinds}, ["claims"])
 from dil_tutorial.losses import make_loss
 from toy.fit import fit
 
-repaired = make_loss("dil", generator="ukl", denominator="mixture")
-fitted = fit(world, repaired)
-numbers({"fitted": fitted, "the winners' law": world.chosen}, responses)
+corrected = make_loss("dil", generator="ukl", denominator="mixture")
+fitted = fit(world, corrected)
+numbers({"fitted": fitted, "the chosen distribution": world.chosen}, responses)
 
 # %% [markdown]
 # ## Where this breaks
 #
-# A check on random worlds is not a proof. It can miss an exception that is rarer than the worlds it tries. The order of losses in claim `4.order`, for instance, looks like a theorem on a thousand worlds; only a search among 400,000 found where it fails. This is why a verdict always says how many worlds were tried and how closely the claim held in them, why the derivation stands beside it, and why identities are tested on extreme worlds, too.
+# A check on random worlds is not a proof. It can miss an exception that is rarer than the worlds it tries. The order of losses in claim `4.order`, for instance, looks like a theorem on a thousand worlds; only a search among 400,000 found where it fails. This is why a verdict always says how many worlds were tried and how closely the claim held in them, why the derivation stands next to it, and why identities are tested on extreme worlds, too.
 
 # %%
 from dil_tutorial.lessons.puzzles import puzzle
@@ -122,7 +122,7 @@ puzzle("00-odds")
 # ## Exercises
 #
 # **1.** In a world of two responses with reference (0.9, 0.1) and hard labels (the second response always wins), what share
-# of the winners is the second response? A pair can consist of twice the same response.
+# of the chosen responses is the second response? A pair can consist of twice the same response.
 
 # %%
 from dil_tutorial.lessons.exercises import check_answer
@@ -139,14 +139,14 @@ check_answer(
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# The winner is the first response only if both draws are: probability $0.9^2 = 0.81$. So the share is $0.19$.
+# The chosen response is the first response only if both draws are: probability $0.9^2 = 0.81$. So the share is $0.19$.
 #
 # ```python
 # your_share = 0.19
 # ```
 # </details>
 #
-# **2.** Winners and losers of the first world above were printed. Without another computation: what is the average of the two shares of the *second* response?
+# **2.** Chosen and rejected responses of the first world above were printed. Without another computation: what is the average of the two shares of the *second* response?
 
 # %%
 your_average = None
@@ -155,13 +155,13 @@ check_answer(
     your_average,
     world.ref[0, 1],
     "Every response of a pair was written by the reference, and is either "
-    "its winner or its loser.",
+    "its chosen response or its rejected response.",
 )
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# The reference's share, 0.3: claim `1.mixture`. The repair of notebook 06 is this sentence.
+# The reference's share, 0.3: claim `1.mixture`. The correction of notebook 06 is this sentence.
 #
 # ```python
 # your_average = 0.3
@@ -206,5 +206,5 @@ check_answer(
 # **Source:** `toy/worlds.py`, `dil_tutorial/claims/ledger.py` · **Claims:** `dil verify` · **Next:** the method from nothing, [18 · DIL in 60 lines](18_dil_in_60_lines.ipynb), or straight to [01 · Two distributions](01_two_distributions.ipynb)
 #
 # The whole course: 01 the two distributions, 02 RLHF as imitation, 03 the two KLs, 04 density ratios,
-# 05 the DIL loss, 06 the hole and the repair, 07 the family, 08 training dynamics, 09 sequences, 10 a language model whose truth is known, 11 scaling up, 12 beyond,
+# 05 the DIL loss, 06 the hole and the correction, 07 the family, 08 training dynamics, 09 sequences, 10 a language model whose truth is known, 11 scaling up, 12 beyond,
 # 13 the paper against its code.

@@ -34,19 +34,19 @@ torch.set_printoptions(precision=4, sci_mode=False)
 world = bandit()  # one prompt, eight responses, Bradley–Terry labels
 
 # %% [markdown]
-# ## 1 · The law of a pair
+# ## 1 · The distribution of a pair
 #
-# Draw two responses $y, y' \sim \pi_\text{ref}$ independently, and let the labeller name the winner. How likely is it that the pair ends up as $(y_w, y_l)$, winner first? Either the first draw was $y_w$ and the second $y_l$, or the other way round; this is where the 2 comes from:
+# Draw two responses $y, y' \sim \pi_\text{ref}$ independently, and let the labeler name the chosen response. How likely is it that the pair ends up as $(y_w, y_l)$, chosen response first? Either the first draw was $y_w$ and the second $y_l$, or the other way round; this is where the 2 comes from:
 #
 # $$p(y_w, y_l \mid x) = 2\, \pi_\text{ref}(y_w)\, \pi_\text{ref}(y_l)\, P(y_w \succ y_l).$$
 #
-# Whom did the winner beat? If that does not matter, sum over the loser. Call the chance that $y$ beats a fresh draw of the reference its **win rate** $w(y) = E_{y' \sim \pi_\text{ref}} P(y \succ y')$ and $t = 2w - 1$ its **advantage**, which is 0 for an average response. Then
+# Whom did the chosen response beat? If that does not matter, sum over the rejected response. Call the chance that $y$ beats a fresh draw of the reference its **win rate** $w(y) = E_{y' \sim \pi_\text{ref}} P(y \succ y')$ and $t = 2w - 1$ its **advantage**, which is 0 for an average response. Then
 #
 # $$\pi_\text{chosen}(y) = \sum_{y_l} p(y, y_l) = 2\,\pi_\text{ref}(y)\, w(y) = \pi_\text{ref}(y)\,\bigl(1 + t(y)\bigr),$$
 #
-# In the same way the sum over the winner gives the losers' law, $\pi_\text{rejected}(y) = \pi_\text{ref}(y)\,\bigl(1 - t(y)\bigr)$. In numbers: a response that the reference writes in 10% of cases and that wins 80% of its duels makes up $2 \cdot 0.1 \cdot 0.8 = 16\%$ of the winners and 4% of the losers.
+# In the same way the sum over the chosen response gives the rejected distribution, $\pi_\text{rejected}(y) = \pi_\text{ref}(y)\,\bigl(1 - t(y)\bigr)$. In numbers: a response that the reference writes in 10% of cases and that wins 80% of its duels makes up $2 \cdot 0.1 \cdot 0.8 = 16\%$ of the chosen responses and 4% of the rejected responses.
 #
-# Nothing was assumed of the labeller. The law holds without a reward, and even for preferences that run in a circle.
+# Nothing was assumed of the labeler. The distribution holds without a reward, and even for preferences that run in a circle.
 
 # %%
 claims.report("1.chosen", "1.rejected", "1.centred", "1.tanh")
@@ -61,7 +61,7 @@ counted = torch.bincount(y_w[0], minlength=8) / y_w.numel()
 numbers({"counted": counted, "2 ref w": world.chosen}, range(1, 9))
 
 # %% [markdown]
-# **Predict before you run.** Throw the winners and the losers onto one pile. Which law has a response drawn from it?
+# **Predict before you run.** Throw the chosen responses and the rejected responses onto one pile. Which distribution has a response drawn from it?
 
 # %%
 claims.report("1.mixture")
@@ -69,33 +69,33 @@ claims.report("1.mixture")
 # %% [markdown]
 # $$\frac{\pi_\text{chosen} + \pi_\text{rejected}}{2} = \pi_\text{ref}.$$
 #
-# It is the reference again. Of course: a pair is two draws from the reference, sorted. Keep this **mixture identity** in mind, for it will repair a hole in the published DIL loss at no cost in data (claims `4.ukl-published` and `4.mixture`).
+# It is the reference again. Of course: a pair is two draws from the reference, sorted. Keep this **mixture identity** in mind, for it will correct a hole in the published DIL loss at no cost in data (claims `4.ukl-published` and `4.mixture`).
 
-# %% mystnb={"image": {"alt": "Eight responses: where winners exceed the reference, losers fall short by as much."}}
+# %% mystnb={"image": {"alt": "Eight responses: where chosen responses exceed the reference, rejected responses fall short by as much."}}
 figure, (axes,) = plotting.new_figure(width=8)
 contents = {
     r"$\pi_{ref}$": world.ref[0],
     r"$\pi_{chosen}$": world.chosen[0],
     r"$\pi_{rejected}$": world.rejected[0],
 }
-title = "Winners and losers average to the reference"
+title = "Chosen and rejected responses average to the reference"
 plotting.policies(axes, contents, world.true_reward[0], title)
 alt = (
-    "Eight responses: where winners exceed the reference, "
-    "losers fall short by as much."
+    "Eight responses: where chosen responses exceed the reference, "
+    "rejected responses fall short by as much."
 )
 plotting.image(figure, alt=alt)
 
 # %% [markdown]
 # ## 2 · A gentle tilt
 #
-# A win rate is at most 1, so $\pi_\text{chosen}/\pi_\text{ref} = 2w \le 2$. However good a response is, imitating the winners makes it at most twice as likely. In nats, $KL(\pi_\text{chosen} \| \pi_\text{ref}) \le \log 2 - \frac12 \approx 0.19$.
+# A win rate is at most 1, so $\pi_\text{chosen}/\pi_\text{ref} = 2w \le 2$. However good a response is, imitating the chosen responses makes it at most twice as likely. In nats, $KL(\pi_\text{chosen} \| \pi_\text{ref}) \le \log 2 - \frac12 \approx 0.19$.
 
 # %%
 claims.report("1.bound", "1.kl-bound")
 
 # %% [markdown]
-# RLHF knows no such bound. Its optimum, $\pi_\text{ref}\, e^{R/\beta}/Z$, multiplies the reference by an *exponential* of the reward. Move the scale of the rewards and watch the two part ways; then make the labels hard, and add responses. Where DIL ends as published is in the picture too: [notebook 06](06_whose_samples.ipynb) explains it. At which scale do winners and RLHF still agree? (Claim `1.small-rewards`: best at $\beta = 2$.)
+# RLHF knows no such bound. Its optimum, $\pi_\text{ref}\, e^{R/\beta}/Z$, multiplies the reference by an *exponential* of the reward. Move the scale of the rewards and watch the two part ways; then make the labels hard, and add responses. Where DIL ends as published is in the picture too: [notebook 06](06_whose_samples.ipynb) explains it. At which scale do chosen responses and RLHF still agree? (Claim `1.small-rewards`: best at $\beta = 2$.)
 
 # %%
 from dil_tutorial.lessons.panels import tilt_explorer
@@ -108,13 +108,13 @@ claims.report("1.small-rewards", "1.small-tilt", "1.small-ipo")
 # %% [markdown]
 # ## 3 · Best of two, and best of $2^k$
 #
-# There is a simple way to improve a model without training it: draw two responses and keep the better one. If the better response always wins, this is exactly what a winner is, so $\pi_\text{chosen}$ is *best-of-2 sampling*. With Bradley–Terry labels, where the worse one sometimes wins, it is a soft version of that.
+# There is a simple way to improve a model without training it: draw two responses and keep the better one. If the better response always wins, this is exactly what a chosen response is, so $\pi_\text{chosen}$ is *best-of-2 sampling*. With Bradley–Terry labels, where the worse one sometimes wins, it is a soft version of that.
 
 # %%
 claims.report("1.best-of-2", "1.kl-limit")
 
 # %% [markdown]
-# Now imitate the winners, let the imitator write the next pairs, and imitate again. **Predict:** after three rounds under hard labels you
+# Now imitate the chosen responses, let the imitator write the next pairs, and imitate again. **Predict:** after three rounds under hard labels you
 # have best of ... 4? 6? 8?
 
 # %%
@@ -134,7 +134,7 @@ claims.report("1.iterated")
 # %% [markdown]
 # ## 4 · Where this breaks
 #
-# **Winner and loser are not independent.** It is tempting to treat the loser $y_l$ as a sample of its own, and the published loss goes further: it lets the loser stand for a sample of $\pi_\text{ref}$. Neither is right, unless the labeller tosses a coin:
+# **Chosen response and rejected response are not independent.** It is tempting to treat the rejected response $y_l$ as a sample of its own, and the published loss goes further: it lets the rejected response stand for a sample of $\pi_\text{ref}$. Neither is right, unless the labeler tosses a coin:
 
 # %%
 claims.report("1.independent")
@@ -148,7 +148,7 @@ claims.report("1.independent")
 rps = rock_paper_scissors()
 laws = {
     "reference": rps.ref,
-    "winners": rps.chosen,
+    "chosen responses": rps.chosen,
     "ratio": rps.chosen / rps.ref,
 }
 numbers(laws, ["rock", "paper", "scissors"])
@@ -234,15 +234,15 @@ check_answer(
 #
 # ## Summary
 #
-# - For any labeller, winners follow $\pi_\text{ref}(1+t)$, losers $\pi_\text{ref}(1-t)$, and the two average to $\pi_\text{ref}$.
-# - Imitating winners at most doubles a probability; under hard labels it is best-of-2, and iterated, best-of-$2^k$.
+# - For any labeler, chosen responses follow $\pi_\text{ref}(1+t)$, rejected responses $\pi_\text{ref}(1-t)$, and the two average to $\pi_\text{ref}$.
+# - Imitating chosen responses at most doubles a probability; under hard labels it is best-of-2, and iterated, best-of-$2^k$.
 # - Preferences act through the win rate only: a linear tilt, where RLHF's is exponential.
 # - It rests on pairs being drawn from the reference.
 #
 # **You can now**
 #
-# - write down the law of the winners and of the losers for *any* labeller
-# - say how far imitating winners can move a policy, at most
+# - write down the chosen distribution and of the rejected responses for *any* labeler
+# - say how far imitating chosen responses can move a policy, at most
 # - explain in which sense that is best-of-2 sampling, and how to get best-of-$2^k$ from it
 # - name the assumption on which all of it rests
 #

@@ -46,7 +46,7 @@ reward = world.true_reward
 #
 # $$J(\pi) = \beta \log Z - \beta\, KL(\pi \| \pi^*).$$
 #
-# The first term does not depend on $\pi$. So to maximise $J$ *is* to minimise a KL divergence to a known policy, the **Gibbs** or **energy-based** policy $\pi^*$. Nothing is left of the reinforcement: it is a projection, the search for the nearest policy. In numbers: at $\beta = 1$ a response with one unit more reward than another has its odds multiplied by $e \approx 2.7$.
+# The first term does not depend on $\pi$. So to maximize $J$ *is* to minimize a KL divergence to a known policy, the **Gibbs** or **energy-based** policy $\pi^*$. Nothing is left of the reinforcement: it is a projection, the search for the nearest policy. In numbers: at $\beta = 1$ a response with one unit more reward than another has its odds multiplied by $e \approx 2.7$.
 #
 # **Predict before you run.** How large is $J(\pi^*) - J(\pi_\text{ref})$, in terms of a KL?
 
@@ -73,11 +73,11 @@ claims.report("2.every-policy", "2.constant", "2.preferences-from-policy")
 # %% [markdown]
 # ## 2 · Imitation by an energy-based model
 #
-# Now look from the other side and forget rewards. You have demonstrations, namely the winners, and you want a policy that imitates them. Let it have the form that section 1 found, $\pi_\phi = \pi_\text{ref}\, e^{R_\phi}/Z_\phi$, with a function $R_\phi$ that is to be learned. Imitation asks for $\min_\phi KL(\pi_\text{chosen} \| \pi_\phi)$. Insert the form:
+# Now look from the other side and forget rewards. You have demonstrations, namely the chosen responses, and you want a policy that imitates them. Let it have the form that section 1 found, $\pi_\phi = \pi_\text{ref}\, e^{R_\phi}/Z_\phi$, with a function $R_\phi$ that is to be learned. Imitation asks for $\min_\phi KL(\pi_\text{chosen} \| \pi_\phi)$. Insert the form:
 #
 # $$KL(\pi_\text{chosen} \| \pi_\phi) = -E_{\pi_\text{chosen}} R_\phi + \log E_{\pi_\text{ref}} e^{R_\phi} + \text{const}.$$
 #
-# Read it as two wishes. The first term raises $R_\phi$ on the winners, and the second makes you pay for every place where the reference goes and $R_\phi$ is high. The best $R_\phi$ is the log-ratio $\log(\pi_\text{chosen}/\pi_\text{ref})$, up to $c(x)$.
+# Read it as two wishes. The first term raises $R_\phi$ on the chosen responses, and the second makes you pay for every place where the reference goes and $R_\phi$ is high. The best $R_\phi$ is the log-ratio $\log(\pi_\text{chosen}/\pi_\text{ref})$, up to $c(x)$.
 
 # %%
 claims.report("2.ebm", "2.ebm-optimum")
@@ -85,20 +85,20 @@ claims.report("2.ebm", "2.ebm-optimum")
 # %% [markdown]
 # So $R_\phi$ looks like a reward that was learned by imitation. One term is a nuisance: to compute $\log E_{\pi_\text{ref}} e^{R_\phi}$ one needs samples of the reference.
 #
-# ## 3 · One sample for the normaliser
+# ## 3 · One sample for the normalizer
 #
 # Estimate it from what is at hand, the two responses of a pair: $Z_\phi \approx \frac12 (e^{R_\phi(y_w)} + e^{R_\phi(y_l)})$. Then
 #
 # $$-R_\phi(y_w) + \log\tfrac12\bigl(e^{R_\phi(y_w)} + e^{R_\phi(y_l)}\bigr) = -\log\sigma\bigl(R_\phi(y_w) - R_\phi(y_l)\bigr) - \log 2.$$
 #
-# This is the **Bradley–Terry loss**, with which RLHF trains its reward models, and with $R_\phi = f$ it is the loss of DPO! It seems that RLHF's reward model is trained by imitating the winners. This is how the paper connects the two.
+# This is the **Bradley–Terry loss**, with which RLHF trains its reward models, and with $R_\phi = f$ it is the loss of DPO! It seems that RLHF's reward model is trained by imitating the chosen responses. This is how the paper connects the two.
 #
-# **Predict.** The derivation estimated $E_{\pi_\text{ref}}$ by a *loser*. Where must that loss end: at the winners' law, or elsewhere?
+# **Predict.** The derivation estimated $E_{\pi_\text{ref}}$ by a *rejected response*. Where must that loss end: at the chosen distribution, or elsewhere?
 
 # %%
 logistic = make_loss("dpo", beta=1.0)  # -log sigmoid(f_w - f_l): R_phi = f
 
-# y_w from the winners and y_l from the reference, independently
+# y_w from the chosen responses and y_l from the reference, independently
 independent = world.chosen.unsqueeze(2) * world.ref.unsqueeze(1)
 losers = {
     "independent reference samples": independent,
@@ -109,17 +109,17 @@ distances = {
     name: [kl(world.chosen, end).item(), kl(best, end).item()]
     for name, end in ends.items()
 }
-numbers(distances, ["KL to the winners' law", "KL to RLHF"], digits=6)
+numbers(distances, ["KL to the chosen distribution", "KL to RLHF"], digits=6)
 
 # %% [markdown]
-# With independent reference samples the loss ends exactly at the winners' law: that is **ranking NCE**, also known as CPC or InfoNCE with one negative. With real pairs, whose
-# loser was the other response of the comparison, it ends exactly at RLHF's $\pi_\text{ref}\, e^R/Z$.
+# With independent reference samples the loss ends exactly at the chosen distribution: that is **ranking NCE**, also known as CPC or InfoNCE with one negative. With real pairs, whose
+# rejected response was the other response of the comparison, it ends exactly at RLHF's $\pi_\text{ref}\, e^R/Z$.
 
 # %%
 claims.report("2.ranking-nce", "2.logistic", "2.rlhf-imitates")
 
 # %% [markdown]
-# This is the first place where the published argument needs care, and it is worth a second look. The loss is the same and the winners are the same; it is the law of the *losers* that decides. In a real pair the two depend on each other (claim `1.independent`): if the winner is weak, the loser was probably weaker still. This dependence tells how *large* differences of reward are, which the winners' law alone does not show.
+# This is the first place where the published argument needs care, and it is worth a second look. The loss is the same and the chosen responses are the same; it is the distribution of the *rejected responses* that decides. In a real pair the two depend on each other (claim `1.independent`): if the chosen response is weak, the rejected response was probably weaker still. This dependence tells how *large* differences of reward are, which the chosen distribution alone does not show.
 #
 # Move the scale of the rewards. Where are the two optima alike?
 
@@ -143,7 +143,7 @@ claims.report("2.forward-kl", "2.reverse-kl")
 #
 # ## 5 · Where this breaks
 #
-# **"RLHF imitates the winners" fails on real preference pairs** (claim `2.rlhf-imitates`). What is true: RLHF on Bradley–Terry pairs goes to $\pi_\text{ref}e^R/Z$, imitation of winners
+# **"RLHF imitates the chosen responses" fails on real preference pairs** (claim `2.rlhf-imitates`). What is true: RLHF on Bradley–Terry pairs goes to $\pi_\text{ref}e^R/Z$, imitation of chosen responses
 # to $\pi_\text{ref}(1+t)$. Both can be had from the same data. Which of them you *want* is another question: RLHF trusts the scale of the rewards, and imitation does not use it.
 #
 # **Without a reward there is no RLHF.** If preferences run in a circle, no $R$ exists, and the logistic loss settles for the Bradley–Terry model with the same win rates:
@@ -224,8 +224,8 @@ check_answer(
 # ```
 # </details>
 #
-# **4.** The logistic loss gets winners from $\pi_\text{chosen}$ and, independently, losers from $\pi_\text{rejected}$. To which ratio $\pi/\pi_\text{ref}$ does it tend for a response with $t = 0.5$, relative to one with
-# $t = 0$? (Ranking NCE learns the ratio of the winners' law to the losers'.)
+# **4.** The logistic loss gets chosen responses from $\pi_\text{chosen}$ and, independently, rejected responses from $\pi_\text{rejected}$. To which ratio $\pi/\pi_\text{ref}$ does it tend for a response with $t = 0.5$, relative to one with
+# $t = 0$? (Ranking NCE learns the ratio of the chosen distribution to the rejected responses'.)
 
 # %%
 your_ratio = None
@@ -246,14 +246,14 @@ check_answer(
 #
 # ## Summary
 #
-# - KL-regularised RL is reverse-KL projection onto $\pi_\text{ref}e^{R/\beta}/Z$, exactly.
-# - Imitating winners with an energy-based model and one *independent reference sample* for the normaliser gives the logistic loss.
-# - On real pairs the same loss ends at RLHF's optimum instead: a sharper policy than the winners' law.
+# - KL-regularized RL is reverse-KL projection onto $\pi_\text{ref}e^{R/\beta}/Z$, exactly.
+# - Imitating chosen responses with an energy-based model and one *independent reference sample* for the normalizer gives the logistic loss.
+# - On real pairs the same loss has its optimum at RLHF's optimum instead: a sharper policy than the chosen distribution.
 #
 # **You can now**
 #
-# - turn "maximise reward, stay close" into "be near this policy", with an identity instead of a metaphor
-# - derive the Bradley–Terry loss as imitation of the winners, and name the one step that needs an assumption
+# - turn "maximize reward, stay close" into "be near this policy", with an identity instead of a metaphor
+# - derive the Bradley–Terry loss as imitation of the chosen responses, and name the one step that needs an assumption
 # - say what RLHF on real preference pairs imitates, and what it does not
 #
 # **Source:** `dil_tutorial/rlhf.py` · **Claims:** `dil verify 2` · **Before:** [01 · Two distributions](01_two_distributions.ipynb) · **Next:**

@@ -13,7 +13,7 @@
 #
 # Two cities lie 100 kilometres apart, and you may build one hospital. If nobody may be left far away, you build it half-way, where nobody lives. If the hospital must never stand idle, you build it in one of the cities and forget the other. Both plans are "as near as possible to the people"; they differ in who pays for the distance. The two directions of the KL divergence differ in the same way.
 #
-# **The question.** SFT on winners minimises $KL(\pi_\text{chosen}\|\pi_\theta)$. DIL wants $KL(\pi_\theta\|\pi_\text{chosen})$. Does the order of two arguments matter?
+# **The question.** SFT on chosen responses minimizes $KL(\pi_\text{chosen}\|\pi_\theta)$. DIL wants $KL(\pi_\theta\|\pi_\text{chosen})$. Does the order of two arguments matter?
 #
 # *Paper §4.1–4.2; modules `dil_tutorial.rlhf`, `toy.loglinear`; about 25 minutes.*
 
@@ -45,7 +45,7 @@ world = bandit()
 #
 # ## 2 · Two peaks, one bell
 #
-# Let the responses lie on a line, and let every policy be a bell, a discretised Gaussian: $\pi_\theta \propto \exp(\theta_1 y + \theta_2 y^2)$. The target has two peaks. **Predict:** where do the two projections go when the peaks are close together, and where when they are far apart?
+# Let the responses lie on a line, and let every policy be a bell, a discretized Gaussian: $\pi_\theta \propto \exp(\theta_1 y + \theta_2 y^2)$. The target has two peaks. **Predict:** where do the two projections go when the peaks are close together, and where when they are far apart?
 
 # %%
 from dil_tutorial.lessons.panels import kl_directions
@@ -67,7 +67,7 @@ claims.report("2.mode-seeking", "2.moments")
 #
 # $$KL(\pi_\theta\|\pi_\text{chosen}) = KL(\pi_\theta\|\pi_\text{ref}) - E_{\pi_\theta}\log r^*.$$
 #
-# Compare this with $-J$ of the last notebook. It is **RLHF at $\beta = 1$ with the reward $\log r^*$**. This reward says how much more frequent a response is among the winners than in the reference, and one needs no model of preferences to have it.
+# Compare this with $-J$ of the last notebook. It is **RLHF at $\beta = 1$ with the reward $\log r^*$**. This reward says how much more frequent a response is among the chosen responses than in the reference, and one needs no model of preferences to have it.
 
 # %%
 r_star = world.chosen / world.ref
@@ -78,11 +78,11 @@ sides = {
     "KL(pi || pi_ref) - E log r*": -objective,
 }
 display(numbers(sides, digits=6))
-claims.report("3.objective", "3.objective-optimum", "3.normaliser")
+claims.report("3.objective", "3.objective-optimum", "3.normalizer")
 
 # %% [markdown]
 # Two obstacles remain. The ratio $r^*$ is unknown, and $E_{\pi_\theta}$ needs samples of the policy in training, which is the expensive part of RL. DIL answers both with one idea: learn $r^*$ by a density-ratio loss
-# ([notebook 04](04_density_ratios.ipynb)), and parametrise it by the policy itself, $r = \pi_\theta/\pi_\text{ref}$ ([notebook 05](05_the_dil_loss.ipynb)).
+# ([notebook 04](04_density_ratios.ipynb)), and parametrize it by the policy itself, $r = \pi_\theta/\pi_\text{ref}$ ([notebook 05](05_the_dil_loss.ipynb)).
 #
 # ## 4 · Where this breaks
 #
@@ -100,7 +100,7 @@ for way in ("forward", "reverse"):
     )
 for name in ("lsif", "ukl", "bce"):
     loss = make_loss("dil", generator=name, denominator="mixture")
-    ends[f"repaired {name.upper()}"] = loglinear.fit(two_peaks, loss, features)
+    ends[f"corrected {name.upper()}"] = loglinear.fit(two_peaks, loss, features)
 both = {
     name: [kl(target, end).mean().item(), kl(end, target).mean().item()]
     for name, end in ends.items()
@@ -108,7 +108,7 @@ both = {
 numbers(both, ["forward KL", "reverse KL"], digits=6)
 
 # %% [markdown]
-# Repaired UKL *is* the forward projection, digit for digit; LSIF and BCE have optima of their own. None is the reverse projection.
+# Corrected UKL *is* the forward projection, digit for digit; LSIF and BCE have optima of their own. None is the reverse projection.
 
 # %%
 from dil_tutorial.lessons.puzzles import puzzle
@@ -198,13 +198,13 @@ check_answer(
 #
 # - The first argument of the KL writes the samples. Forward covers, reverse seeks; with tables there is no difference.
 # - DIL's objective is RLHF at $\beta = 1$ whose reward is $\log r^*$.
-# - DIL's *loss* minimises a Bregman divergence, which is neither direction in general; repaired UKL is forward KL.
+# - DIL's *loss* minimizes a Bregman divergence, which is neither direction in general; corrected UKL is forward KL.
 #
 # **You can now**
 #
 # - tell the two directions apart by what they average over, and predict what each does to a policy that cannot match its target
-# - write DIL's objective and recognise it as RLHF with a special reward
-# - say why "DIL minimises the reverse KL" needs a condition
+# - write DIL's objective and recognize it as RLHF with a special reward
+# - say why "DIL minimizes the reverse KL" needs a condition
 #
 # **Source:** `dil_tutorial/rlhf.py`, `toy/loglinear.py` · **Claims:** `dil verify 2 3` · **Before:** [02 · RLHF is imitation, and when](02_rlhf_is_imitation.ipynb) · **Next:**
 # [04 · Density ratios](04_density_ratios.ipynb)

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 04 · Density ratios and Bregman divergences
 #
-# A detective sees a pile of winning answers and a pile of ordinary ones, and must say of any new answer how much more often it occurs among the winners. Nobody tells the detective a probability; there are only the two piles. The wanted number is a *ratio* of two distributions, and there is a trick that finds it from samples alone.
+# A detective sees a pile of winning answers and a pile of ordinary ones, and must say of any new answer how much more often it occurs among the chosen responses. Nobody tells the detective a probability; there are only the two piles. The wanted number is a *ratio* of two distributions, and there is a trick that finds it from samples alone.
 #
 # **The question.** DIL's reward is $\log r^* = \log(\pi_\text{chosen}/\pi_\text{ref})$. How does one learn a ratio of which one has only samples?
 #
@@ -63,13 +63,13 @@ claims.report("3.bregman", "3.positive")
 # %% [markdown]
 # ## 2 · Three old friends
 #
-# Every $h$ makes a loss. Write the guess as $r = e^f$; then a winner costs $-h'(e^f)$ and a sample of the reference $e^f h'(e^f) - h(e^f)$. Three choices have been known for long, under other names:
+# Every $h$ makes a loss. Write the guess as $r = e^f$; then a chosen response costs $-h'(e^f)$ and a sample of the reference $e^f h'(e^f) - h(e^f)$. Three choices have been known for long, under other names:
 #
-# | name | $h(r)$ | on a winner | on a reference sample | known as |
+# | name | $h(r)$ | on a chosen response | on a reference sample | known as |
 # |---|---|---|---|---|
 # | LSIF | $(r-1)^2/2$ | $-e^f$ | $e^{2f}/2$ | least-squares importance fitting |
-# | UKL | $r\log r - r$ | $-f$ | $e^f$ | KLIEP, unnormalised KL |
-# | BCE | $r\log r - (r+1)\log(r+1)$ | $-\log\sigma(f)$ | $-\log\sigma(-f)$ | a classifier: winner or reference? |
+# | UKL | $r\log r - r$ | $-f$ | $e^f$ | KLIEP, unnormalized KL |
+# | BCE | $r\log r - (r+1)\log(r+1)$ | $-\log\sigma(f)$ | $-\log\sigma(-f)$ | a classifier: chosen response or reference? |
 #
 # **Predict.** All three are least at the same ratio. What, then, does $h$ decide?
 
@@ -84,7 +84,7 @@ pulls = {
 numbers(pulls, [f"r = {ratio:g}" for ratio in r.tolist()], digits=2)
 
 # %% [markdown]
-# It decides *how hard* a response pulls, depending on where its ratio stands now: a winner pulls with $r\,h''(r)$, and a sample of the reference with $r$ times that. LSIF listens most to winners that already have a large ratio, UKL to all alike, and BCE loses interest in a winner once its ratio is large. With infinite data this changes the road and not the end. With little data it decides who is heard.
+# It decides *how hard* a response gradients, depending on where its ratio stands now: a chosen response has $r\,h''(r)$, and a sample of the reference with $r$ times that. LSIF listens most to chosen responses that already have a large ratio, UKL to all alike, and BCE loses interest in a chosen response once its ratio is large. With infinite data this changes the road and not the end. With little data it decides who is heard.
 #
 # ## 3 · Make your own
 #
@@ -107,7 +107,7 @@ generator_playground()
 # %%
 mine = Generator.from_function(lambda r: r * torch.log(r) + r**2 / 4, "mine")
 f = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
-display(numbers({"loss on winners": mine.chosen_loss(f)}, ["f = -1", "0", "1"]))
+display(numbers({"loss on chosen responses": mine.chosen_loss(f)}, ["f = -1", "0", "1"]))
 try:
     Generator.from_function(lambda r: -(r**2), name="concave")
 except InputError as error:
@@ -117,7 +117,7 @@ claims.report("3.autodiff", "3.power", "3.mixtures")
 # %% [markdown]
 # ## 4 · Where this breaks
 #
-# **Overflow.** $e^{2f}$ at $f = 50$ is $10^{43}$: more than float32 holds. Log-ratios of whole responses do reach such sizes. So beyond $|f| = 30$ every loss in this library goes on along its tangent: its value and its slope stay finite, and the slope points the right way. This departs from the formula, on purpose.
+# **Overflow.** $e^{2f}$ at $f = 50$ is $10^{43}$: more than float32 holds. Log-ratios of whole responses do reach such sizes. So beyond $|f| = 30$ every loss in this library continues along its tangent: its value and its slope stay finite, and the slope points the right way. This departs from the formula, on purpose.
 
 # %%
 f = torch.tensor([1e4, -1e4], requires_grad=True)
@@ -125,7 +125,7 @@ f = torch.tensor([1e4, -1e4], requires_grad=True)
 print("slopes at f = ±10,000:", [f"{slope:.0e}" for slope in f.grad])
 
 # %% [markdown]
-# **Which samples?** $L_h$ wants samples of the *reference*. A preference data set has winners and losers. Which of them may stand in for the reference is the question of
+# **Which samples?** $L_h$ wants samples of the *reference*. A preference data set has chosen and rejected responses. Which of them may stand in for the reference is the question of
 # [notebook 06](06_whose_samples.ipynb), and the place where the published loss goes wrong.
 
 # %%
@@ -171,19 +171,19 @@ check_answer(your_difference, 2.0, "r h'(r) - h(r) with h' = -1/r.")
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# $r\cdot(-1/r) + \log r = f - 1$: linear, so the difference is 2. Every reference sample pulls equally hard.
+# $r\cdot(-1/r) + \log r = f - 1$: linear, so the difference is 2. Every reference sample gradients equally hard.
 #
 # ```python
 # your_difference = 2.0
 # ```
 # </details>
 #
-# **3.** Which $a$ gives, in the family $h'' = r^{a-1}$, a winner's pull of $\sqrt r$?
+# **3.** Which $a$ gives, in the family $h'' = r^{a-1}$, a chosen response's gradient of $\sqrt r$?
 
 # %%
 your_a = None
 
-check_answer(your_a, 0.5, "The pull is r h''(r).")
+check_answer(your_a, 0.5, "The gradient is r h''(r).")
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -195,7 +195,7 @@ check_answer(your_a, 0.5, "The pull is r h''(r).")
 # ```
 # </details>
 #
-# **4.** A classifier sees winners and reference samples, equally many, and answers "winner" with probability $0.6$ for some response. What ratio $r$ does it believe in?
+# **4.** A classifier sees chosen responses and reference samples, equally many, and answers "chosen response" with probability $0.6$ for some response. What ratio $r$ does it believe in?
 
 # %%
 your_ratio = None
@@ -214,14 +214,14 @@ check_answer(your_ratio, 1.5, "sigmoid(f) = 0.6 and r = exp(f).")
 #
 # ## Summary
 #
-# - Every strictly convex $h$ gives a loss whose minimiser is the ratio, and whose excess is a Bregman divergence.
+# - Every strictly convex $h$ gives a loss whose minimizer is the ratio, and whose excess is a Bregman divergence.
 # - $h$ sets the weights $r\,h''$ and $r^2h''$, not the destination.
-# - LSIF, UKL, BCE and endlessly many others differ in whom they listen to.
+# - LSIF, UKL, BCE and endlessly many others differ in whom they depend on.
 #
 # **You can now**
 #
 # - learn the ratio of two distributions from samples of each, without learning either
 # - make a new loss from any convex function, and say what it weighs
-# - recognise LSIF, UKL and BCE as three members of one family
+# - recognize LSIF, UKL and BCE as three members of one family
 #
 # **Source:** `dil_tutorial/bregman.py` · **Claims:** `dil verify 3` · **Before:** [03 · Forward and reverse KL](03_forward_and_reverse_kl.ipynb) · **Next:** [05 · The DIL loss](05_the_dil_loss.ipynb)

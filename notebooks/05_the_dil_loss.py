@@ -38,10 +38,10 @@ world = bandit()
 
 # %%
 print(f"Z = {(world.ref * world.chosen / world.ref).sum():.6f}")
-claims.report("3.normaliser")
+claims.report("3.normalizer")
 
 # %% [markdown]
-# It is 1, because $\pi_\text{ref}\, r^* = \pi_\text{chosen}$ is a distribution already. DPO had to make its $Z$ cancel in a difference of two responses; here there is nothing to cancel. So the wanted ratio *is* a policy over the reference, $r^* = \pi^*/\pi_\text{ref}$, and we may *parametrise the ratio by a policy*: $r = \pi_\theta/\pi_\text{ref}$, or $f = \log\pi_\theta - \log\pi_\text{ref}$. With this the loss of notebook 04, which learned a ratio, becomes a loss that trains the policy. No RL is left.
+# It is 1, because $\pi_\text{ref}\, r^* = \pi_\text{chosen}$ is a distribution already. DPO had to make its $Z$ cancel in a difference of two responses; here there is nothing to cancel. So the wanted ratio *is* a policy over the reference, $r^* = \pi^*/\pi_\text{ref}$, and we may *parametrize the ratio by a policy*: $r = \pi_\theta/\pi_\text{ref}$, or $f = \log\pi_\theta - \log\pi_\text{ref}$. With this the loss of notebook 04, which learned a ratio, becomes a loss that trains the policy. No RL is left.
 #
 # $$L_\text{DIL}(\theta) = E_{y_w}\bigl[-h'(e^{f(y_w)})\bigr] + E_{y \sim \pi_\text{ref}}\bigl[e^{f(y)}h'(e^{f(y)}) - h(e^{f(y)})\bigr].$$
 #
@@ -69,13 +69,13 @@ numbers(losses, ["first pair", "second pair"], digits=4)
 # %% [markdown]
 # ## 2 · What it does not need
 #
-# **No pairs.** One term sees only winners, the other only losers. They may come from different prompts, batches or people. DPO cannot do that, because it needs the difference of two log-ratios.
+# **No pairs.** One term sees only chosen responses, the other only rejected responses. They may come from different prompts, batches or people. DPO cannot do that, because it needs the difference of two log-ratios.
 
 # %%
 claims.report("3.no-pairing")
 
 # %% [markdown]
-# **No preference model.** Bradley–Terry appears nowhere in the derivation. The target $\pi_\text{ref}(1+t)$ exists for every labeller, also for one whose preferences no reward explains.
+# **No preference model.** Bradley–Terry appears nowhere in the derivation. The target $\pi_\text{ref}(1+t)$ exists for every labeler, also for one whose preferences no reward explains.
 
 # %%
 claims.report("5.no-reward-needed")
@@ -87,7 +87,7 @@ claims.report("5.no-reward-needed")
 
 # %%
 relatives = {
-    "repaired BCE": dil_loss(f_w, f_l, "bce", denominator="mixture"),
+    "corrected BCE": dil_loss(f_w, f_l, "bce", denominator="mixture"),
     "NCA": nca_loss(f_w, f_l, beta=1.0),
     "published BCE": dil_loss(f_w, f_l, "bce", denominator="rejected"),
     "BCO without its shift": bco_loss(f_w, f_l, beta=1.0, delta=0.0),
@@ -98,7 +98,7 @@ claims.report("4.nca", "4.bco", "3.ukl-is-sft", "5.dpo-cpc")
 # %% [markdown]
 # ## 4 · See where it goes
 #
-# With three responses every policy is a point of a triangle, so the whole loss can be seen as a landscape. Colours show the loss with infinitely many pairs, green where it is low. Lines are the paths of gradient descent from five starts. The star is the winners' law, the square RLHF. **Predict** for "DIL LSIF published": star
+# With three responses every policy is a point of a triangle, so the whole loss can be seen as a landscape. Colors show the loss with infinitely many pairs, green where it is low. Lines are the paths of gradient descent from five starts. The star is the chosen distribution, the square RLHF. **Predict** for "DIL LSIF published": star
 # or square?
 
 # %%
@@ -109,7 +109,7 @@ loss_landscape()
 # %% [markdown]
 # ## 5 · Where this breaks
 #
-# You have seen it in the panel: where losers take the place of reference samples, the end of the published losses (the cross) is not on the star. And the change of variables needs $Z = 1$, which is a property of *this* target at *this* temperature. With another temperature, $\beta \ne 1$, it fails (notebook [09](09_bandits_to_sequences.ipynb)):
+# You have seen it in the panel: where rejected responses take the place of reference samples, the end of the published losses (the cross) is not on the star. And the change of variables needs $Z = 1$, which is a property of *this* target at *this* temperature. With another temperature, $\beta \ne 1$, it fails (notebook [09](09_bandits_to_sequences.ipynb)):
 
 # %%
 claims.report("6.beta")
@@ -139,16 +139,16 @@ check_answer(your_loss, 1.0, "-r_w + r_l^2 / 2, with r = exp(f).")
 # ```
 # </details>
 #
-# **2.** Write the *repaired* UKL loss as a function of `f_w` and `f_l`: both responses in the denominator, each with weight one half.
+# **2.** Write the *corrected* UKL loss as a function of `f_w` and `f_l`: both responses in the denominator, each with weight one half.
 
 
 # %%
-def your_repaired_ukl(f_w, f_l):
+def your_corrected_ukl(f_w, f_l):
     return None  # elementwise
 
 
 check_answer(
-    your_repaired_ukl(f_w, f_l),
+    your_corrected_ukl(f_w, f_l),
     dil_loss(f_w, f_l, generator="ukl", denominator="mixture"),
     "-f_w + (r_w + r_l)/2.",
 )
@@ -157,7 +157,7 @@ check_answer(
 # <details><summary>Solution</summary>
 #
 # ```python
-# def your_repaired_ukl(f_w, f_l):
+# def your_corrected_ukl(f_w, f_l):
 #     return -f_w + (f_w.exp() + f_l.exp()) / 2
 # ```
 # </details>
@@ -184,7 +184,7 @@ check_answer(your_gradients, torch.stack(first), "Both are -sigmoid(0).")
 # ```
 # </details>
 #
-# **4.** Winners of one prompt and losers of *another* are put together by mistake. Which of these still has the right population loss: DPO, published BCE? Answer with its number of correct losses, 0, 1 or 2.
+# **4.** Chosen responses of one prompt and rejected responses of *another* are put together by mistake. Which of these still has the right population loss: DPO, published BCE? Answer with its number of correct losses, 0, 1 or 2.
 
 # %%
 your_count = None
@@ -196,7 +196,7 @@ check_answer(
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# One: BCE. A sum of expectations does not care who sits beside whom; DPO's $\sigma(f_w - f_l)$ does.
+# One: BCE. A sum of expectations does not care who sits besides whom; DPO's $\sigma(f_w - f_l)$ does.
 #
 # ```python
 # your_count = 1
@@ -207,7 +207,7 @@ check_answer(
 #
 # - Because $Z = 1$, a loss that estimates the ratio becomes, with $r = \pi_\theta/\pi_\text{ref}$, a loss that trains the policy. That is DIL.
 # - Any convex $h$, no pairs, no preference model, no RL loop.
-# - As published, BCE is BCO without its shift. Repaired, BCE is NCA, and UKL is SFT plus a constant.
+# - As published, BCE is BCO without its shift. Corrected, BCE is NCA, and UKL is SFT plus a constant.
 #
 # **You can now**
 #

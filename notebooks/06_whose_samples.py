@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 06 · Whose samples stand for the reference?
 #
-# To know whether a coin is loaded you compare it with a fair one. DIL compares winners with ordinary answers of the reference. But a preference data set has no pile of ordinary answers: it has winners and losers. The paper takes the losers for ordinary. Are they? Whoever has just lost a match is not an average player.
+# To know whether a coin is loaded you compare it with a fair one. DIL compares chosen responses with ordinary answers of the reference. But a preference data set has no pile of ordinary answers: it has chosen and rejected responses. The paper takes the rejected responses for ordinary. Are they? Whoever has just lost a match is not an average player.
 #
 # **The question.** $L_h$ contains $E_{\pi_\text{ref}}[\cdot]$. The paper fills in the rejected responses. A public reviewer called that "simply a wrong assumption". Who is right, and what does it cost?
 #
@@ -35,18 +35,18 @@ world = bandit()
 A, B = (
     1 + world.advantage,
     1 - world.advantage,
-)  # winners' and losers' ratios to the reference
+)  # chosen responses' and rejected responses' ratios to the reference
 
 # %% [markdown]
 # ## 1 · The hole
 #
-# Losers follow the law $\pi_\text{rejected} = \pi_\text{ref}(1 - t)$ of notebook 01. They are samples of the reference only if $t = 0$ everywhere, that is, if the labeller tosses a coin:
+# Rejected responses follow the distribution $\pi_\text{rejected} = \pi_\text{ref}(1 - t)$ of notebook 01. They are samples of the reference only if $t = 0$ everywhere, that is, if the labeler tosses a coin:
 
 # %%
-numbers({"reference": world.ref, "losers": world.rejected}, range(1, 9))
+numbers({"reference": world.ref, "rejected responses": world.rejected}, range(1, 9))
 
 # %% [markdown]
-# What does a loss do that takes losers for samples of the reference? Averaged over all pairs it is $E_{\pi_\text{ref}}\bigl[A\cdot(-h'(r)) + B\cdot(r\,h'(r) - h(r))\bigr]$. Set its derivative to zero, response by response, and you get $r = A/B$. This is no surprise: it is the ratio of winners to **losers**. **Predict:** can a *policy* have $\pi_\theta/\pi_\text{ref} = A/B$ everywhere?
+# What does a loss do that takes rejected responses for samples of the reference? Averaged over all pairs it is $E_{\pi_\text{ref}}\bigl[A\cdot(-h'(r)) + B\cdot(r\,h'(r) - h(r))\bigr]$. Set its derivative to zero, response by response, and you get $r = A/B$. This is no surprise: it is the ratio of chosen responses to **rejected responses**. **Predict:** can a *policy* have $\pi_\theta/\pi_\text{ref} = A/B$ everywhere?
 
 # %%
 print(f"sum of pi_ref A/B = {(world.ref * A / B).sum():.4f}")
@@ -82,42 +82,42 @@ ends = {
     f"{name.upper()} as published": optima.dil(world, name, "rejected")
     for name in ("lsif", "ukl", "bce")
 }
-ends["the winners' law itself"] = world.chosen
+ends["the chosen distribution itself"] = world.chosen
 distances = {
     name: [kl(end, world.chosen).item(), kl(end, rlhf).item()]
     for name, end in ends.items()
 }
-display(numbers(distances, ["KL to the winners' law", "KL to RLHF"], digits=4))
+display(numbers(distances, ["KL to the chosen distribution", "KL to RLHF"], digits=4))
 claims.report("4.lsif-published", "4.ukl-published", "4.bce-published")
 
 # %% [markdown]
-# None of the three ends at $\pi_\text{chosen}$. They end *between* the winners' law and RLHF, and LSIF nearly at RLHF. As an approximation of RLHF that needs no pairs the published loss is not bad at all; but it is not what was claimed.
+# None of the three has its optimum at $\pi_\text{chosen}$. They end *between* the chosen distribution and RLHF, and LSIF nearly at RLHF. As an approximation of RLHF that needs no pairs the published loss is not bad at all; but it is not what was claimed.
 
 # %%
 claims.report("4.order", "4.order-ukl", "4.lsif-zeros")
 
 # %% [markdown]
-# ## 3 · The repair
+# ## 3 · The correction
 #
-# Recall the mixture identity of [notebook 01](01_two_distributions.ipynb): winners and losers *together* are samples of the reference. So let both responses of a pair stand for it, with half a weight each:
+# Recall the mixture identity of [notebook 01](01_two_distributions.ipynb): chosen and rejected responses *together* are samples of the reference. So let both responses of a pair stand for it, with half a weight each:
 #
 # $$\ell_\text{chosen}(f_w) + \tfrac12\bigl(\ell_\text{ref}(f_w) + \ell_\text{ref}(f_l)\bigr),$$
 #
-# where $\ell_\text{chosen}(f) = -h'(e^f)$ is the price of a winner and $\ell_\text{ref}(f) = e^f h'(e^f) - h(e^f)$ that of a sample of the reference.
+# where $\ell_\text{chosen}(f) = -h'(e^f)$ is the price of a chosen response and $\ell_\text{ref}(f) = e^f h'(e^f) - h(e^f)$ that of a sample of the reference.
 #
 # The data are the same and so is the cost; there is one more term.
 
 # %%
 distances = {}
 for name in ("lsif", "ukl", "bce"):
-    repaired = make_loss("dil", generator=name, denominator="mixture")
-    end = fit(world, repaired)
-    distances[f"{name.upper()} repaired"] = kl(end, world.chosen)
-display(numbers(distances, ["KL to the winners' law"], digits=6))
+    corrected = make_loss("dil", generator=name, denominator="mixture")
+    end = fit(world, corrected)
+    distances[f"{name.upper()} corrected"] = kl(end, world.chosen)
+display(numbers(distances, ["KL to the chosen distribution"], digits=6))
 claims.report("4.mixture", "4.reference")
 
 # %% [markdown]
-# Move the share of winners in the denominator from none (as published) to one half (the repair) and beyond.
+# Move the share of chosen responses in the denominator from none (as published) to one half (the correction) and beyond.
 
 # %%
 from dil_tutorial.lessons.panels import denominator_mix
@@ -125,25 +125,25 @@ from dil_tutorial.lessons.panels import denominator_mix
 denominator_mix()
 
 # %% [markdown]
-# At one half all three meet, for *every* $h$, and only there. Nothing was tuned: one half is the share of winners in a pair.
+# At one half all three meet, for *every* $h$, and only there. Nothing was tuned: one half is the share of chosen responses in a pair.
 #
 # ## 4 · Without a reward
 #
-# In rock–paper–scissors no reward explains the preferences, so there is no RLHF optimum to compare with. The winners' law and the closed forms do not need one:
+# In rock–paper–scissors no reward explains the preferences, so there is no RLHF optimum to compare with. The chosen distribution and the closed forms do not need one:
 
 # %%
 game = rock_paper_scissors()
 ends = {
-    "the winners' law": game.chosen,
-    "UKL repaired": optima.dil(game, "ukl", "mixture"),
+    "the chosen distribution": game.chosen,
+    "UKL corrected": optima.dil(game, "ukl", "mixture"),
     "UKL as published": optima.dil(game, "ukl", "rejected"),
 }
 numbers(ends, ["rock", "paper", "scissors"])
 
 # %% [markdown]
-# ## 5 · Where the repair breaks
+# ## 5 · Where the correction breaks
 #
-# The repair rests on one thing: the pairs must come from the reference. If somebody else wrote the responses, with a law $\mu$, then winners and losers average to $\mu$, and the ratio that is learned is $\pi_\text{chosen}/\mu$:
+# The correction rests on one thing: the pairs must come from the reference. If somebody else wrote the responses, with a distribution $\mu$, then chosen and rejected responses average to $\mu$, and the ratio that is learned is $\pi_\text{chosen}/\mu$:
 
 # %%
 claims.report("4.other-data", "4.on-reference")
@@ -154,7 +154,7 @@ claims.report("4.other-data", "4.on-reference")
 # %%
 from dil_tutorial.lessons.puzzles import puzzle
 
-puzzle("06-loser")
+puzzle("06-rejected response")
 
 # %% [markdown]
 # ## Exercises
@@ -195,14 +195,14 @@ check_answer(
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# $0.25(0.5+\lambda) + 0.75(1.5+\lambda) = (1.5+\lambda)(0.5+\lambda)$, so $\lambda^2 + \lambda - 0.5 = 0$, $\lambda = 0.366$, and $\frac12\cdot\frac{1.5}{0.866} = 0.866$. The winners' law gives 0.75.
+# $0.25(0.5+\lambda) + 0.75(1.5+\lambda) = (1.5+\lambda)(0.5+\lambda)$, so $\lambda^2 + \lambda - 0.5 = 0$, $\lambda = 0.366$, and $\frac12\cdot\frac{1.5}{0.866} = 0.866$. The chosen distribution gives 0.75.
 #
 # ```python
 # your_probability = 0.5 * 1.5 / (0.5 + (3**0.5 - 1) / 2)
 # ```
 # </details>
 #
-# **3.** Write the repaired loss for *your own* generator: take $h(r) = r^3$, so $\ell_\text{chosen} = -3r^2$ and $\ell_\text{ref} = 2r^3$. What is it at $f_w = f_l = 0$?
+# **3.** Write the corrected loss for *your own* generator: take $h(r) = r^3$, so $\ell_\text{chosen} = -3r^2$ and $\ell_\text{ref} = 2r^3$. What is it at $f_w = f_l = 0$?
 
 # %%
 your_value = None
@@ -210,7 +210,7 @@ your_value = None
 check_answer(
     your_value,
     -1.0,
-    "The winner's loss once, the reference's loss at winner and loser with "
+    "The chosen response's loss once, the reference's loss at chosen and rejected response with "
     "half a weight each, at r = 1.",
 )
 
@@ -224,7 +224,7 @@ check_answer(
 # ```
 # </details>
 #
-# **4.** A quarter of all labels are flipped by mistake. By which factor is the *repaired* optimum's $t$ smaller? (Claim `8.noise`.)
+# **4.** A quarter of all labels are flipped by mistake. By which factor is the *corrected* optimum's $t$ smaller? (Claim `8.noise`.)
 
 # %%
 your_factor = None
@@ -243,14 +243,14 @@ check_answer(your_factor, 0.5, "1 - 2 epsilon.")
 #
 # ## Summary
 #
-# - Losers are not samples of the reference. The published losses end at $h''(r)(A - Br) = \lambda$, between the winners' law and RLHF.
-# - Both responses together *are* samples of the reference. With them in the denominator DIL ends at $\pi_\text{chosen}$ for every $h$.
-# - The repair needs pairs that were drawn from the reference.
+# - Rejected responses are not samples of the reference. The published losses have their optimum at $h''(r)(A - Br) = \lambda$, between the chosen distribution and RLHF.
+# - Both responses together *are* samples of the reference. With them in the denominator DIL has its optimum at $\pi_\text{chosen}$ for every $h$.
+# - The correction needs pairs that were drawn from the reference.
 #
 # **You can now**
 #
 # - find the hole in the published loss by looking at one expectation
-# - compute, with one multiplier a prompt, where the published losses really end
-# - repair them at no cost in data, and say what the repair rests on
+# - compute, with one multiplier per prompt, where the published losses really end
+# - correction them at no cost in data, and say what the correction rests on
 #
 # **Source:** `toy/optima.py` (the multiplier), `dil_tutorial/losses.py` · **Claims:** `dil verify 4` · **Before:** [05 · The DIL loss](05_the_dil_loss.ipynb) · **Next:** [07 · One family](07_one_family.ipynb)

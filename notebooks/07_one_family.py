@@ -34,7 +34,7 @@ print(f"{len(rows)} losses")
 # %% [markdown]
 # ## 1 · The map
 #
-# Take two responses that the reference likes equally, and let the first win a share $P$ of their duels, say three of four. Every loss ends at some margin $f(y) - f(y')$ between them, and the margin depends on $P$. The **shape** of this dependence says what the loss hears. Some losses hear only who has the majority; others hear the win rate, $2P - 1$; others the log-odds, $\log\frac{P}{1 - P}$. The **size** of the margin says how far the loss goes. Choose a loss, and compare it with imitation.
+# Take two responses that the reference likes equally, and let the first win a share $P$ of their duels, say three of four. Every loss has its optimum at some margin $f(y) - f(y')$ between them, and the margin depends on $P$. The **shape** of this dependence says what the loss depends on. Some losses depend on only who has the majority; others depend on the win rate, $2P - 1$; others the log-odds, $\log\frac{P}{1 - P}$. The **size** of the margin says how far the loss goes. Choose a loss, and compare it with imitation.
 
 # %%
 from dil_tutorial.lessons.panels import hears
@@ -53,15 +53,15 @@ print(f"{len(rows)} losses, {len(places(rows))} places")
 # %% [markdown]
 # Read the map across first, and then up.
 #
-# - **In the middle** stand those that hear win rates. On the dotted line, at one point: SFT, GSIL, and every repaired DIL, which imitate the winners. IPO, REBEL on labels and BoNBoN are next door; SPPO is DRO.
-# - **To the right** those that hear log-odds: DPO and its children, and LSIF as published, which set out to imitate.
-# - **To the left**, those that hear the majority alone; at the top, those that end at one response.
+# - **In the middle** stand those that depend on win rates. On the dotted line, at one point: SFT, GSIL, and every corrected DIL, which imitate the chosen responses. IPO, REBEL on labels and BoNBoN are next door; SPPO is DRO.
+# - **To the right** those that depend on log-odds: DPO and its children, and LSIF as published, which set out to imitate.
+# - **To the left**, those that depend on the majority alone; at the top, those that have their optimum at one response.
 #
 # Settings such as $\beta$ move a point up and down, never across. Here are the same losses as a table. "Only margins" says whether the loss sees nothing but the difference of two log-ratios, so that both may fall together unnoticed:
 
 # %%
-head = ["losses", "hears", "KL to the winners' law"]
-head += ["first step: winner, loser", "only margins", "needs"]
+head = ["losses", "hears", "KL to the chosen distribution"]
+head += ["first step: chosen response, rejected response", "only margins", "needs"]
 groups = {}
 for row in rows:
     facts = in_words(row)  # the same words for losses that stand together
@@ -84,9 +84,9 @@ claims.report(
 )
 
 # %% [markdown]
-# ## 2 · How hard does it pull?
+# ## 2 · How hard does it gradient?
 #
-# The gradient of a loss on a pair pulls the winner up and the loser down. How hard depends on where $f_w$ and $f_l$ stand now. Choose a loss; on the dotted line the two are equal.
+# The gradient of a loss on a pair gradients the chosen response up and the rejected response down. How hard depends on where $f_w$ and $f_l$ stand now. Choose a loss; on the dotted line the two are equal.
 
 # %%
 from dil_tutorial.lessons.panels import pulls
@@ -98,7 +98,7 @@ pulls()
 #
 # - **DPO** and **IPO** have diagonal stripes: they see only the margin. Push both log-ratios down together and they notice nothing. That is why a chosen response may lose probability (claim `8.dpo-unseen`).
 # - **NCA** and **BCO** see each response by itself: vertical and horizontal.
-# - **LSIF as published** pulls a winner the harder the *larger* its ratio: the rich get richer, until the square of $r_l$ stops it.
+# - **LSIF as published** gradients a chosen response the harder the *larger* its ratio: the rich get richer, until the square of $r_l$ stops it.
 
 # %%
 claims.report("5.bounded", "8.dpo-unseen", "3.weights")
@@ -108,8 +108,8 @@ claims.report("5.bounded", "8.dpo-unseen", "3.weights")
 #
 # Four people ask for advice. Decide what you would tell them before you run the cell below, which checks the claims that the answers rest on.
 #
-# - *"My labels come from a judge that is never in doubt."* Do not take DPO, for nothing stops it. IPO and the repaired DIL come to an end.
-# - *"I have thumbs up and thumbs down, no pairs."* Take repaired DIL or DRO. KTO works too, if you accept that a response which loses a little more often than it wins dies out.
+# - *"My labels come from a judge that is never in doubt."* Do not take DPO, for nothing stops it. IPO and the corrected DIL come to an end.
+# - *"I have thumbs up and thumbs down, no pairs."* Take corrected DIL or DRO. KTO works too, if you accept that a response which loses a little more often than it wins dies out.
 # - *"A fifth of my labels is wrong, and I know it."* If you want RLHF's optimum, take robust DPO. For imitation you need nothing special; it only gets milder.
 # - *"My chosen rewards fall."* With a small $\beta$ this is no accident of training: DPO's optimum asks for it.
 
@@ -120,19 +120,19 @@ claims.report(
     "5.kto",
     "5.robust",
     "8.noise",
-    "8.every-winner",
+    "8.every-chosen response",
 )
 
 # %% [markdown]
 # ## 4 · Where this breaks
 #
-# **DiscoPOP**, which a language model found, begins by pushing winners down; **APO-down** begins with the losers.
+# **DiscoPOP**, which a language model found, begins by pushing chosen responses down; **APO-down** begins with the rejected responses.
 
 # %%
 claims.report("5.discopop", "5.apo-down")
 
 # %% [markdown]
-# **SimPO** and **SimPER** have no reference at all. With one-token responses SimPO without its margin forgets what the model knew; SimPER is linear in the policy and ends at a single response.
+# **SimPO** and **SimPER** have no reference at all. With one-token responses SimPO without its margin forgets what the model knew; SimPER is linear in the policy and has its optimum at a single response.
 
 # %%
 claims.report("5.reference-free", "5.simper")
@@ -151,7 +151,7 @@ puzzle("07-dpo")
 # %% [markdown]
 # ## Exercises
 #
-# **1.** DPO at $\beta = 0.1$ ends at $\pi_\text{ref}e^{R/\beta}/Z$. Two responses are equally likely under the reference and differ in reward by 1. By which factor is the better one preferred in the end? (log of the factor)
+# **1.** DPO at $\beta = 0.1$ has its optimum at $\pi_\text{ref}e^{R/\beta}/Z$. Two responses are equally likely under the reference and differ in reward by 1. By which factor is the better one preferred in the end? (log of the factor)
 
 # %%
 your_log_factor = None
@@ -168,7 +168,7 @@ check_answer(your_log_factor, 10.0, "R/beta.")
 # ```
 # </details>
 #
-# **2.** The pull of IPO ($\tau = \frac12$) grows without bound. What is the gradient with respect to $f_w$ at $f_w = 3$, $f_l = -3$?
+# **2.** The gradient of IPO ($\tau = \frac12$) grows without bound. What is the gradient with respect to $f_w$ at $f_w = 3$, $f_l = -3$?
 
 # %%
 your_gradient = None
@@ -182,7 +182,7 @@ check_answer(your_gradient, truth, "The loss is (f_w - f_l - 1/(2 tau))^2.")
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# $2(6 - 1) = 10$: it pulls *down*, hard. IPO is a regression onto a margin of $1/(2\tau)$.
+# $2(6 - 1) = 10$: it gradients *down*, hard. IPO is a regression onto a margin of $1/(2\tau)$.
 #
 # ```python
 # your_gradient = 10.0
@@ -233,13 +233,13 @@ check_answer(your_tau, 0.5, "d/dw log(2w) at w = 1/2.")
 #
 # ## Summary
 #
-# - Ask of a loss what it hears and how far it goes. Names tell neither: many losses share a place.
+# - Ask of a loss what it depends on and how far it goes. Names tell neither: many losses share a place.
 # - The labels act through the win rate; a linear tilt imitates, an exponential one runs ahead.
 # - Losses that see only margins cannot keep the chosen likelihood up.
 #
 # **You can now**
 #
-# - place any preference loss by two questions: what does it hear of the preferences, and how far does it go
+# - place any preference loss by two questions: what does it depend on of the preferences, and how far does it go
 # - tell which of them need pairs, a reference, or a preference model
 # - choose among them knowing what you give up
 #

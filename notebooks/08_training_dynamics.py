@@ -18,7 +18,7 @@
 # *Paper §5 (experiments); modules in `dil_tutorial/experiments/finite_data/`; about 40 minutes.*
 #
 # The figures and the sentences under them are made from `benchmarks/dynamics.json`, which `dil study dynamics` writes (about two minutes;
-# an interrupted study goes on where it stopped). No number below was typed.
+# an interrupted study continues where it stopped). No number below was typed.
 
 # %%
 from IPython.display import Markdown, display
@@ -50,10 +50,10 @@ def show(name):
 #
 # Before we simulate anything, here are four exact facts about the start and the end of training.
 #
-# - At the start, where $f = 0$, every loss here except SFT pulls $y_w$ up and $y_l$ down equally hard. **The first step is common to all.**
-# - This step raises the likelihood of winners, whichever loss you train with.
-# - At the end, under the repaired losses it is higher than at the start by exactly $KL(\pi_\text{chosen}\|\pi_\text{ref})$. Under published LSIF it may be lower.
-# - On finite data the repaired losses end at $r = 2n_w/(n_w + n_l)$, while DPO does not notice when all responses it has seen lose probability
+# - At the start, where $f = 0$, every loss here except SFT gradients $y_w$ up and $y_l$ down equally hard. **The first step is common to all.**
+# - This step raises the likelihood of chosen responses, whichever loss you train with.
+# - At the end, under the corrected losses it is higher than at the start by exactly $KL(\pi_\text{chosen}\|\pi_\text{ref})$. Under published LSIF it may be lower.
+# - On finite data the corrected losses have their optimum at $r = 2n_w/(n_w + n_l)$, while DPO does not notice when all responses it has seen lose probability
 #   together.
 
 # %%
@@ -61,7 +61,7 @@ claims.report(
     "8.first-step",
     "8.rises-first",
     "8.chosen",
-    "8.repaired-finite",
+    "8.corrected-finite",
     "8.dpo-unseen",
 )
 
@@ -72,7 +72,7 @@ claims.report(
 #
 # The world is a bandit with 20 responses and Bradley–Terry labels. We draw 20 data sets of 300 pairs and train on each of them from $\pi_\text{ref}$. The bands are 95% bootstrap intervals over the data sets.
 
-# %% mystnb={"image": {"alt": "Mean log-ratios of winners and losers and the KL to the winners' law against the training step."}}
+# %% mystnb={"image": {"alt": "Mean log-ratios of chosen and rejected responses and the KL to the chosen distribution against the training step."}}
 show("steps")
 
 # %% [markdown]
@@ -86,25 +86,25 @@ dynamics_player()
 # %% [markdown]
 # ## 3 · How much data?
 #
-# For SFT and the repaired losses the end can be written down. SFT ends at the frequencies of the winners. The repaired losses end at the reference times twice the empirical win rate (claim `8.repaired-finite`). **Predict:** with 300 pairs,
-# which is nearer to the winners' law?
+# For SFT and the corrected losses the end can be written down. SFT has its optimum at the frequencies of the chosen responses. The corrected losses have their optimum at the reference times twice the empirical win rate (claim `8.corrected-finite`). **Predict:** with 300 pairs,
+# which is closer to the chosen distribution?
 
 # %%
 pairs_budget()
 
 # %% [markdown]
-# Why? A win rate asks only how often a response won when it was there. A frequency also contains the luck of how often it *was* there. The reference knows that part already, and the repaired loss makes use of it.
+# Why? A win rate asks only how often a response won when it was there. A frequency also contains the luck of how often it *was* there. The reference knows that part already, and the corrected loss makes use of it.
 
-# %% mystnb={"image": {"alt": "Log-ratio of winners, KL to the winners' law and mass on unseen responses against the number of pairs."}}
+# %% mystnb={"image": {"alt": "Log-ratio of chosen responses, KL to the chosen distribution and mass on unseen responses against the number of pairs."}}
 show("pairs")
 
-# %% mystnb={"image": {"alt": "KL to RLHF, log-ratio of losers and reward against the number of pairs."}}
+# %% mystnb={"image": {"alt": "KL to RLHF, log-ratio of rejected responses and reward against the number of pairs."}}
 show("targets")
 
 # %% [markdown]
 # ## 4 · How small a step?
 
-# %% mystnb={"image": {"alt": "Log-ratio of winners and KL to the winners' law after 300 steps against the learning rate."}}
+# %% mystnb={"image": {"alt": "Log-ratio of chosen responses and KL to the chosen distribution after 300 steps against the learning rate."}}
 show("learning rate")
 
 # %% [markdown]
@@ -113,7 +113,7 @@ show("learning rate")
 # The public code feeds the losses the *mean* log-probability per token. Here each response has a length between 10 and 105 tokens, and the loss gets
 # $f/|y|$.
 
-# %% mystnb={"image": {"alt": "The path of training for losses fed means per token."}}
+# %% mystnb={"image": {"alt": "The path of training for losses given means per token."}}
 show("mean")
 
 # %% [markdown]
@@ -125,13 +125,13 @@ claims.report("6.mean", "6.mean-is-beta", "7.value-at-start")
 # %% [markdown]
 # ## 6 · Which generator when?
 
-# %% mystnb={"image": {"alt": "KL to the winners' law for six generators against the number of pairs, mild and strong rewards."}}
+# %% mystnb={"image": {"alt": "KL to the chosen distribution for six generators against the number of pairs, mild and strong rewards."}}
 show("generator")
 
 # %% [markdown]
 # ## 7 · Label noise
 
-# %% mystnb={"image": {"alt": "KL to the clean winners' law and reward against the share of flipped labels."}}
+# %% mystnb={"image": {"alt": "KL to the clean chosen distribution and reward against the share of flipped labels."}}
 show("noise")
 
 # %% [markdown]
@@ -142,7 +142,7 @@ show("noise")
 # %%
 condition = study.Condition(pairs=300, learning_rate=0.01, steps=400, records=5)
 losses = {
-    "repaired": make_loss("dil", generator="bce", denominator="mixture"),
+    "corrected": make_loss("dil", generator="bce", denominator="mixture"),
     "DPO": make_loss("dpo", beta=1.0),
 }
 paths = {}
@@ -154,7 +154,7 @@ numbers(paths, [f"step {step}" for step in by_step], digits=2)
 # %% [markdown]
 # ## 9 · Where this breaks
 #
-# All of this is one bandit with a table for a policy. A network shares what it learns among responses: it may generalise to the unseen ones, or drag them along. What then remains of the picture is measured on a language model in
+# All of this is one bandit with a table for a policy. A network shares what it learns among responses: it may generalize to the unseen ones, or drag them along. What then remains of the picture is measured on a language model in
 # [notebook 10](10_known_truth.ipynb).
 
 # %%
@@ -165,13 +165,13 @@ puzzle("08-fall")
 # %% [markdown]
 # ## Exercises
 #
-# **1.** In 40 pairs a response won 3 times and lost once, and others were never seen. Where does the repaired loss take its ratio $r$?
+# **1.** In 40 pairs a response won 3 times and lost once, and others were never seen. Where does the corrected loss take its ratio $r$?
 
 # %%
 your_r = None
 
 check_answer(
-    your_r, 1.5, "Claim 8.repaired-finite: twice the empirical win rate."
+    your_r, 1.5, "Claim 8.corrected-finite: twice the empirical win rate."
 )
 
 # %% [markdown]
@@ -201,7 +201,7 @@ check_answer(your_factor, 0.5, "Claim 8.noise: 1 - 2 epsilon.")
 # ```
 # </details>
 #
-# **3.** What is $E_{\pi_\text{chosen}} f$ at the optimum of a repaired loss on the bandit of this notebook? (No training needed.)
+# **3.** What is $E_{\pi_\text{chosen}} f$ at the optimum of a corrected loss on the bandit of this notebook? (No training needed.)
 
 # %%
 your_value = None
@@ -225,8 +225,8 @@ check_answer(
 #
 # ## Summary
 #
-# - All losses begin alike, and at the beginning the winners' likelihood rises: early, gentle runs flatter every loss.
-# - Trained on, the repaired losses keep it; published LSIF and DPO lose it, on this bandit at every number of pairs.
+# - All losses begin alike, and at the beginning the chosen responses' likelihood rises: early, gentle runs flatter every loss.
+# - Trained on, the corrected losses keep it; published LSIF and DPO lose it, on this bandit at every number of pairs.
 # - The choice of $h$ matters with few pairs and strong rewards, hardly otherwise.
 # - Means per token are another method.
 #

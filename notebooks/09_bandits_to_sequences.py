@@ -34,7 +34,7 @@ torch.set_printoptions(precision=4, sci_mode=False)
 # %% [markdown]
 # ## 1 · Tokens
 #
-# $$\log\pi_\theta(y|x) = \sum_{k=1}^{|y|}\log\pi_\theta(y_k|x, y_{<k}), \qquad \text{the end token included}.$$
+# $$\log\pi_\theta(y|x) = \sum_{k=1}^{|y|}\log\pi_\theta(y_k|x, y_{<k}), \qquad \text{the EOS token included}.$$
 #
 # The log-probability of a response is the sum of those of its tokens. As an example take a language with the letters a and b, in which a response ends with "." or after three tokens:
 
@@ -59,11 +59,11 @@ display(numbers(free, ["free numbers"]))
 claims.report("6.tokens")
 
 # %% [markdown]
-# The end token counts. Without it, the sum for "a" is the probability that a response *begins* with "a", and that includes "ab": the log-ratio is then that of a *prefix* and not of a response.
+# The EOS token counts. Without it, the sum for "a" is the probability that a response *begins* with "a", and that includes "ab": the log-ratio is then that of a *prefix* and not of a response.
 #
 # ## 2 · A temperature
 #
-# DPO has a temperature $\beta$. Give DIL one, too, and feed the loss with $\beta f$, that is, with $s = r^\beta$. One would wish that it ends at $\pi_\text{ref}(r^*)^{1/\beta}/Z$. But now $Z \ne 1$, so the change of variables of notebook 05 does not hold, and the constraint that probabilities sum to one pulls on the optimum with a multiplier:
+# DPO has a temperature $\beta$. Give DIL one, too, and feed the loss with $\beta f$, that is, with $s = r^\beta$. One would wish that it has its optimum at $\pi_\text{ref}(r^*)^{1/\beta}/Z$. But now $Z \ne 1$, so the change of variables of notebook 05 does not hold, and the constraint that probabilities sum to one gradients on the optimum with a multiplier:
 #
 # $$D\,s^2h''(s) - A\,s\,h''(s) + \lambda\, s^{1/\beta} = 0.$$
 
@@ -80,7 +80,7 @@ for beta in (0.5, 1.0, 2.0):
 numbers(missed, ["KL(wished || end of the plain loss)"], digits=4)
 
 # %% [markdown]
-# The mend is to learn a number $c(x)$ for each prompt beside the policy, and to feed the loss with $\beta f + c(x)$. The number becomes $-\log Z$, the multiplier vanishes, and $\beta$ is a temperature again. BCO's "reward shift" $\delta$ is the same idea with one number for all prompts.
+# The fix is to learn a number $c(x)$ for each prompt next to the policy, and to feed the loss with $\beta f + c(x)$. The number becomes $-\log Z$, the multiplier vanishes, and $\beta$ is a temperature again. BCO's "reward shift" $\delta$ is the same idea with one number for all prompts.
 
 # %%
 claims.report("6.shift-is-log-z", "6.bco-shift", "6.beta-one")
@@ -90,7 +90,7 @@ claims.report("6.shift-is-log-z", "6.bco-shift", "6.beta-one")
 #
 # The authors' public code feeds the loss the *mean* log-probability per token, $f/|y|$. That is $\beta = 1/|y|$: another temperature for each response! So the optimum depends on lengths, although neither labels nor rewards do.
 #
-# In the next world, rewards have the same mean and the same spread at every length. **Predict:** which responses does DPO on means favour, long ones or short ones?
+# In the next world, rewards have the same mean and the same spread at every length. **Predict:** which responses does DPO on means favor, long ones or short ones?
 
 # %%
 from dil_tutorial.lessons.panels import length_bias
@@ -118,7 +118,7 @@ puzzle("09-mean")
 # %% [markdown]
 # ## Exercises
 #
-# **1.** A model gives the tokens of a response, the end token last, probabilities 0.5, 0.2, 0.9. Its summed log-probability?
+# **1.** A model gives the tokens of a response, the EOS token last, probabilities 0.5, 0.2, 0.9. Its summed log-probability?
 
 # %%
 your_sum = None
@@ -160,7 +160,7 @@ check_answer(
 # ```
 # </details>
 #
-# **3.** What shift $c(x)$ does the repaired loss learn on our bandit at $\beta = 2$? ($c = -\log\sum_y\pi_\text{ref}\,e^{\beta f}$ at the wished optimum.)
+# **3.** What shift $c(x)$ does the corrected loss learn on our bandit at $\beta = 2$? ($c = -\log\sum_y\pi_\text{ref}\,e^{\beta f}$ at the wished optimum.)
 
 # %%
 your_shift = None
@@ -181,7 +181,7 @@ check_answer(
 # ```
 # </details>
 #
-# **4.** A response of two letters and an end token was cut off after two tokens, so it has no end token. Its log-probability is −3.0; the model would have ended it there with probability 0.25. What would the complete response have?
+# **4.** A response of two letters and an EOS token was cut off after two tokens, so it has no EOS token. Its log-probability is −3.0; the model would have ended it there with probability 0.25. What would the complete response have?
 
 # %%
 your_logp = None
@@ -204,14 +204,14 @@ check_answer(
 #
 # ## Summary
 #
-# - Tables of tokens are as good as tables of responses; the end token is part of the response.
-# - A temperature needs a learned normaliser. Without it the plain loss is biased, except at $\beta = 1$ (and LSIF at $\frac12$).
+# - Tables of tokens are as good as tables of responses; the EOS token is part of the response.
+# - A temperature needs a learned normalizer. Without it the plain loss is biased, except at $\beta = 1$ (and LSIF at $\frac12$).
 # - The mean per token is a temperature that depends on the length. It is another method.
 #
 # **You can now**
 #
 # - move everything you know about tables to models that write token by token
-# - say what goes wrong when DIL gets a temperature $\beta \ne 1$, and mend it with one number a prompt
+# - say what goes wrong when DIL gets a temperature $\beta \ne 1$, and fix it with one number per prompt
 # - explain why the *mean* log-probability per token is another method, and predict what it does to lengths
 #
 # **Source:** `toy/sequences.py`, `dil_tutorial/llm/fast/logprobs.py` · **Claims:** `dil verify 6` · **Before:** [08 · Training dynamics](08_training_dynamics.ipynb) · **Next:**

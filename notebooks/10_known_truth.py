@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 10 · A language model whose truth is known
 #
-# Benchmarks say which model wins a contest. They do not say whether a model *imitates the winners*, because nobody knows the winners' probabilities for human preferences. But for a labeller that we invent we do know them. So we take a real language model, invent a labeller, and for once can look up the right answer for every response.
+# Benchmarks say which model wins a contest. They do not say whether a model *imitates the chosen responses*, because nobody knows the chosen responses' probabilities for human preferences. But for a labeler that we invent we do know them. So we take a real language model, invent a labeler, and for once can look up the right answer for every response.
 #
 # **The question.** Does a language model trained with DIL *imitate $\pi_\text{chosen}$*, and how would one measure that?
 #
@@ -49,13 +49,13 @@ if not RUN_THE_REAL_THING:
     torch.set_num_threads(1)  # for a network this small more cost time
 
 # %% [markdown]
-# ## 1 · Choose the labeller, and you know the truth
+# ## 1 · Choose the labeler, and you know the truth
 #
-# Let a model $\pi_\text{ref}$ write responses by its own law, that is, at temperature 1 with nothing cut off. Score them with a reward that *you* chose, and label pairs by Bradley–Terry. Then you know, for every response,
+# Let a model $\pi_\text{ref}$ write responses by its own distribution, that is, at temperature 1 with nothing cut off. Score them with a reward that *you* chose, and label pairs by Bradley–Terry. Then you know, for every response,
 #
 # $$t(y) = E_{y'\sim\pi_\text{ref}}\tanh\frac{R(y) - R(y')}{2}, \qquad \log\frac{\pi_\text{chosen}(y)}{\pi_\text{ref}(y)} = \log(1 + t(y)),$$
 #
-# where the mean over the other samples estimates $t$. Now train a model, and compute $f_\theta(y) = \log\pi_\theta - \log\pi_\text{ref}$ of responses that it has not seen. Plot $f$ against $\log(1 + t)$: a model that imitates the winners lies on the diagonal.
+# where the mean over the other samples estimates $t$. Now train a model, and compute $f_\theta(y) = \log\pi_\theta - \log\pi_\text{ref}$ of responses that it has not seen. Plot $f$ against $\log(1 + t)$: a model that imitates the chosen responses lies on the diagonal.
 #
 # ## 2 · A language model small enough to list
 #
@@ -153,12 +153,12 @@ print(
 )
 
 # %% [markdown]
-# Now train it with the very trainer that also trains large models, once with the repaired loss and once with the published one. **Predict** the slope of $f$ on the truth for each.
+# Now train it with the very trainer that also trains large models, once with the corrected loss and once with the published one. **Predict** the slope of $f$ on the truth for each.
 
 # %%
 slopes = {}
 for name, denominator in (
-    ("DIL BCE repaired", "mixture"),
+    ("DIL BCE corrected", "mixture"),
     ("DIL BCE published", "rejected"),
 ):
     policy, _ = lab.train(Run(name, "sum", 3e-3, 0, small.pairs))
@@ -176,7 +176,7 @@ for name, denominator in (
     )
 
 # %% [markdown]
-# Four passes over a thousand noisy labels a prompt bring each loss about four fifths of the way. The repaired loss goes towards slope 1. The published one goes *past* it, towards the slope that its closed form foretells. So a network, tokens and an optimiser do not change where the road leads. But it is not walked to its end, and section 3 asks why.
+# Four passes over a thousand noisy labels a prompt bring each loss about four fifths of the way. The corrected loss goes towards slope 1. The published one goes *past* it, towards the slope that its closed form predicts. So a network, tokens and an optimizer do not change where the road leads. But it is not walked to its end, and section 3 asks why.
 #
 # ## 3 · SmolLM2
 #
@@ -213,7 +213,7 @@ display(*(Markdown(part) for part in text["head"]))
 show("imitation")
 
 # %% [markdown]
-# **Why is every slope short of its prediction?** There are three suspects: the optimiser, the amount of data, and generalisation to new prompts. First we take generalisation away, and train on a few prompts whose every response is seen many times.
+# **Why is every slope short of its prediction?** There are three suspects: the optimizer, the amount of data, and generalization to new prompts. First we take generalization away, and train on a few prompts whose every response is seen many times.
 
 # %% mystnb={"image": {"alt": "The same for losses trained on all responses of a few prompts."}}
 show("few")
@@ -244,7 +244,7 @@ def one_loss(loss):
     rows = [
         row
         for row in results["runs"]
-        if (row["loss"], row["fed"]) == (loss, "sum")
+        if (row["loss"], row["reduction"]) == (loss, "sum")
     ]
     f = measures.stacked(rows, "f held-out")
     figure, (axes,) = plotting.new_figure(width=6, height=4)
@@ -271,13 +271,13 @@ frames(
 # %% [markdown]
 # ## 5 · Reward, likelihood, rounds
 
-# %% mystnb={"image": {"alt": "Gain in reward against KL for every loss, beside best of n and exact RLHF."}}
+# %% mystnb={"image": {"alt": "Gain in reward against KL for every loss, besides best of n and exact RLHF."}}
 show("frontier")
 
 # %% mystnb={"image": {"alt": "Log-ratios of chosen and rejected responses during training."}}
 show("curves")
 
-# %% mystnb={"image": {"alt": "Two rounds of iterated imitation beside best of 2 and 4."}}
+# %% mystnb={"image": {"alt": "Two rounds of iterated imitation besides best of 2 and 4."}}
 show("rounds")
 
 # %% [markdown]
@@ -308,7 +308,7 @@ check_answer(
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# $0.7^2/0.4 = 1.225$: among responses of a given $f$ the truth is even larger. Such a policy is timid, not wrong.
+# $0.7^2/0.4 = 1.225$: among responses of a given $f$ the truth is even larger. Such a policy is underconfident, not wrong.
 #
 # ```python
 # your_slope = 0.7**2 / 0.4
@@ -355,9 +355,9 @@ check_answer(your_number, 1, "Think of regression dilution.")
 #
 # ## Summary
 #
-# - With a known labeller, imitation on a language model is measurable: regress $f$ on $\log(1+t)$.
+# - With a known labeler, imitation on a language model is measurable: regress $f$ on $\log(1+t)$.
 # - Where everything is seen, the losses arrive where the theory says; on new prompts each gets a part of the way.
-# - Read the regression both ways before you call a policy timid or bold.
+# - Read the regression both ways before you call a policy underconfident or bold.
 #
 # **You can now**
 #

@@ -91,14 +91,14 @@ print(
 )
 
 # %% [markdown]
-# `DILTrainer` is a `transformers.Trainer`, and `DILConfig` is its `TrainingArguments`. Schedules, gradient accumulation, checkpoints, resuming, several cards, bf16 and logging all work as you know them from there.
+# `DILTrainer` is a `transformers.Trainer`, and `DILConfig` is its `TrainingArguments`. Schedules, gradient accumulation, checkpoints, resuming, several GPUs, bf16 and logging all work as you know them from there.
 #
 # **Before the first step $f$ is exactly zero.** The reference is scored once, and in the very batches that training will use. In low precision the same response, scored in another batch, can come out different by up to a nat, and a loss with $e^{2f}$ in it would suffer badly.
 
 # %% mystnb={"image": {"alt": "Loss, margin and log-ratios of the run."}}
 plotting.image(
     plotting.training_curves(trainer.state.log_history),
-    alt="Loss, margin and log-ratios of the run against the optimiser step.",
+    alt="Loss, margin and log-ratios of the run against the optimizer step.",
 )
 
 # %% [markdown]
@@ -158,8 +158,8 @@ numbers({"trained": trained, "all": everything}, ["weights"])
 # |---|---|
 # | `smollm2-cpu.yaml` | a laptop, four minutes |
 # | `smollm2-gpu.yaml` | the same model on any GPU |
-# | `llama-3-8b-lora-24gb.yaml`, `llama-3-8b-qlora-16gb.yaml` | 8 billion parameters on one card |
-# | `paper-mistral-7b.yaml`, `paper-llama-3-8b.yaml` | the paper's settings, several cards |
+# | `llama-3-8b-lora-24gb.yaml`, `llama-3-8b-qlora-16gb.yaml` | 8 billion parameters on one GPU |
+# | `paper-mistral-7b.yaml`, `paper-llama-3-8b.yaml` | the paper's settings, several GPUs |
 #
 # ```console
 # $ dil train --config recipes/smollm2-cpu.yaml \
@@ -170,9 +170,9 @@ numbers({"trained": trained, "all": everything}, ["weights"])
 #
 # ## 4 · Where this breaks
 #
-# - **Sums over long responses** make $f$ large after few steps. Begin with a small learning rate (1e-6) and a generator whose pull is bounded (BCE). LSIF is the first to explode.
+# - **Sums over long responses** make $f$ large after few steps. Begin with a small learning rate (1e-6) and a generator whose gradient is bounded (BCE). LSIF is the first to explode.
 # - **bf16 weights** swallow updates of 1e-6: keep float32 weights and compute in bf16 (`bf16: true`).
-# - **Data of strangers.** If another model wrote the responses, the repair learns $\pi_\text{chosen}/\mu$ (claim `4.on-reference`). Fine-tune on the responses first, or draw your own pairs (`dil simulate`).
+# - **Data of strangers.** If another model wrote the responses, the correction learns $\pi_\text{chosen}/\mu$ (claim `4.on-reference`). Fine-tune on the responses first, or draw your own pairs (`dil simulate`).
 
 # %%
 from dil_tutorial.lessons.puzzles import puzzle

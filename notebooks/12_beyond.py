@@ -9,13 +9,13 @@
 # ---
 
 # %% [markdown]
-# # 12 · Beyond: best of n, iteration, neighbours
+# # 12 · Beyond: best of n, iteration, neighbors
 #
-# If you always keep the better of two drafts, you get a little better. If you then write two drafts in the new, better style, and keep the better of *these*, you climb a second step. How high does the stair go, and what does each step cost? From there it is one equation each to five neighbouring ideas.
+# If you always keep the better of two drafts, you get a little better. If you then write two drafts in the new, better style, and keep the better of *these*, you climb a second step. How high does the stair go, and what does each step cost? From there it is one equation each to five neighboring ideas.
 #
-# **The question.** Imitating winners at most doubles a probability. Is that as far as imitation can take you?
+# **The question.** Imitating chosen responses at most doubles a probability. Is that as far as imitation can take you?
 #
-# *Paper §6; modules `dil_tutorial.preferences`, `toy.neighbours.ranking`, `toy.neighbours.mixing`, `toy.neighbours.safe_reference`, `toy.neighbours.task_aligned`, `toy.neighbours.learned_divergence`; about 35 minutes.*
+# *Paper §6; modules `dil_tutorial.preferences`, `toy.neighbors.ranking`, `toy.neighbors.mixing`, `toy.neighbors.safe_reference`, `toy.neighbors.task_aligned`, `toy.neighbors.learned_divergence`; about 35 minutes.*
 
 # %%
 import torch
@@ -28,8 +28,8 @@ from dil_tutorial.preferences import best_of_n, pi_chosen
 from dil_tutorial.rlhf import kl, rlhf_optimum
 from toy import World, optima
 from toy.gallery import bandit, bandit20
-from toy.neighbours import ranking
-from toy.neighbours.safe_reference import e_rlhf
+from toy.neighbors import ranking
+from toy.neighbors.safe_reference import e_rlhf
 
 torch.set_printoptions(precision=4, sci_mode=False)
 world = bandit20()
@@ -52,7 +52,7 @@ claims.report("1.frontier", "1.bon-kl")
 #
 # ## 2 · Iteration
 #
-# Imitate the winners, let the new policy write the next pairs, and imitate again. In each round the opponents are stronger than before. Under hard labels $k$ rounds make exactly best-of-$2^k$.
+# Imitate the chosen responses, let the new policy write the next pairs, and imitate again. In each round the opponents are stronger than before. Under hard labels $k$ rounds make exactly best-of-$2^k$.
 
 # %%
 hard = World.from_reward(world.ref, world.true_reward, hard=True)
@@ -70,14 +70,14 @@ display(numbers(climbed, columns))
 claims.report("1.iterated", "1.iterated-sampled")
 
 # %% [markdown]
-# ## 3 · Neighbours
+# ## 3 · Neighbors
 #
 # **Ranking accuracy.** Does a trained policy give the better response of each pair the larger probability? Not even the *exact* optimum of DPO does. Where the reference liked the worse response very much more, the reward does not overturn it. So an accuracy far from 1 is no sign of bad training.
 
 # %%
 accuracies = {
     "reference": ranking.accuracy(world.ref, world),
-    "winners' law": ranking.accuracy(world.chosen, world),
+    "chosen distribution": ranking.accuracy(world.chosen, world),
     "DPO's optimum": ranking.accuracy(optima.rlhf(world, 1.0), world),
     "idealised": ranking.idealised_accuracy(world),
 }
@@ -85,7 +85,7 @@ display(numbers(accuracies, ["pairs ranked right"]))
 claims.report("9.idealised", "9.ranking", "9.imitator-ranking")
 
 # %% [markdown]
-# **Mixing policies.** Suppose you trained one policy to be helpful and one to be harmless. Multiply their probabilities, each to the power of a weight, and normalise: the result is RLHF's optimum for the mixed reward. So objectives can be weighed after training.
+# **Mixing policies.** Suppose you trained one policy to be helpful and one to be harmless. Multiply their probabilities, each to the power of a weight, and normalize: the result is RLHF's optimum for the mixed reward. So objectives can be weighed after training.
 
 # %%
 claims.report("9.mixing", "9.max-min")
@@ -106,7 +106,7 @@ display(numbers(harmful, ["RLHF's probability of it"], digits=4))
 claims.report("9.safe-implied", "9.safe-silent")
 
 # %% [markdown]
-# **Many rewards explain the same demonstrations.** If you cannot tell which of them is right, play the policy whose worst regret is smallest. It is the centre of the candidates, measured by KL.
+# **Many rewards explain the same demonstrations.** If you cannot tell which of them is right, play the policy whose worst regret is smallest. It is the center of the candidates, measured by KL.
 
 # %%
 claims.report("9.consistent", "9.regret", "9.task-aligned")
@@ -192,6 +192,6 @@ check_answer(your_reward, -0.4, "Claim 9.mixing.")
 # **You can now**
 #
 # - compare alignment methods at equal KL, and say what imitation costs and what iteration buys
-# - place five neighbouring ideas by the one equation that ties each to this tutorial
+# - place five neighboring ideas by the one equation that ties each to this tutorial
 #
 # **Source:** the modules above · **Claims:** `dil verify 9` · **Before:** [11 · Scaling up](11_scaling_up.ipynb) · **Next:** [13 · The paper against its code](13_paper_against_code.ipynb)

@@ -33,7 +33,7 @@ from dil_tutorial.support.words import table
 # |---|---|---|
 # | log-probabilities of whole responses | **means per token**, hard-wired | yes: another optimum (`6.mean`) |
 # | a parameter $\beta$ | set to 1 and not used by LSIF, UKL, BCE | no, at $\beta = 1$ |
-# | UKL's winner term $-f_w$ | $-\log\pi_\theta(y_w)$ | no: same gradient (`7.ukl`) |
+# | UKL's chosen response term $-f_w$ | $-\log\pi_\theta(y_w)$ | no: same gradient (`7.ukl`) |
 # | samples of $\pi_\text{ref}$ | rejected responses | yes: another optimum (`4.ukl-published`) |
 # | "rewards" in the logs | means of $\log\pi_\theta$, not log-ratios | for reading plots (`7.rewards`) |
 # | one method, DIL | four loss types, DPO among them | for comparing runs |
@@ -52,7 +52,7 @@ claims.report("8.first-step", "8.rises-first")
 # %% [markdown]
 # ## 2 · What a mean does to one pair
 #
-# Take one winner, hold the loser at $f = 0$, and put the winner's log-ratio $f$ on the axis. On the left the losses are fed with $f$, on the right with the mean $f/|y|$. Now make the winner longer. What becomes of the pull at $f = 2$?
+# Take one chosen response, hold the rejected response at $f = 0$, and put the chosen response's log-ratio $f$ on the axis. On the left the losses are given with $f$, on the right with the mean $f/|y|$. Now make the chosen response longer. What becomes of the gradient at $f = 2$?
 
 # %%
 from dil_tutorial.lessons.panels import fed_means
@@ -93,7 +93,7 @@ display(Markdown("\n".join(lines)))
 #
 # ## Exercises
 #
-# **1.** The code's UKL winner term is $-\log\pi_\theta(y_w)$. The reference gives that winner probability 0.01 and the policy 0.02. By how much does the code's loss term exceed the paper's $-f_w$?
+# **1.** The code's UKL chosen response term is $-\log\pi_\theta(y_w)$. The reference gives that chosen response probability 0.01 and the policy 0.02. By how much does the code's loss term exceed the paper's $-f_w$?
 
 # %%
 your_difference = None
@@ -137,7 +137,7 @@ check_answer(
 # ```
 # </details>
 #
-# **3.** A log shows "rewards" of a winner rising from −1.2 to −1.0 per token over training. The response has 50 tokens and the reference gives it −60 in sum. What is its log-ratio $f$ at the end?
+# **3.** A log shows "rewards" of a chosen response rising from −1.2 to −1.0 per token over training. The response has 50 tokens and the reference gives it −60 in sum. What is its log-ratio $f$ at the end?
 
 # %%
 your_f = None
@@ -158,7 +158,7 @@ check_answer(
 #
 # ## Summary
 #
-# - Two departures change the method: means per token, and losers as samples of the reference.
+# - Two departures change the method: means per token, and rejected responses as samples of the reference.
 # - Early training cannot tell the methods apart, but their optima can.
 # - "Checked" means that a sentence has a function which measures how wrong it is, a tolerance, and a verdict.
 #

@@ -11,9 +11,9 @@
 # %% [markdown]
 # # 14 · What a pair is worth
 #
-# Two thermometers show the same temperature if you wait long enough. One of them needs half an hour and the other a minute. SFT on the winners and repaired DIL both end at the winners' law, given infinitely many pairs. Real people label a few thousand. How many pairs does each need, and what is a single comparison worth?
+# Two thermometers show the same temperature if you wait long enough. One of them needs half an hour and the other a minute. SFT on the chosen responses and corrected DIL both have their optimum at the chosen distribution, given infinitely many pairs. Real people label a few thousand. How many pairs does each need, and what is a single comparison worth?
 #
-# **The question.** SFT on the winners and every repaired DIL end at the same policy, $\pi_\text{chosen}$. Is there then any reason to prefer one of them?
+# **The question.** SFT on the chosen responses and every corrected DIL have their optimum at the same policy, $\pi_\text{chosen}$. Is there then any reason to prefer one of them?
 #
 # *Beyond the paper; module `toy.efficiency`; about 35 minutes.*
 
@@ -36,7 +36,7 @@ world = bandit20()
 #
 # With infinitely many pairs a loss arrives at its end exactly. With $n$ pairs it arrives somewhere near, and the distance falls as $1/\sqrt n$. So we can give each loss a price, a number that does not depend on $n$: $n\,E\,\chi^2(\hat\pi\,\|\,\pi_\text{chosen})/(Y - 1)$, with $Y$ the number of responses. (For large $n$ one may put twice the KL in the place of $\chi^2$.) A loss with half the price needs half the pairs.
 #
-# **Predict:** SFT throws the loser of each pair away. If SFT needs 1,000 pairs, how many needs a loss that reads winner and loser?
+# **Predict:** SFT throws the rejected response of each pair away. If SFT needs 1,000 pairs, how many needs a loss that reads chosen and rejected response?
 
 # %%
 worth.ladder()
@@ -45,28 +45,28 @@ worth.ladder()
 # It needs about half, whichever generator it has. Nothing here was simulated. The price follows from two properties of a loss, its gradients on single pairs and its curvature at the optimum, and `toy.efficiency.asymptotic` computes both by automatic differentiation. The ledger compares the result with formulas that were found on paper:
 
 # %%
-claims.report("12.sft", "12.repaired", "12.half")
+claims.report("12.sft", "12.corrected", "12.half")
 
 # %% [markdown]
-# ## 2 · Losers are a control variate
+# ## 2 · Rejected responses are a control variate
 #
-# Take a response that wins nine times out of ten. SFT estimates its probability by counting its wins, and that count is mostly chance: how often did the response happen to be *drawn*? But the data say how often it was drawn. It was drawn as often as it won or lost. A repaired loss subtracts this part of the luck. What is left is the luck of the label.
+# Take a response that wins nine times out of ten. SFT estimates its probability by counting its wins, and that count is mostly chance: how often did the response happen to be *drawn*? But the data say how often it was drawn. It was drawn as often as it won or lost. A corrected loss subtracts this part of the luck. What is left is the luck of the label.
 #
-# For a rare response with win rate $w$, SFT pays $w$ and the repaired losses pay $w(1 - w)$. In numbers:
+# For a rare response with win rate $w$, SFT pays $w$ and the corrected losses pay $w(1 - w)$. In numbers:
 
 # %%
 prices = {
     f"win rate {w}": [w, w * (1 - w), 1 / (1 - w)]
     for w in (0.5, 0.7, 0.9, 0.99)
 }
-numbers(prices, ["SFT pays", "repaired DIL pays", "SFT's pairs, times"])
+numbers(prices, ["SFT pays", "corrected DIL pays", "SFT's pairs, times"])
 
 # %% [markdown]
 # ## 3 · The bound, and what keeps a loss from it
 #
 # Nobody can do better than to hold a tournament: estimate the chance $\hat P(y, y')$ of *each* pair, and then average over the opponents with the weights of $\pi_\text{ref}$, which are known. A DIL loss does not look at whom a response met, so a response that by chance met weak opponents looks strong to it.
 #
-# So the noise of a repaired loss has two parts, and they add up exactly: the tournament's, which comes from labels, and the noise of who met whom.
+# So the noise of a corrected loss has two parts, and they add up exactly: the tournament's, which comes from labels, and the noise of who met whom.
 
 # %%
 claims.report("12.ladder", "12.split", "12.bound")
@@ -75,7 +75,7 @@ claims.report("12.ladder", "12.split", "12.bound")
 parts = {
     "labels (the bound)": efficiency.tournament(world),
     "who met whom": efficiency.who_met(world),
-    "both: repaired DIL": efficiency.free_noise(world),
+    "both: corrected DIL": efficiency.free_noise(world),
 }
 errors = {
     name: efficiency.error(world.chosen, worth.of_policy(world, part))
@@ -84,15 +84,15 @@ errors = {
 numbers(errors, ["error per pair"])
 
 # %% [markdown]
-# (The two parts add up before probabilities are normalised. Normalising takes off a little.)
+# (The two parts add up before probabilities are normalized. Normalising takes off a little.)
 #
 # ## 4 · A generator that is a likelihood
 #
 # Which generator is best? They hardly differ. All of them estimate the same thing and then bring the probabilities back to a sum of one, and a generator only decides along which direction. If the two labels of a pair were independent, the best direction would belong to
 #
-# $$h(r) = r\log r + (2 - r)\log(2 - r), \qquad \text{repaired loss } -f_w - \log(2 - e^{f_l}).$$
+# $$h(r) = r\log r + (2 - r)\log(2 - r), \qquad \text{corrected loss } -f_w - \log(2 - e^{f_l}).$$
 #
-# Read it as a likelihood. A response wins against the reference with probability $r/2$: the winner won, $\log\frac{r_w}{2}$, and the loser lost, $\log(1 - \frac{r_l}{2})$. We call it `win`.
+# Read it as a likelihood. A response wins against the reference with probability $r/2$: the chosen response won, $\log\frac{r_w}{2}$, and the rejected response lost, $\log(1 - \frac{r_l}{2})$. We call it `win`.
 
 # %%
 claims.report("12.win", "12.projection")
@@ -106,14 +106,14 @@ claims.report("12.win", "12.projection")
 worth.finite()
 
 # %% [markdown]
-# Three things to see. From about a thousand pairs on the formulas hold. With few pairs the repaired loss pays for its divisions: below a hundred pairs SFT is the better estimate here. And a published loss stops getting better: its error is a bias, which stays, plus a variance, which is not smaller either. Is it at least better for few pairs? The crossing lies where the bias equals what the published loss would have to save in variance, divided by $n$:
+# Three things to see. From about a thousand pairs on the formulas hold. With few pairs the corrected loss pays for its divisions: below a hundred pairs SFT is the better estimate here. And a published loss stops getting better: its error is a bias, which stays, plus a variance, which is not smaller either. Is it at least better for few pairs? The crossing lies where the bias equals what the published loss would have to save in variance, divided by $n$:
 
 # %%
 many, worlds = World.random(range(40)), {}
 for name in ("LSIF", "UKL", "BCE"):
     published = CATALOGUE[f"DIL {name} published"]
-    repaired = CATALOGUE[f"DIL {name} repaired"]
-    crossing = efficiency.crossover(many, published, repaired)
+    corrected = CATALOGUE[f"DIL {name} corrected"]
+    crossing = efficiency.crossover(many, published, corrected)
     worlds[name] = int((crossing == 0).sum())
 numbers(worlds, ["published never better, of 40 random worlds"])
 
@@ -128,7 +128,7 @@ claims.report("12.bradley-terry", "12.rlhf")
 # %% [markdown]
 # ## 7 · Labels that say how sure they are
 #
-# Suppose a judge does not name a winner but gives the probability $p$ that the first response is better. Then the toss of a coin, which made the label, is no longer in the data: train on $p\,\text{loss}(y, y') + (1 - p)\,\text{loss}(y', y)$. The only noise that remains is who met whom. This can be bought off as well: fit a reward model to the labelled pairs, and let it label *fresh* pairs with its probabilities, as many as you like. Then only the noise of the labels remains, which is the bound.
+# Suppose a judge does not name a chosen response but gives the probability $p$ that the first response is better. Then the toss of a coin, which made the label, is no longer in the data: train on $p\,\text{loss}(y, y') + (1 - p)\,\text{loss}(y', y)$. The only noise that remains is who met whom. This can be bought off as well: fit a reward model to the labeled pairs, and let it label *fresh* pairs with its probabilities, as many as you like. Then only the noise of the labels remains, which is the bound.
 
 # %%
 claims.report("12.soft", "12.distillation", "12.judge")
@@ -141,7 +141,7 @@ claims.report("12.soft", "12.distillation", "12.judge")
 # %%
 needed = {
     label: budget.pairs_needed(world, CATALOGUE[label], 0.01)
-    for label in ("SFT", "DIL win repaired", "DIL LSIF published")
+    for label in ("SFT", "DIL win corrected", "DIL LSIF published")
 }
 numbers(needed, ["pairs for a KL of 0.01 nats"], digits=0)
 
@@ -156,10 +156,10 @@ claims.report("12.prompts")
 # %% [markdown]
 # ## 9 · Where this breaks
 #
-# - One prompt with all responses in a table. A network shares what it learns between prompts and responses; there the noise per pair is the same, and what is learned from it is not. [Notebook 17](17_before_and_after.ipynb) shows how much that changes, and `dil experiment worth` measures the ladder on SmolLM2: on prompts that no pair had, repaired BCE, UKL and LSIF need 0.6 to 0.7 of SFT's pairs for the same noise (0.5 is foretold), soft labels 0.4 (0.16 is foretold), and `win` as many as SFT.
+# - One prompt with all responses in a table. A network shares what it learns between prompts and responses; there the noise per pair is the same, and what is learned from it is not. [Notebook 17](17_before_and_after.ipynb) shows how much that changes, and `dil experiment worth` measures the ladder on SmolLM2: on prompts that no pair had, corrected BCE, UKL and LSIF need 0.6 to 0.7 of SFT's pairs for the same noise (0.5 is predicted), soft labels 0.4 (0.16 is predicted), and `win` as many as SFT.
 # - $\pi_\text{ref}$ is known. It is for a language model, which computes it, but not for pairs that somebody else wrote.
-# - `win` needs $r < 2$, which holds for the winners' law and not for every policy in training. Beyond 1.99 its losses go on along their tangent, and from 2 on a win pulls no more: without that, a rare response that never lost in the data would be pushed to ratios of ten and more by the sum over all responses.
-# - A judge's probabilities must be right on average over opponents (`12.judge`). A judge too sure of itself moves the end.
+# - `win` needs $r < 2$, which holds for the chosen distribution and not for every policy in training. Beyond 1.99 its losses continue along their tangent, and from 2 on a win gradients no more: without that, a rare response that never lost in the data would be pushed to ratios of ten and more by the sum over all responses.
+# - A judge's probabilities must be right on average over opponents (`12.judge`). A judge overconfident of itself moves the end.
 
 # %%
 from dil_tutorial.lessons.puzzles import puzzle
@@ -176,7 +176,7 @@ your_pairs = None
 
 check_answer(
     your_pairs,
-    10_000 * worth.costs(world)["DIL win repaired"],
+    10_000 * worth.costs(world)["DIL win corrected"],
     "Errors are cost/n: equal errors, n in proportion to the cost.",
     tolerance=1.0,
 )
@@ -185,11 +185,11 @@ check_answer(
 # <details><summary>Solution</summary>
 #
 # ```python
-# your_pairs = 10_000 * worth.costs(world)["DIL win repaired"]
+# your_pairs = 10_000 * worth.costs(world)["DIL win corrected"]
 # ```
 # </details>
 #
-# **2.** All responses are equally good: every label is a fair coin. Which share of a repaired loss's noise is left under soft labels?
+# **2.** All responses are equally good: every label is a fair coin. Which share of a corrected loss's noise is left under soft labels?
 
 # %%
 your_share = None
@@ -199,14 +199,14 @@ check_answer(your_share, 0.0, "What is the variance of P over opponents?")
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# None: $\text{Var}_{y'}P = 0$. The judge says "one half" each time, and nothing pulls the policy anywhere.
+# None: $\text{Var}_{y'}P = 0$. The judge says "one half" each time, and nothing gradients the policy anywhere.
 #
 # ```python
 # your_share = 0.0
 # ```
 # </details>
 #
-# **3.** A published loss has error $0.06 + 8/n$, its repair $0.46/n$. With 100 pairs, how many times larger is the published one's error?
+# **3.** A published loss has error $0.06 + 8/n$, its correction $0.46/n$. With 100 pairs, how many times larger is the published one's error?
 
 # %%
 your_ratio = None
@@ -225,13 +225,13 @@ check_answer(
 #
 # ## Summary
 #
-# - Losses with the same optimum differ in price: $w$ for SFT, $w(1 - w)$ for the repaired losses, $w(1 - w) - \text{Var}_{y'}P$ for the bound.
-# - The noise of a repaired loss is the labels' plus who met whom. Soft labels take the first away, a reward model with fresh pairs the second.
+# - Losses with the same optimum differ in price: $w$ for SFT, $w(1 - w)$ for the corrected losses, $w(1 - w) - \text{Var}_{y'}P$ for the bound.
+# - The noise of a corrected loss is the labels' plus who met whom. Soft labels take the first away, a reward model with fresh pairs the second.
 # - A bias is not bought off by pairs.
 #
 # **You can now**
 #
-# - say how many pairs two losses with the same optimum need, and why SFT needs about twice as many as a repaired loss
+# - say how many pairs two losses with the same optimum need, and why SFT needs about twice as many as a corrected loss
 # - split the noise of an estimate into what labels bring and what chance meetings bring, and say which of the two you can buy off
 # - decide when a judge's probability is worth more than a drawn label, and what a wrong judge costs
 #

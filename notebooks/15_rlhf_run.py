@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 15 · RLHF, run
 #
-# So far RLHF was a formula: here is the reward, there is the best policy. A real run has no formula. It draws a few answers, scores them, makes the good ones a little likelier, and starts again, ten thousand times. REINFORCE, PPO, RLOO and GRPO are four ways to take that step. Do all four climb the same hill?
+# So far RLHF was a formula: here is the reward, there is the best policy. A real run has no formula. It draws a few answers, scores them, makes the good ones a little more likely, and starts again, ten thousand times. REINFORCE, PPO, RLOO and GRPO are four ways to take that step. Do all four climb the same hill?
 #
 # **The question.** Real runs reach RLHF's optimum $\pi_\text{ref}\,e^{R/\beta}/Z$, if they do, by drawing responses and following a noisy slope. Whose slope is it?
 #
@@ -45,7 +45,7 @@ world = bandit()
 panels.climb()
 
 # %% [markdown]
-# REINFORCE has no baseline, so it pulls every sampled response up by about 3, whatever the response is worth. Only the average over many draws tells good from bad. All three end near the optimum here. But do they follow the same slope?
+# REINFORCE has no baseline, so it gradients every sampled response up by about 3, whatever the response is worth. Only the average over many draws tells good from bad. All three end near the optimum here. But do they follow the same slope?
 #
 # ## 2 · What a step expects, exactly
 #
@@ -62,7 +62,7 @@ def expected(advantage):
     """The mean and the covariance of a step, over all 512 groups."""
 
     def loss(y, logps):
-        rewards = pg.penalised(reward[:, y], f[:, y], beta)
+        rewards = pg.penalized(reward[:, y], f[:, y], beta)
         return pg.reinforce_loss(advantage(rewards), logps)
 
     return exact.enumerated(policy, 3, loss)
@@ -84,7 +84,7 @@ claims.report("13.gradient", "13.unbiased", "13.own-mean")
 # %% [markdown]
 # ## 3 · Where RLHF is on the way
 #
-# Where is a policy half-way up? If it follows the natural gradient, its path is known in closed form. At time $s$ the policy is an optimum of RLHF itself, only for the larger temperature $\beta/(1 - e^{-\beta s})$. So to stop early is to regularise more.
+# Where is a policy half-way up? If it follows the natural gradient, its path is known in closed form. At time $s$ the policy is an optimum of RLHF itself, only for the larger temperature $\beta/(1 - e^{-\beta s})$. So to stop early is to regularize more.
 
 # %%
 path = {}

@@ -11,11 +11,11 @@
 # %% [markdown]
 # # 16 · Goodhart
 #
-# A school that is paid by test results gets better at tests. At first the pupils learn more, too; later they only learn the tests. *When a measure becomes a target, it ceases to be a good measure*: that is Goodhart's law. RLHF optimises a reward that was learned from a few thousand comparisons. When does it begin to learn the test?
+# A school that is paid by test results gets better at tests. At first the pupils learn more, too; later they only learn the tests. *When a measure becomes a target, it ceases to be a good measure*: that is Goodhart's distribution. RLHF optimizes a reward that was learned from a few thousand comparisons. When does it begin to learn the test?
 #
 # **The question.** The further RLHF goes, the more it follows the errors of a learned reward. How far is too far, and can one know?
 #
-# *Beyond the paper; module `toy.overoptimisation`; about 30 minutes.*
+# *Beyond the paper; module `toy.overoptimization`; about 30 minutes.*
 
 # %%
 import torch
@@ -24,7 +24,7 @@ from dil_tutorial import claims
 from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.lessons.panels import rlhf as panels
 from dil_tutorial.lessons.tables import numbers
-from toy import World, overoptimisation
+from toy import World, overoptimization
 from toy.gallery import rare_and_bad
 
 torch.set_printoptions(precision=4, sci_mode=False)
@@ -37,7 +37,7 @@ world = rare_and_bad()
 
 # %%
 rng = torch.Generator().manual_seed(0)
-_, covariance = overoptimisation.learned(world, 1000, 1, rng)
+_, covariance = overoptimization.learned(world, 1000, 1, rng)
 known = {
     f"response {y}": [
         world.ref[0, y].item(),
@@ -49,7 +49,7 @@ known = {
 numbers(known, ["probability", "true reward", "error of the learned one"])
 
 # %% [markdown]
-# **Predict:** RLHF maximises this reward, further and further as $\beta$ falls. What does the *true* reward do with a reward learned from 100 pairs, and from 30,000? And what does imitation of the winners do?
+# **Predict:** RLHF maximizes this reward, further and further as $\beta$ falls. What does the *true* reward do with a reward learned from 100 pairs, and from 30,000? And what does imitation of the chosen responses do?
 
 # %%
 panels.goodhart()
@@ -59,7 +59,7 @@ panels.goodhart()
 #
 # ## 2 · The floor
 #
-# Imitation of the winners has a floor. Turn round as many labels as you like, as long as it is less than half of them: the gain in true reward cannot fall below zero. The reason is that imitation moves the policy along $t$, and $t$ rises with the reward. (If a proxy gives the labels, then it is the proxy's reward that has the floor. In the figure the mean over many proxies stays above zero, but a single one need not.)
+# Imitation of the chosen responses has a floor. Turn round as many labels as you like, as long as it is less than half of them: the gain in true reward cannot fall below zero. The reason is that imitation moves the policy along $t$, and $t$ rises with the reward. (If a proxy gives the labels, then it is the proxy's reward that has the floor. In the figure the mean over many proxies stays above zero, but a single one need not.)
 
 # %%
 claims.report("13.floor", "13.proxy")
@@ -68,7 +68,7 @@ claims.report("13.floor", "13.proxy")
 gains = {}
 for flips in (0.0, 0.2, 0.4, 0.49, 0.6):
     policy = world.ref * (1 + (1 - 2 * flips) * world.advantage)
-    gains[f"{flips:.0%}"] = overoptimisation.gain(
+    gains[f"{flips:.0%}"] = overoptimization.gain(
         policy, world.ref, world.true_reward
     )
 numbers(gains, ["gain in true reward with so many labels turned round"])
@@ -96,7 +96,7 @@ for name, one in (("rare and bad", world), ("equally likely", even)):
 numbers(turns, ["true gain at the best beta", "at the end"], digits=2)
 
 # %% [markdown]
-# Every way on every proxy, heavy tails and a labeller who likes length included, is on the page "A proxy in place of the reward" of the book (`dil study overoptimisation`). A bias in the labels themselves is beyond any floor: imitation of a labeller who likes length makes texts longer, not better.
+# Every way on every proxy, heavy tails and a labeler who likes length included, is on the page "A proxy in place of the reward" of the book (`dil study overoptimization`). A bias in the labels themselves is beyond any floor: imitation of a labeler who likes length makes texts longer, not better.
 #
 # ## 4 · Gold without gold
 #
@@ -110,16 +110,16 @@ numbers(turns, ["true gain at the best beta", "at the end"], digits=2)
 claims.report("13.stein")
 
 # %%
-proxies, covariance = overoptimisation.learned(world, 1000, 1000, rng)
+proxies, covariance = overoptimization.learned(world, 1000, 1000, rng)
 ref, gold = world.ref.expand(1000, -1), world.true_reward.expand(1000, -1)
 told = {}
 for beta in (4.0, 1.0, 0.5):
-    policy = overoptimisation.along_beta(ref, proxies, [beta])[0]
-    guess = overoptimisation.gold_estimated(ref, proxies, covariance, beta)
+    policy = overoptimization.along_beta(ref, proxies, [beta])[0]
+    guess = overoptimization.gold_estimated(ref, proxies, covariance, beta)
     told[f"beta = {beta}"] = [
-        overoptimisation.gain(policy, ref, proxies).mean().item(),
+        overoptimization.gain(policy, ref, proxies).mean().item(),
         guess.mean().item(),
-        overoptimisation.gain(policy, ref, gold).mean().item(),
+        overoptimization.gain(policy, ref, gold).mean().item(),
     ]
 numbers(told, ["the proxy says", "estimated without gold", "true"], digits=2)
 
@@ -134,7 +134,7 @@ claims.report("13.rounds")
 # %% [markdown]
 # ## 6 · Where this breaks
 #
-# - Stein's estimate wants Gaussian errors of known covariance, unbiased. A reward model that is wrong in a way which more pairs do not mend (length, flattery) is beyond it.
+# - Stein's estimate wants Gaussian errors of known covariance, unbiased. A reward model that is wrong in a way which more pairs do not fix (length, flattery) is beyond it.
 # - At small $\beta$ the estimate is a difference of two large numbers and cannot be trusted. For this reason the rule stops at the first fall. With 100 pairs it still loses now and then.
 # - Fresh labels cost what labels cost.
 #
@@ -193,14 +193,14 @@ check_answer(your_gain, 1.2, "rho sigma sqrt(2 KL).")
 #
 # ## Summary
 #
-# - Imitating winners never lowers the true reward while fewer than half of the labels are wrong, and never goes further than 0.19 nats a round.
+# - Imitating chosen responses never lowers the true reward while fewer than half of the labels are wrong, and never goes further than 0.19 nats a round.
 # - RLHF on a proxy turns where rare responses are bad, and sinks where the errors are largest among them, as a learned reward's are; not because of noise as such.
 # - How much of a gain is error can be estimated without the truth; stop where the rest falls.
 #
 # **You can now**
 #
-# - say when optimising a proxy lowers the true reward, and when it cannot
-# - prove that imitating winners has a floor, at any label noise
+# - say when optimizing a proxy lowers the true reward, and when it cannot
+# - prove that imitating chosen responses has a floor, at any label noise
 # - decide where to stop RLHF on a learned reward without knowing the true one
 #
-# **Source:** `toy/overoptimisation.py` · **Claims:** `dil verify 13` · **Before:** [15 · RLHF, run](15_rlhf_run.ipynb) · **Next:** [17 · Before and after](17_before_and_after.ipynb)
+# **Source:** `toy/overoptimization.py` · **Claims:** `dil verify 13` · **Before:** [15 · RLHF, run](15_rlhf_run.ipynb) · **Next:** [17 · Before and after](17_before_and_after.ipynb)

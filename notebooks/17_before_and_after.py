@@ -13,7 +13,7 @@
 #
 # Here are two texts. One was written by a small language model as it was downloaded, the other by the same model after it had learned from people's choices. Could you say which is which? Everything so far was about probabilities. Now you read what a model *writes*.
 #
-# **The question.** What does a model that imitates the winners *write*, and could anybody tell?
+# **The question.** What does a model that imitates the chosen responses *write*, and could anybody tell?
 #
 # *Paper §5; modules in `dil_tutorial/experiments/real_text/`; about 25 minutes. Nothing is trained here and nothing is downloaded: the texts were written by `dil experiment real-text`.*
 
@@ -30,14 +30,14 @@ from dil_tutorial.support.words import precise, table
 
 results = measures.load(measures.COMMITTED)
 found = measures.summary(results)
-LOSSES = ["SFT", "DIL BCE repaired", "DIL LSIF published", "DPO"]
+LOSSES = ["SFT", "DIL BCE corrected", "DIL LSIF published", "DPO"]
 
 # %% [markdown]
-# The model is SmolLM2 with 135 million parameters. It goes on with the beginning of a story, or answers a message, with at most 32 tokens. The labeller likes kind words. Its reward is the sentiment that VADER, a list of words with scores, gives to a text, and it chooses between two texts by Bradley–Terry. Every loss was trained on the same pairs, each at the learning rate at which its own validation loss was least.
+# The model is SmolLM2 with 135 million parameters. It continues with the beginning of a story, or answers a message, with at most 32 tokens. The labeler likes kind words. Its reward is the sentiment that VADER, a list of words with scores, gives to a text, and it chooses between two texts by Bradley–Terry. Every loss was trained on the same pairs, each at the learning rate at which its own validation loss was least.
 #
-# ## 1 · With the same dice
+# ## 1 · With common random numbers
 #
-# A policy that imitates the winners stays near the reference: $\pi_\text{chosen}/\pi_\text{ref} \le 2$. Let both models answer the same prompt with the same random numbers, as if both threw the same dice. Then they choose different words only where their laws differ enough. **Predict:** to how many of 300 prompts does the trained model write another text?
+# A policy that imitates the chosen responses stays near the reference: $\pi_\text{chosen}/\pi_\text{ref} \le 2$. Let both models answer the same prompt with the same random numbers, as if both threw common random numbers. Then they choose different words only where their distributions differ enough. **Predict:** to how many of 300 prompts does the trained model write another text?
 
 # %%
 same = {loss: f"{reading.unchanged(results, loss):.0%}" for loss in LOSSES}
@@ -50,11 +50,11 @@ numbers(same, ["the same text, to the last word"])
 reading.before_after(results, LOSSES)
 
 # %% [markdown]
-# The labeller's reward stands at the right. Is the marked part kinder? Sometimes it is. Often it is only another text, because a reward for kind words says little about most words.
+# The labeler's reward stands at the right. Is the marked part kinder? Sometimes it is. Often it is only another text, because a reward for kind words says little about most words.
 #
 # ## 2 · Play: which is the tuned one?
 #
-# Now the dice are independent. One text is the reference's, and one was written by DIL as published (LSIF), which has gone furthest. Choose the text that you think was written after training; your score stands at the end.
+# Now the random numbers are independent. One text is the reference's, and one was written by DIL as published (LSIF), which has gone furthest. Choose the text that you think was written after training; your score stands at the end.
 
 # %%
 reading.blind(results, "DIL LSIF published")
@@ -64,42 +64,42 @@ reading.blind(results, "DIL LSIF published")
 #
 # $$\tfrac12 + \tfrac14 \, E_{y, y' \sim \pi_\text{ref}} \left| e^{f(y)} - e^{f(y')} \right|,$$
 #
-# and Pinsker's inequality bounds that by $\tfrac12 + \tfrac12\sqrt{\tfrac12(\mathrm{KL}(\pi_\theta\|\pi_\text{ref}) + \mathrm{KL}(\pi_\text{ref}\|\pi_\theta))}$. Even between the winners' law itself and the reference nobody is right more than two times out of three, whoever the labeller is (`1.judge`). For these policies:
+# and Pinsker's inequality bounds that by $\tfrac12 + \tfrac12\sqrt{\tfrac12(\mathrm{KL}(\pi_\theta\|\pi_\text{ref}) + \mathrm{KL}(\pi_\text{ref}\|\pi_\theta))}$. Even between the chosen distribution itself and the reference nobody is right more than two times out of three, whoever the labeler is (`1.judge`). For these policies:
 
 # %%
 rows = []
 for loss in LOSSES:
     value = found["losses"][loss]
-    judge, kl, labeller = (
-        value[name][0] for name in ("told apart", "KL", "win rate")
+    judge, kl, labeler = (
+        value[name][0] for name in ("Bayes accuracy", "KL", "win rate")
     )
-    rows.append([loss, f"{judge:.0%}", f"{kl:.3f}", f"{labeller:.1%}"])
+    rows.append([loss, f"{judge:.0%}", f"{kl:.3f}", f"{labeler:.1%}"])
 head = [
     "loss",
     "the best judge is right",
     "KL, nats",
-    "the labeller prefers it",
+    "the labeler prefers it",
 ]
 display(Markdown(table(head, rows)))
 
 # %% [markdown]
 # ## 3 · Where does a log-ratio come from?
 #
-# $f$ of a text is a sum over its tokens. Blue tokens became more probable, orange ones (underlined) less; hold the pointer over one for its number. These are texts of the *reference*: the best and the worst of eight by the labeller's reward.
+# $f$ of a text is a sum over its tokens. Blue tokens became more probable, orange ones (underlined) less; hold the pointer over one for its number. These are texts of the *reference*: the best and the worst of eight by the labeler's reward.
 
 # %%
-reading.token_colours(results, LOSSES)
+reading.token_colors(results, LOSSES)
 
 # %% [markdown]
-# Look for two things. Is the colour on the words that the reward speaks of, or everywhere? And is the best text blue and the worst one orange, or are both orange? If both are orange, this is what the literature calls *likelihood displacement*.
+# Look for two things. Is the color on the words that the reward speaks of, or everywhere? And is the best text blue and the worst one orange, or are both orange? If both are orange, this is what the literature calls *likelihood displacement*.
 #
-# ## 4 · Nearer to the winners?
+# ## 4 · Nearer to the chosen responses?
 #
-# Is there one number that says whether a policy imitates? There is: the mean of $f$ under the winners' law, because
+# Is there one number that says whether a policy imitates? There is: the mean of $f$ under the chosen distribution, because
 #
 # $$E_{\pi_\text{chosen}}[f] = \mathrm{KL}(\pi_\text{chosen}\|\pi_\text{ref}) - \mathrm{KL}(\pi_\text{chosen}\|\pi_\theta):$$
 #
-# It says by how many nats training has brought the model nearer to the winners' law. If it is below zero, the model is further away than before.
+# It says by how many nats training has brought the model closer to the chosen distribution. If it is below zero, the model is further away than before.
 
 # %%
 figures, said = (
@@ -119,18 +119,18 @@ possible = found["marks"]["pi_chosen"][0]
 print(f"E_chosen f could be {possible:.2f} nats.")
 
 # %% [markdown]
-# Two things stand in this figure. SFT and the repaired loss have moved towards the winners, the published loss and DPO away from them, each at the learning rate that its *own* validation loss chose: what the theory says of optima (claims `8.chosen` and `4.lsif-published`) is seen on sentences. And all of them have come only a small part of the way. A network sees each prompt a few times, and then it must answer prompts that it never saw. What it can learn for them is what all prompts have in common, here "be kind". To learn what made *this* text better than *that* one takes many more pairs ([notebook 14](14_what_a_pair_is_worth.ipynb)).
+# Two things stand in this figure. SFT and the corrected loss have moved towards the chosen responses, the published loss and DPO away from them, each at the learning rate that its *own* validation loss chose: what the theory says of optima (claims `8.chosen` and `4.lsif-published`) is seen on sentences. And all of them have come only a small part of the way. A network sees each prompt a few times, and then it must answer prompts that it never saw. What it can learn for them is what all prompts have in common, here "be kind". To learn what made *this* text better than *that* one takes many more pairs ([notebook 14](14_what_a_pair_is_worth.ipynb)).
 #
 # ## 5 · Pairs that a policy gets wrong
 #
-# Held-out texts where the labeller is sure and $f$ says the opposite:
+# Held-out texts where the labeler is sure and $f$ says the opposite:
 
 # %%
 shown = (
-    "**{}**\n\n- *f prefers, by {:.2f} nats:* {}\n- *the labeller prefers:* {}"
+    "**{}**\n\n- *f prefers, by {:.2f} nats:* {}\n- *the labeler prefers:* {}"
 )
 for prompt, preferred, better, nats in reading.wrong_pairs(
-    results, "DIL BCE repaired"
+    results, "DIL BCE corrected"
 ):
     texts = (" ".join(text.split()) for text in (prompt, preferred, better))
     display(Markdown(shown.format(next(texts), nats, *texts)))
@@ -150,11 +150,11 @@ puzzle("17-judge")
 # %% [markdown]
 # ## Exercises
 #
-# **1.** The repaired policy is asked for one text to each held-out prompt. `f` holds the log-ratios of the reference's own texts, prompts by texts. Estimate the total variation between policy and reference, $\tfrac12 E_{\pi_\text{ref}}|e^f - 1|$, as one number.
+# **1.** The corrected policy is asked for one text to each held-out prompt. `f` holds the log-ratios of the reference's own texts, prompts by texts. Estimate the total variation between policy and reference, $\tfrac12 E_{\pi_\text{ref}}|e^f - 1|$, as one number.
 
 # %%
 f = torch.tensor(
-    reading.first_seed(results, "DIL BCE repaired")["f held-out"],
+    reading.first_seed(results, "DIL BCE corrected")["f held-out"],
     dtype=torch.float64,
 )
 your_distance = None
@@ -175,27 +175,27 @@ check_answer(
 # A judge who sees a *single* text, drawn from either model with even chances, is right in half plus half of this.
 # </details>
 #
-# **2.** A policy has $\mathrm{KL}(\pi_\text{chosen}\|\pi_\text{ref}) = 0.14$ and $\mathrm{KL}(\pi_\text{chosen}\|\pi_\theta) = 0.19$. What is the mean of $f$ on winners?
+# **2.** A policy has $\mathrm{KL}(\pi_\text{chosen}\|\pi_\text{ref}) = 0.14$ and $\mathrm{KL}(\pi_\text{chosen}\|\pi_\theta) = 0.19$. What is the mean of $f$ on chosen responses?
 
 # %%
 your_mean = None
 
-check_answer(your_mean, 0.14 - 0.19, "How much nearer has it come?")
+check_answer(your_mean, 0.14 - 0.19, "How much closer has it come?")
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# $0.14 - 0.19 = -0.05$: training took it *away* from the winners, whatever the loss did.
+# $0.14 - 0.19 = -0.05$: training took it *away* from the chosen responses, whatever the loss did.
 #
 # ```python
 # your_mean = 0.14 - 0.19
 # ```
 # </details>
 #
-# **3.** In the first text of the panel of section 3 (repaired BCE, first prompt, best response): how many of its tokens carry half of the sum of $|f|$, if you take the largest first?
+# **3.** In the first text of the panel of section 3 (corrected BCE, first prompt, best response): how many of its tokens carry half of the sum of $|f|$, if you take the largest first?
 
 # %%
-tokens = reading.first_seed(results, "DIL BCE repaired")["read"][0]["tokens"][0]
+tokens = reading.first_seed(results, "DIL BCE corrected")["read"][0]["tokens"][0]
 size = (
     torch.tensor([abs(ratio) for _, ratio in tokens], dtype=torch.float64)
     .sort(descending=True)
@@ -221,14 +221,14 @@ check_answer(
 #
 # ## Summary
 #
-# - Imitating winners changes a text little: with the same dice, often not at all.
+# - Imitating chosen responses changes a text little: with common random numbers, often not at all.
 # - How well anybody can tell the two models apart is a property of $f$, and can be computed from samples.
-# - $E_{\pi_\text{chosen}}[f]$ is how much nearer to the winners' law a policy has come; it can be negative for any loss if it learns from too little, too fast.
+# - $E_{\pi_\text{chosen}}[f]$ is how much closer to the chosen distribution a policy has come; it can be negative for any loss if it learns from too little, too fast.
 #
 # **You can now**
 #
 # - read what a loss has changed in a model's own sentences, down to single tokens
 # - say how often anybody could tell a trained model's text from the reference's, and why it is less often than you think
-# - find the pairs that a policy gets wrong, and say what "nearer to the winners" means in nats
+# - find the pairs that a policy gets wrong, and say what "closer to the chosen responses" means in nats
 #
 # **Source:** `dil_tutorial/experiments/real_text/measures.py`, `dil_tutorial/lessons/panels/reading.py` · **Run it:** `dil experiment real-text`; your own model: `dil sample --html`, `dil chat` · **Before:** [14 · What a pair is worth](14_what_a_pair_is_worth.ipynb)

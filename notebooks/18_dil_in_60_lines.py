@@ -54,22 +54,22 @@ for w, l in zip(winners[:4].tolist(), losers[:4].tolist()):
     print(f"{words[w]:>7} beat {words[l]}")
 
 # %% [markdown]
-# **Predict:** `lovely` has the highest reward, and the model says it once in ten times. How often is it among the *winners*: 10%, 16% or 40%? Work it out for a moment before you run the next cell. To win, it must be one of the two answers that are drawn, and then it must beat the other one.
+# **Predict:** `lovely` has the highest reward, and the model says it once in ten times. How often is it among the *chosen responses*: 10%, 16% or 40%? Work it out for a moment before you run the next cell. To win, it must be one of the two answers that are drawn, and then it must beat the other one.
 
 # %%
 share = torch.bincount(winners, minlength=4) / len(winners)
 print({word: round(s.item(), 3) for word, s in zip(words, share)})
 
 # %% [markdown]
-# Of two draws at least one is `lovely` in about a fifth of all pairs, and then it nearly always wins. So its share of the winners is a little less than twice its share of the answers, and no labeller could have pushed it beyond that: *winners are the better of two*.
+# Of two draws at least one is `lovely` in about a fifth of all pairs, and then it nearly always wins. So its share of the chosen responses is a little less than twice its share of the answers, and no labeler could have pushed it beyond that: *chosen responses are the better of two*.
 #
 # ## 3 · The loss
 #
-# We want a new policy $\pi_\theta$ that writes what winners write. How much more likely does it make an answer than the reference did? This is the ratio $r = \pi_\theta/\pi_\text{ref}$; its logarithm is $f = \log r$. DIL trains a classifier that tells winners from answers of the reference, with $f$ as its log-odds:
+# We want a new policy $\pi_\theta$ that writes what chosen responses write. How much more likely does it make an answer than the reference did? This is the ratio $r = \pi_\theta/\pi_\text{ref}$; its logarithm is $f = \log r$. DIL trains a classifier that tells chosen responses from answers of the reference, with $f$ as its log-odds:
 #
 # $$-\log\sigma(f_w) - \tfrac12\bigl[\log\sigma(-f_w) + \log\sigma(-f_l)\bigr].$$
 #
-# The first term says "this one is a winner". The bracket says "this one is an ordinary answer of the reference", and it is said of *both* answers of the pair with half a weight each, because both were drawn from the reference. The classifier is right on average only where $r$ is the true ratio of the two laws. And then $\pi_\theta = \pi_\text{ref}\,r$ is the law of the winners.
+# The first term says "this one is a chosen response". The bracket says "this one is an ordinary answer of the reference", and it is said of *both* answers of the pair with half a weight each, because both were drawn from the reference. The classifier is right on average only where $r$ is the true ratio of the two distributions. And then $\pi_\theta = \pi_\text{ref}\,r$ is the chosen distribution.
 
 # %%
 def log_ratio(logits):
@@ -86,7 +86,7 @@ def loss(logits, winners, losers):
 # %% [markdown]
 # ## 4 · The gradient
 #
-# How hard does a pair pull? A winner is pulled up by $\sigma(-f_w)$. That is hard while the policy still takes it for an ordinary answer, and gentle once the policy knows that it is good. Both answers are pushed down by half of $\sigma(f)$. The derivative of $\log\text{softmax}$ does the rest. Probabilities must sum to one, so what is given to one answer is taken away from all, each by its probability.
+# How hard does a pair gradient? A chosen response is pulled up by $\sigma(-f_w)$. That is hard while the policy still takes it for an ordinary answer, and gentle once the policy knows that it is good. Both answers are pushed down by half of $\sigma(f)$. The derivative of $\log\text{softmax}$ does the rest. Probabilities must sum to one, so what is given to one answer is taken away from all, each by its probability.
 
 # %%
 def gradient(logits, winners, losers):
@@ -114,11 +114,11 @@ for step in range(2000):
     logits = logits - 0.5 * gradient(logits, winners, losers)
 policy = logits.softmax(0)
 
-target = 2 * ref * (P @ ref)  # the law of the winners: only we know it
+target = 2 * ref * (P @ ref)  # the chosen distribution: only we know it
 
-# %% mystnb={"image": {"alt": "Four answers with three bars each: the reference, the fitted policy and the law of the winners; the last two are nearly equal."}}
+# %% mystnb={"image": {"alt": "Four answers with three bars each: the reference, the fitted policy and the chosen distribution; the last two are nearly equal."}}
 places = torch.arange(4)
-laws = {"reference": ref, "fitted policy": policy, "law of the winners": target}
+laws = {"reference": ref, "fitted policy": policy, "distribution of the chosen responses": target}
 for shift, (name, law) in enumerate(laws.items()):
     plt.bar(places + 0.27 * (shift - 1), law, width=0.25, label=name)
 plt.xticks(places, words)
@@ -127,7 +127,7 @@ plt.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# That is all of it. The policy was never shown a reward, no reward model was fitted, and nothing was sampled while it was trained. It says `lovely` and `fine` more often and `awful` less, as winners do, and it has not forgotten the rest.
+# That is all of it. The policy was never shown a reward, no reward model was fitted, and nothing was sampled while it was trained. It says `lovely` and `fine` more often and `awful` less, as chosen responses do, and it has not forgotten the rest.
 #
 # ## 6 · Your lines in the library
 #
@@ -152,7 +152,7 @@ f = log_ratio(logits)
 theirs = losses.dil_loss(
     f[winners], f[losers], generator="bce", denominator="mixture"
 ).mean()
-print(f"your loss {loss(logits, winners, losers):.12f}")
+print(f"your loss {loss(logits, chosen responses, rejected responses):.12f}")
 print(f"theirs    {theirs:.12f}")
 claims.report("1.chosen", "4.mixture")
 
@@ -172,7 +172,7 @@ def fitted(count):
 def with_pairs(count):
     figure, (axes,) = new_figure(width=6, height=3)
     found = fitted(count)
-    laws = {"reference": ref, "fitted": found, "winners": target}
+    laws = {"reference": ref, "fitted": found, "chosen responses": target}
     for shift, (name, law) in enumerate(laws.items()):
         axes.bar(places + 0.27 * (shift - 1), law, width=0.25, label=name)
     axes.set_xticks(places, words)
@@ -187,7 +187,7 @@ frames(with_pairs, {"Pairs": [30, 100, 300, 1000, 3000, 10_000]})
 # %% [markdown]
 # ## 7 · Where this breaks
 #
-# The paper puts the *loser alone* into the bracket, with the whole weight: $-\log\sigma(f_w) - \log\sigma(-f_l)$. It looks harmless. But losers are not ordinary answers of the reference: they are the ones that lost. Change the loss in this way, and look where it ends.
+# The paper puts the *rejected response alone* into the bracket, with the whole weight: $-\log\sigma(f_w) - \log\sigma(-f_l)$. It looks harmless. But rejected responses are not ordinary answers of the reference: they are the ones that lost. Change the loss in this way, and look the optimum of it.
 
 # %%
 def published(logits, winners, losers):
@@ -202,11 +202,11 @@ for _ in range(2000):
     at = (at - 0.5 * slope).detach().requires_grad_()
 ends = torch.stack([at.softmax(0).detach(), policy, target], 1).tolist()
 for word, (p, q, t) in zip(words, ends):
-    print(f"{word:>7}: published {p:.3f}, repaired {q:.3f}, winners {t:.3f}")
+    print(f"{word:>7}: published {p:.3f}, corrected {q:.3f}, chosen responses {t:.3f}")
 claims.report("4.bce-published")
 
 # %% [markdown]
-# This policy goes too far. It makes good answers likelier than they are among the winners, and bad ones rarer. [Notebook 06](06_whose_samples.ipynb) says by exactly how much, for every loss of this kind.
+# This policy goes too far. It makes good answers more likely than they are among the chosen responses, and bad ones rarer. [Notebook 06](06_whose_samples.ipynb) says by exactly how much, for every loss of this kind.
 
 # %%
 from dil_tutorial.lessons.puzzles import puzzle
@@ -216,7 +216,7 @@ puzzle("18-third")
 # %% [markdown]
 # ## Exercises
 #
-# **1.** With two answers of probability 0.9 and 0.1, and a labeller who always prefers the second: which share of the winners is the second?
+# **1.** With two answers of probability 0.9 and 0.1, and a labeler who always prefers the second: which share of the chosen responses is the second?
 
 # %%
 your_share = None
@@ -253,7 +253,7 @@ check_answer(your_start, start, "softplus(0) = log 2; the weights sum to two.")
 # ```
 # </details>
 #
-# **3.** The law of the winners is $2\,\pi_\text{ref}(y)\,w(y)$ with the win rate $w$. Which win rate has `lovely`?
+# **3.** the chosen distribution is $2\,\pi_\text{ref}(y)\,w(y)$ with the win rate $w$. Which win rate has `lovely`?
 
 # %%
 your_win_rate = None
@@ -271,14 +271,14 @@ check_answer(your_win_rate, (P @ ref)[0], hint)
 #
 # ## Summary
 #
-# - In a preference data set each pair is two answers of the model and a label. Its winners follow a law of their own, that of the better of two.
-# - DIL tells winners from ordinary answers by a classifier whose log-odds are $\log(\pi_\theta/\pi_\text{ref})$; where that is right, the policy *is* the law of the winners.
-# - It takes 60 lines, no reward and no samples of the new policy. With losers alone in place of the reference's samples it ends elsewhere.
+# - In a preference data set each pair is two answers of the model and a label. Its chosen responses follow a distribution of their own, that of the better of two.
+# - DIL tells chosen responses from ordinary answers by a classifier whose log-odds are $\log(\pi_\theta/\pi_\text{ref})$; where that is right, the policy *is* the chosen distribution.
+# - It takes 60 lines, no reward and no samples of the new policy. With rejected responses alone in place of the reference's samples it ends elsewhere.
 #
 # **You can now**
 #
 # - write a preference data set, the loss and its gradient yourself, and fit a policy to it
-# - say which law the fitted policy is an estimate of, and how far off it is after so many pairs
+# - say which distribution the fitted policy is an estimate of, and how far off it is after so many pairs
 # - find each of your lines again in the library
 #
 # **Source:** `dil_tutorial/losses.py` · **Claims:** `dil verify 1 4` · **Before:** [00 · Orientation](00_orientation.ipynb) · **Next:** [01 · Two distributions](01_two_distributions.ipynb)

@@ -1,4 +1,4 @@
-"""The command line, called as a user calls it, for the tests of every room."""
+"""The command line, called as a user calls it, for the tests of every package."""
 
 import contextlib
 import io

@@ -59,7 +59,7 @@ def test_importing_the_package_and_the_toy_is_light():
         ("import dil_tutorial", ["torch", "transformers"]),
         ("import dil_tutorial.cli", ["torch", "transformers"]),
         (
-            "import dil_tutorial.losses, dil_tutorial.claims, toy.compare, toy.neighbours.mixing",
+            "import dil_tutorial.losses, dil_tutorial.claims, toy.compare, toy.neighbors.mixing",
             ["transformers", "matplotlib"],
         ),
     ):

@@ -1,12 +1,12 @@
 r"""How many pairs do I need, and at how many prompts?  (THEORY §12.)
 
-From n pairs a prompt a loss ends, to first order, at
+From n pairs one prompt per loss ends, to first order, at
 
     E KL(pi_hat || target) = KL(end || target) + cost (Y - 1)/(2 n),
 
 ``cost`` the ``error`` of ``toy.efficiency`` (SFT's is 1).  ``pairs_needed`` solves it for n.
 Prompts that share parameters share pairs, too: ``over_prompts`` says what a prompt more is worth
-beside a pair more.
+besides a pair more.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def pairs_needed(
     ... ]
     >>> torch.stack([pairs_needed(world, loss, 0.01) for loss in losses]).squeeze(
     ...     1
-    ... )  # NCA is repaired BCE
+    ... )  # NCA is corrected BCE
     tensor([250.0000, 146.3629,      inf], dtype=torch.float64)
     """
     if error <= 0:
@@ -71,11 +71,12 @@ def over_prompts(
     r"""What prompts and what pairs leave of noise in parameters ``theta`` (K,) that all prompts
     share: two (K, K).
 
-    With X prompts drawn, m pairs at each, Cov(theta_hat) -> (between + within/m)/X: by the law of
-    total variance the noise of one pair's gradient is that of its prompt's mean gradient, and that
-    around it.  ``f_of`` maps theta to log-ratios (X, Y) and ``theta`` is the loss's optimum over
-    all prompts of ``world``, each as likely.  Where the class holds every prompt's own optimum, all
-    mean gradients are zero, and so is ``between``: only the number of pairs X m counts.
+    With X prompts drawn, m pairs at each, Cov(theta_hat) -> (between + within/m)/X: by the
+    distribution of total variance the noise of one pair's gradient is that of its prompt's mean
+    gradient, and that around it.  ``f_of`` maps theta to log-ratios (X, Y) and ``theta`` is the
+    loss's optimum over all prompts of ``world``, each as likely.  Where the class holds every
+    prompt's own optimum, all mean gradients are zero, and so is ``between``: only the number of
+    pairs X m counts.
 
     >>> from dil_tutorial.losses import make_loss
     >>> world, feature = (

@@ -1,5 +1,5 @@
-r"""Every loss side by side: its objective, where it ends, what it needs, how hard one pair can pull
-(THEORY §5).
+r"""Every loss side by side: its objective, the optimum of it, what it needs, how hard one pair can
+gradient (THEORY §5).
 
 What a loss needs and how its gradient grows is computed from the loss, not typed; its optimum comes
 from ``optima`` or, where there is no closed form, from a search.
@@ -97,7 +97,7 @@ def optimum(spec: LossSpec, world: World) -> Tensor | None:
 
 
 def needs_pairs(loss: Loss) -> bool:
-    """Whether the loss looks at winner and loser together.
+    """Whether the loss looks at chosen and rejected response together.
 
     >>> from dil_tutorial.losses import make_loss
     >>> needs_pairs(make_loss("dpo")), needs_pairs(make_loss("kto"))
@@ -108,7 +108,7 @@ def needs_pairs(loss: Loss) -> bool:
 
 def needs_reference(loss: Loss) -> bool:
     """Whether pi_ref's log-probabilities enter the gradient: not where the slope in f is constant
-    (SFT), or none is fed.
+    (SFT), or none is given.
 
     >>> from dil_tutorial.losses import make_loss
     >>> (
@@ -125,8 +125,8 @@ def needs_reference(loss: Loss) -> bool:
 
 
 def two_sided(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss as a function of the winner's log-ratio and of the one it is set against: the
-    loser's, or a reference sample's.
+    """The loss as a function of the chosen response's log-ratio and of the one it is set against:
+    the rejected response's, or a reference sample's.
 
     >>> from dil_tutorial.losses import make_loss
     >>> fresh = make_loss("dil", generator="bce", denominator="reference")
@@ -155,8 +155,8 @@ def pull(loss: Loss, f: Tensor) -> Tensor:
 
 
 def gradient_growth(loss: Loss) -> str:
-    """How one pair's pull grows with the size of f: "bounded", "linear" or "exponential", measured
-    at 12 and 24.
+    """How one pair's gradient grows with the size of f: "bounded", "linear" or "exponential",
+    measured at 12 and 24.
 
     >>> from dil_tutorial.losses import make_loss
     >>> [gradient_growth(make_loss(name)) for name in ("dpo", "ipo", "dil")]

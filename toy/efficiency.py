@@ -33,7 +33,8 @@ def asymptotic(
     of: Functional
     | None = None,  # of policies (X, Y): what is asked about; the policy itself if None
     policy: Tensor | None = None,  # (X, Y), the loss's optimum, where it is known
-    soft: bool = False,  # labels that are probabilities, P itself, in place of drawn winners
+    # labels that are probabilities, P itself, in place of drawn chosen responses
+    soft: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Where ``loss`` ends, and n Cov of its estimate from n pairs: (X, Y), (X, Y, Y).
 
@@ -47,7 +48,7 @@ def asymptotic(
     """
     if as_spec(loss).needs_kl:
         raise InputError(
-            "asymptotic: KTO's reference point follows the policy, so it minimises nothing "
+            "asymptotic: KTO's reference point follows the policy, so it minimizes nothing "
             "fixed: give it kl=0.0"
         )
     policy = fit(world, loss) if policy is None else policy
@@ -58,9 +59,9 @@ def asymptotic(
     hessian = jacobian(slope, logits)
     target = logits.softmax(1) if of is None else of(logits.softmax(1))
     to_target = jacobian(target, logits)
-    centre = torch.eye(policy.shape[1], dtype=policy.dtype) - policy.unsqueeze(1)  # d f/d z
+    center = torch.eye(policy.shape[1], dtype=policy.dtype) - policy.unsqueeze(1)  # d f/d z
     noise = (
-        centre.mT @ pair_noise(world, loss, log_ratio(logits, world.ref).detach(), soft) @ centre
+        center.mT @ pair_noise(world, loss, log_ratio(logits, world.ref).detach(), soft) @ center
     )
     back = to_target @ torch.linalg.pinv(hessian, rtol=1e-12, hermitian=True)
     return target.detach(), (back @ noise @ back.mT).detach()
@@ -90,7 +91,7 @@ def pair_noise(world: World, loss: Loss, f: Tensor, soft: bool = False) -> Tenso
     >>> world = World.from_reward([0.5, 0.5], [0.0, 0.0])
     >>> pair_noise(
     ...     world, make_loss("sft"), torch.zeros(1, 2, dtype=torch.float64)
-    ... )  # the winner is one or the other
+    ... )  # the chosen response is one or the other
     tensor([[[0.5000, 0.0000],
              [0.0000, 0.5000]]], dtype=torch.float64)
     """
@@ -105,16 +106,22 @@ def pair_noise(world: World, loss: Loss, f: Tensor, soft: bool = False) -> Tenso
     chosen_grad, rejected_grad = torch.autograd.grad(
         value.sum(), [f_w, f_l], allow_unused=True, materialize_grads=True
     )
-    distribution = world.pairs.sum(2, keepdim=True) * world.ref.unsqueeze(1) if fresh else world.pairs
+    distribution = (
+        world.pairs.sum(2, keepdim=True) * world.ref.unsqueeze(1) if fresh else world.pairs
+    )
     if soft:
         if fresh:
             raise InputError(
                 "pair_noise: soft labels and fresh reference samples together: give one of them"
             )
         P = world.preference
-        # the pull on the first of two drawn responses, whoever wins
+        # the gradient on the first of two drawn responses, whoever wins
         first = P * chosen_grad + P.mT * rejected_grad.mT
-        chosen_grad, rejected_grad, distribution = first, first.mT, world.ref.unsqueeze(2) * world.ref.unsqueeze(1)
+        chosen_grad, rejected_grad, distribution = (
+            first,
+            first.mT,
+            world.ref.unsqueeze(2) * world.ref.unsqueeze(1),
+        )
     together = distribution * chosen_grad * rejected_grad
     alone = (distribution * chosen_grad**2).sum(2) + (distribution * rejected_grad**2).sum(1)
     return torch.diag_embed(alone) + together + together.mT
@@ -128,7 +135,7 @@ def error(target: Tensor, covariance: Tensor) -> Tensor:
     >>> (
     ...     error(*asymptotic(world, make_loss("sft"))),
     ...     error(*asymptotic(world, make_loss("nca"))),
-    ... )  # NCA is repaired BCE
+    ... )  # NCA is corrected BCE
     (tensor([1.0000], dtype=torch.float64), tensor([0.5855], dtype=torch.float64))
     """
     return (covariance.diagonal(dim1=1, dim2=2) / target).sum(1) / (target.shape[1] - 1)
@@ -144,7 +151,7 @@ def bias(target: Tensor, end: Tensor) -> Tensor:
     return ((end - target) ** 2 / target).sum(1) / (target.shape[1] - 1)
 
 
-def crossover(world: World, biased: Loss, repaired: Loss) -> Tensor:
+def crossover(world: World, biased: Loss, corrected: Loss) -> Tensor:
     """The number of pairs beyond which ``biased`` is the worse estimate of pi_chosen, (X,); 0 where
     it is so from the start.
 
@@ -156,7 +163,7 @@ def crossover(world: World, biased: Loss, repaired: Loss) -> Tensor:
     tensor([0., 0.], dtype=torch.float64)
     """
     end, covariance = asymptotic(world, biased)
-    needed = error(world.chosen, asymptotic(world, repaired)[1]) - error(world.chosen, covariance)
+    needed = error(world.chosen, asymptotic(world, corrected)[1]) - error(world.chosen, covariance)
     return needed.clamp(min=0) / bias(world.chosen, end)
 
 
@@ -164,8 +171,8 @@ def crossover(world: World, biased: Loss, repaired: Loss) -> Tensor:
 
 
 def counted(world: World) -> Tensor:
-    """n Cov(r_hat) of SFT, which counts winners: a multinomial's, diag(A/pi_ref) - A A^T with A = 2
-    w.  (X, Y, Y).
+    """n Cov(r_hat) of SFT, which counts chosen responses: a multinomial's, diag(A/pi_ref) - A A^T
+    with A = 2 w.  (X, Y, Y).
 
     >>> counted(
     ...     World.from_reward([0.5, 0.5], [0.0, 0.0])
@@ -178,13 +185,13 @@ def counted(world: World) -> Tensor:
 
 
 def free_noise(world: World) -> Tensor:
-    r"""n Cov of delta = a - A (m - 1), the repaired estimate before it is normalised (THEORY
+    r"""n Cov of delta = a - A (m - 1), the corrected estimate before it is normalized (THEORY
     §12.2).  (X, Y, Y).
 
-    a and m are the frequencies of winners and of both sides over pi_ref, so delta is (B/2) 1[y_w] -
-    (A/2) 1[y_l] over pi_ref:
+    a and m are the frequencies of chosen responses and of both sides over pi_ref, so delta is (B/2)
+    1[y_w] - (A/2) 1[y_l] over pi_ref:
 
-        AB/(2 pi_ref) - AB/2 on the diagonal, -[B(y) A(y') P(y, y') + A(y) B(y') P(y', y)]/2 beside
+        AB/(2 pi_ref) - AB/2 on the diagonal, -[B(y) A(y') P(y, y') + A(y) B(y') P(y', y)]/2 besides
         it.
 
     >>> free_noise(World.from_reward([0.5, 0.5], [0.0, 0.0]))
@@ -235,13 +242,13 @@ def projected(world: World, covariance: Tensor, direction: Tensor) -> Tensor:
     return projection @ covariance @ projection.mT
 
 
-def repaired(world: World, generator: str | Generator, soft: bool = False) -> Tensor:
-    """n Cov(r_hat) of repaired DIL: ``free_noise``, or ``who_met``, projected along 1/h''(A).  (X,
+def corrected(world: World, generator: str | Generator, soft: bool = False) -> Tensor:
+    """n Cov(r_hat) of corrected DIL: ``free_noise``, or ``who_met``, projected along 1/h''(A).  (X,
     Y, Y).
 
-    >>> repaired(
+    >>> corrected(
     ...     World.from_reward([0.5, 0.5], [0.0, 0.0]), "win"
-    ... )  # half of what counting winners leaves
+    ... )  # half of what counting chosen responses leaves
     tensor([[[ 0.5000, -0.5000],
              [-0.5000,  0.5000]]], dtype=torch.float64)
     """
@@ -253,7 +260,7 @@ def best_projection(world: World) -> Tensor:
     """n Cov(r_hat) along the best direction, Cov pi_ref: no generator does better.  (X, Y, Y).
 
     >>> world = World.random([0])
-    >>> gaps = repaired(world, "ukl") - best_projection(world)
+    >>> gaps = corrected(world, "ukl") - best_projection(world)
     >>> bool(torch.linalg.eigvalsh(gaps).min() > -1e-12)
     True
     """
@@ -281,7 +288,7 @@ def tournament(world: World) -> Tensor:
 
 
 def distilled(world: World, generator: str | Generator, fresh: float) -> Tensor:
-    """n Cov(r_hat) of distillation: a reward fitted on n labelled pairs, imitated on ``fresh`` n of
+    """n Cov(r_hat) of distillation: a reward fitted on n labeled pairs, imitated on ``fresh`` n of
     its own.  (X, Y, Y).
 
     The reward's own error is the ``tournament``'s, for labels of any kind; fresh pairs with its
@@ -294,7 +301,7 @@ def distilled(world: World, generator: str | Generator, fresh: float) -> Tensor:
     >>> few > many > tournament(world).diagonal(dim1=1, dim2=2).sum().item()
     True
     """
-    return tournament(world) + repaired(world, generator, soft=True) / fresh
+    return tournament(world) + corrected(world, generator, soft=True) / fresh
 
 
 def log_odds(world: World) -> Tensor:
@@ -328,8 +335,8 @@ def data_sets(world: World, pairs: int, count: int, generator: torch.Generator) 
     (y_w, y_l): (count, Y, Y).
 
     >>> from toy.gallery import bandit
-    >>> laws = data_sets(bandit(), 1000, 3, torch.Generator().manual_seed(0))
-    >>> laws.shape, laws.sum((1, 2))
+    >>> distributions = data_sets(bandit(), 1000, 3, torch.Generator().manual_seed(0))
+    >>> distributions.shape, distributions.sum((1, 2))
     (torch.Size([3, 8, 8]), tensor([1., 1., 1.], dtype=torch.float64))
     """
     distribution = world.pairs[0].flatten()
@@ -344,21 +351,26 @@ def data_sets(world: World, pairs: int, count: int, generator: torch.Generator) 
         drawn = torch.binomial(left, chance, generator=generator)
         left = left - drawn
         frequencies.append(drawn / pairs)
-    frequencies[-1] = frequencies[-1] + left / pairs  # what rounding of the last chance may have left over
+    frequencies[-1] = (
+        frequencies[-1] + left / pairs
+    )  # what rounding of the last chance may have left over
     return torch.stack(frequencies, 1).view(count, *world.pairs.shape[1:])
 
 
 def estimates(world: World, loss: Loss, pair_frequencies: Tensor) -> Tensor:
-    """The policies that ``loss`` ends at on data sets (N, Y, Y) of one prompt: (N, Y).
+    """The policies that ``loss`` has its optimum at on data sets (N, Y, Y) of one prompt: (N, Y).
 
     >>> from dil_tutorial.losses import make_loss
     >>> world = World.from_reward([0.5, 0.5], [0.0, 1.0])
     >>> estimates(
     ...     world, make_loss("sft"), torch.tensor([[[0.2, 0.2], [0.3, 0.3]]]).double()
-    ... )  # the winners' shares
+    ... )  # the chosen responses' shares
     tensor([[0.4000, 0.6000]], dtype=torch.float64)
     """
-    copies = World(world.ref.expand(len(pair_frequencies), -1), world.preference.expand(len(pair_frequencies), -1, -1))
+    copies = World(
+        world.ref.expand(len(pair_frequencies), -1),
+        world.preference.expand(len(pair_frequencies), -1, -1),
+    )
     return fit(copies, loss, pairs=pair_frequencies)
 
 
@@ -379,12 +391,12 @@ def distilled_estimate(world: World, loss: Loss, pair_frequencies: Tensor, fresh
     """A Bradley–Terry reward fitted on data sets (N, Y, Y), then ``loss`` on other data sets with
     its soft labels.  (N, Y).
 
-    >>> world, laws = (
+    >>> world, distributions = (
     ...     World.from_reward([0.5, 0.5], [0.0, 1.0]),
     ...     torch.tensor([[[0.2, 0.1], [0.4, 0.3]]]).double(),
     ... )
     >>> distilled_estimate(
-    ...     world, make_loss("sft"), laws, torch.full((1, 2, 2), 0.25).double()
+    ...     world, make_loss("sft"), distributions, torch.full((1, 2, 2), 0.25).double()
     ... )  # won 4 of 5
     tensor([[0.3500, 0.6500]], dtype=torch.float64)
     """

@@ -1,12 +1,12 @@
-r"""The map of the family: what each loss hears of the preferences, how far it goes, and what else
-can be asked of it.
+r"""The map of the family: what each loss depends on of the preferences, how far it goes, and what
+else can be asked of it.
 
 Everything here is found from the loss itself, at its optimum in small worlds; nothing is typed.
 The plane's two axes come from the smallest world there is, two responses that the reference likes
 equally, of which the first wins with chance P:
 
-- **what it hears** is the shape of the margin f(y) - f(y') at the optimum as P grows: of a majority
-  only the sign, of a win rate the excess 2P - 1, of log-odds log P/(1 - P);
+- **what it depends on** is the shape of the margin f(y) - f(y') at the optimum as P grows: of a
+  majority only the sign, of a win rate the excess 2P - 1, of log-odds log P/(1 - P);
 - **how far it goes** is the margin itself where three in four prefer the first.
 """
 
@@ -27,7 +27,7 @@ from toy.worlds import World
 
 FAMILY = [spec for spec in CATALOGUE.values() if spec.shown.claims]
 CHANCES = (0.6, 0.75, 0.95)
-HEARD = {  # the shape of each signal: its size at 0.95 over its size at 0.6
+SIGNALS = {  # the shape of each signal: its size at 0.95 over its size at 0.6
     "the majority": 1.0,
     "the win rate": (2 * 0.95 - 1) / (2 * 0.6 - 1),
     "log-odds": math.log(0.95 / 0.05) / math.log(0.6 / 0.4),
@@ -73,22 +73,22 @@ def margins(loss: Loss, chances: Tensor) -> Tensor:
     return torch.where(best.abs() < FAR, best, best.sign() * torch.inf)
 
 
-def heard(margin: Tensor) -> tuple[str, float]:
-    """What a loss hears, by its margins (3,) at ``CHANCES``, and their shape.
+def signal_of(margin: Tensor) -> tuple[str, float]:
+    """What a loss depends on, by its margins (3,) at ``CHANCES``, and their shape.
 
-    That is the signal in ``HEARD`` that the shape is within an eighth of, or the two that it lies
+    That is the signal in ``SIGNALS`` that the shape is within an eighth of, or the two that it lies
     between.
 
-    >>> heard(torch.tensor([1.0, 1.0, 1.0])), heard(torch.tensor([0.2, 0.5, 1.2]))[0]
+    >>> signal_of(torch.tensor([1.0, 1.0, 1.0])), signal_of(torch.tensor([0.2, 0.5, 1.2]))[0]
     (('the majority', 1.0), 'between the win rate and log-odds')
     """
     if not margin.isfinite().all():
         return ("one response alone", 1.0) if not margin.isfinite().any() else ("no end", math.inf)
     shape = (margin[2] / margin[0]).item()
-    near = [name for name, size in HEARD.items() if abs(math.log(size / shape)) < 1 / 8]
+    near = [name for name, size in SIGNALS.items() if abs(math.log(size / shape)) < 1 / 8]
     below, above = (
-        [n for n, size in HEARD.items() if size <= shape],
-        [n for n, size in HEARD.items() if size > shape],
+        [n for n, size in SIGNALS.items() if size <= shape],
+        [n for n, size in SIGNALS.items() if size > shape],
     )
     if near or not below or not above:
         return (near or below or above)[-1], shape
@@ -96,7 +96,7 @@ def heard(margin: Tensor) -> tuple[str, float]:
 
 
 def win_rates_alone(loss: Loss) -> bool:
-    """Whether two labellers with the same win rates and other tables of preferences lead the loss
+    """Whether two labelers with the same win rates and other tables of preferences lead the loss
     to the same policy.
 
     >>> from dil_tutorial.losses import make_loss
@@ -124,8 +124,8 @@ def win_rates_alone(loss: Loss) -> bool:
 
 
 def first_step(loss: Loss) -> tuple[float, float]:
-    """How the first step moves winner and loser: -dL/df_w and -dL/df_l at f = 0 (log-probabilities
-    of 1/2 where fed those).
+    """How the first step moves chosen and rejected response: -dL/df_w and -dL/df_l at f = 0
+    (log-probabilities of 1/2 where it takes those).
 
     >>> from dil_tutorial.losses import make_loss
     >>> first_step(make_loss("dpo", beta=1.0))
@@ -173,7 +173,7 @@ def length(spec: LossSpec) -> float | None:
     """Mean length at the optimum over the reference's, where rewards are blind to length, fed as
     the loss's own paper does.
 
-    >>> round(length(CATALOGUE["DIL UKL repaired"]), 2)
+    >>> round(length(CATALOGUE["DIL UKL corrected"]), 2)
     1.0
     """
     words, world = sentences()
@@ -187,15 +187,15 @@ def length(spec: LossSpec) -> float | None:
 
 
 def noise(spec: LossSpec, world: World, policy: Tensor) -> float | None:
-    """n E chi^2(pi_hat || where it ends)/(Y - 1), 1 for SFT: pairs needed for one error; None where
-    it cannot be said.
+    """n E chi^2(pi_hat || the optimum of it)/(Y - 1), 1 for SFT: pairs needed for one error; None
+    where it cannot be said.
 
     >>> world = bandit()
-    >>> noise(CATALOGUE["DIL UKL repaired"], world, world.chosen) < 0.5
+    >>> noise(CATALOGUE["DIL UKL corrected"], world, world.chosen) < 0.5
     True
     """
     if spec.needs_kl or policy.min() < 1e-6 or not at_rest(world, spec, policy):
-        return None  # a moving reference point, an end at the border, a kink
+        return None  # a moving reference point, an have their optimum at the border, a kink
     return efficiency.error(*efficiency.asymptotic(world, spec, policy=policy)).item()
 
 
@@ -218,12 +218,17 @@ def row(spec: LossSpec) -> dict[str, Any]:
     """All that the map says of one loss.
 
     >>> found = row(CATALOGUE["DPO"])
-    >>> found["hears"], round(found["margin"], 4), found["win rates alone"], found["margins only"]
+    >>> (
+    ...     found["depends on"],
+    ...     round(found["margin"], 4),
+    ...     found["win rates alone"],
+    ...     found["margins only"],
+    ... )
     ('log-odds', 1.0986, True, True)
     """
     world, margin = bandit(), margins(spec, torch.tensor(CHANCES))
     policy = end(spec, world)
-    hears, shape = heard(margin)
+    hears, shape = signal_of(margin)
     return {
         "label": spec.label,
         "described": spec.described,

@@ -1,6 +1,6 @@
 """Fit policies with the very loss functions that train language models.
 
-``fit`` minimises the *population* loss: the loss averaged over every (y_w, y_l, y_ref) by its exact
+``fit`` minimizes the *population* loss: the loss averaged over every (y_w, y_l, y_ref) by its exact
 probability, over all tabular policies or over a smaller class (``log_ratio_of``).  ``search`` does
 so from many starts, for losses that may have several minima.  ``fit_pairs`` trains on finitely many
 drawn pairs.  All prompts are fitted at once.
@@ -35,10 +35,10 @@ def log_ratio(policy_logits: Tensor, ref: Tensor) -> Tensor:
 def inputs_of(
     loss: Loss, f: Tensor, ref: Tensor, lengths: Tensor | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """What ``loss`` is fed for log-ratios f: f itself, or log pi_theta for a reference-free loss;
+    """What ``loss`` is given for log-ratios f: f itself, or log pi_theta for a reference-free loss;
     and KTO's KL.
 
-    With ``lengths`` (Y,) it is fed the mean per token in place of the sum.  (X, Y), (X, Y) -> (X,
+    With ``lengths`` (Y,) it is given the mean per token in place of the sum.  (X, Y), (X, Y) -> (X,
     Y) and settings of shape (X, 1, 1).
 
     >>> f, ref = torch.tensor([[0.5, -0.5]]), torch.tensor([[0.5, 0.5]])
@@ -65,14 +65,15 @@ def population_loss(
     lengths: Tensor | None = None,  # (Y,) tokens
     reference: Tensor | None = None,  # (X, Y)
 ) -> Tensor:
-    """E[loss] for each prompt under the exact law of the data; f (X, Y) -> (X,).
+    """E[loss] for each prompt under the exact distribution of the data; f (X, Y) -> (X,).
 
-    ``pairs`` (X, Y, Y) replaces the law of (y_w, y_l), for asking what a loss does with other data,
-    ``reference`` (X, Y) that of reference samples; ``lengths`` (Y,) feeds the loss ``f/|y|``, the
-    mean per token (THEORY §6.2).
+    ``pairs`` (X, Y, Y) replaces the distribution of (y_w, y_l), for asking what a loss does with
+    other data, ``reference`` (X, Y) that of reference samples; ``lengths`` (Y,) feeds the loss
+    ``f/|y|``, the mean per token (THEORY §6.2).
 
-    A loss that is a term of y_w plus a term of y_l is averaged over the two laws by themselves: 2 X
-    Y numbers in place of X Y^2.  Its terms are loss(f, 0) - loss(0, 0) and loss(0, f).
+    A loss that is a term of y_w plus a term of y_l is averaged over the two distributions by
+    themselves: 2 X Y numbers in place of X Y^2.  Its terms are loss(f, 0) - loss(0, 0) and loss(0,
+    f).
 
     >>> from toy.gallery import bandit
     >>> world = bandit()
@@ -83,12 +84,12 @@ def population_loss(
     """
     if as_spec(loss).needs_reference_logps and not as_spec(loss).of_batch:
         raise InputError(
-            "population_loss: the loss asks for log pi_ref beside f, which is not fed here: call "
+            "population_loss: the loss asks for log pi_ref besides f, which is not fed here: call "
             "it yourself"
         )
     if as_spec(loss).of_batch:
         raise InputError(
-            "population_loss: the loss compares whole batches: no law of pairs has an "
+            "population_loss: the loss compares whole batches: no distribution of pairs has an "
             "expectation of it"
         )
     distribution = world.pairs if pairs is None else pairs
@@ -97,18 +98,22 @@ def population_loss(
     if as_spec(loss).needs_reference_samples:
         ref = world.ref if reference is None else reference
         chosen = loss(f, None, f_reference=zero) - loss(zero, None, f_reference=zero)
-        return (distribution.sum(2) * chosen).sum(1) + (ref * loss(zero, None, f_reference=f)).sum(1)
+        return (distribution.sum(2) * chosen).sum(1) + (ref * loss(zero, None, f_reference=f)).sum(
+            1
+        )
     if as_spec(loss).unpaired:
         settings = {name: value.squeeze(-1) for name, value in settings.items()}
         chosen = loss(f, zero, **settings) - loss(zero, zero, **settings)
-        return (distribution.sum(2) * chosen).sum(1) + (distribution.sum(1) * loss(zero, f, **settings)).sum(1)
+        return (distribution.sum(2) * chosen).sum(1) + (
+            distribution.sum(1) * loss(zero, f, **settings)
+        ).sum(1)
     f_w, f_l = torch.broadcast_tensors(f.unsqueeze(2), f.unsqueeze(1))  # [x, y_w, y_l]
     return (distribution * loss(f_w, f_l, **settings)).sum((1, 2))
 
 
 @one_thread()
 def newton(objective: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
-    """Minimise ``objective(logits) -> (X,)`` over logits (X, Y), each prompt on its own; returns
+    """Minimize ``objective(logits) -> (X,)`` over logits (X, Y), each prompt on its own; returns
     the logits.
 
     Newton's method with the exact Hessian by automatic differentiation: X problems of Y unknowns
@@ -175,7 +180,7 @@ def fit(
     log_ratio_of: Callable[[Tensor], Tensor] | None = None,  # (X, K) -> (X, Y)
     start: Tensor | None = None,  # (X, K)
 ) -> Tensor:
-    """Minimise the population loss over all tabular policies, from pi_ref; returns policies (X, Y).
+    """Minimize the population loss over all tabular policies, from pi_ref; returns policies (X, Y).
 
     ``pairs`` and ``lengths`` as in ``population_loss``.  For a smaller class give ``log_ratio_of``,
     which maps parameters (X, K) to f (X, Y), and their ``start``.
@@ -202,8 +207,8 @@ def search(world: World, loss: Loss, starts: int = 24) -> Tensor:
 
     >>> from toy.gallery import bandit
     >>> world = bandit()
-    >>> repaired = make_loss("dil", generator="bce", denominator="mixture")
-    >>> (search(world, repaired, starts=2) - world.chosen).abs().max().item() < 1e-9
+    >>> corrected = make_loss("dil", generator="bce", denominator="mixture")
+    >>> (search(world, corrected, starts=2) - world.chosen).abs().max().item() < 1e-9
     True
     """
     X, Y = world.ref.shape
@@ -247,8 +252,8 @@ def empirical_law(world: World, pairs: int, generator: torch.Generator) -> Tenso
     (X, Y, Y).
 
     >>> from toy.gallery import bandit
-    >>> law = empirical_law(bandit(), 1000, torch.Generator().manual_seed(0))
-    >>> law.shape, law.sum()
+    >>> distribution = empirical_law(bandit(), 1000, torch.Generator().manual_seed(0))
+    >>> distribution.shape, distribution.sum()
     (torch.Size([1, 8, 8]), tensor(1.0000, dtype=torch.float64))
     """
     if pairs < 1:
@@ -266,15 +271,15 @@ def descend(
     world: World,  # X runs, Y responses
     loss: Loss,
     *,
-    pairs: Tensor,  # (X, Y, Y) law of (y_w, y_l)
-    reference: Tensor | None = None,  # (X, Y) law of reference samples
+    pairs: Tensor,  # (X, Y, Y) distribution of (y_w, y_l)
+    reference: Tensor | None = None,  # (X, Y) distribution of reference samples
     lengths: Tensor | None = None,  # (Y,) tokens
     steps: int = 1000,  # of Adam
     learning_rate: float = 0.05,
     record: Record | None = None,  # called with (step, policy (X, Y)) before each step
 ) -> Tensor:
-    """Minimise the loss on data with the law ``pairs`` (X, Y, Y) with Adam, full batch, from
-    pi_ref; policies (X, Y).
+    """Minimize the loss on data with the distribution ``pairs`` (X, Y, Y) with Adam, full batch,
+    from pi_ref; policies (X, Y).
 
     Every prompt is a run of its own: Adam works on each number by itself, so hundreds of runs are
     one tensor program.

@@ -18,7 +18,7 @@ from toy.worlds import World
 
 
 def quadratic(responses: int) -> Tensor:
-    """Features (y, y^2) of responses on a line from -1 to 1: with a flat reference, discretised
+    """Features (y, y^2) of responses on a line from -1 to 1: with a flat reference, discretized
     Gaussians.  (Y, 2).
 
     >>> quadratic(3).tolist()
@@ -42,7 +42,7 @@ def log_ratio_of(world: World, features: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def fit(world: World, loss: Loss | str, features: Tensor, start: Tensor | None = None) -> Tensor:
-    """The policy (X, Y) of the class that minimises the population loss, by descent from ``start``
+    """The policy (X, Y) of the class that minimizes the population loss, by descent from ``start``
     (pi_ref if none).
     """
     start = (

@@ -4,15 +4,15 @@ one multiplier.
 For DIL write A = 1 + t for the chosen weight and D for the denominator's weight per reference
 response: D = 1 (``reference``, ``mixture``) or D = B = 1 - t (``rejected``, as published).  With r
 = pi_theta/pi_ref the population loss is sum_y pi_ref [A chosen_loss(log r) + D reference_loss(log
-r)].  Its derivative in r is h''(r)(D r - A), so under the one constraint a policy has, sum_y pi_ref
-r = 1 with multiplier lam(x), the optimum solves
+r)].  Its derivative in r is h''(r)(D r - A), so under the one constraint per policy has, sum_y
+pi_ref r = 1 with multiplier lam(x), the optimum solves
 
     h''(r) (A - D r) = lam      (or the boundary r = 0, where h''(r)(A - D r) < lam for all r > 0).
 
 For D = 1 this is r = A at lam = 0: pi_chosen, for every h.  For D = B Jensen gives E_ref A/B >= 1,
 hence lam >= 0 and a different policy for every h (THEORY §4).  sum_y pi_ref r(lam) falls in lam, so
 one bracketed root a prompt remains. f-DPO, SPPO and KTO are solved in the same way; a loss without
-such a form is minimised numerically (``toy.fit.search``).
+such a form is minimized numerically (``toy.fit.search``).
 """
 
 from collections.abc import Callable
@@ -75,9 +75,9 @@ def dil(
 ) -> Tensor:
     """The exact optimum of the DIL loss in the full tabular class, (X, Y) probabilities.
 
-    The same root is solved for every denominator, so that "the repair ends at pi_chosen" is
-    computed, not assumed. Where one multiplier may have several roots (``rejected`` with an
-    increasing h'', or beta != 1) the optimum is searched for by descents from many starts.
+    The same root is solved for every denominator, so that "the correction has its optimum at
+    pi_chosen" is computed, not assumed. Where one multiplier may have several roots (``rejected``
+    with an increasing h'', or beta != 1) the optimum is searched for by descents from many starts.
 
     >>> world = World.from_reward([0.5, 0.5], [0.0, 1.0])
     >>> dil(world, "ukl", "mixture")  # pi_chosen
@@ -119,10 +119,10 @@ def dil(
 
 
 def tempered(world: World, beta: float = 1.0) -> Tensor:
-    """pi_ref (pi_chosen/pi_ref)^{1/beta}/Z: DIL's objective with temperature beta, KL-regularised
+    """pi_ref (pi_chosen/pi_ref)^{1/beta}/Z: DIL's objective with temperature beta, KL-regularized
     RL on log r*.  (X, Y).
 
-    Also where repaired DIL with beta != 1 ends once the shift is learned for each prompt (THEORY
+    Also where corrected DIL with beta != 1 ends once the shift is learned for each prompt (THEORY
     §6.1).
 
     >>> tempered(World.from_reward([0.5, 0.5], [0.0, 1.0]), beta=0.5)
@@ -130,12 +130,12 @@ def tempered(world: World, beta: float = 1.0) -> Tensor:
     """
     if not beta > 0:
         raise InputError(f"tempered: beta is {beta}: give a positive number")
-    # pi_chosen/pi_ref = 2w; the 2 is normalised away
+    # pi_chosen/pi_ref = 2w; the 2 is normalized away
     return gibbs.tilt(world.ref, world.win_rate.log() / beta)
 
 
 def f_dpo(world: World, generator: str | Generator = "bce", beta: float = 1.0) -> Tensor:
-    """beta h'(r) = R - lam(x), the optimum of f-DPO under Bradley–Terry pairs and of f-regularised
+    """beta h'(r) = R - lam(x), the optimum of f-DPO under Bradley–Terry pairs and of f-regularized
     RLHF.  (X, Y).
 
     Where h'(0) is finite (LSIF) and the reward is too low to pay it, f-RLHF gives a response up, r
@@ -168,10 +168,10 @@ def f_dpo(world: World, generator: str | Generator = "bce", beta: float = 1.0) -
 
 
 def sppo(world: World, beta: float = 1.0) -> Tensor:
-    """f + lam e^f = t/(2 beta), the optimum of SPPO with hard labels among normalised policies, for
+    """f + lam e^f = t/(2 beta), the optimum of SPPO with hard labels among normalized policies, for
     any P.  (X, Y).
 
-    Without normalisation it is f = t/(2 beta), which sums to more than one.
+    Without normalization it is f = t/(2 beta), which sums to more than one.
 
     >>> sppo(World.from_reward([0.5, 0.5], [0.0, 1.0]), beta=0.5)
     tensor([[0.3891, 0.6109]], dtype=torch.float64)
@@ -211,7 +211,7 @@ def kto(world: World, beta: float = 0.1) -> Tensor:
     log_t = torch.where(t > 1e-12, t, 1.0).log()
 
     z = torch.zeros_like(t[:, :1])
-    for _ in range(200):  # a fixed point: the pull of z on the policy is weak
+    for _ in range(200):  # a fixed point: the gradient of z on the policy is weak
         shift = z
 
         def ratio(log_lam: Tensor, shift: Tensor = shift) -> Tensor:
@@ -278,7 +278,7 @@ def _multiplier(
 
 
 def bisect(increasing: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
-    """The root of an increasing function, elementwise, in [low, high]; the nearer end where it
+    """The root of an increasing function, elementwise, in [low, high]; the closer end where it
     keeps one sign.
 
     >>> bisect(

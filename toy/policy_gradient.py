@@ -35,7 +35,7 @@ def flow(ref: Tensor, reward: Tensor, beta: float, time: float) -> Tensor:
     RLHF's optimum.  (X, Y).
 
     On the way it is RLHF's optimum for the larger beta/(1 - e^{-beta s}): to stop early is to
-    regularise more.
+    regularize more.
 
     >>> half = torch.tensor([[0.5, 0.5]])
     >>> flow(half, torch.tensor([[0.0, 1.0]]), beta=1.0, time=100.0)
@@ -62,7 +62,7 @@ def enumerated(
     samples: int,  # G
     # of responses (N, G) and their log-probabilities (X, N, G): (X, N, G)
     loss: Callable[[Tensor, Tensor], Tensor],
-    behaviour: Tensor | None = None,  # (X, Y), who drew them; the policy itself if None
+    behavior: Tensor | None = None,  # (X, Y), who drew them; the policy itself if None
 ) -> tuple[Tensor, Tensor]:
     """Mean and covariance of the ascent direction -d loss/d logits, the loss averaged over a group:
     (X, Y), (X, Y, Y).
@@ -81,7 +81,7 @@ def enumerated(
     unit = torch.eye(len(y), dtype=policy.dtype).unsqueeze(1).expand(-1, *losses.shape)
     (slopes,) = torch.autograd.grad(losses, logits, unit, is_grads_batched=True)  # (N, X, Y)
     steps = -slopes.transpose(0, 1)  # (X, N, Y)
-    chance = (policy if behaviour is None else behaviour)[:, y].prod(2).unsqueeze(2)  # (X, N, 1)
+    chance = (policy if behavior is None else behavior)[:, y].prod(2).unsqueeze(2)  # (X, N, 1)
     mean = (chance * steps).sum(1)
     centred = steps - mean.unsqueeze(1)
     return mean, centred.mT @ (chance * centred)

@@ -1,10 +1,10 @@
-"""Responses of several tokens: all short strings over a small vocabulary, with an end token,
+"""Responses of several tokens: all short strings over a small vocabulary, with an EOS token,
 enumerated (THEORY §6.2).
 
 A policy writes token by token: at each prefix it has logits for the V letters and for the end.  A
-response is over with the end token, or when it has ``max_length`` tokens (as ``max_new_tokens``
+response is over with the EOS token, or when it has ``max_length`` tokens (as ``max_new_tokens``
 cuts it off).  The tabular autoregressive class has one row of logits a prefix; it contains every
-law of the responses, so what holds of tables holds here.
+distribution of the responses, so what holds of tables holds here.
 """
 
 import itertools
@@ -20,7 +20,7 @@ from dil_tutorial.errors import InputError
 
 @dataclass(frozen=True)
 class Sequences:
-    """All responses over ``vocabulary`` letters of at most ``max_length`` tokens, the end token
+    """All responses over ``vocabulary`` letters of at most ``max_length`` tokens, the EOS token
     included.
 
     >>> Sequences(vocabulary=2, max_length=2).texts
@@ -46,7 +46,7 @@ class Sequences:
 
     @cached_property
     def responses(self) -> list[tuple[int, ...]]:
-        """Token lists, the end token being the number ``vocabulary``; those cut off have none."""
+        """Token lists, the EOS token being the number ``vocabulary``; those cut off have none."""
         ended = [(*prefix, self.vocabulary) for prefix in self.prefixes]
         return ended + list(itertools.product(range(self.vocabulary), repeat=self.max_length))
 
@@ -58,7 +58,7 @@ class Sequences:
 
     @property
     def lengths(self) -> Tensor:
-        """``|y|``, tokens of each response, the end token included.  (Y,)."""
+        """``|y|``, tokens of each response, the EOS token included.  (Y,)."""
         return torch.tensor([len(response) for response in self.responses], dtype=torch.float64)
 
     @cached_property

@@ -80,7 +80,7 @@ class World:
 
     @property
     def true_reward(self) -> Tensor:
-        """The labeller's reward R, (X, Y); InputError where the world has preferences only."""
+        """The labeler's reward R, (X, Y); InputError where the world has preferences only."""
         if self.reward is None:
             raise InputError(
                 "this world has preferences but no reward: make it with World.from_reward"
@@ -119,17 +119,17 @@ class World:
 
     @cached_property
     def chosen(self) -> Tensor:
-        """pi_chosen = 2 pi_ref w = pi_ref (1 + t), the law of the winners, (X, Y)."""
+        """pi_chosen = 2 pi_ref w = pi_ref (1 + t), the chosen distribution, (X, Y)."""
         return 2 * self.ref * self.win_rate
 
     @cached_property
     def rejected(self) -> Tensor:
-        """pi_rejected = 2 pi_ref (1 - w) = pi_ref (1 - t), the law of the losers, (X, Y)."""
+        """pi_rejected = 2 pi_ref (1 - w) = pi_ref (1 - t), the rejected distribution, (X, Y)."""
         return 2 * self.ref * self.loss_rate
 
     @cached_property
     def pairs(self) -> Tensor:
-        """p(y_w, y_l | x), the joint law of a labelled pair, (X, Y, Y)."""
+        """p(y_w, y_l | x), the joint distribution of a labeled pair, (X, Y, Y)."""
         return preferences.pair_law(self.ref, self.preference)
 
 

@@ -2,5 +2,5 @@
 does to f.
 
 Read ``toy`` first, then ``llm`` and ``noise``.  Each measures in processes of its own and saves
-numbers beside a figure. It may import the derivation, ``toy``, ``llm`` and ``support``.
+numbers besides a figure. It may import the derivation, ``toy``, ``llm`` and ``support``.
 """

@@ -1,10 +1,10 @@
-"""``dil gpu``: what a card makes of our training step, in pieces, each of which leaves its result.
+"""``dil gpu``: what a GPU makes of our training step, in pieces, each of which leaves its result.
 
 A piece is a file of its own, and has a time limit; pieces of one setting share a process.  A run
-that is cut off loses the piece it was at, and the same command goes on behind the others.  Nothing
-is downloaded: the model has the shape of Llama-3-8B and random weights.
+that is cut off loses the piece it was at, and the same command continues behind the others.
+Nothing is downloaded: the model has the shape of Llama-3-8B and random weights.
 
-Two utilisations are given.  *Plain* is 6 x parameters x tokens, each prompt counted for both of its
+Two utilizations are given.  *Plain* is 6 x parameters x tokens, each prompt counted for both of its
 responses, over what the card could do at best in the time: how it is commonly given.  *Counted*
 takes the floating-point operations of the products that the step really needs (``llm.plan.counted``
 on the same lengths: prompts once, no recomputation): it cannot be flattered by sharing.  For TRL it
@@ -62,7 +62,7 @@ MIXES = {
 
 @dataclass(frozen=True)
 class Piece:
-    """What leaves one result; neighbours of one ``process`` share it."""
+    """What leaves one result; neighbors of one ``process`` share it."""
 
     name: str
     process: str
@@ -289,7 +289,7 @@ def run_pieces(specs: list[dict[str, Any]], dry: bool) -> None:
 
 
 def fitting(run: Run) -> dict[str, Any]:
-    """A measurement; where the card's memory does not hold it, once more with activation
+    """A measurement; where the GPU's memory does not hold it, once more with activation
     checkpointing.
     """
     try:
@@ -302,7 +302,7 @@ def fitting(run: Run) -> dict[str, Any]:
 
 
 def emptied() -> None:
-    """Give the card's memory back, so that the next piece has a peak of its own."""
+    """Give the GPU's memory back, so that the next piece has a peak of its own."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -313,7 +313,7 @@ def emptied() -> None:
 
 
 def summary(rows: list[dict[str, Any]], dry: bool) -> list[dict[str, Any]]:
-    """A row for each workload: tokens a second, utilisations and memory of each side, and how much
+    """A row for each workload: tokens a second, utilizations and memory of each side, and how much
     faster our fastest is.
     """
     cells: dict[str, dict[str, Any]] = {}
@@ -340,7 +340,7 @@ def summary(rows: list[dict[str, Any]], dry: bool) -> list[dict[str, Any]]:
 
 
 def used(row: dict[str, Any], dry: bool) -> dict[str, float]:
-    """Both utilisations, where the card's peak is known."""
+    """Both utilizations, where the GPU's peak is known."""
     peak = next((flops for name, flops in PEAK_FLOPS.items() if name in row["device"]), None)
     if peak is None or dry:
         return {}
@@ -362,7 +362,7 @@ def used(row: dict[str, Any], dry: bool) -> dict[str, float]:
 
 
 def save(rows: list[dict[str, Any]], path: Path, dry: bool) -> list[Path]:
-    """The JSON, and a page with the card's name beside it."""
+    """The JSON, and a page with the GPU's name next to it."""
     card = (
         torch.cuda.get_device_name()
         if torch.cuda.is_available()

@@ -6,8 +6,8 @@ machine drifts; the figures are medians over rounds.  TRL runs with its referenc
 fastest setting, and with activation checkpointing where ours has it.  Tokens are counted as TRL
 sees them: prompt and response of both responses of a pair, no padding.
 
-On a GPU with liger-kernel installed TRL is also measured with its layers.  Model FLOP utilisation
-is the share of the card's dense bf16 peak that 6 x parameters x tokens a second take: what the
+On a GPU with liger-kernel installed TRL is also measured with its layers.  Model FLOP utilization
+is the share of the GPU's dense bf16 peak that 6 x parameters x tokens a second take: what the
 plain computation would need, whatever was saved.
 
 A run is two passes over the pairs; the second is measured.
@@ -71,7 +71,7 @@ class Run:
     liger: bool  # with Liger's layers
     pairs: str  # a .jsonl file
     lora: bool = False  # an adapter of rank 16 on every linear layer
-    optimiser: str = "adamw_torch"
+    optimizer: str = "adamw_torch"
 
     def label(self) -> str:
         more = (
@@ -186,7 +186,7 @@ def measure(run: Run) -> dict[str, Any]:
             "save_strategy": "no",
             "disable_tqdm": True,
             "logging_steps": 1,
-            "optim": run.optimiser,
+            "optim": run.optimizer,
         }
         if run.side == "ours":
             from dil_tutorial.llm.trainer import DILConfig, DILTrainer
@@ -342,8 +342,8 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         median = {side: statistics.median(values) for side, values in speed.items()}
         cell: dict[str, Any] = {"cell": label, "tokens_per_s": median, "peak_gib": peak}
         cell |= {"failed": failed} if failed else {}
-        used = {side: utilisation(sides[side][0], median[side]) for side in speed}
-        cell |= {"utilisation": used} if all(used.values()) and used else {}
+        used = {side: utilization(sides[side][0], median[side]) for side in speed}
+        cell |= {"utilization": used} if all(used.values()) and used else {}
         if len(speed) == 2:
             cell["times_faster"] = median["ours"] / median["trl"]
             cell["times_faster_rounds"] = sorted(
@@ -411,7 +411,7 @@ def as_text(cell: dict[str, Any]) -> list[str]:
 
 
 def save(rows: list[dict[str, Any]], path: Path) -> list[Path]:
-    """Measurements and what follows from them as JSON, and the figure beside it; returns the
+    """Measurements and what follows from them as JSON, and the figure next to it; returns the
     paths.
     """
     head, cells = provenance(), summary(rows)
@@ -420,10 +420,10 @@ def save(rows: list[dict[str, Any]], path: Path) -> list[Path]:
     return [path, *plotting.save(figure(cells), path.with_suffix(""))]
 
 
-def utilisation(row: dict[str, Any], tokens_per_s: float) -> float | None:
-    """Model FLOP utilisation, where the device's peak is known.
+def utilization(row: dict[str, Any], tokens_per_s: float) -> float | None:
+    """Model FLOP utilization, where the device's peak is known.
 
-    >>> round(utilisation({"device": "NVIDIA H200", "parameters": 8e9}, 8242), 3)
+    >>> round(utilization({"device": "NVIDIA H200", "parameters": 8e9}, 8242), 3)
     0.4
     """
     peak = next((flops for name, flops in PEAK_FLOPS.items() if name in row["device"]), None)
@@ -445,14 +445,14 @@ def figure(cells: list[dict[str, Any]]) -> Figure:
     for ax, key, title in zip(
         axes, ("tokens_per_s", "peak_gib"), ("tokens a second", "peak memory, GiB"), strict=True
     ):
-        for shift, side, colour in (
-            (0.2, "ours", plotting.COLOURS[0]),
-            (-0.2, "trl", plotting.COLOURS[1]),
+        for shift, side, color in (
+            (0.2, "ours", plotting.COLORS[0]),
+            (-0.2, "trl", plotting.COLORS[1]),
         ):
             places = [place + shift for place in range(len(cells))]
             # a side that did not run has no bar
             values = [cell[key].get(side, 0) for cell in cells]
-            bars = ax.barh(places, values, 0.38, color=colour, label={"trl": "TRL"}.get(side, side))
+            bars = ax.barh(places, values, 0.38, color=color, label={"trl": "TRL"}.get(side, side))
             number = "{:,.0f}" if key == "tokens_per_s" else "{:.1f}"
             ax.bar_label(
                 bars,

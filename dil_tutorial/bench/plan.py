@@ -80,7 +80,7 @@ def measure(name: str, model: str) -> dict[str, Any]:
             gradient_checkpointing=case.checkpointing,
             head_chunk=case.head_chunk,
             layout="shared",
-            optim=case.optimiser,
+            optim=case.optimizer,
             report_to=[],
             save_strategy="no",
             disable_tqdm=True,

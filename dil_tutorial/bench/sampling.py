@@ -1,10 +1,10 @@
 """``dil bench sampling``: tokens a second of drawing responses, ours against transformers' own way
 and against a kept engine.
 
-All draw from the model's own law (temperature 1, no top-k, no top-p) in float32, as many responses
-to the same prompts.  Ours also keeps the log-probability of every response; the others would have
-to score them afterwards.  CTranslate2 is measured if it is installed (pip install ctranslate2).
-"""
+All draw from the model's own distribution (temperature 1, no top-k, no top-p) in float32, as many
+responses to the same prompts.  Ours also keeps the log-probability of every response; the others
+would have to score them afterwards.  CTranslate2 is measured if it is installed (pip install
+ctranslate2)."""
 
 import tempfile
 import time
@@ -52,7 +52,7 @@ def transformers_own(model: Any, tokenizer: Any, prompts: list[str]) -> int:
 
 
 def live_tokens(ids: torch.Tensor, end: int) -> int:
-    """Tokens up to the first end token of each row, that token included.
+    """Tokens up to the first EOS token of each row, that token included.
 
     >>> live_tokens(torch.tensor([[5, 1, 1], [5, 6, 7]]), end=1)
     5

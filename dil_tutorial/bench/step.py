@@ -3,7 +3,7 @@ best.
 
 The step is profiled operator by operator, and the parts are scaled to the seconds that it takes
 without the profiler.  At best the matrix products take the time of products of the same shapes
-alone, and the optimiser the time of reading and writing its numbers at the memory's measured rate;
+alone, and the optimizer the time of reading and writing its numbers at the memory's measured rate;
 nothing else is needed.  The share of that in the whole step is how near the step is to the limit.
 """
 
@@ -28,7 +28,7 @@ from dil_tutorial.support.files import provenance, write_json
 
 PRECISIONS = ("bf16 autocast", "fp32")
 STEPS, WARM = 8, 3  # steps, of which the first are not measured; the last is profiled
-# operators whose name begins so, by part of the step; matrix products are told apart by their
+# operators whose name begins so, by part of the step; matrix products are Bayes accuracy by their
 # shapes
 PARTS = {
     "attention": ("aten::_scaled_dot_product",),
@@ -39,7 +39,7 @@ PARTS = {
         "aten::cross_entropy",
         "LogSoftmax",
     ),
-    "optimiser": ("aten::_fused_adamw", "aten::_foreach", "aten::linalg_vector_norm"),
+    "optimizer": ("aten::_fused_adamw", "aten::_foreach", "aten::linalg_vector_norm"),
     "casts and copies": (
         "aten::copy_",
         "aten::fill_",
@@ -83,7 +83,7 @@ def measure(model: str, precision: str, done: Callable[[str], None]) -> dict[str
         # AdamW reads weight, gradient and two moments, writes three; the norm reads the gradients
         # again
     )
-    parts["optimiser"]["at best"] = moved / bandwidth()
+    parts["optimizer"]["at best"] = moved / bandwidth()
     done(f"{precision}: limits")
     seconds = statistics.median(steps.seconds[WARM:-1])
     slowed = sum(part["seconds"] for part in parts.values()) / seconds  # by the profiler
@@ -174,23 +174,23 @@ def fastest(work: Callable[[], Any], repeats: int = 5) -> float:
 
 
 def figure(rows: list[dict[str, Any]]) -> Figure:
-    """A bar a precision, cut into the parts of the step, with the limit beside it."""
+    """A bar a precision, cut into the parts of the step, with the limit next to it."""
     drawn, (axes,) = plotting.new_figure(width=8, height=1.6 + 0.9 * len(rows))
     names = [*rows[0]["parts"]]
     for i, row in enumerate(rows):
         left, best = 0.0, 0.0
         for number, name in enumerate(names):
             part = row["parts"].get(name, {"seconds": 0.0, "at best": 0.0})
-            colour = plotting.COLOURS[number % len(plotting.COLOURS)]
+            color = plotting.COLORS[number % len(plotting.COLORS)]
             axes.barh(
                 i + 0.2,
                 part["seconds"],
                 0.36,
                 left=left,
-                color=colour,
+                color=color,
                 label=name if i == 0 else None,
             )
-            axes.barh(i - 0.2, part["at best"], 0.36, left=best, color=colour)
+            axes.barh(i - 0.2, part["at best"], 0.36, left=best, color=color)
             left, best = left + part["seconds"], best + part["at best"]
         axes.text(left, i + 0.2, f" {row['seconds']:.2f} s", va="center")
         axes.text(
@@ -204,6 +204,6 @@ def figure(rows: list[dict[str, Any]]) -> Figure:
 
 
 def save(rows: list[dict[str, Any]], model: str, path: Path) -> list[Path]:
-    """The rows as JSON, with versions and machine, and the figure beside it."""
+    """The rows as JSON, with versions and machine, and the figure next to it."""
     write_json(path, {**provenance(), "model": model, "step": rows})
     return [path, *plotting.save(figure(rows), path.with_suffix(""))]

@@ -27,7 +27,7 @@ from toy.fit import descend, empirical_law
 from toy.gallery import bandit20
 
 SIZES = (1000, 2000, 5000, 10_000, 20_000)
-LOSSES = variants("DIL BCE repaired", "DPO")
+LOSSES = variants("DIL BCE corrected", "DPO")
 
 
 def peak_gib() -> float:
@@ -50,9 +50,8 @@ def peak_gib() -> float:
 
 
 def one_size(responses: int) -> dict[str, float]:
-    """Seconds for the two laws and five exact optima of one prompt with ``responses`` responses,
-    and the peak memory in MiB.
-    """
+    """Seconds for the two distributions and five exact optima of one prompt with ``responses``
+    responses, and the peak memory in MiB."""
     rng = torch.Generator().manual_seed(0)
     ref = torch.softmax(torch.randn(responses, generator=rng, dtype=torch.float64), 0)
     world = World.from_reward(ref, 1.5 * torch.randn(responses, generator=rng, dtype=torch.float64))
@@ -124,7 +123,7 @@ def figure(rows: list[dict[str, float]]) -> Figure:
     drawn, (left, right) = plotting.new_figure(columns=2, width=9)
     sizes = [row["responses"] for row in rows]
     named = {
-        "laws of winners and losers": (sizes, [row["laws_s"] for row in rows]),
+        "distributions of chosen and rejected responses": (sizes, [row["laws_s"] for row in rows]),
         "five optima": (sizes, [row["optima_s"] for row in rows]),
     }
     plotting.curves(left, named, "responses", "seconds", "Time")
@@ -140,7 +139,7 @@ def figure(rows: list[dict[str, float]]) -> Figure:
 
 
 def save(growth: list[dict[str, float]], batching: list[dict[str, Any]], path: Path) -> list[Path]:
-    """The numbers as JSON and the figure beside it; returns the paths."""
+    """The numbers as JSON and the figure next to it; returns the paths."""
     write_json(path, {**provenance(), "growth": growth, "batching": batching})
     return [path, *plotting.save(figure(growth), path.with_suffix(""))]
 

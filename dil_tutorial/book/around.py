@@ -24,19 +24,21 @@ PLAYGROUNDS = {
     "01": (
         "4 · Where this breaks",
         "",
-        "Make one response very rare and its reward large: how high can its share of the winners "
+        "Make one response very rare and its reward large: how high can its share of the chosen "
+        "responses "
         "rise?",
     ),
     "06": (
         "4 · Without a reward",
-        "labeller=rewards&reward=-2,-1,0,1,2.5",
-        "The rewards are strong. Which of the published losses leaves the winners' law first, "
+        "labeler=rewards&reward=-2,-1,0,1,2.5",
+        "The rewards are strong. Which of the published losses leaves the chosen distribution "
+        "first, "
         "and which follows RLHF?",
     ),
     "07": (
         "4 · Where this breaks",
-        "labeller=any",
-        "Here a labeller has preferences and no reward: drag them into a circle. Which loss "
+        "labeler=any",
+        "Here a labeler has preferences and no reward: drag them into a circle. Which loss "
         "still has somewhere to go?",
     ),
     "18": (

@@ -39,7 +39,7 @@ def finished(notebook: Path, script: Path) -> dict[str, Any]:
         for output in cell["outputs"]:
             if output["output_type"] == "error":
                 raise InputError(
-                    f"{notebook}: cell {number} ended in {output['ename']}: mend {script.name}, "
+                    f"{notebook}: cell {number} ended in {output['ename']}: fix {script.name}, "
                     f"then {again}"
                 )
     return content
@@ -92,7 +92,7 @@ def worth_page(folder: Path) -> None:
 
 
 def rlhf_page(folder: Path) -> None:
-    """RLHF itself beside imitation of it, from the file that `dil experiment rlhf` wrote."""
+    """RLHF itself besides imitation of it, from the file that `dil experiment rlhf` wrote."""
     from dil_tutorial.experiments.real_text import measures
     from dil_tutorial.experiments.rlhf import report
 
@@ -110,11 +110,11 @@ def real_pairs_page(folder: Path) -> None:
     report.report(results, measures.summary(results), folder, "real_pairs.md")
 
 
-def overoptimisation_page(folder: Path) -> None:
-    """Every way to optimise a proxy, from the file that `dil study overoptimisation` wrote."""
-    from dil_tutorial.experiments.overoptimisation import report, run
+def overoptimization_page(folder: Path) -> None:
+    """Every way to optimize a proxy, from the file that `dil study overoptimization` wrote."""
+    from dil_tutorial.experiments.overoptimization import report, run
 
-    report.report(*run.load(run.COMMITTED), folder, "overoptimisation.md")
+    report.report(*run.load(run.COMMITTED), folder, "overoptimization.md")
 
 
 def generate(root: Path) -> None:
@@ -144,7 +144,7 @@ def generate(root: Path) -> None:
     real_text_pages(generated)
     real_pairs_page(generated)
     rlhf_page(generated)
-    overoptimisation_page(generated)
+    overoptimization_page(generated)
     write_text(root / "book" / "assets" / "logo.svg", logo.svg())
     playground.write(root / "book" / "assets" / "playground")
     write_text(generated / "puzzles.md", pages.puzzles_page(root))

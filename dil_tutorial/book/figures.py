@@ -86,7 +86,7 @@ def weights() -> Drawn:
 
 
 def projections() -> Drawn:
-    """A sharp demonstrator with two modes, and what discretised Gaussians make of it."""
+    """A sharp demonstrator with two modes, and what discretized Gaussians make of it."""
     world = bimodal(3, 41)
     target, features = optima.rlhf(world, 0.5)[1:2], loglinear.quadratic(41)
     one = World(world.ref[:1], torch.full((41, 41), 0.5, dtype=torch.float64))
@@ -115,8 +115,8 @@ def projections() -> Drawn:
 
 
 def misspecified() -> list[dict[str, Any]]:
-    """Every loss in the log-linear class of two features, where the winners' law is out of reach:
-    one row a loss.
+    """Every loss in the log-linear class of two features, where the chosen distribution is out of
+    reach: one row per loss.
 
     SLiC's hinge is softened to softplus(1000 m)/1000; KTO's reference point is iterated to its
     fixed point.
@@ -155,14 +155,14 @@ def misspecified() -> list[dict[str, Any]]:
 
 
 def lengths() -> Drawn:
-    """The law of the length of a response under optima of losses fed sums and means."""
+    """The distribution of the length of a response under optima of losses given sums and means."""
     words, world = sentences()
-    repaired = make_loss("dil", generator="lsif", denominator="mixture")
+    corrected = make_loss("dil", generator="lsif", denominator="mixture")
     dpo = make_loss("dpo", beta=1.0)
     named = {
         plotting.DISTRIBUTIONS["ref"].label: world.ref,
-        r"$\pi_{chosen}$ = repaired DIL, sums": world.chosen,
-        "repaired DIL, means": fit(world, repaired, lengths=words.lengths),
+        r"$\pi_{chosen}$ = corrected DIL, sums": world.chosen,
+        "corrected DIL, means": fit(world, corrected, lengths=words.lengths),
         "DPO, sums": fit(world, dpo),
         "DPO, means": fit(world, dpo, lengths=words.lengths),
     }
@@ -180,7 +180,7 @@ def lengths() -> Drawn:
             label=f"{name}: mean length {mean:.2f}",
         )
     axes.set_xticks(range(1, 5))
-    axes.set_xlabel("tokens in the response, the end token included")
+    axes.set_xlabel("tokens in the response, the EOS token included")
     axes.set_ylabel("probability")
     axes.set_title("Rewards know nothing of length; means per token do", loc="left")
     axes.margins(y=0.45)
@@ -188,7 +188,7 @@ def lengths() -> Drawn:
     return (
         figure,
         "Probability of each response length under the reference and four optima; DPO on means "
-        "favours long responses.",
+        "favors long responses.",
     )
 
 

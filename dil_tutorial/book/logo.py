@@ -1,6 +1,5 @@
-"""The logo, drawn from the theory: the reference laid flat, winners rise as 1 + tanh, losers fall
-as much; they meet at it.
-"""
+"""The logo, drawn from the theory: the reference laid flat, chosen responses rise as 1 + tanh,
+rejected responses fall as much; they meet at it."""
 
 import math
 

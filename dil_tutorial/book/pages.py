@@ -52,7 +52,7 @@ def thread(name: str) -> str:
 
 
 def note(result: Result) -> str:
-    """The assumption or the repair of a claim that needs one."""
+    """The assumption or the correction of a claim that needs one."""
     word = {claims.ASSUMES: "If", claims.FAILS: "Repair"}.get(result.claim.verdict)
     return f" *{word}: {result.claim.note}.*" if word else ""
 
@@ -117,7 +117,7 @@ IN_PUBLIC = {
     "6.beta-direction": ["rasbt/LLMs-from-scratch#818", "huggingface/smol-course#307"],
     "7.log-two": ["huggingface/trl#1311"],
     "5.implicit-reward": ["eric-mitchell/direct-preference-optimization#8"],
-    "8.every-winner": ["eric-mitchell/direct-preference-optimization#32"],
+    "8.every-chosen response": ["eric-mitchell/direct-preference-optimization#32"],
     "9.loss-accuracy": [],
     "6.mean": ["huggingface/blog#1785"],
     "9.ranking": [],

@@ -110,7 +110,7 @@ def through_a_language_model() -> dict[str, str]:
 
 
 def through_a_toy_world() -> dict[str, str]:
-    """What each stop makes of a world, from its laws to the optimum of the same loss."""
+    """What each stop makes of a world, from its distributions to the optimum of the same loss."""
     world, loss = World.from_reward([0.5, 0.3, 0.2], [-1.0, 0.0, 1.0]), make_loss(**LOSS)
     f = torch.zeros_like(world.ref, requires_grad=True)
     value = population_loss(world, loss, f)

@@ -25,7 +25,7 @@ def rows() -> list[list[str]]:
     for h in ("LSIF", "UKL", "BCE"):
         spec = CATALOGUE[f"DIL {h} published"]
         drawn.append((f"{h} as published", spec.color, spec.line))
-    fitted = CATALOGUE["DIL UKL repaired"]
+    fitted = CATALOGUE["DIL UKL corrected"]
     drawn += [
         ("your h as published", "#B8860B", "-."),
         ("corrected UKL fitted to the pairs", fitted.color, fitted.line),

@@ -1,7 +1,7 @@
 """Lectures from the notebooks: a deck for each, and decks of chosen sections for a lecture of a
 given length.
 
-What a room should look at stands on the slide: formulas, tables, lists, figures, panels, short
+What a package should look at stands on the slide: formulas, tables, lists, figures, panels, short
 code, first sentences, and the questions ("Predict ...").  What a lecturer says is in the speaker
 notes: all of the text.  nbconvert writes, reveal.js shows.
 """
@@ -22,7 +22,7 @@ from dil_tutorial.errors import InputError
 from dil_tutorial.support.files import read_json, read_text, write_text
 
 STATE = "application/vnd.jupyter.widget-state+json"
-SHORT = 14  # lines of code that a room can read
+SHORT = 14  # lines of code that a package can read
 SHORT_SENTENCE = 30  # characters; it says little alone
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -48,14 +48,14 @@ def blocks(text: str) -> list[tuple[str, str]]:
 
 
 def on_slide(kind: str, text: str) -> str:
-    """What of a block a room sees: of a paragraph its first sentence or its formula, of others all;
-    the notes have the whole.
+    """What of a block an audience sees: of a paragraph its first sentence or its formula, of others
+    all; the notes have the whole.
 
     >>> on_slide(
     ...     "paragraph",
-    ...     "**No pairs.** One term of the loss sees only winners. The other, only losers.",
+    ...     "**No pairs.** One term of the loss sees chosen ones alone. The other, rejected ones.",
     ... )
-    '**No pairs.** One term of the loss sees only winners.'
+    '**No pairs.** One term of the loss sees chosen ones alone.'
     >>> on_slide("math_block", "$$x$$"), on_slide("paragraph", "**Source:** a file")
     ('$$x$$', '')
     """
@@ -106,7 +106,7 @@ def markdown(text: str, kind: str) -> dict[str, Any]:
 
 
 def code_cell(cell: dict[str, Any]) -> tuple[dict[str, Any], float] | None:
-    """A code cell as a room sees it, and its weight, with its code if that is short; None for
+    """A code cell as an audience sees it, and its weight, with its code if that is short; None for
     imports, silence, exercises.
     """
     source = "".join(cell["source"])

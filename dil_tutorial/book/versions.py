@@ -26,7 +26,7 @@ def versions(site: Path) -> list[str]:
 
 
 def first_page(names: list[str]) -> str:
-    """A page that goes on to the latest book at once, and lists the others for those who stay.
+    """A page that continues to the latest book at once, and lists the others for those who stay.
 
     >>> "v0.9.0/index.html" in first_page(["v0.9.0"])
     True

@@ -34,7 +34,7 @@ from dil_tutorial.claims import newcomers
 from dil_tutorial.claims import beta_and_length
 from dil_tutorial.claims import paper_against_code
 from dil_tutorial.claims import finite_data
-from dil_tutorial.claims import neighbours
+from dil_tutorial.claims import neighbors
 from dil_tutorial.claims import efficiency
 from dil_tutorial.claims import policy_gradients
 from dil_tutorial.claims import in_public

@@ -14,7 +14,7 @@ from toy.sequences import Sequences
 
 
 def fit_scaled(world: World, loss: Loss, shifted: bool = False) -> tuple[Tensor, Tensor]:
-    """Fit policy logits and, if ``shifted``, a free log-normaliser c(x) per prompt: policies (X, Y)
+    """Fit policy logits and, if ``shifted``, a free log-normalizer c(x) per prompt: policies (X, Y)
     and c (X, 1).
     """
     Y = world.ref.shape[1]
@@ -35,8 +35,8 @@ def beta_equation(world: World) -> Tensor:
     0$ with $s = r^\beta$.
 
     The loss wants s to be the density ratio; the policy wants r = s^{1/beta} to sum to one; the
-    multiplier settles it. At beta = 1 the two wishes agree (repaired) and lambda vanishes. Read off
-    policies fitted by gradient, for three generators, two denominators and beta = 1/2 and 2.
+    multiplier settles it. At beta = 1 the two wishes agree (corrected) and lambda vanishes. Read
+    off policies fitted by gradient, for three generators, two denominators and beta = 1/2 and 2.
     """
     spreads = []
     for name in ("lsif", "ukl", "bce"):
@@ -67,11 +67,11 @@ def beta_equation(world: World) -> Tensor:
     counter=lambda w: gap(optima.dil(w, "ukl", "mixture", beta=0.5), optima.tempered(w, 0.5)),
 )
 def shift_makes_beta_a_temperature(world: World) -> Tensor:
-    r"""Repaired DIL with $\beta \ne 1$ ends at $\pi_\text{ref}\,(r^*)^{1/\beta}/Z$, the optimum of
-    $E\log r^* - \beta\,KL$.
-    If: a log-normaliser is learned for each prompt; without it the optimum is biased.
+    r"""Corrected DIL with $\beta \ne 1$ has its optimum at $\pi_\text{ref}\,(r^*)^{1/\beta}/Z$, the
+    optimum of $E\log r^* - \beta\,KL$.
+    If: a log-normalizer is learned for each prompt; without it the optimum is biased.
 
-    With beta != 1 the ratio r^beta of the target does not sum to one, so a normalised policy cannot
+    With beta != 1 the ratio r^beta of the target does not sum to one, so a normalized policy cannot
     be fitted to it. Give the loss a free shift c(x), s = e^c r^beta: the fit is exact again, and
     beta becomes what it is in RLHF, a temperature. BCO's running-mean shift is a cheap version, one
     number for all prompts.
@@ -89,18 +89,18 @@ def shift_makes_beta_a_temperature(world: World) -> Tensor:
 
 @claim("6.lsif-half", "6.1", tolerance=OPTIMUM, worlds=ANY)
 def lsif_at_one_half(world: World) -> Tensor:
-    r"""Repaired LSIF is unbiased at $\beta = \frac12$ too, without a shift.
+    r"""Corrected LSIF is unbiased at $\beta = \frac12$ too, without a shift.
 
     A coincidence worth knowing: with h'' = 1 and 1/beta = 2 the multiplier's term lambda s^2 has
     the form of the reference term D s^2, so s = A/(1 + lambda), the right ratio up to a constant,
-    which normalisation absorbs. In the power family beta = 1/(1 + a) does it; UKL's is beta = 1.
+    which normalization absorbs. In the power family beta = 1/(1 + a) does it; UKL's is beta = 1.
     """
     return gap(optima.dil(world, "lsif", "mixture", beta=0.5), optima.tempered(world, 0.5))
 
 
 @claim("6.shift-is-log-z", "6.1", tolerance=OPTIMUM, worlds=ANY)
 def shift_is_the_log_normaliser(world: World) -> Tensor:
-    r"""The shift learned is the log-normaliser, $c(x) = -\log\sum_y \pi_\text{ref}\,e^{\beta f}$.
+    r"""The shift learned is the log-normalizer, $c(x) = -\log\sum_y \pi_\text{ref}\,e^{\beta f}$.
 
     At the optimum s = e^c r^beta is the density ratio r*, whose mean under the reference is one. So
     c is minus the log of the mean of r^beta: the Z that the change of variables at beta = 1 got for
@@ -128,9 +128,9 @@ def bco_shift(world: World) -> Tensor:
 
 @claim("6.beta-one", "6.1", tolerance=OPTIMUM, worlds=ANY)
 def no_shift_at_one(world: World) -> Tensor:
-    r"""At $\beta = 1$ the repaired loss needs no shift: the one it learns is zero.
+    r"""At $\beta = 1$ the corrected loss needs no shift: the one it learns is zero.
 
-    Why DIL can do without a temperature: at beta = 1, and only there, the ratio is normalised
+    Why DIL can do without a temperature: at beta = 1, and only there, the ratio is normalized
     already.
     """
     _, c = fit_scaled(
@@ -157,13 +157,12 @@ def sentences(world: World) -> World:
 
 @claim("6.tokens", "6.2", tolerance=OPTIMUM)
 def token_policies(world: World) -> Tensor:
-    """A table of next-token probabilities is as good as a table of responses: DIL (repaired) ends
-    at the winners' law.
+    """A table of next-token probabilities is as good as a table of responses: DIL (corrected) ends
+    at the chosen distribution.
 
     The log-probability of a response is the sum over its tokens, and next-token tables can write
-    any law over responses. So everything proved for bandits holds for sequences, with *summed*
-    log-probabilities.
-    """
+    any distribution over responses. So everything proved for bandits holds for sequences, with
+    *summed* log-probabilities."""
     world = sentences(world)
     policy = fit(
         world,
@@ -189,14 +188,13 @@ def mean_fit(world: World, loss: Loss) -> Tensor:
     ),
 )
 def sums_end_at_the_winners(world: World) -> Tensor:
-    r"""DIL with the mean log-probability per token, as in the authors' code, ends at
-    $\pi_\text{chosen}$.
-    Repair: holds with the sum over tokens, as the derivation has it (and with both responses in the
-    denominator).
+    r"""DIL with the mean log-probability per token, as in the authors' code, has its optimum at
+    $\pi_\text{chosen}$. Correction: holds with the sum over tokens, as the derivation has it (and
+    with both responses in the denominator).
 
     The mean per token is beta = 1/|y|, another beta for every response. The loss then fits the
     |y|-th root of the ratio: long responses must move much further than short ones to satisfy it,
-    and normalisation distributes the error by length.
+    and normalization distributes the error by length.
     """
     world = sentences(world)
     return gap(fit(world, make_loss("dil", generator="lsif", denominator="mixture")), world.chosen)
@@ -209,7 +207,7 @@ def mean_is_a_beta(world: World) -> Tensor:
 
     Dividing the summed log-ratio by the length scales f, and a scale of f is what beta is; only
     that here it differs from response to response. The stationarity of 6.beta-equation holds with
-    beta = 1/length in each place, read off the policy fitted by gradient with UKL, repaired.
+    beta = 1/length in each place, read off the policy fitted by gradient with UKL, corrected.
     """
     words = sentences(world)
     policy = mean_fit(words, make_loss("dil", generator="ukl", denominator="mixture"))
@@ -221,12 +219,12 @@ def mean_is_a_beta(world: World) -> Tensor:
 
 @claim("6.mean-dpo", "6.2", tolerance=OPTIMUM)
 def mean_dpo(world: World) -> Tensor:
-    r"""DPO on means per token ends at $f = |y|\,(R + c(x))/\beta$: long responses are favoured if
-    their reward clears $-c$, punished if not.
+    r"""DPO on means per token has its optimum at $f = |y|\,(R + c(x))/\beta$: long responses are
+    favored if their reward clears $-c$, punished if not.
 
-    Bradley–Terry fixes f/|y| = (R + c)/beta, and c is set by normalisation. Length multiplies the
+    Bradley–Terry fixes f/|y| = (R + c)/beta, and c is set by normalization. Length multiplies the
     reward, so two responses of equal reward and unequal length are no longer treated alike: the
-    length bias of length-normalised losses, in closed form.
+    length bias of length-normalized losses, in closed form.
     """
     words = sentences(world)
 

@@ -1,4 +1,4 @@
-"""THEORY §4: whose samples stand for pi_ref? The hole in the published loss, and its repair."""
+"""THEORY §4: whose samples stand for pi_ref? The hole in the published loss, and its correction."""
 
 import torch
 from torch import Tensor
@@ -37,24 +37,23 @@ def dil_gap(world: World, gen: str | Generator, denominator: str) -> Tensor:
 
 @claim("4.reference", "4", tolerance=OPTIMUM, worlds=ANY)
 def reference_denominator(world: World) -> Tensor:
-    r"""With reference samples in the denominator DIL ends at $\pi_\text{chosen}$, for every $h$.
+    r"""With reference samples in the denominator DIL has its optimum at $\pi_\text{chosen}$, for
+    every $h$.
 
-    This is the loss that the derivation arrives at: an average over winners and one over samples of
-    the reference. Its optimum is the true ratio, which sums to one by itself, so the normalisation
-    of the policy costs nothing.
-    """
+    This is the loss that the derivation arrives at: an average over chosen responses and one over
+    samples of the reference. Its optimum is the true ratio, which sums to one by itself, so the
+    normalization of the policy costs nothing."""
     return over_generators(lambda w, gen: dil_gap(w, gen, "reference"))(world)
 
 
 @claim("4.mixture", "4", tolerance=OPTIMUM, worlds=ANY)
 def mixture_denominator(world: World) -> Tensor:
-    r"""With the mixture of both responses in the denominator (the repair) DIL ends at
-    $\pi_\text{chosen}$, for every $h$.
+    r"""With the mixture of both responses in the denominator (the correction) DIL has its optimum
+    at $\pi_\text{chosen}$, for every $h$.
 
-    Winners and losers average to the reference (1.mixture), so half the sum of the two losses
-    estimates the reference term from the pairs themselves. One line of code, no new data, and the
-    theorem holds as stated.
-    """
+    Chosen and rejected responses average to the reference (1.mixture), so half the sum of the two
+    losses estimates the reference term from the pairs themselves. One line of code, no new data,
+    and the theorem holds as stated."""
     return over_generators(lambda w, gen: dil_gap(w, gen, "mixture"))(world)
 
 
@@ -64,46 +63,45 @@ def published_gap(gen: str) -> Check:
 
 
 @claim("4.lsif-published", "4", FAILS, OPTIMUM, counter=published_gap("lsif"), paper="4.4")
-def repaired_lsif(world: World) -> Tensor:
-    r"""DIL with LSIF as published (rejected responses for samples of $\pi_\text{ref}$) ends at
-    $\pi_\text{chosen}$.
-    Repair: holds with the mixture of both responses in the denominator.
+def corrected_lsif(world: World) -> Tensor:
+    r"""DIL with LSIF as published (rejected responses for samples of $\pi_\text{ref}$) has its
+    optimum at $\pi_\text{chosen}$. Correction: holds with the mixture of both responses in the
+    denominator.
 
-    With losers in the denominator the free optimum of LSIF, A/B, would be the ratio of winners to
-    losers, which is exp(R) for two responses; normalisation pulls it back by one number. It ends
-    within a hair of RLHF, not at the winners' law.
+    With rejected responses in the denominator the free optimum of LSIF, A/B, would be the ratio of
+    chosen responses to rejected responses, which is exp(R) for two responses; normalization
+    gradients it back by one number. It ends within a hair of RLHF, not at the chosen distribution.
     """
     return dil_gap(world, "lsif", "mixture")
 
 
 @claim("4.ukl-published", "4", FAILS, OPTIMUM, counter=published_gap("ukl"), paper="4.4")
-def repaired_ukl(world: World) -> Tensor:
-    r"""DIL with UKL as published (rejected responses for samples of $\pi_\text{ref}$) ends at
-    $\pi_\text{chosen}$.
-    Repair: holds with the mixture of both responses in the denominator.
+def corrected_ukl(world: World) -> Tensor:
+    r"""DIL with UKL as published (rejected responses for samples of $\pi_\text{ref}$) has its
+    optimum at $\pi_\text{chosen}$. Correction: holds with the mixture of both responses in the
+    denominator.
 
-    With losers in the denominator UKL draws the policy to A/B again, but lambda enters beside B and
-    holds it back more than in LSIF.
-    """
+    With rejected responses in the denominator UKL draws the policy to A/B again, but lambda enters
+    besides B and holds it back more than in LSIF."""
     return dil_gap(world, "ukl", "mixture")
 
 
 @claim("4.bce-published", "4", FAILS, OPTIMUM, counter=published_gap("bce"), paper="4.4")
-def repaired_bce(world: World) -> Tensor:
-    r"""DIL with BCE as published (rejected responses for samples of $\pi_\text{ref}$) ends at
-    $\pi_\text{chosen}$.
-    Repair: holds with the mixture of both responses in the denominator.
+def corrected_bce(world: World) -> Tensor:
+    r"""DIL with BCE as published (rejected responses for samples of $\pi_\text{ref}$) has its
+    optimum at $\pi_\text{chosen}$. Correction: holds with the mixture of both responses in the
+    denominator.
 
-    BCE with losers in the denominator classifies winners against losers, not against the reference.
-    It stays closest to the winners' law of the three, and still misses it.
-    """
+    BCE with rejected responses in the denominator classifies chosen responses against rejected
+    responses, not against the reference. It stays closest to the chosen distribution of the three,
+    and still misses it."""
     return dil_gap(world, "bce", "mixture")
 
 
 @claim("4.lsif-closed-form", "4", tolerance=OPTIMUM, worlds=ANY)
 def lsif_closed_form(world: World) -> Tensor:
-    r"""DIL with LSIF as published ends at $\pi_\text{ref}\,\max(A-\lambda, 0)/B$, with one
-    multiplier $\lambda(x)$.
+    r"""DIL with LSIF as published has its optimum at $\pi_\text{ref}\,\max(A-\lambda, 0)/B$, with
+    one multiplier $\lambda(x)$.
 
     Set the derivative h''(r)(A - B r) equal to the multiplier lambda(x) of the constraint that the
     policy sums to one, and solve for r; LSIF has h'' = 1. Gradient descent on the exact population
@@ -114,18 +112,18 @@ def lsif_closed_form(world: World) -> Tensor:
 
 @claim("4.ukl-closed-form", "4", tolerance=OPTIMUM, worlds=ANY)
 def ukl_closed_form(world: World) -> Tensor:
-    r"""DIL with UKL as published ends at $\pi_\text{ref}\,A/(B+\lambda)$, with one multiplier
-    $\lambda(x)$.
+    r"""DIL with UKL as published has its optimum at $\pi_\text{ref}\,A/(B+\lambda)$, with one
+    multiplier $\lambda(x)$.
 
-    The same equation with h'' = 1/r: the multiplier stands beside B.
+    The same equation with h'' = 1/r: the multiplier stands besides B.
     """
     return gap(published(world, "ukl"), optima.dil(world, "ukl", "rejected"))
 
 
 @claim("4.bce-closed-form", "4", tolerance=OPTIMUM, worlds=ANY)
 def bce_closed_form(world: World) -> Tensor:
-    r"""DIL with BCE as published ends at $\pi_\text{ref}\,r,\ \lambda r^2 + (B+\lambda) r = A$,
-    with one multiplier $\lambda(x)$.
+    r"""DIL with BCE as published has its optimum at $\pi_\text{ref}\,r,\ \lambda r^2 + (B+\lambda)
+    r = A$, with one multiplier $\lambda(x)$.
 
     The same equation with h'' = 1/(r(r + 1)), a quadratic one with one positive root.
     """
@@ -134,8 +132,8 @@ def bce_closed_form(world: World) -> Tensor:
 
 @claim("4.itakura-saito-closed-form", "4", tolerance=OPTIMUM, worlds=ANY)
 def itakura_saito_closed_form(world: World) -> Tensor:
-    r"""DIL with Itakura–Saito as published ends at $\pi_\text{ref}\,r,\ \lambda r^2 + B r = A$,
-    with one multiplier $\lambda(x)$.
+    r"""DIL with Itakura–Saito as published has its optimum at $\pi_\text{ref}\,r,\ \lambda r^2 + B
+    r = A$, with one multiplier $\lambda(x)$.
 
     The same equation with h'' = 1/r^2, another quadratic one.
     """
@@ -157,7 +155,7 @@ def one_multiplier(world: World) -> Tensor:
     all responses of a prompt.
 
     The general form behind the closed forms. Every response feels the same pressure of
-    normalisation; how far it gives way depends on the curvature h''. With the repaired denominator
+    normalization; how far it gives way depends on the curvature h''. With the corrected denominator
     lambda is zero, and h drops out.
     """
     spreads = []
@@ -197,7 +195,7 @@ def out_of_order(distances: Tensor) -> Tensor:
 
 
 def order_exception(world: World) -> World:
-    """Three responses, found by search among 400,000 worlds: UKL is nearer to RLHF(1) than LSIF,
+    """Three responses, found by search among 400,000 worlds: UKL is closer to RLHF(1) than LSIF,
     which nearly zeroes one.
     """
     return World.from_reward([[0.03, 0.48, 0.49]] * len(world.ref), [-2.3, 1.2, 1.9])
@@ -219,7 +217,7 @@ def order_for_mild_rewards(world: World) -> Tensor:
 
     For small rewards all of them tilt alike, and higher orders decide who goes further. A rule, not
     a theorem: where one response is very bad LSIF may all but delete it and so overshoot RLHF, and
-    then UKL is nearer.
+    then UKL is closer.
     """
     return out_of_order(distances_to_rlhf(rescaled(world, 1 / 3)))
 
@@ -250,8 +248,8 @@ def zeros_are_where_lam_says(world: World, gen: str = "lsif") -> Tensor:
 
 @claim("4.lsif-zeros", "4", ASSUMES, counter=lambda w: zeros_are_where_lam_says(w, "ukl"))
 def lsif_gives_up(world: World) -> Tensor:
-    r"""The published loss gives probability exactly zero to responses that winners contain, those
-    with $A \le \lambda$.
+    r"""The published loss gives probability exactly zero to responses that chosen responses
+    contain, those with $A \le \lambda$.
     If: h is LSIF and rewards are strong (s.d. 30 here, all but hard labels); UKL never does.
 
     LSIF's curvature stays finite at r = 0, so a fixed pressure lambda can push a ratio all the way
@@ -261,17 +259,17 @@ def lsif_gives_up(world: World) -> Tensor:
 
 
 def other_data(world: World) -> World:
-    """The same preference, with responses drawn from another law mu than pi_ref."""
+    """The same preference, with responses drawn from another distribution mu than pi_ref."""
     return World(some_policy(world), world.preference)
 
 
 @claim("4.other-data", "4", tolerance=OPTIMUM, worlds=ANY)
 def ratio_from_other_data(world: World) -> Tensor:
-    r"""The repair learns $\pi_\text{chosen}/\mu$ for the law $\mu$ the pairs were drawn from.
+    r"""The correction learns $\pi_\text{chosen}/\mu$ for the distribution $\mu$ the pairs were
+    drawn from.
 
-    Both terms are averages over the data, so the ratio they estimate has the data's own law in its
-    denominator. Free log-ratios (no normalisation) show it.
-    """
+    Both terms are averages over the data, so the ratio they estimate has the data's own
+    distribution in its denominator. Free log-ratios (no normalization) show it."""
 
     def check(world: World, gen: Generator) -> Tensor:
         data = other_data(world)
@@ -282,8 +280,8 @@ def ratio_from_other_data(world: World) -> Tensor:
     return over_generators(check)(world)
 
 
-def repaired_gap(world: World, data: World) -> Tensor:
-    """Fit the repaired loss, with log-ratios to pi_ref of ``world``, on the pairs of ``data``:
+def corrected_gap(world: World, data: World) -> Tensor:
+    """Fit the corrected loss, with log-ratios to pi_ref of ``world``, on the pairs of ``data``:
     still pi_chosen?
     """
     loss = make_loss("dil", generator="bce", denominator="mixture")
@@ -296,17 +294,17 @@ def repaired_gap(world: World, data: World) -> Tensor:
     ASSUMES,
     OPTIMUM,
     worlds=ANY,
-    counter=lambda w: repaired_gap(w, other_data(w)),
+    counter=lambda w: corrected_gap(w, other_data(w)),
 )
-def repair_needs_on_reference_pairs(world: World) -> Tensor:
-    r"""The repaired loss on log-ratios to $\pi_\text{ref}$ ends at $\pi_\text{chosen}$.
+def correction_needs_on_reference_pairs(world: World) -> Tensor:
+    r"""The corrected loss on log-ratios to $\pi_\text{ref}$ has its optimum at $\pi_\text{chosen}$.
     If: the pairs were drawn from $\pi_\text{ref}$ itself.
 
     Most public data sets hold other people's responses. Then neither the published loss nor its
-    repair has pi_chosen of *our* reference as its optimum: fine-tune on the responses first, or
+    correction has pi_chosen of *our* reference as its optimum: fine-tune on the responses first, or
     sample your own pairs.
     """
-    return repaired_gap(world, world)
+    return corrected_gap(world, world)
 
 
 def on_random_pairs(left: losses.Loss, right: losses.Loss) -> Check:
@@ -320,13 +318,12 @@ def on_random_pairs(left: losses.Loss, right: losses.Loss) -> Check:
 
 
 @claim("4.nca", "4")
-def repaired_bce_is_nca(world: World) -> Tensor:
-    r"""At $\beta = 1$ the repaired BCE is NCA.
+def corrected_bce_is_nca(world: World) -> Tensor:
+    r"""At $\beta = 1$ the corrected BCE is NCA.
 
-    Noise-contrastive alignment was derived from classifying winners against the reference, with
-    both responses standing for the reference: the repair, found from another side a year
-    earlier.
-    """
+    Noise-contrastive alignment was derived from classifying chosen responses against the reference,
+    with both responses standing for the reference: the correction, found from another side a year
+    earlier."""
     return on_random_pairs(
         make_loss("dil", generator="bce", denominator="mixture"), make_loss("nca")
     )(world)
@@ -336,9 +333,8 @@ def repaired_bce_is_nca(world: World) -> Tensor:
 def published_bce_is_bco(world: World) -> Tensor:
     """The published BCE is BCO without its shift.
 
-    Binary classifier optimisation classifies winners against losers, with a shift that centres the
-    rewards. Drop the shift, and the formulas coincide.
-    """
+    Binary classifier optimization classifies chosen responses against rejected responses, with a
+    shift that centres the rewards. Drop the shift, and the formulas coincide."""
     return on_random_pairs(
         make_loss("dil", generator="bce", denominator="rejected"), make_loss("bco")
     )(world)

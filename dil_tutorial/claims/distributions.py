@@ -15,20 +15,21 @@ from toy.optima import bisect
 
 @claim("1.chosen", "1.1", worlds=ANY)
 def winners_law(world: World) -> Tensor:
-    r"""The winners of pairs follow $\pi_\text{chosen} = \pi_\text{ref}(1+t)$, for any preference.
+    r"""The chosen responses of pairs follow $\pi_\text{chosen} = \pi_\text{ref}(1+t)$, for any
+    preference.
 
-    Sum the law of a pair, 2 pi_ref(y) pi_ref(y') P(y > y'), over the loser. What remains is 2
-    pi_ref(y) times the rate at which y beats a draw from the reference. Nothing was assumed about
-    P, not even that preferences are transitive.
-    """
+    Sum the distribution of a pair, 2 pi_ref(y) pi_ref(y') P(y > y'), over the rejected response.
+    What remains is 2 pi_ref(y) times the rate at which y beats a draw from the reference. Nothing
+    was assumed about P, not even that preferences are transitive."""
     return gap(world.pairs.sum(2), world.ref * (1 + world.advantage))
 
 
 @claim("1.rejected", "1.1", worlds=ANY)
 def losers_law(world: World) -> Tensor:
-    r"""The losers of pairs follow $\pi_\text{rejected} = \pi_\text{ref}(1-t)$, for any preference.
+    r"""The rejected responses of pairs follow $\pi_\text{rejected} = \pi_\text{ref}(1-t)$, for any
+    preference.
 
-    The same sum over the winner: y loses as often as others beat it, at the rate 1 - w(y).
+    The same sum over the chosen response: y loses as often as others beat it, at the rate 1 - w(y).
     """
     return gap(world.pairs.sum(1), world.ref * (1 - world.advantage))
 
@@ -37,9 +38,8 @@ def losers_law(world: World) -> Tensor:
 def advantage_is_centred(world: World) -> Tensor:
     r"""The advantage is centred: $E_{\pi_\text{ref}}\, t = 0$.
 
-    Every comparison has one winner and one loser, so over two draws from the reference gains and
-    losses cancel.
-    """
+    Every comparison has one chosen response and one rejected response, so over two draws from the
+    reference gains and losses cancel."""
     return (world.ref * world.advantage).sum(1).abs()
 
 
@@ -61,36 +61,34 @@ def pair_is_independent(world: World) -> Tensor:
 
 @claim("1.independent", "0", ASSUMES, worlds=ANY, counter=pair_is_independent)
 def coin_tosses_are_independent(world: World) -> Tensor:
-    r"""The winner and the loser of a pair are independent: $p(y_w, y_l) =
+    r"""The chosen response and the rejected response of a pair are independent: $p(y_w, y_l) =
     \pi_\text{chosen}(y_w)\,\pi_\text{rejected}(y_l)$.
-    If: the labeller tosses a coin, $P = \frac12$.
+    If: the labeler tosses a coin, $P = \frac12$.
 
-    The two responses are drawn independently, but the label looks at both: a mediocre winner tells
-    us that its loser was poor. Derivations that treat the loser as a free sample stumble over
-    this.
-    """
+    The two responses are drawn independently, but the label looks at both: a mediocre chosen
+    response tells us that its rejected response was poor. Derivations that treat the rejected
+    response as a free sample stumble over this."""
     return pair_is_independent(World(world.ref, torch.full_like(world.preference, 0.5)))
 
 
 @claim("1.mixture", "1.2", worlds=ANY)
 def mixture_identity(world: World) -> Tensor:
-    r"""Winners and losers average to the reference: $(\pi_\text{chosen}+\pi_\text{rejected})/2 =
-    \pi_\text{ref}$.
+    r"""Chosen and rejected responses average to the reference:
+    $(\pi_\text{chosen}+\pi_\text{rejected})/2 = \pi_\text{ref}$.
 
     A pair is two draws from the reference, sorted; forget which is which and you have the two draws
     again. So a data set of pairs contains samples of the reference: both of its columns together.
-    The repaired loss of section 4 is this line.
+    The corrected loss of section 4 is this line.
     """
     return gap((world.chosen + world.rejected) / 2, world.ref)
 
 
 @claim("1.bound", "1.3", worlds=ANY)
 def ratio_at_most_two(world: World) -> Tensor:
-    r"""Imitation of winners is a mild tilt: $\pi_\text{chosen}/\pi_\text{ref} \le 2$.
+    r"""Imitation of chosen responses is a mild tilt: $\pi_\text{chosen}/\pi_\text{ref} \le 2$.
 
-    A win rate is at most 1, and the ratio is twice the win rate. Perfect imitation of winners can
-    at most double a probability, in one round, however good the response is.
-    """
+    A win rate is at most 1, and the ratio is twice the win rate. Perfect imitation of chosen
+    responses can at most double a probability, in one round, however good the response is."""
     return excess(world.chosen / world.ref, 2.0)
 
 
@@ -99,9 +97,9 @@ def chosen_is_best_of_two(world: World) -> Tensor:
     r"""$\pi_\text{chosen}$ is best-of-2 sampling.
     If: hard labels: the better response always wins.
 
-    If the better of two draws always wins, the winner is the best of two draws, by definition. A
-    Bradley–Terry labeller makes mistakes, and the winners follow a softer law.
-    """
+    If the better of two draws always wins, the chosen response is the best of two draws, by
+    definition. A Bradley–Terry labeler makes mistakes, and the chosen responses follow a softer
+    distribution."""
     return gap(world.chosen, best_of_n(world.ref, world.true_reward, 2))
 
 
@@ -168,12 +166,12 @@ def best_of_n_kl_bound(world: World) -> Tensor:
 
 @claim("1.iterated", "1.4", ASSUMES, worlds=HARD, counter_worlds=BT)
 def iterated_imitation(world: World) -> Tensor:
-    """Imitating the winners and drawing new pairs, $k$ times, gives best-of-$2^k$ ($k = 3$).
+    """Imitating the chosen responses and drawing new pairs, $k$ times, gives best-of-$2^k$ ($k =
+    3$).
     If: hard labels: the better response always wins.
 
-    The best of two bests-of-2 is the best of four. A tournament whose winners write the next
-    round's pairs is best-of-2^k without ever drawing 2^k samples at once.
-    """
+    The best of two bests-of-2 is the best of four. A tournament whose chosen responses write the
+    next round's pairs is best-of-2^k without ever drawing 2^k samples at once."""
     policy = world.ref
     for _ in range(3):
         policy = pi_chosen(policy, world.preference)
@@ -185,9 +183,9 @@ def sampled_tournaments(world: World) -> Tensor:
     """... and so do sampled tournaments: 40,000 of them agree with best-of-$8$ within five standard
     errors.
 
-    The exact law once more, by brute force: eight draws from the reference, three rounds of pairs,
-    the last winner counted. The residual is the largest deviation of a frequency in standard
-    errors; of 120 normal deviates the largest is below five with probability 0.9999.
+    The exact distribution once more, by brute force: eight draws from the reference, three rounds
+    of pairs, the last chosen response counted. The residual is the largest deviation of a frequency
+    in standard errors; of 120 normal deviates the largest is below five with probability 0.9999.
     """
     rng, n = torch.Generator().manual_seed(0), 40_000
     players = torch.multinomial(world.ref, 8 * n, replacement=True, generator=rng).view(
@@ -248,7 +246,7 @@ def small_rewards_rlhf(world: World) -> Tensor:
     r"""For small rewards of scale $s$, $KL(\pi_\text{chosen}\,\|\,\text{RLHF}(\beta{=}2)) =
     O(s^4)$.
 
-    tanh(x/2) is x/2 to first order, so 1 + t is exp(R/2) up to a constant, and a normaliser takes
+    tanh(x/2) is x/2 to first order, so 1 + t is exp(R/2) up to a constant, and a normalizer takes
     the constant. The policies agree to second order, and KL is quadratic in their difference. The
     residual is the distance of the measured exponent from 4.
     """

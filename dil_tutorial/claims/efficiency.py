@@ -43,7 +43,7 @@ def below(less: Tensor, more: Tensor) -> Tensor:
 
 
 def winners_of(world: World, policy: Tensor) -> Tensor:
-    """pi_chosen of a Bradley–Terry labeller whose reward is a policy's log-ratio."""
+    """pi_chosen of a Bradley–Terry labeler whose reward is a policy's log-ratio."""
     reward = (policy / world.ref).log()
     return (
         2
@@ -59,48 +59,47 @@ def sft_counts_winners(world: World) -> Tensor:
     r"""SFT is the multinomial estimate: $n\,\text{Cov}(\hat r) = \text{diag}(A/\pi_\text{ref}) -
     A(y)A(y')$, $A = 2w$.
 
-    Minimising -f_w over all policies returns the frequencies of winners. What a multinomial costs
-    is known since Laplace: p(1 - p) a cell. The loser of each pair is thrown away.
-    """
+    Minimizing -f_w over all policies returns the frequencies of chosen responses. What a
+    multinomial costs is known since Laplace: p(1 - p) a cell. The rejected response of each pair is
+    thrown away."""
     return apart(
         of_ratio(world, efficiency.asymptotic(world, make_loss("sft"))[1]),
         efficiency.counted(world),
     )
 
 
-@claim("12.repaired", "12.2", tolerance=OPTIMUM, worlds=ANY)
+@claim("12.corrected", "12.2", tolerance=OPTIMUM, worlds=ANY)
 @over_generators
-def repaired_covariance(world: World, gen: Generator) -> Tensor:
-    r"""A repaired loss spends a pair as $\delta = (B\,1[y_w] - A\,1[y_l])/(2\pi_\text{ref})$,
+def corrected_covariance(world: World, gen: Generator) -> Tensor:
+    r"""A corrected loss spends a pair as $\delta = (B\,1[y_w] - A\,1[y_l])/(2\pi_\text{ref})$,
     brought back to $\sum_y \pi_\text{ref}\,r = 1$ along $1/h''(A)$.
 
-    To first order the estimate is a - A(m - 1): the frequency of winners, less what the frequency
-    of both sides says was chance. Losers are a control variate. The generator enters only where the
-    sum is put right again.
-    """
+    To first order the estimate is a - A(m - 1): the frequency of chosen responses, less what the
+    frequency of both sides says was chance. Rejected responses are a control variate. The generator
+    enters only where the sum is put right again."""
     covariance = efficiency.asymptotic(
         world, make_loss("dil", generator=gen, denominator="mixture"), policy=world.chosen
     )[1]
-    return apart(of_ratio(world, covariance), efficiency.repaired(world, gen))
+    return apart(of_ratio(world, covariance), efficiency.corrected(world, gen))
 
 
 @claim("12.half", "12.2", worlds=ANY)
 @over_generators
-def repaired_beats_sft(world: World, gen: Generator) -> Tensor:
-    r"""Every repaired loss beats SFT: its error $n\,E\,\chi^2(\hat\pi\,\|\,\pi_\text{chosen})$ is
+def corrected_beats_sft(world: World, gen: Generator) -> Tensor:
+    r"""Every corrected loss beats SFT: its error $n\,E\,\chi^2(\hat\pi\,\|\,\pi_\text{chosen})$ is
     smaller, at half the pairs on average.
 
     On the diagonal AB/2 = A(1 - w) stands in place of A: a response that usually wins is known from
     its few losses. Seen in every world tried, not proved. The residual is what the error exceeds
     SFT's by.
     """
-    covariance = efficiency.repaired(world, gen) * world.ref.unsqueeze(2) * world.ref.unsqueeze(1)
+    covariance = efficiency.corrected(world, gen) * world.ref.unsqueeze(2) * world.ref.unsqueeze(1)
     return (efficiency.error(world.chosen, covariance) - 1).clamp(min=0)
 
 
 @claim("12.ladder", "12.4", worlds=ANY)
 def ladder(world: World) -> Tensor:
-    r"""$w$, $w(1 - w)$, $w(1 - w) - \text{Var}_{y'}\,P$: what SFT, repaired DIL and the bound pay,
+    r"""$w$, $w(1 - w)$, $w(1 - w) - \text{Var}_{y'}\,P$: what SFT, corrected DIL and the bound pay,
     and the last is $E_{y'}[P(1 - P)]$.
 
     A win is a coin with chance P(y, y'). Its variance splits into the mean variance of the coins,
@@ -115,11 +114,12 @@ def ladder(world: World) -> Tensor:
 
 @claim("12.split", "12.4", worlds=ANY)
 def noise_splits(world: World) -> Tensor:
-    r"""The noise of a repaired loss is the bound plus the noise of who met whom: as matrices,
+    r"""The noise of a corrected loss is the bound plus the noise of who met whom: as matrices,
     $\text{Cov}(\delta) = \text{Cov}(\text{tournament}) + \text{Cov}(E[\delta \mid y, y'])$.
 
-    The law of total variance. Given who met, the label moves delta by 1[y]/pi_ref - 1[y']/pi_ref
-    with variance P(1 - P), which is the tournament's covariance exactly; the mean over labels is (P
+    The distribution of total variance. Given who met, the label moves delta by 1[y]/pi_ref -
+    1[y']/pi_ref with variance P(1 - P), which is the tournament's covariance exactly; the mean over
+    labels is (P
     - w) at both, which is what soft labels leave.
     """
     return apart(
@@ -131,8 +131,8 @@ def noise_splits(world: World) -> Tensor:
 @over_generators
 def soft_labels(world: World, gen: Generator) -> Tensor:
     r"""Soft labels, $p\,\text{loss}(y, y') + (1 - p)\,\text{loss}(y', y)$ with $p = P$, leave a
-    repaired loss the noise of who met alone: $2\,\text{Var}_{y'}\,P/\pi_\text{ref}$ on the diagonal
-    in place of $2w(1 - w)/\pi_\text{ref}$.
+    corrected loss the noise of who met alone: $2\,\text{Var}_{y'}\,P/\pi_\text{ref}$ on the
+    diagonal in place of $2w(1 - w)/\pi_\text{ref}$.
 
     A probability is the mean of the label, so the loss has the same mean and the optimum stays.
     Where opponents hardly matter, near P = 1/2, nearly all noise is labels' noise and soft labels
@@ -140,21 +140,21 @@ def soft_labels(world: World, gen: Generator) -> Tensor:
     """
     loss = make_loss("dil", generator=gen, denominator="mixture")
     covariance = efficiency.asymptotic(world, loss, policy=world.chosen, soft=True)[1]
-    return apart(of_ratio(world, covariance), efficiency.repaired(world, gen, soft=True))
+    return apart(of_ratio(world, covariance), efficiency.corrected(world, gen, soft=True))
 
 
 @claim("12.bound", "12.4", worlds=ANY)
 def tournament_is_least(world: World) -> Tensor:
     r"""No estimate here is better than the tournament $\hat w(y) = \sum_{y'}\pi_\text{ref}(y')\hat
-    P(y, y')$: the covariances of SFT and of every repaired loss exceed its covariance by a positive
-    semidefinite matrix.
+    P(y, y')$: the covariances of SFT and of every corrected loss exceed its covariance by a
+    positive semidefinite matrix.
 
     With pi_ref known and P arbitrary the frequencies P_hat are all that pairs say, and the
-    tournament puts them together without asking how often each pair happened to meet. Repaired
+    tournament puts them together without asking how often each pair happened to meet. Corrected
     losses and SFT ask: that is their extra noise.
     """
     least = efficiency.tournament(world)
-    others = [efficiency.repaired(world, gen) for gen in every_generator()] + [
+    others = [efficiency.corrected(world, gen) for gen in every_generator()] + [
         efficiency.counted(world)
     ]
     return torch.stack([below(least, other) for other in others]).amax(0)
@@ -176,12 +176,12 @@ def best_projection_is_best(world: World, gen: Generator) -> Tensor:
         noise - miss.unsqueeze(2) * miss.unsqueeze(1) / (world.ref * miss).sum(1)[:, None, None]
     )
     best = efficiency.best_projection(world)
-    return torch.maximum(apart(best, regressed), below(best, efficiency.repaired(world, gen)))
+    return torch.maximum(apart(best, regressed), below(best, efficiency.corrected(world, gen)))
 
 
 @claim("12.win", "12.3", worlds=ANY)
 def win_is_the_likelihood(world: World) -> Tensor:
-    r"""Repaired DIL with $h(r) = r\,\log r + (2 - r)\,\log(2 - r)$ is $-f_w - \log(2 - e^{f_l})$,
+    r"""Corrected DIL with $h(r) = r\,\log r + (2 - r)\,\log(2 - r)$ is $-f_w - \log(2 - e^{f_l})$,
     the log-likelihood of "$y_w$ won", $r/2$, and "$y_l$ lost", $1 - r/2$; its direction $1/h''(A) =
     AB/2$ is the best where margins are independent.
 
@@ -217,8 +217,8 @@ def bradley_terry_is_worth_nothing(world: World) -> Tensor:
 
 @claim("12.distillation", "12.6", tolerance=OPTIMUM, worlds=ANY)
 def distillation_is_consistent(world: World) -> Tensor:
-    r"""Fit a Bradley–Terry reward to any labeller's pairs, then imitate the winners that it would
-    choose: the end is that labeller's own $\pi_\text{chosen}$, rock–paper–scissors included.
+    r"""Fit a Bradley–Terry reward to any labeler's pairs, then imitate the chosen responses that it
+    would choose: the end is that labeler's own $\pi_\text{chosen}$, rock–paper–scissors included.
 
     Maximum likelihood matches the mean number of wins, sum_y' pi_ref(y') sigma(R - R') = w(y), also
     where no reward explains the labels. The reward model is wrong about pairs and right about what
@@ -244,17 +244,15 @@ def prompts_cost_nothing(world: World) -> Tensor:
     If: the class holds every prompt's own optimum; otherwise m pairs at each of X prompts leave the
     covariance (between + within/m)/X, and new prompts are worth more than new pairs.
 
-    The law of total variance: a pair's gradient varies around its prompt's mean gradient, and these
-    vary between prompts. At every prompt's own optimum the mean gradients are zero. The residual is
-    what prompts add, over what pairs leave.
-    """
+    The distribution of total variance: a pair's gradient varies around its prompt's mean gradient,
+    and these vary between prompts. At every prompt's own optimum the mean gradients are zero. The
+    residual is what prompts add, over what pairs leave."""
     return prompts_noise(world, holds_the_optimum=True)
 
 
 def prompts_noise(world: World, holds_the_optimum: bool) -> Tensor:
-    """between over within, (X,), for repaired BCE in a class with one feature or two: the second is
-    the prompts' own log-ratio.
-    """
+    """between over within, (X,), for corrected BCE in a class with one feature or two: the second
+    is the prompts' own log-ratio."""
     X, Y = world.ref.shape
     loss, log_ref = make_loss("dil", generator="bce", denominator="mixture"), world.ref.log()
     ranks = torch.linspace(-1, 1, Y, dtype=log_ref.dtype).expand(X, Y)
@@ -281,30 +279,31 @@ def bradley_terry_helps_rlhf(world: World) -> Tensor:
     The reward says of every pair what all other pairs say, too. Pairs that hardly ever meet have
     wild odds, which the sum over opponents takes as they are and maximum likelihood weighs.
     """
-    centre = torch.eye(world.ref.shape[1], dtype=world.ref.dtype) - world.ref.unsqueeze(1)
+    center = torch.eye(world.ref.shape[1], dtype=world.ref.dtype) - world.ref.unsqueeze(1)
     covariance = efficiency.asymptotic(
         world, make_loss("dpo", beta=1.0), lambda policy: (policy / world.ref).log()
     )[1]
-    likelihood, odds = (centre @ part @ centre.mT for part in (covariance, efficiency.log_odds(world)))
+    likelihood, odds = (
+        center @ part @ center.mT for part in (covariance, efficiency.log_odds(world))
+    )
     return below(likelihood, odds)
 
 
 @claim("12.judge", "12.6", ASSUMES, tolerance=OPTIMUM, worlds=ANY, counter=lambda w: judged(w, 0.3))
 def a_judges_bias(world: World) -> Tensor:
     r"""Soft labels of a judge that is wrong about single pairs do no harm.
-    If: its errors cancel over a response's opponents; what the losses end at is
+    If: its errors cancel over a response's opponents; what the losses have their optimum at is
     $2\pi_\text{ref}\,E_{y'}\,q(y, y')$, q the judge's probability.
 
     The population loss is linear in the label, so only the mean of q over opponents counts. A judge
-    too sure of itself moves the end away from the reference, one too shy towards it; errors that
-    average to zero for every response leave it where it is.
-    """
+    overconfident of itself moves the end away from the reference, one too shy towards it; errors
+    that average to zero for every response leave it where it is."""
     return judged(world, 0.0)
 
 
 def judged(world: World, bias: float) -> Tensor:
-    """How far from pi_chosen repaired BCE ends on labels whose errors cancel over opponents, and
-    are ``bias`` of log-odds beside.
+    """How far from pi_chosen corrected BCE ends on labels whose errors cancel over opponents, and
+    are ``bias`` of log-odds besides.
     """
     X, Y = world.ref.shape
     P = world.preference

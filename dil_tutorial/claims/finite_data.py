@@ -43,7 +43,7 @@ def first_step_is_common(world: World) -> Tensor:
     """The first gradient step of DPO, IPO, NCA, BCO, KTO, SPPO and every DIL variant is the same,
     up to the step size: up with $y_w$, down with $y_l$, equally.
 
-    At f = 0 the pulls are -k and +k for each of these losses, published or repaired; only k
+    At f = 0 the gradients are -k and +k for each of these losses, published or corrected; only k
     differs. So short runs with tiny learning rates cannot tell the losses apart, and early plots
     say little about where a loss is going. (SFT alone starts with (-1, 0).)
     """
@@ -89,15 +89,14 @@ def chosen_log_ratio(world: World, policy: Tensor) -> Tensor:
 def chosen_likelihood_is_kept(world: World) -> Tensor:
     r"""DIL preserves the likelihood of chosen responses: $E_{\pi_\text{chosen}} f \ge 0$ at the
     optimum.
-    Repair: holds for every repaired loss, where $E_{\pi_\text{chosen}} f =
+    Correction: holds for every corrected loss, where $E_{\pi_\text{chosen}} f =
     KL(\pi_\text{chosen}\,\|\,\pi_\text{ref})$; the published LSIF, which the paper recommends,
     falls below zero under strong rewards (s.d. 6 here).
 
-    A loss that ends at the winners' law keeps their likelihood, by exactly the KL of that law to
-    the reference. A loss that goes on towards RLHF takes probability from good winners to give it
-    to the best, and the average log-likelihood of winners falls, as DPO's does. For finite data see
-    the study of dynamics.
-    """
+    A loss that has its optimum at the chosen distribution keeps their likelihood, by exactly the KL
+    of that distribution to the reference. A loss that continues towards RLHF takes probability from
+    good chosen responses to give it to the best, and the average log-likelihood of chosen responses
+    falls, as DPO's does. For finite data see the study of dynamics."""
     policy = fit(world, make_loss("dil", generator="bce", denominator="mixture"))
     return (chosen_log_ratio(world, policy) - kl(world.chosen, world.ref)).abs()
 
@@ -119,9 +118,8 @@ def drawn(world: World, pairs: int = 40) -> tuple[World, Tensor]:
 
 
 def without(pairs_distribution: Tensor, unseen: int) -> Tensor:
-    """The law with every pair that holds one of the last ``unseen`` responses left out.  (X, Y,
-    Y).
-    """
+    """The distribution with every pair that holds one of the last ``unseen`` responses left out.
+    (X, Y, Y)."""
     kept = pairs_distribution.clone()
     kept[:, -unseen:, :] = 0
     kept[:, :, -unseen:] = 0
@@ -130,8 +128,8 @@ def without(pairs_distribution: Tensor, unseen: int) -> Tensor:
 
 @claim("8.sft-unseen", "8", tolerance=1e-7)
 def sft_forgets_the_unseen(world: World) -> Tensor:
-    """On finite data SFT ends at the frequencies of the winners: responses nobody saw win get
-    probability zero.
+    """On finite data SFT has its optimum at the frequencies of the chosen responses: responses
+    nobody saw win get probability zero.
 
     Maximum likelihood reproduces the sample. With few pairs it therefore forgets responses that
     were merely unlucky, and nothing in the loss says stop; early stopping and the smoothness of a
@@ -142,15 +140,18 @@ def sft_forgets_the_unseen(world: World) -> Tensor:
 
 
 def distance_to_frequencies(world: World, pairs_distribution: Tensor) -> Tensor:
-    """How far the repaired fits to the empirical ``law`` are from pi_ref 2 n_w/(n_w + n_l) on the
-    responses seen.
-    """
+    """How far the corrected fits to the empirical ``distribution`` are from pi_ref 2 n_w/(n_w +
+    n_l) on the responses seen."""
     wins, losses = pairs_distribution.sum(2), pairs_distribution.sum(1)
     seen = wins + losses > 0
     target = torch.where(seen, world.ref * 2 * wins / torch.where(seen, wins + losses, 1.0), 0.0)
     gaps = []
     for generator in ("ukl", "bce"):
-        policy = fit(world, make_loss("dil", generator=generator, denominator="mixture"), pairs=pairs_distribution)
+        policy = fit(
+            world,
+            make_loss("dil", generator=generator, denominator="mixture"),
+            pairs=pairs_distribution,
+        )
         gaps.append(gap(torch.where(seen, policy, 0.0), target))
     return torch.stack(gaps).amax(0)
 
@@ -167,16 +168,16 @@ def one_beats_all(world: World) -> Tensor:
     return distance_to_frequencies(trio, pairs_distribution)
 
 
-@claim("8.repaired-finite", "8", ASSUMES, 1e-7, counter=one_beats_all)
-def repaired_losses_on_finite_data(world: World) -> Tensor:
-    r"""On finite data every repaired loss ends at $r = 2 n_w/(n_w + n_l)$ on the responses seen;
-    the unseen keep what is left.
-    If: unseen responses are left, $\sum_\text{seen} \pi_\text{ref}\, r \le 1$; else normalisation
+@claim("8.corrected-finite", "8", ASSUMES, 1e-7, counter=one_beats_all)
+def corrected_losses_on_finite_data(world: World) -> Tensor:
+    r"""On finite data every corrected loss has its optimum at $r = 2 n_w/(n_w + n_l)$ on the
+    responses seen; the unseen keep what is left.
+    If: unseen responses are left, $\sum_\text{seen} \pi_\text{ref}\, r \le 1$; else normalization
     stretches the seen ones.
 
     Count wins and losses of each response: twice its empirical win rate is the ratio, for every h,
     and never more than 2. Unseen responses are not in the loss, so they take up the rest of the
-    probability. This bound is why the repaired losses overfit so much less than DPO on few
+    probability. This bound is why the corrected losses overfit so much less than DPO on few
     pairs.
     """
     bandit, pairs_distribution = drawn(world)
@@ -189,7 +190,7 @@ def dpo_ignores_unseen_mass(world: World) -> Tensor:
     responses leaves its loss as it was.
 
     DPO sees differences of log-ratios. Take 1 nat from every response in the data and give it to
-    the others: all differences are the same. Only the optimiser's path decides, and it drifts
+    the others: all differences are the same. Only the optimizer's path decides, and it drifts
     there. DIL's terms see each response by itself, so for them the move has a price.
     """
     pairs_distribution = without(world.pairs, 2)
@@ -198,7 +199,8 @@ def dpo_ignores_unseen_mass(world: World) -> Tensor:
     moved[:, :-2] -= 1.0
     dpo = make_loss("dpo", beta=1.0)
     same = (
-        population_loss(world, dpo, f, pairs=pairs_distribution) - population_loss(world, dpo, moved, pairs=pairs_distribution)
+        population_loss(world, dpo, f, pairs=pairs_distribution)
+        - population_loss(world, dpo, moved, pairs=pairs_distribution)
     ).abs()
     dil = make_loss("dil", generator="bce", denominator="mixture")
     price = population_loss(world, dil, moved, pairs=pairs_distribution) - population_loss(
@@ -217,10 +219,9 @@ def noise_shrinks(world: World, epsilon: float = 0.2) -> Tensor:
     r"""Labels flipped at rate $\epsilon$ shrink the advantage to $(1 - 2\epsilon)\,t$: imitation
     gets milder, in no other direction.
 
-    A flip turns P into (1 - eps) P + eps (1 - P). The winners' law is linear in P, so noise only
-    pulls it towards the reference. DPO is not linear: noise caps the odds it can learn, whatever
-    the reward.
-    """
+    A flip turns P into (1 - eps) P + eps (1 - P). The chosen distribution is linear in P, so noise
+    only gradients it towards the reference. DPO is not linear: noise caps the odds it can learn,
+    whatever the reward."""
     noisy = flipped(world, epsilon)
     return gap(noisy.advantage, (1 - 2 * epsilon) * world.advantage)
 
@@ -230,7 +231,7 @@ def smoothing_is_noise(world: World, epsilon: float = 0.2) -> Tensor:
     r"""Label smoothing at rate $\epsilon$ (conservative DPO) on true labels ends where DPO ends on
     labels flipped at that rate.
 
-    The smoothed loss is the mean of DPO's over flips of the label, so both minimise the same
+    The smoothed loss is the mean of DPO's over flips of the label, so both minimize the same
     function. Sigmoid(beta (f - f')) is at most 1 - eps then: certain labels no longer send
     log-ratios to infinity. It guards against noise, it does not undo it: with flipped labels the
     two shrink the odds twice.

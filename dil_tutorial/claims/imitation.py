@@ -11,7 +11,7 @@ from dil_tutorial.claims.ledger import (
     OPTIMUM,
     claim,
     gap,
-    minimise,
+    minimize,
     some_log_ratios,
     some_policy,
 )
@@ -30,7 +30,7 @@ def gibbs_identity(world: World, beta: float = 0.7) -> Tensor:
     $\pi$.
 
     Write R as beta log(pi*/pi_ref) + beta log Z: what any policy loses against the optimum is beta
-    times its reverse KL to it. So maximising a KL-regularised reward *is* imitating the
+    times its reverse KL to it. So maximizing a KL-regularized reward *is* imitating the
     energy-based model pi_ref exp(R/beta)/Z; the temperature beta only says how sharp that model is.
     The identity is exact for every policy, not just near the optimum.
     """
@@ -47,7 +47,7 @@ def every_policy_is_optimal(world: World, beta: float = 0.7) -> Tensor:
     r"""Every policy is the RLHF optimum of a reward, $R = \beta\log(\pi/\pi_\text{ref}) + c(x)$.
 
     Read the Gibbs formula backwards. This change of variables lets DPO and DIL train a policy where
-    RLHF would first train a reward; the constant c(x) is the log-normaliser, and no comparison of
+    RLHF would first train a reward; the constant c(x) is the log-normalizer, and no comparison of
     two responses ever sees it.
     """
     policy = some_policy(world)
@@ -72,14 +72,13 @@ def reward_up_to_a_constant(world: World) -> Tensor:
 
 @claim("2.ebm", "2.2", worlds=ANY, paper="4.1")
 def ebm_is_forward_kl(world: World) -> Tensor:
-    r"""Fitting an energy-based model to the winners is forward KL:
+    r"""Fitting an energy-based model to the chosen responses is forward KL:
     $KL(\pi_\text{chosen}\,\|\,\pi_\phi) = -E_{\pi_\text{chosen}} R_\phi + \log E_{\pi_\text{ref}}
     e^{R_\phi} + c$.
 
-    Put pi_phi = pi_ref exp(R_phi)/Z into the KL: the energy of the winners, minus the
-    log-normaliser, and a part without phi. Learning a reward from winners is maximum likelihood of
-    an energy-based model, whose hard part is Z.
-    """
+    Put pi_phi = pi_ref exp(R_phi)/Z into the KL: the energy of the chosen responses, minus the
+    log-normalizer, and a part without phi. Learning a reward from chosen responses is maximum
+    likelihood of an energy-based model, whose hard part is Z."""
     energy = some_log_ratios(world)
     loss = rlhf.imitation_loss(world.chosen, world.ref, energy)
     return (
@@ -93,7 +92,7 @@ def ebm_optimum(world: World) -> Tensor:
     \log(\pi_\text{chosen}/\pi_\text{ref}) + c(x)$.
 
     A KL is zero only at equality. The reward that imitation learns is the log of a density ratio,
-    bounded by log 2; it is not the labeller's reward R.
+    bounded by log 2; it is not the labeler's reward R.
     """
     energy = newton(
         lambda e: rlhf.imitation_loss(world.chosen, world.ref, e), torch.zeros_like(world.ref)
@@ -122,7 +121,7 @@ def logistic(world: World, pairs: Tensor | None = None) -> Tensor:
     paper="4.1",
 )
 def ranking_nce(world: World) -> Tensor:
-    r"""The logistic loss on (winner, reference) pairs is minimised by
+    r"""The logistic loss on (chosen response, reference) pairs is minimized by
     $\log(\pi_\text{chosen}/\pi_\text{ref}) + c(x)$.
     If: $y_w \sim \pi_\text{chosen}$ and $y_l \sim \pi_\text{ref}$ drawn independently.
 
@@ -136,13 +135,12 @@ def ranking_nce(world: World) -> Tensor:
 
 @claim("2.logistic", "2.4", tolerance=OPTIMUM)
 def logistic_finds_the_reward(world: World) -> Tensor:
-    r"""On pairs as they are really drawn the logistic loss is minimised by the reward, $R_\phi = R
+    r"""On pairs as they are really drawn the logistic loss is minimized by the reward, $R_\phi = R
     + c(x)$.
 
-    In a real pair the loser was beaten by this very winner. The logistic loss is then the
-    likelihood of the Bradley–Terry model, whose maximum is the labeller's own reward: a sharper
-    target than the log-ratio of claim 2.ranking-nce.
-    """
+    In a real pair the rejected response was beaten by this very chosen response. The logistic loss
+    is then the likelihood of the Bradley–Terry model, whose maximum is the labeler's own reward: a
+    sharper target than the log-ratio of claim 2.ranking-nce."""
     return gap(logistic(world), optima.rlhf(world, 1.0))
 
 
@@ -155,25 +153,23 @@ def logistic_finds_the_reward(world: World) -> Tensor:
     counter=lambda w: kl(logistic(w), w.chosen),
 )
 def rlhf_imitates_on_independent_pairs(world: World) -> Tensor:
-    r"""RLHF ($\beta = 1$) on preference pairs imitates $\pi_\text{chosen}$.
-    Repair: holds on winners paired with independent reference samples; real pairs lead to
+    r"""RLHF ($\beta = 1$) on preference pairs imitates $\pi_\text{chosen}$. Correction: holds on
+    chosen responses paired with independent reference samples; real pairs lead to
     $\pi_\text{ref}\,e^R/Z$.
 
-    The paper's headline, taken at its word. It is exact if losers are independent samples of the
-    reference, and false for pairs as people collect them: there RLHF imitates the energy-based
-    model of R itself. The size is KL(RLHF || pi_chosen).
-    """
+    The paper's headline, taken at its word. It is exact if rejected responses are independent
+    samples of the reference, and false for pairs as people collect them: there RLHF imitates the
+    energy-based model of R itself. The size is KL(RLHF || pi_chosen)."""
     return gap(logistic(world, independent_pairs(world)), world.chosen)
 
 
 @claim("2.forward-kl", "2.5", tolerance=OPTIMUM, worlds=ANY)
 def sft_optimum(world: World) -> Tensor:
-    r"""SFT on the winners, $\min_\theta KL(\pi_\text{chosen}\,\|\,\pi_\theta)$, ends at
-    $\pi_\text{chosen}$ in a full tabular class.
+    r"""SFT on the chosen responses, $\min_\theta KL(\pi_\text{chosen}\,\|\,\pi_\theta)$, has its
+    optimum at $\pi_\text{chosen}$ in a full tabular class.
 
-    Maximum likelihood reproduces the law of its data, and the data of SFT on winners are the
-    winners.
-    """
+    Maximum likelihood reproduces the distribution of its data, and the data of SFT on chosen
+    responses are the chosen responses."""
     return gap(fit(world, "sft"), world.chosen)
 
 
@@ -185,7 +181,7 @@ def reverse_kl_optimum(world: World) -> Tensor:
     matter for the destination; it matters for restricted policies (2.mode-seeking) and finite data
     (section 8).
     """
-    return gap(minimise(world, lambda pi: kl(pi, world.chosen)), world.chosen)
+    return gap(minimize(world, lambda pi: kl(pi, world.chosen)), world.chosen)
 
 
 @claim("2.moments", "2.5", tolerance=OPTIMUM, worlds=ANY)
@@ -223,7 +219,7 @@ def full_class_directions(world: World) -> Tensor:
 
 @claim("2.mode-seeking", "2.5", ASSUMES, OPTIMUM, worlds=ANY, counter=directions_apart)
 def directions_agree_in_the_full_class(world: World) -> Tensor:
-    """Forward and reverse KL end at the same policy.
+    """Forward and reverse KL have their optimum at the same policy.
     If: the class contains the target; two-parameter log-linear policies do not contain two modes.
 
     Outside the class the two part: the forward KL pays for every response of the target that the
@@ -235,7 +231,7 @@ def directions_agree_in_the_full_class(world: World) -> Tensor:
 
 @claim("2.preferences-from-policy", "2.1", paper="4.1")
 def policy_is_a_reward_model(world: World, beta: float = 0.7) -> Tensor:
-    r"""The preference of the RLHF optimum's own reward is the labeller's:
+    r"""The preference of the RLHF optimum's own reward is the labeler's:
     $\sigma(\beta(f(y)-f(y'))) = P(y \succ y')$.
 
     The optimum of RLHF carries its reward with it, in its log-ratios: a language model trained to

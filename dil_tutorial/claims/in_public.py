@@ -27,7 +27,7 @@ def steps_from_the_reference(world: World) -> Tensor:
 )
 def a_larger_beta_stays_closer(world: World) -> Tensor:
     r"""A larger $\beta$ lets DPO's policy go further from the reference.
-    Repair: a larger $\beta$ keeps it closer: $KL(\pi^*\,\|\,\pi_\text{ref})$ falls as $\beta$
+    Correction: a larger $\beta$ keeps it closer: $KL(\pi^*\,\|\,\pi_\text{ref})$ falls as $\beta$
     grows.
 
     beta multiplies the margin inside the sigmoid, so a small one must be made up by large
@@ -48,7 +48,7 @@ def starts(world: World) -> Tensor:
 @claim("7.log-two", "7", FAILS, worlds=ANY, counter=lambda world: starts(world).abs().amin(1))
 def dpo_starts_at_log_two(world: World) -> Tensor:
     r"""DPO's loss starts at 0, for policy and reference are the same.
-    Repair: it starts at $\log 2$, about 0.693, whatever $\beta$ and the data.
+    Correction: it starts at $\log 2$, about 0.693, whatever $\beta$ and the data.
 
     It is the margin that starts at 0, and -log sigmoid(0) = log 2. A loss of 0 at the first step is
     a bug (one response twice, nan in half precision), and one that stays at 0.693 says that nothing
@@ -76,7 +76,7 @@ def centred(values: Tensor) -> Tensor:
 )
 def the_implicit_reward_has_a_constant(world: World) -> Tensor:
     r"""DPO's implicit reward, $\beta\log(\pi_\theta/\pi_\text{ref})$, is the reward.
-    Repair: it is the reward up to a constant of each prompt, $R - \beta\log Z(x)$.
+    Correction: it is the reward up to a constant of each prompt, $R - \beta\log Z(x)$.
 
     Pairs share a prompt, and only differences within it enter. So implicit rewards rank the answers
     to one question; across questions they compare nothing, and their sign says nothing either: that
@@ -100,11 +100,11 @@ def winners_that_fall(world: World) -> Tensor:
     return excess(-torch.where(ladder.advantage > 0, f, 0.0), 0.0)
 
 
-@claim("8.every-winner", "8", FAILS, counter=winners_that_fall)
+@claim("8.every-chosen response", "8", FAILS, counter=winners_that_fall)
 def dpo_lowers_most_winners(world: World) -> Tensor:
-    r"""DPO makes every response that wins more than it loses likelier.
-    Repair: imitation of the winners does, $f = \log(1 + t)$; DPO at $\beta = 0.1$ makes likelier
-    only those with $R > \beta\log Z$, close to the best.
+    r"""DPO makes every response that wins more than it loses more likely. Correction: imitation of
+    the chosen responses does, $f = \log(1 + t)$; DPO at $\beta = 0.1$ makes more likely only those
+    with $R > \beta\log Z$, close to the best.
 
     Probability is shared out: at a small beta nearly all of it goes to the best response, and what
     is merely better than average pays for it. So a falling chosen likelihood is not a failure of
@@ -126,12 +126,12 @@ def below_log_two_and_wrong(world: World) -> Tensor:
 
 @claim("9.loss-accuracy", "9", FAILS, worlds=ANY, counter=below_log_two_and_wrong)
 def a_low_loss_is_no_ranking(world: World) -> Tensor:
-    r"""A mean DPO loss below $\log 2$ says that the policy ranks most pairs rightly.
-    Repair: below $\log 2$ the mean margin is positive; how many margins are is another question:
-    one pair in ten may be enough.
+    r"""A mean DPO loss below $\log 2$ says that the policy ranks most pairs rightly. Correction:
+    below $\log 2$ the mean margin is positive; how many margins are is another question: one pair
+    in ten may be enough.
 
     The loss is convex in the margin, so log(1 + e^-mean) is at most the mean loss (Jensen). One
-    large margin outweighs nine small ones of the wrong sign. Look at the accuracy beside the loss,
+    large margin outweighs nine small ones of the wrong sign. Look at the accuracy next to the loss,
     as trainers log both.
     """
     f_w = some_log_ratios(world)

@@ -6,12 +6,12 @@ tolerance, an explanation, and the verdict we recorded for it:
 - **holds**: the residual is within tolerance in every world.
 - **holds under an assumption**: it does where the assumption is made, and does *not* where it is
   dropped.
-- **fails as published**: the published statement misses by a stated size in every world; its repair
-  holds.
+- **fails as published**: the published statement misses by a stated size in every world; its
+  correction holds.
 
-Worlds come stacked, one prompt a seed, so that one tensor program checks all seeds at once; a
-residual has one entry a seed.  ``run`` computes verdicts anew, and a verdict that differs from the
-recorded one is a failure of the ledger. Tolerances are 1e-9 for identities and 1e-8 for optima.
+Worlds come stacked, one prompt per seed, so that one tensor program checks all seeds at once; a
+residual has one entry per seed.  ``run`` computes verdicts anew, and a verdict that differs from
+the recorded one is a failure of the ledger. Tolerances are 1e-9 for identities and 1e-8 for optima.
 """
 
 import inspect
@@ -49,19 +49,19 @@ SECTIONS = {
     "6": "beta, and lengths",
     "7": "The paper against its code",
     "8": "Finite data and training dynamics",
-    "9": "Neighbours",
+    "9": "Neighbors",
     "12": "What a pair is worth",
     "13": "RLHF itself",
 }
 PAPER_SECTIONS = {
     "4.1": "RLHF is a form of imitation learning",
-    "4.2": "The objective: reverse KL to the winners",
+    "4.2": "The objective: reverse KL to the chosen responses",
     "4.3": "Density ratios by Bregman divergences",
     "4.4": "The loss: a change of variables",
     "5": "Experiments",
 }
 
-Check = Callable[[World], Tensor]  # worlds with one prompt a seed -> (seeds,) residuals
+Check = Callable[[World], Tensor]  # worlds with one prompt per seed -> (seeds,) residuals
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Claim:
     worlds: str = BT  # the family drawn for ``check``; see World.random
     counter: Check | None = None
     counter_worlds: str | None = None  # the family for ``counter`` where it differs
-    note: str = ""  # the assumption, or the repair
+    note: str = ""  # the assumption, or the correction
     paper: str = ""  # the section of the paper that states it
     explanation: str = ""  # why, in a paragraph
 
@@ -95,15 +95,14 @@ def claim(
 ) -> Callable[[Check], Check]:
     """Register the decorated check as a claim, ``fields`` as in ``Claim``.
 
-    The check's docstring begins with the statement and, on a line of its own, "If: ..." or "Repair:
-    ..." where the verdict needs such a note; then comes the explanation.  ``fields`` may hold them
-    instead.  With ``counter_worlds`` and no ``counter`` the check itself, on those worlds, is the
-    counter-check.
-    """
+    The check's docstring begins with the statement and, on a line of its own, "If: ..." or
+    "Correction: ..." where the verdict needs such a note; then comes the explanation.  ``fields``
+    may hold them instead.  With ``counter_worlds`` and no ``counter`` the check itself, on those
+    worlds, is the counter-check."""
 
     def register(check: Check) -> Check:
         head, _, explanation = inspect.cleandoc(check.__doc__ or "").partition("\n\n")
-        statement, *notes = re.split(r"^(?:If|Repair): ", head, flags=re.MULTILINE)
+        statement, *notes = re.split(r"^(?:If|Correction): ", head, flags=re.MULTILINE)
         texts = {
             "statement": statement,
             "note": "".join(notes).removesuffix("."),
@@ -143,7 +142,7 @@ class Result:
 
     @property
     def size(self) -> float | None:
-        """The smallest miss, over seeds, of the statement without its assumption or repair."""
+        """The smallest miss, over seeds, of the statement without its assumption or correction."""
         return min(self.counter) if self.counter else None
 
     @property
@@ -154,7 +153,7 @@ class Result:
         if self.size is None:
             return HOLDS
         if not self.size > 1000 * self.claim.tolerance:
-            return HOLDS  # also without the assumption or repair
+            return HOLDS  # also without the assumption or correction
         return self.claim.verdict if self.claim.verdict != HOLDS else ASSUMES
 
     @property
@@ -270,9 +269,8 @@ def some_policy(world: World) -> Tensor:
 
 
 def some_log_ratios(world: World, gen: Generator | None = None) -> Tensor:
-    """Log-ratios on both sides of zero, (X, Y), below the bound at which ``gen`` goes on along its
-    tangents.
-    """
+    """Log-ratios on both sides of zero, (X, Y), below the bound at which ``gen`` continues along
+    its tangents."""
     f = (some_policy(world) / world.ref).log() * 2
     return f if gen is None else f.clamp(max=math.log(gen.max_ratio))
 
@@ -298,8 +296,8 @@ def over_generators(check: Callable[[World, Generator], Tensor]) -> Check:
     return worst
 
 
-def minimise(world: World, objective: Callable[[Tensor], Tensor]) -> Tensor:
-    """The policy (X, Y) that minimises ``objective(policy)`` over the full tabular class."""
+def minimize(world: World, objective: Callable[[Tensor], Tensor]) -> Tensor:
+    """The policy (X, Y) that minimizes ``objective(policy)`` over the full tabular class."""
     logits = newton(lambda logits: objective(torch.softmax(logits, -1)), initial_logits(world))
     return torch.softmax(logits, -1)
 
@@ -316,7 +314,7 @@ def report(*patterns: str, seeds: int = 20) -> None:
     >>> report("1.mixture", "4.lsif-published")
     ✓ 1.mixture: holds (residual below 1e-09 on 20 random worlds)
     ✓ 4.lsif-published: fails as published, by at least 0.038
-      repair: holds with the mixture of both responses in the denominator
+      correction: holds with the mixture of both responses in the denominator
     """
     lines = []
     for result in run(select(*patterns), range(seeds)):
@@ -331,6 +329,8 @@ def report(*patterns: str, seeds: int = 20) -> None:
                 f" (else off by at least {result.size:.2g})\n{wrapped('if: ' + plain(claim.note))}"
             )
         else:
-            line += f", by at least {result.size:.2g}\n{wrapped('repair: ' + plain(claim.note))}"
+            line += (
+                f", by at least {result.size:.2g}\n{wrapped('correction: ' + plain(claim.note))}"
+            )
         lines.append(line)
     print("\n".join(lines))

@@ -24,7 +24,9 @@ def robust_dpo_told(world: World, label_smoothing: float) -> Tensor:
     """
     f = log_ratio(some_log_ratios(world), world.ref)
     robust_loss = population_loss(
-        noisy_labels(world, 0.2), make_loss("robust-dpo", beta=0.5, label_smoothing=label_smoothing), f
+        noisy_labels(world, 0.2),
+        make_loss("robust-dpo", beta=0.5, label_smoothing=label_smoothing),
+        f,
     )
     return gap(robust_loss[:, None], population_loss(world, make_loss("dpo", beta=0.5), f)[:, None])
 
@@ -77,7 +79,7 @@ def log_odds_margin(world: World) -> Tensor:
 
 @claim("5.exo", "5", ASSUMES, OPTIMUM, worlds=ANY, counter=log_odds_margin)
 def exo_hears_win_rates(world: World) -> Tensor:
-    r"""EXO on labelled pairs ends, between two responses, where $\beta\,(f(y) - f(y')) = (2P -
+    r"""EXO on labeled pairs ends, between two responses, where $\beta\,(f(y) - f(y')) = (2P -
     1)\,\log\frac{1 - \epsilon}{\epsilon}$: linear in $P$, as IPO.
     If: nobody takes it for DPO's optimum, log-odds.
 
@@ -110,8 +112,8 @@ def a_hinge_hears_the_majority(world: World) -> Tensor:
 
 @claim("5.discopop", "5")
 def discopop_starts_backwards(world: World) -> Tensor:
-    r"""DiscoPOP with its own $\tau = 0.05$ begins by pushing every winner down: at $f = 0$ its
-    slope in the margin is $\frac{1 - \log 2}{4\tau} - \frac34 > 0$.
+    r"""DiscoPOP with its own $\tau = 0.05$ begins by pushing every chosen response down: at $f = 0$
+    its slope in the margin is $\frac{1 - \log 2}{4\tau} - \frac34 > 0$.
 
     Its two parts, logistic and exponential, change places just where training starts, and the
     exponential is the larger: from 0.69 to 1 within a few tau. For tau above (1 - log 2)/3, about
@@ -124,13 +126,13 @@ def discopop_starts_backwards(world: World) -> Tensor:
 
 @claim("5.apo-down", "5")
 def apo_down_begins_with_the_losers(world: World) -> Tensor:
-    r"""APO-down begins with the losers: at $f = 0$ its slope is 0 in $f_w$ and $\beta/4$ in $f_l$;
-    and once a loser has moved, winners at $f_w = 0$ are pushed down.
+    r"""APO-down begins with the rejected responses: at $f = 0$ its slope is 0 in $f_w$ and
+    $\beta/4$ in $f_l$; and once a rejected response has moved, chosen responses at $f_w = 0$ are
+    pushed down.
 
-    One term lets the winner fall, the other pulls winner and loser apart, and at the start they
-    cancel for the winner. APO-zero, which is KTO with its reference point at 0, has slopes -beta/4
-    and beta/4 there.
-    """
+    One term lets the chosen response fall, the other gradients chosen and rejected response apart,
+    and at the start they cancel for the chosen response. APO-zero, which is KTO with its reference
+    point at 0, has slopes -beta/4 and beta/4 there."""
     zero = torch.zeros(len(world.ref), 1, dtype=world.ref.dtype)
     loss = make_loss("apo-down", beta=2.0)
     chosen_slope, rejected_slope = (
@@ -145,7 +147,7 @@ def apo_down_begins_with_the_losers(world: World) -> Tensor:
 def chi_po_optimum(world: World) -> Tensor:
     r"""chi-PO, f-DPO with $h'(r) = r + \log r$, ends where $\beta\,(r + \log r) = R - \lambda(x)$.
 
-    LSIF and UKL added: the chi-squared divergence beside the KL in RLHF. With the KL alone the
+    LSIF and UKL added: the chi-squared divergence next to the KL in RLHF. With the KL alone the
     ratio grows as e^(R/beta), here in the end as R/beta only, so a reward that is wrong at a rare
     response can be followed only so far.
     """
@@ -157,14 +159,15 @@ def chi_po_optimum(world: World) -> Tensor:
 @claim("5.cal-dpo", "5", tolerance=OPTIMUM, worlds=ANY)
 def cal_dpo_balance(world: World, beta: float = 0.4) -> Tensor:
     r"""Cal-DPO ends where $(v - w) + 2f - t/\beta = \lambda r$, $v$ the win rates that the policy
-    predicts: its squares pull $f$ to $t/(2\beta)$, a tilt by win rates, not to $R/\beta$.
+    predicts: its squares gradient $f$ to $t/(2\beta)$, a tilt by win rates, not to $R/\beta$.
 
-    The squares are SPPO's, whose target is linear in t; DPO beside them is a bracket between -1 and
-    1, small where beta is.
-    """
+    The squares are SPPO's, whose target is linear in t; DPO besides them is a bracket between -1
+    and 1, small where beta is."""
     r = fit(world, make_loss("cal-dpo", beta=beta)) / world.ref
     f = r.log()
-    multiplier = (predicted_win_rate(world, f) - world.win_rate + 2 * f - world.advantage / beta) / r
+    multiplier = (
+        predicted_win_rate(world, f) - world.win_rate + 2 * f - world.advantage / beta
+    ) / r
     return gap(multiplier, multiplier.mean(1, keepdim=True).expand_as(multiplier))
 
 
@@ -180,15 +183,14 @@ def generators_apart(world: World) -> Tensor:
 
 @claim("5.bpo", "5", ASSUMES, OPTIMUM, counter=generators_apart, counter_worlds=ANY)
 def matching_on_pairs_is_rlhf(world: World) -> Tensor:
-    r"""Bregman matching on pairs ends at RLHF, $\pi_\text{ref}\,e^{R/\beta}/Z$, with every
-    generator; on responses, as in DIL, at imitation.
+    r"""Bregman matching on pairs has its optimum at RLHF, $\pi_\text{ref}\,e^{R/\beta}/Z$, with
+    every generator; on responses, as in DIL, at imitation.
     If: the preference is Bradley–Terry; else each generator has an end of its own.
 
     On pairs the ratio is that of the two orders, odds P/(1 - P), and Bradley–Terry's odds are e^(R
     - R'): a difference of log-ratios fits them exactly, by BPO's power divergences as by any. On
-    responses it is that of winners to the reference, 2w. The same divergences, two targets (BPO and
-    DIL).
-    """
+      responses it is that of chosen responses to the reference, 2w. The same divergences, two
+      targets (BPO and DIL)."""
     generators = ("ukl", "bce", "lsif", "hellinger", "power(0.5)")
     ends = [
         search(world, make_loss("bpo", generator=gen, beta=1.0), starts=2) for gen in generators

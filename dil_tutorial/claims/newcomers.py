@@ -27,14 +27,14 @@ from toy.fit import fit, population_loss
 
 @claim("5.rdro", "5", worlds=ANY)
 def the_relative_ratio(world: World) -> Tensor:
-    r"""RDRO's relative ratio, of winners to $\alpha$ winners and $1 - \alpha$ losers, is $w/(\alpha
-    w + (1 - \alpha)(1 - w))$, at most $1/\alpha$; at $\alpha = \frac12$ it is
-    $\pi_\text{chosen}/\pi_\text{ref} \le 2$, the ratio that repaired losses fit.
+    r"""RDRO's relative ratio, of chosen responses to $\alpha$ chosen responses and $1 - \alpha$
+    rejected responses, is $w/(\alpha w + (1 - \alpha)(1 - w))$, at most $1/\alpha$; at $\alpha =
+    \frac12$ it is $\pi_\text{chosen}/\pi_\text{ref} \le 2$, the ratio that corrected losses fit.
 
-    On pairs drawn from the reference the even mixture of winners and losers is the reference. So
-    the bound that keeps RDRO stable is the bound of best of two, and at one half its target and the
-    repaired denominator's are one; fitted by the logistic loss it is NCA (claim 4.nca).
-    """
+    On pairs drawn from the reference the even mixture of chosen and rejected responses is the
+    reference. So the bound that keeps RDRO stable is the bound of best of two, and at one half its
+    target and the corrected denominator's are one; fitted by the logistic loss it is NCA (claim
+    4.nca)."""
     w = world.win_rate
     worst = gap(world.chosen / ((world.chosen + world.rejected) / 2), world.chosen / world.ref)
     for alpha in (0.25, 0.5, 0.8):
@@ -47,9 +47,9 @@ def the_relative_ratio(world: World) -> Tensor:
 
 @claim("5.ddro", "5", worlds=HARD)
 def winners_to_losers(world: World) -> Tensor:
-    r"""DDRO's ratio, of winners to losers, is $\rho = w/(1 - w)$ for any preference, and the
-    winners' law is found back from it: $\pi_\text{ref}\,2\rho/(1 + \rho)$. But it reaches $(2 -
-    \pi_\text{ref})/\pi_\text{ref}$, at a response that nothing beats.
+    r"""DDRO's ratio, of chosen to rejected responses, is $\rho = w/(1 - w)$ for any preference, and
+    the chosen distribution is found back from it: $\pi_\text{ref}\,2\rho/(1 + \rho)$. But it
+    reaches $(2 - \pi_\text{ref})/\pi_\text{ref}$, at a response that nothing beats.
 
     Consistent, as its authors prove: no model of preferences is needed, win rates are enough. A
     response that beats all others ties with itself, and loses in no other way; the rarer it is, the
@@ -65,12 +65,12 @@ def winners_to_losers(world: World) -> Tensor:
 @claim("5.gsil", "5", tolerance=OPTIMUM, worlds=ANY)
 def demonstrations_against_own_samples(world: World) -> Tensor:
     r"""GSIL, demonstrations against the policy's own samples, is DIL with the denominator
-    `reference`: its logistic, Brier and KLIEP forms (BCE, Brier, UKL) all end at the demonstrators'
-    law.
+    `reference`: its logistic, Brier and KLIEP forms (BCE, Brier, UKL) all have their optimum at the
+    demonstrators' distribution.
 
-    The same first author's earlier method: there the first law is a demonstrator's, here it is that
-    of the winners, and the second is the reference's in both. Each of the three is a proper loss
-    for telling two laws apart, hence a Bregman divergence of their ratio.
+    The same first author's earlier method: there the first distribution is a demonstrator's, here
+    it is that of the chosen responses, and the second is the reference's in both. Each of the three
+    is a proper loss for telling two distributions apart, hence a Bregman divergence of their ratio.
     """
     ends = [
         fit(world, make_loss("dil", generator=h, denominator="reference"))
@@ -82,11 +82,11 @@ def demonstrations_against_own_samples(world: World) -> Tensor:
 @claim("5.gsil-hinge", "5", worlds=ANY)
 def a_hinge_tells_laws_apart_and_no_more(world: World) -> Tensor:
     r"""GSIL's hinge, $\max(0, 1 - f)$ on demonstrations and $\max(0, 1 + f)$ on own samples, wants
-    $f = 1$ wherever demonstrations are more frequent and $f = -1$ elsewhere: it says which law a
-    response comes from, and not by how much.
+    $f = 1$ wherever demonstrations are more frequent and $f = -1$ elsewhere: it says which
+    distribution a response comes from, and not by how much.
 
     A hinge is no proper loss: no h has it as its two terms, and no ratio can be read off its
-    minimiser. As for pairs, it hears the majority.
+    minimizer. As for pairs, it depends on the majority.
     """
     f = torch.linspace(-3, 3, 601, dtype=world.ref.dtype)
     values = world.chosen[:, :, None] * (1 - f).clamp(min=0) + world.ref[:, :, None] * (
@@ -97,13 +97,13 @@ def a_hinge_tells_laws_apart_and_no_more(world: World) -> Tensor:
 
 @claim("5.spin", "5", tolerance=OPTIMUM, worlds=ANY)
 def self_play_ends_at_the_demonstrations(world: World) -> Tensor:
-    r"""SPIN, DPO with demonstrations as winners and the policy's own samples as losers, ends at
-    $\pi_\text{ref}\,(q/\pi_\text{ref})^{1/\beta}/Z$ for demonstrations from $q$: at $\beta = 1$ one
-    round arrives at $q$.
+    r"""SPIN, DPO with demonstrations as chosen responses and the policy's own samples as rejected
+    responses, has its optimum at $\pi_\text{ref}\,(q/\pi_\text{ref})^{1/\beta}/Z$ for
+    demonstrations from $q$: at $\beta = 1$ one round arrives at $q$.
 
     Such pairs obey Bradley–Terry whatever q is, with log q/pi_ref for a reward: of two responses,
-    the chance that the first is the demonstration. Here q is the winners' law: imitation of
-    winners, by way of DPO, from unpaired data.
+    the chance that the first is the demonstration. Here q is the chosen distribution: imitation of
+    chosen responses, by way of DPO, from unpaired data.
     """
     q, pairs = world.chosen, world.chosen[:, :, None] * world.ref[:, None, :]
     ends = [fit(world, make_loss("dpo", beta=beta), pairs=pairs) for beta in (1.0, 2.0)]
@@ -123,11 +123,12 @@ def rebel_end(world: World, gap_of: Tensor | float) -> Tensor:
 
 @claim("5.rebel", "5", ASSUMES, OPTIMUM, worlds=HARD, counter=lambda world: rebel_end(world, 1.0))
 def rebel_regresses_to_rlhf(world: World) -> Tensor:
-    r"""REBEL ends at RLHF's optimum, $\pi_\text{ref}\,e^{\eta R}/Z$, even where labels are certain.
-    If: it is fed differences of rewards; with labels, a difference of 1, it is IPO.
+    r"""REBEL has its optimum at RLHF's optimum, $\pi_\text{ref}\,e^{\eta R}/Z$, even where labels
+    are certain.
+    If: it is given differences of rewards; with labels, a difference of 1, it is IPO.
 
     A difference of log-ratios is fitted to a difference of rewards by least squares, and both are
-    differences: the fit is exact, so neither the law of the pairs nor the labels matter.
+    differences: the fit is exact, so neither the distribution of the pairs nor the labels matter.
     """
     R = world.true_reward
     return rebel_end(world, R[:, :, None] - R[:, None, :])
@@ -135,7 +136,7 @@ def rebel_regresses_to_rlhf(world: World) -> Tensor:
 
 @claim("5.dro", "5", worlds=ANY)
 def dro_is_ipo_without_pairs(world: World) -> Tensor:
-    r"""DRO with labels for rewards, 1 for a win and 0 for a loss, ends at IPO's optimum,
+    r"""DRO with labels for rewards, 1 for a win and 0 for a loss, has its optimum at IPO's optimum,
     $\pi_\text{ref}\,e^{w/\tau}/Z$, without pairs, with the value $V = \tau\log Z$.
 
     The regression of a label on tau f + V finds the mean label, which is the win rate. IPO
@@ -163,9 +164,9 @@ def dro_with_a_fixed_value_is_sppo(world: World) -> Tensor:
 
 @claim("5.bonbon", "5", tolerance=OPTIMUM, worlds=ANY)
 def bonbon_has_two_ends(world: World) -> Tensor:
-    r"""BoNBoN's pairwise part alone ends at $\pi_\text{ref}\,e^{2mw}/Z$, $m = (n - 1)(1 + \dots +
-    \frac1{n - 1})$; its other part alone at the law of its winners. For $n = 2$ these are IPO at
-    $\tau = \frac12$ and best of two: neighbours, not the same.
+    r"""BoNBoN's pairwise part alone has its optimum at $\pi_\text{ref}\,e^{2mw}/Z$, $m = (n - 1)(1
+    + \dots + \frac1{n - 1})$; its other part alone at the distribution of its chosen responses. For
+    $n = 2$ these are IPO at $\tau = \frac12$ and best of two: neighbors, not the same.
 
     m is the mean of f_w - f_l under the best-of-n policy. A regression on that mean gets the mean
     right; the policy itself it would get right only if the difference did not vary.
@@ -184,13 +185,13 @@ def bonbon_has_two_ends(world: World) -> Tensor:
 
 @claim("5.aot", "5", worlds=ANY)
 def aot_forgets_who_met_whom(world: World) -> Tensor:
-    r"""AOT, unpaired, is DPO on a batch of one pair, and on more does not change when losers change
-    partners: it compares the laws of $f$ among winners and among losers.
+    r"""AOT, unpaired, is DPO on a batch of one pair, and on more does not change when rejected
+    responses change partners: it compares the distributions of $f$ among chosen responses and among
+    rejected responses.
 
-    It sorts both sides of a batch and compares quantiles, so only the two marginal laws enter,
-    which for pairs of the reference are pi_ref (1 + t) and pi_ref (1 - t): win rates, and nothing
-    else of P.
-    """
+    It sorts both sides of a batch and compares quantiles, so only the two marginal distributions
+    enter, which for pairs of the reference are pi_ref (1 + t) and pi_ref (1 - t): win rates, and
+    nothing else of P."""
     f_w, f_l = some_log_ratios(world), some_log_ratios(world).flip(1) / 2
     loss = make_loss("aot-unpaired", beta=1.0)
     one = gap(loss(f_w[:, :1], f_l[:, :1]), dpo_loss(f_w[:, :1], f_l[:, :1], beta=1.0))
@@ -202,10 +203,9 @@ def aot_asks_less_than_dpo(world: World) -> Tensor:
     r"""AOT, paired, is DPO on a batch of one pair, at most DPO's mean on more, and does not change
     when pairs exchange their margins.
 
-    Sorting two lists puts large beside large, which makes a sum of convex functions of their
-    differences least. So it asks the policy's margins, as a law, to lie above the reference's, and
-    does not care which pair has which.
-    """
+    Sorting two lists puts large besides large, which makes a sum of convex functions of their
+    differences least. So it asks the policy's margins, as a distribution, to lie above the
+    reference's, and does not care which pair has which."""
     f_w, f_l = some_log_ratios(world), some_log_ratios(world).flip(1) / 2
     ref = world.ref.log()
     ref_logps = {"ref_chosen": ref, "ref_rejected": ref.roll(1, dims=1)}
@@ -225,8 +225,8 @@ def aot_asks_less_than_dpo(world: World) -> Tensor:
 
 @claim("6.desensitised", "6", worlds=ANY)
 def a_longer_response_ends_unheard(world: World) -> Tensor:
-    r"""LD-DPO with $\alpha = 0$ hears nothing of how the longer of two responses ends: its tokens
-    beyond the shorter one's length, the end token among them, have no gradient, and with $\alpha$
+    r"""LD-DPO with $\alpha = 0$ does not depend on how the longer of two responses ends: its tokens
+    beyond the shorter one's length, the EOS token among them, have no gradient, and with $\alpha$
     they have $\alpha$ times DPO's.
 
     What is cut off is the part that says where a long response stops; so length is then learned
@@ -269,7 +269,7 @@ def weights_of_pairs_do_not_move_dpo(world: World) -> Tensor:
 @claim("5.tr-dpo", "5", tolerance=OPTIMUM)
 def a_moving_reference_divides_beta(world: World) -> Tensor:
     r"""TR-DPO, whose reference is now and then the policy itself, ends after $k$ such updates on
-    the same labels where DPO ends at $\beta/k$.
+    the same labels where DPO has its optimum at $\beta/k$.
 
     Each update starts again from pi_ref e^{R/beta} and multiplies by e^{R/beta} once more. So a
     moving reference is a smaller beta, and updates without end, the greedy policy. DPO after DPO is
@@ -314,11 +314,11 @@ def alpha_dpo_turns_from_the_reference(world: World) -> Tensor:
 
 @claim("5.f-po", "5", worlds=ANY)
 def f_po_holds_dpo_and_exo(world: World) -> Tensor:
-    r"""f-PO on labelled pairs is conservative DPO with UKL, less the label's entropy, and EXO with
+    r"""f-PO on labeled pairs is conservative DPO with UKL, less the label's entropy, and EXO with
     Itakura–Saito.
 
     Two directions of KL between a smoothed label and the policy's prediction of it: D_h of two
-    points. Between them lie losses that hear something between log-odds and win rates.
+    points. Between them lie losses that depend on something between log-odds and win rates.
     """
     f_w, f_l = some_log_ratios(world), some_log_ratios(world).flip(1)
     label = torch.tensor([0.9, 0.1], dtype=f_w.dtype)
@@ -337,9 +337,8 @@ def alphapo_is_an_f_dpo(world: World) -> Tensor:
     generator of $-\alpha$, against a uniform reference.
 
     What its paper calls the shape of the reward is the choice of a divergence. Under Bradley–Terry,
-    on responses of one token, it ends at p with beta (1 - p^-alpha)/alpha = R - lambda: alpha above
-    0 keeps rare responses alive, as a divergence with a steep h' at 0.
-    """
+    on responses of one token, it has its optimum at p with beta (1 - p^-alpha)/alpha = R - lambda:
+    alpha above 0 keeps rare responses alive, as a divergence with a steep h' at 0."""
     logp = some_policy(world).log()
     ours = make_loss("alphapo", alpha=0.4, beta=1.5, gamma=0.0)(logp, logp.flip(1))
     return gap(ours, make_loss("f-dpo", generator="power(-0.4)", beta=1.5)(logp, logp.flip(1)))
@@ -350,10 +349,9 @@ def simper_is_linear(world: World) -> Tensor:
     r"""SimPER on responses of one token is $-2\sum_y \pi_\text{ref}\,t\,\pi$, linear in the policy:
     it has no end but a single response, that of the largest $\pi_\text{ref}\,t$.
 
-    Winners' probabilities up, losers' down, and nothing that holds: neither a reference nor a
-    curved loss. Its authors read it as total variation, which is least where winners are separated
-    from losers, not where they are imitated.
-    """
+    Chosen responses' probabilities up, rejected responses' down, and nothing that holds: neither a
+    reference nor a curved loss. Its authors read it as total variation, which is least where chosen
+    responses are separated from rejected responses, not where they are imitated."""
     policy = some_policy(world)
     value = population_loss(world, make_loss("simper"), (policy / world.ref).log())
     moved = torch.zeros_like(policy).scatter(

@@ -65,11 +65,10 @@ def logged_rewards(world: World) -> Tensor:
 
 @claim("7.value-at-start", "7")
 def start_is_the_same(world: World) -> Tensor:
-    """At the start, $f = 0$, every loss sees the same thing whether it is fed sums or means.
+    """At the start, $f = 0$, every loss sees the same thing whether it is given sums or means.
 
     Zero divided by a length is zero. Means and sums part only as training moves, and with a mean
-    each token's pull is |y| times weaker: with learning rates of 5e-7 and one epoch the published
-    runs stay close to this point (see 8.first-step).
-    """
+    each token's gradient is |y| times weaker: with learning rates of 5e-7 and one epoch the
+    published runs stay close to this point (see 8.first-step)."""
     f = some_log_ratios(world) * 0
     return gap(derivative(UKL.reference_loss, f), derivative(UKL.reference_loss, f / 7))

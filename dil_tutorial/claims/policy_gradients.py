@@ -1,4 +1,4 @@
-"""THEORY §13: RLHF itself, by samples, and why imitation cannot over-optimise.  Expectations are
+"""THEORY §13: RLHF itself, by samples, and why imitation cannot over-optimize.  Expectations are
 enumerated, not sampled.
 """
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from dil_tutorial import policy_gradient as pg
 from dil_tutorial.claims.ledger import ANY, ASSUMES, OPTIMUM, claim, excess, gap, some_policy
 from dil_tutorial.rlhf import kl, rlhf_objective, rlhf_optimum
-from toy import World, optima, overoptimisation
+from toy import World, optima, overoptimization
 from toy import policy_gradient as exact
 from toy.efficiency import jacobian
 from toy.gallery import rock_paper_scissors
@@ -27,39 +27,38 @@ def gradient(world: World) -> Tensor:
 
 
 def expected(
-    world: World, advantage: Advantage, behaviour: Tensor | None = None, clip: float = math.inf
+    world: World, advantage: Advantage, behavior: Tensor | None = None, clip: float = math.inf
 ) -> Tensor:
     """The step at ``some_policy`` that a group's loss makes on average, of the policy's samples or
-    of ``behaviour``'s, (X, Y).
+    of ``behavior``'s, (X, Y).
     """
     policy = some_policy(world)
     f = (policy / world.ref).log()
 
     def loss(y: Tensor, logps: Tensor) -> Tensor:
-        A = advantage(pg.penalised(world.true_reward[:, y], f[:, y], BETA))
+        A = advantage(pg.penalized(world.true_reward[:, y], f[:, y], BETA))
         return (
             pg.reinforce_loss(A, logps)
-            if behaviour is None
-            else pg.clipped_loss(A, logps, behaviour.log()[:, y], clip)
+            if behavior is None
+            else pg.clipped_loss(A, logps, behavior.log()[:, y], clip)
         )
 
-    return exact.enumerated(policy, SAMPLES, loss, behaviour)[0]
+    return exact.enumerated(policy, SAMPLES, loss, behavior)[0]
 
 
-# --- Why imitation cannot over-optimise -----------------------------------------------------------
+# --- Why imitation cannot over-optimize -----------------------------------------------------------
 
 
 @claim("13.floor", "13.1", ASSUMES, counter=lambda world: fallen(world, 0.7))
 def floor(world: World) -> Tensor:
-    r"""Imitating the winners never lowers the true reward: $E_{\pi_\text{chosen}} R -
+    r"""Imitating the chosen responses never lowers the true reward: $E_{\pi_\text{chosen}} R -
     E_{\pi_\text{ref}} R = (1 - 2\epsilon)\,E_{\pi_\text{ref}}[t R] \ge 0$, and never goes further
     than $\log 2 - 1/2$ nats.
     If: fewer than half of the Bradley–Terry labels are flipped, $\epsilon < 1/2$.
 
-    Flips shrink t by 1 - 2 epsilon. t rises with R, so under any law their covariance is not
-    negative (Chebyshev), and the mean of t is zero. However noisy the labels, the worst that
-    imitation does is to stay.
-    """
+    Flips shrink t by 1 - 2 epsilon. t rises with R, so under any distribution their covariance is
+    not negative (Chebyshev), and the mean of t is zero. However noisy the labels, the worst that
+    imitation does is to stay."""
     rises = []
     for epsilon in (0.0, 0.2, 0.49):
         policy = world.ref * (1 + (1 - 2 * epsilon) * world.advantage)
@@ -113,7 +112,7 @@ def lost_on(world: World, proxy: Tensor) -> Tensor:
 def rounds_of_imitation(world: World) -> Tensor:
     r"""Rounds of imitation, each on fresh pairs of the policy before it, never lower the true
     reward from round to round.
-    If: the labels are fresh, by the true reward; labelled by one wrong proxy again and again,
+    If: the labels are fresh, by the true reward; labeled by one wrong proxy again and again,
     rounds go where RLHF on it goes.
 
     Every policy is the next one's reference, so the floor holds at every step: a staircase that
@@ -127,8 +126,8 @@ def least_gain(world: World, reward: Tensor) -> Tensor:
     """The most true reward that a round of imitation loses against the best before it, over twelve
     rounds, (X,).
     """
-    gold = overoptimisation.gain(
-        overoptimisation.rounds(world.ref, reward, 12), world.ref, world.true_reward
+    gold = overoptimization.gain(
+        overoptimization.rounds(world.ref, reward, 12), world.ref, world.true_reward
     )
     return (gold.cummax(0).values - gold).amax(0)
 
@@ -142,14 +141,14 @@ def least_gain(world: World, reward: Tensor) -> Tensor:
     counter=lambda world: unrest(rock_paper_scissors(), 0.05).expand(len(world.ref)),
 )
 def rounds_kept_near_the_reference(world: World) -> Tensor:
-    r"""Rounds of imitation on a leash, each the geometric mean of the winners' law, weight $1 -
-    \gamma$, and the first reference, weight $\gamma$, come to rest where $\log(\pi/\pi_0) =
+    r"""Rounds of imitation on a leash, each the geometric mean of the chosen distribution, weight
+    $1 - \gamma$, and the first reference, weight $\gamma$, come to rest where $\log(\pi/\pi_0) =
     (1/\gamma - 1)\,\log(1 + t) + c$, t against the policy itself: an equilibrium of self-play, for
-    any labeller.
+    any labeler.
     If: they are pulled strongly enough, here $\gamma = 1/2$; pulled weakly, rock–paper–scissors
     goes round for ever.
 
-    Each round minimises (1 - gamma) KL(pi || pi_chosen) + gamma KL(pi || pi_0), imitation with
+    Each round minimizes (1 - gamma) KL(pi || pi_chosen) + gamma KL(pi || pi_0), imitation with
     RLHF's own leash. Putting pi_chosen = pi (1 + t) in, gamma log pi = gamma log pi_0 + (1 - gamma)
     log(1 + t). The residual is what the equation misses after 300 rounds.
     """
@@ -174,13 +173,12 @@ def unrest(world: World, gamma: float) -> Tensor:
 
 @claim("13.strides", "13.7")
 def published_rounds_go_further(world: World) -> Tensor:
-    r"""Round for round the published losses go further from the reference than their repair: after
-    each of three rounds on fresh labels $KL(\pi_k\,\|\,\pi_0)$ is larger, most for LSIF.
+    r"""Round for round the published losses go further from the reference than their correction:
+    after each of three rounds on fresh labels $KL(\pi_k\,\|\,\pi_0)$ is larger, most for LSIF.
 
-    A published round ends beyond the winners' law (section 4), so it starts the next one further
-    out. With fresh true labels that is faster, with one wrong proxy it is faster to the wrong
-    place.
-    """
+    A published round ends beyond the chosen distribution (section 4), so it starts the next one
+    further out. With fresh true labels that is faster, with one wrong proxy it is faster to the
+    wrong place."""
 
     def walked(generator: str, denominator: str) -> Tensor:
         policy, distances = world.ref, []
@@ -193,19 +191,18 @@ def published_rounds_go_further(world: World) -> Tensor:
             distances.append(kl(policy, world.ref))
         return torch.stack(distances, 1)  # (X, 3)
 
-    repaired, bce, ukl, lsif = (
+    corrected, bce, ukl, lsif = (
         walked("ukl", "mixture"),
         *(walked(h, "rejected") for h in ("bce", "ukl", "lsif")),
     )
     return torch.stack(
-        [excess(repaired, bce), excess(repaired, ukl), excess(bce, lsif), excess(ukl, lsif)]
+        [excess(corrected, bce), excess(corrected, ukl), excess(bce, lsif), excess(ukl, lsif)]
     ).amax(0)
 
 
 def hermite(nodes: int = 80) -> tuple[Tensor, Tensor]:
-    """Places and weights of the standard normal law: sums over them are its expectations, to
-    rounding.
-    """
+    """Places and weights of the standard normal distribution: sums over them are its expectations,
+    to rounding."""
     places, weights = np.polynomial.hermite_e.hermegauss(nodes)
     return torch.from_numpy(places), torch.from_numpy(weights / weights.sum())
 
@@ -226,10 +223,12 @@ def gold_without_gold(world: World) -> Tensor:
     gold = estimate = torch.zeros_like(world.ref[:, 0])
     for z, weight in zip(*hermite(), strict=True):
         proxy = world.true_reward + 0.5 * z * u
-        gold = gold + weight * overoptimisation.gain(
+        gold = gold + weight * overoptimization.gain(
             rlhf_optimum(world.ref, proxy, BETA), world.ref, world.true_reward
         )
-        estimate = estimate + weight * overoptimisation.gold_estimated(world.ref, proxy, covariance, BETA)
+        estimate = estimate + weight * overoptimization.gold_estimated(
+            world.ref, proxy, covariance, BETA
+        )
     return gap(gold[:, None], estimate[:, None])
 
 
@@ -279,7 +278,7 @@ def closed_path(world: World) -> Tensor:
     s})R/\beta}/Z$.
 
     f_s = c(s) R - log Z with dc/ds = 1 - beta c. So every policy on the way is RLHF's optimum for a
-    larger beta: to stop early is to regularise more, and to train on is to lower beta to its final
+    larger beta: to stop early is to regularize more, and to train on is to lower beta to its final
     value.
     """
     time = torch.tensor(0.8, dtype=world.ref.dtype, requires_grad=True)
@@ -400,7 +399,8 @@ def grpo_on_successes(world: World) -> Tensor:
     expected_step = exact.enumerated(policy, SAMPLES, loss)[0]
     p = (policy * reward).sum(1)
     return gap(
-        expected_step, exact.grpo_scale(p, SAMPLES)[:, None] * exact.exact(policy, world.ref, reward)
+        expected_step,
+        exact.grpo_scale(p, SAMPLES)[:, None] * exact.exact(policy, world.ref, reward),
     )
 
 

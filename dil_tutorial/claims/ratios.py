@@ -22,7 +22,7 @@ from dil_tutorial.claims.ledger import (
     claim,
     excess,
     gap,
-    minimise,
+    minimize,
     over_generators,
     some_log_ratios,
     some_policy,
@@ -39,10 +39,9 @@ def reverse_kl_is_rlhf(world: World) -> Tensor:
     r"""$KL(\pi_\theta\,\|\,\pi_\text{chosen}) = KL(\pi_\theta\,\|\,\pi_\text{ref}) - E_{\pi_\theta}
     \log r^*$.
 
-    Split log(pi/pi_chosen) at pi_ref. The reverse KL to the winners is a KL-regularised reward:
-    stay near the reference, and earn the log-ratio r* = pi_chosen/pi_ref. No reward model appears,
-    but its place is taken.
-    """
+    Split log(pi/pi_chosen) at pi_ref. The reverse KL to the chosen responses is a KL-regularized
+    reward: stay near the reference, and earn the log-ratio r* = pi_chosen/pi_ref. No reward model
+    appears, but its place is taken."""
     policy, ratio = some_policy(world), world.chosen / world.ref
     return (
         kl(policy, world.chosen) - (kl(policy, world.ref) - (policy * ratio.log()).sum(1))
@@ -59,7 +58,7 @@ def dil_objective_optimum(world: World) -> Tensor:
     """
     log_ratio = (world.chosen / world.ref).log()
     return gap(
-        minimise(world, lambda pi: -rlhf.rlhf_objective(pi, world.ref, log_ratio, 1.0)),
+        minimize(world, lambda pi: -rlhf.rlhf_objective(pi, world.ref, log_ratio, 1.0)),
         world.chosen,
     )
 
@@ -70,9 +69,8 @@ def bregman_gap(world: World) -> Tensor:
     every convex $h$.
 
     The divergence contains the unknown r*; multiply out, and r* appears only inside an average over
-    the winners, which the data provide. What is left, L_h, can be estimated and differs from the
-    divergence by a constant.
-    """
+    the chosen responses, which the data provide. What is left, L_h, can be estimated and differs
+    from the divergence by a constant."""
 
     def check(world: World, gen: Generator) -> Tensor:
         f, f_true = some_log_ratios(world, gen), (world.chosen / world.ref).log()
@@ -126,9 +124,8 @@ def loss_forms(world: World) -> Tensor:
 def weight_ratio(world: World) -> Tensor:
     """The reference weight is always $r$ times the chosen weight.
 
-    r^2 h'' over r h''. So the two pulls on a response balance where the data say A(y) = D(y) r(y),
-    whatever h is, unless normalisation interferes.
-    """
+    r^2 h'' over r h''. So the two gradients on a response balance where the data say A(y) = D(y)
+    r(y), whatever h is, unless normalization interferes."""
 
     def check(world: World, gen: Generator) -> Tensor:
         f = some_log_ratios(world, gen)
@@ -169,7 +166,7 @@ def power_family(world: World) -> Tensor:
     and Itakura–Saito ($-1$).
 
     The power (Basu) divergences. The exponent says which ratios matter: the larger a, the more the
-    loss cares about responses that the winners have often and the reference seldom.
+    loss cares about responses that the chosen responses have often and the reference rarely.
     """
     f = some_log_ratios(world)
     gaps = []
@@ -201,9 +198,9 @@ def mixtures_are_linear(world: World) -> Tensor:
     )
 
 
-@claim("3.normaliser", "3.4", worlds=ANY, paper="4.4")
+@claim("3.normalizer", "3.4", worlds=ANY, paper="4.4")
 def no_normaliser(world: World) -> Tensor:
-    r"""The change of variables needs no normaliser: $Z = \sum_y \pi_\text{ref}\, r^* = 1$.
+    r"""The change of variables needs no normalizer: $Z = \sum_y \pi_\text{ref}\, r^* = 1$.
 
     A density ratio integrates to one against its denominator. So at temperature 1 the policy's own
     log-ratio can stand for log r*, with nothing left over. At another temperature something is
@@ -214,12 +211,11 @@ def no_normaliser(world: World) -> Tensor:
 
 @claim("3.no-pairing", "3.4", worlds=ANY, paper="4.4")
 def shuffled_pairs(world: World) -> Tensor:
-    """No pairing is used: winners and losers may come from different pairs.
+    """No pairing is used: chosen and rejected responses may come from different pairs.
 
-    The DIL loss is a sum of a term of the winner and one of the loser, so only their separate laws
-    matter. Shuffle the losers among the pairs, and the loss is the same for every policy. (DPO
-    looks at the pair: claim 5.win-rates.)
-    """
+    The DIL loss is a sum of a term of the chosen response and one of the rejected response, so only
+    their separate distributions matter. Shuffle the rejected responses among the pairs, and the
+    loss is the same for every policy. (DPO looks at the pair: claim 5.win-rates.)"""
     f = some_log_ratios(world)
     shuffled = world.chosen.unsqueeze(2) * world.rejected.unsqueeze(1)
     gaps = []
@@ -236,18 +232,17 @@ def shuffled_pairs(world: World) -> Tensor:
 
 @claim("3.ukl-is-sft", "3.3", worlds=ANY)
 def ukl_is_sft(world: World) -> Tensor:
-    r"""For normalised policies repaired UKL is SFT: $L = -E_{\pi_\text{chosen}} f + 1$, in any
+    r"""For normalized policies corrected UKL is SFT: $L = -E_{\pi_\text{chosen}} f + 1$, in any
     class of policies.
 
     UKL's reference term is E_ref e^f, the policy's total mass, which is one. What remains is the
-    log-likelihood of the winners. So the generator the paper calls UKL, with the right denominator,
-    is the *forward* KL of plain SFT, not a reverse KL; with finite data its reference term acts as
-    a control variate for the normalisation over unseen responses.
-    """
+    log-likelihood of the chosen responses. So the generator the paper calls UKL, with the right
+    denominator, is the *forward* KL of plain SFT, not a reverse KL; with finite data its reference
+    term acts as a control variate for the normalization over unseen responses."""
     policy = some_policy(world)
     f = (policy / world.ref).log()
-    repaired = population_loss(world, make_loss("dil", generator="ukl", denominator="mixture"), f)
-    return (repaired - population_loss(world, make_loss("sft"), f) - 1).abs()
+    corrected = population_loss(world, make_loss("dil", generator="ukl", denominator="mixture"), f)
+    return (corrected - population_loss(world, make_loss("sft"), f) - 1).abs()
 
 
 def second_derivative(integrand_slope: Tensor, at: Tensor) -> Tensor:
@@ -273,22 +268,21 @@ def curvature_in_the_truth(world: World, gen: Generator | None) -> Tensor:
     "3.not-reverse", "3.2", ASSUMES, worlds=ANY, counter=lambda w: curvature_in_the_truth(w, None)
 )
 def no_generator_is_the_reverse_kl(world: World) -> Tensor:
-    r"""The divergence that DIL minimises is curved in $r^*$ independently of $r$, as $B_h(r^*, r)$
+    r"""The divergence that DIL minimizes is curved in $r^*$ independently of $r$, as $B_h(r^*, r)$
     is.
     If: it comes from a convex $h$; the reverse KL, $r\log\frac{r}{r^*}$, does not.
 
     In B_h(r*, r) the truth enters as h(r*) plus a linear term, so its second derivative in r* is
     h''(r*), whatever r is. The reverse KL's is r/r*^2, which depends on r. Hence no generator turns
-    the ratio loss into the reverse KL that DIL set out to minimise; they share a minimiser when the
+    the ratio loss into the reverse KL that DIL set out to minimize; they share a minimizer when the
     class contains it, and nothing more.
     """
     return over_generators(lambda w, gen: curvature_in_the_truth(w, gen))(world)
 
 
 def restricted_gap(world: World) -> Tensor:
-    """KL between LSIF's and the reverse projection of the winners' law on discretised Gaussians, in
-    the bimodal world.
-    """
+    """KL between LSIF's and the reverse projection of the chosen distribution on discretized
+    Gaussians, in the bimodal world."""
     two_modes, features = bimodal(len(world.ref), 11), loglinear.quadratic(11)
     policy = loglinear.fit(
         two_modes, make_loss("dil", generator="lsif", denominator="mixture"), features
@@ -298,8 +292,8 @@ def restricted_gap(world: World) -> Tensor:
 
 @claim("3.reverse-kl", "3.4", ASSUMES, OPTIMUM, worlds=ANY, paper="4.4", counter=restricted_gap)
 def ratio_loss_minimises_the_reverse_kl(world: World) -> Tensor:
-    r"""Minimising the (repaired) ratio loss minimises $KL(\pi_\theta\,\|\,\pi_\text{chosen})$.
-    If: the class contains the winners' law; in a two-parameter log-linear class it does not.
+    r"""Minimizing the (corrected) ratio loss minimizes $KL(\pi_\theta\,\|\,\pi_\text{chosen})$.
+    If: the class contains the chosen distribution; in a two-parameter log-linear class it does not.
 
     The paper's chain of equivalences ends in a loss whose optimum is the reverse KL's, provided
     that optimum is zero. For a policy class that misses the target, each h has a projection of its

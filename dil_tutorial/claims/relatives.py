@@ -26,9 +26,9 @@ def dpo_is_cpc(world: World) -> Tensor:
 
 @claim("5.dpo", "5", tolerance=OPTIMUM)
 def dpo_optimum(world: World, beta: float = 0.5) -> Tensor:
-    r"""DPO ends at $\pi_\text{ref}\,e^{R/\beta}/Z$.
+    r"""DPO has its optimum at $\pi_\text{ref}\,e^{R/\beta}/Z$.
 
-    The Bradley–Terry likelihood is maximal at the labeller's reward, and beta f is DPO's reward. So
+    The Bradley–Terry likelihood is maximal at the labeler's reward, and beta f is DPO's reward. So
     DPO's optimum is RLHF's, without a reward model in between.
     """
     return gap(fit(world, make_loss("dpo", beta=beta)), optima.rlhf(world, beta))
@@ -73,14 +73,13 @@ def predicted_win_rate(world: World, score: Tensor) -> Tensor:
 
 @claim("5.rpo", "5", tolerance=OPTIMUM, worlds=ANY)
 def rpo_optimum(world: World, beta: float = 0.5) -> Tensor:
-    r"""DPO with $c$ times maximum likelihood beside it (RPO) ends where $\beta\,(v - w) = c\,(w -
+    r"""DPO with $c$ times maximum likelihood next to it (RPO) ends where $\beta\,(v - w) = c\,(w -
     r/2)$, $v$ the win rates that the policy predicts.
 
-    Alone, DPO ends at its first bracket's zero (5.bt-projection), maximum likelihood at the
-    second's, r = 2w, the winners' law. Between them the optimum is neither RLHF's nor imitation's:
-    responses with less than their share of the winners' law are predicted to win more than they
-    do.
-    """
+    Alone, DPO has its optimum at its first bracket's zero (5.bt-projection), maximum likelihood at
+    the second's, r = 2w, the chosen distribution. Between them the optimum is neither RLHF's nor
+    imitation's: responses with less than their share of the chosen distribution are predicted to
+    win more than they do."""
     gaps = []
     for weight in (0.1, 1.0):
         f = (fit(world, make_loss("dpo", beta=beta, sft_weight=weight)) / world.ref).log()
@@ -108,11 +107,10 @@ def only_win_rates_matter(world: World) -> Tensor:
     """The preference acts only through the win rate $w$, for DIL, SFT, NCA, KTO, IPO, SPPO and DPO:
     no model of preferences is needed to say where they end.
 
-    Two labellers with equal win rates but different tastes (one of them with a cycle added) lead to
-    the same optimum. Losses of winner and loser apart see only the two marginal laws; IPO is
-    quadratic; and DPO's optimum is fixed by win rates too (5.bt-projection), though its value is
-    not.
-    """
+    Two labelers with equal win rates but different tastes (one of them with a cycle added) lead to
+    the same optimum. Losses of chosen and rejected response apart see only the two marginal
+    distributions; IPO is quadratic; and DPO's optimum is fixed by win rates too (5.bt-projection),
+    though its value is not."""
     twin = cyclic_twin(world)
     gaps = [gap(world.win_rate, twin.win_rate), gap(optima.kto(world), optima.kto(twin))]
     published = make_loss("dil", generator="ukl")
@@ -147,7 +145,7 @@ def no_margin_no_matter(world: World) -> Tensor:
 
 @claim("5.ipo", "5", tolerance=OPTIMUM, worlds=ANY)
 def ipo_optimum(world: World, tau: float = 0.4) -> Tensor:
-    r"""IPO ends at $\pi_\text{ref}\,e^{w/\tau}/Z$, for any preference.
+    r"""IPO has its optimum at $\pi_\text{ref}\,e^{w/\tau}/Z$, for any preference.
 
     A square loss makes the log-ratio a regression on the win rate. Because w is bounded IPO cannot
     run off to infinity as DPO does when labels are nearly deterministic.
@@ -157,19 +155,19 @@ def ipo_optimum(world: World, tau: float = 0.4) -> Tensor:
 
 @claim("5.sppo", "5", tolerance=OPTIMUM, worlds=ANY)
 def sppo_optimum(world: World, beta: float = 0.7) -> Tensor:
-    r"""SPPO with hard labels ends at $f + \lambda e^f = t/(2\beta)$, for any preference.
+    r"""SPPO with hard labels has its optimum at $f + \lambda e^f = t/(2\beta)$, for any preference.
 
     Two squares with opposite targets average to one square around t/(2 beta). Those log-ratios
-    would sum to more than one, and the normaliser lambda brings them back; the paper's update has
-    the normaliser built in.
+    would sum to more than one, and the normalizer lambda brings them back; the paper's update has
+    the normalizer built in.
     """
     return gap(fit(world, make_loss("sppo", beta=beta)), optima.sppo(world, beta))
 
 
 @claim("5.f-dpo", "5", tolerance=OPTIMUM)
 def f_dpo_optimum(world: World) -> Tensor:
-    r"""f-DPO ends at $\beta h'(r) = R - \lambda(x)$, the optimum of RLHF with the $f$-divergence of
-    $h$.
+    r"""f-DPO has its optimum at $\beta h'(r) = R - \lambda(x)$, the optimum of RLHF with the
+    $f$-divergence of $h$.
 
     Replace log r by h'(r) in DPO, and its generators are ours: UKL gives the reverse KL and so DPO
     itself, BCE the Jensen–Shannon divergence, Itakura–Saito the forward KL. The same h bends two
@@ -203,8 +201,8 @@ def kto_is_stationary(world: World) -> Tensor:
 
     Its population loss is -E_ref t sigmoid(beta f - z): it falls in f all the way where t > 0 and
     rises all the way where t <
-    0. Only the normalisation stops the good ones. The residual is the loss's gradient at the stated
-       optimum, losers sent to e^-10000.
+    0. Only the normalization stops the good ones. The residual is the loss's gradient at the stated
+       optimum, rejected responses sent to e^-10000.
     """
     policy = optima.kto(world, 0.1)
     logits = torch.where(policy > 0, policy.log(), -1e4).requires_grad_()
@@ -216,8 +214,8 @@ def kto_is_stationary(world: World) -> Tensor:
 
 @claim("5.reference-free", "5", tolerance=OPTIMUM)
 def simpo_forgets_the_reference(world: World) -> Tensor:
-    r"""SimPO with $\gamma = 0$ on responses of one token ends at $e^{R/\beta}/Z$: the reference
-    plays no part.
+    r"""SimPO with $\gamma = 0$ on responses of one token has its optimum at $e^{R/\beta}/Z$: the
+    reference plays no part.
 
     A loss that never sees pi_ref cannot stay near it. The pairs come from the reference, but how
     often a pair is drawn does not move a loss that every pair can satisfy; only the preference
@@ -231,10 +229,10 @@ def simpo_forgets_the_reference(world: World) -> Tensor:
 
 @claim("5.cpo", "5")
 def cpo_is_dpo_plus_sft(world: World) -> Tensor:
-    """CPO is DPO with a uniform reference plus SFT on the winners.
+    """CPO is DPO with a uniform reference plus SFT on the chosen responses.
 
     The reference cancels from a difference of log-probabilities when it is uniform. The added
-    likelihood keeps the winners' probability from falling.
+    likelihood keeps the chosen responses' probability from falling.
     """
     log_pi = torch.log_softmax(some_log_ratios(world), -1)
     both = losses.dpo_loss(log_pi, log_pi.flip(1), beta=0.3) + 0.5 * losses.sft_loss(log_pi)
@@ -297,13 +295,12 @@ def largest_pull(world: World, loss: Loss) -> Tensor:
     counter=lambda w: largest_pull(w, make_loss("dil", generator="lsif", denominator="mixture")),
 )
 def bounded_gradients(world: World) -> Tensor:
-    r"""One pair pulls on a log-ratio with a force of at most 1.
+    r"""One pair gradients on a log-ratio with a force of at most 1.
     If: the loss is BCE, NCA, BCO, KTO or DPO at $\beta \le 1$; LSIF and UKL grow with the ratio.
 
-    Sigmoids have bounded slopes. With LSIF a response whose ratio is e^5 pulls e^10 times as hard
-    as it should: one such response can undo a batch, which is why h matters in practice even where
-    all h share an optimum.
-    """
+    Sigmoids have bounded slopes. With LSIF a response whose ratio is e^5 gradients e^10 times as
+    hard as it should: one such response can undo a batch, which is why h matters in practice even
+    where all h share an optimum."""
     bounded = [make_loss(name, beta=1.0) for name in ("nca", "bco", "kto", "dpo")]
     bounded += [
         make_loss("dil", generator="bce", denominator=denominator)

@@ -35,7 +35,12 @@ def toy(
     with progress(len(bench.SIZES) + len(bench.LOSSES) * (1 + looped), "measuring") as done:
         growth = bench.growth(done)
         batching = bench.batching(runs, steps, looped, done)
-    columns = ("responses>", "winners' and losers' law, s>", "five optima, s>", "peak memory, MiB>")
+    columns = (
+        "responses>",
+        "chosen responses' and rejected distribution, s>",
+        "five optima, s>",
+        "peak memory, MiB>",
+    )
     results_table = table("Exact answers without an n x n table", *columns)
     for row in growth:
         results_table.add_row(
@@ -105,9 +110,9 @@ def llm(
     for cell in cells:
         for side, reason in cell.get("failed", {}).items():
             say(f"{cell['cell']}, {side}: {reason}")
-        if "utilisation" in cell:
-            shares = ", ".join(f"{side} {share:.0%}" for side, share in cell["utilisation"].items())
-            say(f"{cell['cell']}: model FLOP utilisation {shares}")
+        if "utilization" in cell:
+            shares = ", ".join(f"{side} {share:.0%}" for side, share in cell["utilization"].items())
+            say(f"{cell['cell']}: model FLOP utilization {shares}")
     for best in fastest:
         say(
             f"{best['workload']}: {best['times_faster']:.2f} times TRL's fastest ({best['ours']} "
@@ -149,7 +154,7 @@ def tokens(
     model: Annotated[
         str, typer.Option(help="A fetched model, a folder or a hub id.")
     ] = "smollm2-135m-instruct",
-    pairs: Annotated[int, typer.Option(min=2, help="Pairs to tokenise.")] = 5000,
+    pairs: Annotated[int, typer.Option(min=2, help="Pairs to tokenize.")] = 5000,
 ) -> None:
     """What the tokens of preference pairs take in seconds and bytes, ours and TRL's."""
     need("bench", "dil bench tokens")
@@ -238,7 +243,9 @@ def plan(
             f"{row['measured'] / 2**30:.2f}",
             f"{planned / row['measured']:.3f}",
         )
-        results_table.add_row(row["case"], *sizes, f"{row['planned flops'] / row['measured flops']:.4f}")
+        results_table.add_row(
+            row["case"], *sizes, f"{row['planned flops'] / row['measured flops']:.4f}"
+        )
     console.print(results_table)
     bench.save(rows, model, json)
     wrote(json)
@@ -282,10 +289,10 @@ def gpu(
         bool, typer.Option("--dry-run", help="A tiny model, on the CPU too: does everything run?")
     ] = False,
     minutes: Annotated[
-        float, typer.Option(min=0.1, help="Stop after so many; the same command goes on.")
+        float, typer.Option(min=0.1, help="Stop after so many; the same command continues.")
     ] = 9.0,
 ) -> None:
-    """What a GPU makes of our training step on the shape of an 8B model, with TRL beside it if it
+    """What a GPU makes of our training step on the shape of an 8B model, with TRL next to it if it
     is installed.  9 minutes.
     """
     from dil_tutorial.bench import gpu as bench

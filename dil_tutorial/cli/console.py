@@ -96,10 +96,10 @@ def progress_of_bytes(doing: str) -> Iterator[Callable[[str, int, int], None]]:
 @contextlib.contextmanager
 def resumable(folder: Path) -> Iterator[None]:
     """Ctrl-C ends the command with status 130, after a line that says where its work is kept and
-    how to go on.
+    how to continue.
     """
     try:
         yield
     except KeyboardInterrupt:
-        say(f"stopped; what was finished is kept in {folder}: run the same command to go on")
+        say(f"stopped; what was finished is kept in {folder}: run the same command to continue")
         raise typer.Exit(130) from None

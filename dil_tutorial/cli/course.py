@@ -114,7 +114,7 @@ def grade(
         Path | None, typer.Argument(help="Collect this folder or zip file first.")
     ] = None,
 ) -> None:
-    """Grade all that was collected, in the sandbox, and report; a call that was stopped goes on
+    """Grade all that was collected, in the sandbox, and report; a call that was stopped continues
     where it was.
     """
     need("course", "dil course")
@@ -160,7 +160,9 @@ def grade_students(folder: Path, assignment: str, students: list[str] | None, ag
             f"{total:g}" if total is not None else ""
             for total in (before.get(row["student"]), row["total"])
         )
-        points_table.add_row(escape(row["student"]), now, was if was != now else "", escape(row["status"]))
+        points_table.add_row(
+            escape(row["student"]), now, was if was != now else "", escape(row["status"])
+        )
     console.print(points_table)
     seconds = [row["seconds"] for row in graded.values()]
     say(

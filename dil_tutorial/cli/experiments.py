@@ -20,7 +20,7 @@ app = typer.Typer(no_args_is_help=True, help="Experiments on language models.")
 
 
 def study(
-    name: Annotated[str, typer.Argument(help="Which study: dynamics or overoptimisation.")],
+    name: Annotated[str, typer.Argument(help="Which study: dynamics or overoptimization.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder for numbers and figures; outputs/NAME if not given.")
     ] = None,
@@ -31,18 +31,18 @@ def study(
     """Finite data and training dynamics, or what a proxy does: numbers, figures, conclusions.
     Resumes where it stopped.
     """
-    if name not in ("dynamics", "overoptimisation"):
-        raise unknown_name("study", name, ["dynamics", "overoptimisation"])
+    if name not in ("dynamics", "overoptimization"):
+        raise unknown_name("study", name, ["dynamics", "overoptimization"])
     out = out or Path("outputs") / name
     if name == "dynamics":
         study_dynamics(out, 20 if seeds is None else seeds)
     else:
-        study_overoptimisation(out, 400 if seeds is None else seeds)
+        study_overoptimization(out, 400 if seeds is None else seeds)
 
 
-def study_overoptimisation(out: Path, draws: int) -> None:
-    """Every way to optimise every proxy."""
-    from dil_tutorial.experiments.overoptimisation import report, run
+def study_overoptimization(out: Path, draws: int) -> None:
+    """Every way to optimize every proxy."""
+    from dil_tutorial.experiments.overoptimization import report, run
 
     cells: report.Cells = {}
     with resumable(out), progress(len(run.worlds()) * len(run.PROXIES), "solving") as done:
@@ -67,9 +67,9 @@ def study_dynamics(out: Path, seeds: int) -> None:
 
 
 SEEN = """\
-  A preference data set holds two laws that average to the reference: winners
-  and losers.  SFT, NCA and DIL [bold]with the mixture denominator[/] end exactly at
-  the winners' law, pi_chosen.  DIL [bold]as published[/] (rejected responses in place of
+  A preference data set holds two distributions that average to the reference: chosen responses
+  and rejected responses.  SFT, NCA and DIL [bold]with the mixture denominator[/] end exactly at
+  the chosen distribution, pi_chosen.  DIL [bold]as published[/] (rejected responses in place of
   reference samples) does not: it goes towards RLHF, LSIF most; and LSIF and
   DPO let the likelihood of chosen responses fall.
 
@@ -98,14 +98,18 @@ def tour(
 
     console.rule("[bold]2  Every loss, fitted on a bandit, against its closed form")
     fits_table = table(
-        None, *(name if name in ("loss", "ends at") else f"{name}>" for name in results.fits[0])
+        None,
+        *(
+            name if name in ("loss", "has its optimum at") else f"{name}>"
+            for name in results.fits[0]
+        ),
     )
     for row in results.fits:
         numbers = [
             f"{value:.0e}" if name == "error" else f"{abs(value):.3f}"
             for name, value in list(row.items())[2:]
         ]
-        fits_table.add_row(row["loss"], row["ends at"], *numbers)
+        fits_table.add_row(row["loss"], row["has its optimum at"], *numbers)
     console.print(fits_table)
 
     console.rule("[bold]3  Figures")
@@ -145,7 +149,8 @@ def simulate(
     pairs: Annotated[int, typer.Option(min=1, help="Pairs a prompt.")] = 8,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest response, in tokens.")] = 16,
     chat: Annotated[
-        bool, typer.Option("--chat", help="Prompts are a user's messages, not texts to go on with.")
+        bool,
+        typer.Option("--chat", help="Prompts are a user's messages, not texts to continue with."),
     ] = False,
     seed: Annotated[int, typer.Option()] = 0,
 ) -> None:
@@ -234,12 +239,16 @@ def plan_pairs(
             precise(pairs_plan[name]) if pairs_plan[name] else "not shown: too few recur",
         )
     if pairs_plan["judge"]:
-        plan_table.add_row("p_chosen against 'chosen', slope (1: calibrated)", precise(pairs_plan["judge"]))
+        plan_table.add_row(
+            "p_chosen against 'chosen', slope (1: calibrated)", precise(pairs_plan["judge"])
+        )
     console.print(plan_table)
     unit = "pairs" if pairs_plan["parameters"] else "pairs a free parameter"
     plan_table = table(f"{unit} until KL to pi_chosen is {kl:g} nats", "", f"{unit}>", "of SFT's>")
     for method, (least, most) in pairs_plan["needed"].items():
-        plan_table.add_row(method, *pairs_needed.row_of((least, most), pairs_plan["needed"]["SFT"][0]))
+        plan_table.add_row(
+            method, *pairs_needed.row_of((least, most), pairs_plan["needed"]["SFT"][0])
+        )
     console.print(plan_table)
     if pairs_plan["counted"]:
         say(
@@ -248,7 +257,8 @@ def plan_pairs(
         )
         if pairs_plan["uneven"] > 1.05:
             say(
-                f"pairs lie unevenly over prompts: a table needs {pairs_plan['uneven']:.1f} times as "
+                f"pairs lie unevenly over prompts: a table needs {pairs_plan['uneven']:.1f} "
+                "times as "
                 "many as if they lay evenly"
             )
     elif pairs_plan["parameters"] is None:
@@ -280,14 +290,14 @@ def known_truth(
     resolve(settings.model)
     folder, terminal = out or Path(f"outputs/known-truth-{preset}"), console.is_terminal
     if not terminal:
-        say("drawing responses of the reference; then a line a step")
+        say("drawing responses of the reference; then one line per step")
     with resumable(folder):
         lab = run.Lab(settings, folder, quiet=not terminal)
         with progress(run.steps(settings), "training") as done:
             results = run.experiment(lab, done if terminal else numbered(run.steps(settings)))
-    with console.status("solving for where each loss ends"):
+    with console.status("solving for the optimum of each loss"):
         summary = measures.summary(results)
-    columns = ("loss, fed", "slope>", "of its optimum>", "correlation>", "truth on f>")
+    columns = ("loss, reduction", "slope>", "of its optimum>", "correlation>", "truth on f>")
     results_table = table("f on log(1 + t) at held-out prompts; 1: imitates pi_chosen", *columns)
     for name, value in summary["losses"].items():
         numbers = (
@@ -311,9 +321,8 @@ def worth(
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each way at its chosen rate.")] = 3,
     limit: Annotated[int | None, typer.Option(min=12, help="The first so many prompts.")] = None,
 ) -> None:
-    """What is a pair worth to a language model?  SFT, repaired losses, soft labels, distillation at
-    2 to 16 pairs.  Resumes.
-    """
+    """What is a pair worth to a language model?  SFT, corrected losses, soft labels, distillation
+    at 2 to 16 pairs.  Resumes."""
     prepare_for_models()
     from dataclasses import replace
 
@@ -337,13 +346,15 @@ def worth(
                 lab, done if terminal else numbered(total), lambda part: measures.save(part, out)
             )
     summary = measures.summary(results)
-    results_table = table("Pairs for the same noise, SFT = 1", "way", "measured>", "foretold>")
+    results_table = table("Pairs for the same noise, SFT = 1", "way", "measured>", "predicted>")
     for method, value in summary.get("measured", {}).items():
         predicted = summary["foretold"][method].values()
         results_table.add_row(
             method,
             interval(value),
-            f"{min(predicted):.2f}–{max(predicted):.2f}" if max(predicted) > min(predicted) else f"{min(predicted):.2f}",
+            f"{min(predicted):.2f}–{max(predicted):.2f}"
+            if max(predicted) > min(predicted)
+            else f"{min(predicted):.2f}",
         )
     console.print(results_table)
     wrote(measures.save(results, out), *report.report(results, summary, out))
@@ -429,7 +440,8 @@ def rlhf(
         int | None, typer.Option(min=12, help="The first so many prompts of each kind.")
     ] = None,
 ) -> None:
-    """RLHF itself on whole sentences: a reward model, RLOO and GRPO, beside imitation.  Resumes."""
+    """RLHF itself on whole sentences: a reward model, RLOO and GRPO, besides imitation.
+    Resumes."""
     prepare_for_models()
     from dataclasses import replace
 
@@ -542,8 +554,7 @@ def real_pairs(
 
 
 def numbered(total: int) -> Callable[[str], None]:
-    """For a log file, where a progress bar would not show: a line a step, with the seconds since
-    the start.
-    """
+    """For a log file, where a progress bar would not show: one line per step, with the seconds
+    since the start."""
     start, count = time.perf_counter(), itertools.count(1)
     return lambda what: say(f"{next(count)}/{total}, {time.perf_counter() - start:.0f} s: {what}")

@@ -20,7 +20,7 @@ def prepare_for_models() -> None:
     keep freed memory.
     """
     need("llm", "dil with a language model")
-    # else a warning at every fork; no child tokenises
+    # else a warning at every fork; no child tokenizes
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     import logging as python_logging
 
@@ -172,7 +172,7 @@ def train(
     if stopped is not None:
         say(
             f"stopped after step {trainer.state.global_step} of {trainer.state.max_steps}, "
-            "saved; go on with --resume"
+            "saved; continue with --resume"
         )
         raise typer.Exit(128 + stopped)
     steps, quarter, rows = first_and_last_quarter(trainer.state.log_history)
@@ -215,10 +215,10 @@ def plan(
     pairs: Annotated[
         int | None, typer.Option(min=1, help="Pairs of the data set; the data's if it is here.")
     ] = None,
-    mfu: Annotated[float, typer.Option(help="Share of the card's peak that is reached.")] = 0.4,
+    mfu: Annotated[float, typer.Option(help="Share of the GPU's peak that is reached.")] = 0.4,
     json: JsonOption = None,
 ) -> None:
-    """Will a recipe fit on a card, and how long will it take?  Loads no weights.  Exit status 1 if
+    """Will a recipe fit on a GPU, and how long will it take?  Loads no weights.  Exit status 1 if
     it does not fit.
     """
     prepare_for_models()
@@ -252,17 +252,23 @@ def plan(
             f"{training_plan.longest[part] / planning.GIB:.1f}",
         )
     memory_table.add_row("CUDA and gaps", *2 * [f"{planning.CONTEXT / planning.GIB:.1f}"])
-    needs = [sum(parts.values()) + planning.CONTEXT for parts in (training_plan.memory, training_plan.longest)]
+    needs = [
+        sum(parts.values()) + planning.CONTEXT
+        for parts in (training_plan.memory, training_plan.longest)
+    ]
     memory_table.add_row("sum", *(f"{need / planning.GIB:.1f}" for need in needs))
     console.print(memory_table)
     say(
         f"{count:,} pairs of {', '.join(map(str, sizes))} tokens: {training_plan.steps:,} steps, "
         f"{training_plan.training:.2g} FLOPs and "
-        f"{training_plan.scoring:.2g} for the reference; {training_plan.hours(peak, cards, mfu):.1f} hours at "
+        f"{training_plan.scoring:.2g} for the reference; "
+        f"{training_plan.hours(peak, cards, mfu):.1f} hours at "
         f"{mfu:.0%} of the peak"
     )
     if json is not None:
-        planning.save(training_plan, {"config": str(config), "card": card, "cards": cards, "mfu": mfu}, json)
+        planning.save(
+            training_plan, {"config": str(config), "card": card, "cards": cards, "mfu": mfu}, json
+        )
         wrote(json)
     if needs[1] > room:
         change = planning.proposed(recipe, network, sizes, cards, room)
@@ -272,7 +278,7 @@ def plan(
         say(
             f"the longest batch does not fit; this would: {fits}"
             if change
-            else "it does not fit, nor smaller: take more cards"
+            else "it does not fit, nor smaller: take more GPUs"
         )
         raise typer.Exit(1)
 
@@ -284,7 +290,7 @@ def sample(
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(help="For temperature > 0.")] = 0,
     html: Annotated[
-        Path | None, typer.Option(help="A page of the same answers, coloured token by token.")
+        Path | None, typer.Option(help="A page of the same answers, colored token by token.")
     ] = None,
 ) -> None:
     """Show the reference's and the trained model's answers side by side."""
@@ -307,13 +313,13 @@ def sample(
         answers_table.add_column(escape(name), ratio=2)
         with console.status(f"{name} answers"):
             texts = answer(model, tokenizer, prompts, max_new_tokens, temperature, seed, chat)
-            tokens = reading.coloured_answers(trained, reference, tokenizer, prompts, texts, chat)
+            tokens = reading.colored_answers(trained, reference, tokenizer, prompts, texts, chat)
         f = [sum(x for _, x in row) for row in tokens]
         columns.append(
             [f"{escape(text)}\n[dim]f = {x:+.2f} nats[/]" for text, x in zip(texts, f, strict=True)]
         )
-        for page, coloured in zip(pages, tokens, strict=True):
-            page["texts"].append({"name": name, "tokens": coloured})
+        for page, colored in zip(pages, tokens, strict=True):
+            page["texts"].append({"name": name, "tokens": colored})
     for row in zip(*columns, strict=True):
         answers_table.add_row(*row)
     console.print(answers_table)
@@ -425,7 +431,7 @@ def doctor(
     ] = 1024,
     json: JsonOption = None,
 ) -> None:
-    """What is wrong with a run, a checkpoint or a file of pairs: evidence, cause and mend.  Exit
+    """What is wrong with a run, a checkpoint or a file of pairs: evidence, cause and fix.  Exit
     status 1 if something is.
     """
     prepare_for_models()

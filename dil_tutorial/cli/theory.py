@@ -58,7 +58,7 @@ def extremes(results: list[Result], count: int = 3) -> str:
 
 def ledger_table(results: list[Result], explain: bool = False) -> Table:
     """One row a claim: statement, verdict, worst residual, the miss without its assumption or
-    repair; with ``explain`` why.
+    correction; with ``explain`` why.
     """
     from dil_tutorial.claims import ASSUMES, FAILS, HOLDS
     from dil_tutorial.support.symbols import plain
@@ -67,11 +67,11 @@ def ledger_table(results: list[Result], explain: bool = False) -> Table:
     claims_table.add_column("claim", no_wrap=True)
     claims_table.add_column("statement", ratio=1)
     claims_table.add_column("verdict", min_width=18, max_width=26)
-    colours = {HOLDS: "green", ASSUMES: "yellow", FAILS: "magenta"}
+    colors = {HOLDS: "green", ASSUMES: "yellow", FAILS: "magenta"}
     for result in results:
         claim = result.claim
         mark = "[green]✓[/]" if result.as_recorded else "[red]✗[/]"
-        word = "repair" if claim.verdict == FAILS else "if"
+        word = "correction" if claim.verdict == FAILS else "if"
         note = f"\n[dim]{word}: {escape(plain(claim.note))}[/]" if claim.note else ""
         note += f"\n\n{escape(claim.explanation)}" if explain else ""
         verdict = (
@@ -83,7 +83,7 @@ def ledger_table(results: list[Result], explain: bool = False) -> Table:
         claims_table.add_row(
             f"{mark} {claim.id}",
             escape(plain(claim.statement)) + note,
-            f"[{colours.get(result.verdict, 'bold red')}]{verdict}[/]\n[dim]residual "
+            f"[{colors.get(result.verdict, 'bold red')}]{verdict}[/]\n[dim]residual "
             f"{result.residual:.0e}{size}[/]",
         )
     return claims_table

@@ -116,7 +116,8 @@ class Agreement:
         )
         checks = self.of_arguments(sent, before, reply["after"], left, near)
         return next(
-            filter(None, (*checks, *self.of_result(reply, wanted, ref_gradients, near, values))), None
+            filter(None, (*checks, *self.of_result(reply, wanted, ref_gradients, near, values))),
+            None,
         )
 
     def right(self, sent: tuple[Any, ...]) -> tuple[Any, Any, Any] | Exception:
@@ -171,12 +172,12 @@ class Agreement:
             )
         if not same(reply["again"], got):
             yield "the same call gives something else the second time"
-        if reply["others' dice"]:
+        if reply["global RNG state"]:
             yield "random numbers are drawn that belong to nobody"
         if "dtype" in kept and dtypes(got) != dtypes(wanted):
             yield "the dtype is another one than that of the arguments"
         if "float" in kept and not isinstance(got, float):
-            yield "the result is no Python float"
+            yield "the result is not Python float"
         if "bool" in kept and dtypes(got) != dtypes(wanted):
             yield "the result is no tensor of booleans"
         if "gradient" in kept:
@@ -276,7 +277,7 @@ def zeroed(part: Tensor | None, other: Tensor | None) -> Tensor | None:
 
 
 def without_gradients(left: Any) -> Any:
-    """The state of a model or an optimiser without what its weights' ``grad`` holds: the next step
+    """The state of a model or an optimizer without what its weights' ``grad`` holds: the next step
     clears that.
     """
     if isinstance(left, dict):

@@ -2,7 +2,7 @@
 answers run.
 
 A request is a pickle that the examiner wrote (a call's arguments: tensors, models with their
-optimisers, functions); it is read here, where code of strangers runs anyway.  A reply is plain data
+optimizers, functions); it is read here, where code of strangers runs anyway.  A reply is plain data
 (``plain``).  The expected values stay with the examiner. Nothing here needs to be safe from the
 answers: an answer that breaks it gets no points for what it says then.
 """
@@ -51,9 +51,9 @@ class Answers:
         if name not in names:
             raise NameError(f"there is no {name}: its cell failed, or is missing")
         given = arrived(inputs)
-        wanted, chance = differentiable(given), dice()
+        wanted, chance = differentiable(given), rng_state()
         value = names[name](*given)
-        reply = {"value": value, "after": state(given), "others' dice": dice() != chance}
+        reply = {"value": value, "after": state(given), "global RNG state": rng_state() != chance}
         outputs = differentiable(value)
         if probe:
             reply["slopes"] = slopes(outputs, wanted)
@@ -109,7 +109,7 @@ def arrived(inputs: bytes) -> tuple[Any, ...]:
     return tuple(given)
 
 
-def dice() -> tuple[Any, ...]:
+def rng_state() -> tuple[Any, ...]:
     """The state of the random numbers that belong to nobody."""
     return torch.get_rng_state().numpy().tobytes(), str(np.random.get_state()), random.getstate()  # noqa: NPY002
 

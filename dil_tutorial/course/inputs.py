@@ -69,7 +69,7 @@ def vectors(
 
 @st.composite
 def law(draw: Any, size: int, zeros: bool = False) -> Tensor:
-    """Probabilities (Y,), each at least 0.02 before they are normalised, or with ``zeros`` some
+    """Probabilities (Y,), each at least 0.02 before they are normalized, or with ``zeros`` some
     zero, but the last.
     """
     weights = draw(st.lists(st.integers(1, 50), min_size=size, max_size=size))
@@ -82,7 +82,7 @@ def law(draw: Any, size: int, zeros: bool = False) -> Tensor:
 
 @st.composite
 def laws(draw: Any, *zeros: bool) -> tuple[Tensor, ...]:
-    """Laws on the same responses, those marked True with zeros."""
+    """Distributions on the same responses, those marked True with zeros."""
     size = draw(st.integers(1, 5))
     return tuple(draw(law(size, may)) for may in zeros)
 
@@ -109,7 +109,7 @@ def worlds(draw: Any, least: int = 1) -> tuple[Tensor, Tensor]:
 
 @st.composite
 def indices(draw: Any, least: int = 1) -> tuple[Tensor, Tensor, int]:
-    """Winners and losers, and how many responses there are: some may never occur."""
+    """Chosen and rejected responses, and how many responses there are: some may never occur."""
     size, count = draw(st.integers(1, 5)), draw(st.integers(least, 6))
     drawn = st.lists(st.integers(0, size - 1), min_size=count, max_size=count)
     y_w, y_l = (torch.tensor(draw(drawn), dtype=torch.long) for _ in range(2))
@@ -166,7 +166,7 @@ def seeds(make: Callable[..., Any], *more: Any) -> SearchStrategy[Any]:
 
 @st.composite
 def laws_and(draw: Any, *zeros: bool, far: bool = False) -> tuple[Tensor, ...]:
-    """``laws``, and a reward or an energy of each response."""
+    """``distributions``, and a reward or an energy of each response."""
     distributions = draw(laws(*zeros))
     return *distributions, draw(tensor_of(numbers(-3, 3, far), tuple(distributions[0].shape)))
 
@@ -193,7 +193,8 @@ def scores(draw: Any) -> tuple[Tensor, Tensor]:
 
 @st.composite
 def joint(draw: Any, far: bool = False) -> tuple[Tensor, Tensor]:
-    """A joint law of winner and loser (Y, Y), with zeros, and a log-ratio (Y,)."""
+    """A joint distribution of chosen and rejected response (Y, Y), with zeros, and a log-ratio
+    (Y,)."""
     size = draw(st.integers(1, 4))
     return draw(law(size * size, zeros=True)).reshape(size, size), draw(
         tensor_of(numbers(far=far), (size,))

@@ -125,7 +125,11 @@ def alike(notebooks: dict[str, Any], released: Any) -> list[tuple[str, str, floa
         return CodeFingerprint(name, k=20, win_size=10, language="python", fp=io.StringIO(code))
 
     prints = {name: fingerprint(name, notebook) for name, notebook in notebooks.items()}
-    long = {name: code_fingerprint for name, code_fingerprint in prints.items() if len(code_fingerprint.filtered_code) >= LEAST}
+    long = {
+        name: code_fingerprint
+        for name, code_fingerprint in prints.items()
+        if len(code_fingerprint.filtered_code) >= LEAST
+    }
     matches = []
     for one, other in combinations(long, 2):
         _, (first, second), *_ = compare_files(long[one], long[other])
@@ -138,7 +142,7 @@ def alike(notebooks: dict[str, Any], released: Any) -> list[tuple[str, str, floa
 
 
 def page(course: Path, assignment: str, master: Any, students: Sequence[str], figure: str) -> str:
-    """The instructor's page of an assignment; ``figure`` is the file of its figure beside it."""
+    """The instructor's page of an assignment; ``figure`` is the file of its figure next to it."""
     notebooks = {student: graded_notebook(course, assignment, student) for student in students}
     records = [
         read_json(course / "graded" / assignment / f"{student}.json") for student in students

@@ -84,7 +84,7 @@ class StandIn:
     """What a test calls in place of a student's function.
 
     Arguments are put in the order of ``like``, the instructor's function: a student may have named
-    them otherwise.  Those named in ``changes`` (a model, its optimiser) and generators come back as
+    them otherwise.  Those named in ``changes`` (a model, its optimizer) and generators come back as
     the call left them; all others must be as they were.
     """
 
@@ -111,7 +111,7 @@ class StandIn:
     def sent(self, number: int, given: Sequence[Any], probe: bool = False) -> dict[str, Any]:
         """The reply to a call; TypeError where it is none."""
         reply = reply_to(self.ask, "call", number, self.__name__, travelling(tuple(given)), probe)
-        wanted = {"value", "after", "others' dice"} | ({"slopes", "again"} if probe else set())
+        wanted = {"value", "after", "global RNG state"} | ({"slopes", "again"} if probe else set())
         if not isinstance(reply, dict) or not wanted <= reply.keys():
             raise AnswerError("the answer sent back what cannot be read")
         return reply
@@ -142,7 +142,9 @@ class StandIn:
             return reply_to(self.ask, "gradient", number, cloudpickle.dumps(slopes))
 
         linked_outputs = Linked.apply(gradient, outputs, *inputs)
-        return replaced(value, {id(old): new for old, new in zip(outputs, linked_outputs, strict=True)})
+        return replaced(
+            value, {id(old): new for old, new in zip(outputs, linked_outputs, strict=True)}
+        )
 
 
 class Linked(torch.autograd.Function):
@@ -192,7 +194,7 @@ def same(was: Any, now: Any) -> bool:
 
 
 def take_over(value: Any, now: Any) -> None:
-    """Bring a model or an optimiser into the state that a call left it in; AnswerError where that
+    """Bring a model or an optimizer into the state that a call left it in; AnswerError where that
     is none of its states.
     """
     try:
@@ -211,5 +213,5 @@ def take_over(value: Any, now: Any) -> None:
                 inner.training = now["training"][name]
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise AnswerError(
-            f"a model or an optimiser came back changed in kind ({type(error).__name__})"
+            f"a model or an optimizer came back changed in kind ({type(error).__name__})"
         ) from None

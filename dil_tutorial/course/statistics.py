@@ -206,7 +206,7 @@ def draw(
     left.hist(
         [row["total"] for row in graded],
         bins=list(np.linspace(0, best, 21)),
-        color=plotting.COLOURS[0],
+        color=plotting.COLORS[0],
     )
     left.set(
         xlabel="points",
@@ -220,8 +220,8 @@ def draw(
     some = np.array(
         [0.0 if row["all"] is None else 1.0 - row["all"] - row["none"] for row in by_question]
     )
-    right.barh(titles, every, color=plotting.COLOURS[2], label="all points")
-    right.barh(titles, some, left=every, color=plotting.COLOURS[2], alpha=0.45, label="some")
+    right.barh(titles, every, color=plotting.COLORS[2], label="all points")
+    right.barh(titles, some, left=every, color=plotting.COLORS[2], alpha=0.45, label="some")
     right.barh(titles, none, left=1 - none, color="0.85", label="none")
     for number, row in enumerate(by_question):
         if row["to grade by hand"]:

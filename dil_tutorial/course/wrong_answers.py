@@ -122,7 +122,9 @@ def hand_ins(
         yield "mechanical", notebook
 
 
-def bank(course: Path, assignment: str, with_mechanical: bool = False) -> Iterator[list[dict[str, Any]]]:
+def bank(
+    course: Path, assignment: str, with_mechanical: bool = False
+) -> Iterator[list[dict[str, Any]]]:
     """Grade the bank, a notebook at a time; yields a row for each answer in it.
 
     A wrong answer is *caught* if it loses points on its question, and *clean* if its notebook loses

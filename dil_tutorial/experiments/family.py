@@ -1,4 +1,4 @@
-"""The map of the family as a picture: what each loss hears (x) and how far it goes (y), as
+"""The map of the family as a picture: what each loss depends on (x) and how far it goes (y), as
 ``toy.family`` finds them.
 """
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from dil_tutorial.losses import CATALOGUE
 from dil_tutorial.support import plotting
-from toy.family import FAR, HEARD, IMITATION
+from toy.family import FAR, IMITATION, SIGNALS
 
 TOP = 3.0  # where a margin without bound is drawn
 
@@ -19,24 +19,24 @@ TOP = 3.0  # where a margin without bound is drawn
 def together(labels: Sequence[str]) -> str:
     """Losses that share a place, in few words.
 
-    >>> together(["SFT", "DIL LSIF repaired", "DIL BCE repaired", "DIL BCE reference"])
-    'SFT, GSIL, every repaired DIL'
+    >>> together(["SFT", "DIL LSIF corrected", "DIL BCE corrected", "DIL BCE reference"])
+    'SFT, GSIL, every corrected DIL'
     """
-    repaired = [label for label in labels if re.fullmatch("DIL .* repaired", label)]
+    corrected = [label for label in labels if re.fullmatch("DIL .* corrected", label)]
     others = [
         "GSIL" if label == "DIL BCE reference" else label
         for label in labels
-        if label not in repaired
+        if label not in corrected
     ]
-    return ", ".join(others + (["every repaired DIL"] if len(repaired) > 1 else repaired))
+    return ", ".join(others + (["every corrected DIL"] if len(corrected) > 1 else corrected))
 
 
 def in_words(row: dict[str, Any]) -> tuple[str, ...]:
-    """What a row of ``toy.family`` found, in words: hears, KL to the winners' law, first step, only
-    margins, needs.
-    """
+    """What a row of ``toy.family`` found, in words: depends on, KL to the chosen distribution,
+    first step, only margins, needs."""
     step = ", ".join(
-        "up" if change > 1e-9 else "down" if change < -1e-9 else "stays" for change in row["first step"]
+        "up" if change > 1e-9 else "down" if change < -1e-9 else "stays"
+        for change in row["first step"]
     )
     far = "no end" if row["KL to pi_chosen"] is None else f"{row['KL to pi_chosen']:.3f}"
     needs = " and ".join(
@@ -53,7 +53,9 @@ def places(rows: Sequence[dict[str, Any]]) -> dict[tuple[float, float], list[str
     for row in rows:
         if row["hears"] != "no end":
             margin = row["margin"] if abs(row["margin"]) < FAR else TOP
-            positions.setdefault((round(row["shape"], 1), round(margin, 2)), []).append(row["label"])
+            positions.setdefault((round(row["shape"], 1), round(margin, 2)), []).append(
+                row["label"]
+            )
     return positions
 
 
@@ -68,7 +70,7 @@ def plane(rows: Sequence[dict[str, Any]]) -> tuple[Figure, str]:
     step, column = (most - least) / len(points), 9.4
     axes.axhline(IMITATION, color="black", lw=0.8, ls=":")
     axes.annotate(
-        "imitation of the winners",
+        "imitation of the chosen responses",
         (0.9, IMITATION),
         xytext=(0, 3),
         textcoords="offset points",
@@ -76,13 +78,13 @@ def plane(rows: Sequence[dict[str, Any]]) -> tuple[Figure, str]:
     )
     for place, ((shape, margin), labels) in enumerate(points):
         height = math.exp(least + step * (place + 0.5))
-        colour = CATALOGUE[labels[0]].color
+        color = CATALOGUE[labels[0]].color
         axes.plot([shape, column], [margin, height], color="#BBBBBB", lw=0.6, zorder=1)
         axes.plot(
             shape,
             margin,
             plotting.MARKERS[place % len(plotting.MARKERS)],
-            color=colour,
+            color=color,
             ms=7,
             zorder=2,
         )
@@ -99,15 +101,15 @@ def plane(rows: Sequence[dict[str, Any]]) -> tuple[Figure, str]:
     axes.set_yticks([0.3, 0.5, 1, 2, TOP], ["0.3", "0.5", "1", "2", "one response\nalone"])
     axes.minorticks_off()
     axes.set_xlim(0.7, column)
-    axes.set_xticks(list(HEARD.values()), list(HEARD))
-    axes.set_xlabel("what it hears of the preferences")
+    axes.set_xticks(list(SIGNALS.values()), list(SIGNALS))
+    axes.set_xlabel("what it depends on of the preferences")
     axes.set_ylabel("how far it goes: f(y) − f(y′) where three in four prefer y")
     alone = together([row["label"] for row in rows if row["hears"] == "one response alone"])
     imitators = together([row["label"] for row in rows if abs(row["margin"] - IMITATION) < 1e-6])
     return figure, (
-        "Every loss as a point. To the left those that hear the majority alone, in the middle "
-        "those that hear win rates, to "
-        "the right those that hear log-odds; upwards, how far each goes. On the line of "
+        "Every loss as a point. To the left those that depend on the majority alone, in the middle "
+        "those that depend on win rates, to "
+        "the right those that depend on log-odds; upwards, how far each goes. On the line of "
         f"imitation, at one point: {imitators}. "
         f"At the top, without bound: {alone}."
     )

@@ -60,8 +60,8 @@ STEPS = len(COMPARED)  # that ``solve`` reports
 def solve(
     world: World, done: Callable[[str], None] = lambda label: None
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """The reference, both laws, and where each loss ends, all (X, Y); and the losses that have no
-    finite optimum here.
+    """The reference, both distributions, and the optimum of each loss, all (X, Y); and the losses
+    that have no finite optimum here.
 
     >>> from toy.gallery import bandit
     >>> policies, missing = solve(bandit())

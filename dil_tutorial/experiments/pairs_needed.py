@@ -1,13 +1,13 @@
 r"""How many pairs do I need?  ``dil plan-pairs FILE``: from a preference file alone (THEORY §12).
 
 A loss's expected KL to pi_chosen is, to first order, ``share`` times d/(2 n): n pairs, d free
-parameters, and SFT's share is 1.  For many responses a repaired loss has 1/2, whatever the labels:
+parameters, and SFT's share is 1.  For many responses a corrected loss has 1/2, whatever the labels:
 B = 2(1 - w), its diagonal over SFT's, has mean 1, and half of it counts.  That half splits into the
 noise of labels, which is the bound's, and the noise of who met whom, which is what soft labels
 leave (claim 12.split).  Two moments, which pairs show without any model of them, say how:
 
     E[w^2]  two pairs share the response y, each with its own opponent: both are won with chance w(y)^2
-    E[P^2]  one pair labelled twice is won twice by the same side with chance P^2
+    E[P^2]  one pair labeled twice is won twice by the same side with chance P^2
 
     rho = (Var P - Var w)/(1/4 - Var w),        soft labels rho/2,   the bound (1 - rho)/2
 
@@ -41,7 +41,7 @@ OFTEN = (
     10  # meetings of every two responses of a prompt, from which on their counts are taken for P
 )
 FEW = 20  # responses, or pairs, that must recur before anything is said of their spread
-REPAIRED = ("BCE", "UKL", "LSIF", "win")
+CORRECTED = ("BCE", "UKL", "LSIF", "win")
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def spread(bouts: Bouts) -> dict[str, Any]:
                         others
     recur               how many did
     Var P               [value, low, high] of the spread of a pair's chance: from p_chosen or pairs
-                        labelled twice; or None
+                        labeled twice; or None
     ties                share of pairs with p_chosen = 1/2
     ==================  ============================================================================
 
@@ -184,9 +184,9 @@ def shares(w: list[float] | None, P: list[float] | None) -> dict[str, tuple[floa
     """The least and the most of SFT's pairs that each way needs, from Var w and Var P, as far as
     they are known.
 
-    >>> shares([0.05], [0.15])["the bound"], shares([0.05], [0.15])["a repaired loss, soft labels"]
+    >>> shares([0.05], [0.15])["the bound"], shares([0.05], [0.15])["a corrected loss, soft labels"]
     ((0.25, 0.25), (0.25, 0.25))
-    >>> shares([0.05], None)["the bound"], shares(None, None)["a repaired loss"]
+    >>> shares([0.05], None)["the bound"], shares(None, None)["a corrected loss"]
     ((0.0, 0.375), (0.5, 0.5))
     """
     known_P = None if P is None else min(max(P[0], 0.0), 0.25)
@@ -201,8 +201,8 @@ def shares(w: list[float] | None, P: list[float] | None) -> dict[str, tuple[floa
     most = rho(low_w, 0.25 if known_P is None else known_P)
     return {
         "SFT": (1.0, 1.0),
-        "a repaired loss": (0.5, 0.5),
-        "a repaired loss, soft labels": (round(least / 2, 4), round(most / 2, 4)),
+        "a corrected loss": (0.5, 0.5),
+        "a corrected loss, soft labels": (round(least / 2, 4), round(most / 2, 4)),
         "the bound": (round((1 - most) / 2, 4), round((1 - least) / 2, 4)),
     }
 
@@ -239,7 +239,7 @@ def costs(world: World, kl: float) -> dict[str, float]:
     >>> found = costs(World.random([0]), 0.01)
     >>> [
     ...     round(found[name])
-    ...     for name in ("SFT", "DIL win repaired", "DIL win repaired, soft labels", "the bound")
+    ...     for name in ("SFT", "DIL win corrected", "DIL win corrected, soft labels", "the bound")
     ... ]
     [250, 146, 15, 131]
     >>> found["DIL BCE published"]  # its bias is more
@@ -247,8 +247,8 @@ def costs(world: World, kl: float) -> dict[str, float]:
     """
     of_ratio = world.ref.unsqueeze(2) * world.ref.unsqueeze(1)
     forms = {"SFT": efficiency.counted(world)}
-    forms |= {f"DIL {h} repaired": efficiency.repaired(world, h.lower()) for h in REPAIRED}
-    forms |= {"DIL win repaired, soft labels": efficiency.repaired(world, "win", soft=True)}
+    forms |= {f"DIL {h} corrected": efficiency.corrected(world, h.lower()) for h in CORRECTED}
+    forms |= {"DIL win corrected, soft labels": efficiency.corrected(world, "win", soft=True)}
     forms |= {"the bound": efficiency.tournament(world)}
     Y = world.ref.shape[1]
     pair_counts = {
@@ -268,8 +268,8 @@ def slope_of_judge(bouts: Bouts) -> list[float] | None:
     """The a for which sigma(a logit p_chosen) fits who was written down as chosen, with its 95%
     interval: 1 is calibrated.
 
-    Less is a judge too sure of itself.  None where 'chosen' never is the side that p_chosen holds
-    less likely: then the judge named it.
+    Less is a judge overconfident of itself.  None where 'chosen' never is the side that p_chosen
+    holds less likely: then the judge named it.
 
     >>> rows = [
     ...     {"prompt": "x", "chosen": "a", "rejected": "b", "p_chosen": p}
@@ -345,7 +345,9 @@ def plan(bouts: Bouts, kl: float, parameters: float | None = None) -> dict[str, 
     if worlds is None:
         d = parameters or 1.0
         parts = shares(variances["Var w"], variances["Var P"])
-        needed = {method: [share * d / (2 * kl) for share in both] for method, both in parts.items()}
+        needed = {
+            method: [share * d / (2 * kl) for share in both] for method, both in parts.items()
+        }
     else:
         d = float(sum(world.ref.shape[1] - 1 for world in worlds))
         rows = [costs(world, kl) for world in worlds]
@@ -387,15 +389,17 @@ def figure(pair_plan: dict[str, Any]) -> Figure:
     """
     drawn, (axes,) = plotting.new_figure(width=7.6, height=4)
     reached = torch.logspace(-1, 1, 20) * pair_plan["kl"]
-    ranges = {method: both for method, both in pair_plan["needed"].items() if both[0] < float("inf")}
+    ranges = {
+        method: both for method, both in pair_plan["needed"].items() if both[0] < float("inf")
+    }
     for place, (method, (least, most)) in enumerate(ranges.items()):
-        colour, scale = plotting.COLOURS[place % len(plotting.COLOURS)], pair_plan["kl"] / reached
+        color, scale = plotting.COLORS[place % len(plotting.COLORS)], pair_plan["kl"] / reached
         if most > least:  # where the file leaves it open
             axes.fill_between(
                 reached,
                 least * scale,
                 most * scale,
-                facecolor=colour,
+                facecolor=color,
                 alpha=0.2,
                 lw=0,
                 label=f"{method}: in here",
@@ -404,7 +408,7 @@ def figure(pair_plan: dict[str, Any]) -> Figure:
             axes.plot(
                 reached,
                 most * scale,
-                color=colour,
+                color=color,
                 marker=plotting.MARKERS[place % len(plotting.MARKERS)],
                 ms=3,
                 label=method,

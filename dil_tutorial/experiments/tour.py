@@ -31,7 +31,7 @@ DESTINATIONS: dict[str, tuple[str, Target]] = {
     **{
         f"DIL {h} {variant}": ("pi_chosen", lambda w: w.chosen)
         for h in ("LSIF", "UKL", "BCE")
-        for variant in ("repaired", "reference")
+        for variant in ("corrected", "reference")
     },
     "DIL LSIF published": ("THEORY §4, LSIF", lambda w: optima.dil(w, "lsif", "rejected")),
     "DIL UKL published": ("THEORY §4, UKL", lambda w: optima.dil(w, "ukl", "rejected")),
@@ -43,24 +43,24 @@ DESTINATIONS: dict[str, tuple[str, Target]] = {
 }
 DYNAMICS = [
     "SFT",
-    "DIL BCE repaired",
-    "DIL LSIF repaired",
+    "DIL BCE corrected",
+    "DIL LSIF corrected",
     "DIL BCE published",
     "DIL LSIF published",
     "DPO",
 ]
 PAIRS, STEPS, REPEATS = 300, 400, 10
 
-REPAIRED, RLHF = r"$\pi_{chosen}$ = repaired DIL", r"RLHF = DPO, $\beta = 1$"
+CORRECTED, RLHF = r"$\pi_{chosen}$ = corrected DIL", r"RLHF = DPO, $\beta = 1$"
 LAWS = {
     name: plotting.color_of(name, 0)
-    for name in (plotting.DISTRIBUTIONS["ref"].label, REPAIRED, RLHF)
+    for name in (plotting.DISTRIBUTIONS["ref"].label, CORRECTED, RLHF)
 } | colors()
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a tour saw: the ledger's results, one row a loss, and the files that it wrote."""
+    """What a tour saw: the ledger's results, one row per loss, and the files that it wrote."""
 
     ledger: list[Result]
     fits: list[dict[str, Any]]
@@ -68,7 +68,8 @@ class Found:
 
     @property
     def good(self) -> bool:
-        """Whether every verdict is as recorded and every loss ended at its closed form."""
+        """Whether every verdict is as recorded and every loss reached its optimum at its closed
+        form."""
         return all(result.as_recorded for result in self.ledger) and all(
             row["error"] <= 1e-8 for row in self.fits
         )
@@ -110,7 +111,7 @@ def fit_all(
         rows.append(
             {
                 "loss": name,
-                "ends at": destination,
+                "has its optimum at": destination,
                 "error": (policy - target(world)).abs().max().item(),
                 "KL to pi_chosen": kl(policy, world.chosen).mean().item(),
                 "KL to RLHF(1)": kl(policy, optima.rlhf(world, 1.0)).mean().item(),
@@ -125,7 +126,7 @@ def train_on_pairs(
     world: World, on_done: Callable[[str], None] = lambda name: None
 ) -> dict[str, list[float]]:
     """E_{pi_chosen} f while each loss trains on PAIRS drawn pairs; the mean over REPEATS data sets,
-    one value a step.
+    one value per step.
     """
     repeated = World.from_reward(
         world.ref.expand(REPEATS, -1), world.true_reward.expand(REPEATS, -1)
@@ -154,12 +155,12 @@ def draw(
     figure, (left, right) = plotting.new_figure(columns=2, width=11, height=3.8)
     contents = {
         plotting.DISTRIBUTIONS["ref"].label: world.ref[0],
-        r"$\pi_{chosen}$, the winners": world.chosen[0],
-        r"$\pi_{rejected}$, the losers": world.rejected[0],
+        r"$\pi_{chosen}$, the chosen responses": world.chosen[0],
+        r"$\pi_{rejected}$, the rejected responses": world.rejected[0],
     }
     plotting.policies(left, contents, world.true_reward[0], "What a preference data set contains")
     ends = {
-        REPAIRED: world.chosen[0],
+        CORRECTED: world.chosen[0],
         "DIL UKL published": optima.dil(world, "ukl", "rejected")[0],
         "DIL LSIF published": optima.dil(world, "lsif", "rejected")[0],
         RLHF: optima.rlhf(world, 1.0)[0],
@@ -176,9 +177,9 @@ def draw(
         seen.setdefault(point, []).append(row["loss"])
     for i, ((x, y), names) in enumerate(sorted(seen.items())):
         label = (
-            f"{len(names)} losses: SFT, NCA, DIL repaired" if len(names) > 3 else " = ".join(names)
+            f"{len(names)} losses: SFT, NCA, DIL corrected" if len(names) > 3 else " = ".join(names)
         )
-        axes.plot([x], [y], plotting.MARKERS[i], color=plotting.COLOURS[i], ms=9, label=label)
+        axes.plot([x], [y], plotting.MARKERS[i], color=plotting.COLORS[i], ms=9, label=label)
     axes.set_xlabel(r"KL(policy $\|\,\pi_{chosen}$), nats")
     axes.set_ylabel(r"KL(policy $\|$ RLHF, $\beta = 1$), nats")
     axes.set_title("Who imitates whom: population optima on the bandit", loc="left")
@@ -226,7 +227,7 @@ def draw_tilt(scale: float, labels: str = "Bradley–Terry", count: int = 8) -> 
     world = row_of_responses(count, scale, hard=labels == "hard")
     reward, distributions = (
         world.true_reward,
-        {plotting.DISTRIBUTIONS["ref"].label: world.ref, REPAIRED: world.chosen},
+        {plotting.DISTRIBUTIONS["ref"].label: world.ref, CORRECTED: world.chosen},
     )
     distributions |= {
         f"DIL {name.upper()} published": optima.dil(world, name, "rejected")
@@ -250,9 +251,11 @@ def draw_tilt(scale: float, labels: str = "Bradley–Terry", count: int = 8) -> 
     left.set(ylim=(0, 1), xlabel="reward", title="probability")
     left.legend(frameon=False, fontsize=8, loc="upper left")
     own = kl(world.chosen, world.ref).item()
-    away = {name: kl(distribution, world.ref).item() for name, distribution in distributions.items()}
+    away = {
+        name: kl(distribution, world.ref).item() for name, distribution in distributions.items()
+    }
     return figure, (
-        f"KL to the reference: winners {own:.3f} nats (never above "
+        f"KL to the reference: chosen responses {own:.3f} nats (never above "
         f"{torch.log(torch.tensor(2.0)) - 0.5:.3f}), "
         f"published DIL {away['DIL BCE published']:.3f} (BCE), {away['DIL UKL published']:.3f} "
         "(UKL), "
@@ -261,9 +264,8 @@ def draw_tilt(scale: float, labels: str = "Bradley–Terry", count: int = 8) -> 
 
 
 def step_through(path: Path) -> Path:
-    """The laws that a preference data set and the losses make of one reference, as the rewards
-    grow: a figure in steps.
-    """
+    """The distributions that a preference data set and the losses make of one reference, as the
+    rewards grow: a figure in steps."""
     steps = []
     for scale in (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0):
         figure, _ = draw_tilt(scale)

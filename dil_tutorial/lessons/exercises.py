@@ -29,7 +29,7 @@ def check_answer(answer: Any, truth: Any, hint: str, tolerance: float = 1e-6) ->
     Right.
     (None, None)
     >>> check_answer("two", 2.0, "Count again.")
-    Not yet: 'two' is no number. Count again.
+    Not yet: 'two' is not a number. Count again.
     """
     if answer is None:
         print("Not answered yet: replace None and run this cell again.")
@@ -38,7 +38,7 @@ def check_answer(answer: Any, truth: Any, hint: str, tolerance: float = 1e-6) ->
     try:
         given = torch.as_tensor(as_numbers(answer), dtype=torch.float64).squeeze()
     except (TypeError, ValueError, RuntimeError, ZeroDivisionError, OverflowError):
-        print(f"Not yet: {str(answer)[:40]!r} is no number. {hint}")
+        print(f"Not yet: {str(answer)[:40]!r} is not a number. {hint}")
         return
     if given.shape != right.shape:
         print(

@@ -84,7 +84,8 @@ def _valley(direction: str) -> float:
 
 
 def _disagreement() -> float:
-    """1 if repaired LSIF and BCE end at different policies in a class of single hills, else 0."""
+    """1 if corrected LSIF and BCE have their optimum at different policies in a class of single
+    hills, else 0."""
     world = gallery.bimodal(prompts=1)
     ends = [
         loglinear.fit(
@@ -106,7 +107,7 @@ def _judge(policy: torch.Tensor, ref: torch.Tensor) -> float:
 
 
 def _share_of_sft(world: World) -> float:
-    """The variance of the first response's ratio under a repaired loss, as a share of SFT's."""
+    """The variance of the first response's ratio under a corrected loss, as a share of SFT's."""
     return (efficiency.free_noise(world)[0, 0, 0] / efficiency.counted(world)[0, 0, 0]).item()
 
 
@@ -122,9 +123,8 @@ def _pull(ratio: float) -> float:
 
 
 def _gain(world: World, flips: float) -> float:
-    """What imitating the winners gains of the true reward where a share of labels is turned
-    round.
-    """
+    """What imitating the chosen responses gains of the true reward where a share of labels is
+    turned round."""
     policy = world.ref * (1 + (1 - 2 * flips) * world.advantage)
     return ((policy - world.ref) * world.true_reward).sum().item()
 
@@ -146,7 +146,7 @@ TRUTHS: dict[str, Callable[[], float]] = {
             / bregman.derivative(bregman.BCE.reference_loss, torch.tensor([10.0], dtype=F64))
         ).item()
     ),
-    "06-loser": lambda: optima.dil(
+    "06-rejected response": lambda: optima.dil(
         World.from_reward([0.5, 0.5], [0.0, 1.0], hard=True), "ukl", "rejected"
     )[0, 1].item(),
     "07-dpo": lambda: optima.rlhf(World.from_reward([0.5, 0.5], [0.0, math.log(9)]), 1.0)[

@@ -17,7 +17,7 @@ def numbers(
 
     What is no float (a count, a word) is shown as it is; of a tensor all numbers in order.
 
-    >>> table = numbers({"winners": [0.25, 0.75], "pairs": 3}, ["rock", "paper"], digits=1)
+    >>> table = numbers({"chosen responses": [0.25, 0.75], "pairs": 3}, ["rock", "paper"], digits=1)
     >>> table.data.count("<tr>"), "<td>0.8</td>" in table.data, "<td>3</td>" in table.data
     (3, True, True)
     """

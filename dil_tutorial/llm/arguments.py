@@ -36,7 +36,7 @@ DIVERGENCES = {"forward_kl": "itakura-saito", "js_divergence": "bce"}
 NO_MATTER = {  # fields that have nothing left to decide here
     "precompute_ref_log_probs": "the reference is always scored before training",
     "precompute_ref_batch_size": "it is scored in the batches of training",
-    "dataset_num_proc": "rows are tokenised in this process",
+    "dataset_num_proc": "rows are tokenized in this process",
     "pad_to_multiple_of": "no number here depends on the padding",
     "f_alpha_divergence_coef": "it goes with f_divergence_type alone",
     "discopop_tau": "it goes with loss_type 'discopop' alone",

@@ -99,7 +99,7 @@ class RequireGradients(TrainerCallback):
 
 
 class LiveFigure(TrainerCallback):
-    """The training curves as a figure in a notebook that grows while the run goes on:
+    """The training curves as a figure in a notebook that grows while the run continues:
     ``callbacks=[LiveFigure()]``.
 
     ``every`` is the number of logged steps between two drawings.

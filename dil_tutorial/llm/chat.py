@@ -6,7 +6,7 @@ from dil_tutorial.llm.sampling import answer_to
 
 
 class Talk:
-    """A conversation of one model; without a chat template each message is a text to go on with,
+    """A conversation of one model; without a chat template each message is a text to continue with,
     and nothing is remembered.
 
     >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model

@@ -30,7 +30,7 @@ REFUSED = {  # fields of TrainingArguments that cannot do here what they say, an
     "fp16_full_eval": PRECISION,
     "label_smoothing_factor": "there are no labels of tokens to smooth",
     "label_names": "what a row holds is fixed: see dil_tutorial.llm.data",
-    "length_column_name": "lengths are those of the tokenised rows",
+    "length_column_name": "lengths are those of the tokenized rows",
     "remove_unused_columns": "rows are token lists that only our collator knows",
     "parallelism_config": "a packed row cannot be cut between devices: use fsdp",
     "batch_eval_metrics": "compute_metrics is given all pairs at once",
@@ -157,7 +157,7 @@ class DILConfig(TrainingArguments):
             if getattr(self, name) is None:
                 continue
             if name in settings:
-                raise InputError(f"{name} is given beside loss_kwargs and in it: keep one")
+                raise InputError(f"{name} is given besides loss_kwargs and in it: keep one")
             settings[name] = getattr(self, name)
         loss = make_loss(self.loss, **settings)
         if loss.means_only and self.logprobs != "mean":

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dil_tutorial.llm.fast.attention import ATTENTION, lengths_of, register
 from dil_tutorial.llm.fast.head import head_gives_logps
 from dil_tutorial.llm.fast.packing import pack
-from dil_tutorial.llm.rows import Response, TokenisedPair
+from dil_tutorial.llm.rows import Response, TokenizedPair
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Step:
     lora: int = 0  # rank; 0: all weights are trained
     checkpointing: bool = False
     head_chunk: int = 256
-    optimiser: str = "adamw_torch_fused"
+    optimizer: str = "adamw_torch_fused"
     accumulation: int = 1
     shared: bool = True  # a prompt is read once for both responses
 
-    def rows(self) -> list[TokenisedPair]:
+    def rows(self) -> list[TokenizedPair]:
         """The micro-batch's pairs, all of the same lengths.
 
         >>> [
@@ -59,7 +59,7 @@ class Step:
             Response([1] * self.prompt, [token] * n)
             for token, n in ((2, self.chosen), (3, self.rejected))
         )
-        return [TokenisedPair(chosen, rejected)] * self.pairs
+        return [TokenizedPair(chosen, rejected)] * self.pairs
 
     @property
     def tokens(self) -> int:
@@ -85,7 +85,10 @@ class Counts:
         """Of ``layers`` layers, from one (self) and two."""
         one_layer, two_layers = vars(self), vars(two)
         return Counts(
-            **{name: one_layer[name] + (layers - 1) * (two_layers[name] - one_layer[name]) for name in one_layer}
+            **{
+                name: one_layer[name] + (layers - 1) * (two_layers[name] - one_layer[name])
+                for name in one_layer
+            }
         )
 
 
@@ -217,7 +220,7 @@ def saved_for_backward(weights: set[int]) -> Iterator[dict[int, int]]:
     4000
     """
     saved: dict[int, int] = {}
-    # what was let go on the way, as a gradient taken in the forward pass does, is not counted
+    # what was let continue the way, as a gradient taken in the forward pass does, is not counted
     alive: WeakSet[Kept] = WeakSet()
 
     def note(tensor: Tensor) -> Kept:

@@ -5,14 +5,14 @@ A row has ``prompt``, ``chosen`` and ``rejected``: three strings, or three lists
 template where it takes them. Other fields are ignored.  Rows of ``prompt``, ``completion`` and
 ``label`` are joined to pairs (``llm.unpaired``).
 
-TRL's implicit prompts are read too: without ``prompt``, or with a string prompt beside two whole
-conversations, the prompt is what chosen and rejected begin with; where that goes on into the
+TRL's implicit prompts are read too: without ``prompt``, or with a string prompt besides two whole
+conversations, the prompt is what chosen and rejected begin with; where that continues into the
 assistant's answer, it is cut back to where the answer begins (TRL reads on, which DPO does not
 notice, but losses that see a response by itself do).
 
 A row may bring its tokens along, as the files of `dil simulate` do: ``prompt_ids``, ``chosen_ids``
 and ``rejected_ids`` are then used as they are.  What a model drew is not always what its tokenizer
-makes of the text, and a response cut at a number of tokens has no end token.  A third response of
+makes of the text, and a response cut at a number of tokens has no EOS token.  A third response of
 the reference, ``reference`` (``reference_ids``), is what the denominator of that name is estimated
 on.
 
@@ -39,7 +39,7 @@ from typing import Any
 from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.llm.recipe import HUB_ID, check_data_file
 from dil_tutorial.llm.rows import common_prefix, pairs_digest
-from dil_tutorial.llm.unpaired import ACROSS, joined, labelled
+from dil_tutorial.llm.unpaired import ACROSS, joined, labeled
 
 FIELDS = ("prompt", "chosen", "rejected")
 P_CHOSEN = "p_chosen"  # the field of a soft label
@@ -74,9 +74,9 @@ class Reading:
     bad: list[str]  # a line for each row that cannot be used
     total: int  # rows looked at
     more: bool = False  # whether rows are left behind the limit
-    cut_back: int = 0  # implicit prompts that went on into the answer
+    cut_back: int = 0  # implicit prompts that continued into the answer
     across: int = 0  # pairs of which each response answers a prompt of its own
-    alone: int = 0  # labelled responses that no other was left to pair with
+    alone: int = 0  # labeled responses that no other was left to pair with
 
     @cached_property
     def digest(self) -> str:
@@ -145,7 +145,7 @@ def check_all(
         )
         more = ", ..." if len(reading.bad) > 10 else ""
         raise InputError(
-            f"{name}: {len(reading.bad)} of {reading.total} rows cannot be used: mend them, or give "
+            f"{name}: {len(reading.bad)} of {reading.total} rows cannot be used: fix them, or give "
             "--on-bad-line skip: "
             f"{messages}{more}"
         )
@@ -168,7 +168,7 @@ def check_all(
 
 @dataclass
 class Unreadable:
-    """A line that is no JSON.
+    """A line that is not JSON.
 
     >>> check_all([(Unreadable("broken JSON"), "pairs.jsonl:1")], "pairs.jsonl")
     Traceback (most recent call last):
@@ -264,7 +264,7 @@ def check_pair(row: object, where: str) -> Pair:
         (*FIELDS, REFERENCE_RESPONSE) if row.get(REFERENCE_RESPONSE) else FIELDS
     )
     if "completion" in row:
-        row, fields = labelled(row, where), ("prompt", "chosen")
+        row, fields = labeled(row, where), ("prompt", "chosen")
     elif ACROSS in row:
         fields = (*fields, ACROSS)
     for field in fields:
@@ -382,7 +382,7 @@ def _beginning_of_answer(row: Mapping[str, Any]) -> int:
 
 
 def went_on(row: Mapping[str, Any]) -> bool:
-    r"""Whether the common beginning of a row with an implicit prompt goes on into the answer.
+    r"""Whether the common beginning of a row with an implicit prompt continues into the answer.
 
     >>> dialogue = "\n\nHuman: Hi\n\nAssistant: I am"
     >>> went_on({"chosen": dialogue + " well.", "rejected": dialogue + " not."})

@@ -23,8 +23,8 @@ TRAPS = {
     "duplicates": "pairs that stand there twice",
     "both ways": "pairs that stand there with their sides exchanged, too",
     "control characters": "pairs with control characters",
-    "double end": "responses with two end tokens",
-    "no end": "responses without an end token",
+    "double end": "responses with two EOS tokens",
+    "no end": "responses without an EOS token",
 }
 
 
@@ -40,15 +40,16 @@ def describe(
     rows, pairs                 looked at; of use
     left out                    {reason: count}: rows that cannot be used, and with a tokenizer what
                                 max_length leaves out
-    cut back                    implicit prompts that went on into the answer, and were cut back to
+    cut back                    implicit prompts that continued into the answer, and were cut back
+                                to
                                 its beginning
     duplicates                  pairs that stand there before
     both ways                   pairs that stand there before with chosen and rejected exchanged
     control characters          pairs with any
-    unit, lengths               "tokens" or "words"; {field: one number a pair}
+    unit, lengths               "tokens" or "words"; {field: one number per pair}
     chosen longer               share of pairs whose chosen response is the longer one, ties one
                                 half, with its 95% interval
-    double end                  pairs whose chosen tokens end with two end tokens (a template's and
+    double end                  pairs whose chosen tokens end with two EOS tokens (a template's and
                                 the tokenizer's)
     no end                      pairs whose chosen tokens are not cut and have none among the last
                                 three
@@ -119,7 +120,7 @@ def repeated(pairs: list[tuple[str, ...]]) -> tuple[int, int]:
 
 
 def reason_of(line: str) -> str:
-    """Why a row was left out, without where it stands and how to mend it.
+    """Why a row was left out, without where it stands and how to fix it.
 
     >>> reason_of("pairs.jsonl:3: field 'rejected' is empty: give a response, or remove the pair")
     "field 'rejected' is empty"
@@ -137,7 +138,7 @@ def rows_of(report: dict[str, Any]) -> list[tuple[str, str]]:
     rows += [(f"left out: {reason}", f"{count:,}") for reason, count in report["left out"].items()]
     if report["cut back"]:
         share_cut = f"{report['cut back']:,} ({report['cut back'] / pairs:.0%})"
-        rows.append(("implicit prompts that went on into the answer, cut back", share_cut))
+        rows.append(("implicit prompts that continued into the answer, cut back", share_cut))
     rows += [
         (what, f"{report[key]:,} ({report[key] / pairs:.1%})")
         for key, what in TRAPS.items()
@@ -146,7 +147,7 @@ def rows_of(report: dict[str, Any]) -> list[tuple[str, str]]:
     rows += (
         [("pairs of responses to two prompts", f"{report['across']:,}")] if report["across"] else []
     )
-    rows += [("labelled responses left over", f"{report['alone']:,}")] if report["alone"] else []
+    rows += [("labeled responses left over", f"{report['alone']:,}")] if report["alone"] else []
     for field, numbers in report["lengths"].items():
         ordered = sorted(numbers)
         middle, high = ordered[len(ordered) // 2], ordered[int(0.95 * (len(ordered) - 1))]
@@ -177,7 +178,7 @@ def figure(report: dict[str, Any]) -> Figure:
             range=(0, top),
             histtype="step",
             lw=1.6,
-            color=plotting.COLOURS[i],
+            color=plotting.COLORS[i],
             label=field,
             ls=("-", "--", ":")[i],
         )
@@ -186,7 +187,7 @@ def figure(report: dict[str, Any]) -> Figure:
     )
     left.legend(frameon=False)
     more = [a - b for a, b in zip(lengths["chosen"], lengths["rejected"], strict=True)]
-    right.hist(more, bins=41, color=plotting.COLOURS[0])
+    right.hist(more, bins=41, color=plotting.COLORS[0])
     right.axvline(0, color="black", lw=1)
     share = report["chosen longer"]
     right.set(

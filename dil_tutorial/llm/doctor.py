@@ -21,7 +21,7 @@ from dil_tutorial.llm import data_report
 from dil_tutorial.llm.data import Reading, read
 from dil_tutorial.llm.metrics import FALLEN, warning_signs
 from dil_tutorial.llm.models import load_tokenizer
-from dil_tutorial.llm.rows import TokenisedPair
+from dil_tutorial.llm.rows import TokenizedPair
 from dil_tutorial.support.files import read_json, read_text
 
 Row = Mapping[str, Any]
@@ -76,7 +76,7 @@ def of_log(history: Sequence[Row], beta: float | None = None) -> list[Finding]:
     if evidence := not_finite(rows):
         return [Finding("not finite", evidence)]  # the numbers behind it mean nothing
     asked = {"zero loss": zero_loss(rows), "seen only": seen_only(rows, evals)}
-    # not fed log-probs, without a reference
+    # not given log-probs, without a reference
     if rows[-1].get("logratios/chosen") != rows[-1].get("logps/chosen", math.nan):
         asked |= {
             "not zero at start": not_zero_at_start(rows),
@@ -146,7 +146,7 @@ def falling(rows: Sequence[Row]) -> str | None:
 
 
 def seen_only(rows: Sequence[Row], evals: Sequence[Row]) -> str | None:
-    """At least 95% of training pairs told apart, and at most 65% of held-out ones."""
+    """At least 95% of training pairs Bayes accuracy, and at most 65% of held-out ones."""
     name = "rewards/accuracies"
     if name not in rows[-1] or not evals or f"eval_{name}" not in evals[-1]:
         return None
@@ -198,7 +198,7 @@ def last_quarter(rows: Sequence[Row], name: str) -> float:
 
 
 def of_data(reading: Reading, tokenizer: Any = None, max_length: int = 1024) -> list[Finding]:
-    """What a file of pairs gives cause to say; end tokens are seen with a ``tokenizer`` only.
+    """What a file of pairs gives cause to say; EOS tokens are seen with a ``tokenizer`` only.
 
     >>> pairs = [
     ...     {"prompt": f"{i}?", "chosen": "yes, very long", "rejected": "no"} for i in range(50)
@@ -233,12 +233,12 @@ def of_data(reading: Reading, tokenizer: Any = None, max_length: int = 1024) -> 
     return findings
 
 
-def of_rows(rows: Iterable[TokenisedPair], end: int | None) -> list[Finding]:
-    """What tokenised pairs give cause to say before a training: here as in ``of_data``, end tokens
+def of_rows(rows: Iterable[TokenizedPair], end: int | None) -> list[Finding]:
+    """What tokenized pairs give cause to say before a training: here as in ``of_data``, EOS tokens
     that stand there twice.
 
     >>> from dil_tutorial.llm.rows import Response
-    >>> of_rows([TokenisedPair(Response([5], [6, 0, 0]), Response([5], [7, 0]))], end=0)
+    >>> of_rows([TokenizedPair(Response([5], [6, 0, 0]), Response([5], [7, 0]))], end=0)
     [Finding(name='double end', evidence='1 of 1 pairs')]
     """
     if end is None:

@@ -119,7 +119,7 @@ def run_tasks(
     numbers: dict[str, dict[str, list[float]]] = {}
     for task, values in results.items():
         for key, value in values.items():
-            metric, _, how = key.partition(",")  # "acc,none" and, beside it, "acc_stderr,none"
+            metric, _, how = key.partition(",")  # "acc,none" and, next to it, "acc_stderr,none"
             if how and not metric.endswith("_stderr") and isinstance(value, (int, float)):
                 error = values.get(f"{metric}_stderr,{how}")
                 spread = float(error) if isinstance(error, (int, float)) else math.nan

@@ -35,8 +35,8 @@ def kl_terms(f: Tensor) -> Tensor:
     """r log r - r + 1 for each log-ratio: never negative, and its mean over samples of pi_ref is
     KL(pi_theta || pi_ref).
 
-    Winners and losers together are samples of pi_ref (THEORY §1), so the mean over a batch of pairs
-    estimates that KL. In float64, with f at most 300.
+    Chosen and rejected responses together are samples of pi_ref (THEORY §1), so the mean over a
+    batch of pairs estimates that KL. In float64, with f at most 300.
 
     >>> kl_terms(torch.tensor([0.0, 1.0])).float().tolist()
     [0.0, 1.0]
@@ -97,7 +97,7 @@ def warning_signs(means: Mapping[str, float]) -> dict[str, str]:
 
 
 def beyond_the_formula(f: Tensor) -> bool:
-    """Is a log-ratio so large that losses with an exponential go on along their tangent (see
+    """Is a log-ratio so large that losses with an exponential continue along their tangent (see
     ``bregman``)?
 
     >>> beyond_the_formula(torch.tensor([1.0, 100.0]))

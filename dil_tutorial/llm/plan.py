@@ -2,7 +2,7 @@
 it.
 
 Activations and floating-point operations are counted on the trainer's own step (``count``);
-weights, gradients and optimiser states follow from the number of parameters.  The larger of two
+weights, gradients and optimizer states follow from the number of parameters.  The larger of two
 moments is the peak: the end of the forward pass, when all activations are there, or of the backward
 pass, when all gradients are.
 """
@@ -33,9 +33,9 @@ CARDS = {  # bytes of memory, dense bf16 FLOP/s: from the makers' sheets
 }
 # bytes a trained weight
 STATES = {"adamw_torch": 8, "adamw_torch_fused": 8, "adamw_8bit": 2, "adamw_bnb_8bit": 2, "sgd": 0}
-# bytes of a weight in 4 bits with its scales, quantised again (Dettmers et al., 2023, section 3)
+# bytes of a weight in 4 bits with its scales, quantized again (Dettmers et al., 2023, section 3)
 NF4 = 0.5 + 0.127 / 8
-CONTEXT = 0.8 * GIB  # what CUDA, its libraries and the allocator's gaps take beside the tensors
+CONTEXT = 0.8 * GIB  # what CUDA, its libraries and the allocator's gaps take next to the tensors
 
 
 # --- Memory and time ------------------------------------------------------------------------------
@@ -46,20 +46,20 @@ def memory(
 ) -> dict[str, float]:
     """Bytes on each device at the peak, by part; their sum is the peak.
 
-    ``sharded`` is FSDP2's full sharding over ``cards``; otherwise each of several cards holds
+    ``sharded`` is FSDP2's full sharding over ``cards``; otherwise each of several GPUs holds
     everything (DDP), and a second copy of the gradients, the buckets that are sent around.
 
     >>> config = model_config("smollm2-135m")
     >>> step = Step(prompt=8, chosen=4, rejected=4)
     >>> found = memory(config, step, counted(config, step))
-    >>> round(found["optimiser"] / found["weights"])
+    >>> round(found["optimizer"] / found["weights"])
     2
     """
     weights, adapters = held(step, counts), 4 * counts.trained if step.lora else 0.0
     share = cards if sharded else 1
     parts = {
         "weights": (weights + adapters) / share,
-        "optimiser": STATES[step.optimiser] * counts.trained / share,
+        "optimizer": STATES[step.optimizer] * counts.trained / share,
     }
     gradients = 4 * counts.trained / share * (2 if cards > 1 and not sharded else 1)
     compute = 2 if step.bf16 or step.dtype != "float32" else 4  # bytes of a number in the layers
@@ -124,13 +124,13 @@ def step_of(recipe: dict[str, Any], prompt: int, chosen: int, rejected: int) -> 
 
     >>> step_of({"max_length": 12, "lora_r": 8}, prompt=8, chosen=9, rejected=2)
     Step(prompt=8, chosen=4, rejected=2, pairs=8, dtype='float32', bf16=False, lora=8, checkpointing=False, head_chunk=256, \
-optimiser='adamw_torch_fused', accumulation=1, shared=True)
+optimizer='adamw_torch_fused', accumulation=1, shared=True)
     """  # noqa: E501
     longest = recipe.get("max_length", 1024)
     prompt = min(prompt, longest - 1)
-    optimiser = str(recipe.get("optim", "adamw_torch_fused"))
-    if optimiser not in STATES:
-        raise unknown_name("optimiser to plan with", optimiser, STATES)
+    optimizer = str(recipe.get("optim", "adamw_torch_fused"))
+    if optimizer not in STATES:
+        raise unknown_name("optimizer to plan with", optimizer, STATES)
     return Step(
         prompt=prompt,
         chosen=min(chosen, longest - prompt),
@@ -141,7 +141,7 @@ optimiser='adamw_torch_fused', accumulation=1, shared=True)
         lora=recipe.get("lora_r", 0),
         checkpointing=checkpoints(recipe),
         head_chunk=recipe.get("head_chunk", 256),
-        optimiser=optimiser,
+        optimizer=optimizer,
         accumulation=recipe.get("gradient_accumulation_steps", 1),
     )
 
@@ -156,7 +156,7 @@ def checkpoints(recipe: dict[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe on cards: the memory of an average and of the longest micro-batch, and the time of
+    """A recipe on GPUs: the memory of an average and of the longest micro-batch, and the time of
     the whole run.
     """
 
@@ -165,7 +165,7 @@ class Plan:
     longest: dict[str, float]  # of a micro-batch that is cut at max_length
     training: float  # FLOPs of the run, all devices
     scoring: float  # of the reference's log-probabilities, once before it
-    steps: int  # of the optimiser
+    steps: int  # of the optimizer
     tokens: float  # real tokens of the run
 
     def hours(self, flops_per_s: float, cards: int, mfu: float) -> float:
@@ -288,7 +288,7 @@ def lengths_given(text: str) -> tuple[int, int, int]:
 
 
 def card_named(name: str) -> tuple[float, float]:
-    """Memory in bytes and peak FLOP/s of a card.
+    """Memory in bytes and peak FLOP/s of a GPU.
 
     >>> card_named("h100")
     (80000000000.0, 989000000000000.0)

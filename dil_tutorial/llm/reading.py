@@ -1,7 +1,7 @@
-"""Texts to read: a response with f = log pi_theta - log pi_ref of each token as its colour, and
+"""Texts to read: a response with f = log pi_theta - log pi_ref of each token as its color, and
 pages of such texts.
 
-f of a response is the sum over its tokens, so a coloured text says where a log-ratio came from.
+f of a response is the sum over its tokens, so a colored text says where a log-ratio came from.
 Blue: training made the token more probable there; orange and underlined: less.  The number stands
 in each token's tooltip.
 """
@@ -21,8 +21,8 @@ from dil_tutorial.llm.tokens import tokenize_pair
 from dil_tutorial.support import templates
 from dil_tutorial.support.files import write_text
 
-Coloured = Sequence[tuple[str, float]]  # tokens with their f, nats
-FULL = 1.5  # nats at which a colour is full
+Colored = Sequence[tuple[str, float]]  # tokens with their f, nats
+FULL = 1.5  # nats at which a color is full
 
 
 @torch.no_grad()
@@ -61,7 +61,7 @@ def token_log_ratios(
     return log_ratios
 
 
-def coloured_answers(
+def colored_answers(
     policy: Any,
     reference: Any,
     tokenizer: Any,
@@ -73,7 +73,7 @@ def coloured_answers(
 
     >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
     >>> model = tiny_model()
-    >>> [row] = coloured_answers(
+    >>> [row] = colored_answers(
     ...     model, model, own_tokenizer(), ["Name a fruit."], [" A pear."], None
     ... )
     >>> "".join(text for text, _ in row)
@@ -84,35 +84,37 @@ def coloured_answers(
         pair = {"prompt": prompt, "chosen": text, "rejected": text}
         wrapped = bool(tokenizer.chat_template) if chat is None else chat
         response = tokenize_pair(as_chat(pair) if wrapped else pair, tokenizer).chosen
-        log_ratios += token_log_ratios(policy, reference, tokenizer, response.prompt, [response.tokens])
+        log_ratios += token_log_ratios(
+            policy, reference, tokenizer, response.prompt, [response.tokens]
+        )
     return log_ratios
 
 
-def coloured(tokens: Coloured) -> str:
-    """HTML of a text whose tokens are coloured by f.
+def colored(tokens: Colored) -> str:
+    """HTML of a text whose tokens are colored by f.
 
-    >>> print(coloured([("good", 0.75), ("<i>", -3.0)]))
+    >>> print(colored([("good", 0.75), ("<i>", -3.0)]))
     <span style="background:rgba(0,114,178,0.35)" title="f = +0.75">good</span><span \
 style="background:rgba(213,94,0,0.70);text-decoration:underline" title="f = -3.00">&lt;i&gt;</span>
     """
     parts = []
     for text, f in tokens:
         strength = 0.7 * min(1.0, abs(f) / FULL)
-        colour = (
+        color = (
             f"rgba(0,114,178,{strength:.2f})"
             if f >= 0
             else f"rgba(213,94,0,{strength:.2f});text-decoration:underline"
         )
         markup = escape(text).replace("\n", "<br>")
-        parts.append(f'<span style="background:{colour}" title="f = {f:+.2f}">{markup}</span>')
+        parts.append(f'<span style="background:{color}" title="f = {f:+.2f}">{markup}</span>')
     return "".join(parts)
 
 
 def save_page(title: str, rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """A page of texts side by side, which needs nothing beside it.
+    """A page of texts side by side, which needs nothing next to it.
 
-    A row has "prompt" and "texts", a list of {"name", "tokens" (``Coloured``)}; the sum of f is
+    A row has "prompt" and "texts", a list of {"name", "tokens" (``Colored``)}; the sum of f is
     shown under each text.
     """
-    page = templates.load(Path(__file__).with_name("reading.html.j2"), {"coloured": coloured})
+    page = templates.load(Path(__file__).with_name("reading.html.j2"), {"colored": colored})
     write_text(path, page.render(title=title, rows=rows, full=FULL))

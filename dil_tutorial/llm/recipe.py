@@ -209,7 +209,7 @@ def last_checkpoint(output_dir: Path, resume: bool) -> Path | None:
     checkpoints = sorted(whole, key=lambda path: int(path.name.split("-")[1]))
     if checkpoints and not resume:
         raise InputError(
-            f"{output_dir}: holds an interrupted run: go on with --resume, or choose another "
+            f"{output_dir}: holds an interrupted run: continue with --resume, or choose another "
             "--output-dir"
         )
     if resume and not checkpoints:

@@ -49,7 +49,7 @@ def rewards(model: Any, batch: PaddedBatch) -> Tensor:
     """R_phi of N responses, (N,), nats: the head on the hidden state of each one's last token.
 
     The place is counted.  transformers looks for the last token that is no padding: one too early
-    where the end token pads.
+    where the EOS token pads.
 
     >>> from transformers import LlamaForSequenceClassification
     >>> from dil_tutorial.llm.tiny import tiny_model

@@ -1,4 +1,4 @@
-"""Tokenised pairs: one as lists of numbers, for a batch; many as flat tensors, four bytes a token,
+"""Tokenized pairs: one as lists of numbers, for a batch; many as flat tensors, four bytes a token,
 kept from run to run.
 
 The file of a data set is named by a fingerprint of texts, tokenizer and cuts, so that what is read
@@ -69,14 +69,14 @@ class Response:
 
 
 @dataclass
-class TokenisedPair:
+class TokenizedPair:
     """A preference pair in tokens; ``reference`` is a response of the reference itself, where the
     data bring one.
 
     ``p_chosen`` is the probability that the chosen response is the better one: 1 where its label
     was drawn.
 
-    >>> TokenisedPair(Response([5, 6], [7, 1]), Response([5, 6], [8, 1])).responses[1].tokens
+    >>> TokenizedPair(Response([5, 6], [7, 1]), Response([5, 6], [8, 1])).responses[1].tokens
     [8, 1]
     """
 
@@ -91,7 +91,7 @@ class TokenisedPair:
         return [self.chosen, self.rejected, *([self.reference] if self.reference else [])]
 
 
-def in_order(rows: list[TokenisedPair]) -> list[Response]:
+def in_order(rows: list[TokenizedPair]) -> list[Response]:
     """The responses of B pairs in the order of a batch: all chosen, all rejected, all of the
     reference.
     """
@@ -101,11 +101,11 @@ def in_order(rows: list[TokenisedPair]) -> list[Response]:
 
 
 @dataclass(eq=False)
-class Rows(Sequence[TokenisedPair]):
-    """P tokenised pairs; ``rows[i]`` is a TokenisedPair, made as it is asked for, with the
+class Rows(Sequence[TokenizedPair]):
+    """P tokenized pairs; ``rows[i]`` is a TokenizedPair, made as it is asked for, with the
     reference's log-probs as they are.
 
-    >>> rows = Rows.of([TokenisedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))])
+    >>> rows = Rows.of([TokenizedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))])
     >>> rows.tokens.tolist(), rows.lengths.tolist()
     ([5, 6, 7, 1, 8], [[2, 2, -1, 1, -2, -2]])
     >>> rows[0].rejected
@@ -122,7 +122,7 @@ class Rows(Sequence[TokenisedPair]):
     source: str | None = None  # a fingerprint of texts, tokenizer and cuts, where it is known
 
     @classmethod
-    def of(cls, pairs: Iterable[TokenisedPair]) -> "Rows":
+    def of(cls, pairs: Iterable[TokenizedPair]) -> "Rows":
         """Rows of single pairs."""
         tokens: list[Tensor] = []
         lengths: list[list[int]] = []
@@ -168,12 +168,12 @@ class Rows(Sequence[TokenisedPair]):
         return len(self.lengths)
 
     @overload
-    def __getitem__(self, index: int) -> TokenisedPair: ...
+    def __getitem__(self, index: int) -> TokenizedPair: ...
 
     @overload
-    def __getitem__(self, index: slice) -> list[TokenisedPair]: ...
+    def __getitem__(self, index: slice) -> list[TokenizedPair]: ...
 
-    def __getitem__(self, index: int | slice) -> TokenisedPair | list[TokenisedPair]:
+    def __getitem__(self, index: int | slice) -> TokenizedPair | list[TokenizedPair]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         lengths = self.lengths[index].tolist()[: 2 * self.sides]
@@ -186,7 +186,7 @@ class Rows(Sequence[TokenisedPair]):
         for length, logp in zip(lengths[::2], self.ref_logps[index].tolist(), strict=True):
             prompt = responses[-1].prompt if length == SHARED else next(parts).tolist()
             responses.append(Response(prompt, next(parts).tolist(), logp))
-        return TokenisedPair(
+        return TokenizedPair(
             *responses, p_chosen=1.0 if self.p_chosen is None else self.p_chosen[index].item()
         )
 
@@ -220,7 +220,7 @@ class Rows(Sequence[TokenisedPair]):
         """A fingerprint of tokens and soft labels: it changes with the pairs, the tokenizer, its
         template, and how rows are cut.
 
-        >>> pair = TokenisedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))
+        >>> pair = TokenizedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))
         >>> (
         ...     Rows.of([pair]).digest() == Rows.of([pair]).digest(),
         ...     Rows.of([pair]).digest() == Rows.of([pair, pair]).digest(),
@@ -242,7 +242,7 @@ class Rows(Sequence[TokenisedPair]):
 def joined(parts: Sequence[Rows]) -> Rows:
     """Rows of several, one after the other.
 
-    >>> rows = Rows.of([TokenisedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))])
+    >>> rows = Rows.of([TokenizedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))])
     >>> joined([rows, rows])[1].chosen.tokens
     [7, 1]
     """
@@ -285,7 +285,7 @@ def tokenizer_digest(tokenizer: Any) -> str | None:
 def save_tensors(
     path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write tensors to a temporary file beside ``path``, its own in each process, then rename:
+    """Write tensors to a temporary file besides ``path``, its own in each process, then rename:
     never half a file.
 
     >>> import tempfile
@@ -301,7 +301,7 @@ def save_tensors(
 
 
 def keep(rows: Rows, path: Path, metadata: dict[str, Any]) -> None:
-    """Write rows and what was told of them; of the files beside it only the latest stay.
+    """Write rows and what was told of them; of the files next to it only the latest stay.
 
     >>> import tempfile
     >>> keep(Rows.of([]), Path(tempfile.mkdtemp()) / "none.safetensors", {})
@@ -318,7 +318,7 @@ def kept(path: Path) -> tuple[Rows, dict[str, Any]] | None:
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "x.safetensors"
-    >>> keep(Rows.of([TokenisedPair(Response([5], [7]), Response([5], [8]))]), path, {"dropped": 1})
+    >>> keep(Rows.of([TokenizedPair(Response([5], [7]), Response([5], [8]))]), path, {"dropped": 1})
     >>> rows, told = kept(path)
     >>> rows[0].rejected.tokens, told
     ([8], {'dropped': 1})

@@ -123,7 +123,7 @@ def load_base(name: str, dtype: str, output_dir: Path) -> Any:
 
 
 def check_own_keys(recipe: dict[str, Any]) -> None:
-    """InputError where what a recipe holds beside DILConfig's fields is missing or does not go
+    """InputError where what a recipe holds besides DILConfig's fields is missing or does not go
     together.
     """
     dtype = recipe.get("dtype", "float32")
@@ -167,7 +167,7 @@ def describe(trainer: DILTrainer) -> str:
 
 
 def of_the_data(reading: Reading) -> str:
-    """What a run should say of the file it read, beside the number of pairs.
+    """What a run should say of the file it read, next to the number of pairs.
 
     >>> of_the_data(Reading([{}] * 10, ["f:3: empty"], 11, more=True, cut_back=2))
     'the first 11 rows of more; 1 left out; 2 prompts cut back to where the answer begins'
@@ -175,7 +175,7 @@ def of_the_data(reading: Reading) -> str:
     parts = [f"the first {reading.total:,} rows of more"] if reading.more else []
     parts += [f"{len(reading.bad):,} left out"] if reading.bad else []
     parts += [f"{reading.across:,} pairs of responses to two prompts"] if reading.across else []
-    parts += [f"{reading.alone:,} labelled responses left over"] if reading.alone else []
+    parts += [f"{reading.alone:,} labeled responses left over"] if reading.alone else []
     if reading.cut_back:
         parts.append(f"{reading.cut_back:,} prompts cut back to where the answer begins")
     return "; ".join(parts)
@@ -196,7 +196,7 @@ def run(job: Job) -> int | None:
         if reason := cannot_write(error):
             raise InputError(
                 f"{trainer.args.output_dir}: a checkpoint or the model could not be written "
-                f"({reason}): make room, then go on "
+                f"({reason}): make room, then continue "
                 "with --resume"
             ) from None
         raise

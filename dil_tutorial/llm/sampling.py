@@ -18,7 +18,7 @@ from dil_tutorial.llm.data import as_chat
 from dil_tutorial.llm.fast.batches import pad, pad_prompts
 from dil_tutorial.llm.fast.logprobs import pair_logps, response_logps
 from dil_tutorial.llm.fast.probes import pads_left, usable_layout
-from dil_tutorial.llm.rows import Response, TokenisedPair
+from dil_tutorial.llm.rows import Response, TokenizedPair
 from dil_tutorial.llm.tokens import tokenize_pair
 from dil_tutorial.support.files import write_text
 
@@ -34,8 +34,8 @@ def answer(
     chat: bool
     | None = None,  # prompts are a user's messages; None: where the tokenizer has a chat template
 ) -> list[str]:
-    """One response a prompt: greedy at temperature 0, else sampled from the model's own law (no
-    top-k, no top-p).
+    """One response a prompt: greedy at temperature 0, else sampled from the model's own
+    distribution (no top-k, no top-p).
 
     >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
     >>> model, tokenizer = tiny_model(), own_tokenizer()
@@ -96,7 +96,7 @@ def score(
     responses: Sequence[str],
     chat: bool | None = None,
 ) -> Tensor:
-    """Summed log-probability of each response, end token included, (N,); prompts wrapped as in
+    """Summed log-probability of each response, EOS token included, (N,); prompts wrapped as in
     ``answer``.
 
     >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
@@ -137,22 +137,23 @@ def draw(
     samples: int,  # K responses to each
     max_new_tokens: int,  # the longest response
     seed: int,
-    path: Path | None = None,  # where batches are kept, to go on from
+    path: Path | None = None,  # where batches are kept, to continue from
     chat: bool | Collection[str] = False,  # prompts, or those named, are a user's messages
     rows: int = 256,  # responses drawn at a time
     quiet: bool = False,
-    # two models that draw with one seed differ hardly more often than their laws do
-    same_dice: bool = False,
+    # two models that draw with one seed differ hardly more often than their distributions do
+    common_random_numbers: bool = False,
 ) -> list[dict[str, Any]]:
-    """``samples`` responses to each prompt from the model's own law, with their log-probabilities.
+    """``samples`` responses to each prompt from the model's own distribution, with their
+    log-probabilities.
 
-    The law is the model's: temperature 1, no top-k, no top-p, no penalty.  A response ends with its
-    end token, or after ``max_new_tokens`` (then ``ended`` is false); cut there, responses still
-    have probabilities that sum to one. A row a prompt: {"prompt", "prompt_ids", "responses":
-    [{"text", "ids", "logp", "ended"}]}; ``logp`` is summed over ids.
+    The distribution is the model's: temperature 1, no top-k, no top-p, no penalty.  A response ends
+    with its EOS token, or after ``max_new_tokens`` (then ``ended`` is false); cut there, responses
+    still have probabilities that sum to one. One row per prompt: {"prompt", "prompt_ids",
+    "responses": [{"text", "ids", "logp", "ended"}]}; ``logp`` is summed over ids.
 
     ``rows`` responses are drawn at a time, each such batch from a seed of its own.  With ``path``
-    every batch is appended there (a JSON object a prompt), and a call that finds some goes on
+    every batch is appended there (a JSON object a prompt), and a call that finds some continues
     behind them: the result is the same.
 
     >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
@@ -173,7 +174,14 @@ def draw(
         if number * size < len(done):
             continue
         drawn = _draw_batch(
-            model, tokenizer, batch, samples, max_new_tokens, f"{seed} {number}", chat, same_dice
+            model,
+            tokenizer,
+            batch,
+            samples,
+            max_new_tokens,
+            f"{seed} {number}",
+            chat,
+            common_random_numbers,
         )
         if path is not None:
             with path.open("a", encoding="utf-8") as file:
@@ -209,7 +217,7 @@ def _draw_batch(
     max_new_tokens: int,
     seed: str,
     chat: bool | Collection[str],
-    same_dice: bool,
+    common_random_numbers: bool,
 ) -> list[dict[str, Any]]:
     from transformers import GenerationConfig
 
@@ -230,7 +238,7 @@ def _draw_batch(
     )
     own_law = OwnLaw(
         torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7])),
-        same_dice,
+        common_random_numbers,
     )
     model.eval()
     inputs = {
@@ -239,7 +247,9 @@ def _draw_batch(
     }
     read = _read_once(model, inputs, samples)
     each = {name: value.repeat_interleave(samples, 0) for name, value in inputs.items()}
-    out = model.generate(**each, **read, generation_config=generation_config, logits_processor=[own_law])
+    out = model.generate(
+        **each, **read, generation_config=generation_config, logits_processor=[own_law]
+    )
     logps = torch.stack(
         own_law.logps, 1
     ).cpu()  # (N, T), behind a response's end: of tokens that nobody reads
@@ -276,34 +286,33 @@ class OwnLaw(LogitsProcessor):
 
     One uniform number a row is looked up in the cumulated probabilities: the exponential numbers
     that ``torch.multinomial`` draws, one for each word of the vocabulary, cost a CPU more than the
-    head does.  ``generate`` is left to take the greatest score, which is the token drawn.  ``dice``
-    is a generator on the CPU: a seed throws the same numbers on any device.
+    head does.  ``generate`` is left to take the greatest score, which is the token drawn.  ``random
+    numbers`` is a generator on the CPU: a seed throws the same numbers on any device.
 
-    >>> law, logits = (
+    >>> distribution, logits = (
     ...     OwnLaw(torch.Generator().manual_seed(0)),
     ...     torch.tensor([[0.0, -torch.inf], [-torch.inf, 0.0]]),
     ... )
-    >>> law(torch.empty(2, 0), logits).argmax(-1), law.logps
+    >>> distribution(torch.empty(2, 0), logits).argmax(-1), distribution.logps
     (tensor([0, 1]), [tensor([0., 0.])])
 
-    With ``same_dice`` every word has an exponential number of its own after all, and the least of
-    number/probability is drawn: with the same numbers two laws then draw different words with a
-    chance of at most 2 TV/(1 + TV), TV their total variation.
-    """
+    With ``common_random_numbers`` every word has an exponential number of its own after all, and
+    the least of number/probability is drawn: with the same numbers two distributions then draw
+    different words with a chance of at most 2 TV/(1 + TV), TV their total variation."""
 
-    def __init__(self, generator: torch.Generator, same_dice: bool = False) -> None:
+    def __init__(self, generator: torch.Generator, common_random_numbers: bool = False) -> None:
         self.logps: list[Tensor] = []
-        self.dice = generator
-        self.same_dice = same_dice
+        self.rng = generator
+        self.common_random_numbers = common_random_numbers
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         logps = scores.float().log_softmax(-1)  # (N, V)
-        if self.same_dice:
-            numbers = torch.empty(logps.shape).exponential_(generator=self.dice)
+        if self.common_random_numbers:
+            numbers = torch.empty(logps.shape).exponential_(generator=self.rng)
             token = (logps - numbers.log_().to(logps.device)).argmax(-1, keepdim=True)  # (N, 1)
         else:
             cumulated = logps.exp().cumsum(-1, dtype=torch.float64)
-            uniform = torch.rand(len(scores), 1, dtype=torch.float64, generator=self.dice).to(
+            uniform = torch.rand(len(scores), 1, dtype=torch.float64, generator=self.rng).to(
                 scores.device
             )
             token = torch.searchsorted(cumulated, uniform * cumulated[:, -1:], right=True)
@@ -376,7 +385,7 @@ def score_drawn(
         ids = [response["ids"] for response in row["responses"]]
         couples = zip_longest(ids[::2], ids[1::2], fillvalue=ids[0])
         pairs += [
-            TokenisedPair(*(Response(row["prompt_ids"], tokens) for tokens in couple))
+            TokenizedPair(*(Response(row["prompt_ids"], tokens) for tokens in couple))
             for couple in couples
         ]
     core = getattr(model, "get_base_model", lambda: model)()

@@ -4,7 +4,7 @@ The boundary between prompt and response follows TRL's DPOTrainer:
 
 - chat messages go through the model's chat template, the prompt with the generation prompt on;
 - plain strings are joined as they are, and the end-of-sequence token closes each response;
-- prompt + response is tokenised whole, then cut where the tokenised prompt ends;
+- prompt + response is tokenized whole, then cut where the tokenized prompt ends;
 - ``max_length`` holds for prompt + response, the start is kept, and a pair whose prompt alone fills
   it, or whose responses are then the same, is dropped and counted.
 
@@ -30,7 +30,7 @@ from dil_tutorial.llm.models import cache_dir
 from dil_tutorial.llm.rows import (
     Response,
     Rows,
-    TokenisedPair,
+    TokenizedPair,
     common_prefix,
     joined,
     keep,
@@ -40,11 +40,11 @@ from dil_tutorial.llm.rows import (
 from dil_tutorial.llm.unpaired import ACROSS
 
 logger = logging.get_logger(__name__)
-CHUNK = 1000  # pairs tokenised in one call
+CHUNK = 1000  # pairs tokenized in one call
 MERGED = 2  # tokens at the end of a prompt that may merge with what follows
 
 
-def tokenize_pair(pair: Pair, tokenizer: Any) -> TokenisedPair:
+def tokenize_pair(pair: Pair, tokenizer: Any) -> TokenizedPair:
     """The tokens of one pair.  The prompts are equal unless a token merges across the boundary in
     one of them.
 
@@ -53,13 +53,13 @@ def tokenize_pair(pair: Pair, tokenizer: Any) -> TokenisedPair:
     >>> (
     ...     row.chosen.prompt == row.rejected.prompt,
     ...     len(row.rejected.tokens),
-    ... )  # the end token is one of them
+    ... )  # the EOS token is one of them
     (True, 2)
     """
     return _tokenize([pair], tokenizer)[0]
 
 
-def _tokenize(pairs: list[Pair], tokenizer: Any) -> list[TokenisedPair]:
+def _tokenize(pairs: list[Pair], tokenizer: Any) -> list[TokenizedPair]:
     """Pairs in tokens: all texts in one call, each prompt once."""
     texts = [[] if "chosen_ids" in pair else _texts(pair, tokenizer) for pair in pairs]
     plain = [isinstance(pair["prompt"], str) for pair in pairs]
@@ -87,7 +87,7 @@ def _tokenize(pairs: list[Pair], tokenizer: Any) -> list[TokenisedPair]:
                 _cut(before, whole)
                 for before, whole in zip(numbered[::2], numbered[1::2], strict=True)
             ]
-        rows.append(TokenisedPair(*responses, p_chosen=pair.get(P_CHOSEN, 1.0)))
+        rows.append(TokenizedPair(*responses, p_chosen=pair.get(P_CHOSEN, 1.0)))
     return rows
 
 
@@ -99,7 +99,7 @@ def _responses(pair: Pair) -> list[str]:
 
 def _texts(pair: Pair, tokenizer: Any) -> list[str]:
     """What the model reads, for each response: the prompt, and the prompt with it, as chat template
-    or end token have them.
+    or EOS token have them.
     """
     prompt = pair["prompt"]
     asked: list[tuple[Any, Any]] = [
@@ -146,7 +146,7 @@ def _texts(pair: Pair, tokenizer: Any) -> list[str]:
 
 
 def _cut(before: list[int], whole: list[int]) -> Response:
-    """A response where the tokenised prompt ends in the tokenised whole."""
+    """A response where the tokenized prompt ends in the tokenized whole."""
     boundary = len(before) if whole[: len(before)] == before else common_prefix(before, whole)
     # one list for both responses, where it can be
     prompt = before if boundary == len(before) else whole[:boundary]
@@ -161,7 +161,7 @@ def tokenize_pairs(
     where: str = "data",
     quiet: bool = False,
 ) -> tuple[Rows, Counter[str]]:
-    """Tokenise and truncate; returns the rows left, and how many were dropped for which reason.
+    """Tokenize and truncate; returns the rows left, and how many were dropped for which reason.
 
     The tokenizers library works on all cores.  Of more than 1,000 pairs the tokens are kept in the
     cache folder, and read from there when the same pairs meet the same tokenizer again.
@@ -239,7 +239,7 @@ def _tokenize_all(
             short = (
                 replace(r, tokens=r.tokens[: max_length - len(r.prompt)]) for r in row.responses
             )
-            cut = TokenisedPair(*short, p_chosen=row.p_chosen)
+            cut = TokenizedPair(*short, p_chosen=row.p_chosen)
             may_coincide = {
                 "chosen_ids",
                 ACROSS,

@@ -62,7 +62,7 @@ from dil_tutorial.llm.fast.probes import (
 from dil_tutorial.llm.fast.reference import FixedBatches, fingerprint, model_digest, score_reference
 from dil_tutorial.llm.metrics import beyond_the_formula, measure
 from dil_tutorial.llm.prepare import prepare, use_reference_column
-from dil_tutorial.llm.rows import Rows, TokenisedPair
+from dil_tutorial.llm.rows import Rows, TokenizedPair
 from dil_tutorial.losses import soft_label_loss
 from dil_tutorial.margins import length_discounted
 
@@ -286,7 +286,7 @@ class DILTrainer(Trainer):
             reference.set_attn_implementation(self.model.config._attn_implementation)
 
         @torch.no_grad()
-        def score(part: list[TokenisedPair]) -> Tensor:
+        def score(part: list[TokenizedPair]) -> Tensor:
             return self.response_logps(reference, self.data_collator(part)["responses"], len(part))[
                 0
             ].cpu()
@@ -485,5 +485,5 @@ class DILTrainer(Trainer):
             if Path(self.args.output_dir).is_dir()
             else None
         )
-        mend = "lower the learning rate, or set max_grad_norm"
-        return f"the run has diverged; {f'the last checkpoint is {last}' if last else 'there is no checkpoint'}: {mend}"  # noqa: E501
+        fix = "lower the learning rate, or set max_grad_norm"
+        return f"the run has diverged; {f'the last checkpoint is {last}' if last else 'there is no checkpoint'}: {fix}"  # noqa: E501

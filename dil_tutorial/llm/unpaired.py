@@ -1,10 +1,10 @@
-"""Single responses labelled good or bad, as KTO has them, made into pairs.
+"""Single responses labeled good or bad, as KTO has them, made into pairs.
 
 A good and a bad response to one prompt are a pair like any other.  What is left over is joined
 across prompts, good with bad: a loss that is a term of y_w plus a term of y_l
-(``LossSpec.unpaired``) does not ask that both answer one prompt.  But where the losers are not
-those of the very pairs that winners won, the two do not average to pi_ref: then the denominator
-``mixture`` repairs nothing, and ``reference`` is the one that holds."""
+(``LossSpec.unpaired``) does not ask that both answer one prompt.  But where the rejected responses
+are not those of the very pairs that chosen responses won, the two do not average to pi_ref: then
+the denominator ``mixture`` corrects nothing, and ``reference`` is the one that holds."""
 
 import json
 from collections import defaultdict
@@ -16,14 +16,14 @@ from dil_tutorial.losses import LOSSES, LossSpec, as_spec
 
 # the field of the prompt that the rejected response answers, where it is another
 ACROSS = "rejected_prompt"
-MEND = "give label true or false beside it, or pairs: prompt, chosen and rejected"
+MEND = "give label true or false next to it, or pairs: prompt, chosen and rejected"
 
 
-def labelled(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+def labeled(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     """A row of prompt, completion and label, with the completion where a pair has it; InputError
     where there is no label.
 
-    >>> labelled({"prompt": "Hi", "completion": "Hello!", "label": True}, "f:1")
+    >>> labeled({"prompt": "Hi", "completion": "Hello!", "label": True}, "f:1")
     {'prompt': 'Hi', 'label': True, 'chosen': 'Hello!'}
     """
     label = row.get("label")
@@ -34,7 +34,7 @@ def labelled(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
 
 
 def joined(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], int, int]:
-    """Pairs of the labelled among ``rows``; how many of them are across prompts, and how many
+    """Pairs of the labeled among ``rows``; how many of them are across prompts, and how many
     responses are left over.
 
     >>> rows = [
@@ -79,7 +79,7 @@ def check_across(across: int, where: str, loss: LossSpec) -> None:
     if across and not loss.unpaired:
         others = ", ".join(name for name, spec in LOSSES.items() if as_spec(spec).unpaired)
         raise InputError(
-            f"{where}: {across} labelled responses have no partner of their own prompt, and loss "
+            f"{where}: {across} labeled responses have no partner of their own prompt, and loss "
             f"{loss.name!r} compares two: take one of {others}, or give pairs"
         )
 

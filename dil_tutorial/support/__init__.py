@@ -1,4 +1,4 @@
-"""What every room needs and none owns: files, figures, intervals, symbols, paths, and optional
+"""What every package needs and none owns: files, figures, intervals, symbols, paths, and optional
 packages.
 
 Read in any order; each module stands alone.

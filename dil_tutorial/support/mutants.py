@@ -4,7 +4,7 @@ import ast
 import difflib
 from typing import Any
 
-# One replacement an operator (all eleven of each would be mostly type errors), both neighbours of a
+# One replacement an operator (all eleven of each would be mostly type errors), both neighbors of a
 # number.
 OPERATORS = [
     "NumberReplacer",

@@ -1,4 +1,4 @@
-"""Figures in one style: colour-blind safe, readable without colour too, saved as PNG and SVG."""
+"""Figures in one style: color-blind safe, readable without color too, saved as PNG and SVG."""
 
 import io
 import re
@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-# Okabe and Ito's palette, which readers with any colour vision can tell apart; a marker goes with
-# each colour.
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F"]
+# Okabe and Ito's palette, which readers with any color vision can tell apart; a marker goes with
+# each color.
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F"]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "*"]
 
 
@@ -88,7 +88,7 @@ def png(figure: Figure) -> bytes:
 
 
 def small_png(figure: Figure) -> bytes:
-    """The figure as a PNG of 128 colours, a third of its size: a panel of the notebooks holds many.
+    """The figure as a PNG of 128 colors, a third of its size: a panel of the notebooks holds many.
 
     >>> small_png(new_figure()[0])[1:4]
     b'PNG'
@@ -116,7 +116,7 @@ def color_of(label: str, place: int, colors: Mapping[str, str] = {}) -> str:
     """
     named = re.split(", | = ", label)[0]
     known = {one.label: one.color for one in DISTRIBUTIONS.values()} | dict(colors)
-    return known.get(label) or known.get(named) or COLOURS[place % len(COLOURS)]
+    return known.get(label) or known.get(named) or COLORS[place % len(COLORS)]
 
 
 def policies(
@@ -124,12 +124,12 @@ def policies(
     named: Mapping[str, Tensor],
     reward: Tensor,
     title: str = "",
-    colours: Mapping[str, str] = {},
+    colors: Mapping[str, str] = {},
 ) -> None:
     """Policies over one prompt's responses, worst reward first, as grouped bars; ``reward`` and
     each policy are (Y,).
 
-    ``colours`` by name; names without one get the palette's.
+    ``colors`` by name; names without one get the palette's.
     """
     order = reward.argsort()
     places = np.arange(len(order))
@@ -141,7 +141,7 @@ def policies(
             policy[order].numpy(),
             width,
             label=name,
-            color=color_of(name, i, colours),
+            color=color_of(name, i, colors),
         )
     axes.set_xticks(places, [f"R={r:+.1f}" for r in reward[order].tolist()])
     axes.set_ylabel("probability")
@@ -157,9 +157,9 @@ def curves(
     xlabel: str,
     ylabel: str,
     title: str = "",
-    colours: Mapping[str, str] = {},
+    colors: Mapping[str, str] = {},
 ) -> None:
-    """Lines (x, y) by name, each with its own marker and colour: that in ``colours``, else the
+    """Lines (x, y) by name, each with its own marker and color: that in ``colors``, else the
     palette's.
 
     >>> figure, [axes] = new_figure()
@@ -173,7 +173,7 @@ def curves(
             x,
             y,
             label=name,
-            color=color_of(name, i, colours),
+            color=color_of(name, i, colors),
             marker=MARKERS[i % len(MARKERS)],
             markevery=(i % marks, marks),
             ms=5,
@@ -189,13 +189,13 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     rows = [row for row in history if "loss" in row]
     steps = [row["step"] for row in rows]
     figure, (left, middle, right) = new_figure(columns=3, width=11)
-    curves(left, {"loss": (steps, [row["loss"] for row in rows])}, "optimiser step", "loss", "Loss")
+    curves(left, {"loss": (steps, [row["loss"] for row in rows])}, "optimizer step", "loss", "Loss")
     margins = {"margin": (steps, [row["rewards/margins"] for row in rows])}
-    curves(middle, margins, "optimiser step", "beta (f chosen - f rejected), nats", "Margin")
+    curves(middle, margins, "optimizer step", "beta (f chosen - f rejected), nats", "Margin")
     ratios = {
         side: (steps, [row[f"logratios/{side}"] for row in rows]) for side in ("chosen", "rejected")
     }
-    curves(right, ratios, "optimiser step", "f = log pi/pi_ref, nats", "Log-ratios")
+    curves(right, ratios, "optimizer step", "f = log pi/pi_ref, nats", "Log-ratios")
     for axes in (left, middle, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (middle, right):

@@ -1,4 +1,4 @@
-"""Prose lives in Jinja2 templates beside the module that fills it in; a name that is missing is an
+"""Prose lives in Jinja2 templates next to the module that fills it in; a name that is missing is an
 error, never a blank.
 """
 

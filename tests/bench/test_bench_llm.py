@@ -73,13 +73,13 @@ def test_medians_ratios_and_failures():
         [1, 2, 4],
         0.5,
     )
-    assert cell["utilisation"]["ours"] == pytest.approx(6e9 * 50 / 989e12)
+    assert cell["utilization"]["ours"] == pytest.approx(6e9 * 50 / 989e12)
     (cell,) = bench.summary([*rows, {**base, "side": "trl", "failed": "out of memory"}])
     assert cell["failed"] == {"trl": "out of memory"}
     assert cell["tokens_per_s"] == {"ours": 50}
     assert "times_faster" not in cell
     (cell,) = bench.summary([{**row, "device": "cpu"} for row in rows])
-    assert "utilisation" not in cell
+    assert "utilization" not in cell
     faster = [{**row, "liger": True, "seconds": 2.5} for row in rows if row["side"] == "trl"]
     slower = [{**row, "checkpointing": True, "seconds": 9} for row in rows]
     (best,) = bench.fastest(

@@ -25,7 +25,7 @@ def test_the_parts_of_a_step_add_up_to_it(tiny_model, tmp_path):
         )
         assert all(
             row["parts"][name]["at best"] > 0
-            for name in ("linear layers", "vocabulary head", "optimiser")
+            for name in ("linear layers", "vocabulary head", "optimizer")
         )
         assert row["parts"]["attention"]["at best"] == 0 < row["parts"]["attention"]["seconds"]
     paths = step.save(rows, "tiny", tmp_path / "step.json")

@@ -1,4 +1,4 @@
-"""`dil gpu`: without a card its dry run goes through everything, in pieces, from the source folder
+"""`dil gpu`: without a GPU its dry run goes through everything, in pieces, from the source folder
 without installation.
 """
 
@@ -142,7 +142,7 @@ def test_the_six_mixes_have_their_lengths():
 
 
 def test_utilisation_counts_the_work_that_is_needed():
-    """On a card whose peak is known: sharing a prompt may raise the plain figure, never the counted
+    """On a GPU whose peak is known: sharing a prompt may raise the plain figure, never the counted
     one, beyond its due.
     """
     from dil_tutorial.bench.llm import Run
@@ -161,7 +161,7 @@ def test_utilisation_counts_the_work_that_is_needed():
     assert ours["plain"] == theirs["plain"] == pytest.approx(6 * 8e9 * 4 * 4096 / 989e12)
     # LoRA computes no gradients of frozen weights
     assert ours["counted"] < theirs["counted"] < ours["plain"]
-    assert gpu.used({**row, "device": "a card nobody knows"}, False) == {}
+    assert gpu.used({**row, "device": "a GPU nobody knows"}, False) == {}
 
 
 def test_every_way_of_drawing_is_measured(tiny_model, tmp_path):

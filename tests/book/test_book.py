@@ -135,7 +135,7 @@ def test_notebooks_are_pages_with_their_figures_and_widgets(site):
     page = (site / "generated" / "01_two_distributions.html").read_text()
     assert "application/vnd.jupyter.widget-state+json" in page
     # the alternative text reaches the page
-    assert '<img alt="Eight responses: where winners exceed the reference' in page
+    assert '<img alt="Eight responses: where chosen responses exceed the reference' in page
     state = re.search(
         r'<script type="application/vnd.jupyter.widget-state\+json">(.*?)</script>', page, re.DOTALL
     )
@@ -391,12 +391,12 @@ def test_static_sliders_change_the_frame_and_its_numbers(browser, address):
         handle.press("ArrowRight")
         page.wait_for_timeout(80)
     page.wait_for_timeout(300)
-    assert "With 0% winners" in before
-    assert "With 50% winners" in said.inner_text()
+    assert "With 0% chosen responses" in before
+    assert "With 50% chosen responses" in said.inner_text()
     assert [float(number) for number in re.findall(r"\d\.\d{4}", said.inner_text())] == [0, 0, 0]
     assert picture.get_attribute("src") != seen
     assert picture.get_attribute("alt").startswith("Chart. ratio to the reference against reward")
-    assert handle.get_attribute("aria-label") == "Share of winners"
+    assert handle.get_attribute("aria-label") == "Share of chosen responses"
     assert handle.get_attribute("aria-valuetext") == "0.5"
     assert not outside
     page.close()

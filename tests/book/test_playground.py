@@ -156,7 +156,7 @@ def test_drawn_pairs_follow_the_law_of_pairs():
 
 
 def numbers(page, row):
-    """KL(winners || it) and KL(it || reference) of a law, as the table says."""
+    """KL(chosen responses || it) and KL(it || reference) of a distribution, as the table says."""
     return [
         float(text)
         for text in page.locator("#table tbody tr").nth(row).locator("td").all_inner_texts()
@@ -183,7 +183,7 @@ def test_it_answers_mouse_keys_and_address(browser):
         page.get_by_role("slider", name="reward of lovely").get_attribute("aria-valuenow") == "2.5"
     )
     assert numbers(page, 2)[1] > before[1]  # RLHF goes further with the reward
-    assert numbers(page, 1)[1] < 0.1932  # the winners never beyond log 2 - 1/2
+    assert numbers(page, 1)[1] < 0.1932  # the chosen responses never beyond log 2 - 1/2
     box = page.get_by_role("slider", name="probability of awful").bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"]
     page.mouse.move(x, y + 0.5 * box["height"])
@@ -213,7 +213,7 @@ def test_it_answers_mouse_keys_and_address(browser):
         float(bar.get_attribute("aria-valuenow")) for bar in other.locator("#ref .handle").all()
     ] == shares
     assert other.locator("#table").inner_text().split("\n")[:6] == told.split("\n")[:6]
-    page.get_by_text("any labeller").click()
+    page.get_by_text("any labeler").click()
     page.get_by_label("lovely beats fine, per cent").fill("0")
     page.wait_for_timeout(100)
     assert page.get_by_label("fine beats lovely, per cent").input_value() == "100"

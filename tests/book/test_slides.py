@@ -1,6 +1,5 @@
-"""Decks from the notebooks: what a room sees and hears, and that they work without any other
-server.
-"""
+"""Decks from the notebooks: what a package sees and depends on, and that they work without any
+other server."""
 
 import functools
 import json

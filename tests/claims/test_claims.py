@@ -43,7 +43,7 @@ ROUGH = {
     "1.small-ipo": 0.05,
     "1.iterated-sampled": 5.0,
 }
-LIMITS = ("8.sft-unseen", "8.repaired-finite")  # optima at infinity, approached like 1/steps
+LIMITS = ("8.sft-unseen", "8.corrected-finite")  # optima at infinity, approached like 1/steps
 
 
 def test_the_ledger_is_complete():
@@ -114,7 +114,7 @@ def off_by(size):
         (0.0, 0.0, FAILS, HOLDS),  # the published statement turned out to hold
         (0.0, 0.0, ASSUMES, HOLDS),  # the assumption was not needed
         (0.0, math.nan, FAILS, HOLDS),
-        (0.1, 0.1, FAILS, "does not hold"),  # the repair does not repair
+        (0.1, 0.1, FAILS, "does not hold"),  # the correction does not correct
     ],
 )
 def test_verdicts_are_computed_from_the_numbers(check, counter, recorded, found):
@@ -155,7 +155,15 @@ def test_selection():
 @pytest.mark.parametrize("factor", [2.0, 0.5])
 @pytest.mark.parametrize(
     "name",
-    ["counted", "free_noise", "who_met", "best_projection", "tournament", "repaired", "pair_noise"],
+    [
+        "counted",
+        "free_noise",
+        "who_met",
+        "best_projection",
+        "tournament",
+        "corrected",
+        "pair_noise",
+    ],
 )
 def test_a_factor_wrong_in_a_covariance_is_caught(name, factor, monkeypatch):
     right = getattr(efficiency, name)

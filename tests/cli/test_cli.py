@@ -101,5 +101,5 @@ def test_tour(tmp_path):
     numbers = json.loads((tmp_path / "tour.json").read_text())
     assert all(row["error"] < 1e-8 for row in numbers["fits"])
     rise = {name: values[-1] for name, values in numbers["chosen log-ratio"].items()}
-    assert rise["DPO"] < 0 < rise["DIL BCE repaired"]
+    assert rise["DPO"] < 0 < rise["DIL BCE corrected"]
     assert json.loads((tmp_path / "ledger.json").read_text())["claims"]

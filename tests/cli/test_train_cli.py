@@ -116,7 +116,7 @@ def test_stopped_and_resumed_ends_with_the_same_weights(recipe, tmp_path, stop):
             time.sleep(0.01)
         process.send_signal(stop)
         assert process.wait(120) == 128 + stop, log.read_text()
-    assert "go on with --resume" in log.read_text()
+    assert "continue with --resume" in log.read_text()
     assert not (out / "model").exists()
     refused(dil("train", "--config", config, "--output-dir", out), "--resume")
     changed = dil("train", "--config", config, "--output-dir", out, "--resume", "--set", "loss=dpo")
@@ -235,7 +235,7 @@ def test_bad_recipes(recipe, tmp_path, values, words):
 
 @pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_the_checkpoint_before(recipe, tmp_path):
-    """A limit on the size of files stands in for a full disk: one line, and the run goes on once
+    """A limit on the size of files stands in for a full disk: one line, and the run continues once
     there is room.
     """
     import resource
@@ -260,7 +260,7 @@ def test_a_disk_that_fills_up_leaves_the_checkpoint_before(recipe, tmp_path):
     torn.parent.mkdir()
     torn.write_text("")
     command = [DIL, "train", "--config", config, "--output-dir", out, "--resume"]
-    small = 60_000  # bytes; the optimiser's state is larger
+    small = 60_000  # bytes; the optimizer's state is larger
     full = subprocess.run(
         command,
         capture_output=True,

@@ -94,7 +94,7 @@ def test_the_release_holds_no_solution_and_no_hidden_test(folder, name):
     "name", [pytest.param(name, marks=() if name == "a1" else pytest.mark.slow) for name in NAMES]
 )
 def test_a_release_runs_where_this_library_is_not_installed(folder, name, tmp_path):
-    """As in Colab: the notebook and the file beside it, and no other part of the library; every
+    """As in Colab: the notebook and the file next to it, and no other part of the library; every
     test fails, unanswered.
     """
     path = course.released(folder, name)
@@ -254,7 +254,7 @@ ATTACKS = {
         "CalledProcessError",
     ),
     # or all is read-only
-    "writes beside its folder": ("open({secret!r} + '.mine', 'w')", "PermissionError OSError"),
+    "writes besides its folder": ("open({secret!r} + '.mine', 'w')", "PermissionError OSError"),
     "calls out": (
         "import socket; socket.create_connection(('127.0.0.1', 80), timeout=3)",
         "PermissionError",
@@ -413,7 +413,7 @@ def test_a_grader_that_is_killed_leaves_no_kernel(tmp_path):
         grader.kill()
     started = time.monotonic()
     while kernels(tmp_path):
-        assert time.monotonic() - started < 10, "a kernel goes on without its grader"
+        assert time.monotonic() - started < 10, "a kernel continues without its grader"
         time.sleep(0.1)
 
 

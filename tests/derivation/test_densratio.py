@@ -33,7 +33,7 @@ def kernels(points, centres, sigma):
 
 
 def test_our_lsif_solves_the_packages_problem(samples):
-    """uLSIF is LSIF with r linear in Gaussian kernels and a ridge: minimise ours in r on its
+    """uLSIF is LSIF with r linear in Gaussian kernels and a ridge: minimize ours in r on its
     kernels, get its weights.
     """
     x, y = samples
@@ -96,7 +96,7 @@ def test_estimates_agree_with_the_package_and_the_truth(samples, method):
 
 
 def test_ukl_is_kliep(samples):
-    """KLIEP maximises the likelihood of a normalised ratio; UKL's minimiser is normalised by itself
+    """KLIEP maximizes the likelihood of a normalized ratio; UKL's minimizer is normalized by itself
     (free constant).
     """
     x, y = samples

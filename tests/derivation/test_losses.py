@@ -21,7 +21,7 @@ def pair(seed, n=50, scale=2.0):
 
 
 @given(st.integers(0, 1000))
-def test_the_repaired_losses_written_out(seed):
+def test_the_corrected_losses_written_out(seed):
     f_w, f_l = pair(seed)
     r_w, r_l = f_w.exp(), f_l.exp()
     assert torch.allclose(
@@ -278,7 +278,7 @@ def test_extremes_are_finite_and_half_precision_is_lifted(name, dtype):
 
 
 def test_the_repair_pulls_an_exploded_ratio_back():
-    """At f_w = 1e4 the repaired LSIF must want f_w smaller: r/4 beats 1."""
+    """At f_w = 1e4 the corrected LSIF must want f_w smaller: r/4 beats 1."""
     f_w = torch.tensor([1e4], requires_grad=True)
     (slope,) = torch.autograd.grad(dil_loss(f_w, torch.zeros(1), "lsif", "mixture").sum(), f_w)
     assert slope > 0

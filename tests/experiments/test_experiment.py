@@ -102,7 +102,7 @@ def test_the_experiment_writes_numbers_figures_and_report(finished):
         grid = [
             other
             for other in results["sweep"]
-            if (other["loss"], other["fed"]) == (row["loss"], row["fed"])
+            if (other["loss"], other["reduction"]) == (row["loss"], row["reduction"])
         ]
         assert (
             row["learning rate"]
@@ -146,7 +146,7 @@ def test_ctrl_c_stops_with_one_line(tiny_model, tmp_path):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err[-2000:]
-    assert "run the same command to go on" in out
+    assert "run the same command to continue" in out
     assert "Traceback" not in err
 
 
@@ -162,7 +162,7 @@ def test_words_follow_the_numbers(finished):
         assert value["slope"] == pytest.approx([1, 1, 1])
         assert value["truth on f"] == pytest.approx([1, 1, 1])
     mixture, published = (
-        found["losses"][f"{loss}, sum"] for loss in ("DIL BCE repaired", "DIL UKL published")
+        found["losses"][f"{loss}, sum"] for loss in ("DIL BCE corrected", "DIL UKL published")
     )
     assert mixture["expected slope"][0] == pytest.approx(1, abs=1e-6)
     assert published["expected slope"][0] > 1.1
@@ -181,7 +181,7 @@ def test_words_follow_the_numbers(finished):
         in report.conclusions(results, found)["slopes"][0].split("interval and all: ")[1]
     )
     assert (
-        "DIL BCE repaired"
+        "DIL BCE corrected"
         not in report.conclusions(results, found)["slopes"][0].split("interval and all: ")[1]
     )
 
@@ -386,9 +386,8 @@ def test_labels_and_noise():
 
 
 def test_pairs_are_drawn_by_the_law_of_pairs():
-    """Winners of pairs made from a prompt's samples follow pi_chosen, losers pi_rejected, third
-    responses pi_ref.
-    """
+    """Chosen responses of pairs made from a prompt's samples follow pi_chosen, rejected responses
+    pi_rejected, third responses pi_ref."""
     reward = torch.tensor([0.0, 1.0, 2.5]).double().repeat(40_000)[None]
     drawn = [
         {
@@ -440,15 +439,21 @@ def test_the_committed_results_are_whole():
     assert {"versions", "machine", "command", "time"} <= results.keys()
     preset = experiment.PRESETS["cpu"]
     assert results["preset"] == json.loads(json.dumps(vars(preset)))
-    made = {(row["loss"], row["fed"], row["seed"]) for row in results["runs"]}
+    made = {(row["loss"], row["reduction"], row["seed"]) for row in results["runs"]}
     assert made == {
-        (loss, fed, seed) for loss, fed in experiment.COMBINATIONS for seed in range(preset.seeds)
+        (loss, reduction, seed)
+        for loss, reduction in experiment.COMBINATIONS
+        for seed in range(preset.seeds)
     }
     assert not set(results["truth"]["held-out"]["prompts"]) & set(
         results["truth"]["validation"]["prompts"]
     )
     for row in results["runs"]:
-        rates = [r for r in results["sweep"] if (r["loss"], r["fed"]) == (row["loss"], row["fed"])]
+        rates = [
+            r
+            for r in results["sweep"]
+            if (r["loss"], r["reduction"]) == (row["loss"], row["reduction"])
+        ]
         assert row["learning rate"] == min(rates, key=experiment.own_loss)["learning rate"]
 
 

@@ -1,6 +1,5 @@
-"""The truth is the truth, the drawn law is the model's law, and a tabular language model ends where
-the theory says.
-"""
+"""The truth is the truth, the drawn distribution is the model's distribution, and a tabular
+language model ends where the theory says."""
 
 from __future__ import annotations
 
@@ -37,7 +36,7 @@ PROMPTS = [" ".join(words) for words in itertools.product(WORDS, repeat=2)]
 @pytest.fixture(scope="module")
 def tabular(tmp_path_factory):
     """A transformer over three words and an end: 13 responses of at most two tokens; each prompt
-    has another law.
+    has another distribution.
     """
     folder = tmp_path_factory.mktemp("tabular")
     vocabulary = {token: i for i, token in enumerate(["</s>", *WORDS])}
@@ -81,7 +80,7 @@ def test_the_drawn_law_is_the_models_law(tabular):
     (row,) = sampling.draw(model, tokenizer, ["a b c"], 20_000, 2, seed=1, rows=20_000, quiet=True)
     exact = everything(model, tokenizer, ["a b c"])[0]
     assert exact.exp().sum().item() == pytest.approx(1, abs=1e-5)
-    assert exact.exp().max() / exact.exp().min() > 5  # a law that is worth testing
+    assert exact.exp().max() / exact.exp().min() > 5  # a distribution that is worth testing
     counts = torch.zeros(len(RESPONSES))
     for response in row["responses"]:
         k = RESPONSES.index(response["ids"])
@@ -176,14 +175,14 @@ def test_what_the_samples_say_is_the_truth(lab):
     assert 0.5 < misses.pow(2).mean().sqrt() < 1.5
 
 
-# The names are looked up when the file is read: a name that the catalogue no longer has breaks make
+# The names are looked up when the file is read: a name that the catalog no longer has breaks make
 # test, not make test-all.
 LOSSES = {
     name: CATALOGUE[name].named_settings
     for name in (
-        "DIL LSIF repaired",
-        "DIL UKL repaired",
-        "DIL BCE repaired",
+        "DIL LSIF corrected",
+        "DIL UKL corrected",
+        "DIL BCE corrected",
         "DIL BCE reference",
         "DIL UKL published",
         "DIL BCE published",
@@ -376,13 +375,13 @@ def test_remembered_states_belong_to_their_batch(tiny_model):
 
 def test_responses_read_once_serve_every_batch(tiny_model, tmp_path):
     """However pairs are packed, scores are those of a model that reads each batch; a reading cut
-    short goes on.
+    short continues.
     """
     from dil_tutorial.experiments.known_truth.frozen_layers import read_all, remember_frozen_layers
     from dil_tutorial.experiments.known_truth.lab import adapted
     from dil_tutorial.llm.fast.attention import ATTENTION, register
     from dil_tutorial.llm.fast.logprobs import pair_logps
-    from dil_tutorial.llm.rows import Response, TokenisedPair
+    from dil_tutorial.llm.rows import Response, TokenizedPair
 
     rng = torch.Generator().manual_seed(0)
     drawn = [
@@ -396,7 +395,7 @@ def test_responses_read_once_serve_every_batch(tiny_model, tmp_path):
     ]
     drawn[2]["responses"][0]["ids"] = [9, 8, 2]  # a response that is its prompt again
     pairs = [
-        TokenisedPair(*(Response(row["prompt_ids"], row["responses"][k]["ids"]) for k in (a, b)))
+        TokenizedPair(*(Response(row["prompt_ids"], row["responses"][k]["ids"]) for k in (a, b)))
         for row in drawn
         for a, b in ((0, 3), (2, 1), (1, 0))
     ]

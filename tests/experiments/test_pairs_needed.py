@@ -1,4 +1,4 @@
-"""`dil plan-pairs`: what it foretells against what data sets of that size give, on worlds drawn at
+"""`dil plan-pairs`: what it predicts against what data sets of that size give, on worlds drawn at
 random.
 """
 
@@ -19,7 +19,8 @@ from toy import World, efficiency
 
 
 def drawn(world, count, seed, soft=False):
-    """``count`` pairs of each prompt of a world, as a file would have them; winners first."""
+    """``count`` pairs of each prompt of a world, as a file would have them; chosen responses
+    first."""
     y_w, y_l = sample_pairs(world.ref, world.preference, count, torch.Generator().manual_seed(seed))
     X, Y = world.ref.shape
     offset = Y * torch.arange(X).unsqueeze(1)
@@ -34,8 +35,8 @@ def drawn(world, count, seed, soft=False):
 
 WAYS = {
     "SFT": make_loss("sft"),
-    "DIL BCE repaired": make_loss("nca"),
-    "DIL win repaired": make_loss("dil", generator="win", denominator="mixture"),
+    "DIL BCE corrected": make_loss("nca"),
+    "DIL win corrected": make_loss("dil", generator="win", denominator="mixture"),
 }
 
 
@@ -43,7 +44,7 @@ WAYS = {
     "seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 20))]
 )
 def test_the_pairs_that_a_pilot_asks_for_give_the_error_that_was_wanted(seed):
-    """A pilot of 4,000 pairs is all that is known; 1,000 data sets of the size that it foretells:
+    """A pilot of 4,000 pairs is all that is known; 1,000 data sets of the size that it predicts:
     within 10%.
     """
     world, wanted = World.random([seed], responses=5), 0.0002
@@ -81,9 +82,9 @@ def test_moments_of_few_meetings_are_those_of_the_worlds(kind, scale):
     of_ratio = world.ref.unsqueeze(2) * world.ref.unsqueeze(1)
     exact = {
         "SFT": efficiency.counted(world),
-        "a repaired loss": efficiency.repaired(world, "lsif"),
+        "a corrected loss": efficiency.corrected(world, "lsif"),
         "the bound": efficiency.tournament(world),
-        "a repaired loss, soft labels": efficiency.repaired(world, "lsif", soft=True),
+        "a corrected loss, soft labels": efficiency.corrected(world, "lsif", soft=True),
     }
     told = pairs_needed.shares(soft["Var w"], soft["Var P"])
     for way, part in exact.items():
@@ -156,9 +157,9 @@ def test_as_a_command(tmp_path):
     told = dil("plan-pairs", wide, "--pilot", "1000:0.04", "--kl", 0.02, "--out", tmp_path / "out")
     found = json.loads((tmp_path / "out" / "plan_pairs.json").read_text())
     assert found["needed"]["SFT"] == [1000, 1000]
-    assert found["needed"]["a repaired loss"] == [500, 500]
+    assert found["needed"]["a corrected loss"] == [500, 500]
     assert sum(
-        found["needed"][way][0] for way in ("the bound", "a repaired loss, soft labels")
+        found["needed"][way][0] for way in ("the bound", "a corrected loss, soft labels")
     ) == pytest.approx(500)
     assert (
         "too few recur" in dil("plan-pairs", wide, "--limit", 9, "--out", tmp_path / "out").stdout

@@ -1,4 +1,4 @@
-"""`dil experiment real-text` and `real-pairs` on a tiny model: files, reports, going on after a
+"""`dil experiment real-text` and `real-pairs` on a tiny model: files, reports, continuing after a
 kill, bad input.
 """
 
@@ -34,7 +34,7 @@ TEXT = [
     "--loss",
     "SFT",
     "--loss",
-    "DIL BCE repaired",
+    "DIL BCE corrected",
 ]
 PAIRS = ["experiment", "real-pairs", "--pairs", 16, "--loss", "DPO", "--loss", "SimPO"]
 
@@ -95,12 +95,12 @@ def differences(one, other):
 @pytest.mark.slow
 def test_whole_sentences_leave_numbers_figures_and_texts(finished):
     results = measures.load(finished / "text" / "real_text.json")
-    assert {row["loss"] for row in results["runs"]} == {"SFT", "DIL BCE repaired"}
+    assert {row["loss"] for row in results["runs"]} == {"SFT", "DIL BCE corrected"}
     for row in results["runs"]:
         assert len(row["own text"]) == len(results["truth"]["held-out"]["prompts"])
         assert all(len(pair["tokens"]) == 2 for pair in row["read"])
     # the grid grew until the best rate lay inside, or to its limit
-    for loss in ("SFT", "DIL BCE repaired"):
+    for loss in ("SFT", "DIL BCE corrected"):
         rows = [row for row in results["sweep"] if row["loss"] == loss]
         best = min(rows, key=lambda row: row["validation loss"])
         rates = sorted(row["learning rate"] for row in rows)
@@ -113,7 +113,7 @@ def test_whole_sentences_leave_numbers_figures_and_texts(finished):
 @pytest.mark.slow
 def test_real_pairs_leave_a_page(finished):
     results = pair_measures.load(finished / "pairs" / "real_pairs.json")
-    # DPO fed sums and means, SimPO, at three rates; DPO fed sums not at the paper's
+    # DPO given sums and means, SimPO, at three rates; DPO given sums not at the paper's
     assert len(results["runs"]) == 8
     assert results["held out"]["pairs"] == 10
     page = (finished / "pairs" / "report.md").read_text()
@@ -154,7 +154,7 @@ def test_a_chosen_policy_that_a_stop_lost_is_trained_again_to_the_same_numbers(
 ):
     out = tmp_path / "out"
     shutil.copytree(finished / "text", out)
-    for path in (out / "runs").glob("*repaired*"):
+    for path in (out / "runs").glob("*corrected*"):
         path.unlink()  # as after a stop between the sweep and the measures
     again = dil(*TEXT, "--model", tiny_model, "--out", out)
     assert again.returncode == 0, again.stderr
@@ -186,7 +186,7 @@ def test_a_policy_that_has_left_its_samples_is_not_corrected_by_them():
     f = -150 + 30 * torch.randn(40, 8, generator=torch.Generator().manual_seed(0)).double()
     weight = torch.rand(40, 8, generator=torch.Generator().manual_seed(1)).double() * 2
     assert torch.allclose(measures.weighed(f, weight), (f * weight).mean(1))
-    assert measures.part_way(f[None], weight)[0] == 0
+    assert measures.best_interpolation(f[None], weight)[0] == 0
     assert measures.reach(f) < measures.REACH
     near = 0.3 * torch.randn(40, 8, generator=torch.Generator().manual_seed(2)).double()
     assert measures.reach(near) > 0.8
@@ -307,9 +307,8 @@ def test_signal_and_noise_are_told_apart():
 
 
 def test_losers_halve_the_noise_of_the_first_step(tiny_model, tmp_path):
-    """The repaired gradient is a difference: half the noise of the winners' alone, as the ladder of
-    THEORY §12 says.
-    """
+    """The corrected gradient is a difference: half the noise of the chosen responses' alone, as the
+    ladder of THEORY §12 says."""
     from dil_tutorial.experiments.known_truth.data import PROMPTS, read_prompts
     from dil_tutorial.experiments.known_truth.lab import Lab
     from dil_tutorial.experiments.real_text import first_step, run
@@ -320,10 +319,10 @@ def test_losers_halve_the_noise_of_the_first_step(tiny_model, tmp_path):
     )
     found = first_step.first_step(lab, groups=6)
     noise = {name: row["noise a pair"] for name, row in found["losses"].items()}
-    assert noise["repaired DIL, DPO"] / noise["SFT"] == pytest.approx(0.5, abs=0.1)
+    assert noise["corrected DIL, DPO"] / noise["SFT"] == pytest.approx(0.5, abs=0.1)
 
 
-@pytest.mark.parametrize("loss", ["DIL BCE repaired", "DPO", "SimPO"])
+@pytest.mark.parametrize("loss", ["DIL BCE corrected", "DPO", "SimPO"])
 def test_the_validation_loss_is_the_trainers(tiny_model, tmp_path, loss):
     """From log-ratios of the validation responses, or by the trainer's own evaluation: one
     number.
@@ -378,7 +377,7 @@ def test_a_part_of_the_way_is_a_lower_bound_that_is_nearly_met():
     noise = torch.randn(1, 12, generator=rng, dtype=torch.float64).repeat(4, 1)
     f = t.log1p() + 0.7 * noise  # the right direction, with noise
     f = f - f.exp().mean(1, keepdim=True).log()
-    scale, (value, low, high) = measures.part_way(f[None], 1 + t)
+    scale, (value, low, high) = measures.best_interpolation(f[None], 1 + t)
     assert low <= value <= high
 
     def exact(a):
@@ -392,9 +391,8 @@ def test_a_part_of_the_way_is_a_lower_bound_that_is_nearly_met():
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_the_control_variate_keeps_the_mean_and_takes_variance_away(count):
-    """Small samples of a known law, many times: unbiased to their error, and much less spread out
-    than the plain mean.
-    """
+    """Small samples of a known distribution, many times: unbiased to their error, and much less
+    spread out than the plain mean."""
     rng = torch.Generator().manual_seed(count)
     K = 400
     ratio = torch.softmax(0.4 * torch.randn(K, generator=rng, dtype=torch.float64), 0) * K
@@ -427,7 +425,7 @@ def test_the_pilot_tries_every_setting_and_goes_on_where_it_stopped(tiny_model, 
     assert first.returncode == 0, first.stderr
     results = pilot_report.load(tmp_path / "real_text_pilot.json")
     assert [setting["name"] for setting in results["settings"]] == list(pilot.SETTINGS)
-    # E_chosen + E_rejected is twice the mean of f, at most 0 for a normalised policy
+    # E_chosen + E_rejected is twice the mean of f, at most 0 for a normalized policy
     for setting in results["settings"]:
         assert setting["train"]["chosen"][0] + setting["train"]["rejected"][0] < 0.1
     page = (tmp_path / "pilot.md").read_text()

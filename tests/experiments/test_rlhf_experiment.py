@@ -1,6 +1,5 @@
-"""`dil experiment rlhf` on a tiny model: a reward model, climbs, their page; going on after a stop;
-bad input.
-"""
+"""`dil experiment rlhf` on a tiny model: a reward model, climbs, their page; continuing after a
+stop; bad input."""
 
 import pytest
 import torch

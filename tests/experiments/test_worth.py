@@ -43,7 +43,7 @@ def test_every_way_is_trained_and_told(lab, tmp_path):
     ways = [
         way
         for way in run.WAYS
-        if way.name in ("SFT", "DIL win repaired", "soft labels", "distilled")
+        if way.name in ("SFT", "DIL win corrected", "soft labels", "distilled")
     ]
     parts, told = [], []
     results = run.experiment(lab, told.append, lambda part: parts.append(len(part["runs"])), ways)
@@ -62,7 +62,7 @@ def test_every_way_is_trained_and_told(lab, tmp_path):
 
 
 def test_a_distilled_way_learns_from_the_labelled_pairs_alone(lab):
-    """Its rewards are a fit to hard labels, far from the labeller's own, and its pairs are as many
+    """Its rewards are a fit to hard labels, far from the labeler's own, and its pairs are as many
     as there are samples.
     """
     way = run.WAYS[-1]
@@ -87,7 +87,7 @@ def test_policies_that_did_not_move_have_no_shares():
 
 @pytest.mark.parametrize("a", [1.0, 3.0])
 def test_shares_of_noise_that_was_put_there(a):
-    """f = truth + what does not generalise + noise of variance share/n, seen by three seeds: each
+    """f = truth + what does not generalize + noise of variance share/n, seen by three seeds: each
     share within its interval.
     """
     rng, sizes, true = (

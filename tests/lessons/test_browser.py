@@ -74,9 +74,8 @@ def press(page, slider, key, times):
 
 
 def check_tilt(page):
-    """The KL of RLHF grows without bound with the scale, that of the winners stays below log 2 -
-    1/2.
-    """
+    """The KL of RLHF grows without bound with the scale, that of the chosen responses stays below
+    log 2 - 1/2."""
     press(page, 0, "Home", 1)
     press(page, 0, "ArrowLeft", 6)
     mild = numbers(said(page))
@@ -156,7 +155,7 @@ def test_a_generator_typed_under_voila(browser):
         box.fill("(r - 1)**2 / 2")
         box.press("Enter")
         sync_api.expect(shown).to_contain_text("h = (r - 1)**2 / 2 is convex", timeout=20_000)
-        # LSIF as published ends far from the winners' law
+        # LSIF as published ends far from the chosen distribution
         assert numbers(shown.inner_text())[-1] > 0.1
         drawn = shown.locator("img").get_attribute("src")
         box.fill("-r**2")

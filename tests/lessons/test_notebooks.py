@@ -150,7 +150,7 @@ def test_every_notebook_has_its_parts(script):
     ):
         assert part in text, part
     for part in (
-        "Where this breaks|Where the repair breaks",
+        "Where this breaks|Where the correction breaks",
         "dil_tutorial.lessons.panels|widgets import frames",
     ):
         assert re.search(part, text), part

@@ -99,7 +99,7 @@ def test_nothing_of_a_text_is_lost_where_it_parts(before, after):
 
 
 def test_coloured_tokens_say_their_sum():
-    [page, again] = html(reading.token_colours(RESULTS, ["SFT", "DPO"]))
+    [page, again] = html(reading.token_colors(RESULTS, ["SFT", "DPO"]))
     assert page == again
     assert "f = +0.25 nats" in page
     assert "f = -1.00 nats" in page

@@ -73,7 +73,7 @@ def test_the_tilt_explorer_says_the_exact_divergences(tilt, scale, labels, count
     assert said == pytest.approx([exact[0], 0.193, *exact[1:]], abs=6e-4)
 
 
-def test_half_of_the_denominator_is_the_repair():
+def test_half_of_the_denominator_is_the_correction():
     panel = panels.denominator_mix()
     assert all(far > 0.03 for far in move(panel, share="0")[-3:])
     assert all(far == 0 for far in move(panel, share="0.5")[-3:])
@@ -100,7 +100,7 @@ def test_the_reverse_projection_jumps_to_the_larger_peak():
     assert forward == pytest.approx(reverse, abs=0.01)
 
 
-def test_means_make_dpo_long_and_sums_do_not_touch_the_repair():
+def test_means_make_dpo_long_and_sums_do_not_touch_the_correction():
     panel = panels.length_bias()
     reference, sums, means = move(panel, loss="DPO", probability="0.33")
     assert means > sums > reference - 0.01

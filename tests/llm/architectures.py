@@ -122,7 +122,7 @@ def tiny(kind: str, **more: Any) -> Any:
     if others := sorted(
         set(getattr(cls, "sub_configs", {})) - {"text_config", "attn_config", "ffn_config"}
     ):
-        raise NotTiny(f"has a {', '.join(others)} beside its language model")
+        raise NotTiny(f"has a {', '.join(others)} besides its language model")
     fields = set(inspect.signature(cls.__init__).parameters) | set(
         getattr(cls, "__annotations__", {})
     )

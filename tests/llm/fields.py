@@ -26,7 +26,7 @@ NOT_TRIED = {  # fields that want something this machine has not
     "fsdp_config": "goes with fsdp",
     "deepspeed": "wants deepspeed",
     "tf32": "wants an Ampere card",
-    "fp16": "wants a card",
+    "fp16": "wants a GPU",
     "hub_token": "goes with push_to_hub",
     "push_to_hub": "wants the network",
     "hub_private_repo": "goes with push_to_hub",
@@ -48,7 +48,7 @@ NOT_TRIED = {  # fields that want something this machine has not
     "torch_compile_backend": "goes with torch_compile",
     "torch_compile_mode": "goes with torch_compile",
 }
-VALUES: dict[str, dict[str, Any]] = {  # a value, with what it needs beside it
+VALUES: dict[str, dict[str, Any]] = {  # a value, with what it needs next to it
     "lr_scheduler_type": {"lr_scheduler_type": "cosine"},
     "lr_scheduler_kwargs": {
         "lr_scheduler_type": "cosine",
@@ -131,7 +131,7 @@ def fields() -> dict[str, dataclasses.Field[Any]]:
 
 
 def another(field: dataclasses.Field[Any]) -> dict[str, Any]:
-    """A value for the field that is not its default, with what it needs beside it."""
+    """A value for the field that is not its default, with what it needs next to it."""
     if field.name in VALUES:
         return VALUES[field.name]
     default = DILConfig.__dataclass_fields__[field.name].default

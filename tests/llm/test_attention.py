@@ -20,7 +20,7 @@ from dil_tutorial.llm.fast.batches import batch_of
 from dil_tutorial.llm.fast.logprobs import response_logps
 from dil_tutorial.llm.fast.packing import Layer, pack
 from dil_tutorial.llm.models import load_model, load_tokenizer
-from dil_tutorial.llm.rows import Response, TokenisedPair
+from dil_tutorial.llm.rows import Response, TokenizedPair
 from dil_tutorial.llm.tokens import tokenize_pairs
 from dil_tutorial.llm.trainer import DILConfig, DILTrainer
 
@@ -269,7 +269,7 @@ def test_each_batch_takes_the_cheaper_layout_and_gives_the_same(
         {"prompt": "What is it? " * 30, "chosen": f" It is {word}." * 5, "rejected": " no" * 40}
         for word in ("b", "c")
     ]
-    # so that the two kinds of pairs are told apart by this tiny model
+    # so that the two kinds of pairs are Bayes accuracy by this tiny model
     monkeypatch.setattr(packing_module, "CALL", 3e6)
     logs = []
     for layout in ("auto", "shared"):
@@ -316,7 +316,7 @@ def test_each_batch_takes_the_cheaper_layout_and_gives_the_same(
 )
 def test_where_calls_are_free_sharing_is_never_dearer(sizes, weights, width):
     made = [
-        TokenisedPair(Response([5] * p, [6] * c), Response([5] * p, [7] * r)) for p, c, r in sizes
+        TokenizedPair(Response([5] * p, [6] * c), Response([5] * p, [7] * r)) for p, c, r in sizes
     ]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(packing_module, "CALL", 0.0)

@@ -58,7 +58,7 @@ def test_boundary_and_end_token(parts):
     )
     assert tokenizer.decode(row.chosen.prompt) == "Name a fruit:"
     assert tokenizer.decode(row.chosen.tokens) == " A pear.</s>"
-    assert tokenizer.decode(row.rejected.tokens) == " No.</s>"  # the end token is not doubled
+    assert tokenizer.decode(row.rejected.tokens) == " No.</s>"  # the EOS token is not doubled
     chat = tokenize_pair(
         as_chat({"prompt": "Hi", "chosen": "Hello!", "rejected": "Go."}), tokenizer
     )

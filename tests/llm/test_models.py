@@ -1,4 +1,4 @@
-"""Downloads that break off, go on, or arrive damaged, against a small server on this machine."""
+"""Downloads that break off, continue, or arrive damaged, against a small server on this machine."""
 
 import functools
 import hashlib

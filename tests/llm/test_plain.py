@@ -41,13 +41,14 @@ KINDS = {
 def trainer_of(model, tmp_path, layout, settings, **more):
     args = DILConfig(
         str(tmp_path / "out"), layout=layout, per_device_train_batch_size=3, use_cpu=True,
-        save_strategy="no", report_to=[], disable_tqdm=True, seed=5, head_chunk=4, **settings, **more,
+        save_strategy="no", report_to=[], disable_tqdm=True, seed=5, head_chunk=4,
+        **settings, **more,
     )  # fmt: skip
     return DILTrainer(model, args, PAIRS, processing_class=own_tokenizer())
 
 
 def test_the_kinds_below_are_all_that_there_are():
-    """A new property of LossSpec that changes what a loss is fed needs a row in KINDS."""
+    """A new property of LossSpec that changes what a loss is given needs a row in KINDS."""
     specs = [make_loss("dil", denominator="reference"), *map(as_spec, LOSSES.values())]
     fed = {
         (
@@ -150,7 +151,7 @@ def test_a_wrong_term_would_be_seen(tmp_path):
 
 
 def test_a_loss_of_ones_own_runs_in_both(tmp_path, monkeypatch):
-    """The paths share the spec: a function registered with its property is fed alike."""
+    """The paths share the spec: a function registered with its property is given alike."""
     own = LossSpec(lambda l_w, l_l, scale=1.0: -scale * l_w, reference_free=True)
     monkeypatch.setitem(LOSSES, "mine", own)
     settings = {"loss": "mine", "loss_kwargs": {"scale": 0.5}}

@@ -110,7 +110,7 @@ def test_shards_are_those_of_fsdp():
     step = Step(prompt=100, chosen=50, rejected=50)
     parts = plan.memory(config, step, counted(config, step), cards=4, sharded=True)
     assert parts["weights"] == 4 * local
-    assert parts["optimiser"] == 8 * local
+    assert parts["optimizer"] == 8 * local
     assert parts["gradients"] in (0, 4 * local)
 
 
@@ -176,7 +176,7 @@ def test_bad_input(write):
     refused(dil(*known, "--card", "h1000"), "unknown card", "h100")
     refused(dil(*known, "--lengths", "9,9,9", "--pairs", 5, "--mfu", 2), "--mfu is 2.0")
     refused(
-        dil(*known, "--lengths", "9,9,9", "--pairs", 5, "--set", "optim=lomo"), "unknown optimiser"
+        dil(*known, "--lengths", "9,9,9", "--pairs", 5, "--set", "optim=lomo"), "unknown optimizer"
     )
 
 

@@ -1,4 +1,4 @@
-"""Coloured texts and talks: the tokens' f add up to the response's, pages hold what was said, talks
+"""Colored texts and talks: the tokens' f add up to the response's, pages hold what was said, talks
 remember.
 """
 
@@ -29,7 +29,7 @@ def two_models(tiny_model):
 def test_the_tokens_add_up(two_models):
     policy, reference, tokenizer = two_models
     prompts, answers = ["Name a fruit.", "Why?"], ["A pear.", "Because I like it."]
-    rows = reading.coloured_answers(policy, reference, tokenizer, prompts, answers, None)
+    rows = reading.colored_answers(policy, reference, tokenizer, prompts, answers, None)
     f = score(policy, tokenizer, prompts, answers) - score(reference, tokenizer, prompts, answers)
     assert [sum(x for _, x in row) for row in rows] == pytest.approx(f.tolist(), abs=1e-4)
     assert ["".join(text for text, _ in row).split("</s>")[0] for row in rows] == answers

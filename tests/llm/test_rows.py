@@ -1,4 +1,4 @@
-"""Many tokenised pairs: what goes in comes out, from memory and from disk, and nothing is done
+"""Many tokenized pairs: what goes in comes out, from memory and from disk, and nothing is done
 twice.
 """
 
@@ -13,7 +13,7 @@ from dil_tutorial.llm import tokens
 from dil_tutorial.llm.data import read_pairs, tiny_preferences
 from dil_tutorial.llm.fast import reference
 from dil_tutorial.llm.fast.reference import bit_sum, score_reference
-from dil_tutorial.llm.rows import Response, Rows, TokenisedPair, in_order, joined, keep, kept
+from dil_tutorial.llm.rows import Response, Rows, TokenizedPair, in_order, joined, keep, kept
 from dil_tutorial.llm.tiny import own_tokenizer
 from dil_tutorial.llm.tokens import tokenize_pairs
 
@@ -30,7 +30,7 @@ def some_pairs(draw):
     for _ in range(draw(st.integers(1, 6))):
         prompts = [draw(TOKENS)] * 3 if draw(st.booleans()) else [draw(TOKENS) for _ in range(3)]
         sides = draw(st.sampled_from([2, 3]))
-        made.append(TokenisedPair(*(Response(prompt, draw(TOKENS)) for prompt in prompts[:sides])))
+        made.append(TokenizedPair(*(Response(prompt, draw(TOKENS)) for prompt in prompts[:sides])))
     return made
 
 
@@ -38,7 +38,7 @@ def without_some(pairs):
     """As rows have them: a third response counts where every pair has one."""
     third = all(pair.reference for pair in pairs)
     return [
-        TokenisedPair(pair.chosen, pair.rejected, pair.reference if third else None)
+        TokenizedPair(pair.chosen, pair.rejected, pair.reference if third else None)
         for pair in pairs
     ]
 
@@ -52,7 +52,7 @@ def test_pairs_come_out_as_they_went_in(pairs):
         [len(r.prompt) + len(r.tokens) for r in pair.responses] for pair in expected
     ]
     assert [*rows.without_reference()] == [
-        TokenisedPair(pair.chosen, pair.rejected) for pair in pairs
+        TokenizedPair(pair.chosen, pair.rejected) for pair in pairs
     ]
     assert rows.digest() != Rows.of([*pairs, pairs[0]]).digest()
 
@@ -75,7 +75,7 @@ def test_rows_joined_and_kept(first, second):
 
 
 def test_prompts_of_both_sides_are_one_list():
-    row = Rows.of([TokenisedPair(Response([5, 6], [7]), Response([5, 6], [8]))])[0]
+    row = Rows.of([TokenizedPair(Response([5, 6], [7]), Response([5, 6], [8]))])[0]
     assert row.chosen.prompt is row.rejected.prompt
 
 
@@ -93,7 +93,7 @@ def test_tokens_are_kept_from_run_to_run(small_chunks, monkeypatch):
     assert dropped.total() == 1
     assert len([*small_chunks.glob("*.safetensors")]) == 1
     with monkeypatch.context() as patched:
-        patched.setattr(tokens, "_tokenize", lambda *a: pytest.fail("tokenised again"))
+        patched.setattr(tokens, "_tokenize", lambda *a: pytest.fail("tokenized again"))
         again, counted = tokenize_pairs([*PAIRS[:8], long], own_tokenizer(), 100)
         assert [*again] == [*rows]
         assert counted == dropped
@@ -107,7 +107,7 @@ def test_tokens_are_kept_from_run_to_run(small_chunks, monkeypatch):
             another = own_tokenizer()
             for name, value in other.items():
                 setattr(another, name, value)
-            with pytest.raises(pytest.fail.Exception, match="tokenised again"):
+            with pytest.raises(pytest.fail.Exception, match="tokenized again"):
                 tokenize_pairs(pairs, another, length)
     damaged = next(small_chunks.glob("*.safetensors"))
     damaged.write_bytes(b"no tensors")

@@ -17,7 +17,7 @@ from dil_tutorial.errors import InputError
 from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.data import as_chat, check_pair, read_pairs, tiny_preferences
 from dil_tutorial.llm.models import load_model, load_tokenizer
-from dil_tutorial.llm.rows import Response, Rows, TokenisedPair, joined, keep, kept
+from dil_tutorial.llm.rows import Response, Rows, TokenizedPair, joined, keep, kept
 from dil_tutorial.llm.trainer import DILTrainer
 from dil_tutorial.losses import LOSSES, make_loss, soft_label_loss
 from toy import World
@@ -51,13 +51,13 @@ def test_a_probability_goes_all_the_way_to_the_batch(tmp_path, tiny_model):
     assert as_chat(check_pair({**PAIRS[0], "p_chosen": 0.25}, "f:1"))["p_chosen"] == 0.25
     assert "p_chosen" not in check_pair({**PAIRS[0], "p_chosen": None}, "f:1")
     rows = Rows.of(
-        [TokenisedPair(Response([5], [6]), Response([5], [7]), p_chosen=p) for p in (0.25, 1.0)]
+        [TokenizedPair(Response([5], [6]), Response([5], [7]), p_chosen=p) for p in (0.25, 1.0)]
     )
     keep(joined([rows, rows]), tmp_path / "x.safetensors", {})
     back, _ = kept(tmp_path / "x.safetensors")
     assert [pair.p_chosen for pair in back] == [0.25, 1.0, 0.25, 1.0]
-    hard = Rows.of([TokenisedPair(Response([5], [6]), Response([5], [7])) for _ in range(2)])
-    assert rows.digest() != hard.digest()  # another run may not go on with other labels
+    hard = Rows.of([TokenizedPair(Response([5], [6]), Response([5], [7])) for _ in range(2)])
+    assert rows.digest() != hard.digest()  # another run may not continue with other labels
     assert (
         back.without_reference().labels().tolist()
         == back.labels().tolist()
@@ -166,9 +166,9 @@ def test_a_loss_of_batches_takes_no_soft_labels(tiny_model, tmp_path):
             loss="aot-unpaired",
         )
     world = World.from_reward([0.5, 0.5], [0.0, 1.0])
-    with pytest.raises(InputError, match="no law of pairs has an expectation of it"):
+    with pytest.raises(InputError, match="no distribution of pairs has an expectation of it"):
         fit(world, make_loss("aot-unpaired"))
-    with pytest.raises(InputError, match="asks for log pi_ref beside f"):
+    with pytest.raises(InputError, match="asks for log pi_ref besides f"):
         fit(world, make_loss("alpha-dpo"))
 
 

@@ -1,5 +1,5 @@
 """TRL as an oracle: its DPOTrainer computes DPO, NCA and BCO from the same log-ratios, and
-tokenises the same pairs.
+tokenizes the same pairs.
 """
 
 from types import SimpleNamespace

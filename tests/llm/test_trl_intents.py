@@ -1,4 +1,4 @@
-"""What TRL asks of its DPOTrainer in its own tests, asked of DILTrainer beside TRL 1.16: each
+"""What TRL asks of its DPOTrainer in its own tests, asked of DILTrainer besides TRL 1.16: each
 intent rebuilt, on small models.
 
 A test is called as TRL's, without ``test_``; ``INTENTS`` says what came of each, in the book, too.

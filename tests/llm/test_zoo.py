@@ -117,7 +117,7 @@ def test_prompts_read_once_give_the_samples_of_prompts_read_for_each(kind, tiny_
     tokenizer = load_tokenizer(str(tiny_model))
     prompts = [
         "What is the capital of France, and of Spain, and of all the others?",
-        "Name a colour.",
+        "Name a color.",
         "x",
     ]
     read, once = [], sampling._read_once

@@ -39,10 +39,10 @@ def test_what_a_loss_needs_is_what_the_literature_says():
     assert needs["KTO"] == (False, True)
     assert needs["DPO"] == needs["IPO"] == (True, True)
     assert needs["SimPO"] == needs["CPO"] == needs["ORPO"] == needs["SLiC"] == (True, False)
-    assert needs["DIL LSIF repaired"] == (False, True)
+    assert needs["DIL LSIF corrected"] == (False, True)
     growth = {e.label: compare.gradient_growth(e) for e in COMPARED}
     assert growth["IPO"] == growth["SPPO"] == "linear"
-    assert growth["DIL UKL repaired"] == "exponential"
+    assert growth["DIL UKL corrected"] == "exponential"
     assert growth["DPO"] == growth["KTO"] == growth["SFT"] == "bounded"
     reference = make_loss("dil", denominator="reference")
     assert not compare.needs_pairs(reference)
@@ -71,7 +71,7 @@ def test_figures_and_their_alternative_texts(tmp_path):
 
 def test_misspecified_ukl_is_sft_and_the_projections_are_best():
     rows = {row["loss"]: row for row in theory_figures.misspecified()}
-    assert rows["SFT"]["forward"] == pytest.approx(rows["DIL UKL repaired"]["forward"], abs=1e-12)
+    assert rows["SFT"]["forward"] == pytest.approx(rows["DIL UKL corrected"]["forward"], abs=1e-12)
     assert min(row["forward"] for row in rows.values()) == pytest.approx(
         rows["*the forward projection itself*"]["forward"], abs=1e-10
     )
@@ -79,7 +79,7 @@ def test_misspecified_ukl_is_sft_and_the_projections_are_best():
         rows["*the reverse projection itself*"]["reverse"], abs=1e-10
     )
     assert (
-        rows["DIL LSIF repaired"]["reverse"]
+        rows["DIL LSIF corrected"]["reverse"]
         > rows["*the reverse projection itself*"]["reverse"] + 1e-4
     )
 

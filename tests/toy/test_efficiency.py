@@ -28,7 +28,7 @@ def test_drawn_data_sets_scatter_as_the_formulas_say(seed):
     cases = {"sft": (make_loss("sft"), efficiency.counted(world))}
     for generator in GENERATORS:
         loss = make_loss("dil", generator=generator, denominator="mixture")
-        cases[generator] = (loss, efficiency.repaired(world, generator))
+        cases[generator] = (loss, efficiency.corrected(world, generator))
     found = {name: efficiency.estimates(world, loss, laws) for name, (loss, _) in cases.items()}
     found["tournament"] = efficiency.tournament_estimate(world, laws)
     wanted = {name: of_policy(world, covariance) for name, (_, covariance) in cases.items()}
@@ -46,8 +46,8 @@ def test_drawn_data_sets_scatter_as_the_formulas_say(seed):
 @pytest.mark.parametrize("kind", ["bradley-terry", "any"])
 @pytest.mark.parametrize("fresh", [0.5, 4])
 def test_distilled_policies_scatter_as_their_formula_says(kind, fresh):
-    """A reward from 40,000 labelled pairs, imitated on half as many or four times as many of its
-    own; any labeller.
+    """A reward from 40,000 labeled pairs, imitated on half as many or four times as many of its
+    own; any labeler.
     """
     world, n = World.random([2], responses=4, scale=0.8, kind=kind), 40_000
     rng, loss = (
@@ -67,7 +67,7 @@ def test_distilled_policies_scatter_as_their_formula_says(kind, fresh):
 
 def test_a_rare_response_that_never_lost_is_not_pushed_away():
     """It makes up what the others leave of the sum, and no more: the error is of the size of
-    another repaired loss's.
+    another corrected loss's.
     """
     world = World.random([0], responses=5)
     laws = efficiency.data_sets(world, 516, 1000, torch.Generator().manual_seed(0))
@@ -108,9 +108,8 @@ def test_a_published_loss_scatters_about_its_own_end():
 
 
 def test_fresh_reference_samples_cost_their_own_noise():
-    """A sample of pi_ref a pair, independent of it: UKL's estimate is the winners' share, over the
-    samples' share.
-    """
+    """A sample of pi_ref a pair, independent of it: UKL's estimate is the chosen responses' share,
+    over the samples' share."""
     world = World.random([0, 1, 2])
     rows = [make_loss("dil", generator=g, denominator="reference") for g in ("ukl", "lsif")]
     for loss in rows:
@@ -139,7 +138,7 @@ def test_covariances_are_those_of_policies_that_sum_to_one(seed, scale, response
     world = World.random([seed], responses=responses, scale=scale, kind=kind)
     for covariance in (
         efficiency.counted(world),
-        efficiency.repaired(world, "win"),
+        efficiency.corrected(world, "win"),
         efficiency.tournament(world),
     ):
         scale = covariance.abs().max()

@@ -23,7 +23,7 @@ from toy.fit import log_ratio, population_loss
 def worlds(draw, kinds=("bradley-terry", "hard", "any"), responses=50, prompts=8):
     X, Y = draw(st.integers(1, prompts)), draw(st.integers(1, responses))
     rng = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
-    # decades between the likeliest and the least likely response
+    # decades between the most likely and the least likely response
     spread = draw(st.sampled_from([0.0, 1.0, 6.0, 12.0]))
     ref = torch.pow(10, -spread * torch.rand(X, Y, generator=rng, dtype=torch.float64))
     ref = ref / ref.sum(1, keepdim=True)

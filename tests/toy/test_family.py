@@ -37,7 +37,7 @@ def test_margins_are_the_closed_forms(P, beta):
 
 def test_the_map_finds_what_is_proved(rows):
     imitators = {"SFT", "DIL BCE reference"} | {
-        f"DIL {h} repaired" for h in ("LSIF", "UKL", "BCE", "win")
+        f"DIL {h} corrected" for h in ("LSIF", "UKL", "BCE", "win")
     }
     settled = {label: row for label, row in rows.items() if row["KL to RLHF"] is not None}
     assert {label for label, row in settled.items() if row["KL to pi_chosen"] < 1e-9} == imitators
@@ -59,7 +59,7 @@ def test_the_map_finds_what_is_proved(rows):
         assert rows[one]["KL to pi_chosen"] == pytest.approx(
             rows[other]["KL to pi_chosen"], abs=1e-9
         )
-    assert rows["DIL LSIF repaired"]["noise"] < 0.6 < rows["SFT"]["noise"] == pytest.approx(1)
+    assert rows["DIL LSIF corrected"]["noise"] < 0.6 < rows["SFT"]["noise"] == pytest.approx(1)
     assert rows["SimPO"]["length"] > 1.2 > 0.9 > rows["ORPO"]["length"]
 
 
@@ -80,4 +80,4 @@ def test_the_plane_shows_every_loss_with_an_end(rows):
     figure, alt = plane(list(rows.values()))
     written = " ".join(text.get_text() for text in figure.axes[0].texts)
     assert all(together([label]) in written for label in ("DPO", "EXO", "chi-PO", "Cal-DPO"))
-    assert "SFT, GSIL, every repaired DIL" in alt
+    assert "SFT, GSIL, every corrected DIL" in alt

@@ -122,7 +122,7 @@ def test_kto_gives_up_losers_and_is_stationary():
         assert ((policy == 0) == (world.advantage <= 0)).all()
         logits = torch.where(
             policy > 0, policy.log(), -1e4
-        ).requires_grad_()  # the losers' f is on its way to -infinity
+        ).requires_grad_()  # the rejected responses' f is on its way to -infinity
         loss = population_loss(
             world, make_loss("kto", beta=beta), log_ratio(logits, world.ref)
         ).sum()
@@ -131,7 +131,7 @@ def test_kto_gives_up_losers_and_is_stationary():
     assert torch.allclose(optima.kto(ties), ties.ref, atol=1e-12)
 
 
-def test_beta_biases_and_a_learned_shift_repairs():
+def test_beta_biases_and_a_learned_shift_corrects():
     world = World.random(range(5))
     for beta in (0.5, 2.0):
         biased = optima.dil(world, "ukl", "mixture", beta=beta)
@@ -318,7 +318,7 @@ def test_generators_without_a_unique_optimum():
             assert found[x] <= population_loss(one, loss, (grid / one.ref).log()).min() + 1e-9
         assert (
             optima.dil(world, gen, "mixture") - world.chosen
-        ).abs().max() < 1e-10  # the repair holds for every h
+        ).abs().max() < 1e-10  # the correction holds for every h
 
 
 def test_slic_cannot_be_improved():

@@ -31,7 +31,7 @@ def test_expectations_are_exact_to_the_last_digits(samples):
 
     def loss(y, logps):
         return pg.reinforce_loss(
-            pg.leave_one_out(pg.penalised(world.true_reward[:, y], f[:, y], 0.5)), logps
+            pg.leave_one_out(pg.penalized(world.true_reward[:, y], f[:, y], 0.5)), logps
         )
 
     mean, covariance = exact.enumerated(policy, samples, loss)
@@ -85,7 +85,7 @@ def test_a_clip_stops_what_would_pay_more_and_only_that():
 WRONG = {
     "leave_one_out": lambda R: R - R.mean(-1, keepdim=True),  # its own reward in the baseline
     "group_normalised": lambda R, epsilon=0.0: R - R.mean(-1, keepdim=True),  # no s.d.
-    "penalised": lambda R, f, beta: R + beta * f,
+    "penalized": lambda R, f, beta: R + beta * f,
     "reinforce_loss": lambda A, logps: -A * logps.exp(),
     "clipped_loss": lambda A, logps, old, clip=0.2: -A * logps,  # no ratio
 }

@@ -3,7 +3,7 @@
 
 const WORDS = ["lovely", "fine", "odd", "dull", "awful"];
 const START = {
-  ref: [0.1, 0.3, 0.25, 0.2, 0.15], reward: [1.5, 1, 0, -0.5, -1.5], labeller: "rewards", beta: 0, h: "", hidden: [],
+  ref: [0.1, 0.3, 0.25, 0.2, 0.15], reward: [1.5, 1, 0, -0.5, -1.5], labeler: "rewards", beta: 0, h: "", hidden: [],
   any: [[50, 20, 90, 60, 70], [80, 50, 30, 70, 60], [10, 70, 50, 80, 90], [40, 30, 20, 50, 55], [30, 40, 10, 45, 50]],
 };
 const LAWS = COLORS; // [label, color, dash of its line], from colors.js
@@ -20,8 +20,8 @@ function read() {
   };
   const any = (found.get("any") || "").split(",").map(Number);
   return {
-    ref: DIL.normalised(numbers("ref", 0.001, 1)), reward: numbers("reward", -4, 4),
-    labeller: found.get("labeller") === "any" ? "any" : "rewards",
+    ref: DIL.normalized(numbers("ref", 0.001, 1)), reward: numbers("reward", -4, 4),
+    labeler: found.get("labeler") === "any" ? "any" : "rewards",
     beta: Math.min(1, Math.max(-1, Number(found.get("beta")) || 0)), h: (found.get("h") || "").slice(0, 80),
     hidden: (found.get("hidden") || "").split(",").filter((x) => x !== "").map(Number),
     any: any.length === 25 && any.every((x) => x >= 0 && x <= 100) ? [0, 1, 2, 3, 4].map((y) => any.slice(5 * y, 5 * y + 5)) : START.any.map((row) => [...row]),
@@ -30,17 +30,17 @@ function read() {
 
 function keep() {
   const short = (list) => list.map((x) => Number(x.toFixed(4))).join(",");
-  const told = new URLSearchParams({ ref: short(state.ref), reward: short(state.reward), labeller: state.labeller, beta: state.beta });
+  const told = new URLSearchParams({ ref: short(state.ref), reward: short(state.reward), labeler: state.labeler, beta: state.beta });
   if (state.h) told.set("h", state.h);
   if (state.hidden.length) told.set("hidden", state.hidden.join(","));
-  if (state.labeller === "any") told.set("any", state.any.flat().join(","));
+  if (state.labeler === "any") told.set("any", state.any.flat().join(","));
   history.replaceState(null, "", `#${told}`);
 }
 
 // --- From the state to the laws ----------------------------------------------------------------------------------------
 
 function preference() {
-  return state.labeller === "rewards" ? DIL.bradleyTerry(state.reward) : state.any.map((row) => row.map((x) => x / 100));
+  return state.labeler === "rewards" ? DIL.bradleyTerry(state.reward) : state.any.map((row) => row.map((x) => x / 100));
 }
 
 let last_h = {};
@@ -53,7 +53,7 @@ function laws() {
   const { ref } = state;
   const P = preference();
   const found = [ref, DIL.chosen(ref, P), null, DIL.published(ref, P, DIL.RATIO.lsif), DIL.published(ref, P, DIL.RATIO.ukl), DIL.published(ref, P, DIL.RATIO.bce), null, null];
-  if (state.labeller === "rewards") found[2] = DIL.rlhf(ref, state.reward, 10 ** state.beta);
+  if (state.labeler === "rewards") found[2] = DIL.rlhf(ref, state.reward, 10 ** state.beta);
   let said = "";
   if (state.h.trim()) {
     try {
@@ -107,7 +107,7 @@ function bars(id, { low, high, step, name, set, shown }) {
 function setRef(place, to) { // the others keep their proportions
   const others = 1 - state.ref[place];
   const now = Math.min(0.96, Math.max(0.01, to));
-  state.ref = DIL.normalised(state.ref.map((p, y) => (y === place ? now : Math.max(0.002, (p / others) * (1 - now)))));
+  state.ref = DIL.normalized(state.ref.map((p, y) => (y === place ? now : Math.max(0.002, (p / others) * (1 - now)))));
 }
 
 const drawRef = bars("#ref", { low: 0, high: 1, step: 0.02, name: "probability of", set: setRef, shown: () => state.ref });
@@ -163,7 +163,7 @@ named.append("input").attr("type", "checkbox").on("change", (event, law) => chan
   const place = LAWS.indexOf(law);
   state.hidden = event.target.checked ? state.hidden.filter((i) => i !== place) : [...state.hidden, place].sort();
 }));
-named.append("i").style("background", ([, colour]) => colour);
+named.append("i").style("background", ([, color]) => color);
 named.append("span").text(([name]) => name);
 body.append("td").attr("class", "n winners");
 body.append("td").attr("class", "n reference");
@@ -195,10 +195,10 @@ function draw() {
   drawRef();
   drawReward();
   drawPreference();
-  d3.select("#rewards-part").attr("hidden", state.labeller === "rewards" ? null : "");
-  d3.select("#any-part").attr("hidden", state.labeller === "any" ? null : "");
-  d3.selectAll("[name=labeller]").property("checked", function () { return this.value === state.labeller; });
-  d3.select("#beta").property("value", state.beta).property("disabled", state.labeller === "any");
+  d3.select("#rewards-part").attr("hidden", state.labeler === "rewards" ? null : "");
+  d3.select("#any-part").attr("hidden", state.labeler === "any" ? null : "");
+  d3.selectAll("[name=labeler]").property("checked", function () { return this.value === state.labeler; });
+  d3.select("#beta").property("value", state.beta).property("disabled", state.labeler === "any");
   d3.select("#beta-value").text((10 ** state.beta).toFixed(2));
   if (document.activeElement !== document.querySelector("#h")) d3.select("#h").property("value", state.h);
   const { found, said } = laws();
@@ -216,7 +216,7 @@ function change(how, keepsPairs = false) {
   asked = true;
 }
 
-d3.selectAll("[name=labeller]").on("change", (event) => change(() => { state.labeller = event.target.value; }));
+d3.selectAll("[name=labeler]").on("change", (event) => change(() => { state.labeler = event.target.value; }));
 d3.select("#beta").on("input", (event) => change(() => { state.beta = Number(event.target.value); }, true));
 d3.select("#h").on("input", (event) => change(() => { state.h = event.target.value.slice(0, 80); }, true));
 d3.selectAll("[data-draw]").on("click", (event) => change(() => {

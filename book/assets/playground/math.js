@@ -5,7 +5,7 @@
 const sum = (values) => values.reduce((a, b) => a + b, 0);
 const dot = (a, b) => sum(a.map((x, i) => x * b[i]));
 const sigmoid = (x) => (x >= 0 ? 1 / (1 + Math.exp(-x)) : Math.exp(x) / (1 + Math.exp(x)));
-const normalised = (weights) => weights.map((w) => w / sum(weights));
+const normalized = (weights) => weights.map((w) => w / sum(weights));
 
 // §1  P(y > y') = sigma(R(y) - R(y')): rows are responses, columns their opponents
 const bradleyTerry = (reward) => reward.map((a) => reward.map((b) => sigmoid(a - b)));
@@ -17,7 +17,7 @@ const rejected = (ref, P) => winRate(ref, P).map((w, y) => 2 * ref[y] * (1 - w))
 // §2  pi_ref exp(R / beta) / Z
 function rlhf(ref, reward, beta) {
   const top = Math.max(...reward);
-  return normalised(ref.map((p, y) => p * Math.exp((reward[y] - top) / beta)));
+  return normalized(ref.map((p, y) => p * Math.exp((reward[y] - top) / beta)));
 }
 // KL(p || q) in nats; what p never writes adds nothing
 const kl = (p, q) => sum(p.map((a, y) => (a > 0 ? a * Math.log(a / q[y]) : 0)));
@@ -79,7 +79,7 @@ function drawPair(ref, P, random) {
   return random() < P[a][b] ? [a, b] : [b, a];
 }
 
-// §4  The repaired UKL loss, which is SFT, fitted to pairs: the winners' frequencies
+// §4  The corrected UKL loss, which is SFT, fitted to pairs: the winners' frequencies
 function fitted(pairs, size) {
   const counts = new Array(size).fill(0);
   for (const [winner] of pairs) counts[winner] += 1;
@@ -191,7 +191,7 @@ function generator(text) {
 }
 
 const DIL = {
-  sum, normalised, sigmoid, bradleyTerry, winRate, chosen, rejected, rlhf, kl, bisect, RATIO, ratioOf, published, unique, drawPair,
+  sum, normalized, sigmoid, bradleyTerry, winRate, chosen, rejected, rlhf, kl, bisect, RATIO, ratioOf, published, unique, drawPair,
   fitted, parse, compiled, derivative, generator,
 };
 if (typeof module !== "undefined") module.exports = DIL;

@@ -102,7 +102,7 @@ def figures(results: Results) -> dict[str, tuple[Figure, str]]:
             "step",
             STEP,
             [CHOSEN, REJECTED, DISTANCE],
-            "Along the path, losses fed " + MEAN,
+            "Along the path, losses given " + MEAN,
         ),
         "learning rate": panels(
             results["learning rate"], "learning_rate", RATE, [CHOSEN, DISTANCE], "How far is far?"
@@ -115,19 +115,23 @@ def figures(results: Results) -> dict[str, tuple[Figure, str]]:
 
 MEAN, RATE = "the mean log-probability per token", "learning rate (300 steps)"
 ALTERNATIVES = {
-    "pairs": """Three panels against the number of pairs: the mean log-ratio of winners, the KL to the
-    winners' law, the mass moved to unseen responses; one line a loss.""",  # noqa: E501
-    "targets": """Three panels against the number of pairs: the KL to RLHF's optimum, the mean log-ratio
-    of losers, the expected reward.""",  # noqa: E501
-    "steps": """Mean log-ratios of winners and losers and the KL to the winners' law against the
-    training step; all losses rise together at first, then part.""",
-    "mean": """The same three panels for losses fed means per token: all rise together at first, later
-    the log-ratio of winners falls.""",  # noqa: E501
-    "learning rate": "Mean log-ratio of winners and KL to the winners' law after 300 steps "
+    "pairs": """Three panels against the number of pairs: the mean log-ratio of chosen responses,
+    the KL to the chosen distribution, the mass moved to unseen responses; one line per
+    loss.""",
+    "targets": """Three panels against the number of pairs: the KL to RLHF's optimum, the mean log-
+    ratio of rejected responses, the expected reward.""",
+    "steps": """Mean log-ratios of chosen and rejected responses and the KL to the chosen
+    distribution against the training step; all losses rise together at first, then
+    part.""",
+    "mean": """The same three panels for losses given means per token: all rise together at first,
+    later the log-ratio of chosen responses falls.""",
+    "learning rate": "Mean log-ratio of chosen responses and KL to the chosen distribution after "
+    "300 steps "
     "against the learning rate.",
-    "generator": "KL to the winners' law for six generators at 100 to 10,000 pairs, mild and "
+    "generator": "KL to the chosen distribution for six generators at 100 to 10,000 pairs, mild "
+    "and "
     "strong rewards, with intervals.",
-    "noise": "KL to the clean winners' law and reward against the share of flipped labels.",
+    "noise": "KL to the clean chosen distribution and reward against the share of flipped labels.",
 }
 
 
@@ -143,7 +147,7 @@ def generators(cells: dict[str, list[Row]]) -> Figure:
         ax.set_ylabel(DISTANCE[1])
         ax.set_title(f"rewards of s.d. {scale:g}", loc="left")
     axes[1].legend(frameon=False, fontsize=8)
-    figure.suptitle("Which h when? Repaired DIL", x=0.01, ha="left", fontsize=11)
+    figure.suptitle("Which h when? Corrected DIL", x=0.01, ha="left", fontsize=11)
     return figure
 
 

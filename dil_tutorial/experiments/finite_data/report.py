@@ -52,7 +52,9 @@ def conclusions(results: Results, seeds: int) -> dict[str, list[str]]:
     }
     input_labels = {"steps": "summed log-probabilities", "mean": "mean log-probabilities per token"}
     texts = {
-        name: templates.paragraphs(TEMPLATE, **values, along=path(results[name]), fed=input_labels[name])
+        name: templates.paragraphs(
+            TEMPLATE, **values, along=path(results[name]), fed=input_labels[name]
+        )
         for name in input_labels
     }
     whole = {name.replace("_", " "): text for name, text in texts["steps"].items()}
@@ -60,9 +62,8 @@ def conclusions(results: Results, seeds: int) -> dict[str, list[str]]:
 
 
 def pairs(cells: Cells) -> dict[str, Any]:
-    """Where the winners' likelihood holds at convergence, and how many pairs a given quality
-    takes.
-    """
+    """Where the chosen responses' likelihood holds at convergence, and how many pairs a given
+    quality takes."""
     sizes = [row["pairs"] for row in next(iter(cells.values()))]
 
     def held_from(rows: list[Row]) -> str:
@@ -97,9 +98,8 @@ def pairs(cells: Cells) -> dict[str, Any]:
 
 
 def path(cells: Cells) -> dict[str, Any]:
-    """Where the losses part, when the winners' log-ratio peaks and falls, and what early stopping
-    would give.
-    """
+    """Where the losses part, when the chosen responses' log-ratio peaks and falls, and what early
+    stopping would give."""
     others = [rows for n, rows in cells.items() if n != "SFT"]
     first = others[0]
     apart = (
@@ -165,7 +165,7 @@ def generators(cells: Cells) -> dict[str, Any]:
         first, last = (cells[name][i]["KL to pi_chosen"] for name in (ranked[0], ranked[-1]))
         apart = first[2] < last[1]
         short = [
-            name.removeprefix("DIL ").removesuffix(" repaired") for name in (ranked[0], ranked[-1])
+            name.removeprefix("DIL ").removesuffix(" corrected") for name in (ranked[0], ranked[-1])
         ]
         where = f"s.d. {condition['scale']:g} and {condition['pairs']:,} pairs"
         decided += [f"{where} ({short[0]} before {short[1]})"] if apart else []

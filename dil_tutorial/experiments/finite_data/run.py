@@ -3,7 +3,7 @@
 
 A *cell* is one loss in one experiment: all its conditions (numbers of pairs, learning rates, ...)
 and seeds train together, each run a prompt of a stacked ``World``.  Cells are saved as they are
-done, so an interrupted study goes on where it stopped. ``figures`` and ``report`` draw and write
+done, so an interrupted study continues where it stopped. ``figures`` and ``report`` draw and write
 what the numbers say.
 """
 
@@ -35,9 +35,9 @@ COMMITTED = BENCHMARKS / "dynamics.json"  # what the book and notebook 08 show
 
 COMPARED = (
     "SFT",
-    "DIL LSIF repaired",
-    "DIL UKL repaired",
-    "DIL BCE repaired",
+    "DIL LSIF corrected",
+    "DIL UKL corrected",
+    "DIL BCE corrected",
     "DIL LSIF published",
     "DIL UKL published",
     "DIL BCE published",
@@ -45,13 +45,13 @@ COMPARED = (
     "DPO",
 )
 GENERATORS = tuple(
-    f"DIL {h} repaired" for h in ("LSIF", "power(0.5)", "UKL", "BCE", "Hellinger", "Itakura–Saito")
+    f"DIL {h} corrected" for h in ("LSIF", "power(0.5)", "UKL", "BCE", "Hellinger", "Itakura–Saito")
 )
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What a run is given beside its loss and its seed."""
+    """What a run is given besides its loss and its seed."""
 
     pairs: int = 300
     scale: float = 1.5  # s.d. of the rewards
@@ -71,7 +71,7 @@ class Experiment:
     """
 
     name: str
-    losses: tuple[str, ...]  # labels in the catalogue
+    losses: tuple[str, ...]  # labels in the catalog
     conditions: tuple[Condition, ...]
 
 
@@ -96,7 +96,7 @@ EXPERIMENTS = [
     ),
     Experiment(
         "noise",
-        ("SFT", "DIL BCE repaired", "DIL LSIF published", "IPO", "DPO"),
+        ("SFT", "DIL BCE corrected", "DIL LSIF published", "IPO", "DPO"),
         tuple(Condition(pairs=1000, flips=f) for f in (0.0, 0.1, 0.2, 0.3, 0.4)),
     ),
 ]
@@ -106,8 +106,8 @@ def measure(policy: Tensor, pairs_distribution: Tensor, clean: World) -> dict[st
     """What we want to know of a trained policy (X, Y), each (X,), in nats where it is a log-ratio
     or a KL.
 
-    ``chosen`` and ``rejected`` are means of f over the law of winners and losers, ``chosen (data)``
-    over the winners trained on; ``unseen`` is the policy's mass on responses that occur in no pair,
+    ``chosen`` and ``rejected`` are means of f over the chosen distribution and rejected responses, ``chosen (data)``
+    over the chosen responses trained on; ``unseen`` is the policy's mass on responses that occur in no pair,
     less the reference's.
 
     >>> from toy.gallery import bandit
@@ -168,7 +168,11 @@ def run_conditions(
         torch.cat([part.expand(S, -1) for part in parts]) for parts in zip(*clean, strict=True)
     )
     stacked = World.from_reward(ref, reward)
-    pairs_distribution, wanted, measured = torch.cat(distributions), record_steps(first.steps, first.records), {}
+    pairs_distribution, wanted, measured = (
+        torch.cat(distributions),
+        record_steps(first.steps, first.records),
+        {},
+    )
 
     def record(step: int, policy: Tensor) -> None:
         if step in wanted:

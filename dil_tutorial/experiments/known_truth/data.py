@@ -1,10 +1,10 @@
 """Preference pairs whose truth is known: responses of a real model, a known reward, a known rule
 for labels (THEORY §10).
 
-K responses a prompt are drawn from pi_ref by its own law.  They make a *world* (``toy.World``) of K
-responses, each as probable as the next, and everything exact that is known of worlds holds for it:
-the win rate, t, pi_chosen, where each loss ends.  As K grows it becomes the truth about the model;
-the Monte-Carlo error says how far off K leaves it.
+K responses a prompt are drawn from pi_ref by its own distribution.  They make a *world*
+(``toy.World``) of K responses, each as probable as the next, and everything exact that is known of
+worlds holds for it: the win rate, t, pi_chosen, the optimum of each loss.  As K grows it becomes
+the truth about the model; the Monte-Carlo error says how far off K leaves it.
 
 In a world of K samples a response meets itself with chance 1/K, in the truth hardly ever.  P - 1/2
 is therefore stretched by K/(K - 1): t(y) is then the mean of 2 P(y > y') - 1 over the *other*
@@ -38,7 +38,7 @@ PROMPTS = Path(__file__).parent / "prompts.txt"
 
 
 def preference_of(reward: Tensor, labels: str = "bradley-terry", noise: float = 0.0) -> Tensor:
-    """P(y > y') of a labeller with rewards (X, K) in nats: (X, K, K).
+    """P(y > y') of a labeler with rewards (X, K) in nats: (X, K, K).
 
     "bradley-terry" is sigmoid(R - R'), "hard" prefers the higher reward, ties even.  "cycle" is not
     transitive: responses fall into three classes by the sign of R; good beats neutral, neutral
@@ -174,11 +174,11 @@ def make_pairs(
     seed: int,
     soft: bool = False,
 ) -> tuple[list[dict[str, Any]], Tensor]:
-    """``pairs`` labelled pairs a prompt from its K samples, and which samples they leave for
+    """``pairs`` labeled pairs a prompt from its K samples, and which samples they leave for
     evaluation, (X, K) bool.
 
     A pair is two samples that no other pair holds, in an order that ``rule`` draws by their rewards
-    (X, K), and beside them as ``reference`` a sample of the next pair: an independent draw of
+    (X, K), and besides them as ``reference`` a sample of the next pair: an independent draw of
     pi_ref.  Which samples these are is drawn by ``seed``. With ``soft`` labels a pair says, as
     ``p_chosen``, how probable its label was.
 
@@ -256,13 +256,12 @@ def simulate(
     settings: dict[str, Any],
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Draw, score, label and write the files that the data card describes; returns the card's
+    """Draw, score, label and write the files that the data card describes; returns the GPU's
     numbers.
 
     ``settings``: model, prompts (a name for them), reward, scale, labels, noise, soft, samples,
-    pairs, max_new_tokens, chat, seed. An interrupted call goes on where it stopped; a folder whose
-    responses were drawn otherwise is refused.
-    """
+    pairs, max_new_tokens, chat, seed. An interrupted call continues where it stopped; a folder
+    whose responses were drawn otherwise is refused."""
     check(settings)
     drawn = draw_once(model, tokenizer, prompts, out, settings, quiet)
     reward = rewards_of(drawn, settings["reward"], settings["scale"])
@@ -325,10 +324,12 @@ def draw_once(
     settings: dict[str, Any],
     quiet: bool = False,
 ) -> list[dict[str, Any]]:
-    """``draw`` into ``out``/drawn.jsonl, going on from what is there if it was made with the same
+    """``draw`` into ``out``/drawn.jsonl, continuing from what is there if it was made with the same
     settings.
     """
-    sampling = {key: settings[key] for key in ("model", "samples", "max_new_tokens", "chat", "seed")}
+    sampling = {
+        key: settings[key] for key in ("model", "samples", "max_new_tokens", "chat", "seed")
+    }
     sampling["prompts"] = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
     noted = out / "drawn.json"
     if noted.exists():

@@ -15,7 +15,7 @@ from torch import Tensor
 from dil_tutorial.experiments.known_truth.measures import (
     Results,
     Truth,
-    fed_losses,
+    losses_by_reduction,
     place_of,
     stacked,
 )
@@ -25,7 +25,7 @@ from dil_tutorial.support import plotting
 NAMES = {"pi_chosen": r"$\pi_{chosen}$"}
 SHOWN = (
     "SFT",
-    "DIL BCE repaired",
+    "DIL BCE corrected",
     "DIL BCE reference",
     "DIL UKL published",
     "DIL LSIF published",
@@ -39,7 +39,7 @@ def marker(loss: str) -> str:
 
 
 def legend(ax: Axes, losses: Sequence[str], **settings: Any) -> None:
-    """Names of losses by colour and marker, beside what ``ax`` names itself."""
+    """Names of losses by color and marker, besides what ``ax`` names itself."""
     handles, names = ax.get_legend_handles_labels()
     for loss in losses:
         handles.append(
@@ -68,7 +68,7 @@ def imitation(results: Results, summary: dict[str, Any]) -> Figure:
     truth, M = Truth.of(results, "held-out"), results["preset"]["evaluated"]
     figure, axes = plotting.new_figure(columns=len(SHOWN), width=10.5, height=3.1)
     for ax, loss in zip(axes, SHOWN, strict=True):
-        rows = [row for row in results["runs"] if (row["loss"], row["fed"]) == (loss, "sum")]
+        rows = [row for row in results["runs"] if (row["loss"], row["reduction"]) == (loss, "sum")]
         f, g = stacked(rows, "f held-out"), summary["targets"][f"{loss}, sum"][:, :M]
         against_truth(ax, truth.log_ratio[:, :M], f, g, loss)
     end_panels(figure, axes, r"$f_\theta$, nats")
@@ -134,7 +134,7 @@ def calibration(results: Results, summary: dict[str, Any]) -> Figure:
     truth, M = Truth.of(results, "held-out"), results["preset"]["evaluated"]
     figure, axes = plotting.new_figure(columns=len(SHOWN), width=10.5, height=3.1)
     for ax, loss in zip(axes, SHOWN, strict=True):
-        rows = [row for row in results["runs"] if (row["loss"], row["fed"]) == (loss, "sum")]
+        rows = [row for row in results["runs"] if (row["loss"], row["reduction"]) == (loss, "sum")]
         f, g = stacked(rows, "f held-out"), summary["targets"][f"{loss}, sum"][:, :M]
         order = f.flatten().argsort().tensor_split(9)
         policy_ratio, true, own = (
@@ -175,11 +175,11 @@ def calibration(results: Results, summary: dict[str, Any]) -> Figure:
 
 def slopes(results: Results, stats: dict[str, Any]) -> Figure:
     """For each loss the slope of its log-ratios on the true ones with its interval and each seed,
-    beside the slope of its optimum and the line at 1.
+    next to the slope of its optimum and the line at 1.
     """
     figure, axes = plotting.new_figure(columns=2, width=10, height=4.2)
     for ax, reduction in zip(axes, ("sum", "mean"), strict=True):
-        rows = [value for value in stats["losses"].values() if value["fed"] == reduction]
+        rows = [value for value in stats["losses"].values() if value["reduction"] == reduction]
         for place, value in enumerate(rows):
             middle, low, high = value["slope"]
             ax.plot([low, high], [place, place], color=CATALOGUE[value["loss"]].color, lw=2.5)
@@ -192,14 +192,13 @@ def slopes(results: Results, stats: dict[str, Any]) -> Figure:
         ax.set_yticks(range(len(rows)), [value["loss"] for value in rows])
         ax.invert_yaxis()
         ax.set_xlabel("slope of f on log(1 + t), held-out prompts")
-        ax.set_title(f"fed the {reduction} of log-probabilities", loc="left")
+        ax.set_title(f"the {reduction} of log-probabilities", loc="left")
     return figure
 
 
 def frontier(results: Results, stats: dict[str, Any]) -> Figure:
-    """Gain in reward against the KL to the reference: each loss, best of 2 and 4, the winners' law
-    and the curve of exact RLHF.
-    """
+    """Gain in reward against the KL to the reference: each loss, best of 2 and 4, the chosen
+    distribution and the curve of exact RLHF."""
     figure, axes = plotting.new_figure(columns=2, width=13, height=4.2)
     exact = stats["marks"]
     line = [(0.0, 0.0), *(place[:2] for name, place in exact.items() if name.startswith("RLHF"))]
@@ -217,7 +216,7 @@ def frontier(results: Results, stats: dict[str, Any]) -> Figure:
                 label=NAMES.get(name, name),
             )
         for value in stats["losses"].values():
-            if value["fed"] == reduction:
+            if value["reduction"] == reduction:
                 kl_, gain = place_of(value)
                 ax.errorbar(
                     kl_[0],
@@ -231,9 +230,14 @@ def frontier(results: Results, stats: dict[str, Any]) -> Figure:
                 )
         ax.set_xlabel(r"KL(policy $\|\,\pi_{ref}$), nats")
         ax.set_ylabel("gain in expected reward, nats")
-        ax.set_title(f"fed the {reduction}", loc="left")
+        ax.set_title(f"the {reduction}", loc="left")
         ax.set_xlim(left=-0.02)
-        legend(ax, list(fed_losses(stats, reduction)), loc="center left", bbox_to_anchor=(1, 0.5))
+        legend(
+            ax,
+            list(losses_by_reduction(stats, reduction)),
+            loc="center left",
+            bbox_to_anchor=(1, 0.5),
+        )
     return figure
 
 
@@ -253,7 +257,9 @@ def curves(results: Results, stats: dict[str, Any]) -> Figure:
     figure, axes = plotting.new_figure(columns=2, width=10, height=4)
     for ax, side in zip(axes, ("chosen", "rejected"), strict=True):
         for i, loss in enumerate(SHOWN):
-            rows = [row for row in results["runs"] if (row["loss"], row["fed"]) == (loss, "sum")]
+            rows = [
+                row for row in results["runs"] if (row["loss"], row["reduction"]) == (loss, "sum")
+            ]
             values = torch.tensor([row["curves"][side] for row in rows], dtype=torch.float64).mean(
                 0
             )
@@ -264,7 +270,7 @@ def curves(results: Results, stats: dict[str, Any]) -> Figure:
             }
             ax.plot(range(1, len(values) + 1), smoothed(values), label=loss, **style)
         ax.axhline(0, color="black", lw=0.8)
-        ax.set_xlabel("optimiser step")
+        ax.set_xlabel("optimizer step")
         ax.set_ylabel(f"f of {side} responses, nats")
     figure.legend(
         *axes[0].get_legend_handles_labels(),
@@ -277,7 +283,7 @@ def curves(results: Results, stats: dict[str, Any]) -> Figure:
 
 
 def rates(results: Results, stats: dict[str, Any]) -> Figure:
-    """Slope on validation prompts against the learning rate, one line a loss; the chosen rate is
+    """Slope on validation prompts against the learning rate, one line per loss; the chosen rate is
     marked.
     """
     figure, axes = plotting.new_figure(columns=2, width=13, height=3.8)
@@ -296,10 +302,15 @@ def rates(results: Results, stats: dict[str, Any]) -> Figure:
         ax.set_xscale("log")
         ax.set_xlabel("learning rate")
         ax.set_ylabel("slope on validation prompts")
-        ax.set_title(f"fed the {reduction} (marked: least validation loss)", loc="left")
+        ax.set_title(f"the {reduction} (marked: least validation loss)", loc="left")
         ax.set_xticks([row[0] for row in rows], [f"{row[0]:g}" for row in rows])
         ax.minorticks_off()
-        legend(ax, list(fed_losses(stats, reduction)), loc="center left", bbox_to_anchor=(1, 0.5))
+        legend(
+            ax,
+            list(losses_by_reduction(stats, reduction)),
+            loc="center left",
+            bbox_to_anchor=(1, 0.5),
+        )
     return figure
 
 
@@ -324,7 +335,7 @@ def ladder(results: Results, stats: dict[str, Any]) -> Figure:
 
 
 def rounds(results: Results, stats: dict[str, Any]) -> Figure:
-    """Gain in reward against KL after each round of iterated imitation, beside best of 2 and 4."""
+    """Gain in reward against KL after each round of iterated imitation, besides best of 2 and 4."""
     figure, axes = plotting.new_figure(columns=2, width=8.5, height=3.6)
     steps = stats["rounds"]
     for ax, measure in zip(axes, ("gain", "win rate"), strict=True):
@@ -335,8 +346,8 @@ def rounds(results: Results, stats: dict[str, Any]) -> Figure:
             ys,
             bars,
             marker="o",
-            color=CATALOGUE["DIL BCE repaired"].color,
-            label="rounds of repaired BCE",
+            color=CATALOGUE["DIL BCE corrected"].color,
+            label="rounds of corrected BCE",
         )
         for step, x, y in zip(steps, xs, ys, strict=True):
             ax.annotate(str(step["round"]), (x, y), xytext=(5, -11), textcoords="offset points")

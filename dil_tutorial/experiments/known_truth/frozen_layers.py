@@ -88,7 +88,7 @@ def remember_frozen_layers(model: Any, memory: Memory, pieces: Pieces | None = N
 
 
 def fingerprint(inputs: dict[str, Any], attention: str) -> bytes:
-    """What decides the hidden states of a batch beside the weights: tokens, positions, mask,
+    """What decides the hidden states of a batch next to the weights: tokens, positions, mask,
     attention and precision.
     """
     digest = hashlib.sha256(
@@ -132,7 +132,7 @@ def read_all(
     """What the frozen layers of ``model`` make of every response in ``rows``, which ``score`` reads
     ``size`` rows at a time.
 
-    Each such part is a file in ``folder``, so that a reading goes on where it stopped.
+    Each such part is a file in ``folder``, so that a reading continues where it stopped.
     """
     core = getattr(model, "get_base_model", lambda: model)().model
     frozen = next(

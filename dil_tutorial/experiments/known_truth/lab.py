@@ -47,7 +47,7 @@ from dil_tutorial.support.files import read_text
 UNRELATED = Path(__file__).parent / "unrelated.txt"
 
 DIL = [f"DIL {h} {variant}" for h in ("LSIF", "UKL", "BCE") for variant in DIL_WORDS.values()]
-LOSSES = ("SFT", "DPO", *DIL, "NCA", "SimPO")  # labels in the catalogue
+LOSSES = ("SFT", "DPO", *DIL, "NCA", "SimPO")  # labels in the catalog
 
 
 @dataclass(frozen=True)
@@ -78,19 +78,18 @@ class Preset:
     seen_prompts: int = 12  # training prompts whose responses are scored too
     policy_samples: int = 1  # responses of each policy to each held-out prompt
     ladder: tuple[int, ...] = (2, 4, 16)  # other numbers of pairs a prompt
-    passes: int = 24  # over all the samples of the seen prompts alone, paired and labelled anew
+    passes: int = 24  # over all the samples of the seen prompts alone, paired and labeled anew
     rounds: int = 2  # of iterated DIL
     texts: bool = False  # the results keep the policies' own responses to read
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: a loss by its label in ``LOSSES``, what it is fed, a learning rate, a seed,
-    pairs a prompt.
-    """
+    """One training run: a loss by its label in ``LOSSES``, what it is given, a learning rate, a
+    seed, pairs a prompt."""
 
     loss: str
-    feed: str
+    reduction: str
     learning_rate: float
     seed: int
     pairs: int
@@ -98,10 +97,10 @@ class Run:
     def name(self) -> str:
         """A file name.
 
-        >>> Run("DIL BCE repaired", "sum", 1e-3, 0, 8).name()
-        'DIL_BCE_repaired-sum-0.001-0-8'
+        >>> Run("DIL BCE corrected", "sum", 1e-3, 0, 8).name()
+        'DIL_BCE_corrected-sum-0.001-0-8'
         """
-        return f"{self.loss.replace(' ', '_')}-{self.feed}-{self.learning_rate:g}-{self.seed}-{self.pairs}"  # noqa: E501
+        return f"{self.loss.replace(' ', '_')}-{self.reduction}-{self.learning_rate:g}-{self.seed}-{self.pairs}"  # noqa: E501
 
 
 # --- The data and their truth ---------------------------------------------------------------------
@@ -109,13 +108,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Data:
-    """Drawn responses with what a labeller knows of them: X prompts, K responses each."""
+    """Drawn responses with what a labeler knows of them: X prompts, K responses each."""
 
     drawn: list[dict[str, Any]]
     splits: list[str]  # (X,)
     reward: Tensor  # (X, K), nats
     rule: Callable[[Tensor], Tensor]  # from rewards (X, K) to P (X, K, K)
-    votes: int = 1  # how often each pair is labelled
+    votes: int = 1  # how often each pair is labeled
     soft: bool = False  # pairs say how probable their label was
 
     def rows(self, split: str) -> list[int]:
@@ -123,7 +122,7 @@ class Data:
 
     def pairs(self, split: str, count: int, seed: int) -> tuple[list[dict[str, Any]], Tensor]:
         """``make_pairs`` on the prompts of a split; beyond K // 2 pairs a prompt, all samples are
-        paired and labelled anew.
+        paired and labeled anew.
         """
         if self.votes > 1:
             return self.voted(split, count, seed)
@@ -144,7 +143,7 @@ class Data:
         return pairs, left
 
     def voted(self, split: str, count: int, seed: int) -> tuple[list[dict[str, Any]], Tensor]:
-        """The same pairs, each labelled ``votes`` times: as it came out, and turned round as often
+        """The same pairs, each labeled ``votes`` times: as it came out, and turned round as often
         as the other wins.
         """
         pairs, left = replace(self, votes=1).pairs(split, count, seed)
@@ -223,7 +222,7 @@ class Lab:
         preset: Preset,
         folder: Path,
         quiet: bool = False,
-        prompts: Sequence[str] | None = None,  # texts to go on with, the tutorial's if None
+        prompts: Sequence[str] | None = None,  # texts to continue with, the tutorial's if None
         chats: Sequence[str] = (),  # and a user's messages, where the model has a template for them
     ) -> None:
         self.preset, self.folder, self.quiet = preset, folder, quiet
@@ -246,7 +245,12 @@ class Lab:
         chats = chats if self.tokenizer.chat_template else ()
         if chats:
             drawn += draw_once(
-                self.base(), self.tokenizer, chats, folder / "chats", sampling | {"chat": True}, quiet
+                self.base(),
+                self.tokenizer,
+                chats,
+                folder / "chats",
+                sampling | {"chat": True},
+                quiet,
             )
         self.chats = frozenset(chats)
         self.pieces: Pieces = {}
@@ -311,7 +315,7 @@ class Lab:
             output_dir=str(work),
             loss=spec.name,
             loss_kwargs=spec.kwargs,
-            logprobs=run.feed,
+            logprobs=run.reduction,
             learning_rate=run.learning_rate,
             seed=run.seed,
             per_device_train_batch_size=preset.batch_size,
@@ -371,7 +375,9 @@ class Lab:
                 responses = data.drawn[data.rows("validation")[row]]["responses"]
                 k = [response["ids"] for response in responses].index(pair[f"{side}_ids"])
                 value = f[row, k] + responses[k]["logp"] if loss.reference_free else f[row, k]
-                loss_inputs.append(value / len(responses[k]["ids"]) if run.feed == "mean" else value)
+                loss_inputs.append(
+                    value / len(responses[k]["ids"]) if run.reduction == "mean" else value
+                )
             sides.append(torch.stack(loss_inputs))
         given = {"kl": kl_terms(f).mean()} if loss.needs_kl else {}
         return float(loss(*sides, **given).mean())
@@ -402,7 +408,9 @@ class Lab:
             [self.tokenizer.decode([token]) for token in response["ids"]]
             for response in row["responses"]
         ]
-        ratios = [[rounded(f) for f in (a - b).tolist()] for a, b in zip(ours, ref_logps, strict=True)]
+        ratios = [
+            [rounded(f) for f in (a - b).tolist()] for a, b in zip(ours, ref_logps, strict=True)
+        ]
         return [list(zip(*parts, strict=True)) for parts in zip(words, ratios, strict=True)]
 
     @contextmanager
@@ -462,7 +470,7 @@ class Lab:
                 1000 + seed,
                 chat=chat,
                 quiet=True,
-                same_dice=preset.texts,  # texts are read side by side
+                common_random_numbers=preset.texts,  # texts are read side by side
             )
         record: dict[str, Any] = {}
         # where texts are kept, f of the reference's samples says how far a policy went

@@ -32,7 +32,7 @@ from dil_tutorial.support.intervals import bootstrap
 from dil_tutorial.support.paths import BENCHMARKS
 from toy import optima
 from toy.fit import initial_logits, log_ratio, newton, population_loss
-from toy.neighbours.ranking import accuracy
+from toy.neighbors.ranking import accuracy
 from toy.worlds import World
 
 Results = dict[str, Any]
@@ -103,8 +103,8 @@ class Truth:
         return log_ratio_error(self.preference, self.world.advantage)
 
 
-def predicted(settings: dict[str, Any], feed: str, truth: Truth) -> Tensor:
-    """log-ratios (X, K) at a loss's exact optimum among normalised policies, each prompt by itself
+def predicted(settings: dict[str, Any], reduction: str, truth: Truth) -> Tensor:
+    """log-ratios (X, K) at a loss's exact optimum among normalized policies, each prompt by itself
     (THEORY §4, §5, §6).
 
     ``settings`` are ``make_loss``'s.  Summed DIL by its closed form, anything else by Newton's
@@ -125,9 +125,9 @@ def predicted(settings: dict[str, Any], feed: str, truth: Truth) -> Tensor:
     """
     loss = make_loss(**settings)
     world = truth.world if loss.unpaired else World(truth.world.ref, truth.preference)
-    if settings["name"] == "dil" and feed == "sum":
+    if settings["name"] == "dil" and reduction == "sum":
         return (optima.dil(world, settings["generator"], settings["denominator"]) / world.ref).log()
-    lengths = truth.tokens if feed == "mean" else torch.ones_like(truth.tokens)
+    lengths = truth.tokens if reduction == "mean" else torch.ones_like(truth.tokens)
 
     base = truth.logp / lengths
 
@@ -233,7 +233,7 @@ def measures(rows: Sequence[dict[str, Any]], truth: Truth, target: Tensor) -> di
                                 its word about the optimum
     given up                    share of responses that the optimum gives probability zero (no slope
                                 can show them)
-    mean ratio                  E_ref exp f, 1 for every normalised policy
+    mean ratio                  E_ref exp f, 1 for every normalized policy
     KL                          KL(pi_theta || pi_ref) in nats, from the policy's own responses
     gain                        expected reward of the policy's own responses over pi_ref's, nats
     KL, gain, reweighted        the same from pi_ref's responses, weighed by exp f: another estimate
@@ -307,7 +307,8 @@ def marks(truth: Truth) -> dict[str, tuple[float, float, float]]:
 
 
 def summary(results: Results) -> dict[str, Any]:
-    """All numbers of the report, by "loss, fed"; under "targets" where each loss ends, (X, K)."""
+    """All numbers of the report, by "loss, reduction"; under "targets" the optimum of each loss,
+    (X, K)."""
     held, train, validation = (
         Truth.of(results, split) for split in ("held-out", "train", "validation")
     )
@@ -317,13 +318,15 @@ def summary(results: Results) -> dict[str, Any]:
     targets: dict[str, Tensor] = {}
     by_row: dict[str, list[dict[str, Any]]] = {}
     for row in results["runs"]:
-        by_row.setdefault(f"{row['loss']}, {row['fed']}", []).append(row)
+        by_row.setdefault(f"{row['loss']}, {row['reduction']}", []).append(row)
     for name, rows in by_row.items():
-        target = targets[name] = predicted(results["losses"][rows[0]["loss"]], rows[0]["fed"], held)
+        target = targets[name] = predicted(
+            results["losses"][rows[0]["loss"]], rows[0]["reduction"], held
+        )
         seen, unseen = seen_and_unseen(rows, train)
         loss_stats[name] = {
             "loss": rows[0]["loss"],
-            "fed": rows[0]["fed"],
+            "reduction": rows[0]["reduction"],
             "learning rate": rows[0]["learning rate"],
             **measures(rows, held, target),
             "slope, trained on": seen,
@@ -333,13 +336,13 @@ def summary(results: Results) -> dict[str, Any]:
     for row in results["sweep"]:
         f = torch.tensor(row["f validation"], dtype=torch.float64)
         slope = regress(validation.log_ratio[:, :M], f)["slope"][0]
-        sweep.setdefault(f"{row['loss']}, {row['fed']}", []).append(
+        sweep.setdefault(f"{row['loss']}, {row['reduction']}", []).append(
             (row["learning rate"], row["validation loss"], slope)
         )
     ladder: dict[str, list[dict[str, Any]]] = {}
     for row in [
         *results["ladder"],
-        *(row for row in results["runs"] if row["seed"] == 0 and row["fed"] == "sum"),
+        *(row for row in results["runs"] if row["seed"] == 0 and row["reduction"] == "sum"),
     ]:
         if any(row["loss"] == other["loss"] for other in results["ladder"]):
             ladder.setdefault(row["loss"], []).append(
@@ -351,7 +354,7 @@ def summary(results: Results) -> dict[str, Any]:
     for row in results["few"]:
         f, g = (
             stacked([row], "f train"),
-            predicted(results["losses"][row["loss"]], row["fed"], train),
+            predicted(results["losses"][row["loss"]], row["reduction"], train),
         )
         free = g
         if row["loss"].endswith("published"):  # its optimum where lambda = 0: A/B for every h
@@ -435,16 +438,19 @@ def against(interval: Interval, expected: float) -> str:
     return "below" if high < expected else "above" if low > expected else "as expected"
 
 
-def fed_losses(stats: dict[str, Any], feed: str) -> dict[str, dict[str, Any]]:
-    """The losses that were fed sums or means, by loss."""
-    return {value["loss"]: value for value in stats["losses"].values() if value["fed"] == feed}
+def losses_by_reduction(stats: dict[str, Any], reduction: str) -> dict[str, dict[str, Any]]:
+    """The losses that were given sums or means, by loss."""
+    return {
+        value["loss"]: value
+        for value in stats["losses"].values()
+        if value["reduction"] == reduction
+    }
 
 
 def steep_and_flat(stats: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Losses fed sums whose optimum is steeper than the winners' law, and those whose optimum it
-    is.
-    """
-    sums = fed_losses(stats, "sum")
+    """Losses given sums whose optimum is steeper than the chosen distribution, and those whose
+    optimum it is."""
+    sums = losses_by_reduction(stats, "sum")
     steep = [name for name, v in sums.items() if v["expected slope"][0] > 1.05]
     return steep, [name for name in sums if name not in steep]
 
@@ -464,15 +470,15 @@ def share_of_frontier(stats: dict[str, Any], kl_: float, gain: float) -> float:
 
 
 def last_steps(results: Results, loss: str, side: str) -> Sequence[float]:
-    """The mean log-ratio over the last ten steps of each seed of a loss fed sums."""
-    rows = [row for row in results["runs"] if (row["loss"], row["fed"]) == (loss, "sum")]
+    """The mean log-ratio over the last ten steps of each seed of a loss given sums."""
+    rows = [row for row in results["runs"] if (row["loss"], row["reduction"]) == (loss, "sum")]
     return [sum(row["curves"][side][-10:]) / 10 for row in rows]
 
 
 def chosen_ends(results: Results) -> dict[str, float]:
-    """The chosen log-ratio of each loss fed sums over the last ten steps, a mean over seeds, on
+    """The chosen log-ratio of each loss given sums over the last ten steps, a mean over seeds, on
     pairs not trained on before.
     """
-    losses = dict.fromkeys(row["loss"] for row in results["runs"] if row["fed"] == "sum")
+    losses = dict.fromkeys(row["loss"] for row in results["runs"] if row["reduction"] == "sum")
     ends = {loss: last_steps(results, loss, "chosen") for loss in losses}
     return {loss: sum(values) / len(values) for loss, values in ends.items()}

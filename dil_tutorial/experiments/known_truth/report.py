@@ -10,8 +10,8 @@ from dil_tutorial.experiments.known_truth.measures import (
     Results,
     against,
     chosen_ends,
-    fed_losses,
     last_steps,
+    losses_by_reduction,
     place_of,
     reweighs,
     share_of_frontier,
@@ -31,7 +31,7 @@ TITLES = {
     "curves": "Does the chosen likelihood fall?",
     "rates": "Learning rates",
     "ladder": "Is it the data?",
-    "few": "Is it the optimiser?",
+    "few": "Is it the optimizer?",
     "rounds": "Iterated imitation: does the staircase show?",
 }
 # points of the frontier that the text does not name
@@ -54,9 +54,8 @@ def conclusions(results: Results, stats: dict[str, Any]) -> dict[str, list[str]]
 
 
 def too_much(losses: dict[str, dict[str, Any]]) -> str:
-    """The losses whose f says more than is true of the winners' law, with the range of their slopes
-    of the truth on f.
-    """
+    """The losses whose f says more than is true of the chosen distribution, with the range of their
+    slopes of the truth on f."""
     slopes = {
         name: v["truth on f"][0]
         for name, v in losses.items()
@@ -76,7 +75,7 @@ def way(losses: dict[str, dict[str, Any]]) -> list[float]:
 
 def lists(results: Results, stats: dict[str, Any]) -> dict[str, Any]:
     """Which losses a sentence names, and the numbers it gives."""
-    sums, means = fed_losses(stats, "sum"), fed_losses(stats, "mean")
+    sums, means = losses_by_reduction(stats, "sum"), losses_by_reduction(stats, "mean")
     steep, flat = steep_and_flat(stats)
     shares = {
         name: share_of_frontier(stats, *(value[0] for value in place_of(v)))
@@ -122,10 +121,10 @@ def lists(results: Results, stats: dict[str, Any]) -> dict[str, Any]:
             name: place for name, place in stats["marks"].items() if name not in LEFT_OUT
         },
         "own_responses": [
-            f"{v['loss']} ({v['fed']})" for v in stats["losses"].values() if not reweighs(v)
+            f"{v['loss']} ({v['reduction']})" for v in stats["losses"].values() if not reweighs(v)
         ],
         "edges": [
-            f"{v['loss']} ({v['fed']})"
+            f"{v['loss']} ({v['reduction']})"
             for v in stats["losses"].values()
             if v["learning rate"] in (min(grid), max(grid))
         ],
@@ -134,7 +133,7 @@ def lists(results: Results, stats: dict[str, Any]) -> dict[str, Any]:
 
 def tables(results: Results, stats: dict[str, Any]) -> dict[str, Any]:
     """The rows of the tables that are more than names and numbers."""
-    sums = fed_losses(stats, "sum")
+    sums = losses_by_reduction(stats, "sum")
     rates = results["preset"]["learning_rates"]
     kept = {name: v["learning rate"] for name, v in stats["losses"].items()}
     return {
@@ -149,7 +148,7 @@ def tables(results: Results, stats: dict[str, Any]) -> dict[str, Any]:
         ],
         "frontier_rows": [
             [
-                f"{v['loss']}, {v['fed']}",
+                f"{v['loss']}, {v['reduction']}",
                 *(interval(v[key]) for key in ("KL", "KL, reweighted", "gain", "gain, reweighted")),
                 f"{v['accuracy'][0]:.3f}",
                 f"{v['perplexity']:.1f}",
@@ -168,9 +167,11 @@ def tables(results: Results, stats: dict[str, Any]) -> dict[str, Any]:
                     )
                 ),
             ]
-            for loss in dict.fromkeys(row["loss"] for row in results["runs"] if row["fed"] == "sum")
+            for loss in dict.fromkeys(
+                row["loss"] for row in results["runs"] if row["reduction"] == "sum"
+            )
         ],
-        "rate_header": ["loss, fed", *(f"{rate:g}" for rate in rates)],
+        "rate_header": ["loss, reduction", *(f"{rate:g}" for rate in rates)],
         "rate_rows": [
             [
                 name,

@@ -1,9 +1,9 @@
-"""Rewards that are known: with the labeller's reward in hand, the truth of a preference data set
+"""Rewards that are known: with the labeler's reward in hand, the truth of a preference data set
 can be computed (THEORY §10).
 
 A reward is a function of prompt, response and number of tokens that returns a number.  `dil
 simulate` multiplies it by --scale, so the scale is in nats a unit: under Bradley–Terry a response
-that is better by one unit wins with probability sigmoid(scale).  ``rewards.yaml`` holds a card for
+that is better by one unit wins with probability sigmoid(scale).  ``rewards.yaml`` holds a GPU for
 each: what one unit is, who computes it, and what it does not see.
 
 ==================  ==============  ================================================================
@@ -15,7 +15,7 @@ reading-ease        any             100 points of Flesch's reading ease
 grammar             0, -1, -2, ...  an error that Harper's rules find
 grammar-neural      below 0         a token that a small neural tagger would change
 topic               0, 1, 2, ...    a word of the prompt that the response takes up again
-length              1, 2, 3, ...    a token, the end token included
+length              1, 2, 3, ...    a token, the EOS token included
 characters          0, 1, 2, ...    a character: among responses cut at one number of tokens, long
                                     words
 keyword:PATTERN     0 or 1          the response holds a match of the regular expression (case
@@ -23,7 +23,7 @@ keyword:PATTERN     0 or 1          the response holds a match of the regular ex
 FILE.py:FUNCTION    any             yours
 ==================  ==============  ================================================================
 
-A sum of them is a labeller of mixed motives: "sentiment + 0.05 length" is one who likes kind words
+A sum of them is a labeler of mixed motives: "sentiment + 0.05 length" is one who likes kind words
 and long answers.
 """
 
@@ -162,7 +162,7 @@ def topic(prompt: str, response: str, tokens: int) -> float:
     """How many of the prompt's words of four letters and more come back in the response, by their
     stems (Porter, 2001).
 
-    >>> topic("Tell me about the neighbours.", " Our neighbour is kind.", 6)
+    >>> topic("Tell me about the neighbors.", " Our neighbor is kind.", 6)
     1.0
     """
     return float(len(_stems(prompt) & _stems(response)))
@@ -198,7 +198,7 @@ COMMON = frozenset(
 
 
 def length(prompt: str, response: str, tokens: int) -> float:
-    """The number of tokens of the response, its end token included.
+    """The number of tokens of the response, its EOS token included.
 
     >>> length("The soup", " was hot.", 4)
     4.0
@@ -226,7 +226,7 @@ def keyword(pattern: str) -> Reward:
         wanted = re.compile(pattern, re.IGNORECASE)
     except re.error as error:
         raise InputError(
-            f"reward keyword:{pattern}: not a regular expression ({error}): mend the pattern"
+            f"reward keyword:{pattern}: not a regular expression ({error}): fix the pattern"
         ) from None
     return lambda prompt, response, tokens: float(wanted.search(response) is not None)
 

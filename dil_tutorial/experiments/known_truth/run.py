@@ -3,7 +3,7 @@
 1. Responses of pi_ref to short prompts, a known reward, Bradley–Terry labels: the data of
    ``data.py``, so that the true log-ratio log(1 + t(y)) of every response is known, and where each
    loss ends (``toy.optima``) is known too.
-2. Every loss, fed sums and means of log-probabilities, is trained at every learning rate of one
+2. Every loss, given sums and means of log-probabilities, is trained at every learning rate of one
    grid with seed 0.  The rate with the least loss *of its own* on validation pairs is kept: a
    choice that sees neither the truth nor a held-out prompt. Further seeds are trained at that rate;
    a seed draws pairs, labels, the adapter's start and the order of the batches.
@@ -11,7 +11,7 @@
    is.  Slopes, intervals, figures and the report are made from there
    (``dil_tutorial.experiments.known_truth.report``).
 
-Every run is a file of its own, so that an interrupted experiment goes on where it stopped.
+Every run is a file of its own, so that an interrupted experiment continues where it stopped.
 """
 
 import gc
@@ -46,10 +46,13 @@ PRESETS = {
     ),
 }
 COMBINATIONS = [
-    (loss, feed) for feed in ("sum", "mean") for loss in LOSSES if (loss, feed) != ("SimPO", "sum")
+    (loss, reduction)
+    for reduction in ("sum", "mean")
+    for loss in LOSSES
+    if (loss, reduction) != ("SimPO", "sum")
 ]
 # the losses trained on other numbers of pairs and of prompts
-LADDER = ("DIL BCE repaired", "DIL BCE published", "DPO")
+LADDER = ("DIL BCE corrected", "DIL BCE published", "DPO")
 Progress = Callable[[str], None]  # told what is done, after each step of ``steps``
 
 
@@ -62,29 +65,29 @@ def steps(preset: Preset) -> int:
 
 
 def experiment(lab: Lab, progress: Progress) -> dict[str, Any]:
-    """Run the whole experiment, going on from what ``lab.folder`` holds; returns the results."""
+    """Run the whole experiment, continuing from what ``lab.folder`` holds; returns the results."""
     # Trainer collects garbage after each run; what is loaded by now is none, and looking takes a
     # third of a second
     gc.freeze()
     preset, chosen = lab.preset, {}
     sweep, runs = [], []
-    for loss, feed in COMBINATIONS:
+    for loss, reduction in COMBINATIONS:
         best: tuple[Run, Any] | None = None  # the best policy so far, where it was trained just now
-        grid = [Run(loss, feed, rate, 0, preset.pairs) for rate in preset.learning_rates]
+        grid = [Run(loss, reduction, rate, 0, preset.pairs) for rate in preset.learning_rates]
         tried = []
         for run in grid:
             row, policy = trained(lab, run)
             tried.append(row)
             if row is min(tried, key=own_loss):
                 best = None if policy is None else (run, policy)
-            progress(f"{loss}, {feed}, rate {run.learning_rate:g}")
+            progress(f"{loss}, {reduction}, rate {run.learning_rate:g}")
         sweep += tried
         rate = min(tried, key=own_loss)["learning rate"]
-        chosen[loss, feed] = rate
+        chosen[loss, reduction] = rate
         for seed in range(preset.seeds):
-            run = Run(loss, feed, rate, seed, preset.pairs)
+            run = Run(loss, reduction, rate, seed, preset.pairs)
             runs.append(measured(lab, run, best[1] if best and best[0] == run else None))
-            progress(f"{loss}, {feed}, seed {seed}")
+            progress(f"{loss}, {reduction}, seed {seed}")
     ladder = []
     for loss in LADDER:
         for pairs in preset.ladder:
@@ -94,7 +97,7 @@ def experiment(lab: Lab, progress: Progress) -> dict[str, Any]:
     for loss in LADDER:
         few.append(measured_on_few(lab, loss, chosen[loss, "sum"]))
         progress(f"{loss}, few prompts")
-    rounds = iterated(lab, chosen["DIL BCE repaired", "sum"], progress)
+    rounds = iterated(lab, chosen["DIL BCE corrected", "sum"], progress)
     reference = kept(lab, "runs", "reference", lambda: {"perplexity": lab.perplexity(lab.base())})
     return {
         **provenance(),
@@ -119,7 +122,7 @@ def own_loss(row: dict[str, Any]) -> float:
 def settings_of(run: Run) -> dict[str, Any]:
     return {
         "loss": run.loss,
-        "fed": run.feed,
+        "reduction": run.reduction,
         "learning rate": run.learning_rate,
         "seed": run.seed,
         "pairs": run.pairs,
@@ -181,16 +184,21 @@ def measured(
         # the latter read from its file
         fitted_policy, row = fitted(lab, run) if policy is None else (policy, trained(lab, run)[0])
         known = {name: row[name] for name in ("validation loss", "curves")}
-        return {**settings_of(run), **known, **lab.measure(fitted_policy, run), **more(lab, fitted_policy, run)}
+        return {
+            **settings_of(run),
+            **known,
+            **lab.measure(fitted_policy, run),
+            **more(lab, fitted_policy, run),
+        }
 
     return kept(lab, "runs", run.name(), make)
 
 
 def measured_on_few(lab: Lab, loss: str, learning_rate: float) -> dict[str, Any]:
     """f on the responses of a few prompts to which the loss has seen every response many times,
-    labelled anew each time.
+    labeled anew each time.
 
-    Nothing is left to generalise: what is missing at its optimum here, training misses.
+    Nothing is left to generalize: what is missing at its optimum here, training misses.
     """
     preset = lab.preset
     run = Run(loss, "sum", learning_rate, 0, preset.passes * (preset.samples // 2))
@@ -204,10 +212,10 @@ def measured_on_few(lab: Lab, loss: str, learning_rate: float) -> dict[str, Any]
 
 
 def iterated(lab: Lab, learning_rate: float, progress: Progress) -> list[dict[str, Any]]:
-    """Imitate the winners, draw new pairs from the new policy, imitate again: under hard labels
-    (THEORY §1.4).
+    """Imitate the chosen responses, draw new pairs from the new policy, imitate again: under hard
+    labels (THEORY §1.4).
 
-    A round trains repaired BCE on all the pairs that K samples of the policy before it make; that
+    A round trains corrected BCE on all the pairs that K samples of the policy before it make; that
     policy is its reference. Rewards and f of the policy's own responses are against pi_ref.
     """
     preset, origin, base = lab.preset, lab.base(), lab.base()
@@ -246,7 +254,7 @@ def iterated(lab: Lab, learning_rate: float, progress: Progress) -> list[dict[st
             )
         data = replace(label(drawn, preset, "hard"), splits=[lab.data.splits[x] for x in seen])
         policy, _ = lab.train(
-            Run("DIL BCE repaired", "sum", learning_rate, 100 + number, preset.samples // 2),
+            Run("DIL BCE corrected", "sum", learning_rate, 100 + number, preset.samples // 2),
             data,
             base,
         )

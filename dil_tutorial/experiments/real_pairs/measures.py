@@ -42,12 +42,12 @@ def load(path: Path) -> Results:
 
 
 def name_of(row: dict[str, Any]) -> str:
-    """How a run's loss is called in tables: fed means where it says so.
+    """How a run's loss is called in tables: given means where it says so.
 
-    >>> name_of({"loss": "DPO", "feed": "mean"}), name_of({"loss": "DPO", "feed": "sum"})
+    >>> name_of({"loss": "DPO", "reduction": "mean"}), name_of({"loss": "DPO", "reduction": "sum"})
     ('DPO, means', 'DPO')
     """
-    return row["loss"] + (", means" if row["feed"] == "mean" else "")
+    return row["loss"] + (", means" if row["reduction"] == "mean" else "")
 
 
 def measures(rows: list[dict[str, Any]], tokens: Tensor) -> dict[str, Any]:
@@ -57,7 +57,8 @@ def measures(rows: list[dict[str, Any]], tokens: Tensor) -> dict[str, Any]:
     ==================  ============================================================================
     Key                 Meaning
     ==================  ============================================================================
-    accuracy            share of pairs with f_w > f_l (by means where the loss was fed means), ties
+    accuracy            share of pairs with f_w > f_l (by means where the loss was given means),
+                        ties
                         one half
     margin              mean of f_w - f_l, nats
     chosen, rejected    mean of f_w and of f_l, nats
@@ -71,7 +72,7 @@ def measures(rows: list[dict[str, Any]], tokens: Tensor) -> dict[str, Any]:
     """
     f = torch.tensor([row["f"] for row in rows], dtype=torch.float64)  # (S, 2, P)
     # what ranks: sums or means
-    by = tokens.T if rows[0]["feed"] == "mean" else torch.ones_like(tokens.T)
+    by = tokens.T if rows[0]["reduction"] == "mean" else torch.ones_like(tokens.T)
     rank = (f / by)[:, 0] - (f / by)[:, 1]
     own = torch.tensor([row["own f"] for row in rows], dtype=torch.float64)
     margin = f[:, 0] - f[:, 1]
@@ -89,8 +90,8 @@ def measures(rows: list[dict[str, Any]], tokens: Tensor) -> dict[str, Any]:
 
 
 def calibration(margin: Tensor) -> float:
-    """The a that makes sigma(a (f_w - f_l)) likeliest for pairs (P,) of which the first won: 1 is
-    calibrated, less is too sure.
+    """The a that makes sigma(a (f_w - f_l)) most likely for pairs (P,) of which the first won: 1 is
+    calibrated, less is overconfident.
 
     By bisection, for the derivative of the log-likelihood falls with a; infinite where all margins
     have one sign.
@@ -130,7 +131,12 @@ def summary(results: Results) -> dict[str, Any]:
     level = sorted(ends)[len(ends) // 2] / 2 if ends else 0.0
     matched = {name: at_kl(rates, level) for name, rates in rate_stats.items()}
     longer = (tokens[:, 0] > tokens[:, 1]).double() + 0.5 * (tokens[:, 0] == tokens[:, 1]).double()
-    return {"rates": rate_stats, "level": level, "matched": matched, "longer wins": bootstrap(longer)}
+    return {
+        "rates": rate_stats,
+        "level": level,
+        "matched": matched,
+        "longer wins": bootstrap(longer),
+    }
 
 
 def at_kl(rates: dict[float, dict[str, Any]], level: float) -> dict[str, float] | None:

@@ -28,13 +28,13 @@ def figures(results: Results, stats: dict[str, Any]) -> dict[str, tuple[Figure, 
         ),
         "ranking": (
             ranking(stats),
-            "Held-out ranking accuracy against KL, a line a loss along its learning rates",
+            "Held-out ranking accuracy against KL, one line per loss along its learning rates",
         ),
     }
 
 
 def style(name: str) -> dict[str, Any]:
-    """Colour and line of a loss, whatever it was fed."""
+    """Color and line of a loss, whatever it was given."""
     loss = name.removesuffix(", means")
     return {"color": colors()[loss], "ls": ":" if name != loss else CATALOGUE[loss].line}
 
@@ -43,7 +43,7 @@ def chosen(results: Results) -> Figure:
     """The paper's headline plot: what becomes of the chosen responses at the least and the largest
     rate.
 
-    Nats a response, or a token for a loss fed means; a loss without a reference has no log-ratio
+    Nats a response, or a token for a loss given means; a loss without a reference has no log-ratio
     while it trains.
     """
     rates = sorted({row["learning_rate"] for row in results["runs"]})
@@ -62,7 +62,7 @@ def chosen(results: Results) -> Figure:
         panel.set_title(
             f"learning rate {rate:g}{', as the paper' if rate == PAPER else ''}", loc="left"
         )
-        panel.set_xlabel("optimiser step")
+        panel.set_xlabel("optimizer step")
         panel.set_ylabel("f of chosen responses, nats")
     axes[1].legend(frameon=False, fontsize=7, ncols=2)
     return drawn

@@ -5,10 +5,10 @@ Nothing is known of the truth here, so what can be asked is less: does a loss ra
 people (or a judge) do, what becomes of the log-ratio of chosen responses, how far does the policy
 go, what has length to do with it.  Losses are compared at matched steps (all make one pass over the
 same batches) and at matched KL (along the learning rates of one grid, the least of which is the
-paper's).  Losses fed means of log-probabilities, as in the authors' code, stand beside those fed
+paper's).  Losses given means of log-probabilities, as in the authors' code, stand besides those fed
 sums.
 
-Each run is a file of its own: an interrupted experiment goes on where it stopped.
+Each run is a file of its own: an interrupted experiment continues where it stopped.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ NAMED = {  # data sets by the names that people use: pairs to train on, pairs he
 PAPER = 5e-7  # the middle of the learning rates in the authors' scripts
 LOSSES = (
     "SFT",
-    "DIL BCE repaired",
-    "DIL UKL repaired",
-    "DIL LSIF repaired",
+    "DIL BCE corrected",
+    "DIL UKL corrected",
+    "DIL LSIF corrected",
     "DIL BCE published",
     "DIL UKL published",
     "DIL LSIF published",
@@ -67,8 +67,8 @@ COMBINATIONS = (
 )
 # at the paper's rate
 PLOTTED = (
-    ("DIL BCE repaired", "sum"),
-    *((loss, feed) for loss, feed in COMBINATIONS if feed == "mean"),
+    ("DIL BCE corrected", "sum"),
+    *((loss, reduction) for loss, reduction in COMBINATIONS if reduction == "mean"),
 )
 
 
@@ -116,7 +116,7 @@ class Run:
     """One training run."""
 
     loss: str
-    feed: str
+    reduction: str
     learning_rate: float
     seed: int
 
@@ -126,7 +126,7 @@ class Run:
         >>> Run("DIL LSIF published", "mean", 5e-7, 0).name()
         'DIL_LSIF_published-mean-5e-07-0'
         """
-        return f"{self.loss.replace(' ', '_')}-{self.feed}-{self.learning_rate:g}-{self.seed}"
+        return f"{self.loss.replace(' ', '_')}-{self.reduction}-{self.learning_rate:g}-{self.seed}"
 
 
 def runs(preset: Preset) -> list[Run]:
@@ -134,14 +134,14 @@ def runs(preset: Preset) -> list[Run]:
     between.
 
     At the paper's rate, where a short run moves nothing, those alone whose likelihood the paper
-    plots, and one repaired loss.
+    plots, and one corrected loss.
     """
     rates = preset.learning_rates
     return [
-        Run(loss, feed, rate, seed)
+        Run(loss, reduction, rate, seed)
         for seed in range(preset.seeds)
         for rate in dict.fromkeys([max(rates), min(rates), *rates])
-        for loss, feed in (PLOTTED if rate == PAPER else COMBINATIONS)
+        for loss, reduction in (PLOTTED if rate == PAPER else COMBINATIONS)
     ]
 
 
@@ -209,7 +209,7 @@ class Lab:
             str(work),
             loss=spec.name,
             loss_kwargs=spec.kwargs,
-            logprobs=run.feed,
+            logprobs=run.reduction,
             learning_rate=run.learning_rate,
             seed=run.seed,
             per_device_train_batch_size=preset.batch_size,
@@ -313,7 +313,7 @@ class Lab:
 def experiment(
     lab: Lab, progress: Progress, save: Callable[[dict[str, Any]], Any], chosen: Sequence[Run]
 ) -> dict[str, Any]:
-    """All ``chosen`` runs, going on from what ``lab.folder`` holds; ``save`` is given the results
+    """All ``chosen`` runs, continuing from what ``lab.folder`` holds; ``save`` is given the results
     after each.
     """
     gc.freeze()

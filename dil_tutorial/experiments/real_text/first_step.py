@@ -6,10 +6,10 @@ At f = 0 every loss of pairs moves the weights along a ∇f(y_w) - b ∇f(y_l), 
     E ∇f(y_w) = E_ref[t ∇ log pi] = -E ∇f(y_l),
 
 for the score has mean zero under the reference: all losses have one direction on average, g.  They
-differ in noise.  SFT (a = 1, b = 0) has that of winners alone, the repaired losses (a = b = 1/2) a
-quarter of that of a difference: half as much, where winner and loser are independent; that is the
-ladder's first rung (THEORY §12).  With n pairs the squared length of the gradient is |g|^2 +
-tr(Sigma)/n; at n = tr(Sigma)/|g|^2 pairs noise is as long as the signal.
+differ in noise.  SFT (a = 1, b = 0) has that of chosen responses alone, the corrected losses (a = b
+= 1/2) a quarter of that of a difference: half as much, where chosen and rejected response are
+independent; that is the ladder's first rung (THEORY §12).  With n pairs the squared length of the
+gradient is |g|^2 + tr(Sigma)/n; at n = tr(Sigma)/|g|^2 pairs noise is as long as the signal.
 
 |g|^2 is estimated without bias from products of independent groups of prompts, tr(Sigma) from their
 squares.
@@ -25,10 +25,10 @@ from dil_tutorial.experiments.known_truth.lab import Lab, rounded
 from dil_tutorial.llm.fast.batches import batch_of
 from dil_tutorial.llm.fast.logprobs import response_logps
 from dil_tutorial.llm.fast.probes import enable_packing
-from dil_tutorial.llm.rows import Response, TokenisedPair
+from dil_tutorial.llm.rows import Response, TokenizedPair
 
 # of ∇f(y_w) and -∇f(y_l) at f = 0, scaled to the same mean
-WEIGHTS = {"SFT": (1.0, 0.0), "repaired DIL, DPO": (0.5, 0.5)}
+WEIGHTS = {"SFT": (1.0, 0.0), "corrected DIL, DPO": (0.5, 0.5)}
 
 
 def gradients(lab: Lab, groups: int = 12, seed: int = 0) -> tuple[Tensor, Tensor, int]:
@@ -41,7 +41,7 @@ def gradients(lab: Lab, groups: int = 12, seed: int = 0) -> tuple[Tensor, Tensor
         sides = (
             Response(pair["prompt_ids"], pair[f"{side}_ids"]) for side in ("chosen", "rejected")
         )
-        rows.append(TokenisedPair(*sides))
+        rows.append(TokenizedPair(*sides))
     policy = lab.policy(lab.base(), seed)
     enable_packing(getattr(policy, "get_base_model", lambda: policy)())
     trained = [weight for weight in policy.parameters() if weight.requires_grad]
@@ -59,7 +59,11 @@ def gradients(lab: Lab, groups: int = 12, seed: int = 0) -> tuple[Tensor, Tensor
             for side, total in enumerate(sums):
                 logp_sum = logps[side * len(part) : (side + 1) * len(part)].sum()
                 grads = torch.autograd.grad(
-                    logp_sum, trained, retain_graph=side == 0, allow_unused=True, materialize_grads=True
+                    logp_sum,
+                    trained,
+                    retain_graph=side == 0,
+                    allow_unused=True,
+                    materialize_grads=True,
                 )
                 total += torch.cat([grad.flatten().double().cpu() for grad in grads])
         for side, total in enumerate(sums):
@@ -117,4 +121,9 @@ def first_step(lab: Lab, groups: int = 12) -> dict[str, Any]:
             "noise a pair": rounded(size * noise.item()),
             "pairs": [x if math.isfinite(x) else None for x in needed(g, size)],
         }
-    return {"groups": groups, "pairs a group": size, "weights": chosen_grads.shape[1], "losses": loss_stats}
+    return {
+        "groups": groups,
+        "pairs a group": size,
+        "weights": chosen_grads.shape[1],
+        "losses": loss_stats,
+    }

@@ -6,9 +6,8 @@ t(y) (THEORY §10).  The chosen log-ratio has a meaning of its own (THEORY §1):
 
     E_chosen[f] = KL(pi_chosen || pi_ref) - KL(pi_chosen || pi_theta),
 
-how much nearer to the winners' law the policy is than the reference.  It is negative where training
-has moved the policy further away, and never above KL(pi_chosen || pi_ref).
-"""
+how much closer to the chosen distribution the policy is than the reference.  It is negative where
+training has moved the policy further away, and never above KL(pi_chosen || pi_ref)."""
 
 import itertools
 import json
@@ -53,24 +52,24 @@ def load(path: Path) -> Results:
 
 
 def weighed(f: Tensor, weight: Tensor) -> Tensor:
-    """Mean over a prompt's samples of f (..., X, K) under the law pi_ref x ``weight`` (X, K): (...,
-    X).
+    """Mean over a prompt's samples of f (..., X, K) under the distribution pi_ref x ``weight`` (X,
+    K): (..., X).
 
     >>> weighed(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.5, 1.5]]))
     tensor([0.])
     """
-    return steadied(f * weight, f)
+    return with_control_variate(f * weight, f)
 
 
-def steadied(values: Tensor, f: Tensor) -> Tensor:
+def with_control_variate(values: Tensor, f: Tensor) -> Tensor:
     """Mean of values (..., X, K) over a prompt's samples, less what chance made of E_ref[e^f - 1],
     which is 0: (..., X).
 
-    Every policy is normalised, so this is a control variate; its coefficient leaves the least
+    Every policy is normalized, so this is a control variate; its coefficient leaves the least
     variance.  Where the samples miss what the policy writes, the mean of e^f - 1 is many standard
     errors from 0, and nothing can be taken off.
 
-    >>> steadied(
+    >>> with_control_variate(
     ...     torch.tensor([[0.5, -0.5, 1.0]]).expm1(), torch.tensor([[0.5, -0.5, 1.0]])
     ... ).abs() < 1e-6
     tensor([True])
@@ -86,7 +85,7 @@ def steadied(values: Tensor, f: Tensor) -> Tensor:
 SCALES = torch.linspace(0, 2, 41, dtype=torch.float64)
 
 
-def part_way(f: Tensor, weight: Tensor) -> tuple[float, list[float]]:
+def best_interpolation(f: Tensor, weight: Tensor) -> tuple[float, list[float]]:
     """How far to go towards the policy: a of pi_ref^(1-a) pi_theta^a / Z with the greatest E_chosen
     of its log-ratio, and that mean.
 
@@ -95,12 +94,16 @@ def part_way(f: Tensor, weight: Tensor) -> tuple[float, list[float]]:
     other.  f is (S, X, K), the weight 1 + t, (X, K).
 
     >>> t = torch.tensor([[0.5, -0.5]] * 4).double()
-    >>> scale, (value, _, _) = part_way(3 * t.log1p()[None], 1 + t)  # thrice as far as pi_chosen
+    >>> scale, (value, _, _) = best_interpolation(
+    ...     3 * t.log1p()[None], 1 + t
+    ... )  # thrice as far as pi_chosen
     >>> round(scale, 2), bool(value > 0)
     (0.35, True)
     """
     # (A, X)
-    values = torch.stack([steadied(a * f * weight - (a * f).expm1(), f).mean(0) for a in SCALES])
+    values = torch.stack(
+        [with_control_variate(a * f * weight - (a * f).expm1(), f).mean(0) for a in SCALES]
+    )
     estimates = torch.empty(values.shape[1], dtype=torch.float64)
     for own, other in (
         (slice(0, None, 2), slice(1, None, 2)),
@@ -110,13 +113,13 @@ def part_way(f: Tensor, weight: Tensor) -> tuple[float, list[float]]:
     return SCALES[values.mean(1).argmax()].item(), bootstrap(estimates)
 
 
-def told_apart(f: Tensor) -> Tensor:
+def bayes_accuracy(f: Tensor) -> Tensor:
     """How often the best conceivable judge, shown a text of each, says which one is the policy's:
     (..., X) from f (..., X, M).
 
     It takes the text with the larger f.  From pi_ref's samples y, y': 1/2 + E|e^f(y) - e^f(y')|/4.
 
-    >>> told_apart(torch.tensor([[1.5, 0.5]]).log())
+    >>> bayes_accuracy(torch.tensor([[1.5, 0.5]]).log())
     tensor([0.7500])
     """
     ratio = f.exp()
@@ -148,23 +151,24 @@ def measures(rows: list[dict[str, Any]], truth: Truth, before: Tensor) -> dict[s
     ======================  ========================================================================
     slope, correlation      of f on log(1 + t); slope 1: imitates pi_chosen
     chosen, rejected        E[f] under pi_chosen and pi_rejected, nats
-    part way                the a of pi_ref^(1-a) pi_theta^a with the greatest E_chosen of its
+    best interpolation      the a of pi_ref^(1-a) pi_theta^a with the greatest E_chosen of its
                             log-ratio, and that mean
     KL                      KL(pi_theta || pi_ref) from pi_ref's samples, reweighed: E_ref[f e^f -
                             e^f + 1]
-    mean ratio              E_ref[e^f], 1 for every normalised policy
+    mean ratio              E_ref[e^f], 1 for every normalized policy
     reach                   share of pi_ref's samples that a mean weighed by e^f is worth, (sum
                             e^f)^2/sum e^2f over their number;
                             below ``REACH`` they say nothing of what the policy writes: no KL, gain,
                             win rate or judge
     doubled                 share of pi_ref's responses that the policy makes more than twice as
                             probable; pi_chosen: none
-    told apart              how often the best conceivable judge knows which of two texts is the
+    Bayes accuracy              how often the best conceivable judge knows which of two texts is the
                             policy's; 1/2: never
     gain, win rate          expected reward beyond pi_ref's, nats, and how often the policy beats
-                            pi_ref by the labeller's P:
+                            pi_ref by the labeler's P:
                             from pi_ref's samples, weighed by e^f
-    own gain                the first of them from texts that the policy wrote with the dice of
+    own gain                the first of them from texts that the policy wrote with the random
+                            numbers of
                             pi_ref's, whose rewards are
                             ``before``, (X, 1)
     tokens, repetition      length of own responses; share of their word pairs that came before in
@@ -181,9 +185,9 @@ def measures(rows: list[dict[str, Any]], truth: Truth, before: Tensor) -> dict[s
         **{name: value for name, value in regress(x, f).items() if name != "intercept"},
         "chosen": bootstrap(weighed(f, 1 + t).mean(0)),
         "rejected": bootstrap(weighed(f, 1 - t).mean(0)),
-        "part way": part_way(f, 1 + t),
+        "best interpolation": best_interpolation(f, 1 + t),
         "KL": bootstrap(kl_terms(f).mean((0, 2))),
-        "told apart": bootstrap(told_apart(f).mean(0)),
+        "Bayes accuracy": bootstrap(bayes_accuracy(f).mean(0)),
         "doubled": (f > math.log(2)).double().mean().item(),
         "reach": reach(f),
         "mean ratio": bootstrap(f.exp().mean((0, 2))),
@@ -201,7 +205,7 @@ def measures(rows: list[dict[str, Any]], truth: Truth, before: Tensor) -> dict[s
 
 def targets(truth: Truth) -> dict[str, tuple[float, float, float]]:
     """Where exact policies stand, in the prompts' worlds of K samples: {name: (KL to pi_ref, gain,
-    win rate by the labeller's P)}.
+    win rate by the labeler's P)}.
     """
     ref, t = truth.world.ref, truth.world.advantage
 
@@ -220,7 +224,7 @@ def targets(truth: Truth) -> dict[str, tuple[float, float, float]]:
 
 
 def repetition(texts: list[str]) -> float:
-    """The share of pairs of neighbouring words that stood before in the same text.
+    """The share of pairs of neighboring words that stood before in the same text.
 
     >>> repetition(["a b a b", "c d e"])
     0.2
@@ -244,11 +248,11 @@ def summary(results: Results) -> dict[str, Any]:
     loss_stats: dict[str, Any] = {}
     for loss in dict.fromkeys(row["loss"] for row in results["runs"]):
         rows = [row for row in results["runs"] if row["loss"] == loss]
-        target = predicted(results["losses"][loss], rows[0]["fed"], held)
+        target = predicted(results["losses"][loss], rows[0]["reduction"], held)
         alive = target[:, :M] > -30
         x = held.log_ratio[:, :M].clamp(min=-5)
         loss_stats[loss] = {
-            "fed": rows[0]["fed"],
+            "reduction": rows[0]["reduction"],
             "learning rate": rows[0]["learning rate"],
             "seeds": len(rows),
             **measures(rows, held, before),

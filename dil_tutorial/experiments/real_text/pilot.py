@@ -1,10 +1,10 @@
-"""The pilot: what makes the winners' log-ratio rise at real length?  ``dil experiment real-text
---pilot``.
+"""The pilot: what makes the chosen responses' log-ratio rise at real length?  ``dil experiment
+real-text --pilot``.
 
 A few settings of one loss, each trained and measured on validation prompts alone, before the
 experiment fixes one: learning rate, rank of the adapter and how many layers it spans, all weights,
-batch, each pair labelled twice (votes: half-way to soft labels), fewer prompts with more pairs
-each, a labeller who likes length as well.  And signal against noise of the first step
+batch, each pair labeled twice (votes: half-way to soft labels), fewer prompts with more pairs
+each, a labeler who likes length as well.  And signal against noise of the first step
 (``first_step``), which says how many pairs a direction costs.
 """
 
@@ -22,7 +22,7 @@ from dil_tutorial.experiments.known_truth.lab import Lab, Run, label
 from dil_tutorial.experiments.known_truth.measures import regress
 from dil_tutorial.experiments.known_truth.run import kept
 from dil_tutorial.experiments.real_text.first_step import first_step
-from dil_tutorial.experiments.real_text.measures import part_way, weighed
+from dil_tutorial.experiments.real_text.measures import best_interpolation, weighed
 from dil_tutorial.llm.metrics import kl_terms
 from dil_tutorial.rlhf import kl
 from dil_tutorial.support.files import provenance, write_json
@@ -30,10 +30,10 @@ from dil_tutorial.support.intervals import bootstrap
 from dil_tutorial.support.paths import BENCHMARKS
 
 COMMITTED = BENCHMARKS / "real_text_pilot.json"
-LOSS, RATE = "DIL BCE repaired", 1e-3
+LOSS, RATE = "DIL BCE corrected", 1e-3
 SETTINGS: dict[
     str, dict[str, Any]
-] = {  # what differs from the experiment's preset, repaired BCE at RATE
+] = {  # what differs from the experiment's preset, corrected BCE at RATE
     "as the experiment": {},
     "a third of the rate": {"rate": RATE / 3},
     "three times the rate": {"rate": 3 * RATE},
@@ -42,9 +42,9 @@ SETTINGS: dict[
     "rank 32": {"rank": 32},
     "batches of 128 pairs": {"batch_size": 128},
     "two passes": {"epochs": 2},
-    "one pass, each pair labelled twice": {"votes": 2},
+    "one pass, each pair labeled twice": {"votes": 2},
     "a third of the prompts, three times the pairs of each": {"prompts": 1 / 3},
-    "a labeller who likes length, too": {"reward": "sentiment + 0.02 characters"},
+    "a labeler who likes length, too": {"reward": "sentiment + 0.02 characters"},
     "LoRA on all layers, a third of the rate": {"top_layers": 1000, "rate": RATE / 3},
     "all weights, a hundredth of the rate": {"top_layers": 0, "rate": RATE / 100},
 }
@@ -53,7 +53,7 @@ SETTINGS: dict[
 def pilot(
     lab: Lab, progress: Callable[[str], None], save: Callable[[dict[str, Any]], Any]
 ) -> dict[str, Any]:
-    """Train and measure every setting, going on from what ``lab.folder`` holds; ``save`` is given
+    """Train and measure every setting, continuing from what ``lab.folder`` holds; ``save`` is given
     the results after each.
     """
     step = kept(lab, "pilot", "first-step", functools.partial(first_step, lab))
@@ -126,7 +126,9 @@ def tried(lab: Lab, name: str, changes: dict[str, Any]) -> dict[str, Any]:
     if not asked:
         own.preset = replace(lab.preset, float32_scores=False)
         rows = own.evaluated("validation", lab.preset.evaluated)
-        record["f validation, bfloat16"] = own.log_ratios(policy, rows, "pilot validation, bfloat16")
+        record["f validation, bfloat16"] = own.log_ratios(
+            policy, rows, "pilot validation, bfloat16"
+        )
     return record
 
 
@@ -136,7 +138,7 @@ def seen(lab: Lab, split: str, log_ratios: list[list[float]]) -> dict[str, Any]:
 
     Its gain in reward, its win rate against pi_ref and how much longer its responses are, in
     characters, are theirs too, weighed by e^f: E_ref[e^f (r - E_ref r)], 1/2 + E_ref[e^f t]/2.  The
-    reward is the experiment's, whoever labelled the pairs.
+    reward is the experiment's, whoever labeled the pairs.
     """
     f = torch.tensor(log_ratios, dtype=torch.float64)
     X, M = f.shape
@@ -151,7 +153,7 @@ def seen(lab: Lab, split: str, log_ratios: list[list[float]]) -> dict[str, Any]:
         "slope": regress(t.log1p().clamp(min=-5), f)["slope"],
         "chosen": bootstrap(weighed(f, 1 + t)),
         "rejected": bootstrap(weighed(f, 1 - t)),
-        "part way": part_way(f[None], 1 + t),
+        "best interpolation": best_interpolation(f[None], 1 + t),
         "KL": bootstrap(kl_terms(f).mean(1)),
         "gain": bootstrap((f.expm1() * above).mean(1)),
         "longer": bootstrap((f.expm1() * longer).mean(1)),

@@ -15,7 +15,7 @@ from dil_tutorial.support.words import fixed, interval, precise
 
 TEMPLATE = Path(__file__).with_name("pilot.md.j2")
 ALT = (
-    "For every setting of the pilot the winners' log-ratio on new prompts and on prompts trained on, "  # noqa: E501
+    "For every setting of the pilot the chosen responses' log-ratio on new prompts and on prompts trained on, "  # noqa: E501
     "with intervals"
 )
 
@@ -42,24 +42,24 @@ def settings_figure(results: dict[str, Any]) -> Figure:
     """
     settings = results["settings"][::-1]
     drawn, (axes,) = plotting.new_figure(width=8.4, height=1.2 + 0.34 * len(settings))
-    for shift, split, colour, label in (
-        (0.12, "validation", plotting.COLOURS[0], "new prompts"),
-        (-0.12, "train", plotting.COLOURS[1], "prompts trained on"),
+    for shift, split, color, label in (
+        (0.12, "validation", plotting.COLORS[0], "new prompts"),
+        (-0.12, "train", plotting.COLORS[1], "prompts trained on"),
     ):
         for place, setting in enumerate(settings):
             mean, low, high = setting[split]["chosen"]
-            axes.plot([low, high], [place + shift] * 2, color=colour, lw=2)
+            axes.plot([low, high], [place + shift] * 2, color=color, lw=2)
             axes.plot(
                 [mean],
                 [place + shift],
                 "o" if shift > 0 else "s",
-                color=colour,
+                color=color,
                 label=label if place == 0 else None,
             )
     axes.axvline(0, color="black", lw=0.8)
     axes.axvline(
         results["possible"],
-        color=plotting.COLOURS[2],
+        color=plotting.COLORS[2],
         ls="--",
         label="possible: KL(pi_chosen || pi_ref)",
     )
@@ -84,9 +84,12 @@ def conclusions(results: dict[str, Any]) -> dict[str, Any]:
     above, below = (
         [name for name, kind in kinds.items() if kind == wanted] for wanted in ("above", "below")
     )
-    sft, repaired = steps.values()
+    sft, corrected = steps.values()
     reached, best = zip(
-        *((s["validation"]["chosen"][0], s["validation"]["part way"][1][0]) for s in settings),
+        *(
+            (s["validation"]["chosen"][0], s["validation"]["best interpolation"][1][0])
+            for s in settings
+        ),
         strict=True,
     )
     return {
@@ -110,8 +113,8 @@ def conclusions(results: dict[str, Any]) -> dict[str, Any]:
                 ),
                 fixed(setting["validation"]["longer"][0], 1, "+"),
                 precise(setting["train"]["chosen"]),
-                f"{setting['validation']['part way'][0]:.2f}",
-                precise(setting["validation"]["part way"][1]),
+                f"{setting['validation']['best interpolation'][0]:.2f}",
+                precise(setting["validation"]["best interpolation"][1]),
             ]
             for setting in settings
         ],
@@ -121,7 +124,7 @@ def conclusions(results: dict[str, Any]) -> dict[str, Any]:
         ],
         "ends": (min(reached), max(reached)),
         "best": (min(best), max(best)),
-        "share": repaired["noise a pair"] / sft["noise a pair"],
+        "share": corrected["noise a pair"] / sft["noise a pair"],
     }
 
 

@@ -24,11 +24,13 @@ def figures(results: Results, stats: dict[str, Any]) -> dict[str, tuple[Figure, 
     return {
         "ratios": (
             ratios(stats),
-            "Log-ratio of the winners' and of the losers' law for every loss, with intervals",
+            "Log-ratio of the chosen responses' and of the rejected distribution for every loss, "
+            "with intervals",
         ),
         "rates": (
             rates(stats),
-            "The winners' log-ratio on validation prompts against the learning rate, a line a loss",
+            "The chosen responses' log-ratio on validation prompts against the learning rate, "
+            "one line per loss",
         ),
         "frontier": (
             frontier(stats),
@@ -48,15 +50,15 @@ def ratios(stats: dict[str, Any]) -> Figure:
     for shift, side, marker in ((0.12, "chosen", "o"), (-0.12, "rejected", "s")):
         for place, value in enumerate(losses.values()):
             mean, low, high = value[side]
-            colour = plotting.COLOURS[0] if side == "chosen" else plotting.COLOURS[1]
-            axes.plot([low, high], [place + shift] * 2, color=colour, lw=2)
+            color = plotting.COLORS[0] if side == "chosen" else plotting.COLORS[1]
+            axes.plot([low, high], [place + shift] * 2, color=color, lw=2)
             axes.plot(
-                [mean], [place + shift], marker, color=colour, label=side if place == 0 else None
+                [mean], [place + shift], marker, color=color, label=side if place == 0 else None
             )
     axes.axvline(0, color="black", lw=0.8)
     axes.axvline(
         stats["marks"]["pi_chosen"][0],
-        color=plotting.COLOURS[2],
+        color=plotting.COLORS[2],
         ls="--",
         label="chosen, if f were log(1 + t)",
     )
@@ -68,7 +70,8 @@ def ratios(stats: dict[str, Any]) -> Figure:
 
 
 def rates(stats: dict[str, Any]) -> Figure:
-    """What the learning rate does to the winners' log-ratio and to KL, on validation prompts."""
+    """What the learning rate does to the chosen responses' log-ratio and to KL, on validation
+    prompts."""
     drawn, (left, right) = plotting.new_figure(columns=2, width=11, height=4)
     for axes, key, title in (
         (left, "chosen", "mean of f under pi_chosen, nats"),
@@ -148,7 +151,7 @@ def curves(results: Results) -> Figure:
         panel.set_title(f"{side} responses of the batch", loc="left")
         # a loss that runs off would leave the others on one line
         panel.set_yscale("symlog", linthresh=0.1)
-        panel.set_xlabel("optimiser step")
+        panel.set_xlabel("optimizer step")
         panel.set_ylabel("f, nats")
     axes[1].legend(frameon=False, fontsize=8, ncols=2)
     return drawn
@@ -227,15 +230,22 @@ def conclusions(results: Results, stats: dict[str, Any]) -> dict[str, Any]:
             ]
             for name, v in losses.items()
         ],
-        "part way": {
+        "best interpolation": {
             "rows": [
-                [name, fixed(v["part way"][0]), precise(v["part way"][1]), precise(v["chosen"])]
+                [
+                    name,
+                    fixed(v["best interpolation"][0]),
+                    precise(v["best interpolation"][1]),
+                    precise(v["chosen"]),
+                ]
                 for name, v in losses.items()
             ],
             "above": [
-                name for name, v in losses.items() if against(v["part way"][1], 0) == "above"
+                name
+                for name, v in losses.items()
+                if against(v["best interpolation"][1], 0) == "above"
             ],
-            "too far": [name for name, v in losses.items() if v["part way"][0] < 1],
+            "too far": [name for name, v in losses.items() if v["best interpolation"][0] < 1],
         },
         "policies": [
             [
@@ -247,7 +257,7 @@ def conclusions(results: Results, stats: dict[str, Any]) -> dict[str, Any]:
                 f"{v['repetition']:.1%}",
                 f"{v['perplexity']:.1f}",
                 f"{v['doubled']:.1%}",
-                reached(v, interval(v["told apart"])),
+                reached(v, interval(v["Bayes accuracy"])),
             ]
             for name, v in losses.items()
         ],
@@ -265,11 +275,11 @@ def reached(value: dict[str, Any], text: str) -> str:
 
 
 def examples(results: Results, count: int = 2) -> list[dict[str, Any]]:
-    """The same prompts and the same dice under the reference and the first seed of every loss: who
-    wrote which text.
+    """The same prompts and common random numbers under the reference and the first seed of every
+    loss: who wrote which text.
 
-    ``texts`` are (names, text): policies that the dice made write the same stand together.
-    """
+    ``texts`` are (names, text): policies that the random numbers made write the same stand
+    together."""
     prompts = results["truth"]["held-out"]["prompts"]
     # beginnings of stories, then messages of a user
     places = [*range(count), *range(len(prompts) - count, len(prompts))]

@@ -7,7 +7,7 @@ validation loss stands at an end of the grid, the grid grows there, so that the 
 worse ones.  Further seeds are trained at that rate.
 
 Every run is a file of its own, and the results are written after each loss: an interrupted
-experiment goes on where it stopped, and what is finished can be read.
+experiment continues where it stopped, and what is finished can be read.
 """
 
 import gc
@@ -28,10 +28,10 @@ from dil_tutorial.support.files import provenance, read_text
 CHATS, MORE_CHATS = Path(__file__).with_name("chats.txt"), Path(__file__).with_name("prompts.yaml")
 LOSSES = (
     "SFT",
-    "DIL BCE repaired",
-    "DIL UKL repaired",
-    "DIL LSIF repaired",
-    "DIL win repaired",
+    "DIL BCE corrected",
+    "DIL UKL corrected",
+    "DIL LSIF corrected",
+    "DIL win corrected",
     "DIL BCE published",
     "DIL UKL published",
     "DIL LSIF published",
@@ -40,7 +40,7 @@ LOSSES = (
     "KTO",
     "SimPO",
 )
-MEANS = ("SimPO",)  # defined on means; the others are fed sums
+MEANS = ("SimPO",)  # defined on means; the others are given sums
 PRESET = Preset(
     reward="sentiment",
     scale=6.0,
@@ -83,7 +83,7 @@ def steps(preset: Preset, losses: Sequence[str] = LOSSES) -> int:
 
 
 def feed_of(loss: str) -> str:
-    """What a loss is fed: sums of log-probabilities, or means where it is defined on them.
+    """What a loss is given: sums of log-probabilities, or means where it is defined on them.
 
     >>> feed_of("DPO"), feed_of("SimPO")
     ('sum', 'mean')
@@ -97,7 +97,7 @@ def experiment(
     save: Callable[[dict[str, Any]], Any],
     losses: tuple[str, ...] = LOSSES,
 ) -> dict[str, Any]:
-    """Run the experiment, going on from what ``lab.folder`` holds; ``save`` is given the results
+    """Run the experiment, continuing from what ``lab.folder`` holds; ``save`` is given the results
     after each loss.
     """
     gc.freeze()  # Trainer collects garbage after each run; what is loaded by now is none

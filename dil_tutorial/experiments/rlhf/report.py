@@ -116,7 +116,7 @@ def figures(results: Results, stats: dict[str, Any]) -> dict[str, tuple[Figure, 
     return {
         "path": (
             path(results),
-            "True and learned reward of the rollouts, and KL, along training, a colour a run",
+            "True and learned reward of the rollouts, and KL, along training, a color a run",
         ),
         "frontier": (
             frontier(results, stats),
@@ -131,18 +131,15 @@ def path(results: Results) -> Figure:
     drawn, (left, right) = plotting.new_figure(columns=2, width=11, height=4)
     losses = list(dict.fromkeys(row["loss"] for row in results["runs"]))
     for row in results["runs"]:
-        colour = plotting.COLOURS[losses.index(row["loss"]) % len(plotting.COLOURS)]
+        color = plotting.COLORS[losses.index(row["loss"]) % len(plotting.COLORS)]
         name = None if row["seed"] else row["loss"]
         for key, style in (("gold", "-"), ("proxy", ":")):
             values = smooth([step[key] for step in row["path"]])
             label = f"{name}: {'true' if key == 'gold' else 'learned'}" if name else None
             left.plot(
-                values - values[: max(1, len(values) // 10)].mean(),
-                style,
-                color=colour,
-                label=label,
+                values - values[: max(1, len(values) // 10)].mean(), style, color=color, label=label
             )
-        right.plot(smooth([step["kl"] for step in row["path"]]), color=colour, label=name)
+        right.plot(smooth([step["kl"] for step in row["path"]]), color=color, label=name)
     left.axhline(0, color="black", lw=0.6)
     left.set(xlabel="step", ylabel="reward of the rollouts, nats, from the start")
     right.set(xlabel="step", ylabel="KL to the reference, nats")
@@ -185,17 +182,17 @@ def frontier(results: Results, stats: dict[str, Any]) -> Figure:
         if name not in ours and value["reach"] < real_text.REACH:
             continue
         own = ours.index(name) if name in ours else None
-        colour = (
-            CATALOGUE[name].color if own is None else plotting.COLOURS[own % len(plotting.COLOURS)]
+        color = (
+            CATALOGUE[name].color if own is None else plotting.COLORS[own % len(plotting.COLORS)]
         )
         x, (gain, low, high) = max(0.0, kl_of(name, value, results)) ** 0.5, value["own gain"]
-        axes.plot([x, x], [low, high], color=colour, lw=1)
-        inside = "white" if own is None else colour
+        axes.plot([x, x], [low, high], color=color, lw=1)
+        inside = "white" if own is None else color
         axes.plot(
             [x],
             [gain],
             plotting.MARKERS[place % len(plotting.MARKERS)],
-            color=colour,
+            color=color,
             ms=7,
             label=name,
             mfc=inside,

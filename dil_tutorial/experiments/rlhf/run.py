@@ -1,15 +1,15 @@
-"""RLHF run beside imitation of it, on whole sentences: ``dil experiment rlhf`` (THEORY §13).
+"""RLHF run besides imitation of it, on whole sentences: ``dil experiment rlhf`` (THEORY §13).
 
 The laboratory, its prompts, pairs and measures are those of ``real_text``; so a policy of RLHF
-stands in one table with those of SFT, DIL and DPO.  A reward model is fitted on the same labelled
+stands in one table with those of SFT, DIL and DPO.  A reward model is fitted on the same labeled
 pairs (a head and an adapter on the top layers, at the rate of least validation loss).  Then
 policies climb by samples: RLOO on the true reward, RLOO and GRPO on the learned one, and RLOO far
 out on it, with a tenth of the KL's weight.  Of every rollout both rewards are noted, so the path
-shows where the proxy goes on and gold does not.  Beside them stands imitation by rounds: the
-winners of the policy's own pairs, drawn and labelled anew each time, by the true reward or by the
-learned one.
+shows where the proxy continues and gold does not.  Beside them stands imitation by rounds: the
+chosen responses of the policy's own pairs, drawn and labeled anew each time, by the true reward or
+by the learned one.
 
-Every run is a file; an interrupted one goes on from its last checkpoint.
+Every run is a file; an interrupted one continues from its last checkpoint.
 """
 
 import gc
@@ -77,7 +77,7 @@ class Size:
     # of imitation; the first is on the pairs of ``real_text``, each further one draws as many
     rounds: int = 2
     imitation_rate: float = (
-        3e-4  # of repaired BCE: the one that its validation loss chose in ``real_text``
+        3e-4  # of corrected BCE: the one that its validation loss chose in ``real_text``
     )
     seeds: int = 1
 
@@ -93,7 +93,7 @@ CLIMBS = (
     Climb("grpo", True),
     Climb("rloo", True, far=True),
 )
-IMITATED = "DIL BCE repaired"
+IMITATED = "DIL BCE corrected"
 
 
 def steps(size: Size, climbs: Sequence[Climb] = CLIMBS) -> int:
@@ -108,7 +108,7 @@ def experiment(
     save: Callable[[dict[str, Any]], Any],
     climbs: Sequence[Climb] = CLIMBS,
 ) -> dict[str, Any]:
-    """Run it, going on from what ``lab.folder`` holds; ``save`` is given the results after each
+    """Run it, continuing from what ``lab.folder`` holds; ``save`` is given the results after each
     run.
     """
     gc.freeze()
@@ -326,7 +326,7 @@ def climbed(lab: Lab, size: Size, climb: Climb, judge_folder: str) -> dict[str, 
     return {
         "loss": climb.name(),
         "seed": climb.seed,
-        "fed": "sum",
+        "reduction": "sum",
         "learning rate": size.learning_rate,
         "path": [{name: rounded(value) for name, value in step.items()} for step in walked],
         **measured,
@@ -341,7 +341,7 @@ def climbed(lab: Lab, size: Size, climb: Climb, judge_folder: str) -> dict[str, 
 def imitated(
     lab: Lab, size: Size, judge_folder: str | None, seed: int, progress: Progress
 ) -> Iterator[dict[str, Any]]:
-    """Rounds of repaired BCE, each on pairs of the policy before it, which is its reference;
+    """Rounds of corrected BCE, each on pairs of the policy before it, which is its reference;
     measured against the first one.
 
     The labels are the true reward's, or with ``judge_folder`` the learned one's.  The last round's
@@ -384,7 +384,7 @@ def imitated(
                 "loss": f"{arm}, round {number}",
                 "seed": seed,
                 "round": number,
-                "fed": "sum",
+                "reduction": "sum",
                 "learning rate": size.imitation_rate,
                 **measured,
                 "repetition": repetition(texts),
@@ -416,7 +416,7 @@ def own_samples(lab: Lab, policy: Any, prompts: Sequence[str], seed: int) -> lis
 
 
 def gold_of(lab: Lab, prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
-    """The labeller's reward of responses, nats."""
+    """The labeler's reward of responses, nats."""
     rows = [
         {"prompt": x, "responses": [{"text": y, "ids": lab.tokenizer(y)["input_ids"]}]}
         for x, y in zip(prompts, texts, strict=True)

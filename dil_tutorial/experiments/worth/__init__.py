@@ -1,4 +1,4 @@
-"""What a pair is worth to a language model: SFT, repaired losses, soft labels and distillation at
+"""What a pair is worth to a language model: SFT, corrected losses, soft labels and distillation at
 several numbers of pairs.
 
 Read ``run``, then ``measures`` and ``report``. It may import the derivation, ``toy``, ``llm`` and

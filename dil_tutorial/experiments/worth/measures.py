@@ -1,13 +1,13 @@
 r"""How many pairs of SFT is a pair worth?  Computed from ``worth.json``, with 95% bootstrap
 intervals over held-out prompts.
 
-f = s log(1 + t) + what generalises of it + noise, whose variance falls as share/n: so
+f = s log(1 + t) + what generalizes of it + noise, whose variance falls as share/n: so
 
     1/corr(f, log(1 + t))^2 = a + b share/n,
 
 a what no number of pairs tells this network about unseen prompts, alike for all ways, b SFT's noise
 of one pair.  Least squares over all ways and sizes gives a and every b share; their ratios to SFT's
-are the shares that THEORY §12 foretells.
+are the shares that THEORY §12 predicts.
 """
 
 import json
@@ -53,7 +53,7 @@ def summary(results: Results) -> dict[str, Any]:
     rows                {(way, pairs): slope and correlation on held-out prompts, rate, seeds}
     measured            {way: [share, low, high]} of SFT's pairs, from how correlation grows with
                         pairs
-    foretold            {way: {pairs: share}} by the theory, for the moments of the truth
+    predicted            {way: {pairs: share}} by the theory, for the moments of the truth
     ceiling             the correlation that no number of pairs would pass, [value, low, high]
     Var w, Var P        the moments
     ==================  ============================================================================
@@ -102,7 +102,7 @@ def foretold(results: Results, w: float, P: float) -> dict[str, dict[int, float]
     reward labels.
     """
     by = {name: both[0] for name, both in shares([w], [P]).items()}
-    soft, bound = by["a repaired loss, soft labels"], by["the bound"]
+    soft, bound = by["a corrected loss, soft labels"], by["the bound"]
     most = results["preset"]["samples"] // 2
     predicted_shares: dict[str, dict[int, float]] = {}
     for method, settings in results["ways"].items():
@@ -112,7 +112,7 @@ def foretold(results: Results, w: float, P: float) -> dict[str, dict[int, float]
                 if settings["soft"]
                 else by["SFT"]
                 if settings["name"] == "sft"
-                else by["a repaired loss"]
+                else by["a corrected loss"]
             )
             predicted_shares.setdefault(method, {})[n] = (
                 bound + soft * n / most if settings["distilled"] else plain
@@ -169,4 +169,6 @@ def ladder(
             *torch.quantile(values[1:], torch.tensor([0.025, 0.975], dtype=values.dtype)).tolist(),
         ]
 
-    return {method: interval(row) for method, row in zip(methods, share, strict=True)}, interval(ceiling)
+    return {method: interval(row) for method, row in zip(methods, share, strict=True)}, interval(
+        ceiling
+    )

@@ -27,7 +27,7 @@ def figures(results: Results, stats: dict[str, Any]) -> dict[str, tuple[Figure, 
     if "measured" in stats:
         plots["shares"] = (
             measured_and_foretold(results, stats),
-            "Share of SFT's pairs by each way, measured and foretold",
+            "Share of SFT's pairs by each way, measured and predicted",
         )
     return plots
 
@@ -42,19 +42,19 @@ def correlation(results: Results, stats: dict[str, Any]) -> Figure:
             if (method, pairs) in stats["rows"]
         ]
         shift = 1.02 ** (place - len(results["ways"]) / 2)
-        colour, marker = (
-            plotting.COLOURS[place % len(plotting.COLOURS)],
+        color, marker = (
+            plotting.COLORS[place % len(plotting.COLORS)],
             plotting.MARKERS[place % len(plotting.MARKERS)],
         )
         at = [pairs * shift for pairs, _ in points]
         axes.plot(
-            at, [value[0] for _, value in points], marker=marker, color=colour, ms=5, label=method
+            at, [value[0] for _, value in points], marker=marker, color=color, ms=5, label=method
         )
         for x, (_, (_, low, high)) in zip(at, points, strict=True):
-            axes.plot([x, x], [low, high], color=colour, lw=1, alpha=0.6)
+            axes.plot([x, x], [low, high], color=color, lw=1, alpha=0.6)
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes_of(results), [str(pairs) for pairs in sizes_of(results)])
-    axes.set(xlabel="labelled pairs a training prompt", ylabel="correlation of f with log(1 + t)")
+    axes.set(xlabel="labeled pairs a training prompt", ylabel="correlation of f with log(1 + t)")
     axes.legend(frameon=False, fontsize=8, ncols=2)
     return drawn
 
@@ -76,12 +76,12 @@ def measured_and_foretold(results: Results, stats: dict[str, Any]) -> Figure:
             ms=14,
             label="foretold" if place == 0 else None,
         )
-        axes.plot([low, high], [place] * 2, color=plotting.COLOURS[0], lw=2)
+        axes.plot([low, high], [place] * 2, color=plotting.COLORS[0], lw=2)
         axes.plot(
             [share],
             [place],
             "o",
-            color=plotting.COLOURS[0],
+            color=plotting.COLORS[0],
             label="measured" if place == 0 else None,
         )
     axes.set_yticks(range(len(methods)), methods)
@@ -98,11 +98,13 @@ def sizes_of(results: Results) -> list[int]:
 def conclusions(results: Results, stats: dict[str, Any]) -> dict[str, Any]:
     """The lists and tables that the page's sentences name."""
     sizes = sizes_of(results)
-    measured = {method: value for method, value in stats.get("measured", {}).items() if method != "SFT"}
+    measured = {
+        method: value for method, value in stats.get("measured", {}).items() if method != "SFT"
+    }
     predicted_shares = {method: sorted(stats["foretold"][method].values()) for method in measured}
     return {
         "sizes": [str(pairs) for pairs in sizes],
-        "rho": 2 * shares([stats["Var w"]], [stats["Var P"]])["a repaired loss, soft labels"][0],
+        "rho": 2 * shares([stats["Var w"]], [stats["Var P"]])["a corrected loss, soft labels"][0],
         "held_out": len(results["truth"]["held-out"]["prompts"]),
         "shares": [
             [
@@ -118,8 +120,14 @@ def conclusions(results: Results, stats: dict[str, Any]) -> dict[str, Any]:
             for method, (_, low, high) in measured.items()
             if low <= predicted_shares[method][-1] and high >= predicted_shares[method][0]
         ],
-        "fewer": [method for method, (_, _, high) in measured.items() if high < predicted_shares[method][0]],
-        "more": [method for method, (_, low, _) in measured.items() if low > predicted_shares[method][-1]],
+        "fewer": [
+            method
+            for method, (_, _, high) in measured.items()
+            if high < predicted_shares[method][0]
+        ],
+        "more": [
+            method for method, (_, low, _) in measured.items() if low > predicted_shares[method][-1]
+        ],
         "below": [method for method, (_, _, high) in measured.items() if high < 1],
         "rows": [
             [

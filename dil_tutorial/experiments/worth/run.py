@@ -1,7 +1,7 @@
 """What is a pair worth to a language model?  ``dil experiment worth`` (THEORY §12).
 
 The world of ``known_truth``: responses of four tokens whose true log-ratio is known.  SFT, the
-repaired losses, one of them on soft labels, and distillation (a reward fitted on the same labelled
+corrected losses, one of them on soft labels, and distillation (a reward fitted on the same labeled
 pairs, which labels as many pairs as there are samples) are trained on 2, 4, 8 and 16 pairs a
 prompt.  Each takes, at each size, the rate of least loss on validation pairs with hard labels, seed
 0; further seeds draw pairs, labels, the adapter's start and the order of the batches anew.
@@ -10,7 +10,7 @@ A policy's f is signal and noise.  How they stand to each other does not depend 
 took it, so ``measures`` asks for the correlation of f with the truth, and how it grows with the
 pairs.
 
-Every run is a file of its own: an interrupted experiment goes on where it stopped.
+Every run is a file of its own: an interrupted experiment continues where it stopped.
 """
 
 import gc
@@ -26,7 +26,7 @@ from dil_tutorial.experiments.known_truth.run import kept, own_loss, truth
 from dil_tutorial.losses import CATALOGUE
 from dil_tutorial.support.files import provenance
 
-SIZES = (2, 4, 8, 16)  # labelled pairs a training prompt
+SIZES = (2, 4, 8, 16)  # labeled pairs a training prompt
 PRESET = Preset(float32_scores=True, ladder=SIZES, policy_samples=0, passes=0, rounds=0)
 REWARD = "DPO"  # at beta 1: the likelihood of Bradley–Terry
 Progress = Callable[[str], None]
@@ -34,12 +34,12 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Way:
-    """A way to spend labelled pairs: a loss by its label in the catalogue, on what labels."""
+    """A way to spend labeled pairs: a loss by its label in the catalog, on what labels."""
 
     name: str
     loss: str
-    soft: bool = False  # the labeller's own probabilities
-    distilled: bool = False  # those of a reward fitted on the labelled pairs, on all samples
+    soft: bool = False  # the labeler's own probabilities
+    distilled: bool = False  # those of a reward fitted on the labeled pairs, on all samples
 
 
 WAYS = (
@@ -47,14 +47,14 @@ WAYS = (
         Way(loss, loss)
         for loss in (
             "SFT",
-            "DIL BCE repaired",
-            "DIL UKL repaired",
-            "DIL LSIF repaired",
-            "DIL win repaired",
+            "DIL BCE corrected",
+            "DIL UKL corrected",
+            "DIL LSIF corrected",
+            "DIL win corrected",
         )
     ),
-    Way("soft labels", "DIL win repaired", soft=True),
-    Way("distilled", "DIL win repaired", soft=True, distilled=True),
+    Way("soft labels", "DIL win corrected", soft=True),
+    Way("distilled", "DIL win corrected", soft=True, distilled=True),
 )
 
 
@@ -64,9 +64,12 @@ def steps(preset: Preset, methods: Sequence[Way] = WAYS) -> int:
 
 
 def experiment(
-    lab: Lab, progress: Progress, save: Callable[[dict[str, Any]], Any], methods: Sequence[Way] = WAYS
+    lab: Lab,
+    progress: Progress,
+    save: Callable[[dict[str, Any]], Any],
+    methods: Sequence[Way] = WAYS,
 ) -> dict[str, Any]:
-    """Run the experiment, going on from what ``lab.folder`` holds; ``save`` is given the results
+    """Run the experiment, continuing from what ``lab.folder`` holds; ``save`` is given the results
     after each way and size.
     """
     gc.freeze()
@@ -92,7 +95,7 @@ def experiment(
 
 
 def data_for(lab: Lab, method: Way, pairs: int, seed: int) -> Data:
-    """What a way trains on: hard labels, the labeller's probabilities, or a fitted reward's."""
+    """What a way trains on: hard labels, the labeler's probabilities, or a fitted reward's."""
     reward = lab.data.reward.clone()
     if method.distilled:
         reward[lab.data.rows("train")] = fitted_reward(lab, pairs, seed)
@@ -101,7 +104,7 @@ def data_for(lab: Lab, method: Way, pairs: int, seed: int) -> Data:
 
 def fitted_reward(lab: Lab, pairs: int, seed: int) -> Tensor:
     """Rewards (X, K) of all samples of the training prompts: the log-ratios of a policy that DPO
-    fitted on the labelled pairs.
+    fitted on the labeled pairs.
     """
     method = Way(REWARD, REWARD)
     run = Run(REWARD, "sum", best_rate(lab, method, pairs), seed, pairs)
@@ -121,7 +124,9 @@ def run_of(lab: Lab, method: Way, pairs: int, rate: float, seed: int) -> Run:
     """Its training run: a distilled way trains on every sample, however few pairs its reward was
     fitted on.
     """
-    return Run(method.loss, "sum", rate, seed, lab.preset.samples // 2 if method.distilled else pairs)
+    return Run(
+        method.loss, "sum", rate, seed, lab.preset.samples // 2 if method.distilled else pairs
+    )
 
 
 def best_rate(lab: Lab, method: Way, pairs: int, progress: Progress = lambda what: None) -> float:

@@ -1,4 +1,4 @@
-"""The panels of notebooks 07 to 09: how losses pull, how they train, and what they make of
+"""The panels of notebooks 07 to 09: how losses gradient, how they train, and what they make of
 lengths.
 """
 
@@ -17,7 +17,7 @@ from toy.gallery import bandit20, sentences
 # --- 07 · One family ------------------------------------------------------------------------------
 
 HEARING = (
-    "DIL BCE repaired",
+    "DIL BCE corrected",
     "DIL LSIF published",
     "DIL UKL published",
     "DPO",
@@ -38,9 +38,8 @@ HEARING = (
 
 
 def hears() -> ipywidgets.VBox:
-    """What a loss hears: its margin at the optimum between two responses, by how often the first
-    wins.
-    """
+    """What a loss depends on: its margin at the optimum between two responses, by how often the
+    first wins."""
     P = torch.linspace(0.5, 0.95, 19, dtype=torch.float64)
     signals = {
         "imitation": ((1 + 2 * P) / (3 - 2 * P)).log(),
@@ -65,12 +64,13 @@ def hears() -> ipywidgets.VBox:
             xlabel="chance that y beats y′", ylabel="f(y) − f(y′) at the optimum", ylim=(-0.3, 4.1)
         )
         axes.legend(frameon=False, fontsize=8, loc="upper left")
-        heard, _ = family.heard(family.margins(CATALOGUE[name], torch.tensor(family.CHANCES)))
+        heard, _ = family.signal_of(family.margins(CATALOGUE[name], torch.tensor(family.CHANCES)))
         at = margin[10].item()  # P = 0.75
         size = f"a margin of {at:.2f}" if abs(at) < family.FAR else "all on the first"
         return (
             figure,
-            f"{CATALOGUE[name].described} hears {heard}: where three in four prefer y, {size}; "
+            f"{CATALOGUE[name].described} depends on {heard}: where three in four prefer y, "
+            f"{size}; "
             f"imitation {family.IMITATION:.2f}.",
         )
 
@@ -80,13 +80,14 @@ def hears() -> ipywidgets.VBox:
 FAMILY: dict[str, Loss] = {
     **variants("DPO", "IPO"),
     "SLiC, no SFT term": make_loss("slic", sft_weight=0.0),
-    **variants("NCA", "BCO", "DIL LSIF published", "DIL LSIF repaired", "SPPO"),
+    **variants("NCA", "BCO", "DIL LSIF published", "DIL LSIF corrected", "SPPO"),
     "KTO, β 1": make_loss("kto", beta=1.0),
 }
 
 
 def pulls() -> ipywidgets.VBox:
-    """How hard one pair pulls on its winner and on its loser, by where the two log-ratios stand."""
+    """How hard one pair gradients on its chosen response and on its rejected response, by where the
+    two log-ratios stand."""
     f = torch.linspace(-3, 3, 81, dtype=torch.float64)
 
     def draw(name: str) -> Drawn:
@@ -96,19 +97,24 @@ def pulls() -> ipywidgets.VBox:
         g_w, g_l = torch.autograd.grad(loss(f_w, f_l, **extra).sum(), (f_w, f_l), allow_unused=True)
         figure, axes = plotting.new_figure(columns=2, width=9.5, height=3.9)
         for ax, gradient, title in zip(
-            axes, (-g_w, g_l), ("up on the winner", "down on the loser"), strict=True
+            axes,
+            (-g_w, g_l),
+            ("up on the chosen response", "down on the rejected response"),
+            strict=True,
         ):
             mesh = ax.pcolormesh(
                 f, f, gradient.T.detach().clamp(-3, 3), cmap="RdBu", vmin=-3, vmax=3, shading="auto"
             )
             ax.axline((0, 0), slope=1, color="black", lw=0.8, ls=":")
-            ax.set(xlabel="f of the winner", ylabel="f of the loser", title=title)
-        figure.colorbar(mesh, ax=axes, label="pull (cut at 3)")
+            ax.set(
+                xlabel="f of the chosen response", ylabel="f of the rejected response", title=title
+            )
+        figure.colorbar(mesh, ax=axes, label="gradient (cut at 3)")
         middle = len(f) // 2
         both = (-g_w[middle, middle]).item(), g_l[middle, middle].item()
         far = (-g_w[-1, 0]).item(), g_l[-1, 0].item()
         return figure, (
-            f"{name}: at the start it pulls {both[0]:.2f} up and {both[1]:.2f} down; with the "
+            f"{name}: at the start it gradients {both[0]:.2f} up and {both[1]:.2f} down; with the "
             "pair at f = 3 and −3, "
             f"{far[0]:.2f} and {far[1]:.2f}."
         )
@@ -118,7 +124,7 @@ def pulls() -> ipywidgets.VBox:
 
 # --- 08 · Training dynamics -----------------------------------------------------------------------
 
-PLAYED = ("SFT", "DIL BCE repaired", "DIL LSIF published", "DPO")
+PLAYED = ("SFT", "DIL BCE corrected", "DIL LSIF published", "DPO")
 
 
 def dynamics_player() -> ipywidgets.VBox:
@@ -152,28 +158,30 @@ def dynamics_player() -> ipywidgets.VBox:
             ax.set_ylabel("log-ratio f")
         return (
             figure,
-            f"After {step} steps the winners' mean log-ratio is {', '.join(captions)} "
+            f"After {step} steps the chosen responses' mean log-ratio is {', '.join(captions)} "
             f"(imitation: {(world.chosen[0] * true).sum():+.2f}).",
         )
 
-    return frames(draw, {"Optimiser step": steps})
+    return frames(draw, {"Optimizer step": steps})
 
 
 def pairs_budget() -> ipywidgets.VBox:
-    """What SFT and the repaired losses end at on finite data, in closed form: frequencies, and
-    twice the empirical win rate.
-    """
+    """What SFT and the corrected losses have their optimum at on finite data, in closed form:
+    frequencies, and twice the empirical win rate."""
     world = bandit20()
 
     def draw(pairs: int, seed: int) -> Drawn:
         pair_frequencies = empirical_law(world, pairs, torch.Generator().manual_seed(seed))[0]
-        n_w, n_l = pair_frequencies.sum(1), pair_frequencies.sum(0)  # of each response as a winner, as a loser
+        n_w, n_l = (
+            pair_frequencies.sum(1),
+            pair_frequencies.sum(0),
+        )  # of each response as a chosen response, as a rejected response
         seen = n_w + n_l > 0
         ratio = torch.where(seen, 2 * n_w / (n_w + n_l).clamp(min=1e-12), 0.0)
         left = 1 - (world.ref[0] * ratio).sum()
         unseen = world.ref[0] * ~seen
-        repaired = world.ref[0] * ratio + (unseen / unseen.sum() * left if unseen.sum() > 0 else 0)
-        repaired = repaired.clamp(min=0) / repaired.clamp(min=0).sum()
+        corrected = world.ref[0] * ratio + (unseen / unseen.sum() * left if unseen.sum() > 0 else 0)
+        corrected = corrected.clamp(min=0) / corrected.clamp(min=0).sum()
         figure, (axes,) = plotting.new_figure(width=8.5)
         order = world.true_reward[0].argsort()
         places = range(20)
@@ -188,27 +196,28 @@ def pairs_budget() -> ipywidgets.VBox:
             places,
             n_w[order],
             "s",
-            color=plotting.COLOURS[6],
+            color=plotting.COLORS[6],
             ms=5,
-            label="SFT: frequencies of winners",
+            label="SFT: frequencies of chosen responses",
         )
         axes.plot(
             places,
-            repaired[order],
+            corrected[order],
             "o",
-            color=plotting.COLOURS[2],
+            color=plotting.COLORS[2],
             ms=6,
-            label="repaired DIL: win rate × reference",
+            label="corrected DIL: win rate × reference",
         )
         axes.set(
             xlabel="responses, worst reward first", ylabel="probability", ylim=(0, 0.4), xticks=[]
         )
         axes.legend(frameon=False)
-        far = [kl(policy, world.chosen[0]).item() for policy in (n_w, repaired)]
+        far = [kl(policy, world.chosen[0]).item() for policy in (n_w, corrected)]
         return figure, (
-            f"{pairs} pairs, {int((~seen).sum())} responses unseen. KL to the winners' law: SFT "
+            f"{pairs} pairs, {int((~seen).sum())} responses unseen. KL to the chosen "
+            "distribution: SFT "
             f"{far[0]:z.4f}, "
-            f"repaired DIL {far[1]:z.4f} nats."
+            f"corrected DIL {far[1]:z.4f} nats."
         )
 
     return frames(draw, {"Pairs": [30, 100, 300, 1000, 10_000, 100_000], "Draw": [1, 2, 3]}, [2, 0])
@@ -218,18 +227,18 @@ def pairs_budget() -> ipywidgets.VBox:
 
 
 def length_bias() -> ipywidgets.VBox:
-    """Mean lengths under optima of losses fed sums and means, by the reference's probability of
+    """Mean lengths under optima of losses given sums and means, by the reference's probability of
     ending.
     """
-    losses = variants("DIL LSIF repaired", "DPO")
+    losses = variants("DIL LSIF corrected", "DPO")
 
     def draw(name: str, ending: float) -> Drawn:
         words, world = sentences(ending)
         loss = losses[name]
         distributions = {
             plotting.DISTRIBUTIONS["ref"].label: world.ref,
-            "fed sums": fit(world, loss),
-            "fed means": fit(world, loss, lengths=words.lengths),
+            "given sums": fit(world, loss),
+            "given means": fit(world, loss, lengths=words.lengths),
         }
         figure, (axes,) = plotting.new_figure(width=8)
         mean = {}
@@ -244,7 +253,7 @@ def length_bias() -> ipywidgets.VBox:
                 label=label,
             )
         axes.set(
-            xlabel="tokens, the end token included",
+            xlabel="tokens, the EOS token included",
             ylabel="probability",
             ylim=(0, 1),
             xticks=range(1, 5),
@@ -252,9 +261,9 @@ def length_bias() -> ipywidgets.VBox:
         )
         axes.legend(frameon=False)
         return figure, (
-            f"Mean length: reference {mean['reference']:.2f} tokens, {name} fed sums "
-            f"{mean['fed sums']:.2f}, "
-            f"fed means {mean['fed means']:.2f}."
+            f"Mean length: reference {mean['reference']:.2f} tokens, {name} given sums "
+            f"{mean['given sums']:.2f}, "
+            f"given means {mean['given means']:.2f}."
         )
 
     return frames(

@@ -18,7 +18,7 @@ def batch_layouts() -> ipywidgets.VBox:
     Needs the llm extra.
     """
     from dil_tutorial.llm.fast.batches import batch_of
-    from dil_tutorial.llm.rows import Response, TokenisedPair
+    from dil_tutorial.llm.rows import Response, TokenizedPair
 
     rng = torch.Generator().manual_seed(0)
 
@@ -32,7 +32,7 @@ def batch_layouts() -> ipywidgets.VBox:
             }
             shared = list(range(size["prompt"]))
             rows.append(
-                TokenisedPair(
+                TokenizedPair(
                     *(Response(shared, [1] * size[side]) for side in ("chosen", "rejected"))
                 )
             )
@@ -44,8 +44,8 @@ def batch_layouts() -> ipywidgets.VBox:
         grey, padding, green, orange = (
             "#888888",
             "#e4e4e4",
-            plotting.COLOURS[2],
-            plotting.COLOURS[1],
+            plotting.COLORS[2],
+            plotting.COLORS[1],
         )
         longest = max(
             len(response.prompt) + len(response.tokens)
@@ -70,8 +70,8 @@ def batch_layouts() -> ipywidgets.VBox:
                     widths[2] = widths[5] = 0
                 if layout == "shared":
                     widths[3] = 0
-                for k, colour in enumerate((grey, green, padding, grey, orange, padding)):
-                    ax.barh(i, widths[k], left=sum(widths[:k]), color=colour, height=0.8)
+                for k, color in enumerate((grey, green, padding, grey, orange, padding)):
+                    ax.barh(i, widths[k], left=sum(widths[:k]), color=color, height=0.8)
             ax.set(
                 yticks=[],
                 xlabel="positions of a pair",
@@ -93,7 +93,7 @@ def batch_layouts() -> ipywidgets.VBox:
 
 
 def reward_for_kl() -> ipywidgets.VBox:
-    """One temperature for RLHF and for DIL's objective, and best of N beside them."""
+    """One temperature for RLHF and for DIL's objective, and best of N besides them."""
     world = bandit20()
     betas = [8.0, 4.0, 2.0, 1.0, 0.7, 0.5, 0.3, 0.2]
     exact = curves(world)
@@ -105,7 +105,7 @@ def reward_for_kl() -> ipywidgets.VBox:
             axes.plot(
                 x,
                 y,
-                color=plotting.COLOURS[i],
+                color=plotting.COLORS[i],
                 lw=(1.8, 1.8, 0)[i],
                 marker=(None, None, "o")[i],
                 ms=4,
@@ -113,7 +113,7 @@ def reward_for_kl() -> ipywidgets.VBox:
             )
         marked = place(optima.rlhf(world, beta), world), place(optima.tempered(world, beta), world)
         for i, point in enumerate(marked):
-            axes.plot(*point, "D", color=plotting.COLOURS[i], mec="black", ms=9)
+            axes.plot(*point, "D", color=plotting.COLORS[i], mec="black", ms=9)
         axes.set(
             xlim=(0, 2.2),
             xlabel=r"KL(policy $\|\,\pi_{ref}$), nats",
@@ -135,9 +135,8 @@ def reward_for_kl() -> ipywidgets.VBox:
 
 
 def fed_means() -> ipywidgets.VBox:
-    """What a loss makes of a winner's log-ratio when it is fed the sum, and when it is fed the mean
-    per token.
-    """
+    """What a loss makes of a chosen response's log-ratio when it is given the sum, and when it is
+    given the mean per token."""
     f = torch.linspace(-6, 6, 121, dtype=torch.float64)
     zero = torch.zeros_like(f)
     losses = variants("DIL LSIF published", "DIL BCE published", "DPO")
@@ -145,18 +144,22 @@ def fed_means() -> ipywidgets.VBox:
     def draw(tokens: int) -> Drawn:
         figure, panes = plotting.new_figure(columns=2, width=8.8)
         for ax, scale, title in zip(
-            panes, (1, tokens), ("fed the sum f", "fed the mean f/|y|"), strict=True
+            panes, (1, tokens), ("given the sum f", "given the mean f/|y|"), strict=True
         ):
             named = {
                 name: (f.tolist(), loss(f / scale, zero).tolist()) for name, loss in losses.items()
             }
-            plotting.curves(ax, named, "f of the winner, nats", "loss", title, colors(*losses))
+            plotting.curves(
+                ax, named, "f of the chosen response, nats", "loss", title, colors(*losses)
+            )
             ax.set_ylim(-6, 6)
-        gradients = [torch.sigmoid(torch.tensor(-2.0 / scale)).item() / scale for scale in (1, tokens)]
+        gradients = [
+            torch.sigmoid(torch.tensor(-2.0 / scale)).item() / scale for scale in (1, tokens)
+        ]
         return (
             figure,
-            f"{tokens} tokens: at f = 2 DPO pulls with {gradients[0]:.4f} fed sums, {gradients[1]:.4f} "
-            "fed means.",
+            f"{tokens} tokens: at f = 2 DPO has {gradients[0]:.4f} given sums, {gradients[1]:.4f} "
+            "given means.",
         )
 
-    return frames(draw, {"Tokens in the winner": [1, 2, 5, 10, 50, 100]}, [2])
+    return frames(draw, {"Tokens in the chosen response": [1, 2, 5, 10, 50, 100]}, [2])

@@ -107,35 +107,35 @@ def draw_generator(text: str) -> Drawn:
     scale = gen.d2h(one)
     figure, axes = plotting.new_figure(columns=2, rows=2, width=8.5, height=6)
     axes[0].plot(
-        r, (gen.h(r) - gen.h(one) - gen.dh(one) * (r - 1)) / scale, color=plotting.COLOURS[0]
+        r, (gen.h(r) - gen.h(one) - gen.dh(one) * (r - 1)) / scale, color=plotting.COLORS[0]
     )
     axes[0].set(xlabel="ratio r", ylim=(0, 3), title="h, less its tangent at 1")
     for i, (name, loss, side) in enumerate(
         [("chosen", gen.chosen_loss, -1), ("reference", gen.reference_loss, 1)]
     ):
-        style: dict[str, Any] = {"color": plotting.COLOURS[i], "ls": ("-", "--")[i], "label": name}
+        style: dict[str, Any] = {"color": plotting.COLORS[i], "ls": ("-", "--")[i], "label": name}
         axes[1].plot(f, (loss(f) - loss(zero)) / scale, **style)
         axes[2].plot(r, side * derivative(loss, r.log()) / scale, **style)
     axes[1].set(xlabel="log-ratio f", ylim=(-3, 4), title="losses")
-    axes[2].set(xlabel="ratio r", ylim=(0, 4), title="pull on f")
+    axes[2].set(xlabel="ratio r", ylim=(0, 4), title="gradient on f")
     axes[1].legend(frameon=False, fontsize=8)
-    published, repaired = (
+    published, corrected = (
         optima.dil(world, gen, denominator) for denominator in ("rejected", "mixture")
     )
     order = world.true_reward[0].argsort()
     for i, (name, distribution) in enumerate(
-        {"winners": world.chosen, "published": published, "repaired": repaired}.items()
+        {"chosen responses": world.chosen, "published": published, "corrected": corrected}.items()
     ):
         x, style = (
             world.true_reward[0, order],
-            {"color": plotting.COLOURS[i], "marker": "osx"[i], "ms": 6},
+            {"color": plotting.COLORS[i], "marker": "osx"[i], "ms": 6},
         )
         axes[3].plot(x, distribution[0, order], lw=1, label=name, **style)
-    axes[3].set(xlabel="reward", ylim=(0, 0.8), title="where it ends")
+    axes[3].set(xlabel="reward", ylim=(0, 0.8), title="the optimum of it")
     axes[3].legend(frameon=False, fontsize=8)
     return figure, (
-        f"h = {text} is convex. KL from the winners' law: "
-        f"{kl(world.chosen, repaired).item():z.4f} nats for the repaired loss, "
+        f"h = {text} is convex. KL from the chosen distribution: "
+        f"{kl(world.chosen, corrected).item():z.4f} nats for the corrected loss, "
         f"{kl(published, world.chosen).item():z.4f} for the published one."
     )
 
@@ -156,8 +156,8 @@ def generator_gallery() -> ipywidgets.VBox:
 
 LANDSCAPES = variants(
     "SFT",
-    "DIL LSIF repaired",
-    "DIL BCE repaired",
+    "DIL LSIF corrected",
+    "DIL BCE corrected",
     "DIL BCE published",
     "DIL UKL published",
     "DIL LSIF published",
@@ -246,8 +246,9 @@ def loss_landscape() -> ipywidgets.VBox:
         axes.set_title(name, loc="left")
         axes.legend(frameon=False, loc="upper left", fontsize=9)
         return figure, (
-            f"{name}: its optimum is {kl(end, world.chosen).item():z.4f} nats from the winners' "
-            "law and "
+            f"{name}: its optimum is {kl(end, world.chosen).item():z.4f} nats from the chosen "
+            "responses' "
+            "distribution and "
             f"{kl(end, rlhf).item():z.4f} from RLHF at β = 1."
         )
 
@@ -258,9 +259,8 @@ def loss_landscape() -> ipywidgets.VBox:
 
 
 def denominator_mix() -> ipywidgets.VBox:
-    """Winners among the denominator's samples, from none (as published) to half (the repair) and
-    beyond.
-    """
+    """Chosen responses among the denominator's samples, from none (as published) to half (the
+    correction) and beyond."""
     world = bandit()
     ends = {
         name: [fit(world, _mixed(name, share)) for share in SHARES]
@@ -284,9 +284,9 @@ def denominator_mix() -> ipywidgets.VBox:
                 SHARES.index(share),
                 [kl(policy, world.chosen).item() for policy in policies],
             )
-            colour = CATALOGUE[f"DIL {name.upper()} published"].color
+            color = CATALOGUE[f"DIL {name.upper()} published"].color
             style: dict[str, Any] = {
-                "color": colour,
+                "color": color,
                 "marker": plotting.MARKERS[i],
                 "ms": 5,
                 "lw": 1.2,
@@ -297,23 +297,25 @@ def denominator_mix() -> ipywidgets.VBox:
         right.axvline(share, color="black", lw=1)
         left.set(xlabel="reward", ylabel="ratio to the reference", ylim=(0, 6))
         right.set(
-            xlabel="share of winners in the denominator", ylabel="KL(policy || winners' law), nats"
+            xlabel="share of chosen responses in the denominator",
+            ylabel="KL(policy || chosen distribution), nats",
         )
         left.legend(frameon=False, fontsize=8)
         return (
             figure,
-            f"With {share:.0%} winners in the denominator the optima are off the winners' law by "
+            f"With {share:.0%} chosen responses in the denominator the optima are off the chosen "
+            "distribution by "
             f"{', '.join(captions)} nats.",
         )
 
-    return frames(draw, {"Share of winners": SHARES})
+    return frames(draw, {"Share of chosen responses": SHARES})
 
 
 SHARES = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
 
 
 def _mixed(name: str, share: float) -> Loss:
-    """DIL with a denominator of ``share`` winners and the rest losers."""
+    """DIL with a denominator of ``share`` chosen responses and the rest rejected responses."""
     gen = get_generator(name)
 
     def loss(f_w: Tensor, f_l: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import ipywidgets
 import torch
 
 from dil_tutorial.lessons.widgets import pages
-from dil_tutorial.llm.reading import coloured
+from dil_tutorial.llm.reading import colored
 from dil_tutorial.support import templates
 
 Results = dict[str, Any]  # of dil experiment real-text
@@ -35,8 +35,8 @@ def shortened(prompt: str, words: int = 6) -> str:
 
 
 def before_after(results: Results, losses: Sequence[str], count: int = 12) -> ipywidgets.VBox:
-    """A slider over prompts: what the reference and each loss's policy wrote with the same dice,
-    and the reward of each text.
+    """A slider over prompts: what the reference and each loss's policy wrote with common random
+    numbers, and the reward of each text.
 
     All of them draw each token with the same random numbers: up to the mark, training has changed
     nothing that mattered.  The prompts are spread over those to which not all texts are the same.
@@ -57,7 +57,7 @@ def before_after(results: Results, losses: Sequence[str], count: int = 12) -> ip
             for name, run in runs.items()
         )
         return (
-            f"<p><strong>{escape(prompts[place])}</strong></p><table><thead><tr><th>policy</th><th>goes on</th>"  # noqa: E501
+            f"<p><strong>{escape(prompts[place])}</strong></p><table><thead><tr><th>policy</th><th>continues</th>"
             f"<th>reward</th></tr></thead><tbody>{body}</tbody></table>"
         )
 
@@ -72,9 +72,8 @@ def before_after(results: Results, losses: Sequence[str], count: int = 12) -> ip
 
 
 def unchanged(results: Results, loss: str) -> float:
-    """The share of prompts to which a loss's policy writes, with the same dice, what the reference
-    wrote.
-    """
+    """The share of prompts to which a loss's policy writes, with common random numbers, what the
+    reference wrote."""
     pairs = list(
         zip(results["reference"]["own text"], first_seed(results, loss)["own text"], strict=True)
     )
@@ -110,7 +109,7 @@ def spread(total: int, count: int) -> list[int]:
     return [total * i // count for i in range(count)]
 
 
-def token_colours(results: Results, losses: Sequence[str]) -> ipywidgets.VBox:
+def token_colors(results: Results, losses: Sequence[str]) -> ipywidgets.VBox:
     """Sliders over losses and prompts: f token by token of the reference's best and worst
     response.
     """
@@ -126,7 +125,7 @@ def token_colours(results: Results, losses: Sequence[str]) -> ipywidgets.VBox:
             f = f"f = {sum(ratio for _, ratio in tokens):+.2f} nats"
             parts.append(
                 f"<p>The {name} of the reference's responses (reward {reward:+.1f}), "
-                f"{f}:<br>{coloured(tokens)}</p>"
+                f"{f}:<br>{colored(tokens)}</p>"
             )
         return "".join(parts)
 
@@ -140,7 +139,7 @@ def token_colours(results: Results, losses: Sequence[str]) -> ipywidgets.VBox:
 
 
 def wrong_pairs(results: Results, loss: str, count: int = 3) -> list[tuple[str, str, str, float]]:
-    """Where a policy's f and the labeller disagree most: prompt, what f prefers, what the labeller
+    """Where a policy's f and the labeler disagree most: prompt, what f prefers, what the labeler
     prefers, by how many nats.
 
     The texts that the results hold are looked at: the first few responses to each held-out prompt.
@@ -152,7 +151,9 @@ def wrong_pairs(results: Results, loss: str, count: int = 3) -> list[tuple[str, 
         for a in range(min(len(texts), len(ratio))):
             for b in range(min(len(texts), len(ratio))):
                 if reward[a] - reward[b] > 2 and ratio[b] > ratio[a]:
-                    disagreements.append((held["prompts"][place], texts[b], texts[a], ratio[b] - ratio[a]))
+                    disagreements.append(
+                        (held["prompts"][place], texts[b], texts[a], ratio[b] - ratio[a])
+                    )
     return sorted(disagreements, key=lambda pair: -pair[3])[:count]
 
 

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from dil_tutorial import policy_gradient as pg
-from dil_tutorial.experiments.overoptimisation.run import BETAS, COUNTS
+from dil_tutorial.experiments.overoptimization.run import BETAS, COUNTS
 from dil_tutorial.lessons.widgets import Drawn, frames
 from dil_tutorial.rlhf import kl, rlhf_objective, rlhf_optimum
 from dil_tutorial.support import plotting
-from toy import World, overoptimisation
+from toy import World, overoptimization
 from toy.gallery import bandit, rare_and_bad
 
 BETA, STEPS, RATE = 0.5, 120, 0.25
@@ -33,7 +33,7 @@ def climbed(world: World, advantage: str, samples: int, seed: int) -> Tensor:
         path.append(rlhf_objective(policy.detach(), ref, reward, BETA))
         y = torch.multinomial(policy.detach(), samples, replacement=True, generator=rng)
         logps = policy.log()[y]
-        A = ADVANTAGES[advantage](pg.penalised(reward[y], logps - ref.log()[y], BETA))
+        A = ADVANTAGES[advantage](pg.penalized(reward[y], logps - ref.log()[y], BETA))
         (slope,) = torch.autograd.grad(pg.reinforce_loss(A, logps).mean(), logits)
         logits = (logits.detach() - RATE * slope).requires_grad_()
     return torch.stack(path)
@@ -53,9 +53,9 @@ def climb() -> ipywidgets.VBox:
         ends = {}
         for place, name in enumerate(ADVANTAGES):
             runs = torch.stack([climbed(world, name, samples, seed) for seed in range(12)]) - 3
-            colour = plotting.COLOURS[place]
-            axes.plot(runs.T, color=colour, lw=0.5, alpha=0.4)
-            axes.plot(runs.mean(0), color=colour, lw=2.5, label=name)
+            color = plotting.COLORS[place]
+            axes.plot(runs.T, color=color, lw=0.5, alpha=0.4)
+            axes.plot(runs.mean(0), color=color, lw=2.5, label=name)
             ends[name] = runs[:, -1].mean().item()
         axes.axhline(top, color="black", ls="--", lw=1, label="the optimum")
         axes.set(xlabel="step", ylabel=r"$J = E R - \beta KL$", ylim=(-0.7, top + 0.1))
@@ -72,7 +72,7 @@ def climb() -> ipywidgets.VBox:
 
 def betrayal(world: World, pairs: int, draws: int = 150) -> dict[str, Tensor]:
     """Means over learned rewards, by way: rows KL, gold gain, and for RLHF the proxy's gain."""
-    proxies, covariance = overoptimisation.learned(
+    proxies, covariance = overoptimization.learned(
         world, pairs, draws, torch.Generator().manual_seed(0)
     )
     ref = world.ref.expand(draws, -1)
@@ -80,19 +80,19 @@ def betrayal(world: World, pairs: int, draws: int = 150) -> dict[str, Tensor]:
 
     def told(policies: Tensor) -> Tensor:
         return torch.stack(
-            [kl(policies, ref).mean(-1), overoptimisation.gain(policies, ref, gold).mean(-1)]
+            [kl(policies, ref).mean(-1), overoptimization.gain(policies, ref, gold).mean(-1)]
         )
 
-    along = overoptimisation.along_beta(ref, proxies, BETAS)
+    along = overoptimization.along_beta(ref, proxies, BETAS)
     return {
-        "RLHF": torch.cat([told(along), overoptimisation.gain(along, ref, proxies).mean(-1)[None]]),
-        "best of n": told(overoptimisation.along_n(ref, proxies, COUNTS)),
-        "rounds of imitation, the same proxy": told(overoptimisation.rounds(ref, proxies, 8)),
+        "RLHF": torch.cat([told(along), overoptimization.gain(along, ref, proxies).mean(-1)[None]]),
+        "best of n": told(overoptimization.along_n(ref, proxies, COUNTS)),
+        "rounds of imitation, the same proxy": told(overoptimization.rounds(ref, proxies, 8)),
         "rounds of imitation, fresh labels": told(
-            overoptimisation.rounds(world.ref, world.true_reward, 8)
+            overoptimization.rounds(world.ref, world.true_reward, 8)
         ),
         "RLHF, stopped without gold": told(
-            overoptimisation.stopped(ref, proxies, covariance, BETAS)[None]
+            overoptimization.stopped(ref, proxies, covariance, BETAS)[None]
         ),
     }
 
@@ -109,7 +109,9 @@ def goodhart() -> ipywidgets.VBox:
         styles = {"RLHF": "-", "best of n": "--"}
         for place, (method, rows) in enumerate(curves.items()):
             style = styles.get(method, "none")
-            marker = "" if method == "RLHF" else "*" if "stopped" in method else plotting.MARKERS[place]
+            marker = (
+                "" if method == "RLHF" else "*" if "stopped" in method else plotting.MARKERS[place]
+            )
             size = 13 if "stopped" in method else 5
             axes.plot(
                 rows[0].sqrt(),
@@ -118,16 +120,12 @@ def goodhart() -> ipywidgets.VBox:
                 ls=style,
                 ms=size,
                 lw=2,
-                color=plotting.COLOURS[place],
+                color=plotting.COLORS[place],
                 label=method,
             )
         kl_, gold, proxy = curves["RLHF"]
         axes.plot(
-            kl_.sqrt(),
-            proxy,
-            color=plotting.COLOURS[0],
-            lw=0.8,
-            label="what the proxy says of RLHF",
+            kl_.sqrt(), proxy, color=plotting.COLORS[0], lw=0.8, label="what the proxy says of RLHF"
         )
         axes.axhline(0, color="black", lw=0.6)
         axes.set(xlabel=r"$\sqrt{KL}$ to the reference", ylabel="gain in reward", ylim=(-2.2, 1.6))
@@ -139,7 +137,7 @@ def goodhart() -> ipywidgets.VBox:
             f"With {pairs:,} pairs RLHF's true gain is {gold[peak]:.2f} at the best beta for "
             f"all, {gold[-1]:.2f} at the end. "
             f"Stopped without gold, each draw at its own beta, it is {stop[1, 0]:.2f}. "
-            f"Imitation of the proxy's winners, once, gains {once:.2f}."
+            f"Imitation of the proxy's chosen responses, once, gains {once:.2f}."
         )
 
     return frames(draw, {"Pairs": [100, 300, 1000, 3000, 30_000]}, [2])

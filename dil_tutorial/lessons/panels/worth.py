@@ -11,14 +11,14 @@ from dil_tutorial.support import plotting
 from toy import World, efficiency
 from toy.gallery import bandit, bandit20
 
-REPAIRED = (
-    "DIL Itakura–Saito repaired",
-    "DIL BCE repaired",
-    "DIL UKL repaired",
-    "DIL LSIF repaired",
-    "DIL win repaired",
+CORRECTED = (
+    "DIL Itakura–Saito corrected",
+    "DIL BCE corrected",
+    "DIL UKL corrected",
+    "DIL LSIF corrected",
+    "DIL win corrected",
 )
-SOFT, BOUND = "DIL win repaired, soft labels", "the tournament: the bound"
+SOFT, BOUND = "DIL win corrected, soft labels", "the tournament: the bound"
 
 
 def of_policy(world: World, covariance: torch.Tensor) -> torch.Tensor:
@@ -31,11 +31,11 @@ def costs(world: World) -> dict[str, float]:
     is 1.
     """
     parts = {"SFT": efficiency.counted(world)}
-    for label in REPAIRED:
-        parts[label] = efficiency.repaired(world, CATALOGUE[label].settings["generator"])
+    for label in CORRECTED:
+        parts[label] = efficiency.corrected(world, CATALOGUE[label].settings["generator"])
     parts |= {
         BOUND: efficiency.tournament(world),
-        SOFT: efficiency.repaired(world, "win", soft=True),
+        SOFT: efficiency.corrected(world, "win", soft=True),
     }
     return {
         label: efficiency.error(world.chosen, of_policy(world, part)).mean().item()
@@ -60,10 +60,11 @@ def ladder() -> ipywidgets.VBox:
             xlabel="pairs needed for the same error, SFT = 1",
             title=f"rewards of s.d. {scale:g}",
         )
-        best = min(REPAIRED, key=lambda name: pair_costs[name])
+        best = min(CORRECTED, key=lambda name: pair_costs[name])
         return figure, (
-            f"With rewards of s.d. {scale:g} the repaired losses need {pair_costs[best]:.2f} to "
-            f"{max(pair_costs[name] for name in REPAIRED):.2f} of SFT's pairs ({best} the fewest), "
+            f"With rewards of s.d. {scale:g} the corrected losses need {pair_costs[best]:.2f} to "
+            f"{max(pair_costs[name] for name in CORRECTED):.2f} of SFT's pairs ({best} the "
+            "fewest), "
             f"the bound is {pair_costs[BOUND]:.2f}; "
             f"soft labels leave {pair_costs[SOFT]:.2f}."
         )
@@ -71,13 +72,13 @@ def ladder() -> ipywidgets.VBox:
     return frames(draw, {"Rewards' s.d.": [0.1, 0.5, 1.0, 2.0, 4.0, 8.0]}, [2])
 
 
-CURVES = ("SFT", "DIL win repaired", "DIL LSIF published", "DIL BCE published")
+CURVES = ("SFT", "DIL win corrected", "DIL LSIF published", "DIL BCE published")
 SIZES = (30, 100, 300, 1000, 3000, 10_000, 30_000, 100_000)
 
 
 def finite() -> ipywidgets.VBox:
     """Error against the number of pairs: drawn data sets (points) and the formulas (lines),
-    repaired and published.
+    corrected and published.
     """
 
     def draw(scale: float) -> Drawn:
@@ -87,13 +88,13 @@ def finite() -> ipywidgets.VBox:
         grid = torch.logspace(1.3, 5.1, 60, dtype=torch.float64)
         captions = []
         for place, label in enumerate(CURVES):
-            loss, colour = CATALOGUE[label], colors()[label]
+            loss, color = CATALOGUE[label], colors()[label]
             end, covariance = efficiency.asymptotic(world, loss)
             floor, cost = (
                 efficiency.bias(world.chosen, end).item(),
                 efficiency.error(world.chosen, covariance).item(),
             )
-            axes.plot(grid, floor + cost / grid, color=colour, lw=1.5)
+            axes.plot(grid, floor + cost / grid, color=color, lw=1.5)
             drawn = [
                 efficiency.measured_error(
                     world.chosen, efficiency.estimates(world, loss, data_sets[n]), n
@@ -101,7 +102,7 @@ def finite() -> ipywidgets.VBox:
                 / n
                 for n in SIZES
             ]
-            axes.plot(SIZES, drawn, plotting.MARKERS[place], color=colour, label=label)
+            axes.plot(SIZES, drawn, plotting.MARKERS[place], color=color, label=label)
             captions.append(f"{label} {cost:.2f}/n" + (f" + {floor:.1g}" if floor > 1e-9 else ""))
         bound = efficiency.error(
             world.chosen, of_policy(world, efficiency.tournament(world))
@@ -115,6 +116,9 @@ def finite() -> ipywidgets.VBox:
         )
         axes.set_title(f"rewards of s.d. {scale:g}", loc="left")
         axes.legend(frameon=False, fontsize=9)
-        return figure, f"For large n the error is {', '.join(captions)}; the bound is {bound:.2f}/n."
+        return (
+            figure,
+            f"For large n the error is {', '.join(captions)}; the bound is {bound:.2f}/n.",
+        )
 
     return frames(draw, {"Rewards' s.d.": [0.5, 1.5, 3.0]}, [1])

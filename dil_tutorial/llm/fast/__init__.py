@@ -2,5 +2,5 @@
 reference scored once.
 
 Read ``packing``, ``attention``, ``head``, ``reference``; ``probes`` asks a model which of them are
-exact for it.  It may import ``llm.rows``, ``llm.fast.batches``, ``llm.fast.logprobs`` and ``support``.
-"""
+exact for it.  It may import ``llm.rows``, ``llm.fast.batches``, ``llm.fast.logprobs`` and
+``support``."""

@@ -1,5 +1,5 @@
-"""Batches of tokenised pairs: packed, all pairs end to end in one row; padded, a response a row;
-single, a row by itself.
+"""Batches of tokenized pairs: packed, all pairs end to end in one row; padded, one response per
+row; single, a row by itself.
 
 Padding stands on the right, where no causal model can see it from a real token, and where it comes
 after a recurrent state.
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dil_tutorial.llm.fast.packing import Layer, PackedBatch, pack
-from dil_tutorial.llm.rows import Response, TokenisedPair, in_order, moved
+from dil_tutorial.llm.rows import Response, TokenizedPair, in_order, moved
 
 LAYOUTS = ("shared", "packed", "padded", "single")
 
@@ -129,12 +129,12 @@ def pad_prompts(prompts: list[list[int]], pad_token_id: int = 0) -> Prompts:
 
 
 def batch_of(
-    rows: list[TokenisedPair], pad_token_id: int, layout: str = "padded"
+    rows: list[TokenizedPair], pad_token_id: int, layout: str = "padded"
 ) -> PaddedBatch | PackedBatch | SingleBatch:
     """The responses of B pairs: "single", "padded", "packed" or, with prompts that two responses
     share read once, "shared".
 
-    >>> row = TokenisedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))
+    >>> row = TokenizedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))
     >>> batch_of([row], 0).input_ids.tolist(), batch_of([row], 0, "shared").input_ids.tolist()
     ([[5, 6, 7, 1], [5, 6, 8, 0]], [[5, 6, 7, 1, 8]])
     """
@@ -159,7 +159,7 @@ class Collator:
     """B rows to a ``PairBatch``; ``prompts`` and ``mismatched`` say whether the loss asks for
     those, too.
 
-    >>> row = TokenisedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))
+    >>> row = TokenizedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))
     >>> Collator(pad_token_id=0)([row])["ref_logps"].tolist()
     [[0.0, 0.0]]
     """
@@ -172,7 +172,7 @@ class Collator:
         None  # where it is given, the cheaper of "shared" and "padded" is taken for each batch
     )
 
-    def __call__(self, rows: list[TokenisedPair]) -> PairBatch:
+    def __call__(self, rows: list[TokenizedPair]) -> PairBatch:
         responses = batch_of(
             rows, self.pad_token_id, self.layer.cheaper(rows) if self.layer else self.layout
         )

@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-Value = Callable[[Tensor, Tensor], Tensor]  # of logits (..., V) and tokens (...): a number a token
+Value = Callable[
+    [Tensor, Tensor], Tensor
+]  # of logits (..., V) and tokens (...): one number per token
 
 
 def token_logps(logits: Tensor, tokens: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from dil_tutorial.llm.fast.batches import PaddedBatch, SingleBatch, batch_of
 from dil_tutorial.llm.fast.head import Value, head_gives_logps, token_logps
 from dil_tutorial.llm.fast.packing import PackedBatch
-from dil_tutorial.llm.rows import TokenisedPair
+from dil_tutorial.llm.rows import TokenizedPair
 
 
 def response_logps(
@@ -95,7 +95,7 @@ def known(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
 
 @torch.no_grad()
 def pair_logps(
-    model: Any, rows: Sequence[TokenisedPair], batch_size: int, layout: str, quiet: bool = False
+    model: Any, rows: Sequence[TokenizedPair], batch_size: int, layout: str, quiet: bool = False
 ) -> Tensor:
     """Summed log-probabilities (2, P) of the chosen and the rejected responses of P pairs.
 
@@ -114,7 +114,7 @@ def pair_logps(
     parts, chunk = [], 256 if layout in ("shared", "packed") else 0
     for start in tqdm(range(0, len(rows), batch_size), desc="Scoring", disable=quiet):
         pairs = [
-            TokenisedPair(row.chosen, row.rejected) for row in rows[start : start + batch_size]
+            TokenizedPair(row.chosen, row.rejected) for row in rows[start : start + batch_size]
         ]
         batch = batch_of(pairs, pad_token_id=0, layout=layout).to(model.device)
         logps, _ = response_logps(model, batch, model.get_output_embeddings(), chunk)

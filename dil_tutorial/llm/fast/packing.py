@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dil_tutorial.llm.rows import TokenisedPair, common_prefix, in_order, moved
+from dil_tutorial.llm.rows import TokenizedPair, common_prefix, in_order, moved
 
 # products that a CPU does in the time of one more call of attention, as tried with widths of 32 to
 # 576
@@ -29,7 +29,7 @@ class PackedBatch:
     """N responses in D documents, all in one row of S tokens without padding."""
 
     input_ids: Tensor  # (1, S)  all documents, end to end
-    # (1, S)  0, 1, 2, ... in [prefix | first]; the second branch goes on from the prefix
+    # (1, S)  0, 1, 2, ... in [prefix | first]; the second branch continues from the prefix
     position_ids: Tensor
     documents: Tensor  # (1, 1, D, 3)  lengths of prefix, first and second branch (0: none), int32
     sources: Tensor  # (M,)  for each response token the place in the row that predicts it
@@ -56,12 +56,12 @@ class PackedBatch:
         return kept[0] if kept.shape[1] == len(self.sources) else kept[0, self.sources]
 
 
-def pack(rows: list[TokenisedPair], share_prompts: bool = True) -> PackedBatch:
+def pack(rows: list[TokenizedPair], share_prompts: bool = True) -> PackedBatch:
     """B pairs as one row, both responses of a pair in a document if ``share_prompts``; a
     reference's is in one of its own.
 
     >>> from dil_tutorial.llm.rows import Response
-    >>> row = TokenisedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))
+    >>> row = TokenizedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))
     >>> batch = pack([row])
     >>> batch.input_ids.tolist(), batch.position_ids.tolist()
     ([[5, 6, 7, 1, 8]], [[0, 1, 2, 3, 2]])
@@ -116,7 +116,7 @@ class Layer:
     """What a layer of a model costs: its weights, and the width that attention sums over.
 
     >>> from dil_tutorial.llm.rows import Response
-    >>> short = [TokenisedPair(Response([5, 6], [7] * 8), Response([5, 6], [8] * 4))] * 8
+    >>> short = [TokenizedPair(Response([5, 6], [7] * 8), Response([5, 6], [8] * 4))] * 8
     >>> (
     ...     Layer(weights=10_000, width=32).cheaper(short),
     ...     Layer(weights=1_000_000, width=512).cheaper(short),
@@ -127,7 +127,7 @@ class Layer:
     weights: int
     width: int
 
-    def cheaper(self, rows: list[TokenisedPair]) -> str:
+    def cheaper(self, rows: list[TokenizedPair]) -> str:
         """Which takes a CPU less time: "shared" works on fewer tokens, "padded" calls attention
         once.
         """

@@ -18,7 +18,7 @@ from dil_tutorial.llm.fast.attention import ATTENTION, VARLEN, register
 from dil_tutorial.llm.fast.batches import PaddedBatch, SingleBatch, batch_of, pad
 from dil_tutorial.llm.fast.logprobs import response_logps
 from dil_tutorial.llm.fast.packing import Layer, PackedBatch, pack
-from dil_tutorial.llm.rows import Response, Rows, TokenisedPair, in_order
+from dil_tutorial.llm.rows import Response, Rows, TokenizedPair, in_order
 
 logger = logging.get_logger(__name__)
 
@@ -31,7 +31,7 @@ def usable_layout(
     model: Any, wanted: str = "shared", longest: int = 0, training: bool = False
 ) -> tuple[str, list[str]]:
     """The layout nearest to ``wanted`` in which each response scores as it does by itself, and why
-    none is nearer.
+    none is closer.
 
     The model is switched to what the layout needs.  ``longest`` is the number of tokens in the
     longest row to come. InputError where the model is not causal or, in ``training``, not
@@ -134,7 +134,11 @@ def pads_left(model: Any) -> bool:
     for padding in (0, 3):
         ids = torch.tensor([[0] * padding + prompt], device=model.device)
         mask = torch.tensor([[0] * padding + [1] * len(prompt)], device=model.device)
-        first.append(model.generate(input_ids=ids, attention_mask=mask, **generation_kwargs).logits[0].float())
+        first.append(
+            model.generate(input_ids=ids, attention_mask=mask, **generation_kwargs)
+            .logits[0]
+            .float()
+        )
     return not _far(first[0], first[1], model.dtype.itemsize > 2)
 
 
@@ -254,7 +258,7 @@ def packing_problem(model: Any, attention: str, training: bool = False) -> str |
         next(model.parameters()).device.type,
     )
     swapped = [
-        TokenisedPair(replace(row.chosen, tokens=row.chosen.tokens[::-1]), row.rejected)
+        TokenizedPair(replace(row.chosen, tokens=row.chosen.tokens[::-1]), row.rejected)
         for row in rows
     ]
     try:
@@ -282,14 +286,14 @@ def tokens_of(model: Any) -> int:
     return int(min(readable, getattr(model.config.get_text_config(), "vocab_size", readable)))
 
 
-def made_up_rows(model: Any) -> list[TokenisedPair]:
+def made_up_rows(model: Any) -> list[TokenizedPair]:
     """Two pairs of a few random tokens, prompts of different lengths."""
     tokens = torch.randint(
         tokens_of(model), (40,), generator=torch.Generator().manual_seed(0)
     ).tolist()
     cuts = ((tokens[:8], tokens[8:13], tokens[13:20]), (tokens[20:25], tokens[25:33], tokens[33:]))
     return [
-        TokenisedPair(Response(prompt, chosen), Response(prompt, rejected))
+        TokenizedPair(Response(prompt, chosen), Response(prompt, rejected))
         for prompt, chosen, rejected in cuts
     ]
 

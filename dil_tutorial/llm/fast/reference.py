@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from dil_tutorial.llm.fast.batches import PaddedBatch, Prompts, SingleBatch, laid_out
 from dil_tutorial.llm.fast.probes import pads_left
-from dil_tutorial.llm.rows import Response, Rows, TokenisedPair, save_tensors
+from dil_tutorial.llm.rows import Response, Rows, TokenizedPair, save_tensors
 
 SAVE_EVERY = 60.0  # seconds
 # of a configuration, on log-probs
@@ -46,7 +46,7 @@ class FixedBatches(Sampler[int]):
     ) -> None:
         self.seed, self.epoch = seed, 0
         order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed)).tolist()
-        # neighbours of like length, by sorting within windows of 50 batches
+        # neighbors of like length, by sorting within windows of 50 batches
         if lengths is not None:
             windows = [order[i : i + 50 * size] for i in range(0, rows, 50 * size)]
             order = [
@@ -73,7 +73,7 @@ class FixedBatches(Sampler[int]):
 def score_reference(
     rows: Rows,  # P pairs
     groups: list[list[int]],  # row numbers of each batch
-    score: Callable[[list[TokenisedPair]], Tensor],  # b pairs -> (2b,) or (3b,) log-probs
+    score: Callable[[list[TokenizedPair]], Tensor],  # b pairs -> (2b,) or (3b,) log-probs
     path: Path,  # where they are kept
     key: str,  # a fingerprint
     rank: int = 0,  # of this process
@@ -85,13 +85,13 @@ def score_reference(
 
     ``score`` maps the b pairs of a batch to the (2b,) or (3b,) log-probs of their responses, in the
     order of a batch.  Of ``world`` processes each scores its share.  What is scored is kept once a
-    minute, and when a pass is stopped: the next one goes on from there.
+    minute, and when a pass is stopped: the next one continues from there.
 
     >>> import tempfile
     >>> from dil_tutorial.llm.rows import in_order
     >>> pairs = [([5, 6], [7]), ([8], [9])]
     >>> rows = Rows.of(
-    ...     TokenisedPair(Response([1], chosen), Response([1], rejected))
+    ...     TokenizedPair(Response([1], chosen), Response([1], rejected))
     ...     for chosen, rejected in pairs
     ... )
     >>> def score(batch):  # here -1 a token
@@ -140,8 +140,8 @@ def _read(path: Path) -> dict[str, Tensor]:
 def sample_responses(
     model: Any, prompts: Prompts, max_new_tokens: int, layout: str
 ) -> PaddedBatch | SingleBatch:
-    """One response of ``model`` to each of B prompts, drawn from its own law (temperature 1, no
-    top-k).
+    """One response of ``model`` to each of B prompts, drawn from its own distribution (temperature
+    1, no top-k).
 
     The generator is torch's default one, whose state checkpoints keep.
     """
@@ -178,7 +178,7 @@ def sampled(model: Any, ids: Tensor, mask: Tensor, max_new_tokens: int) -> list[
     for prompt, keep, drawn in zip(
         ids.tolist(), mask.bool().tolist(), out[:, ids.shape[1] :].tolist(), strict=True
     ):
-        # the end token is kept
+        # the EOS token is kept
         stop = next((place for place, token in enumerate(drawn, 1) if token in ends), len(drawn))
         responses.append(
             Response(
@@ -192,7 +192,7 @@ def fingerprint(model: str, rows: Rows, settings: object = None) -> str:
     """sha256 over a model's digest, the rows' tokens and what else decides the reference's
     log-probs.
 
-    >>> rows = Rows.of([TokenisedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))])
+    >>> rows = Rows.of([TokenizedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))])
     >>> (
     ...     fingerprint("model", rows) == fingerprint("model", rows),
     ...     fingerprint("model", rows) == fingerprint("another", rows),

@@ -1,8 +1,8 @@
-"""Gold against KL for every way to optimise a proxy, exactly: ``dil study overoptimisation``
+"""Gold against KL for every way to optimize a proxy, exactly: ``dil study overoptimization``
 (THEORY §13.2, §13.6).
 
 A cell is one world and one proxy, of which many are drawn; for each the policies are exact, so what
-is averaged is chance in the proxy alone.  Each cell is a file: an interrupted study goes on where
+is averaged is chance in the proxy alone.  Each cell is a file: an interrupted study continues where
 it stopped.
 """
 
@@ -17,11 +17,11 @@ from dil_tutorial.errors import InputError
 from dil_tutorial.rlhf import kl
 from dil_tutorial.support.files import provenance, read_json, write_json
 from dil_tutorial.support.paths import BENCHMARKS
-from toy import optima, overoptimisation
+from toy import optima, overoptimization
 from toy.gallery import rare_and_bad
 from toy.worlds import World
 
-COMMITTED = BENCHMARKS / "overoptimisation.json"  # what the book shows
+COMMITTED = BENCHMARKS / "overoptimization.json"  # what the book shows
 BETAS = torch.logspace(1.2, -1.6, 30, dtype=torch.float64).tolist()
 COUNTS = [1, 2, 4, 8, 16, 32, 64, 256, 1024]
 ROUNDS = 8
@@ -61,14 +61,14 @@ def heavy(world: World, draws: int, rng: torch.Generator) -> tuple[Tensor, None]
 
 
 def lengthy(world: World, draws: int, rng: torch.Generator) -> tuple[Tensor, None]:
-    """The reward and 0.2 nats a token, where response k has k tokens: a labeller who likes length,
+    """The reward and 0.2 nats a token, where response k has k tokens: a labeler who likes length,
     with no noise at all.
     """
     return (world.true_reward + 0.2 * torch.arange(world.ref.shape[1])).expand(draws, -1), None
 
 
 def fitted(pairs: int) -> Proxies:
-    return lambda world, draws, rng: overoptimisation.learned(world, pairs, draws, rng)
+    return lambda world, draws, rng: overoptimization.learned(world, pairs, draws, rng)
 
 
 PROXIES: dict[str, Proxies] = {
@@ -84,20 +84,20 @@ def policies(world: World, proxies: Tensor, covariance: Tensor | None) -> dict[s
     """Every way's policies for every proxy: {way: (steps, D, Y)}."""
     D = len(proxies)
     ref = world.ref.expand(D, -1)
-    labelled = World.from_reward(ref, proxies)
+    labeled = World.from_reward(ref, proxies)
     by_method = {
-        "RLHF, DPO": overoptimisation.along_beta(ref, proxies, BETAS),
-        "best of n": overoptimisation.along_n(ref, proxies, COUNTS),
-        "rounds of imitation, the same proxy": overoptimisation.rounds(ref, proxies, ROUNDS),
-        "rounds of imitation, fresh labels": overoptimisation.rounds(
+        "RLHF, DPO": overoptimization.along_beta(ref, proxies, BETAS),
+        "best of n": overoptimization.along_n(ref, proxies, COUNTS),
+        "rounds of imitation, the same proxy": overoptimization.rounds(ref, proxies, ROUNDS),
+        "rounds of imitation, fresh labels": overoptimization.rounds(
             ref, world.true_reward.expand(D, -1), ROUNDS
         ),
-        "imitation, once": labelled.chosen[None],
+        "imitation, once": labeled.chosen[None],
     }
     for name in ("lsif", "ukl", "bce"):
-        by_method[f"DIL {name.upper()} published"] = optima.dil(labelled, name, "rejected")[None]
+        by_method[f"DIL {name.upper()} published"] = optima.dil(labeled, name, "rejected")[None]
     if covariance is not None:
-        by_method["RLHF, stopped without gold"] = overoptimisation.stopped(
+        by_method["RLHF, stopped without gold"] = overoptimization.stopped(
             ref, proxies, covariance, BETAS
         )[None]
     return by_method
@@ -111,7 +111,7 @@ def cell(world: World, draw: Proxies, draws: int, seed: int) -> dict[str, dict[s
     ref, gold = world.ref.expand(draws, -1), world.true_reward.expand(draws, -1)
     curves = {}
     for method, step_policies in policies(world, proxies, covariance).items():
-        gains = overoptimisation.gain(step_policies, ref, gold)  # (steps, D)
+        gains = overoptimization.gain(step_policies, ref, gold)  # (steps, D)
         curves[method] = {
             "KL": kl(step_policies, ref).mean(1).tolist(),
             "gold": gains.mean(1).tolist(),
@@ -136,7 +136,7 @@ def study(folder: Path, draws: int) -> Iterator[tuple[str, str, dict[str, Any]]]
 
 
 def load(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
-    """Cells and draws of an ``overoptimisation.json``.
+    """Cells and draws of an ``overoptimization.json``.
 
     >>> sorted(load(COMMITTED)[0])
     ['equally likely', 'rare and bad']
@@ -144,13 +144,13 @@ def load(path: Path) -> tuple[dict[str, dict[str, Any]], int]:
     results = read_json(path)
     if not isinstance(results, dict) or not results.keys() >= {"cells", "draws"}:
         raise InputError(
-            f"{path}: not a results file of dil study overoptimisation: run that command"
+            f"{path}: not a results file of dil study overoptimization: run that command"
         )
     return results["cells"], results["draws"]
 
 
 def save(cells: dict[str, dict[str, Any]], draws: int, folder: Path) -> Path:
-    """``overoptimisation.json`` in ``folder``."""
-    path = folder / "overoptimisation.json"
+    """``overoptimization.json`` in ``folder``."""
+    path = folder / "overoptimization.json"
     write_json(path, {**provenance(), "draws": draws, "cells": cells})
     return path

@@ -1,8 +1,8 @@
 """A learned divergence: which convex h tells policy and demonstrator apart best? (f-GAIL's idea;
 THEORY §9)
 
-f-GAIL (Zhang et al., 2020) learns the divergence together with the policy: the policy minimises
-what the divergence maximises. Here the divergence is a positive mixture of generators, each scaled
+f-GAIL (Zhang et al., 2020) learns the divergence together with the policy: the policy minimizes
+what the divergence maximizes. Here the divergence is a positive mixture of generators, each scaled
 to h''(1) = 1, so it is again a generator:
 
     min_theta max_{w >= 0, sum w = 1} sum_k w_k D_{h_k}(r* || r_theta).

@@ -1,6 +1,5 @@
-"""Drawing with the same dice: the law stays, and two models differ hardly more often than their
-laws do.
-"""
+"""Drawing with common random numbers: the distribution stays, and two models differ hardly more
+often than their distributions do."""
 
 import pytest
 import torch
@@ -11,15 +10,15 @@ from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
 N = 40_000
 
 
-def drawn(logits, same_dice, seed=0):
+def drawn(logits, common_random_numbers, seed=0):
     dice = torch.Generator().manual_seed(seed)
-    return OwnLaw(dice, same_dice)(torch.empty(N, 0), logits.expand(N, -1)).argmax(-1)
+    return OwnLaw(dice, common_random_numbers)(torch.empty(N, 0), logits.expand(N, -1)).argmax(-1)
 
 
-@pytest.mark.parametrize("same_dice", [False, True])
-def test_words_come_as_often_as_their_law_says(same_dice):
+@pytest.mark.parametrize("common_random_numbers", [False, True])
+def test_words_come_as_often_as_their_law_says(common_random_numbers):
     logits = torch.tensor([0.0, 1.0, -2.0, 2.0, -torch.inf])
-    shares = torch.bincount(drawn(logits, same_dice), minlength=5) / N
+    shares = torch.bincount(drawn(logits, common_random_numbers), minlength=5) / N
     law = logits.softmax(0)
     assert ((shares - law).abs() <= 4.5 * (law * (1 - law) / N).sqrt()).all()
 
@@ -34,20 +33,20 @@ def test_two_laws_differ_about_as_often_as_they_must(size):
     noise = 4.5 * (tv / N) ** 0.5
     assert tv - noise <= differ <= 2 * tv / (1 + tv) + noise
     other = (drawn(first, True) != drawn(second, True, seed=1)).float().mean().item()
-    # other dice
+    # other random numbers
     assert other == pytest.approx(1 - (first.softmax(0) @ second.softmax(0)).item(), abs=0.02)
 
 
 def test_a_model_that_hardly_changed_writes_the_same_texts():
     model, tokenizer = tiny_model(), own_tokenizer()
     prompts = [f"Word {i}" for i in range(40)]
-    before = draw(model, tokenizer, prompts, 1, 12, seed=3, quiet=True, same_dice=True)
+    before = draw(model, tokenizer, prompts, 1, 12, seed=3, quiet=True, common_random_numbers=True)
     with torch.no_grad():
         model.lm_head.weight.add_(
             0.02
             * torch.randn(model.lm_head.weight.shape, generator=torch.Generator().manual_seed(1))
         )
-    after = draw(model, tokenizer, prompts, 1, 12, seed=3, quiet=True, same_dice=True)
+    after = draw(model, tokenizer, prompts, 1, 12, seed=3, quiet=True, common_random_numbers=True)
     same = sum(
         a["responses"][0]["ids"] == b["responses"][0]["ids"]
         for a, b in zip(before, after, strict=True)
@@ -55,9 +54,9 @@ def test_a_model_that_hardly_changed_writes_the_same_texts():
     assert 20 < same < 40
 
 
-@pytest.mark.parametrize("same_dice", [False, True])
-def test_the_dice_are_those_of_the_seed_alone(same_dice):
-    """Whatever the process has drawn before, and without touching what it draws next; so a card
+@pytest.mark.parametrize("common_random_numbers", [False, True])
+def test_the_dice_are_those_of_the_seed_alone(common_random_numbers):
+    """Whatever the process has drawn before, and without touching what it draws next; so a GPU
     throws them as a CPU does.
     """
     model, tokenizer = tiny_model(), own_tokenizer()
@@ -65,7 +64,16 @@ def test_the_dice_are_those_of_the_seed_alone(same_dice):
     for start in (0, 1):
         torch.manual_seed(start)
         drew.append(
-            draw(model, tokenizer, ["One", "Two"], 3, 5, seed=7, quiet=True, same_dice=same_dice)
+            draw(
+                model,
+                tokenizer,
+                ["One", "Two"],
+                3,
+                5,
+                seed=7,
+                quiet=True,
+                common_random_numbers=common_random_numbers,
+            )
         )
         after = torch.rand(2)
         torch.manual_seed(start)

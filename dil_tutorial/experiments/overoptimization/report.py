@@ -12,7 +12,7 @@ from dil_tutorial.support.words import fixed
 
 TEMPLATE = Path(__file__).with_name("report.md.j2")
 ALT = (
-    "Gain in true reward against the square root of KL for every way to optimise a proxy, "
+    "Gain in true reward against the square root of KL for every way to optimize a proxy, "
     "a panel for each world and proxy"
 )
 Cells = dict[str, dict[str, Any]]  # world -> proxy -> way -> numbers
@@ -41,7 +41,7 @@ def figure(cells: Cells) -> Figure:
                 panel.plot(
                     [max(d, 0.0) ** 0.5 for d in curve["KL"]],
                     curve["gold"],
-                    color=plotting.COLOURS[place % len(plotting.COLOURS)],
+                    color=plotting.COLORS[place % len(plotting.COLORS)],
                     label=method,
                     ls="none" if alone else "-",
                     **style,
@@ -71,7 +71,11 @@ def conclusions(cells: Cells) -> dict[str, Any]:
     better = best = known = 0
     for world, proxies in cells.items():
         for proxy, methods in proxies.items():
-            name, rlhf, once = f"{proxy} ({world})", methods["RLHF, DPO"], methods["imitation, once"]
+            name, rlhf, once = (
+                f"{proxy} ({world})",
+                methods["RLHF, DPO"],
+                methods["imitation, once"],
+            )
             peak = max(range(len(rlhf["gold"])), key=rlhf["gold"].__getitem__)
             end, stopped = rlhf["gold"][-1], methods.get("RLHF, stopped without gold")
             if end < rlhf["gold"][peak] - 2 * (rlhf["error"][peak] + rlhf["error"][-1]):
@@ -113,7 +117,7 @@ def conclusions(cells: Cells) -> dict[str, Any]:
 
 def report(cells: Cells, draws: int, folder: Path, name: str = "report.md") -> list[Path]:
     """The figure as PNG and SVG and the conclusions as Markdown, in ``folder``."""
-    paths = plotting.save(figure(cells), folder / "overoptimisation")
+    paths = plotting.save(figure(cells), folder / "overoptimization")
     text = templates.load(TEMPLATE).render(draws=draws, alt=ALT, said=conclusions(cells))
     write_text(folder / name, text.strip() + "\n")
     return [*paths, folder / name]

@@ -5,14 +5,14 @@ Demonstrations pi_chosen do not pin down one reward.  Take the set of rewards wh
 model explains them within ``slack`` nats (task-aligned inverse RL: Zhou and Li, 2024).  The regret
 of pi under R_k is, by Gibbs, J_k(pi_k) - J_k(pi) = beta KL(pi || pi_k), so the policy of least
 worst regret is the log-linear mixture at the saddle point of ``mixing.worst_case`` with energies
-log(pi_k/pi_ref): the centre of the candidates in reverse KL.
+log(pi_k/pi_ref): the center of the candidates in reverse KL.
 """
 
 import torch
 from torch import Tensor
 
 from dil_tutorial.rlhf import kl, tilt
-from toy.neighbours.mixing import worst_case
+from toy.neighbors.mixing import worst_case
 from toy.optima import bisect
 from toy.worlds import World
 
@@ -53,7 +53,7 @@ def regrets(policy: Tensor, ref: Tensor, rewards: Tensor) -> Tensor:
 
 
 def least_worst_regret(ref: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights (X, K) on the rewards and the policy (X, Y) that minimises the worst regret.
+    """Weights (X, K) on the rewards and the policy (X, Y) that minimizes the worst regret.
 
     >>> from toy.gallery import bandit
     >>> world = bandit()

@@ -1,20 +1,20 @@
-"""`dil study overoptimisation`: its command, its cells, its words; bad input."""
+"""`dil study overoptimization`: its command, its cells, its words; bad input."""
 
 import json
 
 import pytest
 from command import dil, refused
 
-from dil_tutorial.experiments.overoptimisation import report, run
+from dil_tutorial.experiments.overoptimization import report, run
 
 
 def test_the_command_writes_everything_and_goes_on(tmp_path, monkeypatch):
-    told = dil("study", "overoptimisation", "--out", tmp_path, "--seeds", 20)
+    told = dil("study", "overoptimization", "--out", tmp_path, "--seeds", 20)
     assert told.returncode == 0, told.stderr
-    cells, draws = run.load(tmp_path / "overoptimisation.json")
+    cells, draws = run.load(tmp_path / "overoptimization.json")
     assert draws == 20
     assert {len(proxies) for proxies in cells.values()} == {len(run.PROXIES)}
-    assert (tmp_path / "overoptimisation.png").stat().st_size > 20_000
+    assert (tmp_path / "overoptimization.png").stat().st_size > 20_000
     for path in sorted((tmp_path / "cells").iterdir())[1:]:
         path.unlink()  # as after a stop
     first = next(iter((tmp_path / "cells").iterdir()))
@@ -49,10 +49,10 @@ def test_the_committed_cells_are_those_of_the_code():
 def test_bad_input(tmp_path):
     refused(
         dil("study", "overoptimization", "--out", tmp_path / "no"),
-        "did you mean 'overoptimisation'?",
+        "did you mean 'overoptimization'?",
     )
     refused(
-        dil("study", "overoptimisation", "--seeds", 1, "--out", tmp_path / "no"), "at least 2 draws"
+        dil("study", "overoptimization", "--seeds", 1, "--out", tmp_path / "no"), "at least 2 draws"
     )
     assert not (tmp_path / "no").exists()
     (tmp_path / "x.json").write_text("3")

@@ -1,4 +1,4 @@
-"""Sequences, restricted classes and neighbours: each against an independent computation."""
+"""Sequences, restricted classes and neighbors: each against an independent computation."""
 
 import itertools
 
@@ -11,7 +11,7 @@ from dil_tutorial.rlhf import kl, rlhf_optimum, tilt
 from toy import World, loglinear, optima
 from toy.fit import fit
 from toy.gallery import bimodal
-from toy.neighbours import learned_divergence, mixing, ranking, safe_reference, task_aligned
+from toy.neighbors import learned_divergence, mixing, ranking, safe_reference, task_aligned
 from toy.sequences import Sequences
 
 
@@ -110,7 +110,7 @@ def test_consistent_rewards_and_least_worst_regret():
     _, policy = task_aligned.least_worst_regret(world.ref, rewards)
     worst = task_aligned.regrets(policy, world.ref, rewards).amax(0)
     rng = torch.Generator().manual_seed(0)
-    for _ in range(200):  # no random neighbour is better
+    for _ in range(200):  # no random neighbor is better
         other = tilt(policy, 0.05 * torch.randn(3, 6, generator=rng, dtype=torch.float64))
         assert (task_aligned.regrets(other, world.ref, rewards).amax(0) >= worst - 1e-8).all()
 

@@ -64,8 +64,8 @@ def along_n(ref: Tensor, proxy: Tensor, counts: Sequence[int]) -> Tensor:
 
 
 def rounds(ref: Tensor, reward: Tensor, count: int) -> Tensor:
-    """Imitation of the winners, again and again: each policy's own pairs, labelled by a reward,
-    make the next: (K + 1, X, Y).
+    """Imitation of the chosen responses, again and again: each policy's own pairs, labeled by a
+    reward, make the next: (K + 1, X, Y).
 
     With the true reward these are fresh labels; with a proxy the same proxy at every round.
 
@@ -139,7 +139,9 @@ def stopped(ref: Tensor, proxy: Tensor, covariance: Tensor, betas: Sequence[floa
     ... ]  # sure, and not
     [0.8808, 0.5622]
     """
-    gold_estimates = torch.stack([gold_estimated(ref, proxy, covariance, beta) for beta in betas])  # (B, X)
+    gold_estimates = torch.stack(
+        [gold_estimated(ref, proxy, covariance, beta) for beta in betas]
+    )  # (B, X)
     falls = gold_estimates[1:] < gold_estimates[:-1]
     last = torch.where(falls.any(0), falls.int().argmax(0), len(betas) - 1)
     return rlhf_optimum(ref, proxy, torch.tensor(list(betas), dtype=ref.dtype)[last].unsqueeze(1))

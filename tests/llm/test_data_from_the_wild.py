@@ -24,7 +24,7 @@ GOOD = {"prompt": "Hi", "chosen": "Hello!", "rejected": "No."}
 
 def like_hh(rows=200, empty=5, melting=38):
     """A file in the form of Anthropic's HH-RLHF: whole dialogues, no prompt; some differ only
-    inside of the last answer, and of some one side ends where the other goes on.
+    inside of the last answer, and of some one side ends where the other continues.
     """
     made = []
     for i in range(rows):
@@ -273,7 +273,7 @@ def test_many_pairs_at_once_are_each_by_itself(tiny_model, drawn):
         assert row.chosen.prompt + row.chosen.tokens == whole
 
 
-# --- Labelled responses, no pairs -----------------------------------------------------------------
+# --- Labeled responses, no pairs -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("label", [{}, {"label": 1}, {"label": "yes"}])
@@ -373,7 +373,7 @@ def test_responses_to_two_prompts_give_the_loss_of_each_by_itself(
     assert history[1]["loss"] < history[0]["loss"]
     config.loss = "dpo"
     with pytest.raises(
-        InputError, match="2 labelled responses have no partner of their own prompt, and loss 'dpo'"
+        InputError, match="2 labeled responses have no partner of their own prompt, and loss 'dpo'"
     ):
         DILTrainer(model, config, rows, processing_class=tokenizer)
 

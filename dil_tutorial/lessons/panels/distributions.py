@@ -16,9 +16,8 @@ from toy.gallery import bandit
 
 
 def first_world() -> ipywidgets.VBox:
-    """Three responses; how the winners' and the losers' shares move with the reward of the
-    third.
-    """
+    """Three responses; how the chosen responses' and the rejected responses' shares move with the
+    reward of the third."""
 
     def draw(reward: float) -> Drawn:
         world = World.from_reward([0.5, 0.3, 0.2], [-1.0, 0.0, reward])
@@ -45,8 +44,10 @@ def first_world() -> ipywidgets.VBox:
         axes.legend(frameon=False, ncols=3, loc="upper center")
         share = world.chosen[0, 2].item()
         return figure, (
-            f"With reward {reward:g} the third response makes {share:.3f} of the winners and "
-            f"{world.rejected[0, 2].item():.3f} of the losers: {share / 0.2:.2f} times its share "
+            f"With reward {reward:g} the third response makes {share:.3f} of the chosen "
+            "responses and "
+            f"{world.rejected[0, 2].item():.3f} of the rejected responses: {share / 0.2:.2f} "
+            "times its share "
             "in the reference."
         )
 
@@ -72,9 +73,8 @@ def tilt_explorer() -> ipywidgets.VBox:
 
 
 def whose_losers() -> ipywidgets.VBox:
-    """Where the logistic loss ends on real pairs and on winners paired with independent reference
-    samples.
-    """
+    """Where the logistic loss ends on real pairs and on chosen responses paired with independent
+    reference samples."""
 
     def draw(scale: float) -> Drawn:
         world = bandit(scale)
@@ -85,14 +85,17 @@ def whose_losers() -> ipywidgets.VBox:
         named = {
             r"$\pi_{ref}$": world.ref[0],
             r"$\pi_{chosen}$": world.chosen[0],
-            "independent losers": independent[0],
+            "independent rejected responses": independent[0],
             "pairs as drawn": real[0],
         }
-        plotting.policies(axes, named, world.true_reward[0], "One loss, two kinds of loser")
+        plotting.policies(
+            axes, named, world.true_reward[0], "One loss, two kinds of rejected response"
+        )
         axes.set_ylim(0, 0.9)
         return figure, (
-            f"KL from the winners' law: {kl(world.chosen, independent).item():z.4f} nats with "
-            "independent losers, "
+            f"KL from the chosen distribution: {kl(world.chosen, independent).item():z.4f} nats "
+            "with "
+            "independent rejected responses, "
             f"{kl(world.chosen, real).item():z.4f} with pairs as they are drawn; that one is "
             f"{kl(rlhf_optimum(world.ref, world.true_reward, 1.0), real).item():z.4f} from RLHF "
             "at β = 1."

@@ -1,4 +1,4 @@
-"""THEORY §9: neighbours."""
+"""THEORY §9: neighbors."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from dil_tutorial.losses import make_loss
 from dil_tutorial.rlhf import kl, rlhf_optimum, tilt
 from toy import World, loglinear, optima
 from toy.fit import fit
-from toy.neighbours import learned_divergence, mixing, ranking, safe_reference, task_aligned
+from toy.neighbors import learned_divergence, mixing, ranking, safe_reference, task_aligned
 
 
 @claim("9.idealised", "9")
@@ -44,7 +44,7 @@ def perfect_ranking(world: World) -> Tensor:
 
     Preference losses move ratios to the reference. Where the reference prefers the worse response
     by more than 1/beta of the evidence, even the exact optimum still ranks that pair wrongly, and a
-    low ranking accuracy is no sign of bad optimisation.
+    low ranking accuracy is no sign of bad optimization.
     """
     even = World.from_reward(torch.full_like(world.ref, 1 / world.ref.shape[1]), world.true_reward)
     return 1 - ranking.accuracy(optima.rlhf(even, 2.0), even)
@@ -55,7 +55,7 @@ def imitator_keeps_good_rankings(world: World) -> Tensor:
     r"""$\pi_\text{chosen}$ ranks every pair correctly that the reference ranks correctly.
 
     The better response has the higher win rate, so its ratio 2w is the higher one: imitation never
-    spoils a correct ranking. It repairs a wrong one only if the reference's odds against it are
+    spoils a correct ranking. It corrects a wrong one only if the reference's odds against it are
     below the ratio of the win rates.
     """
     better = world.preference > 0.5
@@ -65,7 +65,7 @@ def imitator_keeps_good_rankings(world: World) -> Tensor:
 
 
 def objectives(world: World, count: int = 3) -> Tensor:
-    """Rewards of ``count`` labellers who disagree: (K, X, Y)."""
+    """Rewards of ``count`` labelers who disagree: (K, X, Y)."""
     rng = torch.Generator().manual_seed(1)
     return 1.5 * torch.randn(count, *world.ref.shape, generator=rng, dtype=world.ref.dtype)
 
@@ -94,7 +94,7 @@ def mixtures_of_optima(world: World, beta: float = 0.7) -> Tensor:
 def max_min_mixture(world: World) -> Tensor:
     """Mirror descent on the weights finds the policy that is best for the worst objective.
 
-    max_pi min_k has a saddle point, whose policy is a log-linear mixture; the weights minimise the
+    max_pi min_k has a saddle point, whose policy is a log-linear mixture; the weights minimize the
     convex log Z. The residual is the duality gap, which is zero only at the saddle point.
     """
     energies = objectives(world)
@@ -138,9 +138,8 @@ def safe_reference_is_silent(world: World) -> Tensor:
     probability.
 
     RLHF multiplies the reference by a positive factor, so what the reference may say, RLHF may say,
-    however low the reward. The same holds for the winners' law, which keeps the factor 2w > 0. Only
-    the reference decides what is impossible.
-    """
+    however low the reward. The same holds for the chosen distribution, which keeps the factor 2w >
+    0. Only the reference decides what is impossible."""
     return safe_reference.e_rlhf(safe(world), world.true_reward, 1.0)[:, -1]
 
 
@@ -152,16 +151,15 @@ def candidates(world: World) -> Tensor:
 def many_rewards_fit(world: World) -> Tensor:
     """Many rewards explain the demonstrations equally well.
 
-    Four rewards, all 0.05 nats from a perfect explanation of the winners, found along random
-    directions. Inverse RL that returns one of them has made a choice the data did not.
-    """
+    Four rewards, all 0.05 nats from a perfect explanation of the chosen responses, found along
+    random directions. Inverse RL that returns one of them has made a choice the data did not."""
     return (kl(world.chosen, tilt(world.ref, candidates(world))) - 0.05).abs().amax(0)
 
 
 @claim("9.regret", "9", worlds=ANY)
 def regret_is_a_divergence(world: World) -> Tensor:
     r"""The regret of $\pi$ under $R_k$ is $KL(\pi\,\|\,\pi_k)$: the policy of least worst regret is
-    the centre of the candidates.
+    the center of the candidates.
 
     Gibbs again (2.gibbs), once for each candidate. Task alignment asks for the policy whose largest
     reverse KL to the candidate optima is smallest.
@@ -183,7 +181,7 @@ def task_aligned_policy(world: World) -> Tensor:
     """The task-aligned policy is a saddle point, and no candidate's own optimum has a smaller worst
     regret.
 
-    Trusting any one explanation risks a large regret if another is true; the centre bounds it for
+    Trusting any one explanation risks a large regret if another is true; the center bounds it for
     all. The residual is the duality gap, plus any amount by which a candidate's own optimum does
     better in the worst case.
     """
@@ -200,10 +198,10 @@ def task_aligned_policy(world: World) -> Tensor:
 
 @claim("9.learned-full", "9", tolerance=OPTIMUM, worlds=ANY)
 def learned_in_the_full_class(world: World) -> Tensor:
-    r"""In a full class a learned divergence changes nothing: any mixture of generators ends at
-    $\pi_\text{chosen}$.
+    r"""In a full class a learned divergence changes nothing: any mixture of generators has its
+    optimum at $\pi_\text{chosen}$.
 
-    The repaired loss has the same optimum for every h, hence for every learned h. A learned
+    The corrected loss has the same optimum for every h, hence for every learned h. A learned
     divergence can only matter where policies are restricted or data are few.
     """
     learned = mixture({"lsif": 0.7, "bce": 0.2, "hellinger": 1.3})

@@ -3,7 +3,7 @@ et al., 2025; THEORY §9).
 
 With energies e_k = R_k/beta the mixture pi_w = pi_ref exp(sum_k w_k e_k)/Z_w of the RLHF optima
 *is* the RLHF optimum for the mixed reward.  The policy that is best against the worst objective,
-max_pi min_k E_pi e_k - KL(pi || pi_ref), is the pi_w whose weights minimise log Z_w: convex, with
+max_pi min_k E_pi e_k - KL(pi || pi_ref), is the pi_w whose weights minimize log Z_w: convex, with
 gradient E_{pi_w} e_k.
 """
 
@@ -25,7 +25,7 @@ def log_linear_mixture(policies: Tensor, weights: Tensor) -> Tensor:
 
 
 def worst_case(ref: Tensor, energies: Tensor, steps: int = 20_000) -> tuple[Tensor, Tensor]:
-    """Weights (X, K) that minimise log Z_w by mirror descent on the simplex, and pi_w (X, Y);
+    """Weights (X, K) that minimize log Z_w by mirror descent on the simplex, and pi_w (X, Y);
     energies (K, X, Y).
 
     w_k <- w_k exp(-step_size E_{pi_w} e_k) / norm: an objective that does well loses weight.  The
