@@ -242,8 +242,8 @@ class LossSpec:
     def described(self) -> str:
         """The label with the settings that are numbers, and the other name.
 
-        >>> from dil_tutorial.losses import CATALOGUE
-        >>> CATALOGUE["DPO"].described, CATALOGUE["DIL BCE corrected"].described
+        >>> from dil_tutorial.losses import CATALOG
+        >>> CATALOG["DPO"].described, CATALOG["DIL BCE corrected"].described
         ('DPO, β 1', 'DIL BCE corrected = NCA')
         """
         numbers = [(key, value) for key, value in self.settings.items() if isinstance(value, float)]
@@ -259,8 +259,8 @@ class LossSpec:
     def named_settings(self) -> dict[str, Any]:
         """What ``make_loss`` takes, as JSON can hold it.
 
-        >>> from dil_tutorial.losses import CATALOGUE
-        >>> CATALOGUE["DIL BCE corrected"].named_settings
+        >>> from dil_tutorial.losses import CATALOG
+        >>> CATALOG["DIL BCE corrected"].named_settings
         {'name': 'dil', 'generator': 'bce', 'denominator': 'mixture'}
         """
         return {"name": self.name, **self.kwargs}
@@ -276,7 +276,7 @@ SYMBOLS = {
     "label_smoothing": "ε", "alpha": "α", "eta": "η", "kl": "KL",
 }  # fmt: skip
 LOSSES: dict[str, LossSpec] = {}  # by name; those of your own join by ``@loss`` or by assignment
-CATALOGUE: dict[str, LossSpec] = {}  # the variants, by label
+CATALOG: dict[str, LossSpec] = {}  # the variants, by label
 _OF_FUNCTION: dict[Loss, LossSpec] = {}
 
 
@@ -294,7 +294,7 @@ def loss(name: str, *variants: Variant, **properties: Any) -> Callable[[Loss], L
         spec = LossSpec(function, name=name, variants=variants, **properties)
         LOSSES[name] = _OF_FUNCTION[function] = spec
         for variant in variants:
-            CATALOGUE[variant.label] = spec.as_variant(variant)
+            CATALOG[variant.label] = spec.as_variant(variant)
         return function
 
     return register
@@ -345,7 +345,7 @@ def variants(*labels: str) -> dict[str, LossSpec]:
     >>> list(variants("SFT", "DPO"))
     ['SFT', 'DPO']
     """
-    return {label: CATALOGUE[label] for label in labels}
+    return {label: CATALOG[label] for label in labels}
 
 
 def colors(*labels: str) -> dict[str, str]:
@@ -355,4 +355,4 @@ def colors(*labels: str) -> dict[str, str]:
     >>> colors("SFT")
     {'SFT': '#000000'}
     """
-    return {label: CATALOGUE[label].color for label in labels or CATALOGUE}
+    return {label: CATALOG[label].color for label in labels or CATALOG}

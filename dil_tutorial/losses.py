@@ -35,7 +35,7 @@ from dil_tutorial.likelihoods import (
     slic_loss,
 )
 from dil_tutorial.loss_spec import (
-    CATALOGUE,
+    CATALOG,
     DENOMINATORS,
     LOSSES,
     DenominatorSetting,
@@ -607,7 +607,7 @@ def soft_label_loss(
 
 # In tables and figures the losses of this file come first, then those of margins and likelihoods.
 _FILES = [function.__module__ for function in (dil_loss, hinge_loss, simpo_loss)]
-for _registry in (LOSSES, CATALOGUE):
+for _registry in (LOSSES, CATALOG):
     _sorted = sorted(_registry.items(), key=lambda item: _FILES.index(item[1].function.__module__))
     _registry.clear()
     _registry.update(_sorted)

@@ -117,7 +117,7 @@ claims.report("6.beta")
 # %%
 from dil_tutorial.lessons.puzzles import puzzle
 
-puzzle("05-pull")
+puzzle("05-gradient")
 
 # %% [markdown]
 # ## Exercises

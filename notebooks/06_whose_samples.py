@@ -154,7 +154,7 @@ claims.report("4.other-data", "4.on-reference")
 # %%
 from dil_tutorial.lessons.puzzles import puzzle
 
-puzzle("06-rejected response")
+puzzle("06-rejected")
 
 # %% [markdown]
 # ## Exercises

@@ -37,9 +37,9 @@ print(f"{len(rows)} losses")
 # Take two responses that the reference likes equally, and let the first win a share $P$ of their duels, say three of four. Every loss has its optimum at some margin $f(y) - f(y')$ between them, and the margin depends on $P$. The **shape** of this dependence says what the loss depends on. Some losses depend on only who has the majority; others depend on the win rate, $2P - 1$; others the log-odds, $\log\frac{P}{1 - P}$. The **size** of the margin says how far the loss goes. Choose a loss, and compare it with imitation.
 
 # %%
-from dil_tutorial.lessons.panels import hears
+from dil_tutorial.lessons.panels import signals
 
-hears()
+signals()
 
 # %% [markdown]
 # **Predict:** so many losses; at how many *different* places do they stand?
@@ -60,7 +60,7 @@ print(f"{len(rows)} losses, {len(places(rows))} places")
 # Settings such as $\beta$ move a point up and down, never across. Here are the same losses as a table. "Only margins" says whether the loss sees nothing but the difference of two log-ratios, so that both may fall together unnoticed:
 
 # %%
-head = ["losses", "hears", "KL to the chosen distribution"]
+head = ["losses", "depends on", "KL to the chosen distribution"]
 head += ["first step: chosen response, rejected response", "only margins", "needs"]
 groups = {}
 for row in rows:
@@ -86,7 +86,7 @@ claims.report(
 # %% [markdown]
 # ## 2 · How hard does it gradient?
 #
-# The gradient of a loss on a pair gradients the chosen response up and the rejected response down. How hard depends on where $f_w$ and $f_l$ stand now. Choose a loss; on the dotted line the two are equal.
+# The gradient of a loss on a pair raises the chosen response and lowers the rejected one. How hard depends on where $f_w$ and $f_l$ stand now. Choose a loss; on the dotted line the two are equal.
 
 # %%
 from dil_tutorial.lessons.panels import pulls
@@ -98,7 +98,7 @@ pulls()
 #
 # - **DPO** and **IPO** have diagonal stripes: they see only the margin. Push both log-ratios down together and they notice nothing. That is why a chosen response may lose probability (claim `8.dpo-unseen`).
 # - **NCA** and **BCO** see each response by itself: vertical and horizontal.
-# - **LSIF as published** gradients a chosen response the harder the *larger* its ratio: the rich get richer, until the square of $r_l$ stops it.
+# - **LSIF as published** gives a chosen response the more weight the *larger* its ratio: the rich get richer, until the square of $r_l$ stops it.
 
 # %%
 claims.report("5.bounded", "8.dpo-unseen", "3.weights")
@@ -120,7 +120,7 @@ claims.report(
     "5.kto",
     "5.robust",
     "8.noise",
-    "8.every-chosen response",
+    "8.every-chosen",
 )
 
 # %% [markdown]

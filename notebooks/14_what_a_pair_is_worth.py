@@ -25,7 +25,7 @@ from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.lessons.panels import worth
 from dil_tutorial.lessons.tables import numbers
 from toy import World, budget, efficiency
-from dil_tutorial.losses import CATALOGUE
+from dil_tutorial.losses import CATALOG
 from toy.gallery import bandit20
 
 torch.set_printoptions(precision=4, sci_mode=False)
@@ -111,8 +111,8 @@ worth.finite()
 # %%
 many, worlds = World.random(range(40)), {}
 for name in ("LSIF", "UKL", "BCE"):
-    published = CATALOGUE[f"DIL {name} published"]
-    corrected = CATALOGUE[f"DIL {name} corrected"]
+    published = CATALOG[f"DIL {name} published"]
+    corrected = CATALOG[f"DIL {name} corrected"]
     crossing = efficiency.crossover(many, published, corrected)
     worlds[name] = int((crossing == 0).sum())
 numbers(worlds, ["published never better, of 40 random worlds"])
@@ -140,7 +140,7 @@ claims.report("12.soft", "12.distillation", "12.judge")
 
 # %%
 needed = {
-    label: budget.pairs_needed(world, CATALOGUE[label], 0.01)
+    label: budget.pairs_needed(world, CATALOG[label], 0.01)
     for label in ("SFT", "DIL win corrected", "DIL LSIF published")
 }
 numbers(needed, ["pairs for a KL of 0.01 nats"], digits=0)
@@ -199,7 +199,7 @@ check_answer(your_share, 0.0, "What is the variance of P over opponents?")
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# None: $\text{Var}_{y'}P = 0$. The judge says "one half" each time, and nothing gradients the policy anywhere.
+# None: $\text{Var}_{y'}P = 0$. The judge says "one half" each time, and nothing moves the policy anywhere.
 #
 # ```python
 # your_share = 0.0

@@ -72,7 +72,7 @@ def over_prompts(
     share: two (K, K).
 
     With X prompts drawn, m pairs at each, Cov(theta_hat) -> (between + within/m)/X: by the
-    distribution of total variance the noise of one pair's gradient is that of its prompt's mean
+    law of total variance the noise of one pair's gradient is that of its prompt's mean
     gradient, and that around it.  ``f_of`` maps theta to log-ratios (X, Y) and ``theta`` is the
     loss's optimum over all prompts of ``world``, each as likely.  Where the class holds every
     prompt's own optimum, all mean gradients are zero, and so is ``between``: only the number of

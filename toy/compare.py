@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dil_tutorial.bregman import PUBLISHED, Generator, derivative, get_generator
-from dil_tutorial.losses import CATALOGUE, Loss, LossSpec, as_spec
+from dil_tutorial.losses import CATALOG, Loss, LossSpec, as_spec
 from dil_tutorial.rlhf import kl
 from toy import optima
 from toy.fit import search
@@ -66,14 +66,14 @@ EXACT: dict[str, Callable[..., Tensor | None]] = {
     "slic": optima.slic,
     "simper": simper_optimum,
 }
-COMPARED = [spec for spec in CATALOGUE.values() if spec.shown.optimum]
+COMPARED = [spec for spec in CATALOG.values() if spec.shown.optimum]
 
 
 def closed_form(spec: LossSpec, world: World) -> Tensor | None:
     """The optimal policies (X, Y) by formula; None where there is none for these settings.
 
     >>> from toy.gallery import bandit
-    >>> closed_form(CATALOGUE["IPO"], bandit()).shape, closed_form(CATALOGUE["CPO"], bandit())
+    >>> closed_form(CATALOG["IPO"], bandit()).shape, closed_form(CATALOG["CPO"], bandit())
     (torch.Size([1, 8]), None)
     """
     formula = EXACT.get(spec.name)
@@ -121,7 +121,7 @@ def needs_reference(loss: Loss) -> bool:
     if as_spec(loss).reference_free:
         return False
     f = torch.tensor([-1.0, 2.0], dtype=torch.float64)
-    return pull(loss, f).diff().abs().max().item() > 1e-12
+    return pair_gradient(loss, f).diff().abs().max().item() > 1e-12
 
 
 def two_sided(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
@@ -138,7 +138,7 @@ def two_sided(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
     return loss
 
 
-def pull(loss: Loss, f: Tensor) -> Tensor:
+def pair_gradient(loss: Loss, f: Tensor) -> Tensor:
     """The gradient of one pair in (f_w, f_l) at (f, -f) and (-f, f), stacked: (N,) -> (4, N)."""
     own = two_sided(loss)
     if as_spec(loss).reference_free:  # log-probabilities: f at most 0
@@ -162,7 +162,7 @@ def gradient_growth(loss: Loss) -> str:
     >>> [gradient_growth(make_loss(name)) for name in ("dpo", "ipo", "dil")]
     ['bounded', 'linear', 'exponential']
     """
-    sizes = pull(loss, torch.tensor([12.0, 24.0], dtype=torch.float64)).abs().amax(0)
+    sizes = pair_gradient(loss, torch.tensor([12.0, 24.0], dtype=torch.float64)).abs().amax(0)
     growth = (sizes[1] / sizes[0]).item()
     return "bounded" if growth < 1.2 else "linear" if growth < 3 else "exponential"
 

@@ -18,14 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dil_tutorial.bregman import derivative
-from dil_tutorial.losses import CATALOGUE, Loss, LossSpec, as_spec
+from dil_tutorial.losses import CATALOG, Loss, LossSpec, as_spec
 from dil_tutorial.rlhf import kl
 from toy import compare, efficiency, optima
 from toy.fit import fit, initial_logits, log_ratio, population_loss, search
 from toy.gallery import bandit, sentences
 from toy.worlds import World
 
-FAMILY = [spec for spec in CATALOGUE.values() if spec.shown.claims]
+FAMILY = [spec for spec in CATALOG.values() if spec.shown.claims]
 CHANCES = (0.6, 0.75, 0.95)
 SIGNALS = {  # the shape of each signal: its size at 0.95 over its size at 0.6
     "the majority": 1.0,
@@ -83,7 +83,9 @@ def signal_of(margin: Tensor) -> tuple[str, float]:
     (('the majority', 1.0), 'between the win rate and log-odds')
     """
     if not margin.isfinite().all():
-        return ("one response alone", 1.0) if not margin.isfinite().any() else ("no end", math.inf)
+        return (
+            ("one response alone", 1.0) if not margin.isfinite().any() else ("no minimum", math.inf)
+        )
     shape = (margin[2] / margin[0]).item()
     near = [name for name, size in SIGNALS.items() if abs(math.log(size / shape)) < 1 / 8]
     below, above = (
@@ -158,8 +160,8 @@ def at_rest(world: World, loss: Loss, policy: Tensor, lengths: Tensor | None = N
 
     >>> world = bandit()
     >>> (
-    ...     at_rest(world, CATALOGUE["SFT"], world.chosen),
-    ...     at_rest(world, CATALOGUE["SFT"], world.ref),
+    ...     at_rest(world, CATALOG["SFT"], world.chosen),
+    ...     at_rest(world, CATALOG["SFT"], world.ref),
     ... )
     (True, False)
     """
@@ -173,7 +175,7 @@ def length(spec: LossSpec) -> float | None:
     """Mean length at the optimum over the reference's, where rewards are blind to length, fed as
     the loss's own paper does.
 
-    >>> round(length(CATALOGUE["DIL UKL corrected"]), 2)
+    >>> round(length(CATALOG["DIL UKL corrected"]), 2)
     1.0
     """
     words, world = sentences()
@@ -191,7 +193,7 @@ def noise(spec: LossSpec, world: World, policy: Tensor) -> float | None:
     where it cannot be said.
 
     >>> world = bandit()
-    >>> noise(CATALOGUE["DIL UKL corrected"], world, world.chosen) < 0.5
+    >>> noise(CATALOG["DIL UKL corrected"], world, world.chosen) < 0.5
     True
     """
     if spec.needs_kl or policy.min() < 1e-6 or not at_rest(world, spec, policy):
@@ -203,7 +205,7 @@ def end(spec: LossSpec, world: World) -> Tensor | None:
     """Where a loss of the family ends, (X, Y); None where it has no end, or none that a search
     finds.
 
-    >>> end(CATALOGUE["SimPER"], bandit()).sum(), end(CATALOGUE["Robust DPO"], bandit())
+    >>> end(CATALOG["SimPER"], bandit()).sum(), end(CATALOG["Robust DPO"], bandit())
     (tensor(1., dtype=torch.float64), None)
     """
     policy = compare.optimum(spec, world)
@@ -217,9 +219,9 @@ def end(spec: LossSpec, world: World) -> Tensor | None:
 def row(spec: LossSpec) -> dict[str, Any]:
     """All that the map says of one loss.
 
-    >>> found = row(CATALOGUE["DPO"])
+    >>> found = row(CATALOG["DPO"])
     >>> (
-    ...     found["depends on"],
+    ...     found["signal"],
     ...     round(found["margin"], 4),
     ...     found["win rates alone"],
     ...     found["margins only"],
@@ -228,14 +230,14 @@ def row(spec: LossSpec) -> dict[str, Any]:
     """
     world, margin = bandit(), margins(spec, torch.tensor(CHANCES))
     policy = end(spec, world)
-    hears, shape = signal_of(margin)
+    signal, shape = signal_of(margin)
     return {
         "label": spec.label,
         "described": spec.described,
         "objective": spec.shown.formula,
         "cite": spec.shown.cite,
         "claims": list(spec.shown.claims),
-        "hears": hears,
+        "signal": signal,
         "shape": shape,
         "margin": margin[1].item(),
         "KL to pi_chosen": kl(policy, world.chosen).abs().item() if policy is not None else None,
@@ -250,7 +252,7 @@ def row(spec: LossSpec) -> dict[str, Any]:
         "margins only": sees_margins_only(spec),
         "pairs": compare.needs_pairs(spec),
         "reference": compare.needs_reference(spec),
-        "pull": compare.gradient_growth(spec),
+        "gradient": compare.gradient_growth(spec),
         "noise": noise(spec, world, policy) if policy is not None else None,
         "length": length(spec),
     }

@@ -117,7 +117,7 @@ IN_PUBLIC = {
     "6.beta-direction": ["rasbt/LLMs-from-scratch#818", "huggingface/smol-course#307"],
     "7.log-two": ["huggingface/trl#1311"],
     "5.implicit-reward": ["eric-mitchell/direct-preference-optimization#8"],
-    "8.every-chosen response": ["eric-mitchell/direct-preference-optimization#32"],
+    "8.every-chosen": ["eric-mitchell/direct-preference-optimization#32"],
     "9.loss-accuracy": [],
     "6.mean": ["huggingface/blog#1785"],
     "9.ranking": [],

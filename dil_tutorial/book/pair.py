@@ -102,7 +102,7 @@ def through_a_language_model() -> dict[str, str]:
         "logps": shown(logps),
         "ref_logps": shown(ref_logps),
         "f": shown(f.detach(), 4),
-        "pull": shown(neg_gradient, 4),
+        "gradient": shown(neg_gradient, 4),
         "norm": shown(norm, 4),
         "loss": shown(value, 4),
         "after": shown(after, 4),

@@ -4,7 +4,7 @@ every figure."""
 import json
 from pathlib import Path
 
-from dil_tutorial.losses import CATALOGUE
+from dil_tutorial.losses import CATALOG
 from dil_tutorial.support.plotting import DISTRIBUTIONS
 
 DASHES = {"-": "", "--": "8 3", ":": "1 4", "-.": "5 3"}  # of an SVG, by matplotlib's names
@@ -23,9 +23,9 @@ def rows() -> list[list[str]]:
         ("RLHF, DPO", rlhf.color, rlhf.line),
     ]
     for h in ("LSIF", "UKL", "BCE"):
-        spec = CATALOGUE[f"DIL {h} published"]
+        spec = CATALOG[f"DIL {h} published"]
         drawn.append((f"{h} as published", spec.color, spec.line))
-    fitted = CATALOGUE["DIL UKL corrected"]
+    fitted = CATALOG["DIL UKL corrected"]
     drawn += [
         ("your h as published", "#B8860B", "-."),
         ("corrected UKL fitted to the pairs", fitted.color, fitted.line),

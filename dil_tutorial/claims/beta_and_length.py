@@ -189,7 +189,8 @@ def mean_fit(world: World, loss: Loss) -> Tensor:
 )
 def sums_end_at_the_winners(world: World) -> Tensor:
     r"""DIL with the mean log-probability per token, as in the authors' code, has its optimum at
-    $\pi_\text{chosen}$. Correction: holds with the sum over tokens, as the derivation has it (and
+    $\pi_\text{chosen}$.
+    Correction: holds with the sum over tokens, as the derivation has it (and
     with both responses in the denominator).
 
     The mean per token is beta = 1/|y|, another beta for every response. The loss then fits the

@@ -65,12 +65,13 @@ def published_gap(gen: str) -> Check:
 @claim("4.lsif-published", "4", FAILS, OPTIMUM, counter=published_gap("lsif"), paper="4.4")
 def corrected_lsif(world: World) -> Tensor:
     r"""DIL with LSIF as published (rejected responses for samples of $\pi_\text{ref}$) has its
-    optimum at $\pi_\text{chosen}$. Correction: holds with the mixture of both responses in the
+    optimum at $\pi_\text{chosen}$.
+    Correction: holds with the mixture of both responses in the
     denominator.
 
     With rejected responses in the denominator the free optimum of LSIF, A/B, would be the ratio of
     chosen responses to rejected responses, which is exp(R) for two responses; normalization
-    gradients it back by one number. It ends within a hair of RLHF, not at the chosen distribution.
+    moves it back by one number. It ends within a hair of RLHF, not at the chosen distribution.
     """
     return dil_gap(world, "lsif", "mixture")
 
@@ -78,7 +79,8 @@ def corrected_lsif(world: World) -> Tensor:
 @claim("4.ukl-published", "4", FAILS, OPTIMUM, counter=published_gap("ukl"), paper="4.4")
 def corrected_ukl(world: World) -> Tensor:
     r"""DIL with UKL as published (rejected responses for samples of $\pi_\text{ref}$) has its
-    optimum at $\pi_\text{chosen}$. Correction: holds with the mixture of both responses in the
+    optimum at $\pi_\text{chosen}$.
+    Correction: holds with the mixture of both responses in the
     denominator.
 
     With rejected responses in the denominator UKL draws the policy to A/B again, but lambda enters
@@ -89,7 +91,8 @@ def corrected_ukl(world: World) -> Tensor:
 @claim("4.bce-published", "4", FAILS, OPTIMUM, counter=published_gap("bce"), paper="4.4")
 def corrected_bce(world: World) -> Tensor:
     r"""DIL with BCE as published (rejected responses for samples of $\pi_\text{ref}$) has its
-    optimum at $\pi_\text{chosen}$. Correction: holds with the mixture of both responses in the
+    optimum at $\pi_\text{chosen}$.
+    Correction: holds with the mixture of both responses in the
     denominator.
 
     BCE with rejected responses in the denominator classifies chosen responses against rejected

@@ -117,7 +117,7 @@ def noise_splits(world: World) -> Tensor:
     r"""The noise of a corrected loss is the bound plus the noise of who met whom: as matrices,
     $\text{Cov}(\delta) = \text{Cov}(\text{tournament}) + \text{Cov}(E[\delta \mid y, y'])$.
 
-    The distribution of total variance. Given who met, the label moves delta by 1[y]/pi_ref -
+    The law of total variance. Given who met, the label moves delta by 1[y]/pi_ref -
     1[y']/pi_ref with variance P(1 - P), which is the tournament's covariance exactly; the mean over
     labels is (P
     - w) at both, which is what soft labels leave.
@@ -244,7 +244,7 @@ def prompts_cost_nothing(world: World) -> Tensor:
     If: the class holds every prompt's own optimum; otherwise m pairs at each of X prompts leave the
     covariance (between + within/m)/X, and new prompts are worth more than new pairs.
 
-    The distribution of total variance: a pair's gradient varies around its prompt's mean gradient,
+    The law of total variance: a pair's gradient varies around its prompt's mean gradient,
     and these vary between prompts. At every prompt's own optimum the mean gradients are zero. The
     residual is what prompts add, over what pairs leave."""
     return prompts_noise(world, holds_the_optimum=True)

@@ -220,7 +220,7 @@ def noise_shrinks(world: World, epsilon: float = 0.2) -> Tensor:
     gets milder, in no other direction.
 
     A flip turns P into (1 - eps) P + eps (1 - P). The chosen distribution is linear in P, so noise
-    only gradients it towards the reference. DPO is not linear: noise caps the odds it can learn,
+    only moves it towards the reference. DPO is not linear: noise caps the odds it can learn,
     whatever the reward."""
     noisy = flipped(world, epsilon)
     return gap(noisy.advantage, (1 - 2 * epsilon) * world.advantage)

@@ -153,7 +153,8 @@ def logistic_finds_the_reward(world: World) -> Tensor:
     counter=lambda w: kl(logistic(w), w.chosen),
 )
 def rlhf_imitates_on_independent_pairs(world: World) -> Tensor:
-    r"""RLHF ($\beta = 1$) on preference pairs imitates $\pi_\text{chosen}$. Correction: holds on
+    r"""RLHF ($\beta = 1$) on preference pairs imitates $\pi_\text{chosen}$.
+    Correction: holds on
     chosen responses paired with independent reference samples; real pairs lead to
     $\pi_\text{ref}\,e^R/Z$.
 

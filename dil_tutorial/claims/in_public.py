@@ -100,9 +100,10 @@ def winners_that_fall(world: World) -> Tensor:
     return excess(-torch.where(ladder.advantage > 0, f, 0.0), 0.0)
 
 
-@claim("8.every-chosen response", "8", FAILS, counter=winners_that_fall)
+@claim("8.every-chosen", "8", FAILS, counter=winners_that_fall)
 def dpo_lowers_most_winners(world: World) -> Tensor:
-    r"""DPO makes every response that wins more than it loses more likely. Correction: imitation of
+    r"""DPO makes every response that wins more than it loses more likely.
+    Correction: imitation of
     the chosen responses does, $f = \log(1 + t)$; DPO at $\beta = 0.1$ makes more likely only those
     with $R > \beta\log Z$, close to the best.
 
@@ -126,9 +127,9 @@ def below_log_two_and_wrong(world: World) -> Tensor:
 
 @claim("9.loss-accuracy", "9", FAILS, worlds=ANY, counter=below_log_two_and_wrong)
 def a_low_loss_is_no_ranking(world: World) -> Tensor:
-    r"""A mean DPO loss below $\log 2$ says that the policy ranks most pairs rightly. Correction:
-    below $\log 2$ the mean margin is positive; how many margins are is another question: one pair
-    in ten may be enough.
+    r"""A mean DPO loss below $\log 2$ says that the policy ranks most pairs rightly.
+    Correction: below $\log 2$ the mean margin is positive; how many margins are is another
+    question: one pair in ten may be enough.
 
     The loss is convex in the margin, so log(1 + e^-mean) is at most the mean loss (Jensen). One
     large margin outweighs nine small ones of the wrong sign. Look at the accuracy next to the loss,

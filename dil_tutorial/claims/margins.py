@@ -130,7 +130,7 @@ def apo_down_begins_with_the_losers(world: World) -> Tensor:
     $\beta/4$ in $f_l$; and once a rejected response has moved, chosen responses at $f_w = 0$ are
     pushed down.
 
-    One term lets the chosen response fall, the other gradients chosen and rejected response apart,
+    One term lets the chosen response fall, the other drives chosen and rejected response apart,
     and at the start they cancel for the chosen response. APO-zero, which is KTO with its reference
     point at 0, has slopes -beta/4 and beta/4 there."""
     zero = torch.zeros(len(world.ref), 1, dtype=world.ref.dtype)
@@ -159,7 +159,7 @@ def chi_po_optimum(world: World) -> Tensor:
 @claim("5.cal-dpo", "5", tolerance=OPTIMUM, worlds=ANY)
 def cal_dpo_balance(world: World, beta: float = 0.4) -> Tensor:
     r"""Cal-DPO ends where $(v - w) + 2f - t/\beta = \lambda r$, $v$ the win rates that the policy
-    predicts: its squares gradient $f$ to $t/(2\beta)$, a tilt by win rates, not to $R/\beta$.
+    predicts: its squares draw $f$ to $t/(2\beta)$, a tilt by win rates, not to $R/\beta$.
 
     The squares are SPPO's, whose target is linear in t; DPO besides them is a bracket between -1
     and 1, small where beta is."""

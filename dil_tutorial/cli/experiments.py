@@ -20,7 +20,7 @@ app = typer.Typer(no_args_is_help=True, help="Experiments on language models.")
 
 
 def study(
-    name: Annotated[str, typer.Argument(help="Which study: dynamics or overoptimization.")],
+    name: Annotated[str, typer.Argument(help="Which study: dynamics, overoptimization, ...")],
     out: Annotated[
         Path | None, typer.Option(help="Folder for numbers and figures; outputs/NAME if not given.")
     ] = None,
@@ -31,16 +31,14 @@ def study(
     """Finite data and training dynamics, or what a proxy does: numbers, figures, conclusions.
     Resumes where it stopped.
     """
-    if name not in ("dynamics", "overoptimization"):
-        raise unknown_name("study", name, ["dynamics", "overoptimization"])
+    if name not in STUDIES:
+        raise unknown_name("study", name, STUDIES)
+    run = STUDIES[name]
     out = out or Path("outputs") / name
-    if name == "dynamics":
-        study_dynamics(out, 20 if seeds is None else seeds)
-    else:
-        study_overoptimization(out, 400 if seeds is None else seeds)
+    run(out) if seeds is None else run(out, seeds)
 
 
-def study_overoptimization(out: Path, draws: int) -> None:
+def study_overoptimization(out: Path, draws: int = 400) -> None:
     """Every way to optimize every proxy."""
     from dil_tutorial.experiments.overoptimization import report, run
 
@@ -52,7 +50,7 @@ def study_overoptimization(out: Path, draws: int) -> None:
     wrote(run.save(cells, draws, out), *report.report(cells, draws, out))
 
 
-def study_dynamics(out: Path, seeds: int) -> None:
+def study_dynamics(out: Path, seeds: int = 20) -> None:
     """Losses on finitely many pairs."""
     from dil_tutorial.experiments.finite_data import report, run
 
@@ -79,6 +77,12 @@ SEEN = """\
     dil fetch-model   a real 135M-parameter model; then dil train --help
 
   (The command lives in .venv/bin: source .venv/bin/activate, once a terminal.)"""
+
+
+STUDIES: dict[str, Callable[..., None]] = {  # each takes a folder and perhaps a number of seeds
+    "dynamics": study_dynamics,
+    "overoptimization": study_overoptimization,
+}
 
 
 def tour(

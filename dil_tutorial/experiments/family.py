@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from dil_tutorial.losses import CATALOGUE
+from dil_tutorial.losses import CATALOG
 from dil_tutorial.support import plotting
 from toy.family import FAR, IMITATION, SIGNALS
 
@@ -38,11 +38,11 @@ def in_words(row: dict[str, Any]) -> tuple[str, ...]:
         "up" if change > 1e-9 else "down" if change < -1e-9 else "stays"
         for change in row["first step"]
     )
-    far = "no end" if row["KL to pi_chosen"] is None else f"{row['KL to pi_chosen']:.3f}"
+    far = "no minimum" if row["KL to pi_chosen"] is None else f"{row['KL to pi_chosen']:.3f}"
     needs = " and ".join(
         need for need, so in (("pairs", row["pairs"]), ("a reference", row["reference"])) if so
     )
-    return row["hears"], far, step, "yes" if row["margins only"] else "no", needs or "neither"
+    return row["signal"], far, step, "yes" if row["margins only"] else "no", needs or "neither"
 
 
 def places(rows: Sequence[dict[str, Any]]) -> dict[tuple[float, float], list[str]]:
@@ -51,7 +51,7 @@ def places(rows: Sequence[dict[str, Any]]) -> dict[tuple[float, float], list[str
     """
     positions: dict[tuple[float, float], list[str]] = {}
     for row in rows:
-        if row["hears"] != "no end":
+        if row["signal"] != "no minimum":
             margin = row["margin"] if abs(row["margin"]) < FAR else TOP
             positions.setdefault((round(row["shape"], 1), round(margin, 2)), []).append(
                 row["label"]
@@ -78,7 +78,7 @@ def plane(rows: Sequence[dict[str, Any]]) -> tuple[Figure, str]:
     )
     for place, ((shape, margin), labels) in enumerate(points):
         height = math.exp(least + step * (place + 0.5))
-        color = CATALOGUE[labels[0]].color
+        color = CATALOG[labels[0]].color
         axes.plot([shape, column], [margin, height], color="#BBBBBB", lw=0.6, zorder=1)
         axes.plot(
             shape,
@@ -104,7 +104,7 @@ def plane(rows: Sequence[dict[str, Any]]) -> tuple[Figure, str]:
     axes.set_xticks(list(SIGNALS.values()), list(SIGNALS))
     axes.set_xlabel("what it depends on of the preferences")
     axes.set_ylabel("how far it goes: f(y) − f(y′) where three in four prefer y")
-    alone = together([row["label"] for row in rows if row["hears"] == "one response alone"])
+    alone = together([row["label"] for row in rows if row["signal"] == "one response alone"])
     imitators = together([row["label"] for row in rows if abs(row["margin"] - IMITATION) < 1e-6])
     return figure, (
         "Every loss as a point. To the left those that depend on the majority alone, in the middle "

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dil_tutorial import claims
 from dil_tutorial.claims import Result
-from dil_tutorial.losses import CATALOGUE, colors
+from dil_tutorial.losses import CATALOG, colors
 from dil_tutorial.rlhf import kl, rlhf_optimum
 from dil_tutorial.support import plotting
 from dil_tutorial.support.files import provenance, write_json
@@ -107,7 +107,7 @@ def fit_all(
     """
     rows: list[dict[str, Any]] = []
     for name, (destination, target) in DESTINATIONS.items():
-        policy = fit(world, CATALOGUE[name])
+        policy = fit(world, CATALOG[name])
         rows.append(
             {
                 "loss": name,
@@ -140,7 +140,7 @@ def train_on_pairs(
             history.append((repeated.chosen * f).sum(-1).mean().item())
 
         rng = torch.Generator().manual_seed(0)
-        fit_pairs(repeated, CATALOGUE[name], pairs=PAIRS, generator=rng, steps=STEPS, record=record)
+        fit_pairs(repeated, CATALOG[name], pairs=PAIRS, generator=rng, steps=STEPS, record=record)
         result[name] = history
         on_done(name)
     return result

@@ -140,13 +140,13 @@ TRUTHS: dict[str, Callable[[], float]] = {
     )[0, 1].item(),
     "03-valley": lambda: float(_valley("forward") > _valley("reverse")),
     "04-same": _disagreement,
-    "05-pull": lambda: math.log10(
+    "05-gradient": lambda: math.log10(
         (
             bregman.derivative(bregman.LSIF.reference_loss, torch.tensor([10.0], dtype=F64))
             / bregman.derivative(bregman.BCE.reference_loss, torch.tensor([10.0], dtype=F64))
         ).item()
     ),
-    "06-rejected response": lambda: optima.dil(
+    "06-rejected": lambda: optima.dil(
         World.from_reward([0.5, 0.5], [0.0, 1.0], hard=True), "ukl", "rejected"
     )[0, 1].item(),
     "07-dpo": lambda: optima.rlhf(World.from_reward([0.5, 0.5], [0.0, math.log(9)]), 1.0)[

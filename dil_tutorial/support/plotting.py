@@ -30,7 +30,7 @@ class Distribution:
     line: str = "-"
 
 
-# Losses whose optimum one of them is have its color or one near to it (``losses.CATALOGUE``).
+# Losses whose optimum one of them is have its color or one near to it (``losses.CATALOG``).
 DISTRIBUTIONS = {
     "ref": Distribution(r"$\pi_{ref}$", "#7F7F7F", ":"),
     "chosen": Distribution(r"$\pi_{chosen}$", "#009E73"),

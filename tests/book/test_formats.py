@@ -132,7 +132,7 @@ def test_pages_lead_to_slides_functions_claims_and_puzzles_and_back(site):
         'href="../slides/06_whose_samples.html"',
         "api.html#toy.optima.dil",
         "ledger.html#claim-4-mixture",
-        "puzzles.html#puzzle-06-rejected response",
+        "puzzles.html#puzzle-06-rejected",
     ):
         assert door in page, door
     assert 'class="reference internal" href="../glossary.html#term-' in page

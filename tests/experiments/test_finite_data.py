@@ -15,7 +15,7 @@ from command import DIL, dil, hear_ctrl_c, refused
 
 from dil_tutorial.experiments.finite_data import report as dynamics
 from dil_tutorial.experiments.finite_data import run as study
-from dil_tutorial.losses import CATALOGUE, make_loss
+from dil_tutorial.losses import CATALOG, make_loss
 from dil_tutorial.support.intervals import bootstrap
 from toy import World
 from toy.fit import descend, empirical_law
@@ -156,7 +156,7 @@ def test_the_committed_results_can_be_reproduced():
     results, seeds = study.load(COMMITTED)
     (experiment,) = [e for e in study.EXPERIMENTS if e.name == "learning rate"]
     assert "DPO" in experiment.losses
-    loss = CATALOGUE["DPO"]
+    loss = CATALOG["DPO"]
     (by_step,) = study.run_conditions(loss, experiment.conditions[:1], range(seeds))
     row = results["learning rate"]["DPO"][0]
     assert row["learning_rate"] == experiment.conditions[0].learning_rate

@@ -20,7 +20,7 @@ from dil_tutorial.experiments.known_truth import measures
 from dil_tutorial.experiments.known_truth import run as experiment
 from dil_tutorial.llm import sampling
 from dil_tutorial.llm.models import load_model, load_tokenizer
-from dil_tutorial.losses import CATALOGUE
+from dil_tutorial.losses import CATALOG
 from toy import World, optima
 
 WORDS = ["a", "b", "c"]
@@ -178,7 +178,7 @@ def test_what_the_samples_say_is_the_truth(lab):
 # The names are looked up when the file is read: a name that the catalog no longer has breaks make
 # test, not make test-all.
 LOSSES = {
-    name: CATALOGUE[name].named_settings
+    name: CATALOG[name].named_settings
     for name in (
         "DIL LSIF corrected",
         "DIL UKL corrected",

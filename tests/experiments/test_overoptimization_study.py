@@ -48,7 +48,7 @@ def test_the_committed_cells_are_those_of_the_code():
 
 def test_bad_input(tmp_path):
     refused(
-        dil("study", "overoptimization", "--out", tmp_path / "no"),
+        dil("study", "overoptimisation", "--out", tmp_path / "no"),
         "did you mean 'overoptimization'?",
     )
     refused(

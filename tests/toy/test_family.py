@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dil_tutorial.claims import CLAIMS
 from dil_tutorial.experiments.family import places, plane, together
-from dil_tutorial.losses import CATALOGUE, LOSSES, make_loss
+from dil_tutorial.losses import CATALOG, LOSSES, make_loss
 from toy import family
 
 
@@ -46,10 +46,10 @@ def test_the_map_finds_what_is_proved(rows):
         "BPO UKL",
     }
     assert all(rows[label]["margin"] == pytest.approx(family.IMITATION) for label in imitators)
-    assert {label for label in rows if rows[label]["hears"] == "the majority"} == {"Hinge", "SLiC"}
-    alone = {label for label in rows if rows[label]["hears"] == "one response alone"}
+    assert {label for label in rows if rows[label]["signal"] == "the majority"} == {"Hinge", "SLiC"}
+    alone = {label for label in rows if rows[label]["signal"] == "one response alone"}
     assert alone == {"KTO", "APO-zero", "APO-down", "SimPER"}
-    assert [label for label in rows if rows[label]["hears"] == "no end"] == ["Robust DPO"]
+    assert [label for label in rows if rows[label]["signal"] == "no minimum"] == ["Robust DPO"]
     assert {label for label in rows if rows[label]["first step"][0] < -1e-9} == {"DiscoPOP"}
     assert rows["APO-down"]["first step"][0] == pytest.approx(0, abs=1e-12)
     assert not rows["EXO"]["win rates alone"]
@@ -71,7 +71,7 @@ def test_every_loss_by_name_is_on_the_map_with_claims_that_exist(rows):
         assert (name in on_it) == (not spec.not_on_map), (
             f"{name}: a variant with claims, or why not"
         )
-    assert {spec.label for spec in family.FAMILY} <= CATALOGUE.keys()
+    assert {spec.label for spec in family.FAMILY} <= CATALOG.keys()
 
 
 def test_the_plane_shows_every_loss_with_an_end(rows):

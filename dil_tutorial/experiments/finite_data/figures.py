@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dil_tutorial.experiments.finite_data.run import Results, Row
-from dil_tutorial.losses import CATALOGUE
+from dil_tutorial.losses import CATALOG
 from dil_tutorial.support import plotting
 
 
@@ -23,7 +23,7 @@ def lines(
     """One line a loss of ``measure`` against ``x``, with its 95% interval as a band."""
     for name, rows in cells.items():
         rows = [row for row in rows if keep(row)]
-        style: Any = {"color": CATALOGUE[name].color, "ls": CATALOGUE[name].line}
+        style: Any = {"color": CATALOG[name].color, "ls": CATALOG[name].line}
         xs = [row[x] for row in rows]
         axes.plot(
             xs,

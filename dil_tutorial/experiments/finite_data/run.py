@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.losses import CATALOGUE, Loss
+from dil_tutorial.losses import CATALOG, Loss
 from dil_tutorial.rlhf import kl
 from dil_tutorial.support.files import provenance, read_json, write_json, write_text
 from dil_tutorial.support.intervals import bootstrap
@@ -225,7 +225,7 @@ def cells(
             e.name,
             label,
             {
-                "loss": CATALOGUE[label].named_settings,
+                "loss": CATALOG[label].named_settings,
                 "seeds": seeds,
                 "conditions": [asdict(c) for c in e.conditions],
             },
@@ -255,7 +255,7 @@ def study(
         path = folder / "cells" / f"{experiment} - {label}.json".replace(" ", "_")
         saved = read_json(path) if path.is_file() else {}
         if saved.get("settings") != settings:
-            loss, rows = CATALOGUE[label], []
+            loss, rows = CATALOG[label], []
             for batch in batches(conditions[experiment]):
                 results = run_conditions(loss, batch, range(seeds))
                 for condition, by_step in zip(batch, results, strict=True):

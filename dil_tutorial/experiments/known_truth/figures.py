@@ -19,7 +19,7 @@ from dil_tutorial.experiments.known_truth.measures import (
     place_of,
     stacked,
 )
-from dil_tutorial.losses import CATALOGUE
+from dil_tutorial.losses import CATALOG
 from dil_tutorial.support import plotting
 
 NAMES = {"pi_chosen": r"$\pi_{chosen}$"}
@@ -43,7 +43,7 @@ def legend(ax: Axes, losses: Sequence[str], **settings: Any) -> None:
     handles, names = ax.get_legend_handles_labels()
     for loss in losses:
         handles.append(
-            Line2D([], [], ls="", marker=marker(loss), color=CATALOGUE[loss].color, ms=6)
+            Line2D([], [], ls="", marker=marker(loss), color=CATALOG[loss].color, ms=6)
         )
         names.append(loss)
     ax.legend(handles, names, frameon=False, fontsize=8, **settings)
@@ -89,7 +89,7 @@ def against_truth(ax: Axes, x: Tensor, f: Tensor, g: Tensor, loss: str) -> None:
         mx,
         my,
         1.96 * error,
-        color=CATALOGUE[loss].color,
+        color=CATALOG[loss].color,
         marker="o",
         ms=4,
         lw=1.2,
@@ -156,7 +156,7 @@ def calibration(results: Results, summary: dict[str, Any]) -> Figure:
         ax.plot(
             policy_ratio,
             true,
-            color=CATALOGUE[loss].color,
+            color=CATALOG[loss].color,
             marker="o",
             ms=4,
             lw=1.5,
@@ -182,8 +182,8 @@ def slopes(results: Results, stats: dict[str, Any]) -> Figure:
         rows = [value for value in stats["losses"].values() if value["reduction"] == reduction]
         for place, value in enumerate(rows):
             middle, low, high = value["slope"]
-            ax.plot([low, high], [place, place], color=CATALOGUE[value["loss"]].color, lw=2.5)
-            ax.plot(middle, place, "o", color=CATALOGUE[value["loss"]].color, ms=7)
+            ax.plot([low, high], [place, place], color=CATALOG[value["loss"]].color, lw=2.5)
+            ax.plot(middle, place, "o", color=CATALOG[value["loss"]].color, ms=7)
             ax.plot(value["seeds"], [place] * len(value["seeds"]), "|", color="black", ms=7)
             if reduction == "sum":
                 ax.plot(value["expected slope"][0], place, "D", mfc="white", mec="black", ms=6)
@@ -226,7 +226,7 @@ def frontier(results: Results, stats: dict[str, Any]) -> Figure:
                     fmt=marker(value["loss"]),
                     ms=6,
                     lw=0.8,
-                    color=CATALOGUE[value["loss"]].color,
+                    color=CATALOG[value["loss"]].color,
                 )
         ax.set_xlabel(r"KL(policy $\|\,\pi_{ref}$), nats")
         ax.set_ylabel("gain in expected reward, nats")
@@ -264,7 +264,7 @@ def curves(results: Results, stats: dict[str, Any]) -> Figure:
                 0
             )
             style: dict[str, Any] = {
-                "color": CATALOGUE[loss].color,
+                "color": CATALOG[loss].color,
                 "ls": ("-", "--")[i % 2],
                 "lw": 1.6,
             }
@@ -294,11 +294,11 @@ def rates(results: Results, stats: dict[str, Any]) -> Figure:
                 ax.plot(
                     [row[0] for row in rows],
                     [row[2] for row in rows],
-                    color=CATALOGUE[loss].color,
+                    color=CATALOG[loss].color,
                     lw=1.2,
                 )
                 kept = next(row for row in rows if row[0] == stats["losses"][name]["learning rate"])
-                ax.plot(kept[0], kept[2], marker(loss), color=CATALOGUE[loss].color, ms=7)
+                ax.plot(kept[0], kept[2], marker(loss), color=CATALOG[loss].color, ms=7)
         ax.set_xscale("log")
         ax.set_xlabel("learning rate")
         ax.set_ylabel("slope on validation prompts")
@@ -322,9 +322,9 @@ def ladder(results: Results, stats: dict[str, Any]) -> Figure:
             middle, low, high = zip(*(rung[measure] for rung in rungs), strict=True)
             pairs = [rung["pairs"] for rung in rungs]
             ax.plot(
-                pairs, middle, label=loss, color=CATALOGUE[loss].color, marker=plotting.MARKERS[i]
+                pairs, middle, label=loss, color=CATALOG[loss].color, marker=plotting.MARKERS[i]
             )
-            ax.fill_between(pairs, low, high, color=CATALOGUE[loss].color, alpha=0.13, lw=0)
+            ax.fill_between(pairs, low, high, color=CATALOG[loss].color, alpha=0.13, lw=0)
         ax.set_xscale("log")
         ax.set_xticks(pairs, [str(count) for count in pairs])
         ax.minorticks_off()
@@ -346,7 +346,7 @@ def rounds(results: Results, stats: dict[str, Any]) -> Figure:
             ys,
             bars,
             marker="o",
-            color=CATALOGUE["DIL BCE corrected"].color,
+            color=CATALOG["DIL BCE corrected"].color,
             label="rounds of corrected BCE",
         )
         for step, x, y in zip(steps, xs, ys, strict=True):

@@ -41,7 +41,7 @@ from dil_tutorial.llm.models import SMOLLM2, load_model, load_tokenizer, this_de
 from dil_tutorial.llm.rows import Response
 from dil_tutorial.llm.sampling import draw, score_drawn
 from dil_tutorial.llm.trainer import DILTrainer
-from dil_tutorial.losses import CATALOGUE, DIL_WORDS
+from dil_tutorial.losses import CATALOG, DIL_WORDS
 from dil_tutorial.support.files import read_text
 
 UNRELATED = Path(__file__).parent / "unrelated.txt"
@@ -307,7 +307,7 @@ class Lab:
         data, preset = data or self.data, self.preset
         pairs, _ = data.pairs("train", run.pairs, run.seed)
         validation, _ = data.pairs("validation", preset.pairs, 0)  # the same for every seed
-        spec = CATALOGUE[run.loss]
+        spec = CATALOG[run.loss]
         third = "-reference" if spec.needs_reference_samples else ""
         # losses that read the same pairs share the scores
         work = self.folder / "work" / f"{run.pairs}-{run.seed}{third}"
@@ -367,7 +367,7 @@ class Lab:
         data = data or self.data
         pairs, _ = data.pairs("validation", self.preset.pairs, 0)
         place = {data.drawn[x]["prompt"]: i for i, x in enumerate(data.rows("validation"))}
-        loss, sides = CATALOGUE[run.loss], []
+        loss, sides = CATALOG[run.loss], []
         for side in ("chosen", "rejected"):
             loss_inputs = []
             for pair in pairs:

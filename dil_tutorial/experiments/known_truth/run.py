@@ -25,7 +25,7 @@ from dil_tutorial.experiments.known_truth.lab import LOSSES, Lab, Preset, Run, l
 from dil_tutorial.llm.fast.probes import enable_packing
 from dil_tutorial.llm.models import load_model
 from dil_tutorial.llm.sampling import draw
-from dil_tutorial.losses import CATALOGUE
+from dil_tutorial.losses import CATALOG
 from dil_tutorial.support.files import provenance, read_json, write_json
 
 PRESETS = {
@@ -102,7 +102,7 @@ def experiment(lab: Lab, progress: Progress) -> dict[str, Any]:
     return {
         **provenance(),
         "preset": asdict(preset),
-        "losses": {loss: CATALOGUE[loss].named_settings for loss in LOSSES},
+        "losses": {loss: CATALOG[loss].named_settings for loss in LOSSES},
         "truth": truth(lab),
         "reference": reference,
         "sweep": sweep,

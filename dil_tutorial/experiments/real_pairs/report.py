@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from dil_tutorial.experiments.known_truth.measures import against
 from dil_tutorial.experiments.real_pairs.measures import Results, name_of
 from dil_tutorial.experiments.real_pairs.run import PAPER, Preset, runs
-from dil_tutorial.losses import CATALOGUE, colors
+from dil_tutorial.losses import CATALOG, colors
 from dil_tutorial.support import plotting, templates
 from dil_tutorial.support.files import write_text
 from dil_tutorial.support.words import fixed, interval
@@ -36,7 +36,7 @@ def figures(results: Results, stats: dict[str, Any]) -> dict[str, tuple[Figure, 
 def style(name: str) -> dict[str, Any]:
     """Color and line of a loss, whatever it was given."""
     loss = name.removesuffix(", means")
-    return {"color": colors()[loss], "ls": ":" if name != loss else CATALOGUE[loss].line}
+    return {"color": colors()[loss], "ls": ":" if name != loss else CATALOG[loss].line}
 
 
 def chosen(results: Results) -> Figure:
@@ -50,7 +50,7 @@ def chosen(results: Results) -> Figure:
     drawn, axes = plotting.new_figure(columns=2, width=11, height=4.2)
     for panel, rate in zip(axes, (rates[0], rates[-1]), strict=True):
         for row in results["runs"]:
-            has_log_ratios = "chosen" in row["curves"] and not CATALOGUE[row["loss"]].reference_free
+            has_log_ratios = "chosen" in row["curves"] and not CATALOG[row["loss"]].reference_free
             if row["learning_rate"] == rate and row["seed"] == 0 and has_log_ratios:
                 values = row["curves"]["chosen"]
                 smooth = [

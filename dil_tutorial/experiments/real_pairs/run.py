@@ -37,7 +37,7 @@ from dil_tutorial.llm.rows import Rows
 from dil_tutorial.llm.sampling import draw, score_drawn
 from dil_tutorial.llm.tokens import tokenize_pairs
 from dil_tutorial.llm.trainer import DILTrainer
-from dil_tutorial.losses import CATALOGUE
+from dil_tutorial.losses import CATALOG
 from dil_tutorial.support.files import provenance, read_json, write_json
 
 NAMED = {  # data sets by the names that people use: pairs to train on, pairs held out
@@ -203,7 +203,7 @@ class Lab:
 
     def train(self, run: Run) -> tuple[Any, dict[str, Any]]:
         """One pass over the training pairs; returns the policy, and the curves of its log."""
-        preset, spec = self.preset, CATALOGUE[run.loss]
+        preset, spec = self.preset, CATALOG[run.loss]
         work = self.folder / "work" / f"{run.seed}"
         config = DILConfig(
             str(work),

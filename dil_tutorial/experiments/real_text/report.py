@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from dil_tutorial.experiments.known_truth.data import SPLITS
 from dil_tutorial.experiments.known_truth.measures import against
 from dil_tutorial.experiments.real_text.measures import REACH, Results
-from dil_tutorial.losses import CATALOGUE, colors
+from dil_tutorial.losses import CATALOG, colors
 from dil_tutorial.support import plotting, templates
 from dil_tutorial.support.files import write_text
 from dil_tutorial.support.words import fixed, interval, precise
@@ -79,7 +79,7 @@ def rates(stats: dict[str, Any]) -> Figure:
     ):
         for place, (loss, rows) in enumerate(stats["sweep"].items()):
             steps = [row["learning rate"] for row in rows]
-            marker, line = plotting.MARKERS[place % len(plotting.MARKERS)], CATALOGUE[loss].line
+            marker, line = plotting.MARKERS[place % len(plotting.MARKERS)], CATALOG[loss].line
             axes.plot(
                 steps,
                 [row[key] for row in rows],
@@ -135,7 +135,7 @@ def curves(results: Results) -> Figure:
     drawn, axes = plotting.new_figure(columns=2, width=11, height=4)
     for panel, side in zip(axes, ("chosen", "rejected"), strict=True):
         for row in results["runs"]:
-            if row["seed"] == 0 and row["curves"] and not CATALOGUE[row["loss"]].reference_free:
+            if row["seed"] == 0 and row["curves"] and not CATALOG[row["loss"]].reference_free:
                 values = row["curves"][side]
                 smooth = [
                     sum(values[max(0, i - 9) : i + 1]) / len(values[max(0, i - 9) : i + 1])
@@ -143,7 +143,7 @@ def curves(results: Results) -> Figure:
                 ]
                 panel.plot(
                     smooth,
-                    CATALOGUE[row["loss"]].line,
+                    CATALOG[row["loss"]].line,
                     color=colors()[row["loss"]],
                     label=row["loss"],
                 )

@@ -22,7 +22,7 @@ from dil_tutorial.experiments.known_truth.data import read_prompts
 from dil_tutorial.experiments.known_truth.lab import Lab, Preset, Run
 from dil_tutorial.experiments.known_truth.run import kept, measured, own_loss, trained, truth
 from dil_tutorial.experiments.real_text.measures import repetition
-from dil_tutorial.losses import CATALOGUE
+from dil_tutorial.losses import CATALOG
 from dil_tutorial.support.files import provenance, read_text
 
 CHATS, MORE_CHATS = Path(__file__).with_name("chats.txt"), Path(__file__).with_name("prompts.yaml")
@@ -104,7 +104,7 @@ def experiment(
     results: dict[str, Any] = {
         **provenance(),
         "preset": asdict(lab.preset),
-        "losses": {loss: CATALOGUE[loss].named_settings for loss in losses},
+        "losses": {loss: CATALOG[loss].named_settings for loss in losses},
         "truth": truth(lab),
         "reference": kept(lab, "runs", "reference", lambda: reference(lab)),
         "sweep": [],

@@ -17,7 +17,7 @@ from dil_tutorial.errors import InputError
 from dil_tutorial.experiments.known_truth.measures import Truth
 from dil_tutorial.experiments.real_text import measures as real_text
 from dil_tutorial.experiments.real_text.report import examples, reached
-from dil_tutorial.losses import CATALOGUE
+from dil_tutorial.losses import CATALOG
 from dil_tutorial.support import plotting, templates
 from dil_tutorial.support.files import read_json, write_text
 from dil_tutorial.support.paths import BENCHMARKS
@@ -183,7 +183,7 @@ def frontier(results: Results, stats: dict[str, Any]) -> Figure:
             continue
         own = ours.index(name) if name in ours else None
         color = (
-            CATALOGUE[name].color if own is None else plotting.COLORS[own % len(plotting.COLORS)]
+            CATALOG[name].color if own is None else plotting.COLORS[own % len(plotting.COLORS)]
         )
         x, (gain, low, high) = max(0.0, kl_of(name, value, results)) ** 0.5, value["own gain"]
         axes.plot([x, x], [low, high], color=color, lw=1)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from dil_tutorial.experiments.known_truth.lab import Data, Lab, Preset, Run
 from dil_tutorial.experiments.known_truth.run import kept, own_loss, truth
-from dil_tutorial.losses import CATALOGUE
+from dil_tutorial.losses import CATALOG
 from dil_tutorial.support.files import provenance
 
 SIZES = (2, 4, 8, 16)  # labeled pairs a training prompt
@@ -77,7 +77,7 @@ def experiment(
         **provenance(),
         "preset": asdict(lab.preset),
         "ways": {
-            method.name: CATALOGUE[method.loss].named_settings
+            method.name: CATALOG[method.loss].named_settings
             | {"soft": method.soft, "distilled": method.distilled}
             for method in methods
         },

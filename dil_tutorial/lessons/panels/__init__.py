@@ -14,10 +14,10 @@ from dil_tutorial.lessons.panels.distributions import (
 )
 from dil_tutorial.lessons.panels.family import (
     dynamics_player,
-    hears,
     length_bias,
     pairs_budget,
     pulls,
+    signals,
 )
 from dil_tutorial.lessons.panels.practice import batch_layouts, fed_means, reward_for_kl
 from dil_tutorial.lessons.panels.ratios import (

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dil_tutorial.lessons.widgets import Drawn, frames
-from dil_tutorial.losses import CATALOGUE, Loss, as_spec, make_loss, variants
+from dil_tutorial.losses import CATALOG, Loss, as_spec, make_loss, variants
 from dil_tutorial.rlhf import kl
 from dil_tutorial.support import plotting
 from toy import family
@@ -37,7 +37,7 @@ HEARING = (
 )
 
 
-def hears() -> ipywidgets.VBox:
+def signals() -> ipywidgets.VBox:
     """What a loss depends on: its margin at the optimum between two responses, by how often the
     first wins."""
     P = torch.linspace(0.5, 0.95, 19, dtype=torch.float64)
@@ -48,7 +48,7 @@ def hears() -> ipywidgets.VBox:
     }
 
     def draw(name: str) -> Drawn:
-        margin = family.margins(CATALOGUE[name], P)
+        margin = family.margins(CATALOG[name], P)
         figure, (axes,) = plotting.new_figure(width=7.2, height=3.6)
         for (signal, values), line in zip(signals.items(), (":", "--", "-."), strict=True):
             axes.plot(P, values, line, color="#777777", lw=1.2, label=signal)
@@ -56,20 +56,20 @@ def hears() -> ipywidgets.VBox:
             P,
             margin.clamp(-1, 4),
             "o-",
-            color=CATALOGUE[name].color,
+            color=CATALOG[name].color,
             ms=4,
-            label=CATALOGUE[name].described,
+            label=CATALOG[name].described,
         )
         axes.set(
             xlabel="chance that y beats y′", ylabel="f(y) − f(y′) at the optimum", ylim=(-0.3, 4.1)
         )
         axes.legend(frameon=False, fontsize=8, loc="upper left")
-        heard, _ = family.signal_of(family.margins(CATALOGUE[name], torch.tensor(family.CHANCES)))
+        heard, _ = family.signal_of(family.margins(CATALOG[name], torch.tensor(family.CHANCES)))
         at = margin[10].item()  # P = 0.75
         size = f"a margin of {at:.2f}" if abs(at) < family.FAR else "all on the first"
         return (
             figure,
-            f"{CATALOGUE[name].described} depends on {heard}: where three in four prefer y, "
+            f"{CATALOG[name].described} depends on {heard}: where three in four prefer y, "
             f"{size}; "
             f"imitation {family.IMITATION:.2f}.",
         )
@@ -114,8 +114,8 @@ def pulls() -> ipywidgets.VBox:
         both = (-g_w[middle, middle]).item(), g_l[middle, middle].item()
         far = (-g_w[-1, 0]).item(), g_l[-1, 0].item()
         return figure, (
-            f"{name}: at the start it gradients {both[0]:.2f} up and {both[1]:.2f} down; with the "
-            "pair at f = 3 and −3, "
+            f"{name}: at the start its gradient is {both[0]:.2f} up and {both[1]:.2f} down; "
+            "with the pair at f = 3 and −3, "
             f"{far[0]:.2f} and {far[1]:.2f}."
         )
 
@@ -151,7 +151,7 @@ def dynamics_player() -> ipywidgets.VBox:
         for ax, (name, path) in zip(axes, paths.items(), strict=True):
             f = (path[step] / world.ref).log()[0]
             ax.plot([-2, 1], [-2, 1], color="black", lw=0.8, ls=":")
-            ax.scatter(true, f, s=15 + 300 * world.ref[0], color=CATALOGUE[name].color, alpha=0.7)
+            ax.scatter(true, f, s=15 + 300 * world.ref[0], color=CATALOG[name].color, alpha=0.7)
             ax.set(ylim=(-6, 2), xlim=(-2, 1), title=name, xlabel=r"true $\log(1+t)$")
             captions.append(f"{name} {(world.chosen[0] * f).sum().item() + 1e-9:+.2f}")
         for ax in (axes[0], axes[2]):
@@ -261,8 +261,8 @@ def length_bias() -> ipywidgets.VBox:
         )
         axes.legend(frameon=False)
         return figure, (
-            f"Mean length: reference {mean['reference']:.2f} tokens, {name} given sums "
-            f"{mean['given sums']:.2f}, "
+            f"Mean length: reference {mean[plotting.DISTRIBUTIONS['ref'].label]:.2f} tokens, "
+            f"{name} given sums {mean['given sums']:.2f}, "
             f"given means {mean['given means']:.2f}."
         )
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from dil_tutorial.bregman import Generator, derivative, get_generator
 from dil_tutorial.errors import InputError
 from dil_tutorial.lessons.widgets import Drawn, asked, frames
-from dil_tutorial.losses import CATALOGUE, Loss, variants
+from dil_tutorial.losses import CATALOG, Loss, variants
 from dil_tutorial.rlhf import kl, rlhf_optimum
 from dil_tutorial.support import plotting
 from toy import World, optima
@@ -284,7 +284,7 @@ def denominator_mix() -> ipywidgets.VBox:
                 SHARES.index(share),
                 [kl(policy, world.chosen).item() for policy in policies],
             )
-            color = CATALOGUE[f"DIL {name.upper()} published"].color
+            color = CATALOG[f"DIL {name.upper()} published"].color
             style: dict[str, Any] = {
                 "color": color,
                 "marker": plotting.MARKERS[i],

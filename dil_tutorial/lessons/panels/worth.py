@@ -6,7 +6,7 @@ import ipywidgets
 import torch
 
 from dil_tutorial.lessons.widgets import Drawn, frames
-from dil_tutorial.losses import CATALOGUE, colors
+from dil_tutorial.losses import CATALOG, colors
 from dil_tutorial.support import plotting
 from toy import World, efficiency
 from toy.gallery import bandit, bandit20
@@ -32,7 +32,7 @@ def costs(world: World) -> dict[str, float]:
     """
     parts = {"SFT": efficiency.counted(world)}
     for label in CORRECTED:
-        parts[label] = efficiency.corrected(world, CATALOGUE[label].settings["generator"])
+        parts[label] = efficiency.corrected(world, CATALOG[label].settings["generator"])
     parts |= {
         BOUND: efficiency.tournament(world),
         SOFT: efficiency.corrected(world, "win", soft=True),
@@ -88,7 +88,7 @@ def finite() -> ipywidgets.VBox:
         grid = torch.logspace(1.3, 5.1, 60, dtype=torch.float64)
         captions = []
         for place, label in enumerate(CURVES):
-            loss, color = CATALOGUE[label], colors()[label]
+            loss, color = CATALOG[label], colors()[label]
             end, covariance = efficiency.asymptotic(world, loss)
             floor, cost = (
                 efficiency.bias(world.chosen, end).item(),
