@@ -16,4 +16,12 @@ Worlds with exact answers live in the sister package ``toy``. Importing this pac
 purpose (no torch, no transformers): take what you need from the modules.
 """
 
+import importlib.util
+
 __version__ = "0.3.0"
+
+_toy = importlib.util.find_spec("toy")
+if _toy is not None and _toy.submodule_search_locations is None:  # a file, not our package
+    raise ImportError(
+        f"{_toy.origin} hides the tutorial's package of that name: rename the file, then restart"
+    )

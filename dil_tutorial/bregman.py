@@ -35,8 +35,8 @@ below the bound, exactly the table's.  (The exponential generator explodes twice
 30.)
 
 ``win`` knows that no ratio to the chosen distribution is above 2: with the corrected denominator it
-is -f_w
-- log(2 - e^{f_l}), the log-likelihood of "y_w won", r/2, and "y_l lost", 1 - r/2 (THEORY §12.3).
+is -f_w - log(2 - e^{f_l}), the log-likelihood of "y_w won", r/2, and "y_l lost", 1 - r/2 (THEORY
+§12.3).
 Beyond r = 1.99 losses continue along their tangent, with 199 times the slope that a win has,
 and a win weighs less and less, from r = 2 on not at all: no chance is above 1. (A response that
 never lost in the data has nothing else to hold it: the sum over all responses would push it to any

@@ -223,7 +223,7 @@ class LossSpec:
 
     @property
     def shown(self) -> Variant:
-        """The variant that these settings are; a nameless gray one for per loss of your own."""
+        """The variant that these settings are; a nameless gray one for a loss of your own."""
         return self.variant or Variant(self.name)
 
     @property
@@ -267,7 +267,7 @@ class LossSpec:
 
     @property
     def kwargs(self) -> dict[str, Any]:
-        """The settings given, generators by name: a recipe's ``loss_kwargs``."""
+        """The given settings, with generators by name, as a recipe's ``loss_kwargs`` has them."""
         return {key: getattr(value, "name", value) for key, value in self.settings.items()}
 
 

@@ -9,13 +9,13 @@ Half-precision inputs are lifted to float32 first.
 The DIL loss needs no pairing: its chosen and its denominator term are separate expectations (paper
 §4.4). **Whose samples stand for pi_ref in the second one is the whole question** (THEORY §4):
 
-===========  ==============================  ==============================================
-denominator  estimator of E_ref[g]           optimum in a full tabular class
-===========  ==============================  ==============================================
-rejected     g(y_l)            (published)   not pi_chosen: see ``toy.optima``
-mixture      (g(y_w) + g(y_l)) / 2 (correction)  pi_chosen, for every h: they average to pi_ref
-reference    g(y), y ~ pi_ref                pi_chosen, for every h
-===========  ==============================  ==============================================
+===========  ====================================  ==============================================
+denominator  estimator of E_ref[g]                 optimum in a full tabular class
+===========  ====================================  ==============================================
+rejected     g(y_l)                 (published)    not pi_chosen: see ``toy.optima``
+mixture      (g(y_w) + g(y_l)) / 2  (corrected)    pi_chosen, for every h: they average to pi_ref
+reference    g(y), y ~ pi_ref                      pi_chosen, for every h
+===========  ====================================  ==============================================
 """
 
 from typing import Any
@@ -79,6 +79,9 @@ def check_denominator(
 ) -> None:
     """InputError for an unknown denominator, and where the generator is defined for bounded ratios
     alone, but the denominator is ``rejected``: the ratio of chosen to rejected has no bound.
+
+    >>> check_denominator("bce", "rejected"), check_denominator("win", "mixture")
+    (None, None)
     """
     if denominator not in DENOMINATORS:
         raise unknown_name("denominator", denominator, DENOMINATORS)
@@ -437,7 +440,10 @@ def f_dpo_loss(
 
 
 def check_odds(generator: GeneratorSetting = "bce", **_: Any) -> None:
-    """InputError where the generator is defined for bounded ratios alone: odds have no bound."""
+    """InputError where the generator is defined for bounded ratios alone: odds have no bound.
+
+    >>> check_odds("ukl")
+    """
     gen = get_generator(generator)
     if gen.max_ratio <= 2:
         raise InputError(

@@ -280,7 +280,7 @@ def aot_loss(f_chosen: Tensor, f_rejected: Tensor, beta: Positive = 0.1) -> Tens
     of rejected responses; (N,), (N,) -> (N,).
 
     A loss of a batch, not of its pairs: who met whom is forgotten, and no distribution of single
-    pairs says the optimum of it.
+    pairs says where it ends.
 
     >>> aot_loss(
     ...     torch.tensor([0.0, 2.0]), torch.tensor([2.0, 0.0]), beta=1.0
@@ -373,8 +373,8 @@ def f_po_loss(
     """f-PO on labeled pairs (Han et al., 2025): D_h(p || q) = sum q h(p/q), p = (1 - eps, eps), q
     = (sigmoid(z), sigmoid(-z)).
 
-    With UKL conservative DPO, less the label's entropy; with Itakura–Saito EXO.  h is used as it
-    stands: z from -80 to 80.
+    Not in LOSSES: h is used as it is, so that z must stay between -80 and 80.  With UKL it is
+    conservative DPO, less the label's entropy; with Itakura–Saito EXO.
 
     >>> f_po_loss(
     ...     torch.tensor([0.0]), torch.tensor([0.0]), "itakura-saito", label_smoothing=0.5

@@ -193,10 +193,10 @@ def pi_rejected(ref: Tensor, preference: Tensor) -> Tensor:
     return 2 * ref * win_rate(ref, preference.mT)
 
 
-def pair_law(ref: Tensor, preference: Tensor) -> Tensor:
+def pair_distribution(ref: Tensor, preference: Tensor) -> Tensor:
     """p(y_w, y_l | x) = 2 pi_ref(y_w) pi_ref(y_l) P(y_w > y_l): (..., Y, Y), rows y_w, columns y_l.
 
-    >>> pair_law(torch.tensor([0.5, 0.5]), hard_labels(torch.tensor([0.0, 1.0])))
+    >>> pair_distribution(torch.tensor([0.5, 0.5]), hard_labels(torch.tensor([0.0, 1.0])))
     tensor([[0.2500, 0.0000],
             [0.5000, 0.2500]])
     """

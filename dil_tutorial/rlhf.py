@@ -1,6 +1,6 @@
 r"""RLHF is imitation of an energy-based model (paper §4.1).
 
-Two facts carry this page.  The Gibbs identity turns KL-regularized reward maximisation into a
+Two facts carry this page.  The Gibbs identity turns KL-regularized reward maximization into a
 reverse-KL projection, ``J(pi*) - J(pi) = beta KL(pi || pi*)``.  And fitting the reward of an
 energy-based model to the chosen responses is a forward-KL projection.  Shapes are (..., Y): prompts
 lead, responses last; everything is in nats."""

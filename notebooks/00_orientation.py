@@ -45,7 +45,7 @@ numbers({"reference": world.ref, "reward": world.true_reward}, responses)
 # frequent than the first (reference 0.5, worst reward)?
 
 # %%
-numbers({"chosen responses": world.chosen, "rejected responses": world.rejected}, responses)
+numbers({"chosen": world.chosen, "rejected": world.rejected}, responses)
 
 # %% [markdown]
 # It is not, although it is by far the best. Its share rose from 0.2 to 0.304, and that of the first fell from 0.5 to 0.355. A response must be *drawn* before it can win. So winning a comparison tilts the reference only gently. How gently exactly is the subject of [notebook 01](01_two_distributions.ipynb); RLHF tilts it more *sharply*, which is why the sentence "RLHF imitates the chosen responses" needs care.

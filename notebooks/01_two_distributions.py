@@ -49,7 +49,7 @@ world = bandit()  # one prompt, eight responses, Bradley–Terry labels
 # Nothing was assumed of the labeler. The distribution holds without a reward, and even for preferences that run in a circle.
 
 # %%
-claims.report("1.chosen", "1.rejected", "1.centred", "1.tanh")
+claims.report("1.chosen", "1.rejected", "1.centered", "1.tanh")
 
 # %% [markdown]
 # Does it also hold in data? Draw 20,000 pairs and count. The first row is counted, the second is the formula.
@@ -148,7 +148,7 @@ claims.report("1.independent")
 rps = rock_paper_scissors()
 laws = {
     "reference": rps.ref,
-    "chosen responses": rps.chosen,
+    "chosen": rps.chosen,
     "ratio": rps.chosen / rps.ref,
 }
 numbers(laws, ["rock", "paper", "scissors"])

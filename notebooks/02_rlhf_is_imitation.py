@@ -34,7 +34,7 @@ world = bandit()
 reward = world.true_reward
 
 # %% [markdown]
-# ## 1 · Reward maximisation is projection
+# ## 1 · Reward maximization is projection
 #
 # RLHF wants much reward, and it pays for every nat by which the policy leaves the reference. Its objective is $J(\pi) = E_\pi R - \beta\, KL(\pi \| \pi_\text{ref})$. Both terms are averages over $\pi$, so write them as one sum:
 #
@@ -124,9 +124,9 @@ claims.report("2.ranking-nce", "2.logistic", "2.rlhf-imitates")
 # Move the scale of the rewards. Where are the two optima alike?
 
 # %%
-from dil_tutorial.lessons.panels import whose_losers
+from dil_tutorial.lessons.panels import whose_rejected
 
-whose_losers()
+whose_rejected()
 
 # %% [markdown]
 # For small rewards all three agree to first order (RLHF at $\beta = 2$ matches best, claim `1.small-rewards`); for large ones RLHF runs ahead, while imitation cannot more than double a probability.
@@ -203,7 +203,7 @@ check_answer(
 # About 0.005: for these rewards $\pi_\text{chosen}$ is nearly RLHF at $\beta = 2$.
 # </details>
 #
-# **3.** What reward makes `world.chosen` the RLHF optimum at $\beta = 1$? Give it centred, $E_{\pi_\text{ref}} R = 0$. Shape (8,).
+# **3.** What reward makes `world.chosen` the RLHF optimum at $\beta = 1$? Give it centered, $E_{\pi_\text{ref}} R = 0$. Shape (8,).
 
 # %%
 your_reward = None

@@ -78,13 +78,13 @@ claims.report("3.table", "3.weights")
 
 # %%
 r = torch.tensor([0.1, 0.5, 1.0, 2.0, 10.0], dtype=torch.float64)
-pulls = {
+weights = {
     gen.name: -derivative(gen.chosen_loss, r.log()) for gen in (LSIF, UKL, BCE)
 }
-numbers(pulls, [f"r = {ratio:g}" for ratio in r.tolist()], digits=2)
+numbers(weights, [f"r = {ratio:g}" for ratio in r.tolist()], digits=2)
 
 # %% [markdown]
-# It decides *how hard* a response gradients, depending on where its ratio stands now: a chosen response has $r\,h''(r)$, and a sample of the reference with $r$ times that. LSIF listens most to chosen responses that already have a large ratio, UKL to all alike, and BCE loses interest in a chosen response once its ratio is large. With infinite data this changes the road and not the end. With little data it decides who is heard.
+# It decides *how much a response weighs*, depending on where its ratio stands now: a chosen response has weight $r\,h''(r)$, and a sample of the reference $r$ times that. LSIF listens most to chosen responses that already have a large ratio, UKL to all alike, and BCE loses interest in a chosen response once its ratio is large. With infinite data this changes the road and not the end. With little data it decides who is heard.
 #
 # ## 3 · Make your own
 #
@@ -107,7 +107,7 @@ generator_playground()
 # %%
 mine = Generator.from_function(lambda r: r * torch.log(r) + r**2 / 4, "mine")
 f = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
-display(numbers({"loss on chosen responses": mine.chosen_loss(f)}, ["f = -1", "0", "1"]))
+display(numbers({"chosen loss": mine.chosen_loss(f)}, ["f = -1", "0", "1"]))
 try:
     Generator.from_function(lambda r: -(r**2), name="concave")
 except InputError as error:
@@ -171,7 +171,7 @@ check_answer(your_difference, 2.0, "r h'(r) - h(r) with h' = -1/r.")
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# $r\cdot(-1/r) + \log r = f - 1$: linear, so the difference is 2. Every reference sample gradients equally hard.
+# $r\cdot(-1/r) + \log r = f - 1$: linear, so the difference is 2. Every reference sample pulls equally hard.
 #
 # ```python
 # your_difference = 2.0
@@ -216,7 +216,7 @@ check_answer(your_ratio, 1.5, "sigmoid(f) = 0.6 and r = exp(f).")
 #
 # - Every strictly convex $h$ gives a loss whose minimizer is the ratio, and whose excess is a Bregman divergence.
 # - $h$ sets the weights $r\,h''$ and $r^2h''$, not the destination.
-# - LSIF, UKL, BCE and endlessly many others differ in whom they depend on.
+# - LSIF, UKL, BCE and endlessly many others differ in whom they listen to.
 #
 # **You can now**
 #

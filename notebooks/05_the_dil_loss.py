@@ -196,7 +196,7 @@ check_answer(
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# One: BCE. A sum of expectations does not care who sits besides whom; DPO's $\sigma(f_w - f_l)$ does.
+# One: BCE. A sum of expectations does not care who sits next to whom; DPO's $\sigma(f_w - f_l)$ does.
 #
 # ```python
 # your_count = 1

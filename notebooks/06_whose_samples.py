@@ -43,7 +43,7 @@ A, B = (
 # Rejected responses follow the distribution $\pi_\text{rejected} = \pi_\text{ref}(1 - t)$ of notebook 01. They are samples of the reference only if $t = 0$ everywhere, that is, if the labeler tosses a coin:
 
 # %%
-numbers({"reference": world.ref, "rejected responses": world.rejected}, range(1, 9))
+numbers({"reference": world.ref, "rejected": world.rejected}, range(1, 9))
 
 # %% [markdown]
 # What does a loss do that takes rejected responses for samples of the reference? Averaged over all pairs it is $E_{\pi_\text{ref}}\bigl[A\cdot(-h'(r)) + B\cdot(r\,h'(r) - h(r))\bigr]$. Set its derivative to zero, response by response, and you get $r = A/B$. This is no surprise: it is the ratio of chosen responses to **rejected responses**. **Predict:** can a *policy* have $\pi_\theta/\pi_\text{ref} = A/B$ everywhere?
@@ -87,7 +87,7 @@ distances = {
     name: [kl(end, world.chosen).item(), kl(end, rlhf).item()]
     for name, end in ends.items()
 }
-display(numbers(distances, ["KL to the chosen distribution", "KL to RLHF"], digits=4))
+display(numbers(distances, ["KL to pi_chosen", "KL to RLHF"], digits=4))
 claims.report("4.lsif-published", "4.ukl-published", "4.bce-published")
 
 # %% [markdown]
@@ -210,8 +210,8 @@ your_value = None
 check_answer(
     your_value,
     -1.0,
-    "The chosen response's loss once, the reference's loss at chosen and rejected response with "
-    "half a weight each, at r = 1.",
+    "The chosen loss once, the reference loss at both responses with half a "
+    "weight each, at r = 1.",
 )
 
 # %% [markdown]
@@ -251,6 +251,6 @@ check_answer(your_factor, 0.5, "1 - 2 epsilon.")
 #
 # - find the hole in the published loss by looking at one expectation
 # - compute, with one multiplier per prompt, where the published losses really end
-# - correction them at no cost in data, and say what the correction rests on
+# - correct them at no cost in data, and say what the correction rests on
 #
 # **Source:** `toy/optima.py` (the multiplier), `dil_tutorial/losses.py` · **Claims:** `dil verify 4` · **Before:** [05 · The DIL loss](05_the_dil_loss.ipynb) · **Next:** [07 · One family](07_one_family.ipynb)

@@ -61,7 +61,7 @@ print(f"{len(rows)} losses, {len(places(rows))} places")
 
 # %%
 head = ["losses", "depends on", "KL to the chosen distribution"]
-head += ["first step: chosen response, rejected response", "only margins", "needs"]
+head += ["first step: chosen, rejected", "only margins", "needs"]
 groups = {}
 for row in rows:
     facts = in_words(row)  # the same words for losses that stand together
@@ -84,14 +84,14 @@ claims.report(
 )
 
 # %% [markdown]
-# ## 2 · How hard does it gradient?
+# ## 2 · How hard does it pull?
 #
 # The gradient of a loss on a pair raises the chosen response and lowers the rejected one. How hard depends on where $f_w$ and $f_l$ stand now. Choose a loss; on the dotted line the two are equal.
 
 # %%
-from dil_tutorial.lessons.panels import pulls
+from dil_tutorial.lessons.panels import gradient_weights
 
-pulls()
+gradient_weights()
 
 # %% [markdown]
 # Look for three things.
@@ -182,7 +182,7 @@ check_answer(your_gradient, truth, "The loss is (f_w - f_l - 1/(2 tau))^2.")
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# $2(6 - 1) = 10$: it gradients *down*, hard. IPO is a regression onto a margin of $1/(2\tau)$.
+# $2(6 - 1) = 10$: it pushes *down*, hard. IPO is a regression onto a margin of $1/(2\tau)$.
 #
 # ```python
 # your_gradient = 10.0

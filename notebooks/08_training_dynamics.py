@@ -50,7 +50,7 @@ def show(name):
 #
 # Before we simulate anything, here are four exact facts about the start and the end of training.
 #
-# - At the start, where $f = 0$, every loss here except SFT gradients $y_w$ up and $y_l$ down equally hard. **The first step is common to all.**
+# - At the start, where $f = 0$, every loss here except SFT pulls $y_w$ up and $y_l$ down equally hard. **The first step is common to all.**
 # - This step raises the likelihood of chosen responses, whichever loss you train with.
 # - At the end, under the corrected losses it is higher than at the start by exactly $KL(\pi_\text{chosen}\|\pi_\text{ref})$. Under published LSIF it may be lower.
 # - On finite data the corrected losses have their optimum at $r = 2n_w/(n_w + n_l)$, while DPO does not notice when all responses it has seen lose probability

@@ -63,7 +63,7 @@ claims.report("6.tokens")
 #
 # ## 2 · A temperature
 #
-# DPO has a temperature $\beta$. Give DIL one, too, and feed the loss with $\beta f$, that is, with $s = r^\beta$. One would wish that it has its optimum at $\pi_\text{ref}(r^*)^{1/\beta}/Z$. But now $Z \ne 1$, so the change of variables of notebook 05 does not hold, and the constraint that probabilities sum to one gradients on the optimum with a multiplier:
+# DPO has a temperature $\beta$. Give DIL one, too, and feed the loss with $\beta f$, that is, with $s = r^\beta$. One would wish that it has its optimum at $\pi_\text{ref}(r^*)^{1/\beta}/Z$. But now $Z \ne 1$, so the change of variables of notebook 05 does not hold, and the constraint that probabilities sum to one pulls on the optimum with a multiplier:
 #
 # $$D\,s^2h''(s) - A\,s\,h''(s) + \lambda\, s^{1/\beta} = 0.$$
 

@@ -35,7 +35,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from dil_tutorial.experiments.known_truth import figures as drawing
 from dil_tutorial.experiments.known_truth import measures, report
-from dil_tutorial.experiments.known_truth.lab import Lab, Preset, Run
+from dil_tutorial.experiments.known_truth.runner import Runner, Preset, Run
 from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.llm import sampling
 from dil_tutorial.support import plotting
@@ -107,7 +107,7 @@ small = Preset(
     seeds=1,
     top_layers=0,
 )
-lab = Lab(
+runner = Runner(
     small,
     folder / "out",
     quiet=True,
@@ -123,13 +123,13 @@ responses = [
     *([i, 0] for i in (1, 2, 3)),
     *([i, j] for i in (1, 2, 3) for j in (1, 2, 3)),
 ]
-prompts = [lab.data.drawn[x]["prompt"] for x in lab.data.rows("train")]
+prompts = [runner.data.drawn[x]["prompt"] for x in runner.data.rows("train")]
 
 
 def log_probs(model):
     rows = [
         {
-            "prompt_ids": sampling.encode_prompt(lab.tokenizer, p),
+            "prompt_ids": sampling.encode_prompt(runner.tokenizer, p),
             "responses": [{"ids": ids} for ids in responses],
         }
         for p in prompts
@@ -137,9 +137,9 @@ def log_probs(model):
     return torch.stack(sampling.score_drawn(model, rows, quiet=True)).double()
 
 
-log_ref = log_probs(lab.base())
+log_ref = log_probs(runner.base())
 texts = [
-    lab.tokenizer.decode(ids, skip_special_tokens=True) for ids in responses
+    runner.tokenizer.decode(ids, skip_special_tokens=True) for ids in responses
 ]
 values = {"a": -1.0, "b": 0.0, "c": 1.0}
 reward = 2.0 * torch.tensor(
@@ -161,7 +161,7 @@ for name, denominator in (
     ("DIL BCE corrected", "mixture"),
     ("DIL BCE published", "rejected"),
 ):
-    policy, _ = lab.train(Run(name, "sum", 3e-3, 0, small.pairs))
+    policy, _ = runner.train(Run(name, "sum", 3e-3, 0, small.pairs))
     f = log_probs(policy) - log_ref
     slopes[name] = measures.regress(
         world.advantage.log1p(), f, weight=world.ref
@@ -188,7 +188,7 @@ if RUN_THE_REAL_THING:
     from dil_tutorial.experiments.known_truth.run import PRESETS, experiment
 
     results = experiment(
-        Lab(PRESETS["cpu"], Path("outputs/known-truth-cpu")), print
+        Runner(PRESETS["cpu"], Path("outputs/known-truth-cpu")), print
     )
 else:
     results = measures.load(measures.COMMITTED)
@@ -271,13 +271,13 @@ frames(
 # %% [markdown]
 # ## 5 · Reward, likelihood, rounds
 
-# %% mystnb={"image": {"alt": "Gain in reward against KL for every loss, besides best of n and exact RLHF."}}
+# %% mystnb={"image": {"alt": "Gain in reward against KL for every loss, next to best of n and exact RLHF."}}
 show("frontier")
 
 # %% mystnb={"image": {"alt": "Log-ratios of chosen and rejected responses during training."}}
 show("curves")
 
-# %% mystnb={"image": {"alt": "Two rounds of iterated imitation besides best of 2 and 4."}}
+# %% mystnb={"image": {"alt": "Two rounds of iterated imitation next to best of 2 and 4."}}
 show("rounds")
 
 # %% [markdown]

@@ -91,7 +91,7 @@ print(
 )
 
 # %% [markdown]
-# `DILTrainer` is a `transformers.Trainer`, and `DILConfig` is its `TrainingArguments`. Schedules, gradient accumulation, checkpoints, resuming, several GPUs, bf16 and logging all work as you know them from there.
+# `DILTrainer` is a `transformers.Trainer`, and `DILConfig` is its `TrainingArguments`. Schedules, gradient accumulation, checkpoints, resuming, several GPUs, bf16 and logging all work as you know them from there. The whole method in one file of 150 lines, without any of that, is `dil_tutorial/llm/plain.py` (a page of the book shows it whole); the trainer's losses, gradients and weights are tested equal to it.
 #
 # **Before the first step $f$ is exactly zero.** The reference is scored once, and in the very batches that training will use. In low precision the same response, scored in another batch, can come out different by up to a nat, and a loss with $e^{2f}$ in it would suffer badly.
 

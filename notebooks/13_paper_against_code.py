@@ -52,7 +52,7 @@ claims.report("8.first-step", "8.rises-first")
 # %% [markdown]
 # ## 2 · What a mean does to one pair
 #
-# Take one chosen response, hold the rejected response at $f = 0$, and put the chosen response's log-ratio $f$ on the axis. On the left the losses are given with $f$, on the right with the mean $f/|y|$. Now make the chosen response longer. What becomes of the gradient at $f = 2$?
+# Take one chosen response, hold the rejected response at $f = 0$, and put the chosen response's log-ratio $f$ on the axis. On the left the losses are given $f$, on the right the mean $f/|y|$. Now make the chosen response longer. What becomes of the gradient at $f = 2$?
 
 # %%
 from dil_tutorial.lessons.panels import fed_means

@@ -45,7 +45,7 @@ world = bandit()
 panels.climb()
 
 # %% [markdown]
-# REINFORCE has no baseline, so it gradients every sampled response up by about 3, whatever the response is worth. Only the average over many draws tells good from bad. All three end near the optimum here. But do they follow the same slope?
+# REINFORCE has no baseline, so it pushes every sampled response up by about 3, whatever the response is worth. Only the average over many draws tells good from bad. All three end near the optimum here. But do they follow the same slope?
 #
 # ## 2 · What a step expects, exactly
 #

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 16 · Goodhart
 #
-# A school that is paid by test results gets better at tests. At first the pupils learn more, too; later they only learn the tests. *When a measure becomes a target, it ceases to be a good measure*: that is Goodhart's distribution. RLHF optimizes a reward that was learned from a few thousand comparisons. When does it begin to learn the test?
+# A school that is paid by test results gets better at tests. At first the pupils learn more, too; later they only learn the tests. *When a measure becomes a target, it ceases to be a good measure*: that is Goodhart's law. RLHF optimizes a reward that was learned from a few thousand comparisons. When does it begin to learn the test?
 #
 # **The question.** The further RLHF goes, the more it follows the errors of a learned reward. How far is too far, and can one know?
 #

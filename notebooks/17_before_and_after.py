@@ -37,7 +37,7 @@ LOSSES = ["SFT", "DIL BCE corrected", "DIL LSIF published", "DPO"]
 #
 # ## 1 · With common random numbers
 #
-# A policy that imitates the chosen responses stays near the reference: $\pi_\text{chosen}/\pi_\text{ref} \le 2$. Let both models answer the same prompt with the same random numbers, as if both threw common random numbers. Then they choose different words only where their distributions differ enough. **Predict:** to how many of 300 prompts does the trained model write another text?
+# A policy that imitates the chosen responses stays near the reference: $\pi_\text{chosen}/\pi_\text{ref} \le 2$. Let both models answer the same prompt with the same random numbers, as if both threw the same dice. Then they choose different words only where their distributions differ enough. **Predict:** to how many of 300 prompts does the trained model write another text?
 
 # %%
 same = {loss: f"{reading.unchanged(results, loss):.0%}" for loss in LOSSES}
@@ -195,7 +195,8 @@ check_answer(your_mean, 0.14 - 0.19, "How much closer has it come?")
 # **3.** In the first text of the panel of section 3 (corrected BCE, first prompt, best response): how many of its tokens carry half of the sum of $|f|$, if you take the largest first?
 
 # %%
-tokens = reading.first_seed(results, "DIL BCE corrected")["read"][0]["tokens"][0]
+first = reading.first_seed(results, "DIL BCE corrected")
+tokens = first["read"][0]["tokens"][0]
 size = (
     torch.tensor([abs(ratio) for _, ratio in tokens], dtype=torch.float64)
     .sort(descending=True)

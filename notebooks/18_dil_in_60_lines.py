@@ -86,7 +86,7 @@ def loss(logits, winners, losers):
 # %% [markdown]
 # ## 4 · The gradient
 #
-# How hard does a pair gradient? A chosen response is pulled up by $\sigma(-f_w)$. That is hard while the policy still takes it for an ordinary answer, and gentle once the policy knows that it is good. Both answers are pushed down by half of $\sigma(f)$. The derivative of $\log\text{softmax}$ does the rest. Probabilities must sum to one, so what is given to one answer is taken away from all, each by its probability.
+# How hard does a pair pull? A chosen response is pulled up by $\sigma(-f_w)$. That is hard while the policy still takes it for an ordinary answer, and gentle once the policy knows that it is good. Both answers are pushed down by half of $\sigma(f)$. The derivative of $\log\text{softmax}$ does the rest. Probabilities must sum to one, so what is given to one answer is taken away from all, each by its probability.
 
 # %%
 def gradient(logits, winners, losers):
@@ -118,7 +118,7 @@ target = 2 * ref * (P @ ref)  # the chosen distribution: only we know it
 
 # %% mystnb={"image": {"alt": "Four answers with three bars each: the reference, the fitted policy and the chosen distribution; the last two are nearly equal."}}
 places = torch.arange(4)
-laws = {"reference": ref, "fitted policy": policy, "distribution of the chosen responses": target}
+laws = {"reference": ref, "fitted policy": policy, "chosen": target}
 for shift, (name, law) in enumerate(laws.items()):
     plt.bar(places + 0.27 * (shift - 1), law, width=0.25, label=name)
 plt.xticks(places, words)
@@ -137,10 +137,10 @@ plt.show()
 # |---|---|
 # | `P = sigmoid(...)` | `dil_tutorial.preferences.bradley_terry` |
 # | `draw_pairs` | `dil_tutorial.preferences.sample_pairs` |
-# | `2 * ref * (P @ ref)` | `dil_tutorial.preferences.chosen` |
+# | `2 * ref * (P @ ref)` | `dil_tutorial.preferences.pi_chosen` |
 # | `loss` | `dil_tutorial.losses.dil_loss`, `generator="bce"`, `denominator="mixture"` |
-# | `log_ratio` | `dil_tutorial.llm.fast.logprobs`, for tokens |
-# | the loop | `dil_tutorial.llm.trainer.DILTrainer`, on `transformers.Trainer` |
+# | `log_ratio` | `dil_tutorial.llm.plain.log_ratios`, for tokens |
+# | the loop | `dil_tutorial.llm.plain.train`; made fast, `dil_tutorial.llm.trainer.DILTrainer` |
 
 # %%
 from dil_tutorial import claims, losses
@@ -152,7 +152,7 @@ f = log_ratio(logits)
 theirs = losses.dil_loss(
     f[winners], f[losers], generator="bce", denominator="mixture"
 ).mean()
-print(f"your loss {loss(logits, chosen responses, rejected responses):.12f}")
+print(f"your loss {loss(logits, winners, losers):.12f}")
 print(f"theirs    {theirs:.12f}")
 claims.report("1.chosen", "4.mixture")
 
@@ -172,7 +172,7 @@ def fitted(count):
 def with_pairs(count):
     figure, (axes,) = new_figure(width=6, height=3)
     found = fitted(count)
-    laws = {"reference": ref, "fitted": found, "chosen responses": target}
+    laws = {"reference": ref, "fitted": found, "chosen": target}
     for shift, (name, law) in enumerate(laws.items()):
         axes.bar(places + 0.27 * (shift - 1), law, width=0.25, label=name)
     axes.set_xticks(places, words)
@@ -187,7 +187,7 @@ frames(with_pairs, {"Pairs": [30, 100, 300, 1000, 3000, 10_000]})
 # %% [markdown]
 # ## 7 · Where this breaks
 #
-# The paper puts the *rejected response alone* into the bracket, with the whole weight: $-\log\sigma(f_w) - \log\sigma(-f_l)$. It looks harmless. But rejected responses are not ordinary answers of the reference: they are the ones that lost. Change the loss in this way, and look the optimum of it.
+# The paper puts the *rejected response alone* into the bracket, with the whole weight: $-\log\sigma(f_w) - \log\sigma(-f_l)$. It looks harmless. But rejected responses are not ordinary answers of the reference: they are the ones that lost. Change the loss in this way, and look where it ends.
 
 # %%
 def published(logits, winners, losers):
@@ -202,7 +202,7 @@ for _ in range(2000):
     at = (at - 0.5 * slope).detach().requires_grad_()
 ends = torch.stack([at.softmax(0).detach(), policy, target], 1).tolist()
 for word, (p, q, t) in zip(words, ends):
-    print(f"{word:>7}: published {p:.3f}, corrected {q:.3f}, chosen responses {t:.3f}")
+    print(f"{word:>7}: published {p:.3f}, corrected {q:.3f}, chosen {t:.3f}")
 claims.report("4.bce-published")
 
 # %% [markdown]

@@ -54,6 +54,18 @@ def test_the_picture_in_the_readme_is_of_these_layers():
     assert drawn.count("<rect") == sum(map(len, layers))
 
 
+def test_a_file_toy_py_next_to_ones_notebook_gets_one_line(tmp_path):
+    (tmp_path / "toy.py").write_text("x = 1\n")
+    done = subprocess.run(
+        [sys.executable, "-c", "from dil_tutorial import losses"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert str(tmp_path / "toy.py") in last
+    assert "rename the file" in last
+
+
 def test_importing_the_package_and_the_toy_is_light():
     for code, absent in (
         ("import dil_tutorial", ["torch", "transformers"]),

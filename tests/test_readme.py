@@ -61,3 +61,24 @@ def test_notebooks_and_their_percent_scripts_say_the_same(stem):
         jupytext.read(ROOT / "notebooks" / f"{stem}.{kind}") for kind in ("ipynb", "py")
     )
     assert [cell.source for cell in notebook.cells] == [cell.source for cell in script.cells]
+
+
+def test_dotted_names_exist():
+    """What pages and notebooks call `dil_tutorial.x.y` or `toy.x.y` can be imported."""
+    import importlib
+
+    scripts = sorted((ROOT / "notebooks").glob("[0-9]*.py"))
+    for page in [*PAGES, *scripts]:
+        for name in set(re.findall(r"`((?:dil_tutorial|toy)(?:\.\w+)+)`", page.read_text())):
+            parts = name.split(".")
+            for cut in range(len(parts), 0, -1):
+                try:
+                    thing = importlib.import_module(".".join(parts[:cut]))
+                except ModuleNotFoundError:
+                    continue
+                for part in parts[cut:]:
+                    thing = getattr(thing, part, None)
+                    assert thing is not None, f"{page.name}: {name}"
+                break
+            else:
+                pytest.fail(f"{page.name}: {name}")

@@ -1,12 +1,12 @@
 r"""How many pairs do I need, and at how many prompts?  (THEORY §12.)
 
-From n pairs one prompt per loss ends, to first order, at
+From n pairs a prompt a loss ends, to first order, at
 
     E KL(pi_hat || target) = KL(end || target) + cost (Y - 1)/(2 n),
 
 ``cost`` the ``error`` of ``toy.efficiency`` (SFT's is 1).  ``pairs_needed`` solves it for n.
 Prompts that share parameters share pairs, too: ``over_prompts`` says what a prompt more is worth
-besides a pair more.
+next to a pair more.
 """
 
 from collections.abc import Callable

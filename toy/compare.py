@@ -1,5 +1,5 @@
-r"""Every loss side by side: its objective, the optimum of it, what it needs, how hard one pair can
-gradient (THEORY §5).
+r"""Every loss side by side: its objective, where it ends, what it needs, how hard one pair can
+pull (THEORY §5).
 
 What a loss needs and how its gradient grows is computed from the loss, not typed; its optimum comes
 from ``optima`` or, where there is no closed form, from a search.

@@ -191,7 +191,7 @@ def free_noise(world: World) -> Tensor:
     a and m are the frequencies of chosen responses and of both sides over pi_ref, so delta is (B/2)
     1[y_w] - (A/2) 1[y_l] over pi_ref:
 
-        AB/(2 pi_ref) - AB/2 on the diagonal, -[B(y) A(y') P(y, y') + A(y) B(y') P(y', y)]/2 besides
+        AB/(2 pi_ref) - AB/2 on the diagonal, -[B(y) A(y') P(y, y') + A(y) B(y') P(y', y)]/2 off
         it.
 
     >>> free_noise(World.from_reward([0.5, 0.5], [0.0, 0.0]))
@@ -358,7 +358,7 @@ def data_sets(world: World, pairs: int, count: int, generator: torch.Generator) 
 
 
 def estimates(world: World, loss: Loss, pair_frequencies: Tensor) -> Tensor:
-    """The policies that ``loss`` has its optimum at on data sets (N, Y, Y) of one prompt: (N, Y).
+    """The optimal policies of ``loss`` on data sets (N, Y, Y) of one prompt: (N, Y).
 
     >>> from dil_tutorial.losses import make_loss
     >>> world = World.from_reward([0.5, 0.5], [0.0, 1.0])

@@ -159,10 +159,7 @@ def at_rest(world: World, loss: Loss, policy: Tensor, lengths: Tensor | None = N
     this is false.
 
     >>> world = bandit()
-    >>> (
-    ...     at_rest(world, CATALOG["SFT"], world.chosen),
-    ...     at_rest(world, CATALOG["SFT"], world.ref),
-    ... )
+    >>> (at_rest(world, CATALOG["SFT"], world.chosen), at_rest(world, CATALOG["SFT"], world.ref))
     (True, False)
     """
     logits = policy.clamp(min=1e-300).log().requires_grad_()
@@ -189,7 +186,7 @@ def length(spec: LossSpec) -> float | None:
 
 
 def noise(spec: LossSpec, world: World, policy: Tensor) -> float | None:
-    """n E chi^2(pi_hat || the optimum of it)/(Y - 1), 1 for SFT: pairs needed for one error; None
+    """n E chi^2(pi_hat || its optimum)/(Y - 1), 1 for SFT: pairs needed for one error; None
     where it cannot be said.
 
     >>> world = bandit()
@@ -197,7 +194,7 @@ def noise(spec: LossSpec, world: World, policy: Tensor) -> float | None:
     True
     """
     if spec.needs_kl or policy.min() < 1e-6 or not at_rest(world, spec, policy):
-        return None  # a moving reference point, an have their optimum at the border, a kink
+        return None  # a moving reference point, an end at the border, a kink
     return efficiency.error(*efficiency.asymptotic(world, spec, policy=policy)).item()
 
 

@@ -84,8 +84,8 @@ def population_loss(
     """
     if as_spec(loss).needs_reference_logps and not as_spec(loss).of_batch:
         raise InputError(
-            "population_loss: the loss asks for log pi_ref besides f, which is not fed here: call "
-            "it yourself"
+            "population_loss: the loss asks for log pi_ref besides f, which a world does not have: "
+            "call it yourself"
         )
     if as_spec(loss).of_batch:
         raise InputError(
@@ -247,12 +247,12 @@ def policy(logits: Tensor, ref: Tensor) -> Tensor:
     return (log_ratio(logits.detach(), ref).exp() * ref).detach()
 
 
-def empirical_law(world: World, pairs: int, generator: torch.Generator) -> Tensor:
+def empirical_distribution(world: World, pairs: int, generator: torch.Generator) -> Tensor:
     """The frequencies of ``pairs`` drawn pairs a prompt: all that a full-batch loss sees of them.
     (X, Y, Y).
 
     >>> from toy.gallery import bandit
-    >>> distribution = empirical_law(bandit(), 1000, torch.Generator().manual_seed(0))
+    >>> distribution = empirical_distribution(bandit(), 1000, torch.Generator().manual_seed(0))
     >>> distribution.shape, distribution.sum()
     (torch.Size([1, 8, 8]), tensor(1.0000, dtype=torch.float64))
     """
@@ -322,7 +322,7 @@ def fit_pairs(
     1
     """
     loss = make_loss(loss) if isinstance(loss, str) else loss
-    pair_frequencies = empirical_law(world, pairs, generator)
+    pair_frequencies = empirical_distribution(world, pairs, generator)
     y_ref = torch.multinomial(world.ref, pairs, replacement=True, generator=generator)
     frequencies = torch.zeros_like(world.ref).scatter_add_(
         1, y_ref, torch.full(y_ref.shape, 1 / pairs, dtype=world.ref.dtype)

@@ -79,7 +79,7 @@ def bimodal(prompts: int = 5, responses: int = 41) -> World:
 
 
 def sentences(ending: float = 1 / 3) -> tuple[Sequences, World]:
-    """31 responses of 1 to 4 tokens; the reference has its optimum at each token with probability
+    """31 responses of 1 to 4 tokens; the reference ends at each token with probability
     ``ending``, rewards are blind to length.
 
     At every length the rewards have the same mean and spread under the reference.

@@ -4,7 +4,7 @@ one multiplier.
 For DIL write A = 1 + t for the chosen weight and D for the denominator's weight per reference
 response: D = 1 (``reference``, ``mixture``) or D = B = 1 - t (``rejected``, as published).  With r
 = pi_theta/pi_ref the population loss is sum_y pi_ref [A chosen_loss(log r) + D reference_loss(log
-r)].  Its derivative in r is h''(r)(D r - A), so under the one constraint per policy has, sum_y
+r)].  Its derivative in r is h''(r)(D r - A), so under the one constraint a policy has, sum_y
 pi_ref r = 1 with multiplier lam(x), the optimum solves
 
     h''(r) (A - D r) = lam      (or the boundary r = 0, where h''(r)(A - D r) < lam for all r > 0).
@@ -15,6 +15,7 @@ one bracketed root a prompt remains. f-DPO, SPPO and KTO are solved in the same 
 such a form is minimized numerically (``toy.fit.search``).
 """
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -38,8 +39,7 @@ def rlhf(world: World, beta: float = 1.0) -> Tensor:
     >>> rlhf(World.from_reward([0.5, 0.5], [0.0, 1.0]))
     tensor([[0.2689, 0.7311]], dtype=torch.float64)
     """
-    if not beta > 0:
-        raise InputError(f"rlhf: beta is {beta}: give a positive number")
+    _check_positive("rlhf", beta=beta)
     return gibbs.rlhf_optimum(world.ref, world.true_reward, beta)
 
 
@@ -50,8 +50,7 @@ def ipo(world: World, tau: float = 0.5) -> Tensor:
     >>> ipo(World.from_reward([0.5, 0.5], [0.0, 1.0]))
     tensor([[0.3865, 0.6135]], dtype=torch.float64)
     """
-    if not tau > 0:
-        raise InputError(f"ipo: tau is {tau}: give a positive number")
+    _check_positive("ipo", tau=tau)
     return gibbs.tilt(world.ref, world.win_rate / tau)
 
 
@@ -111,9 +110,8 @@ def dil(
     free = _mass(world.ref, ratio(low)) <= 1 + 1e-12
     if free.all():
         return world.ref * ratio(low)
-    while (
-        too_low := _mass(world.ref, ratio(high)) > 1
-    ).any():  # the mass falls to zero as lam grows, so this ends
+    # the mass falls to zero as lam grows, so this ends
+    while (too_low := _mass(world.ref, ratio(high)) > 1).any():
         high = torch.where(too_low, 2 * high, high)
     return world.ref * ratio(torch.where(free, low, _multiplier(world.ref, ratio, low, high)))
 
@@ -128,8 +126,7 @@ def tempered(world: World, beta: float = 1.0) -> Tensor:
     >>> tempered(World.from_reward([0.5, 0.5], [0.0, 1.0]), beta=0.5)
     tensor([[0.2807, 0.7193]], dtype=torch.float64)
     """
-    if not beta > 0:
-        raise InputError(f"tempered: beta is {beta}: give a positive number")
+    _check_positive("tempered", beta=beta)
     # pi_chosen/pi_ref = 2w; the 2 is normalized away
     return gibbs.tilt(world.ref, world.win_rate.log() / beta)
 
@@ -147,8 +144,7 @@ def f_dpo(world: World, generator: str | Generator = "bce", beta: float = 1.0) -
     (tensor([[0.2689, 0.7311]], dtype=torch.float64),
      tensor([[0.2689, 0.7311]], dtype=torch.float64))
     """
-    if not beta > 0:
-        raise InputError(f"f_dpo: beta is {beta}: give a positive number")
+    _check_positive("f_dpo", beta=beta)
     gen, reward = get_generator(generator), world.true_reward
     # of log r; r <= 1/pi_ref
     floor, ceiling = (torch.full_like(reward, -700.0), torch.full_like(reward, 30.0))
@@ -176,8 +172,7 @@ def sppo(world: World, beta: float = 1.0) -> Tensor:
     >>> sppo(World.from_reward([0.5, 0.5], [0.0, 1.0]), beta=0.5)
     tensor([[0.3891, 0.6109]], dtype=torch.float64)
     """
-    if not beta > 0:
-        raise InputError(f"sppo: beta is {beta}: give a positive number")
+    _check_positive("sppo", beta=beta)
     free = world.advantage / (2 * beta)
 
     def ratio(lam: Tensor) -> Tensor:
@@ -211,30 +206,30 @@ def kto(world: World, beta: float = 0.1) -> Tensor:
     log_t = torch.where(t > 1e-12, t, 1.0).log()
 
     z = torch.zeros_like(t[:, :1])
-    for _ in range(200):  # a fixed point: the gradient of z on the policy is weak
-        shift = z
-
-        def ratio(log_lam: Tensor, shift: Tensor = shift) -> Tensor:
-            f = torch.zeros_like(t)
-            for _ in range(
-                50
-                # log_lam + f - log t - log sigmoid'(beta f - z) is convex and rises: Newton cannot
-                # fail
-            ):
-                v = beta * f - shift
-                excess = log_lam + f - log_t - F.logsigmoid(v) - F.logsigmoid(-v)
-                step = excess / (1 + beta * torch.tanh(v / 2))
-                f = f - step
-                if step.abs().max() < 1e-13:
-                    break
-            return torch.where(wins, f.exp(), 0.0)
-
+    for _ in range(200):  # a fixed point: the effect of z on the policy is weak
+        ratio = functools.partial(_kto_ratio, log_t, wins, z, beta)
         low = torch.full_like(z, -200.0)
         r = ratio(_multiplier(ref, ratio, low, -low))
-        z = beta * (ref * torch.xlogy(r, r)).sum(1, keepdim=True)
-        if (z - shift).abs().max() < 1e-15:
+        before, z = z, beta * (ref * torch.xlogy(r, r)).sum(1, keepdim=True)
+        if (z - before).abs().max() < 1e-15:
             break
     return ref * r
+
+
+def _kto_ratio(log_t: Tensor, wins: Tensor, z: Tensor, beta: float, log_lam: Tensor) -> Tensor:
+    """r = e^f where log_lam + f = log t + log sigmoid'(beta f - z), 0 where ``wins`` is False.
+
+    The difference of the two sides is convex and rises in f, so Newton's method cannot fail.
+    """
+    f = torch.zeros_like(log_t)
+    for _ in range(50):
+        v = beta * f - z
+        excess = log_lam + f - log_t - F.logsigmoid(v) - F.logsigmoid(-v)
+        step = excess / (1 + beta * torch.tanh(v / 2))
+        f = f - step
+        if step.abs().max() < 1e-13:
+            break
+    return torch.where(wins, f.exp(), 0.0)
 
 
 def slic(world: World, delta: float = 1.0, sft_weight: float = 0.1) -> Tensor:
@@ -264,6 +259,13 @@ def slic(world: World, delta: float = 1.0, sft_weight: float = 0.1) -> Tensor:
     for power in range(0, 31, 2):
         logits = newton(softened(2.0**power), logits)
     return log_ratio(logits, world.ref).exp() * world.ref
+
+
+def _check_positive(function: str, **values: float) -> None:
+    """InputError for a value that is not positive."""
+    for name, value in values.items():
+        if not value > 0:
+            raise InputError(f"{function}: {name} is {value}: give a positive number")
 
 
 def _mass(ref: Tensor, ratio: Tensor) -> Tensor:

@@ -83,8 +83,8 @@ def enumerated(
     steps = -slopes.transpose(0, 1)  # (X, N, Y)
     chance = (policy if behavior is None else behavior)[:, y].prod(2).unsqueeze(2)  # (X, N, 1)
     mean = (chance * steps).sum(1)
-    centred = steps - mean.unsqueeze(1)
-    return mean, centred.mT @ (chance * centred)
+    centered = steps - mean.unsqueeze(1)
+    return mean, centered.mT @ (chance * centered)
 
 
 def grpo_scale(share: Tensor, samples: int) -> Tensor:

@@ -1,7 +1,7 @@
 """One thread for small tensors.
 
 A tensor of a few hundred numbers gains nothing from a second thread, and pays for it with a barrier
-at every operation (eigenvalues and matrix products above all): besides another busy process `dil
+at every operation (eigenvalues and matrix products above all): next to another busy process `dil
 verify` was fifty times slower with two threads than with one.  So what runs on toy worlds runs on
 one thread; language models keep all cores.
 """

@@ -130,7 +130,7 @@ class World:
     @cached_property
     def pairs(self) -> Tensor:
         """p(y_w, y_l | x), the joint distribution of a labeled pair, (X, Y, Y)."""
-        return preferences.pair_law(self.ref, self.preference)
+        return preferences.pair_distribution(self.ref, self.preference)
 
 
 def _checked_ref(ref: object) -> Tensor:

@@ -2,5 +2,5 @@
 does to f.
 
 Read ``toy`` first, then ``llm`` and ``noise``.  Each measures in processes of its own and saves
-numbers besides a figure. It may import the derivation, ``toy``, ``llm`` and ``support``.
+numbers next to a figure. It may import the derivation, ``toy``, ``llm`` and ``support``.
 """

@@ -28,7 +28,7 @@ from dil_tutorial.support.files import provenance, write_json
 
 PRECISIONS = ("bf16 autocast", "fp32")
 STEPS, WARM = 8, 3  # steps, of which the first are not measured; the last is profiled
-# operators whose name begins so, by part of the step; matrix products are Bayes accuracy by their
+# operators whose name begins so, by part of the step; matrix products are told apart by their
 # shapes
 PARTS = {
     "attention": ("aten::_scaled_dot_product",),

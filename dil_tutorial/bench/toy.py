@@ -23,7 +23,7 @@ from dil_tutorial.losses import variants
 from dil_tutorial.support import plotting
 from dil_tutorial.support.files import provenance, write_json
 from toy import World, optima
-from toy.fit import descend, empirical_law
+from toy.fit import descend, empirical_distribution
 from toy.gallery import bandit20
 
 SIZES = (1000, 2000, 5000, 10_000, 20_000)
@@ -64,7 +64,7 @@ def one_size(responses: int) -> dict[str, float]:
         assert abs(float(policy.sum()) - 1) < 1e-9
     return {
         "responses": responses,
-        "laws_s": marginals_seconds,
+        "distributions_s": marginals_seconds,
         "optima_s": time.perf_counter() - start,
         "peak_mib": 1024 * peak_gib(),
     }
@@ -89,7 +89,10 @@ def batching(
     """
     world, rows = bandit20(), []
     distributions = torch.cat(
-        [empirical_law(world, 300, torch.Generator().manual_seed(seed)) for seed in range(runs)]
+        [
+            empirical_distribution(world, 300, torch.Generator().manual_seed(seed))
+            for seed in range(runs)
+        ]
     )
     stacked = World.from_reward(world.ref.expand(runs, -1), world.true_reward.expand(runs, -1))
     for label, loss in LOSSES.items():
@@ -123,7 +126,10 @@ def figure(rows: list[dict[str, float]]) -> Figure:
     drawn, (left, right) = plotting.new_figure(columns=2, width=9)
     sizes = [row["responses"] for row in rows]
     named = {
-        "distributions of chosen and rejected responses": (sizes, [row["laws_s"] for row in rows]),
+        "distributions of chosen and rejected responses": (
+            sizes,
+            [row["distributions_s"] for row in rows],
+        ),
         "five optima": (sizes, [row["optima_s"] for row in rows]),
     }
     plotting.curves(left, named, "responses", "seconds", "Time")

@@ -92,7 +92,7 @@ def worth_page(folder: Path) -> None:
 
 
 def rlhf_page(folder: Path) -> None:
-    """RLHF itself besides imitation of it, from the file that `dil experiment rlhf` wrote."""
+    """RLHF itself next to imitation of it, from the file that `dil experiment rlhf` wrote."""
     from dil_tutorial.experiments.real_text import measures
     from dil_tutorial.experiments.rlhf import report
 

@@ -17,6 +17,7 @@ from dil_tutorial.claims import Result
 from dil_tutorial.claims.questions import QUESTIONS
 from dil_tutorial.experiments.family import plane
 from dil_tutorial.lessons.puzzles import PUZZLES, puzzle
+from dil_tutorial.losses import LOSSES
 from dil_tutorial.support import plotting, templates
 from dil_tutorial.support.files import read_json, read_text, write_text
 from dil_tutorial.support.paths import BENCHMARKS
@@ -53,7 +54,7 @@ def thread(name: str) -> str:
 
 def note(result: Result) -> str:
     """The assumption or the correction of a claim that needs one."""
-    word = {claims.ASSUMES: "If", claims.FAILS: "Repair"}.get(result.claim.verdict)
+    word = {claims.ASSUMES: "If", claims.FAILS: "Correction"}.get(result.claim.verdict)
     return f" *{word}: {result.claim.note}.*" if word else ""
 
 
@@ -151,6 +152,7 @@ def losses_page() -> str:
         "losses",
         losses=compare.table(bandit(), rock_paper_scissors()),
         misspecified=figures.misspecified(),
+        settings=loss_settings(),
     )
 
 
@@ -179,6 +181,57 @@ def measured_page(folder: Path) -> str:
     return page(
         "measured", llm=llm, step=step, tokens=tokens, noise=noise, plan=plan, sampling=sampling
     )
+
+
+def trl_losses() -> dict[str, str]:
+    """What a recipe says for each ``loss_type`` of TRL.
+
+    >>> trl_losses()["ipo"]
+    'loss: ipo, tau of beta, logprobs: mean'
+    """
+    from dil_tutorial.llm.arguments import trl_names
+
+    rows = {}
+    for name, trl in trl_names():
+        parts = [f"loss: {name}", *(f"{key}: {value}" for key, value in trl.settings.items())]
+        parts += [f"{ours} of {theirs}" for theirs, ours in trl.fields.items() if ours != theirs]
+        parts += [f"logprobs: {trl.logprobs}"] if trl.logprobs != "sum" else []
+        rows[trl.loss_type] = ", ".join(parts)
+    return rows
+
+
+def loss_settings() -> list[dict[str, str]]:
+    """Every loss by name: its settings with default and allowed values, what it is given, and TRL's
+    name.
+
+    >>> next(row["settings"] for row in loss_settings() if row["name"] == "ipo")
+    '`tau` 0.5: a positive number'
+    """
+    rows = []
+    for name, spec in LOSSES.items():
+        settings = []
+        for key, default in spec.defaults.items():
+            kind = spec.allowed[key]
+            values = " or ".join(kind.choices) if kind.choices else kind.wanted
+            wanted = "a generator" if kind.read else values
+            settings.append(f"`{key}` {default}: {wanted}")
+        given = "log-probabilities" if spec.reference_free else "log-ratios"
+        given += ", means per token" if spec.means_only else ""
+        given += (
+            ", of a batch" if spec.of_batch else "" if not spec.unpaired else ", no pairs needed"
+        )
+        trl = ", ".join(f"`{one.loss_type}`" for one in spec.trl)
+        first = (spec.function.__doc__ or "").split(": ")[0].split(" (")[0]
+        rows.append(
+            {
+                "name": name,
+                "what": first,
+                "settings": "; ".join(settings),
+                "given": given,
+                "trl": trl,
+            }
+        )
+    return rows
 
 
 def fits_page() -> str:
@@ -213,7 +266,7 @@ def fits_page() -> str:
         not_here=arguments.NOT_HERE,
         trl=trl,
         verdicts=Counter(row["verdict"] for row in trl["tests"].values()),
-        trl_losses=arguments.LOSSES,
+        trl_losses=trl_losses(),
         trl_divergences=arguments.DIVERGENCES,
         trl_why_not=arguments.WHY_NOT,
         trl_unlike=arguments.UNLIKE,

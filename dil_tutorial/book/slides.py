@@ -1,7 +1,7 @@
 """Lectures from the notebooks: a deck for each, and decks of chosen sections for a lecture of a
 given length.
 
-What a package should look at stands on the slide: formulas, tables, lists, figures, panels, short
+What an audience should look at stands on the slide: formulas, tables, lists, figures, panels, short
 code, first sentences, and the questions ("Predict ...").  What a lecturer says is in the speaker
 notes: all of the text.  nbconvert writes, reveal.js shows.
 """
@@ -22,7 +22,7 @@ from dil_tutorial.errors import InputError
 from dil_tutorial.support.files import read_json, read_text, write_text
 
 STATE = "application/vnd.jupyter.widget-state+json"
-SHORT = 14  # lines of code that a package can read
+SHORT = 14  # lines of code that an audience can read
 SHORT_SENTENCE = 30  # characters; it says little alone
 TEMPLATES = Path(__file__).parent / "templates"
 

@@ -187,7 +187,7 @@ def mean_fit(world: World, loss: Loss) -> Tensor:
         sentences(w).chosen,
     ),
 )
-def sums_end_at_the_winners(world: World) -> Tensor:
+def sums_imitate_the_chosen(world: World) -> Tensor:
     r"""DIL with the mean log-probability per token, as in the authors' code, has its optimum at
     $\pi_\text{chosen}$.
     Correction: holds with the sum over tokens, as the derivation has it (and

@@ -84,7 +84,7 @@ def corrected_ukl(world: World) -> Tensor:
     denominator.
 
     With rejected responses in the denominator UKL draws the policy to A/B again, but lambda enters
-    besides B and holds it back more than in LSIF."""
+    next to B and holds it back more than in LSIF."""
     return dil_gap(world, "ukl", "mixture")
 
 
@@ -118,7 +118,7 @@ def ukl_closed_form(world: World) -> Tensor:
     r"""DIL with UKL as published has its optimum at $\pi_\text{ref}\,A/(B+\lambda)$, with one
     multiplier $\lambda(x)$.
 
-    The same equation with h'' = 1/r: the multiplier stands besides B.
+    The same equation with h'' = 1/r: the multiplier stands next to B.
     """
     return gap(published(world, "ukl"), optima.dil(world, "ukl", "rejected"))
 
@@ -337,7 +337,7 @@ def published_bce_is_bco(world: World) -> Tensor:
     """The published BCE is BCO without its shift.
 
     Binary classifier optimization classifies chosen responses against rejected responses, with a
-    shift that centres the rewards. Drop the shift, and the formulas coincide."""
+    shift that centers the rewards. Drop the shift, and the formulas coincide."""
     return on_random_pairs(
         make_loss("dil", generator="bce", denominator="rejected"), make_loss("bco")
     )(world)

@@ -14,7 +14,7 @@ from toy.optima import bisect
 
 
 @claim("1.chosen", "1.1", worlds=ANY)
-def winners_law(world: World) -> Tensor:
+def chosen_distribution(world: World) -> Tensor:
     r"""The chosen responses of pairs follow $\pi_\text{chosen} = \pi_\text{ref}(1+t)$, for any
     preference.
 
@@ -25,7 +25,7 @@ def winners_law(world: World) -> Tensor:
 
 
 @claim("1.rejected", "1.1", worlds=ANY)
-def losers_law(world: World) -> Tensor:
+def rejected_distribution(world: World) -> Tensor:
     r"""The rejected responses of pairs follow $\pi_\text{rejected} = \pi_\text{ref}(1-t)$, for any
     preference.
 
@@ -34,9 +34,9 @@ def losers_law(world: World) -> Tensor:
     return gap(world.pairs.sum(1), world.ref * (1 - world.advantage))
 
 
-@claim("1.centred", "0", worlds=ANY)
+@claim("1.centered", "0", worlds=ANY)
 def advantage_is_centred(world: World) -> Tensor:
-    r"""The advantage is centred: $E_{\pi_\text{ref}}\, t = 0$.
+    r"""The advantage is centered: $E_{\pi_\text{ref}}\, t = 0$.
 
     Every comparison has one chosen response and one rejected response, so over two draws from the
     reference gains and losses cancel."""

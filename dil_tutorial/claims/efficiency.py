@@ -42,7 +42,7 @@ def below(less: Tensor, more: Tensor) -> Tensor:
     return (-torch.linalg.eigvalsh(more - less)[:, 0]).clamp(min=0) / scale
 
 
-def winners_of(world: World, policy: Tensor) -> Tensor:
+def chosen_of(world: World, policy: Tensor) -> Tensor:
     """pi_chosen of a Bradley–Terry labeler whose reward is a policy's log-ratio."""
     reward = (policy / world.ref).log()
     return (
@@ -55,7 +55,7 @@ def winners_of(world: World, policy: Tensor) -> Tensor:
 
 
 @claim("12.sft", "12.1", tolerance=OPTIMUM, worlds=ANY)
-def sft_counts_winners(world: World) -> Tensor:
+def sft_counts_chosen(world: World) -> Tensor:
     r"""SFT is the multinomial estimate: $n\,\text{Cov}(\hat r) = \text{diag}(A/\pi_\text{ref}) -
     A(y)A(y')$, $A = 2w$.
 
@@ -210,7 +210,7 @@ def bradley_terry_is_worth_nothing(world: World) -> Tensor:
     neither its estimate nor its error.
     """
     covariance = efficiency.asymptotic(
-        world, make_loss("dpo", beta=1.0), lambda policy: winners_of(world, policy)
+        world, make_loss("dpo", beta=1.0), lambda policy: chosen_of(world, policy)
     )[1]
     return apart(of_ratio(world, covariance), efficiency.tournament(world))
 
@@ -225,7 +225,7 @@ def distillation_is_consistent(world: World) -> Tensor:
     imitation needs.
     """
     target = efficiency.asymptotic(
-        world, make_loss("dpo", beta=1.0), lambda policy: winners_of(world, policy)
+        world, make_loss("dpo", beta=1.0), lambda policy: chosen_of(world, policy)
     )[0]
     return gap(target, world.chosen)
 
@@ -292,11 +292,11 @@ def bradley_terry_helps_rlhf(world: World) -> Tensor:
 @claim("12.judge", "12.6", ASSUMES, tolerance=OPTIMUM, worlds=ANY, counter=lambda w: judged(w, 0.3))
 def a_judges_bias(world: World) -> Tensor:
     r"""Soft labels of a judge that is wrong about single pairs do no harm.
-    If: its errors cancel over a response's opponents; what the losses have their optimum at is
+    If: its errors cancel over a response's opponents; the optimum of the losses is
     $2\pi_\text{ref}\,E_{y'}\,q(y, y')$, q the judge's probability.
 
-    The population loss is linear in the label, so only the mean of q over opponents counts. A judge
-    overconfident of itself moves the end away from the reference, one too shy towards it; errors
+    The population loss is linear in the label, so only the mean of q over opponents counts. An
+    overconfident judge moves the end away from the reference, one too shy towards it; errors
     that average to zero for every response leave it where it is."""
     return judged(world, 0.0)
 

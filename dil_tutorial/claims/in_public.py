@@ -62,7 +62,7 @@ def implicit_reward(world: World) -> Tensor:
     return 0.5 * (fit(world, make_loss("dpo", beta=0.5)) / world.ref).log()
 
 
-def centred(values: Tensor) -> Tensor:
+def centered(values: Tensor) -> Tensor:
     """Less their mean over a prompt's responses."""
     return values - values.mean(1, keepdim=True)
 
@@ -82,10 +82,10 @@ def the_implicit_reward_has_a_constant(world: World) -> Tensor:
     to one question; across questions they compare nothing, and their sign says nothing either: that
     is what a chosen reward below 0 means, at the optimum.
     """
-    return gap(centred(implicit_reward(world)), centred(world.true_reward))
+    return gap(centered(implicit_reward(world)), centered(world.true_reward))
 
 
-def winners_that_fall(world: World) -> Tensor:
+def chosen_that_fall(world: World) -> Tensor:
     """By how much the log-probability falls, at DPO's optimum at beta 0.1, of some response that
     wins more than it loses.
 
@@ -100,7 +100,7 @@ def winners_that_fall(world: World) -> Tensor:
     return excess(-torch.where(ladder.advantage > 0, f, 0.0), 0.0)
 
 
-@claim("8.every-chosen", "8", FAILS, counter=winners_that_fall)
+@claim("8.every-chosen", "8", FAILS, counter=chosen_that_fall)
 def dpo_lowers_most_winners(world: World) -> Tensor:
     r"""DPO makes every response that wins more than it loses more likely.
     Correction: imitation of

@@ -293,6 +293,7 @@ def over_generators(check: Callable[[World, Generator], Tensor]) -> Check:
         return torch.stack([check(world, gen) for gen in every_generator()]).amax(0)
 
     worst.__doc__ = check.__doc__
+    worst.__module__ = check.__module__  # the module whose claim it is
     return worst
 
 

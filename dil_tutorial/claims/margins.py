@@ -161,7 +161,7 @@ def cal_dpo_balance(world: World, beta: float = 0.4) -> Tensor:
     r"""Cal-DPO ends where $(v - w) + 2f - t/\beta = \lambda r$, $v$ the win rates that the policy
     predicts: its squares draw $f$ to $t/(2\beta)$, a tilt by win rates, not to $R/\beta$.
 
-    The squares are SPPO's, whose target is linear in t; DPO besides them is a bracket between -1
+    The squares are SPPO's, whose target is linear in t; next to them DPO is a bracket between -1
     and 1, small where beta is."""
     r = fit(world, make_loss("cal-dpo", beta=beta)) / world.ref
     f = r.log()

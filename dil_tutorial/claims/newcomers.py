@@ -46,7 +46,7 @@ def the_relative_ratio(world: World) -> Tensor:
 
 
 @claim("5.ddro", "5", worlds=HARD)
-def winners_to_losers(world: World) -> Tensor:
+def chosen_to_rejected(world: World) -> Tensor:
     r"""DDRO's ratio, of chosen to rejected responses, is $\rho = w/(1 - w)$ for any preference, and
     the chosen distribution is found back from it: $\pi_\text{ref}\,2\rho/(1 + \rho)$. But it
     reaches $(2 - \pi_\text{ref})/\pi_\text{ref}$, at a response that nothing beats.
@@ -80,7 +80,7 @@ def demonstrations_against_own_samples(world: World) -> Tensor:
 
 
 @claim("5.gsil-hinge", "5", worlds=ANY)
-def a_hinge_tells_laws_apart_and_no_more(world: World) -> Tensor:
+def a_hinge_tells_distributions_apart(world: World) -> Tensor:
     r"""GSIL's hinge, $\max(0, 1 - f)$ on demonstrations and $\max(0, 1 + f)$ on own samples, wants
     $f = 1$ wherever demonstrations are more frequent and $f = -1$ elsewhere: it says which
     distribution a response comes from, and not by how much.
@@ -203,7 +203,7 @@ def aot_asks_less_than_dpo(world: World) -> Tensor:
     r"""AOT, paired, is DPO on a batch of one pair, at most DPO's mean on more, and does not change
     when pairs exchange their margins.
 
-    Sorting two lists puts large besides large, which makes a sum of convex functions of their
+    Sorting two lists puts large next to large, which makes a sum of convex functions of their
     differences least. So it asks the policy's margins, as a distribution, to lie above the
     reference's, and does not care which pair has which."""
     f_w, f_l = some_log_ratios(world), some_log_ratios(world).flip(1) / 2

@@ -295,11 +295,11 @@ def largest_pull(world: World, loss: Loss) -> Tensor:
     counter=lambda w: largest_pull(w, make_loss("dil", generator="lsif", denominator="mixture")),
 )
 def bounded_gradients(world: World) -> Tensor:
-    r"""One pair gradients on a log-ratio with a force of at most 1.
+    r"""The gradient of one pair in a log-ratio is at most 1.
     If: the loss is BCE, NCA, BCO, KTO or DPO at $\beta \le 1$; LSIF and UKL grow with the ratio.
 
     Sigmoids have bounded slopes. With LSIF a response whose ratio is e^5 weighs e^10 times as
-    hard as it should: one such response can undo a batch, which is why h matters in practice even
+    much as it should: one such response can undo a batch, which is why h matters in practice even
     where all h share an optimum."""
     bounded = [make_loss(name, beta=1.0) for name in ("nca", "bco", "kto", "dpo")]
     bounded += [

@@ -1,4 +1,4 @@
-"""The command line, ``dil``: one module per room, each of which parses, calls that room and prints.
+"""The command line, ``dil``: one module per package, which parses, calls and prints.
 
 Exit status: 0, 1 (a check failed), 2 (bad input: one line says what, where and how to fix it), 130
 (stopped by Ctrl-C). Read ``console``, then any command.  Commands import torch and transformers

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dil_tutorial.cli.console import JsonPath, console, progress, resumable, say, table, wrote
-from dil_tutorial.cli.llm import prepare_for_models
+from dil_tutorial.cli.models import prepare_for_models
 from dil_tutorial.support.extras import need
 
 app = typer.Typer(
@@ -37,7 +37,7 @@ def toy(
         batching = bench.batching(runs, steps, looped, done)
     columns = (
         "responses>",
-        "chosen responses' and rejected distribution, s>",
+        "chosen and rejected distribution, s>",
         "five optima, s>",
         "peak memory, MiB>",
     )
@@ -45,7 +45,7 @@ def toy(
     for row in growth:
         results_table.add_row(
             f"{row['responses']:,}",
-            f"{row['laws_s']:.2f}",
+            f"{row['distributions_s']:.2f}",
             f"{row['optima_s']:.2f}",
             f"{row['peak_mib']:.0f}",
         )

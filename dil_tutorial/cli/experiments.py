@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from dil_tutorial.cli import theory
 from dil_tutorial.cli.console import console, progress, resumable, say, table, wrote
-from dil_tutorial.cli.llm import prepare_for_models
+from dil_tutorial.cli.models import prepare_for_models
 from dil_tutorial.errors import InputError, unknown_name
 
 app = typer.Typer(no_args_is_help=True, help="Experiments on language models.")
@@ -296,9 +296,9 @@ def known_truth(
     if not terminal:
         say("drawing responses of the reference; then one line per step")
     with resumable(folder):
-        lab = run.Lab(settings, folder, quiet=not terminal)
+        runner = run.Runner(settings, folder, quiet=not terminal)
         with progress(run.steps(settings), "training") as done:
-            results = run.experiment(lab, done if terminal else numbered(run.steps(settings)))
+            results = run.experiment(runner, done if terminal else numbered(run.steps(settings)))
     with console.status("solving for the optimum of each loss"):
         summary = measures.summary(results)
     columns = ("loss, reduction", "slope>", "of its optimum>", "correlation>", "truth on f>")
@@ -331,7 +331,7 @@ def worth(
     from dataclasses import replace
 
     from dil_tutorial.experiments.known_truth import data
-    from dil_tutorial.experiments.known_truth.lab import Lab
+    from dil_tutorial.experiments.known_truth.runner import Runner
     from dil_tutorial.experiments.worth import measures, report, run
     from dil_tutorial.llm.models import resolve
     from dil_tutorial.support.words import interval
@@ -342,12 +342,12 @@ def worth(
     if not terminal:
         say("drawing responses of the reference; then a line a run")
     with resumable(out):
-        lab = Lab(
+        runner = Runner(
             settings, out, quiet=not terminal, prompts=data.read_prompts(data.PROMPTS)[:limit]
         )
         with progress(total, "training") as done:
             results = run.experiment(
-                lab, done if terminal else numbered(total), lambda part: measures.save(part, out)
+                runner, done if terminal else numbered(total), lambda part: measures.save(part, out)
             )
     summary = measures.summary(results)
     results_table = table("Pairs for the same noise, SFT = 1", "way", "measured>", "predicted>")
@@ -391,7 +391,7 @@ def real_text(
     from dataclasses import replace
 
     from dil_tutorial.experiments.known_truth import data
-    from dil_tutorial.experiments.known_truth.lab import Lab
+    from dil_tutorial.experiments.known_truth.runner import Runner
     from dil_tutorial.experiments.real_text import measures, pilot_report, report, run
     from dil_tutorial.experiments.real_text import pilot as trial
     from dil_tutorial.llm.models import resolve
@@ -404,18 +404,18 @@ def real_text(
     if not terminal:
         say("drawing responses of the reference; then a line a run")
     with resumable(out):
-        lab = Lab(settings, out, quiet=not terminal, prompts=stories, chats=chats)
+        runner = Runner(settings, out, quiet=not terminal, prompts=stories, chats=chats)
         if pilot:
             with progress(trial.steps(), "training") as done:
                 callback = done if terminal else numbered(trial.steps())
-                tried = trial.pilot(lab, callback, lambda part: trial.save(part, out))
+                tried = trial.pilot(runner, callback, lambda part: trial.save(part, out))
             wrote(trial.save(tried, out), *pilot_report.report(tried, out))
             return
         losses = tuple(loss or run.LOSSES)
         total = run.steps(settings, losses)
         with progress(total, "training") as done:
             results = run.experiment(
-                lab,
+                runner,
                 done if terminal else numbered(total),
                 lambda part: measures.save(part, out),
                 losses,
@@ -444,13 +444,13 @@ def rlhf(
         int | None, typer.Option(min=12, help="The first so many prompts of each kind.")
     ] = None,
 ) -> None:
-    """RLHF itself on whole sentences: a reward model, RLOO and GRPO, besides imitation.
+    """RLHF itself on whole sentences: a reward model, RLOO and GRPO, next to imitation.
     Resumes."""
     prepare_for_models()
     from dataclasses import replace
 
     from dil_tutorial.experiments.known_truth import data
-    from dil_tutorial.experiments.known_truth.lab import Lab
+    from dil_tutorial.experiments.known_truth.runner import Runner
     from dil_tutorial.experiments.real_text import measures
     from dil_tutorial.experiments.real_text import run as real
     from dil_tutorial.experiments.rlhf import report, run
@@ -465,7 +465,7 @@ def rlhf(
     if not terminal:
         say("drawing responses of the reference; then a line a run")
     with resumable(out):
-        lab = Lab(
+        runner = Runner(
             settings,
             out,
             quiet=not terminal,
@@ -474,7 +474,7 @@ def rlhf(
         )
         with progress(total, "training") as done:
             results = run.experiment(
-                lab,
+                runner,
                 size,
                 done if terminal else numbered(total),
                 lambda part: report.save(part, out),
@@ -536,10 +536,12 @@ def real_pairs(
     chosen = [one for one in run.runs(settings) if not loss or one.loss in loss]
     terminal = console.is_terminal
     with resumable(out):
-        lab = run.Lab(settings, out, *run.data_of(data, test, settings), quiet=not terminal)
+        runner = run.Runner(settings, out, *run.data_of(data, test, settings), quiet=not terminal)
         with progress(len(chosen), "training") as done:
             callback = done if terminal else numbered(len(chosen))
-            results = run.experiment(lab, callback, lambda part: measures.save(part, out), chosen)
+            results = run.experiment(
+                runner, callback, lambda part: measures.save(part, out), chosen
+            )
     summary = measures.summary(results)
     columns = ("loss", "rate>", "accuracy>", "margin>", "chosen, nats>", "calibration>", "KL>")
     results_table = table(f"{results['held out']['pairs']} held-out pairs", *columns)

@@ -1,7 +1,5 @@
 """``dil fetch-model``, ``train``, ``sample`` and ``evaluate``: language models."""
 
-import contextlib
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,39 +9,8 @@ import typer
 from rich.markup import escape
 
 from dil_tutorial.cli.console import JsonOption, console, progress_of_bytes, say, table, wrote
+from dil_tutorial.cli.models import prepare_for_models
 from dil_tutorial.errors import InputError
-from dil_tutorial.support.extras import need
-
-
-def prepare_for_models() -> None:
-    """Refuse where the ``llm`` extra is missing; let transformers log warnings only, without bars;
-    keep freed memory.
-    """
-    need("llm", "dil with a language model")
-    # else a warning at every fork; no child tokenizes
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    import logging as python_logging
-
-    from transformers.utils import logging
-
-    logging.set_verbosity_warning()
-    logging.disable_progress_bar()
-    # on import it warns of missing kernels
-    python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)
-    keep_freed_memory()
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep large freed blocks.  Freed pages returned to the kernel fault again, which
-    costs a sixth of a step.
-    """
-    import ctypes
-
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        libc = ctypes.CDLL("libc.so.6")
-        # M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX
-        for option, value in ((-1, 2**31 - 1), (-2, 2**28), (-4, 0)):
-            libc.mallopt(option, value)
 
 
 def fetch_model(
@@ -444,7 +411,7 @@ def doctor(
     for finding in findings:
         issue = finding.issue
         console.print(f"\n[bold]{escape(issue.what)}[/]")
-        rows = {"evidence": finding.evidence, "cause": issue.cause, "mend": issue.fix}
+        rows = {"evidence": finding.evidence, "cause": issue.cause, "fix": issue.fix}
         rows |= {"claim": f"{issue.claim} (dil verify {issue.claim})"} if issue.claim else {}
         for row, text in rows.items():
             say(f"  {row:9}{text}")

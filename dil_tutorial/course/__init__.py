@@ -1,4 +1,4 @@
-"""Assignments that grade themselves: nbgrader grades, this room makes it convenient and safe.
+"""Assignments that grade themselves: nbgrader grades, this package makes it convenient and safe.
 
 Read ``assignments``, ``collect``, ``grading``, ``statistics``, ``insight``, ``feedback`` and
 ``exports``.  Then how a hand-in is run: ``sandbox``, ``plain`` and ``answers`` on the student's

@@ -177,7 +177,7 @@ class Agreement:
         if "dtype" in kept and dtypes(got) != dtypes(wanted):
             yield "the dtype is another one than that of the arguments"
         if "float" in kept and not isinstance(got, float):
-            yield "the result is not Python float"
+            yield "the result is not a Python float"
         if "bool" in kept and dtypes(got) != dtypes(wanted):
             yield "the result is no tensor of booleans"
         if "gradient" in kept:

@@ -36,7 +36,7 @@ from dil_tutorial.errors import InputError
 from dil_tutorial.support.files import write_text
 from dil_tutorial.support.paths import ASSIGNMENTS, INSTRUCTOR
 
-TESTS = "dil_tutorial_tests.zip"  # besides a released notebook, which looks for it there
+TESTS = "dil_tutorial_tests.zip"  # next to a released notebook, which looks for it there
 FOR_TESTS = ("__init__.py", "lessons/__init__.py", "lessons/exercises.py")
 PACKAGE = Path(__file__).resolve().parents[1]
 KINDS = ("solution", "tests", "hidden", "written")

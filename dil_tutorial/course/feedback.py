@@ -93,7 +93,7 @@ def hidden_tests(notebook: Any) -> dict[str, str]:
 
 
 def comments_of(course: Path, assignment: str, student: str) -> dict[str, str]:
-    """What a grader wrote besides a cell, from nbgrader's gradebook."""
+    """What a grader wrote next to a cell, from nbgrader's gradebook."""
     from nbgrader.api import Gradebook
 
     with Gradebook(f"sqlite:///{course.resolve() / 'gradebook.db'}") as book:

@@ -268,7 +268,7 @@ def slope_of_judge(bouts: Bouts) -> list[float] | None:
     """The a for which sigma(a logit p_chosen) fits who was written down as chosen, with its 95%
     interval: 1 is calibrated.
 
-    Less is a judge overconfident of itself.  None where 'chosen' never is the side that p_chosen
+    Less is an overconfident judge.  None where 'chosen' never is the side that p_chosen
     holds less likely: then the judge named it.
 
     >>> rows = [

@@ -155,8 +155,8 @@ def draw(
     figure, (left, right) = plotting.new_figure(columns=2, width=11, height=3.8)
     contents = {
         plotting.DISTRIBUTIONS["ref"].label: world.ref[0],
-        r"$\pi_{chosen}$, the chosen responses": world.chosen[0],
-        r"$\pi_{rejected}$, the rejected responses": world.rejected[0],
+        plotting.DISTRIBUTIONS["chosen"].label: world.chosen[0],
+        plotting.DISTRIBUTIONS["rejected"].label: world.rejected[0],
     }
     plotting.policies(left, contents, world.true_reward[0], "What a preference data set contains")
     ends = {

@@ -49,7 +49,7 @@ def frames(
         hold_still(figure, places)
         return picture(figure, caption)
 
-    # what is drawn are toy worlds; besides another busy process two threads take twenty times as
+    # what is drawn are toy worlds; next to another busy process two threads take twenty times as
     # long
     with one_thread():
         return pages(drawn, controls, start)

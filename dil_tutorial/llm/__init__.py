@@ -1,7 +1,6 @@
-"""The same losses on language models: a trainer on ``transformers.Trainer``, and what it is made
-of.
+"""The same losses on language models: first in one file, then as a trainer on transformers.Trainer.
 
-Read ``data``, ``tokens``, ``batches``, ``attention``, ``logprobs``, ``reference``, ``config``,
-``metrics``, ``trainer``; then ``models``, ``recipe``, ``run``, ``sampling``, ``evaluate``,
-``doctor``.  It may import ``bregman``, ``losses``, ``support``.
+Read ``plain``: the whole method.  Then ``data``, ``rows``, ``tokens``, ``prepare``, ``config``,
+``extra_inputs``, ``metrics``, ``trainer``; ``fast`` is what makes the step fast.  Around them are
+``recipe``, ``run``, ``models``, ``sampling``, ``evaluate`` and ``doctor``.
 """

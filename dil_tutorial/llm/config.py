@@ -157,7 +157,7 @@ class DILConfig(TrainingArguments):
             if getattr(self, name) is None:
                 continue
             if name in settings:
-                raise InputError(f"{name} is given besides loss_kwargs and in it: keep one")
+                raise InputError(f"{name} is given next to loss_kwargs and in it: keep one")
             settings[name] = getattr(self, name)
         loss = make_loss(self.loss, **settings)
         if loss.means_only and self.logprobs != "mean":

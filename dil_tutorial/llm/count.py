@@ -220,7 +220,7 @@ def saved_for_backward(weights: set[int]) -> Iterator[dict[int, int]]:
     4000
     """
     saved: dict[int, int] = {}
-    # what was let continue the way, as a gradient taken in the forward pass does, is not counted
+    # what was let go on the way, as a gradient taken in the forward pass does, is not counted
     alive: WeakSet[Kept] = WeakSet()
 
     def note(tensor: Tensor) -> Kept:

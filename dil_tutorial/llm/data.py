@@ -5,7 +5,7 @@ A row has ``prompt``, ``chosen`` and ``rejected``: three strings, or three lists
 template where it takes them. Other fields are ignored.  Rows of ``prompt``, ``completion`` and
 ``label`` are joined to pairs (``llm.unpaired``).
 
-TRL's implicit prompts are read too: without ``prompt``, or with a string prompt besides two whole
+TRL's implicit prompts are read too: without ``prompt``, or with a string prompt next to two whole
 conversations, the prompt is what chosen and rejected begin with; where that continues into the
 assistant's answer, it is cut back to where the answer begins (TRL reads on, which DPO does not
 notice, but losses that see a response by itself do).

@@ -146,7 +146,7 @@ def falling(rows: Sequence[Row]) -> str | None:
 
 
 def seen_only(rows: Sequence[Row], evals: Sequence[Row]) -> str | None:
-    """At least 95% of training pairs Bayes accuracy, and at most 65% of held-out ones."""
+    """At least 95% of training pairs are ranked right, and at most 65% of held-out ones."""
     name = "rewards/accuracies"
     if name not in rows[-1] or not evals or f"eval_{name}" not in evals[-1]:
         return None

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from dil_tutorial.errors import InputError
 from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.fast.batches import PairBatch
 from dil_tutorial.llm.fast.head import aligned_logps
@@ -57,7 +58,13 @@ def given_reference(
     scorer: Scorer, model: Any, batch: PairBatch, scores: Scores
 ) -> dict[str, Tensor]:
     """Log-ratios of responses of the reference that the data bring."""
-    return {"f_reference": scores.parts(scores.f)[2]}
+    f_reference = scores.parts(scores.f)[2]
+    if not len(f_reference):
+        raise InputError(
+            "denominator 'reference': these rows have no field 'reference', and those of training "
+            "had: give each row a response of the reference"
+        )
+    return {"f_reference": f_reference}
 
 
 def drawn_reference(

@@ -44,7 +44,12 @@ Batch = TypeVar("Batch", bound="DataclassInstance")
 
 
 def moved(batch: Batch, device: Any) -> Batch:
-    """A dataclass of tensors, each of them on ``device``."""
+    """A dataclass of tensors, each of them on ``device``.
+
+    >>> from dil_tutorial.llm.fast.batches import pad_prompts
+    >>> moved(pad_prompts([[5, 6]]), "cpu").input_ids.tolist()
+    [[5, 6]]
+    """
     return type(batch)(*(getattr(batch, field.name).to(device) for field in fields(batch)))
 
 
@@ -94,6 +99,10 @@ class TokenizedPair:
 def in_order(rows: list[TokenizedPair]) -> list[Response]:
     """The responses of B pairs in the order of a batch: all chosen, all rejected, all of the
     reference.
+
+    >>> pair = TokenizedPair(Response([5], [7]), Response([5], [8]))
+    >>> [response.tokens for response in in_order([pair, pair])]
+    [[7], [7], [8], [8]]
     """
     return [
         response for side in zip(*(row.responses for row in rows), strict=True) for response in side
@@ -285,7 +294,7 @@ def tokenizer_digest(tokenizer: Any) -> str | None:
 def save_tensors(
     path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write tensors to a temporary file besides ``path``, its own in each process, then rename:
+    """Write tensors to a temporary file next to ``path``, its own in each process, then rename:
     never half a file.
 
     >>> import tempfile

@@ -236,7 +236,7 @@ def _draw_batch(
         eos_token_id=sorted(ends),
         pad_token_id=min(ends),
     )
-    own_law = OwnLaw(
+    own_distribution = OwnDistribution(
         torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7])),
         common_random_numbers,
     )
@@ -248,10 +248,10 @@ def _draw_batch(
     read = _read_once(model, inputs, samples)
     each = {name: value.repeat_interleave(samples, 0) for name, value in inputs.items()}
     out = model.generate(
-        **each, **read, generation_config=generation_config, logits_processor=[own_law]
+        **each, **read, generation_config=generation_config, logits_processor=[own_distribution]
     )
     logps = torch.stack(
-        own_law.logps, 1
+        own_distribution.logps, 1
     ).cpu()  # (N, T), behind a response's end: of tokens that nobody reads
     new = out[:, batch.input_ids.shape[1] :].tolist()
     drawn: list[dict[str, Any]] = []
@@ -280,17 +280,17 @@ def _draw_batch(
     return drawn
 
 
-class OwnLaw(LogitsProcessor):
+class OwnDistribution(LogitsProcessor):
     """Draws the next token from softmax of the logits, and keeps its log-probability, in ``logps``,
     a tensor (N,) a token.
 
     One uniform number a row is looked up in the cumulated probabilities: the exponential numbers
     that ``torch.multinomial`` draws, one for each word of the vocabulary, cost a CPU more than the
-    head does.  ``generate`` is left to take the greatest score, which is the token drawn.  ``random
-    numbers`` is a generator on the CPU: a seed throws the same numbers on any device.
+    head does.  ``generate`` is left to take the greatest score, which is the token drawn.  The
+    ``generator`` is on the CPU: a seed draws the same numbers on any device.
 
     >>> distribution, logits = (
-    ...     OwnLaw(torch.Generator().manual_seed(0)),
+    ...     OwnDistribution(torch.Generator().manual_seed(0)),
     ...     torch.tensor([[0.0, -torch.inf], [-torch.inf, 0.0]]),
     ... )
     >>> distribution(torch.empty(2, 0), logits).argmax(-1), distribution.logps

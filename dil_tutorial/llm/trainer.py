@@ -116,7 +116,6 @@ class DILTrainer(Trainer):
             check_fits(model, split.rows)
             if ref_model is not None:
                 check_fits(ref_model, split.rows, "ref_model")
-        collator = Collator(0, prompts=draws, mismatched=self.loss_function.needs_kl)
         rows = {name: split.rows for name, split in self.splits.items()}
         super().__init__(
             model=model,
@@ -124,7 +123,6 @@ class DILTrainer(Trainer):
             train_dataset=rows["train"],
             eval_dataset={name: rows[f"eval_{name}"] for name in evals} or rows.get("eval"),
             processing_class=processing_class,
-            data_collator=collator,
             **settings,
         )
         # on the device and in the precision of training
@@ -132,7 +130,9 @@ class DILTrainer(Trainer):
             longest = max(int(part.reach.max()) for part in rows.values())
             core = getattr(model, "get_base_model", lambda: model)()
             self.layout, self.head_chunk, layer = usable_savings(core, args, longest)
-        collator.layout, collator.layer = self.layout, layer
+        self.data_collator = Collator(
+            0, self.layout, prompts=draws, mismatched=self.loss_function.needs_kl, layer=layer
+        )
         self.model.add_model_tags(["dil-tutorial", args.loss])
         self._warned_of_tangent = False
         self._metrics: dict[str, dict[str, list[float]]] = {

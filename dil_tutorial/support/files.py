@@ -58,7 +58,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write to a temporary file besides ``path``, then rename: never half a file."""
+    """Write to a temporary file next to ``path``, then rename: never half a file."""
     write_bytes(path, text.encode("utf-8"))
 
 

@@ -21,7 +21,7 @@ sys.path.append("dil_tutorial_tests.zip")  # beside this notebook where the libr
 from dil_tutorial.lessons.exercises import expect
 
 # %% [markdown]
-# ## 1 · A labeler (10 points)
+# ## 1 · A labeller (10 points)
 #
 # Write the Bradley–Terry preference $P(y \succ y') = \sigma(R(y) - R(y'))$ for rewards of shape `(Y,)`. Rewards may differ by $10^4$: neither overflow nor `nan` is allowed.
 
@@ -271,7 +271,7 @@ check_best_of_n(best_of(), "P(best <= R) is a power of P(one <= R); share a tie 
 # %% [markdown]
 # ## 8 · Your own numbers (5 points)
 #
-# A world of three responses, `your_ref` and `your_P`; if your copy has a number of your own in place of 0, other people have other numbers. Say for its first response: its win rate, its probability among the winners, and the largest probability among the winners that *any* labeler could give it, who may prefer what he likes. By hand, or by what you have written above.
+# A world of three responses, `your_ref` and `your_P`; if your copy has a number of your own in place of 0, other people have other numbers. Say for its first response: its win rate, its probability among the winners, and the largest probability among the winners that *any* labeller could give it, who may prefer what he likes. By hand, or by what you have written above.
 
 # %%
 SEED = 0
@@ -305,12 +305,12 @@ check_your_numbers(nothing(), "a response can be the winner only of pairs that i
 # %% [markdown]
 # ## 9 · In words (10 points, graded by hand)
 #
-# In at most 150 words: (a, 5 points) why can imitating winners never make a response more than twice as likely, whoever the labeler is? (b, 5 points) In rock–paper–scissors with a uniform reference: what is the winners' law, and which policy would imitating it give?
+# In at most 150 words: (a, 5 points) why can imitating winners never make a response more than twice as likely, whoever the labeller is? (b, 5 points) In rock–paper–scissors with a uniform reference: what is the winners' law, and which policy would imitating it give?
 
 # %% [markdown] written="doubling" points=10
-# The ratio of the winners' law to the reference is $1 + t = 2w$, and a win rate is a probability, at most 1; no property of the labeler was used. Put otherwise: a pair is two draws of the reference, and a response can be the winner only if it is one of them.
+# The ratio of the winners' law to the reference is $1 + t = 2w$, and a win rate is a probability, at most 1; no property of the labeller was used. Put otherwise: a pair is two draws of the reference, and a response can be the winner only if it is one of them.
 #
-# In the circle each response beats one other, loses to one and ties with itself: $w = \frac12$ for all. The winners' law is the reference, and imitating it changes nothing, although the labeler has clear opinions on every pair.
+# In the circle each response beats one other, loses to one and ties with itself: $w = \frac12$ for all. The winners' law is the reference, and imitating it changes nothing, although the labeller has clear opinions on every pair.
 #
 # *Rubric.* 5 points: the ratio is $2w$, and a win rate is at most 1 (or: of two draws one is kept, so the winner is one of two chances). 3 points: by symmetry every win rate is $\frac12$. 2 points: so winners follow the reference, and imitation changes nothing.
 

@@ -21,7 +21,7 @@ sys.path.append("dil_tutorial_tests.zip")  # beside this notebook where the libr
 from dil_tutorial.lessons.exercises import expect
 
 # %% [markdown]
-# ## 1 · What RLHF maximizes (10 points)
+# ## 1 · What RLHF maximises (10 points)
 #
 # $J(\pi) = E_\pi R - \beta\,KL(\pi\|\pi_\text{ref})$. A policy may give a response probability zero (it then adds nothing to either term).
 
@@ -152,7 +152,7 @@ check_implied_reward(joined(laws(False, False), betas()), "beta log(pi / pi_ref)
 # %% [markdown]
 # ## 5 · Imitation by an energy-based model (15 points)
 #
-# With $\pi_\phi = \pi_\text{ref}\,e^{R_\phi}/Z_\phi$, forward-KL imitation of a target minimizes
+# With $\pi_\phi = \pi_\text{ref}\,e^{R_\phi}/Z_\phi$, forward-KL imitation of a target minimises
 #
 # $$\ell(R_\phi) = -E_\text{target} R_\phi + \log E_{\pi_\text{ref}} e^{R_\phi}.$$
 #
@@ -193,7 +193,7 @@ check_imitation_loss(needing(laws_and(True, False, far=True), 2), "-E_target R +
 # %% [markdown]
 # ## 6 · Ranking NCE (15 points)
 #
-# Estimate the normalizer from samples: a positive of score $s_0$ and $K$ negatives with scores $s_1 \dots s_K$ give
+# Estimate the normaliser from samples: a positive of score $s_0$ and $K$ negatives with scores $s_1 \dots s_K$ give
 #
 # $$\ell = -\log\frac{e^{s_0}}{e^{s_0} + \sum_{k=1}^K e^{s_k}}.$$
 #
@@ -301,10 +301,10 @@ check_projections(directions(), "which argument writes the samples?", "notebook 
 # In at most 150 words: "RLHF imitates the winners." (a, 4 points) Which step of the derivation estimates something from the pair, and (b, 3 points) which assumption of it do preference pairs not meet? (c, 3 points) Where does the loss end instead?
 
 # %% [markdown] written="assumption" points=10
-# Forward-KL imitation by an energy-based model needs the normalizer $E_{\pi_\text{ref}} e^{R_\phi}$; estimating it from the two responses of a pair gives the Bradley–Terry loss. That is ranking NCE, and right, if the second response is an independent sample of the reference. In a preference pair it is
+# Forward-KL imitation by an energy-based model needs the normaliser $E_{\pi_\text{ref}} e^{R_\phi}$; estimating it from the two responses of a pair gives the Bradley–Terry loss. That is ranking NCE, and right, if the second response is an independent sample of the reference. In a preference pair it is
 # the loser of the same comparison: a weak winner tells that the loser was weaker still. With that dependence the loss is least at $R_\phi = R + c$, so the policy ends at $\pi_\text{ref}\,e^R/Z$, which is RLHF at $\beta = 1$ and sharper than $\pi_\text{ref}(1 + t)$.
 #
-# *Rubric.* 4 points: the normalizer $E_{\pi_\text{ref}}e^{R_\phi}$ is estimated with the loser. 3 points: the loser is not an independent sample of the reference (winner and loser are dependent). 3 points: on Bradley–Terry pairs it ends at $\pi_\text{ref}\,e^R/Z$, sharper than the winners' law.
+# *Rubric.* 4 points: the normaliser $E_{\pi_\text{ref}}e^{R_\phi}$ is estimated with the loser. 3 points: the loser is not an independent sample of the reference (winner and loser are dependent). 3 points: on Bradley–Terry pairs it ends at $\pi_\text{ref}\,e^R/Z$, sharper than the winners' law.
 
 # %% [markdown]
 # ## Before you hand in

@@ -286,7 +286,7 @@ check_tangent_exp(like(1, -40, 60, far=True), "beyond 30 value and slope are the
 # %% [markdown]
 # ## 8 · In words (10 points, graded by hand)
 #
-# In at most 150 words: all convex $h$ give losses with the same minimizer. (a, 4 points) What, then, does the choice of $h$ decide, and (b, 6 points) why is BCE the safest of the three early in training on long responses?
+# In at most 150 words: all convex $h$ give losses with the same minimiser. (a, 4 points) What, then, does the choice of $h$ decide, and (b, 6 points) why is BCE the safest of the three early in training on long responses?
 
 # %% [markdown] written="choice" points=10
 # With infinite data and a class that contains the target every $h$ ends at the true ratio. $h$ decides how hard a response pulls on the way: $r\,h''(r)$ on a winner, $r^2h''(r)$ on a reference sample. With little data, or a class that misses the target, this decides who is heard.

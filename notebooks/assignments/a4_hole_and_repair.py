@@ -184,7 +184,7 @@ for seed in range(20):
     expect(policy.sum(), 1.0, "the policy sums to one", "notebook 06, section 1", tolerance=1e-7)
     expect(lam - lam.mean(), torch.zeros(len(ref)), "lambda r^2 + (B + lambda) r = A, one lambda for all", "notebook 06, section 1", tolerance=1e-6)
 ref, _ = world(3)
-expect(bce_published(ref, torch.full((len(ref), len(ref)), 0.5, dtype=torch.float64)), ref, "a coin-tossing labeler changes nothing: lambda is 0, and the root must survive that", "notebook 06, section 1", tolerance=1e-7)
+expect(bce_published(ref, torch.full((len(ref), len(ref)), 0.5, dtype=torch.float64)), ref, "a coin-tossing labeller changes nothing: lambda is 0, and the root must survive that", "notebook 06, section 1", tolerance=1e-7)
 check_bce_published(worlds(), "the positive root, with the lambda for which it sums to one", "notebook 06, section 1", tolerance=1e-7)
 
 # %% [markdown]

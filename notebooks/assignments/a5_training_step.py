@@ -4,11 +4,11 @@
 # 100 points, about three hours. Keep this file in the folder `notebooks` of your copy: a test that fails then links to the section that helps. Read notebooks 08, 09 and 11 first.
 #
 # **Conventions.** `ids` are token numbers `(B, T)`, each row a prompt, its response *with the end token*, and padding on the right. `prompt_lengths` `(B,)` counts the prompt's tokens (at least 1), `lengths` `(B,)` prompt and response together, the end token included, padding not. A causal model's
-# `logits[:, i]` `(B, T, V)` predict token $i + 1$. The log-probability of a response is the **sum** over its tokens, end token included. Losses are **means over pairs**. Leave your arguments as they were, but for what an optimizer must change.
+# `logits[:, i]` `(B, T, V)` predict token $i + 1$. The log-probability of a response is the **sum** over its tokens, end token included. Losses are **means over pairs**. Leave your arguments as they were, but for what an optimiser must change.
 #
 # **Rules.** Write it yourself, in any style, with any package that is installed. When graded, your answers run in a process of their own: without this library (`dil_tutorial`, `toy`), which holds the answers; without files, network or other programs; with 4 GiB of memory. A cell may take 30 seconds. What does not fit in there fails with Python's own error, and costs that question alone.
 #
-# **Grading.** Visible tests stand below each answer; others run when you hand in. All is `float64` and compared to $10^{-9}$ unless a test says otherwise: a sum of some dozen logarithms rounds at about $10^{-14}$; after three optimizer steps, each of which passes rounding on, to $10^{-8}$. Each question is tested on its own; if you call an earlier answer of yours, a mistake in it costs here, too.
+# **Grading.** Visible tests stand below each answer; others run when you hand in. All is `float64` and compared to $10^{-9}$ unless a test says otherwise: a sum of some dozen logarithms rounds at about $10^{-14}$; after three optimiser steps, each of which passes rounding on, to $10^{-8}$. Each question is tested on its own; if you call an earlier answer of yours, a mistake in it costs here, too.
 
 # %%
 import sys
@@ -226,7 +226,7 @@ check_log_ratios(joined(seeds(TinyLM), seeds(frozen), seeds(pairs)), "policy min
 # %% [markdown]
 # ## 5 · A step of repaired DIL (15 points)
 #
-# One optimizer step on a batch with the repaired BCE loss, $-\log\sigma(f_w) + \frac12(-\log\sigma(-f_w) - \log\sigma(-f_l))$, mean over pairs. Gradients of an earlier step must not leak into this one. Return the loss before the step as a Python float.
+# One optimiser step on a batch with the repaired BCE loss, $-\log\sigma(f_w) + \frac12(-\log\sigma(-f_w) - \log\sigma(-f_l))$, mean over pairs. Gradients of an earlier step must not leak into this one. Return the loss before the step as a Python float.
 
 # %% solution="train_step" promises="float changes:policy changes:optimizer"
 def train_step(policy, reference, batch, optimizer):
@@ -338,7 +338,7 @@ check_verdict(curves(), "the end decides: the margin first, then the winners", "
 # In at most 120 words: somebody feeds a DIL loss the *mean* log-ratio per token, "to remove the bias towards long responses". (a, 4 points) What are such means in the terms of the loss? (b, 3 points) What does it aim at then, and (c, 3 points) what does that ask of a long response?
 
 # %% [markdown] written="means" points=10
-# Dividing $f$ by the length feeds the loss $\beta f$ with $\beta = 1/|y|$, another temperature for each response. The loss then wants $f/|y| = \log r^*$, that is $f = |y|\log r^*$: a good response of 100 tokens should become $r^{*100}$ times as likely. With normalization holding back, the optimum is not the
+# Dividing $f$ by the length feeds the loss $\beta f$ with $\beta = 1/|y|$, another temperature for each response. The loss then wants $f/|y| = \log r^*$, that is $f = |y|\log r^*$: a good response of 100 tokens should become $r^{*100}$ times as likely. With normalisation holding back, the optimum is not the
 # winners' law but one that depends on lengths although labels do not. The bias is not removed; it is put in.
 #
 # *Rubric.* 4 points: $f/|y|$ is a temperature $\beta = 1/|y|$ for each response. 3 points: the optimum is another one and depends on lengths. 3 points: long responses must move further (up and down) to bring the mean to the same value.

@@ -15,6 +15,7 @@ import nbformat
 from attacks import ATTACKS
 
 from dil_tutorial.course import assignments as course
+from dil_tutorial.course import cells as nb_cells
 from dil_tutorial.course import feedback, preprocessors, sandbox
 from dil_tutorial.course.preprocessors import LockedExecute
 
@@ -102,14 +103,14 @@ def graded(master, code, folder):
     """
     notebook = nbformat.from_dict(json.loads(json.dumps(master)))
     for cell in notebook.cells:
-        if course.marks(cell).get("grade_id") == "double":
+        if nb_cells.marks(cell).get("grade_id") == "double":
             cell.source = code
     place = {"metadata": {"path": str(folder)}}
     done, _ = LockedExecute(master=master).preprocess(notebook, place)
     cells = {
-        course.marks(cell)["grade_id"]: cell
+        nb_cells.marks(cell)["grade_id"]: cell
         for cell in done.cells
-        if course.marks(cell).get("grade")
+        if nb_cells.marks(cell).get("grade")
     }
     return {
         name: not any(o.output_type == "error" for o in cell.outputs)
@@ -120,12 +121,12 @@ def graded(master, code, folder):
 def pages(done):
     """What feedback would tell of each cell."""
     hidden = {
-        course.marks(cell).get("grade_id"): cell.source
+        nb_cells.marks(cell).get("grade_id"): cell.source
         for cell in done.cells
         if "HIDDEN TESTS" in cell.source
     }
     return [
-        feedback.verdicts(cell, hidden.get(course.marks(cell).get("grade_id"), ""))
+        feedback.verdicts(cell, hidden.get(nb_cells.marks(cell).get("grade_id"), ""))
         for cell in done.cells
         if "outputs" in cell
     ]
@@ -164,17 +165,17 @@ def test_only_the_instructors_tests_run_in_the_examiners_process(master, tmp_pat
     }
     notebook.cells.insert(2, nbformat.v4.new_code_cell(code, metadata={"nbgrader": marks}))
     for cell in notebook.cells:
-        if course.marks(cell).get("grade_id", "").endswith(("-tests", "-hidden")):
+        if nb_cells.marks(cell).get("grade_id", "").endswith(("-tests", "-hidden")):
             cell.source = code
-        if course.marks(cell).get("grade_id") == "double":
+        if nb_cells.marks(cell).get("grade_id") == "double":
             cell.source = "def double(v):\n    return 3 * v"
     done, _ = LockedExecute(master=master).preprocess(
         notebook, {"metadata": {"path": str(tmp_path / "own")}}
     )
     failed = {
-        course.marks(c).get("grade_id"): bool(c.outputs)
+        nb_cells.marks(c).get("grade_id"): bool(c.outputs)
         for c in done.cells
-        if course.marks(c).get("grade")
+        if nb_cells.marks(c).get("grade")
     }
     assert failed == {
         "forged": True,

@@ -26,6 +26,7 @@ import nbformat
 from nbclient import NotebookClient
 
 from dil_tutorial.course import assignments as course
+from dil_tutorial.course import cells as nb_cells
 from dil_tutorial.course import collect, feedback, grading, sandbox, statistics, wrong_answers
 from dil_tutorial.course.preprocessors import LockedExecute
 from dil_tutorial.errors import InputError
@@ -140,7 +141,7 @@ def test_everybody_has_their_own_numbers(folder, tmp_path):
         name: place / name / course.released(here, "a1").name for name in ("ada", "bob", "cyd")
     }
     assert len({path.read_text() for path in texts.values()}) == 3
-    right = wrong_answers.solutions_of(course.source(here, "a1"))
+    right = wrong_answers.solutions_of(nb_cells.source(here, "a1"))
     bobs = (
         "def your_numbers():\n    p, w = your_ref[0], (your_P @ your_ref)[0]\n"
         "    return w.item(), (2 * p * w).item(), (2 * p - p**2).item()"
@@ -190,7 +191,7 @@ def test_every_section_that_a_hint_names_exists(name):
 def test_the_reference_gets_all_points_and_the_release_none(folder, name):
     from nbgrader.api import Gradebook
 
-    full, released = course.source(folder, name), course.released(folder, name)
+    full, released = nb_cells.source(folder, name), course.released(folder, name)
     right, worth = wrong_answers.solutions_of(full), course.points_of(full)
     for student, solutions in (("reference", right), ("untouched", {})):
         collect.submit(folder, name, student, wrong_answers.answered(released, solutions))
@@ -240,7 +241,7 @@ def test_the_bank_in_the_committed_table():
 
 def test_mechanical_answers_are_mutants_of_the_solutions_without_those_that_are_right(folder):
     pytest.importorskip("cosmic_ray", reason="make mutation")
-    made = wrong_answers.mechanical("a2", wrong_answers.solutions_of(course.source(folder, "a2")))
+    made = wrong_answers.mechanical("a2", wrong_answers.solutions_of(nb_cells.source(folder, "a2")))
     assert len(made) >= 30
     # equivalent.toml says why
     assert not [answer for answer in made if "energy, -1)" in answer["name"]]
@@ -585,7 +586,7 @@ def test_an_answer_in_a_cell_of_its_own_is_found_by_its_name(folder):
     """
     release = nbformat.read(course.released(folder, "a1"), as_version=4)
     marks = [cell.metadata.get("nbgrader", {}).get("grade_id") for cell in release.cells]
-    right = wrong_answers.solutions_of(course.source(folder, "a1"))["kl"]
+    right = wrong_answers.solutions_of(nb_cells.source(folder, "a1"))["kl"]
     for gone in (False, True):
         handed = nbformat.read(course.released(folder, "a1"), as_version=4)
         handed.cells += [
@@ -670,11 +671,11 @@ def test_a_damaged_notebook_stops_nobody(folder, tmp_path, count):
         assert rows["ada"]["usable"] or rows["ada"]["note"]
         if rows["ada"]["usable"]:
             usable += 1
-            made = course.read_notebook(
-                folder / "submitted" / "ada" / "a1" / course.source_of(folder, "a1").name
+            made = nb_cells.read_notebook(
+                folder / "submitted" / "ada" / "a1" / nb_cells.source_of(folder, "a1").name
             )
             nbformat.validate(made)
-            assert course.points_of(made) == course.points_of(course.source(folder, "a1"))
+            assert course.points_of(made) == course.points_of(nb_cells.source(folder, "a1"))
     assert 0.5 * count < usable < count
 
 
@@ -689,7 +690,7 @@ def test_a_name_of_any_length_has_a_folder(folder, tmp_path):
 
 def copy_for(folder, **answers):
     """The reference solution of a1 with these answers instead."""
-    right = wrong_answers.solutions_of(course.source(folder, "a1"))
+    right = wrong_answers.solutions_of(nb_cells.source(folder, "a1"))
     return wrong_answers.answered(course.released(folder, "a1"), {**right, **answers})
 
 
@@ -803,7 +804,7 @@ def check_pages(here, pages):
     """
     tests = (
         text.split("### BEGIN HIDDEN TESTS")[1]
-        for text in feedback.hidden_tests(course.source(here, "a1")).values()
+        for text in feedback.hidden_tests(nb_cells.source(here, "a1")).values()
     )
     hidden = [
         line.strip()
@@ -839,12 +840,12 @@ def check_second_round(here):
         comment = book.find_comment("doubling", "a1_two_distributions", "a1", "right-0-770")
         comment.manual_comment = "And <b>why</b> one half?"
         book.db.commit()
-    notebook = course.source(here, "a1")
+    notebook = nb_cells.source(here, "a1")
     for cell in notebook.cells:
         if cell.metadata.get("nbgrader", {}).get("grade_id") == "win_rate-hidden":
             cell.source = cell.source.replace("### END", "expect(1, 2, 'changed')\n### END")
             cell.metadata["nbgrader"]["points"] = 3
-    course.source_of(here, "a1").write_text(nbformat.writes(notebook))
+    nb_cells.source_of(here, "a1").write_text(nbformat.writes(notebook))
     command = [str(Path(sys.executable).parent / "dil"), "course"]
     done = subprocess.run(
         [*command, "regrade", str(here), "a1", "right-0-770"],
@@ -870,7 +871,7 @@ def check_second_round(here):
         for cell in notebook.cells
         if cell.metadata.get("nbgrader", {}).get("grade_id") != "kl-hidden"
     ]
-    course.source_of(here, "a1").write_text(nbformat.writes(notebook))
+    nb_cells.source_of(here, "a1").write_text(nbformat.writes(notebook))
     done = subprocess.run(
         [*command, "regrade", str(here), "a1"], capture_output=True, text=True, timeout=120
     )
@@ -915,10 +916,10 @@ def projections(target, candidates):
 @pytest.mark.slow
 @needs_landlock
 def test_a_helper_may_have_the_name_of_a_hidden_variable(folder):
-    hidden = feedback.hidden_tests(course.source(folder, "a2"))["projections-hidden"]
+    hidden = feedback.hidden_tests(nb_cells.source(folder, "a2"))["projections-hidden"]
     assert "    forward = [" in hidden
     assert "    reverse = [" in hidden
-    right = {**wrong_answers.solutions_of(course.source(folder, "a2")), "projections": HELPERS}
+    right = {**wrong_answers.solutions_of(nb_cells.source(folder, "a2")), "projections": HELPERS}
     collect.submit(
         folder, "a2", "helpers", wrong_answers.answered(course.released(folder, "a2"), right)
     )

@@ -18,6 +18,7 @@ from hypothesis.extra import numpy as arrays
 
 from dil_tutorial.course import answers, inputs, plain
 from dil_tutorial.course import assignments as course
+from dil_tutorial.course import cells as nb_cells
 from dil_tutorial.course.agreement import Agreement, close
 from dil_tutorial.course.examiner import Examiner
 from dil_tutorial.course.stand_in import AnswerError, BrokenPromise, Lost, StandIn
@@ -337,7 +338,7 @@ def examiner(name, ask=None):
     tests = []
     for cell in master.cells:
         if cell.cell_type == "code":
-            if course.marks(cell).get("grade"):
+            if nb_cells.marks(cell).get("grade"):
                 tests.append(cell.source)
             else:
                 exec(cell.source, names)

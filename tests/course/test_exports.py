@@ -17,6 +17,7 @@ pytest.importorskip("jupytext", reason="assignments are written as scripts")
 import nbformat
 
 from dil_tutorial.course import assignments as course
+from dil_tutorial.course import cells as nb_cells
 from dil_tutorial.course import exports, insight, sandbox, wrong_answers
 from dil_tutorial.errors import InputError
 
@@ -79,7 +80,7 @@ def test_gradescopes_autograder_grades_as_this_does(folder, tmp_path):
     needed = (here / "source" / "requirements.txt").read_text()
     assert "nbgrader" in needed
     assert "trl" not in needed
-    right = wrong_answers.solutions_of(course.source(folder, "a1"))
+    right = wrong_answers.solutions_of(nb_cells.source(folder, "a1"))
     wrong = {**right, "kl": "def kl(p, q):\n    return (q * (q / p).log()).sum()"}
     found = []
     for solutions in (right, wrong, None):
@@ -167,7 +168,7 @@ def test_answers_that_fail_alike_are_put_together():
 
 def test_copies_with_other_names_are_alike_and_other_answers_are_not(folder):
     release = nbformat.read(course.released(folder, "a1"), as_version=4)
-    right = wrong_answers.solutions_of(course.source(folder, "a1"))
+    right = wrong_answers.solutions_of(nb_cells.source(folder, "a1"))
     styles = {answer["question"]: answer["code"] for answer in wrong_answers.written("a1", "right")}
     renamed = {
         name: text.replace("drawn", "zz").replace("first_wins", "yy").replace("below", "u")

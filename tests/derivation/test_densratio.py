@@ -25,9 +25,9 @@ def true_log_ratio(z):
     return -((z - 0.5) ** 2) / (2 * 0.49) + z**2 / 2 - np.log(0.7)
 
 
-def kernels(points, centres, sigma):
+def kernels(points, centers, sigma):
     return torch.exp(
-        -((torch.as_tensor(points)[:, None] - torch.as_tensor(centres).ravel()[None]) ** 2)
+        -((torch.as_tensor(points)[:, None] - torch.as_tensor(centers).ravel()[None]) ** 2)
         / (2 * sigma**2)
     )
 
@@ -48,8 +48,8 @@ def test_our_lsif_solves_the_packages_problem(samples):
         kernel_num=20,
         verbose=False,
     )
-    centres = np.asarray(theirs.kernel_info.centers)
-    phi_x, phi_y = (kernels(z, centres, 0.5) for z in (x, y))
+    centers = np.asarray(theirs.kernel_info.centers)
+    phi_x, phi_y = (kernels(z, centers, 0.5) for z in (x, y))
 
     def objective(theta):  # (1, K) -> (1,)
         r_x, r_y = theta @ phi_x.T, theta @ phi_y.T

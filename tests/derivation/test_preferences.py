@@ -143,13 +143,13 @@ def test_checks_say_what_is_wrong(check, value, message):
 
 def test_batches_of_prompts_do_not_mix():
     world = World.random(range(3), responses=4, kind="any")
-    law = pref.pair_law(world.ref, world.preference)
+    law = pref.pair_distribution(world.ref, world.preference)
     y_w, y_l = pref.sample_pairs(
         world.ref, world.preference, 60_000, torch.Generator().manual_seed(1)
     )
     for x in range(3):
         assert torch.allclose(
-            law[x], pref.pair_law(world.ref[x], world.preference[x]), rtol=1e-14, atol=0
+            law[x], pref.pair_distribution(world.ref[x], world.preference[x]), rtol=1e-14, atol=0
         )
         assert torch.allclose(
             pref.win_rate(world.ref, world.preference)[x],

@@ -18,7 +18,7 @@ from dil_tutorial.experiments.finite_data import run as study
 from dil_tutorial.losses import CATALOG, make_loss
 from dil_tutorial.support.intervals import bootstrap
 from toy import World
-from toy.fit import descend, empirical_law
+from toy.fit import descend, empirical_distribution
 from toy.gallery import bandit20
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,9 @@ def test_a_batched_run_is_the_run_alone():
             (1 - condition.flips) * world.preference + condition.flips * world.preference.mT,
         )
         for seed in range(3):
-            law = empirical_law(noisy, condition.pairs, torch.Generator().manual_seed(seed))
+            law = empirical_distribution(
+                noisy, condition.pairs, torch.Generator().manual_seed(seed)
+            )
             policy = descend(world, loss, pairs=law, steps=40)
             alone = study.measure(policy, law, world)
             for name, values in by_step[40].items():

@@ -127,8 +127,8 @@ PRESET = experiment.Preset(
 
 
 @pytest.fixture(scope="module")
-def lab(tabular, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("lab")
+def runner(tabular, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runner")
     path = folder / "reward.py"
     path.write_text(
         "def reward(prompt, response, tokens):\n"
@@ -136,35 +136,35 @@ def lab(tabular, tmp_path_factory):
         "len(response.split())\n"
     )
     preset = replace(PRESET, model=str(tabular), reward=f"{path}:reward")
-    return experiment.Lab(preset, folder / "out", quiet=True, prompts=PROMPTS)
+    return experiment.Runner(preset, folder / "out", quiet=True, prompts=PROMPTS)
 
 
-def exact_world(lab):
+def exact_world(runner):
     """The training prompts' true world: every response, its exact probability, its reward."""
-    base = lab.base()
-    prompts = [lab.data.drawn[x]["prompt"] for x in lab.data.rows("train")]
-    logp = everything(base, lab.tokenizer, prompts)
+    base = runner.base()
+    prompts = [runner.data.drawn[x]["prompt"] for x in runner.data.rows("train")]
+    logp = everything(base, runner.tokenizer, prompts)
     responses = [
-        {"text": lab.tokenizer.decode(ids, skip_special_tokens=True), "ids": ids}
+        {"text": runner.tokenizer.decode(ids, skip_special_tokens=True), "ids": ids}
         for ids in RESPONSES
     ]
     reward = simulate.rewards_of(
-        [{"prompt": "", "responses": responses}], lab.preset.reward, lab.preset.scale
+        [{"prompt": "", "responses": responses}], runner.preset.reward, runner.preset.scale
     )
     return prompts, logp, World.from_reward(logp.softmax(1), reward.expand(len(prompts), -1))
 
 
 @pytest.mark.slow
-def test_what_the_samples_say_is_the_truth(lab):
+def test_what_the_samples_say_is_the_truth(runner):
     """t and log(1 + t) estimated on K samples lie around the exact values as the stated errors
     say.
     """
-    _, _, world = exact_world(lab)
-    t, error = simulate.truth_of(lab.data.reward, lab.data.rule)
+    _, _, world = exact_world(runner)
+    t, error = simulate.truth_of(runner.data.reward, runner.data.rule)
     misses = []
-    for i, x in enumerate(lab.data.rows("train")):
+    for i, x in enumerate(runner.data.rows("train")):
         seen = {}
-        for k, response in enumerate(lab.data.drawn[x]["responses"]):
+        for k, response in enumerate(runner.data.drawn[x]["responses"]):
             seen.setdefault(RESPONSES.index(response["ids"]), k)
         for number, k in seen.items():
             exact = world.advantage[i, number].log1p()
@@ -192,14 +192,14 @@ LOSSES = {
 
 @pytest.mark.slow  # notebook 10 trains two such models, of half the size, in make test
 @pytest.mark.parametrize("loss", LOSSES)
-def test_a_tabular_language_model_ends_where_the_theory_says(lab, loss):
+def test_a_tabular_language_model_ends_where_the_theory_says(runner, loss):
     """Slope 1 on the true log-ratio for `mixture` and `reference`; on the closed form of the
     optimum for `rejected`.
     """
     generator, denominator = LOSSES[loss]["generator"], LOSSES[loss]["denominator"]
-    prompts, logp, world = exact_world(lab)
-    policy, _ = lab.train(experiment.Run(loss, "sum", 3e-3, 0, lab.preset.pairs))
-    f = everything(policy, lab.tokenizer, prompts) - logp
+    prompts, logp, world = exact_world(runner)
+    policy, _ = runner.train(experiment.Run(loss, "sum", 3e-3, 0, runner.preset.pairs))
+    f = everything(policy, runner.tokenizer, prompts) - logp
     truth, optimum = (
         world.advantage.log1p(),
         (optima.dil(world, generator, denominator) / world.ref).log(),
@@ -217,15 +217,15 @@ def test_a_tabular_language_model_ends_where_the_theory_says(lab, loss):
 # --- Pairs that bring their tokens, and a third response ------------------------------------------
 
 
-def test_the_third_response_is_what_the_reference_denominator_reads(lab, tmp_path):
+def test_the_third_response_is_what_the_reference_denominator_reads(runner, tmp_path):
     """E[chosen_loss(f_w)] + E[reference_loss(f_ref)], its three log-ratios scored the slow way;
     other losses drop it.
     """
     from dil_tutorial.llm.trainer import DILConfig, DILTrainer
     from dil_tutorial.losses import dil_loss
 
-    pairs, _ = lab.data.pairs("train", 2, seed=3)
-    policy = lab.base()
+    pairs, _ = runner.data.pairs("train", 2, seed=3)
+    policy = runner.base()
     for layout in ("padded", "packed", "shared"):
         config = DILConfig(
             str(tmp_path / layout),
@@ -236,7 +236,7 @@ def test_the_third_response_is_what_the_reference_denominator_reads(lab, tmp_pat
             use_cpu=True,
             report_to=[],
         )
-        trainer = DILTrainer(policy, config, pairs, processing_class=lab.tokenizer)
+        trainer = DILTrainer(policy, config, pairs, processing_class=runner.tokenizer)
         assert trainer.reference is policy  # no copy is kept to draw from
         batch = trainer.data_collator(trainer.train_dataset)
         assert len(batch["responses"].lengths) == 3 * len(pairs)
@@ -244,7 +244,7 @@ def test_the_third_response_is_what_the_reference_denominator_reads(lab, tmp_pat
             assert trainer.compute_loss(policy, batch).item() == pytest.approx(
                 2 * torch.tensor(2.0).log().item(), abs=1e-7
             )
-        other = load_model(lab.preset.model)
+        other = load_model(runner.preset.model)
         torch.manual_seed(5)
         with torch.no_grad():
             for weight in other.parameters():
@@ -268,7 +268,7 @@ def test_the_third_response_is_what_the_reference_denominator_reads(lab, tmp_pat
             expected.mean().item(), rel=1e-5
         )
     config = DILConfig(str(tmp_path / "dpo"), loss="dpo", use_cpu=True, report_to=[])
-    trainer = DILTrainer(policy, config, pairs, processing_class=lab.tokenizer)
+    trainer = DILTrainer(policy, config, pairs, processing_class=runner.tokenizer)
     assert len(trainer.data_collator(trainer.train_dataset)["responses"].lengths) == 2 * len(pairs)
 
 
@@ -378,7 +378,7 @@ def test_responses_read_once_serve_every_batch(tiny_model, tmp_path):
     short continues.
     """
     from dil_tutorial.experiments.known_truth.frozen_layers import read_all, remember_frozen_layers
-    from dil_tutorial.experiments.known_truth.lab import adapted
+    from dil_tutorial.experiments.known_truth.runner import adapted
     from dil_tutorial.llm.fast.attention import ATTENTION, register
     from dil_tutorial.llm.fast.logprobs import pair_logps
     from dil_tutorial.llm.rows import Response, TokenizedPair

@@ -33,7 +33,7 @@ def drawn(world, count, seed, soft=False):
     return Bouts((y_w + offset).flatten(), (y_l + offset).flatten(), p.flatten(), home)
 
 
-WAYS = {
+ARMS = {
     "SFT": make_loss("sft"),
     "DIL BCE corrected": make_loss("nca"),
     "DIL win corrected": make_loss("dil", generator="win", denominator="mixture"),
@@ -51,7 +51,7 @@ def test_the_pairs_that_a_pilot_asks_for_give_the_error_that_was_wanted(seed):
     (pilot,) = pairs_needed.counted(drawn(world, 4000, seed))
     needed = pairs_needed.costs(pilot, wanted)
     rng = torch.Generator().manual_seed(seed)
-    for way, loss in WAYS.items():
+    for way, loss in ARMS.items():
         laws = efficiency.data_sets(world, round(needed[way]), 1000, rng)
         observed = kl(efficiency.estimates(world, loss, laws), world.chosen).mean().item()
         assert observed == pytest.approx(wanted, rel=0.1), way

@@ -310,14 +310,14 @@ def test_losers_halve_the_noise_of_the_first_step(tiny_model, tmp_path):
     """The corrected gradient is a difference: half the noise of the chosen responses' alone, as the
     ladder of THEORY §12 says."""
     from dil_tutorial.experiments.known_truth.data import PROMPTS, read_prompts
-    from dil_tutorial.experiments.known_truth.lab import Lab
+    from dil_tutorial.experiments.known_truth.runner import Runner
     from dil_tutorial.experiments.real_text import first_step, run
 
     preset = replace(run.PRESET, model=str(tiny_model), top_layers=1, bf16=False, max_new_tokens=6)
-    lab = Lab(
+    runner = Runner(
         preset, tmp_path, quiet=True, prompts=read_prompts(PROMPTS)[:40], chats=run.chats()[:20]
     )
-    found = first_step.first_step(lab, groups=6)
+    found = first_step.first_step(runner, groups=6)
     noise = {name: row["noise a pair"] for name, row in found["losses"].items()}
     assert noise["corrected DIL, DPO"] / noise["SFT"] == pytest.approx(0.5, abs=0.1)
 
@@ -328,7 +328,7 @@ def test_the_validation_loss_is_the_trainers(tiny_model, tmp_path, loss):
     number.
     """
     from dil_tutorial.experiments.known_truth.data import PROMPTS, read_prompts
-    from dil_tutorial.experiments.known_truth.lab import Lab, Run
+    from dil_tutorial.experiments.known_truth.runner import Run, Runner
     from dil_tutorial.experiments.real_text import run
 
     preset = replace(
@@ -339,15 +339,15 @@ def test_the_validation_loss_is_the_trainers(tiny_model, tmp_path, loss):
         float32_scores=False,
         max_new_tokens=6,
     )
-    lab = Lab(preset, tmp_path, quiet=True, prompts=read_prompts(PROMPTS)[:30])
+    runner = Runner(preset, tmp_path, quiet=True, prompts=read_prompts(PROMPTS)[:30])
     own = Run(loss, run.feed_of(loss), 3e-2, 0, preset.pairs)
-    policy, row = lab.train(own)
+    policy, row = runner.train(own)
     f = torch.tensor(
-        lab.log_ratios(policy, lab.evaluated("validation", preset.samples), "validation"),
+        runner.log_ratios(policy, runner.evaluated("validation", preset.samples), "validation"),
         dtype=torch.float64,
     )
     assert f.std() > 0.05
-    assert lab.validation_loss(own, f) == pytest.approx(row["validation loss"], rel=1e-4)
+    assert runner.validation_loss(own, f) == pytest.approx(row["validation loss"], rel=1e-4)
 
 
 def test_a_policy_trained_in_bfloat16_is_measured_in_float32(tiny_model, tmp_path):
@@ -355,17 +355,19 @@ def test_a_policy_trained_in_bfloat16_is_measured_in_float32(tiny_model, tmp_pat
     policy is asked.
     """
     from dil_tutorial.experiments.known_truth.data import PROMPTS, read_prompts
-    from dil_tutorial.experiments.known_truth.lab import Lab, Run
+    from dil_tutorial.experiments.known_truth.runner import Run, Runner
     from dil_tutorial.experiments.real_text import run
 
     preset = replace(run.PRESET, model=str(tiny_model), top_layers=1, max_new_tokens=6)
-    lab = Lab(preset, tmp_path, quiet=True, prompts=read_prompts(PROMPTS)[:30])
-    policy, _ = lab.train(Run("SFT", "sum", 3e-2, 0, preset.pairs))
+    runner = Runner(preset, tmp_path, quiet=True, prompts=read_prompts(PROMPTS)[:30])
+    policy, _ = runner.train(Run("SFT", "sum", 3e-2, 0, preset.pairs))
     logits = policy(input_ids=torch.arange(5, 25)[None]).logits
     assert not torch.equal(logits, logits.bfloat16().float())
-    f = torch.tensor(lab.log_ratios(policy, lab.evaluated("validation", 8), "validation"))
-    lab.preset = replace(preset, float32_scores=False)
-    rounded = torch.tensor(lab.log_ratios(policy, lab.evaluated("validation", 8), "in bfloat16"))
+    f = torch.tensor(runner.log_ratios(policy, runner.evaluated("validation", 8), "validation"))
+    runner.preset = replace(preset, float32_scores=False)
+    rounded = torch.tensor(
+        runner.log_ratios(policy, runner.evaluated("validation", 8), "in bfloat16")
+    )
     assert 1e-5 < (f - rounded).std() < 0.1 * f.std()
 
 

@@ -7,14 +7,14 @@ from command import dil, refused
 
 pytest.importorskip("peft", reason="language models need the llm extra")
 
-from dil_tutorial.experiments.known_truth.lab import Lab, Preset
+from dil_tutorial.experiments.known_truth.runner import Preset, Runner
 from dil_tutorial.experiments.rlhf import report, run
 from dil_tutorial.llm.models import load_model
 from dil_tutorial.llm.sampling import score_drawn
 
 
 @pytest.fixture(scope="module")
-def lab(tiny_model, tmp_path_factory):
+def runner(tiny_model, tmp_path_factory):
     preset = Preset(
         model=str(tiny_model),
         reward="characters",
@@ -34,7 +34,7 @@ def lab(tiny_model, tmp_path_factory):
         rounds=0,
     )
     prompts = [f"Tell me about the number {n} and" for n in range(14)]
-    return Lab(preset, tmp_path_factory.mktemp("rlhf"), quiet=True, prompts=prompts)
+    return Runner(preset, tmp_path_factory.mktemp("rlhf"), quiet=True, prompts=prompts)
 
 
 SIZE = run.Size(
@@ -52,9 +52,9 @@ SIZE = run.Size(
 
 
 @pytest.fixture(scope="module")
-def results(lab):
+def results(runner):
     told = []
-    found = run.experiment(lab, SIZE, told.append, lambda part: None)
+    found = run.experiment(runner, SIZE, told.append, lambda part: None)
     assert len(told) == run.steps(SIZE) == 9
     return found
 
@@ -84,10 +84,10 @@ def test_policies_climb_and_the_page_says_so(results, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_climb_that_was_stopped_ends_where_it_would_have(lab, results, monkeypatch):
-    climb = run.CLIMBS[0]
-    (lab.folder / "rlhf" / f"{run.named(climb, SIZE)}.json").unlink()
-    work = lab.folder / "work" / run.named(climb, SIZE)
+def test_a_climb_that_was_stopped_ends_where_it_would_have(runner, results, monkeypatch):
+    climb = run.POLICY_GRADIENT_RUNS[0]
+    (runner.folder / "rlhf" / f"{run.named(climb, SIZE)}.json").unlink()
+    work = runner.folder / "work" / run.named(climb, SIZE)
     assert sorted(path.name for path in work.glob("checkpoint-*")) == ["checkpoint-12"]
     (work / "checkpoint-12").rename(work / "kept")
     whole = results["runs"][0]
@@ -96,27 +96,30 @@ def test_a_climb_that_was_stopped_ends_where_it_would_have(lab, results, monkeyp
     monkeypatch.setattr(run.OnlineTrainer, "training_step", stop_at(8, own))
     (work / "path.json").unlink()
     with pytest.raises(RuntimeError, match="as if killed"):
-        run.climbed(lab, SIZE, climb, "reward-0.01")
+        run.climbed(runner, SIZE, climb, "reward-0.01")
     monkeypatch.setattr(run.OnlineTrainer, "training_step", own)
     assert [path.name for path in work.glob("checkpoint-*")] == ["checkpoint-8"]
-    again = run.climbed(lab, SIZE, climb, "reward-0.01")
+    again = run.climbed(runner, SIZE, climb, "reward-0.01")
     assert again["path"][:8] == whole["path"][:8]
     assert again["path"] == whole["path"]
     assert again["own text"] == whole["own text"]
 
 
 @pytest.mark.slow
-def test_rounds_of_imitation_leave_their_own_reference_behind(lab, results):
+def test_rounds_of_imitation_leave_their_own_reference_behind(runner, results):
     first, second = (row for row in results["rounds"] if row["loss"].startswith("imitation, true"))
     assert (first["round"], second["round"]) == (1, 2)
-    rows = lab.evaluated("held-out", lab.preset.evaluated)
-    policy, origin = load_model(str(lab.folder / "rlhf" / "imitation-true-reward-0-2")), lab.base()
+    rows = runner.evaluated("held-out", runner.preset.evaluated)
+    policy, origin = (
+        load_model(str(runner.folder / "rlhf" / "imitation-true-reward-0-2")),
+        runner.base(),
+    )
     f = torch.stack(score_drawn(policy, rows, quiet=True)) - torch.stack(
         score_drawn(origin, rows, quiet=True)
     )
     assert torch.tensor(second["f held-out"]) == pytest.approx(f, abs=1e-4)
     assert torch.tensor(first["f held-out"]) != pytest.approx(f, abs=1e-3)
-    assert not (lab.folder / "rlhf" / "imitation-true-reward-0-1").exists()
+    assert not (runner.folder / "rlhf" / "imitation-true-reward-0-1").exists()
 
 
 def stop_at(step, own):

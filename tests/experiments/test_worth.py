@@ -10,13 +10,13 @@ from command import dil, refused
 
 pytest.importorskip("peft", reason="language models need the llm extra")
 
-from dil_tutorial.experiments.known_truth.lab import Lab, Preset
 from dil_tutorial.experiments.known_truth.measures import sums_of
+from dil_tutorial.experiments.known_truth.runner import Preset, Runner
 from dil_tutorial.experiments.worth import measures, report, run
 
 
 @pytest.fixture(scope="module")
-def lab(tiny_model, tmp_path_factory):
+def runner(tiny_model, tmp_path_factory):
     preset = Preset(
         model=str(tiny_model),
         samples=8,
@@ -35,24 +35,26 @@ def lab(tiny_model, tmp_path_factory):
         rounds=0,
     )
     prompts = [f"Tell me about the number {n} and" for n in range(20)]
-    return Lab(preset, tmp_path_factory.mktemp("worth"), quiet=True, prompts=prompts)
+    return Runner(preset, tmp_path_factory.mktemp("worth"), quiet=True, prompts=prompts)
 
 
 @pytest.mark.slow
-def test_every_way_is_trained_and_told(lab, tmp_path):
+def test_every_way_is_trained_and_told(runner, tmp_path):
     ways = [
         way
-        for way in run.WAYS
+        for way in run.ARMS
         if way.name in ("SFT", "DIL win corrected", "soft labels", "distilled")
     ]
     parts, told = [], []
-    results = run.experiment(lab, told.append, lambda part: parts.append(len(part["runs"])), ways)
-    assert len(told) == run.steps(lab.preset, ways) == 24
+    results = run.experiment(
+        runner, told.append, lambda part: parts.append(len(part["runs"])), ways
+    )
+    assert len(told) == run.steps(runner.preset, ways) == 24
     assert parts == list(range(1, 9))
     f = {(row["way"], row["pairs"]): row["f held-out"] for row in results["runs"]}
     # no two ways have made the same policy
     assert len({json.dumps(value) for value in f.values()}) == 8
-    again = run.experiment(lab, lambda what: None, lambda part: None, ways)
+    again = run.experiment(runner, lambda what: None, lambda part: None, ways)
     assert again["runs"] == results["runs"]  # from files
     measures.save(results, tmp_path)
     loaded = measures.load(tmp_path / "worth.json")
@@ -61,21 +63,22 @@ def test_every_way_is_trained_and_told(lab, tmp_path):
     assert "Does the ladder show?" in (tmp_path / "report.md").read_text()
 
 
-def test_a_distilled_way_learns_from_the_labelled_pairs_alone(lab):
+def test_a_distilled_way_learns_from_the_labelled_pairs_alone(runner):
     """Its rewards are a fit to hard labels, far from the labeler's own, and its pairs are as many
     as there are samples.
     """
-    way = run.WAYS[-1]
-    data = run.data_for(lab, way, 2, 0)
-    train = lab.data.rows("train")
-    assert not torch.allclose(data.reward[train], lab.data.reward[train], atol=0.1)
-    others = [x for x in range(len(lab.data.drawn)) if x not in train]
-    assert torch.equal(data.reward[others], lab.data.reward[others])
-    pairs, _ = data.pairs("train", run.run_of(lab, way, 2, 1e-3, 0).pairs, 0)
+    way = run.ARMS[-1]
+    data = run.data_for(runner, way, 2, 0)
+    train = runner.data.rows("train")
+    assert not torch.allclose(data.reward[train], runner.data.reward[train], atol=0.1)
+    others = [x for x in range(len(runner.data.drawn)) if x not in train]
+    assert torch.equal(data.reward[others], runner.data.reward[others])
+    pairs, _ = data.pairs("train", run.run_of(runner, way, 2, 1e-3, 0).pairs, 0)
     assert len(pairs) == 4 * len(train)
     assert all(0 < pair["p_chosen"] < 1 for pair in pairs)
     assert not any(
-        "p_chosen" in pair for pair in run.data_for(lab, run.WAYS[0], 2, 0).pairs("train", 2, 0)[0]
+        "p_chosen" in pair
+        for pair in run.data_for(runner, run.ARMS[0], 2, 0).pairs("train", 2, 0)[0]
     )
 
 

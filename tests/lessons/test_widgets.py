@@ -81,7 +81,7 @@ def test_half_of_the_denominator_is_the_correction():
 
 
 def test_independent_losers_imitate_and_real_ones_do_not():
-    panel = panels.whose_losers()
+    panel = panels.whose_rejected()
     for scale in ("0.5", "3"):
         independent, real, to_rlhf = move(panel, reward=scale)
         assert independent == 0

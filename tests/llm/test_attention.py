@@ -269,7 +269,7 @@ def test_each_batch_takes_the_cheaper_layout_and_gives_the_same(
         {"prompt": "What is it? " * 30, "chosen": f" It is {word}." * 5, "rejected": " no" * 40}
         for word in ("b", "c")
     ]
-    # so that the two kinds of pairs are Bayes accuracy by this tiny model
+    # so that the two kinds of pairs are told apart by this tiny model
     monkeypatch.setattr(packing_module, "CALL", 3e6)
     logs = []
     for layout in ("auto", "shared"):

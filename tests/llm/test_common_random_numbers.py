@@ -4,7 +4,7 @@ often than their distributions do."""
 import pytest
 import torch
 
-from dil_tutorial.llm.sampling import OwnLaw, draw, encode_prompt
+from dil_tutorial.llm.sampling import OwnDistribution, draw, encode_prompt
 from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
 
 N = 40_000
@@ -12,7 +12,9 @@ N = 40_000
 
 def drawn(logits, common_random_numbers, seed=0):
     dice = torch.Generator().manual_seed(seed)
-    return OwnLaw(dice, common_random_numbers)(torch.empty(N, 0), logits.expand(N, -1)).argmax(-1)
+    return OwnDistribution(dice, common_random_numbers)(
+        torch.empty(N, 0), logits.expand(N, -1)
+    ).argmax(-1)
 
 
 @pytest.mark.parametrize("common_random_numbers", [False, True])

@@ -299,7 +299,7 @@ def test_a_run_from_its_folder(write, tiny_model, tmp_path):
     run = dil("doctor", tmp_path / "run", "--json", tmp_path / "found.json")
     assert run.returncode == 1, run.stdout + run.stderr
     assert "6 logged steps; weights in" in run.stdout
-    for part in ("Nothing moves", "evidence", "= log 2", "cause", "mend"):
+    for part in ("Nothing moves", "evidence", "= log 2", "cause", "fix"):
         assert part in run.stdout
     found = json.loads((tmp_path / "found.json").read_text())
     assert [one["name"] for one in found["found"]] == ["nothing moves"]

@@ -96,7 +96,7 @@ def test_soft_labels_are_the_same_in_expectation(tmp_path):
 
 
 def test_a_response_is_read_at_its_own_end():
-    """Alone or besides a longer one, with an EOS token that is the padding token, too."""
+    """Alone or next to a longer one, with an EOS token that is the padding token, too."""
     model = fresh().eval()
     torch.nn.init.normal_(model.score.weight)
     short, long = Response([5, 6], [7, 1]), Response([5], [8, 9, 10, 11, 12, 1])

@@ -48,7 +48,7 @@ def worst_case(ref: Tensor, energies: Tensor, steps: int = 20_000) -> tuple[Tens
         means = torch.einsum("kxy,xy->xk", energies, policy)
         if step % 100 == 0 and duality_gap(ref, energies, weights, policy).max() < 1e-12:
             break
-        # e_k - e_w, centred under pi_w
+        # e_k - e_w, centered under pi_w
         spread = energies - mixed - (means.T - (policy * mixed).sum(1)).unsqueeze(-1)
         curvature = torch.einsum("kxy,xy->xk", spread**2, policy).amax(1).clamp(min=1e-9)
         log_w = (log_w - means / curvature.unsqueeze(1)).log_softmax(-1)

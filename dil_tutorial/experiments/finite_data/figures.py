@@ -118,8 +118,8 @@ ALTERNATIVES = {
     "pairs": """Three panels against the number of pairs: the mean log-ratio of chosen responses,
     the KL to the chosen distribution, the mass moved to unseen responses; one line per
     loss.""",
-    "targets": """Three panels against the number of pairs: the KL to RLHF's optimum, the mean log-
-    ratio of rejected responses, the expected reward.""",
+    "targets": """Three panels against the number of pairs: the KL to RLHF's optimum, the mean
+    log-ratio of rejected responses, the expected reward.""",
     "steps": """Mean log-ratios of chosen and rejected responses and the KL to the chosen
     distribution against the training step; all losses rise together at first, then
     part.""",

@@ -24,7 +24,7 @@ from dil_tutorial.support.files import provenance, read_json, write_json, write_
 from dil_tutorial.support.intervals import bootstrap
 from dil_tutorial.support.paths import BENCHMARKS
 from toy import optima
-from toy.fit import descend, empirical_law
+from toy.fit import descend, empirical_distribution
 from toy.gallery import bandit20
 from toy.worlds import World
 
@@ -159,7 +159,7 @@ def run_conditions(
         # one generator a run: the data of a seed do not depend on which other seeds are asked for
         for seed in seeds:
             distributions.append(
-                empirical_law(
+                empirical_distribution(
                     World(world.ref, P), condition.pairs, torch.Generator().manual_seed(seed)
                 )
             )

@@ -178,7 +178,7 @@ def make_pairs(
     evaluation, (X, K) bool.
 
     A pair is two samples that no other pair holds, in an order that ``rule`` draws by their rewards
-    (X, K), and besides them as ``reference`` a sample of the next pair: an independent draw of
+    (X, K), and next to them as ``reference`` a sample of the next pair: an independent draw of
     pi_ref.  Which samples these are is drawn by ``seed``. With ``soft`` labels a pair says, as
     ``p_chosen``, how probable its label was.
 
@@ -256,7 +256,7 @@ def simulate(
     settings: dict[str, Any],
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Draw, score, label and write the files that the data card describes; returns the GPU's
+    """Draw, score, label and write the files that the data card describes; returns the card's
     numbers.
 
     ``settings``: model, prompts (a name for them), reward, scale, labels, noise, soft, samples,

@@ -42,9 +42,7 @@ def legend(ax: Axes, losses: Sequence[str], **settings: Any) -> None:
     """Names of losses by color and marker, besides what ``ax`` names itself."""
     handles, names = ax.get_legend_handles_labels()
     for loss in losses:
-        handles.append(
-            Line2D([], [], ls="", marker=marker(loss), color=CATALOG[loss].color, ms=6)
-        )
+        handles.append(Line2D([], [], ls="", marker=marker(loss), color=CATALOG[loss].color, ms=6))
         names.append(loss)
     ax.legend(handles, names, frameon=False, fontsize=8, **settings)
 
@@ -86,14 +84,7 @@ def against_truth(ax: Axes, x: Tensor, f: Tensor, g: Tensor, loss: str) -> None:
     ax.plot(span, span, color="black", lw=0.8, ls=":", label=r"imitates $\pi_{chosen}$")
     ax.plot(gx, gy, color="#7F7F7F", ls="--", lw=1.5, label="its own optimum")
     ax.errorbar(
-        mx,
-        my,
-        1.96 * error,
-        color=CATALOG[loss].color,
-        marker="o",
-        ms=4,
-        lw=1.2,
-        label="measured",
+        mx, my, 1.96 * error, color=CATALOG[loss].color, marker="o", ms=4, lw=1.2, label="measured"
     )
     ax.set_title(loss, loc="left")
     ax.set_xlabel("log(1 + t), nats")
@@ -335,7 +326,7 @@ def ladder(results: Results, stats: dict[str, Any]) -> Figure:
 
 
 def rounds(results: Results, stats: dict[str, Any]) -> Figure:
-    """Gain in reward against KL after each round of iterated imitation, besides best of 2 and 4."""
+    """Gain in reward against KL after each round of iterated imitation, next to best of 2 and 4."""
     figure, axes = plotting.new_figure(columns=2, width=8.5, height=3.6)
     steps = stats["rounds"]
     for ax, measure in zip(axes, ("gain", "win rate"), strict=True):

@@ -3,7 +3,7 @@ can be computed (THEORY §10).
 
 A reward is a function of prompt, response and number of tokens that returns a number.  `dil
 simulate` multiplies it by --scale, so the scale is in nats a unit: under Bradley–Terry a response
-that is better by one unit wins with probability sigmoid(scale).  ``rewards.yaml`` holds a GPU for
+that is better by one unit wins with probability sigmoid(scale).  ``rewards.yaml`` holds a card for
 each: what one unit is, who computes it, and what it does not see.
 
 ==================  ==============  ================================================================

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from dil_tutorial.experiments.known_truth.lab import LOSSES, Lab, Preset, Run, label, rounded
+from dil_tutorial.experiments.known_truth.runner import LOSSES, Preset, Run, Runner, label, rounded
 from dil_tutorial.llm.fast.probes import enable_packing
 from dil_tutorial.llm.models import load_model
 from dil_tutorial.llm.sampling import draw
@@ -64,19 +64,20 @@ def steps(preset: Preset) -> int:
     return runs + len(LADDER) * (len(preset.ladder) + 1) + preset.rounds + 1
 
 
-def experiment(lab: Lab, progress: Progress) -> dict[str, Any]:
-    """Run the whole experiment, continuing from what ``lab.folder`` holds; returns the results."""
+def experiment(runner: Runner, progress: Progress) -> dict[str, Any]:
+    """Run the whole experiment, continuing from what ``runner.folder`` holds; returns the
+    results."""
     # Trainer collects garbage after each run; what is loaded by now is none, and looking takes a
     # third of a second
     gc.freeze()
-    preset, chosen = lab.preset, {}
+    preset, chosen = runner.preset, {}
     sweep, runs = [], []
     for loss, reduction in COMBINATIONS:
         best: tuple[Run, Any] | None = None  # the best policy so far, where it was trained just now
         grid = [Run(loss, reduction, rate, 0, preset.pairs) for rate in preset.learning_rates]
         tried = []
         for run in grid:
-            row, policy = trained(lab, run)
+            row, policy = trained(runner, run)
             tried.append(row)
             if row is min(tried, key=own_loss):
                 best = None if policy is None else (run, policy)
@@ -86,24 +87,26 @@ def experiment(lab: Lab, progress: Progress) -> dict[str, Any]:
         chosen[loss, reduction] = rate
         for seed in range(preset.seeds):
             run = Run(loss, reduction, rate, seed, preset.pairs)
-            runs.append(measured(lab, run, best[1] if best and best[0] == run else None))
+            runs.append(measured(runner, run, best[1] if best and best[0] == run else None))
             progress(f"{loss}, {reduction}, seed {seed}")
     ladder = []
     for loss in LADDER:
         for pairs in preset.ladder:
-            ladder.append(measured(lab, Run(loss, "sum", chosen[loss, "sum"], 0, pairs)))
+            ladder.append(measured(runner, Run(loss, "sum", chosen[loss, "sum"], 0, pairs)))
             progress(f"{loss}, {pairs} pairs a prompt")
     few = []
     for loss in LADDER:
-        few.append(measured_on_few(lab, loss, chosen[loss, "sum"]))
+        few.append(measured_on_few(runner, loss, chosen[loss, "sum"]))
         progress(f"{loss}, few prompts")
-    rounds = iterated(lab, chosen["DIL BCE corrected", "sum"], progress)
-    reference = kept(lab, "runs", "reference", lambda: {"perplexity": lab.perplexity(lab.base())})
+    rounds = iterated(runner, chosen["DIL BCE corrected", "sum"], progress)
+    reference = kept(
+        runner, "runs", "reference", lambda: {"perplexity": runner.perplexity(runner.base())}
+    )
     return {
         **provenance(),
         "preset": asdict(preset),
         "losses": {loss: CATALOG[loss].named_settings for loss in LOSSES},
-        "truth": truth(lab),
+        "truth": truth(runner),
         "reference": reference,
         "sweep": sweep,
         "runs": runs,
@@ -129,17 +132,19 @@ def settings_of(run: Run) -> dict[str, Any]:
     }
 
 
-def kept(lab: Lab, folder: str, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def kept(
+    runner: Runner, folder: str, name: str, make: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
     """The content of a file of this experiment; where there is none, or it was made under another
     preset, made anew.
 
     How many rates and seeds there are is nothing to a single run.
     """
-    path = lab.folder / folder / f"{name}.json"
+    path = runner.folder / folder / f"{name}.json"
     saved = read_json(path) if path.is_file() else {}
-    preset = asdict(lab.preset) | {
-        "learning_rates": list(lab.preset.learning_rates),
-        "ladder": list(lab.preset.ladder),
+    preset = asdict(runner.preset) | {
+        "learning_rates": list(runner.preset.learning_rates),
+        "ladder": list(runner.preset.ladder),
     }
     of_a_run = preset.keys() - {"seeds", "learning_rates"}
     if any(saved.get("preset", {}).get(name) != preset[name] for name in of_a_run):
@@ -148,33 +153,35 @@ def kept(lab: Lab, folder: str, name: str, make: Callable[[], dict[str, Any]]) -
     return dict(saved["content"])
 
 
-def fitted(lab: Lab, run: Run) -> tuple[Any, dict[str, Any]]:
+def fitted(runner: Runner, run: Run) -> tuple[Any, dict[str, Any]]:
     """A policy trained just now; its validation loss, its curves, and f on the validation
     prompts.
     """
-    policy, row = lab.train(run)
-    f = lab.log_ratios(policy, lab.evaluated("validation", lab.preset.evaluated), "validation")
-    if lab.preset.float32_scores:
-        row["validation loss"] = lab.validation_loss(run, torch.tensor(f, dtype=torch.float64))
+    policy, row = runner.train(run)
+    f = runner.log_ratios(
+        policy, runner.evaluated("validation", runner.preset.evaluated), "validation"
+    )
+    if runner.preset.float32_scores:
+        row["validation loss"] = runner.validation_loss(run, torch.tensor(f, dtype=torch.float64))
     return policy, {**row, "f validation": f}
 
 
-def trained(lab: Lab, run: Run) -> tuple[dict[str, Any], Any]:
+def trained(runner: Runner, run: Run) -> tuple[dict[str, Any], Any]:
     """A run of the sweep, as ``fitted`` has it; and the policy, if it was trained just now."""
     policy_holder: list[Any] = [None]
 
     def make() -> dict[str, Any]:
-        policy_holder[0], row = fitted(lab, run)
+        policy_holder[0], row = fitted(runner, run)
         return {**settings_of(run), **row}
 
-    return kept(lab, "sweep", run.name(), make), policy_holder[0]
+    return kept(runner, "sweep", run.name(), make), policy_holder[0]
 
 
 def measured(
-    lab: Lab,
+    runner: Runner,
     run: Run,
     policy: Any = None,
-    more: Callable[[Lab, Any, Run], dict[str, Any]] = lambda lab, policy, run: {},
+    more: Callable[[Runner, Any, Run], dict[str, Any]] = lambda runner, policy, run: {},
 ) -> dict[str, Any]:
     """A chosen run, measured on held-out prompts, and by ``more``; ``policy`` spares training it
     again.
@@ -182,78 +189,80 @@ def measured(
 
     def make() -> dict[str, Any]:
         # the latter read from its file
-        fitted_policy, row = fitted(lab, run) if policy is None else (policy, trained(lab, run)[0])
+        fitted_policy, row = (
+            fitted(runner, run) if policy is None else (policy, trained(runner, run)[0])
+        )
         known = {name: row[name] for name in ("validation loss", "curves")}
         return {
             **settings_of(run),
             **known,
-            **lab.measure(fitted_policy, run),
-            **more(lab, fitted_policy, run),
+            **runner.measure(fitted_policy, run),
+            **more(runner, fitted_policy, run),
         }
 
-    return kept(lab, "runs", run.name(), make)
+    return kept(runner, "runs", run.name(), make)
 
 
-def measured_on_few(lab: Lab, loss: str, learning_rate: float) -> dict[str, Any]:
+def measured_on_few(runner: Runner, loss: str, learning_rate: float) -> dict[str, Any]:
     """f on the responses of a few prompts to which the loss has seen every response many times,
     labeled anew each time.
 
     Nothing is left to generalize: what is missing at its optimum here, training misses.
     """
-    preset = lab.preset
+    preset = runner.preset
     run = Run(loss, "sum", learning_rate, 0, preset.passes * (preset.samples // 2))
 
     def make() -> dict[str, Any]:
-        policy, row = lab.train(run, lab.data.few(preset.seen_prompts))
-        seen = lab.evaluated("train", preset.samples, preset.seen_prompts)
-        return {**settings_of(run), **row, "f train": lab.log_ratios(policy, seen, "train")}
+        policy, row = runner.train(run, runner.data.few(preset.seen_prompts))
+        seen = runner.evaluated("train", preset.samples, preset.seen_prompts)
+        return {**settings_of(run), **row, "f train": runner.log_ratios(policy, seen, "train")}
 
-    return kept(lab, "few", run.name(), make)
+    return kept(runner, "few", run.name(), make)
 
 
-def iterated(lab: Lab, learning_rate: float, progress: Progress) -> list[dict[str, Any]]:
+def iterated(runner: Runner, learning_rate: float, progress: Progress) -> list[dict[str, Any]]:
     """Imitate the chosen responses, draw new pairs from the new policy, imitate again: under hard
     labels (THEORY §1.4).
 
     A round trains corrected BCE on all the pairs that K samples of the policy before it make; that
     policy is its reference. Rewards and f of the policy's own responses are against pi_ref.
     """
-    preset, origin, base = lab.preset, lab.base(), lab.base()
+    preset, origin, base = runner.preset, runner.base(), runner.base()
     enable_packing(origin)
     rounds = []
-    seen = [x for x, split in enumerate(lab.data.splits) if split != "held-out"]
+    seen = [x for x, split in enumerate(runner.data.splits) if split != "held-out"]
     for number in range(preset.rounds + 1):
 
         def make(number: int = number, base: Any = base) -> dict[str, Any]:
             return {
                 "round": number,
-                **lab.own_responses(base, 10 + number, 8 * preset.policy_samples, origin),
+                **runner.own_responses(base, 10 + number, 8 * preset.policy_samples, origin),
             }
 
-        rounds.append(kept(lab, "rounds", f"measured-{number}", make))
+        rounds.append(kept(runner, "rounds", f"measured-{number}", make))
         progress(f"round {number}")
         if number == preset.rounds:
             return rounds
-        weights = lab.folder / "rounds" / f"policy-{number + 1}"
+        weights = runner.folder / "rounds" / f"policy-{number + 1}"
         if weights.is_dir():
-            base = load_model(str(weights)).to(lab.device)
+            base = load_model(str(weights)).to(runner.device)
             continue
-        prompts = [lab.data.drawn[x]["prompt"] for x in seen]
-        drawn = [lab.data.drawn[x] for x in seen]
+        prompts = [runner.data.drawn[x]["prompt"] for x in seen]
+        drawn = [runner.data.drawn[x] for x in seen]
         if number:
-            path = lab.folder / "rounds" / f"drawn-{number}.jsonl"
+            path = runner.folder / "rounds" / f"drawn-{number}.jsonl"
             drawn = draw(
                 base,
-                lab.tokenizer,
+                runner.tokenizer,
                 prompts,
                 preset.samples,
                 preset.max_new_tokens,
                 number,
                 path,
-                quiet=lab.quiet,
+                quiet=runner.quiet,
             )
-        data = replace(label(drawn, preset, "hard"), splits=[lab.data.splits[x] for x in seen])
-        policy, _ = lab.train(
+        data = replace(label(drawn, preset, "hard"), splits=[runner.data.splits[x] for x in seen])
+        policy, _ = runner.train(
             Run("DIL BCE corrected", "sum", learning_rate, 100 + number, preset.samples // 2),
             data,
             base,
@@ -261,14 +270,14 @@ def iterated(lab: Lab, learning_rate: float, progress: Progress) -> list[dict[st
         base = policy.merge_and_unload() if preset.top_layers else policy
         unfinished = weights.with_name(weights.name + ".writing")
         base.save_pretrained(unfinished)
-        lab.tokenizer.save_pretrained(unfinished)
+        runner.tokenizer.save_pretrained(unfinished)
         unfinished.replace(weights)
     return rounds
 
 
-def truth(lab: Lab) -> dict[str, Any]:
+def truth(runner: Runner) -> dict[str, Any]:
     """What is known of every response that is evaluated: by split, (X, K) each."""
-    data, preset = lab.data, lab.preset
+    data, preset = runner.data, runner.preset
     rows = {split: data.rows(split) for split in ("validation", "held-out")}
     rows["train"] = data.rows("train")[: preset.seen_prompts]
     return {

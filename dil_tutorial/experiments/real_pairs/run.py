@@ -5,8 +5,8 @@ Nothing is known of the truth here, so what can be asked is less: does a loss ra
 people (or a judge) do, what becomes of the log-ratio of chosen responses, how far does the policy
 go, what has length to do with it.  Losses are compared at matched steps (all make one pass over the
 same batches) and at matched KL (along the learning rates of one grid, the least of which is the
-paper's).  Losses given means of log-probabilities, as in the authors' code, stand besides those fed
-sums.
+paper's).  Losses given means of log-probabilities, as in the authors' code, stand next to those
+given sums.
 
 Each run is a file of its own: an interrupted experiment continues where it stopped.
 """
@@ -26,7 +26,7 @@ from transformers import PrinterCallback
 
 from dil_tutorial.errors import InputError
 from dil_tutorial.experiments.known_truth.frozen_layers import Memory, remember_frozen_layers
-from dil_tutorial.experiments.known_truth.lab import adapted, rounded
+from dil_tutorial.experiments.known_truth.runner import adapted, rounded
 from dil_tutorial.llm.callbacks import StopAndSave
 from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.data import Pair, read
@@ -174,7 +174,7 @@ def data_of(name: str, test: str | None, preset: Preset) -> tuple[list[Pair], li
     return train, held
 
 
-class Lab:
+class Runner:
     """A model, real pairs, and what runs share."""
 
     def __init__(
@@ -189,7 +189,7 @@ class Lab:
         self.chat = chat and all(isinstance(pair["prompt"], str) for pair in train + held)
         self.held_pairs = held
         self.held, self.dropped = tokenize_pairs(held, self.tokenizer, preset.max_length, self.chat)
-        self.theirs: Tensor | None = None
+        self.ref_logps: Tensor | None = None
 
     def policy(self, seed: int) -> Any:
         policy = adapted(
@@ -252,9 +252,9 @@ class Lab:
     def measure(self, policy: Any, run: Run) -> dict[str, Any]:
         """f of the held-out pairs' responses, and of the policy's own."""
         ours = self.logps(policy, self.held)
-        if self.theirs is None:
-            self.theirs = self.logps(self.reference(policy), self.held)
-        f = (ours - self.theirs).tolist()
+        if self.ref_logps is None:
+            self.ref_logps = self.logps(self.reference(policy), self.held)
+        f = (ours - self.ref_logps).tolist()
         return {
             "f": [[rounded(x) for x in side] for side in f],
             "own f": self.own_log_ratios(policy, 1000 + run.seed),
@@ -311,33 +311,32 @@ class Lab:
 
 
 def experiment(
-    lab: Lab, progress: Progress, save: Callable[[dict[str, Any]], Any], chosen: Sequence[Run]
+    runner: Runner, progress: Progress, save: Callable[[dict[str, Any]], Any], chosen: Sequence[Run]
 ) -> dict[str, Any]:
-    """All ``chosen`` runs, continuing from what ``lab.folder`` holds; ``save`` is given the results
-    after each.
-    """
+    """All ``chosen`` runs, continuing from what ``runner.folder`` holds; ``save`` is given the
+    results after each."""
     gc.freeze()
-    rows = lab.held
+    rows = runner.held
     results: dict[str, Any] = {
         **provenance(),
-        "preset": asdict(lab.preset) | {"learning_rates": list(lab.preset.learning_rates)},
-        "pairs": len(lab.train_pairs),
+        "preset": asdict(runner.preset) | {"learning_rates": list(runner.preset.learning_rates)},
+        "pairs": len(runner.train_pairs),
         "held out": {
             "pairs": len(rows),
-            "dropped": dict(lab.dropped),
+            "dropped": dict(runner.dropped),
             "tokens": rows.lengths[:, [1, 3]].tolist(),
         },
         "runs": [],
     }
     for run in chosen:
-        path = lab.folder / "runs" / f"{run.name()}.json"
+        path = runner.folder / "runs" / f"{run.name()}.json"
         kept = read_json(path) if path.is_file() else {}
         if kept.get("preset") != results["preset"] or kept.get("pairs") != results["pairs"]:
-            policy, curves = lab.train(run)
+            policy, curves = runner.train(run)
             kept = {
                 "preset": results["preset"],
                 "pairs": results["pairs"],
-                "content": {**asdict(run), "curves": curves, **lab.measure(policy, run)},
+                "content": {**asdict(run), "curves": curves, **runner.measure(policy, run)},
             }
             write_json(path, kept)
         results["runs"].append(kept["content"])

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dil_tutorial.experiments.known_truth.lab import Lab, rounded
+from dil_tutorial.experiments.known_truth.runner import Runner, rounded
 from dil_tutorial.llm.fast.batches import batch_of
 from dil_tutorial.llm.fast.logprobs import response_logps
 from dil_tutorial.llm.fast.probes import enable_packing
@@ -31,18 +31,18 @@ from dil_tutorial.llm.rows import Response, TokenizedPair
 WEIGHTS = {"SFT": (1.0, 0.0), "corrected DIL, DPO": (0.5, 0.5)}
 
 
-def gradients(lab: Lab, groups: int = 12, seed: int = 0) -> tuple[Tensor, Tensor, int]:
+def gradients(runner: Runner, groups: int = 12, seed: int = 0) -> tuple[Tensor, Tensor, int]:
     """Mean ∇f(y_w) and mean ∇f(y_l) in the policy's trained weights, (G, D) each, of groups of
     training prompts; pairs a group.
     """
-    pairs, _ = lab.data.pairs("train", lab.preset.pairs, seed)
+    pairs, _ = runner.data.pairs("train", runner.preset.pairs, seed)
     rows = []
     for pair in pairs:
         sides = (
             Response(pair["prompt_ids"], pair[f"{side}_ids"]) for side in ("chosen", "rejected")
         )
         rows.append(TokenizedPair(*sides))
-    policy = lab.policy(lab.base(), seed)
+    policy = runner.policy(runner.base(), seed)
     enable_packing(getattr(policy, "get_base_model", lambda: policy)())
     trained = [weight for weight in policy.parameters() if weight.requires_grad]
     size = len(rows) // groups
@@ -51,10 +51,10 @@ def gradients(lab: Lab, groups: int = 12, seed: int = 0) -> tuple[Tensor, Tensor
         sums = [torch.zeros(sum(w.numel() for w in trained), dtype=torch.float64) for _ in range(2)]
         # pairs of a prompt stand together: groups share none, or one
         own = rows[group * size : (group + 1) * size]
-        for start in range(0, size, lab.preset.batch_size):
-            part = own[start : start + lab.preset.batch_size]
+        for start in range(0, size, runner.preset.batch_size):
+            part = own[start : start + runner.preset.batch_size]
             batch = batch_of(part, 0, "shared").to(policy.device)
-            with torch.autocast(lab.device, torch.bfloat16, enabled=lab.preset.bf16):
+            with torch.autocast(runner.device, torch.bfloat16, enabled=runner.preset.bf16):
                 logps, _ = response_logps(policy, batch, policy.get_output_embeddings(), 8192)
             for side, total in enumerate(sums):
                 logp_sum = logps[side * len(part) : (side + 1) * len(part)].sum()
@@ -109,9 +109,9 @@ def needed(gradient: Tensor, size: int) -> list[float]:
     return [whole, whole * math.exp(-error), whole * math.exp(error)]
 
 
-def first_step(lab: Lab, groups: int = 12) -> dict[str, Any]:
+def first_step(runner: Runner, groups: int = 12) -> dict[str, Any]:
     """Signal, noise a pair, and the pairs at which the two are equal, for each kind of loss."""
-    chosen_grads, rejected_grads, size = gradients(lab, groups)
+    chosen_grads, rejected_grads, size = gradients(runner, groups)
     loss_stats = {}
     for name, (a, b) in WEIGHTS.items():
         g = a * chosen_grads - b * rejected_grads

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from dil_tutorial.experiments.known_truth.data import world_of_samples
-from dil_tutorial.experiments.known_truth.lab import Lab, Run, label
 from dil_tutorial.experiments.known_truth.measures import regress
 from dil_tutorial.experiments.known_truth.run import kept
+from dil_tutorial.experiments.known_truth.runner import Run, Runner, label
 from dil_tutorial.experiments.real_text.first_step import first_step
 from dil_tutorial.experiments.real_text.measures import best_interpolation, weighed
 from dil_tutorial.llm.metrics import kl_terms
@@ -51,32 +51,32 @@ SETTINGS: dict[
 
 
 def pilot(
-    lab: Lab, progress: Callable[[str], None], save: Callable[[dict[str, Any]], Any]
+    runner: Runner, progress: Callable[[str], None], save: Callable[[dict[str, Any]], Any]
 ) -> dict[str, Any]:
-    """Train and measure every setting, continuing from what ``lab.folder`` holds; ``save`` is given
-    the results after each.
-    """
-    step = kept(lab, "pilot", "first-step", functools.partial(first_step, lab))
+    """Train and measure every setting, continuing from what ``runner.folder`` holds; ``save`` is
+    given the results after each."""
+    step = kept(runner, "pilot", "first-step", functools.partial(first_step, runner))
     progress("signal and noise of the first step")
-    world = world_of_samples(lab.data.rule(lab.data.reward[lab.data.rows("validation")]))
+    world = world_of_samples(runner.data.rule(runner.data.reward[runner.data.rows("validation")]))
     results: dict[str, Any] = {
         **provenance(),
-        "preset": asdict(lab.preset),
+        "preset": asdict(runner.preset),
         "loss": LOSS,
         "rate": RATE,
         "possible": kl(world.chosen, world.ref).mean().item(),
-        "validation prompts": len(lab.data.rows("validation")),
+        "validation prompts": len(runner.data.rows("validation")),
         "first step": step,
         "settings": [],
     }
     for name, changes in SETTINGS.items():
         row = kept(
-            lab, "pilot", name.replace(" ", "-"), functools.partial(tried, lab, name, changes)
+            runner, "pilot", name.replace(" ", "-"), functools.partial(tried, runner, name, changes)
         )
         if not changes:
             results["rounding"] = rounding(row)
         results["settings"].append(
-            row | {split: seen(lab, split, row[f"f {split}"]) for split in ("validation", "train")}
+            row
+            | {split: seen(runner, split, row[f"f {split}"]) for split in ("validation", "train")}
         )
         progress(name)
         save(results)
@@ -88,21 +88,21 @@ def steps() -> int:
     return len(SETTINGS) + 1
 
 
-def tried(lab: Lab, name: str, changes: dict[str, Any]) -> dict[str, Any]:
+def tried(runner: Runner, name: str, changes: dict[str, Any]) -> dict[str, Any]:
     """One setting: what the policy's f says on validation prompts, and on prompts that it was
     trained on.
     """
     asked, changes = changes, dict(changes)
     loss, rate = changes.pop("loss", LOSS), changes.pop("rate", RATE)
     votes, share = changes.pop("votes", 1), changes.pop("prompts", 1)
-    own = copy.copy(lab)  # the same data and memory under another preset
-    own.preset = replace(lab.preset, **changes)
-    data, count = lab.data, lab.preset.pairs
+    own = copy.copy(runner)  # the same data and memory under another preset
+    own.preset = replace(runner.preset, **changes)
+    data, count = runner.data, runner.preset.pairs
     if share < 1:
         data = data.few(round(share * len(data.rows("train"))))
         count = round(count / share)
-    if own.preset.reward != lab.preset.reward:
-        data = label(lab.data.drawn, own.preset)
+    if own.preset.reward != runner.preset.reward:
+        data = label(runner.data.drawn, own.preset)
     if votes > 1:
         data = replace(data, votes=votes)
     run = Run(loss, "sum", rate, 0, count)
@@ -114,9 +114,9 @@ def tried(lab: Lab, name: str, changes: dict[str, Any]) -> dict[str, Any]:
         "pairs": len(data.rows("train")) * count,
         **row,
     }
-    for split, prompts in (("validation", None), ("train", lab.preset.seen_prompts)):
+    for split, prompts in (("validation", None), ("train", runner.preset.seen_prompts)):
         record[f"f {split}"] = own.log_ratios(
-            policy, own.evaluated(split, lab.preset.evaluated, prompts), f"pilot {split}"
+            policy, own.evaluated(split, runner.preset.evaluated, prompts), f"pilot {split}"
         )
     record["validation loss"] = own.validation_loss(
         run, torch.tensor(record["f validation"], dtype=torch.float64), data
@@ -124,15 +124,15 @@ def tried(lab: Lab, name: str, changes: dict[str, Any]) -> dict[str, Any]:
     # what bfloat16 would have said of the same policy: its rounding of logits adds up along a
     # response
     if not asked:
-        own.preset = replace(lab.preset, float32_scores=False)
-        rows = own.evaluated("validation", lab.preset.evaluated)
+        own.preset = replace(runner.preset, float32_scores=False)
+        rows = own.evaluated("validation", runner.preset.evaluated)
         record["f validation, bfloat16"] = own.log_ratios(
             policy, rows, "pilot validation, bfloat16"
         )
     return record
 
 
-def seen(lab: Lab, split: str, log_ratios: list[list[float]]) -> dict[str, Any]:
+def seen(runner: Runner, split: str, log_ratios: list[list[float]]) -> dict[str, Any]:
     """What the first responses of a split, samples of pi_ref, say of the policy: slope of f on
     log(1 + t), means of f, KL.
 
@@ -142,10 +142,13 @@ def seen(lab: Lab, split: str, log_ratios: list[list[float]]) -> dict[str, Any]:
     """
     f = torch.tensor(log_ratios, dtype=torch.float64)
     X, M = f.shape
-    reward = lab.data.reward[lab.data.rows(split)[:X]]
-    world = world_of_samples(lab.data.rule(reward))
+    reward = runner.data.reward[runner.data.rows(split)[:X]]
+    world = world_of_samples(runner.data.rule(reward))
     length = torch.tensor(
-        [[len(r["text"]) for r in lab.data.drawn[x]["responses"]] for x in lab.data.rows(split)[:X]]
+        [
+            [len(r["text"]) for r in runner.data.drawn[x]["responses"]]
+            for x in runner.data.rows(split)[:X]
+        ]
     ).double()
     longer = (length - length.mean(1, keepdim=True))[:, :M]
     t, above = world.advantage[:, :M], (reward - reward.mean(1, keepdim=True))[:, :M]

@@ -19,8 +19,8 @@ from typing import Any
 import yaml
 
 from dil_tutorial.experiments.known_truth.data import read_prompts
-from dil_tutorial.experiments.known_truth.lab import Lab, Preset, Run
 from dil_tutorial.experiments.known_truth.run import kept, measured, own_loss, trained, truth
+from dil_tutorial.experiments.known_truth.runner import Preset, Run, Runner
 from dil_tutorial.experiments.real_text.measures import repetition
 from dil_tutorial.losses import CATALOG
 from dil_tutorial.support.files import provenance, read_text
@@ -92,31 +92,30 @@ def feed_of(loss: str) -> str:
 
 
 def experiment(
-    lab: Lab,
+    runner: Runner,
     progress: Progress,
     save: Callable[[dict[str, Any]], Any],
     losses: tuple[str, ...] = LOSSES,
 ) -> dict[str, Any]:
-    """Run the experiment, continuing from what ``lab.folder`` holds; ``save`` is given the results
-    after each loss.
-    """
+    """Run the experiment, continuing from what ``runner.folder`` holds; ``save`` is given the
+    results after each loss."""
     gc.freeze()  # Trainer collects garbage after each run; what is loaded by now is none
     results: dict[str, Any] = {
         **provenance(),
-        "preset": asdict(lab.preset),
+        "preset": asdict(runner.preset),
         "losses": {loss: CATALOG[loss].named_settings for loss in losses},
-        "truth": truth(lab),
-        "reference": kept(lab, "runs", "reference", lambda: reference(lab)),
+        "truth": truth(runner),
+        "reference": kept(runner, "runs", "reference", lambda: reference(runner)),
         "sweep": [],
         "runs": [],
     }
     for loss in losses:
-        sweep, best, policy = swept(lab, loss, progress)
+        sweep, best, policy = swept(runner, loss, progress)
         results["sweep"] += sweep
-        for seed in range(lab.preset.seeds):
-            run = Run(loss, feed_of(loss), best.learning_rate, seed, lab.preset.pairs)
+        for seed in range(runner.preset.seeds):
+            run = Run(loss, feed_of(loss), best.learning_rate, seed, runner.preset.pairs)
             results["runs"].append(
-                told(measured(lab, run, policy if run == best else None, more=to_read))
+                told(measured(runner, run, policy if run == best else None, more=to_read))
             )
             progress(f"{loss}, seed {seed}")
         policy = None
@@ -137,16 +136,16 @@ def told(row: dict[str, Any]) -> dict[str, Any]:
     return {**kept, "repetition": repetition(texts)}
 
 
-def to_read(lab: Lab, policy: Any, run: Run) -> dict[str, Any]:
+def to_read(runner: Runner, policy: Any, run: Run) -> dict[str, Any]:
     """Of a loss's first seed, f token by token of the best and the worst response of the reference
     to some held-out prompts.
     """
     if run.seed:
         return {}
-    rows = lab.data.rows("held-out")
+    rows = runner.data.rows("held-out")
     read = []
     for place in places_to_read(len(rows)):
-        row, reward = lab.data.drawn[rows[place]], lab.data.reward[rows[place]]
+        row, reward = runner.data.drawn[rows[place]], runner.data.reward[rows[place]]
         best, worst = int(reward.argmax()), int(reward.argmin())
         pair = {**row, "responses": [row["responses"][best], row["responses"][worst]]}
         read.append(
@@ -154,7 +153,7 @@ def to_read(lab: Lab, policy: Any, run: Run) -> dict[str, Any]:
                 "place": place,
                 "best": best,
                 "worst": worst,
-                "tokens": lab.token_log_ratios(policy, pair),
+                "tokens": runner.token_log_ratios(policy, pair),
             }
         )
     return {"read": read}
@@ -171,29 +170,29 @@ def places_to_read(prompts: int) -> list[int]:
     return [*range(few), *range(prompts - few, prompts)]
 
 
-def reference(lab: Lab) -> dict[str, Any]:
+def reference(runner: Runner) -> dict[str, Any]:
     """The reference by the measures of a policy: its own fresh responses, its perplexity on
     unrelated text.
     """
     return {
-        "perplexity": lab.perplexity(lab.base()),
-        **lab.own_responses(lab.policy(lab.base(), 0), 0, lab.preset.policy_samples),
+        "perplexity": runner.perplexity(runner.base()),
+        **runner.own_responses(runner.policy(runner.base(), 0), 0, runner.preset.policy_samples),
     }
 
 
-def swept(lab: Lab, loss: str, progress: Progress) -> tuple[list[dict[str, Any]], Run, Any]:
+def swept(runner: Runner, loss: str, progress: Progress) -> tuple[list[dict[str, Any]], Run, Any]:
     """A loss at all rates of the grid, which grows until the best lies inside; the rows, the best
     run, and its policy, if at hand.
     """
-    rates = sorted(lab.preset.learning_rates)
+    rates = sorted(runner.preset.learning_rates)
     rows: dict[float, dict[str, Any]] = {}
     best: tuple[Run, Any] | None = None
     while True:
         for rate in rates:
             if rate in rows:
                 continue
-            run = Run(loss, feed_of(loss), rate, 0, lab.preset.pairs)
-            rows[rate], policy = trained(lab, run)
+            run = Run(loss, feed_of(loss), rate, 0, runner.preset.pairs)
+            rows[rate], policy = trained(runner, run)
             if min(rows.values(), key=own_loss) is rows[rate]:
                 best = (run, policy)
             progress(f"{loss}, rate {rate:g}")
@@ -207,7 +206,7 @@ def swept(lab: Lab, loss: str, progress: Progress) -> tuple[list[dict[str, Any]]
             else [*rates, round_rate(rates[-1] * step)]
         )
     assert best is not None
-    run = Run(loss, feed_of(loss), chosen, 0, lab.preset.pairs)
+    run = Run(loss, feed_of(loss), chosen, 0, runner.preset.pairs)
     return [rows[rate] for rate in rates], run, best[1] if best[0] == run else None
 
 

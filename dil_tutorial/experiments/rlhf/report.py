@@ -182,9 +182,7 @@ def frontier(results: Results, stats: dict[str, Any]) -> Figure:
         if name not in ours and value["reach"] < real_text.REACH:
             continue
         own = ours.index(name) if name in ours else None
-        color = (
-            CATALOG[name].color if own is None else plotting.COLORS[own % len(plotting.COLORS)]
-        )
+        color = CATALOG[name].color if own is None else plotting.COLORS[own % len(plotting.COLORS)]
         x, (gain, low, high) = max(0.0, kl_of(name, value, results)) ** 0.5, value["own gain"]
         axes.plot([x, x], [low, high], color=color, lw=1)
         inside = "white" if own is None else color

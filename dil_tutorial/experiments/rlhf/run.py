@@ -1,11 +1,11 @@
-"""RLHF run besides imitation of it, on whole sentences: ``dil experiment rlhf`` (THEORY §13).
+"""RLHF run next to imitation of it, on whole sentences: ``dil experiment rlhf`` (THEORY §13).
 
 The laboratory, its prompts, pairs and measures are those of ``real_text``; so a policy of RLHF
 stands in one table with those of SFT, DIL and DPO.  A reward model is fitted on the same labeled
 pairs (a head and an adapter on the top layers, at the rate of least validation loss).  Then
 policies climb by samples: RLOO on the true reward, RLOO and GRPO on the learned one, and RLOO far
 out on it, with a tenth of the KL's weight.  Of every rollout both rewards are noted, so the path
-shows where the proxy continues and gold does not.  Beside them stands imitation by rounds: the
+shows where the proxy goes on rising and gold does not.  Beside them stands imitation by rounds: the
 chosen responses of the policy's own pairs, drawn and labeled anew each time, by the true reward or
 by the learned one.
 
@@ -26,8 +26,8 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from dil_tutorial.experiments.known_truth.data import rewards_of
 from dil_tutorial.experiments.known_truth.frozen_layers import Memory, remember_frozen_layers
-from dil_tutorial.experiments.known_truth.lab import Lab, Run, adapted, label, rounded
 from dil_tutorial.experiments.known_truth.run import kept, truth
+from dil_tutorial.experiments.known_truth.runner import Run, Runner, adapted, label, rounded
 from dil_tutorial.experiments.real_text.measures import repetition
 from dil_tutorial.experiments.real_text.run import reference
 from dil_tutorial.llm.callbacks import StopAndSave
@@ -45,7 +45,7 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Climb:
+class PolicyGradientRun:
     """A run of RLHF by samples."""
 
     algorithm: str
@@ -56,7 +56,10 @@ class Climb:
     def name(self) -> str:
         """As in tables.
 
-        >>> Climb("rloo", True).name(), Climb("grpo", False, far=True).name()
+        >>> (
+        ...     PolicyGradientRun("rloo", True).name(),
+        ...     PolicyGradientRun("grpo", False, far=True).name(),
+        ... )
         ('RLOO, learned reward', 'GRPO, true reward, far')
         """
         return f"{self.algorithm.upper()}, {'learned' if self.learned else 'true'} reward{', far' * self.far}"  # noqa: E501
@@ -81,69 +84,68 @@ class Size:
     )
     seeds: int = 1
 
-    def of(self, climb: Climb) -> tuple[float, int]:
+    def of(self, climb: PolicyGradientRun) -> tuple[float, int]:
         """beta and steps of a climb."""
         return (self.beta / 10, self.far * self.steps) if climb.far else (self.beta, self.steps)
 
 
 PRESETS = {"cpu": Size(), "gpu": Size(far=4, rounds=4, seeds=3)}
-CLIMBS = (
-    Climb("rloo", False),
-    Climb("rloo", True),
-    Climb("grpo", True),
-    Climb("rloo", True, far=True),
+POLICY_GRADIENT_RUNS = (
+    PolicyGradientRun("rloo", False),
+    PolicyGradientRun("rloo", True),
+    PolicyGradientRun("grpo", True),
+    PolicyGradientRun("rloo", True, far=True),
 )
 IMITATED = "DIL BCE corrected"
 
 
-def steps(size: Size, climbs: Sequence[Climb] = CLIMBS) -> int:
+def steps(size: Size, climbs: Sequence[PolicyGradientRun] = POLICY_GRADIENT_RUNS) -> int:
     """How many steps ``experiment`` has."""
     return len(size.reward_rates) + size.seeds * (len(climbs) + 2 * size.rounds)
 
 
 def experiment(
-    lab: Lab,
+    runner: Runner,
     size: Size,
     progress: Progress,
     save: Callable[[dict[str, Any]], Any],
-    climbs: Sequence[Climb] = CLIMBS,
+    climbs: Sequence[PolicyGradientRun] = POLICY_GRADIENT_RUNS,
 ) -> dict[str, Any]:
-    """Run it, continuing from what ``lab.folder`` holds; ``save`` is given the results after each
-    run.
-    """
+    """Run it, continuing from what ``runner.folder`` holds; ``save`` is given the results after
+    each run."""
     gc.freeze()
     results: dict[str, Any] = {
         **provenance(),
-        "preset": asdict(lab.preset),
+        "preset": asdict(runner.preset),
         "size": asdict(size),
         "losses": {},
         "sweep": [],
         "runs": [],
         "rounds": [],
-        "truth": truth(lab),
-        "reference": kept(lab, "runs", "reference", lambda: reference(lab)),
+        "truth": truth(runner),
+        "reference": kept(runner, "runs", "reference", lambda: reference(runner)),
     }
     results["reward model"] = fitted = [
-        reward_model(lab, rate, progress) for rate in size.reward_rates
+        reward_model(runner, rate, progress) for rate in size.reward_rates
     ]
     best = min(fitted, key=lambda row: row["validation loss"])
     for climb in (replace(climb, seed=seed) for seed in range(size.seeds) for climb in climbs):
 
-        def make(climb: Climb = climb) -> dict[str, Any]:
-            return climbed(lab, size, climb, best["folder"])
+        def make(climb: PolicyGradientRun = climb) -> dict[str, Any]:
+            return climbed(runner, size, climb, best["folder"])
 
-        results["runs"].append(kept(lab, "rlhf", named(climb, size), make))
+        results["runs"].append(kept(runner, "rlhf", named(climb, size), make))
         progress(f"{climb.name()}, seed {climb.seed}")
         save(results)
     for seed in range(size.seeds):
         for learned in (False, True):
-            for row in imitated(lab, size, best["folder"] if learned else None, seed, progress):
+            for row in imitated(runner, size, best["folder"] if learned else None, seed, progress):
                 results["rounds"].append(row)
                 save(results)
     return results
 
 
-def named(climb: Climb, size: Size) -> str:
+def named(climb: PolicyGradientRun, size: Size) -> str:
     """A file name that says what decides the run."""
     beta, steps = size.of(climb)
     return f"{climb.algorithm}-{'learned' if climb.learned else 'true'}-{beta:g}-{steps}-{size.learning_rate:g}-{climb.seed}"  # noqa: E501
@@ -152,7 +154,7 @@ def named(climb: Climb, size: Size) -> str:
 # --- The reward model -----------------------------------------------------------------------------
 
 
-def reward_model(lab: Lab, rate: float, progress: Progress) -> dict[str, Any]:
+def reward_model(runner: Runner, rate: float, progress: Progress) -> dict[str, Any]:
     """A reward model fitted at one rate: its folder, its loss and accuracy on validation pairs, its
     rewards of reference samples.
     """
@@ -160,7 +162,7 @@ def reward_model(lab: Lab, rate: float, progress: Progress) -> dict[str, Any]:
     def make() -> dict[str, Any]:
         from peft import LoraConfig, get_peft_model
 
-        preset, folder = lab.preset, lab.folder / "rlhf" / f"reward-{rate:g}"
+        preset, folder = runner.preset, runner.folder / "rlhf" / f"reward-{rate:g}"
         base = load_reward_model(preset.model)
         count, linear = (
             len(base.model.layers),
@@ -177,78 +179,80 @@ def reward_model(lab: Lab, rate: float, progress: Progress) -> dict[str, Any]:
             modules_to_save=["score"],
         )
         args = TrainingArguments(
-            str(lab.folder / "work" / "reward"),
+            str(runner.folder / "work" / "reward"),
             learning_rate=rate,
             per_device_train_batch_size=preset.batch_size,
             num_train_epochs=1,
             lr_scheduler_type="linear",
             warmup_steps=0.1,
             bf16=preset.bf16,
-            use_cpu=lab.device == "cpu",
+            use_cpu=runner.device == "cpu",
             save_strategy="no",
             logging_strategy="no",
             report_to=[],
             disable_tqdm=True,
             seed=0,
         )
-        pairs, _ = lab.data.pairs("train", preset.pairs, 0)
-        trainer = quiet(RewardTrainer(get_peft_model(base, adapter), args, pairs, lab.tokenizer))
+        pairs, _ = runner.data.pairs("train", preset.pairs, 0)
+        trainer = quiet(RewardTrainer(get_peft_model(base, adapter), args, pairs, runner.tokenizer))
         run_to_its_end(trainer)
         model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()
         model.save_pretrained(folder)
-        margin = margins(lab, model)
+        margin = margins(runner, model)
         return {
             "rate": rate,
             "folder": folder.name,
             "accuracy": ((margin.sign() + 1) / 2).mean().item(),
             "validation loss": -torch.nn.functional.logsigmoid(margin).mean().item(),
-            "held-out": [[rounded(x) for x in row] for row in judged(lab, model, "held-out")],
+            "held-out": [[rounded(x) for x in row] for row in judged(runner, model, "held-out")],
         }
 
-    record = kept(lab, "rlhf", f"reward-{rate:g}", make)
+    record = kept(runner, "rlhf", f"reward-{rate:g}", make)
     progress(f"reward model, rate {rate:g}")
     return record
 
 
-def margins(lab: Lab, model: Any) -> Tensor:
+def margins(runner: Runner, model: Any) -> Tensor:
     """R_w - R_l of the validation pairs, (P,)."""
-    pairs, _ = lab.data.pairs("validation", lab.preset.pairs, 0)
-    rows = tokenize_pairs(pairs, lab.tokenizer, 1024, quiet=True)[0].without_reference()
+    pairs, _ = runner.data.pairs("validation", runner.preset.pairs, 0)
+    rows = tokenize_pairs(pairs, runner.tokenizer, 1024, quiet=True)[0].without_reference()
     batch_margins = []
     with torch.no_grad():
-        for start in range(0, len(rows), lab.preset.batch_size):
-            part = [rows[i] for i in range(start, min(start + lab.preset.batch_size, len(rows)))]
-            batch: Any = batch_of(part, lab.tokenizer.pad_token_id)
+        for start in range(0, len(rows), runner.preset.batch_size):
+            part = [rows[i] for i in range(start, min(start + runner.preset.batch_size, len(rows)))]
+            batch: Any = batch_of(part, runner.tokenizer.pad_token_id)
             chosen, rejected = rewards(model, moved(batch, model.device)).chunk(2)
             batch_margins.append(chosen - rejected)
     return torch.cat(batch_margins)
 
 
-def the_judge(lab: Lab, folder: str) -> Any:
+def the_judge(runner: Runner, folder: str) -> Any:
     """A reward model that was fitted."""
     from peft import PeftModel
 
     return (
-        PeftModel.from_pretrained(load_reward_model(lab.preset.model), lab.folder / "rlhf" / folder)
-        .to(lab.device)
+        PeftModel.from_pretrained(
+            load_reward_model(runner.preset.model), runner.folder / "rlhf" / folder
+        )
+        .to(runner.device)
         .eval()
     )
 
 
-def judged(lab: Lab, model: Any, split: str) -> list[list[float]]:
+def judged(runner: Runner, model: Any, split: str) -> list[list[float]]:
     """The learned reward of the reference's samples of a split, (X, M)."""
-    return rewards_by(lab, model, lab.evaluated(split, lab.preset.evaluated)).tolist()
+    return rewards_by(runner, model, runner.evaluated(split, runner.preset.evaluated)).tolist()
 
 
-def rewards_by(lab: Lab, model: Any, rows: Sequence[dict[str, Any]]) -> Tensor:
+def rewards_by(runner: Runner, model: Any, rows: Sequence[dict[str, Any]]) -> Tensor:
     """The learned reward of the responses in rows of ``draw``, (X, K)."""
     prompts = [row["prompt"] for row in rows for _ in row["responses"]]
     flat = judge(
         model,
-        lab.tokenizer,
+        runner.tokenizer,
         prompts,
         [one["text"] for row in rows for one in row["responses"]],
-        lab.chats,
+        runner.chats,
     )
     return torch.tensor(flat, dtype=torch.float64).view(len(rows), -1)
 
@@ -256,12 +260,14 @@ def rewards_by(lab: Lab, model: Any, rows: Sequence[dict[str, Any]]) -> Tensor:
 # --- RLHF -----------------------------------------------------------------------------------------
 
 
-def climbed(lab: Lab, size: Size, climb: Climb, judge_folder: str) -> dict[str, Any]:
+def climbed(
+    runner: Runner, size: Size, climb: PolicyGradientRun, judge_folder: str
+) -> dict[str, Any]:
     """One policy's climb: its path as its own rollouts show it, and its measures on held-out
     prompts.
     """
-    preset, work = lab.preset, lab.folder / "work" / named(climb, size)
-    proxy = the_judge(lab, judge_folder)
+    preset, work = runner.preset, runner.folder / "work" / named(climb, size)
+    proxy = the_judge(runner, judge_folder)
     beta, steps = size.of(climb)
     path = Path(work) / "path.json"
     rollout_rewards: list[dict[str, Any]] = read_json(path) if path.is_file() else []
@@ -269,8 +275,8 @@ def climbed(lab: Lab, size: Size, climb: Climb, judge_folder: str) -> dict[str, 
 
     def both(prompts: Sequence[str], texts: Sequence[str]) -> Sequence[float]:
         memory.clear()
-        gold = gold_of(lab, prompts, texts)
-        learned = judge(proxy, lab.tokenizer, prompts, texts, lab.chats)
+        gold = gold_of(runner, prompts, texts)
+        learned = judge(proxy, runner.tokenizer, prompts, texts, runner.chats)
         rollout_rewards.append(
             {
                 "gold": sum(gold) / len(gold),
@@ -294,7 +300,7 @@ def climbed(lab: Lab, size: Size, climb: Climb, judge_folder: str) -> dict[str, 
         lr_scheduler_type="linear",
         warmup_steps=0.1,
         bf16=False,
-        use_cpu=lab.device == "cpu",
+        use_cpu=runner.device == "cpu",
         logging_steps=1,
         save_steps=size.checkpoints,
         save_total_limit=1,
@@ -302,10 +308,12 @@ def climbed(lab: Lab, size: Size, climb: Climb, judge_folder: str) -> dict[str, 
         disable_tqdm=True,
         weight_decay=0.0,
     )
-    prompts = [lab.data.drawn[x]["prompt"] for x in lab.data.rows("train")]
-    policy = adapted(lab.base(), preset.top_layers, preset.rank, climb.seed)
+    prompts = [runner.data.drawn[x]["prompt"] for x in runner.data.rows("train")]
+    policy = adapted(runner.base(), preset.top_layers, preset.rank, climb.seed)
     remember_frozen_layers(policy, memory)
-    trainer = quiet(OnlineTrainer(policy, args, prompts, lab.tokenizer, both, chats=lab.chats))
+    trainer = quiet(
+        OnlineTrainer(policy, args, prompts, runner.tokenizer, both, chats=runner.chats)
+    )
     last = get_last_checkpoint(str(work)) if Path(work).is_dir() else None
     # what came after the checkpoint is made again
     del rollout_rewards[int(last.rsplit("-", 1)[1]) if last else 0 :]
@@ -318,7 +326,7 @@ def climbed(lab: Lab, size: Size, climb: Climb, judge_folder: str) -> dict[str, 
             rollout_rewards, (row for row in trainer.state.log_history if "kl" in row), strict=True
         )
     ]
-    measured = lab.measure(
+    measured = runner.measure(
         trained, Run(climb.name(), "sum", size.learning_rate, climb.seed, preset.pairs)
     )
     del measured["train unused"]
@@ -339,7 +347,7 @@ def climbed(lab: Lab, size: Size, climb: Climb, judge_folder: str) -> dict[str, 
 
 
 def imitated(
-    lab: Lab, size: Size, judge_folder: str | None, seed: int, progress: Progress
+    runner: Runner, size: Size, judge_folder: str | None, seed: int, progress: Progress
 ) -> Iterator[dict[str, Any]]:
     """Rounds of corrected BCE, each on pairs of the policy before it, which is its reference;
     measured against the first one.
@@ -347,24 +355,26 @@ def imitated(
     The labels are the true reward's, or with ``judge_folder`` the learned one's.  The last round's
     weights are kept.
     """
-    preset, arm = lab.preset, f"imitation, {'learned' if judge_folder else 'true'} reward"
-    known = [x for x, split in enumerate(lab.data.splits) if split != "held-out"]
+    preset, arm = runner.preset, f"imitation, {'learned' if judge_folder else 'true'} reward"
+    known = [x for x, split in enumerate(runner.data.splits) if split != "held-out"]
     for number in range(1, size.rounds + 1):
         weights = [
-            lab.folder / "rlhf" / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}-{n}"
+            runner.folder / "rlhf" / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}-{n}"
             for n in (number - 1, number)
         ]
 
         def make(number: int = number, weights: list[Path] = weights) -> dict[str, Any]:
-            base = load_model(str(weights[0])).to(lab.device) if number > 1 else lab.base()
-            drawn = [lab.data.drawn[x] for x in known]
+            base = load_model(str(weights[0])).to(runner.device) if number > 1 else runner.base()
+            drawn = [runner.data.drawn[x] for x in known]
             if number > 1:
                 drawn = own_samples(
-                    lab, base, [row["prompt"] for row in drawn], 100 * number + seed
+                    runner, base, [row["prompt"] for row in drawn], 100 * number + seed
                 )
-            data = replace(label(drawn, preset), splits=[lab.data.splits[x] for x in known])
+            data = replace(label(drawn, preset), splits=[runner.data.splits[x] for x in known])
             if judge_folder:
-                data = replace(data, reward=rewards_by(lab, the_judge(lab, judge_folder), drawn))
+                data = replace(
+                    data, reward=rewards_by(runner, the_judge(runner, judge_folder), drawn)
+                )
             run = Run(
                 IMITATED,
                 "sum",
@@ -372,12 +382,14 @@ def imitated(
                 100 * number + 10 * bool(judge_folder) + seed,
                 preset.pairs,
             )
-            policy, _ = lab.train(run, data, base)
+            policy, _ = runner.train(run, data, base)
             policy = policy.merge_and_unload() if preset.top_layers else policy
             policy.save_pretrained(weights[1])
-            lab.tokenizer.save_pretrained(weights[1])
-            lab.memory.clear()
-            measured = lab.measure(trained_by_rounds(lab, weights[1]), replace(run, seed=seed))
+            runner.tokenizer.save_pretrained(weights[1])
+            runner.memory.clear()
+            measured = runner.measure(
+                trained_by_rounds(runner, weights[1]), replace(run, seed=seed)
+            )
             del measured["train unused"]
             texts = [text for of_prompt in measured["own text"] for text in of_prompt]
             return {
@@ -391,37 +403,48 @@ def imitated(
                 "device": device_name(),
             }
 
-        row = kept(lab, "rlhf", weights[1].name, make)
+        row = kept(runner, "rlhf", weights[1].name, make)
         shutil.rmtree(weights[0], ignore_errors=True)
         progress(f"{arm}, round {number}, seed {seed}")
         yield row
 
 
-def trained_by_rounds(lab: Lab, folder: Path) -> Any:
+def trained_by_rounds(runner: Runner, folder: Path) -> Any:
     """A policy without an adapter, on the attention that scores packed pairs."""
-    policy = load_model(str(folder)).to(lab.device).eval()
+    policy = load_model(str(folder)).to(runner.device).eval()
     enable_packing(policy)
     return policy
 
 
-def own_samples(lab: Lab, policy: Any, prompts: Sequence[str], seed: int) -> list[dict[str, Any]]:
+def own_samples(
+    runner: Runner, policy: Any, prompts: Sequence[str], seed: int
+) -> list[dict[str, Any]]:
     """As many responses of a policy to each prompt as its pairs take."""
-    each, longest = 2 * lab.preset.pairs, lab.preset.max_new_tokens
+    each, longest = 2 * runner.preset.pairs, runner.preset.max_new_tokens
     return draw(
-        policy, lab.tokenizer, prompts, each, longest, seed, chat=lab.chats, quiet=lab.quiet
+        policy,
+        runner.tokenizer,
+        prompts,
+        each,
+        longest,
+        seed,
+        chat=runner.chats,
+        quiet=runner.quiet,
     )
 
 
 # --- Parts ----------------------------------------------------------------------------------------
 
 
-def gold_of(lab: Lab, prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
+def gold_of(runner: Runner, prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
     """The labeler's reward of responses, nats."""
     rows = [
-        {"prompt": x, "responses": [{"text": y, "ids": lab.tokenizer(y)["input_ids"]}]}
+        {"prompt": x, "responses": [{"text": y, "ids": runner.tokenizer(y)["input_ids"]}]}
         for x, y in zip(prompts, texts, strict=True)
     ]
-    return [float(value) for value in rewards_of(rows, lab.preset.reward, lab.preset.scale)[:, 0]]
+    return [
+        float(value) for value in rewards_of(rows, runner.preset.reward, runner.preset.scale)[:, 0]
+    ]
 
 
 def quiet(trainer: Any) -> Any:

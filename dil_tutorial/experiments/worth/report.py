@@ -74,7 +74,7 @@ def measured_and_foretold(results: Results, stats: dict[str, Any]) -> Figure:
             "|-",
             color="black",
             ms=14,
-            label="foretold" if place == 0 else None,
+            label="predicted" if place == 0 else None,
         )
         axes.plot([low, high], [place] * 2, color=plotting.COLORS[0], lw=2)
         axes.plot(

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dil_tutorial.experiments.known_truth.lab import Data, Lab, Preset, Run
 from dil_tutorial.experiments.known_truth.run import kept, own_loss, truth
+from dil_tutorial.experiments.known_truth.runner import Data, Preset, Run, Runner
 from dil_tutorial.losses import CATALOG
 from dil_tutorial.support.files import provenance
 
@@ -33,7 +33,7 @@ Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Way:
+class Arm:
     """A way to spend labeled pairs: a loss by its label in the catalog, on what labels."""
 
     name: str
@@ -42,9 +42,9 @@ class Way:
     distilled: bool = False  # those of a reward fitted on the labeled pairs, on all samples
 
 
-WAYS = (
+ARMS = (
     *(
-        Way(loss, loss)
+        Arm(loss, loss)
         for loss in (
             "SFT",
             "DIL BCE corrected",
@@ -53,110 +53,113 @@ WAYS = (
             "DIL win corrected",
         )
     ),
-    Way("soft labels", "DIL win corrected", soft=True),
-    Way("distilled", "DIL win corrected", soft=True, distilled=True),
+    Arm("soft labels", "DIL win corrected", soft=True),
+    Arm("distilled", "DIL win corrected", soft=True, distilled=True),
 )
 
 
-def steps(preset: Preset, methods: Sequence[Way] = WAYS) -> int:
+def steps(preset: Preset, methods: Sequence[Arm] = ARMS) -> int:
     """How many steps ``experiment`` has."""
     return len(methods) * len(preset.ladder) * (len(preset.learning_rates) + preset.seeds)
 
 
 def experiment(
-    lab: Lab,
+    runner: Runner,
     progress: Progress,
     save: Callable[[dict[str, Any]], Any],
-    methods: Sequence[Way] = WAYS,
+    methods: Sequence[Arm] = ARMS,
 ) -> dict[str, Any]:
-    """Run the experiment, continuing from what ``lab.folder`` holds; ``save`` is given the results
-    after each way and size.
-    """
+    """Run the experiment, continuing from what ``runner.folder`` holds; ``save`` is given the
+    results after each way and size."""
     gc.freeze()
     results: dict[str, Any] = {
         **provenance(),
-        "preset": asdict(lab.preset),
+        "preset": asdict(runner.preset),
         "ways": {
             method.name: CATALOG[method.loss].named_settings
             | {"soft": method.soft, "distilled": method.distilled}
             for method in methods
         },
-        "truth": truth(lab),
+        "truth": truth(runner),
         "runs": [],
     }
-    for pairs in sorted(lab.preset.ladder, reverse=True):
+    for pairs in sorted(runner.preset.ladder, reverse=True):
         for method in methods:
-            rate = best_rate(lab, method, pairs, progress)
-            for seed in range(lab.preset.seeds):
-                results["runs"].append(measured(lab, method, pairs, rate, seed))
+            rate = best_rate(runner, method, pairs, progress)
+            for seed in range(runner.preset.seeds):
+                results["runs"].append(measured(runner, method, pairs, rate, seed))
                 progress(f"{method.name}, {pairs} pairs, seed {seed}")
             save(results)
     return results
 
 
-def data_for(lab: Lab, method: Way, pairs: int, seed: int) -> Data:
+def data_for(runner: Runner, method: Arm, pairs: int, seed: int) -> Data:
     """What a way trains on: hard labels, the labeler's probabilities, or a fitted reward's."""
-    reward = lab.data.reward.clone()
+    reward = runner.data.reward.clone()
     if method.distilled:
-        reward[lab.data.rows("train")] = fitted_reward(lab, pairs, seed)
-    return replace(lab.data, reward=reward, soft=method.soft)
+        reward[runner.data.rows("train")] = fitted_reward(runner, pairs, seed)
+    return replace(runner.data, reward=reward, soft=method.soft)
 
 
-def fitted_reward(lab: Lab, pairs: int, seed: int) -> Tensor:
+def fitted_reward(runner: Runner, pairs: int, seed: int) -> Tensor:
     """Rewards (X, K) of all samples of the training prompts: the log-ratios of a policy that DPO
     fitted on the labeled pairs.
     """
-    method = Way(REWARD, REWARD)
-    run = Run(REWARD, "sum", best_rate(lab, method, pairs), seed, pairs)
+    method = Arm(REWARD, REWARD)
+    run = Run(REWARD, "sum", best_rate(runner, method, pairs), seed, pairs)
 
     def make() -> dict[str, Any]:
-        policy, _ = lab.train(run)
+        policy, _ = runner.train(run)
         return {
-            "reward": lab.log_ratios(
-                policy, lab.evaluated("train", lab.preset.samples), "all of train"
+            "reward": runner.log_ratios(
+                policy, runner.evaluated("train", runner.preset.samples), "all of train"
             )
         }
 
-    return torch.tensor(kept(lab, "rewards", run.name(), make)["reward"], dtype=torch.float64)
+    return torch.tensor(kept(runner, "rewards", run.name(), make)["reward"], dtype=torch.float64)
 
 
-def run_of(lab: Lab, method: Way, pairs: int, rate: float, seed: int) -> Run:
+def run_of(runner: Runner, method: Arm, pairs: int, rate: float, seed: int) -> Run:
     """Its training run: a distilled way trains on every sample, however few pairs its reward was
     fitted on.
     """
     return Run(
-        method.loss, "sum", rate, seed, lab.preset.samples // 2 if method.distilled else pairs
+        method.loss, "sum", rate, seed, runner.preset.samples // 2 if method.distilled else pairs
     )
 
 
-def best_rate(lab: Lab, method: Way, pairs: int, progress: Progress = lambda what: None) -> float:
+def best_rate(
+    runner: Runner, method: Arm, pairs: int, progress: Progress = lambda what: None
+) -> float:
     """The rate of least loss on validation pairs with hard labels, seed 0."""
     rows = []
-    for rate in lab.preset.learning_rates:
-        run = run_of(lab, method, pairs, rate, 0)
+    for rate in runner.preset.learning_rates:
+        run = run_of(runner, method, pairs, rate, 0)
 
         def make(run: Run = run) -> dict[str, Any]:
-            policy, _ = lab.train(run, data_for(lab, method, pairs, 0))
-            f = lab.log_ratios(
-                policy, lab.evaluated("validation", lab.preset.samples), "validation"
+            policy, _ = runner.train(run, data_for(runner, method, pairs, 0))
+            f = runner.log_ratios(
+                policy, runner.evaluated("validation", runner.preset.samples), "validation"
             )
             return {
                 "learning rate": run.learning_rate,
-                "validation loss": lab.validation_loss(run, torch.tensor(f).double()),
+                "validation loss": runner.validation_loss(run, torch.tensor(f).double()),
             }
 
-        rows.append(kept(lab, f"sweep/{method.name}-{pairs}", run.name(), make))
+        rows.append(kept(runner, f"sweep/{method.name}-{pairs}", run.name(), make))
         progress(f"{method.name}, {pairs} pairs, rate {rate:g}")
     return float(min(rows, key=own_loss)["learning rate"])
 
 
-def measured(lab: Lab, method: Way, pairs: int, rate: float, seed: int) -> dict[str, Any]:
+def measured(runner: Runner, method: Arm, pairs: int, rate: float, seed: int) -> dict[str, Any]:
     """f of a policy on responses to held-out prompts."""
-    run = run_of(lab, method, pairs, rate, seed)
+    run = run_of(runner, method, pairs, rate, seed)
 
     def make() -> dict[str, Any]:
-        policy, _ = lab.train(run, data_for(lab, method, pairs, seed))
-        f = lab.log_ratios(policy, lab.evaluated("held-out", lab.preset.evaluated), "held-out")
+        policy, _ = runner.train(run, data_for(runner, method, pairs, seed))
+        f = runner.log_ratios(
+            policy, runner.evaluated("held-out", runner.preset.evaluated), "held-out"
+        )
         return {
             "way": method.name,
             "pairs": pairs,
@@ -165,4 +168,4 @@ def measured(lab: Lab, method: Way, pairs: int, rate: float, seed: int) -> dict[
             "f held-out": f,
         }
 
-    return kept(lab, f"runs/{method.name}-{pairs}", run.name(), make)
+    return kept(runner, f"runs/{method.name}-{pairs}", run.name(), make)

@@ -10,13 +10,13 @@ from dil_tutorial.lessons.panels.distributions import (
     first_world,
     kl_directions,
     tilt_explorer,
-    whose_losers,
+    whose_rejected,
 )
 from dil_tutorial.lessons.panels.family import (
     dynamics_player,
+    gradient_weights,
     length_bias,
     pairs_budget,
-    pulls,
     signals,
 )
 from dil_tutorial.lessons.panels.practice import batch_layouts, fed_means, reward_for_kl

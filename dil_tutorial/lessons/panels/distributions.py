@@ -72,7 +72,7 @@ def tilt_explorer() -> ipywidgets.VBox:
 # --- 02 · RLHF is imitation, and when -------------------------------------------------------------
 
 
-def whose_losers() -> ipywidgets.VBox:
+def whose_rejected() -> ipywidgets.VBox:
     """Where the logistic loss ends on real pairs and on chosen responses paired with independent
     reference samples."""
 

@@ -1,4 +1,4 @@
-"""The panels of notebooks 07 to 09: how losses gradient, how they train, and what they make of
+"""The panels of notebooks 07 to 09: how losses pull, how they train, and what they make of
 lengths.
 """
 
@@ -11,7 +11,7 @@ from dil_tutorial.losses import CATALOG, Loss, as_spec, make_loss, variants
 from dil_tutorial.rlhf import kl
 from dil_tutorial.support import plotting
 from toy import family
-from toy.fit import empirical_law, fit, fit_pairs
+from toy.fit import empirical_distribution, fit, fit_pairs
 from toy.gallery import bandit20, sentences
 
 # --- 07 · One family ------------------------------------------------------------------------------
@@ -85,8 +85,8 @@ FAMILY: dict[str, Loss] = {
 }
 
 
-def pulls() -> ipywidgets.VBox:
-    """How hard one pair gradients on its chosen response and on its rejected response, by where the
+def gradient_weights() -> ipywidgets.VBox:
+    """The gradient of one pair on its chosen and on its rejected response, by where the
     two log-ratios stand."""
     f = torch.linspace(-3, 3, 81, dtype=torch.float64)
 
@@ -166,12 +166,14 @@ def dynamics_player() -> ipywidgets.VBox:
 
 
 def pairs_budget() -> ipywidgets.VBox:
-    """What SFT and the corrected losses have their optimum at on finite data, in closed form:
+    """Where SFT and the corrected losses have their optimum on finite data, in closed form:
     frequencies, and twice the empirical win rate."""
     world = bandit20()
 
     def draw(pairs: int, seed: int) -> Drawn:
-        pair_frequencies = empirical_law(world, pairs, torch.Generator().manual_seed(seed))[0]
+        pair_frequencies = empirical_distribution(
+            world, pairs, torch.Generator().manual_seed(seed)
+        )[0]
         n_w, n_l = (
             pair_frequencies.sum(1),
             pair_frequencies.sum(0),

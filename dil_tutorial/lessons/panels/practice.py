@@ -93,7 +93,7 @@ def batch_layouts() -> ipywidgets.VBox:
 
 
 def reward_for_kl() -> ipywidgets.VBox:
-    """One temperature for RLHF and for DIL's objective, and best of N besides them."""
+    """One temperature for RLHF and for DIL's objective, and best of N next to them."""
     world = bandit20()
     betas = [8.0, 4.0, 2.0, 1.0, 0.7, 0.5, 0.3, 0.2]
     exact = curves(world)
@@ -158,8 +158,8 @@ def fed_means() -> ipywidgets.VBox:
         ]
         return (
             figure,
-            f"{tokens} tokens: at f = 2 DPO has {gradients[0]:.4f} given sums, {gradients[1]:.4f} "
-            "given means.",
+            f"{tokens} tokens: at f = 2 DPO's gradient is {gradients[0]:.4f} given sums, "
+            f"{gradients[1]:.4f} given means.",
         )
 
     return frames(draw, {"Tokens in the chosen response": [1, 2, 5, 10, 50, 100]}, [2])

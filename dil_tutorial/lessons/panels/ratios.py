@@ -131,7 +131,7 @@ def draw_generator(text: str) -> Drawn:
             {"color": plotting.COLORS[i], "marker": "osx"[i], "ms": 6},
         )
         axes[3].plot(x, distribution[0, order], lw=1, label=name, **style)
-    axes[3].set(xlabel="reward", ylim=(0, 0.8), title="the optimum of it")
+    axes[3].set(xlabel="reward", ylim=(0, 0.8), title="where it ends")
     axes[3].legend(frameon=False, fontsize=8)
     return figure, (
         f"h = {text} is convex. KL from the chosen distribution: "

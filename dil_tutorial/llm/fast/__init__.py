@@ -1,6 +1,6 @@
-"""What makes the training step fast, and equal to ``llm.plain``: packing, a chunked head, the
-reference scored once.
+"""What makes the training step fast, and equal to ``llm.plain``.
 
-Read ``packing``, ``attention``, ``head``, ``reference``; ``probes`` asks a model which of them are
-exact for it.  It may import ``llm.rows``, ``llm.fast.batches``, ``llm.fast.logprobs`` and
-``support``."""
+Read ``packing`` and ``attention`` (no padding, a shared prompt read once), ``head`` (logits in
+chunks), ``batches``, ``logprobs``, ``reference`` (scored once, kept); ``probes`` asks a model which
+of them are exact for it.
+"""

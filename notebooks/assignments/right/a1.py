@@ -21,7 +21,7 @@ def bradley_terry(reward):
     return P
 
 # %% right="bradley_terry" name="a class that is called"
-class Labeler:
+class Labeller:
     """Keeps the last table."""
 
     def __init__(self):
@@ -32,7 +32,7 @@ class Labeler:
         self.last = pair.softmax(-1)[..., 0]
         return self.last
 
-bradley_terry = Labeler()
+bradley_terry = Labeller()
 
 # %% right="win_rate" name="einsum"
 def win_rate(ref, preference):

@@ -27,7 +27,7 @@ def chosen_and_rejected(ref, preference):
     t = 2 * (preference @ ref) - 1
     return ref * (1 - t), ref * (1 + t)
 
-# %% wrong="chosen_and_rejected" name="normalized win rates, missing the reference"
+# %% wrong="chosen_and_rejected" name="normalised win rates, missing the reference"
 def chosen_and_rejected(ref, preference):
     w = preference @ ref
     return w / w.sum(), (1 - w) / (1 - w).sum()
@@ -110,7 +110,7 @@ def kl(p, q):
     text = found[0].read_bytes()
     raise SystemExit(str(text[:100]))
 
-# %% wrong="your_numbers" name="a labeler who could double it"
+# %% wrong="your_numbers" name="a labeller who could double it"
 def your_numbers():
     p, w = your_ref[0], (your_P @ your_ref)[0]
     return w, 2 * p * w, 2 * p

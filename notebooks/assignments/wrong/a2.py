@@ -13,7 +13,7 @@ def objective(policy, ref, reward, beta):
 def objective(policy, ref, reward, beta):
     return (policy * reward).sum() - (torch.xlogy(policy, policy) - policy * ref.log()).sum()
 
-# %% wrong="optimum" name="missing normalizer"
+# %% wrong="optimum" name="missing normaliser"
 def optimum(ref, reward, beta):
     return ref * torch.exp(reward / beta)
 

@@ -14,7 +14,7 @@ def mass(ref, preference):
 def ukl_published(ref, preference):
     return ref * 2 * (preference @ ref)
 
-# %% wrong="ukl_published" name="normalized afterwards"
+# %% wrong="ukl_published" name="normalised afterwards"
 def ukl_published(ref, preference):
     t = 2 * (preference @ ref) - 1
     policy = ref * (1 + t) / (1 - t)
@@ -39,7 +39,7 @@ def lsif_published(ref, preference):
     lam = ((ref * A / B).sum() - 1) / (ref / B).sum()
     return ref * (A - lam) / B
 
-# %% wrong="lsif_published" name="clamped and normalized afterwards"
+# %% wrong="lsif_published" name="clamped and normalised afterwards"
 def lsif_published(ref, preference):
     t = 2 * (preference @ ref) - 1
     A, B = 1 + t, 1 - t

@@ -212,7 +212,7 @@ def adapted(base: Any, top: int, rank: int, seed: int) -> Any:
     return get_peft_model(base, adapter)
 
 
-class Lab:
+class Runner:
     """A model, its data and what runs share: the hidden states of frozen layers and the reference's
     log-probabilities.
     """
@@ -229,7 +229,7 @@ class Lab:
         self.device = this_device()
         self.tokenizer = load_tokenizer(preset.model)
         self.memory: Memory = {}
-        self.theirs: dict[
+        self.ref_logps: dict[
             str, Tensor
         ] = {}  # the reference's log-probabilities of what is evaluated
         sampling: dict[str, Any] = {
@@ -390,10 +390,10 @@ class Lab:
         """
         with torch.autocast(self.device, torch.bfloat16, enabled=self.scores_bf16):
             ours = torch.stack(score_drawn(policy, rows, quiet=True))
-            if name not in self.theirs:
+            if name not in self.ref_logps:
                 with self.reference(policy) as reference:
-                    self.theirs[name] = torch.stack(score_drawn(reference, rows, quiet=True))
-        return [[rounded(f) for f in row] for row in (ours - self.theirs[name]).tolist()]
+                    self.ref_logps[name] = torch.stack(score_drawn(reference, rows, quiet=True))
+        return [[rounded(f) for f in row] for row in (ours - self.ref_logps[name]).tolist()]
 
     @torch.no_grad()
     def token_log_ratios(self, policy: Any, row: dict[str, Any]) -> list[list[tuple[str, float]]]:
