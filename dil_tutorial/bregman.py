@@ -385,8 +385,8 @@ def mixture(weights: Mapping[str, float]) -> Generator:
 
 
 def get_generator(generator: str | Generator) -> Generator:
-    """A generator by name, "power(a)" for any number a, a sum as "lsif+ukl", or the generator
-    itself.
+    """A generator by name, "power(a)" for any number a, a sum as "lsif+ukl" or "0.5 lsif + 2 ukl",
+    or the generator itself.
 
     >>> get_generator("ukl") is UKL, get_generator("lsif+ukl").name
     (True, '1 lsif + 1 ukl')
@@ -407,7 +407,12 @@ def get_generator(generator: str | Generator) -> Generator:
             ) from None
         return power(exponent)
     if "+" in generator:
-        return mixture({part.strip(): 1.0 for part in generator.split("+")})
+        weights: dict[str, float] = {}
+        for part in generator.split("+"):
+            weighted = re.fullmatch(r"([\d.]+) (.+)", part.strip())
+            name, weight = (weighted[2], float(weighted[1])) if weighted else (part.strip(), 1.0)
+            weights[name] = weights.get(name, 0.0) + weight
+        return mixture(weights)
     if generator not in GENERATORS:
         raise unknown_name("generator", generator, [*GENERATORS, "power(0.5)"])
     return GENERATORS[generator]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dil_tutorial.bregman import lift
-from dil_tutorial.loss_spec import NonNegative, Number, Positive, Variant, loss
+from dil_tutorial.loss_spec import NonNegative, NumberOrTensor, Positive, Variant, loss
 
 
 @loss(
@@ -31,7 +31,7 @@ from dil_tutorial.loss_spec import NonNegative, Number, Positive, Variant, loss
     means_only=True,
 )
 def simpo_loss(
-    logp_chosen: Tensor, logp_rejected: Tensor, beta: Positive = 2.0, gamma: Number = 1.0
+    logp_chosen: Tensor, logp_rejected: Tensor, beta: Positive = 2.0, gamma: NumberOrTensor = 1.0
 ) -> Tensor:
     """SimPO (Meng et al., 2024): -log sigmoid(beta (l_w - l_l) - gamma), l the *mean*
     log-probability per token.
@@ -62,7 +62,7 @@ def alphapo_loss(
     logp_rejected: Tensor,
     alpha: NonNegative = 0.1,
     beta: Positive = 2.0,
-    gamma: Number = 1.0,
+    gamma: NumberOrTensor = 1.0,
 ) -> Tensor:
     """AlphaPO (Gupta et al., 2025): SimPO on the rewards (1 - p^-alpha)/alpha in place of log p, p
     = e^l.
@@ -127,7 +127,10 @@ def simper_loss(logp_chosen: Tensor, logp_rejected: Tensor) -> Tensor:
     reference_free=True,
 )
 def slic_loss(
-    logp_chosen: Tensor, logp_rejected: Tensor, delta: Number = 1.0, sft_weight: NonNegative = 0.1
+    logp_chosen: Tensor,
+    logp_rejected: Tensor,
+    delta: NumberOrTensor = 1.0,
+    sft_weight: NonNegative = 0.1,
 ) -> Tensor:
     """SLiC-HF (Zhao et al., 2023): a hinge on the margin of log-probabilities, and maximum
     likelihood next to it.

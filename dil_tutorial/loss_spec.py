@@ -145,11 +145,13 @@ class LossSpec:
 
     function: Loss
     settings: Mapping[str, Any] = field(default_factory=dict)  # those given; others by default
+    _: dataclasses.KW_ONLY
     name: str = ""  # as recipes and ``make_loss`` call it
     reference_free: bool = False  # of log-probabilities of the policy, not of log-ratios to pi_ref
     means_only: bool = False  # defined on means per token alone
     unpaired: bool = False  # a term of y_w plus a term of y_l, which need not be a pair
     of_batch: bool = False  # sorts a batch: not a loss of each pair
+    of_ratios: bool = False  # of e^f, and beyond |f| = 30 of its tangent (``bregman``)
     check: Callable[..., None] | None = None  # of settings together; raises InputError
     not_on_map: str = ""  # why no variant is on the map
     claims: tuple[str, ...] = ()  # that settle the loss where it is not on the map
@@ -161,19 +163,41 @@ class LossSpec:
         return self.function(f_chosen, f_rejected, **{**self.settings, **more})
 
     @functools.cached_property
+    def _parameters(self) -> dict[str, inspect.Parameter]:
+        """The function's parameters behind the two responses of a pair."""
+        parameters = list(inspect.signature(self.function).parameters.values())[2:]
+        variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        return {p.name: p for p in parameters if p.kind not in variadic}
+
+    @functools.cached_property
     def defaults(self) -> dict[str, Any]:
         """The settings that the function has, with their defaults."""
-        parameters = list(inspect.signature(self.function).parameters.values())[2:]
-        return {p.name: p.default for p in parameters if p.name not in INPUTS}
+        settings = {name: p.default for name, p in self._parameters.items() if name not in INPUTS}
+        return {name: value for name, value in settings.items() if name not in self.required}
+
+    @functools.cached_property
+    def required(self) -> list[str]:
+        """Settings without a default."""
+        empty = inspect.Parameter.empty
+        return [n for n, p in self._parameters.items() if p.default is empty and n not in INPUTS]
 
     @functools.cached_property
     def allowed(self) -> dict[str, Setting]:
-        """Which values each setting may have, by its annotation; else any number."""
-        hints = typing.get_type_hints(inspect.unwrap(self.function), include_extras=True)
+        """Which values each setting may have, by its annotation.
+
+        Without one, a setting whose default is a number takes numbers, any other takes anything.
+        """
+        try:
+            function = inspect.unwrap(self.function)
+            hints = typing.get_type_hints(function, include_extras=True)
+        except (TypeError, NameError):  # no function, or an annotation that cannot be read
+            hints = {}
         kinds = {}
-        for name in self.defaults:
+        for name in [*self.defaults, *self.required]:
             notes = getattr(hints.get(name), "__metadata__", ())
-            kinds[name] = next((note for note in notes if isinstance(note, Setting)), Setting())
+            number = type(self.defaults.get(name)) in (int, float)
+            plain = Setting() if number else Setting(read=lambda value: value)
+            kinds[name] = next((note for note in notes if isinstance(note, Setting)), plain)
         return kinds
 
     @property
@@ -188,12 +212,14 @@ class LossSpec:
     @property
     def needs_reference_samples(self) -> bool:
         """Whether it needs f_reference, log-ratios of fresh samples of pi_ref."""
-        return self.settings.get("denominator") == "reference"
+        if "denominator" in self.defaults:
+            return self.settings.get("denominator") == "reference"
+        return "f_reference" in self._parameters
 
     @property
     def needs_reference_logps(self) -> bool:
         """Whether it needs ref_chosen and ref_rejected, log pi_ref of the two responses."""
-        return "ref_chosen" in inspect.signature(self.function).parameters
+        return "ref_chosen" in self._parameters
 
     @property
     def needs_kl(self) -> bool:
@@ -203,10 +229,10 @@ class LossSpec:
     def bind(self, **settings: Any) -> "LossSpec":
         """The same loss with these settings; InputError for one that it does not have or allow."""
         for key, value in settings.items():
-            if not self.defaults:
+            if not self.allowed:
                 raise InputError(f"the {self.name} loss has no settings: leave {key!r} out")
-            if key not in self.defaults:
-                raise unknown_name(f"setting of the {self.name} loss", key, self.defaults)
+            if key not in self.allowed:
+                raise unknown_name(f"setting of the {self.name} loss", key, self.allowed)
             try:
                 settings[key] = self.allowed[key].checked(key, value)
             except InputError as error:
@@ -223,7 +249,7 @@ class LossSpec:
 
     @property
     def shown(self) -> Variant:
-        """The variant that these settings are; a nameless gray one for a loss of your own."""
+        """The variant that these settings are; a gray one for a loss of your own."""
         return self.variant or Variant(self.name)
 
     @property
@@ -277,7 +303,7 @@ SYMBOLS = {
 }  # fmt: skip
 LOSSES: dict[str, LossSpec] = {}  # by name; those of your own join by ``@loss`` or by assignment
 CATALOG: dict[str, LossSpec] = {}  # the variants, by label
-_OF_FUNCTION: dict[Loss, LossSpec] = {}
+_REGISTERED: list[LossSpec] = []
 
 
 def loss(name: str, *variants: Variant, **properties: Any) -> Callable[[Loss], Loss]:
@@ -292,7 +318,8 @@ def loss(name: str, *variants: Variant, **properties: Any) -> Callable[[Loss], L
 
     def register(function: Loss) -> Loss:
         spec = LossSpec(function, name=name, variants=variants, **properties)
-        LOSSES[name] = _OF_FUNCTION[function] = spec
+        LOSSES[name] = spec
+        _REGISTERED.append(spec)
         for variant in variants:
             CATALOG[variant.label] = spec.as_variant(variant)
         return function
@@ -313,9 +340,19 @@ def as_spec(loss: Loss, name: str = "") -> LossSpec:
     if isinstance(loss, LossSpec):
         return loss if loss.name else dataclasses.replace(loss, name=name)
     if isinstance(loss, functools.partial) and not loss.args:
-        return as_spec(loss.func, name).bind(**loss.keywords)
-    known = _OF_FUNCTION.get(inspect.unwrap(loss), LossSpec(loss, name=name))
-    return dataclasses.replace(known, function=loss)
+        inputs = {key: value for key, value in loss.keywords.items() if key in INPUTS}
+        settings = {key: value for key, value in loss.keywords.items() if key not in INPUTS}
+        spec = as_spec(loss.func, name).bind(**settings)
+        return dataclasses.replace(spec, function=loss) if inputs else spec
+    inner = inspect.unwrap(loss)
+    known = next((spec for spec in _REGISTERED if spec.function is inner), None)
+    if known is None:
+        return LossSpec(loss, name=name)
+    if known.function is loss:
+        return known
+    # it is given what the wrapped one is given, but it is another loss
+    own_name = name or f"{known.name}, wrapped"
+    return dataclasses.replace(known, function=loss, name=own_name, variants=(), trl=())
 
 
 def make_loss(name: str, **settings: Any) -> LossSpec:

@@ -252,6 +252,7 @@ loss(
     _dil_variant("Hellinger", "mixture", "#44AA99", "-."),
     _dil_variant("Itakura–Saito", "mixture", "#882255", ":"),
     unpaired=True,
+    of_ratios=True,
     check=check_denominator,
 )(dil_loss)
 
@@ -380,7 +381,7 @@ def nca_loss(f_chosen: Tensor, f_rejected: Tensor, beta: Positive = 1.0) -> Tens
     trl=(TRLName("bco_pair"),),
 )
 def bco_loss(
-    f_chosen: Tensor, f_rejected: Tensor, beta: Positive = 1.0, delta: Number = 0.0
+    f_chosen: Tensor, f_rejected: Tensor, beta: Positive = 1.0, delta: NumberOrTensor = 0.0
 ) -> Tensor:
     """Binary classifier optimization (Jung et al., 2024); ``delta`` is its reward shift.
 
@@ -417,6 +418,7 @@ def bco_loss(
         cite="huang2025chipo",
         claims=("5.chi-po",),
     ),
+    of_ratios=True,
 )
 def f_dpo_loss(
     f_chosen: Tensor, f_rejected: Tensor, generator: GeneratorSetting = "bce", beta: Positive = 0.1
@@ -613,8 +615,15 @@ def soft_label_loss(
 
 # In tables and figures the losses of this file come first, then those of margins and likelihoods.
 _FILES = [function.__module__ for function in (dil_loss, hinge_loss, simpo_loss)]
+
+
+def _place(spec: LossSpec) -> int:
+    module = spec.function.__module__
+    return _FILES.index(module) if module in _FILES else len(_FILES)
+
+
 for _registry in (LOSSES, CATALOG):
-    _sorted = sorted(_registry.items(), key=lambda item: _FILES.index(item[1].function.__module__))
+    _sorted = sorted(_registry.items(), key=lambda item: _place(item[1]))
     _registry.clear()
     _registry.update(_sorted)
 BoundLoss = LossSpec  # its name until version 0.3

@@ -28,7 +28,6 @@ from dil_tutorial.bregman import Generator, get_generator, lift
 from dil_tutorial.loss_spec import (
     ErrorRate,
     NonNegative,
-    Number,
     NumberOrTensor,
     Positive,
     Setting,
@@ -345,7 +344,7 @@ def alpha_dpo_loss(
     ref_rejected: Tensor,
     alpha: NonNegative = 0.1,
     beta: Positive = 2.0,
-    gamma: Number = 0.0,
+    gamma: NumberOrTensor = 0.0,
 ) -> Tensor:
     """alpha-DPO (Wu et al., 2024): SimPO whose target margin moves: gamma + alpha beta (f_w - f_l),
     which takes no gradient.

@@ -79,7 +79,9 @@ def closed_form(spec: LossSpec, world: World) -> Tensor | None:
     formula = EXACT.get(spec.name)
     if formula is None or not spec.settings.keys() <= inspect.signature(formula).parameters.keys():
         return None
-    return formula(world, **spec.settings)
+    accepted = inspect.signature(formula).parameters
+    settings = {name: value for name, value in spec.all_settings.items() if name in accepted}
+    return formula(world, **settings)
 
 
 def optimum(spec: LossSpec, world: World) -> Tensor | None:

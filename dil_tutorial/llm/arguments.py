@@ -103,9 +103,17 @@ def from_trl(args: Any) -> DILConfig:
                 "DPOConfig: f_divergence_type: is for loss_type 'sigmoid' here, not "
                 f"{kind!r}: leave it out"
             )
-        alpha = f"power({args.f_alpha_divergence_coef - 1:g})"
+        known_divergences = {
+            **DIVERGENCES,
+            "alpha_divergence": f"power({args.f_alpha_divergence_coef - 1:g})",
+        }
+        if divergence not in known_divergences:
+            raise InputError(
+                f"DPOConfig: f_divergence_type {divergence!r} has no counterpart: known here: "
+                f"reverse_kl, {', '.join(known_divergences)}"
+            )
         settings["loss"] = "f-dpo"
-        settings["generator"] = DIVERGENCES.get(divergence, alpha)
+        settings["generator"] = known_divergences[divergence]
     for field in dataclasses.fields(args):
         value = getattr(args, field.name)
         if field.name in trl.fields:

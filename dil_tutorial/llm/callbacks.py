@@ -11,7 +11,6 @@ from transformers.utils import logging
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.doctor import ISSUES, of_log
 from dil_tutorial.llm.metrics import warning_signs
-from dil_tutorial.losses import LossSpec
 
 logger = logging.get_logger(__name__)
 EARLY = 50  # logged steps
@@ -47,12 +46,10 @@ class DiagnosticsCallback(TrainerCallback):
 
     ``same_reference``: the reference is the model as it was, so log-ratios are zero at the start.
 
-    >>> from dil_tutorial.losses import make_loss
-    >>> callbacks = [DiagnosticsCallback(make_loss("dil"))]  # then DILTrainer(..., callbacks=...)
+    >>> callbacks = [DiagnosticsCallback()]  # then DILTrainer(..., callbacks=callbacks)
     """
 
-    def __init__(self, loss: LossSpec, same_reference: bool = True) -> None:
-        self.loss = loss
+    def __init__(self, same_reference: bool = True) -> None:
         self.early = ("nothing moves", *(["not zero at start"] if same_reference else []))
         self.warned: set[str] = set()
 
@@ -70,11 +67,13 @@ class DiagnosticsCallback(TrainerCallback):
         if len(state.log_history) <= EARLY:  # later these have nothing new to say
             findings = of_log(state.log_history)
             signs |= {one.name: one.evidence for one in findings if one.name in self.early}
-        for name in signs.keys() - self.warned:
+        for name, evidence in signs.items():
+            if name in self.warned:
+                continue
             self.warned.add(name)
             issue = ISSUES[name]
             logger.warning(
-                f"step {state.global_step}: {signs[name]}. {issue.cause} {issue.fix} (More: dil "
+                f"step {state.global_step}: {evidence}. {issue.cause} {issue.fix} (More: dil "
                 "doctor, on this run's folder)"
             )
 

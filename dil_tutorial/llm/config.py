@@ -152,14 +152,22 @@ class DILConfig(TrainingArguments):
 
     def loss_function(self) -> LossSpec:
         """The loss with its settings; InputError where they do not fit, or the rest does not."""
-        settings = dict(self.loss_kwargs or {})
+        given = self.loss_kwargs or {}
+        if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
+            raise InputError(f"loss_kwargs is {given!r}: give settings of the loss by name")
+        settings: dict[str, Any] = dict(given)
         for name in ("generator", "denominator", "beta"):
             if getattr(self, name) is None:
                 continue
             if name in settings:
                 raise InputError(f"{name} is given next to loss_kwargs and in it: keep one")
             settings[name] = getattr(self, name)
-        loss = make_loss(self.loss, **settings)
+        loss = make_loss(self.loss).bind(**settings)
+        if missing := [name for name in loss.required if name not in loss.settings]:
+            raise InputError(
+                f"loss {self.loss!r} has no default for {', '.join(missing)}: give it in "
+                "loss_kwargs"
+            )
         if loss.means_only and self.logprobs != "mean":
             raise InputError(
                 f"loss {self.loss!r} is defined on mean log-probabilities: set logprobs: mean"

@@ -30,7 +30,6 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from importlib import resources
 from itertools import islice
 from pathlib import Path
@@ -78,7 +77,7 @@ class Reading:
     across: int = 0  # pairs of which each response answers a prompt of its own
     alone: int = 0  # labeled responses that no other was left to pair with
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """A fingerprint of the pairs."""
         return pairs_digest(self.pairs)

@@ -341,7 +341,9 @@ def of_log_file(path: Path) -> tuple[str, list[Finding]]:
             "as .jsonl"
         )
     steps = sum("loss" in row for row in history)
-    return f"{steps:,} logged steps", of_log(history, content.get("recipe", {}).get("beta"))
+    recipe = content.get("recipe", {})
+    beta = recipe.get("beta", (recipe.get("loss_kwargs") or {}).get("beta"))
+    return f"{steps:,} logged steps", of_log(history, beta)
 
 
 def of_folder(folder: Path) -> tuple[str, list[Finding]]:

@@ -7,8 +7,8 @@
 - prompts that two responses share are read once, without padding (``llm.fast.packing``);
 - logits are computed a chunk of positions at a time (``llm.fast.head``);
 - the reference is scored once, before training, and kept (``llm.fast.reference``);
-- prompts may be chat messages, and tokens may merge across the end of the prompt;
-- loop, schedule, clipping, checkpoints, mixed precision, LoRA and several GPUs are transformers'.
+- chat, soft labels, unpaired responses, a maximum length: such rows are refused or unknown here;
+- loop, schedule, checkpoints, mixed precision, LoRA and several GPUs are transformers'.
 """
 
 import argparse
@@ -30,14 +30,15 @@ Example = tuple[list[int], list[int]]  # tokens of a prompt and of a response to
 def tokenize(prompt: str, response: str, tokenizer: Any) -> Example:
     """Tokens of prompt and response; the response ends with the EOS token, which is one of them."""
     before = tokenizer(prompt)["input_ids"]
-    whole = tokenizer(prompt + response + tokenizer.eos_token)["input_ids"]
+    end = tokenizer.eos_token
+    whole = tokenizer(prompt + response.removesuffix(end) + end)["input_ids"]
     if whole[: len(before)] != before:
         raise InputError(f"prompt {prompt[-20:]!r} merges with its response: end it otherwise")
     return before, whole[len(before) :]
 
 
 def padded(examples: list[Example]) -> tuple[Tensor, Tensor]:
-    """N examples as input_ids (N, W), padded on the right, and a mask of responses (N, W)."""
+    """N examples as input_ids (N, W) and a mask of responses (N, W); no token sees the padding."""
     W = max(len(prompt) + len(response) for prompt, response in examples)
     input_ids = torch.zeros(len(examples), W, dtype=torch.long)
     is_response = torch.zeros(len(examples), W, dtype=torch.bool)
@@ -60,12 +61,9 @@ def response_logps(model: Any, examples: list[Example]) -> tuple[Tensor, Tensor]
 def log_ratios(
     policy: Any, reference: Any, examples: list[Example], loss: LossSpec, mean: bool
 ) -> tuple[Tensor, Tensor]:
-    """f = log pi_theta - log pi_ref of N responses, and log pi_ref; (N,), (N,).
-
-    A loss without a reference takes log pi_theta itself; ``mean`` divides both by the length.
-    """
+    """f = log pi_theta - log pi_ref of N responses, and log pi_ref; ``mean`` divides by length."""
     logps, lengths = response_logps(policy, examples)
-    ref_logps = torch.zeros_like(logps)
+    ref_logps = torch.zeros_like(logps)  # a loss without a reference takes log pi_theta itself
     if not loss.reference_free:
         with torch.no_grad():
             ref_logps = response_logps(reference, examples)[0]
@@ -77,22 +75,25 @@ def batch_loss(
     policy: Any, reference: Any, tokenizer: Any, pairs: list[Pair], loss: LossSpec, mean: bool
 ) -> Tensor:
     """The mean loss of B pairs (paper §4.4), by the function that the toy world differentiates."""
+    if any("p_chosen" in pair or "rejected_prompt" in pair for pair in pairs):
+        raise InputError("soft labels and responses without a partner need DILTrainer")
 
-    def scored(field: str, answers: list[Pair] = pairs) -> tuple[Tensor, Tensor]:
-        rows = zip(pairs, answers, strict=True)
-        examples = [tokenize(row["prompt"], other[field], tokenizer) for row, other in rows]
+    def scored(responses: list[str]) -> tuple[Tensor, Tensor]:  # one for each prompt
+        texts = zip(pairs, responses, strict=True)
+        examples = [tokenize(pair["prompt"], response, tokenizer) for pair, response in texts]
         return log_ratios(policy, reference, examples, loss, mean)
 
-    f_chosen, ref_chosen = scored("chosen")  # (B,), (B,)
-    f_rejected, ref_rejected = scored("rejected")
+    chosen = [pair["chosen"] for pair in pairs]
+    f_chosen, ref_chosen = scored(chosen)  # (B,), (B,)
+    f_rejected, ref_rejected = scored([pair["rejected"] for pair in pairs])
     more: dict[str, Tensor] = {}
     if loss.needs_reference_samples:  # the data bring a response of the reference to each prompt
-        more["f_reference"] = scored("reference")[0]
+        more["f_reference"] = scored([pair["reference"] for pair in pairs])[0]
     if loss.needs_reference_logps:
         more |= {"ref_chosen": ref_chosen, "ref_rejected": ref_rejected}
     if loss.needs_kl:  # KTO: each prompt with the next pair's chosen response
         with torch.no_grad():
-            more["kl"] = scored("chosen", pairs[1:] + pairs[:1])[0].mean().clamp(min=0)
+            more["kl"] = scored(chosen[1:] + chosen[:1])[0].mean().clamp(min=0)
     return loss(f_chosen, f_rejected, **more).mean()
 
 
@@ -102,7 +103,7 @@ def train(
 ) -> Iterator[float]:  # fmt: skip
     """One pass over the pairs, in random order; the policy is changed in place.  Yields losses."""
     reference = copy.deepcopy(policy).eval()  # before the first step
-    policy.eval()  # no dropout, which would be noise in f; gradients are taken all the same
+    policy.eval()  # no dropout, which would be noise in f
     optimizer = torch.optim.AdamW(policy.parameters(), lr=learning_rate, weight_decay=0.0)
     order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed)).tolist()
     for start in range(0, len(pairs), batch_size):
@@ -135,15 +136,14 @@ def main() -> None:
     parser.add_argument("--denominator", default="mixture", help="rejected is the published loss")
     parser.add_argument("--learning-rate", type=float, default=1e-5)
     given = parser.parse_args()
-    h = {"generator": given.generator, "denominator": given.denominator}
-    loss = make_loss(given.loss, **(h if given.loss == "dil" else {}))
+    loss = make_loss(given.loss)
+    for name in {"generator", "denominator"} & loss.defaults.keys():
+        loss = loss.bind(**{name: getattr(given, name)})
     pairs, tokenizer = read_pairs(given.data), load_tokenizer(given.model)
     policy = load_model(given.model)
-    print("before:", sample(policy, tokenizer, pairs[0]["prompt"]))
-    steps = train(policy, tokenizer, pairs, loss, given.learning_rate, mean=loss.means_only)
-    for step, value in enumerate(steps, 1):
-        print(f"step {step}: loss {value:.4f}")
-    print("after:", sample(policy, tokenizer, pairs[0]["prompt"]))
+    for value in train(policy, tokenizer, pairs, loss, given.learning_rate, mean=loss.means_only):
+        print(f"loss {value:.4f}")
+    print(sample(policy, tokenizer, pairs[0]["prompt"]))
 
 
 if __name__ == "__main__":

@@ -26,12 +26,11 @@ logger = logging.get_logger(__name__)
 class Split:
     """A data set of DILTrainer, ready for training.
 
-    >>> Split(Rows.of([]), Reading([], [], 0), Counter(), chat=False).dropped
+    >>> Split(Rows.of([]), Counter(), chat=False).dropped
     Counter()
     """
 
     rows: Rows
-    reading: Reading
     dropped: Counter[str]  # pairs left out, by reason
     chat: bool  # whether prompts and responses are messages
 
@@ -88,4 +87,4 @@ def _split(
     for finding in of_rows(rows, getattr(tokenizer, "eos_token_id", None)):
         issue = finding.issue
         logger.warning(f"{name}: {issue.what}: {finding.evidence}. {issue.cause} {issue.fix}")
-    return Split(rows, reading, +dropped, args.chat_format or any(messages))
+    return Split(rows, +dropped, args.chat_format or any(messages))

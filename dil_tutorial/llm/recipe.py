@@ -72,8 +72,10 @@ def parse(path: Path, overrides: list[str], note: Callable[[str], Any] = print) 
         )
     entries = _entries(read_text(path), str(path))
     changes = [_override(override) for override in overrides]
-    new_loss = next((entry.value for key, _, entry in changes if key == "loss"), None)
-    if new_loss is not None and ("loss" not in entries or new_loss != entries["loss"].value):
+    given = [entry.value for key, _, entry in changes if key == "loss"]
+    old_loss = entries["loss"].value if "loss" in entries else "dil"
+    new_loss = given[-1] if given else old_loss
+    if new_loss != old_loss:
         dropped = [key for key in OF_THE_LOSS if key in entries]
         if dropped:
             note(
@@ -84,6 +86,10 @@ def parse(path: Path, overrides: list[str], note: Callable[[str], Any] = print) 
     for key, setting, entry in changes:
         if setting:
             before = (entries[key].value or {}) if key in entries else {}
+            if not isinstance(before, dict):
+                raise InputError(
+                    f"{entries[key].where}: loss_kwargs is {before!r}: give {{key: value}}"
+                )
             entry = Entry({**before, setting: entry.value}, entry.where)
         entries[key] = entry
     return entries
@@ -129,13 +135,18 @@ def _entries(text: str, where: str) -> dict[str, Entry]:
     if not isinstance(node, yaml.MappingNode):
         raise InputError(f"{where}: not a mapping: write one `key: value` per line")
     entries: dict[str, Entry] = {}
-    for key_node, _ in node.value:
+    for key_node, value_node in node.value:
         key, line = str(key_node.value), key_node.start_mark.line + 1
         place = where if where.startswith("--set") else f"{where}:{line}"
-        if key in entries:
-            raise InputError(f"{place}: key '{key}' is given twice: keep one")
+        inner = [one.value for one, _ in value_node.value] if _is_mapping(value_node) else []
+        for twice in [key] * (key in entries) + [one for one in inner if inner.count(one) > 1][:1]:
+            raise InputError(f"{place}: key '{twice}' is given twice: keep one")
         entries[key] = Entry(content.get(key_node.value), place)
     return entries
+
+
+def _is_mapping(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.MappingNode)
 
 
 def _checked(entries: dict[str, Entry]) -> dict[str, Any]:

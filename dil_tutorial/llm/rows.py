@@ -19,11 +19,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-# in ``Rows.lengths``: a prompt that is the one before it; a response that is not there
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-SHARED, ABSENT = (-1, -2)
+# in ``Rows.lengths``: a prompt that is the one before it; a response that is not there
+SHARED, ABSENT = -1, -2
 KEPT = 8  # files of tokens that are kept
 
 
@@ -128,7 +128,6 @@ class Rows(Sequence[TokenizedPair]):
     starts: Tensor  # (P,) int64, where the parts of each pair begin
     ref_logps: Tensor  # (P, 2) or (P, 3) float64, summed over tokens
     p_chosen: Tensor | None = None  # (P,) float64, where a label is soft
-    source: str | None = None  # a fingerprint of texts, tokenizer and cuts, where it is known
 
     @classmethod
     def of(cls, pairs: Iterable[TokenizedPair]) -> "Rows":
@@ -223,7 +222,7 @@ class Rows(Sequence[TokenizedPair]):
     def without_reference(self) -> "Rows":
         """The same pairs without responses of the reference."""
         two_sides = self.ref_logps[:, :2].clone()
-        return Rows(self.tokens, self.lengths, self.starts, two_sides, self.p_chosen, self.source)
+        return Rows(self.tokens, self.lengths, self.starts, two_sides, self.p_chosen)
 
     def digest(self) -> str:
         """A fingerprint of tokens and soft labels: it changes with the pairs, the tokenizer, its
@@ -236,8 +235,6 @@ class Rows(Sequence[TokenizedPair]):
         ... )
         (True, False)
         """
-        if self.source is not None:
-            return f"{self.source}-{self.sides}"
         digest = hashlib.sha256(str(self.sides).encode())
         for part in (
             self.lengths,

@@ -24,7 +24,7 @@ from dil_tutorial.llm.models import (
     resolve,
 )
 from dil_tutorial.llm.recipe import OWN_KEYS, checkpoint_to_resume
-from dil_tutorial.llm.rows import tokenizer_digest
+from dil_tutorial.llm.rows import pairs_digest, tokenizer_digest
 from dil_tutorial.llm.trainer import DILTrainer
 from dil_tutorial.support import plotting
 from dil_tutorial.support.files import provenance, read_json, write_json
@@ -75,7 +75,7 @@ def prepare(recipe: dict[str, Any], output_dir: Path, resume: bool) -> Job:
         )
     began = {
         "pairs": f"{reading.digest} {evaluation and evaluation.digest}",
-        "tokenizer": tokenizer_digest(tokenizer) or "unknown",
+        "tokenizer": tokenizer_digest(tokenizer) or pairs_digest([tokenizer.get_vocab()]),
         "model": model_digest(model),
     }
     if checkpoint is not None:

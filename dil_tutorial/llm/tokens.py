@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 import tokenizers
+import transformers
 from jinja2.exceptions import TemplateError
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
@@ -40,6 +41,7 @@ from dil_tutorial.llm.rows import (
 from dil_tutorial.llm.unpaired import ACROSS
 
 logger = logging.get_logger(__name__)
+VERSIONS = tokenizers.__version__, transformers.__version__
 CHUNK = 1000  # pairs tokenized in one call
 MERGED = 2  # tokens at the end of a prompt that may merge with what follows
 
@@ -176,8 +178,10 @@ def tokenize_pairs(
     """
     reading = pairs if isinstance(pairs, Reading) else Reading([*pairs], [], 0)
     every = [as_chat(pair) if chat_format else pair for pair in reading.pairs]
-    source = _fingerprint(reading, tokenizer, (max_length, chat_format, tokenizers.__version__))
-    keeps = source is not None and len(every) > CHUNK
+    source = None
+    if len(every) > CHUNK:
+        source = _fingerprint(reading, tokenizer, (max_length, chat_format, *VERSIONS))
+    keeps = source is not None
     path = cache_dir() / "tokens" / f"{source}.safetensors"
     tokenized = kept(path) if keeps else None
     if tokenized is None:
@@ -187,7 +191,6 @@ def tokenize_pairs(
                 keep(tokenized[0], path, tokenized[1])
             except (OSError, SafetensorError) as error:
                 logger.warning(f"{where}: the tokens are not kept for the next run: {error}")
-    tokenized[0].source = source
     rows, counts = tokenized
     if not len(rows):
         reasons = "; ".join(

@@ -148,8 +148,9 @@ class DILTrainer(Trainer):
         if not self.loss_function.reference_free:
             batches = self._get_train_sampler().batches
             self._score_reference(rows["train"], batches, "train")
-            for name in rows.keys() - {"train"}:
-                self._score_in_order(rows[name], name)
+            for name, part in rows.items():  # in one order on every process
+                if name != "train":
+                    self._score_in_order(part, name)
 
     @property
     def dropped(self) -> Counter[str]:
@@ -206,7 +207,7 @@ class DILTrainer(Trainer):
         self.add_callback(StopAndSave())
         self.add_callback(RequireGradients())
         if not self.loss_function.reference_free:
-            self.add_callback(DiagnosticsCallback(self.loss_function, same_reference))
+            self.add_callback(DiagnosticsCallback(same_reference))
         if any(type(callback) is ProgressCallback for callback in self.callback_handler.callbacks):
             self.remove_callback(ProgressCallback)
             self.add_callback(ProgressBar())
@@ -409,8 +410,8 @@ class DILTrainer(Trainer):
         measured = measure(loss, f_chosen, f_rejected, logp_chosen, logp_rejected, self.beta)
         for name, values in measured.items():
             self._metrics[split][name].extend(values)
-        exponential = "generator" in self.loss_function.defaults
-        if exponential and not self._warned_of_tangent and beyond_the_formula(scores.f):
+        watched = self.loss_function.of_ratios and not self._warned_of_tangent
+        if watched and beyond_the_formula(scores.f):
             self._warned_of_tangent = True
             logger.warning(
                 f"a log-ratio is beyond {MAX_LOG_RATIO:g}, where e^f in the loss continues along "

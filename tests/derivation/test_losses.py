@@ -403,3 +403,56 @@ def test_cpc_with_many_negatives_and_batches():
             assert value[i, j].item() == pytest.approx(
                 -torch.log_softmax(scores, 0)[0].item(), abs=1e-6
             )
+
+
+# --- Losses of one's own, as a reviewer tried them ------------------------------------------------
+
+
+def test_settings_of_ones_own_that_are_no_numbers(monkeypatch):
+    def own(f_w, f_l, mode="a", flag=True, opt=None, generator="bce", **more):
+        return f_l - f_w
+
+    monkeypatch.setitem(LOSSES, "own", own)
+    spec = make_loss("own", mode="b", flag=False, opt=[1], generator="ukl")
+    assert spec.settings == {"mode": "b", "flag": False, "opt": [1], "generator": "ukl"}
+    assert "more" not in spec.all_settings
+
+
+def test_a_callable_object_and_a_required_setting(monkeypatch):
+    @dataclasses.dataclass
+    class Scaled:
+        by: float
+
+        def __call__(self, f_w, f_l, beta):
+            return self.by * beta * (f_l - f_w)
+
+    monkeypatch.setitem(LOSSES, "scaled", Scaled(2.0))  # not hashable
+    assert make_loss("scaled").required == ["beta"]
+    assert make_loss("scaled", beta=0.5)(torch.ones(1), torch.zeros(1)).item() == -1
+
+
+def test_a_wrapped_loss_is_given_the_same_but_is_another_loss():
+    @functools.wraps(losses.dpo_loss)
+    def clipped(f_w, f_l, beta=0.1):
+        return losses.dpo_loss(f_w.clamp(max=0.5), f_l, beta=beta)
+
+    assert as_spec(clipped).name != "dpo"
+    assert not as_spec(clipped).trl
+    assert as_spec(clipped, "clipped").name == "clipped"
+
+
+def test_reference_samples_without_a_denominator_and_fixed_inputs():
+    assert as_spec(lambda f_w, f_l, f_reference: f_reference - f_w).needs_reference_samples
+    part = functools.partial(dil_loss, denominator="reference", f_reference=torch.zeros(1))
+    assert as_spec(part).needs_reference_samples
+    assert as_spec(part)(torch.zeros(1), None).item() == pytest.approx(-0.5)
+
+
+@pytest.mark.parametrize("label", losses.CATALOG)
+def test_the_settings_of_a_variant_make_it_again(label):
+    spec = losses.CATALOG[label]
+    again = make_loss(**spec.named_settings)
+    f_w, f_l = pair(1)
+    f_w, f_l = -f_w.abs() - 0.1, -f_l.abs() - 0.1
+    with_refs = {"f_reference": f_l} if spec.needs_reference_samples else {}
+    assert torch.allclose(again(f_w, f_l, **with_refs), spec(f_w, f_l, **with_refs))

@@ -315,6 +315,7 @@ def test_what_a_loss_of_trl_has_beside_beta_is_taken_over(tmp_path):
         {"loss_type": ["sigmoid", "sft"]},
         {"label_smoothing": 0.1},
         {"sync_ref_model": True},
+        {"f_divergence_type": "total_variation"},
         {"f_divergence_type": "js_divergence", "loss_type": ["ipo"]},
     ],
 )

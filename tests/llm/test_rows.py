@@ -175,3 +175,15 @@ def test_a_weight_is_known_by_its_bits(seed, size, dtype):
     turned = weight.flip(0)
     assert torch.equal(turned, weight) or bit_sum(turned) != known
     assert bit_sum(weight[::2]) == bit_sum(weight[::2].clone())  # as a view, too
+
+
+def test_changed_pairs_have_another_digest_also_behind_one_reading(tmp_path):
+    """What decides the reference's scores are the tokens, whatever a Reading said before."""
+    from dil_tutorial.llm.data import Reading
+
+    reading = Reading(list(PAIRS[:4]), [], 4)
+    before = tokens.tokenize_pairs(reading, own_tokenizer(), 100)[0].digest()
+    digest = reading.digest
+    reading.pairs = reading.pairs[::-1]
+    assert reading.digest != digest
+    assert tokens.tokenize_pairs(reading, own_tokenizer(), 100)[0].digest() != before
