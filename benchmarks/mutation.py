@@ -41,6 +41,7 @@ RESULTS, EQUIVALENT = (
 TESTS = {
     "dil_tutorial/bregman.py": ["tests/derivation/test_bregman.py"],
     "dil_tutorial/losses.py": ["tests/derivation/test_losses.py"],
+    "dil_tutorial/loss_spec.py": ["tests/derivation/test_losses.py"],
     "dil_tutorial/preferences.py": [
         "tests/derivation/test_preferences.py",
         *(

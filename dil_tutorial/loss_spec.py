@@ -3,7 +3,8 @@
 A loss is a pure function.  ``@loss("hinge", ...)`` above it records its name and properties as a
 ``LossSpec``, from which everything else is read: ``make_loss``, the trainer and its recipes, TRL's
 names, tables, figures and the tests.  A *setting* is a parameter annotated with a ``Setting``,
-which says which values it may have; the two responses and ``INPUTS`` are given at every step::
+which says which values it may have.  The two responses and ``INPUTS`` are given at every step, as
+is ``kl`` where it is not set; there are no other inputs::
 
     @loss("hinge", Variant("Hinge", {"beta": 1.0}, color="#5F6A72", formula=r"$\\max(0, 1 - z)$"))
     def hinge_loss(f_chosen: Tensor, f_rejected: Tensor, beta: Positive = 0.1) -> Tensor:
@@ -204,7 +205,7 @@ class LossSpec:
     def all_settings(self) -> dict[str, Any]:
         """The settings with their values, given or by default.
 
-        ``shift`` and ``kl`` count only where given: else they are computed from each batch.
+        ``shift`` and ``kl`` count only where given.
         """
         defaults = {k: v for k, v in self.defaults.items() if k not in ("shift", "kl")}
         return defaults | dict(self.settings)
@@ -272,7 +273,7 @@ class LossSpec:
         >>> CATALOG["DPO"].described, CATALOG["DIL BCE corrected"].described
         ('DPO, β 1', 'DIL BCE corrected = NCA')
         """
-        numbers = [(key, value) for key, value in self.settings.items() if isinstance(value, float)]
+        numbers = [(k, v) for k, v in self.settings.items() if type(v) in (int, float)]
         values = [
             f"{SYMBOLS.get(key, key)} {'1/2' if value == 0.5 else f'{value:g}'}"
             for key, value in numbers
@@ -318,6 +319,11 @@ def loss(name: str, *variants: Variant, **properties: Any) -> Callable[[Loss], L
 
     def register(function: Loss) -> Loss:
         spec = LossSpec(function, name=name, variants=variants, **properties)
+        labels = {variant.label: CATALOG.get(variant.label) for variant in variants}
+        for taken in [LOSSES.get(name), *labels.values()]:
+            other = getattr(getattr(taken, "function", taken), "__qualname__", None)
+            if other not in (None, function.__qualname__):
+                raise InputError(f"loss {name!r}: the name or a label is taken by {other}")
         LOSSES[name] = spec
         _REGISTERED.append(spec)
         for variant in variants:

@@ -147,14 +147,14 @@ def f_dpo(world: World, generator: str | Generator = "bce", beta: float = 1.0) -
     _check_positive("f_dpo", beta=beta)
     gen, reward = get_generator(generator), world.true_reward
     # of log r; r <= 1/pi_ref
-    floor, ceiling = (torch.full_like(reward, -700.0), torch.full_like(reward, 30.0))
+    floor, ceiling = torch.full_like(reward, -700.0), torch.full_like(reward, 30.0)
 
     def ratio(lam: Tensor) -> Tensor:
         return bisect(lambda u: gen.dh(u.exp()) - (reward - lam) / beta, floor, ceiling).exp()
 
     level = beta * gen.dh(torch.ones_like(reward[:, :1]))  # r = 1
     # r >= 1, r <= 1 for all
-    low, high = (reward.amin(1, keepdim=True) - level, reward.amax(1, keepdim=True) - level)
+    low, high = reward.amin(1, keepdim=True) - level, reward.amax(1, keepdim=True) - level
     policy = world.ref * ratio(_multiplier(world.ref, ratio, low, high))
     given_up = (policy < 1e-290 * world.ref) & (world.ref > 0)
     near_zero = gen.dh(torch.tensor([1e-150, 1e-300], dtype=reward.dtype))

@@ -16,7 +16,7 @@ from dil_tutorial.book.crossref import link
 from dil_tutorial.claims import CLAIMS
 
 # read with a pencil; a cell is run, looked at and changed
-WORDS_A_MINUTE, MINUTES_A_CELL = (180, 0.6)
+WORDS_A_MINUTE, MINUTES_A_CELL = 180, 0.6
 
 # Where the playground stands in a notebook's page: before which heading, what is set, and what to
 # try there.

@@ -163,7 +163,7 @@ def setup(app: Any) -> dict[str, bool]:
         app: Any, what: str, name: str, thing: object, options: object, lines: list[str]
     ) -> None:
         # the columns of a table must hold
-        in_code, table = (False, any("====" in line for line in lines))
+        in_code, table = False, any("====" in line for line in lines)
         for i, line in enumerate(lines):
             in_code = bool(line.strip()) and (in_code or line.lstrip().startswith(">>>"))
             if not in_code and not table:

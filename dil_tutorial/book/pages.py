@@ -221,7 +221,8 @@ def loss_settings() -> list[dict[str, str]]:
             ", of a batch" if spec.of_batch else "" if not spec.unpaired else ", no pairs needed"
         )
         trl = ", ".join(f"`{one.loss_type}`" for one in spec.trl)
-        first = (spec.function.__doc__ or "").split(": ")[0].split(" (")[0]
+        paragraph = " ".join((spec.function.__doc__ or "").split("\n\n")[0].split())
+        first = re.split(r": | \(", paragraph)[0]
         rows.append(
             {
                 "name": name,

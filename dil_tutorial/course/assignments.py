@@ -179,7 +179,7 @@ def run(converter: str, course: Path, assignment: str, student: str = "*") -> No
     here = settings(course)
     here.CourseDirectory.assignment_id, here.CourseDirectory.student_id = assignment, student
     # nbgrader's report of each step; shown only on failure
-    log, log_stream = (logging.Logger("nbgrader"), io.StringIO())
+    log, log_stream = logging.Logger("nbgrader"), io.StringIO()
     log.addHandler(logging.StreamHandler(log_stream))
     with warnings.catch_warnings():
         # of nbgrader's database and of sockets that a killed kernel leaves

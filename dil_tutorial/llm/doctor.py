@@ -261,7 +261,7 @@ def of_checkpoint(folder: Path) -> list[Finding]:
     time.
     """
     # names of tensors; of each matrix B of an adapter whether it has left zero
-    broken, moved = ([], [])
+    broken, moved = [], []
     for name, weight in weights_of(folder):
         if not weight.isfinite().all():
             broken.append(name)

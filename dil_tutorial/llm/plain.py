@@ -3,12 +3,9 @@
     python -m dil_tutorial.llm.plain --help
 
 ``DILTrainer`` gives the same losses, gradients and weights (tests/llm/test_plain.py).  It departs:
-
-- prompts that two responses share are read once, without padding (``llm.fast.packing``);
-- logits are computed a chunk of positions at a time (``llm.fast.head``);
-- the reference is scored once, before training, and kept (``llm.fast.reference``);
-- chat, soft labels, unpaired responses, a maximum length: such rows are refused or unknown here;
-- loop, schedule, checkpoints, mixed precision, LoRA and several GPUs are transformers'.
+it reads a prompt that two responses share once, without padding, computes logits chunk by chunk and
+scores the reference once, before training (``llm.fast``); it takes chat, soft labels, unpaired
+responses, a maximum length; loop, schedule, checkpoints, LoRA and several GPUs are transformers'.
 """
 
 import argparse
@@ -41,7 +38,7 @@ def padded(examples: list[Example]) -> tuple[Tensor, Tensor]:
     """N examples as input_ids (N, W) and a mask of responses (N, W); no token sees the padding."""
     W = max(len(prompt) + len(response) for prompt, response in examples)
     input_ids = torch.zeros(len(examples), W, dtype=torch.long)
-    is_response = torch.zeros(len(examples), W, dtype=torch.bool)
+    is_response = torch.zeros_like(input_ids, dtype=torch.bool)
     for n, (prompt, response) in enumerate(examples):
         end = len(prompt) + len(response)
         input_ids[n, :end] = torch.tensor(prompt + response)
@@ -54,8 +51,7 @@ def response_logps(model: Any, examples: list[Example]) -> tuple[Tensor, Tensor]
     input_ids, is_response = padded(examples)
     logits = model(input_ids=input_ids).logits[:, :-1]  # (N, W-1, V); position k predicts k+1
     logps = logits.log_softmax(-1).gather(-1, input_ids[:, 1:, None]).squeeze(-1)  # (N, W-1)
-    mask = is_response[:, 1:]
-    return torch.where(mask, logps, 0.0).sum(1), mask.sum(1)
+    return torch.where(is_response[:, 1:], logps, 0.0).sum(1), is_response.sum(1)
 
 
 def log_ratios(
@@ -75,8 +71,9 @@ def batch_loss(
     policy: Any, reference: Any, tokenizer: Any, pairs: list[Pair], loss: LossSpec, mean: bool
 ) -> Tensor:
     """The mean loss of B pairs (paper §4.4), by the function that the toy world differentiates."""
-    if any("p_chosen" in pair or "rejected_prompt" in pair for pair in pairs):
-        raise InputError("soft labels and responses without a partner need DILTrainer")
+    refused = [key for pair in pairs for key in ("p_chosen", "rejected_prompt") if key in pair]
+    if refused or not isinstance(pairs[0]["prompt"], str) or (loss.needs_kl and len(pairs) < 2):
+        raise InputError("chat, soft labels, unpaired responses, KTO on one pair: use DILTrainer")
 
     def scored(responses: list[str]) -> tuple[Tensor, Tensor]:  # one for each prompt
         texts = zip(pairs, responses, strict=True)
@@ -101,7 +98,7 @@ def train(
     policy: Any, tokenizer: Any, pairs: list[Pair], loss: LossSpec, learning_rate: float = 1e-5,
     batch_size: int = 4, mean: bool = False, seed: int = 0,
 ) -> Iterator[float]:  # fmt: skip
-    """One pass over the pairs, in random order; the policy is changed in place.  Yields losses."""
+    """One pass over the pairs, in random order; iterate: each step yields its loss."""
     reference = copy.deepcopy(policy).eval()  # before the first step
     policy.eval()  # no dropout, which would be noise in f
     optimizer = torch.optim.AdamW(policy.parameters(), lr=learning_rate, weight_decay=0.0)
@@ -119,8 +116,8 @@ def train(
 @torch.no_grad()
 def sample(model: Any, tokenizer: Any, prompt: str, max_new_tokens: int = 40, seed: int = 0) -> str:
     """A response drawn token by token, at temperature 1, until the EOS token."""
-    tokens = tokenizer(prompt)["input_ids"]
-    start, rng = len(tokens), torch.Generator().manual_seed(seed)
+    tokens, rng = tokenizer(prompt)["input_ids"], torch.Generator().manual_seed(seed)
+    start = len(tokens)
     while len(tokens) < start + max_new_tokens and tokens[-1] != tokenizer.eos_token_id:
         logits = model(input_ids=torch.tensor([tokens])).logits[0, -1]
         tokens.append(int(torch.multinomial(logits.softmax(-1), 1, generator=rng)))
@@ -132,18 +129,21 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m-instruct", help="fetched, or a folder")
     parser.add_argument("--data", default=str(tiny_preferences()), help="pairs as .jsonl")
     parser.add_argument("--loss", default="dil", help="a name from dil_tutorial.losses.LOSSES")
-    parser.add_argument("--generator", default="bce", help="h of the DIL loss")
-    parser.add_argument("--denominator", default="mixture", help="rejected is the published loss")
-    parser.add_argument("--learning-rate", type=float, default=1e-5)
+    parser.add_argument("--generator", default="bce", help="h of DIL, f-DPO or BPO")
+    parser.add_argument("--denominator", default="mixture", help="DIL's; rejected: as published")
+    parser.add_argument("--rate", type=float, default=1e-5)
     given = parser.parse_args()
-    loss = make_loss(given.loss)
-    for name in {"generator", "denominator"} & loss.defaults.keys():
-        loss = loss.bind(**{name: getattr(given, name)})
-    pairs, tokenizer = read_pairs(given.data), load_tokenizer(given.model)
-    policy = load_model(given.model)
-    for value in train(policy, tokenizer, pairs, loss, given.learning_rate, mean=loss.means_only):
-        print(f"loss {value:.4f}")
-    print(sample(policy, tokenizer, pairs[0]["prompt"]))
+    try:
+        loss = make_loss(given.loss)
+        h = {"generator": given.generator, "denominator": given.denominator}
+        loss = loss.bind(**{name: h[name] for name in h if name in loss.defaults})
+        pairs, policy = read_pairs(given.data), load_model(given.model)
+        tokenizer = load_tokenizer(given.model)
+        for value in train(policy, tokenizer, pairs, loss, given.rate, mean=loss.means_only):
+            print(f"loss {value:.4f}")
+        print(sample(policy, tokenizer, pairs[0]["prompt"]))
+    except InputError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ def test_which_losses_need_pairs(name):
     0.
     """
     # at 0.1 no pair would reach the hinge's kink
-    loss = make_loss(name, **({"beta": 4.0} if name == "hinge" else {}))
+    loss = make_loss(name, **({"beta": 4.0} if "beta" in LOSSES[name].defaults else {}))
     f_w, f_l = -pair(5, scale=1.0).abs() - 0.1  # below zero: log-probabilities, too
     base = torch.full_like(f_w, -0.1)
     loss = with_its_reference(loss, f_w)
@@ -456,3 +456,23 @@ def test_the_settings_of_a_variant_make_it_again(label):
     f_w, f_l = -f_w.abs() - 0.1, -f_l.abs() - 0.1
     with_refs = {"f_reference": f_l} if spec.needs_reference_samples else {}
     assert torch.allclose(again(f_w, f_l, **with_refs), spec(f_w, f_l, **with_refs))
+
+
+def test_a_name_or_a_label_that_is_taken_is_refused():
+    with pytest.raises(InputError, match="taken by dpo_loss"):
+
+        @losses.loss("dpo")
+        def other(f_w, f_l):
+            return f_l - f_w
+
+    with pytest.raises(InputError, match="taken by dpo_loss"):
+
+        @losses.loss("another", losses.Variant("DPO"))
+        def again(f_w, f_l):
+            return f_l - f_w
+
+    assert "another" not in LOSSES
+
+
+def test_a_description_names_whole_numbers_too():
+    assert losses.CATALOG["BoNBoN"].described == "BoNBoN, n 2, α 0.005"

@@ -39,7 +39,7 @@ def test_words_follow_the_numbers():
 def test_the_committed_cells_are_those_of_the_code():
     cells, _ = run.load(run.COMMITTED)
     # without noise: the same for any number of draws
-    world, draw = (run.worlds()["rare and bad"], run.PROXIES["likes length"])
+    world, draw = run.worlds()["rare and bad"], run.PROXIES["likes length"]
     seed = list(run.PROXIES).index("likes length")
     again = run.cell(world, draw, 2, seed)
     for way, told in cells["rare and bad"]["likes length"].items():

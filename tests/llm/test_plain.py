@@ -12,6 +12,7 @@ import torch
 
 pytest.importorskip("accelerate", reason="the trainer needs the llm extra")
 
+from dil_tutorial.errors import InputError
 from dil_tutorial.llm import plain
 from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.data import read_pairs, tiny_preferences
@@ -184,3 +185,26 @@ def test_it_is_one_file_that_can_be_read():
     )
     assert done.returncode == 0
     assert "--generator" in done.stdout
+    for options, words in (
+        (["--loss", "dop"], "did you mean 'dpo'"),
+        (["--data", "nowhere.jsonl"], "no such file"),
+        (["--generator", "win", "--data", "nowhere.jsonl"], "no such file"),  # with the mixture
+    ):
+        command = [sys.executable, "-m", "dil_tutorial.llm.plain", *options]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 2
+        assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("loss", "pairs"),
+    [
+        ("dpo", [{**PAIRS[0], "p_chosen": 0.7}]),
+        ("dpo", [{**PAIRS[0], "prompt": [{"role": "user", "content": "Hi"}]}]),
+        ("kto", PAIRS[:1]),
+    ],
+)
+def test_what_the_plain_file_does_not_know_is_refused(loss, pairs):
+    model = tiny_model()
+    with pytest.raises(InputError, match="use DILTrainer"):
+        plain.batch_loss(model, model, own_tokenizer(), pairs, make_loss(loss), mean=False)

@@ -96,7 +96,7 @@ def log_ratio_error(preference: Tensor, advantage: Tensor) -> Tensor:
     torch.Size([1, 3])
     """
     # a response's edge over itself is 0
-    edge, others = (2 * preference.double() - 1, preference.shape[-1] - 1)
+    edge, others = 2 * preference.double() - 1, preference.shape[-1] - 1
     variance = ((edge**2).sum(2) - edge.sum(2) ** 2 / others) / (others - 1)
     # rounding may leave a variance of zero below it
     return (variance.clamp(min=0) / others).sqrt() / (1 + advantage)
