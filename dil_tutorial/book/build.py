@@ -138,6 +138,7 @@ def generate(root: Path) -> None:
     write_text(generated / "wrong_answers.md", pages.wrong_answers_table())
     write_text(generated / "architecture.md", pages.architecture_page(root))
     write_text(generated / "pair.md", pages.pair_page())
+    write_text(generated / "plain.md", pages.plain_page())
     write_text(generated / "gpu.md", gpu.page_of(read_json(gpu.COMMITTED)))
     known_truth_page(generated)
     worth_page(generated)

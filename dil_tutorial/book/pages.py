@@ -10,6 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+import dil_tutorial
 from dil_tutorial import claims
 from dil_tutorial.book import architecture, crossref, figures, pair
 from dil_tutorial.book.crossref import label, link
@@ -307,6 +308,12 @@ def architecture_page(root: Path) -> str:
     write_text(root / "book" / "images" / "architecture.svg", svg)
     texts = {module: architecture.summary(root, module) for module in modules}
     return page("architecture", svg=svg, rows=texts, links=links, anchor=architecture.anchor)
+
+
+def plain_page() -> str:
+    """The algorithm in one file, ``llm/plain.py``, whole."""
+    source = Path(dil_tutorial.__file__).parent / "llm" / "plain.py"
+    return page("plain", source=read_text(source))
 
 
 def pair_page() -> str:

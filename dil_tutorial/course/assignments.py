@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Any
 
 from dil_tutorial.course.cells import read_notebook, source_of, with_seed
-from dil_tutorial.course.preprocessors import preprocessors
 from dil_tutorial.errors import InputError
 from dil_tutorial.support.files import write_text
 from dil_tutorial.support.paths import ASSIGNMENTS, INSTRUCTOR
@@ -156,6 +155,8 @@ def settings(course: Path) -> Any:
     sandbox.
     """
     from traitlets.config import Config
+
+    from dil_tutorial.course.preprocessors import preprocessors  # needs nbgrader; init does not
 
     config = Config()
     config.CourseDirectory.root = str(course.resolve())
