@@ -8,9 +8,10 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 WIDTH, HEIGHT, GAP = 860, 34, 12
+CLONE = Path(__file__).resolve().parents[2]
 
 
-def layers(root: Path) -> list[list[str]]:
+def layers(root: Path = CLONE) -> list[list[str]]:
     """The modules of each layer, highest first; a layer may import what is below it.
 
     >>> layers(Path("no such clone"))
@@ -24,9 +25,13 @@ def layers(root: Path) -> list[list[str]]:
     return [row.split(" | ") for row in rows]
 
 
-def summary(root: Path, module: str) -> str:
-    """The first sentence of a module's docstring, or of its package's."""
-    path = root / module.replace(".", "/")
+def summary(module: str) -> str:
+    """The first sentence of a module's docstring, or of its package's.
+
+    >>> summary("dil_tutorial.rlhf")[:20]
+    'RLHF is imitation of'
+    """
+    path = CLONE / module.replace(".", "/")
     source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     text = ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
     return " ".join(text.split("\n\n")[0].split()).split(": ")[-1].removesuffix(".")

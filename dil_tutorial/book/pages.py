@@ -300,13 +300,13 @@ def wrong_answers_table() -> str:
 
 def architecture_page(root: Path) -> str:
     """The layers of the code, drawn from the import contracts, for the README, too."""
-    rows = architecture.layers(root)
+    rows = architecture.layers()
     modules = [module for row in rows for module in row]
     anchors = set(re.findall(r"^\(([\w-]+)\)=$", read_text(root / "book" / "api.md"), re.MULTILINE))
     links = {module for module in modules if architecture.anchor(module) in anchors}
     svg = architecture.svg(rows, links)
     write_text(root / "book" / "images" / "architecture.svg", svg)
-    texts = {module: architecture.summary(root, module) for module in modules}
+    texts = {module: architecture.summary(module) for module in modules}
     return page("architecture", svg=svg, rows=texts, links=links, anchor=architecture.anchor)
 
 
