@@ -165,7 +165,7 @@ def seeds(make: Callable[..., Any], *more: Any) -> SearchStrategy[Any]:
 
 
 @st.composite
-def distributions_and(draw: Any, *zeros: bool, far: bool = False) -> tuple[Tensor, ...]:
+def laws_and(draw: Any, *zeros: bool, far: bool = False) -> tuple[Tensor, ...]:
     """``distributions``, and a reward or an energy of each response."""
     distributions = draw(laws(*zeros))
     return *distributions, draw(tensor_of(numbers(-3, 3, far), tuple(distributions[0].shape)))

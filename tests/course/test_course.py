@@ -2,9 +2,11 @@
 and attacks fail.
 """
 
+import ast
 import contextlib
 import csv
 import functools
+import importlib
 import json
 import os
 import random
@@ -183,6 +185,17 @@ def test_every_section_that_a_hint_names_exists(name):
         number, section = re.findall(r"\d+", where)
         [notebook] = (ROOT / "notebooks").glob(f"{number}_*.py")
         assert re.search(rf"^# ## {section} ", notebook.read_text(), re.MULTILINE), where
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_cell_takes_from_the_library_is_there(name):
+    tree = ast.parse(course.scripts()[name].read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    taken = [(node.module, alias.name) for node in imports for alias in node.names]
+    ours = [(module, item) for module, item in taken if module.startswith("dil_tutorial")]
+    assert len(ours) > 5
+    for module, item in ours:
+        assert hasattr(importlib.import_module(module), item), f"{module}.{item}"
 
 
 @needs_landlock
