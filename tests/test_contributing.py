@@ -102,20 +102,20 @@ KNOWN = """
 import torch
 from dil_tutorial.book import pages
 from dil_tutorial.experiments.family import plane
-from dil_tutorial.losses import CATALOGUE, colors, make_loss
+from dil_tutorial.losses import CATALOG, colors, make_loss
 from toy import family
 
-row = family.row(CATALOGUE["Focal DPO"])
+row = family.row(CATALOG["Focal DPO"])
 assert row["margins only"] and row["claims"] == ["5.dpo"], row
 assert colors()["Focal DPO"] == "#123456"
 assert "Focal DPO, β 1" in pages.losses_page()
-figure, alt = plane([family.row(CATALOGUE[label]) for label in ("DPO", "Focal DPO", "IPO")])
+figure, alt = plane([family.row(CATALOG[label]) for label in ("DPO", "Focal DPO", "IPO")])
 assert any("Focal DPO" in text.get_text() for text in figure.axes[0].texts)
 try:
     make_loss("focal-dpo", focus=-1.0)
 except ValueError as error:
     print(error)
-""".replace("CATALOGUE", "CATALOG")
+"""
 
 
 def test_a_loss_with_a_new_setting(copy, tiny_model, tmp_path):
