@@ -111,8 +111,8 @@ def test_gradescopes_autograder_grades_as_this_does(folder, tmp_path):
         found.append(json.loads((here / "results" / "results.json").read_text()))
     assert [result["score"] for result in found] == [90, 77, 0]
     by_name = {test["name"]: test for test in found[1]["tests"]}
-    assert by_name["6 · How far can chosen responses go?"]["score"] == 0
-    assert "0.5 log 2" in by_name["6 · How far can chosen responses go?"]["output"]
+    assert by_name["6 · How far can winners go?"]["score"] == 0
+    assert "0.5 log 2" in by_name["6 · How far can winners go?"]["output"]
     assert by_name["9 · In words"]["output"] == "graded by hand later"
     assert "no notebook" in found[2]["output"]
 
