@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-KEYS = {"fed": "reduction", "feed": "reduction", "part way": "best interpolation"}
+KEYS = {"optimiser": "optimizer", "fed": "reduction", "feed": "reduction", "part way": "best interpolation"}
 
 
 def renamed(content: Any) -> Any:

@@ -140,7 +140,7 @@ def test_an_interrupted_study_goes_on(tmp_path):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 130, err
-    assert b"run the same command to go on" in out
+    assert b"run the same command to continue" in out
     kept = {path: path.stat().st_mtime_ns for path in cells.glob("*.json")}
     assert len(kept) >= 2
     assert not list(tmp_path.rglob("*.part"))
