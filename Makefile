@@ -43,15 +43,15 @@ lab: .venv/base.stamp
 	$(BIN)/dil lab
 
 book: .venv/test.stamp
-	$(BIN)/dil book
+	$(BIN)/dil dev book
 
 # The site, PDF, EPUB, slides and the cheat sheet; needs chromium.
 book-all: .venv/all.stamp
-	$(BIN)/dil book --all
+	$(BIN)/dil dev book --all
 
 # With notebooks, recipes, results and assignments inside: pip install dist/*.whl, then dil lab, needs no clone.
 wheel: .venv/test.stamp
-	$(BIN)/python -m dil_tutorial.book.wheel dist
+	$(BIN)/dil dev wheel dist
 
 clean:
 	rm -rf outputs book/_build book/generated build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

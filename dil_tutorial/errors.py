@@ -28,9 +28,11 @@ def unknown_name(what: str, name: object, choices: Iterable[str]) -> InputError:
     "unknown loss 'dop': did you mean 'dpo'? Known: dpo, dro"
     """
     known = sorted(choices)
-    near = difflib.get_close_matches(str(name).lower(), known, n=3, cutoff=0.6)
+    lower = {choice.lower(): choice for choice in known}
+    near = difflib.get_close_matches(str(name).lower(), lower, n=3, cutoff=0.6)
     # two letters exchanged are the most likely slip
     near.sort(key=lambda choice: sorted(choice) != sorted(str(name).lower()))
+    near = [lower[choice] for choice in near]
     hint = f": did you mean '{near[0]}'?" if near else ":"
     if not near or len(known) <= 12:  # a long list helps only someone who is far off
         hint += f" Known: {', '.join(known)}"

@@ -15,26 +15,25 @@
 #
 # **The question.** The optima of the last notebooks are for infinite data and endless training. What happens before?
 #
-# *Paper §5 (experiments); modules in `dil_tutorial/experiments/finite_data/`; about 40 minutes.*
+# *Paper §5 (experiments); modules in `dil_tutorial/experiments/dynamics.py`; about 40 minutes.*
 #
-# The figures and the sentences under them are made from `benchmarks/dynamics.json`, which `dil study dynamics` writes (about two minutes;
+# The figures and the sentences under them are made from `benchmarks/dynamics.json`, which `dil experiment dynamics` writes (about two minutes;
 # an interrupted study continues where it stopped). No number below was typed.
 
 # %%
 from IPython.display import Markdown, display
 
 from dil_tutorial import claims
-from dil_tutorial.experiments.finite_data import figures as drawing
-from dil_tutorial.experiments.finite_data import report
-from dil_tutorial.experiments.finite_data import run as study
+from dil_tutorial.experiments import dynamics, study
 from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.lessons.tables import numbers
 from dil_tutorial.losses import make_loss
 from dil_tutorial.support import plotting
 from toy.gallery import bandit20
 
-results, seeds = study.load(study.COMMITTED)
-figures, text = drawing.figures(results), report.conclusions(results, seeds)
+results = study.load(dynamics.STUDY)
+figures = dynamics.STUDY.figures(results, {})
+text = study.paragraphs(dynamics.STUDY, results, {})
 
 
 def show(name):
@@ -105,7 +104,7 @@ show("targets")
 # ## 4 · How small a step?
 
 # %% mystnb={"image": {"alt": "Log-ratio of chosen responses and KL to the chosen distribution after 300 steps against the learning rate."}}
-show("learning rate")
+show("learning_rate")
 
 # %% [markdown]
 # ## 5 · Means per token
@@ -140,14 +139,14 @@ show("noise")
 # Each cell of the study is one call, which trains as many conditions and seeds as you like at once.
 
 # %%
-condition = study.Condition(pairs=300, learning_rate=0.01, steps=400, records=5)
+condition = dynamics.Condition(pairs=300, learning_rate=0.01, steps=400, records=5)
 losses = {
     "corrected": make_loss("dil", generator="bce", denominator="mixture"),
     "DPO": make_loss("dpo", beta=1.0),
 }
 paths = {}
 for name, loss in losses.items():
-    (by_step,) = study.run_conditions(loss, [condition], seeds=range(5))
+    (by_step,) = dynamics.run_conditions(loss, [condition], seeds=range(5))
     paths[name] = [seen["chosen"].mean().item() for seen in by_step.values()]
 numbers(paths, [f"step {step}" for step in by_step], digits=2)
 
@@ -236,5 +235,5 @@ check_answer(
 # - explain why short runs with small learning rates cannot settle it
 # - read off how many pairs a loss needs, which generator matters when, and what label noise does
 #
-# **Source:** `dil_tutorial/experiments/finite_data/` · **Claims:** `dil verify 8` · **All figures:** `dil study dynamics` ·
+# **Source:** `dil_tutorial/experiments/dynamics.py` · **Claims:** `dil verify 8` · **All figures:** `dil experiment dynamics` ·
 # **Before:** [07 · One family](07_one_family.ipynb) · **Next:** [09 · From bandits to sequences](09_bandits_to_sequences.ipynb)

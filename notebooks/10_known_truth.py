@@ -15,7 +15,7 @@
 #
 # **The question.** Does a language model trained with DIL *imitate $\pi_\text{chosen}$*, and how would one measure that?
 #
-# *Paper §5; modules in `dil_tutorial/experiments/known_truth/`; about 40 minutes.*
+# *Paper §5; modules in `dil_tutorial/experiments/known_truth.py`; about 40 minutes.*
 #
 # This notebook needs the `llm` extra: `pip install -c constraints.txt -e '.[llm]'`.
 
@@ -33,9 +33,11 @@ from IPython.display import Markdown, display
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from dil_tutorial.experiments.known_truth import figures as drawing
-from dil_tutorial.experiments.known_truth import measures, report
-from dil_tutorial.experiments.known_truth.runner import Runner, Preset, Run
+from dil_tutorial.experiments import known_truth, known_truth_figures
+from dil_tutorial.experiments import study, truth
+from dil_tutorial.experiments.known_truth import KnownTruth
+from dil_tutorial.experiments.runner import Arm, Runner
+from dil_tutorial.experiments.study import Work
 from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.llm import sampling
 from dil_tutorial.support import plotting
@@ -92,7 +94,7 @@ LlamaForCausalLM(
     "* len(response.split())\n"
 )
 
-small = Preset(
+small = KnownTruth(
     model=str(folder),
     reward=f"{folder}/reward.py:reward",
     scale=2.0,
@@ -108,9 +110,7 @@ small = Preset(
     top_layers=0,
 )
 runner = Runner(
-    small,
-    folder / "out",
-    quiet=True,
+    Work(small, folder / "out"),
     prompts="a a,a b,a c,b a,b b,b c,c a,c b,c c,a".split(","),
 )
 
@@ -161,13 +161,13 @@ for name, denominator in (
     ("DIL BCE corrected", "mixture"),
     ("DIL BCE published", "rejected"),
 ):
-    policy, _ = runner.train(Run(name, "sum", 3e-3, 0, small.pairs))
+    policy, _ = runner.train(Arm(name), 3e-3, 0, small.pairs)
     f = log_probs(policy) - log_ref
-    slopes[name] = measures.regress(
+    slopes[name] = truth.regress(
         world.advantage.log1p(), f, weight=world.ref
     )["slope"][0]
     exact = (optima.dil(world, "bce", denominator) / world.ref).log()
-    should = measures.regress(world.advantage.log1p(), exact, weight=world.ref)[
+    should = truth.regress(world.advantage.log1p(), exact, weight=world.ref)[
         "slope"
     ][0]
     print(
@@ -185,18 +185,14 @@ for name, denominator in (
 
 # %%
 if RUN_THE_REAL_THING:
-    from dil_tutorial.experiments.known_truth.run import PRESETS, experiment
-
-    results = experiment(
-        Runner(PRESETS["cpu"], Path("outputs/known-truth-cpu")), print
-    )
+    folder = Path("outputs/known-truth")
+    settings = known_truth.PRESETS["cpu"]
+    results = study.execute(known_truth.STUDY, settings, folder, print)
 else:
-    results = measures.load(measures.COMMITTED)
-found = measures.summary(results)
-figures, text = (
-    drawing.figures(results, found),
-    report.conclusions(results, found),
-)
+    results = study.load(known_truth.STUDY)
+found = known_truth.summary(results)
+figures = known_truth.STUDY.figures(results, found)
+text = study.paragraphs(known_truth.STUDY, results, found)
 
 
 def show(name):
@@ -237,20 +233,13 @@ from dil_tutorial.lessons.widgets import frames
 
 
 def one_loss(loss):
-    truth, M = (
-        measures.Truth.of(results, "held-out"),
-        results["preset"]["evaluated"],
-    )
-    rows = [
-        row
-        for row in results["runs"]
-        if (row["loss"], row["reduction"]) == (loss, "sum")
-    ]
-    f = measures.stacked(rows, "f held-out")
+    held, M = truth.Truth.of(results, "held-out"), results.settings.evaluated
+    rows = known_truth_figures.runs_of(results, loss)
+    f = truth.stacked(rows, "f_held_out")
     figure, (axes,) = plotting.new_figure(width=6, height=4)
-    drawing.against_truth(
+    known_truth_figures.against_truth(
         axes,
-        truth.log_ratio[:, :M],
+        held.log_ratio[:, :M],
         f,
         found["targets"][f"{loss}, sum"][:, :M],
         loss,
@@ -259,13 +248,14 @@ def one_loss(loss):
     value = found["losses"][f"{loss}, sum"]
     return figure, (
         f"{loss}: slope of f on the truth {interval(value['slope'])}, of its "
-        f"optimum {value['expected slope'][0]:.2f}; "
-        f"slope of the truth on f {interval(value['truth on f'])}."
+        f"optimum {value['expected_slope'][0]:.2f}; "
+        f"slope of the truth on f {interval(value['truth_on_f'])}."
     )
 
 
 frames(
-    one_loss, {"Loss": [loss for loss in results["losses"] if loss != "SimPO"]}
+    one_loss,
+    {"Loss": [loss for loss in results.shared["losses"] if loss != "SimPO"]},
 )
 
 # %% [markdown]
@@ -365,4 +355,4 @@ check_answer(your_number, 1, "Think of regression dilution.")
 # - read a slope, an intercept and a correlation as statements about imitation, and know what each can hide
 # - say which losses imitate on a real model, which overshoot, and what limits both
 #
-# **Source:** `dil_tutorial/experiments/known_truth/run.py` · **Run it:** `dil experiment known-truth --preset cpu` · **Before:** [09 · From bandits to sequences](09_bandits_to_sequences.ipynb) · **Next:** [11 · Scaling up](11_scaling_up.ipynb)
+# **Source:** `dil_tutorial/experiments/known_truth.py` · **Run it:** `dil experiment known-truth --preset cpu` · **Before:** [09 · From bandits to sequences](09_bandits_to_sequences.ipynb) · **Next:** [11 · Scaling up](11_scaling_up.ipynb)

@@ -146,7 +146,7 @@ needed = {
 numbers(needed, ["pairs for a KL of 0.01 nats"], digits=0)
 
 # %% [markdown]
-# For a file of real pairs nobody knows the world, yet two numbers say nearly all: how much win rates vary, and how much the chances of single pairs do. Both can be read off the file, because two labels that share a response are both won with probability $w^2$. `dil plan-pairs FILE` does that.
+# For a file of real pairs nobody knows the world, yet two numbers say nearly all: how much win rates vary, and how much the chances of single pairs do. Both can be read off a file in which responses recur, because two labels that share a response are both won with probability $w^2$.
 #
 # And prompts? If they share parameters, as in a network, then it does not matter whether thirty pairs belong to one prompt or to thirty, as long as the network *can* be right about all of them. If it cannot, new prompts are worth more than new pairs.
 

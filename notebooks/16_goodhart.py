@@ -96,7 +96,7 @@ for name, one in (("rare and bad", world), ("equally likely", even)):
 numbers(turns, ["true gain at the best beta", "at the end"], digits=2)
 
 # %% [markdown]
-# Every way on every proxy, heavy tails and a labeler who likes length included, is on the page "A proxy in place of the reward" of the book (`dil study overoptimization`). A bias in the labels themselves is beyond any floor: imitation of a labeler who likes length makes texts longer, not better.
+# Every way on every proxy, heavy tails and a labeler who likes length included, is on the page "A proxy in place of the reward" of the book (`dil experiment overoptimization`). A bias in the labels themselves is beyond any floor: imitation of a labeler who likes length makes texts longer, not better.
 #
 # ## 4 · Gold without gold
 #

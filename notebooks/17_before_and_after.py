@@ -15,21 +15,21 @@
 #
 # **The question.** What does a model that imitates the chosen responses *write*, and could anybody tell?
 #
-# *Paper §5; modules in `dil_tutorial/experiments/real_text/`; about 25 minutes. Nothing is trained here and nothing is downloaded: the texts were written by `dil experiment real-text`.*
+# *Paper §5; modules in `dil_tutorial/experiments/real_text.py`; about 25 minutes. Nothing is trained here and nothing is downloaded: the texts were written by `dil experiment real-text`.*
 
 # %%
 import torch
 from IPython.display import Markdown, display
 
-from dil_tutorial.experiments.real_text import measures, report
+from dil_tutorial.experiments import real_text, study
 from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.lessons.panels import reading
 from dil_tutorial.lessons.tables import numbers
 from dil_tutorial.support import plotting
 from dil_tutorial.support.words import precise, table
 
-results = measures.load(measures.COMMITTED)
-found = measures.summary(results)
+results = study.load(real_text.STUDY)
+found = real_text.summary(results)
 LOSSES = ["SFT", "DIL BCE corrected", "DIL LSIF published", "DPO"]
 
 # %% [markdown]
@@ -71,7 +71,7 @@ rows = []
 for loss in LOSSES:
     value = found["losses"][loss]
     judge, kl, labeler = (
-        value[name][0] for name in ("Bayes accuracy", "KL", "win rate")
+        value[name][0] for name in ("bayes_accuracy", "kl", "win_rate")
     )
     rows.append([loss, f"{judge:.0%}", f"{kl:.3f}", f"{labeler:.1%}"])
 head = [
@@ -102,11 +102,7 @@ reading.token_colors(results, LOSSES)
 # It says by how many nats training has brought the model closer to the chosen distribution. If it is below zero, the model is further away than before.
 
 # %%
-figures, said = (
-    report.figures(results, found),
-    report.conclusions(results, found),
-)
-figure, alt = figures["ratios"]
+figure, alt = real_text.STUDY.figures(results, found)["ratios"]
 display(plotting.image(figure, alt=alt))
 rows = []
 for loss in LOSSES:
@@ -154,7 +150,7 @@ puzzle("17-judge")
 
 # %%
 f = torch.tensor(
-    reading.first_seed(results, "DIL BCE corrected")["f held-out"],
+    reading.first_seed(results, "DIL BCE corrected").f_held_out,
     dtype=torch.float64,
 )
 your_distance = None
@@ -196,7 +192,7 @@ check_answer(your_mean, 0.14 - 0.19, "How much closer has it come?")
 
 # %%
 first = reading.first_seed(results, "DIL BCE corrected")
-tokens = first["read"][0]["tokens"][0]
+tokens = first.read[0]["tokens"][0]
 size = (
     torch.tensor([abs(ratio) for _, ratio in tokens], dtype=torch.float64)
     .sort(descending=True)
@@ -232,4 +228,4 @@ check_answer(
 # - say how often anybody could tell a trained model's text from the reference's, and why it is less often than you think
 # - find the pairs that a policy gets wrong, and say what "closer to the chosen responses" means in nats
 #
-# **Source:** `dil_tutorial/experiments/real_text/measures.py`, `dil_tutorial/lessons/panels/reading.py` · **Run it:** `dil experiment real-text`; your own model: `dil sample --html`, `dil chat` · **Before:** [14 · What a pair is worth](14_what_a_pair_is_worth.ipynb)
+# **Source:** `dil_tutorial/experiments/real_text.py`, `dil_tutorial/lessons/panels/reading.py` · **Run it:** `dil experiment real-text`; your own model: `dil sample --html`, `dil chat` · **Before:** [14 · What a pair is worth](14_what_a_pair_is_worth.ipynb)

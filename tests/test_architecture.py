@@ -50,7 +50,7 @@ def test_a_broken_contract_is_found(module, line, words, tmp_path):
 def test_the_picture_in_the_readme_is_of_these_layers():
     drawn = (ROOT / "book" / "images" / "architecture.svg").read_text()
     layers = architecture.layers(ROOT)
-    assert all(f">{module}<" in drawn for row in layers for module in row), "draw it: dil book"
+    assert all(f">{module}<" in drawn for row in layers for module in row), "draw it: dil dev book"
     assert drawn.count("<rect") == sum(map(len, layers))
 
 

@@ -209,34 +209,75 @@ def test_a_quirk_of_a_model(copy):
     done(copy, "quirk of a model")
 
 
-EXPERIMENT = '''"""How often does the better of two responses win?"""
+EXPERIMENT = '''"""How often does the better of two responses win, as rewards grow?"""
 
-from pathlib import Path
+from dataclasses import dataclass
 
-from dil_tutorial.support.files import provenance, write_json
-from toy.gallery import bandit
+from dil_tutorial.experiments.study import Study
+from dil_tutorial.support import plotting
+from toy import World
 
 
-def study(out: Path, seeds: int = 3) -> None:
-    """Write the mean win rate of the best response of the bandit."""
-    world = bandit()
-    best = world.true_reward.argmax()
-    write_json(out / "coin.json", {**provenance(), "best": world.win_rate[0, best].item()})
+@dataclass(frozen=True)
+class Settings:
+    scales: tuple[float, ...] = (1.0, 2.0)
+
+
+@dataclass
+class Row:
+    scale: float
+    wins: float
+
+
+def run(work):
+    for scale in work.settings.scales:
+
+        def make(scale=scale):
+            world = World.from_reward([0.5, 0.5], [0.0, scale])
+            return {"wins": world.win_rate[0, 1].item()}
+
+        yield Row(scale, **work.piece(make, scale=scale))
+
+
+def figures(results, stats):
+    figure, (axes,) = plotting.new_figure()
+    axes.plot([row.scale for row in results.rows], [row.wins for row in results.rows])
+    return {"wins": (figure, "Win rate against the scale of rewards")}
+
+
+STUDY = Study(
+    name="coin",
+    title="A coin",
+    presets={"small": Settings()},
+    row=Row,
+    steps=lambda settings: len(settings.scales),
+    run=run,
+    summary=lambda results: {},
+    figures=figures,
+    words=lambda results, stats: {"most": max(row.wins for row in results.rows)},
+)
 '''
+EXPERIMENT_PAGE = """# {{ title }}
+
+![{{ alts.wins }}]({{ stem }}_wins.png)
+
+The better response wins up to {{ "%.2f"|format(most) }} of the time.
+"""
 
 
 def test_an_experiment(copy):
     copy.add("dil_tutorial/experiments/coin.py", EXPERIMENT)
+    copy.add("dil_tutorial/experiments/templates/coin.md.j2", EXPERIMENT_PAGE)
     copy.add(
-        "dil_tutorial/cli/experiments.py", "from dil_tutorial.experiments import coin\n",
-        after="from dil_tutorial.errors import InputError, unknown_name\n",
-    )  # fmt: skip
-    copy.add(
-        "dil_tutorial/cli/experiments.py", '    "coin": coin.study,\n',
-        after='    "dynamics": study_dynamics,\n',
-    )  # fmt: skip
-    copy.dil("study", "coin", "--out", copy.root / "out")
-    assert '"best": 0.8' in (copy.root / "out" / "coin.json").read_text()
+        "dil_tutorial/experiments/__init__.py",
+        '    "coin": Entry("coin", "How often the better response wins.", models=False),\n',
+        after="STUDIES = {  # by the name of ``dil experiment NAME``\n",
+    )
+    out = copy.root / "out"
+    copy.dil("experiment", "coin", "--set", "scales=1,3", "--out", out)
+    assert "wins up to 0.74 of the time" in (out / "coin.md").read_text()
+    assert (out / "coin_wins.svg").is_file()
+    assert '"study": "coin"' in (out / "coin.json").read_text()
     done(copy, "experiment")
 
 
@@ -274,7 +315,7 @@ def test_a_lesson(copy):
         "book/_toc.yml", "      - file: generated/19_toy\n",
         after="      - file: generated/18_dil_in_60_lines\n",
     )  # fmt: skip
-    copy.dil("notebooks", "--write", "19")
+    copy.dil("dev", "notebooks", "--write", "19")
     copy.touched.add("notebooks/19_toy.ipynb")
     assert (copy.root / "notebooks" / "19_toy.ipynb").is_file()
     done(copy, "lesson")

@@ -21,7 +21,7 @@ def test_commands_and_options_exist():
             assert re.search(rf"│ {command}\s", known), f"{page.name}: dil {command}"
             options = {word for word in rest if word.startswith("--")}
             # commands of their own below them
-            nested = command in ("experiment", "bench", "course")
+            nested = command in ("course", "dev")
             shown = dil(command, *rest[:nested], "--help").stdout
             assert all(option in shown for option in options), f"{page.name}: dil {line}"
 

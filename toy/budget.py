@@ -56,6 +56,33 @@ def pairs_needed(
     )
 
 
+def shares(var_w: float, var_p: float) -> dict[str, float]:
+    r"""The pairs that each kind of loss needs for the same expected KL to pi_chosen, as shares of
+    SFT's, for many responses: from the variance of win rates w and of the pairs' chances P.
+
+    B = 2(1 - w), the noise of a corrected loss over SFT's, has mean 1, and half of it counts.  Of
+    that half, rho = (Var P - Var w)/(1/4 - Var w) is the noise of who met whom, which is what soft
+    labels leave; the rest is the noise of labels, which is the bound's (claim 12.split).  This
+    takes two independent draws of pi_ref, and the split to be alike for all responses.  "corrected"
+    is a prior over worlds, not a constant: from 0.07 to 0.93 as the reward's correlation with log
+    pi_ref goes from -1 to +1, and above 1 in extreme worlds (THEORY §15.1).
+
+    >>> shares(0.05, 0.15)
+    {'sft': 1.0, 'corrected': 0.5, 'soft': 0.25, 'bound': 0.25}
+    """
+    if not 0 <= 2 * var_w <= var_p + 1e-9 or var_p > 0.25 + 1e-9:
+        raise InputError(
+            f"Var w is {var_w:g} and Var P {var_p:g}: 2 Var w <= Var P <= 1/4 holds for chances"
+        )
+    rho = (var_p - var_w) / (0.25 - var_w)
+    return {
+        "sft": 1.0,
+        "corrected": 0.5,
+        "soft": round(rho / 2, 4),
+        "bound": round((1 - rho) / 2, 4),
+    }
+
+
 def solved(cost: Tensor, room: Tensor, responses: int) -> Tensor:
     """n with cost (Y - 1)/(2 n) = room, infinite where there is no room.
 

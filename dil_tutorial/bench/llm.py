@@ -1,4 +1,4 @@
-"""``dil bench llm``: seconds, tokens and memory of a training step, ours against TRL's DPOTrainer.
+"""``dil dev bench``: seconds, tokens and memory of a training step, ours against TRL's DPOTrainer.
 
 Both train the same model with the same loss (DPO) on the same pairs in the same precision, each run
 in a process of its own, so that its peak memory is its own.  Rounds are interleaved, because a
@@ -30,7 +30,6 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from dil_tutorial.bench.toy import peak_gib
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.data import Pair, read_pairs, tiny_preferences
 from dil_tutorial.llm.models import (
@@ -44,6 +43,7 @@ from dil_tutorial.llm.models import (
 from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
 from dil_tutorial.support import plotting
 from dil_tutorial.support.files import provenance, write_json
+from dil_tutorial.support.machine import peak_gib
 
 PAIRS, BATCH = 8, 4
 RANDOM, TINY = "random-8b", "tiny"  # models that are made on the spot

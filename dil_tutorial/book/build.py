@@ -15,6 +15,7 @@ from dil_tutorial.bench import gpu
 from dil_tutorial.book import around, logo, pages, playground, printed, slides
 from dil_tutorial.book.crossref import link
 from dil_tutorial.errors import InputError
+from dil_tutorial.experiments import study as studies
 from dil_tutorial.support.files import read_json, read_text, write_text
 
 SEEDS = 20
@@ -28,7 +29,7 @@ def finished(notebook: Path, script: Path) -> dict[str, Any]:
     nbval checks in `make test`.
     """
     content, source = read_json(notebook), read_text(script)
-    again = f"run dil notebooks --write {script.stem}"
+    again = f"run dil dev notebooks --write {script.stem}"
     for number, cell in enumerate(content["cells"]):
         if cell["cell_type"] != "code":
             continue
@@ -61,60 +62,19 @@ def for_the_book(notebook: Path, script: Path) -> str:
     return json.dumps(content)
 
 
-def known_truth_page(folder: Path) -> None:
-    """The experiment on a language model whose truth is known, from the file that `dil experiment
-    known-truth` wrote.
+def experiment_pages(folder: Path) -> None:
+    """The page of every study from its committed results; of whole sentences on a second model,
+    too.
     """
-    from dil_tutorial.experiments.known_truth import measures, report
+    from dil_tutorial.experiments import STUDIES, real_text
 
-    results = measures.load(measures.COMMITTED)
-    report.report(results, measures.summary(results), folder, "known_truth.md")
-
-
-def real_text_pages(folder: Path) -> None:
-    """The experiment on whole sentences and its pilot, from the files that `dil experiment
-    real-text` wrote.
-    """
-    from dil_tutorial.experiments.real_text import measures, pilot, pilot_report, report
-
-    for path, title in ((measures.COMMITTED, report.TITLE), (measures.SECOND, report.SECOND_TITLE)):
-        results = measures.load(path)
-        report.report(results, measures.summary(results), folder, f"{path.stem}.md", title)
-    pilot_report.report(pilot_report.load(pilot.COMMITTED), folder, "real_text_pilot.md")
-
-
-def worth_page(folder: Path) -> None:
-    """What a pair is worth to a language model, from the file that `dil experiment worth` wrote."""
-    from dil_tutorial.experiments.worth import measures, report
-
-    results = measures.load(measures.COMMITTED)
-    report.report(results, measures.summary(results), folder, "worth.md")
-
-
-def rlhf_page(folder: Path) -> None:
-    """RLHF itself next to imitation of it, from the file that `dil experiment rlhf` wrote."""
-    from dil_tutorial.experiments.real_text import measures
-    from dil_tutorial.experiments.rlhf import report
-
-    results = report.load(report.COMMITTED)
-    report.report(
-        results, report.summary(results, measures.load(measures.COMMITTED)), folder, "rlhf.md"
-    )
-
-
-def real_pairs_page(folder: Path) -> None:
-    """The losses on people's preferences, from the file that `dil experiment real-pairs` wrote."""
-    from dil_tutorial.experiments.real_pairs import measures, report
-
-    results = measures.load(measures.COMMITTED)
-    report.report(results, measures.summary(results), folder, "real_pairs.md")
-
-
-def overoptimization_page(folder: Path) -> None:
-    """Every way to optimize a proxy, from the file that `dil study overoptimization` wrote."""
-    from dil_tutorial.experiments.overoptimization import report, run
-
-    report.report(*run.load(run.COMMITTED), folder, "overoptimization.md")
+    for name in STUDIES:
+        study = studies.study(name)
+        if name != "dynamics":  # notebook 08 is its page
+            studies.report(study, studies.load(study), folder)
+    second = studies.load(real_text.STUDY, real_text.SECOND)
+    title = real_text.SECOND_TITLE
+    studies.report(real_text.STUDY, second, folder, stem=real_text.SECOND.stem, title=title)
 
 
 def generate(root: Path) -> None:
@@ -140,12 +100,7 @@ def generate(root: Path) -> None:
     write_text(generated / "pair.md", pages.pair_page())
     write_text(generated / "plain.md", pages.plain_page())
     write_text(generated / "gpu.md", gpu.page_of(read_json(gpu.COMMITTED)))
-    known_truth_page(generated)
-    worth_page(generated)
-    real_text_pages(generated)
-    real_pairs_page(generated)
-    rlhf_page(generated)
-    overoptimization_page(generated)
+    experiment_pages(generated)
     write_text(root / "book" / "assets" / "logo.svg", logo.svg())
     playground.write(root / "book" / "assets" / "playground")
     write_text(generated / "puzzles.md", pages.puzzles_page(root))

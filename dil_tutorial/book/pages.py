@@ -171,14 +171,13 @@ def measured_page(folder: Path) -> str:
     bench` wrote.
     """
     from dil_tutorial.bench import llm as against_trl
-    from dil_tutorial.bench import step as limits
 
     names = ("llm", "step", "tokens", "noise", "plan", "sampling")
     llm, step, tokens, noise, plan, sampling = (
         read_json(BENCHMARKS / f"{name}.json") for name in names
     )
     plotting.save(against_trl.figure(llm["cells"]), folder / "bench_llm")
-    plotting.save(limits.figure(step["step"]), folder / "bench_step")
+    plotting.save(figures.step_parts(step["step"]), folder / "bench_step")
     return page(
         "measured", llm=llm, step=step, tokens=tokens, noise=noise, plan=plan, sampling=sampling
     )

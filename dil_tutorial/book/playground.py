@@ -40,7 +40,7 @@ def colors_js() -> str:
     'const COLORS = ['
     """
     lines = ",\n".join(f"  {json.dumps(row, ensure_ascii=False)}" for row in rows())
-    head = "// Written by dil book from dil_tutorial.losses and support.plotting."
+    head = "// Written by dil dev book from dil_tutorial.losses and support.plotting."
     return f"{head}\nconst COLORS = [\n{lines},\n];\n"
 
 

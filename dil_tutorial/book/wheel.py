@@ -1,5 +1,5 @@
 """A wheel that needs no clone: the packages, and with them the notebooks, recipes, results and
-assignments (``make wheel``).
+assignments (``dil dev wheel``, ``make wheel``).
 
 Students' assignments travel without answers.  What an instructor needs, with answers and tests, is
 in a zip file of its own, which ``dil course init`` reads: the repository is public, so this keeps
@@ -68,7 +68,3 @@ def wheel(out: Path) -> Path:
         (wheel_path,) = built.glob("*.whl")
         out.mkdir(parents=True, exist_ok=True)
         return Path(shutil.move(wheel_path, out / wheel_path.name))
-
-
-if __name__ == "__main__":
-    print(wheel(Path(sys.argv[1])))

@@ -1,5 +1,5 @@
 """THEORY §8: finite data and training dynamics: what is exact about them.  The rest is measured by
-`dil study dynamics`.
+`dil experiment dynamics`.
 """
 
 import torch

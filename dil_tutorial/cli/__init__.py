@@ -7,7 +7,7 @@ inside, so that ``dil --help`` is instant.
 
 import typer
 
-from dil_tutorial.cli import bench, course, experiments, llm, read, theory
+from dil_tutorial.cli import course, dev, experiments, llm, read, theory
 from dil_tutorial.cli.console import refuse
 from dil_tutorial.errors import Diverged, InputError
 
@@ -19,33 +19,30 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 COMMANDS = (  # in the order of --help
+    read.lab,
     theory.verify,
-    theory.optima,
-    experiments.study,
     experiments.tour,
+    theory.optima,
     llm.fetch_model,
     llm.data,
-    llm.plan,
     llm.train,
     llm.sample,
     llm.chat,
     llm.evaluate,
     llm.doctor,
     experiments.simulate,
-    experiments.plan_pairs,
-    bench.gpu,
-    read.lab,
-    read.notebooks,
-    read.book,
+    experiments.experiment,
+    llm.plan,
+    llm.gpu,
 )
 for command in COMMANDS:
     passes_options_on = (
         {"allow_extra_args": True, "ignore_unknown_options": True} if command is read.lab else None
     )
-    app.command(context_settings=passes_options_on)(command)
-app.add_typer(bench.app, name="bench")
-app.add_typer(experiments.app, name="experiment")
+    about = " ".join((command.__doc__ or "").split())  # one paragraph, as wide as the terminal
+    app.command(help=about, context_settings=passes_options_on)(command)
 app.add_typer(course.app, name="course")
+app.add_typer(dev.app, name="dev")
 
 
 def main() -> None:

@@ -86,6 +86,18 @@ def progress_of_bytes(doing: str) -> Iterator[Callable[[str, int, int], None]]:
         DownloadColumn(),
         TimeRemainingColumn(),
     )
+    if not console.is_terminal:  # a log: a line at each quarter
+        shown: set[tuple[str, int]] = set()
+
+        def line(what: str, done: int, total: int) -> None:
+            quarter = 4 * done // total if total else 0
+            if (what, quarter) not in shown:
+                shown.add((what, quarter))
+                of = f" of {total / 1e6:.0f}" if total else ""
+                say(f"{what}: {done / 1e6:.0f}{of} MB" if total or done else what)
+
+        yield line
+        return
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(doing, total=None)
         yield lambda what, done, total: bar.update(

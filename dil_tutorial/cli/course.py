@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from dil_tutorial.cli.console import console, progress, say, table, wrote
-from dil_tutorial.errors import unknown_name
+from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.support import paths
 from dil_tutorial.support.extras import need
 
@@ -32,12 +32,19 @@ class Quiz(enum.StrEnum):
     canvas = "canvas"
 
 
-CourseFolder = Annotated[Path, typer.Argument(help="The course's folder.")]
+def there(folder: Path) -> Path:
+    """The folder of a course that was made; InputError where there is none."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder: make the course with dil course init {folder}")
+    return folder
+
+
+CourseFolder = Annotated[Path, typer.Argument(help="The course's folder.", callback=there)]
 Assignment = Annotated[str, typer.Argument(help="As a1.")]
 
 
 @app.command()
-def init(folder: CourseFolder) -> None:
+def init(folder: Annotated[Path, typer.Argument(help="The course's folder.")]) -> None:
     """Make a course in FOLDER: nbgrader's configuration, and the assignments with solutions and
     tests in FOLDER/source.
     """
@@ -64,7 +71,6 @@ def release(
     """Make the students' notebook of an assignment: without solutions and hidden tests."""
     need("course", "dil course")
     from dil_tutorial.course import assignments, statistics
-    from dil_tutorial.errors import InputError
 
     say(f"hand out {assignments.release(folder, assignment)}")
     if personal:

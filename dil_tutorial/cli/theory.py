@@ -113,6 +113,10 @@ def optima(
     json: JsonOption = None,
 ) -> None:
     """Where does every loss end in YOUR world?  Exact policies for a small world of your own."""
+    if not world.is_file():
+        raise InputError(
+            f'{world}: no such file: give JSON such as {{"ref": [0.5, 0.5], "reward": [0, 1]}}'
+        )
     from dil_tutorial.experiments import own_world
 
     with progress(own_world.STEPS, "solving") as done:

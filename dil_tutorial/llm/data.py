@@ -157,11 +157,11 @@ def check_all(
             )
     else:
         reading.across = sum(ACROSS in pair for pair in reading.pairs)
+    if not reading.pairs and reading.bad:
+        reasons = "; ".join(reading.bad[:3]) + "; ..." * (len(reading.bad) > 3)
+        raise InputError(f"{name}: none of its {reading.total} rows can be used: {reasons}")
     if not reading.pairs:
-        raise InputError(
-            f"{name}: holds no pairs{' that can be used' * bool(reading.bad)}: give one JSON "
-            "object a line"
-        )
+        raise InputError(f"{name}: holds no pairs: give one JSON object per line")
     return reading
 
 

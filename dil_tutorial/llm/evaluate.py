@@ -2,6 +2,7 @@
 And tasks of others.
 """
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,13 @@ from typing import Any
 import torch
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.llm.data import Pair, read_pairs
+from dil_tutorial.llm.data import FIELDS, Pair, read_pairs
 from dil_tutorial.llm.fast.batches import LAYOUTS
 from dil_tutorial.llm.fast.logprobs import pair_logps
 from dil_tutorial.llm.fast.probes import check_fits, usable_layout
 from dil_tutorial.llm.metrics import kl_terms
 from dil_tutorial.llm.models import this_device
+from dil_tutorial.llm.recipe import read_run
 from dil_tutorial.llm.run import models_of
 from dil_tutorial.llm.tokens import tokenize_pairs
 from dil_tutorial.llm.unpaired import ACROSS
@@ -113,9 +115,19 @@ def run_tasks(
             )
             raise InputError(f"task {task!r}: not in {where}: `lm-eval ls tasks` lists its tasks")
     network = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
-    results = lm_eval.simple_evaluate(
-        model=network, tasks=tasks, task_manager=manager, limit=limit
-    )["results"]
+    try:
+        results = lm_eval.simple_evaluate(
+            model=network, tasks=tasks, task_manager=manager, limit=limit
+        )["results"]
+    # datasets, huggingface_hub and httpx each raise their own exception where there is no network
+    except Exception as error:
+        if isinstance(error, (ConnectionError, OSError)) or "onnect" in type(error).__name__:
+            reason = " ".join(str(error).split())[:160]
+            raise InputError(
+                f"task {', '.join(tasks)}: its questions cannot be had ({reason}): connect to the "
+                "internet, or run once where there is one and copy the cache of datasets"
+            ) from None
+        raise
     numbers: dict[str, dict[str, list[float]]] = {}
     for task, values in results.items():
         for key, value in values.items():
@@ -143,6 +155,7 @@ def evaluate_run(
     ``tasks``, if there are any.
     """
     pairs = read_pairs(data, limit) if data is not None else []
+    trained_on = overlap(run, pairs)
     policy, reference, tokenizer, recipe = models_of(run)
     for model in (policy, reference):
         model.to(this_device())
@@ -151,6 +164,7 @@ def evaluate_run(
         settings = {key: recipe[key] for key in ("max_length", "chat_format") if key in recipe}
         results |= {
             "data": str(data),
+            "trained on": trained_on,
             **evaluate(
                 policy, reference, tokenizer, pairs, batch_size=batch_size, quiet=quiet, **settings
             ),
@@ -162,6 +176,20 @@ def evaluate_run(
             for name, one in both.items()
         }
     return results
+
+
+def overlap(run: Path, pairs: list[Pair]) -> int | None:
+    """How many of the pairs the run was trained on; None where its data are no longer there."""
+    recipe = read_run(run)["recipe"]
+    if not Path(recipe["data"]).is_file():
+        return None
+    seen = {pair_key(pair) for pair in read_pairs(recipe["data"], recipe.get("limit"), "skip")}
+    return sum(pair_key(pair) in seen for pair in pairs)
+
+
+def pair_key(pair: Pair) -> str:
+    """A pair by its texts."""
+    return json.dumps([pair.get(field) for field in FIELDS], sort_keys=True)
 
 
 def save(results: dict[str, Any], path: Path) -> None:

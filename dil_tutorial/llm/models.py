@@ -23,6 +23,7 @@ from typing import Any
 import yaml
 
 from dil_tutorial.errors import InputError
+from dil_tutorial.llm.recipe import check_model_path
 from dil_tutorial.support.extras import need
 
 SMOLLM2 = "smollm2-135m-instruct"
@@ -48,6 +49,7 @@ class WheelModel:
     gguf_sha256: str
     megabytes: int  # to download
     terms: str = ""  # what its owner asks of those who use it
+    quantization: str = ""  # of the weights in the package, where they are not the published ones
 
 
 def _wheel_model(parts: list[dict[str, str]], **fields: Any) -> WheelModel:
@@ -247,10 +249,7 @@ def resolve(name: str) -> str:
     path = Path(name).expanduser()
     if path.is_dir():
         return str(check_folder(path))
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise InputError(
-            f"model {name}: no such folder: give a folder, a hub id, or {' or '.join(WHEEL_MODELS)}"
-        )
+    check_model_path(name)
     return name
 
 

@@ -8,6 +8,8 @@ pass, when all gradients are.
 """
 
 import math
+import os
+import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ CARDS = {  # bytes of memory, dense bf16 FLOP/s: from the makers' sheets
 STATES = {"adamw_torch": 8, "adamw_torch_fused": 8, "adamw_8bit": 2, "adamw_bnb_8bit": 2, "sgd": 0}
 # bytes of a weight in 4 bits with its scales, quantized again (Dettmers et al., 2023, section 3)
 NF4 = 0.5 + 0.127 / 8
+Lengths = tuple[int, int, int]  # tokens of prompt, chosen and rejected
 CONTEXT = 0.8 * GIB  # what CUDA, its libraries and the allocator's gaps take next to the tensors
 
 
@@ -175,11 +178,26 @@ class Plan:
         return (self.training + self.scoring) / (flops_per_s * cards * mfu) / 3600
 
 
+def longest_step(recipe: dict[str, Any], step: Step, longest: Lengths | None) -> Step:
+    """A step whose pairs are all as long as the longest: of the data, or of ``max_length``."""
+    if longest is not None:
+        prompt, chosen, rejected = longest
+        return replace(step, prompt=prompt, chosen=chosen, rejected=rejected)
+    room = recipe.get("max_length", 1024) - step.prompt
+    return replace(step, chosen=room, rejected=room)
+
+
 def plan(
-    recipe: dict[str, Any], config: Any, lengths: tuple[int, int, int], pairs: int, cards: int = 1
+    recipe: dict[str, Any],
+    config: Any,
+    lengths: tuple[int, int, int],
+    pairs: int,
+    cards: int = 1,
+    longest: tuple[int, int, int] | None = None,
 ) -> Plan:
     """Count ``recipe`` on a model's configuration for ``pairs`` pairs of so many tokens of prompt,
-    chosen and rejected.
+    chosen and rejected; ``longest`` are those of the longest pair, as ``max_length`` has it if
+    None.
 
     >>> recipe = {"per_device_train_batch_size": 4, "num_train_epochs": 1}
     >>> made = plan(recipe, model_config("smollm2-135m"), (9, 5, 5), pairs=40)
@@ -188,8 +206,7 @@ def plan(
     """
     sharded = bool(recipe.get("fsdp")) and cards > 1
     step = step_of(recipe, *lengths)
-    longest = recipe.get("max_length", 1024)
-    full = replace(step, chosen=longest - step.prompt, rejected=longest - step.prompt)
+    full = longest_step(recipe, step, longest)
     counts, most = counted(config, step), counted(config, full)
     epochs = recipe.get("num_train_epochs", 3)
     batches = math.ceil(pairs / (step.pairs * cards)) * cards
@@ -216,7 +233,12 @@ CHANGES: tuple[dict[str, Any], ...] = (  # what makes a recipe smaller, the mild
 
 
 def proposed(
-    recipe: dict[str, Any], config: Any, lengths: tuple[int, int, int], cards: int, room: float
+    recipe: dict[str, Any],
+    config: Any,
+    lengths: Lengths,
+    cards: int,
+    room: float,
+    longest: Lengths | None = None,
 ) -> dict[str, Any] | None:
     """What to change so that the longest batch fits into ``room`` bytes: the first of ``CHANGES``
     that does, or None.
@@ -237,14 +259,17 @@ def proposed(
             changed["gradient_accumulation_steps"] = times * recipe.get(
                 "gradient_accumulation_steps", 1
             )
-        if sum(plan(changed, config, lengths, 1, cards).longest.values()) + CONTEXT <= room:
+        if (
+            sum(plan(changed, config, lengths, 1, cards, longest).longest.values()) + CONTEXT
+            <= room
+        ):
             return {key: value for key, value in changed.items() if recipe.get(key) != value}
     return None
 
 
-def lengths_of_data(recipe: dict[str, Any], limit: int = 1000) -> tuple[tuple[int, int, int], int]:
-    """Mean tokens of prompt, chosen and rejected in a recipe's pairs, of the first ``limit`` of
-    them, and the number of pairs.
+def lengths_of_data(recipe: dict[str, Any], limit: int = 1000) -> tuple[Lengths, Lengths, int]:
+    """Mean lengths of a recipe's pairs, those of the longest pair, of the first ``limit`` of them,
+    and the number of pairs.
 
     Only for data and a tokenizer that are here.
     """
@@ -267,7 +292,7 @@ def lengths_of_data(recipe: dict[str, Any], limit: int = 1000) -> tuple[tuple[in
     prompt, chosen, rejected = (
         round(sum(column) / len(sides)) for column in zip(*sides, strict=True)
     )
-    return (prompt, chosen, rejected), len(pairs)
+    return (prompt, chosen, rejected), max(sides, key=sum), len(pairs)
 
 
 def lengths_given(text: str) -> tuple[int, int, int]:
@@ -293,9 +318,25 @@ def card_named(name: str) -> tuple[float, float]:
     >>> card_named("h100")
     (80000000000.0, 989000000000000.0)
     """
+    if name == "cpu":
+        return this_cpu()
     if name not in CARDS:
-        raise unknown_name("card", name, CARDS)
+        raise unknown_name("card", name, [*CARDS, "cpu"])
     return CARDS[name]
+
+
+def this_cpu(size: int = 1024) -> tuple[float, float]:
+    """Memory in bytes of this machine, and the FLOP/s of its best float32 matrix product."""
+    import torch
+
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    best = math.inf
+    for _ in range(5):
+        start = time.perf_counter()
+        left @ right
+        best = min(best, time.perf_counter() - start)
+    return float(memory), 2 * size**3 / best
 
 
 def save(training_plan: Plan, settings: dict[str, Any], path: Path) -> None:

@@ -37,6 +37,7 @@ NUMBER = re.compile(
 )
 Loader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+.0123456789"))
 
+TUTORIAL_HELD_OUT = Path(__file__).with_name("tiny_held_out.jsonl")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 OWN_KEYS: dict[str, Any] = {  # what a recipe holds besides DILConfig's fields
     "model": str,
@@ -203,6 +204,25 @@ def check_data_file(name: str | Path) -> None:
         raise InputError(
             f"{name}: no such file: give a .jsonl, .jsonl.gz or .parquet file with one preference "
             "pair per row, or owner/name:split on the hub"
+        )
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """run.json of a finished run."""
+    path = folder / "run.json"
+    if not path.is_file() or not (folder / "model").is_dir():
+        raise InputError(f"{folder}: no finished run: give the output folder of `dil train`")
+    return dict(read_json(path))
+
+
+def check_model_path(name: str) -> None:
+    """InputError where ``name`` is a path, not the name of a model, and no folder is there."""
+    if Path(name).expanduser().is_dir():
+        return
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise InputError(
+            f"model {name}: no such folder: give a folder, a hub id, or a packaged model (dil "
+            "fetch-model --help names them)"
         )
 
 

@@ -23,7 +23,7 @@ from dil_tutorial.llm.models import (
     lora_config,
     resolve,
 )
-from dil_tutorial.llm.recipe import OWN_KEYS, checkpoint_to_resume
+from dil_tutorial.llm.recipe import OWN_KEYS, checkpoint_to_resume, read_run
 from dil_tutorial.llm.rows import pairs_digest, tokenizer_digest
 from dil_tutorial.llm.trainer import DILTrainer
 from dil_tutorial.support import plotting
@@ -261,14 +261,6 @@ def save_run(trainer: DILTrainer, recipe: dict[str, Any]) -> None:
         "history": trainer.state.log_history,
     }
     write_json(out / "run.json", run)
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """run.json of a finished run."""
-    path = folder / "run.json"
-    if not path.is_file() or not (folder / "model").is_dir():
-        raise InputError(f"{folder}: no finished run: give the output folder of `dil train`")
-    return dict(read_json(path))
 
 
 def models_of(folder: Path) -> tuple[Any, Any, Any, dict[str, Any]]:

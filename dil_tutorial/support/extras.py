@@ -24,7 +24,7 @@ def need(extra: str, what: str) -> None:
     """InputError where a module of ``extra`` is missing; ``what`` is the thing that needs it, the
     line's first words.
 
-    >>> need("dev", "dil notebooks")
+    >>> need("dev", "dil dev notebooks")
     """
     if missing := [name for name in MODULES[extra] if find_spec(name) is None]:
         how = (

@@ -1,5 +1,5 @@
-"""How sure is a mean?  Bootstrap intervals, for studies over seeds and for evaluations over
-pairs.
+"""How sure is a mean?  Bootstrap intervals: over pairs, prompts or data sets, and over training
+seeds and prompts together.
 """
 
 from collections.abc import Callable
@@ -25,3 +25,32 @@ def bootstrap(
         statistic(values[..., picks], dim=-1), torch.tensor([0.025, 0.975], dtype=values.dtype)
     ).tolist()
     return [statistic(values, dim=-1).item(), low, high]
+
+
+def bootstrap_runs(
+    values: Tensor, statistic: Callable[..., Tensor] = torch.mean, resamples: int = 2000
+) -> list[float]:
+    """``bootstrap`` over training seeds *and* prompts: both are drawn again, independently.
+
+    ``values`` is (S, X), or (S, k, X) where the statistic takes k numbers of each prompt; a
+    statistic is given the mean over the drawn seeds.  Responses of one prompt are not independent,
+    nor are prompts under one trained policy, so neither is ever drawn alone.  With one seed this
+    is ``bootstrap`` over prompts: how much another training run would differ is then not known.
+
+    >>> bootstrap_runs(torch.tensor([[1.0, 1.0], [3.0, 3.0]]))  # two seeds, prompts all alike
+    [2.0, 1.0, 3.0]
+    """
+    S, X = values.shape[0], values.shape[-1]
+    rng = torch.Generator().manual_seed(0)
+    prompts = torch.randint(X, (resamples, X), generator=rng)
+    seeds = torch.randint(S, (resamples, S), generator=rng)
+    counts = torch.zeros(resamples, S, dtype=values.dtype)
+    counts.scatter_add_(1, seeds, torch.ones_like(seeds, dtype=values.dtype))
+    mixed = torch.einsum("rs,s...x->r...x", counts / S, values)
+    picks = prompts if values.dim() == 2 else prompts[:, None].expand(-1, values.shape[1], -1)
+    drawn = mixed.gather(-1, picks)  # (R, X) or (R, k, X)
+    drawn = drawn if values.dim() == 2 else drawn.movedim(1, 0)
+    low, high = torch.quantile(
+        statistic(drawn, dim=-1), torch.tensor([0.025, 0.975], dtype=values.dtype)
+    ).tolist()
+    return [statistic(values.mean(0), dim=-1).item(), low, high]

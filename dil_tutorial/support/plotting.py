@@ -70,10 +70,24 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     """
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_suffix(".png"), stem.with_suffix(".svg")]
+    svg = io.StringIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(paths[0], metadata={"Software": None})
-        figure.savefig(paths[1], metadata={"Date": None})
+        figure.savefig(svg, format="svg", metadata={"Date": None})
+    paths[1].write_text(numbered_clips(svg.getvalue()), encoding="utf-8")
     return paths
+
+
+def numbered_clips(svg: str) -> str:
+    """The names of an SVG's clip paths by their order: matplotlib's are hashes of coordinates with
+    all their digits, of which the last differ from machine to machine.
+
+    >>> numbered_clips('<g clip-path="url(#p0123456789)"/><clipPath id="p0123456789"/>')
+    '<g clip-path="url(#clip0)"/><clipPath id="clip0"/>'
+    """
+    names = dict.fromkeys(re.findall(r"\bp[0-9a-f]{10}\b", svg))
+    numbers = {name: f"clip{number}" for number, name in enumerate(names)}
+    return re.sub(r"\bp[0-9a-f]{10}\b", lambda found: numbers[found[0]], svg)
 
 
 def png(figure: Figure) -> bytes:

@@ -1,4 +1,4 @@
-"""`dil bench llm` on a tiny model: both sides run, in processes of their own, on the same pairs."""
+"""`dil dev bench` on a tiny model: both sides run, in processes of their own, on the same pairs."""
 
 import json
 
@@ -14,8 +14,8 @@ from dil_tutorial.llm.tokens import tokenize_pairs
 @pytest.mark.slow
 def test_both_sides_are_measured(tiny_model, tmp_path):
     run = dil(
+        "dev",
         "bench",
-        "llm",
         "--model",
         tiny_model,
         "--only",
@@ -39,7 +39,7 @@ def test_both_sides_are_measured(tiny_model, tmp_path):
     }
     assert cell["tokens_per_s"] == speed
     assert cell["times_faster"] == pytest.approx(speed["ours"] / speed["trl"])
-    refused(dil("bench", "llm", "--model", tiny_model, "--only", "mxed"), "no such cell")
+    refused(dil("dev", "bench", "--model", tiny_model, "--only", "mxed"), "no such cell")
 
 
 def test_workloads_have_the_lengths_they_name():

@@ -13,6 +13,7 @@ from command import dil, refused
 
 pytest.importorskip("peft", reason="language models need the llm extra")
 
+from benchmarks import sampling
 from dil_tutorial.bench import gpu
 
 ROOT = Path(__file__).parents[2]
@@ -165,10 +166,7 @@ def test_utilisation_counts_the_work_that_is_needed():
 
 
 def test_every_way_of_drawing_is_measured(tiny_model, tmp_path):
-    run = dil(
-        "bench", "sampling", "--model", tiny_model, "--prompts", 2, "--json", tmp_path / "s.json"
-    )
-    assert run.returncode == 0, run.stderr
+    sampling.main(tmp_path / "s.json", str(tiny_model), 2)
     ways = {row["way"]: row for row in json.loads((tmp_path / "s.json").read_text())["ways"]}
     assert {"dil_tutorial", "transformers"} <= ways.keys()
     for row in ways.values():

@@ -184,7 +184,7 @@ def test_a_notebook_that_failed_or_was_not_run_makes_no_page(tmp_path):
         copy.write_text(json.dumps({**content, "cells": cells}))
         if message:
             with pytest.raises(
-                InputError, match=f"{copy.name}: {message}: .*dil notebooks --write 00_orientation"
+                InputError, match=f"{copy.name}: {message}: .*notebooks --write 00_orientation"
             ):
                 book.for_the_book(copy, script)
         else:

@@ -15,9 +15,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.experiments.known_truth import data as simulate
-from dil_tutorial.experiments.known_truth import measures
-from dil_tutorial.experiments.known_truth import run as experiment
+from dil_tutorial.experiments import simulate, truth
+from dil_tutorial.experiments.known_truth import KnownTruth
+from dil_tutorial.experiments.runner import Arm, Runner
+from dil_tutorial.experiments.study import Work
 from dil_tutorial.llm import sampling
 from dil_tutorial.llm.models import load_model, load_tokenizer
 from dil_tutorial.losses import CATALOG
@@ -111,7 +112,7 @@ def test_an_interrupted_draw_goes_on_to_the_same_result(tabular, tmp_path):
     assert sampling.draw(model, tokenizer, PROMPTS[:7], 4, 2, 1, rows=8, quiet=True) != whole
 
 
-PRESET = experiment.Preset(
+SETTINGS = KnownTruth(
     scale=3.0,
     samples=4000,
     max_new_tokens=2,
@@ -135,8 +136,8 @@ def runner(tabular, tmp_path_factory):
         "    return {'a': -1.0, 'b': 0.0, 'c': 1.0}.get(response[:1], 0.5) - 0.4 * "
         "len(response.split())\n"
     )
-    preset = replace(PRESET, model=str(tabular), reward=f"{path}:reward")
-    return experiment.Runner(preset, folder / "out", quiet=True, prompts=PROMPTS)
+    settings = replace(SETTINGS, model=str(tabular), reward=f"{path}:reward")
+    return Runner(Work(settings, folder / "out"), prompts=PROMPTS)
 
 
 def exact_world(runner):
@@ -149,7 +150,7 @@ def exact_world(runner):
         for ids in RESPONSES
     ]
     reward = simulate.rewards_of(
-        [{"prompt": "", "responses": responses}], runner.preset.reward, runner.preset.scale
+        [{"prompt": "", "responses": responses}], runner.settings.reward, runner.settings.scale
     )
     return prompts, logp, World.from_reward(logp.softmax(1), reward.expand(len(prompts), -1))
 
@@ -198,14 +199,14 @@ def test_a_tabular_language_model_ends_where_the_theory_says(runner, loss):
     """
     generator, denominator = LOSSES[loss]["generator"], LOSSES[loss]["denominator"]
     prompts, logp, world = exact_world(runner)
-    policy, _ = runner.train(experiment.Run(loss, "sum", 3e-3, 0, runner.preset.pairs))
+    policy, _ = runner.train(Arm(loss), 3e-3, 0, runner.settings.pairs)
     f = everything(policy, runner.tokenizer, prompts) - logp
-    truth, optimum = (
+    log_ratio, optimum = (
         world.advantage.log1p(),
         (optima.dil(world, generator, denominator) / world.ref).log(),
     )
-    on_truth = measures.regress(truth, f, weight=world.ref)["slope"][0]
-    on_optimum = measures.regress(optimum, f, weight=world.ref)["slope"][0]
+    on_truth = truth.regress(log_ratio, f, weight=world.ref)["slope"][0]
+    on_optimum = truth.regress(optimum, f, weight=world.ref)["slope"][0]
     assert on_optimum == pytest.approx(1, abs=0.05)
     if denominator == "rejected":
         assert on_truth > 1.3
@@ -244,7 +245,7 @@ def test_the_third_response_is_what_the_reference_denominator_reads(runner, tmp_
             assert trainer.compute_loss(policy, batch).item() == pytest.approx(
                 2 * torch.tensor(2.0).log().item(), abs=1e-7
             )
-        other = load_model(runner.preset.model)
+        other = load_model(runner.settings.model)
         torch.manual_seed(5)
         with torch.no_grad():
             for weight in other.parameters():
@@ -310,7 +311,7 @@ def test_frozen_layers_are_computed_once_and_change_nothing(tiny_model, tmp_path
     """
     from peft import LoraConfig, get_peft_model
 
-    from dil_tutorial.experiments.known_truth.frozen_layers import remember_frozen_layers
+    from dil_tutorial.experiments.frozen_layers import remember_frozen_layers
     from dil_tutorial.llm.data import read_pairs, tiny_preferences
     from dil_tutorial.llm.trainer import DILConfig, DILTrainer
 
@@ -349,7 +350,7 @@ def test_frozen_layers_are_computed_once_and_change_nothing(tiny_model, tmp_path
 
 
 def test_remembered_states_belong_to_their_batch(tiny_model):
-    from dil_tutorial.experiments.known_truth.frozen_layers import remember_frozen_layers
+    from dil_tutorial.experiments.frozen_layers import remember_frozen_layers
 
     model = load_model(str(tiny_model)).eval()
     one, two = torch.tensor([[5, 6, 7]]), torch.tensor([[5, 6, 8]])
@@ -377,8 +378,8 @@ def test_responses_read_once_serve_every_batch(tiny_model, tmp_path):
     """However pairs are packed, scores are those of a model that reads each batch; a reading cut
     short continues.
     """
-    from dil_tutorial.experiments.known_truth.frozen_layers import read_all, remember_frozen_layers
-    from dil_tutorial.experiments.known_truth.runner import adapted
+    from dil_tutorial.experiments.frozen_layers import read_all, remember_frozen_layers
+    from dil_tutorial.experiments.runner import adapted
     from dil_tutorial.llm.fast.attention import ATTENTION, register
     from dil_tutorial.llm.fast.logprobs import pair_logps
     from dil_tutorial.llm.rows import Response, TokenizedPair
@@ -433,3 +434,30 @@ def test_responses_read_once_serve_every_batch(tiny_model, tmp_path):
     assert score == [drawn[4:]]
     assert pieces.keys() == again.keys()
     assert all(torch.equal(pieces[name], again[name]) for name in pieces)
+
+
+# --- The optimum of each loss -------------------------------------------------------------------
+
+
+def test_predictions_agree_with_the_closed_forms():
+    torch.manual_seed(0)
+    held = truth.Truth(
+        torch.randn(5, 12).double(),
+        -torch.rand(5, 12).double() * 9,
+        torch.full((5, 12), 4.0).double(),
+    )
+    reward = (
+        held.reward
+        - torch.logsumexp(held.reward, 1, keepdim=True)
+        + torch.tensor(12.0).double().log()
+    )
+    dpo = truth.predicted({"name": "dpo", "beta": 1.0}, "sum", held)
+    assert torch.allclose(dpo, reward, atol=1e-6)  # RLHF at beta 1
+    for loss in (
+        {"name": "sft"},
+        {"name": "nca", "beta": 1.0},
+        {"name": "dil", "generator": "lsif", "denominator": "mixture"},
+    ):
+        assert torch.allclose(truth.predicted(loss, "sum", held), held.log_ratio, atol=1e-7)
+    free = truth.predicted({"name": "simpo"}, "mean", held)
+    assert torch.allclose(free.exp().mean(1), torch.ones(5).double())

@@ -1,60 +1,37 @@
-"""`dil study overoptimization`: its command, its cells, its words; bad input."""
-
-import json
+"""The study of overoptimization: its committed curves are those of the code, and its words follow
+the numbers.
+"""
 
 import pytest
-from command import dil, refused
 
-from dil_tutorial.experiments.overoptimization import report, run
-
-
-def test_the_command_writes_everything_and_goes_on(tmp_path, monkeypatch):
-    told = dil("study", "overoptimization", "--out", tmp_path, "--seeds", 20)
-    assert told.returncode == 0, told.stderr
-    cells, draws = run.load(tmp_path / "overoptimization.json")
-    assert draws == 20
-    assert {len(proxies) for proxies in cells.values()} == {len(run.PROXIES)}
-    assert (tmp_path / "overoptimization.png").stat().st_size > 20_000
-    for path in sorted((tmp_path / "cells").iterdir())[1:]:
-        path.unlink()  # as after a stop
-    first = next(iter((tmp_path / "cells").iterdir()))
-    first.write_text(json.dumps({"marker": 1}))
-    # read, not solved again
-    assert {"marker": 1} in [ways for _, _, ways in run.study(tmp_path, 20)]
-    assert len(list((tmp_path / "cells").iterdir())) == 10
+from dil_tutorial.experiments import overoptimization, study
 
 
 def test_words_follow_the_numbers():
-    cells, _ = run.load(run.COMMITTED)
-    said = report.conclusions(cells)
-    assert "learned, 300 pairs (rare and bad)" in said["sinks"]
-    assert not any("learned" in name for name in said["imitation_sinks"])
-    once = cells["rare and bad"]["learned, 300 pairs"]["imitation, once"]
-    once["gold"][0] = -1.0
-    assert "learned, 300 pairs (rare and bad)" in report.conclusions(cells)["imitation_sinks"]
-    cells["equally likely"]["heavy tails"]["rounds of imitation, fresh labels"]["gold"][3] = -1.0
-    assert not report.conclusions(cells)["staircase"]
+    results = study.load(overoptimization.STUDY)
+    words = overoptimization.words(results, {})
+    assert "learned, 300 pairs (rare and bad)" in words["sinks"]
+    assert not any("learned" in name for name in words["imitation_sinks"])
+    learned = {"world": "rare and bad", "proxy": "learned, 300 pairs"}
+    (once,) = results.where(**learned, method="imitation, once")
+    once.gold[0] = -1.0
+    changed = overoptimization.words(results, {})
+    assert "learned, 300 pairs (rare and bad)" in changed["imitation_sinks"]
+    (fresh,) = results.where(
+        world="equally likely", proxy="heavy tails", method="rounds of imitation, fresh labels"
+    )
+    fresh.gold[3] = -1.0
+    assert not overoptimization.words(results, {})["staircase"]
 
 
-def test_the_committed_cells_are_those_of_the_code():
-    cells, _ = run.load(run.COMMITTED)
+def test_the_committed_curves_are_those_of_the_code():
+    results = study.load(overoptimization.STUDY)
     # without noise: the same for any number of draws
-    world, draw = run.worlds()["rare and bad"], run.PROXIES["likes length"]
-    seed = list(run.PROXIES).index("likes length")
-    again = run.cell(world, draw, 2, seed)
-    for way, told in cells["rare and bad"]["likes length"].items():
-        assert told["gold"] == pytest.approx(again[way]["gold"], abs=1e-9)
-
-
-def test_bad_input(tmp_path):
-    refused(
-        dil("study", "overoptimisation", "--out", tmp_path / "no"),
-        "did you mean 'overoptimization'?",
+    world, draw = (
+        overoptimization.worlds()["rare and bad"],
+        overoptimization.PROXIES["likes length"],
     )
-    refused(
-        dil("study", "overoptimization", "--seeds", 1, "--out", tmp_path / "no"), "at least 2 draws"
-    )
-    assert not (tmp_path / "no").exists()
-    (tmp_path / "x.json").write_text("3")
-    with pytest.raises(Exception, match="not a results file"):
-        run.load(tmp_path / "x.json")
+    seed = list(overoptimization.PROXIES).index("likes length")
+    again = overoptimization.curves(world, draw, 2, seed)
+    for row in results.where(world="rare and bad", proxy="likes length"):
+        assert row.gold == pytest.approx(again[row.method]["gold"], abs=1e-9)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from command import dil
 
-from dil_tutorial.bench import toy as bench
+from benchmarks import toy as bench
 from dil_tutorial.book import figures as theory_figures
 from dil_tutorial.losses import make_loss
 from dil_tutorial.support import plotting
@@ -87,19 +87,7 @@ def test_misspecified_ukl_is_sft_and_the_projections_are_best():
 @pytest.mark.slow
 def test_benchmark_of_the_toy(tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "SIZES", (500, 3000))
-    run = dil(
-        "bench",
-        "toy",
-        "--json",
-        tmp_path / "toy.json",
-        "--runs",
-        60,
-        "--steps",
-        30,
-        "--loop-runs",
-        2,
-    )
-    assert run.returncode == 0, run.stderr
+    bench.main(tmp_path / "toy.json", runs=60, steps=30, loop_runs=2)
     content = json.loads((tmp_path / "toy.json").read_text())
     assert [row["responses"] for row in content["growth"]] == [500, 3000]
     assert all(row["peak_mib"] < 2048 for row in content["growth"])
@@ -116,7 +104,7 @@ def test_twenty_thousand_responses_make_no_table():
     """
 
     def peak(responses):
-        command = [bench.sys.executable, "-m", "dil_tutorial.bench.toy", str(responses)]
+        command = [bench.sys.executable, bench.__file__, "--one-size", str(responses)]
         return json.loads(
             bench.subprocess.run(command, capture_output=True, text=True, check=True).stdout
         )["peak_mib"]

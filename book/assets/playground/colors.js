@@ -1,4 +1,4 @@
-// Written by dil book from dil_tutorial.losses and support.plotting.
+// Written by dil dev book from dil_tutorial.losses and support.plotting.
 const COLORS = [
   ["reference", "#7F7F7F", "1 4"],
   ["chosen distribution: SFT, the corrected losses", "#009E73", ""],

@@ -12,16 +12,23 @@ from typing import Any
 import ipywidgets
 import torch
 
+from dil_tutorial.experiments.runner import chosen_runs
+from dil_tutorial.experiments.study import Results
 from dil_tutorial.lessons.widgets import pages
 from dil_tutorial.llm.reading import colored
 from dil_tutorial.support import templates
 
-Results = dict[str, Any]  # of dil experiment real-text
+
+def first_seed(results: Results, loss: str) -> Any:
+    """The first run of a loss at its chosen rate."""
+    return next(row for row in chosen_runs(results) if row.arm == loss and row.seed == 0)
 
 
-def first_seed(results: Results, loss: str) -> dict[str, Any]:
-    """The first run of a loss."""
-    return next(row for row in results["runs"] if row["loss"] == loss and row["seed"] == 0)
+def texts_of(results: Results, loss: str) -> list[list[str]]:
+    """What the first run of a loss wrote to each held-out prompt, or "the reference"."""
+    if loss == "the reference":
+        return list(results.shared["reference"]["own_text"])
+    return list(first_seed(results, loss).own_text)
 
 
 def shortened(prompt: str, words: int = 6) -> str:
@@ -41,20 +48,23 @@ def before_after(results: Results, losses: Sequence[str], count: int = 12) -> ip
     All of them draw each token with the same random numbers: up to the mark, training has changed
     nothing that mattered.  The prompts are spread over those to which not all texts are the same.
     """
-    prompts, reference = results["truth"]["held-out"]["prompts"], results["reference"]
-    runs = {"the reference": reference, **{loss: first_seed(results, loss) for loss in losses}}
+    prompts = results.shared["truth"]["held-out"]["prompts"]
+    names = ["the reference", *losses]
+    texts = {name: texts_of(results, name) for name in names}
+    rewards = {loss: first_seed(results, loss).own_reward for loss in losses}
+    rewards["the reference"] = results.shared["reference"]["own_reward"]
 
     def page(prompt_label: str) -> str:
         place = int(prompt_label.split(":")[0])
-        before = reference["own text"][place][0]
+        before = texts["the reference"][place][0]
         body = "".join(
             "<tr><th scope='row' "
             "style='text-align:left;vertical-align:top;white-space:nowrap;padding:.3em .8em .3em "
             "0'>"
             f"{escape(name)}</th><td "
-            f"style='text-align:left'>{parted(before, run['own text'][place][0])}</td>"
-            f"<td style='vertical-align:top;padding-left:.8em'>{run['own reward'][place][0]:+.1f}</td></tr>"  # noqa: E501
-            for name, run in runs.items()
+            f"style='text-align:left'>{parted(before, texts[name][place][0])}</td>"
+            f"<td style='vertical-align:top;padding-left:.8em'>{rewards[name][place][0]:+.1f}</td></tr>"  # noqa: E501
+            for name in names
         )
         return (
             f"<p><strong>{escape(prompts[place])}</strong></p><table><thead><tr><th>policy</th><th>continues</th>"
@@ -63,8 +73,8 @@ def before_after(results: Results, losses: Sequence[str], count: int = 12) -> ip
 
     changed = [
         place
-        for place, [text] in enumerate(reference["own text"])
-        if any(runs[n]["own text"][place] != [text] for n in runs)
+        for place, [text] in enumerate(texts["the reference"])
+        if any(texts[name][place] != [text] for name in names)
     ]
     return pages(
         page, {"Prompt": [label(prompts, changed[i]) for i in spread(len(changed), count)]}
@@ -74,9 +84,7 @@ def before_after(results: Results, losses: Sequence[str], count: int = 12) -> ip
 def unchanged(results: Results, loss: str) -> float:
     """The share of prompts to which a loss's policy writes, with common random numbers, what the
     reference wrote."""
-    pairs = list(
-        zip(results["reference"]["own text"], first_seed(results, loss)["own text"], strict=True)
-    )
+    pairs = list(zip(texts_of(results, "the reference"), texts_of(results, loss), strict=True))
     return sum(before == after for before, after in pairs) / len(pairs)
 
 
@@ -113,8 +121,8 @@ def token_colors(results: Results, losses: Sequence[str]) -> ipywidgets.VBox:
     """Sliders over losses and prompts: f token by token of the reference's best and worst
     response.
     """
-    held = results["truth"]["held-out"]
-    read = {loss: first_seed(results, loss)["read"] for loss in losses}
+    held = results.shared["truth"]["held-out"]
+    read = {loss: first_seed(results, loss).read for loss in losses}
     entries = read[losses[0]]
 
     def page(loss: str, prompt_label: str) -> str:
@@ -144,7 +152,7 @@ def wrong_pairs(results: Results, loss: str, count: int = 3) -> list[tuple[str, 
 
     The texts that the results hold are looked at: the first few responses to each held-out prompt.
     """
-    held, f = results["truth"]["held-out"], first_seed(results, loss)["f held-out"]
+    held, f = results.shared["truth"]["held-out"], first_seed(results, loss).f_held_out
     disagreements = []
     for place, texts in enumerate(held["text"]):
         reward, ratio = held["reward"][place], f[place]
@@ -163,17 +171,13 @@ def blind(results: Results, loss: str, rounds: int = 8, seed: int = 0) -> Any:
     """
     from IPython.display import HTML
 
-    held, run = results["truth"]["held-out"], first_seed(results, loss)
+    held, run = results.shared["truth"]["held-out"], first_seed(results, loss)
     coins = torch.randint(2, (rounds,), generator=torch.Generator().manual_seed(seed)).tolist()
     asked = []
     for place, first in zip(spread(len(held["prompts"]), rounds), coins, strict=False):
         sides = [
             {"text": held["text"][place][0], "reward": held["reward"][place][0], "tuned": False},
-            {
-                "text": run["own text"][place][0],
-                "reward": run["own reward"][place][0],
-                "tuned": True,
-            },
+            {"text": run.own_text[place][0], "reward": run.own_reward[place][0], "tuned": True},
         ]
         asked.append(
             {

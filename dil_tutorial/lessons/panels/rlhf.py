@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dil_tutorial import policy_gradient as pg
-from dil_tutorial.experiments.overoptimization.run import BETAS, COUNTS
+from dil_tutorial.experiments.overoptimization import BETAS, COUNTS
 from dil_tutorial.lessons.widgets import Drawn, frames
 from dil_tutorial.rlhf import kl, rlhf_objective, rlhf_optimum
 from dil_tutorial.support import plotting

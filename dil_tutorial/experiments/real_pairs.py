@@ -1,0 +1,615 @@
+"""The paper's experiment as far as a machine reaches: every loss on real preference pairs (``dil
+experiment real-pairs``).
+
+Nothing is known of the truth here, and the labels are a judge's, one per pair; so what can be asked
+is less: does a loss rank held-out pairs as people (or a judge) do, is sigma(f_w - f_l) calibrated,
+what happens to the log-ratio of chosen responses, how far does the policy go, what has length to do
+with it.  Losses are compared at matched steps (all make one pass over the same batches) and at
+matched KL (along the learning rates of one grid, the least of which is the paper's).  Losses given
+means of log-probabilities, as in the authors' code, are next to those given sums.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from dil_tutorial.errors import InputError
+from dil_tutorial.experiments.frozen_layers import Memory, remember_frozen_layers
+from dil_tutorial.experiments.runner import Arm, adapted, chosen_arms, rounded, train
+from dil_tutorial.experiments.study import Figures, Results, Stats, Study, Work, groups
+from dil_tutorial.experiments.truth import against
+from dil_tutorial.llm.data import Pair, read
+from dil_tutorial.llm.fast.logprobs import pair_logps
+from dil_tutorial.llm.fast.probes import enable_packing, usable_layout
+from dil_tutorial.llm.models import SMOLLM2, load_model, load_tokenizer, resolve, this_device
+from dil_tutorial.llm.rows import Rows
+from dil_tutorial.llm.sampling import draw, score_drawn
+from dil_tutorial.llm.tokens import tokenize_pairs
+from dil_tutorial.losses import CATALOG, colors
+from dil_tutorial.support import plotting
+from dil_tutorial.support.intervals import bootstrap_runs
+from dil_tutorial.support.words import fixed, interval
+
+NAMED = {  # data sets by the names that people use: pairs to train on, pairs held out
+    "hh-rlhf": ("Anthropic/hh-rlhf:train", "Anthropic/hh-rlhf:test"),
+    "ultrafeedback": (
+        "HuggingFaceH4/ultrafeedback_binarized:train_prefs",
+        "HuggingFaceH4/ultrafeedback_binarized:test_prefs",
+    ),
+    "tldr": ("trl-lib/tldr-preference:train", "trl-lib/tldr-preference:validation"),
+}
+PAPER = 5e-7  # the middle of the learning rates in the authors' scripts
+LOSSES = (
+    "SFT",
+    "DIL BCE corrected",
+    "DIL UKL corrected",
+    "DIL LSIF corrected",
+    "DIL BCE published",
+    "DIL UKL published",
+    "DIL LSIF published",
+    "DPO",
+    "IPO",
+    "KTO",
+)
+ARMS = [
+    *(Arm(loss) for loss in LOSSES),
+    *(
+        Arm(loss, "mean", label=f"{loss} (means)")
+        for loss in ("DIL LSIF published", "DPO", "SimPO")
+    ),
+]
+# at the paper's rate, where a short run moves nothing
+AT_PAPER_RATE = ("DIL BCE corrected", *(arm.name for arm in ARMS if arm.reduction == "mean"))
+
+
+@dataclass(frozen=True)
+class RealPairs:
+    """The size of the experiment; ``top_layers`` 0 trains all weights, else a LoRA adapter on so
+    many of the highest layers.
+    """
+
+    data: str = ""  # pairs: a file, owner/name:split, hh-rlhf, ultrafeedback or tldr
+    test: str = ""  # held-out pairs; the last of the data if empty
+    model: str = SMOLLM2
+    pairs: int = 256
+    held_out: int = 160
+    max_length: int = 192  # tokens of prompt and response; the start is kept
+    batch_size: int = 8
+    learning_rates: tuple[float, ...] = (PAPER, 1e-4, 5e-4)
+    top_layers: int = 3
+    rank: int = 8
+    seeds: int = 1
+    own_prompts: int = 64  # held-out prompts that the policy answers itself, for its KL
+    own_tokens: int = 32
+    arms: tuple[str, ...] = ()  # labels of losses; all if empty
+    # in training; log-ratios are measured in float32: rounded logits are worth 0.04 nats a token
+    bf16: bool = False
+
+
+PRESETS = {
+    "cpu": RealPairs(),
+    "gpu": RealPairs(
+        pairs=20_000,
+        held_out=1000,
+        max_length=1024,
+        batch_size=32,
+        learning_rates=(PAPER, 2e-6, 1e-5),
+        top_layers=0,
+        bf16=True,
+        seeds=3,
+        own_prompts=256,
+        own_tokens=128,
+    ),
+}
+
+
+@dataclass
+class PairRow:
+    """The record of one run on real pairs; P held-out pairs."""
+
+    arm: str
+    reduction: str
+    learning_rate: float
+    seed: int
+    curves: dict[str, list[float]]
+    f: list[list[float]]  # (2, P): of chosen and of rejected responses, nats
+    own_f: list[float]  # of one response of the policy to each of some held-out prompts
+
+
+def runs(settings: RealPairs) -> list[tuple[Arm, float, int]]:
+    """All runs, the quickest answer first: every loss at the largest rate, then at the least, then
+    between.
+
+    At the paper's rate, where a short run moves nothing, those alone whose likelihood the paper
+    plots, and one corrected loss.
+    """
+    rates = settings.learning_rates
+    return [
+        (arm, rate, seed)
+        for seed in range(settings.seeds)
+        for rate in dict.fromkeys([max(rates), min(rates), *rates])
+        for arm in chosen_arms(ARMS, settings.arms)
+        if rate != PAPER or arm.name in AT_PAPER_RATE
+    ]
+
+
+def steps(settings: RealPairs) -> int:
+    return len(runs(settings))
+
+
+def check(settings: RealPairs) -> None:
+    """InputError where data, model or losses cannot be, before anything long begins."""
+    if not settings.data:
+        raise InputError(
+            "real-pairs needs pairs: add --set data=FILE, or data=hh-rlhf, ultrafeedback or tldr"
+        )
+    resolve(settings.model)
+    data_of(settings)
+
+
+def run(work: Work) -> Iterator[PairRow]:
+    """All runs, continuing from what the folder holds."""
+    gc.freeze()  # Trainer collects garbage after each run; what is loaded by now is none
+    runner = Runner(work, *data_of(work.settings))
+    held = [pair for pair, kept in zip(runner.held_pairs, runner.kept, strict=True) if kept]
+    places = {str(pair["prompt"]): place for place, pair in reversed(list(enumerate(held)))}
+    work.shared |= {
+        "pairs": len(runner.train_pairs),
+        "held_out": len(runner.held),
+        "dropped": dict(runner.dropped),
+        "tokens": runner.held.lengths[:, [1, 3]].tolist(),
+        "prompts": [places[str(pair["prompt"])] for pair in held],  # equal numbers: one prompt
+    }
+    for arm, rate, seed in runs(work.settings):
+        ids: dict[str, Any] = {
+            "arm": arm.name,
+            "reduction": arm.reduction,
+            "learning_rate": rate,
+            "seed": seed,
+        }
+
+        def make(arm: Arm = arm, rate: float = rate, seed: int = seed) -> dict[str, Any]:
+            policy, curves = runner.train(arm, rate, seed)
+            return {"curves": curves, **runner.measure(policy, seed)}
+
+        yield PairRow(**ids, **work.piece(make, **ids, pairs=len(runner.train_pairs)))
+
+
+def data_of(settings: RealPairs) -> tuple[list[Pair], list[Pair]]:
+    """Pairs to train on and pairs held out, from files, hub ids or the names in ``NAMED``; rows
+    that cannot be used are left out.
+
+    Without ``settings.test`` the last third of what was read is held out, or as many as the
+    settings say, but for prompts trained on.
+    """
+    name = settings.data
+    first, second = NAMED.get(name.lower(), (name, None))
+    second = settings.test or second
+    if second is not None:
+        train, held = (
+            read(first, settings.pairs, "skip").pairs,
+            read(second, settings.held_out, "skip").pairs,
+        )
+    else:
+        pairs = read(first, settings.pairs + settings.held_out, "skip").pairs
+        last = min(settings.held_out, len(pairs) // 3)
+        train, held = pairs[: len(pairs) - last][: settings.pairs], pairs[len(pairs) - last :]
+    seen = {str(pair["prompt"]) for pair in train}
+    held = [pair for pair in held if str(pair["prompt"]) not in seen]
+    if not train or not held:
+        raise InputError(
+            f"{name}: {len(train)} pairs to train on and {len(held)} held out: give more rows, "
+            "or --set test=FILE"
+        )
+    return train, held
+
+
+class Runner:
+    """A model, real pairs, and what runs share."""
+
+    def __init__(self, work: Work, train: list[Pair], held: list[Pair]) -> None:
+        settings = self.settings = work.settings
+        self.folder = work.folder
+        self.device = this_device()
+        self.tokenizer = load_tokenizer(settings.model)
+        self.memory: Memory = {}
+        self.train_pairs = train
+        chat = bool(self.tokenizer.chat_template)
+        self.chat = chat and all(isinstance(pair["prompt"], str) for pair in train + held)
+        self.held_pairs = held
+        # which pairs are left once prompts that alone fill max_length are dropped
+        self.kept = [
+            len(tokenize_pairs([pair], self.tokenizer, settings.max_length, self.chat)[0]) == 1
+            for pair in held
+        ]
+        self.held, self.dropped = tokenize_pairs(
+            held, self.tokenizer, settings.max_length, self.chat
+        )
+        self.ref_logps: Tensor | None = None
+
+    def policy(self, seed: int) -> Any:
+        policy = adapted(
+            load_model(self.settings.model).to(self.device),
+            self.settings.top_layers,
+            self.settings.rank,
+            seed,
+        )
+        remember_frozen_layers(policy, self.memory)
+        return policy
+
+    def train(self, arm: Arm, rate: float, seed: int) -> tuple[Any, dict[str, list[float]]]:
+        """One pass over the training pairs; returns the policy, and the curves of its log."""
+        settings = self.settings
+        return train(
+            self.policy(seed),
+            arm,
+            self.train_pairs,
+            self.tokenizer,
+            self.folder / "work" / f"{seed}",
+            learning_rate=rate,
+            seed=seed,
+            per_device_train_batch_size=settings.batch_size,
+            num_train_epochs=1,
+            lr_scheduler_type="cosine",
+            bf16=settings.bf16,
+            layout="shared",
+            head_chunk=2048,
+            max_length=settings.max_length,
+            chat_format=self.chat,
+            on_bad_line="skip",
+        )
+
+    def measure(self, policy: Any, seed: int) -> dict[str, Any]:
+        """f of the held-out pairs' responses, and of the policy's own."""
+        ours = self.logps(policy, self.held)
+        if self.ref_logps is None:
+            self.ref_logps = self.logps(self.reference(policy), self.held)
+        f = (ours - self.ref_logps).tolist()
+        return {
+            "f": [[rounded(x) for x in side] for side in f],
+            "own_f": self.own_log_ratios(policy, 1000 + seed),
+        }
+
+    def logps(self, model: Any, rows: Rows) -> Tensor:
+        core = getattr(model, "get_base_model", lambda: model)()
+        layout, _ = usable_layout(core, "shared", int(rows.reach.max()))
+        return pair_logps(model, rows, self.settings.batch_size, layout, quiet=True)
+
+    def reference(self, policy: Any) -> Any:
+        """The model as it was, on the policy's attention, reading frozen layers from the same
+        memory.
+        """
+        reference = adapted(
+            load_model(self.settings.model).to(self.device),
+            self.settings.top_layers,
+            self.settings.rank,
+            0,
+        )
+        enable_packing(getattr(reference, "get_base_model", lambda: reference)())
+        remember_frozen_layers(reference, self.memory)
+        return reference
+
+    def own_log_ratios(self, policy: Any, seed: int) -> list[float]:
+        """f of one response that the policy draws to each of some held-out prompts: their mean
+        estimates its KL.
+        """
+        prompts = list(
+            dict.fromkeys(
+                pair["prompt"] for pair in self.held_pairs if isinstance(pair["prompt"], str)
+            )
+        )
+        prompts = prompts[: self.settings.own_prompts]
+        if not prompts:
+            return []
+        drawn = draw(
+            policy,
+            self.tokenizer,
+            prompts,
+            1,
+            self.settings.own_tokens,
+            seed,
+            chat=self.chat,
+            rows=32,
+            quiet=True,
+        )
+        ours = torch.tensor([row["responses"][0]["logp"] for row in drawn])
+        known = set(self.memory)
+        ref_logps = torch.stack(score_drawn(self.reference(policy), drawn, quiet=True))[:, 0]
+        for batch in set(self.memory) - known:
+            del self.memory[batch]  # nobody will ask for these responses again
+        return [rounded(x) for x in (ours - ref_logps).tolist()]
+
+
+# --- Measures -------------------------------------------------------------------------------------
+
+
+def measures(rows: Sequence[PairRow], tokens: Tensor, prompts: Tensor) -> dict[str, Any]:
+    """One loss at one rate (one run per seed); ``tokens`` (P, 2) of the held-out chosen and
+    rejected responses, ``prompts`` (P,) to which each pair belongs.
+
+    ==================  ============================================================================
+    Key                 Meaning
+    ==================  ============================================================================
+    accuracy            share of pairs with f_w > f_l (by means where the loss was given means),
+                        ties
+                        one half
+    margin              mean of f_w - f_l, nats
+    chosen, rejected    mean of f_w and of f_l, nats
+    chosen_per_token    mean of f_w / |y_w|
+    calibration         slope of the label's logistic regression on the margin: 1: sigma(f_w - f_l)
+                        is the chance of winning
+    length              correlation of f with the response's length
+    own_kl              mean of f over the policy's own responses: KL(pi_theta || pi_ref) of their
+                        first tokens
+    ==================  ============================================================================
+    """
+    f = torch.tensor([row.f for row in rows], dtype=torch.float64)  # (S, 2, P)
+    # what ranks: sums or means
+    by = tokens.T if rows[0].reduction == "mean" else torch.ones_like(tokens.T)
+    rank = (f / by)[:, 0] - (f / by)[:, 1]
+    own = torch.tensor([row.own_f for row in rows], dtype=torch.float64)
+    margin = f[:, 0] - f[:, 1]
+    both = torch.stack([f.mean(0), tokens.T.double()]).flatten(1)
+    return {
+        "accuracy": over_prompts((rank.sign() + 1) / 2, prompts),
+        "margin": over_prompts(margin, prompts),
+        "chosen": over_prompts(f[:, 0], prompts),
+        "rejected": over_prompts(f[:, 1], prompts),
+        "chosen_per_token": over_prompts(f[:, 0] / tokens[:, 0], prompts),
+        "calibration": calibration(margin.mean(0)),
+        "length": float(torch.corrcoef(both)[0, 1]) if both[0].std() > 0 else 0.0,
+        "own_kl": bootstrap_runs(own) if own.numel() else [float("nan")] * 3,
+    }
+
+
+def over_prompts(values: Tensor, prompts: Tensor) -> list[float]:
+    """Mean of values (S, P) of pairs, with its interval over seeds and prompts: ``prompts`` (P,)
+    says to which each pair belongs, and all pairs of a prompt are drawn again together.
+
+    >>> over_prompts(torch.tensor([[1.0, 1.0, 4.0]]), torch.tensor([0, 0, 2]))
+    [2.0, 1.0, 4.0]
+    """
+    _, place = prompts.unique(return_inverse=True)
+    sums = torch.zeros(len(values), 2, int(place.max()) + 1, dtype=values.dtype)
+    for seed, row in zip(sums, values, strict=True):
+        seed[0].scatter_add_(0, place, row)
+        seed[1].scatter_add_(0, place, torch.ones_like(row))
+    return bootstrap_runs(sums, lambda parts, dim: parts[0].sum(dim) / parts[1].sum(dim))
+
+
+def calibration(margin: Tensor) -> float:
+    """The a that makes sigma(a (f_w - f_l)) most likely for pairs (P,) of which the first won: 1 is
+    calibrated, less is overconfident.
+
+    By bisection, for the derivative of the log-likelihood falls with a; infinite where all margins
+    have one sign.
+
+    >>> round(calibration(torch.tensor([2.0, 2.0, 2.0, -2.0]).double()), 3)  # log 3 / 2
+    0.549
+    """
+    if not bool((margin < 0).any()) or not bool((margin > 0).any()):
+        return (
+            float("inf")
+            if bool((margin > 0).any())
+            else float("-inf")
+            if bool((margin < 0).any())
+            else 0.0
+        )
+    scale = float(margin.abs().mean())
+    low, high = -1e3, 1e3
+    for _ in range(60):
+        a = (low + high) / 2
+        rises = (margin * torch.sigmoid(-a * margin / scale)).sum() > 0
+        low, high = (a, high) if rises else (low, a)
+    return low / scale
+
+
+def summary(results: Results) -> Stats:
+    """By name and rate: ``measures``; and each loss at one KL, between the two rates around it."""
+    tokens = torch.tensor(results.shared["tokens"], dtype=torch.float64)
+    prompts = torch.tensor(results.shared["prompts"])
+    rates = {
+        arm: {
+            rate: measures(same, tokens, prompts)
+            for rate, same in sorted(groups(rows, "learning_rate").items())
+        }
+        for arm, rows in groups(results.rows, "arm").items()
+    }
+    ends = [max(value["own_kl"][0] for value in values.values()) for values in rates.values()]
+    # half of the median loss's largest: within the reach of most
+    level = sorted(ends)[len(ends) // 2] / 2 if ends else 0.0
+    longer = (tokens[:, 0] > tokens[:, 1]).double() + 0.5 * (tokens[:, 0] == tokens[:, 1]).double()
+    return {
+        "rates": rates,
+        "level": level,
+        "matched": {name: at_kl(values, level) for name, values in rates.items()},
+        "longer_wins": over_prompts(longer[None], prompts),
+    }
+
+
+def at_kl(rates: dict[float, dict[str, Any]], level: float) -> dict[str, float] | None:
+    """Accuracy, margin and chosen log-ratio at a KL, on the line between the two rates around it;
+    None beyond the grid.
+
+    >>> row = {"accuracy": [0.5], "margin": [0.0], "chosen": [0.0], "own_kl": [0.0]}
+    >>> end = {"accuracy": [0.7], "margin": [1.0], "chosen": [0.4], "own_kl": [2.0]}
+    >>> at_kl({1e-4: row, 1e-3: end}, 1.0)
+    {'accuracy': 0.6, 'margin': 0.5, 'chosen': 0.2}
+    """
+    points = sorted(rates.values(), key=lambda value: value["own_kl"][0])
+    for low, high in itertools.pairwise(points):
+        a, b = low["own_kl"][0], high["own_kl"][0]
+        if a <= level <= b and b > a:
+            share = (level - a) / (b - a)
+            return {
+                key: (1 - share) * low[key][0] + share * high[key][0]
+                for key in ("accuracy", "margin", "chosen")
+            }
+    return None
+
+
+# --- Figures and words ----------------------------------------------------------------------------
+
+
+def figures(results: Results, stats: Stats) -> Figures:
+    """Each figure and its alternative text, by name."""
+    return {
+        "chosen": (
+            chosen(results),
+            "Log-ratio of the batch's chosen responses along training, at the paper's rate and "
+            "at a larger one",
+        ),
+        "ranking": (
+            ranking(stats),
+            "Held-out ranking accuracy against KL, one line per loss along its learning rates",
+        ),
+    }
+
+
+def style(name: str) -> dict[str, Any]:
+    """Color and line of a loss, whatever it was given."""
+    loss = name.removesuffix(" (means)")
+    return {"color": colors()[loss], "ls": ":" if name != loss else CATALOG[loss].line}
+
+
+def chosen(results: Results) -> Figure:
+    """The paper's headline plot: what becomes of the chosen responses at the least and the largest
+    rate.
+
+    Nats a response, or a token for a loss given means; a loss without a reference has no log-ratio
+    while it trains.
+    """
+    rates = sorted({row.learning_rate for row in results.rows})
+    drawn, axes = plotting.new_figure(columns=2, width=11, height=4.2)
+    for panel, rate in zip(axes, (rates[0], rates[-1]), strict=True):
+        for row in results.rows:
+            has_log_ratios = "chosen" in row.curves and has_reference(row.arm)
+            if row.learning_rate == rate and row.seed == 0 and has_log_ratios:
+                values = row.curves["chosen"]
+                smooth = [
+                    sum(values[max(0, i - 7) : i + 1]) / len(values[max(0, i - 7) : i + 1])
+                    for i in range(len(values))
+                ]
+                panel.plot(smooth, label=row.arm, **style(row.arm))
+        panel.axhline(0, color="black", lw=0.8)
+        panel.set_title(
+            f"learning rate {rate:g}{', as the paper' if rate == PAPER else ''}", loc="left"
+        )
+        panel.set_xlabel("optimizer step")
+        panel.set_ylabel("f of chosen responses, nats")
+    axes[1].legend(frameon=False, fontsize=7, ncols=2)
+    return drawn
+
+
+def has_reference(arm: str) -> bool:
+    """Whether the loss of an arm is one of log-ratios to the reference."""
+    return not CATALOG[arm.removesuffix(" (means)")].reference_free
+
+
+def ranking(stats: Stats) -> Figure:
+    """Accuracy on held-out pairs against KL to the reference."""
+    drawn, (axes,) = plotting.new_figure(width=7.6, height=4.4)
+    for place, (name, rates) in enumerate(stats["rates"].items()):
+        points = sorted((value["own_kl"][0], value["accuracy"][0]) for value in rates.values())
+        marker = plotting.MARKERS[place % len(plotting.MARKERS)]
+        axes.plot(
+            [kl for kl, _ in points],
+            [accuracy for _, accuracy in points],
+            marker=marker,
+            ms=5,
+            label=name,
+            **style(name),
+        )
+    axes.axhline(0.5, color="black", lw=0.8)
+    axes.axhline(stats["longer_wins"][0], color="black", lw=0.8, ls=":")
+    axes.annotate(
+        "prefer the longer",
+        (0, stats["longer_wins"][0]),
+        fontsize=8,
+        xytext=(2, 2),
+        textcoords="offset points",
+    )
+    axes.axvline(stats["level"], color="black", lw=0.5, ls="--")
+    axes.set_xscale("symlog", linthresh=0.01)
+    axes.set_xlabel("KL to the reference on the first tokens of own responses, nats")
+    axes.set_ylabel("held-out ranking accuracy")
+    axes.legend(frameon=False, fontsize=7, ncols=2)
+    return drawn
+
+
+def words(results: Results, stats: Stats) -> dict[str, Any]:
+    """The lists and tables that the page's sentences name."""
+    rates = stats["rates"]
+    rate_of = sorted({row.learning_rate for row in results.rows})
+
+    def at(rate: float) -> dict[str, Any]:
+        return {name: values[rate] for name, values in rates.items() if rate in values}
+
+    def where(rate: float, kind: str) -> list[str]:
+        return [name for name, value in at(rate).items() if against(value["chosen"], 0) == kind]
+
+    least, largest = rate_of[0], rate_of[-1]
+    best = max(at(largest), key=lambda name: at(largest)[name]["accuracy"][0])
+    leads = [
+        name
+        for name, value in at(largest).items()
+        if value["accuracy"][2] >= at(largest)[best]["accuracy"][1]
+    ]
+    return {
+        "prompts": len(set(results.shared["prompts"])),
+        "least": least,
+        "largest": largest,
+        "grid": len(runs(results.settings)),
+        "moved": [name for name, value in at(least).items() if abs(value["chosen"][0]) > 0.05],
+        "chosen": {
+            rate: {kind: where(rate, kind) for kind in ("above", "below", "as expected")}
+            for rate in (least, largest)
+        },
+        "best": best,
+        "leads": leads,
+        "rows": [
+            [
+                name,
+                f"{rate:g}",
+                interval(v["accuracy"]),
+                interval(v["margin"]),
+                interval(v["chosen"]),
+                interval(v["rejected"]),
+                fixed(v["calibration"], 2),
+                fixed(v["length"], 2),
+                interval(v["own_kl"]),
+            ]
+            for rate in rate_of
+            for name, v in at(rate).items()
+        ],
+        "matched": [
+            [name, *(fixed(value[key], 3) for key in ("accuracy", "margin", "chosen"))]
+            if value
+            else [name, "–", "–", "–"]
+            for name, value in stats["matched"].items()
+        ],
+    }
+
+
+STUDY = Study(
+    name="real-pairs",
+    title="The paper's experiment, as far as two cores reach",
+    presets=PRESETS,
+    row=PairRow,
+    steps=steps,
+    run=run,
+    summary=summary,
+    figures=figures,
+    words=words,
+    check=check,
+    counts=frozenset({"seeds", "learning_rates", "arms"}),
+    shared=frozenset({"pairs", "held_out", "dropped", "tokens", "prompts"}),
+)

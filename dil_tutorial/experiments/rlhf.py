@@ -1,0 +1,699 @@
+"""RLHF next to imitation, on whole sentences: ``dil experiment rlhf`` (THEORY §13).
+
+Its prompts, pairs and measures are those of ``real_text``; so a policy of RLHF is in one table with
+those of SFT, DIL and DPO.  A reward model is fitted on the same labeled pairs (a head and an
+adapter on the top layers, at the rate of least validation loss).  Then policies follow policy
+gradients: RLOO on the true reward, RLOO and GRPO on the learned one, and RLOO far on it, with a
+tenth of the KL's weight.  Of every rollout both rewards are noted, so the path shows where the
+learned reward rises and the true one does not.  The last is imitation by rounds: the chosen
+responses of the policy's own pairs, drawn and labeled anew each time, by the true reward or by the
+learned one.
+
+Every run is a piece; an interrupted policy gradient continues from its last checkpoint.
+"""
+
+import gc
+import itertools
+import math
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from transformers import PrinterCallback, ProgressCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from dil_tutorial.experiments import real_text, study
+from dil_tutorial.experiments.frozen_layers import Memory, remember_frozen_layers
+from dil_tutorial.experiments.real_text import REACH, examples, reached, repetition
+from dil_tutorial.experiments.runner import (
+    COUNTS,
+    Arm,
+    PolicyRow,
+    Runner,
+    Settings,
+    adapted,
+    best,
+    check_settings,
+    chosen_runs,
+    label,
+    rounded,
+    run_to_its_end,
+)
+from dil_tutorial.experiments.simulate import rewards_of
+from dil_tutorial.experiments.study import Figures, Results, Stats, Study, Work, groups
+from dil_tutorial.experiments.truth import Truth
+from dil_tutorial.llm.callbacks import StopAndSave
+from dil_tutorial.llm.fast.batches import batch_of
+from dil_tutorial.llm.fast.probes import enable_packing
+from dil_tutorial.llm.models import device_name, load_model
+from dil_tutorial.llm.online import OnlineConfig, OnlineTrainer
+from dil_tutorial.llm.reward_model import RewardTrainer, judge, load_reward_model, rewards
+from dil_tutorial.llm.rows import moved
+from dil_tutorial.llm.sampling import draw
+from dil_tutorial.llm.tokens import tokenize_pairs
+from dil_tutorial.losses import CATALOG
+from dil_tutorial.support import plotting
+from dil_tutorial.support.files import read_json, write_json
+from dil_tutorial.support.words import fixed, interval, precise
+
+
+@dataclass(frozen=True)
+class PolicyGradientRun:
+    """A run of RLHF by samples."""
+
+    algorithm: str
+    learned: bool  # on the learned reward, or the true one
+    far: bool = False  # with a tenth of beta, and more steps
+    seed: int = 0
+
+    def name(self) -> str:
+        """As in tables.
+
+        >>> (
+        ...     PolicyGradientRun("rloo", True).name(),
+        ...     PolicyGradientRun("grpo", False, far=True).name(),
+        ... )
+        ('RLOO, learned reward', 'GRPO, true reward, far')
+        """
+        reward = "learned" if self.learned else "true"
+        return f"{self.algorithm.upper()}, {reward} reward{', far' * self.far}"
+
+
+@dataclass(frozen=True)
+class RLHF(Settings):
+    """The settings of this study, besides those of ``runner.Settings``."""
+
+    beta: float = 1.0  # DPO's, whose target is RLHF's optimum on the true reward
+    steps: int = 60  # of a policy gradient
+    prompts_per_step: int = 8
+    rollouts: int = 8  # per prompt
+    policy_rate: float = 1e-3
+    reward_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    far: int = 2  # times the steps, for a run that is to go far
+    checkpoints: int = 10  # steps from one to the next
+    # of imitation; the first is on the pairs of ``real_text``, each further one draws as many
+    rounds: int = 2
+    imitation_rate: float = 3e-4  # of corrected BCE: its validation loss chose it in ``real_text``
+
+    def of(self, one: PolicyGradientRun) -> tuple[float, int]:
+        """beta and steps of a policy gradient."""
+        return (self.beta / 10, self.far * self.steps) if one.far else (self.beta, self.steps)
+
+
+CPU = RLHF(**{**vars(real_text.SETTINGS), "seeds": 1})
+PRESETS = {"cpu": CPU, "gpu": replace(CPU, far=4, rounds=4, seeds=3)}
+POLICY_GRADIENTS = (
+    PolicyGradientRun("rloo", False),
+    PolicyGradientRun("rloo", True),
+    PolicyGradientRun("grpo", True),
+    PolicyGradientRun("rloo", True, far=True),
+)
+IMITATED = Arm("DIL BCE corrected")
+
+
+def steps(settings: RLHF) -> int:
+    """How many rows ``run`` yields."""
+    runs = len(POLICY_GRADIENTS) + 2 * settings.rounds
+    return len(settings.reward_rates) + settings.seeds * runs
+
+
+def run(work: Work) -> Iterator[PolicyRow]:
+    """All runs, continuing from what the folder holds."""
+    gc.freeze()  # Trainer collects garbage after each run; what is loaded by now is none
+    runner, settings = Runner(work, chats=real_text.chats()), work.settings
+    work.shared["truth"] = runner.truth()
+    work.shared["reference"] = real_text.reference(runner)
+    fitted = [reward_model(runner, rate) for rate in settings.reward_rates]
+    yield from fitted
+    folder = reward_folder(runner, best(fitted).learning_rate)
+    for seed in range(settings.seeds):
+        for one in POLICY_GRADIENTS:
+            yield policy_gradient(runner, replace(one, seed=seed), folder)
+    for seed in range(settings.seeds):
+        for judge_folder in (None, folder):
+            yield from imitated(runner, judge_folder, seed)
+
+
+# --- The reward model -----------------------------------------------------------------------------
+
+
+def reward_folder(runner: Runner, rate: float) -> Path:
+    """Where a fitted reward model is kept."""
+    return runner.work.place(arm="reward model", learning_rate=rate, part="weights")
+
+
+def reward_model(runner: Runner, rate: float) -> PolicyRow:
+    """A reward model fitted at one rate: its loss and accuracy on validation pairs, its rewards of
+    reference samples.
+    """
+    ids: dict[str, Any] = {"arm": "reward model", "learning_rate": rate, "part": "reward"}
+
+    def make() -> dict[str, Any]:
+        from peft import LoraConfig, get_peft_model
+
+        settings, folder = runner.settings, reward_folder(runner, rate)
+        base = load_reward_model(settings.model)
+        count, linear = (
+            len(base.model.layers),
+            ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        )
+        top = list(range(max(0, count - settings.top_layers), count))
+        torch.manual_seed(0)
+        adapter = LoraConfig(
+            r=settings.rank,
+            lora_alpha=2 * settings.rank,
+            target_modules=linear,
+            layers_to_transform=top,
+            task_type="SEQ_CLS",
+            modules_to_save=["score"],
+        )
+        args = TrainingArguments(
+            str(runner.folder / "work" / "reward"),
+            learning_rate=rate,
+            per_device_train_batch_size=settings.batch_size,
+            num_train_epochs=1,
+            lr_scheduler_type="linear",
+            warmup_steps=0.1,
+            bf16=settings.bf16,
+            use_cpu=runner.device == "cpu",
+            save_strategy="no",
+            logging_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            seed=0,
+        )
+        pairs, _ = runner.data.pairs("train", settings.pairs, 0)
+        trainer = quiet(RewardTrainer(get_peft_model(base, adapter), args, pairs, runner.tokenizer))
+        run_to_its_end(trainer, runner.folder / "work" / "reward")
+        model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()
+        model.save_pretrained(folder)
+        margin = margins(runner, model)
+        return {
+            "accuracy": ((margin.sign() + 1) / 2).mean().item(),
+            "validation_loss": -torch.nn.functional.logsigmoid(margin).mean().item(),
+            "learned_reward": [
+                [rounded(x) for x in row] for row in judged(runner, model, "held-out")
+            ],
+        }
+
+    return PolicyRow(**ids, **runner.work.piece(make, **ids))
+
+
+def margins(runner: Runner, model: Any) -> Tensor:
+    """R_w - R_l of the validation pairs, (P,)."""
+    pairs, _ = runner.data.pairs("validation", runner.settings.pairs, 0)
+    rows = tokenize_pairs(pairs, runner.tokenizer, 1024, quiet=True)[0].without_reference()
+    batch_margins = []
+    with torch.no_grad():
+        for start in range(0, len(rows), runner.settings.batch_size):
+            part = [
+                rows[i] for i in range(start, min(start + runner.settings.batch_size, len(rows)))
+            ]
+            batch: Any = batch_of(part, runner.tokenizer.pad_token_id)
+            chosen, rejected = rewards(model, moved(batch, model.device)).chunk(2)
+            batch_margins.append(chosen - rejected)
+    return torch.cat(batch_margins)
+
+
+def the_judge(runner: Runner, folder: Path) -> Any:
+    """A reward model that was fitted."""
+    from peft import PeftModel
+
+    return (
+        PeftModel.from_pretrained(load_reward_model(runner.settings.model), folder)
+        .to(runner.device)
+        .eval()
+    )
+
+
+def judged(runner: Runner, model: Any, split: str) -> list[list[float]]:
+    """The learned reward of the reference's samples of a split, (X, M)."""
+    return rewards_by(runner, model, runner.evaluated(split, runner.settings.evaluated)).tolist()
+
+
+def rewards_by(runner: Runner, model: Any, rows: Sequence[dict[str, Any]]) -> Tensor:
+    """The learned reward of the responses in rows of ``draw``, (X, K)."""
+    prompts = [row["prompt"] for row in rows for _ in row["responses"]]
+    flat = judge(
+        model,
+        runner.tokenizer,
+        prompts,
+        [one["text"] for row in rows for one in row["responses"]],
+        runner.chats,
+    )
+    return torch.tensor(flat, dtype=torch.float64).view(len(rows), -1)
+
+
+# --- Policy gradients -----------------------------------------------------------------------------
+
+
+def policy_gradient(runner: Runner, one: PolicyGradientRun, judge_folder: Path) -> PolicyRow:
+    """A policy gradient's path, as its own rollouts show it, and its measures on held-out
+    prompts.
+    """
+    ids: dict[str, Any] = {"arm": one.name(), "seed": one.seed, "part": "policy gradient"}
+    ids |= {"learning_rate": runner.settings.policy_rate}
+
+    def make() -> dict[str, Any]:
+        return followed(runner, one, judge_folder)
+
+    return PolicyRow(**ids, **runner.work.piece(make, **ids))
+
+
+def followed(runner: Runner, one: PolicyGradientRun, judge_folder: Path) -> dict[str, Any]:
+    """What ``policy_gradient`` records, from the last checkpoint if there is one."""
+    settings = runner.settings
+    ids: dict[str, Any] = {"arm": one.name(), "seed": one.seed, "judge": judge_folder.name}
+    work = runner.work.place(**ids, part="checkpoints")
+    proxy = the_judge(runner, judge_folder)
+    beta, steps = settings.of(one)
+    path = Path(work) / "path.json"
+    rollout_rewards: list[dict[str, Any]] = read_json(path) if path.is_file() else []
+    memory: Memory = {}  # of one rollout, which is read three times
+
+    def both(prompts: Sequence[str], texts: Sequence[str]) -> Sequence[float]:
+        memory.clear()
+        gold = gold_of(runner, prompts, texts)
+        learned = judge(proxy, runner.tokenizer, prompts, texts, runner.chats)
+        rollout_rewards.append(
+            {
+                "gold": sum(gold) / len(gold),
+                "proxy": sum(learned) / len(learned),
+                "device": device_name(),
+            }
+        )
+        write_json(path, rollout_rewards)
+        return learned if one.learned else gold
+
+    args = OnlineConfig(
+        str(work),
+        algorithm=one.algorithm,
+        samples=settings.rollouts,
+        max_new_tokens=settings.max_new_tokens,
+        beta=beta,
+        per_device_train_batch_size=settings.prompts_per_step,
+        max_steps=steps,
+        learning_rate=settings.policy_rate,
+        seed=one.seed,
+        lr_scheduler_type="linear",
+        warmup_steps=0.1,
+        bf16=False,
+        use_cpu=runner.device == "cpu",
+        logging_steps=1,
+        save_steps=settings.checkpoints,
+        save_total_limit=1,
+        report_to=[],
+        disable_tqdm=True,
+        weight_decay=0.0,
+    )
+    prompts = [runner.data.drawn[x]["prompt"] for x in runner.data.rows("train")]
+    policy = adapted(runner.base(), settings.top_layers, settings.rank, one.seed)
+    remember_frozen_layers(policy, memory)
+    trainer = quiet(
+        OnlineTrainer(policy, args, prompts, runner.tokenizer, both, chats=runner.chats)
+    )
+    last = get_last_checkpoint(str(work)) if Path(work).is_dir() else None
+    # what came after the checkpoint is made again
+    del rollout_rewards[int(last.rsplit("-", 1)[1]) if last else 0 :]
+    run_to_its_end(trainer, checkpoint=last)
+    trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    devices = dict.fromkeys(step.pop("device") for step in rollout_rewards)
+    walked = [
+        {**step, "kl": row["kl"], "tokens": row["tokens"]}
+        for step, row in zip(
+            rollout_rewards, (row for row in trainer.state.log_history if "kl" in row), strict=True
+        )
+    ]
+    return {
+        "path": [{name: rounded(value) for name, value in step.items()} for step in walked],
+        **with_repetition(runner.measure(trained, one.seed, settings.pairs)),
+        "device": ", then ".join(devices),
+    }
+
+
+def with_repetition(measured: dict[str, Any]) -> dict[str, Any]:
+    """The measures of a policy, with how much its texts repeat themselves."""
+    texts = list(itertools.chain(*measured["own_text"]))
+    rest = {name: value for name, value in measured.items() if name != "train_unused"}
+    return rest | {"repetition": repetition(texts)}
+
+
+# --- Imitation by rounds --------------------------------------------------------------------------
+
+
+def imitated(runner: Runner, judge_folder: Path | None, seed: int) -> Iterator[PolicyRow]:
+    """Rounds of corrected BCE, each on pairs of the policy before it, which is its reference;
+    measured against the first one.
+
+    The labels are the true reward's, or with ``judge_folder`` the learned one's.  The last round's
+    weights are kept.
+    """
+    settings = runner.settings
+    name = f"imitation, {'learned' if judge_folder else 'true'} reward"
+    known = [x for x, split in enumerate(runner.data.splits) if split != "held-out"]
+    for number in range(1, settings.rounds + 1):
+        ids: dict[str, Any] = {"arm": f"{name}, round {number}", "seed": seed, "part": "imitation"}
+        ids |= {"learning_rate": settings.imitation_rate, "round": number}
+        before, after = (
+            runner.work.place(arm=name, seed=seed, round=n, part="weights")
+            for n in (number - 1, number)
+        )
+
+        def make(
+            number: int = number, before: Path = before, after: Path = after
+        ) -> dict[str, Any]:
+            base = load_model(str(before)).to(runner.device) if number > 1 else runner.base()
+            drawn = [runner.data.drawn[x] for x in known]
+            if number > 1:
+                prompts = [row["prompt"] for row in drawn]
+                drawn = own_samples(runner, base, prompts, 100 * number + seed)
+            data = replace(label(drawn, settings), splits=[runner.data.splits[x] for x in known])
+            if judge_folder:
+                learned = rewards_by(runner, the_judge(runner, judge_folder), drawn)
+                data = replace(data, reward=learned)
+            run_seed = 100 * number + 10 * bool(judge_folder) + seed
+            rate, pairs = settings.imitation_rate, settings.pairs
+            policy, _ = runner.train(IMITATED, rate, run_seed, pairs, data, base)
+            policy = policy.merge_and_unload() if settings.top_layers else policy
+            policy.save_pretrained(after)
+            runner.tokenizer.save_pretrained(after)
+            runner.memory.clear()
+            measured = runner.measure(trained_by_rounds(runner, after), seed, pairs)
+            return {**with_repetition(measured), "device": device_name()}
+
+        yield PolicyRow(**ids, **runner.work.piece(make, **ids))
+        shutil.rmtree(before, ignore_errors=True)
+
+
+def trained_by_rounds(runner: Runner, folder: Path) -> Any:
+    """A policy without an adapter, on the attention that scores packed pairs."""
+    policy = load_model(str(folder)).to(runner.device).eval()
+    enable_packing(policy)
+    return policy
+
+
+def own_samples(
+    runner: Runner, policy: Any, prompts: Sequence[str], seed: int
+) -> list[dict[str, Any]]:
+    """As many responses of a policy to each prompt as its pairs take."""
+    each, longest = 2 * runner.settings.pairs, runner.settings.max_new_tokens
+    return draw(
+        policy,
+        runner.tokenizer,
+        prompts,
+        each,
+        longest,
+        seed,
+        chat=runner.chats,
+        quiet=runner.quiet,
+    )
+
+
+def gold_of(runner: Runner, prompts: Sequence[str], texts: Sequence[str]) -> list[float]:
+    """The labeler's reward of responses, nats."""
+    rows = [
+        {"prompt": x, "responses": [{"text": y, "ids": runner.tokenizer(y)["input_ids"]}]}
+        for x, y in zip(prompts, texts, strict=True)
+    ]
+    return [
+        float(value)
+        for value in rewards_of(rows, runner.settings.reward, runner.settings.scale)[:, 0]
+    ]
+
+
+def quiet(trainer: Any) -> Any:
+    for callback in (PrinterCallback, ProgressCallback):
+        trainer.remove_callback(callback)
+    trainer.add_callback(StopAndSave)
+    return trainer
+
+
+# --- Measures, figures and words ------------------------------------------------------------------
+
+
+def summary(results: Results) -> Stats:
+    """Measures on held-out prompts of each run of RLHF and, where the results of ``dil experiment
+    real-text`` on the same prompts lie beside these, of each of its losses.
+    """
+    truth = Truth.of(results, "held-out")
+    reference = results.shared["reference"]
+    before = torch.tensor(reference["own_reward"], dtype=torch.float64)
+    rows = [*losses_beside(results), *ours(results)]
+    return {
+        "policies": {
+            name: {**real_text.measures(same, truth, before), **diversity(same)}
+            for name, same in groups(rows, "arm").items()
+        },
+        "before": diversity([PolicyRow("reference", **reference)]),
+        "targets": real_text.targets(truth),
+    }
+
+
+def ours(results: Results) -> list[PolicyRow]:
+    """The rows of policies: policy gradients, then imitation by rounds."""
+    return results.where(part="policy gradient") + results.where(part="imitation")
+
+
+def losses_beside(results: Results) -> list[PolicyRow]:
+    """The chosen runs of ``dil experiment real-text`` in the same folder; none where they were
+    asked other prompts.
+    """
+    path = results.folder / "real_text.json"
+    if not path.is_file():
+        return []
+    others = study.load(real_text.STUDY, path)
+    asked, here = (one.shared["truth"]["held-out"]["prompts"] for one in (others, results))
+    return chosen_runs(others) if asked == here else []
+
+
+def diversity(rows: Sequence[PolicyRow]) -> dict[str, float]:
+    """Of a policy's own texts, of all prompts together: how many of their word pairs are different
+    ones, and nats per token.
+
+    >>> own = {"own_text": [["a b c", "a b d"]], "own_logp": [[-6.0, -3.0]]}
+    >>> diversity([PolicyRow("DPO", own_tokens=[[3, 3]], **own)])
+    {'distinct': 0.75, 'entropy': 1.5}
+    """
+    pairs = [
+        pair
+        for row in rows
+        for text in itertools.chain(*(row.own_text or []))
+        for pair in itertools.pairwise(re.findall(r"\w+", text.lower()))
+    ]
+    scored = [row for row in rows if row.own_logp]
+    logp = sum(sum(map(sum, row.own_logp or [])) for row in scored)
+    tokens = sum(sum(map(sum, row.own_tokens or [])) for row in scored)
+    return {
+        "distinct": len(set(pairs)) / len(pairs) if pairs else math.nan,
+        "entropy": -logp / tokens if tokens else math.nan,
+    }
+
+
+def smooth(values: list[float], width: int = 7) -> Tensor:
+    """Running means, shorter at the start.
+
+    >>> smooth([1.0, 2.0, 3.0], width=2)
+    tensor([1.0000, 1.5000, 2.5000], dtype=torch.float64)
+    """
+    return torch.tensor(
+        [
+            sum(values[max(0, i - width + 1) : i + 1]) / len(values[max(0, i - width + 1) : i + 1])
+            for i in range(len(values))
+        ],
+        dtype=torch.float64,
+    )
+
+
+def figures(results: Results, stats: Stats) -> Figures:
+    """Each figure and its alternative text, by name."""
+    return {
+        "path": (
+            path(results),
+            "True and learned reward of the rollouts, and KL, along training, a color a run",
+        ),
+        "frontier": (
+            frontier(results, stats),
+            "Gain in true reward against the square root of KL for RLHF, the losses and exact "
+            "targets",
+        ),
+    }
+
+
+def path(results: Results) -> Figure:
+    """True (full) and learned (dotted) reward of the rollouts, from where they began, and KL."""
+    drawn, (left, right) = plotting.new_figure(columns=2, width=11, height=4)
+    runs = results.where(part="policy gradient")
+    losses = list(dict.fromkeys(row.arm for row in runs))
+    for row in runs:
+        color = plotting.COLORS[losses.index(row.arm) % len(plotting.COLORS)]
+        name = None if row.seed else row.arm
+        for key, style in (("gold", "-"), ("proxy", ":")):
+            values = smooth([step[key] for step in row.path or []])
+            label = f"{name}: {'true' if key == 'gold' else 'learned'}" if name else None
+            left.plot(
+                values - values[: max(1, len(values) // 10)].mean(), style, color=color, label=label
+            )
+        right.plot(smooth([step["kl"] for step in row.path or []]), color=color, label=name)
+    left.axhline(0, color="black", lw=0.6)
+    left.set(xlabel="step", ylabel="reward of the rollouts, nats, from the start")
+    right.set(xlabel="step", ylabel="KL to the reference, nats")
+    left.margins(y=0.3)  # room for the legend
+    left.legend(frameon=False, fontsize=8, ncols=2, loc="upper left")
+    right.legend(frameon=False, fontsize=8)
+    return drawn
+
+
+def kl_of(name: str, value: dict[str, Any], results: Results) -> float:
+    """KL to the reference, from its samples; of a run of RLHF that these no longer reach, from its
+    own last rollouts.
+    """
+    paths = [row.path for row in results.where(part="policy gradient", arm=name) if row.path]
+    if value["reach"] >= REACH or not paths:
+        return float(value["kl"][0])
+    last = [step["kl"] for path in paths for step in path[-max(1, len(path) // 5) :]]
+    return sum(last) / len(last)
+
+
+def frontier(results: Results, stats: Stats) -> Figure:
+    """Gain of own texts against sqrt KL on held-out prompts, of policies that have not left the
+    reference or are RLHF's.
+    """
+    drawn, (axes,) = plotting.new_figure(width=7.6, height=4.6)
+    curve = sorted(
+        (kl**0.5, gain)
+        for name, (kl, gain, _) in stats["targets"].items()
+        if name.startswith("RLHF")
+    )
+    axes.plot(
+        [x for x, _ in curve],
+        [y for _, y in curve],
+        color="black",
+        lw=0.8,
+        label="RLHF's optima, exact",
+    )
+    names = list(dict.fromkeys(row.arm for row in ours(results)))
+    for place, (name, value) in enumerate(stats["policies"].items()):
+        if name not in names and value["reach"] < REACH:
+            continue
+        own = names.index(name) if name in names else None
+        color = CATALOG[name].color if own is None else plotting.COLORS[own % len(plotting.COLORS)]
+        x, (gain, low, high) = max(0.0, kl_of(name, value, results)) ** 0.5, value["own_gain"]
+        axes.plot([x, x], [low, high], color=color, lw=1)
+        inside = "white" if own is None else color
+        axes.plot(
+            [x],
+            [gain],
+            plotting.MARKERS[place % len(plotting.MARKERS)],
+            color=color,
+            ms=7,
+            label=name,
+            mfc=inside,
+        )
+    axes.axhline(0, color="black", lw=0.6)
+    axes.set(xlabel=r"$\sqrt{KL}$ to the reference", ylabel="gain in true reward, nats")
+    axes.set_xlim(left=0)
+    axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper left")
+    axes.margins(y=0.35)  # room for the legend
+    return drawn
+
+
+def words(results: Results, stats: Stats) -> dict[str, Any]:
+    """The lists and tables that the page's sentences name."""
+    reward = best(results.where(part="reward"))
+    learned = torch.tensor(reward.learned_reward, dtype=torch.float64)
+    true = torch.tensor(results.shared["truth"]["held-out"]["reward"], dtype=torch.float64)[
+        :, : learned.shape[1]
+    ]
+    both = torch.stack([(part - part.mean(1, keepdim=True)).flatten() for part in (learned, true)])
+    climbs = results.where(part="policy gradient")
+    paths, rises, over_optimized = [], [], []
+    for row in climbs:
+        fifth = max(1, len(row.path) // 5)
+        ends: dict[str, tuple[float, float]] = {}
+        up: dict[str, bool] = {}
+        for key in ("gold", "proxy"):
+            first, last = (
+                torch.tensor([step[key] for step in part], dtype=torch.float64)
+                for part in (row.path[:fifth], row.path[-fifth:])
+            )
+            noise = (
+                (first.var(correction=0) / len(first) + last.var(correction=0) / len(last))
+                .sqrt()
+                .item()
+            )
+            ends[key] = first.mean().item(), last.mean().item()
+            up[key] = ends[key][1] - ends[key][0] > 2 * noise
+        name = row.arm + (f", seed {row.seed}" if row.seed else "")
+        paths.append(
+            [
+                name,
+                *(fixed(x) for key in ("gold", "proxy") for x in ends[key]),
+                fixed(row.path[-1]["kl"]),
+            ]
+        )
+        rises += [name] * up["gold"]
+        over_optimized += [name] * (up["proxy"] and not up["gold"])
+    prompts = results.shared["truth"]["held-out"]["prompts"]
+    return {
+        "reward": reward,
+        "correlation": torch.corrcoef(both)[0, 1].item(),
+        "paths": paths,
+        "rises": rises,
+        "over_optimized": over_optimized,
+        "held_out": len(prompts),
+        "before": diversity_in_words(stats["before"]),
+        "rows": [
+            [
+                name,
+                fixed(kl_of(name, v, results), 3),
+                reached(v, precise(v["gain"])),
+                reached(v, interval(v["win_rate"])),
+                interval(v["own_gain"]),
+                f"{v['tokens']:.1f}",
+                f"{v['repetition']:.1%}",
+                *diversity_in_words(v),
+            ]
+            for name, v in stats["policies"].items()
+        ],
+        "left": [
+            name
+            for name, v in stats["policies"].items()
+            if v["reach"] < REACH and name not in [row.arm for row in climbs]
+        ],
+        "devices": {
+            device: [row.arm for row in ours(results) if row.device == device and not row.seed]
+            for device in dict.fromkeys(row.device for row in ours(results))
+        },
+        "examples": examples(results, ours(results), 4),
+    }
+
+
+def diversity_in_words(value: dict[str, float]) -> list[str]:
+    """Both measures of ``diversity`` as text."""
+    return [
+        f"{value[key]:.{digits}f}" if value[key] == value[key] else "–"
+        for key, digits in (("distinct", 3), ("entropy", 2))
+    ]
+
+
+STUDY = Study(
+    name="rlhf",
+    title="RLHF itself, on whole sentences",
+    presets=PRESETS,
+    row=PolicyRow,
+    steps=steps,
+    run=run,
+    summary=summary,
+    figures=figures,
+    words=words,
+    check=check_settings,
+    counts=COUNTS | {"rounds"},
+    shared=frozenset({"truth", "reference"}),
+    folder="real-text",
+)

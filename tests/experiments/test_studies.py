@@ -1,0 +1,395 @@
+"""Every study: its tiny copy runs, continues after a stop, and reports; the committed results are
+whole and regenerate their pages; bad input is one line.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import time
+from dataclasses import asdict
+
+import pytest
+import torch
+from command import DIL, dil, hear_ctrl_c, refused
+
+from dil_tutorial.errors import InputError
+from dil_tutorial.experiments import STUDIES, study
+
+TINY = {
+    "dynamics": {"preset": "quick"},
+    "overoptimization": {"draws": 20},
+    "known-truth": {
+        "scale": 1.0,
+        "samples": 8,
+        "max_new_tokens": 3,
+        "pairs": 2,
+        "batch_size": 64,
+        "learning_rates": "1e-3,1e-2",
+        "seeds": 2,
+        "rank": 2,
+        "evaluated": 4,
+        "seen_prompts": 3,
+        "ladder": "1,3",
+        "passes": 2,
+        "bf16": "false",
+        "limit": 40,
+        "arms": "SFT,DPO,DIL BCE corrected,DIL BCE reference,DIL BCE published,"
+        "DIL UKL published,DIL LSIF published,SimPO",
+    },
+    "real-text": {"limit": 12, "seeds": 2, "arms": "SFT,DIL BCE corrected"},
+    "worth": {
+        "samples": 8,
+        "learning_rates": "1e-3,1e-2",
+        "seeds": 2,
+        "evaluated": 8,
+        "ladder": "2,4",
+        "limit": 20,
+        "arms": "SFT,DIL win corrected,soft labels,distilled",
+    },
+    "rlhf": {
+        "reward": "characters",
+        "scale": 0.3,
+        "samples": 4,
+        "max_new_tokens": 6,
+        "pairs": 2,
+        "evaluated": 4,
+        "seen_prompts": 4,
+        "beta": 0.02,
+        "steps": 4,
+        "prompts_per_step": 4,
+        "rollouts": 4,
+        "policy_rate": 1e-2,
+        "reward_rates": "1e-2",
+        "far": 1,
+        "checkpoints": 2,
+        "imitation_rate": 1e-2,
+        "limit": 14,
+    },
+    "real-pairs": {"pairs": 16, "arms": "DPO,DPO (means),SimPO (means)"},
+}
+MODELS = [name for name, entry in STUDIES.items() if entry.models]
+
+
+def arguments(name, tiny_model, folder):
+    """The command line of a study's tiny copy."""
+    changes = dict(TINY[name])
+    preset = changes.pop("preset", None)
+    if STUDIES[name].models:
+        pytest.importorskip("peft", reason="language models need the llm extra")
+        changes |= {"model": tiny_model, "top_layers": 1}
+    if name == "real-pairs":
+        path = folder.parent / "pairs.jsonl"
+        rows = [
+            {"prompt": f"Word {i // 2}?", "chosen": f"Yes, {i} times.", "rejected": f"No {i}"}
+            for i in range(40)
+        ]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        changes["data"] = path
+    sets = [part for key, value in changes.items() for part in ("--set", f"{key}={value}")]
+    return ["experiment", name, *(["--preset", preset] if preset else []), *sets, "--out", folder]
+
+
+@pytest.fixture(scope="module", params=STUDIES)
+def finished(request, tiny_model, tmp_path_factory):
+    """A study's tiny copy, run without interruption: its name and folder."""
+    name, folder = request.param, tmp_path_factory.mktemp(request.param) / "out"
+    run = dil(*arguments(name, tiny_model, folder))
+    assert run.returncode == 0, run.stderr[-2000:]
+    return name, folder
+
+
+def numbers_of(name, folder):
+    """All but when and where it was made."""
+    one = study.study(name)
+    results = study.load(one, folder / f"{one.stem}.json")
+    return [asdict(row) for row in results.rows], results.shared, results.settings
+
+
+@pytest.mark.slow
+def test_a_study_runs_reports_and_continues(finished, tiny_model):
+    """As after a stop half way: the same numbers come out, and what was there is read, not made
+    again.
+    """
+    name, folder = finished
+    one = study.study(name)
+    rows, _, settings = whole = numbers_of(name, folder)
+    assert 0 < len(rows) <= one.steps(settings)
+    page = (folder / f"{one.stem}.md").read_text()
+    assert one.title in page
+    figures = list(folder.glob(f"{one.stem}_*.png"))
+    assert figures
+    assert all(path.with_suffix(".svg").is_file() for path in figures)
+    assert all(f"({path.name})" in page for path in figures)
+    pieces = sorted((folder / "pieces").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+    for path in pieces[len(pieces) // 2 :]:
+        path.unlink()
+    kept = {path: path.stat().st_mtime_ns for path in pieces if path.exists()}
+    again = dil(*arguments(name, tiny_model, folder))
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert numbers_of(name, folder) == whole
+    assert all(path.stat().st_mtime_ns == when for path, when in kept.items())
+    assert (folder / f"{one.stem}.md").read_text() == page
+    assert not list(folder.rglob("*.part"))
+
+
+@pytest.mark.slow
+def test_killed_three_times_it_ends_with_the_same_numbers(tiny_model, tmp_path):
+    whole = dil(*arguments("real-pairs", tiny_model, tmp_path / "whole"))
+    assert whole.returncode == 0, whole.stderr
+    command = [DIL, *map(str, arguments("real-pairs", tiny_model, tmp_path / "out"))]
+    rng = random.Random(0)
+    for _ in range(3):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        time.sleep(rng.uniform(8, 14))
+        process.kill()
+        process.wait()
+    last = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert last.returncode == 0, last.stderr
+    assert numbers_of("real-pairs", tmp_path / "out") == numbers_of(
+        "real-pairs", tmp_path / "whole"
+    )
+
+
+@pytest.mark.slow
+def test_ctrl_c_stops_with_one_line(tmp_path):
+    command = [DIL, "experiment", "dynamics", "--set", "seeds=2", "--out", tmp_path]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c
+    )
+    while process.poll() is None and not list(tmp_path.glob("pieces/*.json")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 130, err
+    assert "run the same command to continue" in out
+    assert "Traceback" not in err
+
+
+# --- What each study's rows must hold -------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_rows_of_each_study(finished):
+    name, folder = finished
+    one = study.study(name)
+    results = study.load(one, folder / f"{one.stem}.json")
+    {
+        "known-truth": known_truth,
+        "real-text": real_text,
+        "worth": worth,
+        "rlhf": rlhf,
+        "real-pairs": real_pairs,
+        "dynamics": dynamics,
+        "overoptimization": overoptimization,
+    }[name](results)
+
+
+def known_truth(results):
+    from dil_tutorial.experiments.runner import chosen_runs
+
+    held, train = (results.shared["truth"][split] for split in ("held-out", "train"))
+    assert not set(held["prompts"]) & set(train["prompts"])
+    runs = chosen_runs(results)
+    assert len(runs) == 2 * 15
+    for row in runs:
+        assert torch.tensor(row.f_held_out).shape == (len(held["prompts"]), 4)
+        tried = results.where(part="main", arm=row.arm, reduction=row.reduction, seed=0)
+        assert row.learning_rate == min(tried, key=lambda r: r.validation_loss).learning_rate
+    ladder = [(row.arm, row.pairs) for row in results.where(part="ladder")]
+    assert sorted(ladder) == [
+        (arm, pairs)
+        for arm in ("DIL BCE corrected", "DIL BCE published", "DPO")
+        for pairs in (1, 3)
+    ]
+    assert [row.pairs for row in results.where(part="few")] == [8, 8, 8]
+    rounds = results.where(part="rounds")
+    assert [row.round for row in rounds] == [0, 1, 2]
+    assert torch.tensor(rounds[0].own_f).abs().max() < 1e-4  # round 0 is pi_ref
+    assert torch.tensor(rounds[2].own_f).abs().max() > 1e-3
+
+
+def real_text(results):
+    from dil_tutorial.experiments.runner import best, swept
+
+    prompts = results.shared["truth"]["held-out"]["prompts"]
+    for (arm, _), rows in swept(results).items():
+        # the grid grew until the best rate lay inside, or to its limit
+        rates = sorted(row.learning_rate for row in rows)
+        assert len(rates) == 6 or best(rows).learning_rate not in (rates[0], rates[-1])
+        assert all(len(row.own_text) == len(prompts) for row in rows)
+        assert all(len(pair["tokens"]) == 2 for row in rows for pair in row.read)
+        (other,) = results.where(arm=arm, seed=1)
+        assert other.own_text is None
+        assert other.f_held_out != best(rows).f_held_out
+
+
+def worth(results):
+    from dil_tutorial.experiments.worth import chosen_rows
+
+    runs = chosen_rows(results)
+    assert len(runs) == 8
+    assert all(len(rows) == 2 for rows in runs.values())
+    f = [json.dumps(row.f_held_out) for rows in runs.values() for row in rows]
+    assert len(set(f)) == 16  # no two arms or seeds have made the same policy
+
+
+def rlhf(results):
+    climbs = results.where(part="policy gradient")
+    assert [row.arm for row in climbs] == [
+        "RLOO, true reward",
+        "RLOO, learned reward",
+        "GRPO, learned reward",
+        "RLOO, learned reward, far",
+    ]
+    for row in climbs:
+        assert len(row.path) == 4
+        assert row.path[0]["kl"] == pytest.approx(0, abs=1e-5)
+    held = results.shared["truth"]["held-out"]["prompts"]
+    (reward,) = results.where(part="reward")
+    assert torch.tensor(reward.learned_reward).shape == (len(held), 4)
+    rounds = results.where(part="imitation")
+    assert [row.round for row in rounds] == [1, 2, 1, 2]
+    assert rounds[0].f_held_out != rounds[1].f_held_out
+
+
+def real_pairs(results):
+    # each at three rates; DPO given sums not at the paper's
+    assert len(results.rows) == 8
+    assert results.shared["held_out"] == len(results.shared["tokens"])
+    assert len(set(results.shared["prompts"])) < results.shared["held_out"]
+
+
+def dynamics(results):
+    assert {len(row.chosen) for row in results.rows} == {3}
+    assert {row.part for row in results.rows} >= {"pairs", "steps", "noise"}
+
+
+def overoptimization(results):
+    from dil_tutorial.experiments.overoptimization import STUDY
+
+    assert len(results.rows) == STUDY.steps(results.settings)
+
+
+# --- What is committed ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_committed_results_are_whole_and_written_as_they_were_read(name, tmp_path):
+    if STUDIES[name].models:
+        pytest.importorskip("peft", reason="language models need the llm extra")
+    one = study.study(name)
+    results = study.load(one)
+    assert {"versions", "machine", "command", "time"} <= results.made.keys()
+    study.save(one, results, tmp_path)
+    assert (tmp_path / f"{one.stem}.json").read_bytes() == one.committed.read_bytes()
+    assert len(results.table()) == len(results.rows)
+
+
+def test_words_follow_the_numbers():
+    pytest.importorskip("peft", reason="language models need the llm extra")
+    from dil_tutorial.experiments import known_truth as one
+    from dil_tutorial.experiments import truth
+    from dil_tutorial.experiments.runner import chosen_runs
+
+    results = study.load(one.STUDY)
+    M = results.settings.evaluated
+    x = truth.Truth.of(results, "held-out").log_ratio[:, :M]
+    for row in chosen_runs(results):  # had every loss imitated perfectly ...
+        row.f_held_out = x.tolist()
+    stats = one.summary(results)
+    for value in stats["losses"].values():
+        assert value["slope"] == pytest.approx([1, 1, 1])
+        assert value["truth_on_f"] == pytest.approx([1, 1, 1])
+    corrected, published = (
+        stats["losses"][f"{loss}, sum"] for loss in ("DIL BCE corrected", "DIL UKL published")
+    )
+    assert corrected["expected_slope"][0] == pytest.approx(1, abs=1e-6)
+    assert published["expected_slope"][0] > 1.1
+    head = study.paragraphs(one.STUDY, results, stats)["head"]
+    assert "(interval and all) for none" in " ".join(head)
+    stats["losses"]["DPO, sum"]["truth_on_f"] = [0.4, 0.3, 0.5]
+    text = study.paragraphs(one.STUDY, results, stats)
+    assert "for DPO (slopes of the truth on f 0.40 to 0.40)" in " ".join(text["head"])
+    below = text["slopes"][0].split("interval and all: ")[1].split("; above")[0]
+    assert "DIL UKL published" in below
+    assert "DIL BCE corrected" not in below
+
+
+# --- Settings and bad input -----------------------------------------------------------------------
+
+
+def test_settings_are_read_by_their_type():
+    one = study.study("overoptimization")
+    assert study.settings_of(one, "quick", []).draws == 20
+    assert study.settings_of(one, None, ["draws=7"]).draws == 7
+    for change, message in (
+        ("draws=many", "'many' is not a whole number"),
+        ("drws=3", "did you mean 'draws'"),
+        ("draws", "give KEY=VALUE"),
+        ("draws=1", "at least 2 draws"),
+    ):
+        with pytest.raises(InputError, match=message):
+            study.settings_of(one, None, [change])
+
+
+def test_seeds_and_prompts_are_resampled_together():
+    """The interval of runs whose seeds differ is wider than over prompts alone, and no wider where
+    they do not.
+    """
+    from dil_tutorial.support.intervals import bootstrap, bootstrap_runs
+
+    rng = torch.Generator().manual_seed(0)
+    prompts = torch.randn(1, 60, generator=rng).double()
+    alike = prompts.expand(4, -1)
+    apart = alike + torch.tensor([-1.0, -0.3, 0.3, 1.0])[:, None]
+    width = {
+        name: high - low
+        for name, (_, low, high) in {
+            "prompts": bootstrap(prompts[0]),
+            "alike": bootstrap_runs(alike),
+            "apart": bootstrap_runs(apart),
+        }.items()
+    }
+    assert width["alike"] == pytest.approx(width["prompts"], rel=1e-9)
+    assert width["apart"] > 2 * width["alike"]
+    # of seeds alone: the variance of a mean of four, 1.96 standard errors to each side
+    _, low, high = bootstrap_runs(apart - alike)
+    assert high - low == pytest.approx(
+        3.92 * float((apart - alike)[:, 0].std(correction=0)) / 2, rel=0.1
+    )
+
+
+def test_bad_input(tmp_path, tiny_model):
+    out = ["--out", tmp_path / "out"]
+    refused(dil("experiment", "dynamic"), "unknown experiment 'dynamic': did you mean 'dynamics'")
+    refused(dil("experiment", "dynamics", "--set", "seeds=1", *out), "at least 2 seeds")
+    refused(dil("experiment", "worth", "--set", "model=./missing", *out), "no such folder")
+    refused(
+        dil("experiment", "known-truth", "--preset", "cup"),
+        "unknown preset 'cup': did you mean 'cpu'",
+    )
+    refused(
+        dil("experiment", "real-text", "--set", f"model={tiny_model}", *out, "--set", "arms=DPOO"),
+        "unknown loss 'DPOO': did you mean 'DPO'",
+    )
+    pairs = ["experiment", "real-pairs", "--set", f"model={tiny_model}", *out]
+    refused(dil(*pairs), "add --set data=FILE")
+    refused(dil(*pairs, "--set", "data=missing.jsonl"), "missing.jsonl: no such file")
+    assert not (tmp_path / "out").exists()
+    for name in STUDIES:
+        one = study.study(name)
+        for content in ("3", "{}", json.dumps({"study": name, "settings": {"x": 1}})):
+            (tmp_path / "x.json").write_text(content)
+            with pytest.raises(InputError, match=r"x\.json: (not a|a) results file"):
+                study.load(one, tmp_path / "x.json")
+
+
+def test_a_model_that_was_not_fetched(monkeypatch, tmp_path):
+    monkeypatch.setenv("DIL_CACHE", str(tmp_path))
+    refused(
+        dil("experiment", "known-truth", "--out", tmp_path / "out"), "run `dil fetch-model smollm2"
+    )
+    assert not (tmp_path / "out").exists()
