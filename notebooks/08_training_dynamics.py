@@ -139,7 +139,9 @@ show("noise")
 # Each cell of the study is one call, which trains as many conditions and seeds as you like at once.
 
 # %%
-condition = dynamics.Condition(pairs=300, learning_rate=0.01, steps=400, records=5)
+condition = dynamics.Condition(
+    pairs=300, learning_rate=0.01, steps=400, records=5
+)
 losses = {
     "corrected": make_loss("dil", generator="bce", denominator="mixture"),
     "DPO": make_loss("dpo", beta=1.0),

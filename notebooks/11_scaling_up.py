@@ -156,7 +156,7 @@ numbers({"trained": trained, "all": everything}, ["weights"])
 #
 # | recipe | for |
 # |---|---|
-# | `smollm2-cpu.yaml` | a laptop, four minutes |
+# | `smollm2-cpu.yaml` | a laptop, one minute |
 # | `smollm2-gpu.yaml` | the same model on any GPU |
 # | `llama-3-8b-lora-24gb.yaml`, `llama-3-8b-qlora-16gb.yaml` | 8 billion parameters on one GPU |
 # | `paper-mistral-7b.yaml`, `paper-llama-3-8b.yaml` | the paper's settings, several GPUs |

@@ -275,7 +275,7 @@ def test_an_experiment(copy):
     )
     out = copy.root / "out"
     copy.dil("experiment", "coin", "--set", "scales=1,3", "--out", out)
-    assert "wins up to 0.74 of the time" in (out / "coin.md").read_text()
+    assert "wins up to 0.73 of the time" in (out / "coin.md").read_text()
     assert (out / "coin_wins.svg").is_file()
     assert '"study": "coin"' in (out / "coin.json").read_text()
     done(copy, "experiment")

@@ -12,7 +12,7 @@ from dil_tutorial.cli.console import refuse
 from dil_tutorial.errors import Diverged, InputError
 
 app = typer.Typer(
-    help="RLHF is imitation learning: check it, see it, train with it.",
+    help="RLHF as imitation learning: check it, see it, train with it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

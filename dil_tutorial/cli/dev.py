@@ -87,6 +87,15 @@ def book(
 
 
 @app.command()
+def readme() -> None:
+    """Write README.md and the figures of its first screen from the tour and the results files."""
+    need("llm", "dil dev readme")
+    from dil_tutorial.book import readme as front
+
+    wrote(*front.write(paths.clone()))
+
+
+@app.command()
 def wheel(
     folder: Annotated[Path, typer.Argument(help="Where the wheel goes.")] = Path("dist"),
 ) -> None:

@@ -1,7 +1,7 @@
 """``dil fetch-model``, ``train``, ``sample`` and ``evaluate``: language models."""
 
+import itertools
 import json
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -311,7 +311,7 @@ def sample(
     prompts = prompt or [json.loads(line)["prompt"] for line in held_out[:4]]
     answers_table = table(None, "prompt")
     answers_table.show_lines = answers_table.expand = True
-    columns = [[escape(text) for text in prompts]]
+    columns: list[list[tuple[str, float]]] = []
     pages: list[dict[str, Any]] = [{"prompt": text, "texts": []} for text in prompts]
     for name, model in ((f"reference: {recipe['model']}", reference), (f"trained: {run}", trained)):
         answers_table.add_column(escape(name), ratio=2)
@@ -319,11 +319,11 @@ def sample(
             texts = answer(model, tokenizer, prompts, max_new_tokens, temperature, seed, chat)
             tokens = reading.colored_answers(trained, reference, tokenizer, prompts, texts, chat)
         f = [sum(x for _, x in row) for row in tokens]
-        columns.append([(text, x) for text, x in zip(texts, f, strict=True)])
+        columns.append(list(zip(texts, f, strict=True)))
         for page, colored in zip(pages, tokens, strict=True):
             page["texts"].append({"name": name, "tokens": colored})
-    for text, before, after in zip(*columns, strict=True):
-        answers_table.add_row(text, *marked(before, after))
+    for text, before, after in zip(prompts, *columns, strict=True):
+        answers_table.add_row(escape(text), *marked(before, after))
     console.print(answers_table)
     say(
         "f = log pi_trained - log pi_reference of the answer: above 0, training made it more "
@@ -341,7 +341,8 @@ def marked(before: tuple[str, float], after: tuple[str, float]) -> tuple[str, st
     'a [bold]dog[/]\\n[dim]f = -0.10 nats[/]'
     """
     words = [text.split(" ") for text, _ in (before, after)]
-    same = len(os.path.commonprefix(words))
+    pairs = zip(*words, strict=False)
+    same = len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
     cells = []
     for own, (_, f) in zip(words, (before, after), strict=True):
         parts = [escape(" ".join(own[:same])), escape(" ".join(own[same:]))]
@@ -502,8 +503,8 @@ def show_pairs(results: dict[str, Any]) -> None:
     console.print(metrics_table)
     if seen:
         say(
-            f"{seen} of these pairs are among those that the run was trained on: this says how well "
-            "they are remembered, not how well new ones are ranked; give held-out pairs"
+            f"{seen} of these pairs are among those that the run was trained on: this says how "
+            "well they are remembered, not how well new ones are ranked; give held-out pairs"
         )
 
 

@@ -16,7 +16,7 @@ import yaml
 
 from dil_tutorial.support.files import read_text
 
-TITLE = "RLHF is imitation learning: what do you think?"
+TITLE = "RLHF as imitation learning: what do you think?"
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,11 @@ def check_settings(settings: Settings) -> None:
 
 @dataclass(frozen=True)
 class Arm:
-    """What is compared with what: a loss by its label in the catalog, and what it is given."""
+    """What is compared with what: a loss by its label in the catalog, and what it is given.
+
+    >>> Arm("DPO").name, Arm("DPO", "mean", label="DPO (means)").name
+    ('DPO', 'DPO (means)')
+    """
 
     loss: str
     reduction: str = "sum"  # of log-probabilities over tokens, or "mean"

@@ -79,7 +79,11 @@ def groups(rows: Sequence[Any], *names: str) -> dict[Any, list[Any]]:
 
 @dataclass
 class Work:
-    """What a running study works with: its settings, and a folder for what is finished."""
+    """What a running study works with: its settings, and a folder for what is finished.
+
+    >>> Work(None, Path("outputs/coin")).place(seed=0).parent.name
+    'pieces'
+    """
 
     settings: Any
     folder: Path

@@ -133,8 +133,8 @@ def run_tasks(
         for key, value in values.items():
             metric, _, how = key.partition(",")  # "acc,none" and, next to it, "acc_stderr,none"
             if how and not metric.endswith("_stderr") and isinstance(value, (int, float)):
-                error = values.get(f"{metric}_stderr,{how}")
-                spread = float(error) if isinstance(error, (int, float)) else math.nan
+                stderr = values.get(f"{metric}_stderr,{how}")
+                spread = float(stderr) if isinstance(stderr, (int, float)) else math.nan
                 numbers.setdefault(task, {})[metric if how == "none" else f"{metric} ({how})"] = [
                     float(value),
                     spread,

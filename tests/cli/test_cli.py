@@ -103,3 +103,42 @@ def test_tour(tmp_path):
     rise = {name: values[-1] for name, values in numbers["chosen log-ratio"].items()}
     assert rise["DPO"] < 0 < rise["DIL BCE corrected"]
     assert json.loads((tmp_path / "ledger.json").read_text())["claims"]
+
+
+def test_a_learner_meets_at_most_sixteen_commands():
+    from typer.main import get_command
+
+    from dil_tutorial.cli import app
+
+    assert len(set(get_command(app).commands) - {"dev"}) <= 16
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--help",),
+        ("experiment", "--help"),
+        ("course", "grade", "--help"),
+        ("data", "no.jsonl"),
+        ("train", "--config", "no.yaml"),
+        ("plan", "--config", "no.yaml"),
+        ("sample", "no"),
+        ("chat", "no"),
+        ("evaluate", "no"),
+        ("doctor", "no"),
+        ("optima", "no.json"),
+        ("simulate", "--prompts", "no.txt"),
+        ("experiment", "worth", "--set", "model=./no"),
+        ("experiment", "real-pairs", "--set", "data=no.jsonl"),
+        ("course", "grade", "no", "a1"),
+    ],
+)
+def test_help_and_a_wrong_path_need_no_torch(arguments):
+    """Which takes seconds to import: half a second would be over."""
+    code = (
+        "import sys; from dil_tutorial.cli import main; sys.argv = ['dil', *sys.argv[1:]]\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    status = end.code or 0\n"
+        "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules), status"
+    )
+    run = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr

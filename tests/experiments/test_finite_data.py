@@ -1,4 +1,4 @@
-"""The study of finite data: its runs are those of a plain loop, and its words follow its numbers."""
+"""The study of finite data: its runs are those of a plain loop; its words follow its numbers."""
 
 import pytest
 import torch

@@ -288,6 +288,7 @@ def test_committed_results_are_whole_and_written_as_they_were_read(name, tmp_pat
     assert len(results.table()) == len(results.rows)
 
 
+@pytest.mark.slow
 def test_words_follow_the_numbers():
     pytest.importorskip("peft", reason="language models need the llm extra")
     from dil_tutorial.experiments import known_truth as one

@@ -6,6 +6,10 @@ import re
 
 import pytest
 
+pytest.importorskip("peft", reason="the results are of language models: the llm extra")
+
+from dil_tutorial.experiments.runner import PolicyRow
+from dil_tutorial.experiments.study import Results
 from dil_tutorial.lessons.panels import reading
 
 PROMPTS = ["Say <b>hello</b>", "Tell me of the sea and all its fish", "Why?"]
@@ -13,34 +17,32 @@ PROMPTS = ["Say <b>hello</b>", "Tell me of the sea and all its fish", "Why?"]
 
 def run(loss, shift, seed=0):
     texts = [[f"a dog {loss} {place}"] for place in range(3)]
-    return {
-        "loss": loss,
-        "seed": seed,
-        "own text": texts,
-        "own reward": [[shift + place] for place in range(3)],
-        "f held-out": [[0.0, 1.0], [0.5, -0.5], [0.0, 0.0]],
-        "read": [
-            {
-                "place": 1,
-                "best": 0,
-                "worst": 1,
-                "tokens": [[["sea", 0.5], [" <br>", -0.25]], [["fish", -1.0]]],
-            }
-        ],
-    }
+    tokens = [[["sea", 0.5], [" <br>", -0.25]], [["fish", -1.0]]]
+    return PolicyRow(
+        loss,
+        seed=seed,
+        validation_loss=1.0,
+        own_text=texts,
+        own_reward=[[shift + place] for place in range(3)],
+        f_held_out=[[0.0, 1.0], [0.5, -0.5], [0.0, 0.0]],
+        read=[{"place": 1, "best": 0, "worst": 1, "tokens": tokens}],
+    )
 
 
-RESULTS = {
-    "truth": {
-        "held-out": {
-            "prompts": PROMPTS,
-            "text": [["kind", "unkind"], ["good", "bad"], ["so", "so"]],
-            "reward": [[4.0, 0.0], [3.0, 0.0], [1.0, 1.0]],
-        }
-    },
-    "reference": {"own text": [["a dog ran"]] * 3, "own reward": [[0.0]] * 3},
-    "runs": [run("SFT", 1.0), run("DPO", 2.0), run("DPO", 9.0, seed=1)],
+HELD_OUT = {
+    "prompts": PROMPTS,
+    "text": [["kind", "unkind"], ["good", "bad"], ["so", "so"]],
+    "reward": [[4.0, 0.0], [3.0, 0.0], [1.0, 1.0]],
 }
+
+
+def results(*rows):
+    reference = {"own_text": [["a dog ran"]] * 3, "own_reward": [[0.0]] * 3}
+    shared = {"truth": {"held-out": HELD_OUT}, "reference": reference}
+    return Results(None, list(rows), shared)
+
+
+RESULTS = results(run("SFT", 1.0), run("DPO", 2.0), run("DPO", 9.0, seed=1))
 
 
 def html(panel):
@@ -77,15 +79,11 @@ def test_every_prompt_has_a_page_with_every_policy_marked_from_where_it_parts():
 
 
 def test_prompts_to_which_nothing_changed_are_left_out_and_counted():
-    same = {
-        **RESULTS["runs"][0],
-        "loss": "IPO",
-        "own text": [["a dog ran"], ["a dog ran"], ["a dog sat"]],
-    }
-    results = {**RESULTS, "runs": [same]}
-    [page] = html(reading.before_after(results, ["IPO"]))
+    same = run("IPO", 1.0)
+    same.own_text = [["a dog ran"], ["a dog ran"], ["a dog sat"]]
+    [page] = html(reading.before_after(results(same), ["IPO"]))
     assert "Why?" in page
-    assert reading.unchanged(results, "IPO") == pytest.approx(2 / 3)
+    assert reading.unchanged(results(same), "IPO") == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize(
