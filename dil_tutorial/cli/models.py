@@ -19,8 +19,9 @@ def prepare_for_models() -> None:
 
     logging.set_verbosity_warning()
     logging.disable_progress_bar()
-    # on import it warns of missing kernels
-    python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)
+    # bitsandbytes warns of missing kernels on import; the hub's client of each try without network
+    for name in ("bitsandbytes", "huggingface_hub", "huggingface_hub.utils._http"):
+        python_logging.getLogger(name).setLevel(python_logging.ERROR)
     keep_freed_memory()
 
 

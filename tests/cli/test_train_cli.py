@@ -74,6 +74,58 @@ def test_train_then_sample(recipe, tmp_path, write):
     refused(dil("train", "--config", recipe(), "--output-dir", out), "finished run")
 
 
+def test_first_steps_on_the_shipped_pairs(recipe, tmp_path):
+    """Without --data: trained on the tutorial's pairs, sampled and evaluated on its held-out ones;
+    pairs that were trained on are called so.
+    """
+    out = tmp_path / "run"
+    assert dil("train", "--config", recipe(max_steps=12), "--output-dir", out).returncode == 0
+    shown = dil("sample", out, "--max-new-tokens", 6)
+    assert shown.returncode == 0, shown.stderr
+    words = " ".join(shown.stdout.split())
+    assert "marked from the first word in which they differ" in words
+    assert words.count("nats") == 8  # two answers to each of four held-out prompts
+    held = dil("evaluate", out)
+    assert held.returncode == 0, held.stderr
+    assert "16 held-out pairs" in held.stdout
+    assert "trained on" not in held.stdout
+    again = dil("evaluate", out, "--data", tiny_preferences())
+    assert "24 pairs" in again.stdout
+    assert "held-out pairs " not in again.stdout.splitlines()[0]
+    assert "24 of these pairs are among those that the run was trained on" in again.stdout
+
+
+def test_answers_are_marked_from_where_they_differ():
+    from dil_tutorial.cli.llm import marked
+
+    before, after = marked(("a big [red] cat", 0.5), ("a big dog", -0.5))
+    assert before.startswith("a big [bold]\\[red] cat[/]")
+    assert after.startswith("a big [bold]dog[/]")
+    assert "[bold]" not in "".join(marked(("same", 0.0), ("same", 0.0)))
+    assert marked(("", 0.0), ("x", 0.0))[1].startswith("[bold]x[/]")
+
+
+@pytest.mark.parametrize("command", [("data",), ("doctor",), ("train", "--config", "RECIPE")])
+def test_a_file_of_which_no_row_can_be_used_says_why(recipe, write, tmp_path, command):
+    rows = [{**GOOD, "chosen": ""}, {"prompt": "Hi"}, {**GOOD, "rejected": 3}, "x", {}]
+    path = write("bad.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    if command[0] == "train":
+        arguments = ["train", "--config", recipe(), "--data", path, "--on-bad-line", "skip"]
+        arguments += ["--output-dir", tmp_path / "out"]
+    else:
+        arguments = [*command, path]
+    refused(dil(*arguments), "none of its 5 rows can be used", "bad.jsonl:1", "bad.jsonl:3")
+
+
+def test_a_recipe_for_the_cpu_is_planned_on_this_machine(recipe):
+    run = dil("plan", "--config", recipe(num_train_epochs=1, max_steps=-1))
+    assert run.returncode == 0, run.stderr
+    assert "GiB on this machine" in run.stdout
+    assert "longest in the data" in run.stdout
+    given = dil("plan", "--config", recipe(), "--lengths", "9,5,5", "--pairs", 40, "--card", "l4")
+    assert "longest, max_length" in " ".join(given.stdout.split())
+
+
 def test_chat_messages_train_as_well(recipe, write, tmp_path):
     chat = {
         "prompt": [{"role": "user", "content": "Hi"}],

@@ -281,3 +281,20 @@ metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
         dil("evaluate", tmp_path / "run", "--task", "smus", "--task-folder", tmp_path),
         "task 'smus'",
     )
+
+
+@pytest.mark.slow
+def test_a_task_without_network_is_one_line(tiny_model, tmp_path, write, monkeypatch):
+    pytest.importorskip("lm_eval", reason="tasks need the eval extra")
+    import datasets
+
+    def offline(*args, **kwargs):
+        raise ConnectionError("Couldn't reach the hub\nMax retries exceeded")
+
+    recipe = write("r.yaml", f"model: {tiny_model}\nloss: nca\nuse_cpu: true\nmax_steps: 1\n")
+    assert dil("train", "--config", recipe, "--output-dir", tmp_path / "run").returncode == 0
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    refused(
+        dil("evaluate", tmp_path / "run", "--task", "arc_easy"),
+        "task arc_easy: its questions cannot be had (Couldn't reach the hub",
+    )
