@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip
 # A worker a core, four at most (each holds a gigabyte); files stay whole, the longest first (tests/conftest.py).
 PYTEST := $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: tutorial test test-all check portability lint lab book book-all wheel mutation clean
+.PHONY: tutorial test test-all test-grader test-models check portability lint lab book book-all wheel mutation clean
 .DEFAULT_GOAL := tutorial
 
 tutorial: .venv/base.stamp
@@ -16,11 +16,18 @@ tutorial: .venv/base.stamp
 test: .venv/test.stamp
 	$(PYTEST) --durations 25
 
-# What make test leaves out because it takes long: the book, browsers, kills, a whole class graded, every loss on a language model
-# of known truth; then the core once more as other processors would compute it.
+# What make test leaves out because it takes long: the book, browsers, kills, a class graded, studies on tiny models, random samples
+# of long series (the seed is printed); then the core once more as other processors would compute it.
 test-all: .venv/all.stamp
 	$(PYTEST) -m slow --durations 10 tests
 	$(BIN)/python tests/portability.py
+
+# The series that make test-all samples, whole: every attack on the grader and a class of forty; every loss on a language model of
+# known truth and every architecture.
+test-grader: .venv/all.stamp
+	$(PYTEST) -m "slow or not slow" --whole tests/course
+test-models: .venv/all.stamp
+	$(PYTEST) -m "slow or not slow" --whole tests/experiments/test_known_truth.py tests/llm/test_architectures.py
 
 # The derivation and the toy alone.
 check: .venv/test.stamp

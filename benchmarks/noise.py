@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 import typer
+from against_trl import BATCH, LENGTHS, made_up_pairs
 
-from dil_tutorial.bench.llm import BATCH, LENGTHS, made_up_pairs
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.fast.logprobs import pair_logps
 from dil_tutorial.llm.fast.probes import enable_packing

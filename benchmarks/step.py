@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 import typer
+from against_trl import BATCH, LENGTHS, made_up_pairs
 from torch.profiler import ProfilerActivity, profile
 from transformers import PrinterCallback, TrainerCallback
 
-from dil_tutorial.bench.llm import BATCH, LENGTHS, made_up_pairs
 from dil_tutorial.llm.models import load_model, load_tokenizer
 from dil_tutorial.llm.trainer import DILConfig, DILTrainer
 from dil_tutorial.support.files import provenance, write_json

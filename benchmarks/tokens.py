@@ -12,8 +12,8 @@ from typing import Any
 from unittest.mock import patch
 
 import typer
+from against_trl import LENGTHS, made_up_pairs
 
-from dil_tutorial.bench.llm import LENGTHS, made_up_pairs
 from dil_tutorial.llm.models import load_tokenizer
 from dil_tutorial.llm.tokens import tokenize_pairs
 from dil_tutorial.support.files import provenance, write_json

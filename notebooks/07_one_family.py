@@ -22,7 +22,7 @@ import torch
 from IPython.display import Markdown, display
 
 from dil_tutorial import claims
-from dil_tutorial.experiments.family import in_words, places, plane, together
+from dil_tutorial.lessons.family_map import in_words, places, plane, together
 from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.losses import dpo_loss, ipo_loss
 from dil_tutorial.support.words import table

@@ -33,7 +33,7 @@ quiet.libraries()
 from IPython.display import display
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from dil_tutorial.bench.llm import figure as step_figure
+from dil_tutorial.lessons.measured import against_trl as step_figure
 from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.lessons.tables import numbers
 from dil_tutorial.llm.data import read_pairs, tiny_preferences
@@ -117,7 +117,7 @@ batch_layouts()
 # `layout="shared"`, the default, reads a common prompt once and packs everything into one row without padding. An attention mask keeps the two responses from seeing each other. Every number comes out as it does from plain rows, to
 # $10^{-10}$ in float64 (`tests/llm/test_attention.py`). The last layer, which makes a logit for every word of the vocabulary, runs on the positions of responses alone and in chunks, so that the full table of logits never exists.
 #
-# Measured against TRL's `DPOTrainer` (from `benchmarks/llm.json`, written by `dil dev bench`):
+# Measured against TRL's `DPOTrainer` (from `benchmarks/llm.json`, written by `python benchmarks/against_trl.py`):
 
 # %% mystnb={"image": {"alt": "Tokens a second and peak memory of our step and TRL's."}}
 measured = json.loads(BENCHMARKS.joinpath("llm.json").read_text())

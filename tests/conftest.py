@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import random
 import shutil
 from pathlib import Path
 
@@ -29,19 +30,52 @@ if "OMP_NUM_THREADS" in os.environ:
 # end.
 LONGEST = [
     "test_book",
+    "test_course",
+    "test_studies",
     "test_known_truth",
     "test_gpu",
-    "test_experiment",
-    "test_course",
     "test_train_cli",
     "10_known_truth",
     "test_llm",
 ]
+SEED = "TEST_SAMPLE_SEED"  # the environment's: which cases of sampled tests run
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    about = "run every case of the tests that make test-all draws a random sample of"
+    parser.addoption("--whole", action="store_true", help=about)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # before workers start, so that all draw the same
+    os.environ.setdefault(SEED, str(random.SystemRandom().randrange(10_000)))
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"sampled tests: {SEED}={os.environ[SEED]} draws these again, --whole runs all"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     place = {stem: rank for rank, stem in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+    groups: dict[tuple[Path, str], list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sampled") and not config.getoption("--whole"):
+            groups.setdefault((item.path, getattr(item, "originalname", "")), []).append(item)
+    left_out = set()
+    for (_, name), cases in groups.items():
+        slow = [case for case in cases if case.get_closest_marker("slow")]
+        (keep,) = cases[0].get_closest_marker("sampled").args  # type: ignore[union-attr]
+        rng = random.Random(f"{os.environ[SEED]} {name}")
+        left_out |= set(slow) - set(rng.sample(slow, min(keep, len(slow))))
+    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
+    items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture(scope="session")
+def whole(request: pytest.FixtureRequest) -> bool:
+    """Whether every case is asked for."""
+    return bool(request.config.getoption("--whole"))
 
 
 def pytest_collection_finish() -> None:

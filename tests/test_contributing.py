@@ -101,7 +101,7 @@ def test_focal_dpo_without_focus_is_dpo():
 KNOWN = """
 import torch
 from dil_tutorial.book import pages
-from dil_tutorial.experiments.family import plane
+from dil_tutorial.lessons.family_map import plane
 from dil_tutorial.losses import CATALOG, colors, make_loss
 from toy import family
 

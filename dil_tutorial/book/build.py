@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from dil_tutorial import claims
-from dil_tutorial.bench import gpu
 from dil_tutorial.book import around, logo, pages, playground, printed, slides
 from dil_tutorial.book.crossref import link
 from dil_tutorial.errors import InputError
@@ -100,7 +99,7 @@ def generate(root: Path) -> None:
     write_text(generated / "architecture.md", pages.architecture_page(root))
     write_text(generated / "pair.md", pages.pair_page())
     write_text(generated / "plain.md", pages.plain_page())
-    write_text(generated / "gpu.md", gpu.page_of(read_json(gpu.COMMITTED)))
+    write_text(generated / "gpu.md", pages.gpu_page())
     experiment_pages(generated)
     write_text(root / "book" / "assets" / "logo.svg", logo.svg())
     playground.write(root / "book" / "assets" / "playground")

@@ -242,33 +242,3 @@ FIGURES = {
     "lengths": lengths,
     "frontier": frontier,
 }
-
-
-def step_parts(rows: list[dict[str, Any]]) -> Figure:
-    """A training step's seconds by part, one bar per precision, with the limit below each."""
-    drawn, (axes,) = plotting.new_figure(width=8, height=1.6 + 0.9 * len(rows))
-    names = [*rows[0]["parts"]]
-    for i, row in enumerate(rows):
-        left, best = 0.0, 0.0
-        for number, name in enumerate(names):
-            part = row["parts"].get(name, {"seconds": 0.0, "at best": 0.0})
-            color = plotting.COLORS[number % len(plotting.COLORS)]
-            axes.barh(
-                i + 0.2,
-                part["seconds"],
-                0.36,
-                left=left,
-                color=color,
-                label=name if i == 0 else None,
-            )
-            axes.barh(i - 0.2, part["at best"], 0.36, left=best, color=color)
-            left, best = left + part["seconds"], best + part["at best"]
-        axes.text(left, i + 0.2, f" {row['seconds']:.2f} s", va="center")
-        axes.text(
-            best, i - 0.2, f" at best {row['at best']:.2f} s, {row['share']:.0%}", va="center"
-        )
-    axes.set_yticks(range(len(rows)), [row["precision"] for row in rows])
-    axes.set_xlabel(f"seconds of a step of {rows[0]['tokens']} tokens")
-    axes.set_xlim(0, 1.25 * max(row["seconds"] for row in rows))
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.35), ncols=4, frameon=False)
-    return drawn

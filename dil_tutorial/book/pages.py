@@ -16,7 +16,8 @@ from dil_tutorial.book import architecture, crossref, figures, pair
 from dil_tutorial.book.crossref import label, link
 from dil_tutorial.claims import Result
 from dil_tutorial.claims.questions import QUESTIONS
-from dil_tutorial.experiments.family import plane
+from dil_tutorial.lessons import measured
+from dil_tutorial.lessons.family_map import plane
 from dil_tutorial.lessons.puzzles import PUZZLES, puzzle
 from dil_tutorial.losses import LOSSES
 from dil_tutorial.support import plotting, templates
@@ -197,20 +198,24 @@ def described_command(name: str, command: Any) -> dict[str, Any]:
 
 
 def measured_page(folder: Path) -> str:
-    """The training step against TRL's, and what low precision does to f, from the files that `dil
-    bench` wrote.
+    """The training step against TRL's, and what low precision does to f, from the files that the
+    scripts in benchmarks/ wrote.
     """
-    from dil_tutorial.bench import llm as against_trl
-
     names = ("llm", "step", "tokens", "noise", "plan", "sampling")
     llm, step, tokens, noise, plan, sampling = (
         read_json(BENCHMARKS / f"{name}.json") for name in names
     )
-    plotting.save(against_trl.figure(llm["cells"]), folder / "bench_llm")
-    plotting.save(figures.step_parts(step["step"]), folder / "bench_step")
+    plotting.save(measured.against_trl(llm["cells"]), folder / "bench_llm")
+    plotting.save(measured.step_parts(step["step"]), folder / "bench_step")
     return page(
         "measured", llm=llm, step=step, tokens=tokens, noise=noise, plan=plan, sampling=sampling
     )
+
+
+def gpu_page() -> str:
+    """What `dil gpu` wrote on a GPU that was lent, as Markdown."""
+    template = templates.load(BENCHMARKS / "gpu.md.j2")
+    return template.render(**read_json(BENCHMARKS / "gpu.json")).strip() + "\n"
 
 
 def trl_losses() -> dict[str, str]:

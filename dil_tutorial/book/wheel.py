@@ -27,8 +27,10 @@ def ship(into: Path) -> None:
         ("notebooks", "[0-9]*.ipynb"),
         ("recipes", "*.yaml"),
         ("benchmarks", "*.json"),
+        ("benchmarks", "gpu.*"),  # and what it imports, for `dil gpu`
+        ("benchmarks", "against_trl.py"),
     ):
-        (into / name).mkdir(parents=True)
+        (into / name).mkdir(parents=True, exist_ok=True)
         for path in sorted((paths.CLONE / name).glob(pattern)):
             shutil.copy(path, into / name)
     with tempfile.TemporaryDirectory() as folder:

@@ -1,20 +1,19 @@
 """``dil dev``: what builds and measures this project.  Most of it needs a clone."""
 
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from dil_tutorial.cli.console import JsonPath, console, progress, say, table, wrote
+from dil_tutorial.cli.console import console, progress, say, table, wrote
 from dil_tutorial.errors import InputError
 from dil_tutorial.support import paths
 from dil_tutorial.support.extras import need
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="What builds and measures this project: notebooks, book, wheel, our step against TRL's.",
+    help="What builds and measures this project: notebooks, book, README, wheel.",
 )
 
 
@@ -105,54 +104,3 @@ def wheel(
     from dil_tutorial.book import wheel as wheels
 
     wrote(wheels.wheel(folder))
-
-
-@app.command()
-def bench(
-    json: JsonPath = Path("outputs/bench/llm.json"),
-    model: Annotated[
-        str, typer.Option(help="A model, a folder, a hub id, or random-8b (on a GPU).")
-    ] = "smollm2-135m-instruct",
-    rounds: Annotated[int, typer.Option(min=1, help="Measurements of each cell, interleaved.")] = 3,
-    only: Annotated[
-        str | None, typer.Option(help='Only cells whose name begins so, such as "mixed, bf16".')
-    ] = None,
-) -> None:
-    """Our training step against TRL's DPOTrainer: tokens a second and peak memory.  45 minutes on
-    two cores.
-    """
-    need("llm", "dil dev bench")
-    need("bench", "dil dev bench")
-    from dil_tutorial.bench import llm as against_trl
-
-    against_trl.check(model)
-    with tempfile.TemporaryDirectory() as folder:
-        runs = against_trl.plan(model, Path(folder), only or "")
-        with progress(rounds * len(runs), "measuring") as done:
-            rows = against_trl.interleaved(runs, rounds, done)
-    cells, fastest = against_trl.summary(rows), against_trl.fastest(rows)
-    columns = (
-        "workload, precision",
-        "tokens/s>",
-        "TRL's>",
-        "times faster (rounds)>",
-        "GiB>",
-        "TRL's>",
-        "ratio>",
-    )
-    results_table = table(f"Ours against TRL, {model}, medians of {rounds}", *columns)
-    for cell in cells:
-        results_table.add_row(*against_trl.as_text(cell))
-    console.print(results_table)
-    for cell in cells:
-        for side, reason in cell.get("failed", {}).items():
-            say(f"{cell['cell']}, {side}: {reason}")
-        if "utilization" in cell:
-            shares = ", ".join(f"{side} {share:.0%}" for side, share in cell["utilization"].items())
-            say(f"{cell['cell']}: model FLOP utilization {shares}")
-    for best in fastest:
-        say(
-            f"{best['workload']}: {best['times_faster']:.2f} times TRL's fastest ({best['ours']} "
-            f"against {best['trl']})"
-        )
-    wrote(*against_trl.save(rows, json))

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,19 +12,11 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from dil_tutorial.cli.console import (
-    JsonOption,
-    console,
-    progress,
-    progress_of_bytes,
-    resumable,
-    say,
-    table,
-    wrote,
-)
+from dil_tutorial.cli.console import JsonOption, console, progress_of_bytes, say, table, wrote
 from dil_tutorial.cli.models import prepare_for_models
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm import recipe as recipes
+from dil_tutorial.support import paths
 
 
 def fetch_model(
@@ -532,38 +526,8 @@ def gpu(
     """What a GPU makes of our training step on the shape of an 8B model, with TRL next to it if it
     is installed.  9 minutes.
     """
-    from dil_tutorial.bench import gpu as bench
-
-    bench.check(dry_run)
-    with resumable(out), progress(len(bench.pieces(out, dry_run)), "measuring") as done:
-        rows = bench.all_pieces(out, dry_run, done, minutes)
-    results_table = table(
-        "Tokens a second",
-        "model and lengths",
-        "who",
-        "tokens/s>",
-        "plain>",
-        "counted>",
-        "GiB>",
-        "times faster>",
-    )
-    for cell in bench.summary(rows, dry_run):
-        for side, row in cell["sides"].items():
-            shares = (f"{row[name]:.0%}" if name in row else "-" for name in ("plain", "counted"))
-            faster = f"{cell['times_faster']:.2f}" if side == cell.get("fastest") else ""
-            results_table.add_row(
-                cell["name"],
-                side,
-                f"{row['tokens_per_s']:,.0f}",
-                *shares,
-                f"{row['peak_gib']:.1f}",
-                faster,
-            )
-    console.print(results_table)
-    for row in rows:
-        if "failed" in row:
-            say(f"{row['piece']}: {row['failed']}")
-    wrote(*bench.save(rows, out / "gpu.json", dry_run))
-    if not next(row for row in rows if row["piece"] == "checks").get("passed"):
-        say("the checks did not pass: see the page")
-        raise typer.Exit(1)
+    command = [sys.executable, str(paths.BENCHMARKS / "gpu.py"), "--out", str(out)]
+    command += ["--minutes", str(minutes), *["--dry-run"] * dry_run]
+    # also from a source folder that is not installed
+    sources = os.pathsep.join([str(paths.CLONE), os.environ.get("PYTHONPATH", "")])
+    raise typer.Exit(subprocess.call(command, env={**os.environ, "PYTHONPATH": sources}))

@@ -5,36 +5,26 @@ With an adapter on the top layers alone, every layer below them is the reference
 draws its batches once and meets them again in every epoch, when it scores the reference, and in
 every run that differs only in the loss; so does an evaluation on fixed responses.  The hidden
 states are kept as they came out: every number stays bit for bit the same.
-
-Where long responses meet in ever new pairs, ``read_all`` goes one further: it computes every
-response once, and any packed batch of known responses is put together from them.  What comes out is
-then the same whoever a response is paired with.
 """
 
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
-
-from dil_tutorial.llm.fast.attention import lengths_of
 
 # a batch's fingerprint -> hidden states (N, T, H) above the frozen layers
 Memory = dict[bytes, Tensor]
-Pieces = dict[str, Tensor]  # of a prompt, or of a response after its prompt -> hidden states (T, H)
 
 
-def remember_frozen_layers(model: Any, memory: Memory, pieces: Pieces | None = None) -> int:
+def remember_frozen_layers(model: Any, memory: Memory) -> int:
     """Let ``model`` take from ``memory``, or put there, what its lowest layers make of a batch;
     returns how many are frozen.
 
-    ``memory`` may go from model to model as long as the frozen weights are the same, and so may
-    ``pieces``, which ``read_all`` makes.  Generation, which feeds a token at a time, is left alone.
-    The model must keep its layers in ``model.model.layers``, as transformers' decoders do.
+    ``memory`` may go from model to model as long as the frozen weights are the same.  Generation,
+    which feeds a token at a time, is left alone.  The model must keep its layers in
+    ``model.model.layers``, as transformers' decoders do.
 
     >>> from dil_tutorial.llm.tiny import tiny_model
     >>> model = tiny_model()
@@ -56,24 +46,14 @@ def remember_frozen_layers(model: Any, memory: Memory, pieces: Pieces | None = N
     )
     if frozen == 0 or any(p.requires_grad for p in core.get_input_embeddings().parameters()):
         return 0
-    current: dict[str, Any] = {"batch": None, "pieces": None}
+    current: dict[str, bytes | None] = {"batch": None}
 
     def note_batch(module: Any, args: Any, inputs: dict[str, Any]) -> None:
         alone = inputs.get("use_cache") or inputs.get("input_ids") is None
         current["batch"] = None if alone else fingerprint(inputs, core.config._attn_implementation)
-        names = [] if alone or not pieces else [name for name, _, _ in pieces_of(inputs)]
-        current["pieces"] = (
-            names if pieces and names and all(name in pieces for name in names) else None
-        )
 
     def run(hidden: Tensor, *args: Any, own: Any, last: bool, **settings: Any) -> Tensor:
         batch = current["batch"]
-        if pieces and current["pieces"] is not None:
-            return (
-                torch.cat([pieces[name] for name in current["pieces"]])[None].to(hidden)
-                if last
-                else hidden
-            )
         if batch is not None and batch in memory:
             return memory[batch] if last else hidden
         out: Tensor = own(hidden, *args, **settings)
@@ -101,69 +81,3 @@ def fingerprint(inputs: dict[str, Any], attention: str) -> bytes:
                 f"{name} {tuple(value.shape)}".encode() + value.cpu().contiguous().numpy().tobytes()
             )
     return digest.digest()
-
-
-def pieces_of(inputs: dict[str, Any]) -> list[tuple[str, int, int]]:
-    """Prompts and responses of a packed batch: a name that their tokens and the precision decide,
-    start, end; [] of any other.
-    """
-    documents = inputs.get("attention_mask")
-    if documents is None or documents.dtype != torch.int32:
-        return []
-    ids, start = inputs["input_ids"][0].tolist(), 0
-    kind = f"{torch.is_autocast_enabled('cuda')} {torch.is_autocast_enabled('cpu')}"
-    pieces = []
-    for prefix, *branches in lengths_of(documents):
-        own = f"{kind} {ids[start : start + prefix]}"
-        for name, length in (("", prefix), *(("after", branch) for branch in branches if branch)):
-            read = f"{own} {name} {ids[start : start + length]}" if name else own
-            pieces.append((hashlib.sha256(read.encode()).hexdigest(), start, start + length))
-            start += length
-    return pieces
-
-
-def read_all(
-    model: Any,
-    score: Callable[[Sequence[Any]], Any],
-    rows: Sequence[Any],
-    folder: Path,
-    size: int = 16,
-) -> Pieces:
-    """What the frozen layers of ``model`` make of every response in ``rows``, which ``score`` reads
-    ``size`` rows at a time.
-
-    Each such part is a file in ``folder``, so that a reading continues where it stopped.
-    """
-    core = getattr(model, "get_base_model", lambda: model)().model
-    frozen = next(
-        i for i, layer in enumerate(core.layers) if any(p.requires_grad for p in layer.parameters())
-    )
-    part: Pieces = {}
-    batch: dict[str, Any] = {}
-
-    def note_batch(module: Any, args: Any, inputs: dict[str, Any]) -> None:
-        batch["pieces"] = pieces_of(inputs)
-
-    def keep(module: Any, args: Any) -> None:
-        for name, start, end in batch["pieces"]:
-            part.setdefault(name, args[0][0, start:end].clone())
-
-    hooks = [
-        core.register_forward_pre_hook(note_batch, with_kwargs=True),
-        core.layers[frozen].register_forward_pre_hook(keep),
-    ]
-    folder.mkdir(parents=True, exist_ok=True)
-    pieces: Pieces = {}
-    try:
-        for start in range(0, len(rows), size):
-            path = folder / f"{start:05d}.safetensors"
-            if not path.is_file():
-                part.clear()
-                score(rows[start : start + size])
-                save_file(part, path.with_suffix(".writing"))
-                path.with_suffix(".writing").replace(path)
-            pieces |= load_file(path)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return pieces

@@ -236,12 +236,10 @@ class Runner:
         self.ref_logps: Tensor | None = None
 
     def policy(self, seed: int) -> Any:
-        policy = adapted(
-            load_model(self.settings.model).to(self.device),
-            self.settings.top_layers,
-            self.settings.rank,
-            seed,
-        )
+        """The model with a fresh adapter, reading frozen layers from the shared memory."""
+        settings = self.settings
+        base = load_model(settings.model).to(self.device)
+        policy = adapted(base, settings.top_layers, settings.rank, seed)
         remember_frozen_layers(policy, self.memory)
         return policy
 
@@ -271,7 +269,7 @@ class Runner:
         """f of the held-out pairs' responses, and of the policy's own."""
         ours = self.logps(policy, self.held)
         if self.ref_logps is None:
-            self.ref_logps = self.logps(self.reference(policy), self.held)
+            self.ref_logps = self.logps(self.reference(), self.held)
         f = (ours - self.ref_logps).tolist()
         return {
             "f": [[rounded(x) for x in side] for side in f],
@@ -283,18 +281,10 @@ class Runner:
         layout, _ = usable_layout(core, "shared", int(rows.reach.max()))
         return pair_logps(model, rows, self.settings.batch_size, layout, quiet=True)
 
-    def reference(self, policy: Any) -> Any:
-        """The model as it was, on the policy's attention, reading frozen layers from the same
-        memory.
-        """
-        reference = adapted(
-            load_model(self.settings.model).to(self.device),
-            self.settings.top_layers,
-            self.settings.rank,
-            0,
-        )
+    def reference(self) -> Any:
+        """The model as it was, on the policy's attention."""
+        reference = self.policy(0)
         enable_packing(getattr(reference, "get_base_model", lambda: reference)())
-        remember_frozen_layers(reference, self.memory)
         return reference
 
     def own_log_ratios(self, policy: Any, seed: int) -> list[float]:
@@ -322,7 +312,7 @@ class Runner:
         )
         ours = torch.tensor([row["responses"][0]["logp"] for row in drawn])
         known = set(self.memory)
-        ref_logps = torch.stack(score_drawn(self.reference(policy), drawn, quiet=True))[:, 0]
+        ref_logps = torch.stack(score_drawn(self.reference(), drawn, quiet=True))[:, 0]
         for batch in set(self.memory) - known:
             del self.memory[batch]  # nobody will ask for these responses again
         return [rounded(x) for x in (ours - ref_logps).tolist()]
@@ -493,11 +483,7 @@ def chosen(results: Results) -> Figure:
         for row in results.rows:
             has_log_ratios = "chosen" in row.curves and has_reference(row.arm)
             if row.learning_rate == rate and row.seed == 0 and has_log_ratios:
-                values = row.curves["chosen"]
-                smooth = [
-                    sum(values[max(0, i - 7) : i + 1]) / len(values[max(0, i - 7) : i + 1])
-                    for i in range(len(values))
-                ]
+                smooth = plotting.running_mean(row.curves["chosen"], 8)
                 panel.plot(smooth, label=row.arm, **style(row.arm))
         panel.axhline(0, color="black", lw=0.8)
         panel.set_title(

@@ -80,7 +80,6 @@ SETTINGS = Settings(
     max_new_tokens=32,
     pairs=3,
     batch_size=32,
-    read_once=True,
     evaluated=8,
     seen_prompts=50,
     texts=True,

@@ -127,11 +127,7 @@ def curves(results: Results) -> Figure:
     for panel, side in zip(axes, ("chosen", "rejected"), strict=True):
         for row in chosen_runs(results):
             if row.seed == 0 and row.curves and not CATALOG[row.arm].reference_free:
-                values = row.curves[side]
-                smooth = [
-                    sum(values[max(0, i - 9) : i + 1]) / len(values[max(0, i - 9) : i + 1])
-                    for i in range(len(values))
-                ]
+                smooth = plotting.running_mean(row.curves[side], 10)
                 panel.plot(smooth, CATALOG[row.arm].line, color=colors()[row.arm], label=row.arm)
         panel.axhline(0, color="black", lw=0.8)
         panel.set_title(f"{side} responses of the batch", loc="left")

@@ -155,21 +155,12 @@ def reward_model(runner: Runner, rate: float) -> PolicyRow:
     ids: dict[str, Any] = {"arm": "reward model", "learning_rate": rate, "part": "reward"}
 
     def make() -> dict[str, Any]:
-        from peft import LoraConfig, get_peft_model
-
         settings, folder = runner.settings, reward_folder(runner, rate)
-        base = load_reward_model(settings.model)
-        count, linear = (
-            len(base.model.layers),
-            ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-        )
-        top = list(range(max(0, count - settings.top_layers), count))
-        torch.manual_seed(0)
-        adapter = LoraConfig(
-            r=settings.rank,
-            lora_alpha=2 * settings.rank,
-            target_modules=linear,
-            layers_to_transform=top,
+        network = adapted(
+            load_reward_model(settings.model),
+            settings.top_layers,
+            settings.rank,
+            0,
             task_type="SEQ_CLS",
             modules_to_save=["score"],
         )
@@ -189,7 +180,7 @@ def reward_model(runner: Runner, rate: float) -> PolicyRow:
             seed=0,
         )
         pairs, _ = runner.data.pairs("train", settings.pairs, 0)
-        trainer = quiet(RewardTrainer(get_peft_model(base, adapter), args, pairs, runner.tokenizer))
+        trainer = quiet(RewardTrainer(network, args, pairs, runner.tokenizer))
         run_to_its_end(trainer, runner.folder / "work" / "reward")
         model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()
         model.save_pretrained(folder)
@@ -495,21 +486,6 @@ def diversity(rows: Sequence[PolicyRow]) -> dict[str, float]:
     }
 
 
-def smooth(values: list[float], width: int = 7) -> Tensor:
-    """Running means, shorter at the start.
-
-    >>> smooth([1.0, 2.0, 3.0], width=2)
-    tensor([1.0000, 1.5000, 2.5000], dtype=torch.float64)
-    """
-    return torch.tensor(
-        [
-            sum(values[max(0, i - width + 1) : i + 1]) / len(values[max(0, i - width + 1) : i + 1])
-            for i in range(len(values))
-        ],
-        dtype=torch.float64,
-    )
-
-
 def figures(results: Results, stats: Stats) -> Figures:
     """Each figure and its alternative text, by name."""
     return {
@@ -534,12 +510,14 @@ def path(results: Results) -> Figure:
         color = plotting.COLORS[losses.index(row.arm) % len(plotting.COLORS)]
         name = None if row.seed else row.arm
         for key, style in (("gold", "-"), ("proxy", ":")):
-            values = smooth([step[key] for step in row.path or []])
+            path = [step[key] for step in row.path or []]
+            values = torch.tensor(plotting.running_mean(path, 7), dtype=torch.float64)
             label = f"{name}: {'true' if key == 'gold' else 'learned'}" if name else None
             left.plot(
                 values - values[: max(1, len(values) // 10)].mean(), style, color=color, label=label
             )
-        right.plot(smooth([step["kl"] for step in row.path or []]), color=color, label=name)
+        kls = plotting.running_mean([step["kl"] for step in row.path or []], 7)
+        right.plot(kls, color=color, label=name)
     left.axhline(0, color="black", lw=0.6)
     left.set(xlabel="step", ylabel="reward of the rollouts, nats, from the start")
     right.set(xlabel="step", ylabel="KL to the reference, nats")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PrinterCallback
 
 from dil_tutorial.errors import InputError, unknown_name
-from dil_tutorial.experiments.frozen_layers import Memory, Pieces, read_all, remember_frozen_layers
+from dil_tutorial.experiments.frozen_layers import Memory, remember_frozen_layers
 from dil_tutorial.experiments.rewards import get_reward
 from dil_tutorial.experiments.simulate import (
     PROMPTS,
@@ -67,7 +67,6 @@ class Settings:
     seeds: int = 3
     top_layers: int = 3
     rank: int = 8
-    read_once: bool = False  # frozen layers read each drawn response once, not each batch
     evaluated: int = 12  # responses of each held-out prompt
     seen_prompts: int = 12  # training prompts whose responses are measured too
     policy_samples: int = 1  # responses of each policy to each held-out prompt
@@ -235,28 +234,22 @@ def label(drawn: list[dict[str, Any]], settings: Settings, labels: str = "bradle
 # --- Training and scoring -------------------------------------------------------------------------
 
 
-def adapted(base: Any, top: int, rank: int, seed: int) -> Any:
-    """``base`` with a fresh LoRA adapter on its ``top`` highest layers; as it is where that is
-    0.
+def adapted(base: Any, top: int, rank: int, seed: int, **more: Any) -> Any:
+    """``base`` with a fresh LoRA adapter on its ``top`` highest layers; as it is where that is 0.
+    ``more`` are fields of ``LoraConfig``.
     """
     if not top:
         return base
     from peft import LoraConfig, get_peft_model
 
     layers = base.model.layers
-    linear = sorted(
-        {
-            name.split(".")[-1]
-            for name, part in layers.named_modules()
-            if isinstance(part, nn.Linear)
-        }
-    )
+    linear = (n.split(".")[-1] for n, part in layers.named_modules() if isinstance(part, nn.Linear))
     adapter = LoraConfig(
         r=rank,
         lora_alpha=2 * rank,
-        target_modules=linear,
-        task_type="CAUSAL_LM",
+        target_modules=sorted(set(linear)),
         layers_to_transform=list(range(max(0, len(layers) - top), len(layers))),
+        **{"task_type": "CAUSAL_LM", **more},
     )
     torch.manual_seed(seed)
     return get_peft_model(base, adapter)
@@ -337,13 +330,6 @@ class Runner:
             drawn += self.draw_once(chats, self.folder / "chats", chat=True)
         self.chats = frozenset(chats)
         self.data = label(drawn, settings)
-        self.pieces: Pieces = {}
-        if settings.read_once and settings.top_layers:
-            self.pieces = self.read_drawn(drawn, settings.bf16)
-            if settings.bf16:  # what is measured is read in float32, too
-                seen = self.data.rows("train")[: settings.seen_prompts]
-                measured = [*self.data.rows("validation"), *self.data.rows("held-out"), *seen]
-                self.pieces |= self.read_drawn([drawn[x] for x in measured], False)
 
     def draw_once(self, prompts: Sequence[str], folder: Path, chat: bool) -> list[dict[str, Any]]:
         sampling = {
@@ -355,22 +341,6 @@ class Runner:
         }
         return draw_once(self.base(), self.tokenizer, prompts, folder, sampling, self.quiet)
 
-    def read_drawn(self, drawn: Sequence[dict[str, Any]], bf16: bool) -> Pieces:
-        """What the frozen layers make of drawn responses, computed once for all runs
-        (``frozen_layers.read_all``).
-        """
-        policy = self.policy(self.base(), 0)
-        enable_packing(policy.get_base_model())
-
-        def score(rows: Sequence[dict[str, Any]]) -> None:
-            with torch.autocast(self.device, torch.bfloat16, enabled=bf16):
-                score_drawn(policy, rows, quiet=True)
-
-        folder = f"hidden-{self.settings.top_layers}{'' if bf16 else '-float32'}"
-        pieces = read_all(policy, score, drawn, self.folder / folder)
-        self.memory.clear()
-        return pieces
-
     def base(self) -> Any:
         return load_model(self.settings.model).to(self.device)
 
@@ -379,7 +349,7 @@ class Runner:
         trained.
         """
         policy = adapted(base, self.settings.top_layers, self.settings.rank, seed)
-        remember_frozen_layers(policy, self.memory, self.pieces)
+        remember_frozen_layers(policy, self.memory)
         return policy
 
     def train(

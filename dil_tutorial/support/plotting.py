@@ -90,6 +90,16 @@ def numbered_clips(svg: str) -> str:
     return re.sub(r"\bp[0-9a-f]{10}\b", lambda found: numbers[found[0]], svg)
 
 
+def running_mean(values: Sequence[float], width: int) -> list[float]:
+    """The mean of each value and of up to ``width`` - 1 before it.
+
+    >>> running_mean([1.0, 2.0, 3.0], 2)
+    [1.0, 1.5, 2.5]
+    """
+    parts = [values[max(0, i - width + 1) : i + 1] for i in range(len(values))]
+    return [sum(part) / len(part) for part in parts]
+
+
 def png(figure: Figure) -> bytes:
     """The figure as the bytes of a PNG file.
 

@@ -1,31 +1,22 @@
-"""`dil dev bench` on a tiny model: both sides run, in processes of their own, on the same pairs."""
+"""`benchmarks/against_trl.py` on a tiny model: both sides run, each in a process of its own, on the
+same pairs.
+"""
 
 import json
 
 import pytest
-from command import dil, refused
 
 pytest.importorskip("trl", reason="TRL is in the bench extra")
 
-from dil_tutorial.bench import llm as bench
+import against_trl as bench
+
+from dil_tutorial.errors import InputError
 from dil_tutorial.llm.tokens import tokenize_pairs
 
 
 @pytest.mark.slow
 def test_both_sides_are_measured(tiny_model, tmp_path):
-    run = dil(
-        "dev",
-        "bench",
-        "--model",
-        tiny_model,
-        "--only",
-        "mixed, fp32",
-        "--rounds",
-        1,
-        "--json",
-        tmp_path / "llm.json",
-    )
-    assert run.returncode == 0, run.stderr
+    bench.main(tmp_path / "llm.json", str(tiny_model), rounds=1, only="mixed, fp32")
     content = json.loads((tmp_path / "llm.json").read_text())
     assert {p.name for p in tmp_path.iterdir()} >= {"llm.json", "llm.png", "llm.svg"}
     ours, theirs = content["measurements"]
@@ -39,7 +30,8 @@ def test_both_sides_are_measured(tiny_model, tmp_path):
     }
     assert cell["tokens_per_s"] == speed
     assert cell["times_faster"] == pytest.approx(speed["ours"] / speed["trl"])
-    refused(dil("dev", "bench", "--model", tiny_model, "--only", "mxed"), "no such cell")
+    with pytest.raises(InputError, match="no such cell"):
+        bench.main(tmp_path / "llm.json", str(tiny_model), only="mxed")
 
 
 def test_workloads_have_the_lengths_they_name():

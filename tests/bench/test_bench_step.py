@@ -8,7 +8,8 @@ import pytest
 
 pytest.importorskip("trl", reason="TRL is in the bench extra")
 
-from benchmarks import step, tokens
+import step
+import tokens
 
 
 def test_the_parts_of_a_step_add_up_to_it(tiny_model, tmp_path):

@@ -13,8 +13,8 @@ from command import dil, refused
 
 pytest.importorskip("peft", reason="language models need the llm extra")
 
-from benchmarks import sampling
-from dil_tutorial.bench import gpu
+import gpu
+import sampling
 
 ROOT = Path(__file__).parents[2]
 
@@ -146,7 +146,7 @@ def test_utilisation_counts_the_work_that_is_needed():
     """On a GPU whose peak is known: sharing a prompt may raise the plain figure, never the counted
     one, beyond its due.
     """
-    from dil_tutorial.bench.llm import Run
+    from against_trl import Run
 
     run = Run("ours", "random-8b", "3:1", "bf16", False, False, "", True)
     row = {

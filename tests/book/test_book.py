@@ -30,19 +30,6 @@ from toy.compare import COMPARED
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="session")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A build from a copy of the sources, so that a test leaves the checkout as it was."""
-    copy = tmp_path_factory.mktemp("book")
-    for folder in ("book", "notebooks"):
-        shutil.copytree(
-            ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("_build", "generated")
-        )
-    status, index = book.build(copy)
-    assert status == 0
-    return index.parent
-
-
 @pytest.mark.slow
 def test_every_claim_is_on_the_page_with_its_explanation(site):
     page = (site / "generated" / "ledger.html").read_text()

@@ -5,7 +5,6 @@ copy of the sources.
 import re
 import shutil
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -22,19 +21,6 @@ from dil_tutorial.claims import CLAIMS
 ROOT = Path(__file__).parents[2]
 BROWSER = shutil.which("chromium")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not BROWSER, reason="needs chromium")]
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """Built by a process of its own: playwright, which prints, allows one user a process."""
-    copy = tmp_path_factory.mktemp("book")
-    for folder in ("book", "notebooks"):
-        shutil.copytree(
-            ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("_build", "generated")
-        )
-    code = "import pathlib, sys; from dil_tutorial.book.build import build; sys.exit(build(pathlib.Path(sys.argv[1]), True)[0])"  # noqa: E501
-    assert subprocess.run([sys.executable, "-c", code, copy], cwd=ROOT).returncode == 0
-    return copy / "book" / "_build" / "html"
 
 
 def test_the_front_page_leads_to_every_edition(site):

@@ -191,6 +191,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.slow  # notebook 10 trains two such models, of half the size, in make test
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_tabular_language_model_ends_where_the_theory_says(runner, loss):
@@ -372,68 +373,6 @@ def test_remembered_states_belong_to_their_batch(tiny_model):
     with torch.autocast("cpu", torch.bfloat16):
         model(one, use_cache=False)
     assert len(memory) == 3  # another precision is another batch
-
-
-def test_responses_read_once_serve_every_batch(tiny_model, tmp_path):
-    """However pairs are packed, scores are those of a model that reads each batch; a reading cut
-    short continues.
-    """
-    from dil_tutorial.experiments.frozen_layers import read_all, remember_frozen_layers
-    from dil_tutorial.experiments.runner import adapted
-    from dil_tutorial.llm.fast.attention import ATTENTION, register
-    from dil_tutorial.llm.fast.logprobs import pair_logps
-    from dil_tutorial.llm.rows import Response, TokenizedPair
-
-    rng = torch.Generator().manual_seed(0)
-    drawn = [
-        {
-            "prompt_ids": [9, 8, x],
-            "responses": [
-                {"ids": torch.randint(2, 400, (1 + x,), generator=rng).tolist()} for _ in range(4)
-            ],
-        }
-        for x in range(5)
-    ]
-    drawn[2]["responses"][0]["ids"] = [9, 8, 2]  # a response that is its prompt again
-    pairs = [
-        TokenizedPair(*(Response(row["prompt_ids"], row["responses"][k]["ids"]) for k in (a, b)))
-        for row in drawn
-        for a, b in ((0, 3), (2, 1), (1, 0))
-    ]
-    register()
-
-    def policy():
-        made = adapted(load_model(str(tiny_model)), 1, 2, seed=0)
-        with torch.no_grad():
-            for name, weight in made.named_parameters():
-                if "lora_B" in name:
-                    weight += 0.1
-        made.get_base_model().set_attn_implementation(ATTENTION)
-        return made
-
-    plain = pair_logps(policy(), pairs, 4, "shared", quiet=True)
-    reader = policy()
-    pieces = read_all(
-        reader, lambda rows: sampling.score_drawn(reader, rows, quiet=True), drawn, tmp_path, size=2
-    )
-    assert len(pieces) >= 5 + 20  # prompts and responses, and what the check of the layout made up
-    calls, model = [], policy()
-    model.get_base_model().model.layers[0].mlp.register_forward_hook(lambda *a: calls.append(1))
-    assert remember_frozen_layers(model, {}, pieces) == 1
-    assert torch.allclose(pair_logps(model, pairs, 4, "shared", quiet=True), plain, atol=1e-4)
-    assert not calls  # nothing was read again
-    (tmp_path / "00004.safetensors").unlink()
-    score = []
-    again = read_all(
-        reader,
-        lambda rows: score.append(rows) or sampling.score_drawn(reader, rows, quiet=True),
-        drawn,
-        tmp_path,
-        size=2,
-    )
-    assert score == [drawn[4:]]
-    assert pieces.keys() == again.keys()
-    assert all(torch.equal(pieces[name], again[name]) for name in pieces)
 
 
 # --- The optimum of each loss -------------------------------------------------------------------

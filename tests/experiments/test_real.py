@@ -159,12 +159,7 @@ def test_the_control_variate_keeps_the_mean_and_takes_variance_away(count):
 
 def small_runner(tiny_model, folder, **changes):
     settings = replace(
-        real_text.SETTINGS,
-        model=str(tiny_model),
-        top_layers=1,
-        max_new_tokens=6,
-        read_once=False,
-        **changes,
+        real_text.SETTINGS, model=str(tiny_model), top_layers=1, max_new_tokens=6, **changes
     )
     return Runner(Work(settings, folder), prompts=read_prompts(PROMPTS)[:30])
 

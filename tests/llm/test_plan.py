@@ -8,10 +8,10 @@ from command import dil, refused
 
 pytest.importorskip("accelerate", reason="language models need the llm extra")
 
+import planned as measured
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Qwen2Config
 
-from benchmarks import plan as measured
 from dil_tutorial.llm import plan
 from dil_tutorial.llm.count import Step, count, counted, saved_for_backward
 from dil_tutorial.llm.fast.attention import ATTENTION, register
@@ -198,7 +198,7 @@ def test_committed_measurements_agree_with_the_plan_of_today():
 
 @pytest.mark.slow
 def test_what_training_really_computes_is_what_was_planned(tiny_model, tmp_path):
-    """Each case of `python benchmarks/plan.py` on a tiny model: the trainer's own steps, in
+    """Each case of `python benchmarks/planned.py` on a tiny model: the trainer's own steps, in
     processes of their own.
     """
     measured.main(tmp_path / "plan.json", str(tiny_model))

@@ -2,11 +2,11 @@
 
 import json
 
+import exact_worlds as bench
 import pytest
 import torch
 from command import dil
 
-from benchmarks import toy as bench
 from dil_tutorial.book import figures as theory_figures
 from dil_tutorial.losses import make_loss
 from dil_tutorial.support import plotting

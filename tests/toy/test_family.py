@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dil_tutorial.claims import CLAIMS
-from dil_tutorial.experiments.family import places, plane, together
+from dil_tutorial.lessons.family_map import places, plane, together
 from dil_tutorial.losses import CATALOG, LOSSES, make_loss
 from toy import family
 

@@ -26,17 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import typer
+from against_trl import BATCH, PEAK_FLOPS, RANDOM, TINY, Run, made_up_pairs, measure, random_model
 
-from dil_tutorial.bench.llm import (
-    BATCH,
-    PEAK_FLOPS,
-    RANDOM,
-    TINY,
-    Run,
-    made_up_pairs,
-    measure,
-    random_model,
-)
+from dil_tutorial.cli.console import console, progress, refuse, resumable, say, table, wrote
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm import plan
 from dil_tutorial.llm.count import Step, counted
@@ -261,7 +254,7 @@ def in_a_process(group: list[Piece], folder: Path, dry: bool, seconds: float) ->
     nothing.
     """
     specs = [{**asdict(piece), "path": str(path_of(piece, folder))} for piece in group]
-    command = [sys.executable, "-m", "dil_tutorial.bench.gpu", json.dumps(specs), str(int(dry))]
+    command = [sys.executable, __file__, "--specs", json.dumps(specs), *["--dry-run"] * dry]
     root = str(Path(__file__).parents[2])  # the source folder, where the package is not installed
     environment = {
         **os.environ,
@@ -377,6 +370,7 @@ def save(rows: list[dict[str, Any]], path: Path, dry: bool) -> list[Path]:
         "cells": cells,
         "pieces": rows,
         "mixes": MIXES,
+        "unfinished": [row["piece"] for row in rows if row.get("failed") == NO_TIME],
     }
     content["median times faster"] = statistics.median(ratios) if ratios else None
     write_json(path, content)
@@ -386,8 +380,7 @@ def save(rows: list[dict[str, Any]], path: Path, dry: bool) -> list[Path]:
 
 def page_of(content: dict[str, Any]) -> str:
     """What a ``gpu.json`` says, as Markdown."""
-    unfinished = [row["piece"] for row in content["pieces"] if row.get("failed") == NO_TIME]
-    return templates.load(TEMPLATE).render(**content, unfinished=unfinished).strip() + "\n"
+    return templates.load(TEMPLATE).render(**content).strip() + "\n"
 
 
 def check(dry: bool) -> None:
@@ -399,5 +392,52 @@ def check(dry: bool) -> None:
         )
 
 
+def main(
+    out: Path = Path("outputs/gpu"), dry_run: bool = False, minutes: float = 9.0, specs: str = ""
+) -> None:
+    """Measure all pieces and write the JSON and the page; ``specs`` are of pieces to run in this
+    process.
+    """
+    if specs:
+        run_pieces(json.loads(specs), dry_run)
+        return
+    check(dry_run)
+    with resumable(out), progress(len(pieces(out, dry_run)), "measuring") as done:
+        rows = all_pieces(out, dry_run, done, minutes)
+    results_table = table(
+        "Tokens a second",
+        "model and lengths",
+        "who",
+        "tokens/s>",
+        "plain>",
+        "counted>",
+        "GiB>",
+        "times faster>",
+    )
+    for cell in summary(rows, dry_run):
+        for side, row in cell["sides"].items():
+            shares = (f"{row[name]:.0%}" if name in row else "-" for name in ("plain", "counted"))
+            faster = f"{cell['times_faster']:.2f}" if side == cell.get("fastest") else ""
+            results_table.add_row(
+                cell["name"],
+                side,
+                f"{row['tokens_per_s']:,.0f}",
+                *shares,
+                f"{row['peak_gib']:.1f}",
+                faster,
+            )
+    console.print(results_table)
+    for row in rows:
+        if "failed" in row:
+            say(f"{row['piece']}: {row['failed']}")
+    wrote(*save(rows, out / "gpu.json", dry_run))
+    if not next(row for row in rows if row["piece"] == "checks").get("passed"):
+        say("the checks did not pass: see the page")
+        raise typer.Exit(1)
+
+
 if __name__ == "__main__":
-    run_pieces(json.loads(sys.argv[1]), bool(int(sys.argv[2])))
+    try:
+        typer.run(main)
+    except InputError as error:
+        refuse(str(error))

@@ -1,4 +1,4 @@
-"""``dil dev bench``: seconds, tokens and memory of a training step, ours against TRL's DPOTrainer.
+"""Seconds, tokens and memory of a training step, ours against TRL's DPOTrainer.
 
 Both train the same model with the same loss (DPO) on the same pairs in the same precision, each run
 in a process of its own, so that its peak memory is its own.  Rounds are interleaved, because a
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
+import typer
 
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.data import Pair, read_pairs, tiny_preferences
@@ -42,6 +42,7 @@ from dil_tutorial.llm.models import (
 )
 from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
 from dil_tutorial.support import plotting
+from dil_tutorial.support.extras import need
 from dil_tutorial.support.files import provenance, write_json
 from dil_tutorial.support.machine import peak_gib
 
@@ -309,7 +310,7 @@ def interleaved(runs: list[Run], rounds: int, done: Callable[[str], None]) -> li
     rows = []
     for number in range(rounds):
         for run in runs if number % 2 == 0 else runs[::-1]:
-            command = [sys.executable, "-m", "dil_tutorial.bench.llm", json.dumps(asdict(run))]
+            command = [sys.executable, __file__, "--run", json.dumps(asdict(run))]
             output = subprocess.run(
                 command, capture_output=True, text=True, env={**os.environ, "TQDM_DISABLE": "1"}
             )
@@ -414,6 +415,8 @@ def save(rows: list[dict[str, Any]], path: Path) -> list[Path]:
     """Measurements and what follows from them as JSON, and the figure next to it; returns the
     paths.
     """
+    from dil_tutorial.lessons.measured import against_trl as figure
+
     head, cells = provenance(), summary(rows)
     head["versions"]["trl"] = metadata.version("trl")
     write_json(path, {**head, "cells": cells, "fastest": fastest(rows), "measurements": rows})
@@ -438,38 +441,6 @@ def _speeds(measured: list[dict[str, Any]]) -> list[float]:
     return [row["tokens"] / row["seconds"] for row in measured]
 
 
-def figure(cells: list[dict[str, Any]]) -> Figure:
-    """Tokens/s and peak memory of both sides in every cell."""
-    cells = cells[::-1]
-    drawn, axes = plotting.new_figure(columns=2, width=10, height=1.2 + 0.5 * len(cells))
-    for ax, key, title in zip(
-        axes, ("tokens_per_s", "peak_gib"), ("tokens a second", "peak memory, GiB"), strict=True
-    ):
-        for shift, side, color in (
-            (0.2, "ours", plotting.COLORS[0]),
-            (-0.2, "trl", plotting.COLORS[1]),
-        ):
-            places = [place + shift for place in range(len(cells))]
-            # a side that did not run has no bar
-            values = [cell[key].get(side, 0) for cell in cells]
-            bars = ax.barh(places, values, 0.38, color=color, label={"trl": "TRL"}.get(side, side))
-            number = "{:,.0f}" if key == "tokens_per_s" else "{:.1f}"
-            ax.bar_label(
-                bars,
-                [number.format(value) if value else "" for value in values],
-                padding=2,
-                fontsize=8,
-            )
-        ax.set_title(title, loc="left")
-        ax.set_yticks(
-            range(len(cells)),
-            [cell["cell"] for cell in cells] if ax is axes[0] else [""] * len(cells),
-        )
-        ax.margins(x=0.12)
-    axes[1].legend(frameon=False, fontsize=9)
-    return drawn
-
-
 def check(model: str) -> None:
     """InputError where the model is not to be had, or where it needs a GPU that is not there."""
     if model != RANDOM:
@@ -480,5 +451,34 @@ def check(model: str) -> None:
         )
 
 
+def main(
+    out: Path = Path("outputs/bench/llm.json"),
+    model: str = "smollm2-135m-instruct",  # a folder, a hub id, or random-8b (on a GPU)
+    rounds: int = 3,  # measurements of each cell, interleaved
+    only: str = "",  # cells whose name begins so, such as "mixed, bf16"
+    run: str = "",  # measure this run alone, and print it
+) -> None:
+    """Our training step against TRL's DPOTrainer: tokens a second and peak memory.  45 minutes on
+    two cores.
+    """
+    if run:
+        print(json.dumps(measure(Run(**json.loads(run)))))
+        return
+    need("llm", "benchmarks/against_trl.py")
+    need("bench", "benchmarks/against_trl.py")
+    check(model)
+    with tempfile.TemporaryDirectory() as folder:
+        runs = plan(model, Path(folder), only)
+        rows = interleaved(runs, rounds, print)
+    for cell in summary(rows):
+        print(*as_text(cell), sep="  ")
+        for side, reason in cell.get("failed", {}).items():
+            print(f"{cell['cell']}, {side}: {reason}")
+    for best in fastest(rows):
+        ratio = f"{best['times_faster']:.2f} times TRL's fastest"
+        print(f"{best['workload']}: {ratio} ({best['ours']} against {best['trl']})")
+    print(*save(rows, out))
+
+
 if __name__ == "__main__":
-    print(json.dumps(measure(Run(**json.loads(sys.argv[1])))))
+    typer.run(main)
