@@ -250,6 +250,7 @@ STUDY = Study(
     title="A coin",
     presets={"small": Settings()},
     row=Row,
+    identifiers=("scale",),
     steps=lambda settings: len(settings.scales),
     run=run,
     summary=lambda results: {},

@@ -4,9 +4,9 @@ known.
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -34,15 +34,17 @@ SEEN = """\
 
 def experiment(
     name: Annotated[str | None, typer.Argument(help="Which one; lists them if not given.")] = None,
-    preset: Annotated[
-        str | None, typer.Option(help="Its size: cpu, gpu, quick, ...; the first if not given.")
-    ] = None,
+    preset: Annotated[str | None, typer.Option(help="Its size; --show lists them.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change one setting: seeds=1. Repeatable.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder; what is finished is kept there.")
+        Path | None,
+        typer.Option(help="Folder; what is finished is kept there. outputs/NAME if not given."),
     ] = None,
+    show: Annotated[
+        bool, typer.Option("--show", help="Show presets and settings, and run nothing.")
+    ] = False,
 ) -> None:
     """Run a study and write its numbers, figures and report; the same command continues it."""
     from dil_tutorial.experiments import STUDIES
@@ -62,7 +64,10 @@ def experiment(
 
     study = studies.study(name)
     settings = studies.settings_of(study, preset, set_ or [])
-    folder = out or Path("outputs") / (study.folder or name)
+    usual = preset in (None, next(iter(study.presets)))
+    folder = out or Path("outputs") / ((study.folder or name) + ("" if usual else f"-{preset}"))
+    if show:
+        return show_settings(name, study.presets, settings)
     total, terminal = study.steps(settings), console.is_terminal
     if not terminal:
         say(f"{name}: at most {total} steps, a line each")
@@ -70,6 +75,15 @@ def experiment(
         report_step = done if terminal else numbered(total)
         results = studies.execute(study, settings, folder, report_step, quiet=not terminal)
     wrote(folder / f"{study.stem}.json", *studies.report(study, results, folder))
+
+
+def show_settings(name: str, presets: Mapping[str, Any], settings: Any) -> None:
+    """The settings as they would be run, each to be changed by --set."""
+    settings_table = table(f"{name}, presets: {', '.join(presets)}", "setting", "value")
+    for key, value in vars(settings).items():
+        several = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        settings_table.add_row(escape(key), escape(several))
+    console.print(settings_table)
 
 
 def list_experiments() -> None:

@@ -271,7 +271,8 @@ def run(work: Work) -> Iterator[DynamicsRow]:
             def make(arm: str = arm, conditions: list[Condition] = conditions) -> dict[str, Any]:
                 return {"rows": trained(CATALOG[arm], conditions, work.settings.seeds)}
 
-            for row in work.piece(make, part=experiment.name, arm=arm)["rows"]:
+            key = [CATALOG[arm].named_settings, [asdict(c) for c in conditions]]
+            for row in work.piece(make, key, part=experiment.name, arm=arm)["rows"]:
                 yield DynamicsRow(part=experiment.name, arm=arm, **row)
 
 
@@ -470,6 +471,7 @@ STUDY = Study(
     title="Finite data and training dynamics",
     presets={"full": Dynamics(), "quick": Dynamics(seeds=2, shorten=100)},
     row=DynamicsRow,
+    identifiers=("part", "arm", "pairs", "step"),
     steps=steps,
     run=run,
     summary=lambda results: {},

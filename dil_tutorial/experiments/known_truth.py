@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dil_tutorial.errors import InputError
 from dil_tutorial.experiments.known_truth_figures import (
+    SHOWN,
     figures,
     losses_by_reduction,
     place_of,
@@ -55,7 +56,7 @@ from dil_tutorial.experiments.truth import (
 from dil_tutorial.llm.fast.probes import enable_packing
 from dil_tutorial.llm.models import load_model
 from dil_tutorial.llm.sampling import draw
-from dil_tutorial.losses import CATALOG, DIL_WORDS
+from dil_tutorial.losses import DIL_WORDS
 from dil_tutorial.preferences import best_of_n
 from dil_tutorial.rlhf import kl, rlhf_optimum
 from dil_tutorial.support.intervals import bootstrap, bootstrap_runs
@@ -109,17 +110,27 @@ def steps(settings: KnownTruth) -> int:
     ladder = [loss for loss in LADDER if Arm(loss) in arms]
     rows = len(arms) * (len(settings.learning_rates) + settings.seeds - 1)
     rounds = settings.rounds + 1 if LADDER[0] in ladder else 0
-    return rows + len(ladder) * (len(settings.ladder) + bool(settings.passes)) + rounds
+    return rows + len(ladder) * (len(settings.ladder) + 1) + rounds
+
+
+def check(settings: KnownTruth) -> None:
+    """``check_settings``, and that the report has what its sentences name."""
+    check_settings(settings)
+    arms = chosen_arms(ARMS, settings.arms)
+    missing = [loss for loss in dict.fromkeys([*SHOWN, *LADDER]) if Arm(loss) not in arms]
+    if missing or not any(arm.reduction == "mean" for arm in arms):
+        raise InputError(f"the report of known-truth needs the arms {', '.join(missing)}, too")
+    if settings.texts or not settings.ladder or settings.rounds < 1:
+        raise InputError("known-truth needs texts=false, a ladder and at least one round")
+    if min(settings.passes, settings.policy_samples, settings.seen_prompts) < 1:
+        raise InputError("passes, policy_samples and seen_prompts: give at least 1 for known-truth")
 
 
 def run(work: Work) -> Iterator[PolicyRow]:
     """All runs, continuing from what the folder holds."""
-    # Trainer collects garbage after each run; what is loaded by now is none
-    gc.freeze()
     runner, settings = Runner(work), work.settings
     arms = chosen_arms(ARMS, settings.arms)
-    work.shared["losses"] = {arm.loss: CATALOG[arm.loss].named_settings for arm in arms}
-    work.shared["truth"] = runner.truth()
+    runner.describe(arms)
     work.shared["reference"] = work.piece(
         lambda: {"perplexity": runner.perplexity(runner.base())}, part="reference"
     )
@@ -135,8 +146,7 @@ def run(work: Work) -> Iterator[PolicyRow]:
         for pairs in settings.ladder:
             yield runner.row(arm, rates[arm], pairs=pairs, part="ladder")
     for arm in ladder:
-        if settings.passes:
-            yield on_few_prompts(runner, arm, rates[arm])
+        yield on_few_prompts(runner, arm, rates[arm])
     if Arm(LADDER[0]) in arms:
         yield from by_rounds(runner, Arm(LADDER[0]), rates[Arm(LADDER[0])])
 
@@ -180,10 +190,10 @@ def by_rounds(runner: Runner, arm: Arm, rate: float) -> Iterator[PolicyRow]:
         def make(number: int = number, base: Any = base) -> dict[str, Any]:
             return runner.own_responses(base, 10 + number, 8 * settings.policy_samples, origin)
 
-        yield PolicyRow(**ids, **runner.work.piece(make, **ids))
+        yield PolicyRow(**ids, **runner.work.piece(make, runner.key, **ids))
         if number == settings.rounds:
             return
-        weights = runner.work.place(**{**ids, "part": "weights"})
+        weights = runner.work.place(runner.key, **{**ids, "part": "weights"})
         if weights.is_dir():
             base = load_model(str(weights)).to(runner.device)
             continue
@@ -514,7 +524,7 @@ def lists(results: Results, stats: Stats) -> dict[str, Any]:
 def tables(results: Results, stats: Stats) -> dict[str, Any]:
     """The rows of the tables that are more than names and numbers."""
     sums = losses_by_reduction(stats, "sum")
-    rates = results.settings.learning_rates
+    rates = sorted(results.settings.learning_rates)
     kept = {name: v["learning_rate"] for name, v in stats["losses"].items()}
     return {
         "calibration_rows": [
@@ -587,12 +597,13 @@ STUDY = Study(
     title="DIL on a language model whose truth is known",
     presets=PRESETS,
     row=PolicyRow,
+    identifiers=("arm", "reduction", "learning_rate", "seed", "pairs", "part"),
     steps=steps,
     run=run,
     summary=summary,
     figures=figures,
     words=words,
-    check=check_settings,
-    counts=COUNTS | {"ladder", "rounds"},
+    check=check,
+    counts=COUNTS | {"ladder", "rounds", "passes"},
     shared=frozenset({"losses", "truth", "reference"}),
 )

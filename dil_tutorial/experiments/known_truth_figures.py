@@ -1,5 +1,5 @@
-"""The figures of the experiment with a known truth, from its results and ``measures.summary`` of
-them.
+"""The figures of the experiment with a known truth, from its results and ``known_truth.summary``
+of them.
 """
 
 from collections.abc import Sequence

@@ -163,7 +163,8 @@ def run(work: Work) -> Iterator[CurveRow]:
             ) -> dict[str, Any]:
                 return curves(world, draw, work.settings.draws, seed)
 
-            for method, curve in work.piece(make, world=name, proxy=proxy).items():
+            key = [BETAS, COUNTS, ROUNDS]
+            for method, curve in work.piece(make, key, world=name, proxy=proxy).items():
                 yield CurveRow(name, proxy, method, **curve)
 
 
@@ -269,6 +270,7 @@ STUDY = Study(
     title="A proxy in place of the reward",
     presets={"full": Overoptimization(), "quick": Overoptimization(draws=20)},
     row=CurveRow,
+    identifiers=("world", "proxy", "method"),
     steps=steps,
     run=run,
     summary=lambda results: {},

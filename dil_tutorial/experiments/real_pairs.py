@@ -11,7 +11,6 @@ means of log-probabilities, as in the authors' code, are next to those given sum
 
 from __future__ import annotations
 
-import gc
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,14 +22,14 @@ from torch import Tensor
 
 from dil_tutorial.errors import InputError
 from dil_tutorial.experiments.frozen_layers import Memory, remember_frozen_layers
-from dil_tutorial.experiments.runner import Arm, adapted, chosen_arms, rounded, train
+from dil_tutorial.experiments.runner import COUNTS, Arm, adapted, chosen_arms, rounded, train
 from dil_tutorial.experiments.study import Figures, Results, Stats, Study, Work, groups
 from dil_tutorial.experiments.truth import against
 from dil_tutorial.llm.data import Pair, read
 from dil_tutorial.llm.fast.logprobs import pair_logps
 from dil_tutorial.llm.fast.probes import enable_packing, usable_layout
 from dil_tutorial.llm.models import SMOLLM2, load_model, load_tokenizer, resolve, this_device
-from dil_tutorial.llm.rows import Rows
+from dil_tutorial.llm.rows import Rows, pairs_digest
 from dil_tutorial.llm.sampling import draw, score_drawn
 from dil_tutorial.llm.tokens import tokenize_pairs
 from dil_tutorial.losses import CATALOG, colors
@@ -147,6 +146,9 @@ def steps(settings: RealPairs) -> int:
 
 def check(settings: RealPairs) -> None:
     """InputError where data, model or losses cannot be, before anything long begins."""
+    if not settings.learning_rates or min(settings.learning_rates) <= 0:
+        raise InputError("learning_rates: give at least one, above 0, for example 1e-4,1e-3")
+    chosen_arms(ARMS, settings.arms)
     if not settings.data:
         raise InputError(
             "real-pairs needs pairs: add --set data=FILE, or data=hh-rlhf, ultrafeedback or tldr"
@@ -157,7 +159,6 @@ def check(settings: RealPairs) -> None:
 
 def run(work: Work) -> Iterator[PairRow]:
     """All runs, continuing from what the folder holds."""
-    gc.freeze()  # Trainer collects garbage after each run; what is loaded by now is none
     runner = Runner(work, *data_of(work.settings))
     held = [pair for pair, kept in zip(runner.held_pairs, runner.kept, strict=True) if kept]
     places = {str(pair["prompt"]): place for place, pair in reversed(list(enumerate(held)))}
@@ -168,6 +169,7 @@ def run(work: Work) -> Iterator[PairRow]:
         "tokens": runner.held.lengths[:, [1, 3]].tolist(),
         "prompts": [places[str(pair["prompt"])] for pair in held],  # equal numbers: one prompt
     }
+    key = pairs_digest(runner.train_pairs + runner.held_pairs)
     for arm, rate, seed in runs(work.settings):
         ids: dict[str, Any] = {
             "arm": arm.name,
@@ -180,7 +182,7 @@ def run(work: Work) -> Iterator[PairRow]:
             policy, curves = runner.train(arm, rate, seed)
             return {"curves": curves, **runner.measure(policy, seed)}
 
-        yield PairRow(**ids, **work.piece(make, **ids, pairs=len(runner.train_pairs)))
+        yield PairRow(**ids, **work.piece(make, key, **ids))
 
 
 def data_of(settings: RealPairs) -> tuple[list[Pair], list[Pair]]:
@@ -226,14 +228,19 @@ class Runner:
         self.chat = chat and all(isinstance(pair["prompt"], str) for pair in train + held)
         self.held_pairs = held
         # which pairs are left once prompts that alone fill max_length are dropped
-        self.kept = [
-            len(tokenize_pairs([pair], self.tokenizer, settings.max_length, self.chat)[0]) == 1
-            for pair in held
-        ]
+        self.kept = [self.fits(pair) for pair in held]
         self.held, self.dropped = tokenize_pairs(
             held, self.tokenizer, settings.max_length, self.chat
         )
         self.ref_logps: Tensor | None = None
+
+    def fits(self, pair: Pair) -> bool:
+        """Whether a pair is left once it is cut to ``max_length``."""
+        try:
+            tokenize_pairs([pair], self.tokenizer, self.settings.max_length, self.chat, quiet=True)
+        except InputError:
+            return False
+        return True
 
     def policy(self, seed: int) -> Any:
         """The model with a fresh adapter, reading frozen layers from the shared memory."""
@@ -587,15 +594,16 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
 
 STUDY = Study(
     name="real-pairs",
-    title="The paper's experiment, as far as two cores reach",
+    title="The paper's experiment, as far as a small model reaches",
     presets=PRESETS,
     row=PairRow,
+    identifiers=("arm", "learning_rate", "seed"),
     steps=steps,
     run=run,
     summary=summary,
     figures=figures,
     words=words,
     check=check,
-    counts=frozenset({"seeds", "learning_rates", "arms"}),
+    counts=COUNTS,
     shared=frozenset({"pairs", "held_out", "dropped", "tokens", "prompts"}),
 )

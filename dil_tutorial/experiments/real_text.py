@@ -14,8 +14,6 @@ how much closer to the chosen distribution the policy is than the reference.  It
 training has moved the policy further away, and never above KL(pi_chosen || pi_ref).
 """
 
-import gc
-import itertools
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -27,6 +25,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from dil_tutorial.errors import InputError
 from dil_tutorial.experiments.real_text_figures import REACH, figures
 from dil_tutorial.experiments.runner import (
     COUNTS,
@@ -43,7 +42,6 @@ from dil_tutorial.experiments.simulate import SPLITS, read_prompts
 from dil_tutorial.experiments.study import Results, Stats, Study, Work, groups
 from dil_tutorial.experiments.truth import Truth, against, mean, predicted, regress, stacked
 from dil_tutorial.llm.metrics import kl_terms
-from dil_tutorial.losses import CATALOG
 from dil_tutorial.preferences import best_of_n
 from dil_tutorial.rlhf import kl, rlhf_optimum
 from dil_tutorial.support.files import read_text
@@ -88,7 +86,7 @@ MOST_RATES = 6  # a grid does not grow beyond
 
 
 def chats() -> list[str]:
-    """A user's messages: those of chats.txt, and each form of prompts.yaml with each of its things.
+    """A user's messages: those of chats.txt, and each form of chats.yaml with each of its things.
 
     >>> len(chats()), chats()[-1]
     (720, 'Write the first lines of a poem about a song from long ago.')
@@ -101,35 +99,35 @@ def chats() -> list[str]:
 
 def steps(settings: Settings) -> int:
     """The most rows that ``run`` yields: grids may grow."""
-    return len(chosen_arms(ARMS, settings.arms)) * (MOST_RATES + settings.seeds - 1)
+    rates = max(MOST_RATES, len(settings.learning_rates))
+    return len(chosen_arms(ARMS, settings.arms)) * (rates + settings.seeds - 1)
+
+
+def check(settings: Settings) -> None:
+    """``check_settings``, and that texts are kept to read."""
+    check_settings(settings)
+    chosen_arms(ARMS, settings.arms)
+    if not settings.texts or min(settings.policy_samples, settings.seen_prompts) < 1:
+        raise InputError(
+            "whole sentences need texts=true, and policy_samples and seen_prompts of at least 1"
+        )
 
 
 def run(work: Work) -> Iterator[PolicyRow]:
     """All runs, continuing from what the folder holds."""
-    gc.freeze()  # Trainer collects garbage after each run; what is loaded by now is none
     runner, arms = Runner(work, chats=chats()), chosen_arms(ARMS, work.settings.arms)
-    work.shared["losses"] = {arm.loss: CATALOG[arm.loss].named_settings for arm in arms}
-    work.shared["truth"] = runner.truth()
+    runner.describe(arms)
     work.shared["reference"] = reference(runner)
-    for arm in arms:
-        for row in runner.sweep(arm, MOST_RATES, measure=measure_by(runner)):
-            row.train_unused = None
-            if row.seed:
-                row.own_text = None  # the texts of the first seed are enough to read
-            yield row
-
-
-def measure_by(runner: Runner) -> Any:
-    """What a run's file holds besides its validation loss: ``Runner.measure``, and of the first
-    seed f token by token.
-    """
 
     def measure(policy: Any, seed: int, pairs: int) -> dict[str, Any]:
-        measured = runner.measure(policy, seed, pairs)
-        measured["repetition"] = repetition(list(itertools.chain(*measured["own_text"])))
-        return measured | ({} if seed else {"read": to_read(runner, policy)})
+        """``Runner.measure``, and of the first seed f token by token."""
+        more = {} if seed else {"read": to_read(runner, policy)}
+        return runner.measure(policy, seed, pairs) | more
 
-    return measure
+    for arm in arms:
+        for row in runner.sweep(arm, MOST_RATES, measure=measure):
+            # the texts of the first seed are enough to read
+            yield replace(row, train_unused=None, own_text=None if row.seed else row.own_text)
 
 
 def to_read(runner: Runner, policy: Any) -> list[dict[str, Any]]:
@@ -262,8 +260,8 @@ def reach(f: Tensor) -> float:
 
 
 def measures(rows: Sequence[PolicyRow], truth: Truth, before: Tensor) -> dict[str, Any]:
-    """Everything about the runs of one loss (one a seed) on held-out prompts, with 95% intervals
-    over prompts.
+    """Everything about the runs of one loss (one per seed) on held-out prompts, with 95% intervals
+    over seeds and prompts.
 
     ======================  ========================================================================
     Key                     Meaning
@@ -334,21 +332,6 @@ def targets(truth: Truth) -> dict[str, tuple[float, float, float]]:
         "best of 2": place(best_of_n(ref, truth.reward, 2)),
         "pi_chosen": place(truth.world.chosen),
     }
-
-
-def repetition(texts: list[str]) -> float:
-    """The share of pairs of neighboring words that stood before in the same text.
-
-    >>> repetition(["a b a b", "c d e"])
-    0.2
-    """
-    repeated = count = 0
-    for text in texts:
-        words = re.findall(r"\w+", text.lower())
-        pairs = list(itertools.pairwise(words))
-        repeated += len(pairs) - len(set(pairs))
-        count += len(pairs)
-    return repeated / count if count else 0.0
 
 
 def summary(results: Results) -> Stats:
@@ -514,12 +497,13 @@ STUDY = Study(
     title="Whole sentences: what each loss makes of a language model",
     presets={"cpu": SETTINGS, "quick": replace(SETTINGS, seeds=1, limit=40)},
     row=PolicyRow,
+    identifiers=("arm", "reduction", "learning_rate", "seed", "pairs", "part"),
     steps=steps,
     run=run,
     summary=summary,
     figures=figures,
     words=words,
-    check=check_settings,
+    check=check,
     counts=COUNTS,
     shared=frozenset({"losses", "truth", "reference"}),
 )

@@ -12,7 +12,6 @@ learned one.
 Every run is a piece; an interrupted policy gradient continues from its last checkpoint.
 """
 
-import gc
 import itertools
 import math
 import re
@@ -28,9 +27,10 @@ from torch import Tensor
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from dil_tutorial.errors import InputError
 from dil_tutorial.experiments import real_text, study
 from dil_tutorial.experiments.frozen_layers import Memory, remember_frozen_layers
-from dil_tutorial.experiments.real_text import REACH, examples, reached, repetition
+from dil_tutorial.experiments.real_text import REACH, examples, reached
 from dil_tutorial.experiments.runner import (
     COUNTS,
     Arm,
@@ -39,7 +39,6 @@ from dil_tutorial.experiments.runner import (
     Settings,
     adapted,
     best,
-    check_settings,
     chosen_runs,
     label,
     rounded,
@@ -117,6 +116,17 @@ POLICY_GRADIENTS = (
 IMITATED = Arm("DIL BCE corrected")
 
 
+def check(settings: RLHF) -> None:
+    """``real_text.check``, and that there is an adapter to fit a reward with."""
+    real_text.check(settings)
+    if settings.top_layers < 1 or settings.arms:
+        raise InputError(
+            "rlhf trains adapters on top_layers of at least 1, and has no arms to choose"
+        )
+    if not settings.reward_rates or min(settings.rollouts, settings.prompts_per_step) < 1:
+        raise InputError("reward_rates, rollouts and prompts_per_step: give at least one of each")
+
+
 def steps(settings: RLHF) -> int:
     """How many rows ``run`` yields."""
     runs = len(POLICY_GRADIENTS) + 2 * settings.rounds
@@ -125,9 +135,8 @@ def steps(settings: RLHF) -> int:
 
 def run(work: Work) -> Iterator[PolicyRow]:
     """All runs, continuing from what the folder holds."""
-    gc.freeze()  # Trainer collects garbage after each run; what is loaded by now is none
     runner, settings = Runner(work, chats=real_text.chats()), work.settings
-    work.shared["truth"] = runner.truth()
+    runner.describe()
     work.shared["reference"] = real_text.reference(runner)
     fitted = [reward_model(runner, rate) for rate in settings.reward_rates]
     yield from fitted
@@ -145,7 +154,8 @@ def run(work: Work) -> Iterator[PolicyRow]:
 
 def reward_folder(runner: Runner, rate: float) -> Path:
     """Where a fitted reward model is kept."""
-    return runner.work.place(arm="reward model", learning_rate=rate, part="weights")
+    ids = {"arm": "reward model", "learning_rate": rate, "part": "weights"}
+    return runner.work.place(runner.key, **ids)
 
 
 def reward_model(runner: Runner, rate: float) -> PolicyRow:
@@ -193,7 +203,7 @@ def reward_model(runner: Runner, rate: float) -> PolicyRow:
             ],
         }
 
-    return PolicyRow(**ids, **runner.work.piece(make, **ids))
+    return PolicyRow(**ids, **runner.work.piece(make, runner.key, **ids))
 
 
 def margins(runner: Runner, model: Any) -> Tensor:
@@ -250,18 +260,25 @@ def policy_gradient(runner: Runner, one: PolicyGradientRun, judge_folder: Path) 
     """
     ids: dict[str, Any] = {"arm": one.name(), "seed": one.seed, "part": "policy gradient"}
     ids |= {"learning_rate": runner.settings.policy_rate}
+    key = deciding(runner, one, judge_folder)
 
     def make() -> dict[str, Any]:
         return followed(runner, one, judge_folder)
 
-    return PolicyRow(**ids, **runner.work.piece(make, **ids))
+    return PolicyRow(**ids, **runner.work.piece(make, key, **ids))
+
+
+def deciding(runner: Runner, one: PolicyGradientRun, judge_folder: Path) -> list[Any]:
+    """What decides a policy gradient besides the settings that all runs share."""
+    settings = runner.settings
+    own = [*settings.of(one), settings.prompts_per_step, settings.rollouts, settings.policy_rate]
+    return [runner.key, *own, judge_folder.name if one.learned else None]
 
 
 def followed(runner: Runner, one: PolicyGradientRun, judge_folder: Path) -> dict[str, Any]:
     """What ``policy_gradient`` records, from the last checkpoint if there is one."""
-    settings = runner.settings
-    ids: dict[str, Any] = {"arm": one.name(), "seed": one.seed, "judge": judge_folder.name}
-    work = runner.work.place(**ids, part="checkpoints")
+    settings, key = runner.settings, deciding(runner, one, judge_folder)
+    work = runner.work.place(key, arm=one.name(), seed=one.seed, part="checkpoints")
     proxy = the_judge(runner, judge_folder)
     beta, steps = settings.of(one)
     path = Path(work) / "path.json"
@@ -323,16 +340,16 @@ def followed(runner: Runner, one: PolicyGradientRun, judge_folder: Path) -> dict
     ]
     return {
         "path": [{name: rounded(value) for name, value in step.items()} for step in walked],
-        **with_repetition(runner.measure(trained, one.seed, settings.pairs)),
+        **measured(runner, trained, one.seed),
         "device": ", then ".join(devices),
     }
 
 
-def with_repetition(measured: dict[str, Any]) -> dict[str, Any]:
-    """The measures of a policy, with how much its texts repeat themselves."""
-    texts = list(itertools.chain(*measured["own_text"]))
-    rest = {name: value for name, value in measured.items() if name != "train_unused"}
-    return rest | {"repetition": repetition(texts)}
+def measured(runner: Runner, policy: Any, seed: int) -> dict[str, Any]:
+    """The measures of a policy; which samples its training left is not one of them."""
+    values = runner.measure(policy, seed, runner.settings.pairs)
+    del values["train_unused"]
+    return values
 
 
 # --- Imitation by rounds --------------------------------------------------------------------------
@@ -348,11 +365,12 @@ def imitated(runner: Runner, judge_folder: Path | None, seed: int) -> Iterator[P
     settings = runner.settings
     name = f"imitation, {'learned' if judge_folder else 'true'} reward"
     known = [x for x, split in enumerate(runner.data.splits) if split != "held-out"]
+    key = [runner.key, settings.imitation_rate, judge_folder and judge_folder.name]
     for number in range(1, settings.rounds + 1):
         ids: dict[str, Any] = {"arm": f"{name}, round {number}", "seed": seed, "part": "imitation"}
         ids |= {"learning_rate": settings.imitation_rate, "round": number}
         before, after = (
-            runner.work.place(arm=name, seed=seed, round=n, part="weights")
+            runner.work.place(key, arm=name, seed=seed, round=n, part="weights")
             for n in (number - 1, number)
         )
 
@@ -375,10 +393,10 @@ def imitated(runner: Runner, judge_folder: Path | None, seed: int) -> Iterator[P
             policy.save_pretrained(after)
             runner.tokenizer.save_pretrained(after)
             runner.memory.clear()
-            measured = runner.measure(trained_by_rounds(runner, after), seed, pairs)
-            return {**with_repetition(measured), "device": device_name()}
+            policy = trained_by_rounds(runner, after)
+            return {**measured(runner, policy, seed), "device": device_name()}
 
-        yield PolicyRow(**ids, **runner.work.piece(make, **ids))
+        yield PolicyRow(**ids, **runner.work.piece(make, key, **ids))
         shutil.rmtree(before, ignore_errors=True)
 
 
@@ -453,14 +471,19 @@ def ours(results: Results) -> list[PolicyRow]:
 
 def losses_beside(results: Results) -> list[PolicyRow]:
     """The chosen runs of ``dil experiment real-text`` in the same folder; none where they were
-    asked other prompts.
+    asked other prompts or are measured otherwise.
     """
     path = results.folder / "real_text.json"
     if not path.is_file():
         return []
-    others = study.load(real_text.STUDY, path)
-    asked, here = (one.shared["truth"]["held-out"]["prompts"] for one in (others, results))
-    return chosen_runs(others) if asked == here else []
+    try:
+        others = study.load(real_text.STUDY, path)
+    except InputError:  # of another version, or not finished
+        return []
+    asked, here = (one.shared["truth"]["held-out"] for one in (others, results))
+    same = ("reward", "scale", "evaluated", "policy_samples")
+    alike = all(getattr(others.settings, n) == getattr(results.settings, n) for n in same)
+    return chosen_runs(others) if alike and asked["prompts"] == here["prompts"] else []
 
 
 def diversity(rows: Sequence[PolicyRow]) -> dict[str, float]:
@@ -471,17 +494,17 @@ def diversity(rows: Sequence[PolicyRow]) -> dict[str, float]:
     >>> diversity([PolicyRow("DPO", own_tokens=[[3, 3]], **own)])
     {'distinct': 0.75, 'entropy': 1.5}
     """
-    pairs = [
-        pair
-        for row in rows
-        for text in itertools.chain(*(row.own_text or []))
-        for pair in itertools.pairwise(re.findall(r"\w+", text.lower()))
-    ]
+    shares = []  # of each seed: all seeds draw with the same random numbers
+    for row in rows:
+        texts = itertools.chain(*(row.own_text or []))
+        words = (re.findall(r"\w+", text.lower()) for text in texts)
+        pairs = [pair for of_text in words for pair in itertools.pairwise(of_text)]
+        shares += [len(set(pairs)) / len(pairs)] if pairs else []
     scored = [row for row in rows if row.own_logp]
     logp = sum(sum(map(sum, row.own_logp or [])) for row in scored)
     tokens = sum(sum(map(sum, row.own_tokens or [])) for row in scored)
     return {
-        "distinct": len(set(pairs)) / len(pairs) if pairs else math.nan,
+        "distinct": sum(shares) / len(shares) if shares else math.nan,
         "entropy": -logp / tokens if tokens else math.nan,
     }
 
@@ -665,13 +688,16 @@ STUDY = Study(
     title="RLHF itself, on whole sentences",
     presets=PRESETS,
     row=PolicyRow,
+    identifiers=("arm", "reduction", "learning_rate", "seed", "pairs", "part"),
     steps=steps,
     run=run,
     summary=summary,
     figures=figures,
     words=words,
-    check=check_settings,
-    counts=COUNTS | {"rounds"},
+    check=check,
+    counts=COUNTS
+    | {"beta", "steps", "prompts_per_step", "rollouts", "policy_rate", "reward_rates", "far"}
+    | {"checkpoints", "rounds", "imitation_rate"},
     shared=frozenset({"truth", "reference"}),
     folder="real-text",
 )

@@ -7,6 +7,9 @@ its training.
 from __future__ import annotations
 
 import functools
+import itertools
+import math
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -18,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PrinterCallback
 
-from dil_tutorial.errors import InputError, unknown_name
+from dil_tutorial.errors import Diverged, InputError, unknown_name
 from dil_tutorial.experiments.frozen_layers import Memory, remember_frozen_layers
 from dil_tutorial.experiments.rewards import get_reward
 from dil_tutorial.experiments.simulate import (
@@ -75,14 +78,17 @@ class Settings:
     arms: tuple[str, ...] = ()  # labels of losses; all if empty
 
 
-COUNTS = frozenset({"seeds", "learning_rates", "arms"})  # no single run depends on them
+COUNTS = frozenset({"seeds", "learning_rates", "arms"})  # they say which runs there are
+MEMORY = 2 << 30  # bytes of hidden states that are remembered
 
 
 def check_settings(settings: Settings) -> None:
-    """InputError for a reward, a model or a number of prompts that cannot be, before anything long
-    begins.
-    """
+    """InputError for a reward, a model or numbers that cannot be, before anything long begins."""
     get_reward(settings.reward)
+    if not settings.learning_rates or min(settings.learning_rates) <= 0:
+        raise InputError("learning_rates: give at least one, above 0, for example 1e-4,1e-3")
+    if min(settings.samples // 2, settings.pairs, settings.evaluated, settings.batch_size) < 1:
+        raise InputError("samples, pairs, evaluated and batch_size: give at least 2, 1, 1 and 1")
     if settings.limit is not None and settings.limit < 12:
         raise InputError(f"limit is {settings.limit}: give at least 12 prompts")
     resolve(settings.model)
@@ -321,6 +327,9 @@ class Runner:
         self.device = this_device()
         self.tokenizer = load_tokenizer(settings.model)
         self.memory: Memory = {}
+        # a labeler of one's own may change while its name does not
+        source = Path(settings.reward.rpartition(":")[0])
+        self.key = read_text(source) if source.suffix == ".py" else None
         # the reference's log-probabilities of what is evaluated
         self.ref_logps: dict[str, Tensor] = {}
         texts = list(prompts or read_prompts(PROMPTS))[: settings.limit]
@@ -349,6 +358,8 @@ class Runner:
         trained.
         """
         policy = adapted(base, self.settings.top_layers, self.settings.rank, seed)
+        if sum(hidden.numel() * hidden.element_size() for hidden in self.memory.values()) > MEMORY:
+            self.memory.clear()
         remember_frozen_layers(policy, self.memory)
         return policy
 
@@ -396,11 +407,13 @@ class Runner:
         part: str = "main",
         data: Callable[[], Data] | None = None,
         measure: Callable[[Any, int, int], dict[str, Any]] | None = None,
+        key: Any = None,
     ) -> PolicyRow:
         """A run, trained and measured, or read from its file.
 
         ``data`` are the runner's, ``pairs`` the settings' and ``measure`` (of the policy, seed and
-        pairs) is ``self.measure`` if not given.
+        pairs) is ``self.measure`` if not given; ``key`` is what else decides the run.  A run that
+        diverges has a loss that is not a number, and no measures.
         """
         pairs = self.settings.pairs if pairs is None else pairs
         ids: dict[str, Any] = {
@@ -412,14 +425,18 @@ class Runner:
         ids |= {"pairs": pairs, "part": part}
 
         def make() -> dict[str, Any]:
-            policy, curves = self.train(arm, rate, seed, pairs, data() if data else None)
+            try:
+                policy, curves = self.train(arm, rate, seed, pairs, data() if data else None)
+            except Diverged:
+                return {"validation_loss": math.nan}
             f = self.log_ratios(policy, "validation", self.settings.samples)
             loss = self.validation_loss(arm, torch.tensor(f, dtype=torch.float64))
-            more = measure or self.measure
             measured = {"validation_loss": loss, "curves": curves, "f_validation": f}
-            return measured | more(policy, seed, pairs)
+            if not math.isfinite(loss):  # nothing can be drawn from such a policy
+                return measured
+            return measured | (measure or self.measure)(policy, seed, pairs)
 
-        return PolicyRow(**ids, **self.work.piece(make, **ids))
+        return PolicyRow(**ids, **self.work.piece(make, [self.key, key], **ids))
 
     def sweep(self, arm: Arm, most: int = 0, **more: Any) -> Iterator[PolicyRow]:
         """The arm at each learning rate with seed 0, then the other seeds at the best of them.
@@ -436,9 +453,11 @@ class Runner:
             tried = sorted(rows)
             kept = best([rows[rate] for rate in tried]).learning_rate
             rates = []
-            if len(tried) < most and kept in (tried[0], tried[-1]):
+            if 1 < len(tried) < most and kept in (tried[0], tried[-1]):
                 step = tried[1] / tried[0]
                 rates = [two_digits(kept / step if kept == tried[0] else kept * step)]
+        if not math.isfinite(rows[kept].validation_loss or 0.0):
+            raise InputError(f"{arm.name} diverges at every rate: give lower learning_rates")
         for seed in range(1, self.settings.seeds):
             yield self.row(arm, kept, seed, **more)
 
@@ -449,28 +468,23 @@ class Runner:
         pairs, _ = self.data.pairs("validation", self.settings.pairs, 0)
         drawn = [self.data.drawn[x] for x in self.data.rows("validation")]
         place = {row["prompt"]: i for i, row in enumerate(drawn)}
-        loss, sides = CATALOG[arm.loss], []
-        for side in ("chosen", "rejected"):
+        loss = CATALOG[arm.loss]
+
+        def of(side: str) -> Tensor:
+            """What the loss is given of one response of each pair."""
             inputs = []
             for pair in pairs:
                 x = place[pair["prompt"]]
                 responses = drawn[x]["responses"]
                 k = [response["ids"] for response in responses].index(pair[f"{side}_ids"])
                 value = f[x, k] + responses[k]["logp"] if loss.reference_free else f[x, k]
-                tokens = len(responses[k]["ids"]) if arm.reduction == "mean" else 1
-                inputs.append(value / tokens)
-            sides.append(torch.stack(inputs))
+                inputs.append(value / (len(responses[k]["ids"]) if arm.reduction == "mean" else 1))
+            return torch.stack(inputs)
+
         given = {"kl": kl_terms(f).mean()} if loss.needs_kl else {}
         if loss.needs_reference_samples:
-            given["f_reference"] = torch.stack(
-                [f[place[p["prompt"]], self.third(drawn[place[p["prompt"]]], p)] for p in pairs]
-            )
-        return float(loss(*sides, **given).mean())
-
-    @staticmethod
-    def third(row: dict[str, Any], pair: dict[str, Any]) -> int:
-        """Which of a prompt's responses is the fresh sample of the reference beside a pair."""
-        return [response["ids"] for response in row["responses"]].index(pair["reference_ids"])
+            given["f_reference"] = of("reference")
+        return float(loss(of("chosen"), of("rejected"), **given).mean())
 
     def log_ratios(
         self, policy: Any, split: str, count: int, prompts: int | None = None
@@ -575,6 +589,8 @@ class Runner:
             record["own_text"] = [[r["text"] for r in row["responses"]] for row in drawn]
             record["own_logp"] = [[rounded(r["logp"]) for r in row["responses"]] for row in drawn]
             record["own_tokens"] = [[len(r["ids"]) for r in row["responses"]] for row in drawn]
+            texts = [r["text"] for row in drawn for r in row["responses"]]
+            record["repetition"] = repetition(texts)
         for batch in set(self.memory) - known:
             del self.memory[batch]  # nobody will ask for these responses again
         reward = rewards_of(drawn, settings.reward, settings.scale)
@@ -590,6 +606,13 @@ class Runner:
             rows.append({"prompt_ids": [first], "responses": [{"ids": rest}]})
         logps = torch.cat(score_drawn(policy, rows, quiet=True))
         return float((-logps.sum() / sum(len(row["responses"][0]["ids"]) for row in rows)).exp())
+
+    def describe(self, arms: Sequence[Arm] = ()) -> None:
+        """Put what all runs share into the results: the truth, and the settings of each loss."""
+        self.work.shared["truth"] = self.truth()
+        if arms:
+            named = {arm.loss: CATALOG[arm.loss].named_settings for arm in arms}
+            self.work.shared["losses"] = named
 
     def truth(self) -> dict[str, Any]:
         """What is known of every response that is evaluated, for the results: by split, (X, K)
@@ -608,6 +631,21 @@ class Runner:
             }
             for split, of in rows.items()
         }
+
+
+def repetition(texts: list[str]) -> float:
+    """The share of pairs of neighboring words that stood before in the same text.
+
+    >>> repetition(["a b a b", "c d e"])
+    0.2
+    """
+    repeated = count = 0
+    for text in texts:
+        words = re.findall(r"\w+", text.lower())
+        pairs = list(itertools.pairwise(words))
+        repeated += len(pairs) - len(set(pairs))
+        count += len(pairs)
+    return repeated / count if count else 0.0
 
 
 def rounded(x: float) -> float:

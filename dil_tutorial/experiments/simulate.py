@@ -198,8 +198,8 @@ def make_pairs(
     X, K = reward.shape
     if not 2 <= 2 * pairs <= K or (pairs == 1 and K < 3):
         raise InputError(
-            f"{pairs} pairs a prompt from {K} samples: give --samples of at least twice the "
-            "pairs (3 for one)"
+            f"{pairs} pairs a prompt from {K} samples: samples of at least twice the pairs "
+            "are needed (3 for one)"
         )
     rng = torch.Generator().manual_seed(seed)
     rows, left = [], torch.ones(X, K, dtype=torch.bool)

@@ -4,14 +4,15 @@ A study is a module that holds ``STUDY = Study(...)``, a template of its name in
 a row of ``STUDIES`` in this package's ``__init__``.  ``dil experiment NAME`` runs it:
 
 1. ``settings_of`` takes a preset and the user's changes to it.
-2. ``execute`` runs it.  Each run is a *piece*, kept in a file as soon as it is done, so that an
-   interrupted study continues where it stopped; its record is a row of the results.
+2. ``execute`` runs it.  What takes long is made in *pieces*, each kept in a file as soon as it is
+   done, so that an interrupted study continues where it stopped; a row is the record of a run.
 3. ``report`` computes numbers from the rows, draws the figures and fills in the template.
 
 The book makes its pages from committed results by the same ``report``.
 """
 
 import dataclasses
+import gc
 import hashlib
 import importlib
 import json
@@ -91,8 +92,11 @@ class Work:
     shared: dict[str, Any] = field(default_factory=dict)  # becomes that of the results
     quiet: bool = True  # no progress bars within a step
 
-    def piece(self, make: Callable[[], dict[str, Any]], **identifiers: Any) -> dict[str, Any]:
-        """What ``make`` gives, made once for these identifiers and settings and then read.
+    def piece(
+        self, make: Callable[[], dict[str, Any]], key: Any = None, **identifiers: Any
+    ) -> dict[str, Any]:
+        """What ``make`` gives, made once for these identifiers, settings and ``key``, whatever else
+        decides it; then read.
 
         The content is JSON: a folder that somebody sends you holds nothing that is executed.
 
@@ -103,19 +107,19 @@ class Work:
         >>> work.piece(lambda: {"f": 2.0}, arm="DPO", seed=0)  # it is there already
         {'f': 1.0}
         """
-        path = self.place(**identifiers).with_suffix(".json")
+        path = self.place(key, **identifiers).with_suffix(".json")
         if not path.is_file():
             write_json(path, make())
         return dict(read_json(path))
 
-    def place(self, **identifiers: Any) -> Path:
-        """Where a piece is kept, and a folder of this name what it needs: another one for other
-        settings, but for those that no single run depends on.
+    def place(self, key: Any = None, **identifiers: Any) -> Path:
+        """Where a piece is kept, and a folder of this name what it needs: another one for another
+        key or other settings, but for those that no piece depends on.
         """
-        of_a_run = {k: v for k, v in as_dict(self.settings).items() if k not in self.counts}
-        key = json.dumps([of_a_run, identifiers], sort_keys=True).encode()
+        settings = {k: v for k, v in as_dict(self.settings).items() if k not in self.counts}
+        whole = json.dumps([settings, identifiers, key], sort_keys=True).encode()
         name = re.sub(r"[^\w]+", "_", "-".join(str(value) for value in identifiers.values()))
-        return self.folder / "pieces" / f"{name}-{hashlib.sha256(key).hexdigest()[:10]}"
+        return self.folder / "pieces" / f"{name}-{hashlib.sha256(whole).hexdigest()[:10]}"
 
 
 @dataclass(frozen=True)
@@ -126,13 +130,14 @@ class Study:
     title: str  # of the page
     presets: Mapping[str, Any]  # settings, frozen dataclasses; the first is the default
     row: type  # the record of a run: a dataclass, identifiers first
+    identifiers: tuple[str, ...]  # the fields of a row that say which it is
     steps: Callable[[Any], int]  # how many rows the settings ask for, at most
     run: Callable[[Work], Iterator[Any]]  # yields the rows
     summary: Callable[[Results], Stats]  # all numbers of the report
     figures: Callable[[Results, Stats], Figures]
     words: Callable[[Results, Stats], dict[str, Any]]  # the lists and tables of the template
     check: Callable[[Any], None] = lambda settings: None  # of settings together; InputError
-    counts: frozenset[str] = frozenset({"seeds"})  # settings that no single run depends on
+    counts: frozenset[str] = frozenset({"seeds"})  # settings that no piece depends on
     shared: frozenset[str] = frozenset()  # what every results file has there
     folder: str = ""  # below outputs/, where it shares drawn responses with another study
 
@@ -218,26 +223,21 @@ def execute(
     done: Callable[[str], None] = lambda what: None,
     quiet: bool = True,
 ) -> Results:
-    """Run a study, continuing from what ``folder`` holds; the results are written there once a
-    minute and at the end.
+    """Run a study, continuing from what ``folder`` holds; the results are written there with a row
+    once a minute has passed, and at the end.
     """
+    gc.freeze()  # Trainer collects garbage after each run; what is loaded by now is none
     work = Work(settings, folder, one.counts, quiet=quiet)
     results = Results(settings, [], work.shared, provenance(), folder)
     saved = time.monotonic()
     for row in one.run(work):
         results.rows.append(row)
-        done(label(row))
+        done(", ".join(str(getattr(row, name)) for name in one.identifiers))
         if time.monotonic() - saved > 60:
             save(one, results)
             saved = time.monotonic()
     save(one, results)
     return results
-
-
-def label(row: Any) -> str:
-    """A row by its identifiers, for a progress bar: its fields up to the first without a value."""
-    values = [str(value) for value in list(vars(row).values())[:5]]
-    return ", ".join(values)
 
 
 def save(one: Study, results: Results, folder: Path | None = None) -> Path:

@@ -17,7 +17,6 @@ noise of one pair.  Least squares over all arms and sizes gives a and every b sh
 SFT's are the shares that THEORY §12 predicts.
 """
 
-import gc
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,6 +26,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dil_tutorial.experiments.runner import (
+    COUNTS,
     Arm,
     Data,
     PolicyRow,
@@ -78,13 +78,12 @@ def steps(settings: Worth) -> int:
 
 def run(work: Work) -> Iterator[PolicyRow]:
     """All runs, continuing from what the folder holds."""
-    gc.freeze()  # Trainer collects garbage after each run; what is loaded by now is none
     runner, arms = Runner(work), chosen_arms(ARMS, work.settings.arms)
     work.shared["arms"] = {
         arm.name: CATALOG[arm.loss].named_settings | {"soft": arm.soft, "distilled": arm.distilled}
         for arm in arms
     }
-    work.shared["truth"] = runner.truth()
+    runner.describe()
     for pairs in sorted(work.settings.ladder, reverse=True):
         for arm in arms:
             rows = []
@@ -99,24 +98,27 @@ def trained(runner: Runner, arm: Arm, pairs: int, rate: float, seed: int) -> Pol
     """A run; a distilled arm trains on every sample, however few pairs its reward was fitted on,
     and its row says how few.
     """
-    count = runner.settings.samples // 2 if arm.distilled else pairs
-    row = runner.row(
-        arm, rate, seed, count, f"{pairs} pairs", lambda: data_for(runner, arm, pairs, seed)
-    )
+    count, key, data = pairs, None, runner.data
+    if arm.distilled:
+        count = runner.settings.samples // 2
+        fitted = fitted_reward(runner, pairs, seed)
+        key = fitted.learning_rate
+        data = with_reward(data, fitted)
+    data = replace(data, soft=arm.soft)
+    row = runner.row(arm, rate, seed, count, f"{pairs} pairs", lambda: data, key=key)
     return replace(row, pairs=pairs, part="main", f_validation=None, curves=None)
 
 
-def data_for(runner: Runner, arm: Arm, pairs: int, seed: int) -> Data:
-    """What an arm trains on: sampled labels, the labeler's probabilities, or a fitted reward's."""
-    reward = runner.data.reward.clone()
-    if arm.distilled:
-        reward[runner.data.rows("train")] = fitted_reward(runner, pairs, seed)
-    return replace(runner.data, reward=reward, soft=arm.soft)
+def with_reward(data: Data, fitted: PolicyRow) -> Data:
+    """The data with a fitted reward in place of the labeler's, at the training prompts."""
+    reward = data.reward.clone()
+    reward[data.rows("train")] = torch.tensor(fitted.f_train, dtype=reward.dtype)
+    return replace(data, reward=reward)
 
 
-def fitted_reward(runner: Runner, pairs: int, seed: int) -> Tensor:
-    """Rewards (X, K) of all samples of the training prompts: the log-ratios of a policy that DPO
-    fitted on the labeled pairs.
+def fitted_reward(runner: Runner, pairs: int, seed: int) -> PolicyRow:
+    """A reward of all samples of the training prompts, ``f_train`` (X, K): the log-ratios of a
+    policy that DPO fitted on the labeled pairs.
     """
 
     def measure(policy: Any, seed: int, pairs: int) -> dict[str, Any]:
@@ -126,22 +128,18 @@ def fitted_reward(runner: Runner, pairs: int, seed: int) -> Tensor:
         runner.row(REWARD, rate, 0, pairs, "reward", measure=measure)
         for rate in runner.settings.learning_rates
     ]
-    row = runner.row(REWARD, best(tried).learning_rate, seed, pairs, "reward", measure=measure)
-    return torch.tensor(row.f_train, dtype=torch.float64)
+    rate = best(tried).learning_rate
+    return runner.row(REWARD, rate, seed, pairs, "reward", measure=measure)
 
 
 # --- Measures -------------------------------------------------------------------------------------
 
 
 def chosen_rows(results: Results) -> dict[tuple[str, int], list[PolicyRow]]:
-    """By (arm, pairs): the runs at the rate of the least validation loss, one per seed.
-
-    Results that hold the runs at the chosen rate alone are all of them.
-    """
+    """By (arm, pairs): the runs at the rate of the least validation loss, one per seed."""
     kept = {}
     for key, rows in groups(results.where(part="main"), "arm", "pairs").items():
-        tried = [row for row in rows if row.seed == 0]
-        rate = best(tried).learning_rate if len(tried) > 1 else tried[0].learning_rate
+        rate = best([row for row in rows if row.seed == 0]).learning_rate
         kept[key] = [row for row in rows if row.learning_rate == rate]
     return kept
 
@@ -176,7 +174,12 @@ def summary(results: Results) -> Stats:
         "predicted": predicted_shares(results, var_w, var_p),
     }
     sizes = sorted(settings.ladder)
-    complete = [arm for arm in results.shared["arms"] if all((arm, n) in f for n in sizes)]
+    seeds = max(map(len, runs.values()))
+    complete = [
+        arm
+        for arm in results.shared["arms"]
+        if all(len(runs.get((arm, n), ())) == seeds for n in sizes)
+    ]
     if "SFT" in complete:
         arms = ["SFT", *(arm for arm in complete if arm != "SFT")]
         # (W, N, S, 6, X)
@@ -390,12 +393,13 @@ STUDY = Study(
     title="What a pair is worth to a language model",
     presets={"cpu": Worth()},
     row=PolicyRow,
+    identifiers=("arm", "reduction", "learning_rate", "seed", "pairs", "part"),
     steps=steps,
     run=run,
     summary=summary,
     figures=figures,
     words=words,
     check=check_settings,
-    counts=frozenset({"seeds", "arms", "ladder"}),
+    counts=COUNTS | {"ladder"},
     shared=frozenset({"arms", "truth"}),
 )

@@ -34,11 +34,12 @@ def bootstrap_runs(
 
     ``values`` is (S, X), or (S, k, X) where the statistic takes k numbers of each prompt; a
     statistic is given the mean over the drawn seeds.  Responses of one prompt are not independent,
-    nor are prompts under one trained policy, so neither is ever drawn alone.  With one seed this
-    is ``bootstrap`` over prompts: how much another training run would differ is then not known.
+    nor are prompts under one trained policy, so neither is ever drawn alone.  Drawn seeds vary by
+    (S - 1)/S of what seeds do, which is put right; still, three seeds say little of how much a
+    fourth would differ.  With one seed this is ``bootstrap`` over prompts alone.
 
     >>> bootstrap_runs(torch.tensor([[1.0, 1.0], [3.0, 3.0]]))  # two seeds, prompts all alike
-    [2.0, 1.0, 3.0]
+    [2.0, 0.5858, 3.4142]
     """
     S, X = values.shape[0], values.shape[-1]
     rng = torch.Generator().manual_seed(0)
@@ -46,6 +47,7 @@ def bootstrap_runs(
     seeds = torch.randint(S, (resamples, S), generator=rng)
     counts = torch.zeros(resamples, S, dtype=values.dtype)
     counts.scatter_add_(1, seeds, torch.ones_like(seeds, dtype=values.dtype))
+    counts = 1 + (counts - 1) * (S / max(1, S - 1)) ** 0.5
     mixed = torch.einsum("rs,s...x->r...x", counts / S, values)
     picks = prompts if values.dim() == 2 else prompts[:, None].expand(-1, values.shape[1], -1)
     drawn = mixed.gather(-1, picks)  # (R, X) or (R, k, X)

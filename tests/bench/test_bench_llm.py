@@ -11,6 +11,7 @@ pytest.importorskip("trl", reason="TRL is in the bench extra")
 import against_trl as bench
 
 from dil_tutorial.errors import InputError
+from dil_tutorial.lessons.measured import against_trl
 from dil_tutorial.llm.tokens import tokenize_pairs
 
 
@@ -83,4 +84,4 @@ def test_medians_ratios_and_failures():
         "trl": "mixed, bf16, Liger",
         "times_faster": 1.25,
     }
-    bench.figure(bench.summary([*rows, *faster]))  # a cell that one side alone ran is drawn
+    against_trl(bench.summary([*rows, *faster]))  # a cell that one side alone ran is drawn

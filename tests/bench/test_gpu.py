@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command import dil, refused
+from command import dil_process, refused
 
 pytest.importorskip("peft", reason="language models need the llm extra")
 
@@ -56,7 +56,7 @@ def test_a_dry_run_goes_on_where_it_was_cut_off(tmp_path):
 
 
 def test_without_a_card_it_says_so(tmp_path):
-    refused(dil("gpu", "--out", tmp_path / "gpu"), "no GPU here", "--dry-run")
+    refused(dil_process("gpu", "--out", tmp_path / "gpu"), "no GPU here", "--dry-run")
 
 
 @pytest.mark.slow

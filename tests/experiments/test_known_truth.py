@@ -191,7 +191,7 @@ LOSSES = {
 }
 
 
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(1)
 @pytest.mark.slow  # notebook 10 trains two such models, of half the size, in make test
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_tabular_language_model_ends_where_the_theory_says(runner, loss):

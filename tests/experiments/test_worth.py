@@ -32,8 +32,8 @@ def test_a_distilled_arm_learns_from_the_labeled_pairs_alone(runner):
     """Its rewards are a fit to sampled labels, far from the labeler's own, and its pairs are as
     many as there are samples.
     """
-    arm = worth.ARMS[-1]
-    data = worth.data_for(runner, arm, 2, 0)
+    data = worth.with_reward(runner.data, worth.fitted_reward(runner, 2, 0))
+    data = worth.replace(data, soft=True)
     train = runner.data.rows("train")
     assert not torch.allclose(data.reward[train], runner.data.reward[train], atol=0.1)
     others = [x for x in range(len(runner.data.drawn)) if x not in train]
@@ -41,7 +41,7 @@ def test_a_distilled_arm_learns_from_the_labeled_pairs_alone(runner):
     pairs, _ = data.pairs("train", runner.settings.samples // 2, 0)
     assert len(pairs) == 4 * len(train)
     assert all(0 < pair["p_chosen"] < 1 for pair in pairs)
-    plain = worth.data_for(runner, worth.ARMS[0], 2, 0).pairs("train", 2, 0)[0]
+    plain, _ = runner.data.pairs("train", 2, 0)
     assert not any("p_chosen" in pair for pair in plain)
 
 
