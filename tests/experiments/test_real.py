@@ -85,11 +85,6 @@ def test_held_out_prompts_are_not_trained_on(tmp_path):
             "She goes to school every day.",
             "She go to school every days and buyed a apple.",
         ),
-        (
-            "grammar-neural",
-            "She goes to school every day.",
-            "She go to school every days and buyed a apple.",
-        ),
         ("topic", "The lighthouse stood in the storm.", "A dog ran home."),
     ],
 )
