@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-console = Console()
+console = Console(emoji=False)  # a name may hold :train:
 
 JsonOption = Annotated[
     Path | None,
@@ -24,7 +24,7 @@ JsonPath = Annotated[
 
 def refuse(message: str, status: int = 2) -> NoReturn:
     """One line on standard error, and the exit status of bad input, or another."""
-    Console(stderr=True, soft_wrap=True).print(
+    Console(stderr=True, soft_wrap=True, emoji=False).print(
         f"[bold red]dil:[/] {escape(message)}", highlight=False
     )
     sys.exit(status)

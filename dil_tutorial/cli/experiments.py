@@ -19,10 +19,10 @@ from dil_tutorial.llm import recipe as recipes
 
 SEEN = """\
   A preference data set holds two distributions that average to the reference: chosen responses
-  and rejected responses.  SFT, NCA and DIL [bold]with the mixture denominator[/] end exactly at
-  the chosen distribution, pi_chosen.  DIL [bold]as published[/] (rejected responses in place of
-  reference samples) does not: it goes towards RLHF, LSIF most; and LSIF and
-  DPO let the likelihood of chosen responses fall.
+  and rejected responses.  SFT, NCA and DIL [bold]with the mixture denominator[/] have their
+  optimum exactly at the chosen distribution, pi_chosen.  DIL [bold]as published[/] (rejected
+  responses in place of reference samples) does not: its optimum lies towards RLHF, LSIF's most;
+  and LSIF and DPO let the likelihood of chosen responses fall.
 
   [bold]Open next[/]
     dil lab           notebook 00 in JupyterLab
@@ -66,6 +66,8 @@ def experiment(
     settings = studies.settings_of(study, preset, set_ or [])
     usual = preset in (None, next(iter(study.presets)))
     folder = out or Path("outputs") / ((study.folder or name) + ("" if usual else f"-{preset}"))
+    if folder.is_file():
+        raise InputError(f"{folder}: is a file: give a folder for --out")
     if show:
         return show_settings(name, study.presets, settings)
     total, terminal = study.steps(settings), console.is_terminal

@@ -173,7 +173,7 @@ def dropped(reasons: Mapping[str, int]) -> str:
 
 
 def plan(
-    config: Annotated[Path, typer.Option(help="A recipe, e.g. recipes/paper-llama-3-8b.yaml.")],
+    config: Annotated[Path, typer.Option(help="A recipe, e.g. recipes/smollm2-cpu.yaml.")],
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change one value of the recipe: key=value.")
     ] = None,
@@ -495,6 +495,8 @@ def show_pairs(results: dict[str, Any]) -> None:
     for name, (mean, low, high) in results["metrics"].items():
         metrics_table.add_row(escape(name), f"{mean:.3f}", f"{low:.3f} to {high:.3f}")
     console.print(metrics_table)
+    if bad := results["rows left out"]:
+        say(f"{len(bad)} rows cannot be used and were left out, the first: {bad[0]}")
     if seen:
         say(
             f"{seen} of these pairs are among those that the run was trained on: this says how "

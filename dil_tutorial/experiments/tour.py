@@ -165,7 +165,7 @@ def draw(
         "DIL LSIF published": optima.dil(world, "lsif", "rejected")[0],
         RLHF: optima.rlhf(world, 1.0)[0],
     }
-    plotting.policies(right, ends, world.true_reward[0], "Where the losses end", LAWS)
+    plotting.policies(right, ends, world.true_reward[0], "Optima of the losses", LAWS)
     for axes in (left, right):
         axes.tick_params(axis="x", labelsize=8)
     paths = plotting.save(figure, out / "policies")

@@ -244,6 +244,7 @@ def ladder(
     W, N, S, _, X = sums.shape
     rng = torch.Generator().manual_seed(0)
     prompts, seeds = (counts_of(n, rng).to(sums) for n in (X, S))  # (1 + R, X), (1 + R, S)
+    seeds = 1 + (seeds - 1) * (S / max(1, S - 1)) ** 0.5  # as in ``bootstrap_runs``
     drawn = torch.einsum("rs,wnskx,rx->kwnr", seeds, sums, prompts)
     _, _, xx, xy, yy = moments(drawn.unsqueeze(-1), -1)  # (W, N, 1 + R)
     inverse = (xx * yy / xy**2).flatten(0, 1)  # 1/corr^2

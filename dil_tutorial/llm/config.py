@@ -118,6 +118,13 @@ class DILConfig(TrainingArguments):
             raise InputError(
                 f"max_length is {self.max_length!r}: give a whole number of at least 2"
             )
+        least = {"learning_rate": 0, "max_grad_norm": 0, "num_train_epochs": 0}
+        least |= {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise InputError(f"{name} is {getattr(self, name)}: give at least {bound}")
+        if not self.num_train_epochs and self.max_steps < 1:
+            raise InputError("num_train_epochs is 0: give more, or max_steps")
         if self.ld_alpha is not None and not (
             isinstance(self.ld_alpha, (int, float)) and 0 <= self.ld_alpha <= 1
         ):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.llm.data import FIELDS, Pair, read_pairs
+from dil_tutorial.llm.data import FIELDS, Pair, read, read_pairs
 from dil_tutorial.llm.fast.batches import LAYOUTS
 from dil_tutorial.llm.fast.logprobs import pair_logps
 from dil_tutorial.llm.fast.probes import check_fits, usable_layout
@@ -154,7 +154,8 @@ def evaluate_run(
     """A finished run against its reference: on held-out pairs where there is ``data``, and on
     ``tasks``, if there are any.
     """
-    pairs = read_pairs(data, limit) if data is not None else []
+    reading = read(data, limit, "skip") if data is not None else None
+    pairs = reading.pairs if reading else []
     trained_on = overlap(run, pairs)
     policy, reference, tokenizer, recipe = models_of(run)
     for model in (policy, reference):
@@ -165,6 +166,7 @@ def evaluate_run(
         results |= {
             "data": str(data),
             "trained on": trained_on,
+            "rows left out": reading.bad if reading else [],
             **evaluate(
                 policy, reference, tokenizer, pairs, batch_size=batch_size, quiet=quiet, **settings
             ),

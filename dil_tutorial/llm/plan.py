@@ -206,6 +206,7 @@ def plan(
     """
     sharded = bool(recipe.get("fsdp")) and cards > 1
     step = step_of(recipe, *lengths)
+    step = replace(step, pairs=min(step.pairs, math.ceil(pairs / cards)))  # no batch holds more
     full = longest_step(recipe, step, longest)
     counts, most = counted(config, step), counted(config, full)
     epochs = recipe.get("num_train_epochs", 3)
@@ -284,7 +285,10 @@ def lengths_of_data(recipe: dict[str, Any], limit: int = 1000) -> tuple[Lengths,
         )
     pairs = read_pairs(recipe["data"], recipe.get("limit"), recipe.get("on_bad_line", "refuse"))
     rows, _ = tokenize_pairs(
-        pairs[:limit], load_tokenizer(recipe["model"]), recipe.get("max_length", 1024)
+        pairs[:limit],
+        load_tokenizer(recipe["model"]),
+        recipe.get("max_length", 1024),
+        recipe.get("chat_format", False),
     )
     sides = [
         (len(row.chosen.prompt), len(row.chosen.tokens), len(row.rejected.tokens)) for row in rows

@@ -139,6 +139,8 @@ def check_own_keys(recipe: dict[str, Any]) -> None:
         raise InputError(
             f"recipe: {', '.join(lora)} without lora_r: give the rank, or leave LoRA out"
         )
+    if recipe.get("lora_r", 1) < 1:
+        raise InputError(f"recipe: lora_r is {recipe['lora_r']}: give a rank of at least 1")
     if dtype == "bfloat16" and not lora:
         raise InputError(
             "recipe: dtype bfloat16 without lora_r: small updates of bfloat16 weights round "

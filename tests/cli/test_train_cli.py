@@ -117,6 +117,26 @@ def test_a_file_of_which_no_row_can_be_used_says_why(recipe, write, tmp_path, co
     refused(dil(*arguments), "none of its 5 rows can be used", "bad.jsonl:1", "bad.jsonl:3")
 
 
+def test_a_plan_counts_the_batches_that_there_are(recipe):
+    """24 pairs make no batch of 512, and a chat template makes prompts longer."""
+    flops = {}
+    for name, values in {
+        "plain": {"chat_format": False},
+        "chat": {"chat_format": True},
+        "one batch": {"chat_format": False, "per_device_train_batch_size": 24},
+        "large": {"chat_format": False, "per_device_train_batch_size": 512},
+    }.items():
+        run = dil("plan", "--config", recipe(max_steps=-1, **values))
+        assert run.returncode == 0, run.stderr
+        flops[name] = next(line for line in run.stdout.splitlines() if "FLOPs" in line)
+    assert flops["one batch"] == flops["large"]
+    assert flops["plain"] != flops["chat"]
+
+
+def test_names_are_shown_as_they_are(tmp_path):
+    refused(dil("data", "nobody/nothing:train[x]"), "nobody/nothing:train[x]")
+
+
 def test_a_recipe_for_the_cpu_is_planned_on_this_machine(recipe):
     run = dil("plan", "--config", recipe(num_train_epochs=1, max_steps=-1))
     assert run.returncode == 0, run.stderr
@@ -277,6 +297,11 @@ def test_bad_data(recipe, write, tmp_path, rows, words):
         ({"limit": 0}, ["limit is 0"]),
         ({"max_length": 3}, ["the prompt alone fills max_length, 3", "raise max_length"]),
         ({"lr_scheduler_type": "wobbly"}, ["recipe", "wobbly"]),
+        ({"learning_rate": -1}, ["learning_rate is -1", "at least 0"]),
+        ({"per_device_train_batch_size": 0}, ["per_device_train_batch_size is 0", "at least 1"]),
+        ({"gradient_accumulation_steps": 0}, ["gradient_accumulation_steps is 0"]),
+        ({"num_train_epochs": 0, "max_steps": -1}, ["num_train_epochs is 0"]),
+        ({"lora_r": -2}, ["lora_r is -2", "at least 1"]),
     ],
 )
 def test_bad_recipes(recipe, tmp_path, values, words):
