@@ -21,6 +21,10 @@
 import torch
 from IPython.display import Markdown, display
 
+from dil_tutorial.lessons import quiet
+
+quiet.libraries()
+
 from dil_tutorial.experiments import real_text, study
 from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.lessons.panels import reading

@@ -93,7 +93,8 @@ def generate(root: Path) -> None:
     write_text(generated / "figures.md", pages.figures_page(generated))
     write_text(generated / "measured.md", pages.measured_page(generated))
     write_text(generated / "fits.md", pages.fits_page())
-    write_text(generated / "commands.md", pages.commands_page())
+    command = [sys.executable, "-m", "dil_tutorial", "dev", "commands"]
+    write_text(generated / "commands.md", subprocess.check_output(command, text=True))
     write_text(generated / "doctor.md", pages.doctor_page())
     write_text(generated / "wrong_answers.md", pages.wrong_answers_table())
     write_text(generated / "architecture.md", pages.architecture_page(root))

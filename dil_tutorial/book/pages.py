@@ -167,36 +167,6 @@ def figures_page(folder: Path) -> str:
     return page("figures", alts=alts)
 
 
-def commands_page() -> str:
-    """Every command with its arguments and options, from what ``--help`` reads."""
-    import typer.main
-
-    from dil_tutorial.cli import app
-
-    root: Any = typer.main.get_command(app)
-    commands = []
-    for name, command in root.commands.items():
-        below = getattr(command, "commands", {}).items()
-        rows = [(f"{name} {inner}", one) for inner, one in below] or [(name, command)]
-        commands += [described_command(full, one) for full, one in rows]
-    return page("commands", commands=commands)
-
-
-def described_command(name: str, command: Any) -> dict[str, Any]:
-    """A command's name, what it does, and its parameters: (name, help, default)."""
-    parameters = []
-    for parameter in command.params:
-        if parameter.name == "help":
-            continue
-        option = parameter.param_type_name == "option"
-        names = ", ".join(parameter.opts) if option else parameter.name.rstrip("_").upper()
-        default = parameter.default
-        plain = isinstance(default, (str, int, float, Path)) and not isinstance(default, bool)
-        about = " ".join((parameter.help or "").split())
-        parameters.append((names, about, str(default) if plain else ""))
-    return {"name": name, "about": " ".join((command.help or "").split()), "parameters": parameters}
-
-
 def measured_page(folder: Path) -> str:
     """The training step against TRL's, and what low precision does to f, from the files that the
     scripts in benchmarks/ wrote.

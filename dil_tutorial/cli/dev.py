@@ -1,7 +1,7 @@
 """``dil dev``: what builds and measures this project.  Most of it needs a clone."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -104,3 +104,35 @@ def wheel(
     from dil_tutorial.book import wheel as wheels
 
     wrote(wheels.wheel(folder))
+
+
+@app.command()
+def commands() -> None:
+    """Print the book's page of commands: what every ``--help`` reads."""
+    import typer.main
+
+    from dil_tutorial.book.pages import page
+    from dil_tutorial.cli import app as whole
+
+    root: Any = typer.main.get_command(whole)
+    described = []
+    for name, command in root.commands.items():
+        below = getattr(command, "commands", {}).items()
+        rows = [(f"{name} {inner}", one) for inner, one in below] or [(name, command)]
+        described += [described_command(full, one) for full, one in rows]
+    print(page("commands", commands=described))
+
+
+def described_command(name: str, command: Any) -> dict[str, Any]:
+    """A command's name, what it does, and its parameters: (name, help, default)."""
+    parameters = []
+    for parameter in command.params:
+        if parameter.name == "help":
+            continue
+        option = parameter.param_type_name == "option"
+        names = ", ".join(parameter.opts) if option else parameter.name.rstrip("_").upper()
+        default = parameter.default
+        plain = isinstance(default, (str, int, float, Path)) and not isinstance(default, bool)
+        about = " ".join((parameter.help or "").split())
+        parameters.append((names, about, str(default) if plain else ""))
+    return {"name": name, "about": " ".join((command.help or "").split()), "parameters": parameters}

@@ -19,6 +19,8 @@ import pytest
 
 pytest.importorskip("jupyter_book", reason="the book needs the book extra")
 
+from book_site import site  # noqa: F401
+
 from dil_tutorial import claims
 from dil_tutorial.book import architecture, crossref, pair
 from dil_tutorial.book import build as book

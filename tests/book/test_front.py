@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 import pytest
+from command import dil
 
 pytest.importorskip("peft", reason="the results are of language models: the llm extra")
 
-from dil_tutorial.book import pages, readme
+from dil_tutorial.book import readme
 from dil_tutorial.experiments import tour
 from dil_tutorial.support.paths import CLONE
 from toy.gallery import bandit
@@ -40,8 +41,8 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def test_every_command_is_on_the_page():
-    page = pages.commands_page()
-    for name in ("verify", "train", "experiment", "course grade", "dev bench"):
+    page = dil("dev", "commands").stdout
+    for name in ("verify", "train", "experiment", "course grade", "dev readme"):
         assert f"## dil {name}\n" in page
     assert "`--set`" in page
     assert page.count("## dil ") > 25

@@ -212,6 +212,10 @@ def test_dil_evaluate(tiny_model, tmp_path, write):
     assert "ranking accuracy" in run.stdout
     refused(dil("evaluate", out, "--data", "nowhere.jsonl"), "nowhere.jsonl", "no such file")
     refused(dil("evaluate", tmp_path, "--data", tiny_preferences()), "no finished run")
+    assert "16 held-out pairs" in dil("evaluate", out).stdout  # the tutorial's
+    run_json = json.loads((out / "run.json").read_text())
+    run_json["recipe"]["data"] = "others.jsonl"
+    (out / "run.json").write_text(json.dumps(run_json))
     refused(dil("evaluate", out), "nothing to evaluate on")
     refused(
         dil("evaluate", out, "--task", "x", "--task-folder", tmp_path / "none"), "no such folder"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 BUILD = (
     "import pathlib, sys; from dil_tutorial.book.build import build; "
     "sys.exit(build(pathlib.Path(sys.argv[1]), everything=sys.argv[2] == 'True')[0])"
