@@ -16,6 +16,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import pytest
 import torch
+from book_site import site  # noqa: F401  # a fixture
 from hypothesis import settings
 
 # a busy machine is no failure; runs repeat

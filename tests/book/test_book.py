@@ -19,7 +19,6 @@ import pytest
 
 pytest.importorskip("jupyter_book", reason="the book needs the book extra")
 
-from book_site import site  # noqa: F401
 
 from dil_tutorial import claims
 from dil_tutorial.book import architecture, crossref, pair

@@ -15,8 +15,6 @@ pytest.importorskip("jupyter_book", reason="the book needs the book extra")
 pytest.importorskip("playwright", reason="printing needs the browser extra")
 
 
-from book_site import site  # noqa: F401
-
 from dil_tutorial.book import pages
 from dil_tutorial.claims import CLAIMS
 
