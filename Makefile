@@ -19,7 +19,7 @@ test: .venv/test.stamp
 # What make test leaves out because it takes long: the book, browsers, kills, a class graded, studies on tiny models, random samples
 # of long series (the seed is printed); then the core once more as other processors would compute it.
 test-all: .venv/all.stamp
-	$(PYTEST) -m slow --durations 10 tests
+	$(PYTEST) -m slow --durations 10 tests notebooks
 	$(BIN)/python tests/portability.py
 
 # The series that make test-all samples, whole: every attack on the grader and a class of forty; every loss on a language model of

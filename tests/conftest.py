@@ -39,6 +39,8 @@ LONGEST = [
     "10_known_truth",
     "test_llm",
 ]
+# lessons of half a minute, run by make test-all
+SLOW_NOTEBOOKS = ("10_known_truth", "14_what_a_pair_is_worth", "17_before_and_after")
 SEED = "TEST_SAMPLE_SEED"  # the environment's: which cases of sampled tests run
 
 
@@ -56,7 +58,11 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"sampled tests: {SEED}={os.environ[SEED]} draws these again, --whole runs all"
 
 
+@pytest.hookimpl(tryfirst=True)  # before slow tests are left out
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem in SLOW_NOTEBOOKS and item.path.suffix == ".ipynb":
+            item.add_marker(pytest.mark.slow)
     place = {stem: rank for rank, stem in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, len(place)))
     groups: dict[tuple[Path, str], list[pytest.Item]] = {}

@@ -118,6 +118,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_loss_with_a_new_setting(copy, tiny_model, tmp_path):
     copy.add("dil_tutorial/margins.py", LOSS)
     assert "focus is -1.0: give a number of at least 0" in copy.run("-c", KNOWN)

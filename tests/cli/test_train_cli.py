@@ -117,6 +117,7 @@ def test_a_file_of_which_no_row_can_be_used_says_why(recipe, write, tmp_path, co
     refused(dil(*arguments), "none of its 5 rows can be used", "bad.jsonl:1", "bad.jsonl:3")
 
 
+@pytest.mark.slow
 def test_a_plan_counts_the_batches_that_there_are(recipe):
     """24 pairs make no batch of 512, and a chat template makes prompts longer."""
     flops = {}
