@@ -39,8 +39,15 @@ LONGEST = [
     "10_known_truth",
     "test_llm",
 ]
-# lessons of half a minute, run by make test-all
-SLOW_NOTEBOOKS = ("10_known_truth", "14_what_a_pair_is_worth", "17_before_and_after")
+# the longest lessons and those that load transformers, run by make test-all
+SLOW_NOTEBOOKS = (
+    "08_training_dynamics",
+    "10_known_truth",
+    "11_scaling_up",
+    "14_what_a_pair_is_worth",
+    "15_rlhf_run",
+    "17_before_and_after",
+)
 SEED = "TEST_SAMPLE_SEED"  # the environment's: which cases of sampled tests run
 
 

@@ -90,6 +90,7 @@ def test_optima_refuses_a_missing_file():
     refused(dil_process("optima", "nowhere.json"), "nowhere.json", "no such file")
 
 
+@pytest.mark.slow  # make tutorial is the same
 def test_tour(tmp_path):
     start = time.perf_counter()
     run = dil("tour", "--out", tmp_path)

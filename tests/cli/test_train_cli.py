@@ -138,6 +138,7 @@ def test_names_are_shown_as_they_are(tmp_path):
     refused(dil("data", "nobody/nothing:train[x]"), "nobody/nothing:train[x]")
 
 
+@pytest.mark.slow
 def test_a_recipe_for_the_cpu_is_planned_on_this_machine(recipe):
     run = dil("plan", "--config", recipe(num_train_epochs=1, max_steps=-1))
     assert run.returncode == 0, run.stderr
