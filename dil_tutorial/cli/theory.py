@@ -93,11 +93,11 @@ def summary(results: list[Result], seeds: int) -> str:
     """One line: how many claims came out how."""
     counts = Counter(result.verdict for result in results)
     wrong = [result.claim.id for result in results if not result.as_recorded]
-    tail = (
-        f"[bold red]Not as recorded: {', '.join(wrong)}[/]"
-        if wrong
-        else "[green]All verdicts as recorded.[/]"
-    )
+    tail = "[green]All verdicts as recorded.[/]"
+    if wrong:
+        tail = f"[bold red]Not as recorded: {', '.join(wrong)}[/]"
+        if seeds < 5:
+            tail += "; a claim that fails in some worlds needs a few to show it: --seeds 5"
     return (
         f"{len(results)} claims on {seeds} worlds each: "
         + ", ".join(f"{n} {v}" for v, n in counts.items())

@@ -72,10 +72,10 @@ def test_lab_lays_out_notebooks_recipes_and_assignments_once(installed):
 
 
 def test_notebooks_run_without_their_scripts(installed):
-    run = installed("notebooks", "00", blocked=["jupytext"])
+    run = installed("dev", "notebooks", "00", blocked=["jupytext"])
     assert run.returncode == 0, run.stdout + run.stderr
     assert "00_orientation" in run.stdout
-    refused = installed("notebooks", "--write", "00")
+    refused = installed("dev", "notebooks", "--write", "00")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
 
 
@@ -94,6 +94,6 @@ def test_a_course_is_made_with_the_base_alone_and_released_with_nbgrader(install
 
 
 def test_the_book_needs_a_clone_and_says_so(installed):
-    run = installed("book")
+    run = installed("dev", "book")
     assert (run.returncode, run.stderr.count("\n")) == (2, 1), run.stderr
     assert "clone" in run.stderr
