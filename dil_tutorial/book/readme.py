@@ -32,7 +32,7 @@ def verdict(claim: str) -> str:
     ('holds', 'fails as published')
     """
     (result,) = claims.run(claims.select(claim), range(SEEDS))
-    return f"{result.verdict}" if result.as_recorded else "not as recorded"
+    return str(result.verdict) if result.as_recorded else "not as recorded"
 
 
 def published() -> dict[str, float]:

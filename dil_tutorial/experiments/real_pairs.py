@@ -146,8 +146,6 @@ def steps(settings: RealPairs) -> int:
 
 def check(settings: RealPairs) -> None:
     """InputError where data, model or losses cannot be, before anything long begins."""
-    if not settings.learning_rates or min(settings.learning_rates) <= 0:
-        raise InputError("learning_rates: give at least one, above 0, for example 1e-4,1e-3")
     chosen_arms(ARMS, settings.arms)
     if not settings.data:
         raise InputError(

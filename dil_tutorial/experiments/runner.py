@@ -85,8 +85,6 @@ MEMORY = 2 << 30  # bytes of hidden states that are remembered
 def check_settings(settings: Settings) -> None:
     """InputError for a reward, a model or numbers that cannot be, before anything long begins."""
     get_reward(settings.reward)
-    if not settings.learning_rates or min(settings.learning_rates) <= 0:
-        raise InputError("learning_rates: give at least one, above 0, for example 1e-4,1e-3")
     if min(settings.samples // 2, settings.pairs, settings.evaluated, settings.batch_size) < 1:
         raise InputError("samples, pairs, evaluated and batch_size: give at least 2, 1, 1 and 1")
     if settings.limit is not None and settings.limit < 12:

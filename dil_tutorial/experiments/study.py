@@ -189,6 +189,8 @@ def settings_of(one: Study, preset: str | None, changes: Sequence[str]) -> Any:
         settings = dataclasses.replace(settings, **{key: read_value(text, kinds[key], change)})
     if getattr(settings, "seeds", 1) < 1:
         raise InputError(f"seeds is {settings.seeds}: give at least 1")
+    if min(getattr(settings, "learning_rates", (1.0,)), default=0.0) <= 0:
+        raise InputError("learning_rates: give at least one, above 0, for example 1e-4,1e-3")
     one.check(settings)
     return settings
 

@@ -334,6 +334,8 @@ def test_settings_are_read_by_their_type():
     ):
         with pytest.raises(InputError, match=message):
             study.settings_of(one, None, [change])
+    with pytest.raises(InputError, match="learning_rates: give at least one, above 0"):
+        study.settings_of(study.study("worth"), None, ["learning_rates=1e-4,0"])
 
 
 def test_seeds_and_prompts_are_resampled_together():
