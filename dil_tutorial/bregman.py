@@ -36,7 +36,7 @@ below the bound, exactly the table's.  (The exponential generator explodes twice
 
 ``win`` knows that no ratio to the chosen distribution is above 2: with the corrected denominator it
 is -f_w - log(2 - e^{f_l}), the log-likelihood of "y_w won", r/2, and "y_l lost", 1 - r/2 (THEORY
-§12.3).
+§12.3).  ``win(K)`` is the same for the best of K draws, whose ratio is at most K.
 Beyond r = 1.99 losses continue along their tangent, with 199 times the slope that a win has,
 and a win weighs less and less, from r = 2 on not at all: no chance is above 1. (A response that
 never lost in the data has nothing else to hold it: the sum over all responses would push it to any
@@ -154,6 +154,7 @@ class Generator:
     reference_loss: Function  # e^f h'(e^f) - h(e^f), constants dropped
     max_ratio: float = math.exp(MAX_LOG_RATIO)  # the losses continue along their tangents beyond it
     proved: bool = False
+    bound: float = math.inf  # h is defined for r below it
 
     def __post_init__(self) -> None:
         if self.proved:
@@ -303,27 +304,41 @@ EXPONENTIAL = Generator(
 )
 
 
-# The likelihood of the labels: r/2 is the probability that a response wins against one of pi_ref.
-# Defined for r < 2.
-def _log_loss_of_a_win(f: Tensor) -> Tensor:
-    """-log(r/2) + log(1 - r/2): what the chosen term adds to the reference term of both."""
-    return math.log(2) - f + torch.log1p(-torch.exp(f) / 2)
+def win(responses: int = 2) -> Generator:
+    """The likelihood of "the best of K": r/K is the chance that a response is the best of K draws.
+
+    Defined for r < K.  For K = 2 it is ``win``: r/2 is the probability that a response wins against
+    one of pi_ref.
+
+    >>> win(4).name, win(4).chosen_loss(torch.tensor(0.0))  # -f + log(K - e^f)
+    ('win(4)', tensor(1.0986))
+    """
+    if not isinstance(responses, int) or responses < 2:
+        raise InputError(f"generator win({responses}): give the number of responses, at least 2")
+    K = responses
+    end = K * 0.995  # the losses continue along their tangents from here
+
+    def log_loss_of_a_win(f: Tensor) -> Tensor:
+        """-log(r/K) + log(1 - r/K): what the chosen term adds to the reference term of all."""
+        return math.log(K) - f + torch.log1p(-torch.exp(f) / K)
+
+    def log_loss_of_a_defeat(f: Tensor) -> Tensor:
+        """-K log(K - r); 1/K of it for each response of a group."""
+        return -K * (math.log(K) + torch.log1p(-torch.exp(f) / K))
+
+    extended = _with_tangents(log_loss_of_a_win, upper=math.log(end))
+    return Generator(
+        name="win" if K == 2 else f"win({K})",
+        h=lambda r: torch.xlogy(r, r) + torch.xlogy(K - r, K - r),
+        dh=lambda r: torch.log(r) - torch.log(K - r),
+        chosen_loss=lambda f: extended(f) + _slope_to_zero(f, end, float(K)),
+        reference_loss=_with_tangents(log_loss_of_a_defeat, upper=math.log(end)),
+        max_ratio=end,
+        bound=K,
+    )
 
 
-def _log_loss_of_a_defeat(f: Tensor) -> Tensor:
-    """-2 log(2 - r); half of it for each response of a pair."""
-    return -2 * (math.log(2) + torch.log1p(-torch.exp(f) / 2))
-
-
-_extended_win = _with_tangents(_log_loss_of_a_win, upper=math.log(1.99))
-WIN = Generator(
-    name="win",
-    h=lambda r: torch.xlogy(r, r) + torch.xlogy(2 - r, 2 - r),
-    dh=lambda r: torch.log(r) - torch.log(2 - r),
-    chosen_loss=lambda f: _extended_win(f) + _slope_to_zero(f, 1.99, 2.0),
-    reference_loss=_with_tangents(_log_loss_of_a_defeat, upper=math.log(1.99)),
-    max_ratio=1.99,
-)
+WIN = win()
 
 GENERATORS: dict[str, Generator] = {
     g.name: g for g in (LSIF, UKL, BCE, HELLINGER, ITAKURA_SAITO, BRIER, EXPONENTIAL, WIN)
@@ -381,12 +396,13 @@ def mixture(weights: Mapping[str, float]) -> Generator:
         mixed("chosen_loss"),
         mixed("reference_loss"),
         max_ratio=min(gen.max_ratio for _, gen in parts),
+        bound=min(gen.bound for _, gen in parts),
     )
 
 
 def get_generator(generator: str | Generator) -> Generator:
-    """A generator by name, "power(a)" for any number a, a sum as "lsif+ukl" or "0.5 lsif + 2 ukl",
-    or the generator itself.
+    """A generator by name, "power(a)" for any number a, "win(K)" for the best of K, a sum as
+    "lsif+ukl" or "0.5 lsif + 2 ukl", or the generator itself.
 
     >>> get_generator("ukl") is UKL, get_generator("lsif+ukl").name
     (True, '1 lsif + 1 ukl')
@@ -406,6 +422,8 @@ def get_generator(generator: str | Generator) -> Generator:
                 "power(0.5)"
             ) from None
         return power(exponent)
+    if written := re.fullmatch(r"win\((\d+)\)", generator):
+        return win(int(written.group(1)))
     if "+" in generator:
         weights: dict[str, float] = {}
         for part in generator.split("+"):

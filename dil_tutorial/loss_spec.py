@@ -205,9 +205,10 @@ class LossSpec:
     def all_settings(self) -> dict[str, Any]:
         """The settings with their values, given or by default.
 
-        ``shift`` and ``kl`` count only where given.
+        ``shift``, ``kl`` and ``mixture_weight`` count only where given.
         """
-        defaults = {k: v for k, v in self.defaults.items() if k not in ("shift", "kl")}
+        only_given = ("shift", "kl", "mixture_weight")
+        defaults = {k: v for k, v in self.defaults.items() if k not in only_given}
         return defaults | dict(self.settings)
 
     @property

@@ -16,8 +16,13 @@ rejected     g(y_l)                 (published)    not pi_chosen: see ``toy.opti
 mixture      (g(y_w) + g(y_l)) / 2  (corrected)    pi_chosen, for every h: they average to pi_ref
 reference    g(y), y ~ pi_ref                      pi_chosen, for every h
 ===========  ====================================  ==============================================
+
+The half is for pairs of two draws from pi_ref.  Where the chosen response is the best of K draws
+and the rejected one any other of them, its weight is 1/K: ``mixture_weight``.  A whole group of K
+responses with scores goes into ``group_loss`` (THEORY §14).
 """
 
+import math
 from typing import Any
 
 import torch
@@ -47,6 +52,7 @@ from dil_tutorial.loss_spec import (
     Number,
     NumberOrTensor,
     Positive,
+    Share,
     TRLName,
     Variant,
     as_spec,
@@ -75,21 +81,43 @@ PI_CHOSEN = r"$\pi_\text{ref}(1+t)$"
 
 
 def check_denominator(
-    generator: GeneratorSetting = "lsif", denominator: DenominatorSetting = "rejected", **_: Any
+    generator: GeneratorSetting = "lsif",
+    denominator: DenominatorSetting = "rejected",
+    mixture_weight: float = 0.5,
+    **_: Any,
 ) -> None:
-    """InputError for an unknown denominator, and where the generator is defined for bounded ratios
-    alone, but the denominator is ``rejected``: the ratio of chosen to rejected has no bound.
+    """InputError for an unknown denominator, for a weight that plays no part, and where the
+    generator is defined for ratios below 2, but the ratio of chosen to rejected responses has no
+    bound, or that of the best of K has the bound K.
 
     >>> check_denominator("bce", "rejected"), check_denominator("win", "mixture")
     (None, None)
+    >>> check_denominator("win", "mixture", mixture_weight=0.25)
+    Traceback (most recent call last):
+    ...
+    dil_tutorial.errors.InputError: generator 'win' is defined for ratios below 2, and with
+        mixture_weight 0.25 they reach 4: give win(4)
     """
     if denominator not in DENOMINATORS:
         raise unknown_name("denominator", denominator, DENOMINATORS)
     gen = get_generator(generator)
-    if denominator == "rejected" and gen.max_ratio <= 2:
+    bound = gen.bound
+    if denominator != "mixture" and mixture_weight != 0.5:
         raise InputError(
-            f"generator {gen.name!r} is defined for ratios below 2, and the ratio of chosen to "
-            f"rejected responses has no bound: {MIXED}"
+            f"mixture_weight is {mixture_weight:g}, and the denominator {denominator!r} has no "
+            "mixture: leave it out, or give the denominator mixture"
+        )
+    if denominator == "rejected" and bound < math.inf:
+        raise InputError(
+            f"generator {gen.name!r} is defined for ratios below {bound:g}, and the ratio of chosen "
+            f"to rejected responses has no bound: {MIXED}"
+        )
+    if denominator == "mixture" and mixture_weight * bound < 1:
+        reached = f"they reach {1 / mixture_weight:g}" if mixture_weight else "they have no bound"
+        raise InputError(
+            f"generator {gen.name!r} is defined for ratios below {bound:g}, and with mixture_weight "
+            f"{mixture_weight:g} {reached}: "
+            + (f"give win({math.ceil(1 / mixture_weight)})" if mixture_weight else "give another")
         )
 
 
@@ -118,11 +146,15 @@ def dil_loss(
     f_reference: Tensor | None = None,  # (...) of samples of pi_ref
     beta: Positive = 1.0,  # s = exp(beta f + shift)
     shift: NumberOrTensor = 0.0,  # (...) or a number: a log-normalizer
+    mixture_weight: Share = 0.5,  # of the chosen response in ``mixture``; 1/K for the best of K
 ) -> Tensor:
     r"""Direct imitation learning: E[chosen_loss(f(y_w))] + E_ref[reference_loss(f)] (paper §4.4).
 
     ``rejected`` is the loss as published, ``mixture`` its correction from the same data,
     ``reference`` wants ``f_reference``, log-ratios of fresh samples of pi_ref (and no f_rejected).
+    ``mixture_weight`` is what makes the two responses a sample of pi_ref: 1/2 where a pair is two
+    draws of pi_ref and a label, 1/K where it is the best of K draws and another of them at random
+    (THEORY §14.4), 0 is the loss as published.
     The ratio is fitted by s = exp(beta f + shift).  For beta != 1 and shift = 0 the optimum is
     biased; with ``shift`` learned for each prompt (a log-normalizer) beta becomes a temperature,
     pi_ref (pi_chosen/pi_ref)^{1/beta}/Z (THEORY §6.1).
@@ -132,8 +164,10 @@ def dil_loss(
     tensor([0.1065])
     >>> dil_loss(f_w, f_l, "ukl", "mixture")  # -f_w + (e^{f_w} + e^{f_l}) / 2
     tensor([0.6276])
+    >>> dil_loss(f_w, f_l, "ukl", "mixture", mixture_weight=0.25)  # the best of four responses
+    tensor([0.3671])
     """
-    check_denominator(generator, denominator)
+    check_denominator(generator, denominator, mixture_weight)
     gen = get_generator(generator)
     needed = f_reference if denominator == "reference" else f_rejected
     if needed is None:
@@ -143,9 +177,55 @@ def dil_loss(
         )
     log_s_chosen = beta * lift(f_chosen) + shift
     reference_term = gen.reference_loss(beta * lift(needed) + shift)
-    if denominator == "mixture":  # (pi_chosen + pi_rejected)/2 = pi_ref, exactly
-        reference_term = (gen.reference_loss(log_s_chosen) + reference_term) / 2
+    if denominator == "mixture":  # pi_chosen/K + (1 - 1/K) pi_rejected = pi_ref, exactly
+        chosen_part = gen.reference_loss(log_s_chosen)
+        reference_term = mixture_weight * chosen_part + (1 - mixture_weight) * reference_term
     return gen.chosen_loss(log_s_chosen) + reference_term
+
+
+def group_loss(
+    f: Tensor,  # (..., K) log-ratios of K responses to one prompt, drawn from pi_ref
+    weights: Tensor,  # (..., K) a_k >= 0: how much each of them is the winner
+    generator: GeneratorSetting = "bce",
+) -> Tensor:
+    r"""DIL on groups: sum_k a_k chosen_loss(f_k) + mean_k reference_loss(f_k), (..., K) -> (...).
+
+    Its optimum is pi_K(y) = K pi_ref(y) E[a | y], the distribution of winners among K draws, for
+    every generator and every rule that weighs them (THEORY §14.3).  A winner alone is one-hot; a
+    Plackett–Luce winner's chances are softmax(rewards/beta); where several answers are correct,
+    each of them has an equal weight.  A group without a winner has weights of 0: it stays in the
+    reference term (THEORY §14.6).  At K = 2 it is the corrected ``dil_loss``.
+
+    >>> f = torch.tensor([0.5, -0.5, 0.0])
+    >>> group_loss(f, torch.tensor([1.0, 0.0, 0.0]), "ukl")  # -f_1 + mean of e^f
+    tensor(0.5851)
+    """
+    gen, f = get_generator(generator), lift(f)
+    if f.shape[-1:] != weights.shape[-1:] or f.ndim == 0:
+        raise InputError(
+            f"group_loss: weights of shape {tuple(weights.shape)} do not fit log-ratios of shape "
+            f"{tuple(f.shape)}: give one weight for each response"
+        )
+    if not bool((weights >= 0).all() & (weights.sum(-1) < 1 + 1e-4).all()):  # NaN fails, too
+        raise InputError(
+            "group_loss: weights of a group are at least 0 and sum to 1, or to 0 where no "
+            "response won: divide them by their sum"
+        )
+    chosen_term = (weights.to(f.dtype) * gen.chosen_loss(f)).sum(-1)
+    return chosen_term + gen.reference_loss(f).mean(-1)
+
+
+def infonca_loss(f: Tensor, weights: Tensor) -> Tensor:
+    """InfoNCA (Chen et al., 2024) at beta = 1: -sum_k a_k log softmax(f)_k, (..., K) x 2 -> (...).
+
+    It models the choice among K, where ``group_loss`` models the winners: for weights
+    softmax(R/beta) its optimum is RLHF's, pi_ref exp(R/beta)/Z, for each K >= 2 (THEORY §14.3).
+    At K = 2 it is DPO.
+
+    >>> infonca_loss(torch.zeros(4), torch.tensor([1.0, 0.0, 0.0, 0.0]))  # log 4
+    tensor(1.3863)
+    """
+    return -(weights * torch.log_softmax(lift(f), -1)).sum(-1)
 
 
 def _dil_variant(
@@ -447,9 +527,9 @@ def check_odds(generator: GeneratorSetting = "bce", **_: Any) -> None:
     >>> check_odds("ukl")
     """
     gen = get_generator(generator)
-    if gen.max_ratio <= 2:
+    if gen.bound < math.inf:
         raise InputError(
-            f"generator {gen.name!r} is defined for ratios below 2, and the odds of a pair have no "
+            f"generator {gen.name!r} is defined for ratios below {gen.bound:g}, and the odds of a pair have no "
             "bound: give another"
         )
 

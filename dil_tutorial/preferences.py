@@ -17,6 +17,8 @@ A pair is made by drawing y, y' ~ pi_ref independently and letting P name the ch
 response are therefore *not* independent of each other.  Leading dimensions ``...`` (prompts)
 broadcast."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -241,3 +243,37 @@ def best_of_n(ref: Tensor, reward: Tensor, n: int) -> Tensor:
         below > 0, -torch.expm1(-n * torch.log1p(tied / rest)), 1.0
     )
     return torch.where(ref > 0, ref * tie_wins / torch.where(tied > 0, tied, 1.0), 0.0)
+
+
+def soft_best_of_k(ref: Tensor, reward: Tensor, k: int, beta: float = 1.0) -> Tensor:
+    r"""The exact distribution of the winner among ``k`` draws of pi_ref whose chances are
+    softmax(R/beta) (soft best of n: Verdun et al., 2025).  (..., Y).
+
+    k = 1 is pi_ref, k = 2 at beta = 1 the chosen distribution under Bradley–Terry, k -> infinity
+    RLHF's optimum pi_ref exp(R/beta)/Z (THEORY §14.2).
+
+    Gumbel noise makes it a best of k: the winner has the highest R/beta + G.  With G = g the others
+    are below with probability F(g + R(y)/beta)^{k-1}, F(x) = E_{y'} exp(-e^{-(x - R(y')/beta)}), so
+
+        pi_k(y) = k pi_ref(y) int F(g + R(y)/beta)^{k-1} exp(-g - e^{-g}) dg.
+
+    The integrand is analytic and falls off at both ends, where the trapezoid rule is exact to
+    rounding.
+
+    >>> soft_best_of_k(torch.tensor([0.5, 0.5]), torch.tensor([0.0, 1.0]), 2)
+    tensor([0.3845, 0.6155])
+    """
+    if k < 1 or not beta > 0:
+        raise InputError(
+            f"soft_best_of_k: k is {k} and beta {beta}: give k of at least 1 and a positive beta"
+        )
+    step = 0.125
+    g = torch.arange(-5.0, 42.0 + math.log(k), step, dtype=torch.float64)  # (G,)
+    scaled = (reward / beta).double()
+    # x - R(y')/beta at each node, for each winner y: (..., Y, Y', G); e^-e^6.6 is the least float64
+    lead = ((scaled.unsqueeze(-1) - scaled.unsqueeze(-2)).unsqueeze(-1) + g).clamp(min=-6.6)
+    above = (ref.double()[..., None, :, None] * -torch.expm1(-torch.exp(-lead))).sum(-2)
+    # log F = log(1 - above)
+    others_below = (k - 1) * torch.log1p(-above.clamp(max=1 - 2.0**-53))
+    density = torch.exp(others_below - g - torch.exp(-g))
+    return (k * ref.double() * density.sum(-1) * step).to(ref.dtype)

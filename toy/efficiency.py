@@ -21,7 +21,8 @@ from torch import Tensor
 from dil_tutorial.bregman import Generator, get_generator
 from dil_tutorial.errors import InputError
 from dil_tutorial.losses import Loss, as_spec, make_loss
-from toy.fit import fit, inputs_of, log_ratio, population_loss
+from toy.fit import fit, fit_groups, inputs_of, log_ratio, population_loss
+from toy.groups import GroupLoss, Groups
 from toy.worlds import World
 
 Functional = Callable[[Tensor], Tensor]  # of policies (X, Y)
@@ -125,6 +126,58 @@ def pair_noise(world: World, loss: Loss, f: Tensor, soft: bool = False) -> Tenso
     together = distribution * chosen_grad * rejected_grad
     alone = (distribution * chosen_grad**2).sum(2) + (distribution * rejected_grad**2).sum(1)
     return torch.diag_embed(alone) + together + together.mT
+
+
+def asymptotic_of_groups(
+    world: World,
+    groups: Groups,
+    loss: GroupLoss,
+    of: Functional | None = None,
+    policy: Tensor | None = None,  # (X, Y), the loss's optimum, where it is known
+    soft: bool = False,  # the weights themselves, in place of one winner drawn by them
+) -> tuple[Tensor, Tensor]:
+    """``asymptotic`` for a loss of groups: its optimum and n Cov of its estimate from n groups.
+
+    >>> from dil_tutorial.losses import group_loss
+    >>> world = World.from_reward([0.5, 0.5], [0.0, 1.0])
+    >>> policy, covariance = asymptotic_of_groups(world, world.groups(2), group_loss)
+    >>> bool((covariance - asymptotic(world, make_loss("nca"))[1]).abs().max() < 1e-12)
+    True
+    """
+    policy = fit_groups(world, groups, loss) if policy is None else policy
+    logits = policy.clamp(min=torch.finfo(policy.dtype).tiny).log().requires_grad_()
+    population = groups.expected(loss, log_ratio(logits, world.ref)).sum()
+    (slope,) = torch.autograd.grad(population, logits, create_graph=True)
+    hessian = jacobian(slope, logits)
+    target = logits.softmax(1) if of is None else of(logits.softmax(1))
+    back = jacobian(target, logits) @ torch.linalg.pinv(hessian, rtol=1e-12, hermitian=True)
+    center = torch.eye(policy.shape[1], dtype=policy.dtype) - policy.unsqueeze(1)  # d f/d z
+    f = log_ratio(logits, world.ref).detach()
+    noise = center.mT @ group_noise(groups, loss, f, soft) @ center
+    return target.detach(), (back @ noise @ back.mT).detach()
+
+
+def group_noise(groups: Groups, loss: GroupLoss, f: Tensor, soft: bool = False) -> Tensor:
+    """E[g g^T], g = d loss/df of one group, at log-ratios f (X, Y): (X, Y, Y).
+
+    >>> world = World.from_reward([0.5, 0.5], [0.0, 0.0])
+    >>> choice = lambda f, a: -(a * f).sum(-1)  # SFT on the winner
+    >>> group_noise(world.groups(3), choice, torch.zeros(1, 2, dtype=torch.float64))
+    tensor([[[0.5000, 0.0000],
+             [0.0000, 0.5000]]], dtype=torch.float64)
+    """
+    (X, Y), (N, K) = f.shape, groups.members.shape
+    if soft:
+        chances, weights = torch.ones(X, N, 1, dtype=f.dtype), groups.weights.unsqueeze(2)
+    else:  # one row for each member that may be the winner
+        chances, weights = groups.weights, torch.eye(K, dtype=f.dtype)
+    rows = f[:, groups.members].unsqueeze(2).repeat(1, 1, chances.shape[2], 1).requires_grad_()
+    (g,) = torch.autograd.grad(loss(rows, weights).sum(), rows)  # (X, N, winners, K)
+    of_responses = torch.zeros(*g.shape[:3], Y, dtype=f.dtype).scatter_add_(
+        3, groups.members.unsqueeze(1).expand_as(g), g
+    )
+    chance = groups.probability.unsqueeze(2) * chances
+    return torch.einsum("xnw,xnwy,xnwz->xyz", chance, of_responses, of_responses)
 
 
 def error(target: Tensor, covariance: Tensor) -> Tensor:
@@ -254,6 +307,30 @@ def corrected(world: World, generator: str | Generator, soft: bool = False) -> T
     """
     noise = who_met(world) if soft else free_noise(world)
     return projected(world, noise, 1 / get_generator(generator).d2h(2 * world.win_rate))
+
+
+def corrected_of_groups(
+    world: World, groups: Groups, generator: str | Generator
+) -> Tensor:
+    r"""n Cov(r_hat) of DIL on n groups with one winner each (THEORY §14.10).  (X, Y, Y).
+
+    The noise is that of 1[y_w] - (A/K) sum_k 1[y_k] over pi_ref, with p the pairs of a winner and
+    another of its group:
+
+        A (1 - A/K)/pi_ref on the diagonal, and everywhere
+        (1 - 1/K) (A A' - A' p(y, y')/(pi_ref pi_ref') - A p(y', y)/(pi_ref pi_ref')).
+
+    >>> world = World.random([0])
+    >>> gaps = corrected_of_groups(world, world.groups(2), "bce") - corrected(world, "bce")
+    >>> bool(gaps.abs().max() < 1e-12)
+    True
+    """
+    K, A = groups.size, groups.chosen / world.ref
+    p = groups.pairs("random") / (world.ref.unsqueeze(2) * world.ref.unsqueeze(1))
+    met = A.unsqueeze(1) * p
+    noise = (1 - 1 / K) * (A.unsqueeze(2) * A.unsqueeze(1) - met - met.mT)
+    noise = noise + torch.diag_embed(A * (1 - A / K) / world.ref)
+    return projected(world, noise, 1 / get_generator(generator).d2h(A))
 
 
 def best_projection(world: World) -> Tensor:

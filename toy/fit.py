@@ -14,6 +14,7 @@ from torch import Tensor
 from dil_tutorial.errors import InputError
 from dil_tutorial.losses import Loss, as_spec, make_loss
 from dil_tutorial.preferences import sample_pairs
+from toy.groups import GroupLoss, Groups
 from toy.threads import one_thread
 from toy.worlds import World
 
@@ -196,6 +197,20 @@ def fit(
         initial_logits(world) if start is None else start,
     )
     return f_of(parameters).exp() * world.ref
+
+
+def fit_groups(world: World, groups: Groups, loss: GroupLoss) -> Tensor:
+    """Minimize a loss of groups, averaged over all of them, over all tabular policies.  (X, Y).
+
+    >>> from dil_tutorial.losses import group_loss
+    >>> world = World.from_reward([0.5, 0.5], [0.0, 1.0])
+    >>> fit_groups(world, world.groups(4, "best"), group_loss)
+    tensor([[0.0625, 0.9375]], dtype=torch.float64)
+    """
+    logits = newton(
+        lambda logits: groups.expected(loss, log_ratio(logits, world.ref)), initial_logits(world)
+    )
+    return policy(logits, world.ref)
 
 
 def search(world: World, loss: Loss, starts: int = 24) -> Tensor:

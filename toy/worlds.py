@@ -12,6 +12,8 @@ from torch import Tensor
 
 from dil_tutorial import preferences
 from dil_tutorial.errors import InputError, unknown_name
+from toy.groups import Groups
+from toy.groups import make as make_groups
 
 KINDS = ("bradley-terry", "hard", "any")
 
@@ -131,6 +133,38 @@ class World:
     def pairs(self) -> Tensor:
         """p(y_w, y_l | x), the joint distribution of a labeled pair, (X, Y, Y)."""
         return preferences.pair_distribution(self.ref, self.preference)
+
+    def groups(
+        self,
+        size: int,
+        rule: str = "softmax",
+        *,
+        beta: float = 1.0,
+        sources: object = None,
+        samples: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Groups:
+        """Groups of ``size`` draws and who won: ``toy.groups.make`` with this world's reward.
+
+        ``sources`` (K, X, Y): policies other than pi_ref, one for each draw.
+
+        >>> world = World.from_reward([0.5, 0.5], [0.0, 1.0])
+        >>> world.groups(4, "best").chosen
+        tensor([[0.0625, 0.9375]], dtype=torch.float64)
+        """
+        ref = self.ref if sources is None else _checked_sources(sources, self.ref)
+        return make_groups(ref, self.true_reward, size, rule, beta, samples, generator)
+
+
+def _checked_sources(sources: object, ref: Tensor) -> Tensor:
+    """One policy for each draw: (K, X, Y)."""
+    table = as_table("sources", sources)
+    if table.ndim != 3 or table.shape[1:] != ref.shape:
+        raise InputError(
+            f"sources: shape {tuple(table.shape)} does not fit ref's {tuple(ref.shape)}: give "
+            "(K, X, Y), a policy for each draw"
+        )
+    return preferences.check_policy(table, "sources")
 
 
 def _checked_ref(ref: object) -> Tensor:

@@ -11,6 +11,7 @@ from dil_tutorial.claims import (
     distributions,
     efficiency,
     finite_data,
+    groups,
     imitation,
     in_public,
     margins,
@@ -23,6 +24,7 @@ from dil_tutorial.claims import (
 )
 from dil_tutorial.claims.ledger import (
     ASSUMES,
+    BELIEF,
     CLAIMS,
     FAILS,
     HOLDS,
@@ -53,6 +55,7 @@ MODULES = (
     neighbors,
     efficiency,
     policy_gradients,
+    groups,
     in_public,
 )
 _PLACES = {module.__name__: place for place, module in enumerate(MODULES)}

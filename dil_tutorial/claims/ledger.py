@@ -8,6 +8,8 @@ tolerance, an explanation, and the verdict we recorded for it:
   dropped.
 - **fails as published**: the published statement misses by a stated size in every world; its
   correction holds.
+- **fails, a common belief**: the same for a statement that many make and, as far as we know, no
+  paper.
 
 Worlds come stacked, one prompt per seed, so that one tensor program checks all seeds at once; a
 residual has one entry per seed.  ``run`` computes verdicts anew, and a verdict that differs from
@@ -36,7 +38,8 @@ from toy import World
 from toy.fit import initial_logits, newton
 from toy.threads import one_thread
 
-HOLDS, ASSUMES, FAILS = "holds", "holds under an assumption", "fails as published"
+HOLDS, ASSUMES = "holds", "holds under an assumption"
+FAILS, BELIEF = "fails as published", "fails, a common belief"
 IDENTITY, OPTIMUM = 1e-9, 1e-8
 BT, HARD, ANY = "bradley-terry", "hard", "any"
 
@@ -52,6 +55,7 @@ SECTIONS = {
     "9": "Neighbors",
     "12": "What a pair is worth",
     "13": "RLHF itself",
+    "14": "How the pairs were made: winners of K, groups",
 }
 PAPER_SECTIONS = {
     "4.1": "RLHF is a form of imitation learning",
