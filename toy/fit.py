@@ -120,8 +120,8 @@ def newton(objective: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
     Newton's method with the exact Hessian by automatic differentiation: X problems of Y unknowns
     each, solved to rounding error in about ten steps, where gradient descent would need thousands.
     Curvatures enter by their absolute value, so that a step points downhill, and it is halved until
-    the objective does not rise; directions without curvature (adding a constant to a row) are left
-    alone; no logit moves by more than 1 a step.  It ends where ten steps in a row bring no prompt a
+    the objective does not rise; directions without curvature and slope (adding a constant to a row)
+    are left alone; no logit moves by more than 1 a step.  It ends where ten steps in a row bring no prompt a
     lower objective or half the slope: at a kink, or far out, rounding keeps the gradient above any
     bound.
 
@@ -157,7 +157,8 @@ def newton(objective: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
         # the gradient in the eigenbasis
         slope = (basis.mT @ gradient.detach().unsqueeze(-1)).squeeze(-1)
         flat = curvature.abs() < 1e-13
-        move = -torch.where(flat, 0.0, slope / curvature.abs().masked_fill(flat, 1.0))
+        downhill = torch.where(slope.abs() > 1e-9, slope.sign(), 0.0)  # a slope without curvature
+        move = -torch.where(flat, downhill, slope / curvature.abs().masked_fill(flat, 1.0))
         move = (basis @ move.unsqueeze(-1)).squeeze(-1)
         move = move / move.abs().amax(1, keepdim=True).clamp(min=1)
         if move.abs().max() < 1e-15:

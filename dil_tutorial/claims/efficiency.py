@@ -252,7 +252,12 @@ def prompts_cost_nothing(world: World) -> Tensor:
 
 def prompts_noise(world: World, holds_the_optimum: bool) -> Tensor:
     """between over within, (X,), for corrected BCE in a class with one feature or two: the second
-    is the prompts' own log-ratio."""
+    is the prompts' own log-ratio.  Five prompts more stand by, since a single one has no between.
+    """
+    asked = len(world.ref)
+    more = World.random(range(1000, 1005), responses=world.ref.shape[1], kind="any")
+    both = zip((world.ref, world.preference), (more.ref, more.preference), strict=True)
+    world = World(*(torch.cat(pair) for pair in both))
     X, Y = world.ref.shape
     loss, log_ref = make_loss("dil", generator="bce", denominator="mixture"), world.ref.log()
     ranks = torch.linspace(-1, 1, Y, dtype=log_ref.dtype).expand(X, Y)
@@ -267,7 +272,7 @@ def prompts_noise(world: World, holds_the_optimum: bool) -> Tensor:
         torch.zeros(1, features.shape[2], dtype=log_ref.dtype),
     )
     between, within = over_prompts(world, loss, f_of, theta[0])
-    return (between.abs().max() / within.abs().max()).expand(X)
+    return (between.abs().max() / within.abs().max()).expand(asked)
 
 
 @claim("12.rlhf", "12.5", tolerance=OPTIMUM)

@@ -234,10 +234,11 @@ def a_longer_response_ends_unheard(world: World) -> Tensor:
     """
     tokens, other = some_log_ratios(world), world.ref.shape[1] // 2
     zero = torch.zeros_like(tokens[:, 0])
+    short = torch.zeros(other, dtype=tokens.dtype)
     gaps = []
     for alpha in (0.0, 0.5, 1.0):
         rows = tokens.detach().clone().requires_grad_()
-        shorter = [zero[:other]] * len(rows)
+        shorter = [short] * len(rows)
         parts = length_discounted([*rows, *shorter], len(rows), alpha)[: len(rows)]
         f = torch.stack([part.sum() for part in parts])
         plain = dpo_loss(f.detach() + 0, zero, beta=1.0)
