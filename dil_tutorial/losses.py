@@ -101,23 +101,23 @@ def check_denominator(
     if denominator not in DENOMINATORS:
         raise unknown_name("denominator", denominator, DENOMINATORS)
     gen = get_generator(generator)
-    bound = gen.bound
     if denominator != "mixture" and mixture_weight != 0.5:
         raise InputError(
             f"mixture_weight is {mixture_weight:g}, and the denominator {denominator!r} has no "
             "mixture: leave it out, or give the denominator mixture"
         )
-    if denominator == "rejected" and bound < math.inf:
+    defined = f"generator {gen.name!r} is defined for ratios below {gen.bound:g}, and"
+    if denominator == "rejected" and gen.bound < math.inf:
         raise InputError(
-            f"generator {gen.name!r} is defined for ratios below {bound:g}, and the ratio of chosen "
-            f"to rejected responses has no bound: {MIXED}"
+            f"{defined} the ratio of chosen to rejected responses has no bound: {MIXED}"
         )
-    if denominator == "mixture" and mixture_weight * bound < 1:
-        reached = f"they reach {1 / mixture_weight:g}" if mixture_weight else "they have no bound"
+    if denominator == "mixture" and mixture_weight == 0 and gen.bound < math.inf:
+        raise InputError(f"{defined} with mixture_weight 0 they have no bound: give another")
+    if denominator == "mixture" and mixture_weight * gen.bound < 1:
+        reached = 1 / mixture_weight
         raise InputError(
-            f"generator {gen.name!r} is defined for ratios below {bound:g}, and with mixture_weight "
-            f"{mixture_weight:g} {reached}: "
-            + (f"give win({math.ceil(1 / mixture_weight)})" if mixture_weight else "give another")
+            f"{defined} with mixture_weight {mixture_weight:g} they reach {reached:g}: give "
+            f"win({math.ceil(reached)})"
         )
 
 
@@ -357,7 +357,7 @@ loss(
         line="-.",
         formula=r"$-\log\sigma(z) + \epsilon z$",
         cite="rafailov2023dpo",
-        claims=("5.conservative", "8.smoothing"),
+        claims=("5.conservative",),
     ),
     Variant(
         "RPO",
@@ -529,8 +529,8 @@ def check_odds(generator: GeneratorSetting = "bce", **_: Any) -> None:
     gen = get_generator(generator)
     if gen.bound < math.inf:
         raise InputError(
-            f"generator {gen.name!r} is defined for ratios below {gen.bound:g}, and the odds of a pair have no "
-            "bound: give another"
+            f"generator {gen.name!r} is defined for ratios below {gen.bound:g}, and the odds of a "
+            "pair have no bound: give another"
         )
 
 

@@ -68,7 +68,7 @@ claims.report("2.gibbs")
 # - Only differences of rewards matter: a constant $c(x)$ for each prompt changes neither the optimum nor any Bradley–Terry preference.
 
 # %%
-claims.report("2.every-policy", "2.constant", "2.preferences-from-policy")
+claims.report("2.every-policy", "2.constant", "5.dpo-preference")
 
 # %% [markdown]
 # ## 2 · Imitation by an energy-based model
@@ -116,7 +116,7 @@ numbers(distances, ["KL to the chosen distribution", "KL to RLHF"], digits=6)
 # rejected response was the other response of the comparison, it ends exactly at RLHF's $\pi_\text{ref}\, e^R/Z$.
 
 # %%
-claims.report("2.ranking-nce", "2.logistic", "2.rlhf-imitates")
+claims.report("2.rlhf-imitates", "5.dpo", "2.rlhf-imitates")
 
 # %% [markdown]
 # This is the first place where the published argument needs care, and it is worth a second look. The loss is the same and the chosen responses are the same; it is the distribution of the *rejected responses* that decides. In a real pair the two depend on each other (claim `1.independent`): if the chosen response is weak, the rejected response was probably weaker still. This dependence tells how *large* differences of reward are, which the chosen distribution alone does not show.

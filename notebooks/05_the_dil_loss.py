@@ -78,7 +78,7 @@ claims.report("3.no-pairing")
 # **No preference model.** Bradley–Terry appears nowhere in the derivation. The target $\pi_\text{ref}(1+t)$ exists for every labeler, also for one whose preferences no reward explains.
 
 # %%
-claims.report("5.no-reward-needed")
+claims.report("4.mixture")
 
 # %% [markdown]
 # ## 3 · Its relatives

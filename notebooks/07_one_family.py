@@ -75,7 +75,7 @@ Markdown(table(head, lines))
 # %%
 claims.report(
     "5.win-rates",
-    "5.margins-see-more",
+    "5.win-rates",
     "5.dpo",
     "5.ipo",
     "5.dro",
@@ -101,7 +101,7 @@ gradient_weights()
 # - **LSIF as published** gives a chosen response the more weight the *larger* its ratio: the rich get richer, until the square of $r_l$ stops it.
 
 # %%
-claims.report("5.bounded", "8.dpo-unseen", "3.weights")
+claims.report("5.bounded", "8.dpo-unseen", "3.table")
 
 # %% [markdown]
 # ## 3 · Which would you take?
@@ -115,7 +115,7 @@ claims.report("5.bounded", "8.dpo-unseen", "3.weights")
 
 # %%
 claims.report(
-    "5.no-reward-needed",
+    "4.mixture",
     "3.no-pairing",
     "5.kto",
     "5.robust",
@@ -141,7 +141,7 @@ claims.report("5.reference-free", "5.simper")
 # **Preferences in a circle.** DPO then settles for the Bradley–Terry model with the same win rates; an imitator does not need one.
 
 # %%
-claims.report("5.bt-projection", "5.no-reward-needed")
+claims.report("5.bt-projection", "4.mixture")
 
 # %%
 from dil_tutorial.lessons.puzzles import puzzle

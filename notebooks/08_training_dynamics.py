@@ -58,7 +58,7 @@ def show(name):
 # %%
 claims.report(
     "8.first-step",
-    "8.rises-first",
+    "14.displacement",
     "8.chosen",
     "8.corrected-finite",
     "8.dpo-unseen",
@@ -119,7 +119,7 @@ show("mean")
 # Before the loss is satisfied, the *mean* of $f$ over 50 tokens must be as large as the sum used to be. So the sum becomes fifty times as large, and the policy moves much further. What is exact about this stands in the ledger:
 
 # %%
-claims.report("6.mean", "6.mean-is-beta", "7.value-at-start")
+claims.report("6.mean", "6.mean-is-beta", "7.means-at-start")
 
 # %% [markdown]
 # ## 6 · Which generator when?

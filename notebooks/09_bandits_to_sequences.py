@@ -105,10 +105,10 @@ claims.report("6.mean", "6.mean-is-beta", "6.mean-dpo")
 #
 # ## 4 · Where this breaks
 #
-# At the *start* of training, $f = 0$, sums and means look alike (claim `7.value-at-start`). Therefore a few short runs with small steps cannot tell the two methods apart. What they compare is the size of the step.
+# At the *start* of training, $f = 0$, sums and means look alike (claim `7.means-at-start`). Therefore a few short runs with small steps cannot tell the two methods apart. What they compare is the size of the step.
 
 # %%
-claims.report("7.value-at-start", "7.rewards")
+claims.report("7.means-at-start", "7.rewards")
 
 # %%
 from dil_tutorial.lessons.puzzles import puzzle

@@ -67,7 +67,7 @@ for k in range(5):
     policy = pi_chosen(policy, hard.preference)
 columns = ["gain", "KL to the reference", "KL from best of 2^k"]
 display(numbers(climbed, columns))
-claims.report("1.iterated", "1.iterated-sampled")
+claims.report("1.iterated", "1.iterated")
 
 # %% [markdown]
 # ## 3 · Neighbors
@@ -115,7 +115,7 @@ claims.report("9.consistent", "9.regret", "9.task-aligned")
 # **A learned divergence.** If the policy can be anything, the choice of $h$ does not change the end. In a restricted class it does, and one can let an opponent choose the worst $h$:
 
 # %%
-claims.report("9.learned-full", "9.learned-minimax")
+claims.report("4.mixture", "9.learned-minimax")
 
 # %% [markdown]
 # ## 4 · Where this breaks

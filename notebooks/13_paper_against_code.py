@@ -39,7 +39,7 @@ from dil_tutorial.support.words import table
 # | one method, DIL | four loss types, DPO among them | for comparing runs |
 
 # %%
-claims.report("7.ukl", "7.rewards", "7.value-at-start", "6.mean")
+claims.report("7.ukl", "7.rewards", "7.means-at-start", "6.mean")
 
 # %% [markdown]
 # **Predict.** Somebody trains for a few steps with a tiny learning rate. Which of these six differences can be seen in the curves?
@@ -47,7 +47,7 @@ claims.report("7.ukl", "7.rewards", "7.value-at-start", "6.mean")
 # Next to none. At $f = 0$ all these losses, fed with sums or with means, take the same first step up to its size. This is why the plot of a short and gentle run is weak evidence for any of them.
 
 # %%
-claims.report("8.first-step", "8.rises-first")
+claims.report("8.first-step", "14.displacement")
 
 # %% [markdown]
 # ## 2 · What a mean does to one pair

@@ -309,9 +309,7 @@ def corrected(world: World, generator: str | Generator, soft: bool = False) -> T
     return projected(world, noise, 1 / get_generator(generator).d2h(2 * world.win_rate))
 
 
-def corrected_of_groups(
-    world: World, groups: Groups, generator: str | Generator
-) -> Tensor:
+def corrected_of_groups(world: World, groups: Groups, generator: str | Generator) -> Tensor:
     r"""n Cov(r_hat) of DIL on n groups with one winner each (THEORY §14.10).  (X, Y, Y).
 
     The noise is that of 1[y_w] - (A/K) sum_k 1[y_k] over pi_ref, with p the pairs of a winner and

@@ -121,9 +121,9 @@ def newton(objective: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
     each, solved to rounding error in about ten steps, where gradient descent would need thousands.
     Curvatures enter by their absolute value, so that a step points downhill, and it is halved until
     the objective does not rise; directions without curvature and slope (adding a constant to a row)
-    are left alone; no logit moves by more than 1 a step.  It ends where ten steps in a row bring no prompt a
-    lower objective or half the slope: at a kink, or far out, rounding keeps the gradient above any
-    bound.
+    are left alone; no logit moves by more than 1 a step.  It ends where ten steps in a row bring no
+    prompt a lower objective or half the slope: at a kink, or far out, rounding keeps the gradient
+    above any bound.
 
     >>> target = torch.tensor([[0.2, 0.3, 0.5]], dtype=torch.float64)
     >>> logits = newton(

@@ -145,7 +145,7 @@ def make(
     if rule == "softmax":
         weights = torch.softmax(R / beta, 2)
     else:
-        wins = ((R == R.amax(2, keepdim=True)) if rule == "best" else (R > 0)).to(R.dtype)
+        wins = ((R.amax(2, keepdim=True) == R) if rule == "best" else (R > 0)).to(R.dtype)
         weights = wins / wins.sum(2, keepdim=True).clamp(min=1)
     return Groups(members, probability, weights, reward)
 

@@ -182,6 +182,7 @@ def mean_fit(world: World, loss: Loss) -> Tensor:
     "6.2",
     FAILS,
     OPTIMUM,
+    published="the authors' code",
     counter=lambda w: kl(
         mean_fit(sentences(w), make_loss("dil", generator="lsif", denominator="mixture")),
         sentences(w).chosen,

@@ -178,30 +178,6 @@ def iterated_imitation(world: World) -> Tensor:
     return gap(policy, best_of_n(world.ref, world.true_reward, 8))
 
 
-@claim("1.iterated-sampled", "1.4", tolerance=5.0, worlds=HARD)
-def sampled_tournaments(world: World) -> Tensor:
-    """... and so do sampled tournaments: 40,000 of them agree with best-of-$8$ within five standard
-    errors.
-
-    The exact distribution once more, by brute force: eight draws from the reference, three rounds
-    of pairs, the last chosen response counted. The residual is the largest deviation of a frequency
-    in standard errors; of 120 normal deviates the largest is below five with probability 0.9999.
-    """
-    rng, n = torch.Generator().manual_seed(0), 40_000
-    players = torch.multinomial(world.ref, 8 * n, replacement=True, generator=rng).view(
-        len(world.ref), n, 8
-    )
-    while players.shape[-1] > 1:
-        first, second = players[..., ::2], players[..., 1::2]
-        prompt = torch.arange(len(world.ref))[:, None, None]
-        players = torch.where(world.preference[prompt, first, second] >= 0.5, first, second)
-    p = best_of_n(world.ref, world.true_reward, 8)
-    counts = torch.zeros_like(p).scatter_add(
-        1, players.squeeze(-1), torch.ones(len(players), n, dtype=p.dtype)
-    )
-    return ((counts / n - p).abs() / (p * (1 - p) / n).sqrt().clamp(min=1 / n)).amax(1)
-
-
 @claim("1.frontier", "1.4", worlds=HARD)
 def rlhf_frontier_is_best(world: World) -> Tensor:
     r"""At the same $KL$ to $\pi_\text{ref}$ RLHF earns at least the reward of best-of-$N$ ($N = 2,

@@ -144,9 +144,7 @@ def losers_for_the_reference(f: Tensor, weights: Tensor) -> Tensor:
     "14.3",
     ASSUMES,
     OPTIMUM,
-    counter=lambda w: kl(
-        fit_groups(w, w.groups(3), losers_for_the_reference), w.groups(3).chosen
-    ),
+    counter=lambda w: kl(fit_groups(w, w.groups(3), losers_for_the_reference), w.groups(3).chosen),
 )
 @over_generators
 def group_loss_imitates(world: World, gen: Generator) -> Tensor:
@@ -349,10 +347,7 @@ def best_weight(pairs: Tensor, ref: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @claim(
-    "14.worst",
-    "14.4",
-    ASSUMES,
-    counter=lambda w: best_weight(w.groups(4).pairs("worst"), w.ref)[1],
+    "14.worst", "14.4", ASSUMES, counter=lambda w: best_weight(w.groups(4).pairs("worst"), w.ref)[1]
 )
 def no_weight_for_best_against_worst(world: World) -> Tensor:
     r"""Some weight of chosen and rejected responses makes up the reference.
@@ -384,13 +379,7 @@ def pooled_gap(world: World, ref: Tensor) -> Tensor:
     return gap(fit(base, weighted("bce", 1 / 3), pairs=groups.pairs("random")), groups.chosen)
 
 
-@claim(
-    "14.sources",
-    "14.4",
-    ASSUMES,
-    OPTIMUM,
-    counter=lambda w: pooled_gap(w, w.ref),
-)
+@claim("14.sources", "14.4", ASSUMES, OPTIMUM, counter=lambda w: pooled_gap(w, w.ref))
 def several_models_are_their_pool(world: World) -> Tensor:
     r"""Best-of-$K$ pairs whose $K$ responses come from $K$ different models are imitated exactly
     with the weight $1/K$.
@@ -406,6 +395,40 @@ def several_models_are_their_pool(world: World) -> Tensor:
     chosen, rejected = groups.pairs().sum(2), groups.pairs().sum(1)
     identity = gap(chosen / 3 + rejected * 2 / 3, pool)
     return torch.stack([identity, gap(groups.drawn, pool), pooled_gap(world, pool)]).amax(0)
+
+
+def thumbs(world: World) -> tuple[Tensor, Tensor, Tensor]:
+    """Thumbs up with probability w for single responses: the distributions of responses with a
+    thumb up and down, two of (X, Y), and the share of thumbs up, (X, 1).
+    """
+    up = torch.sigmoid(world.true_reward)  # not the win rate: their mean need not be one half
+    share = (world.ref * up).sum(1, keepdim=True)
+    return world.ref * up / share, world.ref * (1 - up) / (1 - share), share
+
+
+def thumbs_gap(world: World, weights: Tensor) -> Tensor:
+    """How far corrected BCE with these weights of thumbs up, (X, 1), ends from them."""
+    up, down, _ = thumbs(world)
+    return gap(imitating(world, up, weights * up + (1 - weights) * down, "bce"), up)
+
+
+@claim(
+    "14.thumbs",
+    "14.4",
+    ASSUMES,
+    OPTIMUM,
+    counter=lambda w: thumbs_gap(w, torch.full_like(w.ref[:, :1], 0.5)),
+)
+def thumbs_up_and_down(world: World) -> Tensor:
+    r"""Without pairs, from single responses with a thumb up or down, the corrected loss imitates
+    those with a thumb up.
+    If: the chosen response has the weight of their share among all responses of the prompt; the
+    weight $\frac12$ of pairs misses.
+
+    The two columns make up the reference in the proportion in which they were drawn. In pairs that
+    is one half whatever the labeler likes; with thumbs it depends on how good the responses are.
+    """
+    return thumbs_gap(world, thumbs(world)[2])
 
 
 # --- The first step, and verifiable rewards -------------------------------------------------------
@@ -659,8 +682,7 @@ def laplacian(mu: Tensor, preference: Tensor) -> Tensor:
 
 
 def price_of_coverage(world: World, mu: Tensor, beta: float = 0.5) -> Tensor:
-    """n E[J(pi*) - J(pi_hat)] of RLHF on a reward fitted to n pairs of ``mu``, in the limit: (X,).
-    """
+    """n E[J(pi*) - J(pi_hat)] of RLHF on a reward fitted to n pairs of ``mu``: (X,)."""
     star = rlhf_optimum(world.ref, world.true_reward, beta)
     spread = torch.diag_embed(star) - star.unsqueeze(2) * star.unsqueeze(1)
     inverse = torch.linalg.pinv(laplacian(mu, world.preference), rtol=1e-12, hermitian=True)

@@ -16,10 +16,9 @@ from dil_tutorial.claims.ledger import (
     some_policy,
 )
 from dil_tutorial.losses import make_loss
-from dil_tutorial.preferences import bradley_terry
 from dil_tutorial.rlhf import kl
 from toy import World, optima
-from toy.fit import fit, newton
+from toy.fit import fit, newton, population_loss
 from toy.gallery import bimodal
 from toy.loglinear import project, quadratic
 
@@ -113,38 +112,6 @@ def logistic(world: World, pairs: Tensor | None = None) -> Tensor:
 
 
 @claim(
-    "2.ranking-nce",
-    "2.3",
-    ASSUMES,
-    OPTIMUM,
-    counter=lambda w: gap(logistic(w), w.chosen),
-    paper="4.1",
-)
-def ranking_nce(world: World) -> Tensor:
-    r"""The logistic loss on (chosen response, reference) pairs is minimized by
-    $\log(\pi_\text{chosen}/\pi_\text{ref}) + c(x)$.
-    If: $y_w \sim \pi_\text{chosen}$ and $y_l \sim \pi_\text{ref}$ drawn independently.
-
-    Ranking noise-contrastive estimation: tell the positive from one negative. If the negative is an
-    independent sample of the reference, the best score is the log density ratio, and the trick of
-    estimating Z from the pair itself is sound. The f* of CPC is this score, and DPO's f takes its
-    place.
-    """
-    return gap(logistic(world, independent_pairs(world)), world.chosen)
-
-
-@claim("2.logistic", "2.4", tolerance=OPTIMUM)
-def logistic_finds_the_reward(world: World) -> Tensor:
-    r"""On pairs as they are really drawn the logistic loss is minimized by the reward, $R_\phi = R
-    + c(x)$.
-
-    In a real pair the rejected response was beaten by this very chosen response. The logistic loss
-    is then the likelihood of the Bradley–Terry model, whose maximum is the labeler's own reward: a
-    sharper target than the log-ratio of claim 2.ranking-nce."""
-    return gap(logistic(world), optima.rlhf(world, 1.0))
-
-
-@claim(
     "2.rlhf-imitates",
     "2.4",
     FAILS,
@@ -158,10 +125,51 @@ def rlhf_imitates_on_independent_pairs(world: World) -> Tensor:
     chosen responses paired with independent reference samples; real pairs lead to
     $\pi_\text{ref}\,e^R/Z$.
 
-    The paper's headline, taken at its word. It is exact if rejected responses are independent
-    samples of the reference, and false for pairs as people collect them: there RLHF imitates the
-    energy-based model of R itself. The size is KL(RLHF || pi_chosen)."""
+    The paper's headline, taken at its word: estimate Z from the pair's other response, and the
+    logistic loss appears. This is ranking noise-contrastive estimation. If the negative is an
+    independent sample of the reference, the best score is the log density ratio. In pairs as people
+    collect them it was beaten by this very chosen response, the loss is the likelihood of the
+    Bradley–Terry model, and its optimum is RLHF's. The size is KL(RLHF || pi_chosen)."""
     return gap(logistic(world, independent_pairs(world)), world.chosen)
+
+
+@claim(
+    "2.sft-and-rlhf",
+    "2.4",
+    FAILS,
+    OPTIMUM,
+    paper="4.1",
+    counter=lambda w: gap(logistic(w), fit(w, "sft")),
+)
+def sft_and_rlhf_on_independent_pairs(world: World) -> Tensor:
+    r"""SFT on the chosen responses and RLHF ($\beta = 1$) have the same optimum where the policy
+    can be any distribution.
+    Correction: on chosen responses paired with independent reference samples both have their
+    optimum at $\pi_\text{chosen}$; on real pairs SFT does and RLHF, at
+    $\pi_\text{ref}\,e^R/Z$, does not.
+
+    Forward and reverse KL share a minimizer only if they have the same target. SFT's is the
+    distribution of the chosen responses, RLHF's is sharper.
+    """
+    return gap(logistic(world, independent_pairs(world)), fit(world, "sft"))
+
+
+@claim("2.cause", "15.5", worlds=ANY)
+def the_log_of_a_mean(world: World) -> Tensor:
+    r"""On pairs as they are drawn the logistic loss is $-E_{\pi_\text{chosen}} f + E_{y, y' \sim
+    \pi_\text{ref}} \log(e^{f(y)} + e^{f(y')})$: the label enters through $\pi_\text{chosen}$ alone,
+    as in imitation, and in place of the log of an expectation stands the mean log of two samples.
+
+    -log sigmoid(f_w - f_l) = -f_w + log(e^f_w + e^f_l), and the second part does not change when
+    winner and loser change places. So the reason why RLHF's optimum differs from imitation's is not
+    that a pair's two responses depend on each other. With log E e^f in its place the loss is
+    imitation's (claim 2.ebm).
+    """
+    f = some_log_ratios(world)
+    both = world.ref.unsqueeze(2) * world.ref.unsqueeze(1)
+    normalizer = (both * torch.logaddexp(f.unsqueeze(2), f.unsqueeze(1))).sum((1, 2))
+    logistic_loss = population_loss(world, make_loss("dpo", beta=1.0), f)
+    return (logistic_loss - normalizer + (world.chosen * f).sum(1)).abs()
 
 
 @claim("2.forward-kl", "2.5", tolerance=OPTIMUM, worlds=ANY)
@@ -202,12 +210,14 @@ def directions_apart(world: World) -> Tensor:
     """KL between the two projections of a sharp demonstrator with two modes (bimodal world, RLHF at
     beta = 1/2).
     """
-    two_modes = bimodal(len(world.ref), 11)
+    two_modes = bimodal(3, 11)
     target, features = optima.rlhf(two_modes, 0.5), quadratic(11)
-    start = torch.tensor([[50.0, -50.0]], dtype=world.ref.dtype).expand(len(world.ref), -1)
-    return kl(
-        project(two_modes, target, features, "reverse", start), project(two_modes, target, features)
+    start = torch.tensor([[50.0, -50.0]], dtype=world.ref.dtype).expand(3, -1)
+    reverse, forward = (
+        project(two_modes, target, features, "reverse", start),
+        project(two_modes, target, features),
     )
+    return kl(reverse, forward)[1].expand(len(world.ref))  # in the middle both modes are even
 
 
 def full_class_directions(world: World) -> Tensor:
@@ -228,15 +238,3 @@ def directions_agree_in_the_full_class(world: World) -> Tensor:
     That is why the direction is worth arguing about at all.
     """
     return full_class_directions(world)
-
-
-@claim("2.preferences-from-policy", "2.1", paper="4.1")
-def policy_is_a_reward_model(world: World, beta: float = 0.7) -> Tensor:
-    r"""The preference of the RLHF optimum's own reward is the labeler's:
-    $\sigma(\beta(f(y)-f(y'))) = P(y \succ y')$.
-
-    The optimum of RLHF carries its reward with it, in its log-ratios: a language model trained to
-    the optimum is a reward model that predicts the labels.
-    """
-    f = (optima.rlhf(world, beta) / world.ref).log()
-    return gap(bradley_terry(beta * f), world.preference)

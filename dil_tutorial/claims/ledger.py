@@ -62,7 +62,8 @@ PAPER_SECTIONS = {
     "4.2": "The objective: reverse KL to the chosen responses",
     "4.3": "Density ratios by Bregman divergences",
     "4.4": "The loss: a change of variables",
-    "5": "Experiments",
+    "4.5": "DPO as a special case",
+    "6.3": "Results: training dynamics",
 }
 
 Check = Callable[[World], Tensor]  # worlds with one prompt per seed -> (seeds,) residuals
@@ -88,6 +89,7 @@ class Claim:
     counter_worlds: str | None = None  # the family for ``counter`` where it differs
     note: str = ""  # the assumption, or the correction
     paper: str = ""  # the section of the paper that states it
+    published: str = ""  # where else a statement that fails was published
     explanation: str = ""  # why, in a paragraph
 
 

@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor
 
-from dil_tutorial.bregman import UKL, derivative
+from dil_tutorial.bregman import UKL
 from dil_tutorial.claims.beta_and_length import WORDS, sentences
-from dil_tutorial.claims.ledger import ASSUMES, claim, gap, some_log_ratios, some_policy
+from dil_tutorial.claims.ledger import ASSUMES, claim, gap, some_policy
+from dil_tutorial.losses import make_loss
 from toy import World
-from toy.fit import log_ratio
+from toy.fit import log_ratio, population_loss
 
 
 @claim("7.ukl", "7")
@@ -63,12 +64,24 @@ def logged_rewards(world: World) -> Tensor:
     return margin_gap(flat_reference(world))
 
 
-@claim("7.value-at-start", "7")
-def start_is_the_same(world: World) -> Tensor:
-    """At the start, $f = 0$, every loss sees the same thing whether it is given sums or means.
+def first_steps(words: World, lengths: Tensor) -> Tensor:
+    """1 - the cosine of DPO's first steps with sums and with means, in the logits of tokens."""
+    steps = []
+    for divide_by in (None, lengths):
+        logits = WORDS.logits(words.ref).requires_grad_()
+        f = WORDS.log_probs(logits) - words.ref.log()
+        loss = population_loss(words, make_loss("dpo", beta=1.0), f, lengths=divide_by)
+        steps.append(torch.autograd.grad(loss.sum(), logits)[0])
+    return 1 - torch.nn.functional.cosine_similarity(*steps, dim=1)
 
-    Zero divided by a length is zero. Means and sums part only as training moves, and with a mean
-    each token's gradient is |y| times weaker: with learning rates of 5e-7 and one epoch the
-    published runs stay close to this point (see 8.first-step)."""
-    f = some_log_ratios(world) * 0
-    return gap(derivative(UKL.reference_loss, f), derivative(UKL.reference_loss, f / 7))
+
+@claim("7.means-at-start", "7", ASSUMES, counter=lambda w: first_steps(sentences(w), WORDS.lengths))
+def sums_and_means_at_the_start(world: World) -> Tensor:
+    """With sums and with means of log-probabilities the first step has the same direction.
+    If: all responses are equally long; with lengths of 1 to 3 tokens the directions differ.
+
+    At f = 0 the value of every loss is the same, since zero divided by a length is zero. The
+    gradient of a long response is divided by more, so the mean moves short responses first. The
+    residual is 1 less the cosine of DPO's two gradients in the tokens' logits.
+    """
+    return first_steps(sentences(world), torch.full_like(WORDS.lengths, 3.0)).abs()

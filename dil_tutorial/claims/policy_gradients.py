@@ -49,33 +49,46 @@ def expected(
 # --- Why imitation cannot over-optimize -----------------------------------------------------------
 
 
-@claim("13.floor", "13.1", ASSUMES, counter=lambda world: fallen(world, 0.7))
+def mislabeled(world: World) -> World:
+    """Bradley–Terry labels flipped at a rate of each pair's own, all below one half."""
+    Y = world.ref.shape[1]
+    rate = torch.rand(Y, Y, generator=torch.Generator().manual_seed(0), dtype=world.ref.dtype) / 2
+    rate = (rate + rate.T) / 2
+    return World(world.ref, (1 - rate) * world.preference + rate * world.preference.mT)
+
+
+def flips_that_depend_on_the_winner(world: World) -> Tensor:
+    """How much true reward imitation loses in one world where 48% of the wins of one response are
+    turned into losses, and no others.
+    """
+    ref = torch.tensor([[0.36, 0.63, 0.01]], dtype=world.ref.dtype)
+    true = World.from_reward(ref, [-1.2, 0.0, -2.0])
+    rate = torch.tensor([0.0, 0.48, 0.0], dtype=world.ref.dtype)
+    labels = true.preference * (1 - rate[:, None]) + true.preference.mT * rate
+    lost = ((ref - World(ref, labels).chosen) * true.true_reward).sum(1)
+    return lost.expand(len(world.ref))
+
+
+@claim("13.floor", "13.1", ASSUMES, counter=flips_that_depend_on_the_winner)
 def floor(world: World) -> Tensor:
-    r"""Imitating the chosen responses never lowers the true reward: $E_{\pi_\text{chosen}} R -
-    E_{\pi_\text{ref}} R = (1 - 2\epsilon)\,E_{\pi_\text{ref}}[t R] \ge 0$, and never goes further
-    than $\log 2 - 1/2$ nats.
-    If: fewer than half of the Bradley–Terry labels are flipped, $\epsilon < 1/2$.
+    r"""Imitating the chosen responses never lowers the true reward, and never goes further than
+    $\log 2 - 1/2$ nats: the gain is $E[(2P - 1)(R - R')]/2$ over two draws of the reference.
+    If: each pair is labeled right more often than wrong, so that every term is positive; flips of
+    fewer than half of the labels can lower it where they depend on who won.
 
-    Flips shrink t by 1 - 2 epsilon. t rises with R, so under any distribution their covariance is
-    not negative (Chebyshev), and the mean of t is zero. However noisy the labels, the worst that
-    imitation does is to stay."""
+    A pair moves imitation by its advantage, and a positive one raises the reward. A rate of flips
+    of its own for each pair, below one half, leaves the sign. A labeler who often turns the wins of
+    one good response into losses is wrong about its pairs more often than right.
+    """
     rises = []
-    for epsilon in (0.0, 0.2, 0.49):
-        policy = world.ref * (1 + (1 - 2 * epsilon) * world.advantage)
-        gain = ((policy - world.ref) * world.true_reward).sum(1)
-        formula = (1 - 2 * epsilon) * (world.ref * world.advantage * world.true_reward).sum(1)
-        rises += [
-            gap(gain[:, None], formula[:, None]),
-            (-gain).clamp(min=0),
-            excess(kl(policy, world.ref)[:, None], math.log(2) - 0.5),
-        ]
+    for labeled in (world, mislabeled(world)):
+        R, P = world.true_reward, labeled.preference
+        both = world.ref.unsqueeze(2) * world.ref.unsqueeze(1)
+        formula = (both * (2 * P - 1) * (R.unsqueeze(2) - R.unsqueeze(1))).sum((1, 2)) / 2
+        gain = ((labeled.chosen - world.ref) * R).sum(1)
+        distance = kl(labeled.chosen, world.ref)[:, None]
+        rises += [(gain - formula).abs(), (-gain).clamp(min=0), excess(distance, math.log(2) - 0.5)]
     return torch.stack(rises).amax(0)
-
-
-def fallen(world: World, epsilon: float) -> Tensor:
-    """How much true reward imitation loses where a share ``epsilon`` of labels is flipped, (X,)."""
-    policy = world.ref * (1 + (1 - 2 * epsilon) * world.advantage)
-    return ((world.ref - policy) * world.true_reward).sum(1).clamp(min=0)
 
 
 @claim("13.proxy", "13.2", ASSUMES, counter=lambda world: lost_on(world, wrong_about_one(world)))
@@ -145,14 +158,15 @@ def rounds_kept_near_the_reference(world: World) -> Tensor:
     $1 - \gamma$, and the first reference, weight $\gamma$, come to rest where $\log(\pi/\pi_0) =
     (1/\gamma - 1)\,\log(1 + t) + c$, t against the policy itself: an equilibrium of self-play, for
     any labeler.
-    If: they are pulled strongly enough, here $\gamma = 1/2$; pulled weakly, rock–paper–scissors
+    If: they are pulled strongly enough, here $\gamma = 3/4$; pulled weakly, rock–paper–scissors
     goes round for ever.
 
     Each round minimizes (1 - gamma) KL(pi || pi_chosen) + gamma KL(pi || pi_0), imitation with
     RLHF's own leash. Putting pi_chosen = pi (1 + t) in, gamma log pi = gamma log pi_0 + (1 - gamma)
     log(1 + t). The residual is what the equation misses after 300 rounds.
     """
-    return unrest(world, 0.5)
+    majority = ((2 * world.preference - 1).sign() + 1) / 2  # as a labeler who is always sure
+    return torch.maximum(unrest(world, 0.75), unrest(World(world.ref, majority), 0.75))
 
 
 def unrest(world: World, gamma: float) -> Tensor:
@@ -345,19 +359,41 @@ def importance(world: World) -> Tensor:
 @claim("13.clip", "13.4", ASSUMES, counter=lambda world: clipped_far_away(world))
 def clipping(world: World) -> Tensor:
     r"""PPO's clipped loss expects the gradient of J.
-    If: its samples come from the policy itself, at the first step of each round; later a ratio
-    beyond the clip has no gradient.
+    If: its samples come from the policy itself, at the first step of each round; later a sample
+    whose ratio has passed $1 \pm 0.2$ in the direction of its advantage has no gradient.
 
     At rho = 1 the minimum is of two equal terms. Away from it the clip takes away exactly the
     samples that have moved furthest in the direction that pays, so the step is biased towards
-    staying.
+    staying. The residual also compares the clipped step of old samples with the sum over the
+    samples that are left.
     """
-    return gap(expected(world, pg.leave_one_out, some_policy(world), clip=0.2), gradient(world))
+    old = old_policy(world)
+    left = expected(world, pg.leave_one_out, old, clip=0.2)
+    wanted = unclipped_only(world, old, 0.2)
+    at_start = expected(world, pg.leave_one_out, some_policy(world), clip=0.2)
+    return torch.maximum(gap(at_start, gradient(world)), gap(left, wanted))
+
+
+def old_policy(world: World) -> Tensor:
+    return torch.softmax(world.ref.log() - world.true_reward / 3, 1)
+
+
+def unclipped_only(world: World, old: Tensor, clip: float) -> Tensor:
+    """E_old[rho A grad log pi] over the samples that the clip leaves, (X, Y)."""
+    policy = some_policy(world)
+    y = exact.groups(policy.shape[1], SAMPLES)  # (N, G)
+    ratio = (policy / old)[:, y]
+    f = (policy / world.ref).log()
+    A = pg.leave_one_out(pg.penalized(world.true_reward[:, y], f[:, y], BETA))
+    stopped = ((A > 0) & (ratio > 1 + clip)) | ((A < 0) & (ratio < 1 - clip))
+    weight = torch.where(stopped, 0.0, ratio * A) * old[:, y].prod(2, keepdim=True) / SAMPLES
+    score = torch.nn.functional.one_hot(y, policy.shape[1]).to(policy.dtype)  # (N, G, Y)
+    step = torch.einsum("xng,ngy->xy", weight, score)
+    return step - weight.sum((1, 2)).unsqueeze(1) * policy
 
 
 def clipped_far_away(world: World) -> Tensor:
-    old = torch.softmax(world.ref.log() - world.true_reward / 3, 1)
-    return gap(expected(world, pg.leave_one_out, old, clip=0.2), gradient(world))
+    return gap(expected(world, pg.leave_one_out, old_policy(world), clip=0.2), gradient(world))
 
 
 def successes(world: World) -> Tensor:
@@ -382,9 +418,9 @@ def grpo_field(reward: Tensor, logits: Tensor) -> Tensor:
 
 @claim("13.grpo-success", "13.5")
 def grpo_on_successes(world: World) -> Tensor:
-    r"""On rewards of 0 and 1 GRPO climbs a function of the chance of success p: its expected step
-    is the gradient of p times $h_G(p) = (1 - 1/G)\,E[s]/(p(1 - p))$, s the group's standard
-    deviation.
+    r"""On rewards of 0 and 1 GRPO climbs a function of the chance of success p (Davis & Recht,
+    2025): its expected step is the gradient of p times $h_G(p) = (1 - 1/G)\,E[s]/(p(1 - p))$, s the
+    group's standard deviation.
 
     With k successes of G a success has the advantage (1 - k/G)/s and a failure -(k/G)/s; their
     scores have the means grad p/p and -grad p/(1 - p). With two samples h is constant and the
@@ -407,14 +443,34 @@ def grpo_on_successes(world: World) -> Tensor:
 @claim("13.grpo", "13.5", ASSUMES, counter=lambda world: curl(world, world.true_reward))
 def grpo_has_an_objective(world: World) -> Tensor:
     r"""GRPO's expected step is the gradient of some objective.
-    If: rewards take two values; with more its Jacobian is not symmetric, and there is nothing that
-    it climbs.
+    If: rewards take two values (Davis & Recht, 2025); with more its Jacobian is not symmetric, so
+    it is the gradient of no function. It still raises the mean reward (claim 13.grpo-rises).
 
     The advantage of a response depends on the policy through the group's s.d., and so does what the
     step trades off between responses. A gradient's Jacobian is a Hessian, and symmetric; the
     residual is what is not, relative to the largest entry.
     """
     return curl(world, successes(world))
+
+
+@claim("13.grpo-rises", "13.5")
+def grpo_raises_the_reward(world: World) -> Tensor:
+    r"""Also where it is no gradient GRPO's expected step raises the mean reward, as a natural
+    gradient step does: $E[A \mid y]$ increases with $R(y)$, so $\text{Cov}_\pi(E[A \mid y], R)
+    \ge 0$.
+
+    Of two responses in the same company the better one has the larger advantage: with one's own
+    reward the group's mean rises by less than the reward, and the standardized reward still rises.
+    The covariance of two increasing functions is not negative (Chebyshev).
+    """
+    policy, R = some_policy(world), world.true_reward
+    y = exact.groups(R.shape[1], SAMPLES)
+    A = pg.group_normalised(R[:, y], epsilon=1e-12)[:, :, 0]  # of the first member, (X, N)
+    chance = policy[:, y[:, 1:]].prod(2)
+    mean = torch.zeros_like(R).index_add(1, y[:, 0], chance * A)  # E[A | y], (X, Y)
+    falls = excess(-mean.gather(1, R.argsort(1)).diff(dim=1), 0.0)
+    cov = (policy * mean * R).sum(1) - (policy * mean).sum(1) * (policy * R).sum(1)
+    return torch.maximum(falls, (-cov).clamp(min=0))
 
 
 def curl(world: World, reward: Tensor) -> Tensor:

@@ -5,7 +5,16 @@ from torch import Tensor
 
 from dil_tutorial import losses
 from dil_tutorial.bregman import derivative
-from dil_tutorial.claims.ledger import ANY, ASSUMES, OPTIMUM, claim, excess, gap, some_log_ratios
+from dil_tutorial.claims.ledger import (
+    ANY,
+    ASSUMES,
+    FAILS,
+    OPTIMUM,
+    claim,
+    excess,
+    gap,
+    some_log_ratios,
+)
 from dil_tutorial.losses import Loss, make_loss
 from dil_tutorial.rlhf import kl, tilt
 from toy import World, optima
@@ -13,7 +22,7 @@ from toy.fit import fit, log_ratio, population_loss, search
 from toy.gallery import rock_paper_scissors
 
 
-@claim("5.dpo-cpc", "5", paper="4.1")
+@claim("5.dpo-cpc", "5", paper="4.5")
 def dpo_is_cpc(world: World) -> Tensor:
     r"""DPO at $\beta = 1$ is CPC with one negative, scored by $f$.
 
@@ -22,6 +31,26 @@ def dpo_is_cpc(world: World) -> Tensor:
     """
     f = some_log_ratios(world)
     return gap(losses.dpo_loss(f, f.flip(1), beta=1.0), losses.cpc_loss(f, f.flip(1).unsqueeze(-1)))
+
+
+def cpc_ratio(world: World, pairs: Tensor) -> Tensor:
+    """How far DPO's f ends from log(pi_chosen/pi_ref), up to a constant, on ``pairs``."""
+    f = (fit(world, make_loss("dpo", beta=1.0), pairs=pairs) / world.ref).log()
+    off = f - (world.chosen / world.ref).log()
+    return gap(off, off.mean(1, keepdim=True))
+
+
+@claim("5.cpc-ratio", "5", FAILS, OPTIMUM, paper="4.5", counter=lambda w: cpc_ratio(w, w.pairs))
+def dpo_estimates_the_ratio(world: World) -> Tensor:
+    r"""DPO employs CPC to estimate the density ratio of chosen responses and the reference, and is
+    DIL with this estimator.
+    Correction: holds if the negative is an independent sample of the reference; on real pairs $f$
+    estimates the reward $R$, which is no density ratio of these two.
+
+    The loss is CPC's and the data are not: CPC draws its negatives by themselves. So the same
+    formula serves another estimator, maximum likelihood of the Bradley–Terry model.
+    """
+    return cpc_ratio(world, world.chosen.unsqueeze(2) * world.ref.unsqueeze(1))
 
 
 @claim("5.dpo", "5", tolerance=OPTIMUM)
@@ -102,15 +131,32 @@ def cyclic_twin(world: World) -> World:
     return World(ref, P)
 
 
-@claim("5.win-rates", "5", tolerance=OPTIMUM, worlds=ANY)
+def others_see_more(world: World) -> Tensor:
+    """How far apart two labelers with the same win rates lead SimPO with a margin, BPO with LSIF
+    and EXO: the least of the three, on rock–paper–scissors and a weaker twin.
+    """
+    game = World(rock_paper_scissors().ref, rock_paper_scissors(0.2).preference)
+    twin = cyclic_twin(game)
+    losses_of_more = (
+        make_loss("simpo"),
+        make_loss("bpo", generator="lsif", beta=1.0),
+        make_loss("exo", beta=1.0, label_smoothing=0.1),
+    )
+    apart = [gap(search(game, loss, 4), search(twin, loss, 4)) for loss in losses_of_more]
+    return torch.stack(apart).amin().expand(len(world.ref))
+
+
+@claim("5.win-rates", "5", ASSUMES, OPTIMUM, worlds=ANY, counter=others_see_more)
 def only_win_rates_matter(world: World) -> Tensor:
-    """The preference acts only through the win rate $w$, for DIL, SFT, NCA, KTO, IPO, SPPO and DPO:
-    no model of preferences is needed to say where they end.
+    """The preference acts only through the win rate $w$: no model of preferences is needed to say
+    where a loss has its optimum.
+    If: the loss is DIL, SFT, NCA, KTO, IPO, SPPO or DPO; SimPO with a margin, BPO with LSIF, and
+    EXO with more than two responses depend on who beats whom.
 
     Two labelers with equal win rates but different tastes (one of them with a cycle added) lead to
     the same optimum. Losses of chosen and rejected response apart see only the two marginal
     distributions; IPO is quadratic; and DPO's optimum is fixed by win rates too (5.bt-projection),
-    though its value is not."""
+    though its value is not. A margin with a target of its own breaks the balance."""
     twin = cyclic_twin(world)
     gaps = [gap(world.win_rate, twin.win_rate), gap(optima.kto(world), optima.kto(twin))]
     published = make_loss("dil", generator="ukl")
@@ -121,26 +167,6 @@ def only_win_rates_matter(world: World) -> Tensor:
     ):
         gaps.append(gap(fit(world, loss), fit(twin, loss)))
     return torch.stack(gaps).amax(0)
-
-
-def twins_with_a_margin(world: World) -> Tensor:
-    """SimPO with its margin on rock–paper–scissors and on a twin with the same win rates."""
-    game = World(
-        rock_paper_scissors().ref.expand(len(world.ref), -1), rock_paper_scissors(0.2).preference
-    )
-    return gap(fit(game, "simpo"), fit(cyclic_twin(game), "simpo"))
-
-
-@claim("5.margins-see-more", "5", ASSUMES, OPTIMUM, worlds=ANY, counter=twins_with_a_margin)
-def no_margin_no_matter(world: World) -> Tensor:
-    """Where a loss ends depends on the preference only through the win rate.
-    If: the margin has no target (SimPO's gamma is one): with a margin, who beats whom matters.
-
-    With gamma = 0 SimPO is a logistic loss and sees win rates alone. A margin breaks the balance of
-    the logistic gradient, and the optimum then depends on the whole table of preferences.
-    """
-    loss = make_loss("simpo", gamma=0.0)
-    return gap(fit(world, loss), fit(cyclic_twin(world), loss))
 
 
 @claim("5.ipo", "5", tolerance=OPTIMUM, worlds=ANY)
@@ -196,20 +222,28 @@ def f_dpo_with_ukl(world: World) -> Tensor:
 
 
 @claim("5.kto", "5", worlds=ANY)
-def kto_is_stationary(world: World) -> Tensor:
+def kto_gives_losers_up(world: World) -> Tensor:
     r"""KTO gives probability zero to every response that loses more than it wins ($t \le 0$).
 
     Its population loss is -E_ref t sigmoid(beta f - z): it falls in f all the way where t > 0 and
-    rises all the way where t <
-    0. Only the normalization stops the good ones. The residual is the loss's gradient at the stated
-       optimum, rejected responses sent to e^-10000.
+    rises all the way where t < 0. Only the normalization stops the good ones. The residual: by how
+    much a shift of probability to any one response, small or large, or the nearest descent lowers
+    the loss below its value at the stated optimum (z held where the optimum has it).
     """
     policy = optima.kto(world, 0.1)
-    logits = torch.where(policy > 0, policy.log(), -1e4).requires_grad_()
-    loss = population_loss(world, make_loss("kto", beta=0.1), log_ratio(logits, world.ref))
-    (gradient,) = torch.autograd.grad(loss.sum(), logits)
+    z = kl(policy, world.ref)[:, None]
+    loss = make_loss("kto", beta=0.1, kl=z)
+
+    def value(pi: Tensor) -> Tensor:
+        return population_loss(world, loss, pi.clamp(min=1e-300).log() - world.ref.log())
+
+    falls = [value(policy) - value(fit(world, loss))]
+    for y in range(world.ref.shape[1]):
+        one = torch.nn.functional.one_hot(torch.tensor(y), world.ref.shape[1]).to(policy.dtype)
+        for share in (1e-6, 1e-3, 0.1, 0.9, 1.0):
+            falls.append(value(policy) - value((1 - share) * policy + share * one))
     zeros = ((policy == 0) != (world.advantage <= 0)).any(1)
-    return gradient.abs().amax(1) + zeros
+    return torch.stack(falls).amax(0).clamp(min=0) + zeros
 
 
 @claim("5.reference-free", "5", tolerance=OPTIMUM)
@@ -307,15 +341,3 @@ def bounded_gradients(world: World) -> Tensor:
         for denominator in ("mixture", "rejected")
     ]
     return torch.stack([largest_pull(world, loss) for loss in bounded]).amax(0)
-
-
-@claim("5.no-reward-needed", "5", tolerance=OPTIMUM, worlds=ANY)
-def no_reward_needed(world: World) -> Tensor:
-    r"""Without any reward behind the preference, DIL's target is still $\pi_\text{ref}(1+t)$ and
-    its exact optimum.
-
-    Dropping Bradley–Terry loses nothing: an average win rate exists for any table of preferences,
-    transitive or not. (DIL still assumes that labels are draws from *some* fixed P and that pairs
-    come from the reference.)
-    """
-    return kl(optima.dil(world, "bce", "mixture"), world.chosen)

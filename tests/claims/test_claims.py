@@ -41,7 +41,7 @@ ROUGH = {
     "1.small-rewards": 0.05,
     "1.small-tilt": 0.05,
     "1.small-ipo": 0.05,
-    "1.iterated-sampled": 5.0,
+    "1.iterated": 5.0,
 }
 LIMITS = ("8.sft-unseen", "8.corrected-finite")  # optima at infinity, approached like 1/steps
 

@@ -4,7 +4,9 @@ et al., 2025; THEORY §9).
 With energies e_k = R_k/beta the mixture pi_w = pi_ref exp(sum_k w_k e_k)/Z_w of the RLHF optima
 *is* the RLHF optimum for the mixed reward.  The policy that is best against the worst objective,
 max_pi min_k E_pi e_k - KL(pi || pi_ref), is the pi_w whose weights minimize log Z_w: convex, with
-gradient E_{pi_w} e_k.
+gradient E_{pi_w} e_k.  ``worst_case`` finds weights for each prompt by itself; MPO has one vector
+of weights for all prompts, ``shared_weights``, which minimizes E_x log Z_w(x), and finds it by
+stochastic mirror descent on batches of prompts.
 """
 
 import math
@@ -66,3 +68,53 @@ def duality_gap(ref: Tensor, energies: Tensor, weights: Tensor, policy: Tensor) 
     """
     dual = log_partition(ref, torch.einsum("kxy,xk->xy", energies, weights))
     return dual - (torch.einsum("kxy,xy->kx", energies, policy).amin(0) - kl(policy, ref))
+
+
+def shared_weights(
+    ref: Tensor,  # (X, Y)
+    energies: Tensor,  # (K, X, Y)
+    *,
+    steps: int = 5000,
+    batch: int | None = None,  # prompts a step; all of them if None
+    generator: torch.Generator | None = None,  # of the batches
+) -> Tensor:
+    """One weight vector (K,) for all prompts that minimizes E_x log Z_w(x): MPO's mirror descent.
+
+    With ``batch`` the gradient is that of a few prompts, the step falls as 1/sqrt(t), and the
+    result is the mean of the second half of the path.
+
+    >>> ref = torch.full((2, 2), 0.5, dtype=torch.float64)
+    >>> energies = torch.tensor([[[0.0, 1.0]] * 2, [[1.0, 0.0]] * 2], dtype=torch.float64)
+    >>> shared_weights(ref, energies)
+    tensor([0.5000, 0.5000], dtype=torch.float64)
+    """
+    log_w = torch.full((len(energies),), -math.log(len(energies)), dtype=ref.dtype)
+    spread = (energies.amax((0, 2)) - energies.amin((0, 2))).amax()  # bounds the curvature
+    total = torch.zeros_like(log_w)
+    for step in range(steps):
+        prompts: Tensor | slice = slice(None)
+        size = 4 / spread**2
+        if batch is not None:
+            prompts = torch.randint(len(ref), (batch,), generator=generator)
+            size = size / math.sqrt(1 + step / 10)
+        some = energies[:, prompts]
+        policy = tilt(ref[prompts], torch.einsum("kxy,k->xy", some, log_w.exp()))
+        means = torch.einsum("kxy,xy->kx", some, policy).mean(1)
+        log_w = (log_w - size * means).log_softmax(0)
+        if step >= steps // 2:
+            total = total + log_w.exp() / (steps - steps // 2)
+    return log_w.exp() if batch is None else total
+
+
+def shared_gap(ref: Tensor, energies: Tensor, weights: Tensor) -> Tensor:
+    """E_x log Z_w - min_k E_x[E_pi e_k - KL(pi || pi_ref)] >= 0, zero only at the saddle point.
+
+    >>> ref = torch.full((1, 2), 0.5, dtype=torch.float64)
+    >>> energies = torch.tensor([[[0.0, 1.0]], [[1.0, 0.0]]], dtype=torch.float64)
+    >>> shared_gap(ref, energies, torch.tensor([0.5, 0.5], dtype=torch.float64)).item() < 1e-12
+    True
+    """
+    mixed = torch.einsum("kxy,k->xy", energies, weights)
+    policy = tilt(ref, mixed)
+    earned = torch.einsum("kxy,xy->kx", energies, policy).mean(1).amin() - kl(policy, ref).mean()
+    return log_partition(ref, mixed).mean() - earned

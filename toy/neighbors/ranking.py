@@ -46,3 +46,16 @@ def idealised_accuracy(world: World, beta: float = 1.0) -> Tensor:
     log_ref, P = world.ref.log(), world.preference
     margin = log_ref.unsqueeze(2) - log_ref.unsqueeze(1) + torch.special.logit(P) / beta
     return (pair_weights(world) * (torch.sign(margin) + 1) / 2).sum((1, 2))
+
+
+def loss_needed(ref_margin: Tensor, beta: float) -> Tensor:
+    """How low DPO's loss must be on a pair before the policy ranks it right: log(1 + e^{beta m}),
+    m = log pi_ref(y_w)/pi_ref(y_l).  (...).
+
+    The paper's difficulty of a pair: where the reference ranks it wrong, the loss must fall far
+    below the log 2 at which it starts.
+
+    >>> loss_needed(torch.tensor([-20.0, 0.0]), beta=0.1)
+    tensor([0.1269, 0.6931])
+    """
+    return torch.nn.functional.softplus(beta * ref_margin)

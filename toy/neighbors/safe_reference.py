@@ -6,9 +6,10 @@ is the same as adding beta log(pi_safe/pi_ref) to the reward, which is minus inf
 reference is silent.
 """
 
+import torch
 from torch import Tensor
 
-from dil_tutorial.rlhf import rlhf_optimum
+from dil_tutorial.rlhf import rlhf_optimum, tilt
 
 
 def e_rlhf(safe_ref: Tensor, reward: Tensor, beta: float) -> Tensor:
@@ -34,3 +35,23 @@ def implied_reward(ref: Tensor, safe_ref: Tensor, reward: Tensor, beta: float) -
     tensor([[ 0.5878, -1.6094]])
     """
     return reward + beta * (safe_ref.log() - ref.log())
+
+
+def softened(ref: Tensor, harm: Tensor, strength: float) -> Tensor:
+    """A reference that says harmful responses less, pi_ref exp(-strength harm)/Z, as another prompt
+    or a system message does; it never quite stops.  (X, Y).
+
+    >>> softened(torch.tensor([[0.5, 0.5]]), torch.tensor([[0.0, 1.0]]), strength=3.0)
+    tensor([[0.9526, 0.0474]])
+    """
+    return tilt(ref, -strength * harm)
+
+
+def harm_bound(harm_of_ref: Tensor, spread: Tensor, beta: float) -> Tensor:
+    """The least probability of harm that RLHF leaves, p/(p + (1 - p) e^{spread/beta}), with p the
+    reference's and rewards within ``spread`` of each other.
+
+    >>> harm_bound(torch.tensor(0.1), torch.tensor(5.0), beta=1.0)
+    tensor(0.0007)
+    """
+    return harm_of_ref / (harm_of_ref + (1 - harm_of_ref) * torch.exp(spread / beta))

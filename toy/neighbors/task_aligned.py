@@ -65,3 +65,25 @@ def least_worst_regret(ref: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor]:
     """
     candidates = tilt(ref, rewards)
     return worst_case(ref, (candidates / ref).log())
+
+
+def misleading_demonstrations() -> tuple[Tensor, Tensor, Tensor]:
+    """A task in which the reward that explains the demonstrations best is not the task's.
+
+    Four responses: they solve the task or not, and are in a certain style or not.  Demonstrators
+    care for both, and keep to the style more strictly.  Returns the reference (1, 4), the
+    demonstrations (1, 4) and two rewards (2, 1, 4), one of style and one of the task, each fitted
+    to the demonstrations by maximum likelihood.
+
+    >>> ref, demonstrations, rewards = misleading_demonstrations()
+    >>> kl(demonstrations, tilt(ref, rewards)).squeeze(1)  # style explains them better
+    tensor([0.0827, 0.2709], dtype=torch.float64)
+    """
+    ref = torch.full((1, 4), 0.25, dtype=torch.float64)
+    demonstrations = torch.tensor([[0.60, 0.25, 0.10, 0.05]], dtype=torch.float64)
+    style = torch.tensor([[1.0, 1.0, 0.0, 0.0]], dtype=torch.float64)
+    task = torch.tensor([[1.0, 0.0, 1.0, 0.0]], dtype=torch.float64)
+    rewards = [
+        feature * torch.logit((demonstrations * feature).sum()) for feature in (style, task)
+    ]  # the energy that matches the mean of the feature
+    return ref, demonstrations, torch.stack(rewards)
