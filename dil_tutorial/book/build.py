@@ -88,7 +88,7 @@ def generate(root: Path) -> None:
         write_text(generated / f"claims_{section}.md", pages.section_claims(results, section))
     write_text(generated / "questions.md", pages.questions_page())
     write_text(generated / "losses.md", pages.losses_page())
-    write_text(generated / "family.md", pages.family_page(generated))
+    write_text(generated / "family.md", pages.family_page(results, generated))
     write_text(generated / "in_public.md", pages.in_public_page(results, SEEDS))
     write_text(generated / "figures.md", pages.figures_page(generated))
     write_text(generated / "measured.md", pages.measured_page(generated))

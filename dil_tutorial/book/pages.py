@@ -56,8 +56,8 @@ def thread(name: str) -> str:
 
 def note(result: Result) -> str:
     """The assumption or the correction of a claim that needs one."""
-    word = {claims.ASSUMES: "If", claims.FAILS: "Correction"}.get(result.claim.verdict)
-    return f" *{word}: {result.claim.note}.*" if word else ""
+    word = "Correction" if result.claim.fails else "If"
+    return f" *{word}: {result.claim.note}.*" if result.claim.note else ""
 
 
 def paper_page(results: Sequence[Result], seeds: int) -> str:
@@ -85,7 +85,8 @@ def ledger_page(results: Sequence[Result], seeds: int, root: Path) -> str:
     def source(r: Result) -> str:
         number = r.claim.source.removeprefix("THEORY §")
         theory = f"{{ref}}`THEORY §{number} <theory-{number.split('.')[0]}>`"
-        return theory + (f", paper §{r.claim.paper}" if r.claim.paper else "")
+        stated = f"paper §{r.claim.paper}" if r.claim.paper else r.claim.published
+        return theory + (f", stated by {stated}" if stated else "")
 
     def where(r: Result) -> str:
         links = [
@@ -96,8 +97,9 @@ def ledger_page(results: Sequence[Result], seeds: int, root: Path) -> str:
             part for part in (crossref.code_links(r.claim, api), ", ".join(links)) if part
         )
 
+    kinds = {kind: [r for r in results if r.claim.kind == kind] for kind in ("argument", "further")}
     return page(
-        "ledger", results=results, seeds=seeds, sections=claims.SECTIONS, source=source, where=where
+        "ledger", kinds=kinds, seeds=seeds, sections=claims.SECTIONS, source=source, where=where
     )
 
 
@@ -138,14 +140,21 @@ def in_public_page(results: Sequence[Result], seeds: int) -> str:
     return page("in_public", said=entries, seeds=seeds)
 
 
-def family_page(folder: Path) -> str:
-    """The map: every loss on one plane, a table of properties, a guide, one by one; the figure goes
-    into ``folder``.
+def family_page(results: Sequence[Result], folder: Path) -> str:
+    """The map: every loss on one plane, a table of properties, a guide, one by one, and what is
+    proved of single losses; the figure goes into ``folder``.
     """
     rows = [family.row(named) for named in family.FAMILY]
     figure, alt = plane(rows)
     plotting.save(figure, folder / "family_plane")
-    return page("family", rows=rows, alt=alt, imitation=family.IMITATION, anchor=crossref.anchor)
+    return page(
+        "family",
+        rows=rows,
+        alt=alt,
+        imitation=family.IMITATION,
+        anchor=crossref.anchor,
+        properties=[r for r in results if r.claim.kind == "loss"],
+    )
 
 
 def losses_page() -> str:
@@ -383,9 +392,6 @@ def puzzles_page(root: Path) -> str:
     )
 
 
-MARKS = {claims.HOLDS: "✓", claims.ASSUMES: "◐", claims.FAILS: "✗"}
-
-
 def cheat_sheet(results: Sequence[Result], figure: str) -> str:
     """All results on two pages, as HTML; each with the mark and the link of the claim that checks
     it; ``figure`` is SVG.
@@ -393,8 +399,10 @@ def cheat_sheet(results: Sequence[Result], figure: str) -> str:
     by_id = {result.claim.id: result for result in results}
 
     def verdict(claim: str) -> Markup:
-        mark = MARKS[by_id[claim].verdict]
-        return Markup(f'<a href="generated/ledger.html#{label(claim)}">{mark}{claim}</a>')
+        result = by_id[claim]
+        where = "family" if result.claim.kind == "loss" else "ledger"
+        place = f"generated/{where}.html#{label(claim)}"
+        return Markup(f'<a href="{place}">{result.mark}{claim}</a>')
 
     return (
         templates.load(TEMPLATES / "cheatsheet.html.j2").render(v=verdict, figure=Markup(figure))

@@ -23,12 +23,15 @@ from dil_tutorial.claims import (
     relatives,
 )
 from dil_tutorial.claims.ledger import (
+    ARGUMENT,
     ASSUMES,
     BELIEF,
     CLAIMS,
     FAILS,
     HOLDS,
     IDENTITY,
+    KINDS,
+    MARKS,
     OPTIMUM,
     PAPER_SECTIONS,
     SECTIONS,

@@ -148,9 +148,10 @@ def losers_for_the_reference(f: Tensor, weights: Tensor) -> Tensor:
 )
 @over_generators
 def group_loss_imitates(world: World, gen: Generator) -> Tensor:
-    r"""DIL on groups, $\sum_k a_k\,\ell_1(f_k) + \dots$, has its optimum at $\pi_K$ for every $h$.
-    If: the reference term is the mean over all $K$ responses, $\frac1K\sum_k \ell_{-1}(f_k)$; over
-    the responses that lost (here UKL), the optimum is another one, as for the published loss.
+    r"""DIL on groups, the chosen term weighed by $a_k$ and a reference term, has its optimum at
+    $\pi_K$ for every $h$.
+    If: the reference term is the mean over all $K$ responses, winner or not; over the responses
+    that lost (here UKL), the optimum is another one, as for the published loss.
 
     The K responses are draws of the reference, all of them together, whoever won. So their mean
     estimates the reference term without bias, and what is left is a density-ratio loss of winners

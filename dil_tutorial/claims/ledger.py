@@ -40,6 +40,7 @@ from toy.threads import one_thread
 
 HOLDS, ASSUMES = "holds", "holds under an assumption"
 FAILS, BELIEF = "fails as published", "fails, a common belief"
+MARKS = {HOLDS: "✓", ASSUMES: "◐", FAILS: "✗", BELIEF: "✗"}  # of the statement
 IDENTITY, OPTIMUM = 1e-9, 1e-8
 BT, HARD, ANY = "bradley-terry", "hard", "any"
 
@@ -56,6 +57,32 @@ SECTIONS = {
     "12": "What a pair is worth",
     "13": "RLHF itself",
     "14": "How the pairs were made: winners of K, groups",
+}
+# The claims that carry the argument, in reading order; a reader who has these has all of it.
+ARGUMENT = (
+    "1.chosen", "1.rejected", "1.mixture", "1.bound", "1.best-of-2", "1.bon-kl", "1.iterated",
+    "2.gibbs", "2.every-policy", "2.ebm-optimum", "2.rlhf-imitates", "2.sft-and-rlhf",
+    "2.cause", "2.forward-kl", "2.mode-seeking",
+    "3.objective", "3.bregman", "3.table", "3.ukl-is-sft", "3.reverse-kl",
+    "4.reference", "4.mixture", "4.lsif-published", "4.ukl-published", "4.bce-published",
+    "4.one-multiplier", "4.lsif-zeros", "4.on-reference", "4.nca",
+    "5.dpo", "5.dpo-cpc", "5.cpc-ratio", "5.bt-projection", "5.win-rates", "5.ipo", "5.f-dpo",
+    "5.kto",
+    "6.beta", "6.beta-direction", "6.mean", "6.mean-dpo",
+    "7.means-at-start",
+    "8.first-step", "8.chosen", "8.corrected-finite", "8.dpo-unseen", "8.noise",
+    "9.idealised", "9.max-min-shared", "9.safe-implied", "9.safe-bound", "9.data-alignment",
+    "9.variational", "9.f-or-bregman",
+    "12.corrected", "12.half", "12.split", "12.soft", "12.bradley-terry",
+    "13.floor", "13.proxy", "13.rounds", "13.flow", "13.grpo-success", "13.grpo-rises",
+    "14.winners", "14.bound", "14.pair", "14.ladder", "14.group-loss", "14.infonca",
+    "14.weight", "14.half", "14.worst", "14.first-step", "14.correct", "14.displacement",
+    "14.coverage", "14.small-steps",
+)  # fmt: skip
+KINDS = {
+    "argument": "claims of the argument",
+    "further": "further claims",
+    "loss": "properties of single losses",
 }
 PAPER_SECTIONS = {
     "4.1": "RLHF is a form of imitation learning",
@@ -91,6 +118,27 @@ class Claim:
     paper: str = ""  # the section of the paper that states it
     published: str = ""  # where else a statement that fails was published
     explanation: str = ""  # why, in a paragraph
+
+    @property
+    def kind(self) -> str:
+        """One of ``KINDS``: a property of a single loss belongs to the map of losses.
+
+        >>> [claim.kind for claim in select("1.chosen", "1.tanh", "5.sppo")]
+        ['argument', 'further', 'loss']
+        """
+        if self.id in ARGUMENT:
+            return "argument"
+        return "loss" if self.id.startswith("5.") or self.id == "6.desensitised" else "further"
+
+    @property
+    def section(self) -> str:
+        """The section of THEORY that the id begins with."""
+        return self.id.split(".")[0]
+
+    @property
+    def fails(self) -> bool:
+        """Whether the statement is recorded as false, and its note as a correction."""
+        return self.verdict in (FAILS, BELIEF)
 
 
 CLAIMS: list[Claim] = []
@@ -166,8 +214,22 @@ class Result:
     def as_recorded(self) -> bool:
         return self.verdict == self.claim.verdict
 
+    @property
+    def mark(self) -> str:
+        """What became of the statement, as a sign: ✓ ◐ ✗, or ! where the ledger says otherwise."""
+        return MARKS[self.verdict] if self.as_recorded else "!"
+
     def as_dict(self) -> dict[str, Any]:
-        claim_fields = ("id", "statement", "explanation", "source", "paper", "note", "tolerance")
+        claim_fields = (
+            "id",
+            "kind",
+            "statement",
+            "explanation",
+            "source",
+            "paper",
+            "note",
+            "tolerance",
+        )
         result_fields = ("verdict", "as_recorded", "residual", "residuals")
         return {
             **{name: getattr(self.claim, name) for name in claim_fields},
@@ -219,8 +281,8 @@ def save(results: Sequence[Result], seeds: int, path: Path) -> None:
 def select(*patterns: str) -> list[Claim]:
     """The claims whose id or section is named; all of them without patterns.
 
-    "4" is section 4 of THEORY, "4.mixture" one claim, "paper" what the paper states, "paper-4.1" in
-    its section 4.1.
+    "4" is section 4 of THEORY, "4.mixture" one claim, "argument" the claims of the argument,
+    "paper" what the paper states, "paper-4.1" in its section 4.1.
 
     >>> [claim.id for claim in select("4.mixture")]
     ['4.mixture']
@@ -232,7 +294,7 @@ def select(*patterns: str) -> list[Claim]:
                 section = [claim.id for claim in CLAIMS if _matches(claim, pattern.split(".")[0])]
                 sections = (
                     {claim.id.split(".")[0] for claim in CLAIMS}
-                    | {"paper"}
+                    | {"paper", *KINDS}
                     | {f"paper-{s}" for s in PAPER_SECTIONS}
                 )
                 raise unknown_name("claim", pattern, section or sections)
@@ -246,6 +308,7 @@ def _matches(claim: Claim, pattern: str) -> bool:
     names = (
         claim.id,
         claim.id.split(".")[0],
+        claim.kind,
         *(["paper", f"paper-{claim.paper}"] if claim.paper else []),
     )
     return pattern in names
@@ -309,35 +372,37 @@ def minimize(world: World, objective: Callable[[Tensor], Tensor]) -> Tensor:
     return torch.softmax(logits, -1)
 
 
-def wrapped(text: str) -> str:
-    """A note under a claim's line, no wider than a notebook's page."""
-    return textwrap.fill(text, 88, initial_indent="  ", subsequent_indent="    ")
+def wrapped(text: str, first: str, then: str) -> str:
+    """Text no wider than a notebook's page, with an indent of its first line and of the others."""
+    return textwrap.fill(text, 88, initial_indent=first, subsequent_indent=then)
 
 
 def report(*patterns: str, seeds: int = 20) -> None:
-    """Run claims and print them, for notebooks: verdicts and bounds, not the last digits of a
-    machine.
+    """Run claims and print them, for notebooks: each statement, then what became of it.
 
-    >>> report("1.mixture", "4.lsif-published")
-    ✓ 1.mixture: holds (residual below 1e-09 on 20 random worlds)
-    ✓ 4.lsif-published: fails as published, by at least 0.038
-      correction: holds with the mixture of both responses in the denominator
+    >>> report("1.bound", "4.lsif-published")
+    Imitation of chosen responses is a mild tilt: π_chosen/π_ref ≤ 2.
+      ✓ 1.bound holds: residual below 1e-09 on 20 random worlds
+    DIL with LSIF as published (rejected responses for samples of π_ref) has its optimum at
+    π_chosen.
+      ✗ 4.lsif-published fails as published: off by at least 0.038
+      Correction: holds with the mixture of both responses in the denominator.
     """
-    lines = []
     for result in run(select(*patterns), range(seeds)):
         claim = result.claim
-        line = f"{'✓' if result.as_recorded else '✗'} {claim.id}: {result.verdict}"
+        print(wrapped(plain(claim.statement), "", ""))
         if not result.as_recorded:
-            line += f" (recorded: {claim.verdict}; residual {result.residual:.1e}, tolerance {claim.tolerance:.0e})"  # noqa: E501
+            found = (
+                f"{result.verdict}, recorded: {claim.verdict}; residual {result.residual:.1e}, "
+                f"tolerance {claim.tolerance:.0e}"
+            )
         elif claim.verdict == HOLDS:
-            line += f" (residual below {claim.tolerance:.0e} on {seeds} random worlds)"
+            found = f"holds: residual below {claim.tolerance:.0e} on {seeds} random worlds"
         elif claim.verdict == ASSUMES:
-            line += (
-                f" (else off by at least {result.size:.2g})\n{wrapped('if: ' + plain(claim.note))}"
-            )
+            found = f"holds under an assumption, else off by at least {result.size:.2g}"
         else:
-            line += (
-                f", by at least {result.size:.2g}\n{wrapped('correction: ' + plain(claim.note))}"
-            )
-        lines.append(line)
-    print("\n".join(lines))
+            found = f"{claim.verdict}: off by at least {result.size:.2g}"
+        print(wrapped(f"{result.mark} {claim.id} {found}", "  ", "    "))
+        if claim.note:
+            word = "Correction" if claim.fails else "If"
+            print(wrapped(f"{word}: {plain(claim.note)}.", "  ", "    "))

@@ -194,10 +194,10 @@ def one_weight_for_all_prompts(world: World) -> Tensor:
     return mixing.shared_gap(world.ref, energies, weights).abs().expand(len(world.ref))
 
 
-@claim("9.max-min-batch", "9", tolerance=0.02)
+@claim("9.max-min-batch", "9", tolerance=0.05)
 def weights_from_batches(world: World) -> Tensor:
     """Mirror descent on batches of a few prompts, as in the paper, comes close to these weights:
-    within 0.02 nats of the saddle point after 2,000 steps.
+    within 0.05 nats of the saddle point after 2,000 steps.
 
     Each batch's gradient is right on average, steps that shrink average the noise away. A rate, not
     an identity: the residual is the duality gap of the mean of the second half of the path, one
@@ -297,7 +297,9 @@ def safe_imitation(world: World, gen: str, shifted: bool) -> Tensor:
     ASSUMES,
     OPTIMUM,
     worlds=ANY,
-    counter=lambda w: safe_imitation(w, "bce", shifted=False),
+    counter=lambda w: torch.stack(
+        [safe_imitation(w, gen, shifted=False) for gen in ("lsif", "ukl", "bce")]
+    ).amax(0),
 )
 def imitation_with_a_safe_reference(world: World) -> Tensor:
     r"""DIL whose reference is swapped for a safe one, on the pairs it has, imitates

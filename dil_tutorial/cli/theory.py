@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def verify(
     claims: Annotated[
         list[str] | None,
-        typer.Argument(help="Sections or ids: 4, 4.mixture, paper-4.1; all if none."),
+        typer.Argument(help="Sections or ids: argument, 4, 4.mixture, paper-4.1; all if none."),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Check every claim on this many random worlds.")] = 5,
     json: JsonOption = None,
@@ -60,18 +60,18 @@ def ledger_table(results: list[Result], explain: bool = False) -> Table:
     """One row a claim: statement, verdict, worst residual, the miss without its assumption or
     correction; with ``explain`` why.
     """
-    from dil_tutorial.claims import ASSUMES, FAILS, HOLDS
+    from dil_tutorial.claims import ASSUMES, BELIEF, FAILS, HOLDS
     from dil_tutorial.support.symbols import plain
 
     claims_table = Table(title="The ledger", title_justify="left")
     claims_table.add_column("claim", no_wrap=True)
     claims_table.add_column("statement", ratio=1)
     claims_table.add_column("verdict", min_width=18, max_width=26)
-    colors = {HOLDS: "green", ASSUMES: "yellow", FAILS: "magenta"}
+    colors = {HOLDS: "green", ASSUMES: "yellow", FAILS: "magenta", BELIEF: "magenta"}
     for result in results:
         claim = result.claim
-        mark = "[green]✓[/]" if result.as_recorded else "[red]✗[/]"
-        word = "correction" if claim.verdict == FAILS else "if"
+        mark = f"[{colors[claim.verdict]}]{result.mark}[/]" if result.as_recorded else "[red]![/]"
+        word = "correction" if claim.fails else "if"
         note = f"\n[dim]{word}: {escape(plain(claim.note))}[/]" if claim.note else ""
         note += f"\n\n{escape(claim.explanation)}" if explain else ""
         verdict = (
@@ -91,6 +91,8 @@ def ledger_table(results: list[Result], explain: bool = False) -> Table:
 
 def summary(results: list[Result], seeds: int) -> str:
     """One line: how many claims came out how."""
+    from dil_tutorial.claims import KINDS
+
     counts = Counter(result.verdict for result in results)
     wrong = [result.claim.id for result in results if not result.as_recorded]
     tail = "[green]All verdicts as recorded.[/]"
@@ -98,8 +100,10 @@ def summary(results: list[Result], seeds: int) -> str:
         tail = f"[bold red]Not as recorded: {', '.join(wrong)}[/]"
         if seeds < 5:
             tail += "; a claim that fails in some worlds needs a few to show it: --seeds 5"
+    kinds = Counter(result.claim.kind for result in results)
+    parts = ", ".join(f"{kinds[kind]} {words}" for kind, words in KINDS.items() if kinds[kind])
     return (
-        f"{len(results)} claims on {seeds} worlds each: "
+        f"{parts}, on {seeds} worlds each: "
         + ", ".join(f"{n} {v}" for v, n in counts.items())
         + f". {tail}"
     )

@@ -34,6 +34,7 @@ def plain(latex: str) -> str:
     text = re.sub(r"\\frac\{([^}]*)\}\{([^}]*)\}", r"(\1)/(\2)", text).replace(r"\frac12", "1/2")
     text = re.sub(r"\\frac(\d)(\d)", r"\1/\2", text)
     text = re.sub(r"\\frac(\d)\{([^}]*)\}", r"\1/(\2)", text)
+    text = re.sub(r"\\frac(\d)([A-Z])", r"\1/\2 ", text).replace(r"\log", r" log ")
     text = re.sub(r"\^\{([^{}]{2,})\}", r"^(\1)", text)
     symbols = {"\\" + name: letter for name, letter in GREEK.items()}
     symbols |= {
@@ -45,6 +46,15 @@ def plain(latex: str) -> str:
         r"\sim": "~",
         r"\to": "→",
         r"\cdot": "·",
+        r"\approx": "≈",
+        r"\gg": "≫",
+        r"\pm": "±",
+        r"\infty": "∞",
+        r"\nabla": "∇",
+        r"\Delta": "Δ",
+        r"\ell": "l",
+        r"\bar R": "R\u0304",
+        r"^*": "*",
     }
     symbols |= {
         r"\sum": "Σ",
