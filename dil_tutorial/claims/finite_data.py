@@ -23,11 +23,14 @@ from dil_tutorial.rlhf import kl
 from toy import World
 from toy.fit import fit, population_loss
 
-ALL_LOSSES = [make_loss(name) for name in ("dpo", "ipo", "nca", "bco", "kto", "sppo")] + [
-    make_loss("dil", generator=generator, denominator=denominator)
-    for generator in ("lsif", "ukl", "bce", "hellinger", "itakura-saito")
-    for denominator in ("rejected", "mixture")
-]
+def all_losses() -> list[Loss]:
+    """DPO, IPO, NCA, BCO, KTO, SPPO, and DIL with five generators, published and corrected."""
+    named = [make_loss(name) for name in ("dpo", "ipo", "nca", "bco", "kto", "sppo")]
+    return named + [
+        make_loss("dil", generator=generator, denominator=denominator)
+        for generator in ("lsif", "ukl", "bce", "hellinger", "itakura-saito")
+        for denominator in ("rejected", "mixture")
+    ]
 
 
 def slopes_at_start(loss: Loss) -> Tensor:
@@ -47,7 +50,7 @@ def first_step_is_common(world: World) -> Tensor:
     differs. So short runs with tiny learning rates cannot tell the losses apart, and early plots
     say little about where a loss is going. (SFT alone starts with (-1, 0).)
     """
-    slopes = torch.stack([slopes_at_start(loss) for loss in ALL_LOSSES])  # (losses, 2)
+    slopes = torch.stack([slopes_at_start(loss) for loss in all_losses()])  # (losses, 2)
     return (slopes.sum(1) / slopes.abs().amax(1)).abs().amax().expand(len(world.ref))
 
 

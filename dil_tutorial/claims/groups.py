@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dil_tutorial.bregman import UKL, Generator, get_generator
 from dil_tutorial.claims.beta_and_length import WORDS, sentences
+from dil_tutorial.claims.finite_data import all_losses
 from dil_tutorial.claims.ledger import (
     ANY,
     ASSUMES,
@@ -462,15 +463,16 @@ def small_weights_are_grpo_without_the_deviation(world: World) -> Tensor:
     by the standard deviation.
 
     A softmax to first order. The residual is the relative difference at beta = 5,000 and 10,000,
-    extrapolated.
+    extrapolated, in all groups of three.
     """
-    R = world.true_reward  # one group of all Y responses
+    K, groups = 3, world.groups(3)
+    R = world.true_reward[:, groups.members]  # (X, N, K)
 
     def scaled(beta: float) -> Tensor:
-        return (torch.softmax(R / beta, 1) - 1 / R.shape[1]) * R.shape[1] * beta
+        return (world.groups(K, beta=beta).weights - 1 / K) * K * beta
 
-    wanted = R - R.mean(1, keepdim=True)
-    return gap(2 * scaled(10_000.0) - scaled(5_000.0), wanted) / wanted.abs().amax(1)
+    wanted = R - R.mean(2, keepdim=True)
+    return gap(2 * scaled(10_000.0) - scaled(5_000.0), wanted) / wanted.abs().amax((1, 2))
 
 
 def marked(world: World) -> tuple[World, Groups, Tensor]:
@@ -603,13 +605,6 @@ def slope(loss: Loss) -> float:
     return float(torch.autograd.grad(loss(torch.zeros_like(zero), zero).sum(), zero)[0])
 
 
-ALIKE = [make_loss(name) for name in ("dpo", "ipo", "nca", "bco", "kto", "sppo")] + [
-    make_loss("dil", generator=gen, denominator=denominator)
-    for gen in ("lsif", "ukl", "bce")
-    for denominator in ("rejected", "mixture")
-]
-
-
 def off_policy_fall(world: World) -> Tensor:
     """How much E_chosen f falls at DPO's first step, on pairs of a distribution that is not pi_ref:
     two responses, the better one already likely under pi_ref.
@@ -633,7 +628,7 @@ def chosen_rises_first_in_any_class(world: World) -> Tensor:
     other. DiscoPOP's first step goes the other way (claim 5.discopop).
     """
     gaps = []
-    for loss in ALIKE:
+    for loss in all_losses():
         risen, square = rise(world, loss, world.pairs)
         wanted = 2 * slope(loss) * square
         gaps.append((risen - wanted).abs() / wanted.clamp(min=1))

@@ -1,0 +1,189 @@
+"""Winners of K: enumeration, quadrature and sampling against each other and against brute force."""
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dil_tutorial.bregman import get_generator
+from dil_tutorial.errors import InputError
+from dil_tutorial.losses import dil_loss, group_loss, infonca_loss, make_loss
+from dil_tutorial.preferences import best_of_n, soft_best_of_k
+from dil_tutorial.rlhf import rlhf_optimum
+from toy import World
+from toy.fit import fit, fit_groups
+
+seeds = st.integers(0, 10_000)
+
+
+def brute_force(ref, reward, K, weigh, rejected):
+    """Winners and pairs by a plain loop over all sequences of K responses."""
+    Y = len(ref)
+    winners, pairs = torch.zeros(Y).double(), torch.zeros(Y, Y).double()
+    for group in itertools.product(range(Y), repeat=K):
+        chance = ref[list(group)].prod()
+        a = weigh(reward[list(group)])
+        for k, y in enumerate(group):
+            winners[y] += chance * a[k]
+            others = [group[j] for j in range(K) if j != k]
+            if rejected == "worst":
+                low = min(reward[o] for o in others)
+                others = [o for o in others if reward[o] == low]
+            for other in others:
+                pairs[y, other] += chance * a[k] / len(others)
+    return winners, pairs
+
+
+def highest(R):
+    return (R.max() == R).double() / (R.max() == R).sum()
+
+
+@settings(max_examples=20, deadline=None)
+@given(seeds, st.integers(2, 4), st.sampled_from(["random", "worst"]), st.booleans())
+def test_groups_and_their_pairs_are_those_of_a_plain_loop(seed, K, rejected, ties):
+    world = World.random([seed], responses=3)
+    reward = world.true_reward.round() if ties else world.true_reward
+    world = World.from_reward(world.ref, reward)
+    for rule, weigh in (("softmax", lambda R: R.softmax(0)), ("best", highest)):
+        winners, pairs = brute_force(world.ref[0], reward[0], K, weigh, rejected)
+        groups = world.groups(K, rule)
+        torch.testing.assert_close(groups.chosen[0], winners, rtol=0, atol=1e-12)
+        torch.testing.assert_close(groups.pairs(rejected)[0], pairs, rtol=0, atol=1e-12)
+        torch.testing.assert_close(groups.drawn, world.ref, rtol=0, atol=1e-12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seeds, st.integers(1, 7), st.floats(0.05, 20))
+def test_the_quadrature_is_the_enumeration(seed, K, beta):
+    world = World.random([seed, seed + 1], responses=4, scale=3.0)
+    soft = soft_best_of_k(world.ref, world.true_reward, K, beta)
+    wanted = world.groups(K, beta=beta).chosen
+    torch.testing.assert_close(soft, wanted, rtol=0, atol=1e-13)
+
+
+def test_the_ends_of_the_ladder():
+    world = World.random([0, 1])
+    ref, R = world.ref, world.true_reward
+    torch.testing.assert_close(soft_best_of_k(ref, R, 1), ref, rtol=0, atol=1e-14)
+    torch.testing.assert_close(soft_best_of_k(ref, R, 2), world.chosen, rtol=0, atol=1e-14)
+    many = soft_best_of_k(ref, R, 10**12)
+    torch.testing.assert_close(many, rlhf_optimum(ref, R, 1.0), rtol=0, atol=1e-11)
+    sure = soft_best_of_k(ref, R * 1e4, 3)  # rewards of 1e4: the best wins
+    torch.testing.assert_close(sure, best_of_n(ref, R, 3), rtol=0, atol=1e-8)
+    flat = soft_best_of_k(ref, torch.zeros_like(R), 5)
+    torch.testing.assert_close(flat, ref, rtol=0, atol=1e-14)
+    zero = torch.tensor([0.5, 0.5, 0.0])
+    assert soft_best_of_k(zero, torch.tensor([0.0, 1.0, 9.0]), 3)[2] == 0
+
+
+def test_sampled_groups_approach_the_enumeration():
+    world = World.random([3])
+    rng = torch.Generator().manual_seed(0)
+    drawn = world.groups(3, "best", samples=40_000, generator=rng)
+    assert (drawn.chosen - world.groups(3, "best").chosen).abs().max() < 0.01
+    same = world.groups(3, sources=world.ref.expand(3, 1, -1))
+    torch.testing.assert_close(same.chosen, world.groups(3).chosen, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"size": 0}, "size of at least 1"),
+        ({"size": 2, "beta": 0.0}, "positive beta"),
+        ({"size": 2, "rule": "median"}, "median.*softmax"),
+        ({"size": 60}, "multisets are more than.*samples="),
+        ({"size": 3, "samples": 10}, "generator=torch.Generator"),
+        ({"size": 3, "sources": [[[0.5, 0.5]]]}, "sources: shape"),
+    ],
+)
+def test_what_groups_refuse(arguments, message):
+    world = World.random([0], responses=6)
+    with pytest.raises(InputError, match=message):
+        world.groups(**arguments)
+
+
+def test_pairs_of_one_response_are_refused():
+    groups = World.random([0]).groups(1)
+    with pytest.raises(InputError, match="at least 2"):
+        groups.pairs()
+    with pytest.raises(InputError, match="middle.*random"):
+        World.random([0]).groups(3).pairs("middle")
+
+
+@settings(max_examples=25, deadline=None)
+@given(seeds, st.sampled_from(["lsif", "ukl", "bce", "hellinger", "win(4)", "power(0.5)"]))
+def test_the_weight_one_over_k_finds_the_winners_and_no_other_does(seed, gen):
+    world = World.random([seed], responses=4)
+    groups = world.groups(4)
+    ends = [
+        fit(
+            world,
+            make_loss("dil", generator=gen, denominator="mixture", mixture_weight=weight),
+            pairs=groups.pairs(),
+        )
+        for weight in (0.25, 0.3)
+    ]
+    torch.testing.assert_close(ends[0], groups.chosen, rtol=0, atol=1e-8)
+    assert (ends[1] - groups.chosen).abs().max() > 1e-5
+
+
+def test_losses_on_groups_by_hand():
+    f = torch.tensor([[0.3, -0.2, 0.1], [0.0, 1.0, -1.0]]).double()
+    a = torch.tensor([[0.0, 1.0, 0.0], [0.5, 0.25, 0.25]]).double()
+    by_hand = -(a * f.exp()).sum(1) + (2 * f).exp().mean(1) / 2
+    torch.testing.assert_close(group_loss(f, a, "lsif"), by_hand)
+    torch.testing.assert_close(infonca_loss(f, a), (-(a * f.log_softmax(1))).sum(1))
+    # a group without a winner stays in the reference term
+    none = group_loss(f[0], torch.zeros(3).double(), "ukl")
+    torch.testing.assert_close(none, f[0].exp().mean())
+    assert group_loss(f.bfloat16(), a, "bce").dtype == torch.float32
+    far = torch.tensor([1e4, -1e4]).double().requires_grad_()
+    group_loss(far, torch.tensor([0.0, 1.0]).double(), "lsif").backward()
+    assert far.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([0.5, 0.4, 0.2], "sum to 1"),
+        ([1.2, -0.2, 0.0], "at least 0"),
+        ([float("nan"), 0.0, 0.0], "at least 0"),
+        ([1.0, 0.0], "one weight for each response"),
+    ],
+)
+def test_weights_that_are_none(weights, message):
+    with pytest.raises(InputError, match=message):
+        group_loss(torch.zeros(3), torch.tensor(weights))
+
+
+def test_the_weight_of_the_mixture():
+    f_w, f_l = torch.tensor([0.7]).double(), torch.tensor([-0.4]).double()
+    for gen in ("lsif", "ukl", "bce"):
+        h = get_generator(gen)
+        by_hand = h.chosen_loss(f_w) + h.reference_loss(f_w) / 4 + 3 * h.reference_loss(f_l) / 4
+        found = dil_loss(f_w, f_l, gen, "mixture", mixture_weight=0.25)
+        torch.testing.assert_close(found, by_hand)
+        published = dil_loss(f_w, f_l, gen, "mixture", mixture_weight=0.0)
+        torch.testing.assert_close(published, dil_loss(f_w, f_l, gen, "rejected"))
+    with pytest.raises(InputError, match="has no mixture"):
+        make_loss("dil", generator="bce", denominator="rejected", mixture_weight=0.25)
+    with pytest.raises(InputError, match=r"give win\(4\)"):
+        make_loss("dil", generator="win", denominator="mixture", mixture_weight=0.25)
+    with pytest.raises(InputError, match="no bound: give another"):
+        make_loss("dil", generator="win(3)", denominator="mixture", mixture_weight=0.0)
+    with pytest.raises(InputError, match="at least 0 and at most 1"):
+        make_loss("dil", generator="bce", denominator="mixture", mixture_weight=2.0)
+
+
+def test_the_group_loss_needs_no_model_of_the_labels():
+    """Weights from a rule that no reward explains: rock, paper, scissors among the three."""
+    world = World.random([5], responses=3)
+    groups = world.groups(3)
+    y = groups.members
+    beaten = (y.unsqueeze(2) == (y.unsqueeze(1) + 1) % 3).sum(2) + 1.0
+    odd = dataclasses.replace(groups, weights=(beaten / beaten.sum(1, keepdim=True)).double()[None])
+    end = fit_groups(world, odd, group_loss)
+    torch.testing.assert_close(end, odd.chosen, rtol=0, atol=1e-8)
