@@ -116,11 +116,15 @@ numbers(distances, ["KL to the chosen distribution", "KL to RLHF"], digits=6)
 # rejected response was the other response of the comparison, it ends exactly at RLHF's $\pi_\text{ref}\, e^R/Z$.
 
 # %%
-claims.report("2.rlhf-imitates", "5.dpo", "2.rlhf-imitates")
+claims.report("2.rlhf-imitates", "5.dpo", "2.sft-and-rlhf")
 
 # %% [markdown]
-# This is the first place where the published argument needs care, and it is worth a second look. The loss is the same and the chosen responses are the same; it is the distribution of the *rejected responses* that decides. In a real pair the two depend on each other (claim `1.independent`): if the chosen response is weak, the rejected response was probably weaker still. This dependence tells how *large* differences of reward are, which the chosen distribution alone does not show.
-#
+# This is the first place where the published argument needs care, and it is worth a second look. The loss is the same and the chosen responses are the same; it is the distribution of the *rejected responses* that decides. Why? Write the loss as $-f_w + \log(e^{f_w} + e^{f_l})$. The second part does not change when chosen and rejected response change places, so over real pairs it is a mean over two draws of the reference, and the labels enter through the chosen distribution alone, as in imitation. What differs is the normalizer: imitation has the log of an expectation, $\log E_{\pi_\text{ref}} e^f$, and the pair's loss the expected log of a mean of two samples.
+
+# %%
+claims.report("2.cause")
+
+# %% [markdown]
 # Move the scale of the rewards. Where are the two optima alike?
 
 # %%
@@ -200,7 +204,7 @@ check_answer(
 # ```python
 # your_gap = 2.0 * kl(world.chosen, rlhf_optimum(world.ref, reward, 2.0))
 # ```
-# About 0.005: for these rewards $\pi_\text{chosen}$ is nearly RLHF at $\beta = 2$.
+# About 0.04, a fifth of the most that any chosen distribution can move (0.19).
 # </details>
 #
 # **3.** What reward makes `world.chosen` the RLHF optimum at $\beta = 1$? Give it centered, $E_{\pi_\text{ref}} R = 0$. Shape (8,).

@@ -74,7 +74,7 @@ claims.report("3.bregman", "3.positive")
 # **Predict.** All three are least at the same ratio. What, then, does $h$ decide?
 
 # %%
-claims.report("3.table", "3.table")
+claims.report("3.table")
 
 # %%
 r = torch.tensor([0.1, 0.5, 1.0, 2.0, 10.0], dtype=torch.float64)
@@ -112,7 +112,7 @@ try:
     Generator.from_function(lambda r: -(r**2), name="concave")
 except InputError as error:
     print(error)
-claims.report("3.table", "3.power", "3.mixtures")
+claims.report("3.power", "3.mixtures")
 
 # %% [markdown]
 # ## 4 · Where this breaks

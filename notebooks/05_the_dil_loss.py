@@ -69,7 +69,7 @@ numbers(losses, ["first pair", "second pair"], digits=4)
 # %% [markdown]
 # ## 2 · What it does not need
 #
-# **No pairs.** One term sees only chosen responses, the other only rejected responses. They may come from different prompts, batches or people. DPO cannot do that, because it needs the difference of two log-ratios.
+# **No pairs.** One term sees only chosen responses, the other only rejected responses. They need not be partners: shuffle the rejected responses, and the loss stays what it was. DPO cannot do that, because it needs the difference of two log-ratios. (Where chosen and rejected responses are not equally many, as with thumbs up and thumbs down, the correction's weight changes: `14.thumbs`.)
 
 # %%
 claims.report("3.no-pairing")
@@ -177,7 +177,7 @@ check_answer(your_gradients, torch.stack(first), "Both are -sigmoid(0).")
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# `[-0.5, -0.5]`. All losses start alike (claim `8.first-step`): what sets them apart comes later, in [notebook 08](08_training_dynamics.ipynb).
+# `[-0.5, -0.5]`. These losses start alike (claim `8.first-step` says which): what sets them apart comes later, in [notebook 08](08_training_dynamics.ipynb).
 #
 # ```python
 # your_gradients = [-0.5, -0.5]

@@ -15,7 +15,7 @@
 #
 # **The question.** $L_h$ contains $E_{\pi_\text{ref}}[\cdot]$. The paper fills in the rejected responses. A public reviewer called that "simply a wrong assumption". Who is right, and what does it cost?
 #
-# *Paper §4.4; modules `dil_tutorial.losses`, `toy.optima`; about 35 minutes.*
+# *Paper §4.3–4.4; modules `dil_tutorial.losses`, `toy.optima`; about 35 minutes.*
 
 # %%
 import torch
@@ -143,13 +143,21 @@ numbers(ends, ["rock", "paper", "scissors"])
 # %% [markdown]
 # ## 5 · Where the correction breaks
 #
-# The correction rests on one thing: the pairs must come from the reference. If somebody else wrote the responses, with a distribution $\mu$, then chosen and rejected responses average to $\mu$, and the ratio that is learned is $\pi_\text{chosen}/\mu$:
+# **How the pairs were made.** One half is the weight for two draws of the reference and a label. UltraFeedback-binarized, the paper's own data, takes the best of four answers and one of the other three at random. Then one response in four is a chosen one, and its weight in the reference term is $\frac14$ (`mixture_weight`); the correction with one half can end farther from its target than the published loss:
+
+# %%
+claims.report("14.weight", "14.half")
+
+# %% [markdown]
+# The page "How were your pairs made?" of the book has the weights for public data sets; for some there is none.
+#
+# **Who wrote them.** The pairs must come from the reference. If somebody else wrote the responses, with a distribution $\mu$, then chosen and rejected responses average to $\mu$, and the ratio that is learned is $\pi_\text{chosen}/\mu$:
 
 # %%
 claims.report("4.other-data", "4.on-reference")
 
 # %% [markdown]
-# That is the usual case with public data sets. There are two ways out. Draw samples of the reference and use them (`denominator="reference"`); or first fine-tune the reference on the responses of the data, as one does with SFT before DPO.
+# That is the usual case with public data sets. There are two ways out. Draw samples of the reference and use them (`denominator="reference"`); or first fine-tune the reference on *all* responses of the data, chosen and rejected. (SFT on the chosen responses alone, as is common before DPO, makes a reference that is not their pool.)
 
 # %%
 from dil_tutorial.lessons.puzzles import puzzle

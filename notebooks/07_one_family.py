@@ -57,7 +57,7 @@ print(f"{len(rows)} losses, {len(places(rows))} places")
 # - **To the right** those that depend on log-odds: DPO and its children, and LSIF as published, which set out to imitate.
 # - **To the left**, those that depend on the majority alone; at the top, those that have their optimum at one response.
 #
-# Settings such as $\beta$ move a point up and down, never across. Here are the same losses as a table. "Only margins" says whether the loss sees nothing but the difference of two log-ratios, so that both may fall together unnoticed:
+# Settings such as $\beta$ move most points up and down; a few move across as well (published LSIF and KTO with $\beta$, SimPO with its margin). Here are the same losses as a table. "Only margins" says whether the loss sees nothing but the difference of two log-ratios, so that both may fall together unnoticed:
 
 # %%
 head = ["losses", "depends on", "KL to the chosen distribution"]
@@ -74,7 +74,6 @@ Markdown(table(head, lines))
 
 # %%
 claims.report(
-    "5.win-rates",
     "5.win-rates",
     "5.dpo",
     "5.ipo",
@@ -101,7 +100,7 @@ gradient_weights()
 # - **LSIF as published** gives a chosen response the more weight the *larger* its ratio: the rich get richer, until the square of $r_l$ stops it.
 
 # %%
-claims.report("5.bounded", "8.dpo-unseen", "3.table")
+claims.report("5.bounded", "8.dpo-unseen")
 
 # %% [markdown]
 # ## 3 · Which would you take?
@@ -109,14 +108,14 @@ claims.report("5.bounded", "8.dpo-unseen", "3.table")
 # Four people ask for advice. Decide what you would tell them before you run the cell below, which checks the claims that the answers rest on.
 #
 # - *"My labels come from a judge that is never in doubt."* Do not take DPO, for nothing stops it. IPO and the corrected DIL come to an end.
-# - *"I have thumbs up and thumbs down, no pairs."* Take corrected DIL or DRO. KTO works too, if you accept that a response which loses a little more often than it wins dies out.
+# - *"I have thumbs up and thumbs down, no pairs."* Take corrected DIL with the share of thumbs up as `mixture_weight`, or DRO. KTO works too, if you accept that a response which loses a little more often than it wins dies out.
 # - *"A fifth of my labels is wrong, and I know it."* If you want RLHF's optimum, take robust DPO. For imitation you need nothing special; it only gets milder.
 # - *"My chosen rewards fall."* With a small $\beta$ this is no accident of training: DPO's optimum asks for it.
 
 # %%
 claims.report(
-    "4.mixture",
-    "3.no-pairing",
+    "5.ipo",
+    "14.thumbs",
     "5.kto",
     "5.robust",
     "8.noise",
@@ -141,7 +140,7 @@ claims.report("5.reference-free", "5.simper")
 # **Preferences in a circle.** DPO then settles for the Bradley–Terry model with the same win rates; an imitator does not need one.
 
 # %%
-claims.report("5.bt-projection", "4.mixture")
+claims.report("5.bt-projection")
 
 # %%
 from dil_tutorial.lessons.puzzles import puzzle
@@ -235,7 +234,7 @@ check_answer(your_tau, 0.5, "d/dw log(2w) at w = 1/2.")
 #
 # - Ask of a loss what it depends on and how far it goes. Names tell neither: many losses share a place.
 # - The labels act through the win rate; a linear tilt imitates, an exponential one runs ahead.
-# - Losses that see only margins cannot keep the chosen likelihood up.
+# - DPO depends on margins alone, and nothing in it keeps the chosen likelihood up where responses were not seen. IPO depends on margins, too, and its margins have a target.
 #
 # **You can now**
 #

@@ -15,7 +15,7 @@
 #
 # **The question.** The optima of the last notebooks are for infinite data and endless training. What happens before?
 #
-# *Paper §5 (experiments); modules in `dil_tutorial/experiments/dynamics.py`; about 40 minutes.*
+# *Paper §6.3; modules in `dil_tutorial/experiments/dynamics.py`; about 40 minutes.*
 #
 # The figures and the sentences under them are made from `benchmarks/dynamics.json`, which `dil experiment dynamics` writes (about two minutes;
 # an interrupted study continues where it stopped). No number below was typed.
@@ -50,8 +50,8 @@ def show(name):
 # Before we simulate anything, here are four exact facts about the start and the end of training.
 #
 # - At the start, where $f = 0$, every loss here except SFT pulls $y_w$ up and $y_l$ down equally hard. **The first step is common to all.**
-# - This step raises the likelihood of chosen responses, whichever loss you train with.
-# - At the end, under the corrected losses it is higher than at the start by exactly $KL(\pi_\text{chosen}\|\pi_\text{ref})$. Under published LSIF it may be lower.
+# - On pairs of the policy itself this step raises the likelihood of chosen responses, in any class of policies. On pairs that somebody else wrote it can lower it.
+# - At the end, under the corrected losses it is higher than at the start by exactly $KL(\pi_\text{chosen}\|\pi_\text{ref})$. Under published LSIF it can be lower, already for two equally likely responses.
 # - On finite data the corrected losses have their optimum at $r = 2n_w/(n_w + n_l)$, while DPO does not notice when all responses it has seen lose probability
 #   together.
 
@@ -226,8 +226,8 @@ check_answer(
 #
 # ## Summary
 #
-# - All losses begin alike, and at the beginning the chosen responses' likelihood rises: early, gentle runs flatter every loss.
-# - Trained on, the corrected losses keep it; published LSIF and DPO lose it, on this bandit at every number of pairs.
+# - These losses begin alike, and on pairs of the policy itself the chosen responses' likelihood rises first: early, gentle runs flatter each of them.
+# - Trained on, published LSIF and DPO lose it on this bandit at every number of pairs; the corrected losses keep it once there are enough pairs (the table says from when).
 # - The choice of $h$ matters with few pairs and strong rewards, hardly otherwise.
 # - Means per token are another method.
 #

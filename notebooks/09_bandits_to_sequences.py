@@ -105,7 +105,7 @@ claims.report("6.mean", "6.mean-is-beta", "6.mean-dpo")
 #
 # ## 4 · Where this breaks
 #
-# At the *start* of training, $f = 0$, sums and means look alike (claim `7.means-at-start`). Therefore a few short runs with small steps cannot tell the two methods apart. What they compare is the size of the step.
+# At the *start* of training, $f = 0$, the value of the loss is the same with sums and with means. The first step is not: it has the same direction only where all responses are equally long, and with unequal lengths a mean moves short responses first (claim `7.means-at-start`). The difference is small, so short runs with small steps hardly tell the two methods apart.
 
 # %%
 claims.report("7.means-at-start", "7.rewards")

@@ -15,7 +15,7 @@
 #
 # **The question.** Imitating chosen responses at most doubles a probability. Is that as far as imitation can take you?
 #
-# *Paper §6; modules `dil_tutorial.preferences`, `toy.neighbors.ranking`, `toy.neighbors.mixing`, `toy.neighbors.safe_reference`, `toy.neighbors.task_aligned`, `toy.neighbors.learned_divergence`; about 35 minutes.*
+# *Beyond the paper; modules `dil_tutorial.preferences`, `toy.neighbors.ranking`, `toy.neighbors.mixing`, `toy.neighbors.safe_reference`, `toy.neighbors.task_aligned`, `toy.neighbors.occupancy`, `toy.neighbors.learned_divergence`; about 35 minutes.*
 
 # %%
 import torch
@@ -24,12 +24,12 @@ from IPython.display import display
 from dil_tutorial import claims
 from dil_tutorial.lessons.exercises import check_answer
 from dil_tutorial.lessons.tables import numbers
-from dil_tutorial.preferences import best_of_n, pi_chosen
-from dil_tutorial.rlhf import kl, rlhf_optimum
+from dil_tutorial.preferences import best_of_n, pi_chosen, soft_best_of_k
+from dil_tutorial.rlhf import kl
 from toy import World, optima
 from toy.gallery import bandit, bandit20
 from toy.neighbors import ranking
-from toy.neighbors.safe_reference import e_rlhf
+from toy.neighbors.safe_reference import e_rlhf, softened
 
 torch.set_printoptions(precision=4, sci_mode=False)
 world = bandit20()
@@ -67,12 +67,34 @@ for k in range(5):
     policy = pi_chosen(policy, hard.preference)
 columns = ["gain", "KL to the reference", "KL from best of 2^k"]
 display(numbers(climbed, columns))
-claims.report("1.iterated", "1.iterated")
+claims.report("1.iterated")
 
 # %% [markdown]
-# ## 3 · Neighbors
+# ## 3 · Winners of more than two
 #
-# **Ranking accuracy.** Does a trained policy give the better response of each pair the larger probability? Not even the *exact* optimum of DPO does. Where the reference liked the worse response very much more, the reward does not overturn it. So an accuracy far from 1 is no sign of bad training.
+# A pair shows the winner of two. Let the same labeler choose among $K$ draws, each with the chance $e^{R}/\sum e^{R}$ (*soft best of $K$*): at $K = 1$ the winner is any draw of the reference, at $K = 2$ a chosen response, and as $K$ grows it becomes RLHF's optimum. So RLHF imitates too, the winner among infinitely many candidates.
+
+# %%
+ladder = {}
+for k in (1, 2, 4, 8, 16, 32):
+    winner = soft_best_of_k(world.ref, world.true_reward, k)
+    ladder[f"K = {k}"] = [
+        kl(winner, world.ref).item(),
+        kl(optima.rlhf(world, 1.0), winner).item(),
+    ]
+display(numbers(ladder, ["KL to the reference", "KL from RLHF"], digits=5))
+claims.report("14.pair", "14.ladder")
+
+# %% [markdown]
+# With groups of $K$ responses and their scores the DIL loss has one chosen term weighed by the scores and one reference term over all $K$. Its optimum is the winner of $K$, for every $h$, and its first step is a policy gradient, GRPO's without the division by the standard deviation.
+
+# %%
+claims.report("14.group-loss", "14.first-step", "14.small-steps")
+
+# %% [markdown]
+# ## 4 · Neighbors
+#
+# **Ranking accuracy** (Chen et al., 2024). Does a trained policy give the better response of each pair the larger probability? Its odds are $\frac{\pi_\text{ref}(y)}{\pi_\text{ref}(y')}\left(\frac{P}{1-P}\right)^{1/\beta}$, so where the reference liked the worse response very much more even the *exact* optimum ranks the pair wrong. An accuracy far from 1 is no sign of bad training.
 
 # %%
 accuracies = {
@@ -82,43 +104,45 @@ accuracies = {
     "idealised": ranking.idealised_accuracy(world),
 }
 display(numbers(accuracies, ["pairs ranked right"]))
-claims.report("9.idealised", "9.ranking", "9.imitator-ranking")
+claims.report("9.idealised", "9.difficulty", "9.accuracy-and-wins")
 
 # %% [markdown]
-# **Mixing policies.** Suppose you trained one policy to be helpful and one to be harmless. Multiply their probabilities, each to the power of a weight, and normalize: the result is RLHF's optimum for the mixed reward. So objectives can be weighed after training.
+# **Mixing policies** (MPO: Wang et al., 2025). Suppose you trained one policy to be helpful and one to be harmless. Multiply their probabilities, each to the power of a weight, and normalize: $\prod_k \pi_k^{w_k}/Z$ is RLHF's optimum for the reward $\sum_k w_k R_k$. The weights that are best for the worst objective minimize $E_x \log Z_w(x)$.
 
 # %%
-claims.report("9.mixing", "9.max-min")
+claims.report("9.mixing", "9.max-min-shared", "9.max-min-batch")
 
 # %% [markdown]
-# **A safe reference.** No loss on pairs can make a response impossible that the reference is able to write, or unlikely if nobody compared it. What helps is to swap the reference for a safe one:
+# **A safe reference** (E-RLHF: Su et al., 2024). RLHF multiplies the reference by a positive factor, so a harmful response keeps at least $p/(p + (1-p)\,e^{\Delta/\beta})$ of its probability $p$. A prompt that raises $p$ raises it. E-RLHF takes the KL to another reference, which is the reward $R + \beta\log(\pi_\text{safe}/\pi_\text{ref})$:
 
 # %%
 eight = bandit(1.0)
-safe = eight.ref.clone()
-safe[0, 2] = 0.0  # the response of worst reward
-safe = safe / safe.sum()
-harmful = {
-    "with its own": rlhf_optimum(eight.ref, eight.true_reward, 1.0)[0, 2],
-    "with the safe one": e_rlhf(safe, eight.true_reward, 1.0)[0, 2],
-}
-display(numbers(harmful, ["RLHF's probability of it"], digits=4))
-claims.report("9.safe-implied", "9.safe-silent")
+harm = torch.zeros_like(eight.ref)
+harm[0, 2] = 1.0  # the response of worst reward
+harmful = {}
+for strength in (0.0, 2.0, 4.0, 8.0):
+    safe = softened(eight.ref, harm, strength)
+    harmful[f"{strength:.0f} nats safer"] = [
+        safe[0, 2].item(),
+        e_rlhf(safe, eight.true_reward, 1.0)[0, 2].item(),
+    ]
+display(numbers(harmful, ["reference", "RLHF"], digits=6))
+claims.report("9.safe-implied", "9.safe-bound", "9.safe-dil")
 
 # %% [markdown]
-# **Many rewards explain the same demonstrations.** If you cannot tell which of them is right, play the policy whose worst regret is smallest. It is the center of the candidates, measured by KL.
+# **Task alignment** (Zhou & Li, 2024). Many rewards explain the same demonstrations, and the one that explains them best need not be the task's. Play the policy whose worst regret over all of them is smallest; under $R_k$ the regret of $\pi$ is $KL(\pi\,\|\,\pi_k)$.
 
 # %%
-claims.report("9.consistent", "9.regret", "9.task-aligned")
+claims.report("9.consistent", "9.data-alignment", "9.task-aligned")
 
 # %% [markdown]
-# **A learned divergence.** If the policy can be anything, the choice of $h$ does not change the end. In a restricted class it does, and one can let an opponent choose the worst $h$:
+# **A learned divergence** (f-GAIL: Zhang et al., 2020). Adversarial imitation plays $\max_T E_{\rho_E}[T] - E_{\rho_\pi}[f^*(T)]$ and can learn $f$ as well. DIL's Bregman divergences need no discriminator; a learned $h$ matters only where the class of policies is restricted.
 
 # %%
-claims.report("4.mixture", "9.learned-minimax")
+claims.report("9.variational", "9.f-or-bregman", "9.learned-minimax")
 
 # %% [markdown]
-# ## 4 · Where this breaks
+# ## 5 · Where this breaks
 #
 # The staircase of section 2 needs hard labels and exact imitation. With Bradley–Terry labels each round is milder. With a language model each round imitates imperfectly, and the next one starts from there. [Notebook 10](10_known_truth.ipynb) shows two measured rounds.
 
@@ -187,6 +211,7 @@ check_answer(your_reward, -0.4, "Claim 9.mixing.")
 #
 # - Compare at equal KL; RLHF's optima are the frontier, best of $N$ is nearly there.
 # - Iterated imitation climbs: best-of-$2^k$ under hard labels.
+# - RLHF imitates the winner among infinitely many candidates; a pair shows the winner of two.
 # - Ranking accuracy, mixtures, safe references, regret and learned divergences are each one equation away.
 #
 # **You can now**

@@ -42,10 +42,10 @@ world = bandit20()
 worth.ladder()
 
 # %% [markdown]
-# It needs about half, whichever generator it has. Nothing here was simulated. The price follows from two properties of a loss, its gradients on single pairs and its curvature at the optimum, and `toy.efficiency.asymptotic` computes both by automatic differentiation. The ledger compares the result with formulas that were found on paper:
+# In this world it needs about half, whichever generator it has. Half is exact for equally likely responses; where good responses are likely ones it is more, where they are rare it is less, and an unsuitable generator can need more pairs than SFT. Nothing here was simulated. The price follows from two properties of a loss, its gradients on single pairs and its curvature at the optimum, and `toy.efficiency.asymptotic` computes both by automatic differentiation. The ledger compares the result with formulas that were found on paper:
 
 # %%
-claims.report("12.sft", "12.corrected", "12.half")
+claims.report("12.sft", "12.corrected", "12.half", "12.beats-sft")
 
 # %% [markdown]
 # ## 2 · Rejected responses are a control variate
@@ -118,9 +118,9 @@ for name in ("LSIF", "UKL", "BCE"):
 numbers(worlds, ["published never better, of 40 random worlds"])
 
 # %% [markdown]
-# ## 6 · Bradley–Terry is worth nothing here
+# ## 6 · What Bradley–Terry is worth
 #
-# A reward model knows that two comparisons, of a first response with a second and of the second with a third, say something about the first and the third. Surely that must help? For $\pi_\text{chosen}$ it does not help at all: maximum likelihood matches numbers of wins, and these are what $\pi_\text{chosen}$ is made of. For the optimum of RLHF, which needs the reward itself, it does.
+# A reward model knows that two comparisons, of a first response with a second and of the second with a third, say something about the first and the third. Surely that must help? For $\pi_\text{chosen}$ and many pairs it does not: maximum likelihood matches numbers of wins, and these are what $\pi_\text{chosen}$ is made of. With few pairs (400 among 20 responses, say) most responses never met, and there it helps. For the optimum of RLHF, which needs the reward itself, it does.
 
 # %%
 claims.report("12.bradley-terry", "12.rlhf")
@@ -231,7 +231,7 @@ check_answer(
 #
 # **You can now**
 #
-# - say how many pairs two losses with the same optimum need, and why SFT needs about twice as many as a corrected loss
+# - say how many pairs two losses with the same optimum need, and on what it depends how many more SFT needs than a corrected loss
 # - split the noise of an estimate into what labels bring and what chance meetings bring, and say which of the two you can buy off
 # - decide when a judge's probability is worth more than a drawn label, and what a wrong judge costs
 #

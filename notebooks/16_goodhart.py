@@ -59,7 +59,7 @@ panels.goodhart()
 #
 # ## 2 · The floor
 #
-# Imitation of the chosen responses has a floor. Turn round as many labels as you like, as long as it is less than half of them: the gain in true reward cannot fall below zero. The reason is that imitation moves the policy along $t$, and $t$ rises with the reward. (If a proxy gives the labels, then it is the proxy's reward that has the floor. In the figure the mean over many proxies stays above zero, but a single one need not.)
+# Imitation of the chosen responses has a floor. Turn labels round at random, fewer than half of them for each pair: the gain in true reward cannot fall below zero. Each pair moves the policy towards its chosen response, and if every pair is labeled right more often than wrong, each of these moves helps. A labeler who is often wrong about *certain* responses can break this, even if most labels are right. And if a proxy gives the labels, as is usual, it is the proxy's reward that has the floor. (In the figure the mean over many proxies stays above zero, but a single one need not.)
 
 # %%
 claims.report("13.floor", "13.proxy")
@@ -193,14 +193,14 @@ check_answer(your_gain, 1.2, "rho sigma sqrt(2 KL).")
 #
 # ## Summary
 #
-# - Imitating chosen responses never lowers the true reward while fewer than half of the labels are wrong, and never goes further than 0.19 nats a round.
+# - Imitating chosen responses does not lower the true reward while each pair is labeled right more often than wrong, and goes no further than 0.19 nats a round.
 # - RLHF on a proxy turns where rare responses are bad, and sinks where the errors are largest among them, as a learned reward's are; not because of noise as such.
 # - How much of a gain is error can be estimated without the truth; stop where the rest falls.
 #
 # **You can now**
 #
 # - say when optimizing a proxy lowers the true reward, and when it cannot
-# - prove that imitating chosen responses has a floor, at any label noise
+# - prove that imitating chosen responses has a floor, and say which label noise breaks it
 # - decide where to stop RLHF on a learned reward without knowing the true one
 #
 # **Source:** `toy/overoptimization.py` · **Claims:** `dil verify 13` · **Before:** [15 · RLHF, run](15_rlhf_run.ipynb) · **Next:** [17 · Before and after](17_before_and_after.ipynb)

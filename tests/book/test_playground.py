@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from dil_tutorial.bregman import Generator
+from dil_tutorial.losses import make_loss
 from toy import World, optima
+from toy.fit import fit
 
 HERE = Path(__file__).parents[2] / "book" / "assets" / "playground"
 needs_node = pytest.mark.skipif(
@@ -60,7 +62,9 @@ def test_the_laws_are_the_librarys_on_a_thousand_worlds():
     found = node(
         """
         const out = G.ref.map((ref, i) => {
-          const ends = (P) => ["lsif", "ukl", "bce"].map((h) => D.published(ref, P, D.RATIO[h]));
+          const over = (law) => law.map((p, y) => p / ref[y]);
+          const ends = (P) => ["lsif", "ukl", "bce"].map(
+            (h) => D.published(ref, over(D.chosen(ref, P)), over(D.rejected(ref, P)), D.RATIO[h]));
           const of = (P) => [D.chosen(ref, P), D.rejected(ref, P), ...ends(P)];
           const P = D.bradleyTerry(G.reward[i]);
           return {P, rlhf: D.rlhf(ref, G.reward[i], G.beta[i]), rewards: of(P), any: of(G.any[i])};
@@ -98,7 +102,11 @@ def test_a_typed_generator_ends_where_the_librarys_does(formula):
     )
     code = """
         const h2 = D.generator(G.formula);
-        const end = (ref, P) => [D.unique(ref, P, h2), D.published(ref, P, D.ratioOf(h2))];
+        const over = (law, ref) => law.map((p, y) => p / ref[y]);
+        const end = (ref, P) => {
+          const [A, B] = [over(D.chosen(ref, P), ref), over(D.rejected(ref, P), ref)];
+          return [D.unique(A, B, h2), D.published(ref, A, B, D.ratioOf(h2))];
+        };
         console.log(JSON.stringify(G.ref.map((ref, i) => end(ref, G.P[i]))));
     """
     found = node(
@@ -109,6 +117,48 @@ def test_a_typed_generator_ends_where_the_librarys_does(formula):
     theirs = optima.dil(world, Generator.from_function(TYPED[formula]), "rejected")
     ours = torch.tensor([law for _, law in found], dtype=torch.float64)
     torch.testing.assert_close(ours[alone], theirs[alone], rtol=0, atol=1e-8)
+
+
+@needs_node
+def test_groups_are_the_librarys():
+    """Winners of K, the other at random, where the losses end, and drawn pairs."""
+    world = World.random(range(30), responses=5)
+    code = """
+        const over = (law, ref) => law.map((p, y) => p / ref[y]);
+        console.log(JSON.stringify(G.ref.map((ref, i) => {
+          const winners = D.softBestOf(ref, G.reward[i], G.K);
+          const losers = D.rejectedOf(ref, winners, G.K);
+          const [A, B] = [over(winners, ref), over(losers, ref)];
+          const weighted = [0.5, 1 / G.K, 0].map((weight) => D.weighted(ref, A, B, weight));
+          return [winners, losers, D.published(ref, A, B, D.RATIO.lsif), ...weighted];
+        })));
+    """
+    for K in (2, 4, 7):
+        given = {"ref": world.ref.tolist(), "reward": world.true_reward.tolist(), "K": K}
+        found = torch.tensor(node(code, given), dtype=torch.float64).unbind(1)
+        groups = world.groups(K)
+        pairs = groups.pairs()
+        wanted = [groups.chosen, pairs.sum(1)]
+        wanted.append(fit(world, make_loss("dil", generator="lsif"), pairs=pairs))
+        for weight in (0.5, 1 / K, 0.0):
+            loss = make_loss("dil", generator="ukl", denominator="mixture", mixture_weight=weight)
+            wanted.append(fit(world, loss, pairs=pairs))
+        for mine, theirs in zip(found, wanted, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-8)
+    code = """
+        let seed = 7;
+        const random = () => { seed = (seed * 48271) % 2147483647; return seed / 2147483647; };
+        const counts = G.ref.map((_) => G.ref.map(() => 0));
+        for (let i = 0; i < 40000; i++) {
+          const [w, l] = D.drawFromGroup(G.ref, G.reward, 4, random);
+          counts[w][l] += 1 / 40000;
+        }
+        console.log(JSON.stringify(counts));
+    """
+    one = World.from_reward([0.5, 0.3, 0.2], [0.0, 1.0, 2.0])
+    drawn = node(code, {"ref": one.ref[0].tolist(), "reward": one.true_reward[0].tolist()})
+    gaps = torch.tensor(drawn, dtype=torch.float64) - one.groups(4).pairs()[0]
+    assert gaps.abs().max() < 0.01
 
 
 @needs_node

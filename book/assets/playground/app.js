@@ -3,7 +3,7 @@
 
 const WORDS = ["lovely", "fine", "odd", "dull", "awful"];
 const START = {
-  ref: [0.1, 0.3, 0.25, 0.2, 0.15], reward: [1.5, 1, 0, -0.5, -1.5], labeler: "rewards", beta: 0, h: "", hidden: [],
+  ref: [0.1, 0.3, 0.25, 0.2, 0.15], reward: [1.5, 1, 0, -0.5, -1.5], labeler: "rewards", beta: 0, K: 2, h: "", hidden: [],
   any: [[50, 20, 90, 60, 70], [80, 50, 30, 70, 60], [10, 70, 50, 80, 90], [40, 30, 20, 50, 55], [30, 40, 10, 45, 50]],
 };
 const LAWS = COLORS; // [label, color, dash of its line], from colors.js
@@ -22,7 +22,8 @@ function read() {
   return {
     ref: DIL.normalized(numbers("ref", 0.001, 1)), reward: numbers("reward", -4, 4),
     labeler: found.get("labeler") === "any" ? "any" : "rewards",
-    beta: Math.min(1, Math.max(-1, Number(found.get("beta")) || 0)), h: (found.get("h") || "").slice(0, 80),
+    beta: Math.min(1, Math.max(-1, Number(found.get("beta")) || 0)),
+    K: Math.min(16, Math.max(2, Math.round(Number(found.get("K")) || 2))), h: (found.get("h") || "").slice(0, 80),
     hidden: (found.get("hidden") || "").split(",").filter((x) => x !== "").map(Number),
     any: any.length === 25 && any.every((x) => x >= 0 && x <= 100) ? [0, 1, 2, 3, 4].map((y) => any.slice(5 * y, 5 * y + 5)) : START.any.map((row) => [...row]),
   };
@@ -30,7 +31,7 @@ function read() {
 
 function keep() {
   const short = (list) => list.map((x) => Number(x.toFixed(4))).join(",");
-  const told = new URLSearchParams({ ref: short(state.ref), reward: short(state.reward), labeler: state.labeler, beta: state.beta });
+  const told = new URLSearchParams({ ref: short(state.ref), reward: short(state.reward), labeler: state.labeler, beta: state.beta, K: state.K });
   if (state.h) told.set("h", state.h);
   if (state.hidden.length) told.set("hidden", state.hidden.join(","));
   if (state.labeler === "any") told.set("any", state.any.flat().join(","));
@@ -50,15 +51,21 @@ function read_h(text) { // once, not at every frame
 }
 
 function laws() {
-  const { ref } = state;
+  const { ref, K } = state;
   const P = preference();
-  const found = [ref, DIL.chosen(ref, P), null, DIL.published(ref, P, DIL.RATIO.lsif), DIL.published(ref, P, DIL.RATIO.ukl), DIL.published(ref, P, DIL.RATIO.bce), null, null];
+  const groups = state.labeler === "rewards" && K > 2;
+  const winners = groups ? DIL.softBestOf(ref, state.reward, K) : DIL.chosen(ref, P);
+  const losers = groups ? DIL.rejectedOf(ref, winners, K) : DIL.rejected(ref, P);
+  const A = winners.map((p, y) => p / ref[y]);
+  const B = losers.map((p, y) => p / ref[y]);
+  const ends = ["lsif", "ukl", "bce"].map((h) => DIL.published(ref, A, B, DIL.RATIO[h]));
+  const found = [ref, winners, null, ...ends, null, null, groups ? DIL.weighted(ref, A, B, 0.5) : null];
   if (state.labeler === "rewards") found[2] = DIL.rlhf(ref, state.reward, 10 ** state.beta);
   let said = "";
   if (state.h.trim()) {
     try {
       const second = read_h(state.h);
-      if (DIL.unique(ref, P, second)) found[6] = DIL.published(ref, P, DIL.ratioOf(second));
+      if (DIL.unique(A, B, second)) found[6] = DIL.published(ref, A, B, DIL.ratioOf(second));
       else said = "With this h a multiplier has several roots here: where it ends depends on the start.";
     } catch (error) {
       said = `h: ${error.message}.`;
@@ -200,6 +207,8 @@ function draw() {
   d3.selectAll("[name=labeler]").property("checked", function () { return this.value === state.labeler; });
   d3.select("#beta").property("value", state.beta).property("disabled", state.labeler === "any");
   d3.select("#beta-value").text((10 ** state.beta).toFixed(2));
+  d3.select("#K").property("value", state.K).property("disabled", state.labeler === "any");
+  d3.select("#K-value").text(state.labeler === "any" ? 2 : state.K);
   if (document.activeElement !== document.querySelector("#h")) d3.select("#h").property("value", state.h);
   const { found, said } = laws();
   d3.select("#h-said").text(said);
@@ -218,10 +227,13 @@ function change(how, keepsPairs = false) {
 
 d3.selectAll("[name=labeler]").on("change", (event) => change(() => { state.labeler = event.target.value; }));
 d3.select("#beta").on("input", (event) => change(() => { state.beta = Number(event.target.value); }, true));
+d3.select("#K").on("input", (event) => change(() => { state.K = Number(event.target.value); }));
 d3.select("#h").on("input", (event) => change(() => { state.h = event.target.value.slice(0, 80); }, true));
 d3.selectAll("[data-draw]").on("click", (event) => change(() => {
   const P = preference();
-  for (let i = 0; i < Number(event.target.dataset.draw); i++) pairs.push(DIL.drawPair(state.ref, P, Math.random));
+  const groups = state.labeler === "rewards" && state.K > 2;
+  const one = () => (groups ? DIL.drawFromGroup(state.ref, state.reward, state.K, Math.random) : DIL.drawPair(state.ref, P, Math.random));
+  for (let i = 0; i < Number(event.target.dataset.draw); i++) pairs.push(one());
 }, true));
 d3.select("#clear").on("click", () => change(() => { pairs = []; }));
 d3.select("#reset").on("click", () => change(() => { location.hash = ""; state = read(); }));

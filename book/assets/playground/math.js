@@ -14,6 +14,20 @@ const winRate = (ref, P) => P.map((row) => dot(row, ref));
 // §1  pi_chosen = pi_ref (1 + t) with t = 2w - 1, and pi_rejected = pi_ref (1 - t)
 const chosen = (ref, P) => winRate(ref, P).map((w, y) => 2 * ref[y] * w);
 const rejected = (ref, P) => winRate(ref, P).map((w, y) => 2 * ref[y] * (1 - w));
+// §14  The winner among K draws, whose chances are softmax(R): the highest R + Gumbel noise g, integrated over g
+function softBestOf(ref, reward, K) {
+  const step = 0.125;
+  const winners = ref.map(() => 0);
+  for (let g = -5; g < 42 + Math.log(K); g += step) {
+    reward.forEach((own, y) => {
+      const above = sum(ref.map((p, z) => -p * Math.expm1(-Math.exp(Math.min(700, -(own - reward[z] + g))))));
+      winners[y] += step * K * ref[y] * Math.exp((K - 1) * Math.log1p(-Math.min(above, 1 - 2 ** -53)) - g - Math.exp(-g));
+    });
+  }
+  return winners;
+}
+// §14  Another of the K at random: pi_ref = pi_K / K + (1 - 1/K) rejected
+const rejectedOf = (ref, winners, K) => ref.map((p, y) => (p - winners[y] / K) / (1 - 1 / K));
 // §2  pi_ref exp(R / beta) / Z
 function rlhf(ref, reward, beta) {
   const top = Math.max(...reward);
@@ -48,35 +62,51 @@ function ratioOf(second) {
   };
 }
 
-// §4  Where DIL ends as published: pi_ref r with the one lambda at which the policy sums to one
-function published(ref, P, ratio) {
-  const w = winRate(ref, P);
-  const law = (lambda) => ref.map((p, y) => p * ratio(2 * w[y], 2 * (1 - w[y]), lambda));
+// §4  Where DIL ends as published: pi_ref r with the one lambda at which the policy sums to one; A and B are
+// the ratios of chosen and of rejected responses to the reference
+function published(ref, A, B, ratio) {
+  const law = (lambda) => ref.map((p, y) => p * ratio(A[y], B[y], lambda));
   if (sum(law(0)) <= 1 + 1e-12) return law(0);
   let high = 1;
   while (sum(law(high)) > 1) high *= 2;
   return law(bisect((lambda) => 1 - sum(law(lambda)), 0, high));
 }
 
+// §14  Corrected UKL with a weight of the chosen response in the reference term: pi_ref A / (D + lambda)
+function weighted(ref, A, B, weight) {
+  const D = A.map((a, y) => weight * a + (1 - weight) * B[y]);
+  const law = (lambda) => ref.map((p, y) => (p * A[y]) / (D[y] + lambda));
+  const low = -Math.min(...D);
+  let high = 1;
+  while (sum(law(high)) > 1) high *= 2;
+  return law(bisect((lambda) => 1 - sum(law(lambda)), low, high));
+}
+
 // Whether h''(r)(A - B r) falls in r for every response, so that each lambda has one r
-function unique(ref, P, second) {
-  const w = winRate(ref, P);
-  return w.every((win) => {
-    const [A, B] = [2 * win, 2 * (1 - win)];
+function unique(ratios_A, ratios_B, second) {
+  return ratios_A.every((A, y) => {
+    const B = ratios_B[y];
     const values = Array.from({ length: 61 }, (_, i) => (10 ** (-5 + i / 12) * A) / B).map((r) => second(r) * (A - B * r));
     return values.every((value, i) => i === 0 || value - values[i - 1] <= 1e-9);
   });
 }
 
 // §1  A pair: two draws of the reference, sorted by the label; random() gives numbers in [0, 1)
+function pick(chances, u) {
+  for (let y = 0; y < chances.length; y++) if ((u -= chances[y]) < 0) return y;
+  return chances.length - 1;
+}
 function drawPair(ref, P, random) {
-  const one = () => {
-    let u = random();
-    for (let y = 0; y < ref.length; y++) if ((u -= ref[y]) < 0) return y;
-    return ref.length - 1;
-  };
-  const [a, b] = [one(), one()];
+  const [a, b] = [pick(ref, random()), pick(ref, random())];
   return random() < P[a][b] ? [a, b] : [b, a];
+}
+
+// §14  The winner of K draws and another of them at random
+function drawFromGroup(ref, reward, K, random) {
+  const drawn = Array.from({ length: K }, () => pick(ref, random()));
+  const winner = pick(normalized(drawn.map((y) => Math.exp(reward[y] - Math.max(...reward)))), random());
+  const other = Math.floor(random() * (K - 1));
+  return [drawn[winner], drawn[other < winner ? other : other + 1]];
 }
 
 // §4  The corrected UKL loss, which is SFT, fitted to pairs: the winners' frequencies
@@ -191,7 +221,7 @@ function generator(text) {
 }
 
 const DIL = {
-  sum, normalized, sigmoid, bradleyTerry, winRate, chosen, rejected, rlhf, kl, bisect, RATIO, ratioOf, published, unique, drawPair,
-  fitted, parse, compiled, derivative, generator,
+  sum, normalized, sigmoid, bradleyTerry, winRate, chosen, rejected, softBestOf, rejectedOf, rlhf, kl, bisect, RATIO, ratioOf, published,
+  weighted, unique, drawPair, drawFromGroup, fitted, parse, compiled, derivative, generator,
 };
 if (typeof module !== "undefined") module.exports = DIL;
