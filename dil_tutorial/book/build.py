@@ -91,6 +91,8 @@ def generate(root: Path) -> None:
     write_text(generated / "family.md", pages.family_page(results, generated))
     write_text(generated / "in_public.md", pages.in_public_page(results, SEEDS))
     write_text(generated / "figures.md", pages.figures_page(generated))
+    write_text(generated / "pairs_made.md", pages.pairs_made_page(generated))
+    write_text(generated / "neighbors.md", pages.neighbors_page(generated))
     write_text(generated / "measured.md", pages.measured_page(generated))
     write_text(generated / "fits.md", pages.fits_page())
     command = [sys.executable, "-m", "dil_tutorial", "dev", "commands"]

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from markupsafe import Markup
 
 import dil_tutorial
 from dil_tutorial import claims
-from dil_tutorial.book import architecture, crossref, figures, pair
+from dil_tutorial.book import architecture, crossref, figures, neighbors, pair, winners
 from dil_tutorial.book.crossref import label, link
 from dil_tutorial.claims import Result
 from dil_tutorial.claims.questions import QUESTIONS
@@ -174,6 +175,28 @@ def figures_page(folder: Path) -> str:
         figure, alts[name] = draw()
         plotting.save(figure, folder / f"theory_{name}")
     return page("figures", alts=alts)
+
+
+def with_figures(name: str, figures_of: dict[str, Any], folder: Path, **values: Any) -> str:
+    """A page whose figures bring their alternative text and a caption that they computed."""
+    alts, captions = {}, {}
+    for figure_name, draw in figures_of.items():
+        figure, alts[figure_name], captions[figure_name] = draw()
+        plotting.save(figure, folder / f"{name.partition('_')[0]}_{figure_name}")
+    return page(name, alts=alts, captions=captions, **values)
+
+
+def pairs_made_page(folder: Path) -> str:
+    """Which weight fits the way in which pairs were made; public datasets by name."""
+    datasets = yaml.safe_load(read_text(Path(__file__).with_name("datasets.yaml")))
+    return with_figures(
+        "pairs_made", winners.FIGURES, folder, datasets=datasets, costs=winners.costs()
+    )
+
+
+def neighbors_page(folder: Path) -> str:
+    """Five related papers, each with a figure and claims."""
+    return with_figures("neighbors", neighbors.FIGURES, folder)
 
 
 def measured_page(folder: Path) -> str:

@@ -107,7 +107,7 @@ def values() -> dict[str, Any]:
         },
         "worth": worth.summary(study.load(worth.STUDY)),
         "climbs": rlhf.summary(climbs)["policies"],
-        "claims": len(claims.CLAIMS),
+        "claims": sum(claim.kind != "loss" for claim in claims.CLAIMS),
         "experiments": len(STUDIES),
     }
 

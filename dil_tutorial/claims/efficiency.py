@@ -313,8 +313,7 @@ def prompts_noise(world: World, holds_the_optimum: bool) -> Tensor:
     """
     asked = len(world.ref)
     more = World.random(range(1000, 1005), responses=world.ref.shape[1], kind="any")
-    both = zip((world.ref, world.preference), (more.ref, more.preference), strict=True)
-    world = World(*(torch.cat(pair) for pair in both))
+    world = World(torch.cat([world.ref, more.ref]), torch.cat([world.preference, more.preference]))
     X, Y = world.ref.shape
     loss, log_ref = make_loss("dil", generator="bce", denominator="mixture"), world.ref.log()
     ranks = torch.linspace(-1, 1, Y, dtype=log_ref.dtype).expand(X, Y)

@@ -17,13 +17,14 @@ from dil_tutorial.claims.ledger import (
     gap,
     some_log_ratios,
 )
-from dil_tutorial.losses import Loss, make_loss
+from dil_tutorial.losses import Loss, LossSpec, make_loss
 from dil_tutorial.preferences import sample_pairs
 from dil_tutorial.rlhf import kl
 from toy import World
 from toy.fit import fit, population_loss
 
-def all_losses() -> list[Loss]:
+
+def all_losses() -> list[LossSpec]:
     """DPO, IPO, NCA, BCO, KTO, SPPO, and DIL with five generators, published and corrected."""
     named = [make_loss(name) for name in ("dpo", "ipo", "nca", "bco", "kto", "sppo")]
     return named + [

@@ -81,7 +81,7 @@ def winners_are_near(world: World) -> Tensor:
             gaps.append(excess(distance, math.log(K) - (K - 1) / K))
     rare = World.from_reward([[1e-9, 1 - 1e-9]] * len(world.ref), [1.0, 0.0])
     reached = rare.groups(5, "best").chosen[:, :1] / rare.ref[:, :1]
-    return torch.stack([*gaps, excess(5 - 1e-7, reached)]).amax(0)
+    return torch.stack([*gaps, excess(5 - 1e-7 - reached, 0.0)]).amax(0)
 
 
 @claim("14.pair", "14.2")

@@ -72,7 +72,8 @@ def first_steps(words: World, lengths: Tensor) -> Tensor:
         f = WORDS.log_probs(logits) - words.ref.log()
         loss = population_loss(words, make_loss("dpo", beta=1.0), f, lengths=divide_by)
         steps.append(torch.autograd.grad(loss.sum(), logits)[0])
-    return 1 - torch.nn.functional.cosine_similarity(*steps, dim=1)
+    with_sums, with_means = steps
+    return 1 - torch.nn.functional.cosine_similarity(with_sums, with_means, dim=1)
 
 
 @claim("7.means-at-start", "7", ASSUMES, counter=lambda w: first_steps(sentences(w), WORDS.lengths))

@@ -109,7 +109,7 @@ def test_pairs_of_one_response_are_refused():
     groups = World.random([0]).groups(1)
     with pytest.raises(InputError, match="at least 2"):
         groups.pairs()
-    with pytest.raises(InputError, match="middle.*random"):
+    with pytest.raises(InputError, match=r"middle.*random"):
         World.random([0]).groups(3).pairs("middle")
 
 
