@@ -154,7 +154,7 @@ def sft_and_rlhf_on_independent_pairs(world: World) -> Tensor:
     return gap(logistic(world, independent_pairs(world)), fit(world, "sft"))
 
 
-@claim("2.cause", "15.5", worlds=ANY)
+@claim("2.cause", "2.4", worlds=ANY)
 def the_log_of_a_mean(world: World) -> Tensor:
     r"""On pairs as they are drawn the logistic loss is $-E_{\pi_\text{chosen}} f + E_{y, y' \sim
     \pi_\text{ref}} \log(e^{f(y)} + e^{f(y')})$: the label enters through $\pi_\text{chosen}$ alone,

@@ -216,7 +216,7 @@ class Result:
 
     @property
     def mark(self) -> str:
-        """What became of the statement, as a sign: ✓ ◐ ✗, or ! where the ledger says otherwise."""
+        """A sign for what became of the statement, ✓ ◐ ✗; ! where the ledger says otherwise."""
         return MARKS[self.verdict] if self.as_recorded else "!"
 
     def as_dict(self) -> dict[str, Any]:
