@@ -101,6 +101,8 @@ def check_denominator(
     if denominator not in DENOMINATORS:
         raise unknown_name("denominator", denominator, DENOMINATORS)
     gen = get_generator(generator)
+    if not 0 <= mixture_weight <= 1:  # NaN, too
+        raise InputError(f"mixture_weight is {mixture_weight:g}: give a number from 0 to 1")
     if denominator != "mixture" and mixture_weight != 0.5:
         raise InputError(
             f"mixture_weight is {mixture_weight:g}, and the denominator {denominator!r} has no "
@@ -113,7 +115,7 @@ def check_denominator(
         )
     if denominator == "mixture" and mixture_weight == 0 and gen.bound < math.inf:
         raise InputError(f"{defined} with mixture_weight 0 they have no bound: give another")
-    if denominator == "mixture" and mixture_weight * gen.bound < 1:
+    if denominator == "mixture" and mixture_weight * gen.bound < 1 - 1e-9:
         reached = 1 / mixture_weight
         raise InputError(
             f"{defined} with mixture_weight {mixture_weight:g} they reach {reached:g}: give "
@@ -185,33 +187,32 @@ def dil_loss(
 
 def group_loss(
     f: Tensor,  # (..., K) log-ratios of K responses to one prompt, drawn from pi_ref
-    weights: Tensor,  # (..., K) a_k >= 0: how much each of them is the winner
+    weights: Tensor,  # (..., K) a_k >= 0: how much each of them is the winner; they sum to 1
     generator: GeneratorSetting = "bce",
+    solved: NumberOrTensor = 1.0,  # the share of groups that have a winner, where some have none
 ) -> Tensor:
     r"""DIL on groups: sum_k a_k chosen_loss(f_k) + mean_k reference_loss(f_k), (..., K) -> (...).
 
     Its optimum is pi_K(y) = K pi_ref(y) E[a | y], the distribution of winners among K draws, for
-    every generator and every rule that weighs them (THEORY §14.3).  A winner alone is one-hot; a
+    every generator and every rule that names winners (THEORY §14.3).  A winner alone is one-hot; a
     Plackett–Luce winner's chances are softmax(rewards/beta); where several answers are correct,
-    each of them has an equal weight.  A group without a winner has weights of 0: it stays in the
-    reference term (THEORY §14.6).  At K = 2 it is the corrected ``dil_loss``.
+    each of them has an equal weight.  At K = 2 it is the corrected ``dil_loss``.
+
+    A group without a winner has weights of 0 and stays in the reference term.  The chosen term must
+    then be a mean over the groups that have one: give their share as ``solved`` (THEORY §14.6).
 
     >>> f = torch.tensor([0.5, -0.5, 0.0])
     >>> group_loss(f, torch.tensor([1.0, 0.0, 0.0]), "ukl")  # -f_1 + mean of e^f
     tensor(0.5851)
     """
-    gen, f = get_generator(generator), lift(f)
-    if f.shape[-1:] != weights.shape[-1:] or f.ndim == 0:
+    gen, f, weights = get_generator(generator), lift(f), lift(weights)
+    _check_groups("group_loss", f, weights)
+    if gen.bound < f.shape[-1]:
         raise InputError(
-            f"group_loss: weights of shape {tuple(weights.shape)} do not fit log-ratios of shape "
-            f"{tuple(f.shape)}: give one weight for each response"
+            f"generator {gen.name!r} is defined for ratios below {gen.bound:g}, and those of a "
+            f"group of {f.shape[-1]} reach {f.shape[-1]}: give win({f.shape[-1]})"
         )
-    if not bool((weights >= 0).all() & (weights.sum(-1) < 1 + 1e-4).all()):  # NaN fails, too
-        raise InputError(
-            "group_loss: weights of a group are at least 0 and sum to 1, or to 0 where no "
-            "response won: divide them by their sum"
-        )
-    chosen_term = (weights.to(f.dtype) * gen.chosen_loss(f)).sum(-1)
+    chosen_term = (weights.to(f.dtype) * gen.chosen_loss(f)).sum(-1) / solved
     return chosen_term + gen.reference_loss(f).mean(-1)
 
 
@@ -225,7 +226,25 @@ def infonca_loss(f: Tensor, weights: Tensor) -> Tensor:
     >>> infonca_loss(torch.zeros(4), torch.tensor([1.0, 0.0, 0.0, 0.0]))  # log 4
     tensor(1.3863)
     """
-    return -(weights * torch.log_softmax(lift(f), -1)).sum(-1)
+    f, weights = lift(f), lift(weights)
+    _check_groups("infonca_loss", f, weights)
+    return -(weights * torch.log_softmax(f, -1)).sum(-1)
+
+
+def _check_groups(function: str, f: Tensor, weights: Tensor) -> None:
+    """InputError where the weights of a group are not those of its responses, or no weights."""
+    if f.ndim == 0 or f.shape[-1:] != weights.shape[-1:]:
+        raise InputError(
+            f"{function}: weights of shape {tuple(weights.shape)} do not fit log-ratios of shape "
+            f"{tuple(f.shape)}: give one weight for each response"
+        )
+    total = weights.sum(-1)
+    one_or_none = ((total - 1).abs() < 1e-2) | (total.abs() < 1e-2)
+    if not bool((weights >= 0).all() & one_or_none.all()):  # NaN fails, too
+        raise InputError(
+            f"{function}: weights of a group are at least 0 and sum to 1, or to 0 where no "
+            "response won: divide them by their sum"
+        )
 
 
 def _dil_variant(

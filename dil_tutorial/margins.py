@@ -11,7 +11,7 @@ loss        z at its optimum                so it depends on
 DPO         log P/(1 - P)                   log-odds, RLHF's reward
 IPO         (2P - 1)/(2 tau), of f_w - f_l  the win rate
 robust DPO  log (P - eps)/(1 - eps - P)     log-odds of the labels before they were flipped
-EXO         (2P - 1) log (1 - eps)/eps      the win rate, as IPO
+EXO         (2P - 1) log (1 - eps)/eps      the win rate, between two responses
 hinge       1 if P > 1/2, else -1           the majority
 REBEL       eta (R - R')                    rewards, not labels
 ==========  ==============================  ===============================================

@@ -157,7 +157,7 @@ claims.report("14.weight", "14.half")
 claims.report("4.other-data", "4.on-reference")
 
 # %% [markdown]
-# That is the usual case with public data sets. There are two ways out. Draw samples of the reference and use them (`denominator="reference"`); or first fine-tune the reference on *all* responses of the data, chosen and rejected. (SFT on the chosen responses alone, as is common before DPO, makes a reference that is not their pool.)
+# That is the usual case with public data sets. There are two ways out. Draw samples of the reference and use them (`denominator="reference"`); or first fine-tune the reference on *all* responses of the data, chosen and rejected in the proportion in which they were drawn. (SFT on the chosen responses alone, as is common before DPO, makes a reference that is not their pool.)
 
 # %%
 from dil_tutorial.lessons.puzzles import puzzle

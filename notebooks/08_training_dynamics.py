@@ -50,7 +50,7 @@ def show(name):
 # Before we simulate anything, here are four exact facts about the start and the end of training.
 #
 # - At the start, where $f = 0$, every loss here except SFT pulls $y_w$ up and $y_l$ down equally hard. **The first step is common to all.**
-# - On pairs of the policy itself this step raises the likelihood of chosen responses, in any class of policies. On pairs that somebody else wrote it can lower it.
+# - On pairs of two draws of the policy itself this step raises the likelihood of chosen responses, in any class of policies. On pairs that somebody else wrote, or of the best and the worst of several, it can lower it.
 # - At the end, under the corrected losses it is higher than at the start by exactly $KL(\pi_\text{chosen}\|\pi_\text{ref})$. Under published LSIF it can be lower, already for two equally likely responses.
 # - On finite data the corrected losses have their optimum at $r = 2n_w/(n_w + n_l)$, while DPO does not notice when all responses it has seen lose probability
 #   together.

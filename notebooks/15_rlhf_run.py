@@ -129,7 +129,7 @@ for samples in (2, 4, 16, 64):
 numbers(weights, [f"p = {chance}" for chance in p.tolist()], digits=2)
 
 # %% [markdown]
-# With two samples nothing changes. With many samples, prompts that are almost always or almost never solved weigh more, and what is climbed is $2\arcsin\sqrt p$. With three or more values of the reward the expected step is not the gradient of *any* function. That does not stop it: with the natural gradient it still raises the mean reward, since a better response has a larger expected advantage.
+# With two samples nothing changes. With many samples, prompts that are almost always or almost never solved weigh more, and what is climbed is $2\arcsin\sqrt p$. With three or more values of the reward the expected step is not the gradient of *any* function. Taken as a natural gradient step it still raises the mean reward, since a better response has a larger expected advantage.
 
 # %%
 claims.report("13.grpo-success", "13.grpo", "13.grpo-rises")

@@ -36,6 +36,7 @@ def asymptotic(
     policy: Tensor | None = None,  # (X, Y), the loss's optimum, where it is known
     # labels that are probabilities, P itself, in place of drawn chosen responses
     soft: bool = False,
+    pairs: Tensor | None = None,  # (X, Y, Y), the distribution of other pairs than world.pairs
 ) -> tuple[Tensor, Tensor]:
     """Where ``loss`` ends, and n Cov of its estimate from n pairs: (X, Y), (X, Y, Y).
 
@@ -52,17 +53,18 @@ def asymptotic(
             "asymptotic: KTO's reference point follows the policy, so it minimizes nothing "
             "fixed: give it kl=0.0"
         )
-    policy = fit(world, loss) if policy is None else policy
+    policy = fit(world, loss, pairs=pairs) if policy is None else policy
     logits = policy.clamp(min=torch.finfo(policy.dtype).tiny).log().requires_grad_()
-    (slope,) = torch.autograd.grad(
-        population_loss(world, loss, log_ratio(logits, world.ref)).sum(), logits, create_graph=True
-    )
+    population = population_loss(world, loss, log_ratio(logits, world.ref), pairs).sum()
+    (slope,) = torch.autograd.grad(population, logits, create_graph=True)
     hessian = jacobian(slope, logits)
     target = logits.softmax(1) if of is None else of(logits.softmax(1))
     to_target = jacobian(target, logits)
     center = torch.eye(policy.shape[1], dtype=policy.dtype) - policy.unsqueeze(1)  # d f/d z
     noise = (
-        center.mT @ pair_noise(world, loss, log_ratio(logits, world.ref).detach(), soft) @ center
+        center.mT
+        @ pair_noise(world, loss, log_ratio(logits, world.ref).detach(), soft, pairs)
+        @ center
     )
     back = to_target @ torch.linalg.pinv(hessian, rtol=1e-12, hermitian=True)
     return target.detach(), (back @ noise @ back.mT).detach()
@@ -82,7 +84,9 @@ def jacobian(values: Tensor, at: Tensor) -> Tensor:
     return columns.transpose(0, 1)
 
 
-def pair_noise(world: World, loss: Loss, f: Tensor, soft: bool = False) -> Tensor:
+def pair_noise(
+    world: World, loss: Loss, f: Tensor, soft: bool = False, pairs: Tensor | None = None
+) -> Tensor:
     """E[g g^T], g = d loss/df of one pair (and one reference sample), at log-ratios f (X, Y): (X,
     Y, Y).
 
@@ -107,9 +111,8 @@ def pair_noise(world: World, loss: Loss, f: Tensor, soft: bool = False) -> Tenso
     chosen_grad, rejected_grad = torch.autograd.grad(
         value.sum(), [f_w, f_l], allow_unused=True, materialize_grads=True
     )
-    distribution = (
-        world.pairs.sum(2, keepdim=True) * world.ref.unsqueeze(1) if fresh else world.pairs
-    )
+    pairs = world.pairs if pairs is None else pairs
+    distribution = pairs.sum(2, keepdim=True) * world.ref.unsqueeze(1) if fresh else pairs
     if soft:
         if fresh:
             raise InputError(
@@ -169,8 +172,10 @@ def group_noise(groups: Groups, loss: GroupLoss, f: Tensor, soft: bool = False) 
     (X, Y), (N, K) = f.shape, groups.members.shape
     if soft:
         chances, weights = torch.ones(X, N, 1, dtype=f.dtype), groups.weights.unsqueeze(2)
-    else:  # one row for each member that may be the winner
-        chances, weights = groups.weights, torch.eye(K, dtype=f.dtype)
+    else:  # one row for each member that may be the winner, and one for a group without any
+        nobody = (1 - groups.weights.sum(2, keepdim=True)).clamp(min=0)
+        chances = torch.cat([groups.weights, nobody], 2)
+        weights = torch.eye(K + 1, K, dtype=f.dtype)
     rows = f[:, groups.members].unsqueeze(2).repeat(1, 1, chances.shape[2], 1).requires_grad_()
     (g,) = torch.autograd.grad(loss(rows, weights).sum(), rows)  # (X, N, winners, K)
     of_responses = torch.zeros(*g.shape[:3], Y, dtype=f.dtype).scatter_add_(

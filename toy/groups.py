@@ -66,7 +66,7 @@ class Groups:
     @property
     def chosen(self) -> Tensor:
         """pi_K, the distribution of the winner of those groups that have one, (X, Y)."""
-        return self.won.sum(1) / self.won.sum((1, 2)).unsqueeze(1)
+        return self._of_winners.sum(1)
 
     @property
     def drawn(self) -> Tensor:
@@ -88,7 +88,7 @@ class Groups:
             raise unknown_name("rejected", rejected, REJECTED)
         if self.size < 2:
             raise InputError("pairs of groups of one response: give groups of at least 2")
-        won = self.won / self.won.sum((1, 2), keepdim=True)
+        won = self._of_winners
         one = torch.eye(self.reward.shape[1], dtype=won.dtype)
         # copies of y_l that are left when one y_w is taken out, read only where y_w is in the group
         left = (self.counts.unsqueeze(1) - one).clamp(min=0)  # (N, Y, Y)
@@ -102,6 +102,17 @@ class Groups:
     def expected(self, loss: GroupLoss, f: Tensor) -> Tensor:
         """E[loss] over the groups, for log-ratios f of all responses: (X, Y) -> (X,)."""
         return (self.probability * loss(f[:, self.members], self.weights)).sum(1)
+
+    @property
+    def _of_winners(self) -> Tensor:
+        """``won`` among the groups that have a winner; InputError where none has."""
+        total = self.won.sum((1, 2), keepdim=True)
+        if (total == 0).any():
+            raise InputError(
+                "groups: no group of some prompt has a winner: with the rule 'correct' each prompt "
+                "needs a response with a positive reward"
+            )
+        return self.won / total
 
     def _per_response(self, of_members: Tensor) -> Tensor:
         """Sums over the copies of each response: (X, N, K) -> (X, N, Y)."""

@@ -101,14 +101,15 @@ def uneven_references(world: World) -> Tensor:
 
 @claim("12.half", "12.2", ASSUMES, worlds=ANY, counter=uneven_references)
 def half_of_the_pairs(world: World) -> Tensor:
-    r"""For the same error a corrected loss needs half of SFT's pairs.
+    r"""For the same error a corrected loss needs half of SFT's pairs, before its sum is put right.
     If: all responses are equally likely under the reference. In general the share is $\sum_y (1 -
-    w)(1 - \pi_\text{ref})/(Y - 1)$, before the sum is put right: much more than half where good
-    responses are likely ones, much less where they are rare.
+    w)(1 - \pi_\text{ref})/(Y - 1)$: much more than half where good responses are likely ones, much
+    less where they are rare.
 
     On the diagonal AB/2 = A(1 - w) stands in place of A: a response that usually wins is known from
     its few losses. With equal probabilities the mean of 1 - w is one half whatever the labels are.
-    "Half" is then exact, and otherwise a statement about worlds that somebody has chosen.
+    To put the sum right changes the share a little, by a generator's direction (12.projection). So
+    "half" is a statement about worlds that somebody has chosen.
     """
     even = World(torch.full_like(world.ref, 1 / world.ref.shape[1]), world.preference)
     Y = world.ref.shape[1]
@@ -347,7 +348,8 @@ def bradley_terry_helps_rlhf(world: World) -> Tensor:
     likelihood, odds = (
         center @ part @ center.mT for part in (covariance, efficiency.log_odds(world))
     )
-    return below(likelihood, odds)
+    less = (odds - likelihood).diagonal(dim1=1, dim2=2).sum(1) > 0
+    return below(likelihood, odds) + ~less
 
 
 @claim("12.judge", "12.6", ASSUMES, tolerance=OPTIMUM, worlds=ANY, counter=lambda w: judged(w, 0.3))

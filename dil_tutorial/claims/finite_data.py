@@ -44,8 +44,9 @@ def slopes_at_start(loss: Loss) -> Tensor:
 
 @claim("8.first-step", "8")
 def first_step_is_common(world: World) -> Tensor:
-    """The first gradient step of DPO, IPO, NCA, BCO, KTO, SPPO and every DIL variant is the same,
-    up to the step size: up with $y_w$, down with $y_l$, equally.
+    """The first gradient step of DPO, IPO, NCA, BCO, KTO, SPPO and every DIL loss of pairs,
+    published or corrected, is the same up to the step size: up with $y_w$, down with $y_l$, by as
+    much.
 
     At f = 0 the gradients are -k and +k for each of these losses, published or corrected; only k
     differs. So short runs with tiny learning rates cannot tell the losses apart, and early plots

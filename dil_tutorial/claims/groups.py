@@ -7,6 +7,7 @@ winners, and a pair of two draws is K = 2.
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -221,8 +222,9 @@ def infonca_is_rlhf(world: World) -> Tensor:
 
 @claim("14.infonca-any", "14.3", tolerance=OPTIMUM)
 def infonca_matches_the_winners(world: World) -> Tensor:
-    r"""Whatever the labels, InfoNCA's optimum has the log-ratios $f$ whose soft best of $K$ is
-    $\pi_K$: a Plackett–Luce labeler with reward $f$ would pick the same winners.
+    r"""Whatever the labels, if every group has a winner, InfoNCA's optimum has the log-ratios $f$
+    whose soft best of $K$ is $\pi_K$: a Plackett–Luce labeler with reward $f$ would pick the same
+    winners.
 
     The gradient in f(y) is the share of wins that the model predicts less the one in the data. For
     K = 2 this is claim 5.bt-projection. The labels here are Plackett–Luce with noise, which no
@@ -244,9 +246,8 @@ def weighted(gen: str | Generator, weight: float) -> Loss:
 
 
 def pair_gap(world: World, gen: str | Generator, weight: float) -> Tensor:
-    """How far the weighted loss on best-of-4 pairs ends from pi_4, for soft and for sure winners.
-
-    (The one whose winners are sure has responses that hardly ever win: 1e-8 is reached slowly.)
+    """How far the weighted loss on best-of-4 pairs ends from pi_4, for winners by a softmax of the
+    rewards at temperatures of 1 and 1/2.
     """
     gaps = []
     for groups in (world.groups(4), world.groups(4, beta=0.5)):
@@ -353,14 +354,16 @@ def best_weight(pairs: Tensor, ref: Tensor) -> tuple[Tensor, Tensor]:
 )
 def no_weight_for_best_against_worst(world: World) -> Tensor:
     r"""Some weight of chosen and rejected responses makes up the reference.
-    If: the rejected response is another of the group at random, and then the weight is $1/K$; no
-    weight does for the best against the worst of $K \ge 3$.
+    If: the rejected response is another of the group at random, and then the weight is $1/K$; for
+    the best against the worst of $K \ge 3$ no weight does where there are three different rewards
+    or more. (With two, right and wrong, one does, and it depends on the prompt.)
 
     The responses in the middle of the group are in neither column, and how many they are depends on
     the response. Keep the whole group for the reference term, or draw fresh references. (Pairs of
-    best and worst are how SimPO's and many on-policy data sets were made.)
+    best and worst are how SimPO's and many on-policy data sets were made.) The residual also has
+    what is missed with rewards of 0 and 1.
     """
-    gaps = []
+    gaps = [best_weight(answers(world).groups(3, "best").pairs("worst"), world.ref)[1]]
     for K in (3, 4):
         weight, missed = best_weight(world.groups(K).pairs("random"), world.ref)
         gaps += [missed, (weight - 1 / K).abs()]
@@ -390,7 +393,8 @@ def several_models_are_their_pool(world: World) -> Tensor:
 
     Every response is, by itself, a draw of the pool, and whoever wins, one of K won. So the mixture
     identity holds with the pool for the reference. Most public sets have several source models and
-    publish no log-probabilities of the pool: fine-tune on both columns first.
+    publish no log-probabilities of the pool: fine-tune first, on all K answers, or on the chosen
+    ones with the weight 1/K and the rejected ones with 1 - 1/K.
     """
     sources, groups = three_models(world)
     pool = sources.mean(0)
@@ -443,10 +447,12 @@ def the_first_step_is_a_policy_gradient(world: World, gen: Generator) -> Tensor:
     \pi(y_k)$, in every group: a policy gradient with the advantage $a_k - \frac1K$.
 
     Both terms have the slope h''(1) at a ratio of 1, one against the winner's weight, one against
-    1/K. So all generators begin alike, and with a baseline that sums to zero. One group of all Y
-    responses here.
+    1/K. So all generators begin alike, and the advantages of a group with a winner sum to zero. One
+    group of all Y responses here.
     """
     weights = torch.softmax(world.true_reward, 1)
+    # win is defined for ratios below K
+    gen = get_generator(f"win({weights.shape[1]})") if gen.name == "win" else gen
     logits = world.ref.log().requires_grad_()
     loss = group_loss(log_ratio(logits, world.ref), weights, gen)
     advantage = weights - 1 / weights.shape[1]
@@ -476,7 +482,9 @@ def small_weights_are_grpo_without_the_deviation(world: World) -> Tensor:
 
 
 def marked(world: World) -> tuple[World, Groups, Tensor]:
-    """Answers in groups of 3, of which the less likely half is correct; and pi_ref(. | correct)."""
+    """Answers in groups of 3, correct where they are less likely than the median; and pi_ref(. |
+    correct).
+    """
     rare = world.ref < world.ref.median(1, keepdim=True).values
     marks = World.from_reward(world.ref, rare.to(world.ref.dtype))
     right = marks.ref * marks.true_reward
@@ -521,7 +529,8 @@ def verified_answers(world: World) -> Tensor:
     r"""With weights uniform on the correct answers of a group the target is exactly
     $\pi_\text{ref}(\cdot \mid \text{correct})$, RLHF's optimum at $\beta \to 0$.
     If: groups without a correct answer stay in the reference term; left out of it as well, the
-    optimum is biased.
+    optimum can be biased, for LSIF wherever some groups are left out, for the others where correct
+    answers are rare.
 
     All correct answers win alike, so winners are correct answers as the reference writes them. The
     failures say what the reference writes otherwise: without them the reference term is estimated
@@ -541,11 +550,12 @@ def verified_answers(world: World) -> Tensor:
 def the_mean_is_over_winners(world: World) -> Tensor:
     r"""... whatever $h$ is.
     If: the chosen term is averaged over the groups that have a correct answer; averaged over all
-    groups, its weight is too small, and only UKL, whose optimum does not depend on it, is exact.
+    groups, its weight is too small: UKL is exact all the same, LSIF is not, and others depend on
+    the world.
 
     With a share m of groups solved the chosen term has the weight m, and the optimum solves
     h''(r)(m A - r) = lambda. For UKL r = m A/(1 + lambda), and normalization restores A; for LSIF
-    it is m A + 1 - m, the reference mixed in.
+    it is m A + 1 - m, the reference mixed in; BCE may prefer some correct answers to others.
     """
     marks, groups, target = marked(world)
     unweighted = imitating(marks, groups.won.sum(1), groups.drawn, "ukl")
@@ -584,15 +594,24 @@ def network(theta: Tensor, responses: int) -> Tensor:
     return (hidden * theta[:, None, 10:]).sum(2)
 
 
-def rise(world: World, loss: Loss, pairs: Tensor) -> tuple[Tensor, Tensor]:
-    """d E_chosen f/d eta at the first step on ``pairs`` in the class of ``network``, (X,), and
-    2 k ||E_chosen grad log pi||^2, (X,); ``loss`` has the slopes -k and k at f = 0.
+def line(theta: Tensor, responses: int) -> Tensor:
+    """Scores of a class with one parameter, of three responses: (X, 15) -> (X, 3)."""
+    assert responses == 3
+    return theta[:, :1] * torch.tensor([[-1.0, 1.75, -0.75]], dtype=theta.dtype)
+
+
+def rise(
+    world: World, loss: Loss, pairs: Tensor, score: Callable[[Tensor, int], Tensor] = network
+) -> tuple[Tensor, Tensor]:
+    """d E_chosen f/d eta at the first step on ``pairs`` in the class of ``score``, (X,), and
+    ||E_chosen grad log pi||^2, (X,).
     """
     rng = torch.Generator().manual_seed(0)
     theta = torch.randn(len(world.ref), 15, generator=rng, dtype=world.ref.dtype)
     theta.requires_grad_()
-    start = network(theta, world.ref.shape[1]).detach()
-    f = log_ratio(world.ref.log() + network(theta, world.ref.shape[1]) - start, world.ref)
+    start = score(theta, world.ref.shape[1]).detach()
+    logits = world.ref.log() + score(theta, world.ref.shape[1]) - start
+    f = log_ratio(logits, world.ref)
     chosen = (pairs.sum(2) * f).sum()
     (ascent,) = torch.autograd.grad(chosen, theta, retain_graph=True)
     (step,) = torch.autograd.grad(population_loss(world, loss, f, pairs).sum(), theta)
@@ -605,33 +624,40 @@ def slope(loss: Loss) -> float:
     return float(torch.autograd.grad(loss(torch.zeros_like(zero), zero).sum(), zero)[0])
 
 
-def off_policy_fall(world: World) -> Tensor:
-    """How much E_chosen f falls at DPO's first step, on pairs of a distribution that is not pi_ref:
-    two responses, the better one already likely under pi_ref.
+def falls_at_once(world: World) -> Tensor:
+    """How much E_chosen f falls at DPO's first step, the less of two cases: pairs of a distribution
+    that is not pi_ref, the better response already likely under pi_ref; and the best against the
+    worst of three draws of pi_ref, in a class with one parameter.
     """
+    dpo = make_loss("dpo", beta=1.0)
     ours = World.from_reward([[0.9, 0.1]] * len(world.ref), [2.0, 0.0])
     theirs = World.from_reward([[0.5, 0.5]] * len(world.ref), [2.0, 0.0])
-    return -rise(ours, make_loss("dpo", beta=1.0), theirs.pairs)[0]
+    three = World.from_reward([[1 / 3] * 3] * len(world.ref), [0.0, 1.0, 2.0])
+    worst = three.groups(3, "best").pairs("worst")
+    falls = [rise(ours, dpo, theirs.pairs)[0], rise(three, dpo, worst, line)[0]]
+    return -torch.stack(falls).amax(0)
 
 
-@claim("14.displacement", "14.7", ASSUMES, worlds=ANY, counter=off_policy_fall)
+@claim("14.displacement", "14.7", ASSUMES, counter=falls_at_once)
 def chosen_rises_first_in_any_class(world: World) -> Tensor:
     r"""In any class of policies the first step raises the likelihood of chosen responses:
     $\frac{d}{d\eta} E_{\pi_\text{chosen}} f = 2k\,\|E_{\pi_\text{chosen}}\nabla\log\pi\|^2 \ge 0$
     for losses with the slopes $-k$ and $k$ at $f = 0$ (DPO, IPO, NCA, BCO, KTO, SPPO, DIL).
-    If: the pairs are draws of the policy itself, $\pi_\text{ref}$; on off-policy pairs it can fall
-    at the first step.
+    If: each pair is two draws of the policy itself and a label; or the best of $K$ and another of
+    them at random, and then $\frac{K}{K-1}$ stands in place of 2. On off-policy pairs, and on the
+    best against the worst of three, it can fall at the first step.
 
-    Scores have mean zero under pi_ref, so the rejected responses' mean score is minus the chosen
-    ones', and the step is 2k times the very direction in which the likelihood rises. Seen on a
-    network with one hidden layer. With off-policy pairs the two means have nothing to do with each
-    other. DiscoPOP's first step goes the other way (claim 5.discopop).
+    Scores have mean zero under pi_ref, so the rejected responses' mean score is -1/(K - 1) times
+    the chosen ones', and the step points in the very direction in which the likelihood rises. Seen
+    on a network with one hidden layer. Otherwise the two means have nothing to do with each other.
+    DiscoPOP's first step goes the other way (claim 5.discopop).
     """
     gaps = []
     for loss in all_losses():
-        risen, square = rise(world, loss, world.pairs)
-        wanted = 2 * slope(loss) * square
-        gaps.append((risen - wanted).abs() / wanted.clamp(min=1))
+        for K, pairs in ((2, world.pairs), (4, world.groups(4).pairs())):
+            risen, square = rise(world, loss, pairs)
+            wanted = K / (K - 1) * slope(loss) * square
+            gaps.append((risen - wanted).abs() / wanted.clamp(min=1))
     return torch.stack(gaps).amax(0)
 
 
@@ -719,14 +745,13 @@ def sampled_from_the_optimum(world: World) -> Tensor:
 @claim("14.where-to-sample", "14.9", BELIEF, tolerance=1e-6, counter=sampled_from_the_optimum)
 def where_to_sample(world: World) -> Tensor:
     r"""Pairs of the policy that is sought, $\pi^*$, say more about it than pairs of the reference.
-    Correction: the price is convex in the weights of the pairs that meet, and the best
-    distribution to sample from is in general neither: at it, no shift of probability towards
-    another response lowers the price.
+    Correction: the best distribution to sample from is in general neither: a third one has a lower
+    price than both, and at it no small shift of probability towards any response lowers the price.
 
     pi* is concentrated, so its pairs are mostly of its best responses with themselves, which say
-    nothing. In a world of four responses pairs of pi* cost more than pairs of pi_ref. The
-    residual is by how much a small step towards any single response lowers the price at the
-    numerical optimum.
+    nothing. In a world of four responses pairs of pi* cost more than pairs of pi_ref. The residual
+    is by how much a small step towards any single response lowers the price at the numerical
+    optimum, and 1 where this is not below the prices of both.
     """
     logits = newton(
         lambda z: price_of_coverage(world, z.softmax(1)).log(), torch.zeros_like(world.ref)
@@ -739,7 +764,7 @@ def where_to_sample(world: World) -> Tensor:
     falls = (-toward).clamp(min=0).amax(1) / price.detach()
     ends = torch.stack([world.ref, rlhf_optimum(world.ref, world.true_reward, 0.5)])
     better = torch.stack([price_of_coverage(world, end) for end in ends]).amin(0)
-    return torch.maximum(falls, (price.detach() - better).clamp(min=0)).detach()
+    return (falls + (price > (1 - 1e-6) * better)).detach()
 
 
 # --- What a group is worth ------------------------------------------------------------------------
@@ -748,13 +773,13 @@ def where_to_sample(world: World) -> Tensor:
 @claim("14.noise", "14.10", tolerance=OPTIMUM)
 @over_generators
 def noise_of_a_group(world: World, gen: Generator) -> Tensor:
-    r"""A group of $K$ with one winner, and the same pair losses with the weight $1/K$, leave $n\,
-    \text{Var}(\hat r) = A(1 - A/K)/\pi_\text{ref}$ and less: the noise of $1[y_w] - \frac{A}{K}
-    \sum_k 1[y_k]$, brought back to sum one along $1/h''(A)$.
+    r"""From groups of $K$ with one winner the noise of the ratio is that of $1[y_w] - \frac{A}{K}
+    \sum_k 1[y_k]$ over $\pi_\text{ref}$: on the diagonal $A(1 - A/K)/\pi_\text{ref}$ less a part
+    that does not grow as the response gets rarer, where SFT on winners has $A/\pi_\text{ref}$.
 
     The responses that did not win are a control variate, as the rejected response is for a pair
-    (claim 12.corrected, K = 2). SFT on winners has A/pi_ref. The whole covariance is checked, with
-    who met whom.
+    (claim 12.corrected, K = 2). As there, the estimate is then moved along 1/h''(A) until its
+    probabilities sum to one. The whole covariance is checked.
     """
     gen = get_generator("win(3)") if gen.name == "win" else gen
     groups = world.groups(3)
@@ -764,6 +789,29 @@ def noise_of_a_group(world: World, gen: Generator) -> Tensor:
     of_ratio = covariance / (world.ref.unsqueeze(2) * world.ref.unsqueeze(1))
     wanted = efficiency.corrected_of_groups(world, groups, gen)
     return (of_ratio - wanted).abs().amax((1, 2)) / wanted.abs().amax((1, 2))
+
+
+@claim("14.cut", "14.10", tolerance=OPTIMUM)
+def pairs_cut_out_of_groups_say_less(world: World) -> Tensor:
+    r"""A pair cut out of a group, its winner and another at random with the weight $1/K$, says less
+    than the group: the covariances differ by a positive semidefinite matrix.
+
+    Averaged over the other response, the pair's loss is the group's, so the pair adds the noise of
+    which one was taken (the law of total variance). For rare responses it is larger by the factor
+    1 + A(1 - 2/K), which is 1 at K = 2.
+    """
+    groups, worst = world.groups(4), []
+    for gen in ("lsif", "ukl", "bce", "win(4)"):
+        whole = efficiency.asymptotic_of_groups(
+            world, groups, with_generator(gen), policy=groups.chosen
+        )[1]
+        cut = efficiency.asymptotic(
+            world, weighted(gen, 1 / 4), policy=groups.chosen, pairs=groups.pairs()
+        )[1]
+        worst.append(semidefinite(whole, cut))
+        ordered = (cut - whole).diagonal(dim1=1, dim2=2).sum(1) > 0
+        worst.append((~ordered).to(world.ref.dtype))
+    return torch.stack(worst).amax(0)
 
 
 def semidefinite(less: Tensor, more: Tensor) -> Tensor:

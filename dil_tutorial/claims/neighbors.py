@@ -74,8 +74,8 @@ def winning_and_ranking_worse(world: World) -> Tensor:
 @claim("9.accuracy-and-wins", "9", ASSUMES, counter=winning_and_ranking_worse)
 def accuracy_and_win_rate(world: World) -> Tensor:
     """Ranking accuracy and win rate rise together.
-    If: the policy is on RLHF's path, an optimum at some beta, as it nearly is close to the
-    reference; further away a policy can win more and rank fewer pairs right.
+    If: the policy is on RLHF's path, an optimum at some beta; off it a policy can win more and rank
+    fewer pairs right.
 
     Along the path both the share of pairs whose reward overturns the reference and the win rate
     rise as beta falls. Off the path one response can take all the probability, which wins, while
@@ -187,7 +187,8 @@ def one_weight_for_all_prompts(world: World) -> Tensor:
 
     The inner problem is solved by a mixture for any weights, and the outer one is convex in them.
     The residual is the duality gap after 5,000 steps of mirror descent. Weights of each prompt's
-    own (claim 9.max-min) do better for every single prompt, and need to be known for new ones.
+    own (claim 9.max-min) are best for that prompt's worst objective, which is another aim: an
+    objective that is worst at one prompt may be well served on average.
     """
     energies = objectives(world)
     weights = mixing.shared_weights(world.ref, energies)
@@ -250,9 +251,9 @@ def harm_left(world: World) -> Tensor:
 def harm_cannot_be_trained_away(world: World) -> Tensor:
     r"""RLHF with a penalty removes a harmful response that the reference can give.
     Correction: it leaves at least $p/(p + (1-p)\,e^{\Delta/\beta})$, $p$ the reference's
-    probability of harm and $\Delta$ the range of the rewards, with equality for a reward of two
-    values; a prompt that raises $p$ raises it. Imitating the chosen responses leaves at least
-    $p^2$.
+    probability of harm and $\Delta$ the range of the rewards, with equality where exactly the
+    harmful responses have the lower of two values; a prompt that raises $p$ raises it. Imitating
+    the chosen responses leaves at least $p^2$.
 
     RLHF multiplies the reference by a positive factor, so what the reference may say RLHF may say:
     the statistical reason for jailbreaks (Su et al., 2024), who bound their probability from below.

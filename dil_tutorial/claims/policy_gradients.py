@@ -444,7 +444,7 @@ def grpo_on_successes(world: World) -> Tensor:
 def grpo_has_an_objective(world: World) -> Tensor:
     r"""GRPO's expected step is the gradient of some objective.
     If: rewards take two values (Davis & Recht, 2025); with more its Jacobian is not symmetric, so
-    it is the gradient of no function. It still raises the mean reward (claim 13.grpo-rises).
+    it is the gradient of no function. What it raises all the same is claim 13.grpo-rises.
 
     The advantage of a response depends on the policy through the group's s.d., and so does what the
     step trades off between responses. A gradient's Jacobian is a Hessian, and symmetric; the
@@ -453,15 +453,24 @@ def grpo_has_an_objective(world: World) -> Tensor:
     return curl(world, successes(world))
 
 
-@claim("13.grpo-rises", "13.5")
-def grpo_raises_the_reward(world: World) -> Tensor:
-    r"""Also where it is no gradient GRPO's expected step raises the mean reward, as a natural
-    gradient step does: $E[A \mid y]$ increases with $R(y)$, so $\text{Cov}_\pi(E[A \mid y], R)
-    \ge 0$.
+def plain_step_falls(world: World) -> Tensor:
+    """How much the mean reward falls along GRPO's expected step in the logits, in one world."""
+    policy = torch.tensor([[0.02, 0.68, 0.30]] * len(world.ref), dtype=world.ref.dtype)
+    reward = torch.tensor([[-100.0, 0.0, 1.0]] * len(world.ref), dtype=world.ref.dtype)
+    step = grpo_field(reward, policy.log())
+    return -(step * exact.exact(policy, policy, reward)).sum(1)
 
-    Of two responses in the same company the better one has the larger advantage: with one's own
-    reward the group's mean rises by less than the reward, and the standardized reward still rises.
-    The covariance of two increasing functions is not negative (Chebyshev).
+
+@claim("13.grpo-rises", "13.5", ASSUMES, counter=plain_step_falls)
+def grpo_raises_the_reward(world: World) -> Tensor:
+    r"""Also where it is no gradient GRPO's expected step raises the mean reward.
+    If: it is taken as a natural gradient step, $d\log\pi(y) \propto E[A \mid y]$, which increases
+    with $R(y)$; a step in the logits can lower it, where a bad response is rare.
+
+    Of two responses with the same other members in their groups the better one has the larger
+    advantage: with one's own reward the group's mean rises by less than the reward, and the
+    standardized reward still rises. Two increasing functions have a covariance that is not negative
+    (Chebyshev).
     """
     policy, R = some_policy(world), world.true_reward
     y = exact.groups(R.shape[1], SAMPLES)

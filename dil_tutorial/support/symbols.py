@@ -48,6 +48,7 @@ def plain(latex: str) -> str:
         r"\cdot": "·",
         r"\approx": "≈",
         r"\gg": "≫",
+        r"\propto": "∝",
         r"\pm": "±",
         r"\infty": "∞",
         r"\nabla": "∇",

@@ -13,7 +13,7 @@ from dil_tutorial.errors import InputError
 from dil_tutorial.losses import dil_loss, group_loss, infonca_loss, make_loss
 from dil_tutorial.preferences import best_of_n, soft_best_of_k
 from dil_tutorial.rlhf import rlhf_optimum
-from toy import World
+from toy import World, efficiency
 from toy.fit import fit, fit_groups
 
 seeds = st.integers(0, 10_000)
@@ -139,7 +139,14 @@ def test_losses_on_groups_by_hand():
     # a group without a winner stays in the reference term
     none = group_loss(f[0], torch.zeros(3).double(), "ukl")
     torch.testing.assert_close(none, f[0].exp().mean())
-    assert group_loss(f.bfloat16(), a, "bce").dtype == torch.float32
+    # three groups of four have a winner: the chosen term is a mean over them
+    some = group_loss(f, a, "ukl", solved=0.75)
+    torch.testing.assert_close(some, (a * -f).sum(1) / 0.75 + f.exp().mean(1))
+    assert group_loss(f.bfloat16(), a.bfloat16(), "bce").dtype == torch.float32
+    thirds = torch.full((3,), 1 / 3).half()  # their sum is 0.9995
+    torch.testing.assert_close(
+        infonca_loss(f[0].half(), thirds), torch.tensor(1.119), atol=2e-3, rtol=0
+    )
     far = torch.tensor([1e4, -1e4]).double().requires_grad_()
     group_loss(far, torch.tensor([0.0, 1.0]).double(), "lsif").backward()
     assert far.grad.isfinite().all()
@@ -154,9 +161,82 @@ def test_losses_on_groups_by_hand():
         ([1.0, 0.0], "one weight for each response"),
     ],
 )
-def test_weights_that_are_none(weights, message):
-    with pytest.raises(InputError, match=message):
-        group_loss(torch.zeros(3), torch.tensor(weights))
+@pytest.mark.parametrize("loss", [group_loss, infonca_loss])
+def test_weights_that_are_none(loss, weights, message):
+    with pytest.raises(InputError, match=f"{loss.__name__}: .*{message}"):
+        loss(torch.zeros(3), torch.tensor(weights))
+
+
+def test_a_generator_that_is_not_defined_for_groups_of_this_size():
+    f, a = torch.zeros(4), torch.tensor([1.0, 0.0, 0.0, 0.0])
+    with pytest.raises(InputError, match=r"group of 4 reach 4: give win\(4\)"):
+        group_loss(f, a, "win")
+    assert group_loss(f, a, "win(4)").isfinite()
+
+
+def test_rewards_that_are_none():
+    ref = torch.tensor([0.5, 0.5])
+    for reward in (torch.inf, -torch.inf, torch.nan):
+        with pytest.raises(InputError, match="finite rewards"):
+            soft_best_of_k(ref, torch.tensor([0.0, reward]), 3)
+    nobody = World.from_reward(ref, torch.tensor([0.0, -1.0])).groups(3, "correct")
+    with pytest.raises(InputError, match="no group of some prompt has a winner"):
+        _ = nobody.chosen
+    with pytest.raises(InputError, match="no group of some prompt has a winner"):
+        nobody.pairs()
+
+
+def measured(draw, count=4000):
+    """Mean and n times the covariance of ``count`` estimates, each (Y,)."""
+    estimates = torch.stack([draw() for _ in range(count)])
+    return estimates.mean(0), torch.cov(estimates.T)
+
+
+@pytest.mark.parametrize("rule", ["softmax", "correct"])
+def test_noise_of_groups_is_what_drawn_groups_have(rule):
+    """Gradients of drawn groups, a winner drawn by its chance, none in a group without any."""
+    world = World.random([4], responses=3)
+    if rule == "correct":
+        world = World.from_reward(world.ref, torch.tensor([[1.0, 0.0, 0.0]]))
+    f = (torch.arange(3.0) / 5).double()[None]
+    rng = torch.Generator().manual_seed(0)
+    groups = world.groups(3, rule)
+
+    def gradient():
+        n = torch.multinomial(groups.probability[0], 1, generator=rng)
+        a = groups.weights[0, n[0]]
+        chances = torch.cat([a, (1 - a.sum()).clamp(min=0)[None]])
+        winner = torch.multinomial(chances, 1, generator=rng)
+        at = f[0].clone().requires_grad_()
+        one_hot = torch.eye(4, 3).double()[winner[0]]
+        group_loss(at[groups.members[n[0]]], one_hot, "ukl").backward()
+        return at.grad
+
+    mean, covariance = measured(gradient)
+    wanted = efficiency.group_noise(groups, lambda f, a: group_loss(f, a, "ukl"), f)[0]
+    second = covariance + torch.outer(mean, mean)
+    torch.testing.assert_close(second, wanted, rtol=0, atol=0.03)
+
+
+def test_noise_of_other_pairs_is_that_of_their_groups():
+    """n Cov of the best of three against a random other: as measured on drawn pairs."""
+    world = World.random([1], responses=3)
+    loss = make_loss("dil", generator="ukl", denominator="mixture", mixture_weight=1 / 3)
+    groups = world.groups(3)
+    policy, covariance = efficiency.asymptotic(world, loss, pairs=groups.pairs())
+    torch.testing.assert_close(policy, groups.chosen, rtol=0, atol=1e-8)
+    pairs, n = groups.pairs()[0], 20_000
+    rng = torch.Generator().manual_seed(0)
+
+    def estimate():  # UKL's corrected optimum is a ratio of frequencies, normalized to first order
+        drawn = torch.multinomial(pairs.flatten(), n, replacement=True, generator=rng)
+        counts = torch.bincount(drawn, minlength=9).view(3, 3).double() / n
+        won, drawn_at_all = counts.sum(1), counts.sum(1) / 3 + counts.sum(0) * 2 / 3
+        end = world.ref[0] * won / drawn_at_all
+        return end / end.sum()
+
+    _, found = measured(estimate, 2000)
+    torch.testing.assert_close(n * found, covariance[0], rtol=0.15, atol=0.03)
 
 
 def test_the_weight_of_the_mixture():
@@ -174,6 +254,9 @@ def test_the_weight_of_the_mixture():
         make_loss("dil", generator="win", denominator="mixture", mixture_weight=0.25)
     with pytest.raises(InputError, match="no bound: give another"):
         make_loss("dil", generator="win(3)", denominator="mixture", mixture_weight=0.0)
+    for wrong in (1.5, -0.1, float("nan")):
+        with pytest.raises(InputError, match=r"mixture_weight is .*give a number from 0 to 1"):
+            dil_loss(f_w, f_l, "bce", "mixture", mixture_weight=wrong)
     with pytest.raises(InputError, match="at least 0 and at most 1"):
         make_loss("dil", generator="bce", denominator="mixture", mixture_weight=2.0)
 

@@ -58,7 +58,11 @@ def random_mdp(states: int = 3, actions: int = 2, seed: int = 0) -> MDP:
 
 @dataclass(frozen=True)
 class FDivergence:
-    """D_f(p || q) = E_q f(p/q), its f' and its conjugate f*."""
+    """D_f(p || q) = E_q f(p/q), its f' and its conjugate f*.
+
+    >>> F_DIVERGENCES["KL"].conjugate(torch.tensor(1.0))  # of u log u: exp(t - 1)
+    tensor(1.)
+    """
 
     f: Callable[[Tensor], Tensor]
     slope: Callable[[Tensor], Tensor]
