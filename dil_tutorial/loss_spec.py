@@ -15,9 +15,11 @@ import dataclasses
 import functools
 import inspect
 import math
+import re
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Annotated, Any
 
 from torch import Tensor
@@ -63,6 +65,8 @@ class Setting:
             return value
         if self.tensor and isinstance(value, Tensor):
             return value
+        if isinstance(value, str) and not self.whole and re.fullmatch(r"\d+/[1-9]\d*", value):
+            value = float(Fraction(value))  # 1/3, which YAML and JSON cannot say
         kind = int if self.whole else (int, float)
         number = isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
         if number and self.above < value < self.below and self.least <= value <= self.most:
@@ -88,6 +92,7 @@ class Setting:
 Positive = Annotated[float, Setting(above=0)]
 NonNegative = Annotated[float, Setting(least=0)]
 Share = Annotated[float, Setting(least=0, most=1)]
+ShareOrTensor = Annotated[Tensor | float, Setting(least=0, most=1, tensor=True)]
 ErrorRate = Annotated[float, Setting(least=0, below=0.5)]  # of labels
 Number = Annotated[float, Setting()]
 NumberOrTensor = Annotated[Tensor | float, Setting(tensor=True)]

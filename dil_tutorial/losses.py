@@ -52,7 +52,7 @@ from dil_tutorial.loss_spec import (
     Number,
     NumberOrTensor,
     Positive,
-    Share,
+    ShareOrTensor,
     TRLName,
     Variant,
     as_spec,
@@ -83,7 +83,7 @@ PI_CHOSEN = r"$\pi_\text{ref}(1+t)$"
 def check_denominator(
     generator: GeneratorSetting = "lsif",
     denominator: DenominatorSetting = "rejected",
-    mixture_weight: float = 0.5,
+    mixture_weight: ShareOrTensor = 0.5,
     **_: Any,
 ) -> None:
     """InputError for an unknown denominator, for a weight that plays no part, and where the
@@ -101,11 +101,13 @@ def check_denominator(
     if denominator not in DENOMINATORS:
         raise unknown_name("denominator", denominator, DENOMINATORS)
     gen = get_generator(generator)
-    if not 0 <= mixture_weight <= 1:  # NaN, too
-        raise InputError(f"mixture_weight is {mixture_weight:g}: give a number from 0 to 1")
-    if denominator != "mixture" and mixture_weight != 0.5:
+    weight = torch.as_tensor(mixture_weight, dtype=torch.float64)
+    if weight.numel() == 0 or not bool(((weight >= 0) & (weight <= 1)).all()):  # NaN, too
+        raise InputError(f"mixture_weight is {mixture_weight}: give numbers from 0 to 1")
+    least = weight.min().item()
+    if denominator != "mixture" and not bool((weight == 0.5).all()):
         raise InputError(
-            f"mixture_weight is {mixture_weight:g}, and the denominator {denominator!r} has no "
+            f"mixture_weight is {least:g}, and the denominator {denominator!r} has no "
             "mixture: leave it out, or give the denominator mixture"
         )
     defined = f"generator {gen.name!r} is defined for ratios below {gen.bound:g}, and"
@@ -113,12 +115,12 @@ def check_denominator(
         raise InputError(
             f"{defined} the ratio of chosen to rejected responses has no bound: {MIXED}"
         )
-    if denominator == "mixture" and mixture_weight == 0 and gen.bound < math.inf:
+    if denominator == "mixture" and least == 0 and gen.bound < math.inf:
         raise InputError(f"{defined} with mixture_weight 0 they have no bound: give another")
-    if denominator == "mixture" and mixture_weight * gen.bound < 1 - 1e-9:
-        reached = 1 / mixture_weight
+    if denominator == "mixture" and least * gen.bound < 1 - 1e-9:
+        reached = 1 / least
         raise InputError(
-            f"{defined} with mixture_weight {mixture_weight:g} they reach {reached:g}: give "
+            f"{defined} with mixture_weight {least:g} they reach {reached:g}: give "
             f"win({math.ceil(reached)})"
         )
 
@@ -148,7 +150,8 @@ def dil_loss(
     f_reference: Tensor | None = None,  # (...) of samples of pi_ref
     beta: Positive = 1.0,  # s = exp(beta f + shift)
     shift: NumberOrTensor = 0.0,  # (...) or a number: a log-normalizer
-    mixture_weight: Share = 0.5,  # of the chosen response in ``mixture``; 1/K for the best of K
+    # of the chosen response in ``mixture``; 1/K for the best of K; or (...), one for each pair
+    mixture_weight: ShareOrTensor = 0.5,
 ) -> Tensor:
     r"""Direct imitation learning: E[chosen_loss(f(y_w))] + E_ref[reference_loss(f)] (paper §4.4).
 
@@ -205,7 +208,7 @@ def group_loss(
     >>> group_loss(f, torch.tensor([1.0, 0.0, 0.0]), "ukl")  # -f_1 + mean of e^f
     tensor(0.5851)
     """
-    gen, f, weights = get_generator(generator), lift(f), lift(weights)
+    gen, f, weights = get_generator(generator), lift(f), lift(torch.as_tensor(weights))
     _check_groups("group_loss", f, weights)
     if gen.bound < f.shape[-1]:
         raise InputError(
@@ -226,14 +229,18 @@ def infonca_loss(f: Tensor, weights: Tensor) -> Tensor:
     >>> infonca_loss(torch.zeros(4), torch.tensor([1.0, 0.0, 0.0, 0.0]))  # log 4
     tensor(1.3863)
     """
-    f, weights = lift(f), lift(weights)
+    f, weights = lift(f), lift(torch.as_tensor(weights))
     _check_groups("infonca_loss", f, weights)
     return -(weights * torch.log_softmax(f, -1)).sum(-1)
 
 
 def _check_groups(function: str, f: Tensor, weights: Tensor) -> None:
     """InputError where the weights of a group are not those of its responses, or no weights."""
-    if f.ndim == 0 or f.shape[-1:] != weights.shape[-1:]:
+    fits = f.ndim > 0 and f.shape[-1:] == weights.shape[-1:] and f.shape[-1] > 0
+    fits = fits and all(  # leading dimensions broadcast
+        1 in (a, b) or a == b for a, b in zip(f.shape[::-1], weights.shape[::-1], strict=False)
+    )
+    if not fits:
         raise InputError(
             f"{function}: weights of shape {tuple(weights.shape)} do not fit log-ratios of shape "
             f"{tuple(f.shape)}: give one weight for each response"
@@ -243,7 +250,7 @@ def _check_groups(function: str, f: Tensor, weights: Tensor) -> None:
     if not bool((weights >= 0).all() & one_or_none.all()):  # NaN fails, too
         raise InputError(
             f"{function}: weights of a group are at least 0 and sum to 1, or to 0 where no "
-            "response won: divide them by their sum"
+            "response won: of scores take softmax(scores / beta)"
         )
 
 
@@ -707,6 +714,12 @@ def soft_label_loss(
         for one, other in zip(sides, sides[::-1], strict=True)
         if other in extra_inputs
     }
+    weight = as_spec(loss).all_settings.get("mixture_weight", 0.5)
+    if not bool((torch.as_tensor(weight) == 0.5).all()):
+        raise InputError(
+            "soft labels and a mixture_weight: a probability that a response won is of two draws, "
+            "whose weight is 1/2; leave mixture_weight out, or the probabilities"
+        )
     return p_first * loss(f_first, f_second, **extra_inputs) + (1 - p_first) * loss(
         f_second, f_first, **turned
     )

@@ -235,6 +235,8 @@ def best_of_n(ref: Tensor, reward: Tensor, n: int) -> Tensor:
     >>> best_of_n(torch.tensor([0.5, 0.5]), torch.tensor([0.0, 1.0]), 2)
     tensor([0.2500, 0.7500])
     """
+    if not n >= 1:
+        raise InputError(f"best_of_n: n is {n}: give at least 1")
     below, tied = mass_below_and_tied(ref, reward)
     # (below + tied)^n - below^n, without cancellation where tied is small, nor overflow where below
     # is
@@ -263,9 +265,10 @@ def soft_best_of_k(ref: Tensor, reward: Tensor, k: int, beta: float = 1.0) -> Te
     >>> soft_best_of_k(torch.tensor([0.5, 0.5]), torch.tensor([0.0, 1.0]), 2)
     tensor([0.3845, 0.6155])
     """
-    if k < 1 or not beta > 0:
+    if k < 1 or k != int(k) or not beta > 0:
         raise InputError(
-            f"soft_best_of_k: k is {k} and beta {beta}: give k of at least 1 and a positive beta"
+            f"soft_best_of_k: k is {k} and beta {beta}: give a whole k of at least 1 and a "
+            "positive beta"
         )
     ref_, scaled = torch.broadcast_tensors(ref.double(), (reward / beta).double())
     if not scaled.isfinite().all():

@@ -143,7 +143,7 @@ numbers(ends, ["rock", "paper", "scissors"])
 # %% [markdown]
 # ## 5 · Where the correction breaks
 #
-# **How the pairs were made.** One half is the weight for two draws of the reference and a label. UltraFeedback-binarized, the paper's own data, takes the best of four answers and one of the other three at random. Then one response in four is a chosen one, and its weight in the reference term is $\frac14$ (`mixture_weight`); the correction with one half can end farther from its target than the published loss:
+# **How the pairs were made.** One half is the weight for two draws of the reference and a label. UltraFeedback-binarized, one of the paper's data sets, takes the best of four answers and one of the other three at random. Then one response in four is a chosen one, and its weight in the reference term is $\frac14$ (`mixture_weight`); the correction with one half can end farther from its target than the published loss:
 
 # %%
 claims.report("14.weight", "14.half")

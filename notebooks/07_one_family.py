@@ -108,7 +108,7 @@ claims.report("5.bounded", "8.dpo-unseen")
 # Four people ask for advice. Decide what you would tell them before you run the cell below, which checks the claims that the answers rest on.
 #
 # - *"My labels come from a judge that is never in doubt."* Do not take DPO, for nothing stops it. IPO and the corrected DIL come to an end.
-# - *"I have thumbs up and thumbs down, no pairs."* Take corrected DIL with the share of thumbs up as `mixture_weight`, or DRO. KTO works too, if you accept that a response which loses a little more often than it wins dies out.
+# - *"I have thumbs up and thumbs down, no pairs."* With several thumbs to a prompt take corrected DIL with their share as `mixture_weight`, or DRO. KTO works too, if you accept that a response which loses a little more often than it wins dies out.
 # - *"A fifth of my labels is wrong, and I know it."* If you want RLHF's optimum, take robust DPO. For imitation you need nothing special; it only gets milder.
 # - *"My chosen rewards fall."* With a small $\beta$ this is no accident of training: DPO's optimum asks for it.
 

@@ -101,10 +101,10 @@ accuracies = {
     "reference": ranking.accuracy(world.ref, world),
     "chosen distribution": ranking.accuracy(world.chosen, world),
     "DPO's optimum": ranking.accuracy(optima.rlhf(world, 1.0), world),
-    "idealised": ranking.idealised_accuracy(world),
+    "idealized": ranking.idealized_accuracy(world),
 }
 display(numbers(accuracies, ["pairs ranked right"]))
-claims.report("9.idealised", "9.difficulty", "9.accuracy-and-wins")
+claims.report("9.idealized", "9.difficulty", "9.accuracy-and-wins")
 
 # %% [markdown]
 # **Mixing policies** (MPO: Wang et al., 2025). Suppose you trained one policy to be helpful and one to be harmless. Multiply their probabilities, each to the power of a weight, and normalize: $\prod_k \pi_k^{w_k}/Z$ is RLHF's optimum for the reward $\sum_k w_k R_k$. The weights that are best for the worst objective minimize $E_x \log Z_w(x)$.

@@ -142,9 +142,10 @@ def make(
     """
     if rule not in RULES:
         raise unknown_name("rule", rule, RULES)
-    if size < 1 or not beta > 0:
+    if not isinstance(size, int) or size < 1 or not beta > 0:
         raise InputError(
-            f"groups: size is {size} and beta {beta}: give a size of at least 1 and a positive beta"
+            f"groups: size is {size!r} and beta {beta}: give a whole size of at least 1 and a "
+            "positive beta"
         )
     if samples is not None:
         members, probability = _drawn(ref, size, samples, generator)
@@ -193,10 +194,12 @@ def _drawn(
     ref: Tensor, size: int, samples: int, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     """``samples`` groups of a single prompt, each with the same weight."""
-    if generator is None or ref.shape[:-1] != (1,) or samples < 1:
+    if generator is None:
+        raise InputError("groups: samples= draws groups: give generator=torch.Generator(), too")
+    if ref.shape[:-1] != (1,) or samples < 1:
         raise InputError(
             "groups: drawn groups are of one prompt and one policy: give a world of one prompt, "
-            "samples= of at least 1 and generator=torch.Generator()"
+            "and samples= of at least 1"
         )
     members = torch.multinomial(ref[0], samples * size, replacement=True, generator=generator)
     return members.view(samples, size), torch.full((1, samples), 1 / samples, dtype=ref.dtype)

@@ -218,6 +218,8 @@ def as_table(name: str, values: object) -> Tensor:
         length
     """
     try:
+        if isinstance(values, list | tuple) and all(isinstance(v, Tensor) for v in values):
+            values = torch.stack(list(values))
         return torch.as_tensor(values, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
         raise InputError(

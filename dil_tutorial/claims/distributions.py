@@ -230,8 +230,8 @@ def small_rewards_rlhf(world: World) -> Tensor:
 
 @claim("1.small-tilt", "1.5", tolerance=0.05)
 def small_rewards_tilt(world: World) -> Tensor:
-    r"""... while the tilt itself is of lower order, $KL(\pi_\text{chosen}\,\|\,\pi_\text{ref}) =
-    O(s^2)$.
+    r"""For rewards of size s the chosen distribution is $O(s^2)$ from the reference,
+    $KL(\pi_\text{chosen}\,\|\,\pi_\text{ref}) = O(s^2)$.
 
     The move itself is linear in the rewards and its KL quadratic, so the agreement of order four is
     not trivial.

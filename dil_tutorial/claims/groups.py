@@ -20,6 +20,7 @@ from dil_tutorial.claims.ledger import (
     ANY,
     ASSUMES,
     BELIEF,
+    FAILS,
     OPTIMUM,
     claim,
     every_generator,
@@ -277,8 +278,8 @@ def the_weight_is_one_over_k(world: World) -> Tensor:
     $\frac12$ of two draws and a label misses.
 
     Of K draws one is the winner and K - 1 are not: pi_ref = pi_chosen/K + (1 - 1/K) pi_rejected.
-    UltraFeedback-binarized, the paper's data, is made in this way with K = 4. Weight 0 is the
-    published loss.
+    UltraFeedback-binarized, which the paper trains on, is made in this way with K = 4. Weight 0 is
+    the published loss.
     """
     return torch.stack([pair_gap(world, gen, 1 / 4) for gen in unbounded_generators()]).amax(0)
 
@@ -320,7 +321,14 @@ def halves_farther(world: World) -> Tensor:
     return torch.stack(distances).amin(0)
 
 
-@claim("14.half", "14.4", BELIEF, OPTIMUM, counter=halves_farther)
+@claim(
+    "14.half",
+    "14.4",
+    FAILS,
+    OPTIMUM,
+    published="this tutorial, releases 1 and 2",
+    counter=halves_farther,
+)
 def half_is_no_repair_for_best_of_four(world: World) -> Tensor:
     r"""The correction for two draws, weight $\frac12$, brings UKL and BCE closer to their target
     than the published loss, also on best-of-4 pairs.
@@ -353,10 +361,12 @@ def best_weight(pairs: Tensor, ref: Tensor) -> tuple[Tensor, Tensor]:
     "14.worst", "14.4", ASSUMES, counter=lambda w: best_weight(w.groups(4).pairs("worst"), w.ref)[1]
 )
 def no_weight_for_best_against_worst(world: World) -> Tensor:
-    r"""Some weight of chosen and rejected responses makes up the reference.
-    If: the rejected response is another of the group at random, and then the weight is $1/K$; for
-    the best against the worst of $K \ge 3$ no weight does where there are three different rewards
-    or more. (With two, right and wrong, one does, and it depends on the prompt.)
+    r"""There is a weight with which the winners of $K$ and the rejected responses make up the
+    reference.
+    If: the rejected response is another of the group at random, not the worst: then it is $1/K$.
+    For the best against the worst of $K \ge 3$ there is none where there are three different
+    rewards or more. (With two, right and wrong, one does: for a right answer against a wrong one
+    it is the share of right answers at the prompt.)
 
     The responses in the middle of the group are in neither column, and how many they are depends on
     the response. Keep the whole group for the reference term, or draw fresh references. (Pairs of
@@ -364,6 +374,11 @@ def no_weight_for_best_against_worst(world: World) -> Tensor:
     what is missed with rewards of 0 and 1.
     """
     gaps = [best_weight(answers(world).groups(3, "best").pairs("worst"), world.ref)[1]]
+    right = world.ref * answers(world).true_reward
+    share = right.sum(1, keepdim=True)
+    against = (right / share).unsqueeze(2) * ((world.ref - right) / (1 - share)).unsqueeze(1)
+    weight, missed = best_weight(against, world.ref)
+    gaps += [missed, (weight - share[:, 0]).abs()]
     for K in (3, 4):
         weight, missed = best_weight(world.groups(K).pairs("random"), world.ref)
         gaps += [missed, (weight - 1 / K).abs()]
@@ -548,7 +563,8 @@ def verified_answers(world: World) -> Tensor:
     counter=lambda w: verifiable_gap(w, drop_failures=False, mean_over_winners=False),
 )
 def the_mean_is_over_winners(world: World) -> Tensor:
-    r"""... whatever $h$ is.
+    r"""With weights uniform on the correct answers the optimum of the group loss is
+    $\pi_\text{ref}(\cdot\,|\,\text{correct})$ for every $h$.
     If: the chosen term is averaged over the groups that have a correct answer; averaged over all
     groups, its weight is too small: UKL is exact all the same, LSIF is not, and others depend on
     the world.

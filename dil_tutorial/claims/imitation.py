@@ -87,8 +87,8 @@ def ebm_is_forward_kl(world: World) -> Tensor:
 
 @claim("2.ebm-optimum", "2.2", tolerance=OPTIMUM, worlds=ANY, paper="4.1")
 def ebm_optimum(world: World) -> Tensor:
-    r"""... and is least where $\pi_\phi = \pi_\text{chosen}$, $R_\phi =
-    \log(\pi_\text{chosen}/\pi_\text{ref}) + c(x)$.
+    r"""An energy-based model $\pi_\phi = \pi_\text{ref}\,e^{R_\phi}/Z$ fits chosen responses best
+    where $\pi_\phi = \pi_\text{chosen}$, $R_\phi = \log(\pi_\text{chosen}/\pi_\text{ref}) + c(x)$.
 
     A KL is zero only at equality. The reward that imitation learns is the log of a density ratio,
     bounded by log 2; it is not the labeler's reward R.

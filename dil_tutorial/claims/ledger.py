@@ -71,7 +71,7 @@ ARGUMENT = (
     "6.beta", "6.beta-direction", "6.mean", "6.mean-dpo",
     "7.means-at-start",
     "8.first-step", "8.chosen", "8.corrected-finite", "8.dpo-unseen", "8.noise",
-    "9.idealised", "9.max-min-shared", "9.safe-implied", "9.safe-bound", "9.data-alignment",
+    "9.idealized", "9.max-min-shared", "9.safe-implied", "9.safe-bound", "9.data-alignment",
     "9.variational", "9.f-or-bregman",
     "12.corrected", "12.half", "12.split", "12.soft", "12.bradley-terry",
     "13.floor", "13.proxy", "13.rounds", "13.flow", "13.grpo-success", "13.grpo-rises",

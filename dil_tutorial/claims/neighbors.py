@@ -23,9 +23,9 @@ from toy.neighbors import learned_divergence, mixing, ranking, safe_reference, t
 from toy.neighbors.occupancy import F_DIVERGENCES, MDP, FDivergence, random_mdp
 
 
-@claim("9.idealised", "9")
-def idealised_ranking(world: World, beta: float = 2.0) -> Tensor:
-    """A policy trained by DPO to its optimum ranks just the share of pairs that the idealised
+@claim("9.idealized", "9")
+def idealized_ranking(world: World, beta: float = 2.0) -> Tensor:
+    """A policy trained by DPO to its optimum ranks just the share of pairs that the idealized
     ranking accuracy says (Chen et al., 2024).
 
     A pair is ranked correctly after perfect training if (pi_ref(y_w)/pi_ref(y_l))
@@ -33,7 +33,7 @@ def idealised_ranking(world: World, beta: float = 2.0) -> Tensor:
     any training. The residual compares it with the policy that DPO's gradient finds.
     """
     trained = fit(world, make_loss("dpo", beta=beta))
-    return (ranking.accuracy(trained, world) - ranking.idealised_accuracy(world, beta)).abs()
+    return (ranking.accuracy(trained, world) - ranking.idealized_accuracy(world, beta)).abs()
 
 
 @claim("9.difficulty", "9", worlds=ANY)
@@ -275,11 +275,21 @@ def harm_cannot_be_trained_away(world: World) -> Tensor:
     return torch.stack(gaps).amax(0)
 
 
-def safe_imitation(world: World, gen: str, shifted: bool) -> Tensor:
+def safe_imitation(world: World, shifted: bool) -> Tensor:
     """How far corrected DIL whose log-ratios are taken to a safe reference, on pairs of pi_ref,
-    ends from pi_safe (1 + t)/Z; ``shifted``: with a learned log-normalizer for each prompt.
+    ends from pi_safe (1 + t)/Z, the largest of three generators and two safe references;
+    ``shifted``: with a learned log-normalizer for each prompt.
     """
-    safe = safe_reference.softened(world.ref, harmful(world)[0], 3.0)
+    references = safe_reference.softened(world.ref, harmful(world)[0], 3.0), some_policy(world)
+    gaps = [
+        _safe_imitation(world, safe, gen, shifted)
+        for safe in references
+        for gen in ("lsif", "ukl", "bce")
+    ]
+    return torch.stack(gaps).amax(0)
+
+
+def _safe_imitation(world: World, safe: Tensor, gen: str, shifted: bool) -> Tensor:
     h = get_generator(gen)
 
     def objective(parameters: Tensor) -> Tensor:
@@ -298,9 +308,7 @@ def safe_imitation(world: World, gen: str, shifted: bool) -> Tensor:
     ASSUMES,
     OPTIMUM,
     worlds=ANY,
-    counter=lambda w: torch.stack(
-        [safe_imitation(w, gen, shifted=False) for gen in ("lsif", "ukl", "bce")]
-    ).amax(0),
+    counter=lambda w: safe_imitation(w, shifted=False),
 )
 def imitation_with_a_safe_reference(world: World) -> Tensor:
     r"""DIL whose reference is swapped for a safe one, on the pairs it has, imitates
@@ -312,8 +320,7 @@ def imitation_with_a_safe_reference(world: World) -> Tensor:
     to one. With a free factor for each prompt the ratio is fitted exactly. So imitation, too, can
     keep what people chose and leave out what the safe reference does not say.
     """
-    ends = [safe_imitation(world, gen, shifted=True) for gen in ("lsif", "ukl", "bce")]
-    return torch.stack(ends).amax(0)
+    return safe_imitation(world, shifted=True)
 
 
 def candidates(world: World) -> Tensor:

@@ -57,36 +57,47 @@ def extremes(results: list[Result], count: int = 3) -> str:
 
 
 def ledger_table(results: list[Result], explain: bool = False) -> Table:
-    """One row a claim: statement, verdict, worst residual, the miss without its assumption or
-    correction; with ``explain`` why.
+    """A claim's statement, its assumption or correction, its verdict with the worst residual and
+    what is missed without; with ``explain`` why.
     """
     from dil_tutorial.claims import ASSUMES, BELIEF, FAILS, HOLDS
     from dil_tutorial.support.symbols import plain
 
-    claims_table = Table(title="The ledger", title_justify="left")
+    claims_table = Table(title="The ledger", title_justify="left", show_lines=True)
     claims_table.add_column("claim", no_wrap=True)
-    claims_table.add_column("statement", ratio=1)
-    claims_table.add_column("verdict", min_width=18, max_width=26)
+    claims_table.add_column("statement and verdict", ratio=1)
     colors = {HOLDS: "green", ASSUMES: "yellow", FAILS: "magenta", BELIEF: "magenta"}
     for result in results:
         claim = result.claim
         mark = f"[{colors[claim.verdict]}]{result.mark}[/]" if result.as_recorded else "[red]![/]"
         word = "correction" if claim.fails else "if"
         note = f"\n[dim]{word}: {escape(plain(claim.note))}[/]" if claim.note else ""
-        note += f"\n\n{escape(claim.explanation)}" if explain else ""
+        note += f"\n\n{escape(claim.explanation)}\n" if explain else ""
         verdict = (
             result.verdict
             if result.as_recorded
             else f"{result.verdict} (recorded: {claim.verdict})"
         )
-        size = "" if result.size is None else f"\nelse off by {result.size:.2g}"
+        found = f"residual {result.residual:.0e}"
+        if result.size is not None and claim.fails:
+            found = f"off by at least {result.size:.2g}; corrected, {found}"
+        elif result.size is not None:
+            found += f"; without the assumption off by at least {result.size:.2g}"
         claims_table.add_row(
             f"{mark} {claim.id}",
-            escape(plain(claim.statement)) + note,
-            f"[{colors.get(result.verdict, 'bold red')}]{verdict}[/]\n[dim]residual "
-            f"{result.residual:.0e}{size}[/]",
+            f"{escape(plain(claim.statement))}{note}\n"
+            f"[{colors.get(result.verdict, 'bold red')}]{verdict}[/] [dim]· {found}[/]",
         )
     return claims_table
+
+
+def one(words: str) -> str:
+    """Singular of a kind of claims.
+
+    >>> one("properties of single losses"), one("further claims")
+    ('property of single losses', 'further claim')
+    """
+    return words.replace("properties", "property").replace("claims", "claim")
 
 
 def summary(results: list[Result], seeds: int) -> str:
@@ -101,7 +112,11 @@ def summary(results: list[Result], seeds: int) -> str:
         if seeds < 5:
             tail += "; a claim that fails in some worlds needs a few to show it: --seeds 5"
     kinds = Counter(result.claim.kind for result in results)
-    parts = ", ".join(f"{kinds[kind]} {words}" for kind, words in KINDS.items() if kinds[kind])
+    parts = ", ".join(
+        f"{kinds[kind]} {words if kinds[kind] != 1 else one(words)}"
+        for kind, words in KINDS.items()
+        if kinds[kind]
+    )
     return (
         f"{parts}, on {seeds} worlds each: "
         + ", ".join(f"{n} {v}" for v, n in counts.items())

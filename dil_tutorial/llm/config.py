@@ -37,6 +37,37 @@ REFUSED = {  # fields of TrainingArguments that cannot do here what they say, an
 }
 
 
+def bound_loss(
+    name: str,
+    loss_kwargs: dict[str, Any] | None = None,
+    generator: str | None = None,
+    denominator: str | None = None,
+    beta: float | None = None,
+) -> LossSpec:
+    """The loss of a recipe with its settings; InputError where they do not fit.
+
+    >>> bound_loss("dil", {"mixture_weight": "1/4"}, "bce", "mixture").settings["mixture_weight"]
+    0.25
+    """
+    given = loss_kwargs or {}
+    if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
+        raise InputError(f"loss_kwargs is {given!r}: give settings of the loss by name")
+    settings: dict[str, Any] = dict(given)
+    own = {"generator": generator, "denominator": denominator, "beta": beta}
+    for setting, value in own.items():
+        if value is None:
+            continue
+        if setting in settings:
+            raise InputError(f"{setting} is given next to loss_kwargs and in it: keep one")
+        settings[setting] = value
+    loss = make_loss(name).bind(**settings)
+    if missing := [setting for setting in loss.required if setting not in loss.settings]:
+        raise InputError(
+            f"loss {name!r} has no default for {', '.join(missing)}: give it in loss_kwargs"
+        )
+    return loss
+
+
 @dataclass
 class DILConfig(TrainingArguments):
     """TrainingArguments plus the loss.  A setting that the chosen loss does not have is an error,
@@ -159,22 +190,7 @@ class DILConfig(TrainingArguments):
 
     def loss_function(self) -> LossSpec:
         """The loss with its settings; InputError where they do not fit, or the rest does not."""
-        given = self.loss_kwargs or {}
-        if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
-            raise InputError(f"loss_kwargs is {given!r}: give settings of the loss by name")
-        settings: dict[str, Any] = dict(given)
-        for name in ("generator", "denominator", "beta"):
-            if getattr(self, name) is None:
-                continue
-            if name in settings:
-                raise InputError(f"{name} is given next to loss_kwargs and in it: keep one")
-            settings[name] = getattr(self, name)
-        loss = make_loss(self.loss).bind(**settings)
-        if missing := [name for name in loss.required if name not in loss.settings]:
-            raise InputError(
-                f"loss {self.loss!r} has no default for {', '.join(missing)}: give it in "
-                "loss_kwargs"
-            )
+        loss = bound_loss(self.loss, self.loss_kwargs, self.generator, self.denominator, self.beta)
         if loss.means_only and self.logprobs != "mean":
             raise InputError(
                 f"loss {self.loss!r} is defined on mean log-probabilities: set logprobs: mean"

@@ -17,7 +17,7 @@ from dil_tutorial.llm.fast.probes import check_fits, usable_layout
 from dil_tutorial.llm.metrics import kl_terms
 from dil_tutorial.llm.models import this_device
 from dil_tutorial.llm.recipe import read_run
-from dil_tutorial.llm.run import models_of
+from dil_tutorial.llm.run import loss_of, models_of
 from dil_tutorial.llm.tokens import tokenize_pairs
 from dil_tutorial.llm.unpaired import ACROSS
 from dil_tutorial.support.extras import need
@@ -34,6 +34,7 @@ def evaluate(
     chat_format: bool = False,
     batch_size: int = 8,  # pairs
     quiet: bool = False,
+    mixture_weight: float = 0.5,  # of the chosen response, where chosen and rejected make pi_ref
 ) -> dict[str, Any]:
     """Metrics on pairs that training did not see: {"pairs", "dropped", "metrics": {name: [mean,
     low, high]}}.
@@ -74,7 +75,8 @@ def evaluate(
         "margin f_w - f_l": f_w - f_l,
         "log-ratio, chosen": f_w,
         "log-ratio, rejected": f_l,
-        "KL(policy || reference)": kl_terms(torch.stack([f_w, f_l])).mean(0),
+        "KL(policy || reference)": mixture_weight * kl_terms(f_w)
+        + (1 - mixture_weight) * kl_terms(f_l),
     }
     metrics = {name: bootstrap(value.double()) for name, value in values.items()}
     for name, logps in (
@@ -163,12 +165,20 @@ def evaluate_run(
     results: dict[str, Any] = {"run": str(run)}
     if pairs:
         settings = {key: recipe[key] for key in ("max_length", "chat_format") if key in recipe}
+        weight = loss_of(recipe).settings.get("mixture_weight", 0.5)
         results |= {
             "data": str(data),
             "trained on": trained_on,
             "rows left out": reading.bad if reading else [],
             **evaluate(
-                policy, reference, tokenizer, pairs, batch_size=batch_size, quiet=quiet, **settings
+                policy,
+                reference,
+                tokenizer,
+                pairs,
+                batch_size=batch_size,
+                quiet=quiet,
+                mixture_weight=weight,
+                **settings,
             ),
         }
     if tasks:

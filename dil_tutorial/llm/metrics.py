@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dil_tutorial.bregman import MAX_LOG_RATIO
-from dil_tutorial.losses import Loss
+from dil_tutorial.losses import Loss, as_spec
 
 FALLEN = -1.0  # the log-ratio of chosen responses below which they have lost probability
 LARGE = 10.0  # |f| beyond which a response counts as far from the reference: a ratio of 22,000
@@ -35,8 +35,8 @@ def kl_terms(f: Tensor) -> Tensor:
     """r log r - r + 1 for each log-ratio: never negative, and its mean over samples of pi_ref is
     KL(pi_theta || pi_ref).
 
-    Chosen and rejected responses together are samples of pi_ref (THEORY §1), so the mean over a
-    batch of pairs estimates that KL. In float64, with f at most 300.
+    Chosen and rejected responses together are samples of pi_ref (THEORY §1, and §14.4 for the
+    weights), so the mean over a batch of pairs estimates that KL. In float64, with f at most 300.
 
     >>> kl_terms(torch.tensor([0.0, 1.0])).float().tolist()
     [0.0, 1.0]
@@ -61,6 +61,9 @@ def measure(
     f_w, f_l, logp_w, logp_l = (x.detach().float().cpu() for x in (f_w, f_l, logp_w, logp_l))
     weight_w, weight_l = gradient_weights(loss, f_w, f_l)
     both = torch.stack([f_w, f_l])
+    # what makes the two a sample of pi_ref: one half each, or the loss's own mixture
+    share = torch.as_tensor(as_spec(loss).all_settings.get("mixture_weight", 0.5)).double()
+    mixture = torch.stack([share, 1 - share]).view(2, -1)
     values = {
         "rewards/chosen": beta * f_w,
         "rewards/rejected": beta * f_l,
@@ -71,8 +74,10 @@ def measure(
         "logratios/chosen": f_w,
         "logratios/rejected": f_l,
         "logratios/large": (both.abs() > LARGE).float().mean(0),
-        "ratio": both.double().clamp(max=300).exp().mean(0),  # 1 in expectation, for any policy
-        "kl": kl_terms(both).mean(0),
+        "ratio": (mixture * both.double().clamp(max=300).exp()).sum(
+            0
+        ),  # 1 in expectation, for any policy
+        "kl": (mixture * kl_terms(both)).sum(0),
         "weights/chosen": weight_w,
         "weights/rejected": weight_l,
     }

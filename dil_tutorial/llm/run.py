@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.llm.callbacks import StopAndSave
-from dil_tutorial.llm.config import DILConfig
+from dil_tutorial.llm.config import DILConfig, bound_loss
 from dil_tutorial.llm.data import Reading, read
 from dil_tutorial.llm.fast.reference import model_digest
 from dil_tutorial.llm.models import (
@@ -26,6 +26,7 @@ from dil_tutorial.llm.models import (
 from dil_tutorial.llm.recipe import OWN_KEYS, checkpoint_to_resume, read_run
 from dil_tutorial.llm.rows import pairs_digest, tokenizer_digest
 from dil_tutorial.llm.trainer import DILTrainer
+from dil_tutorial.losses import LossSpec
 from dil_tutorial.support import plotting
 from dil_tutorial.support.files import provenance, read_json, write_json
 
@@ -153,8 +154,22 @@ def check_own_keys(recipe: dict[str, Any]) -> None:
             "recipe: dtype nf4 without lora_r: weights of 4 bits cannot be trained, an adapter "
             "on them can"
         )
+    loss_of(recipe)
     if limit is not None and limit < 1:
         raise InputError(f"recipe: limit is {limit}: give at least 1, or leave it out")
+
+
+def loss_of(recipe: dict[str, Any]) -> LossSpec:
+    """The loss of a recipe with its settings; InputError where they do not fit.
+
+    >>> loss_of({"loss": "ipo", "loss_kwargs": {"tau": 1.0}}).settings
+    {'tau': 1.0}
+    """
+    settings = ("loss_kwargs", "generator", "denominator", "beta")
+    try:
+        return bound_loss(recipe.get("loss", "dil"), **{key: recipe.get(key) for key in settings})
+    except InputError as error:
+        raise InputError(f"recipe: {error}") from None
 
 
 def describe(trainer: DILTrainer) -> str:

@@ -3,8 +3,10 @@
 A good and a bad response to one prompt are a pair like any other.  What is left over is joined
 across prompts, good with bad: a loss that is a term of y_w plus a term of y_l
 (``LossSpec.unpaired``) does not ask that both answer one prompt.  But where the rejected responses
-are not those of the very pairs that chosen responses won, the two do not average to pi_ref: then
-the denominator ``mixture`` corrects nothing, and ``reference`` is the one that holds."""
+are not those of the very pairs that chosen responses won, the two do not average to pi_ref, but
+make it up in the proportion in which they were drawn to that prompt (THEORY §14.4).  With a
+response or two to a prompt nobody knows it, and the denominator ``reference`` is the one that
+holds."""
 
 import json
 from collections import defaultdict

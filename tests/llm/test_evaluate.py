@@ -18,6 +18,7 @@ from dil_tutorial.llm.tokens import tokenize_pairs
 from dil_tutorial.llm.trainer import DILConfig, DILTrainer
 from dil_tutorial.losses import LOSSES, make_loss
 from dil_tutorial.support.plotting import training_curves as curves
+from toy import World
 
 PAIRS = read_pairs(tiny_preferences())
 
@@ -60,6 +61,21 @@ def test_metrics_are_finite_and_gradient_weights_are_gradients(name, size):
         down = (loss(f_w, f_l + small) - loss(f_w, f_l - small)) / (2 * small)
         assert values["weights/chosen"] == pytest.approx((-up).tolist(), rel=0.02, abs=2e-3)
         assert values["weights/rejected"] == pytest.approx(down.tolist(), rel=0.02, abs=2e-3)
+
+
+@pytest.mark.parametrize("K", [2, 4, 7])
+def test_ratio_and_kl_weigh_the_best_of_k_as_its_loss_does(K):
+    """At any policy, on all pairs with their probabilities: the ratio is 1, and the KL exact."""
+    world = World.random([0], responses=3)
+    policy = World.random([1], responses=3).ref[0]
+    f = (policy / world.ref[0]).log()
+    loss = make_loss("dil", generator="bce", denominator="mixture", mixture_weight=1 / K)
+    y_w, y_l = torch.cartesian_prod(torch.arange(3), torch.arange(3)).T
+    values = metrics.measure(loss, f[y_w], f[y_l], f[y_w], f[y_l], beta=1.0)
+    probability = world.groups(K).pairs()[0].flatten()
+    means = {name: (probability @ torch.tensor(values[name]).double()) for name in ("ratio", "kl")}
+    assert means["ratio"].item() == pytest.approx(1, abs=1e-6)
+    assert means["kl"].item() == pytest.approx((policy @ f).item(), abs=1e-6)
 
 
 @pytest.mark.parametrize("generator", ["lsif", "ukl", "bce", "exponential", "itakura-saito"])

@@ -174,6 +174,11 @@ def test_bad_input(write):
     ]
     refused(dil(*known), "not a file here", "--lengths")
     refused(dil(*known, "--lengths", "1,2", "--pairs", 5), "--lengths 1,2")
+    # settings of the loss are checked before the data are looked for
+    of_dil = ["--set", "loss=dil", "--set", "denominator=mixture", "--set"]
+    refused(dil(*known, *of_dil, "loss_kwargs.mixture_weight=5/4"), "mixture_weight is 1.25")
+    refused(dil(*known, *of_dil, "loss_kwargs.mixture_weigth=1/4"), "did you mean 'mixture_weight'")
+    refused(dil(*known, *of_dil, "loss_kwargs.generator=ukl", "--set", "generator=bce"), "keep one")
     refused(dil(*known, "--card", "h1000"), "unknown card", "h100")
     refused(dil(*known, "--lengths", "9,9,9", "--pairs", 5, "--mfu", 2), "--mfu is 2.0")
     refused(

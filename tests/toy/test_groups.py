@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dil_tutorial.bregman import get_generator
 from dil_tutorial.errors import InputError
-from dil_tutorial.losses import dil_loss, group_loss, infonca_loss, make_loss
+from dil_tutorial.losses import dil_loss, group_loss, infonca_loss, make_loss, soft_label_loss
 from dil_tutorial.preferences import best_of_n, soft_best_of_k
 from dil_tutorial.rlhf import rlhf_optimum
 from toy import World, efficiency
@@ -97,6 +97,7 @@ def test_sampled_groups_approach_the_enumeration():
         ({"size": 60}, "multisets are more than.*samples="),
         ({"size": 3, "samples": 10}, "generator=torch.Generator"),
         ({"size": 3, "sources": [[[0.5, 0.5]]]}, "sources: shape"),
+        ({"size": 2.5}, "whole size"),
     ],
 )
 def test_what_groups_refuse(arguments, message):
@@ -159,12 +160,13 @@ def test_losses_on_groups_by_hand():
         ([1.2, -0.2, 0.0], "at least 0"),
         ([float("nan"), 0.0, 0.0], "at least 0"),
         ([1.0, 0.0], "one weight for each response"),
+        ([[0.0, 1.0, 0.0]] * 3, "one weight for each response"),
     ],
 )
 @pytest.mark.parametrize("loss", [group_loss, infonca_loss])
 def test_weights_that_are_none(loss, weights, message):
     with pytest.raises(InputError, match=f"{loss.__name__}: .*{message}"):
-        loss(torch.zeros(3), torch.tensor(weights))
+        loss(torch.zeros(2, 3), weights)
 
 
 def test_a_generator_that_is_not_defined_for_groups_of_this_size():
@@ -179,6 +181,11 @@ def test_rewards_that_are_none():
     for reward in (torch.inf, -torch.inf, torch.nan):
         with pytest.raises(InputError, match="finite rewards"):
             soft_best_of_k(ref, torch.tensor([0.0, reward]), 3)
+    for k in (0, 2.5):
+        with pytest.raises(InputError, match="whole k of at least 1"):
+            soft_best_of_k(ref, ref, k)
+    with pytest.raises(InputError, match="n is 0: give at least 1"):
+        best_of_n(ref, ref, 0)
     nobody = World.from_reward(ref, torch.tensor([0.0, -1.0])).groups(3, "correct")
     with pytest.raises(InputError, match="no group of some prompt has a winner"):
         _ = nobody.chosen
@@ -255,10 +262,34 @@ def test_the_weight_of_the_mixture():
     with pytest.raises(InputError, match="no bound: give another"):
         make_loss("dil", generator="win(3)", denominator="mixture", mixture_weight=0.0)
     for wrong in (1.5, -0.1, float("nan")):
-        with pytest.raises(InputError, match=r"mixture_weight is .*give a number from 0 to 1"):
+        with pytest.raises(InputError, match=r"mixture_weight is .*give numbers from 0 to 1"):
             dil_loss(f_w, f_l, "bce", "mixture", mixture_weight=wrong)
-    with pytest.raises(InputError, match="at least 0 and at most 1"):
-        make_loss("dil", generator="bce", denominator="mixture", mixture_weight=2.0)
+    for wrong in (2.0, "5/4", "1/0", "a quarter"):
+        with pytest.raises(InputError, match="at least 0 and at most 1"):
+            make_loss("dil", generator="bce", denominator="mixture", mixture_weight=wrong)
+    third = make_loss("dil", generator="win(3)", denominator="mixture", mixture_weight="1/3")
+    assert third.settings["mixture_weight"] == 1 / 3
+
+
+def test_a_weight_for_each_pair():
+    """Thumbs: the share of thumbs up differs from prompt to prompt."""
+    f_w, f_l = torch.tensor([0.7, 0.1]).double(), torch.tensor([-0.4, 0.3]).double()
+    weights = torch.tensor([0.25, 0.8]).double()
+    found = dil_loss(f_w, f_l, "bce", "mixture", mixture_weight=weights)
+    one_by_one = [
+        dil_loss(f_w[i], f_l[i], "bce", "mixture", mixture_weight=weights[i].item())
+        for i in range(2)
+    ]
+    torch.testing.assert_close(found, torch.stack(one_by_one))
+    with pytest.raises(InputError, match="give numbers from 0 to 1"):
+        dil_loss(f_w, f_l, "bce", "mixture", mixture_weight=weights + 0.5)
+
+
+def test_a_probability_is_a_label_of_two_draws():
+    f = torch.zeros(2)
+    loss = make_loss("dil", generator="bce", denominator="mixture", mixture_weight=0.25)
+    with pytest.raises(InputError, match="whose weight is 1/2"):
+        soft_label_loss(loss, f, f, torch.tensor([0.9, 0.2]))
 
 
 def test_the_group_loss_needs_no_model_of_the_labels():

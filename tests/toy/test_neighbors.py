@@ -74,7 +74,7 @@ def test_ranking_accuracy_by_counting():
     policy = torch.tensor([[0.3, 0.4, 0.3]], dtype=torch.float64)  # right, tied, wrong
     assert ranking.accuracy(policy, world).item() == pytest.approx((0.15 + 0.05) / 0.31)
     for beta in (0.3, 1.0, 3.0):
-        ideal = ranking.idealised_accuracy(world, beta)
+        ideal = ranking.idealized_accuracy(world, beta)
         assert torch.allclose(ideal, ranking.accuracy(optima.rlhf(world, beta), world))
 
 

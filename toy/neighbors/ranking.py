@@ -37,7 +37,7 @@ def accuracy(policy: Tensor, world: World) -> Tensor:
     ).sum((1, 2))
 
 
-def idealised_accuracy(world: World, beta: float = 1.0) -> Tensor:
+def idealized_accuracy(world: World, beta: float = 1.0) -> Tensor:
     """The share ranked by (pi_ref(y)/pi_ref(y')) (P/(1-P))^{1/beta} > 1: that of DPO's exact
     optimum, pair by pair.  (X,).
 
