@@ -218,7 +218,7 @@ def as_table(name: str, values: object) -> Tensor:
         length
     """
     try:
-        if isinstance(values, list | tuple) and all(isinstance(v, Tensor) for v in values):
+        if isinstance(values, list | tuple) and values and isinstance(values[0], Tensor):
             values = torch.stack(list(values))
         return torch.as_tensor(values, dtype=torch.float64)
     except (TypeError, ValueError, RuntimeError):
