@@ -70,7 +70,7 @@ class Groups:
 
     @property
     def drawn(self) -> Tensor:
-        """The distribution of one response of a group: pi_ref, or the pool of sources.  (X, Y)."""
+        """How one response of a group is distributed, as pi_ref or the pool of sources, (X, Y)."""
         return self.probability @ self.counts / self.size
 
     def pairs(self, rejected: str = "random") -> Tensor:
