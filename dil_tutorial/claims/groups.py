@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dil_tutorial.bregman import UKL, Generator, get_generator
+from dil_tutorial.bregman import UKL, Generator, derivative, get_generator
 from dil_tutorial.claims.beta_and_length import WORDS, sentences
 from dil_tutorial.claims.finite_data import all_losses
 from dil_tutorial.claims.ledger import (
@@ -912,8 +912,8 @@ def a_winner_of_k_is_one_label(world: World) -> Tensor:
 @claim("14.soft", "14.10", tolerance=OPTIMUM)
 def scores_leave_who_was_drawn(world: World) -> Tensor:
     r"""With scores in place of one winner, weights $\text{softmax}(R/\beta)$, the group loss keeps
-    its optimum and its covariance is smaller by that of the winner's draw, a positive semidefinite
-    matrix.
+    its optimum, and the noise of a group is smaller by that of the winner's draw,
+    $\text{diag}(a) - a a^\top$ on the slopes of the chosen loss.
 
     The weight is the mean of the winner given the group: the law of total variance, as for soft
     labels of pairs (claim 12.soft).
@@ -922,13 +922,17 @@ def scores_leave_who_was_drawn(world: World) -> Tensor:
     for K in (2, 3):
         groups = world.groups(K)
         for gen in ("ukl", "bce"):
-            drawn, soft = (
-                efficiency.asymptotic_of_groups(
-                    world, groups, with_generator(gen), policy=groups.chosen, soft=soft
-                )[1]
-                for soft in (False, True)
-            )
-            worst.append(semidefinite(soft, drawn))
+            loss, f = with_generator(gen), log_ratio(groups.chosen.log(), world.ref)
+            drawn, soft = (efficiency.group_noise(groups, loss, f, soft) for soft in (False, True))
+            slope = derivative(get_generator(gen).chosen_loss, f[:, groups.members])  # (X, N, K)
+            a = groups.weights
+            draw = torch.diag_embed(a) - a.unsqueeze(3) * a.unsqueeze(2)
+            draw = slope.unsqueeze(3) * draw * slope.unsqueeze(2)
+            where = F.one_hot(groups.members, world.ref.shape[1]).to(f.dtype)  # (N, K, Y)
+            of_draw = torch.einsum("xn,xnjk,njy,nkz->xyz", groups.probability, draw, where, where)
+            worst.append(gap((drawn - soft).flatten(1), of_draw.flatten(1)))
+            ends = fit_groups(world, groups, loss)
+            worst.append(gap(ends, groups.chosen))
     return torch.stack(worst).amax(0)
 
 

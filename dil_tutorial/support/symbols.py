@@ -49,6 +49,7 @@ def plain(latex: str) -> str:
         r"\approx": "≈",
         r"\gg": "≫",
         r"\propto": "∝",
+        r"^\top": "ᵀ",
         r"\pm": "±",
         r"\infty": "∞",
         r"\nabla": "∇",
