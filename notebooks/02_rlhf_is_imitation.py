@@ -148,7 +148,7 @@ claims.report("2.forward-kl", "2.reverse-kl")
 # ## 5 · Where this breaks
 #
 # **"RLHF imitates the chosen responses" fails on real preference pairs** (claim `2.rlhf-imitates`). What is true: RLHF on Bradley–Terry pairs goes to $\pi_\text{ref}e^R/Z$, imitation of chosen responses
-# to $\pi_\text{ref}(1+t)$. Both can be had from the same data. Which of them you *want* is another question: RLHF trusts the scale of the rewards, and imitation does not use it.
+# to $\pi_\text{ref}(1+t)$. Both can be had from the same data. Which of them you *want* is another question: RLHF follows the rewards however large they are, and imitation at most doubles a probability.
 #
 # **Without a reward there is no RLHF.** If preferences run in a circle, no $R$ exists, and the logistic loss settles for the Bradley–Terry model with the same win rates:
 

@@ -232,7 +232,7 @@ check_answer(
 # ```
 # </details>
 #
-# **4.** A quarter of all labels are flipped by mistake. By which factor is the *corrected* optimum's $t$ smaller? (Claim `8.noise`.)
+# **4.** Each label is flipped by mistake with chance one quarter, whatever the pair. By which factor is the *corrected* optimum's $t$ smaller? (Claim `8.noise`.)
 
 # %%
 your_factor = None

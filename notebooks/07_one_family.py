@@ -109,7 +109,7 @@ claims.report("5.bounded", "8.dpo-unseen")
 #
 # - *"My labels come from a judge that is never in doubt."* Do not take DPO, for nothing stops it. IPO and the corrected DIL come to an end.
 # - *"I have thumbs up and thumbs down, no pairs."* With several thumbs to a prompt take corrected DIL with their share as `mixture_weight`, or DRO. KTO works too, if you accept that a response which loses a little more often than it wins dies out.
-# - *"A fifth of my labels is wrong, and I know it."* If you want RLHF's optimum, take robust DPO. For imitation you need nothing special; it only gets milder.
+# - *"A fifth of my labels is wrong, at random, and I know it."* If you want RLHF's optimum, take robust DPO. For imitation you need nothing special; it only gets milder.
 # - *"My chosen rewards fall."* With a small $\beta$ this is no accident of training: DPO's optimum asks for it.
 
 # %%
@@ -233,7 +233,7 @@ check_answer(your_tau, 0.5, "d/dw log(2w) at w = 1/2.")
 # ## Summary
 #
 # - Ask of a loss what it depends on and how far it goes. Names tell neither: many losses share a place.
-# - The labels act through the win rate; a linear tilt imitates, an exponential one runs ahead.
+# - For most losses here the labels act through the win rate; EXO, BPO with LSIF and the hinge also ask who beats whom. A linear tilt imitates, an exponential one runs ahead.
 # - DPO depends on margins alone, and nothing in it keeps the chosen likelihood up where responses were not seen. IPO depends on margins, too, and its margins have a target.
 #
 # **You can now**

@@ -185,7 +185,7 @@ check_answer(
 # ```
 # </details>
 #
-# **2.** A quarter of the labels are flipped. By which factor does the advantage $t$ shrink?
+# **2.** Each label is flipped with chance one quarter. By which factor does the advantage $t$ shrink?
 
 # %%
 your_factor = None
@@ -226,7 +226,7 @@ check_answer(
 #
 # ## Summary
 #
-# - These losses begin alike, and on pairs of the policy itself the chosen responses' likelihood rises first: early, gentle runs flatter each of them.
+# - These losses begin alike, and on pairs of two draws of the policy the chosen responses' likelihood rises first: early, gentle runs flatter each of them.
 # - Trained on, published LSIF and DPO lose it on this bandit at every number of pairs; the corrected losses keep it once there are enough pairs (the table says from when).
 # - The choice of $h$ matters with few pairs and strong rewards, hardly otherwise.
 # - Means per token are another method.

@@ -86,7 +86,7 @@ display(numbers(ladder, ["KL to the reference", "KL from RLHF"], digits=5))
 claims.report("14.pair", "14.ladder")
 
 # %% [markdown]
-# With groups of $K$ responses and their scores the DIL loss has one chosen term weighed by the scores and one reference term over all $K$. Its optimum is the winner of $K$, for every $h$, and its first step is a policy gradient, GRPO's without the division by the standard deviation.
+# With groups of $K$ responses and their scores the DIL loss has one chosen term weighed by the scores and one reference term over all $K$. Its optimum is the winner of $K$, for every $h$, and its first step is a policy gradient, for small $R/\beta$ GRPO's without the division by the standard deviation.
 
 # %%
 claims.report("14.group-loss", "14.first-step", "14.small-steps")

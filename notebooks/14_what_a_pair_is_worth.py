@@ -42,7 +42,7 @@ world = bandit20()
 worth.ladder()
 
 # %% [markdown]
-# In this world it needs about half, whichever generator it has. Half is exact for equally likely responses; where good responses are likely ones it is more, where they are rare it is less, and an unsuitable generator can need more pairs than SFT. Nothing here was simulated. The price follows from two properties of a loss, its gradients on single pairs and its curvature at the optimum, and `toy.efficiency.asymptotic` computes both by automatic differentiation. The ledger compares the result with formulas that were found on paper:
+# In this world it needs about half, whichever generator it has. Before probabilities are brought back to a sum of one, half is exact for equally likely responses; where good responses are likely ones it is more, where they are rare it is less, and an unsuitable generator can need more pairs than SFT. Nothing here was simulated. The price follows from two properties of a loss, its gradients on single pairs and its curvature at the optimum, and `toy.efficiency.asymptotic` computes both by automatic differentiation. The ledger compares the result with formulas that were found on paper:
 
 # %%
 claims.report("12.sft", "12.corrected", "12.half", "12.beats-sft")
@@ -64,7 +64,7 @@ numbers(prices, ["SFT pays", "corrected DIL pays", "SFT's pairs, times"])
 # %% [markdown]
 # ## 3 · The bound, and what keeps a loss from it
 #
-# Nobody can do better than to hold a tournament: estimate the chance $\hat P(y, y')$ of *each* pair, and then average over the opponents with the weights of $\pi_\text{ref}$, which are known. A DIL loss does not look at whom a response met, so a response that by chance met weak opponents looks strong to it.
+# With many pairs ($n \gg Y^2$) nobody can do better than to hold a tournament: estimate the chance $\hat P(y, y')$ of *each* pair, and then average over the opponents with the weights of $\pi_\text{ref}$, which are known. A DIL loss does not look at whom a response met, so a response that by chance met weak opponents looks strong to it.
 #
 # So the noise of a corrected loss has two parts, and they add up exactly: the tournament's, which comes from labels, and the noise of who met whom.
 
@@ -88,7 +88,7 @@ numbers(errors, ["error per pair"])
 #
 # ## 4 · A generator that is a likelihood
 #
-# Which generator is best? They hardly differ. All of them estimate the same thing and then bring the probabilities back to a sum of one, and a generator only decides along which direction. If the two labels of a pair were independent, the best direction would belong to
+# Which generator is best? LSIF, UKL, BCE and `win` hardly differ; `power(2)` or exponential can need more pairs than SFT. All of them estimate the same thing and then bring the probabilities back to a sum of one, and a generator only decides along which direction. If the two labels of a pair were independent, the best direction would belong to
 #
 # $$h(r) = r\log r + (2 - r)\log(2 - r), \qquad \text{corrected loss } -f_w - \log(2 - e^{f_l}).$$
 #
@@ -156,7 +156,7 @@ claims.report("12.prompts")
 # %% [markdown]
 # ## 9 · Where this breaks
 #
-# - One prompt with all responses in a table. A network shares what it learns between prompts and responses; there the noise per pair is the same, and what is learned from it is not. [Notebook 17](17_before_and_after.ipynb) shows how much that changes, and `dil experiment worth` measures the ladder on SmolLM2: on prompts that no pair had, corrected BCE, UKL and LSIF need 0.6 to 0.7 of SFT's pairs for the same noise (0.5 is predicted), soft labels 0.4 (0.16 is predicted), and `win` as many as SFT.
+# - One prompt with all responses in a table. A network shares what it learns between prompts and responses; there the noise per pair is the same, and what is learned from it is not. [Notebook 17](17_before_and_after.ipynb) shows how much that changes, and `dil experiment worth` measures the ladder on SmolLM2: on prompts that no pair had, corrected BCE, UKL and LSIF need 0.6 to 0.7 of SFT's pairs for the same noise (0.5 is predicted if goodness and frequency are unrelated), soft labels 0.4 (0.16 is predicted), and `win` as many as SFT.
 # - $\pi_\text{ref}$ is known. It is for a language model, which computes it, but not for pairs that somebody else wrote.
 # - `win` needs $r < 2$, which holds for the chosen distribution and not for every policy in training. Beyond 1.99 its losses continue along their tangent, and from 2 on a win pulls no more: without that, a rare response that never lost in the data would be pushed to ratios of ten and more by the sum over all responses.
 # - A judge's probabilities must be right on average over opponents (`12.judge`). An overconfident judge moves the end.

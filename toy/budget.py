@@ -65,7 +65,7 @@ def shares(var_w: float, var_p: float) -> dict[str, float]:
     labels leave; the rest is the noise of labels, which is the bound's (claim 12.split).  This
     takes two independent draws of pi_ref, and the split to be alike for all responses.  "corrected"
     is a prior over worlds, not a constant: from 0.07 to 0.93 as the reward's correlation with log
-    pi_ref goes from -1 to +1, and above 1 in extreme worlds.
+    pi_ref goes from -1 to +1; an unsuitable generator can exceed 1 (claim 12.beats-sft).
 
     >>> shares(0.05, 0.15)
     {'sft': 1.0, 'corrected': 0.5, 'soft': 0.25, 'bound': 0.25}

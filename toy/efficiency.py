@@ -349,8 +349,8 @@ def best_projection(world: World) -> Tensor:
 
 
 def tournament(world: World) -> Tensor:
-    """n Cov(r_hat) of r_hat = 2 sum_y' pi_ref(y') P_hat(y, y'), who beat whom: the least of any
-    estimator.  (X, Y, Y).
+    """n Cov(r_hat) of r_hat = 2 sum_y' pi_ref(y') P_hat(y, y'), who beat whom: with many pairs the
+    least of any estimator.  (X, Y, Y).
 
     A response that meets itself says nothing, so the diagonal is (2/pi_ref) sum over the others of
     pi_ref P (1 - P).

@@ -184,9 +184,9 @@ def soft_labels(world: World, gen: Generator) -> Tensor:
 
 @claim("12.bound", "12.4", worlds=ANY)
 def tournament_is_least(world: World) -> Tensor:
-    r"""No estimate here is better than the tournament $\hat w(y) = \sum_{y'}\pi_\text{ref}(y')\hat
-    P(y, y')$: the covariances of SFT and of every corrected loss exceed its covariance by a
-    positive semidefinite matrix.
+    r"""With many pairs no estimate here is better than the tournament $\hat w(y) =
+    \sum_{y'}\pi_\text{ref}(y')\hat P(y, y')$: the covariances of SFT and of every corrected loss
+    exceed its covariance by a positive semidefinite matrix.
 
     With pi_ref known and P arbitrary the frequencies P_hat are all that pairs say, and the
     tournament puts them together without asking how often each pair happened to meet. Corrected

@@ -50,7 +50,7 @@ def first_step_is_common(world: World) -> Tensor:
 
     At f = 0 the gradients are -k and +k for each of these losses, published or corrected; only k
     differs. So short runs with tiny learning rates cannot tell the losses apart, and early plots
-    say little about where a loss is going. (SFT alone starts with (-1, 0).)
+    say little about where a loss is going. (Others begin otherwise: SFT with (-1, 0).)
     """
     slopes = torch.stack([slopes_at_start(loss) for loss in all_losses()])  # (losses, 2)
     return (slopes.sum(1) / slopes.abs().amax(1)).abs().amax().expand(len(world.ref))
@@ -203,8 +203,8 @@ def flipped(world: World, epsilon: float) -> World:
 
 @claim("8.noise", "8", worlds=ANY)
 def noise_shrinks(world: World, epsilon: float = 0.2) -> Tensor:
-    r"""Labels flipped at rate $\epsilon$ shrink the advantage to $(1 - 2\epsilon)\,t$: imitation
-    gets milder, in no other direction.
+    r"""Labels flipped at random, at one rate $\epsilon$ for all pairs, shrink the advantage to
+    $(1 - 2\epsilon)\,t$: imitation gets milder, in no other direction.
 
     A flip turns P into (1 - eps) P + eps (1 - P). The chosen distribution is linear in P, so noise
     only moves it towards the reference. DPO is not linear: noise caps the odds it can learn,
@@ -215,7 +215,8 @@ def noise_shrinks(world: World, epsilon: float = 0.2) -> Tensor:
 
 @claim("8.noise-order", "8", tolerance=OPTIMUM)
 def noise_keeps_the_order(world: World, epsilon: float = 0.2) -> Tensor:
-    """Under flipped labels DPO still ranks responses by their true reward.
+    """Where labels are flipped at random, at one rate for all pairs, DPO still ranks responses by
+    their true reward.
 
     Noisy win rates are the true ones shrunk towards one half, and DPO's optimum has the win rates
     of its data (5.bt-projection): a response with a higher reward keeps a higher log-ratio. The

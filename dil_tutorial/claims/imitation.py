@@ -127,9 +127,9 @@ def rlhf_imitates_on_independent_pairs(world: World) -> Tensor:
 
     The paper's headline, taken at its word: estimate Z from the pair's other response, and the
     logistic loss appears. This is ranking noise-contrastive estimation. If the negative is an
-    independent sample of the reference, the best score is the log density ratio. In pairs as people
-    collect them it was beaten by this very chosen response, the loss is the likelihood of the
-    Bradley–Terry model, and its optimum is RLHF's. The size is KL(RLHF || pi_chosen)."""
+    independent sample of the reference, the best score is the log density ratio. A real pair is
+    two draws of the reference, sorted: the loss is the likelihood of the Bradley–Terry model, and
+    its optimum is RLHF's. The size is KL(RLHF || pi_chosen)."""
     return gap(logistic(world, independent_pairs(world)), world.chosen)
 
 

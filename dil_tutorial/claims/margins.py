@@ -33,8 +33,8 @@ def robust_dpo_told(world: World, label_smoothing: float) -> Tensor:
 
 @claim("5.robust", "5", ASSUMES, worlds=ANY, counter=lambda world: robust_dpo_told(world, 0.1))
 def robust_dpo_is_unbiased(world: World) -> Tensor:
-    r"""Robust DPO, on labels of which a share $\epsilon$ is turned round, expects the loss that DPO
-    has on the labels as they were, for every policy.
+    r"""Robust DPO, on labels that are turned round at random with chance $\epsilon$, expects the
+    loss that DPO has on the labels as they were, for every policy.
     If: it is told the true $\epsilon$.
 
     (1 - eps) loss(z) - eps loss(-z), over 1 - 2 eps, undoes the mixture that the noise made. Where

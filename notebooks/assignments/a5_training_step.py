@@ -349,10 +349,10 @@ check_verdict(curves(), "the end decides: the margin first, then the winners", "
 # In at most 120 words: a colleague shows that "the chosen likelihood is preserved" by a plot of 100 steps at a learning rate of $10^{-7}$. (a, 7 points) Why is this weak evidence, and (b, 3 points) what would you ask for?
 
 # %% [markdown] written="curves" points=10
-# At the start $f = 0$ and every loss of pairs pulls winners up and losers down equally hard: the first step is common up to its size, and it raises the winners' likelihood. A hundred steps of $10^{-7}$ stay near the start, so the plot would look the same for losses that later push winners down. I would ask for the same plot
+# At the start $f = 0$ and DPO, IPO, NCA, BCO, KTO, SPPO and every DIL loss pull chosen responses up and rejected ones down equally hard: their first step is common up to its size, and on pairs of two draws of the policy it raises the likelihood of chosen responses. A hundred steps of $10^{-7}$ stay near the start, so the plot would look the same for losses that later push winners down. I would ask for the same plot
 # at rates and lengths at which the margin becomes a few nats, with DPO beside it as a loss that is known to lose the winners, over several seeds, and with the log-ratio, not the mean log-probability, on the axis.
 #
-# *Rubric.* 4 points: at $f = 0$ all losses (but SFT) share their first step up to its size, and it raises the winners. 3 points: so gentle, short runs look alike for any loss. 3 points: ask for longer runs or larger steps, the end of training, several seeds, a loss known to fail (DPO) beside it.
+# *Rubric.* 4 points: at $f = 0$ DPO, IPO, NCA, BCO, KTO, SPPO and DIL share their first step up to its size, and on two draws of the policy it raises the chosen responses. 3 points: so gentle, short runs look alike for these losses. 3 points: ask for longer runs or larger steps, the end of training, several seeds, a loss known to fail (DPO) beside it.
 
 # %% [markdown]
 # ## Before you hand in
