@@ -101,6 +101,8 @@ def check_denominator(
     if denominator not in DENOMINATORS:
         raise unknown_name("denominator", denominator, DENOMINATORS)
     gen = get_generator(generator)
+    if not isinstance(mixture_weight, int | float | Tensor):
+        raise InputError(f"mixture_weight is {mixture_weight!r}: give numbers from 0 to 1")
     weight = torch.as_tensor(mixture_weight, dtype=torch.float64)
     if weight.numel() == 0 or not bool(((weight >= 0) & (weight <= 1)).all()):  # NaN, too
         raise InputError(f"mixture_weight is {mixture_weight}: give numbers from 0 to 1")
@@ -214,6 +216,10 @@ def group_loss(
         raise InputError(
             f"generator {gen.name!r} is defined for ratios below {gen.bound:g}, and those of a "
             f"group of {f.shape[-1]} reach {f.shape[-1]}: give win({f.shape[-1]})"
+        )
+    if not bool(((torch.as_tensor(solved) > 0) & (torch.as_tensor(solved) <= 1)).all()):
+        raise InputError(
+            f"group_loss: solved is {solved}: give a share of groups above 0, at most 1"
         )
     chosen_term = (weights.to(f.dtype) * gen.chosen_loss(f)).sum(-1) / solved
     return chosen_term + gen.reference_loss(f).mean(-1)

@@ -34,20 +34,22 @@ def check_policy(policy: Tensor, name: str = "ref") -> Tensor:
     """Return ``policy`` (..., Y) if every row is a probability distribution; raise InputError if
     not.
 
-    >>> check_policy(torch.tensor([0.5, 0.4]))
+    >>> check_policy(torch.tensor([0.5, 0.25]))
     Traceback (most recent call last):
     ...
-    dil_tutorial.errors.InputError: ref: row 0 sums to 0.9, not 1: divide the row by its sum
+    dil_tutorial.errors.InputError: ref: row 0 sums to 0.75, not 1: divide the row by its sum
     """
     if policy.ndim == 0 or policy.shape[-1] == 0:
         raise InputError(
             f"{name}: shape {tuple(policy.shape)} holds no responses: give shape (..., Y)"
         )
     rows = policy.reshape(-1, policy.shape[-1])
+    single = policy.is_floating_point() and policy.dtype != torch.float64
+    rounding = 10 * torch.finfo(policy.dtype).eps if single else ATOL
     broken, negative, off = (
         ~rows.isfinite().all(1),
         (rows < 0).any(1),
-        (rows.sum(1) - 1).abs() > ATOL,
+        (rows.sum(1) - 1).abs() > rounding,
     )
     if (bad := broken | negative | off).any():
         i = int(bad.nonzero()[0])
@@ -61,7 +63,7 @@ def check_policy(policy: Tensor, name: str = "ref") -> Tensor:
                 "negative"
             )
         raise InputError(
-            f"{name}: row {i} sums to {rows[i].sum().item():.6g}, not 1: divide the row by its sum"
+            f"{name}: row {i} sums to {rows[i].sum().item():.9g}, not 1: divide the row by its sum"
         )
     return policy
 
@@ -269,6 +271,12 @@ def soft_best_of_k(ref: Tensor, reward: Tensor, k: int, beta: float = 1.0) -> Te
         raise InputError(
             f"soft_best_of_k: k is {k} and beta {beta}: give a whole k of at least 1 and a "
             "positive beta"
+        )
+    check_policy(ref)
+    if reward.shape[-1:] != ref.shape[-1:]:
+        raise InputError(
+            f"soft_best_of_k: rewards of shape {tuple(reward.shape)} do not fit ref's "
+            f"{tuple(ref.shape)}: give one for each response"
         )
     ref_, scaled = torch.broadcast_tensors(ref.double(), (reward / beta).double())
     if not scaled.isfinite().all():

@@ -171,6 +171,9 @@ def _checked_ref(ref: object) -> Tensor:
     table = as_table("ref", ref)
     if table.ndim not in (1, 2):
         raise InputError(f"ref: shape {tuple(table.shape)}: give (X, Y) or (Y,)")
+    if isinstance(ref, Tensor) and ref.dtype != torch.float64 and ref.is_floating_point():
+        preferences.check_policy(ref)  # its rounding is that of its type
+        table = table / table.sum(-1, keepdim=True)
     return preferences.check_policy(table.unsqueeze(0) if table.ndim == 1 else table)
 
 

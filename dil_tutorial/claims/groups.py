@@ -358,7 +358,11 @@ def best_weight(pairs: Tensor, ref: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @claim(
-    "14.worst", "14.4", ASSUMES, counter=lambda w: best_weight(w.groups(4).pairs("worst"), w.ref)[1]
+    "14.worst",
+    "14.4",
+    ASSUMES,
+    OPTIMUM,
+    counter=lambda w: best_weight(w.groups(4).pairs("worst"), w.ref)[1],
 )
 def no_weight_for_best_against_worst(world: World) -> Tensor:
     r"""There is a weight with which the winners of $K$ and the rejected responses make up the
@@ -370,8 +374,9 @@ def no_weight_for_best_against_worst(world: World) -> Tensor:
 
     The responses in the middle of the group are in neither column, and how many they are depends on
     the response. Keep the whole group for the reference term, or draw fresh references. (Pairs of
-    best and worst are how SimPO's and many on-policy data sets were made.) The residual also has
-    what is missed with rewards of 0 and 1.
+    best and worst are how SimPO's data were made.) Relative to the even mixture of its two columns,
+    whatever they are, a data set has the weight 1/2. The residual has this, too, and rewards of 0
+    and 1.
     """
     gaps = [best_weight(answers(world).groups(3, "best").pairs("worst"), world.ref)[1]]
     right = world.ref * answers(world).true_reward
@@ -379,6 +384,10 @@ def no_weight_for_best_against_worst(world: World) -> Tensor:
     against = (right / share).unsqueeze(2) * ((world.ref - right) / (1 - share)).unsqueeze(1)
     weight, missed = best_weight(against, world.ref)
     gaps += [missed, (weight - share[:, 0]).abs()]
+    columns = world.groups(4).pairs("worst")
+    chosen, rejected = columns.sum(2), columns.sum(1)
+    base = World((chosen + rejected) / 2, world.preference)
+    gaps.append(gap(fit(base, weighted("bce", 0.5), pairs=columns), chosen))
     for K in (3, 4):
         weight, missed = best_weight(world.groups(K).pairs("random"), world.ref)
         gaps += [missed, (weight - 1 / K).abs()]
@@ -730,7 +739,7 @@ def price_of_coverage(world: World, mu: Tensor, beta: float = 0.5) -> Tensor:
 @claim("14.coverage", "14.9", tolerance=OPTIMUM)
 def price_of_coverage_closed(world: World, beta: float = 0.5) -> Tensor:
     r"""A Bradley–Terry reward fitted on $n$ pairs of a distribution $\mu$, then RLHF at $\beta$,
-    loses $n\,E[J(\pi^*) - J(\hat\pi)] \to \text{tr}\big[(\text{diag}\,\pi^* - \pi^*\pi^{*\top})
+    loses $n\,E[J(\pi^*) - J(\hat\pi)] \to \text{tr}\big[(\text{diag}\,\pi^* - \pi^*{\pi^*}^\top)
     L_\mu^+\big]/(2\beta)$, with the Laplacian $L_\mu$ of the weights $2\mu\mu'P(1-P)$.
 
     What is lost is beta KL(pi_hat || pi*) (Gibbs), to second order the variance of the fitted

@@ -63,7 +63,11 @@ def ledger_table(results: list[Result], explain: bool = False) -> Table:
     from dil_tutorial.claims import ASSUMES, BELIEF, FAILS, HOLDS
     from dil_tutorial.support.symbols import plain
 
-    claims_table = Table(title="The ledger", title_justify="left", show_lines=True)
+    claims_table = Table(
+        title="✓ holds, ◐ holds under an assumption, ✗ false as it is stated",
+        title_justify="left",
+        show_lines=True,
+    )
     claims_table.add_column("claim", no_wrap=True)
     claims_table.add_column("statement and verdict", ratio=1)
     colors = {HOLDS: "green", ASSUMES: "yellow", FAILS: "magenta", BELIEF: "magenta"}

@@ -32,9 +32,10 @@ def plain(latex: str) -> str:
     """
     text = re.sub(r"\\text\{([^}]*)\}", r"\1", latex)
     text = re.sub(r"\\frac\{([^}]*)\}\{([^}]*)\}", r"(\1)/(\2)", text).replace(r"\frac12", "1/2")
+    text = re.sub(r"\((\w)\)/", r"\1/", re.sub(r"/\((\w)\)", r"/\1", text))
     text = re.sub(r"\\frac(\d)(\d)", r"\1/\2", text)
     text = re.sub(r"\\frac(\d)\{([^}]*)\}", r"\1/(\2)", text)
-    text = re.sub(r"\\frac(\d)([A-Z])", r"\1/\2 ", text).replace(r"\log", r" log ")
+    text = re.sub(r"\\frac(\d)([A-Z])", r"\1/\2", text).replace(r"\log", r" log ")
     text = re.sub(r"\^\{([^{}]{2,})\}", r"^(\1)", text)
     symbols = {"\\" + name: letter for name, letter in GREEK.items()}
     symbols |= {

@@ -181,6 +181,16 @@ def test_rewards_that_are_none():
     for reward in (torch.inf, -torch.inf, torch.nan):
         with pytest.raises(InputError, match="finite rewards"):
             soft_best_of_k(ref, torch.tensor([0.0, reward]), 3)
+    single = torch.randn(9, generator=torch.Generator().manual_seed(0)).softmax(0)  # float32
+    assert soft_best_of_k(single, single, 2).dtype == torch.float32
+    assert World.from_reward(single, single).ref.sum().item() == pytest.approx(1, abs=1e-15)
+    with pytest.raises(InputError, match="row 0 sums to 10, not 1"):
+        soft_best_of_k(torch.tensor([5.0, 3.0, 2.0]), torch.zeros(3), 2)
+    with pytest.raises(InputError, match="one for each response"):
+        soft_best_of_k(ref, torch.zeros(3), 2)
+    for solved in (0.0, 1.5, float("nan")):
+        with pytest.raises(InputError, match=r"solved is .*a share of groups"):
+            group_loss(ref, ref, "ukl", solved=solved)
     for k in (0, 2.5):
         with pytest.raises(InputError, match="whole k of at least 1"):
             soft_best_of_k(ref, ref, k)
@@ -261,7 +271,7 @@ def test_the_weight_of_the_mixture():
         make_loss("dil", generator="win", denominator="mixture", mixture_weight=0.25)
     with pytest.raises(InputError, match="no bound: give another"):
         make_loss("dil", generator="win(3)", denominator="mixture", mixture_weight=0.0)
-    for wrong in (1.5, -0.1, float("nan")):
+    for wrong in (1.5, -0.1, float("nan"), "1/4", None):
         with pytest.raises(InputError, match=r"mixture_weight is .*give numbers from 0 to 1"):
             dil_loss(f_w, f_l, "bce", "mixture", mixture_weight=wrong)
     for wrong in (2.0, "5/4", "1/0", "a quarter"):
