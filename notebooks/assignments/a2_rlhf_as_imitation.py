@@ -304,7 +304,7 @@ check_projections(directions(), "which argument writes the samples?", "notebook 
 # Forward-KL imitation by an energy-based model needs the normaliser $E_{\pi_\text{ref}} e^{R_\phi}$; estimating it from the two responses of a pair gives the Bradley–Terry loss. That is ranking NCE, and right, if the second response is an independent sample of the reference. In a preference pair it is
 # the loser of the same comparison: averaged over pairs, the normalizer is that of two draws of the reference, $E\log(e^{f} + e^{f'})$ and not $\log E e^{f}$. So the loss is least at $R_\phi = R + c$, so the policy ends at $\pi_\text{ref}\,e^R/Z$, which is RLHF at $\beta = 1$ and sharper than $\pi_\text{ref}(1 + t)$.
 #
-# *Rubric.* 4 points: the normaliser $E_{\pi_\text{ref}}e^{R_\phi}$ is estimated with the loser. 3 points: the loser is not a sample of the reference beside a chosen response (the pair is two draws of the reference, sorted). 3 points: on Bradley–Terry pairs it ends at $\pi_\text{ref}\,e^R/Z$, sharper than the winners' law.
+# *Rubric.* 4 points: the normaliser $E_{\pi_\text{ref}}e^{R_\phi}$ is estimated with the loser. 3 points: the loser is not a sample of the reference beside a chosen response (the pair is two draws of the reference, sorted). 3 points: on Bradley–Terry pairs it ends at $\pi_\text{ref}\,e^R/Z$, sharper than the chosen distribution.
 
 # %% [markdown]
 # ## Before you hand in

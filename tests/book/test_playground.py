@@ -62,7 +62,7 @@ def test_the_laws_are_the_librarys_on_a_thousand_worlds():
     found = node(
         """
         const out = G.ref.map((ref, i) => {
-          const over = (law) => law.map((p, y) => p / ref[y]);
+          const over = (policy) => policy.map((p, y) => p / ref[y]);
           const ends = (P) => ["lsif", "ukl", "bce"].map(
             (h) => D.published(ref, over(D.chosen(ref, P)), over(D.rejected(ref, P)), D.RATIO[h]));
           const of = (P) => [D.chosen(ref, P), D.rejected(ref, P), ...ends(P)];
@@ -102,7 +102,7 @@ def test_a_typed_generator_ends_where_the_librarys_does(formula):
     )
     code = """
         const h2 = D.generator(G.formula);
-        const over = (law, ref) => law.map((p, y) => p / ref[y]);
+        const over = (policy, ref) => policy.map((p, y) => p / ref[y]);
         const end = (ref, P) => {
           const [A, B] = [over(D.chosen(ref, P), ref), over(D.rejected(ref, P), ref)];
           return [D.unique(A, B, h2), D.published(ref, A, B, D.ratioOf(h2))];
@@ -124,7 +124,7 @@ def test_groups_are_the_librarys():
     """Winners of K, the other at random, where the losses end, and drawn pairs."""
     world = World.random(range(30), responses=5)
     code = """
-        const over = (law, ref) => law.map((p, y) => p / ref[y]);
+        const over = (policy, ref) => policy.map((p, y) => p / ref[y]);
         console.log(JSON.stringify(G.ref.map((ref, i) => {
           const winners = D.softBestOf(ref, G.reward[i], G.K);
           const losers = D.rejectedOf(ref, winners, G.K);

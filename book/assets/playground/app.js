@@ -31,11 +31,11 @@ function read() {
 
 function keep() {
   const short = (list) => list.map((x) => Number(x.toFixed(4))).join(",");
-  const told = new URLSearchParams({ ref: short(state.ref), reward: short(state.reward), labeler: state.labeler, beta: state.beta, K: state.K });
-  if (state.h) told.set("h", state.h);
-  if (state.hidden.length) told.set("hidden", state.hidden.join(","));
-  if (state.labeler === "any") told.set("any", state.any.flat().join(","));
-  history.replaceState(null, "", `#${told}`);
+  const address = new URLSearchParams({ ref: short(state.ref), reward: short(state.reward), labeler: state.labeler, beta: state.beta, K: state.K });
+  if (state.h) address.set("h", state.h);
+  if (state.hidden.length) address.set("hidden", state.hidden.join(","));
+  if (state.labeler === "any") address.set("any", state.any.flat().join(","));
+  history.replaceState(null, "", `#${address}`);
 }
 
 // --- From the state to the laws ----------------------------------------------------------------------------------------

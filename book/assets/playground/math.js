@@ -65,21 +65,21 @@ function ratioOf(second) {
 // §4  Where DIL ends as published: pi_ref r with the one lambda at which the policy sums to one; A and B are
 // the ratios of chosen and of rejected responses to the reference
 function published(ref, A, B, ratio) {
-  const law = (lambda) => ref.map((p, y) => p * ratio(A[y], B[y], lambda));
-  if (sum(law(0)) <= 1 + 1e-12) return law(0);
+  const policy = (lambda) => ref.map((p, y) => p * ratio(A[y], B[y], lambda));
+  if (sum(policy(0)) <= 1 + 1e-12) return policy(0);
   let high = 1;
-  while (sum(law(high)) > 1) high *= 2;
-  return law(bisect((lambda) => 1 - sum(law(lambda)), 0, high));
+  while (sum(policy(high)) > 1) high *= 2;
+  return policy(bisect((lambda) => 1 - sum(policy(lambda)), 0, high));
 }
 
 // §14  Corrected UKL with a weight of the chosen response in the reference term: pi_ref A / (D + lambda)
 function weighted(ref, A, B, weight) {
   const D = A.map((a, y) => weight * a + (1 - weight) * B[y]);
-  const law = (lambda) => ref.map((p, y) => (p * A[y]) / (D[y] + lambda));
+  const policy = (lambda) => ref.map((p, y) => (p * A[y]) / (D[y] + lambda));
   const low = -Math.min(...D);
   let high = 1;
-  while (sum(law(high)) > 1) high *= 2;
-  return law(bisect((lambda) => 1 - sum(law(lambda)), low, high));
+  while (sum(policy(high)) > 1) high *= 2;
+  return policy(bisect((lambda) => 1 - sum(policy(lambda)), low, high));
 }
 
 // Whether h''(r)(A - B r) falls in r for every response, so that each lambda has one r
