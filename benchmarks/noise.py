@@ -12,7 +12,7 @@ import typer
 from against_trl import BATCH, LENGTHS, made_up_pairs
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.llm.fast.logprobs import pair_logps
+from dil_tutorial.llm.fast.logprobs import row_logps
 from dil_tutorial.llm.fast.probes import enable_packing
 from dil_tutorial.llm.models import load_model, load_tokenizer, this_device
 from dil_tutorial.llm.tokens import tokenize_pairs
@@ -45,14 +45,14 @@ def noise(model: str, done: Callable[[str], None], count: int = 32) -> list[dict
                 raise InputError(
                     f"model {model}: {reason}: this compares packed batches with padded ones"
                 )
-            base = pair_logps(network, rows, BATCH, "shared", quiet=True)
+            base = row_logps(network, rows, BATCH, "shared", quiet=True)
             others = {
-                "the same batches": pair_logps(network, rows, BATCH, "shared", quiet=True),
-                "other batches": pair_logps(
+                "the same batches": row_logps(network, rows, BATCH, "shared", quiet=True),
+                "other batches": row_logps(
                     network, [rows[i] for i in mixed], BATCH, "shared", quiet=True
-                )[:, mixed.argsort()],
-                "one pair at a time": pair_logps(network, rows, 1, "shared", quiet=True),
-                "padded batches": pair_logps(network, rows, BATCH, "padded", quiet=True),
+                )[mixed.argsort()],
+                "one pair at a time": row_logps(network, rows, 1, "shared", quiet=True),
+                "padded batches": row_logps(network, rows, BATCH, "padded", quiet=True),
             }
         for batching, logps in others.items():
             f = (base - logps).abs()

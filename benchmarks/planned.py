@@ -28,11 +28,11 @@ from dil_tutorial.llm.models import load_model, load_tokenizer
 from dil_tutorial.support.files import provenance, write_json
 
 CASES = {
-    "all weights, float32": Step(prompt=150, chosen=200, rejected=180, pairs=4),
-    "all weights, bf16 autocast": Step(prompt=60, chosen=120, rejected=120, pairs=8, bf16=True),
-    "LoRA, bf16 autocast": Step(prompt=150, chosen=200, rejected=180, pairs=8, bf16=True, lora=16),
+    "all weights, float32": Step(prompt=150, responses=(200, 180), rows=4),
+    "all weights, bf16 autocast": Step(prompt=60, responses=(120, 120), rows=8, bf16=True),
+    "LoRA, bf16 autocast": Step(prompt=150, responses=(200, 180), rows=8, bf16=True, lora=16),
     "all weights, checkpointing": Step(
-        prompt=150, chosen=300, rejected=300, pairs=4, bf16=True, checkpointing=True
+        prompt=150, responses=(300, 300), rows=4, bf16=True, checkpointing=True
     ),
 }
 STEPS = 3
@@ -50,9 +50,10 @@ def measure(name: str, model: str) -> dict[str, Any]:
 
     case, tokenizer = CASES[name], load_tokenizer(model)
     texts = {"prompt": "p", "chosen": "c", "rejected": "r"}
-    ids = {"prompt_ids": case.prompt, "chosen_ids": case.chosen, "rejected_ids": case.rejected}
+    chosen, rejected = case.responses
+    ids = {"prompt_ids": case.prompt, "chosen_ids": chosen, "rejected_ids": rejected}
     pairs = [
-        {**texts, **{key: [5 + i] * n for key, n in ids.items()}} for i in range(STEPS * case.pairs)
+        {**texts, **{key: [5 + i] * n for key, n in ids.items()}} for i in range(STEPS * case.rows)
     ]
     counter = FlopCounterMode(display=False)
 
@@ -74,7 +75,7 @@ def measure(name: str, model: str) -> dict[str, Any]:
         config = DILConfig(
             folder,
             loss="dpo",
-            per_device_train_batch_size=case.pairs,
+            per_device_train_batch_size=case.rows,
             max_steps=STEPS,
             bf16=case.bf16,
             use_cpu=True,

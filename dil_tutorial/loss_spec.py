@@ -29,7 +29,8 @@ from dil_tutorial.errors import InputError, unknown_name
 
 Loss = Callable[..., Tensor]
 DENOMINATORS = ("rejected", "mixture", "reference")
-INPUTS = ("f_reference", "ref_chosen", "ref_rejected")  # besides the two responses of a pair
+# besides the responses themselves
+INPUTS = ("f_reference", "ref_chosen", "ref_rejected", "solved")
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,7 @@ class LossSpec:
     unpaired: bool = False  # a term of y_w plus a term of y_l, which need not be a pair
     of_batch: bool = False  # sorts a batch: not a loss of each pair
     of_ratios: bool = False  # of e^f, and beyond |f| = 30 of its tangent (``bregman``)
+    of_groups: bool = False  # of K log-ratios and their weights, in place of f_chosen, f_rejected
     check: Callable[..., None] | None = None  # of settings together; raises InputError
     not_on_map: str = ""  # why no variant is on the map
     claims: tuple[str, ...] = ()  # that settle the loss where it is not on the map
@@ -227,6 +229,11 @@ class LossSpec:
     def needs_reference_logps(self) -> bool:
         """Whether it needs ref_chosen and ref_rejected, log pi_ref of the two responses."""
         return "ref_chosen" in self._parameters
+
+    @property
+    def needs_solved(self) -> bool:
+        """Whether it needs the share of groups that have a winner."""
+        return "solved" in self._parameters
 
     @property
     def needs_kl(self) -> bool:
@@ -309,6 +316,7 @@ SYMBOLS = {
     "label_smoothing": "ε", "alpha": "α", "eta": "η", "kl": "KL",
 }  # fmt: skip
 LOSSES: dict[str, LossSpec] = {}  # by name; those of your own join by ``@loss`` or by assignment
+GROUP_LOSSES: dict[str, LossSpec] = {}  # those of K responses and their weights, by name
 CATALOG: dict[str, LossSpec] = {}  # the variants, by label
 _REGISTERED: list[LossSpec] = []
 
@@ -326,11 +334,11 @@ def loss(name: str, *variants: Variant, **properties: Any) -> Callable[[Loss], L
     def register(function: Loss) -> Loss:
         spec = LossSpec(function, name=name, variants=variants, **properties)
         labels = {variant.label: CATALOG.get(variant.label) for variant in variants}
-        for taken in [LOSSES.get(name), *labels.values()]:
+        for taken in [LOSSES.get(name), GROUP_LOSSES.get(name), *labels.values()]:
             other = getattr(getattr(taken, "function", taken), "__qualname__", None)
             if other not in (None, function.__qualname__):
                 raise InputError(f"loss {name!r}: the name or a label is taken by {other}")
-        LOSSES[name] = spec
+        (GROUP_LOSSES if spec.of_groups else LOSSES)[name] = spec
         _REGISTERED.append(spec)
         for variant in variants:
             CATALOG[variant.label] = spec.as_variant(variant)
@@ -382,9 +390,10 @@ def make_loss(name: str, **settings: Any) -> LossSpec:
     dil_tutorial.errors.InputError: unknown setting of the dpo loss 'tau': Known: beta,
         label_smoothing, sft_weight
     """
-    if name not in LOSSES:
-        raise unknown_name("loss", name, LOSSES)
-    return as_spec(LOSSES[name], name).bind(**settings)
+    known = {**LOSSES, **GROUP_LOSSES}
+    if name not in known:
+        raise unknown_name("loss", name, known)
+    return as_spec(known[name], name).bind(**settings)
 
 
 def variants(*labels: str) -> dict[str, LossSpec]:

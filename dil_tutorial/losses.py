@@ -42,6 +42,7 @@ from dil_tutorial.likelihoods import (
 from dil_tutorial.loss_spec import (
     CATALOG,
     DENOMINATORS,
+    GROUP_LOSSES,
     LOSSES,
     DenominatorSetting,
     ErrorRate,
@@ -190,18 +191,21 @@ def dil_loss(
     return gen.chosen_loss(log_s_chosen) + reference_term
 
 
+@loss("group", of_groups=True, of_ratios=True, claims=("14.group-loss",))
 def group_loss(
     f: Tensor,  # (..., K) log-ratios of K responses to one prompt, drawn from pi_ref
     weights: Tensor,  # (..., K) a_k >= 0: how much each of them is the winner; they sum to 1
     generator: GeneratorSetting = "bce",
+    beta: Positive = 1.0,
     solved: NumberOrTensor = 1.0,  # the share of groups that have a winner, where some have none
 ) -> Tensor:
     r"""DIL on groups: sum_k a_k chosen_loss(f_k) + mean_k reference_loss(f_k), (..., K) -> (...).
 
-    Its optimum is pi_K(y) = K pi_ref(y) E[a | y], the distribution of winners among K draws, for
-    every generator and every rule that names winners (THEORY §14.3).  A winner alone is one-hot; a
-    Plackett–Luce winner's chances are softmax(rewards/beta); where several answers are correct,
-    each of them has an equal weight.  At K = 2 it is the corrected ``dil_loss``.
+    ``beta`` scales f, as in ``dil_loss``; with BCE this is NCA of K responses (Chen et al., 2024).
+    At ``beta`` 1 its optimum is pi_K(y) = K pi_ref(y) E[a | y], the distribution of winners among K
+    draws, for every generator and every rule that names winners (THEORY §14.3).  A winner alone is
+    one-hot; a Plackett–Luce winner's chances are softmax(rewards); where several answers are
+    correct, each of them has an equal weight.  At K = 2 it is the corrected ``dil_loss``.
 
     A group without a winner has weights of 0 and stays in the reference term.  The chosen term must
     then be a mean over the groups that have one: give their share as ``solved`` (THEORY §14.6).
@@ -212,6 +216,7 @@ def group_loss(
     """
     gen, f, weights = get_generator(generator), lift(f), lift(torch.as_tensor(weights))
     _check_groups("group_loss", f, weights)
+    f = beta * f
     if gen.bound < f.shape[-1]:
         raise InputError(
             f"generator {gen.name!r} is defined for ratios below {gen.bound:g}, and those of a "
@@ -225,19 +230,20 @@ def group_loss(
     return chosen_term + gen.reference_loss(f).mean(-1)
 
 
-def infonca_loss(f: Tensor, weights: Tensor) -> Tensor:
-    """InfoNCA (Chen et al., 2024) at beta = 1: -sum_k a_k log softmax(f)_k, (..., K) x 2 -> (...).
+@loss("infonca", of_groups=True, claims=("14.infonca",))
+def infonca_loss(f: Tensor, weights: Tensor, beta: Positive = 1.0) -> Tensor:
+    """InfoNCA (Chen et al., 2024): -sum_k a_k log softmax(beta f)_k, (..., K) x 2 -> (...).
 
     It models the choice among K, where ``group_loss`` models the winners: for weights
-    softmax(R/beta) its optimum is RLHF's, pi_ref exp(R/beta)/Z, for each K >= 2 (THEORY §14.3).
-    At K = 2 it is DPO.
+    softmax(R/T) and beta = 1 its optimum is RLHF's, pi_ref exp(R/T)/Z, for each K >= 2 (THEORY
+    §14.3).  At K = 2 it is DPO.
 
     >>> infonca_loss(torch.zeros(4), torch.tensor([1.0, 0.0, 0.0, 0.0]))  # log 4
     tensor(1.3863)
     """
     f, weights = lift(f), lift(torch.as_tensor(weights))
     _check_groups("infonca_loss", f, weights)
-    return -(weights * torch.log_softmax(f, -1)).sum(-1)
+    return -(weights * torch.log_softmax(beta * f, -1)).sum(-1)
 
 
 def _check_groups(function: str, f: Tensor, weights: Tensor) -> None:

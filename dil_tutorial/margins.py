@@ -318,22 +318,17 @@ def aot_paired_loss(
     return -F.logsigmoid(beta * (policy.sort(-1).values - reference.sort(-1).values))
 
 
-def length_discounted(token_f: list[Tensor], pairs: int, alpha: float) -> list[Tensor]:
+def length_discounted(own: Tensor, other: Tensor, alpha: float) -> Tensor:
     """LD-DPO (Liu et al., 2024): tokens of a response beyond the other's length count ``alpha``.
 
-    ``token_f`` holds a tensor (T,) per response: ``pairs`` chosen ones, as many rejected ones, and
-    others, which stay as they are.  Their sums are f; at ``alpha`` 1 nothing changes.
+    ``own`` (T,) and ``other`` (T',) are values per token of the two responses of a pair; the sum of
+    what is returned, (T,), is f.  At ``alpha`` 1 nothing changes.
 
-    >>> chosen, rejected = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 1.0])
-    >>> [part.tolist() for part in length_discounted([chosen, rejected], pairs=1, alpha=0.5)]
-    [[1.0, 2.0, 2.0], [1.0, 1.0]]
+    >>> length_discounted(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 1.0]), alpha=0.5)
+    tensor([1., 2., 2.])
     """
-    others = [*token_f[pairs : 2 * pairs], *token_f[:pairs], *token_f[2 * pairs :]]
-    discounted = []
-    for own, other in zip(token_f, others, strict=True):
-        shared = len(other)
-        discounted.append(torch.cat([own[:shared], alpha * own[shared:]]))
-    return discounted
+    shared = len(other)
+    return torch.cat([own[:shared], alpha * own[shared:]])
 
 
 @loss("alpha-dpo", means_only=True, not_on_map="a fixed point, no minimum", claims=("5.alpha-dpo",))

@@ -238,9 +238,7 @@ def a_longer_response_ends_unheard(world: World) -> Tensor:
     gaps = []
     for alpha in (0.0, 0.5, 1.0):
         rows = tokens.detach().clone().requires_grad_()
-        shorter = [short] * len(rows)
-        parts = length_discounted([*rows, *shorter], len(rows), alpha)[: len(rows)]
-        f = torch.stack([part.sum() for part in parts])
+        f = torch.stack([length_discounted(row, short, alpha).sum() for row in rows])
         plain = dpo_loss(f.detach() + 0, zero, beta=1.0)
         (slope,) = torch.autograd.grad(dpo_loss(f, zero, beta=1.0).sum(), rows)
         # -sigmoid(-z) = e^-loss - 1

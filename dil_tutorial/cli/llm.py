@@ -132,7 +132,7 @@ def train(
     prepare_for_models()
     from dil_tutorial.llm import run
     from dil_tutorial.llm.data import tiny_preferences
-    from dil_tutorial.llm.metrics import first_and_last_quarter
+    from dil_tutorial.llm.metrics import SUMMARY, first_and_last_quarter
 
     recipe = recipes.read_recipe(config, set_ or [], note=say)
     recipe["data"] = str(data or recipe.get("data") or tiny_preferences())
@@ -141,12 +141,18 @@ def train(
     job = run.prepare(recipe, out, resume)
     trainer = job.trainer
     console.quiet = not trainer.is_world_process_zero()  # one of several processes speaks
-    say(
-        f"{run.describe(trainer)} on {len(trainer.train_dataset)} pairs{dropped(trainer.dropped)}, "
-        f"{trainer.args.logprobs} of log-probabilities, weights in {recipe.get('dtype', 'float32')}"
-    )
-    if remarks := run.of_the_data(job.reading):
-        say(f"of {recipe['data']}: {remarks} (more: dil data)")
+    weights = f"weights in {recipe.get('dtype', 'float32')}"
+    if job.reading is None:
+        say(f"{run.describe(trainer)} on prompts of {recipe['data']}, {weights}")
+    else:
+        loss = trainer.loss_function
+        say(
+            f"{run.describe(trainer)} on {len(trainer.train_dataset)} "
+            f"{'groups' if loss.of_groups else 'pairs'}{dropped(trainer.dropped)}, "
+            f"{trainer.args.logprobs} of log-probabilities, {weights}"
+        )
+        if remarks := run.of_the_data(job.reading):
+            say(f"of {recipe['data']}: {remarks} (more: dil data)")
     stopped = run.run(job)
     if stopped is not None:
         say(
@@ -154,7 +160,8 @@ def train(
             "saved; continue with --resume"
         )
         raise typer.Exit(128 + stopped)
-    steps, quarter, rows = first_and_last_quarter(trainer.state.log_history)
+    names = ("loss", "reward", "kl", "groups/solved") if job.reading is None else SUMMARY
+    steps, quarter, rows = first_and_last_quarter(trainer.state.log_history, names)
     log_table = table(f"{steps} logged steps", "mean over", f"first {quarter}>", f"last {quarter}>")
     for name, first, last in rows:
         log_table.add_row(name, f"{first:.4f}", f"{last:.4f}")
@@ -214,6 +221,8 @@ def plan(
     recipe = read_recipe(config, set_ or [], note=say)
     recipe["data"] = recipe.get("data") or str(tiny_preferences())
     check_own_keys(recipe)
+    if recipe.get("online"):
+        raise InputError(f"{config}: dil plan counts training on pairs or groups, not online")
     card = card or ("cpu" if recipe.get("use_cpu") else "h100")
     room, peak = planning.card_named(card)
     if not 0 < mfu <= 1:

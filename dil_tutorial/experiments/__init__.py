@@ -25,6 +25,9 @@ STUDIES = {  # by the name of ``dil experiment NAME``
     "known-truth": Entry("known_truth", "Does each loss imitate pi_chosen?  A known reward."),
     "real-text": Entry("real_text", "The same on whole sentences, with texts to read."),
     "worth": Entry("worth", "What a pair is worth to SFT, corrected losses and soft labels."),
+    "best-of-four": Entry(
+        "best_of_four", "Which mixture weight fits pairs cut from groups of four?"
+    ),
     "rlhf": Entry("rlhf", "A reward model, RLOO and GRPO, next to imitation."),
     "real-pairs": Entry("real_pairs", "Every loss on real preference pairs: ranking, KL, length."),
 }

@@ -26,7 +26,7 @@ from dil_tutorial.experiments.runner import COUNTS, Arm, adapted, chosen_arms, r
 from dil_tutorial.experiments.study import Figures, Results, Stats, Study, Work, groups
 from dil_tutorial.experiments.truth import against
 from dil_tutorial.llm.data import Pair, read
-from dil_tutorial.llm.fast.logprobs import pair_logps
+from dil_tutorial.llm.fast.logprobs import row_logps
 from dil_tutorial.llm.fast.probes import enable_packing, usable_layout
 from dil_tutorial.llm.models import SMOLLM2, load_model, load_tokenizer, resolve, this_device
 from dil_tutorial.llm.rows import Rows, pairs_digest
@@ -253,7 +253,8 @@ class Runner:
         settings = self.settings
         return train(
             self.policy(seed),
-            arm,
+            CATALOG[arm.loss],
+            arm.reduction,
             self.train_pairs,
             self.tokenizer,
             self.folder / "work" / f"{seed}",
@@ -284,7 +285,7 @@ class Runner:
     def logps(self, model: Any, rows: Rows) -> Tensor:
         core = getattr(model, "get_base_model", lambda: model)()
         layout, _ = usable_layout(core, "shared", int(rows.reach.max()))
-        return pair_logps(model, rows, self.settings.batch_size, layout, quiet=True)
+        return row_logps(model, rows, self.settings.batch_size, layout, quiet=True).T
 
     def reference(self) -> Any:
         """The model as it was, on the policy's attention."""

@@ -28,7 +28,6 @@ and long answers.
 
 import functools
 import importlib
-import importlib.util
 import math
 import re
 from collections.abc import Callable
@@ -38,6 +37,7 @@ from typing import Any
 import yaml
 
 from dil_tutorial.errors import InputError, unknown_name
+from dil_tutorial.support.loading import function_named
 
 Reward = Callable[[str, str, int], float]  # prompt, response, tokens
 
@@ -235,31 +235,12 @@ def get_reward(name: str) -> Reward:
     if kind == "keyword" and rest:
         return keyword(rest)
     if kind.endswith(".py") and rest:
-        return _from_file(Path(kind), rest)
+        return function_named(name, f"def {rest}(prompt, response, tokens)")
     if name not in REWARDS and (mixed := mixture_of(name)) is not None:
         return mixed
     if name not in REWARDS:
         raise unknown_name("reward", name, [*REWARDS, "keyword:PATTERN", "FILE.py:FUNCTION"])
     return REWARDS[name]
-
-
-def _from_file(path: Path, function: str) -> Reward:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file: give FILE.py:FUNCTION")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file raises
-        raise InputError(f"{path}: cannot be loaded ({type(error).__name__}: {error})") from None
-    reward_fn = getattr(module, function, None)
-    if not callable(reward_fn):
-        raise InputError(
-            f"{path}: no function '{function}': define def {function}(prompt, response, tokens)"
-        )
-    return reward_fn
 
 
 def score(reward: Reward, name: str, prompt: str, response: str, tokens: int) -> float:

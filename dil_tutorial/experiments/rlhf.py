@@ -217,7 +217,7 @@ def margins(runner: Runner, model: Any) -> Tensor:
                 rows[i] for i in range(start, min(start + runner.settings.batch_size, len(rows)))
             ]
             batch: Any = batch_of(part, runner.tokenizer.pad_token_id)
-            chosen, rejected = rewards(model, moved(batch, model.device)).chunk(2)
+            chosen, rejected = rewards(model, moved(batch, model.device)).view(-1, 2).T
             batch_margins.append(chosen - rejected)
     return torch.cat(batch_margins)
 

@@ -44,7 +44,7 @@ from dil_tutorial.llm.models import SMOLLM2, load_model, load_tokenizer, resolve
 from dil_tutorial.llm.rows import Response
 from dil_tutorial.llm.sampling import draw, score_drawn
 from dil_tutorial.llm.trainer import DILTrainer
-from dil_tutorial.losses import CATALOG
+from dil_tutorial.losses import CATALOG, LossSpec
 from dil_tutorial.support.files import read_text
 
 UNRELATED = Path(__file__).parent / "unrelated.txt"
@@ -260,19 +260,24 @@ def adapted(base: Any, top: int, rank: int, seed: int, **more: Any) -> Any:
 
 
 def train(
-    policy: Any, arm: Arm, pairs: Any, tokenizer: Any, work: Path, **config: Any
+    policy: Any,
+    loss: LossSpec,
+    reduction: str,
+    rows: Any,
+    tokenizer: Any,
+    work: Path,
+    **config: Any,
 ) -> tuple[Any, dict[str, list[float]]]:
-    """Train a policy on pairs by the arm's loss; returns it, free of training's autocast, and its
+    """Train a policy on pairs, or on groups; returns it, free of training's autocast, and its
     curves.  ``config`` are fields of ``DILConfig``.
     """
-    spec = CATALOG[arm.loss]
     trainer = DILTrainer(
         policy,
         DILConfig(
             str(work),
-            loss=spec.name,
-            loss_kwargs=spec.kwargs,
-            logprobs=arm.reduction,
+            loss=loss.name,
+            loss_kwargs=loss.kwargs,
+            logprobs=reduction,
             warmup_steps=0.1,
             use_cpu=this_device() == "cpu",
             save_strategy="no",
@@ -281,7 +286,7 @@ def train(
             logging_steps=1,
             **config,
         ),
-        pairs,
+        rows,
         processing_class=tokenizer,
     )
     trainer.remove_callback(PrinterCallback)
@@ -375,26 +380,33 @@ class Runner:
 
         A seed draws pairs, labels, the adapter's start and the order of the batches.
         """
-        settings = self.settings
         rows, _ = (data or self.data).pairs("train", pairs, seed)
         # losses that read the same pairs share the reference's scores
         third = "-reference" if CATALOG[arm.loss].needs_reference_samples else ""
         return train(
             self.policy(base if base is not None else self.base(), seed),
-            arm,
+            CATALOG[arm.loss],
+            arm.reduction,
             rows,
             self.tokenizer,
             self.folder / "work" / f"{pairs}-{seed}{third}",
-            learning_rate=rate,
-            seed=seed,
-            per_device_train_batch_size=settings.batch_size,
-            num_train_epochs=settings.epochs,
-            lr_scheduler_type="linear",
-            weight_decay=0.0,
-            bf16=settings.bf16,
-            layout=settings.layout,
-            head_chunk=8192,
+            **self.training(rate, seed),
         )
+
+    def training(self, rate: float, seed: int) -> dict[str, Any]:
+        """Fields of ``DILConfig`` that all runs of a study share."""
+        settings = self.settings
+        return {
+            "learning_rate": rate,
+            "seed": seed,
+            "per_device_train_batch_size": settings.batch_size,
+            "num_train_epochs": settings.epochs,
+            "lr_scheduler_type": "linear",
+            "weight_decay": 0.0,
+            "bf16": settings.bf16,
+            "layout": settings.layout,
+            "head_chunk": 8192,
+        }
 
     def row(
         self,

@@ -3,12 +3,15 @@ stopping with a checkpoint.
 """
 
 import signal
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from transformers import ProgressCallback, TrainerCallback
+from transformers import ProgressCallback, Trainer, TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
-from dil_tutorial.errors import InputError
+from dil_tutorial.errors import Diverged, InputError
 from dil_tutorial.llm.doctor import ISSUES, of_log
 from dil_tutorial.llm.metrics import warning_signs
 
@@ -16,10 +19,17 @@ logger = logging.get_logger(__name__)
 EARLY = 50  # logged steps
 
 
+WATCHED = {"loss": "loss", "margin": "rewards/margins", "f chosen": "logratios/chosen"}
+
+
 class ProgressBar(ProgressCallback):
-    """transformers' bar with the three numbers to watch behind it, in place of a printed dict a
-    step.
+    """transformers' bar with the numbers to watch behind it, ``watched``, in place of a printed
+    dict a step.
     """
+
+    def __init__(self, watched: Mapping[str, str] = WATCHED) -> None:
+        super().__init__()
+        self.watched = watched
 
     def on_log(
         self,
@@ -35,9 +45,8 @@ class ProgressBar(ProgressCallback):
             and logs
             and "loss" in logs
         ):
-            metrics = {"loss": "loss", "margin": "rewards/margins", "f chosen": "logratios/chosen"}
             self.training_bar.set_postfix(
-                {short: f"{logs[name]:.3f}" for short, name in metrics.items()}
+                {short: f"{logs[name]:.3f}" for short, name in self.watched.items() if name in logs}
             )
 
 
@@ -132,6 +141,23 @@ class LiveFigure(TrainerCallback):
             from dil_tutorial.support import plotting
 
             self.image.value = plotting.png(plotting.training_curves(rows))
+
+
+def check_finite(trainer: Trainer) -> None:
+    """Diverged where a weight is not a finite number."""
+    for name, weight in trainer.model.named_parameters():
+        if weight.requires_grad and not weight.isfinite().all():
+            raise Diverged(
+                f"{name} holds NaN or infinity after step {trainer.state.global_step}: "
+                f"{way_back(trainer.args.output_dir)}"
+            )
+
+
+def way_back(output_dir: str) -> str:
+    """What to do about a run that has diverged."""
+    last = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+    there = f"the last checkpoint is {last}" if last else "there is no checkpoint"
+    return f"the run has diverged; {there}: lower the learning rate, or set max_grad_norm"
 
 
 class StopAndSave(TrainerCallback):

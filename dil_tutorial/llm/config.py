@@ -2,6 +2,7 @@
 savings of the step.
 """
 
+import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from transformers import TrainingArguments
 
 from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.llm.fast.batches import LAYOUTS
-from dil_tutorial.losses import LossSpec, make_loss
+from dil_tutorial.losses import GROUP_LOSSES, LossSpec, make_loss
 from dil_tutorial.support.files import read_json
 
 LOGPROBS = ("sum", "mean")
@@ -76,7 +77,8 @@ class DILConfig(TrainingArguments):
     ============================  ==========  ======================================================
     Field                         Default     Description
     ============================  ==========  ======================================================
-    ``loss``                      "dil"       a name from ``losses.LOSSES``
+    ``loss``                      "dil"       a name from ``losses.LOSSES``, of pairs, or from
+                                              ``losses.GROUP_LOSSES``, of K responses with scores
     ``generator``                 None        DIL's and f-DPO's h: "lsif", "ukl", "bce", another of
                                               ``bregman.GENERATORS``, "power(0.5)", "lsif+ukl"
     ``denominator``               None        DIL's reference term: "rejected" (as published),
@@ -86,6 +88,8 @@ class DILConfig(TrainingArguments):
     ``reference_max_new_tokens``  128         the longest such response in tokens
     ``beta``                      None        scales f; the loss's own default if None
     ``loss_kwargs``               None        the loss's other settings, such as {"tau": 0.5} of IPO
+    ``score_temperature``         1.0         of groups: weights are softmax(scores/T); 0: the best
+                                              response alone
     ``logprobs``                  "sum"       "sum" over the response's tokens, or "mean" per token
                                               (THEORY §6)
     ``ld_alpha``                  None        LD-DPO: how much tokens beyond the shorter response of
@@ -112,6 +116,7 @@ class DILConfig(TrainingArguments):
     denominator: str | None = None
     beta: float | None = None
     loss_kwargs: dict[str, Any] | None = None
+    score_temperature: float | None = None
     logprobs: str = "sum"
     ld_alpha: float | None = None
     use_weighting: bool = False
@@ -165,6 +170,11 @@ class DILConfig(TrainingArguments):
                 "ld_alpha discounts a sum over tokens, which logprobs 'mean' would divide by "
                 "all: leave one out"
             )
+        if self.score_temperature is not None and not 0 <= self.score_temperature < math.inf:
+            raise InputError(
+                f"score_temperature is {self.score_temperature!r}: give 0, for the best response "
+                "alone, or more"
+            )
         if zero_stage(self.deepspeed) == 3:
             raise InputError(
                 "deepspeed: ZeRO stage 3 shards the weights while they are loaded, before the "
@@ -199,6 +209,16 @@ class DILConfig(TrainingArguments):
             raise InputError(
                 f"loss {self.loss!r} estimates a KL from the batch: set "
                 "per_device_train_batch_size to 2 or more, or loss_kwargs: {kl: 0.0}"
+            )
+        if loss.of_groups and (self.use_weighting or self.ld_alpha is not None):
+            raise InputError(
+                f"loss {self.loss!r} reads groups, and use_weighting and ld_alpha are for pairs: "
+                "leave them out"
+            )
+        if self.score_temperature is not None and not loss.of_groups:
+            raise InputError(
+                f"score_temperature is for losses of groups ({', '.join(GROUP_LOSSES)}), and loss "
+                f"{self.loss!r} reads pairs: leave it out"
             )
         if loss.of_batch and self.use_weighting:
             raise InputError(

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dil_tutorial.llm.fast.attention import ATTENTION, lengths_of, register
 from dil_tutorial.llm.fast.head import head_gives_logps
 from dil_tutorial.llm.fast.packing import pack
-from dil_tutorial.llm.rows import Response, TokenizedPair
+from dil_tutorial.llm.rows import Response, TokenizedGroup
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,8 @@ class Step:
     """A micro-batch of a training step on one device, as far as memory and time depend on it."""
 
     prompt: int  # tokens
-    chosen: int
-    rejected: int
-    pairs: int = 1
+    responses: tuple[int, ...]  # tokens of each response of a row: 2 of a pair, K of a group
+    rows: int = 1  # pairs or groups
     dtype: str = "float32"  # of the weights that are held: float32, bfloat16 or nf4
     bf16: bool = False  # computing in bfloat16 (autocast)
     lora: int = 0  # rank; 0: all weights are trained
@@ -44,27 +43,22 @@ class Step:
     head_chunk: int = 256
     optimizer: str = "adamw_torch_fused"
     accumulation: int = 1
-    shared: bool = True  # a prompt is read once for both responses
+    shared: bool = True  # a prompt is read once for all responses of a row
 
-    def rows(self) -> list[TokenizedPair]:
-        """The micro-batch's pairs, all of the same lengths.
+    def made_up(self) -> list[TokenizedGroup]:
+        """The micro-batch's rows, all of the same lengths.
 
-        >>> [
-        ...     len(response.tokens)
-        ...     for response in Step(prompt=9, chosen=3, rejected=2).rows()[0].responses
-        ... ]
+        >>> [len(one.tokens) for one in Step(prompt=9, responses=(3, 2)).made_up()[0].responses]
         [3, 2]
         """
-        chosen, rejected = (
-            Response([1] * self.prompt, [token] * n)
-            for token, n in ((2, self.chosen), (3, self.rejected))
-        )
-        return [TokenizedPair(chosen, rejected)] * self.pairs
+        prompt = [1] * self.prompt
+        responses = [Response(prompt, [2 + k] * n) for k, n in enumerate(self.responses)]
+        return [TokenizedGroup(responses, [])] * self.rows
 
     @property
     def tokens(self) -> int:
-        """Real tokens of the micro-batch, the prompt that two responses share counted once."""
-        return self.pairs * (self.prompt + self.chosen + self.rejected)
+        """Real tokens of the micro-batch, a prompt counted once for each row."""
+        return self.rows * (self.prompt + sum(self.responses))
 
 
 # --- Counting on fake tensors ---------------------------------------------------------------------
@@ -104,7 +98,7 @@ def counted(config: Any, step: Step) -> Counts:
     ...     num_hidden_layers=5,
     ...     num_attention_heads=2,
     ... )
-    >>> found = counted(config, Step(prompt=8, chosen=4, rejected=4))
+    >>> found = counted(config, Step(prompt=8, responses=(4, 4)))
     >>> f"{found.linear + found.other:,.0f} weights"
     '4,888 weights'
     """
@@ -118,7 +112,7 @@ def count(config: Any, step: Step, depth: int) -> Counts:
     """One packed step of a model of ``depth`` layers on fake tensors: nothing is computed,
     everything is counted.
     """
-    batch = pack(step.rows(), step.shared)
+    batch = pack(step.made_up(), step.shared)
     inputs = batch.inputs()
     register()
     lengths_of(inputs["attention_mask"])  # read, and remembered, while tensors have a content

@@ -28,7 +28,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from itertools import islice
@@ -99,21 +99,35 @@ def read_pairs(
     return read(path, limit, on_bad_line).pairs
 
 
-def read(path: str | Path, limit: int | None = None, on_bad_line: str = "refuse") -> Reading:
+Check = Callable[[object, str], Pair]  # of a row and where it stands; raises InputError
+
+
+def read(
+    path: str | Path,
+    limit: int | None = None,
+    on_bad_line: str = "refuse",
+    check: Check | None = None,
+) -> Reading:
     """``read_pairs`` with what else there is to say of the file.
+
+    ``check`` makes a pair of a row, or what else is read: ``check_pair`` if None,
+    ``groups.check_group`` for groups.
 
     >>> found = read(tiny_preferences(), limit=3)
     >>> len(found.pairs), found.bad, found.more
     (3, [], True)
     """
-    rows = _rows(path)
-    reading = check_all(islice(rows, limit), str(path), on_bad_line)
+    rows = raw_rows(path)
+    reading = check_all(islice(rows, limit), str(path), on_bad_line, check)
     reading.more = next(rows, None) is not None
     return reading
 
 
 def check_all(
-    rows: Iterable[tuple[object, str]], name: str, on_bad_line: str = "refuse"
+    rows: Iterable[tuple[object, str]],
+    name: str,
+    on_bad_line: str = "refuse",
+    check: Check | None = None,
 ) -> Reading:
     """Check every row, each with where it stands; where some cannot be used, InputError once all
     are read, or they are skipped.
@@ -130,12 +144,13 @@ def check_all(
         try:
             if isinstance(row, Unreadable):
                 raise InputError(f"{where}: {row.reason}")
-            pair = check_pair(row, where)
+            pair = (check or check_pair)(row, where)
         except InputError as error:
             reading.bad.append(str(error))
             continue
         reading.pairs.append(pair)
-        reading.cut_back += isinstance(row, Mapping) and went_on(row)
+        of_pairs = check in (None, check_pair)
+        reading.cut_back += of_pairs and isinstance(row, Mapping) and went_on(row)
     if len(reading.bad) == 1 and on_bad_line == "refuse":
         raise InputError(reading.bad[0] + ", or give --on-bad-line skip" * (reading.total > 1))
     if reading.bad and on_bad_line == "refuse":
@@ -161,7 +176,8 @@ def check_all(
         reasons = "; ".join(reading.bad[:3]) + "; ..." * (len(reading.bad) > 3)
         raise InputError(f"{name}: none of its {reading.total} rows can be used: {reasons}")
     if not reading.pairs:
-        raise InputError(f"{name}: holds no pairs: give one JSON object per line")
+        what = "pairs" if check in (None, check_pair) else "groups"
+        raise InputError(f"{name}: holds no {what}: give one JSON object per line")
     return reading
 
 
@@ -178,8 +194,8 @@ class Unreadable:
     reason: str
 
 
-def _rows(name: str | Path) -> Iterator[tuple[object, str]]:
-    """(row, where it stands), one at a time."""
+def raw_rows(name: str | Path) -> Iterator[tuple[object, str]]:
+    """(row, where it stands), one at a time, of a file or of a data set on the hub."""
     path = Path(name)
     if path.suffix == ".parquet" or (not path.exists() and HUB_ID.fullmatch(str(name))):
         yield from _dataset_rows(name)
@@ -268,10 +284,12 @@ def check_pair(row: object, where: str) -> Pair:
         fields = (*fields, ACROSS)
     for field in fields:
         if field not in row:
+            group = "responses" in row or "completions" in row
             raise InputError(
                 f"{where}: field '{field}' is missing: give prompt, chosen and rejected"
+                + ", or read it as a group: loss: group" * group
             )
-        if not (isinstance(row[field], str) or _is_chat(row[field])):
+        if not (isinstance(row[field], str) or is_chat(row[field])):
             raise InputError(
                 f"{where}: field '{field}' is of type {type(row[field]).__name__}: "
                 'give a string, or a list of {"role": ..., "content": ...} messages'
@@ -349,8 +367,8 @@ def with_prompt(row: Mapping[str, Any]) -> Mapping[str, Any]:
     chosen, rejected = row.get("chosen"), row.get("rejected")
     texts = _implicit(row)
     chats = (
-        _is_chat(chosen)
-        and _is_chat(rejected)
+        is_chat(chosen)
+        and is_chat(rejected)
         and (row.get("prompt") is None or isinstance(row["prompt"], str))
     )
     if not (texts or chats) or chosen == rejected:
@@ -395,7 +413,12 @@ def went_on(row: Mapping[str, Any]) -> bool:
     return bool(shared.strip()) and bool(ANSWER.search(row["chosen"]))
 
 
-def _is_chat(value: object) -> bool:
+def is_chat(value: object) -> bool:
+    """Whether a value is a list of chat messages.
+
+    >>> is_chat([{"role": "user", "content": "Hi"}]), is_chat("Hi")
+    (True, False)
+    """
     return (
         isinstance(value, list)
         and len(value) > 0

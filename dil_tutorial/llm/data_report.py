@@ -68,11 +68,11 @@ def describe(
         rows, dropped = tokenize_pairs(pairs, tokenizer, max_length, chat_format)
         left_out += dropped
         lengths = {
-            "prompt": [len(row.chosen.prompt) for row in rows],
-            "chosen": [len(row.chosen.tokens) for row in rows],
-            "rejected": [len(row.rejected.tokens) for row in rows],
+            "prompt": [len(row.responses[0].prompt) for row in rows],
+            "chosen": [len(row.responses[0].tokens) for row in rows],
+            "rejected": [len(row.responses[1].tokens) for row in rows],
         }
-        end, won = tokenizer.eos_token_id, [row.chosen for row in rows]
+        end, won = tokenizer.eos_token_id, [row.responses[0] for row in rows]
         double = sum(one.tokens[-2:] == [end] * 2 for one in won)
         no_end = sum(
             end not in one.tokens[-3:] and len(one.prompt) + len(one.tokens) < max_length

@@ -7,7 +7,7 @@ TRL's, whose metrics have the same names.  The trainer asks of its own log while
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from dil_tutorial.llm import data_report
 from dil_tutorial.llm.data import Reading, read
 from dil_tutorial.llm.metrics import FALLEN, warning_signs
 from dil_tutorial.llm.models import load_tokenizer
-from dil_tutorial.llm.rows import TokenizedPair
+from dil_tutorial.llm.rows import Rows, TokenizedPair
 from dil_tutorial.support.files import read_json, read_text
 
 Row = Mapping[str, Any]
@@ -233,7 +233,7 @@ def of_data(reading: Reading, tokenizer: Any = None, max_length: int = 1024) -> 
     return findings
 
 
-def of_rows(rows: Iterable[TokenizedPair], end: int | None) -> list[Finding]:
+def of_rows(rows: Rows | list[TokenizedPair], end: int | None) -> list[Finding]:
     """What tokenized pairs give cause to say before a training: here as in ``of_data``, EOS tokens
     that stand there twice.
 

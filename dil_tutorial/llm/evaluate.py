@@ -12,7 +12,7 @@ import torch
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.data import FIELDS, Pair, read, read_pairs
 from dil_tutorial.llm.fast.batches import LAYOUTS
-from dil_tutorial.llm.fast.logprobs import pair_logps
+from dil_tutorial.llm.fast.logprobs import row_logps
 from dil_tutorial.llm.fast.probes import check_fits, usable_layout
 from dil_tutorial.llm.metrics import kl_terms
 from dil_tutorial.llm.models import this_device
@@ -64,7 +64,8 @@ def evaluate(
     layouts = [usable_layout(model, "shared", longest)[0] for model in (policy, reference)]
     layout = max(layouts, key=LAYOUTS.index)  # the plainer of the two serves both
     ours, ref_logps = (
-        pair_logps(model, rows, batch_size, layout, quiet) for model in (policy, reference)
+        row_logps(model, rows.without_reference(), batch_size, layout, quiet).T
+        for model in (policy, reference)
     )
     f_w, f_l = ours - ref_logps
     tokens = rows.lengths[:, 1].double()  # of the chosen

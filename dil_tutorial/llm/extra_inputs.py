@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.config import DILConfig
-from dil_tutorial.llm.fast.batches import PairBatch
+from dil_tutorial.llm.fast.batches import Batch
 from dil_tutorial.llm.fast.head import aligned_logps
 from dil_tutorial.llm.fast.reference import sample_responses
 from dil_tutorial.losses import LossSpec
@@ -38,38 +38,30 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Scores:
-    """N = 2B or 3B responses of a batch of B pairs: the chosen, the rejected, the reference's."""
+    """Of B rows of at most K responses, (B, K) each: of pairs the chosen, the rejected and, where
+    the data bring one, the reference's.
+    """
 
-    logps: Tensor  # (N,) log pi_theta(y|x), summed over tokens
-    f: Tensor  # (N,) log-ratios as the loss is given them: summed, or means per token
-    ref_logps: Tensor  # (N,) log pi_ref(y|x), likewise; 0 for a loss without a reference
-    pairs: int  # B
-
-    def parts(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``values`` (N,) of the chosen, the rejected and the reference's responses."""
-        B = self.pairs
-        return values[:B], values[B : 2 * B], values[2 * B :]
+    logps: Tensor  # log pi_theta(y|x), summed over tokens
+    f: Tensor  # log-ratios as the loss is given them: summed, or means per token
+    ref_logps: Tensor  # log pi_ref(y|x), likewise; 0 for a loss without a reference
+    present: Tensor  # bool: which of K responses a row has; the others are 0
 
 
-ExtraInput = Callable[[Scorer, Any, PairBatch, Scores], dict[str, Tensor]]
+ExtraInput = Callable[[Scorer, Any, Batch, Scores], dict[str, Tensor]]
 
 
-def given_reference(
-    scorer: Scorer, model: Any, batch: PairBatch, scores: Scores
-) -> dict[str, Tensor]:
+def given_reference(scorer: Scorer, model: Any, batch: Batch, scores: Scores) -> dict[str, Tensor]:
     """Log-ratios of responses of the reference that the data bring."""
-    f_reference = scores.parts(scores.f)[2]
-    if not len(f_reference):
+    if scores.f.shape[1] < 3:
         raise InputError(
             "denominator 'reference': these rows have no field 'reference', and those of training "
             "had: give each row a response of the reference"
         )
-    return {"f_reference": f_reference}
+    return {"f_reference": scores.f[:, 2]}
 
 
-def drawn_reference(
-    scorer: Scorer, model: Any, batch: PairBatch, scores: Scores
-) -> dict[str, Tensor]:
+def drawn_reference(scorer: Scorer, model: Any, batch: Batch, scores: Scores) -> dict[str, Tensor]:
     """Log-ratios of one new response of the reference to each prompt."""
     assert batch["prompts"] is not None
     with torch.no_grad(), scorer.as_reference(scorer.reference):
@@ -83,7 +75,7 @@ def drawn_reference(
 
 
 def kl_of_mismatched_pairs(
-    scorer: Scorer, model: Any, batch: PairBatch, scores: Scores
+    scorer: Scorer, model: Any, batch: Batch, scores: Scores
 ) -> dict[str, Tensor]:
     """KTO's estimate of KL(pi_theta || pi_ref): the mean f of each prompt with the next pair's
     chosen response, where it is above zero.  It takes no gradient."""
@@ -92,12 +84,9 @@ def kl_of_mismatched_pairs(
         return {"kl": scorer.log_ratios(model, batch["mismatched"]).mean().clamp(min=0)}
 
 
-def reference_logps(
-    scorer: Scorer, model: Any, batch: PairBatch, scores: Scores
-) -> dict[str, Tensor]:
+def reference_logps(scorer: Scorer, model: Any, batch: Batch, scores: Scores) -> dict[str, Tensor]:
     """log pi_ref of the two responses of each pair."""
-    chosen, rejected, _ = scores.parts(scores.ref_logps)
-    return {"ref_chosen": chosen, "ref_rejected": rejected}
+    return {"ref_chosen": scores.ref_logps[:, 0], "ref_rejected": scores.ref_logps[:, 1]}
 
 
 def extra_inputs(loss: LossSpec, draws: bool) -> list[ExtraInput]:
@@ -117,11 +106,10 @@ def extra_inputs(loss: LossSpec, draws: bool) -> list[ExtraInput]:
 
 
 @torch.no_grad()
-def alignment_weights(scorer: Scorer, model: Any, batch: PairBatch) -> Tensor:
+def alignment_weights(scorer: Scorer, model: Any, batch: Batch) -> Tensor:
     """WPO's weight of each pair (B,): both responses' probabilities per token under the policy,
     relative to what tokens drawn from it would have (Zhou et al., 2024, eq. 2).
     """
-    B = len(batch["ref_logps"])
     parts, _ = scorer.token_values(model, batch["responses"], aligned_logps)
-    means = torch.stack([part.mean() for part in parts])
-    return (means[:B] + means[B : 2 * B]).exp()
+    means = torch.stack([part.mean() for part in parts]).view(len(batch["ref_logps"]), -1)
+    return (means[:, 0] + means[:, 1]).exp()

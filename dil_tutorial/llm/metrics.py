@@ -1,9 +1,9 @@
-"""What to watch while a policy trains: numbers a response or a pair, and what they say when
+"""What to watch while a policy trains: numbers for each pair or group, and what they say when
 something goes wrong.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,22 +13,14 @@ from dil_tutorial.bregman import MAX_LOG_RATIO
 from dil_tutorial.losses import Loss, as_spec
 
 FALLEN = -1.0  # the log-ratio of chosen responses below which they have lost probability
+SUMMARY = (
+    "loss",
+    "rewards/margins",
+    "rewards/accuracies",
+    "logratios/chosen",
+    "logratios/rejected",
+)
 LARGE = 10.0  # |f| beyond which a response counts as far from the reference: a ratio of 22,000
-
-
-def gradient_weights(loss: Loss, f_chosen: Tensor, f_rejected: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradient weights of a pair: -dl/df_w (B,), upwards on the chosen, and dl/df_l (B,), downwards
-    on the rejected.
-
-    >>> from dil_tutorial.losses import make_loss
-    >>> zero = torch.zeros(1)
-    >>> [round(w.item(), 2) for w in gradient_weights(make_loss("dpo", beta=0.1), zero, zero)]
-    [0.05, 0.05]
-    """
-    with torch.enable_grad():
-        f = [x.detach().float().requires_grad_() for x in (f_chosen, f_rejected)]
-        grads = torch.autograd.grad(loss(*f).sum(), f, allow_unused=True, materialize_grads=True)
-    return -grads[0], grads[1]
 
 
 def kl_terms(f: Tensor) -> Tensor:
@@ -50,7 +42,8 @@ def measure(
 ) -> dict[str, list[float]]:
     """One number a pair for every metric (a mean over them is what is logged); all arguments (B,).
 
-    ``rewards/chosen`` and ``rewards/rejected`` are the implicit rewards beta f.
+    ``rewards/chosen`` and ``rewards/rejected`` are the implicit rewards beta f; ``weights/chosen``
+    is -dl/df_w, upwards on the chosen, ``weights/rejected`` dl/df_l, downwards on the rejected.
 
     >>> from dil_tutorial.losses import make_loss
     >>> f_w, f_l = torch.tensor([0.5, -0.5]), torch.zeros(2)
@@ -58,28 +51,104 @@ def measure(
     >>> measured["rewards/accuracies"], measured["logratios/chosen"]
     ([1.0, 0.0], [0.5, -0.5])
     """
-    f_w, f_l, logp_w, logp_l = (x.detach().float().cpu() for x in (f_w, f_l, logp_w, logp_l))
-    weight_w, weight_l = gradient_weights(loss, f_w, f_l)
-    both = torch.stack([f_w, f_l])
     # what makes the two a sample of pi_ref: one half each, or the loss's own mixture
     share = torch.as_tensor(as_spec(loss).all_settings.get("mixture_weight", 0.5)).double()
-    mixture = torch.stack([share, 1 - share]).view(2, -1)
+    return measure_rows(
+        lambda f: loss(f[:, 0], f[:, 1]),
+        torch.stack([f_w, f_l], 1),
+        torch.stack([logp_w, logp_l], 1),
+        torch.tensor([[1.0, 0.0]]).expand(len(f_w), 2),
+        torch.stack([share, 1 - share], -1).view(-1, 2).cpu(),
+        beta,
+    )
+
+
+def measure_groups(
+    loss: Loss, f: Tensor, logps: Tensor, weights: Tensor, present: Tensor, beta: float
+) -> dict[str, list[float]]:
+    """``measure`` of B groups of at most K responses, all arguments (B, K), in the same names.
+
+    A chosen response counts as often as it is the winner, ``weights``; a rejected one as often as
+    it is one of the K - 1 others.  NaN where no response of a group won.
+
+    >>> from dil_tutorial.losses import make_loss
+    >>> f, won = torch.tensor([[0.5, 0.0, 0.2]]), torch.tensor([[1.0, 0.0, 0.0]])
+    >>> there = torch.ones(1, 3).bool()
+    >>> found = measure_groups(make_loss("group"), f, f - 5, won, there, beta=1.0)
+    >>> found["logratios/chosen"], found["logratios/rejected"], found["groups/solved"]
+    ([0.5], [0.1], [1.0])
+    """
+    mixture = present.double() / present.sum(1, keepdim=True)
+
+    def of_rows(f: Tensor) -> Tensor:
+        return losses_of_groups(loss, f, weights.to(f), present.to(f.device))
+
+    solved = weights.sum(1) > 0
+    measured = measure_rows(of_rows, f, logps, weights.cpu(), mixture.cpu(), beta, present.cpu())
+    return {**measured, "groups/solved": solved.double().tolist()}
+
+
+def losses_of_groups(
+    loss: Loss, f: Tensor, weights: Tensor, present: Tensor, **inputs: Any
+) -> Tensor:
+    """The loss of each of B groups of at most K responses, (B, K) each -> (B,).
+
+    Groups with the same number of responses go through the loss together.
+
+    >>> from dil_tutorial.losses import group_loss
+    >>> losses_of_groups(
+    ...     group_loss,
+    ...     torch.zeros(2, 3),
+    ...     torch.tensor([[1.0, 0.0, 0.0], [0.5, 0.5, 0.0]]),
+    ...     torch.tensor([[True, True, True], [True, True, False]]),
+    ... )
+    tensor([1.3863, 1.3863])
+    """
+    sizes = present.sum(1)
+    losses = f.new_zeros(len(f))
+    for K in sizes.unique().tolist():
+        rows = sizes == K
+        losses = losses.masked_scatter(rows, loss(f[rows, :K], weights[rows, :K], **inputs))
+    return losses
+
+
+def measure_rows(
+    loss: Callable[[Tensor], Tensor],  # of f (B, K): (B,)
+    f: Tensor,  # (B, K)
+    logps: Tensor,  # (B, K)
+    chosen: Tensor,  # (B, K): how much each response is the chosen one
+    mixture: Tensor,  # (B, K) or (1, K): weights that make the responses a sample of pi_ref
+    beta: float,
+    present: Tensor | None = None,  # (B, K) bool
+) -> dict[str, list[float]]:
+    """The metrics of B rows, of pairs and of groups alike."""
+    f, logps = f.detach().float().cpu(), logps.detach().float().cpu()
+    present = torch.ones_like(f).bool() if present is None else present
+    with torch.enable_grad():
+        wanted = f.clone().requires_grad_()
+        [slope] = torch.autograd.grad(loss(wanted).sum(), wanted)
+    K = present.sum(1, keepdim=True)
+    won = chosen.sum(1, keepdim=True)
+    chosen = torch.where(won > 0, chosen / won, torch.nan).float()
+    rejected = torch.where(present, 1 - chosen, 0.0) / (K - 1)
+    lower = f.unsqueeze(2) > torch.where(present, f, torch.inf).unsqueeze(1)  # (B, K, K)
+    ratio = f.double().clamp(max=300).exp()
+    f_w, f_l = (chosen * f).sum(1), (rejected * f).sum(1)
     values = {
         "rewards/chosen": beta * f_w,
         "rewards/rejected": beta * f_l,
         "rewards/margins": beta * (f_w - f_l),
-        "rewards/accuracies": (f_w > f_l).float(),
-        "logps/chosen": logp_w,
-        "logps/rejected": logp_l,
+        # how often the chosen response is above one of the others
+        "rewards/accuracies": (chosen * lower.sum(2)).sum(1) / (K[:, 0] - 1),
+        "logps/chosen": (chosen * logps).sum(1),
+        "logps/rejected": (rejected * logps).sum(1),
         "logratios/chosen": f_w,
         "logratios/rejected": f_l,
-        "logratios/large": (both.abs() > LARGE).float().mean(0),
-        "ratio": (mixture * both.double().clamp(max=300).exp()).sum(
-            0
-        ),  # 1 in expectation, for any policy
-        "kl": (mixture * kl_terms(both)).sum(0),
-        "weights/chosen": weight_w,
-        "weights/rejected": weight_l,
+        "logratios/large": (f.abs() > LARGE).sum(1) / K[:, 0],
+        "ratio": (mixture * ratio).sum(1),  # 1 in expectation, for any policy
+        "kl": (mixture * kl_terms(f)).sum(1),
+        "weights/chosen": -(chosen * slope).sum(1),
+        "weights/rejected": (rejected * slope).sum(1),
     }
     return {name: value.tolist() for name, value in values.items()}
 
@@ -114,38 +183,22 @@ def beyond_the_formula(f: Tensor) -> bool:
 
 
 def first_and_last_quarter(
-    history: Sequence[Mapping[str, Any]],
+    history: Sequence[Mapping[str, Any]], names: Sequence[str] = SUMMARY
 ) -> tuple[int, int, list[tuple[str, float, float]]]:
     """Did the loss fall, did the margins rise?  Steps, steps in a quarter, and (metric, mean of the
     first, of the last).
 
-    >>> names = (
-    ...     "loss",
-    ...     "rewards/margins",
-    ...     "rewards/accuracies",
-    ...     "logratios/chosen",
-    ...     "logratios/rejected",
-    ... )
-    >>> first_and_last_quarter([dict.fromkeys(names, 2.0), dict.fromkeys(names, 1.0)])[2][0]
-    ('loss', 2.0, 1.0)
+    >>> rows = [{"loss": 2.0}, {"loss": 1.0}]
+    >>> first_and_last_quarter(rows, names=["loss"])
+    (2, 1, [('loss', 2.0, 1.0)])
     """
     rows = [row for row in history if "loss" in row]
     quarter = max(1, len(rows) // 4)
-    names = (
-        "loss",
-        "rewards/margins",
-        "rewards/accuracies",
-        "logratios/chosen",
-        "logratios/rejected",
-    )
-    means = [
-        tuple(
-            sum(row[name] for row in part) / quarter for part in (rows[:quarter], rows[-quarter:])
+    means = []
+    for name in names:
+        first, last = (
+            [row[name] for row in part if name in row] for part in (rows[:quarter], rows[-quarter:])
         )
-        for name in names
-    ]
-    return (
-        len(rows),
-        quarter,
-        [(name, first, last) for name, (first, last) in zip(names, means, strict=True)],
-    )
+        if first and last:
+            means.append((name, sum(first) / len(first), sum(last) / len(last)))
+    return len(rows), quarter, means

@@ -1,8 +1,8 @@
-"""RLHF by samples on a language model (THEORY §13): a ``Trainer`` whose policy answers its prompts
-itself.
+"""On-policy training of a language model (THEORY §13, §14): a ``Trainer`` whose policy answers its
+prompts itself.
 
 The advantages and losses are those of ``dil_tutorial.policy_gradient``, which the ledger
-enumerates.  At each new batch of prompts the policy draws a group of responses to each (temperature
+enumerates, and ``losses.group_loss``.  At each new batch of prompts the policy draws a group of responses to each (temperature
 1, its own distribution), a reward is asked of every response, and ``updates`` optimizer steps are
 made on them; at the first of these the policy is the one that drew.
 
@@ -14,16 +14,23 @@ made on them; at the first of these the policy is the one that drew.
 ``rloo``        less the mean of the others       the same
 ``grpo``        in s.d. of its group              token by token with its own rho, mean over the
                                                   response's tokens
+``group``       none: weights of the group,       ``group_loss`` of f = log pi_theta - log pi_old,
+                softmax((R - beta f_ref)/T)       pi_old the policy that drew
 ==============  ================================  ==================================================
+
+``group`` imitates the winner of each group, relative to the policy that drew it.  At beta = 0 every
+round moves on from the round before; at beta > 0 rounds rest where all penalized rewards are equal,
+at RLHF's optimum for beta (claim ``14.penalty``).  Its first step is a policy gradient with
+advantage weight - 1/K (claim ``14.first-step``).  Where the reward is true or false and beta is 0,
+the correct responses share the weight, and groups without one stay in the reference term alone.
 
 TRL's trainers do more (vLLM, several rewards, tools); this one is to be read.
 """
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
-from itertools import zip_longest
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -36,13 +43,18 @@ from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.llm.fast.batches import batch_of
 from dil_tutorial.llm.fast.logprobs import response_token_logps
 from dil_tutorial.llm.fast.probes import chunking_problem, usable_layout
-from dil_tutorial.llm.rows import Response, TokenizedPair
+from dil_tutorial.llm.groups import weights_of
+from dil_tutorial.llm.rows import Response, TokenizedGroup
 from dil_tutorial.llm.sampling import draw
+from dil_tutorial.losses import GROUP_LOSSES, LossSpec
 
 HEAD_CHUNK = 2048  # positions whose logits are held at a time
 ADVANTAGES = {"reinforce": lambda R: R, "rloo": pg.leave_one_out, "grpo": pg.group_normalised}
-# of prompts and responses, N each: nats, N
-Reward = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
+ALGORITHMS = (*ADVANTAGES, "group")
+# of N prompts and responses, and N of each other field of the rows, by name: N numbers (nats), or
+# whether they are correct
+Reward = Callable[..., Sequence[float] | Sequence[bool]]
+Prompt = str | Mapping[str, Any]  # a text, or a row with the field ``prompt``
 
 
 @dataclass
@@ -52,12 +64,14 @@ class OnlineConfig(TrainingArguments):
     ==================  =========  =================================================================
     Field               Default    Description
     ==================  =========  =================================================================
-    ``algorithm``       "rloo"     "reinforce", "rloo" or "grpo"
+    ``algorithm``       "rloo"     "reinforce", "rloo", "grpo" or "group"
     ``samples``         8          responses to each prompt of a batch
     ``max_new_tokens``  64         the longest response
     ``beta``            0.1        of the KL to the reference, taken off the reward
     ``clip``            0.2        PPO's; counts from the second of ``updates`` on
     ``updates``         1          optimizer steps on the same responses
+    ``generator``       "bce"      of "group": the h of its loss
+    ``temperature``     1.0        of "group": T, in nats; 0: the best response alone
     ==================  =========  =================================================================
     """
 
@@ -67,11 +81,17 @@ class OnlineConfig(TrainingArguments):
     beta: float = 0.1
     clip: float = 0.2
     updates: int = 1
+    generator: str = "bce"
+    temperature: float = 1.0
+    remove_unused_columns: bool | None = field(default=False)  # the reward reads them
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.algorithm not in ADVANTAGES:
-            raise unknown_name("algorithm", self.algorithm, ADVANTAGES)
+        if self.algorithm not in ALGORITHMS:
+            raise unknown_name("algorithm", self.algorithm, ALGORITHMS)
+        self.group_loss()
+        if not 0 <= self.temperature < math.inf:
+            raise InputError(f"temperature is {self.temperature}: give 0 or more")
         least = {
             "samples": 1 if self.algorithm == "reinforce" else 2,
             "max_new_tokens": 1,
@@ -92,6 +112,10 @@ class OnlineConfig(TrainingArguments):
                 "batch in its place"
             )
 
+    def group_loss(self) -> LossSpec:
+        """The loss of a group, with its generator."""
+        return GROUP_LOSSES["group"].bind(generator=self.generator)
+
 
 @dataclass(frozen=True)
 class Rollout:
@@ -101,13 +125,14 @@ class Rollout:
 
     responses: list[Response]
     old: list[Tensor]  # (T_n,) log-probabilities of their tokens under the policy that drew them
-    advantages: Tensor  # (N,)
+    advantages: Tensor  # (N,), or of "group" the weights
 
 
 class OnlineTrainer(Trainer):
-    """RLHF on prompts: the policy draws, ``reward`` judges, policy gradients improve.
+    """RLHF on prompts: the policy draws, ``reward`` judges, and the policy learns from that.
 
-    The reference is the model without its adapter (a ``PeftModel``), or ``ref_model``.
+    ``prompts`` are texts, or rows with the field ``prompt``, whose other fields ``reward`` is given
+    by name.  The reference is the model without its adapter (a ``PeftModel``), or ``ref_model``.
 
     >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
     >>> from transformers import ProgressCallback
@@ -133,7 +158,7 @@ class OnlineTrainer(Trainer):
         self,
         model: Any,
         args: OnlineConfig,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         processing_class: Any,
         reward: Reward,
         ref_model: Any = None,
@@ -176,9 +201,9 @@ class OnlineTrainer(Trainer):
         return SequentialSampler(self.train_dataset)  # ``repeated`` has put them in order
 
     def compute_loss(
-        self, model: Any, inputs: list[str], return_outputs: bool = False, **unused: Any
+        self, model: Any, inputs: list[Prompt], return_outputs: bool = False, **unused: Any
     ) -> Any:
-        """The loss of one step: a new rollout where its turn has come, then the clipped loss of its
+        """The loss of one step: a new rollout where its turn has come, then the loss of its
         responses.
         """
         args, step = self.args, self.state.global_step
@@ -186,13 +211,28 @@ class OnlineTrainer(Trainer):
             self.rollout = self.new_rollout(model, inputs)
         rollout = self.rollout
         ours = self.token_logps(model, rollout.responses)
-        loss = torch.stack(
-            [
-                self.loss_of(A, logps, old)
-                for A, logps, old in zip(rollout.advantages, ours, rollout.old, strict=True)
-            ]
-        ).mean()
+        if args.algorithm == "group":
+            loss = self.loss_of_groups(rollout, ours)
+        else:
+            loss = torch.stack(
+                [
+                    self.loss_of(A, logps, old)
+                    for A, logps, old in zip(rollout.advantages, ours, rollout.old, strict=True)
+                ]
+            ).mean()
         return (loss, None) if return_outputs else loss
+
+    def loss_of_groups(self, rollout: Rollout, ours: list[Tensor]) -> Tensor:
+        """``group_loss`` of all groups; the chosen term is a mean over those that have a winner."""
+        drawn_by = torch.stack([part.sum() for part in rollout.old])
+        f = torch.stack([part.sum() for part in ours]) - drawn_by
+        weights = rollout.advantages.view(-1, self.args.samples)
+        solved = (weights.sum(1) > 0).float().mean()
+        loss = self.args.group_loss()
+        groups = f.view_as(weights)
+        if solved == 0:  # nothing was chosen; the reference term alone is noise of mean zero
+            return 0 * groups.sum()
+        return loss(groups, weights, solved=solved).mean()
 
     def loss_of(self, A: Tensor, logps: Tensor, old: Tensor) -> Tensor:
         """Of one response: GRPO's mean over tokens, or the sequence's ratio as a whole."""
@@ -202,14 +242,14 @@ class OnlineTrainer(Trainer):
         return pg.clipped_loss(A, logps.sum(), old.sum(), self.args.clip)
 
     @torch.no_grad()
-    def new_rollout(self, model: Any, prompts: list[str]) -> Rollout:
+    def new_rollout(self, model: Any, prompts: list[Prompt]) -> Rollout:
         """Draw, judge and score a group of responses to each prompt."""
         args, seed = self.args, self.args.seed * 1_000_003 + self.state.global_step
         core = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         drawn = draw(
             core.eval(),
             self.processing_class,
-            prompts,
+            [text_of(prompt) for prompt in prompts],
             args.samples,
             args.max_new_tokens,
             seed,
@@ -220,10 +260,8 @@ class OnlineTrainer(Trainer):
             Response(row["prompt_ids"], one["ids"]) for row in drawn for one in row["responses"]
         ]
         texts = [one["text"] for row in drawn for one in row["responses"]]
-        R = torch.tensor(
-            self.reward([row["prompt"] for row in drawn for _ in row["responses"]], texts),
-            dtype=torch.float32,
-        )
+        rewards = list(self.reward(*asked(prompts, texts), **columns(prompts, args.samples)))
+        R = torch.tensor(rewards, dtype=torch.float32)
         if R.shape != (len(responses),) or not R.isfinite().all():
             raise InputError(
                 f"reward: gave {tuple(R.shape)} for {len(responses)} responses, or not a number: "
@@ -235,32 +273,43 @@ class OnlineTrainer(Trainer):
             - self.reference_logps(model, responses).cpu()
         )
         groups = (len(drawn), args.samples)
-        A = ADVANTAGES[args.algorithm](pg.penalized(R.view(groups), f.view(groups), args.beta))
+        penalized = pg.penalized(R.view(groups), f.view(groups), args.beta)
+        if args.algorithm == "group":
+            verified = args.beta == 0 and all(isinstance(reward, bool) for reward in rewards)
+            A = self.weights(penalized, verified)
+        else:
+            A = ADVANTAGES[args.algorithm](penalized)
         lengths = [float(len(response.tokens)) for response in responses]
         for name, values in {"reward": R.tolist(), "kl": f.tolist(), "tokens": lengths}.items():
             self.sums.setdefault(name, []).extend(values)
         model.train()
         return Rollout(responses, old, A.flatten().to(old[0].device))
 
+    def weights(self, scores: Tensor, verified: bool) -> Tensor:
+        """How much each response is the winner, (B, G): of scores, or of what is ``verified``, 1
+        where it is correct.
+        """
+        name = "correct" if verified else "scores"
+        groups = [weights_of({name: row}, self.args.temperature) for row in scores.tolist()]
+        weights = torch.tensor(groups, dtype=torch.float32)
+        self.sums.setdefault("groups/solved", []).extend(weights.sum(1).round().tolist())
+        return weights
+
     def token_logps(self, model: Any, responses: list[Response]) -> list[Tensor]:
         """Log-probabilities (T_n,) of each response's tokens, with gradient where that is on.
 
-        Neighbors go two by two, as pairs do: most share a prompt, which is then read once.
+        The responses to a prompt stand together, so that it is read once.
         """
         core = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         layout, chunk = self.savings[id(core)]
-        pairs = [
-            TokenizedPair(*two)
-            for two in zip_longest(responses[::2], responses[1::2], fillvalue=responses[-1])
+        samples = self.args.samples
+        groups = [
+            TokenizedGroup(responses[start : start + samples], [])
+            for start in range(0, len(responses), samples)
         ]
-        batch = batch_of(pairs, self.processing_class.pad_token_id, layout).to(self.args.device)
+        batch = batch_of(groups, self.processing_class.pad_token_id, layout).to(self.args.device)
         parts, _ = response_token_logps(model, batch, core.get_output_embeddings(), chunk)
-        in_order = [
-            part.float()
-            for two in zip(parts[: len(pairs)], parts[len(pairs) :], strict=True)
-            for part in two
-        ]
-        return in_order[: len(responses)]
+        return [part.float() for part in parts]
 
     def reference_logps(self, model: Any, responses: list[Response]) -> Tensor:
         """Log-probabilities of whole responses under the reference, (N,)."""
@@ -283,7 +332,33 @@ class OnlineTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
 
-def repeated(prompts: Sequence[str], args: OnlineConfig) -> list[str]:
+def text_of(prompt: Prompt) -> str:
+    """The text of a prompt.
+
+    >>> text_of("Hi"), text_of({"prompt": "2 + 2 =", "answer": 4})
+    ('Hi', '2 + 2 =')
+    """
+    return prompt if isinstance(prompt, str) else str(prompt["prompt"])
+
+
+def asked(prompts: Sequence[Prompt], responses: list[str]) -> tuple[list[str], list[str]]:
+    """The text of a prompt for each response, and the responses."""
+    times = len(responses) // len(prompts)
+    return [text_of(prompt) for prompt in prompts for _ in range(times)], responses
+
+
+def columns(prompts: Sequence[Prompt], times: int) -> dict[str, list[Any]]:
+    """The other fields of the rows, by name, with each value as often as its prompt has responses.
+
+    >>> columns([{"prompt": "2 + 2 =", "answer": 4}], times=2)
+    {'answer': [4, 4]}
+    """
+    rows = [prompt for prompt in prompts if not isinstance(prompt, str)]
+    names = dict.fromkeys(name for row in rows for name in row if name != "prompt")
+    return {name: [row.get(name) for row in rows for _ in range(times)] for name in names}
+
+
+def repeated(prompts: Sequence[Prompt], args: OnlineConfig) -> list[Prompt]:
     """Prompts in a seeded order, cut into whole batches, each batch as often in a row as it has
     ``updates``.
 

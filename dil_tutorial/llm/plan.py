@@ -7,6 +7,7 @@ moments is the peak: the end of the forward pass, when all activations are there
 pass, when all gradients are.
 """
 
+import itertools
 import math
 import os
 import time
@@ -37,7 +38,7 @@ CARDS = {  # bytes of memory, dense bf16 FLOP/s: from the makers' sheets
 STATES = {"adamw_torch": 8, "adamw_torch_fused": 8, "adamw_8bit": 2, "adamw_bnb_8bit": 2, "sgd": 0}
 # bytes of a weight in 4 bits with its scales, quantized again (Dettmers et al., 2023, section 3)
 NF4 = 0.5 + 0.127 / 8
-Lengths = tuple[int, int, int]  # tokens of prompt, chosen and rejected
+Lengths = tuple[int, ...]  # tokens of the prompt and of each response
 CONTEXT = 0.8 * GIB  # what CUDA, its libraries and the allocator's gaps take next to the tensors
 
 
@@ -53,7 +54,7 @@ def memory(
     everything (DDP), and a second copy of the gradients, the buckets that are sent around.
 
     >>> config = model_config("smollm2-135m")
-    >>> step = Step(prompt=8, chosen=4, rejected=4)
+    >>> step = Step(prompt=8, responses=(4, 4))
     >>> found = memory(config, step, counted(config, step))
     >>> round(found["optimizer"] / found["weights"])
     2
@@ -70,7 +71,7 @@ def memory(
     if sharded:
         parts["gathered"] = compute * (counts.other + 2 * counts.linear / config.num_hidden_layers)
     layers, tokens, vocabulary = config.num_hidden_layers, step.tokens, config.vocab_size
-    answers = step.pairs * (step.chosen + step.rejected)
+    answers = step.rows * sum(step.responses)
     chunk = min(step.head_chunk or answers, answers)
     # logits, their log-softmax, and the gradients of both
     logits = chunk * vocabulary * (compute + 4 + 4 + compute)
@@ -121,14 +122,13 @@ def model_config(name: str) -> Any:
     raise unknown_name("model shape", name, [*SHAPES, "a folder with a config.json"])
 
 
-def step_of(recipe: dict[str, Any], prompt: int, chosen: int, rejected: int) -> Step:
+def step_of(recipe: dict[str, Any], prompt: int, *responses: int) -> Step:
     """The micro-batch that a recipe trains on, with responses of these lengths, cut at its
     max_length.
 
-    >>> step_of({"max_length": 12, "lora_r": 8}, prompt=8, chosen=9, rejected=2)
-    Step(prompt=8, chosen=4, rejected=2, pairs=8, dtype='float32', bf16=False, lora=8, checkpointing=False, head_chunk=256, \
-optimizer='adamw_torch_fused', accumulation=1, shared=True)
-    """  # noqa: E501
+    >>> step_of({"max_length": 12, "per_device_train_batch_size": 4}, 8, 9, 2).responses
+    (4, 2)
+    """
     longest = recipe.get("max_length", 1024)
     prompt = min(prompt, longest - 1)
     optimizer = str(recipe.get("optim", "adamw_torch_fused"))
@@ -136,9 +136,8 @@ optimizer='adamw_torch_fused', accumulation=1, shared=True)
         raise unknown_name("optimizer to plan with", optimizer, STATES)
     return Step(
         prompt=prompt,
-        chosen=min(chosen, longest - prompt),
-        rejected=min(rejected, longest - prompt),
-        pairs=recipe.get("per_device_train_batch_size", 8),
+        responses=tuple(min(tokens, longest - prompt) for tokens in responses),
+        rows=recipe.get("per_device_train_batch_size", 8),
         dtype=recipe.get("dtype", "float32"),
         bf16=recipe.get("bf16", False),
         lora=recipe.get("lora_r", 0),
@@ -179,38 +178,37 @@ class Plan:
 
 
 def longest_step(recipe: dict[str, Any], step: Step, longest: Lengths | None) -> Step:
-    """A step whose pairs are all as long as the longest: of the data, or of ``max_length``."""
+    """A step whose rows are all as long as the longest: of the data, or of ``max_length``."""
     if longest is not None:
-        prompt, chosen, rejected = longest
-        return replace(step, prompt=prompt, chosen=chosen, rejected=rejected)
+        return replace(step, prompt=longest[0], responses=longest[1:])
     room = recipe.get("max_length", 1024) - step.prompt
-    return replace(step, chosen=room, rejected=room)
+    return replace(step, responses=(room,) * len(step.responses))
 
 
 def plan(
     recipe: dict[str, Any],
     config: Any,
-    lengths: tuple[int, int, int],
-    pairs: int,
+    lengths: Lengths,
+    rows: int,
     cards: int = 1,
-    longest: tuple[int, int, int] | None = None,
+    longest: Lengths | None = None,
 ) -> Plan:
-    """Count ``recipe`` on a model's configuration for ``pairs`` pairs of so many tokens of prompt,
-    chosen and rejected; ``longest`` are those of the longest pair, as ``max_length`` has it if
+    """Count ``recipe`` on a model's configuration for ``rows`` pairs or groups of so many tokens of
+    prompt and responses; ``longest`` are those of the longest row, as ``max_length`` has it if
     None.
 
     >>> recipe = {"per_device_train_batch_size": 4, "num_train_epochs": 1}
-    >>> made = plan(recipe, model_config("smollm2-135m"), (9, 5, 5), pairs=40)
+    >>> made = plan(recipe, model_config("smollm2-135m"), (9, 5, 5), rows=40)
     >>> made.steps, made.tokens
     (10, 760)
     """
     sharded = bool(recipe.get("fsdp")) and cards > 1
     step = step_of(recipe, *lengths)
-    step = replace(step, pairs=min(step.pairs, math.ceil(pairs / cards)))  # no batch holds more
+    step = replace(step, rows=min(step.rows, math.ceil(rows / cards)))  # no batch holds more
     full = longest_step(recipe, step, longest)
     counts, most = counted(config, step), counted(config, full)
     epochs = recipe.get("num_train_epochs", 3)
-    batches = math.ceil(pairs / (step.pairs * cards)) * cards
+    batches = math.ceil(rows / (step.rows * cards)) * cards
     return Plan(
         step=step,
         memory=memory(config, step, counts, cards, sharded),
@@ -244,18 +242,18 @@ def proposed(
     """What to change so that the longest batch fits into ``room`` bytes: the first of ``CHANGES``
     that does, or None.
 
-    Several cards share the weights (FSDP) unless an adapter is trained, and pairs taken from a
+    Several cards share the weights (FSDP) unless an adapter is trained, and rows taken from a
     batch are accumulated.
 
     >>> proposed({"max_length": 64}, model_config("smollm2-135m"), (9, 5, 5), cards=1, room=3.2e9)
     {'gradient_checkpointing': True}
     """
-    pairs = recipe.get("per_device_train_batch_size", 8)
+    rows = recipe.get("per_device_train_batch_size", 8)
     for change in CHANGES:
         changed = recipe | change
         if cards > 1 and "lora_r" not in changed:
             changed["fsdp"] = True
-        times = pairs // changed.get("per_device_train_batch_size", pairs)
+        times = rows // changed.get("per_device_train_batch_size", rows)
         if times > 1:
             changed["gradient_accumulation_steps"] = times * recipe.get(
                 "gradient_accumulation_steps", 1
@@ -269,51 +267,58 @@ def proposed(
 
 
 def lengths_of_data(recipe: dict[str, Any], limit: int = 1000) -> tuple[Lengths, Lengths, int]:
-    """Mean lengths of a recipe's pairs, those of the longest pair, of the first ``limit`` of them,
-    and the number of pairs.
+    """Mean lengths of a recipe's pairs or groups, those of the longest, of the first ``limit`` of
+    them, and how many there are.
 
     Only for data and a tokenizer that are here.
     """
-    from dil_tutorial.llm.data import read_pairs
+    from dil_tutorial.llm.data import read
+    from dil_tutorial.llm.groups import checker
     from dil_tutorial.llm.models import load_tokenizer
+    from dil_tutorial.llm.run import loss_of
     from dil_tutorial.llm.tokens import tokenize_pairs
 
     if not Path(recipe["data"]).exists():
         raise InputError(
             f"data {recipe['data']}: not a file here: give --lengths PROMPT,CHOSEN,REJECTED and "
-            "--pairs N"
+            "--pairs N, with a length for each response of a group"
         )
-    pairs = read_pairs(recipe["data"], recipe.get("limit"), recipe.get("on_bad_line", "refuse"))
+    on_bad_line = recipe.get("on_bad_line", "refuse")
+    loss = loss_of(recipe)
+    read_rows = read(recipe["data"], recipe.get("limit"), on_bad_line, checker(loss)).pairs
     rows, _ = tokenize_pairs(
-        pairs[:limit],
+        [{**row, "weights": []} if loss.of_groups else row for row in read_rows[:limit]],
         load_tokenizer(recipe["model"]),
         recipe.get("max_length", 1024),
         recipe.get("chat_format", False),
     )
+    K = max(len(row.responses) for row in rows) if loss.of_groups else 2
     sides = [
-        (len(row.chosen.prompt), len(row.chosen.tokens), len(row.rejected.tokens)) for row in rows
+        (len(row.responses[0].prompt), *(len(one.tokens) for one in row.responses[:K]))
+        for row in rows
     ]
-    prompt, chosen, rejected = (
-        round(sum(column) / len(sides)) for column in zip(*sides, strict=True)
-    )
-    return (prompt, chosen, rejected), max(sides, key=sum), len(pairs)
+    means = [
+        round(sum(column) / len(sides)) for column in itertools.zip_longest(*sides, fillvalue=0)
+    ]
+    return tuple(means), max(sides, key=sum), len(read_rows)
 
 
-def lengths_given(text: str) -> tuple[int, int, int]:
-    """Three numbers of tokens from the command line.
+def lengths_given(text: str) -> Lengths:
+    """Numbers of tokens from the command line: of the prompt and of two or more responses.
 
     >>> lengths_given("160,290,260")
     (160, 290, 260)
     """
     try:
-        prompt, chosen, rejected = (int(part) for part in text.split(","))
-        if min(prompt, chosen, rejected) < 1:
+        prompt, *responses = (int(part) for part in text.split(","))
+        if min(prompt, *responses) < 1 or len(responses) < 2:
             raise ValueError
     except ValueError:
         raise InputError(
-            f"--lengths {text}: give tokens of prompt, chosen and rejected, such as 160,290,260"
+            f"--lengths {text}: give tokens of prompt, chosen and rejected, such as 160,290,260, "
+            "or of prompt and all responses of a group"
         ) from None
-    return prompt, chosen, rejected
+    return prompt, *responses
 
 
 def card_named(name: str) -> tuple[float, float]:

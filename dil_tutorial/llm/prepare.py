@@ -1,8 +1,9 @@
-"""From pairs to rows of tokens: checked once, tokenized, and what was left out counted.
+"""From pairs or groups to rows of tokens: checked once, tokenized, and what was left out counted.
 
-``DILTrainer`` is given pairs, or a ``Reading`` of a file whose rows are checked already.
+``DILTrainer`` is given pairs or groups, or a ``Reading`` of a file whose rows are checked already.
 """
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from dil_tutorial.errors import InputError
 from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.data import Pair, Reading, check_all
 from dil_tutorial.llm.doctor import of_rows
+from dil_tutorial.llm.groups import checker, weights_of
 from dil_tutorial.llm.rows import Rows
 from dil_tutorial.llm.tokens import tokenize_pairs
 from dil_tutorial.llm.unpaired import check_across
@@ -69,7 +71,15 @@ def _split(
     reading = pairs
     if not isinstance(reading, Reading):
         placed = ((pair, f"{name} row {i}") for i, pair in enumerate(reading))
-        reading = check_all(placed, name, args.on_bad_line)
+        reading = check_all(placed, name, args.on_bad_line, checker(loss))
+    if loss.of_groups:
+        temperature = 1.0 if args.score_temperature is None else args.score_temperature
+        if args.score_temperature is not None and not any("scores" in g for g in reading.pairs):
+            raise InputError(
+                f"{name}: score_temperature is for scores, and no row has any: leave it out"
+            )
+        weighed = [{**g, "weights": weights_of(g, temperature)} for g in reading.pairs]
+        reading = dataclasses.replace(reading, pairs=weighed)
     check_across(reading.across, name, loss)
     with args.main_process_first(desc="tokens"):  # the others read what it kept
         rows, dropped = tokenize_pairs(
@@ -83,7 +93,11 @@ def _split(
         }
     )
     for reason, count in (+dropped).items():
-        logger.warning(f"{name}: dropped {count} of {reading.total} pairs: {reason}")
+        logger.warning(f"{name}: dropped {count} of {reading.total} rows: {reason}")
+    if rows.weights is not None and not bool(rows.weights.any()):
+        raise InputError(
+            f"{name}: no response of any group is correct: nothing can be learned from them"
+        )
     for finding in of_rows(rows, getattr(tokenizer, "eos_token_id", None)):
         issue = finding.issue
         logger.warning(f"{name}: {issue.what}: {finding.evidence}. {issue.cause} {issue.fix}")

@@ -45,6 +45,7 @@ OWN_KEYS: dict[str, Any] = {  # what a recipe holds besides DILConfig's fields
     "data": str,
     "eval_data": str,
     "limit": int,
+    "online": dict,
     "lora_r": int,
     "lora_alpha": int,
     "lora_dropout": float,

@@ -105,7 +105,7 @@ class RewardTrainer(Trainer):
         R = rewards(
             self.accelerator.unwrap_model(model), moved(inputs["responses"], self.args.device)
         )
-        chosen, rejected = R.chunk(2)
+        chosen, rejected = R.view(-1, 2).T
         p = inputs["p_chosen"].to(R)
         loss = soft_label_loss(make_loss("dpo", beta=1.0), chosen, rejected, p).mean()
         return (loss, None) if return_outputs else loss

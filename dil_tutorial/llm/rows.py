@@ -1,5 +1,5 @@
-"""Tokenized pairs: one as lists of numbers, for a batch; many as flat tensors, four bytes a token,
-kept from run to run.
+"""Tokenized pairs and groups: one as lists of numbers, for a batch; many as flat tensors, four
+bytes a token, kept from run to run.
 
 The file of a data set is named by a fingerprint of texts, tokenizer and cuts, so that what is read
 from it is what would be made again.
@@ -96,23 +96,37 @@ class TokenizedPair:
         return [self.chosen, self.rejected, *([self.reference] if self.reference else [])]
 
 
-def in_order(rows: list[TokenizedPair]) -> list[Response]:
-    """The responses of B pairs in the order of a batch: all chosen, all rejected, all of the
-    reference.
+@dataclass
+class TokenizedGroup:
+    """K responses to one prompt in tokens, and how much each of them is the winner.
+
+    ``weights`` sum to 1, or to 0 where no response won (``llm.groups``).
+
+    >>> TokenizedGroup([Response([5], [7]), Response([5], [8])], [1.0, 0.0]).responses[1].tokens
+    [8]
+    """
+
+    responses: list[Response]
+    weights: list[float]
+
+
+Row = TokenizedPair | TokenizedGroup
+
+
+def in_order(rows: Sequence[Row]) -> list[Response]:
+    """The responses of B rows in the order of a batch: row by row.
 
     >>> pair = TokenizedPair(Response([5], [7]), Response([5], [8]))
     >>> [response.tokens for response in in_order([pair, pair])]
-    [[7], [7], [8], [8]]
+    [[7], [8], [7], [8]]
     """
-    return [
-        response for side in zip(*(row.responses for row in rows), strict=True) for response in side
-    ]
+    return [response for row in rows for response in row.responses]
 
 
 @dataclass(eq=False)
-class Rows(Sequence[TokenizedPair]):
-    """P tokenized pairs; ``rows[i]`` is a TokenizedPair, made as it is asked for, with the
-    reference's log-probs as they are.
+class Rows(Sequence[Row]):
+    """P tokenized pairs, or groups; ``rows[i]`` is made as it is asked for, with the reference's
+    log-probs as they are.  K is the number of responses in a row, at most.
 
     >>> rows = Rows.of([TokenizedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))])
     >>> rows.tokens.tolist(), rows.lengths.tolist()
@@ -122,24 +136,25 @@ class Rows(Sequence[TokenizedPair]):
     """
 
     tokens: Tensor  # (S,) int32, all parts end to end
-    lengths: (
-        Tensor  # (P, 6) int32, of prompt and response: the chosen, the rejected, the reference's
-    )
-    starts: Tensor  # (P,) int64, where the parts of each pair begin
-    ref_logps: Tensor  # (P, 2) or (P, 3) float64, summed over tokens
-    p_chosen: Tensor | None = None  # (P,) float64, where a label is soft
+    lengths: Tensor  # (P, 2K) int32, of prompt and of response, for each response in turn
+    starts: Tensor  # (P,) int64, where the parts of each row begin
+    ref_logps: Tensor  # (P, K) float64, summed over tokens; 0 where a row has fewer than K
+    p_chosen: Tensor | None = None  # (P,) float64, of pairs whose label is soft
+    weights: Tensor | None = None  # (P, K) float64, of groups; 0 where a row has fewer than K
 
     @classmethod
-    def of(cls, pairs: Iterable[TokenizedPair]) -> "Rows":
-        """Rows of single pairs."""
+    def of(cls, rows: Iterable[Row]) -> "Rows":
+        """Rows of single pairs, or of single groups."""
         tokens: list[Tensor] = []
         lengths: list[list[int]] = []
-        labels: list[float] = []
-        for pair in pairs:
-            labels.append(pair.p_chosen)
+        labels: list[list[float]] = []
+        groups = False
+        for row in rows:
+            groups = isinstance(row, TokenizedGroup)
+            labels.append(row.weights if isinstance(row, TokenizedGroup) else [row.p_chosen])
             line: list[int] = []
             before: list[int] | None = None
-            for response in pair.responses:
+            for response in row.responses:
                 new = response.prompt != before
                 line += [len(response.prompt) if new else SHARED, len(response.tokens)]
                 tokens.append(
@@ -148,84 +163,100 @@ class Rows(Sequence[TokenizedPair]):
                     )
                 )
                 before = response.prompt
-            lengths.append(line + [ABSENT] * (6 - len(line)))
+            lengths.append(line)
         flat = torch.cat(tokens) if tokens else torch.empty(0)
-        return cls.from_parts(
-            flat, torch.tensor(lengths).view(-1, 6), torch.tensor(labels, dtype=torch.float64)
-        )
+        table = filled(lengths, ABSENT, torch.int32)
+        return cls.from_parts(flat, table, filled(labels), groups)
 
     @classmethod
-    def from_parts(cls, tokens: Tensor, lengths: Tensor, p_chosen: Tensor | None = None) -> "Rows":
-        """Rows from their tokens (S,), the lengths of their parts (P, 6) and their soft labels
-        (P,).
+    def from_parts(
+        cls, tokens: Tensor, lengths: Tensor, labels: Tensor, groups: bool = False
+    ) -> "Rows":
+        """Rows from their tokens (S,), the lengths of their parts (P, 2K), and their labels:
+        weights (P, K) of ``groups``, or soft labels (P, 1) of pairs.
         """
-        if p_chosen is not None and bool((p_chosen == 1).all()):
-            p_chosen = None
         ends = lengths.clamp(min=0).sum(1).cumsum(0)
         starts = ends - lengths.clamp(min=0).sum(1)
-        sides = 2 if not len(lengths) or bool((lengths[:, 4] == ABSENT).any()) else 3
+        sides = max(2, lengths.shape[1] // 2)
+        if not groups and bool((lengths[:, 4:] == ABSENT).any()):
+            sides = 2  # a response of the reference counts where every pair has one
+        soft = not groups and not bool((labels == 1).all())
         return cls(
             tokens.int(),
             lengths.int(),
             starts,
             torch.zeros(len(lengths), sides, dtype=torch.float64),
-            p_chosen,
+            labels[:, 0] if soft else None,
+            labels if groups else None,
         )
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     @overload
-    def __getitem__(self, index: int) -> TokenizedPair: ...
+    def __getitem__(self, index: int) -> Row: ...
 
     @overload
-    def __getitem__(self, index: slice) -> list[TokenizedPair]: ...
+    def __getitem__(self, index: slice) -> list[Row]: ...
 
-    def __getitem__(self, index: int | slice) -> TokenizedPair | list[TokenizedPair]:
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        lengths = self.lengths[index].tolist()[: 2 * self.sides]
+        lengths = [n for n in self.lengths[index].tolist()[: 2 * self.sides] if n != ABSENT]
         parts = iter(
             self.tokens[self.starts[index] :][: sum(max(length, 0) for length in lengths)].split(
                 [length for length in lengths if length >= 0]
             )
         )
         responses: list[Response] = []
-        for length, logp in zip(lengths[::2], self.ref_logps[index].tolist(), strict=True):
+        logps = self.ref_logps[index].tolist()
+        for length, logp in zip(lengths[::2], logps, strict=False):
             prompt = responses[-1].prompt if length == SHARED else next(parts).tolist()
             responses.append(Response(prompt, next(parts).tolist(), logp))
+        if self.weights is not None:
+            return TokenizedGroup(responses, self.weights[index, : len(responses)].tolist())
         return TokenizedPair(
             *responses, p_chosen=1.0 if self.p_chosen is None else self.p_chosen[index].item()
         )
 
     @property
     def sides(self) -> int:
-        """2, or 3 where every pair has a response of the reference."""
+        """K: of pairs 2, or 3 where every pair has a response of the reference."""
         return self.ref_logps.shape[1]
 
     @property
+    def present(self) -> Tensor:
+        """Which of K responses a row has, (P, K) bool."""
+        return self.lengths[:, 1 : 2 * self.sides : 2] != ABSENT
+
+    @property
     def reach(self) -> Tensor:
-        """Tokens of prompt and response together, (P, 2) or (P, 3)."""
+        """Tokens of prompt and response together, (P, K); 0 where a row has fewer than K."""
         prompts = self.lengths[:, 0 : 2 * self.sides : 2].clone()
         for side in range(1, self.sides):
             prompts[:, side] = torch.where(
                 prompts[:, side] == SHARED, prompts[:, side - 1], prompts[:, side]
             )
-        return prompts + self.lengths[:, 1 : 2 * self.sides : 2]
+        return (prompts + self.lengths[:, 1 : 2 * self.sides : 2]) * self.present
 
     def labels(self) -> Tensor:
-        """The soft labels (P,) float64; 1 where they were drawn."""
-        return (
-            torch.ones(len(self), dtype=torch.float64) if self.p_chosen is None else self.p_chosen
-        )
+        """Weights of groups (P, K), or soft labels of pairs (P, 1), which are 1 where they were
+        drawn; float64.
+        """
+        if self.weights is not None:
+            return self.weights
+        ones = torch.ones(len(self), dtype=torch.float64)
+        return (ones if self.p_chosen is None else self.p_chosen).view(-1, 1)
 
     def without_reference(self) -> "Rows":
-        """The same pairs without responses of the reference."""
+        """The same pairs without responses of the reference; groups as they are."""
+        if self.weights is not None:
+            return self
         two_sides = self.ref_logps[:, :2].clone()
-        return Rows(self.tokens, self.lengths, self.starts, two_sides, self.p_chosen)
+        return Rows(self.tokens, self.lengths, self.starts, two_sides, self.p_chosen, None)
 
     def digest(self) -> str:
-        """A fingerprint of tokens and soft labels: it changes with the pairs, the tokenizer, its
+        """A fingerprint of tokens and labels: it changes with the rows, the tokenizer, its
         template, and how rows are cut.
 
         >>> pair = TokenizedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))
@@ -236,12 +267,8 @@ class Rows(Sequence[TokenizedPair]):
         (True, False)
         """
         digest = hashlib.sha256(str(self.sides).encode())
-        for part in (
-            self.lengths,
-            self.tokens,
-            *([] if self.p_chosen is None else [self.p_chosen]),
-        ):
-            digest.update(part.numpy().tobytes())
+        for part in (self.lengths, self.tokens, self.p_chosen, self.weights):
+            digest.update(b"" if part is None else part.numpy().tobytes())
         return digest.hexdigest()
 
 
@@ -252,10 +279,32 @@ def joined(parts: Sequence[Rows]) -> Rows:
     >>> joined([rows, rows])[1].chosen.tokens
     [7, 1]
     """
-    tokens, lengths, labels = zip(
-        *((rows.tokens, rows.lengths, rows.labels()) for rows in parts), strict=True
+    tokens, lengths, labels = (
+        [part(rows) for rows in parts]
+        for part in (lambda rows: rows.tokens, lambda rows: rows.lengths, Rows.labels)
     )
-    return Rows.from_parts(torch.cat(tokens), torch.cat(lengths), torch.cat(labels))
+    groups = any(rows.weights is not None for rows in parts)
+    return Rows.from_parts(
+        torch.cat(tokens), _stacked(lengths, ABSENT), _stacked(labels, 0), groups
+    )
+
+
+def filled(lines: list[list[Any]], value: float = 0.0, dtype: Any = torch.float64) -> Tensor:
+    """Lines of different lengths as a table, with ``value`` where a line has no more.
+
+    >>> filled([[1.0], [0.5, 0.5]]).tolist()
+    [[1.0, 0.0], [0.5, 0.5]]
+    """
+    width = max(map(len, lines), default=0)
+    table = [line + [value] * (width - len(line)) for line in lines]
+    return torch.tensor(table, dtype=dtype).view(len(lines), width)
+
+
+def _stacked(tables: list[Tensor], value: float) -> Tensor:
+    """Tables of different widths below each other, with ``value`` where one has no more."""
+    width = max(table.shape[1] for table in tables)
+    pad = torch.nn.functional.pad
+    return torch.cat([pad(table, (0, width - table.shape[1]), value=value) for table in tables])
 
 
 # --- Kept on disk ---------------------------------------------------------------------------------
@@ -307,13 +356,15 @@ def save_tensors(
 
 
 def keep(rows: Rows, path: Path, metadata: dict[str, Any]) -> None:
-    """Write rows and what was told of them; of the files next to it only the latest stay.
+    """Write rows and what was counted while they were made; of the files next to it only the latest
+    stay.
 
     >>> import tempfile
     >>> keep(Rows.of([]), Path(tempfile.mkdtemp()) / "none.safetensors", {})
     """
-    tensors = {"tokens": rows.tokens, "lengths": rows.lengths, "p_chosen": rows.labels()}
-    save_tensors(path, tensors, {"told": json.dumps(metadata)})
+    tensors = {"tokens": rows.tokens, "lengths": rows.lengths, "labels": rows.labels()}
+    groups = rows.weights is not None
+    save_tensors(path, tensors, {"counts": json.dumps(metadata), "groups": json.dumps(groups)})
     old = sorted(path.parent.glob("*.safetensors"), key=lambda file: file.stat().st_mtime)[:-KEPT]
     for file in old:
         file.unlink(missing_ok=True)
@@ -325,16 +376,15 @@ def kept(path: Path) -> tuple[Rows, dict[str, Any]] | None:
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "x.safetensors"
     >>> keep(Rows.of([TokenizedPair(Response([5], [7]), Response([5], [8]))]), path, {"dropped": 1})
-    >>> rows, told = kept(path)
-    >>> rows[0].rejected.tokens, told
+    >>> rows, counts = kept(path)
+    >>> rows[0].rejected.tokens, counts
     ([8], {'dropped': 1})
     """
     try:
         with safe_open(path, "pt") as file:
-            rows = Rows.from_parts(
-                *(file.get_tensor(name) for name in ("tokens", "lengths", "p_chosen"))
-            )
+            tokens, lengths, labels = map(file.get_tensor, ("tokens", "lengths", "labels"))
+            rows = Rows.from_parts(tokens, lengths, labels, json.loads(file.metadata()["groups"]))
             path.touch()
-            return rows, json.loads(file.metadata()["told"])
+            return rows, json.loads(file.metadata()["counts"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError):
         return None

@@ -11,10 +11,11 @@ from typing import Any
 from transformers.utils import logging
 
 from dil_tutorial.errors import InputError, unknown_name
-from dil_tutorial.llm.callbacks import StopAndSave
+from dil_tutorial.llm.callbacks import StopAndSave, check_finite
 from dil_tutorial.llm.config import DILConfig, bound_loss
 from dil_tutorial.llm.data import Reading, read
 from dil_tutorial.llm.fast.reference import model_digest
+from dil_tutorial.llm.groups import checker
 from dil_tutorial.llm.models import (
     DTYPES,
     check_folder,
@@ -23,8 +24,10 @@ from dil_tutorial.llm.models import (
     lora_config,
     resolve,
 )
+from dil_tutorial.llm.online import OnlineTrainer
 from dil_tutorial.llm.recipe import OWN_KEYS, checkpoint_to_resume, read_run
 from dil_tutorial.llm.rows import pairs_digest, tokenizer_digest
+from dil_tutorial.llm.run_online import check_online, trainer_of
 from dil_tutorial.llm.trainer import DILTrainer
 from dil_tutorial.losses import LossSpec
 from dil_tutorial.support import plotting
@@ -41,9 +44,9 @@ class Job:
     str | None
     """
 
-    trainer: DILTrainer
+    trainer: DILTrainer | OnlineTrainer
     recipe: dict[str, Any]
-    reading: Reading  # of the training pairs
+    reading: Reading | None  # of the training rows; None where the policy draws them
     began: dict[str, str]  # digests of what it begins from
     checkpoint: str | None  # to resume from
 
@@ -52,11 +55,14 @@ def prepare(recipe: dict[str, Any], output_dir: Path, resume: bool) -> Job:
     """Check everything, then build the trainer."""
     check_own_keys(recipe)
     checkpoint = checkpoint_to_resume(recipe, output_dir, resume)
+    if recipe.get("online"):
+        return Job(trainer_of(recipe, output_dir), recipe, None, {}, checkpoint)
     limit, on_bad_line = recipe.get("limit"), recipe.get("on_bad_line", "refuse")
-    reading = read(recipe["data"], limit, on_bad_line)
+    check = checker(loss_of(recipe))
+    reading = read(recipe["data"], limit, on_bad_line, check)
     evaluation = None
     if recipe.get("eval_data"):
-        evaluation = read(recipe["eval_data"], limit, on_bad_line)
+        evaluation = read(recipe["eval_data"], limit, on_bad_line, check)
     settings = {key: value for key, value in recipe.items() if key not in OWN_KEYS}
     try:
         config = DILConfig(output_dir=str(output_dir), **settings)
@@ -154,7 +160,10 @@ def check_own_keys(recipe: dict[str, Any]) -> None:
             "recipe: dtype nf4 without lora_r: weights of 4 bits cannot be trained, an adapter "
             "on them can"
         )
-    loss_of(recipe)
+    if recipe.get("online"):
+        check_online(recipe, Path("outputs"))
+    else:
+        loss_of(recipe)
     if limit is not None and limit < 1:
         raise InputError(f"recipe: limit is {limit}: give at least 1, or leave it out")
 
@@ -172,12 +181,15 @@ def loss_of(recipe: dict[str, Any]) -> LossSpec:
         raise InputError(f"recipe: {error}") from None
 
 
-def describe(trainer: DILTrainer) -> str:
+def describe(trainer: DILTrainer | OnlineTrainer) -> str:
     """The loss with the settings it will use, e.g. dil (generator bce, denominator mixture, beta
-    1.0).
+    1.0), or the algorithm of on-policy training.
 
     A learned shift and a measured KL are no settings.
     """
+    if isinstance(trainer, OnlineTrainer):
+        args = trainer.args
+        return f"{args.algorithm} ({args.samples} samples for each prompt, beta {args.beta:g})"
     used = trainer.loss_function.all_settings
     settings = ", ".join(f"{name} {getattr(value, 'name', value)}" for name, value in used.items())
     return trainer.args.loss + (f" ({settings})" if settings else "")
@@ -227,7 +239,7 @@ def _run(job: Job) -> int | None:
     )
     if stopped is not None and trainer.state.global_step < trainer.state.max_steps:
         return stopped
-    trainer.check_finite()
+    check_finite(trainer)
     out = Path(trainer.args.output_dir)
     unfinished = out / "model.writing"
     if trainer.is_world_process_zero():
@@ -259,25 +271,30 @@ def cannot_write(error: Exception) -> str | None:
     )
 
 
-def save_run(trainer: DILTrainer, recipe: dict[str, Any]) -> None:
+def save_run(trainer: DILTrainer | OnlineTrainer, recipe: dict[str, Any]) -> None:
     """The training curves as figure and numbers, and run.json, under the output folder."""
-    out = Path(trainer.args.output_dir)
-    figure = plotting.training_curves(trainer.state.log_history)
-    plotting.save(figure, out / "training")
+    out, history = Path(trainer.args.output_dir), trainer.state.log_history
     run = {
         **provenance(),
         "recipe": recipe,
         "seed": trainer.args.seed,
-        "loss": trainer.args.loss,
-        "logprobs": trainer.args.logprobs,
-        "layout": trainer.layout,
-        "head_chunk": trainer.head_chunk,
         "processes": trainer.args.world_size,
-        "pairs dropped": dict(trainer.dropped),
-        "chat": trainer.chat,
-        "history": trainer.state.log_history,
     }
-    write_json(out / "run.json", run)
+    if isinstance(trainer, DILTrainer):
+        figure = plotting.training_curves(history)
+        run |= {
+            "loss": trainer.args.loss,
+            "logprobs": trainer.args.logprobs,
+            "layout": trainer.layout,
+            "head_chunk": trainer.head_chunk,
+            "rows dropped": dict(trainer.dropped),
+            "chat": trainer.chat,
+        }
+    else:
+        figure = plotting.online_curves(history)
+        run["chat"] = bool(trainer.chats)
+    plotting.save(figure, out / "training")
+    write_json(out / "run.json", run | {"history": history})
 
 
 def models_of(folder: Path) -> tuple[Any, Any, Any, dict[str, Any]]:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Collection, Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.data import as_chat
 from dil_tutorial.llm.fast.batches import pad, pad_prompts
-from dil_tutorial.llm.fast.logprobs import pair_logps, response_logps
+from dil_tutorial.llm.fast.logprobs import response_logps, row_logps
 from dil_tutorial.llm.fast.probes import pads_left, usable_layout
-from dil_tutorial.llm.rows import Response, TokenizedPair
+from dil_tutorial.llm.rows import Response, TokenizedGroup
 from dil_tutorial.llm.tokens import tokenize_pair
 from dil_tutorial.support.files import write_text
 
@@ -373,32 +372,25 @@ def end_tokens(model: Any, tokenizer: Any) -> set[int]:
 
 
 def score_drawn(
-    model: Any, drawn: Sequence[dict[str, Any]], batch_size: int = 32, quiet: bool = False
+    model: Any, drawn: Sequence[dict[str, Any]], responses: int = 64, quiet: bool = False
 ) -> list[Tensor]:
     """Summed log-probabilities (K,) under ``model`` of the K responses in each row of ``draw``.
 
-    Two responses to a prompt at a time go the way of a pair: packed, where the model allows it,
-    with the prompt read once.
+    The prompt is read once, where the model allows it.
     """
-    pairs = []
-    for row in drawn:
-        ids = [response["ids"] for response in row["responses"]]
-        couples = zip_longest(ids[::2], ids[1::2], fillvalue=ids[0])
-        pairs += [
-            TokenizedPair(*(Response(row["prompt_ids"], tokens) for tokens in couple))
-            for couple in couples
-        ]
+    groups = [
+        TokenizedGroup([Response(row["prompt_ids"], one["ids"]) for one in row["responses"]], [])
+        for row in drawn
+    ]
     core = getattr(model, "get_base_model", lambda: model)()
     longest = max(
-        len(row["prompt_ids"]) + len(response["ids"])
-        for row in drawn
-        for response in row["responses"]
+        len(response.prompt) + len(response.tokens)
+        for group in groups
+        for response in group.responses
     )
     layout, _ = usable_layout(core, "shared", longest)
-    logps = pair_logps(model, pairs, batch_size, layout, quiet)  # (2, P)
-    out, start = [], 0
-    for row in drawn:
-        K = len(row["responses"])
-        out.append(logps[:, start : start + (K + 1) // 2].T.flatten()[:K])
-        start += (K + 1) // 2
-    return out
+    # as many rows at a time as hold that many responses
+    most = max(len(group.responses) for group in groups)
+    logps = row_logps(model, groups, max(1, responses // most), layout, quiet)
+    sizes = [len(group.responses) for group in groups]
+    return [row[:size] for row, size in zip(logps, sizes, strict=True)]

@@ -1,4 +1,4 @@
-"""From preference pairs to tokens: where a prompt ends and a response begins.
+"""From preference pairs and groups to tokens: where a prompt ends and a response begins.
 
 The boundary between prompt and response follows TRL's DPOTrainer:
 
@@ -27,10 +27,13 @@ from transformers.utils import logging
 
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.data import P_CHOSEN, REFERENCE_RESPONSE, Pair, Reading, as_chat
+from dil_tutorial.llm.groups import as_chat_group
 from dil_tutorial.llm.models import cache_dir
 from dil_tutorial.llm.rows import (
     Response,
+    Row,
     Rows,
+    TokenizedGroup,
     TokenizedPair,
     common_prefix,
     joined,
@@ -58,12 +61,14 @@ def tokenize_pair(pair: Pair, tokenizer: Any) -> TokenizedPair:
     ... )  # the EOS token is one of them
     (True, 2)
     """
-    return _tokenize([pair], tokenizer)[0]
+    [row] = _tokenize([pair], tokenizer)
+    assert isinstance(row, TokenizedPair)
+    return row
 
 
-def _tokenize(pairs: list[Pair], tokenizer: Any) -> list[TokenizedPair]:
-    """Pairs in tokens: all texts in one call, each prompt once."""
-    texts = [[] if "chosen_ids" in pair else _texts(pair, tokenizer) for pair in pairs]
+def _tokenize(pairs: list[Pair], tokenizer: Any) -> list[Row]:
+    """Pairs or groups in tokens: all texts in one call, each prompt once."""
+    texts = [[] if "prompt_ids" in pair else _texts(pair, tokenizer) for pair in pairs]
     plain = [isinstance(pair["prompt"], str) for pair in pairs]
     tokens: dict[tuple[bool, str], list[int]] = {}
     for kind in {*plain}:  # a chat template writes the special tokens itself
@@ -78,18 +83,21 @@ def _tokenize(pairs: list[Pair], tokenizer: Any) -> list[TokenizedPair]:
             ]
             for text, numbers in zip(asked, ids, strict=True):
                 tokens[kind, text] = numbers
-    rows = []
+    rows: list[Row] = []
     for pair, part, kind in zip(pairs, texts, plain, strict=True):
-        fields = _responses(pair)
-        if "chosen_ids" in pair:
-            responses = [Response(pair["prompt_ids"], pair[f"{field}_ids"]) for field in fields]
+        if "prompt_ids" in pair:
+            responses = [Response(pair["prompt_ids"], ids) for ids in _own_tokens(pair)]
         else:
             numbered = [tokens[kind, text] for text in part]
             responses = [
                 _cut(before, whole)
                 for before, whole in zip(numbered[::2], numbered[1::2], strict=True)
             ]
-        rows.append(TokenizedPair(*responses, p_chosen=pair.get(P_CHOSEN, 1.0)))
+        rows.append(
+            TokenizedGroup(responses, pair["weights"])
+            if "weights" in pair
+            else TokenizedPair(*responses, p_chosen=pair.get(P_CHOSEN, 1.0))
+        )
     return rows
 
 
@@ -99,15 +107,29 @@ def _responses(pair: Pair) -> list[str]:
     return ["chosen", "rejected", *([REFERENCE_RESPONSE] if third else [])]
 
 
+def _own_tokens(pair: Pair) -> list[list[int]]:
+    """The responses of a row that brings its tokens."""
+    if "weights" in pair:
+        return list(pair["responses_ids"])
+    return [pair[f"{field}_ids"] for field in _responses(pair)]
+
+
+def _asked(pair: Pair) -> list[tuple[Any, Any]]:
+    """The responses of a pair or group, each behind the prompt that it answers."""
+    prompt = pair["prompt"]
+    if "weights" in pair:
+        return [(prompt, response) for response in pair["responses"]]
+    return [
+        (pair.get(ACROSS, prompt) if field == "rejected" else prompt, pair[field])
+        for field in _responses(pair)
+    ]
+
+
 def _texts(pair: Pair, tokenizer: Any) -> list[str]:
     """What the model reads, for each response: the prompt, and the prompt with it, as chat template
     or EOS token have them.
     """
-    prompt = pair["prompt"]
-    asked: list[tuple[Any, Any]] = [
-        (pair.get(ACROSS, prompt) if field == "rejected" else prompt, pair[field])
-        for field in _responses(pair)
-    ]
+    prompt, asked = pair["prompt"], _asked(pair)
     if tokenizer.eos_token is None:
         raise InputError(
             f"{tokenizer.name_or_path}: the tokenizer has no end-of-sequence token to close a "
@@ -177,7 +199,10 @@ def tokenize_pairs(
     (5, Counter())
     """
     reading = pairs if isinstance(pairs, Reading) else Reading([*pairs], [], 0)
-    every = [as_chat(pair) if chat_format else pair for pair in reading.pairs]
+    every = [
+        (as_chat_group if "responses" in pair else as_chat)(pair) if chat_format else pair
+        for pair in reading.pairs
+    ]
     source = None
     if len(every) > CHUNK:
         source = _fingerprint(reading, tokenizer, (max_length, chat_format, *VERSIONS))
@@ -225,7 +250,8 @@ def _tokenize_all(
     for start in tqdm(
         range(0, len(pairs), CHUNK), desc="Tokens", disable=quiet or len(pairs) <= CHUNK
     ):
-        chunk, rows = pairs[start : start + CHUNK], []
+        chunk = pairs[start : start + CHUNK]
+        rows: list[Row] = []
         for i, (pair, row) in enumerate(
             zip(chunk, _tokenize(chunk, tokenizer), strict=True), start
         ):
@@ -239,9 +265,12 @@ def _tokenize_all(
             if max(prompts) >= max_length:
                 dropped[f"the prompt alone fills max_length, {max_length}"] += 1
                 continue
-            short = (
+            short = [
                 replace(r, tokens=r.tokens[: max_length - len(r.prompt)]) for r in row.responses
-            )
+            ]
+            if isinstance(row, TokenizedGroup):
+                rows.append(replace(row, responses=short))
+                continue
             cut = TokenizedPair(*short, p_chosen=row.p_chosen)
             may_coincide = {
                 "chosen_ids",

@@ -2,13 +2,14 @@
 
 One step, in full:
 
-1. ``Collator`` lays out a batch of B pairs: packed, with the prompt that two responses share read
-   once (``llm.fast.packing``).
-2. ``response_token_logps`` scores the 2B responses under the policy, a chunk of the head at a time
+1. ``Collator`` lays out a batch of B rows, pairs or groups of K responses: packed, with the prompt
+   that they share read once (``llm.fast.packing``).
+2. ``response_token_logps`` scores all responses under the policy, a chunk of the head at a time
    (``llm.fast.logprobs``).
-3. f = log pi_theta - log pi_ref, with the reference's log-probs scored once before training
+3. f = log pi_theta - log pi_ref, (B, K), with the reference's log-probs scored once before training
    (``llm.fast.reference``).
-4. The loss, *the same function that the toy world differentiates*, takes f_chosen and f_rejected.
+4. The loss, *the same function that the toy world differentiates*, takes f_chosen and f_rejected,
+   or f and the weights of a group.
 
 ``llm.plain`` is the same step in one file without any of this; the tests hold the two together.
 Everything else (loop, accumulation, schedule, checkpoints, mixed precision, FSDP) is transformers'.
@@ -24,6 +25,7 @@ TRL; ``logratios/*`` are f itself.
 
 import copy
 import functools
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -34,7 +36,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 from transformers import PreTrainedModel, ProgressCallback, Trainer, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from dil_tutorial.bregman import MAX_LOG_RATIO
@@ -45,11 +46,13 @@ from dil_tutorial.llm.callbacks import (
     ProgressBar,
     RequireGradients,
     StopAndSave,
+    check_finite,
+    way_back,
 )
 from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.data import Pair, Reading
 from dil_tutorial.llm.extra_inputs import Scores, alignment_weights, extra_inputs
-from dil_tutorial.llm.fast.batches import Collator, PaddedBatch, PairBatch, SingleBatch
+from dil_tutorial.llm.fast.batches import Batch, Collator, PaddedBatch, SingleBatch
 from dil_tutorial.llm.fast.head import Value, token_logps
 from dil_tutorial.llm.fast.logprobs import response_token_logps
 from dil_tutorial.llm.fast.packing import PackedBatch
@@ -60,9 +63,9 @@ from dil_tutorial.llm.fast.probes import (
     usable_savings,
 )
 from dil_tutorial.llm.fast.reference import FixedBatches, fingerprint, model_digest, score_reference
-from dil_tutorial.llm.metrics import beyond_the_formula, measure
+from dil_tutorial.llm.metrics import beyond_the_formula, losses_of_groups, measure, measure_groups
 from dil_tutorial.llm.prepare import prepare, use_reference_column
-from dil_tutorial.llm.rows import Rows, TokenizedPair
+from dil_tutorial.llm.rows import Row, Rows
 from dil_tutorial.losses import soft_label_loss
 from dil_tutorial.margins import length_discounted
 
@@ -71,27 +74,29 @@ Pairs = Iterable[Pair] | Reading
 
 
 class DILTrainer(Trainer):
-    """Train ``model`` on preference pairs; the reference is the model as given, scored before the
-    first step.
+    """Train ``model`` on preference pairs, or on groups; the reference is the model as given,
+    scored before the first step.
 
     ``train_dataset`` and ``eval_dataset`` hold rows with prompt, chosen and rejected (see
-    ``llm.data``): a list of dicts, a ``datasets.Dataset``, a streamed one, which is read to its
-    end, or a ``Reading`` of a file.  For the denominator ``reference`` a row may have a response of
-    that name; otherwise one is drawn at every step.  ``eval_dataset`` may be a dict of data sets by
-    name. ``model`` may be a name, as `dil train` takes it.  ``ref_model`` is another reference; the
-    reference of a ``PeftModel`` is that model with its adapter as it is, trained or fresh.
-    Reference log-probs are computed in the batches and the precision of training and kept in
+    ``llm.data``), or for a loss of groups prompt, responses and scores (``llm.groups``): a list of
+    dicts, a ``datasets.Dataset``, a streamed one, which is read to its end, or a ``Reading`` of a
+    file.  For the denominator ``reference`` a row may have a response of that name; otherwise one
+    is drawn at every step.  ``eval_dataset`` may be a dict of data sets by name. ``model`` may be a
+    name, as `dil train` takes it.  ``ref_model`` is another reference; the reference of a
+    ``PeftModel`` is that model with its adapter as it is, trained or fresh. Reference log-probs are
+    computed in the batches and the precision of training and kept in
     ``output_dir/reference_logps_*.safetensors`` under a fingerprint of weights, tokens and batches.
 
-    ``compute_metrics`` is given an EvalPrediction with the implicit rewards beta f of chosen and
-    rejected as predictions, (P, 2), and zeros as labels, (P,): the column that should be larger.
+    ``compute_metrics`` is given an EvalPrediction with the implicit rewards beta f of all responses
+    as predictions, (P, K), and as labels, (P,), the column that should be largest: of pairs, chosen
+    and rejected, it is 0.
     """
 
     def __init__(
         self,
         model: PreTrainedModel | str,  # the policy, and the reference as it is now
         args: DILConfig | None = None,  # or TRL's DPOConfig
-        train_dataset: Pairs | None = None,  # rows of prompt, chosen, rejected
+        train_dataset: Pairs | None = None,  # rows of prompt, chosen, rejected; or groups
         eval_dataset: Pairs | dict[str, Pairs] | None = None,
         processing_class: Any = None,  # the model's tokenizer; if None the one saved with it
         ref_model: PreTrainedModel | None = None,  # another reference
@@ -134,6 +139,10 @@ class DILTrainer(Trainer):
             0, self.layout, prompts=draws, mismatched=self.loss_function.needs_kl, layer=layer
         )
         self.model.add_model_tags(["dil-tutorial", args.loss])
+        # the chosen term of a group loss is a mean over groups that have a winner
+        self._solved = 1.0
+        if (weights := rows["train"].weights) is not None:
+            self._solved = (weights.sum(1) > 0).double().mean().item()
         self._warned_of_tangent = False
         self._metrics: dict[str, dict[str, list[float]]] = {
             "train": defaultdict(list),
@@ -287,10 +296,8 @@ class DILTrainer(Trainer):
             reference.set_attn_implementation(self.model.config._attn_implementation)
 
         @torch.no_grad()
-        def score(part: list[TokenizedPair]) -> Tensor:
-            return self.response_logps(reference, self.data_collator(part)["responses"], len(part))[
-                0
-            ].cpu()
+        def score(part: list[Row]) -> Tensor:
+            return self.response_logps(reference, self.data_collator(part)["responses"])[0].cpu()
 
         savings = (
             self.layout,
@@ -323,17 +330,22 @@ class DILTrainer(Trainer):
         )
 
     def response_logps(
-        self, model: Any, responses: PaddedBatch | PackedBatch | SingleBatch, pairs: int = 0
+        self, model: Any, responses: PaddedBatch | PackedBatch | SingleBatch
     ) -> tuple[Tensor, Tensor]:
         """Summed log-probabilities and lengths of N responses, (N,) each, on the device of
         training.
 
-        Of ``pairs``, whose two sides come first, LD-DPO counts the tokens beyond the shorter
-        response ``ld_alpha`` times.
+        With ``ld_alpha`` the N are those of pairs, and tokens beyond the shorter response of a pair
+        count so much.
         """
         parts, lengths = self.token_values(model, responses)
         if self.args.ld_alpha is not None:
-            parts = length_discounted(parts, pairs, self.args.ld_alpha)
+            pairs = zip(parts[::2], parts[1::2], strict=True)
+            parts = [
+                length_discounted(own, other, self.args.ld_alpha)
+                for chosen, rejected in pairs
+                for own, other in ((chosen, rejected), (rejected, chosen))
+            ]
         return torch.stack([part.sum() for part in parts]), lengths
 
     def log_ratios(self, model: Any, responses: PaddedBatch | SingleBatch) -> Tensor:
@@ -348,42 +360,55 @@ class DILTrainer(Trainer):
     def compute_loss(
         self,
         model: Any,
-        inputs: PairBatch,
+        inputs: Batch,
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """The step of the module's docstring, on B pairs with N = 2B responses, or 3B."""
-        B = len(inputs["ref_logps"])
-        logps, lengths = self.response_logps(model, inputs["responses"], B)  # (N,), (N,)
+        """The step of the module's docstring, on B rows of at most K responses, N in all."""
+        logps, lengths = self.response_logps(model, inputs["responses"])  # (N,), (N,)
+        present = inputs["present"].to(logps.device)  # (B, K)
+
+        def by_row(values: Tensor) -> Tensor:
+            return values.new_zeros(present.shape).masked_scatter(present, values)
+
         # 0 for a loss without a reference, whose f is then the log-probability
-        ref_logps = inputs["ref_logps"].T.flatten().to(logps)
-        per = lengths if self.args.logprobs == "mean" else 1
-        scores = Scores(logps, (logps - ref_logps) / per, ref_logps / per, pairs=B)
-        f_chosen, f_rejected, _ = scores.parts(scores.f)  # (B,), (B,)
+        ref_logps, policy_logps = inputs["ref_logps"].to(logps), by_row(logps)  # (B, K)
+        per = by_row(lengths).clamp(min=1) if self.args.logprobs == "mean" else 1
+        f = (policy_logps - ref_logps) / per
+        scores = Scores(policy_logps, f, ref_logps / per, present)
         more: dict[str, Tensor] = {}
         for extra in self._extra_inputs:
             more |= extra(self, model, inputs, scores)
-        losses = self._losses(f_chosen, f_rejected, inputs["p_chosen"].to(f_chosen), more)  # (B,)
+        losses = self._losses(scores, inputs, more)  # (B,)
         if self.args.use_weighting:
             losses = losses * alignment_weights(self, model, inputs)
         if not losses.isfinite().all():
             raise Diverged(
                 f"the loss is {losses.mean().item()} at step {self.state.global_step + 1}: "
-                f"{self._way_back()}"
+                f"{way_back(self.args.output_dir)}"
             )
-        self._record("train" if model.training else "eval", scores, more)
+        self._record("train" if model.training else "eval", scores, inputs, more)
         loss = losses.mean()
-        rewards = self.beta * torch.stack([f_chosen, f_rejected], 1)  # (B, 2)
-        outputs = {"losses": losses.detach(), "rewards": rewards.detach()}
+        best = inputs["weights"]
+        outputs = {
+            "losses": losses.detach(),
+            "rewards": self.beta * f.detach()[:, : None if best is not None else 2],  # (B, K)
+            "best": torch.zeros(len(f)) if best is None else best.argmax(1),
+        }
         return (loss, outputs) if return_outputs else loss
 
-    def _losses(
-        self, f_chosen: Tensor, f_rejected: Tensor, p_chosen: Tensor, more: dict[str, Tensor]
-    ) -> Tensor:
-        """The loss of each pair (B,), by its label or its soft label."""
+    def _losses(self, scores: Scores, inputs: Batch, more: dict[str, Tensor]) -> Tensor:
+        """The loss of each row (B,): of a pair by its label or its soft label, of a group by its
+        weights.
+        """
+        f, weights = scores.f, inputs["weights"]
+        if weights is not None:
+            solved = {"solved": self._solved} if self.loss_function.needs_solved else {}
+            return losses_of_groups(self.loss_function, f, weights.to(f), scores.present, **solved)
+        p_chosen = inputs["p_chosen"].to(f)
         if bool((p_chosen == 1).all()):
-            return self.loss_function(f_chosen, f_rejected, **more)
-        return soft_label_loss(self.loss_function, f_chosen, f_rejected, p_chosen, **more)
+            return self.loss_function(f[:, 0], f[:, 1], **more)
+        return soft_label_loss(self.loss_function, f[:, 0], f[:, 1], p_chosen, **more)
 
     @contextmanager
     def as_reference(self, reference: Any, adapter: bool = False) -> Iterator[None]:
@@ -401,15 +426,19 @@ class DILTrainer(Trainer):
             yield
         reference.train(was_training)
 
-    def _record(self, split: str, scores: Scores, more: dict[str, Tensor]) -> None:
+    def _record(self, split: str, scores: Scores, inputs: Batch, more: dict[str, Tensor]) -> None:
         """Keep the metrics of a batch for the next log."""
         fixed = {name: value.detach().float().cpu() for name, value in more.items()}
         loss = functools.partial(self.loss_function, **fixed)
-        f_chosen, f_rejected, _ = scores.parts(scores.f)
-        logp_chosen, logp_rejected, _ = scores.parts(scores.logps)
-        measured = measure(loss, f_chosen, f_rejected, logp_chosen, logp_rejected, self.beta)
+        f, logps, weights = scores.f, scores.logps, inputs["weights"]
+        measured = (
+            measure(loss, f[:, 0], f[:, 1], logps[:, 0], logps[:, 1], self.beta)
+            if weights is None
+            else measure_groups(loss, f, logps, weights, scores.present, self.beta)
+        )
         for name, values in measured.items():
-            self._metrics[split][name].extend(values)
+            # no response of a group won: nothing was chosen there
+            self._metrics[split][name].extend(v for v in values if not math.isnan(v))
         watched = self.loss_function.of_ratios and not self._warned_of_tangent
         if watched and beyond_the_formula(scores.f):
             self._warned_of_tangent = True
@@ -427,7 +456,11 @@ class DILTrainer(Trainer):
             device=self.args.device,
         )
         reduced = self.accelerator.reduce(totals).tolist() if values else []
-        means = {name: total / count for name, (total, count) in zip(values, reduced, strict=True)}
+        means = {
+            name: total / count
+            for name, (total, count) in zip(values, reduced, strict=True)
+            if count  # no batch since then may have held a group with a winner
+        }
         values.clear()
         return means
 
@@ -453,38 +486,21 @@ class DILTrainer(Trainer):
         prediction_loss_only: bool,
         ignore_keys: Any = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """The loss and, for ``compute_metrics``, beta f of each pair with the column that should be
-        larger.
+        """The loss and, for ``compute_metrics``, beta f of each response with the column that
+        should be the largest.
         """
         with torch.no_grad(), self.compute_loss_context_manager():
             loss, outputs = self.compute_loss(
                 model, self._prepare_inputs(inputs), return_outputs=True
             )
-        rewards = outputs["rewards"]
-        return loss.detach(), *(
-            (None, None)
-            if prediction_loss_only
-            else (rewards, torch.zeros_like(rewards[:, 0]).long())
+        if prediction_loss_only:
+            return loss.detach(), None, None
+        return (
+            loss.detach(),
+            outputs["rewards"],
+            outputs["best"].to(outputs["rewards"].device).long(),
         )
-
-    def check_finite(self) -> None:
-        """Diverged where a weight is not a finite number."""
-        for name, weight in self.model.named_parameters():
-            if weight.requires_grad and not weight.isfinite().all():
-                raise Diverged(
-                    f"{name} holds NaN or infinity after step {self.state.global_step}: "
-                    f"{self._way_back()}"
-                )
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        self.check_finite()
+        check_finite(self)
         super()._save_checkpoint(*args, **kwargs)
-
-    def _way_back(self) -> str:
-        last = (
-            get_last_checkpoint(self.args.output_dir)
-            if Path(self.args.output_dir).is_dir()
-            else None
-        )
-        fix = "lower the learning rate, or set max_grad_norm"
-        return f"the run has diverged; {f'the last checkpoint is {last}' if last else 'there is no checkpoint'}: {fix}"  # noqa: E501

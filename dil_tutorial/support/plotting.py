@@ -1,6 +1,7 @@
 """Figures in one style: color-blind safe, readable without color too, saved as PNG and SVG."""
 
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -214,14 +215,30 @@ def training_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
     steps = [row["step"] for row in rows]
     figure, (left, middle, right) = new_figure(columns=3, width=11)
     curves(left, {"loss": (steps, [row["loss"] for row in rows])}, "optimizer step", "loss", "Loss")
-    margins = {"margin": (steps, [row["rewards/margins"] for row in rows])}
+    # a batch of groups none of which has a winner has no margin
+    margins = {"margin": (steps, [row.get("rewards/margins", math.nan) for row in rows])}
     curves(middle, margins, "optimizer step", "beta (f chosen - f rejected), nats", "Margin")
     ratios = {
-        side: (steps, [row[f"logratios/{side}"] for row in rows]) for side in ("chosen", "rejected")
+        side: (steps, [row.get(f"logratios/{side}", math.nan) for row in rows])
+        for side in ("chosen", "rejected")
     }
     curves(right, ratios, "optimizer step", "f = log pi/pi_ref, nats", "Log-ratios")
     for axes in (left, middle, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axes in (middle, right):
         axes.axhline(0, color="black", lw=0.8)
+    return figure
+
+
+def online_curves(history: Sequence[Mapping[str, Any]]) -> Figure:
+    """Reward and KL of on-policy training, from ``trainer.state.log_history``."""
+    rows = [row for row in history if "reward" in row]
+    steps = [row["step"] for row in rows]
+    figure, (left, right) = new_figure(columns=2, width=8)
+    reward = {"reward": (steps, [row["reward"] for row in rows])}
+    curves(left, reward, "optimizer step", "mean reward of the responses drawn", "Reward")
+    kl = {"KL": (steps, [row["kl"] for row in rows])}
+    curves(right, kl, "optimizer step", "KL to the reference, nats", "Distance")
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure

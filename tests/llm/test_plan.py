@@ -59,7 +59,7 @@ def test_what_is_counted_is_what_a_real_step_keeps_and_computes(name, step):
     register()
     (model.get_base_model() if step.lora else model).set_attn_implementation(ATTENTION)
     model.train()
-    batch = pack(step.rows())
+    batch = pack(step.made_up())
     weights = {id(weight) for weight in model.parameters()}
     with (
         torch.autocast("cpu", torch.bfloat16, enabled=step.bf16),
@@ -85,7 +85,7 @@ def test_what_is_counted_is_what_a_real_step_keeps_and_computes(name, step):
 
 
 def test_layers_extrapolate_exactly():
-    step = Step(prompt=9, chosen=7, rejected=5, pairs=2)
+    step = Step(prompt=9, responses=(7, 5), rows=2)
     assert count(SHAPES["llama"], step, 5) == counted(SHAPES["llama"], step)
 
 
@@ -108,7 +108,7 @@ def test_shards_are_those_of_fsdp():
         local = sum(weight.to_local().numel() for weight in model.parameters())
     finally:
         dist.destroy_process_group()
-    step = Step(prompt=100, chosen=50, rejected=50)
+    step = Step(prompt=100, responses=(50, 50))
     parts = plan.memory(config, step, counted(config, step), cards=4, sharded=True)
     assert parts["weights"] == 4 * local
     assert parts["optimizer"] == 8 * local

@@ -61,10 +61,10 @@ def test_a_probability_goes_all_the_way_to_the_batch(tmp_path, tiny_model):
     assert (
         back.without_reference().labels().tolist()
         == back.labels().tolist()
-        == [0.25, 1.0, 0.25, 1.0]
+        == [[0.25], [1.0], [0.25], [1.0]]
     )
     assert hard.p_chosen is None  # labels that were drawn take no room
-    assert hard.labels().tolist() == [1.0, 1.0]
+    assert hard.labels().tolist() == [[1.0], [1.0]]
 
 
 @given(

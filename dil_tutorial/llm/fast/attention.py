@@ -1,11 +1,10 @@
-"""Attention for packed pairs: tokens see their own document, and the second of two responses does
-not see the first.
+"""Attention for packed rows: tokens see their own document, and no response sees another.
 
-A *document* is [prefix | first | second] (``batches.pack``).  Every linear layer works on real
-tokens alone; attention, the only place where tokens meet, runs document by document: on [prefix |
-first], and for the second branch on [prefix | second].
+A *document* is [prefix | first | second | ...] (``packing.pack``).  Every linear layer works on
+real tokens alone; attention, the only place where tokens meet, runs document by document: on
+[prefix | first], and for each other branch on [prefix | branch].
 
-The layout reaches the attention function as a table (1, 1, D, 3) of lengths in the place of the
+The layout reaches the attention function as a table (1, 1, D, 1 + K) of lengths in the place of the
 attention mask: transformers hands a 4-D mask through untouched.  With any other mask the attention
 functions here are transformers' own SDPA, so a model left on one generates and scores as before.
 
@@ -34,11 +33,14 @@ VARLEN = "documents_varlen"
 
 # every layer asks for it, and reading a CUDA tensor synchronises the device
 @functools.lru_cache(maxsize=2)
-def lengths_of(documents: Tensor) -> tuple[tuple[int, int, int], ...]:
-    """The table ``documents`` of ``pack`` in plain numbers: lengths of prefix, first and second
-    branch.
+def lengths_of(documents: Tensor) -> tuple[tuple[int, ...], ...]:
+    """The table ``documents`` of ``pack`` in plain numbers: lengths of prefix and branches.
+
+    >>> lengths_of(torch.tensor([[[[2, 1, 3], [4, 2, 0]]]]))
+    ((2, 1, 3), (4, 2))
     """
-    return tuple((prefix, first, second) for prefix, first, second in documents[0, 0].tolist())
+    table = documents[0, 0].tolist()
+    return tuple((prefix, *(n for n in branches if n)) for prefix, *branches in table)
 
 
 def document_attention(
@@ -76,42 +78,40 @@ def document_attention(
     table = lengths_of(attention_mask)
     lengths = [sum(document) for document in table]
     parts = []
-    for document, q, k, v in zip(
+    for (prefix, first, *others), q, k, v in zip(
         table, *(x.split(lengths, 2) for x in (query, key, value)), strict=True
     ):
-        prefix, first, second = (
-            document  # split, not sliced: the gradient of a split is one concatenation
-        )
-        if not second:
+        if not others:
             parts.append(attend(q, k, v))
             continue
-        q_first, q_second = q.split([prefix + first, second], 2)
-        (k_prefix, k_first, k_second), (v_prefix, v_first, v_second) = (
-            k.split(document, 2),
-            v.split(document, 2),
-        )
+        # split, not sliced: the gradient of a split is one concatenation
+        q_first, *q_others = q.split([prefix + first, *others], 2)
+        k_prefix, k_first, *k_others = k.split([prefix, first, *others], 2)
+        v_prefix, v_first, *v_others = v.split([prefix, first, *others], 2)
         parts.append(
             attend(q_first, torch.cat([k_prefix, k_first], 2), torch.cat([v_prefix, v_first], 2))
         )
-        k_last, v_last = torch.cat([k_prefix, k_second], 2), torch.cat([v_prefix, v_second], 2)
-        # a causal square is cheaper than a mask's rectangle
-        if prefix < second and not (window and prefix + second > window):
-            square = attend(torch.cat([q_first[:, :, :prefix], q_second], 2), k_last, v_last)
-            parts.append(square[:, prefix:])
-        else:
-            parts.append(attend(q_second, k_last, v_last))
+        for q_own, k_own, v_own in zip(q_others, k_others, v_others, strict=True):
+            k_seen, v_seen = torch.cat([k_prefix, k_own], 2), torch.cat([v_prefix, v_own], 2)
+            own = q_own.shape[2]
+            # a causal square is cheaper than a mask's rectangle
+            if prefix < own and not (window and prefix + own > window):
+                square = attend(torch.cat([q_first[:, :, :prefix], q_own], 2), k_seen, v_seen)
+                parts.append(square[:, prefix:])
+            else:
+                parts.append(attend(q_own, k_seen, v_seen))
     return torch.cat(parts, 1), None
 
 
 @functools.lru_cache(maxsize=2)  # every layer asks for the same
 def branches(
-    table: tuple[tuple[int, int, int], ...], device: torch.device
+    table: tuple[tuple[int, ...], ...], device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor, int, int]:
     """The keys that each branch's queries see, end to end: (places in the row, offsets of queries,
     of keys, longest of each).
 
-    The queries of a branch are the last of its keys: all of [prefix | first], then the second of
-    [prefix | second].
+    The queries of a branch are the last of its keys: all of [prefix | first], then the branch alone
+    of [prefix | branch].
 
     >>> keys, queries_at, keys_at, *longest = branches(((2, 1, 3),), torch.device("cpu"))
     >>> keys.tolist(), queries_at.tolist(), keys_at.tolist(), longest
@@ -120,15 +120,16 @@ def branches(
     places: list[int] = []
     queries, keys = [], []
     start = 0
-    for prefix, first, second in table:
-        middle, end = start + prefix + first, start + prefix + first + second
-        places += range(start, middle)
+    for prefix, first, *others in table:
+        end = start + prefix + first
+        places += range(start, end)
         queries.append(prefix + first)
         keys.append(prefix + first)
-        if second:
-            places += [*range(start, start + prefix), *range(middle, end)]
-            queries.append(second)
-            keys.append(prefix + second)
+        for own in others:
+            places += [*range(start, start + prefix), *range(end, end + own)]
+            queries.append(own)
+            keys.append(prefix + own)
+            end += own
         start = end
 
     def offsets(lengths: list[int]) -> Tensor:
@@ -177,7 +178,7 @@ def flash_documents(
     query: Tensor,  # (1, heads, S, d)
     key: Tensor,  # (1, key heads, S, d)
     value: Tensor,  # (1, key heads, S, d)
-    documents: Tensor,  # (1, 1, D, 3), int32
+    documents: Tensor,  # (1, 1, D, 1 + K), int32
     scaling: float | None = None,
     sliding_window: int | None = None,
     **unused: Any,

@@ -1,12 +1,13 @@
-"""Batches of tokenized pairs: packed, all pairs end to end in one row; padded, one response per
-row; single, a row by itself.
+"""Batches of tokenized pairs or groups: packed, all of them end to end in one row; padded, one
+response per row; single, a row by itself.
 
 Padding stands on the right, where no causal model can see it from a real token, and where it comes
 after a recurrent state.
 
-How pairs are packed, and a shared prompt read once, is in ``fast.packing``.
+How rows are packed, and a shared prompt read once, is in ``fast.packing``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -14,7 +15,15 @@ import torch
 from torch import Tensor
 
 from dil_tutorial.llm.fast.packing import Layer, PackedBatch, pack
-from dil_tutorial.llm.rows import Response, TokenizedPair, in_order, moved
+from dil_tutorial.llm.rows import (
+    Response,
+    Row,
+    TokenizedGroup,
+    TokenizedPair,
+    filled,
+    in_order,
+    moved,
+)
 
 LAYOUTS = ("shared", "packed", "padded", "single")
 
@@ -77,15 +86,16 @@ class Prompts:
     to = moved
 
 
-class PairBatch(TypedDict):
-    """B pairs as the trainer meets them.  Their N = 2B responses are the B chosen, then the B
-    rejected, then, where the data bring responses of the reference, those B (N = 3B).
+class Batch(TypedDict):
+    """B rows as the trainer meets them, pairs or groups of at most K responses: K = 2, or 3 where
+    the data bring responses of the reference.  Of N responses in all, row by row.
     """
 
-    # (B, 2) or (B, 3), summed over tokens; first, because transformers takes its length for the
-    # batch's size
+    # (B, K), summed over tokens; first, because transformers takes its length for the batch's size
     ref_logps: Tensor
-    p_chosen: Tensor  # (B,) soft labels; 1 where they were drawn
+    present: Tensor  # (B, K) bool: which of K responses a row has
+    p_chosen: Tensor  # (B,) soft labels of pairs; 1 where they were drawn
+    weights: Tensor | None  # (B, K) of groups: how much each response is the winner
     input_ids: Tensor  # those of ``responses``: transformers counts tokens by them
     responses: PaddedBatch | PackedBatch | SingleBatch
     prompts: Prompts | None  # to draw responses of the reference to
@@ -129,10 +139,10 @@ def pad_prompts(prompts: list[list[int]], pad_token_id: int = 0) -> Prompts:
 
 
 def batch_of(
-    rows: list[TokenizedPair], pad_token_id: int, layout: str = "padded"
+    rows: Sequence[Row], pad_token_id: int, layout: str = "padded"
 ) -> PaddedBatch | PackedBatch | SingleBatch:
-    """The responses of B pairs: "single", "padded", "packed" or, with prompts that two responses
-    share read once, "shared".
+    """The responses of B rows: "single", "padded", "packed" or, with prompts that the responses of
+    a row share read once, "shared".
 
     >>> row = TokenizedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))
     >>> batch_of([row], 0).input_ids.tolist(), batch_of([row], 0, "shared").input_ids.tolist()
@@ -156,7 +166,7 @@ def laid_out(
 
 @dataclass
 class Collator:
-    """B rows to a ``PairBatch``; ``prompts`` and ``mismatched`` say whether the loss asks for
+    """B rows to a ``Batch``; ``prompts`` and ``mismatched`` say whether the loss asks for
     those, too.
 
     >>> row = TokenizedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))
@@ -172,21 +182,24 @@ class Collator:
         None  # where it is given, the cheaper of "shared" and "padded" is taken for each batch
     )
 
-    def __call__(self, rows: list[TokenizedPair]) -> PairBatch:
+    def __call__(self, rows: Sequence[Row]) -> Batch:
         responses = batch_of(
             rows, self.pad_token_id, self.layer.cheaper(rows) if self.layer else self.layout
         )
-        following = zip(rows, rows[1:] + rows[:1], strict=True)
+        pairs = [row for row in rows if isinstance(row, TokenizedPair)]
+        following = zip(pairs, pairs[1:] + pairs[:1], strict=True)
         others = [Response(row.chosen.prompt, other.chosen.tokens) for row, other in following]
+        sizes = [len(row.responses) for row in rows]
+        ref_logps = [[response.ref_logp for response in row.responses] for row in rows]
+        weights = [row.weights for row in rows if isinstance(row, TokenizedGroup)]
         return {
-            "ref_logps": torch.tensor(
-                [[response.ref_logp for response in row.responses] for row in rows],
-                dtype=torch.float64,
-            ),
-            "p_chosen": torch.tensor([row.p_chosen for row in rows], dtype=torch.float64),
+            "ref_logps": filled(ref_logps),
+            "present": torch.arange(max(sizes)) < torch.tensor(sizes).unsqueeze(1),
+            "p_chosen": torch.tensor([row.p_chosen for row in pairs], dtype=torch.float64),
+            "weights": filled(weights) if weights else None,
             "input_ids": responses.input_ids,
             "responses": responses,
-            "prompts": pad_prompts([row.chosen.prompt for row in rows], self.pad_token_id)
+            "prompts": pad_prompts([row.chosen.prompt for row in pairs], self.pad_token_id)
             if self.prompts
             else None,
             "mismatched": laid_out(others, self.pad_token_id, self.layout)

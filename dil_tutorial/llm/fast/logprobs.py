@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from dil_tutorial.llm.fast.batches import PaddedBatch, SingleBatch, batch_of
 from dil_tutorial.llm.fast.head import Value, head_gives_logps, token_logps
 from dil_tutorial.llm.fast.packing import PackedBatch
-from dil_tutorial.llm.rows import TokenizedPair
+from dil_tutorial.llm.rows import Row, filled
 
 
 def response_logps(
@@ -94,10 +94,11 @@ def known(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def pair_logps(
-    model: Any, rows: Sequence[TokenizedPair], batch_size: int, layout: str, quiet: bool = False
+def row_logps(
+    model: Any, rows: Sequence[Row], batch_size: int, layout: str, quiet: bool = False
 ) -> Tensor:
-    """Summed log-probabilities (2, P) of the chosen and the rejected responses of P pairs.
+    """Summed log-probabilities (P, K) of the responses of P pairs or groups; 0 where a row has
+    fewer than K.
 
     ``layout`` is one that ``fast.probes.usable_layout`` found to be exact for the model.
 
@@ -107,16 +108,15 @@ def pair_logps(
     >>> rows, _ = tokenize_pairs(
     ...     read_pairs(tiny_preferences(), limit=3), own_tokenizer(), max_length=128
     ... )
-    >>> pair_logps(tiny_model(), rows, batch_size=2, layout="padded", quiet=True).shape
-    torch.Size([2, 3])
+    >>> row_logps(tiny_model(), rows, batch_size=2, layout="padded", quiet=True).shape
+    torch.Size([3, 2])
     """
     model.eval()
-    parts, chunk = [], 256 if layout in ("shared", "packed") else 0
+    logps, chunk = [], 256 if layout in ("shared", "packed") else 0
     for start in tqdm(range(0, len(rows), batch_size), desc="Scoring", disable=quiet):
-        pairs = [
-            TokenizedPair(row.chosen, row.rejected) for row in rows[start : start + batch_size]
-        ]
-        batch = batch_of(pairs, pad_token_id=0, layout=layout).to(model.device)
-        logps, _ = response_logps(model, batch, model.get_output_embeddings(), chunk)
-        parts.append(logps.view(2, -1).float().cpu())
-    return torch.cat(parts, 1)
+        part = rows[start : start + batch_size]
+        batch = batch_of(part, pad_token_id=0, layout=layout).to(model.device)
+        flat, _ = response_logps(model, batch, model.get_output_embeddings(), chunk)
+        sizes = [len(row.responses) for row in part]
+        logps += [one.tolist() for one in flat.float().cpu().split(sizes)]
+    return filled(logps, dtype=torch.float32)

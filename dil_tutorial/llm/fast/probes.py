@@ -6,6 +6,7 @@ where it gives the same numbers; where none can, because the model is not causal
 numbers, training is refused.
 """
 
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -258,8 +259,7 @@ def packing_problem(model: Any, attention: str, training: bool = False) -> str |
         next(model.parameters()).device.type,
     )
     swapped = [
-        TokenizedPair(replace(row.chosen, tokens=row.chosen.tokens[::-1]), row.rejected)
-        for row in rows
+        replace(row, chosen=replace(row.chosen, tokens=row.chosen.tokens[::-1])) for row in rows
     ]
     try:
         for autocast in (False, True) if torch.is_autocast_enabled(device) else (False,):
@@ -269,8 +269,9 @@ def packing_problem(model: Any, attention: str, training: bool = False) -> str |
                 model.set_attn_implementation(attention)
                 packed, other = (_score(model, pack(part), 0, training) for part in (rows, swapped))
             precise = model.dtype.itemsize > 2 and not autocast
-            if not torch.equal(packed[len(rows) :], other[len(rows) :]):
-                return "the second response sees the first"
+            others = [logps.view(len(rows), -1)[:, 1:] for logps in (packed, other)]
+            if not torch.equal(*others):
+                return "other responses see the first"
             if _far(alone, packed, precise):
                 return "packed responses score differently"
         return None
@@ -287,15 +288,16 @@ def tokens_of(model: Any) -> int:
 
 
 def made_up_rows(model: Any) -> list[TokenizedPair]:
-    """Two pairs of a few random tokens, prompts of different lengths."""
+    """Two rows of a few random tokens with three responses, prompts of different lengths."""
     tokens = torch.randint(
-        tokens_of(model), (40,), generator=torch.Generator().manual_seed(0)
+        tokens_of(model), (52,), generator=torch.Generator().manual_seed(0)
     ).tolist()
-    cuts = ((tokens[:8], tokens[8:13], tokens[13:20]), (tokens[20:25], tokens[25:33], tokens[33:]))
-    return [
-        TokenizedPair(Response(prompt, chosen), Response(prompt, rejected))
-        for prompt, chosen, rejected in cuts
-    ]
+    cuts = ((0, 8, 13, 20, 26), (26, 31, 39, 46, 52))
+    rows = []
+    for places in cuts:
+        prompt, *responses = [tokens[a:b] for a, b in itertools.pairwise(places)]
+        rows.append(TokenizedPair(*(Response(prompt, response) for response in responses)))
+    return rows
 
 
 @torch.no_grad()

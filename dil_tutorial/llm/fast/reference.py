@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from dil_tutorial.llm.fast.batches import PaddedBatch, Prompts, SingleBatch, laid_out
 from dil_tutorial.llm.fast.probes import pads_left
-from dil_tutorial.llm.rows import Response, Rows, TokenizedPair, save_tensors
+from dil_tutorial.llm.rows import Response, Row, Rows, save_tensors
 
 SAVE_EVERY = 60.0  # seconds
 # of a configuration, on log-probs
@@ -71,9 +71,9 @@ class FixedBatches(Sampler[int]):
 
 
 def score_reference(
-    rows: Rows,  # P pairs
-    groups: list[list[int]],  # row numbers of each batch
-    score: Callable[[list[TokenizedPair]], Tensor],  # b pairs -> (2b,) or (3b,) log-probs
+    rows: Rows,  # P pairs or groups
+    batches: list[list[int]],  # row numbers of each batch
+    score: Callable[[list[Row]], Tensor],  # rows -> (n,) log-probs of their n responses
     path: Path,  # where they are kept
     key: str,  # a fingerprint
     rank: int = 0,  # of this process
@@ -83,12 +83,12 @@ def score_reference(
     """Put the summed log-probs of all responses into ``rows.ref_logps``: from ``path`` if it holds
     them under ``key``.
 
-    ``score`` maps the b pairs of a batch to the (2b,) or (3b,) log-probs of their responses, in the
-    order of a batch.  Of ``world`` processes each scores its share.  What is scored is kept once a
-    minute, and when a pass is stopped: the next one continues from there.
+    ``score`` maps the rows of a batch to the log-probs of their responses, row by row.  Of
+    ``world`` processes each scores its share.  What is scored is kept once a minute, and when a
+    pass is stopped: the next one continues from there.
 
     >>> import tempfile
-    >>> from dil_tutorial.llm.rows import in_order
+    >>> from dil_tutorial.llm.rows import TokenizedPair, in_order
     >>> pairs = [([5, 6], [7]), ([8], [9])]
     >>> rows = Rows.of(
     ...     TokenizedPair(Response([1], chosen), Response([1], rejected))
@@ -102,21 +102,26 @@ def score_reference(
     >>> rows.ref_logps.tolist(), rows[0].chosen.ref_logp
     ([[-2.0, -1.0], [-1.0, -1.0]], -2.0)
     """
-    logps = torch.full((len(rows), rows.sides), torch.nan, dtype=torch.float64)
+    logps = torch.zeros(len(rows), rows.sides, dtype=torch.float64)
+    logps[rows.present] = torch.nan
     unfinished = path.with_suffix(f".{rank}.unfinished")  # one of each process
     for file in (path, unfinished):
         before = _read(file).get(key, logps)
         logps = torch.where(logps.isnan(), before, logps) if before.shape == logps.shape else logps
     if logps.isnan().any():
-        own_groups = groups[rank::world]
-        missing = [group for group in own_groups if logps[group].isnan().any()]
-        done = len(own_groups) - len(missing)
+        own = batches[rank::world]
+        missing = [batch for batch in own if logps[batch].isnan().any()]
+        done = len(own) - len(missing)
         last = time.monotonic()
         try:
-            for group in tqdm(
-                missing, "Reference log-probs", initial=done, total=len(own_groups), disable=quiet
+            for batch in tqdm(
+                missing, "Reference log-probs", initial=done, total=len(own), disable=quiet
             ):
-                logps[group] = score([rows[i] for i in group]).view(rows.sides, -1).T.to(logps)
+                present = rows.present[batch]
+                scores = torch.zeros(present.shape, dtype=torch.float64)
+                logps[batch] = scores.masked_scatter(
+                    present, score([rows[i] for i in batch]).to(logps)
+                )
                 if time.monotonic() - last > SAVE_EVERY:
                     save_tensors(unfinished, {key: logps})
                     last = time.monotonic()
@@ -192,6 +197,7 @@ def fingerprint(model: str, rows: Rows, settings: object = None) -> str:
     """sha256 over a model's digest, the rows' tokens and what else decides the reference's
     log-probs.
 
+    >>> from dil_tutorial.llm.rows import TokenizedPair
     >>> rows = Rows.of([TokenizedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))])
     >>> (
     ...     fingerprint("model", rows) == fingerprint("model", rows),

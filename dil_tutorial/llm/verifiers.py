@@ -1,0 +1,36 @@
+"""Rewards that check an answer: ``online: {reward: dil_tutorial.llm.verifiers:last_number}``.
+
+A reward is a function of prompts, responses and the other fields of their rows, as TRL's
+GRPOTrainer has them; here prompts and responses are texts.  Booleans say what is correct."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+
+
+def last_number(
+    prompts: Sequence[str], responses: Sequence[str], answer: Sequence[Any], **columns: Any
+) -> list[bool]:
+    """Whether the last number of each response is the last number of the row's field ``answer``.
+
+    It reads GSM8K's answers, too, which end with ``#### 42``.
+
+    >>> last_number(["2 + 2 ="] * 2, [" 4.", "22 or so"], answer=["#### 4", 4])
+    [True, False]
+    """
+    return [
+        found is not None and found == number_in(str(wanted))
+        for found, wanted in zip(map(number_in, responses), answer, strict=True)
+    ]
+
+
+def number_in(text: str) -> float | None:
+    """The last number of a text, or None.
+
+    >>> number_in("It costs 1,200.50 dollars."), number_in("none")
+    (1200.5, None)
+    """
+    found = NUMBER.findall(text)
+    return float(found[-1].replace(",", "")) if found else None
