@@ -337,10 +337,11 @@ def used(row: dict[str, Any], dry: bool) -> dict[str, float]:
     peak = next((flops for name, flops in PEAK_FLOPS.items() if name in row["device"]), None)
     if peak is None or dry:
         return {}
-    sizes = workloads()[row["workload"]]
+    prompt, *responses = workloads()[row["workload"]]
     step = Step(
-        *sizes,
-        pairs=BATCH,
+        prompt,
+        tuple(responses),
+        rows=BATCH,
         dtype="bfloat16",
         lora=16 if row["lora"] else 0,
         shared=row["side"] == "ours",
@@ -348,7 +349,7 @@ def used(row: dict[str, Any], dry: bool) -> dict[str, float]:
     counts = counted(plan.model_config("llama-3-8b"), step)
     needed = counts.forward + counts.backward
     # of the mix on average; the pairs at hand differ by their spread
-    tokens = BATCH * (2 * sizes[0] + sizes[1] + sizes[2])
+    tokens = BATCH * (2 * prompt + sum(responses))
     per_token = needed / tokens
     speed = row["tokens"] / row["seconds"]
     return {"plain": 6 * row["parameters"] * speed / peak, "counted": per_token * speed / peak}

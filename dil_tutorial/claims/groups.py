@@ -993,3 +993,30 @@ def small_steps_of_few_candidates(world: World) -> Tensor:
         slope = 2 * factor(10_000.0) - factor(5_000.0)
         gaps.append(gap(slope, wanted) / wanted.abs().amax(1))
     return torch.stack(gaps).amax(0)
+
+
+@claim("14.penalty", "14.11", tolerance=OPTIMUM)
+def rounds_with_a_penalty(world: World) -> Tensor:
+    r"""Rounds of imitation on $R - \beta\log(\pi/\pi_\text{ref})$ rest at RLHF's optimum for $\beta$,
+    for each $K \ge 2$ and each temperature $T$ of the weights, and from $\pi_\text{ref}$ they arrive
+    there for $T = \beta$.
+
+    At that optimum all penalized rewards of a prompt are equal, so each of K has the weight 1/K and
+    the winner is a draw of the policy.  Anywhere else the greatest penalized reward wins more often
+    than 1/K, and the policy moves.
+    """
+    beta, gaps = 0.7, []
+    target = optima.rlhf(world, beta)
+
+    def imitated(policy: Tensor, K: int, T: float) -> Tensor:
+        penalized = world.true_reward - beta * log_ratio(policy.log(), world.ref)
+        winners = soft_best_of_k(policy, penalized, K, T)
+        return winners / winners.sum(1, keepdim=True)
+
+    for K in (2, 4):
+        gaps += [gap(imitated(target, K, T), target) for T in (0.2, 3.0)]
+        policy = world.ref
+        for _ in range(150):
+            policy = imitated(policy, K, beta)
+        gaps.append(gap(policy, target))
+    return torch.stack(gaps).amax(0)

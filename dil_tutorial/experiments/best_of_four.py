@@ -45,6 +45,7 @@ class BestOfFour(Settings):
     """The settings of this study, besides those of ``runner.Settings``."""
 
     learning_rates: tuple[float, ...] = (1e-3,)  # the common one
+    bf16: bool = False
     passes: int = 240  # groups of each prompt, in the part with few prompts
     policy_samples: int = 0
 

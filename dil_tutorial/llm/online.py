@@ -2,7 +2,8 @@
 prompts itself.
 
 The advantages and losses are those of ``dil_tutorial.policy_gradient``, which the ledger
-enumerates, and ``losses.group_loss``.  At each new batch of prompts the policy draws a group of responses to each (temperature
+enumerates, and ``losses.group_loss``.  At each new batch of prompts the policy draws a group of
+responses to each (temperature
 1, its own distribution), a reward is asked of every response, and ``updates`` optimizer steps are
 made on them; at the first of these the policy is the one that drew.
 

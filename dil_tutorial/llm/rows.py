@@ -130,7 +130,7 @@ class Rows(Sequence[Row]):
 
     >>> rows = Rows.of([TokenizedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))])
     >>> rows.tokens.tolist(), rows.lengths.tolist()
-    ([5, 6, 7, 1, 8], [[2, 2, -1, 1, -2, -2]])
+    ([5, 6, 7, 1, 8], [[2, 2, -1, 1]])
     >>> rows[0].rejected
     Response(prompt=[5, 6], tokens=[8], ref_logp=0.0, rendered_otherwise=False)
     """

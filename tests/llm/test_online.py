@@ -10,6 +10,7 @@ pytest.importorskip("accelerate", reason="language models need the llm extra")
 from transformers import ProgressCallback
 
 from dil_tutorial import policy_gradient as pg
+from dil_tutorial.bregman import get_generator
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.fast.batches import pad
 from dil_tutorial.llm.fast.logprobs import response_logps
@@ -271,3 +272,87 @@ def test_the_loss_is_that_of_trl(tmp_path, algorithm, moved):
     assert mine.item() == pytest.approx(theirs.item(), abs=1e-5)
     if moved:
         assert abs(mine.item()) > 1e-3
+
+
+# --- Groups ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("generator", ["bce", "ukl", "lsif", "power(3)"])
+@pytest.mark.parametrize("kind", ["scores", "verified"])
+def test_the_first_step_of_a_group_is_a_policy_gradient(tmp_path, generator, kind):
+    """THEORY §14.5 on a model: -h''(1) mean_k of (K a_k/solved - 1)/K grad log pi, by hand from the
+    responses that were drawn, whatever h is.
+    """
+
+    def verified(prompts, responses):
+        return [len(text) % 9 == 0 for text in responses]
+
+    reward = vowels if kind == "scores" else verified
+    trainer = made(
+        tmp_path, algorithm="group", generator=generator, reward=reward, beta=0.0, temperature=0.1
+    )
+    model = trainer.model.train()
+    trainer.compute_loss(model, PROMPTS[:4]).backward()
+    found = torch.cat([weight.grad.flatten() for weight in model.parameters()])
+    rollout = trainer.rollout
+    texts = [
+        trainer.processing_class.decode(r.tokens, skip_special_tokens=True)
+        for r in rollout.responses
+    ]
+    R = torch.tensor(vowels(None, texts)).view(4, 8)
+    if kind == "scores":
+        a, solved = (R / 0.1).softmax(1), 1.0
+    else:
+        correct = torch.tensor(verified(None, texts)).float().view(4, 8)
+        a = correct / correct.sum(1, keepdim=True).clamp(min=1)
+        solved = (a.sum(1) > 0).float().mean()
+        assert 0 < solved < 1
+    model.zero_grad()
+    logps, _ = response_logps(model, pad(rollout.responses, 1))
+    one = torch.ones((), dtype=torch.float64, requires_grad=True)
+    curvature = torch.autograd.grad(get_generator(generator).dh(one), one)[0].item()  # h''(1)
+    advantages = (a / solved - 1 / 8).flatten()
+    (-curvature * (advantages * logps).sum() / 4).backward()
+    wanted = torch.cat([weight.grad.flatten() for weight in model.parameters()])
+    assert wanted.abs().max() > 1e-5
+    assert torch.allclose(found, wanted, atol=1e-6, rtol=1e-3)
+
+
+def test_groups_climb_and_the_penalty_holds_them_back(tmp_path):
+    ends = []
+    for beta in (0.0, 1.0):
+        trainer = made(
+            tmp_path, algorithm="group", beta=beta, temperature=0.05, max_steps=25, samples=16
+        )
+        trainer.train()
+        log = [row for row in trainer.state.log_history if "reward" in row]
+        ends.append((sum(row["reward"] for row in log[-5:]) / 5, log[-1]["kl"]))
+        first = sum(row["reward"] for row in log[:5]) / 5
+    assert ends[0][0] > first + 0.05
+    assert ends[1][1] < ends[0][1] / 2
+
+
+def test_a_reward_is_given_the_other_fields_of_the_rows(tmp_path):
+    seen = []
+
+    def reward(prompts, responses, answer, **columns):
+        seen.append((prompts, answer, columns))
+        return [float(len(text)) for text in responses]
+
+    rows = [{"prompt": text, "answer": i, "level": "easy"} for i, text in enumerate(PROMPTS)]
+    made(tmp_path, prompts=rows, reward=reward, samples=2).train()
+    [(prompts, answers, columns)] = seen
+    assert len(prompts) == len(answers) == 8
+    assert all(PROMPTS[i] == text for text, i in zip(prompts, answers, strict=True))
+    assert columns == {"level": ["easy"] * 8}
+
+
+def test_groups_without_a_correct_answer_leave_the_policy_alone(tmp_path):
+    trainer = made(
+        tmp_path, algorithm="group", beta=0.0, reward=lambda x, y: [False] * len(y), max_steps=3
+    )
+    before = [weight.clone() for weight in trainer.model.parameters()]
+    trainer.train()
+    assert trainer.state.log_history[0]["groups/solved"] == 0
+    for a, b in zip(before, trainer.model.parameters(), strict=True):
+        assert torch.equal(a, b.cpu())

@@ -40,10 +40,10 @@ SHAPES = {
 @pytest.mark.parametrize(
     "step",
     [
-        Step(9, 7, 5, pairs=3),
-        Step(9, 7, 5, pairs=3, bf16=True, head_chunk=4),
-        Step(6, 5, 4, lora=2),
-        Step(9, 7, 5, checkpointing=True),
+        Step(9, (7, 5), rows=3),
+        Step(9, (7, 5, 6, 2), rows=3, bf16=True, head_chunk=4),
+        Step(6, (5, 4), lora=2),
+        Step(9, (7, 5), checkpointing=True),
     ],
 )
 def test_what_is_counted_is_what_a_real_step_keeps_and_computes(name, step):
