@@ -285,7 +285,8 @@ def test_the_first_step_of_a_group_is_a_policy_gradient(tmp_path, generator, kin
     """
 
     def verified(prompts, responses):
-        return [len(text) % 9 == 0 for text in responses]
+        pairs = zip(prompts, responses, strict=True)
+        return [prompt != PROMPTS[0] and len(text) % 2 == 0 for prompt, text in pairs]
 
     reward = vowels if kind == "scores" else verified
     trainer = made(
@@ -303,7 +304,8 @@ def test_the_first_step_of_a_group_is_a_policy_gradient(tmp_path, generator, kin
     if kind == "scores":
         a, solved = (R / 0.1).softmax(1), 1.0
     else:
-        correct = torch.tensor(verified(None, texts)).float().view(4, 8)
+        asked = [prompt for prompt in PROMPTS[:4] for _ in range(8)]
+        correct = torch.tensor(verified(asked, texts)).float().view(4, 8)
         a = correct / correct.sum(1, keepdim=True).clamp(min=1)
         solved = (a.sum(1) > 0).float().mean()
         assert 0 < solved < 1
