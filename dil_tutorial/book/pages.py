@@ -20,6 +20,7 @@ from dil_tutorial.claims.questions import QUESTIONS
 from dil_tutorial.lessons import measured
 from dil_tutorial.lessons.family_map import plane
 from dil_tutorial.lessons.puzzles import PUZZLES, puzzle
+from dil_tutorial.llm import made as how_data_was_made
 from dil_tutorial.losses import LOSSES
 from dil_tutorial.support import plotting, templates
 from dil_tutorial.support.files import read_json, read_text, write_text
@@ -188,7 +189,9 @@ def with_figures(name: str, figures_of: dict[str, Any], folder: Path, **values: 
 
 def pairs_made_page(folder: Path) -> str:
     """Which weight fits the way in which pairs were made; public datasets by name."""
-    datasets = yaml.safe_load(read_text(Path(__file__).with_name("datasets.yaml")))
+    datasets = yaml.safe_load(
+        read_text(Path(how_data_was_made.__file__).with_name("datasets.yaml"))
+    )
     return with_figures(
         "pairs_made", winners.FIGURES, folder, datasets=datasets, costs=winners.costs()
     )

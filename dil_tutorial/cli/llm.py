@@ -63,9 +63,12 @@ def data(
     file: Annotated[
         str,
         typer.Argument(
-            help="Preference pairs, .jsonl, .jsonl.gz or .parquet, or owner/name:split."
+            help="Preference pairs or groups, .jsonl, .jsonl.gz or .parquet, or owner/name:split."
         ),
     ],
+    config: Annotated[
+        Path | None, typer.Option(help="A recipe: does its loss fit how the data were made?")
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="Count this model's tokens; words if not given.")
     ] = None,
@@ -80,18 +83,21 @@ def data(
         "outputs/data"
     ),
 ) -> None:
-    """What does a file of preference pairs hold, and which of its rows cannot be used?  Trains
-    nothing.
+    """What does a file of preference pairs or groups hold, how were they made, and which rows
+    cannot be used?  Trains nothing.
     """
     recipes.check_data_file(file)
+    recipe = recipes.parse(config, [], note=lambda text: None) if config else None
     if model:
         recipes.check_model_path(model)
     prepare_for_models()
-    from dil_tutorial.llm import data_report
+    from dil_tutorial.llm import data_report, made
     from dil_tutorial.llm.data import read
     from dil_tutorial.llm.models import load_tokenizer
+    from dil_tutorial.llm.run import loss_of
 
-    reading = read(file, limit, "skip")
+    loss = loss_of(recipes.read_recipe(config, [])) if config and recipe else None
+    reading = read(file, limit, "skip", made.checker_of(file))
     data_summary = data_report.describe(
         reading, load_tokenizer(model) if model else None, max_length, chat_format
     )
@@ -101,6 +107,13 @@ def data(
     console.print(summary_table)
     for line in reading.bad[:10]:
         say(f"  {line}")
+    how = made.how_made(file)
+    made_table = table("How they were made, as far as it is seen", "what", "how")
+    for row in how.lines:
+        made_table.add_row(*map(escape, row))
+    console.print(made_table)
+    if loss is not None:
+        say(made.contradiction(loss, how) or f"{config}: nothing in it contradicts these data")
     wrote(*data_report.save(data_summary, out))
 
 
@@ -132,6 +145,7 @@ def train(
     prepare_for_models()
     from dil_tutorial.llm import run
     from dil_tutorial.llm.data import tiny_preferences
+    from dil_tutorial.llm.made import contradiction, how_made
     from dil_tutorial.llm.metrics import SUMMARY, first_and_last_quarter
 
     recipe = recipes.read_recipe(config, set_ or [], note=say)
@@ -153,6 +167,8 @@ def train(
         )
         if remarks := run.of_the_data(job.reading):
             say(f"of {recipe['data']}: {remarks} (more: dil data)")
+        if warning := contradiction(loss, how_made(recipe["data"])):
+            say(f"{warning} (more: dil data)")
     stopped = run.run(job)
     if stopped is not None:
         say(

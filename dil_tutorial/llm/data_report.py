@@ -1,5 +1,5 @@
-"""What does a file of preference pairs hold?  Counts, lengths and traps, before anything is trained
-(``dil data FILE``).
+"""What does a file of preference pairs or groups hold?  Counts, lengths and traps, before anything
+is trained (``dil data FILE``).
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from dil_tutorial.llm.data import FIELDS, Reading, text_of
+from dil_tutorial.llm.data import FIELDS, Pair, Reading, text_of
 from dil_tutorial.llm.tokens import tokenize_pairs
 from dil_tutorial.support import plotting
 from dil_tutorial.support.files import provenance, write_json
@@ -31,8 +31,8 @@ TRAPS = {
 def describe(
     reading: Reading, tokenizer: Any = None, max_length: int = 1024, chat_format: bool = False
 ) -> dict[str, Any]:
-    """What there is to say of the pairs that were read; with a ``tokenizer`` lengths are in tokens,
-    else in words.
+    """What there is to say of the pairs or groups that were read; with a ``tokenizer`` lengths are
+    in tokens, else in words.
 
     ==========================  ====================================================================
     Key                         Meaning
@@ -60,7 +60,7 @@ def describe(
     >>> found["pairs"], found["unit"], found["duplicates"]
     (4, 'words', 0)
     """
-    pairs = reading.pairs
+    pairs = [as_pair(row) for row in reading.pairs]
     left_out = Counter(reason_of(line) for line in reading.bad)
     lengths = {field: [len(text_of(pair[field]).split()) for pair in pairs] for field in FIELDS}
     double = no_end = 0
@@ -92,6 +92,7 @@ def describe(
         "cut back": reading.cut_back,
         "across": reading.across,
         "alone": reading.alone,
+        "groups": any("responses" in row for row in reading.pairs),
         "duplicates": duplicates,
         "both ways": both_ways,
         "control characters": sum(any(CONTROL.search(text) for text in texts) for texts in seen),
@@ -100,6 +101,24 @@ def describe(
         "chosen longer": bootstrap((torch.sign(longer[:, 0] - longer[:, 1]) + 1) / 2),
         "double end": double,
         "no end": no_end,
+    }
+
+
+def as_pair(row: Pair) -> Pair:
+    """A pair as it is; of a group its best and its worst response.
+
+    >>> as_pair({"prompt": "Hi", "responses": ["a", "b", "c"], "scores": [0.0, 2.0, 1.0]})
+    {'prompt': 'Hi', 'chosen': 'b', 'rejected': 'a'}
+    """
+    if "responses" not in row:
+        return row
+    values = row["scores"] if "scores" in row else row["correct"]
+    order = sorted(range(len(values)), key=values.__getitem__)
+    responses = row["responses"]
+    return {
+        "prompt": row["prompt"],
+        "chosen": responses[order[-1]],
+        "rejected": responses[order[0]],
     }
 
 
@@ -133,8 +152,10 @@ def rows_of(report: dict[str, Any]) -> list[tuple[str, str]]:
     pairs, share = report["pairs"], report["chosen longer"]
     rows = [
         ("rows", f"{report['rows']:,}{', more behind the limit' * report['more']}"),
-        ("pairs of use", f"{pairs:,}"),
+        (f"{'groups' if report['groups'] else 'pairs'} of use", f"{pairs:,}"),
     ]
+    if report["groups"]:
+        rows.append(("below, chosen and rejected are", "the best and the worst of a group"))
     rows += [(f"left out: {reason}", f"{count:,}") for reason, count in report["left out"].items()]
     if report["cut back"]:
         share_cut = f"{report['cut back']:,} ({report['cut back'] / pairs:.0%})"
