@@ -121,7 +121,9 @@ def train(
     config: Annotated[Path, typer.Option(help="A recipe, e.g. recipes/smollm2-cpu.yaml.")],
     data: Annotated[
         Path | None,
-        typer.Option(help="Preference pairs, .jsonl or .jsonl.gz; the tutorial's if none."),
+        typer.Option(
+            help="Pairs, groups or (online) prompts, .jsonl or .jsonl.gz; the tutorial's if none."
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Change one value of the recipe: key=value.")
@@ -136,7 +138,9 @@ def train(
         bool, typer.Option("--resume", help="Go on from the last checkpoint in the output folder.")
     ] = False,
 ) -> None:
-    """Train a language model on preference pairs with DIL or a relative."""
+    """Train a language model on preference pairs or groups, with DIL or a relative; or, by a
+    recipe with `online`, on responses that it draws itself.
+    """
     # Files first: torch takes seconds to import.
     out = output_dir or Path("outputs") / config.stem
     entries = recipes.parse(config, set_ or [], note=lambda text: None)
@@ -144,12 +148,13 @@ def train(
     recipes.check_files(entries, str(data) if data else in_recipe, out, resume)
     prepare_for_models()
     from dil_tutorial.llm import run
-    from dil_tutorial.llm.data import tiny_preferences
+    from dil_tutorial.llm.data import tiny_arithmetic, tiny_preferences
     from dil_tutorial.llm.made import contradiction, how_made
     from dil_tutorial.llm.metrics import SUMMARY, first_and_last_quarter
 
     recipe = recipes.read_recipe(config, set_ or [], note=say)
-    recipe["data"] = str(data or recipe.get("data") or tiny_preferences())
+    shipped = tiny_arithmetic() if recipe.get("online") else tiny_preferences()
+    recipe["data"] = str(data or recipe.get("data") or shipped)
     if on_bad_line:
         recipe["on_bad_line"] = on_bad_line
     job = run.prepare(recipe, out, resume)
@@ -216,7 +221,9 @@ def plan(
     ] = 1,
     lengths: Annotated[
         str | None,
-        typer.Option(help="Mean tokens PROMPT,CHOSEN,REJECTED; the data's if it is here."),
+        typer.Option(
+            help="Mean tokens PROMPT,CHOSEN,REJECTED, or of all of a group; the data's if here."
+        ),
     ] = None,
     pairs: Annotated[
         int | None, typer.Option(min=1, help="Pairs of the data set; the data's if it is here.")
@@ -232,7 +239,7 @@ def plan(
     from dil_tutorial.llm import plan as planning
     from dil_tutorial.llm.data import tiny_preferences
     from dil_tutorial.llm.recipe import read_recipe
-    from dil_tutorial.llm.run import check_own_keys
+    from dil_tutorial.llm.run import check_own_keys, loss_of
 
     recipe = read_recipe(config, set_ or [], note=say)
     recipe["data"] = recipe.get("data") or str(tiny_preferences())
@@ -272,7 +279,8 @@ def plan(
     memory_table.add_row("sum", *(f"{need / planning.GIB:.1f}" for need in needs))
     console.print(memory_table)
     say(
-        f"{count:,} pairs of {', '.join(map(str, sizes))} tokens: {training_plan.steps:,} steps, "
+        f"{count:,} {'groups' if loss_of(recipe).of_groups else 'pairs'} of "
+        f"{', '.join(map(str, sizes))} tokens: {training_plan.steps:,} steps, "
         f"{training_plan.training:.2g} FLOPs and "
         f"{training_plan.scoring:.2g} for the reference; "
         f"{duration(training_plan.hours(peak, cards, mfu))} at {mfu:.0%} of the peak"

@@ -60,6 +60,11 @@ def tiny_preferences() -> Path:
     return Path(str(resources.files("dil_tutorial.llm") / "tiny_preferences.jsonl"))
 
 
+def tiny_arithmetic() -> Path:
+    """Sums with their answers, for a first try of verifiable rewards."""
+    return Path(str(resources.files("dil_tutorial.llm") / "tiny_arithmetic.jsonl"))
+
+
 @dataclass
 class Reading:
     """What came of reading rows: the pairs that can be used, why others cannot, and how many

@@ -1,13 +1,16 @@
 """`dil train` and `dil sample` as processes: a run, an interruption, and every bad input."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from command import DIL, dil, dil_process, hear_ctrl_c, refused
 
 pytest.importorskip("accelerate", reason="language models need the llm extra")
@@ -570,17 +573,90 @@ def test_a_packaged_model_must_be_fetched_first(recipe, tmp_path, monkeypatch):
     refused(run, "not fetched yet", "dil fetch-model")
 
 
-def test_the_shipped_recipes_are_valid():
-    from dil_tutorial.llm.recipe import OWN_KEYS, read_recipe
-    from dil_tutorial.llm.trainer import DILConfig
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
+BASELINES = re.findall(
+    r"^#   dil train --config recipes/baselines-llama-3-8b.yaml (.*)$",
+    (Path(__file__).parents[2] / "recipes/baselines-llama-3-8b.yaml").read_text(),
+    re.MULTILINE,
+)
+CASES = [(path, []) for path in RECIPES]
+CASES += [
+    (path, line.split()) for path in RECIPES if "baselines" in path.name for line in BASELINES
+]
 
-    recipes = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
-    assert recipes
-    for path in recipes:
-        values = read_recipe(path, [])
-        settings = {k: v for k, v in values.items() if k not in OWN_KEYS}
-        # bf16 is refused without a GPU otherwise
-        config = DILConfig(**{"output_dir": "unused", **settings, "use_cpu": True})
-        if path.name.startswith("paper-"):  # sharded, as the authors' runs are
-            assert config.fsdp
-            assert config.fsdp_config["activation_checkpointing"]
+
+def named(case):
+    return " ".join([case[0].stem, *case[1]]).replace("--set ", "")
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_recipe_says_how_its_data_were_made_and_has_the_weight_that_follows(path):
+    from dil_tutorial.llm.made import by_name, contradiction
+    from dil_tutorial.llm.recipe import read_recipe
+    from dil_tutorial.llm.run import loss_of
+
+    assert "# How the data were made:" in path.read_text()
+    recipe = read_recipe(path, [])
+    found = by_name(recipe.get("data", ""))
+    if found is not None:
+        wrong = contradiction(loss_of(recipe), replace(found, reads=()))
+        as_published = path.name in ("paper-llama-3-8b.yaml", "paper-mistral-7b.yaml")
+        assert ("as published" in wrong) if as_published else wrong is None
+
+
+def look_alike(name):
+    """Rows in the format of a recipe's data set."""
+    group = [{"response": f"Answer {k}.", "overall_score": float(k)} for k in range(4)]
+
+    def chat(prompt, text):
+        return [{"role": "user", "content": prompt}, {"role": "assistant", "content": text}]
+
+    rows = {
+        "HuggingFaceH4": lambda i: {
+            "prompt": f"Q {i}", "chosen": chat(f"Q {i}", "Yes."), "rejected": chat(f"Q {i}", "No.")
+        },
+        "openbmb": lambda i: {"instruction": f"Q {i}", "completions": group},
+        "Anthropic": lambda i: {
+            "chosen": f"\n\nHuman: Hi {i}\n\nAssistant: Hello.",
+            "rejected": f"\n\nHuman: Hi {i}\n\nAssistant: Go.",
+        },
+        "trl-lib": lambda i: {"prompt": f"P {i} TL;DR:", "chosen": " Good.", "rejected": " Bad."},
+        "": lambda i: {
+            "prompt": f"{i} + 1 =", "answer": i + 1, "chosen": " Good.", "rejected": " Bad."
+        },
+    }  # fmt: skip
+    return [rows[name.partition("/")[0]](i) for i in range(8)]
+
+
+@pytest.mark.parametrize("case", CASES, ids=named)
+def test_a_recipe_plans_and_runs_three_steps_at_toy_size(case, tmp_path, tiny_model, write):
+    """The same file; only the model, the data, the length and what needs a GPU are smaller."""
+    path, changes = case
+    recipe = yaml.safe_load(path.read_text())
+    smaller = {
+        "model": tiny_model,
+        "data": write("rows.jsonl", look_alike(recipe.get("data", ""))),
+        "max_steps": 3,
+        "use_cpu": "true",
+        "bf16": "false",
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 1,
+        "logging_steps": 1,
+        "save_strategy": "no",
+    }
+    if "fsdp" in recipe:
+        smaller |= {"fsdp": "null", "fsdp_config": "null"}
+    if "max_length" in recipe:
+        smaller["max_length"] = 64
+    if recipe.get("dtype") == "nf4":
+        smaller["dtype"] = "float32"
+    sets = [word for key, value in smaller.items() for word in ("--set", f"{key}={value}")]
+    if "online" not in recipe:
+        plan = dil("plan", "--config", path, *changes, *sets)
+        assert plan.returncode == 0, plan.stderr
+    run = dil("train", "--config", path, *changes, *sets, "--output-dir", tmp_path / "out")
+    assert run.returncode == 0, run.stderr
+    assert "3 logged steps" in run.stdout
+    if path.name.startswith("paper-"):  # sharded, as the authors' runs are
+        assert recipe["fsdp"]
+        assert recipe["fsdp_config"]["activation_checkpointing"]
