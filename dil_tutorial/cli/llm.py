@@ -1,7 +1,6 @@
 """``dil fetch-model``, ``train``, ``sample`` and ``evaluate``: language models."""
 
 import itertools
-import json
 import os
 import subprocess
 import sys
@@ -12,7 +11,15 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from dil_tutorial.cli.console import JsonOption, console, progress_of_bytes, say, table, wrote
+from dil_tutorial.cli.console import (
+    JsonOption,
+    console,
+    progress,
+    progress_of_bytes,
+    say,
+    table,
+    wrote,
+)
 from dil_tutorial.cli.models import prepare_for_models
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm import recipe as recipes
@@ -191,6 +198,65 @@ def train(
     say(f"next:  dil sample {out}")
 
 
+def sweep(
+    config: Annotated[Path, typer.Option(help="A recipe, e.g. recipes/smollm2-cpu.yaml.")],
+    over: Annotated[
+        str, typer.Option(help="A key of the recipe and its values: generator=lsif,ukl,bce.")
+    ],
+    data: Annotated[
+        Path | None, typer.Option(help="Pairs or groups; the recipe's, or the tutorial's if none.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Change one value of the recipe: key=value.")
+    ] = None,
+    output_dir: Annotated[
+        Path | None, typer.Option(help="A folder for each value; outputs/RECIPE-KEY if not given.")
+    ] = None,
+) -> None:
+    """Train a recipe at several values of one key: one table, and overlaid curves of log-ratios,
+    KL and entropy.  The same command continues it.
+    """
+    from dil_tutorial.llm import sweep as sweeping
+
+    key, values = sweeping.values_of(over)
+    out = output_dir or Path("outputs") / f"{config.stem}-{key}"
+    changes = {value: [*(set_ or []), "log_entropy=true", f"{key}={value}"] for value in values}
+    for value in values:  # a wrong value is an error before anything is trained
+        recipes.parse(config, changes[value], note=lambda text: None)
+    prepare_for_models()
+    from dil_tutorial.llm import run
+    from dil_tutorial.llm.data import tiny_preferences
+
+    made = {v: recipes.read_recipe(config, changes[v], note=lambda text: None) for v in values}
+    for recipe in made.values():
+        recipe["data"] = str(data or recipe.get("data") or tiny_preferences())
+        if recipe.get("online"):
+            raise InputError(f"{config}: dil sweep trains on pairs or groups, not online")
+        run.check_own_keys(recipe)
+    for value, recipe in made.items():
+        folder = sweeping.folder_of(out, value)
+        if (folder / "run.json").is_file():
+            say(f"{key} {value}: finished before, {folder}")
+            continue
+        say(f"{key} {value}:")
+        resume = any(folder.glob("checkpoint-*/trainer_state.json"))
+        job = run.prepare(recipe, folder, resume)
+        stopped = run.run(job)
+        if stopped is not None:
+            say("stopped; the same command continues")
+            raise typer.Exit(128 + stopped)
+    runs = sweeping.histories(out, values)
+    sweep_table = table(
+        f"mean over the last quarter of the steps, {config.stem}",
+        key,
+        *(f"{label}>" for label in sweeping.COLUMNS.values()),
+    )
+    for row in sweeping.table_of(runs):
+        sweep_table.add_row(*map(escape, row))
+    console.print(sweep_table)
+    wrote(*sweeping.save(out, key, runs))
+
+
 def dropped(reasons: Mapping[str, int]) -> str:
     """What to say of pairs that were left out, if any were."""
     return (
@@ -315,41 +381,60 @@ def duration(hours: float) -> str:
 def sample(
     run: Annotated[Path, typer.Argument(help="The output folder of `dil train`.")],
     prompt: Annotated[list[str] | None, typer.Option(help="Can be repeated.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="A file: one a line, or .jsonl with the field prompt.")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 96,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
     seed: Annotated[int, typer.Option(help="For temperature > 0.")] = 0,
+    json: Annotated[
+        Path | None,
+        typer.Option(help="The answers, a JSON object a line, for `dil judge`; shows none."),
+    ] = None,
     html: Annotated[
         Path | None, typer.Option(help="A page of the same answers, colored token by token.")
     ] = None,
 ) -> None:
-    """Show the reference's and the trained model's answers side by side."""
+    """Show the reference's and the trained model's answers side by side, or write them to a
+    file.
+    """
     recipes.read_run(run)
+    if prompt and prompts:
+        raise InputError("--prompt is given next to --prompts: keep one")
+    if prompts is not None:
+        recipes.check_data_file(prompts)
     prepare_for_models()
     from dil_tutorial.llm import reading
     from dil_tutorial.llm.models import this_device
     from dil_tutorial.llm.run import models_of
-    from dil_tutorial.llm.sampling import answer
+    from dil_tutorial.llm.sampling import answer, read_prompts, write_answers
 
+    asked = prompt or read_prompts(prompts or recipes.TUTORIAL_HELD_OUT)
+    if not prompt and prompts is None:
+        asked = asked[:4]
     trained, reference, tokenizer, recipe = models_of(run)
     chat = recipes.read_run(run).get("chat")  # as the model was trained
     for model in (trained, reference):
         model.to(this_device())
-    held_out = recipes.TUTORIAL_HELD_OUT.read_text(encoding="utf-8").splitlines()
-    prompts = prompt or [json.loads(line)["prompt"] for line in held_out[:4]]
+    if json is not None:
+        models = {"reference": reference, "trained": trained}
+        write_answers(models, tokenizer, asked, json, max_new_tokens, temperature, seed, chat)
+        wrote(json)
+        return
     answers_table = table(None, "prompt")
     answers_table.show_lines = answers_table.expand = True
     columns: list[list[tuple[str, float]]] = []
-    pages: list[dict[str, Any]] = [{"prompt": text, "texts": []} for text in prompts]
+    pages: list[dict[str, Any]] = [{"prompt": text, "texts": []} for text in asked]
     for name, model in ((f"reference: {recipe['model']}", reference), (f"trained: {run}", trained)):
         answers_table.add_column(escape(name), ratio=2)
         with console.status(f"{name} answers"):
-            texts = answer(model, tokenizer, prompts, max_new_tokens, temperature, seed, chat)
-            tokens = reading.colored_answers(trained, reference, tokenizer, prompts, texts, chat)
+            texts = answer(model, tokenizer, asked, max_new_tokens, temperature, seed, chat)
+            tokens = reading.colored_answers(trained, reference, tokenizer, asked, texts, chat)
         f = [sum(x for _, x in row) for row in tokens]
         columns.append(list(zip(texts, f, strict=True)))
         for page, colored in zip(pages, tokens, strict=True):
             page["texts"].append({"name": name, "tokens": colored})
-    for text, before, after in zip(prompts, *columns, strict=True):
+    for text, before, after in zip(asked, *columns, strict=True):
         answers_table.add_row(escape(text), *marked(before, after))
     console.print(answers_table)
     say(
@@ -359,6 +444,72 @@ def sample(
     if html is not None:
         reading.save_page(f"{run} against {recipe['model']}", pages, html)
         wrote(html)
+
+
+def judge(
+    file: Annotated[
+        Path, typer.Argument(help="Answers of two models, as dil sample --json writes them.")
+    ],
+    model: Annotated[str, typer.Option(help="The judge's name at its endpoint.")],
+    url: Annotated[
+        str | None,
+        typer.Option(help="An OpenAI-compatible endpoint, up to /v1, to ask; none if not given."),
+    ] = None,
+    answers: Annotated[
+        Path | None, typer.Option(help="A batch's output that somebody else got.")
+    ] = None,
+    question: Annotated[str, typer.Option(help="helpful or summary.")] = "helpful",
+    first: Annotated[str, typer.Option(help="The field whose win rate is reported.")] = "trained",
+    second: Annotated[str, typer.Option(help="The field that it is compared with.")] = "reference",
+    key_env: Annotated[
+        str, typer.Option(help="The environment variable that holds the endpoint's key.")
+    ] = "OPENAI_API_KEY",
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many prompts.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for requests, answers and the result.")] = Path(
+        "outputs/judge"
+    ),
+) -> None:
+    """Win rate of a model's answers by a judge: both orders, ties, an interval.  Without --url it
+    writes the requests and asks nobody.
+    """
+    recipes.check_data_file(file)
+    if url and answers:
+        raise InputError("--url is given next to --answers: keep one")
+    if answers is not None:
+        recipes.check_data_file(answers)
+    from dil_tutorial.llm import judge as judging
+    from dil_tutorial.support.files import provenance, write_json
+
+    comparisons = judging.read_comparisons(file, first, second)[:limit]
+    requests = judging.requests_of(comparisons, model, question)
+    judging.write_requests(requests, out / "requests.jsonl")
+    wrote(out / "requests.jsonl")
+    if url is None and answers is None:
+        say(
+            f"{len(requests):,} requests, none was sent: give --url http://.../v1 to ask a server, "
+            "or send the file as a batch and give its output as --answers"
+        )
+        return
+    path = answers or out / "answers.jsonl"
+    if url is not None:
+        with progress(len(requests), "asking the judge") as done:
+            judging.ask(
+                requests, path, url, os.environ.get(key_env), lambda: done("asking the judge")
+            )
+        wrote(path)
+    results = judging.judged(comparisons, judging.read_answers(path, requests))
+    judge_table = table(f"{first} against {second}, by {model}", "what", "how much>")
+    rate, low, high = results["win rate"]
+    judge_table.add_row("win rate, ties one half", f"{rate:.1%} ({low:.1%} to {high:.1%})")
+    for name in ("ties", "agree", "first place"):
+        value = results[name]
+        judge_table.add_row(judging.WORDS[name], "none" if value is None else f"{value:.0%}")
+    for name in ("comparisons", "equal", "no verdict", "missing"):
+        judge_table.add_row(judging.WORDS[name], f"{results[name]:,}")
+    console.print(judge_table)
+    settings = {"file": str(file), "judge": model, "question": question}
+    write_json(out / "judge.json", {**provenance(), **settings, **results})
+    wrote(out / "judge.json")
 
 
 def marked(before: tuple[str, float], after: tuple[str, float]) -> tuple[str, str]:

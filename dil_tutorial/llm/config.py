@@ -107,6 +107,9 @@ class DILConfig(TrainingArguments):
                                               CPU "padded" where that is cheaper
     ``head_chunk``                256         most positions whose logits are held; more go in
                                               chunks; 0: no bound
+    ``log_entropy``               False       log ``entropy``: of the policy's next-token
+                                              distribution, mean over response tokens; one pass more
+                                              a step
     ``disable_dropout``           True        no dropout in policy or reference
     ============================  ==========  ======================================================
     """
@@ -125,6 +128,7 @@ class DILConfig(TrainingArguments):
     on_bad_line: str = "refuse"
     layout: str = "auto"
     head_chunk: int = 256
+    log_entropy: bool = False
     disable_dropout: bool = True
     reference_max_new_tokens: int | None = None
 

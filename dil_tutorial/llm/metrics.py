@@ -127,30 +127,51 @@ def measure_rows(
     with torch.enable_grad():
         wanted = f.clone().requires_grad_()
         [slope] = torch.autograd.grad(loss(wanted).sum(), wanted)
-    K = present.sum(1, keepdim=True)
-    won = chosen.sum(1, keepdim=True)
-    chosen = torch.where(won > 0, chosen / won, torch.nan).float()
-    rejected = torch.where(present, 1 - chosen, 0.0) / (K - 1)
-    lower = f.unsqueeze(2) > torch.where(present, f, torch.inf).unsqueeze(1)  # (B, K, K)
+    chosen, rejected = (side.float() for side in sides(chosen, present))
     ratio = f.double().clamp(max=300).exp()
     f_w, f_l = (chosen * f).sum(1), (rejected * f).sum(1)
     values = {
         "rewards/chosen": beta * f_w,
         "rewards/rejected": beta * f_l,
         "rewards/margins": beta * (f_w - f_l),
-        # how often the chosen response is above one of the others
-        "rewards/accuracies": (chosen * lower.sum(2)).sum(1) / (K[:, 0] - 1),
+        "rewards/accuracies": share_below(f, chosen, present),
         "logps/chosen": (chosen * logps).sum(1),
         "logps/rejected": (rejected * logps).sum(1),
         "logratios/chosen": f_w,
         "logratios/rejected": f_l,
-        "logratios/large": (f.abs() > LARGE).sum(1) / K[:, 0],
+        "logratios/large": (f.abs() > LARGE).sum(1) / present.sum(1),
         "ratio": (mixture * ratio).sum(1),  # 1 in expectation, for any policy
         "kl": (mixture * kl_terms(f)).sum(1),
         "weights/chosen": -(chosen * slope).sum(1),
         "weights/rejected": (rejected * slope).sum(1),
     }
     return {name: value.tolist() for name, value in values.items()}
+
+
+def sides(chosen: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    """How much each of K responses counts as chosen and as rejected, (B, K) each, each row's sum 1.
+
+    NaN where no response won.  A rejected response is one of the K - 1 others.
+
+    >>> sides(torch.tensor([[1.0, 0.0, 0.0]]), torch.ones(1, 3).bool())[1]
+    tensor([[0.0000, 0.5000, 0.5000]])
+    """
+    won, K = chosen.sum(1, keepdim=True), present.sum(1, keepdim=True)
+    chosen = torch.where(won > 0, chosen / won, torch.nan)
+    return chosen, torch.where(present, 1 - chosen, 0.0) / (K - 1)
+
+
+def share_below(values: Tensor, chosen: Tensor, present: Tensor) -> Tensor:
+    """How often the chosen response's value is above that of one of the others: (B, K) each ->
+    (B,).
+
+    >>> share_below(
+    ...     torch.tensor([[2.0, 1.0, 3.0]]), torch.tensor([[1.0, 0, 0]]), torch.ones(1, 3) > 0
+    ... )
+    tensor([0.5000])
+    """
+    above = values.unsqueeze(2) > torch.where(present, values, torch.inf).unsqueeze(1)  # (B, K, K)
+    return (chosen * above.sum(2)).sum(1) / (present.sum(1) - 1)
 
 
 def warning_signs(means: Mapping[str, float]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,13 @@ from transformers import LogitsProcessor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.llm.data import as_chat
+from dil_tutorial.llm.data import as_chat, raw_rows
 from dil_tutorial.llm.fast.batches import pad, pad_prompts
 from dil_tutorial.llm.fast.logprobs import response_logps, row_logps
 from dil_tutorial.llm.fast.probes import pads_left, usable_layout
 from dil_tutorial.llm.rows import Response, TokenizedGroup
 from dil_tutorial.llm.tokens import tokenize_pair
-from dil_tutorial.support.files import write_text
+from dil_tutorial.support.files import read_text, write_text
 
 
 @torch.no_grad()
@@ -45,6 +45,53 @@ def answer(
     wrapped = bool(tokenizer.chat_template) if chat is None else chat
     encoded = [encode_prompt(tokenizer, text, wrapped) for text in prompts]
     return answer_to(model, tokenizer, encoded, max_new_tokens, temperature, seed)
+
+
+def read_prompts(path: Path) -> list[str]:
+    """Prompts of a file: one a line, or of .jsonl the field ``prompt``, each once."""
+    if path.suffix not in (".jsonl", ".gz", ".parquet"):
+        found = [line for line in read_text(path).splitlines() if line.strip()]
+    else:
+        found = []
+        for row, where in raw_rows(path):
+            prompt = row.get("prompt") if isinstance(row, Mapping) else None
+            if isinstance(prompt, list) and [m.get("role") for m in prompt] == ["user"]:
+                prompt = prompt[0].get("content")
+            if not isinstance(prompt, str) or not prompt.strip():
+                raise InputError(f"{where}: field 'prompt' is not a text: give one")
+            found.append(prompt)
+    if not found:
+        raise InputError(f"{path}: holds no prompts: give one a line")
+    return [*dict.fromkeys(found)]
+
+
+def write_answers(
+    models: dict[str, Any],
+    tokenizer: Any,
+    prompts: Sequence[str],
+    path: Path,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    chat: bool | None,
+    batch: int = 16,
+) -> None:
+    """The answers of all models to each prompt, a JSON object a line: prompt, and a text under the
+    name of each model.
+    """
+    rows: list[dict[str, str]] = []
+    for start in tqdm(range(0, len(prompts), batch), desc="Answers", unit=" batches"):
+        part = prompts[start : start + batch]
+        texts = [
+            answer(model, tokenizer, part, max_new_tokens, temperature, seed + start, chat)
+            for model in models.values()
+        ]
+        rows += [
+            {"prompt": prompt, **dict(zip(models, each, strict=True))}
+            for prompt, each in zip(part, zip(*texts, strict=True), strict=True)
+        ]
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_text(path, "".join(lines))
 
 
 @torch.no_grad()

@@ -53,7 +53,7 @@ from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.data import Pair, Reading
 from dil_tutorial.llm.extra_inputs import Scores, alignment_weights, extra_inputs
 from dil_tutorial.llm.fast.batches import Batch, Collator, PaddedBatch, SingleBatch
-from dil_tutorial.llm.fast.head import Value, token_logps
+from dil_tutorial.llm.fast.head import Value, entropies, token_logps
 from dil_tutorial.llm.fast.logprobs import response_token_logps
 from dil_tutorial.llm.fast.packing import PackedBatch
 from dil_tutorial.llm.fast.probes import (
@@ -388,6 +388,11 @@ class DILTrainer(Trainer):
                 f"{way_back(self.args.output_dir)}"
             )
         self._record("train" if model.training else "eval", scores, inputs, more)
+        if self.args.log_entropy:
+            with torch.no_grad():
+                parts, _ = self.token_values(model, inputs["responses"], entropies)
+            split = "train" if model.training else "eval"
+            self._metrics[split]["entropy"].extend(torch.cat(parts).tolist())
         loss = losses.mean()
         best = inputs["weights"]
         outputs = {

@@ -46,6 +46,16 @@ def aligned_logps(logits: Tensor, tokens: Tensor) -> Tensor:
     return logps.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - (2 * logps).logsumexp(-1)
 
 
+def entropies(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Entropy of softmax(logits) in nats, whatever the tokens are: (..., V), (...) -> (...).
+
+    >>> entropies(torch.zeros(1, 4), torch.tensor([2]))  # log 4
+    tensor([1.3863])
+    """
+    logps = logits.float().log_softmax(-1)
+    return -(logps.exp() * logps).nan_to_num(0.0).sum(-1)
+
+
 @contextmanager
 def head_gives_logps(
     head: nn.Module,
