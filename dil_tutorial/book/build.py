@@ -92,6 +92,7 @@ def generate(root: Path) -> None:
     write_text(generated / "in_public.md", pages.in_public_page(results, SEEDS))
     write_text(generated / "figures.md", pages.figures_page(generated))
     write_text(generated / "pairs_made.md", pages.pairs_made_page(generated))
+    write_text(generated / "paper_experiments.md", pages.paper_experiments_page())
     write_text(generated / "neighbors.md", pages.neighbors_page(generated))
     write_text(generated / "measured.md", pages.measured_page(generated))
     write_text(generated / "fits.md", pages.fits_page())

@@ -21,7 +21,7 @@ from dil_tutorial.lessons import measured
 from dil_tutorial.lessons.family_map import plane
 from dil_tutorial.lessons.puzzles import PUZZLES, puzzle
 from dil_tutorial.llm import made as how_data_was_made
-from dil_tutorial.losses import LOSSES
+from dil_tutorial.losses import GROUP_LOSSES, LOSSES
 from dil_tutorial.support import plotting, templates
 from dil_tutorial.support.files import read_json, read_text, write_text
 from dil_tutorial.support.paths import BENCHMARKS
@@ -197,6 +197,29 @@ def pairs_made_page(folder: Path) -> str:
     )
 
 
+CARD, CARDS, MFU = "a100-80gb", 4, 0.4  # of the page on the paper's experiments
+
+
+def paper_experiments_page() -> str:
+    """The paper's section 5: commands, data, and hours as ``dil plan`` counts them."""
+    from dil_tutorial.llm import plan as planning
+    from dil_tutorial.llm.recipe import read_recipe
+    from dil_tutorial.support.paths import RECIPES
+
+    _, peak = planning.card_named(CARD)
+
+    def hours(recipe: str, lengths: list[int], rows: int, shape: str | None = None) -> float:
+        values = read_recipe(RECIPES / f"{recipe}.yaml", [])
+        config = planning.model_config(shape or values["model"])
+        planned = planning.plan(values, config, tuple(lengths), rows, CARDS)
+        return planned.hours(peak, CARDS, MFU)
+
+    rows = yaml.safe_load(read_text(Path(__file__).with_name("paper_experiments.yaml")))
+    for row in rows:
+        row["hours"] = sum(hours(**run) for run in row["plan"])
+    return page("paper_experiments", rows=rows, card=CARD, mfu=MFU)
+
+
 def neighbors_page(folder: Path) -> str:
     """Five related papers, each with a figure and claims."""
     return with_figures("neighbors", neighbors.FIGURES, folder)
@@ -206,15 +229,12 @@ def measured_page(folder: Path) -> str:
     """The training step against TRL's, and what low precision does to f, from the files that the
     scripts in benchmarks/ wrote.
     """
-    names = ("llm", "step", "tokens", "noise", "plan", "sampling")
-    llm, step, tokens, noise, plan, sampling = (
-        read_json(BENCHMARKS / f"{name}.json") for name in names
-    )
+    names = ("llm", "step", "tokens", "noise", "plan", "sampling", "group_step")
+    results = {name: read_json(BENCHMARKS / f"{name}.json") for name in names}
+    llm, step = results["llm"], results["step"]
     plotting.save(measured.against_trl(llm["cells"]), folder / "bench_llm")
     plotting.save(measured.step_parts(step["step"]), folder / "bench_step")
-    return page(
-        "measured", llm=llm, step=step, tokens=tokens, noise=noise, plan=plan, sampling=sampling
-    )
+    return page("measured", **results)
 
 
 def gpu_page() -> str:
@@ -248,7 +268,7 @@ def loss_settings() -> list[dict[str, str]]:
     '`tau` 0.5: a positive number'
     """
     rows = []
-    for name, spec in LOSSES.items():
+    for name, spec in {**LOSSES, **GROUP_LOSSES}.items():
         settings = []
         for key, default in spec.defaults.items():
             kind = spec.allowed[key]
@@ -257,6 +277,7 @@ def loss_settings() -> list[dict[str, str]]:
             settings.append(f"`{key}` {default}: {wanted}")
         given = "log-probabilities" if spec.reference_free else "log-ratios"
         given += ", means per token" if spec.means_only else ""
+        given += " and weights of groups" if spec.of_groups else ""
         given += (
             ", of a batch" if spec.of_batch else "" if not spec.unpaired else ", no pairs needed"
         )

@@ -3,8 +3,7 @@ r"""Which weight fits pairs cut from groups?  ``dil experiment best-of-four`` on
 The world of ``known_truth``: responses of four tokens with a known reward.  Of K = 4 samples a
 Plackett–Luce labeler names the best; a pair is that one and another of the four at random.  Then
 pi_ref = pi_chosen/4 + 3/4 pi_rejected, and the corrected loss has weight 1/4 (THEORY §14.4).
-Compared are the weights 0 (as published), 1/4 and 1/2, and the group loss on all four responses,
-at one common learning rate.
+Compared are the weights 0 (as published), 1/4 and 1/2, at one common learning rate.
 
 ``few``: 12 prompts with 240 pairs each, close to the optimum, measured on those prompts: where is
 the optimum of each loss?  ``many``: 8 pairs each of 168 prompts, one pass, measured on new prompts:
@@ -31,12 +30,11 @@ from dil_tutorial.experiments.study import Figures, Results, Stats, Study, Work,
 from dil_tutorial.experiments.truth import Interval, mean, regress, stacked
 from dil_tutorial.losses import LossSpec, make_loss
 from dil_tutorial.support import plotting
-from dil_tutorial.support.words import interval, listed
+from dil_tutorial.support.words import listed, precise
 
 K = 4  # responses in a group
 GENERATORS = ("BCE", "UKL")
 WEIGHTS = ("0", "1/4", "1/2")
-READS = (*WEIGHTS, "group")  # a pair with this weight, or the whole group
 PARTS = ("few", "many")
 
 
@@ -55,28 +53,25 @@ class CutRow:
     """The record of one run: f of M responses to each of X prompts, (X, M)."""
 
     loss: str  # the generator
-    reads: str  # of ``READS``
+    weight: str  # of the chosen response in the reference term
     part: str
     seed: int
     f: list[list[float]] | None = None
 
 
-def loss_of(generator: str, reads: str) -> LossSpec:
-    """The loss of an arm.
+def loss_of(generator: str, weight: str) -> LossSpec:
+    """The corrected loss with a weight.
 
     >>> loss_of("BCE", "1/4").kwargs
     {'generator': 'bce', 'denominator': 'mixture', 'mixture_weight': 0.25}
     """
-    if reads == "group":
-        return make_loss("group", generator=generator.lower())
-    weight = float(Fraction(reads))
     settings = {"generator": generator.lower(), "denominator": "mixture"}
-    return make_loss("dil", **settings, mixture_weight=weight)
+    return make_loss("dil", **settings, mixture_weight=float(Fraction(weight)))
 
 
 def steps(settings: BestOfFour) -> int:
     """How many rows ``run`` yields."""
-    return len(PARTS) * len(GENERATORS) * len(READS) * settings.seeds
+    return len(PARTS) * len(GENERATORS) * len(WEIGHTS) * settings.seeds
 
 
 def check(settings: BestOfFour) -> None:
@@ -89,19 +84,19 @@ def check(settings: BestOfFour) -> None:
         )
 
 
-def make_groups(
+def cut_pairs(
     drawn: Sequence[dict[str, Any]], reward: Tensor, count: int, seed: int
-) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """``count`` groups of each prompt, each with the pair that is cut from it.
+) -> list[dict[str, Any]]:
+    """``count`` pairs of each prompt, each cut from a group of K samples without repetition.
 
-    A group is K samples without repetition, its winner is Plackett–Luce by their rewards, (X, S);
-    the pair's rejected response is one of the others at random.
+    The winner is Plackett–Luce by rewards (X, S); the rejected response is one of the others at
+    random.
 
     >>> responses = [{"text": text, "ids": [i]} for i, text in enumerate("abcde")]
     >>> drawn = [{"prompt": "Hi", "prompt_ids": [9], "responses": responses}]
-    >>> [(group, pair)] = make_groups(drawn, torch.tensor([[0.0, 0, 0, 0, 50]]), 1, seed=1)
-    >>> group["chosen"] == group["responses"].index("e"), pair["chosen"]
-    (True, 'e')
+    >>> [pair] = cut_pairs(drawn, torch.tensor([[0.0, 0, 0, 0, 50]]), 1, seed=1)
+    >>> pair["chosen"]
+    'e'
     """
     rng = torch.Generator().manual_seed(seed)
     rows = []
@@ -114,11 +109,10 @@ def make_groups(
                 [row["responses"][k][field] for k in four.tolist()] for field in ("text", "ids")
             )
             prompt = {"prompt": row["prompt"], "prompt_ids": row["prompt_ids"]}
-            group = {**prompt, "responses": texts, "responses_ids": ids, "chosen": won}
-            pair = {**prompt}
+            pair = dict(prompt)
             for side, k in (("chosen", won), ("rejected", other)):
                 pair |= {side: texts[k], f"{side}_ids": ids[k]}
-            rows.append((group, pair))
+            rows.append(pair)
     return rows
 
 
@@ -147,28 +141,27 @@ def run(work: Work) -> Iterator[CutRow]:
     places = {"few": few, "many": runner.data.rows("train")}
     counts = {"few": settings.passes, "many": settings.pairs}
     runner.describe()
-    for part, generator, reads, seed in itertools.product(
-        PARTS, GENERATORS, READS, range(settings.seeds)
+    for part, generator, weight, seed in itertools.product(
+        PARTS, GENERATORS, WEIGHTS, range(settings.seeds)
     ):
-        ids: dict[str, Any] = {"loss": generator, "reads": reads, "part": part, "seed": seed}
+        ids: dict[str, Any] = {"loss": generator, "weight": weight, "part": part, "seed": seed}
 
         def make(ids: dict[str, Any] = ids) -> dict[str, Any]:
             rows = places[ids["part"]]
-            made = make_groups(
+            pairs = cut_pairs(
                 [runner.data.drawn[x] for x in rows],
                 runner.data.reward[rows],
                 counts[ids["part"]],
                 ids["seed"],
             )
-            data = [group if ids["reads"] == "group" else pair for group, pair in made]
             policy, _ = train(
                 runner.policy(runner.base(), ids["seed"]),
-                loss_of(ids["loss"], ids["reads"]),
+                loss_of(ids["loss"], ids["weight"]),
                 "sum",
-                data,
+                pairs,
                 runner.tokenizer,
-                # the reference's scores are shared by the losses that read the same rows
-                runner.folder / "work" / f"{ids['part']}-{ids['seed']}-{ids['reads'] == 'group'}",
+                # the reference's scores are shared by the losses that read the same pairs
+                runner.folder / "work" / f"{ids['part']}-{ids['seed']}",
                 **runner.training(settings.learning_rates[0], ids["seed"]),
             )
             if ids["part"] == "few":
@@ -204,12 +197,12 @@ def measures(f: Tensor, ratio: Tensor) -> dict[str, Interval]:
 
 
 def summary(results: Results) -> Stats:
-    """By part the number of prompts, the true E_chosen f and, by (loss, reads), ``measures``."""
+    """By part the number of prompts, the true E_chosen f and, by (loss, weight), ``measures``."""
     settings, stats = results.settings, {}
     for part, split in (("few", "train"), ("many", "held-out")):
         reward = torch.tensor(results.shared["truth"][split]["reward"], dtype=torch.float64)
         ratio = chances(reward)[:, : settings.samples if part == "few" else settings.evaluated]
-        of_part = groups(results.where(part=part), "loss", "reads")
+        of_part = groups(results.where(part=part), "loss", "weight")
         stats[part] = {
             "prompts": len(ratio),
             "expected": mean((ratio * ratio.log()).unsqueeze(0)),
@@ -227,8 +220,8 @@ def figures(results: Results, stats: Stats) -> Figures:
     for axes, part in zip(panels, PARTS, strict=True):
         arms = stats[part]["arms"]
         for place, generator in enumerate(GENERATORS):
-            for at, reads in enumerate(READS):
-                value, low, high = arms[generator, reads]["expected"]
+            for at, weight in enumerate(WEIGHTS):
+                value, low, high = arms[generator, weight]["expected"]
                 x = at + 0.16 * (2 * place - 1)
                 color, marker = plotting.COLORS[place], plotting.MARKERS[place]
                 axes.plot([x, x], [low, high], color=color, lw=1.5)
@@ -236,12 +229,12 @@ def figures(results: Results, stats: Stats) -> Figures:
                 axes.plot([x], [value], marker, color=color, ms=6, label=label)
         truth = stats[part]["expected"][0]
         axes.axhline(truth, color="black", lw=1, ls="--", label="pi_chosen itself")
-        axes.set_xticks(range(len(READS)), [f"weight {r}" for r in WEIGHTS] + ["group of 4"])
+        axes.set_xticks(range(len(WEIGHTS)), [f"weight {weight}" for weight in WEIGHTS])
         axes.set(ylabel="E_chosen f, nats", ylim=(0, None))
     panels[0].set_title("few prompts, near the optimum")
     panels[1].set_title("new prompts, after one short pass")
     panels[0].legend(frameon=False, fontsize=9)
-    alt = "E_chosen f of each weight and of the group loss, next to the truth; left few, right many"
+    alt = "E_chosen f of each loss and weight next to the truth, on few prompts and on new ones"
     return {"expected": (drawn, alt)}
 
 
@@ -249,9 +242,8 @@ def table_of(stats: Stats, part: str) -> list[list[str]]:
     """The measures of a part as rows of a table."""
     names = ("expected", "truth_on_f", "error", "mean_ratio")
     return [
-        [loss, "the whole group" if reads == "group" else f"pairs, weight {reads}"]
-        + [interval(values[name]) for name in names]
-        for (loss, reads), values in stats[part]["arms"].items()
+        [loss, weight, *(precise(values[name]) for name in names)]
+        for (loss, weight), values in stats[part]["arms"].items()
     ]
 
 
@@ -259,20 +251,20 @@ def closest(stats: Stats, part: str) -> dict[str, str]:
     """Of each generator the weight for pairs whose f has the least squared error."""
     arms = stats[part]["arms"]
     return {
-        loss: min(WEIGHTS, key=lambda reads: arms[loss, reads]["error"][0]) for loss in GENERATORS
+        loss: min(WEIGHTS, key=lambda weight: arms[loss, weight]["error"][0]) for loss in GENERATORS
     }
 
 
 def words(results: Results, stats: Stats) -> dict[str, Any]:
     """The lists and tables that the page's sentences name."""
 
-    def where(part: str, reads: str, test: Any) -> list[str]:
+    def where(part: str, weight: str, test: Any) -> list[str]:
         truth = stats[part]["expected"][0]
         arms = stats[part]["arms"]
-        return [loss for loss in GENERATORS if test(arms[loss, reads]["expected"], truth)]
+        return [loss for loss in GENERATORS if test(arms[loss, weight]["expected"], truth)]
 
-    above = {part: {r: where(part, r, lambda v, t: v[1] > t) for r in READS} for part in PARTS}
-    below = {part: {r: where(part, r, lambda v, t: v[2] < t) for r in READS} for part in PARTS}
+    above = {p: {w: where(p, w, lambda v, t: v[1] > t) for w in WEIGHTS} for p in PARTS}
+    below = {p: {w: where(p, w, lambda v, t: v[2] < t) for w in WEIGHTS} for p in PARTS}
     return {
         "tables": {part: table_of(stats, part) for part in PARTS},
         "closest": {part: closest(stats, part) for part in PARTS},
@@ -288,7 +280,7 @@ STUDY = Study(
     title="Best of four: which weight for the mixture?",
     presets={"cpu": BestOfFour()},
     row=CutRow,
-    identifiers=("loss", "reads", "part", "seed"),
+    identifiers=("loss", "weight", "part", "seed"),
     steps=steps,
     run=run,
     summary=summary,
