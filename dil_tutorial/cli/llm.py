@@ -160,7 +160,7 @@ def train(
     from dil_tutorial.llm.metrics import SUMMARY, first_and_last_quarter
 
     recipe = recipes.read_recipe(config, set_ or [], note=say)
-    shipped = tiny_arithmetic() if recipe.get("online") else tiny_preferences()
+    shipped = tiny_arithmetic() if "online" in recipe else tiny_preferences()
     recipe["data"] = str(data or recipe.get("data") or shipped)
     if on_bad_line:
         recipe["on_bad_line"] = on_bad_line
@@ -230,7 +230,7 @@ def sweep(
     made = {v: recipes.read_recipe(config, changes[v], note=lambda text: None) for v in values}
     for recipe in made.values():
         recipe["data"] = str(data or recipe.get("data") or tiny_preferences())
-        if recipe.get("online"):
+        if "online" in recipe:
             raise InputError(f"{config}: dil sweep trains on pairs or groups, not online")
         run.check_own_keys(recipe)
     for value, recipe in made.items():
@@ -310,7 +310,7 @@ def plan(
     recipe = read_recipe(config, set_ or [], note=say)
     recipe["data"] = recipe.get("data") or str(tiny_preferences())
     check_own_keys(recipe)
-    if recipe.get("online"):
+    if "online" in recipe:
         raise InputError(f"{config}: dil plan counts training on pairs or groups, not online")
     card = card or ("cpu" if recipe.get("use_cpu") else "h100")
     room, peak = planning.card_named(card)

@@ -238,9 +238,7 @@ def evaluate_run(
         for model in (policy, reference):
             model.to(this_device())
         settings = {key: recipe[key] for key in ("max_length", "chat_format") if key in recipe}
-        weight = (
-            0.5 if recipe.get("online") else loss_of(recipe).settings.get("mixture_weight", 0.5)
-        )
+        weight = 0.5 if "online" in recipe else loss_of(recipe).settings.get("mixture_weight", 0.5)
         results |= {
             "data": str(data),
             "trained on": overlap(run, reading.pairs),
@@ -285,7 +283,7 @@ def on_all_gpus(name: str) -> Any:
 def overlap(run: Path, pairs: list[Pair]) -> int | None:
     """How many of the pairs the run was trained on; None where its data are no longer there."""
     recipe = read_run(run)["recipe"]
-    if recipe.get("online") or not Path(recipe["data"]).is_file():
+    if "online" in recipe or not Path(recipe["data"]).is_file():
         return None
     read_again = read(recipe["data"], recipe.get("limit"), "skip", checker(loss_of(recipe)))
     seen = {pair_key(pair) for pair in read_again.pairs}

@@ -55,7 +55,7 @@ def prepare(recipe: dict[str, Any], output_dir: Path, resume: bool) -> Job:
     """Check everything, then build the trainer."""
     check_own_keys(recipe)
     checkpoint = checkpoint_to_resume(recipe, output_dir, resume)
-    if recipe.get("online"):
+    if "online" in recipe:
         return Job(trainer_of(recipe, output_dir), recipe, None, {}, checkpoint)
     limit, on_bad_line = recipe.get("limit"), recipe.get("on_bad_line", "refuse")
     check = checker(loss_of(recipe))
@@ -160,7 +160,7 @@ def check_own_keys(recipe: dict[str, Any]) -> None:
             "recipe: dtype nf4 without lora_r: weights of 4 bits cannot be trained, an adapter "
             "on them can"
         )
-    if recipe.get("online"):
+    if "online" in recipe:
         check_online(recipe, Path("outputs"))
     else:
         loss_of(recipe)

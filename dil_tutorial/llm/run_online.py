@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from transformers import ProgressCallback, TrainingArguments
 
@@ -19,6 +19,7 @@ from dil_tutorial.support.loading import function_named
 ARGUMENTS = {field.name for field in fields(TrainingArguments)}
 OF_ONLINE = {field.name for field in fields(OnlineConfig) if field.name not in ARGUMENTS}
 REWARDS = ("reward", "reward_model")
+WORDS = {int: "a whole number", float: "a number", str: "a name"}
 SIGNATURE = "def {}(prompts, responses, **columns), which returns a number for each response"
 
 
@@ -65,6 +66,12 @@ def check_online(recipe: dict[str, Any], output_dir: Path) -> OnlineConfig:
             "recipe: online: give reward: FILE.py:FUNCTION (or MODULE:FUNCTION), or reward_model: "
             "FOLDER"
         )
+    kinds = get_type_hints(OnlineConfig)
+    for key, value in given.items():
+        kind = str if key in REWARDS else kinds[key]
+        # a whole number is a number, but nothing else is taken for what it is not
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise InputError(f"recipe: online: {key} is {value!r}: give {WORDS[kind]}")
     settings = {k: v for k, v in recipe.items() if k not in OWN_KEYS and k != "chat_format"}
     if others := sorted(settings.keys() - ARGUMENTS):
         raise InputError(

@@ -7,11 +7,13 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from dil_tutorial.errors import InputError
+
 NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
 def last_number(
-    prompts: Sequence[str], responses: Sequence[str], answer: Sequence[Any], **columns: Any
+    prompts: Sequence[str], responses: Sequence[str], answer: Sequence[Any] = (), **columns: Any
 ) -> list[bool]:
     """Whether the last number of each response is the last number of the row's field ``answer``.
 
@@ -20,6 +22,8 @@ def last_number(
     >>> last_number(["2 + 2 ="] * 2, [" 4.", "22 or so"], answer=["#### 4", 4])
     [True, False]
     """
+    if len(answer) != len(responses) or None in answer:
+        raise InputError("reward last_number: the rows have no field 'answer': give each a number")
     return [
         found is not None and found == number_in(str(wanted))
         for found, wanted in zip(map(number_in, responses), answer, strict=True)

@@ -14,22 +14,27 @@ from dil_tutorial.llm.trainer import DILConfig, DILTrainer
 
 def main():
     folder, out, settings = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+    given = {"loss": "nca", **settings}
     config = DILConfig(
         output_dir=out,
         use_cpu=True,
         disable_tqdm=True,
-        loss="nca",
         learning_rate=1e-2,
         optim="sgd",
         save_strategy="no",
-        **settings,
+        **given,
     )
-    trainer = DILTrainer(
-        load_model(folder),
-        config,
-        read_pairs(tiny_preferences())[:16],
-        processing_class=load_tokenizer(folder),
-    )
+    rows = read_pairs(tiny_preferences())[:16]
+    if given["loss"] == "group":  # of two and of three responses, every fourth without a winner
+        rows = [
+            {
+                "prompt": pair["prompt"],
+                "responses": [pair["chosen"], pair["rejected"], " Neither."][: 2 + i % 2],
+                "correct": [i % 4 != 3, False, i % 8 == 1][: 2 + i % 2],
+            }
+            for i, pair in enumerate(rows)
+        ]
+    trainer = DILTrainer(load_model(folder), config, rows, processing_class=load_tokenizer(folder))
     trainer.train()
     if trainer.is_world_process_zero():
         weights = {name: weight.detach() for name, weight in trainer.model.state_dict().items()}

@@ -42,21 +42,19 @@ def test_the_step_under_fsdp(tiny_model):
     assert "equal" in torchrun(2, "fsdp_worker.py", str(tiny_model))
 
 
-def test_two_processes_equal_one(tiny_model, tmp_path):
-    """2 x 2 pairs a step under DDP, and 1 x 2 pairs accumulated twice: the same batches, the same
+@pytest.mark.parametrize("loss", ["nca", "group"])
+def test_two_processes_equal_one(tiny_model, tmp_path, loss):
+    """2 x 2 rows a step under DDP, and 1 x 2 rows accumulated twice: the same batches, the same
     weights to 1e-5.
     """
-    two = run(2, tiny_model, tmp_path / "two", per_device_train_batch_size=2, num_train_epochs=2)
-    one = run(
-        1,
-        tiny_model,
-        tmp_path / "one",
-        per_device_train_batch_size=2,
-        num_train_epochs=2,
-        gradient_accumulation_steps=2,
-    )
+    settings = {"loss": loss, "per_device_train_batch_size": 2, "num_train_epochs": 2}
+    two = run(2, tiny_model, tmp_path / "two", **settings)
+    one = run(1, tiny_model, tmp_path / "one", **settings, gradient_accumulation_steps=2)
     assert len(two["history"]) == len(one["history"]) == 8
     assert two["history"][0]["logratios/chosen"] == 0
+    if loss == "group":
+        solved = [row["groups/solved"] for row in two["history"]]
+        assert sum(solved) / len(solved) == 12 / 16
     for name, weight in one["weights"].items():
         assert torch.allclose(weight, two["weights"][name], atol=1e-5), name
     for a, b in zip(one["history"], two["history"], strict=True):

@@ -318,3 +318,75 @@ def test_a_task_without_network_is_one_line(tiny_model, tmp_path, write, monkeyp
         dil("evaluate", tmp_path / "run", "--task", "arc_easy"),
         "task arc_easy: its questions cannot be had (Couldn't reach the hub",
     )
+
+
+def test_a_set_of_tasks_is_a_call_for_each_number_of_examples(
+    tiny_model, tmp_path, monkeypatch, write
+):
+    """What the harness is asked, one model after the other; its own code answers in other tests."""
+    lm_eval = pytest.importorskip("lm_eval", reason="tasks need the eval extra")
+    asked = []
+
+    def answer(model, tasks, num_fewshot, task_manager, limit, apply_chat_template):
+        asked.append((tasks, num_fewshot, apply_chat_template))
+        return {"results": {task: {"acc,none": 0.5, "acc_stderr,none": 0.1} for task in tasks}}
+
+    monkeypatch.setattr(lm_eval, "simple_evaluate", answer)
+    row = {"prompt": [{"role": "user", "content": "Hi"}]}
+    for side, text in (("chosen", "Hello!"), ("rejected", "No.")):
+        row[side] = [{"role": "assistant", "content": text}]
+    pairs = write("pairs.jsonl", [row] * 4)
+    recipe = write("r.yaml", f"model: {tiny_model}\nloss: nca\nuse_cpu: true\nmax_steps: 1\n")
+    run = tmp_path / "run"
+    trained = dil("train", "--config", recipe, "--data", pairs, "--output-dir", run)
+    assert trained.returncode == 0, trained.stderr
+    out = tmp_path / "t.json"
+    done = dil("evaluate", run, "--task", "open-llm-v1", "--task", "open-llm-v2", "--json", out)
+    assert done.returncode == 0, done.stderr
+    half = len(asked) // 2
+    assert asked[:half] == asked[half:]  # policy, then reference
+    shots = {task: (count, chat) for tasks, count, chat in asked for task in tasks}
+    assert shots["arc_challenge"] == (25, False)
+    assert shots["hellaswag"] == (10, False)
+    assert shots["gsm8k"] == shots["mmlu"] == shots["winogrande"] == (5, False)
+    assert shots["truthfulqa_mc2"] == (0, False)
+    assert shots["leaderboard_bbh"] == (None, True)  # the run was on chats
+    assert len([task for task in shots if task.startswith("leaderboard_")]) == 6
+    assert json.loads(out.read_text())["tasks"]["policy"]["gsm8k"] == {"acc": [0.5, 0.1]}
+
+
+def test_held_out_groups_are_compared_with_each_other(tiny_model, tmp_path, write):
+    """A chosen response with all the others, and for K = 2 the numbers of pairs."""
+    from dil_tutorial.llm.data import read_pairs, tiny_preferences
+    from dil_tutorial.llm.evaluate import evaluate
+
+    policy, reference = load_model(str(tiny_model)), load_model(str(tiny_model))
+    with torch.no_grad():
+        for weight in policy.parameters():
+            weight.mul_(1.1)
+    tokenizer = load_tokenizer(str(tiny_model))
+    pairs = read_pairs(tiny_preferences())[:8]
+    as_groups = [
+        {"prompt": p["prompt"], "responses": [p["chosen"], p["rejected"]], "correct": [True, False]}
+        for p in pairs
+    ]
+    one, other = (
+        evaluate(policy, reference, tokenizer, rows, quiet=True) for rows in (pairs, as_groups)
+    )
+    assert one["metrics"] == other["metrics"]
+    # three responses, the chosen one against each of the others
+    three = [
+        {**g, "responses": [*g["responses"], " Something else."], "correct": [True, False, False]}
+        for g in as_groups
+    ]
+    found = evaluate(policy, reference, tokenizer, three, quiet=True)["metrics"]
+    halves = []
+    for k in (1, 2):
+        cut = [
+            {"prompt": g["prompt"], "chosen": g["responses"][0], "rejected": g["responses"][k]}
+            for g in three
+        ]
+        halves.append(evaluate(policy, reference, tokenizer, cut, quiet=True)["metrics"])
+    for name in ("ranking accuracy", "margin f_w - f_l", "log-ratio, rejected"):
+        mean = (halves[0][name][0] + halves[1][name][0]) / 2
+        assert found[name][0] == pytest.approx(mean, abs=1e-4)
