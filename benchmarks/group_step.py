@@ -29,7 +29,8 @@ from dil_tutorial.support.files import provenance, write_json
 
 RESPONSES, PROMPT, ANSWER = 16, 96, 32  # of a step; tokens of a prompt, of a response
 SIZES = (2, 4, 8, 16)
-SIDES = ("group", "pairs", "TRL GRPO")
+# TRL reads a prompt for each response, so its cost is that of the 16 samples for any K
+CASES = [(K, side) for K in SIZES for side in ("group", "pairs")] + [(16, "TRL GRPO")]
 REPEATS = 3
 
 
@@ -162,19 +163,16 @@ def main(
         print(json.dumps(measure(model, int(K), side)))
         return
     rows = []
-    for K in SIZES:
-        for side in SIDES:
-            command = [sys.executable, __file__, "--case", f"{side} {K}", "--model", model]
-            environment = {
-                **os.environ,
-                "MALLOC_MMAP_THRESHOLD_": str(2**20),
-                "MALLOC_TRIM_THRESHOLD_": str(2**20),
-            }
-            run = subprocess.run(command, capture_output=True, text=True, env=environment)
-            if run.returncode:
-                raise InputError(f"{side} {K}: {(run.stderr.strip().splitlines() or [''])[-1]}")
-            rows.append({"K": K, "side": side, **json.loads(run.stdout.splitlines()[-1])})
-            print(rows[-1])
+    thresholds = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2**20)}
+    for K, side in CASES:
+        command = [sys.executable, __file__, "--case", f"{side} {K}", "--model", model]
+        run = subprocess.run(
+            command, capture_output=True, text=True, env={**os.environ, **thresholds}
+        )
+        if run.returncode:
+            raise InputError(f"{side} {K}: {(run.stderr.strip().splitlines() or [''])[-1]}")
+        rows.append({"K": K, "side": side, **json.loads(run.stdout.splitlines()[-1])})
+        print(rows[-1], flush=True)
     sizes = {"responses": RESPONSES, "prompt": PROMPT, "answer": ANSWER}
     write_json(out, {**provenance(), "model": model, **sizes, "cases": rows})
 
