@@ -21,7 +21,7 @@ from dil_tutorial.cli.console import (
     wrote,
 )
 from dil_tutorial.cli.models import prepare_for_models
-from dil_tutorial.errors import InputError
+from dil_tutorial.errors import Diverged, InputError
 from dil_tutorial.llm import recipe as recipes
 from dil_tutorial.support import paths
 
@@ -104,7 +104,7 @@ def data(
     from dil_tutorial.llm.run import loss_of
 
     loss = loss_of(recipes.read_recipe(config, [])) if config and recipe else None
-    reading = read(file, limit, "skip", made.checker_of(file))
+    reading = read(file, limit, "skip", made.reads_as(file)[0])
     data_summary = data_report.describe(
         reading, load_tokenizer(model) if model else None, max_length, chat_format
     )
@@ -227,25 +227,33 @@ def sweep(
     from dil_tutorial.llm import run
     from dil_tutorial.llm.data import tiny_preferences
 
-    made = {v: recipes.read_recipe(config, changes[v], note=lambda text: None) for v in values}
-    for recipe in made.values():
+    made = {v: recipes.read_recipe(config, changes[v], note=say) for v in values}
+    for value, recipe in made.items():
         recipe["data"] = str(data or recipe.get("data") or tiny_preferences())
         if "online" in recipe:
             raise InputError(f"{config}: dil sweep trains on pairs or groups, not online")
         run.check_own_keys(recipe)
+        run.config_of(recipe, sweeping.folder_of(out, value))
+    diverged = []
     for value, recipe in made.items():
         folder = sweeping.folder_of(out, value)
-        if (folder / "run.json").is_file():
+        if sweeping.finished(folder, recipe):
             say(f"{key} {value}: finished before, {folder}")
             continue
         say(f"{key} {value}:")
         resume = any(folder.glob("checkpoint-*/trainer_state.json"))
-        job = run.prepare(recipe, folder, resume)
-        stopped = run.run(job)
+        try:
+            stopped = run.run(run.prepare(recipe, folder, resume))
+        except Diverged as error:
+            say(f"{key} {value}: {error}")
+            diverged.append(value)
+            continue
         if stopped is not None:
             say("stopped; the same command continues")
             raise typer.Exit(128 + stopped)
-    runs = sweeping.histories(out, values)
+    runs = sweeping.histories(out, [value for value in values if value not in diverged])
+    if not runs:
+        raise Diverged(f"{config}: every value of {key} diverged: lower the learning rate")
     sweep_table = table(
         f"mean over the last quarter of the steps, {config.stem}",
         key,
@@ -401,6 +409,8 @@ def sample(
     recipes.read_run(run)
     if prompt and prompts:
         raise InputError("--prompt is given next to --prompts: keep one")
+    if json and html:
+        raise InputError("--json is given next to --html: keep one")
     if prompts is not None:
         recipes.check_data_file(prompts)
     prepare_for_models()
@@ -673,7 +683,8 @@ def doctor(
 def show_pairs(results: dict[str, Any]) -> None:
     """Metrics on held-out pairs with their intervals."""
     seen = results["trained on"]
-    kind = "pairs" if seen else "held-out pairs"
+    rows = "groups" if results["groups"] else "pairs"
+    kind = rows if seen else f"held-out {rows}"
     title = f"{results['pairs']} {kind}{dropped(results['dropped'])}"
     metrics_table = table(title, "metric", "mean>", "95% interval>")
     for name, (mean, low, high) in results["metrics"].items():

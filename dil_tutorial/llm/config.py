@@ -174,7 +174,10 @@ class DILConfig(TrainingArguments):
                 "ld_alpha discounts a sum over tokens, which logprobs 'mean' would divide by "
                 "all: leave one out"
             )
-        if self.score_temperature is not None and not 0 <= self.score_temperature < math.inf:
+        if self.score_temperature is not None and not (
+            isinstance(self.score_temperature, (int, float))
+            and 0 <= self.score_temperature < math.inf
+        ):
             raise InputError(
                 f"score_temperature is {self.score_temperature!r}: give 0, for the best response "
                 "alone, or more"

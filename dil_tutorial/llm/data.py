@@ -270,7 +270,7 @@ def check_pair(row: object, where: str) -> Pair:
         if "chosen_ids" in row:
             return _check_tokens(row, where)
         row = with_prompt(
-            {name: _without_none(value) if name in CHATS else value for name, value in row.items()}
+            {name: without_none(value) if name in CHATS else value for name, value in row.items()}
         )
     if not isinstance(row, Mapping):
         raise InputError(
@@ -441,16 +441,16 @@ def _says_something(message: Mapping[str, Any]) -> bool:
     )
 
 
-def _without_none(value: Any) -> Any:
+def without_none(value: Any) -> Any:
     """Messages without the fields of no value that a table gives to all where one has them: a
     template takes them for set.
 
-    >>> _without_none([{"role": "user", "content": "Hi", "tool_calls": None}])
+    >>> without_none([{"role": "user", "content": "Hi", "tool_calls": None}])
     [{'role': 'user', 'content': 'Hi'}]
     """
     if isinstance(value, Mapping):
-        return {name: _without_none(part) for name, part in value.items() if part is not None}
-    return [_without_none(part) for part in value] if isinstance(value, list) else value
+        return {name: without_none(part) for name, part in value.items() if part is not None}
+    return [without_none(part) for part in value] if isinstance(value, list) else value
 
 
 def text_of(value: str | list[Mapping[str, str]]) -> str:

@@ -18,7 +18,9 @@ from safetensors import SafetensorError, safe_open
 
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm import data_report
-from dil_tutorial.llm.data import Reading, read
+from dil_tutorial.llm.data import Reading, check_pair, read
+from dil_tutorial.llm.data_report import as_pair
+from dil_tutorial.llm.made import reads_as
 from dil_tutorial.llm.metrics import FALLEN, warning_signs
 from dil_tutorial.llm.models import load_tokenizer
 from dil_tutorial.llm.rows import Rows, TokenizedPair
@@ -76,6 +78,8 @@ def of_log(history: Sequence[Row], beta: float | None = None) -> list[Finding]:
     if evidence := not_finite(rows):
         return [Finding("not finite", evidence)]  # the numbers behind it mean nothing
     asked = {"zero loss": zero_loss(rows), "seen only": seen_only(rows, evals)}
+    # a batch of groups none of which has a winner has no log-ratios
+    rows = [row for row in rows if "logratios/chosen" in row] or rows
     # not given log-probs, without a reference
     if rows[-1].get("logratios/chosen") != rows[-1].get("logps/chosen", math.nan):
         asked |= {
@@ -318,15 +322,18 @@ def weights_of(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
 def diagnose(name: str, tokenizer: Any = None, max_length: int = 1024) -> tuple[str, list[Finding]]:
     """What ``name`` is, and what is wrong with it: the folder of a run or of a model, a log, or a
-    file of pairs.
+    file of pairs or groups.
     """
     path = Path(name)
     if path.is_dir():
         return of_folder(path)
     if path.suffix == ".json":
         return of_log_file(path)
-    reading = read(name, on_bad_line="skip")
-    return f"{len(reading.pairs):,} pairs", of_data(reading, tokenizer, max_length)
+    check = reads_as(name)[0]
+    reading = read(name, on_bad_line="skip", check=check)
+    kind = "pairs" if check is check_pair else "groups, of each its best and its worst response"
+    reading.pairs = [as_pair(row) for row in reading.pairs]
+    return f"{len(reading.pairs):,} {kind}", of_data(reading, tokenizer, max_length)
 
 
 def of_log_file(path: Path) -> tuple[str, list[Finding]]:

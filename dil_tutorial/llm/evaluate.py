@@ -17,7 +17,7 @@ from dil_tutorial.llm.fast.batches import LAYOUTS
 from dil_tutorial.llm.fast.logprobs import row_logps
 from dil_tutorial.llm.fast.probes import check_fits, usable_layout
 from dil_tutorial.llm.groups import checker, weights_of
-from dil_tutorial.llm.made import checker_of
+from dil_tutorial.llm.made import reads_as
 from dil_tutorial.llm.metrics import kl_terms, share_below, sides
 from dil_tutorial.llm.models import load_model, load_tokenizer, this_device
 from dil_tutorial.llm.recipe import read_run
@@ -39,6 +39,7 @@ def evaluate(
     batch_size: int = 8,  # pairs
     quiet: bool = False,
     mixture_weight: float = 0.5,  # of the chosen response, where chosen and rejected make pi_ref
+    score_temperature: float = 1.0,  # of groups with scores
 ) -> dict[str, Any]:
     """Metrics on pairs that training did not see: {"pairs", "dropped", "metrics": {name: [mean,
     low, high]}}.
@@ -62,7 +63,7 @@ def evaluate(
             "answers to one: give pairs"
         )
     if any("responses" in pair for pair in pairs):
-        pairs = [{**group, "weights": weights_of(group)} for group in pairs]
+        pairs = [{**g, "weights": weights_of(g, score_temperature)} for g in pairs]
     rows, dropped = tokenize_pairs(pairs, tokenizer, max_length, chat_format)
     longest = int(rows.reach.max())
     for model in (policy, reference):
@@ -92,6 +93,9 @@ def evaluate(
         "log-ratio, rejected": f_l,
         "KL(policy || reference)": (mixture * kl_terms(f)).sum(1),
     }
+    won = ~chosen.isnan().any(1)
+    if not won.any():
+        raise InputError("no response of any group is correct: there is nothing to compare")
     metrics = {name: bootstrap(value[~value.isnan()]) for name, value in values.items()}
     chosen = chosen.nan_to_num(0.0)
     tokens = (chosen * rows.lengths[:, 1 : 2 * f.shape[1] : 2].clamp(min=0)).sum(1)  # of the chosen
@@ -100,10 +104,17 @@ def evaluate(
         ("perplexity of chosen, reference", ref_logps),
     ):
         metrics[name] = bootstrap(
-            torch.stack([(chosen * logps).sum(1), tokens]),
+            torch.stack([(chosen * logps).sum(1), tokens])[:, won],
             lambda x, dim: (-x[0].sum(dim) / x[1].sum(dim)).exp(),
         )
-    return {"pairs": len(rows), "dropped": dict(dropped), "layout": layout, "metrics": metrics}
+    groups = rows.weights is not None
+    return {
+        "pairs": len(rows),
+        "groups": groups,
+        "dropped": dict(dropped),
+        "layout": layout,
+        "metrics": metrics,
+    }
 
 
 TASK_SETS: dict[str, Any] = yaml.safe_load(
@@ -233,11 +244,15 @@ def evaluate_run(
     recipe = read_run(run)["recipe"]
     results: dict[str, Any] = {"run": str(run)}
     if data is not None:
-        reading = read(data, limit, "skip", checker_of(str(data)))
+        # as the run read its own rows, where these can be read so
+        own = None if "online" in recipe else checker(loss_of(recipe))
+        readable = reads_as(str(data))
+        reading = read(data, limit, "skip", own if own in readable else readable[0])
         policy, reference, tokenizer, _ = models_of(run)
         for model in (policy, reference):
             model.to(this_device())
-        settings = {key: recipe[key] for key in ("max_length", "chat_format") if key in recipe}
+        keys = ("max_length", "chat_format", "score_temperature")
+        settings = {key: recipe[key] for key in keys if key in recipe}
         weight = 0.5 if "online" in recipe else loss_of(recipe).settings.get("mixture_weight", 0.5)
         results |= {
             "data": str(data),

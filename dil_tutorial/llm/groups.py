@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.llm.data import FOR_THE_TEMPLATE, check_pair, is_chat, text_of
+from dil_tutorial.llm.data import FOR_THE_TEMPLATE, check_pair, is_chat, text_of, without_none
 from dil_tutorial.losses import LossSpec
 
 Group = dict[str, Any]
@@ -67,12 +67,12 @@ def check_group(row: object, where: str) -> Group:
     row = as_group(row, where)
     if "responses" not in row:
         raise InputError(f"{where}: field 'responses' is missing: {GIVE}")
-    if "prompt_ids" in row:
-        return _check_tokens(row, where)
-    responses = row["responses"]
+    responses = without_none(row["responses"])
     if not isinstance(responses, Sequence) or isinstance(responses, str) or len(responses) < 2:
         raise InputError(f"{where}: field 'responses' is {_short(responses)}: give 2 or more")
-    prompt: Any = row.get("prompt")
+    if "prompt_ids" in row:
+        return _check_tokens(row, where)
+    prompt: Any = without_none(row.get("prompt"))
     texts: dict[str, Any] = {"prompt": prompt} | {
         f"responses[{k}]": r for k, r in enumerate(responses)
     }
@@ -132,7 +132,9 @@ def as_group(row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
 def _scores(row: Mapping[str, Any], where: str) -> Group:
     """The one field that says which responses are good: scores, or what is correct."""
     count = len(row["responses"])
-    named = [name for name in ("scores", "correct", "chosen") if row.get(name) is not None]
+    named = [name for name in ("scores", "correct") if row.get(name) is not None]
+    if row.get("chosen") is not None and not (named and not isinstance(row["chosen"], int)):
+        named.append("chosen")  # a text beside scores is that of a pair
     if len(named) != 1:
         found = f"has {' and '.join(named)}" if named else "does not say which response is good"
         raise InputError(f"{where}: {found}: give scores, or correct, or chosen")
@@ -161,7 +163,8 @@ def _scores(row: Mapping[str, Any], where: str) -> Group:
 
 def _check_tokens(row: Mapping[str, Any], where: str) -> Group:
     """A group that brings its tokens, as lists of numbers: ``prompt_ids`` and ``responses_ids``."""
-    every = [row["prompt_ids"], *(row.get("responses_ids") or [])]
+    ids = row.get("responses_ids")
+    every = [row["prompt_ids"], *(ids if isinstance(ids, list) else [])]
     whole = all(
         isinstance(ids, list) and ids and all(type(one) is int and one >= 0 for one in ids)
         for ids in every
@@ -171,13 +174,21 @@ def _check_tokens(row: Mapping[str, Any], where: str) -> Group:
             f"{where}: field 'prompt_ids' or 'responses_ids' does not hold lists of token numbers: "
             "give one for the prompt and for each of 2 or more responses"
         )
-    fields = ("prompt", "responses", "prompt_ids", "responses_ids")
-    return {name: row[name] for name in fields if name in row} | _scores(row, where)
+    fields = ("responses", "prompt_ids", "responses_ids")
+    return {
+        "prompt": str(row.get("prompt", "")),
+        **{name: row[name] for name in fields},
+        **_scores(row, where),
+    }
 
 
 def _is_number(value: object) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return number and math.isfinite(value)  # type: ignore[arg-type]
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:  # a whole number beyond 1e308
+        return False
 
 
 def _short(value: object) -> str:

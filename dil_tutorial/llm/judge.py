@@ -8,6 +8,7 @@ made otherwise.
 """
 
 import hashlib
+import http.client
 import json
 import re
 import time
@@ -52,14 +53,18 @@ FORM = """{question}
 Compare the two in one sentence. Then write a last line that holds nothing but "Preferred: A", \
 "Preferred: B" or "Preferred: tie".
 """
-VERDICT = re.compile(r"^\W*(?:preferred|more helpful)\W+(a|b|tie)\b", re.IGNORECASE | re.MULTILINE)
+# a line that holds a verdict and nothing else but marks
+VERDICT = re.compile(
+    r"^\W*(?:preferred|more helpful)[^\w\n]+(?:(?:response|summary) )?(a|b|(?:a )?tie)[^\w\n]*$",
+    re.IGNORECASE | re.MULTILINE,
+)
 ORDERS = ("ab", "ba")
 RETRIES = 4
 WORDS = {
     "ties": "ties, of all verdicts",
     "agree": "prompts judged alike in both orders",
     "first place": "the text that stands first is preferred",
-    "comparisons": "prompts with a verdict",
+    "comparisons": "prompts with a verdict in both orders",
     "equal": "prompts with equal texts, ties",
     "no verdict": "answers without a verdict",
     "missing": "requests without an answer",
@@ -146,7 +151,7 @@ def verdict_of(text: str) -> str | None:
     ('b', None)
     """
     found = VERDICT.findall(text)
-    return found[-1].lower() if found else None
+    return found[-1].lower().removeprefix("a ") if found else None
 
 
 def read_answers(path: Path, requests: list[dict[str, Any]]) -> dict[str, str]:
@@ -156,7 +161,9 @@ def read_answers(path: Path, requests: list[dict[str, Any]]) -> dict[str, str]:
     known = {request["custom_id"] for request in requests}
     answers: dict[str, str] = {}
     for row, where in raw_rows(path):
-        if not isinstance(row, Mapping) or "custom_id" not in row:
+        if isinstance(row, Unreadable) and path.read_text(encoding="utf-8")[-1:] != "\n":
+            continue  # a last line that was cut: it is asked for again
+        if not isinstance(row, Mapping) or not isinstance(row.get("custom_id"), str):
             raise InputError(
                 f"{where}: not a line of a batch's output: give custom_id and response"
             )
@@ -179,8 +186,11 @@ def text_of(response: Any) -> str | None:
     """
     body = response.get("body", response) if isinstance(response, Mapping) else None
     try:
-        return str(body["choices"][0]["message"]["content"] or "")  # type: ignore[index]
-    except (KeyError, IndexError, TypeError):
+        content = body["choices"][0]["message"]["content"] or ""  # type: ignore[index]
+        if isinstance(content, list):  # of parts
+            content = "".join(str(part.get("text", "")) for part in content)
+        return str(content)
+    except (KeyError, IndexError, TypeError, AttributeError):
         return None
 
 
@@ -197,8 +207,13 @@ def ask(
     """
     answered = read_answers(path, requests) if path.is_file() else {}
     lines = path.read_text(encoding="utf-8") if path.is_file() else ""
-    if lines and not lines.endswith("\n"):
-        write_text(path, lines + "\n")
+    if lines and not lines.endswith("\n"):  # the last one may be cut
+        whole, _, last = lines.rpartition("\n")
+        try:
+            json.loads(last)
+            write_text(path, lines + "\n")
+        except json.JSONDecodeError:
+            write_text(path, whole + "\n" if whole else "")
     path.parent.mkdir(parents=True, exist_ok=True)
     for request in requests:
         if request["custom_id"] not in answered:
@@ -226,16 +241,20 @@ def post(url: str, body: dict[str, Any], key: str | None, wait: float = 2.0) -> 
             if text_of(content) is None:
                 raise InputError(f"{url}: the answer holds no choices: is it a chat endpoint?")
             return dict(content)
+        except InputError:
+            raise
         except urllib.error.HTTPError as error:
             busy = error.code == 429 or error.code >= 500
             if not busy or attempt == RETRIES:
                 detail = error.read(200).decode("utf-8", "replace").replace("\n", " ")
                 raise InputError(f"{url}: {error.code} {error.reason}: {detail}") from None
-        except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)):
+                raise InputError(
+                    f"{url}: the answer is not JSON: give the address up to /v1"
+                ) from None
             if attempt == RETRIES:
                 raise InputError(f"{url}: cannot be reached ({error})") from None
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            raise InputError(f"{url}: the answer is not JSON: give the address up to /v1") from None
         time.sleep(wait * 2**attempt)
     raise AssertionError("not reached")
 
@@ -248,7 +267,7 @@ def judged(comparisons: list[Comparison], answers: dict[str, str]) -> dict[str, 
     ==================  ============================================================================
     win rate            of the first, ties one half, mean of both orders, with a 95% interval over
                         prompts
-    comparisons         prompts with a verdict
+    comparisons         prompts with a verdict in both orders
     ties                share of verdicts
     agree               share of prompts judged alike in both orders
     first place         how often the text that stands first is preferred, of verdicts without ties
@@ -283,12 +302,11 @@ def judged(comparisons: list[Comparison], answers: dict[str, str]) -> dict[str, 
                 places.append(verdict == "a")
             score = SCORE[verdict]
             of_prompt.append(score if order == "ab" else 1 - score)
-        if of_prompt:
-            scores.append(sum(of_prompt) / len(of_prompt))
-        if len(of_prompt) == 2:
+        if len(of_prompt) == 2:  # one order alone could be the place
+            scores.append(sum(of_prompt) / 2)
             agree.append(of_prompt[0] == of_prompt[1])
     if not scores:
-        raise InputError("no comparison has a verdict: see what the judge wrote")
+        raise InputError("no comparison has a verdict in both orders: see what the judge wrote")
     return {
         "win rate": bootstrap(torch.tensor(scores, dtype=torch.float64)),
         "comparisons": len(scores),

@@ -27,6 +27,7 @@ from dil_tutorial.support.files import read_text
 
 LOOKED_AT = 5000  # rows
 CLEAR = 0.9  # the share of rows from which on a pattern counts as a rule
+LEAST = 50  # rows from which on a rule is read off candidates
 Row = Mapping[str, Any]
 
 
@@ -74,15 +75,20 @@ def how_made(name: str) -> Made:
     return Made(weight, lines, tuple(kind for kind, rows in kinds.items() if rows))
 
 
-def checker_of(name: str) -> Check:
-    """What reads the rows of a data set: as pairs where its first row has one, else as groups.
+def reads_as(name: str) -> list[Check]:
+    """What can read the rows of a data set, by the first 20: ``check_pair``, ``check_group`` or
+    both; ``check_pair``, which says what is wrong, where neither can.
 
     >>> from dil_tutorial.llm.data import tiny_preferences
-    >>> checker_of(str(tiny_preferences())).__name__
-    'check_pair'
+    >>> [check.__name__ for check in reads_as(str(tiny_preferences()))]
+    ['check_pair']
     """
-    first = next((row for row, _ in raw_rows(name) if isinstance(row, Mapping)), {})
-    return check_group if _pair(first) is None and _group(first) is not None else check_pair
+    rows = [row for row, _ in islice(raw_rows(name), 20) if isinstance(row, Mapping)]
+    labeled = any("completion" in row for row in rows)
+    found: list[Check] = [check_pair] if labeled or any(map(_pair, rows)) else []
+    if any(map(_group, rows)):
+        found.append(check_group)
+    return found or [check_pair]
 
 
 def by_name(name: str) -> Made | None:
@@ -108,10 +114,11 @@ def of_candidates(rows: Sequence[Row]) -> Made | None:
 
     >>> row = {"prompt": "Hi", "all_generated_responses": ["a", "b", "c"]}
     >>> row |= {"all_rm_scores": [0.1, 0.3, 0.2], "chosen": "b", "rejected": "a"}
-    >>> of_candidates([row]).weight
+    >>> of_candidates([row] * 60).weight
     'none'
     """
     best = worst = count = 0
+    by_chance = 0.0  # how many rejected ones would be worst, were they others at random
     sizes: Counter[int] = Counter()
     for row in rows:
         group, pair = _group(row), _pair(row)
@@ -125,10 +132,12 @@ def of_candidates(rows: Sequence[Row]) -> Made | None:
         sizes[len(group["responses"])] += 1
         best += scores[chosen] == max(scores.values())
         worst += scores[rejected] == min(scores.values())
+        others = [score for text, score in scores.items() if text != chosen]
+        by_chance += others.count(min(scores.values())) / max(1, len(others))
     if not count:
         return None
-    K = sizes.most_common(1)[0][0]
-    at_random = 1 / (K - 1)  # the share of worst ones among the others
+    K, times = sizes.most_common(1)[0]
+    at_random = by_chance / count
     lines = [
         ("candidates of a pair", ", ".join(f"{k}: {n:,}" for k, n in sorted(sizes.items()))),
         ("chosen is the best of them", f"{best / count:.0%} of {count:,}"),
@@ -138,6 +147,9 @@ def of_candidates(rows: Sequence[Row]) -> Made | None:
         ),
     ]
     weight = ""
+    if times < CLEAR * count or count < LEAST:
+        lines.append(("weight", "not read off: fewer than 50 such rows, or several sizes"))
+        return Made("", lines)
     if best / count >= CLEAR and K == 2:
         weight = "1/2"
     elif best / count >= CLEAR and worst / count >= CLEAR:
@@ -154,16 +166,17 @@ def of_prompts(pairs: Sequence[Pair]) -> Made | None:
     >>> of_prompts(pairs).weight
     '1/4'
     """
-    chosen, rejected = defaultdict(set), defaultdict(list)
+    chosen: dict[str, set[str]] = defaultdict(set)
+    rejected: dict[str, set[str]] = defaultdict(set)
     for pair in pairs:
         prompt = _key(pair["prompt"])
         chosen[prompt].add(_key(pair["chosen"]))
-        rejected[prompt].append(_key(pair["rejected"]))
+        rejected[prompt].add(_key(pair["rejected"]))
     several = [prompt for prompt, texts in rejected.items() if len(texts) > 1]
     if len(several) < CLEAR * len(rejected):
         return None
     one = sum(len(chosen[prompt]) == 1 for prompt in several)
-    sizes = Counter(1 + len(set(rejected[prompt])) for prompt in several)
+    sizes = Counter(1 + len(rejected[prompt]) for prompt in several)
     lines = [("pairs of one prompt", f"{len(pairs) / len(rejected):.1f} on average")]
     if one < CLEAR * len(several):
         return Made("", lines)
@@ -171,7 +184,8 @@ def of_prompts(pairs: Sequence[Pair]) -> Made | None:
     lines.append(("one chosen response against several", f"{one / len(several):.0%} of prompts"))
     if times < CLEAR * len(several):
         return Made("", lines)
-    return Made(f"1/{K}", [*lines, ("weight that follows", in_words(f"1/{K}"))])
+    words = f"{in_words(f'1/{K}')}, if these {K} are all responses that were drawn"
+    return Made(f"1/{K}", [*lines, ("weight that follows", words)])
 
 
 def in_words(weight: str) -> str:
@@ -258,7 +272,7 @@ def contradiction(loss: LossSpec, made: Made) -> str | None:
         used, fix = "1/2", "take loss: dil with generator: bce, denominator: mixture and"
     elif loss.name == "dil" and settings["denominator"] == "mixture":
         weight = settings["mixture_weight"]
-        used = str(Fraction(weight).limit_denominator(1000)) if isinstance(weight, float) else ""
+        used = str(Fraction(weight).limit_denominator(1000))
         fix = "set"
     elif loss.name == "dil" and settings["denominator"] == "rejected":
         used, fix = "0 (as published)", "to correct it set denominator: mixture and"

@@ -331,3 +331,30 @@ def load(kind: Any, name: str, **settings: Any) -> Any:
             f"model {name}: cannot be loaded ({reason}): check name and files, for a hub id the "
             "network"
         ) from None
+
+
+def load_base(name: str, dtype: str, output_dir: Path) -> Any:
+    """The model to train; of a run that ended in an adapter the model with that adapter merged in,
+    kept in the output folder.
+
+    A new adapter is saved with the name of the model that it belongs to, so that model must be
+    somewhere.
+    """
+    if not (Path(name).expanduser() / "adapter_config.json").is_file():
+        return load_model(name, dtype)
+    merged = output_dir / "base"
+    if not merged.is_dir():
+        from peft import AutoPeftModelForCausalLM
+        from transformers.utils import logging
+
+        logging.get_logger(__name__).warning(
+            f"{name} is an adapter: it is merged into its base model, which is kept in {merged}"
+        )
+        check_folder(Path(name).expanduser())
+        model = AutoPeftModelForCausalLM.from_pretrained(name, dtype="float32").merge_and_unload()
+        unfinished = merged.with_name("base.writing")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        model.save_pretrained(unfinished)
+        load_tokenizer(name).save_pretrained(unfinished)
+        unfinished.replace(merged)
+    return load_model(str(merged), dtype)

@@ -23,7 +23,8 @@ made on them; at the first of these the policy is the one that drew.
 round moves on from the round before; at beta > 0 rounds rest where all penalized rewards are equal,
 at RLHF's optimum for beta (claim ``14.penalty``).  Its first step is a policy gradient with
 advantage weight - 1/K (claim ``14.first-step``).  Where the reward is true or false and beta is 0,
-the correct responses share the weight, and groups without one stay in the reference term alone.
+the correct responses share the weight, and groups without one stay in the reference term alone; a
+batch without any is left out.
 
 TRL's trainers do more (vLLM, several rewards, tools); this one is to be read.
 """
@@ -43,7 +44,8 @@ from dil_tutorial import policy_gradient as pg
 from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.llm.fast.batches import batch_of
 from dil_tutorial.llm.fast.logprobs import response_token_logps
-from dil_tutorial.llm.fast.probes import chunking_problem, usable_layout
+from dil_tutorial.llm.fast.probes import chunking_problem, quiet_noise, usable_layout
+from dil_tutorial.llm.fast.reference import model_digest
 from dil_tutorial.llm.groups import weights_of
 from dil_tutorial.llm.rows import Response, TokenizedGroup
 from dil_tutorial.llm.sampling import draw
@@ -103,9 +105,13 @@ class OnlineConfig(TrainingArguments):
                 raise InputError(
                     f"{name} is {getattr(self, name)}: {self.algorithm} needs at least {low}"
                 )
-        if self.beta < 0 or self.clip <= 0:
+        if not 0 <= self.beta < math.inf or not self.clip > 0:
             raise InputError(
                 f"beta {self.beta:g}, clip {self.clip:g}: give beta of 0 or more and a clip above 0"
+            )
+        if self.world_size > 1 and self.updates > 1:
+            raise InputError(
+                "updates: several processes would draw to the same prompts: set updates to 1"
             )
         if self.gradient_accumulation_steps != 1:
             raise InputError(
@@ -185,6 +191,11 @@ class OnlineTrainer(Trainer):
             data_collator=list,
             **settings,
         )
+        self.prompts = [{"prompt": p} if isinstance(p, str) else p for p in prompts]
+        self.begun = model_digest(self.model)
+        for network in (self.model, ref_model):
+            if network is not None:
+                quiet_noise(network, dropout=True)
         self.savings: dict[
             int, tuple[str, int]
         ] = {}  # of a network by its id: its layout, and positions of its head at a time
@@ -229,11 +240,10 @@ class OnlineTrainer(Trainer):
         f = torch.stack([part.sum() for part in ours]) - drawn_by
         weights = rollout.advantages.view(-1, self.args.samples)
         solved = (weights.sum(1) > 0).float().mean()
-        loss = self.args.group_loss()
         groups = f.view_as(weights)
-        if solved == 0:  # nothing was chosen; the reference term alone is noise of mean zero
+        if solved == 0:  # a batch without any winner: nothing was chosen, and it is left out
             return 0 * groups.sum()
-        return loss(groups, weights, solved=solved).mean()
+        return self.args.group_loss()(groups, weights, solved=solved).mean()
 
     def loss_of(self, A: Tensor, logps: Tensor, old: Tensor) -> Tensor:
         """Of one response: GRPO's mean over tokens, or the sequence's ratio as a whole."""
@@ -245,7 +255,9 @@ class OnlineTrainer(Trainer):
     @torch.no_grad()
     def new_rollout(self, model: Any, prompts: list[Prompt]) -> Rollout:
         """Draw, judge and score a group of responses to each prompt."""
-        args, seed = self.args, self.args.seed * 1_000_003 + self.state.global_step
+        args = self.args
+        step = self.state.global_step * args.world_size + args.process_index
+        seed = args.seed * 1_000_003 + step
         core = self.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
         drawn = draw(
             core.eval(),
@@ -261,13 +273,8 @@ class OnlineTrainer(Trainer):
             Response(row["prompt_ids"], one["ids"]) for row in drawn for one in row["responses"]
         ]
         texts = [one["text"] for row in drawn for one in row["responses"]]
-        rewards = list(self.reward(*asked(prompts, texts), **columns(prompts, args.samples)))
-        R = torch.tensor(rewards, dtype=torch.float32)
-        if R.shape != (len(responses),) or not R.isfinite().all():
-            raise InputError(
-                f"reward: gave {tuple(R.shape)} for {len(responses)} responses, or not a number: "
-                "one finite each"
-            )
+        given = self.reward(*asked(prompts, texts), **columns(prompts, args.samples))
+        R, verified = read_rewards(given, len(responses))
         old = self.token_logps(model, responses)
         f = (
             torch.stack([part.sum() for part in old]).cpu()
@@ -276,8 +283,7 @@ class OnlineTrainer(Trainer):
         groups = (len(drawn), args.samples)
         penalized = pg.penalized(R.view(groups), f.view(groups), args.beta)
         if args.algorithm == "group":
-            verified = args.beta == 0 and all(isinstance(reward, bool) for reward in rewards)
-            A = self.weights(penalized, verified)
+            A = self.weights(penalized, verified and args.beta == 0)
         else:
             A = ADVANTAGES[args.algorithm](penalized)
         lengths = [float(len(response.tokens)) for response in responses]
@@ -323,14 +329,40 @@ class OnlineTrainer(Trainer):
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the means over the responses drawn since the last log."""
-        if "loss" in logs:
-            logs |= {
-                name: math.fsum(values) / len(values)
-                for name, values in self.sums.items()
-                if values
-            }
+        if "loss" in logs and self.sums:
+            totals = [[math.fsum(values), len(values)] for values in self.sums.values()]
+            # over all processes
+            sums = self.accelerator.reduce(torch.tensor(totals, device=self.args.device))
+            means = zip(self.sums, sums.tolist(), strict=True)
+            logs |= {name: total / count for name, (total, count) in means}
             self.sums.clear()
         super().log(logs, *args, **kwargs)
+
+
+def read_rewards(given: Any, count: int) -> tuple[Tensor, bool]:
+    """The rewards of ``count`` responses (N,), and whether they are all true or false; a list, an
+    array or a tensor.
+
+    >>> read_rewards([True, False], 2)
+    (tensor([1., 0.]), True)
+    >>> read_rewards([0.5], 2)
+    Traceback (most recent call last):
+    ...
+    dil_tutorial.errors.InputError: reward: gave 1 for 2 responses: give one finite number, or true
+        or false, for each
+    """
+    try:
+        values = given.tolist() if hasattr(given, "tolist") else list(given)
+        values = [one.item() if hasattr(one, "item") else one for one in values]
+        R = torch.tensor(values, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError):
+        values, R = [], torch.empty(0)
+    if R.shape != (count,) or not R.isfinite().all():
+        raise InputError(
+            f"reward: gave {len(values) or repr(given)[:60]} for {count} responses: give one "
+            "finite number, or true or false, for each"
+        )
+    return R, all(isinstance(one, bool) for one in values)
 
 
 def text_of(prompt: Prompt) -> str:

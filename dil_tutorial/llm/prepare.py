@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -94,6 +95,13 @@ def _split(
     )
     for reason, count in (+dropped).items():
         logger.warning(f"{name}: dropped {count} of {reading.total} rows: {reason}")
+    if rows.weights is not None:
+        bound = getattr(loss.settings.get("generator"), "bound", math.inf)
+        if bound < rows.sides:
+            raise InputError(
+                f"{name}: a group has {rows.sides} responses, and the generator is for ratios "
+                f"below {bound:g}: give win({rows.sides})"
+            )
     if rows.weights is not None and not bool(rows.weights.any()):
         raise InputError(
             f"{name}: no response of any group is correct: nothing can be learned from them"

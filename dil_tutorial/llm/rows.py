@@ -5,6 +5,7 @@ The file of a data set is named by a fingerprint of texts, tokenizer and cuts, s
 from it is what would be made again.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -100,7 +101,8 @@ class TokenizedPair:
 class TokenizedGroup:
     """K responses to one prompt in tokens, and how much each of them is the winner.
 
-    ``weights`` sum to 1, or to 0 where no response won (``llm.groups``).
+    ``weights`` sum to 1, or to 0 where no response won (``llm.groups``); ``solved`` is the share of
+    groups in its data set that have a winner.
 
     >>> TokenizedGroup([Response([5], [7]), Response([5], [8])], [1.0, 0.0]).responses[1].tokens
     [8]
@@ -108,6 +110,7 @@ class TokenizedGroup:
 
     responses: list[Response]
     weights: list[float]
+    solved: float = 1.0
 
 
 Row = TokenizedPair | TokenizedGroup
@@ -214,7 +217,8 @@ class Rows(Sequence[Row]):
             prompt = responses[-1].prompt if length == SHARED else next(parts).tolist()
             responses.append(Response(prompt, next(parts).tolist(), logp))
         if self.weights is not None:
-            return TokenizedGroup(responses, self.weights[index, : len(responses)].tolist())
+            weights = self.weights[index, : len(responses)].tolist()
+            return TokenizedGroup(responses, weights, self.solved)
         return TokenizedPair(
             *responses, p_chosen=1.0 if self.p_chosen is None else self.p_chosen[index].item()
         )
@@ -223,6 +227,13 @@ class Rows(Sequence[Row]):
     def sides(self) -> int:
         """K: of pairs 2, or 3 where every pair has a response of the reference."""
         return self.ref_logps.shape[1]
+
+    @functools.cached_property
+    def solved(self) -> float:
+        """The share of groups that have a winner."""
+        if self.weights is None or not len(self):
+            return 1.0
+        return (self.weights.sum(1) > 0).double().mean().item()
 
     @property
     def present(self) -> Tensor:

@@ -18,7 +18,7 @@ from dil_tutorial.llm.fast.reference import model_digest
 from dil_tutorial.llm.groups import checker
 from dil_tutorial.llm.models import (
     DTYPES,
-    check_folder,
+    load_base,
     load_model,
     load_tokenizer,
     lora_config,
@@ -56,20 +56,17 @@ def prepare(recipe: dict[str, Any], output_dir: Path, resume: bool) -> Job:
     check_own_keys(recipe)
     checkpoint = checkpoint_to_resume(recipe, output_dir, resume)
     if "online" in recipe:
-        return Job(trainer_of(recipe, output_dir), recipe, None, {}, checkpoint)
+        trainer = trainer_of(recipe, output_dir)
+        begun = {"prompts": pairs_digest(map(dict, trainer.prompts)), "model": trainer.begun}
+        check_same(begun, output_dir, checkpoint)
+        return Job(trainer, recipe, None, begun, checkpoint)
     limit, on_bad_line = recipe.get("limit"), recipe.get("on_bad_line", "refuse")
     check = checker(loss_of(recipe))
     reading = read(recipe["data"], limit, on_bad_line, check)
     evaluation = None
     if recipe.get("eval_data"):
         evaluation = read(recipe["eval_data"], limit, on_bad_line, check)
-    settings = {key: value for key, value in recipe.items() if key not in OWN_KEYS}
-    try:
-        config = DILConfig(output_dir=str(output_dir), **settings)
-    except InputError as error:
-        raise InputError(f"recipe: {error}") from None
-    except ValueError as error:  # transformers' own checks
-        raise InputError(f"recipe: {' '.join(str(error).split())}") from None
+    config = config_of(recipe, output_dir)
     name, dtype = recipe["model"], recipe.get("dtype", "float32")
     resolve(name)  # a folder without weights is an error before anything is written
     tokenizer = load_tokenizer(name)
@@ -85,13 +82,7 @@ def prepare(recipe: dict[str, Any], output_dir: Path, resume: bool) -> Job:
         "tokenizer": tokenizer_digest(tokenizer) or pairs_digest([tokenizer.get_vocab()]),
         "model": model_digest(model),
     }
-    if checkpoint is not None:
-        before = read_json(output_dir / "began.json")
-        if changed := [what for what in began if before.get(what) != began[what]]:
-            raise InputError(
-                f"{output_dir}: the interrupted run began with another content of its "
-                f"{' and '.join(changed)}: give the same"
-            )
+    check_same(began, output_dir, checkpoint)
     trainer = DILTrainer(
         model,
         config,
@@ -103,30 +94,27 @@ def prepare(recipe: dict[str, Any], output_dir: Path, resume: bool) -> Job:
     return Job(trainer, recipe, reading, began, checkpoint)
 
 
-def load_base(name: str, dtype: str, output_dir: Path) -> Any:
-    """The model to train; of a run that ended in an adapter the model with that adapter merged in,
-    kept in the output folder.
-
-    A new adapter is saved with the name of the model that it belongs to, so that model must be
-    somewhere.
-    """
-    if not (Path(name).expanduser() / "adapter_config.json").is_file():
-        return load_model(name, dtype)
-    merged = output_dir / "base"
-    if not merged.is_dir():
-        from peft import AutoPeftModelForCausalLM
-
-        logger.warning(
-            f"{name} is an adapter: it is merged into its base model, which is kept in {merged}"
+def check_same(began: dict[str, str], output_dir: Path, checkpoint: str | None) -> None:
+    """InputError where the run that is resumed began from something else."""
+    if checkpoint is None:
+        return
+    before = read_json(output_dir / "began.json")
+    if changed := [what for what in began if before.get(what) != began[what]]:
+        raise InputError(
+            f"{output_dir}: the interrupted run began with another content of its "
+            f"{' and '.join(changed)}: give the same"
         )
-        check_folder(Path(name).expanduser())
-        model = AutoPeftModelForCausalLM.from_pretrained(name, dtype="float32").merge_and_unload()
-        unfinished = merged.with_name("base.writing")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        model.save_pretrained(unfinished)
-        load_tokenizer(name).save_pretrained(unfinished)
-        unfinished.replace(merged)
-    return load_model(str(merged), dtype)
+
+
+def config_of(recipe: dict[str, Any], output_dir: Path) -> DILConfig:
+    """The trainer's configuration; InputError for a value that cannot be."""
+    settings = {key: value for key, value in recipe.items() if key not in OWN_KEYS}
+    try:
+        return DILConfig(output_dir=str(output_dir), **settings)
+    except InputError as error:
+        raise InputError(f"recipe: {error}") from None
+    except ValueError as error:  # transformers' own checks
+        raise InputError(f"recipe: {' '.join(str(error).split())}") from None
 
 
 def check_own_keys(recipe: dict[str, Any]) -> None:

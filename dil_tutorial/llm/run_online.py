@@ -10,8 +10,8 @@ from transformers import ProgressCallback, TrainingArguments
 
 from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.llm.callbacks import ProgressBar, StopAndSave
-from dil_tutorial.llm.data import raw_rows
-from dil_tutorial.llm.models import load_model, load_tokenizer, lora_config, resolve
+from dil_tutorial.llm.data import Unreadable, raw_rows
+from dil_tutorial.llm.models import load_base, load_tokenizer, lora_config, resolve
 from dil_tutorial.llm.online import OnlineConfig, OnlineTrainer, Reward
 from dil_tutorial.llm.recipe import OWN_KEYS
 from dil_tutorial.support.loading import function_named
@@ -37,13 +37,19 @@ def trainer_of(recipe: dict[str, Any], output_dir: Path) -> OnlineTrainer:
             "instruction model"
         )
     reward = reward_of(recipe["online"], chats)
-    model, reference = load_model(name, dtype), None
+    model, reference = load_base(name, dtype, output_dir), None
+    if dtype == "nf4":
+        from peft import prepare_model_for_kbit_training
+
+        model = prepare_model_for_kbit_training(
+            model, use_gradient_checkpointing=config.gradient_checkpointing
+        )
     if "lora_r" in recipe:
         from peft import get_peft_model
 
         model = get_peft_model(model, lora_config(recipe))
     else:
-        reference = load_model(name, dtype)
+        reference = load_base(name, dtype, output_dir)
     trainer = OnlineTrainer(
         model, config, prompts, tokenizer, reward, ref_model=reference, chats=chats
     )
@@ -66,6 +72,16 @@ def check_online(recipe: dict[str, Any], output_dir: Path) -> OnlineConfig:
             "recipe: online: give reward: FILE.py:FUNCTION (or MODULE:FUNCTION), or reward_model: "
             "FOLDER"
         )
+    algorithm = given.get("algorithm", OnlineConfig.algorithm)
+    not_read = ("clip",) if algorithm == "group" else ("generator", "temperature")
+    unused = [key for key in not_read if key in given]
+    if unused:
+        raise InputError(
+            f"recipe: online: {', '.join(unused)}: algorithm {algorithm!r} has no such setting: "
+            "leave it out"
+        )
+    if recipe.get("eval_data"):
+        raise InputError("recipe: eval_data is not read with online: use dil evaluate on the run")
     kinds = get_type_hints(OnlineConfig)
     for key, value in given.items():
         kind = str if key in REWARDS else kinds[key]
@@ -95,6 +111,8 @@ def read_prompts(data: str, limit: int | None = None) -> list[dict[str, Any]]:
     for row, where in raw_rows(data):
         if limit is not None and len(rows) == limit:
             break
+        if isinstance(row, Unreadable):
+            raise InputError(f"{where}: {row.reason}")
         found = row.get("prompt", row.get("question")) if isinstance(row, Mapping) else None
         if not isinstance(found, str) or not found.strip():
             raise InputError(

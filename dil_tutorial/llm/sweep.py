@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.metrics import first_and_last_quarter
+from dil_tutorial.losses import make_loss
 from dil_tutorial.support import plotting
 from dil_tutorial.support.files import provenance, read_json, write_json
 
@@ -38,7 +39,8 @@ def values_of(over: str) -> tuple[str, list[str]]:
     ('generator', ['lsif', 'ukl', 'bce'])
     """
     key, equals, text = over.partition("=")
-    values = [part.strip() for part in text.split(",") if part.strip()]
+    parts = re.split(r",(?![^\[{(]*[\]})])", text)  # not within brackets
+    values = [part.strip() for part in parts if part.strip()]
     if not equals or not key.strip() or len(values) < 2:
         raise InputError(f"--over {over}: give a key and two or more values: generator=lsif,bce")
     if twice := [value for value in values if values.count(value) > 1]:
@@ -55,11 +57,32 @@ def folder_of(out: Path, value: str) -> Path:
     return out / re.sub(r"[^\w.+-]+", "_", value).strip("_")
 
 
+def finished(folder: Path, recipe: dict[str, Any]) -> bool:
+    """Whether the folder holds a finished run of this recipe; InputError for one of another."""
+    if not (folder / "run.json").is_file():
+        return False
+    before = read_json(folder / "run.json")["recipe"]
+    changed = sorted(k for k in before.keys() | recipe.keys() if before.get(k) != recipe.get(k))
+    if changed:
+        raise InputError(
+            f"{folder}: holds a run with another {', '.join(changed)}: choose another --output-dir"
+        )
+    return True
+
+
 def histories(out: Path, values: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """The log of each value's finished run."""
-    return {
-        value: list(read_json(folder_of(out, value) / "run.json")["history"]) for value in values
-    }
+    runs = {value: read_json(folder_of(out, value) / "run.json") for value in values}
+    logs = {}
+    for value, run in runs.items():
+        # without a reference f is a log-probability, and what is made of it no ratio and no KL
+        free = make_loss(run["loss"]).reference_free
+        drop = ("logratios/", "kl", "ratio") if free else ()
+        logs[value] = [
+            {k: v for k, v in row.items() if not k.startswith(drop)} if drop else dict(row)
+            for row in run["history"]
+        ]
+    return logs
 
 
 def table_of(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[list[str]]:

@@ -89,7 +89,8 @@ class DILTrainer(Trainer):
 
     ``compute_metrics`` is given an EvalPrediction with the implicit rewards beta f of all responses
     as predictions, (P, K), and as labels, (P,), the column that should be largest: of pairs, chosen
-    and rejected, it is 0.
+    and rejected, it is 0.  Of groups -100 stands for a response that is not there, and as label for
+    a group without a winner.
     """
 
     def __init__(
@@ -139,10 +140,6 @@ class DILTrainer(Trainer):
             0, self.layout, prompts=draws, mismatched=self.loss_function.needs_kl, layer=layer
         )
         self.model.add_model_tags(["dil-tutorial", args.loss])
-        # the chosen term of a group loss is a mean over groups that have a winner
-        self._solved = 1.0
-        if (weights := rows["train"].weights) is not None:
-            self._solved = (weights.sum(1) > 0).double().mean().item()
         self._warned_of_tangent = False
         self._metrics: dict[str, dict[str, list[float]]] = {
             "train": defaultdict(list),
@@ -297,7 +294,8 @@ class DILTrainer(Trainer):
 
         @torch.no_grad()
         def score(part: list[Row]) -> Tensor:
-            return self.response_logps(reference, self.data_collator(part)["responses"])[0].cpu()
+            batch = self.data_collator(part)["responses"]
+            return self.response_logps(reference, batch, rows.sides)[0].cpu()
 
         savings = (
             self.layout,
@@ -330,22 +328,20 @@ class DILTrainer(Trainer):
         )
 
     def response_logps(
-        self, model: Any, responses: PaddedBatch | PackedBatch | SingleBatch
+        self, model: Any, responses: PaddedBatch | PackedBatch | SingleBatch, per_row: int = 0
     ) -> tuple[Tensor, Tensor]:
         """Summed log-probabilities and lengths of N responses, (N,) each, on the device of
         training.
 
-        With ``ld_alpha`` the N are those of pairs, and tokens beyond the shorter response of a pair
-        count so much.
+        ``per_row`` is the number of responses in each row of pairs, whose first two LD-DPO compares
+        by length: tokens beyond the shorter one count ``ld_alpha`` times.
         """
         parts, lengths = self.token_values(model, responses)
-        if self.args.ld_alpha is not None:
-            pairs = zip(parts[::2], parts[1::2], strict=True)
-            parts = [
-                length_discounted(own, other, self.args.ld_alpha)
-                for chosen, rejected in pairs
-                for own, other in ((chosen, rejected), (rejected, chosen))
-            ]
+        if self.args.ld_alpha is not None and per_row:
+            for i in range(0, len(parts), per_row):
+                chosen, rejected = parts[i : i + 2]
+                parts[i] = length_discounted(chosen, rejected, self.args.ld_alpha)
+                parts[i + 1] = length_discounted(rejected, chosen, self.args.ld_alpha)
         return torch.stack([part.sum() for part in parts]), lengths
 
     def log_ratios(self, model: Any, responses: PaddedBatch | SingleBatch) -> Tensor:
@@ -365,7 +361,8 @@ class DILTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """The step of the module's docstring, on B rows of at most K responses, N in all."""
-        logps, lengths = self.response_logps(model, inputs["responses"])  # (N,), (N,)
+        K = inputs["present"].shape[1]
+        logps, lengths = self.response_logps(model, inputs["responses"], K)  # (N,), (N,)
         present = inputs["present"].to(logps.device)  # (B, K)
 
         def by_row(values: Tensor) -> Tensor:
@@ -395,10 +392,15 @@ class DILTrainer(Trainer):
             self._metrics[split]["entropy"].extend(torch.cat(parts).tolist())
         loss = losses.mean()
         best = inputs["weights"]
+        # a response that is not there, and a group without a winner, are -100, which transformers
+        # takes for absent
+        rewards = torch.where(present, self.beta * f.detach(), -100.0)
         outputs = {
             "losses": losses.detach(),
-            "rewards": self.beta * f.detach()[:, : None if best is not None else 2],  # (B, K)
-            "best": torch.zeros(len(f)) if best is None else best.argmax(1),
+            "rewards": rewards[:, : None if best is not None else 2],  # (B, K)
+            "best": torch.zeros(len(f))
+            if best is None
+            else torch.where(best.sum(1) > 0, best.argmax(1), -100),
         }
         return (loss, outputs) if return_outputs else loss
 
@@ -408,12 +410,19 @@ class DILTrainer(Trainer):
         """
         f, weights = scores.f, inputs["weights"]
         if weights is not None:
-            solved = {"solved": self._solved} if self.loss_function.needs_solved else {}
-            return losses_of_groups(self.loss_function, f, weights.to(f), scores.present, **solved)
+            return losses_of_groups(
+                self.loss_function, f, weights.to(f), scores.present, **self._solved(inputs)
+            )
         p_chosen = inputs["p_chosen"].to(f)
         if bool((p_chosen == 1).all()):
             return self.loss_function(f[:, 0], f[:, 1], **more)
         return soft_label_loss(self.loss_function, f[:, 0], f[:, 1], p_chosen, **more)
+
+    def _solved(self, inputs: Batch) -> dict[str, float]:
+        """The share of its data set's groups that have a winner, where the loss asks for it: its
+        chosen term is a mean over these.
+        """
+        return {"solved": inputs["solved"]} if self.loss_function.needs_solved else {}
 
     @contextmanager
     def as_reference(self, reference: Any, adapter: bool = False) -> Iterator[None]:
@@ -439,7 +448,14 @@ class DILTrainer(Trainer):
         measured = (
             measure(loss, f[:, 0], f[:, 1], logps[:, 0], logps[:, 1], self.beta)
             if weights is None
-            else measure_groups(loss, f, logps, weights, scores.present, self.beta)
+            else measure_groups(
+                functools.partial(loss, **self._solved(inputs)),
+                f,
+                logps,
+                weights,
+                scores.present,
+                self.beta,
+            )
         )
         for name, values in measured.items():
             # no response of a group won: nothing was chosen there

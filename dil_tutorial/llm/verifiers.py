@@ -9,7 +9,8 @@ from typing import Any
 
 from dil_tutorial.errors import InputError
 
-NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+# a minus is a sign unless a digit stands before it; commas stand before three digits
+NUMBER = re.compile(r"(?<!\d)[-−]?\d+(?:,\d{3})*(?:\.\d+)?|\d+(?:,\d{3})*(?:\.\d+)?")
 
 
 def last_number(
@@ -33,8 +34,8 @@ def last_number(
 def number_in(text: str) -> float | None:
     """The last number of a text, or None.
 
-    >>> number_in("It costs 1,200.50 dollars."), number_in("none")
-    (1200.5, None)
+    >>> number_in("It costs 1,200.50 dollars."), number_in("none"), number_in("3-4")
+    (1200.5, None, 4.0)
     """
     found = NUMBER.findall(text)
-    return float(found[-1].replace(",", "")) if found else None
+    return float(found[-1].replace(",", "").replace("−", "-")) if found else None

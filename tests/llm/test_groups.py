@@ -484,3 +484,61 @@ def test_groups_and_pairs_are_not_taken_for_each_other(tmp_path):
         trained(tmp_path, unsolved)
     with pytest.raises(InputError, match="score_temperature is for scores"):
         trained(tmp_path, made_groups(kind="correct"), score_temperature=1.0)
+
+
+@pytest.mark.parametrize("rows", [2, 3])
+def test_ld_alpha_discounts_within_a_pair_whatever_else_a_row_holds(tmp_path, rows):
+    """With a response of the reference in each row, against the formula by hand."""
+    pairs = [
+        {
+            "prompt": f"Q {i}",
+            "chosen": " yes it is so",
+            "rejected": " no",
+            "reference": " maybe not",
+        }
+        for i in range(rows)
+    ]
+    args = {"loss": "dil", "loss_kwargs": {"denominator": "reference"}, "ld_alpha": 0.5}
+    trainer = trained(tmp_path, pairs, **args, per_device_train_batch_size=rows, max_steps=1)
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    parts, _ = trainer.token_values(trainer.model, batch["responses"])
+    found, _ = trainer.response_logps(trainer.model, batch["responses"], 3)
+    for i in range(0, 3 * rows, 3):
+        chosen, rejected, reference = parts[i : i + 3]
+        n = len(rejected)
+        assert len(chosen) > n
+        wanted = chosen[:n].sum() + 0.5 * chosen[n:].sum()
+        assert torch.allclose(found[i], wanted, atol=1e-5)
+        assert torch.allclose(found[i + 1], rejected.sum(), atol=1e-5)
+        assert torch.allclose(found[i + 2], reference.sum(), atol=1e-5)
+    kto = trained(
+        tmp_path / "kto", pairs, loss="kto", ld_alpha=0.5, per_device_train_batch_size=rows,
+        max_steps=1,
+    )  # fmt: skip
+    kto.train()
+
+
+def test_the_loss_on_held_out_groups_does_not_depend_on_the_training_set(tmp_path):
+    held = made_groups(4, sizes=(3,), kind="correct", seed=5)
+    losses = []
+    for seed in (0, 1):
+        rows = [
+            {
+                **row,
+                "correct": [k == 0 and (seed == 0 or i == 0) for k in range(len(row["correct"]))],
+            }
+            for i, row in enumerate(made_groups(6, kind="correct", seed=seed))
+        ]
+        trainer = trained(tmp_path / str(seed), rows)
+        losses.append(trainer.evaluate(held)["eval_loss"])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_predictions_of_groups_say_what_is_not_there(tmp_path):
+    rows = made_groups(6, sizes=(4, 2), kind="correct")
+    rows[0]["correct"] = [False] * 4
+    trainer = trained(tmp_path, rows)
+    out = trainer.predict(rows)
+    absent = torch.tensor(out.predictions) == -100
+    assert absent.sum(1).tolist() == [0, 2, 0, 2, 0, 2]
+    assert out.label_ids[0] == -100

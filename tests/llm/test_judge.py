@@ -166,10 +166,10 @@ def test_an_interrupted_judge_continues(server, tmp_path):
     with pytest.raises(Stop):
         judge.ask(requests, path, first.url, None, done)
     text = path.read_text()
-    path.write_text(text.rstrip("\n"))  # cut before the end of the line
+    path.write_text(text[:-20])  # cut within the last line
     second = server()
     judge.ask(requests, path, second.url, None)
-    assert len(first.requests) + len(second.requests) == 6
+    assert len(first.requests) + len(second.requests) == 7  # the one that was cut, again
     assert len(read_answers(path, requests)) == 6
 
 
@@ -183,6 +183,11 @@ def test_an_interrupted_judge_continues(server, tmp_path):
         ("Preferred: A\nOn reflection:\nPreferred: B", "b"),
         ("I prefer A.", None),
         ("Preferred: Apples", None),
+        ("Preferred: a tie", "tie"),
+        ("Preferred: A or B", None),
+        ("Preferred: A/B", None),
+        ("Preferred:\nA careful look shows that B is better.", None),
+        ("Preferred: Response B", "b"),
         ("", None),
     ],
 )
@@ -192,8 +197,11 @@ def test_verdicts_are_read_from_the_last_line_that_has_one(text, verdict):
 
 def test_answers_without_a_verdict_are_counted_and_left_out():
     comparisons = [Comparison("Q", "x", "y"), Comparison("R", "x", "y")]
-    found = judged(comparisons, {"0-ab-1": "Preferred: A", "0-ba-1": "Hm.", "1-ab-1": "no"})
-    assert found["win rate"][0] == 1.0
+    comparisons.append(Comparison("S", "x", "y"))
+    both = {"2-ab-1": "Preferred: B", "2-ba-1": "Preferred: A"}
+    one_order = {"0-ab-1": "Preferred: A", "0-ba-1": "Hm.", "1-ab-1": "no"}
+    found = judged(comparisons, one_order | both)
+    assert found["win rate"][0] == 0.0  # a verdict in one order alone does not count
     assert (found["no verdict"], found["missing"], found["comparisons"]) == (2, 1, 1)
     with pytest.raises(InputError, match="no comparison has a verdict"):
         judged(comparisons, {})

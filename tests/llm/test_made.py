@@ -106,3 +106,29 @@ def test_groups_are_for_losses_of_groups(write):
             )
         )
     ).lines
+
+
+def test_sizes_that_vary_and_few_rows_give_no_weight(write):
+    mixed = [*rows_of("best, another", 2), *rows_of("best, another", 4)]
+    assert how_made(str(write("mixed.jsonl", mixed))).weight == ""
+    few = rows_of("best, another", 4, count=20)
+    assert how_made(str(write("few.jsonl", few))).weight == ""
+
+
+def test_ties_in_the_scores_do_not_hide_the_rule(write):
+    """Scores from 1 to 3: the worst is often tied, also of others at random."""
+    rng = random.Random(0)
+    rows = rows_of("best, another", 4, count=400)
+    for row in rows:
+        texts = row["all_generated_responses"]
+        scores = [rng.randint(1, 3) for _ in texts]
+        best = max(range(4), key=scores.__getitem__)
+        other = rng.choice([k for k in range(4) if k != best])
+        row |= {"all_rm_scores": scores}
+        row["chosen"][1]["content"], row["rejected"][1]["content"] = texts[best], texts[other]
+    assert how_made(str(write("ties.jsonl", rows))).weight == "1/4"
+
+
+def test_a_pair_that_stands_there_twice_is_not_a_group(write):
+    rows = [{"prompt": f"Q{i}", "chosen": "a", "rejected": "b"} for i in range(20)] * 2
+    assert how_made(str(write("twice.jsonl", rows))).weight == ""

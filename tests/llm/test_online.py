@@ -358,3 +358,20 @@ def test_groups_without_a_correct_answer_leave_the_policy_alone(tmp_path):
     assert trainer.state.log_history[0]["groups/solved"] == 0
     for a, b in zip(before, trainer.model.parameters(), strict=True):
         assert torch.equal(a, b.cpu())
+
+
+def test_true_and_false_may_come_as_an_array_or_a_tensor():
+    import numpy as np
+
+    from dil_tutorial.llm.online import read_rewards
+
+    for given in ([True, False], np.array([True, False]), torch.tensor([True, False]),
+                  [np.bool_(True), np.bool_(False)]):  # fmt: skip
+        rewards, verified = read_rewards(given, 2)
+        assert rewards.tolist() == [1.0, 0.0]
+        assert verified
+    for given in ([1.0, 0.0], np.array([1, 0]), torch.tensor([1.0, 0.0]), [True, 0.0]):
+        assert not read_rewards(given, 2)[1]
+    for given in (None, 0.5, [None, 1.0], ["a", "b"], [1.0], [float("inf"), 0.0]):
+        with pytest.raises(InputError, match="reward: gave"):
+            read_rewards(given, 2)
