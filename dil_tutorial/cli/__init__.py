@@ -26,7 +26,6 @@ COMMANDS = (  # in the order of --help
     llm.fetch_model,
     llm.data,
     llm.train,
-    llm.sweep,
     llm.sample,
     llm.chat,
     llm.evaluate,

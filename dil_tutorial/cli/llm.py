@@ -144,10 +144,17 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint in the output folder.")
     ] = False,
+    over: Annotated[
+        str | None,
+        typer.Option(help="One run for each value of a key, compared: generator=lsif,ukl,bce."),
+    ] = None,
 ) -> None:
     """Train a language model on preference pairs or groups, with DIL or a relative; or, by a
     recipe with `online`, on responses that it draws itself.
     """
+    if over is not None:  # the same command continues it
+        changes = [*(set_ or []), *([f"on_bad_line={on_bad_line}"] if on_bad_line else [])]
+        return sweep(config, over, data, changes, output_dir)
     # Files first: torch takes seconds to import.
     out = output_dir or Path("outputs") / config.stem
     entries = recipes.parse(config, set_ or [], note=lambda text: None)
@@ -199,39 +206,25 @@ def train(
 
 
 def sweep(
-    config: Annotated[Path, typer.Option(help="A recipe, e.g. recipes/smollm2-cpu.yaml.")],
-    over: Annotated[
-        str, typer.Option(help="A key of the recipe and its values: generator=lsif,ukl,bce.")
-    ],
-    data: Annotated[
-        Path | None, typer.Option(help="Pairs or groups; the recipe's, or the tutorial's if none.")
-    ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Change one value of the recipe: key=value.")
-    ] = None,
-    output_dir: Annotated[
-        Path | None, typer.Option(help="A folder for each value; outputs/RECIPE-KEY if not given.")
-    ] = None,
+    config: Path, over: str, data: Path | None, changes: list[str], output_dir: Path | None
 ) -> None:
-    """Train a recipe at several values of one key: one table, and overlaid curves of log-ratios,
-    KL and entropy.  The same command continues it.
-    """
+    """``dil train --over``: a run for each value, then one table and one figure."""
     from dil_tutorial.llm import sweep as sweeping
 
     key, values = sweeping.values_of(over)
     out = output_dir or Path("outputs") / f"{config.stem}-{key}"
-    changes = {value: [*(set_ or []), "log_entropy=true", f"{key}={value}"] for value in values}
+    asked = {value: [*changes, "log_entropy=true", f"{key}={value}"] for value in values}
     for value in values:  # a wrong value is an error before anything is trained
-        recipes.parse(config, changes[value], note=lambda text: None)
+        recipes.parse(config, asked[value], note=lambda text: None)
     prepare_for_models()
     from dil_tutorial.llm import run
     from dil_tutorial.llm.data import tiny_preferences
 
-    made = {v: recipes.read_recipe(config, changes[v], note=say) for v in values}
+    made = {v: recipes.read_recipe(config, asked[v], note=say) for v in values}
     for value, recipe in made.items():
         recipe["data"] = str(data or recipe.get("data") or tiny_preferences())
         if "online" in recipe:
-            raise InputError(f"{config}: dil sweep trains on pairs or groups, not online")
+            raise InputError(f"{config}: --over trains on pairs or groups, not online")
         run.check_own_keys(recipe)
         run.config_of(recipe, sweeping.folder_of(out, value))
     diverged = []

@@ -61,7 +61,11 @@ def tiny_preferences() -> Path:
 
 
 def tiny_arithmetic() -> Path:
-    """Sums with their answers, for a first try of verifiable rewards."""
+    """Sums with their answers, for a first try of verifiable rewards.
+
+    >>> tiny_arithmetic().name
+    'tiny_arithmetic.jsonl'
+    """
     return Path(str(resources.files("dil_tutorial.llm") / "tiny_arithmetic.jsonl"))
 
 
@@ -200,7 +204,11 @@ class Unreadable:
 
 
 def raw_rows(name: str | Path) -> Iterator[tuple[object, str]]:
-    """(row, where it stands), one at a time, of a file or of a data set on the hub."""
+    """(row, where it stands), one at a time, of a file or of a data set on the hub.
+
+    >>> sorted(next(raw_rows(tiny_arithmetic()))[0])
+    ['answer', 'prompt']
+    """
     path = Path(name)
     if path.suffix == ".parquet" or (not path.exists() and HUB_ID.fullmatch(str(name))):
         yield from _dataset_rows(name)

@@ -53,7 +53,7 @@ def measure(
     """
     # what makes the two a sample of pi_ref: one half each, or the loss's own mixture
     share = torch.as_tensor(as_spec(loss).all_settings.get("mixture_weight", 0.5)).double()
-    return measure_rows(
+    return _measure_rows(
         lambda f: loss(f[:, 0], f[:, 1]),
         torch.stack([f_w, f_l], 1),
         torch.stack([logp_w, logp_l], 1),
@@ -84,7 +84,7 @@ def measure_groups(
         return losses_of_groups(loss, f, weights.to(f), present.to(f.device))
 
     solved = weights.sum(1) > 0
-    measured = measure_rows(of_rows, f, logps, weights.cpu(), mixture.cpu(), beta, present.cpu())
+    measured = _measure_rows(of_rows, f, logps, weights.cpu(), mixture.cpu(), beta, present.cpu())
     return {**measured, "groups/solved": solved.double().tolist()}
 
 
@@ -112,7 +112,7 @@ def losses_of_groups(
     return losses
 
 
-def measure_rows(
+def _measure_rows(
     loss: Callable[[Tensor], Tensor],  # of f (B, K): (B,)
     f: Tensor,  # (B, K)
     logps: Tensor,  # (B, K)

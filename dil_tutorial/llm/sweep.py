@@ -1,5 +1,5 @@
 """One recipe at several values of a key, such as ``generator=lsif,ukl,bce``: one table, overlaid
-curves (``dil sweep``).
+curves (``dil train --over``).
 """
 
 import math

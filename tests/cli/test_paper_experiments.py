@@ -52,7 +52,7 @@ def test_train_sample_and_judge(recipe, write, tmp_path):
 def test_a_sweep_has_a_run_a_value_and_continues(recipe, tmp_path):
     out = tmp_path / "sweep"
     config = recipe(loss="dil", denominator="mixture")
-    asked = ("sweep", "--config", config, "--over", "generator=bce,ukl", "--output-dir", out)
+    asked = ("train", "--config", config, "--over", "generator=bce,ukl", "--output-dir", out)
     done = dil(*asked)
     assert done.returncode == 0, done.stderr
     content = json.loads((out / "sweep.json").read_text())
@@ -141,7 +141,8 @@ def test_a_reward_model_can_be_the_reward(recipe, write, tmp_path, tiny_model):
         ({"online": {**ONLINE, "samples": 1}}, "samples is 1"),
         ({"online": {**ONLINE, "algorithm": "ppo"}}, "unknown algorithm 'ppo'"),
         ({"online": {**ONLINE, "algorithm": "group", "generator": "x"}}, "unknown generator"),
-        ({"online": {**ONLINE, "temperature": -1.0}}, "temperature is -1"),
+        ({"online": {**ONLINE, "algorithm": "group", "temperature": -1.0}}, "temperature is -1"),
+        ({"online": {**ONLINE, "temperature": 1.0}}, "has no such setting"),
         ({"online": {**ONLINE, "reward": "nowhere.py:f"}}, "no such file"),
         ({"online": {**ONLINE, "reward": "math:root"}}, "no function 'root'"),
         ({"online": ONLINE, "loss": "dpo"}, "not on pairs"),
@@ -178,5 +179,5 @@ def test_a_reward_that_fails_is_one_line(recipe, write, tmp_path):
 )
 def test_a_wrong_sweep_is_one_line(recipe, tmp_path, over, words):
     config = recipe(loss="dil")
-    refused(dil("sweep", "--config", config, "--over", over, "--output-dir", tmp_path / "s"), words)
+    refused(dil("train", "--config", config, "--over", over, "--output-dir", tmp_path / "s"), words)
     assert not (tmp_path / "s").exists()
