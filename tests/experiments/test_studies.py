@@ -197,7 +197,29 @@ def test_the_rows_of_each_study(finished):
         "real-pairs": real_pairs,
         "dynamics": dynamics,
         "overoptimization": overoptimization,
+        "best-of-four": best_of_four,
     }[name](results)
+
+
+def best_of_four(results):
+    """The truth against an enumeration by hand, and that a weight makes a difference."""
+    from itertools import combinations
+
+    from dil_tutorial.experiments.best_of_four import chances
+
+    reward = torch.tensor(results.shared["truth"]["train"]["reward"][:1], dtype=torch.float64)
+    ratio = chances(reward)[0]
+    assert ratio.mean().item() == pytest.approx(1)
+    first, *others = reward[0].exp().tolist()
+    shares = [first / (first + sum(three)) for three in combinations(others, 3)]
+    assert ratio[0].item() == pytest.approx(4 * sum(shares) / len(shares))
+    assert len(results.rows) == 2 * 2 * 3 * 2
+    held = len(results.shared["truth"]["held-out"]["prompts"])
+    for part, prompts, responses in (("few", 3, 6), ("many", held, 4)):
+        for row in results.where(part=part):
+            assert torch.tensor(row.f).shape == (prompts, responses)
+    by_weight = [row.f for row in results.where(part="few", loss="BCE", seed=0)]
+    assert by_weight[0] != by_weight[1] != by_weight[2]
 
 
 def known_truth(results):
