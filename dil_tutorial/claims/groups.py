@@ -997,9 +997,9 @@ def small_steps_of_few_candidates(world: World) -> Tensor:
 
 @claim("14.penalty", "14.11", tolerance=OPTIMUM)
 def rounds_with_a_penalty(world: World) -> Tensor:
-    r"""Rounds of imitation on $R - \beta\log(\pi/\pi_\text{ref})$ rest at RLHF's optimum for
-    $\beta$, for each $K \ge 2$ and each temperature $T$ of the weights, and from $\pi_\text{ref}$
-    they arrive there for $T = \beta$.
+    r"""RLHF's optimum for $\beta$ is a fixed point of rounds of imitation on
+    $R - \beta\log(\pi/\pi_\text{ref})$, for each $K \ge 2$ and each temperature $T$ of the weights;
+    from $\pi_\text{ref}$ rounds arrive there for $T = \beta$.
 
     At that optimum all penalized rewards of a prompt are equal, so each of K has the weight 1/K and
     the winner is a draw of the policy.  Anywhere else the greatest penalized reward wins more often

@@ -468,9 +468,10 @@ def judge(
         str, typer.Option(help="The environment variable that holds the endpoint's key.")
     ] = "OPENAI_API_KEY",
     limit: Annotated[int | None, typer.Option(min=1, help="The first so many prompts.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for requests, answers and the result.")] = Path(
-        "outputs/judge"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="For requests, answers, the result; outputs/judge-FILE if not given."),
+    ] = None,
 ) -> None:
     """Win rate of a model's answers by a judge: both orders, ties, an interval.  Without --url it
     writes the requests and asks nobody.
@@ -483,6 +484,7 @@ def judge(
     from dil_tutorial.llm import judge as judging
     from dil_tutorial.support.files import provenance, write_json
 
+    out = out or Path("outputs") / f"judge-{file.stem}"
     comparisons = judging.read_comparisons(file, first, second)[:limit]
     requests = judging.requests_of(comparisons, model, question)
     judging.write_requests(requests, out / "requests.jsonl")

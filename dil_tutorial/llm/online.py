@@ -19,12 +19,12 @@ made on them; at the first of these the policy is the one that drew.
                 softmax((R - beta f_ref)/T)       pi_old the policy that drew
 ==============  ================================  ==================================================
 
-``group`` imitates the winner of each group, relative to the policy that drew it.  At beta = 0 every
-round moves on from the round before; at beta > 0 rounds rest where all penalized rewards are equal,
-at RLHF's optimum for beta (claim ``14.penalty``).  Its first step is a policy gradient with
-advantage weight - 1/K (claim ``14.first-step``).  Where the reward is true or false and beta is 0,
-the correct responses share the weight, and groups without one stay in the reference term alone; a
-batch without any is left out.
+``group`` imitates the winner of each group, relative to the policy that drew it.  At beta = 0 the
+policy of each round is the reference of the next; at beta > 0 RLHF's optimum for beta is a fixed
+point, since all penalized rewards are equal there (claim ``14.penalty``).  Its first step is a
+policy gradient with advantage weight - 1/K (claim ``14.first-step``).  Where the reward is true or
+false and beta is 0, the correct responses share the weight, and groups without one stay in the
+reference term alone; a batch without any is left out.
 
 TRL's trainers do more (vLLM, several rewards, tools); this one is to be read.
 """

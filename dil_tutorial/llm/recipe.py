@@ -51,6 +51,7 @@ OWN_KEYS: dict[str, Any] = {  # what a recipe holds besides DILConfig's fields
     "lora_dropout": float,
     "lora_target_modules": list | str,
 }
+PARTS = ("loss_kwargs", "online")  # keys that hold settings of their own
 OF_THE_LOSS = ("generator", "denominator", "beta", "loss_kwargs", "reference_max_new_tokens")
 
 
@@ -89,25 +90,23 @@ def parse(path: Path, overrides: list[str], note: Callable[[str], Any] = print) 
         if setting:
             before = (entries[key].value or {}) if key in entries else {}
             if not isinstance(before, dict):
-                raise InputError(
-                    f"{entries[key].where}: loss_kwargs is {before!r}: give {{key: value}}"
-                )
+                raise InputError(f"{entries[key].where}: {key} is {before!r}: give {{key: value}}")
             entry = Entry({**before, setting: entry.value}, entry.where)
         entries[key] = entry
     return entries
 
 
 def _override(override: str) -> tuple[str, str, Entry]:
-    """Key, setting of the loss or nothing, and value of ``key=value`` or
-    ``loss_kwargs.setting=value``.
+    """Key, setting within it or nothing, and value of ``key=value``, ``loss_kwargs.setting=value``
+    or ``online.setting=value``.
     """
     key, equals, value = override.partition("=")
     where = f"--set {override}"
     if not equals:
         raise InputError(f"{where}: give key=value")
     key, _, setting = key.strip().partition(".")
-    if setting and key != "loss_kwargs":
-        raise InputError(f"{where}: only loss_kwargs has parts: give key=value")
+    if setting and key not in PARTS:
+        raise InputError(f"{where}: only {' and '.join(PARTS)} have parts: give key=value")
     [(_, entry)] = _entries(f"{setting or key}: {value}", where).items()
     return key, setting, entry
 

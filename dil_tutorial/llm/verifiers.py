@@ -1,7 +1,7 @@
 """Rewards that check an answer: ``online: {reward: dil_tutorial.llm.verifiers:last_number}``.
 
-A reward is a function of prompts, responses and the other fields of their rows, as TRL's
-GRPOTrainer has them; here prompts and responses are texts.  Booleans say what is correct."""
+A reward is called as ``reward(prompts, responses, **columns)``: texts, and the other fields of
+their rows.  Booleans say what is correct."""
 
 import re
 from collections.abc import Sequence

@@ -98,7 +98,7 @@ def test_another_loss_leaves_the_settings_of_the_first(write, text, overrides, l
         ("loss_kwargs: 0.5", ["loss_kwargs.tau=1"], "loss_kwargs is 0.5: give {key: value}"),
         ("loss_kwargs: {tau: 1, tau: 2}", [], "key 'tau' is given twice"),
         ("loss_kwargs: [1]", [], "loss_kwargs is [1], of type list"),
-        ("seed: 1", ["beta.x=1"], "only loss_kwargs has parts"),
+        ("seed: 1", ["beta.x=1"], "only loss_kwargs and online have parts"),
     ],
 )
 def test_settings_of_a_loss_in_the_wrong_place(write, text, overrides, words):
