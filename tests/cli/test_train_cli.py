@@ -575,18 +575,17 @@ def test_a_packaged_model_must_be_fetched_first(recipe, tmp_path, monkeypatch):
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 BASELINES = re.findall(
-    r"^#   dil train --config recipes/baselines-llama-3-8b.yaml (.*)$",
+    r"^#   dil train --config recipes/baselines-llama-3-8b.yaml ((?:--set \S+ )+)--output-dir",
     (Path(__file__).parents[2] / "recipes/baselines-llama-3-8b.yaml").read_text(),
     re.MULTILINE,
 )
-CASES = [(path, []) for path in RECIPES]
+CASES = [pytest.param((path, []), id=path.stem) for path in RECIPES]
 CASES += [
-    (path, line.split()) for path in RECIPES if "baselines" in path.name for line in BASELINES
+    pytest.param((path, line.split()), marks=pytest.mark.slow, id=line.replace("--set ", ""))
+    for path in RECIPES
+    if "baselines" in path.name
+    for line in BASELINES
 ]
-
-
-def named(case):
-    return " ".join([case[0].stem, *case[1]]).replace("--set ", "")
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -628,7 +627,7 @@ def look_alike(name):
     return [rows[name.partition("/")[0]](i) for i in range(8)]
 
 
-@pytest.mark.parametrize("case", CASES, ids=named)
+@pytest.mark.parametrize("case", CASES)
 def test_a_recipe_plans_and_runs_three_steps_at_toy_size(case, tmp_path, tiny_model, write):
     """The same file; only the model, the data, the length and what needs a GPU are smaller."""
     path, changes = case
