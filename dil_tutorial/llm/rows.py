@@ -225,7 +225,7 @@ class Rows(Sequence[Row]):
 
     @property
     def sides(self) -> int:
-        """The number K of responses: of pairs 2, or 3 where each has one of the reference."""
+        """How many responses a row has, 2 of pairs, or 3 where each has one of the reference."""
         return self.ref_logps.shape[1]
 
     @functools.cached_property

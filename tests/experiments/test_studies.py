@@ -54,7 +54,7 @@ TINY = {
         "samples": 6,
         "max_new_tokens": 3,
         "pairs": 2,
-        "passes": 3,
+        "passes": 12,
         "seeds": 2,
         "rank": 2,
         "evaluated": 4,

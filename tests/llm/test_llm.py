@@ -134,7 +134,7 @@ def test_a_million_rows_with_a_bad_one_at_the_end(tmp_path):
     import itertools
     import tracemalloc
 
-    from dil_tutorial.llm.data import _rows
+    from dil_tutorial.llm.data import raw_rows
 
     path, line = (
         tmp_path / "large.jsonl",
@@ -145,7 +145,7 @@ def test_a_million_rows_with_a_bad_one_at_the_end(tmp_path):
             file.write(line * 1000)
         file.write('{"prompt": "Hi", "chosen": "Hello!"}\n')
     tracemalloc.start()
-    assert sum(1 for _ in itertools.islice(_rows(path), 20_000)) == 20_000
+    assert sum(1 for _ in itertools.islice(raw_rows(path), 20_000)) == 20_000
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
     with pytest.raises(InputError, match=r"large.jsonl:1000001: field 'rejected' is missing"):
