@@ -233,6 +233,28 @@ def raw_rows(name: str | Path) -> Iterator[tuple[object, str]]:
         ) from None
 
 
+def prompt_rows(name: str | Path, limit: int | None = None) -> list[dict[str, Any]]:
+    """Rows with a text ``prompt`` or ``question``, and other fields, from a file or the hub.
+
+    >>> prompt_rows(tiny_arithmetic(), limit=1)[0]["prompt"].startswith("What is")
+    True
+    """
+    rows: list[dict[str, Any]] = []
+    for row, where in islice(raw_rows(name), limit):
+        if isinstance(row, Unreadable):
+            raise InputError(f"{where}: {row.reason}")
+        found = row.get("prompt", row.get("question")) if isinstance(row, Mapping) else None
+        if not isinstance(found, str) or not found.strip():
+            raise InputError(
+                f"{where}: field 'prompt' is not a text: give one; chat_format: true makes it a "
+                "user's message"
+            )
+        rows.append({**row, "prompt": found})  # type: ignore[dict-item]
+    if not rows:
+        raise InputError(f"{name}: holds no prompts: give one JSON object per line")
+    return rows
+
+
 def _dataset_rows(name: str | Path) -> Iterator[tuple[object, str]]:
     """Rows of a Parquet file or of a hub data set, streamed."""
     from datasets import load_dataset

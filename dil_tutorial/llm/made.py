@@ -256,11 +256,11 @@ def contradiction(loss: LossSpec, made: Made) -> str | None:
 
     >>> from dil_tutorial.losses import make_loss
     >>> loss = make_loss("dil", denominator="mixture")
-    >>> contradiction(loss, Made("1/4"))
-    'these pairs have the mixture weight 1/4, the recipe 1/2: set loss_kwargs: {mixture_weight: 1/4}'
+    >>> contradiction(loss, Made("1/4")).partition(":")[0]
+    'these pairs have the mixture weight 1/4, the recipe 1/2'
     >>> contradiction(make_loss("dpo"), Made("1/4")) is None
     True
-    """  # noqa: E501
+    """
     reads = "groups" if loss.of_groups else "pairs"
     if made.reads and reads not in made.reads:
         other = "a loss of pairs" if loss.of_groups else "loss: group"

@@ -1,6 +1,6 @@
 """On-policy training by a recipe: ``online:`` in a recipe of `dil train` (``llm.online``)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from transformers import ProgressCallback, TrainingArguments
 
 from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.llm.callbacks import ProgressBar, StopAndSave
-from dil_tutorial.llm.data import Unreadable, raw_rows
+from dil_tutorial.llm.data import prompt_rows
 from dil_tutorial.llm.models import load_base, load_tokenizer, lora_config, resolve
 from dil_tutorial.llm.online import OnlineConfig, OnlineTrainer, Reward
 from dil_tutorial.llm.recipe import OWN_KEYS
@@ -26,7 +26,7 @@ SIGNATURE = "def {}(prompts, responses, **columns), which returns a number for e
 def trainer_of(recipe: dict[str, Any], output_dir: Path) -> OnlineTrainer:
     """Everything checked, and the trainer of a recipe with ``online``."""
     config = check_online(recipe, output_dir)
-    prompts = read_prompts(recipe["data"], recipe.get("limit"))
+    prompts = prompt_rows(recipe["data"], recipe.get("limit"))
     name, dtype = recipe["model"], recipe.get("dtype", "float32")
     resolve(name)
     tokenizer = load_tokenizer(name)
@@ -103,26 +103,6 @@ def check_online(recipe: dict[str, Any], output_dir: Path) -> OnlineConfig:
         raise InputError(f"recipe: online: {error}") from None
     except (ValueError, TypeError) as error:  # transformers' own checks; a text for a number
         raise InputError(f"recipe: online: {' '.join(str(error).split())}") from None
-
-
-def read_prompts(data: str, limit: int | None = None) -> list[dict[str, Any]]:
-    """Rows with a text ``prompt`` or ``question``, and other fields, from a file or the hub."""
-    rows: list[dict[str, Any]] = []
-    for row, where in raw_rows(data):
-        if limit is not None and len(rows) == limit:
-            break
-        if isinstance(row, Unreadable):
-            raise InputError(f"{where}: {row.reason}")
-        found = row.get("prompt", row.get("question")) if isinstance(row, Mapping) else None
-        if not isinstance(found, str) or not found.strip():
-            raise InputError(
-                f"{where}: field 'prompt' is not a text: give one; chat_format: true makes it a "
-                "user's message"
-            )
-        rows.append({**row, "prompt": found})  # type: ignore[dict-item]
-    if not rows:
-        raise InputError(f"{data}: holds no prompts: give one JSON object per line")
-    return rows
 
 
 def reward_of(online: dict[str, Any], chats: set[str]) -> Reward:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from transformers import LogitsProcessor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.llm.data import as_chat, raw_rows
+from dil_tutorial.llm.data import as_chat, prompt_rows
 from dil_tutorial.llm.fast.batches import pad, pad_prompts
 from dil_tutorial.llm.fast.logprobs import response_logps, row_logps
 from dil_tutorial.llm.fast.probes import pads_left, usable_layout
@@ -48,20 +48,13 @@ def answer(
 
 
 def read_prompts(path: Path) -> list[str]:
-    """Prompts of a file: one a line, or of .jsonl the field ``prompt``, each once."""
-    if path.suffix not in (".jsonl", ".gz", ".parquet"):
-        found = [line for line in read_text(path).splitlines() if line.strip()]
+    """Prompts of a file, each once: one per line, or of .jsonl the field ``prompt``."""
+    if path.suffix in (".jsonl", ".gz", ".parquet"):
+        found = [row["prompt"] for row in prompt_rows(path)]
     else:
-        found = []
-        for row, where in raw_rows(path):
-            prompt = row.get("prompt") if isinstance(row, Mapping) else None
-            if isinstance(prompt, list) and [m.get("role") for m in prompt] == ["user"]:
-                prompt = prompt[0].get("content")
-            if not isinstance(prompt, str) or not prompt.strip():
-                raise InputError(f"{where}: field 'prompt' is not a text: give one")
-            found.append(prompt)
+        found = [line for line in read_text(path).splitlines() if line.strip()]
     if not found:
-        raise InputError(f"{path}: holds no prompts: give one a line")
+        raise InputError(f"{path}: holds no prompts: give one per line")
     return [*dict.fromkeys(found)]
 
 

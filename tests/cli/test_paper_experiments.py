@@ -33,9 +33,17 @@ def test_train_sample_and_judge(recipe, write, tmp_path):
     assert dil("train", "--config", config, "--output-dir", run).returncode == 0
     prompts = write("prompts.txt", "Name a fruit.\nName a color.\n\nName a fruit.\n")
     done = dil(
-        "sample", run, "--prompts", prompts, "--max-new-tokens", 4, "--json", answers,
-        "--temperature", 1.0,
-    )  # fmt: skip
+        "sample",
+        run,
+        "--prompts",
+        prompts,
+        "--max-new-tokens",
+        4,
+        "--json",
+        answers,
+        "--temperature",
+        1.0,
+    )
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in answers.read_text().splitlines()]
     assert [row["prompt"] for row in rows] == ["Name a fruit.", "Name a color."]
@@ -80,9 +88,15 @@ def test_the_entropy_of_a_uniform_model_is_that_of_its_vocabulary(tmp_path):
     model = tiny_model()
     model.lm_head.weight.data.zero_()
     args = DILConfig(
-        str(tmp_path), use_cpu=True, report_to=[], max_steps=1, log_entropy=True, loss="nca",
-        logging_steps=1, save_strategy="no",
-    )  # fmt: skip
+        str(tmp_path),
+        use_cpu=True,
+        report_to=[],
+        max_steps=1,
+        log_entropy=True,
+        loss="nca",
+        logging_steps=1,
+        save_strategy="no",
+    )
     trainer = DILTrainer(
         model, args, read_pairs(tiny_preferences(), limit=8), processing_class=own_tokenizer()
     )
@@ -126,9 +140,14 @@ def test_a_reward_model_can_be_the_reward(recipe, write, tmp_path, tiny_model):
     online = {"reward_model": str(folder), "samples": 2, "max_new_tokens": 3, "algorithm": "group"}
     config = recipe(online=online, max_steps=1)
     done = dil(
-        "train", "--config", config, "--data", write("sums.jsonl", SUMS), "--output-dir",
+        "train",
+        "--config",
+        config,
+        "--data",
+        write("sums.jsonl", SUMS),
+        "--output-dir",
         tmp_path / "run",
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -152,9 +171,14 @@ def test_a_reward_model_can_be_the_reward(recipe, write, tmp_path, tiny_model):
 )
 def test_a_wrong_online_recipe_is_one_line(recipe, write, tmp_path, values, words):
     done = dil(
-        "train", "--config", recipe(**values), "--data", write("s.jsonl", SUMS), "--output-dir",
+        "train",
+        "--config",
+        recipe(**values),
+        "--data",
+        write("s.jsonl", SUMS),
+        "--output-dir",
         tmp_path / "run",
-    )  # fmt: skip
+    )
     refused(done, words)
 
 

@@ -444,9 +444,16 @@ def test_an_adapter_trains_on_groups_with_its_base_as_reference(tmp_path):
     base = tiny_model()
     config = peft.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
     args = DILConfig(
-        str(tmp_path), use_cpu=True, report_to=[], save_strategy="no", loss="infonca",
-        learning_rate=1e-2, max_steps=8, per_device_train_batch_size=6, logging_steps=1,
-    )  # fmt: skip
+        str(tmp_path),
+        use_cpu=True,
+        report_to=[],
+        save_strategy="no",
+        loss="infonca",
+        learning_rate=1e-2,
+        max_steps=8,
+        per_device_train_batch_size=6,
+        logging_steps=1,
+    )
     trainer = DILTrainer(
         base, args, made_groups(), processing_class=own_tokenizer(), peft_config=config
     )
@@ -512,9 +519,13 @@ def test_ld_alpha_discounts_within_a_pair_whatever_else_a_row_holds(tmp_path, ro
         assert torch.allclose(found[i + 1], rejected.sum(), atol=1e-5)
         assert torch.allclose(found[i + 2], reference.sum(), atol=1e-5)
     kto = trained(
-        tmp_path / "kto", pairs, loss="kto", ld_alpha=0.5, per_device_train_batch_size=rows,
+        tmp_path / "kto",
+        pairs,
+        loss="kto",
+        ld_alpha=0.5,
+        per_device_train_batch_size=rows,
         max_steps=1,
-    )  # fmt: skip
+    )
     kto.train()
 
 

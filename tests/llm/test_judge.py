@@ -72,9 +72,7 @@ def test_a_judge_is_asked_in_both_orders_and_its_preference_counted(
     stub = server()
     file = write("answers.jsonl", [*ROWS, {"prompt": "same", "trained": "x", "reference": "x "}])
     out = tmp_path / "out"
-    run = dil(
-        "judge", file, "--model", "m", "--url", stub.url, "--out", out, "--key-env", "MY_KEY"
-    )  # fmt: skip
+    run = dil("judge", file, "--model", "m", "--url", stub.url, "--out", out, "--key-env", "MY_KEY")
     assert run.returncode == 0, run.stderr
     found = json.loads((out / "judge.json").read_text())
     # the longer one wins: that of every second prompt, and an equal pair is a tie

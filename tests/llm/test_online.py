@@ -49,10 +49,8 @@ def made(folder, model=None, prompts=PROMPTS, reward=vowels, **settings):
     return trainer
 
 
-@pytest.mark.parametrize("algorithm", ["reinforce", "rloo", "grpo"])
-def test_the_first_step_is_the_policy_gradient_of_the_formula(tmp_path, algorithm):
-    """By hand, from the responses that were drawn: -mean of A grad log pi, for GRPO over |y|."""
-    trainer = made(tmp_path, algorithm=algorithm, beta=0.3)
+def first_step(trainer):
+    """The model, the gradient of its first step, and the responses that were drawn for it."""
     model = trainer.model.train()
     trainer.compute_loss(model, PROMPTS[:4]).backward()
     found = torch.cat([weight.grad.flatten() for weight in model.parameters()])
@@ -61,6 +59,14 @@ def test_the_first_step_is_the_policy_gradient_of_the_formula(tmp_path, algorith
         trainer.processing_class.decode(r.tokens, skip_special_tokens=True)
         for r in rollout.responses
     ]
+    return model, found, rollout, texts
+
+
+@pytest.mark.parametrize("algorithm", ["reinforce", "rloo", "grpo"])
+def test_the_first_step_is_the_policy_gradient_of_the_formula(tmp_path, algorithm):
+    """By hand, from the responses that were drawn: -mean of A grad log pi, for GRPO over |y|."""
+    trainer = made(tmp_path, algorithm=algorithm, beta=0.3)
+    model, found, rollout, texts = first_step(trainer)
     model.zero_grad()
     logps, lengths = response_logps(model, pad(rollout.responses, 1))
     R = torch.tensor(vowels(None, texts)).view(4, 8)  # f is zero: policy and reference are one
@@ -292,14 +298,7 @@ def test_the_first_step_of_a_group_is_a_policy_gradient(tmp_path, generator, kin
     trainer = made(
         tmp_path, algorithm="group", generator=generator, reward=reward, beta=0.0, temperature=0.1
     )
-    model = trainer.model.train()
-    trainer.compute_loss(model, PROMPTS[:4]).backward()
-    found = torch.cat([weight.grad.flatten() for weight in model.parameters()])
-    rollout = trainer.rollout
-    texts = [
-        trainer.processing_class.decode(r.tokens, skip_special_tokens=True)
-        for r in rollout.responses
-    ]
+    model, found, rollout, texts = first_step(trainer)
     R = torch.tensor(vowels(None, texts)).view(4, 8)
     if kind == "scores":
         a, solved = (R / 0.1).softmax(1), 1.0
@@ -365,8 +364,12 @@ def test_true_and_false_may_come_as_an_array_or_a_tensor():
 
     from dil_tutorial.llm.online import read_rewards
 
-    for given in ([True, False], np.array([True, False]), torch.tensor([True, False]),
-                  [np.bool_(True), np.bool_(False)]):  # fmt: skip
+    for given in (
+        [True, False],
+        np.array([True, False]),
+        torch.tensor([True, False]),
+        [np.bool_(True), np.bool_(False)],
+    ):
         rewards, verified = read_rewards(given, 2)
         assert rewards.tolist() == [1.0, 0.0]
         assert verified
