@@ -410,7 +410,7 @@ def sample(
     from dil_tutorial.llm import reading
     from dil_tutorial.llm.models import this_device
     from dil_tutorial.llm.run import models_of
-    from dil_tutorial.llm.sampling import answer, read_prompts, write_answers
+    from dil_tutorial.llm.sampling import answers, read_prompts, text_of, write_answers
 
     asked = prompt or read_prompts(prompts or recipes.TUTORIAL_HELD_OUT)
     if not prompt and prompts is None:
@@ -431,8 +431,9 @@ def sample(
     for name, model in ((f"reference: {recipe['model']}", reference), (f"trained: {run}", trained)):
         answers_table.add_column(escape(name), ratio=2)
         with console.status(f"{name} answers"):
-            texts = answer(model, tokenizer, asked, max_new_tokens, temperature, seed, chat)
-            tokens = reading.colored_answers(trained, reference, tokenizer, asked, texts, chat)
+            drawn = answers(model, tokenizer, asked, max_new_tokens, temperature, seed, chat)
+            tokens = reading.colored_answers(trained, reference, tokenizer, drawn)
+        texts = [text_of(one, tokenizer) for one in drawn]
         f = [sum(x for _, x in row) for row in tokens]
         columns.append(list(zip(texts, f, strict=True)))
         for page, colored in zip(pages, tokens, strict=True):

@@ -5,8 +5,10 @@ stopping with a checkpoint.
 import signal
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import torch
+import torch.distributed as dist
 from transformers import ProgressCallback, Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
@@ -163,14 +165,16 @@ def way_back(output_dir: str) -> str:
 class StopAndSave(TrainerCallback):
     """SIGTERM and Ctrl-C end training after the step in progress, with a checkpoint to resume from.
 
-    >>> callbacks = [StopAndSave()]  # then DILTrainer(..., callbacks=callbacks)
+    Of several processes all stop after the same step.  ``llm.base.BaseTrainer`` has one.
     """
 
     def __init__(self) -> None:
-        self.stopped_by: int | None = None
+        self.stopped_by = 0  # the signal's number
         self.previous: dict[int, Any] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.stopped_by = 0
+
         def request(number: int, frame: Any) -> None:
             self.stopped_by = number
             signal.signal(number, self.previous[number])  # a second signal acts as usual
@@ -183,10 +187,32 @@ class StopAndSave(TrainerCallback):
             self.previous.clear()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.stopped_by is not None and state.global_step < state.max_steps:
+        self.stopped_by = agreed(self.stopped_by, args.device)
+        if self.stopped_by and state.global_step < state.max_steps:
             control.should_save = True
             control.should_training_stop = True
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def restore(self) -> None:
+        """Handle signals as before training."""
         for number, handler in self.previous.items():
             signal.signal(number, handler)
+        self.previous.clear()
+
+    def raise_stop(self) -> NoReturn:
+        """What the signal would have raised, or done, without this callback."""
+        if self.stopped_by == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + self.stopped_by)
+
+
+def agreed(number: int, device: Any) -> int:
+    """The largest ``number`` that any process gives.
+
+    >>> agreed(2, "cpu")
+    2
+    """
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return number
+    value = torch.tensor(number, device=device)
+    dist.all_reduce(value, dist.ReduceOp.MAX)
+    return int(value)

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from dil_tutorial.llm.sampling import answer_to
+from dil_tutorial.llm.generation import end_tokens, generate
+from dil_tutorial.llm.sampling import text_of
+from dil_tutorial.llm.tokens import encode_prompt
 
 
 class Talk:
@@ -35,18 +37,13 @@ class Talk:
         """The model's answer to a user's message."""
         self.seed += 1  # the same words again are another draw
         if not self.tokenizer.chat_template:
-            ids = list(self.tokenizer(text)["input_ids"])
-            return answer_to(self.model, self.tokenizer, [ids], seed=self.seed, **self.settings)[0]
+            return self._reply(encode_prompt(self.tokenizer, text, chat=False))
         self.messages.append({"role": "user", "content": text})
-        encoded = self.tokenizer.apply_chat_template(
-            self.messages, add_generation_prompt=True, return_dict=True
-        )
-        reply = answer_to(
-            self.model,
-            self.tokenizer,
-            [list(encoded["input_ids"])],
-            seed=self.seed,
-            **self.settings,
-        )[0]
+        reply = self._reply(encode_prompt(self.tokenizer, self.messages, chat=True))
         self.messages.append({"role": "assistant", "content": reply})
         return reply
+
+    def _reply(self, prompt: list[int]) -> str:
+        ends = end_tokens(self.model, self.tokenizer)
+        [one] = generate(self.model, [prompt], ends, seed=self.seed, **self.settings)
+        return text_of(one, self.tokenizer)

@@ -19,26 +19,33 @@ on.
 ``p_chosen``, where a row has it, is the probability that the first response is the better one, by a
 judge or a share of votes: a soft label (``losses.soft_label_loss``).
 
+Files are JSON lines (compressed as .gz, .bz2, .xz or, with the package zstandard, .zst) or a list
+in .json, Parquet, Arrow or CSV; folders are those of ``Dataset.save_to_disk``; names are of data
+sets on the hub.  All but JSON is read by ``datasets``; its reader of JSON would give all rows one
+schema and lose line numbers.  In a table a null is a field that a row does not have; in JSON, and
+in columns of the type ``Json``, it is a value.
+
 Where it differs from TRL: an empty response, or a chosen response equal to the rejected one, is
 refused, or skipped and counted, instead of trained on; a string row can be wrapped as chat
 (``as_chat``).
 """
 
-import gzip
 import json
+import lzma
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.llm.recipe import HUB_ID, check_data_file
 from dil_tutorial.llm.rows import common_prefix, pairs_digest
 from dil_tutorial.llm.unpaired import ACROSS, joined, labeled
+from dil_tutorial.support.files import read_text
 
 FIELDS = ("prompt", "chosen", "rejected")
 P_CHOSEN = "p_chosen"  # the field of a soft label
@@ -46,7 +53,8 @@ REFERENCE_RESPONSE = (
     "reference"  # the field of a response of the reference policy, where a row has one
 )
 FOR_THE_TEMPLATE = ("tools", "chat_template_kwargs")
-CHATS = (*FIELDS, REFERENCE_RESPONSE, "completion", ACROSS, *FOR_THE_TEMPLATE)
+MESSAGES = (*FIELDS, REFERENCE_RESPONSE, "completion", ACROSS)  # fields that may hold messages
+TABLES = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv"}  # read by ``datasets``
 ON_BAD_LINE = ("refuse", "skip")
 ANSWER = re.compile(
     r"\n\n?(?:Assistant|ASSISTANT):|### "
@@ -85,6 +93,11 @@ class Reading:
     cut_back: int = 0  # implicit prompts that continued into the answer
     across: int = 0  # pairs of which each response answers a prompt of its own
     alone: int = 0  # labeled responses that no other was left to pair with
+    places: list[str] = field(default_factory=list)  # where each pair stands, if it is known
+
+    def place(self, number: int, name: str) -> str:
+        """Where a pair stands, for a message."""
+        return self.places[number] if self.places else f"{name} row {number}"
 
     @property
     def digest(self) -> str:
@@ -98,8 +111,7 @@ def read_pairs(
     """Read and check preference pairs; InputError names file, line and field of every row that
     cannot be used, up to ten.
 
-    ``path`` is a .jsonl, .jsonl.gz or .parquet file, or a data set on the hub as
-    ``owner/name:split``.
+    ``path`` is a file, a folder or a data set on the hub as ``owner/name:split``: see the module.
 
     >>> pairs = read_pairs(tiny_preferences(), limit=2)
     >>> sorted(pairs[0])
@@ -158,22 +170,14 @@ def check_all(
             reading.bad.append(str(error))
             continue
         reading.pairs.append(pair)
+        reading.places.append(where)
         of_pairs = check in (None, check_pair)
         reading.cut_back += of_pairs and isinstance(row, Mapping) and went_on(row)
-    if len(reading.bad) == 1 and on_bad_line == "refuse":
-        raise InputError(reading.bad[0] + ", or give --on-bad-line skip" * (reading.total > 1))
     if reading.bad and on_bad_line == "refuse":
-        messages = "; ".join(
-            line.removeprefix(f"{name}:").removeprefix(f"{name} ") for line in reading.bad[:10]
-        )
-        more = ", ..." if len(reading.bad) > 10 else ""
-        raise InputError(
-            f"{name}: {len(reading.bad)} of {reading.total} rows cannot be used: fix them, or give "
-            "--on-bad-line skip: "
-            f"{messages}{more}"
-        )
+        refuse_rows(reading.bad, reading.total, name)
     if any("label" in pair for pair in reading.pairs):
         reading.pairs, reading.across, reading.alone = joined(reading.pairs)
+        reading.places = []  # of two rows each
         if not reading.pairs:
             raise InputError(
                 f"{name}: all {reading.alone} labels are the same: give responses with label true "
@@ -188,6 +192,18 @@ def check_all(
         what = "pairs" if check in (None, check_pair) else "groups"
         raise InputError(f"{name}: holds no {what}: give one JSON object per line")
     return reading
+
+
+def refuse_rows(bad: list[str], total: int, name: str) -> NoReturn:
+    """InputError that names rows that cannot be used, up to ten."""
+    if len(bad) == 1:
+        raise InputError(bad[0] + ", or give --on-bad-line skip" * (total > 1))
+    messages = "; ".join(line.removeprefix(f"{name}:").removeprefix(f"{name} ") for line in bad[:10])
+    more = ", ..." if len(bad) > 10 else ""
+    raise InputError(
+        f"{name}: {len(bad)} of {total} rows cannot be used: fix them, or give --on-bad-line skip: "
+        f"{messages}{more}"
+    )
 
 
 @dataclass
@@ -210,27 +226,52 @@ def raw_rows(name: str | Path) -> Iterator[tuple[object, str]]:
     ['answer', 'prompt']
     """
     path = Path(name)
-    if path.suffix == ".parquet" or (not path.exists() and HUB_ID.fullmatch(str(name))):
-        yield from _dataset_rows(name)
-        return
-    check_data_file(path)
+    check_data_file(name)
+    if path.suffix in TABLES or not path.is_file():
+        yield from _table_rows(name)
+    elif path.suffix == ".json":
+        yield from _list_rows(path)
+    else:
+        yield from _line_rows(path)
+
+
+def _line_rows(path: Path) -> Iterator[tuple[object, str]]:
+    """Rows of JSON lines, perhaps compressed."""
+    import fsspec
+
     try:
-        with (
-            gzip.open(path, "rt", encoding="utf-8-sig")
-            if path.suffix == ".gz"
-            else path.open(encoding="utf-8-sig") as lines
-        ):
+        with fsspec.open(str(path), "rt", compression="infer", encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield _parse(line), f"{path}:{number}"
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(
-            f"{path}: not a complete gzip file ({error}): copy or download it again"
-        ) from None
+    except (EOFError, zlib.error, lzma.LZMAError) as error:
+        raise _incomplete(path, error) from None
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path}: not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8"
         ) from None
+    except ValueError as error:
+        if path.suffix != ".zst":
+            raise
+        raise InputError(f"{path}: cannot be read ({error}): pip install zstandard") from None
+    except OSError as error:
+        raise _incomplete(path, error) from None
+
+
+def _incomplete(path: Path, error: Exception) -> InputError:
+    return InputError(f"{path}: not a complete file ({error}): copy or download it again")
+
+
+def _list_rows(path: Path) -> Iterator[tuple[object, str]]:
+    """Rows of a file that is one JSON list; JSON lines under that name are read as such."""
+    text = read_text(path)
+    if not text.lstrip().startswith("["):
+        yield from _line_rows(path)
+        return
+    rows = _parse(text)
+    if isinstance(rows, Unreadable):
+        raise InputError(f"{path}: {rows.reason.partition(':')[0]}: give a list of objects")
+    yield from ((row, f"{path} row {number}") for number, row in enumerate(rows))  # type: ignore[arg-type, var-annotated]
 
 
 def prompt_rows(name: str | Path, limit: int | None = None) -> list[dict[str, Any]]:
@@ -249,23 +290,33 @@ def prompt_rows(name: str | Path, limit: int | None = None) -> list[dict[str, An
                 f"{where}: field 'prompt' is not a text: give one; chat_format: true makes it a "
                 "user's message"
             )
+        check_text(found, f"{where}: field 'prompt'")
         rows.append({**row, "prompt": found})  # type: ignore[dict-item]
     if not rows:
         raise InputError(f"{name}: holds no prompts: give one JSON object per line")
     return rows
 
 
-def _dataset_rows(name: str | Path) -> Iterator[tuple[object, str]]:
-    """Rows of a Parquet file or of a hub data set, streamed."""
-    from datasets import load_dataset
+def _table_rows(name: str | Path) -> Iterator[tuple[object, str]]:
+    """Rows that ``datasets`` reads, one at a time: of a file, a folder that it saved, or the hub."""
+    import datasets
 
+    path = Path(name)
     try:
-        if Path(name).suffix == ".parquet":
-            rows = load_dataset("parquet", data_files=str(name), split="train", streaming=True)
+        if path.is_dir():
+            table = datasets.load_from_disk(str(path))
+            if isinstance(table, datasets.DatasetDict):
+                parts = ", ".join(str(path / part) for part in table)
+                raise InputError(f"{path}: holds several splits: give one of {parts}")
+        elif path.suffix in TABLES and path.exists():
+            kind = TABLES[path.suffix]
+            table = datasets.load_dataset(
+                kind, data_files=str(path), split="train", streaming=True
+            )
         else:
             hub_id, _, split = str(name).partition(":")
-            rows = load_dataset(hub_id, split=split or "train", streaming=True)
-        for number, row in enumerate(rows):
+            table = datasets.load_dataset(hub_id, split=split or "train", streaming=True)
+        for number, row in enumerate(without_fill(table)):
             yield row, f"{name} row {number}"
     except InputError:
         raise
@@ -276,6 +327,35 @@ def _dataset_rows(name: str | Path) -> Iterator[tuple[object, str]]:
             f"{name}: cannot be read ({reason}): check the name, the split, and for the hub the "
             "network"
         ) from None
+
+
+def without_fill(rows: Iterable[object]) -> Iterator[object]:
+    """Rows as they were before a table gave all of them the same fields, with null where a row had
+    none; rows of anything but ``datasets`` as they are.
+
+    >>> from datasets import Dataset
+    >>> list(without_fill(Dataset.from_list([{"a": {"b": 1}}, {"a": {"c": 2}}])))
+    [{'a': {'b': 1}}, {'a': {'c': 2}}]
+    """
+    features = getattr(rows, "features", None)
+    for row in rows:
+        yield _without_fill(row, features) if features and isinstance(row, Mapping) else row
+
+
+def _without_fill(value: Any, feature: Any) -> Any:
+    """A value of a table without the fields that it does not have; a column of the type ``Json`` is
+    as it was.
+    """
+    if isinstance(feature, Mapping) and isinstance(value, Mapping):
+        return {
+            name: _without_fill(part, feature.get(name))
+            for name, part in value.items()
+            if part is not None
+        }
+    inner = getattr(feature, "feature", None)
+    if inner is not None and isinstance(value, list):
+        return [_without_fill(part, inner) for part in value]
+    return value
 
 
 def _parse(line: str) -> object:
@@ -300,7 +380,10 @@ def check_pair(row: object, where: str) -> Pair:
         if "chosen_ids" in row:
             return _check_tokens(row, where)
         row = with_prompt(
-            {name: without_none(value) if name in CHATS else value for name, value in row.items()}
+            {
+                name: without_none(value) if name in MESSAGES else value
+                for name, value in row.items()
+            }
         )
     if not isinstance(row, Mapping):
         raise InputError(
@@ -340,6 +423,7 @@ def check_pair(row: object, where: str) -> Pair:
             raise InputError(
                 f"{where}: field '{field}' is empty: give a {kind}, or remove the pair"
             )
+        check_text(row[field], f"{where}: field '{field}'")
     if row["chosen"] == row.get("rejected") and ACROSS not in row:
         raise InputError(
             f"{where}: field 'chosen' equals 'rejected': such a pair says nothing, remove it"
@@ -472,15 +556,37 @@ def _says_something(message: Mapping[str, Any]) -> bool:
 
 
 def without_none(value: Any) -> Any:
-    """Messages without the fields of no value that a table gives to all where one has them: a
-    template takes them for set.
+    """Messages without the fields that are null, which a template takes for set; what they hold, a
+    tool's arguments above all, stays as it is.
 
     >>> without_none([{"role": "user", "content": "Hi", "tool_calls": None}])
     [{'role': 'user', 'content': 'Hi'}]
     """
-    if isinstance(value, Mapping):
-        return {name: without_none(part) for name, part in value.items() if part is not None}
-    return [without_none(part) for part in value] if isinstance(value, list) else value
+    if not isinstance(value, list):
+        return value
+    return [
+        {name: part for name, part in message.items() if part is not None}
+        if isinstance(message, Mapping)
+        else message
+        for message in value
+    ]
+
+
+def check_text(value: str | list[Mapping[str, Any]], where: str) -> None:
+    """InputError where a text, or one of messages, holds half of a character, as a cut \\u escape
+    leaves it: no tokenizer reads it.
+
+    >>> check_text("Hi \\ud83d", "pairs.jsonl:3: field 'chosen'")
+    Traceback (most recent call last):
+    ...
+    dil_tutorial.errors.InputError: pairs.jsonl:3: field 'chosen' holds half of a character
+        ('\\ud83d'): fix or remove it
+    """
+    try:
+        (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise InputError(f"{where} holds half of a character ({half!r}): fix or remove it") from None
 
 
 def text_of(value: str | list[Mapping[str, str]]) -> str:

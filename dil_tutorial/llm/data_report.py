@@ -4,6 +4,7 @@ is trained (``dil data FILE``).
 
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,11 @@ TRAPS = {
 
 
 def describe(
-    reading: Reading, tokenizer: Any = None, max_length: int = 1024, chat_format: bool = False
+    reading: Reading,
+    tokenizer: Any = None,
+    max_length: int = 1024,
+    chat_format: bool = False,
+    vocabulary: int | None = None,  # tokens that the model knows
 ) -> dict[str, Any]:
     """What there is to say of the pairs or groups that were read; with a ``tokenizer`` lengths are
     in tokens, else in words.
@@ -65,7 +70,14 @@ def describe(
     lengths = {field: [len(text_of(pair[field]).split()) for pair in pairs] for field in FIELDS}
     double = no_end = 0
     if tokenizer is not None:
-        rows, dropped = tokenize_pairs(pairs, tokenizer, max_length, chat_format)
+        rows, dropped = tokenize_pairs(
+            replace(reading, pairs=pairs),
+            tokenizer,
+            max_length,
+            chat_format,
+            on_bad_line="skip",
+            vocabulary=vocabulary,
+        )
         left_out += dropped
         lengths = {
             "prompt": [len(row.responses[0].prompt) for row in rows],

@@ -16,7 +16,7 @@ from dil_tutorial.errors import InputError
 from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.fast.batches import Batch
 from dil_tutorial.llm.fast.head import aligned_logps
-from dil_tutorial.llm.fast.reference import sample_responses
+from dil_tutorial.llm.generation import sample_responses
 from dil_tutorial.losses import LossSpec
 
 
@@ -26,6 +26,7 @@ class Scorer(Protocol):
     args: DILConfig
     reference: Any
     layout: str
+    processing_class: Any
 
     def as_reference(self, reference: Any) -> AbstractContextManager[None]: ...
 
@@ -70,6 +71,7 @@ def drawn_reference(scorer: Scorer, model: Any, batch: Batch, scores: Scores) ->
             batch["prompts"].to(scorer.args.device),
             scorer.args.reference_max_new_tokens or 128,
             scorer.layout,
+            scorer.processing_class,
         )
     return {"f_reference": scorer.log_ratios(model, responses)}
 

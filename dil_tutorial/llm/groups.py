@@ -21,7 +21,14 @@ from typing import Any
 import torch
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.llm.data import FOR_THE_TEMPLATE, check_pair, is_chat, text_of, without_none
+from dil_tutorial.llm.data import (
+    FOR_THE_TEMPLATE,
+    check_pair,
+    check_text,
+    is_chat,
+    text_of,
+    without_none,
+)
 from dil_tutorial.losses import LossSpec
 
 Group = dict[str, Any]
@@ -67,7 +74,9 @@ def check_group(row: object, where: str) -> Group:
     row = as_group(row, where)
     if "responses" not in row:
         raise InputError(f"{where}: field 'responses' is missing: {GIVE}")
-    responses = without_none(row["responses"])
+    responses = row["responses"]
+    if isinstance(responses, list):
+        responses = [without_none(response) for response in responses]
     if not isinstance(responses, Sequence) or isinstance(responses, str) or len(responses) < 2:
         raise InputError(f"{where}: field 'responses' is {_short(responses)}: give 2 or more")
     if "prompt_ids" in row:
@@ -88,6 +97,7 @@ def check_group(row: object, where: str) -> Group:
             )
         if not text_of(value).strip():
             raise InputError(f"{where}: field '{name}' is empty: give a text, or remove the group")
+        check_text(value, f"{where}: field '{name}'")
     template = {name: row[name] for name in FOR_THE_TEMPLATE if row.get(name)}
     return {"prompt": prompt, "responses": list(responses), **_scores(row, where), **template}
 

@@ -29,25 +29,29 @@ reference term alone; a batch without any is left out.
 TRL's trainers do more (vLLM, several rewards, tools); this one is to be read.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import SequentialSampler
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 
 from dil_tutorial import policy_gradient as pg
 from dil_tutorial.errors import InputError, unknown_name
+from dil_tutorial.llm.base import BaseTrainer
 from dil_tutorial.llm.fast.batches import batch_of
 from dil_tutorial.llm.fast.logprobs import response_token_logps
 from dil_tutorial.llm.fast.probes import chunking_problem, quiet_noise, usable_layout
 from dil_tutorial.llm.fast.reference import model_digest
 from dil_tutorial.llm.groups import weights_of
-from dil_tutorial.llm.rows import Response, TokenizedGroup
+from dil_tutorial.llm.rows import Response, TokenizedGroup, save_tensors
 from dil_tutorial.llm.sampling import draw
 from dil_tutorial.losses import GROUP_LOSSES, LossSpec
 
@@ -109,10 +113,6 @@ class OnlineConfig(TrainingArguments):
             raise InputError(
                 f"beta {self.beta:g}, clip {self.clip:g}: give beta of 0 or more and a clip above 0"
             )
-        if self.world_size > 1 and self.updates > 1:
-            raise InputError(
-                "updates: several processes would draw to the same prompts: set updates to 1"
-            )
         if self.gradient_accumulation_steps != 1:
             raise InputError(
                 "gradient_accumulation_steps: a group is one batch here: give more prompts a "
@@ -134,8 +134,30 @@ class Rollout:
     old: list[Tensor]  # (T_n,) log-probabilities of their tokens under the policy that drew them
     advantages: Tensor  # (N,), or of "group" the weights
 
+    def save(self, path: Path) -> None:
+        """Write it beside a checkpoint that is made between two of its updates."""
+        parts = [part for r in self.responses for part in (r.prompt, r.tokens)]
+        save_tensors(
+            path,
+            {
+                "tokens": torch.tensor([token for part in parts for token in part]),
+                "lengths": torch.tensor([len(part) for part in parts]),
+                "old": torch.cat(self.old).cpu(),
+                "advantages": self.advantages.cpu(),
+            },
+        )
 
-class OnlineTrainer(Trainer):
+    @classmethod
+    def load(cls, path: Path, device: Any) -> "Rollout":
+        """What ``save`` wrote."""
+        saved = load_file(path)
+        parts = [part.tolist() for part in saved["tokens"].split(saved["lengths"].tolist())]
+        responses = [Response(*both) for both in zip(parts[::2], parts[1::2], strict=True)]
+        old = saved["old"].to(device).split([len(response.tokens) for response in responses])
+        return cls(responses, list(old), saved["advantages"].to(device))
+
+
+class OnlineTrainer(BaseTrainer):
     """RLHF on prompts: the policy draws, ``reward`` judges, and the policy learns from that.
 
     ``prompts`` are texts, or rows with the field ``prompt``, whose other fields ``reward`` is given
@@ -195,7 +217,8 @@ class OnlineTrainer(Trainer):
         self.begun = model_digest(self.model)
         for network in (self.model, ref_model):
             if network is not None:
-                quiet_noise(network, dropout=True)
+                # an adapter's dropout too: the first update is on the policy that drew
+                quiet_noise(network, dropout=True, adapters=True)
         self.savings: dict[
             int, tuple[str, int]
         ] = {}  # of a network by its id: its layout, and positions of its head at a time
@@ -211,6 +234,20 @@ class OnlineTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset)  # ``repeated`` has put them in order
+
+    def _rollout_file(self, checkpoint: Path) -> Path:
+        return checkpoint / f"rollout_{self.args.process_index}.safetensors"
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        step = self.state.global_step
+        if self.rollout is not None and step % self.args.updates:
+            self.rollout.save(self._rollout_file(Path(self.args.output_dir, f"checkpoint-{step}")))
+        super()._save_checkpoint(*args, **kwargs)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        saved = self._rollout_file(Path(resume_from_checkpoint))
+        self.rollout = Rollout.load(saved, self.args.device) if saved.exists() else None
 
     def compute_loss(
         self, model: Any, inputs: list[Prompt], return_outputs: bool = False, **unused: Any
@@ -239,7 +276,8 @@ class OnlineTrainer(Trainer):
         drawn_by = torch.stack([part.sum() for part in rollout.old])
         f = torch.stack([part.sum() for part in ours]) - drawn_by
         weights = rollout.advantages.view(-1, self.args.samples)
-        solved = (weights.sum(1) > 0).float().mean()
+        # in all processes, whose losses are averaged
+        solved = self.accelerator.reduce((weights.sum(1) > 0).float().mean(), "mean")
         groups = f.view_as(weights)
         if solved == 0:  # a batch without any winner: nothing was chosen, and it is left out
             return 0 * groups.sum()
@@ -314,7 +352,7 @@ class OnlineTrainer(Trainer):
             TokenizedGroup(responses[start : start + samples], [])
             for start in range(0, len(responses), samples)
         ]
-        batch = batch_of(groups, self.processing_class.pad_token_id, layout).to(self.args.device)
+        batch = batch_of(groups, 0, layout).to(self.args.device)
         parts, _ = response_token_logps(model, batch, core.get_output_embeddings(), chunk)
         return [part.float() for part in parts]
 
@@ -392,22 +430,22 @@ def columns(prompts: Sequence[Prompt], times: int) -> dict[str, list[Any]]:
 
 
 def repeated(prompts: Sequence[Prompt], args: OnlineConfig) -> list[Prompt]:
-    """Prompts in a seeded order, cut into whole batches, each batch as often in a row as it has
-    ``updates``.
+    """Prompts in a seeded order, cut into the batches of a step, each as often in a row as it has
+    ``updates``.  Where the last batch is too short, the first prompts are drawn to again.
 
     >>> import tempfile
     >>> args = OnlineConfig(
     ...     tempfile.mkdtemp(), per_device_train_batch_size=2, updates=2, use_cpu=True
     ... )
-    >>> sorted(repeated(["a", "b", "c"], args)[:2]) == sorted(repeated(["a", "b", "c"], args)[2:4])
-    True
+    >>> order = repeated(["a", "b", "c"], args)
+    >>> order[:2] == order[2:4], sorted({*order})
+    (True, ['a', 'b', 'c'])
     """
-    order = torch.randperm(
-        len(prompts), generator=torch.Generator().manual_seed(args.seed)
-    ).tolist()
-    size = min(args.train_batch_size, len(prompts))
-    batches = [
-        [prompts[i] for i in order[start : start + size]]
-        for start in range(0, len(order) - size + 1, size)
-    ]
-    return [prompt for batch in batches for _ in range(args.updates) for prompt in batch]
+    rng = torch.Generator().manual_seed(args.seed)
+    order = torch.randperm(len(prompts), generator=rng).tolist()
+    size = args.train_batch_size * args.world_size  # each process takes its part of a step's batch
+    if args.world_size == 1:
+        size = min(size, len(prompts))
+    order += itertools.islice(itertools.cycle(order), -len(order) % size)
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    return [prompts[i] for batch in batches for _ in range(args.updates) for i in batch]

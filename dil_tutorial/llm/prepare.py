@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.config import DILConfig
-from dil_tutorial.llm.data import Pair, Reading, check_all
+from dil_tutorial.llm.data import Pair, Reading, check_all, without_fill
 from dil_tutorial.llm.doctor import of_rows
 from dil_tutorial.llm.groups import checker, weights_of
 from dil_tutorial.llm.rows import Rows
@@ -43,10 +43,11 @@ def prepare(
     tokenizer: Any,
     args: DILConfig,
     loss: LossSpec,
+    vocabulary: int | None = None,  # tokens that the model knows
 ) -> dict[str, Split]:
     """Every split checked and tokenized, with the responses that the loss asks for."""
     splits = {
-        name: _split(name, pairs, tokenizer, args, loss)
+        name: _split(name, pairs, tokenizer, args, loss, vocabulary)
         for name, pairs in datasets.items()
         if pairs is not None
     }
@@ -67,11 +68,16 @@ def use_reference_column(splits: dict[str, Split], loss: LossSpec) -> bool:
 
 
 def _split(
-    name: str, pairs: Iterable[Pair] | Reading, tokenizer: Any, args: DILConfig, loss: LossSpec
+    name: str,
+    pairs: Iterable[Pair] | Reading,
+    tokenizer: Any,
+    args: DILConfig,
+    loss: LossSpec,
+    vocabulary: int | None,
 ) -> Split:
     reading = pairs
     if not isinstance(reading, Reading):
-        placed = ((pair, f"{name} row {i}") for i, pair in enumerate(reading))
+        placed = ((pair, f"{name} row {i}") for i, pair in enumerate(without_fill(reading)))
         reading = check_all(placed, name, args.on_bad_line, checker(loss))
     if loss.of_groups:
         temperature = 1.0 if args.score_temperature is None else args.score_temperature
@@ -84,7 +90,14 @@ def _split(
     check_across(reading.across, name, loss)
     with args.main_process_first(desc="tokens"):  # the others read what it kept
         rows, dropped = tokenize_pairs(
-            reading, tokenizer, args.max_length, args.chat_format, name, args.disable_tqdm
+            reading,
+            tokenizer,
+            args.max_length,
+            args.chat_format,
+            name,
+            args.disable_tqdm,
+            args.on_bad_line,
+            vocabulary,
         )
     messages = (not isinstance(pair["prompt"], str) for pair in reading.pairs if "prompt" in pair)
     dropped += Counter(

@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 
-from dil_tutorial.llm.data import as_chat
 from dil_tutorial.llm.fast.batches import pad
 from dil_tutorial.llm.fast.logprobs import response_token_logps
+from dil_tutorial.llm.generation import Sample
 from dil_tutorial.llm.rows import Response
-from dil_tutorial.llm.tokens import tokenize_pair
 from dil_tutorial.support import templates
 from dil_tutorial.support.files import write_text
 
@@ -62,32 +61,21 @@ def token_log_ratios(
 
 
 def colored_answers(
-    policy: Any,
-    reference: Any,
-    tokenizer: Any,
-    prompts: Sequence[str],
-    answers: Sequence[str],
-    chat: bool | None,
+    policy: Any, reference: Any, tokenizer: Any, answers: Sequence[Sample]
 ) -> list[list[tuple[str, float]]]:
-    """``token_log_ratios`` of one answer to each prompt, wrapped as ``sampling.answer`` wraps them.
+    """``token_log_ratios`` of answers, in the very tokens that were drawn.
 
+    >>> from dil_tutorial.llm.sampling import answers
     >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
-    >>> model = tiny_model()
-    >>> [row] = colored_answers(
-    ...     model, model, own_tokenizer(), ["Name a fruit."], [" A pear."], None
-    ... )
-    >>> "".join(text for text, _ in row)
-    ' A pear.</s>'
+    >>> model, tokenizer = tiny_model(), own_tokenizer()
+    >>> drawn = answers(model, tokenizer, ["Name a fruit."], max_new_tokens=4)
+    >>> [row] = colored_answers(model, model, tokenizer, drawn)
+    >>> [f for _, f in row]
+    [0.0, 0.0, 0.0, 0.0]
     """
-    log_ratios = []
-    for prompt, text in zip(prompts, answers, strict=True):
-        pair = {"prompt": prompt, "chosen": text, "rejected": text}
-        wrapped = bool(tokenizer.chat_template) if chat is None else chat
-        response = tokenize_pair(as_chat(pair) if wrapped else pair, tokenizer).chosen
-        log_ratios += token_log_ratios(
-            policy, reference, tokenizer, response.prompt, [response.tokens]
-        )
-    return log_ratios
+    return [
+        token_log_ratios(policy, reference, tokenizer, one.prompt, [one.ids])[0] for one in answers
+    ]
 
 
 def colored(tokens: Colored) -> str:

@@ -199,11 +199,18 @@ def check_files(
 
 
 def check_data_file(name: str | Path) -> None:
-    """InputError where ``name`` is neither a file nor looks like a data set of the hub."""
-    if not Path(name).is_file() and not HUB_ID.fullmatch(str(name)):
+    """InputError where ``name`` is neither a file, nor a folder that ``datasets`` saved, nor looks
+    like a data set of the hub.
+    """
+    path = Path(name)
+    saved = any((path / part).is_file() for part in ("dataset_info.json", "dataset_dict.json"))
+    if path.is_file() or saved:
+        return
+    if path.is_dir() or not HUB_ID.fullmatch(str(name)):
+        what = "not a folder of Dataset.save_to_disk" if path.is_dir() else "no such file"
         raise InputError(
-            f"{name}: no such file: give a .jsonl, .jsonl.gz or .parquet file with one preference "
-            "pair per row, or owner/name:split on the hub"
+            f"{name}: {what}: give JSON lines (.jsonl, .gz, .zst), Parquet, Arrow or CSV with one "
+            "preference pair per row, such a folder, or owner/name:split on the hub"
         )
 
 
@@ -234,10 +241,7 @@ def last_checkpoint(output_dir: Path, resume: bool) -> Path | None:
         raise InputError(f"{output_dir}: is a file: choose another --output-dir")
     if (output_dir / "model").exists():
         raise InputError(f"{output_dir}: holds a finished run: choose another --output-dir")
-    states = output_dir.glob("checkpoint-*/trainer_state.json")
-    # that file is written last
-    whole = [path.parent for path in states if path.read_text(encoding="utf-8").endswith("}\n")]
-    checkpoints = sorted(whole, key=lambda path: int(path.name.split("-")[1]))
+    checkpoints = whole_checkpoints(output_dir)
     if checkpoints and not resume:
         raise InputError(
             f"{output_dir}: holds an interrupted run: continue with --resume, or choose another "
@@ -248,6 +252,14 @@ def last_checkpoint(output_dir: Path, resume: bool) -> Path | None:
             f"{output_dir}: holds no checkpoint to resume from: start without --resume"
         )
     return checkpoints[-1] if checkpoints else None
+
+
+def whole_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints under a folder that were written to their end, the newest last."""
+    states = folder.glob("checkpoint-*/trainer_state.json")
+    # that file is written last
+    whole = [path.parent for path in states if path.read_text(encoding="utf-8").endswith("}\n")]
+    return sorted(whole, key=lambda path: int(path.name.split("-")[1]))
 
 
 def checkpoint_to_resume(recipe: dict[str, Any], output_dir: Path, resume: bool) -> str | None:

@@ -6,19 +6,23 @@ fit on n pairs has the covariance of section 12; a constant a prompt is not iden
 gradient does not see it.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
+from transformers import AutoModelForSequenceClassification, TrainingArguments
 
-from dil_tutorial.llm.data import Pair
+from dil_tutorial.errors import InputError
+from dil_tutorial.llm.base import BaseTrainer
+from dil_tutorial.llm.data import Pair, check_all, without_fill
 from dil_tutorial.llm.fast.batches import Collator, PaddedBatch, pad
+from dil_tutorial.llm.fast.probes import check_fits, made_up_rows, tokens_of
 from dil_tutorial.llm.models import load
-from dil_tutorial.llm.rows import Response, moved
-from dil_tutorial.llm.sampling import encode_prompt
-from dil_tutorial.llm.tokens import tokenize_pairs
+from dil_tutorial.llm.rows import Response, Rows, moved
+from dil_tutorial.llm.tokens import response_tokens, tokenize_pairs
 from dil_tutorial.losses import make_loss, soft_label_loss
 
 
@@ -39,10 +43,28 @@ def load_reward_model(name: str) -> Any:
         use_safetensors=True,
         dtype="float32",
     )
+    head = head_of(model)
     # its head is random
     if not any("SequenceClassification" in kind for kind in model.config.architectures or []):
-        torch.nn.init.zeros_(model.score.weight)
+        torch.nn.init.zeros_(head.weight)
     return model
+
+
+def head_of(model: Any) -> Any:
+    """The head of a reward model; InputError where it is none of a causal language model."""
+    core = getattr(model, "get_base_model", lambda: model)()
+    head = getattr(core, "score", None)
+    if head is None:
+        raise InputError(
+            f"{type(core).__name__} has no head that scores a causal language model's last token: "
+            "give a model of load_reward_model, of a causal language model"
+        )
+    if core.config.num_labels != 1:
+        raise InputError(
+            f"{type(core).__name__} gives {core.config.num_labels} numbers: a reward is one, load "
+            "it with num_labels=1"
+        )
+    return head
 
 
 def rewards(model: Any, batch: PaddedBatch) -> Tensor:
@@ -61,17 +83,66 @@ def rewards(model: Any, batch: PaddedBatch) -> Tensor:
     ... ).shape
     torch.Size([2])
     """
-    core = getattr(model, "get_base_model", lambda: model)()
-    hidden = core.model(input_ids=batch.input_ids, use_cache=False).last_hidden_state  # (N, W, H)
+    core = getattr(model, "module", model)  # DDP keeps the model in .module
+    core = getattr(core, "get_base_model", lambda: core)()
+    if core.config.pad_token_id is None:  # transformers wants one to look for the last token
+        core.config.pad_token_id = 0
     back = batch.response_mask.flip(1).int().argmax(1)  # columns of padding
-    last = hidden[torch.arange(len(hidden), device=hidden.device), hidden.shape[1] - 1 - back]
-    scores: Tensor = core.score(last).squeeze(-1).float()
-    return scores
+    last = batch.input_ids.shape[1] - 1 - back
+    with _head_reads(core.score, last):
+        scores: Tensor = model(input_ids=batch.input_ids, use_cache=False).logits
+    return scores.squeeze(-1).float()
 
 
-class RewardTrainer(Trainer):
+@contextmanager
+def _head_reads(head: Any, last: Tensor) -> Iterator[None]:
+    """While it lasts, the head gives the score at ``last`` (N,) for every place, wherever
+    transformers reads it.  It is called in the model's own forward pass, as DDP and FSDP need it.
+    """
+    forward = head.forward
+
+    def read(hidden: Tensor) -> Tensor:  # (N, W, H) -> (N, W, 1)
+        picked = hidden[torch.arange(len(hidden), device=hidden.device), last]
+        return forward(picked).unsqueeze(1).expand(-1, hidden.shape[1], -1)
+
+    head.forward = read
+    try:
+        yield
+    finally:
+        del head.forward
+
+
+def check_padding(model: Any) -> None:
+    """InputError where padding behind a response changes its reward: the model is not causal."""
+    head = head_of(model)
+    kept = [weight.detach().clone() for weight in head.parameters()]
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            for weight in head.parameters():  # a head of zeros would hide it
+                weight.copy_(torch.linspace(-1, 1, weight.numel()).view_as(weight))
+            responses = [one for row in made_up_rows(model) for one in row.responses]
+            model.eval()
+            alone = [rewards(model, moved(pad([one], 0), model.device)) for one in responses]
+            together = rewards(model, moved(pad(responses, 0), model.device))
+    finally:
+        model.train(was_training)
+        with torch.no_grad():
+            for weight, before in zip(head.parameters(), kept, strict=True):
+                weight.copy_(before)
+    if not torch.allclose(torch.cat(alone), together, rtol=1e-3, atol=1e-3):
+        raise InputError(
+            f"{type(model).__name__}: padding changes a response's reward: give a causal language "
+            "model"
+        )
+
+
+class RewardTrainer(BaseTrainer):
     """Fit a reward model on pairs of prompt, chosen and rejected; a soft label ``p_chosen`` counts
     as everywhere.
+
+    Logged are, as in TRL, ``accuracy``, ``margin`` and ``min_reward``, ``mean_reward`` and
+    ``max_reward`` of all responses.
     """
 
     def __init__(
@@ -79,36 +150,77 @@ class RewardTrainer(Trainer):
         # of ``load_reward_model``, perhaps with an adapter and its head among ``modules_to_save``
         model: Any,
         args: TrainingArguments,
-        pairs: Iterable[Pair],
+        train_dataset: Iterable[Pair],
         processing_class: Any,
+        eval_dataset: Iterable[Pair] | None = None,
         max_length: int = 1024,
         chat_format: bool = False,
         **settings: Any,  # Trainer's
     ) -> None:
-        rows, self.dropped = tokenize_pairs(pairs, processing_class, max_length, chat_format)
-        rows = rows.without_reference()
+        head_of(model)
+        given = {"train": train_dataset, "eval": eval_dataset}
+        self.dropped: Counter[str] = Counter()
+        rows: dict[str, Rows] = {}
+        for name, pairs in given.items():
+            if pairs is None:
+                continue
+            placed = ((pair, f"{name} row {i}") for i, pair in enumerate(without_fill(pairs)))
+            reading = check_all(placed, name)
+            of_split, dropped = tokenize_pairs(
+                reading,
+                processing_class,
+                max_length,
+                chat_format,
+                name,
+                vocabulary=tokens_of(model),
+            )
+            check_fits(model, of_split)
+            rows[name], self.dropped = of_split.without_reference(), self.dropped + dropped
         args.remove_unused_columns = False  # rows are token lists that only our collator knows
-        collator = Collator(processing_class.pad_token_id)
         super().__init__(
             model,
             args,
-            train_dataset=rows,
+            train_dataset=rows["train"],
+            eval_dataset=rows.get("eval"),
             processing_class=processing_class,
-            data_collator=collator,
+            data_collator=Collator(0),
             **settings,
         )
+        check_padding(self.model)
+        self._metrics: dict[str, dict[str, list[float]]] = {
+            split: defaultdict(list) for split in ("train", "eval")
+        }
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **unused: Any
     ) -> Any:
         """Mean of -p log sigma(R_w - R_l) - (1 - p) log sigma(R_l - R_w)."""
-        R = rewards(
-            self.accelerator.unwrap_model(model), moved(inputs["responses"], self.args.device)
-        )
-        chosen, rejected = R.view(-1, 2).T
+        R = rewards(model, moved(inputs["responses"], self.args.device)).view(-1, 2)
         p = inputs["p_chosen"].to(R)
-        loss = soft_label_loss(make_loss("dpo", beta=1.0), chosen, rejected, p).mean()
-        return (loss, None) if return_outputs else loss
+        losses = soft_label_loss(make_loss("dpo", beta=1.0), R[:, 0], R[:, 1], p)
+        loss = losses.mean()
+        if inputs["counts"]:
+            self._record("train" if model.training else "eval", R.detach(), losses.detach())
+        if model.training:
+            loss = loss * self.share(inputs["counts"])
+        return (loss, {"rewards": R.detach()}) if return_outputs else loss
+
+    def _record(self, split: str, R: Tensor, losses: Tensor) -> None:
+        """Keep a number for each pair, for the next log; ``R`` (B, 2)."""
+        values = self._metrics[split]
+        margins = R[:, 0] - R[:, 1]
+        values["accuracy"] += (margins > 0).float().tolist()
+        values["margin"] += margins.tolist()
+        for name, reduced in (("min", R.amin(1)), ("mean", R.mean(1)), ("max", R.amax(1))):
+            values[f"{name}_reward"] += reduced.tolist()
+        if split == "eval":
+            values["loss"] += losses.tolist()
+
+    def prediction_step(self, model: Any, inputs: Any, *unused: Any, **ignored: Any) -> Any:
+        """The loss alone: what else is known of a batch is in the metrics."""
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss = self.compute_loss(model, self._prepare_inputs(inputs))
+        return loss.detach(), None, None
 
 
 @torch.no_grad()
@@ -121,6 +233,8 @@ def judge(
     batch_size: int = 32,
 ) -> list[float]:
     """R_phi of responses as texts, one a prompt: a reward for ``llm.online.OnlineTrainer``.  Nats.
+
+    A text is read in the tokens that ``RewardTrainer`` has of it.
 
     >>> from transformers import LlamaForSequenceClassification
     >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
@@ -138,14 +252,11 @@ def judge(
     """
     model.eval()
     rows = [
-        Response(
-            encode_prompt(tokenizer, prompt, prompt in chats),
-            tokenizer(text or tokenizer.eos_token, add_special_tokens=False)["input_ids"],
-        )
+        response_tokens(tokenizer, prompt, text, prompt in chats)
         for prompt, text in zip(prompts, responses, strict=True)
     ]
     scores: list[float] = []
     for start in range(0, len(rows), batch_size):
-        batch = pad(rows[start : start + batch_size], tokenizer.pad_token_id)
+        batch = pad(rows[start : start + batch_size], 0)
         scores += rewards(model, moved(batch, model.device)).tolist()
     return scores

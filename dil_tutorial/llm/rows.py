@@ -1,22 +1,17 @@
 """Tokenized pairs and groups: one as lists of numbers, for a batch; many as flat tensors, four
-bytes a token, kept from run to run.
-
-The file of a data set is named by a fingerprint of texts, tokenizer and cuts, so that what is read
-from it is what would be made again.
+bytes a token.
 """
 
 import functools
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -25,7 +20,7 @@ if TYPE_CHECKING:
 
 # in ``Rows.lengths``: a prompt that is the one before it; a response that is not there
 SHARED, ABSENT = -1, -2
-KEPT = 8  # files of tokens that are kept
+NO_ROW = -1  # a row number that stands for none, where a batch would be too short
 
 
 def common_prefix(a: Sequence[Any], b: Sequence[Any]) -> int:
@@ -90,6 +85,7 @@ class TokenizedPair:
     rejected: Response
     reference: Response | None = None
     p_chosen: float = field(default=1.0, kw_only=True)
+    counts: bool = field(default=True, kw_only=True)  # false: it only fills an empty batch
 
     @property
     def responses(self) -> list[Response]:
@@ -111,6 +107,7 @@ class TokenizedGroup:
     responses: list[Response]
     weights: list[float]
     solved: float = 1.0
+    counts: bool = True  # false: it only fills an empty batch
 
 
 Row = TokenizedPair | TokenizedGroup
@@ -148,28 +145,38 @@ class Rows(Sequence[Row]):
     @classmethod
     def of(cls, rows: Iterable[Row]) -> "Rows":
         """Rows of single pairs, or of single groups."""
-        tokens: list[Tensor] = []
-        lengths: list[list[int]] = []
-        labels: list[list[float]] = []
-        groups = False
-        for row in rows:
-            groups = isinstance(row, TokenizedGroup)
-            labels.append(row.weights if isinstance(row, TokenizedGroup) else [row.p_chosen])
-            line: list[int] = []
-            before: list[int] | None = None
-            for response in row.responses:
-                new = response.prompt != before
-                line += [len(response.prompt) if new else SHARED, len(response.tokens)]
-                tokens.append(
-                    torch.tensor(
-                        [*(response.prompt if new else ()), *response.tokens], dtype=torch.int32
-                    )
-                )
-                before = response.prompt
-            lengths.append(line)
-        flat = torch.cat(tokens) if tokens else torch.empty(0)
-        table = filled(lengths, ABSENT, torch.int32)
-        return cls.from_parts(flat, table, filled(labels), groups)
+        parts = [(cls.parts(row), isinstance(row, TokenizedGroup)) for row in rows]
+        tokens = [torch.tensor(tokens, dtype=torch.int32) for (tokens, _, _), _ in parts]
+        return cls.from_parts(
+            torch.cat(tokens) if tokens else torch.empty(0),
+            filled([lengths for (_, lengths, _), _ in parts], ABSENT, torch.int32),
+            filled([labels for (_, _, labels), _ in parts]),
+            any(group for _, group in parts),
+        )
+
+    @staticmethod
+    def parts(row: Row) -> tuple[list[int], list[int], list[float]]:
+        """The tokens of a row end to end, the lengths of its parts, and its labels."""
+        tokens: list[int] = []
+        lengths: list[int] = []
+        before: list[int] | None = None
+        for response in row.responses:
+            new = response.prompt != before
+            lengths += [len(response.prompt) if new else SHARED, len(response.tokens)]
+            tokens += [*(response.prompt if new else ()), *response.tokens]
+            before = response.prompt
+        labels = row.weights if isinstance(row, TokenizedGroup) else [row.p_chosen]
+        return tokens, lengths, labels
+
+    @classmethod
+    def from_table(cls, table: Any, groups: bool) -> "Rows":
+        """Rows of an Arrow table with ``parts`` as columns: tokens, lengths, labels."""
+        return cls.from_parts(
+            _values(table["tokens"]),
+            _as_table(table["lengths"], ABSENT),
+            _as_table(table["labels"], 0.0),
+            groups,
+        )
 
     @classmethod
     def from_parts(
@@ -222,6 +229,13 @@ class Rows(Sequence[Row]):
         return TokenizedPair(
             *responses, p_chosen=1.0 if self.p_chosen is None else self.p_chosen[index].item()
         )
+
+    def __getitems__(self, indices: list[int]) -> list[Row]:
+        """Several rows, as a loader asks for them: without those that are ``NO_ROW``, and of
+        nothing else the first row, which does not count.
+        """
+        there = [self[index] for index in indices if index != NO_ROW]
+        return there or [replace(self[0], counts=False)]
 
     @property
     def sides(self) -> int:
@@ -283,23 +297,6 @@ class Rows(Sequence[Row]):
         return digest.hexdigest()
 
 
-def joined(parts: Sequence[Rows]) -> Rows:
-    """Rows of several, one after the other.
-
-    >>> rows = Rows.of([TokenizedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))])
-    >>> joined([rows, rows])[1].chosen.tokens
-    [7, 1]
-    """
-    tokens, lengths, labels = (
-        [part(rows) for rows in parts]
-        for part in (lambda rows: rows.tokens, lambda rows: rows.lengths, Rows.labels)
-    )
-    groups = any(rows.weights is not None for rows in parts)
-    return Rows.from_parts(
-        torch.cat(tokens), _stacked(lengths, ABSENT), _stacked(labels, 0), groups
-    )
-
-
 def filled(lines: list[list[Any]], value: float = 0.0, dtype: Any = torch.float64) -> Tensor:
     """Lines of different lengths as a table, with ``value`` where a line has no more.
 
@@ -311,14 +308,20 @@ def filled(lines: list[list[Any]], value: float = 0.0, dtype: Any = torch.float6
     return torch.tensor(table, dtype=dtype).view(len(lines), width)
 
 
-def _stacked(tables: list[Tensor], value: float) -> Tensor:
-    """Tables of different widths below each other, with ``value`` where one has no more."""
-    width = max(table.shape[1] for table in tables)
-    pad = torch.nn.functional.pad
-    return torch.cat([pad(table, (0, width - table.shape[1]), value=value) for table in tables])
+def _values(column: Any) -> Tensor:
+    """All numbers of an Arrow column of lists, end to end."""
+    return torch.from_numpy(column.combine_chunks().flatten().to_numpy(zero_copy_only=False).copy())
 
 
-# --- Kept on disk ---------------------------------------------------------------------------------
+def _as_table(column: Any, value: float) -> Tensor:
+    """An Arrow column of lists of different lengths, with ``value`` where a list has no more."""
+    values = _values(column)
+    sizes = torch.tensor(column.combine_chunks().value_lengths().to_pylist()).view(-1, 1)
+    table = torch.full((len(sizes), int(sizes.max())), value, dtype=values.dtype)
+    return table.masked_scatter(torch.arange(table.shape[1]) < sizes, values)
+
+
+# --- Fingerprints and files -----------------------------------------------------------------------
 
 
 def pairs_digest(pairs: Iterable[dict[str, Any]]) -> str:
@@ -364,38 +367,3 @@ def save_tensors(
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-
-
-def keep(rows: Rows, path: Path, metadata: dict[str, Any]) -> None:
-    """Write rows and what was counted while they were made; of the files next to it only the latest
-    stay.
-
-    >>> import tempfile
-    >>> keep(Rows.of([]), Path(tempfile.mkdtemp()) / "none.safetensors", {})
-    """
-    tensors = {"tokens": rows.tokens, "lengths": rows.lengths, "labels": rows.labels()}
-    groups = rows.weights is not None
-    save_tensors(path, tensors, {"counts": json.dumps(metadata), "groups": json.dumps(groups)})
-    old = sorted(path.parent.glob("*.safetensors"), key=lambda file: file.stat().st_mtime)[:-KEPT]
-    for file in old:
-        file.unlink(missing_ok=True)
-
-
-def kept(path: Path) -> tuple[Rows, dict[str, Any]] | None:
-    """What ``keep`` wrote, or None where there is nothing, or it is damaged.
-
-    >>> import tempfile
-    >>> path = Path(tempfile.mkdtemp()) / "x.safetensors"
-    >>> keep(Rows.of([TokenizedPair(Response([5], [7]), Response([5], [8]))]), path, {"dropped": 1})
-    >>> rows, counts = kept(path)
-    >>> rows[0].rejected.tokens, counts
-    ([8], {'dropped': 1})
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            tokens, lengths, labels = map(file.get_tensor, ("tokens", "lengths", "labels"))
-            rows = Rows.from_parts(tokens, lengths, labels, json.loads(file.metadata()["groups"]))
-            path.touch()
-            return rows, json.loads(file.metadata()["counts"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-        return None

@@ -9,20 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import LogitsProcessor
-from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.llm.data import as_chat, prompt_rows
-from dil_tutorial.llm.fast.batches import pad, pad_prompts
+from dil_tutorial.llm.data import prompt_rows
+from dil_tutorial.llm.fast.batches import pad
 from dil_tutorial.llm.fast.logprobs import response_logps, row_logps
-from dil_tutorial.llm.fast.probes import pads_left, usable_layout
+from dil_tutorial.llm.fast.probes import usable_layout
+from dil_tutorial.llm.generation import Sample, end_tokens, generate
 from dil_tutorial.llm.rows import Response, TokenizedGroup
-from dil_tutorial.llm.tokens import tokenize_pair
+from dil_tutorial.llm.tokens import encode_prompt, response_tokens
 from dil_tutorial.support.files import read_text, write_text
 
 
-@torch.no_grad()
 def answer(
     model: Any,
     tokenizer: Any,
@@ -33,18 +31,40 @@ def answer(
     chat: bool
     | None = None,  # prompts are a user's messages; None: where the tokenizer has a chat template
 ) -> list[str]:
-    """One response a prompt: greedy at temperature 0, else sampled from the model's own
-    distribution (no top-k, no top-p).
+    """The texts of ``answers``.
 
     >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
     >>> model, tokenizer = tiny_model(), own_tokenizer()
-    >>> answers = answer(model, tokenizer, ["Name a fruit.", "Why?"], max_new_tokens=4)
-    >>> len(answers)
+    >>> len(answer(model, tokenizer, ["Name a fruit.", "Why?"], max_new_tokens=4))
     2
+    """
+    given = answers(model, tokenizer, prompts, max_new_tokens, temperature, seed, chat)
+    return [text_of(one, tokenizer) for one in given]
+
+
+def answers(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    seed: int = 0,
+    chat: bool | None = None,
+) -> list[Sample]:
+    """One response a prompt: greedy at temperature 0, else sampled from the model's own
+    distribution (no top-k, no top-p).
     """
     wrapped = bool(tokenizer.chat_template) if chat is None else chat
     encoded = [encode_prompt(tokenizer, text, wrapped) for text in prompts]
-    return answer_to(model, tokenizer, encoded, max_new_tokens, temperature, seed)
+    ends = end_tokens(model, tokenizer)
+    return generate(
+        model, encoded, ends, max_new_tokens, temperature=temperature, seed=seed
+    )
+
+
+def text_of(one: Sample, tokenizer: Any) -> str:
+    """The text of a response, to be shown."""
+    return str(tokenizer.decode(one.ids, skip_special_tokens=True)).strip()
 
 
 def read_prompts(path: Path) -> list[str]:
@@ -88,46 +108,6 @@ def write_answers(
 
 
 @torch.no_grad()
-def answer_to(
-    model: Any,
-    tokenizer: Any,
-    encoded: list[list[int]],
-    max_new_tokens: int = 128,
-    temperature: float = 0.0,
-    seed: int = 0,
-) -> list[str]:
-    """``answer`` to prompts that are tokens already.
-
-    >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
-    >>> len(answer_to(tiny_model(), own_tokenizer(), [[5, 6], [7]], max_new_tokens=4))
-    2
-    """
-    if len(encoded) > 1 and not pads_left(model.eval()):
-        alone = enumerate(encoded)
-        return [
-            answer_to(model, tokenizer, [ids], max_new_tokens, temperature, seed + i)[0]
-            for i, ids in alone
-        ]
-    batch = pad_prompts(encoded, tokenizer.pad_token_id or 0)
-    torch.manual_seed(seed)
-    sampling = (
-        {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-        if temperature > 0
-        else {"do_sample": False}
-    )
-    model.eval()
-    out = model.generate(
-        input_ids=batch.input_ids.to(model.device),
-        attention_mask=batch.attention_mask.to(model.device),
-        max_new_tokens=max_new_tokens,
-        pad_token_id=tokenizer.pad_token_id,
-        **sampling,
-    )
-    responses = out[:, batch.input_ids.shape[1] :]
-    return [text.strip() for text in tokenizer.batch_decode(responses, skip_special_tokens=True)]
-
-
-@torch.no_grad()
 def score(
     model: Any,
     tokenizer: Any,
@@ -143,30 +123,16 @@ def score(
     >>> score(model, tokenizer, ["Name a fruit."], [" A pear."]).shape
     torch.Size([1])
     """
-    tokens = []
-    for prompt, response in zip(prompts, responses, strict=True):
-        pair = {"prompt": prompt, "chosen": response, "rejected": response}
-        wrapped = tokenizer.chat_template if chat is None else chat
-        tokens.append(tokenize_pair(as_chat(pair) if wrapped else pair, tokenizer).chosen)
+    wrapped = bool(tokenizer.chat_template) if chat is None else chat
+    tokens = [
+        response_tokens(tokenizer, prompt, response, wrapped)
+        for prompt, response in zip(prompts, responses, strict=True)
+    ]
     model.eval()
-    return response_logps(model, pad(tokens, tokenizer.pad_token_id).to(model.device))[0].cpu()
+    return response_logps(model, pad(tokens, 0).to(model.device))[0].cpu()
 
 
 # --- Many responses to each prompt, with their exact log-probabilities ----------------------------
-
-
-def encode_prompt(tokenizer: Any, prompt: str, chat: bool = False) -> list[int]:
-    """The tokens that a response follows: of the plain text, or of a user's message and the start
-    of the answer.
-    """
-    if chat:
-        message = [{"role": "user", "content": prompt}]
-        return list(
-            tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=True)[
-                "input_ids"
-            ]
-        )
-    return list(tokenizer(prompt)["input_ids"])
 
 
 def draw(
@@ -203,7 +169,7 @@ def draw(
     >>> [len(response["ids"]) for response in row["responses"]], sorted(row["responses"][0])
     ([4, 4, 4], ['ended', 'ids', 'logp', 'text'])
     """
-    size = max(1, rows // samples) if pads_left(model.eval()) else 1
+    size = max(1, rows // samples)
     batches = [list(prompts[i : i + size]) for i in range(0, len(prompts), size)]
     done = _whole_batches(path, batches) if path is not None else []
     bar = tqdm(
@@ -247,7 +213,6 @@ def _whole_batches(path: Path, batches: list[list[str]]) -> list[dict[str, Any]]
     return done
 
 
-@torch.no_grad()
 def _draw_batch(
     model: Any,
     tokenizer: Any,
@@ -258,8 +223,6 @@ def _draw_batch(
     chat: bool | Collection[str],
     common_random_numbers: bool,
 ) -> list[dict[str, Any]]:
-    from transformers import GenerationConfig
-
     encoded = [
         encode_prompt(tokenizer, prompt, chat if isinstance(chat, bool) else prompt in chat)
         for prompt in prompts
@@ -267,148 +230,37 @@ def _draw_batch(
     for prompt, ids in zip(prompts, encoded, strict=True):
         if not ids:
             raise InputError(f"prompt {prompt!r} has no tokens: give a text")
-    batch = pad_prompts(encoded)
-    ends = end_tokens(model, tokenizer)
-    generation_config = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=sorted(ends),
-        pad_token_id=min(ends),
+    responses = generate(
+        model,
+        encoded,
+        end_tokens(model, tokenizer),
+        max_new_tokens,
+        samples,
+        seed=int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7]),
+        common_random_numbers=common_random_numbers,
     )
-    own_distribution = OwnDistribution(
-        torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7])),
-        common_random_numbers,
-    )
-    model.eval()
-    inputs = {
-        "input_ids": batch.input_ids.to(model.device),
-        "attention_mask": batch.attention_mask.to(model.device),
-    }
-    read = _read_once(model, inputs, samples)
-    each = {name: value.repeat_interleave(samples, 0) for name, value in inputs.items()}
-    out = model.generate(
-        **each, **read, generation_config=generation_config, logits_processor=[own_distribution]
-    )
-    logps = torch.stack(
-        own_distribution.logps, 1
-    ).cpu()  # (N, T), behind a response's end: of tokens that nobody reads
-    new = out[:, batch.input_ids.shape[1] :].tolist()
-    drawn: list[dict[str, Any]] = []
-    for i, (prompt, prompt_ids) in enumerate(zip(prompts, encoded, strict=True)):
-        responses = []
-        for tokens, of in zip(
-            new[i * samples : (i + 1) * samples],
-            logps[i * samples : (i + 1) * samples],
-            strict=True,
-        ):
-            end = next((place for place, token in enumerate(tokens, 1) if token in ends), None)
-            ids = tokens[: end or max_new_tokens]
-            text = tokenizer.decode(ids, skip_special_tokens=True)
-            responses.append(
+    drawn = [
+        {
+            "prompt": prompt,
+            "prompt_ids": ids,
+            "responses": [
                 {
-                    "text": text,
-                    "ids": ids,
-                    "ended": end is not None,
-                    "logp": of[: len(ids)].sum().item(),
+                    "text": tokenizer.decode(one.ids, skip_special_tokens=True),
+                    "ids": one.ids,
+                    "ended": one.ended,
+                    "logp": one.logp,
                 }
-            )
-        drawn.append({"prompt": prompt, "prompt_ids": prompt_ids, "responses": responses})
+                for one in responses[i * samples : (i + 1) * samples]
+            ],
+        }
+        for i, (prompt, ids) in enumerate(zip(prompts, encoded, strict=True))
+    ]
     # rounding of a token at a time is not that of a whole response
     if model.dtype != torch.float32:
-        rescore(model, drawn)
+        for row, logps in zip(drawn, score_drawn(model, drawn, quiet=True), strict=True):
+            for response, logp in zip(row["responses"], logps.tolist(), strict=True):
+                response["logp"] = logp
     return drawn
-
-
-class OwnDistribution(LogitsProcessor):
-    """Draws the next token from softmax of the logits, and keeps its log-probability, in ``logps``,
-    a tensor (N,) a token.
-
-    One uniform number a row is looked up in the cumulated probabilities: the exponential numbers
-    that ``torch.multinomial`` draws, one for each word of the vocabulary, cost a CPU more than the
-    head does.  ``generate`` is left to take the greatest score, which is the token drawn.  The
-    ``generator`` is on the CPU: a seed draws the same numbers on any device.
-
-    >>> distribution, logits = (
-    ...     OwnDistribution(torch.Generator().manual_seed(0)),
-    ...     torch.tensor([[0.0, -torch.inf], [-torch.inf, 0.0]]),
-    ... )
-    >>> distribution(torch.empty(2, 0), logits).argmax(-1), distribution.logps
-    (tensor([0, 1]), [tensor([0., 0.])])
-
-    With ``common_random_numbers`` every word has an exponential number of its own after all, and
-    the least of number/probability is drawn: with the same numbers two distributions then draw
-    different words with a chance of at most 2 TV/(1 + TV), TV their total variation."""
-
-    def __init__(self, generator: torch.Generator, common_random_numbers: bool = False) -> None:
-        self.logps: list[Tensor] = []
-        self.rng = generator
-        self.common_random_numbers = common_random_numbers
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        logps = scores.float().log_softmax(-1)  # (N, V)
-        if self.common_random_numbers:
-            numbers = torch.empty(logps.shape).exponential_(generator=self.rng)
-            token = (logps - numbers.log_().to(logps.device)).argmax(-1, keepdim=True)  # (N, 1)
-        else:
-            cumulated = logps.exp().cumsum(-1, dtype=torch.float64)
-            uniform = torch.rand(len(scores), 1, dtype=torch.float64, generator=self.rng).to(
-                scores.device
-            )
-            token = torch.searchsorted(cumulated, uniform * cumulated[:, -1:], right=True)
-        self.logps.append(logps.gather(1, token).squeeze(1))
-        return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
-
-
-def rescore(model: Any, drawn: Sequence[dict[str, Any]]) -> None:
-    """Writes into rows of ``draw`` the log-probabilities that the whole responses have."""
-    for row, logps in zip(drawn, score_drawn(model, drawn, quiet=True), strict=True):
-        for response, logp in zip(row["responses"], logps.tolist(), strict=True):
-            response["logp"] = logp
-
-
-def _read_once(model: Any, inputs: dict[str, Tensor], samples: int) -> dict[str, Any]:
-    """Keys and values of the prompts but for their last token, read once and repeated for the
-    samples of each.
-
-    Returns {} unless the model's cache is a plain DynamicCache (no sliding windows or states):
-    samples then read their prompts.
-    """
-    before = {name: value[:, :-1] for name, value in inputs.items()}
-    if samples == 1 or not before["attention_mask"].any(1).all():  # a prompt of one token
-        return {}
-    past = model.generate(
-        **before, max_new_tokens=1, do_sample=False, return_dict_in_generate=True
-    ).get("past_key_values")
-    if type(past) is not DynamicCache or any(
-        type(layer) is not DynamicLayer for layer in past.layers
-    ):
-        return {}
-    past.batch_repeat_interleave(samples)
-    return {"past_key_values": past}
-
-
-def end_tokens(model: Any, tokenizer: Any) -> set[int]:
-    """The tokens that end a response: the model's, or the tokenizer's where the model names none.
-
-    >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
-    >>> model, tokenizer = tiny_model(), own_tokenizer()
-    >>> end_tokens(model, tokenizer)
-    {1}
-    """
-    named = model.generation_config.eos_token_id
-    ends = (
-        set(named)
-        if isinstance(named, list)
-        else {named}
-        if named is not None
-        else {tokenizer.eos_token_id}
-    )
-    if None in ends:
-        raise InputError(
-            "neither the model nor its tokenizer has an end-of-sequence token: set "
-            "generation_config.eos_token_id"
-        )
-    return ends
 
 
 def score_drawn(

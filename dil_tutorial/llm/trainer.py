@@ -34,21 +34,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import SequentialSampler
-from transformers import PreTrainedModel, ProgressCallback, Trainer, set_seed
+from accelerate.utils import gather_object
+from transformers import PreTrainedModel, ProgressCallback, set_seed
 from transformers.utils import logging
 
 from dil_tutorial.bregman import MAX_LOG_RATIO
 from dil_tutorial.errors import Diverged, InputError
 from dil_tutorial.llm.arguments import adapter_is_fresh, check_arguments, with_defaults
-from dil_tutorial.llm.callbacks import (
-    DiagnosticsCallback,
-    ProgressBar,
-    RequireGradients,
-    StopAndSave,
-    check_finite,
-    way_back,
-)
+from dil_tutorial.llm.base import BaseTrainer, check_trainable
+from dil_tutorial.llm.callbacks import DiagnosticsCallback, ProgressBar, way_back
 from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.data import Pair, Reading
 from dil_tutorial.llm.extra_inputs import Scores, alignment_weights, extra_inputs
@@ -60,9 +54,10 @@ from dil_tutorial.llm.fast.probes import (
     check_fits,
     keep_differentiable,
     quiet_noise,
+    tokens_of,
     usable_savings,
 )
-from dil_tutorial.llm.fast.reference import FixedBatches, fingerprint, model_digest, score_reference
+from dil_tutorial.llm.fast.reference import fingerprint, model_digest, score_reference
 from dil_tutorial.llm.metrics import beyond_the_formula, losses_of_groups, measure, measure_groups
 from dil_tutorial.llm.prepare import prepare, use_reference_column
 from dil_tutorial.llm.rows import Row, Rows
@@ -73,7 +68,7 @@ logger = logging.get_logger(__name__)
 Pairs = Iterable[Pair] | Reading
 
 
-class DILTrainer(Trainer):
+class DILTrainer(BaseTrainer):
     """Train ``model`` on preference pairs, or on groups; the reference is the model as given,
     scored before the first step.
 
@@ -111,7 +106,11 @@ class DILTrainer(Trainer):
         evals = eval_dataset if isinstance(eval_dataset, dict) else {}
         by_name = {f"eval_{name}": part for name, part in evals.items()} or {"eval": eval_dataset}
         self.splits = prepare(
-            {"train": train_dataset, **by_name}, processing_class, args, self.loss_function
+            {"train": train_dataset, **by_name},
+            processing_class,
+            args,
+            self.loss_function,
+            tokens_of(model),
         )
         draws = self.loss_function.needs_reference_samples and not use_reference_column(
             self.splits, self.loss_function
@@ -190,11 +189,7 @@ class DILTrainer(Trainer):
                     f"adapter {name!r} is of type {kind}: its virtual tokens fit no layout of a "
                     "batch: use LoRA"
                 )
-        if not any(weight.requires_grad for weight in model.parameters()):
-            raise InputError(
-                "DILTrainer: every weight of the model is frozen: set requires_grad of those to "
-                "train"
-            )
+        check_trainable(model, "DILTrainer", bool(args.deepspeed))
         self._fresh = adapter_is_fresh(model)  # without it the model stays the reference
         if ref_model is None and (draws or self.loss_function.needs_kl) and not self._fresh:
             ref_model = copy.deepcopy(model)
@@ -207,11 +202,9 @@ class DILTrainer(Trainer):
         return model, model if ref_model is None else ref_model
 
     def _add_callbacks(self, same_reference: bool) -> None:
-        """Stop on a signal, explain the numbers of losses with a reference, and show our own bar
-        outside of notebooks.
+        """Explain the numbers of losses with a reference, and show our own bar outside of
+        notebooks.
         """
-        self.add_callback(StopAndSave())
-        self.add_callback(RequireGradients())
         if not self.loss_function.reference_free:
             self.add_callback(DiagnosticsCallback(same_reference))
         if any(type(callback) is ProgressCallback for callback in self.callback_handler.callbacks):
@@ -240,7 +233,13 @@ class DILTrainer(Trainer):
                 "score new pairs: give them as "
                 "eval_dataset when the trainer is made, or a ref_model"
             )
-        prepared = prepare({split: pairs}, self.processing_class, self.args, self.loss_function)
+        prepared = prepare(
+            {split: pairs},
+            self.processing_class,
+            self.args,
+            self.loss_function,
+            tokens_of(self.model),
+        )
         self.splits |= prepared
         rows = prepared[split].rows
         check_fits(self.model, rows)
@@ -272,17 +271,6 @@ class DILTrainer(Trainer):
         return super().predict(
             self._raw(test_dataset, metric_key_prefix), ignore_keys, metric_key_prefix
         )
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> FixedBatches:
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        rows = self.train_dataset if train_dataset is None else train_dataset
-        lengths = None
-        if self.args.train_sampling_strategy == "group_by_length":
-            lengths = rows.reach.sum(1).tolist()
-        return FixedBatches(len(rows), self.args.train_batch_size, seed, lengths)
-
-    def _get_eval_sampler(self, eval_dataset: Any) -> SequentialSampler:
-        return SequentialSampler(eval_dataset)  # also where training groups by length
 
     def _score_reference(self, rows: Rows, groups: list[list[int]], split: str) -> None:
         """Put the reference's log-probs into ``rows``: of ``ref_model``, of the adapter's base, or
@@ -384,25 +372,37 @@ class DILTrainer(Trainer):
                 f"the loss is {losses.mean().item()} at step {self.state.global_step + 1}: "
                 f"{way_back(self.args.output_dir)}"
             )
-        self._record("train" if model.training else "eval", scores, inputs, more)
+        split = "train" if model.training else "eval"
+        if inputs["counts"]:
+            self._record(split, scores, inputs, more, losses)
         if self.args.log_entropy:
             with torch.no_grad():
                 parts, _ = self.token_values(model, inputs["responses"], entropies)
-            split = "train" if model.training else "eval"
             self._metrics[split]["entropy"].extend(torch.cat(parts).tolist())
         loss = losses.mean()
-        best = inputs["weights"]
-        # a response that is not there, and a group without a winner, are -100, which transformers
-        # takes for absent
-        rewards = torch.where(present, self.beta * f.detach(), -100.0)
-        outputs = {
-            "losses": losses.detach(),
-            "rewards": rewards[:, : None if best is not None else 2],  # (B, K)
-            "best": torch.zeros(len(f))
-            if best is None
-            else torch.where(best.sum(1) > 0, best.argmax(1), -100),
-        }
-        return (loss, outputs) if return_outputs else loss
+        if model.training:
+            loss = loss * self.share(inputs["counts"])
+        return (loss, self._outputs(scores, inputs)) if return_outputs else loss
+
+    def _outputs(self, scores: Scores, inputs: Batch) -> dict[str, Tensor]:
+        """For ``compute_metrics``: beta f of each response (B, K), and which should be the largest
+        (B,).
+
+        -100, which transformers takes for absent, stands for a response that is not there, a group
+        without a winner, and where several processes evaluate for the rows that a batch lacks.
+        """
+        weights, counts = inputs["weights"], bool(inputs["counts"])
+        rewards = torch.where(scores.present & counts, self.beta * scores.f.detach(), -100.0)
+        if weights is None:
+            rewards, best = rewards[:, :2], torch.zeros(len(rewards))
+        else:
+            best = torch.where(weights.sum(1) > 0, weights.argmax(1), -100)
+        best = best.to(rewards.device).long()
+        if self.args.world_size > 1:
+            lacking = self.args.eval_batch_size - len(rewards)
+            rewards = torch.nn.functional.pad(rewards, (0, 0, 0, lacking), value=-100.0)
+            best = torch.nn.functional.pad(best, (0, lacking), value=-100)
+        return {"rewards": rewards, "best": best}
 
     def _losses(self, scores: Scores, inputs: Batch, more: dict[str, Tensor]) -> Tensor:
         """The loss of each row (B,): of a pair by its label or its soft label, of a group by its
@@ -440,8 +440,17 @@ class DILTrainer(Trainer):
             yield
         reference.train(was_training)
 
-    def _record(self, split: str, scores: Scores, inputs: Batch, more: dict[str, Tensor]) -> None:
+    def _record(
+        self,
+        split: str,
+        scores: Scores,
+        inputs: Batch,
+        more: dict[str, Tensor],
+        losses: Tensor,
+    ) -> None:
         """Keep the metrics of a batch for the next log."""
+        if split == "eval":
+            self._metrics[split]["loss"].extend(losses.tolist())
         fixed = {name: value.detach().float().cpu() for name, value in more.items()}
         loss = functools.partial(self.loss_function, **fixed)
         f, logps, weights = scores.f, scores.logps, inputs["weights"]
@@ -471,18 +480,15 @@ class DILTrainer(Trainer):
     def _means(self, split: str) -> dict[str, float]:
         """The means of the metrics since the last call, over all processes."""
         values = self._metrics[split]
-        totals = torch.tensor(
-            [[sum(v), len(v)] for v in values.values()],
-            dtype=torch.float32,
-            device=self.args.device,
-        )
-        reduced = self.accelerator.reduce(totals).tolist() if values else []
-        means = {
-            name: total / count
-            for name, (total, count) in zip(values, reduced, strict=True)
-            if count  # no batch since then may have held a group with a winner
-        }
+        own = {name: (math.fsum(each), len(each)) for name, each in values.items()}
         values.clear()
+        # a process whose batches had no row that counts has no names
+        parts = gather_object([own]) if self.args.world_size > 1 else [own]
+        means = {}
+        for name in dict.fromkeys(name for part in parts for name in part):
+            totals, counts = zip(*(part.get(name, (0.0, 0)) for part in parts), strict=True)
+            if sum(counts):  # no batch since then may have held a group with a winner
+                means[name] = math.fsum(totals) / sum(counts)
         return means
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -516,12 +522,4 @@ class DILTrainer(Trainer):
             )
         if prediction_loss_only:
             return loss.detach(), None, None
-        return (
-            loss.detach(),
-            outputs["rewards"],
-            outputs["best"].to(outputs["rewards"].device).long(),
-        )
-
-    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        check_finite(self)
-        super()._save_checkpoint(*args, **kwargs)
+        return loss.detach(), outputs["rewards"], outputs["best"]

@@ -114,35 +114,6 @@ def rope_problem(model: Any, longest: int) -> str | None:
     return None
 
 
-@torch.no_grad()
-def pads_left(model: Any) -> bool:
-    """Whether prompts of different lengths can be answered together, padded on the left: not
-    through a recurrent state.
-
-    >>> from dil_tutorial.llm.tiny import tiny_model
-    >>> pads_left(tiny_model())
-    True
-    """
-    prompt = made_up_rows(model)[0].chosen.prompt
-    generation_kwargs = {
-        "max_new_tokens": 1,
-        "do_sample": False,
-        "output_logits": True,
-        "return_dict_in_generate": True,
-        "pad_token_id": 0,
-    }
-    first = []
-    for padding in (0, 3):
-        ids = torch.tensor([[0] * padding + prompt], device=model.device)
-        mask = torch.tensor([[0] * padding + [1] * len(prompt)], device=model.device)
-        first.append(
-            model.generate(input_ids=ids, attention_mask=mask, **generation_kwargs)
-            .logits[0]
-            .float()
-        )
-    return not _far(first[0], first[1], model.dtype.itemsize > 2)
-
-
 def check_fits(model: Any, rows: Rows, what: str = "the model") -> None:
     """InputError where a row holds a token that ``model`` has no embedding for, or more tokens than
     it has positions.
@@ -165,15 +136,16 @@ def check_fits(model: Any, rows: Rows, what: str = "the model") -> None:
                 )
 
 
-def quiet_noise(model: nn.Module, dropout: bool) -> None:
+def quiet_noise(model: nn.Module, dropout: bool, adapters: bool = False) -> None:
     """Set the rates of routers' jitter to zero and, if ``dropout`` is to go, of every dropout, in
     modules and attributes.
 
-    Both would be noise in f.  LoRA's own dropout stays: it is outside of the reference.
+    Both would be noise in f.  An adapter's own dropout stays, unless ``adapters``: it is outside of
+    the reference.
     """
     words = ("jitter", *(("dropout", "pdrop", "layerdrop") if dropout else ()))
     for name, module in model.named_modules():
-        if "lora_" in name:
+        if "lora_" in name and not adapters:
             continue
         for attribute, value in list(vars(module).items()):
             rate = dropout and isinstance(module, nn.Dropout) and attribute == "p"

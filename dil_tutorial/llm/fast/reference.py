@@ -14,16 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.utils.data import Sampler
 from tqdm.auto import tqdm
 
-from dil_tutorial.llm.fast.batches import PaddedBatch, Prompts, SingleBatch, laid_out
-from dil_tutorial.llm.fast.probes import pads_left
-from dil_tutorial.llm.rows import Response, Row, Rows, save_tensors
+from dil_tutorial.llm.rows import NO_ROW, Response, Row, Rows, save_tensors
 
 SAVE_EVERY = 60.0  # seconds
 # of a configuration, on log-probs
@@ -39,10 +37,16 @@ class FixedBatches(Sampler[int]):
     [[4, 0], [1, 3], [2]]
     >>> list(sampler)
     [1, 3, 4, 0, 2]
+
+    Of ``world`` processes each takes every ``world``-th batch; so that all make the same number of
+    steps, ``NO_ROW`` fills the last ones.
+
+    >>> list(FixedBatches(5, size=2, seed=0, world=2))
+    [1, 3, 4, 0, 2, -1, -1, -1]
     """
 
     def __init__(
-        self, rows: int, size: int, seed: int, lengths: Sequence[int] | None = None
+        self, rows: int, size: int, seed: int, lengths: Sequence[int] | None = None, world: int = 1
     ) -> None:
         self.seed, self.epoch = seed, 0
         order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed)).tolist()
@@ -55,12 +59,13 @@ class FixedBatches(Sampler[int]):
         self.batches = [order[i : i + size] for i in range(0, rows, size)]
         # a last batch that is smaller stays last, so that the others stay whole
         self.whole = rows // size
+        self.missing = missing_rows(rows, size, world)
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return sum(map(len, self.batches))
+        return sum(map(len, self.batches)) + self.missing
 
     def __iter__(self) -> Iterator[int]:
         order = torch.randperm(
@@ -68,6 +73,31 @@ class FixedBatches(Sampler[int]):
         ).tolist()
         for batch in [*order, *range(self.whole, len(self.batches))]:
             yield from self.batches[batch]
+        yield from [NO_ROW] * self.missing
+
+
+class InOrder(Sampler[int]):
+    """Row numbers in their order, and as many ``NO_ROW`` as ``FixedBatches`` has.
+
+    >>> list(InOrder(3, size=1, world=2))
+    [0, 1, 2, -1]
+    """
+
+    def __init__(self, rows: int, size: int, world: int = 1) -> None:
+        self.numbers = [*range(rows), *[NO_ROW] * missing_rows(rows, size, world)]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.numbers)
+
+
+def missing_rows(rows: int, size: int, world: int) -> int:
+    """How many rows are missing until each of ``world`` processes has as many batches of
+    ``size``.
+    """
+    return -rows % (size * world) if world > 1 else 0
 
 
 def score_reference(
@@ -104,10 +134,13 @@ def score_reference(
     """
     logps = torch.zeros(len(rows), rows.sides, dtype=torch.float64)
     logps[rows.present] = torch.nan
+    if world > 1:  # one key for all
+        [key] = broadcast_object_list([key])
     unfinished = path.with_suffix(f".{rank}.unfinished")  # one of each process
     for file in (path, unfinished):
         before = _read(file).get(key, logps)
         logps = torch.where(logps.isnan(), before, logps) if before.shape == logps.shape else logps
+    logps = _together(logps, world)  # whatever any process has read, so that all go the same way
     if logps.isnan().any():
         own = batches[rank::world]
         missing = [batch for batch in own if logps[batch].isnan().any()]
@@ -128,11 +161,17 @@ def score_reference(
         except BaseException:
             save_tensors(unfinished, {key: logps})
             raise
-        for part in gather_object([logps]) if world > 1 else []:
-            logps = torch.where(logps.isnan(), part, logps)
+        logps = _together(logps, world)
         save_tensors(path, {key: logps})
         unfinished.unlink(missing_ok=True)
     rows.ref_logps[:] = logps
+
+
+def _together(logps: Tensor, world: int) -> Tensor:
+    """What any of ``world`` processes knows of ``logps``, NaN where none does."""
+    for part in gather_object([logps]) if world > 1 else []:
+        logps = torch.where(logps.isnan(), part, logps)
+    return logps
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -140,57 +179,6 @@ def _read(path: Path) -> dict[str, Tensor]:
         return load_file(path) if path.exists() else {}
     except SafetensorError:  # damaged: score again
         return {}
-
-
-def sample_responses(
-    model: Any, prompts: Prompts, max_new_tokens: int, layout: str
-) -> PaddedBatch | SingleBatch:
-    """One response of ``model`` to each of B prompts, drawn from its own distribution (temperature
-    1, no top-k).
-
-    The generator is torch's default one, whose state checkpoints keep.
-    """
-    ids, mask = prompts.input_ids, prompts.attention_mask
-    if not mask.all() and not pads_left(model):
-        each = [row[keep.bool()][None] for row, keep in zip(ids, mask, strict=True)]
-        return laid_out(
-            [sampled(model, one, torch.ones_like(one), max_new_tokens)[0] for one in each],
-            0,
-            layout,
-        )
-    return laid_out(sampled(model, ids, mask, max_new_tokens), 0, layout)
-
-
-def sampled(model: Any, ids: Tensor, mask: Tensor, max_new_tokens: int) -> list[Response]:
-    """Responses drawn to the prompts of ``ids`` (B, S), padded on the left as ``mask`` (B, S)
-    says.
-    """
-    config = model.generation_config
-    ends = (
-        {*config.eos_token_id} if isinstance(config.eos_token_id, list) else {config.eos_token_id}
-    )
-    out = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        max_new_tokens=max_new_tokens,
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
-        pad_token_id=next((end for end in ends if end is not None), 0),
-    )
-    responses = []
-    for prompt, keep, drawn in zip(
-        ids.tolist(), mask.bool().tolist(), out[:, ids.shape[1] :].tolist(), strict=True
-    ):
-        # the EOS token is kept
-        stop = next((place for place, token in enumerate(drawn, 1) if token in ends), len(drawn))
-        responses.append(
-            Response(
-                [token for token, real in zip(prompt, keep, strict=True) if real], drawn[:stop]
-            )
-        )
-    return responses
 
 
 def fingerprint(model: str, rows: Rows, settings: object = None) -> str:
@@ -218,16 +206,25 @@ def model_digest(model: Any) -> str:
     >>> before == model_digest(model)
     False
     """
-    config, adapters = getattr(model, "config", None), getattr(model, "peft_config", None)
-    settings = (
-        {key: value for key, value in config.to_dict().items() if key not in OF_NO_EFFECT}
-        if config
-        else None
-    )
-    digest = hashlib.sha256(f"{settings!r} {adapters!r}".encode())
+    config, adapters = getattr(model, "config", None), getattr(model, "peft_config", {})
+    settings = config.to_dict() if config else {}
+    parts = [settings, *(adapter.to_dict() for adapter in adapters.values())]
+    without = [{k: v for k, v in part.items() if k not in OF_NO_EFFECT} for part in parts]
+    digest = hashlib.sha256(repr(_in_order(without)).encode())
     for name, weight in model.state_dict().items():
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype} {bit_sum(weight)}".encode())
     return digest.hexdigest()
+
+
+def _in_order(value: Any) -> Any:
+    """A value that reads the same in every process: the order of a set's elements is another in
+    each.
+    """
+    if isinstance(value, dict):
+        return sorted((str(name), repr(_in_order(part))) for name, part in value.items())
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(repr, value))
+    return [*map(_in_order, value)] if isinstance(value, (list, tuple)) else value
 
 
 def bit_sum(weight: Tensor, size: int | None = None) -> int:

@@ -1,0 +1,222 @@
+"""What every trainer here does besides its loss.
+
+- A model that cannot be trained as asked is refused before anything is written.
+- One run at a time writes into an output folder.
+- Ctrl-C and SIGTERM end ``train()`` after the step in progress: a checkpoint is saved, and the
+  interruption goes on as it would have without a trainer.  A checkpoint is resumed by as many
+  processes as made it.
+- Several processes train and evaluate on the same rows as one: batches that would be filled up with
+  rows of the beginning stay as short as they are.
+- A full disk is one line, and leaves no half of a checkpoint.
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from torch.utils.data import Sampler
+from transformers import Trainer
+
+from dil_tutorial.errors import InputError
+from dil_tutorial.llm.callbacks import RequireGradients, StopAndSave, check_finite
+from dil_tutorial.llm.fast.reference import FixedBatches, InOrder
+from dil_tutorial.llm.recipe import whole_checkpoints
+from dil_tutorial.support.files import write_text
+
+
+class BaseTrainer(Trainer):
+    """transformers' Trainer with the promises of this module."""
+
+    def __init__(self, model: Any, args: Any, **settings: Any) -> None:
+        check_trainable(model, type(self).__name__, bool(args.deepspeed))
+        super().__init__(model=model, args=args, **settings)
+        self.stopping = StopAndSave()
+        self.add_callback(self.stopping)
+        self.add_callback(RequireGradients())
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's ``train``; KeyboardInterrupt, or SystemExit by SIGTERM, where it was stopped
+        before its last step.
+        """
+        folder = Path(self.args.output_dir)
+        if resume_from_checkpoint is True:
+            whole = whole_checkpoints(folder)
+            if not whole:
+                raise InputError(f"{folder}: holds no whole checkpoint to resume from")
+            resume_from_checkpoint = str(whole[-1])
+        if resume_from_checkpoint:
+            check_processes(Path(resume_from_checkpoint), self.args.world_size)
+        try:
+            with one_run(folder):
+                result = super().train(resume_from_checkpoint, *args, **kwargs)
+        finally:
+            self.stopping.restore()
+        if self.stopping.stopped_by and self.state.global_step < self.state.max_steps:
+            self.stopping.raise_stop()
+        return result
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        lengths = None
+        if self.args.train_sampling_strategy == "group_by_length":
+            lengths = rows.reach.sum(1).tolist()
+        world = 1 if self.args.dataloader_drop_last else self.args.world_size
+        return FixedBatches(len(rows), self.args.train_batch_size, seed, lengths, world)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int] | None:
+        return InOrder(len(eval_dataset), self.args.eval_batch_size, self.args.world_size)
+
+    def share(self, rows: int) -> float:
+        """What the mean loss of this process's ``rows`` counts in the mean over processes that
+        DDP, FSDP and DeepSpeed take: 1, or, where a last step has rows for some processes alone, as
+        much as makes it the mean over those.
+        """
+        if self.args.world_size == 1:
+            return 1.0
+        busy = torch.tensor(float(rows > 0), device=self.args.device)
+        return float(rows > 0) * self.args.world_size / self.accelerator.reduce(busy).item()
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        check_finite(self)
+        folder = Path(self.args.output_dir)
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except Exception as error:  # torch and safetensors have their own for a full disk
+            if cannot_write(error) and self.args.should_save:
+                unfinished = folder / f"checkpoint-{self.state.global_step}"
+                shutil.rmtree(unfinished, ignore_errors=True)
+            raise explained(error, folder) from error
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Trainer's ``save_model``, with a model card that says what was done."""
+        folder = output_dir or self.args.output_dir
+        try:
+            super().save_model(output_dir, _internal_call)
+            if self.args.should_save and not _internal_call:
+                write_text(Path(folder) / "README.md", self.card())
+        except Exception as error:
+            raise explained(error, Path(self.args.output_dir)) from error
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """The model card, where Trainer writes one to push it to a hub."""
+        if self.args.should_save:
+            write_text(Path(self.args.output_dir) / "README.md", self.card())
+
+    def card(self) -> str:
+        """The model card, in Markdown; of a trainer that has nothing to say, its name."""
+        return f"# Trained by {type(self).__name__}\n"
+
+
+# --- What can be trained --------------------------------------------------------------------------
+
+
+def check_trainable(model: Any, name: str, masters: bool = False) -> None:
+    """InputError where ``model`` is of a kind that no trainer here trains, has no weight to train,
+    or weights whose small updates would round away (``masters``: the backend keeps float32 copies).
+
+    >>> from dil_tutorial.llm.tiny import tiny_model
+    >>> check_trainable(tiny_model().bfloat16(), "DILTrainer")
+    Traceback (most recent call last):
+    ...
+    dil_tutorial.errors.InputError: DILTrainer: the weights to train are torch.bfloat16, in which
+        updates of 1e-6 round away: load them in float32 and set bf16=True, or train an adapter
+    """
+    config = getattr(model, "config", None)
+    if getattr(config, "is_encoder_decoder", False):
+        raise InputError(
+            f"{name}: {type(model).__name__} is an encoder-decoder: give a causal language model"
+        )
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    if not trained:
+        raise InputError(
+            f"{name}: every weight of the model is frozen: set requires_grad of those to train"
+        )
+    kinds = {weight.dtype for weight in trained if weight.is_floating_point()}
+    low = [kind for kind in kinds if kind.itemsize < 4]
+    if low and not masters and not getattr(model, "peft_config", None):
+        raise InputError(
+            f"{name}: the weights to train are {low[0]}, in which updates of 1e-6 round away: load "
+            "them in float32 and set bf16=True, or train an adapter"
+        )
+
+
+# --- One folder, one run --------------------------------------------------------------------------
+
+
+@contextmanager
+def one_run(folder: Path) -> Iterator[None]:
+    """While it lasts, no other process may train into ``folder``; InputError where one does.
+
+    Of several processes of one run the first holds the folder.
+
+    >>> import tempfile
+    >>> with one_run(Path(tempfile.mkdtemp())):
+    ...     pass
+    """
+    if int(os.environ.get("RANK", "0")) > 0:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", is_singleton=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            f"{folder}: another run is training into this folder: wait for it, or choose another"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def check_processes(checkpoint: Path, world: int) -> None:
+    """InputError where another number of processes made ``checkpoint``: its batches and its
+    generators' states were theirs.
+    """
+    if not checkpoint.is_dir():
+        raise InputError(f"{checkpoint}: no such checkpoint to resume from")
+    before = len([*checkpoint.glob("rng_state*.pth")])
+    if before and before != world:
+        raise InputError(
+            f"{checkpoint}: was made by {before} processes and would be resumed by {world}, on other "
+            f"batches: resume with {before}"
+        )
+
+
+# --- A full disk ----------------------------------------------------------------------------------
+
+
+def cannot_write(error: BaseException) -> str | None:
+    """What kept a file from being written, if that is what ``error`` says: a full disk or quota, a
+    file too large.
+
+    >>> cannot_write(OSError(errno.ENOSPC, "No space left on device"))
+    'No space left on device'
+    """
+    if isinstance(error, OSError):
+        full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        return error.strerror if error.errno in full else None
+    text = " ".join(str(error).split())
+    signs = ("No space left", "File too large", "failed writing file", "unexpected pos")
+    return text[:160] if any(sign in text for sign in signs) else None
+
+
+def explained(error: Exception, folder: Path) -> Exception:
+    """``error``, or one line about the disk where that is what it says."""
+    reason = cannot_write(error)
+    if reason is None or isinstance(error, InputError):
+        return error
+    there = whole_checkpoints(folder)
+    then = f"continue from {there[-1].name} (--resume)" if there else "start again"
+    return InputError(
+        f"{folder}: a checkpoint or the model could not be written ({reason}): make room, then "
+        f"{then}"
+    )

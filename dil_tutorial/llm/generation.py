@@ -1,0 +1,238 @@
+"""Draws of a model's own distribution, by transformers' ``generate``.
+
+A model is shipped with a ``generation_config`` that says how its makers like it to be sampled:
+top_p, a repetition penalty, words that are suppressed.  Draws made so are not draws of the policy
+that the losses see, and their log-probabilities belong to another distribution.  While responses
+are drawn here, that configuration is a neutral one (``neutral``).
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor
+
+from dil_tutorial.errors import InputError
+from dil_tutorial.llm.fast.batches import PaddedBatch, Prompts, SingleBatch, laid_out, pad_prompts
+from dil_tutorial.llm.fast.probes import made_up_rows
+from dil_tutorial.llm.rows import Response
+
+LOGITS = 1 << 30  # bytes of logits that are held while responses are drawn
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A response that was drawn, in tokens.
+
+    ``logp`` is summed over them, under the model at temperature 1; ``ended``: the last one is an
+    EOS token, else the response was cut.
+
+    >>> Sample([5, 6], [7, 1], logp=-3.5, ended=True).ids
+    [7, 1]
+    """
+
+    prompt: list[int]
+    ids: list[int]
+    logp: float
+    ended: bool
+
+
+@contextmanager
+def neutral(model: Any) -> Iterator[None]:
+    """While it lasts, the model's generation configuration asks for nothing: what ``generate`` is
+    not told stays undone.
+
+    >>> from dil_tutorial.llm.tiny import tiny_model
+    >>> model = tiny_model()
+    >>> model.generation_config.repetition_penalty = 1.2
+    >>> with neutral(model):
+    ...     model.generation_config.repetition_penalty
+    >>> model.generation_config.repetition_penalty
+    1.2
+    """
+    owners = [model]
+    if hasattr(model, "get_base_model"):  # an adapter has one of its own
+        owners.append(model.get_base_model())
+    before = [owner.generation_config for owner in owners]
+    for owner in owners:
+        owner.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        for owner, config in zip(owners, before, strict=True):
+            owner.generation_config = config
+
+
+def end_tokens(model: Any, tokenizer: Any = None) -> set[int]:
+    """The tokens that end a response: those the model names and the tokenizer's EOS token, with
+    which training closes a plain text.
+
+    >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
+    >>> end_tokens(tiny_model(), own_tokenizer())
+    {1}
+    """
+    named = model.generation_config.eos_token_id
+    ends = {*named} if isinstance(named, (list, tuple)) else {named}
+    ends = (ends | {getattr(tokenizer, "eos_token_id", None)}) - {None}
+    if not ends:
+        raise InputError(
+            "neither the model nor its tokenizer has an end-of-sequence token: set "
+            "generation_config.eos_token_id"
+        )
+    return ends
+
+
+@torch.no_grad()
+def generate(
+    model: Any,
+    prompts: Sequence[list[int]],  # X prompts in tokens
+    ends: set[int],
+    max_new_tokens: int,
+    samples: int = 1,  # K responses to each
+    temperature: float = 1.0,  # 0 is greedy
+    seed: int | None = None,  # None: the state that torch's generator has
+    common_random_numbers: bool = False,
+) -> list[Sample]:
+    """K responses to each of X prompts, prompt by prompt, X K in all; drawn from the model's own
+    distribution at ``temperature``, without top-k, top-p or penalties.
+
+    >>> from dil_tutorial.llm.tiny import tiny_model
+    >>> drawn = generate(tiny_model(), [[5, 6], [7]], {1}, max_new_tokens=3, samples=2, seed=0)
+    >>> [len(one.ids) for one in drawn]
+    [3, 3, 3, 3]
+    """
+    if not all(prompts):
+        raise InputError("a prompt has no tokens: give a text")
+    model.eval()
+    vocabulary = model.config.get_text_config().vocab_size
+    most = max(1, LOGITS // (4 * vocabulary * max_new_tokens))  # responses at a time
+    together = max(1, most // samples)  # prompts at a time; of one, its samples part by part
+    if len({len(prompt) for prompt in prompts}) > 1 and not pads_left(model):
+        together = 1
+    settings = {
+        "do_sample": temperature > 0,
+        **({"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}),
+        "max_new_tokens": max_new_tokens,
+        "eos_token_id": sorted(ends),
+        "pad_token_id": min(ends),
+        "output_logits": True,
+        "return_dict_in_generate": True,
+    }
+    drawn: list[Sample] = []
+    with _seeded(seed, model.device), neutral(model):
+        noise = [CommonRandomNumbers(seed or 0)] if common_random_numbers else []
+        for start in range(0, len(prompts), together):
+            part = prompts[start : start + together]
+            for done in range(0, samples, most):
+                count = min(most, samples - done)
+                out = model.generate(
+                    **_padded(part, model.device),
+                    generation_config=GenerationConfig(num_return_sequences=count, **settings),
+                    logits_processor=noise,
+                )
+                drawn += _samples(out, part, count, ends)
+    return drawn
+
+
+def _padded(prompts: Sequence[list[int]], device: Any) -> dict[str, Tensor]:
+    batch = pad_prompts(list(prompts)).to(device)
+    return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+
+
+def _samples(out: Any, prompts: Sequence[list[int]], count: int, ends: set[int]) -> list[Sample]:
+    """What ``generate`` returned, each response up to its end."""
+    new = out.sequences[:, -len(out.logits) :]  # (N, T)
+    logps = torch.stack(  # (N, T); behind a response's end: of tokens that nobody reads
+        [
+            logits.float().log_softmax(-1).gather(1, token.unsqueeze(1)).squeeze(1)
+            for logits, token in zip(out.logits, new.T, strict=True)
+        ],
+        1,
+    ).cpu()
+    drawn = []
+    for number, (tokens, of) in enumerate(zip(new.tolist(), logps, strict=True)):
+        end = next((place for place, token in enumerate(tokens, 1) if token in ends), None)
+        ids = tokens[:end]
+        logp = of[: len(ids)].sum().item()
+        drawn.append(Sample(prompts[number // count], ids, logp, end is not None))
+    return drawn
+
+
+@contextmanager
+def _seeded(seed: int | None, device: Any) -> Iterator[None]:
+    """Torch's generators seeded, and as they were afterwards; untouched without a seed."""
+    devices = [device] if device.type == "cuda" else []
+    with nullcontext() if seed is None else torch.random.fork_rng(devices=devices):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
+
+
+class CommonRandomNumbers(LogitsProcessor):
+    """Draws the next token with an exponential number for each word, from a generator on the CPU:
+    the least of number/probability.  Only that word is left to be drawn.
+
+    Two models that draw with one seed then take different words with a chance of at most 2 TV/(1 +
+    TV), TV their total variation.
+
+    >>> logits = torch.tensor([[0.0, -torch.inf], [-torch.inf, 0.0]])
+    >>> CommonRandomNumbers(0)(torch.empty(2, 0), logits).argmax(-1)
+    tensor([0, 1])
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.rng = torch.Generator().manual_seed(seed)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        numbers = torch.empty(scores.shape).exponential_(generator=self.rng)  # (N, V)
+        noisy = scores.float().log_softmax(-1) - numbers.log_().to(scores.device)
+        token = noisy.argmax(-1, keepdim=True)
+        return torch.full_like(scores, -torch.inf).scatter(1, token, 0.0)
+
+
+@torch.no_grad()
+def pads_left(model: Any) -> bool:
+    """Whether prompts of different lengths can be answered together, padded on the left: not
+    through a recurrent state.
+
+    >>> from dil_tutorial.llm.tiny import tiny_model
+    >>> pads_left(tiny_model())
+    True
+    """
+    prompt = made_up_rows(model)[0].chosen.prompt
+    config = GenerationConfig(
+        max_new_tokens=1,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
+        pad_token_id=0,
+    )
+    first = []
+    with neutral(model):
+        for padding in (0, 3):
+            ids = torch.tensor([[0] * padding + prompt], device=model.device)
+            mask = torch.tensor([[0] * padding + [1] * len(prompt)], device=model.device)
+            out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+            first.append(out.logits[0].float())
+    tolerance = 1e-4 if model.dtype.itemsize > 2 else 0.02
+    return torch.allclose(*first, rtol=tolerance, atol=tolerance)
+
+
+def sample_responses(
+    model: Any, prompts: Prompts, max_new_tokens: int, layout: str, tokenizer: Any = None
+) -> PaddedBatch | SingleBatch:
+    """One response of ``model`` to each of B prompts, drawn from its own distribution.
+
+    The generator is torch's default one, whose state checkpoints keep.
+    """
+    each = [
+        [token for token, real in zip(row, keep, strict=True) if real]
+        for row, keep in zip(
+            prompts.input_ids.tolist(), prompts.attention_mask.bool().tolist(), strict=True
+        )
+    ]
+    drawn = generate(model, each, end_tokens(model, tokenizer), max_new_tokens)
+    return laid_out([Response(one.prompt, one.ids) for one in drawn], 0, layout)
