@@ -11,20 +11,24 @@
 """
 
 import errno
+import math
 import os
 import shutil
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from filelock import FileLock, Timeout
+from torch import Tensor
 from torch.utils.data import Sampler
 from transformers import Trainer
 
-from dil_tutorial.errors import InputError
-from dil_tutorial.llm.callbacks import RequireGradients, StopAndSave, check_finite
+from dil_tutorial.errors import Diverged, InputError
+from dil_tutorial.llm.callbacks import RequireGradients, StopAndSave, check_finite, way_back
 from dil_tutorial.llm.fast.reference import FixedBatches, InOrder
 from dil_tutorial.llm.recipe import whole_checkpoints
 from dil_tutorial.support.files import write_text
@@ -35,6 +39,10 @@ class BaseTrainer(Trainer):
 
     def __init__(self, model: Any, args: Any, **settings: Any) -> None:
         check_trainable(model, type(self).__name__, bool(args.deepspeed))
+        # of each split and name a number for every row since the last log
+        self._metrics: dict[str, dict[str, list[float]]] = {
+            split: defaultdict(list) for split in ("train", "eval")
+        }
         super().__init__(model=model, args=args, **settings)
         self.stopping = StopAndSave()
         self.add_callback(self.stopping)
@@ -61,6 +69,15 @@ class BaseTrainer(Trainer):
             self.stopping.raise_stop()
         return result
 
+    def checked(self, loss: Tensor) -> Tensor:
+        """A loss that is a number; Diverged where it is not."""
+        if not loss.isfinite().all():
+            raise Diverged(
+                f"the loss is {loss.mean().item()} at step {self.state.global_step + 1}: "
+                f"{way_back(self.args.output_dir)}"
+            )
+        return loss
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
         rows = self.train_dataset if train_dataset is None else train_dataset
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
@@ -82,6 +99,35 @@ class BaseTrainer(Trainer):
             return 1.0
         busy = torch.tensor(float(rows > 0), device=self.args.device)
         return float(rows > 0) * self.args.world_size / self.accelerator.reduce(busy).item()
+
+    def _means(self, split: str) -> dict[str, float]:
+        """The means of the metrics since the last call, over all processes."""
+        values = self._metrics[split]
+        own = {name: (math.fsum(each), len(each)) for name, each in values.items()}
+        values.clear()
+        # a process whose batches had no row that counts has no names
+        parts = gather_object([own]) if self.args.world_size > 1 else [own]
+        means = {}
+        for name in dict.fromkeys(name for part in parts for name in part):
+            totals, counts = zip(*(part.get(name, (0.0, 0)) for part in parts), strict=True)
+            if sum(counts):  # no batch since then may have held a group with a winner
+                means[name] = math.fsum(totals) / sum(counts)
+        return means
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the means of the metrics of the steps since the last log."""
+        if "loss" in logs:
+            logs |= self._means("train")
+        super().log(logs, *args, **kwargs)
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        """Trainer's loop, with the means of the metrics among its own."""
+        self._metrics["eval"].clear()
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output.metrics.update(
+            {f"{metric_key_prefix}_{name}": mean for name, mean in self._means("eval").items()}
+        )
+        return output
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         check_finite(self)
@@ -186,8 +232,8 @@ def check_processes(checkpoint: Path, world: int) -> None:
     before = len([*checkpoint.glob("rng_state*.pth")])
     if before and before != world:
         raise InputError(
-            f"{checkpoint}: was made by {before} processes and would be resumed by {world}, on other "
-            f"batches: resume with {before}"
+            f"{checkpoint}: was made by {before} processes and would be resumed by {world}, on "
+            f"other batches: resume with {before}"
         )
 
 

@@ -30,19 +30,20 @@ refused, or skipped and counted, instead of trained on; a string row can be wrap
 (``as_chat``).
 """
 
+import dataclasses
 import json
 import lzma
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
 from dil_tutorial.errors import InputError, unknown_name
-from dil_tutorial.llm.recipe import HUB_ID, check_data_file
+from dil_tutorial.llm.recipe import check_data_file
 from dil_tutorial.llm.rows import common_prefix, pairs_digest
 from dil_tutorial.llm.unpaired import ACROSS, joined, labeled
 from dil_tutorial.support.files import read_text
@@ -93,7 +94,9 @@ class Reading:
     cut_back: int = 0  # implicit prompts that continued into the answer
     across: int = 0  # pairs of which each response answers a prompt of its own
     alone: int = 0  # labeled responses that no other was left to pair with
-    places: list[str] = field(default_factory=list)  # where each pair stands, if it is known
+    places: list[str] = dataclasses.field(
+        default_factory=list
+    )  # where each pair stands, if it is known
 
     def place(self, number: int, name: str) -> str:
         """Where a pair stands, for a message."""
@@ -198,11 +201,11 @@ def refuse_rows(bad: list[str], total: int, name: str) -> NoReturn:
     """InputError that names rows that cannot be used, up to ten."""
     if len(bad) == 1:
         raise InputError(bad[0] + ", or give --on-bad-line skip" * (total > 1))
-    messages = "; ".join(line.removeprefix(f"{name}:").removeprefix(f"{name} ") for line in bad[:10])
+    short = [line.removeprefix(f"{name}:").removeprefix(f"{name} ") for line in bad[:10]]
     more = ", ..." if len(bad) > 10 else ""
     raise InputError(
         f"{name}: {len(bad)} of {total} rows cannot be used: fix them, or give --on-bad-line skip: "
-        f"{messages}{more}"
+        f"{'; '.join(short)}{more}"
     )
 
 
@@ -298,7 +301,7 @@ def prompt_rows(name: str | Path, limit: int | None = None) -> list[dict[str, An
 
 
 def _table_rows(name: str | Path) -> Iterator[tuple[object, str]]:
-    """Rows that ``datasets`` reads, one at a time: of a file, a folder that it saved, or the hub."""
+    """Rows that ``datasets`` reads, one at a time: of a file, a folder it saved, or the hub."""
     import datasets
 
     path = Path(name)
@@ -310,9 +313,7 @@ def _table_rows(name: str | Path) -> Iterator[tuple[object, str]]:
                 raise InputError(f"{path}: holds several splits: give one of {parts}")
         elif path.suffix in TABLES and path.exists():
             kind = TABLES[path.suffix]
-            table = datasets.load_dataset(
-                kind, data_files=str(path), split="train", streaming=True
-            )
+            table = datasets.load_dataset(kind, data_files=str(path), split="train", streaming=True)
         else:
             hub_id, _, split = str(name).partition(":")
             table = datasets.load_dataset(hub_id, split=split or "train", streaming=True)
@@ -586,7 +587,9 @@ def check_text(value: str | list[Mapping[str, Any]], where: str) -> None:
         (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).encode()
     except UnicodeEncodeError as error:
         half = error.object[error.start]
-        raise InputError(f"{where} holds half of a character ({half!r}): fix or remove it") from None
+        raise InputError(
+            f"{where} holds half of a character ({half!r}): fix or remove it"
+        ) from None
 
 
 def text_of(value: str | list[Mapping[str, str]]) -> str:

@@ -198,13 +198,17 @@ class OnlineTrainer(BaseTrainer):
     ) -> None:
         if not prompts:
             raise InputError("no prompts: give at least one")
+        if settings.get("eval_dataset") is not None or args.do_eval:
+            raise InputError(
+                "OnlineTrainer: eval_dataset, eval_strategy: it has no loss on given responses: "
+                "leave them out, and draw from the saved model to evaluate it"
+            )
         if ref_model is None and not hasattr(model, "disable_adapter"):
             raise InputError(
                 "the reference is missing: give an adapter to train (peft), or ref_model"
             )
         self.reward, self.reference, self.chats = reward, ref_model, frozenset(chats)
         self.rollout: Rollout | None = None
-        self.sums: dict[str, list[float]] = {}
         super().__init__(
             model=model,
             args=args,
@@ -269,6 +273,7 @@ class OnlineTrainer(BaseTrainer):
                     for A, logps, old in zip(rollout.advantages, ours, rollout.old, strict=True)
                 ]
             ).mean()
+        self.checked(loss)
         return (loss, None) if return_outputs else loss
 
     def loss_of_groups(self, rollout: Rollout, ours: list[Tensor]) -> Tensor:
@@ -326,7 +331,7 @@ class OnlineTrainer(BaseTrainer):
             A = ADVANTAGES[args.algorithm](penalized)
         lengths = [float(len(response.tokens)) for response in responses]
         for name, values in {"reward": R.tolist(), "kl": f.tolist(), "tokens": lengths}.items():
-            self.sums.setdefault(name, []).extend(values)
+            self._metrics["train"][name].extend(values)
         model.train()
         return Rollout(responses, old, A.flatten().to(old[0].device))
 
@@ -337,7 +342,7 @@ class OnlineTrainer(BaseTrainer):
         name = "correct" if verified else "scores"
         groups = [weights_of({name: row}, self.args.temperature) for row in scores.tolist()]
         weights = torch.tensor(groups, dtype=torch.float32)
-        self.sums.setdefault("groups/solved", []).extend(weights.sum(1).round().tolist())
+        self._metrics["train"]["groups/solved"].extend(weights.sum(1).round().tolist())
         return weights
 
     def token_logps(self, model: Any, responses: list[Response]) -> list[Tensor]:
@@ -364,17 +369,6 @@ class OnlineTrainer(BaseTrainer):
                 self.reference if self.reference is not None else model, responses
             )
         return torch.stack([part.sum() for part in token_logps])
-
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the means over the responses drawn since the last log."""
-        if "loss" in logs and self.sums:
-            totals = [[math.fsum(values), len(values)] for values in self.sums.values()]
-            # over all processes
-            sums = self.accelerator.reduce(torch.tensor(totals, device=self.args.device))
-            means = zip(self.sums, sums.tolist(), strict=True)
-            logs |= {name: total / count for name, (total, count) in means}
-            self.sums.clear()
-        super().log(logs, *args, **kwargs)
 
 
 def read_rewards(given: Any, count: int) -> tuple[Tensor, bool]:

@@ -6,7 +6,7 @@ fit on n pairs has the covariance of section 12; a constant a prompt is not iden
 gradient does not see it.
 """
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,7 +21,7 @@ from dil_tutorial.llm.data import Pair, check_all, without_fill
 from dil_tutorial.llm.fast.batches import Collator, PaddedBatch, pad
 from dil_tutorial.llm.fast.probes import check_fits, made_up_rows, tokens_of
 from dil_tutorial.llm.models import load
-from dil_tutorial.llm.rows import Response, Rows, moved
+from dil_tutorial.llm.rows import Rows, moved
 from dil_tutorial.llm.tokens import response_tokens, tokenize_pairs
 from dil_tutorial.losses import make_loss, soft_label_loss
 
@@ -187,9 +187,6 @@ class RewardTrainer(BaseTrainer):
             **settings,
         )
         check_padding(self.model)
-        self._metrics: dict[str, dict[str, list[float]]] = {
-            split: defaultdict(list) for split in ("train", "eval")
-        }
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **unused: Any
@@ -197,7 +194,7 @@ class RewardTrainer(BaseTrainer):
         """Mean of -p log sigma(R_w - R_l) - (1 - p) log sigma(R_l - R_w)."""
         R = rewards(model, moved(inputs["responses"], self.args.device)).view(-1, 2)
         p = inputs["p_chosen"].to(R)
-        losses = soft_label_loss(make_loss("dpo", beta=1.0), R[:, 0], R[:, 1], p)
+        losses = self.checked(soft_label_loss(make_loss("dpo", beta=1.0), R[:, 0], R[:, 1], p))
         loss = losses.mean()
         if inputs["counts"]:
             self._record("train" if model.training else "eval", R.detach(), losses.detach())

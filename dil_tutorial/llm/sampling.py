@@ -57,9 +57,7 @@ def answers(
     wrapped = bool(tokenizer.chat_template) if chat is None else chat
     encoded = [encode_prompt(tokenizer, text, wrapped) for text in prompts]
     ends = end_tokens(model, tokenizer)
-    return generate(
-        model, encoded, ends, max_new_tokens, temperature=temperature, seed=seed
-    )
+    return generate(model, encoded, ends, max_new_tokens, temperature=temperature, seed=seed)
 
 
 def text_of(one: Sample, tokenizer: Any) -> str:

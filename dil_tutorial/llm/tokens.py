@@ -27,14 +27,7 @@ import transformers
 from transformers.utils import logging
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.llm.data import (
-    P_CHOSEN,
-    REFERENCE_RESPONSE,
-    Pair,
-    Reading,
-    as_chat,
-    refuse_rows,
-)
+from dil_tutorial.llm.data import P_CHOSEN, REFERENCE_RESPONSE, Pair, Reading, as_chat, refuse_rows
 from dil_tutorial.llm.groups import as_chat_group
 from dil_tutorial.llm.models import cache_dir
 from dil_tutorial.llm.rows import (
@@ -83,7 +76,9 @@ def beginning(tokenizer: Any) -> list[int]:
     return list(whole[: next(begins, 0)])
 
 
-def encode_prompt(tokenizer: Any, prompt: str | list[dict[str, str]], chat: bool) -> list[int]:
+def encode_prompt(
+    tokenizer: Any, prompt: str | list[dict[str, str]], chat: bool = False
+) -> list[int]:
     """The tokens that a response follows: of a plain text, or of messages (of a text as a user's)
     and the start of the answer.
     """
@@ -370,8 +365,11 @@ def _forget_others(path: Path) -> None:
 @contextmanager
 def _bar(shown: bool) -> Iterator[None]:
     """The progress bar of ``datasets``, shown or not."""
-    from datasets.utils import are_progress_bars_disabled, disable_progress_bars
-    from datasets.utils import enable_progress_bars
+    from datasets.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
 
     disabled = are_progress_bars_disabled()
     (enable_progress_bars if shown else disable_progress_bars)()
@@ -426,8 +424,8 @@ def _cut_to_fit(row: Row, pair: Pair, max_length: int, vocabulary: int | None) -
     highest = max(max((*r.prompt, *r.tokens)) for r in row.responses)
     if vocabulary is not None and highest >= vocabulary:
         return (
-            f"{BAD}token {highest} is beyond the {vocabulary} embeddings of the model: give its own "
-            "tokenizer, or resize them"
+            f"{BAD}token {highest} is beyond the {vocabulary} embeddings of the model: give its "
+            "own tokenizer, or resize them"
         )
     if max(prompts) >= max_length:
         return f"the prompt alone fills max_length, {max_length}"

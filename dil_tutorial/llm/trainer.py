@@ -26,7 +26,7 @@ TRL; ``logratios/*`` are f itself.
 import copy
 import functools
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -34,15 +34,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from accelerate.utils import gather_object
 from transformers import PreTrainedModel, ProgressCallback, set_seed
 from transformers.utils import logging
 
 from dil_tutorial.bregman import MAX_LOG_RATIO
-from dil_tutorial.errors import Diverged, InputError
+from dil_tutorial.errors import InputError
 from dil_tutorial.llm.arguments import adapter_is_fresh, check_arguments, with_defaults
 from dil_tutorial.llm.base import BaseTrainer, check_trainable
-from dil_tutorial.llm.callbacks import DiagnosticsCallback, ProgressBar, way_back
+from dil_tutorial.llm.callbacks import DiagnosticsCallback, ProgressBar
 from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.data import Pair, Reading
 from dil_tutorial.llm.extra_inputs import Scores, alignment_weights, extra_inputs
@@ -140,10 +139,6 @@ class DILTrainer(BaseTrainer):
         )
         self.model.add_model_tags(["dil-tutorial", args.loss])
         self._warned_of_tangent = False
-        self._metrics: dict[str, dict[str, list[float]]] = {
-            "train": defaultdict(list),
-            "eval": defaultdict(list),
-        }
         self._add_callbacks(same_reference=ref_model is None)
         self.start = model_digest(self.model)
         logger.info(
@@ -367,11 +362,7 @@ class DILTrainer(BaseTrainer):
         losses = self._losses(scores, inputs, more)  # (B,)
         if self.args.use_weighting:
             losses = losses * alignment_weights(self, model, inputs)
-        if not losses.isfinite().all():
-            raise Diverged(
-                f"the loss is {losses.mean().item()} at step {self.state.global_step + 1}: "
-                f"{way_back(self.args.output_dir)}"
-            )
+        self.checked(losses)
         split = "train" if model.training else "eval"
         if inputs["counts"]:
             self._record(split, scores, inputs, more, losses)
@@ -441,12 +432,7 @@ class DILTrainer(BaseTrainer):
         reference.train(was_training)
 
     def _record(
-        self,
-        split: str,
-        scores: Scores,
-        inputs: Batch,
-        more: dict[str, Tensor],
-        losses: Tensor,
+        self, split: str, scores: Scores, inputs: Batch, more: dict[str, Tensor], losses: Tensor
     ) -> None:
         """Keep the metrics of a batch for the next log."""
         if split == "eval":
@@ -476,35 +462,6 @@ class DILTrainer(BaseTrainer):
                 f"a log-ratio is beyond {MAX_LOG_RATIO:g}, where e^f in the loss continues along "
                 "its tangent (finite value and slope): lower the learning rate"
             )
-
-    def _means(self, split: str) -> dict[str, float]:
-        """The means of the metrics since the last call, over all processes."""
-        values = self._metrics[split]
-        own = {name: (math.fsum(each), len(each)) for name, each in values.items()}
-        values.clear()
-        # a process whose batches had no row that counts has no names
-        parts = gather_object([own]) if self.args.world_size > 1 else [own]
-        means = {}
-        for name in dict.fromkeys(name for part in parts for name in part):
-            totals, counts = zip(*(part.get(name, (0.0, 0)) for part in parts), strict=True)
-            if sum(counts):  # no batch since then may have held a group with a winner
-                means[name] = math.fsum(totals) / sum(counts)
-        return means
-
-    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the means of the metrics of the steps since the last log."""
-        if "loss" in logs:
-            logs |= self._means("train")
-        super().log(logs, *args, **kwargs)
-
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
-        """Trainer's loop, with the means of the metrics among its own."""
-        self._metrics["eval"].clear()
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        output.metrics.update(
-            {f"{metric_key_prefix}_{name}": mean for name, mean in self._means("eval").items()}
-        )
-        return output
 
     def prediction_step(
         self,

@@ -26,8 +26,12 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PrinterCallback
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from dil_tutorial.errors import InputError
+from dil_tutorial.llm.fast.attention import ATTENTION, register
+from dil_tutorial.llm.fast.batches import batch_of
+from dil_tutorial.llm.fast.logprobs import response_logps
 from dil_tutorial.llm.fast.probes import quiet_noise
 from dil_tutorial.llm.tiny import own_tokenizer
+from dil_tutorial.llm.tokens import tokenize_pairs
 from dil_tutorial.llm.trainer import DILConfig, DILTrainer
 from dil_tutorial.losses import make_loss
 
@@ -75,6 +79,8 @@ EXTRA: dict[str, dict[str, Any]] = {
 DECODERS = """bert bert-generation big_bird camembert data2vec-text electra ernie megatron-bert rembert roberta
 roberta-prelayernorm roc_bert roformer xlm-roberta xlm-roberta-xl"""
 EXTRA |= {f"{kind} (decoder)": {"is_decoder": True} for kind in DECODERS.split()}
+WINDOW = 8
+LONG = ((30, 41, 25), (70, 20, 53), (5, 90, 61))  # many windows
 LOSS = {"generator": "bce", "denominator": "mixture"}
 
 
@@ -245,6 +251,65 @@ def tried(kind: str) -> dict[str, Any]:
                     "error": " ".join(f"{layout}: {type(error).__name__}: {error}".split())[:200]
                 }
     return {"layouts": rows}
+
+
+def windowed(kind: str, window: int | None = WINDOW) -> Any:
+    """``tiny`` of an architecture with room for long rows and, where its configuration knows of
+    windows, a window in as many layers as it allows; a wide one if ``window`` is None.
+    """
+    cls = CONFIG_MAPPING[kind]
+    with contextlib.suppress(Exception):
+        fields = {*vars(cls()), *inspect.signature(cls.__init__).parameters}
+    sizes: dict[str, Any] = {
+        "max_position_embeddings": 512,
+        "n_positions": 512,
+        "sliding_window": window or 10_000,
+        "use_sliding_window": True,
+        "max_window_layers": 0,
+    }
+    own = {name: size for name, size in sizes.items() if name in fields}
+    types = ["sliding_attention", "full_attention"]
+    if "layer_types" in fields:
+        try:
+            return tiny(kind, **own, layer_types=types)
+        except NotTiny:
+            pass
+    return tiny(kind, **own)
+
+
+def at_length(kind: str, layout: str) -> dict[str, Any]:
+    """Rows of many windows, packed, against each response by itself: the errors of log-probability
+    and gradient, and how much the window matters.
+    """
+    rows = tokenize_pairs(pairs(LONG), own_tokenizer(), 1000)[0]
+    model = windowed(kind)
+    quiet_noise(model, dropout=True)
+    model.eval()
+    alone, slopes = scored(model, batch_of(rows, 0, "single"))
+    wide = windowed(kind, None)
+    quiet_noise(wide, dropout=True)
+    without, _ = scored(wide.eval(), batch_of(rows, 0, "single"))
+    register()
+    model.set_attn_implementation(ATTENTION)
+    packed, own = scored(model, batch_of(rows, 0, layout))
+    largest = max(slope.abs().max().item() for slope in slopes)
+    return {
+        "logps": (alone - packed).abs().max().item(),
+        "gradient": max((a - b).abs().max().item() for a, b in zip(slopes, own, strict=True))
+        / largest,
+        "window": (alone - without).abs().max().item(),
+    }
+
+
+def scored(model: Any, batch: Any) -> tuple[Tensor, list[Tensor]]:
+    """Log-probabilities of responses, and the gradient of a weighted sum of them."""
+    logps, _ = response_logps(model, batch)
+    weights = torch.linspace(-1, 1, len(logps), dtype=logps.dtype)
+    given = [weight for weight in model.parameters() if weight.requires_grad]
+    slopes = torch.autograd.grad(
+        (weights * logps).sum(), given, allow_unused=True, materialize_grads=True
+    )
+    return logps.detach(), list(slopes)
 
 
 def exact(found: dict[str, Any]) -> bool:

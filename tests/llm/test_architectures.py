@@ -10,13 +10,13 @@ import torch
 
 pytest.importorskip("accelerate", reason="language models need the llm extra")
 import architectures
-from architectures import KINDS, LAYOUTS, exact, made, pairs, step, tiny, tried
+from architectures import KINDS, LAYOUTS, at_length, exact, made, pairs, step, tiny, tried, windowed
 from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config
 
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.fast import probes
 from dil_tutorial.llm.fast.batches import pad_prompts
-from dil_tutorial.llm.fast.reference import sample_responses
+from dil_tutorial.llm.generation import pads_left, sample_responses
 from dil_tutorial.llm.sampling import answer, draw
 from dil_tutorial.llm.tiny import own_tokenizer
 
@@ -24,6 +24,24 @@ COMMITTED = json.loads(
     (Path(__file__).parents[2] / "benchmarks" / "architectures.json").read_text(encoding="utf-8")
 )
 TABLE = COMMITTED["architectures"]
+WINDOWED = [
+    "afmoe",
+    "cohere2",
+    "cwm",
+    "exaone4",
+    "gemma3_text",
+    "ministral",
+    "ministral3",
+    "mistral",
+    "mixtral",
+    "olmo3",
+    "phi3",
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+    "smollm3",
+    "starcoder2",
+]
 # in make test, too
 QUIRKS = ("llama", "rwkv", "recurrent_gemma", "mamba2", "phimoe", "bert", "bloom", "gpt2", "jamba")
 
@@ -46,6 +64,39 @@ def test_every_architecture_is_exact_or_refused(kind):
         assert [row["used"] for row in found.get("layouts", {}).values()] == [
             row["used"] for row in TABLE[kind].get("layouts", {}).values()
         ]
+
+
+@pytest.mark.parametrize("layout", ["shared", "packed"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(k, marks=() if k in ("llama", "mistral", "gemma3_text") else pytest.mark.slow)
+        for k in sorted(probes.PROVEN)
+    ],
+)
+def test_every_proven_architecture_packs_rows_of_many_windows(kind, layout):
+    if kind not in KINDS:
+        pytest.skip("this transformers does not know it")
+    found = at_length(kind, layout)
+    assert found["logps"] < 1e-7
+    assert found["gradient"] < 1e-6
+    if kind in WINDOWED:
+        assert found["window"] > 1e-3  # the rows are longer than what a token sees
+
+
+@pytest.mark.parametrize("kind", ["phimoe", "qwen2_moe", "gpt_oss"])
+def test_windows_that_our_attention_does_not_know_are_not_packed(kind, tmp_path):
+    """They are kept in a mask of the model's own, and short rows do not show it."""
+    assert kind not in probes.PROVEN
+    found = at_length(kind, "shared")
+    assert found["logps"] > 0.1
+    model = windowed(kind)
+    assert probes.usable_layout(model, "shared", 20, training=True)[0] == "padded"
+    stepped = step(model, "shared", pairs(((5, 70, 61), (40, 9, 33))), str(tmp_path))
+    assert stepped["used"] == "padded"
+    assert stepped["f"] == 0
+    assert stepped["loss"] < 1e-7
+    assert stepped["gradient"] < 1e-6
 
 
 def test_the_table_holds_at_least_ninety_exact_families_and_no_error():
@@ -222,7 +273,7 @@ def test_prompts_of_other_lengths_do_not_change_an_answer(kind, together):
     model = (
         tiny(kind, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id).float().eval()
     )
-    assert probes.pads_left(model) == together
+    assert pads_left(model) == together
     prompts = ["Why?", "Name a fruit that is yellow, please.", "And now?"]
     at_once = answer(model, tokenizer, prompts, max_new_tokens=8)
     assert at_once == [

@@ -4,23 +4,20 @@ often than their distributions do."""
 import pytest
 import torch
 
-from dil_tutorial.llm.sampling import OwnDistribution, draw, encode_prompt
+from dil_tutorial.llm.generation import CommonRandomNumbers
+from dil_tutorial.llm.sampling import draw, encode_prompt
 from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
 
 N = 40_000
 
 
-def drawn(logits, common_random_numbers, seed=0):
-    dice = torch.Generator().manual_seed(seed)
-    return OwnDistribution(dice, common_random_numbers)(
-        torch.empty(N, 0), logits.expand(N, -1)
-    ).argmax(-1)
+def drawn(logits, seed=0):
+    return CommonRandomNumbers(seed)(torch.empty(N, 0), logits.expand(N, -1)).argmax(-1)
 
 
-@pytest.mark.parametrize("common_random_numbers", [False, True])
-def test_words_come_as_often_as_their_law_says(common_random_numbers):
+def test_words_come_as_often_as_their_law_says():
     logits = torch.tensor([0.0, 1.0, -2.0, 2.0, -torch.inf])
-    shares = torch.bincount(drawn(logits, common_random_numbers), minlength=5) / N
+    shares = torch.bincount(drawn(logits), minlength=5) / N
     law = logits.softmax(0)
     assert ((shares - law).abs() <= 4.5 * (law * (1 - law) / N).sqrt()).all()
 
@@ -31,10 +28,10 @@ def test_two_laws_differ_about_as_often_as_they_must(size):
     first = 2 * torch.randn(50, generator=rng)
     second = first + size * torch.randn(50, generator=rng)
     tv = (first.softmax(0) - second.softmax(0)).abs().sum().item() / 2
-    differ = (drawn(first, True) != drawn(second, True)).float().mean().item()
+    differ = (drawn(first) != drawn(second)).float().mean().item()
     noise = 4.5 * (tv / N) ** 0.5
     assert tv - noise <= differ <= 2 * tv / (1 + tv) + noise
-    other = (drawn(first, True) != drawn(second, True, seed=1)).float().mean().item()
+    other = (drawn(first) != drawn(second, seed=1)).float().mean().item()
     # other random numbers
     assert other == pytest.approx(1 - (first.softmax(0) @ second.softmax(0)).item(), abs=0.02)
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 pytest.importorskip("accelerate", reason="language models need the llm extra")
 
 from command import dil, refused
+from datasets import Dataset
 from tokenizers.processors import TemplateProcessing
 
 from dil_tutorial.errors import InputError
@@ -391,7 +392,10 @@ def test_messages_that_call_a_tool_need_no_text():
         }
     ]
     say = [{"role": "assistant", "content": "No.", "tool_calls": None}]
-    pair = check_pair({"prompt": ask, "chosen": call, "rejected": say, "tools": None}, "f:1")
+    other = [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}]
+    row = {"prompt": ask, "chosen": call, "rejected": say, "tools": None}
+    [row, _] = data.without_fill(Dataset.from_list([row, {**row, "chosen": other}]))
+    pair = check_pair(row, "f:1")
     assert pair["prompt"] == [{"role": "user", "content": "Dim the light"}]
     assert pair["chosen"][0] == {
         "role": "assistant",
@@ -404,3 +408,29 @@ def test_messages_that_call_a_tool_need_no_text():
             {"prompt": ask, "chosen": [{"role": "assistant", "content": None}], "rejected": say},
             "f:1",
         )
+
+
+def test_nulls_that_are_values_stay():
+    """In JSON a null is a value, in what a tool is called with and in its schema; so it is in a
+    column of the type Json.
+    """
+    arguments = {"to": None, "by": [1, None], "how": {"fast": None}}
+    schema = {"properties": {"to": {"type": ["string", "null"], "default": None}}}
+    row = {
+        "prompt": [{"role": "user", "content": "Dim", "tool_calls": None}],
+        "chosen": [
+            {
+                "role": "assistant",
+                "tool_calls": [{"function": {"name": "dim", "arguments": arguments}}],
+            }
+        ],
+        "rejected": [{"role": "assistant", "content": "No."}],
+        "tools": [{"type": "function", "function": {"name": "dim", "parameters": schema}}],
+    }
+    table = Dataset.from_list([row, {**row, "tools": []}], on_mixed_types="use_json")
+    from_table = next(iter(data.without_fill(table)))
+    for given in (row, {**row, "tools": from_table["tools"]}):
+        pair = check_pair(given, "f:1")
+        assert pair["chosen"][0]["tool_calls"][0]["function"]["arguments"] == arguments
+        assert pair["tools"][0]["function"]["parameters"] == schema
+        assert pair["prompt"] == [{"role": "user", "content": "Dim"}]

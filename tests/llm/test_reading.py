@@ -12,8 +12,11 @@ from command import DIL, dil
 pytest.importorskip("accelerate", reason="language models need the llm extra")
 
 from dil_tutorial.llm import chat, reading
+from dil_tutorial.llm.fast.batches import pad
+from dil_tutorial.llm.fast.logprobs import response_logps
 from dil_tutorial.llm.models import load_model, load_tokenizer
-from dil_tutorial.llm.sampling import draw, score
+from dil_tutorial.llm.rows import Response
+from dil_tutorial.llm.sampling import answers, draw
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +30,23 @@ def two_models(tiny_model):
 
 
 def test_the_tokens_add_up(two_models):
+    """f is that of the tokens that were drawn: no EOS token that was not, no other split of the
+    text.
+    """
     policy, reference, tokenizer = two_models
-    prompts, answers = ["Name a fruit.", "Why?"], ["A pear.", "Because I like it."]
-    rows = reading.colored_answers(policy, reference, tokenizer, prompts, answers, None)
-    f = score(policy, tokenizer, prompts, answers) - score(reference, tokenizer, prompts, answers)
-    assert [sum(x for _, x in row) for row in rows] == pytest.approx(f.tolist(), abs=1e-4)
-    assert ["".join(text for text, _ in row).split("</s>")[0] for row in rows] == answers
+    prompts = ["Name a fruit.", "Why?"]
+    drawn = answers(policy, tokenizer, prompts, 8, temperature=1.0, seed=3)
+    assert not any(one.ended for one in drawn)
+    rows = reading.colored_answers(policy, reference, tokenizer, drawn)
+    f = [
+        sum(
+            response_logps(model, pad([Response(one.prompt, one.ids)], 0))[0].item() * sign
+            for model, sign in ((policy, 1), (reference, -1))
+        )
+        for one in drawn
+    ]
+    assert [sum(x for _, x in row) for row in rows] == pytest.approx(f, abs=1e-4)
+    assert [len(row) for row in rows] == [8, 8]
 
 
 def test_what_is_drawn_knows_its_log_probability(two_models):
@@ -62,11 +76,11 @@ def test_a_page_shows_texts_as_they_are(tmp_path):
 
 def test_a_talk_remembers_where_there_is_a_template(two_models, monkeypatch):
     policy, _, tokenizer = two_models
-    read, own = [], chat.answer_to
+    read, own = [], chat.generate
     monkeypatch.setattr(
         chat,
-        "answer_to",
-        lambda *given, **settings: read.append(given[2][0]) or own(*given, **settings),
+        "generate",
+        lambda *given, **settings: read.append(given[1][0]) or own(*given, **settings),
     )
     talk = chat.Talk(policy, tokenizer, max_new_tokens=4)
     first, second = talk.say("Hello"), talk.say("And you?")

@@ -13,7 +13,7 @@ from dil_tutorial.llm import tokens
 from dil_tutorial.llm.data import read_pairs, tiny_preferences
 from dil_tutorial.llm.fast import reference
 from dil_tutorial.llm.fast.reference import bit_sum, score_reference
-from dil_tutorial.llm.rows import Response, Rows, TokenizedPair, in_order, joined, keep, kept
+from dil_tutorial.llm.rows import Response, Rows, TokenizedPair, in_order
 from dil_tutorial.llm.tiny import own_tokenizer
 from dil_tutorial.llm.tokens import tokenize_pairs
 
@@ -57,23 +57,6 @@ def test_pairs_come_out_as_they_went_in(pairs):
     assert rows.digest() != Rows.of([*pairs, pairs[0]]).digest()
 
 
-@given(some_pairs(), some_pairs())
-def test_rows_joined_and_kept(first, second):
-    import tempfile
-    from pathlib import Path
-
-    rows = joined([Rows.of(first), Rows.of(second)])
-    assert [*rows] == without_some(first + second)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "rows.safetensors"
-        keep(rows, path, {"dropped": {"too long": 2}})
-        again, told = kept(path)
-        assert [*again] == [*rows]
-        assert told == {"dropped": {"too long": 2}}
-        path.write_bytes(path.read_bytes()[:-1])
-        assert kept(path) is None
-
-
 def test_prompts_of_both_sides_are_one_list():
     row = Rows.of([TokenizedPair(Response([5, 6], [7]), Response([5, 6], [8]))])[0]
     assert row.chosen.prompt is row.rejected.prompt
@@ -91,7 +74,7 @@ def test_tokens_are_kept_from_run_to_run(small_chunks, monkeypatch):
     long = {"prompt": "word " * 200, "chosen": "a", "rejected": "b"}
     rows, dropped = tokenize_pairs([*PAIRS[:8], long], tokenizer, 100)
     assert dropped.total() == 1
-    assert len([*small_chunks.glob("*.safetensors")]) == 1
+    assert len([*small_chunks.glob("*.arrow")]) == 1
     with monkeypatch.context() as patched:
         patched.setattr(tokens, "_tokenize", lambda *a: pytest.fail("tokenized again"))
         again, counted = tokenize_pairs([*PAIRS[:8], long], own_tokenizer(), 100)
@@ -109,7 +92,7 @@ def test_tokens_are_kept_from_run_to_run(small_chunks, monkeypatch):
                 setattr(another, name, value)
             with pytest.raises(pytest.fail.Exception, match="tokenized again"):
                 tokenize_pairs(pairs, another, length)
-    damaged = next(small_chunks.glob("*.safetensors"))
+    damaged = next(small_chunks.glob("*.arrow"))
     damaged.write_bytes(b"no tensors")
     assert [*tokenize_pairs([*PAIRS[:8], long], tokenizer, 100)[0]] == [*rows]
 
@@ -121,7 +104,7 @@ def test_of_kept_tokens_only_the_latest_stay_and_a_full_disk_stops_nothing(
         tokenize_pairs(PAIRS[:8], own_tokenizer(), length)
     assert len([*small_chunks.glob("*")]) == 8
     monkeypatch.setattr(
-        tokens, "keep", lambda *a: (_ for _ in ()).throw(OSError("No space left on device"))
+        tokens, "_kept", lambda *a: (_ for _ in ()).throw(OSError("No space left on device"))
     )
     rows, _ = tokenize_pairs(PAIRS[:8], own_tokenizer(), 150)
     assert len(rows) == 8

@@ -17,7 +17,9 @@ from dil_tutorial.errors import InputError
 from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.data import as_chat, check_pair, read_pairs, tiny_preferences
 from dil_tutorial.llm.models import load_model, load_tokenizer
-from dil_tutorial.llm.rows import Response, Rows, TokenizedPair, joined, keep, kept
+from dil_tutorial.llm.rows import Response, Rows, TokenizedPair
+from dil_tutorial.llm.tiny import own_tokenizer
+from dil_tutorial.llm.tokens import tokenize_pairs
 from dil_tutorial.llm.trainer import DILTrainer
 from dil_tutorial.losses import LOSSES, make_loss, soft_label_loss
 from toy import World
@@ -53,8 +55,20 @@ def test_a_probability_goes_all_the_way_to_the_batch(tmp_path, tiny_model):
     rows = Rows.of(
         [TokenizedPair(Response([5], [6]), Response([5], [7]), p_chosen=p) for p in (0.25, 1.0)]
     )
-    keep(joined([rows, rows]), tmp_path / "x.safetensors", {})
-    back, _ = kept(tmp_path / "x.safetensors")
+    back, _ = tokenize_pairs(
+        [
+            {
+                **dict.fromkeys(("prompt", "chosen", "rejected"), ""),
+                "prompt_ids": [5],
+                "chosen_ids": [6],
+                "rejected_ids": [7],
+                "p_chosen": p,
+            }
+            for p in (0.25, 1.0, 0.25, 1.0)
+        ],
+        own_tokenizer(),
+        10,
+    )
     assert [pair.p_chosen for pair in back] == [0.25, 1.0, 0.25, 1.0]
     hard = Rows.of([TokenizedPair(Response([5], [6]), Response([5], [7])) for _ in range(2)])
     assert rows.digest() != hard.digest()  # another run may not continue with other labels

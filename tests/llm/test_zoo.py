@@ -8,6 +8,7 @@ import pytest
 import torch
 
 pytest.importorskip("accelerate", reason="language models need the llm extra")
+from peft import LoraConfig
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from dil_tutorial.llm import sampling
@@ -101,13 +102,15 @@ def test_in_bf16_soft_caps_are_seen_too(tiny_model, tmp_path):
     settings, _ = ZOO["gemma2"]
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma2", **settings)).bfloat16()
     config = DILConfig(output_dir=str(tmp_path), use_cpu=True, disable_tqdm=True, loss="nca")
-    trainer = DILTrainer(model, config, PAIRS, processing_class=load_tokenizer(str(tiny_model)))
+    tokenizer, adapter = load_tokenizer(str(tiny_model)), LoraConfig(target_modules="all-linear")
+    trainer = DILTrainer(model, config, PAIRS, processing_class=tokenizer, peft_config=adapter)
+    model = trainer.model.get_base_model()
     assert (trainer.layout, trainer.head_chunk) == ("padded", 0)
     assert enable_packing(model) == "Gemma2ForCausalLM soft-caps its attention"
 
 
 @pytest.mark.parametrize("kind", ZOO)
-def test_prompts_read_once_give_the_samples_of_prompts_read_for_each(kind, tiny_model, monkeypatch):
+def test_samples_have_the_log_probabilities_that_their_responses_have(kind, tiny_model):
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **ZOO[kind][0]))
     with torch.no_grad():  # weights large enough that samples depend on the prompt
@@ -120,19 +123,6 @@ def test_prompts_read_once_give_the_samples_of_prompts_read_for_each(kind, tiny_
         "Name a color.",
         "x",
     ]
-    read, once = [], sampling._read_once
-    monkeypatch.setattr(
-        sampling, "_read_once", lambda *given: read.append(once(*given)) or read[-1]
-    )
-    # the last prompt in its own batch
-    saved = sampling.draw(model, tokenizer, prompts, 6, 5, seed=0, rows=12, quiet=True)
-    # states and windows: read for each
-    assert bool(read[0]) == (kind not in ("mamba", "mistral", "gemma2", "gemma3_text"))
-    assert not read[1]  # one token: there is nothing to read before it
-    monkeypatch.setattr(sampling, "_read_once", lambda *given: {})
-    plain = sampling.draw(model, tokenizer, prompts, 6, 5, seed=0, rows=12, quiet=True)
-    for a, b in zip(saved, plain, strict=True):
-        assert [r["ids"] for r in a["responses"]] == [r["ids"] for r in b["responses"]]
-        assert [r["logp"] for r in a["responses"]] == pytest.approx(
-            [r["logp"] for r in b["responses"]], abs=1e-4
-        )
+    drawn = sampling.draw(model, tokenizer, prompts, 6, 5, seed=0, quiet=True)
+    for row, logps in zip(drawn, sampling.score_drawn(model, drawn, quiet=True), strict=True):
+        assert [one["logp"] for one in row["responses"]] == pytest.approx(logps.tolist(), abs=1e-3)

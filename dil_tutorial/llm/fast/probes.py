@@ -23,6 +23,91 @@ from dil_tutorial.llm.rows import Response, Rows, TokenizedPair, in_order
 
 logger = logging.get_logger(__name__)
 
+# model types whose packed responses tests/llm/test_architectures.py holds against each response by
+# itself, at many times the length of their windows; others keep what they see in places that our
+# attention does not know, such as a mask of their own
+PROVEN = set(
+    [
+        "afmoe",
+        "apertus",
+        "arcee",
+        "aria_text",
+        "axk1",
+        "beam",
+        "biogpt",
+        "bitnet",
+        "cohere",
+        "cohere2",
+        "cohere2_moe",
+        "ctrl",
+        "cwm",
+        "deepseek_v2",
+        "deepseek_v3",
+        "diffllama",
+        "dots1",
+        "ernie4_5",
+        "ernie4_5_moe",
+        "exaone4",
+        "exaone_moe",
+        "flex_olmo",
+        "gemma",
+        "gemma3_text",
+        "gemma4_unified_text",
+        "glm",
+        "glm4",
+        "glm4_moe",
+        "glm4_moe_lite",
+        "gpt2",
+        "gpt_bigcode",
+        "gpt_neox",
+        "granite",
+        "granitemoe",
+        "granitemoeshared",
+        "helium",
+        "hrm_text",
+        "hunyuan_v1_dense",
+        "hunyuan_v1_moe",
+        "hy_v3",
+        "hyperclovax",
+        "internlm3",
+        "iquestcoder",
+        "jais2",
+        "jetmoe",
+        "kolibri1",
+        "laguna",
+        "lfm2",
+        "llama",
+        "longcat_flash",
+        "mellum",
+        "minicpm3",
+        "minimax_m2",
+        "minimax_m3_vl_text",
+        "ministral",
+        "ministral3",
+        "mistral",
+        "mixtral",
+        "modernbert-decoder",
+        "nanochat",
+        "nemotron",
+        "olmo",
+        "olmo2",
+        "olmo3",
+        "olmoe",
+        "opt",
+        "persimmon",
+        "phi",
+        "phi3",
+        "qwen2",
+        "qwen3",
+        "qwen3_moe",
+        "seed_oss",
+        "smollm3",
+        "solar_open",
+        "stablelm",
+        "starcoder2",
+        "youtu",
+    ]
+)
 SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
 # what a model raises that was not made for a saving
 ERRORS = (ValueError, TypeError, RuntimeError, IndexError, AttributeError)
@@ -38,8 +123,14 @@ def usable_layout(
     longest row to come. InputError where the model is not causal or, in ``training``, not
     deterministic: then no layout is right.
     """
-    rows, name, warnings = made_up_rows(model), type(model).__name__, []
+    name, warnings = type(model).__name__, []
+    own_code = type(model).__module__.startswith("transformers.")
+    proven = own_code and model.config.get_text_config().model_type in PROVEN
+    # of a model that no test knows, rows as long as those to come
+    rows = made_up_rows(model, 0 if proven else longest)
     alone = _score(model, batch_of(rows, 0, "single"), 0, training)
+    if not alone.isfinite().all():
+        raise InputError(f"{name}: its log-probabilities are not numbers{broken_weight(model)}")
     if training and not torch.equal(
         alone, _score(model, batch_of(rows, 0, "single"), 0, training, seed=1)
     ):
@@ -51,21 +142,55 @@ def usable_layout(
         raise InputError(f"{name} is not causal: {reason}")
     if reason := rope_problem(model, longest):
         return "single", [f"layout: single, a response at a time: {reason}"]
-    if wanted in ("shared", "packed") and (reason := enable_packing(model, training)):
-        warnings.append(f"layout: padded, without packing and prefix sharing: {reason}")
-        wanted = "padded"
-    if wanted == "padded":
-        padded = _score(model, pad(in_order(rows), 0), 0, training)
-        if _far(
-            alone,
-            padded,
-            model.dtype.itemsize > 2 and not torch.is_autocast_enabled(padded.device.type),
-        ):
-            warnings.append(
-                f"layout: single, a response at a time: {name}: padded responses score differently"
-            )
-            wanted = "single"
+    if wanted in ("shared", "packed"):
+        reason = enable_packing(model, training) if proven else f"{name} is not proven to allow it"
+        if reason:
+            warnings.append(f"layout: padded, without packing and prefix sharing: {reason}")
+            wanted = "padded"
+    if wanted == "padded" and (reason := padding_problem(model, rows, alone, proven, training)):
+        warnings.append(f"layout: single, a response at a time: {name}: {reason}")
+        wanted = "single"
     return wanted, warnings
+
+
+def broken_weight(model: Any) -> str:
+    """The first weight that holds NaN or infinity, to be added to a message."""
+    for name, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            return f": {name} holds NaN or infinity; load another checkpoint"
+    return ": look at its inputs and its dtype"
+
+
+def padding_problem(
+    model: Any, rows: list[TokenizedPair], alone: Tensor, proven: bool, training: bool
+) -> str | None:
+    """What padding changes: a score or, of a model that no test knows, a gradient."""
+    batch = pad(in_order(rows), 0)
+    precise = model.dtype.itemsize > 2 and not torch.is_autocast_enabled(alone.device.type)
+    if _far(alone, _score(model, batch, 0, training), precise):
+        return "padded responses score differently"
+    if proven or not training or not any(w.requires_grad for w in model.parameters()):
+        return None
+    whole, padded = _slopes(model, batch_of(rows, 0, "single")), _slopes(model, batch)
+    for (name, own), other in zip(whole.items(), padded.values(), strict=True):
+        scale = own.abs().max().clamp(min=1e-3)
+        if not bool(((own - other).abs() <= (1e-2 if precise else 0.2) * scale).all()):
+            return f"padded responses have another gradient by {name}"
+    return None
+
+
+def _slopes(model: Any, batch: PaddedBatch | SingleBatch) -> dict[str, Tensor]:
+    """The gradient of the sum of a batch's log-probabilities, by the name of the weight."""
+    was_training, device = model.training, next(model.parameters()).device
+    weights = {name: w for name, w in model.named_parameters() if w.requires_grad}
+    model.train()
+    with torch.enable_grad():
+        logps, _ = response_logps(model, batch.to(device))
+        slopes = torch.autograd.grad(
+            logps.sum(), [*weights.values()], allow_unused=True, materialize_grads=True
+        )
+    model.train(was_training)
+    return dict(zip(weights, slopes, strict=True))
 
 
 def causality_problem(model: Any) -> str | None:
@@ -259,8 +384,10 @@ def tokens_of(model: Any) -> int:
     return int(min(readable, getattr(model.config.get_text_config(), "vocab_size", readable)))
 
 
-def made_up_rows(model: Any) -> list[TokenizedPair]:
-    """Two rows of a few random tokens with three responses, prompts of different lengths."""
+def made_up_rows(model: Any, longest: int = 0) -> list[TokenizedPair]:
+    """Two rows of a few random tokens with three responses, prompts of different lengths; the last
+    response makes ``longest`` tokens with its prompt.
+    """
     tokens = torch.randint(
         tokens_of(model), (52,), generator=torch.Generator().manual_seed(0)
     ).tolist()
@@ -269,6 +396,9 @@ def made_up_rows(model: Any) -> list[TokenizedPair]:
     for places in cuts:
         prompt, *responses = [tokens[a:b] for a, b in itertools.pairwise(places)]
         rows.append(TokenizedPair(*(Response(prompt, response) for response in responses)))
+    last = rows[-1].responses[-1]
+    more = longest - len(last.prompt) - len(last.tokens)
+    last.tokens += (tokens * (1 + max(0, more) // len(tokens)))[: max(0, more)]
     return rows
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 from tqdm.auto import tqdm
 
-from dil_tutorial.llm.rows import NO_ROW, Response, Row, Rows, save_tensors
+from dil_tutorial.llm.rows import NO_ROW, Row, Rows, save_tensors
 
 SAVE_EVERY = 60.0  # seconds
 # of a configuration, on log-probs
