@@ -4,12 +4,12 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 console = Console(emoji=False)  # a name may hold :train:
 
@@ -24,15 +24,14 @@ JsonPath = Annotated[
 
 def refuse(message: str, status: int = 2) -> NoReturn:
     """One line on standard error, and the exit status of bad input, or another."""
-    Console(stderr=True, soft_wrap=True, emoji=False).print(
-        f"[bold red]dil:[/] {escape(message)}", highlight=False
-    )
+    line = Text.assemble(("dil:", "bold red"), f" {message}")
+    Console(stderr=True, soft_wrap=True, emoji=False).print(line, highlight=False)
     sys.exit(status)
 
 
 def say(text: str) -> None:
     """A line of text as it is: no markup is read, and the terminal wraps it."""
-    console.print(escape(text), soft_wrap=True)
+    console.print(text, soft_wrap=True, markup=False)
 
 
 def wrote(*paths: Path) -> None:
@@ -41,18 +40,38 @@ def wrote(*paths: Path) -> None:
         say(f"wrote {path}")
 
 
-def table(title: str | None, *columns: str) -> Table:
+class PlainTable(Table):
+    """A table whose texts are shown as they are, with brackets and colons; a ``Text`` brings its
+    own style.
+
+    >>> plain = PlainTable()
+    >>> plain.add_column("file [a]")
+    >>> plain.add_row("owner/name:train")
+    >>> plain.columns[0].header.plain, next(iter(plain.columns[0].cells)).plain
+    ('file [a]', 'owner/name:train')
+    """
+
+    def add_column(self, header: Any = "", *args: Any, **settings: Any) -> None:
+        super().add_column(Text(header) if isinstance(header, str) else header, *args, **settings)
+
+    def add_row(self, *cells: Any, **settings: Any) -> None:
+        plain = (Text(cell) if isinstance(cell, str) else cell for cell in cells)
+        super().add_row(*plain, **settings)
+
+
+def table(title: str | None, *columns: str) -> PlainTable:
     """An empty table; a column whose name ends in ">" holds numbers and is aligned right.
 
     >>> table("Losses", "loss", "KL>").columns[1].justify
     'right'
     """
-    rich_table = Table(title=title, title_justify="left")
+    heading = None if title is None else Text(title)
+    plain_table = PlainTable(title=heading, title_justify="left")
     for column in columns:
-        rich_table.add_column(
+        plain_table.add_column(
             column.removesuffix(">"), justify="right" if column.endswith(">") else "left"
         )
-    return rich_table
+    return plain_table
 
 
 @contextlib.contextmanager
@@ -63,7 +82,7 @@ def progress(total: int, doing: str) -> Iterator[Callable[[str], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = (
-        TextColumn("{task.description:32.32s}"),
+        TextColumn("{task.description:32.32s}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -81,7 +100,7 @@ def progress_of_bytes(doing: str) -> Iterator[Callable[[str, int, int], None]]:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description:24s}"),
+        TextColumn("{task.description:24s}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TimeRemainingColumn(),

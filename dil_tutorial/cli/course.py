@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from dil_tutorial.cli.console import console, progress, say, table, wrote
 from dil_tutorial.errors import InputError, unknown_name
@@ -107,7 +106,7 @@ def collect_files(folder: Path, assignment: str, place: Path) -> bool:
     rows = collect.collect(folder, assignment, place)
     files_table = table(f"{len(rows)} files", "file", "student", "note")
     for row in rows:
-        files_table.add_row(escape(row["file"]), escape(row["student"]), escape(row["note"]))
+        files_table.add_row(row["file"], row["student"], row["note"])
     console.print(files_table)
     return all(row["usable"] or "handed in a later one" in row["note"] for row in rows)
 
@@ -166,9 +165,7 @@ def grade_students(folder: Path, assignment: str, students: list[str] | None, ag
             f"{total:g}" if total is not None else ""
             for total in (before.get(row["student"]), row["total"])
         )
-        points_table.add_row(
-            escape(row["student"]), now, was if was != now else "", escape(row["status"])
-        )
+        points_table.add_row(row["student"], now, was if was != now else "", row["status"])
     console.print(points_table)
     seconds = [row["seconds"] for row in graded.values()]
     say(

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from dil_tutorial.cli.console import console, progress, say, table, wrote
 from dil_tutorial.errors import InputError
@@ -50,7 +49,7 @@ def notebooks(
             try:
                 notebook, seconds = run(script, Path.cwd() if installed else script.parent)
             except CellExecutionError as error:
-                timings_table.add_row(script.stem, "", "", f"{error.ename}: {escape(error.evalue)}")
+                timings_table.add_row(script.stem, "", "", f"{error.ename}: {error.evalue}")
                 good = False
             else:
                 if save:

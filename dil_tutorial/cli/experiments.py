@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from dil_tutorial.cli import theory
 from dil_tutorial.cli.console import console, progress, resumable, say, table, wrote
@@ -84,7 +83,7 @@ def show_settings(name: str, presets: Mapping[str, Any], settings: Any) -> None:
     settings_table = table(f"{name}, presets: {', '.join(presets)}", "setting", "value")
     for key, value in vars(settings).items():
         several = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        settings_table.add_row(escape(key), escape(several))
+        settings_table.add_row(key, several)
     console.print(settings_table)
 
 
@@ -208,7 +207,7 @@ def simulate(
     for split, counts in numbers.pop("splits").items():
         numbers_table.add_row(split, f"{counts['prompts']} prompts, {counts['pairs']} pairs")
     for name, value in numbers.items():
-        numbers_table.add_row(escape(name), f"{value:.4g}")
+        numbers_table.add_row(name, f"{value:.4g}")
     console.print(numbers_table)
     say(f"wrote {out}: train.jsonl, validation.jsonl, held_out.jsonl, responses.jsonl, README.md")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from dil_tutorial.cli.console import (
     JsonOption,
@@ -70,7 +70,7 @@ def data(
     file: Annotated[
         str,
         typer.Argument(
-            help="Preference pairs or groups, .jsonl, .jsonl.gz or .parquet, or owner/name:split."
+            help="Pairs or groups: .jsonl (.gz, .zst), .parquet, .csv, a saved folder, or owner/name:split."
         ),
     ],
     config: Annotated[
@@ -100,24 +100,28 @@ def data(
     prepare_for_models()
     from dil_tutorial.llm import data_report, made
     from dil_tutorial.llm.data import read
-    from dil_tutorial.llm.models import load_tokenizer
+    from dil_tutorial.llm.models import load_tokenizer, vocabulary_of
     from dil_tutorial.llm.run import loss_of
 
     loss = loss_of(recipes.read_recipe(config, [])) if config and recipe else None
     reading = read(file, limit, "skip", made.reads_as(file)[0])
     data_summary = data_report.describe(
-        reading, load_tokenizer(model) if model else None, max_length, chat_format
+        reading,
+        load_tokenizer(model) if model else None,
+        max_length,
+        chat_format,
+        vocabulary_of(model) if model else None,
     )
     summary_table = table(file, "what", "how much>")
     for row in data_report.rows_of(data_summary):
-        summary_table.add_row(*map(escape, row))
+        summary_table.add_row(*row)
     console.print(summary_table)
     for line in reading.bad[:10]:
         say(f"  {line}")
     how = made.how_made(file)
     made_table = table("How they were made, as far as it is seen", "what", "how")
     for row in how.lines:
-        made_table.add_row(*map(escape, row))
+        made_table.add_row(*row)
     console.print(made_table)
     if loss is not None:
         say(made.contradiction(loss, how) or f"{config}: nothing in it contradicts these data")
@@ -213,7 +217,7 @@ def sweep(
 
     key, values = sweeping.values_of(over)
     out = output_dir or Path("outputs") / f"{config.stem}-{key}"
-    asked = {value: [*changes, "log_entropy=true", f"{key}={value}"] for value in values}
+    asked = {value: [*changes, f"{key}={value}"] for value in values}
     for value in values:  # a wrong value is an error before anything is trained
         recipes.parse(config, asked[value], note=lambda text: None)
     prepare_for_models()
@@ -253,7 +257,7 @@ def sweep(
         *(f"{label}>" for label in sweeping.COLUMNS.values()),
     )
     for row in sweeping.table_of(runs):
-        sweep_table.add_row(*map(escape, row))
+        sweep_table.add_row(*row)
     console.print(sweep_table)
     wrote(*sweeping.save(out, key, runs))
 
@@ -429,8 +433,8 @@ def sample(
     columns: list[list[tuple[str, float]]] = []
     pages: list[dict[str, Any]] = [{"prompt": text, "texts": []} for text in asked]
     for name, model in ((f"reference: {recipe['model']}", reference), (f"trained: {run}", trained)):
-        answers_table.add_column(escape(name), ratio=2)
-        with console.status(f"{name} answers"):
+        answers_table.add_column(name, ratio=2)
+        with console.status(Text(f"{name} answers")):
             drawn = answers(model, tokenizer, asked, max_new_tokens, temperature, seed, chat)
             tokens = reading.colored_answers(trained, reference, tokenizer, drawn)
         texts = [text_of(one, tokenizer) for one in drawn]
@@ -439,7 +443,7 @@ def sample(
         for page, colored in zip(pages, tokens, strict=True):
             page["texts"].append({"name": name, "tokens": colored})
     for text, before, after in zip(asked, *columns, strict=True):
-        answers_table.add_row(escape(text), *marked(before, after))
+        answers_table.add_row(text, *marked(before, after))
     console.print(answers_table)
     say(
         "f = log pi_trained - log pi_reference of the answer: above 0, training made it more "
@@ -518,20 +522,22 @@ def judge(
     wrote(out / "judge.json")
 
 
-def marked(before: tuple[str, float], after: tuple[str, float]) -> tuple[str, str]:
-    """Two answers with their f, as rich text: bold from the first word in which they differ.
+def marked(before: tuple[str, float], after: tuple[str, float]) -> tuple[Text, Text]:
+    """Two answers with their f, bold from the first word in which they differ.
 
-    >>> marked(("a cat", 0.1), ("a dog", -0.1))[1]
-    'a [bold]dog[/]\\n[dim]f = -0.10 nats[/]'
+    >>> marked(("a cat", 0.1), ("a dog", -0.1))[1].markup
+    'a [bold]dog[/bold]\n[dim]f = -0.10 nats[/dim]'
     """
     words = [text.split(" ") for text, _ in (before, after)]
     pairs = zip(*words, strict=False)
     same = len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
     cells = []
     for own, (_, f) in zip(words, (before, after), strict=True):
-        parts = [escape(" ".join(own[:same])), escape(" ".join(own[same:]))]
-        text = " ".join([*parts[:1], *([f"[bold]{parts[1]}[/]"] if parts[1] else [])]).strip()
-        cells.append(f"{text}\n[dim]f = {f:+.2f} nats[/]")
+        shared, rest = " ".join(own[:same]), " ".join(own[same:])
+        gap = " " if shared and rest else ""
+        cells.append(
+            Text.assemble(f"{shared}{gap}", (rest, "bold"), "\n", (f"f = {f:+.2f} nats", "dim"))
+        )
     return cells[0], cells[1]
 
 
@@ -574,11 +580,11 @@ def chat(
             text = ""
         if not text:
             return
-        replies_table = table(None, *(escape(name) for name in talks))
+        replies_table = table(None, *talks)
         replies_table.show_lines = replies_table.expand = True
         with console.status("answering"):
             replies = [talk.say(text) for talk in talks.values()]
-        replies_table.add_row(*map(escape, replies))
+        replies_table.add_row(*replies)
         if not sys.stdin.isatty():
             say(f"you: {text}")
         console.print(replies_table)
@@ -658,7 +664,7 @@ def doctor(
     say(f"{name}: {what}")
     for finding in findings:
         issue = finding.issue
-        console.print(f"\n[bold]{escape(issue.what)}[/]")
+        console.print(Text(f"\n{issue.what}", style="bold"))
         rows = {"evidence": finding.evidence, "cause": issue.cause, "fix": issue.fix}
         rows |= {"claim": f"{issue.claim} (dil verify {issue.claim})"} if issue.claim else {}
         for row, text in rows.items():
@@ -684,7 +690,7 @@ def show_pairs(results: dict[str, Any]) -> None:
     title = f"{results['pairs']} {kind}{dropped(results['dropped'])}"
     metrics_table = table(title, "metric", "mean>", "95% interval>")
     for name, (mean, low, high) in results["metrics"].items():
-        metrics_table.add_row(escape(name), f"{mean:.3f}", f"{low:.3f} to {high:.3f}")
+        metrics_table.add_row(name, f"{mean:.3f}", f"{low:.3f} to {high:.3f}")
     console.print(metrics_table)
     if bad := results["rows left out"]:
         say(f"{len(bad)} rows cannot be used and were left out, the first: {bad[0]}")
@@ -701,7 +707,7 @@ def show_tasks(policy: dict[str, Any], reference: dict[str, Any]) -> None:
     for name, metrics in policy.items():
         for metric in metrics:
             both = ("{:.3f} ± {:.3f}".format(*side[name][metric]) for side in (policy, reference))
-            tasks_table.add_row(escape(name), escape(metric), *both)
+            tasks_table.add_row(name, metric, *both)
     console.print(tasks_table)
 
 

@@ -47,7 +47,6 @@ from dil_tutorial.experiments.runner import (
 from dil_tutorial.experiments.simulate import rewards_of
 from dil_tutorial.experiments.study import Figures, Results, Stats, Study, Work, groups
 from dil_tutorial.experiments.truth import Truth
-from dil_tutorial.llm.callbacks import StopAndSave
 from dil_tutorial.llm.fast.batches import batch_of
 from dil_tutorial.llm.fast.probes import enable_packing
 from dil_tutorial.llm.models import device_name, load_model
@@ -439,7 +438,6 @@ def gold_of(runner: Runner, prompts: Sequence[str], texts: Sequence[str]) -> lis
 def quiet(trainer: Any) -> Any:
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
-    trainer.add_callback(StopAndSave)
     return trainer
 
 

@@ -34,7 +34,6 @@ from dil_tutorial.experiments.simulate import (
     split_prompts,
 )
 from dil_tutorial.experiments.study import Results, Work, groups
-from dil_tutorial.llm.callbacks import StopAndSave
 from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.fast.batches import pad
 from dil_tutorial.llm.fast.logprobs import response_token_logps
@@ -305,12 +304,12 @@ def run_to_its_end(trainer: Any, work: Path | None = None, checkpoint: str | Non
     """Train; a stop ends the command, and without checkpoints the run starts again from nothing in
     ``work``.
     """
-    trainer.train(resume_from_checkpoint=checkpoint)
-    callbacks = trainer.callback_handler.callbacks
-    if any(isinstance(one, StopAndSave) and one.stopped_by for one in callbacks):
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except (KeyboardInterrupt, SystemExit):
         if work is not None:
             shutil.rmtree(work, ignore_errors=True)
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt from None
 
 
 class Runner:

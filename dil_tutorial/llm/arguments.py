@@ -14,7 +14,7 @@ from transformers import Trainer
 from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.llm.config import REFUSED, DILConfig
 from dil_tutorial.llm.models import load_model, load_tokenizer
-from dil_tutorial.losses import LOSSES, TRLName, as_spec
+from dil_tutorial.llm.trl_names import DIVERGENCES, NO_MATTER, UNLIKE, WHY_NOT, trl_names
 
 NOT_HERE = {  # arguments of Trainer that cannot do here what they say, and why
     "data_collator": "batches are packed by our own: leave it out",
@@ -26,49 +26,8 @@ NOT_HERE = {  # arguments of Trainer that cannot do here what they say, and why
     "ref_model_init_kwargs": "load the reference yourself and pass it as ref_model",
 }
 
-WHY_NOT = {  # TRL's loss types that are another loss here, or none
-    "sft": "TRL takes a mean over all tokens of a batch, our 'sft' over its responses: use a "
-    "DILConfig"
-}
-# TRL's f_divergence_type, and the generator of our f-dpo
-DIVERGENCES = {"forward_kl": "itakura-saito", "js_divergence": "bce"}
-
-NO_MATTER = {  # fields that have nothing left to decide here
-    "precompute_ref_log_probs": "the reference is always scored before training",
-    "precompute_ref_batch_size": "it is scored in the batches of training",
-    "dataset_num_proc": "rows are tokenized in this process",
-    "pad_to_multiple_of": "no number here depends on the padding",
-    "f_alpha_divergence_coef": "it goes with f_divergence_type alone",
-    "discopop_tau": "it goes with loss_type 'discopop' alone",
-    "ref_model_mixup_alpha": "it goes with sync_ref_model alone",
-    "ref_model_sync_steps": "it goes with sync_ref_model alone",
-    "loss_weights": "one loss has weight 1",
-}
-UNLIKE = {  # fields that must stay as TRL has them by default, and what to do instead
-    "model_init_kwargs": "load the model yourself and pass it",
-    "trust_remote_code": "code from a model's folder is not run here",
-    "router_aux_loss_coef": "no auxiliary loss is added here",
-    "truncation_mode": "the start of a row is kept; keeping its end would cut the prompt, and f "
-    "would be of another one",
-    "label_smoothing": "TRL's 'sigmoid' ignores it; for conservative DPO set it in a DILConfig",
-    "activation_offloading": "activations stay on the device",
-    "sync_ref_model": "the reference is scored once; train again from the result, whose "
-    "reference it then is (claim 5.tr-dpo)",
-    "pad_token": "no padding token is needed",
-}
-
-
 OURS = {field.name for field in dataclasses.fields(DILConfig) if field.init}
 OURS -= {"loss", "beta", *REFUSED, *NO_MATTER}
-
-
-def trl_names() -> list[tuple[str, TRLName]]:
-    """Each loss that TRL has a ``loss_type`` for, with what it says there.
-
-    >>> [name for name, trl in trl_names() if trl.loss_type == "exo_pair"]
-    ['exo']
-    """
-    return [(name, trl) for name, spec in LOSSES.items() for trl in as_spec(spec).trl]
 
 
 def from_trl(args: Any) -> DILConfig:

@@ -31,7 +31,7 @@ from dil_tutorial.errors import Diverged, InputError
 from dil_tutorial.llm.callbacks import RequireGradients, StopAndSave, check_finite, way_back
 from dil_tutorial.llm.fast.reference import FixedBatches, InOrder
 from dil_tutorial.llm.recipe import whole_checkpoints
-from dil_tutorial.support.files import write_text
+from dil_tutorial.support.files import provenance, write_text
 
 
 class BaseTrainer(Trainer):
@@ -156,8 +156,42 @@ class BaseTrainer(Trainer):
             write_text(Path(self.args.output_dir) / "README.md", self.card())
 
     def card(self) -> str:
-        """The model card, in Markdown; of a trainer that has nothing to say, its name."""
-        return f"# Trained by {type(self).__name__}\n"
+        """The model card, in Markdown: what was trained on what, how, and where it ended."""
+        args, lines = self.args, self.done()
+        name = str(getattr(self.model.config, "_name_or_path", "") or "a model made on the spot")
+        base = f"base_model: {name}\n" if "/" in name.strip("/") and not Path(name).exists() else ""
+        batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
+        precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "float32"
+        lines |= {
+            "Base model": name,
+            "Trained weights": self._trained_weights(),
+            "Steps": f"{self.state.global_step} of {self.state.max_steps}, "
+            f"{batch * args.world_size} rows each, on {args.world_size} process(es)",
+            "Learning rate": f"{args.learning_rate:g}, {args.lr_scheduler_type} schedule, "
+            f"{args.optim}, {precision}, seed {args.seed}",
+        }
+        ends = [row for row in self.state.log_history if "loss" in row][-1:]
+        watched = ("loss", "rewards/accuracies", "logratios/chosen", "kl", "reward", "accuracy")
+        numbers = [f"{key} {row[key]:.4g}" for row in ends for key in watched if key in row]
+        lines["At the last log"] = ", ".join(numbers) or "nothing was logged"
+        versions = ", ".join(f"{k} {v}" for k, v in provenance()["versions"].items())
+        table = "\n".join(f"| {what} | {how} |" for what, how in lines.items())
+        return (
+            f"---\nlibrary_name: transformers\n{base}tags:\n- dil-tutorial\n---\n\n"
+            f"# {Path(args.output_dir).name}\n\nTrained by `{type(self).__name__}` of "
+            f"dil-tutorial.\n\n| | |\n|---|---|\n{table}\n\nVersions: {versions}.\n\n"
+            "Direct Imitation Learning: Xiao et al., On a Connection Between Imitation Learning and "
+            "RLHF, ICLR 2025, arXiv:2503.05079.\n"
+        )
+
+    def done(self) -> dict[str, str]:
+        """What a trainer has to say of its method and its data, for the model card."""
+        return {}
+
+    def _trained_weights(self) -> str:
+        trained = sum(w.numel() for w in self.model.parameters() if w.requires_grad)
+        whole = sum(w.numel() for w in self.model.parameters())
+        return f"{trained:,} of {whole:,}" + " (an adapter)" * hasattr(self.model, "peft_config")
 
 
 # --- What can be trained --------------------------------------------------------------------------

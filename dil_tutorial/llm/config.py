@@ -2,18 +2,23 @@
 savings of the step.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainingArguments
+from transformers.utils import logging
 
 from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.llm.fast.batches import LAYOUTS
+from dil_tutorial.llm.trl_names import unknown_fields
 from dil_tutorial.losses import GROUP_LOSSES, LossSpec, make_loss
 from dil_tutorial.support.files import read_json
 
+logger = logging.get_logger(__name__)
 LOGPROBS = ("sum", "mean")
 BEFORE = "the reference is scored before it takes effect, so that f would not start at zero"
 PRECISION = (
@@ -107,9 +112,6 @@ class DILConfig(TrainingArguments):
                                               CPU "padded" where that is cheaper
     ``head_chunk``                256         most positions whose logits are held; more go in
                                               chunks; 0: no bound
-    ``log_entropy``               False       log ``entropy``: of the policy's next-token
-                                              distribution, mean over response tokens; one pass more
-                                              a step
     ``disable_dropout``           True        no dropout in policy or reference
     ============================  ==========  ======================================================
     """
@@ -128,7 +130,6 @@ class DILConfig(TrainingArguments):
     on_bad_line: str = "refuse"
     layout: str = "auto"
     head_chunk: int = 256
-    log_entropy: bool = False
     disable_dropout: bool = True
     reference_max_new_tokens: int | None = None
 
@@ -138,6 +139,7 @@ class DILConfig(TrainingArguments):
     logging_nan_inf_filter: bool = field(default=False)  # it would log a loss of NaN as 0
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         self.loss_function()
         if self.logprobs not in LOGPROBS:
             raise unknown_name("logprobs", self.logprobs, LOGPROBS)
@@ -237,6 +239,41 @@ class DILConfig(TrainingArguments):
                 "reference_max_new_tokens is for denominator 'reference' alone: leave it out"
             )
         return loss
+
+
+def check_numbers(args: TrainingArguments) -> None:
+    """InputError where a field is NaN or infinite."""
+    for one in fields(args):
+        value = getattr(args, one.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{one.name} is {value}: give a finite number")
+
+
+def _explained(init: Callable[..., None]) -> Callable[..., None]:
+    """``DILConfig``'s constructor, with a line for fields that it does not have, and one that says
+    what is trained where no loss is named.
+    """
+
+    @functools.wraps(init)
+    def construct(self: DILConfig, *args: Any, **settings: Any) -> None:
+        known = [one.name for one in fields(DILConfig) if one.init]
+        if unknown := settings.keys() - {*known}:
+            raise unknown_fields(unknown, known)
+        init(self, *args, **settings)
+        if not settings.keys() & {"loss", "generator", "denominator"}:
+            named = ", ".join(
+                f"{name} {getattr(value, 'name', value)}"
+                for name, value in self.loss_function().all_settings.items()
+            )
+            logger.warning(
+                f"DILConfig: no loss is named: trains DIL as published ({named}), which is neither "
+                "DPO (loss='dpo') nor the corrected loss (denominator='mixture')"
+            )
+
+    return construct
+
+
+setattr(DILConfig, "__init__", _explained(DILConfig.__init__))  # noqa: B010
 
 
 def zero_stage(deepspeed: dict[str, Any] | str | None) -> int:

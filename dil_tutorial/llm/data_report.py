@@ -24,6 +24,7 @@ TRAPS = {
     "duplicates": "pairs that stand there twice",
     "both ways": "pairs that stand there with their sides exchanged, too",
     "control characters": "pairs with control characters",
+    "prompt repeated": "pairs whose responses begin with their prompt again",
     "double end": "responses with two EOS tokens",
     "no end": "responses without an EOS token",
 }
@@ -50,6 +51,7 @@ def describe(
                                 its beginning
     duplicates                  pairs that stand there before
     both ways                   pairs that stand there before with chosen and rejected exchanged
+    prompt repeated             pairs both of whose responses begin with the prompt
     control characters          pairs with any
     unit, lengths               "tokens" or "words"; {field: one number per pair}
     chosen longer               share of pairs whose chosen response is the longer one, ties one
@@ -107,6 +109,10 @@ def describe(
         "groups": any("responses" in row for row in reading.pairs),
         "duplicates": duplicates,
         "both ways": both_ways,
+        "prompt repeated": sum(
+            bool(prompt.strip()) and all(text.lstrip().startswith(prompt.strip()) for text in both)
+            for prompt, *both in seen
+        ),
         "control characters": sum(any(CONTROL.search(text) for text in texts) for texts in seen),
         "unit": "words" if tokenizer is None else "tokens",
         "lengths": lengths,

@@ -223,6 +223,7 @@ def of_data(reading: Reading, tokenizer: Any = None, max_length: int = 1024) -> 
         "cut back",
         "duplicates",
         "both ways",
+        "prompt repeated",
         "control characters",
         "double end",
         "no end",

@@ -319,6 +319,13 @@ def load_tokenizer(name: str) -> Any:
     return tokenizer
 
 
+def vocabulary_of(name: str) -> int:
+    """How many tokens a model knows, by its configuration."""
+    from transformers import AutoConfig
+
+    return int(load(AutoConfig, name).get_text_config().vocab_size)
+
+
 def load(kind: Any, name: str, **settings: Any) -> Any:
     try:
         return kind.from_pretrained(resolve(name), trust_remote_code=False, **settings)
@@ -338,23 +345,31 @@ def load_base(name: str, dtype: str, output_dir: Path) -> Any:
     kept in the output folder.
 
     A new adapter is saved with the name of the model that it belongs to, so that model must be
-    somewhere.
+    somewhere.  Of several processes the first writes it, while the others wait.
     """
     if not (Path(name).expanduser() / "adapter_config.json").is_file():
         return load_model(name, dtype)
-    merged = output_dir / "base"
-    if not merged.is_dir():
-        from peft import AutoPeftModelForCausalLM
-        from transformers.utils import logging
+    from accelerate import PartialState
 
-        logging.get_logger(__name__).warning(
-            f"{name} is an adapter: it is merged into its base model, which is kept in {merged}"
-        )
-        check_folder(Path(name).expanduser())
-        model = AutoPeftModelForCausalLM.from_pretrained(name, dtype="float32").merge_and_unload()
-        unfinished = merged.with_name("base.writing")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        model.save_pretrained(unfinished)
-        load_tokenizer(name).save_pretrained(unfinished)
-        unfinished.replace(merged)
+    merged = output_dir / "base"
+    with PartialState().main_process_first():
+        if not merged.is_dir():
+            _merge(name, merged)
     return load_model(str(merged), dtype)
+
+
+def _merge(name: str, merged: Path) -> None:
+    """Write the base model of the adapter in ``name`` with that adapter merged in."""
+    from peft import AutoPeftModelForCausalLM
+    from transformers.utils import logging
+
+    logging.get_logger(__name__).warning(
+        f"{name} is an adapter: it is merged into its base model, which is kept in {merged}"
+    )
+    check_folder(Path(name).expanduser())
+    model = AutoPeftModelForCausalLM.from_pretrained(name, dtype="float32").merge_and_unload()
+    unfinished = merged.with_name("base.writing")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    model.save_pretrained(unfinished)
+    load_tokenizer(name).save_pretrained(unfinished)
+    unfinished.replace(merged)

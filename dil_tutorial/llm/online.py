@@ -46,6 +46,7 @@ from transformers import TrainingArguments
 from dil_tutorial import policy_gradient as pg
 from dil_tutorial.errors import InputError, unknown_name
 from dil_tutorial.llm.base import BaseTrainer
+from dil_tutorial.llm.config import check_numbers
 from dil_tutorial.llm.fast.batches import batch_of
 from dil_tutorial.llm.fast.logprobs import response_token_logps
 from dil_tutorial.llm.fast.probes import chunking_problem, quiet_noise, usable_layout
@@ -93,6 +94,7 @@ class OnlineConfig(TrainingArguments):
     remove_unused_columns: bool | None = field(default=False)  # the reward reads them
 
     def __post_init__(self) -> None:
+        check_numbers(self)
         super().__post_init__()
         if self.algorithm not in ALGORITHMS:
             raise unknown_name("algorithm", self.algorithm, ALGORITHMS)
@@ -235,6 +237,16 @@ class OnlineTrainer(BaseTrainer):
                 )
         if ref_model is not None:
             self.reference = ref_model.to(self.args.device).eval()
+
+    def done(self) -> dict[str, str]:
+        """The algorithm and the prompts, for the model card."""
+        args = self.args
+        return {
+            "Algorithm": f"{args.algorithm}, {args.samples} responses of at most "
+            f"{args.max_new_tokens} tokens to each prompt, beta {args.beta:g}, {args.updates} "
+            "update(s) on each batch",
+            "Data": f"{len(self.prompts):,} prompts; responses of the policy itself",
+        }
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
         return SequentialSampler(self.train_dataset)  # ``repeated`` has put them in order

@@ -188,6 +188,13 @@ class RewardTrainer(BaseTrainer):
         )
         check_padding(self.model)
 
+    def done(self) -> dict[str, str]:
+        """The loss and the data, for the model card."""
+        return {
+            "Loss": "-log sigmoid of the difference of the two rewards (Bradley-Terry)",
+            "Data": f"{len(self.train_dataset):,} pairs",
+        }
+
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **unused: Any
     ) -> Any:

@@ -2,7 +2,7 @@
 run again.
 """
 
-import errno
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,8 @@ from typing import Any
 from transformers.utils import logging
 
 from dil_tutorial.errors import InputError, unknown_name
-from dil_tutorial.llm.callbacks import StopAndSave, check_finite
+from dil_tutorial.llm.base import one_run
+from dil_tutorial.llm.callbacks import check_finite
 from dil_tutorial.llm.config import DILConfig, bound_loss
 from dil_tutorial.llm.data import Reading, read
 from dil_tutorial.llm.fast.reference import model_digest
@@ -25,7 +26,7 @@ from dil_tutorial.llm.models import (
     resolve,
 )
 from dil_tutorial.llm.online import OnlineTrainer
-from dil_tutorial.llm.recipe import OWN_KEYS, checkpoint_to_resume, read_run
+from dil_tutorial.llm.recipe import OWN_KEYS, checkpoint_to_resume, last_checkpoint, read_run
 from dil_tutorial.llm.rows import pairs_digest, tokenizer_digest
 from dil_tutorial.llm.run_online import check_online, trainer_of
 from dil_tutorial.llm.trainer import DILTrainer
@@ -55,9 +56,14 @@ def prepare(recipe: dict[str, Any], output_dir: Path, resume: bool) -> Job:
     """Check everything, then build the trainer."""
     check_own_keys(recipe)
     checkpoint = checkpoint_to_resume(recipe, output_dir, resume)
+    processes = os.environ.get("WORLD_SIZE", "1")
     if "online" in recipe:
         trainer = trainer_of(recipe, output_dir)
-        begun = {"prompts": pairs_digest(map(dict, trainer.prompts)), "model": trainer.begun}
+        begun = {
+            "prompts": pairs_digest(map(dict, trainer.prompts)),
+            "model": trainer.begun,
+            "processes": processes,
+        }
         check_same(begun, output_dir, checkpoint)
         return Job(trainer, recipe, None, begun, checkpoint)
     limit, on_bad_line = recipe.get("limit"), recipe.get("on_bad_line", "refuse")
@@ -81,16 +87,22 @@ def prepare(recipe: dict[str, Any], output_dir: Path, resume: bool) -> Job:
         "pairs": f"{reading.digest} {evaluation and evaluation.digest}",
         "tokenizer": tokenizer_digest(tokenizer) or pairs_digest([tokenizer.get_vocab()]),
         "model": model_digest(model),
+        "processes": processes,
     }
     check_same(began, output_dir, checkpoint)
-    trainer = DILTrainer(
-        model,
-        config,
-        reading,
-        eval_dataset=evaluation,
-        processing_class=tokenizer,
-        peft_config=lora_config(recipe) if "lora_r" in recipe else None,
-    )
+    try:
+        trainer = DILTrainer(
+            model,
+            config,
+            reading,
+            eval_dataset=evaluation,
+            processing_class=tokenizer,
+            peft_config=lora_config(recipe) if "lora_r" in recipe else None,
+        )
+    except (InputError, OSError):
+        raise
+    except (ValueError, TypeError, ImportError, KeyError, AttributeError) as error:
+        raise refused(error) from error
     return Job(trainer, recipe, reading, began, checkpoint)
 
 
@@ -101,8 +113,8 @@ def check_same(began: dict[str, str], output_dir: Path, checkpoint: str | None) 
     before = read_json(output_dir / "began.json")
     if changed := [what for what in began if before.get(what) != began[what]]:
         raise InputError(
-            f"{output_dir}: the interrupted run began with another content of its "
-            f"{' and '.join(changed)}: give the same"
+            f"{output_dir}: the interrupted run began with other {' and '.join(changed)} (their "
+            "content, or their number): give the same"
         )
 
 
@@ -113,8 +125,8 @@ def config_of(recipe: dict[str, Any], output_dir: Path) -> DILConfig:
         return DILConfig(output_dir=str(output_dir), **settings)
     except InputError as error:
         raise InputError(f"recipe: {error}") from None
-    except ValueError as error:  # transformers' own checks
-        raise InputError(f"recipe: {' '.join(str(error).split())}") from None
+    except Exception as error:  # transformers' own checks, and what it tries to import
+        raise refused(error) from error
 
 
 def check_own_keys(recipe: dict[str, Any]) -> None:
@@ -202,33 +214,30 @@ def run(job: Job) -> int | None:
     """Train and save; returns None, or the number of the signal that stopped it (a checkpoint is
     saved then).
     """
-    trainer = job.trainer
-    if trainer.is_world_process_zero():
-        write_json(Path(trainer.args.output_dir) / "recipe.json", job.recipe)
-        write_json(Path(trainer.args.output_dir) / "began.json", job.began)
-    try:
-        return _run(job)
-    # torch, safetensors and tokenizers each have their own exception for a full disk
-    except Exception as error:
-        if reason := cannot_write(error):
-            raise InputError(
-                f"{trainer.args.output_dir}: a checkpoint or the model could not be written "
-                f"({reason}): make room, then continue "
-                "with --resume"
-            ) from None
-        raise
+    trainer, out = job.trainer, Path(job.trainer.args.output_dir)
+    with one_run(out):
+        last_checkpoint(out, job.checkpoint is not None)  # nobody has finished it in the meantime
+        if trainer.is_world_process_zero():
+            write_json(out / "recipe.json", job.recipe)
+            write_json(out / "began.json", job.began)
+        try:
+            trainer.train(resume_from_checkpoint=job.checkpoint)
+        except (KeyboardInterrupt, SystemExit):
+            if not trainer.stopping.stopped_by:
+                raise
+            return trainer.stopping.stopped_by
+        except (ValueError, TypeError, ImportError, KeyError, AttributeError) as error:
+            if isinstance(error, InputError) or trainer.state.global_step > 0:
+                raise
+            raise refused(error) from error
+        finish(job)
+    return None
 
 
-def _run(job: Job) -> int | None:
-    trainer = job.trainer
-    trainer.train(resume_from_checkpoint=job.checkpoint)
-    stopped = next(
-        c.stopped_by for c in trainer.callback_handler.callbacks if isinstance(c, StopAndSave)
-    )
-    if stopped is not None and trainer.state.global_step < trainer.state.max_steps:
-        return stopped
+def finish(job: Job) -> None:
+    """Save the model of a run, its curves and its settings."""
+    trainer, out = job.trainer, Path(job.trainer.args.output_dir)
     check_finite(trainer)
-    out = Path(trainer.args.output_dir)
     unfinished = out / "model.writing"
     if trainer.is_world_process_zero():
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -242,21 +251,11 @@ def _run(job: Job) -> int | None:
         if trainer.args.save_strategy == "no":
             for left in out.glob("checkpoint-*"):  # by an interruption, not asked for
                 shutil.rmtree(left)
-    return None
 
 
-def cannot_write(error: Exception) -> str | None:
-    """What kept a file from being written, if that is what ``error`` says: a full disk or quota, a
-    file too large.
-    """
-    if isinstance(error, OSError):
-        return error.strerror if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else None
-    text = " ".join(str(error).split())
-    return (
-        text[:160]
-        if any(sign in text for sign in ("No space left", "File too large", "failed writing file"))
-        else None
-    )
+def refused(error: Exception) -> InputError:
+    """A value of the recipe that transformers refuses, as one line."""
+    return InputError(f"recipe: refused by transformers ({' '.join(str(error).split())[:300]})")
 
 
 def save_run(trainer: DILTrainer | OnlineTrainer, recipe: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 from transformers import ProgressCallback, TrainingArguments
 
 from dil_tutorial.errors import InputError, unknown_name
-from dil_tutorial.llm.callbacks import ProgressBar, StopAndSave
+from dil_tutorial.llm.callbacks import ProgressBar
 from dil_tutorial.llm.data import prompt_rows
 from dil_tutorial.llm.models import load_base, load_tokenizer, lora_config, resolve
 from dil_tutorial.llm.online import OnlineConfig, OnlineTrainer, Reward
@@ -53,7 +53,6 @@ def trainer_of(recipe: dict[str, Any], output_dir: Path) -> OnlineTrainer:
     trainer = OnlineTrainer(
         model, config, prompts, tokenizer, reward, ref_model=reference, chats=chats
     )
-    trainer.add_callback(StopAndSave())
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(ProgressBar({"reward": "reward", "KL": "kl"}))
     return trainer
@@ -101,7 +100,7 @@ def check_online(recipe: dict[str, Any], output_dir: Path) -> OnlineConfig:
         return OnlineConfig(output_dir=str(output_dir), **settings, **own)
     except InputError as error:
         raise InputError(f"recipe: online: {error}") from None
-    except (ValueError, TypeError) as error:  # transformers' own checks; a text for a number
+    except Exception as error:  # transformers' own checks, and what it tries to import
         raise InputError(f"recipe: online: {' '.join(str(error).split())}") from None
 
 

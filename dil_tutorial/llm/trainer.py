@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 from transformers import PreTrainedModel, ProgressCallback, set_seed
 from transformers.utils import logging
@@ -46,7 +47,7 @@ from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.data import Pair, Reading
 from dil_tutorial.llm.extra_inputs import Scores, alignment_weights, extra_inputs
 from dil_tutorial.llm.fast.batches import Batch, Collator, PaddedBatch, SingleBatch
-from dil_tutorial.llm.fast.head import Value, entropies, token_logps
+from dil_tutorial.llm.fast.head import Value, token_logps, watched
 from dil_tutorial.llm.fast.logprobs import response_token_logps
 from dil_tutorial.llm.fast.packing import PackedBatch
 from dil_tutorial.llm.fast.probes import (
@@ -138,7 +139,7 @@ class DILTrainer(BaseTrainer):
             0, self.layout, prompts=draws, mismatched=self.loss_function.needs_kl, layer=layer
         )
         self.model.add_model_tags(["dil-tutorial", args.loss])
-        self._warned_of_tangent = False
+        self._warned_of_tangent, self._tokens_read = False, 0
         self._add_callbacks(same_reference=ref_model is None)
         self.start = model_digest(self.model)
         logger.info(
@@ -162,6 +163,22 @@ class DILTrainer(BaseTrainer):
         """Whether prompts and responses are messages."""
         return any(split.chat for split in self.splits.values())
 
+    def done(self) -> dict[str, str]:
+        """The loss and the data, for the model card."""
+        loss, rows = self.loss_function, self.train_dataset
+        settings = ", ".join(
+            f"{name} {getattr(value, 'name', value)}" for name, value in loss.all_settings.items()
+        )
+        kind = "groups" if loss.of_groups else "pairs"
+        left_out = ", ".join(f"{count} left out: {why}" for why, count in self.dropped.items())
+        reference = "the model before training" if self.ref_model is None else "another model"
+        return {
+            "Loss": f"{self.args.loss} ({settings or 'no settings'}), on the {self.args.logprobs} "
+            "of log-probabilities",
+            "Reference": "none" if loss.reference_free else reference,
+            "Data": f"{len(rows):,} {kind}" + (f" ({left_out})" if left_out else ""),
+        }
+
     def _choose_reference(
         self, model: Any, ref_model: Any, peft_config: Any, draws: bool, args: DILConfig
     ) -> tuple[Any, Any]:
@@ -173,6 +190,12 @@ class DILTrainer(BaseTrainer):
                 quiet_noise(part, dropout=args.disable_dropout)
                 keep_differentiable(part)
         if peft_config is not None:
+            if hasattr(model, "peft_config"):
+                raise InputError(
+                    "DILTrainer: the model has an adapter already, and peft_config asks for "
+                    "another on top, which could not be loaded again: leave peft_config out, or "
+                    "pass model.merge_and_unload()"
+                )
             from peft import get_peft_model
 
             set_seed(args.seed)  # of the adapter's first weights
@@ -188,6 +211,7 @@ class DILTrainer(BaseTrainer):
         self._fresh = adapter_is_fresh(model)  # without it the model stays the reference
         if ref_model is None and (draws or self.loss_function.needs_kl) and not self._fresh:
             ref_model = copy.deepcopy(model)
+        self.ref_model = ref_model  # None: the model without what is trained
         self._other_reference = ref_model is not None
         if getattr(model.config, "output_router_logits", False):
             raise InputError(
@@ -320,12 +344,16 @@ class DILTrainer(BaseTrainer):
         by length: tokens beyond the shorter one count ``ld_alpha`` times.
         """
         parts, lengths = self.token_values(model, responses)
+        return self._summed(parts, per_row), lengths
+
+    def _summed(self, parts: list[Tensor], per_row: int) -> Tensor:
+        """Sums (N,) of log-probabilities of tokens, (T_n,) each, as LD-DPO has them."""
         if self.args.ld_alpha is not None and per_row:
             for i in range(0, len(parts), per_row):
                 chosen, rejected = parts[i : i + 2]
                 parts[i] = length_discounted(chosen, rejected, self.args.ld_alpha)
                 parts[i + 1] = length_discounted(rejected, chosen, self.args.ld_alpha)
-        return torch.stack([part.sum() for part in parts]), lengths
+        return torch.stack([part.sum() for part in parts])
 
     def log_ratios(self, model: Any, responses: PaddedBatch | SingleBatch) -> Tensor:
         """f (N,) of responses that the reference has not scored before: both score them, in the
@@ -345,7 +373,8 @@ class DILTrainer(BaseTrainer):
     ) -> Any:
         """The step of the module's docstring, on B rows of at most K responses, N in all."""
         K = inputs["present"].shape[1]
-        logps, lengths = self.response_logps(model, inputs["responses"], K)  # (N,), (N,)
+        tokens, lengths = self.token_values(model, inputs["responses"], watched)  # (T_n, 4) each
+        logps = self._summed([token[:, 0] for token in tokens], K)  # (N,)
         present = inputs["present"].to(logps.device)  # (B, K)
 
         def by_row(values: Tensor) -> Tensor:
@@ -366,10 +395,7 @@ class DILTrainer(BaseTrainer):
         split = "train" if model.training else "eval"
         if inputs["counts"]:
             self._record(split, scores, inputs, more, losses)
-        if self.args.log_entropy:
-            with torch.no_grad():
-                parts, _ = self.token_values(model, inputs["responses"], entropies)
-            self._metrics[split]["entropy"].extend(torch.cat(parts).tolist())
+            self._record_tokens(split, tokens, inputs)
         loss = losses.mean()
         if model.training:
             loss = loss * self.share(inputs["counts"])
@@ -462,6 +488,32 @@ class DILTrainer(BaseTrainer):
                 f"a log-ratio is beyond {MAX_LOG_RATIO:g}, where e^f in the loss continues along "
                 "its tangent (finite value and slope): lower the learning rate"
             )
+
+    def _record_tokens(self, split: str, tokens: list[Tensor], inputs: Batch) -> None:
+        """Keep what is logged of tokens, in TRL's names; ``tokens`` are (T_n, 4) of N responses."""
+        values, present = self._metrics[split], inputs["present"]
+        won = torch.zeros_like(present)
+        won[:, 0] = True
+        won = won if inputs["weights"] is None else inputs["weights"] > 0
+        chosen = [bool(one) for one in won[present.to(won.device)]]
+        for one, of_chosen in zip(tokens, chosen, strict=True):
+            _, entropy, mean_logit, top = one.detach().float().T.tolist()
+            values["entropy"] += entropy
+            values["logits/chosen" if of_chosen else "logits/rejected"] += mean_logit
+            if of_chosen:
+                values["mean_token_accuracy"] += top
+        if split == "train":
+            self._tokens_read += inputs["tokens"]
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Add the means of the metrics of the steps since the last log, and the tokens so far."""
+        if "loss" in logs:
+            own = [self._tokens_read]
+            new = sum(gather_object(own) if self.args.world_size > 1 else own)
+            counts = (row.get("num_tokens") for row in reversed(self.state.log_history))
+            logs["num_tokens"] = new + next((count for count in counts if count), 0)
+            self._tokens_read = 0
+        super().log(logs, *args, **kwargs)
 
     def prediction_step(
         self,

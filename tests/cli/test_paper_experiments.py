@@ -92,7 +92,6 @@ def test_the_entropy_of_a_uniform_model_is_that_of_its_vocabulary(tmp_path):
         use_cpu=True,
         report_to=[],
         max_steps=1,
-        log_entropy=True,
         loss="nca",
         logging_steps=1,
         save_strategy="no",

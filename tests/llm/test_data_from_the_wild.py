@@ -427,10 +427,12 @@ def test_nulls_that_are_values_stay():
         "rejected": [{"role": "assistant", "content": "No."}],
         "tools": [{"type": "function", "function": {"name": "dim", "parameters": schema}}],
     }
-    table = Dataset.from_list([row, {**row, "tools": []}], on_mixed_types="use_json")
+    function = {"name": "f", "parameters": {"properties": {"to": {"type": "string"}}}}
+    other = {**row, "tools": [{"type": "function", "function": function}]}
+    table = Dataset.from_list([row, other], on_mixed_types="use_json")
     from_table = next(iter(data.without_fill(table)))
-    for given in (row, {**row, "tools": from_table["tools"]}):
-        pair = check_pair(given, "f:1")
+    for one in (row, {**row, "tools": from_table["tools"]}):
+        pair = check_pair(one, "f:1")
         assert pair["chosen"][0]["tool_calls"][0]["function"]["arguments"] == arguments
         assert pair["tools"][0]["function"]["parameters"] == schema
         assert pair["prompt"] == [{"role": "user", "content": "Dim"}]

@@ -96,6 +96,7 @@ class Batch(TypedDict):
     present: Tensor  # (B, K) bool: which of K responses a row has
     p_chosen: Tensor  # (B,) soft labels of pairs; 1 where they were drawn
     weights: Tensor | None  # (B, K) of groups: how much each response is the winner
+    tokens: int  # of prompts and responses, each prompt as often as it has responses
     counts: int  # how many of the B rows count: all, or none
     solved: float  # the share of groups with a winner in the data set
     input_ids: Tensor  # those of ``responses``: transformers counts tokens by them
@@ -199,6 +200,7 @@ class Collator:
             "present": torch.arange(max(sizes)) < torch.tensor(sizes).unsqueeze(1),
             "p_chosen": torch.tensor([row.p_chosen for row in pairs], dtype=torch.float64),
             "weights": filled(weights) if weights else None,
+            "tokens": sum(len(r.prompt) + len(r.tokens) for row in rows for r in row.responses),
             "counts": sum(row.counts for row in rows),
             "solved": next((row.solved for row in rows if isinstance(row, TokenizedGroup)), 1.0),
             "input_ids": responses.input_ids,

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-Value = Callable[
-    [Tensor, Tensor], Tensor
-]  # of logits (..., V) and tokens (...): one number per token
+# of logits (..., V) and tokens (...): a number for each token, or several (..., C), of which the
+# first may have a gradient
+Value = Callable[[Tensor, Tensor], Tensor]
 
 
 def token_logps(logits: Tensor, tokens: Tensor) -> Tensor:
@@ -46,14 +46,22 @@ def aligned_logps(logits: Tensor, tokens: Tensor) -> Tensor:
     return logps.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - (2 * logps).logsumexp(-1)
 
 
-def entropies(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Entropy of softmax(logits) in nats, whatever the tokens are: (..., V), (...) -> (...).
+def watched(logits: Tensor, tokens: Tensor) -> Tensor:
+    """What is trained on and what is logged, of each token: (..., V), (...) -> (..., 4).
 
-    >>> entropies(torch.zeros(1, 4), torch.tensor([2]))  # log 4
-    tensor([1.3863])
+    Its log-probability, and without gradient the entropy of softmax(logits) in nats, the mean of
+    the logits, and whether the token is the most probable one.
+
+    >>> watched(torch.zeros(1, 4), torch.tensor([0])).tolist()  # log 1/4, log 4
+    [[-1.3862943649291992, 1.3862943649291992, 0.0, 1.0]]
     """
-    logps = logits.float().log_softmax(-1)
-    return -(logps.exp() * logps).nan_to_num(0.0).sum(-1)
+    logps = token_logps(logits, tokens)
+    with torch.no_grad():
+        logits = logits.to(logps.dtype)
+        each = logits.log_softmax(-1)
+        entropy = -(each.exp() * each).nan_to_num(0.0).sum(-1)
+        top = (logits.argmax(-1) == tokens).to(logps)
+    return torch.stack([logps, entropy, logits.mean(-1), top], -1)
 
 
 @contextmanager
@@ -65,7 +73,7 @@ def head_gives_logps(
     value: Value = token_logps,
 ) -> Iterator[None]:
     """While it lasts, the vocabulary head returns log-probs (M,) of ``targets`` (M,), or ``value``
-    of them, in place of logits.
+    of them, (M,) or (M, C), in place of logits.
 
     Of more than ``chunk`` positions it takes that many at a time, so that (M x vocabulary) logits
     are never held: a head that is trained computes each chunk again in the backward pass; a frozen
@@ -85,7 +93,7 @@ def head_gives_logps(
         """
         hidden = hidden.detach().requires_grad_()
         values = chunk_logps(hidden, tokens)
-        (slope,) = torch.autograd.grad(values.sum(), hidden)
+        (slope,) = torch.autograd.grad(values.view(len(values), -1)[:, 0].sum(), hidden)
         return values.detach(), slope
 
     def logps(hidden: Tensor) -> Tensor:
@@ -93,8 +101,11 @@ def head_gives_logps(
         parts = list(zip(picked.split(chunk), targets.split(chunk), strict=True))
         if frozen and picked.requires_grad and torch.is_grad_enabled():
             values, by_hidden = map(torch.cat, zip(*(slopes(*part) for part in parts), strict=True))
-            # adds 0, and the gradient
-            return values + ((picked - picked.detach()).to(values) * by_hidden.to(values)).sum(-1)
+            # zeros, which have the gradient
+            zeros = ((picked - picked.detach()).to(values) * by_hidden.to(values)).sum(-1)  # (M,)
+            if values.dim() == 1:
+                return values + zeros
+            return values + F.pad(zeros.unsqueeze(1), (0, values.shape[1] - 1))
         if len(parts) == 1:
             return chunk_logps(picked, targets)
         # no random state to keep: the head is linear

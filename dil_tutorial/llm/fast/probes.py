@@ -8,6 +8,7 @@ numbers, training is refused.
 
 import itertools
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,88 +27,7 @@ logger = logging.get_logger(__name__)
 # model types whose packed responses tests/llm/test_architectures.py holds against each response by
 # itself, at many times the length of their windows; others keep what they see in places that our
 # attention does not know, such as a mask of their own
-PROVEN = set(
-    [
-        "afmoe",
-        "apertus",
-        "arcee",
-        "aria_text",
-        "axk1",
-        "beam",
-        "biogpt",
-        "bitnet",
-        "cohere",
-        "cohere2",
-        "cohere2_moe",
-        "ctrl",
-        "cwm",
-        "deepseek_v2",
-        "deepseek_v3",
-        "diffllama",
-        "dots1",
-        "ernie4_5",
-        "ernie4_5_moe",
-        "exaone4",
-        "exaone_moe",
-        "flex_olmo",
-        "gemma",
-        "gemma3_text",
-        "gemma4_unified_text",
-        "glm",
-        "glm4",
-        "glm4_moe",
-        "glm4_moe_lite",
-        "gpt2",
-        "gpt_bigcode",
-        "gpt_neox",
-        "granite",
-        "granitemoe",
-        "granitemoeshared",
-        "helium",
-        "hrm_text",
-        "hunyuan_v1_dense",
-        "hunyuan_v1_moe",
-        "hy_v3",
-        "hyperclovax",
-        "internlm3",
-        "iquestcoder",
-        "jais2",
-        "jetmoe",
-        "kolibri1",
-        "laguna",
-        "lfm2",
-        "llama",
-        "longcat_flash",
-        "mellum",
-        "minicpm3",
-        "minimax_m2",
-        "minimax_m3_vl_text",
-        "ministral",
-        "ministral3",
-        "mistral",
-        "mixtral",
-        "modernbert-decoder",
-        "nanochat",
-        "nemotron",
-        "olmo",
-        "olmo2",
-        "olmo3",
-        "olmoe",
-        "opt",
-        "persimmon",
-        "phi",
-        "phi3",
-        "qwen2",
-        "qwen3",
-        "qwen3_moe",
-        "seed_oss",
-        "smollm3",
-        "solar_open",
-        "stablelm",
-        "starcoder2",
-        "youtu",
-    ]
-)
+PROVEN = set(Path(__file__).with_name("proven.txt").read_text(encoding="utf-8").split())
 SUPPORTED_LAYERS = {"full_attention", "sliding_attention"}
 # what a model raises that was not made for a saving
 ERRORS = (ValueError, TypeError, RuntimeError, IndexError, AttributeError)
@@ -251,7 +171,9 @@ def check_fits(model: Any, rows: Rows, what: str = "the model") -> None:
             "tokenizer, or resize them"
         )
     longest = int(rows.reach.max())
-    for name, module in model.named_modules():
+    core = getattr(model, "get_base_model", lambda: model)()
+    decoder = core.get_decoder() if hasattr(core, "get_decoder") else core  # without a vision tower
+    for name, module in decoder.named_modules():
         if isinstance(module, nn.Embedding) and ("position" in name or name.endswith("wpe")):
             positions = module.num_embeddings - getattr(module, "offset", 0)
             if longest > positions:
