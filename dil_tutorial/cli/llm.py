@@ -70,7 +70,7 @@ def data(
     file: Annotated[
         str,
         typer.Argument(
-            help="Pairs or groups: .jsonl (.gz, .zst), .parquet, .csv, a saved folder, or owner/name:split."
+            help="Pairs or groups: .jsonl (.gz), .parquet, .csv, a saved folder, or owner/name."
         ),
     ],
     config: Annotated[
@@ -525,8 +525,8 @@ def judge(
 def marked(before: tuple[str, float], after: tuple[str, float]) -> tuple[Text, Text]:
     """Two answers with their f, bold from the first word in which they differ.
 
-    >>> marked(("a cat", 0.1), ("a dog", -0.1))[1].markup
-    'a [bold]dog[/bold]\n[dim]f = -0.10 nats[/dim]'
+    >>> marked(("a cat", 0.1), ("a dog", -0.1))[1].plain.splitlines()
+    ['a dog', 'f = -0.10 nats']
     """
     words = [text.split(" ") for text, _ in (before, after)]
     pairs = zip(*words, strict=False)

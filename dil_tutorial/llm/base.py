@@ -31,7 +31,11 @@ from dil_tutorial.errors import Diverged, InputError
 from dil_tutorial.llm.callbacks import RequireGradients, StopAndSave, check_finite, way_back
 from dil_tutorial.llm.fast.reference import FixedBatches, InOrder
 from dil_tutorial.llm.recipe import whole_checkpoints
+from dil_tutorial.support import templates
 from dil_tutorial.support.files import provenance, write_text
+
+# metrics whose last values stand in the model card
+IN_CARD = ("loss", "rewards/accuracies", "logratios/chosen", "kl", "reward", "accuracy")
 
 
 class BaseTrainer(Trainer):
@@ -79,6 +83,10 @@ class BaseTrainer(Trainer):
         return loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        return self.train_batches(train_dataset)
+
+    def train_batches(self, train_dataset: Any = None) -> FixedBatches:
+        """The batches of training, the same in every epoch."""
         rows = self.train_dataset if train_dataset is None else train_dataset
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         lengths = None
@@ -157,31 +165,29 @@ class BaseTrainer(Trainer):
 
     def card(self) -> str:
         """The model card, in Markdown: what was trained on what, how, and where it ended."""
-        args, lines = self.args, self.done()
-        name = str(getattr(self.model.config, "_name_or_path", "") or "a model made on the spot")
-        base = f"base_model: {name}\n" if "/" in name.strip("/") and not Path(name).exists() else ""
+        args = self.args
+        base = str(getattr(self.model.config, "_name_or_path", ""))
         batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
         precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "float32"
-        lines |= {
-            "Base model": name,
+        ends = [row for row in self.state.log_history if "loss" in row][-1:]
+        numbers = [f"{key} {row[key]:.4g}" for row in ends for key in IN_CARD if key in row]
+        lines = {
+            **self.done(),
+            "Base model": base or "made on the spot",
             "Trained weights": self._trained_weights(),
             "Steps": f"{self.state.global_step} of {self.state.max_steps}, "
-            f"{batch * args.world_size} rows each, on {args.world_size} process(es)",
-            "Learning rate": f"{args.learning_rate:g}, {args.lr_scheduler_type} schedule, "
+            f"{batch * args.world_size} rows each, processes: {args.world_size}",
+            "Learning rate": f"{args.learning_rate:g}, schedule {args.lr_scheduler_type}, "
             f"{args.optim}, {precision}, seed {args.seed}",
+            "At the last log": ", ".join(numbers) or "nothing was logged",
         }
-        ends = [row for row in self.state.log_history if "loss" in row][-1:]
-        watched = ("loss", "rewards/accuracies", "logratios/chosen", "kl", "reward", "accuracy")
-        numbers = [f"{key} {row[key]:.4g}" for row in ends for key in watched if key in row]
-        lines["At the last log"] = ", ".join(numbers) or "nothing was logged"
-        versions = ", ".join(f"{k} {v}" for k, v in provenance()["versions"].items())
-        table = "\n".join(f"| {what} | {how} |" for what, how in lines.items())
-        return (
-            f"---\nlibrary_name: transformers\n{base}tags:\n- dil-tutorial\n---\n\n"
-            f"# {Path(args.output_dir).name}\n\nTrained by `{type(self).__name__}` of "
-            f"dil-tutorial.\n\n| | |\n|---|---|\n{table}\n\nVersions: {versions}.\n\n"
-            "Direct Imitation Learning: Xiao et al., On a Connection Between Imitation Learning and "
-            "RLHF, ICLR 2025, arXiv:2503.05079.\n"
+        template = templates.load(Path(__file__).with_name("card.md.j2"))
+        return template.render(
+            hub_id=base if "/" in base.strip("/") and not Path(base).exists() else "",
+            name=Path(args.output_dir).name,
+            trainer=type(self).__name__,
+            lines=lines,
+            versions=", ".join(f"{k} {v}" for k, v in provenance()["versions"].items()),
         )
 
     def done(self) -> dict[str, str]:
@@ -285,7 +291,13 @@ def cannot_write(error: BaseException) -> str | None:
         full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         return error.strerror if error.errno in full else None
     text = " ".join(str(error).split())
-    signs = ("No space left", "File too large", "failed writing file", "unexpected pos")
+    signs = (
+        "No space left",
+        "File too large",
+        "failed writing",
+        "unexpected pos",
+        "iostream error",
+    )
     return text[:160] if any(sign in text for sign in signs) else None
 
 

@@ -240,7 +240,7 @@ def raw_rows(name: str | Path) -> Iterator[tuple[object, str]]:
 
 def _line_rows(path: Path) -> Iterator[tuple[object, str]]:
     """Rows of JSON lines, perhaps compressed."""
-    import fsspec
+    import fsspec  # type: ignore[import-untyped]
 
     try:
         with fsspec.open(str(path), "rt", compression="infer", encoding="utf-8-sig") as lines:

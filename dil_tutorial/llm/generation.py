@@ -218,7 +218,7 @@ def pads_left(model: Any) -> bool:
             out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
             first.append(out.logits[0].float())
     tolerance = 1e-4 if model.dtype.itemsize > 2 else 0.02
-    return torch.allclose(*first, rtol=tolerance, atol=tolerance)
+    return torch.allclose(first[0], first[1], rtol=tolerance, atol=tolerance)
 
 
 def sample_responses(

@@ -75,6 +75,7 @@ def rewards(model: Any, batch: PaddedBatch) -> Tensor:
 
     >>> from transformers import LlamaForSequenceClassification
     >>> from dil_tutorial.llm.tiny import tiny_model
+    >>> from dil_tutorial.llm.rows import Response
     >>> config = tiny_model().config
     >>> config.num_labels = 1
     >>> rewards(

@@ -237,7 +237,7 @@ def _draw_batch(
         seed=int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7]),
         common_random_numbers=common_random_numbers,
     )
-    drawn = [
+    drawn: list[dict[str, Any]] = [
         {
             "prompt": prompt,
             "prompt_ids": ids,

@@ -345,7 +345,7 @@ def _table(
 def _kept(path: Path) -> Any:
     """A data set that was kept; None where there is none, or it is damaged."""
     import datasets
-    import pyarrow
+    import pyarrow  # type: ignore[import-untyped]
 
     try:
         return datasets.Dataset.from_file(str(path)) if path.exists() else None

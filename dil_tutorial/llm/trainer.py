@@ -147,7 +147,7 @@ class DILTrainer(BaseTrainer):
             f"{next(model.parameters()).dtype}"
         )
         if not self.loss_function.reference_free:
-            batches = self._get_train_sampler().batches
+            batches = self.train_batches().batches
             self._score_reference(rows["train"], batches, "train")
             for name, part in rows.items():  # in one order on every process
                 if name != "train":
@@ -374,7 +374,8 @@ class DILTrainer(BaseTrainer):
         """The step of the module's docstring, on B rows of at most K responses, N in all."""
         K = inputs["present"].shape[1]
         tokens, lengths = self.token_values(model, inputs["responses"], watched)  # (T_n, 4) each
-        logps = self._summed([token[:, 0] for token in tokens], K)  # (N,)
+        # a column of its own: its sum is then rounded as the reference's was
+        logps = self._summed([token[:, 0].contiguous() for token in tokens], K)  # (N,)
         present = inputs["present"].to(logps.device)  # (B, K)
 
         def by_row(values: Tensor) -> Tensor:

@@ -102,10 +102,18 @@ def test_answers_are_marked_from_where_they_differ():
     from dil_tutorial.cli.llm import marked
 
     before, after = marked(("a big [red] cat", 0.5), ("a big dog", -0.5))
-    assert before.startswith("a big [bold]\\[red] cat[/]")
-    assert after.startswith("a big [bold]dog[/]")
-    assert "[bold]" not in "".join(marked(("same", 0.0), ("same", 0.0)))
-    assert marked(("", 0.0), ("x", 0.0))[1].startswith("[bold]x[/]")
+    assert before.plain.startswith("a big [red] cat\n")
+    assert after.plain.startswith("a big dog\n")
+    assert [after.plain[span.start : span.end] for span in after.spans if span.style == "bold"] == [
+        "dog"
+    ]
+    assert not any(
+        cell.plain[s.start : s.end]
+        for cell in marked(("x", 0.0), ("x", 0.0))
+        for s in cell.spans
+        if s.style == "bold"
+    )
+    assert marked(("", 0.0), ("x", 0.0))[1].plain.startswith("x")
 
 
 @pytest.mark.parametrize("command", [("data",), ("doctor",), ("train", "--config", "RECIPE")])
@@ -432,7 +440,7 @@ def test_a_run_is_resumed_from_what_it_began_from_or_not_at_all(recipe, write, t
     write("pairs.jsonl", [{**row, "chosen": row["chosen"] + " Yes."} for row in rows])
     refused(
         dil("train", "--config", config, "--data", data, "--output-dir", out, "--resume"),
-        "another content of its pairs",
+        "began with other pairs",
     )
     write("pairs.jsonl", rows)
     resumed = dil("train", "--config", config, "--data", data, "--output-dir", out, "--resume")

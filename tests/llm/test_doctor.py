@@ -316,6 +316,18 @@ def test_an_empty_folder_is_refused(tmp_path):
     refused(dil("doctor", tmp_path), "no run.json")
 
 
+def test_a_prompt_that_both_responses_repeat_is_found(write):
+    """Whole conversations in chosen and rejected, next to the prompt that they begin with."""
+    rows = [
+        {**pair, "chosen": pair["prompt"] + pair["chosen"], "rejected": pair["prompt"] + " No."}
+        for pair in PAIRS[:5]
+    ]
+    found = diagnose(str(write("whole.jsonl", rows)))[1]
+    assert "prompt repeated" in names(found)
+    one_side = [{**row, "rejected": "No."} for row in rows]
+    assert "prompt repeated" not in names(diagnose(str(write("one.jsonl", one_side)))[1])
+
+
 def test_claims_exist_and_every_issue_has_been_made():
     assert {issue.claim for issue in ISSUES.values()} - {""} <= {claim.id for claim in CLAIMS}
     if len(made) > 15:  # the whole file was run in this process

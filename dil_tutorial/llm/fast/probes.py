@@ -99,7 +99,7 @@ def padding_problem(
     return None
 
 
-def _slopes(model: Any, batch: PaddedBatch | SingleBatch) -> dict[str, Tensor]:
+def _slopes(model: Any, batch: PaddedBatch | PackedBatch | SingleBatch) -> dict[str, Tensor]:
     """The gradient of the sum of a batch's log-probabilities, by the name of the weight."""
     was_training, device = model.training, next(model.parameters()).device
     weights = {name: w for name, w in model.named_parameters() if w.requires_grad}

@@ -118,7 +118,7 @@ def score_reference(
     pass is stopped: the next one continues from there.
 
     >>> import tempfile
-    >>> from dil_tutorial.llm.rows import TokenizedPair, in_order
+    >>> from dil_tutorial.llm.rows import Response, TokenizedPair, in_order
     >>> pairs = [([5, 6], [7]), ([8], [9])]
     >>> rows = Rows.of(
     ...     TokenizedPair(Response([1], chosen), Response([1], rejected))
@@ -185,7 +185,7 @@ def fingerprint(model: str, rows: Rows, settings: object = None) -> str:
     """sha256 over a model's digest, the rows' tokens and what else decides the reference's
     log-probs.
 
-    >>> from dil_tutorial.llm.rows import TokenizedPair
+    >>> from dil_tutorial.llm.rows import Response, TokenizedPair
     >>> rows = Rows.of([TokenizedPair(Response([5, 6], [7, 1]), Response([5, 6], [8]))])
     >>> (
     ...     fingerprint("model", rows) == fingerprint("model", rows),
