@@ -233,6 +233,15 @@ def check_trainable(model: Any, name: str, masters: bool = False) -> None:
         )
 
 
+def check_language_model(model: Any, name: str) -> None:
+    """InputError where ``model`` gives no logits of a next token."""
+    core = getattr(model, "get_base_model", lambda: model)()
+    if core.get_output_embeddings() is None and not core.can_generate():
+        raise InputError(
+            f"{name}: {type(core).__name__} has no vocabulary head: give a causal language model"
+        )
+
+
 # --- One folder, one run --------------------------------------------------------------------------
 
 

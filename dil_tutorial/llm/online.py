@@ -45,7 +45,7 @@ from transformers import TrainingArguments
 
 from dil_tutorial import policy_gradient as pg
 from dil_tutorial.errors import InputError, unknown_name
-from dil_tutorial.llm.base import BaseTrainer
+from dil_tutorial.llm.base import BaseTrainer, check_language_model
 from dil_tutorial.llm.config import check_numbers
 from dil_tutorial.llm.fast.batches import batch_of
 from dil_tutorial.llm.fast.logprobs import response_token_logps
@@ -198,6 +198,7 @@ class OnlineTrainer(BaseTrainer):
         ] = (),  # prompts that are a user's messages, not texts to continue with
         **settings: Any,  # Trainer's
     ) -> None:
+        check_language_model(model, "OnlineTrainer")
         if not prompts:
             raise InputError("no prompts: give at least one")
         if settings.get("eval_dataset") is not None or args.do_eval:

@@ -41,7 +41,7 @@ from transformers.utils import logging
 from dil_tutorial.bregman import MAX_LOG_RATIO
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.arguments import adapter_is_fresh, check_arguments, with_defaults
-from dil_tutorial.llm.base import BaseTrainer, check_trainable
+from dil_tutorial.llm.base import BaseTrainer, check_language_model, check_trainable
 from dil_tutorial.llm.callbacks import DiagnosticsCallback, ProgressBar
 from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.data import Pair, Reading
@@ -100,6 +100,7 @@ class DILTrainer(BaseTrainer):
         **settings: Any,  # Trainer's
     ) -> None:
         model, args, processing_class = with_defaults(model, args, processing_class)
+        check_language_model(model, "DILTrainer")
         check_arguments(args, train_dataset, settings)
         self.loss_function = args.loss_function()
         self.beta = self.loss_function.all_settings.get("beta", 1.0)  # SFT and IPO have none
@@ -207,12 +208,12 @@ class DILTrainer(BaseTrainer):
                     f"adapter {name!r} is of type {kind}: its virtual tokens fit no layout of a "
                     "batch: use LoRA"
                 )
-        check_trainable(model, "DILTrainer", bool(args.deepspeed))
         self._fresh = adapter_is_fresh(model)  # without it the model stays the reference
         if ref_model is None and (draws or self.loss_function.needs_kl) and not self._fresh:
             ref_model = copy.deepcopy(model)
         self.ref_model = ref_model  # None: the model without what is trained
         self._other_reference = ref_model is not None
+        check_trainable(model, "DILTrainer", bool(args.deepspeed))
         if getattr(model.config, "output_router_logits", False):
             raise InputError(
                 "output_router_logits asks for an auxiliary loss, which is no part of these "

@@ -38,6 +38,10 @@ UNLIKE = {  # fields that must stay as TRL has them by default, and what to do i
 }
 
 
+# fields that are a setting of another name here
+OTHERWISE = {"f_divergence_type": "loss='f-dpo' and a generator", "padding_free": "layout='shared'"}
+
+
 def trl_names() -> list[tuple[str, TRLName]]:
     """Each loss that TRL has a ``loss_type`` for, with what it says there.
 
@@ -70,10 +74,10 @@ def unknown_fields(names: Iterable[str], known: Iterable[str]) -> InputError:
     if name in UNLIKE or name in NO_MATTER:
         why = UNLIKE.get(name) or NO_MATTER[name]
         return InputError(f"DILConfig: {name} is a field of TRL's that is not one here: {why}")
-    if name == "f_divergence_type":
+    if name in OTHERWISE:
         return InputError(
-            f"DILConfig: {name} is TRL's name: give loss='f-dpo' and a generator, or pass the "
-            "trl.DPOConfig itself"
+            f"DILConfig: {name} is TRL's name: give {OTHERWISE[name]}, or pass the trl.DPOConfig "
+            "itself"
         )
     near = difflib.get_close_matches(name, [*known], n=1)
     hint = f"did you mean {near[0]!r}?" if near else "it is no field of TrainingArguments either"

@@ -1,10 +1,11 @@
-"""Run by torchrun in test_distributed.py: one of the trainers on a tiny model, in this process's
-share, or in one process on all; what it ends with is saved by each process.
+"""Run by torchrun in test_distributed.py: the trainers on a tiny model, in this process's share, or
+in one process on all; what each case ends with is saved by each process.
 
-``python processes_worker.py KIND MODEL FOLDER SETTINGS``
+``python processes_worker.py MODEL FOLDER CASES.json``
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -100,37 +101,40 @@ def online(folder, out, settings):
     )
 
 
-def main():
-    kind, folder, out, settings = *sys.argv[1:4], json.loads(sys.argv[4])
-    settings.setdefault("save_strategy", "no")
-    resume, evaluate = settings.pop("resume", None), settings.pop("evaluate_only", False)
+def case(folder, out, kind, settings):
+    """What a trainer ends with, or the line with which it was refused."""
+    settings = {"save_strategy": "no"} | settings
+    resume = settings.pop("resume", None)
+    drawn_to.clear()
+    drawn.clear()
     try:
         trainer = {"dil": dil, "reward": reward, "online": online}[kind](folder, out, settings)
         for callback in (ProgressCallback, PrinterCallback):
             trainer.remove_callback(callback)
-        if not evaluate:
-            trainer.train(resume_from_checkpoint=resume)
-        metrics = trainer.evaluate() if trainer.eval_dataset is not None else {}
-        predicted = (
-            trainer.predict(trainer.eval_dataset).predictions
-            if kind == "dil" and trainer.eval_dataset is not None
-            else None
-        )
+        trainer.train(resume_from_checkpoint=resume)
+        held_out = trainer.eval_dataset
+        metrics = trainer.evaluate() if held_out is not None else {}
+        asked = kind == "dil" and held_out is not None
+        predicted = torch.tensor(trainer.predict(held_out).predictions) if asked else None
     except InputError as error:
-        print(f"refused: {error}", flush=True)
-        return
+        return {"refused": str(error)}
     model = trainer.accelerator.unwrap_model(trainer.model)
-    torch.save(
-        {
-            "weights": {name: w.detach().clone() for name, w in model.state_dict().items()},
-            "history": trainer.state.log_history,
-            "metrics": metrics,
-            "predicted": None if predicted is None else torch.tensor(predicted),
-            "prompts": drawn_to,
-            "responses": drawn,
-        },
-        Path(out) / f"result_{trainer.args.process_index}.pt",
-    )
+    return {
+        "weights": {name: w.detach().clone() for name, w in model.state_dict().items()},
+        "history": trainer.state.log_history,
+        "metrics": metrics,
+        "predicted": predicted,
+        "prompts": [*drawn_to],
+        "responses": [*drawn],
+    }
+
+
+def main():
+    folder, out, cases = sys.argv[1], Path(sys.argv[2]), json.loads(Path(sys.argv[3]).read_text())
+    rank = int(os.environ["RANK"])
+    for name, (kind, settings) in cases.items():
+        result = case(folder, str(out / settings.pop("folder", name)), kind, settings)
+        torch.save(result, out / f"{name}_{rank}.pt")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ accepted and ignored.
 
 import dataclasses
 import json
+import logging
 import tomllib
 from pathlib import Path
 
@@ -12,14 +13,26 @@ import torch
 
 pytest.importorskip("accelerate", reason="language models need the llm extra")
 import fields
-from transformers import PrinterCallback, TrainerCallback
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    PrinterCallback,
+    TrainerCallback,
+)
 
 from dil_tutorial.errors import Diverged, InputError
 from dil_tutorial.llm import arguments
 from dil_tutorial.llm.data import read_pairs, tiny_preferences
+from dil_tutorial.llm.fast.probes import check_fits
 from dil_tutorial.llm.models import load_model, load_tokenizer
+from dil_tutorial.llm.online import OnlineConfig, OnlineTrainer
 from dil_tutorial.llm.tiny import own_tokenizer
 from dil_tutorial.llm.tiny import tiny_model as small
+from dil_tutorial.llm.tokens import tokenize_pairs
 from dil_tutorial.llm.trainer import DILConfig, DILTrainer
 
 PAIRS = read_pairs(tiny_preferences())
@@ -453,3 +466,185 @@ def test_another_configuration_is_another_reference(tmp_path):
     assert scores[0] != scores[1]
     second.train()
     assert next(row for row in second.state.log_history if "loss" in row)["logratios/chosen"] == 0
+
+
+def test_an_adapter_on_an_adapter_is_refused(tmp_path):
+    """It would train, and what is saved could not be loaded: TRL refuses it, too."""
+    model = get_peft_model(small(), LoraConfig(r=2, target_modules="all-linear"))
+    with pytest.raises(
+        InputError, match="has an adapter already, and peft_config asks for another"
+    ):
+        trainer_for(tmp_path, model=model, more={"peft_config": LoraConfig(r=2)})
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_of_two_bytes_are_trained_as_the_base_of_an_adapter_alone(tmp_path, dtype):
+    with pytest.raises(InputError, match="updates of 1e-6 round away"):
+        trainer_for(tmp_path, model=small().to(dtype))
+    half = small()
+    half.lm_head.to(dtype)
+    with pytest.raises(InputError, match="updates of 1e-6 round away"):
+        trainer_for(tmp_path, model=half)
+    adapter = {"peft_config": LoraConfig(r=2, target_modules="all-linear")}
+    trainer_for(tmp_path, model=small().to(torch.bfloat16), more=adapter).train()
+
+
+def config(**settings):
+    return {"vocab_size": 500, **settings}
+
+
+def other_models():
+    sizes = config(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
+    bart = config(d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2)
+    bart["decoder_attention_heads"] = 2
+    t5 = config(d_model=32, d_ff=48, d_kv=8, num_layers=1, num_heads=2)
+    return {
+        "t5": AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model("t5", **t5)),
+        "bart": AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model("bart", **bart)),
+        "classifier": AutoModelForSequenceClassification.from_config(
+            AutoConfig.for_model("llama", **sizes)
+        ),
+        "encoder": AutoModel.from_config(AutoConfig.for_model("bert", **sizes)),
+        "headless": AutoModel.from_config(AutoConfig.for_model("llama", **sizes)),
+    }
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart", "classifier", "encoder", "headless"])
+@pytest.mark.parametrize("trainer", ["pairs", "online"])
+def test_what_is_no_causal_language_model_is_one_line(tmp_path, kind, trainer):
+    model, args = other_models()[kind], OnlineConfig(str(tmp_path), use_cpu=True, report_to=[])
+    make = {
+        "pairs": lambda: trainer_for(tmp_path, model=model),
+        "online": lambda: OnlineTrainer(
+            model, args, ["Hi"], own_tokenizer(), len, ref_model=small()
+        ),
+    }[trainer]
+    with pytest.raises(InputError, match="give a causal language model"):
+        make()
+
+
+def test_a_checkpoint_of_nan_is_told_so(tmp_path):
+    model = small()
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[3, 4] = torch.nan
+    with pytest.raises(
+        InputError, match=r"not numbers: model.layers.1.mlp.up_proj.weight holds NaN or infinity"
+    ):
+        trainer_for(tmp_path, model=model)
+
+
+@pytest.mark.parametrize("kind", ["llava", "gemma3"])
+def test_a_vision_tower_has_positions_of_its_own(kind):
+    """Fewer than a text has tokens: rows are held against those of the language model."""
+    text = config(hidden_size=32, num_hidden_layers=1, num_attention_heads=4, head_dim=8)
+    text |= {"intermediate_size": 48, "num_key_value_heads": 2, "max_position_embeddings": 128}
+    vision = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"intermediate_size": 32, "image_size": 8, "patch_size": 4}
+    kinds = {
+        "llava": ("clip_vision_model", "llama"),
+        "gemma3": ("siglip_vision_model", "gemma3_text"),
+    }
+    tower, language = kinds[kind]
+    made = AutoConfig.for_model(
+        kind,
+        text_config={"model_type": language, **text},
+        vision_config={"model_type": tower, **vision},
+        mm_tokens_per_image=4,
+        image_token_index=499,
+    )
+    model = AutoModelForImageTextToText.from_config(made)
+    long = dict.fromkeys(("prompt", "chosen", "rejected"), "")
+    long |= {"prompt_ids": [5] * 40, "chosen_ids": [6] * 9, "rejected_ids": [7]}
+    rows, _ = tokenize_pairs([long], own_tokenizer(), 100)
+    few = [
+        module.num_embeddings
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Embedding) and "position" in name
+    ]
+    assert few
+    assert max(few) < 40
+    check_fits(model, rows)
+
+
+# --- TRL's names ----------------------------------------------------------------------------------
+
+
+def test_what_a_config_trains_is_said_where_no_loss_is_named(tmp_path, caplog):
+    logging.getLogger("transformers").propagate = True
+    DILConfig(str(tmp_path), use_cpu=True, beta=0.1)
+    assert "trains DIL as published (generator lsif, denominator rejected, beta 0.1)" in caplog.text
+    assert "loss='dpo'" in caplog.text
+    caplog.clear()
+    for named in ({"loss": "dpo"}, {"denominator": "mixture"}, {"generator": "bce"}):
+        DILConfig(str(tmp_path), use_cpu=True, **named)
+    assert not caplog.text
+
+
+def of_trl_alone():
+    trl = pytest.importorskip("trl", reason="TRL is in the bench extra")
+    ours = {field.name for field in dataclasses.fields(DILConfig)}
+    return [f.name for f in dataclasses.fields(trl.DPOConfig) if f.init and f.name not in ours]
+
+
+def test_every_field_of_trl_alone_has_a_line():
+    names = of_trl_alone()
+    assert len(names) > 15
+    for name in [*names, "no_such_field", "learning_rat"]:
+        with pytest.raises(InputError, match=f"DILConfig: .*{name}") as refused:
+            DILConfig("x", **{name: 1})
+        assert len(str(refused.value)) < 400
+        if name in names:
+            assert "unknown" not in str(refused.value), name
+
+
+def test_the_names_that_trl_users_type():
+    from dil_tutorial import llm
+
+    assert llm.DILTrainer is DILTrainer
+    assert llm.DILConfig is DILConfig
+    assert {"OnlineTrainer", "RewardTrainer"} <= {*llm.__all__}
+    with pytest.raises(ImportError):
+        from dil_tutorial.llm import DPOTrainer  # noqa: F401
+
+
+def test_the_log_has_what_trl_logs(tmp_path):
+    """logits/*, entropy, mean_token_accuracy and num_tokens, against the logits themselves; and
+    ref_model is there to be asked.
+    """
+    model, other = small(), small()
+    trainer = trainer_for(
+        tmp_path, model=model, more={"ref_model": other}, learning_rate=0.0, max_steps=1
+    )
+    trainer.train()
+    assert trainer.ref_model is other
+    assert trainer_for(tmp_path).ref_model is None
+    logged = trainer.state.log_history[0]
+    rows = [trainer.train_dataset[i] for i in trainer.train_batches().batches[0]]
+    logits = {
+        side: [
+            model(torch.tensor([r.prompt + r.tokens])).logits[0, len(r.prompt) - 1 : -1].detach()
+            for r in (getattr(row, side) for row in rows)
+        ]
+        for side in ("chosen", "rejected")
+    }
+    for side, parts in logits.items():
+        assert logged[f"logits/{side}"] == pytest.approx(torch.cat(parts).mean().item(), rel=1e-4)
+    both = torch.cat([*logits["chosen"], *logits["rejected"]]).log_softmax(-1)
+    assert logged["entropy"] == pytest.approx(-(both.exp() * both).sum(-1).mean().item(), rel=1e-4)
+    right = torch.cat(
+        [
+            part.argmax(-1) == torch.tensor(row.chosen.tokens)
+            for part, row in zip(logits["chosen"], rows, strict=True)
+        ]
+    )
+    assert logged["mean_token_accuracy"] == pytest.approx(right.float().mean().item())
+    assert logged["num_tokens"] == sum(
+        len(r.prompt) + len(r.tokens) for row in rows for r in row.responses
+    )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "adam_epsilon", "ld_alpha"])
+def test_numbers_are_finite(tmp_path, name, value):
+    with pytest.raises(InputError, match=f"{name} is"):
+        DILConfig(str(tmp_path), loss="nca", use_cpu=True, **{name: value})

@@ -1,6 +1,9 @@
 """Files of strangers: read whole, reported, refused with every reason or skipped with a count."""
 
+import bz2
+import gzip
 import json
+import lzma
 
 import pytest
 import torch
@@ -9,14 +12,16 @@ from hypothesis import strategies as st
 
 pytest.importorskip("accelerate", reason="language models need the llm extra")
 
+import zstandard
 from command import dil, refused
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from tokenizers.processors import TemplateProcessing
 
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm import data, data_report
 from dil_tutorial.llm.data import check_pair, read, read_pairs, with_prompt
 from dil_tutorial.llm.models import load_model, load_tokenizer
+from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
 from dil_tutorial.llm.tokens import tokenize_pair, tokenize_pairs
 from dil_tutorial.llm.trainer import DILConfig, DILTrainer
 
@@ -436,3 +441,190 @@ def test_nulls_that_are_values_stay():
         assert pair["chosen"][0]["tool_calls"][0]["function"]["arguments"] == arguments
         assert pair["tools"][0]["function"]["parameters"] == schema
         assert pair["prompt"] == [{"role": "user", "content": "Dim"}]
+
+
+# --- Rows that only a tokenizer, its template or a model refuses ----------------------------------
+
+
+def vocabulary_rows(ids):
+    return {
+        **dict.fromkeys(("prompt", "chosen", "rejected"), ""),
+        "prompt_ids": [5],
+        "chosen_ids": [6],
+        "rejected_ids": ids,
+    }
+
+
+MERGES = {"prompt": " ", "chosen": "the end", "rejected": "that"}
+REFUSED = {
+    "half a character": (
+        {**GOOD, "chosen": "Hello \ud83d"},
+        r"field 'chosen' holds half of a character \('\\ud83d'\)",
+    ),
+    "half a character in a message": (
+        {
+            "prompt": [{"role": "user", "content": "a \udc00"}],
+            "chosen": [{"role": "assistant", "content": "x"}],
+            "rejected": [{"role": "assistant", "content": "y"}],
+        },
+        "field 'prompt' holds half of a character",
+    ),
+    "a role that the template refuses": (
+        {
+            "prompt": [{"role": "narrator", "content": "a"}],
+            "chosen": [{"role": "assistant", "content": "x"}],
+            "rejected": [{"role": "assistant", "content": "y"}],
+        },
+        "refuses the messages: no narrator",
+    ),
+    "a template that fails by itself": (
+        {
+            "prompt": [{"role": "user", "content": "a"}],
+            "chosen": [{"role": "assistant", "content": "x"}],
+            "rejected": [{"role": "assistant", "content": "y"}],
+            "chat_template_kwargs": {"divide": 0},
+        },
+        "refuses the messages: .*zero",
+    ),
+    "a token beyond the vocabulary": (vocabulary_rows([600]), "token 600 is beyond the 500"),
+}
+STRICT = (
+    "{% if divide is defined %}{{ 1 // divide }}{% endif %}"
+    "{% for m in messages %}{% if m.role == 'narrator' %}{{ raise_exception('no narrator') }}"
+    "{% endif %}{{ m.role }}: {{ m.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("source", ["rows", "file"])
+def test_a_row_that_cannot_be_read_is_named_or_skipped(case, source, tmp_path, write):
+    """In a run from Python or from a file: all rows that are wrong are named with their place, or
+    skipped and counted.
+    """
+    bad, words = REFUSED[case]
+    chat = not isinstance(bad["prompt"], str)
+    fine = {"prompt": [{"role": "user", "content": "b"}]} if chat else {}
+    fine |= (
+        {f: [{"role": "assistant", "content": f}] for f in ("chosen", "rejected")} if chat else {}
+    )
+    rows = [fine or GOOD, bad, {**(fine or GOOD)}, bad]
+    tokenizer, model = own_tokenizer(), tiny_model()
+    tokenizer.chat_template = STRICT
+    path = write("pairs.jsonl", rows)
+    for on_bad_line in ("refuse", "skip"):
+        config = DILConfig(
+            str(tmp_path / "run"),
+            loss="nca",
+            use_cpu=True,
+            max_steps=1,
+            on_bad_line=on_bad_line,
+            report_to=[],
+            disable_tqdm=True,
+        )
+
+        def made(config=config, on_bad_line=on_bad_line):
+            given = read(path, on_bad_line=on_bad_line) if source == "file" else rows
+            return DILTrainer(model, config, given, processing_class=tokenizer)
+
+        if on_bad_line == "refuse":
+            with pytest.raises(InputError, match=words) as refusal:
+                made()
+            said = str(refusal.value)
+            assert "2 of 4 rows cannot be used" in said
+            assert ("2: " in said and "4: " in said) if source == "file" else "row 1: " in said
+        else:
+            trainer = made()
+            assert len(trainer.train_dataset) == 2
+            assert trainer.dropped["they cannot be used"] == 2
+            trainer.train()
+
+
+def test_prompts_that_merge_are_named_or_skipped():
+    """A prompt of which nothing is left as a token of its own."""
+    tokenizer = own_tokenizer()
+    whole = tokenizer(" the end", add_special_tokens=False)["input_ids"]
+    assert whole[0] != tokenizer(" ", add_special_tokens=False)["input_ids"][0]
+    with pytest.raises(InputError, match="data row 1: prompt and response merge into one token"):
+        tokenize_pairs([GOOD, MERGES], tokenizer, 100)
+    rows, dropped = tokenize_pairs([GOOD, MERGES], tokenizer, 100, on_bad_line="skip")
+    assert (len(rows), dropped) == (1, {"they cannot be used": 1})
+
+
+def test_dil_data_sees_them(write, tiny_model, tmp_path):
+    path = write("pairs.jsonl", [GOOD, REFUSED["half a character"][0], vocabulary_rows([9999])])
+    shown = dil("data", path, "--model", tiny_model, "--out", tmp_path / "out")
+    assert shown.returncode == 0, shown.stderr
+    assert "pairs.jsonl:2: field 'chosen' holds half of a character" in shown.stdout
+    report = json.loads((tmp_path / "out" / "data.json").read_text())
+    assert report["left out"]["they cannot be used"] == 1
+
+
+# --- Where rows are -------------------------------------------------------------------------------
+
+
+ROWS = [{**GOOD, "chosen": f'Answer \u2028 {i}, "quoted".'} for i in range(5)]
+
+
+def saved(kind, folder):
+    table, text = Dataset.from_list(ROWS), "".join(json.dumps(row) + "\n" for row in ROWS)
+    path = folder / f"pairs{kind}"
+    if kind in (".jsonl", ".json"):
+        path.write_text(text, encoding="utf-8")
+    elif kind == "list.json":
+        path.write_text(json.dumps(ROWS), encoding="utf-8")
+    elif kind == "folder":
+        table.save_to_disk(path)
+    elif kind == ".parquet":
+        table.to_parquet(path)
+    elif kind == ".csv":
+        table.to_csv(path)
+    elif kind == ".arrow":
+        table.save_to_disk(folder / "saved")
+        return next((folder / "saved").glob("*.arrow"))
+    else:
+        packages = {".gz": gzip, ".bz2": bz2, ".xz": lzma, ".zst": zstandard}
+        with packages[f".{kind.split('.')[-1]}"].open(path, "wt", encoding="utf-8") as file:
+            file.write(text)
+    return path
+
+
+KINDS = [".jsonl", ".json", "list.json", "folder", ".parquet", ".csv", ".arrow"]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, ".jsonl.gz", ".jsonl.bz2", ".jsonl.xz", ".jsonl.zst"])
+def test_rows_are_read_wherever_they_are(kind, tmp_path):
+    path = saved(kind, tmp_path)
+    assert read_pairs(path) == ROWS
+    assert read(path, limit=2).more
+    shown = dil("data", path, "--out", tmp_path / "out")
+    assert shown.returncode == 0, shown.stderr
+
+
+@pytest.mark.parametrize("kind", [".jsonl.gz", ".jsonl.bz2", ".jsonl.xz", ".jsonl.zst", ".parquet"])
+def test_half_a_file_is_one_line(kind, tmp_path):
+    path = saved(kind, tmp_path)
+    path.write_bytes(path.read_bytes()[:-20])
+    refused(dil("data", path), path.name)
+
+
+def test_a_folder_of_splits_names_them(tmp_path):
+    DatasetDict(one=Dataset.from_list(ROWS), two=Dataset.from_list(ROWS)).save_to_disk(
+        tmp_path / "saved"
+    )
+    refused(dil("data", tmp_path / "saved"), "holds several splits", "saved/one", "saved/two")
+    assert read_pairs(tmp_path / "saved" / "two") == ROWS
+    refused(dil("data", tmp_path), "not a folder of Dataset.save_to_disk")
+
+
+def test_names_and_texts_are_shown_as_they_are(tmp_path, write):
+    """Brackets, colons and backslashes mean nothing to the terminal."""
+    folder = tmp_path / "[red] :train:"
+    folder.mkdir()
+    path = folder / "a [bold]b :smile: \\.jsonl"
+    path.write_text(json.dumps(GOOD) + "\n" + json.dumps({**GOOD, "chosen": 3}) + "\n")
+    shown = dil("data", path, "--out", tmp_path / "out")
+    assert shown.returncode == 0, shown.stderr
+    flat = "".join(shown.stdout.split())
+    assert "".join(path.name.split()) in flat
+    assert "[red]:train:" in flat

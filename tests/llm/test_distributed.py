@@ -1,6 +1,5 @@
 """Two processes against one: the same global batch gives the same weights."""
 
-import importlib
 import json
 import os
 import subprocess
@@ -12,6 +11,10 @@ import pytest
 import torch
 
 pytest.importorskip("accelerate", reason="language models need the llm extra")
+
+import processes_worker
+from processes_worker import case
+from safetensors.torch import load_file
 
 from dil_tutorial.llm.models import load_model
 
@@ -36,21 +39,94 @@ def torchrun(processes, script, *arguments, python=True):
     return done.stdout
 
 
-def run(processes, tiny_model, out, kind="dil", **settings):
-    """What each process ends with; of one that was refused, what it printed."""
-    out.mkdir(exist_ok=True)
-    printed = torchrun(
-        processes, "processes_worker.py", kind, str(tiny_model), str(out), json.dumps(settings)
-    )
-    if "refused:" in printed:
-        return printed
-    return [torch.load(out / f"result_{i}.pt", weights_only=True) for i in range(processes)]
+SHORT = {"per_device_train_batch_size": 2, "num_train_epochs": 2}
+LOSSES, TRAIN, EVAL = ("nca", "group"), (16, 13), (1, 3, 5, 7, 8)
+EVALUATED = {"per_device_eval_batch_size": 2, "num_train_epochs": 1, "train": 8}
+SAVED = {
+    "save_strategy": "steps",
+    "save_steps": 2,
+    "per_device_train_batch_size": 2,
+    "max_steps": 4,
+}
+CASES = {
+    **{
+        f"train {loss} {count}": ("dil", {**SHORT, "loss": loss, "train": count})
+        for loss in LOSSES
+        for count in TRAIN
+    },
+    **{
+        f"eval {loss} {count}": (
+            "dil",
+            {**EVALUATED, "loss": loss, "eval": count, "per_device_train_batch_size": 4},
+        )
+        for loss in (*LOSSES, "kto")
+        for count in EVAL
+    },
+    **{
+        f"reward {count}": (
+            "reward",
+            {**SHORT, "train": count, "eval": 3, "per_device_eval_batch_size": 1},
+        )
+        for count in (16, 9)
+    },
+    **{
+        f"online {algorithm} {updates}": (
+            "online",
+            {
+                "algorithm": algorithm,
+                "updates": updates,
+                "per_device_train_batch_size": 1,
+                "num_train_epochs": 1,
+            },
+        )
+        for algorithm in ("rloo", "group")
+        for updates in (1, 2)
+    },
+    "one step": ("online", {"per_device_train_batch_size": 1, "max_steps": 1, "beta": 0.3}),
+    "adapter": ("dil", {"adapter": True, "max_steps": 2, "per_device_train_batch_size": 2}),
+    "adapter again": (
+        "dil",
+        {"adapter": True, "max_steps": 2, "per_device_train_batch_size": 2, "folder": "adapter"},
+    ),
+    **{f"whole {kind}": (kind, {**SAVED, "folder": kind}) for kind in ("dil", "reward", "online")},
+    **{
+        f"resumed {kind}": (kind, {**SAVED, "folder": kind, "resume": True})
+        for kind in ("dil", "reward", "online")
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def two(tiny_model, tmp_path_factory):
+    """What each of two processes ends with, by case; and the folder of their runs."""
+    folder = tmp_path_factory.mktemp("two")
+    cases = json.loads(json.dumps(CASES))
+    for kind in ("dil", "reward", "online"):
+        cases[f"resumed {kind}"][1]["resume"] = str(folder / kind / "checkpoint-2")
+    (folder / "cases.json").write_text(json.dumps(cases))
+    arguments = (str(tiny_model), str(folder), str(folder / "cases.json"))
+    torchrun(2, "processes_worker.py", *arguments)
+    found = {
+        name: [torch.load(folder / f"{name}_{i}.pt", weights_only=True) for i in range(2)]
+        for name in CASES
+    }
+    return found, folder
+
+
+@pytest.fixture
+def one(tiny_model, tmp_path):
+    """A case in this process alone, on batches of the same size accumulated."""
+
+    def run(name, **settings):
+        kind, of_case = CASES[name]
+        return case(str(tiny_model), str(tmp_path / "one"), kind, {**of_case, **settings})
+
+    return run
 
 
 def same_weights(one, two, atol=1e-5):
-    return all(
-        torch.allclose(w, two["weights"][name], atol=atol) for name, w in one["weights"].items()
-    )
+    pairs = ((weight, two["weights"][name]) for name, weight in one["weights"].items())
+    return all(torch.allclose(a, b, atol=atol) for a, b in pairs)
 
 
 def logged(result):
@@ -61,88 +137,65 @@ def test_the_step_under_fsdp(tiny_model):
     assert "equal" in torchrun(2, "fsdp_worker.py", str(tiny_model))
 
 
-@pytest.mark.parametrize("loss", ["nca", "group"])
-@pytest.mark.parametrize("count", [16, 13])
-def test_two_processes_equal_one(tiny_model, tmp_path, loss, count):
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("count", TRAIN)
+def test_two_processes_equal_one(two, one, loss, count):
     """2 x 2 rows a step under DDP, and 1 x 2 rows accumulated twice: the same batches, the same
     weights to 1e-5; also where the last batches are short.
     """
-    settings = {"loss": loss, "per_device_train_batch_size": 2, "num_train_epochs": 2}
-    settings["train"] = count
-    two, other = run(2, tiny_model, tmp_path / "two", **settings)
-    [one] = run(1, tiny_model, tmp_path / "one", **settings, gradient_accumulation_steps=2)
-    assert len(logged(two)) == len(logged(one)) == 8
-    assert logged(two)[0]["logratios/chosen"] == 0
+    name = f"train {loss} {count}"
+    both, alone = two[0][name], one(name, gradient_accumulation_steps=2)
+    assert len(logged(both[0])) == len(logged(alone)) == 8
+    assert logged(both[0])[0]["logratios/chosen"] == 0
     if loss == "group" and count == 16:
-        solved = [row["groups/solved"] for row in logged(two)]
+        solved = [row["groups/solved"] for row in logged(both[0])]
         assert sum(solved) / len(solved) == 12 / 16
-    assert same_weights(one, two)
-    assert same_weights(two, other, atol=0)
+    assert same_weights(alone, both[0])
+    assert same_weights(*both, atol=0)
     names = {"rewards/margins", "kl", "entropy", "logits/chosen", "mean_token_accuracy"}
-    for a, b in zip(logged(one), logged(two), strict=True):
+    for a, b in zip(logged(alone), logged(both[0]), strict=True):
         # metrics cover all processes
-        for name in names & a.keys():
-            assert a[name] == pytest.approx(b[name], abs=1e-4), name
+        for metric in names & a.keys():
+            assert a[metric] == pytest.approx(b[metric], abs=1e-4), metric
         assert a["num_tokens"] == b["num_tokens"]
 
 
-@pytest.mark.parametrize("loss", ["nca", "group", "kto"])
-@pytest.mark.parametrize("count", [1, 3, 5, 7, 8])
-def test_evaluation_counts_each_row_once(tiny_model, tmp_path, loss, count):
+@pytest.mark.parametrize("loss", [*LOSSES, "kto"])
+@pytest.mark.parametrize("count", EVAL)
+def test_evaluation_counts_each_row_once(two, one, loss, count):
     """A batch that would be filled up with rows of the beginning stays short: every number is that
     of one process.
     """
-    settings = {
-        "loss": loss,
-        "eval": count,
-        "per_device_train_batch_size": 4,
-        "per_device_eval_batch_size": 2,
-        "num_train_epochs": 1,
-        "train": 8,
-    }
-    settings["gradient_accumulation_steps"] = 2
-    [one] = run(1, tiny_model, tmp_path / "one", **settings)
-    settings["gradient_accumulation_steps"] = 1
-    two, other = run(2, tiny_model, tmp_path / "two", **settings)
-    assert two["metrics"].keys() == one["metrics"].keys()
-    for name, value in one["metrics"].items():
-        if "runtime" not in name and "per_second" not in name:
-            assert two["metrics"][name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
-    assert one["metrics"]["eval_rows"] == two["metrics"]["eval_rows"] == count
-    assert two["predicted"].shape == one["predicted"].shape
-    assert torch.allclose(two["predicted"], one["predicted"], atol=1e-4)
-    assert torch.equal(two["predicted"], other["predicted"])
+    name = f"eval {loss} {count}"
+    both = two[0][name]
+    alone = one(name, gradient_accumulation_steps=2)
+    assert both[0]["metrics"].keys() == alone["metrics"].keys()
+    for metric, value in alone["metrics"].items():
+        if "runtime" not in metric and "per_second" not in metric:
+            assert both[0]["metrics"][metric] == pytest.approx(value, rel=1e-4, abs=1e-5), metric
+    assert alone["metrics"]["eval_rows"] == both[0]["metrics"]["eval_rows"] == count
+    assert both[0]["predicted"].shape == alone["predicted"].shape
+    assert torch.allclose(both[0]["predicted"], alone["predicted"], atol=1e-4)
+    assert torch.equal(both[0]["predicted"], both[1]["predicted"])
 
 
 @pytest.mark.parametrize("count", [16, 9])
-def test_a_reward_model_in_two_processes_equals_one(tiny_model, tmp_path, count):
-    settings = {"per_device_train_batch_size": 2, "num_train_epochs": 2, "train": count}
-    settings |= {"eval": 3, "per_device_eval_batch_size": 1}
-    two, other = run(2, tiny_model, tmp_path / "two", "reward", **settings)
-    [one] = run(
-        1, tiny_model, tmp_path / "one", "reward", **settings, gradient_accumulation_steps=2
-    )
-    assert same_weights(two, other, atol=0)
-    assert same_weights(one, two)
+def test_a_reward_model_in_two_processes_equals_one(two, one, count):
+    both = two[0][f"reward {count}"]
+    alone = one(f"reward {count}", gradient_accumulation_steps=2)
+    assert same_weights(*both, atol=0)
+    assert same_weights(alone, both[0])
     for name in ("eval_loss", "eval_accuracy", "eval_margin", "eval_mean_reward"):
-        assert two["metrics"][name] == pytest.approx(one["metrics"][name], abs=1e-5)
-    assert [row["margin"] for row in logged(one)] == pytest.approx(
-        [row["margin"] for row in logged(two)], abs=1e-5
+        assert both[0]["metrics"][name] == pytest.approx(alone["metrics"][name], abs=1e-5)
+    assert [row["margin"] for row in logged(alone)] == pytest.approx(
+        [row["margin"] for row in logged(both[0])], abs=1e-5
     )
 
 
 @pytest.mark.parametrize("algorithm", ["rloo", "group"])
 @pytest.mark.parametrize("updates", [1, 2])
-def test_online_processes_draw_to_all_prompts_and_stay_one_model(
-    tiny_model, tmp_path, algorithm, updates
-):
-    settings = {
-        "algorithm": algorithm,
-        "updates": updates,
-        "per_device_train_batch_size": 1,
-        "num_train_epochs": 1,
-    }
-    both = run(2, tiny_model, tmp_path / "two", "online", **settings)
+def test_online_processes_draw_to_all_prompts_and_stay_one_model(two, algorithm, updates):
+    both = two[0][f"online {algorithm} {updates}"]
     assert same_weights(*both, atol=0)
     prompts = [set(one["prompts"]) for one in both]
     assert len(prompts[0] | prompts[1]) == 6
@@ -152,53 +205,68 @@ def test_online_processes_draw_to_all_prompts_and_stay_one_model(
     assert len(logged(both[0])) == 3 * updates
 
 
-def test_the_online_step_is_the_mean_over_processes(tiny_model, tmp_path):
+def test_the_online_step_is_the_mean_over_processes(two, tiny_model, tmp_path):
     """One step of two processes, against one process that makes both parts by itself."""
-    settings = {"per_device_train_batch_size": 1, "max_steps": 1, "beta": 0.3}
-    both = run(2, tiny_model, tmp_path / "two", "online", **settings)
-    worker = importlib.import_module("processes_worker")
-    slopes = []
-    for rank, one in enumerate(both):
-        trainer = worker.online(str(tiny_model), str(tmp_path / f"as {rank}"), dict(settings))
-        worker.drawn.clear()
+    both, slopes = two[0]["one step"], []
+    for rank, part in enumerate(both):
+        settings = dict(CASES["one step"][1])
+        trainer = processes_worker.online(str(tiny_model), str(tmp_path / str(rank)), settings)
+        processes_worker.drawn.clear()
         with (
             mock.patch.object(type(trainer.args), "process_index", rank),
             mock.patch.object(type(trainer.args), "world_size", 2),
-            mock.patch.object(trainer.accelerator, "reduce", lambda value, how="sum": value),
         ):
-            trainer.compute_loss(trainer.model.train(), [one["prompts"][0]]).backward()
-        assert worker.drawn == one["responses"]
+            trainer.compute_loss(trainer.model.train(), [part["prompts"][0]]).backward()
+        assert processes_worker.drawn == part["responses"]
         slopes.append([weight.grad.clone() for weight in trainer.model.parameters()])
     model = load_model(str(tiny_model))
-    norm = torch.stack([((a + b) / 2).norm() for a, b in zip(*slopes, strict=True)]).norm()
+    means = [(a + b) / 2 for a, b in zip(*slopes, strict=True)]
+    norm = torch.stack([mean.norm() for mean in means]).norm()
     clip = min(1.0, (1.0 / (norm + 1e-6)).item())
-    for (name, weight), a, b in zip(model.named_parameters(), *slopes, strict=True):
-        wanted = weight.detach() - 1e-2 * clip * (a + b) / 2
+    for (name, weight), mean in zip(model.named_parameters(), means, strict=True):
+        wanted = weight.detach() - 1e-2 * clip * mean
         assert torch.allclose(both[0]["weights"][name], wanted, atol=1e-6), name
 
 
-def test_an_adapter_in_two_processes_finds_its_reference_scores_again(tiny_model, tmp_path):
+def test_an_adapter_in_two_processes_finds_its_reference_scores_again(two):
     """Its configuration holds a set of names, whose order is another in each process."""
-    settings = {"adapter": True, "max_steps": 2, "per_device_train_batch_size": 2}
-    out = tmp_path / "run"
-    first, _ = run(2, tiny_model, out, **settings)
-    scored = (out / "reference_logps_train.safetensors").stat().st_mtime_ns
-    again, _ = run(2, tiny_model, out, **settings)
-    assert (out / "reference_logps_train.safetensors").stat().st_mtime_ns == scored
+    first, again = two[0]["adapter"][0], two[0]["adapter again"][0]
+    kept = load_file(two[1] / "adapter" / "reference_logps_train.safetensors")
+    assert len(kept) == 1
     assert same_weights(first, again, atol=0)
     assert logged(again)[0]["logratios/chosen"] == 0
 
 
 @pytest.mark.parametrize("kind", ["dil", "reward", "online"])
-def test_a_run_is_resumed_by_as_many_processes_as_made_it(tiny_model, tmp_path, kind):
-    settings = {"save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": 2}
-    settings |= {"max_steps": 4}
-    whole, _ = run(2, tiny_model, tmp_path / "run", kind, **settings)
-    checkpoint = str(tmp_path / "run" / "checkpoint-2")
-    refusal = run(1, tiny_model, tmp_path / "run", kind, **settings, resume=checkpoint)
-    assert "made by 2 processes and would be resumed by 1" in refusal
-    resumed, _ = run(2, tiny_model, tmp_path / "run", kind, **settings, resume=checkpoint)
-    assert same_weights(whole, resumed, atol=0)
+def test_a_run_is_resumed_by_as_many_processes_as_made_it(two, one, kind):
+    found, folder = two
+    assert same_weights(found[f"whole {kind}"][0], found[f"resumed {kind}"][0], atol=0)
+    alone = one(f"resumed {kind}", resume=str(folder / kind / "checkpoint-2"))
+    assert "made by 2 processes and would be resumed by 1" in alone["refused"]
+
+
+@pytest.mark.parametrize("adapters", [[{"q_proj", "v_proj", "o_proj", "k_proj"}]])
+def test_a_digest_is_the_same_in_every_process(tiny_model, adapters):
+    """Whatever order its hashes give a set."""
+    code = (
+        "import sys; from peft import LoraConfig, get_peft_model;"
+        "from dil_tutorial.llm.models import load_model;"
+        "from dil_tutorial.llm.fast.reference import model_digest;"
+        "import torch; torch.manual_seed(0);"
+        f"config = LoraConfig(target_modules={sorted(adapters[0])!r});"
+        "print(model_digest(get_peft_model(load_model(sys.argv[1]), config)))"
+    )
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", code, str(tiny_model)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(digests) == 1
+    assert len(digests.pop()) > 60
 
 
 def test_a_run_on_an_adapter_in_two_processes_merges_it_once(tiny_model, tmp_path):

@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("accelerate", reason="language models need the llm extra")
 
-from transformers import ProgressCallback
+from transformers import AutoConfig, AutoModelForCausalLM, ProgressCallback
 
 from dil_tutorial import policy_gradient as pg
 from dil_tutorial.bregman import get_generator
@@ -27,6 +27,7 @@ def vowels(prompts, responses):
 
 def made(folder, model=None, prompts=PROMPTS, reward=vowels, **settings):
     fields = {
+        "save_strategy": "no",
         "samples": 8,
         "max_new_tokens": 4,
         "max_steps": 1,
@@ -37,7 +38,6 @@ def made(folder, model=None, prompts=PROMPTS, reward=vowels, **settings):
         str(folder),
         use_cpu=True,
         report_to=[],
-        save_strategy="no",
         logging_steps=1,
         lr_scheduler_type="constant",
         **fields | settings,
@@ -177,6 +177,89 @@ def test_an_adapter_needs_no_second_model_and_starts_at_zero(tmp_path):
     history = [row for row in trainer.state.log_history if "kl" in row]
     assert history[0]["kl"] == pytest.approx(0, abs=1e-6)
     assert history[-1]["kl"] != pytest.approx(0, abs=1e-6)
+
+
+def noisy(kind):
+    """A model with a dropout of one half, everywhere that its kind has one."""
+    if kind == "adapter":
+        peft = pytest.importorskip("peft")
+        config = peft.LoraConfig(
+            r=4, lora_dropout=0.5, target_modules="all-linear", init_lora_weights=False
+        )
+        return peft.get_peft_model(tiny_model(), config)
+    dropouts = {"resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_dropout", "attention_dropout"}
+    fields = {"vocab_size": 500, "eos_token_id": 1, "bos_token_id": 0, "n_embd": 32, "n_head": 4}
+    fields |= {"n_layer": 2, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2}
+    config = AutoConfig.for_model(kind, **fields, **dict.fromkeys(dropouts, 0.5))
+    return AutoModelForCausalLM.from_config(config)
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "group"])
+@pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "bloom", "adapter"])
+def test_the_first_update_is_on_the_policy_that_drew(tmp_path, kind, algorithm):
+    """No dropout in between: rho is 1 for every token."""
+    trainer = made(tmp_path, model=noisy(kind), algorithm=algorithm, samples=4)
+    trainer.compute_loss(trainer.model.train(), PROMPTS[:4])
+    again = trainer.token_logps(trainer.model.train(), trainer.rollout.responses)
+    for new, old in zip(again, trainer.rollout.old, strict=True):
+        assert torch.equal(new, old)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+def test_a_run_resumed_between_two_updates_ends_with_the_same_weights(tmp_path, at):
+    """The responses in use are saved with the checkpoint, and nothing is drawn again."""
+    settings = {"updates": 3, "max_steps": 6, "save_strategy": "steps", "save_steps": 1}
+    drawn = []
+
+    def reward(prompts, responses):
+        drawn.append(list(responses))
+        return vowels(prompts, responses)
+
+    whole = made(tmp_path / "run", reward=reward, **settings)
+    whole.train()
+    before = len(drawn)
+    resumed = made(tmp_path / "run", reward=reward, **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{at}"))
+    # the second round is drawn again where the first has just ended, or before it
+    assert drawn[before:] == drawn[before - (at <= 3) : before]
+    for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_every_prompt_is_drawn_to(tmp_path):
+    """Also those that a last batch would leave out."""
+    asked = set()
+
+    def reward(prompts, responses):
+        asked.update(prompts)
+        return vowels(prompts, responses)
+
+    trainer = made(tmp_path, prompts=PROMPTS[:7], reward=reward, max_steps=-1, num_train_epochs=1)
+    trainer.train()
+    assert asked == {*PROMPTS[:7]}
+
+
+def test_a_tokenizer_without_padding_will_do(tmp_path):
+    tokenizer = own_tokenizer()
+    tokenizer.pad_token = None
+    args = OnlineConfig(
+        str(tmp_path), use_cpu=True, report_to=[], max_steps=1, samples=3, max_new_tokens=3
+    )
+    OnlineTrainer(tiny_model(), args, PROMPTS, tokenizer, vowels, ref_model=tiny_model()).train()
+
+
+def test_an_evaluation_set_is_refused(tmp_path):
+    args = OnlineConfig(str(tmp_path), use_cpu=True, report_to=[])
+    with pytest.raises(InputError, match="eval_dataset"):
+        OnlineTrainer(
+            tiny_model(),
+            args,
+            PROMPTS,
+            own_tokenizer(),
+            vowels,
+            ref_model=tiny_model(),
+            eval_dataset=PROMPTS,
+        )
 
 
 @pytest.mark.parametrize(
