@@ -162,9 +162,12 @@ class DILConfig(TrainingArguments):
             )
         least = {"learning_rate": 0, "max_grad_norm": 0, "num_train_epochs": 0}
         least |= {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
+        least |= {"per_device_eval_batch_size": 1, "save_total_limit": 1, "max_steps": -1}
+        least |= {"eval_delay": 0, "eval_steps": 0, "save_steps": 0, "data_seed": 0}
         for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise InputError(f"{name} is {getattr(self, name)}: give at least {bound}")
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                raise InputError(f"{name} is {value}: give at least {bound}")
         if not self.num_train_epochs and self.max_steps < 1:
             raise InputError("num_train_epochs is 0: give more, or max_steps")
         if self.ld_alpha is not None and not (

@@ -99,9 +99,9 @@ def prepare(recipe: dict[str, Any], output_dir: Path, resume: bool) -> Job:
             processing_class=tokenizer,
             peft_config=lora_config(recipe) if "lora_r" in recipe else None,
         )
-    except (InputError, OSError):
-        raise
-    except (ValueError, TypeError, ImportError, KeyError, AttributeError) as error:
+    except Exception as error:
+        if not is_refusal(error):
+            raise
         raise refused(error) from error
     return Job(trainer, recipe, reading, began, checkpoint)
 
@@ -226,8 +226,8 @@ def run(job: Job) -> int | None:
             if not trainer.stopping.stopped_by:
                 raise
             return trainer.stopping.stopped_by
-        except (ValueError, TypeError, ImportError, KeyError, AttributeError) as error:
-            if isinstance(error, InputError) or trainer.state.global_step > 0:
+        except Exception as error:
+            if trainer.state.global_step > 0 or not is_refusal(error):
                 raise
             raise refused(error) from error
         finish(job)
@@ -253,9 +253,21 @@ def finish(job: Job) -> None:
                 shutil.rmtree(left)
 
 
+def is_refusal(error: Exception) -> bool:
+    """Whether transformers may have raised it because of a value of the recipe: before the first
+    step it checks, imports and connects.
+    """
+    kinds = (ValueError, TypeError, ImportError, KeyError, AttributeError)
+    by_kind = isinstance(error, kinds) and not isinstance(error, InputError)
+    return by_kind or "onnect" in type(error).__name__  # the hub's client has errors of its own
+
+
 def refused(error: Exception) -> InputError:
     """A value of the recipe that transformers refuses, as one line."""
-    return InputError(f"recipe: refused by transformers ({' '.join(str(error).split())[:300]})")
+    reason = " ".join(str(error).split())[:300]
+    if isinstance(error, KeyError):
+        reason = f"unknown value {reason}"
+    return InputError(f"recipe: refused by transformers ({reason})")
 
 
 def save_run(trainer: DILTrainer | OnlineTrainer, recipe: dict[str, Any]) -> None:

@@ -460,6 +460,42 @@ def test_what_would_go_wrong_silently_is_refused(recipe, tmp_path, values, words
     refused(dil("train", "--config", recipe(**values), "--output-dir", tmp_path / "out"), *words)
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["optim=foo"], "foo"),
+        (["optim_args=foo"], "refused by transformers"),
+        (["optim=galore_adamw"], "galore"),
+        (["lr_scheduler_type=foo"], "foo"),
+        (["lr_scheduler_kwargs={foo: 1}"], "foo"),
+        (["eval_strategy=steps"], "eval_dataset"),
+        (["report_to=foo"], "foo"),
+        (["fsdp=foo"], "foo"),
+        (["deepspeed=nothing.json"], "nothing.json"),
+        (["load_best_model_at_end=true"], "load_best_model_at_end"),
+        (["log_level=foo"], "unknown value 'foo'"),
+        (["adam_beta1=2.0"], "beta"),
+        (["seed=-1"], "Seed"),
+        (["per_device_eval_batch_size=0"], "per_device_eval_batch_size is 0"),
+        (["accelerator_config={foo: 1}"], "foo"),
+        (["dataloader_num_workers=-1"], "num_workers"),
+        (["learning_rate=.nan"], "learning_rate is nan: give a finite number"),
+        (["weight_decay=.inf"], "weight_decay is inf: give a finite number"),
+        (["beta=.inf"], "beta is inf"),
+        (["lora_r=2", "lora_dropout=2.0"], "dropout"),
+        (["lora_r=2", "lora_target_modules=foo"], "foo"),
+        (["save_total_limit=-1"], "save_total_limit is -1"),
+    ],
+)
+def test_a_value_that_transformers_refuses_is_one_line(recipe, tmp_path, settings, words):
+    changes = [part for setting in settings for part in ("--set", setting)]
+    run = dil("train", "--config", recipe(), "--output-dir", tmp_path / "out", *changes)
+    assert run.returncode == 2, run.stderr
+    assert "Traceback" not in run.stderr
+    [line] = [line for line in run.stderr.splitlines() if line.startswith("dil: ")]
+    assert words in line
+
+
 def test_a_run_on_plain_strings_is_sampled_without_the_chat_template(recipe, tmp_path):
     for chat in (False, True):
         out = tmp_path / str(chat)

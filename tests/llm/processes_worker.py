@@ -35,7 +35,7 @@ PROMPTS = [f"Name fruit number {n}." for n in range(6)]
 def dil(folder, out, settings):
     pairs = read_pairs(tiny_preferences())
     train, evals = settings.pop("train", 16), settings.pop("eval", 0)
-    rows, held_out = pairs[:train], pairs[20 : 20 + evals]
+    rows, held_out = pairs[:train], pairs[10 : 10 + evals]
     if settings.get("loss") == "group":  # of two and of three responses, some without a winner
         rows, held_out = map(groups, (rows, held_out))
     adapter = settings.pop("adapter", False)
@@ -75,7 +75,7 @@ def reward(folder, out, settings):
         TrainingArguments(out, **COMMON | settings),
         pairs[:train],
         load_tokenizer(folder),
-        eval_dataset=pairs[20 : 20 + evals] or None,
+        eval_dataset=pairs[10 : 10 + evals] or None,
     )
 
 

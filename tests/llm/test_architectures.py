@@ -157,6 +157,39 @@ def test_an_odd_mask_is_caught(kind, used, tmp_path):
     assert found["f"] == 0
 
 
+class LateWindow(Odd):
+    def sees(self, row, column, width):
+        # only rows beyond 30 tokens show it, and of these only padded ones
+        return (column <= row) & ((row - column < width // 3) | torch.tensor(width <= 30))
+
+
+class ZeroPadding(LlamaForCausalLM):
+    """Its padding embedding is zero, where the slope of a norm is not a number."""
+
+    def forward(self, input_ids=None, **settings):
+        with torch.no_grad():
+            self.model.embed_tokens.weight[0] = 0
+        embedded = self.model.embed_tokens(input_ids)
+        scaled = embedded * embedded.norm(dim=-1, keepdim=True).sqrt()
+        return super().forward(inputs_embeds=scaled, **settings)
+
+
+@pytest.mark.parametrize(("longest", "used"), [(20, "padded"), (61, "single")])
+def test_a_model_that_no_test_knows_is_probed_at_the_length_of_its_rows(longest, used, tmp_path):
+    rows = pairs(((5, 7, 3), (11, longest - 11, 9)))
+    found = step(odd(LateWindow), "shared", rows, str(tmp_path))
+    assert found["used"] == used
+    assert found["gradient"] < 1e-6
+    assert found["f"] == 0
+
+
+def test_a_gradient_that_padding_breaks_is_seen(tmp_path):
+    """Scores are the same, and the gradient would be NaN at the first step."""
+    found = step(odd(ZeroPadding), "shared", pairs(), str(tmp_path))
+    assert found["used"] == "single"
+    assert found["gradient"] < 1e-6
+
+
 def test_a_model_that_sees_the_future_is_refused(tmp_path):
     with pytest.raises(InputError, match="Seer is not causal"):
         step(odd(Seer), "shared", pairs(), str(tmp_path))

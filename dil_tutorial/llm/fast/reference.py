@@ -219,6 +219,9 @@ def model_digest(model: Any) -> str:
 def _in_order(value: Any) -> Any:
     """A value that reads the same in every process: the order of a set's elements is another in
     each.
+
+    >>> _in_order({"modules": {"v_proj", "q_proj"}})
+    [('modules', '["\'q_proj\'", "\'v_proj\'"]')]
     """
     if isinstance(value, dict):
         return sorted((str(name), repr(_in_order(part))) for name, part in value.items())
