@@ -472,7 +472,7 @@ def test_what_would_go_wrong_silently_is_refused(recipe, tmp_path, values, words
         (["report_to=foo"], "foo"),
         (["fsdp=foo"], "foo"),
         (["deepspeed=nothing.json"], "nothing.json"),
-        (["load_best_model_at_end=true"], "load_best_model_at_end"),
+        (["load_best_model_at_end=true", "save_strategy=steps"], "load_best_model_at_end"),
         (["log_level=foo"], "unknown value 'foo'"),
         (["adam_beta1=2.0"], "beta"),
         (["seed=-1"], "Seed"),

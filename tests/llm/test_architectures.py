@@ -160,7 +160,7 @@ def test_an_odd_mask_is_caught(kind, used, tmp_path):
 class LateWindow(Odd):
     def sees(self, row, column, width):
         # only rows beyond 30 tokens show it, and of these only padded ones
-        return (column <= row) & ((row - column < width // 3) | torch.tensor(width <= 30))
+        return (column <= row) & ((row - column < width // 6) | torch.tensor(width <= 30))
 
 
 class ZeroPadding(LlamaForCausalLM):

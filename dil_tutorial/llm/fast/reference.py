@@ -220,8 +220,8 @@ def _in_order(value: Any) -> Any:
     """A value that reads the same in every process: the order of a set's elements is another in
     each.
 
-    >>> _in_order({"modules": {"v_proj", "q_proj"}})
-    [('modules', '["\'q_proj\'", "\'v_proj\'"]')]
+    >>> _in_order({"v_proj", "q_proj"})
+    ["'q_proj'", "'v_proj'"]
     """
     if isinstance(value, dict):
         return sorted((str(name), repr(_in_order(part))) for name, part in value.items())
