@@ -31,7 +31,7 @@ TRL's trainers do more (vLLM, several rewards, tools); this one is to be read.
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +62,10 @@ ALGORITHMS = (*ADVANTAGES, "group")
 # of N prompts and responses, and N of each other field of the rows, by name: N numbers (nats), or
 # whether they are correct
 Reward = Callable[..., Sequence[float] | Sequence[bool]]
+NO_EVALUATION = (
+    "OnlineTrainer: eval_dataset, eval_strategy: it has no loss on given responses: leave them "
+    "out, and draw from the saved model to evaluate it"
+)
 Prompt = str | Mapping[str, Any]  # a text, or a row with the field ``prompt``
 
 
@@ -189,7 +193,7 @@ class OnlineTrainer(BaseTrainer):
         self,
         model: Any,
         args: OnlineConfig,
-        prompts: Sequence[Prompt],
+        prompts: Iterable[Prompt] | None,  # a stream is read to its end
         processing_class: Any,
         reward: Reward,
         ref_model: Any = None,
@@ -199,13 +203,11 @@ class OnlineTrainer(BaseTrainer):
         **settings: Any,  # Trainer's
     ) -> None:
         check_language_model(model, "OnlineTrainer")
+        prompts = list(prompts or ())
         if not prompts:
             raise InputError("no prompts: give at least one")
         if settings.get("eval_dataset") is not None or args.do_eval:
-            raise InputError(
-                "OnlineTrainer: eval_dataset, eval_strategy: it has no loss on given responses: "
-                "leave them out, and draw from the saved model to evaluate it"
-            )
+            raise InputError(NO_EVALUATION)
         if ref_model is None and not hasattr(model, "disable_adapter"):
             raise InputError(
                 "the reference is missing: give an adapter to train (peft), or ref_model"
@@ -238,6 +240,10 @@ class OnlineTrainer(BaseTrainer):
                 )
         if ref_model is not None:
             self.reference = ref_model.to(self.args.device).eval()
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Not here: InputError."""
+        raise InputError(NO_EVALUATION)
 
     def done(self) -> dict[str, str]:
         """The algorithm and the prompts, for the model card."""

@@ -9,6 +9,7 @@ gradient does not see it.
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -148,46 +149,76 @@ class RewardTrainer(BaseTrainer):
 
     def __init__(
         self,
-        # of ``load_reward_model``, perhaps with an adapter and its head among ``modules_to_save``
+        # a name, or of ``load_reward_model``, perhaps with an adapter and its head among
+        # ``modules_to_save``
         model: Any,
         args: TrainingArguments,
-        train_dataset: Iterable[Pair],
+        train_dataset: Iterable[Pair] | None,
         processing_class: Any,
-        eval_dataset: Iterable[Pair] | None = None,
+        eval_dataset: Iterable[Pair] | dict[str, Iterable[Pair]] | None = None,
         max_length: int = 1024,
         chat_format: bool = False,
         **settings: Any,  # Trainer's
     ) -> None:
+        if train_dataset is None:
+            raise InputError("RewardTrainer: no train_dataset: give pairs")
+        model = load_reward_model(model) if isinstance(model, str) else model
         head_of(model)
-        given = {"train": train_dataset, "eval": eval_dataset}
         self.dropped: Counter[str] = Counter()
-        rows: dict[str, Rows] = {}
-        for name, pairs in given.items():
-            if pairs is None:
-                continue
-            placed = ((pair, f"{name} row {i}") for i, pair in enumerate(without_fill(pairs)))
-            reading = check_all(placed, name)
-            of_split, dropped = tokenize_pairs(
-                reading,
-                processing_class,
-                max_length,
-                chat_format,
-                name,
-                vocabulary=tokens_of(model),
-            )
-            check_fits(model, of_split)
-            rows[name], self.dropped = of_split.without_reference(), self.dropped + dropped
+        self.read = partial(self._rows, model, processing_class, max_length, chat_format)
+        evals = eval_dataset if isinstance(eval_dataset, dict) else {}
         args.remove_unused_columns = False  # rows are token lists that only our collator knows
         super().__init__(
             model,
             args,
-            train_dataset=rows["train"],
-            eval_dataset=rows.get("eval"),
+            train_dataset=self.read("train", train_dataset),
+            eval_dataset={name: self.read(f"eval_{name}", part) for name, part in evals.items()}
+            or (None if eval_dataset is None else self.read("eval", eval_dataset)),
             processing_class=processing_class,
             data_collator=Collator(0),
             **settings,
         )
         check_padding(self.model)
+
+    def _rows(
+        self,
+        model: Any,
+        tokenizer: Any,
+        max_length: int,
+        chat_format: bool,
+        name: str,
+        pairs: Iterable[Pair],
+    ) -> Rows:
+        """Pairs checked and tokenized, those left out counted."""
+        placed = ((pair, f"{name} row {i}") for i, pair in enumerate(without_fill(pairs)))
+        rows, dropped = tokenize_pairs(
+            check_all(placed, name),
+            tokenizer,
+            max_length,
+            chat_format,
+            name,
+            vocabulary=tokens_of(model),
+        )
+        check_fits(model, rows)
+        self.dropped += dropped
+        return rows.without_reference()
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Trainer's ``evaluate``; ``eval_dataset`` may hold raw pairs, or be a dict of such data
+        sets by name.
+        """
+
+        def raw(pairs: Any, name: str) -> Any:
+            known = pairs is None or isinstance(pairs, (str, Rows))
+            return pairs if known else self.read(name, pairs)
+
+        if isinstance(eval_dataset, dict):
+            given: Any = {name: raw(part, name) for name, part in eval_dataset.items()}
+        else:
+            given = raw(eval_dataset, metric_key_prefix)
+        return dict(super().evaluate(given, ignore_keys, metric_key_prefix))
 
     def done(self) -> dict[str, str]:
         """The loss and the data, for the model card."""

@@ -1,9 +1,10 @@
-"""What TRL asks of its DPOTrainer in its own tests, asked of DILTrainer besides TRL 1.16: each
-intent rebuilt, on small models.
+"""What TRL asks of its DPOTrainer in its own tests, asked of DILTrainer besides TRL 1.16, and what
+it has asked of its reward, RLOO and GRPO trainers since July 2026, of ours: each intent rebuilt, on
+small models.
 
 A test is called as TRL's, without ``test_``; ``INTENTS`` says what came of each, in the book, too.
 Nothing of TRL's is copied: its models and data sets come from a hub, ours are made on the spot.
-Images and Liger's kernels, 15 of its 55 tests, are not for us (``NOT_OURS``).
+Images, Liger's kernels, an entropy bonus and environments are not for us (``NOT_OURS``).
 """
 
 import json
@@ -18,13 +19,15 @@ trl = pytest.importorskip("trl", reason="TRL is in the bench extra")
 import architectures  # noqa: E402
 from datasets import Dataset, DatasetDict, IterableDatasetDict  # noqa: E402
 from peft import LoraConfig, get_peft_model  # noqa: E402
-from transformers import PrinterCallback  # noqa: E402
+from transformers import PrinterCallback, TrainingArguments  # noqa: E402
 
 from dil_tutorial.errors import InputError  # noqa: E402
 from dil_tutorial.llm.data import as_chat, read_pairs, tiny_preferences  # noqa: E402
 from dil_tutorial.llm.fast.batches import pad  # noqa: E402
 from dil_tutorial.llm.fast.packing import PackedBatch  # noqa: E402
 from dil_tutorial.llm.models import load_model, load_tokenizer  # noqa: E402
+from dil_tutorial.llm.online import OnlineConfig, OnlineTrainer  # noqa: E402
+from dil_tutorial.llm.reward_model import RewardTrainer  # noqa: E402
 from dil_tutorial.llm.rows import Response  # noqa: E402
 from dil_tutorial.llm.trainer import DILTrainer  # noqa: E402
 
@@ -34,7 +37,7 @@ PAIRS = read_pairs(tiny_preferences())
 TRAIN, TEST = Dataset.from_list(PAIRS[:8]), Dataset.from_list(PAIRS[8:11])
 INTENTS: dict[str, dict[str, str]] = {}  # of TRL's tests: what came of them
 # refused by name; and how many tests of TRL's are of them
-NOT_OURS = {"images": 9, "Liger's kernels": 6}
+NOT_OURS = {"images": 11, "Liger's kernels": 7, "an entropy bonus": 5, "environments": 10}
 
 
 def works(how: str = "") -> Callable[[Any], Any]:
@@ -236,11 +239,11 @@ def test_trust_remote_code(made, tmp_path):
         made(str(folder))
 
 
-@works("on the CPU, too")
+@refused("updates of 1e-6 round away in float16 weights; as the base of an adapter they are taken")
 def test_train_model_dtype(made, tiny_model):
-    trainer = made(load_model(str(tiny_model), dtype="float16"))
-    trainer.train()
-    assert {weight.dtype for weight in trainer.model.parameters()} == {torch.float16}
+    with pytest.raises(InputError, match=r"torch.float16, in which updates of 1e-6 round away"):
+        made(load_model(str(tiny_model), dtype="float16"))
+    moves(made(load_model(str(tiny_model), dtype="float16"), more={"peft_config": lora()}), base)
 
 
 # --- Losses ---------------------------------------------------------------------------------------
@@ -618,6 +621,94 @@ def test_tag_added(made):
 @works("our tags")
 def test_tag_added_peft(made):
     assert {"dil-tutorial", "dpo"} <= {*made(more={"peft_config": lora()}).model.model_tags}
+
+
+# --- Other trainers, since July 2026 --------------------------------------------------------------
+
+
+@pytest.fixture
+def other(tmp_path, tiny_model):
+    """A maker of reward trainers and of on-policy trainers."""
+
+    def make(kind, data, model=None, **more):
+        fields = {"use_cpu": True, "report_to": [], "max_steps": 2, "disable_tqdm": True}
+        tokenizer = load_tokenizer(str(tiny_model))
+        if kind == "reward":
+            args = TrainingArguments(str(tmp_path), **fields)
+            return RewardTrainer(model or str(tiny_model), args, data, tokenizer, **more)
+        args = OnlineConfig(str(tmp_path), samples=2, max_new_tokens=3, **fields)
+        policy, reference = (load_model(str(tiny_model)) for _ in range(2))
+        return OnlineTrainer(policy, args, data, tokenizer, lengths, ref_model=reference, **more)
+
+    return make
+
+
+def lengths(prompts, responses):
+    return [float(len(text)) for text in responses]
+
+
+PROMPTS = Dataset.from_list([{"prompt": pair["prompt"]} for pair in PAIRS[:4]])
+
+
+@works("streams, too: they are read to their end")
+@pytest.mark.parametrize("kind", KINDS)
+def test_reward_evaluate_with_eval_dataset(kind, other):
+    found = other("reward", TRAIN).evaluate(as_kind(kind))
+    names = ("eval_loss",) if "dict" not in kind else ("eval_data1_loss", "eval_data2_loss")
+    assert all(found[name] == pytest.approx(0.6931, abs=1e-4) for name in names)
+
+
+@works()
+@pytest.mark.parametrize("kind", [*KINDS, "none"])
+def test_reward_init_with_eval_dataset(kind, other):
+    trainer = other("reward", TRAIN, eval_dataset=None if kind == "none" else as_kind(kind))
+    found = trainer.eval_dataset
+    assert found is None if kind == "none" else len(found) == (2 if "dict" in kind else len(TEST))
+    trainer.train()
+
+
+@works("one line")
+def test_reward_train_dataset_required(other):
+    with pytest.raises(InputError, match="no train_dataset"):
+        other("reward", None)
+
+
+@works("read to its end")
+def test_online_train_with_iterable_dataset(other):
+    trainer = other("online", PROMPTS.to_iterable_dataset())
+    assert trainer.train().global_step == 2
+    assert len(trainer.prompts) == 4
+
+
+@works("one line")
+def test_online_train_dataset_required(other):
+    with pytest.raises(InputError, match="no prompts"):
+        other("online", None)
+
+
+NO_EVALUATION = "no loss on given responses: draw from the saved model, and compare rewards"
+
+
+@refused(NO_EVALUATION)
+def test_online_init_with_eval_dataset(other):
+    with pytest.raises(InputError, match="eval_dataset"):
+        other("online", PROMPTS, eval_dataset=PROMPTS)
+
+
+@refused(NO_EVALUATION)
+def test_online_evaluate_with_eval_dataset(other):
+    with pytest.raises(InputError, match="eval_dataset"):
+        other("online", PROMPTS).evaluate(PROMPTS)
+
+
+@works("not asked for: a stream is a list here")
+def test_online_iterable_dataset_requires_dispatch_batches_false(other):
+    assert other("online", PROMPTS.to_iterable_dataset()).train().global_step == 2
+
+
+@works("workers are as they are given: a stream is a list here")
+def test_online_iterable_dataset_forces_num_workers_zero(other):
+    assert other("online", PROMPTS.to_iterable_dataset()).args.dataloader_num_workers == 0
 
 
 def test_the_table_of_the_book_is_this_file():
