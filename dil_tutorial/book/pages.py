@@ -249,7 +249,7 @@ def trl_losses() -> dict[str, str]:
     >>> trl_losses()["ipo"]
     'loss: ipo, tau of beta, logprobs: mean'
     """
-    from dil_tutorial.llm.arguments import trl_names
+    from dil_tutorial.llm.trl_names import trl_names
 
     rows = {}
     for name, trl in trl_names():
@@ -300,9 +300,11 @@ def fits_page() -> str:
     """Which models, fields and habits of others work here, from the files that the scripts in
     tests/llm wrote.
     """
-    from dil_tutorial.llm import arguments
+    from dil_tutorial.llm import arguments, trl_names
+    from dil_tutorial.llm.fast.probes import PROVEN
 
     cases = tomllib.loads((BENCHMARKS / "cases.toml").read_text(encoding="utf-8"))["cases"]
+    reports = tomllib.loads((BENCHMARKS / "reports.toml").read_text(encoding="utf-8"))["reports"]
     architectures, fields, trl = (
         read_json(BENCHMARKS / f"{name}.json")
         for name in ("architectures", "arguments", "trl_tests")
@@ -316,6 +318,8 @@ def fits_page() -> str:
     return page(
         "fits",
         cases=cases,
+        reports=reports,
+        proven=len(PROVEN),
         architectures=architectures,
         found=by_architecture,
         exact=exact,
@@ -329,10 +333,10 @@ def fits_page() -> str:
         trl=trl,
         verdicts=Counter(row["verdict"] for row in trl["tests"].values()),
         trl_losses=trl_losses(),
-        trl_divergences=arguments.DIVERGENCES,
-        trl_why_not=arguments.WHY_NOT,
-        trl_unlike=arguments.UNLIKE,
-        trl_no_matter=arguments.NO_MATTER,
+        trl_divergences=trl_names.DIVERGENCES,
+        trl_why_not=trl_names.WHY_NOT,
+        trl_unlike=trl_names.UNLIKE,
+        trl_no_matter=trl_names.NO_MATTER,
     )
 
 

@@ -4,6 +4,7 @@ bytes a token.
 
 import functools
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -348,7 +349,11 @@ def tokenizer_digest(tokenizer: Any) -> str | None:
     own = tokenizer.init_kwargs.items()
     without_paths = {name: value for name, value in own if not name.endswith(("_file", "_path"))}
     settings = tokenizer.chat_template, tokenizer.eos_token, without_paths
-    return hashlib.sha256(f"{backend.to_str()} {settings!r}".encode()).hexdigest()
+    parts = json.loads(backend.to_str())
+    for of_the_last_call in ("truncation", "padding"):
+        del parts[of_the_last_call]
+    content = f"{json.dumps(parts, sort_keys=True)} {settings!r}"
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def save_tensors(

@@ -136,6 +136,7 @@ class DILTrainer(BaseTrainer):
             longest = max(int(part.reach.max()) for part in rows.values())
             core = getattr(model, "get_base_model", lambda: model)()
             self.layout, self.head_chunk, layer = usable_savings(core, args, longest)
+        self._attention = self.model.config._attn_implementation
         self.data_collator = Collator(
             0, self.layout, prompts=draws, mismatched=self.loss_function.needs_kl, layer=layer
         )
@@ -153,6 +154,18 @@ class DILTrainer(BaseTrainer):
             for name, part in rows.items():  # in one order on every process
                 if name != "train":
                     self._score_in_order(part, name)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """``BaseTrainer.train``; InputError where the model's attention is no longer the one that
+        the reference was scored with.
+        """
+        now = self.model.config._attn_implementation
+        if now != self._attention:
+            raise InputError(
+                f"DILTrainer: the model's attention was {self._attention!r} when the reference was "
+                f"scored and is {now!r} now: set it before the trainer is made"
+            )
+        return super().train(*args, **kwargs)
 
     @property
     def dropped(self) -> Counter[str]:

@@ -42,7 +42,14 @@ COMMITTED = json.loads(
 
 
 def trainer_for(
-    folder, model=None, pairs=PAIRS[:4], eval_dataset=PAIRS[4:7], more=None, **settings
+    folder,
+    model=None,
+    pairs=PAIRS[:4],
+    eval_dataset=PAIRS[4:7],
+    more=None,
+    batch=2,
+    tokenizer=None,
+    **settings,
 ):
     settings = {
         "loss": "nca",
@@ -55,10 +62,10 @@ def trainer_for(
         output_dir=str(folder),
         use_cpu=True,
         disable_tqdm=True,
-        per_device_train_batch_size=2,
+        per_device_train_batch_size=batch,
         **settings,
     )
-    model, tokenizer = small() if model is None else model, own_tokenizer()
+    model, tokenizer = small() if model is None else model, tokenizer or own_tokenizer()
     made = DILTrainer(
         model, config, pairs, eval_dataset=eval_dataset, processing_class=tokenizer, **more or {}
     )

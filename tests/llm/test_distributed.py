@@ -84,6 +84,7 @@ CASES = {
         for updates in (1, 2)
     },
     "one step": ("online", {"per_device_train_batch_size": 1, "max_steps": 1, "beta": 0.3}),
+    "kto adapter": ("dil", {**SHORT, "adapter": True, "loss": "kto"}),
     "adapter": ("dil", {"adapter": True, "max_steps": 2, "per_device_train_batch_size": 2}),
     "adapter again": (
         "dil",
@@ -160,6 +161,15 @@ def test_two_processes_equal_one(two, one, loss, count):
         for metric in names & a.keys():
             assert a[metric] == pytest.approx(b[metric], abs=1e-4), metric
         assert a["num_tokens"] == b["num_tokens"]
+
+
+def test_an_adapter_is_off_in_the_reference_of_a_wrapped_model(two, one):
+    """KTO's KL is scored during training, by the model without its adapter."""
+    both, alone = two[0]["kto adapter"], one("kto adapter", gradient_accumulation_steps=2)
+    assert same_weights(alone, both[0])
+    assert same_weights(*both, atol=0)
+    assert logged(both[0])[-1]["kl"] == pytest.approx(logged(alone)[-1]["kl"], rel=1e-4)
+    assert logged(alone)[-1]["kl"] > 0
 
 
 @pytest.mark.parametrize("loss", [*LOSSES, "kto"])
