@@ -166,19 +166,24 @@ class RewardTrainer(BaseTrainer):
         head_of(model)
         self.dropped: Counter[str] = Counter()
         self.read = partial(self._rows, model, processing_class, max_length, chat_format)
-        evals = eval_dataset if isinstance(eval_dataset, dict) else {}
         args.remove_unused_columns = False  # rows are token lists that only our collator knows
         super().__init__(
             model,
             args,
             train_dataset=self.read("train", train_dataset),
-            eval_dataset={name: self.read(f"eval_{name}", part) for name, part in evals.items()}
-            or (None if eval_dataset is None else self.read("eval", eval_dataset)),
+            eval_dataset=self._evaluated(eval_dataset),
             processing_class=processing_class,
             data_collator=Collator(0),
             **settings,
         )
         check_padding(self.model)
+
+    def _evaluated(self, given: Any, name: str = "eval") -> Any:
+        """Rows to evaluate on, or such rows by name, from raw pairs."""
+        if isinstance(given, dict):
+            return {part: self._evaluated(pairs, part) for part, pairs in given.items()}
+        ready = given is None or isinstance(given, (str, Rows))
+        return given if ready else self.read(name, given)
 
     def _rows(
         self,
@@ -209,15 +214,7 @@ class RewardTrainer(BaseTrainer):
         """Trainer's ``evaluate``; ``eval_dataset`` may hold raw pairs, or be a dict of such data
         sets by name.
         """
-
-        def raw(pairs: Any, name: str) -> Any:
-            known = pairs is None or isinstance(pairs, (str, Rows))
-            return pairs if known else self.read(name, pairs)
-
-        if isinstance(eval_dataset, dict):
-            given: Any = {name: raw(part, name) for name, part in eval_dataset.items()}
-        else:
-            given = raw(eval_dataset, metric_key_prefix)
+        given = self._evaluated(eval_dataset, metric_key_prefix)
         return dict(super().evaluate(given, ignore_keys, metric_key_prefix))
 
     def done(self) -> dict[str, str]:
