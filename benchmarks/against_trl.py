@@ -193,7 +193,11 @@ def measure(run: Run) -> dict[str, Any]:
             from dil_tutorial.llm.trainer import DILConfig, DILTrainer
 
             config = DILConfig(loss="dpo", **common)
-            trainer: Any = DILTrainer(
+
+            class Timed(DILTrainer):
+                two_bytes = True  # small updates round away: here the time counts, not the result
+
+            trainer: Any = Timed(
                 model,
                 config,
                 pairs,

@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate.utils import gather_object
@@ -41,8 +41,10 @@ IN_CARD = ("loss", "rewards/accuracies", "logratios/chosen", "kl", "reward", "ac
 class BaseTrainer(Trainer):
     """transformers' Trainer with the promises of this module."""
 
+    two_bytes = False  # whether weights of two bytes are trained by themselves, as to time it
+
     def __init__(self, model: Any, args: Any, **settings: Any) -> None:
-        check_trainable(model, type(self).__name__, bool(args.deepspeed))
+        self.check_model(model, args)
         # of each split and name a number for every row since the last log
         self._metrics: dict[str, dict[str, list[float]]] = {
             split: defaultdict(list) for split in ("train", "eval")
@@ -51,6 +53,10 @@ class BaseTrainer(Trainer):
         self.stopping = StopAndSave()
         self.add_callback(self.stopping)
         self.add_callback(RequireGradients())
+
+    def check_model(self, model: Any, args: Any) -> None:
+        """InputError where ``model`` cannot be trained as it is."""
+        check_trainable(model, type(self).__name__, self.two_bytes or bool(args.deepspeed))
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trainer's ``train``; KeyboardInterrupt, or SystemExit by SIGTERM, where it was stopped
@@ -146,7 +152,7 @@ class BaseTrainer(Trainer):
             if cannot_write(error) and self.args.should_save:
                 unfinished = folder / f"checkpoint-{self.state.global_step}"
                 shutil.rmtree(unfinished, ignore_errors=True)
-            raise explained(error, folder) from error
+            raise_explained(error, folder)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Trainer's ``save_model``, with a model card that says what was done."""
@@ -156,7 +162,7 @@ class BaseTrainer(Trainer):
             if self.args.should_save and not _internal_call:
                 write_text(Path(folder) / "README.md", self.card())
         except Exception as error:
-            raise explained(error, Path(self.args.output_dir)) from error
+            raise_explained(error, Path(self.args.output_dir))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The model card, where Trainer writes one to push it to a hub."""
@@ -310,14 +316,14 @@ def cannot_write(error: BaseException) -> str | None:
     return text[:160] if any(sign in text for sign in signs) else None
 
 
-def explained(error: Exception, folder: Path) -> Exception:
-    """``error``, or one line about the disk where that is what it says."""
+def raise_explained(error: Exception, folder: Path) -> NoReturn:
+    """Raise ``error``, or one line about the disk where that is what it says."""
     reason = cannot_write(error)
-    if reason is None or isinstance(error, InputError):
-        return error
+    if reason is None:
+        raise error
     there = whole_checkpoints(folder)
     then = f"continue from {there[-1].name} (--resume)" if there else "start again"
-    return InputError(
+    raise InputError(
         f"{folder}: a checkpoint or the model could not be written ({reason}): make room, then "
         f"{then}"
-    )
+    ) from error

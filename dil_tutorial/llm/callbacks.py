@@ -166,6 +166,9 @@ class StopAndSave(TrainerCallback):
     """SIGTERM and Ctrl-C end training after the step in progress, with a checkpoint to resume from.
 
     Of several processes all stop after the same step.  ``llm.base.BaseTrainer`` has one.
+
+    >>> StopAndSave().stopped_by
+    0
     """
 
     def __init__(self) -> None:

@@ -198,7 +198,14 @@ def check_all(
 
 
 def refuse_rows(bad: list[str], total: int, name: str) -> NoReturn:
-    """InputError that names rows that cannot be used, up to ten."""
+    """InputError that names rows that cannot be used, up to ten.
+
+    >>> refuse_rows(["f:2: empty", "f:5: empty"], 9, "f")
+    Traceback (most recent call last):
+    ...
+    dil_tutorial.errors.InputError: f: 2 of 9 rows cannot be used: fix them, or give --on-bad-line
+        skip: 2: empty; 5: empty
+    """
     if len(bad) == 1:
         raise InputError(bad[0] + ", or give --on-bad-line skip" * (total > 1))
     short = [line.removeprefix(f"{name}:").removeprefix(f"{name} ") for line in bad[:10]]

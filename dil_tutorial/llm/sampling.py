@@ -53,6 +53,11 @@ def answers(
 ) -> list[Sample]:
     """One response a prompt: greedy at temperature 0, else sampled from the model's own
     distribution (no top-k, no top-p).
+
+    >>> from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
+    >>> [one] = answers(tiny_model(), own_tokenizer(), ["Name a fruit."], max_new_tokens=4)
+    >>> len(one.ids), one.ended
+    (4, False)
     """
     wrapped = bool(tokenizer.chat_template) if chat is None else chat
     encoded = [encode_prompt(tokenizer, text, wrapped) for text in prompts]

@@ -69,7 +69,12 @@ def encode(tokenizer: Any, texts: list[str], plain: bool) -> list[list[int]]:
 
 
 def beginning(tokenizer: Any) -> list[int]:
-    """The tokens that a tokenizer puts before a plain text: BOS, or none."""
+    """The tokens that a tokenizer puts before a plain text: BOS, or none.
+
+    >>> from dil_tutorial.llm.tiny import own_tokenizer
+    >>> beginning(own_tokenizer())
+    []
+    """
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole = tokenizer("a")["input_ids"]
     begins = (i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
@@ -81,6 +86,10 @@ def encode_prompt(
 ) -> list[int]:
     """The tokens that a response follows: of a plain text, or of messages (of a text as a user's)
     and the start of the answer.
+
+    >>> from dil_tutorial.llm.tiny import own_tokenizer
+    >>> own_tokenizer().decode(encode_prompt(own_tokenizer(), "Name a fruit."))
+    'Name a fruit.'
     """
     if not chat:
         return encode(tokenizer, [str(prompt)], plain=True)[0]
@@ -211,7 +220,15 @@ def _texts(pair: Pair, tokenizer: Any) -> list[str]:
 
 
 def check_tokenizer(tokenizer: Any, chat: bool) -> None:
-    """InputError where a tokenizer cannot close a response, or has no template for messages."""
+    """InputError where a tokenizer cannot close a response, or has no template for messages.
+
+    >>> from dil_tutorial.llm.tiny import own_tokenizer
+    >>> check_tokenizer(own_tokenizer(), chat=True)
+    Traceback (most recent call last):
+    ...
+    dil_tutorial.errors.InputError: : the tokenizer has no chat template: give strings instead of
+        messages
+    """
     if tokenizer.eos_token is None:
         raise InputError(
             f"{tokenizer.name_or_path}: the tokenizer has no end-of-sequence token to close a "

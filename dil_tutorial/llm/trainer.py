@@ -41,7 +41,7 @@ from transformers.utils import logging
 from dil_tutorial.bregman import MAX_LOG_RATIO
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.arguments import adapter_is_fresh, check_arguments, with_defaults
-from dil_tutorial.llm.base import BaseTrainer, check_language_model, check_trainable
+from dil_tutorial.llm.base import BaseTrainer, check_language_model
 from dil_tutorial.llm.callbacks import DiagnosticsCallback, ProgressBar
 from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.data import Pair, Reading
@@ -226,7 +226,7 @@ class DILTrainer(BaseTrainer):
             ref_model = copy.deepcopy(model)
         self.ref_model = ref_model  # None: the model without what is trained
         self._other_reference = ref_model is not None
-        check_trainable(model, "DILTrainer", bool(args.deepspeed))
+        self.check_model(model, args)
         if getattr(model.config, "output_router_logits", False):
             raise InputError(
                 "output_router_logits asks for an auxiliary loss, which is no part of these "

@@ -2,10 +2,10 @@
 trainer, as a user's own script meets them.
 """
 
-import multiprocessing
 import os
 import signal
-import time
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,6 @@ import torch
 
 pytest.importorskip("accelerate", reason="language models need the llm extra")
 
-from filelock import FileLock
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainingArguments
 
 from dil_tutorial.errors import Diverged, InputError
@@ -141,25 +140,17 @@ def test_an_error_in_training_gives_signals_and_folder_back(made, tmp_path):
 def test_two_runs_do_not_mix_in_one_folder(made, tmp_path, kind):
     """The lock goes with the process that holds it, even where that is killed."""
     (tmp_path / "run").mkdir()
-    there = multiprocessing.get_context("spawn").Event()
-    other = multiprocessing.get_context("spawn").Process(
-        target=hold, args=(str(tmp_path / "run" / ".lock"), there)
+    code = (
+        "import sys, time; from filelock import FileLock\n"
+        "with FileLock(sys.argv[1]): print('there', flush=True); time.sleep(300)"
     )
-    other.start()
-    try:
-        assert there.wait(60)
+    command = [sys.executable, "-c", code, str(tmp_path / "run" / ".lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "there\n"
         with pytest.raises(InputError, match="another run is training into this folder"):
             made(kind).train()
-    finally:
         other.kill()
-        other.join()
     assert made(kind).train().global_step == 6
-
-
-def hold(path, there):
-    with FileLock(path):
-        there.set()
-        time.sleep(300)
 
 
 @pytest.mark.parametrize("kind", KINDS)
