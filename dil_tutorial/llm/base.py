@@ -49,6 +49,7 @@ class BaseTrainer(Trainer):
         self._metrics: dict[str, dict[str, list[float]]] = {
             split: defaultdict(list) for split in ("train", "eval")
         }
+        self._share = 1.0
         super().__init__(model=model, args=args, **settings)
         self.stopping = StopAndSave()
         self.add_callback(self.stopping)
@@ -59,8 +60,8 @@ class BaseTrainer(Trainer):
         check_trainable(model, type(self).__name__, self.two_bytes or bool(args.deepspeed))
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Trainer's ``train``; KeyboardInterrupt, or SystemExit by SIGTERM, where it was stopped
-        before its last step.
+        """Trainer's ``train``; KeyboardInterrupt, or SystemExit by SIGTERM, where it was stopped,
+        also in its last step.
         """
         folder = Path(self.args.output_dir)
         if resume_from_checkpoint is True:
@@ -69,13 +70,13 @@ class BaseTrainer(Trainer):
                 raise InputError(f"{folder}: holds no whole checkpoint to resume from")
             resume_from_checkpoint = str(whole[-1])
         if resume_from_checkpoint:
-            check_processes(Path(resume_from_checkpoint), self.args.world_size)
+            check_checkpoint(Path(resume_from_checkpoint), self.args.world_size)
         try:
             with one_run(folder):
                 result = super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             self.stopping.restore()
-        if self.stopping.stopped_by and self.state.global_step < self.state.max_steps:
+        if self.stopping.stopped_by:
             self.stopping.raise_stop()
         return result
 
@@ -98,21 +99,34 @@ class BaseTrainer(Trainer):
         lengths = None
         if self.args.train_sampling_strategy == "group_by_length":
             lengths = rows.reach.sum(1).tolist()
+        if self.args.dataloader_drop_last and len(rows) < self.args.train_batch_size:
+            raise InputError(
+                f"dataloader_drop_last: {len(rows)} rows make no batch of "
+                f"{self.args.train_batch_size}: nothing would be trained"
+            )
         world = 1 if self.args.dataloader_drop_last else self.args.world_size
         return FixedBatches(len(rows), self.args.train_batch_size, seed, lengths, world)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> Sampler[int] | None:
         return InOrder(len(eval_dataset), self.args.eval_batch_size, self.args.world_size)
 
-    def share(self, rows: int) -> float:
-        """What the mean loss of this process's ``rows`` counts in the mean over processes that
-        DDP, FSDP and DeepSpeed take: 1, or, where a last step has rows for some processes alone, as
-        much as makes it the mean over those.
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """Trainer's batches of an optimizer step; how many of them hold rows, of all processes',
+        decides what each counts.
         """
-        if self.args.world_size == 1:
-            return 1.0
-        busy = torch.tensor(float(rows > 0), device=self.args.device)
-        return float(rows > 0) * self.args.world_size / self.accelerator.reduce(busy).item()
+        batches, items = super().get_batch_samples(*args, **kwargs)
+        own = sum(isinstance(batch, list) or bool(batch["counts"]) for batch in batches)
+        busy = torch.tensor(float(own), device=self.args.device)
+        all_of_them = len(batches) * self.args.world_size
+        self._share = all_of_them / max(1.0, self.accelerator.reduce(busy).item())
+        return batches, items
+
+    def share(self, rows: int) -> float:
+        """What the mean loss of a batch with so many ``rows`` counts in the mean over accumulated
+        batches and processes, so that it is the mean over those that have any: 1 but for the last
+        step of an epoch.
+        """
+        return self._share if rows else 0.0
 
     def _means(self, split: str) -> dict[str, float]:
         """The means of the metrics since the last call, over all processes."""
@@ -220,11 +234,13 @@ def check_trainable(model: Any, name: str, masters: bool = False) -> None:
     dil_tutorial.errors.InputError: DILTrainer: the weights to train are torch.bfloat16, in which
         updates of 1e-6 round away: load them in float32 and set bf16=True, or train an adapter
     """
-    config = getattr(model, "config", None)
-    if getattr(config, "is_encoder_decoder", False):
-        raise InputError(
-            f"{name}: {type(model).__name__} is an encoder-decoder: give a causal language model"
-        )
+    for adapter in getattr(model, "peft_config", {}).values():
+        if adapter.is_prompt_learning:
+            kind = getattr(adapter.peft_type, "value", adapter.peft_type)
+            raise InputError(
+                f"{name}: an adapter of type {kind} has virtual tokens, which fit no layout of a "
+                "batch: use LoRA"
+            )
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     if not trained:
         raise InputError(
@@ -241,10 +257,26 @@ def check_trainable(model: Any, name: str, masters: bool = False) -> None:
 
 def check_language_model(model: Any, name: str) -> None:
     """InputError where ``model`` gives no logits of a next token."""
-    core = getattr(model, "get_base_model", lambda: model)()
+    is_model = isinstance(model, torch.nn.Module) and hasattr(model, "config")
+    if not is_model:
+        kind = model.__name__ if isinstance(model, type) else type(model).__name__
+        raise InputError(f"{name}: the model is a {kind}: give a causal language model")
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise InputError(
+            f"{name}: {type(model).__name__} is an encoder-decoder: give a causal language model"
+        )
+    core: Any = getattr(model, "get_base_model", lambda: model)()
     if core.get_output_embeddings() is None and not core.can_generate():
         raise InputError(
             f"{name}: {type(core).__name__} has no vocabulary head: give a causal language model"
+        )
+
+
+def check_tokenizer_kind(tokenizer: Any, name: str) -> None:
+    """InputError where ``tokenizer`` is none of transformers'."""
+    if not (callable(tokenizer) and hasattr(tokenizer, "eos_token_id")):
+        raise InputError(
+            f"{name}: processing_class is a {type(tokenizer).__name__}: give the model's tokenizer"
         )
 
 
@@ -264,7 +296,10 @@ def one_run(folder: Path) -> Iterator[None]:
     if int(os.environ.get("RANK", "0")) > 0:
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise InputError(f"{folder}: is a file: choose another folder") from None
     lock = FileLock(folder / ".lock", is_singleton=True)
     try:
         lock.acquire(timeout=0)
@@ -278,12 +313,17 @@ def one_run(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def check_processes(checkpoint: Path, world: int) -> None:
-    """InputError where another number of processes made ``checkpoint``: its batches and its
-    generators' states were theirs.
+def check_checkpoint(checkpoint: Path, world: int) -> None:
+    """InputError where ``checkpoint`` cannot be resumed as it was: it has no state of the
+    optimizer, or another number of processes made it, whose batches and generators it is of.
     """
-    if not checkpoint.is_dir():
+    if not (checkpoint / "trainer_state.json").is_file():
         raise InputError(f"{checkpoint}: no such checkpoint to resume from")
+    if not any([*checkpoint.glob("optimizer*"), *checkpoint.glob("global_step*")]):
+        raise InputError(
+            f"{checkpoint}: has no state of the optimizer (save_only_model leaves it out): it can "
+            "be loaded as a model, not resumed"
+        )
     before = len([*checkpoint.glob("rng_state*.pth")])
     if before and before != world:
         raise InputError(

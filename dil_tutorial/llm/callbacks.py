@@ -191,7 +191,7 @@ class StopAndSave(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.stopped_by = agreed(self.stopped_by, args.device)
-        if self.stopped_by and state.global_step < state.max_steps:
+        if self.stopped_by:
             control.should_save = True
             control.should_training_stop = True
 

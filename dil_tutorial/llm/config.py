@@ -140,6 +140,8 @@ class DILConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         check_numbers(self)
+        if not isinstance(self.loss, str):
+            raise InputError(f"loss is {self.loss!r}: give the name of one loss")
         self.loss_function()
         if self.logprobs not in LOGPROBS:
             raise unknown_name("logprobs", self.logprobs, LOGPROBS)
@@ -166,6 +168,8 @@ class DILConfig(TrainingArguments):
         least |= {"eval_delay": 0, "eval_steps": 0, "save_steps": 0, "data_seed": 0}
         for name, bound in least.items():
             value = getattr(self, name)
+            if value is not None and not isinstance(value, (int, float)):
+                raise InputError(f"{name} is {value!r}: give a number")
             if value is not None and value < bound:
                 raise InputError(f"{name} is {value}: give at least {bound}")
         if not self.num_train_epochs and self.max_steps < 1:
@@ -197,7 +201,7 @@ class DILConfig(TrainingArguments):
         for name, reason in REFUSED.items():
             if getattr(self, name) not in (defaults[name], None, False, 0):
                 raise InputError(f"{name}: {reason}: leave it out")
-        if "inputs" in self.include_for_metrics:
+        if "inputs" in (self.include_for_metrics or ()):
             raise InputError(
                 "include_for_metrics: packed tokens mean nothing to compute_metrics: leave "
                 "'inputs' out"

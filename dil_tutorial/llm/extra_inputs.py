@@ -19,6 +19,8 @@ from dil_tutorial.llm.fast.head import aligned_logps
 from dil_tutorial.llm.generation import sample_responses
 from dil_tutorial.losses import LossSpec
 
+MAX_NEW_TOKENS = 128  # of a drawn response of the reference
+
 
 class Scorer(Protocol):
     """What is asked of the trainer here."""
@@ -69,7 +71,7 @@ def drawn_reference(scorer: Scorer, model: Any, batch: Batch, scores: Scores) ->
         responses = sample_responses(
             scorer.reference,
             batch["prompts"].to(scorer.args.device),
-            scorer.args.reference_max_new_tokens or 128,
+            scorer.args.reference_max_new_tokens or MAX_NEW_TOKENS,
             scorer.layout,
             scorer.processing_class,
         )

@@ -110,7 +110,9 @@ def generate(
     vocabulary = model.config.get_text_config().vocab_size
     most = max(1, LOGITS // (4 * vocabulary * max_new_tokens))  # responses at a time
     together = max(1, most // samples)  # prompts at a time; of one, its samples part by part
-    if len({len(prompt) for prompt in prompts}) > 1 and not pads_left(model):
+    if not batches(model):  # a state that is not kept for each row
+        most = together = 1
+    elif len({len(prompt) for prompt in prompts}) > 1 and not pads_left(model):
         together = 1
     settings = {
         "do_sample": temperature > 0,
@@ -203,22 +205,47 @@ def pads_left(model: Any) -> bool:
     True
     """
     prompt = made_up_rows(model)[0].chosen.prompt
+    alone = _first_logits(model, [prompt], [[1] * len(prompt)])
+    padded = _first_logits(model, [[0] * 3 + prompt], [[0] * 3 + [1] * len(prompt)])
+    return _near(model, alone, padded)
+
+
+@torch.no_grad()
+def batches(model: Any) -> bool:
+    """Whether responses are drawn together as by themselves: a state, where a model has one, must
+    be kept for each row.
+
+    >>> from dil_tutorial.llm.tiny import tiny_model
+    >>> batches(tiny_model())
+    True
+    """
+    prompt = made_up_rows(model)[0].chosen.prompt
+    rows = [prompt, prompt[::-1]]
+    mask = [[1] * len(prompt)]
+    alone = torch.cat([_first_logits(model, [row], mask) for row in rows])
+    return _near(model, alone, _first_logits(model, rows, mask * 2))
+
+
+def _first_logits(model: Any, ids: list[list[int]], mask: list[list[int]]) -> Tensor:
+    """The logits of the first two new tokens, (N, 2, V); the second is read behind the first."""
     config = GenerationConfig(
-        max_new_tokens=1,
+        max_new_tokens=2,
+        min_new_tokens=2,
         do_sample=False,
         output_logits=True,
         return_dict_in_generate=True,
         pad_token_id=0,
     )
-    first = []
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    given = {name: torch.tensor(value, device=model.device) for name, value in inputs.items()}
     with neutral(model):
-        for padding in (0, 3):
-            ids = torch.tensor([[0] * padding + prompt], device=model.device)
-            mask = torch.tensor([[0] * padding + [1] * len(prompt)], device=model.device)
-            out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-            first.append(out.logits[0].float())
+        out = model.generate(**given, generation_config=config)
+    return torch.stack(out.logits, 1).float()
+
+
+def _near(model: Any, a: Tensor, b: Tensor) -> bool:
     tolerance = 1e-4 if model.dtype.itemsize > 2 else 0.02
-    return torch.allclose(first[0], first[1], rtol=tolerance, atol=tolerance)
+    return torch.allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
 def sample_responses(

@@ -45,15 +45,18 @@ from transformers import TrainingArguments
 
 from dil_tutorial import policy_gradient as pg
 from dil_tutorial.errors import InputError, unknown_name
-from dil_tutorial.llm.base import BaseTrainer, check_language_model
+from dil_tutorial.llm.base import BaseTrainer, check_language_model, check_tokenizer_kind
 from dil_tutorial.llm.config import check_numbers
+from dil_tutorial.llm.data import check_text, is_chat
+from dil_tutorial.llm.data import text_of as text_of_messages
 from dil_tutorial.llm.fast.batches import batch_of
 from dil_tutorial.llm.fast.logprobs import response_token_logps
-from dil_tutorial.llm.fast.probes import chunking_problem, quiet_noise, usable_layout
+from dil_tutorial.llm.fast.probes import check_room, chunking_problem, quiet_noise, usable_layout
 from dil_tutorial.llm.fast.reference import model_digest
 from dil_tutorial.llm.groups import weights_of
 from dil_tutorial.llm.rows import Response, TokenizedGroup, save_tensors
 from dil_tutorial.llm.sampling import draw
+from dil_tutorial.llm.tokens import encode_prompt
 from dil_tutorial.losses import GROUP_LOSSES, LossSpec
 
 HEAD_CHUNK = 2048  # positions whose logits are held at a time
@@ -202,10 +205,13 @@ class OnlineTrainer(BaseTrainer):
         ] = (),  # prompts that are a user's messages, not texts to continue with
         **settings: Any,  # Trainer's
     ) -> None:
-        check_language_model(model, "OnlineTrainer")
-        prompts = list(prompts or ())
-        if not prompts:
-            raise InputError("no prompts: give at least one")
+        for network in (model, *([] if ref_model is None else [ref_model])):
+            check_language_model(network, "OnlineTrainer")
+        check_tokenizer_kind(processing_class, "OnlineTrainer")
+        if not callable(reward):
+            raise InputError(f"reward is a {type(reward).__name__}: give a function")
+        rows, messages = read_rows(prompts)
+        chats = {*chats, *messages}
         if settings.get("eval_dataset") is not None or args.do_eval:
             raise InputError(NO_EVALUATION)
         if ref_model is None and not hasattr(model, "disable_adapter"):
@@ -217,12 +223,17 @@ class OnlineTrainer(BaseTrainer):
         super().__init__(
             model=model,
             args=args,
-            train_dataset=repeated(prompts, args),
+            train_dataset=repeated(rows, args),
             processing_class=processing_class,
             data_collator=list,
             **settings,
         )
-        self.prompts = [{"prompt": p} if isinstance(p, str) else p for p in prompts]
+        self.prompts = rows
+        encoded = [
+            encode_prompt(processing_class, str(row["prompt"]), row["prompt"] in chats)
+            for row in rows
+        ]
+        longest = max(map(len, encoded)) + args.max_new_tokens
         self.begun = model_digest(self.model)
         for network in (self.model, ref_model):
             if network is not None:
@@ -234,8 +245,9 @@ class OnlineTrainer(BaseTrainer):
         for network in (self.model, ref_model):
             if network is not None:
                 core = getattr(network, "get_base_model", lambda n=network: n)()
+                check_room(core, max(map(max, encoded)), longest)
                 self.savings[id(network)] = (
-                    usable_layout(core)[0],
+                    usable_layout(core, "shared", longest)[0],
                     0 if chunking_problem(core) else HEAD_CHUNK,
                 )
         if ref_model is not None:
@@ -414,6 +426,35 @@ def read_rewards(given: Any, count: int) -> tuple[Tensor, bool]:
             "finite number, or true or false, for each"
         )
     return R, all(isinstance(one, bool) for one in values)
+
+
+def read_rows(prompts: Iterable[Prompt] | None) -> tuple[list[dict[str, Any]], set[str]]:
+    """Rows of prompts, checked, and which of them were a user's message; InputError names those
+    that cannot be used.
+
+    >>> read_rows(["Hi", {"prompt": [{"role": "user", "content": "Why?"}], "answer": 4}])
+    ([{'prompt': 'Hi'}, {'prompt': 'Why?', 'answer': 4}], {'Why?'})
+    """
+    if isinstance(prompts, (str, bytes)) or not isinstance(prompts, Iterable):
+        prompts = [] if prompts is None else [prompts]
+    rows: list[dict[str, Any]] = []
+    messages = set()
+    for number, given in enumerate(prompts):
+        row: Any = {"prompt": given} if isinstance(given, str) else given
+        where = f"prompts row {number}"
+        prompt: Any = row.get("prompt") if isinstance(row, Mapping) else None
+        if is_chat(prompt) and len(prompt) == 1 and prompt[0]["role"] == "user":
+            prompt = text_of_messages(prompt)
+            messages.add(prompt)
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise InputError(f"{where}: give a text as prompt, or a list of one user's message")
+        check_text(prompt, f"{where}: field 'prompt'")
+        if taken := {"prompts", "responses"} & row.keys():
+            raise InputError(f"{where}: the reward has a {taken.pop()} already: rename that field")
+        rows.append({**{str(name): value for name, value in row.items()}, "prompt": prompt})
+    if not rows:
+        raise InputError("no prompts: give at least one")
+    return rows, messages
 
 
 def text_of(prompt: Prompt) -> str:

@@ -17,10 +17,10 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, TrainingArguments
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.llm.base import BaseTrainer
+from dil_tutorial.llm.base import BaseTrainer, check_tokenizer_kind
 from dil_tutorial.llm.data import Pair, check_all, without_fill
 from dil_tutorial.llm.fast.batches import Collator, PaddedBatch, pad
-from dil_tutorial.llm.fast.probes import check_fits, made_up_rows, tokens_of
+from dil_tutorial.llm.fast.probes import check_fits, made_up_rows, rope_problem, tokens_of
 from dil_tutorial.llm.models import load
 from dil_tutorial.llm.rows import Rows, moved
 from dil_tutorial.llm.tokens import response_tokens, tokenize_pairs
@@ -162,6 +162,9 @@ class RewardTrainer(BaseTrainer):
     ) -> None:
         if train_dataset is None:
             raise InputError("RewardTrainer: no train_dataset: give pairs")
+        check_tokenizer_kind(processing_class, "RewardTrainer")
+        if args is None:
+            raise InputError("RewardTrainer: no args: give TrainingArguments")
         model = load_reward_model(model) if isinstance(model, str) else model
         head_of(model)
         self.dropped: Counter[str] = Counter()
@@ -205,6 +208,8 @@ class RewardTrainer(BaseTrainer):
             vocabulary=tokens_of(model),
         )
         check_fits(model, rows)
+        if reason := rope_problem(model, int(rows.reach.max())):
+            raise InputError(f"{name}: {reason}: set max_length")
         self.dropped += dropped
         return rows.without_reference()
 

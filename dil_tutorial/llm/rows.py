@@ -348,7 +348,12 @@ def tokenizer_digest(tokenizer: Any) -> str | None:
         return None
     own = tokenizer.init_kwargs.items()
     without_paths = {name: value for name, value in own if not name.endswith(("_file", "_path"))}
-    settings = tokenizer.chat_template, tokenizer.eos_token, without_paths
+    kind = type(tokenizer)
+    splits = getattr(tokenizer, "split_special_tokens", False)
+    settings = (
+        *(kind.__module__, kind.__qualname__, tokenizer.chat_template),
+        *(dict(tokenizer.special_tokens_map), splits, without_paths),
+    )
     parts = json.loads(backend.to_str())
     for of_the_last_call in ("truncation", "padding"):
         del parts[of_the_last_call]

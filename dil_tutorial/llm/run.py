@@ -100,7 +100,8 @@ def prepare(recipe: dict[str, Any], output_dir: Path, resume: bool) -> Job:
             peft_config=lora_config(recipe) if "lora_r" in recipe else None,
         )
     except Exception as error:
-        if not is_refusal(error):
+        # a RuntimeError: of a package that is not installed, of a size that cannot be had
+        if not is_refusal(error) and type(error) is not RuntimeError:
             raise
         raise refused(error) from error
     return Job(trainer, recipe, reading, began, checkpoint)
@@ -225,9 +226,11 @@ def run(job: Job) -> int | None:
         except (KeyboardInterrupt, SystemExit):
             if not trainer.stopping.stopped_by:
                 raise
-            return trainer.stopping.stopped_by
+            if trainer.state.global_step < trainer.state.max_steps:
+                return trainer.stopping.stopped_by
         except Exception as error:
-            if trainer.state.global_step > 0 or not is_refusal(error):
+            of_a_metric = "metric_for_best_model" in str(error)  # seen at the first evaluation
+            if not of_a_metric and (trainer.state.global_step > 0 or not is_refusal(error)):
                 raise
             raise refused(error) from error
         finish(job)

@@ -12,8 +12,10 @@ Where it differs from TRL: where tokens merge across the boundary, the response 
 differing token, in each response by itself (TRL takes the earlier of the two for both).
 """
 
+import contextlib
 import functools
 import hashlib
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -75,10 +77,15 @@ def beginning(tokenizer: Any) -> list[int]:
     >>> beginning(own_tokenizer())
     []
     """
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    whole = tokenizer("a")["input_ids"]
-    begins = (i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
-    return list(whole[: next(begins, 0)])
+    special = {*tokenizer.all_special_ids}
+    words = (word for number in range(len(tokenizer)) if (word := tokenizer.decode([number])))
+    for word in itertools.chain(["a"], words):  # the first that is no special token
+        bare = tokenizer(word, add_special_tokens=False)["input_ids"]
+        if bare and not special & {*bare}:
+            whole = tokenizer(word)["input_ids"]
+            begins = (i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+            return list(whole[: next(begins, 0)])
+    return []
 
 
 def encode_prompt(
@@ -234,6 +241,12 @@ def check_tokenizer(tokenizer: Any, chat: bool) -> None:
             f"{tokenizer.name_or_path}: the tokenizer has no end-of-sequence token to close a "
             "response: set one"
         )
+    if encode(tokenizer, [tokenizer.eos_token], plain=False) != [[tokenizer.eos_token_id]]:
+        raise InputError(
+            f"{tokenizer.name_or_path}: the tokenizer reads its eos_token, "
+            f"{tokenizer.eos_token!r}, as other tokens: add it to the vocabulary, and leave "
+            "split_special_tokens out"
+        )
     if chat and not tokenizer.chat_template:
         raise InputError(
             f"{tokenizer.name_or_path}: the tokenizer has no chat template: give strings instead "
@@ -322,7 +335,7 @@ def _table(
     """An Arrow table with a row for each pair: its tokens, and the problem that keeps it out."""
     import datasets
 
-    data = datasets.Dataset.from_dict({"pair": [json.dumps(pair) for pair in pairs]})
+    data = datasets.Dataset.from_dict({"pair": [*map(_as_json, pairs)]})
     parts = datasets.Features(
         {
             "tokens": datasets.List(datasets.Value("int32")),
@@ -348,7 +361,7 @@ def _table(
             path = cache_dir() / "tokens" / f"{name}.arrow"
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                table = _kept(path) or data.map(
+                table = _kept(path, len(pairs)) or data.map(
                     make, cache_file_name=str(path), new_fingerprint=name[:32], **settings
                 )
                 _forget_others(path)
@@ -359,16 +372,27 @@ def _table(
         return made.data.table
 
 
-def _kept(path: Path) -> Any:
-    """A data set that was kept; None where there is none, or it is damaged."""
+def _as_json(pair: Pair) -> str:
+    """A pair as a text, or why it has none."""
+    try:
+        return json.dumps(pair)
+    except (TypeError, ValueError) as error:
+        return f"{BAD}holds what JSON does not ({error}): give texts, numbers, lists and objects"
+
+
+def _kept(path: Path, rows: int) -> Any:
+    """A data set of so many rows that was kept; None where there is none, or it is damaged."""
     import datasets
     import pyarrow  # type: ignore[import-untyped]
 
-    try:
-        return datasets.Dataset.from_file(str(path)) if path.exists() else None
-    except (pyarrow.ArrowInvalid, OSError):
-        path.unlink()
+    if not path.exists():
         return None
+    with contextlib.suppress(pyarrow.ArrowInvalid, OSError):
+        table = datasets.Dataset.from_file(str(path))
+        if len(table) == rows:
+            return table
+    path.unlink()
+    return None
 
 
 def _forget_others(path: Path) -> None:
@@ -400,11 +424,14 @@ def _tokenize_chunk(
     chunk: dict[str, list[str]], tokenizer: Any, cuts: tuple[int, int | None]
 ) -> dict[str, list[Any]]:
     """The columns of ``_table`` for some pairs."""
-    pairs = [json.loads(pair) for pair in chunk["pair"]]
+    pairs = [{} if text.startswith(BAD) else json.loads(text) for text in chunk["pair"]]
     try:
         rows: list[Row | str] = [*_tokenize(pairs, tokenizer)]
     except Exception:  # one of them is to blame: which?
-        rows = [_one(pair, tokenizer) for pair in pairs]
+        rows = [
+            text if text.startswith(BAD) else _one(pair, tokenizer)
+            for text, pair in zip(chunk["pair"], pairs, strict=True)
+        ]
     columns: dict[str, list[Any]] = {
         "tokens": [],
         "lengths": [],

@@ -41,17 +41,18 @@ from transformers.utils import logging
 from dil_tutorial.bregman import MAX_LOG_RATIO
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.arguments import adapter_is_fresh, check_arguments, with_defaults
-from dil_tutorial.llm.base import BaseTrainer, check_language_model
+from dil_tutorial.llm.base import BaseTrainer, check_language_model, check_tokenizer_kind
 from dil_tutorial.llm.callbacks import DiagnosticsCallback, ProgressBar
 from dil_tutorial.llm.config import DILConfig
 from dil_tutorial.llm.data import Pair, Reading
-from dil_tutorial.llm.extra_inputs import Scores, alignment_weights, extra_inputs
+from dil_tutorial.llm.extra_inputs import MAX_NEW_TOKENS, Scores, alignment_weights, extra_inputs
 from dil_tutorial.llm.fast.batches import Batch, Collator, PaddedBatch, SingleBatch
 from dil_tutorial.llm.fast.head import Value, token_logps, watched
 from dil_tutorial.llm.fast.logprobs import response_token_logps
 from dil_tutorial.llm.fast.packing import PackedBatch
 from dil_tutorial.llm.fast.probes import (
     check_fits,
+    check_room,
     keep_differentiable,
     quiet_noise,
     tokens_of,
@@ -59,6 +60,7 @@ from dil_tutorial.llm.fast.probes import (
 )
 from dil_tutorial.llm.fast.reference import fingerprint, model_digest, score_reference
 from dil_tutorial.llm.metrics import beyond_the_formula, losses_of_groups, measure, measure_groups
+from dil_tutorial.llm.models import load_model
 from dil_tutorial.llm.prepare import prepare, use_reference_column
 from dil_tutorial.llm.rows import Row, Rows
 from dil_tutorial.losses import soft_label_loss
@@ -66,6 +68,11 @@ from dil_tutorial.margins import length_discounted
 
 logger = logging.get_logger(__name__)
 Pairs = Iterable[Pair] | Reading
+
+
+def core_of(model: Any) -> Any:
+    """A model without the wrapper of an adapter; None of none."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 class DILTrainer(BaseTrainer):
@@ -100,7 +107,11 @@ class DILTrainer(BaseTrainer):
         **settings: Any,  # Trainer's
     ) -> None:
         model, args, processing_class = with_defaults(model, args, processing_class)
-        check_language_model(model, "DILTrainer")
+        if isinstance(ref_model, str):
+            ref_model = load_model(ref_model)
+        for network in (model, *([] if ref_model is None else [ref_model])):
+            check_language_model(network, "DILTrainer")
+        check_tokenizer_kind(processing_class, "DILTrainer")
         check_arguments(args, train_dataset, settings)
         self.loss_function = args.loss_function()
         self.beta = self.loss_function.all_settings.get("beta", 1.0)  # SFT and IPO have none
@@ -133,9 +144,11 @@ class DILTrainer(BaseTrainer):
         )
         # on the device and in the precision of training
         with self.as_reference(self.model, adapter=False):
-            longest = max(int(part.reach.max()) for part in rows.values())
-            core = getattr(model, "get_base_model", lambda: model)()
-            self.layout, self.head_chunk, layer = usable_savings(core, args, longest)
+            core, other = map(core_of, (model, ref_model))
+            longest = self._longest(rows.values(), draws)
+            if other is not None:
+                other.to(self.args.device)
+            self.layout, self.head_chunk, layer = usable_savings(core, args, longest, other)
         self._attention = self.model.config._attn_implementation
         self.data_collator = Collator(
             0, self.layout, prompts=draws, mismatched=self.loss_function.needs_kl, layer=layer
@@ -154,6 +167,16 @@ class DILTrainer(BaseTrainer):
             for name, part in rows.items():  # in one order on every process
                 if name != "train":
                     self._score_in_order(part, name)
+
+    def _longest(self, splits: Iterable[Rows], draws: bool) -> int:
+        """The tokens of the longest row that the models will see, also of those that are drawn."""
+        longest = max(int(rows.reach.max()) for rows in splits)
+        if not draws:
+            return longest
+        prompts = max(int(rows.lengths[:, 0].max()) for rows in splits)
+        drawn = prompts + (self.args.reference_max_new_tokens or MAX_NEW_TOKENS)
+        check_room(self.model, 0, drawn)
+        return max(longest, drawn)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """``BaseTrainer.train``; InputError where the model's attention is no longer the one that
@@ -214,19 +237,12 @@ class DILTrainer(BaseTrainer):
 
             set_seed(args.seed)  # of the adapter's first weights
             model = get_peft_model(model, peft_config)
-        for name, config in getattr(model, "peft_config", {}).items():
-            if config.is_prompt_learning:
-                kind = getattr(config.peft_type, "value", config.peft_type)
-                raise InputError(
-                    f"adapter {name!r} is of type {kind}: its virtual tokens fit no layout of a "
-                    "batch: use LoRA"
-                )
+        self.check_model(model, args)
         self._fresh = adapter_is_fresh(model)  # without it the model stays the reference
         if ref_model is None and (draws or self.loss_function.needs_kl) and not self._fresh:
             ref_model = copy.deepcopy(model)
         self.ref_model = ref_model  # None: the model without what is trained
         self._other_reference = ref_model is not None
-        self.check_model(model, args)
         if getattr(model.config, "output_router_logits", False):
             raise InputError(
                 "output_router_logits asks for an auxiliary loss, which is no part of these "

@@ -17,8 +17,9 @@ from dil_tutorial.errors import InputError
 from dil_tutorial.llm.fast import probes
 from dil_tutorial.llm.fast.batches import pad_prompts
 from dil_tutorial.llm.generation import pads_left, sample_responses
-from dil_tutorial.llm.sampling import answer, draw
-from dil_tutorial.llm.tiny import own_tokenizer
+from dil_tutorial.llm.sampling import answer, draw, score_drawn
+from dil_tutorial.llm.tiny import own_tokenizer, tiny_model
+from dil_tutorial.llm.trainer import DILConfig, DILTrainer
 
 COMMITTED = json.loads(
     (Path(__file__).parents[2] / "benchmarks" / "architectures.json").read_text(encoding="utf-8")
@@ -190,6 +191,32 @@ def test_a_gradient_that_padding_breaks_is_seen(tmp_path):
     assert found["gradient"] < 1e-6
 
 
+@pytest.mark.parametrize("kind", ["rwkv", "recurrent_gemma", "phimoe", "mamba", "bloom", "gemma2"])
+def test_another_reference_is_scored_as_its_kind_allows(kind, tmp_path):
+    """The policy's packing is not asked of a reference of another family."""
+    reference = tiny(kind, vocab_size=500, max_position_embeddings=512).float()
+    config = DILConfig(str(tmp_path), loss="dpo", layout="shared", use_cpu=True, report_to=[])
+    rows = pairs(((9, 40, 31), (25, 12, 14)))
+    trainer = DILTrainer(
+        tiny_model(), config, rows, processing_class=own_tokenizer(), ref_model=reference
+    )
+    for row in trainer.train_dataset:
+        for response in row.responses:
+            ids, start = torch.tensor([response.prompt + response.tokens]), len(response.prompt)
+            logp = reference.eval()(input_ids=ids).logits[0, start - 1 : -1].log_softmax(-1)
+            wanted = logp.gather(1, torch.tensor(response.tokens)[:, None]).sum().item()
+            assert response.ref_logp == pytest.approx(wanted, abs=1e-2)
+
+
+def test_a_reference_that_is_no_language_model_is_one_line(tmp_path):
+    config = DILConfig(str(tmp_path), loss="dpo", use_cpu=True, report_to=[])
+    for reference, words in ((odd(Seer).float(), "not causal"), (own_tokenizer(), "is a ")):
+        with pytest.raises(InputError, match=words):
+            DILTrainer(
+                tiny_model(), config, pairs(), processing_class=own_tokenizer(), ref_model=reference
+            )
+
+
 def test_a_model_that_sees_the_future_is_refused(tmp_path):
     with pytest.raises(InputError, match="Seer is not causal"):
         step(odd(Seer), "shared", pairs(), str(tmp_path))
@@ -300,6 +327,8 @@ def test_prompts_of_other_lengths_do_not_change_an_answer(kind, together):
         answer(model, tokenizer, [prompt], max_new_tokens=8)[0] for prompt in prompts
     ]
     drawn = draw(model, tokenizer, prompts, samples=2, max_new_tokens=4, seed=0, quiet=True)
+    for row, logps in zip(drawn, score_drawn(model, drawn, quiet=True), strict=True):
+        assert [one["logp"] for one in row["responses"]] == pytest.approx(logps.tolist(), abs=1e-3)
     assert [row["prompt"] for row in drawn] == prompts
     ids = [row["prompt_ids"] for row in drawn]
     torch.manual_seed(0)

@@ -608,6 +608,28 @@ def test_half_a_file_is_one_line(kind, tmp_path):
     refused(dil("data", path), path.name)
 
 
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"prompt": 1' + "0" * 5000 + "}"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+def test_a_line_that_json_gives_up_on_is_one_line(line, name, write):
+    text = line if name == "a.json" and line[0] == "[" else json.dumps(GOOD) + "\n" + line + "\n"
+    refused(dil("data", write(name, text)), "broken JSON") if text == line else read(
+        write(name, text), on_bad_line="skip"
+    )
+
+
+def test_what_json_does_not_hold_is_named():
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {1, 2}}}]
+    chat = {
+        "prompt": [{"role": "user", "content": "a"}],
+        "chosen": [{"role": "assistant", "content": "x"}],
+        "rejected": [{"role": "assistant", "content": "y"}],
+    }
+    tokenizer = own_tokenizer()
+    tokenizer.chat_template = STRICT
+    with pytest.raises(InputError, match="data row 1: holds what JSON does not"):
+        tokenize_pairs([chat, {**chat, "tools": tools}], tokenizer, 100)
+
+
 def test_a_folder_of_splits_names_them(tmp_path):
     DatasetDict(one=Dataset.from_list(ROWS), two=Dataset.from_list(ROWS)).save_to_disk(
         tmp_path / "saved"

@@ -49,6 +49,8 @@ SAVED = {
     "per_device_train_batch_size": 2,
     "max_steps": 4,
 }
+RAGGED = {"per_device_train_batch_size": 1, "num_train_epochs": 2, "learning_rate": 0.05}
+RAGGED["gradient_accumulation_steps"] = 2
 CASES = {
     **{
         f"train {loss} {count}": ("dil", {**SHORT, "loss": loss, "train": count})
@@ -84,6 +86,10 @@ CASES = {
         for updates in (1, 2)
     },
     "one step": ("online", {"per_device_train_batch_size": 1, "max_steps": 1, "beta": 0.3}),
+    **{
+        f"ragged {kind}": (kind, {**RAGGED, **more})
+        for kind, more in (("dil", {"train": 11}), ("reward", {"train": 7}))
+    },
     "kto adapter": ("dil", {**SHORT, "adapter": True, "loss": "kto"}),
     "adapter": ("dil", {"adapter": True, "max_steps": 2, "per_device_train_batch_size": 2}),
     "adapter again": (
@@ -161,6 +167,17 @@ def test_two_processes_equal_one(two, one, loss, count):
         for metric in names & a.keys():
             assert a[metric] == pytest.approx(b[metric], abs=1e-4), metric
         assert a["num_tokens"] == b["num_tokens"]
+
+
+@pytest.mark.parametrize("kind", ["dil", "reward"])
+def test_a_last_step_of_some_accumulated_batches_is_their_mean(two, one, kind):
+    """Of its two times two batches three hold a row: each counts a third, as in one process."""
+    both = two[0][f"ragged {kind}"]
+    alone = one(f"ragged {kind}", gradient_accumulation_steps=4)
+    assert same_weights(alone, both[0])
+    assert [row["grad_norm"] for row in logged(alone)] == pytest.approx(
+        [row["grad_norm"] for row in logged(both[0])], rel=1e-4
+    )
 
 
 def test_an_adapter_is_off_in_the_reference_of_a_wrapped_model(two, one):

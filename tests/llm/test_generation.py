@@ -10,9 +10,11 @@ import torch
 pytest.importorskip("accelerate", reason="language models need the llm extra")
 
 from peft import LoraConfig, get_peft_model
+from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
-from transformers import GenerationConfig, LlamaForSequenceClassification
+from transformers import GenerationConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
+from dil_tutorial.errors import InputError
 from dil_tutorial.llm import generation
 from dil_tutorial.llm.fast.batches import pad, pad_prompts
 from dil_tutorial.llm.fast.logprobs import response_logps
@@ -167,6 +169,28 @@ def test_a_text_begins_and_ends_the_same_way_everywhere(kind):
     assert pytest.approx(rewards(reward_model, pad([row.chosen], 0)).item(), abs=1e-5) == R
     [drawn] = draw(model, tokenizer, ["Name a fruit."], 1, 3, seed=0, quiet=True)
     assert drawn["prompt_ids"] == row.chosen.prompt
+
+
+def test_an_end_that_is_read_as_other_tokens_is_refused():
+    for change in ({"split_special_tokens": True}, {"eos_token": "<|nope|>"}):
+        tokenizer = own_tokenizer()
+        for name, value in change.items():
+            setattr(tokenizer, name, value)
+        with pytest.raises(InputError, match="reads its eos_token"):
+            tokenize_pair({"prompt": "Hi", "chosen": " a", "rejected": " b"}, tokenizer)
+
+
+def test_a_vocabulary_without_the_letter_a_keeps_its_beginning():
+    letters = {"<s>": 0, "</s>": 1, "<unk>": 2, **{x: i for i, x in enumerate("CGT", 3)}}
+    core = Tokenizer(models.WordLevel(letters, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    core.post_processor = TemplateProcessing(
+        single="<unk> <s> $A", special_tokens=[("<s>", 0), ("<unk>", 2)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+    assert encode_prompt(tokenizer, "CGT") == [2, 0, 3, 4, 5]
 
 
 TEMPLATE = (

@@ -120,9 +120,17 @@ def test_an_interrupted_script_does_not_go_on(made, tmp_path, kind, step, number
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_signal_during_the_last_step_leaves_a_finished_run(made, kind):
+def test_a_signal_during_the_last_step_stops_the_script_too(made, tmp_path, kind):
     trainer = made(kind, callbacks=[At(6, lambda: signal.raise_signal(signal.SIGINT))])
-    assert trainer.train().global_step == 6
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert (tmp_path / "run" / "checkpoint-6").is_dir()
+
+
+def test_a_checkpoint_without_its_optimizer_is_not_resumed(made, tmp_path):
+    made("dil", save_strategy="steps", save_steps=2, save_only_model=True).train()
+    with pytest.raises(InputError, match="no state of the optimizer"):
+        made("dil").train(resume_from_checkpoint=True)
 
 
 def test_an_error_in_training_gives_signals_and_folder_back(made, tmp_path):

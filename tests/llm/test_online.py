@@ -239,6 +239,61 @@ def test_every_prompt_is_drawn_to(tmp_path):
     assert asked == {*PROMPTS[:7]}
 
 
+def test_a_prompt_may_be_a_users_message(tmp_path):
+    """As TRL has them; the reward is given its text."""
+    asked = []
+    tokenizer = own_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}user: {{ m.content }}\n{% endfor %}answer: "
+    args = OnlineConfig(
+        str(tmp_path), use_cpu=True, report_to=[], max_steps=1, samples=2, max_new_tokens=3
+    )
+    rows = [{"prompt": [{"role": "user", "content": "Hi"}], "answer": 4}]
+
+    def reward(prompts, responses, answer):
+        asked.extend(zip(prompts, answer, strict=True))
+        return [1.0] * len(prompts)
+
+    trainer = OnlineTrainer(tiny_model(), args, rows, tokenizer, reward, ref_model=tiny_model())
+    trainer.train()
+    assert asked == [("Hi", 4)] * 2
+    assert tokenizer.decode(trainer.rollout.responses[0].prompt) == "user: Hi\nanswer: "
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        "Hi there",
+        5,
+        [1, 2],
+        [None],
+        [{"question": "x"}],
+        ["a \ud83d"],
+        [{"prompt": "x", "responses": ["y"]}],
+        [{"prompt": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}],
+        [{"prompt": 5}],
+        ["fine", "  "],
+    ],
+)
+def test_prompts_that_cannot_be_used_are_named(tmp_path, prompts):
+    if prompts == "Hi there":
+        assert made(tmp_path, prompts=prompts).prompts == [{"prompt": "Hi there"}]
+        return
+    with pytest.raises(InputError, match=r"prompts row \d: "):
+        made(tmp_path, prompts=prompts)
+
+
+@pytest.mark.parametrize("longest", [40, 12])
+def test_what_does_not_fit_is_one_line(tmp_path, longest):
+    config = AutoConfig.for_model("gpt2", vocab_size=500, n_embd=32, n_head=4, n_layer=1)
+    config.n_positions = longest
+    small = AutoModelForCausalLM.from_config(config)
+    if longest == 40:
+        made(tmp_path, model=small).train()
+        return
+    with pytest.raises(InputError, match=f"{longest} positions"):
+        made(tmp_path, model=small)
+
+
 def test_a_tokenizer_without_padding_will_do(tmp_path):
     tokenizer = own_tokenizer()
     tokenizer.pad_token = None

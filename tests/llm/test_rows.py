@@ -2,12 +2,15 @@
 twice.
 """
 
+import pyarrow
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 pytest.importorskip("accelerate", reason="language models need the llm extra")
+
+from datasets import Dataset
 
 from dil_tutorial.llm import tokens
 from dil_tutorial.llm.data import read_pairs, tiny_preferences
@@ -93,8 +96,22 @@ def test_tokens_are_kept_from_run_to_run(small_chunks, monkeypatch):
             with pytest.raises(pytest.fail.Exception, match="tokenized again"):
                 tokenize_pairs(pairs, another, length)
     damaged = next(small_chunks.glob("*.arrow"))
-    damaged.write_bytes(b"no tensors")
+    for content in (b"no tensors", some_of(damaged)):
+        damaged.write_bytes(content)
+        assert [*tokenize_pairs([*PAIRS[:8], long], tokenizer, 100)[0]] == [*rows]
     assert [*tokenize_pairs([*PAIRS[:8], long], tokenizer, 100)[0]] == [*rows]
+
+
+def some_of(path):
+    """The same file with its first rows alone, as if it had been cut between two of its parts."""
+    table = Dataset.from_file(str(path))
+    table.select(range(3)).to_parquet(path.with_suffix(".some"))
+    few = Dataset.from_parquet(str(path.with_suffix(".some")))
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.ipc.new_stream(sink, few.data.schema) as stream:
+        stream.write_table(few.data.table)
+    path.with_suffix(".some").unlink()
+    return sink.getvalue().to_pybytes()
 
 
 def test_of_kept_tokens_only_the_latest_stay_and_a_full_disk_stops_nothing(

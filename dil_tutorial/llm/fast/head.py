@@ -58,8 +58,11 @@ def watched(logits: Tensor, tokens: Tensor) -> Tensor:
     logps = token_logps(logits, tokens)
     with torch.no_grad():
         logits = logits.to(logps.dtype)
-        each = logits.log_softmax(-1)
-        entropy = -(each.exp() * each).nan_to_num(0.0).sum(-1)
+        normalizer = logits.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) - logps
+        p = logits.softmax(-1)
+        entropy = normalizer - torch.einsum("...v,...v->...", p, logits)
+        if not bool(entropy.isfinite().all()):  # some logits are -infinity
+            entropy = -(p * p.log()).nan_to_num(0.0).sum(-1)
         top = (logits.argmax(-1) == tokens).to(logps)
     return torch.stack([logps, entropy, logits.mean(-1), top], -1)
 

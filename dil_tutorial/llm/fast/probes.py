@@ -163,14 +163,19 @@ def check_fits(model: Any, rows: Rows, what: str = "the model") -> None:
     """InputError where a row holds a token that ``model`` has no embedding for, or more tokens than
     it has positions.
     """
+    check_room(model, int(rows.tokens.max()), int(rows.reach.max()), what)
+
+
+def check_room(model: Any, highest: int, longest: int, what: str = "the model") -> None:
+    """InputError where ``model`` has no embedding for token ``highest``, or fewer positions than
+    ``longest``.
+    """
     vocabulary = tokens_of(model)
-    highest = int(rows.tokens.max())
     if highest >= vocabulary:
         raise InputError(
             f"token {highest} is beyond the {vocabulary} embeddings of {what}: give its own "
             "tokenizer, or resize them"
         )
-    longest = int(rows.reach.max())
     core = getattr(model, "get_base_model", lambda: model)()
     decoder = core.get_decoder() if hasattr(core, "get_decoder") else core  # without a vision tower
     for name, module in decoder.named_modules():
@@ -353,18 +358,26 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def usable_savings(model: Any, args: Any, longest: int) -> tuple[str, int, Layer | None]:
+def usable_savings(
+    model: Any, args: Any, longest: int, reference: Any = None
+) -> tuple[str, int, Layer | None]:
     """The layout and head_chunk that a DILConfig asks for, as far as ``model`` allows, which is
-    switched to them.
+    switched to them, and as far as another ``reference`` does.
 
     What it refuses is logged.  Where each batch may choose its layout, the third is what it chooses
     by.
     """
     chunk = args.head_chunk
-    if chunk and (reason := chunking_problem(model)):
-        logger.warning(f"head_chunk: 0, the whole vocabulary at once: {reason}")
-        chunk = 0
+    for network in (model, *([] if reference is None else [reference])):
+        if chunk and (reason := chunking_problem(network)):
+            logger.warning(f"head_chunk: 0, the whole vocabulary at once: {reason}")
+            chunk = 0
     wanted, training = "shared" if args.layout == "auto" else args.layout, args.disable_dropout
+    if reference is not None:
+        allowed, warnings = usable_layout(reference, wanted, longest)
+        for line in warnings:
+            logger.warning(f"ref_model: {line}")
+        wanted = allowed
     layout, warnings = usable_layout(model, wanted, longest, training)
     for line in warnings:
         logger.warning(line)
