@@ -191,7 +191,16 @@ def test_a_gradient_that_padding_breaks_is_seen(tmp_path):
     assert found["gradient"] < 1e-6
 
 
-@pytest.mark.parametrize("kind", ["rwkv", "recurrent_gemma", "phimoe", "mamba", "bloom", "gemma2"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("rwkv", "gemma2"),
+        *(
+            pytest.param(kind, marks=pytest.mark.slow)
+            for kind in ("recurrent_gemma", "phimoe", "mamba", "bloom")
+        ),
+    ],
+)
 def test_another_reference_is_scored_as_its_kind_allows(kind, tmp_path):
     """The policy's packing is not asked of a reference of another family."""
     reference = tiny(kind, vocab_size=500, max_position_embeddings=512).float()

@@ -497,7 +497,7 @@ STRICT = (
 
 
 @pytest.mark.parametrize("case", REFUSED)
-@pytest.mark.parametrize("source", ["rows", "file"])
+@pytest.mark.parametrize("source", [pytest.param("rows", marks=pytest.mark.slow), "file"])
 def test_a_row_that_cannot_be_read_is_named_or_skipped(case, source, tmp_path, write):
     """In a run from Python or from a file: all rows that are wrong are named with their place, or
     skipped and counted.

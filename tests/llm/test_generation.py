@@ -113,7 +113,9 @@ def test_many_responses_are_drawn_part_by_part(monkeypatch):
         assert [one.logp for one in drawn] == pytest.approx(alone, abs=1e-4)
 
 
-@pytest.mark.parametrize("ends", [[1, 7], [7], 7, None])
+@pytest.mark.parametrize(
+    "ends", [[1, 7], *(pytest.param(ends, marks=pytest.mark.slow) for ends in ([7], 7, None))]
+)
 def test_each_end_token_ends_a_response_and_is_kept(ends):
     """Those of the model, and the tokenizer's EOS token, with which training closes texts."""
     model, tokenizer = sharp(), own_tokenizer()

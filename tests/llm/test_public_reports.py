@@ -157,6 +157,7 @@ def test_each_response_keeps_what_fits(max_length):
         assert cut.tokens
 
 
+@pytest.mark.slow
 def test_an_adapter_of_hardly_any_weight_is_its_own_reference(tmp_path):
     """So weak that it could be taken for a new one."""
     for scale in (1e-5, 1e-3, 1e-1):
@@ -208,6 +209,7 @@ def test_what_a_tokenizer_did_last_does_not_decide_its_digest():
     assert tokenizer_digest(tokenizer) != before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_head_that_is_trained_beside_an_adapter_is_the_one_that_scores(tmp_path, tied):
     """In training, after saving and loading, and merged."""

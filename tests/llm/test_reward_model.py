@@ -126,6 +126,10 @@ SMALL |= {"n_layer": 2, "n_head": 4, "intermediate_size": 48, "vocab_size": 520}
 GROUPED = {"num_key_value_heads": 2, "head_dim": 8}
 
 
+def slow(case):
+    return pytest.param(case, marks=pytest.mark.slow)
+
+
 def scorer(kind, **more):
     """A small reward model of an architecture, whose configuration names no padding."""
     config = AutoConfig.for_model(kind, **SMALL, num_labels=1, **more)
@@ -134,8 +138,14 @@ def scorer(kind, **more):
     return AutoModelForSequenceClassification.from_config(config)
 
 
-@pytest.mark.parametrize("padding", [True, False])
-@pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "bloom", "mistral", "opt", "qwen2", "gemma"])
+@pytest.mark.parametrize("padding", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("gpt2", "bloom"),
+        *(slow(kind) for kind in ("gpt_neox", "mistral", "opt", "qwen2", "gemma")),
+    ],
+)
 def test_reward_models_of_other_kinds(tmp_path, kind, padding):
     """The score at each response's last token, whatever transformers takes for padding."""
     more = {"word_embed_proj_dim": 32} if kind == "opt" else {}
