@@ -628,7 +628,13 @@ BASELINES = re.findall(
     (Path(__file__).parents[2] / "recipes/baselines-llama-3-8b.yaml").read_text(),
     re.MULTILINE,
 )
-CASES = [pytest.param((path, []), id=path.stem) for path in RECIPES]
+IN_MAKE_TEST = ("smollm2-cpu", "verifiable-cpu", "groups-llama-3-8b", "llama-3-8b-lora-24gb")
+CASES = [
+    pytest.param(
+        (path, []), id=path.stem, marks=() if path.stem in IN_MAKE_TEST else pytest.mark.slow
+    )
+    for path in RECIPES
+]
 CASES += [
     pytest.param((path, line.split()), marks=pytest.mark.slow, id=line.replace("--set ", ""))
     for path in RECIPES
