@@ -165,6 +165,10 @@ class RewardTrainer(BaseTrainer):
         check_tokenizer_kind(processing_class, "RewardTrainer")
         if args is None:
             raise InputError("RewardTrainer: no args: give TrainingArguments")
+        for name in settings.keys() & {"compute_metrics", "data_collator"}:
+            raise InputError(f"RewardTrainer: {name} is not read here: leave it out")
+        if args.label_smoothing_factor:
+            raise InputError("RewardTrainer: label_smoothing_factor: give pairs p_chosen instead")
         model = load_reward_model(model) if isinstance(model, str) else model
         head_of(model)
         self.dropped: Counter[str] = Counter()

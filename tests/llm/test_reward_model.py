@@ -262,6 +262,16 @@ def test_its_log_has_the_names_of_trl(tmp_path):
     assert found["eval_max_reward"] == pytest.approx(R.amax(1).mean().item(), abs=1e-6)
 
 
+@pytest.mark.parametrize("name", ["compute_metrics", "data_collator", "label_smoothing_factor"])
+def test_what_would_be_ignored_by_a_reward_trainer_is_refused(tmp_path, name):
+    smoothing = {name: 0.1} if name == "label_smoothing_factor" else {}
+    args = TrainingArguments(str(tmp_path), use_cpu=True, report_to=[], **smoothing)
+    with pytest.raises(InputError, match=name):
+        RewardTrainer(
+            fresh(), args, pairs(4, 0), own_tokenizer(), **({} if smoothing else {name: len})
+        )
+
+
 def test_bad_rows_are_named(tmp_path):
     args = TrainingArguments(str(tmp_path), use_cpu=True, report_to=[])
     with pytest.raises(InputError, match="train row 1: field 'rejected' is empty"):
