@@ -29,6 +29,7 @@ from transformers import Trainer
 
 from dil_tutorial.errors import Diverged, InputError
 from dil_tutorial.llm.callbacks import RequireGradients, StopAndSave, check_finite, way_back
+from dil_tutorial.llm.fast.probes import core_of
 from dil_tutorial.llm.fast.reference import FixedBatches, InOrder
 from dil_tutorial.llm.recipe import whole_checkpoints
 from dil_tutorial.support import templates
@@ -265,7 +266,7 @@ def check_language_model(model: Any, name: str) -> None:
         raise InputError(
             f"{name}: {type(model).__name__} is an encoder-decoder: give a causal language model"
         )
-    core: Any = getattr(model, "get_base_model", lambda: model)()
+    core = core_of(model)
     if core.get_output_embeddings() is None and not core.can_generate():
         raise InputError(
             f"{name}: {type(core).__name__} has no vocabulary head: give a causal language model"

@@ -275,7 +275,8 @@ def _list_rows(path: Path) -> Iterator[tuple[object, str]]:
     rows = _parse(text)
     if isinstance(rows, Unreadable):
         raise InputError(f"{path}: {rows.reason.partition(':')[0]}: give a list of objects")
-    yield from ((row, f"{path} row {number}") for number, row in enumerate(rows))  # type: ignore[arg-type, var-annotated]
+    assert isinstance(rows, list)
+    yield from ((row, f"{path} row {number}") for number, row in enumerate(rows))
 
 
 def prompt_rows(name: str | Path, limit: int | None = None) -> list[dict[str, Any]]:

@@ -42,8 +42,8 @@ class Sample:
 
 @contextmanager
 def neutral(model: Any) -> Iterator[None]:
-    """While it lasts, the model's generation configuration asks for nothing: what ``generate`` is
-    not told stays undone.
+    """While it lasts, the model's generation configuration is empty, so that ``generate`` applies
+    its arguments alone.
 
     >>> from dil_tutorial.llm.tiny import tiny_model
     >>> model = tiny_model()

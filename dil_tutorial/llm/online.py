@@ -51,7 +51,13 @@ from dil_tutorial.llm.data import check_text, is_chat
 from dil_tutorial.llm.data import text_of as text_of_messages
 from dil_tutorial.llm.fast.batches import batch_of
 from dil_tutorial.llm.fast.logprobs import response_token_logps
-from dil_tutorial.llm.fast.probes import check_room, chunking_problem, quiet_noise, usable_layout
+from dil_tutorial.llm.fast.probes import (
+    check_room,
+    chunking_problem,
+    core_of,
+    quiet_noise,
+    usable_layout,
+)
 from dil_tutorial.llm.fast.reference import model_digest
 from dil_tutorial.llm.groups import weights_of
 from dil_tutorial.llm.rows import Response, TokenizedGroup, save_tensors
@@ -244,7 +250,7 @@ class OnlineTrainer(BaseTrainer):
         ] = {}  # of a network by its id: its layout, and positions of its head at a time
         for network in (self.model, ref_model):
             if network is not None:
-                core = getattr(network, "get_base_model", lambda n=network: n)()
+                core = core_of(network)
                 check_room(core, max(map(max, encoded)), longest)
                 self.savings[id(network)] = (
                     usable_layout(core, "shared", longest)[0],

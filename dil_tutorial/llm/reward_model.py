@@ -20,7 +20,7 @@ from dil_tutorial.errors import InputError
 from dil_tutorial.llm.base import BaseTrainer, check_tokenizer_kind
 from dil_tutorial.llm.data import Pair, check_all, without_fill
 from dil_tutorial.llm.fast.batches import Collator, PaddedBatch, pad
-from dil_tutorial.llm.fast.probes import check_fits, made_up_rows, rope_problem, tokens_of
+from dil_tutorial.llm.fast.probes import check_fits, core_of, made_up_rows, rope_problem, tokens_of
 from dil_tutorial.llm.models import load
 from dil_tutorial.llm.rows import Rows, moved
 from dil_tutorial.llm.tokens import response_tokens, tokenize_pairs
@@ -53,7 +53,7 @@ def load_reward_model(name: str) -> Any:
 
 def head_of(model: Any) -> Any:
     """The head of a reward model; InputError where it is none of a causal language model."""
-    core = getattr(model, "get_base_model", lambda: model)()
+    core = core_of(model)
     head = getattr(core, "score", None)
     if head is None:
         raise InputError(
@@ -85,8 +85,7 @@ def rewards(model: Any, batch: PaddedBatch) -> Tensor:
     ... ).shape
     torch.Size([2])
     """
-    core = getattr(model, "module", model)  # DDP keeps the model in .module
-    core = getattr(core, "get_base_model", lambda: core)()
+    core = core_of(getattr(model, "module", model))  # DDP keeps the model in .module
     if core.config.pad_token_id is None:  # transformers wants one to look for the last token
         core.config.pad_token_id = 0
     back = batch.response_mask.flip(1).int().argmax(1)  # columns of padding

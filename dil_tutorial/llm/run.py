@@ -2,7 +2,6 @@
 run again.
 """
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,13 +55,12 @@ def prepare(recipe: dict[str, Any], output_dir: Path, resume: bool) -> Job:
     """Check everything, then build the trainer."""
     check_own_keys(recipe)
     checkpoint = checkpoint_to_resume(recipe, output_dir, resume)
-    processes = os.environ.get("WORLD_SIZE", "1")
     if "online" in recipe:
         trainer = trainer_of(recipe, output_dir)
         begun = {
             "prompts": pairs_digest(map(dict, trainer.prompts)),
             "model": trainer.begun,
-            "processes": processes,
+            "processes": str(trainer.args.world_size),
         }
         check_same(begun, output_dir, checkpoint)
         return Job(trainer, recipe, None, begun, checkpoint)
@@ -87,7 +85,7 @@ def prepare(recipe: dict[str, Any], output_dir: Path, resume: bool) -> Job:
         "pairs": f"{reading.digest} {evaluation and evaluation.digest}",
         "tokenizer": tokenizer_digest(tokenizer) or pairs_digest([tokenizer.get_vocab()]),
         "model": model_digest(model),
-        "processes": processes,
+        "processes": str(config.world_size),
     }
     check_same(began, output_dir, checkpoint)
     try:

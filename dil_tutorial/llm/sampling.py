@@ -14,7 +14,7 @@ from dil_tutorial.errors import InputError
 from dil_tutorial.llm.data import prompt_rows
 from dil_tutorial.llm.fast.batches import pad
 from dil_tutorial.llm.fast.logprobs import response_logps, row_logps
-from dil_tutorial.llm.fast.probes import usable_layout
+from dil_tutorial.llm.fast.probes import core_of, usable_layout
 from dil_tutorial.llm.generation import Sample, end_tokens, generate
 from dil_tutorial.llm.rows import Response, TokenizedGroup
 from dil_tutorial.llm.tokens import encode_prompt, response_tokens
@@ -277,7 +277,7 @@ def score_drawn(
         TokenizedGroup([Response(row["prompt_ids"], one["ids"]) for one in row["responses"]], [])
         for row in drawn
     ]
-    core = getattr(model, "get_base_model", lambda: model)()
+    core = core_of(model)
     longest = max(
         len(response.prompt) + len(response.tokens)
         for group in groups

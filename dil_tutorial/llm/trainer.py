@@ -53,6 +53,7 @@ from dil_tutorial.llm.fast.packing import PackedBatch
 from dil_tutorial.llm.fast.probes import (
     check_fits,
     check_room,
+    core_of,
     keep_differentiable,
     quiet_noise,
     tokens_of,
@@ -68,11 +69,6 @@ from dil_tutorial.margins import length_discounted
 
 logger = logging.get_logger(__name__)
 Pairs = Iterable[Pair] | Reading
-
-
-def core_of(model: Any) -> Any:
-    """A model without the wrapper of an adapter; None of none."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 class DILTrainer(BaseTrainer):

@@ -166,6 +166,11 @@ def check_fits(model: Any, rows: Rows, what: str = "the model") -> None:
     check_room(model, int(rows.tokens.max()), int(rows.reach.max()), what)
 
 
+def core_of(model: Any) -> Any:
+    """A model without the wrapper of an adapter."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def check_room(model: Any, highest: int, longest: int, what: str = "the model") -> None:
     """InputError where ``model`` has no embedding for token ``highest``, or fewer positions than
     ``longest``.
@@ -176,7 +181,7 @@ def check_room(model: Any, highest: int, longest: int, what: str = "the model") 
             f"token {highest} is beyond the {vocabulary} embeddings of {what}: give its own "
             "tokenizer, or resize them"
         )
-    core = getattr(model, "get_base_model", lambda: model)()
+    core = core_of(model)
     decoder = core.get_decoder() if hasattr(core, "get_decoder") else core  # without a vision tower
     for name, module in decoder.named_modules():
         if isinstance(module, nn.Embedding) and ("position" in name or name.endswith("wpe")):
