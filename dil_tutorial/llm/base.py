@@ -25,7 +25,8 @@ from accelerate.utils import gather_object
 from filelock import FileLock, Timeout
 from torch import Tensor
 from torch.utils.data import Sampler
-from transformers import Trainer
+from transformers import Trainer, TrainerState
+from transformers.trainer_utils import TrainOutput
 
 from dil_tutorial.errors import Diverged, InputError
 from dil_tutorial.llm.callbacks import RequireGradients, StopAndSave, check_finite, way_back
@@ -74,12 +75,28 @@ class BaseTrainer(Trainer):
             check_checkpoint(Path(resume_from_checkpoint), self.args.world_size)
         try:
             with one_run(folder):
-                result = super().train(resume_from_checkpoint, *args, **kwargs)
+                result = self.finished(resume_from_checkpoint) or super().train(
+                    resume_from_checkpoint, *args, **kwargs
+                )
         finally:
             self.stopping.restore()
         if self.stopping.stopped_by:
             self.stopping.raise_stop()
         return result
+
+    def finished(self, checkpoint: str | None) -> TrainOutput | None:
+        """What a checkpoint of step ``max_steps`` holds, where Trainer itself would make one step
+        more; None where there is something left to train.
+        """
+        if not checkpoint:
+            return None
+        state = TrainerState.load_from_json(str(Path(checkpoint) / "trainer_state.json"))
+        if not 0 < self.args.max_steps <= state.global_step:
+            return None
+        self._load_from_checkpoint(checkpoint)
+        self.state = state
+        losses = [row["loss"] for row in state.log_history if "loss" in row]
+        return TrainOutput(state.global_step, math.fsum(losses) / max(1, len(losses)), {})
 
     def checked(self, loss: Tensor) -> Tensor:
         """A loss that is a number; Diverged where it is not."""

@@ -121,10 +121,14 @@ def test_an_interrupted_script_does_not_go_on(made, tmp_path, kind, step, number
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_signal_during_the_last_step_stops_the_script_too(made, tmp_path, kind):
-    trainer = made(kind, callbacks=[At(6, lambda: signal.raise_signal(signal.SIGINT))])
+    """Nothing is left to train: resumed, the run ends with the weights of that step."""
+    trainer = made(kind, max_steps=4, callbacks=[At(4, lambda: signal.raise_signal(signal.SIGINT))])
     with pytest.raises(KeyboardInterrupt):
         trainer.train()
-    assert (tmp_path / "run" / "checkpoint-6").is_dir()
+    assert (tmp_path / "run" / "checkpoint-4").is_dir()
+    resumed = made(kind, max_steps=4)
+    assert resumed.train(resume_from_checkpoint=True).global_step == 4
+    assert equal(weights(resumed), weights(trainer))
 
 
 def test_a_checkpoint_without_its_optimizer_is_not_resumed(made, tmp_path):
