@@ -41,6 +41,10 @@ def experiment(
         Path | None,
         typer.Option(help="Folder; what is finished is kept there. outputs/NAME if not given."),
     ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Stop after so many; the same command continues.", min=0.01),
+    ] = None,
     show: Annotated[
         bool, typer.Option("--show", help="Show presets and settings, and run nothing.")
     ] = False,
@@ -74,8 +78,19 @@ def experiment(
         say(f"{name}: at most {total} steps, a line each")
     with resumable(folder), progress(total, "running") as done:
         report_step = done if terminal else numbered(total)
-        results = studies.execute(study, settings, folder, report_step, quiet=not terminal)
-    wrote(folder / f"{study.stem}.json", *studies.report(study, results, folder))
+        results = studies.execute(
+            study, settings, folder, report_step, quiet=not terminal, minutes=minutes
+        )
+    unfinished = len(results.rows) < total and minutes is not None
+    pages = []
+    if results.rows and (study.partial or not unfinished):
+        pages = studies.report(study, results, folder)
+    wrote(folder / f"{study.stem}.json", *pages)
+    if unfinished:
+        say(
+            f"{len(results.rows)} of at most {total} steps in {minutes:g} minutes: run the same "
+            "command to continue"
+        )
 
 
 def show_settings(name: str, presets: Mapping[str, Any], settings: Any) -> None:

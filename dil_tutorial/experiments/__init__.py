@@ -28,6 +28,8 @@ STUDIES = {  # by the name of ``dil experiment NAME``
     "best-of-four": Entry(
         "best_of_four", "Which mixture weight fits pairs cut from groups of four?"
     ),
+    "scale": Entry("scale", "500 to 60,000 pairs: what changes as they become more?"),
+    "off-policy": Entry("off_policy", "Pairs of another distribution: what is imitated?"),
     "rlhf": Entry("rlhf", "A reward model, RLOO and GRPO, next to imitation."),
     "real-pairs": Entry("real_pairs", "Every loss on real preference pairs: ranking, KL, length."),
 }

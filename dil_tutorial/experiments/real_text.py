@@ -26,7 +26,7 @@ import yaml
 from torch import Tensor
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.experiments.real_text_figures import REACH, figures
+from dil_tutorial.experiments.real_text_figures import figures
 from dil_tutorial.experiments.runner import (
     COUNTS,
     Arm,
@@ -40,7 +40,18 @@ from dil_tutorial.experiments.runner import (
 )
 from dil_tutorial.experiments.simulate import SPLITS, read_prompts
 from dil_tutorial.experiments.study import Results, Stats, Study, Work, groups
-from dil_tutorial.experiments.truth import Truth, against, mean, predicted, regress, stacked
+from dil_tutorial.experiments.truth import (
+    REACH,
+    Truth,
+    against,
+    best_interpolation,
+    mean,
+    predicted,
+    reach,
+    regress,
+    stacked,
+    weighed,
+)
 from dil_tutorial.llm.metrics import kl_terms
 from dil_tutorial.preferences import best_of_n
 from dil_tutorial.rlhf import kl, rlhf_optimum
@@ -171,68 +182,6 @@ def reference(runner: Runner) -> dict[str, Any]:
 
 # --- Measures -------------------------------------------------------------------------------------
 
-SCALES = torch.linspace(0, 2, 41, dtype=torch.float64)
-
-
-def weighed(f: Tensor, weight: Tensor) -> Tensor:
-    """Mean over a prompt's samples of f (..., X, K) under the distribution pi_ref x ``weight`` (X,
-    K): (..., X).
-
-    >>> weighed(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.5, 1.5]]))
-    tensor([0.])
-    """
-    return with_control_variate(f * weight, f)
-
-
-def with_control_variate(values: Tensor, f: Tensor) -> Tensor:
-    """Mean of values (..., X, K) over a prompt's samples, less what chance made of E_ref[e^f - 1],
-    which is 0: (..., X).
-
-    Every policy is normalized, so this is a control variate; its coefficient leaves the least
-    variance.  Where the samples miss what the policy writes, the mean of e^f - 1 is many standard
-    errors from 0, and nothing can be taken off.
-
-    >>> with_control_variate(
-    ...     torch.tensor([[0.5, -0.5, 1.0]]).expm1(), torch.tensor([[0.5, -0.5, 1.0]])
-    ... ).abs() < 1e-6
-    tensor([True])
-    """
-    control = f.expm1()
-    spread = control.var(correction=0)
-    if control.mean().abs() >= 4 * (spread / control.numel()).sqrt():
-        return values.mean(-1)
-    coefficient = (values * (control - control.mean())).mean() / spread
-    return (values - coefficient * control).mean(-1)
-
-
-def best_interpolation(f: Tensor, weight: Tensor) -> tuple[float, list[float]]:
-    """How far to go towards the policy: a of pi_ref^(1-a) pi_theta^a / Z with the greatest E_chosen
-    of its log-ratio, and that mean.
-
-    E_chosen[log pi_a/pi_ref] = a E_chosen[f] - E log E_ref[e^(af)] >= a E_chosen[f] - E_ref[e^(af)
-    - 1], which is what is given, with its interval; a is chosen on one half of the prompts for the
-    other.  f is (S, X, K), the weight 1 + t, (X, K).
-
-    >>> t = torch.tensor([[0.5, -0.5]] * 4).double()
-    >>> scale, (value, _, _) = best_interpolation(
-    ...     3 * t.log1p()[None], 1 + t
-    ... )  # thrice as far as pi_chosen
-    >>> round(scale, 2), bool(value > 0)
-    (0.35, True)
-    """
-    # (A, S, X)
-    values = torch.stack(
-        [with_control_variate(a * f * weight - (a * f).expm1(), f) for a in SCALES]
-    )
-    estimates = torch.empty(values.shape[1:], dtype=torch.float64)
-    for own, other in (
-        (slice(0, None, 2), slice(1, None, 2)),
-        (slice(1, None, 2), slice(0, None, 2)),
-    ):
-        estimates[:, own] = values[values[..., other].mean((1, 2)).argmax()][:, own]
-    return SCALES[values.mean((1, 2)).argmax()].item(), bootstrap_runs(estimates)
-
-
 def bayes_accuracy(f: Tensor) -> Tensor:
     """How often the best conceivable judge, shown a text of each, says which one is the policy's:
     (..., X) from f (..., X, M).
@@ -246,17 +195,6 @@ def bayes_accuracy(f: Tensor) -> Tensor:
     M = f.shape[-1]
     apart = (ratio.unsqueeze(-1) - ratio.unsqueeze(-2)).abs().sum((-2, -1)) / (M * (M - 1))
     return 0.5 + apart / 4
-
-
-def reach(f: Tensor) -> float:
-    """The effective share of samples under weights e^f, of all f given: 1 where f is 0, 1/N where
-    one of N outweighs all.
-
-    >>> reach(torch.zeros(5)), round(reach(torch.tensor([0.0, 0.0, 0.0, 50.0])), 2)
-    (1.0, 0.25)
-    """
-    weight = (f - f.max()).exp()
-    return (weight.sum() ** 2 / (weight**2).sum() / weight.numel()).item()
 
 
 def measures(rows: Sequence[PolicyRow], truth: Truth, before: Tensor) -> dict[str, Any]:

@@ -4,10 +4,10 @@ from matplotlib.figure import Figure
 
 from dil_tutorial.experiments.runner import chosen_runs
 from dil_tutorial.experiments.study import Figures, Results, Stats
+from dil_tutorial.experiments.truth import REACH
 from dil_tutorial.losses import CATALOG, colors
 from dil_tutorial.support import plotting
 
-REACH = 0.05  # below it the reference's samples say nothing of what a policy writes
 
 
 def figures(results: Results, stats: Stats) -> Figures:

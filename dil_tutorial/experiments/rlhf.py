@@ -30,7 +30,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from dil_tutorial.errors import InputError
 from dil_tutorial.experiments import real_text, study
 from dil_tutorial.experiments.frozen_layers import Memory, remember_frozen_layers
-from dil_tutorial.experiments.real_text import REACH, examples, reached
+from dil_tutorial.experiments.real_text import examples, reached
 from dil_tutorial.experiments.runner import (
     COUNTS,
     Arm,
@@ -46,7 +46,7 @@ from dil_tutorial.experiments.runner import (
 )
 from dil_tutorial.experiments.simulate import rewards_of
 from dil_tutorial.experiments.study import Figures, Results, Stats, Study, Work, groups
-from dil_tutorial.experiments.truth import Truth
+from dil_tutorial.experiments.truth import REACH, Truth
 from dil_tutorial.llm.fast.batches import batch_of
 from dil_tutorial.llm.fast.probes import enable_packing
 from dil_tutorial.llm.models import device_name, load_model

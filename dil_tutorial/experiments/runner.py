@@ -78,7 +78,7 @@ class Settings:
 
 
 COUNTS = frozenset({"seeds", "learning_rates", "arms"})  # they say which runs there are
-MEMORY = 2 << 30  # bytes of hidden states that are remembered
+MEMORY = 6 << 30  # bytes of hidden states that are remembered
 
 
 def check_settings(settings: Settings) -> None:
@@ -498,10 +498,16 @@ class Runner:
     def log_ratios(
         self, policy: Any, split: str, count: int, prompts: int | None = None
     ) -> list[list[float]]:
-        """f of the first ``count`` responses to the prompts of a split, (X, count): policy and
-        reference scored in the same batches, in float32.
+        """f of the first ``count`` responses to the prompts of a split, (X, count)."""
+        rows = self.evaluated(split, count, prompts)
+        return self.log_ratios_of(policy, rows, f"{split}-{count}-{prompts}")
+
+    def log_ratios_of(
+        self, policy: Any, rows: Sequence[dict[str, Any]], name: str
+    ) -> list[list[float]]:
+        """f of the responses in rows of ``draw``, (X, K): policy and reference scored in the same
+        batches, in float32; the reference's part is kept by name.
         """
-        rows, name = self.evaluated(split, count, prompts), f"{split}-{count}-{prompts}"
         ours = torch.stack(score_drawn(policy, rows, quiet=True))
         if name not in self.ref_logps:
             with self.reference(policy) as reference:

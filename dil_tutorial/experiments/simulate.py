@@ -349,6 +349,7 @@ def draw_once(
         settings["seed"],
         out / "drawn.jsonl",
         chat=settings["chat"],
+        rows=256 if model.device.type == "cpu" else 4096,
         quiet=quiet,
     )
 

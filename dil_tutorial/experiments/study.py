@@ -11,16 +11,19 @@ a row of ``STUDIES`` in this package's ``__init__``.  ``dil experiment NAME`` ru
 The book makes its pages from committed results by the same ``report``.
 """
 
+import _thread
 import dataclasses
 import gc
 import hashlib
 import importlib
 import json
 import re
+import threading
 import time
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -140,6 +143,7 @@ class Study:
     counts: frozenset[str] = frozenset({"seeds"})  # settings that no piece depends on
     shared: frozenset[str] = frozenset()  # what every results file has there
     folder: str = ""  # below outputs/, where it shares drawn responses with another study
+    partial: bool = False  # whether its page can be made of the first rows alone
 
     @property
     def stem(self) -> str:
@@ -224,22 +228,51 @@ def execute(
     folder: Path,
     done: Callable[[str], None] = lambda what: None,
     quiet: bool = True,
+    minutes: float | None = None,
 ) -> Results:
     """Run a study, continuing from what ``folder`` holds; the results are written there with a row
     once a minute has passed, and at the end.
+
+    After so many ``minutes`` it stops as by Ctrl-C, and the results hold the rows so far.
     """
     gc.freeze()  # Trainer collects garbage after each run; what is loaded by now is none
     work = Work(settings, folder, one.counts, quiet=quiet)
     results = Results(settings, [], work.shared, provenance(), folder)
     saved = time.monotonic()
-    for row in one.run(work):
-        results.rows.append(row)
-        done(", ".join(str(getattr(row, name)) for name in one.identifiers))
-        if time.monotonic() - saved > 60:
-            save(one, results)
-            saved = time.monotonic()
+    with time_limit(minutes):
+        for row in one.run(work):
+            results.rows.append(row)
+            done(", ".join(str(getattr(row, name)) for name in one.identifiers))
+            if time.monotonic() - saved > 60:
+                save(one, results)
+                saved = time.monotonic()
     save(one, results)
     return results
+
+
+@contextmanager
+def time_limit(minutes: float | None) -> Iterator[None]:
+    """What is inside stops after so many minutes as by Ctrl-C, and that is no error; without a
+    limit if None.
+    """
+    if minutes is None:
+        yield
+        return
+    is_up = threading.Event()
+
+    def stop() -> None:
+        is_up.set()
+        _thread.interrupt_main()
+
+    timer = threading.Timer(60 * minutes, stop)
+    timer.start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not is_up.is_set():
+            raise
+    finally:
+        timer.cancel()
 
 
 def save(one: Study, results: Results, folder: Path | None = None) -> Path:

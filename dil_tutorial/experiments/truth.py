@@ -21,6 +21,7 @@ from toy.fit import initial_logits, log_ratio, newton, population_loss
 from toy.worlds import World
 
 Interval = list[float]  # value, low, high
+REACH = 0.05  # below it the reference's samples say nothing of what a policy writes
 
 
 @dataclass(frozen=True)
@@ -178,3 +179,114 @@ def against(interval: Interval, expected: float) -> str:
     """
     _, low, high = interval
     return "below" if high < expected else "above" if low > expected else "as expected"
+
+
+# --- Means under pi_chosen, from samples of pi_ref --------------------------------------------------
+
+SCALES = torch.linspace(0, 2, 41, dtype=torch.float64)
+
+
+def weighed(f: Tensor, weight: Tensor) -> Tensor:
+    """Mean over a prompt's samples of f (..., X, K) under the distribution pi_ref x ``weight`` (X,
+    K): (..., X).
+
+    >>> weighed(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.5, 1.5]]))
+    tensor([0.])
+    """
+    return with_control_variate(f * weight, f)
+
+
+def with_control_variate(values: Tensor, f: Tensor) -> Tensor:
+    """Mean of values (..., X, K) over a prompt's samples, less what chance made of E_ref[e^f - 1],
+    which is 0: (..., X).
+
+    Every policy is normalized, so this is a control variate; its coefficient leaves the least
+    variance.  Where the samples miss what the policy writes, the mean of e^f - 1 is many standard
+    errors from 0, and nothing can be taken off.
+
+    >>> with_control_variate(
+    ...     torch.tensor([[0.5, -0.5, 1.0]]).expm1(), torch.tensor([[0.5, -0.5, 1.0]])
+    ... ).abs() < 1e-6
+    tensor([True])
+    """
+    control = f.expm1()
+    spread = control.var(correction=0)
+    if control.mean().abs() >= 4 * (spread / control.numel()).sqrt():
+        return values.mean(-1)
+    coefficient = (values * (control - control.mean())).mean() / spread
+    return (values - coefficient * control).mean(-1)
+
+
+def reach(f: Tensor) -> float:
+    """The effective share of samples under weights e^f, of all f given: 1 where f is 0, 1/N where
+    one of N outweighs all.
+
+    >>> reach(torch.zeros(5)), round(reach(torch.tensor([0.0, 0.0, 0.0, 50.0])), 2)
+    (1.0, 0.25)
+    """
+    weight = (f - f.max()).exp()
+    return (weight.sum() ** 2 / (weight**2).sum() / weight.numel()).item()
+
+
+def best_interpolation(f: Tensor, weight: Tensor) -> tuple[float, list[float]]:
+    """How far to go towards the policy: a of pi_ref^(1-a) pi_theta^a / Z with the greatest E_chosen
+    of its log-ratio, and that mean.
+
+    E_chosen[log pi_a/pi_ref] = a E_chosen[f] - E log E_ref[e^(af)] >= a E_chosen[f] - E_ref[e^(af)
+    - 1], which is what is given, with its interval; a is chosen on one half of the prompts for the
+    other.  f is (S, X, K), the weight 1 + t, (X, K).
+
+    >>> t = torch.tensor([[0.5, -0.5]] * 4).double()
+    >>> scale, (value, _, _) = best_interpolation(
+    ...     3 * t.log1p()[None], 1 + t
+    ... )  # thrice as far as pi_chosen
+    >>> round(scale, 2), bool(value > 0)
+    (0.35, True)
+    """
+    # (A, S, X)
+    values = torch.stack(
+        [with_control_variate(a * f * weight - (a * f).expm1(), f) for a in SCALES]
+    )
+    estimates = torch.empty(values.shape[1:], dtype=torch.float64)
+    for own, other in (
+        (slice(0, None, 2), slice(1, None, 2)),
+        (slice(1, None, 2), slice(0, None, 2)),
+    ):
+        estimates[:, own] = values[values[..., other].mean((1, 2)).argmax()][:, own]
+    return SCALES[values.mean((1, 2)).argmax()].item(), bootstrap_runs(estimates)
+
+
+def progress(f: Tensor, target: Tensor) -> Interval:
+    """How much of the way to a target distribution pi* policies have come, with its interval over
+    seeds and prompts: E_pi*[f]/KL(pi* || pi_ref) = 1 - KL(pi* || pi_theta)/KL(pi* || pi_ref).
+
+    ``f`` are the policies' log-ratios (S, X, M), ``target`` those of pi* (X, M), both to pi_ref.  1
+    is pi* itself, 0 as far from it as pi_ref, below 0 farther away.
+
+    >>> g = torch.tensor([[1.5, 0.5]] * 3).double().log()
+    >>> [round(share, 6) for share in progress(g[None], g)]
+    [1.0, 1.0, 1.0]
+    """
+    weight = target.exp()
+    possible = (weight * target.clamp(min=-1e9)).mean(1)  # 0 where pi* gives a response up
+    both = torch.stack([weighed(f, weight), possible.expand(len(f), -1)], 1)
+    return bootstrap_runs(both, lambda parts, dim: parts[0].mean(dim) / parts[1].mean(dim))
+
+
+def between(kls: Sequence[float], level: float) -> dict[int, float] | None:
+    """The policies with the nearest KL to pi_ref below and above a level, by place, and the share
+    of each that has the level's root between them; None where no policy went that far.
+
+    Roots, because the KL of a small step is quadratic in its length and what it changes is linear.
+    Below the first policy pi_ref itself stands, for which every measure of f is 0.
+
+    >>> between([0.04, 0.16], 0.09), between([0.04, 0.16], 0.01), between([0.04, 0.16], 0.5)
+    ({1: 0.5, 0: 0.5}, {0: 0.5}, None)
+    """
+    root, before, previous = level**0.5, 0.0, None
+    for x, place in sorted((max(value, 0.0) ** 0.5, place) for place, value in enumerate(kls)):
+        if x >= root:
+            share = round((root - before) / (x - before), 12) if x > before else 1.0
+            return {place: share} | ({} if previous is None else {previous: round(1 - share, 12)})
+        before, previous = x, place
+    return None

@@ -6,6 +6,7 @@ that the losses see, and their log-probabilities belong to another distribution.
 are drawn here, that configuration is a neutral one (``neutral``).
 """
 
+import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -13,22 +14,30 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessor,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.cache_utils import DynamicLayer
 
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm.fast.batches import PaddedBatch, Prompts, SingleBatch, laid_out, pad_prompts
-from dil_tutorial.llm.fast.probes import made_up_rows
+from dil_tutorial.llm.fast.probes import core_of, made_up_rows
 from dil_tutorial.llm.rows import Response
 
-LOGITS = 1 << 30  # bytes of logits that are held while responses are drawn
+LOGITS = 1 << 30  # bytes of logits that a CPU holds while responses are drawn
 
 
 @dataclass(frozen=True)
 class Sample:
     """A response that was drawn, in tokens.
 
-    ``logp`` is summed over them, under the model at temperature 1; ``ended``: the last one is an
-    EOS token, else the response was cut.
+    ``logp`` is summed over them, under the model at temperature 1, and ``drawn_logp`` under the
+    distribution that they were drawn from; ``ended``: the last one is an EOS token, else the
+    response was cut.
 
     >>> Sample([5, 6], [7, 1], logp=-3.5, ended=True).ids
     [7, 1]
@@ -38,6 +47,7 @@ class Sample:
     ids: list[int]
     logp: float
     ended: bool
+    drawn_logp: float | None = None  # None: greedy
 
 
 @contextmanager
@@ -95,9 +105,10 @@ def generate(
     temperature: float = 1.0,  # 0 is greedy
     seed: int | None = None,  # None: the state that torch's generator has
     common_random_numbers: bool = False,
+    top_p: float = 1.0,  # below 1: of the most probable tokens alone that make up so much
 ) -> list[Sample]:
     """K responses to each of X prompts, prompt by prompt, X K in all; drawn from the model's own
-    distribution at ``temperature``, without top-k, top-p or penalties.
+    distribution at ``temperature``, without top-k or penalties.
 
     >>> from dil_tutorial.llm.tiny import tiny_model
     >>> drawn = generate(tiny_model(), [[5, 6], [7]], {1}, max_new_tokens=3, samples=2, seed=0)
@@ -108,7 +119,10 @@ def generate(
         raise InputError("a prompt has no tokens: give a text")
     model.eval()
     vocabulary = model.config.get_text_config().vocab_size
-    most = max(1, LOGITS // (4 * vocabulary * max_new_tokens))  # responses at a time
+    held = LOGITS
+    if model.device.type == "cuda":
+        held = torch.cuda.get_device_properties(model.device).total_memory // 8
+    most = max(1, held // (4 * vocabulary * max_new_tokens))  # responses at a time
     together = max(1, most // samples)  # prompts at a time; of one, its samples part by part
     if not batches(model):  # a state that is not kept for each row
         most = together = 1
@@ -116,13 +130,15 @@ def generate(
         together = 1
     settings = {
         "do_sample": temperature > 0,
-        **({"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}),
+        **({"temperature": temperature, "top_k": 0, "top_p": top_p} if temperature > 0 else {}),
         "max_new_tokens": max_new_tokens,
         "eos_token_id": sorted(ends),
         "pad_token_id": min(ends),
         "output_logits": True,
         "return_dict_in_generate": True,
     }
+    warpers: list[Any] = [TemperatureLogitsWarper(temperature)] if temperature > 0 else []
+    warpers += [TopPLogitsWarper(top_p)] if top_p < 1 else []
     drawn: list[Sample] = []
     with _seeded(seed, model.device), neutral(model):
         noise = [CommonRandomNumbers(seed or 0)] if common_random_numbers else []
@@ -131,11 +147,11 @@ def generate(
             for done in range(0, samples, most):
                 count = min(most, samples - done)
                 out = model.generate(
-                    **_padded(part, model.device),
-                    generation_config=GenerationConfig(num_return_sequences=count, **settings),
+                    **_repeated(model, _padded(part, model.device), count),
+                    generation_config=GenerationConfig(**settings),
                     logits_processor=noise,
                 )
-                drawn += _samples(out, part, count, ends)
+                drawn += _samples(out, part, count, ends, warpers)
     return drawn
 
 
@@ -144,23 +160,75 @@ def _padded(prompts: Sequence[list[int]], device: Any) -> dict[str, Tensor]:
     return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
 
 
-def _samples(out: Any, prompts: Sequence[list[int]], count: int, ends: set[int]) -> list[Sample]:
-    """What ``generate`` returned, each response up to its end."""
+def _repeated(model: Any, inputs: dict[str, Tensor], count: int) -> dict[str, Any]:
+    """The prompts, each ``count`` times in a row; read once but for their last token, where the
+    model keeps nothing of them but keys and values.
+    """
+    rows = {name: value.repeat_interleave(count, 0) for name, value in inputs.items()}
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    cache = DynamicCache(config=model.config.get_text_config())
+    kinds = {type(layer) for layer in cache.layers}
+    takes = inspect.signature(core_of(model).forward).parameters
+    if (
+        count == 1
+        or ids.shape[1] < 2
+        or kinds != {DynamicLayer}
+        or not {"position_ids", "logits_to_keep"} <= takes.keys()
+    ):
+        return rows
+    places = (mask.cumsum(1) - 1).clamp(min=0)
+    model(
+        input_ids=ids[:, :-1],
+        attention_mask=mask[:, :-1],
+        position_ids=places[:, :-1],
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    cache.batch_repeat_interleave(count)
+    return {**rows, "past_key_values": cache}
+
+
+def _samples(
+    out: Any, prompts: Sequence[list[int]], count: int, ends: set[int], warpers: Sequence[Any]
+) -> list[Sample]:
+    """What ``generate`` returned, each response up to its end; ``warpers`` make of the model's
+    logits those that were drawn from, none if the most probable token was taken.
+    """
     new = out.sequences[:, -len(out.logits) :]  # (N, T)
-    logps = torch.stack(  # (N, T); behind a response's end: of tokens that nobody reads
-        [
-            logits.float().log_softmax(-1).gather(1, token.unsqueeze(1)).squeeze(1)
-            for logits, token in zip(out.logits, new.T, strict=True)
-        ],
-        1,
-    ).cpu()
+
+    def logps(warpers: Sequence[Any]) -> Tensor:
+        """Behind a response's end: of tokens that nobody reads.  (N, T)"""
+        each = []
+        for logits, token in zip(out.logits, new.T, strict=True):
+            logits = logits.float()
+            for warper in warpers:
+                logits = warper(None, logits)
+            each.append(logits.log_softmax(-1).gather(1, token.unsqueeze(1)).squeeze(1))
+        return torch.stack(each, 1).cpu()
+
+    own = logps([])
+    as_drawn = own if all(neutral_warper(one) for one in warpers) else logps(warpers)
     drawn = []
-    for number, (tokens, of) in enumerate(zip(new.tolist(), logps, strict=True)):
+    for number, tokens in enumerate(new.tolist()):
         end = next((place for place, token in enumerate(tokens, 1) if token in ends), None)
         ids = tokens[:end]
-        logp = of[: len(ids)].sum().item()
-        drawn.append(Sample(prompts[number // count], ids, logp, end is not None))
+        logp, drawn_logp = (of[number, : len(ids)].sum().item() for of in (own, as_drawn))
+        drawn.append(
+            Sample(
+                prompts[number // count],
+                ids,
+                logp,
+                end is not None,
+                drawn_logp if warpers else None,
+            )
+        )
     return drawn
+
+
+def neutral_warper(warper: Any) -> bool:
+    """Whether it leaves logits as they are."""
+    return getattr(warper, "temperature", None) == 1.0
 
 
 @contextmanager

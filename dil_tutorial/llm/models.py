@@ -26,7 +26,7 @@ from dil_tutorial.errors import InputError
 from dil_tutorial.llm.recipe import check_model_path
 from dil_tutorial.support.extras import need
 
-SMOLLM2 = "smollm2-135m-instruct"
+SMOLLM2, GEMMA = "smollm2-135m-instruct", "gemma3-270m"
 Progress = Callable[[str, int, int], None]  # (what, done, total), in bytes
 
 

@@ -151,11 +151,15 @@ def draw(
     quiet: bool = False,
     # two models that draw with one seed differ hardly more often than their distributions do
     common_random_numbers: bool = False,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
 ) -> list[dict[str, Any]]:
     """``samples`` responses to each prompt from the model's own distribution, with their
     log-probabilities.
 
-    The distribution is the model's: temperature 1, no top-k, no top-p, no penalty.  A response ends
+    The distribution is the model's: temperature 1, no top-k, no top-p, no penalty; at another
+    ``temperature`` or ``top_p`` a response says, as ``drawn_logp``, how probable it was there, next
+    to ``logp``, which is the model's in any case.  A response ends
     with its EOS token, or after ``max_new_tokens`` (then ``ended`` is false); cut there, responses
     still have probabilities that sum to one. One row per prompt: {"prompt", "prompt_ids",
     "responses": [{"text", "ids", "logp", "ended"}]}; ``logp`` is summed over ids.
@@ -190,6 +194,8 @@ def draw(
             f"{seed} {number}",
             chat,
             common_random_numbers,
+            temperature,
+            top_p,
         )
         if path is not None:
             with path.open("a", encoding="utf-8") as file:
@@ -225,6 +231,8 @@ def _draw_batch(
     seed: str,
     chat: bool | Collection[str],
     common_random_numbers: bool,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
 ) -> list[dict[str, Any]]:
     encoded = [
         encode_prompt(tokenizer, prompt, chat if isinstance(chat, bool) else prompt in chat)
@@ -239,9 +247,12 @@ def _draw_batch(
         end_tokens(model, tokenizer),
         max_new_tokens,
         samples,
+        temperature,
         seed=int.from_bytes(hashlib.sha256(seed.encode()).digest()[:7]),
         common_random_numbers=common_random_numbers,
+        top_p=top_p,
     )
+    own = temperature == 1 and top_p == 1
     drawn: list[dict[str, Any]] = [
         {
             "prompt": prompt,
@@ -252,6 +263,7 @@ def _draw_batch(
                     "ids": one.ids,
                     "ended": one.ended,
                     "logp": one.logp,
+                    **({} if own else {"drawn_logp": one.drawn_logp}),
                 }
                 for one in responses[i * samples : (i + 1) * samples]
             ],

@@ -11,6 +11,7 @@ import torch
 pytest.importorskip("peft", reason="language models need the llm extra")
 
 from dil_tutorial.experiments import real_pairs, real_text, rewards
+from dil_tutorial.experiments import truth as truths
 from dil_tutorial.experiments import runner as runners
 from dil_tutorial.experiments.runner import Arm, Runner
 from dil_tutorial.experiments.simulate import PROMPTS, preference_of, read_prompts, world_of_samples
@@ -31,7 +32,7 @@ def test_the_chosen_log_ratio_says_how_much_nearer_the_policy_came():
     )
     f = (policy / ref).log()
     nearer = kl(winners, ref) - kl(winners, policy)
-    assert torch.allclose(real_text.weighed(f, 1 + truth.world.advantage), nearer, atol=1e-12)
+    assert torch.allclose(truths.weighed(f, 1 + truth.world.advantage), nearer, atol=1e-12)
     assert torch.allclose(truth.preference, preference_of(reward))
 
 
@@ -41,11 +42,11 @@ def test_a_policy_that_has_left_its_samples_is_not_corrected_by_them():
     """
     f = -150 + 30 * torch.randn(40, 8, generator=torch.Generator().manual_seed(0)).double()
     weight = torch.rand(40, 8, generator=torch.Generator().manual_seed(1)).double() * 2
-    assert torch.allclose(real_text.weighed(f, weight), (f * weight).mean(1))
-    assert real_text.best_interpolation(f[None], weight)[0] == 0
-    assert real_text.reach(f) < real_text.REACH
+    assert torch.allclose(truths.weighed(f, weight), (f * weight).mean(1))
+    assert truths.best_interpolation(f[None], weight)[0] == 0
+    assert truths.reach(f) < truths.REACH
     near = 0.3 * torch.randn(40, 8, generator=torch.Generator().manual_seed(2)).double()
-    assert real_text.reach(near) > 0.8
+    assert truths.reach(near) > 0.8
 
 
 def test_calibration_finds_the_slope_it_was_made_with():
@@ -123,7 +124,7 @@ def test_a_part_of_the_way_is_a_lower_bound_that_is_nearly_met():
     noise = torch.randn(1, 12, generator=rng, dtype=torch.float64).repeat(4, 1)
     f = t.log1p() + 0.7 * noise  # the right direction, with noise
     f = f - f.exp().mean(1, keepdim=True).log()
-    scale, (value, low, high) = real_text.best_interpolation(f[None], 1 + t)
+    scale, (value, low, high) = truths.best_interpolation(f[None], 1 + t)
     assert low <= value <= high
 
     def exact(a):
@@ -146,7 +147,7 @@ def test_the_control_variate_keeps_the_mean_and_takes_variance_away(count):
     truth = ((1 + t) * ratio.log()).mean().item()
     drawn = torch.randint(K, (300, 50 * count, 8), generator=rng)
     f, weight = ratio.log()[drawn], 1 + t[drawn]
-    ours = torch.stack([real_text.weighed(f[i], weight[i]).mean() for i in range(300)])
+    ours = torch.stack([truths.weighed(f[i], weight[i]).mean() for i in range(300)])
     plain = (f * weight).mean((1, 2))
     assert ours.mean().item() == pytest.approx(truth, abs=4 * ours.std().item() / 300**0.5)
     assert ours.std() < 0.7 * plain.std()

@@ -62,6 +62,29 @@ TINY = {
         "learning_rates": "1e-2",
         "limit": 14,
     },
+    "scale": {
+        "reward": "characters",
+        "scale": 1.0,
+        "samples": 6,
+        "max_new_tokens": 3,
+        "batch_size": 8,
+        "sizes": "8,30",
+        "repeats": "2,1",
+        "rank": 2,
+        "learning_rates": "1e-3,1e-2",
+        "limit": 14,
+    },
+    "off-policy": {
+        "scale": 1.0,
+        "samples": 6,
+        "max_new_tokens": 3,
+        "pairs": 2,
+        "batch_size": 16,
+        "evaluated": 4,
+        "rank": 2,
+        "learning_rates": "1e-3,1e-2",
+        "limit": 20,
+    },
     "rlhf": {
         "reward": "characters",
         "scale": 0.3,
@@ -93,6 +116,8 @@ def arguments(name, tiny_model, folder):
     if STUDIES[name].models:
         pytest.importorskip("peft", reason="language models need the llm extra")
         changes |= {"model": tiny_model, "top_layers": 1}
+    if name == "off-policy":
+        changes["other_model"] = tiny_model
     if name == "real-pairs":
         path = folder.parent / "pairs.jsonl"
         rows = [
@@ -198,6 +223,8 @@ def test_the_rows_of_each_study(finished):
         "dynamics": dynamics,
         "overoptimization": overoptimization,
         "best-of-four": best_of_four,
+        "scale": scale,
+        "off-policy": off_policy,
     }[name](results)
 
 
@@ -220,6 +247,29 @@ def best_of_four(results):
             assert torch.tensor(row.f).shape == (prompts, responses)
     by_weight = [row.f for row in results.where(part="few", loss="BCE", seed=0)]
     assert by_weight[0] != by_weight[1] != by_weight[2]
+
+
+def scale(results):
+    """Every loss at every rate and number of pairs; the seeds that each number has."""
+    seen = [(row.arm, row.learning_rate, row.pairs, row.seed) for row in results.rows]
+    assert len(set(seen)) == len(seen) == 2 * 4 * 3
+    assert {(pairs, seed) for _, _, pairs, seed in seen} == {(8, 0), (30, 0), (8, 1)}
+    by_pairs = [row.f_held_out for row in results.where(arm="DPO", learning_rate=1e-2, seed=0)]
+    assert by_pairs[0] != by_pairs[1]
+
+
+def off_policy(results):
+    from dil_tutorial.experiments.off_policy import SOURCES
+
+    assert len(results.rows) == 4 * 4 * 2 * 2
+    style = {name: torch.tensor(one["style"]) for name, one in results.shared["sources"].items()}
+    assert list(style) == list(SOURCES)
+    assert style["pi_ref"].abs().max() == 0
+    # what is left of a distribution that was cut is more probable there
+    assert (style["top-p 0.9"] > -1e-5).all()
+    assert style["temperature 0.7"].abs().max() > 1e-3
+    for row in results.rows:
+        assert (row.f_mu is None) == (row.source == "pi_ref")
 
 
 def known_truth(results):

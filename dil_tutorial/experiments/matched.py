@@ -1,0 +1,210 @@
+"""Losses at a matched learning rate and at a matched KL.
+
+Losses that are compared at the rate of their own validation loss are compared at different rates,
+and then a rate may be all that differs.  Here each is measured at every rate that all have tried,
+next to its own optimum in the same world, and between the rates at one common KL to the reference.
+All losses of a seed were trained on the same pairs and are measured on the same responses, so their
+differences are paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dil_tutorial.experiments.truth import (
+    REACH,
+    Interval,
+    between,
+    best_interpolation,
+    mean,
+    progress,
+    reach,
+    weighed,
+)
+from dil_tutorial.llm.metrics import kl_terms
+from dil_tutorial.support.intervals import bootstrap_runs
+from dil_tutorial.support.words import fixed, precise
+
+FIRST = "DIL BCE corrected"  # the loss that the others are compared with
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One loss at one rate.
+
+    ==================  ============================================================================
+    Field               Meaning
+    ==================  ============================================================================
+    chosen              E_chosen f: how much closer to pi_chosen than pi_ref the policy is, in nats
+    difference          the same less that of ``FIRST``; paired
+    optimum             E_chosen f at the loss's exact optimum
+    progress            share of the way to that optimum that the policy has come
+    kl                  KL(pi_theta || pi_ref); None where pi_ref's samples do not reach the policy
+    scale, scaled       the a of pi_ref^(1-a) pi_theta^a with the greatest E_chosen of its
+                        log-ratio, and that mean
+    ==================  ============================================================================
+    """
+
+    chosen: Interval
+    difference: Interval
+    optimum: float
+    progress: Interval
+    kl: Interval | None
+    scale: float
+    scaled: Interval
+
+    @property
+    def direction(self) -> str:
+        """Of the way gone: "wrong" where no part of it comes closer to pi_chosen, "too far" where
+        a shorter way comes closer, "right" where it is; "unclear" where the interval of the best
+        part has 0 in it.
+        """
+        if self.chosen[2] < 0 and self.scaled[1] <= 0:
+            return "wrong"
+        if self.scaled[1] <= 0:
+            return "unclear"
+        return "too far" if self.scale < 1 else "right"
+
+
+def at_rate(
+    f: Mapping[str, Tensor], t: Tensor, targets: Mapping[str, Tensor]
+) -> dict[str, Measured]:
+    """By loss its measures, from log-ratios f (S, X, M), the advantage t (X, M) and the log-ratios
+    of each loss's optimum (X, M).
+
+    >>> t = torch.tensor([[-0.5, 0.5]] * 4).double()
+    >>> half = {FIRST: t.log1p()[None] / 2}
+    >>> at_rate(half, t, {FIRST: t.log1p()})[FIRST].direction
+    'right'
+    """
+    first = weighed(f[FIRST], 1 + t)
+    return {
+        loss: Measured(
+            chosen=bootstrap_runs(weighed(own, 1 + t)),
+            difference=bootstrap_runs(weighed(own, 1 + t) - first),
+            optimum=float(((1 + t) * targets[loss].clamp(min=-1e9)).mean()),
+            progress=progress(own, targets[loss]),
+            kl=mean(kl_terms(own)) if reach(own) >= REACH else None,
+            scale=best_interpolation(own, 1 + t)[0],
+            scaled=best_interpolation(own, 1 + t)[1],
+        )
+        for loss, own in f.items()
+    }
+
+
+@dataclass(frozen=True)
+class AtKL:
+    """One loss at a KL: E_chosen f, and the same less that of ``FIRST``, paired, where that went as
+    far.
+    """
+
+    chosen: Interval
+    difference: Interval | None
+
+
+def at_kl(sweeps: Mapping[str, Sequence[Tensor]], t: Tensor, level: float) -> dict[str, AtKL]:
+    """By loss E_chosen f at a KL to pi_ref, between the rates around it; of losses that went that
+    far within reach of pi_ref's samples.
+
+    ``sweeps`` are log-ratios (S, X, M) of each rate.
+
+    >>> t = torch.tensor([[-0.5, 0.5]] * 4).double()
+    >>> sweeps = {"SFT": [t.log1p()[None]]}
+    >>> bool(0 < at_kl(sweeps, t, 0.01)["SFT"].chosen[0] < at_kl(sweeps, t, 0.1)["SFT"].chosen[0])
+    True
+    """
+    values = {}
+    for loss, rates in sweeps.items():
+        known = within_reach(rates)
+        places = between([kl_terms(f).mean().item() for f in known], level)
+        if places is not None:
+            parts = [share * weighed(known[i], 1 + t) for i, share in places.items()]
+            values[loss] = torch.stack(parts).sum(0)  # (S, X)
+    first = values.get(FIRST)
+    return {
+        loss: AtKL(
+            bootstrap_runs(own), bootstrap_runs(own - first) if first is not None else None
+        )
+        for loss, own in values.items()
+    }
+
+
+def within_reach(rates: Sequence[Tensor]) -> list[Tensor]:
+    """The log-ratios of policies that pi_ref's samples reach."""
+    return [f for f in rates if reach(f) >= REACH]
+
+
+def common_level(sweeps: Mapping[str, Sequence[Tensor]]) -> float:
+    """A KL that most losses go beyond: half of the median loss's largest within reach.
+
+    >>> t = torch.tensor([[-0.5, 0.5]] * 4).double()
+    >>> round(common_level({"SFT": [t.log1p()[None]], "DPO": [t.log1p()[None] / 9]}), 3)
+    0.065
+    """
+    largest = sorted(
+        max((kl_terms(f).mean().item() for f in within_reach(rates)), default=0.0)
+        for rates in sweeps.values()
+    )
+    return largest[len(largest) // 2] / 2
+
+
+def rate_rows(measured: Mapping[str, Measured]) -> list[list[str]]:
+    """Rows of a table: loss, E_chosen f, less that of ``FIRST``, at its optimum, share of the way,
+    KL, direction.
+    """
+    return [
+        [
+            loss,
+            precise(one.chosen),
+            precise(one.difference) if loss != FIRST else "–",
+            fixed(one.optimum, 3) if one.optimum > -1e3 else "−∞",
+            f"{one.progress[0]:.0%}",
+            precise(one.kl) if one.kl else "–",
+            one.direction,
+        ]
+        for loss, one in measured.items()
+    ]
+
+
+COLUMNS = [
+    "loss",
+    "E_chosen f",
+    f"less that of {FIRST}",
+    "at its optimum",
+    "share of the way",
+    "KL",
+    "direction",
+]
+
+
+def kl_rows(found: Mapping[float, Mapping[str, AtKL]], losses: Sequence[str]) -> list[list[str]]:
+    """Rows of a table: loss, and of each KL E_chosen f and its difference to ``FIRST``."""
+    rows = []
+    for loss in losses:
+        row = [loss]
+        for at_level in found.values():
+            one = at_level.get(loss)
+            paired = one is not None and one.difference is not None and loss != FIRST
+            row += [
+                precise(one.chosen) if one else "–",
+                precise(one.difference) if one and one.difference and paired else "–",
+            ]
+        rows.append(row)
+    return rows
+
+
+def differing(measured: Mapping[str, Measured | AtKL]) -> dict[str, list[str]]:
+    """The losses whose difference to ``FIRST`` is above or below 0, interval and all."""
+    others = {
+        loss: one.difference
+        for loss, one in measured.items()
+        if loss != FIRST and one.difference is not None
+    }
+    return {
+        "above": [loss for loss, (_, low, _) in others.items() if low > 0],
+        "below": [loss for loss, (_, _, high) in others.items() if high < 0],
+    }
