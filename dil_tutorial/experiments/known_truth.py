@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from dil_tutorial.errors import InputError
+from dil_tutorial.experiments import matched
 from dil_tutorial.experiments.known_truth_figures import (
     SHOWN,
     figures,
@@ -322,6 +323,7 @@ def summary(results: Results) -> Stats:
     M = settings.evaluated
     x = held.log_ratio[:, :M]
     stats: Stats = {"losses": {}, "targets": {}, "sweep": {}, "ladder": {}, "few": {}}
+    stats["matched"] = matched.compare(results, "sum")
     for (arm, reduction), rows in groups(chosen_runs(results), "arm", "reduction").items():
         name = f"{arm}, {reduction}"
         target = stats["targets"][name] = predicted(losses[arm], reduction, held)
@@ -438,6 +440,7 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
         "held_out": len(results.shared["truth"]["held-out"]["prompts"]),
         "too_much": too_much,
         "way": way,
+        **matched.in_words(stats["matched"]),
         **lists(results, stats),
         **tables(results, stats),
     }
@@ -559,8 +562,8 @@ def tables(results: Results, stats: Stats) -> dict[str, Any]:
             ]
             for loss in sums
         ],
-        "rate_header": ["loss, reduction", *(f"{rate:g}" for rate in rates)],
-        "rate_rows": [
+        "sweep_header": ["loss, reduction", *(f"{rate:g}" for rate in rates)],
+        "sweep_rows": [
             [
                 name,
                 *(f"{slope:.2f}{' ←' if rate == kept[name] else ''}" for rate, _, slope in sweep),

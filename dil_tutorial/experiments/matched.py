@@ -11,18 +11,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from dil_tutorial.experiments.runner import swept
+from dil_tutorial.experiments.study import Results
 from dil_tutorial.experiments.truth import (
     REACH,
     Interval,
-    between,
+    Truth,
     best_interpolation,
+    between,
     mean,
+    predicted,
     progress,
     reach,
+    stacked,
     weighed,
 )
 from dil_tutorial.llm.metrics import kl_terms
@@ -152,6 +158,54 @@ def common_level(sweeps: Mapping[str, Sequence[Tensor]]) -> float:
     return largest[len(largest) // 2] / 2
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """The sweeps of a study, compared on validation prompts (``prompts`` of them), by the first
+    seed: ``rates`` by rate and loss, ``levels`` by KL and loss.
+    """
+
+    prompts: int
+    rates: dict[float, dict[str, Measured]]
+    levels: dict[float, dict[str, AtKL]]
+
+    def shares(self, rate: float, losses: Sequence[str] = ()) -> list[float]:
+        """How much of the way to its optimum each loss has come at a rate."""
+        return [
+            one.progress[0]
+            for loss, one in self.rates[rate].items()
+            if not losses or loss in losses
+        ]
+
+
+def compare(results: Results, reduction: str | None = None) -> Comparison:
+    """The comparison of all losses that a study has swept, of one reduction if given."""
+    truth = Truth.of(results, "validation")
+    f: dict[str, dict[float, Tensor]] = {}
+    targets = {}
+    for (arm, of), rows in swept(results).items():
+        if reduction in (None, of):
+            by_rate = sorted(rows, key=lambda row: row.learning_rate)
+            f[arm] = {row.learning_rate: stacked([row], "f_validation") for row in by_rate}
+            targets[arm] = predicted(results.shared["losses"][arm], of, truth)
+    M = next(iter(next(iter(f.values())).values())).shape[-1]
+    t = truth.world.advantage[:, :M]
+    common = sorted(set.intersection(*(set(rates) for rates in f.values())))
+    sweeps = {arm: [*rates.values()] for arm, rates in f.items()}
+    level = common_level(sweeps)
+    return Comparison(
+        prompts=len(t),
+        rates={
+            rate: at_rate(
+                {arm: rates[rate] for arm, rates in f.items()},
+                t,
+                {arm: target[:, :M] for arm, target in targets.items()},
+            )
+            for rate in common
+        },
+        levels={kl: at_kl(sweeps, t, kl) for kl in (level / 4, level)},
+    )
+
+
 def rate_rows(measured: Mapping[str, Measured]) -> list[list[str]]:
     """Rows of a table: loss, E_chosen f, less that of ``FIRST``, at its optimum, share of the way,
     KL, direction.
@@ -168,6 +222,35 @@ def rate_rows(measured: Mapping[str, Measured]) -> list[list[str]]:
         ]
         for loss, one in measured.items()
     ]
+
+
+def in_words(compared: Comparison) -> dict[str, Any]:
+    """What ``templates/matched.md.j2`` is filled in with."""
+    losses = list(next(iter(compared.rates.values())))
+    return {
+        "compared": compared,
+        "first_loss": FIRST,
+        "rate_rows": {rate: rate_rows(found) for rate, found in compared.rates.items()},
+        "rate_columns": COLUMNS,
+        "kl_rows": kl_rows(compared.levels, losses),
+        "kl_columns": [
+            "loss",
+            *(
+                column
+                for level in compared.levels
+                for column in (f"E_chosen f at KL {level:.3f}", f"less that of {FIRST}")
+            ),
+        ],
+        "by_rate": {rate: differing(found) for rate, found in compared.rates.items()},
+        "by_kl": {level: differing(found) for level, found in compared.levels.items()},
+        "directions": {
+            rate: {
+                kind: [loss for loss, one in found.items() if one.direction == kind]
+                for kind in ("right", "too far", "wrong", "unclear")
+            }
+            for rate, found in compared.rates.items()
+        },
+    }
 
 
 COLUMNS = [

@@ -26,6 +26,7 @@ import yaml
 from torch import Tensor
 
 from dil_tutorial.errors import InputError
+from dil_tutorial.experiments import matched
 from dil_tutorial.experiments.real_text_figures import figures
 from dil_tutorial.experiments.runner import (
     COUNTS,
@@ -280,6 +281,7 @@ def summary(results: Results) -> Stats:
     M = results.settings.evaluated
     before = torch.tensor(results.shared["reference"]["own_reward"], dtype=torch.float64)
     stats: Stats = {"losses": {}, "sweep": {}, "marks": targets(held)}
+    stats["matched"] = matched.compare(results)
     x = held.log_ratio[:, :M].clamp(min=-5)
     for arm, rows in groups(chosen_runs(results), "arm").items():
         target = predicted(results.shared["losses"][arm], rows[0].reduction, held)[:, :M]
@@ -332,6 +334,7 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
         len(results.shared["truth"]["held-out"]["prompts"]) * SPLITS["train"] / SPLITS["held-out"]
     )
     return {
+        **matched.in_words(stats["matched"]),
         "chosen": sides,
         "pairs": f"{trained * results.settings.pairs:,}",
         "left": [name for name, v in losses.items() if v["reach"] < REACH],

@@ -333,9 +333,15 @@ def report(
 
 def values(one: Study, results: Results, stats: Stats) -> dict[str, Any]:
     """What the template of a study is filled in with."""
+    model = {}
+    if hasattr(settings := results.settings, "model"):
+        from dil_tutorial.llm.models import in_words
+
+        model = {"model": in_words(settings.model)}
     return {
+        **model,
         "results": results,
-        "settings": results.settings,
+        "settings": settings,
         "shared": results.shared,
         "stats": stats,
         **one.words(results, stats),

@@ -60,6 +60,16 @@ CARRIED = yaml.safe_load(Path(__file__).with_name("wheel_models.yaml").read_text
 WHEEL_MODELS = {name: _wheel_model(**fields) for name, fields in CARRIED.items()}
 
 
+def in_words(model: str) -> str:
+    """A model's name, and for one that a package carries what was done to its weights.
+
+    >>> in_words("smollm2-135m-instruct")
+    'smollm2-135m-instruct (weights de-quantized from a 4-bit copy)'
+    """
+    bits = getattr(WHEEL_MODELS.get(model), "quantization", "").partition(",")[0]
+    return f"{model} (weights de-quantized from a {bits} copy)" if bits else model
+
+
 def cache_dir() -> Path:
     """The user's cache folder for fetched models: $DIL_CACHE, else the platform's."""
     import platformdirs

@@ -38,7 +38,7 @@ def load(
         lstrip_blocks=True,
     )
     environment.globals |= WORDS
-    environment.filters |= {"prose": prose, **filters}
+    environment.filters |= {"prose": prose, "fixed": fixed, **filters}
     return environment.get_template(path.name)
 
 
