@@ -70,7 +70,8 @@ def experiment_pages(folder: Path) -> None:
     for name in STUDIES:
         study = studies.study(name)
         if name != "dynamics":  # notebook 08 is its page
-            studies.report(study, studies.load(study), folder)
+            results, stats = studies.committed(name)
+            studies.report(study, results, folder, stats)
     second = studies.load(real_text.STUDY, real_text.SECOND)
     title = real_text.SECOND_TITLE
     studies.report(real_text.STUDY, second, folder, stem=real_text.SECOND.stem, title=title)
@@ -104,6 +105,7 @@ def generate(root: Path) -> None:
     write_text(generated / "pair.md", pages.pair_page())
     write_text(generated / "plain.md", pages.plain_page())
     write_text(generated / "gpu.md", pages.gpu_page())
+    write_text(generated / "what_we_can_say.md", pages.conclusions_page())
     experiment_pages(generated)
     write_text(root / "book" / "assets" / "logo.svg", logo.svg())
     playground.write(root / "book" / "assets" / "playground")

@@ -17,6 +17,7 @@ from dil_tutorial.book import architecture, crossref, figures, neighbors, pair, 
 from dil_tutorial.book.crossref import label, link
 from dil_tutorial.claims import Result
 from dil_tutorial.claims.questions import QUESTIONS
+from dil_tutorial.experiments import conclusions
 from dil_tutorial.lessons import measured
 from dil_tutorial.lessons.family_map import plane
 from dil_tutorial.lessons.puzzles import PUZZLES, puzzle
@@ -156,7 +157,13 @@ def family_page(results: Sequence[Result], folder: Path) -> str:
         imitation=family.IMITATION,
         anchor=crossref.anchor,
         properties=[r for r in results if r.claim.kind == "loss"],
+        found=conclusions.findings(),
     )
+
+
+def conclusions_page() -> str:
+    """What the studies of language models say together, and a reviewer's objections."""
+    return page("what_we_can_say", **conclusions.findings())
 
 
 def losses_page() -> str:

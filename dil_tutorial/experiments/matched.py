@@ -243,6 +243,13 @@ def in_words(compared: Comparison) -> dict[str, Any]:
         ],
         "by_rate": {rate: differing(found) for rate, found in compared.rates.items()},
         "by_kl": {level: differing(found) for level, found in compared.levels.items()},
+        "ever_above": list(
+            dict.fromkeys(
+                loss
+                for found in (*compared.rates.values(), *compared.levels.values())
+                for loss in differing(found)["above"]
+            )
+        ),
         "directions": {
             rate: {
                 kind: [loss for loss, one in found.items() if one.direction == kind]

@@ -277,16 +277,17 @@ def optimum(settings: dict[str, Any], reward: Tensor, style: Tensor) -> Tensor:
     Each sample has the same chance under mu, and pi_ref's are mu's times e^-style.  A sample is
     never paired with itself.
 
-    >>> reward = torch.tensor([[0.0, 1.0, 2.0]]).double()
+    >>> reward = torch.tensor([[0.0, 0.5, 1.0]]).double()
     >>> sft = optimum({"name": "sft"}, reward, torch.zeros(1, 3))
     >>> t = world_of_samples(preference_of(reward)).advantage
     >>> bool((sft - t.log1p()).abs().max() < 1e-6)
     True
     """
-    data = world_of_samples(preference_of(reward))
+    K = reward.shape[1]
+    data = World(torch.full_like(reward, 1 / K).double(), preference_of(reward))
     world = World((-style.double()).softmax(1), data.preference)
     loss = make_loss(**settings)
-    pairs = data.pairs * (1 - torch.eye(reward.shape[1], dtype=torch.float64))
+    pairs = data.pairs * (1 - torch.eye(K, dtype=torch.float64))
     pairs = pairs / pairs.sum((1, 2), keepdim=True)
     logp = world.ref.log()
 

@@ -13,6 +13,7 @@ The book makes its pages from committed results by the same ``report``.
 
 import _thread
 import dataclasses
+import functools
 import gc
 import hashlib
 import importlib
@@ -306,6 +307,14 @@ def load(one: Study, path: Path | None = None) -> Results:
     if missing:
         raise InputError(f"{path}: holds no {', '.join(sorted(missing))}: run the command again")
     return Results(settings, rows, content["shared"], head, path.parent)
+
+
+@functools.cache
+def committed(name: str) -> tuple[Results, Stats]:
+    """The results of a study that the book shows, and their summary."""
+    one = study(name)
+    results = load(one)
+    return results, one.summary(results)
 
 
 # --- Reporting ------------------------------------------------------------------------------------

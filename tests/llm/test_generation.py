@@ -12,7 +12,13 @@ pytest.importorskip("accelerate", reason="language models need the llm extra")
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
-from transformers import GenerationConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 from dil_tutorial.errors import InputError
 from dil_tutorial.llm import generation
@@ -239,3 +245,72 @@ def test_a_seed_is_the_seed_alone():
     others = [one.ids for one in generate(model, [[5, 6]], {1}, 6, samples=5, seed=10)]
     assert others != found[0]
     assert len({*map(tuple, itertools.chain(found[0], others))}) > 5
+
+
+FAMILIES = {
+    "llama": {},
+    "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64},
+    "qwen2": {},
+    "gpt_neox": {},
+    "bloom": {"hidden_size": 16, "n_layer": 2, "n_head": 2},
+    "gemma3_text": {"sliding_window": 4, "head_dim": 8},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prompt_is_read_once_for_all_its_responses(family, monkeypatch):
+    """The same draws as from rows in which it stands again and again, with padding and without."""
+    sizes = {
+        "vocab_size": 60,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(family, **(sizes | FAMILIES[family]))
+    model = AutoModelForCausalLM.from_config(config)
+    for weight in model.parameters():
+        weight.data.mul_(3)
+    prompts = [[5, 6, 7, 8, 9, 10, 11], [12, 13], [14]]
+    read = []
+    model.register_forward_pre_hook(
+        lambda module, args, given: read.append(given["input_ids"].numel()), with_kwargs=True
+    )
+    once = generate(model, prompts, {1}, 6, samples=3, seed=2)
+    positions = sum(read)
+    monkeypatch.setattr(
+        generation,
+        "_repeated",
+        lambda model, inputs, count: {k: v.repeat_interleave(count, 0) for k, v in inputs.items()},
+    )
+    read.clear()
+    again = generate(model, prompts, {1}, 6, samples=3, seed=2)
+    assert [one.ids for one in once] == [one.ids for one in again]
+    for a, b in zip(once, again, strict=True):
+        assert a.logp == pytest.approx(b.logp, abs=1e-4)
+    if family in ("llama", "gpt2", "qwen2", "gpt_neox"):
+        assert positions < 0.8 * sum(read)
+
+
+def test_another_temperature_or_nucleus_says_how_probable_it_made_a_response():
+    """Against the distribution of the first token written out; the model's own stands beside."""
+    model = sharp()
+    logits = model(torch.tensor([[5, 6]])).logits[0, -1].double()
+    own = logits.log_softmax(-1)
+    cold = (logits / 0.5).log_softmax(-1)
+    ordered = own.exp().sort(descending=True)
+    before = ordered.values.cumsum(0) - ordered.values  # of the more probable ones
+    kept = own.exp() >= ordered.values[before < 0.6].min()
+    cut = torch.where(kept, own, -torch.inf).log_softmax(-1)
+    for settings, expected in (({"temperature": 0.5}, cold), ({"top_p": 0.6}, cut), ({}, own)):
+        drawn = generate(model, [[5, 6]], {1}, 1, samples=60, seed=0, **settings)
+        for one in drawn:
+            assert one.logp == pytest.approx(own[one.ids[0]].item(), abs=1e-4)
+            assert one.drawn_logp == pytest.approx(expected[one.ids[0]].item(), abs=1e-4)
+        assert len({one.ids[0] for one in drawn}) > 3
+    [greedy] = generate(model, [[5, 6]], {1}, 1, temperature=0)
+    assert greedy.drawn_logp is None
+    [row] = draw(model, own_tokenizer(), ["Hi"], 4, 3, 0, quiet=True, temperature=0.5)
+    assert {"logp", "drawn_logp"} <= row["responses"][0].keys()
