@@ -1,17 +1,20 @@
 """The paper's experiment as far as a machine reaches: every loss on real preference pairs (``dil
 experiment real-pairs``).
 
-Nothing is known of the truth here, and the labels are a judge's, one per pair; so what can be asked
-is less: does a loss rank held-out pairs as people (or a judge) do, is sigma(f_w - f_l) calibrated,
+Nothing is known of the truth here, and the labels are somebody's, one per pair; so what can be
+asked is less: does a loss rank held-out pairs as the labels do, is sigma(f_w - f_l) calibrated,
 what happens to the log-ratio of chosen responses, how far does the policy go, what has length to do
-with it.  Losses are compared at matched steps (all make one pass over the same batches) and at
-matched KL (along the learning rates of one grid, the least of which is the paper's).  Losses given
-means of log-probabilities, as in the authors' code, are next to those given sums.
+with it.  Every loss is trained at every rate of one grid, the least of which is the paper's, in one
+pass over the same batches; so losses are compared at a matched rate, and along the grid at a
+matched KL.  Losses given means of log-probabilities, as in the authors' code, are next to those
+given sums.
+
+Of each prompt one pair is taken, its shortest, if all of it fits into ``max_length``: no response
+is cut, so that lengths are those of the data, and no two pairs share a prompt.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +27,8 @@ from dil_tutorial.errors import InputError
 from dil_tutorial.experiments.frozen_layers import Memory, remember_frozen_layers
 from dil_tutorial.experiments.runner import COUNTS, Arm, adapted, chosen_arms, rounded, train
 from dil_tutorial.experiments.study import Figures, Results, Stats, Study, Work, groups
-from dil_tutorial.experiments.truth import against
+from dil_tutorial.experiments.matched import FIRST
+from dil_tutorial.experiments.truth import against, between
 from dil_tutorial.llm.data import Pair, read
 from dil_tutorial.llm.fast.logprobs import row_logps
 from dil_tutorial.llm.fast.probes import enable_packing, usable_layout
@@ -65,9 +69,6 @@ ARMS = [
         for loss in ("DIL LSIF published", "DPO", "SimPO")
     ),
 ]
-# at the paper's rate, where a short run moves nothing
-AT_PAPER_RATE = ("DIL BCE corrected", *(arm.name for arm in ARMS if arm.reduction == "mean"))
-
 
 @dataclass(frozen=True)
 class RealPairs:
@@ -78,9 +79,9 @@ class RealPairs:
     data: str = ""  # pairs: a file, owner/name:split, hh-rlhf, ultrafeedback or tldr
     test: str = ""  # held-out pairs; the last of the data if empty
     model: str = SMOLLM2
-    pairs: int = 256
-    held_out: int = 160
-    max_length: int = 192  # tokens of prompt and response; the start is kept
+    pairs: int = 400
+    held_out: int = 200
+    max_length: int = 712  # tokens of prompt and response; longer pairs are left out
     batch_size: int = 8
     learning_rates: tuple[float, ...] = (PAPER, 1e-4, 5e-4)
     top_layers: int = 3
@@ -126,9 +127,6 @@ class PairRow:
 def runs(settings: RealPairs) -> list[tuple[Arm, float, int]]:
     """All runs, the quickest answer first: every loss at the largest rate, then at the least, then
     between.
-
-    At the paper's rate, where a short run moves nothing, those alone whose likelihood the paper
-    plots, and one corrected loss.
     """
     rates = settings.learning_rates
     return [
@@ -136,7 +134,6 @@ def runs(settings: RealPairs) -> list[tuple[Arm, float, int]]:
         for seed in range(settings.seeds)
         for rate in dict.fromkeys([max(rates), min(rates), *rates])
         for arm in chosen_arms(ARMS, settings.arms)
-        if rate != PAPER or arm.name in AT_PAPER_RATE
     ]
 
 
@@ -158,14 +155,11 @@ def check(settings: RealPairs) -> None:
 def run(work: Work) -> Iterator[PairRow]:
     """All runs, continuing from what the folder holds."""
     runner = Runner(work, *data_of(work.settings))
-    held = [pair for pair, kept in zip(runner.held_pairs, runner.kept, strict=True) if kept]
-    places = {str(pair["prompt"]): place for place, pair in reversed(list(enumerate(held)))}
     work.shared |= {
         "pairs": len(runner.train_pairs),
         "held_out": len(runner.held),
-        "dropped": dict(runner.dropped),
         "tokens": runner.held.lengths[:, [1, 3]].tolist(),
-        "prompts": [places[str(pair["prompt"])] for pair in held],  # equal numbers: one prompt
+        "prompts": [*range(len(runner.held))],  # equal numbers: one prompt
     }
     key = pairs_digest(runner.train_pairs + runner.held_pairs)
     for arm, rate, seed in runs(work.settings):
@@ -187,29 +181,57 @@ def data_of(settings: RealPairs) -> tuple[list[Pair], list[Pair]]:
     """Pairs to train on and pairs held out, from files, hub ids or the names in ``NAMED``; rows
     that cannot be used are left out.
 
-    Without ``settings.test`` the last third of what was read is held out, or as many as the
-    settings say, but for prompts trained on.
+    Of each prompt its shortest pair, in random order.  Without ``settings.test`` as many prompts
+    are held out as the settings say, a third at most.
     """
     name = settings.data
     first, second = NAMED.get(name.lower(), (name, None))
     second = settings.test or second
+    pairs = one_per_prompt(read(first, None, "skip").pairs, settings)
     if second is not None:
-        train, held = (
-            read(first, settings.pairs, "skip").pairs,
-            read(second, settings.held_out, "skip").pairs,
-        )
+        train = pairs[: settings.pairs]
+        seen = {str(pair["prompt"]) for pair in train}
+        held = [
+            pair
+            for pair in one_per_prompt(read(second, None, "skip").pairs, settings)
+            if str(pair["prompt"]) not in seen
+        ][: settings.held_out]
     else:
-        pairs = read(first, settings.pairs + settings.held_out, "skip").pairs
         last = min(settings.held_out, len(pairs) // 3)
-        train, held = pairs[: len(pairs) - last][: settings.pairs], pairs[len(pairs) - last :]
-    seen = {str(pair["prompt"]) for pair in train}
-    held = [pair for pair in held if str(pair["prompt"]) not in seen]
+        held, train = pairs[:last], pairs[last:][: settings.pairs]
     if not train or not held:
         raise InputError(
-            f"{name}: {len(train)} pairs to train on and {len(held)} held out: give more rows, "
-            "or --set test=FILE"
+            f"{name}: {len(train)} pairs to train on and {len(held)} held out, of different prompts "
+            f"and at most {settings.max_length} tokens: give more rows, a larger max_length, or "
+            "--set test=FILE"
         )
     return train, held
+
+
+def one_per_prompt(pairs: Sequence[Pair], settings: RealPairs) -> list[Pair]:
+    """Of each prompt the pair whose longer response is the shortest, where prompt and response fit
+    into ``max_length``; in an order drawn by a fixed seed.
+    """
+    tokenizer = load_tokenizer(settings.model)
+    chat = is_chat_of(tokenizer, pairs)
+    shortest: dict[str, tuple[int, Pair]] = {}
+    for pair in pairs:
+        try:
+            rows, _ = tokenize_pairs([pair], tokenizer, 1 << 20, chat, quiet=True)
+        except InputError:  # an empty response, or one that does not begin as its prompt
+            continue
+        length = int(rows.reach.max())
+        key = str(pair["prompt"])
+        if length <= settings.max_length and length < shortest.get(key, (length + 1, pair))[0]:
+            shortest[key] = length, pair
+    found = [pair for _, pair in shortest.values()]
+    order = torch.randperm(len(found), generator=torch.Generator().manual_seed(0)).tolist()
+    return [found[i] for i in order]
+
+
+def is_chat_of(tokenizer: Any, pairs: Sequence[Pair]) -> bool:
+    """Whether prompts are a user's messages: texts, and a tokenizer that has a chat template."""
+    return bool(tokenizer.chat_template) and all(isinstance(p["prompt"], str) for p in pairs)
 
 
 class Runner:
@@ -222,23 +244,10 @@ class Runner:
         self.tokenizer = load_tokenizer(settings.model)
         self.memory: Memory = {}
         self.train_pairs = train
-        chat = bool(self.tokenizer.chat_template)
-        self.chat = chat and all(isinstance(pair["prompt"], str) for pair in train + held)
+        self.chat = is_chat_of(self.tokenizer, train + held)
         self.held_pairs = held
-        # which pairs are left once prompts that alone fill max_length are dropped
-        self.kept = [self.fits(pair) for pair in held]
-        self.held, self.dropped = tokenize_pairs(
-            held, self.tokenizer, settings.max_length, self.chat
-        )
+        self.held, _ = tokenize_pairs(held, self.tokenizer, settings.max_length, self.chat)
         self.ref_logps: Tensor | None = None
-
-    def fits(self, pair: Pair) -> bool:
-        """Whether a pair is left once it is cut to ``max_length``."""
-        try:
-            tokenize_pairs([pair], self.tokenizer, self.settings.max_length, self.chat, quiet=True)
-        except InputError:
-            return False
-        return True
 
     def policy(self, seed: int) -> Any:
         """The model with a fresh adapter, reading frozen layers from the shared memory."""
@@ -265,7 +274,7 @@ class Runner:
             lr_scheduler_type="cosine",
             bf16=settings.bf16,
             layout="shared",
-            head_chunk=2048,
+            head_chunk=1024,
             max_length=settings.max_length,
             chat_format=self.chat,
             on_bad_line="skip",
@@ -335,8 +344,8 @@ def measures(rows: Sequence[PairRow], tokens: Tensor, prompts: Tensor) -> dict[s
     Key                 Meaning
     ==================  ============================================================================
     accuracy            share of pairs with f_w > f_l (by means where the loss was given means),
-                        ties
-                        one half
+                        ties one half
+    shorter, longer     the same among pairs whose chosen response is the shorter, the longer one
     margin              mean of f_w - f_l, nats
     chosen, rejected    mean of f_w and of f_l, nats
     chosen_per_token    mean of f_w / |y_w|
@@ -353,9 +362,13 @@ def measures(rows: Sequence[PairRow], tokens: Tensor, prompts: Tensor) -> dict[s
     rank = (f / by)[:, 0] - (f / by)[:, 1]
     own = torch.tensor([row.own_f for row in rows], dtype=torch.float64)
     margin = f[:, 0] - f[:, 1]
+    right = (rank.sign() + 1) / 2
+    shorter, longer = tokens[:, 0] < tokens[:, 1], tokens[:, 0] > tokens[:, 1]
     both = torch.stack([f.mean(0), tokens.T.double()]).flatten(1)
     return {
-        "accuracy": over_prompts((rank.sign() + 1) / 2, prompts),
+        "accuracy": over_prompts(right, prompts),
+        "shorter": over_prompts(right[:, shorter], prompts[shorter]) if shorter.any() else None,
+        "longer": over_prompts(right[:, longer], prompts[longer]) if longer.any() else None,
         "margin": over_prompts(margin, prompts),
         "chosen": over_prompts(f[:, 0], prompts),
         "rejected": over_prompts(f[:, 1], prompts),
@@ -363,6 +376,7 @@ def measures(rows: Sequence[PairRow], tokens: Tensor, prompts: Tensor) -> dict[s
         "calibration": calibration(margin.mean(0)),
         "length": float(torch.corrcoef(both)[0, 1]) if both[0].std() > 0 else 0.0,
         "own_kl": bootstrap_runs(own) if own.numel() else [float("nan")] * 3,
+        "values": {"accuracy": right, "margin": margin, "chosen": f[:, 0]},
     }
 
 
@@ -423,33 +437,66 @@ def summary(results: Results) -> Stats:
     # half of the median loss's largest: within the reach of most
     level = sorted(ends)[len(ends) // 2] / 2 if ends else 0.0
     longer = (tokens[:, 0] > tokens[:, 1]).double() + 0.5 * (tokens[:, 0] == tokens[:, 1]).double()
+    for rate in {rate for values in rates.values() for rate in values}:
+        first = rates.get(FIRST, {}).get(rate)
+        for values in rates.values():
+            if rate in values:
+                values[rate]["differences"] = differences(
+                    values[rate]["values"], first and first["values"], prompts
+                )
+    matched = {name: at_kl(values, level) for name, values in rates.items()}
     return {
         "rates": rates,
         "level": level,
-        "matched": {name: at_kl(values, level) for name, values in rates.items()},
+        "matched": {
+            name: {
+                **{key: over_prompts(each, prompts) for key, each in values.items()},
+                "differences": differences(values, matched.get(FIRST), prompts),
+            }
+            if values
+            else None
+            for name, values in matched.items()
+        },
         "longer_wins": over_prompts(longer[None], prompts),
+        # responses cut to the same length: nothing can be said of lengths then
+        "alike": float((tokens[:, 0] == tokens[:, 1]).double().mean()),
     }
 
 
-def at_kl(rates: dict[float, dict[str, Any]], level: float) -> dict[str, float] | None:
-    """Accuracy, margin and chosen log-ratio at a KL, on the line between the two rates around it;
-    None beyond the grid.
-
-    >>> row = {"accuracy": [0.5], "margin": [0.0], "chosen": [0.0], "own_kl": [0.0]}
-    >>> end = {"accuracy": [0.7], "margin": [1.0], "chosen": [0.4], "own_kl": [2.0]}
-    >>> at_kl({1e-4: row, 1e-3: end}, 1.0)
-    {'accuracy': 0.6, 'margin': 0.5, 'chosen': 0.2}
+def differences(
+    values: dict[str, Tensor], first: dict[str, Tensor] | None, prompts: Tensor
+) -> dict[str, list[float]]:
+    """Accuracy, margin and chosen log-ratio less those of ``FIRST``, pair by pair; nothing where
+    that was not trained.
     """
-    points = sorted(rates.values(), key=lambda value: value["own_kl"][0])
-    for low, high in itertools.pairwise(points):
-        a, b = low["own_kl"][0], high["own_kl"][0]
-        if a <= level <= b and b > a:
-            share = (level - a) / (b - a)
-            return {
-                key: (1 - share) * low[key][0] + share * high[key][0]
-                for key in ("accuracy", "margin", "chosen")
-            }
-    return None
+    if first is None:
+        return {}
+    return {key: over_prompts(own - first[key], prompts) for key, own in values.items()}
+
+
+def at_kl(rates: dict[float, dict[str, Any]], level: float) -> dict[str, Tensor] | None:
+    """Accuracy, margin and chosen log-ratio of every pair, (S, P) each, at a KL: between the two
+    rates around it, or between pi_ref and the first; None beyond the grid.
+
+    >>> def made(kl, accuracy, chosen):
+    ...     values = {"accuracy": accuracy, "margin": 0.0, "chosen": chosen}
+    ...     tensors = {key: torch.full((1, 2), value) for key, value in values.items()}
+    ...     return {"own_kl": [kl], "values": tensors}
+    >>> at_kl({1e-4: made(0.0, 0.5, 0.0), 1e-3: made(4.0, 0.7, 0.4)}, 1.0)["chosen"]
+    tensor([[0.2000, 0.2000]])
+    """
+    points = [value for value in rates.values() if value["own_kl"][0] == value["own_kl"][0]]
+    places = between([value["own_kl"][0] for value in points], level)
+    if places is None:
+        return None
+    # pi_ref, where it is one of the two, ranks no better than a coin
+    rest = 1 - sum(places.values())
+    start = {"accuracy": 0.5, "margin": 0.0, "chosen": 0.0}
+    return {
+        key: torch.stack([share * points[i]["values"][key] for i, share in places.items()]).sum(0)
+        + rest * start[key]
+        for key in start
+    }
 
 
 # --- Figures and words ----------------------------------------------------------------------------
@@ -576,24 +623,49 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
                 interval(v["chosen"]),
                 interval(v["rejected"]),
                 fixed(v["calibration"], 2),
-                fixed(v["length"], 2),
+                *(
+                    [fixed(v["length"], 2)]
+                    + [interval(v[side]) if v[side] else "–" for side in ("shorter", "longer")]
+                    if stats["alike"] < 0.1
+                    else ["–"] * 3
+                ),
                 interval(v["own_kl"]),
             ]
             for rate in rate_of
             for name, v in at(rate).items()
         ],
         "matched": [
-            [name, *(fixed(value[key], 3) for key in ("accuracy", "margin", "chosen"))]
+            [
+                name,
+                *(interval(value[key]) for key in ("accuracy", "chosen")),
+                *(
+                    interval(value["differences"][key])
+                    if value["differences"] and name != FIRST
+                    else "–"
+                    for key in ("accuracy", "chosen")
+                ),
+            ]
             if value
-            else [name, "–", "–", "–"]
+            else [name, *["–"] * 4]
             for name, value in stats["matched"].items()
         ],
+        "first_loss": FIRST,
+        "apart": {
+            rate: [
+                name
+                for name, value in at(rate).items()
+                if name != FIRST
+                and value["differences"]
+                and against(value["differences"]["accuracy"], 0) != "as expected"
+            ]
+            for rate in rate_of
+        },
     }
 
 
 STUDY = Study(
     name="real-pairs",
-    title="The paper's experiment, as far as a small model reaches",
+    title="An automatic judge's preferences between other models' answers",
     presets=PRESETS,
     row=PairRow,
     identifiers=("arm", "learning_rate", "seed"),
@@ -604,5 +676,5 @@ STUDY = Study(
     words=words,
     check=check,
     counts=COUNTS,
-    shared=frozenset({"pairs", "held_out", "dropped", "tokens", "prompts"}),
+    shared=frozenset({"pairs", "held_out", "tokens", "prompts"}),
 )

@@ -3,6 +3,7 @@ something.
 """
 
 import json
+import random
 from dataclasses import replace
 
 import pytest
@@ -59,14 +60,18 @@ def test_calibration_finds_the_slope_it_was_made_with():
 
 
 def test_held_out_prompts_are_not_trained_on(tmp_path):
+    """Of each prompt its shortest pair, where that fits; whatever order the file has them in."""
     path = tmp_path / "p.jsonl"
-    settings = real_pairs.RealPairs(data=str(path), pairs=20, held_out=9)
-    rows = [{"prompt": f"{i // 2}", "chosen": f"a{i}", "rejected": f"b{i}"} for i in range(29)]
+    settings = real_pairs.RealPairs(data=str(path), pairs=20, held_out=9, max_length=60)
+    words = [(i, n) for i in range(15) for n in (1, 4 + i % 3, 90)]
+    rows = [{"prompt": f"{i}", "chosen": "a " * n, "rejected": f"b{n}"} for i, n in words]
+    rows += [{"prompt": "long", "chosen": "a " * 90, "rejected": "b"}]
+    random.Random(0).shuffle(rows)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     train, held = real_pairs.data_of(settings)
-    assert len(train) == 20
-    assert held
-    assert not {pair["prompt"] for pair in train} & {pair["prompt"] for pair in held}
+    assert (len(train), len(held)) == (10, 5)
+    assert {pair["rejected"] for pair in train + held} == {"b1"}
+    assert {pair["prompt"] for pair in train + held} == {str(i) for i in range(15)}
 
 
 # --- Rewards that mean something ------------------------------------------------------------------

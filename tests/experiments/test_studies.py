@@ -341,10 +341,11 @@ def rlhf(results):
 
 
 def real_pairs(results):
-    # each at three rates; DPO given sums not at the paper's
-    assert len(results.rows) == 8
-    assert results.shared["held_out"] == len(results.shared["tokens"])
-    assert len(set(results.shared["prompts"])) < results.shared["held_out"]
+    """Every loss at every rate; one pair per prompt."""
+    assert len(results.rows) == 9
+    assert results.shared["held_out"] == len(results.shared["tokens"]) == 6
+    assert results.shared["pairs"] == 14
+    assert len(set(results.shared["prompts"])) == results.shared["held_out"]
 
 
 def dynamics(results):
@@ -402,6 +403,39 @@ def test_words_follow_the_numbers():
     below = text["slopes"][0].split("interval and all: ")[1].split("; above")[0]
     assert "DIL UKL published" in below
     assert "DIL BCE corrected" not in below
+
+
+# --- Stopped by the clock -------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_study_stops_after_its_minutes_and_continues(tiny_model, tmp_path):
+    """With a page of what is there; in the end the numbers of a study that was left alone."""
+    folder = tmp_path / "out"
+    command = [*arguments("scale", tiny_model, folder), "--set", "sizes=8,400"]
+    for _ in range(2):
+        stopped = dil(*command, "--minutes", "0.2")
+        assert stopped.returncode == 0, stopped.stderr
+        assert "Traceback" not in stopped.stderr
+        if "run the same command to continue" not in stopped.stdout:
+            break
+    assert len(numbers_of("scale", folder)[0]) >= 1
+    assert dil(*command).returncode == 0
+    assert "Not all runs" not in (folder / "scale.md").read_text()
+    other = arguments("scale", tiny_model, tmp_path / "other")
+    assert dil(*other, "--set", "sizes=8,400").returncode == 0
+    assert numbers_of("scale", folder) == numbers_of("scale", tmp_path / "other")
+
+
+def test_a_time_limit_is_no_error_and_hides_none():
+    with study.time_limit(0.001):
+        while True:
+            time.sleep(0.01)
+    with pytest.raises(KeyboardInterrupt), study.time_limit(1):
+        raise KeyboardInterrupt  # by a person
+    with pytest.raises(ZeroDivisionError), study.time_limit(1):
+        raise ZeroDivisionError
+    time.sleep(0.2)  # no clock goes on
 
 
 # --- Settings and bad input -----------------------------------------------------------------------
