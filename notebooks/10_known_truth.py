@@ -209,6 +209,12 @@ display(*(Markdown(part) for part in text["head"]))
 show("imitation")
 
 # %% [markdown]
+# **Is this the losses, or their learning rates?** Each loss had the rate that its own validation loss chose. So compare them at the same rate, and at the same KL to the reference.
+
+# %%
+display(*(Markdown(part) for part in text["matched"][:4]))
+
+# %% [markdown]
 # **Why is every slope short of its prediction?** There are three suspects: the optimizer, the amount of data, and generalization to new prompts. First we take generalization away, and train on a few prompts whose every response is seen many times.
 
 # %% mystnb={"image": {"alt": "The same for losses trained on all responses of a few prompts."}}

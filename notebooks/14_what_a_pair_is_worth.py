@@ -156,7 +156,7 @@ claims.report("12.prompts")
 # %% [markdown]
 # ## 9 · Where this breaks
 #
-# - One prompt with all responses in a table. A network shares what it learns between prompts and responses; there the noise per pair is the same, and what is learned from it is not. [Notebook 17](17_before_and_after.ipynb) shows how much that changes, and `dil experiment worth` measures the ladder on SmolLM2: on prompts that no pair had, corrected BCE, UKL and LSIF need 0.6 to 0.7 of SFT's pairs for the same noise (0.5 is predicted if goodness and frequency are unrelated), soft labels 0.4 (0.16 is predicted), and `win` as many as SFT.
+# - One prompt with all responses in a table. A network shares what it learns between prompts and responses; there the noise per pair is the same, and what is learned from it is not. [Notebook 17](17_before_and_after.ipynb) shows how much that changes, and `dil experiment worth` measures the ladder on SmolLM2; the book has its page, with intervals over seeds and prompts together.
 # - $\pi_\text{ref}$ is known. It is for a language model, which computes it, but not for pairs that somebody else wrote.
 # - `win` needs $r < 2$, which holds for the chosen distribution and not for every policy in training. Beyond 1.99 its losses continue along their tangent, and from 2 on a win pulls no more: without that, a rare response that never lost in the data would be pushed to ratios of ten and more by the sum over all responses.
 # - A judge's probabilities must be right on average over opponents (`12.judge`). An overconfident judge moves the end.

@@ -119,7 +119,28 @@ possible = found["marks"]["pi_chosen"][0]
 print(f"E_chosen f could be {possible:.2f} nats.")
 
 # %% [markdown]
-# Two things stand in this figure. SFT and the corrected loss have moved towards the chosen responses, the published loss and DPO away from them, each at the learning rate that its *own* validation loss chose: what the theory says of optima (claims `8.chosen` and `4.lsif-published`) is seen on sentences. And all of them have come only a small part of the way. A network sees each prompt a few times, and then it must answer prompts that it never saw. What it can learn for them is what all prompts have in common, here "be kind". To learn what made *this* text better than *that* one takes many more pairs ([notebook 14](14_what_a_pair_is_worth.ipynb)).
+# The corrected loss and SFT lie above zero, the published loss and DPO below. Has the theory of optima been seen on sentences (claims `8.chosen` and `4.lsif-published`)? **Look at the rates** before you say yes: each loss was trained at the rate that its own validation loss chose. Here are the same losses at the *same* rates, on validation prompts and with the first seed.
+
+# %%
+rows = []
+for rate, losses in found["matched"].rates.items():
+    for loss in LOSSES:
+        value = losses[loss]
+        chosen = found["losses"][loss]["learning_rate"] == rate
+        rows.append(
+            [
+                f"{rate:g}{' ← its choice' if chosen else ''}",
+                loss,
+                precise(value.chosen),
+                f"{value.progress[0]:.0%}",
+                value.direction,
+            ]
+        )
+columns = ["rate", "loss", "E_chosen f, nats", "share of the way", "direction"]
+display(Markdown(table(columns, rows)))
+
+# %% [markdown]
+# At the lowest rate the losses lie within a few thousandths of each other, and at the highest all are below zero. The order in the figure was mostly an order of rates: a longer step in the same direction goes too far. (*Too far* means that a shorter way in the same direction would come closer to the chosen distribution, *wrong* that no part of the way does.) The share of the way to its own optimum says why nothing else could be seen: no policy here has come far enough for its optimum to matter. On shorter responses policies come further, and there the order of the optima does show, at equal rates and at equal KL ([notebook 10](10_known_truth.ipynb)). What can be said of which loss, and what cannot, is on the book's page *What we can say*.
 #
 # ## 5 · Pairs that a policy gets wrong
 #

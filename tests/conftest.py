@@ -34,8 +34,10 @@ LONGEST = [
     "test_course",
     "test_studies",
     "test_known_truth",
-    "test_gpu",
+    "test_distributed",
+    "test_architectures",
     "test_train_cli",
+    "test_gpu",
     "10_known_truth",
     "test_llm",
 ]
