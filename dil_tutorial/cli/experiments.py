@@ -42,8 +42,7 @@ def experiment(
         typer.Option(help="Folder; what is finished is kept there. outputs/NAME if not given."),
     ] = None,
     minutes: Annotated[
-        float | None,
-        typer.Option(help="Stop after so many; the same command continues.", min=0.01),
+        float | None, typer.Option(help="Stop after so many; the same command continues.", min=0.01)
     ] = None,
     show: Annotated[
         bool, typer.Option("--show", help="Show presets and settings, and run nothing.")

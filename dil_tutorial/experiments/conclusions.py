@@ -7,6 +7,7 @@ language models from here, so that one number stands in one place: in the commit
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 from dil_tutorial.experiments import best_of_four, off_policy, scale, study
@@ -82,7 +83,7 @@ def study_best_accuracy(results: Any) -> float:
     """How often the reward model of ``rlhf`` is right about validation pairs."""
     from dil_tutorial.experiments.runner import best
 
-    return float(best(results.where(part="reward")).accuracy)
+    return best(results.where(part="reward")).accuracy or math.nan
 
 
 def every(compared: Comparison) -> list[Any]:

@@ -132,9 +132,7 @@ def at_kl(sweeps: Mapping[str, Sequence[Tensor]], t: Tensor, level: float) -> di
             values[loss] = torch.stack(parts).sum(0)  # (S, X)
     first = values.get(FIRST)
     return {
-        loss: AtKL(
-            bootstrap_runs(own), bootstrap_runs(own - first) if first is not None else None
-        )
+        loss: AtKL(bootstrap_runs(own), bootstrap_runs(own - first) if first is not None else None)
         for loss, own in values.items()
     }
 
@@ -227,6 +225,8 @@ def rate_rows(measured: Mapping[str, Measured]) -> list[list[str]]:
 def in_words(compared: Comparison) -> dict[str, Any]:
     """What ``templates/matched.md.j2`` is filled in with."""
     losses = list(next(iter(compared.rates.values())))
+    by_rate = {rate: differing(found) for rate, found in compared.rates.items()}
+    by_kl = {level: differing(found) for level, found in compared.levels.items()}
     return {
         "compared": compared,
         "first_loss": FIRST,
@@ -241,14 +241,10 @@ def in_words(compared: Comparison) -> dict[str, Any]:
                 for column in (f"E_chosen f at KL {level:.3f}", f"less that of {FIRST}")
             ),
         ],
-        "by_rate": {rate: differing(found) for rate, found in compared.rates.items()},
-        "by_kl": {level: differing(found) for level, found in compared.levels.items()},
+        "by_rate": by_rate,
+        "by_kl": by_kl,
         "ever_above": list(
-            dict.fromkeys(
-                loss
-                for found in (*compared.rates.values(), *compared.levels.values())
-                for loss in differing(found)["above"]
-            )
+            dict.fromkeys(loss for sides in (by_rate | by_kl).values() for loss in sides["above"])
         ),
         "directions": {
             rate: {

@@ -19,7 +19,7 @@ worlds of mu's samples.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -63,7 +63,7 @@ from toy.fit import initial_logits, log_ratio, newton, population_loss
 from toy.worlds import World
 
 OWN = "pi_ref"
-SOURCES: dict[str, dict[str, float]] = {  # how each draws; another model by itself
+SOURCES: dict[str, dict[str, Any]] = {  # how each draws; another model by itself
     OWN: {},
     "temperature 0.7": {"temperature": 0.7},
     "top-p 0.9": {"top_p": 0.9},
@@ -150,10 +150,7 @@ def drawn_from(runner: Runner, source: str) -> list[dict[str, Any]]:
     if not other:
         return rows
     translated = [
-        {
-            **of_ref,
-            "responses": [in_tokens_of(runner.tokenizer, one) for one in row["responses"]],
-        }
+        {**of_ref, "responses": [in_tokens_of(runner.tokenizer, one) for one in row["responses"]]}
         for row, of_ref in zip(rows, runner.data.drawn, strict=True)
     ]
     logps = score_drawn(runner.base(), translated, quiet=runner.quiet)
@@ -458,10 +455,7 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
                 source,
                 arm,
                 f"{rate:g}",
-                *(
-                    precise(value["slopes"][i]) if i < len(value["slopes"]) else "–"
-                    for i in (0, 1)
-                ),
+                *(precise(value["slopes"][i]) if i < len(value["slopes"]) else "–" for i in (0, 1)),
                 precise(value["chosen"]),
                 precise(value["chosen_mu"]),
                 precise(value["kl"]) if value["kl"] else "–",

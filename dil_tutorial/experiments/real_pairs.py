@@ -25,9 +25,9 @@ from torch import Tensor
 
 from dil_tutorial.errors import InputError
 from dil_tutorial.experiments.frozen_layers import Memory, remember_frozen_layers
+from dil_tutorial.experiments.matched import FIRST
 from dil_tutorial.experiments.runner import COUNTS, Arm, adapted, chosen_arms, rounded, train
 from dil_tutorial.experiments.study import Figures, Results, Stats, Study, Work, groups
-from dil_tutorial.experiments.matched import FIRST
 from dil_tutorial.experiments.truth import against, between
 from dil_tutorial.llm.data import Pair, read
 from dil_tutorial.llm.fast.logprobs import row_logps
@@ -69,6 +69,7 @@ ARMS = [
         for loss in ("DIL LSIF published", "DPO", "SimPO")
     ),
 ]
+
 
 @dataclass(frozen=True)
 class RealPairs:
@@ -201,8 +202,8 @@ def data_of(settings: RealPairs) -> tuple[list[Pair], list[Pair]]:
         held, train = pairs[:last], pairs[last:][: settings.pairs]
     if not train or not held:
         raise InputError(
-            f"{name}: {len(train)} pairs to train on and {len(held)} held out, of different prompts "
-            f"and at most {settings.max_length} tokens: give more rows, a larger max_length, or "
+            f"{name}: {len(train)} pairs to train on and {len(held)} held out, of other "
+            f"prompts and at most {settings.max_length} tokens: give more rows, a larger max_length, or "
             "--set test=FILE"
         )
     return train, held

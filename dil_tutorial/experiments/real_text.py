@@ -183,6 +183,7 @@ def reference(runner: Runner) -> dict[str, Any]:
 
 # --- Measures -------------------------------------------------------------------------------------
 
+
 def bayes_accuracy(f: Tensor) -> Tensor:
     """How often the best conceivable judge, shown a text of each, says which one is the policy's:
     (..., X) from f (..., X, M).

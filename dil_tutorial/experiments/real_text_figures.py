@@ -9,7 +9,6 @@ from dil_tutorial.losses import CATALOG, colors
 from dil_tutorial.support import plotting
 
 
-
 def figures(results: Results, stats: Stats) -> Figures:
     """Each figure and its alternative text, by name."""
     return {

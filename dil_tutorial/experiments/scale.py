@@ -25,7 +25,7 @@ import torch
 from matplotlib.figure import Figure
 
 from dil_tutorial.errors import Diverged, InputError
-from dil_tutorial.experiments import real_text, study
+from dil_tutorial.experiments import real_text
 from dil_tutorial.experiments.matched import FIRST
 from dil_tutorial.experiments.runner import (
     Arm,

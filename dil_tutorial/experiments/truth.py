@@ -181,7 +181,7 @@ def against(interval: Interval, expected: float) -> str:
     return "below" if high < expected else "above" if low > expected else "as expected"
 
 
-# --- Means under pi_chosen, from samples of pi_ref --------------------------------------------------
+# --- Means under pi_chosen, from samples of pi_ref ------------------------------------------------
 
 SCALES = torch.linspace(0, 2, 41, dtype=torch.float64)
 

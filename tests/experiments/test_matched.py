@@ -34,7 +34,7 @@ def test_a_kl_lies_between_its_neighbors(kls, level):
         assert shares is None
         return
     total = sum(shares.values())
-    assert -1e-9 <= min(shares.values())
+    assert min(shares.values()) >= -1e-9
     assert total <= 1 + 1e-9
     root = sum(share * kls[place] ** 0.5 for place, share in shares.items())
     assert root == pytest.approx(level**0.5, abs=1e-6)

@@ -12,8 +12,8 @@ import torch
 pytest.importorskip("peft", reason="language models need the llm extra")
 
 from dil_tutorial.experiments import real_pairs, real_text, rewards
-from dil_tutorial.experiments import truth as truths
 from dil_tutorial.experiments import runner as runners
+from dil_tutorial.experiments import truth as truths
 from dil_tutorial.experiments.runner import Arm, Runner
 from dil_tutorial.experiments.simulate import PROMPTS, preference_of, read_prompts, world_of_samples
 from dil_tutorial.experiments.study import Work
