@@ -140,7 +140,7 @@ columns = ["rate", "loss", "E_chosen f, nats", "share of the way", "direction"]
 display(Markdown(table(columns, rows)))
 
 # %% [markdown]
-# At the lowest rate the losses lie within a few thousandths of each other, and at the highest all are below zero. The order in the figure was mostly an order of rates: a longer step in the same direction goes too far. (*Too far* means that a shorter way in the same direction would come closer to the chosen distribution, *wrong* that no part of the way does.) The share of the way to its own optimum says why nothing else could be seen: no policy here has come far enough for its optimum to matter. On shorter responses policies come further, and there the order of the optima does show, at equal rates and at equal KL ([notebook 10](10_known_truth.ipynb)). What can be said of which loss, and what cannot, is on the book's page *What we can say*.
+# Read the table in two directions. Rows of one rate: how much do the losses differ? Rows of one loss: how much does its rate change? *Too far* means that a shorter way in the same direction would come closer to the chosen distribution, *wrong* that already the first step leads away from it. A larger rate is a longer way, and each loss chose its own. The share of the way to the loss's own optimum says how much of an optimum can be seen at all. So the figure above compares lengths of ways as much as losses. What remains at one rate and at one KL, for all losses and with intervals, is on the book's page *What we can say*.
 #
 # ## 5 · Pairs that a policy gets wrong
 #

@@ -80,12 +80,11 @@ def experiment(
         results = studies.execute(
             study, settings, folder, report_step, quiet=not terminal, minutes=minutes
         )
-    unfinished = len(results.rows) < total and minutes is not None
     pages = []
-    if results.rows and (study.partial or not unfinished):
+    if not results.unfinished or (study.partial and results.rows):
         pages = studies.report(study, results, folder)
     wrote(folder / f"{study.stem}.json", *pages)
-    if unfinished:
+    if results.unfinished:
         say(
             f"{len(results.rows)} of at most {total} steps in {minutes:g} minutes: run the same "
             "command to continue"

@@ -7,14 +7,15 @@ language models from here, so that one number stands in one place: in the commit
 from __future__ import annotations
 
 import functools
-import math
+from collections.abc import Mapping
 from typing import Any
 
 from dil_tutorial.experiments import best_of_four, off_policy, scale, study
 from dil_tutorial.experiments.matched import FIRST, AtKL, Comparison, Measured, differing
+from dil_tutorial.experiments.runner import best
 from dil_tutorial.llm.models import in_words
 from dil_tutorial.losses import CATALOG
-from dil_tutorial.support.words import listed, precise
+from dil_tutorial.support.words import fixed
 
 # the losses of the table, by their labels in the catalog
 LOSSES = (
@@ -26,9 +27,10 @@ LOSSES = (
     "KTO",
     "SimPO",
 )
-ON_REFERENCE = "pairs of the reference: two draws and a label (of the best of K: weight 1/K)"
 ASSUMES = {
     "SFT": "chosen responses alone; takes on how they are written",
+    "corrected": "pairs of the reference: two draws and a label (of the best of K: weight 1/K)",
+    "published": "rejected responses that are draws of the reference, which they are not",
     "DPO": "Bradley–Terry labels; from anywhere, if every response has its chance",
     "IPO": "pairs of the reference, any labels",
     "KTO": "right and wrong responses in equal number, or weights that make up for it",
@@ -42,7 +44,7 @@ def findings() -> dict[str, Any]:
     known, known_stats = study.committed("known-truth")
     text, text_stats = study.committed("real-text")
     short, long = known_stats["matched"], text_stats["matched"]
-    pairs, pair_stats = study.committed("real-pairs")
+    pairs, _ = study.committed("real-pairs")
     climbs, climb_stats = study.committed("rlhf")
     amount, amount_stats = study.committed("scale")
     off, off_stats = study.committed("off-policy")
@@ -53,80 +55,75 @@ def findings() -> dict[str, Any]:
         "model": in_words(known.settings.model),
         "known": known,
         "known_stats": known_stats,
-        "short": place(short, middle=True),
         "text": text,
         "text_stats": text_stats,
-        "long": place(long),
+        "short": world(short),
+        "long": world(long),
         "chosen_rates": chosen_rates(text_stats),
         "rows": [row(loss, short, long) for loss in LOSSES],
         "pairs": pairs,
-        "pair_stats": pair_stats,
         "climbs": climbs,
         "climb_stats": climb_stats,
-        "reward_accuracy": study_best_accuracy(climbs),
+        "reward_accuracy": best(climbs.where(part="reward")).accuracy,
         "amount": amount,
-        "amount_stats": amount_stats,
         "amount_words": scale.words(amount, amount_stats),
         "off": off,
-        "off_stats": off_stats,
         "off_words": off_policy.words(off, off_stats),
         "cut": cut,
-        "cut_stats": cut_stats,
         "cut_words": best_of_four.words(cut, cut_stats),
         "worth": worth_stats,
-        "compared": sum(len(m) - 1 for c in (short, long) for m in every(c)),
-        "listed": listed,
+        "compared": sum(len(found) - 1 for c in (short, long) for found in everything(c)),
+        "apart": sum(
+            len(sides["above"] + sides["below"])
+            for c in (short, long)
+            for sides in map(differing, everything(c))
+        ),
     }
 
 
-def study_best_accuracy(results: Any) -> float:
-    """How often the reward model of ``rlhf`` is right about validation pairs."""
-    from dil_tutorial.experiments.runner import best
-
-    return best(results.where(part="reward")).accuracy or math.nan
-
-
-def every(compared: Comparison) -> list[Any]:
+def everything(compared: Comparison) -> list[Mapping[str, Measured | AtKL]]:
     """All comparisons with ``FIRST``: at each rate and at each KL."""
     return [*compared.rates.values(), *compared.levels.values()]
 
 
-def place(compared: Comparison, middle: bool = False) -> dict[str, Any]:
-    """One rate and one KL of a comparison for sentences: the middle rate, or the lowest; the
-    larger KL.
+def world(compared: Comparison) -> dict[str, Any]:
+    """A comparison for sentences.
+
+    ==============  ================================================================================
+    Key             Meaning
+    ==============  ================================================================================
+    by_rate, by_kl  the losses above and below ``FIRST``, interval and all, at each rate and KL
+    alike           at each KL the largest end of an interval of the others' differences
+    shares          the least and the largest share of the way to its optimum at the lowest rate
+    first           E_chosen f of ``FIRST`` at each rate
+    ==============  ================================================================================
     """
-    rates = sorted(compared.rates)
-    rate = rates[len(rates) // 2] if middle else rates[0]
-    level = max(compared.levels)
-    at_rate, at_kl = compared.rates[rate], compared.levels[level]
+    lowest = compared.rates[min(compared.rates)]
+    shares = [one.progress[0] for one in lowest.values()]
     return {
-        "rate": rate,
-        "level": level,
-        "at_rate": at_rate,
-        "at_kl": at_kl,
-        "by_rate": differing(at_rate),
-        "by_kl": differing(at_kl),
-        "alike": largest_of_the_others(at_rate),
-        "shares": [min(shares(at_rate)), max(shares(at_rate))],
         "prompts": compared.prompts,
-        "lowest": compared.rates[rates[0]][FIRST].chosen,
-        "highest": compared.rates[rates[-1]][FIRST].chosen,
-        "rates": rates,
+        "rates": sorted(compared.rates),
+        "levels": sorted(compared.levels),
+        "by_rate": {rate: differing(found) for rate, found in compared.rates.items()},
+        "by_kl": {level: differing(found) for level, found in compared.levels.items()},
+        "alike": {level: alike(found) for level, found in compared.levels.items()},
+        "shares": [min(shares), max(shares)],
+        "first": {rate: found[FIRST].chosen for rate, found in compared.rates.items()},
+        "at_rate": compared.rates,
+        "at_kl": compared.levels,
     }
 
 
-def shares(found: dict[str, Measured]) -> list[float]:
-    """How much of the way to its own optimum each loss has come."""
-    return [one.progress[0] for one in found.values()]
-
-
-def largest_of_the_others(found: dict[str, Measured]) -> float:
-    """The largest difference to ``FIRST`` among losses whose interval holds 0."""
+def alike(found: Mapping[str, AtKL]) -> float:
+    """The largest end of the intervals that hold 0, of differences to ``FIRST``."""
     sides = differing(found)
-    apart = {*sides["above"], *sides["below"]}
-    return max(
-        (abs(one.difference[0]) for loss, one in found.items() if loss not in apart), default=0.0
-    )
+    apart = {FIRST, *sides["above"], *sides["below"]}
+    ends = [
+        max(abs(end) for end in one.difference[1:])
+        for loss, one in found.items()
+        if loss not in apart and one.difference is not None
+    ]
+    return max(ends, default=0.0)
 
 
 def chosen_rates(stats: dict[str, Any]) -> list[tuple[str, list[str]]]:
@@ -139,20 +136,25 @@ def chosen_rates(stats: dict[str, Any]) -> list[tuple[str, list[str]]]:
 
 
 def row(loss: str, short: Comparison, long: Comparison) -> list[str]:
-    """The row of a loss: its optimum, four measurements of E_chosen f, what it assumes."""
+    """The row of a loss: its optimum; E_chosen f at each rate and KL of both comparisons, with a
+    mark where it differs from that of ``FIRST``; what it assumes.
+    """
     variant = CATALOG[loss].variant
-    cells = []
-    for compared, middle in ((short, True), (long, False)):
-        at = place(compared, middle)
-        cells += [measured(at["at_rate"].get(loss)), measured(at["at_kl"].get(loss))]
-    return [
-        loss,
-        variant.optimum if variant and variant.optimum else "–",
-        *cells,
-        ASSUMES.get(loss, ON_REFERENCE),
+    cells = [
+        " / ".join(marked(loss, found) for found in part.values())
+        for compared in (short, long)
+        for part in (compared.rates, compared.levels)
     ]
+    kind = loss.rpartition(" ")[2]
+    return [loss, variant.optimum if variant and variant.optimum else "–", *cells, ASSUMES[kind]]
 
 
-def measured(one: Measured | AtKL | None) -> str:
-    """E_chosen f with its interval; of a loss that was not measured, or not that far, a dash."""
-    return precise(one.chosen) if one is not None else "–"
+def marked(loss: str, found: Mapping[str, Measured | AtKL]) -> str:
+    """E_chosen f, with ▴ or ▾ where it is above or below that of ``FIRST``, interval and all; of a
+    loss that was not measured, or not that far, a dash.
+    """
+    if loss not in found:
+        return "–"
+    sides = differing(found)
+    mark = "▴" if loss in sides["above"] else "▾" if loss in sides["below"] else ""
+    return fixed(found[loss].chosen[0], 3) + mark

@@ -2,7 +2,7 @@
 
 Losses that are compared at the rate of their own validation loss are compared at different rates,
 and then a rate may be all that differs.  Here each is measured at every rate that all have tried,
-next to its own optimum in the same world, and between the rates at one common KL to the reference.
+next to its own optimum in the same world, and, scaled back, at one common KL to the reference.
 All losses of a seed were trained on the same pairs and are measured on the same responses, so their
 differences are paired.
 """
@@ -22,8 +22,9 @@ from dil_tutorial.experiments.truth import (
     REACH,
     Interval,
     Truth,
-    best_interpolation,
-    between,
+    along_path,
+    at_level,
+    attainable,
     mean,
     predicted,
     progress,
@@ -50,8 +51,8 @@ class Measured:
     optimum             E_chosen f at the loss's exact optimum
     progress            share of the way to that optimum that the policy has come
     kl                  KL(pi_theta || pi_ref); None where pi_ref's samples do not reach the policy
-    scale, scaled       the a of pi_ref^(1-a) pi_theta^a with the greatest E_chosen of its
-                        log-ratio, and that mean
+    begins, ends        how fast E_chosen f rises along pi_ref^(1-a) pi_theta^a / Z at a = 0 and at
+                        a = 1: E_ref[t f], and E_chosen f - KL(pi_theta || pi_ref)
     ==================  ============================================================================
     """
 
@@ -60,20 +61,17 @@ class Measured:
     optimum: float
     progress: Interval
     kl: Interval | None
-    scale: float
-    scaled: Interval
+    begins: Interval
+    ends: Interval
 
     @property
     def direction(self) -> str:
-        """Of the way gone: "wrong" where no part of it comes closer to pi_chosen, "too far" where
-        a shorter way comes closer, "right" where it is; "unclear" where the interval of the best
-        part has 0 in it.
+        """Of the way gone: "wrong" where its first step leads away from pi_chosen, "unclear" where
+        it is not known whether; else "too far" where a shorter way comes closer, or "right".
         """
-        if self.chosen[2] < 0 and self.scaled[1] <= 0:
-            return "wrong"
-        if self.scaled[1] <= 0:
-            return "unclear"
-        return "too far" if self.scale < 1 else "right"
+        if self.begins[1] <= 0:
+            return "wrong" if self.begins[2] < 0 else "unclear"
+        return "too far" if self.ends[2] < 0 or self.chosen[2] < 0 else "right"
 
 
 def at_rate(
@@ -95,8 +93,8 @@ def at_rate(
             optimum=float(((1 + t) * targets[loss].clamp(min=-1e9)).mean()),
             progress=progress(own, targets[loss]),
             kl=mean(kl_terms(own)) if reach(own) >= REACH else None,
-            scale=best_interpolation(own, 1 + t)[0],
-            scaled=best_interpolation(own, 1 + t)[1],
+            begins=mean(t * own),
+            ends=bootstrap_runs(weighed(own, 1 + t) - kl_terms(own).mean(-1)),
         )
         for loss, own in f.items()
     }
@@ -105,35 +103,50 @@ def at_rate(
 @dataclass(frozen=True)
 class AtKL:
     """One loss at a KL: E_chosen f, and the same less that of ``FIRST``, paired, where that went as
-    far.
+    far; ``place`` says which of its rates was scaled back.
     """
 
     chosen: Interval
     difference: Interval | None
+    place: int
 
 
 def at_kl(sweeps: Mapping[str, Sequence[Tensor]], t: Tensor, level: float) -> dict[str, AtKL]:
-    """By loss E_chosen f at a KL to pi_ref, between the rates around it; of losses that went that
-    far within reach of pi_ref's samples.
+    """By loss E_chosen f at a KL to pi_ref; of losses that went that far within reach of pi_ref's
+    samples.
 
-    ``sweeps`` are log-ratios (S, X, M) of each rate.
+    ``sweeps`` are log-ratios (S, X, M) of each rate, the lowest first.  The policy of the first
+    that goes beyond the level is scaled back to it, pi_ref^(1-a) pi_theta^a / Z (``at_level``), and
+    again so in every resample.
 
     >>> t = torch.tensor([[-0.5, 0.5]] * 4).double()
     >>> sweeps = {"SFT": [t.log1p()[None]]}
     >>> bool(0 < at_kl(sweeps, t, 0.01)["SFT"].chosen[0] < at_kl(sweeps, t, 0.1)["SFT"].chosen[0])
     True
     """
-    values = {}
+    places, parts = {}, {}
     for loss, rates in sweeps.items():
-        known = within_reach(rates)
-        places = between([kl_terms(f).mean().item() for f in known], level)
-        if places is not None:
-            parts = [share * weighed(known[i], 1 + t) for i, share in places.items()]
-            values[loss] = torch.stack(parts).sum(0)  # (S, X)
-    first = values.get(FIRST)
+        for place, f in enumerate(rates):
+            if reach(f) >= REACH and kl_terms(f).mean() >= level:
+                places[loss], parts[loss] = place, along_path(f, 1 + t)
+                break
+
+    def chosen(own: Tensor, dim: int) -> Tensor:
+        return at_level(own, level, dim)
+
+    def difference(both: Tensor, dim: int) -> Tensor:
+        own, first = both.chunk(2)
+        return at_level(own, level, dim) - at_level(first, level, dim)
+
     return {
-        loss: AtKL(bootstrap_runs(own), bootstrap_runs(own - first) if first is not None else None)
-        for loss, own in values.items()
+        loss: AtKL(
+            bootstrap_runs(own, chosen),
+            bootstrap_runs(torch.cat([own, parts[FIRST]], 1), difference)
+            if FIRST in parts
+            else None,
+            places[loss],
+        )
+        for loss, own in parts.items()
     }
 
 
@@ -165,14 +178,7 @@ class Comparison:
     prompts: int
     rates: dict[float, dict[str, Measured]]
     levels: dict[float, dict[str, AtKL]]
-
-    def shares(self, rate: float, losses: Sequence[str] = ()) -> list[float]:
-        """How much of the way to its optimum each loss has come at a rate."""
-        return [
-            one.progress[0]
-            for loss, one in self.rates[rate].items()
-            if not losses or loss in losses
-        ]
+    attainable: float  # by ``progress`` towards pi_chosen
 
 
 def compare(results: Results, reduction: str | None = None) -> Comparison:
@@ -182,7 +188,8 @@ def compare(results: Results, reduction: str | None = None) -> Comparison:
     targets = {}
     for (arm, of), rows in swept(results).items():
         if reduction in (None, of):
-            by_rate = sorted(rows, key=lambda row: row.learning_rate)
+            known = [row for row in rows if row.f_validation is not None]  # not diverged
+            by_rate = sorted(known, key=lambda row: row.learning_rate)
             f[arm] = {row.learning_rate: stacked([row], "f_validation") for row in by_rate}
             targets[arm] = predicted(results.shared["losses"][arm], of, truth)
     M = next(iter(next(iter(f.values())).values())).shape[-1]
@@ -201,6 +208,7 @@ def compare(results: Results, reduction: str | None = None) -> Comparison:
             for rate in common
         },
         levels={kl: at_kl(sweeps, t, kl) for kl in (level / 4, level)},
+        attainable=attainable(truth),
     )
 
 
@@ -249,7 +257,7 @@ def in_words(compared: Comparison) -> dict[str, Any]:
         "directions": {
             rate: {
                 kind: [loss for loss, one in found.items() if one.direction == kind]
-                for kind in ("right", "too far", "wrong", "unclear")
+                for kind in ("too far", "wrong", "unclear")
             }
             for rate, found in compared.rates.items()
         },
@@ -272,12 +280,11 @@ def kl_rows(found: Mapping[float, Mapping[str, AtKL]], losses: Sequence[str]) ->
     rows = []
     for loss in losses:
         row = [loss]
-        for at_level in found.values():
-            one = at_level.get(loss)
-            paired = one is not None and one.difference is not None and loss != FIRST
+        for measured in found.values():
+            one = measured.get(loss)
             row += [
                 precise(one.chosen) if one else "–",
-                precise(one.difference) if one and one.difference and paired else "–",
+                precise(one.difference) if one and one.difference and loss != FIRST else "–",
             ]
         rows.append(row)
     return rows

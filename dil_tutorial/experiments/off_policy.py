@@ -27,7 +27,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dil_tutorial.errors import InputError, unknown_name
+from dil_tutorial.errors import Diverged, InputError, unknown_name
 from dil_tutorial.experiments.matched import FIRST
 from dil_tutorial.experiments.runner import (
     Arm,
@@ -39,22 +39,30 @@ from dil_tutorial.experiments.runner import (
     rounded,
     train,
 )
-from dil_tutorial.experiments.simulate import preference_of, rewards_of, world_of_samples
+from dil_tutorial.experiments.simulate import (
+    draw_once,
+    log_ratio_error,
+    preference_of,
+    rewards_of,
+    world_of_samples,
+)
 from dil_tutorial.experiments.study import Figures, Results, Stats, Study, Work, groups
 from dil_tutorial.experiments.truth import (
     REACH,
     Interval,
     Truth,
     against,
-    between,
+    along_path,
+    at_level,
     mean,
+    one_slope,
     reach,
     stacked,
     weighed,
 )
 from dil_tutorial.llm.metrics import kl_terms
 from dil_tutorial.llm.models import GEMMA, load_model, load_tokenizer, resolve
-from dil_tutorial.llm.sampling import draw, score_drawn
+from dil_tutorial.llm.sampling import score_drawn
 from dil_tutorial.losses import CATALOG, make_loss
 from dil_tutorial.support import plotting
 from dil_tutorial.support.intervals import bootstrap_runs
@@ -136,17 +144,16 @@ def drawn_from(runner: Runner, source: str) -> list[dict[str, Any]]:
     tokenizer = load_tokenizer(settings.other_model) if other else runner.tokenizer
     folder = runner.folder / "drawn" / source.replace(" ", "-")
     folder.mkdir(parents=True, exist_ok=True)
-    rows = draw(
-        model,
-        tokenizer,
-        [row["prompt"] for row in runner.data.drawn],
-        settings.samples,
-        settings.max_new_tokens,
-        1,
-        folder / f"{settings.samples}-{settings.max_new_tokens}.jsonl",
-        quiet=runner.quiet,
+    sampling = {
+        "model": settings.other_model if other else settings.model,
+        "samples": settings.samples,
+        "max_new_tokens": settings.max_new_tokens,
+        "chat": False,
+        "seed": 1,
         **SOURCES[source],
-    )
+    }
+    prompts = [row["prompt"] for row in runner.data.drawn]
+    rows = draw_once(model, tokenizer, prompts, folder, sampling, runner.quiet)
     if not other:
         return rows
     translated = [
@@ -196,15 +203,19 @@ def run(work: Work) -> Iterator[OffRow]:
             seed: int = seed, source: str = source, rate: float = rate, arm: Arm = arm
         ) -> dict[str, Any]:
             pairs, _ = data[source].pairs("train", settings.pairs, seed)
-            policy, _ = train(
-                runner.policy(runner.base(), seed),
-                CATALOG[arm.loss],
-                arm.reduction,
-                pairs,
-                runner.tokenizer,
-                runner.folder / "work" / f"{source.replace(' ', '-')}-{seed}",
-                **runner.training(rate, seed),
-            )
+            work = runner.folder / "work" / f"{source.replace(' ', '-')}-{seed}"
+            try:
+                policy, _ = train(
+                    runner.policy(runner.base(), seed),
+                    CATALOG[arm.loss],
+                    arm.reduction,
+                    pairs,
+                    runner.tokenizer,
+                    work,
+                    **runner.training(rate, seed),
+                )
+            except Diverged:
+                return {}
             f_ref = runner.log_ratios(policy, "held-out", settings.evaluated)
             if source == OWN:
                 return {"f_ref": f_ref}
@@ -260,13 +271,6 @@ def two_slopes(f: Tensor, preferred: Tensor, style: Tensor) -> tuple[Interval, I
     return coefficient(True), coefficient(False)
 
 
-def one_slope(f: Tensor, preferred: Tensor) -> Interval:
-    """The coefficient of f on ``preferred`` alone, within prompts."""
-    f, a = (part - part.mean(-1, keepdim=True) for part in (f, preferred))
-    sums = torch.stack([(a * a).sum(-1).expand(f.shape[:-1]), (a * f).sum(-1)], 1)
-    return bootstrap_runs(sums, lambda parts, dim: parts[1].sum(dim) / parts[0].sum(dim))
-
-
 def optimum(settings: dict[str, Any], reward: Tensor, style: Tensor) -> Tensor:
     """Log-ratios (X, K) at the exact optimum of a loss (``make_loss``'s settings) among normalized
     policies on mu's K samples to each prompt.
@@ -286,14 +290,8 @@ def optimum(settings: dict[str, Any], reward: Tensor, style: Tensor) -> Tensor:
     loss = make_loss(**settings)
     pairs = data.pairs * (1 - torch.eye(K, dtype=torch.float64))
     pairs = pairs / pairs.sum((1, 2), keepdim=True)
-    logp = world.ref.log()
-
-    def without_reference(f_w: Tensor, f_l: Tensor) -> Tensor:
-        return loss(f_w + logp.unsqueeze(2), f_l + logp.unsqueeze(1))
-
-    used: Any = without_reference if loss.reference_free else loss
     logits = newton(
-        lambda z: population_loss(world, used, log_ratio(z, world.ref), pairs),
+        lambda z: population_loss(world, loss, log_ratio(z, world.ref), pairs),
         initial_logits(world),
     )
     return log_ratio(logits, world.ref)
@@ -319,11 +317,12 @@ def summary(results: Results) -> Stats:
         ) -> list[Interval]:
             K = f.shape[-1]
             if not off:
-                return [one_slope(f, preferred[:, :K])]
+                return [one_slope(preferred[:, :K], f)]
             return [*two_slopes(f, preferred[:, :K], style[:, :K])]
 
         cells, expected = {}, {}
-        for (arm, rate), rows in groups(rows_of_source, "arm", "learning_rate").items():
+        known = [row for row in rows_of_source if row.f_ref is not None]  # not diverged
+        for (arm, rate), rows in groups(known, "arm", "learning_rate").items():
             f_ref = stacked(rows, "f_ref")
             f_mu = stacked(rows, "f_mu") if off else f_ref
             if arm not in expected:
@@ -334,22 +333,29 @@ def summary(results: Results) -> Stats:
                 "chosen": bootstrap_runs(weighed(f_ref, 1 + t)),
                 "chosen_mu": bootstrap_runs((f_mu * (1 + t_mu[:, :M])).mean(-1)),
                 "kl": mean(kl_terms(f_ref)) if reach(f_ref) >= REACH else None,
-                "gain": mean(f_ref.expm1() * above),
-                "values": {
-                    "chosen": weighed(f_ref, 1 + t),
-                    "gain": (f_ref.expm1() * above).mean(-1),
-                },
+                "path": along_path(f_ref, 1 + t, above),
             }
         stats["sources"][source] = {
             "cells": cells,
             "expected": expected,
             "possible_mu": float(((1 + t_mu) * (t_mu.log1p().clamp(min=-30) + style)).mean()),
             "kl_mu": float(style.mean()),
+            "attenuation": attenuation(reward, t_mu),
         }
     stats["level"] = common_level(stats)
     for one in stats["sources"].values():
         one["matched"] = matched(one["cells"], stats["level"])
     return stats
+
+
+def attenuation(reward: Tensor, t: Tensor) -> float:
+    """The share of the variance of log(1 + t) within prompts that is not the error of its estimate:
+    what a slope of 1 on the truth becomes on the estimate.
+    """
+    x = t.log1p().clamp(min=-5)
+    spread = (x - x.mean(1, keepdim=True)).square().mean()
+    error = log_ratio_error(preference_of(reward), t).square()
+    return float(1 - error.nan_to_num(posinf=0.0).mean() / spread)
 
 
 def common_level(stats: Stats) -> float:
@@ -363,18 +369,18 @@ def common_level(stats: Stats) -> float:
     return ordered[len(ordered) // 2] / 2 if ordered else 0.0
 
 
-def matched(cells: dict[tuple[str, float], dict[str, Any]], level: float) -> dict[str, Any]:
-    """By loss E_chosen f and the gain in reward at one KL, between the rates around it."""
-    found = {}
-    for arm in dict.fromkeys(arm for arm, _ in cells):
-        known = [value for (name, _), value in cells.items() if name == arm and value["kl"]]
-        places = between([value["kl"][0] for value in known], level)
-        if places is not None:
+def matched(
+    cells: dict[tuple[str, float], dict[str, Any]], level: float
+) -> dict[str, dict[str, Interval]]:
+    """By loss E_chosen f and the gain in reward at one KL: of the policy at the lowest rate that
+    goes beyond it, scaled back.
+    """
+    found: dict[str, dict[str, Interval]] = {}
+    for (arm, _), value in sorted(cells.items(), key=lambda item: item[0][1]):
+        if arm not in found and value["kl"] and value["kl"][0] >= level:
             found[arm] = {
-                name: bootstrap_runs(
-                    torch.stack([w * known[i]["values"][name] for i, w in places.items()]).sum(0)
-                )
-                for name in ("chosen", "gain")
+                "chosen": bootstrap_runs(value["path"], lambda p, dim: at_level(p, level, dim)),
+                "gain": bootstrap_runs(value["path"], lambda p, dim: at_level(p, level, dim, True)),
             }
     return found
 
@@ -418,13 +424,14 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
     off = {source: one for source, one in stats["sources"].items() if source != OWN}
     rates = sorted(results.settings.learning_rates)
 
-    def styled(arm: str) -> list[str]:
-        """The sources whose style a loss has taken on at every rate, interval from 0."""
-        return [
-            source
-            for source, one in off.items()
-            if all(one["cells"][arm, rate]["slopes"][1][1] > 0 for rate in rates)
-        ]
+    def style_count(arm: str) -> int:
+        """At how many rates and sources a loss has taken on how mu writes, interval from 0."""
+        return sum(
+            one["cells"][arm, rate]["slopes"][1][1] > 0
+            for one in off.values()
+            for rate in rates
+            if (arm, rate) in one["cells"]
+        )
 
     def sides(key: str) -> dict[str, dict[str, list[str]]]:
         """By source the losses whose E_chosen f is above or below 0 at the KL in common."""
@@ -443,7 +450,8 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
         "off": off,
         "others": list(off),
         "arms": arms,
-        "styled": {arm: styled(arm) for arm in arms},
+        "style_counts": {arm: style_count(arm) for arm in arms},
+        "style_of": len(off) * len(rates),
         "at_kl": sides("chosen"),
         "expected": [
             [source, arm, *(fixed(value[0], 2) for value in one["expected"][arm])]

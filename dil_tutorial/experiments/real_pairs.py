@@ -5,12 +5,12 @@ Nothing is known of the truth here, and the labels are somebody's, one per pair;
 asked is less: does a loss rank held-out pairs as the labels do, is sigma(f_w - f_l) calibrated,
 what happens to the log-ratio of chosen responses, how far does the policy go, what has length to do
 with it.  Every loss is trained at every rate of one grid, the least of which is the paper's, in one
-pass over the same batches; so losses are compared at a matched rate, and along the grid at a
-matched KL.  Losses given means of log-probabilities, as in the authors' code, are next to those
-given sums.
+pass over the same batches; so losses are compared at a matched rate, and a figure has their
+accuracy against KL.  Losses given means of log-probabilities, as in the authors' code, are next to
+those given sums.
 
-Of each prompt one pair is taken, its shortest, if all of it fits into ``max_length``: no response
-is cut, so that lengths are those of the data, and no two pairs share a prompt.
+Of each prompt one pair is taken, its shortest, if all of it has ``max_length`` tokens at most: no
+response is cut, and no two pairs share a prompt.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from dil_tutorial.experiments.frozen_layers import Memory, remember_frozen_layer
 from dil_tutorial.experiments.matched import FIRST
 from dil_tutorial.experiments.runner import COUNTS, Arm, adapted, chosen_arms, rounded, train
 from dil_tutorial.experiments.study import Figures, Results, Stats, Study, Work, groups
-from dil_tutorial.experiments.truth import against, between
-from dil_tutorial.llm.data import Pair, read
+from dil_tutorial.experiments.truth import against
+from dil_tutorial.llm.data import Pair, read, text_of
 from dil_tutorial.llm.fast.logprobs import row_logps
 from dil_tutorial.llm.fast.probes import enable_packing, usable_layout
 from dil_tutorial.llm.models import SMOLLM2, load_model, load_tokenizer, resolve, this_device
@@ -78,6 +78,7 @@ class RealPairs:
     """
 
     data: str = ""  # pairs: a file, owner/name:split, hh-rlhf, ultrafeedback or tldr
+    about: str = "preference pairs"  # whose, for the page
     test: str = ""  # held-out pairs; the last of the data if empty
     model: str = SMOLLM2
     pairs: int = 400
@@ -145,6 +146,8 @@ def steps(settings: RealPairs) -> int:
 def check(settings: RealPairs) -> None:
     """InputError where data, model or losses cannot be, before anything long begins."""
     chosen_arms(ARMS, settings.arms)
+    if settings.max_length < 1:
+        raise InputError(f"max_length is {settings.max_length}: give a number of tokens")
     if not settings.data:
         raise InputError(
             "real-pairs needs pairs: add --set data=FILE, or data=hh-rlhf, ultrafeedback or tldr"
@@ -202,27 +205,27 @@ def data_of(settings: RealPairs) -> tuple[list[Pair], list[Pair]]:
         held, train = pairs[:last], pairs[last:][: settings.pairs]
     if not train or not held:
         raise InputError(
-            f"{name}: {len(train)} pairs to train on and {len(held)} held out, of other "
-            f"prompts and at most {settings.max_length} tokens: give more rows, a larger max_length, or "
+            f"{name}: {len(train)} pairs to train on and {len(held)} held out, of other prompts "
+            f"and at most {settings.max_length} tokens: give more rows, a larger max_length, or "
             "--set test=FILE"
         )
     return train, held
 
 
 def one_per_prompt(pairs: Sequence[Pair], settings: RealPairs) -> list[Pair]:
-    """Of each prompt the pair whose longer response is the shortest, where prompt and response fit
-    into ``max_length``; in an order drawn by a fixed seed.
+    """Of each prompt the pair whose longer response is the shortest, where prompt and response have
+    about ``max_length`` tokens at most; in an order drawn by a fixed seed.
     """
     tokenizer = load_tokenizer(settings.model)
-    chat = is_chat_of(tokenizer, pairs)
+
+    def count(texts: list[str]) -> list[int]:
+        return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+    sides = [count([text_of(pair[side]) for pair in pairs]) for side in ("chosen", "rejected")]
+    prompts = count([text_of(pair["prompt"]) for pair in pairs])
     shortest: dict[str, tuple[int, Pair]] = {}
-    for pair in pairs:
-        try:
-            rows, _ = tokenize_pairs([pair], tokenizer, 1 << 20, chat, quiet=True)
-        except InputError:  # an empty response, or one that does not begin as its prompt
-            continue
-        length = int(rows.reach.max())
-        key = str(pair["prompt"])
+    for pair, prompt, *responses in zip(pairs, prompts, *sides, strict=True):
+        length, key = prompt + max(responses), str(pair["prompt"])
         if length <= settings.max_length and length < shortest.get(key, (length + 1, pair))[0]:
             shortest[key] = length, pair
     found = [pair for _, pair in shortest.values()]
@@ -247,7 +250,9 @@ class Runner:
         self.train_pairs = train
         self.chat = is_chat_of(self.tokenizer, train + held)
         self.held_pairs = held
-        self.held, _ = tokenize_pairs(held, self.tokenizer, settings.max_length, self.chat)
+        # twice what pairs were chosen by, which leaves out a chat's template: none is cut
+        self.most = 2 * settings.max_length + 200
+        self.held, _ = tokenize_pairs(held, self.tokenizer, self.most, self.chat)
         self.ref_logps: Tensor | None = None
 
     def policy(self, seed: int) -> Any:
@@ -276,7 +281,7 @@ class Runner:
             bf16=settings.bf16,
             layout="shared",
             head_chunk=1024,
-            max_length=settings.max_length,
+            max_length=self.most,
             chat_format=self.chat,
             on_bad_line="skip",
         )
@@ -353,8 +358,8 @@ def measures(rows: Sequence[PairRow], tokens: Tensor, prompts: Tensor) -> dict[s
     calibration         slope of the label's logistic regression on the margin: 1: sigma(f_w - f_l)
                         is the chance of winning
     length              correlation of f with the response's length
-    own_kl              mean of f over the policy's own responses: KL(pi_theta || pi_ref) of their
-                        first tokens
+    own_kl              KL(pi_theta || pi_ref) of the first tokens, from the policy's own responses:
+                        mean of f + e^-f - 1, which is never negative
     ==================  ============================================================================
     """
     f = torch.tensor([row.f for row in rows], dtype=torch.float64)  # (S, 2, P)
@@ -376,7 +381,7 @@ def measures(rows: Sequence[PairRow], tokens: Tensor, prompts: Tensor) -> dict[s
         "chosen_per_token": over_prompts(f[:, 0] / tokens[:, 0], prompts),
         "calibration": calibration(margin.mean(0)),
         "length": float(torch.corrcoef(both)[0, 1]) if both[0].std() > 0 else 0.0,
-        "own_kl": bootstrap_runs(own) if own.numel() else [float("nan")] * 3,
+        "own_kl": bootstrap_runs(own + torch.expm1(-own)) if own.numel() else [float("nan")] * 3,
         "values": {"accuracy": right, "margin": margin, "chosen": f[:, 0]},
     }
 
@@ -424,7 +429,7 @@ def calibration(margin: Tensor) -> float:
 
 
 def summary(results: Results) -> Stats:
-    """By name and rate: ``measures``; and each loss at one KL, between the two rates around it."""
+    """By name and rate: ``measures``, and differences to ``FIRST`` at the same rate."""
     tokens = torch.tensor(results.shared["tokens"], dtype=torch.float64)
     prompts = torch.tensor(results.shared["prompts"])
     rates = {
@@ -434,9 +439,6 @@ def summary(results: Results) -> Stats:
         }
         for arm, rows in groups(results.rows, "arm").items()
     }
-    ends = [max(value["own_kl"][0] for value in values.values()) for values in rates.values()]
-    # half of the median loss's largest: within the reach of most
-    level = sorted(ends)[len(ends) // 2] / 2 if ends else 0.0
     longer = (tokens[:, 0] > tokens[:, 1]).double() + 0.5 * (tokens[:, 0] == tokens[:, 1]).double()
     for rate in {rate for values in rates.values() for rate in values}:
         first = rates.get(FIRST, {}).get(rate)
@@ -445,19 +447,8 @@ def summary(results: Results) -> Stats:
                 values[rate]["differences"] = differences(
                     values[rate]["values"], first and first["values"], prompts
                 )
-    matched = {name: at_kl(values, level) for name, values in rates.items()}
     return {
         "rates": rates,
-        "level": level,
-        "matched": {
-            name: {
-                **{key: over_prompts(each, prompts) for key, each in values.items()},
-                "differences": differences(values, matched.get(FIRST), prompts),
-            }
-            if values
-            else None
-            for name, values in matched.items()
-        },
         "longer_wins": over_prompts(longer[None], prompts),
         # responses cut to the same length: nothing can be said of lengths then
         "alike": float((tokens[:, 0] == tokens[:, 1]).double().mean()),
@@ -473,31 +464,6 @@ def differences(
     if first is None:
         return {}
     return {key: over_prompts(own - first[key], prompts) for key, own in values.items()}
-
-
-def at_kl(rates: dict[float, dict[str, Any]], level: float) -> dict[str, Tensor] | None:
-    """Accuracy, margin and chosen log-ratio of every pair, (S, P) each, at a KL: between the two
-    rates around it, or between pi_ref and the first; None beyond the grid.
-
-    >>> def made(kl, accuracy, chosen):
-    ...     values = {"accuracy": accuracy, "margin": 0.0, "chosen": chosen}
-    ...     tensors = {key: torch.full((1, 2), value) for key, value in values.items()}
-    ...     return {"own_kl": [kl], "values": tensors}
-    >>> at_kl({1e-4: made(0.0, 0.5, 0.0), 1e-3: made(4.0, 0.7, 0.4)}, 1.0)["chosen"]
-    tensor([[0.2000, 0.2000]])
-    """
-    points = [value for value in rates.values() if value["own_kl"][0] == value["own_kl"][0]]
-    places = between([value["own_kl"][0] for value in points], level)
-    if places is None:
-        return None
-    # pi_ref, where it is one of the two, ranks no better than a coin
-    rest = 1 - sum(places.values())
-    start = {"accuracy": 0.5, "margin": 0.0, "chosen": 0.0}
-    return {
-        key: torch.stack([share * points[i]["values"][key] for i, share in places.items()]).sum(0)
-        + rest * start[key]
-        for key in start
-    }
 
 
 # --- Figures and words ----------------------------------------------------------------------------
@@ -577,7 +543,6 @@ def ranking(stats: Stats) -> Figure:
         xytext=(2, 2),
         textcoords="offset points",
     )
-    axes.axvline(stats["level"], color="black", lw=0.5, ls="--")
     axes.set_xscale("symlog", linthresh=0.01)
     axes.set_xlabel("KL to the reference on the first tokens of own responses, nats")
     axes.set_ylabel("held-out ranking accuracy")
@@ -635,21 +600,6 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
             for rate in rate_of
             for name, v in at(rate).items()
         ],
-        "matched": [
-            [
-                name,
-                *(interval(value[key]) for key in ("accuracy", "chosen")),
-                *(
-                    interval(value["differences"][key])
-                    if value["differences"] and name != FIRST
-                    else "–"
-                    for key in ("accuracy", "chosen")
-                ),
-            ]
-            if value
-            else [name, *["–"] * 4]
-            for name, value in stats["matched"].items()
-        ],
         "first_loss": FIRST,
         "apart": {
             rate: [
@@ -666,7 +616,7 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
 
 STUDY = Study(
     name="real-pairs",
-    title="An automatic judge's preferences between other models' answers",
+    title="Every loss on real preference pairs",
     presets=PRESETS,
     row=PairRow,
     identifiers=("arm", "learning_rate", "seed"),

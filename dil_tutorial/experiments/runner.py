@@ -78,7 +78,7 @@ class Settings:
 
 
 COUNTS = frozenset({"seeds", "learning_rates", "arms"})  # they say which runs there are
-MEMORY = 6 << 30  # bytes of hidden states that are remembered
+MEMORY = 6 << 30  # bytes of hidden states that are remembered on a CPU
 
 
 def check_settings(settings: Settings) -> None:
@@ -288,6 +288,7 @@ def train(
         rows,
         processing_class=tokenizer,
     )
+    trainer.token_metrics = False
     trainer.remove_callback(PrinterCallback)
     run_to_its_end(trainer, work)
     history = [row for row in trainer.state.log_history if "loss" in row]
@@ -360,7 +361,10 @@ class Runner:
         trained.
         """
         policy = adapted(base, self.settings.top_layers, self.settings.rank, seed)
-        if sum(hidden.numel() * hidden.element_size() for hidden in self.memory.values()) > MEMORY:
+        most = MEMORY
+        if self.device != "cpu":
+            most = torch.cuda.get_device_properties(0).total_memory // 4
+        if sum(hidden.numel() * hidden.element_size() for hidden in self.memory.values()) > most:
             self.memory.clear()
         remember_frozen_layers(policy, self.memory)
         return policy

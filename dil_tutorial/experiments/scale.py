@@ -6,7 +6,7 @@ same two rates.  Three questions:
 
 1. Does the corrected loss come closer to pi_chosen as the pairs become more?
 2. Does the published LSIF loss go below 0, away from pi_chosen, at any rate?
-3. Does DPO come closer to RLHF's optimum?
+3. Does DPO come closer to RLHF's optimum, f = R and a constant per prompt?
 
 Nothing is chosen by a validation loss: every loss is shown at every rate.  Pairs are drawn from
 the samples of the training prompts, more of each prompt as they become more; a smaller set is a
@@ -37,12 +37,15 @@ from dil_tutorial.experiments.runner import (
     chosen_arms,
     train,
 )
+from dil_tutorial.experiments.simulate import SPLITS
 from dil_tutorial.experiments.study import Figures, Results, Stats, Study, Work, groups
 from dil_tutorial.experiments.truth import (
     REACH,
     Truth,
     against,
+    attainable,
     mean,
+    one_slope,
     predicted,
     progress,
     reach,
@@ -51,10 +54,9 @@ from dil_tutorial.experiments.truth import (
 )
 from dil_tutorial.llm.metrics import kl_terms
 from dil_tutorial.losses import CATALOG
-from dil_tutorial.rlhf import rlhf_optimum
 from dil_tutorial.support import plotting
 from dil_tutorial.support.intervals import bootstrap_runs
-from dil_tutorial.support.words import listed, precise
+from dil_tutorial.support.words import precise
 
 PUBLISHED, RANKING = "DIL LSIF published", "DPO"
 ARMS = [Arm(loss) for loss in ("SFT", FIRST, PUBLISHED, RANKING)]
@@ -84,7 +86,6 @@ PRESETS = {
         samples=100,
         batch_size=64,
         evaluated=16,
-        policy_samples=1,
         sizes=(500, 2_000, 8_000, 60_000),
         repeats=(3, 3, 3, 1),
     ),
@@ -115,8 +116,8 @@ def check(settings: Scale) -> None:
         raise InputError("sizes and repeats: give as many of each, pairs and seeds")
     if min(*settings.sizes, *settings.repeats) < 1:
         raise InputError("sizes and repeats: give numbers of at least 1")
-    if FIRST not in [arm.name for arm in chosen_arms(ARMS, settings.arms)]:
-        raise InputError(f"the report of scale needs the arm {FIRST}, too")
+    if (settings.seeds, settings.pairs) != (Settings.seeds, Settings.pairs):
+        raise InputError("scale has sizes and repeats in place of pairs and seeds: set those")
 
 
 def pairs_of(data: Data, count: int, seed: int) -> list[dict[str, Any]]:
@@ -155,7 +156,7 @@ def run(work: Work) -> Iterator[PolicyRow]:
                     runner.tokenizer,
                     # the reference's scores are shared by the losses that read the same pairs
                     runner.folder / "work" / f"{size}-{seed}",
-                    **{**runner.training(rate, seed), "head_chunk": 0},
+                    **runner.training(rate, seed),
                 )
             except Diverged:
                 return {}
@@ -168,13 +169,13 @@ def run(work: Work) -> Iterator[PolicyRow]:
 
 
 def summary(results: Results) -> Stats:
-    """By (loss, rate, pairs): seeds, E_chosen f, shares of the way to pi_chosen and to RLHF, KL;
-    what is possible, and the optimum of each loss.
+    """By (loss, rate, pairs): seeds, E_chosen f, the share of the way to pi_chosen, the slope of f
+    on the reward within prompts (1 at RLHF's optimum for beta = 1, up to a constant per prompt),
+    KL; what is possible, and the optimum of the published loss.
     """
     held, M = Truth.of(results, "held-out"), results.settings.evaluated
-    t = held.world.advantage[:, :M]
-    imitated = held.log_ratio[:, :M].clamp(min=-5)
-    rlhf = (rlhf_optimum(held.world.ref, held.reward, 1.0) / held.world.ref).log()[:, :M]
+    t, reward = held.world.advantage[:, :M], held.reward[:, :M]
+    imitated = held.log_ratio.clamp(min=-5)
     cells = {}
     for key, rows in groups(results.rows, "arm", "learning_rate", "pairs").items():
         known = [row for row in rows if row.f_held_out is not None]
@@ -184,16 +185,18 @@ def summary(results: Results) -> Stats:
         cells[key] = {
             "seeds": len(known),
             "chosen": bootstrap_runs(weighed(f, 1 + t)),
-            "imitation": progress(f, imitated),
-            "rlhf": progress(f, rlhf),
+            "imitation": progress(f, imitated[:, :M]),
+            "reward": one_slope(reward, f),
             "kl": mean(kl_terms(f)) if reach(f) >= REACH else None,
         }
-    optima = {
-        arm: float(((1 + t) * predicted(given, "sum", held)[:, :M].clamp(min=-1e9)).mean())
-        for arm, given in results.shared["losses"].items()
+    published = predicted(results.shared["losses"][PUBLISHED], "sum", held).clamp(min=-1e9)
+    return {
+        "cells": cells,
+        "published": float(((1 + held.world.advantage) * published).mean()),
+        "possible": float(((1 + held.world.advantage) * imitated).mean()),
+        "attainable": attainable(held),
+        "imitator_on_reward": one_slope(reward, imitated[None, :, :M])[0],
     }
-    possible = float(((1 + t) * imitated).mean())
-    return {"cells": cells, "optima": optima, "possible": possible}
 
 
 # --- Figures and words ----------------------------------------------------------------------------
@@ -212,10 +215,11 @@ def figures(results: Results, stats: Stats) -> Figures:
 
 def amount(results: Results, stats: Stats) -> Figure:
     """E_chosen f of each loss against the number of pairs, with intervals."""
-    rates = sorted(results.settings.learning_rates)
+    settings = results.settings
+    rates = sorted(settings.learning_rates)
     drawn, panels = plotting.new_figure(columns=len(rates), width=5 * len(rates), height=3.8)
     for axes, rate in zip(panels, rates, strict=True):
-        for place, arm in enumerate(chosen_arms(ARMS, results.settings.arms)):
+        for place, arm in enumerate(chosen_arms(ARMS, settings.arms)):
             points = sorted(
                 (size, value["chosen"])
                 for (name, at, size), value in stats["cells"].items()
@@ -228,6 +232,7 @@ def amount(results: Results, stats: Stats) -> Figure:
                 axes.plot([x, x], [low, high], color=color, lw=1.5)
         axes.axhline(stats["possible"], color="black", lw=1, ls="--", label="pi_chosen itself")
         axes.axhline(0, color="black", lw=0.6)
+        axes.set_xlim(0.8 * min(settings.sizes), 1.3 * max(settings.sizes))
         axes.set_xscale("log")
         axes.set(xlabel="pairs, read once", ylabel="E_chosen f, nats", title=f"rate {rate:g}")
     panels[0].legend(frameon=False, fontsize=8)
@@ -238,29 +243,35 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
     """The lists and tables that the page's sentences name."""
     cells, settings = stats["cells"], results.settings
     sizes = sorted({size for _, _, size in cells})
+    held = len(results.shared["truth"]["held-out"]["prompts"])
+    trained = round(held * SPLITS["train"] / SPLITS["held-out"])
 
-    def paths(arm: str, name: str) -> dict[float, list[Any]]:
-        """By rate a measure at each number of pairs."""
-        return {
-            rate: [cells[arm, rate, size][name] for size in sizes if (arm, rate, size) in cells]
+    def paths(arm: str, name: str) -> dict[float, list[tuple[int, Any]]]:
+        """By rate (pairs, measure), the fewest pairs first; rates at which there is none are left
+        out.
+        """
+        found = {
+            rate: [
+                (size, cells[arm, rate, size][name]) for size in sizes if (arm, rate, size) in cells
+            ]
             for rate in sorted(settings.learning_rates)
         }
+        return {rate: path for rate, path in found.items() if path}
 
-    def rises(arm: str, name: str) -> list[float]:
+    def rises(arm: str, name: str) -> list[str]:
         """The rates at which the most pairs are better than the fewest, interval from interval."""
         return [
-            rate
-            for rate, path in paths(arm, name).items()
-            if len(path) > 1 and path[-1][1] > path[0][2]
+            f"{rate:g}" for rate, path in paths(arm, name).items() if path[-1][1][1] > path[0][1][2]
         ]
 
+    arms = [arm.name for arm in chosen_arms(ARMS, settings.arms)]
     return {
         "sizes": sizes,
         "first": FIRST,
         "published": PUBLISHED,
         "ranking": RANKING,
-        "rises": {arm.name: rises(arm.name, "chosen") for arm in chosen_arms(ARMS, settings.arms)},
-        "to_rlhf": rises(RANKING, "rlhf"),
+        "rises": {arm: rises(arm, "chosen") for arm in arms},
+        "to_rlhf": rises(RANKING, "reward"),
         "paths": paths,
         "below": {
             arm: [
@@ -278,15 +289,15 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
                 str(value["seeds"]),
                 precise(value["chosen"]),
                 f"{value['imitation'][0]:.0%}",
-                f"{value['rlhf'][0]:.0%}",
+                precise(value["reward"]),
                 precise(value["kl"]) if value["kl"] else "–",
             ]
             for (arm, rate, size), value in sorted(
                 cells.items(), key=lambda item: (item[0][2], item[0][1])
             )
         ],
-        "listed": listed,
-        "precise": precise,
+        "repeated": sizes[-1] > settings.samples // 2 * trained,
+        "answered": all(paths(arm, "chosen") for arm in (FIRST, PUBLISHED, RANKING)),
         "finished": len(results.rows) == steps(settings),
     }
 

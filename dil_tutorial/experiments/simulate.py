@@ -327,9 +327,10 @@ def draw_once(
     """``draw`` into ``out``/drawn.jsonl, continuing from what is there if it was made with the same
     settings.
     """
+    how = {key: settings[key] for key in ("temperature", "top_p") if key in settings}
     sampling = {
         key: settings[key] for key in ("model", "samples", "max_new_tokens", "chat", "seed")
-    }
+    } | how
     sampling["prompts"] = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
     noted = out / "drawn.json"
     if noted.exists():
@@ -351,6 +352,7 @@ def draw_once(
         chat=settings["chat"],
         rows=256 if model.device.type == "cpu" else 4096,
         quiet=quiet,
+        **how,
     )
 
 

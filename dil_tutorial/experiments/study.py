@@ -19,6 +19,7 @@ import hashlib
 import importlib
 import json
 import re
+import signal
 import threading
 import time
 import types
@@ -55,6 +56,7 @@ class Results:
     shared: dict[str, Any] = field(default_factory=dict)
     made: dict[str, Any] = field(default_factory=dict)  # versions, machine, command, time
     folder: Path = Path()  # where the file lies
+    unfinished: bool = False  # its time was up
 
     def where(self, **identifiers: Any) -> list[Any]:
         """The rows with these values, in order."""
@@ -240,40 +242,52 @@ def execute(
     work = Work(settings, folder, one.counts, quiet=quiet)
     results = Results(settings, [], work.shared, provenance(), folder)
     saved = time.monotonic()
-    with time_limit(minutes):
+    with time_limit(minutes) as is_up:
         for row in one.run(work):
             results.rows.append(row)
             done(", ".join(str(getattr(row, name)) for name in one.identifiers))
             if time.monotonic() - saved > 60:
                 save(one, results)
                 saved = time.monotonic()
+        is_up.clear()  # all is done, in time or not
+    results.unfinished = is_up.is_set()
     save(one, results)
     return results
 
 
 @contextmanager
-def time_limit(minutes: float | None) -> Iterator[None]:
+def time_limit(minutes: float | None) -> Iterator[threading.Event]:
     """What is inside stops after so many minutes as by Ctrl-C, and that is no error; without a
-    limit if None.
+    limit if None.  The event that it gives says whether the time was up.
     """
+    is_up, over = threading.Event(), threading.Event()
     if minutes is None:
-        yield
+        yield is_up
         return
-    is_up = threading.Event()
+
+    def interrupt(*_: Any) -> None:
+        if not over.is_set():
+            raise KeyboardInterrupt
 
     def stop() -> None:
         is_up.set()
         _thread.interrupt_main()
 
+    # of its own: a command in the background ignores Ctrl-C, and this must not
+    before = signal.signal(signal.SIGINT, interrupt)
     timer = threading.Timer(60 * minutes, stop)
     timer.start()
     try:
-        yield
+        yield is_up
+        over.set()
     except KeyboardInterrupt:
         if not is_up.is_set():
             raise
     finally:
+        over.set()
         timer.cancel()
+        timer.join()
+        signal.signal(signal.SIGINT, before)
 
 
 def save(one: Study, results: Results, folder: Path | None = None) -> Path:

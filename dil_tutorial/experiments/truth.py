@@ -273,20 +273,76 @@ def progress(f: Tensor, target: Tensor) -> Interval:
     return bootstrap_runs(both, lambda parts, dim: parts[0].mean(dim) / parts[1].mean(dim))
 
 
-def between(kls: Sequence[float], level: float) -> dict[int, float] | None:
-    """The policies with the nearest KL to pi_ref below and above a level, by place, and the share
-    of each that has the level's root between them; None where no policy went that far.
+def attainable(truth: Truth) -> float:
+    """What ``progress`` towards the estimated pi_chosen gives for pi_chosen itself, about: t is
+    estimated on K - 1 samples, and half the squared error of log(1 + t) is no distance to go.
 
-    Roots, because the KL of a small step is quadratic in its length and what it changes is linear.
-    Below the first policy pi_ref itself stands, for which every measure of f is 0.
-
-    >>> between([0.04, 0.16], 0.09), between([0.04, 0.16], 0.01), between([0.04, 0.16], 0.5)
-    ({1: 0.5, 0: 0.5}, {0: 0.5}, None)
+    >>> truth = Truth(torch.randn(50, 30), torch.zeros(50, 30), torch.ones(50, 30))
+    >>> 0.5 < attainable(truth) < 1
+    True
     """
-    root, before, previous = level**0.5, 0.0, None
-    for x, place in sorted((max(value, 0.0) ** 0.5, place) for place, value in enumerate(kls)):
-        if x >= root:
-            share = round((root - before) / (x - before), 12) if x > before else 1.0
-            return {place: share} | ({} if previous is None else {previous: round(1 - share, 12)})
-        before, previous = x, place
-    return None
+    ratio = 1 + truth.world.advantage
+    possible = (ratio * truth.log_ratio.clamp(min=-5)).mean()
+    noise = (ratio * truth.error**2).nan_to_num(posinf=0.0).mean() / 2
+    return float(1 - noise / possible)
+
+
+def one_slope(x: Tensor, y: Tensor) -> Interval:
+    """Slope of y (S, X, M) on x (X, M) within prompts, with its interval over seeds and prompts.
+
+    >>> x = torch.arange(6.0, dtype=torch.float64).view(3, 2)
+    >>> [round(number, 6) for number in one_slope(x, 2 * x[None] + torch.tensor([[5.0], [7], [9]]))]
+    [2.0, 2.0, 2.0]
+    """
+    x, y = (part - part.mean(-1, keepdim=True) for part in (x, y))
+    sums = torch.stack([(x * x).sum(-1).expand(y.shape[:-1]), (x * y).sum(-1)], 1)
+    return bootstrap_runs(sums, lambda parts, dim: parts[1].sum(dim) / parts[0].sum(dim))
+
+
+# --- Shorter ways in the same direction -----------------------------------------------------------
+
+PATH = torch.linspace(0, 1, 51, dtype=torch.float64)
+
+
+def along_path(f: Tensor, weight: Tensor, more: Tensor | None = None) -> Tensor:
+    """What is needed of each prompt for ``at_level``, (S, k, X): E_chosen f, and for each a of
+    ``PATH`` E_ref[e^(af)] and E_ref[af e^(af)]; with ``more`` (X, M) E_ref[more e^(af)], too.
+
+    f is (S, X, M), ``weight`` is pi_chosen/pi_ref, (X, M).
+    """
+    ratios = [(a * f).exp() for a in PATH]
+    parts = [weighed(f, weight)]
+    parts += [with_control_variate(ratio, f) for ratio in ratios]
+    parts += [with_control_variate(a * f * e, f) for a, e in zip(PATH, ratios, strict=True)]
+    if more is not None:
+        parts += [with_control_variate(more * ratio, f) for ratio in ratios]
+    return torch.stack(parts, 1)
+
+
+def at_level(parts: Tensor, level: float, dim: int = -1, more: bool = False) -> Tensor:
+    """E_chosen log(pi_a/pi_ref) of the policy pi_a = pi_ref^(1-a) pi_theta^a / Z whose KL to pi_ref
+    is ``level``, from ``along_path``'s parts (k, ..., X); with ``more`` E_{pi_a} of that.
+
+    The normalizer is pooled over prompts, since few samples of one prompt know little of it.  A
+    policy that does not go as far is taken as it is.
+
+    >>> f = torch.tensor([[0.5, 1.5]] * 3).double().log()[None]
+    >>> parts = along_path(f, f[0].exp())
+    >>> bool(at_level(parts[0], 1.0) > at_level(parts[0], 0.01) > 0)
+    True
+    """
+    means, A = parts.mean(dim), len(PATH)
+    chosen, ratio, weighted = means[0], means[1 : A + 1], means[A + 1 : 2 * A + 1]
+    kl = weighted / ratio - ratio.log()  # (A, ...)
+    place = ((kl < level).sum(0)).clamp(1, A - 1)[None]  # the first a that goes as far
+
+    def between(values: Tensor) -> Tensor:
+        below, above = values.gather(0, place - 1)[0], values.gather(0, place)[0]
+        return below + share * (above - below)
+
+    low, high = kl.gather(0, place - 1)[0], kl.gather(0, place)[0]
+    share = ((level - low) / (high - low)).clamp(0, 1)
+    if more:
+        return between(means[2 * A + 1 :] / ratio)
+    a = between(PATH.view(-1, *[1] * (kl.dim() - 1)).expand_as(kl))
+    return a * chosen - between(ratio.log())

@@ -117,6 +117,8 @@ def generate(
     """
     if not all(prompts):
         raise InputError("a prompt has no tokens: give a text")
+    if common_random_numbers and (temperature, top_p) != (1.0, 1.0):
+        raise InputError("common_random_numbers: at temperature 1 and top_p 1 alone")
     model.eval()
     vocabulary = model.config.get_text_config().vocab_size
     held = LOGITS
@@ -138,7 +140,7 @@ def generate(
         "return_dict_in_generate": True,
     }
     warpers: list[Any] = [TemperatureLogitsWarper(temperature)] if temperature > 0 else []
-    warpers += [TopPLogitsWarper(top_p)] if top_p < 1 else []
+    warpers += [TopPLogitsWarper(top_p)] if temperature > 0 and top_p < 1 else []
     drawn: list[Sample] = []
     with _seeded(seed, model.device), neutral(model):
         noise = [CommonRandomNumbers(seed or 0)] if common_random_numbers else []

@@ -14,9 +14,18 @@ pytest.importorskip("peft", reason="language models need the llm extra")
 
 from dil_tutorial.experiments import matched, off_policy, scale, study
 from dil_tutorial.experiments.matched import FIRST
+from dil_tutorial.experiments.runner import PolicyRow
 from dil_tutorial.experiments.simulate import preference_of, world_of_samples
-from dil_tutorial.experiments.truth import between, progress, weighed
+from dil_tutorial.experiments.truth import (
+    Truth,
+    along_path,
+    at_level,
+    attainable,
+    progress,
+    weighed,
+)
 from dil_tutorial.llm.metrics import kl_terms
+from dil_tutorial.losses import CATALOG
 from dil_tutorial.rlhf import kl
 from toy import optima
 
@@ -26,18 +35,24 @@ def world(seed, prompts=40, samples=9):
     return world_of_samples(preference_of(torch.randn(prompts, samples, generator=rng)))
 
 
-@given(st.lists(st.floats(0, 4), min_size=1, max_size=5), st.floats(1e-6, 5))
-def test_a_kl_lies_between_its_neighbors(kls, level):
-    """Shares add up to one, pi_ref's included, and have the level's root between them."""
-    shares = between(kls, level)
-    if max(kls) ** 0.5 < level**0.5:
-        assert shares is None
-        return
-    total = sum(shares.values())
-    assert min(shares.values()) >= -1e-9
-    assert total <= 1 + 1e-9
-    root = sum(share * kls[place] ** 0.5 for place, share in shares.items())
-    assert root == pytest.approx(level**0.5, abs=1e-6)
+@given(st.integers(0, 10_000), st.floats(0.05, 0.95))
+def test_a_policy_is_scaled_back_to_a_kl_exactly(seed, share):
+    """Against the policy itself, pi_ref^(1-a) pi_theta^a / Z, where every response is known."""
+    truth = world(seed, prompts=1)
+    rng = torch.Generator().manual_seed(seed + 1)
+    far = truth.ref.log() + torch.randn(truth.ref.shape, generator=rng).double()
+    level = (share * kl(far.softmax(1), truth.ref)).item()
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        a = (low + high) / 2
+        back = (a * far + (1 - a) * truth.ref.log()).softmax(1)
+        low, high = (a, high) if kl(back, truth.ref).item() < level else (low, a)
+    exact = (truth.chosen * (back / truth.ref).log()).sum()
+    f = (far.softmax(1) / truth.ref).log()
+    parts = along_path(f[None], 1 + truth.advantage, truth.advantage)[0]
+    assert at_level(parts, level).item() == pytest.approx(exact.item(), abs=2e-3)
+    gain = (back * truth.advantage).sum()
+    assert at_level(parts, level, more=True).item() == pytest.approx(gain.item(), abs=2e-3)
 
 
 @given(st.integers(0, 10_000), st.floats(0, 1))
@@ -71,17 +86,32 @@ def test_the_rate_alone_moves_no_loss_past_another():
     found = matched.at_rate(f, t, dict.fromkeys(f, g))
     assert [one.direction for one in found.values()] == ["right", "right", "too far", "wrong"]
     assert matched.differing(found) == {"above": ["DPO"], "below": ["SFT", "KTO"]}
+    # rates of other lengths: near the level, just beyond it, far beyond it
     sweeps = {
-        loss: [policy(length * step) for step in (0.02, 0.1, 0.5)]
-        for loss, length in lengths.items()
-        if loss != "KTO"
+        FIRST: [policy(0.3), policy(0.9)],
+        "DPO": [policy(0.5), policy(1.0)],
+        "SFT": [policy(4.0)],
+        "IPO": [policy(0.1)],
     }
-    level = min(kl_terms(rates[-1]).mean().item() for rates in sweeps.values()) * 0.9
+    level = kl_terms(policy(0.5)).mean().item() * 0.98
     at_kl = matched.at_kl(sweeps, t, level)
-    first = at_kl[FIRST].chosen[0]
+    assert {loss: one.place for loss, one in at_kl.items()} == {FIRST: 1, "DPO": 0, "SFT": 0}
+    expected = weighed(policy(0.5), 1 + t).mean().item()
     for one in at_kl.values():
-        assert one.chosen[0] == pytest.approx(first, rel=0.1)
-    assert first > 0.01
+        assert one.chosen[0] == pytest.approx(expected, rel=0.05)
+        assert abs(one.difference[0]) < 0.05 * expected
+    assert expected > 0.01
+
+
+def test_pi_chosen_itself_scores_what_can_be_attained():
+    """Half of the samples estimate pi_chosen, whose truth all of many samples know."""
+    rng = torch.Generator().manual_seed(0)
+    reward = torch.randn(400, 200, generator=rng).double()
+    zeros = torch.zeros_like(reward)
+    exact, few = Truth(reward, zeros, zeros), Truth(reward[:, :12], zeros[:, :12], zeros[:, :12])
+    score = progress(exact.log_ratio[None, :, :12], few.log_ratio.clamp(min=-5))[0]
+    assert score < 0.97
+    assert attainable(few) == pytest.approx(score, abs=0.04)
 
 
 @pytest.mark.slow
@@ -156,6 +186,35 @@ def test_fewer_pairs_are_a_part_of_more(count, seed):
     assert len(some) == count
     first = [(row["of"], k) for row in some[:6] for k in row["pair"]]
     assert len(set(first)) == len(first)
+
+
+@pytest.mark.parametrize("count", [1, 4, 8, 9, 12])
+def test_a_page_is_made_of_the_first_rows_alone(count, tmp_path):
+    """Whatever was finished when the time was up."""
+    settings = scale.Scale(sizes=(8, 30), repeats=(2, 1), samples=6, max_new_tokens=3)
+    rng = torch.Generator().manual_seed(1)
+
+    def numbers(*shape):
+        return torch.randn(*shape, generator=rng).tolist()
+
+    truth = {
+        "prompts": ["a", "b", "c"],
+        "reward": numbers(3, 6),
+        "logp": numbers(3, 6),
+        "tokens": [[3] * 6] * 3,
+        "text": [["x"] * 4] * 3,
+    }
+    rows = [
+        PolicyRow(arm.name, learning_rate=rate, seed=seed, pairs=size, f_held_out=numbers(3, 4))
+        for seed, size, rate, arm in scale.runs(settings)
+    ]
+    losses = {arm.name: CATALOG[arm.loss].named_settings for arm in scale.ARMS}
+    shared = {"truth": {"held-out": truth}, "losses": losses}
+    results = study.Results(settings, rows[:count], shared)
+    study.report(scale.STUDY, results, tmp_path)
+    page = (tmp_path / "scale.md").read_text()
+    assert "Not all runs" in page
+    assert page.count("| 8 |") == min(count, 8)
 
 
 def test_a_policy_weighs_its_own_optimum_fully():
