@@ -103,32 +103,32 @@ def at_rate(
 @dataclass(frozen=True)
 class AtKL:
     """One loss at a KL: E_chosen f, and the same less that of ``FIRST``, paired, where that went as
-    far; ``place`` says which of its rates was scaled back.
+    far; ``rate`` is that of the policy that was scaled back.
     """
 
     chosen: Interval
     difference: Interval | None
-    place: int
+    rate: float
 
 
-def at_kl(sweeps: Mapping[str, Sequence[Tensor]], t: Tensor, level: float) -> dict[str, AtKL]:
+def at_kl(sweeps: Mapping[str, Mapping[float, Tensor]], t: Tensor, level: float) -> dict[str, AtKL]:
     """By loss E_chosen f at a KL to pi_ref; of losses that went that far within reach of pi_ref's
     samples.
 
-    ``sweeps`` are log-ratios (S, X, M) of each rate, the lowest first.  The policy of the first
-    that goes beyond the level is scaled back to it, pi_ref^(1-a) pi_theta^a / Z (``at_level``), and
-    again so in every resample.
+    ``sweeps`` are log-ratios (S, X, M) by rate.  The policy of the lowest rate that goes beyond the
+    level is scaled back to it, pi_ref^(1-a) pi_theta^a / Z (``at_level``), and again so in every
+    resample.
 
     >>> t = torch.tensor([[-0.5, 0.5]] * 4).double()
-    >>> sweeps = {"SFT": [t.log1p()[None]]}
+    >>> sweeps = {"SFT": {1e-3: t.log1p()[None]}}
     >>> bool(0 < at_kl(sweeps, t, 0.01)["SFT"].chosen[0] < at_kl(sweeps, t, 0.1)["SFT"].chosen[0])
     True
     """
-    places, parts = {}, {}
+    used, parts = {}, {}
     for loss, rates in sweeps.items():
-        for place, f in enumerate(rates):
+        for rate, f in sorted(rates.items()):
             if reach(f) >= REACH and kl_terms(f).mean() >= level:
-                places[loss], parts[loss] = place, along_path(f, 1 + t)
+                used[loss], parts[loss] = rate, along_path(f, 1 + t)
                 break
 
     def chosen(own: Tensor, dim: int) -> Tensor:
@@ -144,26 +144,23 @@ def at_kl(sweeps: Mapping[str, Sequence[Tensor]], t: Tensor, level: float) -> di
             bootstrap_runs(torch.cat([own, parts[FIRST]], 1), difference)
             if FIRST in parts
             else None,
-            places[loss],
+            used[loss],
         )
         for loss, own in parts.items()
     }
 
 
-def within_reach(rates: Sequence[Tensor]) -> list[Tensor]:
-    """The log-ratios of policies that pi_ref's samples reach."""
-    return [f for f in rates if reach(f) >= REACH]
-
-
-def common_level(sweeps: Mapping[str, Sequence[Tensor]]) -> float:
-    """A KL that most losses go beyond: half of the median loss's largest within reach.
+def common_level(sweeps: Mapping[str, Mapping[float, Tensor]]) -> float:
+    """A KL that most losses go beyond: half of the median loss's largest within reach of pi_ref's
+    samples.
 
     >>> t = torch.tensor([[-0.5, 0.5]] * 4).double()
-    >>> round(common_level({"SFT": [t.log1p()[None]], "DPO": [t.log1p()[None] / 9]}), 3)
+    >>> sweeps = {"SFT": {1e-3: t.log1p()[None]}, "DPO": {1e-3: t.log1p()[None] / 9}}
+    >>> round(common_level(sweeps), 3)
     0.065
     """
     largest = sorted(
-        max((kl_terms(f).mean().item() for f in within_reach(rates)), default=0.0)
+        max((kl_terms(f).mean().item() for f in rates.values() if reach(f) >= REACH), default=0.0)
         for rates in sweeps.values()
     )
     return largest[len(largest) // 2] / 2
@@ -195,8 +192,7 @@ def compare(results: Results, reduction: str | None = None) -> Comparison:
     M = next(iter(next(iter(f.values())).values())).shape[-1]
     t = truth.world.advantage[:, :M]
     common = sorted(set.intersection(*(set(rates) for rates in f.values())))
-    sweeps = {arm: [*rates.values()] for arm, rates in f.items()}
-    level = common_level(sweeps)
+    level = common_level(f)
     return Comparison(
         prompts=len(t),
         rates={
@@ -207,7 +203,7 @@ def compare(results: Results, reduction: str | None = None) -> Comparison:
             )
             for rate in common
         },
-        levels={kl: at_kl(sweeps, t, kl) for kl in (level / 4, level)},
+        levels={kl: at_kl(f, t, kl) for kl in (level / 4, level)},
         attainable=attainable(truth),
     )
 
@@ -283,7 +279,7 @@ def kl_rows(found: Mapping[float, Mapping[str, AtKL]], losses: Sequence[str]) ->
         for measured in found.values():
             one = measured.get(loss)
             row += [
-                precise(one.chosen) if one else "–",
+                f"{precise(one.chosen)}, from {one.rate:g}" if one else "–",
                 precise(one.difference) if one and one.difference and loss != FIRST else "–",
             ]
         rows.append(row)
