@@ -59,7 +59,7 @@ from dil_tutorial.support.intervals import bootstrap_runs
 from dil_tutorial.support.words import precise
 
 PUBLISHED, RANKING = "DIL LSIF published", "DPO"
-ARMS = [Arm(loss) for loss in ("SFT", FIRST, PUBLISHED, RANKING)]
+ARMS = [Arm(loss) for loss in (FIRST, PUBLISHED, RANKING, "SFT")]
 
 
 @dataclass(frozen=True)

@@ -410,27 +410,55 @@ def test_words_follow_the_numbers():
 
 @pytest.mark.slow
 def test_a_study_stops_after_its_minutes_and_continues(tiny_model, tmp_path):
-    """With a page of what is there; in the end the numbers of a study that was left alone."""
+    """As on a machine that is lent: with a page of what is there, and in the end the numbers of a
+    study that was left alone.
+    """
+    more = ("--preset", "gpu", "--set", "sizes=8,400", "--set", "evaluated=4")
     folder = tmp_path / "out"
-    command = [*arguments("scale", tiny_model, folder), "--set", "sizes=8,400"]
-    for _ in range(2):
-        stopped = dil(*command, "--minutes", "0.2")
-        assert stopped.returncode == 0, stopped.stderr
-        assert "Traceback" not in stopped.stderr
-        if "run the same command to continue" not in stopped.stdout:
-            break
-    assert len(numbers_of("scale", folder)[0]) >= 1
+    command = [*arguments("scale", tiny_model, folder), *more]
+    stopped = dil(*command, "--minutes", "0.2")
+    assert stopped.returncode == 0, stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    assert "run the same command to continue" in stopped.stdout
+    rows, _, _ = numbers_of("scale", folder)
+    assert ("Not all runs" in (folder / "scale.md").read_text()) if rows else True
     assert dil(*command).returncode == 0
     assert "Not all runs" not in (folder / "scale.md").read_text()
-    other = arguments("scale", tiny_model, tmp_path / "other")
-    assert dil(*other, "--set", "sizes=8,400").returncode == 0
-    assert numbers_of("scale", folder) == numbers_of("scale", tmp_path / "other")
+    other = tmp_path / "other"
+    assert dil(*arguments("scale", tiny_model, other), *more).returncode == 0
+    assert numbers_of("scale", folder) == numbers_of("scale", other)
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"), [(name, preset) for name in STUDIES for preset in ("cpu", "gpu")]
+)
+def test_every_preset_can_be_run(name, preset, tiny_model, tmp_path):
+    if STUDIES[name].models:
+        pytest.importorskip("peft", reason="language models need the llm extra")
+    one = study.study(name)
+    if preset not in one.presets:
+        pytest.skip("no such preset")
+    changes = [f"model={tiny_model}"] if STUDIES[name].models else []
+    if name == "off-policy":
+        changes.append(f"other_model={tiny_model}")
+    if name == "real-pairs":
+        rows = [{"prompt": f"{i}", "chosen": "a", "rejected": "b"} for i in range(12)]
+        path = tmp_path / "pairs.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        changes.append(f"data={path}")
+    assert one.steps(study.settings_of(one, preset, changes)) > 0
 
 
 def test_a_time_limit_is_no_error_and_hides_none():
-    with study.time_limit(0.001):
-        while True:
-            time.sleep(0.01)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in the background of a shell
+    try:
+        with study.time_limit(0.001) as is_up:
+            while True:
+                time.sleep(0.01)
+        assert is_up.is_set()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
     with pytest.raises(KeyboardInterrupt), study.time_limit(1):
         raise KeyboardInterrupt  # by a person
     with pytest.raises(ZeroDivisionError), study.time_limit(1):
