@@ -7,7 +7,7 @@ language models from here, so that one number stands in one place: in the commit
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dil_tutorial.experiments import best_of_four, off_policy, scale, study
@@ -27,6 +27,7 @@ LOSSES = (
     "KTO",
     "SimPO",
 )
+BEYOND = (*(f"DIL {h} published" for h in ("BCE", "UKL", "LSIF")), "DPO")  # optima beyond pi_chosen
 ASSUMES = {
     "SFT": "chosen responses alone; takes on how they are written",
     "corrected": "pairs of the reference: two draws and a label (of the best of K: weight 1/K)",
@@ -72,12 +73,31 @@ def findings() -> dict[str, Any]:
         "cut": cut,
         "cut_words": best_of_four.words(cut, cut_stats),
         "worth": worth_stats,
+        "beyond": BEYOND,
+        "at_rates": {
+            loss: counted(loss, [*short.rates.values(), *long.rates.values()]) for loss in BEYOND
+        },
+        "at_kls": {
+            loss: counted(loss, [*short.levels.values(), *long.levels.values()]) for loss in BEYOND
+        },
         "compared": sum(len(found) - 1 for c in (short, long) for found in everything(c)),
         "apart": sum(
             len(sides["above"] + sides["below"])
             for c in (short, long)
             for sides in map(differing, everything(c))
         ),
+    }
+
+
+def counted(loss: str, found: Sequence[Mapping[str, Measured | AtKL]]) -> dict[str, int]:
+    """In how many comparisons a loss is below and above ``FIRST``, interval from zero, of how
+    many.
+    """
+    sides = [differing(one) for one in found if loss in one]
+    return {
+        "below": sum(loss in one["below"] for one in sides),
+        "above": sum(loss in one["above"] for one in sides),
+        "all": len(sides),
     }
 
 
@@ -93,7 +113,8 @@ def world(compared: Comparison) -> dict[str, Any]:
     Key             Meaning
     ==============  ================================================================================
     by_rate, by_kl  the losses above and below ``FIRST``, interval and all, at each rate and KL
-    alike           at each KL the largest end of an interval of the others' differences
+    apart           the largest difference of a loss of ``BEYOND`` to ``FIRST`` at one KL
+    possible        E_chosen f of pi_chosen itself, in these prompts' worlds of samples
     shares          the least and the largest share of the way to its optimum at the lowest rate
     first           E_chosen f of ``FIRST`` at each rate
     ==============  ================================================================================
@@ -106,24 +127,18 @@ def world(compared: Comparison) -> dict[str, Any]:
         "levels": sorted(compared.levels),
         "by_rate": {rate: differing(found) for rate, found in compared.rates.items()},
         "by_kl": {level: differing(found) for level, found in compared.levels.items()},
-        "alike": {level: alike(found) for level, found in compared.levels.items()},
+        "apart": max(
+            abs(found[loss].chosen[0] - found[FIRST].chosen[0])
+            for found in compared.levels.values()
+            for loss in BEYOND
+            if loss in found and FIRST in found
+        ),
+        "possible": lowest[FIRST].optimum,
         "shares": [min(shares), max(shares)],
         "first": {rate: found[FIRST].chosen for rate, found in compared.rates.items()},
         "at_rate": compared.rates,
         "at_kl": compared.levels,
     }
-
-
-def alike(found: Mapping[str, AtKL]) -> float:
-    """The largest end of the intervals that hold 0, of differences to ``FIRST``."""
-    sides = differing(found)
-    apart = {FIRST, *sides["above"], *sides["below"]}
-    ends = [
-        max(abs(end) for end in one.difference[1:])
-        for loss, one in found.items()
-        if loss not in apart and one.difference is not None
-    ]
-    return max(ends, default=0.0)
 
 
 def chosen_rates(stats: dict[str, Any]) -> list[tuple[str, list[str]]]:

@@ -34,7 +34,7 @@ from dil_tutorial.experiments.truth import (
 )
 from dil_tutorial.llm.metrics import kl_terms
 from dil_tutorial.support.intervals import bootstrap_runs
-from dil_tutorial.support.words import fixed, precise
+from dil_tutorial.support.words import fixed, percent, precise
 
 FIRST = "DIL BCE corrected"  # the loss that the others are compared with
 
@@ -218,7 +218,7 @@ def rate_rows(measured: Mapping[str, Measured]) -> list[list[str]]:
             precise(one.chosen),
             precise(one.difference) if loss != FIRST else "–",
             fixed(one.optimum, 3) if one.optimum > -1e3 else "−∞",
-            f"{one.progress[0]:.0%}",
+            percent(one.progress[0]),
             precise(one.kl) if one.kl else "–",
             one.direction,
         ]

@@ -66,7 +66,7 @@ from dil_tutorial.llm.sampling import score_drawn
 from dil_tutorial.losses import CATALOG, make_loss
 from dil_tutorial.support import plotting
 from dil_tutorial.support.intervals import bootstrap_runs
-from dil_tutorial.support.words import fixed, listed, precise
+from dil_tutorial.support.words import fixed, listed, precise, span
 from toy.fit import initial_logits, log_ratio, newton, population_loss
 from toy.worlds import World
 
@@ -341,11 +341,21 @@ def summary(results: Results) -> Stats:
             "possible_mu": float(((1 + t_mu) * (t_mu.log1p().clamp(min=-30) + style)).mean()),
             "kl_mu": float(style.mean()),
             "attenuation": attenuation(reward, t_mu),
+            "spreads": [within_prompts(preferred), within_prompts(style)],
         }
     stats["level"] = common_level(stats)
     for one in stats["sources"].values():
         one["matched"] = matched(one["cells"], stats["level"])
     return stats
+
+
+def within_prompts(x: Tensor) -> float:
+    """The standard deviation of x (X, K) within prompts.
+
+    >>> within_prompts(torch.tensor([[1.0, 3.0], [7.0, 9.0]]))
+    1.0
+    """
+    return (x - x.mean(1, keepdim=True)).square().mean().sqrt().item()
 
 
 def attenuation(reward: Tensor, t: Tensor) -> float:
@@ -359,14 +369,15 @@ def attenuation(reward: Tensor, t: Tensor) -> float:
 
 
 def common_level(stats: Stats) -> float:
-    """Half of the KL that the median loss and source go to."""
+    """A KL that every loss goes beyond with every source: nine tenths of the least that one reaches
+    at most.
+    """
     largest: dict[Any, float] = {}
     for source, one in stats["sources"].items():
         for (arm, _), value in one["cells"].items():
             if value["kl"]:
                 largest[source, arm] = max(largest.get((source, arm), 0.0), value["kl"][0])
-    ordered = sorted(largest.values())
-    return ordered[len(ordered) // 2] / 2 if ordered else 0.0
+    return 0.9 * min(largest.values(), default=0.0)
 
 
 def matched(
@@ -424,14 +435,22 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
     off = {source: one for source, one in stats["sources"].items() if source != OWN}
     rates = sorted(results.settings.learning_rates)
 
-    def style_count(arm: str) -> int:
-        """At how many rates and sources a loss has taken on how mu writes, interval from 0."""
-        return sum(
-            one["cells"][arm, rate]["slopes"][1][1] > 0
-            for one in off.values()
-            for rate in rates
-            if (arm, rate) in one["cells"]
-        )
+    # where mu's way of writing varies enough for a coefficient on it
+    varied = [source for source, one in off.items() if one["spreads"][1] > one["spreads"][0]]
+
+    def range_of(arm: str, part: int) -> str:
+        """The least and the largest coefficient of a loss over rates and sources."""
+        values = [
+            value["slopes"][part][0]
+            for source in varied
+            for (name, _), value in off[source]["cells"].items()
+            if name == arm
+        ]
+        return span(values) if values else "–"
+
+    def optima(arm: str, part: int) -> str:
+        values = [off[source]["expected"][arm][part][0] for source in varied]
+        return span(values) if values else "–"
 
     def sides(key: str) -> dict[str, dict[str, list[str]]]:
         """By source the losses whose E_chosen f is above or below 0 at the KL in common."""
@@ -450,8 +469,9 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
         "off": off,
         "others": list(off),
         "arms": arms,
-        "style_counts": {arm: style_count(arm) for arm in arms},
-        "style_of": len(off) * len(rates),
+        "varied": varied,
+        "styles": {arm: (range_of(arm, 1), optima(arm, 1)) for arm in arms},
+        "unvaried": [source for source in off if source not in varied],
         "at_kl": sides("chosen"),
         "expected": [
             [source, arm, *(fixed(value[0], 2) for value in one["expected"][arm])]

@@ -56,7 +56,7 @@ from dil_tutorial.llm.metrics import kl_terms
 from dil_tutorial.losses import CATALOG
 from dil_tutorial.support import plotting
 from dil_tutorial.support.intervals import bootstrap_runs
-from dil_tutorial.support.words import precise
+from dil_tutorial.support.words import percent, precise
 
 PUBLISHED, RANKING = "DIL LSIF published", "DPO"
 ARMS = [Arm(loss) for loss in (FIRST, PUBLISHED, RANKING, "SFT")]
@@ -288,7 +288,7 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
                 arm,
                 str(value["seeds"]),
                 precise(value["chosen"]),
-                f"{value['imitation'][0]:.0%}",
+                percent(value["imitation"][0]),
                 precise(value["reward"]),
                 precise(value["kl"]) if value["kl"] else "–",
             ]

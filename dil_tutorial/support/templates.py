@@ -10,13 +10,24 @@ from typing import Any
 import jinja2
 
 from dil_tutorial.support.symbols import prose
-from dil_tutorial.support.words import fixed, folded, interval, listed, precise, rows, span, table
+from dil_tutorial.support.words import (
+    fixed,
+    folded,
+    interval,
+    listed,
+    percent,
+    precise,
+    rows,
+    span,
+    table,
+)
 
 WORDS = {
     "fixed": fixed,
     "folded": folded,
     "interval": interval,
     "listed": listed,
+    "percent": percent,
     "precise": precise,
     "rows": rows,
     "span": span,

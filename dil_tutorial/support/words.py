@@ -29,6 +29,15 @@ def fixed(number: float, digits: int = 2, sign: str = "") -> str:
     return f"{number:{sign}.{digits}f}".replace("-", "−")
 
 
+def percent(share: float) -> str:
+    """A share as whole percent, with a typographer's minus.
+
+    >>> percent(0.256), percent(-0.001), percent(-0.06)
+    ('26%', '0%', '−6%')
+    """
+    return f"{round(100 * share)}%".replace("-", "−")
+
+
 def interval(interval: Sequence[float]) -> str:
     """A value with its interval, as text.
 

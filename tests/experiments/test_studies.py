@@ -106,7 +106,8 @@ TINY = {
     },
     "real-pairs": {"pairs": 16, "arms": "DPO,DPO (means),SimPO (means)"},
 }
-MODELS = [name for name, entry in STUDIES.items() if entry.models]
+# one of each kind of piece: no model, a sweep, checkpoints, drawn responses, real pairs
+CONTINUED = ("dynamics", "known-truth", "rlhf", "off-policy", "real-pairs")
 
 
 def arguments(name, tiny_model, folder):
@@ -161,6 +162,8 @@ def test_a_study_runs_reports_and_continues(finished, tiny_model):
     assert figures
     assert all(path.with_suffix(".svg").is_file() for path in figures)
     assert all(f"({path.name})" in page for path in figures)
+    if name not in CONTINUED:
+        return
     pieces = sorted((folder / "pieces").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
     for path in pieces[len(pieces) // 2 :]:
         path.unlink()
