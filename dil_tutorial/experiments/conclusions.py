@@ -7,7 +7,7 @@ language models from here, so that one number stands in one place: in the commit
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dil_tutorial.experiments import best_of_four, off_policy, scale, study
@@ -51,6 +51,7 @@ def findings() -> dict[str, Any]:
     off, off_stats = study.committed("off-policy")
     cut, cut_stats = study.committed("best-of-four")
     _, worth_stats = study.committed("worth")
+    rows = [row(loss, short, long) for loss in LOSSES]
     return {
         "first": FIRST,
         "model": in_words(known.settings.model),
@@ -61,7 +62,7 @@ def findings() -> dict[str, Any]:
         "short": world(short),
         "long": world(long),
         "chosen_rates": chosen_rates(text_stats),
-        "rows": [row(loss, short, long) for loss in LOSSES],
+        "rows": rows,
         "pairs": pairs,
         "climbs": climbs,
         "climb_stats": climb_stats,
@@ -80,12 +81,13 @@ def findings() -> dict[str, Any]:
         "at_kls": {
             loss: counted(loss, [*short.levels.values(), *long.levels.values()]) for loss in BEYOND
         },
-        "compared": sum(len(found) - 1 for c in (short, long) for found in everything(c)),
-        "apart": sum(
-            len(sides["above"] + sides["below"])
-            for c in (short, long)
-            for sides in map(differing, everything(c))
-        ),
+        "cells": sum(cell not in ("–", "") for cell in cells(rows)),
+        "marks": sum(cell[-1] in "▴▾" for cell in cells(rows)),
+        "pair_losses": pair_losses(off_stats),
+        "sft_off": {
+            source: one["matched"]["SFT"]["chosen"] for source, one in off_stats["sources"].items()
+        },
+        "off_level": off_stats["level"],
     }
 
 
@@ -101,9 +103,27 @@ def counted(loss: str, found: Sequence[Mapping[str, Measured | AtKL]]) -> dict[s
     }
 
 
-def everything(compared: Comparison) -> list[Mapping[str, Measured | AtKL]]:
-    """All comparisons with ``FIRST``: at each rate and at each KL."""
-    return [*compared.rates.values(), *compared.levels.values()]
+def cells(rows: list[list[str]]) -> list[str]:
+    """What is measured in the rows of all losses but ``FIRST``."""
+    return [
+        cell for row in rows if row[0] != FIRST for part in row[2:6] for cell in part.split(" / ")
+    ]
+
+
+def pair_losses(stats: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """E_chosen f and gain of all losses but SFT on off-policy pairs of every source, at one KL: the
+    least and the largest.
+    """
+    values = [
+        value
+        for one in stats["sources"].values()
+        for arm, value in one["matched"].items()
+        if arm != "SFT"
+    ]
+    return {
+        name: (min(v[name][0] for v in values), max(v[name][0] for v in values))
+        for name in ("chosen", "gain")
+    }
 
 
 def world(compared: Comparison) -> dict[str, Any]:
@@ -113,25 +133,34 @@ def world(compared: Comparison) -> dict[str, Any]:
     Key             Meaning
     ==============  ================================================================================
     by_rate, by_kl  the losses above and below ``FIRST``, interval and all, at each rate and KL
-    apart           the largest difference of a loss of ``BEYOND`` to ``FIRST`` at one KL
+    differences     at one KL E_chosen f of a loss of ``BEYOND`` less that of ``FIRST``, the least
+                    and the largest; ``sft`` of SFT
+    reached         E_chosen f of ``FIRST`` at these KLs, the least and the largest
+    kls             KL at the lowest rate of ``FIRST``, and the least and the largest of ``BEYOND``
     possible        E_chosen f of pi_chosen itself, in these prompts' worlds of samples
     shares          the least and the largest share of the way to its optimum at the lowest rate
     first           E_chosen f of ``FIRST`` at each rate
     ==============  ================================================================================
     """
     lowest = compared.rates[min(compared.rates)]
-    shares = [one.progress[0] for one in lowest.values()]
+    shares = [one.progress[0] for loss, one in lowest.items() if loss in LOSSES]
     return {
         "prompts": compared.prompts,
         "rates": sorted(compared.rates),
         "levels": sorted(compared.levels),
         "by_rate": {rate: differing(found) for rate, found in compared.rates.items()},
         "by_kl": {level: differing(found) for level, found in compared.levels.items()},
-        "apart": max(
-            abs(found[loss].chosen[0] - found[FIRST].chosen[0])
+        "differences": ends(
+            found[loss].difference[0]
             for found in compared.levels.values()
             for loss in BEYOND
-            if loss in found and FIRST in found
+            if loss in found
+        ),
+        "sft": ends(found["SFT"].difference[0] for found in compared.levels.values()),
+        "reached": ends(found[FIRST].chosen[0] for found in compared.levels.values()),
+        "kls": (
+            lowest[FIRST].kl[0],
+            *ends(lowest[loss].kl[0] for loss in BEYOND if lowest[loss].kl),
         ),
         "possible": lowest[FIRST].optimum,
         "shares": [min(shares), max(shares)],
@@ -139,6 +168,16 @@ def world(compared: Comparison) -> dict[str, Any]:
         "at_rate": compared.rates,
         "at_kl": compared.levels,
     }
+
+
+def ends(values: Iterable[float]) -> tuple[float, float]:
+    """The least and the largest.
+
+    >>> ends([0.2, -0.1])
+    (-0.1, 0.2)
+    """
+    known = [*values]
+    return min(known), max(known)
 
 
 def chosen_rates(stats: dict[str, Any]) -> list[tuple[str, list[str]]]:

@@ -2,7 +2,8 @@
 
 Losses that are compared at the rate of their own validation loss are compared at different rates,
 and then a rate may be all that differs.  Here each is measured at every rate that all have tried,
-next to its own optimum in the same world, and, scaled back, at one common KL to the reference.
+next to its own optimum in the same world, and, scaled back from a rate in common, at one KL to
+the reference.
 All losses of a seed were trained on the same pairs and are measured on the same responses, so their
 differences are paired.
 """
@@ -102,34 +103,36 @@ def at_rate(
 
 @dataclass(frozen=True)
 class AtKL:
-    """One loss at a KL: E_chosen f, and the same less that of ``FIRST``, paired, where that went as
-    far; ``rate`` is that of the policy that was scaled back.
+    """One loss at a KL, scaled back from ``rate``: E_chosen f, and the same less that of ``FIRST``,
+    scaled back from the same rate; paired.
     """
 
     chosen: Interval
-    difference: Interval | None
+    difference: Interval
     rate: float
 
 
 def at_kl(sweeps: Mapping[str, Mapping[float, Tensor]], t: Tensor, level: float) -> dict[str, AtKL]:
-    """By loss E_chosen f at a KL to pi_ref; of losses that went that far within reach of pi_ref's
-    samples.
+    """By loss E_chosen f at a KL to pi_ref, of losses that went that far within reach of pi_ref's
+    samples at a rate at which ``FIRST`` did, too.
 
-    ``sweeps`` are log-ratios (S, X, M) by rate.  The policy of the lowest rate that goes beyond the
-    level is scaled back to it, pi_ref^(1-a) pi_theta^a / Z (``at_level``), and again so in every
-    resample.
+    ``sweeps`` are log-ratios (S, X, M) by rate.  At the lowest such rate both policies are scaled
+    back to the level, pi_ref^(1-a) pi_theta^a / Z (``at_level``), and again so in every resample.
 
     >>> t = torch.tensor([[-0.5, 0.5]] * 4).double()
-    >>> sweeps = {"SFT": {1e-3: t.log1p()[None]}}
-    >>> bool(0 < at_kl(sweeps, t, 0.01)["SFT"].chosen[0] < at_kl(sweeps, t, 0.1)["SFT"].chosen[0])
+    >>> sweeps = {FIRST: {1e-3: t.log1p()[None]}}
+    >>> bool(0 < at_kl(sweeps, t, 0.01)[FIRST].chosen[0] < at_kl(sweeps, t, 0.1)[FIRST].chosen[0])
     True
     """
-    used, parts = {}, {}
-    for loss, rates in sweeps.items():
-        for rate, f in sorted(rates.items()):
-            if reach(f) >= REACH and kl_terms(f).mean() >= level:
-                used[loss], parts[loss] = rate, along_path(f, 1 + t)
-                break
+    far = {
+        loss: {
+            rate: f
+            for rate, f in sorted(rates.items())
+            if reach(f) >= REACH and kl_terms(f).mean() >= level
+        }
+        for loss, rates in sweeps.items()
+    }
+    paths = {rate: along_path(f, 1 + t) for rate, f in far[FIRST].items()}
 
     def chosen(own: Tensor, dim: int) -> Tensor:
         return at_level(own, level, dim)
@@ -138,16 +141,14 @@ def at_kl(sweeps: Mapping[str, Mapping[float, Tensor]], t: Tensor, level: float)
         own, first = both.chunk(2)
         return at_level(own, level, dim) - at_level(first, level, dim)
 
-    return {
-        loss: AtKL(
-            bootstrap_runs(own, chosen),
-            bootstrap_runs(torch.cat([own, parts[FIRST]], 1), difference)
-            if FIRST in parts
-            else None,
-            used[loss],
-        )
-        for loss, own in parts.items()
-    }
+    found = {}
+    for loss, rates in far.items():
+        rate = next((rate for rate in rates if rate in paths), None)
+        if rate is not None:
+            own = along_path(rates[rate], 1 + t)
+            paired = bootstrap_runs(torch.cat([own, paths[rate]], 1), difference)
+            found[loss] = AtKL(bootstrap_runs(own, chosen), paired, rate)
+    return found
 
 
 def common_level(sweeps: Mapping[str, Mapping[float, Tensor]]) -> float:
@@ -247,9 +248,6 @@ def in_words(compared: Comparison) -> dict[str, Any]:
         ],
         "by_rate": by_rate,
         "by_kl": by_kl,
-        "ever_above": list(
-            dict.fromkeys(loss for sides in (by_rate | by_kl).values() for loss in sides["above"])
-        ),
         "directions": {
             rate: {
                 kind: [loss for loss, one in found.items() if one.direction == kind]
@@ -280,7 +278,7 @@ def kl_rows(found: Mapping[float, Mapping[str, AtKL]], losses: Sequence[str]) ->
             one = measured.get(loss)
             row += [
                 f"{precise(one.chosen)}, from {one.rate:g}" if one else "–",
-                precise(one.difference) if one and one.difference and loss != FIRST else "–",
+                precise(one.difference) if one and loss != FIRST else "–",
             ]
         rows.append(row)
     return rows
@@ -288,11 +286,7 @@ def kl_rows(found: Mapping[float, Mapping[str, AtKL]], losses: Sequence[str]) ->
 
 def differing(measured: Mapping[str, Measured | AtKL]) -> dict[str, list[str]]:
     """The losses whose difference to ``FIRST`` is above or below 0, interval and all."""
-    others = {
-        loss: one.difference
-        for loss, one in measured.items()
-        if loss != FIRST and one.difference is not None
-    }
+    others = {loss: one.difference for loss, one in measured.items() if loss != FIRST}
     return {
         "above": [loss for loss, (_, low, _) in others.items() if low > 0],
         "below": [loss for loss, (_, _, high) in others.items() if high < 0],

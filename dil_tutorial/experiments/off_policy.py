@@ -425,6 +425,8 @@ def parts(stats: Stats) -> Figure:
             axes.plot([x], [y], "*", color=color, ms=11, mec="black", mew=0.5)
         axes.axhline(0, color="black", lw=0.6)
         axes.set(xlabel="on what the labeler prefers", title=source)
+        if one["spreads"][1] < one["spreads"][0]:
+            axes.set_facecolor("#EEEEEE")  # says little
     panels[0].set_ylabel("on how mu writes")
     panels[0].legend(frameon=False, fontsize=8)
     return drawn
@@ -470,6 +472,7 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
         "others": list(off),
         "arms": arms,
         "varied": varied,
+        "least_attenuation": min(one["attenuation"] for one in off.values()),
         "styles": {arm: (range_of(arm, 1), optima(arm, 1)) for arm in arms},
         "unvaried": [source for source in off if source not in varied],
         "at_kl": sides("chosen"),

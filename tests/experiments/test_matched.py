@@ -88,14 +88,14 @@ def test_the_rate_alone_moves_no_loss_past_another():
     assert matched.differing(found) == {"above": ["DPO"], "below": ["SFT", "KTO"]}
     # rates of other lengths: near the level, just beyond it, far beyond it
     sweeps = {
-        FIRST: {2.0: policy(0.9), 1.0: policy(0.3)},
+        FIRST: {2.0: policy(0.9), 1.0: policy(0.3), 3.0: policy(2.0)},
         "DPO": {1.0: policy(0.5), 2.0: policy(1.0)},
-        "SFT": {1.0: policy(4.0)},
+        "SFT": {1.0: policy(3.0), 3.0: policy(4.0)},
         "IPO": {1.0: policy(0.1)},
     }
     level = kl_terms(policy(0.5)).mean().item() * 0.98
     at_kl = matched.at_kl(sweeps, t, level)
-    assert {loss: one.rate for loss, one in at_kl.items()} == {FIRST: 2.0, "DPO": 1.0, "SFT": 1.0}
+    assert {loss: one.rate for loss, one in at_kl.items()} == {FIRST: 2.0, "DPO": 2.0, "SFT": 3.0}
     expected = weighed(policy(0.5), 1 + t).mean().item()
     for one in at_kl.values():
         assert one.chosen[0] == pytest.approx(expected, rel=0.05)
