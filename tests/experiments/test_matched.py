@@ -72,7 +72,7 @@ def test_the_rate_alone_moves_no_loss_past_another():
     """Three losses that are one loss with steps of different lengths: apart at a matched rate, one
     at a matched KL; and what goes too far is told from what goes elsewhere.
     """
-    truth = world(3, prompts=300, samples=30)
+    truth = world(3, prompts=150, samples=30)
     t, g = truth.advantage, truth.advantage.log1p()
     rng = torch.Generator().manual_seed(0)
     noise = 0.15 * torch.randn(t.shape, generator=rng).double()
