@@ -78,7 +78,7 @@ class Settings:
 
 
 COUNTS = frozenset({"seeds", "learning_rates", "arms"})  # they say which runs there are
-MEMORY = 6 << 30  # bytes of hidden states that are remembered on a CPU
+MEMORY = 3 << 30  # bytes of hidden states that are remembered on a CPU
 
 
 def check_settings(settings: Settings) -> None:
