@@ -17,7 +17,6 @@ from dil_tutorial.book import architecture, crossref, figures, neighbors, pair, 
 from dil_tutorial.book.crossref import label, link
 from dil_tutorial.claims import Result
 from dil_tutorial.claims.questions import QUESTIONS
-from dil_tutorial.experiments import conclusions
 from dil_tutorial.lessons import measured
 from dil_tutorial.lessons.family_map import plane
 from dil_tutorial.lessons.puzzles import PUZZLES, puzzle
@@ -147,6 +146,8 @@ def family_page(results: Sequence[Result], folder: Path) -> str:
     """The map: every loss on one plane, a table of properties, a guide, one by one, and what is
     proved of single losses; the figure goes into ``folder``.
     """
+    from dil_tutorial.experiments import conclusions
+
     rows = [family.row(named) for named in family.FAMILY]
     figure, alt = plane(rows)
     plotting.save(figure, folder / "family_plane")
@@ -163,6 +164,8 @@ def family_page(results: Sequence[Result], folder: Path) -> str:
 
 def conclusions_page() -> str:
     """What the studies of language models say together, and a reviewer's objections."""
+    from dil_tutorial.experiments import conclusions
+
     return page("what_we_can_say", **conclusions.findings())
 
 

@@ -1,5 +1,6 @@
 """Numbers and names in sentences and tables, for templates and reports."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,10 +33,10 @@ def fixed(number: float, digits: int = 2, sign: str = "") -> str:
 def percent(share: float) -> str:
     """A share as whole percent, with a typographer's minus.
 
-    >>> percent(0.256), percent(-0.001), percent(-0.06)
-    ('26%', '0%', '−6%')
+    >>> percent(0.256), percent(-0.001), percent(-0.06), percent(math.inf)
+    ('26%', '0%', '−6%', '–')
     """
-    return f"{round(100 * share)}%".replace("-", "−")
+    return f"{round(100 * share)}%".replace("-", "−") if math.isfinite(share) else "–"
 
 
 def interval(interval: Sequence[float]) -> str:
