@@ -144,6 +144,7 @@ def world(compared: Comparison) -> dict[str, Any]:
     """
     lowest = compared.rates[min(compared.rates)]
     shares = [one.progress[0] for loss, one in lowest.items() if loss in LOSSES]
+    kls = {loss: one.kl[0] for loss, one in lowest.items() if one.kl is not None}
     return {
         "prompts": compared.prompts,
         "rates": sorted(compared.rates),
@@ -158,10 +159,7 @@ def world(compared: Comparison) -> dict[str, Any]:
         ),
         "sft": ends(found["SFT"].difference[0] for found in compared.levels.values()),
         "reached": ends(found[FIRST].chosen[0] for found in compared.levels.values()),
-        "kls": (
-            lowest[FIRST].kl[0],
-            *ends(lowest[loss].kl[0] for loss in BEYOND if lowest[loss].kl),
-        ),
+        "kls": (kls[FIRST], *ends(kls[loss] for loss in BEYOND if loss in kls)),
         "possible": lowest[FIRST].optimum,
         "shares": [min(shares), max(shares)],
         "first": {rate: found[FIRST].chosen for rate, found in compared.rates.items()},
