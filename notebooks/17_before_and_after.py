@@ -119,7 +119,7 @@ possible = found["marks"]["pi_chosen"][0]
 print(f"E_chosen f could be {possible:.2f} nats.")
 
 # %% [markdown]
-# The corrected loss and SFT lie above zero, the published loss and DPO below. Has the theory of optima been seen on sentences (claims `8.chosen` and `4.lsif-published`)? **Look at the rates** before you say yes: each loss was trained at the rate that its own validation loss chose. Here are the same losses at the *same* rates, on validation prompts and with the first seed.
+# Which losses lie above zero, and which below? Has the theory of optima been seen on sentences (claims `8.chosen` and `4.lsif-published`)? **Look at the rates** before you say yes: each loss was trained at the rate that its own validation loss chose. Here are the same losses at the *same* rates, on validation prompts and with the first seed.
 
 # %%
 rows = []

@@ -13,6 +13,7 @@ from typing import Any
 from dil_tutorial.experiments import best_of_four, off_policy, scale, study
 from dil_tutorial.experiments.matched import FIRST, AtKL, Comparison, Measured, differing
 from dil_tutorial.experiments.runner import best
+from dil_tutorial.experiments.truth import REACH
 from dil_tutorial.llm.models import in_words
 from dil_tutorial.losses import CATALOG
 from dil_tutorial.support.words import fixed
@@ -54,6 +55,7 @@ def findings() -> dict[str, Any]:
     rows = [row(loss, short, long) for loss in LOSSES]
     return {
         "first": FIRST,
+        "reach": REACH,
         "model": in_words(known.settings.model),
         "known": known,
         "known_stats": known_stats,

@@ -139,8 +139,10 @@ def generate(
         "output_logits": True,
         "return_dict_in_generate": True,
     }
-    warpers: list[Any] = [TemperatureLogitsWarper(temperature)] if temperature > 0 else []
-    warpers += [TopPLogitsWarper(top_p)] if temperature > 0 and top_p < 1 else []
+    warpers: list[Any] = []
+    if temperature > 0:
+        warpers += [TemperatureLogitsWarper(temperature)] if temperature != 1 else []
+        warpers += [TopPLogitsWarper(top_p)] if top_p < 1 else []
     drawn: list[Sample] = []
     with _seeded(seed, model.device), neutral(model):
         noise = [CommonRandomNumbers(seed or 0)] if common_random_numbers else []
@@ -153,7 +155,7 @@ def generate(
                     generation_config=GenerationConfig(**settings),
                     logits_processor=noise,
                 )
-                drawn += _samples(out, part, count, ends, warpers)
+                drawn += _samples(out, part, count, ends, warpers if temperature > 0 else None)
     return drawn
 
 
@@ -192,14 +194,14 @@ def _repeated(model: Any, inputs: dict[str, Tensor], count: int) -> dict[str, An
 
 
 def _samples(
-    out: Any, prompts: Sequence[list[int]], count: int, ends: set[int], warpers: Sequence[Any]
+    out: Any, prompts: Sequence[list[int]], count: int, ends: set[int], warpers: list[Any] | None
 ) -> list[Sample]:
     """What ``generate`` returned, each response up to its end; ``warpers`` make of the model's
-    logits those that were drawn from, none if the most probable token was taken.
+    logits those that were drawn from, None where the most probable token was taken.
     """
     new = out.sequences[:, -len(out.logits) :]  # (N, T)
 
-    def logps(warpers: Sequence[Any]) -> Tensor:
+    def logps(warpers: list[Any]) -> Tensor:
         """Behind a response's end: of tokens that nobody reads.  (N, T)"""
         each = []
         for logits, token in zip(out.logits, new.T, strict=True):
@@ -210,7 +212,7 @@ def _samples(
         return torch.stack(each, 1).cpu()
 
     own = logps([])
-    as_drawn = own if all(neutral_warper(one) for one in warpers) else logps(warpers)
+    as_drawn = logps(warpers) if warpers else own
     drawn = []
     for number, tokens in enumerate(new.tolist()):
         end = next((place for place, token in enumerate(tokens, 1) if token in ends), None)
@@ -222,15 +224,10 @@ def _samples(
                 ids,
                 logp,
                 end is not None,
-                drawn_logp if warpers else None,
+                drawn_logp if warpers is not None else None,
             )
         )
     return drawn
-
-
-def neutral_warper(warper: Any) -> bool:
-    """Whether it leaves logits as they are."""
-    return getattr(warper, "temperature", None) == 1.0
 
 
 @contextmanager

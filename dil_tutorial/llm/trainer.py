@@ -429,6 +429,8 @@ class DILTrainer(BaseTrainer):
             self._record(split, scores, inputs, more, losses)
             if self.token_metrics:
                 self._record_tokens(split, tokens, inputs)
+            if split == "train":
+                self._tokens_read += inputs["tokens"]
         loss = losses.mean()
         if model.training:
             loss = loss * self.share(inputs["counts"])
@@ -535,8 +537,6 @@ class DILTrainer(BaseTrainer):
             values["logits/chosen" if of_chosen else "logits/rejected"] += mean_logit
             if of_chosen:
                 values["mean_token_accuracy"] += top
-        if split == "train":
-            self._tokens_read += inputs["tokens"]
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the means of the metrics of the steps since the last log, and the tokens so far."""

@@ -70,7 +70,7 @@ def test_progress_is_the_share_of_the_kl_that_is_gone(seed, share):
 
 def test_the_rate_alone_moves_no_loss_past_another():
     """Three losses that are one loss with steps of different lengths: apart at a matched rate, one
-    at a matched KL; and what goes too far is told from what goes elsewhere.
+    at a matched KL; and too far is not the wrong direction.
     """
     truth = world(3, prompts=150, samples=30)
     t, g = truth.advantage, truth.advantage.log1p()

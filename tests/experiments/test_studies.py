@@ -424,7 +424,8 @@ def test_a_study_stops_after_its_minutes_and_continues(tiny_model, tmp_path):
     assert "Traceback" not in stopped.stderr
     assert "run the same command to continue" in stopped.stdout
     rows, _, _ = numbers_of("scale", folder)
-    assert ("Not all runs" in (folder / "scale.md").read_text()) if rows else True
+    if rows:  # a slow machine may have finished none
+        assert "Not all runs" in (folder / "scale.md").read_text()
     assert dil(*command).returncode == 0
     assert "Not all runs" not in (folder / "scale.md").read_text()
     other = tmp_path / "other"
@@ -432,15 +433,10 @@ def test_a_study_stops_after_its_minutes_and_continues(tiny_model, tmp_path):
     assert numbers_of("scale", folder) == numbers_of("scale", other)
 
 
-@pytest.mark.parametrize(
-    ("name", "preset"), [(name, preset) for name in STUDIES for preset in ("cpu", "gpu")]
-)
-def test_every_preset_can_be_run(name, preset, tiny_model, tmp_path):
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_preset_can_be_run(name, tiny_model, tmp_path):
     if STUDIES[name].models:
         pytest.importorskip("peft", reason="language models need the llm extra")
-    one = study.study(name)
-    if preset not in one.presets:
-        pytest.skip("no such preset")
     changes = [f"model={tiny_model}"] if STUDIES[name].models else []
     if name == "off-policy":
         changes.append(f"other_model={tiny_model}")
@@ -449,7 +445,9 @@ def test_every_preset_can_be_run(name, preset, tiny_model, tmp_path):
         path = tmp_path / "pairs.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         changes.append(f"data={path}")
-    assert one.steps(study.settings_of(one, preset, changes)) > 0
+    one = study.study(name)
+    for preset in one.presets:
+        assert one.steps(study.settings_of(one, preset, changes)) > 0
 
 
 def test_a_time_limit_is_no_error_and_hides_none():

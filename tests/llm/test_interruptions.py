@@ -268,3 +268,17 @@ def test_only_the_first_process_holds_the_folder(tmp_path, monkeypatch):
     with base.one_run(Path(tmp_path) / "new"):
         pass
     assert not (tmp_path / "new").exists()
+
+
+def test_without_metrics_of_tokens_the_same_is_learned(made, tmp_path):
+    """And they are not logged."""
+    trainers = [made("dil", tmp_path / name) for name in ("with", "without")]
+    trainers[1].token_metrics = False
+    for trainer in trainers:
+        trainer.train()
+    assert equal(*map(weights, trainers))
+    names, fewer = ({n for row in t.state.log_history for n in row} for t in trainers)
+    assert names - fewer == {"entropy", "logits/chosen", "logits/rejected", "mean_token_accuracy"}
+    read = [[r["num_tokens"] for r in t.state.log_history if "loss" in r] for t in trainers]
+    assert read[0] == read[1]
+    assert read[0][-1] > 0
