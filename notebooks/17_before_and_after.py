@@ -15,7 +15,7 @@
 #
 # **The question.** What does a model that imitates the chosen responses *write*, and could anybody tell?
 #
-# *Paper §5; modules in `dil_tutorial/experiments/real_text.py`; about 25 minutes. Nothing is trained here and nothing is downloaded: the texts were written by `dil experiment real-text`.*
+# *Paper §5; modules in `dil_tutorial/experiments/real_text.py`; about 30 minutes. Nothing is trained here and nothing is downloaded: the texts were written by `dil experiment real-text`.*
 
 # %%
 import torch
@@ -26,7 +26,7 @@ from dil_tutorial.lessons import quiet
 quiet.libraries()
 
 from dil_tutorial.experiments import real_text, study
-from dil_tutorial.lessons.exercises import check_answer
+from dil_tutorial.lessons.exercises import check
 from dil_tutorial.lessons.panels import reading
 from dil_tutorial.lessons.tables import numbers
 from dil_tutorial.support import plotting
@@ -41,7 +41,7 @@ LOSSES = ["SFT", "DIL BCE corrected", "DIL LSIF published", "DPO"]
 #
 # ## 1 · With common random numbers
 #
-# A policy that imitates the chosen responses stays near the reference: $\pi_\text{chosen}/\pi_\text{ref} \le 2$. Let both models answer the same prompt with the same random numbers, as if both threw the same dice. Then they choose different words only where their distributions differ enough. **Predict:** to how many of 300 prompts does the trained model write another text?
+# A policy that imitates the chosen responses stays near the reference: $\pi_\text{chosen}/\pi_\text{ref} \le 2$. Let both models answer the same prompt with the same random numbers, as if both threw one die. Then they choose different words only where their distributions differ enough. **Predict:** to how many of 300 prompts does the trained model write another text?
 
 # %%
 same = {loss: f"{reading.unchanged(results, loss):.0%}" for loss in LOSSES}
@@ -78,12 +78,7 @@ for loss in LOSSES:
         value[name][0] for name in ("bayes_accuracy", "kl", "win_rate")
     )
     rows.append([loss, f"{judge:.0%}", f"{kl:.3f}", f"{labeler:.1%}"])
-head = [
-    "loss",
-    "the best judge is right",
-    "KL, nats",
-    "the labeler prefers it",
-]
+head = ["loss", "the best judge is right", "KL, nats", "the labeler prefers it"]
 display(Markdown(table(head, rows)))
 
 # %% [markdown]
@@ -166,7 +161,7 @@ for prompt, preferred, better, nats in reading.wrong_pairs(
 # %%
 from dil_tutorial.lessons.puzzles import puzzle
 
-puzzle("17-judge")
+puzzle("judge")
 
 # %% [markdown]
 # ## Exercises
@@ -180,11 +175,7 @@ f = torch.tensor(
 )
 your_distance = None
 
-check_answer(
-    your_distance,
-    f.expm1().abs().mean() / 2,
-    "The mean over all texts of |e^f - 1|, halved.",
-)
+check("17.1", your_distance)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -201,7 +192,7 @@ check_answer(
 # %%
 your_mean = None
 
-check_answer(your_mean, 0.14 - 0.19, "How much closer has it come?")
+check("17.2", your_mean)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -225,11 +216,7 @@ size = (
 )
 your_count = None
 
-check_answer(
-    your_count,
-    int((size.cumsum(0) < size.sum() / 2).sum()) + 1,
-    "Sort, add up, stop at half of the sum.",
-)
+check("17.3", your_count)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -243,9 +230,9 @@ check_answer(
 #
 # ## Summary
 #
-# - Imitating chosen responses changes a text little: with common random numbers, often not at all.
-# - How well anybody can tell the two models apart is a property of $f$, and can be computed from samples.
-# - $E_{\pi_\text{chosen}}[f]$ is how much closer to the chosen distribution a policy has come; it can be negative for any loss if it learns from too little, too fast.
+# - After one pass, most texts with common random numbers are as they were for corrected DIL (`real_text.json`).
+# - How well anybody can tell two models apart can be computed from $f$ (`1.judge`).
+# - $E_{\pi_\text{chosen}}[f]$ is how much closer to the chosen distribution a policy has come (`8.chosen`).
 #
 # **You can now**
 #
@@ -253,4 +240,4 @@ check_answer(
 # - say how often anybody could tell a trained model's text from the reference's, and why it is less often than you think
 # - find the pairs that a policy gets wrong, and say what "closer to the chosen responses" means in nats
 #
-# **Source:** `dil_tutorial/experiments/real_text.py`, `dil_tutorial/lessons/panels/reading.py` · **Run it:** `dil experiment real-text`; your own model: `dil sample --html`, `dil chat` · **Before:** [14 · What a pair is worth](14_what_a_pair_is_worth.ipynb)
+# **Source:** `dil_tutorial/experiments/real_text.py`, `dil_tutorial/lessons/panels/reading.py` · **Run it:** `dil experiment real-text`; your own model: `dil sample --html`, `dil chat` · **Before:** [16 · Known truth](16_known_truth.ipynb) · **Next:** [18 · The paper against its code](18_paper_against_code.ipynb)

@@ -38,16 +38,16 @@ LONGEST = [
     "test_architectures",
     "test_train_cli",
     "test_gpu",
-    "10_known_truth",
+    "16_known_truth",
     "test_llm",
 ]
 # the longest lessons and those that load transformers, run by make test-all
 SLOW_NOTEBOOKS = (
-    "08_training_dynamics",
-    "10_known_truth",
-    "11_scaling_up",
-    "14_what_a_pair_is_worth",
-    "15_rlhf_run",
+    "12_training_dynamics",
+    "16_known_truth",
+    "08_language_models",
+    "13_sample_efficiency",
+    "14_running_rlhf",
     "17_before_and_after",
 )
 SEED = "TEST_SAMPLE_SEED"  # the environment's: which cases of sampled tests run

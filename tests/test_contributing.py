@@ -315,7 +315,7 @@ def test_a_lesson(copy):
     )  # fmt: skip
     copy.add(
         "book/_toc.yml", "      - file: generated/19_toy\n",
-        after="      - file: generated/18_dil_in_60_lines\n",
+        after="      - file: generated/01_dil_in_60_lines\n",
     )  # fmt: skip
     copy.dil("dev", "notebooks", "--write", "19")
     copy.touched.add("notebooks/19_toy.ipynb")

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from dil_tutorial import claims
 from dil_tutorial.book import around, logo, pages, playground, printed, slides
 from dil_tutorial.book.crossref import link
@@ -69,12 +71,23 @@ def experiment_pages(folder: Path) -> None:
 
     for name in STUDIES:
         study = studies.study(name)
-        if name != "dynamics":  # notebook 08 is its page
+        if name != "dynamics":  # lesson 12 is its page
             results, stats = studies.committed(name)
             studies.report(study, results, folder, stats)
     second = studies.load(real_text.STUDY, real_text.SECOND)
     title = real_text.SECOND_TITLE
     studies.report(real_text.STUDY, second, folder, stem=real_text.SECOND.stem, title=title)
+
+
+def redirects(moved: Path, folder: Path) -> None:
+    """A page at each old address that leads to the new one."""
+    for old, new in yaml.safe_load(read_text(moved)).items():
+        write_text(
+            folder / f"{old}.html",
+            f'<!doctype html><html lang="en"><title>Moved</title>'
+            f'<meta http-equiv="refresh" content="0; url={new}.html">'
+            f'<p>This lesson is now <a href="{new}.html">{new}</a>.</p></html>\n',
+        )
 
 
 def generate(root: Path) -> None:
@@ -124,6 +137,7 @@ def generate(root: Path) -> None:
             extra / "colab" / notebook.name,
             around.for_colab(read_json(notebook), around.repository()),
         )
+    redirects(root / "book" / "moved.yaml", extra / "generated")
     slides.write(root / "notebooks", root / "book" / "lectures.yaml", extra / "slides")
     write_text(generated / "doors.html", pages.doors([]))
 

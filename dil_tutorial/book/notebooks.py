@@ -3,6 +3,7 @@ writes the same file.
 """
 
 import json
+import math
 import re
 import time
 from pathlib import Path
@@ -60,10 +61,53 @@ def run(script: Path, folder: Path) -> tuple[Any, float]:
     return notebook, time.perf_counter() - started
 
 
+def minutes(notebook: Any) -> int:
+    """How long a lesson takes, by count: prose at 150 words a minute, 45 seconds for each cell of
+    code, two minutes for a panel and three for an exercise; rounded up to five.
+
+    >>> from types import SimpleNamespace as cell
+    >>> prose = cell(cell_type="markdown", source="word " * 1500)
+    >>> exercise = cell(cell_type="code", source='check("01.1", 2)')
+    >>> minutes(cell(cells=[prose, exercise, exercise]))
+    20
+    """
+    total = 0.0
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            # a solution is unfolded after its exercise, whose time it is part of
+            shown = re.sub(r"<details>.*?</details>", "", cell.source, flags=re.DOTALL)
+            total += len(shown.split()) / 150
+        elif "check(" in cell.source:
+            total += 3
+        else:
+            is_panel = "lessons.panels" in cell.source or "frames(" in cell.source
+            total += 2 if is_panel else 0.75
+    return 5 * math.ceil(total / 5)
+
+
+def first_frames(notebook: Any) -> None:
+    """Put the picture at which each panel opens beside it, for readers without widgets, such as
+    GitHub.
+    """
+    from dil_tutorial.book.printed import VIEW, visible
+    from dil_tutorial.book.slides import STATE
+
+    states = notebook.metadata.get("widgets", {}).get(STATE, {}).get("state", {})
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if VIEW in output.get("data", {}):
+                html = "".join(visible(states, output["data"][VIEW]["model_id"]))
+                if picture := re.search("data:image/png;base64,([^\"]+)", html):
+                    output["data"]["image/png"] = picture[1]
+
+
 def write(notebook: Any, path: Path) -> None:
-    """The notebook as .ipynb, with ``numbered`` widgets in place of randomly named ones."""
+    """The notebook as .ipynb, with ``numbered`` widgets in place of randomly named ones, and each
+    panel's ``first_frames``.
+    """
     import nbformat
 
+    first_frames(notebook)
     names = numbered(notebook)
     text = WIDGET.sub(lambda match: names.get(match[0], match[0]), nbformat.writes(notebook))
     # again, to sort by the new names

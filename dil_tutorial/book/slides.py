@@ -249,7 +249,7 @@ def room_question(asked: inventory.Question) -> list[dict[str, Any]]:
     ]
     return [
         markdown(f"## Hands up\n\n**{asked.question}**\n\n{choices}", "slide"),
-        markdown("\n\n".join([*notes, f"Notebook {asked.notebook} answers it."]), "notes"),
+        markdown("\n\n".join([*notes, f"Lesson {asked.notebook} answers it."]), "notes"),
     ]
 
 

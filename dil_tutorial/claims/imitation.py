@@ -184,7 +184,8 @@ def sft_optimum(world: World) -> Tensor:
 
 @claim("2.reverse-kl", "2.5", tolerance=OPTIMUM, worlds=ANY, paper="4.2")
 def reverse_kl_optimum(world: World) -> Tensor:
-    r"""The reverse KL, $\min_\theta KL(\pi_\theta\,\|\,\pi_\text{chosen})$, ends there too.
+    r"""The reverse KL, $\min_\theta KL(\pi_\theta\,\|\,\pi_\text{chosen})$, has its optimum there
+    too.
 
     Both KLs vanish only at equality, so while every policy is available the direction does not
     matter for the destination; it matters for restricted policies (2.mode-seeking) and finite data

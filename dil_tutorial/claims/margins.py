@@ -46,7 +46,8 @@ def robust_dpo_is_unbiased(world: World) -> Tensor:
 
 @claim("5.conservative", "5", tolerance=OPTIMUM, worlds=ANY)
 def conservative_dpo_shrinks(world: World) -> Tensor:
-    r"""Conservative DPO ends where the policy predicts win rates $\epsilon + (1 - 2\epsilon)\,w$.
+    r"""Conservative DPO has its optimum where the policy predicts win rates $\epsilon + (1 -
+    2\epsilon)\,w$.
 
     It is DPO on labels that it turns round itself: a share eps of every one, true or not. So it
     never runs off to infinity, and on noisy labels it adds noise to noise, where robust DPO takes
@@ -70,8 +71,8 @@ def duel_margin(world: World, loss: Loss) -> Tensor:
 
 @claim("5.exo", "5", tolerance=OPTIMUM, worlds=ANY)
 def exo_hears_win_rates(world: World) -> Tensor:
-    r"""EXO on labeled pairs ends, between two responses, where $\beta\,(f(y) - f(y')) = (2P -
-    1)\,\log\frac{1 - \epsilon}{\epsilon}$: linear in $P$ as IPO, where DPO has log-odds.
+    r"""EXO on labeled pairs has its optimum, between two responses, where $\beta\,(f(y) - f(y')) =
+    (2P - 1)\,\log\frac{1 - \epsilon}{\epsilon}$: linear in $P$ as IPO, where DPO has log-odds.
 
     The reverse KL to a smoothed label, averaged over labels, is the reverse KL to their geometric
     mean, and log-odds average: P of the one, 1 - P of the other. With rewards in the place of
@@ -86,8 +87,8 @@ def exo_hears_win_rates(world: World) -> Tensor:
 
 @claim("5.hinge", "5", worlds=ANY)
 def a_hinge_hears_the_majority(world: World) -> Tensor:
-    r"""The hinge ends, between two responses, at $\beta\,(f(y) - f(y')) = 1$ if $P > 1/2$ and $-1$
-    if not: how large a majority plays no part.
+    r"""The hinge has its optimum, between two responses, at $\beta\,(f(y) - f(y')) = 1$ if $P >
+    1/2$ and $-1$ if not: how large a majority plays no part.
 
     P max(0, 1 - z) + (1 - P) max(0, 1 + z) is piecewise linear, and between its kinks it falls
     towards the majority's side.
@@ -135,7 +136,8 @@ def apo_down_begins_with_the_losers(world: World) -> Tensor:
 
 @claim("5.chi-po", "5", tolerance=OPTIMUM)
 def chi_po_optimum(world: World) -> Tensor:
-    r"""chi-PO, f-DPO with $h'(r) = r + \log r$, ends where $\beta\,(r + \log r) = R - \lambda(x)$.
+    r"""chi-PO, f-DPO with $h'(r) = r + \log r$, has its optimum where $\beta\,(r + \log r) = R -
+    \lambda(x)$.
 
     LSIF and UKL added: the chi-squared divergence next to the KL in RLHF. With the KL alone the
     ratio grows as e^(R/beta), here in the end as R/beta only, so a reward that is wrong at a rare
@@ -148,8 +150,9 @@ def chi_po_optimum(world: World) -> Tensor:
 
 @claim("5.cal-dpo", "5", tolerance=OPTIMUM, worlds=ANY)
 def cal_dpo_balance(world: World, beta: float = 0.4) -> Tensor:
-    r"""Cal-DPO ends where $(v - w) + 2f - t/\beta = \lambda r$, $v$ the win rates that the policy
-    predicts: its squares draw $f$ to $t/(2\beta)$, a tilt by win rates, not to $R/\beta$.
+    r"""Cal-DPO has its optimum where $(v - w) + 2f - t/\beta = \lambda r$, $v$ the win rates that
+    the policy predicts: its squares draw $f$ to $t/(2\beta)$, a tilt by win rates, not to
+    $R/\beta$.
 
     The squares are SPPO's, whose target is linear in t; next to them DPO is a bracket between -1
     and 1, small where beta is."""

@@ -250,7 +250,8 @@ def a_longer_response_ends_unheard(world: World) -> Tensor:
 
 @claim("5.wpo", "5", ASSUMES, OPTIMUM, counter_worlds=ANY)
 def weights_of_pairs_do_not_move_dpo(world: World) -> Tensor:
-    r"""WPO, DPO with each pair weighed by the policy's own probability of it, ends where DPO ends.
+    r"""WPO, DPO with each pair weighed by the policy's own probability of it, has its optimum
+    where DPO has it.
     If: the preference is Bradley–Terry.
 
     A full class then fits the log-odds of every pair exactly, and a weighted sum of errors that are
@@ -267,8 +268,8 @@ def weights_of_pairs_do_not_move_dpo(world: World) -> Tensor:
 
 @claim("5.tr-dpo", "5", tolerance=OPTIMUM)
 def a_moving_reference_divides_beta(world: World) -> Tensor:
-    r"""TR-DPO, whose reference is now and then the policy itself, ends after $k$ such updates on
-    the same labels where DPO has its optimum at $\beta/k$.
+    r"""TR-DPO, whose reference is now and then the policy itself, has its optimum after $k$ such
+    updates on the same labels where DPO has its optimum at $\beta/k$.
 
     Each update starts again from pi_ref e^{R/beta} and multiplies by e^{R/beta} once more. So a
     moving reference is a smaller beta, and updates without end, the greedy policy. DPO after DPO is

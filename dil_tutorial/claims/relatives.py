@@ -102,8 +102,8 @@ def predicted_win_rate(world: World, score: Tensor) -> Tensor:
 
 @claim("5.rpo", "5", tolerance=OPTIMUM, worlds=ANY)
 def rpo_optimum(world: World, beta: float = 0.5) -> Tensor:
-    r"""DPO with $c$ times maximum likelihood next to it (RPO) ends where $\beta\,(v - w) = c\,(w -
-    r/2)$, $v$ the win rates that the policy predicts.
+    r"""DPO with $c$ times maximum likelihood next to it (RPO) has its optimum where $\beta\,(v -
+    w) = c\,(w - r/2)$, $v$ the win rates that the policy predicts.
 
     Alone, DPO has its optimum at its first bracket's zero (5.bt-projection), maximum likelihood at
     the second's, r = 2w, the chosen distribution. Between them the optimum is neither RLHF's nor

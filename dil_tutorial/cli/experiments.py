@@ -24,7 +24,7 @@ SEEN = """\
   and LSIF and DPO let the likelihood of chosen responses fall.
 
   [bold]Open next[/]
-    dil lab           notebook 00 in JupyterLab
+    dil lab           lesson 00 in JupyterLab
     dil verify        all claims, with their statements
     dil fetch-model   a real 135M-parameter model; then dil train --help
 
@@ -61,7 +61,9 @@ def experiment(
         if key in ("data", "test") and Path(value).suffix:
             recipes.check_data_file(value)
     if STUDIES[name].models:
-        prepare_for_models()
+        # they remember hidden states between large blocks that come and go: kept, these grow to
+        # many times what is in use
+        prepare_for_models(keep_memory=False)
     from dil_tutorial.experiments import study as studies
 
     study = studies.study(name)

@@ -18,7 +18,7 @@ def lab(
         Path, typer.Option(help="Where an installed wheel lays your copy of the notebooks.")
     ] = Path("dil-tutorial"),
 ) -> None:
-    """Open JupyterLab on notebook 00; further options go to JupyterLab (--no-browser, --allow-root,
+    """Open JupyterLab on lesson 00; further options go to JupyterLab (--no-browser, --allow-root,
     ...).
     """
     home = paths.notebooks().parent
@@ -28,7 +28,7 @@ def lab(
             "was kept)"
         )
         home = folder
-    notebook = home / "notebooks" / "00_orientation.ipynb"
+    notebook = home / "notebooks" / "00_why_care.ipynb"
     raise typer.Exit(
         subprocess.call([sys.executable, "-m", "jupyter", "lab", str(notebook), *context.args])
     )

@@ -212,3 +212,55 @@ def marked(loss: str, found: Mapping[str, Measured | AtKL]) -> str:
     sides = differing(found)
     mark = "▴" if loss in sides["above"] else "▾" if loss in sides["below"] else ""
     return fixed(found[loss].chosen[0], 3) + mark
+
+
+def dil_or_dpo() -> list[list[str]]:
+    """The decision table of lesson 08: situation, what to take, the claim behind it, and what was
+    measured on a language model.
+    """
+    found = findings()
+    at_kl = [fixed(x, 3) for x in (*found["short"]["differences"], *found["long"]["differences"])]
+    kls = [[fixed(kl, 3) for kl in found[name]["kls"]] for name in ("short", "long")]
+    closest = [f"{weight} for {h}" for h, weight in found["cut_words"]["closest"]["few"].items()]
+    styles = [f"{arm} {ranges[0]}" for arm, ranges in found["off_words"]["styles"].items()]
+    return [
+        [
+            "to write what was chosen; two draws of your model and a label",
+            "corrected DIL",
+            "its optimum is the chosen distribution, for any labeler (`4.mixture`)",
+            f"at one KL no advantage: E_chosen f of DPO and published DIL is {at_kl[0]} to "
+            f"{at_kl[1]} nats relative to it ({found['known'].settings.max_new_tokens} tokens), "
+            f"{at_kl[2]} to {at_kl[3]} ({found['text'].settings.max_new_tokens} tokens), one seed",
+        ],
+        [
+            "as much reward as possible; Bradley–Terry labels",
+            "DPO; β is the temperature",
+            "its optimum is RLHF's (`5.dpo`)",
+            f"at the lowest common rate it and published DIL go farther: KL {kls[0][1]} to "
+            f"{kls[0][2]} against {kls[0][0]}, {kls[1][1]} to {kls[1][2]} against {kls[1][0]}",
+        ],
+        [
+            "pairs cut from K answers: the best and a random other",
+            "corrected DIL with `mixture_weight` 1/K",
+            "one answer in K is a chosen one (`14.weight`)",
+            f"near the optimum, K = 4, the squared error is least with {', '.join(closest)}",
+        ],
+        [
+            "pairs of other models",
+            "a pair loss, not SFT",
+            "the corrected loss learns the preference, relative to who wrote (`4.other-data`)",
+            f"coefficient of f on how the data are written: {'; '.join(styles)}",
+        ],
+        [
+            "a labeler who is never in doubt",
+            "corrected DIL or IPO",
+            "DPO has no optimum there; IPO's margins have a target (`5.ipo`)",
+            "not measured",
+        ],
+        [
+            "thumbs up and down, not in pairs",
+            "corrected DIL with the share of thumbs up as its weight",
+            "`14.thumbs`",
+            "not measured",
+        ],
+    ]

@@ -93,7 +93,7 @@ class RealPairs:
     own_tokens: int = 32
     arms: tuple[str, ...] = ()  # labels of losses; all if empty
     # in training; log-ratios are measured in float32: rounded logits are worth 0.04 nats a token
-    bf16: bool = False
+    bf16: bool = True
 
 
 PRESETS = {
@@ -105,7 +105,6 @@ PRESETS = {
         batch_size=32,
         learning_rates=(PAPER, 2e-6, 1e-5),
         top_layers=0,
-        bf16=True,
         seeds=3,
         own_prompts=256,
         own_tokens=128,

@@ -37,7 +37,7 @@ class Puzzle:
 def right(puzzle: Puzzle) -> int:
     """The number of the right option, the one whose value is the computed answer to a thousandth.
 
-    >>> right(PUZZLES["01-rare"])
+    >>> right(PUZZLES["rare"])
     1
     """
     answer = puzzle.answer()
@@ -56,7 +56,7 @@ def right(puzzle: Puzzle) -> int:
 def puzzle(name: str) -> Any:
     """The puzzle of that name, to be shown in a notebook; each option opens by a click or a key.
 
-    >>> print(puzzle("01-rare").data[:60])
+    >>> print(puzzle("rare").data[:60])
     <figure class="puzzle"><p><strong>Puzzle.</strong> A respons
     """
     from IPython.display import HTML
@@ -129,49 +129,66 @@ def _gain(world: World, flips: float) -> float:
     return ((policy - world.ref) * world.true_reward).sum().item()
 
 
+def _best_of_rounds(rounds: int) -> int:
+    """The n of best-of-n that so many rounds of imitation make, under hard labels."""
+    world = World.from_reward([0.5, 0.3, 0.2], [0.0, 1.0, 2.0], hard=True)
+    policy = world.ref
+    for _ in range(rounds):
+        policy = preferences.pi_chosen(policy, world.preference)
+    errors = [
+        (preferences.best_of_n(world.ref, world.true_reward, n) - policy).abs().max().item()
+        for n in range(1, 9)
+    ]
+    return 1 + errors.index(min(errors))
+
+
 TRUTHS: dict[str, Callable[[], float]] = {
-    "00-odds": lambda: preferences.bradley_terry(torch.tensor([math.log(3), 0.0], dtype=F64))[
+    "odds": lambda: preferences.bradley_terry(torch.tensor([math.log(3), 0.0], dtype=F64))[
         0, 1
     ].item(),
-    "01-rare": lambda: World([0.01, 0.99], [[0.5, 1.0], [0.0, 0.5]]).chosen[0, 0].item(),
-    "02-double": lambda: (
+    "rare": lambda: World([0.01, 0.99], [[0.5, 1.0], [0.0, 0.5]]).chosen[0, 0].item(),
+    "double": lambda: (
         optima.rlhf(World.from_reward([0.5, 0.5], [0.0, 2.0]), 2.0)
         / optima.rlhf(World.from_reward([0.5, 0.5], [0.0, 1.0]), 1.0)
     )[0, 1].item(),
-    "03-valley": lambda: float(_valley("forward") > _valley("reverse")),
-    "04-same": _disagreement,
-    "05-gradient": lambda: math.log10(
+    "valley": lambda: float(_valley("forward") > _valley("reverse")),
+    "same": _disagreement,
+    "gradient": lambda: math.log10(
         (
             bregman.derivative(bregman.LSIF.reference_loss, torch.tensor([10.0], dtype=F64))
             / bregman.derivative(bregman.BCE.reference_loss, torch.tensor([10.0], dtype=F64))
         ).item()
     ),
-    "06-rejected": lambda: optima.dil(
+    "rejected": lambda: optima.dil(
         World.from_reward([0.5, 0.5], [0.0, 1.0], hard=True), "ukl", "rejected"
     )[0, 1].item(),
-    "07-dpo": lambda: optima.rlhf(World.from_reward([0.5, 0.5], [0.0, math.log(9)]), 1.0)[
-        0, 1
-    ].item(),
-    "08-fall": lambda: (
+    "dpo": lambda: optima.rlhf(World.from_reward([0.5, 0.5], [0.0, math.log(9)]), 1.0)[0, 1].item(),
+    "fall": lambda: (
         losses.dpo_loss(torch.tensor([-1.0], dtype=F64), torch.tensor([-3.0], dtype=F64), beta=1.0)
     ).item(),
-    "09-mean": lambda: math.log10(math.exp(100 * math.log(1.2))),
-    "10-best": lambda: World.from_reward([0.5, 0.5], [0.0, math.log(3)]).preference.max().item(),
-    "11-end": lambda: torch.tensor([0.5, 0.5, 0.25], dtype=F64).log2().sum().item(),
-    "12-circle": lambda: (
+    "mean": lambda: math.log10(math.exp(100 * math.log(1.2))),
+    "best": lambda: World.from_reward([0.5, 0.5], [0.0, math.log(3)]).preference.max().item(),
+    "end": lambda: torch.tensor([0.5, 0.5, 0.25], dtype=F64).log2().sum().item(),
+    "circle": lambda: (
         World([0.5, 0.25, 0.25], [[0.5, 0.0, 1.0], [1.0, 0.5, 0.0], [0.0, 1.0, 0.5]])
         .chosen[0, 1]
         .item()
     ),
-    "14-nine": lambda: _share_of_sft(World([1e-6, 1 - 1e-6], [[0.5, 0.9], [0.1, 0.5]])),
-    "15-clip": lambda: _pull(ratio=1.5),
-    "16-floor": lambda: _gain(World.random([0]), flips=0.4) / _gain(World.random([0]), flips=0.0),
-    "17-judge": lambda: _judge(
+    "nine": lambda: _share_of_sft(World([1e-6, 1 - 1e-6], [[0.5, 0.9], [0.1, 0.5]])),
+    "clip": lambda: _pull(ratio=1.5),
+    "floor": lambda: _gain(World.random([0]), flips=0.4) / _gain(World.random([0]), flips=0.0),
+    "judge": lambda: _judge(
         torch.tensor([0.6, 0.4], dtype=F64), torch.tensor([0.5, 0.5], dtype=F64)
     ),
-    "18-third": lambda: (
-        World.from_reward([1 / 3] * 3, [2.0, 1.0, 0.0], hard=True).chosen[0, 0].item()
+    "passed": lambda: (
+        World.from_reward([0.5, 0.5], [0.0, 1.0])
+        .groups(2, "correct")
+        .probability[0, 1:]
+        .sum()
+        .item()
     ),
+    "rounds": lambda: 1.0 * _best_of_rounds(2),
+    "third": lambda: World.from_reward([1 / 3] * 3, [2.0, 1.0, 0.0], hard=True).chosen[0, 0].item(),
 }
 PUZZLES = {
     name: Puzzle(**asked, answer=TRUTHS[name])

@@ -21,7 +21,7 @@ INSTRUCTOR = SHIPPED / "instructor.zip"
 def notebooks() -> Path:
     """The folder of the notebooks; InputError where the package was installed without them.
 
-    >>> (notebooks() / "00_orientation.ipynb").is_file()
+    >>> (notebooks() / "00_why_care.ipynb").is_file()
     True
     """
     if not NOTEBOOKS.is_dir():

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # A1 · Preference data and the two distributions it contains
 #
-# 100 points, about two hours. Keep this file in the folder `notebooks` of your copy: a test that fails then links to the section that helps. Read notebook 01 first. You write, from nothing, what `dil_tutorial/preferences.py` holds.
+# 100 points, about two hours. Keep this file in the folder `notebooks` of your copy: a test that fails then links to the section that helps. Read lesson 02 first. You write, from nothing, what `dil_tutorial/preferences.py` holds.
 #
 # **Conventions.** All functions take and return `float64` tensors of torch. `ref` has shape `(Y,)`: probabilities of one prompt's responses. `preference` has shape `(Y, Y)`: row $y$, column $y'$ holds $P(y \succ y')$;
 # $P + P^\top = 1$, so the diagonal is $\frac12$. Logarithms are natural. Leave your arguments as they were: tests look.
@@ -36,9 +36,9 @@ def bradley_terry(reward):
 # %% tests="bradley_terry" points=4
 reward = torch.tensor([0.0, 1.0, 3.0], dtype=torch.float64)
 P = bradley_terry(reward)
-expect(P.shape, (3, 3), "one row a response, one column an opponent", "notebook 00")
-expect(P[1, 0], 0.7310585786300049, "P[1, 0] is how often response 1 beats response 0: sigma(R(1) - R(0))", "notebook 00")
-expect(P + P.T, torch.ones(3, 3), "somebody wins every comparison", "notebook 00")
+expect(P.shape, (3, 3), "one row a response, one column an opponent", "lesson 00, section 3")
+expect(P[1, 0], 0.7310585786300049, "P[1, 0] is how often response 1 beats response 0: sigma(R(1) - R(0))", "lesson 00, section 3")
+expect(P + P.T, torch.ones(3, 3), "somebody wins every comparison", "lesson 00, section 3")
 
 # %% hidden="bradley_terry" points=6
 from dil_tutorial.course.inputs import vectors
@@ -46,10 +46,10 @@ from dil_tutorial.course.inputs import vectors
 for seed in range(20):
     reward = 3 * torch.randn(2 + seed, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     truth = 1 / (1 + torch.exp(reward[None, :] - reward[:, None]))
-    expect(bradley_terry(reward), truth, "sigma of the row's reward minus the column's", "notebook 00")
+    expect(bradley_terry(reward), truth, "sigma of the row's reward minus the column's", "lesson 00, section 3")
 extreme = bradley_terry(torch.tensor([0.0, 1e4, -1e4], dtype=torch.float64))
-expect(extreme, [[0.5, 0, 1], [1, 0.5, 1], [0, 0, 0.5]], "use a sigmoid that does not overflow", "notebook 00")
-check_bradley_terry(vectors(1, far=True), "sigma of the row's reward minus the column's", "notebook 00")
+expect(extreme, [[0.5, 0, 1], [1, 0.5, 1], [0, 0, 0.5]], "use a sigmoid that does not overflow", "lesson 00, section 3")
+check_bradley_terry(vectors(1, far=True), "sigma of the row's reward minus the column's", "lesson 00, section 3")
 
 # %% [markdown]
 # ## 2 · Win rates (10 points)
@@ -67,7 +67,7 @@ def win_rate(ref, preference):
 # %% tests="win_rate" points=4
 ref = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 P = torch.tensor([[0.5, 0.2, 0.1], [0.8, 0.5, 0.4], [0.9, 0.6, 0.5]], dtype=torch.float64)
-expect(win_rate(ref, P), [0.33, 0.63, 0.73], "average over opponents, weighted by how often the reference writes them", "notebook 01, section 1")
+expect(win_rate(ref, P), [0.33, 0.63, 0.73], "average over opponents, weighted by how often the reference writes them", "lesson 02, section 1")
 
 # %% hidden="win_rate" points=6
 from dil_tutorial.course.inputs import worlds
@@ -80,8 +80,8 @@ for seed in range(20):
     upper = torch.rand(size, size, generator=rng, dtype=torch.float64).triu(1)
     P = upper + (1 - upper).T.tril(-1) + 0.5 * torch.eye(size, dtype=torch.float64)
     truth = torch.stack([sum(P[y, z] * ref[z] for z in range(size)) for y in range(size)])
-    expect(win_rate(ref, P), truth, "P[y, z] weighted by ref[z]", "notebook 01, section 1")
-check_win_rate(worlds(), "P[y, z] weighted by ref[z]", "notebook 01, section 1")
+    expect(win_rate(ref, P), truth, "P[y, z] weighted by ref[z]", "lesson 02, section 1")
+check_win_rate(worlds(), "P[y, z] weighted by ref[z]", "lesson 02, section 1")
 
 # %% [markdown]
 # ## 3 · Winners and losers (15 points)
@@ -101,8 +101,8 @@ def chosen_and_rejected(ref, preference):
 ref = torch.tensor([0.9, 0.1], dtype=torch.float64)
 hard = torch.tensor([[0.5, 0.0], [1.0, 0.5]], dtype=torch.float64)  # the second response always wins
 chosen, rejected = chosen_and_rejected(ref, hard)
-expect(chosen, [0.81, 0.19], "the first response wins only if both draws are it", "notebook 01, section 1")
-expect(rejected, [0.99, 0.01], "the second response loses only against itself", "notebook 01, section 1")
+expect(chosen, [0.81, 0.19], "the first response wins only if both draws are it", "lesson 02, section 1")
+expect(rejected, [0.99, 0.01], "the second response loses only against itself", "lesson 02, section 1")
 
 # %% hidden="chosen_and_rejected" points=9
 from dil_tutorial.course.inputs import worlds
@@ -116,9 +116,9 @@ for seed in range(20):
     P = upper + (1 - upper).T.tril(-1) + 0.5 * torch.eye(size, dtype=torch.float64)
     pairs = 2 * ref[:, None] * ref[None, :] * P  # the law of (y_w, y_l)
     chosen, rejected = chosen_and_rejected(ref, P)
-    expect(chosen, pairs.sum(1), "sum the law of a pair over the loser", "notebook 01, section 1")
-    expect(rejected, pairs.sum(0), "sum the law of a pair over the winner", "notebook 01, section 1")
-check_chosen_and_rejected(worlds(), "sum the law of a pair over the loser, and over the winner", "notebook 01, section 1")
+    expect(chosen, pairs.sum(1), "sum the law of a pair over the loser", "lesson 02, section 1")
+    expect(rejected, pairs.sum(0), "sum the law of a pair over the winner", "lesson 02, section 1")
+check_chosen_and_rejected(worlds(), "sum the law of a pair over the loser, and over the winner", "lesson 02, section 1")
 
 # %% [markdown]
 # ## 4 · Draw a data set (12 points)
@@ -140,8 +140,8 @@ def sample_pairs(ref, preference, count, generator):
 ref = torch.tensor([0.9, 0.1], dtype=torch.float64)
 hard = torch.tensor([[0.5, 0.0], [1.0, 0.5]], dtype=torch.float64)
 y_w, y_l = sample_pairs(ref, hard, 20_000, torch.Generator().manual_seed(0))
-expect(y_w.shape, (20_000,), "one winner a pair", "notebook 01, section 1")
-expect((y_w == 1).double().mean(), 0.19, "the second response wins 19% of these pairs", "notebook 01, section 1", tolerance=0.014)
+expect(y_w.shape, (20_000,), "one winner a pair", "lesson 02, section 1")
+expect((y_w == 1).double().mean(), 0.19, "the second response wins 19% of these pairs", "lesson 02, section 1", tolerance=0.014)
 again = sample_pairs(ref, hard, 20_000, torch.Generator().manual_seed(0))
 expect((again[0] == y_w).all(), True, "the same seed must give the same pairs: draw everything from `generator`")
 
@@ -158,12 +158,12 @@ for seed in range(3):
     y_w, y_l = sample_pairs(ref, P, 200_000, torch.Generator().manual_seed(seed))
     found = torch.bincount(4 * y_w + y_l, minlength=16).double().view(4, 4) / 200_000
     error = ((found - law).abs() / (law * (1 - law) / 200_000).sqrt()).max()
-    expect(error < 5, True, "winner and loser are drawn together: p(y_w, y_l) = 2 ref(y_w) ref(y_l) P(y_w > y_l)", "notebook 01, section 1")
+    expect(error < 5, True, "winner and loser are drawn together: p(y_w, y_l) = 2 ref(y_w) ref(y_l) P(y_w > y_l)", "lesson 02, section 1")
 a = sample_pairs(ref, P, 1000, torch.Generator().manual_seed(1))
 torch.manual_seed(7)
 b = sample_pairs(ref, P, 1000, torch.Generator().manual_seed(1))
 expect((a[0] == b[0]).all() & (a[1] == b[1]).all(), True, "all randomness must come from `generator`")
-check_sample_pairs(joined(worlds(), one_of(3, 1, 50), generators()), "winner and loser are drawn together, all from `generator`", "notebook 01, section 1", values=False)
+check_sample_pairs(joined(worlds(), one_of(3, 1, 50), generators()), "winner and loser are drawn together, all from `generator`", "lesson 02, section 1", values=False)
 
 # %% [markdown]
 # ## 5 · Read the reference off the data (10 points)
@@ -180,7 +180,7 @@ def estimate_reference(y_w, y_l, size):
 
 # %% tests="estimate_reference" points=4
 y_w, y_l = torch.tensor([2, 2, 1, 0]), torch.tensor([0, 1, 0, 0])
-expect(estimate_reference(y_w, y_l, 3), [0.5, 0.25, 0.25], "winners and losers together", "notebook 01, section 1")
+expect(estimate_reference(y_w, y_l, 3), [0.5, 0.25, 0.25], "winners and losers together", "lesson 02, section 1")
 
 # %% hidden="estimate_reference" points=6
 from dil_tutorial.course.inputs import indices
@@ -190,8 +190,8 @@ for seed in range(10):
     y_w, y_l = torch.randint(5, (2, 40), generator=rng)
     both = torch.stack([y_w, y_l])
     truth = torch.stack([(both == y).double().mean() for y in range(7)])
-    expect(estimate_reference(y_w, y_l, 7), truth, "responses that never occur have frequency zero, and are counted", "notebook 01, section 1")
-check_estimate_reference(indices(), "responses that never occur have frequency zero, and are counted", "notebook 01, section 1")
+    expect(estimate_reference(y_w, y_l, 7), truth, "responses that never occur have frequency zero, and are counted", "lesson 02, section 1")
+check_estimate_reference(indices(), "responses that never occur have frequency zero, and are counted", "lesson 02, section 1")
 
 # %% [markdown]
 # ## 6 · How far can winners go? (13 points)
@@ -209,8 +209,8 @@ def kl(p, q):
 # %% tests="kl" points=5
 p = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64)
 q = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)
-expect(kl(p, q), 0.34657359027997264, "only the second response contributes: 0.5 log 2", "notebook 03, section 1")
-expect(kl(p, p), 0.0, "a distribution is at distance zero from itself, zeros included", "notebook 03, section 1")
+expect(kl(p, q), 0.34657359027997264, "only the second response contributes: 0.5 log 2", "lesson 05, section 1")
+expect(kl(p, p), 0.0, "a distribution is at distance zero from itself, zeros included", "lesson 05, section 1")
 
 # %% hidden="kl" points=8
 from dil_tutorial.course.inputs import laws
@@ -218,13 +218,13 @@ from dil_tutorial.course.inputs import laws
 for seed in range(20):
     p, q = torch.rand(2, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     p, q = p / p.sum(), q / q.sum()
-    expect(kl(p, q), sum(a * math.log(a / b) for a, b in zip(p.tolist(), q.tolist())), "the first argument is averaged over", "notebook 03, section 1")
+    expect(kl(p, q), sum(a * math.log(a / b) for a, b in zip(p.tolist(), q.tolist())), "the first argument is averaged over", "lesson 05, section 1")
 q = torch.tensor([0.5, 0.5, 0.0], dtype=torch.float64)
 p = torch.tensor([0.5, 0.0, 0.5], dtype=torch.float64)
-expect(torch.isposinf(torch.as_tensor(kl(p, q))), True, "p writes what q never does: infinite", "notebook 03, section 1")
+expect(torch.isposinf(torch.as_tensor(kl(p, q))), True, "p writes what q never does: infinite", "lesson 05, section 1")
 tiny = torch.tensor([1.0, 1e-320], dtype=torch.float64)
-expect(torch.isnan(torch.as_tensor(kl(tiny, tiny))), False, "no nan, whatever the probabilities", "notebook 03, section 1")
-check_kl(laws(True, True), "0 log 0 is 0; where p writes what q never does it is infinite", "notebook 03, section 1")
+expect(torch.isnan(torch.as_tensor(kl(tiny, tiny))), False, "no nan, whatever the probabilities", "lesson 05, section 1")
+check_kl(laws(True, True), "0 log 0 is 0; where p writes what q never does it is infinite", "lesson 05, section 1")
 
 # %% [markdown]
 # ## 7 · Best of n (15 points)
@@ -245,8 +245,8 @@ def best_of_n(ref, reward, n):
 # %% tests="best_of_n" points=6
 ref = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 reward = torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64)
-expect(best_of_n(ref, reward, 1), ref, "one draw is the reference itself", "notebook 01, section 3")
-expect(best_of_n(ref, reward, 2), [0.25, 0.39, 0.36], "the worst of three wins only if both draws are it: 0.5 squared", "notebook 01, section 3")
+expect(best_of_n(ref, reward, 1), ref, "one draw is the reference itself", "lesson 02, section 2")
+expect(best_of_n(ref, reward, 2), [0.25, 0.39, 0.36], "the worst of three wins only if both draws are it: 0.5 squared", "lesson 02, section 2")
 
 # %% hidden="best_of_n" points=9
 from dil_tutorial.course.inputs import best_of
@@ -265,8 +265,8 @@ for seed in range(8):
             winners = [y for y in draws if reward[y] == best]
             for y in winners:
                 truth[y] += math.prod(ref[z].item() for z in draws) / len(winners)
-        expect(best_of_n(ref, reward, n), truth, "P(best <= R) is a power of P(one <= R); share a tie by the reference", "notebook 01, section 3")
-check_best_of_n(best_of(), "P(best <= R) is a power of P(one <= R); share a tie by the reference", "notebook 01, section 3")
+        expect(best_of_n(ref, reward, n), truth, "P(best <= R) is a power of P(one <= R); share a tie by the reference", "lesson 02, section 2")
+check_best_of_n(best_of(), "P(best <= R) is a power of P(one <= R); share a tie by the reference", "lesson 02, section 2")
 
 # %% [markdown]
 # ## 8 · Your own numbers (5 points)
@@ -295,12 +295,12 @@ def your_numbers():
 
 # %% tests="your_numbers" points=2
 win, among, most = your_numbers()
-expect(among, 2 * your_ref[0] * win, "the winners' law is twice the reference's probability times the win rate", "notebook 01, section 1")
+expect(among, 2 * your_ref[0] * win, "the winners' law is twice the reference's probability times the win rate", "lesson 02, section 1")
 
 # %% hidden="your_numbers" points=3
 from dil_tutorial.course.inputs import nothing
 
-check_your_numbers(nothing(), "a response can be the winner only of pairs that it is in; it meets itself, too", "notebook 01, section 1")
+check_your_numbers(nothing(), "a response can be the winner only of pairs that it is in; it meets itself, too", "lesson 02, section 1")
 
 # %% [markdown]
 # ## 9 · In words (10 points, graded by hand)

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # A2 · RLHF as imitation
 #
-# 100 points, about two and a half hours. Keep this file in the folder `notebooks` of your copy: a test that fails then links to the section that helps. Read notebooks 02 and 03 first.
+# 100 points, about two and a half hours. Keep this file in the folder `notebooks` of your copy: a test that fails then links to the section that helps. Read lessons 03, 04 and 05 first.
 #
 # **Conventions.** All functions take and return `float64` tensors of torch. Policies, references, rewards and energies have shape `(Y,)`, one prompt's responses; every probability given to you is positive unless the text says otherwise. Logarithms are natural.
 # Leave your arguments as they were.
@@ -37,8 +37,8 @@ def objective(policy, ref, reward, beta):
 # %% tests="objective" points=4
 ref = torch.tensor([0.5, 0.5], dtype=torch.float64)
 reward = torch.tensor([0.0, 1.0], dtype=torch.float64)
-expect(objective(ref, ref, reward, 1.0), 0.5, "at the reference the KL is zero", "notebook 02, section 1")
-expect(objective(torch.tensor([0.0, 1.0], dtype=torch.float64), ref, reward, 1.0), 1 - 0.6931471805599453, "reward 1, KL log 2", "notebook 02, section 1")
+expect(objective(ref, ref, reward, 1.0), 0.5, "at the reference the KL is zero", "lesson 03, section 1")
+expect(objective(torch.tensor([0.0, 1.0], dtype=torch.float64), ref, reward, 1.0), 1 - 0.6931471805599453, "reward 1, KL log 2", "lesson 03, section 1")
 
 # %% hidden="objective" points=6
 from dil_tutorial.course.inputs import betas, joined, laws_and
@@ -50,8 +50,8 @@ for seed in range(20):
     reward = torch.randn(5, generator=rng, dtype=torch.float64)
     beta = 0.1 + seed / 10
     truth = sum(p * (r - beta * math.log(p / q)) for p, q, r in zip(policy.tolist(), ref.tolist(), reward.tolist()))
-    expect(objective(policy, ref, reward, beta), truth, "E_pi R - beta KL(pi || pi_ref)", "notebook 02, section 1")
-check_objective(joined(laws_and(True, False), betas()), "E_pi R - beta KL(pi || pi_ref); a response of probability zero adds nothing", "notebook 02, section 1")
+    expect(objective(policy, ref, reward, beta), truth, "E_pi R - beta KL(pi || pi_ref)", "lesson 03, section 1")
+check_objective(joined(laws_and(True, False), betas()), "E_pi R - beta KL(pi || pi_ref); a response of probability zero adds nothing", "lesson 03, section 1")
 
 # %% [markdown]
 # ## 2 · Its optimum (12 points)
@@ -68,7 +68,7 @@ def optimum(ref, reward, beta):
 
 # %% tests="optimum" points=5
 best = optimum(torch.tensor([0.5, 0.5], dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64), 1.0)
-expect(best, [0.2689414213699951, 0.7310585786300049], "the reference times exp(R / beta), divided by its sum", "notebook 02, section 1")
+expect(best, [0.2689414213699951, 0.7310585786300049], "the reference times exp(R / beta), divided by its sum", "lesson 03, section 1")
 
 # %% hidden="optimum" points=7
 from dil_tutorial.course.inputs import betas, joined, laws_and
@@ -79,10 +79,10 @@ for seed in range(20):
     ref = ref / ref.sum()
     reward, beta = torch.randn(6, generator=rng, dtype=torch.float64), 0.3 + seed / 5
     weight = ref * torch.exp(reward / beta)
-    expect(optimum(ref, reward, beta), weight / weight.sum(), "exp(R / beta), weighted by the reference", "notebook 02, section 1")
+    expect(optimum(ref, reward, beta), weight / weight.sum(), "exp(R / beta), weighted by the reference", "lesson 03, section 1")
 far = optimum(torch.tensor([0.2, 0.8], dtype=torch.float64), torch.tensor([1e4, 1e4 + 1], dtype=torch.float64), 1.0)
-expect(far, [0.2 / (0.2 + 0.8 * math.e), 0.8 * math.e / (0.2 + 0.8 * math.e)], "add logarithms before you exponentiate", "notebook 02, section 1")
-check_optimum(joined(laws_and(False, far=True), betas()), "add logarithms before you exponentiate", "notebook 02, section 1", tolerance=1e-6)
+expect(far, [0.2 / (0.2 + 0.8 * math.e), 0.8 * math.e / (0.2 + 0.8 * math.e)], "add logarithms before you exponentiate", "lesson 03, section 1")
+check_optimum(joined(laws_and(False, far=True), betas()), "add logarithms before you exponentiate", "lesson 03, section 1", tolerance=1e-6)
 
 # %% [markdown]
 # ## 3 · What a policy misses (8 points)
@@ -101,7 +101,7 @@ def regret(policy, ref, reward, beta):
 # %% tests="regret" points=3
 ref = torch.tensor([0.5, 0.5], dtype=torch.float64)
 reward = torch.tensor([0.0, 1.0], dtype=torch.float64)
-expect(regret(ref, ref, reward, 1.0), 0.12011450695827745, "beta times KL(policy || pi*): the policy you play comes first", "notebook 02, section 1")
+expect(regret(ref, ref, reward, 1.0), 0.12011450695827745, "beta times KL(policy || pi*): the policy you play comes first", "lesson 03, section 1")
 
 # %% hidden="regret" points=5
 from dil_tutorial.course.inputs import betas, joined, laws_and
@@ -114,8 +114,8 @@ for seed in range(20):
     best = ref * torch.exp(reward / beta)
     best = best / best.sum()
     value = lambda p: (p * reward).sum() - beta * (p * (p / ref).log()).sum()
-    expect(regret(policy, ref, reward, beta), value(best) - value(policy), "J(pi*) - J(pi) = beta KL(pi || pi*)", "notebook 02, section 1")
-check_regret(joined(laws_and(True, False), betas()), "J(pi*) - J(pi) = beta KL(pi || pi*)", "notebook 02, section 1")
+    expect(regret(policy, ref, reward, beta), value(best) - value(policy), "J(pi*) - J(pi) = beta KL(pi || pi*)", "lesson 03, section 1")
+check_regret(joined(laws_and(True, False), betas()), "J(pi*) - J(pi) = beta KL(pi || pi*)", "lesson 03, section 1")
 
 # %% [markdown]
 # ## 4 · Every policy is the optimum of some reward (10 points)
@@ -134,7 +134,7 @@ def implied_reward(policy, ref, beta):
 # %% tests="implied_reward" points=4
 ref = torch.tensor([0.5, 0.5], dtype=torch.float64)
 policy = torch.tensor([0.2, 0.8], dtype=torch.float64)
-expect(implied_reward(policy, ref, 1.0), [-0.6931471805599453, 0.6931471805599453], "beta log(pi / pi_ref), less its mean under the reference", "notebook 02, section 1")
+expect(implied_reward(policy, ref, 1.0), [-0.6931471805599453, 0.6931471805599453], "beta log(pi / pi_ref), less its mean under the reference", "lesson 03, section 1")
 
 # %% hidden="implied_reward" points=6
 from dil_tutorial.course.inputs import betas, joined, laws
@@ -146,8 +146,8 @@ for seed in range(20):
     truth, beta = torch.randn(6, generator=rng, dtype=torch.float64), 0.2 + seed / 7
     truth = truth - (ref * truth).sum()
     policy = torch.softmax(ref.log() + truth / beta, 0)
-    expect(implied_reward(policy, ref, beta), truth, "its optimum is the policy, its mean under the reference (not the plain mean) zero", "notebook 02, section 1")
-check_implied_reward(joined(laws(False, False), betas()), "beta log(pi / pi_ref), less its mean under the reference", "notebook 02, section 1")
+    expect(implied_reward(policy, ref, beta), truth, "its optimum is the policy, its mean under the reference (not the plain mean) zero", "lesson 03, section 1")
+check_implied_reward(joined(laws(False, False), betas()), "beta log(pi / pi_ref), less its mean under the reference", "lesson 03, section 1")
 
 # %% [markdown]
 # ## 5 · Imitation by an energy-based model (15 points)
@@ -169,8 +169,8 @@ def imitation_loss(target, ref, energy):
 # %% tests="imitation_loss" points=6
 target = torch.tensor([0.25, 0.75], dtype=torch.float64)
 ref = torch.tensor([0.5, 0.5], dtype=torch.float64)
-expect(imitation_loss(target, ref, torch.zeros(2, dtype=torch.float64)), 0.0, "without energy nothing is won and nothing paid", "notebook 02, section 2")
-expect(imitation_loss(target, ref, torch.tensor([0.0, 1.0], dtype=torch.float64)), -0.12988549304172247, "minus the target's mean energy, plus the log of the reference's mean exp", "notebook 02, section 2")
+expect(imitation_loss(target, ref, torch.zeros(2, dtype=torch.float64)), 0.0, "without energy nothing is won and nothing paid", "lesson 04, section 4")
+expect(imitation_loss(target, ref, torch.tensor([0.0, 1.0], dtype=torch.float64)), -0.12988549304172247, "minus the target's mean energy, plus the log of the reference's mean exp", "lesson 04, section 4")
 
 # %% hidden="imitation_loss" points=9
 from dil_tutorial.course.inputs import laws_and, needing
@@ -181,14 +181,14 @@ for seed in range(20):
     target, ref = target / target.sum(), ref / ref.sum()
     energy = torch.randn(5, generator=rng, dtype=torch.float64, requires_grad=True)
     loss = imitation_loss(target, ref, energy)
-    expect(loss, -(target * energy).sum() + (ref * energy.exp()).sum().log(), "log of an expectation, not expectation of a log", "notebook 02, section 2")
+    expect(loss, -(target * energy).sum() + (ref * energy.exp()).sum().log(), "log of an expectation, not expectation of a log", "lesson 04, section 4")
     (slope,) = torch.autograd.grad(loss, energy)
     model = ref * energy.exp()
-    expect(slope, model / model.sum() - target, "its gradient is pi_phi - target: keep the graph of `energy`", "notebook 02, section 2")
+    expect(slope, model / model.sum() - target, "its gradient is pi_phi - target: keep the graph of `energy`", "lesson 04, section 4")
 best = (target / ref).log()
-expect(imitation_loss(target, ref, best), -(target * best).sum(), "the best energy is the log-ratio, where Z = 1", "notebook 02, section 2")
-expect(imitation_loss(target, ref, best + 1e4), -(target * best).sum(), "a constant changes nothing, however large: use logsumexp", "notebook 02, section 2", tolerance=1e-6)
-check_imitation_loss(needing(laws_and(True, False, far=True), 2), "-E_target R + log E_ref exp R, by logsumexp", "notebook 02, section 2", tolerance=1e-6)
+expect(imitation_loss(target, ref, best), -(target * best).sum(), "the best energy is the log-ratio, where Z = 1", "lesson 04, section 4")
+expect(imitation_loss(target, ref, best + 1e4), -(target * best).sum(), "a constant changes nothing, however large: use logsumexp", "lesson 04, section 4", tolerance=1e-6)
+check_imitation_loss(needing(laws_and(True, False, far=True), 2), "-E_target R + log E_ref exp R, by logsumexp", "lesson 04, section 4", tolerance=1e-6)
 
 # %% [markdown]
 # ## 6 · Ranking NCE (15 points)
@@ -208,7 +208,7 @@ def nce_loss(positive, negatives):
 
 
 # %% tests="nce_loss" points=6
-expect(nce_loss(torch.zeros(2, dtype=torch.float64), torch.zeros(2, 3, dtype=torch.float64)), [1.3862943611198906] * 2, "four equal scores: log 4 a row", "notebook 02, section 3")
+expect(nce_loss(torch.zeros(2, dtype=torch.float64), torch.zeros(2, 3, dtype=torch.float64)), [1.3862943611198906] * 2, "four equal scores: log 4 a row", "lesson 04, section 4")
 
 # %% hidden="nce_loss" points=9
 from dil_tutorial.course.inputs import needing, scores
@@ -217,11 +217,11 @@ for seed in range(10):
     rng = torch.Generator().manual_seed(seed)
     s0, s = torch.randn(4, generator=rng, dtype=torch.float64), torch.randn(4, 1 + seed % 4, generator=rng, dtype=torch.float64)
     truth = -torch.log(s0.exp() / (s0.exp() + s.exp().sum(1)))
-    expect(nce_loss(s0, s), truth, "the positive's share among all scores, the positive's own included", "notebook 02, section 3")
+    expect(nce_loss(s0, s), truth, "the positive's share among all scores, the positive's own included", "lesson 04, section 4")
 a = torch.tensor([0.3, -1e4, 1e4], dtype=torch.float64)
 zero = torch.zeros(3, 1, dtype=torch.float64)
-expect(nce_loss(a, zero), torch.nn.functional.softplus(-a), "with one negative: log(1 + exp(s1 - s0)), also at 10^4", "notebook 02, section 3")
-check_nce_loss(needing(scores(), 0, 1), "the positive's share among all scores, its own included", "notebook 02, section 3")
+expect(nce_loss(a, zero), torch.nn.functional.softplus(-a), "with one negative: log(1 + exp(s1 - s0)), also at 10^4", "lesson 04, section 4")
+check_nce_loss(needing(scores(), 0, 1), "the positive's share among all scores, its own included", "lesson 04, section 4")
 
 # %% [markdown]
 # ## 7 · The law of the losers decides (10 points)
@@ -238,7 +238,7 @@ def population_logistic(pairs, f):
 
 # %% tests="population_logistic" points=4
 pairs = torch.tensor([[0.25, 0.0], [0.5, 0.25]], dtype=torch.float64)
-expect(population_logistic(pairs, torch.tensor([0.0, 1.0], dtype=torch.float64)), 0.5032044340392031, "half the pairs tie (log 2), half have a margin of 1", "notebook 02, section 3")
+expect(population_logistic(pairs, torch.tensor([0.0, 1.0], dtype=torch.float64)), 0.5032044340392031, "half the pairs tie (log 2), half have a margin of 1", "lesson 04, section 4")
 
 # %% hidden="population_logistic" points=6
 from dil_tutorial.course.inputs import joint, needing
@@ -253,11 +253,11 @@ for seed in range(10):
     for pairs, end in ((real, reward), (independent, (chosen / ref).log())):
         at = end.clone().requires_grad_()
         (slope,) = torch.autograd.grad(population_logistic(pairs, at), at)
-        expect(slope, torch.zeros(5), "real pairs end at R, independent ones at the winners' log-ratio: row = winner, column = loser", "notebook 02, section 3")
+        expect(slope, torch.zeros(5), "real pairs end at R, independent ones at the winners' log-ratio: row = winner, column = loser", "lesson 04, section 4")
     value = sum(real[i, j] * math.log1p(math.exp(reward[j] - reward[i])) for i in range(5) for j in range(5))
-    expect(population_logistic(real, reward), value, "an expectation: weigh by the law, do not average over cells", "notebook 02, section 3")
-expect(population_logistic(real, 1e4 * reward).isfinite(), True, "no overflow at 10^4: use logsigmoid", "notebook 02, section 3")
-check_population_logistic(needing(joint(far=True), 1), "row = winner, column = loser; weigh by the law", "notebook 02, section 3")
+    expect(population_logistic(real, reward), value, "an expectation: weigh by the law, do not average over cells", "lesson 04, section 4")
+expect(population_logistic(real, 1e4 * reward).isfinite(), True, "no overflow at 10^4: use logsigmoid", "lesson 04, section 4")
+check_population_logistic(needing(joint(far=True), 1), "row = winner, column = loser; weigh by the law", "lesson 04, section 4")
 
 # %% [markdown]
 # ## 8 · Two directions (10 points)
@@ -277,7 +277,7 @@ def projections(target, candidates):
 # %% tests="projections" points=4
 target = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
 candidates = torch.tensor([[1, 0, 0], [0.5, 0.5, 0], [1 / 3, 1 / 3, 1 / 3]], dtype=torch.float64)
-expect(projections(target, candidates), [2, 1], "forward must cover, reverse may leave out (exercise 2 of notebook 03)", "notebook 03, section 1")
+expect(projections(target, candidates), [2, 1], "forward must cover, reverse may leave out (exercise 2 of lesson 05)", "lesson 05, section 1")
 
 # %% hidden="projections" points=6
 from dil_tutorial.course.inputs import directions
@@ -292,8 +292,8 @@ for seed in range(30):
     one = lambda p, q: math.inf if any(a > 0 and b == 0 for a, b in zip(p, q)) else sum(a * math.log(a / b) for a, b in zip(p, q) if a > 0)
     forward = [one(target.tolist(), row) for row in rows.tolist()]
     reverse = [one(row, target.tolist()) for row in rows.tolist()]
-    expect(projections(target, rows), [forward.index(min(forward)), reverse.index(min(reverse))], "which argument writes the samples?", "notebook 03, section 1")
-check_projections(directions(), "which argument writes the samples?", "notebook 03, section 1")
+    expect(projections(target, rows), [forward.index(min(forward)), reverse.index(min(reverse))], "which argument writes the samples?", "lesson 05, section 1")
+check_projections(directions(), "which argument writes the samples?", "lesson 05, section 1")
 
 # %% [markdown]
 # ## 9 · In words (10 points, graded by hand)

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # A3 · Density ratios and the DIL losses, from scratch
 #
-# 100 points, about two and a half hours. Keep this file in the folder `notebooks` of your copy: a test that fails then links to the section that helps. Read notebooks 04 and 05 first.
+# 100 points, about two and a half hours. Keep this file in the folder `notebooks` of your copy: a test that fails then links to the section that helps. Read lessons 06 and 07 first.
 #
 # **Conventions.** All functions work elementwise on tensors of torch of any shape and keep their dtype (`float32` stays `float32`). $f$ is a log-ratio, $r = e^f$ a ratio. Losses are returned for each element: **no mean, no sum**. Everything must be differentiable. Leave your
 # arguments as they were.
@@ -37,17 +37,17 @@ def bregman(h, a, b):
 
 # %% tests="bregman" points=4
 a, b = torch.tensor([2.0, 3.0], dtype=torch.float64), torch.tensor([1.0, 5.0], dtype=torch.float64)
-expect(bregman(lambda r: r**2, a, b), [1.0, 4.0], "for h = r^2 it is (a - b)^2", "notebook 04, section 1")
-expect(bregman(lambda r: r * r.log() - r, a, b), [0.38629436111989057, 0.4675231281281418], "h(a) - h(b) - h'(b)(a - b); the tangent touches at b", "notebook 04, section 1")
+expect(bregman(lambda r: r**2, a, b), [1.0, 4.0], "for h = r^2 it is (a - b)^2", "lesson 06, section 3")
+expect(bregman(lambda r: r * r.log() - r, a, b), [0.38629436111989057, 0.4675231281281418], "h(a) - h(b) - h'(b)(a - b); the tangent touches at b", "lesson 06, section 3")
 
 # %% hidden="bregman" points=6
 from dil_tutorial.course.inputs import CONVEX, joined, like, one_of
 
 for seed in range(10):
     a, b = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 3 + 0.1
-    expect(bregman(lambda r: -r.log(), a, b), a / b - (a / b).log() - 1, "the tangent touches at b, not at a", "notebook 04, section 1")
-    expect(bregman(torch.exp, a, b), a.exp() - b.exp() - b.exp() * (a - b), "h'(b), elementwise", "notebook 04, section 1")
-check_bregman(joined(one_of(*CONVEX), like(2, 0.125, 4)), "h(a) - h(b) - h'(b)(a - b); keep the graph of a and of b", "notebook 04, section 1")
+    expect(bregman(lambda r: -r.log(), a, b), a / b - (a / b).log() - 1, "the tangent touches at b, not at a", "lesson 06, section 3")
+    expect(bregman(torch.exp, a, b), a.exp() - b.exp() - b.exp() * (a - b), "h'(b), elementwise", "lesson 06, section 3")
+check_bregman(joined(one_of(*CONVEX), like(2, 0.125, 4)), "h(a) - h(b) - h'(b)(a - b); keep the graph of a and of b", "lesson 06, section 3")
 
 # %% [markdown]
 # ## 2 · Three losses (15 points)
@@ -80,8 +80,8 @@ def losses(name, f):
 f = torch.tensor([0.0, 1.0], dtype=torch.float64)
 for name, winner, sample in (("lsif", [-1, -2.718281828459045], [0.5, 3.694528049465325]), ("ukl", [0, -1], [1, 2.718281828459045]), ("bce", [0.6931471805599453, 0.3132616875182228], [0.6931471805599453, 1.3132616875182228])):
     got = losses(name, f)
-    expect(got[0], winner, f"the winner's loss of {name}", "notebook 04, section 2")
-    expect(got[1], sample, f"the reference sample's loss of {name}", "notebook 04, section 2")
+    expect(got[0], winner, f"the winner's loss of {name}", "lesson 06, section 3")
+    expect(got[1], sample, f"the reference sample's loss of {name}", "lesson 06, section 3")
 
 # %% hidden="losses" points=9
 from dil_tutorial.course.inputs import joined, like, one_of
@@ -93,23 +93,23 @@ for seed in range(5):
     for name, pulls in table.items():
         got = losses(name, f)
         for loss, pull in zip(got, pulls):
-            expect(loss.shape, f.shape, "one loss an element, no mean", "notebook 04, section 2")
+            expect(loss.shape, f.shape, "one loss an element, no mean", "lesson 06, section 3")
             (slope,) = torch.autograd.grad(loss.sum(), f, retain_graph=True)
-            expect(slope, pull, f"the slope of {name}", "notebook 04, section 2")
+            expect(slope, pull, f"the slope of {name}", "lesson 06, section 3")
 far = torch.tensor([1e4, -1e4], requires_grad=True)
 winner, sample = losses("bce", far)
-expect(winner, [0, 1e4], "log(1 + exp(-f)) without overflow: softplus or logsigmoid", "notebook 04, section 4")
-expect(sample, [1e4, 0], "log(1 + exp(f)) without overflow", "notebook 04, section 4")
+expect(winner, [0, 1e4], "log(1 + exp(-f)) without overflow: softplus or logsigmoid", "lesson 06, section 6")
+expect(sample, [1e4, 0], "log(1 + exp(f)) without overflow", "lesson 06, section 6")
 (slope,) = torch.autograd.grad((winner + sample).sum(), far)
-expect(slope, [1, -1], "slopes at 10^4 must be finite, too", "notebook 04, section 4")
+expect(slope, [1, -1], "slopes at 10^4 must be finite, too", "lesson 06, section 6")
 expect(losses("ukl", torch.zeros(2))[1].dtype == torch.float32, True, "float32 stays float32")
 try:
     losses("nothing", far)
     raise AssertionError("an unknown name must be a ValueError")
 except ValueError:
     pass
-check_losses(joined(one_of("lsif", "ukl", "bce", "none of these"), like(1)), "the table, element by element", "notebook 04, section 2")
-check_losses(joined(one_of("bce"), like(1, far=True)), "softplus or logsigmoid", "notebook 04, section 4")
+check_losses(joined(one_of("lsif", "ukl", "bce", "none of these"), like(1)), "the table, element by element", "lesson 06, section 3")
+check_losses(joined(one_of("bce"), like(1, far=True)), "softplus or logsigmoid", "lesson 06, section 6")
 
 # %% [markdown]
 # ## 3 · A loss from any convex function (15 points)
@@ -131,8 +131,8 @@ def losses_from(h, f):
 # %% tests="losses_from" points=6
 f = torch.tensor([0.0, 1.0], dtype=torch.float64)
 winner, sample = losses_from(lambda r: r**3, f)
-expect(winner, [-3.0, -22.16716829679195], "-h'(r) with r = exp(f): -3 r^2", "notebook 04, section 2")
-expect(sample, [2.0, 40.171073846375336], "r h'(r) - h(r) with r = exp(f): 2 r^3", "notebook 04, section 2")
+expect(winner, [-3.0, -22.16716829679195], "-h'(r) with r = exp(f): -3 r^2", "lesson 06, section 3")
+expect(sample, [2.0, 40.171073846375336], "r h'(r) - h(r) with r = exp(f): 2 r^3", "lesson 06, section 3")
 
 # %% hidden="losses_from" points=9
 from dil_tutorial.course.inputs import CONVEX, joined, like, one_of
@@ -143,11 +143,11 @@ for seed in range(5):
     for h, second in ((lambda r: r * r.log() - r, 1 / r), (lambda r: -r.log(), 1 / r**2), (lambda r: r**3, 6 * r), (torch.exp, r.exp())):
         winner, sample = losses_from(h, f)
         (pull,) = torch.autograd.grad(winner.sum(), f, retain_graph=True)
-        expect(pull, -r * second, "the winner's pull is -r h''(r): keep the graph of h' (create_graph=True)", "notebook 04, section 2")
+        expect(pull, -r * second, "the winner's pull is -r h''(r): keep the graph of h' (create_graph=True)", "lesson 06, section 3")
         (pull,) = torch.autograd.grad(sample.sum(), f, retain_graph=True)
-        expect(pull, r**2 * second, "the reference's pull is r^2 h''(r)", "notebook 04, section 2")
-expect(losses_from(lambda r: r**3, torch.zeros(2))[1], [2, 2], "also for an f that needs no gradient", "notebook 04, section 2")
-check_losses_from(joined(one_of(*CONVEX), like(1, -2, 2)), "-h'(r) and r h'(r) - h(r), the graph of h' kept", "notebook 04, section 2")
+        expect(pull, r**2 * second, "the reference's pull is r^2 h''(r)", "lesson 06, section 3")
+expect(losses_from(lambda r: r**3, torch.zeros(2))[1], [2, 2], "also for an f that needs no gradient", "lesson 06, section 3")
+check_losses_from(joined(one_of(*CONVEX), like(1, -2, 2)), "-h'(r) and r h'(r) - h(r), the graph of h' kept", "lesson 06, section 3")
 
 # %% [markdown]
 # ## 4 · Whom does a loss hear? (10 points)
@@ -167,17 +167,17 @@ def pull(h, r):
 
 # %% tests="pull" points=4
 r = torch.tensor([0.5, 1.0, 4.0], dtype=torch.float64)
-expect(pull(lambda r: r**2 / 2 + r**3, r), [0.5 * 4, 7, 4 * 25], "r times the second derivative", "notebook 04, section 2")
+expect(pull(lambda r: r**2 / 2 + r**3, r), [0.5 * 4, 7, 4 * 25], "r times the second derivative", "lesson 06, section 3")
 
 # %% hidden="pull" points=6
 from dil_tutorial.course.inputs import CONVEX, joined, like, one_of
 
 for seed in range(10):
     r = torch.rand(5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 4 + 0.05
-    expect(pull(lambda r: r * r.log() - r, r), torch.ones(5), "UKL hears all winners alike", "notebook 04, section 2")
-    expect(pull(lambda r: r * r.log() - (r + 1) * (r + 1).log(), r), 1 / (1 + r), "BCE loses interest in large ratios", "notebook 04, section 2")
-    expect(pull(lambda r: r**4, r), 12 * r**3, "the second derivative, not the first", "notebook 04, section 2")
-check_pull(joined(one_of(*CONVEX), like(1, 0.125, 4, gradient=False)), "r times the second derivative", "notebook 04, section 2")
+    expect(pull(lambda r: r * r.log() - r, r), torch.ones(5), "UKL hears all winners alike", "lesson 06, section 3")
+    expect(pull(lambda r: r * r.log() - (r + 1) * (r + 1).log(), r), 1 / (1 + r), "BCE loses interest in large ratios", "lesson 06, section 3")
+    expect(pull(lambda r: r**4, r), 12 * r**3, "the second derivative, not the first", "lesson 06, section 3")
+check_pull(joined(one_of(*CONVEX), like(1, 0.125, 4, gradient=False)), "r times the second derivative", "lesson 06, section 3")
 
 # %% [markdown]
 # ## 5 · The DIL loss (15 points)
@@ -202,8 +202,8 @@ def dil_loss(f_w, f_l, name, denominator):
 
 # %% tests="dil_loss" points=6
 f_w, f_l = torch.tensor([0.0, 1.0], dtype=torch.float64), torch.tensor([0.0, -1.0], dtype=torch.float64)
-expect(dil_loss(f_w, f_l, "ukl", "rejected"), [1.0, -0.6321205588285577], "-f_w + exp(f_l)", "notebook 05, section 1")
-expect(dil_loss(f_w, f_l, "ukl", "mixture"), [1.0, 0.5430806348152437], "-f_w + (exp(f_w) + exp(f_l)) / 2", "notebook 06, section 3")
+expect(dil_loss(f_w, f_l, "ukl", "rejected"), [1.0, -0.6321205588285577], "-f_w + exp(f_l)", "lesson 07, section 1")
+expect(dil_loss(f_w, f_l, "ukl", "mixture"), [1.0, 0.5430806348152437], "-f_w + (exp(f_w) + exp(f_l)) / 2", "lesson 07, section 4")
 
 # %% hidden="dil_loss" points=9
 from dil_tutorial.course.inputs import joined, like, one_of
@@ -220,8 +220,8 @@ for seed in range(5):
         ("bce", "mixture"): torch.log1p(1 / w) + (torch.log1p(w) + torch.log1p(l)) / 2,
     }
     for (name, denominator), value in truth.items():
-        expect(dil_loss(f_w, f_l, name, denominator), value, f"{name}, {denominator}: whose loss, and with which weight?", "notebook 05, section 1")
-check_dil_loss(joined(like(2), one_of("lsif", "ukl", "bce"), one_of("rejected", "mixture")), "whose loss, and with which weight?", "notebook 05, section 1")
+        expect(dil_loss(f_w, f_l, name, denominator), value, f"{name}, {denominator}: whose loss, and with which weight?", "lesson 07, section 1")
+check_dil_loss(joined(like(2), one_of("lsif", "ukl", "bce"), one_of("rejected", "mixture")), "whose loss, and with which weight?", "lesson 07, section 1")
 
 # %% [markdown]
 # ## 6 · A classifier is a ratio (10 points)
@@ -238,7 +238,7 @@ def log_ratio(logit, n_w, n_ref):
 
 # %% tests="log_ratio" points=4
 logit = torch.tensor([0.0, 1.0], dtype=torch.float64)
-expect(log_ratio(logit, 50, 50), [0.0, 1.0], "equally many: odds are ratios", "notebook 04, exercise 4")
+expect(log_ratio(logit, 50, 50), [0.0, 1.0], "equally many: odds are ratios", "lesson 06, exercise 4")
 
 # %% hidden="log_ratio" points=6
 from dil_tutorial.course.inputs import joined, like, one_of
@@ -246,8 +246,8 @@ from dil_tutorial.course.inputs import joined, like, one_of
 for n_w, n_ref in ((10, 40), (300, 100), (7, 7)):
     chosen, ref = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64), torch.tensor([0.4, 0.4, 0.2], dtype=torch.float64)
     odds = (n_w * chosen) / (n_ref * ref)
-    expect(log_ratio(odds.log(), n_w, n_ref), (chosen / ref).log(), "posterior odds = prior odds times the ratio: divide the prior odds out", "notebook 04, exercise 4")
-check_log_ratio(joined(like(1), one_of(1, 3, 40), one_of(1, 10)), "divide the prior odds out", "notebook 04, exercise 4")
+    expect(log_ratio(odds.log(), n_w, n_ref), (chosen / ref).log(), "posterior odds = prior odds times the ratio: divide the prior odds out", "lesson 06, exercise 4")
+check_log_ratio(joined(like(1), one_of(1, 3, 40), one_of(1, 10)), "divide the prior odds out", "lesson 06, exercise 4")
 
 # %% [markdown]
 # ## 7 · Large log-ratios (15 points)
@@ -265,8 +265,8 @@ def tangent_exp(f):
 
 # %% tests="tangent_exp" points=6
 f = torch.tensor([0.0, 1.0, 31.0], dtype=torch.float64)
-expect(tangent_exp(f)[:2], [1.0, 2.718281828459045], "below 30 nothing changes", "notebook 04, section 4")
-expect(tangent_exp(f)[2] / 10686474581524.463, 2.0, "at 31: exp(30) (1 + 1)", "notebook 04, section 4")
+expect(tangent_exp(f)[:2], [1.0, 2.718281828459045], "below 30 nothing changes", "lesson 06, section 6")
+expect(tangent_exp(f)[2] / 10686474581524.463, 2.0, "at 31: exp(30) (1 + 1)", "lesson 06, section 6")
 
 # %% hidden="tangent_exp" points=9
 from dil_tutorial.course.inputs import like
@@ -278,10 +278,10 @@ top = math.exp(30)
 truth = [0.0, math.exp(-5), math.exp(29.9), top * 1.5, top * 31, top * (1 + 1e4 - 30)]
 slopes = [0.0, math.exp(-5), math.exp(29.9), top, top, top]
 scale = torch.tensor([1.0, *truth[1:]], dtype=torch.float64)
-expect(value.double() / scale, [0.0] + [1.0] * 5, "the tangent at 30: exp(30) (1 + f - 30)", "notebook 04, section 4", tolerance=1e-4)
+expect(value.double() / scale, [0.0] + [1.0] * 5, "the tangent at 30: exp(30) (1 + f - 30)", "lesson 06, section 6", tolerance=1e-4)
 scale = torch.tensor([1.0, *slopes[1:]], dtype=torch.float64)
-expect(slope.double() / scale, [0.0] + [1.0] * 5, "beyond 30 the slope is exp(30), and never nan: clamp before you exponentiate", "notebook 04, section 4", tolerance=1e-4)
-check_tangent_exp(like(1, -40, 60, far=True), "beyond 30 value and slope are the tangent's", "notebook 04, section 4")
+expect(slope.double() / scale, [0.0] + [1.0] * 5, "beyond 30 the slope is exp(30), and never nan: clamp before you exponentiate", "lesson 06, section 6", tolerance=1e-4)
+check_tangent_exp(like(1, -40, 60, far=True), "beyond 30 value and slope are the tangent's", "lesson 06, section 6")
 
 # %% [markdown]
 # ## 8 · In words (10 points, graded by hand)

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # A4 · The hole and the repair
 #
-# 100 points, about three hours. Keep this file in the folder `notebooks` of your copy: a test that fails then links to the section that helps. Read notebook 06 first, and the table of optima in it.
+# 100 points, about three hours. Keep this file in the folder `notebooks` of your copy: a test that fails then links to the section that helps. Read lesson 07 first, and the table of optima in it.
 #
 # **Conventions.** `ref` has shape `(Y,)`, `preference` shape `(Y, Y)` with $P(y \succ y')$ in row $y$, column $y'$; both `float64`. $w = E_{\pi_\text{ref}}P$, $t = 2w - 1$, $A = 1 + t$, $B = 1 - t$. Every $\pi_\text{ref}(y)$ is positive. Policies that you return are
 # `float64` of shape `(Y,)` and sum to one. Leave your arguments as they were.
@@ -45,7 +45,7 @@ def mass(ref, preference):
 # %% tests="mass" points=4
 half = torch.tensor([0.5, 0.5], dtype=torch.float64)
 hard = torch.tensor([[0.5, 0.0], [1.0, 0.5]], dtype=torch.float64)
-expect(mass(half, hard), 0.5 / 3 + 0.5 * 3, "A = (0.5, 1.5), B = (1.5, 0.5) (exercise 1 of notebook 06)", "notebook 06, section 1")
+expect(mass(half, hard), 0.5 / 3 + 0.5 * 3, "A = (0.5, 1.5), B = (1.5, 0.5) (exercise 2 of lesson 07)", "lesson 07, section 3")
 
 # %% hidden="mass" points=6
 from dil_tutorial.course.inputs import worlds
@@ -53,8 +53,8 @@ from dil_tutorial.course.inputs import worlds
 for seed in range(20):
     ref, P = world(seed)
     t = 2 * (P * ref).sum(1) - 1
-    expect(mass(ref, P), (ref * (1 + t) / (1 - t)).sum(), "winners' ratio over losers' ratio, weighted by the reference", "notebook 06, section 1")
-check_mass(worlds(), "winners' ratio over losers' ratio, weighted by the reference", "notebook 06, section 1")
+    expect(mass(ref, P), (ref * (1 + t) / (1 - t)).sum(), "winners' ratio over losers' ratio, weighted by the reference", "lesson 07, section 3")
+check_mass(worlds(), "winners' ratio over losers' ratio, weighted by the reference", "lesson 07, section 3")
 
 # %% [markdown]
 # ## 2 · UKL as published (15 points)
@@ -81,7 +81,7 @@ def ukl_published(ref, preference):
 # %% tests="ukl_published" points=6
 half = torch.tensor([0.5, 0.5], dtype=torch.float64)
 hard = torch.tensor([[0.5, 0.0], [1.0, 0.5]], dtype=torch.float64)
-expect(ukl_published(half, hard), [0.1339745962155614, 0.8660254037844386], "exercise 2 of notebook 06: lambda = (sqrt(3) - 1) / 2", "notebook 06, section 1", tolerance=1e-7)
+expect(ukl_published(half, hard), [0.1339745962155614, 0.8660254037844386], "exercise 3 of lesson 07: lambda = (sqrt(3) - 1) / 2", "lesson 07, section 3", tolerance=1e-7)
 
 # %% hidden="ukl_published" points=9
 from dil_tutorial.course.inputs import worlds
@@ -91,9 +91,9 @@ for seed in range(20):
     policy = ukl_published(ref, P)
     t = 2 * (P * ref).sum(1) - 1
     lam = (1 + t) * ref / policy - (1 - t)  # the same for all responses at the optimum
-    expect(policy.sum(), 1.0, "the policy sums to one", "notebook 06, section 1", tolerance=1e-7)
-    expect(lam - lam.mean(), torch.zeros(len(ref)), "one multiplier for all responses: A - B r = lambda r", "notebook 06, section 1", tolerance=1e-6)
-check_ukl_published(worlds(), "A / (B + lambda), with the lambda for which it sums to one", "notebook 06, section 1", tolerance=1e-7)
+    expect(policy.sum(), 1.0, "the policy sums to one", "lesson 07, section 3", tolerance=1e-7)
+    expect(lam - lam.mean(), torch.zeros(len(ref)), "one multiplier for all responses: A - B r = lambda r", "lesson 07, section 3", tolerance=1e-6)
+check_ukl_published(worlds(), "A / (B + lambda), with the lambda for which it sums to one", "lesson 07, section 3", tolerance=1e-7)
 
 # %% [markdown]
 # ## 3 · LSIF as published (20 points)
@@ -120,7 +120,7 @@ def lsif_published(ref, preference):
 # %% tests="lsif_published" points=8
 half = torch.tensor([0.5, 0.5], dtype=torch.float64)
 hard = torch.tensor([[0.5, 0.0], [1.0, 0.5]], dtype=torch.float64)
-expect(lsif_published(half, hard), [0.0, 1.0], "the loser is given up: A = 0.5 is not above lambda = 0.5", "notebook 06, section 2", tolerance=1e-7)
+expect(lsif_published(half, hard), [0.0, 1.0], "the loser is given up: A = 0.5 is not above lambda = 0.5", "lesson 07, section 3", tolerance=1e-7)
 
 # %% hidden="lsif_published" points=12
 from dil_tutorial.course.inputs import worlds
@@ -131,14 +131,14 @@ for seed in range(30):
     policy = lsif_published(ref, P)
     t = 2 * (P * ref).sum(1) - 1
     A, B = 1 + t, 1 - t
-    expect(policy.sum(), 1.0, "the policy sums to one", "notebook 06, section 1", tolerance=1e-7)
-    expect((policy >= 0).all(), True, "no negative probability: max(A - lambda, 0)", "notebook 06, section 1")
+    expect(policy.sum(), 1.0, "the policy sums to one", "lesson 07, section 3", tolerance=1e-7)
+    expect((policy >= 0).all(), True, "no negative probability: max(A - lambda, 0)", "lesson 07, section 3")
     lam = (A - B * policy / ref)[policy > 0]
-    expect(lam - lam.mean(), torch.zeros(len(lam)), "A - B r = lambda for all responses that are kept", "notebook 06, section 1", tolerance=1e-6)
-    expect((A[policy == 0] <= lam.mean() + 1e-6).all(), True, "only responses with A <= lambda are given up", "notebook 06, section 2")
+    expect(lam - lam.mean(), torch.zeros(len(lam)), "A - B r = lambda for all responses that are kept", "lesson 07, section 3", tolerance=1e-6)
+    expect((A[policy == 0] <= lam.mean() + 1e-6).all(), True, "only responses with A <= lambda are given up", "lesson 07, section 3")
     zeros += (policy == 0).sum().item()
-expect(zeros > 5, True, "responses with A <= lambda get probability exactly zero, not a small number", "notebook 06, section 2")
-check_lsif_published(worlds(), "max(A - lambda, 0) / B, with the lambda for which it sums to one", "notebook 06, section 1", tolerance=1e-7)
+expect(zeros > 5, True, "responses with A <= lambda get probability exactly zero, not a small number", "lesson 07, section 3")
+check_lsif_published(worlds(), "max(A - lambda, 0) / B, with the lambda for which it sums to one", "lesson 07, section 3", tolerance=1e-7)
 
 # %% [markdown]
 # ## 4 · BCE as published (15 points)
@@ -170,7 +170,7 @@ def bce_published(ref, preference):
 # %% tests="bce_published" points=6
 half = torch.tensor([0.5, 0.5], dtype=torch.float64)
 hard = torch.tensor([[0.5, 0.0], [1.0, 0.5]], dtype=torch.float64)
-expect(bce_published(half, hard), [0.14856372634004536, 0.8514362736599548], "between the winners' law (0.75) and UKL (0.866)", "notebook 06, section 1", tolerance=1e-7)
+expect(bce_published(half, hard), [0.14856372634004536, 0.8514362736599548], "between the winners' law (0.75) and UKL (0.866)", "lesson 07, section 3", tolerance=1e-7)
 
 # %% hidden="bce_published" points=9
 from dil_tutorial.course.inputs import worlds
@@ -181,11 +181,11 @@ for seed in range(20):
     t = 2 * (P * ref).sum(1) - 1
     r = policy / ref
     lam = ((1 + t) - (1 - t) * r) / (r * (1 + r))
-    expect(policy.sum(), 1.0, "the policy sums to one", "notebook 06, section 1", tolerance=1e-7)
-    expect(lam - lam.mean(), torch.zeros(len(ref)), "lambda r^2 + (B + lambda) r = A, one lambda for all", "notebook 06, section 1", tolerance=1e-6)
+    expect(policy.sum(), 1.0, "the policy sums to one", "lesson 07, section 3", tolerance=1e-7)
+    expect(lam - lam.mean(), torch.zeros(len(ref)), "lambda r^2 + (B + lambda) r = A, one lambda for all", "lesson 07, section 3", tolerance=1e-6)
 ref, _ = world(3)
-expect(bce_published(ref, torch.full((len(ref), len(ref)), 0.5, dtype=torch.float64)), ref, "a coin-tossing labeller changes nothing: lambda is 0, and the root must survive that", "notebook 06, section 1", tolerance=1e-7)
-check_bce_published(worlds(), "the positive root, with the lambda for which it sums to one", "notebook 06, section 1", tolerance=1e-7)
+expect(bce_published(ref, torch.full((len(ref), len(ref)), 0.5, dtype=torch.float64)), ref, "a coin-tossing labeller changes nothing: lambda is 0, and the root must survive that", "lesson 07, section 3", tolerance=1e-7)
+check_bce_published(worlds(), "the positive root, with the lambda for which it sums to one", "lesson 07, section 3", tolerance=1e-7)
 
 # %% [markdown]
 # ## 5 · The repair, as a population loss (15 points)
@@ -205,8 +205,8 @@ def population_ukl(pairs, f, denominator):
 # %% tests="population_ukl" points=6
 pairs = torch.tensor([[0.25, 0.0], [0.5, 0.25]], dtype=torch.float64)
 f = torch.tensor([0.0, 1.0], dtype=torch.float64)
-expect(population_ukl(pairs, f, "rejected"), -0.75 + 0.75 + 0.25 * 2.718281828459045, "winners follow the rows' sums, losers the columns'", "notebook 06, section 1")
-expect(population_ukl(pairs, f, "mixture"), -0.75 + (1 + 2.718281828459045) / 2, "both responses, with half a weight each", "notebook 06, section 3")
+expect(population_ukl(pairs, f, "rejected"), -0.75 + 0.75 + 0.25 * 2.718281828459045, "winners follow the rows' sums, losers the columns'", "lesson 07, section 3")
+expect(population_ukl(pairs, f, "mixture"), -0.75 + (1 + 2.718281828459045) / 2, "both responses, with half a weight each", "lesson 07, section 4")
 
 # %% hidden="population_ukl" points=9
 from dil_tutorial.course.inputs import joined, joint, needing, one_of
@@ -218,10 +218,10 @@ for seed in range(10):
     f = torch.randn(len(ref), generator=torch.Generator().manual_seed(seed), dtype=torch.float64, requires_grad=True)
     for denominator, law in (("rejected", rejected), ("mixture", ref)):
         loss = population_ukl(pairs, f, denominator)
-        expect(loss, (law * f.exp()).sum() - (chosen * f).sum(), f"{denominator}: the mean over its law of exp(f), less the winners' mean f", "notebook 06, section 3")
+        expect(loss, (law * f.exp()).sum() - (chosen * f).sum(), f"{denominator}: the mean over its law of exp(f), less the winners' mean f", "lesson 07, section 4")
         (slope,) = torch.autograd.grad(loss, f)
-        expect(slope, law * f.exp() - chosen, "keep the graph of f", "notebook 06, section 3")
-check_population_ukl(joined(needing(joint(), 1), one_of("rejected", "mixture")), "winners follow the rows' sums, losers the columns'", "notebook 06, section 3")
+        expect(slope, law * f.exp() - chosen, "keep the graph of f", "lesson 07, section 4")
+check_population_ukl(joined(needing(joint(), 1), one_of("rejected", "mixture")), "winners follow the rows' sums, losers the columns'", "lesson 07, section 4")
 
 # %% [markdown]
 # ## 6 · What data can say (15 points)
@@ -240,7 +240,7 @@ def finite_ratio(y_w, y_l, size):
 
 
 # %% tests="finite_ratio" points=6
-expect(finite_ratio(torch.tensor([0, 0, 0]), torch.tensor([1, 1, 0]), 3), [1.5, 0.0, 1.0], "won 3 times, lost once: 2 * 3 / 4; never seen: 1", "notebook 08, section 1")
+expect(finite_ratio(torch.tensor([0, 0, 0]), torch.tensor([1, 1, 0]), 3), [1.5, 0.0, 1.0], "won 3 times, lost once: 2 * 3 / 4; never seen: 1", "lesson 12, section 1")
 
 # %% hidden="finite_ratio" points=9
 from dil_tutorial.course.inputs import indices
@@ -251,8 +251,8 @@ for seed in range(10):
     for y in range(9):
         won, lost = (y_w == y).sum().item(), (y_l == y).sum().item()
         truth.append(2 * won / (won + lost) if won + lost else 1.0)
-    expect(finite_ratio(y_w, y_l, 9), truth, "twice the empirical win rate; 1 where there is no data", "notebook 08, section 1")
-check_finite_ratio(indices(least=0), "twice the empirical win rate; 1 where there is no data", "notebook 08, section 1")
+    expect(finite_ratio(y_w, y_l, 9), truth, "twice the empirical win rate; 1 where there is no data", "lesson 12, section 1")
+check_finite_ratio(indices(least=0), "twice the empirical win rate; 1 where there is no data", "lesson 12, section 1")
 
 # %% [markdown]
 # ## 7 · In words (10 points, graded by hand)

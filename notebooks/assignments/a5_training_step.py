@@ -1,7 +1,7 @@
 # %% [markdown]
 # # A5 · From tables to a language model: log-probabilities, a DIL step, training curves
 #
-# 100 points, about three hours. Keep this file in the folder `notebooks` of your copy: a test that fails then links to the section that helps. Read notebooks 08, 09 and 11 first.
+# 100 points, about three hours. Keep this file in the folder `notebooks` of your copy: a test that fails then links to the section that helps. Read lessons 08 and 12 first.
 #
 # **Conventions.** `ids` are token numbers `(B, T)`, each row a prompt, its response *with the end token*, and padding on the right. `prompt_lengths` `(B,)` counts the prompt's tokens (at least 1), `lengths` `(B,)` prompt and response together, the end token included, padding not. A causal model's
 # `logits[:, i]` `(B, T, V)` predict token $i + 1$. The log-probability of a response is the **sum** over its tokens, end token included. Losses are **means over pairs**. Leave your arguments as they were, but for what an optimiser must change.
@@ -63,7 +63,7 @@ def token_logps(logits, ids):
 logits = torch.zeros(1, 3, 4, dtype=torch.float64)
 logits[0, 0, 2] = 1.0
 got = token_logps(logits, torch.tensor([[0, 2, 3]]))
-expect(got, [[-0.743668380628679, -1.3862943611198906]], "the first logits predict the second token", "notebook 09, section 1")
+expect(got, [[-0.743668380628679, -1.3862943611198906]], "the first logits predict the second token", "lesson 08, section 1")
 
 # %% hidden="token_logps" points=9
 from dil_tutorial.course.inputs import logits_and_ids, needing
@@ -74,11 +74,11 @@ for seed in range(5):
     got = token_logps(logits, batch["ids"])
     probabilities = torch.softmax(logits, -1)
     truth = torch.stack([torch.stack([probabilities[b, i, batch["ids"][b, i + 1]].log() for i in range(8)]) for b in range(3)])
-    expect(got, truth, "position i speaks of token i + 1", "notebook 09, section 1")
+    expect(got, truth, "position i speaks of token i + 1", "lesson 08, section 1")
 far = torch.zeros(1, 2, 3, dtype=torch.float64)
 far[0, 0] = torch.tensor([1e4, -1e4, 0.0])
-expect(token_logps(far, torch.tensor([[0, 1]])), [[-2e4]], "log_softmax, not the log of a softmax", "notebook 09, section 1")
-check_token_logps(needing(logits_and_ids(), 0), "position i speaks of token i + 1; log_softmax", "notebook 09, section 1")
+expect(token_logps(far, torch.tensor([[0, 1]])), [[-2e4]], "log_softmax, not the log of a softmax", "lesson 08, section 1")
+check_token_logps(needing(logits_and_ids(), 0), "position i speaks of token i + 1; log_softmax", "lesson 08, section 1")
 
 # %% [markdown]
 # ## 2 · Which of them belong to the response? (15 points)
@@ -96,7 +96,7 @@ def response_mask(prompt_lengths, lengths, T):
 
 # %% tests="response_mask" points=6
 got = response_mask(torch.tensor([2, 1]), torch.tensor([4, 3]), 5)
-expect(got, [[0, 1, 1, 0], [1, 1, 0, 0]], "prompt of 2, response of 2: tokens 2 and 3 are the response", "notebook 09, section 1")
+expect(got, [[0, 1, 1, 0], [1, 1, 0, 0]], "prompt of 2, response of 2: tokens 2 and 3 are the response", "lesson 08, section 1")
 
 # %% hidden="response_mask" points=9
 from dil_tutorial.course.inputs import lengths_and
@@ -105,9 +105,9 @@ for seed in range(20):
     batch = made_up(seed, rows=5)
     got = response_mask(batch["prompt_lengths"], batch["lengths"], 9)
     truth = [[p <= i + 1 < n for i in range(8)] for p, n in zip(batch["prompt_lengths"].tolist(), batch["lengths"].tolist())]
-    expect(got, torch.tensor(truth), "entry i is about token i + 1; the end token counts, padding does not", "notebook 09, section 1")
+    expect(got, torch.tensor(truth), "entry i is about token i + 1; the end token counts, padding does not", "lesson 08, section 1")
     expect(got.dtype == torch.bool, True, "a mask is boolean")
-check_response_mask(lengths_and(), "entry i is about token i + 1; the end token counts, padding does not", "notebook 09, section 1")
+check_response_mask(lengths_and(), "entry i is about token i + 1; the end token counts, padding does not", "lesson 08, section 1")
 
 # %% [markdown]
 # ## 3 · Log-probability of a response (15 points)
@@ -132,7 +132,7 @@ class Uniform(torch.nn.Module):
 
 
 got = response_logps(Uniform(), torch.tensor([[2, 3, 2, 1, 0], [3, 2, 1, 0, 0]]), torch.tensor([2, 1]), torch.tensor([4, 3]))
-expect(got, [2 * -1.3862943611198906] * 2, "two tokens each, the end token among them, log 1/4 a token; a sum, not a mean", "notebook 09, section 1")
+expect(got, [2 * -1.3862943611198906] * 2, "two tokens each, the end token among them, log 1/4 a token; a sum, not a mean", "lesson 08, section 1")
 
 # %% hidden="response_logps" points=9
 from dil_tutorial.course.inputs import joined, seeds
@@ -156,13 +156,13 @@ for seed in range(5):
         n, p = batch["lengths"][row].item(), batch["prompt_lengths"][row].item()
         alone = model(batch["ids"][row : row + 1, :n]).log_softmax(-1)
         truth = sum(alone[0, i - 1, batch["ids"][row, i]] for i in range(p, n))
-        expect(got[row], truth, "the sum over the response's tokens, the end token included, padding not", "notebook 09, section 1")
+        expect(got[row], truth, "the sum over the response's tokens, the end token included, padding not", "lesson 08, section 1")
     expect(got.requires_grad, True, "gradients must flow to the model's weights")
     other = {**batch, "ids": batch["ids"].clone()}
     other["ids"][batch["ids"] == 0] = 7
-    expect(response_logps(model, **other), got, "what stands in the padding must not matter", "notebook 09, section 1")
-    expect(response_logps(Sharp(), **batch).isfinite().all(), True, "0 times -inf is nan: fill masked places, do not multiply", "notebook 09, section 1")
-check_response_logps(joined(seeds(TinyLM), seeds(batch_of)), "the sum over the response's tokens", "notebook 09, section 1", examples=15)
+    expect(response_logps(model, **other), got, "what stands in the padding must not matter", "lesson 08, section 1")
+    expect(response_logps(Sharp(), **batch).isfinite().all(), True, "0 times -inf is nan: fill masked places, do not multiply", "lesson 08, section 1")
+check_response_logps(joined(seeds(TinyLM), seeds(batch_of)), "the sum over the response's tokens", "lesson 08, section 1", examples=15)
 
 # %% [markdown]
 # ## 4 · Log-ratios (10 points)
@@ -189,7 +189,7 @@ def log_ratios(policy, reference, batch):
 # %% tests="log_ratios" points=4
 model = TinyLM(0)
 f_w, f_l = log_ratios(model, model, {"chosen": made_up(1), "rejected": made_up(2)})
-expect(f_w, [0.0, 0.0, 0.0], "a policy that is its reference has log-ratio zero", "notebook 11, section 1")
+expect(f_w, [0.0, 0.0, 0.0], "a policy that is its reference has log-ratio zero", "lesson 08, section 2")
 
 # %% hidden="log_ratios" points=6
 from dil_tutorial.course.inputs import joined, seeds
@@ -216,12 +216,12 @@ for seed in range(3):
     policy, reference = TinyLM(seed), TinyLM(10 + seed)
     batch = {"chosen": made_up(seed), "rejected": made_up(50 + seed)}
     f_w, f_l = log_ratios(policy, reference, batch)
-    expect(f_w, grader_logps(policy, batch["chosen"]) - grader_logps(reference, batch["chosen"]), "policy minus reference, on the winners", "notebook 11, section 1")
-    expect(f_l, grader_logps(policy, batch["rejected"]) - grader_logps(reference, batch["rejected"]), "policy minus reference, on the losers", "notebook 11, section 1")
+    expect(f_w, grader_logps(policy, batch["chosen"]) - grader_logps(reference, batch["chosen"]), "policy minus reference, on the winners", "lesson 08, section 2")
+    expect(f_l, grader_logps(policy, batch["rejected"]) - grader_logps(reference, batch["rejected"]), "policy minus reference, on the losers", "lesson 08, section 2")
     (f_w.sum() + f_l.sum()).backward()
-    expect(all(p.grad is None for p in reference.parameters()), True, "no gradient may reach the reference: torch.no_grad()", "notebook 11, section 1")
-    expect(all(p.grad is not None for p in policy.parameters()), True, "gradients must reach the policy", "notebook 11, section 1")
-check_log_ratios(joined(seeds(TinyLM), seeds(frozen), seeds(pairs)), "policy minus reference; no gradient reaches the reference", "notebook 11, section 1", examples=15)
+    expect(all(p.grad is None for p in reference.parameters()), True, "no gradient may reach the reference: torch.no_grad()", "lesson 08, section 2")
+    expect(all(p.grad is not None for p in policy.parameters()), True, "gradients must reach the policy", "lesson 08, section 2")
+check_log_ratios(joined(seeds(TinyLM), seeds(frozen), seeds(pairs)), "policy minus reference; no gradient reaches the reference", "lesson 08, section 2", examples=15)
 
 # %% [markdown]
 # ## 5 · A step of repaired DIL (15 points)
@@ -258,8 +258,8 @@ reference = copy.deepcopy(policy)
 batch = {"chosen": made_up(1), "rejected": made_up(2)}
 optimizer = torch.optim.SGD(policy.parameters(), lr=0.1)
 first = train_step(policy, reference, batch, optimizer)
-expect(first, 2 * 0.6931471805599453, "at f = 0 the loss is log 2 + (log 2 + log 2) / 2", "notebook 06, section 3")
-expect(train_step(policy, reference, batch, optimizer) < first, True, "a step must lower the loss on its own batch", "notebook 11, section 1")
+expect(first, 2 * 0.6931471805599453, "at f = 0 the loss is log 2 + (log 2 + log 2) / 2", "lesson 07, section 4")
+expect(train_step(policy, reference, batch, optimizer) < first, True, "a step must lower the loss on its own batch", "lesson 08, section 2")
 
 # %% hidden="train_step" points=9
 from dil_tutorial.course.inputs import seeds
@@ -294,10 +294,10 @@ for seed in range(3):
         ours.step()
         got = train_step(policy, reference, batch, theirs)
         expect(isinstance(got, float), True, "return a Python float: loss.item()")
-        expect(got, truth.item(), "the loss of a step is a mean over pairs, with both responses in the denominator", "notebook 06, section 3", tolerance=1e-8)
+        expect(got, truth.item(), "the loss of a step is a mean over pairs, with both responses in the denominator", "lesson 07, section 4", tolerance=1e-8)
     for mine, yours in zip(twin.parameters(), policy.parameters()):
-        expect(yours, mine, "the weights after three steps: are old gradients cleared?", "notebook 11, section 1", tolerance=1e-8)
-check_train_step(seeds(a_step), "the loss before the step; old gradients cleared; the reference as it was", "notebook 11, section 1", tolerance=1e-8, examples=15)
+        expect(yours, mine, "the weights after three steps: are old gradients cleared?", "lesson 08, section 2", tolerance=1e-8)
+check_train_step(seeds(a_step), "the loss before the step; old gradients cleared; the reference as it was", "lesson 08, section 2", tolerance=1e-8, examples=15)
 
 # %% [markdown]
 # ## 6 · Read the curves (10 points)
@@ -316,8 +316,8 @@ def verdict(chosen, rejected):
 
 
 # %% tests="verdict" points=4
-expect(verdict([0.0, 0.1, 0.2], [0.0, -0.1, -0.3]) == "imitates", True, "winners rise, losers fall", "notebook 08, section 2")
-expect(verdict([0.0, 0.1, -0.4], [0.0, -0.5, -2.0]) == "runs away", True, "the margin grows while the winners fall", "notebook 08, section 2")
+expect(verdict([0.0, 0.1, 0.2], [0.0, -0.1, -0.3]) == "imitates", True, "winners rise, losers fall", "lesson 12, section 2")
+expect(verdict([0.0, 0.1, -0.4], [0.0, -0.5, -2.0]) == "runs away", True, "the margin grows while the winners fall", "lesson 12, section 2")
 
 # %% hidden="verdict" points=6
 from dil_tutorial.course.inputs import curves
@@ -329,8 +329,8 @@ cases = {
 }
 for word, runs in cases.items():
     for chosen, rejected in runs:
-        expect(verdict(chosen, rejected) == word, True, "the end decides, not the way there; look at the margin first, then at the winners", "notebook 08, section 2")
-check_verdict(curves(), "the end decides: the margin first, then the winners", "notebook 08, section 2")
+        expect(verdict(chosen, rejected) == word, True, "the end decides, not the way there; look at the margin first, then at the winners", "lesson 12, section 2")
+check_verdict(curves(), "the end decides: the margin first, then the winners", "lesson 12, section 2")
 
 # %% [markdown]
 # ## 7 · In words: means (10 points, graded by hand)

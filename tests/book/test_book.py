@@ -88,7 +88,7 @@ def test_losses_figures_and_dynamics_have_their_pages(site):
         assert entry.described in losses
     figures = (site / "generated" / "figures.html").read_text()
     assert figures.count("<img alt=") >= 5
-    dynamics = (site / "generated" / "08_training_dynamics.html").read_text()
+    dynamics = (site / "generated" / "12_training_dynamics.html").read_text()
     assert "Where does “the chosen likelihood is preserved” hold?" in dynamics
     assert dynamics.count("<img alt=") >= 7
     assert dynamics.count("<table") >= 4  # tables that the notebook displays as Markdown
@@ -131,7 +131,7 @@ def test_the_way_of_a_pair_ends_lower_and_at_the_optimum():
 def test_notebooks_are_pages_with_their_figures_and_widgets(site):
     # the front page has a panel, too
     assert "application/vnd.jupyter.widget-state+json" in (site / "index.html").read_text()
-    page = (site / "generated" / "01_two_distributions.html").read_text()
+    page = (site / "generated" / "02_preference_data.html").read_text()
     assert "application/vnd.jupyter.widget-state+json" in page
     # the alternative text reaches the page
     assert '<img alt="Eight responses: where chosen responses exceed the reference' in page
@@ -165,8 +165,8 @@ def test_a_notebook_that_failed_or_was_not_run_makes_no_page(tmp_path):
     """As it is it makes one; with an error among its outputs, a cell not run, or code that is not
     the script's it does not.
     """
-    script = ROOT / "notebooks" / "00_orientation.py"
-    copy = tmp_path / "00_orientation.ipynb"
+    script = ROOT / "notebooks" / "00_why_care.py"
+    copy = tmp_path / "00_why_care.ipynb"
     content = json.loads(script.with_suffix(".ipynb").read_text())
     error = {"output_type": "error", "ename": "NameError", "evalue": "one", "traceback": []}
     number = next(i for i, cell in enumerate(content["cells"]) if cell["cell_type"] == "code")
@@ -174,7 +174,7 @@ def test_a_notebook_that_failed_or_was_not_run_makes_no_page(tmp_path):
         "": {},
         f"cell {number} ended in NameError": {"outputs": [error]},
         f"cell {number} was not run": {"execution_count": None},
-        f"cell {number} is not in 00_orientation.py": {"source": ["1 + one"]},
+        f"cell {number} is not in 00_why_care.py": {"source": ["1 + one"]},
     }
     for message, change in changes.items():
         cells = [
@@ -183,7 +183,7 @@ def test_a_notebook_that_failed_or_was_not_run_makes_no_page(tmp_path):
         copy.write_text(json.dumps({**content, "cells": cells}))
         if message:
             with pytest.raises(
-                InputError, match=f"{copy.name}: {message}: .*notebooks --write 00_orientation"
+                InputError, match=f"{copy.name}: {message}: .*notebooks --write 00_why_care"
             ):
                 book.for_the_book(copy, script)
         else:
@@ -267,11 +267,11 @@ def test_every_equation_is_referenced_and_claims_lead_both_ways(site):
     api = (site / "api.html").read_text()
     assert 'href="generated/ledger.html#claim-2-gibbs"' in api  # and back
     assert 'href="theory.html#theory-4"' in api
-    assert 'href="06_whose_samples.html"' in ledger  # from the claim to the notebook
+    assert 'href="07_the_dil_loss.html"' in ledger  # from the claim to the notebook
     # and back
     assert (
         'href="ledger.html#claim-4-mixture"'
-        in (site / "generated" / "06_whose_samples.html").read_text()
+        in (site / "generated" / "07_the_dil_loss.html").read_text()
     )
 
 
@@ -380,7 +380,7 @@ def test_static_sliders_change_the_frame_and_its_numbers(browser, address):
             else None
         ),
     )
-    page.goto(f"{address}/generated/06_whose_samples.html")
+    page.goto(f"{address}/generated/07_the_dil_loss.html")
     handle = page.locator(".noUi-handle").first
     handle.wait_for(timeout=60_000)
     said = page.locator(".widget-html-content:visible").first
@@ -434,9 +434,9 @@ def test_pages_have_no_serious_accessibility_violation(browser, address, scheme)
     found = []
     for name in (
         "index",
-        "generated/01_two_distributions",
-        "generated/04_density_ratios",
-        "generated/08_training_dynamics",
+        "generated/02_preference_data",
+        "generated/06_density_ratios",
+        "generated/12_training_dynamics",
         "glossary",
     ):
         page = browser.new_page(color_scheme=scheme)

@@ -87,7 +87,7 @@ def test_the_epub_is_well_formed_and_its_formulas_are_mathml(site, tmp_path):
         assert r"\(" not in re.sub(r"<(pre|code).*?</\1>", "", text, flags=re.DOTALL), name
         assert "<script" not in text
     assert texts["theory.xhtml"].count("<math") > 300
-    assert 'class="still"' in texts["generated/01_two_distributions.xhtml"]
+    assert 'class="still"' in texts["generated/02_preference_data.xhtml"]
     if checker := shutil.which("epubcheck"):
         java = ["java", "-jar", checker] if Path(checker).read_bytes()[:2] == b"PK" else [checker]
         run = subprocess.run([*java, str(epub)], capture_output=True, text=True)
@@ -113,9 +113,9 @@ def test_no_notebooks_page_scrolls_sideways(site, browser, width):
 
 
 def test_pages_lead_to_slides_functions_claims_and_puzzles_and_back(site):
-    page = (site / "generated" / "06_whose_samples.html").read_text()
+    page = (site / "generated" / "07_the_dil_loss.html").read_text()
     for door in (
-        'href="../slides/06_whose_samples.html"',
+        'href="../slides/07_the_dil_loss.html"',
         "api.html#toy.optima.dil",
         "ledger.html#claim-4-mixture",
         "puzzles.html#puzzle-06-rejected",
@@ -123,27 +123,27 @@ def test_pages_lead_to_slides_functions_claims_and_puzzles_and_back(site):
         assert door in page, door
     assert 'class="reference internal" href="../glossary.html#term-' in page
     assert (
-        'href="../generated/06_whose_samples.html"'
-        in (site / "slides" / "06_whose_samples.html").read_text()
+        'href="../generated/07_the_dil_loss.html"'
+        in (site / "slides" / "07_the_dil_loss.html").read_text()
     )
-    assert 'href="06_whose_samples.html"' in (site / "generated" / "puzzles.html").read_text()
+    assert 'href="07_the_dil_loss.html"' in (site / "generated" / "puzzles.html").read_text()
     assert "playground/index.html" in page
 
 
 def test_what_was_read_keeps_a_mark_in_the_browser(site, browser):
     page = browser.new_page(viewport={"width": 1280, "height": 900})
-    page.goto((site / "generated" / "00_orientation.html").as_uri())
+    page.goto((site / "generated" / "00_why_care.html").as_uri())
     assert page.locator(".was-read").count() == 0
     page.evaluate("scrollTo(0, document.body.scrollHeight)")
     page.wait_for_selector(".was-read", state="attached")
-    page.goto((site / "generated" / "18_dil_in_60_lines.html").as_uri())
+    page.goto((site / "generated" / "01_dil_in_60_lines.html").as_uri())
     assert "00 · Orientation" in page.locator(".was-read").first.inner_text()
     page.close()
 
 
 def test_a_figure_is_shown_larger_by_a_key_on_a_telephone(site, browser):
     page = browser.new_page(viewport={"width": 390, "height": 844})
-    page.goto((site / "generated" / "01_two_distributions.html").as_uri())
+    page.goto((site / "generated" / "02_preference_data.html").as_uri())
     figure = page.locator("img[data-zoom]").first
     figure.focus()
     page.keyboard.press("Enter")

@@ -62,7 +62,7 @@ def test_no_solution_is_on_a_slide_and_every_exercise_is(stem):
 
 
 def test_what_answers_a_question_waits_for_a_key():
-    cells = deck("01_two_distributions")["cells"]
+    cells = deck("02_preference_data")["cells"]
     asked = [
         number
         for number, cell in enumerate(cells)
@@ -106,7 +106,7 @@ def test_widgets_of_several_notebooks_keep_their_states():
 
 
 def test_a_still_shows_what_the_panel_shows_as_it_opens():
-    content = read_json(NOTEBOOKS / "01_two_distributions.ipynb")
+    content = read_json(NOTEBOOKS / "02_preference_data.ipynb")
     made = printed.still(content)
     [panel] = [
         out
@@ -121,9 +121,9 @@ def test_a_still_shows_what_the_panel_shows_as_it_opens():
 
 
 def test_doors_lead_out_only_where_there_is_a_public_place(monkeypatch):
-    content = read_json(NOTEBOOKS / "01_two_distributions.ipynb")
-    assert "http" not in around.head("01_two_distributions", content, "")
-    line = around.head("01_two_distributions", content, "somebody/dil")
+    content = read_json(NOTEBOOKS / "02_preference_data.ipynb")
+    assert "http" not in around.head("02_preference_data", content, "")
+    line = around.head("02_preference_data", content, "somebody/dil")
     for door in (
         "colab.research.google.com/github/somebody/dil/blob/gh-pages/colab/01",
         "mybinder.org/v2/gh/somebody/dil/v",
@@ -139,7 +139,7 @@ def test_doors_lead_out_only_where_there_is_a_public_place(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["01_two_distributions", "lecture-90"])
+@pytest.mark.parametrize("name", ["02_preference_data", "lecture-90"])
 def test_a_deck_turns_moves_and_asks_no_other_server(name, tmp_path, browser):
     """Every slide of it, by the right arrow; a panel with its own arrows; nothing is wider than the
     screen.

@@ -65,7 +65,7 @@ def test_lab_lays_out_notebooks_recipes_and_assignments_once(installed):
     assert run.returncode == 0, run.stderr
     folder = installed.here / "dil-tutorial"
     assert {path.name for path in folder.iterdir()} == {"notebooks", "recipes", "assignments"}
-    mine = folder / "notebooks" / "00_orientation.ipynb"
+    mine = folder / "notebooks" / "00_why_care.ipynb"
     mine.write_text("mine")
     assert "0 files laid" in installed("lab", "--version").stdout
     assert mine.read_text() == "mine"
@@ -74,7 +74,7 @@ def test_lab_lays_out_notebooks_recipes_and_assignments_once(installed):
 def test_notebooks_run_without_their_scripts(installed):
     run = installed("dev", "notebooks", "00", blocked=["jupytext"])
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "00_orientation" in run.stdout
+    assert "00_why_care" in run.stdout
     refused = installed("dev", "notebooks", "--write", "00")
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
 

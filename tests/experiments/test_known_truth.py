@@ -192,7 +192,7 @@ LOSSES = {
 
 
 @pytest.mark.sampled(1)
-@pytest.mark.slow  # notebook 10 trains two such models, of half the size, in make test
+@pytest.mark.slow  # lesson 16 trains two such models, of half the size, in make test
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_tabular_language_model_ends_where_the_theory_says(runner, loss):
     """Slope 1 on the true log-ratio for `mixture` and `reference`; on the closed form of the

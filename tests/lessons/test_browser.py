@@ -108,10 +108,10 @@ def check_denominator(page):
 
 
 PAGES = {
-    "01_two_distributions": check_tilt,
-    "02_rlhf_is_imitation": check_losers,
-    "03_forward_and_reverse_kl": check_directions,
-    "06_whose_samples": check_denominator,
+    "02_preference_data": check_tilt,
+    "03_rlhf_and_dpo": check_losers,
+    "05_two_kls": check_directions,
+    "07_the_dil_loss": check_denominator,
 }
 
 
@@ -142,7 +142,7 @@ def test_sliders_under_voila(browser, name):
 
 
 def test_a_generator_typed_under_voila(browser):
-    with served(NOTEBOOKS / "04_density_ratios.ipynb") as address:
+    with served(NOTEBOOKS / "06_density_ratios.ipynb") as address:
         page = browser.new_page()
         page.goto(address, timeout=120_000)
         box = page.locator(".widget-text input").first

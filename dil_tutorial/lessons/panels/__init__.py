@@ -1,15 +1,17 @@
 """The panels of the notebooks: a function each, from where its sliders stand to a figure and a
 sentence with its numbers.
 
-Read ``distributions`` (notebooks 00 to 03), ``ratios`` (04 to 06), ``family`` (07 to 09) and
-``practice`` (11 to 13).  ``worth`` (14) and ``reading`` (17) are imported by their own names; the
-latter brings ``llm`` along, and transformers, which take seconds. It may import what ``lessons``
-may."""
+Read ``distributions`` (lessons 02 to 05), ``ratios`` (06 and 07), ``family`` (10 to 12) and
+``practice`` (08, 18 and 19).  ``worth`` (13), ``rlhf`` (14 and 15) and ``reading`` (17) are
+imported by their own names; the last brings ``llm`` along, and transformers, which take seconds.
+"""
 
 from dil_tutorial.lessons.panels.distributions import (
+    adversarial_imitation,
+    behavior_cloning,
+    chosen_and_rlhf,
     first_world,
     kl_directions,
-    tilt_explorer,
     whose_rejected,
 )
 from dil_tutorial.lessons.panels.family import (

@@ -1,9 +1,11 @@
-"""The panels of notebooks 00 to 03: what a data set of preferences holds, and what imitates it."""
+"""The panels of lessons 02 to 05: what a preference dataset holds, and what imitates it."""
+
+from typing import Any
 
 import ipywidgets
 import torch
 
-from dil_tutorial.experiments.tour import draw_tilt
+from dil_tutorial.experiments.tour import row_of_responses
 from dil_tutorial.lessons.widgets import Drawn, frames
 from dil_tutorial.losses import make_loss
 from dil_tutorial.rlhf import kl, rlhf_optimum
@@ -12,7 +14,7 @@ from toy import World, loglinear
 from toy.fit import fit
 from toy.gallery import bandit
 
-# --- 00 · Orientation -----------------------------------------------------------------------------
+# --- 02 · Preference data -------------------------------------------------------------------------
 
 
 def first_world() -> ipywidgets.VBox:
@@ -54,27 +56,105 @@ def first_world() -> ipywidgets.VBox:
     return frames(draw, {"Reward of the third response": [-4, -2, -1, 0, 1, 2, 4, 8]}, [4])
 
 
-# --- 01 · Two distributions -----------------------------------------------------------------------
+# --- 03 · RLHF and DPO ----------------------------------------------------------------------------
 
 
-def tilt_explorer() -> ipywidgets.VBox:
-    """pi_ref, pi_chosen, RLHF and every DIL optimum as the scale of rewards, the labels and the
-    number of responses change.
+def chosen_and_rlhf() -> ipywidgets.VBox:
+    """pi_ref, pi_chosen and RLHF as the scale of rewards, the labels and the number of responses
+    change.
     """
+
+    def draw(scale: float, labels: str, count: int) -> Drawn:
+        world = row_of_responses(count, scale, hard=labels == "hard")
+        reward = world.true_reward[0]
+        named = {
+            plotting.DISTRIBUTIONS["ref"].label: world.ref,
+            plotting.DISTRIBUTIONS["chosen"].label: world.chosen,
+            plotting.DISTRIBUTIONS["rlhf"].label: rlhf_optimum(world.ref, world.true_reward, 1.0),
+        }
+        figure, (left, right) = plotting.new_figure(columns=2, width=8.8, height=3.6)
+        for i, (name, distribution) in enumerate(named.items()):
+            style: Any = {"color": plotting.color_of(name, i), "marker": plotting.MARKERS[i]}
+            left.plot(reward, distribution[0], label=name, ms=4, lw=1.2, **style)
+            ratio = (distribution / world.ref)[0].clamp(min=1e-3)
+            right.plot(reward, ratio, ms=4, lw=1.2, **style)
+        right.axhline(2, color="black", lw=0.8, ls=":")
+        left.set(ylim=(0, 1), xlabel="reward", title="probability")
+        title = "ratio to the reference (dotted: 2)"
+        right.set(yscale="log", ylim=(8e-3, 40), xlabel="reward", title=title)
+        left.legend(frameon=False, fontsize=8, loc="upper left")
+        away = [kl(distribution, world.ref).item() for distribution in named.values()]
+        return figure, (
+            f"KL to the reference: chosen distribution {away[1]:.3f} nats, RLHF at β = 1 "
+            f"{away[2]:.3f}."
+        )
+
     scales, labels = [0.25, 0.5, 1.0, 2.0, 4.0], ["Bradley–Terry", "hard"]
     return frames(
-        draw_tilt,
+        draw,
         {"Reward scale (s.d.)": scales, "Labels": labels, "Responses": [4, 8, 20]},
         start=[2, 0, 1],
     )
 
 
-# --- 02 · RLHF is imitation, and when -------------------------------------------------------------
+# --- 04 · Imitation learning ----------------------------------------------------------------------
+
+
+def behavior_cloning() -> ipywidgets.VBox:
+    """The frequencies of so many demonstrations next to the demonstrator."""
+    demonstrator = bandit().chosen[0]
+    reward = bandit().true_reward[0]
+
+    def draw(count: int) -> Drawn:
+        rng = torch.Generator().manual_seed(0)
+        shown = torch.multinomial(demonstrator, count, replacement=True, generator=rng)
+        clone = torch.bincount(shown, minlength=len(demonstrator)).double() / count
+        figure, (axes,) = plotting.new_figure(width=8)
+        plotting.policies(axes, {"demonstrator": demonstrator, "clone": clone}, reward)
+        axes.set_ylim(0, 0.6)
+        off = (clone - demonstrator).abs().sum().item() / 2
+        return figure, (
+            f"{count} demonstrations: {int((clone == 0).sum())} of {len(clone)} responses were "
+            f"never shown; {off:.0%} of the clone's probability is in the wrong place."
+        )
+
+    return frames(draw, {"Demonstrations": [3, 10, 30, 100, 1000, 10_000]}, [1])
+
+
+def adversarial_imitation() -> ipywidgets.VBox:
+    """GAIL on one prompt, both parties exact: the policy's step multiplies it by a root of the best
+    discriminator's odds, a policy gradient with the log-odds as its reward.
+    """
+    world, rate = bandit(), 0.5
+    demonstrator, order = world.chosen[0], world.true_reward[0].argsort()
+
+    def draw(count: int) -> Drawn:
+        policy = world.ref[0]
+        for _ in range(count):
+            odds = demonstrator / policy
+            policy = torch.softmax(policy.log() + rate * odds.log(), 0)
+        discriminator = demonstrator / (demonstrator + policy)
+        figure, (left, right) = plotting.new_figure(columns=2, width=9.5, height=3.4)
+        named = {"demonstrator": demonstrator, "policy": policy}
+        plotting.policies(left, named, world.true_reward[0])
+        left.set_ylim(0, 0.6)
+        right.plot(world.true_reward[0, order], discriminator[order], "o-", ms=4)
+        right.axhline(0.5, color="black", lw=0.8, ls=":")
+        right.set(ylim=(0, 1), xlabel="reward of the response", ylabel="discriminator")
+        gap = kl(demonstrator, policy).item()
+        low, high = discriminator.min().item(), discriminator.max().item()
+        return figure, (
+            f"After {count} rounds the policy is {gap:.4f} nats from the demonstrator, and the "
+            f"discriminator says {low:.2f} to {high:.2f}."
+        )
+
+    return frames(draw, {"Rounds": [0, 1, 2, 3, 5, 8]})
 
 
 def whose_rejected() -> ipywidgets.VBox:
-    """Where the logistic loss ends on real pairs and on chosen responses paired with independent
-    reference samples."""
+    """The optimum of the logistic loss on pairs as they are drawn, and on chosen responses with
+    independent reference samples.
+    """
 
     def draw(scale: float) -> Drawn:
         world = bandit(scale)
@@ -104,7 +184,7 @@ def whose_rejected() -> ipywidgets.VBox:
     return frames(draw, {"Reward scale (s.d.)": [0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0]}, start=[2])
 
 
-# --- 03 · Forward and reverse KL ------------------------------------------------------------------
+# --- 05 · Two KLs ---------------------------------------------------------------------------------
 
 
 def kl_directions() -> ipywidgets.VBox:

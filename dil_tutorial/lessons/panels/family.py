@@ -1,4 +1,4 @@
-"""The panels of notebooks 07 to 09: how losses pull, how they train, and what they make of
+"""The panels of lessons 10 to 12: how losses pull, how they train, and what they make of
 lengths.
 """
 
@@ -14,7 +14,7 @@ from toy import family
 from toy.fit import empirical_distribution, fit, fit_pairs
 from toy.gallery import bandit20, sentences
 
-# --- 07 · One family ------------------------------------------------------------------------------
+# --- 11 · A map of losses -------------------------------------------------------------------------
 
 HEARING = (
     "DIL BCE corrected",
@@ -122,7 +122,7 @@ def gradient_weights() -> ipywidgets.VBox:
     return frames(draw, {"Loss": list(FAMILY)})
 
 
-# --- 08 · Training dynamics -----------------------------------------------------------------------
+# --- 12 · Training dynamics -----------------------------------------------------------------------
 
 PLAYED = ("SFT", "DIL BCE corrected", "DIL LSIF published", "DPO")
 
@@ -225,7 +225,7 @@ def pairs_budget() -> ipywidgets.VBox:
     return frames(draw, {"Pairs": [30, 100, 300, 1000, 10_000, 100_000], "Draw": [1, 2, 3]}, [2, 0])
 
 
-# --- 09 · Lengths ---------------------------------------------------------------------------------
+# --- 10 · Lengths ---------------------------------------------------------------------------------
 
 
 def length_bias() -> ipywidgets.VBox:

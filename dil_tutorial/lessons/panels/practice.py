@@ -1,4 +1,4 @@
-"""The panels of notebooks 11 to 13: batches, reward for KL, and what the public code computes."""
+"""The panels of lessons 08, 18 and 19: batches, reward for KL, what the public code computes."""
 
 import ipywidgets
 import torch
@@ -10,7 +10,7 @@ from toy import optima
 from toy.frontier import curves, place
 from toy.gallery import bandit20
 
-# --- 11 · Scaling up ------------------------------------------------------------------------------
+# --- 08 · Language models -------------------------------------------------------------------------
 
 
 def batch_layouts() -> ipywidgets.VBox:
@@ -89,7 +89,7 @@ def batch_layouts() -> ipywidgets.VBox:
     return frames(draw, {"Prompt tokens": [15, 60, 240, 960]}, [1])
 
 
-# --- 12 · Beyond ----------------------------------------------------------------------------------
+# --- 19 · Related ideas ---------------------------------------------------------------------------
 
 
 def reward_for_kl() -> ipywidgets.VBox:
@@ -131,7 +131,7 @@ def reward_for_kl() -> ipywidgets.VBox:
     return frames(draw, {"Temperature β": betas}, [3])
 
 
-# --- 13 · The paper against its code --------------------------------------------------------------
+# --- 18 · The paper against its code --------------------------------------------------------------
 
 
 def fed_means() -> ipywidgets.VBox:

@@ -1,5 +1,5 @@
-"""The panels of notebooks 04 to 06: generators, the landscape of a loss, and whose samples stand
-for the reference.
+"""The panels of lessons 06 and 07: generators, the landscape of a loss, and the samples of the
+reference term.
 """
 
 import ast
@@ -22,7 +22,7 @@ from toy import World, optima
 from toy.fit import fit, log_ratio, population_loss
 from toy.gallery import bandit
 
-# --- 04 · Density ratios and Bregman divergences --------------------------------------------------
+# --- 06 · Density ratios --------------------------------------------------------------------------
 
 KNOWN_H = {
     "LSIF": "(r - 1)**2 / 2",
@@ -94,8 +94,8 @@ def formula(text: str) -> Callable[[Tensor], Tensor]:
 
 
 def draw_generator(text: str) -> Drawn:
-    """h as typed, the two losses it generates, their gradient weights, and where its published loss
-    ends.
+    """h as typed, the two losses it generates, their gradient weights, and the optimum with samples
+    of the reference.
     """
     gen = Generator.from_function(formula(text), name=text)
     world = bandit()
@@ -119,24 +119,18 @@ def draw_generator(text: str) -> Drawn:
     axes[1].set(xlabel="log-ratio f", ylim=(-3, 4), title="losses")
     axes[2].set(xlabel="ratio r", ylim=(0, 4), title="gradient on f")
     axes[1].legend(frameon=False, fontsize=8)
-    published, corrected = (
-        optima.dil(world, gen, denominator) for denominator in ("rejected", "mixture")
-    )
+    policy = optima.dil(world, gen, "reference")
     order = world.true_reward[0].argsort()
     for i, (name, distribution) in enumerate(
-        {"chosen responses": world.chosen, "published": published, "corrected": corrected}.items()
+        {"chosen distribution": world.chosen, "optimum": policy}.items()
     ):
-        x, style = (
-            world.true_reward[0, order],
-            {"color": plotting.COLORS[i], "marker": "osx"[i], "ms": 6},
-        )
-        axes[3].plot(x, distribution[0, order], lw=1, label=name, **style)
-    axes[3].set(xlabel="reward", ylim=(0, 0.8), title="where it ends")
+        style = {"color": plotting.COLORS[i], "marker": "ox"[i], "ms": 6}
+        axes[3].plot(world.true_reward[0, order], distribution[0, order], lw=1, label=name, **style)
+    axes[3].set(xlabel="reward", ylim=(0, 0.5), title="optimum")
     axes[3].legend(frameon=False, fontsize=8)
     return figure, (
-        f"h = {text} is convex. KL from the chosen distribution: "
-        f"{kl(world.chosen, corrected).item():z.4f} nats for the corrected loss, "
-        f"{kl(published, world.chosen).item():z.4f} for the published one."
+        f"h = {text} is convex. With samples of the reference its optimum is "
+        f"{kl(world.chosen, policy).item():z.4f} nats from the chosen distribution."
     )
 
 
@@ -152,7 +146,7 @@ def generator_gallery() -> ipywidgets.VBox:
     return frames(lambda name: draw_generator(KNOWN_H[name]), {"Generator": list(KNOWN_H)})
 
 
-# --- 05 · The DIL loss ----------------------------------------------------------------------------
+# --- 07 · The DIL loss ----------------------------------------------------------------------------
 
 LANDSCAPES = variants(
     "SFT",
@@ -252,15 +246,13 @@ def loss_landscape() -> ipywidgets.VBox:
             f"{kl(end, rlhf).item():z.4f} from RLHF at β = 1."
         )
 
-    return frames(draw, {"Loss": list(LANDSCAPES), "Reward scale": [0.5, 1.0, 2.0]}, [1, 1])
-
-
-# --- 06 · Whose samples stand for pi_ref? ---------------------------------------------------------
+    return frames(draw, {"Loss": list(LANDSCAPES), "Reward scale": [0.5, 1.0, 2.0]}, [0, 1])
 
 
 def denominator_mix() -> ipywidgets.VBox:
-    """Chosen responses among the denominator's samples, from none (as published) to half (the
-    correction) and beyond."""
+    """The weight of the chosen response in the reference term, from none (as published) to one half
+    (the correction) and beyond.
+    """
     world = bandit()
     ends = {
         name: [fit(world, _mixed(name, share)) for share in SHARES]
@@ -297,25 +289,24 @@ def denominator_mix() -> ipywidgets.VBox:
         right.axvline(share, color="black", lw=1)
         left.set(xlabel="reward", ylabel="ratio to the reference", ylim=(0, 6))
         right.set(
-            xlabel="share of chosen responses in the denominator",
+            xlabel="weight of the chosen response in the reference term",
             ylabel="KL(policy || chosen distribution), nats",
         )
         left.legend(frameon=False, fontsize=8)
         return (
             figure,
-            f"With {share:.0%} chosen responses in the denominator the optima are off the chosen "
-            "distribution by "
+            f"With weight {share:.1f} the optima are off the chosen distribution by "
             f"{', '.join(captions)} nats.",
         )
 
-    return frames(draw, {"Share of chosen responses": SHARES})
+    return frames(draw, {"Weight of the chosen response": SHARES})
 
 
 SHARES = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
 
 
 def _mixed(name: str, share: float) -> Loss:
-    """DIL with a denominator of ``share`` chosen responses and the rest rejected responses."""
+    """DIL with weight ``share`` of the chosen response in the reference term."""
     gen = get_generator(name)
 
     def loss(f_w: Tensor, f_l: Tensor) -> Tensor:

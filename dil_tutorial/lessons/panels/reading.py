@@ -1,4 +1,4 @@
-"""The panels of notebook 17: the same prompts under several policies, f token by token, and a blind
+"""The panels of lesson 17: the same prompts under several policies, f token by token, and a blind
 game.
 """
 

@@ -1,4 +1,4 @@
-"""The panels of notebooks 15 and 16: a policy that climbs by samples, and what becomes of the true
+"""The panels of lessons 14 and 15: a policy that climbs by samples, and what becomes of the true
 reward on a proxy.
 """
 

@@ -1,4 +1,4 @@
-"""The panels of notebook 14: what a pair is worth to each loss, exactly and on finitely many
+"""The panels of lesson 13: what a pair is worth to each loss, exactly and on finitely many
 pairs.
 """
 
