@@ -13,11 +13,11 @@
 #
 # You have trained a model with DPO. The loss went down, the margins went up, and the accuracy on the training pairs reached 100%. You draw a few answers, and they read much as before, or worse. Was it the method, the learning rate or the data? To find out, you need to know what the loss is *for*: which model it would arrive at, given all the data and time in the world.
 #
-# This course answers that question for DPO and its relatives, on worlds so small that every answer is known exactly. Its guide is a paper by Xiao et al. (ICLR 2025, [arXiv:2503.05079](https://arxiv.org/abs/2503.05079)) with a surprising thesis: **reinforcement learning from human feedback is imitation learning**. The model learns to imitate the answers that won. From the thesis follows a method, *Direct Imitation Learning* (DIL). We check all of it, also where it does not hold.
+# This course answers that question for DPO and its relatives, on worlds so small that every answer is known exactly. Its guide is a paper by Xiao et al. (ICLR 2025, [arXiv:2503.05079](https://arxiv.org/abs/2503.05079)) with a surprising thesis: **reinforcement learning from human feedback is imitation learning**. The model learns to imitate the answers that won. From the thesis follows a method, *Direct Imitation Learning* (DIL). We check every step, including those that fail.
 #
 # **The question.** What does a preference loss ask a model to become?
 #
-# *About 25 minutes. You need Python and school probability; no reinforcement learning.*
+# *About 25 minutes. You need Python and high-school probability; no reinforcement learning.*
 
 # %% [markdown]
 # ## 1 · The log of a DPO run
@@ -53,7 +53,7 @@ numbers({f"step {i + 1}": [log[i][key] for key in keys] for i in steps}, keys)
 # | `rewards/rejected` | $\beta f(y_l)$ | the same for the rejected answer |
 # | `rewards/margins` | $\beta\,(f(y_w) - f(y_l))$ | their difference |
 # | `rewards/accuracies` | how often $f(y_w) > f(y_l)$ | on the batch that is being trained on |
-# | `loss` | $-\log\sigma(\text{margin})$ | $\sigma(m) = 1/(1 + e^{-m})$ |
+# | `loss` | mean of $-\log\sigma(\text{margin})$ over the pairs | $\sigma(m) = 1/(1 + e^{-m})$ |
 #
 # **Predict before you run.** In the last line of the log, how much less likely is the average rejected answer than before training: two times, a thousand times, or more than a billion times?
 
@@ -70,35 +70,39 @@ for name in ("chosen", "rejected"):
 #
 # ## 2 · One model, before and after
 #
-# What does a model write after such training? The same SmolLM2 was trained on pairs of its own answers, labeled by a program that likes kind words, with several losses. Each model continues the same sentence, with the same random numbers:
+# What does a model write after such training? The same SmolLM2 was trained on pairs of its own answers, labeled by a program that likes kind words: with SFT on the chosen answers, with DIL, and with DPO. Each model continues the same sentence, with the same random numbers:
 
 # %%
 from IPython.display import Markdown, display
 
 results = read_json(BENCHMARKS / "real_text.json")
 truth = results["shared"]["truth"]["held-out"]
-place = 36
+place = 52
 texts = {
     "before training": results["shared"]["reference"]["own_text"][place][0]
 }
-for loss in ("SFT", "DIL BCE corrected", "DPO"):
+for name, loss in (
+    ("SFT", "SFT"),
+    ("DIL", "DIL BCE corrected"),
+    ("DPO", "DPO"),
+):
     runs = [
         row
         for row in results["rows"]
         if row["arm"] == loss and row["part"] == "main" and row["seed"] == 0
     ]
     best = min(runs, key=lambda row: row["validation_loss"])
-    texts[loss] = best["own_text"][place][0]
+    texts[name] = best["own_text"][place][0]
 print("Prompt:", truth["prompts"][place])
 for name, text in texts.items():
     display(Markdown(f"- *{name}*: … {' '.join(text.split())}"))
 
 # %% [markdown]
-# The texts part after a few words, and in none of them is it plain what training was for. One text says little; [lesson 17](17_before_and_after.ipynb) shows hundreds, and how often anybody could tell them apart. To judge a loss we need a world in which the right answer is known.
+# SFT has changed nothing here, DIL parts from the old text late, and DPO early. In none of them is it plain what training was for. One text says little; [lesson 17](17_before_and_after.ipynb) shows hundreds, and how often anybody could tell them apart. To judge a loss we need a world in which the right answer is known.
 #
 # ## 3 · A world in which the answer is known
 #
-# One prompt, three answers. The reference writes them with probabilities 0.5, 0.3 and 0.2. A labeler has a number in mind for each answer, the *reward* $R$, and prefers $y$ to $y'$ with probability $\sigma(R(y) - R(y'))$. This is the **Bradley–Terry model**, on which DPO is built: two answers of equal reward win against each other half of the time, and one unit more of reward wins 73% of the time.
+# One prompt, three answers. The reference writes them with probabilities 0.5, 0.3 and 0.2. A labeler has a number in mind for each answer, the *reward* $R$, and prefers $y$ to $y'$ with probability $\sigma(R(y) - R(y'))$. This is the **Bradley–Terry model**, on which DPO is built: two answers of equal reward win against each other half of the time, and one unit more of reward wins with probability $\sigma(1) \approx 73\%$.
 #
 # What should a model become that learns from this labeler's choices? There are two natural answers. It could write what the *chosen answers* are: that is imitation. Or it could maximize the reward, with a penalty for leaving the reference: that is RLHF, and DPO has its optimum at the same place. Here are both:
 
@@ -119,7 +123,7 @@ numbers(policies, ["worst answer", "middle", "best answer"])
 #
 # ## 4 · Every claim is a check
 #
-# Each statement of the derivation is a *claim*: a sentence, and a function that computes on random worlds by how much the sentence is wrong. You will see them run in every lesson. Three now: a bound on imitation, the optimum of DPO, and a belief about the log above.
+# Each statement of the derivation is a *claim*: a sentence, and a function that computes by how much the sentence is wrong (the *residual*) in worlds like the one above with random numbers in them. Claims are numbered by the sections of the book's theory page, not by lessons. Three now: a bound on imitation, the optimum of DPO, and a belief about the log above.
 
 # %%
 claims.report("1.bound", "5.dpo", "7.log-two")
@@ -137,15 +141,15 @@ claims.report("1.bound", "5.dpo", "7.log-two")
 # | [04](04_imitation_learning.ipynb) | What is imitation learning, and is RLHF imitation? |
 # | [05](05_two_kls.ipynb) | Which of the two KL divergences? |
 # | [06](06_density_ratios.ipynb) | How does one learn a ratio from samples? |
-# | [07](07_the_dil_loss.ipynb) | Where does DIL lead, and where should it? |
+# | [07](07_the_dil_loss.ipynb) | How does a ratio become a loss for a policy? |
 # | [08](08_language_models.ipynb) | How does it work on tokens, and DIL or DPO? |
 # | [09](09_groups.ipynb) | What if there are more than two answers, or a verifier? |
 #
-# Lessons 10 to 19 are electives, in any order. No loss is written twice: the function that a toy world differentiates is the one that the trainer of language models trains with.
+# Lessons 10 to 19 are electives, in any order. No loss is written twice in the library: the function that a toy world differentiates is the one that the trainer of language models trains with.
 #
 # ## 6 · Where this breaks
 #
-# A check on random worlds is not a proof. It can miss an exception that is rarer than the worlds it tries. This is why a verdict says how many worlds were tried, why the derivation is given next to it, and why identities are tested on extreme worlds, too.
+# A check on random worlds is not a proof. It can miss an exception that is rarer than the worlds it tries. So a verdict that holds says how many worlds were tried, the derivation is given next to it, and identities are tested on extreme worlds, too.
 
 # %%
 from dil_tutorial.lessons.puzzles import puzzle
@@ -165,31 +169,31 @@ check("00.1", your_factor)
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# $f = -0.35/0.1 = -3.5$ nats, and $e^{-3.5} \approx 0.03$: the chosen answer is 33 times less likely than before.
+# $f = -0.35/0.1 = -3.5$ nats, and $e^{-3.5} \approx 0.0302$: the answer is 33 times less likely than before.
 #
 # ```python
 # your_factor = math.exp(-0.35 / 0.1)
 # ```
 # </details>
 #
-# **2.** What is DPO's loss at the first step, whatever the data and whatever β?
+# **2.** Another log with $\beta = 0.1$ shows `rewards/margins` = 0.4. By which factor have the odds of the chosen against the rejected answer changed?
 
 # %%
-your_loss = None
+your_odds = None
 
-check("00.2", your_loss)
+check("00.2", your_odds)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# The margin is 0, so the loss is $-\log\sigma(0) = \log 2 \approx 0.693$. A log that begins elsewhere has another reference or noise in it.
+# $f(y_w) - f(y_l) = 0.4/0.1 = 4$, and $e^4 \approx 55$.
 #
 # ```python
-# your_loss = math.log(2)
+# your_odds = math.exp(0.4 / 0.1)
 # ```
 # </details>
 #
-# **3.** From the log of section 1: what is the average $f$ of the rejected answers in the last step, in nats?
+# **3.** From the log of section 1: what is the average $f$ of the *chosen* answers in step 12, in nats?
 
 # %%
 your_f = None
@@ -200,15 +204,15 @@ check("00.3", your_f)
 # <details><summary>Solution</summary>
 #
 # ```python
-# your_f = log[-1]["rewards/rejected"] / beta
+# your_f = log[11]["rewards/chosen"] / beta
 # ```
 # </details>
 #
 # ## Summary
 #
 # - TRL's implicit reward is $\beta f$, the log-ratio of policy and reference times β; it is not the labeler's reward (`5.implicit-reward`).
-# - Imitation of chosen answers at most doubles a probability (`1.bound`); DPO's optimum is RLHF's, $\pi_\text{ref}\,e^{R/\beta}/Z$ (`5.dpo`).
-# - DPO's loss starts at $\log 2$ (`7.log-two`).
+# - Imitation of chosen answers at most doubles a probability (`1.bound`); DPO's optimum is RLHF's (`5.dpo`).
+# - DPO's loss starts at $\log 2$, since all $f$ are zero (`7.log-two`).
 #
 # **You can now**
 #

@@ -11,9 +11,9 @@
 # %% [markdown]
 # # 01 · DIL in 60 lines
 #
-# A language model answers "How was the film?" with one of four words. People are shown two of its answers and say which one they prefer. You get these pairs, and nothing else. How little code turns them into a better model?
+# A language model answers "How was the film?" with one of four words. People are shown two of its answers and say which one they prefer. You get these pairs, and the model. How little code turns them into a better model?
 #
-# **The question.** From pairs alone, how little code makes a better model, and better in which sense?
+# **The question.** Given pairs and the model that wrote them, how little code makes a better model, and better in which sense?
 #
 # *About 30 minutes. Everything up to section 6 imports torch and matplotlib, and nothing else.*
 
@@ -37,7 +37,7 @@ P = torch.sigmoid(reward[:, None] - reward[None, :])
 # %% [markdown]
 # ## 2 · Pairs
 #
-# Each pair is two answers of the model, and a label that says which one was preferred. The label is the only thing that leaves this function; `reward` and `P` stay inside.
+# Each pair is two answers of the model, and a label that says which one was preferred. The two answers and their order are all that leaves this function; no reward does.
 
 
 # %%
@@ -55,7 +55,7 @@ for w, l in zip(chosen[:4].tolist(), rejected[:4].tolist()):
     print(f"chosen {words[w]}, rejected {words[l]}")
 
 # %% [markdown]
-# (Both answers of a pair may be the same word. Real datasets drop such pairs; we keep them, because with them the sums come out exactly.)
+# (Both answers of a pair may be the same word. Most real datasets drop such pairs; we keep them, because with them the sums come out exactly.)
 #
 # **Predict:** `lovely` has the highest reward, and the model says it once in ten times. How often is it among the *chosen* answers: 10%, 16% or 40%? To be chosen, it must be one of the two answers that are drawn, and then it must beat the other one.
 
@@ -64,13 +64,13 @@ share = torch.bincount(chosen, minlength=4) / len(chosen)
 print({word: round(s.item(), 3) for word, s in zip(words, share)})
 
 # %% [markdown]
-# `lovely` has two chances to be drawn, and it wins about four comparisons in five. So its share of the chosen answers is about 1.6 times its share of all answers. No labeler could have pushed it beyond twice: *a chosen answer is the better of two*.
+# `lovely` has two chances to be drawn, and it wins about four comparisons in five. So its share of the chosen answers is one and a half times its share of all answers, and a little more: *a chosen answer is the preferred one of two*.
 #
 # ## 3 · The loss
 #
 # We want a policy $\pi_\theta$ that writes what the chosen answers are. How much more likely does it make an answer than the reference did? This is the ratio $r = \pi_\theta/\pi_\text{ref}$; its logarithm is the log-ratio $f = \log r$.
 #
-# Now think of a classifier that is shown one answer and must say whether it came from the pile of chosen answers or from an ordinary pile. If an answer makes up 16% of the chosen pile and 10% of the other, the right odds are 16 to 10: **odds are ratios**. DIL, as published, trains such a classifier. Its log-odds *are* $f$, and the ordinary pile is made of the rejected answers:
+# Now think of a classifier that is shown one answer and must say whether it came from the pile of chosen answers or from an ordinary pile. If an answer makes up 16% of the chosen pile and 10% of the other, the right odds are 16 to 10: **odds are ratios**, and a classifier's *log-odds*, its output before the sigmoid, are log-ratios. DIL, as published and in its classifier form, trains such a one. Its log-odds *are* $f$, and the ordinary pile is made of the rejected answers:
 #
 # $$-\log\sigma(f_w) - \log\sigma(-f_l).$$
 #
@@ -91,7 +91,7 @@ def loss(logits, chosen, rejected):
 # %% [markdown]
 # ## 4 · The gradient
 #
-# A chosen answer is pushed up with weight $\sigma(-f_w)$. That is large while the policy still takes it for an ordinary answer, and small once the policy knows that it is good. A rejected answer is pushed down with weight $\sigma(f_l)$. Probabilities must sum to one, so what is given to one answer is taken from all, each by its probability; that is the last line.
+# A chosen answer is pushed up with weight $\sigma(-f_w)$. That is large while the policy still takes it for an ordinary answer, and smaller once the policy has made it likely. A rejected answer is pushed down with weight $\sigma(f_l)$. Probabilities sum to one, so raising one logit lowers all other probabilities; the last line accounts for that.
 
 
 # %%
@@ -136,11 +136,11 @@ plt.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# No reward was shown to the policy, no reward model was fitted, and nothing was sampled while it was trained. It says `lovely` more often and `awful` less often, as the chosen answers do.
+# No reward was shown to the policy, no reward model was fitted, and nothing was sampled while it was trained. It says `lovely` more often than the reference and `awful` less often.
 #
 # ## 6 · Your lines in the library
 #
-# Nothing changes when the table becomes a language model but the way $\log\pi_\theta(y)$ is computed: a sum over the tokens of an answer. Here is each of your lines, and the function that does its work for worlds of any size.
+# The only thing that changes for a language model is how $\log\pi_\theta(y)$ is computed: as a sum over the tokens of an answer. Here is each of your lines, and the function that does its work for worlds of any size. (BCE is binary cross-entropy, the classifier's loss.)
 #
 # | Here | In the library |
 # |---|---|
@@ -163,15 +163,15 @@ print(f"your loss    {loss(policy.log(), chosen, rejected):.12f}")
 print(f"the library  {library:.12f}")
 
 # %% [markdown]
-# The target that only we know is a formula, for any labeler:
+# The target that only we know is a formula, for any labeler; $t$ in it is $2w - 1$, with $w$ an answer's win rate:
 
 # %%
 claims.report("1.chosen")
 
 # %% [markdown]
-# ## 7 · Something is off
+# ## 7 · How close?
 #
-# Look at the figure again: `lovely` and `fine` are higher than among the chosen answers, the others lower. 2,000 pairs are a sample, so some difference is chance. **Predict:** how does the largest difference shrink with more pairs? Chance falls as $1/\sqrt n$: with a hundred times the pairs, a tenth of it should be left.
+# In the figure the policy differs from the chosen answers. 2,000 pairs are a sample, so some difference is chance. **Predict:** how does the largest difference shrink with more pairs? Chance falls as $1/\sqrt n$: with a hundred times the pairs, a tenth of it should be left.
 
 
 # %%
@@ -186,19 +186,19 @@ def with_pairs(count):
     axes.set(ylim=(0, 0.7), ylabel="probability")
     axes.legend(frameon=False)
     off = (fitted - target).abs().max()
-    return figure, f"{count} pairs: the farthest bar is off by {off:.3f}"
+    return figure, f"{count} pairs: the largest gap is {off:.3f}"
 
 
 frames(with_pairs, {"Pairs": [30, 100, 300, 1000, 3000, 10_000, 30_000]})
 
 # %% [markdown]
-# It does not shrink. From a thousand pairs on, the farthest bar is off by about as much as with thirty thousand. This is not noise: the loss has its optimum somewhere else. It makes good answers more likely than they are among the chosen answers, and bad ones less.
+# It does not shrink. From a thousand pairs on, the largest gap is about what it is with thirty thousand. This is not noise. **Something is off.**
 #
-# So there is a puzzle. The classifier argument sounds right, the code computes the loss to the last digit, and the fit is exact. What is wrong? Everything you need to find out is in the next lessons; [lesson 07](07_the_dil_loss.ipynb) comes back to this figure.
+# So there is a puzzle. The classifier argument sounds right, the code computes the loss to the last digit, and the fit is exact. Is the target wrong, or the loss? Everything you need to find out is in the next lessons; [lesson 07](07_the_dil_loss.ipynb) comes back to this figure.
 #
 # ## 8 · Where this breaks
 #
-# Four answers fit in a table. A language model has more answers than atoms in the universe, and sees each of them once. Why a ratio can be learned from samples all the same is the subject of [lesson 06](06_density_ratios.ipynb).
+# Four answers fit in a table. A language model has more answers than atoms in the universe, and its data show hardly any of them, most only once. Why a ratio can be learned from samples all the same is the subject of [lesson 06](06_density_ratios.ipynb).
 
 # %%
 from dil_tutorial.lessons.puzzles import puzzle
@@ -261,9 +261,8 @@ check("01.3", your_win_rate)
 #
 # ## Summary
 #
-# - In a preference dataset each pair is two answers of the model and a label; the chosen ones have a distribution of their own, that of the better of two (`1.chosen`).
+# - In this dataset each pair is two answers of the model and a label; the chosen ones have a distribution of their own (`1.chosen`).
 # - DIL trains a classifier whose log-odds are $\log(\pi_\theta/\pi_\text{ref})$. It takes 60 lines, no reward and no samples of the new policy (`4.bco`).
-# - As published, it does not arrive where the argument says (`4.bce-published`).
 #
 # **You can now**
 #

@@ -47,7 +47,7 @@ reward = world.true_reward
 #
 # $$J(\pi) = \beta \log Z - \beta\, KL(\pi \| \pi^*).$$
 #
-# The first term does not depend on $\pi$. So to maximize $J$ is to minimize a KL divergence to a known policy $\pi^*$. In numbers: at $\beta = 1$ a response with one unit more reward than another has its odds multiplied by $e \approx 2.7$; at $\beta = 0.1$ by $e^{10} \approx 22{,}000$.
+# The first term does not depend on $\pi$. So to maximize $J$ is to minimize a KL divergence to a known policy $\pi^*$. (It is called the *reverse* KL, because the policy is its first argument; lesson 05 has both directions.) In numbers: at $\beta = 1$ a response with one unit more reward than another has its odds multiplied by $e \approx 2.7$; at $\beta = 0.1$ by $e^{10} \approx 22{,}000$.
 #
 # **Predict before you run.** How large is $J(\pi^*) - J(\pi_\text{ref})$, in terms of a KL?
 
@@ -63,7 +63,7 @@ display(numbers(gained, digits=6))
 claims.report("2.gibbs")
 
 # %% [markdown]
-# Two consequences are used all the time. Read backwards, every policy is the optimum of *some* reward, $R = \beta\log(\pi/\pi_\text{ref}) + c(x)$. And only differences of rewards matter: a constant $c(x)$ for each prompt changes neither the optimum nor any Bradley–Terry preference.
+# Two consequences are used all the time. Read backwards, every policy with the reference's support is the optimum of *some* reward, $R = \beta\log(\pi/\pi_\text{ref}) + c(x)$. And only differences of rewards matter: a constant $c(x)$ for each prompt changes neither the optimum nor any Bradley–Terry preference.
 #
 # How far does RLHF go, compared with imitation of the chosen responses? Move the scale of the rewards, the labels and the number of responses.
 
@@ -116,7 +116,7 @@ f_w, f_l = torch.tensor([0.4, -4.6]), torch.tensor([-0.7, -5.7])
 numbers({"loss": dpo_loss(f_w, f_l, beta=1.0)}, ["before", "after"])
 
 # %% [markdown]
-# Nothing: it depends on the margin alone. If both responses of a pair lose probability together, it goes to responses that are in no pair, and the loss does not notice. That is one way in which `rewards/chosen` can fall while the margin rises. It can also fall because the optimum asks for it: at a small β the policy $\pi^*$ puts nearly all its probability on the best few responses, and most chosen responses are not among them.
+# Nothing: it depends on the margin alone. If both responses of a pair lose probability together, it goes to other responses of the prompt, perhaps to some that are in no pair, and the loss does not notice. That is one way in which `rewards/chosen` can fall while the margin rises. It can also fall because the optimum asks for it: at a small β the policy $\pi^*$ puts nearly all its probability on the best few responses, and if these are rare, most chosen responses are not among them.
 
 # %%
 claims.report("8.dpo-unseen", "8.every-chosen")
@@ -147,9 +147,9 @@ display(
 claims.report("5.bt-projection")
 
 # %% [markdown]
-# **Labels without doubt have no optimum.** If the better response always wins, the likelihood grows as long as margins grow. What stops DPO then is the end of training.
+# **With deterministic labels that rank the responses the loss has no finite minimizer.** If the better response always wins, the likelihood grows as long as margins grow. What stops DPO then is the end of training.
 #
-# **And the data must be able to teach it.** The optimum is for infinitely many pairs that cover all responses. How much of it a real run shows is another question ([lesson 12](12_training_dynamics.ipynb), [lesson 17](17_before_and_after.ipynb)).
+# **And the data must be able to teach it.** The optimum is for infinitely many pairs that connect all responses. How much of it a real run shows is another question ([lesson 12](12_training_dynamics.ipynb), [lesson 17](17_before_and_after.ipynb)).
 
 # %%
 from dil_tutorial.lessons.puzzles import puzzle
@@ -175,7 +175,7 @@ check("03.1", your_policy)
 # ```
 # </details>
 #
-# **2.** By how much does $J$ at $\beta = 2$ fall short of its maximum if you play $\pi_\text{chosen}$? One number, from a KL.
+# **2.** By how much does $J$ at $\beta = 2$ fall short of its maximum if the policy is $\pi_\text{chosen}$? One number, from a KL.
 
 # %%
 your_gap = None

@@ -45,7 +45,7 @@ from dil_tutorial.lessons.panels import behavior_cloning
 behavior_cloning()
 
 # %% [markdown]
-# Cloning needs no reward, no reference and no samples of its own. What it can do is limited by what was shown: a response without a demonstration gets probability zero, and every chance fluctuation is copied. In a task of many steps there is one more problem. A demonstrator never shows how to recover from a mistake that the demonstrator does not make. If each token leaves the demonstrated path with a chance of 1%, and a mistake is never repaired, the chance that a text of 200 tokens stays on it is
+# Cloning needs no reward, no reference and no samples of its own. What it can do is limited by what was shown: in a table, a response without a demonstration gets probability zero, and every chance fluctuation is copied. In a task of many steps there is one more problem. A demonstrator never shows how to recover from a mistake that the demonstrator does not make. If each token leaves the demonstrated path with a chance of 1%, and never returns to it, the chance that a text of 200 tokens stays on it is
 
 # %%
 print(f"{0.99**200:.2f}")
@@ -61,9 +61,9 @@ for beta in (0.5, 1.0, 2.0):
     reward = beta * (demonstrator / world.ref).log()
     explanations[f"reward, beta = {beta}"] = reward
     back = rlhf_optimum(world.ref, reward, beta)
-    policies[f"KL of its optimum, beta = {beta}"] = kl(demonstrator, back)
+    policies[f"its optimum, beta = {beta}"] = kl(demonstrator, back)
 display(numbers(explanations, range(1, 9), digits=2))
-display(numbers(policies, ["to the demonstrator"], digits=6))
+display(numbers(policies, ["KL(demonstrator || it)"], digits=6))
 claims.report("2.every-policy")
 
 # %% [markdown]
@@ -71,7 +71,7 @@ claims.report("2.every-policy")
 #
 # ## 3 · Adversarial imitation: until a critic cannot tell
 #
-# The third way (GAIL, Ho and Ermon 2016) trains two parties. A *discriminator* $D(y)$ says how likely it is that a response came from the demonstrator and not from the policy. The best one is $D = \pi_E/(\pi_E + \pi)$, with $\pi_E$ the demonstrator. The policy then uses the discriminator's log-odds as its reward, takes a step of RL, and the discriminator is trained again. Here both steps are exact. Move through the rounds:
+# The third way (GAIL, Ho and Ermon 2016) trains two parties. A *discriminator* $D(y)$ says how likely it is that a response came from the demonstrator and not from the policy. The best one is $D = \pi_E/(\pi_E + \pi)$, with $\pi_E$ the demonstrator. The policy then uses a function of the discriminator as its reward (here its log-odds, as in AIRL, Fu et al. 2018), takes a step of RL, and the discriminator is trained again. Here both steps are exact. Move through the rounds:
 
 # %%
 from dil_tutorial.lessons.panels import adversarial_imitation
@@ -93,7 +93,7 @@ adversarial_imitation()
 #
 # This is the Bradley–Terry loss, with which RLHF trains its reward models, and with $R_\phi = \beta f$ it is DPO's. So it seems that RLHF imitates the chosen responses. This is how the paper connects the two.
 #
-# **Predict.** The estimate of the mean was unbiased, and it stands inside a logarithm. Does this loss have its optimum at the chosen distribution, or elsewhere?
+# **Predict.** An estimate from two samples has been put inside a logarithm. Does this loss have its optimum at the chosen distribution, or elsewhere?
 
 # %%
 logistic = make_loss("dpo", beta=1.0)  # -log sigmoid(f_w - f_l): R_phi = f
@@ -108,21 +108,17 @@ kinds = {
 distances = {}
 for name, pairs in kinds.items():
     optimum = fit(world, logistic, pairs=pairs)
-    distances[name] = [kl(world.chosen, optimum).item()]
-    distances[name] += [kl(best, optimum).item()]
-columns = ["KL to the chosen distribution", "KL to RLHF"]
+    distances[name] = [kl(optimum, world.chosen).item()]
+    distances[name] += [kl(optimum, best).item()]
+columns = ["KL(optimum || pi_chosen)", "KL(optimum || RLHF)"]
 display(numbers(distances, columns, digits=6))
 claims.report("2.rlhf-imitates")
 
 # %% [markdown]
 # With an independent sample of the reference beside each chosen response, the loss has its optimum at the chosen distribution. (This is *ranking noise-contrastive estimation*, also known as InfoNCE with one negative.) With pairs as they are drawn it has its optimum at RLHF's $\pi_\text{ref}\, e^R/Z$, a sharper policy. The loss is the same, and so are the chosen responses; what differs is the second response.
 #
-# Why? Write the loss as $-f_w + \log(e^{f_w} + e^{f_l})$. The second part does not change when the two responses change places, so over pairs it is a mean over two draws of the reference. Labels enter through the chosen distribution alone, as in imitation. But imitation has the *log of a mean*, $\log E_{\pi_\text{ref}} e^f$, and the pair's loss has the *mean of a log* of two samples.
-
-# %%
-claims.report("2.cause")
-
-# %% [markdown]
+# Bayes' rule says why. The logistic loss learns, for two given responses $a$ and $b$, the log-odds that $a$ is the chosen one. If one of them is a chosen response and the other an independent sample of the reference, these odds are $r^*(a)/r^*(b)$ with $r^* = \pi_\text{chosen}/\pi_\text{ref}$, so $f = \log r^*$. If both are draws of the reference and a label says which is chosen, the odds are the labeler's, $e^{R(a) - R(b)}$, so $f = R$. What decides is these odds, for each pair of responses: with a real pair they are the labeler's.
+#
 # Move the scale of the rewards. Where are the two optima alike?
 
 # %%
@@ -140,15 +136,16 @@ ladder = {}
 for k in (1, 2, 4, 8, 16, 32):
     winner = soft_best_of_k(world.ref, world.true_reward, k)
     ladder[f"K = {k}"] = [kl(winner, world.ref).item(), kl(best, winner).item()]
-display(numbers(ladder, ["KL to the reference", "KL from RLHF"], digits=5))
+columns = ["KL(winner || reference)", "KL(RLHF || winner)"]
+display(numbers(ladder, columns, digits=5))
 claims.report("14.ladder")
 
 # %% [markdown]
-# **RLHF imitates the winner among infinitely many candidates; a preference pair shows the winner of two.** Imitation of pairs and RLHF are two rungs of one ladder. The reference is the first, DIL aims at the second, and DPO, which is given pairs, at the last.
+# **RLHF at β = 1 imitates the winner among infinitely many candidates; a preference pair shows the winner of two.** Imitation of pairs and RLHF are two rungs of one ladder. The reference is the first, DIL aims at the second, and DPO, which is given pairs, at the last.
 #
 # ## 6 · Where this breaks
 #
-# Both ends of the ladder take the labeler as Bradley–Terry. If preferences run in a circle, the chosen distribution still exists, and there is no reward for the ladder to climb. And "imitation" does not mean "good": who imitates the winners of two drafts writes like the better of two drafts, at most twice as often.
+# From $K = 3$ on, the ladder needs a labeler with a reward. If preferences run in a circle, the chosen distribution still exists, and there is no such ladder. And "imitation" does not mean "good": a policy that imitates the winners of two drafts writes like the better of two drafts.
 
 # %%
 from dil_tutorial.lessons.puzzles import puzzle
@@ -174,24 +171,24 @@ check("04.1", your_reward)
 # ```
 # </details>
 #
-# **2.** The logistic loss gets chosen responses from $\pi_\text{chosen}$ and, independently, second responses from $\pi_\text{rejected}$. Ranking NCE then learns the ratio of these two. How much larger is $\pi/\pi_\text{ref}$ at the optimum for a response with $t = 0.5$ than for one with $t = 0$? (The answer is a factor.)
+# **2.** One of two responses is drawn from $\pi_\text{chosen}$ and the other, independently, from $\pi_\text{ref}$. Their ratios $r^* = \pi_\text{chosen}/\pi_\text{ref}$ are 1.5 and 0.5. With which probability is the first the one from $\pi_\text{chosen}$?
 
 # %%
-your_ratio = None
+your_chance = None
 
-check("04.2", your_ratio)
+check("04.2", your_chance)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# $\frac{1 + 0.5}{1 - 0.5} = 3$, against $1$ at $t = 0$. So independence alone does not help: the second responses must come from the *reference*.
+# The odds are $1.5 : 0.5$, so 75%. This is the probability that ranking NCE learns.
 #
 # ```python
-# your_ratio = 1.5 / 0.5
+# your_chance = 1.5 / (1.5 + 0.5)
 # ```
 # </details>
 #
-# **3.** In GAIL the demonstrator writes a response with probability 0.8 and the policy with probability 0.2. What does the best discriminator say of it?
+# **3.** In GAIL the demonstrator writes a response with probability 0.8 and the policy with probability 0.2. Which probability does the best discriminator assign to "demonstrator"?
 
 # %%
 your_d = None
@@ -218,7 +215,7 @@ check("04.4", your_k)
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# Two draws of one model and a label: $K = 2$, with the SFT model as the reference. A model that is trained with DPO on them aims higher than what was demonstrated.
+# Two draws of one model and a label: $K = 2$, with the SFT model as the reference. A model that is trained with DPO on them, with a small β, aims higher than what was demonstrated.
 #
 # ```python
 # your_k = 2
@@ -228,8 +225,8 @@ check("04.4", your_k)
 # ## Summary
 #
 # - A demonstrator's policy is the optimum of many rewards (`2.every-policy`); a classifier between demonstrator and policy has their log-ratio as its log-odds (`9.variational`).
-# - RLHF on preference pairs does not imitate the chosen responses (`2.rlhf-imitates`), because a mean of logs takes the place of the log of a mean (`2.cause`).
-# - RLHF imitates the winner among infinitely many candidates, a pair shows the winner of two (`14.ladder`, `14.pair`).
+# - RLHF on preference pairs does not imitate the chosen responses (`2.rlhf-imitates`): the odds that one of two responses is the chosen one are the labeler's (`5.dpo-preference`), not a ratio of $\pi_\text{chosen}/\pi_\text{ref}$.
+# - RLHF (β = 1) imitates the winner among infinitely many candidates, a pair shows the winner of two (`14.ladder`, `14.pair`).
 #
 # **You can now**
 #

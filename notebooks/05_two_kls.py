@@ -41,7 +41,6 @@ world = bandit()
 # | who writes the samples | the target | the policy |
 # | what must be evaluated | $\pi$ on the target's samples | the target, on the policy's samples |
 # | where it is infinite | $\pi$ misses what the target writes | $\pi$ writes what the target does not |
-# | what a policy does that cannot match | **cover** the target | **seek a mode** |
 #
 # **SFT is the forward KL.** The target's entropy does not depend on $\pi$, so
 #
@@ -65,7 +64,7 @@ from dil_tutorial.lessons.panels import kl_directions
 kl_directions()
 
 # %% [markdown]
-# Drag "Distance of the peaks" to the right. The forward projection widens with the target, for it matches the target's mean and variance. The reverse projection is as wide as both peaks at first, and at some distance it jumps onto one of them; the caption says how much of its mass lies on the right. Then drag the share of the peaks: the reverse projection picks the larger one. (It was started from both sides, and the better result is shown. A single descent may stop on the smaller peak.)
+# Drag "Distance of the peaks" to the right. The forward projection widens with the target, for it matches the target's mean and variance. The reverse projection is as wide as both peaks at first, and at some distance it jumps onto one of them (*mode seeking*; the forward one *covers*); the caption says how much of its mass lies on the right. Then drag the share of the peaks: the reverse projection picks the larger one. (It was started from both sides, and the better result is shown. A single descent may stop on the smaller peak.)
 #
 # One warning. It is often said that RLHF loses diversity "because of the reverse KL". With a rich class of policies it does not: both directions have the same optimum, and if that is narrow, it is because $\pi^* = \pi_\text{ref}\,e^{R/\beta}/Z$ is narrow.
 
@@ -79,7 +78,7 @@ claims.report("2.mode-seeking", "2.moments")
 #
 # $$k_1 = f, \qquad k_2 = \tfrac12 f^2, \qquad k_3 = f + e^{-f} - 1.$$
 #
-# $k_1$ is unbiased and can be negative, although a KL cannot. $k_2$ is never negative, and biased. $k_3$ is never negative and unbiased, because $E_\pi e^{-f} = \sum_y \pi_\text{ref} = 1$. **Predict:** which of them has the smallest spread?
+# $k_1$ is unbiased and can be negative, although a KL cannot. $k_2$ is never negative, and biased. $k_3$ is never negative, and unbiased if the policy can write all that the reference can: then $E_\pi e^{-f} = \sum_y \pi_\text{ref} = 1$. **Predict:** which of them has the smallest spread near the reference, and which far from it?
 
 # %%
 far = torch.softmax(world.ref.log() + world.true_reward, 1)

@@ -13,7 +13,7 @@
 #
 # A detective sees a pile of chosen answers and a pile of ordinary ones, and must say of any new answer how much more often it occurs on the first pile. Nobody tells the detective a probability; there are only the two piles, and no answer lies on both. The wanted number is a *ratio* of two distributions, and there is a trick that finds it from samples alone.
 #
-# **The question.** DIL's reward is $\log r^* = \log(\pi_\text{chosen}/\pi_\text{ref})$. How does one learn a ratio of which one has samples only?
+# **The question.** DIL's reward is $\log r^* = \log(\pi_\text{chosen}/\pi_\text{ref})$. How can one estimate a density ratio from samples alone?
 #
 # *Paper §4.3; module `dil_tutorial.bregman`; about 30 minutes.*
 
@@ -27,16 +27,13 @@ from dil_tutorial.errors import InputError
 from dil_tutorial.lessons.exercises import check
 from dil_tutorial.lessons.tables import numbers
 from dil_tutorial.support import plotting
-from toy.gallery import bandit
 
 torch.set_printoptions(precision=4, sci_mode=False)
-world = bandit()
-r_star = world.chosen / world.ref
 
 # %% [markdown]
 # ## 1 · Counting, and why it fails
 #
-# If an answer makes up 16% of the chosen pile and 10% of the ordinary one, its ratio is 1.6. So: count, and divide. For four words that works. For sentences it does not. Here the responses are numbers on a line, a reward likes large ones, and we draw 500 pairs and 500 ordinary responses. **Predict:** how many responses occur on both piles?
+# If an answer makes up 16% of the chosen pile and 10% of the ordinary one, its ratio is $16/10$. So: count, and divide. For four words that works. For sentences it does not. Here the responses are numbers on a line, a reward likes large ones, and we draw 500 pairs and 500 ordinary responses. **Predict:** how many responses occur on both piles?
 
 # %%
 rng = torch.Generator().manual_seed(0)
@@ -115,11 +112,11 @@ off = (found - truth)[middle].abs().max()
 print(f"within one s.d. it is off by at most {off:.2f} nats")
 
 # %% [markdown]
-# From 500 samples of each pile, none of which occurs twice, the classifier knows the ratio of responses that it has never seen, well in the middle and worse at the ends, where samples are few. A language model is a far richer function than a cubic, but it is trained in the same way: lesson 01's loss was this classifier.
+# From 500 samples of each pile, none of which occurs twice, the classifier knows the ratio of responses that it has never seen, well in the middle and worse at the ends, where samples are few. A language model is a far richer function than a cubic, but it can be trained in the same way.
 #
 # ## 3 · Is the classifier the only way?
 #
-# No. Take any strictly convex function $h$, for instance $h(r) = (r-1)^2/2$, and draw its tangent at $b$. The tangent lies below the curve. How far below, at another place $a$, is the **Bregman divergence**
+# No. Take any strictly convex function $h$ (the *generator*), for instance $h(r) = (r-1)^2/2$, and draw its tangent at $b$. The tangent lies below the curve. How far below, at another place $a$, is the **Bregman divergence**
 #
 # $$B_h(a, b) = h(a) - h(b) - h'(b)(a - b) \ge 0, \quad = 0 \text{ only at } a = b.$$
 #
@@ -147,7 +144,7 @@ claims.report("3.bregman", "3.positive")
 #
 # ## 4 · What $h$ decides
 #
-# All three are least at the same ratio. **Predict:** what, then, does $h$ decide?
+# All three are minimized by the same ratio. **Predict:** what, then, does $h$ decide?
 
 # %%
 r = torch.tensor([0.1, 0.5, 1.0, 2.0, 10.0], dtype=torch.float64)
@@ -159,7 +156,7 @@ display(numbers(weights, [f"r = {ratio:g}" for ratio in r.tolist()], digits=2))
 claims.report("3.table")
 
 # %% [markdown]
-# It decides the *gradient weight* of a response, depending on its ratio now: $r\,h''(r)$ for a chosen response, and $r$ times that for a sample of the reference. LSIF weighs those chosen responses most that already have a large ratio, UKL weighs all alike, and BCE weighs a chosen response less once its ratio is large. (Menon and Ong, 2016, say which range of ratios each $h$ fits best.) With infinite data this changes the path and not the optimum. On our two piles it changes the estimate:
+# It decides the *gradient weight* of a response, depending on its ratio now: $r\,h''(r)$ for a chosen response, and $r$ times that for a sample of the reference. LSIF weighs those chosen responses most that already have a large ratio, UKL weighs all alike, and BCE weighs a chosen response less once its ratio is large. (Menon and Ong, 2016, say which range of ratios each $h$ fits best. LSIF and UKL are members $a = 1$ and $a = 0$ of the family $h'' = r^{a-1}$, `3.power`.) With infinite data this changes the path and not the optimum. On our two piles it changes the estimate:
 
 # %%
 rows = {"true log-ratio": truth[[20, 40, 80]]}
@@ -179,7 +176,7 @@ from dil_tutorial.lessons.panels import generator_gallery
 generator_gallery()
 
 # %% [markdown]
-# In code, a function is enough; derivatives come from automatic differentiation. What is not convex is refused:
+# In code, a function is enough; derivatives come from automatic differentiation. A function whose $h'$ does not increase (on a grid of ratios) is rejected:
 
 # %%
 mine = Generator.from_function(lambda r: r * torch.log(r) + r**2 / 4, "mine")
@@ -195,7 +192,7 @@ except InputError as error:
 #
 # **Little overlap.** Where one pile has no samples the ratio is a guess: compare the ends of the figure in section 2.
 #
-# **Overflow.** $e^{2f}$ at $f = 50$ is $10^{43}$, more than float32 holds, and log-ratios of whole responses do reach such sizes. So beyond $|f| = 30$ every loss in this library continues along a straight line: value and slope stay finite. This departs from the formula, on purpose. At the other end nothing needs to be changed: the slope of LSIF at $f = -50$ is practically zero, as the formula has it.
+# **Overflow.** $e^{2f}$ at $f = 50$ is $10^{43}$, more than float32 holds, and log-ratios of whole responses do reach such sizes. So where a ratio loss explodes, this library continues it along a straight line, LSIF and UKL beyond $f = 30$: value and slope stay finite. This departs from the formula, on purpose. At the other end nothing is changed: the slope of LSIF at $f = -50$ is practically zero, as the formula has it.
 
 # %%
 f = torch.tensor([1e4, -50.0], requires_grad=True)
@@ -208,8 +205,6 @@ from dil_tutorial.lessons.puzzles import puzzle
 display(puzzle("same"), puzzle("gradient"))
 
 # %% [markdown]
-# **Which samples?** $L_h$ wants samples of the *reference*. A preference dataset has chosen and rejected responses.
-#
 # ## Exercises
 #
 # **1.** $B_h(2, 1)$ for UKL.

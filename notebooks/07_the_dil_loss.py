@@ -9,9 +9,9 @@
 # ---
 
 # %% [markdown]
-# # 07 · The DIL loss, its flaw and its correction
+# # 07 · The DIL loss
 #
-# To know whether a coin is loaded you compare it with a fair one. To know what makes an answer a *chosen* answer you compare it with ordinary ones. A preference dataset has chosen and rejected answers, and no third pile. In lesson 01 the rejected ones stood for the ordinary ones, and the result was off, with any number of pairs. Now you have all the tools to find out why.
+# Learning from people's choices usually takes two steps: first learn what is good, then learn to write it. The second is the expensive one, for it draws sample after sample from a model that keeps changing. If the thing learned in the first step already *were* the model, there would be no second step. This lesson carries out that substitution. And it comes back to the puzzle of lesson 01, whose result was off with any number of pairs: now you have the tools to find out why.
 #
 # **The question.** Lesson 06 learns $r^*$, and lesson 05 says to run RL on $\log r^*$. Can one skip the second step, and does the result arrive at $\pi_\text{chosen}$?
 #
@@ -45,9 +45,9 @@ print(f"Z = {(world.ref * world.chosen / world.ref).sum():.6f}")
 # %% [markdown]
 # It is 1, because $\pi_\text{ref}\, r^* = \pi_\text{chosen}$ is a distribution already (claim `3.normalizer`). DPO had to make its $Z$ cancel in a difference of two responses; here there is nothing to cancel. So the wanted ratio *is* a policy over the reference, and we may let the policy be the ratio: $r = \pi_\theta/\pi_\text{ref}$, or $f = \log\pi_\theta - \log\pi_\text{ref}$. With this the loss of lesson 06, which learned a ratio, becomes a loss that trains the policy. No RL is left.
 #
-# $$L_\text{DIL}(\theta) = E_{\text{chosen}}\bigl[-h'(e^{f})\bigr] + E_{\pi_\text{ref}}\bigl[e^{f}h'(e^{f}) - h(e^{f})\bigr].$$
+# $$L_\text{DIL}(\theta) = E_{\pi_\text{chosen}}\bigl[-h'(e^{f})\bigr] + E_{\pi_\text{ref}}\bigl[e^{f}h'(e^{f}) - h(e^{f})\bigr].$$
 #
-# The second expectation wants samples of the reference. The paper takes the **rejected** response there. As published, the loss of a pair is then
+# On a preference dataset the first expectation is a mean over chosen responses, and the paper computes the second over rejected responses. The loss of a pair is then
 #
 # | | LSIF | UKL | BCE |
 # |---|---|---|---|
@@ -81,11 +81,11 @@ from dil_tutorial.lessons.panels import loss_landscape
 loss_landscape()
 
 # %% [markdown]
-# It lies close to the square. Try the other published losses, and then DPO and SFT. So lesson 01 was no accident of its four words. **Before you read on:** which of the two expectations above was not what the derivation asked for?
+# It lies close to the square. Try the other losses. So lesson 01 was no accident of its four words. **Before you read on:** go through section 1 once more. At which step is something put in the place of something else?
 #
 # ## 3 · The flaw
 #
-# The second one. Rejected responses follow $\pi_\text{rejected} = \pi_\text{ref}(1 - t)$ (lesson 02). They are samples of the reference only if $t = 0$ everywhere, that is, if the labeler tosses a coin: an answer that has just lost a comparison is not an ordinary answer.
+# The derivation asks for samples of the *reference* in the second expectation. Rejected responses follow $\pi_\text{rejected} = \pi_\text{ref}(1 - t)$ (lesson 02). They are samples of the reference only if $t = 0$ everywhere, that is, if every response wins half of its comparisons: an answer that has just lost a comparison is not an ordinary answer.
 #
 # What does a loss do that takes them for ordinary? Write $A = 1 + t$ and $B = 1 - t$ for the ratios of chosen and rejected responses to the reference. Averaged over all pairs, the loss is $E_{\pi_\text{ref}}\bigl[A\cdot(-h'(r)) + B\cdot(r\,h'(r) - h(r))\bigr]$. Set its derivative to zero, response by response, and you get $r = A/B$: the ratio of chosen to **rejected** responses. **Predict:** can a policy have $\pi_\theta/\pi_\text{ref} = A/B$ everywhere?
 
@@ -94,7 +94,7 @@ A, B = 1 + world.advantage, 1 - world.advantage
 print(f"sum of pi_ref A/B = {(world.ref * A / B).sum():.4f}")
 
 # %% [markdown]
-# No, its probabilities would sum to more than one. They are held to a sum of one, by a Lagrange multiplier $\lambda$, one number for each prompt:
+# No, its probabilities would sum to more than one. The constraint that they sum to one adds a Lagrange multiplier: at the optimum the derivative of the loss by each $r(y)$, $\pi_\text{ref}\,h''(r)(B\,r - A)$, equals $-\lambda\,\pi_\text{ref}$ wherever $r > 0$, with one number $\lambda$ for each prompt:
 #
 # $$h''(r)\,(A - B\,r) = \lambda(x), \qquad \sum_y \pi_\text{ref}\, r = 1.$$
 #
@@ -121,12 +121,12 @@ distances = {
     ]
     for name, policy in rows.items()
 }
-columns = ["KL to pi_chosen", "KL to RLHF", "smallest probability"]
+columns = ["KL(it || pi_chosen)", "KL(it || RLHF)", "smallest probability"]
 display(numbers(distances, columns, digits=4))
 claims.report("4.one-multiplier", "4.bce-published")
 
 # %% [markdown]
-# None of the three has its optimum at $\pi_\text{chosen}$. In this world they lie *between* the chosen distribution and RLHF, LSIF nearly at RLHF. And look at the last column: LSIF gives a response that chosen responses contain the probability exactly zero, so that $E_{\pi_\text{chosen}} f = -\infty$ (claim `4.lsif-zeros`). As an approximation of RLHF that needs no pairs the published loss is not bad at all; but it is not what was derived.
+# None of the three has its optimum at $\pi_\text{chosen}$. In this world they lie between the chosen distribution and RLHF, if one goes by the two KLs, and LSIF nearly at RLHF. And look at the last column: LSIF gives a response that chosen responses contain the probability exactly zero, so that $E_{\pi_\text{chosen}} f = -\infty$ (claim `4.lsif-zeros`). As an approximation of RLHF that needs no pairs the published loss is not bad at all; but it is not what was derived.
 #
 # ## 4 · The correction
 #
@@ -136,7 +136,7 @@ claims.report("4.one-multiplier", "4.bce-published")
 #
 # $$\ell_\text{chosen}(f_w) + \tfrac12\bigl(\ell_\text{ref}(f_w) + \ell_\text{ref}(f_l)\bigr),$$
 #
-# where $\ell_\text{chosen}(f) = -h'(e^f)$ is the loss on a chosen response and $\ell_\text{ref}(f) = e^f h'(e^f) - h(e^f)$ that on a sample of the reference. The data are the same and so is the cost; there is one more term. We call this the *corrected* loss (`denominator="mixture"`).
+# where $\ell_\text{chosen}(f) = -h'(e^f)$ is the loss on a chosen response and $\ell_\text{ref}(f) = e^f h'(e^f) - h(e^f)$ that on a sample of the reference. The data are the same and so is the cost; there is one more term. We call this the *corrected* loss (`denominator="mixture"` in code: whose samples estimate the denominator of the ratio).
 
 # %%
 distances = {}
@@ -144,7 +144,7 @@ for name in ("lsif", "ukl", "bce"):
     corrected = make_loss("dil", generator=name, denominator="mixture")
     policy = fit(world, corrected)
     distances[f"{name.upper()} corrected"] = kl(policy, world.chosen)
-display(numbers(distances, ["KL to the chosen distribution"], digits=6))
+display(numbers(distances, ["KL(optimum || pi_chosen)"], digits=6))
 claims.report("4.mixture")
 
 # %% [markdown]
@@ -196,15 +196,15 @@ claims.report("14.weight")
 #
 # **No preference model.** Bradley–Terry appears nowhere in the derivation.
 #
-# **Pairs of the reference.** If another model wrote the responses, with a distribution $\mu$, the corrected loss learns $\pi_\text{chosen}/\mu$ (`4.other-data`). That is the usual case with public data. Two ways out: draw samples of the reference and use them (`denominator="reference"`), or first fine-tune the reference on *all* responses of the data, chosen and rejected in the proportion in which they were drawn.
+# **Pairs of the reference.** If another model wrote the responses, with a distribution $\mu$, the corrected loss learns, as a free ratio, $\pi_\text{chosen}/\mu$ (`4.other-data`); a policy, which must sum to one, comes close to that. That is the usual case with public data. Two ways out: draw samples of the reference and use them (`denominator="reference"`), or first fine-tune the reference on *all* responses of the data, chosen and rejected in the proportion in which they were drawn.
 #
-# **Relatives**, found by other roads: corrected BCE is NCA (`4.nca`), published BCE is BCO without its shift (`4.bco`), and corrected UKL is SFT plus a constant for normalized policies (`3.ukl-is-sft`).
+# **Relatives**, derived independently: corrected BCE is NCA (noise-contrastive alignment, Chen et al., 2024; `4.nca`), published BCE is BCO (binary classifier optimization, Jung et al., 2024) without its shift (`4.bco`), and corrected UKL is, with infinitely many pairs, SFT plus a constant for normalized policies (`3.ukl-is-sft`).
 #
 # ## 7 · Where this breaks
 #
-# **Policies that cannot match the target.** All corrected losses have their optimum at $\pi_\text{chosen}$ if the class of policies contains it. If not, they part: corrected UKL is SFT's forward KL, LSIF and BCE have optima of their own, and none minimizes the reverse KL of lesson 05 in general (`3.reverse-kl`).
+# **Policies that cannot match the target.** All corrected losses have their optimum at $\pi_\text{chosen}$ if the class of policies contains it. Otherwise they disagree: corrected UKL is SFT's forward KL, LSIF and BCE have optima of their own, and none minimizes the reverse KL of lesson 05 in general (`3.reverse-kl`).
 #
-# **A temperature.** $Z = 1$ is a property of this target. With $\beta \ne 1$ the change of variables fails ([lesson 10](10_temperature.ipynb)).
+# **A temperature.** $Z = 1$ is a property of this target. With $\beta \ne 1$ the change of variables fails, with one exception ([lesson 10](10_temperature.ipynb)).
 #
 # **Training that stops early.** On a language model a policy comes only a part of the way to its optimum, and there the losses differ far less than here ([lesson 08](08_language_models.ipynb)).
 
@@ -252,20 +252,20 @@ check("07.2", your_pair)
 # ```
 # </details>
 #
-# **3.** In that world, which probability of the second response does UKL as published have at its optimum? First find $\lambda$ from $\frac12\frac{A_1}{B_1+\lambda} + \frac12\frac{A_2}{B_2+\lambda} = 1$.
+# **3.** In that world, what is the multiplier $\lambda$ of UKL as published? (Its probabilities, $\pi_\text{ref}\,A/(B + \lambda)$, sum to one.)
 
 # %%
-your_probability = None
+your_lambda = None
 
-check("07.3", your_probability)
+check("07.3", your_lambda)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# $0.25(0.5+\lambda) + 0.75(1.5+\lambda) = (1.5+\lambda)(0.5+\lambda)$, so $\lambda^2 + \lambda - 0.5 = 0$, $\lambda = 0.366$, and $\frac12\cdot\frac{1.5}{0.866} = 0.866$. The chosen distribution gives 0.75.
+# $0.25(0.5+\lambda) + 0.75(1.5+\lambda) = (1.5+\lambda)(0.5+\lambda)$, so $\lambda^2 + \lambda - 0.5 = 0$ and $\lambda = \frac{\sqrt3 - 1}{2}$.
 #
 # ```python
-# your_probability = 0.5 * 1.5 / (0.5 + (3**0.5 - 1) / 2)
+# your_lambda = (3**0.5 - 1) / 2
 # ```
 # </details>
 #
@@ -279,7 +279,7 @@ check("07.4", your_weight)
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# $\frac14$: one response in four is a chosen one. (If "rejected" were the *lowest*-scored one, no weight would be right: `14.worst`.)
+# $\frac14$: one response in four is a chosen one. (If "rejected" were the *lowest*-scored one, no weight would be right unless there are only two different scores: `14.worst`.)
 #
 # ```python
 # your_weight = 1 / 4

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 08 · From tables to language models
 #
-# "Yes." is an answer of two tokens, and a careful explanation one of two hundred. So far an answer was one entry of a table. A language model multiplies the probabilities of its tokens, has millions of weights, and sees each answer once. This lesson carries the loss over: to tokens, to a plain program that you can read, to a trainer, and to the question that everyone asks in the end.
+# "Yes." is an answer of a few tokens, and a careful explanation one of hundreds. So far an answer was one entry of a table. A language model multiplies the probabilities of its tokens, has millions of weights, and sees each answer once. This lesson carries the loss over: to tokens, to a plain program that you can read, to a trainer, and to the question that everyone asks in the end.
 #
 # **The question.** What changes when the table becomes a language model, and should you train with DIL or with DPO?
 #
@@ -78,7 +78,7 @@ from dil_tutorial.llm import plain
 print(inspect.getsource(plain.response_logps))
 
 # %% [markdown]
-# Now run it, on a network that is made on the spot and on this tutorial's own pairs. The loss object is the one that toy worlds differentiated.
+# Now run it, on a network that is made on the spot and on four of this tutorial's own pairs, eight times over. The loss object is the one that toy worlds differentiated.
 
 # %%
 from dil_tutorial.llm.data import read_pairs, tiny_preferences
@@ -88,13 +88,14 @@ from dil_tutorial.losses import make_loss
 tokenizer, policy = own_tokenizer(), tiny_model()
 pairs = read_pairs(tiny_preferences())
 corrected = make_loss("dil", generator="bce", denominator="mixture")
-steps = plain.train(policy, tokenizer, pairs, corrected, learning_rate=1e-3)
+steps = plain.train(
+    policy, tokenizer, pairs[:4] * 8, corrected, learning_rate=1e-3
+)
 losses = list(steps)
-print(f"{len(pairs)} pairs, {len(losses)} steps")
 print(f"loss {losses[0]:.4f} at the first step, {losses[-1]:.4f} at the last")
 
 # %% [markdown]
-# The first loss is $2\log 2 \approx 1.3863$, exactly: the policy is still its own reference, $f = 0$. If your first loss is anything else, the reference is another model, or policy and reference are computed in different ways. (In low precision the same response, scored in another batch, can come out different by a good part of a nat. `DILTrainer` scores the reference in the batches that training will use.)
+# The first loss is $2\log 2 \approx 1.3863$, exactly: the policy is still its own reference, $f = 0$. If the first loss of a run with *this* loss, logged at step 1, is anything else, then the reference is another model, or policy and reference are computed in different ways. (In low precision the same response, scored in another batch, can come out different by a good part of a nat. `DILTrainer` scores the reference in the batches that training will use.)
 #
 # ## 3 · The trainer
 #
@@ -138,6 +139,8 @@ plotting.image(
 # %% [markdown]
 # How should you read these curves? The margin rises in nearly every run, so it says little. Watch the log-ratio of the *chosen* responses (`logratios/chosen`, in nats): if it falls while the margin rises, the policy moves away from what it should imitate.
 #
+# If you come from TRL: your dataset (columns `prompt`, `chosen`, `rejected`) stays, and so does your script, with `DILConfig` and `DILTrainer` in the place of `DPOConfig` and `DPOTrainer`. Corrected BCE, the loss above, is also in TRL, under another name: `DPOConfig(loss_type="nca_pair", beta=1.0)` (the values are compared in `tests/llm/test_trl.py`). Mind the β: TRL's default of 0.1 is a temperature that plain DIL does not have.
+#
 # From the command line a recipe does the same (`recipes/` has files for a laptop, for one GPU with LoRA, and for the paper's models):
 #
 # ```console
@@ -146,7 +149,7 @@ plotting.image(
 #
 # ## 4 · What a step costs
 #
-# A pair is one prompt and two responses. The plain way takes two rows, pads them to the longest of the batch, and reads the prompt twice. **Predict:** with a prompt four times as long as a response, which share of the positions is needed?
+# A pair is one prompt and two responses. The plain way takes two rows, pads them to the longest of the batch, and reads the prompt twice. **Predict:** with a prompt four times as long as a response, which share of the positions that the plain way computes is needed?
 
 # %%
 from dil_tutorial.lessons.panels import batch_layouts
@@ -154,7 +157,7 @@ from dil_tutorial.lessons.panels import batch_layouts
 batch_layouts()
 
 # %% [markdown]
-# `layout="shared"`, the default where the model allows it, reads a common prompt once and packs everything into one row without padding. The vocabulary's layer, the largest, runs on responses alone and in chunks. What that saved against TRL's `DPOTrainer` on *two CPU cores* is on the book's page *What is measured*; beside TRL on a GPU it has not been measured.
+# `layout="shared"`, the default where the model allows it, reads a common prompt once and packs everything into one row without padding. The output layer, the largest, runs on responses alone and in chunks. What that saved against TRL's `DPOTrainer` on *two CPU cores* is on the book's page *What is measured*; beside TRL on a GPU it has not been measured.
 #
 # ## 5 · DIL or DPO?
 #
@@ -167,11 +170,11 @@ columns = ["you have, or want", "take", "theory", "measured on SmolLM2"]
 Markdown(table(columns, conclusions.dil_or_dpo()))
 
 # %% [markdown]
-# Two things follow. On a small model, after one pass, **the choice of loss matters less than the learning rate**: policies have come a small part of the way to any optimum. Compare losses at one KL, or you compare step sizes. And **ask how the pairs were made** before you choose: that decides what any of these losses learns. The page *What we can say* has the intervals, and what a reviewer would ask.
+# Two things follow. On a small model, after one pass, **the choice of loss matters less than the learning rate**: policies have come a small part of the way to any optimum. Compare losses at a matched KL; otherwise you are comparing step sizes. And **ask how the pairs were made** before you choose: that decides what any of these losses learns. The page *What we can say* has the intervals, and what a reviewer would ask.
 #
 # ## 6 · Where this breaks
 #
-# - **Sums over long responses** make $f$ large after few steps. Begin with a small learning rate and a generator whose gradient is bounded (BCE); LSIF is the first to explode.
+# - **Sums over long responses** make $f$ large after few steps. Begin with a small learning rate and a generator whose gradient is bounded (BCE); of the paper's three, LSIF is the first to explode.
 # - **bf16 weights** round small updates away. Keep float32 weights and compute in bf16 (`bf16: true`).
 # - **A network shares what it learns** among prompts and responses. What is exact for a table is measured, not proved, for a network: [lesson 16](16_known_truth.ipynb).
 
@@ -234,7 +237,7 @@ check("08.3", your_counts)
 # ```
 # </details>
 #
-# **4.** A training log shows `logps/chosen` per token: it rises from −1.2 to −1.0 during training. One chosen response has 50 tokens, and the reference gives it −60 in sum. What is its log-ratio $f$ at the end, if it has the mean of the log?
+# **4.** The log of the DIL authors' code shows "rewards/chosen", which are mean log-probabilities per token ([lesson 18](18_paper_against_code.ipynb)): they rise from −1.2 to −1.0. One chosen response with these means has 50 tokens. What is its log-ratio $f$ at the end, if training started at the reference?
 
 # %%
 your_f = None
@@ -244,10 +247,10 @@ check("08.4", your_f)
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# $50 \cdot (-1.0) + 60 = 10$ nats: a ratio of 22,000. The small-looking rise of 0.2 per token hides it.
+# $50 \cdot (-1.0 + 1.2) = 10$ nats: a ratio of 22,000. The small-looking rise of 0.2 per token hides it.
 #
 # ```python
-# your_f = -50.0 + 60.0
+# your_f = 50 * (-1.0 + 1.2)
 # ```
 # </details>
 #

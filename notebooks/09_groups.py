@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 09 · Groups and verifiable rewards
 #
-# A teacher who reads two essays can say which is better. A teacher who reads eight can do more: give each a grade, pick the best, or tick those that are correct. Today's reasoning models are trained in this way, on groups of answers to one question and a program that checks them. The algorithm is called GRPO, and nobody calls it imitation. One step of it is.
+# A teacher who reads two essays can say which is better. A teacher who reads eight can do more: give each a grade, pick the best, or tick those that are correct. Today's reasoning models are trained in this way, on groups of answers to one question and a program that checks them. The algorithm is called GRPO, and it is rarely called imitation. One step of it is close to that.
 #
 # **The question.** What does imitation become with $K$ answers and scores, and how is it related to GRPO?
 #
@@ -40,7 +40,9 @@ world = bandit()
 #
 # Draw $K$ responses of the reference, and let a rule that treats them alike give them weights $a_1, \dots, a_K$ that sum to one: all on the best, or $a = \text{softmax}(R/\beta)$ over the group, or even shares for those that are correct. A response drawn with these weights is the *winner* of the group. Its distribution is
 #
-# $$\pi_K(y) = K\,\pi_\text{ref}(y)\,E[a \mid y] \;\le\; K\,\pi_\text{ref}(y).$$
+# $$\pi_K(y) = K\,\pi_\text{ref}(y)\,E[a \mid y] \;\le\; K\,\pi_\text{ref}(y),$$
+#
+# where $E[a \mid y]$ is the mean weight of a member of the group that happens to be $y$.
 #
 # With $K = 2$ and Bradley–Terry labels it is the chosen distribution of lesson 02. Move $K$ (the rule is softmax with $\beta = 1$):
 
@@ -68,7 +70,7 @@ frames(winners, {"K": [1, 2, 3, 4, 8, 16, 64]}, [1])
 # %% [markdown]
 # ## 2 · A loss for groups
 #
-# The DIL loss carries over. Its chosen term is weighed by $a_k$, and all $K$ responses are samples of the reference:
+# The DIL loss carries over. Its chosen term is weighted by $a_k$, and all $K$ responses are samples of the reference:
 #
 # $$\sum_k a_k\,\ell_\text{chosen}(f_k) + \frac1K\sum_k \ell_\text{ref}(f_k).$$
 #
@@ -83,7 +85,7 @@ for K in (2, 4):
         kl(groups.chosen, optimum).item(),
         kl(world.chosen, optimum).item(),
     ]
-columns = ["KL to the winner of K", "KL to the chosen distribution"]
+columns = ["KL(winner of K || optimum)", "KL(pi_chosen || optimum)"]
 display(numbers(distances, columns, digits=6))
 claims.report("14.group-loss")
 
@@ -107,13 +109,13 @@ display(numbers(rows, columns, digits=2))
 claims.report("14.first-step")
 
 # %% [markdown]
-# (Each row is divided by its largest entry.) RLOO and GRPO have one direction in a single group. The group loss is close to it, and the closer the larger β is, since softmax is nearly linear there (`14.advantage`). GRPO's division by the standard deviation matters *between* groups: it gives each question the same size of step, however little its answers differ.
+# (Each row is divided by its largest entry.) RLOO and GRPO have one direction in a single group. The group loss is close to it, and the closer the larger β is, since softmax is nearly linear there (`14.advantage`). GRPO's division by the standard deviation matters *between* groups: it gives each question the same size of step, however little its answers differ, unless all rewards are equal.
 #
-# So one step of GRPO is a step towards the winner of the group. The two differ in what comes next. A policy gradient goes on for ever if nothing stops it, and needs fresh samples for each step. The group loss has an optimum, $\pi_K$, and can be trained on old samples until it arrives.
+# So within one group, at a large β, a step of GRPO points nearly to the winner of the group. The two differ in what comes next. A policy gradient goes on for ever if nothing stops it, and needs fresh samples, or old ones reweighted, for each step. The group loss has an optimum, $\pi_K$, and can be trained on old samples until it arrives.
 #
 # ## 4 · Verifiable rewards
 #
-# Let the reward say only *correct* or *wrong*, as a program that checks a result does. Give the correct responses of a group even shares, and keep groups without any in the reference term alone. Then the optimum is exactly the reference, restricted to correct answers: $\pi_\text{ref}(y \mid \text{correct})$ (`14.correct`). What if only *one* winner of each group is imitated? **Predict:** a model solves a problem in 20% of its attempts. How often does it solve it after it has imitated the winner of four?
+# Let the reward say only *correct* or *wrong*, as a program that checks a result does. Give the correct responses of a group even shares (all zero in a group without any, which stays in the reference term alone), and average the chosen term over the groups that have one. Then the optimum is exactly the reference, restricted to correct answers: $\pi_\text{ref}(y \mid \text{correct})$ (`14.correct-mean`). What if one winner of *every* group is imitated, correct or not? **Predict:** a model solves a problem in 20% of its attempts. How often does it solve it after it has imitated the best of four?
 
 # %%
 solved = {}
@@ -126,11 +128,11 @@ display(numbers(solved, ["before", "K = 2", "K = 4", "K = 8"]))
 claims.report("14.pass-at-k")
 
 # %% [markdown]
-# Imitating the winner of $K$ turns *pass@K*, the chance that one of $K$ attempts is right, into *pass@1*. That is what such training can do in one round, and its limit: a problem that is never solved in $K$ attempts teaches nothing.
+# Imitating the winner of $K$ turns *pass@K*, the chance that one of $K$ attempts is right, into *pass@1*. That is what imitating one winner of every group can do in one round; leaving groups without a correct answer out of the chosen term goes all the way to correct answers. But a problem that is never solved in the samples teaches nothing.
 #
 # ## 5 · Round after round
 #
-# Now draw the groups from the policy itself, imitate, and draw again. With a penalty for leaving the reference, weights $\text{softmax}((R - \beta f)/T)$ with $f = \log(\pi/\pi_\text{ref})$, RLHF's optimum is a fixed point: there $R - \beta f$ is the same for all responses, so that all weights are equal. How fast do rounds with $K = 4$ arrive?
+# Now draw the groups from the policy itself, imitate, and draw again. With a penalty for leaving the reference, weights $\text{softmax}((R - \beta f)/\beta)$ with $f = \log(\pi/\pi_\text{ref})$, RLHF's optimum is a fixed point: there $R - \beta f$ is the same for all responses, so that all weights are equal. How fast do rounds with $K = 4$ arrive?
 
 # %%
 beta = 1.0
@@ -142,11 +144,12 @@ for round_ in range(5):
     ]
     penalized = world.true_reward - beta * (policy / world.ref).log()
     policy = soft_best_of_k(policy, penalized, 4, beta)
-display(numbers(path, ["KL to the reference", "KL from RLHF"], digits=5))
+columns = ["KL(policy || reference)", "KL(RLHF || policy)"]
+display(numbers(path, columns, digits=5))
 claims.report("14.penalty")
 
 # %% [markdown]
-# So imitation of groups, repeated, is a way to run RLHF. In a recipe, `online: {algorithm: group}` does this for a language model, beside `rloo` and `grpo`:
+# So imitation of groups, repeated, is a way to run RLHF. Without the penalty the number of rounds takes its part: $T$ rounds at temperature $T\beta$ come, for large $T$, to RLHF's optimum for $\beta\,K/(K-1)$ (`14.small-steps`). The factor is there because a response's own reward is part of the group that it is compared with. In a recipe, `online: {algorithm: group}` does this for a language model, beside `rloo` and `grpo`:
 #
 # ```console
 # $ dil train --config recipes/verifiable-cpu.yaml
@@ -183,7 +186,7 @@ check("09.1", your_advantages)
 # ```
 # </details>
 #
-# **2.** A model solves a problem in 20% of its attempts. It imitates a correct one of four attempts, wherever there is one, and otherwise any of the four. How often does it solve the problem then?
+# **2.** A model solves a problem in 30% of its attempts. It imitates a correct one of eight attempts, wherever there is one, and otherwise any of the eight. How often does it solve the problem then?
 
 # %%
 your_chance = None
@@ -193,14 +196,14 @@ check("09.2", your_chance)
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# $1 - 0.8^4 \approx 0.59$.
+# $1 - 0.7^8 \approx 0.94$.
 #
 # ```python
-# your_chance = 1 - 0.8**4
+# your_chance = 1 - 0.7**8
 # ```
 # </details>
 #
-# **3.** On-policy groups of $K = 8$ are imitated in many small steps, without a penalty, with total weight as for $\beta = 0.1$. Claim `14.small-steps` says at RLHF's optimum for which β they arrive. Which?
+# **3.** On-policy groups of $K = 8$ are imitated in $T = 100$ rounds with weights $\text{softmax}(R/(T\beta))$ and $\beta = 0.1$. For which β is the policy then close to RLHF's optimum? (The last paragraph of section 5.)
 
 # %%
 your_beta = None
@@ -210,14 +213,14 @@ check("09.3", your_beta)
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# $\beta\,K/(K-1) = 0.1 \cdot 8/7$: the own reward of a response is part of its group's mean.
+# $\beta\,K/(K-1) = 0.1 \cdot 8/7$.
 #
 # ```python
 # your_beta = 0.1 * 8 / 7
 # ```
 # </details>
 #
-# **4.** The log of TRL's `GRPOTrainer` shows `frac_reward_zero_std` = 0.75: in so many groups all rewards are equal. Of 64 groups, how many have any gradient?
+# **4.** The log of TRL's `GRPOTrainer` shows `frac_reward_zero_std` = 0.75: in so many groups all rewards are equal. Of 64 groups, how many have a gradient of the reward?
 
 # %%
 your_groups = None
@@ -238,7 +241,7 @@ check("09.4", your_groups)
 #
 # - The winner among $K$ draws follows $K\,\pi_\text{ref}\,E[a \mid y]$ (`14.winners`), and the group loss has its optimum there (`14.group-loss`); for $K = 2$ it is the corrected loss of a pair (`14.two`).
 # - Its first step is a policy gradient with the advantage $a_k - \frac1K$ (`14.first-step`), for small $R/\beta$ GRPO's without the division by the standard deviation (`14.advantage`).
-# - Imitating a correct one of $K$ attempts turns pass@K into pass@1 (`14.pass-at-k`); with a penalty, repeated rounds arrive at RLHF's optimum (`14.penalty`).
+# - Imitating a correct one of $K$ attempts turns pass@K into pass@1 (`14.pass-at-k`); with a penalty, and its β as the temperature of the weights, repeated rounds arrive at RLHF's optimum (`14.penalty`).
 #
 # **You can now**
 #

@@ -155,7 +155,7 @@ numbers(needed, ["pairs for a KL of 0.01 nats"], digits=0)
 #
 # - One prompt with all responses in a table. A network shares what it learns between prompts and responses. `dil experiment worth` measures this lesson's numbers on SmolLM2; the book has its page, with intervals over seeds and prompts together.
 # - $\pi_\text{ref}$ is known. It is for a language model, which computes it, but not for pairs that somebody else wrote.
-# - `win` needs $r < 2$, which holds for the chosen distribution and not for every policy in training. Beyond 1.99 its losses continue along their tangent, and from 2 on a win pulls no more: without that, a rare response that never lost in the data would be pushed to ratios of ten and more by the sum over all responses.
+# - `win` needs $r < 2$, which holds for the chosen distribution and not for every policy in training. Close to 2 its losses continue along their tangent, and from 2 on a win pulls no more: without that, a rare response that never lost in the data would be pushed to ratios of ten and more by the sum over all responses.
 # - A judge's probabilities must be right on average over opponents (`12.judge`). An overconfident judge moves the optimum.
 
 # %%

@@ -45,7 +45,7 @@ claims.report("7.ukl", "7.rewards", "7.means-at-start", "6.mean")
 # %% [markdown]
 # **Predict.** Somebody trains for a few steps with a tiny learning rate. Which of these six differences can be seen in the curves?
 #
-# Few. At $f = 0$ the gradients of LSIF, UKL, BCE and DPO in a pair's two log-ratios are the same up to their size (`8.first-step`). With means instead of sums the direction changes, but little: the cosine between the two is above 0.9 in the worlds of `7.means-at-start`. So the plot of a short and gentle run is weak evidence for any of them.
+# Few. At $f = 0$ the gradients of LSIF, UKL, BCE and DPO in a pair's two log-ratios are the same up to their size (`8.first-step`). With means instead of sums the direction changes, but little: the cosine between the two is close to 1 in the worlds of `7.means-at-start`. So the plot of a short and gentle run is weak evidence for any of them.
 
 # %% [markdown]
 # ## 2 · What a mean does to one pair

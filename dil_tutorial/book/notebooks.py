@@ -97,7 +97,7 @@ def first_frames(notebook: Any) -> None:
         for output in cell.get("outputs", []):
             if VIEW in output.get("data", {}):
                 html = "".join(visible(states, output["data"][VIEW]["model_id"]))
-                if picture := re.search("data:image/png;base64,([^\"]+)", html):
+                if picture := re.search('data:image/png;base64,([^"]+)', html):
                     output["data"]["image/png"] = picture[1]
 
 

@@ -157,8 +157,8 @@ def sentences(world: World) -> World:
 
 @claim("6.tokens", "6.2", tolerance=OPTIMUM)
 def token_policies(world: World) -> Tensor:
-    """A table of next-token probabilities is as good as a table of responses: DIL (corrected) ends
-    at the chosen distribution.
+    """A table of next-token probabilities is as good as a table of responses: DIL (corrected) has
+    its optimum at the chosen distribution.
 
     The log-probability of a response is the sum over its tokens, and next-token tables can write
     any distribution over responses. So everything proved for bandits holds for sequences, with

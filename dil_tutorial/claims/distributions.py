@@ -85,7 +85,8 @@ def mixture_identity(world: World) -> Tensor:
 
 @claim("1.bound", "1.3", worlds=ANY)
 def ratio_at_most_two(world: World) -> Tensor:
-    r"""Imitation of chosen responses is a mild tilt: $\pi_\text{chosen}/\pi_\text{ref} \le 2$.
+    r"""Imitating chosen responses at most doubles a probability: $\pi_\text{chosen}/\pi_\text{ref}
+    \le 2$.
 
     A win rate is at most 1, and the ratio is twice the win rate. Perfect imitation of chosen
     responses can at most double a probability, in one round, however good the response is."""

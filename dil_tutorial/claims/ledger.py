@@ -381,7 +381,7 @@ def report(*patterns: str, seeds: int = 20) -> None:
     """Run claims and print them, for notebooks: each statement, then what became of it.
 
     >>> report("1.bound", "4.lsif-published")
-    Imitation of chosen responses is a mild tilt: π_chosen/π_ref ≤ 2.
+    Imitating chosen responses at most doubles a probability: π_chosen/π_ref ≤ 2.
       ✓ 1.bound holds: residual below 1e-09 on 20 random worlds
     DIL with LSIF as published (rejected responses for samples of π_ref) has its optimum at
     π_chosen.

@@ -220,7 +220,7 @@ def dil_or_dpo() -> list[list[str]]:
     """
     found = findings()
     at_kl = [fixed(x, 3) for x in (*found["short"]["differences"], *found["long"]["differences"])]
-    kls = [[fixed(kl, 3) for kl in found[name]["kls"]] for name in ("short", "long")]
+    kls = [fixed(kl, 3) for kl in found["short"]["kls"]]
     closest = [f"{weight} for {h}" for h, weight in found["cut_words"]["closest"]["few"].items()]
     styles = [f"{arm} {ranges[0]}" for arm, ranges in found["off_words"]["styles"].items()]
     return [
@@ -236,25 +236,28 @@ def dil_or_dpo() -> list[list[str]]:
             "as much reward as possible; Bradley–Terry labels",
             "DPO; β is the temperature",
             "its optimum is RLHF's (`5.dpo`)",
-            f"at the lowest common rate it and published DIL go farther: KL {kls[0][1]} to "
-            f"{kls[0][2]} against {kls[0][0]}, {kls[1][1]} to {kls[1][2]} against {kls[1][0]}",
+            "at the lowest common rate it and published DIL go farther: with "
+            f"{found['known'].settings.max_new_tokens} tokens their KL is {kls[1]} to "
+            f"{kls[2]} nats where corrected DIL's is {kls[0]}",
         ],
         [
             "pairs cut from K answers: the best and a random other",
-            "corrected DIL with `mixture_weight` 1/K",
+            "corrected DIL, `mixture_weight` 1/K",
             "one answer in K is a chosen one (`14.weight`)",
             f"near the optimum, K = 4, the squared error is least with {', '.join(closest)}",
         ],
         [
             "pairs of other models",
             "a pair loss, not SFT",
-            "the corrected loss learns the preference, relative to who wrote (`4.other-data`)",
+            "as a free ratio, the corrected loss learns the preference relative to who wrote "
+            "(`4.other-data`)",
             f"coefficient of f on how the data are written: {'; '.join(styles)}",
         ],
         [
             "a labeler who is never in doubt",
             "corrected DIL or IPO",
-            "DPO has no optimum there; IPO's margins have a target (`5.ipo`)",
+            "DPO has no optimum where such labels rank the responses; IPO's margins have a target "
+            "(`5.ipo`)",
             "not measured",
         ],
         [

@@ -51,12 +51,12 @@ def check(exercise: str, answer: Any) -> None:
 
     A number may be written as one writes numbers: 0.25, 1/4, "1/4", "25%", Fraction(1, 4), an
     array, a list, a tensor.  A decimal is right, too, if it is the right number rounded to the
-    digits that were written, three significant ones at least.
+    digits that were written, two significant ones at least.
 
     >>> check("00.2", None)
     Not answered yet: replace None and run this cell again.
-    >>> check("00.2", 0), check("00.2", 0.693)
-    Not yet. At the first step the policy is the reference, so both log-ratios are zero.
+    >>> check("01.2", 0), check("01.2", 1.386)
+    Not yet. softplus(0) = log 2, and there are two terms.
     Right.
     (None, None)
     >>> check("12.2", 2), check("12.2", "50%")
@@ -179,10 +179,10 @@ def as_numbers(answer: Any) -> Any:
 
 def rounded(given: torch.Tensor, right: torch.Tensor) -> bool:
     """Whether every number of ``given`` is that of ``right``, rounded to its own digits: at least
-    three that count, or four decimals.
+    two that count, or four decimals.
 
     >>> third = torch.tensor(1 / 3, dtype=torch.float64)
-    >>> [rounded(torch.tensor(x, dtype=torch.float64), third) for x in (0.333, 0.3333, 0.33, 0.334)]
+    >>> [rounded(torch.tensor(x, dtype=torch.float64), third) for x in (0.333, 0.33, 0.3, 0.334)]
     [True, True, False, False]
     """
     for answer, expected in zip(given.flatten().tolist(), right.flatten().tolist(), strict=True):
@@ -191,7 +191,7 @@ def rounded(given: torch.Tensor, right: torch.Tensor) -> bool:
         digits = Decimal(repr(answer)).as_tuple()
         counted, places = len(digits.digits), -int(digits.exponent)
         near = abs(answer - expected) <= 1e-12 or (
-            ((counted >= 3 and places > 0) or places >= 4)
+            ((counted >= 2 and places > 0) or places >= 4)
             and abs(answer - expected) <= 0.5000001 * 10**-places
         )
         if not near:

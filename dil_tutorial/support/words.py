@@ -1,6 +1,7 @@
 """Numbers and names in sentences and tables, for templates and reports."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -79,8 +80,14 @@ def span(values: Sequence[float]) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    ruled = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    """A Markdown table; columns of numbers are aligned to the right.
+
+    >>> table(["loss", "rate"], [["SFT", "0.1"]]).splitlines()[1]
+    '| --- | ---: |'
+    """
+    columns = list(zip(*rows, strict=True)) if rows else [()] * len(header)
+    texts = [any(re.match(r"[`*\[]*[A-Za-z]{2}", cell) for cell in column) for column in columns]
+    ruled = [header, ["---" if text else "---:" for text in texts], *rows]
     return "\n".join("| " + " | ".join(row) + " |" for row in ruled)
 
 

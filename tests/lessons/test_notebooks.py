@@ -267,7 +267,7 @@ def written_numbers(text):
     text = re.sub(
         r"\$\$.*?\$\$|\$[^$]*\$|`[^`]*`|\]\([^)]*\)|```.*?```", " ", text, flags=re.DOTALL
     )
-    text = re.sub(r"arXiv:[\d.]+|\d{4}\.\d{4,5}", " ", text)
+    text = re.sub(r"arXiv:[\d.]+|\d{4}\.\d{4,5}|§[\d.–]+", " ", text)
     return re.findall(r"(?<![\w.,])\d+(?:\.\d+)?%|(?<![\w.,])\d+(?:,\d{3})*\.\d+", text)
 
 

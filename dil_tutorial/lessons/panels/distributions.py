@@ -217,7 +217,7 @@ def kl_directions() -> ipywidgets.VBox:
         }
         plotting.curves(axes, named, "response", "probability")
         axes.set_ylim(0, 0.1)
-        right = (best[0, y > 0].sum() + best[0, y == 0].sum() / 2).item()
+        right = (best[0, 31:].sum() + best[0, 30] / 2).item()  # y[30] is the middle
         spread = [
             ((p[0] * y**2).sum() - (p[0] * y).sum() ** 2).sqrt().item()
             for p in (target, forward, best)
@@ -234,5 +234,5 @@ def kl_directions() -> ipywidgets.VBox:
             "Distance of the peaks": [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2],
             "Share of the right one": [0.5, 0.6, 0.8],
         },
-        [4, 1],
+        [1, 1],
     )

@@ -12,10 +12,10 @@ import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from dil_tutorial.bregman import Generator, derivative, get_generator
+from dil_tutorial.bregman import Generator, derivative
 from dil_tutorial.errors import InputError
 from dil_tutorial.lessons.widgets import Drawn, asked, frames
-from dil_tutorial.losses import CATALOG, Loss, variants
+from dil_tutorial.losses import CATALOG, make_loss, variants
 from dil_tutorial.rlhf import kl, rlhf_optimum
 from dil_tutorial.support import plotting
 from toy import World, optima
@@ -148,15 +148,7 @@ def generator_gallery() -> ipywidgets.VBox:
 
 # --- 07 · The DIL loss ----------------------------------------------------------------------------
 
-LANDSCAPES = variants(
-    "SFT",
-    "DIL LSIF corrected",
-    "DIL BCE corrected",
-    "DIL BCE published",
-    "DIL UKL published",
-    "DIL LSIF published",
-    "DPO",
-)
+LANDSCAPES = variants("SFT", "DIL BCE published", "DIL UKL published", "DIL LSIF published", "DPO")
 
 
 def on_triangle(policies: Tensor) -> tuple[Tensor, Tensor]:
@@ -255,7 +247,12 @@ def denominator_mix() -> ipywidgets.VBox:
     """
     world = bandit()
     ends = {
-        name: [fit(world, _mixed(name, share)) for share in SHARES]
+        name: [
+            fit(
+                world, make_loss("dil", generator=name, denominator="mixture", mixture_weight=share)
+            )
+            for share in SHARES
+        ]
         for name in ("lsif", "ukl", "bce")
     }
 
@@ -303,17 +300,3 @@ def denominator_mix() -> ipywidgets.VBox:
 
 
 SHARES = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
-
-
-def _mixed(name: str, share: float) -> Loss:
-    """DIL with weight ``share`` of the chosen response in the reference term."""
-    gen = get_generator(name)
-
-    def loss(f_w: Tensor, f_l: Tensor) -> Tensor:
-        return (
-            gen.chosen_loss(f_w)
-            + share * gen.reference_loss(f_w)
-            + (1 - share) * gen.reference_loss(f_l)
-        )
-
-    return loss
