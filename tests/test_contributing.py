@@ -284,7 +284,7 @@ def test_an_experiment(copy):
 
 
 LESSON = """# %% [markdown]
-# # 19 · A toy lesson
+# # 20 · A toy lesson
 #
 # **The question.** How often does the better of two responses win?
 
@@ -295,9 +295,9 @@ from toy.gallery import bandit
 print(f"{bandit().win_rate.max():.2f}")
 
 # %%
-puzzle("19-half")
+puzzle("half")
 """
-PUZZLE = """19-half:
+PUZZLE = """half:
   question: How often does a response win against itself?
   options:
   - {label: never, value: 0.0, why: The labeler must name one of the two.}
@@ -307,21 +307,21 @@ PUZZLE = """19-half:
 
 @pytest.mark.slow
 def test_a_lesson(copy):
-    copy.add("notebooks/19_toy.py", LESSON)
+    copy.add("notebooks/20_toy.py", LESSON)
     copy.add("dil_tutorial/lessons/puzzles.yaml", PUZZLE)
     copy.add(
-        "dil_tutorial/lessons/puzzles.py", '    "19-half": lambda: 0.5,\n',
+        "dil_tutorial/lessons/puzzles.py", '    "half": lambda: 0.5,\n',
         after="TRUTHS: dict[str, Callable[[], float]] = {\n",
     )  # fmt: skip
     copy.add(
-        "book/_toc.yml", "      - file: generated/19_toy\n",
+        "book/_toc.yml", "      - file: generated/20_toy\n",
         after="      - file: generated/01_dil_in_60_lines\n",
     )  # fmt: skip
-    copy.dil("dev", "notebooks", "--write", "19")
-    copy.touched.add("notebooks/19_toy.ipynb")
-    assert (copy.root / "notebooks" / "19_toy.ipynb").is_file()
+    copy.dil("dev", "notebooks", "--write", "20")
+    copy.touched.add("notebooks/20_toy.ipynb")
+    assert (copy.root / "notebooks" / "20_toy.ipynb").is_file()
     done(copy, "lesson")
-    strict = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "notebooks/19_toy.ipynb")
+    strict = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "notebooks/20_toy.ipynb")
     assert " passed" in copy.run(*strict)
 
 

@@ -173,36 +173,3 @@ def sentence(panel: ipywidgets.VBox) -> str:
     for slider in sliders:
         at = at.children[slider.index]
     return str(at.value.split("<figcaption>")[1].split("</figcaption>")[0])
-
-
-def asked(draw: Callable[[str], Drawn], label: str, start: str) -> ipywidgets.VBox:
-    """A text box over what ``draw(text)`` makes of it; it needs a kernel.  An InputError of
-    ``draw`` is shown as its line.
-
-    >>> from dil_tutorial.support.plotting import new_figure
-    >>> box, shown, refusal = asked(
-    ...     lambda text: (new_figure()[0], f"You typed {text}."), "Type", "a"
-    ... ).children
-    >>> box.value = "b"
-    >>> "You typed b." in shown.value
-    True
-    """
-    from dil_tutorial.errors import InputError
-
-    box = ipywidgets.Text(
-        value=start,
-        description=label,
-        continuous_update=False,
-        style={"description_width": "initial"},
-        layout=WIDE,
-    )
-    output, refusal = ipywidgets.HTML(picture(*draw(start))), ipywidgets.HTML()
-
-    def redraw(change: Any) -> None:
-        try:
-            output.value, refusal.value = picture(*draw(box.value)), ""
-        except InputError as error:
-            refusal.value = f"<b>Refused.</b> {escape(str(error))}"
-
-    box.observe(redraw, "value")
-    return ipywidgets.VBox([box, output, refusal])

@@ -102,7 +102,7 @@ def test_widgets_of_several_notebooks_keep_their_states():
     shown = re.findall(r'"model_id": "(\w+)"', json.dumps(made["cells"]))
     assert len(shown) >= 4
     assert set(shown) <= states.keys()
-    assert {name[:2] for name in shown} >= {"01", "05", "06"}
+    assert {name[:2] for name in shown} >= {"02", "07", "12"}
 
 
 def test_a_still_shows_what_the_panel_shows_as_it_opens():
@@ -115,7 +115,7 @@ def test_a_still_shows_what_the_panel_shows_as_it_opens():
         if "still" in str(out.get("data", {}))[:80]
     ]
     assert panel["data"]["text/html"].count("<img") == 1
-    assert "Reward scale" in panel["data"]["text/html"]
+    assert "Reward of the third response" in panel["data"]["text/html"]
     assert "widgets" not in made["metadata"]
     assert "widgets" in content["metadata"]
 
@@ -125,9 +125,9 @@ def test_doors_lead_out_only_where_there_is_a_public_place(monkeypatch):
     assert "http" not in around.head("02_preference_data", content, "")
     line = around.head("02_preference_data", content, "somebody/dil")
     for door in (
-        "colab.research.google.com/github/somebody/dil/blob/gh-pages/colab/01",
+        "colab.research.google.com/github/somebody/dil/blob/gh-pages/colab/02",
         "mybinder.org/v2/gh/somebody/dil/v",
-        "/edit/main/notebooks/01",
+        "/edit/main/notebooks/02",
         "/issues/new",
     ):
         assert door in line

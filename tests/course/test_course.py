@@ -179,7 +179,7 @@ def test_everybody_has_their_own_numbers(folder, tmp_path):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_section_that_a_hint_names_exists(name):
-    named = set(re.findall(r'"(notebook \d+, section \d+)"', course.scripts()[name].read_text()))
+    named = set(re.findall(r'"(lesson \d+, section \d+)"', course.scripts()[name].read_text()))
     assert len(named) >= 2
     for where in named:
         number, section = re.findall(r"\d+", where)

@@ -149,11 +149,9 @@ def test_every_notebook_has_its_parts(script):
     text = "\n".join(cell.source for cell in jupytext.read(script).cells)
     for part in ("**You can now**", "**The question.**", "**Predict", "## Summary", "**Source:**"):
         assert part in text, part
-    for part in (
-        "Where this breaks|Where the correction breaks",
-        "dil_tutorial.lessons.panels|widgets import frames",
-    ):
-        assert re.search(part, text), part
+    assert "Where this breaks" in text
+    if not script.stem.startswith("00"):
+        assert re.search("dil_tutorial.lessons.panels|widgets import frames", text)
     for claim in re.findall(r"`(\d+\.[a-z][a-z0-9-]+)`", text):
         assert any(known.id == claim for known in claims.CLAIMS), claim
     for link in re.findall(r"\]\((\d\d_\w+)\.ipynb\)", text):

@@ -22,10 +22,4 @@ from dil_tutorial.lessons.panels.family import (
     signals,
 )
 from dil_tutorial.lessons.panels.practice import batch_layouts, fed_means, reward_for_kl
-from dil_tutorial.lessons.panels.ratios import (
-    denominator_mix,
-    formula,
-    generator_gallery,
-    generator_playground,
-    loss_landscape,
-)
+from dil_tutorial.lessons.panels.ratios import denominator_mix, generator_gallery, loss_landscape

@@ -2,8 +2,6 @@
 reference term.
 """
 
-import ast
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +11,7 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from dil_tutorial.bregman import Generator, derivative
-from dil_tutorial.errors import InputError
-from dil_tutorial.lessons.widgets import Drawn, asked, frames
+from dil_tutorial.lessons.widgets import Drawn, frames
 from dil_tutorial.losses import CATALOG, make_loss, variants
 from dil_tutorial.rlhf import kl, rlhf_optimum
 from dil_tutorial.support import plotting
@@ -24,80 +21,23 @@ from toy.gallery import bandit
 
 # --- 06 · Density ratios --------------------------------------------------------------------------
 
-KNOWN_H = {
-    "LSIF": "(r - 1)**2 / 2",
-    "UKL": "r*log(r) - r",
-    "BCE": "r*log(r) - (r + 1)*log(r + 1)",
-    "Hellinger": "2*(sqrt(r) - 1)**2",
-    "Itakura–Saito": "-log(r)",
-    "cubic": "r**3",
-}
-FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "log": torch.log,
-    "exp": torch.exp,
-    "sqrt": torch.sqrt,
-    "abs": torch.abs,
-}
-OPERATORS: dict[type, Callable[..., Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.Pow: operator.pow,
-    ast.USub: operator.neg,
-    ast.UAdd: operator.pos,
+# formula in words, and as a function of r
+KNOWN_H: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
+    "LSIF": ("(r − 1)²/2", lambda r: (r - 1) ** 2 / 2),
+    "UKL": ("r log r − r", lambda r: r * r.log() - r),
+    "BCE": ("r log r − (r + 1) log(r + 1)", lambda r: r * r.log() - (r + 1) * (r + 1).log()),
+    "Hellinger": ("2(√r − 1)²", lambda r: 2 * (r.sqrt() - 1) ** 2),
+    "Itakura–Saito": ("−log r", lambda r: -r.log()),
+    "cubic": ("r³", lambda r: r**3),
 }
 
 
-def formula(text: str) -> Callable[[Tensor], Tensor]:
-    """A function of r from text: numbers, r, ``+ - * / **``, log, exp, sqrt, abs and nothing else,
-    so that any text is safe.
-
-    >>> formula("r*log(r) - r")(torch.tensor([2.0]))
-    tensor([-0.6137])
-    >>> formula("open(r)")
-    Traceback (most recent call last):
-    ...
-    dil_tutorial.errors.InputError: h = open(r): cannot read "open(r)": use r, numbers, + - * / **,
-        log, exp, sqrt, abs
+def draw_generator(name: str) -> Drawn:
+    """A generator h, its two losses, their gradient weights, and the optimum with samples of the
+    reference.
     """
-
-    def read(node: ast.expr) -> Callable[[Tensor], Any]:
-        match node:
-            case ast.Name(id="r"):
-                return lambda r: r
-            case ast.Constant(value=int() | float() as number):
-                # a power of constants then overflows, not hangs
-                constant = torch.tensor(float(number), dtype=torch.float64)
-                return lambda r: constant
-            case ast.BinOp(left, op, right) if type(op) in OPERATORS:
-                a, b, act = read(left), read(right), OPERATORS[type(op)]
-                return lambda r: act(a(r), b(r))
-            case ast.UnaryOp(op, operand) if type(op) in OPERATORS:
-                inner, act = read(operand), OPERATORS[type(op)]
-                return lambda r: act(inner(r))
-            case ast.Call(ast.Name(id=name), [argument], []) if name in FUNCTIONS:
-                inner, function = read(argument), FUNCTIONS[name]
-                return lambda r: function(inner(r))
-        part = ast.unparse(node)
-        raise InputError(
-            f'h = {text}: cannot read "{part}": use r, numbers, + - * / **, {", ".join(FUNCTIONS)}'
-        )
-
-    if len(text) > 200:
-        raise InputError(f"h has {len(text)} characters: give at most 200")
-    try:
-        value = read(ast.parse(text.strip(), mode="eval").body)
-    except (SyntaxError, OverflowError):
-        raise InputError(f"h = {text}: not a formula: write for example r*log(r) - r") from None
-    return lambda r: value(r) + 0 * r  # a tensor also where r does not occur
-
-
-def draw_generator(text: str) -> Drawn:
-    """h as typed, the two losses it generates, their gradient weights, and the optimum with samples
-    of the reference.
-    """
-    gen = Generator.from_function(formula(text), name=text)
+    text, h = KNOWN_H[name]
+    gen = Generator.from_function(h, name=name)
     world = bandit()
     r, f = (
         torch.linspace(0.05, 3, 120, dtype=torch.float64),
@@ -110,10 +50,10 @@ def draw_generator(text: str) -> Drawn:
         r, (gen.h(r) - gen.h(one) - gen.dh(one) * (r - 1)) / scale, color=plotting.COLORS[0]
     )
     axes[0].set(xlabel="ratio r", ylim=(0, 3), title="h, less its tangent at 1")
-    for i, (name, loss, side) in enumerate(
+    for i, (term, loss, side) in enumerate(
         [("chosen", gen.chosen_loss, -1), ("reference", gen.reference_loss, 1)]
     ):
-        style: dict[str, Any] = {"color": plotting.COLORS[i], "ls": ("-", "--")[i], "label": name}
+        style: dict[str, Any] = {"color": plotting.COLORS[i], "ls": ("-", "--")[i], "label": term}
         axes[1].plot(f, (loss(f) - loss(zero)) / scale, **style)
         axes[2].plot(r, side * derivative(loss, r.log()) / scale, **style)
     axes[1].set(xlabel="log-ratio f", ylim=(-3, 4), title="losses")
@@ -121,11 +61,13 @@ def draw_generator(text: str) -> Drawn:
     axes[1].legend(frameon=False, fontsize=8)
     policy = optima.dil(world, gen, "reference")
     order = world.true_reward[0].argsort()
-    for i, (name, distribution) in enumerate(
+    for i, (label, distribution) in enumerate(
         {"chosen distribution": world.chosen, "optimum": policy}.items()
     ):
         style = {"color": plotting.COLORS[i], "marker": "ox"[i], "ms": 6}
-        axes[3].plot(world.true_reward[0, order], distribution[0, order], lw=1, label=name, **style)
+        axes[3].plot(
+            world.true_reward[0, order], distribution[0, order], lw=1, label=label, **style
+        )
     axes[3].set(xlabel="reward", ylim=(0, 0.5), title="optimum")
     axes[3].legend(frameon=False, fontsize=8)
     return figure, (
@@ -134,16 +76,9 @@ def draw_generator(text: str) -> Drawn:
     )
 
 
-def generator_playground() -> ipywidgets.VBox:
-    """Type a convex h: its losses, weights and optimum appear; an h that is not convex is refused.
-    Needs a kernel.
-    """
-    return asked(draw_generator, "h(r) =", "r*log(r) - r")
-
-
 def generator_gallery() -> ipywidgets.VBox:
-    """The same for a few well-known generators, without a kernel."""
-    return frames(lambda name: draw_generator(KNOWN_H[name]), {"Generator": list(KNOWN_H)})
+    """``draw_generator`` for a few well-known ones."""
+    return frames(draw_generator, {"Generator": list(KNOWN_H)})
 
 
 # --- 07 · The DIL loss ----------------------------------------------------------------------------
