@@ -24,7 +24,7 @@
 #
 # Here is the log of a real run: TRL's `DPOTrainer` on SmolLM2, a language model of 135 million parameters, with this tutorial's own pairs of a chosen and a rejected answer (`benchmarks/dpo_log.py` repeats it).
 
-# %%
+# %% tags=["slide"]
 import math
 
 from dil_tutorial import claims
@@ -41,6 +41,17 @@ steps = [0, 1, 5, 11, 23, len(log) - 1]
 numbers({f"step {i + 1}": [log[i][key] for key in keys] for i in steps}, keys)
 
 # %% [markdown]
+# <!-- slide
+# - $\pi_\text{ref}$: the model before training, $\pi_\theta$: in training
+# - $f(y) = \log\dfrac{\pi_\theta(y|x)}{\pi_\text{ref}(y|x)}$, the **log-ratio**, in nats
+#
+# | in the log | is |
+# |---|---|
+# | `rewards/chosen` | $\beta f(y_w)$, the implicit reward |
+# | `rewards/margins` | $\beta\,(f(y_w) - f(y_l))$ |
+# | `loss` | mean of $-\log\sigma(\text{margin})$ |
+# -->
+#
 # A language model gives every answer $y$ to a prompt $x$ a probability, $\pi(y \mid x)$. Call the model before training the **reference**, $\pi_\text{ref}$, and the one in training the **policy**, $\pi_\theta$. Everything in the log is made of one quantity, the **log-ratio** of an answer:
 #
 # $$f(y) = \log\frac{\pi_\theta(y \mid x)}{\pi_\text{ref}(y \mid x)}.$$
@@ -55,9 +66,13 @@ numbers({f"step {i + 1}": [log[i][key] for key in keys] for i in steps}, keys)
 # | `rewards/accuracies` | how often $f(y_w) > f(y_l)$ | on the batch that is being trained on |
 # | `loss` | mean of $-\log\sigma(\text{margin})$ over the pairs | $\sigma(m) = 1/(1 + e^{-m})$ |
 #
+# <!-- slide
+# **Predict:** in the last line of the log, how much less likely is the average rejected answer than before training: two times, a thousand times, or more than a billion times?
+# -->
+#
 # **Predict before you run.** In the last line of the log, how much less likely is the average rejected answer than before training: two times, a thousand times, or more than a billion times?
 
-# %%
+# %% tags=["slide"]
 for name in ("chosen", "rejected"):
     f = log[-1][f"rewards/{name}"] / beta
     more = "more" if f > 0 else "less"
@@ -104,9 +119,16 @@ for name, text in texts.items():
 #
 # One prompt, three answers. The reference writes them with probabilities 0.5, 0.3 and 0.2. A labeler has a number in mind for each answer, the *reward* $R$, and prefers $y$ to $y'$ with probability $\sigma(R(y) - R(y'))$. This is the **Bradley–Terry model**, on which DPO is built: two answers of equal reward win against each other half of the time, and one unit more of reward wins with probability $\sigma(1) \approx 73\%$.
 #
+# <!-- slide
+# One prompt, three answers, a labeler with rewards $-1, 0, 1$:
+#
+# - write what the **chosen answers** are: imitation
+# - maximize the **reward**, stay close: RLHF, and DPO
+# -->
+#
 # What should a model become that learns from this labeler's choices? There are two natural answers. It could write what the *chosen answers* are: that is imitation. Or it could maximize the reward, with a penalty for leaving the reference: that is RLHF, and DPO has its optimum at the same place. Here are both:
 
-# %%
+# %% tags=["slide"]
 from toy import World, optima
 
 world = World.from_reward(ref=[0.5, 0.3, 0.2], reward=[-1.0, 0.0, 1.0])

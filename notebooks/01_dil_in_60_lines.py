@@ -57,9 +57,15 @@ for w, l in zip(chosen[:4].tolist(), rejected[:4].tolist()):
 # %% [markdown]
 # (Both answers of a pair may be the same word. Most real datasets drop such pairs; we keep them, because with them the sums come out exactly.)
 #
+# <!-- slide
+# The model says *lovely* once in ten times; it has the highest reward.
+#
+# **Predict:** how often is it among the chosen answers: 10%, 16% or 40%?
+# -->
+#
 # **Predict:** `lovely` has the highest reward, and the model says it once in ten times. How often is it among the *chosen* answers: 10%, 16% or 40%? To be chosen, it must be one of the two answers that are drawn, and then it must beat the other one.
 
-# %%
+# %% tags=["slide"]
 share = torch.bincount(chosen, minlength=4) / len(chosen)
 print({word: round(s.item(), 3) for word, s in zip(words, share)})
 
@@ -73,6 +79,14 @@ print({word: round(s.item(), 3) for word, s in zip(words, share)})
 # Now think of a classifier that is shown one answer and must say whether it came from the pile of chosen answers or from an ordinary pile. If an answer makes up 16% of the chosen pile and 10% of the other, the right odds are 16 to 10: **odds are ratios**, and a classifier's *log-odds*, its output before the sigmoid, are log-ratios. DIL, as published and in its classifier form, trains such a one. Its log-odds *are* $f$, and the ordinary pile is made of the rejected answers:
 #
 # $$-\log\sigma(f_w) - \log\sigma(-f_l).$$
+#
+# <!-- slide
+# A classifier: from the chosen pile, or from an ordinary pile? Its log-odds are $f = \log(\pi_\theta/\pi_\text{ref})$.
+#
+# $$-\log\sigma(f_w) - \log\sigma(-f_l)$$
+#
+# **Odds are ratios.**
+# -->
 #
 # The first term says "this answer was chosen", the second "this one is ordinary". Where the classifier is right, $\pi_\theta = \pi_\text{ref}\, r$ should be the distribution of the chosen answers.
 
@@ -111,6 +125,10 @@ print(f"largest difference to autograd: {(ours - automatic).abs().max():.0e}")
 # %% [markdown]
 # ## 5 · Fit, and look
 #
+# <!-- slide
+# Start at $f = 0$, walk downhill:
+# -->
+#
 # Start at the reference, where all $f = 0$, and walk downhill.
 
 
@@ -125,7 +143,7 @@ def fit(chosen, rejected):
 policy = fit(chosen, rejected)
 target = 2 * ref * (P @ ref)  # the chosen answers: only we know this
 
-# %% mystnb={"image": {"alt": "Four answers with three bars each: the reference, the fitted policy and the chosen answers."}}
+# %% mystnb={"image": {"alt": "Four answers with three bars each: the reference, the fitted policy and the chosen answers."}} tags=["slide"]
 bars = {"reference": ref, "fitted policy": policy, "chosen answers": target}
 places = torch.arange(4)
 for shift, (name, bar) in enumerate(bars.items()):
@@ -171,10 +189,14 @@ claims.report("1.chosen")
 # %% [markdown]
 # ## 7 · How close?
 #
+# <!-- slide
+# **Predict:** with a hundred times the pairs, how much of the largest gap is left?
+# -->
+#
 # In the figure the policy differs from the chosen answers. 2,000 pairs are a sample, so some difference is chance. **Predict:** how does the largest difference shrink with more pairs? Chance falls as $1/\sqrt n$: with a hundred times the pairs, a tenth of it should be left.
 
 
-# %%
+# %% tags=["slide"]
 def with_pairs(count):
     torch.manual_seed(1)
     figure, (axes,) = new_figure(width=6, height=3)

@@ -38,6 +38,14 @@ world = bandit()  # one prompt, eight responses, Bradley–Terry labels
 #
 # $$p(y_w, y_l \mid x) = 2\, \pi_\text{ref}(y_w)\, \pi_\text{ref}(y_l)\, P(y_w \succ y_l).$$
 #
+# <!-- slide
+# $$p(y_w, y_l) = 2\,\pi_\text{ref}(y_w)\,\pi_\text{ref}(y_l)\,P(y_w \succ y_l)$$
+#
+# $$\pi_\text{chosen} = \pi_\text{ref}\,(1 + t), \qquad \pi_\text{rejected} = \pi_\text{ref}\,(1 - t), \qquad t = 2w - 1$$
+#
+# $w$: the chance to beat a fresh draw of the reference. No reward is needed.
+# -->
+#
 # Sum over the rejected response. Call the chance that $y$ beats a fresh draw of the reference its **win rate** $w(y) = E_{y' \sim \pi_\text{ref}} P(y \succ y')$ and $t = 2w - 1$ its **advantage**, which is 0 for a response that wins half of its comparisons. Then the *chosen distribution* is
 #
 # $$\pi_\text{chosen}(y) = \sum_{y_l} p(y, y_l) = 2\,\pi_\text{ref}(y)\, w(y) = \pi_\text{ref}(y)\,\bigl(1 + t(y)\bigr).$$
@@ -52,13 +60,17 @@ claims.report("1.chosen")
 # %% [markdown]
 # Does it also hold in data? Draw 20,000 pairs and count. The first row is counted, the second is the formula.
 
-# %%
+# %% tags=["slide"]
 seeded = torch.Generator().manual_seed(0)
 y_w, y_l = sample_pairs(world.ref, world.preference, 20_000, seeded)
 counted = torch.bincount(y_w[0], minlength=8) / y_w.numel()
 numbers({"counted": counted, "2 ref w": world.chosen}, range(1, 9))
 
 # %% [markdown]
+# <!-- slide
+# **Predict:** chosen and rejected responses on one pile. Which distribution has it?
+# -->
+#
 # **Predict before you run.** Throw the chosen and the rejected responses onto one pile. Which distribution has a response drawn from it?
 
 # %%
@@ -67,9 +79,13 @@ claims.report("1.mixture")
 # %% [markdown]
 # $$\tfrac12\pi_\text{chosen} + \tfrac12\pi_\text{rejected} = \pi_\text{ref}.$$
 #
+# <!-- slide
+# $$\tfrac12\pi_\text{chosen} + \tfrac12\pi_\text{rejected} = \pi_\text{ref}$$
+# -->
+#
 # It is the reference again: a pair is two draws from the reference, sorted. Keep this **mixture identity** in mind.
 
-# %% mystnb={"image": {"alt": "Eight responses: where chosen responses exceed the reference, rejected responses fall short by as much."}}
+# %% mystnb={"image": {"alt": "Eight responses: where chosen responses exceed the reference, rejected responses fall short by as much."}} tags=["slide"]
 figure, (axes,) = plotting.new_figure(width=8)
 contents = {
     r"$\pi_{chosen}$": world.chosen[0],
@@ -87,9 +103,13 @@ plotting.image(figure, alt=alt)
 # %% [markdown]
 # ## 2 · At most twice
 #
+# <!-- slide
+# $$\pi_\text{chosen}/\pi_\text{ref} = 2w \le 2$$
+# -->
+#
 # A win rate is at most 1, so $\pi_\text{chosen}/\pi_\text{ref} = 2w \le 2$. However good a response is, its share of the chosen responses is at most twice its share of all responses. A measure of how far apart distributions are is the Kullback–Leibler divergence $KL(p\|q) = E_p\log\frac pq$, in nats: how much more likely, on the log scale, $p$ makes its own samples than $q$ does. Here $KL(\pi_\text{chosen} \| \pi_\text{ref}) \le \log 2 - \frac12 \approx 0.19$. Move the reward of the third response of a small world, and see its share approach its own bound, $2 - \pi_\text{ref}$ times the reference:
 
-# %%
+# %% tags=["slide"]
 from dil_tutorial.lessons.panels import first_world
 
 first_world()
@@ -105,9 +125,16 @@ claims.report("1.kl-bound", "1.best-of-2")
 #
 # The formulas rest on how the data were made: two independent draws of one model, and a label. Few public datasets are made so. Ask two questions of a dataset card.
 #
+# <!-- slide
+# Ask a dataset card:
+#
+# - **How many responses were drawn?** The best of $K$ has a ratio of up to $K$.
+# - **Who wrote them?** Other models: the chosen follow $\mu\,(1 + t_\mu)$.
+# -->
+#
 # **How many responses were drawn for each prompt?** UltraFeedback has four. Its binarized form, on which many models were trained, takes the best of the four as the chosen response and one of the other three at random as the rejected one. The chosen response is then the winner of $K = 4$, whose ratio to the reference can be up to 4. Let the labeler choose among $K$ draws, each with chance $e^R/\sum e^R$:
 
-# %%
+# %% tags=["slide"]
 ladder = {}
 for k in (1, 2, 4, 8, 16):
     winner = soft_best_of_k(world.ref, world.true_reward, k)

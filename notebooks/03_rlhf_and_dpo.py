@@ -40,6 +40,14 @@ reward = world.true_reward
 #
 # RLHF wants much reward, and it pays for every nat by which the policy leaves the reference. Its objective is $J(\pi) = E_\pi R - \beta\, KL(\pi \| \pi_\text{ref})$, where $KL(p\|q) = E_p \log\frac pq$. Both terms are averages over $\pi$, so write them as one sum:
 #
+# <!-- slide
+# $$J(\pi) = E_\pi R - \beta\,KL(\pi\|\pi_\text{ref}) = \beta\log Z - \beta\,KL(\pi\|\pi^*)$$
+#
+# $$\pi^* = \pi_\text{ref}\,e^{R/\beta}/Z$$
+#
+# To maximize $J$ is to come close to a known policy.
+# -->
+#
 # $$J(\pi) = \sum_y \pi(y)\Bigl[R(y) - \beta \log\frac{\pi(y)}{\pi_\text{ref}(y)}\Bigr]
 # = -\beta \sum_y \pi(y) \log \frac{\pi(y)}{\pi_\text{ref}(y)\, e^{R(y)/\beta}}.$$
 #
@@ -51,7 +59,7 @@ reward = world.true_reward
 #
 # **Predict before you run.** How large is $J(\pi^*) - J(\pi_\text{ref})$, in terms of a KL?
 
-# %%
+# %% tags=["slide"]
 best = rlhf_optimum(world.ref, reward, beta=1.0)
 at_best = rlhf_objective(best, world.ref, reward, 1.0)
 at_start = rlhf_objective(world.ref, world.ref, reward, 1.0)
@@ -65,9 +73,13 @@ claims.report("2.gibbs")
 # %% [markdown]
 # Two consequences are used all the time. Read backwards, every policy with the reference's support is the optimum of *some* reward, $R = \beta\log(\pi/\pi_\text{ref}) + c(x)$. And only differences of rewards matter: a constant $c(x)$ for each prompt changes neither the optimum nor any Bradley–Terry preference.
 #
+# <!-- slide
+# RLHF and the chosen responses:
+# -->
+#
 # How far does RLHF go, compared with imitation of the chosen responses? Move the scale of the rewards, the labels and the number of responses.
 
-# %%
+# %% tags=["slide"]
 from dil_tutorial.lessons.panels import chosen_and_rlhf
 
 chosen_and_rlhf()
@@ -78,6 +90,14 @@ chosen_and_rlhf()
 # ## 2 · DPO in five lines
 #
 # The formula for $\pi^*$ contains a reward that nobody has. DPO turns it around.
+#
+# <!-- slide
+# 1. Solve: $R = \beta\log(\pi^*/\pi_\text{ref}) + \beta\log Z(x)$
+# 2. Insert into Bradley–Terry; $\beta\log Z(x)$ **cancels**: both responses answer one prompt
+# 3. Put $\pi_\theta$ for $\pi^*$ and maximize the likelihood:
+#
+# $$L_\text{DPO} = -E\,\log\sigma\bigl(\beta f(y_w) - \beta f(y_l)\bigr)$$
+# -->
 #
 # **1. Solve for the reward.** Take the logarithm of $\pi^* = \pi_\text{ref}\, e^{R/\beta}/Z$:
 #
@@ -107,11 +127,21 @@ claims.report("5.dpo")
 #
 # $$\nabla L_\text{DPO} = -\beta\;\underbrace{\sigma\bigl(\beta f(y_l) - \beta f(y_w)\bigr)}_{\text{how wrong the order is}}\;\bigl[\underbrace{\nabla\log\pi_\theta(y_w)}_{\text{up}} - \underbrace{\nabla\log\pi_\theta(y_l)}_{\text{down}}\bigr].$$
 #
+# <!-- slide
+# $$\nabla L = -\beta\;\sigma\bigl(\beta f(y_l) - \beta f(y_w)\bigr)\,\bigl[\nabla\log\pi_\theta(y_w) - \nabla\log\pi_\theta(y_l)\bigr]$$
+#
+# How wrong the order is; chosen up; rejected down.
+# -->
+#
 # "Raise the chosen response and lower the rejected one, with the weight at which the implicit rewards have them in the wrong order." At the start the weight is one half for every pair. Where the margin is large already, it is nearly zero.
+#
+# <!-- slide
+# **Predict:** both log-ratios of a pair fall by five nats. What does the loss do?
+# -->
 #
 # **Predict:** both log-ratios of a pair fall by five nats. What does the loss do?
 
-# %%
+# %% tags=["slide"]
 f_w, f_l = torch.tensor([0.4, -4.6]), torch.tensor([-0.7, -5.7])
 numbers({"loss": dpo_loss(f_w, f_l, beta=1.0)}, ["before", "after"])
 

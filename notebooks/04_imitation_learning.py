@@ -37,9 +37,13 @@ demonstrator = world.chosen  # whom a preference dataset demonstrates
 # %% [markdown]
 # ## 1 · Behavior cloning: copy the demonstrator
 #
+# <!-- slide
+# Copy the demonstrator: $\max_\theta E_\text{demonstrations}\log\pi_\theta(y)$. For language models: SFT.
+# -->
+#
 # The simplest way is maximum likelihood. Collect demonstrations and make them likely: $\max_\theta E_{y \sim \text{demonstrator}} \log\pi_\theta(y)$. With a table for a policy the answer is the frequencies of the demonstrations. For language models this is supervised fine-tuning (SFT). Move the number of demonstrations:
 
-# %%
+# %% tags=["slide"]
 from dil_tutorial.lessons.panels import behavior_cloning
 
 behavior_cloning()
@@ -52,6 +56,12 @@ print(f"{0.99**200:.2f}")
 
 # %% [markdown]
 # ## 2 · Inverse reinforcement learning: what does the demonstrator want?
+#
+# <!-- slide
+# What does the demonstrator want? $R = \beta\log(\pi/\pi_\text{ref}) + c$, for any $\beta$ and $c$.
+#
+# **Predict:** how many rewards explain the same demonstrations?
+# -->
 #
 # The second way asks for the *reward* under which the demonstrations are the best thing to do, and then maximizes that. Lesson 03 has the answer in closed form, for a demonstrator who pays for leaving the reference: $R = \beta\log(\pi/\pi_\text{ref}) + c$, for any $\beta$ and any constant. **Predict:** so how many rewards explain the same demonstrations?
 
@@ -71,9 +81,13 @@ claims.report("2.every-policy")
 #
 # ## 3 · Adversarial imitation: until a critic cannot tell
 #
+# <!-- slide
+# Learn until a critic cannot tell. The best critic: $D = \pi_E/(\pi_E + \pi)$.
+# -->
+#
 # The third way (GAIL, Ho and Ermon 2016) trains two parties. A *discriminator* $D(y)$ says how likely it is that a response came from the demonstrator and not from the policy. The best one is $D = \pi_E/(\pi_E + \pi)$, with $\pi_E$ the demonstrator. The policy then uses a function of the discriminator as its reward (here its log-odds, as in AIRL, Fu et al. 2018), takes a step of RL, and the discriminator is trained again. Here both steps are exact. Move through the rounds:
 
-# %%
+# %% tags=["slide"]
 from dil_tutorial.lessons.panels import adversarial_imitation
 
 adversarial_imitation()
@@ -87,6 +101,14 @@ adversarial_imitation()
 #
 # $$KL(\pi_\text{chosen} \| \pi_\phi) = -E_{\pi_\text{chosen}} R_\phi + \log E_{\pi_\text{ref}} e^{R_\phi} + \text{const}.$$
 #
+# <!-- slide
+# $$KL(\pi_\text{chosen}\|\pi_\phi) = -E_{\pi_\text{chosen}}R_\phi + \log E_{\pi_\text{ref}}e^{R_\phi} + \text{const}$$
+#
+# Estimate the second term from the pair: the Bradley–Terry loss.
+#
+# **Predict:** does it have its optimum at the chosen distribution?
+# -->
+#
 # The first term raises $R_\phi$ on chosen responses; the second makes you pay wherever the reference goes and $R_\phi$ is high. The second needs samples of the reference. Estimate it from what is at hand, the two responses of a pair: $E_{\pi_\text{ref}} e^{R_\phi} \approx \frac12 (e^{R_\phi(y_w)} + e^{R_\phi(y_l)})$. Then
 #
 # $$-R_\phi(y_w) + \log\tfrac12\bigl(e^{R_\phi(y_w)} + e^{R_\phi(y_l)}\bigr) = -\log\sigma\bigl(R_\phi(y_w) - R_\phi(y_l)\bigr) - \log 2.$$
@@ -95,7 +117,7 @@ adversarial_imitation()
 #
 # **Predict.** An estimate from two samples has been put inside a logarithm. Does this loss have its optimum at the chosen distribution, or elsewhere?
 
-# %%
+# %% tags=["slide"]
 logistic = make_loss("dpo", beta=1.0)  # -log sigmoid(f_w - f_l): R_phi = f
 best = rlhf_optimum(world.ref, world.true_reward, 1.0)
 
@@ -129,9 +151,13 @@ whose_rejected()
 # %% [markdown]
 # ## 5 · Whom RLHF imitates
 #
+# <!-- slide
+# The winner among $K$ draws: the reference at 1, the chosen distribution at 2, RLHF at infinity.
+# -->
+#
 # Is the thesis wrong, then? There is a form of it that is exactly right. A chosen response is the winner of *two* draws. Let the same labeler choose among $K$ draws of the reference, each with chance $e^R/\sum e^R$. Then $K = 1$ is the reference, $K = 2$ is the chosen distribution of Bradley–Terry pairs, and as $K$ grows:
 
-# %%
+# %% tags=["slide"]
 ladder = {}
 for k in (1, 2, 4, 8, 16, 32):
     winner = soft_best_of_k(world.ref, world.true_reward, k)

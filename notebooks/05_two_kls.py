@@ -34,6 +34,13 @@ world = bandit()
 #
 # $$KL(p\|q) = E_{y\sim p}\log\frac{p(y)}{q(y)}.$$
 #
+# <!-- slide
+# $$KL(p\|q) = E_{y\sim p}\log\frac{p(y)}{q(y)}$$
+#
+# - the first argument writes the samples
+# - SFT: forward, $KL(\pi_\text{chosen}\|\pi)$; RL: reverse, $KL(\pi\|\pi^*)$
+# -->
+#
 # The *first* argument writes the samples on which the two are compared. In numbers: let the target say A and B half of the time each, and let the policy say A alone. Then $KL(\text{target}\|\pi) = \infty$, for the target writes B and the policy cannot; but $KL(\pi\|\text{target}) = \log 2$.
 #
 # | | forward, $KL(\text{target}\|\pi)$ | reverse, $KL(\pi\|\text{target})$ |
@@ -56,9 +63,13 @@ claims.report("2.forward-kl", "2.reverse-kl")
 # %% [markdown]
 # ## 2 · Two peaks, one bell
 #
+# <!-- slide
+# **Predict:** two peaks, one bell. Where do the two projections go?
+# -->
+#
 # To see a difference, the policy must be unable to match its target. Let the responses lie on a line, and let every policy be an exponential of a quadratic, $\pi_\theta \propto \exp(\theta_1 y + \theta_2 y^2)$: a bell, or a bowl if $\theta_2 > 0$. The target has two peaks. **Predict:** where do the two projections go when the peaks are close together, and where when they are far apart?
 
-# %%
+# %% tags=["slide"]
 from dil_tutorial.lessons.panels import kl_directions
 
 kl_directions()
@@ -78,9 +89,15 @@ claims.report("2.mode-seeking", "2.moments")
 #
 # $$k_1 = f, \qquad k_2 = \tfrac12 f^2, \qquad k_3 = f + e^{-f} - 1.$$
 #
+# <!-- slide
+# $$k_1 = f, \qquad k_2 = \tfrac12 f^2, \qquad k_3 = f + e^{-f} - 1$$
+#
+# **Predict:** which has the smallest spread near the reference, which far from it?
+# -->
+#
 # $k_1$ is unbiased and can be negative, although a KL cannot. $k_2$ is never negative, and biased. $k_3$ is never negative, and unbiased if the policy can write all that the reference can: then $E_\pi e^{-f} = \sum_y \pi_\text{ref} = 1$. **Predict:** which of them has the smallest spread near the reference, and which far from it?
 
-# %%
+# %% tags=["slide"]
 far = torch.softmax(world.ref.log() + world.true_reward, 1)
 tables = {}
 for name, policy in (("near: pi_chosen", world.chosen), ("far: RLHF", far)):
@@ -102,9 +119,15 @@ numbers(tables, ["expected value", "s.d. of one sample"])
 #
 # $$KL(\pi_\theta\|\pi_\text{chosen}) = KL(\pi_\theta\|\pi_\text{ref}) - E_{\pi_\theta}\log r^*.$$
 #
+# <!-- slide
+# $$KL(\pi_\theta\|\pi_\text{chosen}) = KL(\pi_\theta\|\pi_\text{ref}) - E_{\pi_\theta}\log r^*$$
+#
+# RLHF at $\beta = 1$ with the reward $\log r^*$.
+# -->
+#
 # Compare this with $-J$ of lesson 03. It is **RLHF at $\beta = 1$ with the reward $\log r^*$**: a response is worth as much as it is more frequent among the chosen responses than in the reference. No model of preferences is needed to define it.
 
-# %%
+# %% tags=["slide"]
 r_star = world.chosen / world.ref
 policy = torch.softmax(torch.arange(8.0, dtype=torch.float64) / 3, 0)[None]
 objective = rlhf_objective(policy, world.ref, r_star.log(), beta=1.0)

@@ -33,9 +33,15 @@ torch.set_printoptions(precision=4, sci_mode=False)
 # %% [markdown]
 # ## 1 · Counting, and why it fails
 #
+# <!-- slide
+# 500 chosen and 500 ordinary responses: numbers on a line.
+#
+# **Predict:** how many occur on both piles?
+# -->
+#
 # If an answer makes up 16% of the chosen pile and 10% of the ordinary one, its ratio is $16/10$. So: count, and divide. For four words that works. For sentences it does not. Here the responses are numbers on a line, a reward likes large ones, and we draw 500 pairs and 500 ordinary responses. **Predict:** how many responses occur on both piles?
 
-# %%
+# %% tags=["slide"]
 rng = torch.Generator().manual_seed(0)
 
 
@@ -59,6 +65,10 @@ print(f"responses on both piles: {len(both)}")
 # None, as with sentences: each occurs once, so every count is 0 or 1, and every quotient is 0 or infinite. What saves us is that *similar* responses have similar ratios. So do not count; fit a function.
 #
 # ## 2 · A classifier knows the ratio
+#
+# <!-- slide
+# A classifier says from which pile a response came. The right odds are the ratio:
+# -->
 #
 # Train a classifier that is shown a response and says from which pile it came, with log-odds $f(y)$. By Bayes' rule the right odds are the ratio of the two distributions, so $f$ estimates $\log r^*$. Here $f$ is a polynomial with four coefficients, fitted by maximum likelihood on the two piles:
 
@@ -92,7 +102,7 @@ classifier = fitted(lambda f: softplus(-f), softplus)
 # %% [markdown]
 # What is the truth? A chosen response is the better of two, so $r^* = 1 + t$ with $t(y) = E_{y'} \tanh\frac{y - y'}{2}$ (lesson 02), which can be computed to any precision.
 
-# %% mystnb={"image": {"alt": "The true log-ratio and the classifier's log-odds against the response; they agree where most samples lie."}}
+# %% mystnb={"image": {"alt": "The true log-ratio and the classifier's log-odds against the response; they agree where most samples lie."}} tags=["slide"]
 y = torch.linspace(-2.5, 2.5, 101, dtype=torch.float64)
 opponents = torch.linspace(-6, 6, 2001, dtype=torch.float64)
 density = torch.exp(-(opponents**2) / 2)
@@ -120,6 +130,16 @@ print(f"within one s.d. it is off by at most {off:.2f} nats")
 #
 # $$B_h(a, b) = h(a) - h(b) - h'(b)(a - b) \ge 0, \quad = 0 \text{ only at } a = b.$$
 #
+# <!-- slide
+# $$B_h(a, b) = h(a) - h(b) - h'(b)(a - b) \ge 0$$
+#
+# Average over the reference, with $a = r^*$:
+#
+# $$D_h(r^*\|r) = E_{\pi_\text{ref}}\bigl[h'(r)\,r - h(r)\bigr] - E_{\pi_\text{chosen}}\bigl[h'(r)\bigr] + \text{const}$$
+#
+# Samples of two distributions, and nothing else.
+# -->
+#
 # (For the parabola the gap is $(a-b)^2/2$.) Let $a$ be the true ratio $r^*$ and $b$ our guess $r$, and average the gap over the reference:
 #
 # $$D_h(r^*\|r) = \sum_y \pi_\text{ref}\, B_h(r^*, r).$$
@@ -144,9 +164,13 @@ claims.report("3.bregman", "3.positive")
 #
 # ## 4 · What $h$ decides
 #
+# <!-- slide
+# **Predict:** all three are minimized by the same ratio. What does $h$ decide?
+# -->
+#
 # All three are minimized by the same ratio. **Predict:** what, then, does $h$ decide?
 
-# %%
+# %% tags=["slide"]
 r = torch.tensor([0.1, 0.5, 1.0, 2.0, 10.0], dtype=torch.float64)
 weights = {
     gen.name.upper(): -derivative(gen.chosen_loss, r.log())

@@ -43,6 +43,12 @@ world = bandit()
 print(f"Z = {(world.ref * world.chosen / world.ref).sum():.6f}")
 
 # %% [markdown]
+# <!-- slide
+# $Z = \sum_y\pi_\text{ref}\,r^* = 1$: the ratio **is** a policy over the reference, $r = \pi_\theta/\pi_\text{ref}$.
+#
+# $$L_\text{DIL} = E_{\pi_\text{chosen}}\bigl[-h'(e^f)\bigr] + E_{\pi_\text{ref}}\bigl[e^f h'(e^f) - h(e^f)\bigr]$$
+# -->
+#
 # It is 1, because $\pi_\text{ref}\, r^* = \pi_\text{chosen}$ is a distribution already (claim `3.normalizer`). DPO had to make its $Z$ cancel in a difference of two responses; here there is nothing to cancel. So the wanted ratio *is* a policy over the reference, and we may let the policy be the ratio: $r = \pi_\theta/\pi_\text{ref}$, or $f = \log\pi_\theta - \log\pi_\text{ref}$. With this the loss of lesson 06, which learned a ratio, becomes a loss that trains the policy. No RL is left.
 #
 # $$L_\text{DIL}(\theta) = E_{\pi_\text{chosen}}\bigl[-h'(e^{f})\bigr] + E_{\pi_\text{ref}}\bigl[e^{f}h'(e^{f}) - h(e^{f})\bigr].$$
@@ -73,9 +79,13 @@ numbers(losses, ["first pair", "second pair"], digits=4)
 # %% [markdown]
 # ## 2 · Where does it lead?
 #
+# <!-- slide
+# **Predict** for "DIL LSIF published": is the cross on the star (chosen) or on the square (RLHF)?
+# -->
+#
 # With three responses every policy is a point of a triangle, so the whole loss can be seen as a landscape. Colors show the loss with infinitely many pairs, green where it is low. Lines are the paths of gradient descent from five starts, the cross is the loss's optimum. The star is the chosen distribution, the square is RLHF. **Predict** for "DIL LSIF published": is the cross on the star or on the square?
 
-# %%
+# %% tags=["slide"]
 from dil_tutorial.lessons.panels import loss_landscape
 
 loss_landscape()
@@ -86,6 +96,12 @@ loss_landscape()
 # ## 3 · The flaw
 #
 # The derivation asks for samples of the *reference* in the second expectation. Rejected responses follow $\pi_\text{rejected} = \pi_\text{ref}(1 - t)$ (lesson 02). They are samples of the reference only if $t = 0$ everywhere, that is, if every response wins half of its comparisons: an answer that has just lost a comparison is not an ordinary answer.
+#
+# <!-- slide
+# Rejected responses follow $\pi_\text{ref}(1 - t)$: they are not samples of the reference.
+#
+# $$h''(r)\,(A - B\,r) = \lambda(x), \qquad A = 1 + t, \quad B = 1 - t$$
+# -->
 #
 # What does a loss do that takes them for ordinary? Write $A = 1 + t$ and $B = 1 - t$ for the ratios of chosen and rejected responses to the reference. Averaged over all pairs, the loss is $E_{\pi_\text{ref}}\bigl[A\cdot(-h'(r)) + B\cdot(r\,h'(r) - h(r))\bigr]$. Set its derivative to zero, response by response, and you get $r = A/B$: the ratio of chosen to **rejected** responses. **Predict:** can a policy have $\pi_\theta/\pi_\text{ref} = A/B$ everywhere?
 
@@ -106,7 +122,7 @@ print(f"sum of pi_ref A/B = {(world.ref * A / B).sum():.4f}")
 # | UKL | $A/(B + \lambda)$ |
 # | BCE | the positive root of $\lambda r^2 + (B + \lambda) r = A$ |
 
-# %%
+# %% tags=["slide"]
 rlhf = rlhf_optimum(world.ref, world.true_reward, beta=1.0)
 rows = {
     f"{name.upper()} as published": optima.dil(world, name, "rejected")
@@ -132,6 +148,12 @@ claims.report("4.one-multiplier", "4.bce-published")
 #
 # **Predict:** where could samples of the reference come from, without drawing any?
 #
+# <!-- slide
+# Both responses together **are** samples of the reference:
+#
+# $$\ell_\text{chosen}(f_w) + \tfrac12\bigl(\ell_\text{ref}(f_w) + \ell_\text{ref}(f_l)\bigr)$$
+# -->
+#
 # Recall the mixture identity of lesson 02: chosen and rejected responses *together* are samples of the reference. So let both responses of a pair stand for it, each with half a weight:
 #
 # $$\ell_\text{chosen}(f_w) + \tfrac12\bigl(\ell_\text{ref}(f_w) + \ell_\text{ref}(f_l)\bigr),$$
@@ -148,9 +170,13 @@ display(numbers(distances, ["KL(optimum || pi_chosen)"], digits=6))
 claims.report("4.mixture")
 
 # %% [markdown]
+# <!-- slide
+# The weight of the chosen response in the reference term:
+# -->
+#
 # Move the weight of the chosen response in the reference term from none (as published) to one half (the correction) and beyond.
 
-# %%
+# %% tags=["slide"]
 from dil_tutorial.lessons.panels import denominator_mix
 
 denominator_mix()
@@ -170,9 +196,13 @@ numbers(rows, ["rock", "paper", "scissors"])
 # %% [markdown]
 # ## 5 · The weight that fits the data
 #
+# <!-- slide
+# Best of $K$ and a random other: the weight is $1/K$.
+# -->
+#
 # One half belongs to two draws of the reference and a label. UltraFeedback-binarized, on which the paper trains, takes the best of *four* responses and one of the other three at random. One response in four is a chosen one, so its weight in the reference term is $\frac14$ (`mixture_weight`), and the target is the winner of four. What does the wrong weight do? The labeler chooses among four with chances $e^R/\sum e^R$:
 
-# %%
+# %% tags=["slide"]
 groups = world.groups(4)
 pairs = groups.pairs()
 distances = {}
@@ -287,6 +317,12 @@ check("07.4", your_weight)
 # </details>
 #
 # ## Summary
+#
+# <!-- slide
+# - $r = \pi_\theta/\pi_\text{ref}$ turns a ratio loss into a loss for a policy
+# - rejected responses are not samples of the reference
+# - both responses are, with the weight that fits how the pairs were made
+# -->
 #
 # - Because $Z = 1$, a loss that estimates the ratio becomes, with $r = \pi_\theta/\pi_\text{ref}$, a loss that trains the policy (`3.normalizer`).
 # - Rejected responses are not samples of the reference. As published, the losses have their optimum where $h''(r)(A - Br) = \lambda$ (`4.one-multiplier`), not at $\pi_\text{chosen}$ (`4.lsif-published`, `4.ukl-published`, `4.bce-published`).

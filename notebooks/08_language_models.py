@@ -42,6 +42,10 @@ torch.set_num_threads(1)  # for models this small more would cost time
 #
 # $$\log\pi_\theta(y|x) = \sum_{k=1}^{|y|}\log\pi_\theta(y_k|x, y_{<k}), \qquad \text{the end-of-sequence token (EOS) included}.$$
 #
+# <!-- slide
+# $$\log\pi_\theta(y|x) = \sum_{k=1}^{|y|}\log\pi_\theta(y_k|x, y_{<k}), \quad \text{EOS included}$$
+# -->
+#
 # The log-probability of a response is the sum of those of its $|y|$ tokens. As an example take a language with the letters a and b, in which a response ends with "." or after three tokens:
 
 # %%
@@ -70,7 +74,7 @@ claims.report("6.tokens")
 #
 # `dil_tutorial/llm/plain.py` is 150 lines, from top to bottom: tokenize, pad a batch, log-probabilities, log-ratios, loss, step, sample. Open it beside this lesson (the book shows it on a page). Its heart is short:
 
-# %%
+# %% tags=["slide"]
 import inspect
 
 from dil_tutorial.llm import plain
@@ -78,6 +82,10 @@ from dil_tutorial.llm import plain
 print(inspect.getsource(plain.response_logps))
 
 # %% [markdown]
+# <!-- slide
+# The whole method in one file, `dil_tutorial/llm/plain.py`. Its heart:
+# -->
+#
 # Now run it, on a network that is made on the spot and on four of this tutorial's own pairs, eight times over. The loss object is the one that toy worlds differentiated.
 
 # %%
@@ -98,6 +106,10 @@ print(f"loss {losses[0]:.4f} at the first step, {losses[-1]:.4f} at the last")
 # The first loss is $2\log 2 \approx 1.3863$, exactly: the policy is still its own reference, $f = 0$. If the first loss of a run with *this* loss, logged at step 1, is anything else, then the reference is another model, or policy and reference are computed in different ways. (In low precision the same response, scored in another batch, can come out different by a good part of a nat. `DILTrainer` scores the reference in the batches that training will use.)
 #
 # ## 3 · The trainer
+#
+# <!-- slide
+# `DILTrainer` is a `transformers.Trainer`. Watch `logratios/chosen`, not the margin:
+# -->
 #
 # The plain program is slow and has no checkpoints. `DILTrainer` is a `transformers.Trainer`, and `DILConfig` is its `TrainingArguments`: schedules, accumulation, resuming, LoRA, several GPUs and logging work as you know them. Its losses, gradients and weights are tested equal to the plain program's.
 
@@ -130,7 +142,7 @@ numbers(
     keys,
 )
 
-# %% mystnb={"image": {"alt": "Loss, margin and log-ratios of the run."}}
+# %% mystnb={"image": {"alt": "Loss, margin and log-ratios of the run."}} tags=["slide"]
 plotting.image(
     plotting.training_curves(trainer.state.log_history),
     alt="Loss, margin and log-ratios of the run against the optimizer step.",
@@ -149,9 +161,13 @@ plotting.image(
 #
 # ## 4 · What a step costs
 #
+# <!-- slide
+# **Predict:** with a prompt four times as long as a response, which share of the positions is needed?
+# -->
+#
 # A pair is one prompt and two responses. The plain way takes two rows, pads them to the longest of the batch, and reads the prompt twice. **Predict:** with a prompt four times as long as a response, which share of the positions that the plain way computes is needed?
 
-# %%
+# %% tags=["slide"]
 from dil_tutorial.lessons.panels import batch_layouts
 
 batch_layouts()
@@ -170,6 +186,11 @@ columns = ["you have, or want", "take", "theory", "measured on SmolLM2"]
 Markdown(table(columns, conclusions.dil_or_dpo()))
 
 # %% [markdown]
+# <!-- slide
+# - On a small model, after one pass, the choice of loss matters less than the learning rate: compare at a matched KL.
+# - Ask how the pairs were made before you choose.
+# -->
+#
 # Two things follow. On a small model, after one pass, **the choice of loss matters less than the learning rate**: policies have come a small part of the way to any optimum. Compare losses at a matched KL; otherwise you are comparing step sizes. And **ask how the pairs were made** before you choose: that decides what any of these losses learns. The page *What we can say* has the intervals, and what a reviewer would ask.
 #
 # ## 6 · Where this breaks

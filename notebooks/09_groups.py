@@ -42,11 +42,17 @@ world = bandit()
 #
 # $$\pi_K(y) = K\,\pi_\text{ref}(y)\,E[a \mid y] \;\le\; K\,\pi_\text{ref}(y),$$
 #
+# <!-- slide
+# $K$ draws, weights $a_1, \dots, a_K$ that sum to one:
+#
+# $$\pi_K(y) = K\,\pi_\text{ref}(y)\,E[a \mid y] \le K\,\pi_\text{ref}(y)$$
+# -->
+#
 # where $E[a \mid y]$ is the mean weight of a member of the group that happens to be $y$.
 #
 # With $K = 2$ and Bradley–Terry labels it is the chosen distribution of lesson 02. Move $K$ (the rule is softmax with $\beta = 1$):
 
-# %%
+# %% tags=["slide"]
 from dil_tutorial.lessons.widgets import frames
 from dil_tutorial.support import plotting
 
@@ -74,9 +80,15 @@ frames(winners, {"K": [1, 2, 3, 4, 8, 16, 64]}, [1])
 #
 # $$\sum_k a_k\,\ell_\text{chosen}(f_k) + \frac1K\sum_k \ell_\text{ref}(f_k).$$
 #
+# <!-- slide
+# $$\sum_k a_k\,\ell_\text{chosen}(f_k) + \frac1K\sum_k\ell_\text{ref}(f_k)$$
+#
+# **Predict:** which policy is its optimum for $K = 4$?
+# -->
+#
 # For $K = 2$ this *is* the corrected loss of lesson 07. **Predict:** which policy is its optimum for $K = 4$?
 
-# %%
+# %% tags=["slide"]
 distances = {}
 for K in (2, 4):
     groups = world.groups(K)  # all groups, with their probabilities
@@ -92,9 +104,13 @@ claims.report("14.group-loss")
 # %% [markdown]
 # ## 3 · Its first step is a policy gradient
 #
+# <!-- slide
+# At $f = 0$: a policy gradient with the advantage $a_k - \frac1K$.
+# -->
+#
 # At $f = 0$ all $h$ have the same gradient, up to a factor: $-\sum_k (a_k - \frac1K)\,\nabla\log\pi(y_k)$. That is a policy gradient whose *advantage* is $a_k - \frac1K$: how much more weight a response got than its even share. Compare it with the advantages of RLOO (the reward less the mean of the others) and GRPO (the reward in standard deviations of its group), on one group of four, with $\beta = 4$:
 
-# %%
+# %% tags=["slide"]
 R, beta = torch.tensor([1.0, 0.0, 0.5, -0.5], dtype=torch.float64), 4.0
 f = torch.zeros(4, dtype=torch.float64, requires_grad=True)
 (slope,) = torch.autograd.grad(group_loss(f, torch.softmax(R / beta, 0)), f)
@@ -115,9 +131,13 @@ claims.report("14.first-step")
 #
 # ## 4 · Verifiable rewards
 #
+# <!-- slide
+# **Predict:** a model solves a problem in 20% of its attempts. How often after it has imitated the best of four?
+# -->
+#
 # Let the reward say only *correct* or *wrong*, as a program that checks a result does. Give the correct responses of a group even shares (all zero in a group without any, which stays in the reference term alone), and average the chosen term over the groups that have one. Then the optimum is exactly the reference, restricted to correct answers: $\pi_\text{ref}(y \mid \text{correct})$ (`14.correct-mean`). What if one winner of *every* group is imitated, correct or not? **Predict:** a model solves a problem in 20% of its attempts. How often does it solve it after it has imitated the best of four?
 
-# %%
+# %% tags=["slide"]
 solved = {}
 for p in (0.05, 0.2, 0.5):
     two = World.from_reward([1 - p, p], [0.0, 1.0])
@@ -132,9 +152,13 @@ claims.report("14.pass-at-k")
 #
 # ## 5 · Round after round
 #
+# <!-- slide
+# Rounds with a penalty, weights $\text{softmax}((R - \beta f)/\beta)$: RLHF's optimum is a fixed point.
+# -->
+#
 # Now draw the groups from the policy itself, imitate, and draw again. With a penalty for leaving the reference, weights $\text{softmax}((R - \beta f)/\beta)$ with $f = \log(\pi/\pi_\text{ref})$, RLHF's optimum is a fixed point: there $R - \beta f$ is the same for all responses, so that all weights are equal. How fast do rounds with $K = 4$ arrive?
 
-# %%
+# %% tags=["slide"]
 beta = 1.0
 target, policy, path = optima.rlhf(world, beta), world.ref, {}
 for round_ in range(5):

@@ -120,10 +120,7 @@ numbers(worlds, ["published never better, of 40 random worlds"])
 # %% [markdown]
 # ## 6 · Does the Bradley–Terry model help?
 #
-# A reward model knows that two comparisons, of a first response with a second and of the second with a third, say something about the first and the third. Surely that must help? For $\pi_\text{chosen}$ and many pairs it does not ($n$ much larger than $Y^2$). With few pairs (400 among 20 responses, say) most responses never met, and there it helps. For the optimum of RLHF, which needs the reward itself, it does.
-
-# %%
-claims.report("12.bradley-terry")
+# A reward model knows that two comparisons, of a first response with a second and of the second with a third, say something about the first and the third. Surely that must help? For $\pi_\text{chosen}$ and many pairs it does not ($n$ much larger than $Y^2$; `12.bradley-terry`). With few pairs (400 among 20 responses, say) most responses never met, and there it helps. For the optimum of RLHF, which needs the reward itself, it does (`12.rlhf`).
 
 # %% [markdown]
 # ## 7 · Labels that say how sure they are

@@ -66,13 +66,15 @@ def bimodal(prompts: int = 5, responses: int = 41) -> World:
     """Responses on a line from -1 to 1, equally likely a priori, with two good regions: (prompts,
     responses).
 
-    The balance of the two shifts with the prompt.
+    The balance of the two shifts with the prompt; they are equally good for a single one.
 
-    >>> bimodal().ref.shape
-    torch.Size([5, 41])
+    >>> bimodal().ref.shape, bimodal(prompts=1).chosen[0, [10, 20, 30]].round(decimals=3)
+    (torch.Size([5, 41]), tensor([0.0420, 0.0170, 0.0420], dtype=torch.float64))
     """
     y = torch.linspace(-1, 1, responses, dtype=torch.float64)
     balance = torch.linspace(-1, 1, prompts, dtype=torch.float64).unsqueeze(1)
+    if prompts == 1:
+        balance = torch.zeros(1, 1, dtype=torch.float64)
     left, right = torch.exp(-(((y + 0.5) / 0.15) ** 2)), torch.exp(-(((y - 0.5) / 0.15) ** 2))
     reward = 3 * (left * (1 - balance) + right * (1 + balance))
     return World.from_reward(torch.full_like(reward, 1 / responses), reward)

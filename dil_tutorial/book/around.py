@@ -13,10 +13,11 @@ from typing import Any
 from dil_tutorial import __version__
 from dil_tutorial.book import crossref
 from dil_tutorial.book.crossref import link
+from dil_tutorial.book.notebooks import minutes
+from dil_tutorial.book.slides import has_slides
 from dil_tutorial.claims import CLAIMS
 
 # read with a pencil; a cell is run, looked at and changed
-WORDS_A_MINUTE, MINUTES_A_CELL = 180, 0.6
 
 # Where the playground stands in a notebook's page: before which heading, what is set, and what to
 # try there.
@@ -56,24 +57,6 @@ def repository() -> str:
     return os.environ.get("DIL_REPOSITORY", "")
 
 
-def minutes(content: dict[str, Any]) -> int:
-    """How long a notebook takes: what it says itself, or to five minutes from its words and its
-    cells of code.
-
-    >>> minutes({"cells": [{"cell_type": "markdown", "source": ["word " * 1800]}]})
-    10
-    """
-    if match := re.search(r"[Aa]bout (\d+) minutes", "".join(content["cells"][0]["source"])):
-        return int(match[1])
-    words = sum(
-        len("".join(cell["source"]).split())
-        for cell in content["cells"]
-        if cell["cell_type"] == "markdown"
-    )
-    code = sum(cell["cell_type"] == "code" for cell in content["cells"])
-    return 5 * max(1, round((words / WORDS_A_MINUTE + MINUTES_A_CELL * code) / 5))
-
-
 @functools.cache
 def words(glossary: Path) -> tuple[str, ...]:
     """The words that the glossary explains, the longest first."""
@@ -111,7 +94,7 @@ def head(stem: str, content: dict[str, Any], public: str) -> str:
     public repository.
     """
     doors = [
-        f'<a href="../slides/{stem}.html">Slides</a>',
+        *([f'<a href="../slides/{stem}.html">Slides</a>'] if has_slides(Path(stem)) else []),
         f'<a href="../notebooks/{stem}.ipynb" download>Notebook</a>',
     ]
     if public:

@@ -65,22 +65,22 @@ def minutes(notebook: Any) -> int:
     """How long a lesson takes, by count: prose at 150 words a minute, 45 seconds for each cell of
     code, two minutes for a panel and three for an exercise; rounded up to five.
 
-    >>> from types import SimpleNamespace as cell
-    >>> prose = cell(cell_type="markdown", source="word " * 1500)
-    >>> exercise = cell(cell_type="code", source='check("01.1", 2)')
-    >>> minutes(cell(cells=[prose, exercise, exercise]))
+    >>> prose = {"cell_type": "markdown", "source": ["word " * 1500]}
+    >>> exercise = {"cell_type": "code", "source": 'check("01.1", 2)'}
+    >>> minutes({"cells": [prose, exercise, exercise]})
     20
     """
     total = 0.0
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
             # a solution is unfolded after its exercise, whose time it is part of
-            shown = re.sub(r"<details>.*?</details>", "", cell.source, flags=re.DOTALL)
-            total += len(shown.split()) / 150
-        elif "check(" in cell.source:
+            hidden = r"<details>.*?</details>|<!-- slide.*?-->"
+            total += len(re.sub(hidden, "", source, flags=re.DOTALL).split()) / 150
+        elif "check(" in source:
             total += 3
         else:
-            is_panel = "lessons.panels" in cell.source or "frames(" in cell.source
+            is_panel = "lessons.panels" in source or "frames(" in source
             total += 2 if is_panel else 0.75
     return 5 * math.ceil(total / 5)
 

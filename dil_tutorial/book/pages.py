@@ -445,7 +445,7 @@ def puzzles_page(root: Path) -> str:
     """Every puzzle, with the notebook that it is from."""
     scripts = sorted((root / "notebooks").glob("[0-9]*.py"))
     entries = [
-        (name, next(s.stem for s in scripts if f'puzzle("{name}")' in s.read_text(encoding="utf-8")))
+        (name, next(s.stem for s in scripts if f'puzzle("{name}")' in read_text(s)))
         for name in PUZZLES
     ]
     return page(

@@ -1,9 +1,9 @@
-"""Lectures from the notebooks: a deck for each, and decks of chosen sections for a lecture of a
-given length.
+"""Slides of the core lessons, and lectures of a given length made of their sections.
 
-What an audience should look at stands on the slide: formulas, tables, lists, figures, panels, short
-code, first sentences, and the questions ("Predict ...").  What a lecturer says is in the speaker
-notes: all of the text.  nbconvert writes, reveal.js shows.
+What an audience sees is written by hand: in a lesson's Markdown a comment that begins with
+``<!-- slide``, which no other reader sees, is a slide, and a code cell with the tag ``slide`` shows
+its output on the slide above it (its code, too, with the tag ``slide-code``).  What a lecturer says
+is in the speaker notes: the text of the cells.  nbconvert writes, reveal.js shows.
 """
 
 import copy
@@ -22,75 +22,9 @@ from dil_tutorial.errors import InputError
 from dil_tutorial.support.files import read_json, read_text, write_text
 
 STATE = "application/vnd.jupyter.widget-state+json"
-SHORT = 14  # lines of code that an audience can read
-SHORT_SENTENCE = 30  # characters; it says little alone
+SLIDE = re.compile(r"<!-- slide\n(.*?)-->", re.DOTALL)
 TEMPLATES = Path(__file__).parent / "templates"
-
-
-def blocks(text: str) -> list[tuple[str, str]]:
-    """Markdown by its top-level blocks, as (kind, text); kinds are markdown-it's.
-
-    >>> blocks("# A\\n\\nb $x$\\nc\\n\\n$$x$$\\n\\n- d")
-    [('heading', '# A'), ('paragraph', 'b $x$\\nc'), ('math_block', '$$x$$'), ('bullet_list', '- d')]
-    """  # noqa: E501
-    from markdown_it import MarkdownIt
-    from mdit_py_plugins.dollarmath import dollarmath_plugin
-
-    lines = text.splitlines()
-    tokens = MarkdownIt().enable("table").use(dollarmath_plugin, double_inline=True).parse(text)
-    tops = [token for token in tokens if token.level == 0 and token.nesting >= 0 and token.map]
-    typed_blocks = [
-        (token.type.removesuffix("_open"), "\n".join(lines[slice(*token.map)]).strip())
-        for token in tops
-        if token.map
-    ]
-    return [(kind, body) for kind, body in typed_blocks if body]
-
-
-def on_slide(kind: str, text: str) -> str:
-    """What of a block an audience sees: of a paragraph its first sentence or its formula, of others
-    all; the notes have the whole.
-
-    >>> on_slide(
-    ...     "paragraph",
-    ...     "**No pairs.** One term of the loss sees chosen ones alone. The other, rejected ones.",
-    ... )
-    '**No pairs.** One term of the loss sees chosen ones alone.'
-    >>> on_slide("math_block", "$$x$$"), on_slide("paragraph", "**Source:** a file")
-    ('$$x$$', '')
-    """
-    if kind == "html_block" or text.startswith("**Source:**"):
-        return ""
-    if kind != "paragraph" or re.match(r"\*\*(Predict|\d+\.)", text):
-        return text
-    formulas = re.findall(r"\$\$.+?\$\$", text, re.DOTALL)
-    return "\n\n".join(formulas) or first_sentence(text)
-
-
-def first_sentence(text: str) -> str:
-    """The first sentence of a paragraph, and a second where the first is a few words; a bold one
-    before it comes along.
-
-    >>> first_sentence("Draw two responses of the reference, one after the other. Label them.")
-    'Draw two responses of the reference, one after the other.'
-    >>> first_sentence("**So.** Why? Because A is B. C.")
-    '**So.** Why? Because A is B.'
-    """
-    bold = re.match(r"\*\*[^*]+[.?!:]\*\*\s*", text)
-    lead = bold[0] if bold else ""
-    sentences = re.split(r"(?<=[.?!:])\s+(?=[A-Z*\[$`\"(])", text[len(lead) :].strip())
-    return lead + " ".join(sentences[: 2 if len(sentences[0]) < SHORT_SENTENCE else 1])
-
-
-def weight(kind: str, text: str) -> float:
-    """About how many lines of a slide a block takes; a slide has 15.
-
-    >>> weight("bullet_list", "- a\\n- b"), weight("paragraph", "word " * 40)
-    (2.5, 3.5)
-    """
-    if kind == "math_block" or text.startswith("$$"):
-        return 2.5 * (text.count("$$") // 2)
-    return 0.5 + sum(1 + len(re.sub(r"\]\([^)]*\)", "", line)) // 85 for line in text.splitlines())
+CORE = 10  # lessons 00 to 09
 
 
 def markdown(text: str, kind: str) -> dict[str, Any]:
@@ -105,44 +39,24 @@ def markdown(text: str, kind: str) -> dict[str, Any]:
     }
 
 
-def code_cell(cell: dict[str, Any]) -> tuple[dict[str, Any], float] | None:
-    """A code cell as an audience sees it, and its weight, with its code if that is short; None for
-    imports, silence, exercises.
-    """
-    source = "".join(cell["source"])
-    exercise = re.search(r"^\s*your_\w+ = None|^\s*return None", source, re.MULTILINE)
-    if exercise or not (cell["outputs"] or re.search(r"^def ", source, re.MULTILINE)):
-        return None
-    kinds = {kind for out in cell["outputs"] for kind in out.get("data", {})}
-    picture = any("widget-view" in kind or kind.startswith("image/") for kind in kinds)
-    output_text = "".join("".join(out.get("text", "")) for out in cell["outputs"])
-    tables = "".join(
-        "".join(out.get("data", {}).get("text/html", "")) for out in cell["outputs"]
-    ).count("<tr")
-    hidden = (
-        picture
-        or source.count("\n") >= SHORT
-        or "claims.report(" in source
-        or bool(re.match(r"(from|import) ", source))
-    )
-    slide_cell = copy.deepcopy(cell)
-    for output in slide_cell["outputs"]:
+def code_cell(cell: dict[str, Any], kind: str) -> dict[str, Any]:
+    """A code cell as an audience sees it: its output, with its code if it is tagged so."""
+    shown = copy.deepcopy(cell)
+    for output in shown["outputs"]:
         described(output, cell["metadata"].get("mystnb", {}).get("image", {}).get("alt", ""))
-    slide_cell["metadata"] = {
-        "slideshow": {"slide_type": "-"},
-        "tags": ["hide-on-slide"] if hidden else [],
-    }
-    lines = 0 if hidden else source.count("\n") + 1
-    return slide_cell, 12 if picture else 0.5 + 0.8 * (lines + output_text.count("\n") + tables)
+    hidden = [] if "slide-code" in cell["metadata"]["tags"] else ["hide-on-slide"]
+    shown["metadata"] = {"slideshow": {"slide_type": kind}, "tags": hidden}
+    return shown
 
 
 def described(output: dict[str, Any], alt: str) -> None:
     """Give a picture its alternative text, its own or else the cell's; nbconvert's slides know of
     none.
     """
-    if "image/png" in output.get("data", {}):
+    data = output.get("data", {})
+    if "image/png" in data and not any("widget-view" in kind for kind in data):
         own = output.get("metadata", {}).get("image/png", {}).get("alt", alt)
-        picture = "".join(output["data"]["image/png"]).replace("\n", "")
+        picture = "".join(data["image/png"]).replace("\n", "")
         output["data"] = {
             "text/html": f'<img alt="{html.escape(own)}" src="data:image/png;base64,{picture}">'
         }
@@ -167,72 +81,44 @@ def sections(content: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     return by_heading
 
 
-class Column:
-    """The slides of a section, filled from above until one has no room; what is said goes to the
-    notes of its slide.
-    """
-
-    def __init__(self, title: str) -> None:
-        self.title, self.cells, self.notes = title, list[dict[str, Any]](), list[str]()
-        self.room, self.asked = 0.0, False
-
-    def turn(self) -> None:
-        """Close a slide with its notes, and begin the next."""
-        self.close()
-        self.cells.append(markdown(f"## {self.title}", "subslide" if self.cells else "slide"))
-        self.room, self.asked = 15.0, False
-
-    def close(self) -> None:
-        """Put what was said so far below the slide."""
-        if self.notes and self.cells:
-            self.cells.append(markdown("\n\n".join(self.notes), "notes"))
-            self.notes = []
-
-    def put(self, cell: dict[str, Any], lines: float) -> None:
-        """A cell on this slide or, where it does not fit, the next; what follows a question waits
-        for a key.
-        """
-        if lines > self.room:
-            self.turn()
-        kind = (
-            "fragment"
-            if self.asked and cell["metadata"]["slideshow"]["slide_type"] == "-"
-            else None
-        )
-        self.cells.append(
-            {**cell, "metadata": {**cell["metadata"], "slideshow": {"slide_type": kind}}}
-            if kind
-            else cell
-        )
-        self.asked = False
-        self.room -= lines
-
-
 def section_slides(title: str, cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One column of slides."""
-    column = Column(title)
+    r"""The slides of a section, one column; none if nothing in it is marked.
+
+    >>> text = "## A\n\nSaid.\n\n<!-- slide\n**Predict:** B?\n-->"
+    >>> cell = {"cell_type": "code", "source": "1", "metadata": {"tags": ["slide"]}, "outputs": []}
+    >>> slides = section_slides("A", [{"cell_type": "markdown", "source": text}, cell])
+    >>> [slide["metadata"]["slideshow"]["slide_type"] for slide in slides]
+    ['slide', '-', 'fragment', 'notes']
+    """
+    made: list[dict[str, Any]] = []
+    notes: list[str] = []
+    asked = False  # what follows a question waits for a key
+
+    def close() -> None:
+        if made and notes:
+            made.append(markdown("\n\n".join(notes), "notes"))
+            notes.clear()
+
     for cell in cells:
         if cell["cell_type"] == "code":
-            if slide := code_cell(cell):
-                column.put(*slide)
+            if made and {"slide", "slide-code"} & {*cell["metadata"].get("tags", [])}:
+                made.append(code_cell(cell, "fragment" if asked else "-"))
+                asked = False
             continue
-        text = "".join(cell["source"])
-        # solutions: for the lecturer's eyes
-        hidden = re.findall(r"<details>.*?</details>", text, re.DOTALL)
-        for kind, block in blocks(re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL)):
-            if kind == "heading":
-                continue
-            if seen := on_slide(kind, block):
-                column.put(markdown(seen, "-"), weight(kind, seen))
-                column.asked = block.startswith("**Predict")
-            column.notes.append(block)
-        column.notes += [re.sub(r"</?(details|summary)>", "", part).strip() for part in hidden]
-    column.close()
-    return column.cells
+        said = SLIDE.sub("", cell["source"])
+        for text in SLIDE.findall(cell["source"]):
+            close()
+            made.append(markdown(f"## {title}", "subslide" if made else "slide"))
+            made.append(markdown(text.strip(), "-"))
+            asked = "**Predict" in text
+        # a solution is for the lecturer's eyes, unfolded
+        notes.append(re.sub(r"</?(details|summary)>", "", said).strip())
+    close()
+    return made
 
 
 def title_slide(title: str, line: str, notes: str) -> list[dict[str, Any]]:
-    """The first slide of a deck."""
+    """The first slide of a lesson or lecture."""
     return [markdown(f"# {title}\n\n{line}", "slide"), markdown(notes, "notes")]
 
 
@@ -282,8 +168,17 @@ def read(path: Path) -> dict[str, Any]:
     return states(read_json(path), path.stem[:2])
 
 
-def deck(path: Path) -> dict[str, Any]:
-    """The deck of a notebook."""
+def has_slides(path: Path) -> bool:
+    """Whether a notebook is a core lesson.
+
+    >>> has_slides(Path("07_the_dil_loss.ipynb")), has_slides(Path("11_map_of_losses.ipynb"))
+    (True, False)
+    """
+    return int(path.stem[:2]) < CORE
+
+
+def lesson(path: Path) -> dict[str, Any]:
+    """The slides of a lesson."""
     content = read(path)
     by_heading = sections(content)
     head = "".join(
@@ -294,12 +189,12 @@ def deck(path: Path) -> dict[str, Any]:
     cells = title_slide(title, question[0].strip() if question else "", head)
     for heading, inside in by_heading.items():
         cells += section_slides(heading, inside)
-    link = f"The notebook's page: [{title}](../generated/{path.stem}.html)"
-    return assemble([*cells, markdown(f"## Go on\n\n{link}", "slide")], [content], title)
+    link = f"The lesson's page: [{title}](../generated/{path.stem}.html)"
+    return assemble([*cells, markdown(f"## Continue\n\n{link}", "slide")], [content], title)
 
 
 def lectures(path: Path) -> list[dict[str, Any]]:
-    """The lectures of book/lectures.yaml: name, title, minutes, and parts, each of a notebook's
+    """The lectures of book/lectures.yaml: name, title, minutes, and parts, each of a lesson's
     sections or a question.
     """
     rows: list[dict[str, Any]] = yaml.safe_load(read_text(path))
@@ -307,8 +202,8 @@ def lectures(path: Path) -> list[dict[str, Any]]:
 
 
 def lecture(row: dict[str, Any], notebooks: Path) -> dict[str, Any]:
-    """The deck of a lecture; InputError where it names a section or a question that is not
-    there.
+    """The slides of a lecture; InputError where it names a section without slides or a question
+    that is not there.
     """
     contents: dict[Path, dict[str, Any]] = {}
     cells = title_slide(row["title"], row["line"], row["plan"])
@@ -321,20 +216,22 @@ def lecture(row: dict[str, Any], notebooks: Path) -> dict[str, Any]:
                 )
             cells += room_question(asked[part["ask"]])
             continue
-        (path,) = notebooks.glob(f"{part['notebook']}_*.ipynb")
+        (path,) = notebooks.glob(f"{part['lesson']}_*.ipynb")
         content = contents.setdefault(path, read(path))
         by_heading = sections(content)
         for heading in part["sections"]:
-            if heading not in by_heading:
+            made = section_slides(heading, by_heading.get(heading, []))
+            if not made:
                 raise InputError(
-                    f"lecture {row['name']}: notebook {path.stem} has no section {heading!r}"
+                    f"lecture {row['name']}: lesson {path.stem} has no section {heading!r} with "
+                    "slides"
                 )
-            cells += section_slides(heading, by_heading[heading])
+            cells += made
     return assemble(cells, list(contents.values()), row["title"])
 
 
 def as_html(notebook: dict[str, Any]) -> str:
-    """The deck as a page that asks no other server: reveal.js, MathJax and the widgets' code come
+    """Slides as a page that asks no other server: reveal.js, MathJax and the widgets' code come
     from the book's folder.
     """
     import nbformat
@@ -355,9 +252,10 @@ def as_html(notebook: dict[str, Any]) -> str:
 
 
 def write(notebooks: Path, planned: Path, folder: Path) -> list[Path]:
-    """Every deck, as a page in ``folder``."""
-    decks = {path.stem: deck(path) for path in sorted(notebooks.glob("[0-9]*.ipynb"))}
-    decks |= {row["name"]: lecture(row, notebooks) for row in lectures(planned)}
-    for name, notebook in decks.items():
+    """All slides, as pages in ``folder``."""
+    paths = filter(has_slides, sorted(notebooks.glob("[0-9]*.ipynb")))
+    made = {path.stem: lesson(path) for path in paths}
+    made |= {row["name"]: lecture(row, notebooks) for row in lectures(planned)}
+    for name, notebook in made.items():
         write_text(folder / f"{name}.html", as_html(notebook))
-    return [folder / f"{name}.html" for name in decks]
+    return [folder / f"{name}.html" for name in made]

@@ -77,10 +77,14 @@ def puzzle(name: str) -> Any:
 
 
 def _valley(direction: str) -> float:
-    """How likely the middle between two modes is under the best single hill."""
-    world = gallery.bimodal(prompts=1)
-    projection = loglinear.project(world, world.chosen, loglinear.quadratic(41), direction)
-    return projection[0, 20].item()
+    """How likely the middle between two hills is under the best single bell."""
+    y = torch.linspace(-1, 1, 41, dtype=F64)
+    hills = torch.exp(-(((y - 0.5) / 0.15) ** 2) / 2) + torch.exp(-(((y + 0.5) / 0.15) ** 2) / 2)
+    flat = World([1 / 41] * 41, torch.full((41, 41), 0.5, dtype=F64))
+    near_one_hill = torch.tensor([[20.0, -20.0]], dtype=F64)
+    target = (hills / hills.sum())[None]
+    bells = loglinear.project(flat, target, loglinear.quadratic(41), direction, near_one_hill)
+    return bells[0, 20].item()
 
 
 def _disagreement() -> float:

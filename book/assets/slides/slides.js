@@ -7,15 +7,5 @@ Reveal.initialize({
   keyboardCondition: () => !document.activeElement?.closest(".jupyter-widgets"),
 });
 
-// Where a slide is higher than the screen its contents shrink, no further than half: what is still too high can be scrolled.
-const fit = (slide) => {
-  if (!slide || slide.dataset.fitted) return;
-  const zoom = Math.max(0.5, Math.min(1, 700 / slide.scrollHeight));
-  for (const part of slide.children) if (zoom < 1 && part.tagName !== "ASIDE") part.style.zoom = zoom;
-  if (slide.scrollHeight > 720) slide.style.overflowY = "auto";
-};
-Reveal.on("slidechanged", (event) => fit(event.currentSlide));
-addEventListener("load", () => MathJax.startup.promise.then(() => setTimeout(() => fit(Reveal.getCurrentSlide()), 300)));
-
 // The speaker's window has no style sheet that hides the copy of a formula which is for screen readers: there each would stand twice.
 MathJax.startup.promise.then(() => document.querySelectorAll("aside.notes mjx-assistive-mml").forEach((copy) => copy.remove()));
