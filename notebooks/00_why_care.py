@@ -22,6 +22,10 @@
 # %% [markdown]
 # ## 1 · The log of a DPO run
 #
+# <!-- slide
+# The log of TRL's `DPOTrainer` on SmolLM2:
+# -->
+#
 # Here is the log of a real run: TRL's `DPOTrainer` on SmolLM2, a language model of 135 million parameters, with this tutorial's own pairs of a chosen and a rejected answer (`benchmarks/dpo_log.py` repeats it).
 
 # %% tags=["slide"]

@@ -72,6 +72,10 @@ claims.report("6.tokens")
 #
 # ## 2 · The whole method in one file
 #
+# <!-- slide
+# The whole method in one file, `dil_tutorial/llm/plain.py`. Its heart:
+# -->
+#
 # `dil_tutorial/llm/plain.py` is 150 lines, from top to bottom: tokenize, pad a batch, log-probabilities, log-ratios, loss, step, sample. Open it beside this lesson (the book shows it on a page). Its heart is short:
 
 # %% tags=["slide"]
@@ -82,10 +86,6 @@ from dil_tutorial.llm import plain
 print(inspect.getsource(plain.response_logps))
 
 # %% [markdown]
-# <!-- slide
-# The whole method in one file, `dil_tutorial/llm/plain.py`. Its heart:
-# -->
-#
 # Now run it, on a network that is made on the spot and on four of this tutorial's own pairs, eight times over. The loss object is the one that toy worlds differentiated.
 
 # %%
@@ -177,13 +177,15 @@ batch_layouts()
 #
 # ## 5 · DIL or DPO?
 #
-# Theory says what each loss aims at; experiments with a known labeler say how much of that shows. The table has both. Every number in it is computed from results in `benchmarks/`: SmolLM2 with 135 million weights, a LoRA adapter, one pass over the pairs.
+# Theory says what each loss aims at; experiments with a known labeler say how much of that shows. The table has both. Every number in it is computed from results in `benchmarks/` (by `dil_tutorial/experiments/conclusions.py`): SmolLM2 with 135 million weights, a LoRA adapter, one pass over the pairs.
 
 # %%
-from dil_tutorial.experiments import conclusions
+from dil_tutorial.support.files import read_json
+from dil_tutorial.support.paths import BENCHMARKS
 
+decisions = read_json(BENCHMARKS / "dil_or_dpo.json")
 columns = ["you have, or want", "take", "theory", "measured on SmolLM2"]
-Markdown(table(columns, conclusions.dil_or_dpo()))
+Markdown(table(columns, decisions))
 
 # %% [markdown]
 # <!-- slide

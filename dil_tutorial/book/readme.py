@@ -12,7 +12,7 @@ from dil_tutorial.book.pages import TEMPLATES
 from dil_tutorial.experiments import STUDIES, conclusions, study, tour
 from dil_tutorial.rlhf import kl
 from dil_tutorial.support import templates
-from dil_tutorial.support.files import write_text
+from dil_tutorial.support.files import write_json, write_text
 from toy import optima
 from toy.gallery import bandit
 
@@ -76,4 +76,5 @@ def write(root: Path) -> list[Path]:
         if path.suffix == ".svg" and path.stem != "policies":
             path.unlink()  # the pages show these as PNG
     write_text(root / "README.md", text())
-    return [root / "README.md", *(path for path in paths if path.exists())]
+    write_json(conclusions.DECISIONS, conclusions.dil_or_dpo())
+    return [root / "README.md", conclusions.DECISIONS, *(path for path in paths if path.exists())]

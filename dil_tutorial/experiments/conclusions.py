@@ -16,6 +16,7 @@ from dil_tutorial.experiments.runner import best
 from dil_tutorial.experiments.truth import REACH
 from dil_tutorial.llm.models import in_words
 from dil_tutorial.losses import CATALOG
+from dil_tutorial.support.paths import BENCHMARKS
 from dil_tutorial.support.words import fixed
 
 # the losses of the table, by their labels in the catalog
@@ -28,6 +29,7 @@ LOSSES = (
     "KTO",
     "SimPO",
 )
+DECISIONS = BENCHMARKS / "dil_or_dpo.json"
 BEYOND = (*(f"DIL {h} published" for h in ("BCE", "UKL", "LSIF")), "DPO")  # optima beyond pi_chosen
 ASSUMES = {
     "SFT": "chosen responses alone; takes on how they are written",
@@ -216,7 +218,7 @@ def marked(loss: str, found: Mapping[str, Measured | AtKL]) -> str:
 
 def dil_or_dpo() -> list[list[str]]:
     """The decision table of lesson 08: situation, what to take, the claim behind it, and what was
-    measured on a language model.
+    measured on a language model.  ``dil dev readme`` writes it to ``DECISIONS``.
     """
     found = findings()
     at_kl = [fixed(x, 3) for x in (*found["short"]["differences"], *found["long"]["differences"])]

@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip("peft", reason="language models need the llm extra")
 
 from dil_tutorial.experiments import conclusions
+from dil_tutorial.support.files import read_json
 
 pytestmark = pytest.mark.slow  # half a minute of bootstrap
 
@@ -60,3 +61,7 @@ def test_marks_are_those_of_the_intervals(found):
     interval = found["long"]["at_rate"][rate]["DPO"].difference
     assert cell.endswith("▾") == (interval[2] < 0)
     assert not any(mark in by_loss[found["first"]][4] for mark in "▴▾")
+
+
+def test_the_decision_table_of_lesson_08_is_that_of_the_results():
+    assert read_json(conclusions.DECISIONS) == conclusions.dil_or_dpo()
