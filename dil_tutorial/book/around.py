@@ -17,35 +17,21 @@ from dil_tutorial.book.notebooks import minutes
 from dil_tutorial.book.slides import has_slides
 from dil_tutorial.claims import CLAIMS
 
-# read with a pencil; a cell is run, looked at and changed
 
 # Where the playground stands in a notebook's page: before which heading, what is set, and what to
 # try there.
 PLAYGROUNDS = {
-    "01": (
-        "4 · Where this breaks",
-        "",
-        "Make one response very rare and its reward large: how high can its share of the chosen "
-        "responses "
-        "rise?",
-    ),
-    "06": (
-        "4 · Without a reward",
+    "07": (
+        "5 · The weight that fits the data",
         "labeler=rewards&reward=-2,-1,0,1,2.5",
         "The rewards are strong. Which of the published losses leaves the chosen distribution "
-        "first, "
-        "and which follows RLHF?",
+        "first, and which follows RLHF?",
     ),
-    "07": (
+    "11": (
         "4 · Where this breaks",
         "labeler=any",
-        "Here a labeler has preferences and no reward: drag them into a circle. Which loss "
-        "still has somewhere to go?",
-    ),
-    "18": (
-        "7 · Where this breaks",
-        "",
-        "The same world in your browser: draw pairs one by one, and see the fit arrive.",
+        "Here a labeler has preferences and no reward: drag them into a circle. Which losses still "
+        "have an optimum?",
     ),
 }
 
