@@ -32,7 +32,7 @@
 import math
 
 from dil_tutorial import claims
-from dil_tutorial.lessons.exercises import check
+from dil_tutorial.lessons.checks import check
 from dil_tutorial.lessons.tables import numbers
 from dil_tutorial.support.files import read_json
 from dil_tutorial.support.paths import BENCHMARKS
@@ -81,7 +81,7 @@ for name in ("chosen", "rejected"):
     f = log[-1][f"rewards/{name}"] / beta
     more = "more" if f > 0 else "less"
     print(
-        f"{name}: f = {f:.1f} nats, {math.exp(abs(f)):.1g} times {more} likely"
+        f"{name}: f = {f:.1f} nats, {math.exp(abs(f)):,.0f} times {more} likely"
     )
 
 # %% [markdown]

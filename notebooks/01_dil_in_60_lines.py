@@ -171,7 +171,7 @@ plt.show()
 
 # %%
 from dil_tutorial import claims, losses
-from dil_tutorial.lessons.exercises import check
+from dil_tutorial.lessons.checks import check
 from dil_tutorial.lessons.widgets import frames
 from dil_tutorial.support.plotting import new_figure
 

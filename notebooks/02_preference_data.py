@@ -21,7 +21,7 @@
 import torch
 
 from dil_tutorial import claims
-from dil_tutorial.lessons.exercises import check
+from dil_tutorial.lessons.checks import check
 from dil_tutorial.lessons.tables import numbers
 from dil_tutorial.preferences import sample_pairs, soft_best_of_k
 from dil_tutorial.rlhf import kl

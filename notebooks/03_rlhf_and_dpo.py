@@ -24,7 +24,7 @@ import torch
 from IPython.display import display
 
 from dil_tutorial import claims
-from dil_tutorial.lessons.exercises import check
+from dil_tutorial.lessons.checks import check
 from dil_tutorial.lessons.tables import numbers
 from dil_tutorial.losses import dpo_loss, make_loss
 from dil_tutorial.rlhf import kl, rlhf_objective, rlhf_optimum

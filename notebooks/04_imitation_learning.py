@@ -22,7 +22,7 @@ import torch
 from IPython.display import display
 
 from dil_tutorial import claims
-from dil_tutorial.lessons.exercises import check
+from dil_tutorial.lessons.checks import check
 from dil_tutorial.lessons.tables import numbers
 from dil_tutorial.losses import make_loss
 from dil_tutorial.preferences import soft_best_of_k

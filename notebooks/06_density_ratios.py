@@ -24,7 +24,7 @@ from IPython.display import display
 from dil_tutorial import claims
 from dil_tutorial.bregman import BCE, LSIF, UKL, Generator, derivative
 from dil_tutorial.errors import InputError
-from dil_tutorial.lessons.exercises import check
+from dil_tutorial.lessons.checks import check
 from dil_tutorial.lessons.tables import numbers
 from dil_tutorial.support import plotting
 

@@ -23,7 +23,7 @@ from IPython.display import display
 
 from dil_tutorial import claims
 from dil_tutorial.bregman import BCE, LSIF, UKL
-from dil_tutorial.lessons.exercises import check
+from dil_tutorial.lessons.checks import check
 from dil_tutorial.lessons.tables import numbers
 from dil_tutorial.losses import dil_loss, make_loss
 from dil_tutorial.rlhf import kl, rlhf_optimum

@@ -30,7 +30,7 @@ quiet.libraries()
 from IPython.display import Markdown, display
 
 from dil_tutorial import claims
-from dil_tutorial.lessons.exercises import check
+from dil_tutorial.lessons.checks import check
 from dil_tutorial.lessons.tables import numbers
 from dil_tutorial.support import plotting
 from dil_tutorial.support.words import table

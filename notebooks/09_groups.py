@@ -23,7 +23,7 @@ from IPython.display import display
 
 from dil_tutorial import claims
 from dil_tutorial import policy_gradient as pg
-from dil_tutorial.lessons.exercises import check
+from dil_tutorial.lessons.checks import check
 from dil_tutorial.lessons.tables import numbers
 from dil_tutorial.losses import group_loss
 from dil_tutorial.preferences import soft_best_of_k

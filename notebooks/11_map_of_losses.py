@@ -21,7 +21,7 @@
 from IPython.display import Markdown, display
 
 from dil_tutorial import claims
-from dil_tutorial.lessons.exercises import check
+from dil_tutorial.lessons.checks import check
 from dil_tutorial.lessons.family_map import in_words, places, plane
 from dil_tutorial.support.plotting import image
 from dil_tutorial.support.words import table

@@ -25,7 +25,7 @@ from IPython.display import Markdown, display
 
 from dil_tutorial import claims
 from dil_tutorial.experiments import dynamics, study
-from dil_tutorial.lessons.exercises import check
+from dil_tutorial.lessons.checks import check
 from dil_tutorial.lessons.tables import numbers
 from dil_tutorial.losses import make_loss
 from dil_tutorial.support import plotting

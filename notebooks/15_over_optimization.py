@@ -21,7 +21,7 @@
 import torch
 
 from dil_tutorial import claims
-from dil_tutorial.lessons.exercises import check
+from dil_tutorial.lessons.checks import check
 from dil_tutorial.lessons.panels import rlhf as panels
 from dil_tutorial.lessons.tables import numbers
 from toy import World, overoptimization

@@ -38,7 +38,7 @@ from dil_tutorial.experiments import study, truth
 from dil_tutorial.experiments.known_truth import KnownTruth
 from dil_tutorial.experiments.runner import Arm, Runner
 from dil_tutorial.experiments.study import Work
-from dil_tutorial.lessons.exercises import check
+from dil_tutorial.lessons.checks import check
 from dil_tutorial.llm import sampling
 from dil_tutorial.support import plotting
 from dil_tutorial.support.words import interval

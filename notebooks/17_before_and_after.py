@@ -26,7 +26,7 @@ from dil_tutorial.lessons import quiet
 quiet.libraries()
 
 from dil_tutorial.experiments import real_text, study
-from dil_tutorial.lessons.exercises import check
+from dil_tutorial.lessons.checks import check
 from dil_tutorial.lessons.panels import reading
 from dil_tutorial.lessons.tables import numbers
 from dil_tutorial.support import plotting

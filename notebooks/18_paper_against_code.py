@@ -22,7 +22,7 @@ from IPython.display import Markdown, display
 
 from dil_tutorial import claims
 from dil_tutorial.claims.questions import QUESTIONS
-from dil_tutorial.lessons.exercises import check
+from dil_tutorial.lessons.checks import check
 from dil_tutorial.support.words import table
 
 # %% [markdown]

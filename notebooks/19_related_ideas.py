@@ -22,7 +22,7 @@ import torch
 from IPython.display import display
 
 from dil_tutorial import claims
-from dil_tutorial.lessons.exercises import check
+from dil_tutorial.lessons.checks import check
 from dil_tutorial.lessons.tables import numbers
 from dil_tutorial.preferences import best_of_n, pi_chosen, soft_best_of_k
 from dil_tutorial.rlhf import kl

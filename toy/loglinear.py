@@ -44,6 +44,12 @@ def log_ratio_of(world: World, features: Tensor) -> Callable[[Tensor], Tensor]:
 def fit(world: World, loss: Loss | str, features: Tensor, start: Tensor | None = None) -> Tensor:
     """The policy (X, Y) of the class that minimizes the population loss, by descent from ``start``
     (pi_ref if none).
+
+    >>> from dil_tutorial.losses import make_loss
+    >>> from toy.gallery import bimodal
+    >>> bell = fit(bimodal(prompts=1), make_loss("sft"), quadratic(41))  # one hill for two
+    >>> bool(bell[0, 20] > bimodal(prompts=1).chosen[0, 20])
+    True
     """
     start = (
         torch.zeros(len(world.ref), features.shape[1], dtype=world.ref.dtype)
@@ -66,6 +72,12 @@ def project(
     The forward projection is unique and matches the target's mean features.  The reverse one may
     have a local minimum at every mode of the target; ``start`` (X, K) says where the descent
     begins.
+
+    >>> from toy.gallery import bimodal
+    >>> world, features = bimodal(prompts=1), quadratic(41)
+    >>> bell = project(world, world.chosen, features)
+    >>> bool(((bell - world.chosen) @ features).abs().max() < 1e-8)  # means of the features
+    True
     """
     f_of = log_ratio_of(world, features)
 

@@ -17,7 +17,6 @@ from dil_tutorial.book.notebooks import minutes
 from dil_tutorial.book.slides import has_slides
 from dil_tutorial.claims import CLAIMS
 
-
 # Where the playground stands in a notebook's page: before which heading, what is set, and what to
 # try there.
 PLAYGROUNDS = {

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from dil_tutorial.errors import InputError
 from dil_tutorial.support.files import write_text
 
 LIMIT = 60  # seconds a notebook may take on two cores
+STATE = "application/vnd.jupyter.widget-state+json"
+VIEW = "application/vnd.jupyter.widget-view+json"
 WIDGET = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")  # the name of a widget
 
 
@@ -85,13 +88,27 @@ def minutes(notebook: Any) -> int:
     return 5 * math.ceil(total / 5)
 
 
+def visible(states: dict[str, Any], name: str) -> Iterator[str]:
+    """The HTML that a widget shows as it opens: of a stack the chosen child, of a slider its label
+    and its value.
+    """
+    state = states[name]["state"]
+    if "selected_index" in state and "children" in state:  # a stack
+        chosen = state["selected_index"]
+        yield from visible(states, state["children"][chosen or 0].removeprefix("IPY_MODEL_"))
+    elif "children" in state:
+        for child in state["children"]:
+            yield from visible(states, child.removeprefix("IPY_MODEL_"))
+    elif "_options_labels" in state:
+        yield f"<p><em>{state['description']}: {state['_options_labels'][state['index'] or 0]}</em></p>"  # noqa: E501
+    elif states[name]["model_name"] == "HTMLModel":
+        yield state["value"]
+
+
 def first_frames(notebook: Any) -> None:
     """Put the picture at which each panel opens beside it, for readers without widgets, such as
     GitHub.
     """
-    from dil_tutorial.book.printed import VIEW, visible
-    from dil_tutorial.book.slides import STATE
-
     states = notebook.metadata.get("widgets", {}).get(STATE, {}).get("state", {})
     for cell in notebook.cells:
         for output in cell.get("outputs", []):

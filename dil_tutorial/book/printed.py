@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,13 +24,12 @@ from typing import Any
 import yaml
 
 from dil_tutorial import __version__
+from dil_tutorial.book.notebooks import STATE, VIEW, visible
 from dil_tutorial.book.pages import EDITIONS
-from dil_tutorial.book.slides import STATE
 from dil_tutorial.errors import InputError
 from dil_tutorial.support import paths
 from dil_tutorial.support.files import read_json, read_text, write_bytes, write_text
 
-VIEW = "application/vnd.jupyter.widget-view+json"
 FOOTER = '<div style="width:100%;font:8px sans-serif;text-align:center"><span class="pageNumber"></span></div>'  # noqa: E501
 # On paper a link leads to a place in the file or to the outside world, never to where the file was
 # printed.
@@ -41,23 +40,6 @@ ON_PAPER = """document.querySelectorAll('a[href]').forEach(a => {
   else a.removeAttribute('href');
 })"""  # noqa: E501
 MARGIN = {"top": "18mm", "bottom": "18mm", "left": "17mm", "right": "17mm"}
-
-
-def visible(states: dict[str, Any], name: str) -> Iterator[str]:
-    """The HTML that a widget shows as it opens: of a stack the chosen child, of a slider its label
-    and its value.
-    """
-    state = states[name]["state"]
-    if "selected_index" in state and "children" in state:  # a stack
-        chosen = state["selected_index"]
-        yield from visible(states, state["children"][chosen or 0].removeprefix("IPY_MODEL_"))
-    elif "children" in state:
-        for child in state["children"]:
-            yield from visible(states, child.removeprefix("IPY_MODEL_"))
-    elif "_options_labels" in state:
-        yield f"<p><em>{state['description']}: {state['_options_labels'][state['index'] or 0]}</em></p>"  # noqa: E501
-    elif states[name]["model_name"] == "HTMLModel":
-        yield state["value"]
 
 
 def still(notebook: dict[str, Any]) -> dict[str, Any]:

@@ -61,9 +61,7 @@ def experiment(
         if key in ("data", "test") and Path(value).suffix:
             recipes.check_data_file(value)
     if STUDIES[name].models:
-        # they remember hidden states between large blocks that come and go: kept, these grow to
-        # many times what is in use
-        prepare_for_models(keep_memory=False)
+        prepare_for_models()
     from dil_tutorial.experiments import study as studies
 
     study = studies.study(name)

@@ -6,7 +6,7 @@ import os
 from dil_tutorial.support.extras import need
 
 
-def prepare_for_models(keep_memory: bool = True) -> None:
+def prepare_for_models() -> None:
     """Refuse where the ``llm`` extra is missing; let transformers log warnings only, without bars;
     keep freed memory.
     """
@@ -22,8 +22,7 @@ def prepare_for_models(keep_memory: bool = True) -> None:
     # bitsandbytes warns of missing kernels on import; the hub's client of each try without network
     for name in ("bitsandbytes", "huggingface_hub", "huggingface_hub.utils._http"):
         python_logging.getLogger(name).setLevel(python_logging.ERROR)
-    if keep_memory:
-        keep_freed_memory()
+    keep_freed_memory()
 
 
 def keep_freed_memory() -> None:

@@ -12,7 +12,7 @@ pytest.importorskip("jupyter_book", reason="the book needs the book extra")
 
 from pathlib import Path
 
-from dil_tutorial.book import around, printed, slides
+from dil_tutorial.book import around, notebooks, printed, slides
 from dil_tutorial.errors import InputError
 from dil_tutorial.support.files import read_json
 
@@ -92,7 +92,7 @@ def test_lectures_have_their_length_and_name_what_is_there():
 
 def test_widgets_of_several_notebooks_keep_their_states():
     lecture = slides.lecture(slides.lectures(PLANNED)[1], NOTEBOOKS)
-    states = lecture["metadata"]["widgets"][slides.STATE]["state"]
+    states = lecture["metadata"]["widgets"][notebooks.STATE]["state"]
     shown = re.findall(r'"model_id": "(\w+)"', json.dumps(lecture["cells"]))
     assert len(shown) >= 4
     assert set(shown) <= states.keys()
@@ -216,4 +216,4 @@ def test_a_still_is_the_frame_at_which_a_stack_stands():
         "model_name": "StackModel",
         "state": {"children": [f"IPY_MODEL_{name}" for name in "abc"], "selected_index": 1},
     }
-    assert list(printed.visible({**frame, "stack": stack}, "stack")) == ["b"]
+    assert list(notebooks.visible({**frame, "stack": stack}, "stack")) == ["b"]

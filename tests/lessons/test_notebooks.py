@@ -16,7 +16,7 @@ import torch
 
 from dil_tutorial import claims
 from dil_tutorial.book import notebooks
-from dil_tutorial.lessons import exercises, panels, puzzles, widgets
+from dil_tutorial.lessons import checks, panels, puzzles, widgets
 from dil_tutorial.lessons.panels import worth
 from dil_tutorial.support.files import read_json
 from dil_tutorial.support.paths import BENCHMARKS
@@ -110,7 +110,7 @@ def test_every_solution_is_right(script, monkeypatch, capsys):
         monkeypatch.setattr(panels, name, lambda: ipywidgets.VBox())
     for name in ("ladder", "finite"):
         monkeypatch.setattr(worth, name, lambda: ipywidgets.VBox())
-    verdicts, numbers_asked, own_check = [], [], exercises.check
+    verdicts, numbers_asked, own_check = [], [], checks.check
 
     def check(exercise, answer):
         capsys.readouterr()
@@ -122,10 +122,10 @@ def test_every_solution_is_right(script, monkeypatch, capsys):
             other_forms(
                 lambda form: (own_check(exercise, form), capsys.readouterr().out)[1],
                 answer,
-                exercises.exercises()[exercise],
+                checks.exercises()[exercise],
             )
 
-    monkeypatch.setattr(exercises, "check", check)
+    monkeypatch.setattr(checks, "check", check)
 
     space = {}
     for code, solution in exercises_of(script):
@@ -139,7 +139,7 @@ def test_every_solution_is_right(script, monkeypatch, capsys):
         exec(compile(solution + "\n" + question, script.name, "exec"), space)
         assert verdicts[-1] == "Right.", f"{solution}: {verdicts[-1]}"
     lesson = script.stem[:2]
-    known = [name for name in exercises.exercises() if name.startswith(lesson)]
+    known = [name for name in checks.exercises() if name.startswith(lesson)]
     assert numbers_asked == known == [f"{lesson}.{n + 1}" for n in range(len(known))]
     assert len(known) >= 3
 

@@ -138,6 +138,7 @@ def adversarial_imitation() -> ipywidgets.VBox:
         named = {"demonstrator": demonstrator, "policy": policy}
         plotting.policies(left, named, world.true_reward[0])
         left.set_ylim(0, 0.6)
+        left.tick_params(axis="x", labelsize=7)
         right.plot(world.true_reward[0, order], discriminator[order], "o-", ms=4)
         right.axhline(0.5, color="black", lw=0.8, ls=":")
         right.set(ylim=(0, 1), xlabel="reward of the response", ylabel="discriminator")
