@@ -1,4 +1,4 @@
-"""What the visible tests of the assignments call; it needs torch and nothing else of this library."""
+"""What the visible tests of the assignments call; it needs torch, nothing else of this library."""
 
 import os
 import re
