@@ -11,11 +11,11 @@
 # %% [markdown]
 # # 10 · Temperature, and means per token
 #
-# DPO has a knob called β, and everybody turns it. Some losses divide log-probabilities by the length of the response, to be fair to long ones. Both look like harmless conveniences. Each is another method.
+# DPO has a knob called β, and everybody turns it. Some losses divide log-probabilities by the length of the response, to be fair to long ones. Both look like harmless conveniences. For DIL, each is another method.
 #
 # **The question.** What happens to DIL's optimum when its log-ratios are multiplied by β, or divided by a length?
 #
-# *Paper §4.4 and its public code; modules `toy.sequences`, `dil_tutorial.losses`; about 20 minutes; after lesson 08.*
+# *Paper §4.4 and its public code; modules `toy.sequences`, `dil_tutorial.losses`; about 25 minutes; after lesson 08.*
 
 # %%
 import torch
@@ -49,21 +49,21 @@ display(numbers(missed, columns, digits=5))
 claims.report("6.beta")
 
 # %% [markdown]
-# The table shows KL(wished || optimum of the plain loss). At β = 1 it is zero, below that it grows, and LSIF has a second exact case at β = ½ (`6.lsif-half`).
+# The table shows KL(wished || optimum of the plain loss). At β = 1 it is zero and on both sides it grows; LSIF has a second exact case at β = ½ (`6.lsif-half`).
 #
-# The fix is to learn a number $c(x)$ for each prompt together with the policy, and to give the loss $\beta f + c(x)$. The number becomes $-\log Z$, the multiplier of lesson 07 vanishes, and β is a temperature again:
+# The fix is to learn a number $c(x)$ for each prompt together with the policy, and to give the loss $\beta f + c(x)$. The number becomes $-\log\sum_y\pi_\text{ref}\,e^{\beta f}$, the multiplier of lesson 07 vanishes, and β is a temperature again:
 
 # %%
 claims.report("6.shift-is-log-z")
 
 # %% [markdown]
-# BCO's "reward shift" δ is the same idea with one number for all prompts (`6.bco-shift`). In a dataset where each prompt occurs once there is nothing to learn $c(x)$ from. So in practice: leave DIL's β at 1. If you want to go further than the chosen responses, make pairs with a larger $K$ (lesson 09), imitate in rounds, or use DPO.
+# BCO's "reward shift" δ is the same idea with one number for all prompts (`6.bco-shift`). In a dataset where each prompt occurs once no free number per prompt can be learned. So in practice: leave DIL's β at 1. If you want to go further than the chosen responses, make pairs with a larger $K$ (lesson 09), imitate in rounds, or use DPO.
 #
 # ## 2 · Means per token
 #
 # The authors' public code gives the loss the *mean* log-probability per token, $f/|y|$. That is $\beta = 1/|y|$: another temperature for each response! So the optimum depends on lengths, although neither labels nor rewards do.
 #
-# In the next world, rewards have the same mean and the same spread at every length. **Predict:** which responses does DPO on means favor, long ones or short ones?
+# In the next world, rewards have the same mean at every length, and about the same spread at every length above one. **Predict:** which responses does DPO on means favor, long ones or short ones?
 
 # %%
 from dil_tutorial.lessons.panels import length_bias
@@ -71,7 +71,7 @@ from dil_tutorial.lessons.panels import length_bias
 length_bias()
 
 # %% [markdown]
-# For the mean to reach what a sum would need, $f$ must grow with $|y|$. So long responses move further in both directions, the good ones up and the bad ones down. In this world the long ones gain on balance, because the exponential rewards a move up more than it punishes an equal move down.
+# For the mean to reach what a sum would need, $f$ must grow with $|y|$. So long responses move further in both directions, the good ones up and the bad ones down. Under DPO the long ones gain on balance in this world, as the caption says, because the exponential rewards a move up more than it punishes an equal move down; under the corrected losses they hardly do.
 
 # %%
 claims.report("6.mean", "6.mean-dpo")
@@ -79,7 +79,7 @@ claims.report("6.mean", "6.mean-dpo")
 # %% [markdown]
 # ## 3 · Where this breaks
 #
-# At the *start* of training, $f = 0$, the loss has the same value with sums and with means. The first step is not the same: with unequal lengths a mean moves short responses more (`7.means-at-start`). The two directions are close, though, so that short runs with small steps hardly tell the methods apart.
+# At the *start* of training, $f = 0$, the loss has the same value with sums and with means. The first step is not the same: with unequal lengths a mean moves short responses more (`7.means-at-start`). Where responses are short the two directions are close, so that short runs with small steps hardly tell the methods apart; with lengths that differ more they are less close.
 
 # %%
 claims.report("7.means-at-start")
@@ -152,4 +152,4 @@ check("10.3", your_beta)
 # - say what goes wrong when DIL gets a temperature, and fix it with one number per prompt
 # - explain why length normalization is another method, and predict what it does to lengths
 #
-# **Source:** `toy/optima.py`, `toy/sequences.py` · **Claims:** `dil verify 6` · **Before:** [08 · From tables to language models](08_language_models.ipynb) · **Next:** [11 · The map of losses](11_map_of_losses.ipynb)
+# **Source:** `toy/optima.py`, `toy/sequences.py` · **Claims:** `dil verify 6` · **Before:** [08 · From tables to language models](08_language_models.ipynb) · **Next:** [11 · A map of losses](11_map_of_losses.ipynb)

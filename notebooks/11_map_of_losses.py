@@ -49,7 +49,7 @@ display(image(*plane(rows)))
 print(f"{len(rows)} losses, {len(places(rows))} places")
 
 # %% [markdown]
-# Read the map across first, and then up. In the middle are the losses that depend on win rates; on the dotted line, at one point, SFT and corrected DIL, which imitate the chosen responses. To the right are those that depend on log-odds: DPO, and LSIF as published, which set out to imitate. KTO and SimPO share a name ("preference optimization") with DPO and little else.
+# Read the map across first, and then up. In the middle are the losses that depend on win rates; on the dotted line, at one point, SFT and corrected DIL, which imitate the chosen responses. To the right are those that depend on log-odds: DPO, and LSIF as published, which set out to imitate. SimPO shares "preference optimization" in its name with DPO and little else.
 #
 # A setting such as β moves most points up and down; it moves some across as well (KTO and published LSIF, for example). The same as a table; "only margins" says whether the loss sees nothing but the difference of two log-ratios:
 
@@ -67,7 +67,7 @@ claims.report("5.ipo", "5.kto")
 # %% [markdown]
 # ## 2 · Gradient weights
 #
-# The gradient of a loss on a pair raises the chosen response and lowers the rejected one, with weights that depend on where $f_w$ and $f_l$ are now. Choose a loss; on the dotted line the two are equal.
+# At $f = 0$ the gradient of these losses on a pair raises the chosen response and lowers the rejected one, or leaves one of them. Further out the weights depend on where $f_w$ and $f_l$ are, and losses with a target turn round. Choose a loss; on the dotted line $f_w = f_l$.
 
 # %%
 from dil_tutorial.lessons.panels import gradient_weights
@@ -79,26 +79,26 @@ gradient_weights()
 #
 # - **DPO** and **IPO** have diagonal stripes: they depend on the margin alone. Lower both log-ratios together, and nothing changes (`8.dpo-unseen`).
 # - **NCA** (which is corrected BCE) weighs each response by itself: vertical and horizontal.
-# - **LSIF as published** gives a chosen response the more weight the larger its ratio already is, until the square of $r_l$ stops it.
+# - **LSIF as published** gives a chosen response the more weight the larger its ratio already is, and nothing in the pair stops it: only pairs in which the same response is rejected do.
 #
 # ## 3 · Which would you take?
 #
 # Four people ask for advice. Decide what you would say before you run the cell below, which has the claims that the answers rest on.
 #
-# - *"My labels come from a judge that is never in doubt."* Not DPO: it has no optimum there. IPO and corrected DIL have one.
+# - *"My labels come from a judge that is never in doubt."* Not DPO: where such labels rank the responses it has no optimum. IPO and corrected DIL have one.
 # - *"I have thumbs up and thumbs down, no pairs."* With several thumbs per prompt take corrected DIL with the share of thumbs up as `mixture_weight`. KTO works too, if you accept that a response which loses a little more often than it wins gets probability zero.
-# - *"A fifth of my labels is wrong, at random, and I know it."* For RLHF's optimum take robust DPO. Imitation gets milder, and needs no change.
-# - *"My chosen rewards fall."* With a small β, DPO's optimum asks for it.
+# - *"A fifth of my labels is wrong, at random, and I know it."* For RLHF's optimum take robust DPO, if the share is one for all pairs. Imitation gets milder, and needs no change.
+# - *"My chosen rewards fall."* With a small β, DPO's optimum asks for it, of all but the best few responses.
 
 # %%
 claims.report("14.thumbs", "5.robust", "8.every-chosen")
 
 # %% [markdown]
-# What each of these is worth on a language model is in lesson 08's table and on the page *What we can say*.
+# What has been measured of this on a language model is in lesson 08's table and on the page *What we can say*.
 #
 # ## 4 · Where this breaks
 #
-# **The two-response world is a summary.** With more responses some losses also ask *who* beat whom (EXO, BPO with LSIF, the hinge: `5.win-rates` says what holds of which). **A loss without a reference**, as SimPO, has its optimum elsewhere as soon as the reference is not uniform (`5.reference-free`). And nothing here is about how fast a loss arrives: that is [lesson 12](12_training_dynamics.ipynb).
+# **The two-response world is a summary.** With more responses some losses also ask *who* beat whom (`5.win-rates`). **SimPO**, which has no reference, has its optimum elsewhere as soon as the reference is not uniform (`5.reference-free`). And nothing here is about how fast a loss arrives: that is [lesson 12](12_training_dynamics.ipynb).
 
 # %%
 from dil_tutorial.lessons.puzzles import puzzle

@@ -18,7 +18,7 @@
 # *Paper §6.3; modules in `dil_tutorial/experiments/dynamics.py`; about 30 minutes.*
 #
 # The figures and the sentences under them are made from `benchmarks/dynamics.json`, which `dil experiment dynamics` writes (about two minutes;
-# an interrupted study continues where it stopped). No number below was typed.
+# an interrupted study continues where it stopped). No number in them was typed.
 
 # %%
 from IPython.display import Markdown, display
@@ -51,7 +51,7 @@ def show(name):
 # - At the start, where $f = 0$, the losses here except SFT have equal and opposite gradient weights on $y_w$ and $y_l$. **The first step has one direction**; its size differs from loss to loss.
 # - On pairs of two draws of the policy itself this step raises the likelihood of chosen responses, in any class of policies. On pairs that somebody else wrote, or of the best and the worst of several, it can lower it.
 # - At the optimum of a corrected loss it is higher than at the start by exactly $KL(\pi_\text{chosen}\|\pi_\text{ref})$. At that of published LSIF it can be lower, already for two equally likely responses.
-# - On finite data the corrected losses have their optimum at $r = 2n_w/(n_w + n_l)$, while DPO does not notice when all responses it has seen lose probability
+# - On finite data with unseen responses the corrected losses have their optimum at $r = 2n_w/(n_w + n_l)$, while DPO does not notice when all responses it has seen lose probability
 #   together.
 
 # %%
@@ -84,7 +84,7 @@ dynamics_player()
 # %% [markdown]
 # ## 3 · How much data?
 #
-# For SFT and the corrected losses the optimum on finite data can be written down. SFT has its optimum at the frequencies of the chosen responses. The corrected losses have their optimum at the reference times twice the empirical win rate (claim `8.corrected-finite`). **Predict:** with 300 pairs,
+# For SFT and the corrected losses the optimum on finite data can be written down. SFT has its optimum at the frequencies of the chosen responses. The corrected losses have their optimum at the reference times twice the empirical win rate, if some responses were never seen (claim `8.corrected-finite`); otherwise normalization moves it a little. **Predict:** with 300 pairs,
 # which is closer to the chosen distribution?
 
 # %%
@@ -220,7 +220,7 @@ check("12.3", your_value)
 #
 # ## Summary
 #
-# - The first steps of these losses agree in direction (`8.first-step`), and on pairs of two draws of the policy they raise the chosen responses' likelihood (`14.displacement`): short, gentle runs cannot tell the losses apart.
+# - The first steps of these losses but SFT agree in direction (`8.first-step`), and on pairs of two draws of the policy they raise the chosen responses' likelihood (`14.displacement`): short, gentle runs cannot tell the losses apart.
 # - At their optimum corrected losses keep it (`8.chosen`); on finite data the figures above say from how many pairs on (`dynamics.json`).
 # - DPO does not notice when all responses it has seen lose probability together (`8.dpo-unseen`).
 #

@@ -42,7 +42,7 @@ world = bandit20()
 worth.ladder()
 
 # %% [markdown]
-# In this world it needs about half, whichever generator it has. Before probabilities are brought back to a sum of one, half is exact for equally likely responses; where good responses are likely ones it is more, where they are rare it is less, and an unsuitable generator can need more pairs than SFT. Nothing here was simulated. The variance follows from two properties of a loss, its gradients on single pairs and its curvature at the optimum, and `toy.efficiency.asymptotic` computes both by automatic differentiation. The ledger compares the result with formulas:
+# In this world it needs about six tenths, whichever generator it has. Before probabilities are brought back to a sum of one, half is exact for equally likely responses; where good responses are likely ones it is more, where they are rare it is less, and an unsuitable generator can need more pairs than SFT. Nothing here was simulated. The variance follows from two properties of a loss, its gradients on single pairs and its curvature at the optimum, and `toy.efficiency.asymptotic` computes both by automatic differentiation. The ledger compares the result with formulas:
 
 # %%
 claims.report("12.corrected", "12.half")
@@ -59,12 +59,12 @@ prices = {
     f"win rate {w}": [w, w * (1 - w), 1 / (1 - w)]
     for w in (0.5, 0.7, 0.9, 0.99)
 }
-numbers(prices, ["SFT", "corrected DIL", "SFT's pairs, times"])
+numbers(prices, ["SFT", "corrected DIL", "SFT's pairs over DIL's"])
 
 # %% [markdown]
 # ## 3 · The bound, and what keeps a loss from it
 #
-# With many pairs ($n \gg Y^2$) nobody can do better than to hold a tournament: estimate the chance $\hat P(y, y')$ of *each* pair, and then average over the opponents with the weights of $\pi_\text{ref}$, which are known. A DIL loss does not look at whom a response met, so a response that by chance met weak opponents looks strong to it.
+# With many pairs ($n \gg Y^2$) no estimate from drawn labels in this lesson does better than to hold a tournament: estimate the chance $\hat P(y, y')$ of *each* pair, and then average over the opponents with the weights of $\pi_\text{ref}$, which are known. A DIL loss does not look at whom a response met, so a response that by chance met weak opponents looks strong to it.
 #
 # So the noise of a corrected loss has two parts, and they add up exactly: the tournament's, which comes from labels, and the noise of who met whom.
 
@@ -88,7 +88,7 @@ numbers(errors, ["error per pair"])
 #
 # ## 4 · A generator that is a likelihood
 #
-# Which generator is best? LSIF, UKL, BCE and `win` differ little here; `power(2)` or exponential can need more pairs than SFT. (On the one network that was tried, `win` needed more pairs than the others: the book's page on `dil experiment worth`.) All of them estimate the same thing and then bring the probabilities back to a sum of one, and a generator only decides along which direction. If the two labels of a pair were independent, the best direction would belong to
+# Which generator is best? LSIF, UKL, BCE and `win` differ little here; `power(2)` can need more pairs than SFT (`12.beats-sft`). (On the one network that was tried, `win` needed more pairs than the others: the book's page on `dil experiment worth`.) All of them estimate the same thing and then bring the probabilities back to a sum of one, and a generator only decides along which direction. If the two labels of a pair were independent, the best direction would belong to
 #
 # $$h(r) = r\log r + (2 - r)\log(2 - r), \qquad \text{corrected loss } -f_w - \log(2 - e^{f_l}).$$
 #
@@ -106,7 +106,7 @@ claims.report("12.win")
 worth.finite()
 
 # %% [markdown]
-# Three things to see. From about a thousand pairs on the points lie on the lines. With few pairs the corrected loss suffers from its divisions: below a hundred pairs SFT is the better estimate here. And a published loss stops getting better: its error is a bias, which stays, plus a variance, which is not smaller either. Is it at least better for few pairs? Of 40 random worlds, in how many is there no number of pairs at which it is?
+# Three things to see. From about a thousand pairs on the points lie on the lines. With few pairs the corrected loss lies above its formula, and still below SFT at every number of pairs shown. And a published loss stops getting better: its error is a bias, which stays, plus a variance. Is it at least better for few pairs? By the formula for many pairs: of 40 random worlds, in how many is there no number of pairs at which it is?
 
 # %%
 many, worlds = World.random(range(40)), {}
@@ -120,12 +120,12 @@ numbers(worlds, ["published never better, of 40 random worlds"])
 # %% [markdown]
 # ## 6 · Does the Bradley–Terry model help?
 #
-# A reward model knows that two comparisons, of a first response with a second and of the second with a third, say something about the first and the third. Surely that must help? For $\pi_\text{chosen}$ and many pairs it does not ($n$ much larger than $Y^2$; `12.bradley-terry`). With few pairs (400 among 20 responses, say) most responses never met, and there it helps. For the optimum of RLHF, which needs the reward itself, it does (`12.rlhf`).
+# A reward model knows that two comparisons, of a first response with a second and of the second with a third, say something about the first and the third. Surely that must help? For $\pi_\text{chosen}$ and many pairs it does not ($n$ much larger than $Y^2$; `12.bradley-terry`). With few pairs (400 among 20 responses, say) many pairs of responses never met, and there it helps. For the optimum of RLHF, which needs the reward itself, it does (`12.rlhf`).
 
 # %% [markdown]
 # ## 7 · Labels that say how sure they are
 #
-# Suppose a judge does not name a chosen response but gives the probability $p$ that the first response is better. Then the toss of a coin, which made the label, is no longer in the data: train on $p\,\text{loss}(y, y') + (1 - p)\,\text{loss}(y', y)$. The only noise that remains is who met whom. This can be removed as well: fit a reward model to the labeled pairs, and let it label *fresh* pairs with its probabilities, as many as you like. Then only the noise of the labels remains, which is the bound.
+# Suppose a judge does not name a chosen response but gives the probability $p$ that the first response is better. Then the toss of a coin, which made the label, is no longer in the data: train on $p\,\text{loss}(y, y') + (1 - p)\,\text{loss}(y', y)$. The noise that remains is who met whom. With drawn labels it is this part that can be removed: fit a reward model to the labeled pairs, and let it label *fresh* pairs with its probabilities, as many as you like. Then the noise of the labels remains, which is the bound (`12.distillation`).
 
 # %%
 claims.report("12.soft")
@@ -143,7 +143,7 @@ needed = {
 numbers(needed, ["pairs for a KL of 0.01 nats"], digits=0)
 
 # %% [markdown]
-# For a file of real pairs nobody knows the world, yet two numbers say nearly all: how much win rates vary, and how much the chances of single pairs do. Both can be read off a file in which responses recur, because two labels that share a response are both won with probability $w^2$.
+# For a file of real pairs nobody knows the world, yet two numbers say nearly all: how much win rates vary, and how much the chances of single pairs do. The first can be read off a file in which responses recur, because two labels that share a response are both won with probability $w^2$; the second needs pairs that were labeled twice.
 #
 # And prompts? If they share parameters, as in a network, then it does not matter whether thirty pairs belong to one prompt or to thirty, as long as the network *can* be right about all of them. If it cannot, new prompts say more than new pairs (`12.prompts`).
 

@@ -45,7 +45,7 @@ world = bandit()
 panels.climb()
 
 # %% [markdown]
-# REINFORCE has no baseline, so it pushes each sampled response up by about 3, whatever its quality, and the average over many draws has to tell good from bad. The caption says how far from the optimum each of them is in the end. But do they follow the same gradient?
+# REINFORCE has no baseline, so it pushes each sampled response up, bad ones too, and the average over many draws has to tell good from bad. The caption says how far from the optimum each of them is in the end. But do they follow the same gradient?
 #
 # ## 2 · What a step expects, exactly
 #
@@ -76,7 +76,7 @@ for name, advantage in panels.ADVANTAGES.items():
         (mean.norm() / wanted.norm()).item(),
         covariance.diagonal(dim1=1, dim2=2).sum().sqrt().item(),
     ]
-numbers(steps, ["cosine with the gradient", "length, of its", "noise"])
+numbers(steps, ["cosine with the gradient", "length relative to it", "noise"])
 
 # %%
 claims.report("13.unbiased")
@@ -137,7 +137,7 @@ claims.report("13.grpo")
 # %% [markdown]
 # ## 6 · A mean over tokens
 #
-# GRPO's loss is a mean over the tokens of each response, which divides every advantage by the length $|y|$. So a good answer is pushed up more if it is short, and a bad one is pushed down less if it is long.
+# GRPO's loss, as first published, is a mean over the tokens of each response, which divides every advantage by the length $|y|$. So a good answer is pushed up more if it is short, and a bad one is pushed down less if it is long.
 
 # %%
 claims.report("13.length")
@@ -145,7 +145,7 @@ claims.report("13.length")
 # %% [markdown]
 # ## 7 · Where this breaks
 #
-# - One prompt, responses in a table, a step in the logits. A network's step mixes prompts. The expectations stay what they are, because they are expectations of gradients.
+# - One prompt, responses in a table, a step in the logits. A network's step mixes prompts. What is said of expected gradients stays; sections 3 and 5's natural gradient is for tables.
 # - All of this takes the reward as given. [Lesson 15](15_over_optimization.ipynb) asks what happens when it is a proxy.
 # - Enumerating is for small worlds: `toy.policy_gradient.groups` refuses more than 5,000 groups.
 #
@@ -202,11 +202,11 @@ check("14.3", your_beta)
 #
 # - The expected step of REINFORCE and RLOO is the gradient of $J$ (`13.unbiased`).
 # - Along the natural gradient, RLHF on the way is RLHF with a larger $\beta$ (`13.flow`).
-# - PPO's clip (`13.clip`), GRPO's standard deviation (`13.grpo-success`, `13.grpo`) and its length (`13.length`) change the objective.
+# - PPO's clip (`13.clip`), GRPO's standard deviation (`13.grpo-success`, `13.grpo`) and its length (`13.length`) change the expected step.
 #
 # **You can now**
 #
-# - write REINFORCE, RLOO, PPO's clip and GRPO as a line of code each, and say which of them follow the gradient of RLHF's objective
+# - say which of REINFORCE, RLOO, PPO's clip and GRPO follow the gradient of RLHF's objective
 # - say what GRPO maximizes in its place, and what dividing by length does
 # - say where RLHF is after half of its training
 #

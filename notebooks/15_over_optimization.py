@@ -11,11 +11,11 @@
 # %% [markdown]
 # # 15 · Over-optimization
 #
-# A school that is paid by test results gets better at tests. At first the pupils learn more, too; later they only learn the tests. *When a measure becomes a target, it ceases to be a good measure*, says Goodhart. RLHF optimizes a reward that was learned from a few thousand comparisons. When does it begin to learn the test?
+# A school that is paid by test results gets better at tests. At first the pupils learn more, too; later they only learn the tests. *When a measure becomes a target, it ceases to be a good measure*: in these words Strathern put what Goodhart had observed. RLHF optimizes a reward that was learned from a few thousand comparisons. When does it begin to learn the test?
 #
 # **The question.** The further RLHF goes, the more it follows the errors of a learned reward. How far is too far, and can one know?
 #
-# *Beyond the paper; module `toy.overoptimization`; about 25 minutes.*
+# *Beyond the paper; module `toy.overoptimization`; about 30 minutes.*
 
 # %%
 import torch
@@ -55,11 +55,11 @@ numbers(known, ["probability", "true reward", "error of the learned one"])
 panels.goodhart()
 
 # %% [markdown]
-# The thin line is what the proxy says, and the thick one is what is true. They part early. In the end RLHF writes only the response that the proxy likes best. That is the one with the luckiest error, and the largest errors belong to rare, bad responses. Best of $n$ and imitation cannot make a response more than $n$ times, or twice, as likely as it was.
+# The thin line is what the proxy says, and the thick one is what is true. With few pairs they part early. In the end RLHF writes the response that the proxy likes best. With few pairs that is often the one with the luckiest error, and the largest errors belong to rare, bad responses. Best of $n$ and imitation cannot make a response more than $n$ times, or twice, as likely as it was.
 #
 # ## 2 · The floor
 #
-# Imitation of the chosen responses has a floor. Flip labels at random, fewer than half of them for each pair: the gain in true reward cannot fall below zero. Each pair moves the policy towards its chosen response, and if every pair is labeled right more often than wrong, each of these moves helps. A labeler who is often wrong about *certain* responses can break this, even if most labels are right. And if a proxy gives the labels, as is usual, it is the proxy's reward that has the floor. (In the figure the mean over many proxies stays above zero, but a single one need not.)
+# Imitation of the chosen responses has a floor. Flip labels at random, fewer than half of them for each pair: the gain in true reward cannot fall below zero. Each pair moves the policy towards its chosen response, and if every pair is labeled right more often than wrong, each of these moves helps on average over its label. A labeler who is often wrong about *certain* responses can break this, even if most labels are right. And if a proxy gives the labels, as is usual, it is the proxy's reward that has the floor. (In the figure the mean over many proxies stays above zero, but a single one need not.)
 
 # %%
 claims.report("13.floor")
@@ -79,9 +79,9 @@ from dil_tutorial.lessons.puzzles import puzzle
 puzzle("floor")
 
 # %% [markdown]
-# ## 3 · Gaussian errors do not turn
+# ## 3 · Gaussian errors that are alike do not turn
 #
-# So is it the noise that makes RLHF turn? Not by itself. Let rewards and errors be Gaussian and alike for all responses. Then a response with more proxy reward also has, on average, more true reward. More proxy is always better, and the gain is $\rho\,\sigma\sqrt{2\,KL}$ at every $\beta$. RLHF turned above because the rare responses are bad *and* the errors are largest just there.
+# So is it the noise that makes RLHF turn? Not by itself. Let rewards and errors be Gaussian and alike for all responses. Then a response with more proxy reward also has, on average, more true reward. More proxy is always better, and the gain is $\rho\,\sigma\sqrt{2\,KL}$ at every $\beta$, with $\rho > 0$ the correlation of proxy and reward. Above, the errors differ from response to response, and the reference dislikes bad responses: here is the same with equally likely responses.
 
 # %%
 claims.report("13.gaussian")
@@ -96,15 +96,15 @@ for name, one in (("rare and bad", world), ("equally likely", even)):
 numbers(turns, ["true gain at the best beta", "at the end"], digits=2)
 
 # %% [markdown]
-# Every method on every proxy, heavy tails and a labeler who likes length included, is on the page "A proxy in place of the reward" of the book (`dil experiment overoptimization`). A bias in the labels themselves is beyond any floor: imitation of a labeler who likes length makes texts longer, not better.
+# Every method on every proxy, heavy tails and a labeler who likes length included, is on the page "A proxy in place of the reward" of the book (`dil experiment overoptimization`). A bias in the labels themselves is beyond any floor: imitation of a labeler who likes length can make texts longer and not better.
 #
 # ## 4 · Estimating the true gain
 #
-# Nobody has the true reward. And yet one can estimate, without it, how much of it was *gained*. By Stein's lemma the part of a policy's gain that is only error is
+# Nobody has the true reward. And yet one can estimate, without it, how much of it was *gained*. By Stein's lemma the part of a policy's gain that is only error is, on average,
 #
 # $$\frac{1}{\beta}\,\big(E_\pi[C(y, y)] - E_{y, y' \sim \pi}[C(y, y')]\big),$$
 #
-# the variance of the proxy's error under the policy, over $\beta$; $C$ is the error's covariance, which for a reward fitted on pairs is known (lesson 13). So take the proxy's gain and subtract this part. Lower $\beta$ until the difference begins to fall, and stop there. That is the star in the figure. The caption compares it with fixed values of $\beta$.
+# the variance of the proxy's error under the policy, over $\beta$; $C$ is the error's covariance. (In this lesson errors are drawn as Gaussian, with the covariance that a reward fitted on so many pairs has at the true reward; in practice $C$ must be estimated from the same pairs.) So take the proxy's gain and subtract this part. Lower $\beta$ until the difference begins to fall, and stop there. That is the star in the figure. The caption compares it with fixed values of $\beta$.
 
 # %%
 claims.report("13.stein")
@@ -190,7 +190,7 @@ check("15.3", your_gain)
 # ## Summary
 #
 # - Imitating chosen responses does not lower the true reward while each pair is labeled right more often than wrong, and goes no further than $\log 2 - \frac12$ nats a round (`13.floor`).
-# - RLHF on a proxy can lower it (`13.proxy`); where reward and error are Gaussian it does not (`13.gaussian`).
+# - RLHF on a proxy can lower it (`13.proxy`); where reward and error are Gaussian and alike for all responses it does not (`13.gaussian`).
 # - How much of a gain is error can be estimated without the true reward (`13.stein`).
 #
 # **You can now**

@@ -53,7 +53,7 @@ if not RUN_THE_REAL_THING:
 # %% [markdown]
 # ## 1 · Choose the labeler, and you know the truth
 #
-# Let a model $\pi_\text{ref}$ write responses by its own distribution, that is, at temperature 1 with nothing cut off. Score them with a reward that *you* chose, and label pairs by Bradley–Terry. Then you know, for every response,
+# Let a model $\pi_\text{ref}$ write responses by its own distribution, that is, at temperature 1, without top-k or top-p. Score them with a reward that *you* chose, and label pairs by Bradley–Terry. Then you know, for every response,
 #
 # $$t(y) = E_{y'\sim\pi_\text{ref}}\tanh\frac{R(y) - R(y')}{2}, \qquad \log\frac{\pi_\text{chosen}(y)}{\pi_\text{ref}(y)} = \log(1 + t(y)),$$
 #
@@ -176,7 +176,7 @@ for name, denominator in (
     )
 
 # %% [markdown]
-# Four passes over a thousand noisy labels a prompt bring each loss about four fifths of the way. The corrected loss goes towards slope 1. The published one goes *past* it, towards the slope that its closed form predicts. So a network, tokens and an optimizer do not change where the optimum is. But training stops short of it, and section 3 asks why.
+# Four passes over a thousand noisy labels a prompt bring each loss about four fifths of the way. The corrected loss goes towards slope 1. The published one goes *past* it, towards the slope that its closed form predicts. That is consistent with optima where theory puts them, also for a network with tokens and an optimizer. But training stops short of them, and section 3 asks why.
 #
 # ## 3 · SmolLM2
 #
@@ -349,7 +349,7 @@ check("16.3", your_number)
 # **You can now**
 #
 # - build an experiment in which the right answer of a *language model* is known for every response
-# - read a slope, an intercept and a correlation as statements about imitation, and know what each can hide
+# - read a slope and a correlation as statements about imitation, and know what each can hide
 # - say what limits imitation on a real model, and how one finds out
 #
 # **Source:** `dil_tutorial/experiments/known_truth.py` · **Run it:** `dil experiment known-truth --preset cpu` · **Before:** [15 · Over-optimization](15_over_optimization.ipynb) · **Next:** [17 · Before and after](17_before_and_after.ipynb)

@@ -11,7 +11,7 @@
 # %% [markdown]
 # # 17 · Before and after
 #
-# Here are two texts. One was written by a small language model as it was downloaded, the other by the same model after it had learned from people's choices. Could you say which is which? Everything so far was about probabilities. Now you read what a model *writes*.
+# Here are two texts. One was written by a small language model as it was downloaded, the other by the same model after it had learned from the choices of an automatic labeler. Could you say which is which? Everything so far was about probabilities. Now you read what a model *writes*.
 #
 # **The question.** What does a model that imitates the chosen responses *write*, and could anybody tell?
 #
@@ -48,7 +48,7 @@ same = {loss: f"{reading.unchanged(results, loss):.0%}" for loss in LOSSES}
 numbers(same, ["the same text, to the last word"])
 
 # %% [markdown]
-# This is no failure. A policy that is a few hundredths of a nat away from the reference *is* nearly the reference. It changes a word here and there, and with it all that follows. Read some that were changed: a text is marked from the first word at which training made a difference.
+# For SFT and corrected DIL this is no failure: a policy that is a few hundredths of a nat away from the reference *is* nearly the reference. It changes a word here and there, and with it all that follows. Read some that were changed: a text is marked from the first word at which training made a difference.
 
 # %%
 reading.before_after(results, LOSSES)
@@ -90,7 +90,7 @@ display(Markdown(table(head, rows)))
 reading.token_colors(results, LOSSES)
 
 # %% [markdown]
-# Look for two things. Is the color on the words that the reward speaks of, or everywhere? And is the best text blue and the worst one orange, or are both orange? If both are orange, this is what the literature calls *likelihood displacement*.
+# Look for two things. Is the color on the words that the reward speaks of, or everywhere? And is the best text blue and the worst one orange, or are both orange? If the better text is orange, this is what the literature calls *likelihood displacement*.
 #
 # ## 4 · Nearer to the chosen responses?
 #

@@ -35,7 +35,7 @@ from dil_tutorial.support.words import table
 # | log-probabilities of whole responses | means per token, always: [1118](https://github.com/tengxiao1/DIL/blob/1851259e48e4a73b28b6b2dfa942f390bd0f5468/scripts/dpo_trainer.py#L1118) | yes: another optimum (`6.mean`) |
 # | a parameter $\beta$ | used by DPO alone: [1009](https://github.com/tengxiao1/DIL/blob/1851259e48e4a73b28b6b2dfa942f390bd0f5468/scripts/dpo_trainer.py#L1009); the scripts set it to 1 | no, at $\beta = 1$ |
 # | UKL's chosen term $-f_w$ | $-\log\pi_\theta(y_w)$: [1017](https://github.com/tengxiao1/DIL/blob/1851259e48e4a73b28b6b2dfa942f390bd0f5468/scripts/dpo_trainer.py#L1017) | no: same gradient (`7.ukl`) |
-# | samples of $\pi_\text{ref}$ | rejected responses: [1013](https://github.com/tengxiao1/DIL/blob/1851259e48e4a73b28b6b2dfa942f390bd0f5468/scripts/dpo_trainer.py#L1013), [1018](https://github.com/tengxiao1/DIL/blob/1851259e48e4a73b28b6b2dfa942f390bd0f5468/scripts/dpo_trainer.py#L1018), [1023](https://github.com/tengxiao1/DIL/blob/1851259e48e4a73b28b6b2dfa942f390bd0f5468/scripts/dpo_trainer.py#L1023) | yes: another optimum (`4.ukl-published`) |
+# | samples of $\pi_\text{ref}$, in the derivation | rejected responses, as in the published loss: [1013](https://github.com/tengxiao1/DIL/blob/1851259e48e4a73b28b6b2dfa942f390bd0f5468/scripts/dpo_trainer.py#L1013), [1018](https://github.com/tengxiao1/DIL/blob/1851259e48e4a73b28b6b2dfa942f390bd0f5468/scripts/dpo_trainer.py#L1018), [1023](https://github.com/tengxiao1/DIL/blob/1851259e48e4a73b28b6b2dfa942f390bd0f5468/scripts/dpo_trainer.py#L1023) | yes: another optimum (`4.ukl-published`) |
 # | "rewards" in the logs | means of $\log\pi_\theta$, not log-ratios: [1032](https://github.com/tengxiao1/DIL/blob/1851259e48e4a73b28b6b2dfa942f390bd0f5468/scripts/dpo_trainer.py#L1032) | for reading plots (`7.rewards`) |
 # | one method, DIL | four loss types, DPO among them: [1008](https://github.com/tengxiao1/DIL/blob/1851259e48e4a73b28b6b2dfa942f390bd0f5468/scripts/dpo_trainer.py#L1008) | for comparing runs |
 
@@ -45,7 +45,7 @@ claims.report("7.ukl", "7.rewards", "7.means-at-start", "6.mean")
 # %% [markdown]
 # **Predict.** Somebody trains for a few steps with a tiny learning rate. Which of these six differences can be seen in the curves?
 #
-# Few. At $f = 0$ the gradients of LSIF, UKL, BCE and DPO in a pair's two log-ratios are the same up to their size (`8.first-step`). With means instead of sums the direction changes, but little: the cosine between the two is close to 1 in the worlds of `7.means-at-start`. So the plot of a short and gentle run is weak evidence for any of them.
+# Few. At $f = 0$ the gradients of LSIF, UKL, BCE and DPO in a pair's two log-ratios are the same up to their size (`8.first-step`). With means instead of sums the direction changes, but little where responses are short: the cosine between the two is close to 1 in the worlds of `7.means-at-start`. So the plot of a short and gentle run is weak evidence for any of them.
 
 # %% [markdown]
 # ## 2 · What a mean does to one pair
@@ -73,7 +73,7 @@ Markdown(table(["claim", "what it says"], failed))
 # %% [markdown]
 # ## 4 · Questions of readers
 #
-# Readers asked these questions in reviews, threads and reading groups. Each answer names the claims that support it.
+# Readers asked these questions in reviews and threads. Each answer names the claims that support it.
 
 # %%
 lines = []
@@ -144,7 +144,7 @@ check("18.3", your_f)
 # ## Summary
 #
 # - Two departures change the method: means per token (`6.mean`), and rejected responses as samples of the reference (`4.ukl-published`).
-# - The first steps of the losses differ in size more than in direction (`8.first-step`, `7.means-at-start`).
+# - The first steps of the losses differ in size, not in direction (`8.first-step`); those of sums and means differ in direction, little where responses are short (`7.means-at-start`).
 #
 # **You can now**
 #

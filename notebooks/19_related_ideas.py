@@ -71,7 +71,7 @@ numbers(climbed, columns)
 # %% [markdown]
 # ## 3 · Winners of more than two
 #
-# A pair shows the winner of two (lessons 04 and 09 have more on this). Let the same labeler choose among $K$ draws, each with the chance $e^{R}/\sum e^{R}$ (*soft best of $K$*): at $K = 1$ the winner is any draw of the reference, at $K = 2$ a chosen response, and as $K$ grows it becomes RLHF's optimum. So RLHF imitates too, the winner among infinitely many candidates.
+# A pair shows the winner of two (lessons 04 and 09 have more on this). Let the same labeler choose among $K$ draws, each with the chance $e^{R}/\sum e^{R}$ (*soft best of $K$*): at $K = 1$ the winner is any draw of the reference, at $K = 2$ a chosen response, and as $K$ grows it becomes RLHF's optimum at β = 1. So RLHF imitates too, the winner among infinitely many candidates.
 
 # %%
 ladder = {}
@@ -99,13 +99,13 @@ display(numbers(accuracies, ["pairs ranked right"]))
 claims.report("9.ranking")
 
 # %% [markdown]
-# **Mixing policies** (MPO: Wang et al., 2025). Suppose you trained one policy to be helpful and one to be harmless. Multiply their probabilities, each to the power of a weight, and normalize: $\prod_k \pi_k^{w_k}/Z$ is RLHF's optimum for the reward $\sum_k w_k R_k$. The weights that are best for the worst objective minimize $E_x \log Z_w(x)$.
+# **Mixing policies** (MPO: Wang et al., 2025). Suppose you trained one policy to be helpful and one to be harmless. Multiply their probabilities, each to the power of a weight, and normalize: $\prod_k \pi_k^{w_k}/Z$ is RLHF's optimum for the reward $\sum_k w_k R_k$, if the weights sum to one. The weights that are best for the worst objective minimize $E_x \log Z_w(x)$.
 
 # %%
 claims.report("9.mixing")
 
 # %% [markdown]
-# **A safe reference** (E-RLHF: Su et al., 2024). RLHF multiplies the reference by a positive factor, so a response of probability $p$ keeps at least $p/(p + (1-p)\,e^{\Delta/\beta})$ of it. A prompt that raises $p$ raises this share. E-RLHF takes the KL to another reference, which is the reward $R + \beta\log(\pi_\text{safe}/\pi_\text{ref})$:
+# **A safe reference** (E-RLHF: Su et al., 2024). RLHF multiplies the reference by a positive factor, so a response of probability $p$ keeps at least $p/(p + (1-p)\,e^{\Delta/\beta})$, with $\Delta$ the range of rewards. A prompt that raises $p$ raises this bound. E-RLHF takes the KL to another reference, which is the reward $R + \beta\log(\pi_\text{safe}/\pi_\text{ref})$:
 
 # %%
 eight = bandit(1.0)
@@ -122,13 +122,13 @@ display(numbers(harmful, ["reference", "RLHF"], digits=6))
 claims.report("9.safe-bound")
 
 # %% [markdown]
-# **Task alignment** (Zhou & Li, 2024). Many rewards explain the same demonstrations, and the one that explains them best need not be the task's. Play the policy whose worst regret over all of them is smallest; under $R_k$ the regret of $\pi$ is $KL(\pi\,\|\,\pi_k)$.
+# **Task alignment** (Zhou & Li, 2024). Many rewards explain the same demonstrations, and the one that explains them best need not be the task's. Play the policy whose worst regret over all of them is smallest; under $R_k$ the regret of $\pi$ at β = 1 is $KL(\pi\,\|\,\pi_k)$.
 
 # %%
 claims.report("9.task-aligned")
 
 # %% [markdown]
-# **A learned divergence** (f-GAIL: Zhang et al., 2020). Adversarial imitation plays $\max_T E_{\rho_E}[T] - E_{\rho_\pi}[f^*(T)]$ and can learn $f$ as well. DIL's Bregman divergences need no discriminator; a learned $h$ matters only where the class of policies is restricted.
+# **A learned divergence** (f-GAIL: Zhang et al., 2020). Adversarial imitation plays $\max_T E_{\rho_E}[T] - E_{\rho_\pi}[f^*(T)]$ between a discriminator $T$ and the policy, with $\rho_E$ and $\rho_\pi$ how often expert and policy visit each state and action, and $f^*$ the conjugate of an $f$-divergence's $f$; it can learn $f$ as well. DIL's Bregman divergences need no discriminator; a learned $h$ matters where the class of policies is restricted, or the data are few.
 
 # %%
 print(claims.select("9.variational")[0].statement)
@@ -204,6 +204,6 @@ check("19.3", your_reward)
 # **You can now**
 #
 # - compare alignment methods at equal KL, and say what imitation costs and what iteration buys
-# - say what five related papers have in common with this one
+# - say what five related papers have in common with DIL
 #
 # **Source:** the modules above · **Claims:** `dil verify 9` · **Before:** [18 · The paper against its code](18_paper_against_code.ipynb)

@@ -5,6 +5,7 @@ what checks them, and numbers that are computed.
 import dataclasses
 import inspect
 import json
+import math
 import re
 from decimal import Decimal
 from fractions import Fraction
@@ -328,3 +329,11 @@ def test_at_most_five_claims_are_run_in_a_lesson(script):
     code = "\n".join(c.source for c in jupytext.read(script).cells if c.cell_type == "code")
     calls = re.findall(r"claims\.report\((.*?)\)", code, re.DOTALL)
     assert len(re.findall(r'"', " ".join(calls))) // 2 <= 5
+
+
+def test_the_log_of_lesson_00_is_one_of_dpo():
+    log = read_json(BENCHMARKS / "dpo_log.json")["log"]
+    assert log[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)  # f is zero before the first step
+    for row in log:
+        margin = row["rewards/chosen"] - row["rewards/rejected"]
+        assert row["rewards/margins"] == pytest.approx(margin, abs=1e-3)
