@@ -48,14 +48,14 @@ def finished(notebook: Path, script: Path) -> dict[str, Any]:
 
 
 def for_the_book(notebook: Path, script: Path) -> str:
-    """A notebook as its page: claims that its text names become links to the ledger; around it
-    stand doors and links.
+    """A notebook as its page: without the texts of its slides, claims that it names as links to
+    the ledger, and around it doors and links.
     """
     content = finished(notebook, script)
     known = {claim.id for claim in claims.CLAIMS}
     for cell in content["cells"]:
         if cell["cell_type"] == "markdown":
-            text = "".join(cell["source"])
+            text = slides.SLIDE.sub("", "".join(cell["source"]))
             cell["source"] = re.sub(
                 r"`(\d+\.[\w-]+)`", lambda m: link(m[1]) if m[1] in known else m[0], text
             )

@@ -138,8 +138,11 @@ def test_sliders_under_voila(browser, name):
                 handle.get_attribute("aria-valuemax")
             )
             handle.press("ArrowLeft" if last else "ArrowRight")
-            page.wait_for_timeout(300)
-            after = caption.inner_text(), picture.get_attribute("src")
+            for _ in range(20):
+                page.wait_for_timeout(150)
+                after = caption.inner_text(), picture.get_attribute("src")
+                if after[0] != before[0]:
+                    break
             assert before[0] != after[0]  # the numbers
             assert before[1] != after[1]  # and the picture
         page.close()
