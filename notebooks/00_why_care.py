@@ -41,8 +41,9 @@ run = read_json(BENCHMARKS / "dpo_log.json")
 log, beta = run["log"], run["settings"]["beta"]
 keys = ["loss", "rewards/chosen", "rewards/rejected"]
 keys += ["rewards/margins", "rewards/accuracies"]
-steps = [0, 1, 5, 11, 23, len(log) - 1]
-numbers({f"step {i + 1}": [log[i][key] for key in keys] for i in steps}, keys)
+steps = [0, 5, 11, len(log) - 1]
+columns = [f"step {i + 1}" for i in steps]
+numbers({key: [log[i][key] for i in steps] for key in keys}, columns)
 
 # %% [markdown]
 # <!-- slide
@@ -71,10 +72,10 @@ numbers({f"step {i + 1}": [log[i][key] for key in keys] for i in steps}, keys)
 # | `loss` | mean of $-\log\sigma(\text{margin})$ over the pairs | $\sigma(m) = 1/(1 + e^{-m})$ |
 #
 # <!-- slide
-# **Predict:** in the last line of the log, how much less likely is the average rejected answer than before training: two times, a thousand times, or more than a billion times?
+# **Predict:** at the last step of the log, how much less likely is the average rejected answer than before training: two times, a thousand times, or more than a billion times?
 # -->
 #
-# **Predict before you run.** In the last line of the log, how much less likely is the average rejected answer than before training: two times, a thousand times, or more than a billion times?
+# **Predict before you run.** At the last step of the log, how much less likely is the average rejected answer than before training: two times, a thousand times, or more than a billion times?
 
 # %% tags=["slide"]
 for name in ("chosen", "rejected"):
