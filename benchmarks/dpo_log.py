@@ -1,9 +1,9 @@
-"""The log of a run of TRL's ``DPOTrainer``, which lesson 00 reads line by line: ``benchmarks/dpo_log.json``.
+"""The log of a run of TRL's ``DPOTrainer``, which lesson 00 reads: ``benchmarks/dpo_log.json``.
 
     python benchmarks/dpo_log.py [FILE]
 
-SmolLM2-135M-Instruct with a LoRA adapter on the tutorial's own pairs, which people wrote: the
-responses are not the model's, as in most public preference data.
+SmolLM2-135M-Instruct with a LoRA adapter on the tutorial's own pairs, whose responses are not the
+model's.
 """
 
 import sys

@@ -16,6 +16,7 @@ from dil_tutorial.support.files import write_text
 LIMIT = 60  # seconds a notebook may take on two cores
 STATE = "application/vnd.jupyter.widget-state+json"
 VIEW = "application/vnd.jupyter.widget-view+json"
+SLIDE = re.compile(r"<!-- slide\n(.*?)-->", re.DOTALL)
 WIDGET = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")  # the name of a widget
 
 
@@ -78,8 +79,8 @@ def minutes(notebook: Any) -> int:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
             # a solution is unfolded after its exercise, whose time it is part of
-            hidden = r"<details>.*?</details>|<!-- slide.*?-->"
-            total += len(re.sub(hidden, "", source, flags=re.DOTALL).split()) / 150
+            shown = re.sub(r"<details>.*?</details>", "", source, flags=re.DOTALL)
+            total += len(SLIDE.sub("", shown).split()) / 150
         elif "check(" in source:
             total += 3
         else:

@@ -16,12 +16,11 @@ from typing import Any
 
 import yaml
 
-from dil_tutorial.book.notebooks import STATE, WIDGET
+from dil_tutorial.book.notebooks import SLIDE, STATE, WIDGET
 from dil_tutorial.course import inventory
 from dil_tutorial.errors import InputError
 from dil_tutorial.support.files import read_json, read_text, write_text
 
-SLIDE = re.compile(r"<!-- slide\n(.*?)-->", re.DOTALL)
 TEMPLATES = Path(__file__).parent / "templates"
 CORE = 10  # lessons 00 to 09
 
