@@ -246,7 +246,8 @@ def dil_or_dpo() -> list[list[str]]:
             "pairs cut from K answers: the best and a random other",
             "corrected DIL, `mixture_weight` 1/K",
             "one answer in K is a chosen one (`14.weight`)",
-            f"near the optimum, K = {best_of_four.K}, the squared error is least with {', '.join(closest)}",
+            f"near the optimum, K = {best_of_four.K}, the squared error is least with "
+            f"{', '.join(closest)}",
         ],
         [
             "pairs of other models",
