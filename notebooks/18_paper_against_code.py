@@ -103,7 +103,9 @@ check("18.1", your_difference)
 # $-\log 0.02 + \log\frac{0.02}{0.01} = -\log 0.01 = 4.605$: the reference's constant. Its gradient is zero.
 #
 # ```python
-# your_difference = -torch.tensor(0.01).log()
+# import math
+#
+# your_difference = -math.log(0.01)
 # ```
 # </details>
 #

@@ -128,9 +128,8 @@ def test_sliders_under_voila(browser, name):
         PAGES[name](page)
         for handle in page.locator(".noUi-handle").all():
             handle.scroll_into_view_if_needed()
-            panel = page.locator(
-                ".widget-vbox", has=handle
-            ).last  # the innermost box that holds the slider
+            # the innermost box that holds the slider
+            panel = handle.locator("xpath=ancestor::*[contains(@class, 'widget-vbox')][1]")
             caption, picture = panel.locator("figcaption:visible"), panel.locator("img:visible")
             before = caption.inner_text(), picture.get_attribute("src")
             handle.focus()
