@@ -103,7 +103,7 @@ class Agreement:
                 return None
             return (
                 "not answered"
-                if isinstance(error, NotImplementedError)
+                if isinstance(error, NotImplementedError) and not str(error)
                 else f"it raises {type(error).__name__}"
             )
         if isinstance(right, Exception):

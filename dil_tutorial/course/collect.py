@@ -1,129 +1,19 @@
-"""From what a learning platform hands over, a folder or a zip file, to notebooks where nbgrader
-looks for them.
-"""
+"""From what students handed in to notebooks where nbgrader looks for them."""
 
 import ast
 import copy
-import hashlib
 import json
 import re
-import zipfile
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from dil_tutorial.course.assignments import points_of, released, seed_of
-from dil_tutorial.course.cells import read_notebook, source_of
-from dil_tutorial.errors import InputError
+from dil_tutorial.course.cells import marks, read_notebook, source_of
+from dil_tutorial.course.hand_ins import files_in, names_of, settled, slug
+from dil_tutorial.course.roster import roster
 from dil_tutorial.support.files import read_json, write_json, write_text
-
-LARGEST = 100 * 2**20  # bytes of a notebook; a zip file can hold far more than it weighs
-
-
-def handed_in(place: Path) -> list[tuple[str, bytes | str]]:
-    """(path, content) of every file in a folder or a zip file by path; instead of the content, why
-    it is no notebook.
-    """
-    if place.is_dir():
-        files = {
-            path.relative_to(place).as_posix(): path.stat().st_size
-            for path in place.rglob("*")
-            if path.is_file()
-        }
-        contents = [
-            (name, unfit(name, size) or (place / name).read_bytes())
-            for name, size in sorted(files.items())
-        ]
-    else:
-        try:
-            with zipfile.ZipFile(place) as archive:
-                files = {
-                    entry.filename: entry.file_size
-                    for entry in archive.infolist()
-                    if not entry.is_dir()
-                }
-                contents = [
-                    (name, unfit(name, size) or archive.read(name))
-                    for name, size in sorted(files.items())
-                ]
-        except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile, RuntimeError) as error:
-            raise InputError(
-                f"{place}: neither a folder nor a zip file that can be read ({error})"
-            ) from None
-    contents = [
-        row
-        for row in contents
-        if not any(part.startswith((".", "__MACOSX")) for part in row[0].split("/"))
-    ]
-    if all(isinstance(content, str) for _, content in contents):
-        raise InputError(f"{place}: no notebook (.ipynb) in it")
-    return contents
-
-
-def unfit(path: str, size: int) -> str:
-    """Why a file is not looked into; empty for a notebook of reasonable size.
-
-    >>> unfit("answers.pdf", 100), unfit("answers.ipynb", 100)
-    ('not a notebook (.ipynb): ask for it again', '')
-    """
-    if not path.endswith(".ipynb"):
-        return "not a notebook (.ipynb): ask for it again"
-    return (
-        f"larger than {LARGEST // 2**20} MiB: ask for it again, without outputs"
-        if size > LARGEST
-        else ""
-    )
-
-
-def students_of(paths: Sequence[str]) -> dict[str, str]:
-    """Who handed in each file: the first folder of its path, or what its name begins with.
-
-    Folders lose Moodle's suffix.  Of Canvas's file names (name, number of the student, of the
-    submission, file) the first two are kept, of others what stands before the first underscore.  A
-    folder around everything counts for nothing.
-
-    >>> students_of(["Ada Lovelace_4711_assignsubmission_file_/a1.ipynb"])
-    {'Ada Lovelace_4711_assignsubmission_file_/a1.ipynb': 'ada-lovelace-4711'}
-    >>> list(
-    ...     students_of(
-    ...         [
-    ...             "all/noether_a1.ipynb",
-    ...             "all/王伟_LATE_13_998_a1.ipynb",
-    ...             "all/王伟_14_999_a1.ipynb",
-    ...         ]
-    ...     ).values()
-    ... )
-    ['noether', '王伟-13', '王伟-14']
-    """
-    tops = {path.partition("/")[0] for path in paths}
-    around = (
-        len(tops) == 1
-        and len(paths) > 1
-        and all("/" in path for path in paths)
-        and "_assignsubmission" not in paths[0]
-    )
-    students = {}
-    for path in paths:
-        first, _, rest = (path.partition("/")[2] if around else path).partition("/")
-        canvas = re.match(r"([^_]+)(?:_LATE)?_(\d+)_\d+_", first)
-        if rest:
-            name = first.split("_assignsubmission")[0]
-        else:
-            name = "-".join(canvas.groups()) if canvas else Path(first).stem.split("_")[0]
-        students[path] = short(re.sub(r"[\W_]+", "-", name.lower()).strip("-") or "unnamed")
-    return students
-
-
-def short(name: str) -> str:
-    """A name that fits into a file's, also with what is added to it: of more than 60 letters the
-    beginning and a digest.
-
-    >>> short("noether"), len(short("x" * 252))
-    ('noether', 53)
-    """
-    return (
-        name if len(name) <= 60 else f"{name[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
-    )
 
 
 def cells_of(content: bytes) -> Any:
@@ -179,8 +69,9 @@ def restored(release: Any, handed: Any) -> tuple[Any, int]:
     had deleted.
 
     Given cells and tests come from the release, in its order; the student's own cells stay behind
-    the cell that they followed. Where an answer's cell is as it was released, or gone, the last own
-    cell that defines what it asked for takes its place.
+    the cell that they followed.  Where an answer's cell is as it was released, or gone, the last
+    own cell that defines what it asked for takes its place; an answer in words is also known by the
+    question above it.
     """
 
     def mark(cell: Any) -> str | None:
@@ -198,19 +89,20 @@ def restored(release: Any, handed: Any) -> tuple[Any, int]:
         elif cell.source.strip() and cell.source not in texts:
             cell.metadata.pop("nbgrader", None)
             own.setdefault(last, []).append(cell)
-    for cell in release.cells:
+    deleted = len(places) - len(answers)
+    for above, cell in pairwise(release.cells):
         name = mark(cell)
-        if not name or cell.cell_type != "code" or not cell.metadata["nbgrader"]["solution"]:
+        if not name or not cell.metadata["nbgrader"]["solution"]:
             continue
-        asked = defines(cell.source)
-        elsewhere = [
-            (place, own_cell)
-            for place in own
-            for own_cell in own[place]
-            if asked and asked <= defines(own_cell.source)
-        ]
-        if elsewhere and answers.get(name, cell.source) == cell.source:
-            place, own_cell = elsewhere[-1]
+        if answers.get(name, cell.source) != cell.source:
+            continue
+        found = (
+            last_definition(own, defines(cell.source))
+            if cell.cell_type == "code"
+            else (below(own, handed, above.source))
+        )
+        if found:
+            place, own_cell = found
             answers[name] = own_cell.source
             own[place].remove(own_cell)
     merged = copy.deepcopy(release)
@@ -222,7 +114,33 @@ def restored(release: Any, handed: Any) -> tuple[Any, int]:
         merged.cells += [cell, *(own.get(name, []) if name else [])]
     for number, cell in enumerate(merged.cells):
         cell["id"] = f"cell-{number}"  # a copied cell would have its original's
-    return merged, len(places) - len(answers)
+    return merged, deleted
+
+
+Place = tuple[str | None, Any]  # the cell that an own cell follows, and the own cell
+
+
+def last_definition(own: dict[str | None, list[Any]], asked: set[str]) -> Place | None:
+    """The last of a student's own cells that defines all that was asked for."""
+    found = [
+        (place, cell)
+        for place, cells in own.items()
+        for cell in cells
+        if asked and asked <= defines(cell.source)
+    ]
+    return found[-1] if found else None
+
+
+def below(own: dict[str | None, list[Any]], handed: Any, question: str) -> Place | None:
+    """A student's own text that stands below a question."""
+    following = [cell.source for above, cell in pairwise(handed.cells) if above.source == question]
+    found = [
+        (place, cell)
+        for place, cells in own.items()
+        for cell in cells
+        if cell.cell_type == "markdown" and cell.source in following
+    ]
+    return found[0] if found else None
 
 
 def defines(code: str) -> set[str]:
@@ -238,69 +156,148 @@ def defines(code: str) -> set[str]:
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
 
 
+def texts(notebook: Any) -> list[str]:
+    """What stands in the cells of a notebook."""
+    return [cell.source for cell in notebook.cells]
+
+
+def submitted(course: Path, assignment: str, student: str) -> Path:
+    """Where nbgrader looks for what ``student`` handed in."""
+    return course / "submitted" / student / assignment / source_of(course, assignment).name
+
+
 def submit(course: Path, assignment: str, student: str, notebook: Any) -> None:
     """Put a notebook where nbgrader looks for what ``student`` handed in."""
     import nbformat
 
-    name = source_of(course, assignment).name
-    write_text(course / "submitted" / student / assignment / name, nbformat.writes(notebook) + "\n")
+    write_text(submitted(course, assignment, student), nbformat.writes(notebook) + "\n")
 
 
 def collect(course: Path, assignment: str, place: Path) -> list[dict[str, Any]]:
     """Put what lies in ``place`` (a folder, or a zip file from a learning platform) where ``grade``
     finds it.
 
-    Files may have any name; a notebook is known by its cells.  Returns a row for each notebook, and
-    for other files of who has none: {"file", "student", "usable", "note"}.  Of several of a student
-    the last usable one in the order of paths counts.
+    Files may have any name; a notebook is known by its cells, or by the functions that it defines.
+    Returns a row for each notebook, and for other files of who has none: {"file", "student",
+    "name", "usable", "note"}.  Two different hand-ins of one student are both left out, until
+    FOLDER/hand_ins.csv says which counts; a notebook as it was released counts for less than one
+    with answers.
     """
     master = read_notebook(released(course, assignment))
-    worth = set(points_of(master))
-    files = handed_in(place)
-    whose = students_of([path for path, _ in files])
-    with_notebook = {whose[path] for path, _ in files if path.endswith(".ipynb")}
+    table = course / "hand_ins.csv"
+    said = settled(table)
     rows: list[dict[str, Any]] = []
-    by_student: dict[str, dict[str, Any]] = {}
-    for path, content in files:
-        if not path.endswith(".ipynb") and whose[path] in with_notebook:
-            continue
-        row: dict[str, Any] = {"file": path, "student": whose[path], "usable": False, "note": ""}
-        rows.append(row)
-        if isinstance(content, str):
-            row["note"] = content
-            continue
-        try:
-            notebook = cells_of(content)
-            cells = {cell.metadata.get("nbgrader", {}).get("grade_id") for cell in notebook.cells}
-        except Exception as error:  # whatever is wrong with the file, the others are collected
-            row["note"] = (
-                f"not a notebook that can be read ({type(error).__name__}): ask for it again"
-            )
-            continue
-        if not cells & worth:
-            row["note"] = (
-                f"has no cell of {assignment}: another assignment, or its cells were made anew"
-            )
-            continue
-        whole, deleted = restored(master, notebook)
-        whole.metadata["seed"], notes = own_seed(course, assignment, row["student"], notebook)
-        notes += [f"{deleted} deleted cells put back"] if deleted else []
-        row |= {"usable": True, "note": "; ".join(notes)}
-        if row["student"] in by_student:
-            by_student[row["student"]] |= {
+    usable: dict[str, list[tuple[dict[str, Any], Any]]] = {}
+    with files_in(place) as files:
+        names = names_of(
+            list(files), [assignment, source_of(course, assignment).stem], roster(course)
+        )
+        told = {path: said[key] for path in files for key in (Path(path).name, path) if key in said}
+        names |= told
+        with_notebook = {names[path] for path in files if path.endswith(".ipynb")}
+        for path, read in files.items():
+            name = names[path]
+            if not path.endswith(".ipynb") and name in with_notebook:
+                continue
+            row: dict[str, Any] = {
+                "file": path,
+                "student": slug(name),
+                "name": name.lower(),
                 "usable": False,
-                "note": f"{row['student']} handed in a later one",
             }
-        by_student[row["student"]] = row
-        submit(course, assignment, row["student"], whole)
+            rows.append(row)
+            if path in told and not name:
+                row["note"] = f"left out, as {table.name} says"
+                continue
+            content = read()
+            whole, row["note"] = (
+                (None, content)
+                if isinstance(content, str)
+                else put_together(course, assignment, master, row["student"], content)
+            )
+            if whole is not None:
+                row["usable"] = True
+                usable.setdefault(row["student"], []).append((row, whole))
     earlier = (
         read_json(collected(course, assignment)) if collected(course, assignment).exists() else []
     )
-    new = {row["student"] for row in rows}
-    write_json(
-        collected(course, assignment), [row for row in earlier if row["student"] not in new] + rows
-    )
+    for student, found in usable.items():
+        before = [row for row in earlier if row["student"] == student and row["usable"]]
+        chosen = choose(student, found, before, master, table)
+        kept = submitted(course, assignment, student)
+        if chosen is None:
+            continue
+        untouched = texts(chosen) == texts(master)
+        if untouched and kept.exists() and texts(read_notebook(kept)) != texts(master):
+            note = "as it was released; the one collected before counts"
+            for row, _ in found:
+                row |= {"usable": False, "note": note}
+            continue
+        submit(course, assignment, student, chosen)
+    new = {(row["student"], row["name"]) for row in rows}
+    others = [row for row in earlier if (row["student"], row["name"]) not in new]
+    write_json(collected(course, assignment), others + rows)
     return rows
+
+
+def choose(
+    student: str,
+    found: Sequence[tuple[dict[str, Any], Any]],
+    before: Sequence[dict[str, Any]],
+    master: Any,
+    table: Path,
+) -> Any:
+    """The notebook of a student that counts, or None where that is not known; notes of the others
+    say why they do not.
+
+    ``before`` are the student's rows of earlier calls: who has another name there is another one.
+    """
+    answered = [pair for pair in found if texts(pair[1]) != texts(master)]
+    kept = answered or list(found)
+    first = kept[0]
+    same = all(
+        row["name"] == first[0]["name"] and texts(whole) == texts(first[1]) for row, whole in kept
+    )
+    others = [row for row in before if row["name"] != first[0]["name"]]
+    if not same or others:
+        files = [row["file"] for row, _ in kept] + [row["file"] for row in others]
+        for row, _ in found:
+            row |= {
+                "usable": False,
+                "note": f"{len(files)} hand-ins of {student}: {', '.join(files)}: say in {table} "
+                "(a line file,student for each) whose they are; without a student a file is left "
+                "out",
+            }
+        return None
+    for row, _ in found:
+        if row is not first[0]:
+            row |= {"usable": False, "note": f"{first[0]['file']} counts"}
+    return first[1]
+
+
+def put_together(
+    course: Path, assignment: str, master: Any, student: str, content: bytes
+) -> tuple[Any, str]:
+    """A student's notebook as it will be graded, and a note; None and why where there is none."""
+    try:
+        notebook = cells_of(content)
+    except Exception as error:  # whatever is wrong with the file, the others are collected
+        return None, f"not a notebook that can be read ({type(error).__name__}): ask for it again"
+    marked = {marks(cell).get("grade_id") for cell in notebook.cells} & set(points_of(master))
+    asked = set[str]().union(
+        *(defines(cell.source) for cell in master.cells if marks(cell).get("solution"))
+    )
+    if not marked and not asked & set[str]().union(
+        *(defines(cell.source) for cell in notebook.cells)
+    ):
+        return None, f"has no cell and no function of {assignment}: another assignment?"
+    whole, deleted = restored(master, notebook)
+    whole.metadata["seed"], notes = own_seed(course, assignment, student, notebook)
+    if not marked:
+        notes.append("its cells were made anew: answers are known by the names of functions")
+    elif deleted:
+        notes.append(f"{deleted} deleted cells put back")
+    return whole, "; ".join(notes)
 
 
 def own_seed(course: Path, assignment: str, student: str, notebook: Any) -> tuple[int, list[str]]:

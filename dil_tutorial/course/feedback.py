@@ -17,6 +17,8 @@ NAMES = {
     "KeyboardInterrupt": "took longer than allowed and was stopped",
     "CellTimeoutError": "took longer than allowed and was stopped",
     "MemoryError": "took more memory than allowed",
+    "TooManyProcesses": "started more processes than allowed",
+    "SystemExit": "called exit() or quit(): what stands below that in the cell did not run",
     "KernelDied": "killed Python itself, so it was left out and all other answers were graded",
 }
 LONGEST = 20_000  # characters of an answer on its page

@@ -11,6 +11,7 @@ from typing import Any
 from dil_tutorial.course import sandbox
 from dil_tutorial.course.assignments import run
 from dil_tutorial.course.cells import source_of
+from dil_tutorial.course.hand_ins import refuse_links
 from dil_tutorial.errors import InputError
 from dil_tutorial.support.files import read_json, write_json
 
@@ -28,6 +29,7 @@ def grade(course: Path, assignment: str, student: str, again: bool = False) -> d
         )
     record = course / "graded" / assignment / f"{student}.json"
     handed = course / "submitted" / student / assignment / source_of(course, assignment).name
+    refuse_links(handed.parents[1])
     if not handed.is_file():
         raise InputError(f"{handed}: not there: collect it first")
     digest = hashlib.sha256(handed.read_bytes()).hexdigest()

@@ -7,11 +7,11 @@ inputs can reach a page of feedback.  An answer that ends its process, or does n
 its own points: a new process starts, and the cells before it run again.
 """
 
+import asyncio
 import contextlib
 import json
 import shutil
 import tempfile
-import time
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -23,10 +23,12 @@ from nbgrader.preprocessors import Execute
 
 from dil_tutorial.course.cells import marks, source, with_seed
 from dil_tutorial.course.examiner import Examiner
+from dil_tutorial.course.hand_ins import refuse_links
+from dil_tutorial.course.meter import Clock, Watch
 from dil_tutorial.course.sandbox import SandboxedKernel
 from dil_tutorial.course.stand_in import ANSWER, Lost, reply_to
 
-CELL_SECONDS, NOTEBOOK_SECONDS = 30, 600
+CELL_SECONDS, NOTEBOOK_SECONDS = 30.0, 600.0  # as meter.Clock counts
 SHOWN, GIST = 1_000_000, 5_000  # bytes of a cell, characters of an error's line
 ENDLESS, DEAD = "CellTimeoutError", "KernelDied"
 
@@ -44,21 +46,22 @@ class LockedExecute(Execute):
         super().__init__(
             *args, kernel_manager_class=SandboxedKernel, startup_timeout=120, **settings
         )
-        self.timeout_func = lambda cell: int(
-            max(1, min(CELL_SECONDS, self.ends - time.monotonic()))
-        )
+        self.timeout_func = lambda cell: 1  # how often the clock is looked at
 
     def preprocess(self, nb: Any, resources: Any, *more: Any) -> Any:
-        self.ends, self.left_out, self.hidden = (
-            time.monotonic() + NOTEBOOK_SECONDS,
+        self.left_out, self.hidden, self.lost, self.left = (
             set[int](),
             list[int](),
+            "",
+            NOTEBOOK_SECONDS,
         )
-        self.lost, self.until = "", self.ends
         seed = nb.metadata.get("seed", 0)  # what collect wrote
         self.seed = seed if isinstance(seed, int) else 0
         self.examiner = Examiner(self.instructors(resources), self.ask, self.seed)
         own = resources["metadata"]["path"]
+        if self.master is None:
+            student = resources["nbgrader"]["student"]
+            refuse_links(Path(self.config.CourseDirectory.root) / "submitted" / student)
         # not its own, where the notebook lies with the hidden tests in it
         with tempfile.TemporaryDirectory() as folder:
             shutil.copytree(
@@ -112,20 +115,35 @@ class LockedExecute(Execute):
                 self.test(self.nb.cells[place], place, hidden=True)
         return cell, resources
 
-    # --- Cells that run in the student's process
+    # --- The student's process
+
+    async def async_start_new_kernel(self, **settings: Any) -> None:
+        await super().async_start_new_kernel(**settings)
+        root = self.km.provisioner.pid
+        self.watch, self.clock = Watch(root), Clock(root, CELL_SECONDS, self.left)
+
+    async def _async_handle_timeout(self, timeout: int, cell: Any = None) -> Any:
+        """A cell has not ended yet: interrupt it once its time is used up."""
+        await asyncio.sleep(0.1)
+        return await super()._async_handle_timeout(timeout, cell) if self.clock.over() else None
+
+    def dead(self) -> str:
+        """Why the student's process is no more, as an error's name."""
+        return self.watch.reason or DEAD
 
     def run_cell(self, cell: Any, resources: Any, index: int) -> None:
         """Run an answer, or a given cell."""
         original_source = cell.source
+        self.clock.start(CELL_SECONDS)
         try:
             cell.source = self.code(cell)
             super().preprocess_cell(cell, resources, index)
         except Exception:  # it died, or what it said did not arrive, or was no message
-            cell.outputs = [error(DEAD)]
+            cell.outputs = [error(self.dead())]
         finally:
             cell.source = original_source
         names = {output.ename for output in cell.outputs if output.output_type == "error"}
-        if DEAD in names or (ENDLESS in names and not self.listens()):
+        if self.dead() in names or (ENDLESS in names and not self.listens()):
             self.left_out.add(index)
             self.start_again(index)
 
@@ -137,7 +155,7 @@ class LockedExecute(Execute):
         """Whether the student's process still answers: not where it ignored that it was
         interrupted.
         """
-        self.until = time.monotonic() + 5
+        self.clock.start(5)
         try:
             self.ask("")
         except Lost:
@@ -155,36 +173,36 @@ class LockedExecute(Execute):
             if self.tests_of(cell) is not None:
                 self.ask_for("keep", index)
                 continue
+            self.clock.start(CELL_SECONDS)
             try:
-                run_sync(self.reply)(
-                    CELL_SECONDS, self.code(cell), store_history=False, stop_on_error=False
-                )
+                run_sync(self.reply)(self.code(cell), store_history=False, stop_on_error=False)
             except Lost:
                 self.left_out.add(index)
                 return self.start_again(last)
         return None
 
     async def new_process(self) -> None:
-        self.lost = ""
+        self.lost, self.left = "", self.clock.left
         await self.km.shutdown_kernel(now=True, restart=True)
         self.kc.stop_channels()
         await self.async_start_new_kernel()
         await self.async_start_new_kernel_client()
 
-    async def reply(self, seconds: float, code: str, **how: Any) -> dict[str, Any]:
-        """The kernel's reply to code; Lost where none comes."""
-        ends, ident = time.monotonic() + seconds, self.kc.execute(code, allow_stdin=False, **how)
+    async def reply(self, code: str, **how: Any) -> dict[str, Any]:
+        """The kernel's reply to code; Lost where none comes in the task's time."""
+        self.clock.resume()
+        ident = self.kc.execute(code, allow_stdin=False, **how)
         while True:
             try:
                 message = await self.kc.get_shell_msg(timeout=1)
             except Empty as silence:
                 if not await self.km.is_alive():
-                    raise Lost(DEAD) from silence
-                if time.monotonic() > ends:
+                    raise Lost(self.dead()) from silence
+                if self.clock.over():
                     raise Lost(ENDLESS) from silence
                 continue
             except Exception as rubbish:  # no message of a kernel
-                raise Lost(DEAD) from rubbish
+                raise Lost(self.dead()) from rubbish
             if message["parent_header"].get("msg_id") == ident:
                 return dict(message["content"])
 
@@ -205,11 +223,7 @@ class LockedExecute(Execute):
         try:
             expression = {"reply": ANSWER.format(request)}
             response = run_sync(self.reply)(
-                max(1, self.until - time.monotonic()),
-                "",
-                silent=True,
-                store_history=False,
-                user_expressions=expression,
+                "", silent=True, store_history=False, user_expressions=expression
             )
         except Lost as error:
             self.lost = error.name
@@ -219,7 +233,7 @@ class LockedExecute(Execute):
 
     def ask_for(self, what: str, index: int) -> None:
         """Ask for something that a test needs; where no reply comes the test will notice."""
-        self.until = time.monotonic() + 5
+        self.clock.start(5)
         with contextlib.suppress(Exception):  # an answer may have broken the other side
             reply_to(self.ask, what, str(index))
 
@@ -230,7 +244,7 @@ class LockedExecute(Execute):
         self.lost = ""
         if hidden:
             self.ask_for("recall", index)
-        self.until = time.monotonic() + max(1, min(CELL_SECONDS, self.ends - time.monotonic()))
+        self.clock.start(CELL_SECONDS)
         why = self.examiner.run(self.tests_of(cell) or "", alone=hidden)
         cell.outputs = [error(*why)] if why else []
         if self.lost:

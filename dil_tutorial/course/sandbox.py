@@ -27,6 +27,7 @@ from typing import Any
 
 import zmq
 from ipykernel.iostream import OutStream
+from ipykernel.zmqshell import ZMQInteractiveShell
 from jupyter_client.manager import AsyncKernelManager
 
 from dil_tutorial.errors import InputError
@@ -36,7 +37,7 @@ from dil_tutorial.errors import InputError
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 GET_VERSION, RULE_PATH_BENEATH = 1, 1
 NEW_USER, NEW_NET, NEW_PID, NEW_MOUNTS = 0x10000000, 0x40000000, 0x20000000, 0x00020000
-NO_NEW_PRIVILEGES, DIE_WITH_PARENT = 38, 1
+NO_NEW_PRIVILEGES, DIE_WITH_PARENT, ADOPT_ORPHANS = 38, 1, 36
 PRIVATE, RECURSIVE, BIND = 1 << 18, 1 << 14, 1 << 12  # of mounts
 SET_ATTRIBUTES, AT_CWD, ALL_BELOW, READ_ONLY = 442, -100, 0x8000, 1
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
@@ -278,6 +279,14 @@ class SandboxedKernel(AsyncKernelManager):
             shutil.rmtree(home, ignore_errors=True)
 
 
+class Shell(ZMQInteractiveShell):
+    """IPython's, in which exit() and quit() end their own cell and not the kernel."""
+
+    def ask_exit(self) -> None:
+        """What exit() and quit() call."""
+        raise SystemExit("exit() and quit() end nothing but their own cell")
+
+
 class ShortStream(OutStream):
     """What a cell prints, up to a limit: half a minute of print would take gigabytes, here and at
     the grader's.
@@ -317,6 +326,7 @@ def main() -> None:
     asked = parser.parse_args()
     # where the grader is killed, its kernel ends, too
     libc.prctl(DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
+    libc.prctl(ADOPT_ORPHANS, 1, 0, 0, 0)  # so that a watching parent sees them
     own = Path(tempfile.mkdtemp(prefix="home-", dir=asked.folder))
     for name in (
         "HOME",
@@ -351,7 +361,8 @@ def main() -> None:
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
     IPKernelApp.launch_instance(
-        argv=asked.kernel, outstream_class="dil_tutorial.course.sandbox.ShortStream"
+        argv=[*asked.kernel, "--IPythonKernel.shell_class=dil_tutorial.course.sandbox.Shell"],
+        outstream_class="dil_tutorial.course.sandbox.ShortStream",
     )
 
 

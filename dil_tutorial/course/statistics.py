@@ -4,7 +4,6 @@ a figure.
 
 import csv
 import io
-import re
 from pathlib import Path
 from typing import Any
 
@@ -17,40 +16,10 @@ from dil_tutorial.course.cells import source
 from dil_tutorial.course.collect import collected
 from dil_tutorial.course.feedback import page
 from dil_tutorial.course.grading import scores
+from dil_tutorial.course.roster import listed_as, roster
 from dil_tutorial.errors import InputError
 from dil_tutorial.support import plotting
-from dil_tutorial.support.files import read_json, read_text, write_text
-
-
-def roster(course: Path) -> dict[str, dict[str, str]]:
-    """The rows of students.csv by their column id, empty if there is no such file."""
-    path = course / "students.csv"
-    if not path.exists():
-        return {}
-    rows = list(csv.DictReader(io.StringIO(read_text(path).lstrip("\ufeff"))))
-    if not rows or "id" not in rows[0]:
-        raise InputError(
-            f"{path}: needs a first line with a column id, then a line for each student"
-        )
-    return {
-        row["id"]: {key: value or "" for key, value in row.items() if key and key != "id"}
-        for row in rows
-    }
-
-
-def listed_as(student: str, listed: dict[str, dict[str, str]]) -> str:
-    """A student's id in students.csv: the same, or without the number behind it, which Moodle
-    changes with every assignment.
-
-    >>> (
-    ...     listed_as("ada-lovelace-4711", {"ada-lovelace": {}}),
-    ...     listed_as("li-13", {"li-13": {}}),
-    ...     listed_as("li-13", {}),
-    ... )
-    ('ada-lovelace', 'li-13', 'li-13')
-    """
-    bare = re.sub(r"-\d+$", "", student)
-    return bare if bare in listed and student not in listed else student
+from dil_tutorial.support.files import read_json, write_text
 
 
 def results(course: Path, assignment: str) -> list[dict[str, Any]]:

@@ -487,69 +487,6 @@ def test_endless_output_fills_no_memory(tmp_path):
     assert done.cells[1].outputs[-1].ename == "ZeroDivisionError"
 
 
-def test_nothing_that_was_handed_in_is_lost(folder, tmp_path):
-    text, other = (
-        course.released(folder, "a1").read_text(),
-        course.released(folder, "a2").read_text(),
-    )
-    short = nbformat.reads(text, as_version=4)
-    short.cells = [
-        cell
-        for cell in short.cells
-        if cell.metadata.get("nbgrader", {}).get("grade_id") != "kl-tests"
-    ]
-    files = {
-        "Ada Lovelace_4711_assignsubmission_file_/my answers (final).ipynb": text,
-        "noether_12_99_a1.ipynb": text,
-        "turing_1.ipynb": text[: len(text) // 2],
-        "hopper_2.ipynb": "",
-        "gauss_1_a2.ipynb": other,
-        "euler_1.ipynb": nbformat.writes(short),
-        "abel_1.ipynb": text,
-        "abel_2.ipynb": text,
-        "abel_2.pdf": "not asked for",
-        "galois_1.zip": "who handed in something else is named",
-        "__MACOSX/abel_2.ipynb": "",
-        ".DS_Store": "",
-    }
-    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    rows = {row["file"]: row for row in collect.collect(folder, "a1", tmp_path / "all.zip")}
-    assert set(rows) == set(files) - {"abel_2.pdf", "__MACOSX/abel_2.ipynb", ".DS_Store"}
-    assert {name: row["usable"] for name, row in rows.items()} == {
-        name: not name.startswith(("turing", "hopper", "gauss", "galois", "abel_1"))
-        for name in rows
-    }
-    assert rows["galois_1.zip"]["note"] == "not a notebook (.ipynb): ask for it again"
-    assert rows["turing_1.ipynb"]["note"].startswith("not a notebook")
-    assert rows["gauss_1_a2.ipynb"]["note"].startswith("has no cell of a1")
-    assert rows["euler_1.ipynb"]["note"] == "1 deleted cells put back"
-    assert rows["abel_1.ipynb"]["note"] == "abel handed in a later one"
-    for student in ("ada-lovelace-4711", "noether-12", "euler", "abel"):
-        assert (folder / "submitted" / student / "a1" / "a1_two_distributions.ipynb").is_file()
-    for student in ("turing", "hopper", "gauss", "galois"):
-        assert not (folder / "submitted" / student).exists()
-    for place in ("nothing.zip", "all.txt"):
-        (tmp_path / "all.txt").write_text("no zip")
-        with pytest.raises(InputError, match="neither a folder nor a zip"):
-            collect.collect(folder, "a1", tmp_path / place)
-
-
-def test_a_file_that_grows_when_it_is_unpacked_is_not(folder, tmp_path):
-    with zipfile.ZipFile(tmp_path / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("lagrange.ipynb", bytes(collect.LARGEST + 1))
-        archive.writestr("noether.ipynb", course.released(folder, "a1").read_text())
-    assert (tmp_path / "all.zip").stat().st_size < 2**20
-    rows = {
-        row["student"]: row["note"] for row in collect.collect(folder, "a1", tmp_path / "all.zip")
-    }
-    assert rows == {
-        "lagrange": "larger than 100 MiB: ask for it again, without outputs",
-        "noether": "",
-    }
-
-
 def test_a_notebook_that_was_taken_apart_is_put_together(folder):
     """Tests edited, deleted or moved come back as they were; answers and the student's own cells
     stay.

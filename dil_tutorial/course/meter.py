@@ -1,0 +1,116 @@
+"""What the processes of a hand-in take, all of them together: time, memory, and their number."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+
+import psutil
+
+MEMORY_GIB, PROCESSES = 4.0, 64
+IDLE = 0.05  # of a processor: less, and it sleeps
+
+
+def tree(root: int) -> Iterator[psutil.Process]:
+    """A process and all that descend from it."""
+    with contextlib.suppress(psutil.Error):
+        first = psutil.Process(root)
+        yield first
+        yield from first.children(recursive=True)
+
+
+def processor_seconds(root: int) -> float:
+    """What a process and all that descend from it have computed, those that have ended, too."""
+    total = 0.0
+    for process in tree(root):
+        with contextlib.suppress(psutil.Error):
+            total += sum(process.cpu_times()[:4])  # user and system, its own and ended children's
+    return total
+
+
+class Clock:
+    """Seconds in which a process (``root``) computes or sleeps.
+
+    While it waits for a processor that others have the clock stands, so that a limit means the same
+    on a busy machine.  It never runs faster than a clock on the wall.
+    """
+
+    def __init__(self, root: int, limit: float, whole: float) -> None:
+        self.root, self.limit, self.left = root, limit, whole
+        self.used = 0.0
+        self.resume()
+
+    def start(self, limit: float) -> None:
+        """A new task with a limit of its own."""
+        self.limit, self.used = limit, 0.0
+        self.resume()
+
+    def resume(self) -> None:
+        """What happened until now does not count."""
+        self.seen = time.monotonic(), processor_seconds(self.root)
+
+    def over(self) -> bool:
+        """Whether the task has used up its time, or all tasks theirs."""
+        now, computed = time.monotonic(), processor_seconds(self.root)
+        wall, own = now - self.seen[0], computed - self.seen[1]
+        self.seen = now, computed
+        runs = any(running(process) for process in tree(self.root))
+        spent = wall if own < IDLE * wall and not runs else min(wall, max(own, 0.0))
+        self.used += spent
+        self.left -= spent
+        return self.used >= self.limit or self.left <= 0
+
+
+def running(process: psutil.Process) -> bool:
+    """Whether a process computes, or could if there were a processor for it."""
+    with contextlib.suppress(psutil.Error):
+        return bool(process.status() in (psutil.STATUS_RUNNING, psutil.STATUS_DISK_SLEEP))
+    return False
+
+
+class Watch:
+    """Ends a process with all that descend from it when together they take too much; ``reason``
+    says what, as an error's name.
+    """
+
+    def __init__(self, root: int, memory_gib: float = MEMORY_GIB, most: int = PROCESSES) -> None:
+        self.root, self.memory, self.most, self.reason = root, memory_gib * 2**30, most, ""
+        threading.Thread(target=self.look, daemon=True).start()
+
+    def look(self) -> None:
+        """Look until the process has ended."""
+        while processes := list(tree(self.root)):
+            if len(processes) > self.most:
+                self.reason = "TooManyProcesses"
+            elif memory(processes) > self.memory:
+                self.reason = "MemoryError"
+            if self.reason:
+                end(self.root)
+            time.sleep(0.1)
+
+
+def end(root: int) -> None:
+    """Kill a process and all that descend from it, also where these go on to fork."""
+    stopped = set[int]()
+    while new := [process for process in tree(root) if process.pid not in stopped]:
+        for process in new:
+            stopped.add(process.pid)
+            with contextlib.suppress(psutil.Error):
+                process.suspend()
+    for process in reversed(list(tree(root))):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+def memory(processes: list[psutil.Process]) -> float:
+    """Bytes that processes hold, shared pages counted once where their plain sum is much."""
+    plain = shared = 0.0
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            plain += process.memory_info().rss
+    if len(processes) == 1 or plain < 2**30:
+        return plain
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            shared += process.memory_full_info().pss
+    return shared
