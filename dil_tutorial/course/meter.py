@@ -1,6 +1,8 @@
 """What the processes of a hand-in take, all of them together: time, memory, and their number."""
 
 import contextlib
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -90,14 +92,18 @@ class Watch:
 
 
 def end(root: int) -> None:
-    """Kill a process and all that descend from it, also where these go on to fork."""
-    stopped = set[int]()
-    while new := [process for process in tree(root) if process.pid not in stopped]:
-        for process in new:
-            stopped.add(process.pid)
-            with contextlib.suppress(psutil.Error):
-                process.suspend()
-    for process in reversed(list(tree(root))):
+    """Kill a process and all that descend from it: by their groups, which nothing that forks on and
+    on outruns, then one by one.
+    """
+    processes = list(tree(root))
+    groups = set[int]()
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            groups.add(os.getpgid(process.pid))
+    for group in groups - {os.getpgrp()}:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, signal.SIGKILL)
+    for process in processes:
         with contextlib.suppress(psutil.Error):
             process.kill()
 

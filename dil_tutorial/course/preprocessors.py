@@ -117,8 +117,12 @@ class LockedExecute(Execute):
 
     # --- The student's process
 
-    async def async_start_new_kernel(self, **settings: Any) -> None:
-        await super().async_start_new_kernel(**settings)
+    def start_new_kernel(self, **settings: Any) -> None:
+        super().start_new_kernel(**settings)
+        self.meter()
+
+    def meter(self) -> None:
+        """Look from now on at what the new process takes."""
         root = self.km.provisioner.pid
         self.watch, self.clock = Watch(root), Clock(root, CELL_SECONDS, self.left)
 
@@ -186,6 +190,7 @@ class LockedExecute(Execute):
         await self.km.shutdown_kernel(now=True, restart=True)
         self.kc.stop_channels()
         await self.async_start_new_kernel()
+        self.meter()
         await self.async_start_new_kernel_client()
 
     async def reply(self, code: str, **how: Any) -> dict[str, Any]:

@@ -27,8 +27,10 @@ from typing import Any
 
 import zmq
 from ipykernel.iostream import OutStream
+from ipykernel.ipkernel import IPythonKernel
 from ipykernel.zmqshell import ZMQInteractiveShell
 from jupyter_client.manager import AsyncKernelManager
+from traitlets import Type
 
 from dil_tutorial.errors import InputError
 
@@ -287,6 +289,12 @@ class Shell(ZMQInteractiveShell):
         raise SystemExit("exit() and quit() end nothing but their own cell")
 
 
+class Kernel(IPythonKernel):
+    """IPython's, with this shell."""
+
+    shell_class = Type(Shell)
+
+
 class ShortStream(OutStream):
     """What a cell prints, up to a limit: half a minute of print would take gigabytes, here and at
     the grader's.
@@ -361,7 +369,7 @@ def main() -> None:
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
     IPKernelApp.launch_instance(
-        argv=[*asked.kernel, "--IPythonKernel.shell_class=dil_tutorial.course.sandbox.Shell"],
+        argv=[*asked.kernel, "--IPKernelApp.kernel_class=dil_tutorial.course.sandbox.Kernel"],
         outstream_class="dil_tutorial.course.sandbox.ShortStream",
     )
 
