@@ -222,6 +222,12 @@ def export(
             else exports.canvas(rows, column or assignment, most)
         )
         write_text(out, csv_text)
+        waiting = [
+            row["student"] for row in rows if row["total"] is not None and not exports.is_final(row)
+        ]
+        if waiting:
+            say(f"not final, so not in it: {', '.join(waiting)}")
+        say(f"the assignment's maximum grade there must be {most:g}")
     wrote(out)
 
 

@@ -21,11 +21,15 @@ from dil_tutorial.errors import InputError
 from dil_tutorial.support.files import write_bytes, write_json
 
 SETUP = """#!/bin/sh
-# Gradescope runs this once, as it builds the autograder's image.
+# Gradescope runs this once, as it builds the autograder's image.  Its images have Pythons of many
+# ages, so uv brings one, and PyTorch without CUDA.
 set -e
 apt-get update -q && apt-get install -y -q python3-venv
-python3 -m venv /autograder/venv
-/autograder/venv/bin/pip install -q -r /autograder/source/requirements.txt
+python3 -m venv /autograder/uv
+/autograder/uv/bin/pip install -q uv
+/autograder/uv/bin/uv venv -q --python 3.12 /autograder/venv
+/autograder/uv/bin/uv pip install -q --python /autograder/venv/bin/python --torch-backend cpu \\
+    -r /autograder/source/requirements.txt
 """
 RUN = """#!/bin/sh
 # Gradescope runs this for each hand-in.
@@ -35,68 +39,79 @@ PYTHONPATH=$HERE/source/library exec ${PYTHON:-/autograder/venv/bin/python} -m d
 """  # noqa: E501
 
 
-def moodle(rows: Sequence[dict[str, Any]], most: float) -> str:
-    """Points as Moodle's grading worksheet, which Upload grading worksheet takes; participants are
-    known by their number.
+def is_final(row: dict[str, Any]) -> bool:
+    """Whether all of a student's points are known, those given by hand, too."""
+    return row["total"] is not None and None not in row["cells"].values()
 
-    >>> moodle(
-    ...     [
-    ...         {"student": "ada-lovelace-4711", "total": 88.0},
-    ...         {"student": "noether", "total": None},
-    ...     ],
-    ...     100,
-    ... ).splitlines()
-    ['Identifier,Full name,Grade,Maximum Grade', 'Participant 4711,ada-lovelace,88,100']
+
+def moodle(rows: Sequence[dict[str, Any]], most: float) -> str:
+    """Final points as Moodle's grading worksheet, which Upload grading worksheet takes.
+
+    Participants are known by their number.  Moodle's importer (mod/assign/feedback/offline) wants
+    these columns; it keeps a grade that somebody gave there after the time of ours.
+
+    >>> noether = {"student": "noether-4711", "total": 88.0, "cells": {"kl": 88.0}}
+    >>> noether["graded"] = "2026-12-01 10:00 UTC"
+    >>> print(moodle([noether], 100))
+    Identifier,Full name,Grade,Maximum Grade,Last modified (grade)
+    Participant 4711,noether,88,100,2026-12-01 10:00 UTC
+    <BLANKLINE>
     """
-    known = [
-        (re.fullmatch(r"(.*)-(\d+)", row["student"]), row["total"])
-        for row in rows
-        if row["total"] is not None
-    ]
     lines = [
         {
-            "Identifier": f"Participant {name[2]}",
-            "Full name": name[1],
-            "Grade": f"{total:g}",
+            "Identifier": f"Participant {number}",
+            "Full name": name,
+            "Grade": f"{row['total']:g}",
             "Maximum Grade": f"{most:g}",
+            "Last modified (grade)": row["graded"],
         }
-        for name, total in known
-        if name
+        for name, number, row in numbered(rows, "Moodle")
     ]
-    if not lines:
-        raise InputError(
-            "nobody's name ends in Moodle's number (as ada-lovelace-4711): collect Moodle's own "
-            "zip file"
-        )
     return as_csv(lines)
 
 
 def canvas(rows: Sequence[dict[str, Any]], column: str, most: float) -> str:
-    """Points as Canvas' gradebook imports them; students are known by their number, ``column`` is
-    the assignment's.
+    """Final points as Canvas' gradebook imports them (lib/gradebook_importer.rb); students are
+    known by their number, ``column`` is the assignment's.
 
-    >>> print(canvas([{"student": "noether-12", "total": 88.0}], "A1 (345)", 100))
+    >>> noether = {"student": "noether-12", "total": 88.0, "cells": {"kl": 88.0}}
+    >>> print(canvas([noether], "A1 (345)", 100))
     Student,ID,Section,A1 (345)
         Points Possible,,,100
     noether,12,,88
     <BLANKLINE>
     """
-    known = [
-        (re.fullmatch(r"(.*)-(\d+)", row["student"]), row["total"])
-        for row in rows
-        if row["total"] is not None
+    lines = [
+        [name, number, "", f"{row['total']:g}"] for name, number, row in numbered(rows, "Canvas")
     ]
-    lines = [[name[1], name[2], "", f"{total:g}"] for name, total in known if name]
-    if not lines:
-        raise InputError(
-            "nobody's name ends in Canvas' number (as noether-12): collect Canvas' own zip file"
-        )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows(
         [["Student", "ID", "Section", column], ["    Points Possible", "", "", f"{most:g}"], *lines]
     )
     return text.getvalue()
+
+
+def numbered(
+    rows: Sequence[dict[str, Any]], platform: str
+) -> list[tuple[str, str, dict[str, Any]]]:
+    """(name, the platform's number, row) of all whose points are final; InputError if nobody has a
+    number, or nobody's points are final.
+    """
+    known = [
+        (name[1], name[2], row)
+        for row in rows
+        if (name := re.fullmatch(r"(.*)-(\d+)", row["student"]))
+    ]
+    if not known:
+        raise InputError(
+            f"nobody's name ends in {platform}'s number (as noether-4711): collect {platform}'s "
+            "own zip file"
+        )
+    final = [student for student in known if is_final(student[2])]
+    if not final:
+        raise InputError("nobody's points are final: grade the answers in words by hand first")
+    return final
 
 
 def gradescope(course: Path, assignment: str, place: Path) -> None:
@@ -156,21 +171,24 @@ def mark(course: Path, assignment: str, submission: Path, place: Path) -> None:
 
 
 def results(course: Path, assignment: str, student: str) -> dict[str, Any]:
-    """A hand-in's points and what its student is told, a test of Gradescope's for each question."""
+    """A hand-in's points and what its student is told, a test of Gradescope's for each question.
+
+    An answer that a human has yet to grade has no score there, and the output says that the sum is
+    not final.
+    """
     master, points = source(course, assignment), scores(course, assignment)[student]
     messages = feedback.told(course, assignment, student, master)
-    tests = []
+    tests: list[dict[str, Any]] = []
+    by_hand = 0
     for ask in questions(master):
         got = earned(ask, points)
-        tests.append(
-            {
-                "name": ask["title"],
-                "max_score": ask["points"],
-                "score": got or 0.0,
-                "visibility": "visible",
-                "output": "graded by hand later"
-                if got is None
-                else "\n".join(messages[ask["question"]]) or "passed",
-            }
-        )
-    return {"score": sum(test["score"] for test in tests), "tests": tests}
+        test: dict[str, Any] = {"name": ask["title"], "visibility": "visible"}
+        if got is None:
+            by_hand += ask["points"]
+            test["output"] = f"not final: up to {ask['points']} points are given by hand later"
+        else:
+            test |= {"score": got, "max_score": ask["points"]}
+            test["output"] = "\n".join(messages[ask["question"]]) or "passed"
+        tests.append(test)
+    told = f"Not final: {by_hand} points are given by hand later." if by_hand else ""
+    return {"score": sum(test.get("score", 0.0) for test in tests), "output": told, "tests": tests}

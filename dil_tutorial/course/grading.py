@@ -5,6 +5,7 @@ keeps the points.
 import hashlib
 import time
 import warnings
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from dil_tutorial.support.files import read_json, write_json
 
 def grade(course: Path, assignment: str, student: str, again: bool = False) -> dict[str, Any]:
     """Grade what one student handed in, unless this very file is graded; returns {"digest",
-    "seconds", "failure"}.
+    "seconds", "failure", "graded"}.
 
     The record is written last: a call that was killed leaves none, and the student is graded anew.
     """
@@ -45,6 +46,7 @@ def grade(course: Path, assignment: str, student: str, again: bool = False) -> d
         "digest": digest,
         "seconds": round(time.perf_counter() - started, 1),
         "failure": failure,
+        "graded": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
     write_json(record, done)
     return done

@@ -24,7 +24,7 @@ from dil_tutorial.support.files import read_json, write_text
 
 def results(course: Path, assignment: str) -> list[dict[str, Any]]:
     """A row for everybody on the list, in the files handed in or in the gradebook: {"student",
-    "status", "total", "cells"}.
+    "status", "total", "cells", "graded"}.
 
     ``status`` is graded, the written answers still to be graded by hand, or why there are no
     points.
@@ -54,7 +54,16 @@ def results(course: Path, assignment: str) -> list[dict[str, Any]]:
             by_hand = sum(points is None for points in cells.values())
             status = f"graded, but for {by_hand} by hand" if by_hand else "graded"
         total = sum(points or 0.0 for points in cells.values()) if cells else None
-        rows.append({"student": student, "status": status, "total": total, "cells": cells})
+        graded_at = done["graded"] if done else ""
+        rows.append(
+            {
+                "student": student,
+                "status": status,
+                "total": total,
+                "cells": cells,
+                "graded": graded_at,
+            }
+        )
     return rows
 
 

@@ -5,9 +5,11 @@ instructor's page.
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 import zipfile
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -27,31 +29,73 @@ needs_landlock = pytest.mark.skipif(
     not sandbox.available(), reason="no Landlock here to lock code of strangers in"
 )
 
+AT = "2026-12-01 10:00 UTC"
 ROWS = [
-    {"student": "ada-lovelace-4711", "total": 88.5},
-    {"student": "émilie-77", "total": 0.0},
-    {"student": "x-5", "total": None},
+    {"student": "ada-lovelace-4711", "total": 88.5, "cells": {"kl": 88.5}, "graded": AT},
+    {"student": "émilie-77", "total": 0.0, "cells": {"kl": 0.0}, "graded": AT},
+    {"student": "x-5", "total": None, "cells": {}, "graded": ""},
+    {"student": "li-wei-6", "total": 62.0, "cells": {"kl": 62.0, "words": None}, "graded": AT},
 ]
 
 
-def test_points_go_to_people_by_their_numbers():
-    moodle = list(csv.DictReader(io.StringIO(exports.moodle(ROWS, 100))))
-    assert [(row["Identifier"], row["Grade"]) for row in moodle] == [
-        ("Participant 4711", "88.5"),
-        ("Participant 77", "0"),
-    ]
-    canvas = list(csv.DictReader(io.StringIO(exports.canvas(ROWS, "A1 (345)", 100))))
-    assert [(row["ID"], row["A1 (345)"]) for row in canvas] == [
-        ("", "100"),
-        ("4711", "88.5"),
-        ("77", "0"),
-    ]
+def imported_by_moodle(text, participants, most, own=()):
+    """What Moodle's importer makes of a worksheet, by its rules: {participant: grade}; ``own`` are
+    the times of grades that were given there.
+    """
+    header, *lines = csv.reader(io.StringIO(text))
+    assert {"Identifier", "Grade", "Last modified (grade)"} <= set(header), "invalidgradeimport"
+    assert all(len(line) == len(header) for line in lines)
+    taken = {}
+    for line in (dict(zip(header, line, strict=True)) for line in lines):
+        number = int(line["Identifier"][len("Participant ") :])
+        when = datetime.strptime(line["Last modified (grade)"], "%Y-%m-%d %H:%M UTC")
+        stale = number in own and own[number] > when + timedelta(seconds=60)
+        if number in participants and not stale and 0 <= float(line["Grade"] or -1) <= most:
+            taken[number] = float(line["Grade"])
+    return taken
+
+
+def imported_by_canvas(text, students, assignments):
+    """What Canvas' importer makes of a gradebook, by its rules: {student: grade}, and the names of
+    students and assignments that it would make anew.
+    """
+    header, *lines = csv.reader(io.StringIO(text))
+    assert len(header) > 3
+    assert "Student" in header[0]
+    assert "ID" in header[1]
+    assert "Section" in header[2]
+    [column] = header[3:]
+    found = re.fullmatch(r"(.*) \((\d+)\)", column)
+    known = (found and int(found[2]) in assignments) or column in assignments.values()
+    made, taken = [] if known else [column], {}
+    for line in lines:
+        if "Points Possible" in line[0]:
+            continue
+        if line[1].isdigit() and int(line[1]) in students:
+            taken[int(line[1])] = float(line[3])
+        else:
+            made.append(line[0])
+    return taken, made
+
+
+def test_moodle_and_canvas_import_what_is_final():
+    text = exports.moodle(ROWS, 100)
+    assert imported_by_moodle(text, {4711, 77, 5, 6}, 100) == {4711: 88.5, 77: 0.0}
+    # whom the instructor graded there later is left alone
+    later = {77: datetime(2026, 12, 1, 11), 4711: datetime(2026, 11, 1)}
+    assert imported_by_moodle(text, {4711, 77, 5, 6}, 100, later) == {4711: 88.5}
+    text = exports.canvas(ROWS, "A1 (345)", 100)
+    assert imported_by_canvas(text, {4711, 77, 6}, {345: "A1"}) == ({4711: 88.5, 77: 0.0}, [])
+    text = exports.canvas(ROWS, "A1", 100)
+    assert imported_by_canvas(text, {4711, 77, 6}, {345: "A1"}) == ({4711: 88.5, 77: 0.0}, [])
     for export in (
         lambda rows: exports.moodle(rows, 100),
         lambda rows: exports.canvas(rows, "A1", 100),
     ):
         with pytest.raises(InputError, match="nobody's name ends in"):
-            export([{"student": "noether", "total": 1.0}])
+            export([ROWS[0] | {"student": "noether"}])
+        with pytest.raises(InputError, match="nobody's points are final"):
+            export(ROWS[2:])
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +157,9 @@ def test_gradescopes_autograder_grades_as_this_does(folder, tmp_path):
     by_name = {test["name"]: test for test in found[1]["tests"]}
     assert by_name["6 · How far can winners go?"]["score"] == 0
     assert "0.5 log 2" in by_name["6 · How far can winners go?"]["output"]
-    assert by_name["9 · In words"]["output"] == "graded by hand later"
+    assert by_name["9 · In words"]["output"].startswith("not final: up to 10 points")
+    assert "score" not in by_name["9 · In words"]
+    assert found[1]["output"] == "Not final: 10 points are given by hand later."
     assert "no notebook" in found[2]["output"]
 
 
