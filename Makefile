@@ -24,7 +24,7 @@ test-all: .venv/all.stamp
 
 # The series that make test-all samples, whole: every attack on the grader and a class of forty; every loss on a language model of
 # known truth and every architecture.
-test-grader: .venv/all.stamp
+test-grader: .venv/all.stamp .venv/mutation.stamp
 	$(PYTEST) -m "slow or not slow" --whole tests/course
 test-models: .venv/all.stamp
 	$(PYTEST) -m "slow or not slow" --whole tests/experiments/test_known_truth.py tests/llm/test_architectures.py

@@ -113,7 +113,6 @@ def generate(root: Path) -> None:
     command = [sys.executable, "-m", "dil_tutorial", "dev", "commands"]
     write_text(generated / "commands.md", subprocess.check_output(command, text=True))
     write_text(generated / "doctor.md", pages.doctor_page())
-    write_text(generated / "wrong_answers.md", pages.wrong_answers_table())
     write_text(generated / "architecture.md", pages.architecture_page(root))
     write_text(generated / "pair.md", pages.pair_page())
     write_text(generated / "plain.md", pages.plain_page())

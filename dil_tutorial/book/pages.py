@@ -1,7 +1,6 @@
 """The generated pages of the book: each computes what its template in ``templates/`` fills in."""
 
 import re
-import statistics
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
@@ -355,21 +354,6 @@ def doctor_page() -> str:
     from dil_tutorial.llm.doctor import ISSUES
 
     return page("doctor", issues=ISSUES)
-
-
-def wrong_answers_table() -> str:
-    """What ``python benchmarks/wrong_answers.py`` found, an assignment a line."""
-    from dil_tutorial.course.wrong_answers import caught
-
-    results = read_json(BENCHMARKS / "wrong_answers.json")
-    each = {(row["assignment"], row["notebook"]): row["seconds"] for row in results["rows"]}
-    seconds = statistics.median(each.values())
-    return page(
-        "wrong_answers",
-        rows=caught(results["rows"]),
-        seconds=seconds,
-        cores=results["machine"]["cores"],
-    )
 
 
 def architecture_page(root: Path) -> str:

@@ -17,12 +17,13 @@ from typing import Any
 import yaml
 
 from dil_tutorial.book.notebooks import SLIDE, STATE, WIDGET
-from dil_tutorial.course import inventory
 from dil_tutorial.errors import InputError
 from dil_tutorial.support.files import read_json, read_text, write_text
+from dil_tutorial.support.paths import CLONE
 
 TEMPLATES = Path(__file__).parent / "templates"
 CORE = 10  # lessons 00 to 09
+INVENTORY = CLONE / "book" / "inventory.yaml"
 
 
 def markdown(text: str, kind: str) -> dict[str, Any]:
@@ -120,20 +121,19 @@ def title_slide(title: str, line: str, notes: str) -> list[dict[str, Any]]:
     return [markdown(f"# {title}\n\n{line}", "slide"), markdown(notes, "notes")]
 
 
-def room_question(asked: inventory.Question) -> list[dict[str, Any]]:
-    """A question of the concept inventory: choices on the slide, the right one and what each wrong
+def room_question(asked: dict[str, Any]) -> list[dict[str, Any]]:
+    """A question of book/inventory.yaml: choices on the slide, the right one and what each wrong
     one means in the notes.
     """
-    choices = "\n".join(
-        f"{letter}. {choice.text}\n" for letter, choice in zip("ABCD", asked.choices, strict=True)
-    )
+    lettered = list(zip("ABCD", asked["choices"], strict=True))
+    choices = "\n".join(f"{letter}. {choice['text']}\n" for letter, choice in lettered)
     notes = [
-        f"{'**Right.**' if c.right else f'*{c.idea}*'} ({letter})"
-        for letter, c in zip("ABCD", asked.choices, strict=True)
+        f"{'**Right.**' if choice.get('right') else '*' + choice['idea'] + '*'} ({letter})"
+        for letter, choice in lettered
     ]
     return [
-        markdown(f"## Hands up\n\n**{asked.question}**\n\n{choices}", "slide"),
-        markdown("\n\n".join([*notes, f"Lesson {asked.notebook} answers it."]), "notes"),
+        markdown(f"## Hands up\n\n**{asked['question']}**\n\n{choices}", "slide"),
+        markdown("\n\n".join([*notes, f"Lesson {asked['notebook']} answers it."]), "notes"),
     ]
 
 
@@ -205,7 +205,7 @@ def lecture(row: dict[str, Any], notebooks: Path) -> dict[str, Any]:
     """
     contents: dict[Path, dict[str, Any]] = {}
     cells = title_slide(row["title"], row["line"], row["plan"])
-    asked = {question.id: question for question in inventory.read()}
+    asked = {question["id"]: question for question in yaml.safe_load(read_text(INVENTORY))}
     for part in row["parts"]:
         if "ask" in part:
             if part["ask"] not in asked:

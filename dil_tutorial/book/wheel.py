@@ -1,19 +1,16 @@
 """A wheel that needs no clone: the packages, and with them the notebooks, recipes, results and
 assignments (``dil dev wheel``, ``make wheel``).
 
-Students' assignments travel without answers.  What an instructor needs, with answers and tests, is
-in a zip file of its own, which ``dil course init`` reads: the repository is public, so this keeps
-no secret; it keeps a student from stumbling over one.
+Assignments travel as they are released, without answers: an instructor works in a clone.
 """
 
 import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
 from pathlib import Path
 
-from dil_tutorial.course import assignments, cells
+from dil_tutorial.course import assignments
 from dil_tutorial.errors import InputError
 from dil_tutorial.support import paths
 
@@ -36,12 +33,9 @@ def ship(into: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         course = Path(folder)
         assignments.init(course)
-        with zipfile.ZipFile(into / "instructor.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-            for name in assignments.scripts():
-                source = cells.source_of(course, name)
-                archive.write(source, f"{name}/{source.name}")
-                released = assignments.release(course, name)
-                shutil.copytree(released.parent, into / "assignments" / name)
+        for name in assignments.scripts():
+            released = assignments.release(course, name)
+            shutil.copytree(released.parent, into / "assignments" / name)
 
 
 def wheel(out: Path) -> Path:

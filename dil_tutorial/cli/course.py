@@ -8,7 +8,6 @@ import typer
 
 from dil_tutorial.cli.console import console, progress, say, table, wrote
 from dil_tutorial.errors import InputError, unknown_name
-from dil_tutorial.support import paths
 from dil_tutorial.support.extras import need
 
 app = typer.Typer(
@@ -20,13 +19,6 @@ class Kind(enum.StrEnum):
     """A learning platform."""
 
     gradescope = "gradescope"
-    moodle = "moodle"
-    canvas = "canvas"
-
-
-class Quiz(enum.StrEnum):
-    """A platform that imports questions."""
-
     moodle = "moodle"
     canvas = "canvas"
 
@@ -47,8 +39,7 @@ def init(folder: Annotated[Path, typer.Argument(help="The course's folder.")]) -
     """Make a course in FOLDER: nbgrader's configuration, and the assignments with solutions and
     tests in FOLDER/source.
     """
-    if paths.ROOT == paths.CLONE:  # a wheel brings them ready made
-        need("course", "dil course")
+    need("course", "dil course")
     from dil_tutorial.course import assignments
 
     for name, what in assignments.init(folder).items():
@@ -228,29 +219,6 @@ def export(
         if waiting:
             say(f"not final, so not in it: {', '.join(waiting)}")
         say(f"the assignment's maximum grade there must be {most:g}")
-    wrote(out)
-
-
-@app.command()
-def inventory(
-    kind: Annotated[Quiz, typer.Argument(help="For which platform.")],
-    out: Annotated[
-        Path,
-        typer.Option(
-            "--out", help="The file: XML for Moodle, a zip file of QTI for Canvas and others."
-        ),
-    ],
-) -> None:
-    """Twenty questions for before and after the course, in which each wrong choice is an idea that
-    people have.
-    """
-    from dil_tutorial.course import inventory as questions
-    from dil_tutorial.support.files import write_bytes, write_text
-
-    if kind is Quiz.moodle:
-        write_text(out, questions.moodle(questions.read()))
-    else:
-        write_bytes(out, questions.canvas(questions.read()))
     wrote(out)
 
 

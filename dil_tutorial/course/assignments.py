@@ -33,7 +33,7 @@ from typing import Any
 from dil_tutorial.course.cells import read_notebook, source_of, with_seed
 from dil_tutorial.errors import InputError
 from dil_tutorial.support.files import write_text
-from dil_tutorial.support.paths import ASSIGNMENTS, INSTRUCTOR
+from dil_tutorial.support.paths import ASSIGNMENTS
 
 TESTS = "dil_tutorial_tests.zip"  # next to a released notebook, which looks for it there
 FOR_TESTS = ("__init__.py", "lessons/__init__.py", "lessons/exercises.py")
@@ -50,14 +50,20 @@ def scripts(folder: Path = ASSIGNMENTS) -> dict[str, Path]:
     return {path.stem.split("_")[0]: path for path in sorted(folder.glob("a[0-9]*_*.py"))}
 
 
-def script_of(assignment: str) -> Path:
-    """The script of an assignment; InputError if there is none of that name."""
+def known_scripts() -> dict[str, Path]:
+    """``scripts``; InputError where there are none."""
     known = scripts()
     if not known:
         raise InputError(
             f"{ASSIGNMENTS}: not there: students' copies hold no scripts of assignments: clone "
             "the repository"
         )
+    return known
+
+
+def script_of(assignment: str) -> Path:
+    """The script of an assignment; InputError if there is none of that name."""
+    known = known_scripts()
     if assignment not in known:
         raise InputError(f"no assignment {assignment!r}: there are {', '.join(known)}")
     return known[assignment]
@@ -223,20 +229,12 @@ get_config().merge(settings(Path({str(course.resolve())!r})))  # noqa: F821
 
 
 def sources(names: Sequence[str] = ()) -> dict[str, tuple[str, str]]:
-    """The instructor's notebooks, with solutions and tests: by name, the file's name and its text;
-    a clone's or a wheel's.
+    """The instructor's notebooks, with solutions and tests: by name, the file's name and its
+    text.
     """
     import nbformat
 
-    if not scripts() and INSTRUCTOR.is_file():
-        with zipfile.ZipFile(INSTRUCTOR) as archive:
-            entries = [entry.split("/") for entry in archive.namelist()]
-            return {
-                name: (file, archive.read(f"{name}/{file}").decode())
-                for name, file in entries
-                if not names or name in names
-            }
-    chosen = {name: script_of(name) for name in names or scripts()}
+    chosen = {name: script_of(name) for name in names or known_scripts()}
     return {
         name: (f"{path.stem}.ipynb", nbformat.writes(convert(path)) + "\n")
         for name, path in chosen.items()

@@ -141,8 +141,8 @@ def alike(notebooks: dict[str, Any], released: Any) -> list[tuple[str, str, floa
     return sorted(matches, key=lambda row: -row[2])
 
 
-def page(course: Path, assignment: str, master: Any, students: Sequence[str], figure: str) -> str:
-    """The instructor's page of an assignment; ``figure`` is the file of its figure next to it."""
+def page(course: Path, assignment: str, master: Any, students: Sequence[str]) -> str:
+    """The instructor's page of an assignment."""
     notebooks = {student: graded_notebook(course, assignment, student) for student in students}
     records = [
         read_json(course / "graded" / assignment / f"{student}.json") for student in students
@@ -154,7 +154,6 @@ def page(course: Path, assignment: str, master: Any, students: Sequence[str], fi
     return (
         template.render(
             assignment=assignment,
-            figure=figure,
             ideas=ideas(notebooks, titles),
             alike=alike(notebooks, released)[:50],
             students=len(students),

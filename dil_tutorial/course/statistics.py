@@ -1,5 +1,5 @@
 """What comes out of grading an assignment: a table for a learning platform, statistics by question,
-a figure.
+pages.
 """
 
 import csv
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
 
 from dil_tutorial.course import insight
 from dil_tutorial.course.assignments import earned, questions
@@ -18,7 +17,6 @@ from dil_tutorial.course.feedback import page
 from dil_tutorial.course.grading import scores
 from dil_tutorial.course.roster import listed_as, roster
 from dil_tutorial.errors import InputError
-from dil_tutorial.support import plotting
 from dil_tutorial.support.files import read_json, write_text
 
 
@@ -125,7 +123,7 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
 
 def report(course: Path, assignment: str) -> list[Path]:
     """Write course/report: a page for the instructor, a line for each student and for each question
-    (CSV), a figure, and a page for each student.
+    (CSV), and a page for each student.
     """
     master = source(course, assignment)
     out, asked = course / "report", questions(master)
@@ -153,65 +151,14 @@ def report(course: Path, assignment: str) -> list[Path]:
     by_question = statistics(asked, graded)
     write_text(out / f"{assignment}.csv", as_csv(lines))
     write_text(out / f"{assignment}_questions.csv", as_csv(by_question))
-    figure = draw(assignment, asked, graded, by_question, len(rows))
     pages = [page(course, assignment, row["student"], master, row["cells"]) for row in graded]
     for row, text in zip(graded, pages, strict=True):
         write_text(out / "feedback" / assignment / f"{row['student']}.html", text)
     names = [row["student"] for row in graded]
-    write_text(
-        out / f"{assignment}.html",
-        insight.page(course, assignment, master, names, f"{assignment}.svg"),
-    )
+    write_text(out / f"{assignment}.html", insight.page(course, assignment, master, names))
     return [
         out / f"{assignment}.html",
         out / f"{assignment}.csv",
         out / f"{assignment}_questions.csv",
-        *plotting.save(figure, out / assignment),
         out / "feedback" / assignment,
     ]
-
-
-def draw(
-    assignment: str,
-    asked: list[dict[str, Any]],
-    graded: list[dict[str, Any]],
-    by_question: list[dict[str, Any]],
-    of: int,
-) -> Any:
-    """Left the totals; right how many students got all of a question's points, some, none."""
-    figure, (left, right) = plotting.new_figure(columns=2, width=11, height=4.2)
-    best = sum(ask["points"] for ask in asked)
-    left.hist(
-        [row["total"] for row in graded],
-        bins=list(np.linspace(0, best, 21)),
-        color=plotting.COLORS[0],
-    )
-    left.set(
-        xlabel="points",
-        ylabel="students",
-        title=f"{assignment}: {len(graded)} of {of} graded",
-        xlim=(0, best),
-    )
-    left.yaxis.set_major_locator(MaxNLocator(integer=True))
-    titles = [ask["title"] for ask in asked]
-    every, none = (np.array([row[key] or 0.0 for row in by_question]) for key in ("all", "none"))
-    some = np.array(
-        [0.0 if row["all"] is None else 1.0 - row["all"] - row["none"] for row in by_question]
-    )
-    right.barh(titles, every, color=plotting.COLORS[2], label="all points")
-    right.barh(titles, some, left=every, color=plotting.COLORS[2], alpha=0.45, label="some")
-    right.barh(titles, none, left=1 - none, color="0.85", label="none")
-    for number, row in enumerate(by_question):
-        if row["to grade by hand"]:
-            right.text(
-                0.98,
-                number,
-                f"{row['to grade by hand']} to grade by hand",
-                ha="right",
-                va="center",
-                fontsize="small",
-            )
-    right.set(xlim=(0, 1), xlabel="share of students", title="by question")
-    right.invert_yaxis()
-    right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False)
-    return figure

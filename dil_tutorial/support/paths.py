@@ -14,8 +14,6 @@ BENCHMARKS = ROOT / "benchmarks"  # committed results, which the book and the no
 NOTEBOOKS = ROOT / "notebooks"
 RECIPES = ROOT / "recipes"
 ASSIGNMENTS = NOTEBOOKS / "assignments"  # a clone's: with their answers
-# a wheel's: the same as notebooks, where no student comes across them
-INSTRUCTOR = SHIPPED / "instructor.zip"
 
 
 def notebooks() -> Path:

@@ -58,6 +58,7 @@ def test_students_find_no_answer_in_it(made):
         for name in shown:
             assert not {b"BEGIN SOLUTION", b"HIDDEN TESTS"} & set(archive.read(name).split(b"###"))
             assert b"SOLUTION" not in archive.read(name)
+        assert not [name for name in archive.namelist() if "instructor" in name]
 
 
 def test_lab_lays_out_notebooks_recipes_and_assignments_once(installed):
@@ -85,12 +86,10 @@ def test_tour(installed):
     assert json.loads((installed.here / "tour" / "ledger.json").read_text())
 
 
-def test_a_course_is_made_with_the_base_alone_and_released_with_nbgrader(installed):
-    run = installed("course", "init", "class", blocked=["nbgrader", "jupytext", "hypothesis"])
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert len(list((installed.here / "class" / "source").rglob("*.ipynb"))) == 5
-    run = installed("course", "release", "class", "a1")
-    assert run.returncode == 0, run.stdout + run.stderr
+def test_a_course_is_made_in_a_clone(installed):
+    run = installed("course", "init", "class")
+    assert (run.returncode, run.stderr.count("\n")) == (2, 1), run.stderr
+    assert "clone the repository" in run.stderr
 
 
 def test_the_book_needs_a_clone_and_says_so(installed):

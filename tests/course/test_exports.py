@@ -16,11 +16,12 @@ import pytest
 pytest.importorskip("nbgrader", reason="assignments need the course extra")
 pytest.importorskip("jupytext", reason="assignments are written as scripts")
 
+import bank
 import nbformat
 
 from dil_tutorial.course import assignments as course
 from dil_tutorial.course import cells as nb_cells
-from dil_tutorial.course import exports, insight, sandbox, wrong_answers
+from dil_tutorial.course import exports, insight, sandbox
 from dil_tutorial.errors import InputError
 
 if not course.scripts():
@@ -124,7 +125,7 @@ def test_gradescopes_autograder_grades_as_this_does(folder, tmp_path):
     needed = (here / "source" / "requirements.txt").read_text()
     assert "nbgrader" in needed
     assert "trl" not in needed
-    right = wrong_answers.solutions_of(nb_cells.source(folder, "a1"))
+    right = bank.solutions_of(nb_cells.source(folder, "a1"))
     wrong = {**right, "kl": "def kl(p, q):\n    return (q * (q / p).log()).sum()"}
     found = []
     for solutions in (right, wrong, None):
@@ -134,8 +135,7 @@ def test_gradescopes_autograder_grades_as_this_does(folder, tmp_path):
             path.unlink()
         if solutions:
             nbformat.write(
-                wrong_answers.answered(course.released(folder, "a1"), solutions),
-                place / "my answers.ipynb",
+                bank.answered(course.released(folder, "a1"), solutions), place / "my answers.ipynb"
             )
         else:
             (place / "answers.pdf").write_text("not asked for")
@@ -214,17 +214,17 @@ def test_answers_that_fail_alike_are_put_together():
 
 def test_copies_with_other_names_are_alike_and_other_answers_are_not(folder):
     release = nbformat.read(course.released(folder, "a1"), as_version=4)
-    right = wrong_answers.solutions_of(nb_cells.source(folder, "a1"))
-    styles = {answer["question"]: answer["code"] for answer in wrong_answers.written("a1", "right")}
+    right = bank.solutions_of(nb_cells.source(folder, "a1"))
+    styles = {answer["question"]: answer["code"] for answer in bank.written("a1", "right")}
     renamed = {
         name: text.replace("drawn", "zz").replace("first_wins", "yy").replace("below", "u")
         for name, text in right.items()
     }
     path = course.released(folder, "a1")
     notebooks = {
-        "ada": wrong_answers.answered(path, right),
-        "bob": wrong_answers.answered(path, renamed),
-        "cyd": wrong_answers.answered(path, {**right, **styles}),
+        "ada": bank.answered(path, right),
+        "bob": bank.answered(path, renamed),
+        "cyd": bank.answered(path, {**right, **styles}),
         "dan": release,
     }
     assert [(one, other) for one, other, _ in insight.alike(notebooks, release)] == [("ada", "bob")]
