@@ -1,6 +1,7 @@
 """``dil course``: hand out assignments, collect, grade, report."""
 
 import enum
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +33,10 @@ def there(folder: Path) -> Path:
 
 CourseFolder = Annotated[Path, typer.Argument(help="The course's folder.", callback=there)]
 Assignment = Annotated[str, typer.Argument(help="As a1.")]
+Jobs = Annotated[
+    int, typer.Option(min=1, help="Hand-ins at a time; a core each.", show_default="cores")
+]
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @app.command()
@@ -114,13 +119,14 @@ def grade(
     place: Annotated[
         Path | None, typer.Argument(help="Collect this folder or zip file first.")
     ] = None,
+    jobs: Jobs = CORES,
 ) -> None:
     """Grade all that was collected, in the sandbox, and report; a call that was stopped continues
     where it was.
     """
     need("course", "dil course")
     usable = collect_files(folder, assignment, place) if place else True
-    raise typer.Exit(0 if grade_students(folder, assignment, None, again=False) and usable else 1)
+    raise typer.Exit(0 if grade_students(folder, assignment, None, False, jobs) and usable else 1)
 
 
 @app.command()
@@ -128,6 +134,7 @@ def regrade(
     folder: CourseFolder,
     assignment: Assignment,
     students: Annotated[list[str] | None, typer.Argument(help="These only; all if none.")] = None,
+    jobs: Jobs = CORES,
 ) -> None:
     """Release anew, after a change to FOLDER/source, and grade everybody again; points given by
     hand are kept.
@@ -136,10 +143,12 @@ def regrade(
     from dil_tutorial.course import assignments
 
     assignments.release(folder, assignment)
-    raise typer.Exit(0 if grade_students(folder, assignment, students, again=True) else 1)
+    raise typer.Exit(0 if grade_students(folder, assignment, students, True, jobs) else 1)
 
 
-def grade_students(folder: Path, assignment: str, students: list[str] | None, again: bool) -> bool:
+def grade_students(
+    folder: Path, assignment: str, students: list[str] | None, again: bool, jobs: int
+) -> bool:
     """Grade, show points (and what they were before), write the report; False if somebody could not
     be graded.
     """
@@ -152,8 +161,10 @@ def grade_students(folder: Path, assignment: str, students: list[str] | None, ag
     before = {row["student"]: row["total"] for row in statistics.results(folder, assignment)}
     graded = {}
     with progress(len(students or known), "grading") as done:
-        for student in students or known:
-            graded[student] = grading.grade(folder, assignment, student, again=again)
+        for student, record in grading.grade_all(
+            folder, assignment, students or known, again, jobs
+        ):
+            graded[student] = record
             done(student)
     points_table = table(assignment, "student", "points>", "before>", "status")
     for row in statistics.results(folder, assignment):

@@ -8,6 +8,7 @@ says in words what a question may promise beyond right values; an assignment's t
 from here.
 """
 
+import contextlib
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -19,7 +20,7 @@ from hypothesis.strategies import SearchStrategy
 from torch import Tensor, nn
 
 from dil_tutorial.course.answers import arrived, differentiable, parts, slopes, state, travelling
-from dil_tutorial.course.stand_in import BrokenPromise, Lost, StandIn, same
+from dil_tutorial.course.stand_in import BrokenPromise, StandIn, same
 
 PROMISES = {
     "gradient": "it is differentiable in every argument that asks for a gradient",
@@ -57,54 +58,58 @@ class Agreement:
         Without ``values`` only shapes and the other promises count: a sampler may draw otherwise
         than the reference.
         """
-        broken: list[BrokenPromise] = []
+        drawn: list[tuple[Any, ...]] = []
 
-        @seed(0)
-        @settings(
-            max_examples=examples,
-            database=None,
-            deadline=None,
-            report_multiple_bugs=False,
-            print_blob=False,
-            suppress_health_check=list(HealthCheck),
-            phases=(Phase.generate, Phase.shrink),
-        )
-        @given(inputs)
-        def agree(drawn: tuple[Any, ...]) -> None:
-            sent = self.answer.ordered(*drawn)
-            call_text = written(self.names(), sent)
-            why = self.disagreement(sent, tolerance, values)
+        def draw(one: tuple[Any, ...]) -> None:
+            drawn.append(self.answer.ordered(*one))
+
+        drawing(draw, inputs, examples, Phase.generate)
+        replies = self.answer.probed(drawn)
+        wrong = [
+            self.disagreement(sent, reply, tolerance, values)
+            for sent, reply in zip(drawn, replies, strict=True)
+        ]
+        if not any(wrong):
+            return
+        first = next(i for i, why in enumerate(wrong) if why)
+        see = f" (see {where})" if where else ""
+
+        def broken(sent: tuple[Any, ...], why: str | None) -> BrokenPromise:
+            return BrokenPromise(f"{why}: {hint}{see}", written(self.names(), sent))
+
+        smallest = [broken(drawn[first], wrong[first])]
+
+        def agree(one: tuple[Any, ...]) -> None:
+            sent = self.answer.ordered(*one)
+            [reply] = self.answer.probed([sent])
+            why = self.disagreement(sent, reply, tolerance, values)
             if why:
-                see = f" (see {where})" if where else ""
-                broken[:] = [BrokenPromise(f"{why}: {hint}{see}", call_text)]
-                raise broken[0]
+                smallest[:] = [broken(sent, why)]
+                raise smallest[0]
 
-        try:
-            agree()
-        # hypothesis has written the example on it, or could not see it fail again
-        except Exception:
-            if not broken:
-                raise
-            raise BrokenPromise(str(broken[0]), broken[0].example) from None
+        with contextlib.suppress(Exception):  # what was found stays found
+            drawing(agree, inputs, examples, Phase.generate, Phase.shrink)
+        raise smallest[0] from None
 
     def names(self) -> list[str]:
         """The function's parameters."""
         return list(inspect.signature(self.reference).parameters)
 
-    def disagreement(self, sent: tuple[Any, ...], tolerance: float, values: bool) -> str | None:
-        """What an answer does otherwise than the reference, in words; None if nothing."""
+    def disagreement(
+        self, sent: tuple[Any, ...], reply: Any, tolerance: float, values: bool
+    ) -> str | None:
+        """What an answer does otherwise than the reference, in words; None if nothing.
+
+        ``reply`` is what its process replied, or the exception that it raised there.
+        """
         before, right = state(list(sent)), self.right(sent)
-        try:
-            reply = self.answer.sent(next(self.answer.numbers), sent, probe=True)
-        except Lost:
-            raise
-        except Exception as error:
-            if isinstance(right, Exception) and isinstance(error, type(right)):
+        if isinstance(reply, Exception):
+            if isinstance(right, Exception) and isinstance(reply, type(right)):
                 return None
             return (
                 "not answered"
-                if isinstance(error, NotImplementedError) and not str(error)
-                else f"it raises {type(error).__name__}"
+                if isinstance(reply, NotImplementedError) and not str(reply)
+                else f"it raises {type(reply).__name__}"
             )
         if isinstance(right, Exception):
             return f"it raises no {type(right).__name__}"
@@ -191,6 +196,25 @@ class Agreement:
                     if any(part is not None for part in gradients)
                     else "no gradient arrives"
                 )
+
+
+def drawing(
+    use: Callable[[tuple[Any, ...]], None],
+    inputs: SearchStrategy[tuple[Any, ...]],
+    examples: int,
+    *phases: Phase,
+) -> None:
+    """Call ``use`` with what hypothesis draws, the same every time."""
+    quiet = settings(
+        max_examples=examples,
+        database=None,
+        deadline=None,
+        report_multiple_bugs=False,
+        print_blob=False,
+        suppress_health_check=list(HealthCheck),
+        phases=phases,
+    )
+    seed(0)(quiet(given(inputs)(use)))()
 
 
 # --- Comparing ------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ answers: an answer that breaks it gets no points for what it says then.
 
 import base64
 import random
+from collections.abc import Callable
 from typing import Any
 
 import cloudpickle
@@ -65,6 +66,12 @@ class Answers:
             }
             self.results[number] = outputs, wanted
         return reply
+
+    def probes(
+        self, names: dict[str, Any], number: int, name: str, many: list[bytes]
+    ) -> list[dict[str, Any]]:
+        """What ``call`` replies to each of many probes, or the error."""
+        return [answered(self.call, names, number, name, inputs, True) for inputs in many]
 
     def gradient(self, names: dict[str, Any], number: int, inputs: bytes) -> list[Tensor | None]:
         """Of an earlier call's result, given the gradients of something with respect to its parts:
@@ -204,12 +211,20 @@ ANSWERS = Answers()
 
 def answer(names: dict[str, Any], request: str) -> str:
     """The reply to a request, for the kernel whose names are ``names``: plain data in base64."""
-    try:
+
+    def reply() -> Any:
         what, *details = cloudpickle.loads(base64.b64decode(request))
-        reply = {"reply": getattr(ANSWERS, what)(names, *details)}
+        return getattr(ANSWERS, what)(names, *details)
+
+    return base64.b64encode(plain.packed(answered(reply))).decode("ascii")
+
+
+def answered(call: Callable[..., Any], *details: Any) -> dict[str, Any]:
+    """What a call replies, or its error's name and words."""
+    try:
+        return {"reply": call(*details)}
     except BaseException as error:  # whatever an answer raises is its student's
-        reply = {"error": [type(error).__name__, told(error)]}
-    return base64.b64encode(plain.packed(reply)).decode("ascii")
+        return {"error": [type(error).__name__, told(error)]}
 
 
 def told(error: BaseException) -> str:

@@ -3,8 +3,12 @@ keeps the points.
 """
 
 import hashlib
+import multiprocessing
+import os
 import time
 import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,7 @@ from dil_tutorial.course import sandbox
 from dil_tutorial.course.assignments import run
 from dil_tutorial.course.cells import source_of
 from dil_tutorial.course.hand_ins import refuse_links
+from dil_tutorial.course.turns import turn
 from dil_tutorial.errors import InputError
 from dil_tutorial.support.files import read_json, write_json
 
@@ -39,7 +44,8 @@ def grade(course: Path, assignment: str, student: str, again: bool = False) -> d
     record.unlink(missing_ok=True)
     started, failure = time.perf_counter(), ""
     try:
-        run("Autograde", course, assignment, student)
+        with turn(course):
+            run("Autograde", course, assignment, student)
     except InputError as error:  # one bad notebook does not stop the rest
         failure = f"{error}: look at it, then dil course regrade {course} {assignment} {student}"
     done = {
@@ -50,6 +56,23 @@ def grade(course: Path, assignment: str, student: str, again: bool = False) -> d
     }
     write_json(record, done)
     return done
+
+
+def grade_all(
+    course: Path, assignment: str, students: Sequence[str], again: bool, jobs: int
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """``grade`` for each student, ``jobs`` of them at a time; yields (student, record) as they are
+    done.  The number of jobs changes no result.
+    """
+    os.environ["OMP_NUM_THREADS"] = "1"  # of workers and kernels: a core each
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        try:
+            asked = {pool.submit(grade, course, assignment, one, again): one for one in students}
+            for done in as_completed(asked):
+                yield asked[done], done.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def waiting(course: Path, assignment: str) -> list[str]:

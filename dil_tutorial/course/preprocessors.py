@@ -27,6 +27,7 @@ from dil_tutorial.course.hand_ins import refuse_links
 from dil_tutorial.course.meter import Clock, Watch
 from dil_tutorial.course.sandbox import SandboxedKernel
 from dil_tutorial.course.stand_in import ANSWER, Lost, reply_to
+from dil_tutorial.course.turns import turn_of_others
 
 CELL_SECONDS, NOTEBOOK_SECONDS = 30.0, 600.0  # as meter.Clock counts
 SHOWN, GIST = 1_000_000, 5_000  # bytes of a cell, characters of an error's line
@@ -69,7 +70,8 @@ class LockedExecute(Execute):
             )
             resources["metadata"]["path"] = folder
             try:
-                return super().preprocess(nb, resources, *more)
+                with turn_of_others(Path(self.config.CourseDirectory.root or ".")):
+                    return super().preprocess(nb, resources, *more)
             finally:
                 resources["metadata"]["path"] = own
 

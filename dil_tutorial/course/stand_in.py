@@ -59,6 +59,14 @@ def reply_to(ask: Ask, what: str, *details: Any) -> Any:
     text = ask(base64.b64encode(cloudpickle.dumps((what, *details))).decode("ascii"))
     try:
         reply = plain.read(base64.b64decode(text, validate=True))
+    except (ValueError, TypeError):
+        raise AnswerError("the answer sent back what cannot be read") from None
+    return opened(reply)
+
+
+def opened(reply: Any) -> Any:
+    """What a call replied; what it raised is raised here."""
+    try:
         if "reply" in reply:
             return reply["reply"]
         name, words = reply["error"]
@@ -108,13 +116,34 @@ class StandIn:
         bound.apply_defaults()
         return tuple(bound.arguments.values())
 
-    def sent(self, number: int, given: Sequence[Any], probe: bool = False) -> dict[str, Any]:
-        """The reply to a call; TypeError where it is none."""
-        reply = reply_to(self.ask, "call", number, self.__name__, travelling(tuple(given)), probe)
-        wanted = {"value", "after", "global RNG state"} | ({"slopes", "again"} if probe else set())
+    def sent(self, number: int, given: Sequence[Any]) -> dict[str, Any]:
+        """The reply to a call; AnswerError where it is none."""
+        reply = reply_to(self.ask, "call", number, self.__name__, travelling(tuple(given)))
+        wanted = {"value", "after", "global RNG state"}
         if not isinstance(reply, dict) or not wanted <= reply.keys():
             raise AnswerError("the answer sent back what cannot be read")
         return reply
+
+    def probed(self, many: Sequence[Sequence[Any]]) -> list[Any]:
+        """Of each of many lists of arguments what ``sent`` would return, or the exception; one
+        request for all.
+        """
+        sent = [travelling(tuple(given)) for given in many]
+        replies = reply_to(self.ask, "probes", next(self.numbers), self.__name__, sent)
+        if not isinstance(replies, list) or len(replies) != len(many):
+            raise AnswerError("the answer sent back what cannot be read")
+        return [self.read(reply) for reply in replies]
+
+    def read(self, reply: Any) -> Any:
+        """A probe's reply, or the exception that was raised."""
+        try:
+            found = opened(reply)
+        except Exception as error:
+            return error
+        wanted = {"value", "after", "global RNG state", "slopes", "again"}
+        if isinstance(found, dict) and wanted <= found.keys():
+            return found
+        return AnswerError("the answer sent back what cannot be read")
 
     def compare(self, before: list[Any], after: Any, given: Sequence[Any]) -> None:
         """Take over what may have changed; BrokenPromise where something else did."""
