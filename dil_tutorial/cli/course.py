@@ -53,32 +53,12 @@ def init(folder: Annotated[Path, typer.Argument(help="The course's folder.")]) -
 
 
 @app.command()
-def release(
-    folder: CourseFolder,
-    assignment: Assignment,
-    personal: Annotated[
-        bool,
-        typer.Option(
-            help="With one for each student in FOLDER/students.csv, with their own numbers."
-        ),
-    ] = False,
-) -> None:
+def release(folder: CourseFolder, assignment: Assignment) -> None:
     """Make the students' notebook of an assignment: without solutions and hidden tests."""
     need("course", "dil course")
     from dil_tutorial.course import assignments
-    from dil_tutorial.course.roster import roster
 
     say(f"hand out {assignments.release(folder, assignment)}")
-    if personal:
-        students = list(roster(folder))
-        if not students:
-            raise InputError(
-                f"{folder / 'students.csv'}: not there, or empty: it needs a column id, a line "
-                "for each student"
-            )
-        say(
-            f"or to each student their own, in {assignments.personal(folder, assignment, students)}"
-        )
 
 
 @app.command()

@@ -21,11 +21,12 @@ from torch import Tensor, nn
 
 from dil_tutorial.course.answers import arrived, differentiable, parts, slopes, state, travelling
 from dil_tutorial.course.stand_in import BrokenPromise, StandIn, same
+from dil_tutorial.errors import InputError
 
 PROMISES = {
     "gradient": "it is differentiable in every argument that asks for a gradient",
     "dtype": "it keeps the dtype of its arguments (`float32` stays `float32`)",
-    "shapes": "it takes tensors of any shape, empty ones too",
+    "shapes": "it takes tensors of any shape",
     "stable": r"numbers of $\pm10^4$ give finite, right values and slopes",
     "generator": "all its randomness comes from the generator",
     "float": "it returns a Python float",
@@ -35,18 +36,25 @@ FLOAT32 = 1e-4  # its tolerance, relative
 
 
 class Agreement:
-    """``check(inputs, hint, where)``: a test of a question's answer against its reference."""
+    """``check(hint, where)``: a test of a question's answer against its reference, on the
+    ``inputs`` that its text names.
+    """
 
     def __init__(
-        self, answer: StandIn, reference: Callable[..., Any], promises: Sequence[str] = ()
+        self,
+        answer: StandIn,
+        reference: Callable[..., Any],
+        promises: Sequence[str] = (),
+        inputs: SearchStrategy[tuple[Any, ...]] | None = None,
     ) -> None:
-        self.answer, self.reference, self.promises = answer, reference, promises
+        self.answer, self.reference = answer, reference
+        self.promises, self.inputs = promises, inputs
 
     def __call__(
         self,
-        inputs: SearchStrategy[tuple[Any, ...]],
         hint: str,
         where: str = "",
+        inputs: SearchStrategy[tuple[Any, ...]] | None = None,
         tolerance: float = 1e-9,
         examples: int = 30,
         values: bool = True,
@@ -58,6 +66,9 @@ class Agreement:
         Without ``values`` only shapes and the other promises count: a sampler may draw otherwise
         than the reference.
         """
+        inputs = inputs if inputs is not None else self.inputs
+        if inputs is None:
+            raise InputError(f"{self.answer.__name__}: its cell names no inputs")
         drawn: list[tuple[Any, ...]] = []
 
         def draw(one: tuple[Any, ...]) -> None:

@@ -5,8 +5,9 @@ An assignment is a script (py:percent) in notebooks/assignments.  Four kinds of 
 nbgrader's:
 
 - ``# %% solution="name"``: the student's place; what stands between BEGIN SOLUTION and END SOLUTION
-  is cut out of the release; ``promises="gradient dtype"`` says what else is tested
-  (``agreement.PROMISES``), and the question's text is told of it;
+  is cut out of the release; ``inputs="ref:distribution"`` says what it is tried on
+  (``inputs.KINDS``), ``promises="gradient"`` what else is tested (``agreement.PROMISES``); the
+  question's text is told of both;
 - ``# %% tests="name" points=4``: tests that the student sees and runs;
 - ``# %% hidden="name" points=6``: tests that are cut out of the release and put back when grading;
 - ``# %% [markdown] written="name" points=10``: an answer in words; the text is the model answer,
@@ -17,12 +18,10 @@ the scripts; from then on the notebooks below its source folder count, and an in
 them there.
 """
 
-import hashlib
 import io
 import logging
 import os
 import re
-import shutil
 import sys
 import warnings
 import zipfile
@@ -30,7 +29,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dil_tutorial.course.cells import read_notebook, source_of, with_seed
+from dil_tutorial.course.cells import source_of
 from dil_tutorial.errors import InputError
 from dil_tutorial.support.files import write_text
 from dil_tutorial.support.paths import ASSIGNMENTS
@@ -39,6 +38,9 @@ TESTS = "dil_tutorial_tests.zip"  # next to a released notebook, which looks for
 FOR_TESTS = ("__init__.py", "lessons/__init__.py", "lessons/exercises.py")
 PACKAGE = Path(__file__).resolve().parents[1]
 KINDS = ("solution", "tests", "hidden", "written")
+RULES = """**Rules.** Write it yourself, in any style, with any package that is installed. When graded, your answers run in a process of their own: without this library (`dil_tutorial`, `toy`), which holds the answers, without files, network or other programs, with 4 GiB of memory for all that they start. A cell, and all tests of a question together, may compute for 30 seconds; tests call a function at most 200 times. What does not fit in there fails with Python's own error, and costs that question alone. `exit()` ends its own cell.
+
+**Grading.** Visible tests stand below each answer; others run when you hand in. They draw inputs as the question's line *Inputs* says. Numbers agree to $10^{-9}$, times their size where that is above 1 ($10^{-4}$ in float32), unless a test says otherwise: arithmetic rounds at about $10^{-16}$. Leave your arguments as they were: tests look. Each question is tested on its own; if you call an earlier answer of yours, a mistake in it costs here, too. Keep this file in the folder `notebooks` of your copy: a test that fails then links to the section that helps."""  # noqa: E501
 
 
 def scripts(folder: Path = ASSIGNMENTS) -> dict[str, Path]:
@@ -76,15 +78,21 @@ def convert(script: Path) -> Any:
     import jupytext
 
     notebook = jupytext.read(script)
+    from dil_tutorial.course.inputs import in_words
+
     seen: set[str] = set()
     for number, cell in enumerate(notebook.cells):
+        cell.source = cell.source.replace("{rules}", RULES)
         cell["id"] = f"{script.stem.split('_')[0]}-{number:03d}"
         kind = next((kind for kind in KINDS if kind in cell.metadata), "given")
         if kind == "given" and cell.cell_type != "code":
             continue
         name, points = cell.metadata.pop(kind, f"cell{number}"), cell.metadata.pop("points", None)
-        if promise_text := promised(cell.metadata.get("promises", "")):
-            notebook.cells[number - 1].source += f"\n\n*{promise_text}*"
+        asked = [promised(cell.metadata.get("promises", ""))]
+        if inputs := cell.metadata.get("inputs"):
+            asked.insert(0, f"Inputs: {in_words(inputs)}.")
+        if text := " ".join(filter(None, asked)):
+            notebook.cells[number - 1].source += f"\n\n*{text}*"
         grade_id = name if kind in ("solution", "written") else f"{name}-{kind}"
         if grade_id in seen:
             raise InputError(
@@ -263,35 +271,6 @@ def release(course: Path, assignment: str) -> Path:
                 f"dil_tutorial/{module}", (PACKAGE / module).read_text(encoding="utf-8")
             )
     return notebook
-
-
-def seed_of(student: str) -> int:
-    """The number from which a student's own numbers are made; 0 is that of the release for all.
-
-    >>> seed_of("noether") == seed_of("noether") != seed_of("hilbert")
-    True
-    """
-    return 1 + int(hashlib.sha256(student.encode()).hexdigest(), 16) % 999_999
-
-
-def personal(course: Path, assignment: str, students: Sequence[str]) -> Path:
-    """A copy of the released notebook for each student, with numbers of their own; returns the
-    folder of these.
-    """
-    import nbformat
-
-    common = released(course, assignment)
-    if not any(with_seed(cell.source, 1) != cell.source for cell in read_notebook(common).cells):
-        raise InputError(f"{assignment}: no cell says SEED = 0, so there are no numbers to change")
-    folder = course / "personal" / assignment
-    for student in students:
-        notebook = read_notebook(common)
-        for cell in notebook.cells:
-            if cell.cell_type == "code":
-                cell.source = with_seed(cell.source, seed_of(student))
-        write_text(folder / student / common.name, nbformat.writes(notebook) + "\n")
-        shutil.copy(common.with_name(TESTS), folder / student)
-    return folder
 
 
 def released(course: Path, assignment: str) -> Path:

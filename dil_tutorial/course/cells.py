@@ -1,6 +1,5 @@
 """The notebooks of a course and what nbgrader has written into their cells."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +42,3 @@ def read_notebook(path: Path) -> Any:
         raise InputError(
             f"{path}: not a notebook that can be read ({type(error).__name__})"
         ) from None
-
-
-def with_seed(code: str, seed: int) -> str:
-    """A given cell with a student's seed in it, where it has one.
-
-    >>> with_seed("SEED = 0  # yours", 17)
-    'SEED = 17  # yours'
-    """
-    return re.sub(r"^SEED = \d+", f"SEED = {seed}", code, flags=re.MULTILINE)

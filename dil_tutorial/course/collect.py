@@ -3,13 +3,12 @@
 import ast
 import copy
 import json
-import re
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from dil_tutorial.course.assignments import points_of, released, seed_of
+from dil_tutorial.course.assignments import points_of, released
 from dil_tutorial.course.cells import marks, read_notebook, source_of
 from dil_tutorial.course.hand_ins import files_in, names_of, settled, slug
 from dil_tutorial.course.roster import roster
@@ -213,7 +212,7 @@ def collect(course: Path, assignment: str, place: Path) -> list[dict[str, Any]]:
             whole, row["note"] = (
                 (None, content)
                 if isinstance(content, str)
-                else put_together(course, assignment, master, row["student"], content)
+                else put_together(assignment, master, content)
             )
             if whole is not None:
                 row["usable"] = True
@@ -275,9 +274,7 @@ def choose(
     return first[1]
 
 
-def put_together(
-    course: Path, assignment: str, master: Any, student: str, content: bytes
-) -> tuple[Any, str]:
+def put_together(assignment: str, master: Any, content: bytes) -> tuple[Any, str]:
     """A student's notebook as it will be graded, and a note; None and why where there is none."""
     try:
         notebook = cells_of(content)
@@ -292,33 +289,9 @@ def put_together(
     ):
         return None, f"has no cell and no function of {assignment}: another assignment?"
     whole, deleted = restored(master, notebook)
-    whole.metadata["seed"], notes = own_seed(course, assignment, student, notebook)
     if not marked:
-        notes.append("its cells were made anew: answers are known by the names of functions")
-    elif deleted:
-        notes.append(f"{deleted} deleted cells put back")
-    return whole, "; ".join(notes)
-
-
-def own_seed(course: Path, assignment: str, student: str, notebook: Any) -> tuple[int, list[str]]:
-    """The seed of a student's numbers, 0 where everybody has the same, and what is to be said if
-    others' were handed in.
-    """
-    own = {seed_of(name) for name in (student, re.sub(r"-\d+$", "", student))}
-    seeds = [
-        int(n)
-        for cell in notebook.cells
-        for n in re.findall(r"^SEED = (\d{1,9})\b", cell.source, re.MULTILINE)
-    ]
-    folders = sorted(path.name for path in (course / "personal" / assignment).glob("*"))
-    expected_seed = next((seed_of(name) for name in folders if seed_of(name) in own), 0)
-    seed = seeds[0] if seeds else expected_seed
-    if seed in own or (seed == 0 and not expected_seed):
-        return seed, []
-    whose = next((name for name in folders if seed_of(name) == seed), "nobody known")
-    return expected_seed, [f"has the numbers of {whose}, graded with its own"] if seed else [
-        f"has no numbers of its own (SEED = {seed})"
-    ]
+        return whole, "its cells were made anew: answers are known by the names of functions"
+    return whole, f"{deleted} deleted cells put back" if deleted else ""
 
 
 def collected(course: Path, assignment: str) -> Path:

@@ -8,7 +8,8 @@ import io
 from typing import Any
 
 from dil_tutorial.course.agreement import Agreement
-from dil_tutorial.course.cells import marks, with_seed
+from dil_tutorial.course.cells import marks
+from dil_tutorial.course.inputs import drawn_as
 from dil_tutorial.course.stand_in import Ask, Lost, StandIn
 
 
@@ -17,11 +18,9 @@ class Examiner:
     references, known to no answer.
 
     ``tests`` are its texts by cell: nothing of a student's notebook runs in this process.
-
-    ``seed`` is that of the student's own numbers.
     """
 
-    def __init__(self, master: Any, ask: Ask, seed: int = 0) -> None:
+    def __init__(self, master: Any, ask: Ask) -> None:
         self.names: dict[str, Any] = {"__name__": "__main__"}
         self.references: dict[str, Any] = {"__name__": "__main__"}
         given = [
@@ -43,7 +42,7 @@ class Examiner:
         }
         for source in given:
             with contextlib.redirect_stdout(io.StringIO()):
-                exec(compile(with_seed(source, seed), "given", "exec"), self.names)
+                exec(compile(source, "given", "exec"), self.names)
         self.references.update(self.names)
         for question, cell in solutions.items():
             exec(compile(cell.source, f"reference {question}", "exec"), self.references)
@@ -51,10 +50,14 @@ class Examiner:
             changes = [
                 word.removeprefix("changes:") for word in promises if word.startswith("changes:")
             ]
+            inputs = cell.metadata.get("inputs")
+            drawn = drawn_as(inputs, "gradient" in promises) if inputs else None
             for name in functions(cell.source):
                 stand_in = StandIn(name, self.references[name], ask, changes)
                 self.names[name] = stand_in
-                self.names[f"check_{name}"] = Agreement(stand_in, self.references[name], promises)
+                self.names[f"check_{name}"] = Agreement(
+                    stand_in, self.references[name], promises, drawn
+                )
 
     def run(self, source: str, alone: bool = False) -> list[str] | None:
         """Run a test: None if it passes, else the name of the error, its words, what led to it.

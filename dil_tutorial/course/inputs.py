@@ -1,8 +1,8 @@
-"""What questions are tried on: hypothesis strategies for a function's arguments, smallest first,
-with what breaks answers.
+"""What functions are tried on: an assignment says of each argument what may come, in one word of
+``KINDS``; the question's text is told of it in words, the tests draw it with hypothesis.
 
-Each gives a tuple of arguments.  Tensors are of any size from empty or one on; they hold ties,
-zeros, ends of their range and, where asked for, +-10^4; some are strided views into another tensor.
+``inputs="policy:some_zero ref:distribution beta:beta"`` on a solution's cell is all of it.  Sizes
+that arguments share (Y responses, N rows, one shape and dtype) are drawn once a call.
 """
 
 import sys
@@ -12,23 +12,34 @@ from typing import Any
 import cloudpickle
 import hypothesis.strategies as st
 import torch
-from hypothesis import assume
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
+from dil_tutorial.errors import InputError
+
 FAR = 1e4
+Draw = Callable[[SearchStrategy[Any]], Any]
 
 
-def numbers(low: float = -4, high: float = 4, far: bool = False) -> SearchStrategy[float]:
-    """Numbers of a range, whole ones often, so that ties occur; with ``far`` also +-10^4."""
+class Sizes:
+    """Sizes and dtype that the arguments of one call share."""
+
+    def __init__(self, draw: Draw) -> None:
+        self.Y = draw(st.integers(1, 5))
+        self.N, self.K, self.V = draw(st.integers(1, 3)), draw(st.integers(1, 4)), 4
+        self.shape = tuple(draw(st.lists(st.integers(1, 3), min_size=1, max_size=3)))
+        self.dtype = draw(st.sampled_from([torch.float64, torch.float32]))
+
+
+def numbers(low: float, high: float) -> SearchStrategy[float]:
+    """Numbers of a range: whole ones often, so that some are equal, and some 0.001 apart."""
     whole = st.integers(int(low) + (int(low) < low), int(high)).map(float)
-    some = [whole, st.floats(low, high, width=32, allow_subnormal=False)]
-    return st.one_of(*some, *([st.sampled_from([FAR, -FAR])] if far else []))
+    near = whole.map(lambda n: min(n + 1e-3, high))
+    return st.one_of(whole, st.floats(low, high, width=32, allow_subnormal=False), near)
 
 
-@st.composite
 def tensor_of(
-    draw: Any,
+    draw: Draw,
     values: SearchStrategy[float],
     shape: tuple[int, ...],
     dtype: torch.dtype = torch.float64,
@@ -36,211 +47,65 @@ def tensor_of(
     """A tensor of drawn values, sometimes a view of every other number of a larger one."""
     count = int(torch.Size(shape).numel())
     flat = draw(st.lists(values, min_size=count, max_size=count))
-    tensor = torch.tensor(flat, dtype=dtype).reshape(shape)
+    return seen(draw, torch.tensor(flat, dtype=dtype).reshape(shape))
+
+
+def seen(draw: Draw, tensor: Tensor) -> Tensor:
+    """The same, sometimes with gaps in memory."""
     return torch.stack([tensor, tensor + 1], -1)[..., 0] if draw(st.booleans()) else tensor
 
 
-@st.composite
-def like(
-    draw: Any,
-    count: int,
-    low: float = -4,
-    high: float = 4,
-    far: bool = False,
-    gradient: bool = True,
-) -> tuple[Tensor, ...]:
-    """``count`` tensors of one shape of no to three dimensions, some of them empty, of one dtype,
-    float64 or float32.
-    """
-    shape = tuple(draw(st.lists(st.integers(0, 3), max_size=3)))
-    dtype = draw(st.sampled_from([torch.float64, torch.float32]))
-    tensors = tuple(draw(tensor_of(numbers(low, high, far), shape, dtype)) for _ in range(count))
-    return tuple(part.detach().requires_grad_() for part in tensors) if gradient else tensors
+def far_tensor(draw: Draw, shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Tensor:
+    """Numbers of [-4, 4], some or all of them moved by 10^4 up or down."""
+    values = st.one_of(numbers(-4, 4), st.sampled_from([FAR, -FAR]))
+    moved = draw(st.sampled_from([0.0, FAR, -FAR]))
+    tensor = tensor_of(draw, numbers(-4, 4) if moved else values, shape, dtype)
+    return tensor + moved
 
 
-@st.composite
-def vectors(
-    draw: Any, count: int, low: float = -4, high: float = 4, far: bool = False, least: int = 1
-) -> tuple[Tensor, ...]:
-    """``count`` float64 vectors of one length."""
-    size = draw(st.integers(least, 5))
-    return tuple(draw(tensor_of(numbers(low, high, far), (size,))) for _ in range(count))
-
-
-@st.composite
-def law(draw: Any, size: int, zeros: bool = False) -> Tensor:
-    """Probabilities (Y,), each at least 0.02 before they are normalized, or with ``zeros`` some
-    zero, but the last.
-    """
-    weights = draw(st.lists(st.integers(1, 50), min_size=size, max_size=size))
-    if zeros:
-        weights = [weight if draw(st.booleans()) else 0 for weight in weights[:-1]] + weights[-1:]
+def normalized(draw: Draw, weights: list[float]) -> Tensor:
+    """Weights as a distribution."""
     probs = torch.tensor(weights, dtype=torch.float64)
-    probs = probs / probs.sum()
-    return torch.stack([probs, probs], -1)[..., 0] if draw(st.booleans()) else probs
+    return seen(draw, probs / probs.sum())
 
 
-@st.composite
-def laws(draw: Any, *zeros: bool) -> tuple[Tensor, ...]:
-    """Distributions on the same responses, those marked True with zeros."""
-    size = draw(st.integers(1, 5))
-    return tuple(draw(law(size, may)) for may in zeros)
+def weights(draw: Draw, count: int) -> list[float]:
+    return [float(n) for n in draw(st.lists(st.integers(1, 50), min_size=count, max_size=count))]
 
 
-@st.composite
-def preference(draw: Any, size: int) -> Tensor:
-    """P (Y, Y) with P + P^T = 1; some comparisons are certain, some coin tosses."""
-    matrix = torch.full((size, size), 0.5, dtype=torch.float64)
-    for y in range(size):
+def distribution(draw: Draw, sizes: Sizes) -> Tensor:
+    drawn = weights(draw, sizes.Y)
+    if sizes.Y > 1 and draw(st.integers(0, 3)) == 3:
+        drawn[0] *= draw(st.sampled_from([1e-12, 1e-200]))
+    return normalized(draw, drawn)
+
+
+def some_zero(draw: Draw, sizes: Sizes) -> Tensor:
+    drawn = weights(draw, sizes.Y)
+    first = [weight if draw(st.booleans()) else 0.0 for weight in drawn[:-1]]
+    return normalized(draw, first + drawn[-1:])
+
+
+def preference(draw: Draw, sizes: Sizes) -> Tensor:
+    matrix = torch.full((sizes.Y, sizes.Y), 0.5, dtype=torch.float64)
+    for y in range(sizes.Y):
         for z in range(y):
-            matrix[y, z] = draw(
-                st.one_of(st.sampled_from([0.5, 0.0, 1.0]), st.floats(1 / 64, 63 / 64, width=32))
-            )
+            certain = st.sampled_from([0.5, 0.0, 1.0])
+            matrix[y, z] = draw(st.one_of(certain, st.floats(1 / 64, 63 / 64, width=32)))
             matrix[z, y] = 1 - matrix[y, z]
     return matrix.T.contiguous().T if draw(st.booleans()) else matrix
 
 
-@st.composite
-def worlds(draw: Any, least: int = 1) -> tuple[Tensor, Tensor]:
-    """(ref, preference): in general no reward explains it."""
-    size = draw(st.integers(least, 5))
-    return draw(law(size)), draw(preference(size))
+def joint(draw: Draw, sizes: Sizes) -> Tensor:
+    drawn = weights(draw, sizes.Y**2)
+    some = [weight if draw(st.booleans()) else 0.0 for weight in drawn[:-1]] + drawn[-1:]
+    return normalized(draw, some).reshape(sizes.Y, sizes.Y)
 
 
-@st.composite
-def indices(draw: Any, least: int = 1) -> tuple[Tensor, Tensor, int]:
-    """Chosen and rejected responses, and how many responses there are: some may never occur."""
-    size, count = draw(st.integers(1, 5)), draw(st.integers(least, 6))
-    drawn = st.lists(st.integers(0, size - 1), min_size=count, max_size=count)
-    y_w, y_l = (torch.tensor(draw(drawn), dtype=torch.long) for _ in range(2))
-    return y_w, y_l, size + draw(st.integers(0, 2))
-
-
-def nothing() -> SearchStrategy[tuple[Any, ...]]:
-    """No arguments: for a function that says what was worked out."""
-    return st.just(())
-
-
-def generators() -> SearchStrategy[torch.Generator]:
-    """Sources of randomness."""
-    return st.integers(0, 1000).map(lambda seed: torch.Generator().manual_seed(seed))
-
-
-def betas() -> SearchStrategy[float]:
-    """Temperatures, 1 the simplest."""
-    return st.sampled_from([1.0, 0.5, 2.0, 0.1, 3.0])
-
-
-def needing(
-    strategy: SearchStrategy[tuple[Any, ...]], *places: int
-) -> SearchStrategy[tuple[Any, ...]]:
-    """The same arguments, those at ``places`` needing a gradient."""
-    return strategy.map(
-        lambda given: tuple(
-            part.detach().requires_grad_() if place in places else part
-            for place, part in enumerate(given)
-        )
-    )
-
-
-def joined(*strategies: SearchStrategy[Any]) -> SearchStrategy[tuple[Any, ...]]:
-    """One list of arguments of several: tuples are taken apart."""
-
-    def flat(parts: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(
-            inner for part in parts for inner in (part if isinstance(part, tuple) else (part,))
-        )
-
-    return st.tuples(*strategies).map(flat)
-
-
-def one_of(*values: Any) -> SearchStrategy[Any]:
-    """One of these, the first the simplest."""
-    return st.sampled_from(values)
-
-
-def seeds(make: Callable[..., Any], *more: Any) -> SearchStrategy[Any]:
-    """What ``make(seed, ...)`` gives, for small seeds."""
-    return st.integers(0, 20).map(lambda seed: make(seed, *more))
-
-
-@st.composite
-def laws_and(draw: Any, *zeros: bool, far: bool = False) -> tuple[Tensor, ...]:
-    """``distributions``, and a reward or an energy of each response."""
-    distributions = draw(laws(*zeros))
-    return *distributions, draw(tensor_of(numbers(-3, 3, far), tuple(distributions[0].shape)))
-
-
-@st.composite
-def best_of(draw: Any) -> tuple[Tensor, Tensor, int]:
-    """(ref, reward, n), with ties."""
-    size = draw(st.integers(1, 5))
-    return (
-        draw(law(size)),
-        draw(tensor_of(st.integers(0, 2).map(float), (size,))),
-        draw(st.integers(1, 5)),
-    )
-
-
-@st.composite
-def scores(draw: Any) -> tuple[Tensor, Tensor]:
-    """Scores of N positives and of K negatives each."""
-    rows, columns = draw(st.integers(0, 3)), draw(st.integers(1, 3))
-    return draw(tensor_of(numbers(far=True), (rows,))), draw(
-        tensor_of(numbers(far=True), (rows, columns))
-    )
-
-
-@st.composite
-def joint(draw: Any, far: bool = False) -> tuple[Tensor, Tensor]:
-    """A joint distribution of chosen and rejected response (Y, Y), with zeros, and a log-ratio
-    (Y,)."""
-    size = draw(st.integers(1, 4))
-    return draw(law(size * size, zeros=True)).reshape(size, size), draw(
-        tensor_of(numbers(far=far), (size,))
-    )
-
-
-@st.composite
-def directions(draw: Any) -> tuple[Tensor, Tensor]:
-    """A target and candidates, some with zeros, of which one is nearest in either direction."""
-    size = draw(st.integers(2, 4))
-    target, rows = (
-        draw(law(size)),
-        torch.stack([draw(law(size, zeros=True)) for _ in range(draw(st.integers(1, 4)))]),
-    )
-    for distance in (torch.xlogy(target, target / rows), torch.xlogy(rows, rows / target)):
-        least = distance.sum(1).sort().values
-        assume(least[0].isfinite() and (len(least) == 1 or least[1] - least[0] > 1e-6))
-    return target, rows
-
-
-@st.composite
-def logits_and_ids(draw: Any) -> tuple[Tensor, Tensor]:
-    """Logits (B, T, V) and token numbers (B, T)."""
-    rows, longest, words = draw(st.integers(1, 3)), draw(st.integers(1, 4)), draw(st.integers(2, 4))
-    ids = draw(
-        st.lists(st.integers(0, words - 1), min_size=rows * longest, max_size=rows * longest)
-    )
-    return draw(tensor_of(numbers(far=True), (rows, longest, words))), torch.tensor(ids).reshape(
-        rows, longest
-    )
-
-
-@st.composite
-def lengths_and(draw: Any) -> tuple[Tensor, Tensor, int]:
-    """(prompt_lengths, lengths, T): a prompt and a response have a token at least."""
-    rows = draw(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=3))
-    prompts, lengths = torch.tensor([p for p, _ in rows]), torch.tensor([p + n for p, n in rows])
-    return prompts, lengths, int(lengths.max()) + draw(st.integers(0, 2))
-
-
-@st.composite
-def curves(draw: Any) -> tuple[list[float], list[float]]:
-    """Two curves of one length, in eighths."""
-    steps = draw(st.integers(1, 4))
-    curve = st.lists(st.integers(-8, 8).map(lambda n: n / 8), min_size=steps, max_size=steps)
-    return draw(curve), draw(curve)
+def responses(draw: Draw, sizes: Sizes, most: int | None = None) -> Tensor:
+    count = sizes.N * 2
+    drawn = draw(st.lists(st.integers(0, sizes.Y - 1), min_size=count, max_size=count))
+    return torch.tensor(drawn, dtype=torch.long)
 
 
 def square(r: Tensor) -> Tensor:
@@ -259,6 +124,192 @@ def minus_log(r: Tensor) -> Tensor:
     return -r.log()
 
 
-CONVEX = (square, fourth, ukl, minus_log, torch.exp)
+def rewards_of_a_group(draw: Draw, sizes: Sizes) -> Tensor:
+    """Zeros and ones, or any numbers; sometimes all the same."""
+    values = draw(st.sampled_from([st.sampled_from([0.0, 1.0]), numbers(-3, 3), st.just(1.0)]))
+    return tensor_of(draw, values, (sizes.N, sizes.K))
+
+
+# by the word that an assignment uses: what its text says, and how one is drawn
+KINDS: dict[str, tuple[str, Callable[[Draw, Sizes], Any]]] = {
+    "distribution": (
+        "(Y,), a distribution; every probability is positive, some are as small as $10^{-200}$",
+        distribution,
+    ),
+    "common": (
+        "(Y,), a distribution; every probability is above 0.001",
+        lambda draw, sizes: normalized(draw, weights(draw, sizes.Y)),
+    ),
+    "some_zero": ("(Y,), a distribution in which probabilities may be zero", some_zero),
+    "candidates": (
+        "(N, Y), a distribution in each row, in which probabilities may be zero",
+        lambda draw, sizes: torch.stack([some_zero(draw, sizes) for _ in range(sizes.N + 1)]),
+    ),
+    "preference": (
+        "(Y, Y), a preference: some comparisons are certain, some coin tosses, and in general no "
+        "reward explains it",
+        preference,
+    ),
+    "joint": ("(Y, Y), probabilities of pairs, some of them zero", joint),
+    "reward": (
+        "(Y,), numbers from -3 to 3, some equal, some 0.001 apart",
+        lambda draw, sizes: tensor_of(draw, numbers(-3, 3), (sizes.Y,)),
+    ),
+    "far": (
+        r"(Y,), numbers up to $\pm10^4$, of one sign or of both",
+        lambda draw, sizes: far_tensor(draw, (sizes.Y,)),
+    ),
+    "log_ratio": (
+        "(Y,), numbers from -4 to 4",
+        lambda draw, sizes: tensor_of(draw, numbers(-4, 4), (sizes.Y,)),
+    ),
+    "row": (
+        r"(N,), numbers up to $\pm10^4$, of one sign or of both",
+        lambda draw, sizes: far_tensor(draw, (sizes.N,)),
+    ),
+    "rows": (
+        r"(N, K), numbers up to $\pm10^4$, of one sign or of both",
+        lambda draw, sizes: far_tensor(draw, (sizes.N, sizes.K)),
+    ),
+    "group": (
+        "(N, K), rewards of N groups of K responses, in some groups all equal",
+        rewards_of_a_group,
+    ),
+    "group_f": (
+        "(N, K), numbers from -4 to 4",
+        lambda draw, sizes: tensor_of(draw, numbers(-4, 4), (sizes.N, sizes.K)),
+    ),
+    "responses": ("(count,), numbers of responses, `size` of which there are at most", responses),
+    "size": (
+        "a whole number: how many responses there are, of which some may never occur",
+        lambda draw, sizes: sizes.Y + draw(st.integers(0, 2)),
+    ),
+    "count": ("a whole number, at least 1", lambda draw, sizes: draw(st.integers(1, 50))),
+    "n": ("a whole number from 1 to 5", lambda draw, sizes: draw(st.integers(1, 5))),
+    "K": ("a whole number from 2 to 8", lambda draw, sizes: draw(st.integers(2, 8))),
+    "weight": (
+        "a number from 0 to 1",
+        lambda draw, sizes: draw(st.sampled_from([0.0, 0.5, 0.25, 1.0, 0.1])),
+    ),
+    "beta": (
+        "a number from 0.05 to 5",
+        lambda draw, sizes: draw(st.sampled_from([1.0, 0.5, 2.0, 0.05, 5.0])),
+    ),
+    "positive": (
+        "a positive number",
+        lambda draw, sizes: draw(st.sampled_from([1.0, 2.0, 0.1, 3.5])),
+    ),
+    "generator": (
+        "a `torch.Generator`",
+        lambda draw, sizes: torch.Generator().manual_seed(draw(st.integers(0, 1000))),
+    ),
+    "convex": (
+        "a convex function on tensors of positive numbers",
+        lambda draw, sizes: draw(st.sampled_from([square, fourth, ukl, minus_log, torch.exp])),
+    ),
+    "ratio": (
+        "a tensor of one to three dimensions, float64 or float32, of numbers from 1/8 to 4",
+        lambda draw, sizes: tensor_of(draw, numbers(1 / 8, 4), sizes.shape, sizes.dtype),
+    ),
+    "f": (
+        "a tensor of one to three dimensions, float64 or float32, of numbers from -4 to 4",
+        lambda draw, sizes: tensor_of(draw, numbers(-4, 4), sizes.shape, sizes.dtype),
+    ),
+    "any_f": (
+        r"a tensor of one to three dimensions, float64 or float32, of numbers up to $\pm10^4$",
+        lambda draw, sizes: far_tensor(draw, sizes.shape, sizes.dtype),
+    ),
+    "logits": (
+        r"(B, T, V), T at least 2, of numbers up to $\pm10^4$",
+        lambda draw, sizes: far_tensor(draw, (sizes.N, sizes.K + 1, sizes.V)),
+    ),
+    "ids": (
+        "(B, T), numbers of tokens below V",
+        lambda draw, sizes: torch.tensor(
+            draw(
+                st.lists(
+                    st.lists(
+                        st.integers(0, sizes.V - 1), min_size=sizes.K + 1, max_size=sizes.K + 1
+                    ),
+                    min_size=sizes.N,
+                    max_size=sizes.N,
+                )
+            )
+        ),
+    ),
+    "curve": (
+        "a list of numbers, at least one",
+        lambda draw, sizes: draw(
+            st.lists(
+                st.one_of(numbers(-1, 1), st.sampled_from([0.05, 0.051, 0.049, -0.001])),
+                min_size=sizes.K,
+                max_size=sizes.K,
+            )
+        ),
+    ),
+}
+DIFFERENTIABLE = {"far", "log_ratio", "row", "rows", "group_f", "f", "any_f", "ratio", "logits"}
+
+
+def parsed(text: str) -> dict[str, str]:
+    """What an assignment says of its arguments: the kind of each, by name; InputError where there
+    is no such kind.
+
+    >>> parsed("ref:distribution name:lsif|ukl")
+    {'ref': 'distribution', 'name': 'lsif|ukl'}
+    """
+    given = dict(word.split(":", 1) for word in text.split())
+    for name, kind in given.items():
+        if kind not in KINDS and "|" not in kind:
+            raise InputError(f"{name}: no inputs of kind {kind!r}: there are {', '.join(KINDS)}")
+    return given
+
+
+def in_words(text: str) -> str:
+    """The same for the question's text.
+
+    >>> in_words("beta:beta name:lsif|ukl")
+    '`beta`: a number from 0.05 to 5; `name`: one of "lsif", "ukl"'
+    """
+    return "; ".join(
+        f"`{name}`: "
+        + (
+            KINDS[kind][0]
+            if kind in KINDS
+            else "one of " + ", ".join(f'"{word}"' for word in kind.split("|"))
+        )
+        for name, kind in parsed(text).items()
+    )
+
+
+def drawn_as(text: str, gradient: bool) -> SearchStrategy[tuple[Any, ...]]:
+    """Arguments as an assignment says; with ``gradient`` those that a result is differentiable in
+    ask for one.
+    """
+    kinds = parsed(text)
+
+    @st.composite
+    def arguments(draw: Draw) -> tuple[Any, ...]:
+        sizes = Sizes(draw)
+        values = []
+        for kind in kinds.values():
+            value = (
+                KINDS[kind][1](draw, sizes)
+                if kind in KINDS
+                else draw(st.sampled_from(kind.split("|")))
+            )
+            wanted = gradient and kind in DIFFERENTIABLE
+            values.append(value.detach().requires_grad_() if wanted else value)
+        return tuple(values)
+
+    made: SearchStrategy[tuple[Any, ...]] = arguments()
+    return made
+
+
+def made(*makers: Callable[[int], Any]) -> SearchStrategy[tuple[Any, ...]]:
+    """What each of ``makers`` makes of a small seed: for arguments of an assignment's own kinds."""
+    return st.tuples(*(st.integers(0, 20).map(make) for make in makers))
+
+
 # so that these travel: answers cannot import this module
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -21,7 +21,7 @@ from nbformat.v4 import new_output
 from nbgrader.converters.autograde import Autograde
 from nbgrader.preprocessors import Execute
 
-from dil_tutorial.course.cells import marks, source, with_seed
+from dil_tutorial.course.cells import marks, source
 from dil_tutorial.course.examiner import Examiner
 from dil_tutorial.course.hand_ins import refuse_links
 from dil_tutorial.course.meter import Clock, Watch
@@ -56,9 +56,7 @@ class LockedExecute(Execute):
             "",
             NOTEBOOK_SECONDS,
         )
-        seed = nb.metadata.get("seed", 0)  # what collect wrote
-        self.seed = seed if isinstance(seed, int) else 0
-        self.examiner = Examiner(self.instructors(resources), self.ask, self.seed)
+        self.examiner = Examiner(self.instructors(resources), self.ask)
         own = resources["metadata"]["path"]
         if self.master is None:
             student = resources["nbgrader"]["student"]
@@ -139,23 +137,15 @@ class LockedExecute(Execute):
 
     def run_cell(self, cell: Any, resources: Any, index: int) -> None:
         """Run an answer, or a given cell."""
-        original_source = cell.source
         self.clock.start(CELL_SECONDS)
         try:
-            cell.source = self.code(cell)
             super().preprocess_cell(cell, resources, index)
         except Exception:  # it died, or what it said did not arrive, or was no message
             cell.outputs = [error(self.dead())]
-        finally:
-            cell.source = original_source
         names = {output.ename for output in cell.outputs if output.output_type == "error"}
         if self.dead() in names or (ENDLESS in names and not self.listens()):
             self.left_out.add(index)
             self.start_again(index)
-
-    def code(self, cell: Any) -> str:
-        """A cell's code: of given ones with the student's own seed."""
-        return with_seed(cell.source, self.seed) if marks(cell).get("locked") else str(cell.source)
 
     def listens(self) -> bool:
         """Whether the student's process still answers: not where it ignored that it was
@@ -181,7 +171,7 @@ class LockedExecute(Execute):
                 continue
             self.clock.start(CELL_SECONDS)
             try:
-                run_sync(self.reply)(self.code(cell), store_history=False, stop_on_error=False)
+                run_sync(self.reply)(cell.source, store_history=False, stop_on_error=False)
             except Lost:
                 self.left_out.add(index)
                 return self.start_again(last)

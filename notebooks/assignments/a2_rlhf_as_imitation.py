@@ -1,15 +1,11 @@
 # %% [markdown]
 # # A2 · RLHF as imitation
 #
-# 100 points, about two and a half hours. Keep this file in the folder `notebooks` of your copy: a test that fails then links to the section that helps. Read lessons 03, 04 and 05 first.
+# 100 points, about three and a half hours. Read lessons 03, 04 and 05 first. You derive RLHF's optimum, write imitation as an energy-based model, and find the step at which preference pairs break the argument.
 #
-# **Conventions.** All functions take and return `float64` tensors of torch. Policies, references, rewards and energies have shape `(Y,)`, one prompt's responses; every probability given to you is positive unless the text says otherwise. Logarithms are natural.
-# Leave your arguments as they were.
+# **Conventions.** Tensors are `float64`. Policies, references, rewards and energies have shape (Y,): one prompt's responses. Logarithms are natural, $J(\pi) = E_\pi R - \beta\,KL(\pi\|\pi_\text{ref})$.
 #
-# **Rules.** Write it yourself, in any style, with any package that is installed. When graded, your answers run in a process of their own: without this library (`dil_tutorial`, `toy`), which holds the answers; without files, network or other programs; with 4 GiB of memory. A cell may take 30 seconds. What does not fit in there fails with Python's own error, and costs that question alone.
-#
-# **Grading.** Visible tests stand below each answer; others run when you hand in. A test compares to $10^{-9}$ unless it says otherwise (arithmetic rounds at about $10^{-16}$). Where a text says *stable*, rewards or log-ratios of $\pm10^4$ must give finite, right numbers, there to $10^{-6}$: numbers of size $10^4$ round at $10^{-12}$, and so do their differences.
-# Each question is tested on its own; if you call an earlier answer of yours, a mistake in it costs here, too.
+# {rules}
 
 # %%
 import math
@@ -21,11 +17,11 @@ sys.path.append("dil_tutorial_tests.zip")  # beside this notebook where the libr
 from dil_tutorial.lessons.exercises import expect
 
 # %% [markdown]
-# ## 1 · What RLHF maximises (10 points)
+# ## 1 · What RLHF maximizes (5 points)
 #
-# $J(\pi) = E_\pi R - \beta\,KL(\pi\|\pi_\text{ref})$. A policy may give a response probability zero (it then adds nothing to either term).
+# $J$ of a policy, which may give a response probability zero.
 
-# %% solution="objective"
+# %% solution="objective" inputs="policy:some_zero ref:distribution reward:reward beta:beta"
 def objective(policy, ref, reward, beta):
     """J, a tensor without dimensions."""
     ### BEGIN SOLUTION
@@ -34,33 +30,23 @@ def objective(policy, ref, reward, beta):
     ### END SOLUTION
 
 
-# %% tests="objective" points=4
+# %% tests="objective" points=2
 ref = torch.tensor([0.5, 0.5], dtype=torch.float64)
 reward = torch.tensor([0.0, 1.0], dtype=torch.float64)
 expect(objective(ref, ref, reward, 1.0), 0.5, "at the reference the KL is zero", "lesson 03, section 1")
 expect(objective(torch.tensor([0.0, 1.0], dtype=torch.float64), ref, reward, 1.0), 1 - 0.6931471805599453, "reward 1, KL log 2", "lesson 03, section 1")
 
-# %% hidden="objective" points=6
-from dil_tutorial.course.inputs import betas, joined, laws_and
-
-for seed in range(20):
-    rng = torch.Generator().manual_seed(seed)
-    policy, ref = torch.rand(2, 5, generator=rng, dtype=torch.float64)
-    policy, ref = policy / policy.sum(), ref / ref.sum()
-    reward = torch.randn(5, generator=rng, dtype=torch.float64)
-    beta = 0.1 + seed / 10
-    truth = sum(p * (r - beta * math.log(p / q)) for p, q, r in zip(policy.tolist(), ref.tolist(), reward.tolist()))
-    expect(objective(policy, ref, reward, beta), truth, "E_pi R - beta KL(pi || pi_ref)", "lesson 03, section 1")
-check_objective(joined(laws_and(True, False), betas()), "E_pi R - beta KL(pi || pi_ref); a response of probability zero adds nothing", "lesson 03, section 1")
+# %% hidden="objective" points=3
+check_objective("the mean reward less beta times KL(policy || ref)", "lesson 03, section 1")
 
 # %% [markdown]
-# ## 2 · Its optimum (12 points)
+# ## 2 · The best policy (15 points)
 #
-# $\pi^* = \pi_\text{ref}\,e^{R/\beta}/Z$, *stable*.
+# The policy that maximizes $J$, for any reward.
 
-# %% solution="optimum" promises="stable"
+# %% solution="optimum" inputs="ref:distribution reward:far beta:beta" promises="gradient stable"
 def optimum(ref, reward, beta):
-    """pi*, (Y,)."""
+    """The policy of largest J, (Y,)."""
     ### BEGIN SOLUTION
     return torch.softmax(ref.log() + reward / beta, 0)
     ### END SOLUTION
@@ -68,63 +54,41 @@ def optimum(ref, reward, beta):
 
 # %% tests="optimum" points=5
 best = optimum(torch.tensor([0.5, 0.5], dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64), 1.0)
-expect(best, [0.2689414213699951, 0.7310585786300049], "the reference times exp(R / beta), divided by its sum", "lesson 03, section 1")
+expect(best, [0.2689414213699951, 0.7310585786300049], "set the derivative of J to zero, with a multiplier for the sum", "lesson 03, section 1")
 
-# %% hidden="optimum" points=7
-from dil_tutorial.course.inputs import betas, joined, laws_and
-
-for seed in range(20):
-    rng = torch.Generator().manual_seed(seed)
-    ref = torch.rand(6, generator=rng, dtype=torch.float64)
-    ref = ref / ref.sum()
-    reward, beta = torch.randn(6, generator=rng, dtype=torch.float64), 0.3 + seed / 5
-    weight = ref * torch.exp(reward / beta)
-    expect(optimum(ref, reward, beta), weight / weight.sum(), "exp(R / beta), weighted by the reference", "lesson 03, section 1")
-far = optimum(torch.tensor([0.2, 0.8], dtype=torch.float64), torch.tensor([1e4, 1e4 + 1], dtype=torch.float64), 1.0)
-expect(far, [0.2 / (0.2 + 0.8 * math.e), 0.8 * math.e / (0.2 + 0.8 * math.e)], "add logarithms before you exponentiate", "lesson 03, section 1")
-check_optimum(joined(laws_and(False, far=True), betas()), "add logarithms before you exponentiate", "lesson 03, section 1", tolerance=1e-6)
+# %% hidden="optimum" points=10
+check_optimum("no policy has a larger J; add logarithms before you exponentiate", "lesson 03, section 1", tolerance=1e-6)
 
 # %% [markdown]
-# ## 3 · What a policy misses (8 points)
+# ## 3 · What a policy misses (10 points)
 #
-# $J(\pi^*) - J(\pi)$, as a KL (the Gibbs identity).
+# By how much a policy's $J$ falls short of the best one's, as one expression that is never negative (but for rounding) also where the two are nearly equal.
 
-# %% solution="regret"
+# %% solution="regret" inputs="policy:some_zero ref:distribution reward:reward beta:beta"
 def regret(policy, ref, reward, beta):
-    """J(pi*) - J(policy), a tensor without dimensions, never negative but for rounding."""
+    """J of the best policy less J(policy), a tensor without dimensions."""
     ### BEGIN SOLUTION
     log_best = torch.log_softmax(ref.log() + reward / beta, 0)
     return beta * (torch.xlogy(policy, policy) - policy * log_best).sum()
     ### END SOLUTION
 
 
-# %% tests="regret" points=3
+# %% tests="regret" points=4
 ref = torch.tensor([0.5, 0.5], dtype=torch.float64)
 reward = torch.tensor([0.0, 1.0], dtype=torch.float64)
-expect(regret(ref, ref, reward, 1.0), 0.12011450695827745, "beta times KL(policy || pi*): the policy you play comes first", "lesson 03, section 1")
+expect(regret(ref, ref, reward, 1.0), 0.12011450695827745, "a KL of the policy and the best one, times beta", "lesson 03, section 1")
 
-# %% hidden="regret" points=5
-from dil_tutorial.course.inputs import betas, joined, laws_and
-
-for seed in range(20):
-    rng = torch.Generator().manual_seed(50 + seed)
-    policy, ref = torch.rand(2, 5, generator=rng, dtype=torch.float64)
-    policy, ref = policy / policy.sum(), ref / ref.sum()
-    reward, beta = torch.randn(5, generator=rng, dtype=torch.float64), 0.2 + seed / 10
-    best = ref * torch.exp(reward / beta)
-    best = best / best.sum()
-    value = lambda p: (p * reward).sum() - beta * (p * (p / ref).log()).sum()
-    expect(regret(policy, ref, reward, beta), value(best) - value(policy), "J(pi*) - J(pi) = beta KL(pi || pi*)", "lesson 03, section 1")
-check_regret(joined(laws_and(True, False), betas()), "J(pi*) - J(pi) = beta KL(pi || pi*)", "lesson 03, section 1")
+# %% hidden="regret" points=6
+check_regret("which argument of the KL comes first?", "lesson 03, section 1")
 
 # %% [markdown]
-# ## 4 · Every policy is the optimum of some reward (10 points)
+# ## 4 · Which reward is a policy's? (10 points)
 #
-# Of which? Return the reward whose optimum at $\beta$ is `policy`, centred: $E_{\pi_\text{ref}} R = 0$.
+# Every policy that is positive everywhere maximizes $J$ for some reward. Return that reward, with mean zero *under the reference*.
 
-# %% solution="implied_reward"
+# %% solution="implied_reward" inputs="policy:distribution ref:distribution beta:beta"
 def implied_reward(policy, ref, beta):
-    """R of shape (Y,), with mean zero under ref."""
+    """R of shape (Y,)."""
     ### BEGIN SOLUTION
     reward = beta * (policy.log() - ref.log())
     return reward - (ref * reward).sum()
@@ -134,31 +98,17 @@ def implied_reward(policy, ref, beta):
 # %% tests="implied_reward" points=4
 ref = torch.tensor([0.5, 0.5], dtype=torch.float64)
 policy = torch.tensor([0.2, 0.8], dtype=torch.float64)
-expect(implied_reward(policy, ref, 1.0), [-0.6931471805599453, 0.6931471805599453], "beta log(pi / pi_ref), less its mean under the reference", "lesson 03, section 1")
+expect(implied_reward(policy, ref, 1.0), [-0.6931471805599453, 0.6931471805599453], "solve question 2 for the reward", "lesson 03, section 2")
 
 # %% hidden="implied_reward" points=6
-from dil_tutorial.course.inputs import betas, joined, laws
-
-for seed in range(20):
-    rng = torch.Generator().manual_seed(seed)
-    ref = torch.rand(6, generator=rng, dtype=torch.float64)
-    ref = ref / ref.sum()
-    truth, beta = torch.randn(6, generator=rng, dtype=torch.float64), 0.2 + seed / 7
-    truth = truth - (ref * truth).sum()
-    policy = torch.softmax(ref.log() + truth / beta, 0)
-    expect(implied_reward(policy, ref, beta), truth, "its optimum is the policy, its mean under the reference (not the plain mean) zero", "lesson 03, section 1")
-check_implied_reward(joined(laws(False, False), betas()), "beta log(pi / pi_ref), less its mean under the reference", "lesson 03, section 1")
+check_implied_reward("its best policy is this one, its mean under the reference (not the plain mean) zero", "lesson 03, section 2")
 
 # %% [markdown]
 # ## 5 · Imitation by an energy-based model (15 points)
 #
-# With $\pi_\phi = \pi_\text{ref}\,e^{R_\phi}/Z_\phi$, forward-KL imitation of a target minimises
-#
-# $$\ell(R_\phi) = -E_\text{target} R_\phi + \log E_{\pi_\text{ref}} e^{R_\phi}.$$
-#
-# Write it, *stable*, differentiable in `energy`.
+# The model is $\pi_\phi = \pi_\text{ref}\,e^{R_\phi}/Z_\phi$, where $Z_\phi$ makes it sum to one. Imitating a target in the forward KL means to minimize $KL(\text{target}\,\|\,\pi_\phi)$. Return the part of it that depends on $R_\phi$, which is zero at $R_\phi = 0$; `energy` is $R_\phi$.
 
-# %% solution="imitation_loss" promises="gradient stable"
+# %% solution="imitation_loss" inputs="target:some_zero ref:distribution energy:far" promises="gradient stable"
 def imitation_loss(target, ref, energy):
     """The loss, a tensor without dimensions."""
     ### BEGIN SOLUTION
@@ -166,40 +116,21 @@ def imitation_loss(target, ref, energy):
     ### END SOLUTION
 
 
-# %% tests="imitation_loss" points=6
+# %% tests="imitation_loss" points=5
 target = torch.tensor([0.25, 0.75], dtype=torch.float64)
 ref = torch.tensor([0.5, 0.5], dtype=torch.float64)
-expect(imitation_loss(target, ref, torch.zeros(2, dtype=torch.float64)), 0.0, "without energy nothing is won and nothing paid", "lesson 04, section 4")
-expect(imitation_loss(target, ref, torch.tensor([0.0, 1.0], dtype=torch.float64)), -0.12988549304172247, "minus the target's mean energy, plus the log of the reference's mean exp", "lesson 04, section 4")
+expect(imitation_loss(target, ref, torch.zeros(2, dtype=torch.float64)), 0.0, "without energy it is zero", "lesson 04, section 4")
+expect(imitation_loss(target, ref, torch.tensor([0.0, 1.0], dtype=torch.float64)), -0.12988549304172247, "what is left of KL(target || pi_phi)?", "lesson 04, section 4")
 
-# %% hidden="imitation_loss" points=9
-from dil_tutorial.course.inputs import laws_and, needing
-
-for seed in range(20):
-    rng = torch.Generator().manual_seed(seed)
-    target, ref = torch.rand(2, 5, generator=rng, dtype=torch.float64)
-    target, ref = target / target.sum(), ref / ref.sum()
-    energy = torch.randn(5, generator=rng, dtype=torch.float64, requires_grad=True)
-    loss = imitation_loss(target, ref, energy)
-    expect(loss, -(target * energy).sum() + (ref * energy.exp()).sum().log(), "log of an expectation, not expectation of a log", "lesson 04, section 4")
-    (slope,) = torch.autograd.grad(loss, energy)
-    model = ref * energy.exp()
-    expect(slope, model / model.sum() - target, "its gradient is pi_phi - target: keep the graph of `energy`", "lesson 04, section 4")
-best = (target / ref).log()
-expect(imitation_loss(target, ref, best), -(target * best).sum(), "the best energy is the log-ratio, where Z = 1", "lesson 04, section 4")
-expect(imitation_loss(target, ref, best + 1e4), -(target * best).sum(), "a constant changes nothing, however large: use logsumexp", "lesson 04, section 4", tolerance=1e-6)
-check_imitation_loss(needing(laws_and(True, False, far=True), 2), "-E_target R + log E_ref exp R, by logsumexp", "lesson 04, section 4", tolerance=1e-6)
+# %% hidden="imitation_loss" points=10
+check_imitation_loss("the target's mean energy, and the logarithm of Z: large energies of either sign", "lesson 04, section 4", tolerance=1e-6)
 
 # %% [markdown]
-# ## 6 · Ranking NCE (15 points)
+# ## 6 · One positive among negatives (10 points)
 #
-# Estimate the normaliser from samples: a positive of score $s_0$ and $K$ negatives with scores $s_1 \dots s_K$ give
-#
-# $$\ell = -\log\frac{e^{s_0}}{e^{s_0} + \sum_{k=1}^K e^{s_k}}.$$
-#
-# One loss for each row, no mean over rows; the positive is in the denominator; *stable*. With $K = 1$ this is the Bradley–Terry loss $-\log\sigma(s_0 - s_1)$, that is DPO's with $s = \beta f$.
+# $Z$ is a sum over all responses, which nobody can compute for texts. Ranking NCE looks at $K + 1$ responses instead, one from the target (the positive) and $K$ from the reference (negatives), in random order: with scores $s$ the model believes that each is the positive with a probability in proportion to $e^{s}$. Return minus the log-probability of the right one, for each of $N$ rows.
 
-# %% solution="nce_loss" promises="gradient stable"
+# %% solution="nce_loss" inputs="positive:row negatives:rows" promises="gradient stable"
 def nce_loss(positive, negatives):
     """Losses (N,) from scores positive (N,) and negatives (N, K)."""
     ### BEGIN SOLUTION
@@ -207,62 +138,36 @@ def nce_loss(positive, negatives):
     ### END SOLUTION
 
 
-# %% tests="nce_loss" points=6
-expect(nce_loss(torch.zeros(2, dtype=torch.float64), torch.zeros(2, 3, dtype=torch.float64)), [1.3862943611198906] * 2, "four equal scores: log 4 a row", "lesson 04, section 4")
+# %% tests="nce_loss" points=4
+expect(nce_loss(torch.zeros(2, dtype=torch.float64), torch.zeros(2, 3, dtype=torch.float64)), [1.3862943611198906] * 2, "four equal scores: log 4 for each row", "lesson 04, section 4")
 
-# %% hidden="nce_loss" points=9
-from dil_tutorial.course.inputs import needing, scores
-
-for seed in range(10):
-    rng = torch.Generator().manual_seed(seed)
-    s0, s = torch.randn(4, generator=rng, dtype=torch.float64), torch.randn(4, 1 + seed % 4, generator=rng, dtype=torch.float64)
-    truth = -torch.log(s0.exp() / (s0.exp() + s.exp().sum(1)))
-    expect(nce_loss(s0, s), truth, "the positive's share among all scores, the positive's own included", "lesson 04, section 4")
-a = torch.tensor([0.3, -1e4, 1e4], dtype=torch.float64)
-zero = torch.zeros(3, 1, dtype=torch.float64)
-expect(nce_loss(a, zero), torch.nn.functional.softplus(-a), "with one negative: log(1 + exp(s1 - s0)), also at 10^4", "lesson 04, section 4")
-check_nce_loss(needing(scores(), 0, 1), "the positive's share among all scores, its own included", "lesson 04, section 4")
+# %% hidden="nce_loss" points=6
+check_nce_loss("the positive's share among all scores, its own included; one loss for each row", "lesson 04, section 4")
 
 # %% [markdown]
-# ## 7 · The law of the losers decides (10 points)
+# ## 7 · Over all pairs (5 points)
 #
-# The expectation of the logistic loss $-\log\sigma(f_w - f_l)$ over a joint law of winner and loser, `pairs` of shape `(Y, Y)` with $p(y_w, y_l)$ in row $y_w$, column $y_l$. Differentiable in `f`, *stable*.
+# The expectation of $-\log\sigma(f(y_w) - f(y_l))$ where $(y_w, y_l)$ has the probabilities `pairs`: $y_w$ in rows, $y_l$ in columns.
 
-# %% solution="population_logistic" promises="gradient stable"
+# %% solution="population_logistic" inputs="pairs:joint f:far" promises="gradient stable"
 def population_logistic(pairs, f):
-    """E[-log sigmoid(f(y_w) - f(y_l))], a tensor without dimensions."""
+    """The expected loss, a tensor without dimensions."""
     ### BEGIN SOLUTION
     return -(pairs * torch.nn.functional.logsigmoid(f[:, None] - f[None, :])).sum()
     ### END SOLUTION
 
 
-# %% tests="population_logistic" points=4
+# %% tests="population_logistic" points=2
 pairs = torch.tensor([[0.25, 0.0], [0.5, 0.25]], dtype=torch.float64)
-expect(population_logistic(pairs, torch.tensor([0.0, 1.0], dtype=torch.float64)), 0.5032044340392031, "half the pairs tie (log 2), half have a margin of 1", "lesson 04, section 4")
+expect(population_logistic(pairs, torch.tensor([0.0, 1.0], dtype=torch.float64)), 0.5032044340392031, "half of the pairs tie, half have a margin of 1", "lesson 04, section 4")
 
-# %% hidden="population_logistic" points=6
-from dil_tutorial.course.inputs import joint, needing
-
-for seed in range(10):
-    rng = torch.Generator().manual_seed(seed)
-    ref = torch.rand(5, generator=rng, dtype=torch.float64)
-    ref, reward = ref / ref.sum(), torch.randn(5, generator=rng, dtype=torch.float64)
-    P = torch.sigmoid(reward[:, None] - reward[None, :])
-    chosen = 2 * ref * (P @ ref)
-    real, independent = 2 * ref[:, None] * ref[None, :] * P, chosen[:, None] * ref[None, :]
-    for pairs, end in ((real, reward), (independent, (chosen / ref).log())):
-        at = end.clone().requires_grad_()
-        (slope,) = torch.autograd.grad(population_logistic(pairs, at), at)
-        expect(slope, torch.zeros(5), "real pairs end at R, independent ones at the winners' log-ratio: row = winner, column = loser", "lesson 04, section 4")
-    value = sum(real[i, j] * math.log1p(math.exp(reward[j] - reward[i])) for i in range(5) for j in range(5))
-    expect(population_logistic(real, reward), value, "an expectation: weigh by the law, do not average over cells", "lesson 04, section 4")
-expect(population_logistic(real, 1e4 * reward).isfinite(), True, "no overflow at 10^4: use logsigmoid", "lesson 04, section 4")
-check_population_logistic(needing(joint(far=True), 1), "row = winner, column = loser; weigh by the law", "lesson 04, section 4")
+# %% hidden="population_logistic" points=3
+check_population_logistic("chosen in rows, rejected in columns; an expectation, not a mean over cells", "lesson 04, section 4")
 
 # %% [markdown]
 # ## 8 · Two directions (10 points)
 #
-# Among `candidates` of shape `(N, Y)` (rows are policies, some with zeros) find the forward projection, least $KL(\text{target}\|\pi)$, and the reverse one, least $KL(\pi\|\text{target})$. The target is positive everywhere. Return both row numbers.
+# Among `candidates` (N, Y), policies in rows, find the one of least $KL(\text{target}\|\pi)$ (forward) and the one of least $KL(\pi\|\text{target})$ (reverse). Of equal ones any will do.
 
 # %% solution="projections"
 def projections(target, candidates):
@@ -277,34 +182,148 @@ def projections(target, candidates):
 # %% tests="projections" points=4
 target = torch.tensor([0.6, 0.3, 0.1], dtype=torch.float64)
 candidates = torch.tensor([[1, 0, 0], [0.5, 0.5, 0], [1 / 3, 1 / 3, 1 / 3]], dtype=torch.float64)
-expect(projections(target, candidates), [2, 1], "forward must cover, reverse may leave out (exercise 2 of lesson 05)", "lesson 05, section 1")
+expect(projections(target, candidates), [2, 1], "forward must cover, reverse may leave out", "lesson 05, section 1")
 
 # %% hidden="projections" points=6
-from dil_tutorial.course.inputs import directions
-
-for seed in range(30):
+for seed in range(40):
     rng = torch.Generator().manual_seed(seed)
     target = torch.rand(4, generator=rng, dtype=torch.float64) + 0.01
     target = target / target.sum()
     rows = torch.rand(6, 4, generator=rng, dtype=torch.float64) ** 3
     rows[:3, seed % 4] = 0.0
+    if seed % 2:  # two nearly equal ones
+        rows[4] = rows[5] * torch.tensor([1.0, 1.0, 1.02, 1.0])
     rows = rows / rows.sum(1, keepdim=True)
     one = lambda p, q: math.inf if any(a > 0 and b == 0 for a, b in zip(p, q)) else sum(a * math.log(a / b) for a, b in zip(p, q) if a > 0)
     forward = [one(target.tolist(), row) for row in rows.tolist()]
     reverse = [one(row, target.tolist()) for row in rows.tolist()]
-    expect(projections(target, rows), [forward.index(min(forward)), reverse.index(min(reverse))], "which argument writes the samples?", "lesson 05, section 1")
-check_projections(directions(), "which argument writes the samples?", "lesson 05, section 1")
+    got = projections(target, rows)
+    expect(forward[got[0]] - min(forward) < 1e-12, True, "which argument of the KL writes the samples?", "lesson 05, section 1")
+    expect(reverse[got[1]] - min(reverse) < 1e-12, True, "which argument of the KL writes the samples?", "lesson 05, section 1")
 
 # %% [markdown]
-# ## 9 · In words (10 points, graded by hand)
+# ## 9 · A property (10 points)
 #
-# In at most 150 words: "RLHF imitates the winners." (a, 4 points) Which step of the derivation estimates something from the pair, and (b, 3 points) which assumption of it do preference pairs not meet? (c, 3 points) Where does the loss end instead?
+# You get somebody's answer to question 2, a function `answer(ref, reward, beta)`. Return True if it is right, False if it is wrong. (What has the best policy that no other has? You can compute $J$.) Tests hand it right answers in several styles and seven wrong ones, of which it must refuse six.
 
-# %% [markdown] written="assumption" points=10
-# Forward-KL imitation by an energy-based model needs the normaliser $E_{\pi_\text{ref}} e^{R_\phi}$; estimating it from the two responses of a pair gives the Bradley–Terry loss. That is ranking NCE, and right, if the second response is an independent sample of the reference. In a preference pair it is
-# the loser of the same comparison: averaged over pairs, the normalizer is that of two draws of the reference, $E\log(e^{f} + e^{f'})$ and not $\log E e^{f}$. So the loss is least at $R_\phi = R + c$, so the policy ends at $\pi_\text{ref}\,e^R/Z$, which is RLHF at $\beta = 1$ and sharper than $\pi_\text{ref}(1 + t)$.
+# %% solution="accepts"
+def accepts(answer):
+    """Whether ``answer(ref, reward, beta)`` is the policy of largest J."""
+    ### BEGIN SOLUTION
+    for seed in range(5):
+        rng = torch.Generator().manual_seed(seed)
+        ref = torch.rand(4, generator=rng, dtype=torch.float64) + 0.05
+        ref = ref / ref.sum()
+        reward, beta = torch.randn(4, generator=rng, dtype=torch.float64), 0.3 + seed
+        best = answer(ref, reward, beta)
+        if abs(best.sum() - 1) > 1e-9 or bool((best < 0).any()):
+            return False
+        for _ in range(20):
+            other = best * (1 + 0.02 * torch.randn(4, generator=rng, dtype=torch.float64))
+            other = other / other.sum()
+            if objective(other, ref, reward, beta) > objective(best, ref, reward, beta) + 1e-12:
+                return False
+    return True
+    ### END SOLUTION
+
+
+# %% tests="accepts" points=4
+def right(ref, reward, beta):
+    weight = ref * torch.exp(reward / beta)
+    return weight / weight.sum()
+
+
+def without_reference(ref, reward, beta):
+    return torch.softmax(reward / beta, 0)
+
+
+expect(accepts(right), True, "a right answer is accepted")
+expect(accepts(without_reference), False, "what if the reference is left out?")
+
+# %% hidden="accepts" points=6
+def by_logarithms(ref, reward, beta):
+    scores = ref.log() + (reward - reward.max()) / beta
+    return (scores - torch.logsumexp(scores, 0)).exp()
+
+
+def beta_turned_round(ref, reward, beta):
+    return torch.softmax(ref.log() + reward * beta, 0)
+
+
+def not_normalized(ref, reward, beta):
+    return ref * torch.exp(reward / beta)
+
+
+def greedy(ref, reward, beta):
+    return torch.nn.functional.one_hot(reward.argmax(), len(ref)).double()
+
+
+def beta_on_everything(ref, reward, beta):
+    return torch.softmax((ref.log() + reward) / beta, 0)
+
+
+def the_chosen(ref, reward, beta):
+    win_rate = torch.sigmoid((reward[:, None] - reward[None, :]) / beta) @ ref
+    return 2 * ref * win_rate
+
+
+def the_reference(ref, reward, beta):
+    return ref
+
+
+def nearly(ref, reward, beta):
+    return torch.softmax(ref.log() + 0.97 * reward / beta, 0)
+
+
+for one in (right, by_logarithms):
+    expect(accepts(one), True, "right answers of any style are accepted")
+wrong = [beta_turned_round, not_normalized, greedy, beta_on_everything, the_chosen, the_reference, nearly]
+expect(sum(not accepts(one) for one in wrong) >= 6, True, "which errors does your test not see?")
+
+# %% [markdown]
+# ## 10 · Experiment: is a reward model an imitator? (10 points, graded by hand)
 #
-# *Rubric.* 4 points: the normaliser $E_{\pi_\text{ref}}e^{R_\phi}$ is estimated with the loser. 3 points: the loser is not a sample of the reference beside a chosen response (the pair is two draws of the reference, sorted). 3 points: on Bradley–Terry pairs it ends at $\pi_\text{ref}\,e^R/Z$, sharper than the chosen distribution.
+# For worlds of one Bradley–Terry labeler with rewards of scale $s$ from 1/4 to 4 minimize your answer to 7 by gradient descent: once over real pairs (two draws of the reference, labeled), once over pairs whose second response is an *independent* draw of the reference beside a chosen one. Turn each minimizer $f$ into a policy $\pi_\text{ref}e^{f}/Z$, and plot the KL of both policies to the chosen distribution and to RLHF's optimum ($\beta = 1$) against $s$. Below it write half a page:
+#
+# (a, 4 points) which step of "RLHF is imitation of the chosen responses" estimates $Z$ from the pair, and (b, 3 points) which assumption of it do preference pairs not meet? (c, 3 points) What does your plot show of it, and for which $s$ does it not matter?
+
+# %% solution="experiment"
+### BEGIN SOLUTION
+import matplotlib.pyplot as plt
+
+ref = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
+scales, curves = [0.25, 0.5, 1.0, 2.0, 4.0], {}
+for s in scales:
+    reward = s * torch.tensor([-1.0, 0.0, 0.5, 1.0], dtype=torch.float64)
+    P = torch.sigmoid(reward[:, None] - reward[None, :])
+    chosen = 2 * ref * (P @ ref)
+    best = optimum(ref, reward, 1.0)
+    for name, pairs in (("pairs as drawn", 2 * ref[:, None] * ref[None, :] * P), ("independent", chosen[:, None] * ref[None, :])):
+        f = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.LBFGS([f], max_iter=500, tolerance_grad=1e-10)
+
+        def closure():
+            optimizer.zero_grad()
+            loss = population_logistic(pairs, f)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        policy = torch.softmax(ref.log() + f.detach(), 0)
+        for goal, target in (("the chosen", chosen), ("RLHF", best)):
+            curves.setdefault(f"{name}: KL to {goal}", []).append((target * (target / policy).log()).sum())
+for name, curve in curves.items():
+    plt.semilogx(scales, curve, "o-", label=name)
+plt.xlabel("scale of the reward")
+plt.ylabel("KL, nats")
+plt.legend()
+plt.show()
+### END SOLUTION
+
+# %% [markdown] written="experiment-text" points=10
+# Forward-KL imitation by an energy-based model needs $Z = E_{\pi_\text{ref}} e^{R_\phi}$; estimating it from the two responses of a pair gives the Bradley–Terry loss, which is ranking NCE, and right, if the second response is an independent sample of the reference. In a preference pair it is the rejected one of the same comparison. In the plot the minimizer over independent pairs is at KL 0 from the chosen distribution for every $s$, that over real pairs at KL 0 from RLHF's optimum. For small $s$ the two targets agree to second order in $s$, so it does not matter there.
+#
+# *Rubric.* (a) 4 points: the estimate of $Z_\phi$ by the rejected response (NCE). (b) 3 points: the rejected response is not an independent sample of the reference. (c) 2 points: the plot shows 0 and not 0 in the right places; 1: small $s$.
 
 # %% [markdown]
 # ## Before you hand in
