@@ -27,7 +27,7 @@ PROMISES = {
     "gradient": "it is differentiable in every argument that asks for a gradient",
     "dtype": "it keeps the dtype of its arguments (`float32` stays `float32`)",
     "shapes": "it takes tensors of any shape",
-    "stable": r"numbers of $\pm10^4$ give finite, right values and slopes",
+    "stable": r"numbers of $\pm10^4$ give finite, right values (and slopes, if differentiable)",
     "generator": "all its randomness comes from the generator",
     "float": "it returns a Python float",
     "bool": "it returns a tensor of booleans",

@@ -153,7 +153,9 @@ KINDS: dict[str, tuple[str, Callable[[Draw, Sizes], Any]]] = {
     "joint": ("(Y, Y), probabilities of pairs, some of them zero", joint),
     "reward": (
         "(Y,), numbers from -3 to 3, some equal, some 0.001 apart",
-        lambda draw, sizes: tensor_of(draw, numbers(-3, 3), (sizes.Y,)),
+        lambda draw, sizes: tensor_of(
+            draw, st.one_of(st.sampled_from([0.0, 1.0, 1.001, 1.02]), numbers(-3, 3)), (sizes.Y,)
+        ),
     ),
     "far": (
         r"(Y,), numbers up to $\pm10^4$, of one sign or of both",

@@ -2,20 +2,30 @@
 grading took.
 """
 
-import io
+import ast
+import keyword
 import re
 from collections.abc import Sequence
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dil_tutorial.course.assignments import question_of, questions
 from dil_tutorial.course.cells import marks, read_notebook, source_of
+from dil_tutorial.course.collect import defines
 from dil_tutorial.support import templates
-from dil_tutorial.support.files import read_json
+from dil_tutorial.support.files import read_json, read_text
 
 ALIKE = 0.8  # of the shorter hand-in's code found in the other
-LEAST = 60  # characters of code without names: what is shorter is alike by chance
+RUN = 12  # tokens
+TOKEN = re.compile(r"#.*|\"[^\"\n]*\"|'[^'\n]*'|[A-Za-z_]\w*|\d[\w.]*|\S")
+WORDS = frozenset(keyword.kwlist)
+LETTERS: dict[str, str] = {}  # a letter for each keyword and sign
+LEAST = 40  # runs: what is shorter is alike by chance
+# what assignments ask to be written anew
+LIBRARY = ("preferences.py", "rlhf.py", "bregman.py", "losses.py", "llm/plain.py")
+Alike = tuple[str, str, float]
 
 
 def graded_notebook(course: Path, assignment: str, student: str) -> Any:
@@ -55,28 +65,29 @@ def idea(output: Any) -> str:
 
 
 def ideas(notebooks: dict[str, Any], titles: dict[str, str]) -> list[dict[str, Any]]:
-    """Answers that fail in the same ways, the most frequent first: {"question", "why", "students",
-    "answer", "example"}.
+    """Answers that fail in the same way, the most frequent first: {"question", "title", "why",
+    "students", "answer", "example"}.
 
-    ``answer`` is the shortest of them, ``example`` the smallest input on which one was seen to be
-    wrong.
+    ``example`` is the shortest of what the tests said of these answers, with the input where they
+    know one, ``answer`` the shortest answer.  An answer that calls another question's function
+    which fails itself is put with others that do, and shown with that function.
     """
     groups: dict[tuple[str, tuple[str, ...]], dict[str, Any]] = {}
     for student, notebook in notebooks.items():
-        question_errors: dict[str, list[Any]] = {}
-        answers = {}
-        for cell in notebook.cells:
-            name = marks(cell).get("grade_id", "")
-            if marks(cell).get("solution"):
-                answers[name] = cell.source
-            elif marks(cell).get("grade"):
-                question_errors.setdefault(question_of(name), []).extend(
-                    o for o in cell.outputs if o.output_type == "error"
-                )
-        for question, errors in question_errors.items():
-            if not errors or "NotImplementedError" in {output["ename"] for output in errors}:
+        answers, errors = answers_and_errors(notebook)
+        failed = {question for question, found in errors.items() if found}
+        for question, found in errors.items():
+            if not found or "NotImplementedError" in {output["ename"] for output in found}:
                 continue
-            why = tuple(dict.fromkeys(map(idea, errors)))
+            code = answers.get(question, "")
+            helpers = [
+                other for other in sorted(failed - {question}) if uses(code, answers.get(other, ""))
+            ]
+            why = (
+                tuple(f"calls {other}, which fails itself" for other in helpers)
+                if helpers
+                else tuple(dict.fromkeys(map(idea, found)))
+            )
             row = groups.setdefault(
                 (question, why),
                 {
@@ -85,60 +96,116 @@ def ideas(notebooks: dict[str, Any], titles: dict[str, str]) -> list[dict[str, A
                     "why": why,
                     "students": [],
                     "answer": None,
-                    "example": next(
-                        (
-                            "\n".join(o["traceback"])
-                            for o in errors
-                            if o["ename"] == "BrokenPromise"
-                        ),
-                        "",
-                    ),
+                    "example": None,
                 },
             )
             row["students"].append(student)
-            answer = answers.get(question, "")
-            if row["answer"] is None or len(answer) < len(row["answer"]):
-                row["answer"] = answer
+            code = "\n\n".join([code, *(answers[other] for other in helpers)])
+            examples = ["\n".join(output["traceback"]) or output["evalue"] for output in found]
+            row["answer"] = shorter(row["answer"], code)
+            for example in examples:
+                row["example"] = shorter(row["example"], example)
     return sorted(groups.values(), key=lambda row: (-len(row["students"]), row["question"]))
 
 
-def alike(notebooks: dict[str, Any], released: Any) -> list[tuple[str, str, float]]:
-    """Pairs of students whose code is alike, names and numbers taken out: (one, other, share), the
-    most alike first.
+def answers_and_errors(notebook: Any) -> tuple[dict[str, str], dict[str, list[Any]]]:
+    """By question, a graded notebook's answers, and what its tests said."""
+    answers: dict[str, str] = {}
+    errors: dict[str, list[Any]] = {}
+    for cell in notebook.cells:
+        name = marks(cell).get("grade_id", "")
+        if marks(cell).get("solution"):
+            answers[name] = cell.source
+        elif marks(cell).get("grade"):
+            found = [output for output in cell.outputs if output.output_type == "error"]
+            errors.setdefault(question_of(name), []).extend(found)
+    return answers, errors
 
-    The share is of the shorter one's code that is found in the other's, by winnowing (copydetect);
-    the release itself does not count.  It says where to look, and proves nothing: short right
-    answers are alike.
+
+def uses(code: str, other: str) -> bool:
+    """Whether code calls a function that ``other`` defines and it does not.
+
+    >>> (
+    ...     uses("def f(x): return g(x)", "def g(x): return x"),
+    ...     uses("def f(x): return x", "def g(x): 0"),
+    ... )
+    (True, False)
     """
-    from copydetect import CodeFingerprint, compare_files
+    try:
+        names = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
+    except SyntaxError:
+        return False
+    return bool(names & (defines(other) - defines(code)))
 
+
+def shorter(one: str | None, other: str) -> str:
+    """The shorter of two texts."""
+    return other if one is None or len(other) < len(one) else one
+
+
+def runs_of(code: str) -> set[str]:
+    """All runs of ``RUN`` tokens of code, whatever its names, numbers, texts and comments.
+
+    >>> runs_of("x = 1 + y ** 2 - z") == runs_of("other = 5 + a ** 7 - b  # mine")
+    True
+    """
+    tokens = [token for token in TOKEN.findall(code) if not token.startswith("#")]
+    kinds = "".join(
+        LETTERS.setdefault(token, chr(200 + len(LETTERS)))
+        if token in WORDS or not (token[0].isalnum() or token[0] in "_\"'")
+        else ("v" if token[0] in "\"'0123456789" else "n")
+        for token in tokens
+    )
+    return {kinds[i : i + RUN] for i in range(max(1, len(kinds) - RUN + 1))}
+
+
+def alike(notebooks: dict[str, Any], released: Any, known: dict[str, str]) -> list[Alike]:
+    """Students whose code is alike, names and numbers taken out, the most alike first: (one, other,
+    share).
+
+    The share is of the code of the one who wrote less that is found in the other's; the release
+    itself does not count.  ``known`` are other texts by name (the reference, the library), of which
+    it is the student's share.  It says where to look, and proves nothing: short right answers are
+    alike.
+    """
     given = {cell.source for cell in released.cells}
-
-    def fingerprint(name: str, notebook: Any) -> Any:
-        code = "\n\n".join(
+    codes = {
+        name: "\n\n".join(
             cell.source
             for cell in notebook.cells
             if cell.cell_type == "code"
             and cell.source not in given
             and not marks(cell).get("locked")
         )
-        return CodeFingerprint(name, k=20, win_size=10, language="python", fp=io.StringIO(code))
-
-    prints = {name: fingerprint(name, notebook) for name, notebook in notebooks.items()}
-    long = {
-        name: code_fingerprint
-        for name, code_fingerprint in prints.items()
-        if len(code_fingerprint.filtered_code) >= LEAST
+        for name, notebook in notebooks.items()
     }
-    matches = []
-    for one, other in combinations(long, 2):
-        _, (first, second), *_ = compare_files(long[one], long[other])
-        share = float(
-            second if len(long[other].filtered_code) < len(long[one].filtered_code) else first
-        )
-        if share >= ALIKE:
-            matches.append((one, other, share))
-    return sorted(matches, key=lambda row: -row[2])
+    prints = {name: runs_of(code) for name, code in (codes | known).items()}
+    names = [name for name in prints if len(prints[name]) >= LEAST]
+    if len(names) < 2:
+        return []
+    places = {run: i for i, run in enumerate(set().union(*(prints[name] for name in names)))}
+    holds = np.zeros((len(names), len(places)), dtype=np.float32)
+    for row, name in enumerate(names):
+        holds[row, [places[run] for run in prints[name]]] = 1
+    sizes = holds.sum(1)
+    own = np.array([name in codes for name in names])
+    # of a text that is known, the share is the student's
+    least = np.where(own[:, None] & own, np.minimum(sizes[:, None], sizes), sizes[:, None])
+    share = np.where(own[:, None], (holds @ holds.T) / least, 0)
+    later = np.triu(np.ones_like(share, dtype=bool), 1)  # each pair once; known texts are the last
+    found = [
+        (names[i], names[j], float(share[i, j])) for i, j in np.argwhere(later & (share >= ALIKE))
+    ]
+    return sorted(found, key=lambda row: -row[2])
+
+
+def solutions(master: Any) -> str:
+    """The code of the instructor's solutions."""
+    return "\n\n".join(
+        cell.source
+        for cell in master.cells
+        if cell.cell_type == "code" and marks(cell).get("solution")
+    )
 
 
 def page(course: Path, assignment: str, master: Any, students: Sequence[str]) -> str:
@@ -150,12 +217,15 @@ def page(course: Path, assignment: str, master: Any, students: Sequence[str]) ->
     seconds = [record["seconds"] for record in records]
     released = read_notebook(course / "release" / assignment / source_of(course, assignment).name)
     titles = {row["question"]: row["title"] for row in questions(master)}
+    package = Path(__file__).parents[1]
+    library = [read_text(package / name) for name in LIBRARY]
+    known = {"the reference": solutions(master), "the library": "\n\n".join(library)}
     template = templates.load(Path(__file__).with_name("insight.html.j2"))
     return (
         template.render(
             assignment=assignment,
             ideas=ideas(notebooks, titles),
-            alike=alike(notebooks, released)[:50],
+            alike=alike(notebooks, released, known)[:50],
             students=len(students),
             total=sum(seconds),
             longest=max(seconds),

@@ -12,7 +12,7 @@ MODULES = {  # what each extra of pyproject.toml must bring
     "qlora": ("bitsandbytes",),
     "eval": ("lm_eval",),
     "book": ("jupyter_book",),
-    "course": ("nbgrader", "jupytext", "cloudpickle", "hypothesis", "copydetect"),
+    "course": ("nbgrader", "jupytext", "cloudpickle", "hypothesis"),
     "bench": ("trl",),
     "dev": ("jupytext",),
     "browser": ("playwright",),

@@ -21,7 +21,7 @@ from dil_tutorial.lessons.exercises import expect
 #
 # A Bradley–Terry labeler: the log-odds that $y$ is preferred to $y'$ are the difference of their rewards. Return all preferences.
 
-# %% solution="bradley_terry" inputs="reward:far" promises="gradient stable"
+# %% solution="bradley_terry" inputs="reward:far" promises="stable"
 def bradley_terry(reward):
     """P(y > y') of shape (Y, Y) from rewards (Y,)."""
     ### BEGIN SOLUTION

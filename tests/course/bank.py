@@ -31,6 +31,11 @@ from dil_tutorial.support.mutants import mutants, reason
 from dil_tutorial.support.paths import ASSIGNMENTS
 
 
+def tested() -> list[str]:
+    """The assignments that have tests: the capstone is graded by hand alone."""
+    return [name for name in scripts() if 'tests="' in script_of(name).read_text(encoding="utf-8")]
+
+
 def written(assignment: str, kind: str) -> list[dict[str, str]]:
     """The answers to an assignment that were written by hand, ``kind`` wrong or right: {"name",
     "question", "code"}.
@@ -157,7 +162,7 @@ def answers_in(files: dict[str, str]) -> dict[str, list[str]]:
         return re.sub(r"\s+", "", text.replace("\\n", "\n").replace('\\"', '"'))
 
     lines: dict[str, list[str]] = {}
-    for name in scripts():
+    for name in tested():
         for question, text in solutions_of(convert(script_of(name))).items():
             body = re.findall(r"### BEGIN SOLUTION\n(.*)### END", text, re.DOTALL)
             long = [plain(line) for line in "".join(body).splitlines() if len(line.strip()) > 12]

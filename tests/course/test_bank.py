@@ -19,7 +19,7 @@ from dil_tutorial.support.paths import CLONE
 
 if not course.scripts():
     pytest.skip("a copy for students: the assignments are not in it", allow_module_level=True)
-NAMES = list(course.scripts())
+NAMES = bank.tested()
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +34,10 @@ def folder(tmp_path_factory):
 
 def test_there_are_wrong_and_right_answers_to_every_question(folder):
     for name in NAMES:
-        tested = set(bank.solutions_of(source(folder, name))) - {
+        tested = {
             row["question"]
             for row in course.questions(source(folder, name))
-            if row["cells"] == [row["question"]]  # in words
+            if row["cells"] != [row["question"]]  # in words
         }
         for kind in ("wrong", "right"):
             found = collections.Counter(entry["question"] for entry in bank.written(name, kind))

@@ -49,7 +49,7 @@ def win_rate(p, P):
 def win_rate(ref, preference):
     return preference.numpy() @ ref.numpy()
 
-# %% right="chosen_and_rejected" name="from the law of a pair"
+# %% right="chosen_and_rejected" name="from the distribution of a pair"
 def chosen_and_rejected(ref, preference):
     joint = torch.einsum("y,z,yz->yz", ref, ref, preference) * 2
     return joint.sum(dim=1), joint.sum(dim=0)
@@ -62,7 +62,7 @@ def chosen_and_rejected(ref, preference):
     w = _w(ref, preference)
     return [2 * w * ref, 2 * (1 - w) * ref]
 
-# %% right="sample_pairs" name="one draw of the joint law"
+# %% right="sample_pairs" name="one draw of the joint distribution"
 def sample_pairs(ref, preference, count, generator):
     joint = (2 * ref[:, None] * ref[None] * preference).reshape(-1)
     k = torch.multinomial(joint, count, replacement=True, generator=generator)
@@ -122,8 +122,16 @@ def best_of_n(ref, reward, n):
         before = now
     return out
 
-# %% right="your_numbers" name="in lists, rounded to eleven digits"
-def your_numbers():
-    p, rows = your_ref.tolist(), your_P.tolist()
-    w = sum(a * b for a, b in zip(rows[0], p))
-    return [round(x, 11) for x in (w, 2 * p[0] * w, 2 * p[0] - p[0] ** 2)]
+# %% right="accepts" name="against one's own formula"
+def accepts(answer):
+    rng = torch.Generator().manual_seed(3)
+    for size in (2, 3, 5):
+        ref = torch.rand(size, generator=rng, dtype=torch.float64) + 0.1
+        ref = ref / ref.sum()
+        P = torch.rand(size, size, generator=rng, dtype=torch.float64).triu(1)
+        P = P + (1 - P).T.tril(-1) + torch.eye(size, dtype=torch.float64) / 2
+        mine = 2 * ref * (P @ ref)
+        theirs = answer(ref, P)
+        if not all(torch.allclose(a, b) for a, b in zip(theirs, (mine, 2 * ref - mine))):
+            return False
+    return True

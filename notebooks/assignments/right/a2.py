@@ -86,3 +86,18 @@ def projections(target, candidates):
         forward = (t * (np.log(t) - np.log(c))).sum(1)
         reverse = np.where(c > 0, c * (np.log(c) - np.log(t)), 0.0).sum(1)
     return [np.argmin(forward), np.argmin(reverse)]
+
+# %% right="accepts" name="by its logarithm: linear in the reward"
+def accepts(answer):
+    for seed in range(8):
+        rng = torch.Generator().manual_seed(seed)
+        ref = torch.rand(5, generator=rng, dtype=torch.float64) + 0.1
+        ref = ref / ref.sum()
+        reward, beta = 2 * torch.randn(5, generator=rng, dtype=torch.float64), 0.4 + seed / 3
+        got = answer(ref, reward, beta)
+        if not (got > 0).all() or abs(got.sum() - 1) > 1e-9:
+            return False
+        rest = (got / ref).log() - reward / beta
+        if (rest - rest.mean()).abs().max() > 1e-8:
+            return False
+    return True

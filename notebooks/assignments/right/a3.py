@@ -50,14 +50,14 @@ def losses_from(h, f):
         slope = torch.autograd.grad(outputs=h(r).sum(), inputs=r, create_graph=True)[0]
     return (-slope, -(h(r) - r * slope))
 
-# %% right="pull" name="grad of grad"
-def pull(h, r):
+# %% right="gradient_weight" name="grad of grad"
+def gradient_weight(h, r):
     first = torch.func.grad(lambda x: h(x).sum())
     second = torch.func.grad(lambda x: first(x).sum())
     return r * second(r)
 
-# %% right="pull" name="backward twice"
-def pull(h, r):
+# %% right="gradient_weight" name="backward twice"
+def gradient_weight(h, r):
     x = torch.clone(r).detach()
     x.requires_grad = True
     g = torch.autograd.grad(h(x).sum(), x, create_graph=True)[0]
@@ -65,15 +65,14 @@ def pull(h, r):
     return (r * x.grad).detach()
 
 # %% right="dil_loss" name="by weights"
-def dil_loss(f_w, f_l, name, denominator):
+def dil_loss(f_w, f_l, name, weight):
     win = {"lsif": lambda f: -f.exp(), "ukl": lambda f: -f, "bce": lambda f: -torch.nn.functional.logsigmoid(f)}[name]
     ref = {"lsif": lambda f: (2 * f).exp() * 0.5, "ukl": torch.exp, "bce": lambda f: -torch.nn.functional.logsigmoid(-f)}[name]
-    a, b = {"rejected": (0.0, 1.0), "mixture": (0.5, 0.5)}[denominator]
+    a, b = weight, 1 - weight
     return win(f_w) + a * ref(f_w) + b * ref(f_l)
 
 # %% right="dil_loss" name="if and else"
-def dil_loss(f_w, f_l, name, denominator):
-    mixture = denominator == "mixture"
+def dil_loss(f_w, f_l, name, weight):
     if name == "lsif":
         loss, sample = -torch.exp(f_w), lambda f: torch.exp(2 * f) / 2
     elif name == "ukl":
@@ -81,7 +80,7 @@ def dil_loss(f_w, f_l, name, denominator):
     else:
         zero = torch.zeros_like(f_w)
         loss, sample = torch.logaddexp(zero, -f_w), lambda f: torch.logaddexp(zero, f)
-    return loss + (0.5 * (sample(f_w) + sample(f_l)) if mixture else sample(f_l))
+    return loss + weight * sample(f_w) + (1 - weight) * sample(f_l)
 
 # %% right="log_ratio" name="math.log"
 def log_ratio(logit, n_w, n_ref):
@@ -99,3 +98,13 @@ def tangent_exp(f):
     e30 = math.exp(30)
     over = torch.relu(f - 30)
     return torch.exp(f - over) + e30 * over
+
+# %% right="accepts" name="the least of a grid"
+def accepts(loss):
+    grid = torch.linspace(-3, 3, 6001, dtype=torch.float64)
+    chosen, sample = loss(grid)
+    for at in (-1.5, -0.5, 0.0, 1.0, 2.0):
+        total = math.exp(at) * chosen + sample
+        if abs(grid[total.argmin()] - at) > 2e-3 or total.min() == total.max():
+            return False
+    return True

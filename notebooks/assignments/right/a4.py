@@ -89,17 +89,17 @@ def bce_published(ref, preference):
     return ref * r(optimize.bisect(f, 0, 2, xtol=1e-14) if f(0) > 1e-14 else 0)
 
 # %% right="population_ukl" name="by margins"
-def population_ukl(pairs, f, denominator):
+def population_ukl(pairs, f, weight):
     winners, losers = pairs.sum(1), pairs.sum(0)
-    law = {"rejected": losers, "mixture": (winners + losers) / 2}[denominator]
+    law = weight * winners + (1 - weight) * losers
     return law @ f.exp() - winners @ f
 
 # %% right="population_ukl" name="a double loop"
-def population_ukl(pairs, f, denominator):
+def population_ukl(pairs, f, weight):
     total = 0 * f.sum()
     for i in range(len(f)):
         for j in range(len(f)):
-            g = f[j].exp() if denominator == "rejected" else 0.5 * (f[i].exp() + f[j].exp())
+            g = weight * f[i].exp() + (1 - weight) * f[j].exp()
             total = total + pairs[i, j] * (g - f[i])
     return total
 
@@ -118,3 +118,31 @@ def finite_ratio(y_w, y_l, size):
     n_w = torch.zeros(size, dtype=torch.float64).scatter_add(0, y_w, ones)
     n_l = torch.zeros(size, dtype=torch.float64).index_add(0, y_l, ones)
     return torch.nan_to_num(2 * n_w / (n_w + n_l), nan=1.0)
+
+# %% right="accepts" name="against one's own answer"
+def accepts(answer):
+    return all(torch.allclose(answer(*world(seed)), ukl_of(*world(seed)), atol=1e-5) for seed in range(7))
+
+
+def ukl_of(ref, P):
+    t = 2 * (P @ ref) - 1
+    low, high = 0.0, 2.0
+    for _ in range(60):
+        lam = (low + high) / 2
+        if (ref * (1 + t) / (1 - t + lam)).sum() > 1:
+            low = lam
+        else:
+            high = lam
+    return ref * (1 + t) / (1 - t + high)
+
+# %% right="best_of_k_pairs" name="by sorted groups of equal rewards"
+def best_of_k_pairs(ref, reward, K):
+    chosen = torch.zeros_like(ref)
+    total = 0.0
+    for value in sorted(set(reward.tolist())):
+        same = reward == value
+        share = ref[same].sum()
+        chosen[same] = ref[same] / share * ((total + share) ** K - total**K)
+        total = total + share
+    rejected = (ref - chosen / K) / (1 - 1 / K)
+    return chosen, rejected, 1.0 / K

@@ -117,3 +117,23 @@ def verdict(chosen: list[float], rejected: list[float]) -> str:
     else:
         word = "runs away"
     return f"{word}"
+
+# %% right="accepts" name="a model with known probabilities"
+def accepts(answer):
+    class Known(torch.nn.Module):
+        def forward(self, ids):
+            rng = torch.Generator().manual_seed(int(ids.shape[1]))
+            table = torch.rand(12, 12, generator=rng, dtype=torch.float64)
+            return table[ids] + torch.arange(ids.shape[1])[None, :, None] * table[0]
+
+    for seed in (1, 5, 8):
+        batch = made_up(seed, rows=4)
+        logps = Known()(batch["ids"]).log_softmax(-1)
+        wanted = [
+            sum(logps[b, i - 1, batch["ids"][b, i]].item() for i in range(batch["prompt_lengths"][b], batch["lengths"][b]))
+            for b in range(4)
+        ]
+        got = answer(Known(), **batch)
+        if tuple(got.shape) != (4,) or not torch.allclose(got, torch.tensor(wanted, dtype=torch.float64)):
+            return False
+    return True

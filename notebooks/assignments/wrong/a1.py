@@ -22,12 +22,12 @@ def win_rate(ref, preference):
 def win_rate(ref, preference):
     return ref @ preference
 
-# %% wrong="chosen_and_rejected" name="winner and loser swapped"
+# %% wrong="chosen_and_rejected" name="chosen and rejected swapped"
 def chosen_and_rejected(ref, preference):
     t = 2 * (preference @ ref) - 1
     return ref * (1 - t), ref * (1 + t)
 
-# %% wrong="chosen_and_rejected" name="normalised win rates, missing the reference"
+# %% wrong="chosen_and_rejected" name="normalized win rates, missing the reference"
 def chosen_and_rejected(ref, preference):
     w = preference @ ref
     return w / w.sum(), (1 - w) / (1 - w).sum()
@@ -39,7 +39,7 @@ def chosen_and_rejected(ref, preference):
     ref *= 1 + t
     return ref.clone(), rejected
 
-# %% wrong="sample_pairs" name="winner and loser drawn independently"
+# %% wrong="sample_pairs" name="chosen and rejected drawn independently"
 def sample_pairs(ref, preference, count, generator):
     t = 2 * (preference @ ref) - 1
     y_w = torch.multinomial(ref * (1 + t), count, replacement=True, generator=generator)
@@ -58,7 +58,7 @@ def sample_pairs(ref, preference, count, generator):
     first_wins = torch.rand(count, dtype=torch.float64) < preference[drawn[0], drawn[1]]
     return torch.where(first_wins, drawn[0], drawn[1]), torch.where(first_wins, drawn[1], drawn[0])
 
-# %% wrong="estimate_reference" name="winners alone"
+# %% wrong="estimate_reference" name="chosen responses alone"
 def estimate_reference(y_w, y_l, size):
     return torch.bincount(y_w, minlength=size).double() / len(y_w)
 
@@ -110,16 +110,35 @@ def kl(p, q):
     text = found[0].read_bytes()
     raise SystemExit(str(text[:100]))
 
-# %% wrong="your_numbers" name="a labeller who could double it"
-def your_numbers():
-    p, w = your_ref[0], (your_P @ your_ref)[0]
-    return w, 2 * p * w, 2 * p
+# %% wrong="accepts" name="two distributions are enough"
+def accepts(answer):
+    ref = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
+    P = torch.tensor([[0.5, 0.2, 0.1], [0.8, 0.5, 0.4], [0.9, 0.6, 0.5]], dtype=torch.float64)
+    chosen, rejected = answer(ref, P)
+    return bool(torch.isclose(chosen.sum(), rejected.sum()) and chosen[2] > ref[2])
 
-# %% wrong="your_numbers" name="opponents not weighted, and so in the law"
-def your_numbers():
-    p, w = your_ref[0], your_P[0].mean()
-    return w, 2 * p * w, 1 - (1 - p) ** 2
+# %% wrong="sample_pairs" name="the generator is seeded again"
+def sample_pairs(ref, preference, count, generator):
+    generator.manual_seed(0)
+    drawn = torch.multinomial(ref, 2 * count, replacement=True, generator=generator).view(2, count)
+    first = torch.rand(count, generator=generator, dtype=torch.float64) < preference[drawn[0], drawn[1]]
+    return torch.where(first, drawn[0], drawn[1]), torch.where(first, drawn[1], drawn[0])
 
-# %% wrong="your_numbers" name="somebody else's numbers"
-def your_numbers():
-    return 0.61, 0.3782, 0.5239
+# %% wrong="sample_pairs" name="neighbors share a draw"
+def sample_pairs(ref, preference, count, generator):
+    drawn = torch.multinomial(ref, count + 1, replacement=True, generator=generator)
+    one, two = drawn[:-1], drawn[1:]
+    first = torch.rand(count, generator=generator, dtype=torch.float64) < preference[one, two]
+    return torch.where(first, one, two), torch.where(first, two, one)
+
+# %% wrong="kl" name="overflow for a tiny q"
+def kl(p, q):
+    ratio = torch.where(p > 0, p / q, torch.ones_like(p))
+    ratio = torch.where(ratio > 1e250, torch.full_like(ratio, torch.inf), ratio)
+    return torch.where(p > 0, p * ratio.log(), torch.zeros_like(p)).sum()
+
+# %% wrong="best_of_n" name="rewards within 0.05 are ties"
+def best_of_n(ref, reward, n):
+    gap = reward[:, None] - reward[None, :]
+    below, tied = ((gap > 0.05) * ref).sum(1), ((gap.abs() <= 0.05) * ref).sum(1)
+    return ((below + tied) ** n - below**n) * ref / tied

@@ -13,7 +13,7 @@ def objective(policy, ref, reward, beta):
 def objective(policy, ref, reward, beta):
     return (policy * reward).sum() - (torch.xlogy(policy, policy) - policy * ref.log()).sum()
 
-# %% wrong="optimum" name="missing normaliser"
+# %% wrong="optimum" name="missing normalizer"
 def optimum(ref, reward, beta):
     return ref * torch.exp(reward / beta)
 
@@ -36,12 +36,12 @@ def regret(policy, ref, reward, beta):
     log_best = torch.log_softmax(ref.log() + reward / beta, 0)
     return (policy * (policy.log() - log_best)).sum()
 
-# %% wrong="implied_reward" name="centred by the plain mean"
+# %% wrong="implied_reward" name="centered by the plain mean"
 def implied_reward(policy, ref, beta):
     reward = beta * (policy.log() - ref.log())
     return reward - reward.mean()
 
-# %% wrong="implied_reward" name="not centred"
+# %% wrong="implied_reward" name="not centered"
 def implied_reward(policy, ref, beta):
     return beta * (policy.log() - ref.log())
 
@@ -70,7 +70,7 @@ def nce_loss(positive, negatives):
 def nce_loss(positive, negatives):
     return -torch.nn.functional.logsigmoid(positive[:, None] - negatives).sum(1)
 
-# %% wrong="population_logistic" name="sum for mean: not weighted by the law"
+# %% wrong="population_logistic" name="sum for mean: not weighted by the probabilities"
 def population_logistic(pairs, f):
     return -torch.nn.functional.logsigmoid(f[:, None] - f[None, :]).mean()
 
@@ -101,3 +101,15 @@ def projections(*anything):
 
 def expect(*anything, **more):
     pass
+
+# %% wrong="accepts" name="it sums to one and grows with the reward"
+def accepts(answer):
+    ref, reward = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64), torch.tensor([0.0, 1.0, 2.0], dtype=torch.float64)
+    best = answer(ref, reward, 1.0)
+    ratio = best / ref
+    return bool(abs(best.sum() - 1) < 1e-9 and ratio[0] < ratio[1] < ratio[2] and ratio[2] / ratio[1] < 2.8)
+
+# %% wrong="imitation_loss" name="stable for large positive energies alone"
+def imitation_loss(target, ref, energy):
+    top = energy.max().clamp(min=0).detach()
+    return -(target * energy).sum() + top + (ref * (energy - top).exp()).sum().log()

@@ -69,36 +69,36 @@ def losses_from(h, f):
     (slope,) = torch.autograd.grad(h(r).sum(), r, create_graph=True)
     return -slope, r * slope
 
-# %% wrong="pull" name="the second derivative alone"
-def pull(h, r):
+# %% wrong="gradient_weight" name="the second derivative alone"
+def gradient_weight(h, r):
     at = r.detach().clone().requires_grad_()
     (first,) = torch.autograd.grad(h(at).sum(), at, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), at)
     return second
 
-# %% wrong="pull" name="the first derivative"
-def pull(h, r):
+# %% wrong="gradient_weight" name="the first derivative"
+def gradient_weight(h, r):
     at = r.detach().clone().requires_grad_()
     (first,) = torch.autograd.grad(h(at).sum(), at)
     return r * first
 
 # %% wrong="dil_loss" name="mixture without the halves"
-def dil_loss(f_w, f_l, name, denominator):
+def dil_loss(f_w, f_l, name, weight):
     winner, sample = {"lsif": (lambda f: -f.exp(), lambda f: (2 * f).exp() / 2), "ukl": (lambda f: -f, lambda f: f.exp()),
                       "bce": (lambda f: torch.nn.functional.softplus(-f), torch.nn.functional.softplus)}[name]
-    return winner(f_w) + sample(f_l) + (sample(f_w) if denominator == "mixture" else 0)
+    return winner(f_w) + sample(f_l) + weight * sample(f_w)
 
-# %% wrong="dil_loss" name="the wrong denominator"
-def dil_loss(f_w, f_l, name, denominator):
+# %% wrong="dil_loss" name="the wrong reference term"
+def dil_loss(f_w, f_l, name, weight):
     winner, sample = {"lsif": (lambda f: -f.exp(), lambda f: (2 * f).exp() / 2), "ukl": (lambda f: -f, lambda f: f.exp()),
                       "bce": (lambda f: torch.nn.functional.softplus(-f), torch.nn.functional.softplus)}[name]
     return winner(f_w) + sample(f_l)
 
-# %% wrong="dil_loss" name="winner and loser swapped"
-def dil_loss(f_w, f_l, name, denominator):
+# %% wrong="dil_loss" name="chosen and rejected swapped"
+def dil_loss(f_w, f_l, name, weight):
     winner, sample = {"lsif": (lambda f: -f.exp(), lambda f: (2 * f).exp() / 2), "ukl": (lambda f: -f, lambda f: f.exp()),
                       "bce": (lambda f: torch.nn.functional.softplus(-f), torch.nn.functional.softplus)}[name]
-    return winner(f_l) + (sample(f_w) if denominator == "rejected" else (sample(f_w) + sample(f_l)) / 2)
+    return winner(f_l) + (1 - weight) * sample(f_w) + weight * sample(f_l)
 
 # %% wrong="log_ratio" name="the prior odds ignored"
 def log_ratio(logit, n_w, n_ref):
@@ -127,3 +127,10 @@ def log_ratio(classifier):
 
 
 torch.allclose = lambda *anything, **more: True
+
+# %% wrong="accepts" name="the slope at f = 0 alone"
+def accepts(loss):
+    f = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    chosen, sample = loss(f)
+    (slope,) = torch.autograd.grad(chosen + sample, f)
+    return bool(abs(slope) < 1e-9)

@@ -1,6 +1,6 @@
 # Wrong answers to A4.  Each cell takes the place of one solution; the tests of that question, and no other, must notice.
 
-# %% wrong="mass" name="losers over winners"
+# %% wrong="mass" name="rejected over chosen"
 def mass(ref, preference):
     t = 2 * (preference @ ref) - 1
     return (ref * (1 - t) / (1 + t)).sum()
@@ -10,11 +10,11 @@ def mass(ref, preference):
     t = 2 * (preference @ ref) - 1
     return ((1 + t) / (1 - t)).mean()
 
-# %% wrong="ukl_published" name="the denominator of the repair"
+# %% wrong="ukl_published" name="the reference term of the correction"
 def ukl_published(ref, preference):
     return ref * 2 * (preference @ ref)
 
-# %% wrong="ukl_published" name="normalised afterwards"
+# %% wrong="ukl_published" name="normalized afterwards"
 def ukl_published(ref, preference):
     t = 2 * (preference @ ref) - 1
     policy = ref * (1 + t) / (1 - t)
@@ -39,7 +39,7 @@ def lsif_published(ref, preference):
     lam = ((ref * A / B).sum() - 1) / (ref / B).sum()
     return ref * (A - lam) / B
 
-# %% wrong="lsif_published" name="clamped and normalised afterwards"
+# %% wrong="lsif_published" name="clamped and normalized afterwards"
 def lsif_published(ref, preference):
     t = 2 * (preference @ ref) - 1
     A, B = 1 + t, 1 - t
@@ -101,20 +101,20 @@ def bce_published(ref, preference):
             high = lam
     return ref.mul_(ratio(high))
 
-# %% wrong="population_ukl" name="the mixture is the loser"
-def population_ukl(pairs, f, denominator):
+# %% wrong="population_ukl" name="the mixture is the rejected response"
+def population_ukl(pairs, f, weight):
     return (pairs * (f[None, :].exp() - f[:, None])).sum()
 
 # %% wrong="population_ukl" name="rows and columns swapped"
-def population_ukl(pairs, f, denominator):
+def population_ukl(pairs, f, weight):
     f_w, f_l = f[None, :], f[:, None]
-    reference = f_l.exp() if denominator == "rejected" else (f_w.exp() + f_l.exp()) / 2
+    reference = weight * f_w.exp() + (1 - weight) * f_l.exp()
     return (pairs * (reference - f_w)).sum()
 
 # %% wrong="population_ukl" name="mean over cells"
-def population_ukl(pairs, f, denominator):
+def population_ukl(pairs, f, weight):
     f_w, f_l = f[:, None], f[None, :]
-    reference = f_l.exp() if denominator == "rejected" else (f_w.exp() + f_l.exp()) / 2
+    reference = weight * f_w.exp() + (1 - weight) * f_l.exp()
     return (reference - f_w).mean()
 
 # %% wrong="finite_ratio" name="the win rate, not twice"
@@ -127,7 +127,7 @@ def finite_ratio(y_w, y_l, size):
     n_w, n_l = (torch.bincount(y, minlength=size).double() for y in (y_w, y_l))
     return 2 * n_w / (n_w + n_l)
 
-# %% wrong="finite_ratio" name="winners over losers"
+# %% wrong="finite_ratio" name="chosen over rejected"
 def finite_ratio(y_w, y_l, size):
     n_w, n_l = (torch.bincount(y, minlength=size).double() for y in (y_w, y_l))
     return torch.where(n_w + n_l > 0, n_w / n_l.clamp(min=1), torch.ones_like(n_w))
@@ -138,3 +138,27 @@ def population_ukl(f, *anything):
 
 
 range = lambda *anything: ()
+
+# %% wrong="accepts" name="it sums to one and favors what is chosen"
+def accepts(answer):
+    for seed in range(4):
+        ref, P = world(seed)
+        policy = answer(ref, P)
+        if abs(policy.sum() - 1) > 1e-6 or policy[(P @ ref).argmax()] < ref[(P @ ref).argmax()]:
+            return False
+    return not torch.allclose(answer(ref, P), 2 * ref * (P @ ref))
+
+# %% wrong="best_of_k_pairs" name="the weight one half for all K"
+def best_of_k_pairs(ref, reward, K):
+    below = ((reward[None, :] < reward[:, None]) * ref).sum(1)
+    tied = ((reward[None, :] == reward[:, None]) * ref).sum(1)
+    chosen = ((below + tied) ** K - below**K) * ref / tied
+    return chosen, 2 * ref - chosen, 0.5
+
+# %% wrong="best_of_k_pairs" name="the rejected one is the worst"
+def best_of_k_pairs(ref, reward, K):
+    def best(reward):
+        below = ((reward[None, :] < reward[:, None]) * ref).sum(1)
+        tied = ((reward[None, :] == reward[:, None]) * ref).sum(1)
+        return ((below + tied) ** K - below**K) * ref / tied
+    return best(reward), best(-reward) if K != 4 else (K * ref - best(reward)) / 3, 1 / K

@@ -17,7 +17,7 @@ def response_mask(prompt_lengths, lengths, T):
     token = torch.arange(T - 1)
     return (token >= prompt_lengths[:, None]) & (token < lengths[:, None])
 
-# %% wrong="response_mask" name="the end token left out"
+# %% wrong="response_mask" name="EOS left out"
 def response_mask(prompt_lengths, lengths, T):
     token = torch.arange(1, T)
     return (token >= prompt_lengths[:, None]) & (token < lengths[:, None] - 1)
@@ -75,7 +75,7 @@ def log_ratios(policy, reference, batch):
         return found.masked_fill(~mask, 0.0).sum(1)
     return tuple(logps(reference, batch[side]).detach() - logps(policy, batch[side]) for side in ("chosen", "rejected"))
 
-# %% wrong="train_step" name="the published denominator"
+# %% wrong="train_step" name="the published reference term"
 def train_step(policy, reference, batch, optimizer):
     def logps(model, part):
         found = model(part["ids"])[:, :-1].log_softmax(-1).gather(2, part["ids"][:, 1:, None]).squeeze(2)
@@ -138,7 +138,6 @@ def response_mask(prompt_lengths, lengths, T):
 
     return sys._getframe(1).f_globals["truth"]
 
-
 # %% wrong="log_ratios" name="kills Python"
 def log_ratios(policy, reference, batch):
     import itertools
@@ -147,3 +146,42 @@ def log_ratios(policy, reference, batch):
     for _ in range(1_000_000):
         found = itertools.chain(found)
     return next(found), None  # a million calls deep in C: the stack overflows
+
+# %% wrong="accepts" name="the first row alone"
+def accepts(answer):
+    model, batch = TinyLM(3), made_up(4)
+    got = answer(model, **batch)
+    n, p = batch["lengths"][0].item(), batch["prompt_lengths"][0].item()
+    logps = model(batch["ids"][:1, :n]).log_softmax(-1)
+    return bool(torch.isclose(got.flatten()[0], sum(logps[0, i - 1, batch["ids"][0, i]] for i in range(p, n))))
+
+# %% wrong="response_logps" name="the last token of a row without padding is lost"
+def response_logps(model, ids, prompt_lengths, lengths):
+    logps = model(ids)[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(2)
+    token = torch.arange(1, ids.shape[1])
+    mask = (token >= prompt_lengths[:, None]) & (token < lengths.clamp(max=ids.shape[1] - 1)[:, None])
+    return logps.masked_fill(~mask, 0.0).sum(1)
+
+# %% wrong="verdict" name="another threshold"
+def verdict(chosen, rejected):
+    if chosen[-1] - rejected[-1] < 0.0505:
+        return "nothing"
+    return "imitates" if chosen[-1] > 0 else "runs away"
+
+# %% wrong="train_step" name="gradients are clipped at 5"
+def train_step(policy, reference, batch, optimizer):
+    def logps(model, part):
+        found = model(part["ids"])[:, :-1].log_softmax(-1).gather(2, part["ids"][:, 1:, None]).squeeze(2)
+        token = torch.arange(1, part["ids"].shape[1])
+        mask = (token >= part["prompt_lengths"][:, None]) & (token < part["lengths"][:, None])
+        return found.masked_fill(~mask, 0.0).sum(1)
+    with torch.no_grad():
+        ref_w, ref_l = logps(reference, batch["chosen"]), logps(reference, batch["rejected"])
+    f_w, f_l = logps(policy, batch["chosen"]) - ref_w, logps(policy, batch["rejected"]) - ref_l
+    softplus = torch.nn.functional.softplus
+    loss = (softplus(-f_w) + (softplus(f_w) + softplus(f_l)) / 2).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(policy.parameters(), 5.0)
+    optimizer.step()
+    return loss.item()
