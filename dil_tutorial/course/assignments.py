@@ -38,9 +38,9 @@ TESTS = "dil_tutorial_tests.zip"  # next to a released notebook, which looks for
 FOR_TESTS = ("__init__.py", "lessons/__init__.py", "lessons/exercises.py")
 PACKAGE = Path(__file__).resolve().parents[1]
 KINDS = ("solution", "tests", "hidden", "written")
-RULES = """**Rules.** Write it yourself, in any style, with any package that is installed. When graded, your answers run in a process of their own: without this library (`dil_tutorial`, `toy`), which holds the answers, without files, network or other programs, with 4 GiB of memory for all that they start. A cell, and all tests of a question together, may compute for 30 seconds; tests call a function at most 200 times. What does not fit in there fails with Python's own error, and costs that question alone. `exit()` ends its own cell.
+RULES = """**Rules.** Write it yourself, in any style, with any package that is installed. When graded, your answers run in a process of their own: without this library (`dil_tutorial`, `toy`), which holds the answers, without files, network or other programs, with 4 GiB of memory for all that they start. A cell, and all tests of a question together, may compute for 30 seconds; tests call a function at most 200 times. Whatever exceeds these limits fails with Python's own error, and costs that question alone. `exit()` ends its own cell.
 
-**Grading.** Visible tests stand below each answer; others run when you hand in. They draw inputs as the question's line *Inputs* says. Numbers agree to $10^{-9}$, times their size where that is above 1 ($10^{-4}$ in float32), unless a test says otherwise: arithmetic rounds at about $10^{-16}$. Leave your arguments as they were: tests look. Each question is tested on its own; if you call an earlier answer of yours, a mistake in it costs here, too. Keep this file in the folder `notebooks` of your copy: a test that fails then links to the section that helps."""  # noqa: E501
+**Grading.** Visible tests stand below each answer; others run when you hand in. They draw inputs as the question's line *Inputs* says. Numbers are compared with a tolerance of $10^{-9}$, relative where they exceed 1 ($10^{-4}$ in float32), unless a test says otherwise: arithmetic rounds at about $10^{-16}$. Leave your arguments as they were: tests look. Each question is tested on its own; if you call an earlier answer of yours, a mistake in it costs here, too. Keep this file in the folder `notebooks` of your copy: a test that fails then links to the section that helps."""  # noqa: E501
 
 
 def scripts(folder: Path = ASSIGNMENTS) -> dict[str, Path]:
@@ -148,7 +148,7 @@ def promised(promises: str) -> str:
     """What a question promises beyond right values, in words for its text.
 
     >>> promised("float changes:policy")
-    'Tested as well, on inputs that nobody chose: it returns a Python float; of its arguments it changes policy alone.'
+    'Also tested, on random inputs: it returns a Python float; of its arguments it changes policy alone.'
     """  # noqa: E501
     from dil_tutorial.course.agreement import PROMISES
 
@@ -161,7 +161,7 @@ def promised(promises: str) -> str:
     changed = [word.removeprefix("changes:") for word in words if word.startswith("changes:")]
     phrases = [PROMISES[word] for word in words if word in PROMISES]
     phrases += [f"of its arguments it changes {' and '.join(changed)} alone"] if changed else []
-    return f"Tested as well, on inputs that nobody chose: {'; '.join(phrases)}." if phrases else ""
+    return f"Also tested, on random inputs: {'; '.join(phrases)}." if phrases else ""
 
 
 def settings(course: Path) -> Any:

@@ -58,7 +58,7 @@ def seen(draw: Draw, tensor: Tensor) -> Tensor:
 def far_tensor(draw: Draw, shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Tensor:
     """Numbers of [-4, 4], some or all of them moved by 10^4 up or down."""
     values = st.one_of(numbers(-4, 4), st.sampled_from([FAR, -FAR]))
-    moved = draw(st.sampled_from([0.0, FAR, -FAR]))
+    moved = draw(st.sampled_from([0.0, 0.0, FAR, -FAR]))
     tensor = tensor_of(draw, numbers(-4, 4) if moved else values, shape, dtype)
     return tensor + moved
 
@@ -174,14 +174,15 @@ KINDS: dict[str, tuple[str, Callable[[Draw, Sizes], Any]]] = {
         lambda draw, sizes: far_tensor(draw, (sizes.N, sizes.K)),
     ),
     "group": (
-        "(N, K), rewards of N groups of K responses, in some groups all equal",
+        "(N, K), rewards from -3 to 3 of N groups of K responses, in some groups all equal; N and K "
+        "may be 1",
         rewards_of_a_group,
     ),
     "group_f": (
         "(N, K), numbers from -4 to 4",
         lambda draw, sizes: tensor_of(draw, numbers(-4, 4), (sizes.N, sizes.K)),
     ),
-    "responses": ("(count,), numbers of responses, `size` of which there are at most", responses),
+    "responses": ("(count,), integers from 0 to `size` - 1", responses),
     "size": (
         "a whole number: how many responses there are, of which some may never occur",
         lambda draw, sizes: sizes.Y + draw(st.integers(0, 2)),
@@ -189,6 +190,7 @@ KINDS: dict[str, tuple[str, Callable[[Draw, Sizes], Any]]] = {
     "count": ("a whole number, at least 1", lambda draw, sizes: draw(st.integers(1, 50))),
     "n": ("a whole number from 1 to 5", lambda draw, sizes: draw(st.integers(1, 5))),
     "K": ("a whole number from 2 to 8", lambda draw, sizes: draw(st.integers(2, 8))),
+    "few": ("a whole number from 2 to 4", lambda draw, sizes: draw(st.integers(2, 4))),
     "weight": (
         "a number from 0 to 1",
         lambda draw, sizes: draw(st.sampled_from([0.0, 0.5, 0.25, 1.0, 0.1])),
@@ -243,7 +245,7 @@ KINDS: dict[str, tuple[str, Callable[[Draw, Sizes], Any]]] = {
         "a list of numbers, at least one",
         lambda draw, sizes: draw(
             st.lists(
-                st.one_of(numbers(-1, 1), st.sampled_from([0.05, 0.051, 0.049, -0.001])),
+                st.one_of(numbers(-1, 1), st.sampled_from([0.0, 0.051, 0.049, -0.001])),
                 min_size=sizes.K,
                 max_size=sizes.K,
             )

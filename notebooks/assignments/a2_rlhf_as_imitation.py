@@ -204,7 +204,7 @@ for seed in range(40):
 # %% [markdown]
 # ## 9 · A property (10 points)
 #
-# You get somebody's answer to question 2, a function `answer(ref, reward, beta)`. Return True if it is right, False if it is wrong. (What has the best policy that no other has? You can compute $J$.) Tests hand it right answers in several styles and seven wrong ones, of which it must refuse six.
+# You get somebody's answer to question 2, a function `answer(ref, reward, beta)`. Return True if it is right (to $10^{-6}$), False if it is wrong. (What has the best policy that no other has? You can compute $J$.) Tests hand it right answers in several styles and seven wrong ones, of which it must refuse six.
 
 # %% solution="accepts"
 def accepts(answer):
@@ -232,6 +232,13 @@ def accepts(answer):
 
 
 # %% tests="accepts" points=4
+def always_the_best(ref, reward, beta):
+    return torch.nn.functional.one_hot(reward.argmax(), len(ref)).double()
+
+
+expect(accepts(always_the_best), False, "the KL has a price: the best response alone is not the optimum")
+
+# %% hidden="accepts" points=6
 def right(ref, reward, beta):
     weight = ref * torch.exp(reward / beta)
     return weight / weight.sum()
@@ -241,10 +248,6 @@ def without_reference(ref, reward, beta):
     return torch.softmax(reward / beta, 0)
 
 
-expect(accepts(right), True, "a right answer is accepted")
-expect(accepts(without_reference), False, "what if the reference is left out?")
-
-# %% hidden="accepts" points=6
 def by_logarithms(ref, reward, beta):
     scores = ref.log() + (reward - reward.max()) / beta
     return (scores - torch.logsumexp(scores, 0)).exp()
@@ -256,10 +259,6 @@ def beta_turned_round(ref, reward, beta):
 
 def not_normalized(ref, reward, beta):
     return ref * torch.exp(reward / beta)
-
-
-def greedy(ref, reward, beta):
-    return torch.nn.functional.one_hot(reward.argmax(), len(ref)).double()
 
 
 def beta_on_everything(ref, reward, beta):
@@ -281,7 +280,7 @@ def nearly(ref, reward, beta):
 
 for one in (right, by_logarithms):
     expect(accepts(one), True, "right answers of any style are accepted")
-wrong = [beta_turned_round, not_normalized, greedy, beta_on_everything, the_chosen, the_reference, nearly]
+wrong = [without_reference, beta_turned_round, not_normalized, beta_on_everything, the_chosen, the_reference, nearly]
 expect(sum(not accepts(one) for one in wrong) >= 6, True, "which errors does your test not see?")
 
 # %% [markdown]

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # A4 · The flaw of the published loss, and its correction
 #
-# 100 points, about four hours. Read lesson 07 first. You compute the optimum of the published losses, correct them, and work out the weight that fits data of another kind.
+# 100 points, about four hours. Read lesson 07 first, and section 1 of lesson 12 for question 7. You compute the optimum of the published losses, correct them, and work out the weight that fits data of another kind.
 #
-# **Conventions.** Tensors are `float64`. `ref` (Y,) is the reference, `preference` (Y, Y) holds $P(y \succ y')$ in row $y$, column $y'$. $w = E_{\pi_\text{ref}}P$ is the win rate, $\pi_\text{chosen} = \pi_\text{ref}(1 + t)$ and $\pi_\text{rejected} = \pi_\text{ref}(1 - t)$ with $t = 2w - 1$. A *policy* sums to one. Expected losses are over $y_w \sim \pi_\text{chosen}$, $y_l \sim \pi_\text{rejected}$, with $f = \log(\pi_\theta/\pi_\text{ref})$.
+# **Conventions.** Tensors are `float64`. `ref` (Y,) is the reference, `preference` (Y, Y) holds $P(y \succ y')$ in row $y$, column $y'$, with $P + P^\top = 1$. $w(y) = \sum_{y'}\pi_\text{ref}(y')P(y \succ y')$ is the win rate, $\pi_\text{chosen} = \pi_\text{ref}(1 + t)$ and $\pi_\text{rejected} = \pi_\text{ref}(1 - t)$ with $t = 2w - 1$. A *policy* sums to one. Expected losses are over $y_w \sim \pi_\text{chosen}$, $y_l \sim \pi_\text{rejected}$, with $f = \log(\pi_\theta/\pi_\text{ref})$.
 #
 # {rules}
 #
@@ -29,7 +29,7 @@ def world(seed, scale=1.5):
     return ref / ref.sum(), P
 
 # %% [markdown]
-# ## 1 · A ratio that is none (5 points)
+# ## 1 · A ratio that belongs to no policy (5 points)
 #
 # Where the ratios $r(y)$ are free, the published losses (chosen against rejected) are least at $r = \pi_\text{chosen}/\pi_\text{rejected}$. The DIL loss takes $r = \pi_\theta/\pi_\text{ref}$. Return what the probabilities of this "policy" sum to.
 
@@ -83,7 +83,7 @@ check_ukl_published("one multiplier for all responses, with which the policy sum
 # %% [markdown]
 # ## 3 · The optimum of LSIF as published (15 points)
 #
-# The same for LSIF, $E[-e^{f(y_w)} + e^{2f(y_l)}/2]$. Mind that a probability cannot be negative: some responses get *exactly* zero.
+# The same for LSIF, $E[-e^{f(y_w)} + e^{2f(y_l)}/2]$. Mind that a probability cannot be negative: some responses may get exactly zero (tests ask for `== 0`).
 
 # %% solution="lsif_published" inputs="ref:common preference:preference"
 def lsif_published(ref, preference):
@@ -103,9 +103,10 @@ def lsif_published(ref, preference):
 
 
 # %% tests="lsif_published" points=5
-half = torch.tensor([0.5, 0.5], dtype=torch.float64)
-hard = torch.tensor([[0.5, 0.0], [1.0, 0.5]], dtype=torch.float64)
-expect(lsif_published(half, hard), [0.0, 1.0], "the rejected response is given up", "lesson 07, section 3", tolerance=1e-7)
+three = torch.tensor([0.4, 0.4, 0.2], dtype=torch.float64)
+hard = torch.tensor([[0.5, 0.0, 0.0], [1.0, 0.5, 0.0], [1.0, 1.0, 0.5]], dtype=torch.float64)
+expect(lsif_published(three, hard)[0] == 0, True, "the response that always loses is given up", "lesson 07, section 3")
+expect(lsif_published(three, hard).sum(), 1.0, "the others share its probability", "lesson 07, section 3", tolerance=1e-7)
 
 # %% hidden="lsif_published" points=10
 zeros = 0
@@ -225,7 +226,7 @@ check_finite_ratio("minimize over one ratio at a time; 1 where there is no data"
 # %% [markdown]
 # ## 8 · A property (10 points)
 #
-# You get somebody's answer to question 2, a function `answer(ref, preference)`. Return True if it is right. (You have the expected loss, question 5 with weight 0: which property has its minimum?) Tests hand it two right answers and six wrong ones, of which it must refuse five.
+# You get somebody's answer to question 2, a function `answer(ref, preference)`. Return True if it is right (to $10^{-6}$), False if it is wrong. (You have the expected loss, question 5 with weight 0: what characterizes its minimum over policies?) Tests hand it two right answers and six wrong ones, of which it must refuse five.
 
 # %% solution="accepts"
 def accepts(answer):
@@ -247,6 +248,13 @@ def accepts(answer):
 
 
 # %% tests="accepts" points=4
+def the_chosen(ref, preference):
+    return 2 * ref * (preference @ ref)
+
+
+expect(accepts(the_chosen), False, "the chosen distribution is not where the published loss is least")
+
+# %% hidden="accepts" points=6
 def right(ref, preference):
     t = 2 * (preference @ ref) - 1
     low, high = 0.0, 2.0
@@ -256,14 +264,6 @@ def right(ref, preference):
     return ref * (1 + t) / (1 - t + high)
 
 
-def the_chosen(ref, preference):
-    return 2 * ref * (preference @ ref)
-
-
-expect(accepts(right), True, "a right answer is accepted")
-expect(accepts(the_chosen), False, "the chosen distribution is not where the published loss is least")
-
-# %% hidden="accepts" points=6
 def by_newton(ref, preference):
     t = 2 * (preference @ ref) - 1
     lam = torch.zeros((), dtype=torch.float64)
@@ -310,7 +310,7 @@ expect(sum(not accepts(one) for one in wrong) >= 5, True, "which errors does you
 # %% [markdown]
 # ## 9 · Experiment: the weight decides (15 points, graded by hand)
 #
-# For data that are best of $K$ (question 6), $K = 2, 4, 8$, in a world of your own with Bradley–Terry-free rewards, minimize the expected UKL loss over policies for weights $\lambda$ from 0 to 1/2 and plot how far the optimum is from that dataset's chosen distribution, one curve for each $K$, with the weight that your answer to 6 returns marked. Below it write half a page:
+# For data that are best of $K$ (question 6), $K = 2, 4, 8$, with a reference and rewards of your own, minimize the expected UKL loss over policies for weights $\lambda$ from 0 to 1 and plot the KL from that dataset's chosen distribution to the optimum, one curve for each $K$, with the weight that your answer to 6 returns marked. Below it write half a page:
 #
 # (a, 5 points) where each curve is zero and why there; on which identity does the correction rest? (b, 5 points) What happens with the weight 1/2 on best-of-four data, and which public datasets are made like that? (c, 5 points) What does a loss with the right weight learn on a dataset whose responses another model wrote, and what would you do about it?
 
@@ -320,7 +320,7 @@ import matplotlib.pyplot as plt
 
 ref = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
 reward = torch.tensor([0.0, 1.0, 2.0, 3.0], dtype=torch.float64)
-weights = torch.linspace(0, 0.5, 11)
+weights = torch.linspace(0, 1, 11)
 for K in (2, 4, 8):
     chosen, rejected, right_weight = best_of_k_pairs(ref, reward, K)
     distances = []

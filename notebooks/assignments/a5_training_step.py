@@ -76,7 +76,7 @@ check_token_logps("position i speaks of token i + 1; log_softmax", "lesson 08, s
 # %% [markdown]
 # ## 2 · Which of them belong to the response? (10 points)
 #
-# A mask that fits `token_logps`: true where the token that a place is about belongs to the response, false for prompt and padding. Inputs: the lengths of batches like those of `made_up`.
+# A mask that fits `token_logps`: true where the token predicted at that position belongs to the response, false for prompt and padding. Inputs: the lengths of batches like those of `made_up`.
 
 # %% solution="response_mask" promises="bool"
 def response_mask(prompt_lengths, lengths, T):
@@ -103,7 +103,7 @@ for seed in range(12):
 # %% [markdown]
 # ## 3 · Log-probability of a response (15 points)
 #
-# What stands in the padding must not matter, not even if its log-probability is $-\infty$. Inputs: models like `TinyLM`, and batches like those of `made_up`.
+# What stands in the padding must not matter, not even if its log-probability is $-\infty$. Call the model in the mode in which it is (`train`, `eval`), and leave it so. Inputs: models like `TinyLM`, one that never writes token 0, and batches like those of `made_up`, in which token 0 is padding alone and 1 is EOS alone.
 
 # %% solution="response_logps" promises="gradient"
 def response_logps(model, ids, prompt_lengths, lengths):
@@ -154,9 +154,9 @@ check_response_logps("the sum over the response's tokens", "lesson 08, section 1
 # %% [markdown]
 # ## 4 · Log-ratios (5 points)
 #
-# $f = \log\pi_\theta - \log\pi_\text{ref}$ of chosen and of rejected responses. No gradient may reach the reference, and its mode (`train`, `eval`) must stay.
+# $f = \log\pi_\theta - \log\pi_\text{ref}$ of chosen and of rejected responses, differentiable in the policy's weights. No gradient may reach the reference, even if its weights ask for one. Call both models in the mode in which they are (`train`, `eval`), and leave them so.
 
-# %% solution="log_ratios" promises="gradient"
+# %% solution="log_ratios"
 def log_ratios(policy, reference, batch):
     """(f_w, f_l), both (B,); batch has "chosen" and "rejected", each with ids, prompt_lengths, lengths."""
     ### BEGIN SOLUTION
@@ -191,17 +191,26 @@ def pairs_of(seed):
     return {"chosen": made_up(seed), "rejected": made_up(50 + seed)}
 
 
-policy, reference = TinyLM(1), TinyLM(11)
-f_w, f_l = log_ratios(policy, reference, pairs_of(1))
-(f_w.sum() + f_l.sum()).backward()
+policy, reference, batch = TinyLM(1), TinyLM(11), pairs_of(1)
+f_w, f_l = log_ratios(policy, reference, batch)
+(f_w.sum() + 2 * f_l.sum()).backward()
 expect(all(p.grad is None for p in reference.parameters()), True, "no gradient may reach the reference: torch.no_grad()", "lesson 08, section 2")
 expect(all(p.grad is not None for p in policy.parameters()), True, "gradients must reach the policy", "lesson 08, section 2")
+twin, total = TinyLM(1), 0.0
+for side, factor in (("chosen", 1), ("rejected", 2)):
+    part = batch[side]
+    for row in range(3):
+        n, p = part["lengths"][row].item(), part["prompt_lengths"][row].item()
+        total = total + factor * twin(part["ids"][row : row + 1, :n]).log_softmax(-1)[0, range(p - 1, n - 1), part["ids"][row, p:n]].sum()
+total.backward()
+for ours, theirs in zip(twin.parameters(), policy.parameters()):
+    expect(theirs.grad, ours.grad, "the gradient of the policy's log-probabilities, of both responses", "lesson 08, section 2")
 check_log_ratios("policy less reference; no gradient reaches the reference", "lesson 08, section 2", inputs=made(TinyLM, frozen, pairs_of), examples=15)
 
 # %% [markdown]
 # ## 5 · A step of corrected DIL (15 points)
 #
-# One step of the optimizer on a batch, with the corrected BCE loss: a chosen response is an example of the class "chosen", and the pair's two responses, with half a weight each, are examples of the class "reference sample"; the mean over pairs. Gradients of an earlier step must not leak into this one, and are not clipped. Return the loss before the step as a Python float. Inputs: models like `TinyLM`, SGD and Adam.
+# One step of the optimizer on a batch, with the corrected BCE loss: a chosen response is an example of the class "chosen", and the pair's two responses, with half a weight each, are examples of the class "reference sample"; the mean over pairs. Gradients of an earlier step must not leak into this one; do not clip gradients. Call both models in the mode in which they are, and leave them so. Return the loss before the step as a Python float. Inputs: models like `TinyLM`, some with large weights, SGD and Adam.
 
 # %% solution="train_step" promises="float changes:policy changes:optimizer"
 def train_step(policy, reference, batch, optimizer):
@@ -270,7 +279,7 @@ for step in range(3):
 # %% [markdown]
 # ## 6 · Read the curves (5 points)
 #
-# From lists of the mean log-ratios of chosen and of rejected responses by step say what a run does *at its last step*: `"nothing"` if the margin $f_w - f_l$ there is at most 0.05; else `"imitates"` if the chosen responses' log-ratio there is positive; else `"runs away"`.
+# Given the mean log-ratios of chosen and of rejected responses at each step, say what a run does *at its last step*: `"nothing"` if the margin $f_w - f_l$ there is at most 0.05 (also if it is negative); else `"imitates"` if the chosen responses' log-ratio there is positive; else `"runs away"`.
 
 # %% solution="verdict" inputs="chosen:curve rejected:curve"
 def verdict(chosen, rejected):
@@ -294,7 +303,7 @@ check_verdict("the last step decides: the margin first, then the chosen response
 # %% [markdown]
 # ## 7 · A property (10 points)
 #
-# You get somebody's answer to question 3, a function `answer(model, ids, prompt_lengths, lengths)`. Return True if it is right. A model for which you know the probabilities is a good start: one of your own making may do anything. Tests hand it two right answers and eight wrong ones, of which it must refuse seven.
+# You get somebody's answer to question 3, a function `answer(model, ids, prompt_lengths, lengths)`. Return True if its values are right (to $10^{-6}$), False if they are wrong. A model for which you know the probabilities is a good start; it has to be causal, since a right answer may call it with shorter rows. Tests hand it two right answers and nine wrong ones, of which it must refuse eight.
 
 # %% solution="accepts"
 def accepts(answer):
@@ -316,6 +325,13 @@ def accepts(answer):
 
 
 # %% tests="accepts" points=4
+def nothing(model, ids, prompt_lengths, lengths):
+    return torch.zeros(len(ids), dtype=torch.float64)
+
+
+expect(accepts(nothing), False, "a response has another log-probability than 0")
+
+# %% hidden="accepts" points=6
 def right(model, ids, prompt_lengths, lengths):
     logps = model(ids)[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(2)
     place = torch.arange(ids.shape[1] - 1)
@@ -327,10 +343,6 @@ def with_prompt(model, ids, prompt_lengths, lengths):
     return right(model, ids, torch.ones_like(prompt_lengths), lengths)
 
 
-expect(accepts(right), True, "a right answer is accepted")
-expect(accepts(with_prompt), False, "what if the prompt is counted?")
-
-# %% hidden="accepts" points=6
 def row_by_row(model, ids, prompt_lengths, lengths):
     rows = []
     for row in range(len(ids)):
@@ -376,15 +388,15 @@ def sum_of_the_batch(model, ids, prompt_lengths, lengths):
 
 for one in (right, row_by_row):
     expect(accepts(one), True, "right answers of any style are accepted")
-wrong = [without_eos, padding_counts, means, not_shifted, probabilities, full_row_loses_eos, first_token_missing, sum_of_the_batch]
-expect(sum(not accepts(one) for one in wrong) >= 7, True, "which errors does your test not see?")
+wrong = [with_prompt, without_eos, padding_counts, means, not_shifted, probabilities, full_row_loses_eos, first_token_missing, sum_of_the_batch]
+expect(sum(not accepts(one) for one in wrong) >= 8, True, "which errors does your test not see?")
 
 # %% [markdown]
 # ## 8 · Experiment: what a gentle run shows (20 points, graded by hand)
 #
-# Train copies of one `TinyLM` on the same made-up pairs, with your step of question 5 and with one of DPO's that you write, at a rate so small that nothing moves much in 100 steps and at one at which the margin becomes several nats. Plot $f_w$ and $f_l$ against the step for both losses and both rates. Below it write half a page:
+# Train copies of one `TinyLM` on the same made-up pairs, with your step from question 5 and with a DPO step of your own ($\beta = 1$), at a rate so small that nothing moves much in 100 steps and at one at which the margin becomes several nats. Plot $f_w$ and $f_l$ against the step for both losses and both rates. Below it write half a page:
 #
-# (a, 8 points) A colleague shows that "the chosen likelihood is preserved" by a plot of 100 steps at a learning rate of $10^{-7}$. Why is this weak evidence? Use your plots, and the gradients of both losses at $f = 0$. (b, 4 points) What would you ask for? (c, 8 points) Another one divides $f$ by the number of tokens, "to remove the bias towards long responses". What are such means in the terms of the loss, where is its optimum then, and what does it ask of a long response?
+# (a, 8 points) A colleague shows that "the chosen likelihood is preserved" by a plot of 100 steps at a learning rate of $10^{-7}$. Why is this weak evidence? Use your plots, and the gradients of both losses at $f = 0$. (b, 4 points) What would you ask for? (c, 8 points) Another one divides $f$ by the number of tokens, "to remove the bias towards long responses". What does the loss then take for a log-ratio, where is its optimum, and what does it ask of a long response?
 
 # %% solution="experiment"
 ### BEGIN SOLUTION
@@ -428,7 +440,7 @@ plt.show()
 # %% [markdown]
 # ## 9 · In words (10 points, graded by hand)
 #
-# In at most 150 words: DIL or DPO? Somebody has 5,000 pairs that their own model wrote, labeled by people, and wants a model that answers as people preferred, not further. (a, 4 points) Which loss has its optimum there, and where has DPO its own? (b, 3 points) What must be true of the pairs? (c, 3 points) Training stops long before the optimum. What would you measure to compare the two losses fairly?
+# In at most 150 words: DIL or DPO? Somebody has 5,000 pairs that their own model wrote, labeled by people, and wants a model that answers as people preferred, and no more than that. (a, 4 points) Which loss has its optimum there, and where is DPO's? (b, 3 points) What must be true of the pairs? (c, 3 points) Training stops long before the optimum. What would you measure to compare the two losses fairly?
 
 # %% [markdown] written="which-loss" points=10
 # Corrected DIL has its optimum at the chosen distribution, $\pi_\text{ref}(1 + t)$; DPO has its own at $\pi_\text{ref}e^{R/\beta}/Z$ on Bradley–Terry pairs, sharper. Pairs must be two independent draws of the reference (with another way of drawing, another weight). Short of the optimum compare at the same KL to the reference, or at a common rate with the KL beside it: how likely held-out chosen responses are, with intervals over prompts and seeds.

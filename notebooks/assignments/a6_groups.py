@@ -1,7 +1,7 @@
 # %% [markdown]
 # # A6 · Groups and verifiable rewards
 #
-# 100 points, about three and a half hours. Read lesson 09 first. You write the loss of a group, find GRPO's step in it, and see what imitation of correct answers can do in one round.
+# 100 points, about three and a half hours. Read lesson 09 first. You write the loss of a group, find a policy gradient in it, compare its advantages with GRPO's, and see what imitation of correct answers can do in one round.
 #
 # **Conventions.** Tensors are `float64`. A group is $K$ responses that the reference wrote to one prompt; `rewards` (N, K) are those of $N$ groups. Weights of a group sum to one.
 #
@@ -46,7 +46,7 @@ check_advantages("the mean of the group, or of the others; equal rewards give ze
 # %% [markdown]
 # ## 2 · Weights of a group (10 points)
 #
-# Which response of a group is imitated, and how much? For `rule="softmax"` the weights are in proportion to $e^{R/\beta}$; for `"best"` the best response has all (equal ones share it evenly). Rewards may be as large as in the last exercise of lesson 09, so be careful with the exponential.
+# Which response of a group is imitated, and how much? For `rule="softmax"` the weights are in proportion to $e^{R/\beta}$; for `"best"` the best response has all (responses whose rewards are the same number share it evenly). One test has rewards of $10^4$.
 
 # %% solution="group_weights" inputs="rewards:group beta:beta rule:softmax|best"
 def group_weights(rewards, beta, rule):
@@ -69,26 +69,30 @@ expect(group_weights(1e4 * R, 1.0, "softmax"), [[0.5, 0.0, 0.5, 0.0]], "no overf
 check_group_weights("shares in proportion to exp(R / beta), or of the best", "lesson 09, section 1")
 
 # %% [markdown]
-# ## 3 · Whom does it imitate? (15 points)
+# ## 3 · What does it imitate? (15 points)
 #
-# A response is drawn from a group of $K$ independent draws of `ref` (Y,), with the weights of question 2 for `rule="best"`. Return its distribution, exactly.
+# One member of a group of $K$ independent draws of `ref` (Y,) is drawn, with the weights of question 2 for `rule="softmax"`. Return the distribution of the response that it is, exactly.
 
-# %% solution="winner" inputs="ref:common reward:reward K:K"
-def winner(ref, reward, K):
+# %% solution="winner" inputs="ref:common reward:reward beta:beta K:few"
+def winner(ref, reward, beta, K):
     """The distribution of the response that is drawn, (Y,)."""
     ### BEGIN SOLUTION
-    below = ((reward[None, :] < reward[:, None]) * ref).sum(1)
-    tied = ((reward[None, :] == reward[:, None]) * ref).sum(1)
-    return ((below + tied) ** K - below**K) * ref / tied
+    found = torch.zeros_like(ref)
+    for group in itertools.product(range(len(ref)), repeat=K):
+        members = torch.tensor(group)
+        share = ref[members].prod() * torch.softmax(reward[members] / beta, 0)
+        found.index_add_(0, members, share)
+    return found
     ### END SOLUTION
 
 
 # %% tests="winner" points=5
 two = torch.tensor([0.8, 0.2], dtype=torch.float64)  # wrong, correct
-expect(winner(two, torch.tensor([0.0, 1.0], dtype=torch.float64), 4)[1], 1 - 0.8**4, "wrong only if all four attempts are", "lesson 09, section 4")
+got = winner(two, torch.tensor([0.0, 1.0], dtype=torch.float64), 1.0, 2)
+expect(got[1], 0.04 + 0.32 / (1 + math.exp(-1)), "both draws correct, or one of them and drawn", "lesson 09, section 1")
 
 # %% hidden="winner" points=10
-check_winner("the best of K is at most R if all are", "lesson 09, section 1")
+check_winner("a sum over groups, each with its probability", "lesson 09, section 1")
 
 # %% [markdown]
 # ## 4 · The loss of a group (15 points)
@@ -166,7 +170,7 @@ expect(pass_at_k(500, 3, 100), 1 - math.comb(497, 100) / math.comb(500, 100), "a
 # %% [markdown]
 # ## 7 · A property (10 points)
 #
-# You get somebody's advantages, a function `answer(rewards)` that returns one (N, K) tensor. Return True if it may be used in a policy gradient without bias towards some response for no reason: in each group advantages sum to zero, a larger reward never has a smaller advantage, equal rewards have equal ones, and a constant added to all rewards of a group changes nothing. Tests hand it GRPO's, RLOO's and question 5's, which it must accept, and six others, of which it must refuse five.
+# You get somebody's advantages, a function `answer(rewards)` that returns one (N, K) tensor. Return True if it has these four properties, to $10^{-8}$, for rewards from -60 to 60: in each group advantages sum to zero, a larger reward never has a smaller advantage than another one of its group, equal rewards have equal ones, and a constant added to all rewards of one group changes nothing. Tests hand it GRPO's, RLOO's and question 5's, which it must accept, and six others, of which it must refuse five.
 
 # %% solution="accepts"
 def accepts(answer):
@@ -252,7 +256,7 @@ expect(sum(not accepts(one) for one in wrong) >= 5, True, "which errors does you
 #
 # Take a reference on 10 responses, of which two are correct, with probabilities 0.1 and 0.02. Let a policy be improved in rounds: draw 64 groups of $K$ from the current policy, and either (i) take steps on question 4's loss with the current policy as the reference until it stops falling, or (ii) take one step of GRPO's policy gradient. Plot the probability of a correct answer and the entropy of the policy against the number of *samples drawn*, for $K = 2$ and 8, three seeds each. Below it write half a page:
 #
-# (a, 6 points) What can one round of (i) reach at most, for each $K$, by question 3, and does it? (b, 6 points) Which of the two correct answers survives, and why? (c, 4 points) What does either do with a problem that is never solved in its samples? (d, 4 points) Which comparison of (i) and (ii) is fair, and what does yours not show?
+# (a, 6 points) What can one round of (i) reach, in expectation, for each $K$, if rewards are multiplied until softmax gives the correct ones nearly all weight, and does it? (b, 6 points) Which of the two correct answers survives, and why? (c, 4 points) What does either do with a problem that is never solved in its samples? (d, 4 points) Which comparison of (i) and (ii) is fair, and what does yours not show?
 
 # %% solution="experiment"
 ### BEGIN SOLUTION

@@ -1,11 +1,11 @@
 # %% [markdown]
 # # A7 · Capstone: an unknown preference file
 #
-# 100 points, about ten hours, alone or in pairs. Graded by hand, from your report (at most four pages, three figures) and this notebook. You get a file of preference pairs, `pairs.jsonl`, and are told nothing about it. Say how its pairs were made, choose a loss and a weight for it, train SmolLM2 with them, and defend the result.
+# 100 points, about ten hours, alone or in pairs. Graded by hand, from your report (at most four pages, three figures) and this notebook. You get a file of preference pairs, `pairs.jsonl`, and are not told how it was made. Say how its pairs were made, choose a loss and a weight for it, train SmolLM2 with them, and defend the result.
 #
-# Your instructor makes the file (the guide *Teach it* says how): prompts, a chosen and a rejected response for each. Its responses may be SmolLM2's own or another model's, drawn at some temperature, two at a time or the best and another one of several, and labeled by a rule, a noisy rule or a person. Take any tool of the library (`dil audit`, `dil train`, `dil compare`) or your own.
+# The file holds prompts, a chosen and a rejected response for each. Responses may be SmolLM2's own or another model's, drawn at some temperature, two at a time or the best and another one of several, and labeled by a rule, a noisy rule or a person. Use any tool of the library (`dil audit`, `dil train`, `dil compare`) or your own.
 #
-# **Rules.** Say of every number how many prompts, seeds and which rate stand behind it, with an interval. Keep a part of the prompts away from training, and look at it once. A negative result that is shown well gets full points.
+# **Rules.** For every number, state how many prompts, which seeds and which rate stand behind it, with an interval. Keep two parts of the prompts away from training: one to choose rate and length by, one for the final numbers, used once. SmolLM2 has 135 million parameters: with adapters a run on 500 short pairs takes minutes on a laptop. A negative result that is shown well gets full points.
 
 # %% [markdown]
 # ## 1 · How were the pairs made? (30 points, graded by hand)
@@ -30,7 +30,7 @@
 # %% [markdown]
 # ## 3 · Training and result (30 points, graded by hand)
 #
-# Train the loss that you chose and one other, at two rates at least, on the same pairs. Show what you would show a sceptic: held-out chosen and rejected log-ratios, the KL to the reference, and what the models write, for both.
+# Train with the loss that you chose and with one other, at two rates at least, on the same pairs. Show what you would show a sceptic: held-out chosen and rejected log-ratios, the KL to the reference, and what the models write, for both.
 
 # %% [markdown] written="result" points=30
 # *Rubric.* 10 points: runs that can be repeated (command, seed, versions, data split by prompt); 10: comparison at a common rate and at equal KL, intervals over prompts (and seeds, where there are several); 10: texts shown, not picked, with what a reader notices.

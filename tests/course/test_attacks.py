@@ -46,7 +46,7 @@ expect(half(torch.tensor([2.0, 4.0])), [1, 2], "half of each")
 # %% [markdown]
 # ## 2 · Under attack
 
-# %% solution="double" promises="gradient"
+# %% solution="double" inputs="v:f" promises="gradient"
 def double(v):
     return 2 * v
 
@@ -54,10 +54,8 @@ def double(v):
 expect(double(torch.tensor([1.0, 2.0])), [2, 4], "twice each number")
 
 # %% hidden="double" points=1
-from dil_tutorial.course.inputs import like
-
 expect(double(torch.tensor([0.7, 0.625], dtype=torch.float64)), [1.4, 1.25], "twice each number")
-check_double(like(1), "twice each number")
+check_double("twice each number")
 
 # %% hidden="half" points=1
 expect(half(torch.tensor([3.0, 5.0])), [1.5, 2.5], "half of each")

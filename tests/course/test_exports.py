@@ -153,13 +153,13 @@ def test_gradescopes_autograder_grades_as_this_does(folder, tmp_path):
         )
         assert done.returncode == 0, done.stderr
         found.append(json.loads((here / "results" / "results.json").read_text()))
-    assert [result["score"] for result in found] == [90, 77, 0]
+    assert [result["score"] for result in found] == [80, 70, 0]
     by_name = {test["name"]: test for test in found[1]["tests"]}
-    assert by_name["6 · How far can winners go?"]["score"] == 0
-    assert "0.5 log 2" in by_name["6 · How far can winners go?"]["output"]
-    assert by_name["9 · In words"]["output"].startswith("not final: up to 10 points")
-    assert "score" not in by_name["9 · In words"]
-    assert found[1]["output"] == "Not final: 10 points are given by hand later."
+    assert by_name["6 · How far from the reference?"]["score"] == 0
+    assert "0.5 log 2" in by_name["6 · How far from the reference?"]["output"]
+    assert by_name["10 · In words"]["output"].startswith("not final: up to 10 points")
+    assert "score" not in by_name["10 · In words"]
+    assert found[1]["output"] == "Not final: 20 points are given by hand later."
     assert "no notebook" in found[2]["output"]
 
 

@@ -101,7 +101,7 @@ def test_nothing_that_was_handed_in_is_lost(folder, tmp_path):
     assert rows["gauss_a2.ipynb"]["note"].startswith("has no cell and no function of a1")
     assert rows["euler.ipynb"]["note"] == "1 deleted cells put back"
     for student in ("ada-lovelace-4711", "noether-12", "euler", "abel"):
-        assert (folder / "submitted" / student / "a1" / "a1_two_distributions.ipynb").is_file()
+        assert (folder / "submitted" / student / "a1" / "a1_preference_data.ipynb").is_file()
     for student in ("turing", "hopper", "gauss-a2", "galois"):
         assert not (folder / "submitted" / student).exists()
     for place in ("nothing.zip", "all.txt"):
@@ -113,8 +113,8 @@ def test_nothing_that_was_handed_in_is_lost(folder, tmp_path):
 @pytest.mark.parametrize(
     ("files", "students"),
     [
-        (["a1_two_distributions_ada.ipynb", "a1_two_distributions_bob.ipynb"], ["ada", "bob"]),
-        (["A1-two-distributions (cleo).ipynb", "dora - a1.ipynb"], ["cleo", "dora"]),
+        (["a1_preference_data_ada.ipynb", "a1_preference_data_bob.ipynb"], ["ada", "bob"]),
+        (["A1-preference-data (cleo).ipynb", "dora - a1.ipynb"], ["cleo", "dora"]),
         (["ada_lovelace_a1.ipynb", "ada_byron_a1.ipynb"], ["ada-lovelace", "ada-byron"]),
         (["sub-10-01/a1-emmy/x/a1.ipynb", "sub-10-01/a1-max/x/a1.ipynb"], ["emmy", "max"]),
         (["Mu\u0308ller/a1.ipynb", "Bolyai/a1.ipynb"], ["m\u00fcller", "bolyai"]),
@@ -177,7 +177,7 @@ def test_a_notebook_with_answers_counts_for_more_than_an_untouched_one(folder, t
         "ada/a1 (1).ipynb",
         "bob/a1.ipynb",
     ]
-    kept = folder / "submitted" / "ada" / "a1" / "a1_two_distributions.ipynb"
+    kept = folder / "submitted" / "ada" / "a1" / "a1_preference_data.ipynb"
     assert "return 7" in kept.read_text()
     rows = handed(folder, tmp_path, {"ada/a1.ipynb": text_of(folder)})
     assert rows["ada/a1.ipynb"]["note"] == "as it was released; the one collected before counts"

@@ -122,7 +122,7 @@ def verdict(chosen: list[float], rejected: list[float]) -> str:
 def accepts(answer):
     class Known(torch.nn.Module):
         def forward(self, ids):
-            rng = torch.Generator().manual_seed(int(ids.shape[1]))
+            rng = torch.Generator().manual_seed(5)
             table = torch.rand(12, 12, generator=rng, dtype=torch.float64)
             return table[ids] + torch.arange(ids.shape[1])[None, :, None] * table[0]
 

@@ -22,15 +22,18 @@ def group_weights(rewards, beta, rule):
         rows.append([w / sum(raw) for w in raw])
     return torch.tensor(rows, dtype=torch.float64)
 
-# %% right="winner" name="all groups counted"
-def winner(ref, reward, K):
-    order, total, found = sorted(set(reward.tolist())), 0.0, torch.zeros_like(ref)
-    for value in order:
-        here = reward == value
-        mass = ref[here].sum().item()
-        found[here] = ref[here] * ((total + mass) ** K - total**K) / mass
-        total += mass
-    return found
+# %% right="winner" name="K times the mean weight of the first member"
+def winner(ref, reward, beta, K):
+    strength = (reward / beta - (reward / beta).max()).exp()
+    rest = {0.0: 1.0}
+    for _ in range(K - 1):
+        new = {}
+        for total, p in rest.items():
+            for s, q in zip(strength.tolist(), ref.tolist()):
+                new[total + s] = new.get(total + s, 0.0) + p * q
+        rest = new
+    first = [sum(p * s / (s + total) for total, p in rest.items()) if s else 0.0 for s in strength.tolist()]
+    return K * ref * torch.tensor(first, dtype=torch.float64)
 
 # %% right="group_loss" name="logsigmoid and einsum"
 def group_loss(f, rewards):

@@ -27,15 +27,14 @@ def group_weights(rewards, beta, rule):
     return best / best.sum(1, keepdim=True)
 
 # %% wrong="winner" name="an exponential tilt"
-def winner(ref, reward, K):
-    return torch.softmax(ref.log() + (K - 1) * reward, 0)
+def winner(ref, reward, beta, K):
+    return torch.softmax(ref.log() + (K - 1) * reward / beta, 0)
 
-# %% wrong="winner" name="ties shared by number, not by draws"
-def winner(ref, reward, K):
+# %% wrong="winner" name="the best of K"
+def winner(ref, reward, beta, K):
     below = ((reward[None, :] < reward[:, None]) * ref).sum(1)
-    same = reward[None, :] == reward[:, None]
-    tied = (same * ref).sum(1)
-    return ((below + tied) ** K - below**K) / same.sum(1)
+    tied = ((reward[None, :] == reward[:, None]) * ref).sum(1)
+    return ((below + tied) ** K - below**K) * ref / tied
 
 # %% wrong="group_loss" name="a sum for the mean over reference samples"
 def group_loss(f, rewards):
