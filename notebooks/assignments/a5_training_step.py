@@ -298,6 +298,9 @@ expect(verdict([0.0, 0.1, -0.4], [0.0, -0.5, -2.0]) == "runs away", True, "the m
 # %% hidden="verdict" points=3
 for chosen, rejected, word in (([0.05], [0.0], "nothing"), ([0.0, 0.3, 0.02], [0.0, -0.5, 0.0], "nothing"), ([0.0, -0.2, 0.1], [0.0, -0.5, -0.1], "imitates"), ([0.0], [-1.0], "runs away")):
     expect(verdict(chosen, rejected) == word, True, "the last step decides: the margin first, then the chosen responses", "lesson 12, section 2")
+for margin in (0.0497, 0.0499, 0.0501, 0.0503):
+    word = "nothing" if margin < 0.05 else "imitates"
+    expect(verdict([0.3, margin - 0.02], [0.3, -0.02]) == word, True, "a margin of at most 0.05 is nothing", "lesson 12, section 2")
 check_verdict("the last step decides: the margin first, then the chosen responses", "lesson 12, section 2")
 
 # %% [markdown]

@@ -147,13 +147,10 @@ def log_ratios(policy, reference, batch):
         found = itertools.chain(found)
     return next(found), None  # a million calls deep in C: the stack overflows
 
-# %% wrong="accepts" name="the first row alone"
+# %% wrong="accepts" name="one negative number for each row"
 def accepts(answer):
-    model, batch = TinyLM(3), made_up(4)
-    got = answer(model, **batch)
-    n, p = batch["lengths"][0].item(), batch["prompt_lengths"][0].item()
-    logps = model(batch["ids"][:1, :n]).log_softmax(-1)
-    return bool(torch.isclose(got.flatten()[0], sum(logps[0, i - 1, batch["ids"][0, i]] for i in range(p, n))))
+    got = answer(TinyLM(3), **made_up(4))
+    return tuple(got.shape) == (3,) and bool((got < 0).all())
 
 # %% wrong="response_logps" name="the last token of a row without padding is lost"
 def response_logps(model, ids, prompt_lengths, lengths):
