@@ -174,8 +174,8 @@ KINDS: dict[str, tuple[str, Callable[[Draw, Sizes], Any]]] = {
         lambda draw, sizes: far_tensor(draw, (sizes.N, sizes.K)),
     ),
     "group": (
-        "(N, K), rewards from -3 to 3 of N groups of K responses, in some groups all equal; N and K "
-        "may be 1",
+        "(N, K), rewards from -3 to 3 of N groups of K responses, in some groups all equal; N and "
+        "K may be 1",
         rewards_of_a_group,
     ),
     "group_f": (

@@ -223,8 +223,7 @@ def accepts(answer):
         if abs(best.sum() - 1) > 1e-9 or bool((best < 0).any()):
             return False
         for _ in range(20):
-            other = best * (1 + 0.02 * torch.randn(4, generator=rng, dtype=torch.float64))
-            other = other / other.sum()
+            other = 0.99 * best + 0.01 * torch.softmax(torch.randn(4, generator=rng, dtype=torch.float64), 0)
             if value(other) > value(best) + 1e-12:
                 return False
     return True

@@ -796,6 +796,27 @@ def test_a_table_of_students_without_ids_is_refused(folder):
     (folder / "students.csv").unlink()
 
 
+@pytest.mark.slow
+@needs_landlock
+def test_the_number_of_jobs_changes_no_result(folder):
+    wrong = {entry["question"]: entry["code"] for entry in bank.written("a1", "wrong")}
+    students = []
+    for question in ("kl", "win_rate", "best_of_n"):
+        collect.submit(
+            folder, "a1", f"jobs-{question}", copy_for(folder, **{question: wrong[question]})
+        )
+        students.append(f"jobs-{question}")
+    points = {}
+    for jobs in (1, 3):
+        done = dict(grading.grade_all(folder, "a1", students, again=True, jobs=jobs))
+        assert set(done) == set(students)
+        assert not any(record["failure"] for record in done.values())
+        scores = grading.scores(folder, "a1")
+        points[jobs] = {student: scores[student] for student in students}
+    assert points[1] == points[3]
+    assert len({str(one) for one in points[1].values()}) == 3
+
+
 HELPERS = """def forward(target, policies):
     return (torch.xlogy(target, target) - torch.xlogy(target, policies)).sum(1)
 

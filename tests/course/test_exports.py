@@ -5,9 +5,11 @@ instructor's page.
 import csv
 import io
 import json
+import random
 import re
 import subprocess
 import sys
+import time
 import zipfile
 from datetime import datetime, timedelta
 
@@ -202,7 +204,12 @@ def test_answers_that_fail_alike_are_put_together():
         {"kl": "6 · KL"},
     )
     assert [(row["why"], row["students"], row["answer"], row["example"]) for row in found] == [
-        (("the first argument is averaged over",), ["a", "b"], "def kl(p, q): return 2", ""),
+        (
+            ("the first argument is averaged over",),
+            ["a", "b"],
+            "def kl(p, q): return 2",
+            "trace of expected 1, got 2: the first argument is averaged over (see notebook 03)",
+        ),
         (
             ("the argument p must stay as it was: hint",),
             ["c"],
@@ -212,19 +219,62 @@ def test_answers_that_fail_alike_are_put_together():
     ]
 
 
+def test_right_code_is_not_shown_as_wrong_where_its_helper_was():
+    wrong = ("AssertionError", "expected 1, got 2: the first argument is averaged over")
+    far = ("AssertionError", "expected 0, got 3: nothing is missed by the best")
+
+    def both(kl, regret):
+        cells = [
+            cell("kl", kl, solution=True, locked=False),
+            cell("kl-tests", "", [wrong], grade=True, locked=True),
+            cell("regret", regret, solution=True, locked=False),
+            cell("regret-tests", "", [far], grade=True, locked=True),
+        ]
+        return nbformat.v4.new_notebook(cells=cells)
+
+    helper, own = "def kl(p, q): return 2", "def regret(p, q): return 3"
+    called = "def regret(p, q): return kl(p, q)"
+    found = insight.ideas({"a": both(helper, called), "b": both(helper, own)}, {})
+    rows = {(row["question"], row["why"]): row for row in found}
+    borrowed = rows["regret", ("calls kl, which fails itself",)]
+    assert (borrowed["students"], borrowed["answer"]) == (["a"], f"{called}\n\n{helper}")
+    assert rows["regret", ("nothing is missed by the best",)]["students"] == ["b"]
+    assert rows["kl", ("the first argument is averaged over",)]["students"] == ["a", "b"]
+
+
 def test_copies_with_other_names_are_alike_and_other_answers_are_not(folder):
     release = nbformat.read(course.released(folder, "a1"), as_version=4)
     right = bank.solutions_of(nb_cells.source(folder, "a1"))
     styles = {answer["question"]: answer["code"] for answer in bank.written("a1", "right")}
     renamed = {
-        name: text.replace("drawn", "zz").replace("first_wins", "yy").replace("below", "u")
+        name: text.replace("drawn", "zz").replace("first", "yy").replace("below", "u")
         for name, text in right.items()
     }
     path = course.released(folder, "a1")
     notebooks = {
         "ada": bank.answered(path, right),
         "bob": bank.answered(path, renamed),
-        "cyd": bank.answered(path, {**right, **styles}),
+        "cyd": bank.answered(path, {**right, **styles, "experiment": "pass"}),
         "dan": release,
     }
-    assert [(one, other) for one, other, _ in insight.alike(notebooks, release)] == [("ada", "bob")]
+    known = {"the reference": insight.solutions(nb_cells.source(folder, "a1"))}
+    assert [(one, other) for one, other, _ in insight.alike(notebooks, release, {})] == [
+        ("ada", "bob")
+    ]
+    assert {(one, other) for one, other, _ in insight.alike(notebooks, release, known)} == {
+        ("ada", "bob"),
+        ("ada", "the reference"),
+        ("bob", "the reference"),
+    }
+
+
+def test_a_thousand_are_compared_in_seconds(folder):
+    """On an idle core in one; each has its own mixture of lines."""
+    rng = random.Random(0)
+    lines = [f"    x{i} = y{i} {op} z ** {i} - w" for i in range(40) for op in "+-*/"]
+    notebooks = {
+        f"s{i}": handed("def kl(p, q):\n" + "\n".join(rng.sample(lines, 60))) for i in range(1000)
+    }
+    started = time.process_time()
+    insight.alike(notebooks, nbformat.v4.new_notebook(), {})
+    assert time.process_time() - started < 10
