@@ -232,7 +232,7 @@ check_finite_ratio("minimize over one ratio at a time; 1 where there is no data"
 def accepts(answer):
     """Whether ``answer(ref, preference)`` is the policy of least published UKL loss."""
     ### BEGIN SOLUTION
-    for seed in range(6):
+    for seed in (0, 1, 2, 3, 4, 5):
         ref, P = world(seed)
         pairs = 2 * ref[:, None] * ref[None, :] * P
         policy = answer(ref, P)
