@@ -130,6 +130,8 @@ def rewards_of_a_group(draw: Draw, sizes: Sizes) -> Tensor:
     return tensor_of(draw, values, (sizes.N, sizes.K))
 
 
+ANY, CLOSE = numbers(-3, 3), st.sampled_from([0.0, 1.0, 1.001, 1.02])
+
 # by the word that an assignment uses: what its text says, and how one is drawn
 KINDS: dict[str, tuple[str, Callable[[Draw, Sizes], Any]]] = {
     "distribution": (
@@ -153,9 +155,7 @@ KINDS: dict[str, tuple[str, Callable[[Draw, Sizes], Any]]] = {
     "joint": ("(Y, Y), probabilities of pairs, some of them zero", joint),
     "reward": (
         "(Y,), numbers from -3 to 3, some equal, some 0.001 apart",
-        lambda draw, sizes: tensor_of(
-            draw, st.one_of(st.sampled_from([0.0, 1.0, 1.001, 1.02]), numbers(-3, 3)), (sizes.Y,)
-        ),
+        lambda draw, sizes: tensor_of(draw, draw(st.sampled_from([CLOSE, ANY])), (sizes.Y,)),
     ),
     "far": (
         r"(Y,), numbers up to $\pm10^4$, of one sign or of both",
