@@ -30,7 +30,7 @@ def cells_of(content: bytes) -> Any:
     """
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-    data = json.loads(content.decode("utf-8", errors="replace"))
+    data = json.loads(content.decode(json.detect_encoding(content), errors="replace"))
     data = data if isinstance(data, dict) else {}
     sheets = data.get("worksheets")  # of format 3
     source_cells = data.get(

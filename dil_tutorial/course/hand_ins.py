@@ -189,7 +189,7 @@ def name_in(path: str, own: Sequence[str]) -> str:
         canvas = re.match(r"([^_]+)(?:_LATE)?_(\d+)_\d+_", first)
         if canvas:
             return "-".join(canvas.groups())
-        name = re.sub(r"(\s*\(\d+\)|-Copy\d+)+$", "", Path(first).stem)
+        name = re.sub(r"^Copy of |(\s*\(\d+\)|-Copy\d+)+$", "", Path(first).stem)
     for word in sorted(own, key=len, reverse=True):
         title = r"[\W_]+".join(map(re.escape, re.split(r"[\W_]+", word)))
         name = re.sub(rf"^{title}(?:[\W_]+|$)|[\W_]+{title}$", "", name, flags=re.IGNORECASE)

@@ -304,6 +304,17 @@ def test_large_files_fill_no_memory(folder, tmp_path):
     assert "larger than 25 MiB: ask for it again, without outputs" in rows
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_notebook_that_another_editor_saved_is_read(folder, tmp_path, encoding):
+    (tmp_path / "all").mkdir()
+    text = text_of(folder, **answer("'é'"))
+    (tmp_path / "all" / "Copy of ada_a1.ipynb").write_bytes(text.encode(encoding))
+    [row] = collect.collect(folder, "a1", tmp_path / "all")
+    assert (row["student"], row["usable"], row["note"]) == ("ada", True, "")
+    [path] = (folder / "submitted" / "ada" / "a1").glob("*.ipynb")
+    assert "return 'é'" in path.read_text(encoding="utf-8")
+
+
 # --- Notebooks made anew --------------------------------------------------------------------------
 
 
