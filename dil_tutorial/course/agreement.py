@@ -56,7 +56,7 @@ class Agreement:
         where: str = "",
         inputs: SearchStrategy[tuple[Any, ...]] | None = None,
         tolerance: float = 1e-9,
-        examples: int = 60,
+        examples: int = 120,
         values: bool = True,
     ) -> None:
         """BrokenPromise with what failed in words, ``hint`` and section; its example is the
