@@ -98,7 +98,7 @@ def test_nothing_that_was_handed_in_is_lost(folder, tmp_path):
     }
     assert rows["galois.zip"]["note"] == "not a notebook (.ipynb): ask for it again"
     assert rows["turing.ipynb"]["note"].startswith("not a notebook")
-    assert rows["gauss_a2.ipynb"]["note"].startswith("has no cell and no function of a1")
+    assert rows["gauss_a2.ipynb"]["note"].startswith("has no cells and functions of a1")
     assert rows["euler.ipynb"]["note"] == "1 deleted cells put back"
     for student in ("ada-lovelace-4711", "noether-12", "euler", "abel"):
         assert (folder / "submitted" / student / "a1" / "a1_preference_data.ipynb").is_file()
