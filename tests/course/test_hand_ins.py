@@ -281,6 +281,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, sum(r["usable
 """
 
 
+@pytest.mark.slow
 def test_large_files_fill_no_memory(folder, tmp_path):
     """Twenty notebooks of 20 MiB, one of them too large: at most a few of them are held at once."""
     big = nbformat.reads(text_of(folder), as_version=4)

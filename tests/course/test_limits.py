@@ -27,7 +27,16 @@ OWN = ALL | {"double-tests": False, "double-hidden": False}
 
 
 @needs_landlock
-@pytest.mark.parametrize("call", ["exit()", "quit()", "import sys\nsys.exit(0)", "exit(3)"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "exit()",
+        *(
+            pytest.param(c, marks=pytest.mark.slow)
+            for c in ("quit()", "import sys\nsys.exit(0)", "exit(3)")
+        ),
+    ],
+)
 def test_exit_costs_its_own_cell_alone(master, tmp_path, call):
     """Below an answer it costs nothing, above it the answer; the cell is named."""
     points, done = graded(master, f"{RIGHT}\n{call}", tmp_path)
@@ -39,6 +48,7 @@ def test_exit_costs_its_own_cell_alone(master, tmp_path, call):
     assert points == OWN
 
 
+@pytest.mark.slow
 @needs_landlock
 @pytest.mark.parametrize(
     ("code", "told"),
@@ -83,6 +93,7 @@ BUSY = "import time\nend = time.time() + 60\nwhile time.time() < end: pass"
 WORK = "import time\nend = time.process_time() + {0}\nwhile time.process_time() < end: pass"
 
 
+@pytest.mark.slow
 def test_the_clock_stands_while_others_have_the_processor():
     """Two seconds of computing take longer among many that compute; the clock says two."""
     others = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(8)]
