@@ -41,12 +41,15 @@ expect(grpo, [[1, -1, -1, 1], [0, 0, 0, 0]], "mean 1/2, standard deviation 1/2; 
 expect(rloo[0], [2 / 3, -2 / 3, -2 / 3, 2 / 3], "the others of a correct response have a mean of 1/3", "lesson 09, section 3")
 
 # %% hidden="advantages" points=6
+for same in (0.1, 0.7):
+    grpo, rloo = advantages(torch.full((1, 3), same, dtype=torch.float64))
+    expect(grpo, torch.zeros(1, 3), "equal rewards say nothing, however they round", "lesson 09, section 3")
 check_advantages("the mean of the group, or of the others; equal rewards give zero", "lesson 09, section 3", tolerance=1e-6)
 
 # %% [markdown]
 # ## 2 · Weights of a group (10 points)
 #
-# Which response of a group is imitated, and how much? For `rule="softmax"` the weights are in proportion to $e^{R/\beta}$; for `"best"` the best response has all (responses whose rewards are the same number share it evenly). One test has rewards of $10^4$.
+# Which response of a group is imitated, and how much? For `rule="softmax"` the weights are in proportion to $e^{R/\beta}$; for `"best"` the best response has all (responses whose rewards are the same number share it evenly). Some tests have rewards of $10^4$, here and in question 5.
 
 # %% solution="group_weights" inputs="rewards:group beta:beta rule:softmax|best"
 def group_weights(rewards, beta, rule):
@@ -66,6 +69,8 @@ expect(group_weights(R, 1.0, "softmax")[0, 0], 0.36552928931500245, "in proporti
 
 # %% hidden="group_weights" points=6
 expect(group_weights(1e4 * R, 1.0, "softmax"), [[0.5, 0.0, 0.5, 0.0]], "no overflow")
+apart = torch.tensor([[1e4, 0.0], [-1e4, -1e4]], dtype=torch.float64)
+expect(group_weights(apart, 1.0, "softmax"), [[1.0, 0.0], [0.5, 0.5]], "each group by itself, also far from the others")
 check_group_weights("shares in proportion to exp(R / beta), or of the best", "lesson 09, section 1")
 
 # %% [markdown]
@@ -139,6 +144,7 @@ expect(got, [[0.0, 0.0, 0.0]], "equal rewards: no step", "lesson 09, section 3")
 expect(first_advantage(torch.tensor([[3.0, 0.0]], dtype=torch.float64)).sum(), 0.0, "advantages sum to zero", "lesson 09, section 3")
 
 # %% hidden="first_advantage" points=6
+expect(first_advantage(torch.tensor([[1e4, 0.0]], dtype=torch.float64)), [[0.5, -0.5]], "no overflow")
 check_first_advantage("differentiate the loss by f at f = 0", "lesson 09, section 3")
 
 # %% [markdown]
