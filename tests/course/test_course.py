@@ -725,7 +725,8 @@ def check_pages(here, pages):
         assert "<script" not in text
         assert "src=" not in text
     assert sum("Further tests, 0 points" in text for text in pages.values()) >= len(pages) // 3
-    assert "use a sigmoid that does not overflow" in pages["wrong-1-771"]  # a hint of a hidden test
+    hint = "the sigmoid of the row&#39;s reward minus the column"
+    assert hint in pages["wrong-1-771"]  # of a hidden test
     assert "killed Python itself" in pages["crashed-0-770"]
 
 
