@@ -196,8 +196,10 @@ def collect(course: Path, assignment: str, place: Path) -> list[dict[str, Any]]:
         names = names_of(
             list(files), [assignment, source_of(course, assignment).stem], roster(course)
         )
-        told = {path: said[key] for path in files for key in (Path(path).name, path) if key in said}
-        names |= told
+        settled_names = {
+            path: said[key] for path in files for key in (Path(path).name, path) if key in said
+        }
+        names |= settled_names
         with_notebook = {names[path] for path in files if path.endswith(".ipynb")}
         for path, read in files.items():
             name = names[path]
@@ -210,7 +212,7 @@ def collect(course: Path, assignment: str, place: Path) -> list[dict[str, Any]]:
                 "usable": False,
             }
             rows.append(row)
-            if path in told and not name:
+            if path in settled_names and not name:
                 row["note"] = f"left out, as {table.name} says"
                 continue
             content = read()

@@ -190,5 +190,9 @@ def results(course: Path, assignment: str, student: str) -> dict[str, Any]:
             test |= {"score": got, "max_score": ask["points"]}
             test["output"] = "\n".join(messages[ask["question"]]) or "passed"
         tests.append(test)
-    told = f"Not final: {by_hand} points are given by hand later." if by_hand else ""
-    return {"score": sum(test.get("score", 0.0) for test in tests), "output": told, "tests": tests}
+    notice = f"Not final: {by_hand} points are given by hand later." if by_hand else ""
+    return {
+        "score": sum(test.get("score", 0.0) for test in tests),
+        "output": notice,
+        "tests": tests,
+    }

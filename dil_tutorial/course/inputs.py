@@ -102,7 +102,7 @@ def joint(draw: Draw, sizes: Sizes) -> Tensor:
     return normalized(draw, some).reshape(sizes.Y, sizes.Y)
 
 
-def responses(draw: Draw, sizes: Sizes, most: int | None = None) -> Tensor:
+def responses(draw: Draw, sizes: Sizes) -> Tensor:
     count = sizes.N * 2
     drawn = draw(st.lists(st.integers(0, sizes.Y - 1), min_size=count, max_size=count))
     return torch.tensor(drawn, dtype=torch.long)

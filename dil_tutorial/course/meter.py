@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import psutil
 
-MEMORY_GIB, PROCESSES = 4.0, 64
+PROCESSES = 64
 IDLE = 0.05  # of a processor: less, and it sleeps
 
 
@@ -75,14 +75,14 @@ class Watch:
     says what, as an error's name.
     """
 
-    def __init__(self, root: int, memory_gib: float = MEMORY_GIB, most: int = PROCESSES) -> None:
-        self.root, self.memory, self.most, self.reason = root, memory_gib * 2**30, most, ""
+    def __init__(self, root: int, memory_gib: float) -> None:
+        self.root, self.memory, self.reason = root, memory_gib * 2**30, ""
         threading.Thread(target=self.look, daemon=True).start()
 
     def look(self) -> None:
         """Look until the process has ended."""
         while processes := list(tree(self.root)):
-            if len(processes) > self.most:
+            if len(processes) > PROCESSES:
                 self.reason = "TooManyProcesses"
             elif memory(processes) > self.memory:
                 self.reason = "MemoryError"

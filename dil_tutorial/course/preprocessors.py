@@ -130,7 +130,10 @@ class LockedExecute(Execute):
     def meter(self) -> None:
         """Look from now on at what the new process takes."""
         root = self.km.provisioner.pid
-        self.watch, self.clock = Watch(root), Clock(root, CELL_SECONDS, self.left)
+        self.watch, self.clock = (
+            Watch(root, SandboxedKernel.memory_gib),
+            Clock(root, CELL_SECONDS, self.left),
+        )
 
     async def _async_handle_timeout(self, timeout: int, cell: Any = None) -> Any:
         """A cell has not ended yet: interrupt it once its time is used up."""

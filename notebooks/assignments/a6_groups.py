@@ -312,9 +312,9 @@ plt.show()
 ### END SOLUTION
 
 # %% [markdown] written="experiment-text" points=20
-# One round imitates the winner of $K$: at most $1 - (1 - p)^K$ with $p = 0.12$, so 0.23 for $K = 2$ and 0.64 for $K = 8$; with 64 groups it comes near, up to sampling noise. In later rounds $p$ is the new one. Both correct answers grow by the same factor in expectation, so the likelier one keeps its lead, and with few samples the rarer one is lost by chance and never returns; the entropy falls. A problem without a correct sample gives equal rewards: GRPO's advantages are zero, and the group loss pulls back to the reference. Fair is: the same number of samples, or the same KL to the first reference, over seeds; ours has a table for a policy, one problem and rates that were not tuned.
+# One round imitates the winner of $K$: at most $1 - (1 - p)^K$ with $p = 0.12$, so 0.23 for $K = 2$ and 0.64 for $K = 8$; with 64 groups it comes near, up to sampling noise. In later rounds $p$ is the new one. Both correct answers grow by the same factor in expectation, so the more likely one keeps its lead, and with few samples the rarer one is lost by chance and never returns; the entropy falls. A problem without a correct sample gives equal rewards: GRPO's advantages are zero, and the group loss pulls back to the reference. Fair is: the same number of samples, or the same KL to the first reference, over seeds; ours has a table for a policy, one problem and rates that were not tuned.
 #
-# *Rubric.* (a) 3 points: $1 - (1-p)^K$; 3: compared with the plot. (b) 3 points: the likelier one; 3: equal factors and chance. (c) 4 points: nothing is learned. (d) 2 points: equal samples or equal KL, seeds; 2: a limit of the experiment.
+# *Rubric.* (a) 3 points: $1 - (1-p)^K$; 3: compared with the plot. (b) 3 points: the more likely one; 3: equal factors and chance. (c) 4 points: nothing is learned. (d) 2 points: equal samples or equal KL, seeds; 2: a limit of the experiment.
 
 # %% [markdown]
 # ## Before you hand in

@@ -129,7 +129,7 @@ def test_a_watch_ends_what_forks_on_and_on():
     bomb = "import os, time\nwhile True:\n    os.fork()\n    time.sleep(0.1)"
     before = threading.active_count()
     with subprocess.Popen([sys.executable, "-c", bomb], start_new_session=True) as process:
-        watch = meter.Watch(process.pid)
+        watch = meter.Watch(process.pid, 4.0)
         process.wait(30)
     assert watch.reason == "TooManyProcesses"
     left = subprocess.run(["pgrep", "-f", "os.fork"], capture_output=True, text=True).stdout.split()

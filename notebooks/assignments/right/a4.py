@@ -91,8 +91,8 @@ def bce_published(ref, preference):
 # %% right="population_ukl" name="by margins"
 def population_ukl(pairs, f, weight):
     winners, losers = pairs.sum(1), pairs.sum(0)
-    law = weight * winners + (1 - weight) * losers
-    return law @ f.exp() - winners @ f
+    mixture = weight * winners + (1 - weight) * losers
+    return mixture @ f.exp() - winners @ f
 
 # %% right="population_ukl" name="a double loop"
 def population_ukl(pairs, f, weight):
