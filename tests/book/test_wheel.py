@@ -54,7 +54,7 @@ def installed(made, tmp_path_factory):
 def test_students_find_no_answer_in_it(made):
     with zipfile.ZipFile(made) as archive:
         shown = [name for name in archive.namelist() if "/shipped/assignments/" in name]
-        assert sum(name.endswith(".ipynb") for name in shown) == 5
+        assert sum(name.endswith(".ipynb") for name in shown) == 7
         for name in shown:
             assert not {b"BEGIN SOLUTION", b"HIDDEN TESTS"} & set(archive.read(name).split(b"###"))
             assert b"SOLUTION" not in archive.read(name)

@@ -737,15 +737,15 @@ def check_second_round(here):
     from nbgrader.api import Gradebook
 
     with Gradebook(f"sqlite:///{here / 'gradebook.db'}") as book:
-        book.find_grade("doubling", "a1_preference_data", "a1", "right-0-770").manual_score = 7
-        comment = book.find_comment("doubling", "a1_preference_data", "a1", "right-0-770")
+        book.find_grade("at-most-twice", "a1_preference_data", "a1", "right-0-770").manual_score = 7
+        comment = book.find_comment("at-most-twice", "a1_preference_data", "a1", "right-0-770")
         comment.manual_comment = "And <b>why</b> one half?"
         book.db.commit()
     notebook = nb_cells.source(here, "a1")
     for cell in notebook.cells:
         if cell.metadata.get("nbgrader", {}).get("grade_id") == "win_rate-hidden":
             cell.source = cell.source.replace("### END", "expect(1, 2, 'changed')\n### END")
-            cell.metadata["nbgrader"]["points"] = 3
+            cell.metadata["nbgrader"]["points"] = 2
     nb_cells.source_of(here, "a1").write_text(nbformat.writes(notebook))
     command = [str(Path(sys.executable).parent / "dil"), "course"]
     done = subprocess.run(
@@ -756,7 +756,7 @@ def check_second_round(here):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     rows = {row["student"]: row for row in statistics.results(here, "a1")}
-    assert rows["right-0-770"]["total"] == 80 - 4 + 7
+    assert rows["right-0-770"]["total"] == 80 - 3 + 7
     assert rows["right-1-771"]["total"] == 80
     page = (here / "report" / "feedback" / "a1" / "right-0-770.html").read_text()
     assert "And &lt;b&gt;why&lt;/b&gt; one half?" in page

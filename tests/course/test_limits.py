@@ -75,7 +75,9 @@ def test_exit_costs_its_own_cell_alone(master, tmp_path, call):
     ],
 )
 def test_limits_count_all_processes_together(master, tmp_path, monkeypatch, code, told):
-    monkeypatch.setattr(preprocessors, "CELL_SECONDS", 15.0 if "fork" in code else 3.0)
+    monkeypatch.setattr(
+        preprocessors, "CELL_SECONDS", 15.0 if "fork" in code else 8.0
+    )  # a slow machine takes 3 to import torch
     points, done = graded(master, code, tmp_path)
     assert points == OWN
     assert [told] in pages(done)
