@@ -81,14 +81,19 @@ class Watch:
 
     def look(self) -> None:
         """Look until the process has ended."""
-        while processes := list(tree(self.root)):
-            if len(processes) > PROCESSES:
-                self.reason = "TooManyProcesses"
-            elif memory(processes) > self.memory:
-                self.reason = "MemoryError"
-            if self.reason:
-                end(self.root)
+        while list(tree(self.root)):
+            self.check()
             time.sleep(0.1)
+
+    def check(self) -> None:
+        """Look once: a cell that has ended may have begun what takes too much a moment ago."""
+        processes = list(tree(self.root))
+        if len(processes) > PROCESSES:
+            self.reason = "TooManyProcesses"
+        elif memory(processes) > self.memory:
+            self.reason = "MemoryError"
+        if self.reason:
+            end(self.root)
 
 
 def end(root: int) -> None:

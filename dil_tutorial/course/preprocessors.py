@@ -151,6 +151,9 @@ class LockedExecute(Execute):
             super().preprocess_cell(cell, resources, index)
         except Exception:  # it died, or what it said did not arrive, or was no message
             cell.outputs = [error(self.dead())]
+        self.watch.check()
+        if self.watch.reason:
+            cell.outputs = [error(self.watch.reason)]
         names = {output.ename for output in cell.outputs if output.output_type == "error"}
         if self.dead() in names or (ENDLESS in names and not self.listens()):
             self.left_out.add(index)
@@ -181,6 +184,9 @@ class LockedExecute(Execute):
             self.clock.start(CELL_SECONDS)
             try:
                 run_sync(self.reply)(cell.source, store_history=False, stop_on_error=False)
+                self.watch.check()
+                if self.watch.reason:
+                    raise Lost(self.watch.reason)
             except Lost:
                 self.left_out.add(index)
                 return self.start_again(last)
