@@ -256,11 +256,7 @@ def measures(rows: Sequence[PolicyRow], truth: Truth, target: Tensor) -> dict[st
     regression = regress(x, f)
     reference = truth.reward.mean(1)
     ratio = f.exp()
-    both = (ratio * truth.reward[:, :M]).mean(2), ratio.mean(2), reference.expand(len(f), -1)
-    weighed = torch.stack(both, 1)  # (S, 3, X)
-
-    def reweighted_gain(parts: Tensor, dim: int) -> Tensor:
-        return (parts[0] / parts[1] - parts[2]).mean(dim)
+    reweighted = (ratio * truth.reward[:, :M]).mean(2) / ratio.mean(2)  # (S, X)
 
     return {
         **regression,
@@ -274,7 +270,7 @@ def measures(rows: Sequence[PolicyRow], truth: Truth, target: Tensor) -> dict[st
         "kl": mean(stacked(rows, "own_f")),
         "gain": bootstrap_runs(stacked(rows, "own_reward").mean(2) - reference),
         "kl_reweighted": mean(f * ratio - torch.expm1(f)),
-        "gain_reweighted": bootstrap_runs(weighed, reweighted_gain),
+        "gain_reweighted": bootstrap_runs(reweighted - reference),
         "accuracy": bootstrap_runs(
             torch.stack([accuracy(truth.logp[:, :M] + one, world) for one in f])
         ),

@@ -2,6 +2,7 @@
 seeds and prompts together.
 """
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -32,27 +33,42 @@ def bootstrap_runs(
 ) -> list[float]:
     """``bootstrap`` over training seeds *and* prompts: both are drawn again, independently.
 
-    ``values`` is (S, X), or (S, k, X) where the statistic takes k numbers of each prompt; a
-    statistic is given the mean over the drawn seeds.  Responses of one prompt are not independent,
-    nor are prompts under one trained policy, so neither is ever drawn alone.  Drawn seeds vary by
-    (S - 1)/S of what seeds do, which is put right; still, three seeds say little of how much a
-    fourth would differ.  With one seed this is ``bootstrap`` over prompts alone.
+    ``values`` is (S, X), or (S, k, X) where the statistic takes k numbers.  The statistic must be a
+    function of their means over prompts, as a ratio of sums is: of drawn prompts it is given the
+    means, on a last axis of length 1.  Responses of one prompt are not independent, nor are prompts
+    under one trained policy, so neither is ever drawn alone.  Drawn seeds vary by (S - 1)/S of what
+    seeds do, which is put right; still, three seeds say little of how much a fourth would differ.
+    With one seed this is ``bootstrap`` over prompts alone.
 
     >>> bootstrap_runs(torch.tensor([[1.0, 1.0], [3.0, 3.0]]))  # two seeds, prompts all alike
     [2.0, 0.5858, 3.4142]
     """
     S, X = values.shape[0], values.shape[-1]
-    rng = torch.Generator().manual_seed(0)
-    prompts = torch.randint(X, (resamples, X), generator=rng)
-    seeds = torch.randint(S, (resamples, S), generator=rng)
-    counts = torch.zeros(resamples, S, dtype=values.dtype)
-    counts.scatter_add_(1, seeds, torch.ones_like(seeds, dtype=values.dtype))
-    counts = 1 + (counts - 1) * (S / max(1, S - 1)) ** 0.5
-    mixed = torch.einsum("rs,s...x->r...x", counts / S, values)
-    picks = prompts if values.dim() == 2 else prompts[:, None].expand(-1, values.shape[1], -1)
-    drawn = mixed.gather(-1, picks)  # (R, X) or (R, k, X)
-    drawn = drawn if values.dim() == 2 else drawn.movedim(1, 0)
+    prompts, seeds = drawn_counts(S, X, resamples)  # (R, X), (R, S)
+    seeds = 1 + (seeds - 1) * (S / max(1, S - 1)) ** 0.5
+    means = torch.einsum("rx,s...x->rs...", prompts.to(values) / X, values)
+    drawn = torch.einsum("rs,rs...->r...", seeds.to(values) / S, means)  # (R,) or (R, k)
+    drawn = (drawn if values.dim() == 2 else drawn.T).unsqueeze(-1)
     low, high = torch.quantile(
         statistic(drawn, dim=-1), torch.tensor([0.025, 0.975], dtype=values.dtype)
     ).tolist()
     return [statistic(values.mean(0), dim=-1).item(), low, high]
+
+
+@functools.lru_cache(maxsize=8)
+def drawn_counts(S: int, X: int, resamples: int) -> tuple[Tensor, Tensor]:
+    """How often each of X prompts (R, X) and of S seeds (R, S) is in each resample."""
+    rng = torch.Generator().manual_seed(0)
+    prompts = torch.randint(X, (resamples, X), generator=rng)
+    seeds = torch.randint(S, (resamples, S), generator=rng)
+    return counted(prompts, X), counted(seeds, S)
+
+
+def counted(picks: Tensor, size: int) -> Tensor:
+    """How often each of ``size`` numbers is in each row of ``picks``.
+
+    >>> counted(torch.tensor([[0, 2, 2]]), 3)
+    tensor([[1., 0., 2.]], dtype=torch.float64)
+    """
+    counts = torch.zeros(len(picks), size, dtype=torch.float64)
+    return counts.scatter_add_(1, picks, torch.ones_like(picks, dtype=torch.float64))
