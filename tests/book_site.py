@@ -1,5 +1,6 @@
 """One build of the book, in all formats, for all tests that read it."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,8 @@ def site(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     of its own (playwright allows one user per process), once for all workers; with PDF, EPUB and
     slides where there is a browser.
     """
+    if built := os.environ.get("BOOK_SITE"):  # of somebody who works on the site
+        return Path(built)
     filelock = pytest.importorskip("filelock")
     base = tmp_path_factory.getbasetemp()
     shared = (base if worker_id == "master" else base.parent) / "site"

@@ -1,7 +1,8 @@
 """Build the book: write what is generated (pages, figures, notebooks with links), then call
-jupyter-book with -W.
+sphinx-build with -W.
 """
 
+import hashlib
 import json
 import re
 import shutil
@@ -13,13 +14,23 @@ from typing import Any
 import yaml
 
 from dil_tutorial import claims
-from dil_tutorial.book import around, logo, pages, playground, printed, slides
+from dil_tutorial.book import (
+    answers,
+    around,
+    cover,
+    logo,
+    pages,
+    panels,
+    playground,
+    printed,
+    slides,
+)
 from dil_tutorial.book.crossref import link
 from dil_tutorial.errors import InputError
 from dil_tutorial.experiments import study as studies
 from dil_tutorial.support.files import read_json, read_text, write_text
 
-SEEDS = 20
+SEEDS = 5  # worlds for the verdicts; `make test` has its own
 
 
 def finished(notebook: Path, script: Path) -> dict[str, Any]:
@@ -60,6 +71,9 @@ def for_the_book(notebook: Path, script: Path) -> str:
                 r"`(\d+\.[\w-]+)`", lambda m: link(m[1]) if m[1] in known else m[0], text
             )
     around.dress(content, script, script.parents[1] / "book" / "api.md")
+    pictures = script.parents[1] / "book" / "generated" / "extra" / "panels"
+    panels.place(content, script.stem[:2], pictures, "../panels")
+    answers.with_boxes(content)
     return json.dumps(content)
 
 
@@ -90,6 +104,19 @@ def redirects(moved: Path, folder: Path) -> None:
         )
 
 
+def digest(root: Path) -> str:
+    """Of all that ``generate`` reads: code, templates, results, notebooks, and what the book's pages
+    are made of.
+    """
+    folders = ("dil_tutorial", "toy", "notebooks", "benchmarks", "recipes")
+    sources = [path for folder in folders for path in (root / folder).rglob("*")]
+    sources += [path for path in (root / "book").glob("*") if path.suffix in (".yaml", ".md")]
+    hashed = hashlib.sha256(around.repository().encode())
+    for path in sorted(path for path in sources if path.is_file() and path.suffix != ".pyc"):
+        hashed.update(f"{path.relative_to(root)} ".encode() + path.read_bytes())
+    return hashed.hexdigest()
+
+
 def generate(root: Path) -> None:
     """Write book/generated: pages, figures, and copies of the notebooks and their data (sources
     must lie below the book).
@@ -100,10 +127,9 @@ def generate(root: Path) -> None:
     write_text(generated / "ledger.md", pages.ledger_page(results, SEEDS, root))
     for section in claims.SECTIONS:
         write_text(generated / f"claims_{section}.md", pages.section_claims(results, section))
-    write_text(generated / "questions.md", pages.questions_page())
+    write_text(generated / "questions.md", pages.questions_page(results, SEEDS))
     write_text(generated / "losses.md", pages.losses_page())
     write_text(generated / "family.md", pages.family_page(results, generated))
-    write_text(generated / "in_public.md", pages.in_public_page(results, SEEDS))
     write_text(generated / "figures.md", pages.figures_page(generated))
     write_text(generated / "pairs_made.md", pages.pairs_made_page(generated))
     write_text(generated / "paper_experiments.md", pages.paper_experiments_page())
@@ -116,10 +142,10 @@ def generate(root: Path) -> None:
     write_text(generated / "architecture.md", pages.architecture_page(root))
     write_text(generated / "pair.md", pages.pair_page())
     write_text(generated / "plain.md", pages.plain_page())
-    write_text(generated / "gpu.md", pages.gpu_page())
     write_text(generated / "what_we_can_say.md", pages.conclusions_page())
     experiment_pages(generated)
     write_text(root / "book" / "assets" / "logo.svg", logo.svg())
+    cover.write(root / "book" / "assets")
     playground.write(root / "book" / "assets" / "playground")
     write_text(generated / "puzzles.md", pages.puzzles_page(root))
     extra = generated / "extra"  # what the site holds besides pages
@@ -138,23 +164,34 @@ def generate(root: Path) -> None:
         )
     redirects(root / "book" / "moved.yaml", extra / "generated")
     slides.write(root / "notebooks", root / "book" / "lectures.yaml", extra / "slides")
-    write_text(generated / "doors.html", pages.doors([]))
+    write_text(generated / "hero.html", pages.hero(around.repository()))
+    write_text(generated / "formats.html", pages.formats([]))
 
 
 def build(root: Path, everything: bool = False) -> tuple[int, Path]:
-    """Build the site, with ``everything`` in all formats; returns jupyter-book's exit status and
+    """Build the site, with ``everything`` in all formats; returns Sphinx's exit status and
     the first page.
 
     Warnings are errors.
     """
-    generate(root)
+    stamp, now = root / "book" / "generated" / "digest", digest(root)
+    if not stamp.exists() or stamp.read_text(encoding="utf-8") != now:
+        stamp.unlink(missing_ok=True)
+        generate(root)
+        write_text(stamp, now)
     if everything:
         edition_paths = printed.editions(root, root / "book" / "generated" / "extra" / "editions")
-        write_text(root / "book" / "generated" / "doors.html", pages.doors(edition_paths))
-    built = root / "book" / "_build"
-    tool = Path(sys.executable).with_name("jupyter-book")
-    status = subprocess.call([str(tool), "build", str(root / "book"), "-W", "-n", "--keep-going"])
+        write_text(root / "book" / "generated" / "formats.html", pages.formats(edition_paths))
+    site = root / "book" / "_build" / "html"
+    return sphinx(root / "book", site, "html"), site / "index.html"
+
+
+def sphinx(book: Path, out: Path, builder: str, *settings: str) -> int:
+    """Run sphinx-build with warnings as errors; its exit status."""
+    command = [sys.executable, "-m", "sphinx", "-W", "-n", "--keep-going", "-q", "-b", builder]
+    doctrees = out.parent / f".doctrees-{builder}"
+    status = subprocess.call([*command, *settings, "-d", str(doctrees), str(book), str(out)])
     # a page that was read with a warning is not read again: without this the next build would pass
     if status:
-        shutil.rmtree(built / ".doctrees", ignore_errors=True)
-    return status, built / "html" / "index.html"
+        shutil.rmtree(doctrees, ignore_errors=True)
+    return status

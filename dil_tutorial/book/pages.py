@@ -1,5 +1,6 @@
 """The generated pages of the book: each computes what its template in ``templates/`` fills in."""
 
+import functools
 import re
 import tomllib
 from collections import Counter
@@ -31,13 +32,24 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def page(name: str, **values: Any) -> str:
-    """A page from its template, which may call ``note`` and ``label`` and the filters ``link`` and
-    ``cell``.
+    """A page from its template, which may call ``note`` and ``label`` and the filters ``link``,
+    ``cell`` and ``badge``.
     """
     template = templates.load(
-        TEMPLATES / f"{name}.md.j2", filters={"link": link, "cell": cell, "thread": thread}
+        TEMPLATES / f"{name}.md.j2",
+        filters={"link": link, "cell": cell, "thread": thread, "badge": badge},
     )
     return template.render(note=note, link=link, label=label, **values) + "\n"
+
+
+def badge(verdict: str) -> str:
+    """A verdict, colored.
+
+    >>> badge("holds")
+    '[holds]{.verdict .holds}'
+    """
+    kinds = {claims.HOLDS: "holds", claims.ASSUMES: "assumes"}
+    return f"[{verdict}]{{.verdict .{kinds.get(verdict, 'fails')}}}"
 
 
 def cell(text: object) -> str:
@@ -112,11 +124,6 @@ def section_claims(results: Sequence[Result], section: str) -> str:
     return f"*Checked:* {', '.join(claim_links)}.\n"
 
 
-def questions_page() -> str:
-    """What readers asked, our answers, and the claims that settle them."""
-    return page("questions", questions=QUESTIONS)
-
-
 # claims that state what is often said, in the order of a reader's first week, and where it was said
 # or put right
 IN_PUBLIC = {
@@ -134,11 +141,13 @@ IN_PUBLIC = {
 }
 
 
-def in_public_page(results: Sequence[Result], seeds: int) -> str:
-    """What courses and threads say of preference losses, and what is so."""
+def questions_page(results: Sequence[Result], seeds: int) -> str:
+    """What readers asked, our answers, and the claims that settle them; then what courses and
+    threads say of preference losses, and what is so.
+    """
     by_id = {r.claim.id: r for r in results}
     entries = [(by_id[claim], threads) for claim, threads in IN_PUBLIC.items()]
-    return page("in_public", said=entries, seeds=seeds)
+    return page("questions", questions=QUESTIONS, said=entries, seeds=seeds)
 
 
 def family_page(results: Sequence[Result], folder: Path) -> str:
@@ -217,15 +226,18 @@ def paper_experiments_page() -> str:
 
     _, peak = planning.card_named(CARD)
 
-    def hours(recipe: str, lengths: list[int], rows: int, shape: str | None = None) -> float:
+    @functools.cache
+    def hours(recipe: str, lengths: tuple[int, ...], rows: int, shape: str | None = None) -> float:
         values = read_recipe(RECIPES / f"{recipe}.yaml", [])
         config = planning.model_config(shape or values["model"])
-        planned = planning.plan(values, config, tuple(lengths), rows, CARDS)
+        planned = planning.plan(values, config, lengths, rows, CARDS)
         return planned.hours(peak, CARDS, MFU)
 
     rows = yaml.safe_load(read_text(Path(__file__).with_name("paper_experiments.yaml")))
     for row in rows:
-        row["hours"] = sum(hours(**run) for run in row["plan"])
+        row["hours"] = sum(
+            hours(**{**run, "lengths": tuple(run["lengths"])}) for run in row["plan"]
+        )
     return page("paper_experiments", rows=rows, card=CARD, mfu=MFU)
 
 
@@ -235,21 +247,16 @@ def neighbors_page(folder: Path) -> str:
 
 
 def measured_page(folder: Path) -> str:
-    """The training step against TRL's, and what low precision does to f, from the files that the
-    scripts in benchmarks/ wrote.
+    """The training step against TRL's, on a GPU, and what low precision does to f, from the files
+    that `dil gpu` and the scripts in benchmarks/ wrote.
     """
     names = ("llm", "step", "tokens", "noise", "plan", "sampling", "group_step")
     results = {name: read_json(BENCHMARKS / f"{name}.json") for name in names}
     llm, step = results["llm"], results["step"]
     plotting.save(measured.against_trl(llm["cells"]), folder / "bench_llm")
     plotting.save(measured.step_parts(step["step"]), folder / "bench_step")
-    return page("measured", **results)
-
-
-def gpu_page() -> str:
-    """What `dil gpu` wrote on a GPU that was lent, as Markdown."""
-    template = templates.load(BENCHMARKS / "gpu.md.j2")
-    return template.render(**read_json(BENCHMARKS / "gpu.json")).strip() + "\n"
+    on_gpu = templates.load(BENCHMARKS / "gpu.md.j2").render(**read_json(BENCHMARKS / "gpu.json"))
+    return page("measured", on_gpu=on_gpu.replace("# On a GPU", "## On a GPU").strip(), **results)
 
 
 def trl_losses() -> dict[str, str]:
@@ -387,30 +394,53 @@ def pair_page() -> str:
 
 
 EDITIONS = {  # file: what it is called on the front page
-    "rlhf-is-imitation-learning.pdf": "PDF",
-    "rlhf-is-imitation-learning.epub": "EPUB",
-    "cheat-sheet.pdf": "cheat sheet (PDF, two pages)",
+    "rlhf-is-imitation-learning.pdf": "Lessons and theory as PDF",
+    "rlhf-is-imitation-learning.epub": "The same as EPUB",
+    "cheat-sheet.pdf": "All results on two pages, as PDF",
 }
 
 
-def doors(edition_paths: Sequence[Path]) -> str:
+def links(addresses: dict[str, str], css: str) -> str:
+    """Links in a row, as HTML.
+
+    >>> links({"a.html": "A"}, "hero")
+    '<p class="hero"><a href="a.html">A</a></p>\\n'
+    """
+    inside = " ".join(f'<a href="{address}">{name}</a>' for address, name in addresses.items())
+    return f'<p class="{css}">{inside}</p>\n'
+
+
+def hero(repository: str) -> str:
+    """The front page's first lines: what it is about, and where to go; ``repository`` is
+    owner/name on GitHub, or empty.
+
+    >>> "GitHub" in hero("owner/name"), "GitHub" in hero("")
+    (True, False)
+    """
+    github = {f"https://github.com/{repository}": "GitHub"} if repository else {}
+    buttons = {"generated/00_why_care.html": "Start", "install.html": "Install", **github}
+    return (
+        '<p class="lead">Winning a comparison at most doubles a response\'s probability ('
+        '<a href="generated/ledger.html#claim-1-bound">claim 1.bound</a>). RLHF goes further. '
+        "Which does your loss do?</p>\n" + links(buttons, "buttons")
+    )
+
+
+def formats(edition_paths: Sequence[Path]) -> str:
     """The front page's line on other formats: lectures and the cheat sheet, and the editions that
     were made.
 
-    >>> "EPUB" in doors([Path("rlhf-is-imitation-learning.epub")]), "EPUB" in doors([])
+    >>> "EPUB" in formats([Path("rlhf-is-imitation-learning.epub")]), "EPUB" in formats([])
     (True, False)
     """
-    links = {f"editions/{path.name}": EDITIONS[path.name] for path in edition_paths}
-    links |= {
-        "slides/lecture-45.html": "Lecture, 45 minutes",
-        "slides/lecture-90.html": "Lecture, 90 minutes",
+    addresses = {f"editions/{path.name}": EDITIONS[path.name] for path in edition_paths}
+    addresses |= {
+        "slides/lecture-45.html": "Slides of a lecture, 45 minutes",
+        "slides/lecture-90.html": "90 minutes",
     }
-    links |= {"cheatsheet.html": "All results on two pages"}
-    return (
-        '<p class="doors">'
-        + " ".join(f'<a href="{address}">{name}</a>' for address, name in links.items())
-        + "</p>\n"
-    )
+    if not edition_paths:
+        addresses |= {"cheatsheet.html": "All results on two pages"}
+    return links(addresses, "doors")
 
 
 def llms(root: Path) -> str:

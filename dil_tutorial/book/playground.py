@@ -19,7 +19,7 @@ def rows() -> list[list[str]]:
     ref, chosen, rlhf = (DISTRIBUTIONS[name] for name in ("ref", "chosen", "rlhf"))
     drawn = [
         ("reference", ref.color, ref.line),
-        ("chosen distribution: SFT, the losses corrected by 1/K", chosen.color, chosen.line),
+        ("chosen distribution: SFT, corrected DIL", chosen.color, chosen.line),
         ("RLHF, DPO", rlhf.color, rlhf.line),
     ]
     for h in ("LSIF", "UKL", "BCE"):
@@ -28,8 +28,8 @@ def rows() -> list[list[str]]:
     fitted = CATALOG["DIL UKL corrected"]
     drawn += [
         ("your h as published", "#B8860B", "-."),
-        ("corrected UKL fitted to the pairs", fitted.color, fitted.line),
-        ("UKL with weight 1/2, though K is larger", "#7A5195", "--"),
+        ("corrected UKL, fitted to the drawn pairs", fitted.color, fitted.line),
+        ("UKL with weight w", "#7A5195", "--"),
     ]
     return [[label, color, DASHES[line]] for label, color, line in drawn]
 

@@ -1,10 +1,10 @@
-"""The book on paper and on a reader's device: PDF by Chromium, EPUB by Sphinx, from the same pages
-as the site.
+"""Lessons and theory on paper and on a reader's device: PDF by Chromium, EPUB by Sphinx, from the
+site's pages.
 
-What moves on the site stands still here: a panel is the picture at which it opens.
+What moves on the site stands still here: a panel is the picture at which it opens, and solutions
+are at the end.
 """
 
-import copy
 import io
 import json
 import posixpath
@@ -15,6 +15,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Collection, Sequence
+from datetime import date
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,12 +25,17 @@ from typing import Any
 import yaml
 
 from dil_tutorial import __version__
+from dil_tutorial.book import answers
 from dil_tutorial.book.notebooks import STATE, VIEW, visible
 from dil_tutorial.book.pages import EDITIONS
 from dil_tutorial.errors import InputError
 from dil_tutorial.support import paths
 from dil_tutorial.support.files import read_json, read_text, write_bytes, write_text
 
+DESCRIPTION = (
+    "Which distribution does a preference loss imitate? Lessons, theory and checked claims on "
+    "reinforcement learning from human feedback and Direct Imitation Learning."
+)
 FOOTER = '<div style="width:100%;font:8px sans-serif;text-align:center"><span class="pageNumber"></span></div>'  # noqa: E501
 # On paper a link leads to a place in the file or to the outside world, never to where the file was
 # printed.
@@ -42,26 +48,29 @@ ON_PAPER = """document.querySelectorAll('a[href]').forEach(a => {
 MARGIN = {"top": "18mm", "bottom": "18mm", "left": "17mm", "right": "17mm"}
 
 
-def still(notebook: dict[str, Any]) -> dict[str, Any]:
-    """A notebook with a picture in the place of each panel, and without the playground and
-    doors.
+def still(content: dict[str, Any], panels: dict[str, Any]) -> None:
+    """Put the picture at which each panel opens in its place (``panels`` is the notebook as it was
+    run), and take out the playground and the line of links.
     """
-    states = notebook["metadata"].get("widgets", {}).get(STATE, {}).get("state", {})
-    copied = copy.deepcopy(notebook)
-    copied["cells"] = [cell for cell in copied["cells"] if cell["id"] != "playground"]
-    for cell in copied["cells"]:
+    states = panels["metadata"].get("widgets", {}).get(STATE, {}).get("state", {})
+    views = [
+        "".join(visible(states, output["data"][VIEW]["model_id"]))
+        for cell in panels["cells"]
+        for output in cell.get("outputs", [])
+        if VIEW in output.get("data", {})
+    ]
+    content["cells"] = [cell for cell in content["cells"] if cell["id"] != "playground"]
+    for cell in content["cells"]:
         cell["metadata"].pop("tags", None)  # nothing unfolds
-        if cell["cell_type"] == "markdown":  # the site's line of doors
+        if cell["cell_type"] == "markdown":
             text = "".join(cell["source"])
             cell["source"] = re.sub(
                 r'```\{raw\} html\n<p class="doors">.*?```\n', "", text, flags=re.DOTALL
             )
         for output in cell.get("outputs", []):
-            if VIEW in output.get("data", {}):
-                panel_html = "".join(visible(states, output["data"][VIEW]["model_id"]))
-                output["data"] = {"text/html": f'<div class="still">{panel_html}</div>'}
-    copied["metadata"].pop("widgets", None)
-    return copied
+            shown = "".join(output.get("data", {}).get("text/html", ""))
+            if shown.startswith('<div class="panel"'):
+                output["data"] = {"text/html": f'<div class="still">{views.pop(0)}</div>'}
 
 
 def without_site(text: str) -> str:
@@ -75,46 +84,66 @@ def without_site(text: str) -> str:
     )
 
 
+PARTS: dict[str, str | tuple[str, ...]] = {  # what is printed, in this order
+    "Lessons": "0[0-9]_*.ipynb",
+    "Electives": "1[0-9]_*.ipynb",
+    "Theory": (
+        "generated/paper_checked",
+        "theory",
+        "generated/family",
+        "generated/what_we_can_say",
+    ),
+    "Look up": ("generated/solutions", "glossary", "bibliography"),
+}
+
+
 def edition(root: Path, folder: Path, builder: str) -> Path:
-    """Build an edition in which nothing moves with one of Sphinx's builders, warnings as errors;
-    the folder of the result.
+    """Build an edition in which nothing moves, of lessons and theory, with one of Sphinx's
+    builders; the folder of the result.
+
+    It holds some of the site's pages, whose build finds what is wrong in them: here a link to a
+    page that is not printed becomes plain text.
     """
     book = folder / "book"
     shutil.copytree(root / "book", book, ignore=shutil.ignore_patterns("_build", "extra"))
     write_text(book / "index.md", without_site(read_text(root / "book" / "index.md")))
-    # its picture is a drawing in the page, with links; here it is a picture
-    page = read_text(book / "generated" / "architecture.md")
-    picture = "![Layers of the code, as in the table below.](../images/architecture.svg)"
-    write_text(
-        book / "generated" / "architecture.md",
-        re.sub(r"```\{raw\} html\n<figure.*?```", picture, page, flags=re.DOTALL),
-    )
-    for path in sorted((book / "generated").glob("*.ipynb")):
-        write_text(path, json.dumps(still(read_json(path))))
-    config = yaml.safe_load(read_text(root / "book" / "_config.yml"))
-    name = f"dil-tutorial-{__version__}"
-    config["sphinx"]["config"] |= {
-        "project": config["title"],
+    chapters, solutions = [], []
+    for caption, files in PARTS.items():
+        if isinstance(files, str):
+            paths = sorted((root / "book" / "generated").glob(files))
+            for path in paths:
+                content = read_json(path)
+                title = "".join(content["cells"][0]["source"]).split("\n")[0].lstrip("# ")
+                solutions.append(answers.at_the_end(content, title))
+                still(content, read_json(root / "notebooks" / path.name))
+                write_text(book / "generated" / path.name, json.dumps(content))
+            files = tuple(f"generated/{path.stem}" for path in paths)
+        chapters.append({"caption": caption, "chapters": [{"file": name} for name in files]})
+    write_text(book / "generated" / "solutions.md", "# Solutions\n\n" + "\n\n".join(solutions))
+    toc = {"format": "jb-book", "root": "index", "parts": chapters}
+    write_text(book / "_toc.yml", yaml.safe_dump(toc, sort_keys=False))
+    settings = {
+        "html_extra_path": "",
+        "html_js_files": "",
         "version": __version__,
-        "html_extra_path": [],
-        "html_js_files": [],
-        "epub_author": config["author"],
-        "epub_identifier": name,
-        "epub_uid": name,
-        "epub_tocscope": "includehidden",
-        "epub_tocdepth": 2,
-        "epub_show_urls": "no",
+        "release": __version__,
+        "copyright": f"{date.today().year}, the DIL tutorial's authors; MIT license",
+        "epub_author": "The DIL tutorial's authors",
+        "epub_description": DESCRIPTION,
+        "epub_identifier": f"dil-tutorial-{__version__}",
+        "epub_uid": "dil-tutorial",
+        "suppress_warnings": "myst.xref_missing,ref.ref,ref.doc,ref.term,ref.python,epub",
     }
     if builder == "epub":  # a reader's device runs no scripts
         for path in (book / "assets").iterdir():
-            if path.name not in ("book.css", "logo.svg"):
+            if path.name not in ("book.css", "logo.svg", "cover.png"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-    write_text(book / "_config.yml", yaml.safe_dump(config))
-    tool = Path(sys.executable).with_name("jupyter-book")
-    kind = ["--builder", "custom", "--custom-builder", builder]
-    if subprocess.call([str(tool), "build", str(book), *kind, "-W", "-n", "--keep-going"]):
-        raise InputError(f"{builder}: the book has a warning, see above")
-    return book / "_build" / builder
+    out = folder / builder
+    options = [part for name, value in settings.items() for part in ("-D", f"{name}={value}")]
+    command = [sys.executable, "-m", "sphinx", "-q", "-b", builder, *options, str(book), str(out)]
+    if subprocess.call(command):
+        raise InputError(f"{builder}: the book could not be built, see above")
+    return out
 
 
 def chromium() -> str:
@@ -148,7 +177,8 @@ def print_page(folder: Path, page: str, out: Path, **options: Any) -> None:
             view.goto(f"http://127.0.0.1:{server.server_port}/{page}")
             view.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
             view.evaluate(ON_PAPER)
-            view.evaluate("window.MathJax?.startup?.promise")
+            # a second copy of each formula, for screen readers
+            view.evaluate("document.querySelectorAll('.katex-mathml').forEach(m => m.remove())")
             view.evaluate("document.fonts.ready")
             write_bytes(out, view.pdf(format="A4", outline=True, tagged=True, **options))
             browser.close()
@@ -167,17 +197,16 @@ def pdf(site: Path, out: Path) -> None:
 
 
 def mathml(formulas: Sequence[tuple[str, bool]]) -> list[str]:
-    """(TeX, whether displayed) as MathML, by the MathJax that sets the site's formulas."""
+    """(TeX, whether displayed) as MathML, by the KaTeX that sets the site's formulas."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         view = browser.new_page()
-        view.add_script_tag(path=paths.CLONE / "book" / "assets" / "vendor" / "tex-svg.js")
-        view.evaluate("MathJax.startup.promise")
-        markup: list[str] = view.evaluate(
-            "all => all.map(([tex, display]) => MathJax.tex2mml(tex, {display}))", list(formulas)
-        )
+        view.add_script_tag(path=paths.CLONE / "book" / "assets" / "vendor" / "katex.min.js")
+        set_all = """all => all.map(([tex, displayMode]) =>
+          katex.renderToString(tex, {displayMode, output: "mathml"}).match(/<math.*<.math>/s)[0])"""
+        markup: list[str] = view.evaluate(set_all, list(formulas))
         browser.close()
     return markup
 

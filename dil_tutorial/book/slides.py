@@ -16,7 +16,8 @@ from typing import Any
 
 import yaml
 
-from dil_tutorial.book.notebooks import SLIDE, STATE, WIDGET
+from dil_tutorial.book import panels
+from dil_tutorial.book.notebooks import SLIDE
 from dil_tutorial.errors import InputError
 from dil_tutorial.support.files import read_json, read_text, write_text
 from dil_tutorial.support.paths import CLONE
@@ -53,7 +54,7 @@ def described(output: dict[str, Any], alt: str) -> None:
     none.
     """
     data = output.get("data", {})
-    if "image/png" in data and not any("widget-view" in kind for kind in data):
+    if "image/png" in data:
         own = output.get("metadata", {}).get("image/png", {}).get("alt", alt)
         picture = "".join(data["image/png"]).replace("\n", "")
         output["data"] = {
@@ -137,33 +138,20 @@ def room_question(asked: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def states(content: dict[str, Any], number: str) -> dict[str, Any]:
-    """A notebook with the names of its widgets made unlike those of every other: they begin with
-    its number.
-    """
-    named: dict[str, Any] = json.loads(
-        WIDGET.sub(lambda match: number + match[0][2:], json.dumps(content))
-    )
-    return named
-
-
-def assemble(
-    cells: list[dict[str, Any]], contents: Sequence[dict[str, Any]], title: str
-) -> dict[str, Any]:
-    """A notebook of slides, with the states of all widgets that its cells may show."""
-    merged: dict[str, Any] = {"version_major": 2, "version_minor": 0, "state": {}}
-    for content in contents:
-        merged["state"] |= content["metadata"].get("widgets", {}).get(STATE, {}).get("state", {})
+def assemble(cells: list[dict[str, Any]], title: str) -> dict[str, Any]:
+    """A notebook of slides."""
     for number, cell in enumerate(cells):
         cell["id"] = f"slide-{number}"
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    metadata = {"kernelspec": kernel, "title": title, "widgets": {STATE: merged}}
+    metadata = {"kernelspec": kernel, "title": title}
     return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
 
 
-def read(path: Path) -> dict[str, Any]:
-    """A notebook whose widgets carry its number."""
-    return states(read_json(path), path.stem[:2])
+def read(path: Path, pictures: Path) -> dict[str, Any]:
+    """A notebook with its panels as HTML."""
+    content: dict[str, Any] = read_json(path)
+    panels.place(content, path.stem[:2], pictures, "../panels")
+    return content
 
 
 def has_slides(path: Path) -> bool:
@@ -175,9 +163,9 @@ def has_slides(path: Path) -> bool:
     return int(path.stem[:2]) < CORE
 
 
-def lesson(path: Path) -> dict[str, Any]:
-    """The slides of a lesson."""
-    content = read(path)
+def lesson(path: Path, pictures: Path) -> dict[str, Any]:
+    """The slides of a lesson; pictures of its panels are written to a folder."""
+    content = read(path, pictures)
     by_heading = sections(content)
     head = "".join(
         "".join(cell["source"]) for cell in by_heading.pop("") if cell["cell_type"] == "markdown"
@@ -188,7 +176,7 @@ def lesson(path: Path) -> dict[str, Any]:
     for heading, inside in by_heading.items():
         cells += section_slides(heading, inside)
     link = f"The lesson's page: [{title}](../generated/{path.stem}.html)"
-    return assemble([*cells, markdown(f"## Continue\n\n{link}", "slide")], [content], title)
+    return assemble([*cells, markdown(f"## Continue\n\n{link}", "slide")], title)
 
 
 def lectures(path: Path) -> list[dict[str, Any]]:
@@ -199,7 +187,7 @@ def lectures(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def lecture(row: dict[str, Any], notebooks: Path) -> dict[str, Any]:
+def lecture(row: dict[str, Any], notebooks: Path, pictures: Path) -> dict[str, Any]:
     """The slides of a lecture; InputError where it names a section without slides or a question
     that is not there.
     """
@@ -215,7 +203,7 @@ def lecture(row: dict[str, Any], notebooks: Path) -> dict[str, Any]:
             cells += room_question(asked[part["ask"]])
             continue
         (path,) = notebooks.glob(f"{part['lesson']}_*.ipynb")
-        content = contents.setdefault(path, read(path))
+        content = contents.setdefault(path, read(path, pictures))
         by_heading = sections(content)
         for heading in part["sections"]:
             made = section_slides(heading, by_heading.get(heading, []))
@@ -225,12 +213,12 @@ def lecture(row: dict[str, Any], notebooks: Path) -> dict[str, Any]:
                     "slides"
                 )
             cells += made
-    return assemble(cells, list(contents.values()), row["title"])
+    return assemble(cells, row["title"])
 
 
 def as_html(notebook: dict[str, Any]) -> str:
-    """Slides as a page that asks no other server: reveal.js, MathJax and the widgets' code come
-    from the book's folder.
+    """Slides as a page that asks no other server: reveal.js and KaTeX come from the book's
+    folder.
     """
     import nbformat
     from nbconvert import SlidesExporter
@@ -252,8 +240,9 @@ def as_html(notebook: dict[str, Any]) -> str:
 def write(notebooks: Path, planned: Path, folder: Path) -> list[Path]:
     """All slides, as pages in ``folder``."""
     paths = filter(has_slides, sorted(notebooks.glob("[0-9]*.ipynb")))
-    made = {path.stem: lesson(path) for path in paths}
-    made |= {row["name"]: lecture(row, notebooks) for row in lectures(planned)}
+    pictures = folder.with_name("panels")
+    made = {path.stem: lesson(path, pictures) for path in paths}
+    made |= {row["name"]: lecture(row, notebooks, pictures) for row in lectures(planned)}
     for name, notebook in made.items():
         write_text(folder / f"{name}.html", as_html(notebook))
     return [folder / f"{name}.html" for name in made]

@@ -52,7 +52,7 @@ DYNAMICS = [
 PAIRS, STEPS, REPEATS = 300, 400, 10
 
 CORRECTED, RLHF = r"$\pi_{chosen}$ = corrected DIL", r"RLHF = DPO, $\beta = 1$"
-LAWS = {
+CURVES = {
     name: plotting.color_of(name, 0)
     for name in (plotting.DISTRIBUTIONS["ref"].label, CORRECTED, RLHF)
 } | colors()
@@ -165,7 +165,7 @@ def draw(
         "DIL LSIF published": optima.dil(world, "lsif", "rejected")[0],
         RLHF: optima.rlhf(world, 1.0)[0],
     }
-    plotting.policies(right, ends, world.true_reward[0], "Optima of the losses", LAWS)
+    plotting.policies(right, ends, world.true_reward[0], "Optima of the losses", CURVES)
     for axes in (left, right):
         axes.tick_params(axis="x", labelsize=8)
     paths = plotting.save(figure, out / "policies")
@@ -176,13 +176,14 @@ def draw(
         point = (round(row["KL to pi_chosen"], 6), round(row["KL to RLHF(1)"], 6))
         seen.setdefault(point, []).append(row["loss"])
     for i, ((x, y), names) in enumerate(sorted(seen.items())):
-        label = (
-            f"{len(names)} losses: SFT, NCA, DIL corrected" if len(names) > 3 else " = ".join(names)
-        )
-        axes.plot([x], [y], plotting.MARKERS[i], color=plotting.COLORS[i], ms=9, label=label)
+        label, color = " = ".join(names), CATALOG[names[0]].color
+        if len(names) > 3:
+            label = f"{len(names)} losses: SFT, NCA, DIL corrected"
+            color = plotting.DISTRIBUTIONS["chosen"].color
+        axes.plot([x], [y], plotting.MARKERS[i], color=color, ms=9, label=label)
     axes.set_xlabel(r"KL(policy $\|\,\pi_{chosen}$), nats")
     axes.set_ylabel(r"KL(policy $\|$ RLHF, $\beta = 1$), nats")
-    axes.set_title("Who imitates whom: population optima on the bandit", loc="left")
+    axes.set_title("Where each loss has its optimum, in the tour's world", loc="left")
     axes.legend(fontsize=8, frameon=False)
     paths += plotting.save(figure, out / "imitation")
 
@@ -237,7 +238,7 @@ def draw_tilt(scale: float, labels: str = "Bradley–Terry", count: int = 8) -> 
     figure, (left, right) = plotting.new_figure(columns=2, width=8.8, height=3.8)
     for i, (name, distribution) in enumerate(distributions.items()):
         style: dict[str, Any] = {
-            "color": LAWS[name],
+            "color": CURVES[name],
             "marker": plotting.MARKERS[i],
             "ms": 4,
             "lw": 1.2,

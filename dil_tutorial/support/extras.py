@@ -11,7 +11,7 @@ MODULES = {  # what each extra of pyproject.toml must bring
     "llm": ("accelerate", "peft", "datasets", "gguf"),
     "qlora": ("bitsandbytes",),
     "eval": ("lm_eval",),
-    "book": ("jupyter_book",),
+    "book": ("myst_nb", "sphinx_book_theme"),
     "course": ("nbgrader", "jupytext", "cloudpickle", "hypothesis"),
     "bench": ("trl",),
     "dev": ("jupytext",),

@@ -3,10 +3,15 @@
 
 const WORDS = ["lovely", "fine", "odd", "dull", "awful"];
 const START = {
-  ref: [0.1, 0.3, 0.25, 0.2, 0.15], reward: [1.5, 1, 0, -0.5, -1.5], labeler: "rewards", beta: 0, K: 2, h: "", hidden: [],
+  ref: [0.1, 0.3, 0.25, 0.2, 0.15], reward: [1.5, 1, 0, -0.5, -1.5], labeler: "rewards", beta: 0, K: 2, weight: 0.5, h: "", hidden: [],
   any: [[50, 20, 90, 60, 70], [80, 50, 30, 70, 60], [10, 70, 50, 80, 90], [40, 30, 20, 50, 55], [30, 40, 10, 45, 50]],
 };
-const LAWS = COLORS; // [label, color, dash of its line], from colors.js
+const CURVES = COLORS; // [label, color, dash of its line], from colors.js
+const SIZES = [2, 3, 4, 6, 8, 16, 32, 64, 256, 1024]; // of K
+const nearest = (values, x) => values.reduce((best, one) => (Math.abs(one - x) < Math.abs(best - x) ? one : best));
+const share = (text) => (text === null || !(Number(text) >= 0 && Number(text) <= 1) ? START.weight : Number(text));
+// A matrix of preferences from the numbers of an address: what stands above the diagonal decides.
+const consistent = (list) => WORDS.map((_, y) => WORDS.map((_, z) => (y === z ? 50 : y < z ? list[5 * y + z] : 100 - list[5 * z + y])));
 let state = read();
 let pairs = [];
 
@@ -23,22 +28,22 @@ function read() {
     ref: DIL.normalized(numbers("ref", 0.001, 1)), reward: numbers("reward", -4, 4),
     labeler: found.get("labeler") === "any" ? "any" : "rewards",
     beta: Math.min(1, Math.max(-1, Number(found.get("beta")) || 0)),
-    K: Math.min(16, Math.max(2, Math.round(Number(found.get("K")) || 2))), h: (found.get("h") || "").slice(0, 80),
+    K: nearest(SIZES, Number(found.get("K")) || 2), weight: share(found.get("weight")), h: (found.get("h") || "").slice(0, 80),
     hidden: (found.get("hidden") || "").split(",").filter((x) => x !== "").map(Number),
-    any: any.length === 25 && any.every((x) => x >= 0 && x <= 100) ? [0, 1, 2, 3, 4].map((y) => any.slice(5 * y, 5 * y + 5)) : START.any.map((row) => [...row]),
+    any: any.length === 25 && any.every((x) => x >= 0 && x <= 100) ? consistent(any) : START.any.map((row) => [...row]),
   };
 }
 
 function keep() {
   const short = (list) => list.map((x) => Number(x.toFixed(4))).join(",");
-  const address = new URLSearchParams({ ref: short(state.ref), reward: short(state.reward), labeler: state.labeler, beta: state.beta, K: state.K });
+  const address = new URLSearchParams({ ref: short(state.ref), reward: short(state.reward), labeler: state.labeler, beta: state.beta, K: state.K, weight: state.weight });
   if (state.h) address.set("h", state.h);
   if (state.hidden.length) address.set("hidden", state.hidden.join(","));
   if (state.labeler === "any") address.set("any", state.any.flat().join(","));
   history.replaceState(null, "", `#${address}`);
 }
 
-// --- From the state to the laws ----------------------------------------------------------------------------------------
+// --- From the state to the distributions --------------------------------------------------------------------------------
 
 function preference() {
   return state.labeler === "rewards" ? DIL.bradleyTerry(state.reward) : state.any.map((row) => row.map((x) => x / 100));
@@ -50,7 +55,7 @@ function read_h(text) { // once, not at every frame
   return last_h.second;
 }
 
-function laws() {
+function distributions() {
   const { ref, K } = state;
   const P = preference();
   const groups = state.labeler === "rewards" && K > 2;
@@ -59,14 +64,14 @@ function laws() {
   const A = winners.map((p, y) => p / ref[y]);
   const B = losers.map((p, y) => p / ref[y]);
   const ends = ["lsif", "ukl", "bce"].map((h) => DIL.published(ref, A, B, DIL.RATIO[h]));
-  const found = [ref, winners, null, ...ends, null, null, groups ? DIL.weighted(ref, A, B, 0.5) : null];
+  const found = [ref, winners, null, ...ends, null, null, DIL.weighted(ref, A, B, state.weight)];
   if (state.labeler === "rewards") found[2] = DIL.rlhf(ref, state.reward, 10 ** state.beta);
   let said = "";
   if (state.h.trim()) {
     try {
       const second = read_h(state.h);
       if (DIL.unique(A, B, second)) found[6] = DIL.published(ref, A, B, DIL.ratioOf(second));
-      else said = "With this h a multiplier has several roots here: where it ends depends on the start.";
+      else said = "With this h the loss has several stationary points here: which one training finds depends on the start.";
     } catch (error) {
       said = `h: ${error.message}.`;
     }
@@ -88,7 +93,7 @@ function bars(id, { low, high, step, name, set, shown }) {
   const handles = svg.selectAll(".handle").data(WORDS).join("g")
     .attr("class", "handle").attr("tabindex", 0).attr("role", "slider").attr("aria-orientation", "vertical")
     .attr("aria-label", (word) => `${name} ${word}`).attr("aria-valuemin", low).attr("aria-valuemax", high)
-    .call(d3.drag().container(svg.node()).on("start drag", (event, word) => {
+    .call(d3.drag().container(svg.node()).filter((event) => !event.button && (!event.touches || event.target.matches(".knob"))).on("start drag", (event, word) => {
       event.sourceEvent.target.closest?.(".handle")?.focus();
       change(() => set(WORDS.indexOf(word), clamped(y.invert(event.y))));
     }))
@@ -101,12 +106,14 @@ function bars(id, { low, high, step, name, set, shown }) {
     });
   handles.append("rect").attr("class", "grip").attr("x", (word) => x(word)).attr("y", 0).attr("width", x.bandwidth()).attr("height", 128);
   handles.append("rect").attr("class", "bar").attr("x", (word) => x(word)).attr("width", x.bandwidth()).attr("rx", 2);
+  handles.append("circle").attr("class", "knob").attr("r", 15).attr("cx", (word) => x(word) + x.bandwidth() / 2);
   handles.append("text").attr("x", (word) => x(word) + x.bandwidth() / 2).attr("text-anchor", "middle").attr("aria-hidden", "true");
   return () => {
     const values = shown();
     const zero = y(Math.max(low, Math.min(0, high)));
     handles.attr("aria-valuenow", (word, i) => Number(values[i].toFixed(3)));
     handles.select(".bar").attr("y", (word, i) => Math.min(zero, y(values[i])) - 1).attr("height", (word, i) => Math.abs(y(values[i]) - zero) + 2);
+    handles.select(".knob").attr("cy", (word, i) => y(values[i]));
     handles.select("text").attr("y", (word, i) => (values[i] >= 0 ? y(values[i]) - 4 : y(values[i]) + 14)).text((word, i) => values[i].toFixed(low < 0 ? 1 : 2));
   };
 }
@@ -142,7 +149,8 @@ cells.each(function (word, row) {
           state.any[row][column] = typed;
           state.any[column][row] = 100 - typed;
         });
-      });
+      })
+      .on("change", (event) => { event.target.value = state.any[row][column]; }); // what was typed and is no share goes
   });
 });
 
@@ -153,45 +161,47 @@ function drawPreference() {
   });
 }
 
-// --- The laws ------------------------------------------------------------------------------------------------------------
+// --- The distributions -----------------------------------------------------------------------------------------------------
 
 const svg = d3.select("#laws");
 const wide = d3.scalePoint(WORDS, [44, 550]).padding(0.5);
 const axis = svg.append("g").attr("class", "axis").attr("transform", "translate(44,0)");
-svg.append("g").attr("class", "axis").attr("transform", "translate(0,290)").call(d3.axisBottom(wide).tickSize(0).tickPadding(9));
+svg.append("g").attr("class", "axis").attr("transform", "translate(0,220)").call(d3.axisBottom(wide).tickSize(0).tickPadding(9));
 const lines = svg.append("g").attr("fill", "none").attr("stroke-width", 2);
 const dots = svg.append("g");
 const rows = d3.select("#table");
-rows.append("thead").append("tr").selectAll("th").data(["law", "KL(winners ‖ it)", "KL(it ‖ reference)"]).join("th")
+rows.append("thead").append("tr").selectAll("th").data(["distribution", "KL(chosen ‖ it)", "KL(it ‖ reference)"]).join("th")
   .attr("scope", "col").attr("class", (text, i) => (i ? "n" : "")).text((text) => text);
-const body = rows.append("tbody").selectAll("tr").data(LAWS).join("tr");
+const body = rows.append("tbody").selectAll("tr").data(CURVES).join("tr");
 const named = body.append("th").attr("scope", "row").append("label");
-named.append("input").attr("type", "checkbox").on("change", (event, law) => change(() => {
-  const place = LAWS.indexOf(law);
+named.append("input").attr("type", "checkbox").on("change", (event, curve) => change(() => {
+  const place = CURVES.indexOf(curve);
   state.hidden = event.target.checked ? state.hidden.filter((i) => i !== place) : [...state.hidden, place].sort();
 }));
-named.append("i").style("background", ([, color]) => color);
+const sample = named.append("svg").attr("viewBox", "0 0 34 16").attr("aria-hidden", "true"); // a piece of its line
+sample.append("path").attr("d", "M1,8 H33").attr("stroke-width", 3).attr("stroke", ([, color]) => color).attr("stroke-dasharray", ([, , dash]) => dash || null);
+sample.append("circle").attr("cx", 17).attr("cy", 8).attr("r", 4).attr("fill", ([, color]) => color);
 named.append("span").text(([name]) => name);
-body.append("td").attr("class", "n winners");
+body.append("td").attr("class", "n chosen");
 body.append("td").attr("class", "n reference");
 
-function drawLaws(found) {
-  const shown = LAWS.map((law, i) => ({ law, i, values: found[i] })).filter(({ values, i }) => values && !state.hidden.includes(i));
+function drawDistributions(found) {
+  const shown = CURVES.map((curve, i) => ({ curve, i, values: found[i] })).filter(({ values, i }) => values && !state.hidden.includes(i));
   const top = Math.max(0.3, ...shown.flatMap(({ values }) => values)) * 1.05;
-  const y = d3.scaleLinear([0, top], [290, 8]);
+  const y = d3.scaleLinear([0, top], [220, 8]);
   axis.call(d3.axisLeft(y).ticks(6));
   lines.selectAll("path").data(shown, ({ i }) => i).join("path")
-    .attr("stroke", ({ law }) => law[1]).attr("stroke-dasharray", ({ law }) => law[2] || null).attr("opacity", 0.8)
+    .attr("stroke", ({ curve }) => curve[1]).attr("stroke-dasharray", ({ curve }) => curve[2] || null).attr("opacity", 0.8)
     .attr("d", ({ values }) => d3.line((p, k) => wide(WORDS[k]), (p) => y(p))(values));
-  dots.selectAll("g").data(shown, ({ i }) => i).join("g").attr("fill", ({ law }) => law[1])
+  dots.selectAll("g").data(shown, ({ i }) => i).join("g").attr("fill", ({ curve }) => curve[1])
     .selectAll("circle").data(({ values }) => values).join("circle").attr("r", 4).attr("cx", (p, k) => wide(WORDS[k])).attr("cy", (p) => y(p));
   const [reference, winners] = found;
-  const told = (value) => (value === Infinity ? "∞" : value.toFixed(3));
-  body.classed("absent", (law, i) => !found[i]).attr("hidden", (law, i) => (found[i] ? null : ""));
-  body.select("input").property("checked", (law, i) => !state.hidden.includes(i));
-  body.select(".winners").text((law, i) => (found[i] ? told(DIL.kl(winners, found[i])) : ""));
-  body.select(".reference").text((law, i) => (found[i] ? told(DIL.kl(found[i], reference)) : ""));
-  svg.attr("aria-label", `Probabilities of ${WORDS.join(", ")}: ` + shown.map(({ law, values }) => `${law[0]} ${values.map((p) => p.toFixed(2)).join(" ")}`).join("; "));
+  const shownNumber = (value) => (value === Infinity ? "∞" : Math.abs(value).toFixed(3));
+  body.classed("absent", (curve, i) => !found[i]).attr("hidden", (curve, i) => (found[i] ? null : ""));
+  body.select("input").property("checked", (curve, i) => !state.hidden.includes(i));
+  body.select(".chosen").text((curve, i) => (found[i] ? shownNumber(DIL.kl(winners, found[i])) : ""));
+  body.select(".reference").text((curve, i) => (found[i] ? shownNumber(DIL.kl(found[i], reference)) : ""));
+  svg.attr("aria-label", `Probabilities of ${WORDS.join(", ")}: ` + shown.map(({ curve, values }) => `${curve[0]} ${values.map((p) => p.toFixed(2)).join(" ")}`).join("; "));
 }
 
 // --- Everything moves together -------------------------------------------------------------------------------------------
@@ -207,12 +217,14 @@ function draw() {
   d3.selectAll("[name=labeler]").property("checked", function () { return this.value === state.labeler; });
   d3.select("#beta").property("value", state.beta).property("disabled", state.labeler === "any");
   d3.select("#beta-value").text((10 ** state.beta).toFixed(2));
-  d3.select("#K").property("value", state.K).property("disabled", state.labeler === "any");
+  d3.select("#K").property("value", SIZES.indexOf(state.K)).property("disabled", state.labeler === "any").attr("aria-valuetext", state.K);
+  d3.select("#weight").property("value", state.weight);
+  d3.select("#weight-value").text(state.weight.toFixed(2));
   d3.select("#K-value").text(state.labeler === "any" ? 2 : state.K);
   if (document.activeElement !== document.querySelector("#h")) d3.select("#h").property("value", state.h);
-  const { found, said } = laws();
+  const { found, said } = distributions();
   d3.select("#h-said").text(said);
-  drawLaws(found);
+  drawDistributions(found);
   const last = pairs[pairs.length - 1];
   d3.select("#pairs-said").text(last ? `${pairs.length} pairs; the last one: ${WORDS[last[0]]} beat ${WORDS[last[1]]}` : "No pair yet.");
   keep();
@@ -227,7 +239,8 @@ function change(how, keepsPairs = false) {
 
 d3.selectAll("[name=labeler]").on("change", (event) => change(() => { state.labeler = event.target.value; }));
 d3.select("#beta").on("input", (event) => change(() => { state.beta = Number(event.target.value); }, true));
-d3.select("#K").on("input", (event) => change(() => { state.K = Number(event.target.value); }));
+d3.select("#K").on("input", (event) => change(() => { state.K = SIZES[event.target.value]; }));
+d3.select("#weight").on("input", (event) => change(() => { state.weight = Number(event.target.value); }, true));
 d3.select("#h").on("input", (event) => change(() => { state.h = event.target.value.slice(0, 80); }, true));
 d3.selectAll("[data-draw]").on("click", (event) => change(() => {
   const P = preference();
@@ -239,3 +252,23 @@ d3.select("#clear").on("click", () => change(() => { pairs = []; }));
 d3.select("#reset").on("click", () => change(() => { location.hash = ""; state = read(); }));
 addEventListener("hashchange", () => { state = read(); pairs = []; draw(); });
 draw();
+
+// --- In a page of the book: its colors, and as high as the content --------------------------------------------------------
+
+function outside() { // the page that shows this one, if it is of the same site
+  try {
+    return parent !== window && parent.document.documentElement;
+  } catch {
+    return null; // opened as a file
+  }
+}
+
+function theme() {
+  const dark = outside()?.dataset?.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+  document.documentElement.dataset.theme = dark;
+}
+
+theme();
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", theme);
+if (outside()) new MutationObserver(theme).observe(outside(), { attributeFilter: ["data-theme"] });
+new ResizeObserver(() => parent.postMessage({ playground: Math.ceil(document.querySelector("main").getBoundingClientRect().height) }, "*")).observe(document.querySelector("main"));

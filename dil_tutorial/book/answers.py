@@ -1,0 +1,84 @@
+"""Exercises and puzzles where no Python runs: a box that checks an answer in the reader's browser,
+and solutions at the end of the printed book.
+"""
+
+import base64
+import html
+import json
+import re
+from typing import Any
+
+from dil_tutorial.lessons.checks import exercises
+from dil_tutorial.lessons.puzzles import PUZZLES, right
+
+CHECK = re.compile(r'^check\("([\d.]+)"', re.MULTILINE)
+SOLUTION = re.compile(r"<details>\s*<summary>Solution</summary>(.*?)</details>", re.DOTALL)
+PUZZLE = re.compile(r'^puzzle\("([\w-]+)"\)', re.MULTILINE)
+
+
+def box(exercise: str) -> str:
+    """A field for a number that ``answers.js`` checks as ``check`` does; empty where the answer is
+    more than one number.
+
+    The answer is in the page, encoded, so that nobody reads it by chance.
+
+    >>> 'aria-label="Answer to exercise 02.2"' in box("02.2"), box("02.1")
+    (True, '')
+    """
+    asked = exercises()[exercise]
+    truth = asked.truth()
+    if truth.numel() != 1:
+        return ""
+    content = {
+        "value": truth.item(),
+        "tolerance": asked.tolerance,
+        "also": list(asked.also),
+        "hint": asked.hint,
+    }
+    data = base64.b64encode(json.dumps(content).encode()).decode()
+    return (
+        f'<form class="answer" data-exercise="{exercise}" data-answer="{data}">'
+        f'<label>Your answer <input type="text" autocomplete="off" spellcheck="false" '
+        f'aria-label="Answer to exercise {exercise}"></label> '
+        '<button type="submit">Check</button> <output role="status"></output></form>'
+    )
+
+
+def with_boxes(content: dict[str, Any]) -> None:
+    """Put a box in place of each cell of a notebook that checks a number."""
+    for place, cell in enumerate(content["cells"]):
+        if cell["cell_type"] != "code" or not (asked := CHECK.search("".join(cell["source"]))):
+            continue
+        cell["outputs"] = []  # "Not answered yet", which here nobody can change
+        if field := box(asked[1]):
+            content["cells"][place] = markdown(cell["id"], f"```{{raw}} html\n{field}\n```")
+
+
+def at_the_end(content: dict[str, Any], title: str) -> str:
+    """Take solutions out of a notebook; what they are, as Markdown for the end of the book."""
+    solutions: list[str] = []
+    number = ""
+    for place, cell in enumerate(content["cells"]):
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            for text in SOLUTION.findall(source):
+                solutions.append(f"**Exercise {number}.** {text.strip()}")
+            cell["source"] = SOLUTION.sub("", source)
+        elif asked := CHECK.search(source):
+            number = asked[1]
+            content["cells"][place] = markdown(cell["id"], "")
+        elif asked := PUZZLE.search(source):
+            puzzle = PUZZLES[asked[1]]
+            options = "".join(f"<li>{option['label']}</li>" for option in puzzle.options)
+            text = f"<p><strong>Puzzle.</strong> {puzzle.question}</p><ul>{options}</ul>"
+            cell["outputs"] = [{"output_type": "display_data", "metadata": {}, "data": {}}]
+            cell["outputs"][0]["data"] = {"text/html": text}
+            answer = puzzle.options[right(puzzle)]
+            words = html.unescape(f"{answer['label']}. {answer['why']}")
+            solutions.append(f"**Puzzle “{asked[1]}”.** {words}")
+    return f"## {title}\n\n" + "\n\n".join(solutions) if solutions else ""
+
+
+def markdown(name: str, source: str) -> dict[str, Any]:
+    """A Markdown cell."""
+    return {"cell_type": "markdown", "id": name, "metadata": {}, "source": source}
