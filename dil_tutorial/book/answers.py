@@ -12,6 +12,7 @@ from dil_tutorial.lessons.checks import exercises
 from dil_tutorial.lessons.puzzles import PUZZLES, right
 
 CHECK = re.compile(r'^check\("([\d.]+)"', re.MULTILINE)
+BOX = re.compile(r'<form class="answer" data-exercise="([\d.]+)"')
 SOLUTION = re.compile(r"<details>\s*<summary>Solution</summary>(.*?)</details>", re.DOTALL)
 PUZZLE = re.compile(r'^puzzle\("([\w-]+)"\)', re.MULTILINE)
 
@@ -55,18 +56,20 @@ def with_boxes(content: dict[str, Any]) -> None:
 
 
 def at_the_end(content: dict[str, Any], title: str) -> str:
-    """Take solutions out of a notebook; what they are, as Markdown for the end of the book."""
+    """Take fields, answers and solutions out of a notebook's page; what they are, as Markdown for
+    the end of the book.
+    """
     solutions: list[str] = []
     number = ""
     for place, cell in enumerate(content["cells"]):
         source = "".join(cell["source"])
-        if cell["cell_type"] == "markdown":
-            for text in SOLUTION.findall(source):
-                solutions.append(f"**Exercise {number}.** {text.strip()}")
-            cell["source"] = SOLUTION.sub("", source)
-        elif asked := CHECK.search(source):
+        if asked := BOX.search(source) or CHECK.search(source):
             number = asked[1]
             content["cells"][place] = markdown(cell["id"], "")
+        elif cell["cell_type"] == "markdown":
+            for text in SOLUTION.findall(source):
+                solutions.append(f"**Exercise {number}.**\n\n{text.strip()}")
+            cell["source"] = SOLUTION.sub("", source)
         elif asked := PUZZLE.search(source):
             puzzle = PUZZLES[asked[1]]
             options = "".join(f"<li>{option['label']}</li>" for option in puzzle.options)

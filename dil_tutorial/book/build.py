@@ -105,9 +105,7 @@ def redirects(moved: Path, folder: Path) -> None:
 
 
 def digest(root: Path) -> str:
-    """Of all that ``generate`` reads: code, templates, results, notebooks, and what the book's pages
-    are made of.
-    """
+    """Of all that ``generate`` reads: code, templates, results, notebooks, pages."""
     folders = ("dil_tutorial", "toy", "notebooks", "benchmarks", "recipes")
     sources = [path for folder in folders for path in (root / folder).rglob("*")]
     sources += [path for path in (root / "book").glob("*") if path.suffix in (".yaml", ".md")]

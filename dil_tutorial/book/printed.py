@@ -32,6 +32,7 @@ from dil_tutorial.errors import InputError
 from dil_tutorial.support import paths
 from dil_tutorial.support.files import read_json, read_text, write_bytes, write_text
 
+TITLE = "RLHF as imitation learning"
 DESCRIPTION = (
     "Which distribution does a preference loss imitate? Lessons, theory and checked claims on "
     "reinforcement learning from human feedback and Direct Imitation Learning."
@@ -45,12 +46,17 @@ ON_PAPER = """document.querySelectorAll('a[href]').forEach(a => {
   if (to.hash && document.getElementById(decodeURIComponent(to.hash.slice(1)))) a.setAttribute('href', to.hash);
   else a.removeAttribute('href');
 })"""  # noqa: E501
+# KaTeX sets each formula twice: in print the copy that is seen is the one that is read, too.
+ONE_COPY = """() => {
+  document.querySelectorAll('.katex-mathml').forEach(copy => copy.remove());
+  document.querySelectorAll('.katex-html').forEach(copy => copy.removeAttribute('aria-hidden'));
+}"""
 MARGIN = {"top": "18mm", "bottom": "18mm", "left": "17mm", "right": "17mm"}
 
 
 def still(content: dict[str, Any], panels: dict[str, Any]) -> None:
     """Put the picture at which each panel opens in its place (``panels`` is the notebook as it was
-    run), and take out the playground and the line of links.
+    run), and take out what leads to other pages of the site.
     """
     states = panels["metadata"].get("widgets", {}).get(STATE, {}).get("state", {})
     views = [
@@ -59,7 +65,7 @@ def still(content: dict[str, Any], panels: dict[str, Any]) -> None:
         for output in cell.get("outputs", [])
         if VIEW in output.get("data", {})
     ]
-    content["cells"] = [cell for cell in content["cells"] if cell["id"] != "playground"]
+    content["cells"] = [c for c in content["cells"] if c["id"] not in ("playground", "foot")]
     for cell in content["cells"]:
         cell["metadata"].pop("tags", None)  # nothing unfolds
         if cell["cell_type"] == "markdown":
@@ -71,17 +77,6 @@ def still(content: dict[str, Any], panels: dict[str, Any]) -> None:
             shown = "".join(output.get("data", {}).get("text/html", ""))
             if shown.startswith('<div class="panel"'):
                 output["data"] = {"text/html": f'<div class="still">{views.pop(0)}</div>'}
-
-
-def without_site(text: str) -> str:
-    """A page without what only a site can do, which stands between two comments.
-
-    >>> without_site("a\\n% on the site:\\nb\\n% everywhere:\\nc")
-    'a\\nc'
-    """
-    return re.sub(
-        r"^% on the site:$.*?^% everywhere:$\n?", "", text, flags=re.DOTALL | re.MULTILINE
-    )
 
 
 PARTS: dict[str, str | tuple[str, ...]] = {  # what is printed, in this order
@@ -106,7 +101,9 @@ def edition(root: Path, folder: Path, builder: str) -> Path:
     """
     book = folder / "book"
     shutil.copytree(root / "book", book, ignore=shutil.ignore_patterns("_build", "extra"))
-    write_text(book / "index.md", without_site(read_text(root / "book" / "index.md")))
+    write_text(
+        book / "index.md", f"# {TITLE}\n\n{DESCRIPTION}\n\nVersion {__version__}. MIT license.\n"
+    )
     chapters, solutions = [], []
     for caption, files in PARTS.items():
         if isinstance(files, str):
@@ -124,7 +121,7 @@ def edition(root: Path, folder: Path, builder: str) -> Path:
     write_text(book / "_toc.yml", yaml.safe_dump(toc, sort_keys=False))
     settings = {
         "html_extra_path": "",
-        "html_js_files": "",
+        "html_js_files": "formulas.js",
         "version": __version__,
         "release": __version__,
         "copyright": f"{date.today().year}, the DIL tutorial's authors; MIT license",
@@ -177,8 +174,7 @@ def print_page(folder: Path, page: str, out: Path, **options: Any) -> None:
             view.goto(f"http://127.0.0.1:{server.server_port}/{page}")
             view.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
             view.evaluate(ON_PAPER)
-            # a second copy of each formula, for screen readers
-            view.evaluate("document.querySelectorAll('.katex-mathml').forEach(m => m.remove())")
+            view.evaluate(ONE_COPY)
             view.evaluate("document.fonts.ready")
             write_bytes(out, view.pdf(format="A4", outline=True, tagged=True, **options))
             browser.close()
@@ -186,14 +182,91 @@ def print_page(folder: Path, page: str, out: Path, **options: Any) -> None:
         server.shutdown()
 
 
+def with_contents(page: str, numbers: dict[str, int]) -> str:
+    """The single page with a cover and, before its first chapter, a table of contents; ``numbers``
+    are the chapters' pages.
+    """
+    from bs4 import BeautifulSoup
+
+    soup: Any = BeautifulSoup(page, "html.parser")
+    for link in soup.select("a.headerlink, .toctree-wrapper > p.caption"):
+        link.decompose()
+    chapters = soup.select('[id^="document-"] + section > h2')
+    rows = [
+        f'<li><a href="#{chapter.parent["id"]}">{chapter.get_text()}</a>'
+        f"<span>{numbers.get(chapter.get_text(), 0)}</span></li>"
+        for chapter in chapters
+    ]
+    contents = f'<h2>Contents</h2><ol class="contents">{"".join(rows)}</ol>'
+    article = soup.select_one("article.bd-article")
+    article.insert(
+        0, BeautifulSoup('<img class="cover" src="_static/cover.png" alt="">', "html.parser")
+    )
+    first = soup.select_one('[id^="document-"]')
+    first.insert_before(BeautifulSoup(contents, "html.parser"))
+    return str(soup)
+
+
+def chapters(pdf: Path) -> dict[str, int]:
+    """The page of each entry of a PDF file's outline; of two of one name the first."""
+    from pypdf import PdfReader
+
+    reader, pages = PdfReader(pdf), dict[str, int]()
+
+    def walk(entries: list[Any]) -> None:
+        for entry in entries:
+            if isinstance(entry, list):
+                walk(entry)
+            else:
+                page = reader.get_destination_page_number(entry)
+                pages.setdefault(str(entry.title), 1 + (page or 0))
+
+    walk(reader.outline)
+    return pages
+
+
 def pdf(site: Path, out: Path) -> None:
-    """The single page that ``edition`` built as one PDF file, with page numbers and an outline."""
+    """The single page that ``edition`` built as one PDF file, with cover, contents, page numbers
+    and an outline; printed twice, since the contents have the numbers of pages.
+    """
     furniture = {
         "display_header_footer": True,
         "header_template": "<span></span>",
         "footer_template": FOOTER,
     }
-    print_page(site, "index.html", out, margin=MARGIN, **furniture)
+    page = read_text(site / "index.html")
+    numbers: dict[str, int] = {}
+    for _ in range(2):
+        write_text(site / "print.html", with_contents(page, numbers))
+        print_page(site, "print.html", out, margin=MARGIN, **furniture)
+        numbers = chapters(out)
+    said_once(out)
+
+
+def said_once(pdf: Path) -> None:
+    """Write each title of a PDF file's outline once: Chromium writes that of a heading which it
+    moved to the next page twice.
+    """
+    from pypdf import PdfWriter
+    from pypdf.generic import NameObject, TextStringObject
+
+    writer = PdfWriter(clone_from=pdf)
+
+    def walk(parent: Any) -> None:
+        entry = parent.get("/First")
+        while entry is not None:
+            entry = entry.get_object()
+            title = str(entry["/Title"])
+            half = title[: len(title) // 2]
+            if title == 2 * half:
+                entry[NameObject("/Title")] = TextStringObject(half)
+            walk(entry)
+            entry = entry.get("/Next")
+
+    walk(writer.root_object["/Outlines"].get_object())
+    with io.BytesIO() as buffer:
+        writer.write(buffer)
+        write_bytes(pdf, buffer.getvalue())
 
 
 def mathml(formulas: Sequence[tuple[str, bool]]) -> list[str]:

@@ -22,6 +22,7 @@ class Question:
     page: str = ""  # a page of the book, relative to generated/
     asked: str = "paper"  # of the paper, or in "practice"
     threads: tuple[str, ...] = ()  # where it was asked, as owner/repository#number
+    search: tuple[str, ...] = ()  # what people type who look for it
 
 
 QUESTIONS = [

@@ -1,4 +1,4 @@
-"""Exercises on the site: the field in a page says of an answer what ``check`` says in a notebook, and
+"""Exercises on the site: the field in a page says of an answer what ``check`` says in a notebook;
 in print solutions are at the end.
 """
 
@@ -95,7 +95,7 @@ def test_in_print_solutions_and_puzzles_answers_are_at_the_end():
     content = read_json(ROOT / "notebooks" / "02_preference_data.ipynb")
     end = answers.at_the_end(content, "02")
     rest = json.dumps(content)
-    assert "Exercise 02.2.** $w = (1-p)" in end
+    assert "Exercise 02.2.**\n\n$w = (1-p)" in end
     assert "1.99% of the pairs. 2π w" in end
     assert "Solution" not in rest
     assert "Not answered yet" not in rest

@@ -14,9 +14,13 @@ import yaml
 
 pytest.importorskip("myst_nb", reason="the book needs the book extra")
 pytest.importorskip("playwright", reason="printing needs the browser extra")
+pytest.importorskip("pypdf", reason="reading PDF needs the browser extra")
 
 
-from dil_tutorial.book import pages
+import pypdf
+
+from dil_tutorial.book import pages as site_pages
+from dil_tutorial.book import printed
 from dil_tutorial.claims import CLAIMS
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +31,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not BROWSER, reason="needs ch
 def test_the_front_page_leads_to_every_edition(site):
     front = (site / "index.html").read_text()
     for name in [
-        *(f"editions/{name}" for name in pages.EDITIONS),
+        *(f"editions/{name}" for name in site_pages.EDITIONS),
         "slides/lecture-45.html",
         "slides/lecture-90.html",
     ]:
@@ -60,16 +64,33 @@ def test_the_pdf_has_chapters_and_page_numbers(site):
     content = pdf.read_bytes()
     assert b"/Outlines" in content
     assert b"127.0.0.1" not in content  # where it was printed
-    if not shutil.which("pdftotext"):
-        pytest.skip("needs pdftotext to read it")
-    text = subprocess.run(
-        ["pdftotext", "-layout", pdf, "-"], capture_output=True, text=True, check=True
-    ).stdout.split("\f")
-    assert len(text) > 200
-    for number, page in enumerate(text[:-1], 1):
+    pages = pypdf.PdfReader(pdf).pages
+    assert 100 < len(pages) <= 200
+    text = [page.extract_text() for page in pages]
+    for number, page in enumerate(text[1:], 2):
         assert page.split()[-1] == str(number)
-    prose = "".join(text).split("dil_tutorial.support.symbols.")[0]  # whose examples are TeX
-    assert not re.search(r"\\t?frac|\\text\{|\\bigl", prose)  # a formula that was not set
+    assert not re.search(r"\\t?frac|\\text\{|\\bigl", "".join(text))  # a formula that was not set
+    contents = dict(re.findall(r"^(.+?)\s*(\d+)$", "\n".join(text[1:4]), re.MULTILINE))
+    for title in ("03 · RLHF and DPO", "Theory on one page", "Solutions"):
+        [number] = [n for name, n in contents.items() if title.lower() in name.lower()]
+        assert title.lower() in text[int(number) - 1][:200].lower()
+    assert "Not answered yet" not in "".join(text)
+    titles = printed.chapters(pdf)
+    assert not [title for title in titles if title[: len(title) // 2] * 2 == title]
+    assert min(code_sizes(pages)) >= 8.49
+
+
+def code_sizes(pages):
+    """The sizes of what is set in a typewriter's font, in points."""
+    sizes = set()
+
+    def visit(text, cm, tm, font, size):
+        if text.strip() and font and "Mono" in str(font.get("/BaseFont")):
+            sizes.add(abs(size * tm[0] * cm[0]))
+
+    for page in pages[4:20]:
+        page.extract_text(visitor_text=visit)
+    return sizes
 
 
 def test_the_epub_is_well_formed_and_its_formulas_are_mathml(site, tmp_path):

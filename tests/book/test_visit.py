@@ -2,7 +2,6 @@
 
 import functools
 import http.server
-import json
 import re
 import statistics
 import threading
@@ -57,7 +56,7 @@ def address(site):
 def pages(site):
     """All pages but those that lead to others and the single ones for code."""
     names = [str(path.relative_to(site)) for path in sorted(site.rglob("*.html"))]
-    left_out = ("_static/vendor", "_modules/", "editions/")
+    left_out = ("_static/vendor", "_static/sbt", "editions/")
     return [
         name
         for name in names
@@ -133,24 +132,20 @@ def test_each_slider_has_its_own_name_and_moves_the_frame(browser, address):
     ]
     assert len(names) >= 3
     assert set(names) == {1}  # a name each, and it finds one slider
-    seen = set()
     for number in range(sliders.count()):
         slider = sliders.nth(number)
-        before = page.locator(".frame:visible").first.inner_text()
         slider.focus()
         slider.press("Home")
+        before = page.locator(".frame:visible img").first.get_attribute("src")
         slider.press("End")
-        page.wait_for_timeout(50)
         frame = page.locator(".frame:visible").first
-        assert frame.inner_text() != before or number == 0
         assert slider.get_attribute("aria-valuetext") == slider.evaluate(
             "e => e.parentElement.querySelector('output').textContent"
         )
         picture = frame.locator("img")
         picture.evaluate("e => e.decode()")
         assert picture.evaluate("e => e.naturalWidth") > 300
-        seen.add(picture.get_attribute("src"))
-    assert len(seen) == sliders.count()
+        assert picture.get_attribute("src") != before
     page.close()
 
 
@@ -161,9 +156,9 @@ def test_the_first_screen_says_why_and_where_to_go(browser, address, site):
     assert painted < 2000  # 0.2 to 0.4 s where nothing else runs
     assert "Which does your loss do?" in page.locator(".lead").inner_text()
     for name in ("Start", "Install"):
-        link = page.get_by_role("link", name=name, exact=True).first
+        link = page.locator(".buttons a", has_text=name)
         assert link.bounding_box()["y"] < 900
-        page.request.get(f"{address}/{link.get_attribute('href')}").ok  # noqa: B018
+        assert page.request.get(f"{address}/{link.get_attribute('href')}").ok
     frame = page.frame_locator("iframe.playground")
     frame.locator("#laws").wait_for()
     page.wait_for_timeout(300)
@@ -241,12 +236,6 @@ def test_an_exercise_is_checked_in_the_page_and_stays_solved(browser, address):
     page.close()
 
 
-SWIPE = """([x, from, to]) => {
-  const target = document.elementFromPoint(x, from);
-  return getComputedStyle(target.closest("svg") ?? target).touchAction;
-}"""
-
-
 def test_on_a_telephone_charts_let_the_page_scroll_and_the_result_is_in_sight(browser, address):
     context = browser.new_context(
         viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True
@@ -318,7 +307,7 @@ def test_a_distribution_has_one_color_wherever_it_is_drawn(site):
     from dil_tutorial.support.plotting import DISTRIBUTIONS
 
     text = (site / "_static" / "playground" / "colors.js").read_text()
-    colors = {row[0]: row[1] for row in json.loads(text[text.index("[") :].strip().rstrip(";"))}
+    colors = dict(re.findall(r'\["([^"]+)", "(#\w+)"', text))
     for h in ("LSIF", "UKL", "BCE"):
         assert colors[f"{h} as published"] == CATALOG[f"DIL {h} published"].color
     assert colors["reference"] == DISTRIBUTIONS["ref"].color
