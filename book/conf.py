@@ -40,12 +40,12 @@ html_logo = html_favicon = "assets/logo.svg"
 html_static_path = ["assets"]
 html_extra_path = ["generated/extra"]  # slides, pictures of panels, notebooks as files, editions
 html_css_files = ["vendor/katex.min.css", "book.css"]  # all from this site
-html_js_files = ["formulas.js", "panels.js", "answers.js", "progress.js", "zoom.js"]
+html_js_files = ["panels.js", "answers.js", "progress.js", "zoom.js"]
 html_context = {"default_mode": "auto"}  # light or dark as the system has it
 html_show_copyright = False
 html_copy_source = False
 html_sourcelink_suffix = ""
-mathjax_path = "vendor/katex.min.js"  # on pages with formulas, which formulas.js sets
+mathjax_path = "formulas.js"  # loads KaTeX, from this site, where a page has formulas
 # A description of each page, for search engines and for links that people share.
 html_baseurl = f"https://{owner}.github.io/{name}/latest/" if name else ""
 ogp_site_name = html_title

@@ -1,69 +1,70 @@
 // Exercises: a field checks a number as check() does in a notebook. What was solved stays in this browser.
 "use strict";
-
-// A number as one writes it: 0.25, 1/4, 25%, 0,25; NaN where it is none.
-function numberOf(text) {
-  let plain = text.trim().replaceAll("−", "-").replaceAll(",", ".");
-  const share = plain.endsWith("%");
-  plain = (share ? plain.slice(0, -1) : plain).replace(/\s+/g, "");
-  const decimal = /^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i;
-  const fraction = plain.match(/^([-+]?\d+)\/(\d+)$/);
-  if (!fraction && !decimal.test(plain)) return NaN;
-  const value = fraction ? Number(fraction[1]) / Number(fraction[2]) : Number(plain);
-  return Number.isFinite(value) ? value / (share ? 100 : 1) : NaN;
-}
-
-// Whether a number is the right one, rounded to its own digits: at least two that count, or four decimals.
-function rounded(given, right) {
-  if (Math.abs(given - right) <= 1e-12) return true;
-  const [digits, exponent] = given.toExponential().split("e");
-  const whole = Number.isInteger(given) && given !== 0; // 4 is read as 4.0
-  const significant = whole ? 2 : digits.replace(/[-.]/g, "").length;
-  const places = whole ? 1 : significant - 1 - Number(exponent);
-  const enough = (significant >= 2 && places > 0) || places >= 4;
-  return enough && Math.abs(given - right) <= 0.5000001 * 10 ** -places;
-}
-
-// What is said of an answer.
-function judged(text, asked) {
-  const given = numberOf(text);
-  if (Number.isNaN(given)) return `Not yet: “${text.trim().slice(0, 40)}” is not a number. ${asked.hint}`;
-  if (Math.abs(given - asked.value) <= asked.tolerance || rounded(given, asked.value)) return "Right.";
-  const other = asked.also.find(({ value }) => Math.abs(given - value) <= 1e-3 * Math.max(Math.abs(given), Math.abs(value)));
-  return other ? `Right: ${other.says}.` : `Not yet. ${asked.hint}`;
-}
-
-function solved() {
-  try {
-    return new Set(JSON.parse(localStorage.getItem("dil-solved") ?? "[]"));
-  } catch {
-    return new Set();
+(() => {
+  // A number as one writes it: 0.25, 1/4, 25%, 0,25; NaN where it is none.
+  function numberOf(text) {
+    let plain = text.trim().replaceAll("−", "-").replaceAll(",", ".");
+    const share = plain.endsWith("%");
+    plain = (share ? plain.slice(0, -1) : plain).replace(/\s+/g, "");
+    const decimal = /^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i;
+    const fraction = plain.match(/^([-+]?\d+)\/(\d+)$/);
+    if (!fraction && !decimal.test(plain)) return NaN;
+    const value = fraction ? Number(fraction[1]) / Number(fraction[2]) : Number(plain);
+    return Number.isFinite(value) ? value / (share ? 100 : 1) : NaN;
   }
-}
 
-// The solution that follows a field appears after a try.
-function solutionAfter(form) {
-  const all = [...document.querySelectorAll("form.answer, details")];
-  const next = all[all.indexOf(form) + 1];
-  return next?.matches("details") ? next : null;
-}
+  // Whether a number is the right one, rounded to its own digits: at least two that count, or four decimals.
+  function rounded(given, right) {
+    if (Math.abs(given - right) <= 1e-12) return true;
+    const [digits, exponent] = given.toExponential().split("e");
+    const whole = Number.isInteger(given) && given !== 0; // 4 is read as 4.0
+    const significant = whole ? 2 : digits.replace(/[-.]/g, "").length;
+    const places = whole ? 1 : significant - 1 - Number(exponent);
+    const enough = (significant >= 2 && places > 0) || places >= 4;
+    return enough && Math.abs(given - right) <= 0.5000001 * 10 ** -places;
+  }
 
-function answerable(form) {
-  const asked = JSON.parse(new TextDecoder().decode(Uint8Array.from(atob(form.dataset.answer), (c) => c.charCodeAt(0))));
-  const [field, said, solution] = [form.querySelector("input"), form.querySelector("output"), solutionAfter(form)];
-  const before = solved().has(form.dataset.exercise);
-  if (before) said.textContent = "Solved before.";
-  if (solution) solution.hidden = !before;
-  form.addEventListener("submit", (event) => {
-    event.preventDefault();
-    if (!field.value.trim()) return;
-    said.textContent = judged(field.value, asked);
-    const right = said.textContent.startsWith("Right");
-    form.classList.toggle("right", right);
-    if (right) localStorage.setItem("dil-solved", JSON.stringify([...solved().add(form.dataset.exercise)]));
-    if (solution) solution.hidden = false;
-  });
-}
+  // What is said of an answer.
+  function judged(text, asked) {
+    const given = numberOf(text);
+    if (Number.isNaN(given)) return `Not yet: “${text.trim().slice(0, 40)}” is not a number. ${asked.hint}`;
+    if (Math.abs(given - asked.value) <= asked.tolerance || rounded(given, asked.value)) return "Right.";
+    const other = asked.also.find(({ value }) => Math.abs(given - value) <= 1e-3 * Math.max(Math.abs(given), Math.abs(value)));
+    return other ? `Right: ${other.says}.` : `Not yet. ${asked.hint}`;
+  }
 
-if (typeof document !== "undefined") addEventListener("DOMContentLoaded", () => document.querySelectorAll("form.answer").forEach(answerable));
-if (typeof module !== "undefined") module.exports = { numberOf, rounded, judged };
+  function solved() {
+    try {
+      return new Set(JSON.parse(localStorage.getItem("dil-solved") ?? "[]"));
+    } catch {
+      return new Set();
+    }
+  }
+
+  // The solution that follows a field appears after a try.
+  function solutionAfter(form) {
+    const all = [...document.querySelectorAll("form.answer, details")];
+    const next = all[all.indexOf(form) + 1];
+    return next?.matches("details") ? next : null;
+  }
+
+  function answerable(form) {
+    const asked = JSON.parse(new TextDecoder().decode(Uint8Array.from(atob(form.dataset.answer), (c) => c.charCodeAt(0))));
+    const [field, said, solution] = [form.querySelector("input"), form.querySelector("output"), solutionAfter(form)];
+    const before = solved().has(form.dataset.exercise);
+    if (before) said.textContent = "Solved before.";
+    if (solution) solution.hidden = !before;
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (!field.value.trim()) return;
+      said.textContent = judged(field.value, asked);
+      const right = said.textContent.startsWith("Right");
+      form.classList.toggle("right", right);
+      if (right) localStorage.setItem("dil-solved", JSON.stringify([...solved().add(form.dataset.exercise)]));
+      if (solution) solution.hidden = false;
+    });
+  }
+
+  if (typeof document !== "undefined") addEventListener("DOMContentLoaded", () => document.querySelectorAll("form.answer").forEach(answerable));
+  if (typeof module !== "undefined") module.exports = { numberOf, rounded, judged };
+})();

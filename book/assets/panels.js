@@ -1,35 +1,37 @@
 // Panels: the browser's own sliders over drawn frames; arrow keys move a slider. Pictures load once a panel comes near.
-const near = new IntersectionObserver((entries) => {
-  for (const { isIntersecting, target } of entries) {
-    if (!isIntersecting) continue;
-    near.unobserve(target);
-    target.querySelectorAll("img[loading=lazy]").forEach((image) => { image.loading = "eager"; });
-  }
-}, { rootMargin: "800px" });
-
-function ready(panel) {
-  const sliders = [...panel.querySelectorAll("input[type=range]")];
-  const frames = [...panel.querySelectorAll(".frame")];
-  const show = () => {
-    for (const slider of sliders) {
-      const value = JSON.parse(slider.dataset.values)[slider.value];
-      slider.setAttribute("aria-valuetext", value);
-      slider.parentElement.querySelector("output").textContent = value;
+(() => {
+  const near = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      near.unobserve(target);
+      target.querySelectorAll("img[loading=lazy]").forEach((image) => { image.loading = "eager"; });
     }
-    const at = sliders.map((slider) => slider.value).join("-");
-    for (const frame of frames) frame.hidden = frame.dataset.at !== at;
-  };
-  panel.addEventListener("input", show);
-  show(); // a browser may have kept where a slider stood
-  near.observe(panel);
-}
+  }, { rootMargin: "800px" });
 
-addEventListener("DOMContentLoaded", () => document.querySelectorAll(".panel").forEach(ready));
-
-// The playground says how high it is.
-addEventListener("message", ({ origin, source, data }) => {
-  if (origin !== location.origin || !data?.playground) return;
-  for (const frame of document.querySelectorAll("iframe.playground")) {
-    if (frame.contentWindow === source) frame.style.height = `${data.playground}px`;
+  function ready(panel) {
+    const sliders = [...panel.querySelectorAll("input[type=range]")];
+    const frames = [...panel.querySelectorAll(".frame")];
+    const show = () => {
+      for (const slider of sliders) {
+        const value = JSON.parse(slider.dataset.values)[slider.value];
+        slider.setAttribute("aria-valuetext", value);
+        slider.parentElement.querySelector("output").textContent = value;
+      }
+      const at = sliders.map((slider) => slider.value).join("-");
+      for (const frame of frames) frame.hidden = frame.dataset.at !== at;
+    };
+    panel.addEventListener("input", show);
+    show(); // a browser may have kept where a slider stood
+    near.observe(panel);
   }
-});
+
+  addEventListener("DOMContentLoaded", () => document.querySelectorAll(".panel").forEach(ready));
+
+  // The playground says how high it is.
+  addEventListener("message", ({ origin, source, data }) => {
+    if (origin !== location.origin || !data?.playground) return;
+    for (const frame of document.querySelectorAll("iframe.playground")) {
+      if (frame.contentWindow === source) frame.style.height = `${data.playground}px`;
+    }
+  });
+})();

@@ -9,6 +9,7 @@ from here.
 """
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -69,16 +70,11 @@ class Agreement:
         inputs = inputs if inputs is not None else self.inputs
         if inputs is None:
             raise InputError(f"{self.answer.__name__}: its cell names no inputs")
-        drawn: list[tuple[Any, ...]] = []
-
-        def draw(one: tuple[Any, ...]) -> None:
-            drawn.append(self.answer.ordered(*one))
-
-        drawing(draw, inputs, examples, Phase.generate)
-        replies = self.answer.probed(drawn)
+        calls = [self.answer.ordered(*one) for one in drawn(inputs, examples)]
+        replies = self.answer.probed(calls)
         wrong = [
             self.disagreement(sent, reply, tolerance, values)
-            for sent, reply in zip(drawn, replies, strict=True)
+            for sent, reply in zip(calls, replies, strict=True)
         ]
         if not any(wrong):
             return
@@ -88,7 +84,7 @@ class Agreement:
         def broken(sent: tuple[Any, ...], why: str | None) -> BrokenPromise:
             return BrokenPromise(f"{why}: {hint}{see}", written(self.names(), sent))
 
-        smallest = [broken(drawn[first], wrong[first])]
+        smallest = [broken(calls[first], wrong[first])]
 
         def agree(one: tuple[Any, ...]) -> None:
             sent = self.answer.ordered(*one)
@@ -207,6 +203,20 @@ class Agreement:
                     if any(part is not None for part in gradients)
                     else "no gradient arrives"
                 )
+
+
+@functools.lru_cache(maxsize=32)
+def drawn(inputs: SearchStrategy[tuple[Any, ...]], examples: int) -> list[tuple[Any, ...]]:
+    """What hypothesis draws from one strategy: the same for each hand-in, none of which gets more
+    than copies.
+    """
+    calls: list[tuple[Any, ...]] = []
+
+    def draw(one: tuple[Any, ...]) -> None:
+        calls.append(one)
+
+    drawing(draw, inputs, examples, Phase.generate)
+    return calls
 
 
 def drawing(

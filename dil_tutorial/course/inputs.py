@@ -5,6 +5,7 @@
 that arguments share (Y responses, N rows, one shape and dtype) are drawn once a call.
 """
 
+import functools
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -297,6 +298,7 @@ def in_words(text: str) -> str:
     )
 
 
+@functools.cache  # one strategy for all hand-ins: what it draws is remembered (agreement.drawn)
 def drawn_as(text: str, gradient: bool) -> SearchStrategy[tuple[Any, ...]]:
     """Arguments as an assignment says; with ``gradient`` those that a result is differentiable in
     ask for one.

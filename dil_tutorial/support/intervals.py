@@ -57,7 +57,11 @@ def bootstrap_runs(
 
 @functools.lru_cache(maxsize=8)
 def drawn_counts(S: int, X: int, resamples: int) -> tuple[Tensor, Tensor]:
-    """How often each of X prompts (R, X) and of S seeds (R, S) is in each resample."""
+    """How often each of X prompts (R, X) and of S seeds (R, S) is in each resample.
+
+    >>> drawn_counts(1, 3, resamples=2)[1].tolist()
+    [[1.0], [1.0]]
+    """
     rng = torch.Generator().manual_seed(0)
     prompts = torch.randint(X, (resamples, X), generator=rng)
     seeds = torch.randint(S, (resamples, S), generator=rng)

@@ -188,7 +188,7 @@ def test_only_the_instructors_tests_run_in_the_examiners_process(master, tmp_pat
 SOME = ("inputs kept and told later",)
 
 
-@pytest.mark.sampled(20)
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in SOME else pytest.mark.slow) for name in ATTACKS]
 )

@@ -73,7 +73,7 @@ def notebooks(name):
 
 
 @pytest.mark.slow
-@pytest.mark.sampled(12)
+@pytest.mark.sampled(8)
 @pytest.mark.skipif(not sandbox.available(), reason="no Landlock here")
 @pytest.mark.parametrize(
     ("name", "number"), [(name, n) for name in NAMES for n in range(len(notebooks(name)))]

@@ -33,7 +33,7 @@ WINDOWED = (
 QUIRKS = ("llama", "rwkv", "recurrent_gemma", "mamba2", "phimoe", "bert", "bloom", "gpt2", "jamba")
 
 
-@pytest.mark.sampled(20)
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize(
     "kind", [pytest.param(k, marks=() if k in QUIRKS else pytest.mark.slow) for k in TABLE]
 )
@@ -54,7 +54,7 @@ def test_every_architecture_is_exact_or_refused(kind):
         ]
 
 
-@pytest.mark.sampled(20)
+@pytest.mark.sampled(10)
 @pytest.mark.parametrize("layout", ["shared", "packed"])
 @pytest.mark.parametrize(
     "kind",

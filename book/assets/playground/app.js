@@ -178,9 +178,16 @@ named.append("input").attr("type", "checkbox").on("change", (event, curve) => ch
   const place = CURVES.indexOf(curve);
   state.hidden = event.target.checked ? state.hidden.filter((i) => i !== place) : [...state.hidden, place].sort();
 }));
+// A color as it is seen on a dark page: of the same hue, lighter where it would be lost.
+function ink(color) {
+  const seen = d3.lab(color);
+  if (document.documentElement.dataset.theme === "dark") seen.l = Math.max(seen.l, 58);
+  return seen.formatHex();
+}
+
 const sample = named.append("svg").attr("viewBox", "0 0 34 16").attr("aria-hidden", "true"); // a piece of its line
-sample.append("path").attr("d", "M1,8 H33").attr("stroke-width", 3).attr("stroke", ([, color]) => color).attr("stroke-dasharray", ([, , dash]) => dash || null);
-sample.append("circle").attr("cx", 17).attr("cy", 8).attr("r", 4).attr("fill", ([, color]) => color);
+sample.append("path").attr("d", "M1,8 H33").attr("stroke-width", 3).attr("stroke-dasharray", ([, , dash]) => dash || null);
+sample.append("circle").attr("cx", 17).attr("cy", 8).attr("r", 4);
 named.append("span").text(([name]) => name);
 body.append("td").attr("class", "n chosen");
 body.append("td").attr("class", "n reference");
@@ -191,10 +198,12 @@ function drawDistributions(found) {
   const y = d3.scaleLinear([0, top], [220, 8]);
   axis.call(d3.axisLeft(y).ticks(6));
   lines.selectAll("path").data(shown, ({ i }) => i).join("path")
-    .attr("stroke", ({ curve }) => curve[1]).attr("stroke-dasharray", ({ curve }) => curve[2] || null).attr("opacity", 0.8)
+    .attr("stroke", ({ curve }) => ink(curve[1])).attr("stroke-dasharray", ({ curve }) => curve[2] || null).attr("opacity", 0.8)
     .attr("d", ({ values }) => d3.line((p, k) => wide(WORDS[k]), (p) => y(p))(values));
-  dots.selectAll("g").data(shown, ({ i }) => i).join("g").attr("fill", ({ curve }) => curve[1])
+  dots.selectAll("g").data(shown, ({ i }) => i).join("g").attr("fill", ({ curve }) => ink(curve[1]))
     .selectAll("circle").data(({ values }) => values).join("circle").attr("r", 4).attr("cx", (p, k) => wide(WORDS[k])).attr("cy", (p) => y(p));
+  sample.select("path").attr("stroke", ([, color]) => ink(color));
+  sample.select("circle").attr("fill", ([, color]) => ink(color));
   const [reference, winners] = found;
   const shownNumber = (value) => (value === Infinity ? "∞" : Math.abs(value).toFixed(3));
   body.classed("absent", (curve, i) => !found[i]).attr("hidden", (curve, i) => (found[i] ? null : ""));
@@ -251,7 +260,6 @@ d3.selectAll("[data-draw]").on("click", (event) => change(() => {
 d3.select("#clear").on("click", () => change(() => { pairs = []; }));
 d3.select("#reset").on("click", () => change(() => { location.hash = ""; state = read(); }));
 addEventListener("hashchange", () => { state = read(); pairs = []; draw(); });
-draw();
 
 // --- In a page of the book: its colors, and as high as the content --------------------------------------------------------
 
@@ -266,6 +274,7 @@ function outside() { // the page that shows this one, if it is of the same site
 function theme() {
   const dark = outside()?.dataset?.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
   document.documentElement.dataset.theme = dark;
+  draw();
 }
 
 theme();
