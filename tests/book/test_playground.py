@@ -295,3 +295,44 @@ def test_it_moves_within_a_frame_fits_a_phone_and_can_be_read_aloud(browser):
             if v["impact"] in ("serious", "critical")
         ]
         assert serious == []
+
+
+@needs_node
+def test_the_winner_of_many_is_the_librarys_and_comes_close_to_rlhf():
+    """K up to 1024, which groups of so many could not be listed for."""
+    from dil_tutorial.preferences import soft_best_of_k
+    from dil_tutorial.rlhf import kl, rlhf_optimum
+
+    world = World.random(range(10), responses=5)
+    code = (
+        "console.log(JSON.stringify(G.ref.map((ref, i) => D.softBestOf(ref, G.reward[i], G.K))));"
+    )
+    away = []
+    for K in (16, 64, 1024):
+        given = {"ref": world.ref.tolist(), "reward": world.true_reward.tolist(), "K": K}
+        found = torch.tensor(node(code, given), dtype=torch.float64)
+        wanted = soft_best_of_k(world.ref, world.true_reward, K)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-8)
+        away.append(kl(found, rlhf_optimum(world.ref, world.true_reward, 1.0)).max().item())
+    assert away == sorted(away, reverse=True)
+    assert away[-1] < 1e-3
+
+
+@pytest.mark.slow
+def test_lines_are_legible_in_dark_mode(browser):
+    """Each at a contrast of 3 at least to the page."""
+    page = browser.new_page(color_scheme="dark")
+    page.goto((HERE / "index.html").as_uri())
+    contrasts = page.evaluate(
+        """() => {
+          const part = (x) => (x / 255 <= 0.04045 ? x / 255 / 12.92 : ((x / 255 + 0.055) / 1.055) ** 2.4);
+          const luminance = (color) => {
+            const { r, g, b } = d3.rgb(color);
+            return 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
+          };
+          const paper = luminance(getComputedStyle(document.body).backgroundColor);
+          return COLORS.map(([, color]) => (luminance(ink(color)) + 0.05) / (paper + 0.05));
+        }"""
+    )
+    page.close()
+    assert min(contrasts) >= 3, contrasts
