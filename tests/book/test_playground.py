@@ -325,7 +325,10 @@ def test_lines_are_legible_in_dark_mode(browser):
     page.goto((HERE / "index.html").as_uri())
     contrasts = page.evaluate(
         """() => {
-          const part = (x) => (x / 255 <= 0.04045 ? x / 255 / 12.92 : ((x / 255 + 0.055) / 1.055) ** 2.4);
+          const part = (x) => {
+            const share = x / 255;
+            return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+          };
           const luminance = (color) => {
             const { r, g, b } = d3.rgb(color);
             return 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b);
