@@ -7,6 +7,7 @@ are at the end.
 
 import io
 import json
+import logging
 import posixpath
 import re
 import shutil
@@ -121,11 +122,12 @@ def edition(root: Path, folder: Path, builder: str) -> Path:
     write_text(book / "_toc.yml", yaml.safe_dump(toc, sort_keys=False))
     settings = {
         "html_extra_path": "",
-        "html_js_files": "formulas.js",
+        "html_js_files": "",
         "version": __version__,
         "release": __version__,
         "copyright": f"{date.today().year}, the DIL tutorial's authors; MIT license",
         "epub_author": "The DIL tutorial's authors",
+        "epub_contributor": "Chromium, KaTeX, Sphinx",
         "epub_description": DESCRIPTION,
         "epub_identifier": f"dil-tutorial-{__version__}",
         "epub_uid": "dil-tutorial",
@@ -211,6 +213,7 @@ def chapters(pdf: Path) -> dict[str, int]:
     """The page of each entry of a PDF file's outline; of two of one name the first."""
     from pypdf import PdfReader
 
+    logging.getLogger("pypdf").setLevel(logging.ERROR)  # it warns of how Chromium counts objects
     reader, pages = PdfReader(pdf), dict[str, int]()
 
     def walk(entries: list[Any]) -> None:

@@ -107,6 +107,11 @@ def test_the_epub_is_well_formed_and_its_formulas_are_mathml(site, tmp_path):
         assert r"\(" not in re.sub(r"<(pre|code).*?</\1>", "", text, flags=re.DOTALL), name
         assert "<script" not in text
     assert texts["theory.xhtml"].count("<math") > 300
+    package = texts["content.opf"]
+    assert "Which distribution does a preference loss imitate?" in package
+    assert re.search(r"<dc:rights>20\d\d, the DIL tutorial.{1,6}s authors; MIT license", package)
+    assert "unknown" not in package
+    assert "cover.png" in package
     assert 'class="still"' in texts["generated/02_preference_data.xhtml"]
     if checker := shutil.which("epubcheck"):
         java = ["java", "-jar", checker] if Path(checker).read_bytes()[:2] == b"PK" else [checker]
