@@ -127,7 +127,7 @@ def edition(root: Path, folder: Path, builder: str) -> Path:
         "release": __version__,
         "copyright": f"{date.today().year}, the DIL tutorial's authors; MIT license",
         "epub_author": "The DIL tutorial's authors",
-        "epub_contributor": "Chromium, KaTeX, Sphinx",
+        "epub_contributor": "The DIL tutorial's authors",
         "epub_description": DESCRIPTION,
         "epub_identifier": f"dil-tutorial-{__version__}",
         "epub_uid": "dil-tutorial",
