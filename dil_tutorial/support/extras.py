@@ -15,7 +15,7 @@ MODULES = {  # what each extra of pyproject.toml must bring
     "course": ("nbgrader", "jupytext", "cloudpickle", "hypothesis"),
     "bench": ("trl",),
     "dev": ("jupytext",),
-    "browser": ("playwright",),
+    "browser": ("playwright", "pypdf"),
     "mutation": ("cosmic_ray",),
 }
 
