@@ -2,6 +2,8 @@
 
 import os
 
+from dil_tutorial import __version__
+
 owner, _, name = os.environ.get("DIL_REPOSITORY", "").partition("/")
 
 project = "RLHF as imitation learning"
@@ -67,6 +69,17 @@ epub_cover = ("_static/cover.png", "")
 epub_show_urls = "no"
 epub_tocscope = "includehidden"
 epub_tocdepth = 2
+
+
+def setup(app):
+    """Put the address of the repository, where it is known, into the page on installing."""
+    address = f"https://github.com/{owner}/{name}" if name else "REPOSITORY"
+
+    def with_address(app, page, source):
+        if page == "install":
+            source[0] = source[0].replace("REPOSITORY", address).replace("VERSION", __version__)
+
+    app.connect("source-read", with_address)
 
 
 def linkcode_resolve(domain, info):

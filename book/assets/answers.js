@@ -56,6 +56,7 @@
     if (solution) solution.hidden = !before;
     form.addEventListener("submit", (event) => {
       event.preventDefault();
+      said.textContent = "";
       if (!field.value.trim()) return;
       said.textContent = judged(field.value, asked);
       const right = said.textContent.startsWith("Right");

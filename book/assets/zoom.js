@@ -14,6 +14,7 @@
   }
 
   function ready(image) {
+    image.closest("a.image-reference")?.replaceWith(image); // a link to the file alone
     if (image.dataset.zoom || image.closest("a, dialog") || image.naturalWidth <= image.clientWidth * 1.15) return;
     image.dataset.zoom = "yes";
     image.tabIndex = 0;

@@ -39,7 +39,7 @@ def box(exercise: str) -> str:
     data = base64.b64encode(json.dumps(content).encode()).decode()
     return (
         f'<form class="answer" data-exercise="{exercise}" data-answer="{data}">'
-        f'<label>Your answer <input type="text" autocomplete="off" spellcheck="false" '
+        f'<label>Your answer <input type="text" placeholder="0.37, 3/8, 37%" autocomplete="off" spellcheck="false" '
         f'aria-label="Answer to exercise {exercise}"></label> '
         '<button type="submit">Check</button> <output role="status"></output></form>'
     )
@@ -50,7 +50,10 @@ def with_boxes(content: dict[str, Any]) -> None:
     for place, cell in enumerate(content["cells"]):
         if cell["cell_type"] != "code" or not (asked := CHECK.search("".join(cell["source"]))):
             continue
-        cell["outputs"] = []  # "Not answered yet", which here nobody can change
+        # in place of "Not answered yet", which here nobody can change
+        cell["outputs"] = [
+            shown('<p class="small">More than one number: the notebook checks it.</p>')
+        ]
         if field := box(asked[1]):
             content["cells"][place] = markdown(cell["id"], f"```{{raw}} html\n{field}\n```")
 
@@ -74,12 +77,16 @@ def at_the_end(content: dict[str, Any], title: str) -> str:
             puzzle = PUZZLES[asked[1]]
             options = "".join(f"<li>{option['label']}</li>" for option in puzzle.options)
             text = f"<p><strong>Puzzle.</strong> {puzzle.question}</p><ul>{options}</ul>"
-            cell["outputs"] = [{"output_type": "display_data", "metadata": {}, "data": {}}]
-            cell["outputs"][0]["data"] = {"text/html": text}
+            cell["outputs"] = [shown(text)]
             answer = puzzle.options[right(puzzle)]
             words = html.unescape(f"{answer['label']}. {answer['why']}")
             solutions.append(f"**Puzzle “{asked[1]}”.** {words}")
     return f"## {title}\n\n" + "\n\n".join(solutions) if solutions else ""
+
+
+def shown(text: str) -> dict[str, Any]:
+    """A cell's output that is HTML."""
+    return {"output_type": "display_data", "metadata": {}, "data": {"text/html": text}}
 
 
 def markdown(name: str, source: str) -> dict[str, Any]:

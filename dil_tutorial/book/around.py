@@ -22,7 +22,7 @@ from dil_tutorial.claims import CLAIMS
 PLAYGROUNDS = {
     "07": (
         "5 · The weight that fits the data",
-        "labeler=rewards&reward=-2,-1,0,1,2.5",
+        "labeler=rewards&reward=2.5,1,0,-1,-2",
         "The rewards are strong. Which of the published losses leaves the chosen distribution "
         "first, and which follows RLHF?",
     ),

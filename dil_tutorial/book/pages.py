@@ -420,9 +420,11 @@ def hero(repository: str) -> str:
     github = {f"https://github.com/{repository}": "GitHub"} if repository else {}
     buttons = {"generated/00_why_care.html": "Start", "install.html": "Install", **github}
     return (
-        '<p class="lead">Winning a comparison at most doubles a response\'s probability ('
+        '<p class="lead">Winning a comparison of two at most doubles a response\'s probability ('
         '<a href="generated/ledger.html#claim-1-bound">claim 1.bound</a>). RLHF goes further. '
-        "Which does your loss do?</p>\n" + links(buttons, "buttons")
+        "Which does your loss do?</p>\n<p>A tutorial on Direct Imitation Learning (Xiao et al., "
+        "ICLR 2025) for people who know DPO: lessons, exact worlds, a trainer, and claims that are run."
+        "</p>\n" + links(buttons, "buttons")
     )
 
 

@@ -191,8 +191,9 @@ def with_contents(page: str, numbers: dict[str, int]) -> str:
     from bs4 import BeautifulSoup
 
     soup: Any = BeautifulSoup(page, "html.parser")
-    for link in soup.select("a.headerlink, .toctree-wrapper > p.caption"):
-        link.decompose()
+    soup.title.string = TITLE
+    for part in soup.select("a.headerlink, .toctree-wrapper > p.caption, #jb-print-docs-body"):
+        part.decompose()
     chapters = soup.select('[id^="document-"] + section > h2')
     rows = [
         f'<li><a href="#{chapter.parent["id"]}">{chapter.get_text()}</a>'
@@ -267,6 +268,7 @@ def said_once(pdf: Path) -> None:
             entry = entry.get("/Next")
 
     walk(writer.root_object["/Outlines"].get_object())
+    writer.add_metadata({"/Title": TITLE, "/Author": "The DIL tutorial's authors"})
     with io.BytesIO() as buffer:
         writer.write(buffer)
         write_bytes(pdf, buffer.getvalue())
@@ -350,6 +352,9 @@ def epub(site: Path, out: Path) -> None:
         for name, content in contents.items()
         if name.endswith(".xhtml")
     }
+    for page in pages.values():
+        for block in page.select(".math:has(.eqno)"):  # the number stands before the formula
+            block.insert_before(block.select(".eqno")[0].extract())
     nodes = [
         (name, node, formula(node.get_text()))
         for name, page in pages.items()

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("transformers")
-
 from dil_tutorial.book import answers
 from dil_tutorial.lessons.checks import check, exercises
 from dil_tutorial.support.files import read_json

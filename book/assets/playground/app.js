@@ -3,7 +3,7 @@
 
 const WORDS = ["lovely", "fine", "odd", "dull", "awful"];
 const START = {
-  ref: [0.1, 0.3, 0.25, 0.2, 0.15], reward: [1.5, 1, 0, -0.5, -1.5], labeler: "rewards", beta: 0, K: 2, weight: 0.5, h: "", hidden: [],
+  ref: [0.1, 0.3, 0.25, 0.2, 0.15], reward: [1.5, 1, 0, -0.5, -1.5], labeler: "rewards", beta: 0, K: 2, weight: 0.5, h: "", hidden: [8],
   any: [[50, 20, 90, 60, 70], [80, 50, 30, 70, 60], [10, 70, 50, 80, 90], [40, 30, 20, 50, 55], [30, 40, 10, 45, 50]],
 };
 const CURVES = COLORS; // [label, color, dash of its line], from colors.js
@@ -29,7 +29,7 @@ function read() {
     labeler: found.get("labeler") === "any" ? "any" : "rewards",
     beta: Math.min(1, Math.max(-1, Number(found.get("beta")) || 0)),
     K: nearest(SIZES, Number(found.get("K")) || 2), weight: share(found.get("weight")), h: (found.get("h") || "").slice(0, 80),
-    hidden: (found.get("hidden") || "").split(",").filter((x) => x !== "").map(Number),
+    hidden: found.has("hidden") ? found.get("hidden").split(",").filter((x) => x !== "").map(Number) : [...START.hidden],
     any: any.length === 25 && any.every((x) => x >= 0 && x <= 100) ? consistent(any) : START.any.map((row) => [...row]),
   };
 }
@@ -38,7 +38,7 @@ function keep() {
   const short = (list) => list.map((x) => Number(x.toFixed(4))).join(",");
   const address = new URLSearchParams({ ref: short(state.ref), reward: short(state.reward), labeler: state.labeler, beta: state.beta, K: state.K, weight: state.weight });
   if (state.h) address.set("h", state.h);
-  if (state.hidden.length) address.set("hidden", state.hidden.join(","));
+  address.set("hidden", state.hidden.join(","));
   if (state.labeler === "any") address.set("any", state.any.flat().join(","));
   history.replaceState(null, "", `#${address}`);
 }
