@@ -39,7 +39,8 @@ def box(exercise: str) -> str:
     data = base64.b64encode(json.dumps(content).encode()).decode()
     return (
         f'<form class="answer" data-exercise="{exercise}" data-answer="{data}">'
-        f'<label>Your answer <input type="text" placeholder="0.37, 3/8, 37%" autocomplete="off" spellcheck="false" '
+        f'<label>Your answer <input type="text" placeholder="0.37, 3/8, 37%" '
+        'autocomplete="off" spellcheck="false" '
         f'aria-label="Answer to exercise {exercise}"></label> '
         '<button type="submit">Check</button> <output role="status"></output></form>'
     )

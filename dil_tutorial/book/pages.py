@@ -423,8 +423,8 @@ def hero(repository: str) -> str:
         '<p class="lead">Winning a comparison of two at most doubles a response\'s probability ('
         '<a href="generated/ledger.html#claim-1-bound">claim 1.bound</a>). RLHF goes further. '
         "Which does your loss do?</p>\n<p>A tutorial on Direct Imitation Learning (Xiao et al., "
-        "ICLR 2025) for people who know DPO: lessons, exact worlds, a trainer, and claims that are run."
-        "</p>\n" + links(buttons, "buttons")
+        "ICLR 2025) for people who know DPO: lessons, exact worlds, a trainer, and claims that are "
+        "run.</p>\n" + links(buttons, "buttons")
     )
 
 
