@@ -44,6 +44,7 @@ html_extra_path = ["generated/extra"]  # slides, pictures of panels, notebooks a
 html_css_files = ["vendor/katex.min.css", "book.css"]  # all from this site
 html_js_files = ["panels.js", "answers.js", "progress.js", "zoom.js"]
 html_context = {"default_mode": "auto"}  # light or dark as the system has it
+templates_path = ["templates"]
 html_show_copyright = False
 html_copy_source = False
 html_sourcelink_suffix = ""
