@@ -244,17 +244,20 @@ def pdf(site: Path, out: Path) -> None:
         write_text(site / "print.html", with_contents(page, numbers))
         print_page(site, "print.html", out, margin=MARGIN, **furniture)
         numbers = chapters(out)
-    said_once(out)
+    said_once(out, page)
 
 
-def said_once(pdf: Path) -> None:
+def said_once(pdf: Path, page: str) -> None:
     """Write each title of a PDF file's outline once: Chromium writes that of a heading which it
-    moved to the next page twice.
+    moved to the next page twice.  A heading of the page that is a word twice (BoNBoN) stays.
     """
+    from bs4 import BeautifulSoup
     from pypdf import PdfWriter
     from pypdf.generic import NameObject, TextStringObject
 
     writer = PdfWriter(clone_from=pdf)
+    headings = BeautifulSoup(page, "html.parser").select("h1, h2, h3, h4")
+    titles = {heading.get_text().rstrip("#¶") for heading in headings}
 
     def walk(parent: Any) -> None:
         entry = parent.get("/First")
@@ -262,7 +265,7 @@ def said_once(pdf: Path) -> None:
             entry = entry.get_object()
             title = str(entry["/Title"])
             half = title[: len(title) // 2]
-            if title == 2 * half:
+            if title == 2 * half and title not in titles:
                 entry[NameObject("/Title")] = TextStringObject(half)
             walk(entry)
             entry = entry.get("/Next")
