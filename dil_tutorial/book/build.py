@@ -100,7 +100,7 @@ def redirects(moved: Path, folder: Path) -> None:
             folder / f"{old}.html",
             f'<!doctype html><html lang="en"><title>Moved</title>'
             f'<meta http-equiv="refresh" content="0; url={new}.html">'
-            f'<p>This lesson is now <a href="{new}.html">{new}</a>.</p></html>\n',
+            f'<p>This page is now <a href="{new}.html">{new}</a>.</p></html>\n',
         )
 
 

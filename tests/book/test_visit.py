@@ -153,7 +153,7 @@ def test_the_first_screen_says_why_and_where_to_go(browser, address, site):
         assert link.bounding_box()["y"] < 900
         assert page.request.get(f"{address}/{link.get_attribute('href')}").ok
     frame = page.frame_locator("iframe.playground")
-    frame.locator("#laws").wait_for()
+    frame.locator("#optima").wait_for()
     page.wait_for_timeout(300)
     outer = page.locator("iframe.playground").bounding_box()["height"]
     inner = page.frames[1].evaluate("document.querySelector('main').getBoundingClientRect().height")
@@ -248,7 +248,7 @@ def test_on_a_telephone_charts_let_the_page_scroll_and_the_result_is_in_sight(br
         client.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
         page.wait_for_timeout(300)
 
-    for chart in ("#laws", "#reward", "#ref"):
+    for chart in ("#optima", "#reward", "#ref"):
         page.evaluate("scrollTo(0, 0)")
         box = page.locator(chart).bounding_box()
         before = page.evaluate("JSON.stringify(state)")
@@ -257,7 +257,7 @@ def test_on_a_telephone_charts_let_the_page_scroll_and_the_result_is_in_sight(br
         assert page.evaluate("JSON.stringify(state)") == before
     page.evaluate("scrollTo(0, 0)")
     knob = page.locator("#reward .knob").first.bounding_box()
-    chart = page.locator("#laws").bounding_box()
+    chart = page.locator("#optima").bounding_box()
     assert chart["y"] >= 0
     assert knob["y"] + knob["height"] < 844  # both are on the screen
     reward = page.evaluate("state.reward[0]")

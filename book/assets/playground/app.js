@@ -163,7 +163,7 @@ function drawPreference() {
 
 // --- The distributions -----------------------------------------------------------------------------------------------------
 
-const svg = d3.select("#laws");
+const svg = d3.select("#optima");
 const wide = d3.scalePoint(WORDS, [44, 550]).padding(0.5);
 const axis = svg.append("g").attr("class", "axis").attr("transform", "translate(44,0)");
 svg.append("g").attr("class", "axis").attr("transform", "translate(0,220)").call(d3.axisBottom(wide).tickSize(0).tickPadding(9));
