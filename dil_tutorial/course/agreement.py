@@ -20,8 +20,9 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor, nn
 
+from dil_tutorial.course import plain
 from dil_tutorial.course.answers import arrived, differentiable, parts, slopes, state, travelling
-from dil_tutorial.course.stand_in import BrokenPromise, StandIn, same
+from dil_tutorial.course.stand_in import BrokenPromise, StandIn, ordered, same
 from dil_tutorial.errors import InputError
 
 PROMISES = {
@@ -49,6 +50,7 @@ class Agreement:
         inputs: SearchStrategy[tuple[Any, ...]] | None = None,
     ) -> None:
         self.answer, self.reference = answer, reference
+        self.names = list(inspect.signature(reference).parameters)
         self.promises, self.inputs = promises, inputs
 
     def __call__(
@@ -70,11 +72,11 @@ class Agreement:
         inputs = inputs if inputs is not None else self.inputs
         if inputs is None:
             raise InputError(f"{self.answer.__name__}: its cell names no inputs")
-        calls = [self.answer.ordered(*one) for one in drawn(inputs, examples)]
-        replies = self.answer.probed(calls)
+        known = cases(self.reference, inputs, examples)
+        replies = self.answer.probed([case.packed for case in known])
         wrong = [
-            self.disagreement(sent, reply, tolerance, values)
-            for sent, reply in zip(calls, replies, strict=True)
+            self.disagreement(case, reply, tolerance, values)
+            for case, reply in zip(known, replies, strict=True)
         ]
         if not any(wrong):
             return
@@ -82,34 +84,28 @@ class Agreement:
         see = f" (see {where})" if where else ""
 
         def broken(sent: tuple[Any, ...], why: str | None) -> BrokenPromise:
-            return BrokenPromise(f"{why}: {hint}{see}", written(self.names(), sent))
+            return BrokenPromise(f"{why}: {hint}{see}", written(self.names, sent))
 
-        smallest = [broken(calls[first], wrong[first])]
+        smallest = [broken(known[first].sent, wrong[first])]
 
         def agree(one: tuple[Any, ...]) -> None:
-            sent = self.answer.ordered(*one)
-            [reply] = self.answer.probed([sent])
-            why = self.disagreement(sent, reply, tolerance, values)
+            case = Case(self.reference, one)
+            [reply] = self.answer.probed([case.packed])
+            why = self.disagreement(case, reply, tolerance, values)
             if why:
-                smallest[:] = [broken(sent, why)]
+                smallest[:] = [broken(case.sent, why)]
                 raise smallest[0]
 
         with contextlib.suppress(Exception):  # what was found stays found
             drawing(agree, inputs, examples, Phase.generate, Phase.shrink)
         raise smallest[0] from None
 
-    def names(self) -> list[str]:
-        """The function's parameters."""
-        return list(inspect.signature(self.reference).parameters)
-
-    def disagreement(
-        self, sent: tuple[Any, ...], reply: Any, tolerance: float, values: bool
-    ) -> str | None:
+    def disagreement(self, case: "Case", reply: Any, tolerance: float, values: bool) -> str | None:
         """What an answer does otherwise than the reference, in words; None if nothing.
 
         ``reply`` is what its process replied, or the exception that it raised there.
         """
-        before, right = state(list(sent)), self.right(sent)
+        right = case.right
         if isinstance(reply, Exception):
             if isinstance(right, Exception) and isinstance(reply, type(right)):
                 return None
@@ -123,46 +119,31 @@ class Agreement:
         wanted, left, ref_gradients = right
         near = (
             max(tolerance, FLOAT32)
-            if any(part.dtype == torch.float32 for part in held(sent))
+            if any(part.dtype == torch.float32 for part in held(case.sent))
             else tolerance
         )
-        checks = self.of_arguments(sent, before, reply["after"], left, near)
+        checks = self.of_arguments(case, reply["after"], left, near)
         return next(
             filter(None, (*checks, *self.of_result(reply, wanted, ref_gradients, near, values))),
             None,
         )
 
-    def right(self, sent: tuple[Any, ...]) -> tuple[Any, Any, Any] | Exception:
-        """The reference's result, what it leaves of the arguments, its slopes; or the exception
-        that it raises.
-        """
-        copies = arrived(travelling(sent))
-        wanted = differentiable(copies)
-        try:
-            value = self.reference(*copies)
-        except Exception as error:
-            return error
-        return value, state(list(copies)), slopes(differentiable(value), wanted)
-
-    def of_arguments(
-        self, sent: Sequence[Any], before: list[Any], after: Any, left: list[Any], near: float
-    ) -> Iterator[str]:
+    def of_arguments(self, case: "Case", after: Any, left: list[Any], near: float) -> Iterator[str]:
         """What happened to the arguments and should not have, or did not and should have."""
-        if not isinstance(after, list) or len(after) != len(before):
+        if not isinstance(after, list) or len(after) != len(case.before):
             yield "the arguments cannot be read any more"
             return
         for name, value, was, now, right in zip(
-            self.names(), sent, before, after, left, strict=False
+            self.names, case.sent, case.before, after, left, strict=False
         ):
             if isinstance(value, torch.Generator):
-                if same(was, right) != same(was, now):
+                used = plain.packed(now) != was
+                if used != (plain.packed(right) != was):
                     yield (
-                        "the generator is not used"
-                        if same(was, now)
-                        else "the generator is used for nothing"
+                        "the generator is used for nothing" if used else "the generator is not used"
                     )
             elif name not in self.answer.changes:
-                if not same(was, now):
+                if plain.packed(now) != was:
                     yield f"the argument {name} must stay as it was"
             elif not close(without_gradients(now), without_gradients(right), near):
                 yield f"{name} is not left as it should be"
@@ -205,18 +186,39 @@ class Agreement:
                 )
 
 
-@functools.lru_cache(maxsize=32)
-def drawn(inputs: SearchStrategy[tuple[Any, ...]], examples: int) -> list[tuple[Any, ...]]:
-    """What hypothesis draws from one strategy: the same for each hand-in, none of which gets more
-    than copies.
+class Case:
+    """Arguments by position (``sent``), also ``packed`` for their way, their states (``before``),
+    and what is ``right``: the reference's result, what it leaves of the arguments, its slopes; or
+    the exception that it raises.
     """
-    calls: list[tuple[Any, ...]] = []
+
+    def __init__(self, reference: Callable[..., Any], given: tuple[Any, ...]) -> None:
+        self.sent = ordered(reference, *given)
+        self.before = [plain.packed(part) for part in state(list(self.sent))]
+        self.packed = travelling(self.sent)
+        copies = arrived(self.packed)
+        wanted = differentiable(copies)
+        self.right: tuple[Any, Any, Any] | Exception
+        try:
+            value = reference(*copies)
+        except Exception as error:
+            self.right = error
+        else:
+            self.right = value, state(list(copies)), slopes(differentiable(value), wanted)
+
+
+@functools.lru_cache(maxsize=32)
+def cases(
+    reference: Callable[..., Any], inputs: SearchStrategy[tuple[Any, ...]], examples: int
+) -> list[Case]:
+    """What hypothesis draws: the same for each hand-in, none of which gets more than copies."""
+    found: list[Case] = []
 
     def draw(one: tuple[Any, ...]) -> None:
-        calls.append(one)
+        found.append(Case(reference, one))
 
     drawing(draw, inputs, examples, Phase.generate)
-    return calls
+    return found
 
 
 def drawing(

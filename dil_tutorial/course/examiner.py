@@ -4,8 +4,12 @@ student's functions.
 
 import ast
 import contextlib
+import functools
 import io
+from collections.abc import Sequence
 from typing import Any
+
+import nbformat
 
 from dil_tutorial.course.agreement import Agreement
 from dil_tutorial.course.cells import marks
@@ -21,31 +25,14 @@ class Examiner:
     """
 
     def __init__(self, master: Any, ask: Ask) -> None:
-        self.names: dict[str, Any] = {"__name__": "__main__"}
-        self.references: dict[str, Any] = {"__name__": "__main__"}
-        given = [
-            cell.source
-            for cell in master.cells
-            if cell.cell_type == "code"
-            and marks(cell).get("locked")
-            and not marks(cell).get("grade")
-        ]
+        self.names = run_cells(given_cells(master))
+        self.references = references(nbformat.writes(master))
         self.tests = {
             marks(cell)["grade_id"]: cell.source
             for cell in master.cells
             if cell.cell_type == "code" and marks(cell).get("locked") and marks(cell).get("grade")
         }
-        solutions = {
-            marks(cell)["grade_id"]: cell
-            for cell in master.cells
-            if marks(cell).get("solution") and cell.cell_type == "code"
-        }
-        for source in given:
-            with contextlib.redirect_stdout(io.StringIO()):
-                exec(compile(source, "given", "exec"), self.names)
-        self.references.update(self.names)
-        for question, cell in solutions.items():
-            exec(compile(cell.source, f"reference {question}", "exec"), self.references)
+        for cell in solution_cells(master):
             promises = cell.metadata.get("promises", "").split()
             changes = [
                 word.removeprefix("changes:") for word in promises if word.startswith("changes:")
@@ -77,6 +64,40 @@ class Examiner:
                 getattr(error, "example", "") or f"{type(error).__name__}: {error}",
             ]
         return None
+
+
+def given_cells(master: Any) -> list[Any]:
+    """The cells of code that students get as they are."""
+    return [
+        cell
+        for cell in master.cells
+        if cell.cell_type == "code" and marks(cell).get("locked") and not marks(cell).get("grade")
+    ]
+
+
+def solution_cells(master: Any) -> list[Any]:
+    """The cells of code that students write."""
+    return [
+        cell for cell in master.cells if cell.cell_type == "code" and marks(cell).get("solution")
+    ]
+
+
+def run_cells(cells: Sequence[Any]) -> dict[str, Any]:
+    """The names that cells of code define."""
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for cell in cells:
+        with contextlib.redirect_stdout(io.StringIO()):
+            exec(compile(cell.source, str(marks(cell).get("grade_id")), "exec"), names)
+    return names
+
+
+@functools.lru_cache(maxsize=8)
+def references(notebook: str) -> dict[str, Any]:
+    """The names that an instructor's notebook (its JSON) defines, its solutions among them; run
+    once for all hand-ins.
+    """
+    master = nbformat.reads(notebook, 4)
+    return run_cells([*given_cells(master), *solution_cells(master)])
 
 
 def functions(source: str) -> list[str]:

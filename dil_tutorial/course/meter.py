@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 
@@ -15,10 +16,26 @@ IDLE = 0.05  # of a processor: less, and it sleeps
 
 def tree(root: int) -> Iterator[psutil.Process]:
     """A process and all that descend from it."""
-    with contextlib.suppress(psutil.Error):
-        first = psutil.Process(root)
-        yield first
-        yield from first.children(recursive=True)
+    left = [root]
+    while left:
+        number = left.pop()
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(number)
+            yield process
+            left += children(process)
+
+
+def children(process: psutil.Process) -> list[int]:
+    """The numbers of a process's children: from Linux's lists, which are quick to read, or where it
+    keeps none from those of all processes.
+    """
+    if not Path("/proc/thread-self/children").exists():
+        return [child.pid for child in process.children()]
+    found: list[int] = []
+    with contextlib.suppress(OSError):  # it may end at any moment
+        for path in Path(f"/proc/{process.pid}/task").glob("*/children"):
+            found += map(int, path.read_text(encoding="ascii").split())
+    return found
 
 
 def processor_seconds(root: int) -> float:
@@ -81,12 +98,13 @@ class Watch:
 
     def look(self) -> None:
         """Look until the process has ended."""
-        while list(tree(self.root)):
-            self.check()
+        while self.check():
             time.sleep(0.1)
 
-    def check(self) -> None:
-        """Look once: a cell that has ended may have begun what takes too much a moment ago."""
+    def check(self) -> int:
+        """Look once, also when a cell has ended: it may have begun what takes too much a moment
+        ago.  Returns how many processes there are.
+        """
         processes = list(tree(self.root))
         if len(processes) > PROCESSES:
             self.reason = "TooManyProcesses"
@@ -94,6 +112,7 @@ class Watch:
             self.reason = "MemoryError"
         if self.reason:
             end(self.root)
+        return len(processes)
 
 
 def end(root: int) -> None:

@@ -24,8 +24,8 @@ from nbgrader.preprocessors import Execute
 from dil_tutorial.course.cells import marks, source
 from dil_tutorial.course.examiner import Examiner
 from dil_tutorial.course.hand_ins import refuse_links
+from dil_tutorial.course.kernels import SandboxedKernel
 from dil_tutorial.course.meter import Clock, Watch
-from dil_tutorial.course.sandbox import SandboxedKernel
 from dil_tutorial.course.stand_in import ANSWER, Lost, reply_to
 from dil_tutorial.course.turns import turn_of_others
 
@@ -38,7 +38,7 @@ class LockedExecute(Execute):
     """nbgrader's step, in two processes; ``master``, if not that of the course's settings, is the
     instructor's notebook.
 
-    What a cell sends back is kept up to ``SHOWN`` bytes; a message beyond ``sandbox.MESSAGE`` bytes
+    What a cell sends back is kept up to ``SHOWN`` bytes; a message beyond ``kernels.MESSAGE`` bytes
     is not even received.
     """
 

@@ -1,35 +1,36 @@
 """A Jupyter kernel for code of strangers: it sees its own folder and the installed packages, no
 network, and little memory.
 
-``python -m dil_tutorial.course.sandbox --memory GIB --folder FOLDER -- KERNEL ARGUMENTS`` locks its
-own process by what an ordinary user of Linux may do and then becomes the kernel: Landlock for files
-and TCP, a limit on memory and, where the system grants them, namespaces: no network, no process but
-its own (all end with it), a /proc and a /dev/shm of its own.  Of the environment it has what
-``ENVIRONMENT`` names.  What is locked stays locked for everything the kernel starts.  Without
-Landlock it refuses to run.  The kernel writes nothing to the terminal that it was started from.
+``python -m dil_tutorial.course.sandbox`` imports what answers need, once, and forks a kernel
+whenever the grader (``kernels``) asks for one.  That locks its own process by what an ordinary user
+of Linux may do and then becomes the kernel: Landlock for files and TCP, a limit on memory and,
+where the system grants them, namespaces: no network, no process but its own (all end with it), a
+/proc and a /dev/shm of its own.  What is locked stays locked for everything the kernel starts.
+Without Landlock it refuses to run.  The kernel writes nothing to the terminal that it was started
+from.
 """
 
-import argparse
 import contextlib
 import ctypes
+import gc
 import importlib
+import json
 import os
+import random
 import resource
-import shutil
 import signal
 import struct
 import sys
 import tempfile
-import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import zmq
+import numpy as np
 from ipykernel.iostream import OutStream
 from ipykernel.ipkernel import IPythonKernel
+from ipykernel.kernelapp import IPKernelApp
 from ipykernel.zmqshell import ZMQInteractiveShell
-from jupyter_client.manager import AsyncKernelManager
 from traitlets import Type
 
 from dil_tutorial.errors import InputError
@@ -47,20 +48,14 @@ ALL_FILES = (1 << 13) - 1  # every right of version 1
 REFER, TRUNCATE = 1 << 13, 1 << 14  # of versions 2 and 3
 BIND_TCP, CONNECT_TCP = 1 << 0, 1 << 1  # of version 4
 SIGNALS_AND_SOCKETS = 3  # of version 6: to processes and abstract sockets outside
-ENVIRONMENT = (
-    "PATH",
-    "LANG",
-    "LC_ALL",
-    "LC_CTYPE",
-    "TZ",
-    "PYTHONPATH",
-    "PYTHONHASHSEED",
-    "LD_LIBRARY_PATH",
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
+# all that answers see of this library, and what takes long to import
+IMPORTED = (
+    "dil_tutorial.course.sandbox",
+    "dil_tutorial.course.answers",
+    "dil_tutorial.lessons.exercises",
+    "torch",
+    "matplotlib.pyplot",
 )
-MESSAGE = 10_000_000
 # the rights that a rule on a file (not a folder) may name
 OF_A_FILE = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE
 
@@ -237,50 +232,6 @@ def without(folder: Path, hidden: list[Path]) -> Iterable[Path]:
         yield from without(inner, hidden)
 
 
-class SandboxedKernel(AsyncKernelManager):
-    """Starts each kernel locked in the folder it runs in, with sockets that are files: it has no
-    network to listen on.
-    """
-
-    memory_gib = 4.0
-
-    async def _async_pre_start_kernel(self, **settings: Any) -> Any:
-        sockets = Path(tempfile.mkdtemp(prefix="kernel-"))
-        # also where the kernel dies
-        weakref.finalize(self, shutil.rmtree, sockets, ignore_errors=True)
-        self.transport, self.ip, self.connection_file = (
-            "ipc",
-            str(sockets / "socket"),
-            str(sockets / "connection.json"),
-        )
-        self.folder, self.sockets = Path(settings.get("cwd") or Path.cwd()).resolve(), sockets
-        settings["env"] = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-        return await super()._async_pre_start_kernel(**settings)
-
-    def client(self, **settings: Any) -> Any:
-        """A client that receives no message of more than ``MESSAGE`` bytes."""
-        kernel_client = super().client(**settings)
-        kernel_client.context.setsockopt(zmq.MAXMSGSIZE, MESSAGE)
-        return kernel_client
-
-    def format_kernel_cmd(self, extra_arguments: list[str] | None = None) -> list[str]:
-        places = [
-            "--folder",
-            str(self.folder),
-            "--sockets",
-            str(self.sockets),
-            "--memory",
-            str(self.memory_gib),
-        ]
-        kernel = ["-f", self.connection_file, "--log-level=ERROR", *(extra_arguments or [])]
-        return [sys.executable, "-m", "dil_tutorial.course.sandbox", *places, "--", *kernel]
-
-    async def _async_cleanup_resources(self, restart: bool = False) -> None:
-        await super()._async_cleanup_resources(restart=restart)
-        for home in self.folder.glob("home-*"):
-            shutil.rmtree(home, ignore_errors=True)
-
-
 class Shell(ZMQInteractiveShell):
     """IPython's, in which exit() and quit() end their own cell and not the kernel."""
 
@@ -323,19 +274,40 @@ class ShortStream(OutStream):
 
 
 def main() -> None:
+    """Import what answers need, then fork a kernel for each line that is asked: JSON, with
+    ``folder``, ``sockets``, ``memory`` and the ``kernel``'s arguments; the reply is its number.
+
+    Ends, and all kernels with it, when the line to the grader does.
+    """
+    for module in IMPORTED:
+        importlib.import_module(module)
+    gc.freeze()  # what is imported stays: no kernel looks through it for garbage
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for kernels: none becomes a zombie
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if kernel := os.fork():
+            print(kernel, flush=True)
+            continue
+        try:
+            become_kernel(Path(asked["folder"]), Path(asked["sockets"]), asked)
+        finally:
+            os._exit(1)
+
+
+def become_kernel(folder: Path, sockets: Path, asked: dict[str, Any]) -> None:
     """Lock this process in, then run an IPython kernel in it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--memory", type=float, default=4.0, help="GiB of address space")
-    parser.add_argument("--folder", type=Path, required=True, help="the one folder it may write to")
-    parser.add_argument(
-        "--sockets", type=Path, required=True, help="where the connection file and the sockets lie"
-    )
-    parser.add_argument("kernel", nargs="*", help="arguments of the kernel")
-    asked = parser.parse_args()
+    # answers speak in messages; the rest (a late callback, a crash) is for nobody, and nobody asks
+    # for another kernel from here
+    quiet = os.open(os.devnull, os.O_RDWR)
+    for stream in range(3):
+        os.dup2(quiet, stream)
+    os.setsid()
+    os.chdir(folder)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     # where the grader is killed, its kernel ends, too
     libc.prctl(DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
     libc.prctl(ADOPT_ORPHANS, 1, 0, 0, 0)  # so that a watching parent sees them
-    own = Path(tempfile.mkdtemp(prefix="home-", dir=asked.folder))
+    own = Path(tempfile.mkdtemp(prefix="home-", dir=folder))
     for name in (
         "HOME",
         "TMPDIR",
@@ -345,31 +317,26 @@ def main() -> None:
         "TORCHINDUCTOR_CACHE_DIR",
     ):
         os.environ[name] = str(own)
-    os.environ["JUPYTER_RUNTIME_DIR"] = str(asked.sockets)
-    # not seen from inside; the kernel ends with its parent all the same
-    os.environ.pop("JPY_PARENT_PID", None)
+    os.environ["JUPYTER_RUNTIME_DIR"] = str(sockets)
     tempfile.tempdir = None
+    random.seed(0)  # kernels differ in nothing, whoever forks them
+    np.random.seed(0)  # noqa: NPY002
     alone = False
     with contextlib.suppress(OSError):
-        alone = own_processes([asked.folder, asked.sockets])
+        alone = own_processes([folder, sockets])
     if not alone:
         leave_network()
-    # all that answers see of this library
-    for module in ("course.sandbox", "course.answers", "lessons.exercises"):
-        importlib.import_module(f"dil_tutorial.{module}")
-    limit(asked.memory)
+    limit(asked["memory"])
     lock_files(
         readable(alone),
-        [asked.folder, asked.sockets, Path("/dev/null"), *([Path("/dev/shm")] if alone else [])],
+        [folder, sockets, Path("/dev/null"), *([Path("/dev/shm")] if alone else [])],
     )
-    from ipykernel.kernelapp import IPKernelApp
-
-    # answers speak in messages; the rest (a late callback, a crash) is for nobody
-    quiet = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(quiet, 1)
-    os.dup2(quiet, 2)
     IPKernelApp.launch_instance(
-        argv=[*asked.kernel, "--IPKernelApp.kernel_class=dil_tutorial.course.sandbox.Kernel"],
+        argv=[
+            *asked["kernel"],
+            "--IPKernelApp.kernel_class=dil_tutorial.course.sandbox.Kernel",
+            "--InlineBackend.print_figure_kwargs={'bbox_inches': None}",  # drawn once, not twice
+        ],
         outstream_class="dil_tutorial.course.sandbox.ShortStream",
     )
 

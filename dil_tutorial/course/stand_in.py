@@ -15,13 +15,12 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import cloudpickle
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from dil_tutorial.course import plain
-from dil_tutorial.course.answers import differentiable, state, travelling
+from dil_tutorial.course.answers import differentiable, pickled, state, travelling
 
 Ask = Callable[[str], str]  # from a request to the reply, both in base64; raises Lost
 # what the kernel evaluates
@@ -56,7 +55,7 @@ def reply_to(ask: Ask, what: str, *details: Any) -> Any:
     """What the student's process replies to a request; what an answer raised there is raised
     here.
     """
-    text = ask(base64.b64encode(cloudpickle.dumps((what, *details))).decode("ascii"))
+    text = ask(base64.b64encode(pickled((what, *details))).decode("ascii"))
     try:
         reply = plain.read(base64.b64decode(text, validate=True))
     except (ValueError, TypeError):
@@ -88,6 +87,17 @@ def error_of(name: str, words: str) -> Exception:
     return AnswerError(f"{name}: {words}")
 
 
+def ordered(function: Callable[..., Any], *given: Any, **named: Any) -> tuple[Any, ...]:
+    """A call's arguments by position, defaults among them.
+
+    >>> ordered(lambda a, b=2: None, a=1)
+    (1, 2)
+    """
+    bound = inspect.signature(function).bind(*given, **named)
+    bound.apply_defaults()
+    return tuple(bound.arguments.values())
+
+
 class StandIn:
     """What a test calls in place of a student's function.
 
@@ -104,17 +114,11 @@ class StandIn:
         self.__name__, self.like, self.ask, self.changes = name, like, ask, changes
 
     def __call__(self, *given: Any, **named: Any) -> Any:
-        given = self.ordered(*given, **named)
+        given = ordered(self.like, *given, **named)
         before, number = state(list(given)), next(self.numbers)
         reply = self.sent(number, given)
         self.compare(before, reply["after"], given)
         return self.linked(reply["value"], given, number)
-
-    def ordered(self, *given: Any, **named: Any) -> tuple[Any, ...]:
-        """Arguments by position."""
-        bound = inspect.signature(self.like).bind(*given, **named)
-        bound.apply_defaults()
-        return tuple(bound.arguments.values())
 
     def sent(self, number: int, given: Sequence[Any]) -> dict[str, Any]:
         """The reply to a call; AnswerError where it is none."""
@@ -124,12 +128,11 @@ class StandIn:
             raise AnswerError("the answer sent back what cannot be read")
         return reply
 
-    def probed(self, many: Sequence[Sequence[Any]]) -> list[Any]:
-        """Of each of many lists of arguments what ``sent`` would return, or the exception; one
-        request for all.
+    def probed(self, many: Sequence[bytes]) -> list[Any]:
+        """Of each of many ``travelling`` arguments what ``sent`` would return, or the exception;
+        one request for all.
         """
-        sent = [travelling(tuple(given)) for given in many]
-        replies = reply_to(self.ask, "probes", next(self.numbers), self.__name__, sent)
+        replies = reply_to(self.ask, "probes", next(self.numbers), self.__name__, list(many))
         if not isinstance(replies, list) or len(replies) != len(many):
             raise AnswerError("the answer sent back what cannot be read")
         return [self.read(reply) for reply in replies]
@@ -168,7 +171,7 @@ class StandIn:
             return value
 
         def gradient(slopes: Sequence[Tensor]) -> Any:
-            return reply_to(self.ask, "gradient", number, cloudpickle.dumps(slopes))
+            return reply_to(self.ask, "gradient", number, pickled(slopes))
 
         linked_outputs = Linked.apply(gradient, outputs, *inputs)
         return replaced(
