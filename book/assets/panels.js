@@ -1,4 +1,4 @@
-// Panels: the browser's own sliders over drawn frames; arrow keys move a slider. Pictures load once a panel comes near.
+// Panels: the browser's own sliders and menus over drawn frames; arrow keys move them. Pictures load once a panel comes near.
 (() => {
   const near = new IntersectionObserver((entries) => {
     for (const { isIntersecting, target } of entries) {
@@ -9,18 +9,19 @@
   }, { rootMargin: "800px" });
 
   function ready(panel) {
-    const sliders = [...panel.querySelectorAll("input[type=range]")];
+    const controls = [...panel.querySelectorAll("input, select")];
     const frames = [...panel.querySelectorAll(".frame")];
     const show = () => {
-      for (const slider of sliders) {
+      for (const slider of panel.querySelectorAll("input")) {
         const value = JSON.parse(slider.dataset.values)[slider.value];
         slider.setAttribute("aria-valuetext", value);
         slider.parentElement.querySelector("output").textContent = value;
       }
-      const at = sliders.map((slider) => slider.value).join("-");
+      const at = controls.map((control) => control.value).join("-");
       for (const frame of frames) frame.hidden = frame.dataset.at !== at;
     };
     panel.addEventListener("input", show);
+    panel.addEventListener("keydown", (event) => event.stopPropagation()); // slides have keys of their own
     show(); // a browser may have kept where a slider stood
     near.observe(panel);
   }

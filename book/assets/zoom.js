@@ -2,6 +2,8 @@
 (() => {
   const dialog = document.createElement("dialog");
   dialog.className = "zoom";
+  const close = document.createElement("button");
+  close.textContent = "Close";
   dialog.addEventListener("click", () => dialog.close());
   dialog.addEventListener("keydown", (event) => { if (event.key === "Escape") dialog.close(); });
 
@@ -9,7 +11,7 @@
     const large = new Image();
     large.src = image.src;
     large.alt = image.alt;
-    dialog.replaceChildren(large);
+    dialog.replaceChildren(close, large);
     dialog.showModal();
   }
 

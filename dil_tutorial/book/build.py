@@ -26,6 +26,7 @@ from dil_tutorial.book import (
     slides,
 )
 from dil_tutorial.book.crossref import link
+from dil_tutorial.book.lighter import lighten
 from dil_tutorial.errors import InputError
 from dil_tutorial.experiments import study as studies
 from dil_tutorial.support.files import read_json, read_text, write_text
@@ -181,7 +182,10 @@ def build(root: Path, everything: bool = False) -> tuple[int, Path]:
         edition_paths = printed.editions(root, root / "book" / "generated" / "extra" / "editions")
         write_text(root / "book" / "generated" / "formats.html", pages.formats(edition_paths))
     site = root / "book" / "_build" / "html"
-    return sphinx(root / "book", site, "html"), site / "index.html"
+    status = sphinx(root / "book", site, "html")
+    if not status:
+        lighten(site)
+    return status, site / "index.html"
 
 
 def sphinx(book: Path, out: Path, builder: str, *settings: str) -> int:

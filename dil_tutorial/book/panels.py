@@ -1,5 +1,5 @@
-"""Panels of the static site: the browser's own sliders over frames that were drawn when a notebook
-ran.
+"""Panels of the static site: the browser's own sliders and menus over frames that were drawn when a
+notebook ran.
 
 A notebook stores a panel as a tree of ipywidgets (``lessons/widgets.py``).  Shown by the widgets'
 own code each page would load 3.6 MB of it.  Here the frame at which a panel opens is in the page,
@@ -55,13 +55,9 @@ def as_html(states: dict[str, Any], name: str, ident: str, folder: Path, address
     parts = [f'<div class="panel" id="panel-{ident}">']
     for number, slider in enumerate(controls):
         field = f"panel-{ident}-{number}"
-        value = html.escape(slider["values"][slider["at"]])
+        control = ranged(slider, field) if numeric(slider["values"]) else menu(slider, field)
         parts.append(
-            f'<p><label for="{field}">{html.escape(slider["label"])}</label> '
-            f'<input type="range" id="{field}" min="0" max="{len(slider["values"]) - 1}" '
-            f'value="{slider["at"]}" aria-valuetext="{value}" '
-            f'data-values="{html.escape(json.dumps(slider["values"]))}"> '
-            f'<output for="{field}">{value}</output></p>'
+            f'<p><label for="{field}">{html.escape(slider["label"])}</label> {control}</p>'
         )
     for at, frame in frames(states, name):
         shown = "" if at == start else " hidden"
@@ -70,6 +66,35 @@ def as_html(states: dict[str, Any], name: str, ident: str, folder: Path, address
         place = "-".join(map(str, at))
         parts.append(f'<div class="frame" data-at="{place}"{shown}>{text}</div>')
     return "\n".join([*parts, "</div>"])
+
+
+def numeric(values: list[str]) -> bool:
+    """Whether values are numbers, which have an order to slide along.
+
+    >>> numeric(["0.5", "1/4 (groups)"]), numeric(["DPO", "IPO"])
+    (True, False)
+    """
+    return all(re.match(r"[-−]?\.?\d", value) for value in values)
+
+
+def ranged(slider: dict[str, Any], field: str) -> str:
+    """A slider as HTML, with its value beside it."""
+    value = html.escape(slider["values"][slider["at"]])
+    return (
+        f'<input type="range" id="{field}" min="0" max="{len(slider["values"]) - 1}" '
+        f'value="{slider["at"]}" aria-valuetext="{value}" '
+        f'data-values="{html.escape(json.dumps(slider["values"]))}"> '
+        f'<output for="{field}">{value}</output>'
+    )
+
+
+def menu(slider: dict[str, Any], field: str) -> str:
+    """Names to choose from as HTML."""
+    options = []
+    for i, name in enumerate(slider["values"]):
+        selected = " selected" if i == slider["at"] else ""
+        options.append(f'<option value="{i}"{selected}>{html.escape(name)}</option>')
+    return f'<select id="{field}">{"".join(options)}</select>'
 
 
 def place(notebook: dict[str, Any], number: str, folder: Path, address: str) -> None:

@@ -12,6 +12,8 @@ for all its layers are alike.
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -102,6 +104,15 @@ def counted(config: Any, step: Step) -> Counts:
     >>> f"{found.linear + found.other:,.0f} weights"
     '4,888 weights'
     """
+    return counted_once(config.to_json_string(use_diff=False), step)
+
+
+@functools.lru_cache(maxsize=64)
+def counted_once(fields: str, step: Step) -> Counts:
+    """``counted`` of a configuration's JSON: equal ones are counted once."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model(**json.loads(fields))
     layers = config.num_hidden_layers
     if len(set(getattr(config, "layer_types", None) or [])) > 1:
         return count(config, step, layers)

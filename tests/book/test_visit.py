@@ -111,20 +111,25 @@ def test_every_page_is_quiet_light_and_fits_five_widths(browser, address, site):
     assert not {name: said for name, said in complaints.items() if said}
     assert not wrong
     assert sizes["index.html"] < 1.5e6
-    assert statistics.median(sizes[name] for name in articles(site)) < 1.4e6
+    assert statistics.median(sizes[name] for name in articles(site)) < 1e6
     assert not {name: size for name, size in sizes.items() if size > 4e6}
 
 
-def test_each_slider_has_its_own_name_and_moves_the_frame(browser, address):
+def test_each_slider_and_menu_has_its_own_name_and_moves_the_frame(browser, address):
     page = browser.new_page()
     page.goto(f"{address}/generated/03_rlhf_and_dpo.html")
     sliders = page.locator(".panel").first.get_by_role("slider")
     names = [
-        page.get_by_role("slider", name=label.inner_text()).count()
+        page.get_by_label(label.inner_text(), exact=True).count()
         for label in page.locator(".panel label").all()
     ]
     assert len(names) >= 3
-    assert set(names) == {1}  # a name each, and it finds one slider
+    assert set(names) == {1}  # a name each, and it finds one slider or menu
+    labels = page.get_by_role("combobox", name="Labels")
+    frame = page.locator(".panel", has=labels).locator(".frame:visible img")
+    before = frame.get_attribute("src")
+    labels.select_option("hard")
+    assert frame.get_attribute("src") != before
     for number in range(sliders.count()):
         slider = sliders.nth(number)
         slider.focus()
