@@ -23,7 +23,7 @@
     image.setAttribute("role", "button");
     image.setAttribute("aria-label", `${image.alt} (show larger)`);
     image.addEventListener("click", () => open(image));
-    image.addEventListener("keydown", (event) => { if (event.key === "Enter") open(image); });
+    image.addEventListener("keydown", (event) => { if (event.key === "Enter") { event.preventDefault(); open(image); } });
   }
 
   addEventListener("DOMContentLoaded", () => {

@@ -78,14 +78,23 @@ def paper_page(results: Sequence[Result], seeds: int) -> str:
     part.
     """
     stated = [r.verdict for r in results if r.claim.paper]
-    words = {
-        claims.HOLDS: "hold",
-        claims.ASSUMES: claims.ASSUMES.replace("holds", "hold"),
-        claims.FAILS: "fail as published",
-    }
-    counts = ", ".join(f"{stated.count(verdict)} {word}" for verdict, word in words.items())
+    counts = [
+        f"{stated.count(verdict)} {verdict if stated.count(verdict) == 1 else plural}"
+        for verdict, plural in {
+            claims.HOLDS: "hold",
+            claims.ASSUMES: claims.ASSUMES.replace("holds", "hold"),
+            claims.FAILS: "fail as published",
+        }.items()
+    ]
+    losses = [r for r in results if r.claim.paper and r.claim.id.endswith("-published")]
+    one_flaw = [r for r in losses if r.verdict == claims.FAILS]
     return page(
-        "paper_checked", results=results, seeds=seeds, counts=counts, sections=claims.PAPER_SECTIONS
+        "paper_checked",
+        results=results,
+        seeds=seeds,
+        counts=", ".join(counts),
+        one_flaw=one_flaw,
+        sections=claims.PAPER_SECTIONS,
     )
 
 
