@@ -15,11 +15,14 @@ import sys
 import tempfile
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 import zmq
 from jupyter_client.manager import AsyncKernelManager
+
+from dil_tutorial.course.meter import end
+from dil_tutorial.errors import InputError
 
 ENVIRONMENT = (  # what a kernel has of the grader's
     "PATH",
@@ -81,6 +84,12 @@ class SandboxedKernel(AsyncKernelManager):
         provisioner.process, provisioner.pid, provisioner.pgid = process, process.pid, process.pid
         self._reconcile_connection_info(provisioner.connection_info)
 
+    async def shutdown_kernel(self, now: bool = False, restart: bool = False) -> None:
+        """End the kernel and all that it started, at once."""
+        if self.has_kernel:
+            end(self.provisioner.pid)
+        await super()._async_shutdown_kernel(now=True, restart=restart)
+
     async def _async_cleanup_resources(self, restart: bool = False) -> None:
         await super()._async_cleanup_resources(restart=restart)
         for home in self.folder.glob("home-*"):
@@ -107,25 +116,40 @@ class Forked(psutil.Process):
 
 
 def forked(environment: tuple[tuple[str, str], ...], asked: dict[str, Any]) -> Forked:
-    """A new kernel, from the process of this environment that forks them."""
-    server = forks(environment)
-    if server.poll() is not None:
+    """A new kernel, from the process of this environment that forks them; from a new one where that
+    has ended.
+    """
+    for _ in range(2):
+        requests, replies = forks(environment)
+        with contextlib.suppress(BrokenPipeError):
+            requests.write(json.dumps(asked) + "\n")
+            requests.flush()
+        if number := replies.readline():
+            return Forked(int(number))
         forks.cache_clear()
-        server = forks(environment)
-    print(json.dumps(asked), file=server.stdin, flush=True)
-    assert server.stdout is not None
-    return Forked(int(server.stdout.readline()))
+    raise InputError(
+        "no kernel starts: python -m dil_tutorial.course.sandbox 1 < /dev/null says why"
+    )
 
 
 @functools.cache
-def forks(environment: tuple[tuple[str, str], ...]) -> subprocess.Popen[str]:
-    """The process that forks kernels of an environment; it ends when this one does."""
-    # figures are outputs of their cells
-    inline = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "dil_tutorial.course.sandbox"],
+def forks(environment: tuple[tuple[str, str], ...]) -> tuple[IO[str], IO[str]]:
+    """The process that forks kernels of an environment, as what it reads and what it writes; it
+    ends when this one does.
+    """
+    # figures are outputs of their cells; the home is matplotlib's, read before anything is locked
+    own = {"MPLBACKEND": "module://matplotlib_inline.backend_inline", "HOME": str(Path.home())}
+    replies, written = os.pipe()
+    server = subprocess.Popen(
+        [sys.executable, "-P", "-m", "dil_tutorial.course.sandbox", str(written)],
         stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=dict(environment) | inline,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=dict(environment) | own,
+        pass_fds=[written],
+        start_new_session=True,  # Ctrl-C is for the grader
         text=True,
     )
+    os.close(written)
+    assert server.stdin is not None
+    return server.stdin, os.fdopen(replies)

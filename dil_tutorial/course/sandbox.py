@@ -16,7 +16,6 @@ import gc
 import importlib
 import json
 import os
-import random
 import resource
 import signal
 import struct
@@ -26,7 +25,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ipykernel.iostream import OutStream
 from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
@@ -40,8 +38,10 @@ from dil_tutorial.errors import InputError
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF = 444, 445, 446
 GET_VERSION, RULE_PATH_BENEATH = 1, 1
 NEW_USER, NEW_NET, NEW_PID, NEW_MOUNTS = 0x10000000, 0x40000000, 0x20000000, 0x00020000
+NEW_IPC = 0x08000000
 NO_NEW_PRIVILEGES, DIE_WITH_PARENT, ADOPT_ORPHANS = 38, 1, 36
 PRIVATE, RECURSIVE, BIND = 1 << 18, 1 << 14, 1 << 12  # of mounts
+DROP_BOUND, CAPABILITIES, CAPABILITY_VERSION = 24, 64, 0x20080522
 SET_ATTRIBUTES, AT_CWD, ALL_BELOW, READ_ONLY = 442, -100, 0x8000, 1
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 ALL_FILES = (1 << 13) - 1  # every right of version 1
@@ -138,7 +138,7 @@ def own_processes(write: Iterable[Path]) -> bool:
     as that did.
     """
     user, group = os.getuid(), os.getgid()
-    if libc.unshare(NEW_USER | NEW_NET | NEW_PID | NEW_MOUNTS) != 0:
+    if libc.unshare(NEW_USER | NEW_NET | NEW_PID | NEW_MOUNTS | NEW_IPC) != 0:
         return False
     for name, content in (
         ("setgroups", "deny"),
@@ -147,19 +147,53 @@ def own_processes(write: Iterable[Path]) -> bool:
     ):
         Path(f"/proc/self/{name}").write_text(content, encoding="ascii")
     if inner := os.fork():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is sent to both, and meant for the kernel
-        _, status = os.waitpid(inner, 0)
-        os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+        wait_for(inner)
+    # the first process of the namespace, at whose end all others of it end: no answer runs in it
     libc.prctl(DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
+    if kernel := os.fork():
+        wait_for(kernel)
     libc.mount(None, b"/", None, ctypes.c_ulong(PRIVATE | RECURSIVE), None)
     libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", ctypes.c_ulong(0), b"size=64m")
-    for path in write:
-        libc.mount(bytes(path), bytes(path), None, ctypes.c_ulong(BIND), None)
+    hide([Path(tempfile.gettempdir()), Path("/tmp"), Path("/run")], write)
     os.chdir(Path.cwd())  # into the new mount, if it is one of these
     set_attributes(Path("/"), set_=READ_ONLY, flags=ALL_BELOW)
     for path in (*write, Path("/dev/shm")):
         set_attributes(path, clear=READ_ONLY)
     return libc.mount(b"proc", b"/proc", b"proc", ctypes.c_ulong(0), None) == 0
+
+
+def wait_for(process: int) -> None:
+    """Wait for a child, and for orphans before it, then end as it did."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is sent to all, and meant for the kernel
+    while True:
+        ended, status = os.wait()
+        if ended == process:
+            os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+
+
+def hide(places: Iterable[Path], write: Iterable[Path]) -> None:
+    """Empty folders in the place of those where other kernels and services have their sockets,
+    which Landlock lets everybody connect to; what is written to, and Python, is where it was.
+    """
+    kept = [*write, *(Path(prefix).resolve() for prefix in {sys.prefix, sys.base_prefix})]
+    opened = [os.open(path, os.O_PATH) for path in kept]
+    for place in dict.fromkeys(path.resolve() for path in places if path.is_dir()):
+        libc.mount(b"tmpfs", bytes(place), b"tmpfs", ctypes.c_ulong(0), b"size=1m")
+    for path, descriptor in zip(kept, opened, strict=True):
+        path.mkdir(parents=True, exist_ok=True)
+        found = f"/proc/self/fd/{descriptor}".encode()
+        libc.mount(found, bytes(path), None, ctypes.c_ulong(BIND | RECURSIVE), None)
+        os.close(descriptor)
+
+
+def drop_capabilities() -> None:
+    """Be nobody special in the namespace either: it could change rights of files that it may not
+    write.
+    """
+    for capability in range(CAPABILITIES):
+        libc.prctl(DROP_BOUND, capability, 0, 0, 0)
+    header, none = struct.pack("Ii", CAPABILITY_VERSION, 0), bytes(24)
+    check(libc.capset(header, none), "capabilities")
 
 
 def set_attributes(place: Path, set_: int = 0, clear: int = 0, flags: int = 0) -> None:
@@ -275,10 +309,12 @@ class ShortStream(OutStream):
 
 def main() -> None:
     """Import what answers need, then fork a kernel for each line that is asked: JSON, with
-    ``folder``, ``sockets``, ``memory`` and the ``kernel``'s arguments; the reply is its number.
+    ``folder``, ``sockets``, ``memory`` and the ``kernel``'s arguments; its number is written to the
+    descriptor that the command line names.
 
     Ends, and all kernels with it, when the line to the grader does.
     """
+    replies = int(sys.argv[1])
     for module in IMPORTED:
         importlib.import_module(module)
     gc.freeze()  # what is imported stays: no kernel looks through it for garbage
@@ -286,9 +322,10 @@ def main() -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         if kernel := os.fork():
-            print(kernel, flush=True)
+            os.write(replies, f"{kernel}\n".encode())
             continue
         try:
+            os.close(replies)
             become_kernel(Path(asked["folder"]), Path(asked["sockets"]), asked)
         finally:
             os._exit(1)
@@ -318,15 +355,14 @@ def become_kernel(folder: Path, sockets: Path, asked: dict[str, Any]) -> None:
     ):
         os.environ[name] = str(own)
     os.environ["JUPYTER_RUNTIME_DIR"] = str(sockets)
-    tempfile.tempdir = None
-    random.seed(0)  # kernels differ in nothing, whoever forks them
-    np.random.seed(0)  # noqa: NPY002
     alone = False
     with contextlib.suppress(OSError):
         alone = own_processes([folder, sockets])
+    tempfile.tempdir = None  # from now on the kernel's own
     if not alone:
         leave_network()
     limit(asked["memory"])
+    drop_capabilities()
     lock_files(
         readable(alone),
         [folder, sockets, Path("/dev/null"), *([Path("/dev/shm")] if alone else [])],

@@ -14,8 +14,10 @@ import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from pathlib import Path
@@ -27,6 +29,7 @@ pytest.importorskip("jupytext", reason="assignments are written as scripts")
 
 import bank
 import nbformat
+import psutil
 from nbclient import NotebookClient
 
 from dil_tutorial.course import assignments as course
@@ -224,11 +227,13 @@ ATTACKS = {
 
 @pytest.mark.slow
 @needs_landlock
-def test_attacks_fail_and_work_goes_on(tmp_path, capfd):
-    secret, own = tmp_path / "hidden_tests.txt", tmp_path / "own"
+def test_attacks_fail_and_work_goes_on(tmp_path, capfd, request):
+    place = Path(tempfile.mkdtemp(dir=Path.home()))  # temporary folders are not even there
+    request.addfinalizer(lambda: shutil.rmtree(place))
+    secret, own = place / "hidden_tests.txt", tmp_path / "own"
     secret.write_text("the hidden tests")
     own.mkdir()
-    codes = [code.format(secret=str(secret), parent=str(tmp_path)) for code, _ in ATTACKS.values()]
+    codes = [code.format(secret=str(secret), parent=str(place)) for code, _ in ATTACKS.values()]
     after = "import torch; open('mine.txt', 'w').write('kept'); print(open('mine.txt').read(), torch.ones(2).sum().item())"  # noqa: E501
     ending = "import atexit, os; atexit.register(os.write, 2, b'said as the kernel ends')"
     notebook = nbformat.v4.new_notebook(
@@ -254,8 +259,9 @@ def test_attacks_fail_and_work_goes_on(tmp_path, capfd):
 ALONE = {  # what a kernel sees of the rest of the machine
     "environment": ("import os; print('TOKEN' in os.environ)", "False"),
     "environments": (
-        "import glob\nprint(sum('said to' in open(p, errors='replace').read() for p in "
-        "glob.glob('/proc/[0-9]*/environ')))",
+        "import glob\nfound = 0\nfor p in glob.glob('/proc/[0-9]*/environ'):\n"
+        "    try: found += 'said to' in open(p, errors='replace').read()\n"
+        "    except PermissionError: pass\nprint(found)",
         "0",
     ),
     "processes": (
@@ -341,6 +347,56 @@ def running_below(place):
         with contextlib.suppress(OSError):
             found += [path] if path.readlink().is_relative_to(place) else []
     return found
+
+
+SYSTEM = "import ctypes, os, socket, struct, time\nlibc = ctypes.CDLL(None)\n"
+RIGHTS = {  # what the system's own calls must not do; {place} is a folder outside
+    "rights of files": (
+        "root = struct.pack('QQQQ', 0, 1, 0, 0)\n"
+        "libc.syscall(442, -100, b'/', ctypes.c_uint(0), root, ctypes.c_size_t(32))\n"
+        "try: os.chmod('{place}/file', 0)\nexcept OSError: print('refused')"
+    ),
+    "sockets": (
+        "try: socket.socket(socket.AF_UNIX).connect('{socket}')\nexcept OSError: print('refused')"
+    ),
+    "memory for the next": "print('refused' if libc.shmget(0x4242, 4096, 0) < 0 else 'there')\n"
+    "libc.shmget(0x4242, 4096, 0o1666)",
+    "outlive": "libc.prctl(1, 0, 0, 0, 0)\nend = os._exit\n"
+    "os._exit = lambda *_: (time.sleep(600), end(0))\n"
+    "if os.fork() == 0: os.setsid(); time.sleep(600)\nprint('refused')",
+}
+
+
+@needs_landlock
+def test_a_kernel_has_no_rights_and_leaves_nothing(tmp_path):
+    """Where the system grants namespaces, as it does to most."""
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "own").mkdir()
+    with tempfile.TemporaryDirectory(dir=Path.home()) as place, socket.socket(socket.AF_UNIX) as at:
+        (Path(place) / "file").write_text("x")
+        address = f"{tempfile.mkdtemp()}/socket"  # as another kernel's
+        at.bind(address)
+        at.listen()
+        codes = [
+            SYSTEM + code.replace("{place}", place).replace("{socket}", address)
+            for code in RIGHTS.values()
+        ]
+        for _ in range(2):  # two hand-ins, one after the other
+            done = ran([nbformat.v4.new_code_cell(code) for code in codes], tmp_path / "own")
+            said = [cell.outputs[0].text.strip() for cell in done.cells]
+            assert dict(zip(RIGHTS, said, strict=True)) == dict.fromkeys(RIGHTS, "refused")
+            assert not running_below(tmp_path / "own")
+        assert (Path(place) / "file").read_text() == "x"
+
+
+@needs_landlock
+def test_kernels_start_where_the_process_that_forks_them_has_ended(tmp_path):
+    for _ in range(2):
+        done = ran([nbformat.v4.new_code_cell("print(7)")], tmp_path)
+        assert done.cells[0].outputs[0].text == "7\n"
+        for process in psutil.Process().children():
+            if "dil_tutorial.course.sandbox" in process.cmdline():
+                process.kill()
 
 
 @pytest.mark.slow
@@ -716,7 +772,10 @@ def check_pages(here, pages):
         told = re.findall(r"Further tests, 0 points: (.*?)</p>", words)
         # no values of a test nobody saw
         assert not [what for what in told if "expected" in what or "got" in what], student
-        assert not [line for line in hidden if line in words], student
+        # but what a student wrote
+        [own] = (here / "submitted" / student / "a1").glob("*.ipynb")
+        code = "\n".join(cell.source for cell in nbformat.read(own, 4).cells)
+        assert not [line for line in hidden if line in words and line not in code], student
         assert "http" not in text.replace('http-equiv="Content-Security-Policy"', "")
         assert "<script" not in text
         assert "src=" not in text

@@ -126,7 +126,9 @@ def test_nothing_is_unpickled_on_the_examiners_side():
     }
     assert {name: count for name, count in uses.items() if count} == {"agreement.py": 1}
     # a copy of its own arguments
-    assert "arrived(travelling(sent))" in (room / "agreement.py").read_text()
+    text = (room / "agreement.py").read_text()
+    assert "self.packed = travelling(self.sent)" in text
+    assert "arrived(self.packed)" in text
 
 
 # --- Calls
