@@ -134,7 +134,9 @@ def test_a_watch_ends_what_forks_on_and_on():
         watch = meter.Watch(process.pid, 4.0)
         process.wait(30)
     assert watch.reason == "TooManyProcesses"
-    left = subprocess.run(["pgrep", "-f", "os.fork"], capture_output=True, text=True).stdout.split()
-    assert not left
+    killed = time.monotonic()  # on a busy machine they take a moment to go
+    while subprocess.run(["pgrep", "-f", "os.fork"], capture_output=True).stdout:
+        assert time.monotonic() - killed < 10
+        time.sleep(0.1)
     time.sleep(1)
     assert threading.active_count() <= before + 1
