@@ -1,6 +1,7 @@
 """What the processes of a hand-in take, all of them together: time, memory, and their number."""
 
 import contextlib
+import itertools
 import os
 import signal
 import threading
@@ -105,7 +106,7 @@ class Watch:
         """Look once, also when a cell has ended: it may have begun what takes too much a moment
         ago.  Returns how many processes there are.
         """
-        processes = list(tree(self.root))
+        processes = list(itertools.islice(tree(self.root), PROCESSES + 1))
         if len(processes) > PROCESSES:
             self.reason = "TooManyProcesses"
         elif memory(processes) > self.memory:
@@ -116,15 +117,19 @@ class Watch:
 
 
 def end(root: int) -> None:
-    """Kill a process and all that descend from it: by their groups, which nothing that forks on and
-    on outruns, then one by one.
+    """Kill a process and all that descend from it, by their groups and one by one: stopped first,
+    for what forks on and on would be ahead of any list.
     """
-    processes = list(tree(root))
-    groups = set[int]()
-    for process in processes:
-        with contextlib.suppress(ProcessLookupError):
-            groups.add(os.getpgid(process.pid))
-    for group in groups - {os.getpgrp()}:
+    processes, groups = [], set[int]()
+    for process in tree(root):
+        processes.append(process)
+        with contextlib.suppress(psutil.Error, OSError):
+            group = os.getpgid(process.pid)
+            process.suspend()
+            if group != os.getpgrp():
+                groups.add(group)
+                os.killpg(group, signal.SIGSTOP)
+    for group in groups:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGKILL)
     for process in processes:
