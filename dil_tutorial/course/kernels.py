@@ -1,7 +1,7 @@
 """Kernels for code of strangers, as the grader starts and ends them.
 
-A process of its own (``sandbox``) imports what answers need once and forks each kernel: a new one
-is there in a tenth of the time that importing torch and matplotlib takes.
+A process of its own (``sandbox``) imports what answers need, torch and matplotlib among it, once
+and forks each kernel.
 """
 
 import contextlib

@@ -128,8 +128,8 @@ def leave_network() -> bool:
 
 
 def own_processes(write: Iterable[Path]) -> bool:
-    """Go on as the first process of a namespace, with its own /proc and /dev/shm; False where none
-    is granted.
+    """Go on below the first process of a namespace, with its own /proc and /dev/shm; False where
+    none is granted.
 
     There all is read-only but what lies below ``write``: Landlock alone keeps nobody from changing
     a file's rights.

@@ -369,7 +369,7 @@ RIGHTS = {  # what the system's own calls must not do; {place} is a folder outsi
 
 @needs_landlock
 def test_a_kernel_has_no_rights_and_leaves_nothing(tmp_path):
-    """Where the system grants namespaces, as it does to most."""
+    """Where the system grants namespaces."""
     (tmp_path / "file").write_text("x")
     (tmp_path / "own").mkdir()
     with tempfile.TemporaryDirectory(dir=Path.home()) as place, socket.socket(socket.AF_UNIX) as at:
