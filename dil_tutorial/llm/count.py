@@ -16,7 +16,7 @@ import functools
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakSet
 
@@ -104,6 +104,7 @@ def counted(config: Any, step: Step) -> Counts:
     >>> f"{found.linear + found.other:,.0f} weights"
     '4,888 weights'
     """
+    step = replace(step, responses=tuple(step.responses))  # from JSON it is a list
     return counted_once(config.to_json_string(use_diff=False), step)
 
 
