@@ -1,16 +1,18 @@
 // Exercises: a field checks a number as check() does in a notebook. What was solved stays in this browser.
 "use strict";
 (() => {
-  // A number as one writes it: 0.25, 1/4, 25%, 0,25; NaN where it is none.
+  const { parse, compiled } = typeof require === "undefined" ? FORMULA : require("./formula.js");
+  const NAMES = { pi: { number: Math.PI }, e: { number: Math.E } };
+
+  // A number as one writes it: 0.25, 1/4, 25%, 0,25, (sqrt(3) - 1)/2, e^-2; NaN where it is none.
   function numberOf(text) {
-    let plain = text.trim().replaceAll("−", "-").replaceAll(",", ".");
-    const share = plain.endsWith("%");
-    plain = (share ? plain.slice(0, -1) : plain).replace(/\s+/g, "");
-    const decimal = /^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i;
-    const fraction = plain.match(/^([-+]?\d+)\/(\d+)$/);
-    if (!fraction && !decimal.test(plain)) return NaN;
-    const value = fraction ? Number(fraction[1]) / Number(fraction[2]) : Number(plain);
-    return Number.isFinite(value) ? value / (share ? 100 : 1) : NaN;
+    const plain = text.trim().toLowerCase().replaceAll("−", "-").replaceAll(",", ".").replaceAll("π", "pi");
+    try {
+      const value = compiled(parse(plain.replace(/%$/, ""), NAMES))() / (plain.endsWith("%") ? 100 : 1);
+      return Number.isFinite(value) ? value : NaN;
+    } catch {
+      return NaN;
+    }
   }
 
   // Whether a number is the right one, rounded to its own digits: at least two that count, or four decimals.
@@ -24,13 +26,18 @@
     return enough && Math.abs(given - right) <= 0.5000001 * 10 ** -places;
   }
 
-  // What is said of an answer.
+  // What is said of an answer: one number, or several with blanks, semicolons, or commas and blanks between them.
   function judged(text, asked) {
-    const given = numberOf(text);
-    if (Number.isNaN(given)) return `Not yet: “${text.trim().slice(0, 40)}” is not a number. ${asked.hint}`;
-    if (Math.abs(given - asked.value) <= asked.tolerance || rounded(given, asked.value)) return "Right.";
-    const other = asked.also.find(({ value }) => Math.abs(given - value) <= 1e-3 * Math.max(Math.abs(given), Math.abs(value)));
-    return other ? `Right: ${other.says}.` : `Not yet. ${asked.hint}`;
+    const { values, also, hint, tolerance } = asked;
+    const parts = values.length === 1 ? [text] : text.trim().replace(/^[[(]|[\])]$/g, "").split(/\s*;\s*|,?\s+(?!%)/);
+    const given = parts.map(numberOf);
+    const wrong = parts[given.findIndex(Number.isNaN)];
+    if (wrong !== undefined) return `Not yet: “${wrong.trim().slice(0, 40)}” is not a number. ${hint}`;
+    if (given.length !== values.length) return `Not yet: ${values.length} numbers are asked for, and ${given.length} given. ${hint}`;
+    if (given.every((x, i) => Math.abs(x - values[i]) <= tolerance || rounded(x, values[i]))) return "Right.";
+    const [first] = given;
+    const other = also.find(({ value }) => Math.abs(first - value) <= 1e-3 * Math.max(Math.abs(first), Math.abs(value)));
+    return other ? `Right: ${other.says}.` : `Not yet. ${hint}`;
   }
 
   function solved() {

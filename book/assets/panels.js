@@ -28,6 +28,12 @@
 
   addEventListener("DOMContentLoaded", () => document.querySelectorAll(".panel").forEach(ready));
 
+  // The playground on its own opens as it stands in the page.
+  addEventListener("DOMContentLoaded", () => {
+    const [frame, link] = [document.querySelector("iframe.playground"), document.querySelector("a[href$='playground/index.html']")];
+    link?.addEventListener("click", () => { link.href = frame.contentWindow.location.href; });
+  });
+
   // The playground says how high it is.
   addEventListener("message", ({ origin, source, data }) => {
     if (origin !== location.origin || !data?.playground) return;

@@ -17,9 +17,12 @@ SOLUTION = re.compile(r"<details>\s*<summary>Solution</summary>(.*?)</details>",
 PUZZLE = re.compile(r'^puzzle\("([\w-]+)"\)', re.MULTILINE)
 
 
+MOST = 4  # numbers that a reader may type
+
+
 def box(exercise: str) -> str:
-    """A field for a number that ``answers.js`` checks as ``check`` does; empty where the answer is
-    more than one number.
+    """A field for numbers that ``answers.js`` checks as ``check`` does; empty where more than
+    ``MOST`` are asked for.
 
     The answer is in the page, encoded, so that nobody reads it by chance.
 
@@ -27,11 +30,12 @@ def box(exercise: str) -> str:
     (True, '')
     """
     asked = exercises()[exercise]
-    truth = asked.truth()
-    if truth.numel() != 1:
+    truth = asked.truth().reshape(-1).tolist()
+    if len(truth) > MOST:
         return ""
+    example = "0.37, 3/8, 37%" if len(truth) == 1 else "0.37 3/8 37%"
     content = {
-        "value": truth.item(),
+        "values": truth,
         "tolerance": asked.tolerance,
         "also": list(asked.also),
         "hint": asked.hint,
@@ -39,7 +43,7 @@ def box(exercise: str) -> str:
     data = base64.b64encode(json.dumps(content).encode()).decode()
     return (
         f'<form class="answer" data-exercise="{exercise}" data-answer="{data}">'
-        f'<label>Your answer <input type="text" placeholder="0.37, 3/8, 37%" '
+        f'<label>Your answer <input type="text" placeholder="{example}" '
         'autocomplete="off" spellcheck="false" '
         f'aria-label="Answer to exercise {exercise}"></label> '
         '<button type="submit">Check</button> <output role="status"></output></form>'
@@ -47,15 +51,14 @@ def box(exercise: str) -> str:
 
 
 def with_boxes(content: dict[str, Any]) -> None:
-    """Put a box in place of each cell of a notebook that checks a number."""
+    """Put a box in place of each cell of a notebook that checks what a reader may type."""
     for place, cell in enumerate(content["cells"]):
         if cell["cell_type"] != "code" or not (asked := CHECK.search("".join(cell["source"]))):
             continue
         # in place of "Not answered yet", which here nobody can change
-        cell["outputs"] = [
-            shown('<p class="small">More than one number: the notebook checks it.</p>')
-        ]
-        if field := box(asked[1]):
+        cell["outputs"] = [shown('<p class="small">This one is code: the notebook checks it.</p>')]
+        is_code = " = None" not in "".join(cell["source"])  # a function to write
+        if not is_code and (field := box(asked[1])):
             content["cells"][place] = markdown(cell["id"], f"```{{raw}} html\n{field}\n```")
 
 

@@ -93,6 +93,29 @@ def test_the_laws_are_the_librarys_on_a_thousand_worlds():
 
 
 @needs_node
+def test_of_any_labeler_dpo_fits_the_reward_that_the_library_does():
+    rng = torch.Generator().manual_seed(2)
+    ref = torch.rand(50, 5, generator=rng, dtype=torch.float64) + 0.02
+    upper = torch.rand(50, 5, 5, generator=rng, dtype=torch.float64).triu(1)
+    anyone = upper + (1 - upper).transpose(1, 2).tril(-1) + 0.5 * torch.eye(5, dtype=torch.float64)
+    world = World(ref / ref.sum(1, keepdim=True), anyone)
+    code = """
+        console.log(JSON.stringify(G.ref.map((ref, i) => {
+          const reward = D.fittedReward(ref, D.winRate(ref, G.P[i]));
+          return D.rlhf(ref, reward, G.beta);
+        })));
+    """
+    for beta in (0.5, 1.0):
+        given = {"ref": world.ref.tolist(), "P": world.preference.tolist(), "beta": beta}
+        found = torch.tensor(node(code, given), dtype=torch.float64)
+        wanted = fit(world, make_loss("dpo", beta=beta))
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+    always = [[0.5, 1.0], [0.0, 0.5]]  # who always wins has no finite reward
+    code = "console.log(JSON.stringify(D.fittedReward(G.ref, D.winRate(G.ref, G.P))));"
+    assert node(code, {"ref": [0.5, 0.5], "P": always}) is None
+
+
+@needs_node
 @pytest.mark.parametrize("formula", TYPED)
 def test_a_typed_generator_ends_where_the_librarys_does(formula):
     rng = torch.Generator().manual_seed(1)
@@ -267,6 +290,8 @@ def test_it_answers_mouse_keys_and_address(browser):
     page.get_by_label("lovely beats fine, per cent").fill("0")
     page.wait_for_timeout(100)
     assert page.get_by_label("fine beats lovely, per cent").input_value() == "100"
+    assert "DPO: RLHF on the reward it fits" in page.locator("#table").inner_text()
+    assert numbers(page, 2)[1] > 0
     assert not errors
 
 

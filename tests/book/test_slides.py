@@ -212,6 +212,39 @@ def test_slides_turn_and_move_and_ask_no_other_server(name, written, browser):
     page.close()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["05_two_kls", "lecture-45"])
+def test_on_a_telephone_slides_are_a_page_to_scroll(name, written, browser):
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(f"file://{written}/slides/{name}.html")
+    page.wait_for_selector(".katex")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    # every slide is seen, one below the other, what waits for a key elsewhere, too
+    tops = page.evaluate(
+        """() => [...document.querySelectorAll(".slides section:not(:has(section))")].map(
+          (slide) => [slide.getBoundingClientRect().top, slide.getBoundingClientRect().height])"""
+    )
+    assert len(tops) > 5
+    assert all(height > 30 for _, height in tops)
+    gaps = zip(tops, tops[1:], strict=False)
+    assert all(below >= top + height - 1 for (top, height), (below, _) in gaps)
+    assert page.locator(".slides p >> visible=true").count() > len(tops)
+    sizes = page.evaluate(
+        """() => [...document.querySelectorAll(".slides :is(p, li, td)")].filter(
+          (part) => part.offsetParent).map((part) => parseFloat(getComputedStyle(part).fontSize))"""
+    )
+    assert min(sizes) >= 13
+    assert not page.locator("aside.notes >> visible=true").count()
+    moved = page.locator(".panel input").first
+    before = moved.get_attribute("aria-valuetext")
+    moved.press("ArrowRight" if moved.input_value() == "0" else "ArrowLeft")
+    assert moved.get_attribute("aria-valuetext") != before
+    assert not errors
+    page.close()
+
+
 def test_a_still_is_the_frame_at_which_a_stack_stands():
     frame = {name: {"model_name": "HTMLModel", "state": {"value": name}} for name in "abc"}
     stack = {

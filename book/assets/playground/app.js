@@ -65,7 +65,8 @@ function distributions() {
   const B = losers.map((p, y) => p / ref[y]);
   const ends = ["lsif", "ukl", "bce"].map((h) => DIL.published(ref, A, B, DIL.RATIO[h]));
   const found = [ref, winners, null, ...ends, null, null, DIL.weighted(ref, A, B, state.weight)];
-  if (state.labeler === "rewards") found[2] = DIL.rlhf(ref, state.reward, 10 ** state.beta);
+  const reward = state.labeler === "rewards" ? state.reward : DIL.fittedReward(ref, DIL.winRate(ref, P));
+  if (reward) found[2] = DIL.rlhf(ref, reward, 10 ** state.beta);
   let said = "";
   if (state.h.trim()) {
     try {
@@ -188,7 +189,7 @@ function ink(color) {
 const sample = named.append("svg").attr("viewBox", "0 0 34 16").attr("aria-hidden", "true"); // a piece of its line
 sample.append("path").attr("d", "M1,8 H33").attr("stroke-width", 3).attr("stroke-dasharray", ([, , dash]) => dash || null);
 sample.append("circle").attr("cx", 17).attr("cy", 8).attr("r", 4);
-named.append("span").text(([name]) => name);
+const label = named.append("span");
 body.append("td").attr("class", "n chosen");
 body.append("td").attr("class", "n reference");
 
@@ -204,13 +205,15 @@ function drawDistributions(found) {
     .selectAll("circle").data(({ values }) => values).join("circle").attr("r", 4).attr("cx", (p, k) => wide(WORDS[k])).attr("cy", (p) => y(p));
   sample.select("path").attr("stroke", ([, color]) => ink(color));
   sample.select("circle").attr("fill", ([, color]) => ink(color));
+  const names = CURVES.map(([name], i) => (i === 2 && state.labeler === "any" ? "DPO: RLHF on the reward it fits" : name));
+  label.text((curve, i) => names[i]);
   const [reference, winners] = found;
   const shownNumber = (value) => (value === Infinity ? "∞" : Math.abs(value).toFixed(3));
   body.classed("absent", (curve, i) => !found[i]).attr("hidden", (curve, i) => (found[i] ? null : ""));
   body.select("input").property("checked", (curve, i) => !state.hidden.includes(i));
   body.select(".chosen").text((curve, i) => (found[i] ? shownNumber(DIL.kl(winners, found[i])) : ""));
   body.select(".reference").text((curve, i) => (found[i] ? shownNumber(DIL.kl(found[i], reference)) : ""));
-  svg.attr("aria-label", `Probabilities of ${WORDS.join(", ")}: ` + shown.map(({ curve, values }) => `${curve[0]} ${values.map((p) => p.toFixed(2)).join(" ")}`).join("; "));
+  svg.attr("aria-label", `Probabilities of ${WORDS.join(", ")}: ` + shown.map(({ i, values }) => `${names[i]} ${values.map((p) => p.toFixed(2)).join(" ")}`).join("; "));
 }
 
 // --- Everything moves together -------------------------------------------------------------------------------------------
@@ -224,7 +227,7 @@ function draw() {
   d3.select("#rewards-part").attr("hidden", state.labeler === "rewards" ? null : "");
   d3.select("#any-part").attr("hidden", state.labeler === "any" ? null : "");
   d3.selectAll("[name=labeler]").property("checked", function () { return this.value === state.labeler; });
-  d3.select("#beta").property("value", state.beta).property("disabled", state.labeler === "any");
+  d3.select("#beta").property("value", state.beta);
   d3.select("#beta-value").text((10 ** state.beta).toFixed(2));
   d3.select("#K").property("value", SIZES.indexOf(state.K)).property("disabled", state.labeler === "any").attr("aria-valuetext", state.K);
   d3.select("#weight").property("value", state.weight);

@@ -33,6 +33,14 @@ function rlhf(ref, reward, beta) {
   const top = Math.max(...reward);
   return normalized(ref.map((p, y) => p * Math.exp((reward[y] - top) / beta)));
 }
+// §5  The reward that DPO fits to any labeler: of the Bradley–Terry model with the same win rates w, by w(y) / g(y) = E_ref 1 / (g(y) + g)
+// with g = e^R; null where no finite reward has them
+function fittedReward(ref, w) {
+  let g = ref.map(() => 1);
+  const wins = (y) => sum(ref.map((p, z) => (p * g[y]) / (g[y] + g[z])));
+  for (let i = 0; i < 5000; i++) g = normalized(g.map((own, y) => (own * w[y]) / wins(y)));
+  return g.every((own, y) => own > 0 && Math.abs(wins(y) - w[y]) < 1e-7) ? g.map(Math.log) : null;
+}
 // KL(p || q) in nats; what p never writes adds nothing
 const kl = (p, q) => sum(p.map((a, y) => (a > 0 ? a * Math.log(a / q[y]) : 0)));
 
@@ -116,70 +124,10 @@ function fitted(pairs, size) {
   return counts.map((n) => n / pairs.length);
 }
 
-// --- A generator that somebody types: numbers, r, + - * / ^, exp, log, sqrt ---------------------------------------------
+// --- A generator that somebody types ------------------------------------------------------------------------------------
 
-function parse(text) {
-  const tokens = text.replace(/\*\*/g, "^").match(/\s*(\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+|[a-z]+|[-+*/^()])/g) || [];
-  const words = tokens.map((token) => token.trim());
-  if (words.join("") !== text.replace(/\*\*/g, "^").replace(/\s+/g, "")) throw new Error("what stands there is no formula in r");
-  let place = 0;
-  const take = (word) => (words[place] === word ? ((place += 1), true) : false);
-  function needed(word) {
-    if (!take(word)) throw new Error(words[place] ? `expected ${word} before ${words[place]}` : `the formula ends, ${word} is missing`);
-  }
-  function atom() {
-    if (take("(")) {
-      const inner = added();
-      needed(")");
-      return inner;
-    }
-    const word = words[place++];
-    if (word === undefined) throw new Error("the formula ends too early");
-    if (/^[.\d]/.test(word)) return { number: Number(word) };
-    if (word === "r") return { r: true };
-    if (["exp", "log", "sqrt"].includes(word)) {
-      needed("(");
-      const inner = added();
-      needed(")");
-      return word === "sqrt" ? { op: "^", a: inner, b: { number: 0.5 } } : { op: word, a: inner };
-    }
-    throw new Error(`${word} is unknown: there are r, numbers, + - * / ^, exp, log, sqrt`);
-  }
-  function raised() {
-    const base = atom();
-    return take("^") ? { op: "^", a: base, b: signed() } : base;
-  }
-  function signed() {
-    if (take("-")) return { op: "*", a: { number: -1 }, b: signed() };
-    return take("+") ? signed() : raised();
-  }
-  function multiplied() {
-    let left = signed();
-    while (words[place] === "*" || words[place] === "/") left = { op: words[place++], a: left, b: signed() };
-    return left;
-  }
-  function added() {
-    let left = multiplied();
-    while (words[place] === "+" || words[place] === "-") left = { op: words[place++], a: left, b: multiplied() };
-    return left;
-  }
-  const tree = added();
-  if (place < words.length) throw new Error(`${words[place]} does not belong there`);
-  return tree;
-}
-
-// A tree as a function of r
-function compiled(node) {
-  if ("number" in node) return () => node.number;
-  if (node.r) return (r) => r;
-  const a = compiled(node.a);
-  if (node.op === "exp") return (r) => Math.exp(a(r));
-  if (node.op === "log") return (r) => Math.log(a(r));
-  const b = compiled(node.b);
-  return {
-    "+": (r) => a(r) + b(r), "-": (r) => a(r) - b(r), "*": (r) => a(r) * b(r), "/": (r) => a(r) / b(r), "^": (r) => a(r) ** b(r),
-  }[node.op];
-}
+const { parse, compiled } = typeof require === "undefined" ? FORMULA : require("../formula.js");
+const inR = (text) => parse(text, { r: { r: true } });
 
 // A node, without what changes nothing: 0 x, 1 x, x + 0, x^1
 function made(op, a, b) {
@@ -211,7 +159,7 @@ function derivative(node) {
 
 // h'' of a typed h; an Error that says what is wrong, also where h is not convex
 function generator(text) {
-  const h2 = compiled(derivative(derivative(parse(text))));
+  const h2 = compiled(derivative(derivative(inR(text))));
   for (let i = 0; i <= 80; i++) {
     const r = 10 ** (-4 + i / 16); // to 10: no optimum goes beyond
     const found = h2(r);
@@ -221,7 +169,7 @@ function generator(text) {
 }
 
 const DIL = {
-  sum, normalized, sigmoid, bradleyTerry, winRate, chosen, rejected, softBestOf, rejectedOf, rlhf, kl, bisect, RATIO, ratioOf, published,
-  weighted, unique, drawPair, drawFromGroup, fitted, parse, compiled, derivative, generator,
+  sum, normalized, sigmoid, bradleyTerry, winRate, chosen, rejected, softBestOf, rejectedOf, rlhf, fittedReward, kl, bisect, RATIO, ratioOf, published,
+  weighted, unique, drawPair, drawFromGroup, fitted, inR, compiled, derivative, generator,
 };
 if (typeof module !== "undefined") module.exports = DIL;

@@ -1,0 +1,65 @@
+// A formula that somebody types: numbers, names, + - * / ^, exp, log (ln), sqrt. Used by the playground and by the fields of exercises.
+"use strict";
+const FORMULA = (() => {
+  // Its tree; names maps each name that may stand in it to a node, {number: 2} or {r: true}. An Error says what is wrong.
+  function parse(text, names) {
+    const plain = text.replace(/\*\*/g, "^").replace(/\s+/g, "");
+    const words = plain.match(/(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[a-z]+|[-+*/^()]/g) || [];
+    const known = `${Object.keys(names).join(", ")}, numbers, + - * / ^, exp, log, sqrt`;
+    if (words.join("") !== plain) throw new Error(`what stands there is no formula of ${known}`);
+    let place = 0;
+    const take = (word) => (words[place] === word ? ((place += 1), true) : false);
+    function atom() {
+      const word = words[place++];
+      if (word === undefined) throw new Error("the formula ends too early");
+      if (word === "(") {
+        const inner = added();
+        if (!take(")")) throw new Error(words[place] ? `expected ) before ${words[place]}` : "the formula ends, ) is missing");
+        return inner;
+      }
+      if (/^[.\d]/.test(word)) return { number: Number(word) };
+      if (Object.hasOwn(names, word)) return names[word];
+      if (word === "exp" || word === "log") return { op: word, a: atom() };
+      if (word === "ln") return { op: "log", a: atom() };
+      if (word === "sqrt") return { op: "^", a: atom(), b: { number: 0.5 } };
+      throw new Error(`${word} is unknown: there are ${known}`);
+    }
+    function raised() {
+      const base = atom();
+      return take("^") ? { op: "^", a: base, b: signed() } : base;
+    }
+    function signed() {
+      if (take("-")) return { op: "*", a: { number: -1 }, b: signed() };
+      return take("+") ? signed() : raised();
+    }
+    function multiplied() {
+      let left = signed();
+      while (words[place] === "*" || words[place] === "/") left = { op: words[place++], a: left, b: signed() };
+      return left;
+    }
+    function added() {
+      let left = multiplied();
+      while (words[place] === "+" || words[place] === "-") left = { op: words[place++], a: left, b: multiplied() };
+      return left;
+    }
+    const tree = added();
+    if (place < words.length) throw new Error(`${words[place]} does not belong there`);
+    return tree;
+  }
+
+  // A tree as a function of r
+  function compiled(node) {
+    if ("number" in node) return () => node.number;
+    if (node.r) return (r) => r;
+    const a = compiled(node.a);
+    if (node.op === "exp") return (r) => Math.exp(a(r));
+    if (node.op === "log") return (r) => Math.log(a(r));
+    const b = compiled(node.b);
+    return {
+      "+": (r) => a(r) + b(r), "-": (r) => a(r) - b(r), "*": (r) => a(r) * b(r), "/": (r) => a(r) / b(r), "^": (r) => a(r) ** b(r),
+    }[node.op];
+  }
+
+  return { parse, compiled };
+})();
+if (typeof module !== "undefined") module.exports = FORMULA;
