@@ -3,6 +3,7 @@ asked.
 """
 
 import functools
+import itertools
 import json
 import re
 import tempfile
@@ -228,7 +229,7 @@ def test_on_a_telephone_slides_are_a_page_to_scroll(name, written, browser):
     )
     assert len(tops) > 5
     assert all(height > 30 for _, height in tops)
-    gaps = zip(tops, tops[1:], strict=False)
+    gaps = itertools.pairwise(tops)
     assert all(below >= top + height - 1 for (top, height), (below, _) in gaps)
     assert page.locator(".slides p >> visible=true").count() > len(tops)
     sizes = page.evaluate(

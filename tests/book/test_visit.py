@@ -40,6 +40,9 @@ CLIPPED = """() => [...document.querySelectorAll("article *")].filter((e) => {
 }).map((e) => e.outerHTML.slice(0, 80))"""
 
 
+UNFOLD = "document.querySelectorAll('article details').forEach((one) => { one.open = true; })"
+
+
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *args):
         pass
@@ -96,6 +99,7 @@ def test_every_page_is_quiet_light_and_fits_five_widths(browser, address, site):
         said = watched(page, address)
         page.on("response", lambda r, got=got: got.append(int(r.headers.get("content-length", 0))))
         page.goto(f"{address}/{name}")
+        page.evaluate(UNFOLD)
         page.wait_for_timeout(100)
         if page.locator(".katex-error").count():
             said.append("a formula that KaTeX cannot set")
@@ -118,6 +122,7 @@ def test_every_page_is_quiet_light_and_fits_five_widths(browser, address, site):
 def test_each_slider_and_menu_has_its_own_name_and_moves_the_frame(browser, address):
     page = browser.new_page()
     page.goto(f"{address}/generated/03_rlhf_and_dpo.html")
+    page.evaluate(UNFOLD)
     sliders = page.locator(".panel").first.get_by_role("slider")
     names = [
         page.get_by_label(label.inner_text(), exact=True).count()
@@ -212,6 +217,40 @@ def test_search_finds_first_what_is_asked(browser, address, asked, wanted):
     first = page.locator("#search-results li a").first
     first.wait_for(timeout=20_000)
     assert wanted in first.get_attribute("href")
+    quoted = page.locator("#search-results li p.context").first
+    quoted.wait_for(timeout=20_000)
+    article = page.context.new_page()
+    article.goto(f"{address}/{first.get_attribute('href').partition('#')[0]}")
+    said = article.locator("article").evaluate("e => e.textContent.replace(/\\s+/g, '')")
+    words = "".join(quoted.inner_text().strip(".").split())
+    assert words[20:100] in said  # not from the lists of contents beside it
+    page.close()
+
+
+def test_what_answers_a_prediction_waits_until_it_is_asked_for(browser, address):
+    page = browser.new_page()
+    page.goto(f"{address}/generated/02_preference_data.html")
+    fold = page.locator("details.prediction").first
+    assert "Which distribution has a response drawn from it?" in fold.evaluate(
+        "e => e.previousElementSibling.textContent"
+    )
+    answer = fold.get_by_text("It is the reference again")
+    assert not answer.is_visible()
+    assert not fold.locator(".cell").first.is_visible()
+    fold.locator("summary").click()
+    assert answer.is_visible()
+    assert fold.locator(".cell").count() == 1  # the next one is the lesson's
+    page.close()
+
+
+def test_the_playground_on_its_own_opens_as_it_stands(browser, address):
+    page = browser.new_page()
+    page.goto(f"{address}/index.html")
+    page.frame_locator("iframe.playground").get_by_text("any labeler").click()
+    page.wait_for_timeout(200)
+    page.get_by_role("link", name="open the playground on its own").click()
+    page.wait_for_load_state()
+    assert page.get_by_role("radio", name="any labeler").is_checked()
     page.close()
 
 
