@@ -1,20 +1,15 @@
-// What answers a prediction waits until a reader asks for it: the cell that follows, and the text to the next cell or heading.
+// What answers a prediction waits until a reader asks for it: all to the next heading or the next prediction.
 "use strict";
 addEventListener("DOMContentLoaded", () => {
-  for (const asked of document.querySelectorAll(".bd-article p > strong")) {
-    if (!asked.textContent.startsWith("Predict")) continue;
-    const paragraph = asked.parentElement;
+  const asks = (part) => part.matches("p") && [...part.querySelectorAll(":scope > strong")].some((words) => words.textContent.startsWith("Predict"));
+  for (const asked of [...document.querySelectorAll(".bd-article p")].filter(asks)) {
     const answer = [];
-    for (let next = paragraph.nextElementSibling; next && !next.matches("section, h2, h3"); next = next.nextElementSibling) {
-      const isCell = next.matches("div.cell");
-      if (isCell && answer.some((part) => part.matches("div.cell"))) break;
-      answer.push(next);
-    }
+    for (let next = asked.nextElementSibling; next && !next.matches("section, h2, h3") && !asks(next); next = next.nextElementSibling) answer.push(next);
     if (!answer.length) continue;
     const fold = document.createElement("details");
     fold.className = "prediction";
     fold.innerHTML = "<summary>I have a prediction: show what comes out</summary>";
-    paragraph.after(fold);
+    asked.after(fold);
     fold.append(...answer);
   }
 });

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from dil_tutorial import claims
@@ -30,6 +31,7 @@ from dil_tutorial.book.lighter import lighten
 from dil_tutorial.errors import InputError
 from dil_tutorial.experiments import study as studies
 from dil_tutorial.support.files import read_json, read_text, write_text
+from toy import family
 
 SEEDS = 5  # worlds for the verdicts; `make test` has its own
 
@@ -127,8 +129,9 @@ def generate(root: Path) -> None:
     for section in claims.SECTIONS:
         write_text(generated / f"claims_{section}.md", pages.section_claims(results, section))
     write_text(generated / "questions.md", pages.questions_page(results, SEEDS))
-    write_text(generated / "losses.md", pages.losses_page())
-    write_text(generated / "family.md", pages.family_page(results, generated))
+    rows = [family.row(named) for named in family.FAMILY]
+    write_text(generated / "losses.md", pages.losses_page(rows, results))
+    write_text(generated / "family.md", pages.family_page(rows, generated))
     write_text(generated / "figures.md", pages.figures_page(generated))
     write_text(generated / "pairs_made.md", pages.pairs_made_page(generated))
     write_text(generated / "paper_experiments.md", pages.paper_experiments_page())
@@ -173,6 +176,7 @@ def build(root: Path, everything: bool = False) -> tuple[int, Path]:
 
     Warnings are errors.
     """
+    torch.set_num_threads(1)  # worlds are small: a second thread waits more than it computes
     stamp, now = root / "book" / "generated" / "digest", digest(root)
     if not stamp.exists() or stamp.read_text(encoding="utf-8") != now:
         stamp.unlink(missing_ok=True)

@@ -159,22 +159,19 @@ def questions_page(results: Sequence[Result], seeds: int) -> str:
     return page("questions", questions=QUESTIONS, said=entries, seeds=seeds)
 
 
-def family_page(results: Sequence[Result], folder: Path) -> str:
-    """The map: every loss on one plane, a table of properties, a guide, one by one, and what is
-    proved of single losses; the figure goes into ``folder``.
+def family_page(rows: Sequence[dict[str, Any]], folder: Path) -> str:
+    """The map: every loss (a row of ``toy.family``) on one plane, a table of properties, a guide;
+    the figure goes into ``folder``.
     """
     from dil_tutorial.experiments import conclusions
 
-    rows = [family.row(named) for named in family.FAMILY]
     figure, alt = plane(rows)
     plotting.save(figure, folder / "family_plane")
     return page(
         "family",
         rows=rows,
         alt=alt,
-        imitation=family.IMITATION,
         anchor=crossref.anchor,
-        properties=[r for r in results if r.claim.kind == "loss"],
         found=conclusions.findings(),
     )
 
@@ -186,10 +183,14 @@ def conclusions_page() -> str:
     return page("what_we_can_say", **conclusions.findings())
 
 
-def losses_page() -> str:
-    """Every loss side by side, and the misspecified case."""
+def losses_page(rows: Sequence[dict[str, Any]], results: Sequence[Result]) -> str:
+    """Every loss one by one, what is proved of it, its settings, and the misspecified case."""
     return page(
         "losses",
+        rows=rows,
+        imitation=family.IMITATION,
+        anchor=crossref.anchor,
+        properties=[r for r in results if r.claim.kind == "loss"],
         losses=compare.table(bandit(), rock_paper_scissors()),
         misspecified=figures.misspecified(),
         settings=loss_settings(),
@@ -487,7 +488,7 @@ def cheat_sheet(results: Sequence[Result], figure: str) -> str:
 
     def verdict(claim: str) -> Markup:
         result = by_id[claim]
-        where = "family" if result.claim.kind == "loss" else "ledger"
+        where = "losses" if result.claim.kind == "loss" else "ledger"
         place = f"generated/{where}.html#{label(claim)}"
         return Markup(f'<a href="{place}">{result.mark}{claim}</a>')
 

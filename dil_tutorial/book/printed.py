@@ -52,6 +52,14 @@ ONE_COPY = """() => {
   document.querySelectorAll('.katex-mathml').forEach(copy => copy.remove());
   document.querySelectorAll('.katex-html').forEach(copy => copy.removeAttribute('aria-hidden'));
 }"""
+# A table that is wider than the paper is made smaller, so that no word is broken; what would be too
+# small to read breaks words.
+FIT = """() => document.querySelectorAll('article table').forEach(table => {
+  const share = table.parentElement.clientWidth / table.scrollWidth;
+  if (share < 0.75) table.classList.add('breaks');
+  else if (share < 1) table.style.zoom = share;
+})"""
+PAPER = {"width": 665, "height": 986}  # A4 within MARGIN, in pixels
 MARGIN = {"top": "18mm", "bottom": "18mm", "left": "17mm", "right": "17mm"}
 
 
@@ -171,13 +179,15 @@ def print_page(folder: Path, page: str, out: Path, **options: Any) -> None:
     try:
         with sync_playwright() as play:
             browser = play.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
-            view = browser.new_page()
+            view = browser.new_page(viewport=PAPER)
+            view.emulate_media(media="print")
             view.set_default_timeout(300_000)
             view.goto(f"http://127.0.0.1:{server.server_port}/{page}")
             view.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true })")
             view.evaluate(ON_PAPER)
             view.evaluate(ONE_COPY)
             view.evaluate("document.fonts.ready")
+            view.evaluate(FIT)
             write_bytes(out, view.pdf(format="A4", outline=True, tagged=True, **options))
             browser.close()
     finally:

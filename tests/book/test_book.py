@@ -29,15 +29,15 @@ ROOT = Path(__file__).parents[2]
 
 
 def anchor(claim):
-    """Where the book shows a claim: in the ledger, a property of a single loss on the map."""
-    page = "family.html" if claim.kind == "loss" else "ledger.html"
+    """Where the book shows a claim: in the ledger, or a single loss's on the page of losses."""
+    page = "losses.html" if claim.kind == "loss" else "ledger.html"
     return f"{page}#{crossref.label(claim.id)}"
 
 
 @pytest.mark.slow
 def test_every_claim_is_on_the_page_with_its_explanation(site):
     page = (site / "generated" / "ledger.html").read_text()
-    of_losses = (site / "generated" / "family.html").read_text()
+    of_losses = (site / "generated" / "losses.html").read_text()
     for claim in claims.CLAIMS:
         if claim.kind == "loss":
             assert f'id="{crossref.label(claim.id)}"' in of_losses
