@@ -162,7 +162,6 @@ def run(work: Work) -> Iterator[PairRow]:
         "pairs": len(runner.train_pairs),
         "held_out": len(runner.held),
         "tokens": runner.held.lengths[:, [1, 3]].tolist(),
-        "prompts": [*range(len(runner.held))],  # equal numbers: one prompt
     }
     key = pairs_digest(runner.train_pairs + runner.held_pairs)
     for arm, rate, seed in runs(work.settings):
@@ -341,9 +340,9 @@ class Runner:
 # --- Measures -------------------------------------------------------------------------------------
 
 
-def measures(rows: Sequence[PairRow], tokens: Tensor, prompts: Tensor) -> dict[str, Any]:
+def measures(rows: Sequence[PairRow], tokens: Tensor) -> dict[str, Any]:
     """One loss at one rate (one run per seed); ``tokens`` (P, 2) of the held-out chosen and
-    rejected responses, ``prompts`` (P,) to which each pair belongs.
+    rejected responses.
 
     ==================  ============================================================================
     Key                 Meaning
@@ -371,33 +370,18 @@ def measures(rows: Sequence[PairRow], tokens: Tensor, prompts: Tensor) -> dict[s
     shorter, longer = tokens[:, 0] < tokens[:, 1], tokens[:, 0] > tokens[:, 1]
     both = torch.stack([f.mean(0), tokens.T.double()]).flatten(1)
     return {
-        "accuracy": over_prompts(right, prompts),
-        "shorter": over_prompts(right[:, shorter], prompts[shorter]) if shorter.any() else None,
-        "longer": over_prompts(right[:, longer], prompts[longer]) if longer.any() else None,
-        "margin": over_prompts(margin, prompts),
-        "chosen": over_prompts(f[:, 0], prompts),
-        "rejected": over_prompts(f[:, 1], prompts),
-        "chosen_per_token": over_prompts(f[:, 0] / tokens[:, 0], prompts),
+        "accuracy": bootstrap_runs(right),
+        "shorter": bootstrap_runs(right[:, shorter]) if shorter.any() else None,
+        "longer": bootstrap_runs(right[:, longer]) if longer.any() else None,
+        "margin": bootstrap_runs(margin),
+        "chosen": bootstrap_runs(f[:, 0]),
+        "rejected": bootstrap_runs(f[:, 1]),
+        "chosen_per_token": bootstrap_runs(f[:, 0] / tokens[:, 0]),
         "calibration": calibration(margin.mean(0)),
         "length": float(torch.corrcoef(both)[0, 1]) if both[0].std() > 0 else 0.0,
         "own_kl": bootstrap_runs(own + torch.expm1(-own)) if own.numel() else [float("nan")] * 3,
         "values": {"accuracy": right, "margin": margin, "chosen": f[:, 0]},
     }
-
-
-def over_prompts(values: Tensor, prompts: Tensor) -> list[float]:
-    """Mean of values (S, P) of pairs, with its interval over seeds and prompts: ``prompts`` (P,)
-    says to which each pair belongs, and all pairs of a prompt are drawn again together.
-
-    >>> over_prompts(torch.tensor([[1.0, 1.0, 4.0]]), torch.tensor([0, 0, 2]))
-    [2.0, 1.0, 4.0]
-    """
-    _, place = prompts.unique(return_inverse=True)
-    sums = torch.zeros(len(values), 2, int(place.max()) + 1, dtype=values.dtype)
-    for seed, row in zip(sums, values, strict=True):
-        seed[0].scatter_add_(0, place, row)
-        seed[1].scatter_add_(0, place, torch.ones_like(row))
-    return bootstrap_runs(sums, lambda parts, dim: parts[0].sum(dim) / parts[1].sum(dim))
 
 
 def calibration(margin: Tensor) -> float:
@@ -430,10 +414,9 @@ def calibration(margin: Tensor) -> float:
 def summary(results: Results) -> Stats:
     """By name and rate: ``measures``, and differences to ``FIRST`` at the same rate."""
     tokens = torch.tensor(results.shared["tokens"], dtype=torch.float64)
-    prompts = torch.tensor(results.shared["prompts"])
     rates = {
         arm: {
-            rate: measures(same, tokens, prompts)
+            rate: measures(same, tokens)
             for rate, same in sorted(groups(rows, "learning_rate").items())
         }
         for arm, rows in groups(results.rows, "arm").items()
@@ -444,25 +427,23 @@ def summary(results: Results) -> Stats:
         for values in rates.values():
             if rate in values:
                 values[rate]["differences"] = differences(
-                    values[rate]["values"], first and first["values"], prompts
+                    values[rate]["values"], first and first["values"]
                 )
     return {
         "rates": rates,
-        "longer_wins": over_prompts(longer[None], prompts),
-        # responses cut to the same length: nothing can be said of lengths then
-        "alike": float((tokens[:, 0] == tokens[:, 1]).double().mean()),
+        "longer_wins": bootstrap_runs(longer[None]),
     }
 
 
 def differences(
-    values: dict[str, Tensor], first: dict[str, Tensor] | None, prompts: Tensor
+    values: dict[str, Tensor], first: dict[str, Tensor] | None
 ) -> dict[str, list[float]]:
     """Accuracy, margin and chosen log-ratio less those of ``FIRST``, pair by pair; nothing where
     that was not trained.
     """
     if first is None:
         return {}
-    return {key: over_prompts(own - first[key], prompts) for key, own in values.items()}
+    return {key: bootstrap_runs(own - first[key]) for key, own in values.items()}
 
 
 # --- Figures and words ----------------------------------------------------------------------------
@@ -568,7 +549,6 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
         if value["accuracy"][2] >= at(largest)[best]["accuracy"][1]
     ]
     return {
-        "prompts": len(set(results.shared["prompts"])),
         "least": least,
         "largest": largest,
         "grid": len(runs(results.settings)),
@@ -588,12 +568,8 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
                 interval(v["chosen"]),
                 interval(v["rejected"]),
                 fixed(v["calibration"], 2),
-                *(
-                    [fixed(v["length"], 2)]
-                    + [interval(v[side]) if v[side] else "–" for side in ("shorter", "longer")]
-                    if stats["alike"] < 0.1
-                    else ["–"] * 3
-                ),
+                fixed(v["length"], 2),
+                *(interval(v[side]) if v[side] else "–" for side in ("shorter", "longer")),
                 interval(v["own_kl"]),
             ]
             for rate in rate_of
@@ -626,5 +602,5 @@ STUDY = Study(
     words=words,
     check=check,
     counts=COUNTS,
-    shared=frozenset({"pairs", "held_out", "tokens", "prompts"}),
+    shared=frozenset({"pairs", "held_out", "tokens"}),
 )

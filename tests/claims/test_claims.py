@@ -61,6 +61,7 @@ LIMITS = {"8.sft-unseen": 1e-7, "8.corrected-finite": 1e-7, "14.correct": 1e-6}
 LIMITS |= {"14.correct-mean": 1e-6}
 
 
+@pytest.mark.sampled(1)
 @pytest.mark.parametrize(
     "seeds", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (40, 100, 300))]
 )
