@@ -42,7 +42,8 @@ html_logo = html_favicon = "assets/logo.svg"
 html_static_path = ["assets"]
 html_extra_path = ["generated/extra"]  # slides, pictures of panels, notebooks as files, editions
 html_css_files = ["vendor/katex.min.css", "book.css"]  # all from this site
-html_js_files = ["panels.js", "formula.js", "answers.js", "predictions.js", "progress.js", "search.js", "zoom.js"]
+scripts = ("panels", "formula", "answers", "predictions", "progress", "search", "zoom")
+html_js_files = [f"{name}.js" for name in scripts]
 html_context = {"default_mode": "auto"}  # light or dark as the system has it
 templates_path = ["templates"]
 html_show_copyright = False

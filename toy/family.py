@@ -214,7 +214,7 @@ def end(spec: LossSpec, world: World) -> Tensor | None:
 
 
 def row(spec: LossSpec) -> dict[str, Any]:
-    """All that the map says of one loss.
+    """All that the map and the page of losses say of one loss.
 
     >>> found = row(CATALOG["DPO"])
     >>> (

@@ -1,18 +1,23 @@
-// Exercises: a field checks a number as check() does in a notebook. What was solved stays in this browser.
+// Exercises: a field checks numbers as check() does in a notebook, and reads formulas, too. What was solved stays in this browser.
 "use strict";
 (() => {
   const { parse, compiled } = typeof require === "undefined" ? FORMULA : require("./formula.js");
   const NAMES = { pi: { number: Math.PI }, e: { number: Math.E } };
 
-  // A number as one writes it: 0.25, 1/4, 25%, 0,25, (sqrt(3) - 1)/2, e^-2; NaN where it is none.
+  // A number as one writes it: 0.25, 1/4, 25%, 0,25, 12 000, (sqrt(3) - 1)/2, e^-2. An Error says why it is none.
   function numberOf(text) {
-    const plain = text.trim().toLowerCase().replaceAll("−", "-").replaceAll(",", ".").replaceAll("π", "pi");
-    try {
-      const value = compiled(parse(plain.replace(/%$/, ""), NAMES))() / (plain.endsWith("%") ? 100 : 1);
-      return Number.isFinite(value) ? value : NaN;
-    } catch {
-      return NaN;
-    }
+    const plain = text.toLowerCase().replaceAll("−", "-").replaceAll(",", ".").replaceAll("π", "pi");
+    const digits = plain.replace(/\s/g, "");
+    const value = compiled(parse(/^[-+]?[\d.]+%?$/.test(digits) ? digits : plain, NAMES))();
+    if (!Number.isFinite(value)) throw new Error("it is not finite");
+    return value;
+  }
+
+  // The numbers that somebody typed where n are asked for: [1.5, 0.5], 1.5; 0.5, 1.5 0.5, 1,5 0,5
+  function partsOf(text, n) {
+    const plain = text.trim().replace(/^\[(.*)\]$/, "$1").trim();
+    const ways = [/\s*;\s*/, /\s*,\s+|\s+,\s*/, /\s+(?!%)/, /,/].map((separator) => plain.split(separator));
+    return n === 1 ? [plain] : ways.find((parts) => parts.length === n) ?? ways.find((parts) => parts.length > 1) ?? [plain];
   }
 
   // Whether a number is the right one, rounded to its own digits: at least two that count, or four decimals.
@@ -26,17 +31,21 @@
     return enough && Math.abs(given - right) <= 0.5000001 * 10 ** -places;
   }
 
-  // What is said of an answer: one number, or several with blanks, semicolons, or commas and blanks between them.
-  function judged(text, asked) {
-    const { values, also, hint, tolerance } = asked;
-    const parts = values.length === 1 ? [text] : text.trim().replace(/^[[(]|[\])]$/g, "").split(/\s*;\s*|,?\s+(?!%)/);
-    const given = parts.map(numberOf);
-    const wrong = parts[given.findIndex(Number.isNaN)];
-    if (wrong !== undefined) return `Not yet: “${wrong.trim().slice(0, 40)}” is not a number. ${hint}`;
+  // What is said of an answer.
+  function judged(text, { values, also, hint, tolerance }) {
+    const parts = partsOf(text, values.length);
+    const given = [];
+    for (const part of parts) {
+      try {
+        given.push(numberOf(part));
+      } catch (error) {
+        return `Not yet: “${part.slice(0, 40)}” is not a number (${error.message}). ${hint}`;
+      }
+    }
     if (given.length !== values.length) return `Not yet: ${values.length} numbers are asked for, and ${given.length} given. ${hint}`;
-    if (given.every((x, i) => Math.abs(x - values[i]) <= tolerance || rounded(x, values[i]))) return "Right.";
-    const [first] = given;
-    const other = also.find(({ value }) => Math.abs(first - value) <= 1e-3 * Math.max(Math.abs(first), Math.abs(value)));
+    const near = (x, i) => Math.abs(x - values[i]) <= tolerance;
+    if (given.every(near) || given.every((x, i) => rounded(x, values[i]))) return "Right.";
+    const other = given.length === 1 && also.find(({ value }) => Math.abs(given[0] - value) <= 1e-3 * Math.max(Math.abs(given[0]), Math.abs(value)));
     return other ? `Right: ${other.says}.` : `Not yet. ${hint}`;
   }
 

@@ -1,12 +1,10 @@
-// A formula that somebody types: numbers, names, + - * / ^, exp, log (ln), sqrt. Used by the playground and by the fields of exercises.
+// A formula that somebody types: numbers, per cents, names, + - * / ^, exp, log (ln), sqrt. For the playground and the fields of exercises.
 "use strict";
 const FORMULA = (() => {
   // Its tree; names maps each name that may stand in it to a node, {number: 2} or {r: true}. An Error says what is wrong.
   function parse(text, names) {
-    const plain = text.replace(/\*\*/g, "^").replace(/\s+/g, "");
-    const words = plain.match(/(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[a-z]+|[-+*/^()]/g) || [];
+    const words = text.replaceAll("**", "^").match(/(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|[a-z]+|\S/g) || [];
     const known = `${Object.keys(names).join(", ")}, numbers, + - * / ^, exp, log, sqrt`;
-    if (words.join("") !== plain) throw new Error(`what stands there is no formula of ${known}`);
     let place = 0;
     const take = (word) => (words[place] === word ? ((place += 1), true) : false);
     function atom() {
@@ -19,13 +17,21 @@ const FORMULA = (() => {
       }
       if (/^[.\d]/.test(word)) return { number: Number(word) };
       if (Object.hasOwn(names, word)) return names[word];
-      if (word === "exp" || word === "log") return { op: word, a: atom() };
-      if (word === "ln") return { op: "log", a: atom() };
-      if (word === "sqrt") return { op: "^", a: atom(), b: { number: 0.5 } };
+      if (word === "exp" || word === "log") return { op: word, a: argument(word) };
+      if (word === "ln") return { op: "log", a: argument(word) };
+      if (word === "sqrt") return { op: "^", a: argument(word), b: { number: 0.5 } };
       throw new Error(`${word} is unknown: there are ${known}`);
     }
+    // log 2 needs no brackets; log 1/2 and log 2^3 could be read in two ways
+    function argument(of) {
+      const isBare = words[place] !== "(";
+      const inner = atom();
+      if (isBare && ["/", "^"].includes(words[place])) throw new Error(`put what ${of} is taken of in brackets`);
+      return inner;
+    }
     function raised() {
-      const base = atom();
+      let base = atom();
+      while (take("%")) base = { op: "/", a: base, b: { number: 100 } };
       return take("^") ? { op: "^", a: base, b: signed() } : base;
     }
     function signed() {

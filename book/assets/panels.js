@@ -31,7 +31,13 @@
   // The playground on its own opens as it stands in the page.
   addEventListener("DOMContentLoaded", () => {
     const [frame, link] = [document.querySelector("iframe.playground"), document.querySelector("a[href$='playground/index.html']")];
-    link?.addEventListener("click", () => { link.href = frame.contentWindow.location.href; });
+    link?.addEventListener("click", () => {
+      try {
+        link.hash = frame.contentWindow.location.hash;
+      } catch {
+        // opened as a file: a frame's address is its own
+      }
+    });
   });
 
   // The playground says how high it is.

@@ -11,5 +11,6 @@ addEventListener("DOMContentLoaded", () => {
     fold.innerHTML = "<summary>I have a prediction: show what comes out</summary>";
     asked.after(fold);
     fold.append(...answer);
+    addEventListener("beforeprint", () => { fold.open = true; });
   }
 });

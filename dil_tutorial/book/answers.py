@@ -21,19 +21,21 @@ MOST = 4  # numbers that a reader may type
 
 
 def box(exercise: str) -> str:
-    """A field for numbers that ``answers.js`` checks as ``check`` does; empty where more than
-    ``MOST`` are asked for.
+    """A field for numbers that ``answers.js`` checks as ``check`` does, formulas, too; empty where
+    more than ``MOST`` are asked for.
 
     The answer is in the page, encoded, so that nobody reads it by chance.
 
-    >>> 'aria-label="Answer to exercise 02.2"' in box("02.2"), box("02.1")
+    >>> 'aria-label="Your answer, exercise 02.2"' in box("02.2"), box("02.1")
     (True, '')
     """
     asked = exercises()[exercise]
     truth = asked.truth().reshape(-1).tolist()
     if len(truth) > MOST:
         return ""
-    example = "0.37, 3/8, 37%" if len(truth) == 1 else "0.37 3/8 37%"
+    several = len(truth) > 1
+    label = f"Your answer, {len(truth)} numbers" if several else "Your answer"
+    example = "with blanks between" if several else "0.37, 3/8, 37%"
     content = {
         "values": truth,
         "tolerance": asked.tolerance,
@@ -43,9 +45,9 @@ def box(exercise: str) -> str:
     data = base64.b64encode(json.dumps(content).encode()).decode()
     return (
         f'<form class="answer" data-exercise="{exercise}" data-answer="{data}">'
-        f'<label>Your answer <input type="text" placeholder="{example}" '
+        f'<label>{label} <input type="text" placeholder="{example}" '
         'autocomplete="off" spellcheck="false" '
-        f'aria-label="Answer to exercise {exercise}"></label> '
+        f'aria-label="{label}, exercise {exercise}"></label> '
         '<button type="submit">Check</button> <output role="status"></output></form>'
     )
 
@@ -56,7 +58,9 @@ def with_boxes(content: dict[str, Any]) -> None:
         if cell["cell_type"] != "code" or not (asked := CHECK.search("".join(cell["source"]))):
             continue
         # in place of "Not answered yet", which here nobody can change
-        cell["outputs"] = [shown('<p class="small">This one is code: the notebook checks it.</p>')]
+        cell["outputs"] = [
+            shown('<p class="small">Code, or many numbers: the notebook checks this one.</p>')
+        ]
         is_code = " = None" not in "".join(cell["source"])  # a function to write
         if not is_code and (field := box(asked[1])):
             content["cells"][place] = markdown(cell["id"], f"```{{raw}} html\n{field}\n```")

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from dil_tutorial import claims
@@ -176,7 +175,6 @@ def build(root: Path, everything: bool = False) -> tuple[int, Path]:
 
     Warnings are errors.
     """
-    torch.set_num_threads(1)  # worlds are small: a second thread waits more than it computes
     stamp, now = root / "book" / "generated" / "digest", digest(root)
     if not stamp.exists() or stamp.read_text(encoding="utf-8") != now:
         stamp.unlink(missing_ok=True)

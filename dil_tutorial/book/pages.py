@@ -25,6 +25,7 @@ from dil_tutorial.losses import GROUP_LOSSES, LOSSES
 from dil_tutorial.support import plotting, templates
 from dil_tutorial.support.files import read_json, read_text, write_text
 from dil_tutorial.support.paths import BENCHMARKS
+from dil_tutorial.support.words import fixed
 from toy import compare, family
 from toy.gallery import bandit, rock_paper_scissors
 
@@ -39,7 +40,20 @@ def page(name: str, **values: Any) -> str:
         TEMPLATES / f"{name}.md.j2",
         filters={"link": link, "cell": cell, "thread": thread, "badge": badge},
     )
-    return template.render(note=note, link=link, label=label, **values) + "\n"
+    return template.render(note=note, link=link, label=label, number=number, **values) + "\n"
+
+
+def number(value: float | None, digits: int = 2, sign: str = "") -> str:
+    """A property of a loss: a dash where there is none, infinite beyond a million.
+
+    >>> number(0.125, 3), number(None), number(-1e9), number(0.5, sign="+")
+    ('0.125', '–', '−∞', '+0.50')
+    """
+    if value is None:
+        return "–"
+    if abs(value) > 1e6:
+        return "∞" if value > 0 else "−∞"
+    return fixed(value, digits, sign)
 
 
 def badge(verdict: str) -> str:
@@ -167,13 +181,7 @@ def family_page(rows: Sequence[dict[str, Any]], folder: Path) -> str:
 
     figure, alt = plane(rows)
     plotting.save(figure, folder / "family_plane")
-    return page(
-        "family",
-        rows=rows,
-        alt=alt,
-        anchor=crossref.anchor,
-        found=conclusions.findings(),
-    )
+    return page("family", rows=rows, alt=alt, anchor=crossref.anchor, found=conclusions.findings())
 
 
 def conclusions_page() -> str:

@@ -95,6 +95,7 @@ PARTS: dict[str, str | tuple[str, ...]] = {  # what is printed, in this order
         "generated/paper_checked",
         "theory",
         "generated/family",
+        "generated/losses",
         "generated/what_we_can_say",
     ),
     "Look up": ("generated/solutions", "glossary", "bibliography"),

@@ -54,7 +54,6 @@ def values() -> dict[str, Any]:
             "accuracy": [
                 value[largest]["accuracy"] for value in rates["rates"].values() if largest in value
             ],
-            "prompts": len(set(pairs.shared["prompts"])),
         },
         "worth": worth_stats,
         "worth_seeds": worth.settings.seeds,

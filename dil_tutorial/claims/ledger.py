@@ -121,7 +121,7 @@ class Claim:
 
     @property
     def kind(self) -> str:
-        """One of ``KINDS``: a property of a single loss belongs to the map of losses.
+        """One of ``KINDS``: a property of a single loss belongs to the page of losses.
 
         >>> [claim.kind for claim in select("1.chosen", "1.tanh", "5.sppo")]
         ['argument', 'further', 'loss']

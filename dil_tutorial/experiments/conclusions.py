@@ -55,6 +55,13 @@ def findings() -> dict[str, Any]:
     cut, cut_stats = study.committed("best-of-four")
     _, worth_stats = study.committed("worth")
     rows = [row(loss, short, long) for loss in LOSSES]
+    at_rates = {
+        loss: counted(loss, [*short.rates.values(), *long.rates.values()]) for loss in BEYOND
+    }
+    at_kls = {
+        loss: counted(loss, [*short.levels.values(), *long.levels.values()])
+        for loss in ("SFT", *BEYOND)
+    }
     return {
         "first": FIRST,
         "reach": REACH,
@@ -76,15 +83,26 @@ def findings() -> dict[str, Any]:
         "off": off,
         "off_words": off_policy.words(off, off_stats),
         "cut": cut,
+        "cut_stats": cut_stats,
         "cut_words": best_of_four.words(cut, cut_stats),
         "worth": worth_stats,
         "beyond": BEYOND,
-        "at_rates": {
-            loss: counted(loss, [*short.rates.values(), *long.rates.values()]) for loss in BEYOND
-        },
-        "at_kls": {
-            loss: counted(loss, [*short.levels.values(), *long.levels.values()]) for loss in BEYOND
-        },
+        "levels": [
+            (results.settings.max_new_tokens, world(compared), level)
+            for results, compared in ((known, short), (text, long))
+            for level in sorted(compared.levels)
+        ],
+        "at_rates": at_rates,
+        "beyond_at_rates": summed(at_rates),
+        "at_kls": at_kls,
+        "beyond_at_kls": summed(at_kls),
+        "most_ahead": -min(
+            found[loss].difference[1]
+            for compared in (short, long)
+            for found in compared.levels.values()
+            for loss in BEYOND
+            if loss in found
+        ),
         "cells": sum(cell not in ("–", "") for cell in cells(rows)),
         "marks": sum(cell[-1] in "▴▾" for cell in cells(rows)),
         "pair_losses": pair_losses(off_stats),
@@ -105,6 +123,11 @@ def counted(loss: str, found: Sequence[Mapping[str, Measured | AtKL]]) -> dict[s
         "above": sum(loss in one["above"] for one in sides),
         "all": len(sides),
     }
+
+
+def summed(counts: Mapping[str, Mapping[str, int]]) -> dict[str, int]:
+    """``counted`` of all losses of ``BEYOND`` together."""
+    return {side: sum(counts[loss][side] for loss in BEYOND) for side in ("below", "above", "all")}
 
 
 def cells(rows: list[list[str]]) -> list[str]:

@@ -429,10 +429,7 @@ def summary(results: Results) -> Stats:
                 values[rate]["differences"] = differences(
                     values[rate]["values"], first and first["values"]
                 )
-    return {
-        "rates": rates,
-        "longer_wins": bootstrap_runs(longer[None]),
-    }
+    return {"rates": rates, "longer_wins": bootstrap_runs(longer[None])}
 
 
 def differences(

@@ -265,8 +265,13 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
         ]
 
     arms = [arm.name for arm in chosen_arms(ARMS, settings.arms)]
+    complete = {  # by rate the most pairs that every loss was trained on
+        rate: max((n for n in sizes if all((arm, rate, n) in cells for arm in arms)), default=0)
+        for rate in sorted(settings.learning_rates)
+    }
     return {
         "sizes": sizes,
+        "complete": complete,
         "first": FIRST,
         "published": PUBLISHED,
         "ranking": RANKING,

@@ -315,11 +315,18 @@ def load(one: Study, path: Path | None = None) -> Results:
         plain = content["settings"].items()
         settings = kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in plain})
         rows = [one.row(**row) for row in content["rows"]]
-        missing = one.shared - content["shared"].keys()
+        missing, unknown = (
+            one.shared - content["shared"].keys(),
+            content["shared"].keys() - one.shared,
+        )
     except (KeyError, TypeError) as error:
         raise InputError(f"{path}: a results file of another version ({error})") from None
     if missing:
         raise InputError(f"{path}: holds no {', '.join(sorted(missing))}: run the command again")
+    if unknown:
+        raise InputError(
+            f"{path}: a results file of another version (it holds {', '.join(sorted(unknown))})"
+        )
     return Results(settings, rows, content["shared"], head, path.parent)
 
 

@@ -349,6 +349,7 @@ def test_pages_have_no_serious_accessibility_violation(browser, site, scheme):
         "generated/12_training_dynamics",
         "generated/paper_checked",
         "generated/family",
+        "generated/losses",
         "_static/playground/index",
         "slides/02_preference_data",
         "glossary",

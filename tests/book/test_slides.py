@@ -222,6 +222,8 @@ def test_on_a_telephone_slides_are_a_page_to_scroll(name, written, browser):
     page.goto(f"file://{written}/slides/{name}.html")
     page.wait_for_selector(".katex")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    touch = "getComputedStyle(document.querySelector('.reveal')).touchAction"
+    assert page.evaluate(touch) == "auto"  # a finger scrolls
     # every slide is seen, one below the other, what waits for a key elsewhere, too
     tops = page.evaluate(
         """() => [...document.querySelectorAll(".slides section:not(:has(section))")].map(

@@ -223,6 +223,7 @@ def test_search_finds_first_what_is_asked(browser, address, asked, wanted):
     article.goto(f"{address}/{first.get_attribute('href').partition('#')[0]}")
     said = article.locator("article").evaluate("e => e.textContent.replace(/\\s+/g, '')")
     words = "".join(quoted.inner_text().strip(".").split())
+    assert len(words) > 100
     assert words[20:100] in said  # not from the lists of contents beside it
     page.close()
 

@@ -2,6 +2,8 @@
 would be false if these numbers were others.
 """
 
+import itertools
+
 import pytest
 
 pytest.importorskip("peft", reason="language models need the llm extra")
@@ -17,7 +19,11 @@ def found():
     return conclusions.findings()
 
 
-def test_the_corrected_loss_shows_no_advantage_at_one_kl_and_one_at_one_rate(found):
+def test_at_one_kl_the_corrected_loss_is_ahead_of_sft_alone_and_at_one_rate_of_all(found):
+    assert found["at_kls"]["SFT"]["below"] > found["at_kls"]["SFT"]["all"] / 2
+    assert found["at_kls"]["SFT"]["above"] == 0
+    beyond = found["beyond_at_kls"]
+    assert beyond["below"] < beyond["above"]
     for loss in found["beyond"]:
         at_rates, at_kls = found["at_rates"][loss], found["at_kls"][loss]
         assert at_rates["below"] > at_rates["all"] / 2
@@ -29,11 +35,24 @@ def test_the_corrected_loss_shows_no_advantage_at_one_kl_and_one_at_one_rate(fou
         assert max(map(abs, world["differences"])) < 0.1 * world["possible"]
 
 
+def test_near_the_optimum_losses_go_as_far_as_their_optima_are(found):
+    few = found["known_stats"]["few"]
+    measured = sorted(few, key=lambda loss: few[loss]["slope"][0])
+    assert measured == sorted(few, key=lambda loss: few[loss]["expected_slope"][0])
+    apart = itertools.pairwise(measured)
+    assert all(few[low]["slope"][2] < few[high]["slope"][1] for low, high in apart)
+
+
 def test_off_policy_pairs_spoil_sft_and_not_the_pair_losses(found):
     own, *others = found["sft_off"].values()
     assert all(other[2] < own[1] for other in others)
     assert found["pair_losses"]["chosen"][0] > 0.7 * found["pair_losses"]["chosen"][1]
     assert found["pair_losses"]["gain"][0] > 0.8 * found["pair_losses"]["gain"][1]
+    for one in found["off_words"]["off"].values():  # the data's own chosen responses
+        cells = one["cells"]
+        for rate in {rate for _, rate in cells}:
+            same = {arm: value["chosen_mu"][0] for (arm, at), value in cells.items() if at == rate}
+            assert max(same, key=same.__getitem__) == "SFT"
 
 
 def test_sft_takes_on_how_off_policy_responses_are_written(found):
@@ -51,6 +70,12 @@ def test_sft_takes_on_how_off_policy_responses_are_written(found):
 
 def test_a_quarter_is_the_weight_of_the_best_of_four(found):
     assert set(found["cut_words"]["closest"]["few"].values()) == {"1/4"}
+    few, many = (found["cut_stats"][part] for part in ("few", "many"))
+    for loss in ("BCE", "UKL"):
+        quarter, half = (few["arms"][loss, weight]["expected"] for weight in ("1/4", "1/2"))
+        assert quarter[1] < few["expected"][0] < quarter[2]
+        assert half[2] < few["expected"][0]
+    assert all(v["expected"][2] < many["expected"][0] for v in many["arms"].values())
 
 
 def test_marks_are_those_of_the_intervals(found):

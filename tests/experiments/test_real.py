@@ -198,16 +198,3 @@ def test_a_policy_trained_in_bfloat16_is_measured_in_float32(tiny_model, tmp_pat
     policy, _ = runner.train(Arm("SFT"), 3e-2, 0, 3)
     logits = policy(input_ids=torch.arange(5, 25)[None]).logits
     assert not torch.equal(logits, logits.bfloat16().float())
-
-
-def test_all_pairs_of_a_prompt_are_drawn_again_together():
-    """Five copies of each prompt's pair say no more than one: the interval stays as wide."""
-    rng = torch.Generator().manual_seed(0)
-    once = torch.randn(1, 30, generator=rng).double()
-    copies = once.repeat_interleave(5, 1)
-    prompts = torch.arange(30).repeat_interleave(5)
-    _, low, high = real_pairs.over_prompts(copies, prompts)
-    _, low_once, high_once = real_pairs.over_prompts(once, torch.arange(30))
-    assert high - low == pytest.approx(high_once - low_once, rel=1e-6)
-    _, low_alone, high_alone = real_pairs.over_prompts(copies, torch.arange(150))
-    assert high_alone - low_alone < 0.6 * (high - low)

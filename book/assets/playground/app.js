@@ -7,6 +7,7 @@ const START = {
   any: [[50, 20, 90, 60, 70], [80, 50, 30, 70, 60], [10, 70, 50, 80, 90], [40, 30, 20, 50, 55], [30, 40, 10, 45, 50]],
 };
 const CURVES = COLORS; // [label, color, dash of its line], from colors.js
+const RLHF = 2; // its place among them
 const SIZES = [2, 3, 4, 6, 8, 16, 32, 64, 256, 1024]; // of K
 const nearest = (values, x) => values.reduce((best, one) => (Math.abs(one - x) < Math.abs(best - x) ? one : best));
 const share = (text) => (text === null || !(Number(text) >= 0 && Number(text) <= 1) ? START.weight : Number(text));
@@ -66,7 +67,7 @@ function distributions() {
   const ends = ["lsif", "ukl", "bce"].map((h) => DIL.published(ref, A, B, DIL.RATIO[h]));
   const found = [ref, winners, null, ...ends, null, null, DIL.weighted(ref, A, B, state.weight)];
   const reward = state.labeler === "rewards" ? state.reward : DIL.fittedReward(ref, DIL.winRate(ref, P));
-  if (reward) found[2] = DIL.rlhf(ref, reward, 10 ** state.beta);
+  if (reward) found[RLHF] = DIL.rlhf(ref, reward, 10 ** state.beta);
   let said = "";
   if (state.h.trim()) {
     try {
@@ -205,7 +206,7 @@ function drawDistributions(found) {
     .selectAll("circle").data(({ values }) => values).join("circle").attr("r", 4).attr("cx", (p, k) => wide(WORDS[k])).attr("cy", (p) => y(p));
   sample.select("path").attr("stroke", ([, color]) => ink(color));
   sample.select("circle").attr("fill", ([, color]) => ink(color));
-  const names = CURVES.map(([name], i) => (i === 2 && state.labeler === "any" ? "DPO: RLHF on the reward it fits" : name));
+  const names = CURVES.map(([name], i) => (i === RLHF && state.labeler === "any" ? "DPO: RLHF on the reward it fits" : name));
   label.text((curve, i) => names[i]);
   const [reference, winners] = found;
   const shownNumber = (value) => (value === Infinity ? "∞" : Math.abs(value).toFixed(3));

@@ -34,12 +34,15 @@ function rlhf(ref, reward, beta) {
   return normalized(ref.map((p, y) => p * Math.exp((reward[y] - top) / beta)));
 }
 // §5  The reward that DPO fits to any labeler: of the Bradley–Terry model with the same win rates w, by w(y) / g(y) = E_ref 1 / (g(y) + g)
-// with g = e^R; null where no finite reward has them
+// with g = e^R; null where it finds none
 function fittedReward(ref, w) {
   let g = ref.map(() => 1);
-  const wins = (y) => sum(ref.map((p, z) => (p * g[y]) / (g[y] + g[z])));
-  for (let i = 0; i < 5000; i++) g = normalized(g.map((own, y) => (own * w[y]) / wins(y)));
-  return g.every((own, y) => own > 0 && Math.abs(wins(y) - w[y]) < 1e-7) ? g.map(Math.log) : null;
+  for (let i = 0; i < 20000; i++) {
+    const wins = g.map((own) => sum(ref.map((p, z) => (p * own) / (own + g[z]))));
+    if (w.every((share, y) => Math.abs(wins[y] - share) < 1e-9)) return g.map(Math.log);
+    g = normalized(g.map((own, y) => (own * w[y]) / wins[y]));
+  }
+  return null;
 }
 // KL(p || q) in nats; what p never writes adds nothing
 const kl = (p, q) => sum(p.map((a, y) => (a > 0 ? a * Math.log(a / q[y]) : 0)));

@@ -1,6 +1,6 @@
 // On a telephone slides are a page to scroll, in letters of a page.  Else arrow keys turn them, except while a slider has the focus:
-// then they move it.  S opens the speaker's window, ? lists all keys.
-if (matchMedia("(max-width: 720px)").matches) document.documentElement.classList.add("scrolled");
+// then they move it.  S opens the speaker's window, which shows slides in frames; ? lists all keys.
+if (matchMedia("(max-width: 720px)").matches && window === window.top) document.documentElement.classList.add("scrolled");
 else Reveal.initialize({
   width: 1280, height: 720, margin: 0.04, hash: true, slideNumber: "c/t", transition: "none", center: false,
   plugins: [RevealNotes],
