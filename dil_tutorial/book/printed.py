@@ -59,7 +59,6 @@ FIT = """() => document.querySelectorAll('article table').forEach(table => {
   if (share < 0.75) table.classList.add('breaks');
   else if (share < 1) table.style.zoom = share;
 })"""
-PAPER = {"width": 665, "height": 986}  # A4 within MARGIN, in pixels
 MARGIN = {"top": "18mm", "bottom": "18mm", "left": "17mm", "right": "17mm"}
 
 
@@ -180,7 +179,7 @@ def print_page(folder: Path, page: str, out: Path, **options: Any) -> None:
     try:
         with sync_playwright() as play:
             browser = play.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
-            view = browser.new_page(viewport=PAPER)
+            view = browser.new_page(viewport={"width": 665, "height": 986})  # A4 within MARGIN
             view.emulate_media(media="print")
             view.set_default_timeout(300_000)
             view.goto(f"http://127.0.0.1:{server.server_port}/{page}")

@@ -548,13 +548,15 @@ def path(results: Results) -> Figure:
     return drawn
 
 
-def kl_of(name: str, value: dict[str, Any], results: Results) -> float:
-    """KL to the reference, from its samples; of a run of RLHF that these no longer reach, from its
-    own last rollouts.
+def kl_of(name: str, value: dict[str, Any], results: Results) -> float | None:
+    """KL to the reference, from its samples; of a policy that these no longer reach, from its own
+    last rollouts, None where it drew none.
     """
     paths = [row.path for row in results.where(part="policy gradient", arm=name) if row.path]
-    if value["reach"] >= REACH or not paths:
+    if value["reach"] >= REACH:
         return float(value["kl"][0])
+    if not paths:
+        return None
     last = [step["kl"] for path in paths for step in path[-max(1, len(path) // 5) :]]
     return sum(last) / len(last)
 
@@ -578,11 +580,14 @@ def frontier(results: Results, stats: Stats) -> Figure:
     )
     names = list(dict.fromkeys(row.arm for row in ours(results)))
     for place, (name, value) in enumerate(stats["policies"].items()):
-        if name not in names and value["reach"] < REACH:
+        if (kl := kl_of(name, value, results)) is None:  # it has left the reference
             continue
         own = names.index(name) if name in names else None
         color = CATALOG[name].color if own is None else plotting.COLORS[own % len(plotting.COLORS)]
-        x, (gain, low, high) = max(0.0, kl_of(name, value, results)) ** 0.5, value["own_gain"]
+        x, (gain, low, high) = (
+            max(0.0, kl_of(name, value, results) or 0.0) ** 0.5,
+            value["own_gain"],
+        )
         axes.plot([x, x], [low, high], color=color, lw=1)
         inside = "white" if own is None else color
         axes.plot(
@@ -650,7 +655,7 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
         "rows": [
             [
                 name,
-                fixed(kl_of(name, v, results), 3),
+                "–" if (kl := kl_of(name, v, results)) is None else fixed(kl, 3),
                 reached(v, precise(v["gain"])),
                 reached(v, interval(v["win_rate"])),
                 interval(v["own_gain"]),
