@@ -584,10 +584,7 @@ def frontier(results: Results, stats: Stats) -> Figure:
             continue
         own = names.index(name) if name in names else None
         color = CATALOG[name].color if own is None else plotting.COLORS[own % len(plotting.COLORS)]
-        x, (gain, low, high) = (
-            max(0.0, kl_of(name, value, results) or 0.0) ** 0.5,
-            value["own_gain"],
-        )
+        x, (gain, low, high) = max(0.0, kl) ** 0.5, value["own_gain"]
         axes.plot([x, x], [low, high], color=color, lw=1)
         inside = "white" if own is None else color
         axes.plot(
