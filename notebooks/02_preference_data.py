@@ -92,7 +92,7 @@ contents = {
     r"$\pi_{ref}$": world.ref[0],
     r"$\pi_{rejected}$": world.rejected[0],
 }
-title = "Chosen and rejected responses average to the reference"
+title = "Chosen and rejected responses, and the reference"
 plotting.policies(axes, contents, world.true_reward[0], title)
 alt = (
     "Eight responses: where chosen responses exceed the reference, "

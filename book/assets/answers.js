@@ -6,16 +6,19 @@
 
   // A number as one writes it: 0.25, 1/4, 25%, 0,25, 12 000, (sqrt(3) - 1)/2, e^-2. An Error says why it is none.
   function numberOf(text) {
-    const plain = text.toLowerCase().replaceAll("−", "-").replaceAll(",", ".").replaceAll("π", "pi");
+    const plain = text.toLowerCase().replaceAll("−", "-").replaceAll(",", ".").replaceAll("π", "pi").replaceAll("√", "sqrt ");
     const digits = plain.replace(/\s/g, "");
     const value = compiled(parse(/^[-+]?[\d.]+%?$/.test(digits) ? digits : plain, NAMES))();
     if (!Number.isFinite(value)) throw new Error("it is not finite");
     return value;
   }
 
-  // The numbers that somebody typed where n are asked for: [1.5, 0.5], 1.5; 0.5, 1.5 0.5, 1,5 0,5
+  // The numbers that somebody typed where n are asked for: [1.5, 0.5], (1.5; 0.5), 1.5 0.5, 1,5 0,5
   function partsOf(text, n) {
-    const plain = text.trim().replace(/^\[(.*)\]$/, "$1").trim();
+    const inside = text.trim().match(/^[[({](.*)[\])}]$/)?.[1] ?? ")";
+    let depth = 0; // of brackets inside: (1 + 2)/2; (3) is not all in one pair
+    const isOnePair = [...inside].every((sign) => (depth += (sign === "(") - (sign === ")")) >= 0);
+    const plain = (isOnePair ? inside : text).trim();
     const ways = [/\s*;\s*/, /\s*,\s+|\s+,\s*/, /\s+(?!%)/, /,/].map((separator) => plain.split(separator));
     return n === 1 ? [plain] : ways.find((parts) => parts.length === n) ?? ways.find((parts) => parts.length > 1) ?? [plain];
   }
@@ -39,7 +42,7 @@
       try {
         given.push(numberOf(part));
       } catch (error) {
-        return `Not yet: “${part.slice(0, 40)}” is not a number (${error.message}). ${hint}`;
+        return `Not yet: “${part.slice(0, 40)}” is not a number (${error.message}).`;
       }
     }
     if (given.length !== values.length) return `Not yet: ${values.length} numbers are asked for, and ${given.length} given. ${hint}`;

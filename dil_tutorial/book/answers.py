@@ -35,7 +35,7 @@ def box(exercise: str) -> str:
         return ""
     several = len(truth) > 1
     label = f"Your answer, {len(truth)} numbers" if several else "Your answer"
-    example = "with blanks between" if several else "0.37, 3/8, 37%"
+    example = "with blanks between" if several else "a number, a formula"
     content = {
         "values": truth,
         "tolerance": asked.tolerance,

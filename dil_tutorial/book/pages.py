@@ -302,7 +302,7 @@ def loss_settings() -> list[dict[str, str]]:
     >>> next(row["settings"] for row in loss_settings() if row["name"] == "ipo")
     '`tau` 0.5: a positive number'
     """
-    rows = []
+    rows, in_trl = [], trl_losses()
     for name, spec in {**LOSSES, **GROUP_LOSSES}.items():
         settings = []
         for key, default in spec.defaults.items():
@@ -316,7 +316,10 @@ def loss_settings() -> list[dict[str, str]]:
         given += (
             ", of a batch" if spec.of_batch else "" if not spec.unpaired else ", no pairs needed"
         )
-        trl = ", ".join(f"`{one.loss_type}`" for one in spec.trl)
+        unlike = {one.loss_type: in_trl[one.loss_type].split(", ")[1:] for one in spec.trl}
+        trl = "; ".join(
+            f"`{kind}`" + f": {', '.join(more)}" * bool(more) for kind, more in unlike.items()
+        )
         paragraph = " ".join((spec.function.__doc__ or "").split("\n\n")[0].split())
         first = re.split(r": | \(", paragraph)[0]
         rows.append(

@@ -32,7 +32,7 @@ LOSSES = (
 DECISIONS = BENCHMARKS / "dil_or_dpo.json"
 BEYOND = (*(f"DIL {h} published" for h in ("BCE", "UKL", "LSIF")), "DPO")  # optima beyond pi_chosen
 ASSUMES = {
-    "SFT": "chosen responses alone; takes on how they are written",
+    "SFT": "chosen responses alone; copies how they are written",
     "corrected": "pairs of the reference: two draws and a label (of the best of K: weight 1/K)",
     "published": "rejected responses that are draws of the reference, which they are not",
     "DPO": "Bradley–Terry labels; from anywhere, if every response has its chance",
@@ -74,6 +74,7 @@ def findings() -> dict[str, Any]:
         "long": world(long),
         "chosen_rates": chosen_rates(text_stats),
         "rows": rows,
+        "described": {loss: CATALOG[loss].described for loss in LOSSES},
         "pairs": pairs,
         "climbs": climbs,
         "climb_stats": climb_stats,

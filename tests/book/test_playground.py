@@ -292,6 +292,13 @@ def test_it_answers_mouse_keys_and_address(browser):
     assert page.get_by_label("fine beats lovely, per cent").input_value() == "100"
     assert "DPO: RLHF on the reward it fits" in page.locator("#table").inner_text()
     assert numbers(page, 2)[1] > 0
+    for word in ("fine", "odd", "dull", "awful"):
+        page.get_by_label(f"lovely beats {word}, per cent").fill("100")
+    page.wait_for_timeout(100)
+    assert "DPO: no finite optimum" in page.locator("#table").inner_text()
+    page.locator("#weight").fill("0.25")
+    page.wait_for_timeout(100)
+    assert page.get_by_role("checkbox", name="UKL with weight w").is_checked()
     assert not errors
 
 

@@ -240,6 +240,11 @@ def test_on_a_telephone_slides_are_a_page_to_scroll(name, written, browser):
     )
     assert min(sizes) >= 13
     assert not page.locator("aside.notes >> visible=true").count()
+    first = page.locator("details:has(> .fragment) > summary").first  # what waits for a key
+    assert not page.locator(".fragment").first.is_visible()
+    first.click()
+    assert page.locator(".fragment").first.is_visible()
+    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     moved = page.locator(".panel input").first
     before = moved.get_attribute("aria-valuetext")
     moved.press("ArrowRight" if moved.input_value() == "0" else "ArrowLeft")

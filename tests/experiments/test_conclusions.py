@@ -72,9 +72,11 @@ def test_a_quarter_is_the_weight_of_the_best_of_four(found):
     assert set(found["cut_words"]["closest"]["few"].values()) == {"1/4"}
     few, many = (found["cut_stats"][part] for part in ("few", "many"))
     for loss in ("BCE", "UKL"):
-        quarter, half = (few["arms"][loss, weight]["expected"] for weight in ("1/4", "1/2"))
-        assert quarter[1] < few["expected"][0] < quarter[2]
-        assert half[2] < few["expected"][0]
+        none, quarter, half = (
+            few["arms"][loss, weight]["truth_on_f"] for weight in ("0", "1/4", "1/2")
+        )
+        assert none[2] < 1 < half[1]
+        assert quarter[1] < 1 < quarter[2]
     assert all(v["expected"][2] < many["expected"][0] for v in many["arms"].values())
 
 

@@ -7,7 +7,7 @@ const START = {
   any: [[50, 20, 90, 60, 70], [80, 50, 30, 70, 60], [10, 70, 50, 80, 90], [40, 30, 20, 50, 55], [30, 40, 10, 45, 50]],
 };
 const CURVES = COLORS; // [label, color, dash of its line], from colors.js
-const RLHF = 2; // its place among them
+const [RLHF, WEIGHTED] = [2, 8]; // their places among them
 const SIZES = [2, 3, 4, 6, 8, 16, 32, 64, 256, 1024]; // of K
 const nearest = (values, x) => values.reduce((best, one) => (Math.abs(one - x) < Math.abs(best - x) ? one : best));
 const share = (text) => (text === null || !(Number(text) >= 0 && Number(text) <= 1) ? START.weight : Number(text));
@@ -206,11 +206,12 @@ function drawDistributions(found) {
     .selectAll("circle").data(({ values }) => values).join("circle").attr("r", 4).attr("cx", (p, k) => wide(WORDS[k])).attr("cy", (p) => y(p));
   sample.select("path").attr("stroke", ([, color]) => ink(color));
   sample.select("circle").attr("fill", ([, color]) => ink(color));
-  const names = CURVES.map(([name], i) => (i === RLHF && state.labeler === "any" ? "DPO: RLHF on the reward it fits" : name));
+  const dpo = found[RLHF] ? "DPO: RLHF on the reward it fits" : "DPO: no finite optimum";
+  const names = CURVES.map(([name], i) => (i === RLHF && state.labeler === "any" ? dpo : name));
   label.text((curve, i) => names[i]);
   const [reference, winners] = found;
   const shownNumber = (value) => (value === Infinity ? "∞" : Math.abs(value).toFixed(3));
-  body.classed("absent", (curve, i) => !found[i]).attr("hidden", (curve, i) => (found[i] ? null : ""));
+  body.classed("absent", (curve, i) => !found[i]).attr("hidden", (curve, i) => (found[i] || i === RLHF ? null : ""));
   body.select("input").property("checked", (curve, i) => !state.hidden.includes(i));
   body.select(".chosen").text((curve, i) => (found[i] ? shownNumber(DIL.kl(winners, found[i])) : ""));
   body.select(".reference").text((curve, i) => (found[i] ? shownNumber(DIL.kl(found[i], reference)) : ""));
@@ -253,7 +254,10 @@ function change(how, keepsPairs = false) {
 d3.selectAll("[name=labeler]").on("change", (event) => change(() => { state.labeler = event.target.value; }));
 d3.select("#beta").on("input", (event) => change(() => { state.beta = Number(event.target.value); }, true));
 d3.select("#K").on("input", (event) => change(() => { state.K = SIZES[event.target.value]; }));
-d3.select("#weight").on("input", (event) => change(() => { state.weight = Number(event.target.value); }, true));
+d3.select("#weight").on("input", (event) => change(() => {
+  state.weight = Number(event.target.value);
+  state.hidden = state.hidden.filter((i) => i !== WEIGHTED); // what moves is seen
+}, true));
 d3.select("#h").on("input", (event) => change(() => { state.h = event.target.value.slice(0, 80); }, true));
 d3.selectAll("[data-draw]").on("click", (event) => change(() => {
   const P = preference();

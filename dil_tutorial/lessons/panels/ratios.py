@@ -173,7 +173,7 @@ def loss_landscape() -> ipywidgets.VBox:
             f"{kl(end, rlhf).item():z.4f} from RLHF at β = 1."
         )
 
-    return frames(draw, {"Loss": list(LANDSCAPES), "Reward scale": [0.5, 1.0, 2.0]}, [0, 1])
+    return frames(draw, {"Loss": list(LANDSCAPES), "Reward scale": [0.5, 1.0, 2.0]}, [3, 1])
 
 
 def denominator_mix() -> ipywidgets.VBox:
