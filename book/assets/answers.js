@@ -26,7 +26,7 @@
   // Whether a number is the right one, rounded to its own digits: at least two that count, or four decimals.
   function rounded(given, right) {
     if (Math.abs(given - right) <= 1e-12) return true;
-    const [digits, exponent] = given.toExponential().split("e");
+    const [digits, exponent] = Number(given.toPrecision(12)).toExponential().split("e"); // 34.7 / 100 is 0.347
     const whole = Number.isInteger(given) && given !== 0; // 4 is read as 4.0
     const significant = whole ? 2 : digits.replace(/[-.]/g, "").length;
     const places = whole ? 1 : significant - 1 - Number(exponent);
@@ -80,8 +80,12 @@
       said.textContent = judged(field.value, asked);
       const right = said.textContent.startsWith("Right");
       form.classList.toggle("right", right);
-      if (right) localStorage.setItem("dil-solved", JSON.stringify([...solved().add(form.dataset.exercise)]));
       if (solution) solution.hidden = false;
+      try {
+        if (right) localStorage.setItem("dil-solved", JSON.stringify([...solved().add(form.dataset.exercise)]));
+      } catch {
+        // a browser that keeps nothing
+      }
     });
   }
 

@@ -22,11 +22,11 @@ const FORMULA = (() => {
       if (word === "sqrt") return { op: "^", a: argument(word), b: { number: 0.5 } };
       throw new Error(`${word} is unknown: there are ${known}`);
     }
-    // log 2 needs no brackets; log 1/2 and log 2^3 could be read in two ways
+    // log 2 needs no brackets; log 1/2, log 2*3, log 2^3 and log 5% could be read in two ways
     function argument(of) {
       const isBare = words[place] !== "(";
       const inner = atom();
-      if (isBare && ["/", "^"].includes(words[place])) throw new Error(`put what ${of} is taken of in brackets`);
+      if (isBare && ["/", "*", "^", "%"].includes(words[place])) throw new Error(`put what ${of} is taken of in brackets`);
       return inner;
     }
     function raised() {
@@ -49,6 +49,7 @@ const FORMULA = (() => {
       return left;
     }
     const tree = added();
+    if (/^[a-z(]/.test(words[place] ?? "")) throw new Error(`put * before ${words[place]}`);
     if (place < words.length) throw new Error(`${words[place]} does not belong there`);
     return tree;
   }

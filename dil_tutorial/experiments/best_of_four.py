@@ -193,7 +193,7 @@ def measures(f: Tensor, ratio: Tensor) -> dict[str, Interval]:
         "expected": mean(ratio * f),
         "truth_on_f": regress(f, truth.expand_as(f))["slope"],
         "error": mean((f - truth).square()),
-        # seeds far apart are drawn with weights of either sign, a mean of ratios has one
+        # the bootstrap over seeds can weight a seed negatively; a mean of ratios is not negative
         "mean_ratio": [mean_ratio, max(low, 0.0), high],
     }
 

@@ -144,9 +144,9 @@ def pair_losses(stats: dict[str, Any]) -> dict[str, tuple[float, float]]:
     """
     values = [
         value
-        for one in stats["sources"].values()
+        for source, one in stats["sources"].items()
         for arm, value in one["matched"].items()
-        if arm != "SFT"
+        if arm != "SFT" and source != off_policy.OWN
     ]
     return {
         name: (min(v[name][0] for v in values), max(v[name][0] for v in values))
@@ -160,14 +160,13 @@ def world(compared: Comparison) -> dict[str, Any]:
     ==============  ================================================================================
     Key             Meaning
     ==============  ================================================================================
-    by_rate, by_kl  the losses above and below ``FIRST``, interval and all, at each rate and KL
+    at_rate, at_kl  what was measured of each loss, at each rate and KL
     differences     at one KL E_chosen f of a loss of ``BEYOND`` less that of ``FIRST``, the least
-                    and the largest; ``sft`` of SFT
+                    and the largest
     reached         E_chosen f of ``FIRST`` at these KLs, the least and the largest
     kls             KL at the lowest rate of ``FIRST``, and the least and the largest of ``BEYOND``
     possible        E_chosen f of pi_chosen itself, in these prompts' worlds of samples
     shares          the least and the largest share of the way to its optimum at the lowest rate
-    first           E_chosen f of ``FIRST`` at each rate
     ==============  ================================================================================
     """
     lowest = compared.rates[min(compared.rates)]
@@ -177,20 +176,16 @@ def world(compared: Comparison) -> dict[str, Any]:
         "prompts": compared.prompts,
         "rates": sorted(compared.rates),
         "levels": sorted(compared.levels),
-        "by_rate": {rate: differing(found) for rate, found in compared.rates.items()},
-        "by_kl": {level: differing(found) for level, found in compared.levels.items()},
         "differences": ends(
             found[loss].difference[0]
             for found in compared.levels.values()
             for loss in BEYOND
             if loss in found
         ),
-        "sft": ends(found["SFT"].difference[0] for found in compared.levels.values()),
         "reached": ends(found[FIRST].chosen[0] for found in compared.levels.values()),
         "kls": (kls[FIRST], *ends(kls[loss] for loss in BEYOND if loss in kls)),
         "possible": lowest[FIRST].optimum,
         "shares": [min(shares), max(shares)],
-        "first": {rate: found[FIRST].chosen for rate, found in compared.rates.items()},
         "at_rate": compared.rates,
         "at_kl": compared.levels,
     }

@@ -546,6 +546,7 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
         if value["accuracy"][2] >= at(largest)[best]["accuracy"][1]
     ]
     return {
+        "means": [name for name in rates if name.endswith("(means)")],
         "least": least,
         "largest": largest,
         "grid": len(runs(results.settings)),

@@ -662,11 +662,7 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
             ]
             for name, v in stats["policies"].items()
         ],
-        "left": [
-            name
-            for name, v in stats["policies"].items()
-            if v["reach"] < REACH and name not in [row.arm for row in climbs]
-        ],
+        "left": [name for name, v in stats["policies"].items() if kl_of(name, v, results) is None],
         "devices": {
             device: [row.arm for row in ours(results) if row.device == device and not row.seed]
             for device in dict.fromkeys(row.device for row in ours(results))

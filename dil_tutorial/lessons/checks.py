@@ -177,7 +177,7 @@ def as_numbers(answer: Any) -> Any:
     if isinstance(answer, str):
         text = answer.strip().replace("−", "-").replace(",", ".")
         share = text.endswith("%")
-        return float(Fraction("".join(text.removesuffix("%").split()))) / (100 if share else 1)
+        return float(Fraction("".join(text.removesuffix("%").split())) / (100 if share else 1))
     return (
         float(answer)
         if isinstance(answer, Rational | Decimal) and not isinstance(answer, int)

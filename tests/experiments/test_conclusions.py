@@ -46,6 +46,7 @@ def test_near_the_optimum_losses_go_as_far_as_their_optima_are(found):
 def test_off_policy_pairs_spoil_sft_and_not_the_pair_losses(found):
     own, *others = found["sft_off"].values()
     assert all(other[2] < own[1] for other in others)
+    assert max(other[2] for other in others) < found["pair_losses"]["chosen"][0]
     assert found["pair_losses"]["chosen"][0] > 0.7 * found["pair_losses"]["chosen"][1]
     assert found["pair_losses"]["gain"][0] > 0.8 * found["pair_losses"]["gain"][1]
     for one in found["off_words"]["off"].values():  # the data's own chosen responses

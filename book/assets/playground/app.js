@@ -206,7 +206,7 @@ function drawDistributions(found) {
     .selectAll("circle").data(({ values }) => values).join("circle").attr("r", 4).attr("cx", (p, k) => wide(WORDS[k])).attr("cy", (p) => y(p));
   sample.select("path").attr("stroke", ([, color]) => ink(color));
   sample.select("circle").attr("fill", ([, color]) => ink(color));
-  const dpo = found[RLHF] ? "DPO: RLHF on the reward it fits" : "DPO: no finite optimum";
+  const dpo = found[RLHF] ? "DPO: RLHF on the reward it fits" : "DPO: no optimum was found";
   const names = CURVES.map(([name], i) => (i === RLHF && state.labeler === "any" ? dpo : name));
   label.text((curve, i) => names[i]);
   const [reference, winners] = found;
