@@ -31,6 +31,7 @@ from dil_tutorial.errors import InputError
 from dil_tutorial.experiments import study as studies
 from dil_tutorial.support.files import read_json, read_text, write_text
 from toy import family
+from toy.threads import one_thread
 
 SEEDS = 5  # worlds for the verdicts; `make test` has its own
 
@@ -117,6 +118,7 @@ def digest(root: Path) -> str:
     return hashed.hexdigest()
 
 
+@one_thread()
 def generate(root: Path) -> None:
     """Write book/generated: pages, figures, and copies of the notebooks and their data (sources
     must lie below the book).

@@ -74,11 +74,8 @@ def book(
     need("book", "dil dev book")
     if everything:
         need("browser", "dil dev book --all")
-    import torch
-
     from dil_tutorial.book.build import build
 
-    torch.set_num_threads(1)  # its worlds are small: more threads wait for each other
     status, index = build(paths.clone(), everything)
     if status == 0:
         say(f"open {index}")

@@ -62,6 +62,7 @@ def findings() -> dict[str, Any]:
         loss: counted(loss, [*short.levels.values(), *long.levels.values()])
         for loss in ("SFT", *BEYOND)
     }
+    worlds = world(short), world(long)
     return {
         "first": FIRST,
         "reach": REACH,
@@ -70,8 +71,8 @@ def findings() -> dict[str, Any]:
         "known_stats": known_stats,
         "text": text,
         "text_stats": text_stats,
-        "short": world(short),
-        "long": world(long),
+        "short": worlds[0],
+        "long": worlds[1],
         "chosen_rates": chosen_rates(text_stats),
         "rows": rows,
         "described": {loss: CATALOG[loss].described for loss in LOSSES},
@@ -89,9 +90,9 @@ def findings() -> dict[str, Any]:
         "worth": worth_stats,
         "beyond": BEYOND,
         "levels": [
-            (results.settings.max_new_tokens, world(compared), level)
-            for results, compared in ((known, short), (text, long))
-            for level in sorted(compared.levels)
+            (results.settings.max_new_tokens, one, level)
+            for results, one in zip((known, text), worlds, strict=True)
+            for level in one["levels"]
         ],
         "at_rates": at_rates,
         "beyond_at_rates": summed(at_rates),

@@ -8,7 +8,8 @@ import pytest
 
 pytest.importorskip("peft", reason="language models need the llm extra")
 
-from dil_tutorial.experiments import conclusions
+from dil_tutorial.experiments import conclusions, rlhf, study
+from dil_tutorial.experiments.truth import REACH
 from dil_tutorial.support.files import read_json
 
 pytestmark = pytest.mark.slow  # half a minute of bootstrap
@@ -79,6 +80,14 @@ def test_a_quarter_is_the_weight_of_the_best_of_four(found):
         assert none[2] < 1 < half[1]
         assert quarter[1] < 1 < quarter[2]
     assert all(v["expected"][2] < many["expected"][0] for v in many["arms"].values())
+
+
+def test_a_policy_that_has_left_the_reference_has_no_kl():
+    results, stats = study.committed("rlhf")
+    kls = {row[0]: row[1] for row in rlhf.words(results, stats)["rows"]}
+    assert stats["policies"]["SimPO"]["reach"] < REACH
+    assert kls["SimPO"] == "–"
+    assert float(kls["DPO"]) > 0
 
 
 def test_marks_are_those_of_the_intervals(found):

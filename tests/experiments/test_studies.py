@@ -533,6 +533,11 @@ def test_bad_input(tmp_path, tiny_model):
             (tmp_path / "x.json").write_text(content)
             with pytest.raises(InputError, match=r"x\.json: (not a|a) results file"):
                 study.load(one, tmp_path / "x.json")
+    content = json.loads(study.study("real-pairs").committed.read_text())
+    content["shared"]["prompts"] = [0]  # of a version with several pairs per prompt
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"of another version \(it holds prompts\)"):
+        study.load(study.study("real-pairs"), tmp_path / "x.json")
 
 
 def test_a_model_that_was_not_fetched(monkeypatch, tmp_path):
