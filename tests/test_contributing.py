@@ -108,8 +108,9 @@ from toy import family
 row = family.row(CATALOG["Focal DPO"])
 assert row["margins only"] and row["claims"] == ["5.dpo"], row
 assert colors()["Focal DPO"] == "#123456"
-assert "Focal DPO, β 1" in pages.losses_page()
-figure, alt = plane([family.row(CATALOG[label]) for label in ("DPO", "Focal DPO", "IPO")])
+rows = [family.row(CATALOG[label]) for label in ("DPO", "Focal DPO", "IPO")]
+assert "Focal DPO, β 1" in pages.losses_page(rows, [])
+figure, alt = plane(rows)
 assert any("Focal DPO" in text.get_text() for text in figure.axes[0].texts)
 try:
     make_loss("focal-dpo", focus=-1.0)
