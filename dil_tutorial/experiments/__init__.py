@@ -28,6 +28,7 @@ STUDIES = {  # by the name of ``dil experiment NAME``
     "best-of-four": Entry(
         "best_of_four", "Which mixture weight fits pairs cut from groups of four?"
     ),
+    "groups": Entry("groups", "Groups against pairs, and against RLOO and GRPO, at each KL."),
     "scale": Entry("scale", "500 to 60,000 pairs: what changes as they become more?"),
     "off-policy": Entry("off_policy", "Pairs of another distribution: what is imitated?"),
     "rlhf": Entry("rlhf", "A reward model, RLOO and GRPO, next to imitation."),

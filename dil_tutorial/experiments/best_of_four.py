@@ -16,7 +16,8 @@ its chance to win, over all sets of three others among the prompt's samples.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -33,6 +34,7 @@ from dil_tutorial.support import plotting
 from dil_tutorial.support.words import listed, precise
 
 K = 4  # responses in a group
+MOST_SETS = 5_000  # of others, that a chance to win is a mean over
 GENERATORS = ("BCE", "UKL")
 WEIGHTS = ("0", "1/4", "1/2")
 PARTS = ("few", "many")
@@ -84,53 +86,63 @@ def check(settings: BestOfFour) -> None:
         )
 
 
-def cut_pairs(
-    drawn: Sequence[dict[str, Any]], reward: Tensor, count: int, seed: int
-) -> list[dict[str, Any]]:
-    """``count`` pairs of each prompt, each cut from a group of K samples without repetition.
+def cuts(
+    reward: Tensor, count: int, seed: int, size: int = K
+) -> Iterator[tuple[int, list[int], int, int]]:
+    """``count`` groups of each prompt, of ``size`` samples without repetition, by rewards (X, S):
+    (prompt, samples, the winner's place among them, another's place).
 
-    The winner is Plackett–Luce by rewards (X, S); the rejected response is one of the others at
-    random.
+    The winner is Plackett–Luce; the other is one of the rest at random.
 
-    >>> responses = [{"text": text, "ids": [i]} for i, text in enumerate("abcde")]
-    >>> drawn = [{"prompt": "Hi", "prompt_ids": [9], "responses": responses}]
-    >>> [pair] = cut_pairs(drawn, torch.tensor([[0.0, 0, 0, 0, 50]]), 1, seed=1)
-    >>> pair["chosen"]
-    'e'
+    >>> x, samples, won, other = next(cuts(torch.tensor([[0.0, 0, 0, 0, 50]]), 1, seed=1))
+    >>> x, len(set(samples)), samples[won], won != other
+    (0, 4, 4, True)
     """
     rng = torch.Generator().manual_seed(seed)
-    rows = []
-    for x, row in enumerate(drawn):
+    for x in range(len(reward)):
         for _ in range(count):
-            four = torch.randperm(reward.shape[1], generator=rng)[:K]
-            won = int(torch.multinomial(reward[x, four].softmax(0), 1, generator=rng))
-            other = (won + int(torch.randint(1, K, (1,), generator=rng))) % K
-            texts, ids = (
-                [row["responses"][k][field] for k in four.tolist()] for field in ("text", "ids")
-            )
-            prompt = {"prompt": row["prompt"], "prompt_ids": row["prompt_ids"]}
-            pair = dict(prompt)
-            for side, k in (("chosen", won), ("rejected", other)):
-                pair |= {side: texts[k], f"{side}_ids": ids[k]}
-            rows.append(pair)
-    return rows
+            samples = torch.randperm(reward.shape[1], generator=rng)[:size]
+            won = int(torch.multinomial(reward[x, samples].softmax(0), 1, generator=rng))
+            other = (won + int(torch.randint(1, size, (1,), generator=rng))) % size
+            yield x, samples.tolist(), won, other
 
 
-def chances(reward: Tensor) -> Tensor:
-    """K times the chance of each sample to win against K - 1 others of the same prompt, (X, S):
-    pi_chosen/pi_ref.
+def pair_of(row: dict[str, Any], chosen: int, rejected: int) -> dict[str, Any]:
+    """Two of the drawn responses of a row as a pair.
+
+    >>> responses = [{"text": text, "ids": [i]} for i, text in enumerate("ab")]
+    >>> drawn = {"prompt": "Hi", "prompt_ids": [9], "responses": responses}
+    >>> pair_of(drawn, 1, 0)["chosen"]
+    'b'
+    """
+    pair = {"prompt": row["prompt"], "prompt_ids": row["prompt_ids"]}
+    for side, k in (("chosen", chosen), ("rejected", rejected)):
+        response = row["responses"][k]
+        pair |= {side: response["text"], f"{side}_ids": response["ids"]}
+    return pair
+
+
+def chances(reward: Tensor, size: int = K) -> Tensor:
+    """``size`` times the chance of each sample to win against size - 1 others of the same prompt,
+    (X, S): pi_chosen/pi_ref.
+
+    Over all sets of others, or ``MOST_SETS`` of them at random where there are more.
 
     >>> chances(torch.tensor([[0.0, 0.0, 0.0, 0.0, 0.0]]))
     tensor([[1., 1., 1., 1., 1.]], dtype=torch.float64)
     """
     X, S = reward.shape
     strength = (reward.double() - reward.double().amax(1, keepdim=True)).exp()
-    sets = torch.tensor([*itertools.combinations(range(S - 1), K - 1)])  # among the S - 1 others
+    if math.comb(S - 1, size - 1) <= MOST_SETS:
+        sets = torch.tensor([*itertools.combinations(range(S - 1), size - 1)])
+    else:
+        draws = torch.rand(MOST_SETS, S - 1, generator=torch.Generator().manual_seed(0))
+        sets = draws.argsort(1)[:, : size - 1]
     ratio = torch.empty(X, S, dtype=torch.float64)
     for k in range(S):
         others = strength[:, [i for i in range(S) if i != k]]
         against = others[:, sets].sum(2)  # (X, number of sets)
-        ratio[:, k] = (K * strength[:, k : k + 1] / (strength[:, k : k + 1] + against)).mean(1)
+        ratio[:, k] = (size * strength[:, k : k + 1] / (strength[:, k : k + 1] + against)).mean(1)
     return ratio
 
 
@@ -148,12 +160,11 @@ def run(work: Work) -> Iterator[CutRow]:
 
         def make(ids: dict[str, Any] = ids) -> dict[str, Any]:
             rows = places[ids["part"]]
-            pairs = cut_pairs(
-                [runner.data.drawn[x] for x in rows],
-                runner.data.reward[rows],
-                counts[ids["part"]],
-                ids["seed"],
-            )
+            groups_of = cuts(runner.data.reward[rows], counts[ids["part"]], ids["seed"])
+            pairs = [
+                pair_of(runner.data.drawn[rows[x]], four[won], four[other])
+                for x, four, won, other in groups_of
+            ]
             policy, _ = train(
                 runner.policy(runner.base(), ids["seed"]),
                 loss_of(ids["loss"], ids["weight"]),

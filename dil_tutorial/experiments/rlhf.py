@@ -50,7 +50,7 @@ from dil_tutorial.experiments.truth import REACH, Truth
 from dil_tutorial.llm.fast.batches import batch_of
 from dil_tutorial.llm.fast.probes import enable_packing
 from dil_tutorial.llm.models import device_name, load_model
-from dil_tutorial.llm.online import OnlineConfig, OnlineTrainer
+from dil_tutorial.llm.online import OnlineConfig, OnlineTrainer, Reward
 from dil_tutorial.llm.reward_model import RewardTrainer, judge, load_reward_model, rewards
 from dil_tutorial.llm.rows import moved
 from dil_tutorial.llm.sampling import draw
@@ -298,32 +298,18 @@ def followed(runner: Runner, one: PolicyGradientRun, judge_folder: Path) -> dict
         write_json(path, rollout_rewards)
         return learned if one.learned else gold
 
-    args = OnlineConfig(
-        str(work),
+    trainer = on_policy(
+        runner,
+        work,
+        both,
+        memory,
         algorithm=one.algorithm,
-        samples=settings.rollouts,
-        max_new_tokens=settings.max_new_tokens,
         beta=beta,
-        per_device_train_batch_size=settings.prompts_per_step,
         max_steps=steps,
         learning_rate=settings.policy_rate,
         seed=one.seed,
-        lr_scheduler_type="linear",
-        warmup_steps=0.1,
-        bf16=False,
-        use_cpu=runner.device == "cpu",
-        logging_steps=1,
         save_steps=settings.checkpoints,
         save_total_limit=1,
-        report_to=[],
-        disable_tqdm=True,
-        weight_decay=0.0,
-    )
-    prompts = [runner.data.drawn[x]["prompt"] for x in runner.data.rows("train")]
-    policy = adapted(runner.base(), settings.top_layers, settings.rank, one.seed)
-    remember_frozen_layers(policy, memory)
-    trainer = quiet(
-        OnlineTrainer(policy, args, prompts, runner.tokenizer, both, chats=runner.chats)
     )
     last = get_last_checkpoint(str(work)) if Path(work).is_dir() else None
     # what came after the checkpoint is made again
@@ -342,6 +328,38 @@ def followed(runner: Runner, one: PolicyGradientRun, judge_folder: Path) -> dict
         **measured(runner, trained, one.seed),
         "device": ", then ".join(devices),
     }
+
+
+def on_policy(
+    runner: Runner, work: Path, reward: Reward, memory: Memory, seed: int, **config: Any
+) -> OnlineTrainer:
+    """A trainer of a fresh adapter on the training prompts, with the study's rollouts; ``config``
+    are further fields of ``OnlineConfig``.
+
+    ``memory`` is for the frozen layers of one rollout, which is read three times: ``reward`` should
+    clear it.
+    """
+    settings = runner.settings
+    args = OnlineConfig(
+        str(work),
+        samples=settings.rollouts,
+        max_new_tokens=settings.max_new_tokens,
+        per_device_train_batch_size=settings.prompts_per_step,
+        seed=seed,
+        lr_scheduler_type="linear",
+        warmup_steps=0.1,
+        weight_decay=0.0,
+        bf16=False,
+        use_cpu=runner.device == "cpu",
+        logging_steps=1,
+        report_to=[],
+        disable_tqdm=True,
+        **config,
+    )
+    prompts = [runner.data.drawn[x]["prompt"] for x in runner.data.rows("train")]
+    policy = adapted(runner.base(), settings.top_layers, settings.rank, seed)
+    remember_frozen_layers(policy, memory)
+    return quiet(OnlineTrainer(policy, args, prompts, runner.tokenizer, reward, chats=runner.chats))
 
 
 def measured(runner: Runner, policy: Any, seed: int) -> dict[str, Any]:

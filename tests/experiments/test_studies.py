@@ -62,6 +62,22 @@ TINY = {
         "learning_rates": "1e-2",
         "limit": 14,
     },
+    "groups": {
+        "scale": 1.0,
+        "samples": 10,
+        "max_new_tokens": 3,
+        "pairs": 2,
+        "batch_size": 4,
+        "seeds": 2,
+        "rank": 2,
+        "evaluated": 10,
+        "policy_samples": 4,
+        "learning_rates": "1e-2",
+        "steps": 4,
+        "prompts_per_step": 4,
+        "rollouts": 4,
+        "limit": 14,
+    },
     "scale": {
         "reward": "characters",
         "scale": 1.0,
@@ -226,6 +242,7 @@ def test_the_rows_of_each_study(finished):
         "dynamics": dynamics,
         "overoptimization": overoptimization,
         "best-of-four": best_of_four,
+        "groups": groups,
         "scale": scale,
         "off-policy": off_policy,
     }[name](results)
@@ -250,6 +267,46 @@ def best_of_four(results):
             assert torch.tensor(row.f).shape == (prompts, responses)
     by_weight = [row.f for row in results.where(part="few", loss="BCE", seed=0)]
     assert by_weight[0] != by_weight[1] != by_weight[2]
+
+
+def groups(results):
+    """What the arms are given, against a count by hand; that algorithms draw the same first groups
+    and then differ; a chance to win against an enumeration.
+    """
+    from dil_tutorial.experiments.best_of_four import chances
+    from dil_tutorial.experiments.groups import Arm, rows_of
+
+    assert len(results.rows) == (2 * 3 + 3) * 2
+    reward = torch.tensor(results.shared["truth"]["held-out"]["reward"][:3], dtype=torch.float64)
+    win = torch.sigmoid(reward[:, :, None] - reward[:, None, :])
+    others = (win.sum(2) - 0.5) / (reward.shape[1] - 1)
+    assert torch.allclose(chances(reward, 2), 2 * others)
+    texts = [[f"{x}.{k}" for k in range(reward.shape[1])] for x in range(3)]
+    drawn = [
+        {
+            "prompt": f"{x}",
+            "prompt_ids": [x],
+            "responses": [{"text": text, "ids": [k]} for k, text in enumerate(texts[x])],
+        }
+        for x in range(3)
+    ]
+    for size in (4, 8):
+        group, best, pairs = (
+            rows_of(Arm("given", kind, size), drawn, reward, 5, seed=1)
+            for kind in ("group", "best", "pairs")
+        )
+        assert (len(group), len(best), len(pairs)) == (15, 15, 15 * size // 2)
+        for i, row in enumerate(group):
+            assert best[i]["chosen"] == row["responses"][row["chosen"]] != best[i]["rejected"]
+            mine = pairs[i * size // 2 : (i + 1) * size // 2]
+            used = [pair[side] for pair in mine for side in ("chosen", "rejected")]
+            assert sorted(used) == sorted(row["responses"])
+            assert len(set(used)) == size
+    starts = [row.path[0] for row in results.where(part="own", seed=0)]
+    assert len(starts) == 3
+    assert all(start["reward"] == starts[0]["reward"] for start in starts)
+    ends = [json.dumps(row.f_held_out) for row in results.rows]
+    assert len(set(ends)) == len(ends)
 
 
 def scale(results):

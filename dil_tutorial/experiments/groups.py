@@ -1,0 +1,489 @@
+r"""Groups against pairs, and against policy gradients: ``dil experiment groups``.
+
+The world of ``known_truth``: responses of four tokens with a known reward.
+
+``given``: of K samples of the reference a Plackett–Luce labeler names the best.  Three losses read
+what became of the same K samples, for K = 4 and 8, with the same generator and at one rate:
+
+- the group as it is (``group_loss``);
+- one pair of it, the best and another at random, with weight 1/K (THEORY §14.4);
+- K/2 pairs that share no sample, each with a Bradley–Terry label, with weight 1/2.
+
+The first two imitate the same pi_K, the winner's distribution; the third imitates pi_2.
+
+``own``: the policy draws its groups itself and is judged by the true reward: the group loss, RLOO
+and GRPO draw as many samples, at the same learning rates.  Their beta is the same, so the first two
+have the same fixed point (claim ``14.penalty``).  Compared is the reward at each KL.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from dil_tutorial.errors import InputError
+from dil_tutorial.experiments.best_of_four import chances, cuts, measures, pair_of
+from dil_tutorial.experiments.frozen_layers import Memory
+from dil_tutorial.experiments.matched import common_level
+from dil_tutorial.experiments.rlhf import gold_of, on_policy
+from dil_tutorial.experiments.runner import (
+    PolicyRow,
+    Runner,
+    Settings,
+    check_settings,
+    rounded,
+    run_to_its_end,
+    train,
+)
+from dil_tutorial.experiments.study import Figures, Results, Stats, Study, Work, groups
+from dil_tutorial.experiments.truth import REACH, Truth, along_path, at_level, mean, reach, stacked
+from dil_tutorial.llm.metrics import kl_terms
+from dil_tutorial.losses import LossSpec, make_loss
+from dil_tutorial.rlhf import kl, rlhf_optimum
+from dil_tutorial.support import plotting
+from dil_tutorial.support.intervals import bootstrap_runs
+from dil_tutorial.support.words import listed, precise
+
+SIZES = (4, 8)  # samples of a group
+KINDS = {
+    "group": "groups of {K}",
+    "best": "best of {K} and another",
+    "pairs": "{half} pairs of {K}",
+}
+ALGORITHMS = {"group loss": "group", "RLOO": "rloo", "GRPO": "grpo"}
+GENERATOR = "bce"
+PARTS = ("given", "own")
+BETAS = torch.logspace(-0.5, 2, 26, dtype=torch.float64).flip(0)  # of RLHF's exact optima
+
+
+@dataclass(frozen=True)
+class Groups(Settings):
+    """The settings of this study, besides those of ``runner.Settings``; ``pairs`` are groups."""
+
+    bf16: bool = False
+    learning_rates: tuple[float, ...] = (1e-3, 3e-3)
+    evaluated: int = 32
+    seen_prompts: int = 0
+    policy_samples: int = 8
+    beta: float = 1.0  # on-policy, of the KL to the reference
+    steps: int = 60  # on-policy
+    prompts_per_step: int = 16
+    rollouts: int = 8  # a group that the policy draws itself
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is compared: what a loss is given of groups of ``size``, or an on-policy algorithm.
+
+    >>> [Arm("given", kind, 4).name for kind in KINDS]
+    ['groups of 4', 'best of 4 and another', '2 pairs of 4']
+    """
+
+    part: str
+    kind: str
+    size: int
+
+    @property
+    def name(self) -> str:
+        words = KINDS.get(self.kind, self.kind)
+        return words.format(K=self.size, half=self.size // 2)
+
+    @property
+    def imitates(self) -> int:
+        """K of the pi_K that a given group's loss imitates."""
+        return 2 if self.kind == "pairs" else self.size
+
+    def loss(self) -> LossSpec:
+        """The loss of a part ``given``.
+
+        >>> Arm("given", "best", 8).loss().kwargs["mixture_weight"]
+        0.125
+        """
+        if self.kind == "group":
+            return make_loss("group", generator=GENERATOR)
+        return make_loss(
+            "dil", generator=GENERATOR, denominator="mixture", mixture_weight=1 / self.imitates
+        )
+
+
+def arms(settings: Groups) -> list[Arm]:
+    """All arms, those of given groups first."""
+    given = [Arm("given", kind, size) for size in SIZES for kind in KINDS]
+    return given + [Arm("own", name, settings.rollouts) for name in ALGORITHMS]
+
+
+def runs(settings: Groups) -> list[tuple[float, Arm, int]]:
+    """(rate, arm, seed) of all runs, in order."""
+    rates, seeds = settings.learning_rates, range(settings.seeds)
+    return list(itertools.product(rates, arms(settings), seeds))
+
+
+def steps(settings: Groups) -> int:
+    """How many rows ``run`` yields."""
+    return len(runs(settings))
+
+
+def check(settings: Groups) -> None:
+    """``check_settings``, and that samples and adapters suffice."""
+    check_settings(settings)
+    if settings.samples < max(SIZES) or settings.top_layers < 1 or settings.arms:
+        raise InputError(
+            f"groups cuts groups of {max(SIZES)} samples, trains adapters on top_layers of at "
+            "least 1, and has no arms to choose: give as many samples"
+        )
+    if min(settings.rollouts - 1, settings.prompts_per_step, settings.steps) < 1:
+        raise InputError("rollouts, prompts_per_step and steps: give at least 2, 1 and 1")
+
+
+def rows_of(
+    arm: Arm, drawn: Sequence[dict[str, Any]], reward: Tensor, count: int, seed: int
+) -> list[dict[str, Any]]:
+    """What a loss is given of ``count`` groups of each prompt.
+
+    Arms of one size are given the same groups, and with "group" and "best" the same winners.
+
+    >>> responses = [{"text": text, "ids": [i]} for i, text in enumerate("abcdefgh")]
+    >>> drawn = [{"prompt": "Hi", "prompt_ids": [9], "responses": responses}]
+    >>> reward = torch.tensor([[0.0, 0, 0, 0, 0, 0, 0, 50]])
+    >>> [pair] = rows_of(Arm("given", "best", 8), drawn, reward, 1, seed=0)
+    >>> [group] = rows_of(Arm("given", "group", 8), drawn, reward, 1, seed=0)
+    >>> pair["chosen"], group["responses"][group["chosen"]]
+    ('h', 'h')
+    >>> len(rows_of(Arm("given", "pairs", 8), drawn, reward, 1, seed=0))
+    4
+    """
+    rows: list[dict[str, Any]] = []
+    coins = torch.Generator().manual_seed(seed)
+    for x, samples, won, other in cuts(reward, count, seed, arm.size):
+        row = drawn[x]
+        if arm.kind == "best":
+            rows.append(pair_of(row, samples[won], samples[other]))
+        elif arm.kind == "group":
+            responses = [row["responses"][k] for k in samples]
+            rows.append(
+                {
+                    "prompt": row["prompt"],
+                    "prompt_ids": row["prompt_ids"],
+                    "responses": [one["text"] for one in responses],
+                    "responses_ids": [one["ids"] for one in responses],
+                    "chosen": won,
+                }
+            )
+        else:
+            for a, b in zip(samples[::2], samples[1::2], strict=True):
+                first_wins = (
+                    torch.rand(1, generator=coins) < (reward[x, a] - reward[x, b]).sigmoid()
+                )
+                rows.append(pair_of(row, *((a, b) if first_wins else (b, a))))
+    return rows
+
+
+def run(work: Work) -> Iterator[PolicyRow]:
+    """All runs, continuing from what the folder holds."""
+    runner, settings = Runner(work), work.settings
+    runner.describe()
+    for rate, arm, seed in runs(settings):
+        ids: dict[str, Any] = {"arm": arm.name, "part": arm.part, "learning_rate": rate}
+        ids |= {"seed": seed}
+        learn = on_given if arm.part == "given" else on_own
+
+        def make(
+            learn: Any = learn, arm: Arm = arm, rate: float = rate, seed: int = seed
+        ) -> dict[str, Any]:
+            policy, record = learn(runner, arm, rate, seed)
+            measured = runner.measure(policy, seed, settings.pairs)
+            del measured["perplexity"]
+            return record | measured
+
+        yield PolicyRow(**ids, **work.piece(make, runner.key, **ids))
+
+
+def on_given(runner: Runner, arm: Arm, rate: float, seed: int) -> tuple[Any, dict[str, Any]]:
+    """A policy trained on groups of the reference's samples, or on pairs made of them."""
+    train_rows = runner.data.rows("train")
+    policy, _ = train(
+        runner.policy(runner.base(), seed),
+        arm.loss(),
+        "sum",
+        rows_of(
+            arm,
+            [runner.data.drawn[x] for x in train_rows],
+            runner.data.reward[train_rows],
+            runner.settings.pairs,
+            seed,
+        ),
+        runner.tokenizer,
+        runner.folder / "work" / f"{arm.kind}-{arm.size}-{seed}",
+        **runner.training(rate, seed),
+    )
+    return policy, {}
+
+
+def on_own(runner: Runner, arm: Arm, rate: float, seed: int) -> tuple[Any, dict[str, Any]]:
+    """A policy trained on its own samples, and the reward and KL of its rollouts."""
+    memory: Memory = {}
+
+    def reward(prompts: Sequence[str], texts: Sequence[str]) -> Sequence[float]:
+        memory.clear()
+        return gold_of(runner, prompts, texts)
+
+    trainer = on_policy(
+        runner,
+        runner.folder / "work" / "own",
+        reward,
+        memory,
+        algorithm=ALGORITHMS[arm.kind],
+        beta=runner.settings.beta,
+        max_steps=runner.settings.steps,
+        learning_rate=rate,
+        seed=seed,
+        save_strategy="no",
+    )
+    run_to_its_end(trainer, runner.folder / "work" / "own")
+    walked = [row for row in trainer.state.log_history if "kl" in row]
+    path = [{name: rounded(row[name]) for name in ("reward", "kl")} for row in walked]
+    policy = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    return policy, {"path": path}
+
+
+# --- Measures -------------------------------------------------------------------------------------
+
+
+def summary(results: Results) -> Stats:
+    """On held-out prompts.  ``cells``: by (part, arm, rate) the seeds, what the policy's own
+    responses gain in true reward over the reference's, their KL to it, ``best_of_four.measures``
+    against the pi_K that a given group's loss imitates, and log-ratios of the reference's samples.
+    ``matched``: by part the gain at one KL.  ``curve``: KL and gain of RLHF's exact optima.
+    """
+    held, settings = Truth.of(results, "held-out"), results.settings
+    reward = held.reward
+    before = reward.mean(1)
+    by_name = {(arm.part, arm.name): arm for arm in arms(settings)}
+    targets = {K: chances(reward, K)[:, : settings.evaluated] for K in (2, *SIZES)}
+    cells: dict[tuple[str, str, float], dict[str, Any]] = {}
+    for (part, name, rate), rows in groups(results.rows, "part", "arm", "learning_rate").items():
+        f, own = stacked(rows, "f_held_out"), stacked(rows, "own_f")
+        cells[part, name, rate] = {
+            "seeds": len(rows),
+            "gain": bootstrap_runs(stacked(rows, "own_reward").mean(2) - before),
+            "kl": mean(own + torch.expm1(-own)),
+            "f": f,
+        }
+        if part == "given":
+            cells[part, name, rate] |= measures(f, targets[by_name[part, name].imitates])
+    ref = held.world.ref
+    exact = [rlhf_optimum(ref, reward, beta) for beta in BETAS.tolist()]
+    return {
+        "cells": cells,
+        "matched": {part: at_one_kl(part, cells, reward) for part in PARTS},
+        "truth": {K: mean((ratio * ratio.log())[None]) for K, ratio in targets.items()},
+        "curve": [
+            (kl(policy, ref).mean().item(), ((policy - ref) * reward).sum(1).mean().item())
+            for policy in exact
+        ],
+    }
+
+
+def at_one_kl(
+    part: str, cells: dict[tuple[str, str, float], dict[str, Any]], reward: Tensor
+) -> dict[str, Any]:
+    """The gain in true reward of each arm of a part, scaled back to one KL from its lowest rate
+    that goes beyond; and the same less that of the group loss on groups of the same size, paired.
+    """
+    sweeps: dict[str, dict[float, Tensor]] = {}
+    for (of, name, rate), cell in sorted(cells.items(), key=lambda item: item[0][2]):
+        if of == part:
+            sweeps.setdefault(name, {})[rate] = cell["f"]
+    if not sweeps:
+        return {}
+    level = common_level(sweeps)
+    paths, rates = {}, {}
+    for name, by_rate in sweeps.items():
+        for rate, f in by_rate.items():
+            if reach(f) >= REACH and kl_terms(f).mean() >= level:
+                above = reward[:, : f.shape[-1]]
+                above = above - above.mean(1, keepdim=True)
+                paths[name], rates[name] = along_path(f, torch.ones_like(above), above), rate
+                break
+
+    def gain(one: Tensor, dim: int) -> Tensor:
+        return at_level(one, level, dim, more=True)
+
+    def less(both: Tensor, dim: int) -> Tensor:
+        one, other = both.chunk(2)
+        return gain(one, dim) - gain(other, dim)
+
+    found = {}
+    for name, path in paths.items():
+        other = beside(name, list(sweeps))
+        paired = other != name and other in paths and len(paths[other]) == len(path)
+        found[name] = {
+            "rate": rates[name],
+            "gain": bootstrap_runs(path, gain),
+            "other": other,
+            "less": bootstrap_runs(torch.cat([path, paths[other]], 1), less) if paired else None,
+        }
+    return {"level": level, "arms": found}
+
+
+def beside(name: str, names: Sequence[str]) -> str:
+    """The arm of the group loss that an arm is compared with: on groups of the same size.
+
+    >>> beside("4 pairs of 8", ["groups of 4", "groups of 8"]), beside("RLOO", ["group loss"])
+    ('groups of 8', 'group loss')
+    """
+    sizes = [K for K in SIZES if f" of {K}" in name]
+    return KINDS["group"].format(K=sizes[0]) if sizes else names[0]
+
+
+# --- Figures and words ----------------------------------------------------------------------------
+
+
+def figures(results: Results, stats: Stats) -> Figures:
+    """Each figure and its alternative text, by name."""
+    alt = (
+        "Gain in true reward against the square root of KL on held-out prompts, one panel for "
+        "given groups and one for the policy's own, with RLHF's exact optima"
+    )
+    drawings: Figures = {"frontier": (frontier(stats), alt)}
+    if results.where(part="own"):
+        drawings["path"] = (
+            path(results),
+            "Reward of the rollouts along training, and against their KL, a color an algorithm",
+        )
+    return drawings
+
+
+def frontier(stats: Stats) -> Figure:
+    """Gain of own responses against sqrt KL, a panel for each part."""
+    drawn, panels = plotting.new_figure(columns=2, width=11, height=4)
+    for axes, part in zip(panels, PARTS, strict=True):
+        cells = {(arm, rate): c for (of, arm, rate), c in stats["cells"].items() if of == part}
+        names = list(dict.fromkeys(arm for arm, _ in cells))
+        most = max((cell["kl"][0] for cell in cells.values()), default=0.1)
+        curve = [(x, y) for x, y in stats["curve"] if x <= 1.5 * most]
+        axes.plot([x**0.5 for x, _ in curve], [y for _, y in curve], color="black", lw=0.8)
+        for (arm, _), cell in cells.items():
+            place = names.index(arm)
+            x, (gain, low, high) = max(0.0, cell["kl"][0]) ** 0.5, cell["gain"]
+            color, marker = (
+                several[place % len(several)] for several in (plotting.COLORS, plotting.MARKERS)
+            )
+            axes.plot([x, x], [low, high], color=color, lw=1)
+            known = axes.get_legend_handles_labels()[1]
+            label = None if arm in known else arm
+            axes.plot([x], [gain], marker, color=color, ms=6, label=label)
+        axes.set(xlabel=r"$\sqrt{KL}$ to the reference", ylabel="gain in true reward, nats")
+        axes.legend(frameon=False, fontsize=8)
+    panels[0].set_title("given groups; line: RLHF's exact optima")
+    panels[1].set_title("the policy's own groups")
+    return drawn
+
+
+def path(results: Results) -> Figure:
+    """Reward of the rollouts by step, and against KL; mean over seeds, at each rate."""
+    drawn, (left, right) = plotting.new_figure(columns=2, width=11, height=4)
+    names = list(ALGORITHMS)
+    for (name, rate), rows in groups(results.where(part="own"), "arm", "learning_rate").items():
+        reward, kls = (
+            plotting.running_mean(
+                torch.tensor([[step[key] for step in row.path] for row in rows]).mean(0).tolist(), 9
+            )
+            for key in ("reward", "kl")
+        )
+        color = plotting.COLORS[names.index(name) % len(plotting.COLORS)]
+        style = "-" if rate == max(results.settings.learning_rates) else ":"
+        left.plot(reward, style, color=color, label=f"{name}, rate {rate:g}")
+        right.plot(kls, reward, style, color=color)
+    left.set(xlabel="step", ylabel="true reward of the rollouts, nats")
+    right.set(xlabel="KL to the reference, nats", ylabel="true reward of the rollouts, nats")
+    left.legend(frameon=False, fontsize=8)
+    return drawn
+
+
+def words(results: Results, stats: Stats) -> dict[str, Any]:
+    """The lists and tables that the page's sentences name."""
+    cells, matched = stats["cells"], stats["matched"]
+
+    def rows(part: str, *more: str) -> list[list[str]]:
+        return [
+            [
+                name,
+                f"{rate:g}",
+                str(cell["seeds"]),
+                precise(cell["gain"]),
+                precise(cell["kl"]),
+                *(precise(cell[key]) for key in more),
+            ]
+            for (of, name, rate), cell in cells.items()
+            if of == part
+        ]
+
+    def apart(part: str) -> dict[str, list[str]]:
+        """The arms that gain more, or less, than the group loss beside them, interval from 0."""
+        found = {
+            name: one["less"]
+            for name, one in matched[part].get("arms", {}).items()
+            if one["less"] is not None
+        }
+        return {
+            "more": [name for name, (_, low, _) in found.items() if low > 0],
+            "less": [name for name, (_, _, high) in found.items() if high < 0],
+            "tied": [name for name, (_, low, high) in found.items() if low <= 0 <= high],
+        }
+
+    return {
+        "given_rows": rows("given", "expected", "truth_on_f", "error"),
+        "own_rows": rows("own"),
+        "matched_rows": {
+            part: [
+                [
+                    name,
+                    f"{one['rate']:g}",
+                    precise(one["gain"]),
+                    precise(one["less"]) if one["less"] else "–",
+                ]
+                for name, one in matched[part].get("arms", {}).items()
+            ]
+            for part in PARTS
+        },
+        "missing": {
+            part: [
+                name
+                for name in dict.fromkeys(name for of, name, _ in cells if of == part)
+                if name not in matched[part]["arms"]
+            ]
+            for part in PARTS
+            if matched[part]
+        },
+        "apart": {part: apart(part) for part in PARTS},
+        "held_out": len(results.shared["truth"]["held-out"]["prompts"]),
+        "sizes": SIZES,
+        "finished": len(results.rows) == steps(results.settings),
+        "listed": listed,
+    }
+
+
+STUDY = Study(
+    name="groups",
+    title="Groups, pairs and policy gradients on the same samples",
+    presets={"cpu": Groups()},
+    row=PolicyRow,
+    identifiers=("arm", "learning_rate", "seed", "part"),
+    steps=steps,
+    run=run,
+    summary=summary,
+    figures=figures,
+    words=words,
+    check=check,
+    counts=frozenset({"seeds", "learning_rates", "arms"}),
+    shared=frozenset({"truth"}),
+    folder="known-truth",
+    partial=True,
+)
