@@ -9,13 +9,40 @@ states are kept as they came out: every number stays bit for bit the same.
 
 import functools
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
+
+from dil_tutorial.llm.rows import save_tensors
 
 # a batch's fingerprint -> hidden states (N, T, H) above the frozen layers
 Memory = dict[bytes, Tensor]
+
+
+def save_memory(memory: Memory, path: Path) -> None:
+    """Write a memory for ``load_memory``."""
+    save_tensors(path, {batch.hex(): hidden for batch, hidden in memory.items()})
+
+
+def load_memory(path: Path) -> Memory:
+    """What ``save_memory`` wrote; empty if there is no such file.
+
+    It fits the frozen weights it was made with alone, so the path should name them.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "frozen.safetensors"
+    >>> load_memory(path)
+    {}
+    >>> save_memory({b"batch": torch.ones(1, 2, 3)}, path)
+    >>> load_memory(path)[b"batch"].shape
+    torch.Size([1, 2, 3])
+    """
+    if not path.is_file():
+        return {}
+    return {bytes.fromhex(batch): hidden for batch, hidden in load_file(path).items()}
 
 
 def remember_frozen_layers(model: Any, memory: Memory) -> int:

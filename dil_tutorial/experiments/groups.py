@@ -66,8 +66,8 @@ BETAS = torch.logspace(-0.5, 2, 26, dtype=torch.float64).flip(0)  # of RLHF's ex
 class Groups(Settings):
     """The settings of this study, besides those of ``runner.Settings``; ``pairs`` are groups."""
 
-    bf16: bool = False
-    learning_rates: tuple[float, ...] = (1e-3, 3e-3)
+    pairs: int = 4
+    learning_rates: tuple[float, ...] = (1e-3,)
     evaluated: int = 32
     seen_prompts: int = 0
     policy_samples: int = 8

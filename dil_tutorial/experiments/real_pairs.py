@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dil_tutorial.errors import InputError
-from dil_tutorial.experiments.frozen_layers import Memory, remember_frozen_layers
+from dil_tutorial.experiments.frozen_layers import load_memory, remember_frozen_layers, save_memory
 from dil_tutorial.experiments.matched import FIRST
 from dil_tutorial.experiments.runner import COUNTS, Arm, adapted, chosen_arms, rounded, train
 from dil_tutorial.experiments.study import Figures, Results, Stats, Study, Work, groups
@@ -244,7 +244,11 @@ class Runner:
         self.folder = work.folder
         self.device = this_device()
         self.tokenizer = load_tokenizer(settings.model)
-        self.memory: Memory = {}
+        digest = pairs_digest(train + held)
+        self.kept = work.place(digest, part="frozen layers").with_suffix(".safetensors")
+        # a study that was stopped does not compute them again
+        self.memory = load_memory(self.kept)
+        self.saved = len(self.memory)
         self.train_pairs = train
         self.chat = is_chat_of(self.tokenizer, train + held)
         self.held_pairs = held
@@ -290,10 +294,11 @@ class Runner:
         if self.ref_logps is None:
             self.ref_logps = self.logps(self.reference(), self.held)
         f = (ours - self.ref_logps).tolist()
-        return {
-            "f": [[rounded(x) for x in side] for side in f],
-            "own_f": self.own_log_ratios(policy, 1000 + seed),
-        }
+        own_f = self.own_log_ratios(policy, 1000 + seed)
+        if len(self.memory) > self.saved:
+            save_memory(self.memory, self.kept)
+            self.saved = len(self.memory)
+        return {"f": [[rounded(x) for x in side] for side in f], "own_f": own_f}
 
     def logps(self, model: Any, rows: Rows) -> Tensor:
         core = getattr(model, "get_base_model", lambda: model)()
