@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -30,7 +31,6 @@ from torch import Tensor
 from dil_tutorial.errors import InputError
 from dil_tutorial.experiments.best_of_four import chances, cuts, measures, pair_of
 from dil_tutorial.experiments.frozen_layers import Memory
-from dil_tutorial.experiments.matched import common_level
 from dil_tutorial.experiments.rlhf import gold_of, on_policy
 from dil_tutorial.experiments.runner import (
     PolicyRow,
@@ -293,16 +293,21 @@ def summary(results: Results) -> Stats:
 def at_one_kl(
     part: str, cells: dict[tuple[str, str, float], dict[str, Any]], reward: Tensor
 ) -> dict[str, Any]:
-    """The gain in true reward of each arm of a part, scaled back to one KL from its lowest rate
-    that goes beyond; and the same less that of the group loss on groups of the same size, paired.
+    """The gain in true reward of each arm of a part, scaled back from its lowest rate that goes
+    beyond to one KL, half of what the arm that went least far has; and the same less that of the
+    group loss on groups of the same size, paired.
     """
     sweeps: dict[str, dict[float, Tensor]] = {}
     for (of, name, rate), cell in sorted(cells.items(), key=lambda item: item[0][2]):
         if of == part:
             sweeps.setdefault(name, {})[rate] = cell["f"]
-    if not sweeps:
+    farthest = [
+        max((kl_terms(f).mean().item() for f in by_rate.values() if reach(f) >= REACH), default=0.0)
+        for by_rate in sweeps.values()
+    ]
+    level = min((kl for kl in farthest if kl > 0), default=0.0) / 2
+    if not level:
         return {}
-    level = common_level(sweeps)
     paths, rates = {}, {}
     for name, by_rate in sweeps.items():
         for rate, f in by_rate.items():
@@ -330,6 +335,16 @@ def at_one_kl(
             "less": bootstrap_runs(torch.cat([path, paths[other]], 1), less) if paired else None,
         }
     return {"level": level, "arms": found}
+
+
+def interpolated(curve: Sequence[tuple[float, float]], level: float) -> float:
+    """The gain at a KL, on a curve of (KL, gain) with KL rising.
+
+    >>> interpolated([(0.0, 0.0), (0.1, 0.5), (0.3, 0.9)], 0.2)
+    0.7
+    """
+    kls, gains = zip(*curve, strict=True)
+    return float(np.interp(level, kls, gains))
 
 
 def beside(name: str, names: Sequence[str]) -> str:
@@ -453,14 +468,18 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
             ]
             for part in PARTS
         },
+        "exact": {
+            part: interpolated(stats["curve"], matched[part]["level"])
+            for part in PARTS
+            if matched[part]
+        },
         "missing": {
             part: [
                 name
                 for name in dict.fromkeys(name for of, name, _ in cells if of == part)
-                if name not in matched[part]["arms"]
+                if name not in matched[part].get("arms", {})
             ]
             for part in PARTS
-            if matched[part]
         },
         "apart": {part: apart(part) for part in PARTS},
         "held_out": len(results.shared["truth"]["held-out"]["prompts"]),
