@@ -119,9 +119,11 @@ def arms(settings: Groups) -> list[Arm]:
 
 
 def runs(settings: Groups) -> list[tuple[float, Arm, int]]:
-    """(rate, arm, seed) of all runs, in order."""
-    rates, seeds = settings.learning_rates, range(settings.seeds)
-    return list(itertools.product(rates, arms(settings), seeds))
+    """(rate, arm, seed) of all runs: given groups, then every algorithm before another seed."""
+    given, own = ([arm for arm in arms(settings) if arm.part == part] for part in PARTS)
+    seeds = range(settings.seeds)
+    order = [*itertools.product(given, seeds), *((arm, seed) for seed in seeds for arm in own)]
+    return [(rate, arm, seed) for rate in settings.learning_rates for arm, seed in order]
 
 
 def steps(settings: Groups) -> int:
