@@ -27,8 +27,8 @@ def save_memory(memory: Memory, path: Path) -> None:
     save_tensors(path, {batch.hex(): hidden for batch, hidden in memory.items()})
 
 
-def load_memory(path: Path) -> Memory:
-    """What ``save_memory`` wrote; empty if there is no such file.
+def load_memory(path: Path, device: str = "cpu") -> Memory:
+    """What ``save_memory`` wrote, on a device; empty if there is no such file.
 
     It fits the frozen weights it was made with alone, so the path should name them.
 
@@ -42,7 +42,7 @@ def load_memory(path: Path) -> Memory:
     """
     if not path.is_file():
         return {}
-    return {bytes.fromhex(batch): hidden for batch, hidden in load_file(path).items()}
+    return {bytes.fromhex(batch): hidden for batch, hidden in load_file(path, device).items()}
 
 
 def remember_frozen_layers(model: Any, memory: Memory) -> int:

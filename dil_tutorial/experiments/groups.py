@@ -12,8 +12,9 @@ what became of the same K samples, for K = 4 and 8, with the same generator and 
 The first two imitate the same pi_K, the winner's distribution; the third imitates pi_2.
 
 ``own``: the policy draws its groups itself and is judged by the true reward: the group loss, RLOO
-and GRPO draw as many samples, at the same learning rates.  Their beta is the same, so the first two
-have the same fixed point (claim ``14.penalty``).  Compared is the reward at each KL.
+and GRPO draw as many samples, at the same learning rates and the same beta; all three stand still
+where the penalized reward is the same for all responses, at RLHF's optimum (claim ``14.penalty``).
+Compared is the reward at each KL.
 """
 
 from __future__ import annotations
@@ -28,11 +29,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from dil_tutorial.errors import InputError
-from dil_tutorial.experiments.best_of_four import chances, cuts, measures, pair_of
+from dil_tutorial.errors import Diverged, InputError
+from dil_tutorial.experiments.best_of_four import chances, cuts, pair_of
 from dil_tutorial.experiments.frozen_layers import Memory
 from dil_tutorial.experiments.rlhf import gold_of, on_policy
 from dil_tutorial.experiments.runner import (
+    COUNTS,
     PolicyRow,
     Runner,
     Settings,
@@ -42,13 +44,23 @@ from dil_tutorial.experiments.runner import (
     train,
 )
 from dil_tutorial.experiments.study import Figures, Results, Stats, Study, Work, groups
-from dil_tutorial.experiments.truth import REACH, Truth, along_path, at_level, mean, reach, stacked
+from dil_tutorial.experiments.truth import (
+    REACH,
+    Truth,
+    along_path,
+    at_level,
+    mean,
+    progress,
+    reach,
+    regress,
+    stacked,
+)
 from dil_tutorial.llm.metrics import kl_terms
 from dil_tutorial.losses import LossSpec, make_loss
 from dil_tutorial.rlhf import kl, rlhf_optimum
 from dil_tutorial.support import plotting
 from dil_tutorial.support.intervals import bootstrap_runs
-from dil_tutorial.support.words import listed, precise
+from dil_tutorial.support.words import fixed, listed, percent, precise
 
 SIZES = (4, 8)  # samples of a group
 KINDS = {
@@ -99,6 +111,13 @@ class Arm:
         """K of the pi_K that a given group's loss imitates."""
         return 2 if self.kind == "pairs" else self.size
 
+    @property
+    def first(self) -> str:
+        """The arm of the group loss that this one is compared with."""
+        if self.part == "own":
+            return next(iter(ALGORITHMS))
+        return Arm("given", "group", self.size).name
+
     def loss(self) -> LossSpec:
         """The loss of a part ``given``.
 
@@ -132,15 +151,19 @@ def steps(settings: Groups) -> int:
 
 
 def check(settings: Groups) -> None:
-    """``check_settings``, and that samples and adapters suffice."""
+    """``check_settings``, and what is of this study alone."""
     check_settings(settings)
-    if settings.samples < max(SIZES) or settings.top_layers < 1 or settings.arms:
+    if settings.samples < max(SIZES):
+        raise InputError(f"samples is {settings.samples}: groups of {max(SIZES)} are cut from them")
+    if settings.top_layers < 1 or settings.arms or settings.seen_prompts:
         raise InputError(
-            f"groups cuts groups of {max(SIZES)} samples, trains adapters on top_layers of at "
-            "least 1, and has no arms to choose: give as many samples"
+            "groups trains adapters, has no arms to choose and measures new prompts alone: give "
+            "top_layers of at least 1, and neither arms nor seen_prompts"
         )
     if min(settings.rollouts - 1, settings.prompts_per_step, settings.steps) < 1:
         raise InputError("rollouts, prompts_per_step and steps: give at least 2, 1 and 1")
+    if settings.policy_samples < 1 or settings.beta < 0:
+        raise InputError("policy_samples and beta: give at least 1 and 0")
 
 
 def rows_of(
@@ -187,23 +210,26 @@ def rows_of(
 
 
 def run(work: Work) -> Iterator[PolicyRow]:
-    """All runs, continuing from what the folder holds."""
+    """All runs, continuing from what the folder holds; one that diverges has no measures."""
     runner, settings = Runner(work), work.settings
     runner.describe()
+    own = [settings.beta, settings.steps, settings.prompts_per_step, settings.rollouts]
     for rate, arm, seed in runs(settings):
         ids: dict[str, Any] = {"arm": arm.name, "part": arm.part, "learning_rate": rate}
         ids |= {"seed": seed}
-        learn = on_given if arm.part == "given" else on_own
 
-        def make(
-            learn: Any = learn, arm: Arm = arm, rate: float = rate, seed: int = seed
-        ) -> dict[str, Any]:
-            policy, record = learn(runner, arm, rate, seed)
+        def make(arm: Arm = arm, rate: float = rate, seed: int = seed) -> dict[str, Any]:
+            learn = on_given if arm.part == "given" else on_own
+            try:
+                policy, record = learn(runner, arm, rate, seed)
+            except Diverged:
+                return {}
             measured = runner.measure(policy, seed, settings.pairs)
             del measured["perplexity"]
             return record | measured
 
-        yield PolicyRow(**ids, **work.piece(make, runner.key, **ids))
+        key = [runner.key, own] if arm.part == "own" else runner.key
+        yield PolicyRow(**ids, **work.piece(make, key, **ids))
 
 
 def on_given(runner: Runner, arm: Arm, rate: float, seed: int) -> tuple[Any, dict[str, Any]]:
@@ -259,17 +285,18 @@ def on_own(runner: Runner, arm: Arm, rate: float, seed: int) -> tuple[Any, dict[
 
 def summary(results: Results) -> Stats:
     """On held-out prompts.  ``cells``: by (part, arm, rate) the seeds, what the policy's own
-    responses gain in true reward over the reference's, their KL to it, ``best_of_four.measures``
-    against the pi_K that a given group's loss imitates, and log-ratios of the reference's samples.
-    ``matched``: by part the gain at one KL.  ``curve``: KL and gain of RLHF's exact optima.
+    responses gain in true reward over the reference's, their KL to it, log-ratios of the
+    reference's samples; of given groups the share of the way to the pi_K that the loss imitates,
+    and the slope of the truth on f.  ``matched``: by part and arm, next to the group loss.
+    ``curve``: KL and gain of RLHF's exact optima.
     """
-    held, settings = Truth.of(results, "held-out"), results.settings
-    reward = held.reward
-    before = reward.mean(1)
-    by_name = {(arm.part, arm.name): arm for arm in arms(settings)}
-    targets = {K: chances(reward, K)[:, : settings.evaluated] for K in (2, *SIZES)}
+    held, M = Truth.of(results, "held-out"), results.settings.evaluated
+    before = held.reward.mean(1)
+    all_arms = {(arm.part, arm.name): arm for arm in arms(results.settings)}
+    targets = {K: chances(held.reward, K)[:, :M].log() for K in (2, *SIZES)}
+    known = [row for row in results.rows if row.f_held_out is not None]  # not diverged
     cells: dict[tuple[str, str, float], dict[str, Any]] = {}
-    for (part, name, rate), rows in groups(results.rows, "part", "arm", "learning_rate").items():
+    for (part, name, rate), rows in groups(known, "part", "arm", "learning_rate").items():
         f, own = stacked(rows, "f_held_out"), stacked(rows, "own_f")
         cells[part, name, rate] = {
             "seeds": len(rows),
@@ -278,85 +305,76 @@ def summary(results: Results) -> Stats:
             "f": f,
         }
         if part == "given":
-            cells[part, name, rate] |= measures(f, targets[by_name[part, name].imitates])
+            target = targets[all_arms[part, name].imitates]
+            cells[part, name, rate] |= {
+                "progress": progress(f, target),
+                "truth_on_f": regress(f, target.expand_as(f))["slope"],
+            }
     ref = held.world.ref
-    exact = [rlhf_optimum(ref, reward, beta) for beta in BETAS.tolist()]
+    exact = [rlhf_optimum(ref, held.reward, beta) for beta in BETAS.tolist()]
+    above = held.reward[:, :M] - held.reward[:, :M].mean(1, keepdim=True)
     return {
         "cells": cells,
-        "matched": {part: at_one_kl(part, cells, reward) for part in PARTS},
-        "truth": {K: mean((ratio * ratio.log())[None]) for K, ratio in targets.items()},
+        "matched": {
+            part: {
+                (arm.name, rate): beside
+                for (of, arm_name, rate), cell in cells.items()
+                if of == part
+                and (arm := all_arms[part, arm_name]).name != arm.first
+                and (first := cells.get((part, arm.first, rate))) is not None
+                and (beside := at_one_kl(cell["f"], first["f"], above)) is not None
+            }
+            for part in PARTS
+        },
         "curve": [
-            (kl(policy, ref).mean().item(), ((policy - ref) * reward).sum(1).mean().item())
+            (kl(policy, ref).mean().item(), ((policy - ref) * held.reward).sum(1).mean().item())
             for policy in exact
         ],
     }
 
 
-def at_one_kl(
-    part: str, cells: dict[tuple[str, str, float], dict[str, Any]], reward: Tensor
-) -> dict[str, Any]:
-    """The gain in true reward of each arm of a part, scaled back from its lowest rate that goes
-    beyond to one KL, half of what the arm that went least far has; and the same less that of the
-    group loss on groups of the same size, paired.
+def at_one_kl(f: Tensor, first: Tensor, above: Tensor) -> dict[str, Any] | None:
+    """Two policies' gains in reward at one KL, half of what the one that went less far has, from
+    log-ratios (S, X, M) and rewards less a prompt's mean (X, M); and their difference, paired.
+
+    None where the reference's samples no longer reach one of them.
+
+    >>> f = torch.tensor([[0.5, 1.5]] * 3).double().log()[None]
+    >>> found = at_one_kl(f, f, torch.tensor([[-1.0, 1.0]] * 3).double())
+    >>> found["difference"]
+    [0.0, 0.0, 0.0]
     """
-    sweeps: dict[str, dict[float, Tensor]] = {}
-    for (of, name, rate), cell in sorted(cells.items(), key=lambda item: item[0][2]):
-        if of == part:
-            sweeps.setdefault(name, {})[rate] = cell["f"]
-    farthest = [
-        max((kl_terms(f).mean().item() for f in by_rate.values() if reach(f) >= REACH), default=0.0)
-        for by_rate in sweeps.values()
-    ]
-    level = min((kl for kl in farthest if kl > 0), default=0.0) / 2
-    if not level:
-        return {}
-    paths, rates = {}, {}
-    for name, by_rate in sweeps.items():
-        for rate, f in by_rate.items():
-            if reach(f) >= REACH and kl_terms(f).mean() >= level:
-                above = reward[:, : f.shape[-1]]
-                above = above - above.mean(1, keepdim=True)
-                paths[name], rates[name] = along_path(f, torch.ones_like(above), above), rate
-                break
+    if min(reach(f), reach(first)) < REACH or len(f) != len(first):
+        return None
+    level = min(kl_terms(f).mean().item(), kl_terms(first).mean().item()) / 2
+    both = torch.cat([along_path(one, torch.ones_like(above), above) for one in (f, first)], 1)
 
-    def gain(one: Tensor, dim: int) -> Tensor:
-        return at_level(one, level, dim, more=True)
+    def gain(parts: Tensor, dim: int, which: int = 0) -> Tensor:
+        return at_level(parts.chunk(2)[which], level, dim, more=True)
 
-    def less(both: Tensor, dim: int) -> Tensor:
-        one, other = both.chunk(2)
-        return gain(one, dim) - gain(other, dim)
+    def difference(parts: Tensor, dim: int) -> Tensor:
+        return gain(parts, dim) - gain(parts, dim, 1)
 
-    found = {}
-    for name, path in paths.items():
-        other = beside(name, list(sweeps))
-        paired = other != name and other in paths and len(paths[other]) == len(path)
-        found[name] = {
-            "rate": rates[name],
-            "gain": bootstrap_runs(path, gain),
-            "other": other,
-            "less": bootstrap_runs(torch.cat([path, paths[other]], 1), less) if paired else None,
-        }
-    return {"level": level, "arms": found}
+    return {
+        "level": level,
+        "gain": bootstrap_runs(both, gain),
+        "first": bootstrap_runs(both, lambda parts, dim: gain(parts, dim, 1)),
+        "difference": bootstrap_runs(both, difference),
+    }
 
 
-def interpolated(curve: Sequence[tuple[float, float]], level: float) -> float:
-    """The gain at a KL, on a curve of (KL, gain) with KL rising.
+def gain_at(curve: Sequence[tuple[float, float]], level: float) -> float | None:
+    """The gain at a KL on a curve of (KL, gain), of which sqrt KL rises; None beyond its end.
 
-    >>> interpolated([(0.0, 0.0), (0.1, 0.5), (0.3, 0.9)], 0.2)
-    0.7
+    >>> gain_at([(0.0, 0.0), (0.01, 0.2), (0.09, 0.4)], 0.04)
+    0.3
+    >>> gain_at([(0.0, 0.0), (0.01, 0.2)], 0.04) is None
+    True
     """
     kls, gains = zip(*curve, strict=True)
-    return float(np.interp(level, kls, gains))
-
-
-def beside(name: str, names: Sequence[str]) -> str:
-    """The arm of the group loss that an arm is compared with: on groups of the same size.
-
-    >>> beside("4 pairs of 8", ["groups of 4", "groups of 8"]), beside("RLOO", ["group loss"])
-    ('groups of 8', 'group loss')
-    """
-    sizes = [K for K in SIZES if f" of {K}" in name]
-    return KINDS["group"].format(K=sizes[0]) if sizes else names[0]
+    if level > kls[-1]:
+        return None
+    return float(np.interp(level**0.5, [kl**0.5 for kl in kls], gains))
 
 
 # --- Figures and words ----------------------------------------------------------------------------
@@ -364,12 +382,14 @@ def beside(name: str, names: Sequence[str]) -> str:
 
 def figures(results: Results, stats: Stats) -> Figures:
     """Each figure and its alternative text, by name."""
-    alt = (
-        "Gain in true reward against the square root of KL on held-out prompts, one panel for "
-        "given groups and one for the policy's own, with RLHF's exact optima"
-    )
-    drawings: Figures = {"frontier": (frontier(stats), alt)}
-    if results.where(part="own"):
+    drawings: Figures = {
+        "frontier": (
+            frontier(stats),
+            "Gain in true reward against the square root of KL on held-out prompts, with RLHF's "
+            "exact optima",
+        )
+    }
+    if any(part == "own" for part, _, _ in stats["cells"]):
         drawings["path"] = (
             path(results),
             "Reward of the rollouts along training, and against their KL, a color an algorithm",
@@ -378,14 +398,22 @@ def figures(results: Results, stats: Stats) -> Figures:
 
 
 def frontier(stats: Stats) -> Figure:
-    """Gain of own responses against sqrt KL, a panel for each part."""
-    drawn, panels = plotting.new_figure(columns=2, width=11, height=4)
-    for axes, part in zip(panels, PARTS, strict=True):
+    """Gain of own responses against sqrt KL, a panel for each part that was measured."""
+    titles = {"given": "given groups", "own": "the policy's own groups"}
+    parts = list(dict.fromkeys(part for part, _, _ in stats["cells"]))
+    drawn, panels = plotting.new_figure(columns=len(parts), width=5.5 * len(parts) + 1, height=4)
+    for axes, part in zip(panels, parts, strict=True):
         cells = {(arm, rate): c for (of, arm, rate), c in stats["cells"].items() if of == part}
         names = list(dict.fromkeys(arm for arm, _ in cells))
-        most = max((cell["kl"][0] for cell in cells.values()), default=0.1)
+        most = max(cell["kl"][0] for cell in cells.values())
         curve = [(x, y) for x, y in stats["curve"] if x <= 1.5 * most]
-        axes.plot([x**0.5 for x, _ in curve], [y for _, y in curve], color="black", lw=0.8)
+        axes.plot(
+            [x**0.5 for x, _ in curve],
+            [y for _, y in curve],
+            color="black",
+            lw=0.8,
+            label="RLHF's exact optima",
+        )
         for (arm, _), cell in cells.items():
             place = names.index(arm)
             x, (gain, low, high) = max(0.0, cell["kl"][0]) ** 0.5, cell["gain"]
@@ -397,9 +425,8 @@ def frontier(stats: Stats) -> Figure:
             label = None if arm in known else arm
             axes.plot([x], [gain], marker, color=color, ms=6, label=label)
         axes.set(xlabel=r"$\sqrt{KL}$ to the reference", ylabel="gain in true reward, nats")
+        axes.set_title(titles[part])
         axes.legend(frameon=False, fontsize=8)
-    panels[0].set_title("given groups; line: RLHF's exact optima")
-    panels[1].set_title("the policy's own groups")
     return drawn
 
 
@@ -407,7 +434,8 @@ def path(results: Results) -> Figure:
     """Reward of the rollouts by step, and against KL; mean over seeds, at each rate."""
     drawn, (left, right) = plotting.new_figure(columns=2, width=11, height=4)
     names = list(ALGORITHMS)
-    for (name, rate), rows in groups(results.where(part="own"), "arm", "learning_rate").items():
+    known = [row for row in results.where(part="own") if row.path]
+    for (name, rate), rows in groups(known, "arm", "learning_rate").items():
         reward, kls = (
             plotting.running_mean(
                 torch.tensor([[step[key] for step in row.path] for row in rows]).mean(0).tolist(), 9
@@ -415,7 +443,7 @@ def path(results: Results) -> Figure:
             for key in ("reward", "kl")
         )
         color = plotting.COLORS[names.index(name) % len(plotting.COLORS)]
-        style = "-" if rate == max(results.settings.learning_rates) else ":"
+        style = ("-", ":", "--", "-.")[results.settings.learning_rates.index(rate) % 4]
         left.plot(reward, style, color=color, label=f"{name}, rate {rate:g}")
         right.plot(kls, reward, style, color=color)
     left.set(xlabel="step", ylabel="true reward of the rollouts, nats")
@@ -428,64 +456,62 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
     """The lists and tables that the page's sentences name."""
     cells, matched = stats["cells"], stats["matched"]
 
-    def rows(part: str, *more: str) -> list[list[str]]:
+    def first_columns(part: str) -> list[tuple[list[str], dict[str, Any]]]:
         return [
-            [
-                name,
-                f"{rate:g}",
-                str(cell["seeds"]),
-                precise(cell["gain"]),
-                precise(cell["kl"]),
-                *(precise(cell[key]) for key in more),
-            ]
+            (
+                [name, f"{rate:g}", str(cell["seeds"]), precise(cell["gain"]), precise(cell["kl"])],
+                cell,
+            )
             for (of, name, rate), cell in cells.items()
             if of == part
         ]
 
     def apart(part: str) -> dict[str, list[str]]:
         """The arms that gain more, or less, than the group loss beside them, interval from 0."""
-        found = {
-            name: one["less"]
-            for name, one in matched[part].get("arms", {}).items()
-            if one["less"] is not None
-        }
+        found = {name: one["difference"] for (name, _), one in matched[part].items()}
         return {
             "more": [name for name, (_, low, _) in found.items() if low > 0],
             "less": [name for name, (_, _, high) in found.items() if high < 0],
             "tied": [name for name, (_, low, high) in found.items() if low <= 0 <= high],
         }
 
+    def exact(level: float) -> str:
+        gain = gain_at(stats["curve"], level)
+        return "–" if gain is None else fixed(gain, 3)
+
     return {
-        "given_rows": rows("given", "expected", "truth_on_f", "error"),
-        "own_rows": rows("own"),
+        "given_rows": [
+            [*row, percent(cell["progress"][0]), precise(cell["truth_on_f"])]
+            for row, cell in first_columns("given")
+        ],
+        "own_rows": [row for row, _ in first_columns("own")],
         "matched_rows": {
             part: [
                 [
                     name,
-                    f"{one['rate']:g}",
+                    fixed(one["level"], 3),
                     precise(one["gain"]),
-                    precise(one["less"]) if one["less"] else "–",
+                    precise(one["first"]),
+                    precise(one["difference"]),
+                    exact(one["level"]),
                 ]
-                for name, one in matched[part].get("arms", {}).items()
+                for (name, _), one in found.items()
             ]
-            for part in PARTS
-        },
-        "exact": {
-            part: interpolated(stats["curve"], matched[part]["level"])
-            for part in PARTS
-            if matched[part]
+            for part, found in matched.items()
         },
         "missing": {
             part: [
-                name
-                for name in dict.fromkeys(name for of, name, _ in cells if of == part)
-                if name not in matched[part].get("arms", {})
+                arm.name
+                for arm in arms(results.settings)
+                if arm.part == part
+                and arm.name != arm.first
+                and any((part, arm.name, rate) in cells for rate in results.settings.learning_rates)
+                and not any(name == arm.name for name, _ in matched[part])
             ]
             for part in PARTS
         },
         "apart": {part: apart(part) for part in PARTS},
         "held_out": len(results.shared["truth"]["held-out"]["prompts"]),
-        "sizes": SIZES,
         "finished": len(results.rows) == steps(results.settings),
         "listed": listed,
     }
@@ -493,7 +519,7 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
 
 STUDY = Study(
     name="groups",
-    title="Groups, pairs and policy gradients on the same samples",
+    title="Groups, pairs and policy gradients",
     presets={"cpu": Groups()},
     row=PolicyRow,
     identifiers=("arm", "learning_rate", "seed", "part"),
@@ -503,7 +529,7 @@ STUDY = Study(
     figures=figures,
     words=words,
     check=check,
-    counts=frozenset({"seeds", "learning_rates", "arms"}),
+    counts=COUNTS | {"beta", "steps", "prompts_per_step", "rollouts"},
     shared=frozenset({"truth"}),
     folder="known-truth",
     partial=True,

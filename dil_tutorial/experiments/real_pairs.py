@@ -245,9 +245,10 @@ class Runner:
         self.device = this_device()
         self.tokenizer = load_tokenizer(settings.model)
         digest = pairs_digest(train + held)
-        self.kept = work.place(digest, part="frozen layers").with_suffix(".safetensors")
-        # a study that was stopped does not compute them again
-        self.memory = load_memory(self.kept)
+        key = [digest, str(self.device)]
+        self.kept = work.place(key, part="frozen layers").with_suffix(".safetensors")
+        # what runs that have ended computed is not computed again after a stop
+        self.memory = load_memory(self.kept, str(self.device))
         self.saved = len(self.memory)
         self.train_pairs = train
         self.chat = is_chat_of(self.tokenizer, train + held)
