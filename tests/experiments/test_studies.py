@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
 import subprocess
 import time
@@ -597,6 +598,26 @@ def test_bad_input(tmp_path, tiny_model):
     (tmp_path / "x.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"of another version \(it holds prompts\)"):
         study.load(study.study("real-pairs"), tmp_path / "x.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"samples": 6}, "samples is 6: groups of 8 are cut from them"),
+        ({"seen_prompts": 3}, "neither arms nor seen_prompts"),
+        ({"top_layers": 0}, "top_layers of at least 1"),
+        ({"rollouts": 1}, "rollouts, prompts_per_step and steps: give at least 2, 1 and 1"),
+        ({"policy_samples": 0}, "policy_samples and beta: give at least 1 and 0"),
+        ({"beta": -1.0}, "policy_samples and beta: give at least 1 and 0"),
+    ],
+)
+def test_settings_that_groups_refuses(changes, message, tiny_model):
+    pytest.importorskip("peft", reason="language models need the llm extra")
+    given = {"model": tiny_model} | changes
+    with pytest.raises(InputError, match=re.escape(message)):
+        study.settings_of(
+            study.study("groups"), None, [f"{key}={value}" for key, value in given.items()]
+        )
 
 
 def test_a_model_that_was_not_fetched(monkeypatch, tmp_path):
