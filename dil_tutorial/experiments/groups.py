@@ -2,8 +2,8 @@ r"""Groups against pairs, and against policy gradients: ``dil experiment groups`
 
 The world of ``known_truth``: responses of four tokens with a known reward.
 
-``given``: of K samples of the reference a Plackett–Luce labeler names the best.  Three losses read
-what became of the same K samples, for K = 4 and 8, with the same generator and at one rate:
+``given``: of K samples of the reference a Plackett–Luce labeler names the best.  Three losses
+read what became of the same K samples, for K = 4 and 8, with one generator and at one rate:
 
 - the group as it is (``group_loss``);
 - one pair of it, the best and another at random, with weight 1/K (THEORY §14.4);
