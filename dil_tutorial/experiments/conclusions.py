@@ -12,7 +12,6 @@ from typing import Any
 
 from dil_tutorial.experiments import best_of_four, off_policy, scale, study
 from dil_tutorial.experiments.matched import FIRST, AtKL, Comparison, Measured, differing
-from dil_tutorial.experiments.runner import best
 from dil_tutorial.experiments.truth import REACH
 from dil_tutorial.llm.models import in_words
 from dil_tutorial.losses import CATALOG
@@ -80,7 +79,6 @@ def findings() -> dict[str, Any]:
         "pairs": pairs,
         "climbs": climbs,
         "climb_stats": climb_stats,
-        "reward_accuracy": best(climbs.where(part="reward")).accuracy,
         "amount": amount,
         "amount_words": scale.words(amount, amount_stats),
         "off": off,

@@ -1,13 +1,13 @@
 """RLHF next to imitation, on whole sentences: ``dil experiment rlhf`` (THEORY §13).
 
 Its prompts, pairs and measures are those of ``real_text``; so a policy of RLHF is in one table with
-those of SFT, DIL and DPO.  A reward model is fitted on the same labeled pairs (a head and an
-adapter on the top layers, at the rate of least validation loss).  Then policies follow policy
-gradients: RLOO on the true reward, RLOO and GRPO on the learned one, and RLOO far on it, with a
-tenth of the KL's weight.  Of every rollout both rewards are noted, so the path shows where the
-learned reward rises and the true one does not.  The last is imitation by rounds: the chosen
-responses of the policy's own pairs, drawn and labeled anew each time, by the true reward or by the
-learned one.
+those of SFT, DIL and DPO. Reward models (a head and an adapter on the top layers) are fitted on the
+same labeled pairs, and on more of them; the one of least validation loss is kept. Then policies
+follow policy gradients: RLOO and GRPO on the true reward and on the learned one, and RLOO far on
+the learned one, with a tenth of the KL's weight. Of every rollout both rewards are noted, so the
+path shows where the learned reward rises and the true one does not. The last is imitation by
+rounds: the chosen responses of the policy's own pairs, drawn and labeled anew each time, by the
+true reward or by the learned one.
 
 Every run is a piece; an interrupted policy gradient continues from its last checkpoint.
 """
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import Tensor
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
@@ -58,6 +59,7 @@ from dil_tutorial.llm.tokens import tokenize_pairs
 from dil_tutorial.losses import CATALOG
 from dil_tutorial.support import plotting
 from dil_tutorial.support.files import read_json, write_json
+from dil_tutorial.support.intervals import bootstrap_runs
 from dil_tutorial.support.words import fixed, interval, precise
 
 
@@ -93,6 +95,7 @@ class RLHF(Settings):
     rollouts: int = 8  # per prompt
     policy_rate: float = 1e-3
     reward_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    reward_pairs: tuple[int, ...] = (3, 12)  # per prompt; a reward model for each, at each rate
     far: int = 2  # times the steps, for a run that is to go far
     checkpoints: int = 10  # steps from one to the next
     # of imitation; the first is on the pairs of ``real_text``, each further one draws as many
@@ -108,6 +111,7 @@ CPU = RLHF(**{**vars(real_text.SETTINGS), "seeds": 1})
 PRESETS = {"cpu": CPU, "gpu": replace(CPU, far=4, rounds=4, seeds=3)}
 POLICY_GRADIENTS = (
     PolicyGradientRun("rloo", False),
+    PolicyGradientRun("grpo", False),
     PolicyGradientRun("rloo", True),
     PolicyGradientRun("grpo", True),
     PolicyGradientRun("rloo", True, far=True),
@@ -122,14 +126,17 @@ def check(settings: RLHF) -> None:
         raise InputError(
             "rlhf trains adapters on top_layers of at least 1, and has no arms to choose"
         )
-    if not settings.reward_rates or min(settings.rollouts, settings.prompts_per_step) < 1:
-        raise InputError("reward_rates, rollouts and prompts_per_step: give at least one of each")
+    least = min(settings.rollouts, settings.prompts_per_step, *settings.reward_pairs)
+    if not settings.reward_rates or not settings.reward_pairs or least < 1:
+        raise InputError(
+            "reward_rates, reward_pairs, rollouts and prompts_per_step: give at least one of each"
+        )
 
 
 def steps(settings: RLHF) -> int:
     """How many rows ``run`` yields."""
     runs = len(POLICY_GRADIENTS) + 2 * settings.rounds
-    return len(settings.reward_rates) + settings.seeds * runs
+    return len(settings.reward_rates) * len(settings.reward_pairs) + settings.seeds * runs
 
 
 def run(work: Work) -> Iterator[PolicyRow]:
@@ -137,9 +144,11 @@ def run(work: Work) -> Iterator[PolicyRow]:
     runner, settings = Runner(work, chats=real_text.chats()), work.settings
     runner.describe()
     work.shared["reference"] = real_text.reference(runner)
-    fitted = [reward_model(runner, rate) for rate in settings.reward_rates]
-    yield from fitted
-    folder = reward_folder(runner, best(fitted).learning_rate)
+    fitted = []
+    for pairs, rate in itertools.product(settings.reward_pairs, settings.reward_rates):
+        fitted.append(reward_model(runner, rate, pairs))
+        yield fitted[-1]
+    folder = reward_folder(runner, best(fitted).learning_rate, best(fitted).pairs)
     for seed in range(settings.seeds):
         for one in POLICY_GRADIENTS:
             yield policy_gradient(runner, replace(one, seed=seed), folder)
@@ -151,20 +160,21 @@ def run(work: Work) -> Iterator[PolicyRow]:
 # --- The reward model -----------------------------------------------------------------------------
 
 
-def reward_folder(runner: Runner, rate: float) -> Path:
+def reward_folder(runner: Runner, rate: float, pairs: int) -> Path:
     """Where a fitted reward model is kept."""
-    ids = {"arm": "reward model", "learning_rate": rate, "part": "weights"}
+    ids = {"arm": "reward model", "learning_rate": rate, "pairs": pairs, "part": "weights"}
     return runner.work.place(runner.key, **ids)
 
 
-def reward_model(runner: Runner, rate: float) -> PolicyRow:
-    """A reward model fitted at one rate: its loss and accuracy on validation pairs, its rewards of
-    reference samples.
+def reward_model(runner: Runner, rate: float, pairs: int) -> PolicyRow:
+    """A reward model fitted at one rate on so many pairs of each prompt: its loss on validation
+    pairs, and its rewards of the reference's held-out samples.
     """
-    ids: dict[str, Any] = {"arm": "reward model", "learning_rate": rate, "part": "reward"}
+    ids: dict[str, Any] = {"arm": "reward model", "learning_rate": rate, "pairs": pairs}
+    ids |= {"part": "reward"}
 
     def make() -> dict[str, Any]:
-        settings, folder = runner.settings, reward_folder(runner, rate)
+        settings, folder = runner.settings, reward_folder(runner, rate, pairs)
         network = adapted(
             load_reward_model(settings.model),
             settings.top_layers,
@@ -188,15 +198,13 @@ def reward_model(runner: Runner, rate: float) -> PolicyRow:
             disable_tqdm=True,
             seed=0,
         )
-        pairs, _ = runner.data.pairs("train", settings.pairs, 0)
-        trainer = quiet(RewardTrainer(network, args, pairs, runner.tokenizer))
+        rows, _ = runner.data.pairs("train", pairs, 0)
+        trainer = quiet(RewardTrainer(network, args, rows, runner.tokenizer))
         run_to_its_end(trainer, runner.folder / "work" / "reward")
         model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()
         model.save_pretrained(folder)
-        margin = margins(runner, model)
         return {
-            "accuracy": ((margin.sign() + 1) / 2).mean().item(),
-            "validation_loss": -torch.nn.functional.logsigmoid(margin).mean().item(),
+            "validation_loss": -F.logsigmoid(margins(runner, model)).mean().item(),
             "learned_reward": [
                 [rounded(x) for x in row] for row in judged(runner, model, "held-out")
             ],
@@ -462,9 +470,48 @@ def quiet(trainer: Any) -> Any:
 # --- Measures, figures and words ------------------------------------------------------------------
 
 
+def agreement(learned: Tensor, true: Tensor) -> Tensor:
+    """How often a learned reward (X, M) ranks two responses as a Bradley–Terry labeler of the true
+    one (X, M) does: by prompt the mean over its pairs, ties of the learned one as one half.
+
+    >>> true = torch.tensor([[0.0, math.log(3)]])  # a labeler prefers the second with 3/4
+    >>> agreement(true, true), agreement(torch.zeros(1, 2), true)
+    (tensor([0.7500]), tensor([0.5000]))
+    """
+    a, b = torch.triu_indices(learned.shape[1], learned.shape[1], 1)
+    prefers = (learned[:, a] - learned[:, b]).sign()
+    return (0.5 + prefers * ((true[:, a] - true[:, b]).sigmoid() - 0.5)).mean(1)
+
+
+def within(reward: Tensor) -> Tensor:
+    """Rewards (X, M) less the mean of their prompt."""
+    return reward - reward.mean(1, keepdim=True)
+
+
+def judges(results: Results) -> list[dict[str, Any]]:
+    """Each reward model on the reference's held-out samples: ``agreement`` and correlation with the
+    true reward within prompts.
+    """
+    held = results.shared["truth"]["held-out"]["reward"]
+    measured = []
+    for row in results.where(part="reward"):
+        learned = torch.tensor(row.learned_reward, dtype=torch.float64)
+        true = torch.tensor(held, dtype=torch.float64)[:, : learned.shape[1]]
+        both = torch.stack([within(learned).flatten(), within(true).flatten()])
+        measured.append(
+            {
+                "row": row,
+                "agreement": bootstrap_runs(agreement(learned, true)[None]),
+                "correlation": torch.corrcoef(both)[0, 1].item(),
+            }
+        )
+    return measured
+
+
 def summary(results: Results) -> Stats:
     """Measures on held-out prompts of each run of RLHF and, where the results of ``dil experiment
-    real-text`` on the same prompts lie beside these, of each of its losses.
+    real-text`` on the same prompts lie beside these, of each of its losses; of each reward model;
+    and how often the true reward itself agrees with its labels.
     """
     truth = Truth.of(results, "held-out")
     reference = results.shared["reference"]
@@ -477,6 +524,9 @@ def summary(results: Results) -> Stats:
         },
         "before": diversity([PolicyRow("reference", **reference)]),
         "targets": real_text.targets(truth),
+        "judges": (fitted := judges(results)),
+        "judge": next(one for one in fitted if one["row"] is best(results.where(part="reward"))),
+        "true_agreement": bootstrap_runs(agreement(truth.reward, truth.reward)[None]),
     }
 
 
@@ -624,12 +674,6 @@ def frontier(results: Results, stats: Stats) -> Figure:
 
 def words(results: Results, stats: Stats) -> dict[str, Any]:
     """The lists and tables that the page's sentences name."""
-    reward = best(results.where(part="reward"))
-    learned = torch.tensor(reward.learned_reward, dtype=torch.float64)
-    true = torch.tensor(results.shared["truth"]["held-out"]["reward"], dtype=torch.float64)[
-        :, : learned.shape[1]
-    ]
-    both = torch.stack([(part - part.mean(1, keepdim=True)).flatten() for part in (learned, true)])
     climbs = results.where(part="policy gradient")
     paths, rises, over_optimized = [], [], []
     for row in climbs:
@@ -660,8 +704,18 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
         over_optimized += [name] * (up["proxy"] and not up["gold"])
     prompts = results.shared["truth"]["held-out"]["prompts"]
     return {
-        "reward": reward,
-        "correlation": torch.corrcoef(both)[0, 1].item(),
+        "judge": stats["judge"],
+        "true_agreement": stats["true_agreement"],
+        "judges": [
+            [
+                str(one["row"].pairs),
+                f"{one['row'].learning_rate:g}",
+                fixed(one["row"].validation_loss, 3),
+                interval(one["agreement"]),
+                fixed(one["correlation"], 2),
+            ]
+            for one in stats["judges"]
+        ],
         "paths": paths,
         "rises": rises,
         "over_optimized": over_optimized,

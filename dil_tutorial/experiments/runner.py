@@ -151,8 +151,7 @@ class PolicyRow:
     round: int | None = None  # of repeated imitation
     path: list[dict[str, float]] | None = None  # of a policy gradient, one entry per step
     device: str | None = None
-    accuracy: float | None = None  # of a reward model on validation pairs
-    learned_reward: list[list[float]] | None = None  # of the reference's held-out samples
+    learned_reward: list[list[float]] | None = None  # a model's, of the reference's samples
 
 
 def swept(results: Results) -> dict[tuple[str, str], list[PolicyRow]]:

@@ -47,10 +47,10 @@ def runner(tiny_model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def judge_folder(runner):
-    row = rlhf.reward_model(runner, 1e-2)
+    row = rlhf.reward_model(runner, 1e-2, 2)
     # of two validation pairs nothing can be asked; test_reward_model asks what is learned
     assert len({value for rewards in row.learned_reward for value in rewards}) > 1
-    return rlhf.reward_folder(runner, 1e-2)
+    return rlhf.reward_folder(runner, 1e-2, 2)
 
 
 @pytest.mark.slow

@@ -116,6 +116,7 @@ TINY = {
         "rollouts": 4,
         "policy_rate": 1e-2,
         "reward_rates": "1e-2",
+        "reward_pairs": "1,2",
         "far": 1,
         "checkpoints": 2,
         "imitation_rate": 1e-2,
@@ -388,6 +389,7 @@ def rlhf(results):
     climbs = results.where(part="policy gradient")
     assert [row.arm for row in climbs] == [
         "RLOO, true reward",
+        "GRPO, true reward",
         "RLOO, learned reward",
         "GRPO, learned reward",
         "RLOO, learned reward, far",
@@ -396,8 +398,10 @@ def rlhf(results):
         assert len(row.path) == 4
         assert row.path[0]["kl"] == pytest.approx(0, abs=1e-5)
     held = results.shared["truth"]["held-out"]["prompts"]
-    (reward,) = results.where(part="reward")
-    assert torch.tensor(reward.learned_reward).shape == (len(held), 4)
+    fitted = results.where(part="reward")
+    assert [row.pairs for row in fitted] == [1, 2]
+    assert fitted[0].learned_reward != fitted[1].learned_reward
+    assert torch.tensor(fitted[1].learned_reward).shape == (len(held), 4)
     rounds = results.where(part="imitation")
     assert [row.round for row in rounds] == [1, 2, 1, 2]
     assert rounds[0].f_held_out != rounds[1].f_held_out
