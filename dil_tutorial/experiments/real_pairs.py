@@ -559,7 +559,7 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
         "moved": [name for name, value in at(least).items() if abs(value["chosen"][0]) > 0.05],
         "chosen": {
             rate: {kind: where(rate, kind) for kind in ("above", "below", "as expected")}
-            for rate in (least, largest)
+            for rate in rate_of[1:] or rate_of
         },
         "best": best,
         "leads": leads,
@@ -580,6 +580,11 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
             for name, v in at(rate).items()
         ],
         "first_loss": FIRST,
+        "compared": sum(
+            name != FIRST and bool(value["differences"])
+            for rate in rate_of
+            for name, value in at(rate).items()
+        ),
         "apart": {
             rate: [
                 name
