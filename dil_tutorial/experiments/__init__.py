@@ -32,5 +32,5 @@ STUDIES = {  # by the name of ``dil experiment NAME``
     "scale": Entry("scale", "500 to 60,000 pairs: what changes as they become more?"),
     "off-policy": Entry("off_policy", "Pairs of another distribution: what is imitated?"),
     "rlhf": Entry("rlhf", "A reward model, RLOO and GRPO, next to imitation."),
-    "real-pairs": Entry("real_pairs", "Every loss on real preference pairs: ranking, KL, length."),
+    "real-pairs": Entry("real_pairs", "Losses on real preference pairs: ranking, KL, length."),
 }

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from dil_tutorial.experiments import best_of_four, off_policy, scale, study
+from dil_tutorial.experiments import best_of_four, off_policy, real_pairs, scale, study
 from dil_tutorial.experiments.matched import FIRST, AtKL, Comparison, Measured, differing
 from dil_tutorial.experiments.truth import REACH
 from dil_tutorial.llm.models import in_words
@@ -47,7 +47,7 @@ def findings() -> dict[str, Any]:
     known, known_stats = study.committed("known-truth")
     text, text_stats = study.committed("real-text")
     short, long = known_stats["matched"], text_stats["matched"]
-    pairs, _ = study.committed("real-pairs")
+    pairs, pair_stats = study.committed("real-pairs")
     climbs, climb_stats = study.committed("rlhf")
     amount, amount_stats = study.committed("scale")
     off, off_stats = study.committed("off-policy")
@@ -77,6 +77,11 @@ def findings() -> dict[str, Any]:
         "rows": rows,
         "described": {loss: CATALOG[loss].described for loss in LOSSES},
         "pairs": pairs,
+        "pair_stats": pair_stats,
+        "pair_accuracies": ends(
+            at["accuracy"][0] for of_arm in pair_stats["rates"].values() for at in of_arm.values()
+        ),
+        "pair_words": real_pairs.words(pairs, pair_stats),
         "climbs": climbs,
         "climb_stats": climb_stats,
         "amount": amount,

@@ -4,10 +4,10 @@ experiment real-pairs``).
 Nothing is known of the truth here, and the labels are somebody's, one per pair; so what can be
 asked is less: does a loss rank held-out pairs as the labels do, is sigma(f_w - f_l) calibrated,
 what happens to the log-ratio of chosen responses, how far does the policy go, what has length to do
-with it.  Every loss is trained at every rate of one grid, the least of which is the paper's, in one
-pass over the same batches; so losses are compared at a matched rate, and a figure has their
-accuracy against KL.  Losses given means of log-probabilities, as in the authors' code, are next to
-those given sums.
+with it. Every loss is trained at every rate of one grid, the least of which is the number in the
+authors' scripts, in one pass over the same batches; so losses are compared at a matched rate, and a
+figure has their accuracy against KL. Losses given means of log-probabilities, as in the authors'
+code, are next to those given sums.
 
 Of each prompt one pair is taken, its shortest, if all of it has ``max_length`` tokens at most: no
 response is cut, and no two pairs share a prompt.
@@ -15,7 +15,9 @@ response is cut, and no two pairs share a prompt.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +31,7 @@ from dil_tutorial.experiments.matched import FIRST
 from dil_tutorial.experiments.runner import COUNTS, Arm, adapted, chosen_arms, rounded, train
 from dil_tutorial.experiments.study import Figures, Results, Stats, Study, Work, groups
 from dil_tutorial.experiments.truth import against
-from dil_tutorial.llm.data import Pair, read, text_of
+from dil_tutorial.llm.data import FIELDS, Pair, raw_rows, read, text_of
 from dil_tutorial.llm.fast.logprobs import row_logps
 from dil_tutorial.llm.fast.probes import enable_packing, usable_layout
 from dil_tutorial.llm.models import SMOLLM2, load_model, load_tokenizer, resolve, this_device
@@ -39,7 +41,7 @@ from dil_tutorial.llm.tokens import tokenize_pairs
 from dil_tutorial.losses import CATALOG, colors
 from dil_tutorial.support import plotting
 from dil_tutorial.support.intervals import bootstrap_runs
-from dil_tutorial.support.words import fixed, interval
+from dil_tutorial.support.words import fixed, interval, precise
 
 NAMED = {  # data sets by the names that people use: pairs to train on, pairs held out
     "hh-rlhf": ("Anthropic/hh-rlhf:train", "Anthropic/hh-rlhf:test"),
@@ -162,6 +164,7 @@ def run(work: Work) -> Iterator[PairRow]:
         "pairs": len(runner.train_pairs),
         "held_out": len(runner.held),
         "tokens": runner.held.lengths[:, [1, 3]].tolist(),
+        "writers": writers(work.settings, runner.train_pairs, runner.held_pairs),
     }
     key = pairs_digest(runner.train_pairs + runner.held_pairs)
     for arm, rate, seed in runs(work.settings):
@@ -179,6 +182,17 @@ def run(work: Work) -> Iterator[PairRow]:
         yield PairRow(**ids, **work.piece(make, key, **ids))
 
 
+def sources(settings: RealPairs) -> list[str]:
+    """Where the pairs are: those to train on, and those held out where these have a place of their
+    own.
+
+    >>> sources(RealPairs(data="tldr"))
+    ['trl-lib/tldr-preference:train', 'trl-lib/tldr-preference:validation']
+    """
+    first, second = NAMED.get(settings.data.lower(), (settings.data, None))
+    return [name for name in (first, settings.test or second) if name]
+
+
 def data_of(settings: RealPairs) -> tuple[list[Pair], list[Pair]]:
     """Pairs to train on and pairs held out, from files, hub ids or the names in ``NAMED``; rows
     that cannot be used are left out.
@@ -187,15 +201,14 @@ def data_of(settings: RealPairs) -> tuple[list[Pair], list[Pair]]:
     are held out as the settings say, a third at most.
     """
     name = settings.data
-    first, second = NAMED.get(name.lower(), (name, None))
-    second = settings.test or second
+    first, *others = sources(settings)
     pairs = one_per_prompt(read(first, None, "skip").pairs, settings)
-    if second is not None:
+    if others:
         train = pairs[: settings.pairs]
         seen = {str(pair["prompt"]) for pair in train}
         held = [
             pair
-            for pair in one_per_prompt(read(second, None, "skip").pairs, settings)
+            for pair in one_per_prompt(read(others[0], None, "skip").pairs, settings)
             if str(pair["prompt"]) not in seen
         ][: settings.held_out]
     else:
@@ -208,6 +221,42 @@ def data_of(settings: RealPairs) -> tuple[list[Pair], list[Pair]]:
             "--set test=FILE"
         )
     return train, held
+
+
+def writers(settings: RealPairs, train: list[Pair], held: list[Pair]) -> dict[str, Any]:
+    """Who wrote the chosen and the rejected response of each pair to train on and held out, where
+    all rows say so in the fields ``chosen_model`` and ``rejected_model``; else nothing.
+    """
+    fields = {"prompt", "chosen", "rejected", "chosen_model", "rejected_model"}
+    known = {
+        pairs_digest([pair_in(row)]): [str(row["chosen_model"]), str(row["rejected_model"])]
+        for source in sources(settings)
+        for row, _ in raw_rows(source)
+        if isinstance(row, dict) and fields <= row.keys()
+    }
+    if not all(pairs_digest([pair_in(pair)]) in known for pair in train + held):
+        return {}
+    return {
+        name: [known[pairs_digest([pair_in(pair)])] for pair in pairs]
+        for name, pairs in (("train", train), ("held-out", held))
+    }
+
+
+def pair_in(row: Mapping[str, Any]) -> Pair:
+    """The three texts of a row."""
+    return {name: row[name] for name in FIELDS}
+
+
+def by_writer(train: Sequence[Sequence[str]], held: Sequence[Sequence[str]]) -> list[float]:
+    """Of each held-out (writer of the chosen, of the rejected response): is somebody right who
+    prefers the writer that won more often against the other in training?  Ties are one half.
+
+    >>> by_writer([["a", "b"], ["a", "b"], ["b", "a"]], [["a", "b"], ["b", "a"], ["a", "c"]])
+    [1.0, 0.0, 0.5]
+    """
+    won = Counter(tuple(pair) for pair in train)
+    ahead = [won[one, other] - won[other, one] for one, other in held]
+    return [0.5 + 0.5 * ((n > 0) - (n < 0)) for n in ahead]
 
 
 def one_per_prompt(pairs: Sequence[Pair], settings: RealPairs) -> list[Pair]:
@@ -386,7 +435,7 @@ def measures(rows: Sequence[PairRow], tokens: Tensor) -> dict[str, Any]:
         "calibration": calibration(margin.mean(0)),
         "length": float(torch.corrcoef(both)[0, 1]) if both[0].std() > 0 else 0.0,
         "own_kl": bootstrap_runs(own + torch.expm1(-own)) if own.numel() else [float("nan")] * 3,
-        "values": {"accuracy": right, "margin": margin, "chosen": f[:, 0]},
+        "right": right,
     }
 
 
@@ -418,7 +467,9 @@ def calibration(margin: Tensor) -> float:
 
 
 def summary(results: Results) -> Stats:
-    """By name and rate: ``measures``, and differences to ``FIRST`` at the same rate."""
+    """By name and rate: ``measures``; and the sign test of each accuracy against that of ``FIRST``
+    at the same rate.
+    """
     tokens = torch.tensor(results.shared["tokens"], dtype=torch.float64)
     rates = {
         arm: {
@@ -428,25 +479,49 @@ def summary(results: Results) -> Stats:
         for arm, rows in groups(results.rows, "arm").items()
     }
     longer = (tokens[:, 0] > tokens[:, 1]).double() + 0.5 * (tokens[:, 0] == tokens[:, 1]).double()
-    for rate in {rate for values in rates.values() for rate in values}:
-        first = rates.get(FIRST, {}).get(rate)
-        for values in rates.values():
-            if rate in values:
-                values[rate]["differences"] = differences(
-                    values[rate]["values"], first and first["values"]
-                )
-    return {"rates": rates, "longer_wins": bootstrap_runs(longer[None])}
+    compared = {
+        (arm, rate): sign_test((value["right"] - first["right"]).sum(0))
+        for arm, of_arm in rates.items()
+        for rate, value in of_arm.items()
+        if arm != FIRST and (first := rates.get(FIRST, {}).get(rate))
+    }
+    said = results.shared["writers"]
+    right = by_writer(said["train"], said["held-out"]) if said else []
+    return {
+        "rates": rates,
+        "longer_wins": bootstrap_runs(longer[None]),
+        "writer_wins": bootstrap_runs(torch.tensor([right])) if right else None,
+        "compared": compared,
+    }
 
 
-def differences(
-    values: dict[str, Tensor], first: dict[str, Tensor] | None
-) -> dict[str, list[float]]:
-    """Accuracy, margin and chosen log-ratio less those of ``FIRST``, pair by pair; nothing where
-    that was not trained.
+def sign_test(differences: Tensor) -> float:
+    """Two-sided p-value of the exact sign test: how probable is it that at least so many of the
+    differences lie on one side of 0, if each lies on either with 1/2?  Zeros do not count.
+
+    >>> sign_test(torch.tensor([1.0, 1, 1, 1, 1, -1, 0]))  # 2 (1 + 6) / 2^6
+    0.21875
     """
-    if first is None:
-        return {}
-    return {key: bootstrap_runs(own - first[key]) for key, own in values.items()}
+    above, below = int((differences > 0).sum()), int((differences < 0).sum())
+    tail = sum(math.comb(above + below, k) for k in range(min(above, below) + 1))
+    return min(1.0, 2 * tail / 2 ** (above + below))
+
+
+def significant(p_values: dict[Any, float], level: float = 0.05) -> list[Any]:
+    """Which of several tests reject by Holm's method: if nothing differs, with at most ``level``
+    any of them.
+
+    >>> significant({"a": 0.02, "b": 0.03, "c": 0.001})
+    ['c', 'a', 'b']
+    >>> significant({"a": 0.03, "b": 0.03})
+    []
+    """
+    found: list[Any] = []
+    for name, p in sorted(p_values.items(), key=lambda item: item[1]):
+        if p > level / (len(p_values) - len(found)):
+            break
+        found.append(name)
+    return found
 
 
 # --- Figures and words ----------------------------------------------------------------------------
@@ -456,9 +531,9 @@ def figures(results: Results, stats: Stats) -> Figures:
     """Each figure and its alternative text, by name."""
     return {
         "chosen": (
-            chosen(results),
-            "Log-ratio of the batch's chosen responses along training, at the paper's rate and "
-            "at a larger one",
+            chosen(stats),
+            "Mean log-ratio of held-out chosen and rejected responses with intervals, a panel for "
+            "each rate, a line for each loss",
         ),
         "ranking": (
             ranking(stats),
@@ -473,41 +548,36 @@ def style(name: str) -> dict[str, Any]:
     return {"color": colors()[loss], "ls": ":" if name != loss else CATALOG[loss].line}
 
 
-def chosen(results: Results) -> Figure:
-    """The paper's headline plot: what becomes of the chosen responses at the least and the largest
-    rate.
-
-    Nats a response, or a token for a loss given means; a loss without a reference has no log-ratio
-    while it trains.
-    """
-    rates = sorted({row.learning_rate for row in results.rows})
-    drawn, axes = plotting.new_figure(columns=2, width=11, height=4.2)
-    for panel, rate in zip(axes, (rates[0], rates[-1]), strict=True):
-        for row in results.rows:
-            has_log_ratios = "chosen" in row.curves and has_reference(row.arm)
-            if row.learning_rate == rate and row.seed == 0 and has_log_ratios:
-                smooth = plotting.running_mean(row.curves["chosen"], 8)
-                panel.plot(smooth, label=row.arm, **style(row.arm))
-        panel.axhline(0, color="black", lw=0.8)
-        panel.set_title(
-            f"learning rate {rate:g}{', as the paper' if rate == PAPER else ''}", loc="left"
-        )
-        panel.set_xlabel("optimizer step")
-        panel.set_ylabel("f of chosen responses, nats")
-    axes[1].legend(frameon=False, fontsize=7, ncols=2)
+def chosen(stats: Stats) -> Figure:
+    """The mean f of held-out chosen responses, and of rejected ones, by loss, a panel a rate."""
+    rates = sorted({rate for of_arm in stats["rates"].values() for rate in of_arm})
+    drawn, panels = plotting.new_figure(columns=len(rates), width=4 * len(rates), height=4)
+    names = list(stats["rates"])[::-1]
+    for axes, rate in zip(panels, rates, strict=True):
+        found = {name: stats["rates"][name].get(rate) for name in names}
+        ends = [x for v in found.values() if v for side in ("chosen", "rejected") for x in v[side]]
+        for y, (name, value) in enumerate(found.items()):
+            for side, shift, inside in (("chosen", 0.12, None), ("rejected", -0.12, "white")):
+                if value:
+                    mean, low, high = value[side]
+                    color = style(name)["color"]
+                    axes.plot([low, high], [y + shift] * 2, color=color, lw=1.5)
+                    axes.plot([mean], [y + shift], "o", color=color, ms=5, mfc=inside or color)
+        axes.axvline(0, color="black", lw=0.8)
+        scale = float(torch.tensor(ends).abs().median())  # SFT goes much farther than the others
+        axes.set_xscale("symlog", linthresh=max(scale, 1e-9))
+        axes.set_yticks(range(len(names)), names if axes is panels[0] else [])
+        axes.tick_params(axis="x", labelsize=7)
+        axes.set(title=f"rate {rate:g}", xlabel="f, nats")
     return drawn
-
-
-def has_reference(arm: str) -> bool:
-    """Whether the loss of an arm is one of log-ratios to the reference."""
-    return not CATALOG[arm.removesuffix(" (means)")].reference_free
 
 
 def ranking(stats: Stats) -> Figure:
     """Accuracy on held-out pairs against KL to the reference."""
     drawn, (axes,) = plotting.new_figure(width=7.6, height=4.4)
     for place, (name, rates) in enumerate(stats["rates"].items()):
-        points = sorted((value["own_kl"][0], value["accuracy"][0]) for value in rates.values())
+        # from the least rate to the largest
+        points = [(value["own_kl"][0], value["accuracy"][0]) for value in rates.values()]
         marker = plotting.MARKERS[place % len(plotting.MARKERS)]
         axes.plot(
             [kl for kl, _ in points],
@@ -527,6 +597,7 @@ def ranking(stats: Stats) -> Figure:
         textcoords="offset points",
     )
     axes.set_xscale("symlog", linthresh=0.01)
+    axes.set_xlim(left=-5e-4)
     axes.set_xlabel("KL to the reference on the first tokens of own responses, nats")
     axes.set_ylabel("held-out ranking accuracy")
     axes.legend(frameon=False, fontsize=7, ncols=2)
@@ -544,63 +615,62 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
     def where(rate: float, kind: str) -> list[str]:
         return [name for name, value in at(rate).items() if against(value["chosen"], 0) == kind]
 
-    least, largest = rate_of[0], rate_of[-1]
-    best = max(at(largest), key=lambda name: at(largest)[name]["accuracy"][0])
-    leads = [
-        name
-        for name, value in at(largest).items()
-        if value["accuracy"][2] >= at(largest)[best]["accuracy"][1]
-    ]
+    def highest(rate: float) -> tuple[list[str], float]:
+        accuracy = {name: value["accuracy"][0] for name, value in at(rate).items()}
+        most = max(accuracy.values())
+        return [name for name, value in accuracy.items() if value == most], most
+
+    differ = significant(stats["compared"])
     return {
         "means": [name for name in rates if name.endswith("(means)")],
-        "least": least,
-        "largest": largest,
+        "absent": [arm.name for arm in ARMS if arm.name not in rates],
         "grid": len(runs(results.settings)),
-        "moved": [name for name, value in at(least).items() if abs(value["chosen"][0]) > 0.05],
+        "paper": PAPER,
         "chosen": {
-            rate: {kind: where(rate, kind) for kind in ("above", "below", "as expected")}
-            for rate in rate_of[1:] or rate_of
+            rate: {
+                "most": max(abs(value["chosen"][0]) for value in at(rate).values()),
+                **{kind: where(rate, kind) for kind in ("above", "below", "as expected")},
+            }
+            for rate in rate_of
         },
-        "best": best,
-        "leads": leads,
+        "highest": {rate: highest(rate) for rate in rate_of},
+        "least": rate_of[0],
+        "scatter": scatter(results),
         "rows": [
             [
                 name,
                 f"{rate:g}",
                 interval(v["accuracy"]),
-                interval(v["margin"]),
-                interval(v["chosen"]),
-                interval(v["rejected"]),
+                precise(v["margin"]),
+                precise(v["chosen"]),
+                precise(v["rejected"]),
                 fixed(v["calibration"], 2),
                 fixed(v["length"], 2),
                 *(interval(v[side]) if v[side] else "–" for side in ("shorter", "longer")),
-                interval(v["own_kl"]),
+                precise(v["own_kl"]),
             ]
             for rate in rate_of
             for name, v in at(rate).items()
         ],
         "first_loss": FIRST,
-        "compared": sum(
-            name != FIRST and bool(value["differences"])
-            for rate in rate_of
-            for name, value in at(rate).items()
-        ),
-        "apart": {
-            rate: [
-                name
-                for name, value in at(rate).items()
-                if name != FIRST
-                and value["differences"]
-                and against(value["differences"]["accuracy"], 0) != "as expected"
-            ]
-            for rate in rate_of
-        },
+        "compared": len(stats["compared"]),
+        "differ": [f"{name} at {rate:g}" for name, rate in differ],
     }
+
+
+def scatter(results: Results) -> float | None:
+    """Standard deviation of f of the batches' chosen responses at the least rate, as training read
+    it; None where no loss has log-ratios.
+    """
+    least = min(row.learning_rate for row in results.rows)
+    curves = [row.curves.get("chosen") for row in results.where(learning_rate=least)]
+    known = [torch.tensor(curve) for curve in curves if curve and any(curve)]
+    return torch.stack([curve.var() for curve in known]).mean().sqrt().item() if known else None
 
 
 STUDY = Study(
     name="real-pairs",
-    title="Every loss on real preference pairs",
+    title="Losses on real preference pairs",
     presets=PRESETS,
     row=PairRow,
     identifiers=("arm", "learning_rate", "seed"),
@@ -610,6 +680,6 @@ STUDY = Study(
     figures=figures,
     words=words,
     check=check,
-    counts=COUNTS,
-    shared=frozenset({"pairs", "held_out", "tokens"}),
+    counts=COUNTS | {"about"},
+    shared=frozenset({"pairs", "held_out", "tokens", "writers"}),
 )
