@@ -79,16 +79,16 @@ def test_who_wrote_a_pair_is_found_by_all_of_its_text(tmp_path):
     path = tmp_path / "p.jsonl"
     settings = real_pairs.RealPairs(data=str(path), pairs=4, held_out=2)
     rows = [
-        {"prompt": f"{i}", "chosen": "yes " * n, "rejected": f"no{n}{writer}"}
-        | {"chosen_model": "best", "rejected_model": f"{writer}{n}"}
+        {"prompt": f"{i}", "chosen": "yes", "rejected": text}
+        | {"chosen_model": "best", "rejected_model": text.upper()}
         for i in range(6)
-        for n, writer in ((2, "third"), (1, "second"), (1, "first of all"))
+        for text in ("no", "no and no again")  # the shortest is taken
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     train, held = real_pairs.data_of(settings)
     wrote = real_pairs.writers(settings, train, held)
-    assert wrote == {"train": [["best", "second1"]] * 4, "held-out": [["best", "second1"]] * 2}
-    del rows[0]["chosen_model"], rows[1]["chosen_model"]  # not every pair says who wrote it
+    assert wrote == {"train": [["best", "NO"]] * 4, "held-out": [["best", "NO"]] * 2}
+    del rows[0]["chosen_model"]  # not every pair says who wrote it
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert real_pairs.writers(settings, train, held) == {}
 
