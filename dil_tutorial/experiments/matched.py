@@ -10,7 +10,8 @@ differences are paired.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -238,14 +239,7 @@ def in_words(compared: Comparison) -> dict[str, Any]:
         "rate_rows": {rate: rate_rows(found) for rate, found in compared.rates.items()},
         "rate_columns": COLUMNS,
         "kl_rows": kl_rows(compared.levels, losses),
-        "kl_columns": [
-            "loss",
-            *(
-                column
-                for level in compared.levels
-                for column in (f"E_chosen f at KL {level:.3f}", f"less that of {FIRST}")
-            ),
-        ],
+        "kl_columns": kl_columns(compared.levels),
         "by_rate": by_rate,
         "by_kl": by_kl,
         "directions": {
@@ -267,6 +261,16 @@ COLUMNS = [
     "KL",
     "direction",
 ]
+
+
+def kl_columns(levels: Iterable[float]) -> list[str]:
+    """The columns of ``kl_rows``.
+
+    >>> kl_columns([0.02])
+    ['loss', 'E_chosen f at KL 0.020', 'less that of DIL BCE corrected']
+    """
+    pairs = ((f"E_chosen f at KL {level:.3f}", f"less that of {FIRST}") for level in levels)
+    return ["loss", *itertools.chain(*pairs)]
 
 
 def kl_rows(found: Mapping[float, Mapping[str, AtKL]], losses: Sequence[str]) -> list[list[str]]:

@@ -23,10 +23,11 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from dil_tutorial.errors import Diverged, InputError
 from dil_tutorial.experiments import real_text
-from dil_tutorial.experiments.matched import FIRST
+from dil_tutorial.experiments.matched import FIRST, AtKL, at_kl, differing, kl_columns, kl_rows
 from dil_tutorial.experiments.runner import (
     Arm,
     Data,
@@ -171,7 +172,7 @@ def run(work: Work) -> Iterator[PolicyRow]:
 def summary(results: Results) -> Stats:
     """By (loss, rate, pairs): seeds, E_chosen f, the share of the way to pi_chosen, the slope of f
     on the reward within prompts (1 at RLHF's optimum for beta = 1, up to a constant per prompt),
-    KL; what is possible, and the optimum of the published loss.
+    KL; what is possible, and the optimum of the published loss; and the losses ``at_one_kl``.
     """
     held, M = Truth.of(results, "held-out"), results.settings.evaluated
     t, reward = held.world.advantage[:, :M], held.reward[:, :M]
@@ -196,7 +197,27 @@ def summary(results: Results) -> Stats:
         "possible": float(((1 + held.world.advantage) * imitated).mean()),
         "attainable": attainable(held),
         "imitator_on_reward": one_slope(reward, imitated[None, :, :M])[0],
+        "at_one_kl": at_one_kl(results, t),
     }
+
+
+def at_one_kl(results: Results, t: Tensor) -> dict[float, dict[str, AtKL]]:
+    """The losses trained on the most pairs by the first seed, at half of the largest KL that all of
+    them have at some rate, and at an eighth of it (``matched.at_kl``).
+    """
+    most = max(row.pairs for row in results.rows)
+    rows = [row for row in results.where(pairs=most, seed=0) if row.f_held_out is not None]
+    sweeps = {
+        arm: {row.learning_rate: stacked([row], "f_held_out") for row in of_arm}
+        for arm, of_arm in groups(rows, "arm").items()
+    }
+    largest = min(
+        max((kl_terms(f).mean().item() for f in rates.values() if reach(f) >= REACH), default=0.0)
+        for rates in sweeps.values()
+    )
+    if FIRST not in sweeps or largest <= 0:
+        return {}
+    return {level: at_kl(sweeps, t, level) for level in (largest / 8, largest / 2)}
 
 
 # --- Figures and words ----------------------------------------------------------------------------
@@ -301,6 +322,17 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
                 cells.items(), key=lambda item: (item[0][2], item[0][1])
             )
         ],
+        "at_most_pairs": {
+            rate: {
+                arm: precise(cells[arm, rate, sizes[-1]]["chosen"])
+                for arm in arms
+                if (arm, rate, sizes[-1]) in cells
+            }
+            for rate in sorted(settings.learning_rates)
+        },
+        "kl_columns": kl_columns(stats["at_one_kl"]),
+        "kl_rows": kl_rows(stats["at_one_kl"], arms),
+        "at_one_kl": {level: differing(found) for level, found in stats["at_one_kl"].items()},
         "repeated": sizes[-1] > settings.samples // 2 * trained,
         "answered": all(paths(arm, "chosen") for arm in (FIRST, PUBLISHED, RANKING)),
         "finished": len(results.rows) == steps(settings),
