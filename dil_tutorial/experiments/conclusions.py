@@ -84,6 +84,7 @@ def findings() -> dict[str, Any]:
         "pair_words": real_pairs.words(pairs, pair_stats),
         "climbs": climbs,
         "climb_stats": climb_stats,
+        "few_pairs": [f"{one.settings.pairs * scale.trained_on(one):,}" for one in (known, text)],
         "amount": amount,
         "amount_words": scale.words(amount, amount_stats),
         "off": off,

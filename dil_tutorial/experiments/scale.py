@@ -260,12 +260,17 @@ def amount(results: Results, stats: Stats) -> Figure:
     return drawn
 
 
+def trained_on(results: Results) -> int:
+    """How many prompts a study trained on, from those that it held out."""
+    held = len(results.shared["truth"]["held-out"]["prompts"])
+    return round(held * SPLITS["train"] / SPLITS["held-out"])
+
+
 def words(results: Results, stats: Stats) -> dict[str, Any]:
     """The lists and tables that the page's sentences name."""
     cells, settings = stats["cells"], results.settings
     sizes = sorted({size for _, _, size in cells})
-    held = len(results.shared["truth"]["held-out"]["prompts"])
-    trained = round(held * SPLITS["train"] / SPLITS["held-out"])
+    trained = trained_on(results)
 
     def paths(arm: str, name: str) -> dict[float, list[tuple[int, Any]]]:
         """By rate (pairs, measure), the fewest pairs first; rates at which there is none are left
