@@ -337,7 +337,15 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
         },
         "kl_columns": kl_columns(stats["at_one_kl"]),
         "kl_rows": kl_rows(stats["at_one_kl"], arms),
-        "at_one_kl": {level: differing(found) for level, found in stats["at_one_kl"].items()},
+        "at_one_kl": {
+            level: {
+                **differing(found),
+                "differences": {
+                    loss: precise(one.difference) for loss, one in found.items() if loss != FIRST
+                },
+            }
+            for level, found in stats["at_one_kl"].items()
+        },
         "repeated": sizes[-1] > settings.samples // 2 * trained,
         "answered": all(paths(arm, "chosen") for arm in (FIRST, PUBLISHED, RANKING)),
         "finished": len(results.rows) == steps(settings),
