@@ -184,7 +184,7 @@ def rows_of(
     4
     """
     rows: list[dict[str, Any]] = []
-    coins = torch.Generator().manual_seed(seed + 1_000_000)  # not those that cut the groups
+    coins = torch.Generator().manual_seed(seed)
     for x, samples, won, other in cuts(reward, count, seed, arm.size):
         row = drawn[x]
         if arm.kind == "best":
