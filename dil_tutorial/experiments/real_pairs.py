@@ -29,7 +29,7 @@ from dil_tutorial.errors import InputError
 from dil_tutorial.experiments.frozen_layers import load_memory, remember_frozen_layers, save_memory
 from dil_tutorial.experiments.matched import FIRST
 from dil_tutorial.experiments.runner import COUNTS, Arm, adapted, chosen_arms, rounded, train
-from dil_tutorial.experiments.study import Figures, Results, Stats, Study, Work, groups
+from dil_tutorial.experiments.study import Figures, Results, Stats, Study, Work, groups, load
 from dil_tutorial.experiments.truth import against
 from dil_tutorial.llm.data import FIELDS, Pair, raw_rows, read, text_of
 from dil_tutorial.llm.fast.logprobs import row_logps
@@ -41,6 +41,7 @@ from dil_tutorial.llm.tokens import tokenize_pairs
 from dil_tutorial.losses import CATALOG, colors
 from dil_tutorial.support import plotting
 from dil_tutorial.support.intervals import bootstrap_runs
+from dil_tutorial.support.paths import BENCHMARKS
 from dil_tutorial.support.words import fixed, interval, precise
 
 NAMED = {  # data sets by the names that people use: pairs to train on, pairs held out
@@ -51,6 +52,8 @@ NAMED = {  # data sets by the names that people use: pairs to train on, pairs he
     ),
     "tldr": ("trl-lib/tldr-preference:train", "trl-lib/tldr-preference:validation"),
 }
+# a few losses on fewer pairs, trained in either precision
+PRECISIONS = {name: BENCHMARKS / f"real_pairs_{name}.json" for name in ("float32", "bfloat16")}
 PAPER = 5e-7  # the middle of the learning rates in the authors' scripts
 LOSSES = (
     "SFT",
@@ -636,6 +639,7 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
         "highest": {rate: highest(rate) for rate in rate_of},
         "least": rate_of[0],
         "scatter": scatter(results),
+        "by_precision": by_precision(),
         "rows": [
             [
                 name,
@@ -655,6 +659,27 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
         "first_loss": FIRST,
         "compared": len(stats["compared"]),
         "differ": [f"{name} at {rate:g}" for name, rate in differ],
+    }
+
+
+def by_precision() -> dict[str, Any]:
+    """Of runs that differ in the precision of training alone: how many pairs they read, and rows of
+    a table with loss, rate and the mean f of held-out chosen responses after each.
+    """
+    known = {name: load(STUDY, path) for name, path in PRECISIONS.items()}
+    first, *_ = known.values()
+    return {
+        "trained": first.shared["pairs"],
+        "columns": ["loss", "rate", *(f"chosen f, trained in {name}" for name in known)],
+        "rows": [
+            [row.arm, f"{row.learning_rate:g}"]
+            + [
+                precise(bootstrap_runs(torch.tensor([same.f[0]])))
+                for results in known.values()
+                for same in results.where(arm=row.arm, learning_rate=row.learning_rate)
+            ]
+            for row in first.rows
+        ],
     }
 
 
