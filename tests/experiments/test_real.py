@@ -11,7 +11,7 @@ import torch
 
 pytest.importorskip("peft", reason="language models need the llm extra")
 
-from dil_tutorial.experiments import real_pairs, real_text, rewards
+from dil_tutorial.experiments import real_pairs, real_text, rewards, study
 from dil_tutorial.experiments import runner as runners
 from dil_tutorial.experiments import truth as truths
 from dil_tutorial.experiments.runner import Arm, Runner
@@ -19,6 +19,7 @@ from dil_tutorial.experiments.simulate import PROMPTS, preference_of, read_promp
 from dil_tutorial.experiments.study import Work
 from dil_tutorial.experiments.truth import Truth
 from dil_tutorial.rlhf import kl
+from dil_tutorial.support.intervals import bootstrap_runs
 
 
 def test_the_chosen_log_ratio_says_how_much_nearer_the_policy_came():
@@ -72,6 +73,22 @@ def test_held_out_prompts_are_not_trained_on(tmp_path):
     assert (len(train), len(held)) == (10, 5)
     assert {pair["rejected"] for pair in train + held} == {"b1"}
     assert {pair["prompt"] for pair in train + held} == {str(i) for i in range(15)}
+
+
+def test_what_the_page_says_of_rounding_is_in_the_committed_runs():
+    float32, bfloat16 = (
+        study.load(real_pairs.STUDY, path) for path in real_pairs.PRECISIONS.values()
+    )
+    different = {"bf16": True, "data": "", "about": ""}
+    assert replace(float32.settings, **different) == replace(bfloat16.settings, **different)
+    assert (float32.settings.bf16, bfloat16.settings.bf16) == (False, True)
+
+    def chosen(results, loss):
+        (row,) = results.where(arm=loss, learning_rate=1e-4)
+        return bootstrap_runs(torch.tensor([row.f[0]]))
+
+    assert chosen(float32, "DIL LSIF corrected")[1] > 0 > chosen(bfloat16, "DIL LSIF corrected")[2]
+    assert min(chosen(float32, "DPO")[1], chosen(bfloat16, "DPO")[1]) > 0
 
 
 def test_who_wrote_a_pair_is_found_by_all_of_its_text(tmp_path):
