@@ -86,7 +86,12 @@ def findings() -> dict[str, Any]:
         "climb_stats": climb_stats,
         "few_pairs": [f"{one.settings.pairs * scale.trained_on(one):,}" for one in (known, text)],
         "amount": amount,
-        "amount_words": scale.words(amount, amount_stats),
+        "amount_words": (amount_words := scale.words(amount, amount_stats)),
+        # with the most pairs, at the larger of the KLs
+        "after_most": [
+            {"pairs": f"{amount_stats['most']:,}", "level": level, **found}
+            for level, found in amount_words["at_one_kl"].items()
+        ][-1],
         "off": off,
         "off_words": off_policy.words(off, off_stats),
         "cut": cut,

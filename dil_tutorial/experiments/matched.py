@@ -161,11 +161,16 @@ def common_level(sweeps: Mapping[str, Mapping[float, Tensor]]) -> float:
     >>> round(common_level(sweeps), 3)
     0.065
     """
-    largest = sorted(
-        max((kl_terms(f).mean().item() for f in rates.values() if reach(f) >= REACH), default=0.0)
-        for rates in sweeps.values()
-    )
+    largest = sorted(largest_kl(rates) for rates in sweeps.values())
     return largest[len(largest) // 2] / 2
+
+
+def largest_kl(rates: Mapping[float, Tensor]) -> float:
+    """The largest KL of one loss, of log-ratios (S, X, M) by rate, within reach of pi_ref's
+    samples; 0 if none is.
+    """
+    kls = (kl_terms(f).mean().item() for f in rates.values() if reach(f) >= REACH)
+    return max(kls, default=0.0)
 
 
 @dataclass(frozen=True)

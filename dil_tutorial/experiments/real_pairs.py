@@ -1,13 +1,16 @@
-"""The paper's experiment as far as a machine reaches: every loss on real preference pairs (``dil
+"""The paper's experiment as far as a machine reaches: losses on real preference pairs (``dil
 experiment real-pairs``).
 
 Nothing is known of the truth here, and the labels are somebody's, one per pair; so what can be
 asked is less: does a loss rank held-out pairs as the labels do, is sigma(f_w - f_l) calibrated,
 what happens to the log-ratio of chosen responses, how far does the policy go, what has length to do
-with it. Every loss is trained at every rate of one grid, the least of which is the number in the
+with it. Every loss is trained at every rate of one grid, the least of which is one of those in the
 authors' scripts, in one pass over the same batches; so losses are compared at a matched rate, and a
 figure has their accuracy against KL. Losses given means of log-probabilities, as in the authors'
 code, are next to those given sums.
+
+Training is in float32: bfloat16 rounds log-ratios of long responses by tenths of a nat, and losses
+with e^f go elsewhere for it. The same runs in bfloat16 are committed beside.
 
 Of each prompt one pair is taken, its shortest, if all of it has ``max_length`` tokens at most: no
 response is cut, and no two pairs share a prompt.
@@ -29,7 +32,16 @@ from dil_tutorial.errors import InputError
 from dil_tutorial.experiments.frozen_layers import load_memory, remember_frozen_layers, save_memory
 from dil_tutorial.experiments.matched import FIRST
 from dil_tutorial.experiments.runner import COUNTS, Arm, adapted, chosen_arms, rounded, train
-from dil_tutorial.experiments.study import Figures, Results, Stats, Study, Work, groups, load
+from dil_tutorial.experiments.study import (
+    Figures,
+    Results,
+    Stats,
+    Study,
+    Work,
+    groups,
+    load,
+    same_settings,
+)
 from dil_tutorial.experiments.truth import against
 from dil_tutorial.llm.data import FIELDS, Pair, raw_rows, read, text_of
 from dil_tutorial.llm.fast.logprobs import row_logps
@@ -52,9 +64,8 @@ NAMED = {  # data sets by the names that people use: pairs to train on, pairs he
     ),
     "tldr": ("trl-lib/tldr-preference:train", "trl-lib/tldr-preference:validation"),
 }
-# a few losses on fewer pairs, trained in either precision
-PRECISIONS = {name: BENCHMARKS / f"real_pairs_{name}.json" for name in ("float32", "bfloat16")}
-PAPER = 5e-7  # the middle of the learning rates in the authors' scripts
+BFLOAT16 = BENCHMARKS / "real_pairs_bfloat16.json"  # the committed runs, trained in bfloat16
+PAPER = 5e-7  # the authors' scripts have 3e-7, 5e-7 and 1e-6
 LOSSES = (
     "SFT",
     "DIL BCE corrected",
@@ -97,8 +108,7 @@ class RealPairs:
     own_prompts: int = 64  # held-out prompts that the policy answers itself, for its KL
     own_tokens: int = 32
     arms: tuple[str, ...] = ()  # labels of losses; all if empty
-    # in training; log-ratios are measured in float32: rounded logits are worth 0.04 nats a token
-    bf16: bool = True
+    bf16: bool = False  # in training; log-ratios are measured in float32
 
 
 PRESETS = {
@@ -410,7 +420,6 @@ def measures(rows: Sequence[PairRow], tokens: Tensor) -> dict[str, Any]:
     shorter, longer     the same among pairs whose chosen response is the shorter, the longer one
     margin              mean of f_w - f_l, nats
     chosen, rejected    mean of f_w and of f_l, nats
-    chosen_per_token    mean of f_w / |y_w|
     calibration         slope of the label's logistic regression on the margin: 1: sigma(f_w - f_l)
                         is the chance of winning
     length              correlation of f with the response's length
@@ -434,7 +443,6 @@ def measures(rows: Sequence[PairRow], tokens: Tensor) -> dict[str, Any]:
         "margin": bootstrap_runs(margin),
         "chosen": bootstrap_runs(f[:, 0]),
         "rejected": bootstrap_runs(f[:, 1]),
-        "chosen_per_token": bootstrap_runs(f[:, 0] / tokens[:, 0]),
         "calibration": calibration(margin.mean(0)),
         "length": float(torch.corrcoef(both)[0, 1]) if both[0].std() > 0 else 0.0,
         "own_kl": bootstrap_runs(own + torch.expm1(-own)) if own.numel() else [float("nan")] * 3,
@@ -483,13 +491,13 @@ def summary(results: Results) -> Stats:
     }
     longer = (tokens[:, 0] > tokens[:, 1]).double() + 0.5 * (tokens[:, 0] == tokens[:, 1]).double()
     compared = {
-        (arm, rate): sign_test((value["right"] - first["right"]).sum(0))
+        (arm, rate): sign_test(value["right"].mean(0) - first["right"].mean(0))
         for arm, of_arm in rates.items()
         for rate, value in of_arm.items()
         if arm != FIRST and (first := rates.get(FIRST, {}).get(rate))
     }
-    said = results.shared["writers"]
-    right = by_writer(said["train"], said["held-out"]) if said else []
+    writers_of = results.shared["writers"]
+    right = by_writer(writers_of["train"], writers_of["held-out"]) if writers_of else []
     return {
         "rates": rates,
         "longer_wins": bootstrap_runs(longer[None]),
@@ -625,7 +633,6 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
 
     differ = significant(stats["compared"])
     return {
-        "means": [name for name in rates if name.endswith("(means)")],
         "absent": [arm.name for arm in ARMS if arm.name not in rates],
         "grid": len(runs(results.settings)),
         "paper": PAPER,
@@ -637,9 +644,8 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
             for rate in rate_of
         },
         "highest": {rate: highest(rate) for rate in rate_of},
-        "least": rate_of[0],
-        "scatter": scatter(results),
-        "by_precision": by_precision(),
+        "lengths": sorted(value["length"] for value in at(rate_of[-1]).values()),
+        "in_bfloat16": in_bfloat16(results, stats),
         "rows": [
             [
                 name,
@@ -662,35 +668,78 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
     }
 
 
-def by_precision() -> dict[str, Any]:
-    """Of runs that differ in the precision of training alone: how many pairs they read, and rows of
-    a table with loss, rate and the mean f of held-out chosen responses after each.
+def in_bfloat16(results: Results, stats: Stats) -> dict[str, Any] | None:
+    """The committed runs in bfloat16 beside these; None where something else differs.
+
+    ==============  ================================================================================
+    Key             Meaning
+    ==============  ================================================================================
+    turned          runs whose mean f of held-out chosen responses is above zero in one precision
+                    and below it in the other, with both intervals
+    apart           how many runs have intervals of that mean that do not meet
+    ranges          rates at which several corrected losses ran, and how far their means lie apart
+                    in float32 and in bfloat16
+    least, scatter  the least rate; ``scatter`` of ``FIRST`` at it in float32 and in bfloat16
+    columns, rows   a table of that mean after each run
+    ==============  ================================================================================
     """
-    known = {name: load(STUDY, path) for name, path in PRECISIONS.items()}
-    first, *_ = known.values()
-    return {
-        "trained": first.shared["pairs"],
-        "columns": ["loss", "rate", *(f"chosen f, trained in {name}" for name in known)],
-        "rows": [
-            [row.arm, f"{row.learning_rate:g}"]
-            + [
-                precise(bootstrap_runs(torch.tensor([same.f[0]])))
-                for results in known.values()
-                for same in results.where(arm=row.arm, learning_rate=row.learning_rate)
+    if results.settings.bf16 or not BFLOAT16.is_file():
+        return None
+    others = load(STUDY, BFLOAT16)
+    # the data are known by what ``shared`` says of them
+    alike = same_settings(STUDY, results, others, ["bf16", "data"])
+    if not alike or results.shared != others.shared:
+        return None
+    both = {
+        (arm, rate): (value["chosen"], bootstrap_runs(torch.tensor([row.f[0] for row in same])))
+        for arm, of_arm in stats["rates"].items()
+        for rate, value in of_arm.items()
+        if (same := others.where(arm=arm, learning_rate=rate))
+    }
+    least = min((rate for arm, rate in both if arm == FIRST), default=None)
+    if least is None:  # other rates
+        return None
+    ranges = []
+    for rate in sorted({rate for _, rate in both}):
+        means = torch.tensor(
+            [
+                [mean for mean, _, _ in pair]
+                for (arm, at), pair in both.items()
+                if at == rate and arm.endswith("corrected")
             ]
-            for row in first.rows
+        )
+        if len(means) > 1:
+            ranges.append((rate, *(means.amax(0) - means.amin(0)).tolist()))
+    return {
+        "apart": sum(exact[1] > cut[2] or cut[1] > exact[2] for exact, cut in both.values()),
+        "ranges": ranges,
+        "turned": [
+            f"{arm} at {rate:g}"
+            for (arm, rate), pair in both.items()
+            if {against(mean, 0) for mean in pair} == {"above", "below"}
+        ],
+        "least": least,
+        "scatter": [
+            scatter(one.where(arm=FIRST, learning_rate=least)) for one in (results, others)
+        ],
+        "columns": ["loss", "rate", "chosen f, trained in float32", "in bfloat16"],
+        "rows": [
+            [arm, f"{rate:g}", *map(precise, pair)]
+            for (arm, rate), pair in sorted(both.items(), key=lambda item: item[0][1])
         ],
     }
 
 
-def scatter(results: Results) -> float | None:
-    """Standard deviation of f of the batches' chosen responses at the least rate, as training read
-    it; None where no loss has log-ratios.
+def scatter(rows: Sequence[PairRow]) -> float:
+    """Standard deviation over batches of the mean f of chosen responses, as training read it; of
+    several runs the root of their mean variance.
+
+    >>> row = PairRow("DPO", "sum", 1e-4, 0, {"chosen": [0.0, 0.2]}, [[], []], [])
+    >>> round(scatter([row, row]), 3)
+    0.141
     """
-    least = min(row.learning_rate for row in results.rows)
-    curves = [row.curves.get("chosen") for row in results.where(learning_rate=least)]
-    known = [torch.tensor(curve) for curve in curves if curve and any(curve)]
-    return torch.stack([curve.var() for curve in known]).mean().sqrt().item() if known else None
+    curves = [torch.tensor(row.curves["chosen"], dtype=torch.float64) for row in rows]
+    return torch.stack([curve.var() for curve in curves]).mean().sqrt().item()
 
 
 STUDY = Study(

@@ -2,9 +2,10 @@
 
 Its prompts, pairs and measures are those of ``real_text``; so a policy of RLHF is in one table with
 those of SFT, DIL and DPO. Reward models (a head and an adapter on the top layers) are fitted on the
-same labeled pairs, and on more of them; the one of least validation loss is kept. Then policies
-follow policy gradients: RLOO and GRPO on the true reward and on the learned one, and RLOO far on
-the learned one, with a tenth of the KL's weight. Of every rollout both rewards are noted, so the
+same labeled pairs, and on these and more, for which the same samples are paired and labeled again;
+the one of least validation loss is kept. Then policies follow policy gradients: RLOO and GRPO on
+the true reward and on the learned one, and RLOO far on the learned one, with a tenth of the KL's
+weight. Of every rollout both rewards are noted, so the
 path shows where the learned reward rises and the true one does not. The last is imitation by
 rounds: the chosen responses of the policy's own pairs, drawn and labeled anew each time, by the
 true reward or by the learned one.
@@ -130,6 +131,10 @@ def check(settings: RLHF) -> None:
     if not settings.reward_rates or not settings.reward_pairs or least < 1:
         raise InputError(
             "reward_rates, reward_pairs, rollouts and prompts_per_step: give at least one of each"
+        )
+    if settings.evaluated < 2:
+        raise InputError(
+            f"evaluated is {settings.evaluated}: give at least 2, of which a reward ranks pairs"
         )
 
 
@@ -517,6 +522,7 @@ def summary(results: Results) -> Stats:
     reference = results.shared["reference"]
     before = torch.tensor(reference["own_reward"], dtype=torch.float64)
     rows = [*losses_beside(results), *ours(results)]
+    measured_on = truth.reward[:, : results.settings.evaluated]
     return {
         "policies": {
             name: {**real_text.measures(same, truth, before), **diversity(same)}
@@ -526,7 +532,7 @@ def summary(results: Results) -> Stats:
         "targets": real_text.targets(truth),
         "judges": (fitted := judges(results)),
         "judge": next(one for one in fitted if one["row"] is best(results.where(part="reward"))),
-        "true_agreement": bootstrap_runs(agreement(truth.reward, truth.reward)[None]),
+        "true_agreement": bootstrap_runs(agreement(measured_on, measured_on)[None]),
     }
 
 
@@ -704,8 +710,6 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
         over_optimized += [name] * (up["proxy"] and not up["gold"])
     prompts = results.shared["truth"]["held-out"]["prompts"]
     return {
-        "judge": stats["judge"],
-        "true_agreement": stats["true_agreement"],
         "judges": [
             [
                 str(one["row"].pairs),
@@ -719,6 +723,7 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
         "paths": paths,
         "rises": rises,
         "over_optimized": over_optimized,
+        "absent": [one.name() for one in POLICY_GRADIENTS if not results.where(arm=one.name())],
         "held_out": len(prompts),
         "before": diversity_in_words(stats["before"]),
         "rows": [
@@ -765,7 +770,7 @@ STUDY = Study(
     check=check,
     counts=COUNTS
     | {"beta", "steps", "prompts_per_step", "rollouts", "policy_rate", "reward_rates", "far"}
-    | {"checkpoints", "rounds", "imitation_rate"},
+    | {"checkpoints", "rounds", "imitation_rate", "reward_pairs"},
     shared=frozenset({"truth", "reference"}),
     folder="real-text",
 )

@@ -27,7 +27,15 @@ from torch import Tensor
 
 from dil_tutorial.errors import Diverged, InputError
 from dil_tutorial.experiments import real_text
-from dil_tutorial.experiments.matched import FIRST, AtKL, at_kl, differing, kl_columns, kl_rows
+from dil_tutorial.experiments.matched import (
+    FIRST,
+    AtKL,
+    at_kl,
+    differing,
+    kl_columns,
+    kl_rows,
+    largest_kl,
+)
 from dil_tutorial.experiments.runner import (
     Arm,
     Data,
@@ -39,7 +47,16 @@ from dil_tutorial.experiments.runner import (
     train,
 )
 from dil_tutorial.experiments.simulate import SPLITS
-from dil_tutorial.experiments.study import Figures, Results, Stats, Study, Work, groups
+from dil_tutorial.experiments.study import (
+    Figures,
+    Results,
+    Stats,
+    Study,
+    Work,
+    groups,
+    load,
+    same_settings,
+)
 from dil_tutorial.experiments.truth import (
     REACH,
     Truth,
@@ -57,9 +74,11 @@ from dil_tutorial.llm.metrics import kl_terms
 from dil_tutorial.losses import CATALOG
 from dil_tutorial.support import plotting
 from dil_tutorial.support.intervals import bootstrap_runs
+from dil_tutorial.support.paths import BENCHMARKS
 from dil_tutorial.support.words import percent, precise
 
 PUBLISHED, RANKING = "DIL LSIF published", "DPO"
+FLOAT32 = BENCHMARKS / "scale_float32.json"  # some of the committed runs, trained in float32
 ARMS = [Arm(loss) for loss in (FIRST, PUBLISHED, RANKING, "SFT")]
 
 
@@ -191,33 +210,35 @@ def summary(results: Results) -> Stats:
             "kl": mean(kl_terms(f)) if reach(f) >= REACH else None,
         }
     published = predicted(results.shared["losses"][PUBLISHED], "sum", held).clamp(min=-1e9)
+    most, at_one = at_one_kl(results, t)
     return {
         "cells": cells,
         "published": float(((1 + held.world.advantage) * published).mean()),
         "possible": float(((1 + held.world.advantage) * imitated).mean()),
         "attainable": attainable(held),
         "imitator_on_reward": one_slope(reward, imitated[None, :, :M])[0],
-        "at_one_kl": at_one_kl(results, t),
+        "most": most,
+        "at_one_kl": at_one,
     }
 
 
-def at_one_kl(results: Results, t: Tensor) -> dict[float, dict[str, AtKL]]:
-    """The losses trained on the most pairs by the first seed, at half of the largest KL that all of
-    them have at some rate, and at an eighth of it (``matched.at_kl``).
+def at_one_kl(results: Results, t: Tensor) -> tuple[int, dict[float, dict[str, AtKL]]]:
+    """The most pairs on which the first seed trained all losses; and there the losses at half of
+    the largest KL that all of them have at some rate, and at an eighth of it (``matched.at_kl``).
     """
-    most = max(row.pairs for row in results.rows)
-    rows = [row for row in results.where(pairs=most, seed=0) if row.f_held_out is not None]
+    arms = {arm.name for arm in chosen_arms(ARMS, results.settings.arms)}
+    known = [row for row in results.where(seed=0) if row.f_held_out is not None]
+    complete = [n for n, rows in groups(known, "pairs").items() if {r.arm for r in rows} == arms]
+    if FIRST not in arms or not complete:
+        return 0, {}
+    most = max(complete)
     sweeps = {
-        arm: {row.learning_rate: stacked([row], "f_held_out") for row in of_arm}
-        for arm, of_arm in groups(rows, "arm").items()
+        arm: {row.learning_rate: stacked([row], "f_held_out") for row in rows}
+        for arm, rows in groups([row for row in known if row.pairs == most], "arm").items()
     }
-    largest = min(
-        max((kl_terms(f).mean().item() for f in rates.values() if reach(f) >= REACH), default=0.0)
-        for rates in sweeps.values()
-    )
-    if FIRST not in sweeps or largest <= 0:
-        return {}
-    return {level: at_kl(sweeps, t, level) for level in (largest / 8, largest / 2)}
+    largest = min(largest_kl(rates) for rates in sweeps.values())
+    levels = (largest / 8, largest / 2) if largest > 0 else ()
+    return most, {level: at_kl(sweeps, t, level) for level in levels}
 
 
 # --- Figures and words ----------------------------------------------------------------------------
@@ -346,10 +367,35 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
             }
             for level, found in stats["at_one_kl"].items()
         },
+        "in_float32": in_float32(results),
         "repeated": sizes[-1] > settings.samples // 2 * trained,
         "answered": all(paths(arm, "chosen") for arm in (FIRST, PUBLISHED, RANKING)),
         "finished": len(results.rows) == steps(settings),
     }
+
+
+def in_float32(results: Results) -> list[list[str]]:
+    """The committed runs in float32, where these differ in that alone: loss, rate, pairs, and
+    E_chosen f of the same run here and there.
+    """
+    if not results.settings.bf16 or not FLOAT32.is_file():
+        return []
+    others = load(STUDY, FLOAT32)
+    prompts, there = (one.shared["truth"]["held-out"]["prompts"] for one in (results, others))
+    if not same_settings(STUDY, results, others, ["bf16"]) or prompts != there:
+        return []
+    t = Truth.of(results, "held-out").world.advantage[:, : results.settings.evaluated]
+    return [
+        [row.arm, f"{row.learning_rate:g}", f"{row.pairs:,}"]
+        + [
+            precise(bootstrap_runs(weighed(stacked([one], "f_held_out"), 1 + t)))
+            for one in (same, row)
+        ]
+        for row in others.rows
+        for same in results.where(
+            arm=row.arm, learning_rate=row.learning_rate, pairs=row.pairs, seed=row.seed
+        )
+    ]
 
 
 STUDY = Study(

@@ -330,6 +330,14 @@ def load(one: Study, path: Path | None = None) -> Results:
     return Results(settings, rows, content["shared"], head, path.parent)
 
 
+def same_settings(one: Study, results: Results, others: Results, but: Sequence[str]) -> bool:
+    """Whether two results of a study have the same settings, but for these and those that no piece
+    depends on.
+    """
+    names = vars(results.settings).keys() - one.counts - {*but}
+    return all(getattr(results.settings, n) == getattr(others.settings, n) for n in names)
+
+
 @functools.cache
 def committed(name: str) -> tuple[Results, Stats]:
     """The results of a study that the book shows, and their summary."""

@@ -19,7 +19,6 @@ from dil_tutorial.experiments.simulate import PROMPTS, preference_of, read_promp
 from dil_tutorial.experiments.study import Work
 from dil_tutorial.experiments.truth import Truth
 from dil_tutorial.rlhf import kl
-from dil_tutorial.support.intervals import bootstrap_runs
 
 
 def test_the_chosen_log_ratio_says_how_much_nearer_the_policy_came():
@@ -75,20 +74,23 @@ def test_held_out_prompts_are_not_trained_on(tmp_path):
     assert {pair["prompt"] for pair in train + held} == {str(i) for i in range(15)}
 
 
-def test_what_the_page_says_of_rounding_is_in_the_committed_runs():
-    float32, bfloat16 = (
-        study.load(real_pairs.STUDY, path) for path in real_pairs.PRECISIONS.values()
-    )
-    different = {"bf16": True, "data": "", "about": ""}
-    assert replace(float32.settings, **different) == replace(bfloat16.settings, **different)
-    assert (float32.settings.bf16, bfloat16.settings.bf16) == (False, True)
-
-    def chosen(results, loss):
-        (row,) = results.where(arm=loss, learning_rate=1e-4)
-        return bootstrap_runs(torch.tensor([row.f[0]]))
-
-    assert chosen(float32, "DIL LSIF corrected")[1] > 0 > chosen(bfloat16, "DIL LSIF corrected")[2]
-    assert min(chosen(float32, "DPO")[1], chosen(bfloat16, "DPO")[1]) > 0
+def test_what_bfloat16_changes_is_found_between_runs_that_differ_in_nothing_else():
+    results = study.load(real_pairs.STUDY)
+    stats = real_pairs.summary(results)
+    found = real_pairs.in_bfloat16(results, stats)
+    assert {f"DIL LSIF {which} at 0.0001" for which in ("corrected", "published")} <= {
+        *found["turned"]
+    }
+    (exact, cut), *_ = (ends for rate, *ends in found["ranges"] if rate == 1e-4)
+    assert 100 * exact < cut
+    assert not any(name.startswith("DPO") for name in found["turned"])
+    assert found["scatter"][1] > 10 * found["scatter"][0]
+    assert len(found["rows"]) == len(results.rows)
+    for field, value in (("pairs", 3), ("batch_size", 4), ("bf16", True)):
+        other = replace(results, settings=replace(results.settings, **{field: value}))
+        assert real_pairs.in_bfloat16(other, stats) is None
+    other = replace(results, shared=results.shared | {"writers": {}})
+    assert real_pairs.in_bfloat16(other, stats) is None
 
 
 def test_who_wrote_a_pair_is_found_by_all_of_its_text(tmp_path):
