@@ -84,7 +84,7 @@ def test_what_bfloat16_changes_is_found_between_runs_that_differ_in_nothing_else
     (exact, cut), *_ = (ends for rate, *ends in found["ranges"] if rate == 1e-4)
     assert 100 * exact < cut
     assert not any(name.startswith("DPO") for name in found["turned"])
-    assert found["scatter"][1] > 10 * found["scatter"][0]
+    assert found["scatter"][1] > 3 * found["scatter"][0]
     assert len(found["rows"]) == len(results.rows)
     for field, value in (("pairs", 3), ("batch_size", 4), ("bf16", True)):
         other = replace(results, settings=replace(results.settings, **{field: value}))
