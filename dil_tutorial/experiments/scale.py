@@ -191,7 +191,8 @@ def run(work: Work) -> Iterator[PolicyRow]:
 def summary(results: Results) -> Stats:
     """By (loss, rate, pairs): seeds, E_chosen f, the share of the way to pi_chosen, the slope of f
     on the reward within prompts (1 at RLHF's optimum for beta = 1, up to a constant per prompt),
-    KL; what is possible, and the optimum of the published loss; and the losses ``at_one_kl``.
+    KL; what is possible, and the optimum of the published loss, if that is trained; and the losses
+    ``at_one_kl``.
     """
     held, M = Truth.of(results, "held-out"), results.settings.evaluated
     t, reward = held.world.advantage[:, :M], held.reward[:, :M]
@@ -209,11 +210,15 @@ def summary(results: Results) -> Stats:
             "reward": one_slope(reward, f),
             "kl": mean(kl_terms(f)) if reach(f) >= REACH else None,
         }
-    published = predicted(results.shared["losses"][PUBLISHED], "sum", held).clamp(min=-1e9)
+    losses = results.shared["losses"]
+    published = None
+    if PUBLISHED in losses:
+        f = predicted(losses[PUBLISHED], "sum", held).clamp(min=-1e9)
+        published = float(((1 + held.world.advantage) * f).mean())
     most, at_one = at_one_kl(results, t)
     return {
         "cells": cells,
-        "published": float(((1 + held.world.advantage) * published).mean()),
+        "published": published,
         "possible": float(((1 + held.world.advantage) * imitated).mean()),
         "attainable": attainable(held),
         "imitator_on_reward": one_slope(reward, imitated[None, :, :M])[0],

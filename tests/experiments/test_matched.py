@@ -4,6 +4,7 @@ follow the numbers.
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -215,6 +216,10 @@ def test_a_page_is_made_of_the_first_rows_alone(count, tmp_path):
     page = (tmp_path / "scale.md").read_text()
     assert "Not all runs" in page
     assert page.count("| 8 |") == min(count, 8)
+    one_loss = replace(settings, arms=("DPO",))
+    rows = [row for row in rows if row.arm == "DPO"]
+    shared = shared | {"losses": {"DPO": losses["DPO"]}}
+    study.report(scale.STUDY, study.Results(one_loss, rows, shared), tmp_path)
 
 
 def test_a_policy_weighs_its_own_optimum_fully():
