@@ -9,8 +9,8 @@ authors' scripts, in one pass over the same batches; so losses are compared at a
 figure has their accuracy against KL. Losses given means of log-probabilities, as in the authors'
 code, are next to those given sums.
 
-Training is in float32: bfloat16 rounds log-ratios of long responses by tenths of a nat, and losses
-with e^f go elsewhere for it. The same runs in bfloat16 are committed beside.
+Training is in float32: bfloat16 rounds log-ratios of long responses by tenths of a nat, and the
+losses end elsewhere. The same runs in bfloat16 are committed beside.
 
 Of each prompt one pair is taken, its shortest, if all of it has ``max_length`` tokens at most: no
 response is cut, and no two pairs share a prompt.

@@ -97,6 +97,11 @@ def test_published_lsif_goes_below_zero_in_float32_too():
         assert all(cell.startswith(sign) for cell in table[loss])
 
 
+def test_on_real_pairs_dil_and_dpo_are_not_told_apart(found):
+    """The README's "not decided"."""
+    assert not any(name.startswith(("DIL", "DPO")) for name in found["pair_words"]["differ"])
+
+
 def test_marks_are_those_of_the_intervals(found):
     """The row of a loss against the comparison itself."""
     by_loss = {row[0]: row for row in found["rows"]}

@@ -86,6 +86,8 @@ def test_what_bfloat16_changes_is_found_between_runs_that_differ_in_nothing_else
     assert not any(name.startswith("DPO") for name in found["turned"])
     assert found["scatter"][1] > 3 * found["scatter"][0]
     assert len(found["rows"]) == len(results.rows)
+    bce = next(row for row in found["rows"] if row[:2] == ["DIL BCE corrected", "0.0001"])
+    assert float(bce[3].split()[0]) > 2 * float(bce[2].split()[0])
     for field, value in (("pairs", 3), ("batch_size", 4), ("bf16", True)):
         other = replace(results, settings=replace(results.settings, **{field: value}))
         assert real_pairs.in_bfloat16(other, stats) is None

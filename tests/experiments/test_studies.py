@@ -587,6 +587,10 @@ def test_bad_input(tmp_path, tiny_model):
         dil("experiment", "real-text", "--set", f"model={tiny_model}", *out, "--set", "arms=DPOO"),
         "unknown loss 'DPOO': did you mean 'DPO'",
     )
+    refused(
+        dil("experiment", "rlhf", "--set", f"model={tiny_model}", *out, "--set", "evaluated=1"),
+        "evaluated is 1: give at least 2, of which a reward ranks pairs",
+    )
     pairs = ["experiment", "real-pairs", "--set", f"model={tiny_model}", *out]
     refused(dil(*pairs), "add --set data=FILE")
     refused(dil(*pairs, "--set", "data=missing.jsonl"), "missing.jsonl: no such file")
