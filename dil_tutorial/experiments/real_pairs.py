@@ -54,7 +54,7 @@ from dil_tutorial.losses import CATALOG, colors
 from dil_tutorial.support import plotting
 from dil_tutorial.support.intervals import bootstrap_runs
 from dil_tutorial.support.paths import BENCHMARKS
-from dil_tutorial.support.words import fixed, interval, precise
+from dil_tutorial.support.words import fixed, interval, listed, precise, span
 
 NAMED = {  # data sets by the names that people use: pairs to train on, pairs held out
     "hh-rlhf": ("Anthropic/hh-rlhf:train", "Anthropic/hh-rlhf:test"),
@@ -478,8 +478,10 @@ def calibration(margin: Tensor) -> float:
 
 
 def summary(results: Results) -> Stats:
-    """By name and rate: ``measures``; and the sign test of each accuracy against that of ``FIRST``
-    at the same rate.
+    """By name and rate: ``measures``; the sign test of each accuracy against that of ``FIRST`` at
+    the same rate, and how much less f of chosen responses falls than with DPO, paired.
+    ``by_writer``: by rate the accuracies of all losses on the pairs that ``by_writer`` gets wrong
+    and on those it gets right.
     """
     tokens = torch.tensor(results.shared["tokens"], dtype=torch.float64)
     rates = {
@@ -496,13 +498,32 @@ def summary(results: Results) -> Stats:
         for rate, value in of_arm.items()
         if arm != FIRST and (first := rates.get(FIRST, {}).get(rate))
     }
+    f_chosen = {
+        key: torch.tensor([row.f[0] for row in same], dtype=torch.float64)
+        for key, same in groups(results.rows, "arm", "learning_rate").items()
+    }
+    above_dpo = {
+        (arm, rate): bootstrap_runs(f - f_chosen["DPO", rate])
+        for (arm, rate), f in f_chosen.items()
+        if arm != "DPO" and len(f) == len(f_chosen.get(("DPO", rate), []))
+    }
     writers_of = results.shared["writers"]
     right = by_writer(writers_of["train"], writers_of["held-out"]) if writers_of else []
+    sides = [torch.tensor(right) == side for side in (0, 1)]
     return {
         "rates": rates,
         "longer_wins": bootstrap_runs(longer[None]),
         "writer_wins": bootstrap_runs(torch.tensor([right])) if right else None,
         "compared": compared,
+        "above_dpo": above_dpo,
+        "by_writer": {
+            rate: [
+                [value[rate]["right"][:, side].mean().item() for value in rates.values()]
+                for side in sides
+            ]
+            for rate in sorted(set.intersection(*map(set, rates.values())))
+            if right and all(side.any() for side in sides)
+        },
     }
 
 
@@ -544,7 +565,7 @@ def figures(results: Results, stats: Stats) -> Figures:
         "chosen": (
             chosen(stats),
             "Mean log-ratio of held-out chosen and rejected responses with intervals, a panel for "
-            "each rate, a line for each loss",
+            "each rate, a row for each loss",
         ),
         "ranking": (
             ranking(stats),
@@ -575,8 +596,10 @@ def chosen(stats: Stats) -> Figure:
                     axes.plot([low, high], [y + shift] * 2, color=color, lw=1.5)
                     axes.plot([mean], [y + shift], "o", color=color, ms=5, mfc=inside or color)
         axes.axvline(0, color="black", lw=0.8)
-        scale = float(torch.tensor(ends).abs().median())  # SFT goes much farther than the others
-        axes.set_xscale("symlog", linthresh=max(scale, 1e-9))
+        # SFT goes much farther than the others: linear up to a power of ten, then logarithmic
+        scale = max(1e-9, float(torch.tensor(ends).abs().median()))
+        axes.set_xscale("symlog", linthresh=10 ** round(math.log10(scale)))
+        axes.set_ylim(-0.5, len(names) - 0.5)
         axes.set_yticks(range(len(names)), names if axes is panels[0] else [])
         axes.tick_params(axis="x", labelsize=7)
         axes.set(title=f"rate {rate:g}", xlabel="f, nats")
@@ -598,15 +621,20 @@ def ranking(stats: Stats) -> Figure:
             label=name,
             **style(name),
         )
-    axes.axhline(0.5, color="black", lw=0.8)
-    axes.axhline(stats["longer_wins"][0], color="black", lw=0.8, ls=":")
-    axes.annotate(
-        "prefer the longer",
-        (0, stats["longer_wins"][0]),
-        fontsize=8,
-        xytext=(2, 2),
-        textcoords="offset points",
-    )
+    levels = {"chance": 0.5, "prefer the longer": stats["longer_wins"][0]}
+    if stats["writer_wins"]:
+        levels["prefer the writer that won more"] = stats["writer_wins"][0]
+    for text, level in levels.items():
+        axes.axhline(level, color="black", lw=0.8, ls=":")
+        axes.annotate(
+            text,
+            (1, level),
+            xycoords=("axes fraction", "data"),
+            fontsize=8,
+            ha="right",
+            xytext=(-2, 2),
+            textcoords="offset points",
+        )
     axes.set_xscale("symlog", linthresh=0.01)
     axes.set_xlim(left=-5e-4)
     axes.set_xlabel("KL to the reference on the first tokens of own responses, nats")
@@ -623,27 +651,72 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
     def at(rate: float) -> dict[str, Any]:
         return {name: values[rate] for name, values in rates.items() if rate in values}
 
-    def where(rate: float, kind: str) -> list[str]:
-        return [name for name, value in at(rate).items() if against(value["chosen"], 0) == kind]
+    def some(names: list[str], rate: float) -> str:
+        """Names of losses at a rate; where that is shorter, those that are not among them."""
+        others = [name for name in at(rate) if name not in names]
+        if len(others) > min(2, len(names) - 1):
+            return listed(names)
+        return f"all but {listed(others)}" if others else "all"
+
+    def where(rate: float, kind: str) -> str:
+        found = [name for name, value in at(rate).items() if against(value["chosen"], 0) == kind]
+        return some(found, rate)
+
+    def beside_dpo(rate: float, kind: str) -> list[str]:
+        return [
+            name
+            for (name, at), difference in stats["above_dpo"].items()
+            if at == rate and name.startswith("DIL") and against(difference, 0) == kind
+        ]
 
     def highest(rate: float) -> tuple[list[str], float]:
         accuracy = {name: value["accuracy"][0] for name, value in at(rate).items()}
         most = max(accuracy.values())
         return [name for name, value in accuracy.items() if value == most], most
 
+    def better(rate: float, side: str, other: str) -> int:
+        """How many losses are more accurate where the chosen response is ``side``, intervals
+        apart.
+        """
+        values = [value for value in at(rate).values() if value[side] and value[other]]
+        return sum(value[side][1] > value[other][2] for value in values)
+
     differ = significant(stats["compared"])
+    accuracies = [v["accuracy"] for of_loss in rates.values() for v in of_loss.values()]
     return {
         "absent": [arm.name for arm in ARMS if arm.name not in rates],
         "grid": len(runs(results.settings)),
         "paper": PAPER,
         "chosen": {
             rate: {
-                "most": max(abs(value["chosen"][0]) for value in at(rate).values()),
-                **{kind: where(rate, kind) for kind in ("above", "below", "as expected")},
+                "range": [
+                    f"{fixed(value['chosen'][0], 3)} ({name})"
+                    for name, value in sorted(at(rate).items(), key=lambda of: of[1]["chosen"][0])
+                ],
+                **{kind: where(rate, kind) for kind in ("above", "below")},
+                **{f"{kind} DPO": listed(beside_dpo(rate, kind)) for kind in ("above", "below")},
             }
             for rate in rate_of
         },
         "highest": {rate: highest(rate) for rate in rate_of},
+        "reach": max(max(mean - low, high - mean) for mean, low, high in accuracies),
+        "by_writer": {
+            rate: [span(side) for side in sides] for rate, sides in stats["by_writer"].items()
+        },
+        "of_losses": [
+            f"{name} {symbol} {setting:g}"
+            for name in rates
+            for key, setting in CATALOG[name.removesuffix(" (means)")].settings.items()
+            if (symbol := {"beta": "β", "tau": "τ"}.get(key))
+        ],
+        "by_length": {
+            rate: (
+                better(rate, "shorter", "longer"),
+                better(rate, "longer", "shorter"),
+                len(at(rate)),
+            )
+            for rate in rate_of
+        },
         "lengths": sorted(value["length"] for value in at(rate_of[-1]).values()),
         "in_bfloat16": in_bfloat16(results, stats),
         "rows": [
@@ -676,11 +749,13 @@ def in_bfloat16(results: Results, stats: Stats) -> dict[str, Any] | None:
     ==============  ================================================================================
     turned          runs whose mean f of held-out chosen responses is above zero in one precision
                     and below it in the other, with both intervals
-    apart           how many runs have intervals of that mean that do not meet
+    apart           runs with intervals of that mean that do not meet
+    bounded         those of BCE among them, whose gradient is bounded
+    accuracy        how far accuracy is at most from that in bfloat16
     ranges          rates at which several corrected losses ran, and how far their means lie apart
                     in float32 and in bfloat16
     least, scatter  the least rate; ``scatter`` of ``FIRST`` at it in float32 and in bfloat16
-    columns, rows   a table of that mean after each run
+    columns, rows   a table of that mean and of accuracy after each run
     ==============  ================================================================================
     """
     if results.settings.bf16 or not BFLOAT16.is_file():
@@ -690,12 +765,14 @@ def in_bfloat16(results: Results, stats: Stats) -> dict[str, Any] | None:
     alike = same_settings(STUDY, results, others, ["bf16", "data"])
     if not alike or results.shared != others.shared:
         return None
-    both = {
-        (arm, rate): (value["chosen"], bootstrap_runs(torch.tensor([row.f[0] for row in same])))
+    tokens = torch.tensor(results.shared["tokens"], dtype=torch.float64)
+    values = {
+        (arm, rate): (value, measures(same, tokens))
         for arm, of_arm in stats["rates"].items()
         for rate, value in of_arm.items()
         if (same := others.where(arm=arm, learning_rate=rate))
     }
+    both = {key: [one["chosen"] for one in pair] for key, pair in values.items()}
     least = min((rate for arm, rate in both if arm == FIRST), default=None)
     if least is None:  # other rates
         return None
@@ -710,8 +787,17 @@ def in_bfloat16(results: Results, stats: Stats) -> dict[str, Any] | None:
         )
         if len(means) > 1:
             ranges.append((rate, *(means.amax(0) - means.amin(0)).tolist()))
+    apart = [
+        f"{arm} at {rate:g}"
+        for (arm, rate), (exact, cut) in both.items()
+        if exact[1] > cut[2] or cut[1] > exact[2]
+    ]
     return {
-        "apart": sum(exact[1] > cut[2] or cut[1] > exact[2] for exact, cut in both.values()),
+        "apart": apart,
+        "bounded": [name for name in apart if "BCE" in name],
+        "accuracy": max(
+            abs(exact["accuracy"][0] - cut["accuracy"][0]) for exact, cut in values.values()
+        ),
         "ranges": ranges,
         "turned": [
             f"{arm} at {rate:g}"
@@ -722,10 +808,22 @@ def in_bfloat16(results: Results, stats: Stats) -> dict[str, Any] | None:
         "scatter": [
             scatter(one.where(arm=FIRST, learning_rate=least)) for one in (results, others)
         ],
-        "columns": ["loss", "rate", "chosen f, trained in float32", "in bfloat16"],
+        "columns": [
+            "loss",
+            "rate",
+            "chosen f, trained in float32",
+            "in bfloat16",
+            "accuracy, trained in float32",
+            "in bfloat16",
+        ],
         "rows": [
-            [arm, f"{rate:g}", *map(precise, pair)]
-            for (arm, rate), pair in sorted(both.items(), key=lambda item: item[0][1])
+            [
+                arm,
+                f"{rate:g}",
+                *(precise(one["chosen"]) for one in pair),
+                *(interval(one["accuracy"]) for one in pair),
+            ]
+            for (arm, rate), pair in sorted(values.items(), key=lambda item: item[0][1])
         ],
     }
 

@@ -102,6 +102,13 @@ def test_on_real_pairs_dil_and_dpo_are_not_told_apart(found):
     assert not any(name.startswith(("DIL", "DPO")) for name in found["pair_words"]["differ"])
 
 
+def test_on_real_pairs_who_wrote_decides_what_a_loss_ranks_right(found):
+    """The page's "to a large part"."""
+    for against, along in found["pair_stats"]["by_writer"].values():
+        assert max(against) < min(along)
+        assert sum(against) / len(against) < 0.4 < 0.7 < sum(along) / len(along)
+
+
 def test_marks_are_those_of_the_intervals(found):
     """The row of a loss against the comparison itself."""
     by_loss = {row[0]: row for row in found["rows"]}

@@ -50,6 +50,29 @@ def test_a_policy_that_has_left_its_samples_is_not_corrected_by_them():
     assert truths.reach(near) > 0.8
 
 
+def test_who_wrote_and_dpo_are_compared_pair_by_pair():
+    """DIL ranks right what the writer says, DPO the opposite; chosen f of DIL is higher by 0.5."""
+
+    def row(arm, f):
+        return real_pairs.PairRow(arm, "sum", 1e-4, 0, {}, f, [])
+
+    along, against = ["a", "b"], ["b", "a"]
+    results = study.Results(
+        real_pairs.RealPairs(),
+        [
+            row("DIL BCE corrected", [[1.0, 1.0, 1.0], [0.0, 0.0, 2.0]]),
+            row("DPO", [[0.5, 0.5, 0.5], [1.0, 1.0, 0.0]]),
+        ],
+        {
+            "tokens": [[3, 4]] * 3,
+            "writers": {"train": [along], "held-out": [along, along, against]},
+        },
+    )
+    stats = real_pairs.summary(results)
+    assert stats["by_writer"] == {1e-4: [[0.0, 1.0], [1.0, 0.0]]}
+    assert stats["above_dpo"] == {("DIL BCE corrected", 1e-4): [0.5, 0.5, 0.5]}
+
+
 def test_calibration_finds_the_slope_it_was_made_with():
     rng = torch.Generator().manual_seed(0)
     margin = 2 * torch.randn(200_000, generator=rng).double()
@@ -81,6 +104,7 @@ def test_what_bfloat16_changes_is_found_between_runs_that_differ_in_nothing_else
     assert {f"DIL LSIF {which} at 0.0001" for which in ("corrected", "published")} <= {
         *found["turned"]
     }
+    assert set(found["bounded"]) <= set(found["apart"])
     (exact, cut), *_ = (ends for rate, *ends in found["ranges"] if rate == 1e-4)
     assert 100 * exact < cut
     assert not any(name.startswith("DPO") for name in found["turned"])
