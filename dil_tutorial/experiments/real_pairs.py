@@ -681,6 +681,9 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
         values = [value for value in at(rate).values() if value[side] and value[other]]
         return sum(value[side][1] > value[other][2] for value in values)
 
+    def accuracy(name: str, rate: float) -> float:
+        return float(rates[name][rate]["accuracy"][0])
+
     differ = significant(stats["compared"])
     accuracies = [v["accuracy"] for of_loss in rates.values() for v in of_loss.values()]
     return {
@@ -690,7 +693,7 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
         "chosen": {
             rate: {
                 "range": [
-                    f"{fixed(value['chosen'][0], 3)} ({name})"
+                    f"{fixed(value['chosen'][0], 4)} ({name})"
                     for name, value in sorted(at(rate).items(), key=lambda of: of[1]["chosen"][0])
                 ],
                 **{kind: where(rate, kind) for kind in ("above", "below")},
@@ -717,16 +720,17 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
             )
             for rate in rate_of
         },
-        "lengths": sorted(value["length"] for value in at(rate_of[-1]).values()),
+        "lengths": [
+            f"{fixed(value['length'])} ({name})"
+            for name, value in sorted(at(rate_of[-1]).items(), key=lambda of: of[1]["length"])
+        ],
         "in_bfloat16": in_bfloat16(results, stats),
         "rows": [
             [
                 name,
                 f"{rate:g}",
                 interval(v["accuracy"]),
-                precise(v["margin"]),
-                precise(v["chosen"]),
-                precise(v["rejected"]),
+                *(precise(v[key], 4) for key in ("margin", "chosen", "rejected")),
                 fixed(v["calibration"], 2),
                 fixed(v["length"], 2),
                 *(interval(v[side]) if v[side] else "–" for side in ("shorter", "longer")),
@@ -737,7 +741,11 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
         ],
         "first_loss": FIRST,
         "compared": len(stats["compared"]),
-        "differ": [f"{name} at {rate:g}" for name, rate in differ],
+        "differ": [
+            f"{name} at {rate:g} ({'higher' if more else 'lower'})"
+            for name, rate in differ
+            for more in [accuracy(name, rate) > accuracy(FIRST, rate)]
+        ],
     }
 
 
@@ -750,7 +758,7 @@ def in_bfloat16(results: Results, stats: Stats) -> dict[str, Any] | None:
     turned          runs whose mean f of held-out chosen responses is above zero in one precision
                     and below it in the other, with both intervals
     apart           runs with intervals of that mean that do not meet
-    bounded         those of BCE among them, whose gradient is bounded
+    without_exp     those among them whose loss has no e^f
     accuracy        how far accuracy is at most from that in bfloat16
     ranges          rates at which several corrected losses ran, and how far their means lie apart
                     in float32 and in bfloat16
@@ -794,7 +802,7 @@ def in_bfloat16(results: Results, stats: Stats) -> dict[str, Any] | None:
     ]
     return {
         "apart": apart,
-        "bounded": [name for name in apart if "BCE" in name],
+        "without_exp": [name for name in apart if "LSIF" not in name and "UKL" not in name],
         "accuracy": max(
             abs(exact["accuracy"][0] - cut["accuracy"][0]) for exact, cut in values.values()
         ),
@@ -820,7 +828,7 @@ def in_bfloat16(results: Results, stats: Stats) -> dict[str, Any] | None:
             [
                 arm,
                 f"{rate:g}",
-                *(precise(one["chosen"]) for one in pair),
+                *(precise(one["chosen"], 4) for one in pair),
                 *(interval(one["accuracy"]) for one in pair),
             ]
             for (arm, rate), pair in sorted(values.items(), key=lambda item: item[0][1])

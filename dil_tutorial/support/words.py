@@ -50,14 +50,14 @@ def interval(interval: Sequence[float]) -> str:
     return f"{value:.2f} ({low:.2f}–{high:.2f})".replace("-", "−")
 
 
-def precise(interval: Sequence[float]) -> str:
-    """A small value with its interval, three digits each, as text.
+def precise(interval: Sequence[float], digits: int = 3) -> str:
+    """A small value with its interval, as text.
 
     >>> precise([-0.0051, -0.0102, 0.0])
     '−0.005 (−0.010–0.000)'
     """
-    value, low, high = interval
-    return f"{value:.3f} ({low:.3f}–{high:.3f})".replace("-", "−")
+    value, low, high = (fixed(number, digits) for number in interval)
+    return f"{value} ({low}–{high})"
 
 
 def signed_interval(interval: Sequence[float]) -> str:

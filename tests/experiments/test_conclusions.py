@@ -103,7 +103,6 @@ def test_on_real_pairs_dil_and_dpo_are_not_told_apart(found):
 
 
 def test_on_real_pairs_who_wrote_decides_what_a_loss_ranks_right(found):
-    """The page's "to a large part"."""
     for against, along in found["pair_stats"]["by_writer"].values():
         assert max(against) < min(along)
         assert sum(against) / len(against) < 0.4 < 0.7 < sum(along) / len(along)
