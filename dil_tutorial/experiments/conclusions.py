@@ -53,7 +53,7 @@ def findings() -> dict[str, Any]:
     off, off_stats = study.committed("off-policy")
     cut, cut_stats = study.committed("best-of-four")
     _, worth_stats = study.committed("worth")
-    _, group_stats = study.committed("groups")
+    group_results, group_stats = study.committed("groups")
     rows = [row(loss, short, long) for loss in LOSSES]
     at_rates = {
         loss: counted(loss, [*short.rates.values(), *long.rates.values()]) for loss in BEYOND
@@ -98,7 +98,9 @@ def findings() -> dict[str, Any]:
         "cut_stats": cut_stats,
         "cut_words": best_of_four.words(cut, cut_stats),
         "worth": worth_stats,
+        "groups": group_results,
         "from_groups": {name: one for (name, _), one in group_stats["matched"]["given"].items()},
+        "own_groups": {name: one for (name, _), one in group_stats["matched"]["own"].items()},
         "beyond": BEYOND,
         "levels": [
             (results.settings.max_new_tokens, one, level)
