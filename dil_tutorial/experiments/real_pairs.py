@@ -681,8 +681,9 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
         values = [value for value in at(rate).values() if value[side] and value[other]]
         return sum(value[side][1] > value[other][2] for value in values)
 
-    def accuracy(name: str, rate: float) -> float:
-        return float(rates[name][rate]["accuracy"][0])
+    def side_of_first(name: str, rate: float) -> str:
+        accuracy, first = (rates[loss][rate]["accuracy"][0] for loss in (name, FIRST))
+        return "higher" if accuracy > first else "lower"
 
     differ = significant(stats["compared"])
     accuracies = [v["accuracy"] for of_loss in rates.values() for v in of_loss.values()]
@@ -741,11 +742,7 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
         ],
         "first_loss": FIRST,
         "compared": len(stats["compared"]),
-        "differ": [
-            f"{name} at {rate:g} ({'higher' if more else 'lower'})"
-            for name, rate in differ
-            for more in [accuracy(name, rate) > accuracy(FIRST, rate)]
-        ],
+        "differ": [f"{name} at {rate:g} ({side_of_first(name, rate)})" for name, rate in differ],
     }
 
 
