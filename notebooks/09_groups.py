@@ -183,7 +183,7 @@ claims.report("14.penalty")
 #
 # - **GRPO is not the gradient of one objective** when rewards have more than two values: the division by the standard deviation is to blame (`13.grpo`). Dividing a response's advantage by its length pushes good short answers up more, and bad long ones down less (`13.length`).
 # - **Larger groups are not free.** For RLHF's optimum and a fixed number of samples, pairs can say more than groups with a single winner (`14.per-sample`); scores say more than a winner (`14.soft`).
-# - **On a language model** group loss, RLOO and GRPO were compared with equal numbers of samples at one rate, and on responses of four tokens alone: the book's page *Groups, pairs and policy gradients* has rewards and KLs. For long responses it is open.
+# - **On a language model** all three were compared on four tokens alone: the book's page on groups.
 
 # %%
 from dil_tutorial.lessons.puzzles import puzzle

@@ -479,7 +479,7 @@ def calibration(margin: Tensor) -> float:
 
 def summary(results: Results) -> Stats:
     """By name and rate: ``measures``; the sign test of each accuracy against that of ``FIRST`` at
-    the same rate, and how much less f of chosen responses falls than with DPO, paired.
+    the same rate, and how far f of chosen responses lies above that with DPO, paired.
     ``by_writer``: by rate the accuracies of all losses on the pairs that ``by_writer`` gets wrong
     and on those it gets right.
     """

@@ -55,6 +55,8 @@ def precise(interval: Sequence[float], digits: int = 3) -> str:
 
     >>> precise([-0.0051, -0.0102, 0.0])
     '−0.005 (−0.010–0.000)'
+    >>> precise([0.00144, 0.0009, 0.002], 4)
+    '0.0014 (0.0009–0.0020)'
     """
     value, low, high = (fixed(number, digits) for number in interval)
     return f"{value} ({low}–{high})"

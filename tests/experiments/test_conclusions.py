@@ -97,7 +97,7 @@ def test_published_lsif_goes_below_zero_in_float32_too():
         assert all(cell.startswith(sign) for cell in table[loss])
 
 
-def test_on_real_pairs_dil_and_dpo_are_not_told_apart(found):
+def test_on_real_pairs_no_test_separates_dil_and_dpo(found):
     """The README's "not decided"."""
     assert not any(name.startswith(("DIL", "DPO")) for name in found["pair_words"]["differ"])
 
