@@ -9,10 +9,12 @@ import random
 import shutil
 from pathlib import Path
 
-# workers share the cores; processes that they start (kernels, dil) inherit the share
+# workers share the cores, also where the environment gives each process all of them; processes
+# that they start (kernels, dil) inherit the share
 if "PYTEST_XDIST_WORKER" in os.environ:
-    share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
+    share = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    os.environ["OMP_NUM_THREADS"] = str(min(share, int(asked)) if asked.isdigit() else share)
 
 import pytest
 import torch
@@ -24,7 +26,7 @@ settings.register_profile("tutorial", deadline=None, derandomize=True)
 # with --hypothesis-seed: see portability.py
 settings.register_profile("another-seed", deadline=None, database=None)
 settings.load_profile("tutorial")
-if "OMP_NUM_THREADS" in os.environ:
+if os.environ.get("OMP_NUM_THREADS", "").isdigit():
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 # The files that take longest begin first, so that no worker is left alone with one of them at the
