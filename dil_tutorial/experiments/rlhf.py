@@ -543,7 +543,7 @@ def ours(results: Results) -> list[PolicyRow]:
 
 def losses_beside(results: Results) -> list[PolicyRow]:
     """The chosen runs of ``dil experiment real-text`` in the same folder; none where they were
-    asked other prompts or are measured otherwise.
+    measured on other responses, or otherwise.
     """
     path = results.folder / "real_text.json"
     if not path.is_file():
@@ -552,10 +552,11 @@ def losses_beside(results: Results) -> list[PolicyRow]:
         others = study.load(real_text.STUDY, path)
     except InputError:  # of another version, or not finished
         return []
-    asked, here = (one.shared["truth"]["held-out"] for one in (others, results))
-    same = ("reward", "scale", "evaluated", "policy_samples")
+    there, here = (one.shared["truth"]["held-out"] for one in (others, results))
+    same = ("evaluated", "policy_samples")
     alike = all(getattr(others.settings, n) == getattr(results.settings, n) for n in same)
-    return chosen_runs(others) if alike and asked["prompts"] == here["prompts"] else []
+    alike &= all(there[what] == here[what] for what in ("prompts", "text", "reward"))
+    return chosen_runs(others) if alike else []
 
 
 def diversity(rows: Sequence[PolicyRow]) -> dict[str, float]:

@@ -386,8 +386,8 @@ def in_float32(results: Results) -> list[list[str]]:
     if not results.settings.bf16 or not FLOAT32.is_file():
         return []
     others = load(STUDY, FLOAT32)
-    prompts, there = (one.shared["truth"]["held-out"]["prompts"] for one in (results, others))
-    if not same_settings(STUDY, results, others, ["bf16"]) or prompts != there:
+    here, there = (one.shared["truth"]["held-out"]["reward"] for one in (results, others))
+    if not same_settings(STUDY, results, others, ["bf16"]) or here != there:
         return []
     t = Truth.of(results, "held-out").world.advantage[:, : results.settings.evaluated]
     return [

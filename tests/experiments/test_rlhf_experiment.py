@@ -2,6 +2,7 @@
 imitation are measured against their first reference.
 """
 
+import json
 import shutil
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 pytest.importorskip("peft", reason="language models need the llm extra")
 
-from dil_tutorial.experiments import rlhf
+from dil_tutorial.experiments import rlhf, study
 from dil_tutorial.experiments.runner import Runner
 from dil_tutorial.experiments.study import Work
 from dil_tutorial.llm.models import load_model
@@ -89,6 +90,18 @@ def test_rounds_of_imitation_leave_their_own_reference_behind(runner):
     )
     assert torch.tensor(second.f_held_out) == pytest.approx(f, abs=1e-4)
     assert torch.tensor(first.f_held_out) != pytest.approx(f, abs=1e-3)
+
+
+def test_losses_measured_on_other_responses_are_not_set_beside(tmp_path):
+    """Prompts alone do not say so: f of one draw belongs to no reward of another."""
+    for name in ("rlhf", "real_text"):
+        shutil.copy(study.study("rlhf").committed.with_name(f"{name}.json"), tmp_path)
+    results = study.load(rlhf.STUDY, tmp_path / "rlhf.json")
+    assert "DPO" in {row.arm for row in rlhf.losses_beside(results)}
+    others = json.loads((tmp_path / "real_text.json").read_text())
+    others["shared"]["truth"]["held-out"]["reward"][0].reverse()
+    (tmp_path / "real_text.json").write_text(json.dumps(others))
+    assert not rlhf.losses_beside(results)
 
 
 def stop_at(step, own):
