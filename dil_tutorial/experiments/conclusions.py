@@ -10,7 +10,7 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from dil_tutorial.experiments import best_of_four, off_policy, real_pairs, scale, study
+from dil_tutorial.experiments import best_of_four, off_policy, real_pairs, rlhf, scale, study
 from dil_tutorial.experiments.matched import FIRST, AtKL, Comparison, Measured, differing
 from dil_tutorial.experiments.truth import REACH
 from dil_tutorial.llm.models import in_words
@@ -84,6 +84,7 @@ def findings() -> dict[str, Any]:
         "pair_words": real_pairs.words(pairs, pair_stats),
         "climbs": climbs,
         "climb_stats": climb_stats,
+        "climb_float32": rlhf.in_float32(climbs),
         "few_pairs": [f"{one.settings.pairs * scale.trained_on(one):,}" for one in (known, text)],
         "amount": amount,
         "amount_words": (amount_words := scale.words(amount, amount_stats)),

@@ -61,6 +61,7 @@ from dil_tutorial.losses import CATALOG
 from dil_tutorial.support import plotting
 from dil_tutorial.support.files import read_json, write_json
 from dil_tutorial.support.intervals import bootstrap_runs
+from dil_tutorial.support.paths import BENCHMARKS
 from dil_tutorial.support.words import fixed, interval, precise
 
 
@@ -118,6 +119,7 @@ POLICY_GRADIENTS = (
     PolicyGradientRun("rloo", True, far=True),
 )
 IMITATED = Arm("DIL BCE corrected")
+FLOAT32 = BENCHMARKS / "rlhf_float32.json"  # some runs, reward models in float32; other samples
 
 
 def check(settings: RLHF) -> None:
@@ -284,7 +286,7 @@ def deciding(runner: Runner, one: PolicyGradientRun, judge_folder: Path) -> list
     """What decides a policy gradient besides the settings that all runs share."""
     settings = runner.settings
     own = [*settings.of(one), settings.prompts_per_step, settings.rollouts, settings.policy_rate]
-    return [runner.key, *own, judge_folder.name if one.learned else None]
+    return [runner.key, *own, judge_folder.name]  # its path records the learned reward in any case
 
 
 def followed(runner: Runner, one: PolicyGradientRun, judge_folder: Path) -> dict[str, Any]:
@@ -503,14 +505,30 @@ def judges(results: Results) -> list[dict[str, Any]]:
         learned = torch.tensor(row.learned_reward, dtype=torch.float64)
         true = torch.tensor(held, dtype=torch.float64)[:, : learned.shape[1]]
         both = torch.stack([within(learned).flatten(), within(true).flatten()])
+        by_prompt = agreement(learned, true)
         measured.append(
             {
                 "row": row,
-                "agreement": bootstrap_runs(agreement(learned, true)[None]),
+                "by_prompt": by_prompt,
+                "agreement": bootstrap_runs(by_prompt[None]),
                 "correlation": torch.corrcoef(both)[0, 1].item(),
             }
         )
     return measured
+
+
+def more_pairs(results: Results) -> list[dict[str, Any]]:
+    """The best reward model of each number of pairs by validation loss, as ``judges`` has it, with
+    how much more often than that of the fewest pairs it agrees with labels.
+    """
+    chosen = [
+        next(one for one in judges(results) if one["row"] is best(rows))
+        for rows in groups(results.where(part="reward"), "pairs").values()
+    ]
+    return [
+        one | {"more": bootstrap_runs((one["by_prompt"] - chosen[0]["by_prompt"])[None])}
+        for one in chosen
+    ]
 
 
 def summary(results: Results) -> Stats:
@@ -711,41 +729,70 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
         over_optimized += [name] * (up["proxy"] and not up["gold"])
     prompts = results.shared["truth"]["held-out"]["prompts"]
     return {
-        "judges": [
-            [
-                str(one["row"].pairs),
-                f"{one['row'].learning_rate:g}",
-                fixed(one["row"].validation_loss, 3),
-                interval(one["agreement"]),
-                fixed(one["correlation"], 2),
-            ]
-            for one in stats["judges"]
-        ],
+        "judges": judge_rows(stats),
         "paths": paths,
         "rises": rises,
         "over_optimized": over_optimized,
         "absent": [one.name() for one in POLICY_GRADIENTS if not results.where(arm=one.name())],
         "held_out": len(prompts),
         "before": diversity_in_words(stats["before"]),
-        "rows": [
-            [
-                name,
-                "–" if (kl := kl_of(name, v, results)) is None else fixed(kl, 3),
-                reached(v, precise(v["gain"])),
-                reached(v, interval(v["win_rate"])),
-                interval(v["own_gain"]),
-                f"{v['tokens']:.1f}",
-                f"{v['repetition']:.1%}",
-                *diversity_in_words(v),
-            ]
-            for name, v in stats["policies"].items()
-        ],
+        "rows": policy_rows(results, stats),
+        "in_float32": in_float32(results),
         "left": [name for name, v in stats["policies"].items() if kl_of(name, v, results) is None],
         "devices": {
             device: [row.arm for row in ours(results) if row.device == device and not row.seed]
             for device in dict.fromkeys(row.device for row in ours(results))
         },
         "examples": examples(results, ours(results), 4),
+    }
+
+
+def judge_rows(stats: Stats) -> list[list[str]]:
+    """The page's table of reward models."""
+    return [
+        [
+            str(one["row"].pairs),
+            f"{one['row'].learning_rate:g}",
+            fixed(one["row"].validation_loss, 3),
+            interval(one["agreement"]),
+            fixed(one["correlation"], 2),
+        ]
+        for one in stats["judges"]
+    ]
+
+
+def policy_rows(results: Results, stats: Stats) -> list[list[str]]:
+    """The page's table of policies."""
+    return [
+        [
+            name,
+            "–" if (kl := kl_of(name, v, results)) is None else fixed(kl, 3),
+            reached(v, precise(v["gain"])),
+            reached(v, interval(v["win_rate"])),
+            interval(v["own_gain"]),
+            f"{v['tokens']:.1f}",
+            f"{v['repetition']:.1%}",
+            *diversity_in_words(v),
+        ]
+        for name, v in stats["policies"].items()
+    ]
+
+
+def in_float32(results: Results) -> dict[str, Any] | None:
+    """The committed runs whose reward models were fitted in float32, on samples of their own; None
+    where other settings differ as well.
+    """
+    if not results.settings.bf16 or not FLOAT32.is_file():
+        return None
+    others = study.load(STUDY, FLOAT32)
+    if not study.same_settings(STUDY, results, others, ["bf16"]):
+        return None
+    stats = summary(others)
+    return {
+        "judges": judge_rows(stats),
+        "more_pairs": more_pairs(others),
+        "rows": policy_rows(others, stats),
+        "true_agreement": stats["true_agreement"],
     }
 
 
@@ -774,4 +821,5 @@ STUDY = Study(
     | {"checkpoints", "rounds", "imitation_rate", "reward_pairs"},
     shared=frozenset({"truth", "reference"}),
     folder="real-text",
+    partial=True,
 )
