@@ -821,5 +821,4 @@ STUDY = Study(
     | {"checkpoints", "rounds", "imitation_rate", "reward_pairs"},
     shared=frozenset({"truth", "reference"}),
     folder="real-text",
-    partial=True,
 )

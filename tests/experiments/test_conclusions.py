@@ -90,6 +90,15 @@ def test_a_policy_that_has_left_the_reference_has_no_kl():
     assert float(kls["DPO"]) > 0
 
 
+def test_a_reward_model_of_more_pairs_agrees_more_with_labels(found):
+    few, many = found["climb_float32"]["more_pairs"]
+    assert (few["row"].pairs, many["row"].pairs) == (3, 12)
+    gap = many["agreement"][0] - few["agreement"][0]
+    assert many["more"][0] == pytest.approx(gap, abs=1e-9)
+    assert many["more"][1] > 0
+    assert few["more"] == [0, 0, 0]
+
+
 def test_published_lsif_goes_below_zero_in_float32_too():
     """With 8,000 pairs of 32 tokens: that is not the rounding which turned it on real pairs."""
     table = {row[0]: row[3:] for row in scale.in_float32(study.load(scale.STUDY))}
