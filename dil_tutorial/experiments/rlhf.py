@@ -512,6 +512,9 @@ def judges(results: Results) -> list[dict[str, Any]]:
                 "by_prompt": by_prompt,
                 "agreement": bootstrap_runs(by_prompt[None]),
                 "correlation": torch.corrcoef(both)[0, 1].item(),
+                "spread": both.std(
+                    1
+                ).tolist(),  # within a prompt: learned, true
             }
         )
     return measured
@@ -521,9 +524,9 @@ def more_pairs(results: Results) -> list[dict[str, Any]]:
     """The best reward model of each number of pairs by validation loss, as ``judges`` has it, with
     how much more often than that of the fewest pairs it agrees with labels.
     """
+    by_pairs = sorted(groups(results.where(part="reward"), "pairs").items())
     chosen = [
-        next(one for one in judges(results) if one["row"] is best(rows))
-        for rows in groups(results.where(part="reward"), "pairs").values()
+        next(one for one in judges(results) if one["row"] is best(rows)) for _, rows in by_pairs
     ]
     return [
         one | {"more": bootstrap_runs((one["by_prompt"] - chosen[0]["by_prompt"])[None])}
@@ -700,7 +703,8 @@ def frontier(results: Results, stats: Stats) -> Figure:
 def words(results: Results, stats: Stats) -> dict[str, Any]:
     """The lists and tables that the page's sentences name."""
     climbs = results.where(part="policy gradient")
-    paths, rises, over_optimized = [], [], []
+    paths = []
+    rises: dict[str, list[str]] = {"gold": [], "proxy": [], "proxy alone": []}
     for row in climbs:
         fifth = max(1, len(row.path) // 5)
         ends: dict[str, tuple[float, float]] = {}
@@ -722,18 +726,20 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
             [
                 name,
                 *(fixed(x) for key in ("gold", "proxy") for x in ends[key]),
-                fixed(row.path[-1]["kl"]),
+                fixed(sum(step["kl"] for step in row.path[-fifth:]) / fifth),
             ]
         )
-        rises += [name] * up["gold"]
-        over_optimized += [name] * (up["proxy"] and not up["gold"])
+        up["proxy alone"] = up["proxy"] and not up["gold"]
+        for key, names in rises.items():
+            names += [f"*{name}*"] * up[key]
     prompts = results.shared["truth"]["held-out"]["prompts"]
     return {
         "judges": judge_rows(stats),
         "paths": paths,
         "rises": rises,
-        "over_optimized": over_optimized,
-        "absent": [one.name() for one in POLICY_GRADIENTS if not results.where(arm=one.name())],
+        "absent": [
+            f"*{name}*" for name in planned(results.settings) if not results.where(arm=name)
+        ],
         "held_out": len(prompts),
         "before": diversity_in_words(stats["before"]),
         "rows": policy_rows(results, stats),
@@ -745,6 +751,14 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
         },
         "examples": examples(results, ours(results), 4),
     }
+
+
+def planned(settings: RLHF) -> list[str]:
+    """The names of all policies that the settings ask for."""
+    rounds = itertools.product(("true", "learned"), range(1, settings.rounds + 1))
+    return [one.name() for one in POLICY_GRADIENTS] + [
+        f"imitation, {reward} reward, round {number}" for reward, number in rounds
+    ]
 
 
 def judge_rows(stats: Stats) -> list[list[str]]:
@@ -780,12 +794,13 @@ def policy_rows(results: Results, stats: Stats) -> list[list[str]]:
 
 def in_float32(results: Results) -> dict[str, Any] | None:
     """The committed runs whose reward models were fitted in float32, on samples of their own; None
-    where other settings differ as well.
+    where prompts or other settings differ as well.
     """
     if not results.settings.bf16 or not FLOAT32.is_file():
         return None
     others = study.load(STUDY, FLOAT32)
-    if not study.same_settings(STUDY, results, others, ["bf16"]):
+    here, there = (one.shared["truth"]["held-out"]["prompts"] for one in (results, others))
+    if not study.same_settings(STUDY, results, others, ["bf16"]) or here != there:
         return None
     stats = summary(others)
     return {
