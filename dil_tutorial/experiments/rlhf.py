@@ -512,9 +512,7 @@ def judges(results: Results) -> list[dict[str, Any]]:
                 "by_prompt": by_prompt,
                 "agreement": bootstrap_runs(by_prompt[None]),
                 "correlation": torch.corrcoef(both)[0, 1].item(),
-                "spread": both.std(
-                    1
-                ).tolist(),  # within a prompt: learned, true
+                "spread": both.std(1).tolist(),  # within a prompt: learned, true
             }
         )
     return measured

@@ -18,6 +18,7 @@ from command import DIL, dil, hear_ctrl_c, refused
 
 from dil_tutorial.errors import InputError
 from dil_tutorial.experiments import STUDIES, study
+from dil_tutorial.experiments.rlhf import planned
 
 TINY = {
     "dynamics": {"preset": "quick"},
@@ -403,6 +404,7 @@ def rlhf(results):
     assert fitted[0].learned_reward != fitted[1].learned_reward
     assert torch.tensor(fitted[1].learned_reward).shape == (len(held), 4)
     rounds = results.where(part="imitation")
+    assert [row.arm for row in climbs + rounds] == planned(results.settings)
     assert [row.round for row in rounds] == [1, 2, 1, 2]
     assert rounds[0].f_held_out != rounds[1].f_held_out
 
