@@ -18,7 +18,6 @@ from command import DIL, dil, hear_ctrl_c, refused
 
 from dil_tutorial.errors import InputError
 from dil_tutorial.experiments import STUDIES, study
-from dil_tutorial.experiments.rlhf import planned
 
 TINY = {
     "dynamics": {"preset": "quick"},
@@ -387,6 +386,8 @@ def worth(results):
 
 
 def rlhf(results):
+    from dil_tutorial.experiments.rlhf import planned  # needs the llm extra
+
     climbs = results.where(part="policy gradient")
     assert [row.arm for row in climbs] == [
         "RLOO, true reward",
