@@ -659,7 +659,7 @@ def frontier(results: Results, stats: Stats) -> Figure:
     """Gain of own texts against sqrt KL on held-out prompts, of policies that have not left the
     reference or are RLHF's.
     """
-    drawn, (axes,) = plotting.new_figure(width=7.6, height=4.6)
+    drawn, (axes,) = plotting.new_figure(width=9, height=4.6)
     curve = sorted(
         (kl**0.5, gain)
         for name, (kl, gain, _) in stats["targets"].items()
@@ -693,8 +693,7 @@ def frontier(results: Results, stats: Stats) -> Figure:
     axes.axhline(0, color="black", lw=0.6)
     axes.set(xlabel=r"$\sqrt{KL}$ to the reference", ylabel="gain in true reward, nats")
     axes.set_xlim(left=0)
-    axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper left")
-    axes.margins(y=0.35)  # room for the legend
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return drawn
 
 
