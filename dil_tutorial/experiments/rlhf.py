@@ -803,6 +803,7 @@ def in_float32(results: Results) -> dict[str, Any] | None:
     return {
         "judges": judge_rows(stats),
         "more_pairs": more_pairs(others),
+        "policies": stats["policies"],
         "rows": policy_rows(others, stats),
         "true_agreement": stats["true_agreement"],
     }
