@@ -97,6 +97,11 @@ def test_a_reward_model_of_more_pairs_agrees_more_with_labels(found):
     assert many["more"][0] == pytest.approx(gap, abs=1e-9)
     assert many["more"][1] > 0
     assert few["more"] == [0, 0, 0]
+    better, weak = (
+        of["RLOO, learned reward"]["own_gain"]
+        for of in (found["climb_float32"]["policies"], found["climb_stats"]["policies"])
+    )
+    assert better[1] > weak[2] > 0 > weak[1]  # only on the better one is a gain shown
 
 
 def test_published_lsif_goes_below_zero_in_float32_too():
