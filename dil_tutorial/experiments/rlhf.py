@@ -119,7 +119,7 @@ POLICY_GRADIENTS = (
     PolicyGradientRun("rloo", True, far=True),
 )
 IMITATED = Arm("DIL BCE corrected")
-FLOAT32 = BENCHMARKS / "rlhf_float32.json"  # some runs, reward models in float32; other samples
+FLOAT32 = BENCHMARKS / "rlhf_float32.json"  # its reward models were fitted in float32
 
 
 def check(settings: RLHF) -> None:
@@ -739,6 +739,7 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
         ],
         "held_out": len(prompts),
         "before": diversity_in_words(stats["before"]),
+        "betas": [name.split()[-1] for name in stats["targets"] if name.startswith("RLHF")],
         "rows": policy_rows(results, stats),
         "in_float32": in_float32(results),
         "left": [name for name, v in stats["policies"].items() if kl_of(name, v, results) is None],
