@@ -433,7 +433,7 @@ def main(
             say(f"{row['piece']}: {row['failed']}")
     wrote(*save(rows, out / "gpu.json", dry_run))
     if not next(row for row in rows if row["piece"] == "checks").get("passed"):
-        say("the checks did not pass: see the page")
+        say("the checks have not passed: see the page")
         raise typer.Exit(1)
 
 

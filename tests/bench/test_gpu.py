@@ -4,8 +4,10 @@ without installation.
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,24 +21,23 @@ import sampling
 ROOT = Path(__file__).parents[2]
 
 
-def from_source(*arguments):
-    """As someone would who has torch and transformers and a copy of this folder: started elsewhere,
-    nothing installed.
-    """
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "dil_tutorial", "gpu", *map(str, arguments)]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=300, env=environment, cwd="/"
-    )
-
-
 @pytest.mark.slow  # half a minute
 def test_a_dry_run_goes_on_where_it_was_cut_off(tmp_path):
+    """As someone would run it who has torch and transformers and a copy of this folder: started
+    elsewhere, nothing installed.
+    """
     out = tmp_path / "gpu"
-    first = from_source("--dry-run", "--out", out, "--minutes", 0.2)
+    command = [sys.executable, "-m", "dil_tutorial", "gpu", "--dry-run", "--out", str(out)]
+    start = {"env": {**os.environ, "PYTHONPATH": str(ROOT)}, "cwd": "/"}
+    none = subprocess.run([*command, "--minutes", "0.1"], capture_output=True, text=True, **start)
+    assert "sampling: no time was left: run the same command again" in none.stdout, none.stderr
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, **start, process_group=0) as first:
+        while first.poll() is None and not (out / "checks.json").is_file():
+            time.sleep(0.01)
+        os.killpg(first.pid, signal.SIGKILL)  # it and the process of its pieces
     made = {path.name: path.read_text() for path in out.glob("*.json") if path.name != "gpu.json"}
-    assert "checks.json" in made, first.stderr
-    again = from_source("--dry-run", "--out", out)
+    assert "checks.json" in made
+    again = subprocess.run(command, capture_output=True, text=True, timeout=300, **start)
     assert again.returncode == 0, again.stdout + again.stderr
     for name, content in made.items():
         assert (out / name).read_text() == content  # kept, not run again

@@ -5,10 +5,10 @@ whole and regenerate their pages; bad input is one line.
 from __future__ import annotations
 
 import json
-import random
 import re
 import signal
 import subprocess
+import threading
 import time
 from dataclasses import asdict
 
@@ -158,6 +158,10 @@ def finished(request, tiny_model, tmp_path_factory):
     return name, folder
 
 
+def pieces_of(folder):
+    return list(folder.glob("pieces/*.json"))
+
+
 def numbers_of(name, folder):
     """All but when and where it was made."""
     one = study.study(name)
@@ -182,7 +186,7 @@ def test_a_study_runs_reports_and_continues(finished, tiny_model):
     assert all(f"({path.name})" in page for path in figures)
     if name not in CONTINUED:
         return
-    pieces = sorted((folder / "pieces").glob("*.json"), key=lambda path: path.stat().st_mtime_ns)
+    pieces = sorted(pieces_of(folder), key=lambda path: path.stat().st_mtime_ns)
     for path in pieces[len(pieces) // 2 :]:
         path.unlink()
     remembered = list((folder / "pieces").glob("*.safetensors"))
@@ -201,12 +205,12 @@ def test_killed_three_times_it_ends_with_the_same_numbers(tiny_model, tmp_path):
     whole = dil(*arguments("real-pairs", tiny_model, tmp_path / "whole"))
     assert whole.returncode == 0, whole.stderr
     command = [DIL, *map(str, arguments("real-pairs", tiny_model, tmp_path / "out"))]
-    rng = random.Random(0)
-    for _ in range(3):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        time.sleep(rng.uniform(8, 14))
-        process.kill()
-        process.wait()
+    for pieces in (1, 2, 4):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(pieces_of(tmp_path / "out")) < pieces:
+            time.sleep(0.001)
+        process.kill()  # while the next is made
+        assert process.wait() == -signal.SIGKILL
     last = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert last.returncode == 0, last.stderr
     assert numbers_of("real-pairs", tmp_path / "out") == numbers_of(
@@ -220,7 +224,7 @@ def test_ctrl_c_stops_with_one_line(tmp_path):
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hear_ctrl_c
     )
-    while process.poll() is None and not list(tmp_path.glob("pieces/*.json")):
+    while process.poll() is None and not pieces_of(tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=240)
@@ -478,20 +482,29 @@ def test_words_follow_the_numbers():
 
 
 @pytest.mark.slow
-def test_a_study_stops_after_its_minutes_and_continues(tiny_model, tmp_path):
+def test_a_study_stops_after_its_minutes_and_continues(tiny_model, tmp_path, monkeypatch):
     """As on a machine that is lent: with a page of what is there, and in the end the numbers of a
     study that was left alone.
     """
     more = ("--preset", "gpu", "--set", "sizes=8,400", "--set", "evaluated=4")
     folder = tmp_path / "out"
     command = [*arguments("scale", tiny_model, folder), *more]
-    stopped = dil(*command, "--minutes", "0.2")
+
+    class AfterThreePieces(threading.Timer):  # on a fast machine and on a slow one
+        def run(self):
+            while len(pieces_of(folder)) < 3 and not self.finished.wait(0.01):
+                pass
+            self.function()
+
+    with monkeypatch.context() as clock:
+        clock.setattr(threading, "Timer", AfterThreePieces)
+        stopped = dil(*command, "--minutes", "9")
     assert stopped.returncode == 0, stopped.stderr
     assert "Traceback" not in stopped.stderr
     assert "run the same command to continue" in stopped.stdout
     rows, _, _ = numbers_of("scale", folder)
-    if rows:  # a slow machine may have finished none
-        assert "Not all runs" in (folder / "scale.md").read_text()
+    assert 0 < len(rows) < 24
+    assert "Not all runs" in (folder / "scale.md").read_text()
     assert dil(*command).returncode == 0
     assert "Not all runs" not in (folder / "scale.md").read_text()
     other = tmp_path / "other"
