@@ -734,9 +734,7 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
         "judges": judge_rows(stats),
         "paths": paths,
         "rises": rises,
-        "absent": [
-            f"*{name}*" for name in planned(results.settings) if not results.where(arm=name)
-        ],
+        "absent": absent(results),
         "held_out": len(prompts),
         "before": diversity_in_words(stats["before"]),
         "betas": [name.split()[-1] for name in stats["targets"] if name.startswith("RLHF")],
@@ -751,12 +749,13 @@ def words(results: Results, stats: Stats) -> dict[str, Any]:
     }
 
 
-def planned(settings: RLHF) -> list[str]:
-    """The names of all policies that the settings ask for."""
-    rounds = itertools.product(("true", "learned"), range(1, settings.rounds + 1))
-    return [one.name() for one in POLICY_GRADIENTS] + [
+def absent(results: Results) -> list[str]:
+    """The policies that the settings ask for and no row holds."""
+    rounds = itertools.product(("true", "learned"), range(1, results.settings.rounds + 1))
+    names = [one.name() for one in POLICY_GRADIENTS] + [
         f"imitation, {reward} reward, round {number}" for reward, number in rounds
     ]
+    return [f"*{name}*" for name in names if not results.where(arm=name)]
 
 
 def judge_rows(stats: Stats) -> list[list[str]]:
@@ -805,6 +804,7 @@ def in_float32(results: Results) -> dict[str, Any] | None:
         "judges": judge_rows(stats),
         "more_pairs": more_pairs(others),
         "policies": stats["policies"],
+        "absent": absent(others),
         "rows": policy_rows(others, stats),
         "true_agreement": stats["true_agreement"],
     }

@@ -104,6 +104,15 @@ def test_a_reward_model_of_more_pairs_agrees_more_with_labels(found):
     assert better[1] > weak[2] > 0 > weak[1]  # only on the better one is a gain shown
 
 
+def test_the_page_of_rlhf_names_each_policy_that_was_not_trained(found):
+    """Of the runs in float32: what was made and what it says was not are all that was asked for."""
+    climb = found["climb_float32"]
+    made, missing = set(climb["policies"]), {name.strip("*") for name in climb["absent"]}
+    assert not made & missing
+    settings = study.load(rlhf.STUDY, rlhf.FLOAT32).settings
+    assert len(climb["judges"]) + len(made | missing) == rlhf.steps(settings)
+
+
 def test_published_lsif_goes_below_zero_in_float32_too():
     """With 8,000 pairs of 32 tokens: that is not the rounding which turned it on real pairs."""
     table = {row[0]: row[3:] for row in scale.in_float32(study.load(scale.STUDY))}
