@@ -544,7 +544,11 @@ def summary(results: Results) -> Stats:
     measured_on = truth.reward[:, : results.settings.evaluated]
     return {
         "policies": {
-            name: {**real_text.measures(same, truth, before), **diversity(same)}
+            name: {
+                "seeds": len(same),
+                **real_text.measures(same, truth, before),
+                **diversity(same),
+            }
             for name, same in groups(rows, "arm").items()
         },
         "before": diversity([PolicyRow("reference", **reference)]),
@@ -777,6 +781,7 @@ def policy_rows(results: Results, stats: Stats) -> list[list[str]]:
     return [
         [
             name,
+            str(v["seeds"]),
             "–" if (kl := kl_of(name, v, results)) is None else fixed(kl, 3),
             reached(v, precise(v["gain"])),
             reached(v, interval(v["win_rate"])),
