@@ -544,11 +544,7 @@ def summary(results: Results) -> Stats:
     measured_on = truth.reward[:, : results.settings.evaluated]
     return {
         "policies": {
-            name: {
-                "seeds": len(same),
-                **real_text.measures(same, truth, before),
-                **diversity(same),
-            }
+            name: {"seeds": len(same), **real_text.measures(same, truth, before), **diversity(same)}
             for name, same in groups(rows, "arm").items()
         },
         "before": diversity([PolicyRow("reference", **reference)]),
