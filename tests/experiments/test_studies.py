@@ -497,7 +497,8 @@ def test_a_study_stops_after_its_minutes_and_continues(tiny_model, tmp_path, mon
         def run(self):
             while len(pieces_of(folder)) < 3 and not self.finished.wait(0.01):
                 pass
-            self.function()
+            if not self.finished.is_set():
+                self.function()
 
     with monkeypatch.context() as clock:
         clock.setattr(threading, "Timer", AfterThreePieces)
